@@ -1,4 +1,4 @@
-//! How commands find the running gateway, and what they print if it refuses.
+//! Finds the running gateway for commands, and prints its refusals.
 
 use std::{
     future::Future,
@@ -27,33 +27,33 @@ use crate::{
     },
 };
 
-/// Where the admin listener is if nothing says so.
+/// Default address of the admin listener.
 const DEFAULT: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9900);
 
-/// Where the running gateway is to be asked.
+/// Location of the running gateway.
 #[derive(Debug, clap::Args)]
 pub(super) struct AdminOption {
     #[command(flatten)]
     config: ConfigOption,
-    /// The admin listener's address, instead of its socket; the token is shown there
+    /// The admin listener's address, instead of its socket; the token is sent there
     #[arg(long, value_name = "IP:PORT", env = "EDGEWAY_ADMIN")]
     admin: Option<SocketAddr>,
-    /// The admin listener's unix socket; what the configuration says if absent, or the usual one
+    /// The admin listener's unix socket [default: that of the configuration, or the usual path]
     #[arg(long, value_name = "PATH", env = "EDGEWAY_ADMIN_SOCKET")]
     socket: Option<PathBuf>,
-    /// The file of the token that the address asks for; what the configuration says if absent
+    /// The file with the token for the address [default: that of the configuration]
     #[arg(long, value_name = "FILE", env = "EDGEWAY_ADMIN_TOKEN_FILE")]
     token_file: Option<PathBuf>,
 }
 
 impl AdminOption {
-    /// Where its configuration is.
+    /// Path of the gateway's configuration.
     pub(super) fn configuration(&self) -> &Path {
         &self.config.config
     }
 
-    /// Asks the gateway; prints why not, and gives the exit status, if nothing came of it.
+    /// Sends a request to the gateway. On failure prints the reason, and returns the exit status.
     pub(super) fn ask<T, F>(
         &self,
         form: Form,
@@ -81,7 +81,7 @@ impl AdminOption {
             })
     }
 
-    /// Asks the gateway and prints its answer: as JSON, or as `text` does it.
+    /// Sends a request to the gateway and prints its response, as JSON or by `text`.
     pub(super) fn print<T, F>(
         &self,
         is_json: bool,
@@ -123,15 +123,15 @@ impl AdminOption {
     }
 }
 
-/// How a command prints what comes of it.
+/// Output format of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
     Text,
     Json,
 }
 
-/// What a configuration says of the gateway that serves it, as far as it can be read: a
-/// mistake in it must not keep its gateway from being asked.
+/// Admin settings in the configuration, as far as they can be read: a mistake in the file must not
+/// keep commands from reaching its gateway.
 struct Written {
     targets: Vec<Target>,
     token: Option<Secret>,
@@ -162,7 +162,8 @@ impl Written {
     }
 }
 
-/// Without the token if it cannot be read: others than the gateway's own user may ask too.
+/// Reads the admin settings, without the token if that cannot be read: users other than the
+/// gateway's own may run commands too.
 fn admin_config(node: &Node) -> Option<AdminConfig> {
     let read = |node: &Node| tree::read(node, &mut Diagnostics::default());
     read(node).or_else(|| {
@@ -184,7 +185,7 @@ fn read_token(path: &Path) -> Result<Secret, String> {
     }
 }
 
-/// Prints a refusal; a configuration's problems as `edgeway check` prints them.
+/// Prints a refusal. Problems of a configuration appear as in `edgeway check`.
 fn told(refused: &Refused, form: Form) -> ExitCode {
     match form {
         Form::Json => {

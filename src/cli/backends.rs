@@ -1,5 +1,5 @@
-//! Backends of the running gateway as the commands that move them see them: what is asked
-//! of the gateway, and what is waited for.
+//! Operations on backends of the running gateway, shared by the commands that drain, restart and
+//! scale: requests to the gateway, and waiting for a state.
 
 use std::{fmt, future::Future, str::FromStr, time::Duration};
 
@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::status::snapshot::{BackendStatus, UpstreamStatus};
 
-/// Between two looks at a backend that is waited for.
+/// Interval between checks of a backend while waiting.
 const LOOK_EACH: Duration = Duration::from_millis(100);
 
 /// `UPSTREAM/ADDRESS`.
@@ -41,17 +41,17 @@ impl fmt::Display for Name {
     }
 }
 
-/// Why the gateway gave no answer, or not the one that was asked for.
+/// Why a request to the gateway failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Trouble {
     #[error("{0}")]
     Refused(String),
-    /// It cannot be reached. It may be on its way back: an upgrade, a restart.
+    /// The gateway cannot be reached. It may come back, as after an upgrade or a restart.
     #[error("{0}")]
     Away(String),
 }
 
-/// What the commands ask of the running gateway.
+/// Requests of the commands to the running gateway.
 pub(super) trait Gateway {
     async fn upstream(&self, name: &str) -> Result<UpstreamStatus, Trouble>;
     async fn drain(&self, name: &Name, force: bool) -> Result<BackendStatus, Trouble>;
@@ -67,30 +67,30 @@ pub(super) trait Gateway {
     }
 }
 
-/// It gets no new requests.
+/// Returns true if the backend gets no new requests.
 pub(super) fn is_drained(backend: &BackendStatus) -> bool {
     matches!(backend.state.as_str(), "draining" | "drained")
 }
 
-/// `1 request`, `3 requests`.
+/// Formats a count: `1 request`, `3 requests`.
 pub(super) fn requests(count: u64) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} request{plural}")
 }
 
-/// Becomes true when the user wants an end.
+/// Signal that becomes true when the user interrupts the command.
 pub(super) type Interrupt = watch::Receiver<bool>;
 
-/// How a wait ended without what was waited for.
+/// Reason why a wait ended early.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Waited<T> {
-    /// Its time was up; what there was last.
+    /// The deadline passed. Contains the last state.
     TooLong(T),
     Interrupted,
     Trouble(Trouble),
 }
 
-/// Waits until the backend has no request under way. Otherwise tells how many there are.
+/// Waits until the backend has no request in flight. On failure returns how many there are.
 pub(super) async fn until_idle(
     gateway: &impl Gateway,
     name: &Name,
@@ -110,29 +110,30 @@ pub(super) async fn until_idle(
     .await
 }
 
-/// The checks that count: those after so many. `None` until the gateway can be asked.
+/// Starting point for counting checks: the number of checks that do not count. `None` until the
+/// gateway can be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Since(Option<u64>);
 
 impl Since {
-    /// From the moment when the backend was as told.
+    /// Counts from the given state of the backend.
     pub(super) fn now(backend: &BackendStatus) -> Self {
         Self(Some(begun(backend)))
     }
 
-    /// From the moment when the gateway, which is away, can be asked again.
+    /// Counts from the moment when an unreachable gateway can be reached again.
     pub(super) fn return_of_gateway() -> Self {
         Self(None)
     }
 
-    /// How many good checks in a row there were since.
+    /// Returns the number of checks passed in a row since the starting point.
     fn good(&mut self, backend: &BackendStatus) -> u64 {
         let Some(probe) = &backend.probe else {
             return 0;
         };
         let mut since = *self.0.get_or_insert_with(|| begun(backend));
         if probe.count + 1 < since {
-            // It counts anew: the gateway was restarted, so all its checks are later.
+            // The count restarted with the gateway, so all of its checks are later.
             since = 0;
             self.0 = Some(since);
         }
@@ -140,13 +141,13 @@ impl Since {
     }
 }
 
-/// How many checks have begun.
+/// Returns the number of checks that have begun.
 fn begun(backend: &BackendStatus) -> u64 {
     let probe = backend.probe.as_ref();
     probe.map_or(0, |probe| probe.count + u64::from(probe.running))
 }
 
-/// What was last seen of a backend that does not come back.
+/// Last state of a backend that does not come back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
     good: u64,
@@ -173,7 +174,7 @@ impl fmt::Display for Seen {
     }
 }
 
-/// Waits for `probes` good checks in a row that began later than `since`.
+/// Waits until `probes` checks in a row have passed that began later than `since`.
 pub(super) async fn until_good(
     gateway: &impl Gateway,
     name: &Name,
@@ -196,8 +197,8 @@ pub(super) async fn until_good(
     .await
 }
 
-/// Looks at a backend until `judge` is content. A gateway that is away for a while is
-/// waited for, too.
+/// Polls a backend until `judge` accepts its state. It also waits for a gateway that is unreachable
+/// for a while.
 async fn until<T: Clone + Default>(
     gateway: &impl Gateway,
     name: &Name,
@@ -233,17 +234,17 @@ async fn until<T: Clone + Default>(
     }
 }
 
-/// Ends when the user wants an end.
+/// Completes when the user interrupts the command.
 async fn interrupted(interrupt: &Interrupt) {
     let mut interrupt = interrupt.clone();
     let wanted = interrupt.wait_for(|is_wanted| *is_wanted).await.is_ok();
     if !wanted {
-        // Nobody is there any more who could want it.
+        // The sender is gone, so no interrupt can come.
         std::future::pending::<()>().await;
     }
 }
 
-/// Does `work`, which is told when the user presses Ctrl-C or ends us.
+/// Runs `work`, which is notified when the user presses Ctrl-C or sends SIGTERM.
 pub(super) async fn interruptible<F: Future>(work: impl FnOnce(Interrupt) -> F) -> F::Output {
     use tokio::signal::unix::{SignalKind, signal};
     let (tell, interrupt) = watch::channel(false);
@@ -272,8 +273,8 @@ pub(super) mod tests {
     use super::*;
     use crate::status::snapshot::ProbeStatus;
 
-    /// A gateway with one upstream, `web`, whose backends do what a test says. Each look
-    /// lets the next of a backend's looks come true; the last stays.
+    /// A gateway with one upstream, `web`, whose backends follow a test's script. Each poll takes a
+    /// backend's next state from the script, and the last one stays.
     #[derive(Default)]
     pub(in crate::cli) struct FakeGateway {
         pub(in crate::cli) state: RefCell<FakeState>,
@@ -282,13 +283,13 @@ pub(super) mod tests {
     #[derive(Default)]
     pub(in crate::cli) struct FakeState {
         pub(in crate::cli) upstream: UpstreamStatus,
-        /// Requests that end with each look.
+        /// Requests that complete with each poll.
         pub(in crate::cli) finishes: u64,
-        /// Backends whose checks fail, and what they say.
+        /// Backends whose checks fail, with the message.
         pub(in crate::cli) broken: BTreeMap<String, String>,
-        /// What was asked for, in order.
+        /// Requests received, in order.
         pub(in crate::cli) log: Vec<String>,
-        /// So many looks find nobody.
+        /// Number of polls during which the gateway is unreachable.
         pub(in crate::cli) away: u32,
     }
 
@@ -415,7 +416,7 @@ pub(super) mod tests {
         }
     }
 
-    /// Nobody interrupts, unless the sender is used.
+    /// Creates an interrupt that never comes, unless the sender is used.
     pub(in crate::cli) fn interrupt() -> (watch::Sender<bool>, Interrupt) {
         watch::channel(false)
     }

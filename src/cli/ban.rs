@@ -1,4 +1,4 @@
-//! `edgeway bans`, `edgeway ban` and `edgeway unban`: who may ask for nothing, and until when.
+//! `edgeway bans`, `edgeway ban` and `edgeway unban`: lists, sets and lifts bans of clients.
 
 use std::process::ExitCode;
 
@@ -27,13 +27,13 @@ pub(super) struct ListOptions {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
-    /// The client's address, such as 192.0.2.7; one of IPv6 stands for its /64
+    /// The client's address, such as 192.0.2.7; an IPv6 address stands for its /64
     #[arg(value_name = "ADDRESS")]
     address: Address,
-    /// How long it is banned
+    /// Duration of the ban
     #[arg(long = "for", value_name = "TIME", default_value_t = ban_time())]
     lasts: Span,
-    /// Why, for whoever looks at the list
+    /// The reason, shown in the list of bans
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
     #[command(flatten)]

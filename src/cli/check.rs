@@ -1,4 +1,4 @@
-//! `edgeway check`: every problem of a configuration, or what it comes to.
+//! `edgeway check`: prints every problem of a configuration, or its effective values.
 
 use std::{path::Path, process::ExitCode};
 
@@ -15,7 +15,7 @@ use crate::{
 pub(super) struct Options {
     #[command(flatten)]
     config: ConfigOption,
-    /// How to print problems
+    /// Output format of problems
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
     /// Print the configuration with every effective value, secrets redacted
@@ -23,7 +23,7 @@ pub(super) struct Options {
     print: bool,
 }
 
-/// How a command prints.
+/// Output format of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Format {
     Text,
@@ -37,7 +37,7 @@ pub(super) struct Checked {
 }
 
 impl Checked {
-    /// Every problem, as text.
+    /// Renders every problem as text.
     pub(super) fn report(&self) -> String {
         report(&self.loaded)
     }
@@ -59,12 +59,12 @@ pub(super) fn load(path: &Path) -> Checked {
     }
 }
 
-/// The problems of a configuration, for the terminal.
+/// Renders the problems of a configuration for the terminal.
 pub(super) fn report(loaded: &Loaded) -> String {
     render(&loaded.sources, &loaded.diagnostics)
 }
 
-/// Problems, for the terminal.
+/// Renders problems for the terminal.
 pub(super) fn render(sources: &Sources, diagnostics: &Diagnostics) -> String {
     diagnostics.render(
         sources,

@@ -1,4 +1,4 @@
-//! The running gateway behind its admin API, as the commands that move backends ask it.
+//! Client of the running gateway's admin API, for the commands that operate on backends.
 
 use std::process::ExitCode;
 
@@ -17,17 +17,17 @@ use crate::status::{
     snapshot::{BackendStatus, UpstreamStatus},
 };
 
-/// What stands for itself in a segment of a path (RFC 3986, 3.3), as far as names need it.
+/// Characters kept unencoded in a segment of a path (RFC 3986, 3.3), as far as names need it.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b':');
 
-/// A running gateway.
+/// A running gateway, reached through its admin API.
 pub(super) struct Remote(Client);
 
-/// Does `work` with the running gateway. What fails says so itself.
+/// Runs `work` with the running gateway. Failures print their own messages.
 pub(super) fn ask(admin: &AdminOption, work: impl AsyncFnOnce(Remote) -> ExitCode) -> ExitCode {
     let done = admin.ask(Form::Text, |client| async {
         Ok(work(Remote(client)).await)
@@ -35,7 +35,7 @@ pub(super) fn ask(admin: &AdminOption, work: impl AsyncFnOnce(Remote) -> ExitCod
     done.unwrap_or_else(|status| status)
 }
 
-/// Prints why something was not done.
+/// Prints the reason of a failure.
 pub(super) fn failed(why: &impl std::fmt::Display) -> ExitCode {
     out::note(&format!("edgeway: {why}"));
     ExitCode::FAILURE

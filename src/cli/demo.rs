@@ -1,4 +1,4 @@
-//! `edgeway demo`: a gateway before built-in apps.
+//! `edgeway demo`: a gateway in front of built-in apps.
 
 use std::{net::SocketAddr, process::ExitCode};
 
@@ -10,10 +10,10 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
-    /// Where to listen
+    /// The address to listen on
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8080")]
     address: SocketAddr,
-    /// Where operators look
+    /// The address of the admin listener
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9900")]
     admin: SocketAddr,
 }

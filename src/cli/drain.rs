@@ -1,5 +1,4 @@
-//! `edgeway drain` and `edgeway undrain`: keeps requests away from one backend, and sends it
-//! requests again.
+//! `edgeway drain` and `edgeway undrain`: stops requests to a backend, and sends it requests again.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -16,10 +15,10 @@ pub(super) struct Options {
     /// The backend, such as web/127.0.0.1:3001
     #[arg(value_name = "UPSTREAM/BACKEND")]
     backend: Name,
-    /// How long to wait for the requests under way; 0s to wait for none
+    /// Time to wait for the requests in flight; 0s to wait for none
     #[arg(long, value_name = "TIME", default_value = "60s")]
     wait: Span,
-    /// Do it although no other backend is in rotation: users get 503
+    /// Drain even if no other backend is in rotation: users get 503
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -77,7 +76,7 @@ pub(super) fn run_undrain(options: &UndrainOptions) -> ExitCode {
     })
 }
 
-/// Why a backend is not known to be empty.
+/// Why a backend may still have requests.
 #[derive(Debug, PartialEq, Eq)]
 enum NotEmpty {
     Trouble(Trouble),

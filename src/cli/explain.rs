@@ -23,13 +23,13 @@ pub(super) struct Options {
     /// The client's address
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     client: IpAddr,
-    /// The listener that it comes by [default: the first one]
+    /// The listener that receives the request [default: the first one]
     #[arg(long, value_name = "NAME")]
     listener: Option<String>,
     /// Ask the running gateway, which also knows what its cache has for the request
     #[arg(long)]
     live: bool,
-    /// How to print
+    /// Output format
     #[arg(long, value_enum, default_value = "text")]
     format: check::Format,
     #[command(flatten)]

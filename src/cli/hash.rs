@@ -10,7 +10,7 @@ use clap::Subcommand;
 use super::out;
 use crate::base::credential::{ApiKeyHash, hash_password, new_api_key};
 
-/// Nobody's password is longer than this; what is sent instead of one might be.
+/// Size limit of a password. Longer input is no password.
 const LONGEST: u64 = 4096;
 
 #[derive(Debug, clap::Args)]
@@ -31,9 +31,9 @@ enum What {
     },
     /// Make a new API key and print the line for it, for `api_key`
     ///
-    /// The key itself goes to stderr, once: nobody can find it out again.
+    /// The key itself goes to stderr, once: it cannot be recovered.
     ApiKey {
-        /// Whose it is
+        /// The name of the key's owner
         name: String,
         /// Hash a key that exists: the first line of the input
         #[arg(long)]
@@ -112,7 +112,7 @@ fn api_key(name: &str, from_input: bool) -> Result<String, String> {
     Ok(format!("{name} {}", ApiKeyHash::of(key.as_bytes())))
 }
 
-/// The first line of the input, without its end.
+/// Reads the first line of the input, without its line ending.
 fn first_line() -> Result<String, String> {
     let mut text = String::new();
     io::stdin()

@@ -1,4 +1,4 @@
-//! The command line. Reads arguments, calls what does the work, prints what came of it.
+//! The command line: parses arguments, calls the code that does the work, prints the result.
 
 mod admin;
 mod backends;
@@ -32,7 +32,7 @@ use clap::{Parser, Subcommand};
 use crate::filters::{self, own::Own};
 
 /// Exit status of a refused configuration (`EX_CONFIG` of sysexits.h): systemd's
-/// `RestartPreventExitStatus` keeps it from being tried for ever.
+/// `RestartPreventExitStatus` keeps it from restarting for ever.
 pub const EX_CONFIG: u8 = 78;
 
 /// A programmable edge gateway for Node and Next.js apps.
@@ -50,7 +50,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve what the configuration says
+    /// Serve the configuration
     Run(run::Options),
     /// Find every problem of a configuration
     Check(check::Options),
@@ -64,12 +64,12 @@ enum Command {
     Demo(demo::Options),
     /// Show what the running gateway does
     Status(status::Options),
-    /// Have the running gateway read its configuration anew
+    /// Make the running gateway read its configuration again
     ///
-    /// What is wrong with it is told as by `check`, and then nothing has changed: the exit
-    /// status is 78 for a configuration with errors, and 1 for any other reason.
+    /// Problems are printed as by `check`, and then nothing changes: the exit status is 78 for a
+    /// configuration with errors, and 1 for any other reason.
     Reload(reload::Options),
-    /// Send a backend no new requests, and wait for those under way
+    /// Send a backend no new requests, and wait for those in flight
     Drain(drain::Options),
     /// Send a drained backend requests again
     Undrain(drain::UndrainOptions),
@@ -78,10 +78,10 @@ enum Command {
     /// Each one is drained, the command is run for it, and once its checks are good it gets
     /// requests again. The first that does not come back ends the rollout; it stays drained.
     Rollout(rollout::Options),
-    /// Start or stop apps until an upstream has so many
+    /// Start or stop apps until an upstream has N backends
     ///
-    /// A unit of systemd is started for each one that is missing, and it gets requests once
-    /// its checks are good. The last ones are drained, removed and stopped.
+    /// For each missing backend a systemd unit is started, and it gets requests once its checks are
+    /// good. If there are too many, the last ones are drained, removed and stopped.
     Scale(scale::Options),
     /// Add and remove backends of the running gateway
     Upstream(upstream::Options),
@@ -89,30 +89,30 @@ enum Command {
     Profile(profile::Options),
     /// List the clients that are banned
     Bans(ban::ListOptions),
-    /// Refuse a client whatever it asks for, for some time
+    /// Ban a client for some time: refuse all of its requests
     Ban(ban::Options),
-    /// Let a banned client pass again
+    /// Lift a client's ban
     Unban(ban::LiftOptions),
-    /// Take stored answers out of the cache, at every gateway
+    /// Purge stored responses from the cache, on every gateway
     ///
-    /// The exit status is 0 once every gateway that holds a lease and every instance of the
-    /// app is done with it.
+    /// The exit status is 0 once every gateway that holds a lease and every instance of the app has
+    /// completed it.
     Purge(purge::Options),
-    /// Fetch what a file lists, so that the cache has it before clients ask
+    /// Fetch the URLs in a file, so that the cache has them before clients send requests
     ///
-    /// Each URL is fetched plain and as browsers ask for it. The exit status is 1 if one of
-    /// them failed.
+    /// Each URL is fetched plain and as browsers request it. The exit status is 1 if one of them
+    /// failed.
     Warm(warm::Options),
-    /// Make, test and try plugins
+    /// Create, test and run plugins
     Plugin(plugin::Options),
-    /// Put a new process in the place of the running gateway, without losing a request
+    /// Replace the running gateway with a new process, without losing a request
     ///
     /// The new one takes over the listening sockets; the old one finishes what it has. If the
     /// new one does not serve, the old one goes on and the exit status is 1.
     Upgrade(upgrade::Options),
 }
 
-/// Where the configuration is.
+/// Path of the configuration.
 #[derive(Clone, Debug, clap::Args)]
 struct ConfigOption {
     /// The configuration file
@@ -126,7 +126,7 @@ struct ConfigOption {
     config: PathBuf,
 }
 
-/// As [`main`], for a program with filters of its own beside the built-in ones.
+/// Same as [`main`], for a program with filters of its own beside the built-in ones.
 pub fn main_with(own: impl IntoIterator<Item = Own>) -> ExitCode {
     if let Err(error) = filters::own::register(own) {
         out::note(&format!("edgeway: {error}"));

@@ -1,18 +1,18 @@
-//! The one place that writes to the terminal: data to stdout, the rest to stderr.
+//! Output to the terminal, in a single place: data to stdout, the rest to stderr.
 
 use std::io::{self, IsTerminal, Write};
 
-/// Writes data. A reader that has gone (`| head`) is no error.
+/// Writes data. A closed pipe (`| head`) is no error.
 pub(crate) fn data(text: &str) {
     write(&mut io::stdout().lock(), text);
 }
 
-/// Writes what is not data: progress, problems.
+/// Writes anything that is not data: progress, problems.
 pub(crate) fn note(text: &str) {
     write(&mut io::stderr().lock(), text);
 }
 
-/// Colours are wanted: a terminal, and no `NO_COLOR` (no-color.org).
+/// Returns true for a terminal without `NO_COLOR` (no-color.org).
 pub(crate) fn colour() -> bool {
     io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }

@@ -1,4 +1,4 @@
-//! `edgeway profile`: which profile is switched on, and another one.
+//! `edgeway profile`: lists profiles, and switches them on and off.
 
 use std::process::ExitCode;
 
@@ -10,13 +10,13 @@ use crate::status::{
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
-    /// The profile to switch on; without one they are listed
+    /// The profile to switch on; without a name all are listed
     #[arg(value_name = "NAME")]
     name: Option<String>,
     /// Switch the active one off
     #[arg(long, conflicts_with = "name")]
     off: bool,
-    /// Print what there is, or what was done, as JSON
+    /// Print the list, or the result, as JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]

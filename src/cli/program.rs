@@ -1,4 +1,4 @@
-//! Programs that commands start: what an operator writes with placeholders, and systemctl.
+//! External programs of commands: an operator's command line with placeholders, and systemctl.
 
 use std::process::Stdio;
 
@@ -8,11 +8,11 @@ use super::backends::Name;
 
 /// Starts programs and waits for their end.
 pub(super) trait Programs {
-    /// `Err` says why it did not end well.
+    /// Runs a command. `Err` contains the reason of a failure.
     async fn run(&self, arguments: &[String]) -> Result<(), String>;
 }
 
-/// The machine's.
+/// Runs programs on this machine.
 pub(super) struct Machine;
 
 impl Programs for Machine {
@@ -33,7 +33,7 @@ impl Programs for Machine {
     }
 }
 
-/// Stands for parts of a backend's name in a command.
+/// Values of placeholders in a command: the parts of a backend's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Placeholders {
     upstream: String,
@@ -52,10 +52,11 @@ impl Placeholders {
         }
     }
 
-    /// `text` with them filled in, each as `write` writes it.
+    /// Returns `text` with its placeholders replaced, each in the form that `write` returns.
     ///
     /// # Errors
-    /// When it asks for what the backend has not.
+    ///
+    /// If a placeholder has no value for this backend.
     fn fill(&self, text: &str, write: impl Fn(&str) -> String) -> Result<String, String> {
         let mut filled = String::new();
         let mut rest = text;
@@ -79,7 +80,7 @@ impl Placeholders {
                         self.address
                     ));
                 }
-                // Not ours: `awk '{print}'`.
+                // Not one of our placeholders, as in `awk '{print}'`.
                 None => {
                     filled.push('{');
                     rest = &from[1..];
@@ -90,27 +91,27 @@ impl Placeholders {
         Ok(filled)
     }
 
-    /// Each argument filled in.
+    /// Replaces the placeholders of each argument.
     pub(super) fn arguments(&self, written: &[String]) -> Result<Vec<String>, String> {
         let each = written.iter();
         each.map(|argument| self.fill(argument, str::to_owned))
             .collect()
     }
 
-    /// A line for the shell; what is filled in is one word of it, whatever it holds.
+    /// Creates a shell command line. Each value becomes a single word, whatever it contains.
     pub(super) fn shell(&self, line: &str) -> Result<Vec<String>, String> {
         let line = self.fill(line, quoted)?;
         Ok(vec!["sh".to_owned(), "-c".to_owned(), line])
     }
 }
 
-/// As a person would type it.
+/// Formats a command as a user would type it.
 pub(super) fn shown(arguments: &[String]) -> String {
     let words: Vec<String> = arguments.iter().map(|argument| quoted(argument)).collect();
     words.join(" ")
 }
 
-/// One word for the shell.
+/// Quotes a word for the shell.
 fn quoted(word: &str) -> String {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"@%_+=:,./-".contains(&b);
     if !word.is_empty() && word.bytes().all(is_plain) {

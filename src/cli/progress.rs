@@ -1,4 +1,4 @@
-//! What a long command tells meanwhile: a bar on a terminal, plain lines elsewhere.
+//! Progress of a long command: a bar on a terminal, plain lines elsewhere.
 
 use std::{
     io::{self, IsTerminal},
@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::out;
 
-/// Says how far a command is. On stderr: it is no data.
+/// Reports the progress of a command, on stderr because it is no data.
 pub(super) struct Progress {
     total: u64,
     done: u64,
@@ -17,7 +17,7 @@ pub(super) struct Progress {
 }
 
 enum How {
-    /// The bar is not there while another program has the terminal.
+    /// The bar is absent while another program uses the terminal.
     Bar(Option<ProgressBar>),
     Lines,
     #[cfg(test)]
@@ -25,7 +25,7 @@ enum How {
 }
 
 impl Progress {
-    /// Of so many steps.
+    /// Creates the progress of `total` steps.
     pub(super) fn of(total: usize) -> Self {
         let how = if io::stderr().is_terminal() {
             How::Bar(None)
@@ -53,7 +53,7 @@ impl Progress {
         }
     }
 
-    /// What stays to be read.
+    /// Prints a permanent line.
     pub(super) fn say(&self, line: &str) {
         match &self.how {
             How::Bar(Some(bar)) => bar.println(line),
@@ -63,7 +63,7 @@ impl Progress {
         }
     }
 
-    /// What goes on right now.
+    /// Shows the current step.
     pub(super) fn now(&self, what: &str) {
         match &self.how {
             How::Bar(Some(bar)) => bar.set_message(what.to_owned()),

@@ -1,4 +1,4 @@
-//! `edgeway purge`: takes stored answers out of the cache, and says who is done with it.
+//! `edgeway purge`: purges stored responses, and prints which gateways have completed it.
 
 use std::{fmt::Write as _, process::ExitCode};
 
@@ -33,13 +33,13 @@ pub(super) struct Options {
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = true)]
 struct What {
-    /// One URL with all its forms, such as /blog, or with scheme and host
+    /// A URL with all its variants, such as /blog, or with scheme and host
     #[arg(long = "url", value_name = "URL")]
     urls: Vec<String>,
-    /// Every URL that begins with it
+    /// Every URL with this prefix
     #[arg(long = "prefix", value_name = "PREFIX")]
     prefixes: Vec<String>,
-    /// Every answer that carries exactly this tag
+    /// Every stored response with exactly this tag
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<String>,
     /// Everything
@@ -87,7 +87,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
     }
 }
 
-/// The receipt for people: what was purged, who is done with it, and who is not.
+/// Formats the receipt: the purges, the gateways that completed them, and those that did not.
 fn told(receipt: &Receipt) -> String {
     let mut text = String::new();
     let mut line = |word: &str, rest: String| {

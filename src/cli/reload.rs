@@ -1,4 +1,4 @@
-//! `edgeway reload`: has the running gateway read its configuration anew.
+//! `edgeway reload`: makes the running gateway read its configuration again.
 
 use std::process::ExitCode;
 
@@ -11,7 +11,7 @@ use crate::status::{actions::Reloaded, client::ACTION};
 pub(super) struct Options {
     #[command(flatten)]
     admin: AdminOption,
-    /// Print what came of it as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
@@ -24,7 +24,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
     )
 }
 
-/// What changed to stdout; what else there is to say to stderr.
+/// Prints the changes to stdout, and everything else to stderr.
 fn print(reloaded: &Reloaded) {
     for warning in &reloaded.warnings {
         out::note(warning);

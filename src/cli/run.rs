@@ -1,4 +1,4 @@
-//! `edgeway run`: load, check, serve.
+//! `edgeway run`: loads, checks and serves a configuration.
 
 use std::process::ExitCode;
 
@@ -17,7 +17,7 @@ pub(super) struct Options {
     /// Worker threads; one for each core if absent
     #[arg(long, value_name = "N", env = "EDGEWAY_THREADS")]
     threads: Option<usize>,
-    /// Start from the configuration that served last, whatever the files say now
+    /// Start from the configuration that served last, not from the files
     #[arg(long)]
     last_good: bool,
 }
@@ -31,7 +31,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    // Whoever started us in its own place hears what is wrong, as the terminal does.
+    // The predecessor receives the same error message as the terminal.
     let report = birth.inherited.report();
     let refuse = |message: &str| {
         report.refuses(message);
@@ -62,7 +62,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
         path: Some(path.clone()),
         threads: options.threads,
         hello,
-        // What was kept is kept, and from when it is stays true.
+        // The stored copy stays as it is, with its time.
         sources: (!options.last_good).then(|| loaded.sources.clone()),
         warn: Box::new({
             let sources = loaded.sources.clone();
@@ -82,7 +82,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
     }
 }
 
-/// The configuration, and what is to be said about it once it serves.
+/// Loads the configuration, with the notes to print once it serves.
 fn load(options: &Options) -> Result<(Loaded, Vec<String>), last_good::LastGoodError> {
     let path = &options.config.config;
     if !options.last_good {
@@ -99,7 +99,7 @@ fn load(options: &Options) -> Result<(Loaded, Vec<String>), last_good::LastGoodE
     Ok((gateway::load_kept(path, &found.kept), vec![hello]))
 }
 
-/// Says what there is to start from instead.
+/// Prints the available fallback.
 fn refused(options: &Options, sources: &Sources) -> ExitCode {
     let path = options.config.config.display();
     if options.last_good {
@@ -109,7 +109,7 @@ fn refused(options: &Options, sources: &Sources) -> ExitCode {
         );
     } else if let Ok(found) = last_good::find(&options.config.config) {
         let since = found.since();
-        // That the same is refused again helps nobody.
+        // A hint to start from the same refused texts would be useless.
         let note = if found.kept == Kept::new(sources) {
             format!(
                 "edgeway: the configuration is refused, and its texts are those of the last good one, of {since}: what they name has changed since\n\

@@ -1,5 +1,5 @@
-//! `edgeway scale`: starts or stops apps, one unit of systemd each, until there are as many
-//! as asked for; the upstream's backends follow.
+//! `edgeway scale`: starts or stops apps, one systemd unit each, until the requested number is
+//! reached. The upstream's backends follow.
 
 use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
@@ -22,16 +22,16 @@ use crate::{
 pub(super) struct Options {
     /// The upstream; its configuration has `scale`
     upstream: String,
-    /// How many backends it is to have, those in the configuration included
+    /// The number of backends to reach, including those in the configuration
     #[arg(value_name = "N")]
     count: usize,
     /// Good checks in a row until a new app gets requests
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     probes: u64,
-    /// How long a new app may take until then
+    /// Time limit for a new app to pass its checks
     #[arg(long, value_name = "TIME", default_value = "60s")]
     timeout: Span,
-    /// How long requests under way may take before an app is stopped
+    /// Time limit for the requests in flight before an app is stopped
     #[arg(long, value_name = "TIME", default_value = "30s")]
     drain_timeout: Span,
     #[command(flatten)]
@@ -68,23 +68,23 @@ pub(super) fn run(options: &Options) -> ExitCode {
     })
 }
 
-/// What is started and what is stopped.
+/// Apps to start and to stop.
 #[derive(Debug, PartialEq, Eq)]
 struct Plan {
     upstream: String,
     up: Vec<App>,
     down: Vec<App>,
-    /// How many there are then.
+    /// Number of backends afterwards.
     count: usize,
     manager: Manager,
 }
 
-/// One app: a backend and its unit.
+/// An app: a backend and its unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct App {
     name: Name,
     unit: String,
-    /// The upstream has it, though it may be drained.
+    /// True if the upstream has the backend, even if drained.
     is_member: bool,
 }
 
@@ -121,7 +121,8 @@ impl Plan {
             ports.sort_unstable();
             ports
         };
-        // Those that are drained were left on the way up or down: they are first in either.
+        // Drained backends are left over from an earlier run, so they come first in either
+        // direction.
         let (mut serving, mut unfinished) = (ports(false), ports(true));
         let wanted = count - written;
         let mut up = Vec::new();
@@ -168,7 +169,7 @@ impl Plan {
     }
 }
 
-/// The port of a backend, if it is one that `scale` counts.
+/// Port of a backend, if it is in the range of `scale`.
 fn port_of(backend: &BackendStatus, scale: &ScaleStatus) -> Option<u16> {
     let at: SocketAddr = backend.address.parse().ok()?;
     let is_own =
@@ -176,7 +177,7 @@ fn port_of(backend: &BackendStatus, scale: &ScaleStatus) -> Option<u16> {
     is_own.then_some(at.port())
 }
 
-/// Why it ended early; what there is to say was said.
+/// Why scaling ended early. The messages have been printed.
 #[derive(Debug, PartialEq, Eq)]
 enum Stop {
     Failed,
@@ -216,7 +217,7 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
         Ok(())
     }
 
-    /// Starts an app, and sends it requests once its checks are good.
+    /// Starts an app, and sends it requests once its checks pass.
     async fn start(&mut self, app: &App, manager: Manager) -> Result<(), Stop> {
         if *self.interrupt.borrow() {
             return Err(Stop::Interrupted);
@@ -273,10 +274,10 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
         Err(stop)
     }
 
-    /// Leaves nothing of an app that did not come up. It never got a request.
+    /// Cleans up after an app that did not come up. It never got a request.
     async fn take_back(&mut self, app: &App, manager: Manager) {
         match self.gateway.remove(&app.name, true).await {
-            // It may not have been added.
+            // The backend may not have been added.
             Ok(_) | Err(Trouble::Refused(_)) => {}
             Err(trouble @ Trouble::Away(_)) => {
                 self.progress
@@ -288,7 +289,7 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
         }
     }
 
-    /// Lets an app finish, takes it out and stops it.
+    /// Drains an app, removes its backend and stops it.
     async fn stop(&mut self, app: &App, manager: Manager) -> Result<(), Stop> {
         if *self.interrupt.borrow() {
             return Err(Stop::Interrupted);
@@ -355,7 +356,7 @@ mod tests {
         *,
     };
 
-    /// Two written backends, and `added` ones with their states.
+    /// Creates a gateway with two configured backends, and `added` ones with their states.
     fn gateway(added: &[(&str, &str)]) -> FakeGateway {
         let gateway = FakeGateway::new(&["127.0.0.1:3000", "127.0.0.1:3001"]);
         let mut state = gateway.state.borrow_mut();
@@ -437,7 +438,7 @@ mod tests {
 
     struct Fake<'a> {
         gateway: &'a FakeGateway,
-        /// The verb that fails.
+        /// The `systemctl` verb that fails.
         fails: Option<&'static str>,
     }
 

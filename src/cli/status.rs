@@ -1,4 +1,4 @@
-//! `edgeway status`: asks the running gateway through its admin listener.
+//! `edgeway status`: prints the state of the running gateway from its admin listener.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! `edgeway upgrade`: puts a new process in the place of the running gateway.
+//! `edgeway upgrade`: replaces the running gateway with a new process.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -13,13 +13,13 @@ pub(super) struct Options {
     binary: Option<PathBuf>,
     #[command(flatten)]
     admin: AdminOption,
-    /// Print what came of it as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(options: &Options) -> ExitCode {
-    // The gateway's folder may be another than ours.
+    // The gateway's working directory may differ from ours.
     let binary = match options.binary.as_deref().map(std::path::absolute) {
         None => None,
         Some(Ok(path)) => Some(path),

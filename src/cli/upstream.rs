@@ -1,5 +1,5 @@
-//! `edgeway upstream add` and `edgeway upstream remove`: backends that come and go without a
-//! change of the configuration.
+//! `edgeway upstream add` and `edgeway upstream remove`: adds and removes backends without a change
+//! of the configuration.
 
 use std::process::ExitCode;
 
@@ -28,15 +28,15 @@ enum What {
 
 #[derive(Debug, clap::Args)]
 struct AddOptions {
-    /// The upstream that gets it
+    /// The upstream to add the backend to
     upstream: String,
-    /// Where it listens: IP:PORT or unix:PATH
+    /// The backend's address: IP:PORT or unix:PATH
     #[arg(value_name = "ADDRESS")]
     address: String,
-    /// Its share of the requests, beside the weights of the others
+    /// The backend's weight, relative to those of the others
     #[arg(long, value_name = "N", default_value_t = 1)]
     weight: u16,
-    /// It gets no requests before `edgeway undrain`
+    /// Send it no requests before `edgeway undrain`
     #[arg(long)]
     drained: bool,
     #[command(flatten)]
@@ -45,12 +45,12 @@ struct AddOptions {
 
 #[derive(Debug, clap::Args)]
 struct RemoveOptions {
-    /// The upstream that has it
+    /// The upstream of the backend
     upstream: String,
-    /// Where it listens
+    /// The backend's address
     #[arg(value_name = "ADDRESS")]
     address: String,
-    /// Do it although it is in use; requests under way are finished
+    /// Remove it even if it is in use; requests in flight are finished
     #[arg(long)]
     force: bool,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! What operators ask for, done on the running gateway and written to the audit log.
+//! Operator actions on the running gateway, recorded in the audit log.
 
 use std::{
     borrow::Cow,
@@ -31,18 +31,18 @@ use crate::{
     upstreams::{BackendSnapshot, Force, MemberError, NewMember, Upstream},
 };
 
-/// Whoever may connect could fill the audit log with lines of being turned away: one in so
-/// long tells of all.
+/// Shortest interval between audit lines about rejected requests. Without it, any client that can
+/// connect could fill the audit log.
 const TURNED_AWAY_EVERY: Duration = Duration::from_secs(1);
 
-/// Acts on the running gateway.
+/// Performs operator actions on the running gateway.
 pub(super) struct Operator {
     control: Arc<Control>,
     refused: [IntCounter; Reason::ALL.len()],
     turned_away: Mutex<TurnedAway>,
 }
 
-/// How many were turned away since the last line about it.
+/// Number of rejected requests since the last line about them.
 #[derive(Default)]
 struct TurnedAway {
     last: Option<Instant>,
@@ -50,7 +50,7 @@ struct TurnedAway {
 }
 
 impl TurnedAway {
-    /// How many were left out before this one; `None` if it is to be left out as well.
+    /// Returns how many were left out before this one, or `None` if this one is left out as well.
     fn one_more(&mut self, now: Instant) -> Option<u64> {
         let is_soon = |last| now.saturating_duration_since(last) < TURNED_AWAY_EVERY;
         if self.last.is_some_and(is_soon) {
@@ -75,7 +75,7 @@ impl Operator {
         &self.control.live
     }
 
-    /// Does something to the gateway that serves, and records it.
+    /// Performs an action on the gateway that serves, and records it.
     async fn in_turn<T: Send>(
         &self,
         action: &'static str,
@@ -93,7 +93,7 @@ impl Operator {
         outcome
     }
 
-    /// A successor that is about to serve would not hear of what is done meanwhile.
+    /// Waits for its turn. An action in the middle of an upgrade would be lost on the successor.
     async fn turn(&self) -> Option<tokio::sync::MutexGuard<'_, File>> {
         tokio::select! {
             turn = self.control.turn.lock() => Some(turn),
@@ -101,7 +101,8 @@ impl Operator {
         }
     }
 
-    /// Purges here, in turn with upgrades, and waits for the others without.
+    /// Purges here, serialized with upgrades, and then waits for the other gateways outside the
+    /// lock.
     async fn purged(&self, order: Order) -> Result<Receipt, Refused> {
         let gateway = self.live().gateway();
         purges::link(&gateway)?;
@@ -110,7 +111,7 @@ impl Operator {
             purge.map_err(|bad| Refused::new(422, "bad_purge", bad.to_string()))
         });
         let purges = purges.collect::<Result<Vec<_>, _>>()?;
-        // Instances first: what the gateways fetch from then on is new.
+        // Instances come first, so that everything the gateways fetch from then on is new.
         let instances = match &gateway.fan_out {
             Some(fan_out) if order.fan_out => fan_out.tell(&order.purges).await,
             _ => Vec::new(),
@@ -126,7 +127,7 @@ impl Operator {
         Ok(link.finish(begun).await)
     }
 
-    /// Does something to an upstream that the configuration has.
+    /// Performs an action on a configured upstream.
     async fn on_upstream(
         &self,
         action: &'static str,
@@ -156,7 +157,7 @@ impl Operator {
         })
     }
 
-    /// Requests that processes before this one have under way to a backend.
+    /// Requests of predecessors in flight to a backend.
     fn in_flight_before(&self, upstream: &str, address: &str) -> u64 {
         let line = &self.control.line;
         line.predecessors.in_flight(upstream, address)
@@ -190,13 +191,13 @@ impl Operator {
 #[async_trait]
 impl Watched for Operator {
     fn debounce(&self) -> Option<Duration> {
-        // One that is on its way out leaves it to the next.
+        // A process that is stopping leaves the change to its successor.
         let watch = self.live().gateway().watch;
         watch.filter(|_| !self.control.is_stopping())
     }
 
     async fn changed(&self) {
-        // What came of it is in the log.
+        // The outcome is in the log.
         drop(self.reload(Who::Watch).await);
     }
 }

@@ -1,5 +1,5 @@
-//! The admin listeners of the process: bound as a configuration says, kept when the next
-//! one says the same.
+//! The admin listeners of the process: bound as configured, and kept when the next configuration
+//! has the same addresses.
 
 use std::{
     io,
@@ -22,10 +22,10 @@ use crate::{
     },
 };
 
-/// Connections that may wait there; the system's own default.
+/// Backlog of connections, the system's own default.
 const BACKLOG: i32 = 128;
 
-/// Help where the configuration does not say where it is.
+/// Help for a default path that the configuration does not set.
 const USUAL_HELP: &str =
     ", where it is unless the configuration says otherwise (`admin: { socket: PATH }`, or `off`)";
 
@@ -37,26 +37,26 @@ pub(super) struct Admin {
 }
 
 struct Open<T> {
-    /// As the configuration has it.
+    /// The address or path as configured.
     written: T,
-    /// As it is.
+    /// The address or path as bound.
     bound: T,
-    /// What accepts, for whoever takes over.
+    /// The listening socket, for a successor.
     socket: OwnedFd,
     connections: Connections,
-    /// Dropping them closes the listener.
+    /// Closes the listener when dropped.
     _serving: Tasks,
 }
 
-/// Who keeps the sockets of a process that ends.
+/// Keeper of the sockets of a process that ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kept {
     ByNobody,
-    /// By the service manager, or by the process that serves now.
+    /// Kept by the service manager, or by the process that serves now.
     ByOthers,
 }
 
-/// What a configuration adds: bound, and not yet answering.
+/// Listeners that a configuration adds: bound, but not accepting yet.
 pub(super) struct Prepared {
     tcp: Change<SocketAddr, std::net::TcpListener>,
     socket: Change<PathBuf, std::os::unix::net::UnixListener>,
@@ -68,7 +68,7 @@ enum Change<T, L> {
     Open(T, L, OwnedFd),
 }
 
-/// Why an admin listener cannot be had.
+/// Why an admin listener cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     #[error("cannot open the admin listener on {address}")]
@@ -87,7 +87,7 @@ pub enum AdminError {
 }
 
 impl Admin {
-    /// Binds what `wanted` has and is not open yet.
+    /// Binds the listeners in `wanted` that are not open yet.
     pub(super) fn prepare(
         &self,
         wanted: &gateway::Admin,
@@ -131,8 +131,8 @@ impl Admin {
                 });
                 match opened {
                     Ok(opened) => opened,
-                    // Whoever takes the place of a folder in `/tmp` keeps no gateway from
-                    // starting. Another gateway of this user is a mistake of its own.
+                    // A foreign folder at the usual path in `/tmp` must not prevent a start.
+                    // Another gateway of this user is a different mistake.
                     Err(SocketError::Io(error)) if is_usual => {
                         warn!(path:?, error:%; "no admin socket: the commands do not reach this gateway; write `admin: {{ socket: PATH }}`, or `off`");
                         Change::Close
@@ -150,7 +150,7 @@ impl Admin {
         Ok(Prepared { tcp, socket })
     }
 
-    /// From now on that is what is open.
+    /// Puts the prepared listeners into service.
     pub(super) fn commit(&self, prepared: Prepared, served: &Served) {
         match prepared.tcp {
             Change::Keep => {}
@@ -187,7 +187,7 @@ impl Admin {
         self.socket.lock().as_ref().map(|open| open.bound.clone())
     }
 
-    /// Does something with the sockets that accept, each with its place.
+    /// Calls `work` with the listening sockets, each with its address.
     pub(super) fn with_sockets<T>(&self, work: impl FnOnce(&[(String, BorrowedFd<'_>)]) -> T) -> T {
         let (tcp, socket) = (self.tcp.lock(), self.socket.lock());
         let tcp = tcp.as_ref();
@@ -198,8 +198,8 @@ impl Admin {
         work(&both)
     }
 
-    /// Accepts no more, and waits until whoever has connected is answered, but no longer
-    /// than `at_most` for one that does not ask.
+    /// Accepts no more connections, and waits until pending requests have responses, but no longer
+    /// than `at_most` for an idle connection.
     pub(super) async fn finish(&self, at_most: Duration) {
         let (tcp, socket) = (self.tcp.lock().take(), self.socket.lock().take());
         let tcp = async {
@@ -218,8 +218,8 @@ impl Admin {
         }
     }
 
-    /// Nobody is answered any more. The path of the unix socket stays if somebody else keeps
-    /// the socket for the next process.
+    /// Closes the listeners. The path of the unix socket stays if another process keeps the socket
+    /// for the next one.
     pub(super) fn close(&self, kept: Kept) {
         *self.tcp.lock() = None;
         match kept {
@@ -260,7 +260,7 @@ impl<T> Open<T> {
     }
 }
 
-/// What the unix socket is known by to other processes.
+/// Name of the unix socket for other processes.
 fn place(path: &Path) -> String {
     format!("unix:{}", path.display())
 }

@@ -1,4 +1,4 @@
-//! What operators do about bans, and how bans are shown.
+//! Operator actions on bans, and their display.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -14,13 +14,13 @@ use crate::{
     },
 };
 
-/// A reason is a few words in a table.
+/// Size limit of a reason: a few words in a table.
 const LONGEST_REASON: usize = 200;
 
-/// What stands as the reason where the operator gives none.
+/// Default reason of an operator's ban.
 const REASON: &str = "operator";
 
-/// Bans a client, as an operator asks.
+/// Bans a client on behalf of an operator.
 pub(super) fn ban(gateway: &Gateway, new: &NewBan) -> Result<BanStatus, Refused> {
     let address = address(&new.address)?;
     if gateway.trusted.trusts(address.ip()) {
@@ -47,7 +47,7 @@ pub(super) fn ban(gateway: &Gateway, new: &NewBan) -> Result<BanStatus, Refused>
     Ok(status(&ban))
 }
 
-/// Lets a client pass again, as an operator asks.
+/// Lifts a ban on behalf of an operator.
 pub(super) fn unban(gateway: &Gateway, text: &str) -> Result<BanStatus, Refused> {
     let address = address(text)?;
     let lifted = gateway.bans.lift(address);
@@ -63,7 +63,7 @@ fn address(text: &str) -> Result<Address, Refused> {
         })
 }
 
-/// A ban as the status shows it.
+/// A ban in the form of the status API.
 pub(super) fn status(ban: &Ban) -> BanStatus {
     let at = |millis| super::source::rfc3339(UNIX_EPOCH + Duration::from_millis(millis));
     BanStatus {

@@ -1,4 +1,4 @@
-//! Starting and stopping: log, configuration, listeners, background work, drain.
+//! Start and stop: log, configuration, listeners, background work, drain.
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -33,26 +33,26 @@ use crate::{
     upstreams::Keeper,
 };
 
-/// How long the last log lines may take.
+/// Time limit for writing the last log lines.
 const FLUSH: Duration = Duration::from_secs(2);
 
-/// What to serve.
+/// Input of [`serve`].
 pub struct Setup {
-    /// What this process comes from.
+    /// Launch parameters and inherited files of this process.
     pub birth: Birth,
     pub file: File,
-    /// Where the file came from; `None` for one that is built in.
+    /// Path of the file. `None` for a built-in configuration.
     pub path: Option<PathBuf>,
     pub threads: Option<usize>,
-    /// Lines to print once we serve.
+    /// Lines to print once the gateway serves.
     pub hello: Vec<String>,
-    /// The texts of the file, to be kept once they serve; `None` if they need not be.
+    /// The texts of the file, to be stored once they serve. `None` if they need not be stored.
     pub sources: Option<Sources>,
-    /// Told what is worth changing in a configuration that serves all the same.
+    /// Receives the warnings of a configuration that serves all the same.
     pub warn: Box<dyn Fn(&Diagnostics)>,
 }
 
-/// Why nothing was served.
+/// Why the process could not serve.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
     #[error("the configuration has errors")]
@@ -67,15 +67,14 @@ pub enum BootError {
     Ready(#[source] io::Error),
 }
 
-/// Serves until told to stop, or until another process does, then drains. Gives the exit
-/// status.
+/// Serves until a stop signal or until a successor serves, then drains. Returns the exit status.
 pub fn serve(setup: Setup) -> Result<u8, BootError> {
     let workers = worker::runtime(setup.threads).map_err(BootError::Runtime)?;
-    // Signals, deadlines, probes, DNS and the admin listener have this thread to themselves.
-    // A worker then has no timers of ours to look at whenever it runs out of work.
+    // Signals, deadlines, probes, DNS and the admin listener have this thread to themselves. An
+    // idle worker then has no timers of ours to check.
     let own = worker::single().map_err(BootError::Runtime)?;
     let outcome = own.block_on(run(setup, workers.handle()));
-    // A disk that hangs keeps nobody from leaving.
+    // A disk that hangs must not delay the exit.
     own.shutdown_timeout(Duration::from_millis(100));
     workers.shutdown_timeout(Duration::from_millis(100));
     outcome
@@ -117,7 +116,7 @@ async fn run(setup: Setup, workers: &Handle) -> Result<u8, BootError> {
         warn(&diagnostics);
     }
     let signals = Signals::listen().map_err(BootError::Signals)?;
-    // What was kept is not what the files say, which may stay as they are for now.
+    // With `--last-good`, changes count from the files on disk, which may stay as they are for now.
     let on_disk = || path.as_deref().map(|path| source::load(path).0);
     let mut read = sources.clone().or_else(on_disk).unwrap_or_default();
     read.beside = beside;
@@ -164,7 +163,7 @@ async fn run(setup: Setup, workers: &Handle) -> Result<u8, BootError> {
     Ok(status)
 }
 
-/// Serves, and finishes what is under way once we are told to stop or are succeeded.
+/// Serves until a stop signal or a successor, and finishes the requests in flight.
 async fn serve_until_the_end(
     control: &Arc<Control>,
     mut signals: Signals,
@@ -184,7 +183,7 @@ async fn serve_until_the_end(
                 () = control.stop() => {}
                 () = cut_short => {}
             }
-            // An upgrade was too far on to be taken back; that process was told to stop, too.
+            // An upgrade was too far on to be undone, but the successor was stopped, too.
             if let Ok(Succeeded {
                 pid,
                 init: Some(init),
@@ -194,7 +193,7 @@ async fn serve_until_the_end(
                 return init.run_to_the_end(pid).await;
             }
         }
-        // Signals are for whoever serves now.
+        // Signals are for the process that serves now.
         Some(Succeeded {
             pid,
             init: Some(init),
@@ -203,10 +202,10 @@ async fn serve_until_the_end(
                 control.leave().await;
                 control.give_up_lease().await;
                 if let Some(cache) = &control.live.gateway().cache {
-                    // We stay, and use it no more.
+                    // This process stays, but does not use the cache any more.
                     cache.store().forget(&Purge::ALL);
                 }
-                // The one that serves is not to wait for us any more.
+                // The successor must not wait for this process any more.
                 control.end();
             };
             let ((), status) = tokio::join!(leave, init.run(pid));
@@ -220,7 +219,7 @@ async fn serve_until_the_end(
     0
 }
 
-/// Does what signals ask for, until one asks to stop.
+/// Handles signals until one requests a stop.
 async fn until_stopped(control: &Arc<Control>, signals: &mut Signals) {
     loop {
         match signals.next().await {
@@ -233,7 +232,7 @@ async fn until_stopped(control: &Arc<Control>, signals: &mut Signals) {
                 });
             }
             Ask::Reload => {
-                // The next signal is heard meanwhile; what came of it is in the log.
+                // The next signal is handled meanwhile. The outcome is in the log.
                 let operator = Operator::new(control);
                 let waiting = Arc::clone(control);
                 control.tasks().spawn("reload", async move {

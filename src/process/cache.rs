@@ -1,5 +1,5 @@
-//! What is cached, on its way from the process before this one and to the one after. Whatever
-//! goes wrong with it leaves a colder cache.
+//! Transfer of stored responses from the predecessor and to the successor. A failure only means a
+//! colder cache.
 
 use std::{io, os::fd::OwnedFd, sync::Arc};
 
@@ -19,7 +19,7 @@ use crate::{
     runtime::live::Live,
 };
 
-/// Whoever reads has something to do while the other side rests.
+/// Capacity of the pipe, large enough that the reader has work while the writer pauses.
 const PIPE: usize = 1 << 20;
 
 /// The reading end, which the successor inherits, and the writing end.
@@ -31,7 +31,7 @@ pub(super) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((read, write))
 }
 
-/// Gives everything to the process that serves.
+/// Sends the whole cache to the successor.
 pub(super) async fn give(cache: &Cache, pipe: OwnedFd, live: &Live) {
     let given = match pipe::Sender::from_owned_fd(pipe) {
         Ok(pipe) => succession::give(cache.store(), &live.world.clock, pipe).await,
@@ -47,12 +47,12 @@ pub(super) async fn give(cache: &Cache, pipe: OwnedFd, live: &Live) {
             let ms = millis(took);
             info!(entries, bytes, ms; "what was cached has gone to the process that serves");
         }
-        // One that has no cache any more, for example, or a smaller one.
+        // The successor may have no cache any more, for example, or a smaller one.
         Err(error) => info!(error:%; "the process that serves takes no more of what is cached"),
     }
 }
 
-/// What the process before this one had cached.
+/// The predecessor's cache.
 pub(super) struct Inheritance {
     pipe: OwnedFd,
     cache: Arc<Cache>,
@@ -60,14 +60,14 @@ pub(super) struct Inheritance {
 }
 
 impl Inheritance {
-    /// Must be made before anybody can reach this process.
+    /// Prepares the transfer. Must be called before clients can reach this process.
     pub(super) fn of(pipe: Option<OwnedFd>, gateway: &Gateway) -> Option<Self> {
         let (pipe, cache) = (pipe?, gateway.cache.clone()?);
         let heir = Heir::new(cache.store());
         Some(Self { pipe, cache, heir })
     }
 
-    /// Takes it, for as long as it comes.
+    /// Receives stored responses until the predecessor has sent all.
     pub(super) async fn take(self, live: Arc<Live>) {
         let Self { pipe, cache, heir } = self;
         let pipe = match pipe::Receiver::from_owned_fd(pipe) {
@@ -96,7 +96,7 @@ impl Inheritance {
     }
 }
 
-/// What the route of this name says now.
+/// The cache settings that the route of this name has now.
 fn about(gateway: &Gateway, cache: &Cache, route: &str) -> Option<About> {
     let now = gateway.cache.as_ref()?;
     if !std::ptr::eq(now.store(), cache.store()) {
@@ -106,7 +106,7 @@ fn about(gateway: &Gateway, cache: &Cache, route: &str) -> Option<About> {
     Some(route.cache.as_ref()?.about(&route.name))
 }
 
-/// A process before this one took that out of its cache.
+/// Applies a removal that a predecessor made in its cache.
 pub(super) fn heed(live: &Arc<Live>, note: Note) {
     let Some(cache) = live.gateway().cache.clone() else {
         return;

@@ -1,4 +1,4 @@
-//! What a running process can be told to do: take in a configuration, and stop.
+//! Operations on a running process: loading a configuration, and stopping.
 
 use std::{
     path::{Path, PathBuf},
@@ -38,10 +38,10 @@ use crate::{
     },
 };
 
-/// How long it takes to leave once nothing is under way: last log lines, mostly.
+/// Time to exit once no request is in flight. The last log lines take most of it.
 const STOPPED: Duration = Duration::from_secs(5);
 
-/// How long it may take to say that no purge is to wait for this process.
+/// Time limit for giving up the purge lease.
 const GIVE_UP: Duration = Duration::from_millis(500);
 
 /// A running process.
@@ -50,13 +50,13 @@ pub(super) struct Control {
     pub(super) listeners: Listeners<proxy::Service>,
     pub(super) admin: Admin,
     pub(super) supervisor: Supervisor,
-    /// `None` for a configuration that is built in.
+    /// `None` for a built-in configuration.
     pub(super) path: Option<PathBuf>,
     pub(super) line: Line,
-    /// Whoever changes what serves has it: one reload or upgrade after the other. It holds
-    /// the configuration that serves, as written.
+    /// Lock on changes of the running configuration: reloads and upgrades happen one after the
+    /// other. It holds the configuration that serves, as written.
     pub(super) turn: tokio::sync::Mutex<File>,
-    /// What was read last, whether it was taken or not.
+    /// The sources that were read last, whether they were accepted or not.
     sources: watch::Sender<Arc<Sources>>,
     pub(super) stopping: watch::Sender<bool>,
 }
@@ -95,7 +95,7 @@ impl Control {
         })
     }
 
-    /// Listens as the gateway says.
+    /// Opens the listeners of the gateway.
     pub(super) async fn start(self: &Arc<Self>, inherit: Inherit<'_>) -> Result<(), StartError> {
         let gateway = self.live.gateway();
         let listeners = self.listeners.prepare(&gateway.listeners, inherit)?;
@@ -104,17 +104,17 @@ impl Control {
         self.listeners
             .commit(listeners, &gateway.listeners, gateway.drain)
             .await;
-        // What the predecessor left and nobody asked for is of no use.
+        // State that the predecessor left and no zone claimed is dropped.
         self.live.world.zones.settle();
         Ok(())
     }
 
-    /// What was read of the configuration last, and from now on.
+    /// The configuration sources read last, and those of each later read.
     pub(super) fn sources(&self) -> watch::Receiver<Arc<Sources>> {
         self.sources.subscribe()
     }
 
-    /// What the admin listeners show and do.
+    /// State and actions for the admin listeners.
     fn served(self: &Arc<Self>) -> Served {
         Served {
             source: Arc::new(Running::new(Arc::clone(self))),
@@ -123,13 +123,13 @@ impl Control {
         }
     }
 
-    /// The gateway is on its way out.
+    /// Returns true if the gateway is stopping.
     pub(super) fn is_stopping(&self) -> bool {
         *self.stopping.borrow()
     }
 
-    /// Reads the configuration anew and serves it, if nothing is wrong with it. One after
-    /// the other: what is asked for in the meantime waits.
+    /// Reads the configuration again and serves it if it is valid. Reloads are serialized, so a
+    /// second one waits.
     pub(super) async fn reload(self: &Arc<Self>) -> Result<Reloaded, Refused> {
         let mut file = self.turn.lock().await;
         let Some(path) = &self.path else {
@@ -213,7 +213,7 @@ impl Control {
         })
     }
 
-    /// Reads and compiles on a thread that may wait for files.
+    /// Reads and compiles on a thread that may block on files.
     async fn read(&self, path: &Path) -> Result<Candidate, Refused> {
         let (live, path) = (Arc::clone(&self.live), path.to_owned());
         let read = tokio::task::spawn_blocking(move || {
@@ -241,7 +241,7 @@ impl Control {
         }
     }
 
-    /// Binds what is new, then swaps all at once.
+    /// Binds new listeners, then swaps everything at once.
     pub(super) async fn take(
         self: &Arc<Self>,
         candidate: &Candidate,
@@ -280,8 +280,7 @@ impl Control {
         );
     }
 
-    /// Takes as many files as the system gives us, and says where connections may outgrow
-    /// them.
+    /// Raises the limit of open files, and warns where connections may exceed it.
     pub(super) fn allow_files(&self, gateway: &Gateway) {
         let files = super::files::raise();
         let connections = self.live.total.allow_files(files);
@@ -301,8 +300,8 @@ impl Control {
         }
     }
 
-    /// Says that it stops, waits for as long as balancers in front may take to notice, then
-    /// lets every connection finish.
+    /// Announces the stop, waits until balancers in front may have noticed, then lets every
+    /// connection finish.
     pub(super) async fn stop(&self) {
         let drain = self.live.gateway().drain;
         self.stopping.send_replace(true);
@@ -313,11 +312,11 @@ impl Control {
             info!(ms = millis(drain.announce); "stopping: not ready from now on");
             tokio::time::sleep(drain.announce).await;
         }
-        // No reload may open a listener from here on.
+        // From here on, no reload may open a listener.
         let _turn = self.turn.lock().await;
         info!("stopping: no new connections, requests under way may finish");
         if self.line.manager.is_there() {
-            // It keeps the sockets for the next process, and their paths with them.
+            // The manager keeps the sockets for the next process, and their paths with them.
             self.listeners.hand_over();
         }
         let predecessors = self.line.predecessors.gone();
@@ -327,7 +326,7 @@ impl Control {
         }
     }
 
-    /// Lets connections end, and then what their requests have left to be done.
+    /// Drains the connections, and then waits for the work that their requests left behind.
     pub(super) async fn finish_requests(&self, drain: Drain) {
         let clock = &self.live.world.clock;
         let begun = clock.now();
@@ -339,25 +338,26 @@ impl Control {
         }
     }
 
-    /// This process serves nobody any more: purges are not to wait for it.
+    /// Gives up the lease: this process serves no requests any more, so purges must not wait for
+    /// it.
     pub(super) async fn give_up_lease(&self) {
         let gateway = self.live.gateway();
         if let (Some(cache), Some(redis)) = (&gateway.cache, &gateway.redis) {
             let leaving = cache.link().leave(Arc::clone(redis));
-            // It runs out by itself otherwise.
+            // Otherwise the lease expires by itself.
             let _in_time = tokio::time::timeout(GIVE_UP, leaving).await;
         }
     }
 
-    /// This process serves nobody any more, or another one does: the cache's folder is for the
-    /// next.
+    /// Releases the cache's folder for the next process, once this one serves no requests any more
+    /// or a successor serves.
     pub(super) async fn release_disk(&self) {
         if let Some(cache) = &self.live.gateway().cache {
             cache.release_disk().await;
         }
     }
 
-    /// Ends what is left.
+    /// Stops everything that is left.
     pub(super) fn end(&self) {
         self.supervisor.stop();
         self.admin.close(
@@ -369,13 +369,13 @@ impl Control {
         );
     }
 
-    /// Work that lasts as long as the process.
+    /// Tasks that last as long as the process.
     pub(super) fn tasks(&self) -> &Tasks {
         self.supervisor.process()
     }
 }
 
-/// A listener that cannot be had, told at its place in the file.
+/// Describes a listener that cannot be bound, with its place in the file.
 fn cannot_bind(candidate: &Candidate, error: &PrepareError) -> Refused {
     let place = candidate
         .file

@@ -1,4 +1,4 @@
-//! The demonstration: a gateway before three small apps of the same process.
+//! The demonstration: a gateway in front of three small apps in the same process.
 
 use std::{
     convert::Infallible,
@@ -24,12 +24,12 @@ use super::{
 };
 use crate::{base::tasks::Tasks, edge::worker, gateway, status::admin_socket};
 
-/// The demonstration's own configuration; the marks are filled with real addresses.
+/// The demonstration's own configuration, with placeholders for the real addresses.
 const CONFIG: &str = include_str!("demo.yaml");
 
 const PAGE: &str = include_str!("demo.html");
 
-/// Serves the demonstration until told to stop.
+/// Serves the demonstration until a stop signal.
 pub fn serve(birth: Birth, address: SocketAddr, admin: SocketAddr) -> Result<u8, BootError> {
     let runtime = worker::runtime(Some(1)).map_err(BootError::Runtime)?;
     let apps = Tasks::default();
@@ -81,7 +81,7 @@ The configuration is src/process/demo.yaml. Ctrl-C ends it.
         threads: None,
         hello: hello.lines().map(str::to_owned).collect(),
         sources: None,
-        // Ours, and a test looks at it.
+        // The configuration is ours, and a test checks it.
         warn: Box::new(|_| {}),
     });
     apps.stop();
@@ -135,7 +135,7 @@ async fn echo(headers: HeaderMap, request: Request) -> Json<serde_json::Value> {
     }))
 }
 
-/// Ten events, one each half second.
+/// Sends ten events, one every half second.
 async fn events() -> Sse<impl futures_core::Stream<Item = Result<Event, Infallible>>> {
     Sse::new(Ticks {
         interval: tokio::time::interval(Duration::from_millis(500)),

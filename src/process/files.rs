@@ -1,13 +1,13 @@
-//! How many files the process may open.
+//! Limit of open files.
 
 use log::{info, warn};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What stands for no limit at all: more than any machine opens.
+/// Value for no limit: more files than any machine opens.
 const ENDLESS: u64 = 1 << 30;
 
-/// Raises the limit to what the process may give itself, and says what it is then. Each
-/// client costs a file, and another one for the way to its backend.
+/// Raises the soft limit to the hard limit, and returns the result. Each client costs a file, and
+/// another one for its backend connection.
 pub(super) fn raise() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let soft = current.unwrap_or(ENDLESS);

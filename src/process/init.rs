@@ -1,5 +1,5 @@
-//! Process 1 of a container, once another process serves: a container ends with its first
-//! process, so that one stays, passes signals on, buries the dead, and ends with the gateway.
+//! Process 1 of a container, once another process serves. A container ends with its first process,
+//! so that one stays, forwards signals, reaps children, and ends with the gateway.
 
 use std::{io, os::fd::OwnedFd};
 
@@ -15,21 +15,22 @@ use tokio::{
     signal::unix::{Signal as Signals, SignalKind, signal},
 };
 
-/// Exit status if nobody can say how the gateway ended.
+/// Exit status if that of the gateway is unknown.
 const UNKNOWN: u8 = 1;
 
-/// Whether a container, or what looks like one to its processes, ends with this process.
+/// Returns true if a container, or what looks like one to its processes, ends with this process.
 pub(super) fn is_needed() -> bool {
     getpid() == Pid::INIT
 }
 
-/// What stays of process 1.
+/// State of process 1 after it has been succeeded.
 pub(super) struct Init {
-    /// Each gateway writes its process here once it serves, and holds it open to its end.
+    /// Pipe on which each gateway writes its process id once it serves. It stays open to the
+    /// gateway's end.
     gateways: pipe::Receiver,
-    /// Ours to be told of every end among our children.
+    /// Reports the end of each child.
     child: Signals,
-    /// What is passed on.
+    /// Signals to forward.
     terminate: Signals,
     interrupt: Signals,
     hangup: Signals,
@@ -39,7 +40,7 @@ pub(super) struct Init {
 }
 
 impl Init {
-    /// Gives it with the writing end of the pipe that all gateways of this container hold.
+    /// Creates it, with the writing end of the pipe that all gateways of this container hold.
     pub(super) fn new() -> io::Result<(Self, OwnedFd)> {
         let (gateways, told) = pipe_with(PipeFlags::CLOEXEC)?;
         let init = Self {
@@ -55,7 +56,7 @@ impl Init {
         Ok((init, told))
     }
 
-    /// Serves the container until no gateway is left; gives the exit status of the last one.
+    /// Runs until no gateway is left in the container. Returns the exit status of the last one.
     pub(super) async fn run(mut self, first: u32) -> u8 {
         self.wards.serves(first);
         info!(pid = first; "staying as the first process of a container, another one serves");
@@ -63,7 +64,7 @@ impl Init {
         let mut filled = 0;
         loop {
             tokio::select! {
-                // A signal is for the one that serves by now.
+                // A signal goes to the process that serves by now.
                 biased;
                 read = self.gateways.read(&mut told[filled..]) => match read {
                     Ok(0) => break,
@@ -87,7 +88,7 @@ impl Init {
                 _ = self.user2.recv() => self.pass_on(Signal::USR2),
             }
         }
-        // The pipe ends a moment before its process does.
+        // The pipe closes a moment before its process ends.
         while !self.wards.is_over() && self.bury() {
             self.child.recv().await;
         }
@@ -97,8 +98,8 @@ impl Init {
         status
     }
 
-    /// As [`Init::run`], where the gateway that serves was told to stop already: to tell it
-    /// again would cut it short.
+    /// Same as [`Init::run`], for a gateway that was stopped already: a second signal would cut its
+    /// drain short.
     pub(super) async fn run_to_the_end(mut self, first: u32) -> u8 {
         let renewed = signal(SignalKind::terminate())
             .and_then(|terminate| Ok((terminate, signal(SignalKind::interrupt())?)));
@@ -121,7 +122,7 @@ impl Init {
         }
     }
 
-    /// Takes leave of every child that has ended; false if there is no child any more.
+    /// Reaps every child that has ended. False if there is no child any more.
     fn bury(&mut self) -> bool {
         loop {
             match wait(WaitOptions::NOHANG) {
@@ -137,14 +138,14 @@ impl Init {
     }
 }
 
-/// Tells process 1 that this process serves.
+/// Reports to process 1 that this process serves.
 pub(super) fn tell(init: &OwnedFd) {
     if let Err(error) = rustix::io::write(init, &std::process::id().to_ne_bytes()) {
         warn!(error:%; "cannot tell the first process of this container that we serve");
     }
 }
 
-/// Which gateway serves, and how it ended.
+/// The gateway that serves, and its exit status.
 #[derive(Debug, Default)]
 struct Wards {
     newest: Option<i32>,
@@ -166,7 +167,7 @@ impl Wards {
         }
     }
 
-    /// Who gets signals; nobody once it has ended, since its number may be another's.
+    /// Receiver of signals. `None` once it has ended, since its process id may be reused.
     fn newest(&self) -> Option<i32> {
         self.newest.filter(|_| self.ended.is_none())
     }
@@ -180,7 +181,7 @@ impl Wards {
     }
 }
 
-/// As a shell tells it: 128 and the signal for those that a signal ended.
+/// Exit status as a shell reports it: 128 plus the signal for a process killed by a signal.
 fn code(status: WaitStatus) -> u8 {
     let code = status
         .exit_status()
@@ -224,7 +225,7 @@ mod tests {
         assert_eq!((wards.newest(), wards.is_over()), (Some(9), false));
         wards.ended(9, ended("exit 4"));
         assert_eq!((wards.newest(), wards.status()), (None, 4));
-        // Told twice, by itself and by the one that started it.
+        // Reported twice, by itself and by the process that started it.
         wards.serves(9);
         assert!(wards.is_over());
         wards.serves(11);

@@ -1,8 +1,8 @@
-//! The configuration that served last, kept outside of its files, to start from when those
-//! are broken: `edgeway run --last-good`.
+//! The configuration that served last, stored apart from its files, to start from when those are
+//! broken: `edgeway run --last-good`.
 //!
-//! One bundle for each configuration path, in the state folder, for our own user only. It
-//! has the texts as they were written: values of the environment are not in it.
+//! The state folder has one bundle per configuration path, readable by our own user only. It
+//! contains the texts as written, without values of the environment.
 
 use std::{
     io,
@@ -22,17 +22,17 @@ use crate::{
     config::source::{Kept, Sources},
 };
 
-/// What is kept of one configuration.
+/// Stored copy of a configuration.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct LastGood {
-    /// The main file, absolute.
+    /// The main file, as an absolute path.
     path: PathBuf,
-    /// When it began to serve, in seconds since 1970.
+    /// When the configuration began to serve, in seconds since 1970.
     since: u64,
     pub kept: Kept,
 }
 
-/// Why there is nothing to start from, or why nothing can be kept.
+/// Why there is no stored configuration, or why it cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum LastGoodError {
     #[error(
@@ -61,8 +61,8 @@ pub enum LastGoodError {
     },
 }
 
-/// Keeps the texts of the configuration at `path`, which serves now. Blocks. What stands in
-/// the way is told once, and is no reason for anything else.
+/// Stores the texts of the configuration at `path`, which serves now. Blocks. An obstacle is logged
+/// once, and has no other effect.
 pub fn keep(path: &Path, sources: &Sources) {
     static TOLD: AtomicBool = AtomicBool::new(false);
     static ALONE: Mutex<()> = Mutex::new(());
@@ -84,7 +84,7 @@ pub fn keep(path: &Path, sources: &Sources) {
     }
 }
 
-/// As [`keep`], on a thread that may block.
+/// Same as [`keep`], on a thread that may block.
 pub async fn keep_later(path: PathBuf, sources: Sources) {
     let kept = tokio::task::spawn_blocking(move || keep(&path, &sources)).await;
     if let Err(error) = kept {
@@ -92,14 +92,14 @@ pub async fn keep_later(path: PathBuf, sources: Sources) {
     }
 }
 
-/// What was kept of the configuration at `path`.
+/// Finds the stored copy of the configuration at `path`.
 pub fn find(path: &Path) -> Result<LastGood, LastGoodError> {
     let state = state_folder(path).ok_or(LastGoodError::NoFolder)?;
     read(&state, path)
 }
 
 impl LastGood {
-    /// When it began to serve, for people.
+    /// When the configuration began to serve, for display.
     pub fn since(&self) -> String {
         let since = UNIX_EPOCH + Duration::from_secs(self.since);
         DateTime::<Local>::from(since).to_rfc3339_opts(SecondsFormat::Secs, true)
@@ -148,7 +148,7 @@ fn folder_of(state: &Path) -> PathBuf {
     state.join("last-good")
 }
 
-/// The file's own name, for people, and what tells it from others of that name.
+/// Path of the bundle: the file's own name for people, and a digest that makes it unique.
 fn file_of(state: &Path, path: &Path) -> PathBuf {
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
     let digest = ring::digest::digest(&ring::digest::SHA256, path.as_os_str().as_encoded_bytes());

@@ -1,8 +1,8 @@
-//! The program's own log on stderr, with a bound on what one place in the code may say.
+//! The program's own log on stderr, with a rate limit per place in the code.
 //!
-//! Whoever can make the gateway log a line for each of their requests could fill a disk, or
-//! hold up the workers that write. Twenty lines of a kind in ten seconds tell as much as a
-//! million; one more then says how many were left out.
+//! A client that can trigger a log line with each request could fill a disk, or block the workers
+//! that write. Twenty lines of a kind in ten seconds are as useful as a million; another line then
+//! reports how many were left out.
 
 use std::{
     collections::HashMap,
@@ -16,20 +16,22 @@ use parking_lot::Mutex;
 
 use crate::{base::clock::Clock, runtime::audit};
 
-/// Lines of one kind within [`WINDOW`].
+/// Maximum number of lines of a kind within [`WINDOW`].
 const MOST: u32 = 20;
 const WINDOW: Duration = Duration::from_secs(10);
-/// How often ended windows are looked for; one that nobody logs in any more ends as well.
+/// Interval of checks for ended windows, which also end the windows of places that have stopped
+/// logging.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The level where `EDGEWAY_LOG` says none.
+/// Default level if `EDGEWAY_LOG` sets none.
 const DEFAULT: &str = "info";
 
-/// Levels of crates that `EDGEWAY_LOG` does not name, whatever it says of all.
+/// Levels of crates that `EDGEWAY_LOG` does not name, regardless of its default level.
 ///
-/// What `pingora_proxy` reports of requests ours says with route, backend and reason, and at
-/// `debug` it writes whole heads and bodies; its other crates speak of their own inner state
-/// (descriptors that are not what they were), which nobody else sees, so their errors stay on.
+/// Our own log covers what `pingora_proxy` reports of requests, with route, backend and reason, and
+/// at `debug` that crate writes whole header sections and bodies. The other Pingora crates report
+/// their own internal state (descriptors that are not what they were), which is visible nowhere
+/// else, so their errors stay on.
 const QUIET: [(&str, &str); 3] = [
     ("pingora", "off"),
     ("pingora_core", "error"),
@@ -49,13 +51,13 @@ pub fn init() {
         .build();
     let filter = inner.filter();
     let logger = LOGGER.get_or_init(|| Bounded::new(inner, Clock::machine()));
-    // A second call (tests) finds the first one's logger in place.
+    // A second call (in tests) finds the first one's logger in place.
     if log::set_logger(logger).is_ok() {
         log::set_max_level(filter);
     }
 }
 
-/// These filters, and those of crates that they do not name.
+/// Returns these filters, and the defaults of crates that they do not name.
 fn filters(written: &str) -> String {
     let is_named = |name: &str| {
         let mut parts = written.split(',');
@@ -65,7 +67,7 @@ fn filters(written: &str) -> String {
     let quiet: Vec<String> = quiet
         .map(|(name, level)| format!("{name}={level},"))
         .collect();
-    // As `env_logger` takes it.
+    // The default of `env_logger`.
     let written = if written.trim().is_empty() {
         "error"
     } else {
@@ -74,7 +76,7 @@ fn filters(written: &str) -> String {
     quiet.concat() + written
 }
 
-/// Says what was left out as windows end, for ever.
+/// Reports left-out lines as windows end, for ever.
 pub(super) async fn supervise() {
     let Some(logger) = LOGGER.get() else { return };
     let mut look = tokio::time::interval(LOOK);
@@ -93,7 +95,7 @@ struct Bounded {
     shards: [Mutex<HashMap<u64, Window>>; 8],
 }
 
-/// What one place in the code has said lately.
+/// Recent lines of one place in the code.
 struct Window {
     began: Instant,
     lines: u32,
@@ -119,7 +121,7 @@ impl Bounded {
         }
     }
 
-    /// Whether this line is to be written; and a window that ended with lines left out.
+    /// Returns true if this line is to be written, and a window that ended with lines left out.
     fn takes(&self, record: &Record<'_>) -> (bool, Option<Window>) {
         let place = (record.target(), record.file(), record.line());
         let key = self.hash.hash_one(place);
@@ -146,7 +148,7 @@ impl Bounded {
         &self.shards[index]
     }
 
-    /// Says what was left out, and forgets the windows.
+    /// Reports left-out lines, and drops the windows.
     fn tell(&self, which: Which) {
         let now = self.clock.now();
         for shard in &self.shards {
@@ -184,8 +186,8 @@ impl Window {
             left_out: 0,
             level: record.level(),
             target: record.target().into(),
-            // Ours are fixed texts with the data beside them; of others the first stands
-            // for all.
+            // Our messages are fixed texts with data in fields. For other crates the first message
+            // stands for all.
             message: record.args().to_string().into(),
         }
     }
@@ -213,8 +215,8 @@ impl Log for Bounded {
             let quiet = builder.level(Level::Debug).args(*record.args()).build();
             return self.log(&quiet);
         }
-        // Whoever asks for more than is useful every day wants to see all of it; and what
-        // operators did is a record, of which nothing may be left out.
+        // A level above `info` is chosen to see everything. Audit lines are a record and must be
+        // complete.
         if record.level() > Level::Info || record.target() == audit::TARGET {
             return self.inner.log(record);
         }
@@ -233,8 +235,8 @@ impl Log for Bounded {
     }
 }
 
-/// Whether Pingora tells that a pooled connection was not there any more as it was taken: the
-/// request goes on over another one, and nobody has to do anything.
+/// Returns true if Pingora reports that a pooled connection was closed when it was taken. The
+/// request continues on another connection, so no action is needed.
 fn is_of_the_pool(record: &Record<'_>) -> bool {
     match record.target() {
         "pingora_core::connectors" => is_text(record, "failed to acquire reusable stream"),
@@ -309,7 +311,7 @@ mod tests {
             }
         }
 
-        /// Lines since the last call, equal ones counted.
+        /// Lines since the last call, with equal ones counted.
         fn lines(&self) -> Vec<(String, usize)> {
             let written = std::mem::take(&mut *self.written.0.lock());
             let text = String::from_utf8(written).unwrap();
@@ -357,7 +359,7 @@ mod tests {
         bench.log(Level::Warn, 1, 1000);
         bench.log(Level::Error, 2, 20);
         bench.check(&[("WARN line 1", 20), ("ERROR line 2", 20)]);
-        // The next line after the window tells, or whoever looks, once.
+        // The next line after the window reports the rest, or the periodic check does, once.
         bench.clock.advance(WINDOW);
         bench.log(Level::Warn, 1, 1);
         bench.check(&[
@@ -407,7 +409,7 @@ mod tests {
                 "pingora_core::protocols",
                 "Idle unix connection is broken: ENOTCONN",
             );
-            // The control: what is one.
+            // The control: lines that are logged.
             log(bench, "pingora_core::protocols", "Crit: FD mismatch: fd: 7");
             log(bench, "edgeway::proxy", "failed to acquire reusable stream");
         };

@@ -1,7 +1,7 @@
-//! What systemd is told, and what it keeps for us: our state, which process is the main one,
-//! that we are alive, and the listening sockets, so that a crash refuses no connection.
+//! Notifications to systemd, and the file descriptor store: our state, the main process, the
+//! watchdog, and the listening sockets, so that a crash refuses no connection.
 //!
-//! All of it is nothing where no service manager listens (`NOTIFY_SOCKET`).
+//! Everything here is a no-op without a service manager (`NOTIFY_SOCKET`).
 
 use std::{
     collections::BTreeSet,
@@ -20,22 +20,22 @@ use tokio::{runtime::Handle, task::JoinSet};
 
 use super::handover::name_of;
 
-/// systemd takes no longer names in its store.
+/// Longest name in systemd's descriptor store.
 const MAX_NAME: usize = 255;
 
-/// The service manager that started us or a process before us, if one did.
+/// The service manager that started us or a predecessor, if there is one.
 pub(super) struct Manager {
     is_there: bool,
-    /// It listens to the main process only.
+    /// The manager listens to the main process only.
     is_main: AtomicBool,
-    /// Names of the sockets that it keeps.
+    /// Names of the sockets that the manager stores.
     kept: Mutex<BTreeSet<String>>,
-    /// Names of sockets that it keeps from a process before us, and that we have no use for.
+    /// Names of stored sockets of a predecessor that we do not use.
     orphaned: Mutex<BTreeSet<String>>,
 }
 
 impl Manager {
-    /// A successor becomes the main process once the one before it says so.
+    /// Creates it. A successor becomes the main process once its predecessor reports so.
     pub(super) fn new(is_succession: bool) -> Arc<Self> {
         Arc::new(Self {
             is_there: std::env::var_os("NOTIFY_SOCKET").is_some(),
@@ -66,12 +66,13 @@ impl Manager {
         }
     }
 
-    /// We serve.
+    /// Reports that we serve.
     pub(super) fn serving(&self, status: &str) {
         self.tell(&[NotifyState::Ready, NotifyState::Status(status)]);
     }
 
-    /// The configuration is being read anew; [`Manager::serving`] follows, whatever comes of it.
+    /// Reports that the configuration is being read again. [`Manager::serving`] follows in any
+    /// case.
     pub(super) fn reloading(&self) {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => self.tell(&[NotifyState::Reloading, now]),
@@ -79,7 +80,7 @@ impl Manager {
         }
     }
 
-    /// We finish what is under way, for at most so long.
+    /// Reports that requests in flight are finishing, for at most `at_most`.
     pub(super) fn stopping(&self, at_most: Duration) {
         let micros = u32::try_from(at_most.as_micros()).unwrap_or(u32::MAX);
         self.tell(&[
@@ -89,7 +90,7 @@ impl Manager {
         ]);
     }
 
-    /// Another process is the main one from now on, and the only one that is listened to.
+    /// Reports another process as the main one. From now on the manager listens only to that one.
     pub(super) fn succeeded_by(&self, pid: u32, version: &str) {
         let status = format!("serving, upgraded to version {version}");
         self.tell(&[
@@ -100,25 +101,25 @@ impl Manager {
         self.is_main.store(false, Ordering::Release);
     }
 
-    /// The process before us has told that we are the main one.
+    /// Becomes the main process, after the predecessor has reported so.
     pub(super) fn succeed(&self) {
         self.is_main.store(true, Ordering::Release);
     }
 
-    /// It may still keep sockets of these names, of which we made no use.
+    /// Records sockets that the manager may still store and that we do not use.
     pub(super) fn orphaned(&self, names: &[String]) {
         let names = names.iter().filter_map(|name| store_name(name));
         self.orphaned.lock().extend(names);
     }
 
-    /// Lets the manager keep these sockets, and no others of ours: it gives them to the next
-    /// process that it starts, and whoever connects in between waits.
+    /// Stores these sockets with the manager, and no others of ours. It passes them to the next
+    /// process that it starts, and clients that connect in between wait.
     pub(super) fn keep(&self, sockets: &[(String, BorrowedFd<'_>)]) {
         if !self.is_there || !self.is_main.load(Ordering::Acquire) {
             return;
         }
         let mut kept = self.kept.lock();
-        // First: a socket that was made in the place of one of them has its name.
+        // This comes first: a new socket in place of an orphaned one has the same name.
         for name in std::mem::take(&mut *self.orphaned.lock()) {
             self.tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]);
             kept.remove(&name);
@@ -135,14 +136,14 @@ impl Manager {
             }
             wanted.insert(name);
         }
-        // With its listener gone, the port would stay open and nobody would answer.
+        // Without a listener, the port would stay open and accept nothing.
         for name in kept.difference(&wanted) {
             self.tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
         }
         *kept = wanted;
     }
 
-    /// Says that we are alive for as long as we are: this thread, and one of the workers.
+    /// Feeds the watchdog for as long as this thread and one of the workers respond.
     pub(super) async fn watchdog(self: Arc<Self>, workers: Handle) {
         let Some(limit) = sd_notify::watchdog_enabled().filter(|_| self.is_there) else {
             return;
@@ -152,18 +153,18 @@ impl Manager {
     }
 }
 
-/// What the manager can call a socket, if it can.
+/// Name of a socket in the manager's store, if it can be represented there.
 fn store_name(place: &str) -> Option<String> {
     let name = name_of(place);
     let fits = name.len() <= MAX_NAME && name.bytes().all(|b| (b' '..127).contains(&b));
     fits.then_some(name)
 }
 
-/// Calls `alive` each `period` in which a worker has answered.
+/// Calls `alive` in each `period` in which a worker has responded.
 async fn beat(period: Duration, workers: &Handle, alive: impl Fn()) {
     let mut tick = tokio::time::interval(period);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    // Held, so that a question that nobody answers is asked once.
+    // Kept across ticks, so that a check that gets no response is sent once.
     let mut asked = JoinSet::new();
     let mut was_silent = false;
     loop {
@@ -227,7 +228,7 @@ mod tests {
         let silent = tokio::time::timeout(Duration::from_millis(200), &mut beating).await;
         assert!(silent.is_err());
         assert_eq!(fed.load(Ordering::Relaxed), 0);
-        // Once it goes on, so do we.
+        // The watchdog is fed again once the worker responds.
         drop(hold);
         let fed_again = async {
             while fed.load(Ordering::Relaxed) == 0 {

@@ -1,4 +1,4 @@
-//! The plugins of the routes as the admin listener shows them.
+//! Plugins of the routes in the form of the admin API.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::{
     status::snapshot::{PluginRouteStatus, PluginStatus},
 };
 
-/// Each version of each plugin once, with the routes that it is on.
+/// Each version of each plugin once, with the routes that use it.
 pub(super) fn status(gateway: &Gateway) -> Vec<PluginStatus> {
     let mut found: BTreeMap<_, PluginStatus> = BTreeMap::new();
     for route in &gateway.routes {
@@ -38,7 +38,7 @@ pub(super) fn status(gateway: &Gateway) -> Vec<PluginStatus> {
     found.into_values().collect()
 }
 
-/// The versions of each plugin by its name.
+/// The versions of each plugin by name.
 pub(super) fn versions(gateway: &Gateway) -> Versions {
     let mut found = Versions::new();
     for plugin in status(gateway) {

@@ -1,8 +1,8 @@
-//! Processes before this one that still finish what they had begun: what they tell us, and
-//! what we tell the one after us.
+//! Predecessors that are still draining: the reports they send us, and the reports we send to our
+//! successor.
 //!
-//! Each has a pipe of its own, whose reading end goes from successor to successor and whose
-//! writing end ends with the process: whoever serves knows of all of them.
+//! Each predecessor has its own pipe. Its reading end passes from successor to successor, and its
+//! writing end closes with the process, so the process that serves knows of all of them.
 
 use std::{
     collections::BTreeMap,
@@ -33,19 +33,19 @@ use crate::{
     status::snapshot::Predecessor,
 };
 
-/// How often a process that finishes tells what it has left. Whoever waits for a drained
-/// backend restarts its app once nothing is under way here either.
+/// Interval of reports from a draining process. A script that waits for a drained backend restarts
+/// its app once no request is in flight here either.
 const TELL: Duration = Duration::from_millis(250);
 
-/// All that are left, the oldest first.
+/// All predecessors that are left, the oldest first.
 #[derive(Default)]
 pub(super) struct Predecessors {
     left: Mutex<Vec<Left>>,
     readers: Tasks,
     count: watch::Sender<usize>,
-    /// The one that started us has not told yet that everything is ours.
+    /// True until the process that started us reports that everything is ours.
     is_awaited: watch::Sender<bool>,
-    /// Called with what they take out of their caches.
+    /// Called with each removal from a predecessor's cache.
     heeds: OnceLock<Box<Heed>>,
 }
 
@@ -57,9 +57,9 @@ struct Left {
 }
 
 impl Predecessors {
-    /// Listens to them. The last one is the process that started us; `handed_over` is called
-    /// once it has told that everything is ours, or cannot tell any more, and `heeds` with
-    /// whatever one of them still takes out of its cache.
+    /// Reads the predecessors' pipes. The last one is the process that started us. `handed_over` is
+    /// called once that process reports that everything is ours, or cannot report any more, and
+    /// `heeds` with each removal from a predecessor's cache.
     pub(super) fn follow(
         self: &Arc<Self>,
         pipes: Vec<OwnedFd>,
@@ -80,11 +80,11 @@ impl Predecessors {
         })));
     }
 
-    /// Until the process that started us has told that everything is ours, or has ended.
-    /// Whoever stops listening before that never hears of it.
+    /// Waits until the process that started us has reported that everything is ours, or has ended.
+    /// If reading stops before that, this waits for ever.
     pub(super) async fn handed_over(&self) {
         let mut is_awaited = self.is_awaited.subscribe();
-        // The sender is ours: it is there as long as we are.
+        // The sender is a field of `self`, so it outlives this.
         drop(is_awaited.wait_for(|awaited| !*awaited).await);
     }
 
@@ -119,13 +119,13 @@ impl Predecessors {
             if let Some(call) = handed_over.take() {
                 call();
             }
-            // First: what is absent of what is left counts as nothing.
+            // Notes come first: a `Predecessor` counts absent fields as zero, so it would parse.
             if let (Ok(note), Some(heeds)) = (serde_json::from_str(&line), self.heeds.get()) {
                 heeds(note);
                 continue;
             }
             let Ok(told) = serde_json::from_str::<Predecessor>(&line) else {
-                // The end of a line that another process of ours began to read: it may have
+                // The end of a line whose beginning another process of ours has read. It may have
                 // been about a purge.
                 if let (Err(_), Some(heeds)) =
                     (serde_json::from_str::<IgnoredAny>(&line), self.heeds.get())
@@ -151,13 +151,13 @@ impl Predecessors {
         self.count.send_replace(left.len());
     }
 
-    /// What each of them has told last.
+    /// The last report of each predecessor.
     pub(super) fn list(&self) -> Vec<Predecessor> {
         let left = self.left.lock();
         left.iter().filter_map(|one| one.told.clone()).collect()
     }
 
-    /// How many requests they have under way to a backend.
+    /// Number of the predecessors' requests in flight to a backend.
     pub(super) fn in_flight(&self, upstream: &str, address: &str) -> u64 {
         let name = backend_name(upstream, address);
         let left = self.left.lock();
@@ -165,14 +165,15 @@ impl Predecessors {
         told.filter_map(|told| told.in_flight.get(&name)).sum()
     }
 
-    /// Until the last of them has left.
+    /// Waits until the last predecessor has left.
     pub(super) async fn gone(&self) {
         let mut count = self.count.subscribe();
-        // The sender is ours: it is there as long as we are.
+        // The sender is a field of `self`, so it outlives this.
         drop(count.wait_for(|count| *count == 0).await);
     }
 
-    /// Stops listening, for a successor that is to: what one reads the other does not see.
+    /// Stops reading and returns the pipes for a successor. A line read by one process is lost to
+    /// the other.
     pub(super) fn lend(&self) -> io::Result<Vec<OwnedFd>> {
         let left = self.left.lock();
         let lent: io::Result<_> = left.iter().map(|one| one.pipe.try_clone()).collect();
@@ -182,19 +183,20 @@ impl Predecessors {
         lent
     }
 
-    /// Listens again: there is no successor after all.
+    /// Resumes reading after an upgrade has failed.
     pub(super) fn resume(self: &Arc<Self>) {
         self.read(None);
     }
 
-    /// They are the successor's now.
+    /// Drops the predecessors, which belong to the successor now.
     pub(super) fn leave(&self) {
         self.left.lock().clear();
         self.count.send_replace(0);
     }
 }
 
-/// Tells a successor what we still have, until we end. The first line says that all is its.
+/// Sends reports to the successor until this process ends. The first line means that everything is
+/// the successor's.
 pub(super) async fn tell(pipe: OwnedFd, live: Arc<Live>) {
     let pipe = match pipe::Sender::from_owned_fd(pipe) {
         Ok(pipe) => pipe,
@@ -216,11 +218,11 @@ pub(super) async fn tell(pipe: OwnedFd, live: Arc<Live>) {
                 continue;
             };
             line.push(b'\n');
-            // All of it: nobody tells it again.
+            // Written in full, because a note is sent only once.
             if let Err(error) = pipe.write_all(&line).await {
                 return debug!(error:%; "the successor has left");
             }
-            // A build that knows of no such lines takes it for what is left here.
+            // An older build takes the note for an empty report, so a report follows at once.
             tick.reset_immediately();
             continue;
         }
@@ -236,13 +238,13 @@ pub(super) async fn tell(pipe: OwnedFd, live: Arc<Live>) {
         };
         line.push(b'\n');
         match pipe.try_write(&line) {
-            // A line that is begun is ended: the next one may be a note.
+            // A partial line is completed, because the next one may be a note.
             Ok(written) => {
                 if let Err(error) = pipe.write_all(&line[written..]).await {
                     return debug!(error:%; "the successor has left");
                 }
             }
-            // It does not read: the next line says all that this one would.
+            // The successor does not read. The next report will contain the same and more.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return debug!(error:%; "the successor has left"),
         }
@@ -256,7 +258,7 @@ async fn next_note(cache: Option<&Cache>) -> Note {
     }
 }
 
-/// What this process has under way to backends.
+/// This process's requests in flight, by backend.
 fn in_flight(live: &Live) -> BTreeMap<String, u64> {
     let gateway = live.gateway();
     let mut all = BTreeMap::new();
@@ -326,14 +328,14 @@ mod tests {
         });
         first_tells.write_all(line(1, 7).as_bytes()).unwrap();
         until(|| known.list().len() == 1).await;
-        // The one before the last has been succeeded long since.
+        // The one before the last was succeeded long ago.
         assert_eq!(calls.load(Ordering::Relaxed), 0);
-        // It still takes something out of its cache.
+        // It still removes an entry from its cache.
         let note = "{\"removed\":[104,105]}\n";
         first_tells.write_all(note.as_bytes()).unwrap();
         assert_eq!(heeded.recv().await, Some(Note::Removed(b"hi".to_vec())));
-        // What comes from a later version says nothing to us, and the end of a line that
-        // somebody else has begun to read may have been about anything.
+        // A line of a later version has no meaning for us. The end of a line that another process
+        // has begun to read may have been about anything.
         first_tells.write_all(b"\"later\"\n:[104]}\n").unwrap();
         let all = Note::Purged(vec![Purge::ALL]);
         assert_eq!(heeded.recv().await, Some(all));

@@ -1,4 +1,4 @@
-//! Switching profiles: the configuration that serves, compiled anew with another one.
+//! Profile switches: compiles the running configuration again with another profile.
 
 use std::{path::Path, sync::Arc};
 
@@ -19,7 +19,7 @@ use crate::{
 impl Control {
     /// Serves with another profile, or with none.
     ///
-    /// The files are not read again: what they say by now is for a reload.
+    /// The files are not read again: changes in them wait for a reload.
     pub(super) async fn switch(
         self: &Arc<Self>,
         profile: Option<String>,
@@ -50,7 +50,7 @@ impl Control {
         let taken = self.take(&candidate, Taken::Switched).await;
         let (generation, _) = taken.inspect_err(|_| self.live.world.zones.undo())?;
         let now = Arc::clone(&candidate.gateway);
-        // Answers by the million: not on a thread that serves.
+        // There may be millions of stored responses, so this does not run on a worker.
         let reset = tokio::task::spawn_blocking(move || profiles::reset_lifetimes(&before, &now));
         switched.generation = generation;
         switched.reset = reset.await.unwrap_or_default();
@@ -88,7 +88,7 @@ impl Control {
         let sources = Arc::clone(&self.sources().borrow());
         let Some(gateway) = gateway else {
             self.forget();
-            // What it names outside has changed since it was read: certificates, folders.
+            // External inputs have changed since it was read: certificates, folders.
             return Err(Refused::configuration(&sources, &diagnostics));
         };
         let gateway: Arc<Gateway> = Arc::new(gateway);
@@ -100,7 +100,7 @@ impl Control {
         })
     }
 
-    /// Nothing is left of what was compiled.
+    /// Drops everything that was compiled.
     fn forget(&self) {
         self.live.world.zones.undo();
         let gateway = self.live.gateway();

@@ -1,4 +1,4 @@
-//! What operators and applications purge, and how the link of purges is shown.
+//! Purges by operators and applications, and the status of the purge link.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-/// What purges go through, if anything is cached.
+/// The purge link, if any route has a cache.
 pub(super) fn link(gateway: &Gateway) -> Result<Arc<Link>, Refused> {
     let is_used = gateway.routes.iter().any(|route| route.cache.is_some());
     match &gateway.cache {
@@ -25,7 +25,7 @@ pub(super) fn link(gateway: &Gateway) -> Result<Arc<Link>, Refused> {
     }
 }
 
-/// The cache's folder as the status shows it.
+/// The cache's folder in the form of the status API.
 pub(super) fn disk(gateway: &Gateway) -> Option<CacheDiskStatus> {
     let disk = gateway.cache.as_ref()?.disk()?;
     Some(CacheDiskStatus {
@@ -39,7 +39,7 @@ pub(super) fn disk(gateway: &Gateway) -> Option<CacheDiskStatus> {
     })
 }
 
-/// The link as the status shows it.
+/// The purge link in the form of the status API.
 pub(super) fn status(link: Status) -> PurgeLinkStatus {
     let others = link.others.into_iter().map(|other| OtherGateway {
         gateway: other.gateway,

@@ -1,4 +1,5 @@
-//! Tells whoever started us that we serve, and where.
+//! Writes the ready file, which reports to the caller that the gateway serves, and at which
+//! addresses.
 
 use std::{io, path::Path};
 
@@ -6,10 +7,10 @@ use serde::Serialize;
 
 use super::control::Control;
 
-/// The environment's name for the file that says we are ready.
+/// Environment variable with the path of the ready file.
 pub(super) const READY_FILE: &str = "EDGEWAY_READY_FILE";
 
-/// What a starter wants to know; ports are real ones even where the configuration says 0.
+/// Contents of the ready file. Ports are the real ones even if the configuration has 0.
 #[derive(Debug, Serialize)]
 pub(super) struct Ready {
     pub(super) pid: u32,
@@ -44,7 +45,7 @@ impl Ready {
         }
     }
 
-    /// Writes the file whole: a reader sees nothing of it, or all.
+    /// Writes the file atomically: a reader sees all of it or nothing.
     pub(super) fn write(&self, path: &Path) -> io::Result<()> {
         let partial = path.with_extension("partial");
         std::fs::write(&partial, serde_json::to_vec(self)?)?;

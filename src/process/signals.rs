@@ -1,10 +1,10 @@
-//! Signals, as the process understands them.
+//! Signals and their meaning for the process.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Which signals we listen to.
+/// Signals that the process handles.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -13,16 +13,16 @@ pub(super) struct Signals {
     upgrade: Signal,
 }
 
-/// What one of them asks for.
+/// Action that a signal requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ask {
-    /// SIGTERM, SIGINT: finish what is under way, then leave.
+    /// SIGTERM, SIGINT: finish the requests in flight, then exit.
     Stop,
-    /// SIGHUP: read the configuration anew.
+    /// SIGHUP: read the configuration again.
     Reload,
-    /// SIGUSR1: open the log files anew (somebody has moved them).
+    /// SIGUSR1: open the log files again (after a rotation).
     Reopen,
-    /// SIGUSR2: put a new process in the place of this one.
+    /// SIGUSR2: replace this process with a new one.
     Upgrade,
 }
 

@@ -1,4 +1,4 @@
-//! What the admin listener shows, read from the running gateway.
+//! Data of the running gateway for the admin listener.
 
 use std::{
     sync::Arc,
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// A process that serves.
+/// Reads the state of a serving process.
 pub(super) struct Running {
     control: Arc<Control>,
 }
@@ -150,8 +150,9 @@ impl Source for Running {
         }
     }
 
-    /// Not while draining: outer balancers are to look elsewhere. An upstream without a
-    /// healthy backend is no reason, since others may be well and panic mode tries.
+    /// Not ready while draining, so that outer balancers choose another gateway. An upstream
+    /// without a healthy backend is no reason, because others may be healthy and panic mode still
+    /// sends requests.
     fn ready(&self) -> Result<(), Vec<String>> {
         if self.control.is_stopping() {
             return Err(vec!["draining".to_owned()]);
@@ -172,7 +173,7 @@ impl Source for Running {
         for upstream in self.live().gateway().upstreams.values() {
             upstream.publish();
         }
-        // Those that are over leave the gauge with it.
+        // Expired bans are removed from the gauge.
         self.live().gateway().bans.counts();
         self.live().connections.publish();
         self.live().world.metrics.text()

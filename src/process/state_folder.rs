@@ -1,15 +1,15 @@
-//! Where a gateway keeps what is to survive a crash: small files in a folder of its own.
+//! Folder for state that survives a crash: small files of one gateway.
 
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
 };
 
-/// The folder of the gateway that serves the file `config`; `None` where there is none.
+/// The folder of the gateway that serves the file `config`, or `None` if none is known.
 ///
-/// systemd's `StateDirectory=` names it. Elsewhere it is in the user's folder for state, and
-/// there each configuration has one of its own: a user may run several gateways. It need not
-/// exist: who writes to it first makes it.
+/// systemd sets it by `StateDirectory=`. Elsewhere it is in the user's folder for state, with a
+/// folder per configuration, because a user may run several gateways. It need not exist: the first
+/// writer creates it.
 pub fn state_folder(config: &Path) -> Option<PathBuf> {
     in_environment(config, |name| std::env::var_os(name))
 }
@@ -30,8 +30,8 @@ fn in_environment(config: &Path, var: impl Fn(&str) -> Option<OsString>) -> Opti
     Some(base.join("edgeway").join(own_name(config)))
 }
 
-/// The same path for every way to name the file. A link in place of the file itself stays:
-/// where it leads changes (Kubernetes).
+/// Returns the same path for every way to name the file. A link in place of the file itself is not
+/// resolved, because its target changes (Kubernetes).
 pub(super) fn own_path(config: &Path) -> PathBuf {
     let path = std::path::absolute(config).unwrap_or_else(|_| config.to_owned());
     match (path.parent().map(Path::canonicalize), path.file_name()) {
@@ -40,7 +40,7 @@ pub(super) fn own_path(config: &Path) -> PathBuf {
     }
 }
 
-/// The file's path in one name: no two files share it.
+/// The file's path as a single name, unique per file.
 fn own_name(config: &Path) -> String {
     let mut name = String::new();
     for c in own_path(config)
@@ -50,7 +50,7 @@ fn own_name(config: &Path) -> String {
     {
         match c {
             '/' => name.push('-'),
-            // As `systemd-escape --path` writes it, so that `a/b` and `a-b` differ.
+            // Escaped as `systemd-escape --path` does, so that `a/b` and `a-b` differ.
             '-' => name.push_str("\\x2d"),
             c => name.push(c),
         }

@@ -1,5 +1,5 @@
-//! Another process in the place of this one: started with all that it inherits, told to the
-//! service manager, and left to serve while this one finishes what it has.
+//! Upgrade to a new process: starts the successor with everything that it inherits, reports it to
+//! the service manager, and drains this process while the successor serves.
 
 use std::{
     os::fd::{BorrowedFd, OwnedFd},
@@ -30,51 +30,50 @@ use crate::{
     status::actions::{Refused, SUCCEEDED, Upgraded},
 };
 
-/// How long a successor may take until it serves.
+/// Time limit for a successor to begin serving.
 const READY_WITHIN: Duration = Duration::from_secs(30);
-/// How long one that is told to stop in the meantime may take to leave, or to serve all the
-/// same.
+/// Time limit for a successor that is stopped before it serves: to exit, or to serve all the same.
 const STOPS_WITHIN: Duration = Duration::from_secs(5);
-/// How long the last lines to a successor may take.
+/// Time limit for the last lines to a successor.
 const TELL_WITHIN: Duration = Duration::from_secs(1);
 
-/// Where this process stands: what was before it, what comes after it, and who watches.
+/// Position of this process between its predecessors, its successor and the service manager.
 pub(super) struct Line {
     launch: Launch,
     pub(super) manager: Arc<Manager>,
     pub(super) predecessors: Arc<Predecessors>,
-    /// To process 1 of this container, if another process than that one serves.
+    /// Pipe to process 1 of this container, if that is another process than the one that serves.
     init: Mutex<Option<OwnedFd>>,
     upgrades: Mutex<Upgrades>,
-    /// The process that serves in the place of this one.
+    /// The process that serves in place of this one.
     successor: OnceLock<Successor>,
-    /// The process that serves is being given what is cached here.
+    /// True while this process's cache is sent to the successor.
     giving: watch::Sender<bool>,
     /// Taken by the upgrade that succeeds.
     succeeded: Mutex<Option<oneshot::Sender<Succeeded>>>,
 }
 
-/// What there is when a successor is started.
+/// Resources for the start of a successor.
 struct Prepared {
-    /// All that it inherits.
+    /// Everything that the successor inherits.
     estate: Estate,
-    /// Where it is told what is left here.
+    /// Pipe for reports of this process to the successor.
     told: OwnedFd,
-    /// What process 1 does next.
+    /// The next role of process 1.
     init: Option<Init>,
-    /// What is kept here, and where to write it.
+    /// This process's cache, and the pipe to write it to.
     cache: Option<(Arc<Cache>, OwnedFd)>,
 }
 
-/// Another process serves.
+/// Notice that another process serves.
 pub(super) struct Succeeded {
     pub(super) pid: u32,
-    /// What is left to do for process 1 of a container.
+    /// Remaining duties of process 1 of a container.
     pub(super) init: Option<Init>,
 }
 
 impl Line {
-    /// Gives it with what hears of the upgrade that ends it.
+    /// Creates the line, with the receiver that is notified of a successful upgrade.
     pub(super) fn new(
         launch: Launch,
         inherited: &mut Inherited,
@@ -93,12 +92,12 @@ impl Line {
         (line, hears)
     }
 
-    /// Another process serves.
+    /// Returns true if another process serves.
     pub(super) fn is_succeeded(&self) -> bool {
         self.successor.get().is_some()
     }
 
-    /// What is asked of this process is to be asked of another, which serves by now.
+    /// Returns an error if a successor serves, which must be sent the request instead.
     pub(super) fn is_ours(&self) -> Result<(), Refused> {
         self.successor.get().map_or(Ok(()), |successor| {
             let message = format!(
@@ -109,17 +108,17 @@ impl Line {
         })
     }
 
-    /// Has the process that serves do what this one was told by a signal.
+    /// Forwards a signal that this process received to its successor.
     pub(super) fn pass_on(&self, signal: Signal) {
         if let Some(successor) = self.successor.get() {
             successor.signal(signal);
         }
     }
 
-    /// Until the process that serves has been given what is cached here.
+    /// Waits until this process's cache has been sent to the successor.
     async fn given(&self) {
         let mut giving = self.giving.subscribe();
-        // The sender is ours: it is there as long as we are.
+        // The sender is a field of `self`, so it outlives this.
         drop(giving.wait_for(|giving| !*giving).await);
     }
 
@@ -129,8 +128,8 @@ impl Line {
 }
 
 impl Control {
-    /// Takes the place of the process before us, if there is one, and tells the service
-    /// manager that we serve.
+    /// Takes over from the predecessor, if there is one, and reports to the service manager that we
+    /// serve.
     pub(super) fn succeed(
         self: &Arc<Self>,
         inherited: &mut Inherited,
@@ -160,7 +159,8 @@ impl Control {
         }
     }
 
-    /// Tells the service manager that we serve, and what it is to keep for the next process.
+    /// Reports to the service manager that we serve, and the sockets that it must keep for the next
+    /// process.
     pub(super) fn tell_manager(&self) {
         let manager = &self.line.manager;
         self.with_sockets(|sockets| manager.keep(sockets));
@@ -177,7 +177,7 @@ impl Control {
         ));
     }
 
-    /// Every socket that a successor or the next process accepts on.
+    /// Calls `work` with every socket that a successor or the next process accepts on.
     fn with_sockets<T>(&self, work: impl FnOnce(&[(String, BorrowedFd<'_>)]) -> T) -> T {
         self.listeners.with_sockets(|listeners| {
             self.admin.with_sockets(|admin| {
@@ -187,10 +187,10 @@ impl Control {
         })
     }
 
-    /// Starts a process in the place of this one: `binary`, or what we were started from.
-    /// This one serves until that one does, and goes on if it does not.
+    /// Replaces this process with a new one, started from `binary` or from our own program. This
+    /// process serves until the new one does, and continues if that fails.
     ///
-    /// To be run to its end, whoever waits for it.
+    /// Must be run to completion, even if the caller stops waiting for it.
     pub(super) async fn upgrade(
         self: &Arc<Self>,
         binary: Option<PathBuf>,
@@ -273,7 +273,7 @@ impl Control {
             }
         };
         let pid = successor.pid();
-        // Before anybody hears that we leave: they are to know why.
+        // Set before anything reports that we leave, so that the reason is known.
         let _first = self.line.successor.set(successor);
         self.stopping.send_replace(true);
         self.line.manager.succeeded_by(pid, &version);
@@ -283,7 +283,8 @@ impl Control {
         let release = async move { releasing.release_disk().await };
         self.tasks().spawn("release the disk", release);
         self.line.predecessors.leave();
-        // Its end is the end of a gateway to process 1: the successor holds its own.
+        // To process 1, a closed pipe is the end of a gateway. The successor holds a pipe of its
+        // own.
         self.line.init.lock().take();
         let telling = predecessors::tell(told, Arc::clone(&self.live));
         self.tasks().spawn("tell the successor", telling);
@@ -326,7 +327,7 @@ impl Control {
         let (cached, cache) = match &self.live.gateway().cache {
             Some(cache) => {
                 let (cached, pipe) = cache::pipe()?;
-                // Whatever is taken out from here on may be there by then.
+                // Entries removed from here on may already have been sent.
                 cache.link().notes().begin();
                 (Some(cached), Some((Arc::clone(cache), pipe)))
             }
@@ -355,7 +356,8 @@ impl Control {
     ) -> Result<(Successor, String), HandoverError> {
         let launch = self.line.launch.clone();
         let program = binary.clone();
-        // Forking copies the tables of all our memory: not on the thread of all timers.
+        // Forking copies the page tables of all our memory, so it must not block the thread of the
+        // timers.
         let started = tokio::task::spawn_blocking(move || {
             Successor::start(&launch, program.as_deref(), &estate)
         });
@@ -369,7 +371,7 @@ impl Control {
             }
         };
         let version = tokio::select! {
-            // One that serves has taken connections already, which are not to be lost.
+            // A successor that serves has accepted connections, which must not be lost.
             biased;
             serves = successor.serves(READY_WITHIN) => serves?,
             () = self.told_to_stop() => successor.stops(STOPS_WITHIN).await?,
@@ -378,15 +380,15 @@ impl Control {
     }
 
     pub(super) async fn told_to_stop(&self) {
-        // The sender is ours: it is there as long as we are.
+        // The sender is a field of `self`, so it outlives this.
         drop(self.stopping.subscribe().wait_for(|stops| *stops).await);
     }
 
-    /// Finishes what is under way once another process serves.
+    /// Finishes the requests in flight once another process serves.
     pub(super) async fn leave(&self) {
         let gateway = self.live.gateway();
         let drain = gateway.drain;
-        // As long as requests may take.
+        // The same deadline as for requests.
         let given = tokio::time::timeout(drain.deadline, self.line.given());
         let ((), (), given) = tokio::join!(
             self.finish_requests(drain),
@@ -397,7 +399,7 @@ impl Control {
             warn!("not all that was cached has gone to the process that serves");
         }
         if let Some(cache) = &gateway.cache {
-            // The last requests may have taken something out.
+            // The last requests may have removed something.
             let told = cache.link().notes().all_told();
             if tokio::time::timeout(TELL_WITHIN, told).await.is_err() {
                 warn!("the process that serves does not hear what was purged here last");
@@ -406,7 +408,7 @@ impl Control {
     }
 }
 
-/// The word of answer, audit log and metric.
+/// Reason in response, audit log and metric.
 fn reason(failure: &HandoverError) -> &'static str {
     match failure {
         HandoverError::Start { .. } | HandoverError::Prepare { .. } => "successor_start",

@@ -1,8 +1,7 @@
-//! Who may connect: connections counted in all, by address and by network, and counted out
-//! again when they end.
+//! Connection limits: counts connections in total, by address and by network, until they end.
 //!
-//! A connection takes its place when it is accepted, before anything is spawned for it, so
-//! that a flood costs a few atomics and a close. Whoever drains can go by the counts alone.
+//! A connection is counted when it is accepted, before a task is spawned for it, so a flood costs a
+//! few atomics and a close. A drain can rely on the counts alone.
 
 use std::{
     collections::HashMap,
@@ -22,7 +21,7 @@ use crate::{
     gateway::Limits,
 };
 
-/// The connections of the process, whichever listener has them.
+/// Connections of the process, across all listeners.
 #[derive(Debug)]
 pub struct Total {
     open: AtomicU32,
@@ -39,9 +38,9 @@ impl Default for Total {
 }
 
 impl Total {
-    /// Bounds the connections of listeners that name no bound of their own: three eighths of
-    /// the files that the process may open. A request takes a socket on either side; what is
-    /// left is for logs, probes and the admin listener.
+    /// Limits the connections of listeners without a limit of their own to three eighths of the
+    /// files that the process may open. A request takes a socket on either side, and the rest is
+    /// for logs, probes and the admin listener.
     pub fn allow_files(&self, files: u64) -> u32 {
         let most = u32::try_from(files / 8 * 3).unwrap_or(u32::MAX);
         self.most.store(most, Ordering::Relaxed);
@@ -54,12 +53,12 @@ impl Total {
     }
 }
 
-/// The counts of one listener. They go on when its limits change.
+/// Counts of a listener. They survive a change of its limits.
 #[derive(Debug)]
 pub struct Admission {
     total: Arc<Total>,
     open: AtomicU32,
-    /// [`UNBOUNDED`] if the listener names no bound of its own.
+    /// [`UNBOUNDED`] if the listener has no limit of its own.
     most: AtomicU32,
     by_address: ArcSwapOption<Counts>,
     by_network: ArcSwapOption<Counts>,
@@ -67,7 +66,7 @@ pub struct Admission {
 
 const UNBOUNDED: u32 = u32::MAX;
 
-/// Why a connection was not let in.
+/// Limit that refused a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
     Connections,
@@ -85,11 +84,11 @@ impl Full {
     }
 }
 
-/// A connection's place in the counts; dropping it gives the place back.
+/// Guard of a counted connection. Dropping it decrements the counts.
 #[derive(Debug)]
 pub struct Guard {
     admission: Option<Arc<Admission>>,
-    /// Where it is counted in: limits may have come and gone since.
+    /// The counts that include it. The limits may have changed since.
     address: Option<(Arc<Counts>, IpAddr)>,
     network: Option<(Arc<Counts>, IpAddr)>,
 }
@@ -107,8 +106,8 @@ impl Admission {
         Arc::new(admission)
     }
 
-    /// From the next connection on. Where a count is new, connections that are open are not
-    /// in it.
+    /// Sets the limits from the next connection on. A new count does not include connections that
+    /// are already open.
     pub fn set_limits(&self, limits: &Limits) {
         let most = limits.connections.unwrap_or(UNBOUNDED);
         self.most.store(most, Ordering::Relaxed);
@@ -124,7 +123,7 @@ impl Admission {
         }
     }
 
-    /// A place among all connections, whoever it is.
+    /// Counts a connection in the total and on this listener, independent of its address.
     pub fn enter(self: &Arc<Self>) -> Result<Guard, Full> {
         let in_all = self.total.open.fetch_add(1, Ordering::AcqRel);
         let here = self.open.fetch_add(1, Ordering::Relaxed);
@@ -145,7 +144,7 @@ impl Admission {
 }
 
 impl Guard {
-    /// Adds the place among those of the client's address and of its network.
+    /// Counts the connection for the client's address and its network.
     pub fn count(&mut self, client: IpAddr) -> Result<(), Full> {
         let Some(admission) = &self.admission else {
             return Ok(());
@@ -163,7 +162,7 @@ impl Guard {
         Ok(())
     }
 
-    /// A place that nobody counts.
+    /// Creates a guard that is not counted.
     #[cfg(test)]
     pub(crate) fn uncounted() -> Self {
         Self {
@@ -187,8 +186,8 @@ impl Drop for Guard {
     }
 }
 
-/// Connections by key. What has none is forgotten, so there is never more than a connection
-/// each.
+/// Connections by key. Keys without a connection are removed, so there are at most as many keys as
+/// connections.
 #[derive(Debug)]
 struct Counts {
     most: AtomicU32,
@@ -196,9 +195,9 @@ struct Counts {
     shards: [Mutex<HashMap<IpAddr, u32, RandomState>>; SHARDS],
 }
 
-/// So that workers accepting and closing rarely meet.
+/// Number of shards, so that workers which accept and close rarely contend.
 const SHARDS: usize = 16;
-/// A shard's table stays if it is no larger.
+/// A shard's table shrinks only above this size.
 const SMALL: usize = 256;
 
 impl Counts {
@@ -215,7 +214,7 @@ impl Counts {
         &self.shards[usize::try_from(hash % SHARDS as u64).unwrap_or(0)]
     }
 
-    /// None if there are as many as there may be.
+    /// Counts a connection, or returns `None` if the limit is reached.
     fn enter(&self, key: IpAddr) -> Option<()> {
         let mut shard = self.shard(key).lock();
         let count = shard.entry(key).or_insert(0);
@@ -238,7 +237,7 @@ impl Counts {
         *count -= 1;
         if *count == 0 {
             shard.remove(&key);
-            // A flood is over: its room is given back.
+            // A flood is over, so its memory is released.
             if shard.capacity() > SMALL && shard.len() < shard.capacity() / 8 {
                 let room = shard.len() * 2;
                 shard.shrink_to(room);
@@ -316,7 +315,7 @@ mod tests {
         ];
         assert_eq!(enter(&admission, "192.0.2.1").err(), Some(Full::Address));
         assert_eq!(enter(&admission, "192.0.2.2").err(), Some(Full::Network));
-        // Those who were refused hold no place.
+        // Refused connections are not counted.
         inside.push(enter(&admission, "198.51.100.1").unwrap());
         let fourth = enter(&admission, "203.0.113.1").err();
         assert_eq!(fourth, Some(Full::Connections));
@@ -352,7 +351,7 @@ mod tests {
         inside.push(enter(&admission, "192.0.2.1").unwrap());
         let fifth = enter(&admission, "192.0.2.1").err();
         assert_eq!(fifth, Some(Full::Connections));
-        // Those of before leave the count that they are in, and not the new one.
+        // Earlier connections leave the count that they are in, and not the new one.
         admission.set_limits(&limits(Some(1), None));
         inside.clear();
         let _one = enter(&admission, "192.0.2.1").unwrap();
@@ -385,7 +384,7 @@ mod tests {
         let mut inside: Vec<_> = (0..3).map(|_| one.enter().unwrap()).collect();
         inside.extend((0..3).map(|_| other.enter().unwrap()));
         assert_eq!(one.enter().err(), Some(Full::Connections));
-        // One with a bound of its own goes by that alone.
+        // A listener with a limit of its own uses only that.
         let own = Limits::new(&LimitsConfig {
             connections: Some(1),
             ..LimitsConfig::default()

@@ -1,9 +1,8 @@
-//! The record of what operators did and of what clients were refused or banned for: who
-//! asked for what, and what came of it.
+//! Audit log of operator actions, refused requests and bans: the actor, the action and the outcome.
 //!
-//! It goes to the file of `audit_log`, or else to the process's own log. Recording never
-//! waits and never fails what is recorded. What clients cause is bounded, so that a flood of
-//! them fills no disk.
+//! It goes to the file of `audit_log`, or else to the process's own log. Recording never waits, and
+//! a failure never affects the recorded action. Entries caused by clients are limited, so that a
+//! flood cannot fill the disk.
 
 use std::{
     borrow::Cow,
@@ -24,61 +23,61 @@ use crate::{
     limits::Ban,
 };
 
-/// What the process's own log knows its lines by.
+/// Target of audit lines in the process's own log.
 pub const TARGET: &str = "edgeway::audit";
 
-/// Who asked for an action.
+/// Actor of an action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Who {
-    /// Whoever may send signals to the process.
+    /// A user who may send signals to the process.
     Signal,
     /// The configuration's files changed.
     Watch,
     /// A client of the admin listener's TCP address.
     Peer(SocketAddr),
-    /// A client of the admin socket, as the kernel knows it.
+    /// A client of the admin socket, as identified by the kernel.
     Unix { uid: Option<u32>, pid: Option<i32> },
-    /// Whoever sends requests, by the address that `trusted_proxies` tell.
+    /// A client of a listener, by its address according to `trusted_proxies`.
     Client(IpAddr),
     /// The gateway itself, by a rule of its configuration.
     Gateway,
 }
 
-/// What came of it.
+/// Outcome of an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     Ok,
-    /// It was not begun.
+    /// The action was not begun.
     Refused,
-    /// It was begun, and left all as it was.
+    /// The action was begun, and changed nothing.
     Failed,
 }
 
-/// One action.
+/// A recorded action.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// Such as `reload`.
+    /// Name of the action, such as `reload`.
     pub action: &'static str,
     pub who: Who,
-    /// What it was done to, such as `web/127.0.0.1:3000`.
+    /// Target of the action, such as `web/127.0.0.1:3000`.
     pub target: Option<String>,
     pub outcome: Outcome,
-    /// The fixed word for why not.
+    /// The fixed reason of a failure.
     pub reason: Option<Cow<'static, str>>,
-    /// One sentence about it.
+    /// Message of one sentence.
     pub message: Option<String>,
     pub took: Option<Duration>,
     /// The configuration that serves afterwards.
     pub generation: Option<u64>,
-    /// The request that it is about.
+    /// The request of the entry.
     pub request: Option<RequestNamed>,
 }
 
-/// Which request an entry is about, and whose.
+/// Request of an entry, and its user.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RequestNamed {
-    /// A user or a key's name, never a secret.
+    /// Name of a user or of a key, never a secret.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -86,11 +85,11 @@ pub struct RequestNamed {
     pub request_id: String,
 }
 
-/// Lines about clients in one second; the others are told by their number. Each kind of
-/// line has so many of its own, so that one hides no other.
+/// Limit of lines per second about clients. The rest are only counted. Each kind of line has its
+/// own limit, so that no kind hides another.
 const LINES_A_SECOND: u64 = 100;
 
-/// How many lines about clients there were in this second, and how many were left out.
+/// Counts of the lines about clients in this second, and of those left out.
 #[derive(Debug, Default)]
 pub(super) struct Bound {
     /// The second, above the lowest 32 bits, and the lines in it.
@@ -99,7 +98,7 @@ pub(super) struct Bound {
 }
 
 impl Bound {
-    /// How many were left out before this line; `None` if it is to be left out as well.
+    /// Returns how many were left out before this line, or `None` if this line is left out as well.
     fn one_more(&self, second: u64) -> Option<u64> {
         let next = |lines: u64| match lines >> 32 == second {
             true if lines & 0xffff_ffff >= LINES_A_SECOND => None,
@@ -116,7 +115,7 @@ impl Bound {
 }
 
 impl Live {
-    /// Records what a filter has noted of a request that is over.
+    /// Records a filter's note on a completed request.
     pub fn note(&self, noted: &Noted, facts: &Facts) {
         let Some(left_out) = self.noted.one_more(self.second()) else {
             return;
@@ -137,7 +136,7 @@ impl Live {
         });
     }
 
-    /// Records that a rule has banned a client, with the request that was once too often.
+    /// Records a ban by a rule, with the request that triggered it.
     pub fn banned(&self, ban: &Ban, facts: &Facts) {
         let Some(left_out) = self.banned.one_more(self.second()) else {
             return;
@@ -178,7 +177,7 @@ impl Live {
         });
     }
 
-    /// Whole seconds since the start, which no change of the wall clock moves.
+    /// Whole seconds since the start, independent of changes of the wall clock.
     fn second(&self) -> u64 {
         (self.world.clock.now() - self.started_at).as_secs()
     }
@@ -195,7 +194,7 @@ impl Live {
 }
 
 impl Entry {
-    /// An action that was done, of which nothing more is known yet.
+    /// Creates an entry for a successful action, without details.
     pub fn new(action: &'static str, who: Who) -> Self {
         Self {
             action,
@@ -210,7 +209,7 @@ impl Entry {
         }
     }
 
-    /// To the process's own log, for want of a file.
+    /// Writes the entry to the process's own log, if there is no audit file.
     fn log(&self) {
         let text = |text: Option<&str>| text.unwrap_or("-").to_owned();
         let request = self.request.as_ref();
@@ -237,7 +236,7 @@ impl Entry {
     }
 }
 
-/// An entry as it is written.
+/// An entry in its serialized form.
 #[derive(Serialize)]
 struct Line<'a> {
     time: String,
@@ -262,7 +261,7 @@ struct Line<'a> {
     request: Option<&'a RequestNamed>,
 }
 
-/// How many lines there would have been besides.
+/// Text for the number of lines left out.
 fn left_out_text(left_out: u64) -> Option<String> {
     (left_out > 0).then(|| format!("{left_out} others since the last line"))
 }
@@ -404,7 +403,7 @@ mod tests {
         let live = Live::new(gateway.unwrap(), world);
         live.audit(&Entry::new("reload", Who::Signal));
         live.audit(&Entry::new("reload", Who::Watch));
-        // The configuration's writer ends when all is written.
+        // The configuration's writer ends once everything is written.
         drop(live);
         let path = folder.path().join("audit.log");
         let end = Duration::from_secs(20);

@@ -1,10 +1,10 @@
-//! What a client's connection and the requests on it share: who is there, what the
-//! handshake settled, in which stage it is, and how it is ended from outside.
+//! Shared state of a client's connection and its requests: the peer, the TLS parameters, the stage,
+//! and the means to end it from outside.
 //!
-//! A stage has a deadline, kept by the task of [`super::connections`]: the connection only
-//! says that a stage has begun, which costs a store, and reads no clock. What has run out
-//! is ended by shutting down the socket's reading side: the reader sees the end of the
-//! stream, asks why, and may still answer.
+//! Each stage has a deadline, checked by the task of [`super::connections`]. The connection only
+//! records that a stage has begun, which costs a store and reads no clock. An expired connection is
+//! ended by shutting down the socket's reading side: the reader sees the end of the stream, looks
+//! up the close reason, and may still send a response.
 
 use std::{
     fmt,
@@ -37,16 +37,16 @@ use crate::{
     tls,
 };
 
-/// How long a connection that was cut may take to say why.
+/// Time for a connection that is being closed to send its last response.
 const LAST_WORDS: Duration = Duration::from_secs(5);
-/// How long a WebSocket that we go away from has for the frame under way, our own, and for
-/// its client to have read them.
+/// Time for a WebSocket that is being closed: for the frame in flight, for our own, and for its
+/// client to read both.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Where a connection comes from and what it cost to let it in.
+/// Properties of an accepted connection.
 #[derive(Debug)]
 pub struct Entry {
-    /// None for a unix socket, which counts as loopback.
+    /// `None` for a unix socket, which counts as loopback.
     pub peer: Option<SocketAddr>,
     pub tls: Option<tls::Facts>,
     pub progress: Arc<Progress>,
@@ -65,16 +65,16 @@ impl Entry {
     }
 }
 
-/// What the next head gets besides what Pingora writes.
+/// Changes to the next header section that Pingora writes.
 #[derive(Debug, Default)]
 pub struct HeadLines {
-    /// Whole lines, to stand behind the status line.
+    /// Complete header lines, inserted after the status line.
     pub added: Option<Arc<[u8]>>,
-    /// Stands in the place of the `Date` that is written.
+    /// Replaces the `Date` that is written.
     pub date: Option<HeaderValue>,
 }
 
-/// One client's connection.
+/// A client's connection.
 pub struct Connection {
     pub listener: Arc<ListenerFacts>,
     pub peer: IpAddr,
@@ -82,61 +82,61 @@ pub struct Connection {
     pub is_unix: bool,
     pub tls: Option<tls::Facts>,
     pub text: ConnectionText,
-    /// The body under way on HTTP/1.
+    /// Pace of the request body in flight on HTTP/1.
     pub pace: Pace,
-    /// The deadline of the request under way on HTTP/1.
+    /// The deadline of the request in flight on HTTP/1.
     watch: Arc<Watch>,
-    /// HTTP/2 only.
+    /// Streams of HTTP/2, unused on HTTP/1.
     pub streams: Streams,
-    /// [`Stage`] in the lowest byte; above it a count that each stage moves, so that one
-    /// idle time is not taken for the next.
+    /// [`Stage`] in the lowest byte. Above it a counter that each stage increments, so that two
+    /// idle periods differ.
     stage: AtomicU64,
-    /// As `stage` was when the watching task last saw it change, and when that was.
+    /// Value of `stage` when the deadline task last saw it change, and the time of that.
     seen: AtomicU64,
     seen_at: AtomicU64,
-    /// How the client takes what it is sent.
+    /// Progress of the client in reading its responses.
     progress: Arc<Progress>,
-    /// Header lines of the answer that is about to be written, and whether there are any.
+    /// Header lines of the next response, and true if there are any.
     lines: Mutex<HeadLines>,
     has_lines: AtomicBool,
-    /// Both sides speak something else than HTTP from here on.
+    /// True once both sides speak another protocol than HTTP.
     is_tunnel: AtomicBool,
     is_websocket: AtomicBool,
-    /// The response that is written ends with the connection, and in no other way.
+    /// True if only the end of the connection marks the end of the response being written.
     ends_body: AtomicBool,
-    /// Reads a WebSocket.
+    /// Waker of the task that reads a WebSocket.
     reader: Mutex<Option<Waker>>,
-    /// Of the request under way on HTTP/1; zero if it has none.
+    /// Fingerprint of the request in flight on HTTP/1. Zero if it has none.
     fingerprint: AtomicU64,
     cut: AtomicU8,
-    /// When the watching task first saw that this connection was cut.
+    /// Time at which the deadline task first saw that this connection is being closed.
     cut_at: AtomicU64,
-    /// Somebody has logged and counted the cut.
+    /// True once the close reason has been logged and counted.
     is_cut_told: AtomicBool,
     socket: Mutex<Option<RawFd>>,
     _guard: Guard,
 }
 
-/// What a client showed of itself when its connection began.
+/// Client certificate status of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shown<'a> {
-    /// The listener asks nobody for a certificate.
+    /// The listener requests no client certificates.
     NotAsked,
     Nothing,
     Verified(&'a Arc<ClientCertificate>),
 }
 
-/// What a connection waits for.
+/// Stage of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Stage {
-    /// The next request's first byte.
+    /// Waits for the first byte of the next request.
     Idle = 0,
-    /// The rest of a request's head.
+    /// Reads the rest of the header section.
     Head = 1,
-    /// A request is under way.
+    /// A request is in flight.
     Request = 2,
-    /// HTTP/2: requests come and go, frames say more.
+    /// HTTP/2: requests come and go, and the frames have more detail.
     Http2 = 3,
 }
 
@@ -188,16 +188,16 @@ impl Connection {
         }
     }
 
-    /// Whether a request for `host`, without port and in lower case, came on a connection
-    /// that was made for another name. It matters where clients are asked for
-    /// certificates: the name that they asked for decided what was asked of them.
+    /// Returns true if a request for `host`, without port and in lower case, came on a connection
+    /// that was made for another name. It matters if clients are asked for certificates, because
+    /// the server name of the handshake decides what is required of them.
     pub fn is_misdirected(&self, host: &str) -> bool {
         let asks = |server: &Arc<tls::Server>| server.asks_clients;
         self.listener.config().tls.as_ref().is_some_and(asks)
             && self.tls.as_ref().is_some_and(|tls| !tls.is_for(host))
     }
 
-    /// What is known of the client's certificate.
+    /// Status of the client's certificate.
     pub fn shown(&self) -> Shown<'_> {
         let config = self.listener.config();
         let Some(server) = &config.tls else {
@@ -211,7 +211,7 @@ impl Connection {
         }
     }
 
-    /// The deadline of a request: the connection's own with HTTP/1, else one of its own.
+    /// The deadline of a request: the connection's own on HTTP/1, or a new one on HTTP/2.
     pub fn request_watch(&self, is_http2: bool) -> Arc<Watch> {
         if !is_http2 {
             return Arc::clone(&self.watch);
@@ -219,7 +219,7 @@ impl Connection {
         self.streams.watch()
     }
 
-    /// A stage begins.
+    /// Begins a stage.
     #[inline]
     pub fn enter(&self, stage: Stage) {
         let before = self.stage.load(Ordering::Relaxed);
@@ -227,18 +227,18 @@ impl Connection {
         self.stage.store(next, Ordering::Relaxed);
     }
 
-    /// A whole head is there. An error if its time was up just before: no request begins on
-    /// a connection that was cut.
+    /// Begins a request after a complete header section. Returns an error if its time was up just
+    /// before: no request begins on a connection that is being closed.
     pub fn begin_request(&self, head: Fingerprint) -> Result<(), Cut> {
         self.fingerprint.store(head, Ordering::Relaxed);
         self.pace.restart();
         self.enter(Stage::Request);
-        // With its like in `cut_in`: either we see the cut, or the cut sees our stage.
+        // Pairs with the fence in `cut_in`: either we see the cut, or the cut sees our stage.
         fence(Ordering::SeqCst);
         self.was_cut().map_or(Ok(()), Err)
     }
 
-    /// What stands for the head of the request under way on HTTP/1, if it has that.
+    /// Fingerprint of the request in flight on HTTP/1, or zero.
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint.load(Ordering::Relaxed)
     }
@@ -252,12 +252,12 @@ impl Connection {
         }
     }
 
-    /// The client's socket, which may be shut down until [`Connection::socket_gone`].
+    /// Sets the client's socket, which may be shut down until [`Connection::socket_gone`].
     pub fn socket(&self, fd: RawFd) {
         *self.socket.lock() = Some(fd);
     }
 
-    /// Asks something of the client's socket; `None` once that is gone.
+    /// Calls `ask` with the client's socket. `None` if the socket is closed.
     #[allow(
         unsafe_code,
         reason = "the socket's owner lets go of it under the lock that is held here"
@@ -269,13 +269,13 @@ impl Connection {
         Some(ask(unsafe { BorrowedFd::borrow_raw(fd) }))
     }
 
-    /// The client's socket is about to be closed.
+    /// Removes the client's socket before it is closed.
     pub fn socket_gone(&self) {
         *self.socket.lock() = None;
     }
 
-    /// Ends what the client may still send; its reader finds out why with
-    /// [`Connection::was_cut`]. A client that does not read is cut off whole.
+    /// Stops reading from the client. The reader learns the reason from [`Connection::was_cut`]. A
+    /// client that does not read is disconnected in both directions.
     pub fn cut(&self, why: Cut) {
         let socket = self.socket.lock();
         // The first reason counts.
@@ -293,7 +293,7 @@ impl Connection {
         }
     }
 
-    /// As [`Connection::cut`], unless the stage that was `seen` is over.
+    /// Same as [`Connection::cut`], unless the stage that was `seen` is over.
     fn cut_in(&self, seen: u64, why: Cut) {
         let socket = self.socket.lock();
         let first = self
@@ -310,17 +310,17 @@ impl Connection {
         }
     }
 
-    /// Why we ended this connection, if we did.
+    /// Close reason of this connection, if we closed it.
     pub fn was_cut(&self) -> Option<Cut> {
         let cut = self.cut.load(Ordering::Acquire);
         if cut == 0 {
-            // Asked with every read and every request.
+            // The usual case, checked with every read and every request.
             return None;
         }
         Cut::ALL.into_iter().find(|known| *known as u8 == cut)
     }
 
-    /// Has nothing under way.
+    /// Returns true if no request is in flight.
     pub(super) fn is_idle(&self) -> bool {
         match self.stage() {
             Stage::Idle | Stage::Head => true,
@@ -329,7 +329,7 @@ impl Connection {
         }
     }
 
-    /// Why a request on this connection was ended with it, which its own line tells.
+    /// Close reason for the log line of a request that ended with its connection.
     pub fn request_cut(&self) -> Option<Cut> {
         let cut = self.was_cut()?;
         if !matches!(cut, Cut::SendTimeout | Cut::BodyTimeout | Cut::GoingAway) {
@@ -339,25 +339,25 @@ impl Connection {
         Some(cut)
     }
 
-    /// Somebody logs and counts that this connection was cut. False if somebody has.
+    /// Claims the right to log and count the close reason. False if it was claimed before.
     pub fn tell_cut(&self) -> bool {
         !self.is_cut_told.swap(true, Ordering::Relaxed)
     }
 
-    /// Ends this connection at once, in both directions: nothing more is answered.
+    /// Ends this connection at once, in both directions, without another response.
     pub(super) fn end(&self) {
         if !self.break_off() {
             shut_down(&self.socket.lock(), rustix::net::Shutdown::Both);
         }
     }
 
-    /// The end of this connection is the end of the response that is written from here on.
+    /// Marks the response being written as one that ends with this connection.
     pub fn end_body(&self) {
         self.ends_body.store(true, Ordering::Relaxed);
     }
 
-    /// Resets the connection if its end would pass for that of the response; `false` if its
-    /// client sees in another way that the response is cut.
+    /// Resets the connection if its end would look like the end of the response. Returns `false` if
+    /// the client can tell in another way that the response is incomplete.
     pub fn break_off(&self) -> bool {
         let ends_body = self.ends_body.load(Ordering::Relaxed);
         if ends_body {
@@ -366,14 +366,14 @@ impl Connection {
         ends_body
     }
 
-    /// Ends this connection: a WebSocket's client is told that we go away, as soon as the
-    /// frame under way is over, and anything else is cut at once.
+    /// Ends this connection. A WebSocket's client is sent a close frame once the frame in flight is
+    /// complete. Any other connection ends at once.
     pub fn go_away(&self) {
         if !self.is_websocket() {
             return self.end();
         }
         let why = Cut::GoingAway as u8;
-        // If it was cut before, it has its last words already.
+        // If it was closed before, its last response is being sent already.
         let _first = self
             .cut
             .compare_exchange(0, why, Ordering::AcqRel, Ordering::Relaxed);
@@ -383,8 +383,8 @@ impl Connection {
         }
     }
 
-    /// Whoever reads a WebSocket is woken when we go away from it; asks for that before
-    /// [`Connection::is_going_away`].
+    /// Registers the task that reads a WebSocket, to be woken by [`Connection::go_away`]. Call this
+    /// before [`Connection::is_going_away`].
     pub fn wake_to_go_away(&self, waker: &Waker) {
         let mut reader = self.reader.lock();
         if !reader.as_ref().is_some_and(|known| known.will_wake(waker)) {
@@ -396,21 +396,21 @@ impl Connection {
         self.was_cut() == Some(Cut::GoingAway)
     }
 
-    /// The next head that is written gets these lines as well.
+    /// Adds these lines to the next header section that is written.
     pub fn write_lines(&self, lines: Arc<[u8]>) {
         self.lines.lock().added = Some(lines);
         self.has_lines.store(true, Ordering::Relaxed);
     }
 
-    /// The next head that is written has this `Date`. Pingora's session writes the time of
-    /// now into every head, and a stored answer has the time at which it was made (RFC 9110,
-    /// 6.6.1).
+    /// Sets the `Date` of the next header section that is written. Pingora's session writes the
+    /// current time into every response, but a stored response keeps the time at which it was made
+    /// (RFC 9110, 6.6.1).
     pub fn write_date(&self, date: HeaderValue) {
         self.lines.lock().date = Some(date);
         self.has_lines.store(true, Ordering::Relaxed);
     }
 
-    /// Lines for the head that is being written.
+    /// Takes the lines for the header section that is being written.
     #[inline]
     pub fn take_lines(&self) -> Option<HeadLines> {
         if !self.has_lines.load(Ordering::Relaxed) {
@@ -420,7 +420,7 @@ impl Connection {
         Some(std::mem::take(&mut *self.lines.lock()))
     }
 
-    /// HTTP is over: what comes is passed on as it is.
+    /// Switches to a tunnel: HTTP ends, and bytes are forwarded as they are.
     pub fn set_tunnel(&self) {
         self.is_tunnel.store(true, Ordering::Release);
     }
@@ -429,7 +429,7 @@ impl Connection {
         self.is_tunnel.load(Ordering::Acquire)
     }
 
-    /// A tunnel, and frames are what passes (RFC 6455), after the head that says so.
+    /// Switches to a tunnel of WebSocket frames (RFC 6455), after the `101` response.
     pub fn set_websocket(&self) {
         self.is_websocket.store(true, Ordering::Release);
         self.set_tunnel();
@@ -440,7 +440,7 @@ impl Connection {
         self.is_websocket.load(Ordering::Acquire)
     }
 
-    /// Ends what has run out by now, `elapsed` milliseconds after the last look.
+    /// Ends everything that has expired, `elapsed` milliseconds after the last check.
     pub(super) fn check(&self, now: u64, elapsed: u64) {
         let config = self.listener.config();
         let limits = &config.limits;
@@ -492,7 +492,7 @@ impl Connection {
         }
     }
 
-    /// Ends what was cut a while ago and is still there: it waits for its client to read.
+    /// Ends a connection that was closed a while ago but still waits for its client to read.
     fn see_off(&self, now: u64) {
         let at = self.cut_at.load(Ordering::Relaxed);
         if at == 0 {
@@ -510,21 +510,22 @@ impl Connection {
     }
 }
 
-/// Shuts down the socket whose lock is held, unless it is gone.
+/// Shuts down the socket whose lock is held, unless it is closed.
 #[allow(
     unsafe_code,
     reason = "the socket's owner lets go of it under the lock that is held here"
 )]
 fn shut_down(socket: &MutexGuard<'_, Option<RawFd>>, how: rustix::net::Shutdown) {
     let Some(fd) = **socket else { return };
-    // SAFETY: whoever closes the socket calls `socket_gone` first, which waits for the lock.
+    // SAFETY: the owner calls `socket_gone` before it closes the socket, which waits for the lock.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
     if let Err(error) = rustix::net::shutdown(fd, how) {
         log::debug!(error:%; "a client was gone before its connection was ended");
     }
 }
 
-/// RFC 9112, 8: what ends with its connection is whole, unless that ends in an error.
+/// Resets the connection. RFC 9112, 8: a response that ends with its connection counts as complete,
+/// unless the connection ends in an error.
 #[allow(
     unsafe_code,
     reason = "the socket's owner lets go of it under the lock that is held here"
@@ -539,7 +540,7 @@ fn reset(socket: &MutexGuard<'_, Option<RawFd>>) {
     }
 }
 
-/// Bytes that the kernel holds until the other side has confirmed them.
+/// Bytes that the kernel holds until the peer has acknowledged them.
 #[cfg(target_os = "linux")]
 #[allow(
     unsafe_code,
@@ -549,21 +550,21 @@ fn unsent(socket: &MutexGuard<'_, Option<RawFd>>) -> Option<u64> {
     // tcp(7) and unix(7): SIOCOUTQ, which is TIOCOUTQ, writes an int.
     type OutQueue = rustix::ioctl::Getter<0x5411, i32>;
     let fd = (**socket)?;
-    // SAFETY: whoever closes the socket calls `socket_gone` first, which waits for the lock.
+    // SAFETY: the owner calls `socket_gone` before it closes the socket, which waits for the lock.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-    // SAFETY: the number belongs to this type, and the kernel writes no more than it.
+    // SAFETY: the request number belongs to this type, and the kernel writes no more than that.
     let unsent = unsafe { rustix::ioctl::ioctl(fd, OutQueue::new()) };
     unsent.ok()?.try_into().ok()
 }
 
-/// Elsewhere a client's progress shows in what it lets us write.
+/// Returns `None`: elsewhere, progress only shows in the writes that the client accepts.
 #[cfg(not(target_os = "linux"))]
 fn unsent(_socket: &MutexGuard<'_, Option<RawFd>>) -> Option<u64> {
     None
 }
 
-/// Has what is unsent thrown away when the socket closes. The kernel would offer it to the
-/// client for minutes more, and keep the memory for that long.
+/// Discards unsent data when the socket closes. Otherwise the kernel would retry for minutes, and
+/// keep the memory for that long.
 #[allow(
     unsafe_code,
     reason = "the socket's owner lets go of it under the lock that is held here"
@@ -582,7 +583,7 @@ impl Drop for Connection {
         let metrics = &self.listener.metrics;
         metrics.open.dec();
         if metrics.open.get() == 0 {
-            // Nobody is left to be counted.
+            // No connection is left to count.
             metrics.idle.set(0);
         }
     }

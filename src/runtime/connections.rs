@@ -1,4 +1,4 @@
-//! Every open connection of the process, and the one task that looks for what has run out.
+//! Every open connection of the process, and the task that checks their deadlines.
 
 use std::{
     sync::{
@@ -16,13 +16,13 @@ use super::{
 };
 use crate::base::clock::Clock;
 
-/// How often deadlines are looked at; the most by which one is overrun.
+/// Interval of deadline checks, and so the most by which a deadline is overrun.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Of several connections.
+/// Selection of connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
-    /// Those without a request under way.
+    /// Connections without a request in flight.
     Idle,
     All,
 }
@@ -38,7 +38,7 @@ struct Inner {
     /// Sharded, so that accepting on one worker does not wait for another.
     shards: [Mutex<Vec<Weak<Connection>>>; 16],
     next: AtomicUsize,
-    /// When deadlines were looked at last.
+    /// Time of the last check.
     checked_at: AtomicU64,
 }
 
@@ -60,12 +60,12 @@ impl Connections {
         u64::try_from(at.saturating_duration_since(self.0.began).as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// [`Connections::millis`] of now.
+    /// Current time in the unit of [`Connections::millis`].
     pub fn now(&self) -> u64 {
         self.millis(self.0.clock.now())
     }
 
-    /// Watches over a connection from now on.
+    /// Adds a connection, whose deadlines are checked from now on.
     pub fn add(&self, connection: &Arc<Connection>) {
         let index = self.0.next.fetch_add(1, Ordering::Relaxed) % self.0.shards.len();
         self.0.shards[index].lock().push(Arc::downgrade(connection));
@@ -78,8 +78,8 @@ impl Connections {
         self.0.shards.iter().map(alive).sum()
     }
 
-    /// Counts the idle ones of each listener for the metrics. That costs a look at each
-    /// connection, so nobody does it but whoever asks.
+    /// Counts the idle connections of each listener for the metrics. It visits every connection, so
+    /// it runs only when metrics are requested.
     pub fn publish(&self) {
         let mut listeners: Vec<(Arc<ListenerFacts>, i64)> = Vec::new();
         for shard in &self.0.shards {
@@ -97,7 +97,7 @@ impl Connections {
         }
     }
 
-    /// Ends what is there of a listener's connections; each `WebSocket` is told.
+    /// Ends the selected connections of a listener. Each `WebSocket` is sent a close frame.
     pub fn end(&self, listener: ListenerId, which: Which) {
         for shard in &self.0.shards {
             for connection in shard.lock().iter().filter_map(Weak::upgrade) {
@@ -110,7 +110,7 @@ impl Connections {
         }
     }
 
-    /// Looks at every connection once, and forgets those that are gone.
+    /// Checks every connection once, and removes those that are gone.
     pub(super) fn check(&self) {
         let now = self.now();
         let elapsed = now - self.0.checked_at.swap(now, Ordering::Relaxed).min(now);
@@ -125,7 +125,7 @@ impl Connections {
         }
     }
 
-    /// Ends what has run out, for ever.
+    /// Ends expired connections and requests, for ever.
     pub async fn supervise(self) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -1,18 +1,18 @@
-//! Why we end a connection, each with its fixed word.
+//! Reasons why we close a connection, each with a fixed word.
 
-/// Why we ended a connection, or what of it.
+/// Close reason of a connection or a part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Cut {
-    /// A request's head took too long.
+    /// A request's header section took too long.
     HeaderTimeout = 1,
-    /// Nothing came for too long.
+    /// No data arrived for too long.
     IdleTimeout = 2,
-    /// An answer was left unread for too long.
+    /// A response was not read for too long.
     SendTimeout = 3,
-    /// A request's body came too slowly.
+    /// A request's body arrived too slowly.
     BodyTimeout = 4,
-    /// A WebSocket is told that we go away.
+    /// A WebSocket is closed with a close frame.
     GoingAway = 5,
     /// The client is banned.
     Banned = 6,
@@ -25,7 +25,7 @@ pub enum Cut {
     Priorities = 37,
     WindowUpdates = 38,
     UnknownFrames = 39,
-    /// HTTP/2: too many requests that are none.
+    /// HTTP/2: too many malformed requests.
     Malformed = 40,
 }
 
@@ -68,7 +68,7 @@ impl Cut {
         }
     }
 
-    /// Whether the client did too much of something, and not too little.
+    /// Returns true if the client did too much of something, and not too little.
     pub fn is_flood(self) -> bool {
         match self {
             Self::HeaderTimeout

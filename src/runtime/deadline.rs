@@ -1,9 +1,9 @@
-//! The deadlines of one request: the backend's, and the rate of the client's body.
+//! The deadlines of a request: those of the backend, and the rate of the client's body.
 //!
-//! Pingora gives a backend's connection one read timeout for head and body alike. Ours
-//! differ (first byte, gaps, gaps of a stream, all in all), so peers get none and one
-//! task looks at every request under way ten times a second. What has run out is ended by
-//! shutting the backend's socket down, which Pingora sees as the end of it.
+//! Pingora has one read timeout per backend connection, for headers and body alike. Ours differ
+//! (first byte, gaps, gaps of a stream, total), so peers get none, and a task checks every request
+//! in flight ten times per second. An expired request is ended by shutting down the backend's
+//! socket, which Pingora sees as a closed connection.
 
 use std::{
     net::SocketAddr,
@@ -18,38 +18,38 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::pace::{Bounds, Pace};
 use crate::base::units::whole_millis;
 
-/// Which deadline ran out.
+/// The deadline that expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expired {
     FirstByte,
     Idle,
     Total,
-    /// Not the backend's: the client's body came too slowly.
+    /// The client's body arrived too slowly, so this is not the backend's deadline.
     Body,
 }
 
-/// The deadline of the request under way.
+/// The deadline of a request in flight.
 ///
-/// Written by the request's own task, read by the one that looks for what has run out:
-/// each field stands for itself, and `socket` is locked while it is shut down, so a
-/// request that has let go of its backend's socket never loses the next one's.
+/// Written by the request's own task, read by the task that checks deadlines. Each field is
+/// independent, and `socket` is locked during a shutdown, so a request that has released its
+/// backend's socket never shuts down the next one's.
 #[derive(Debug, Default)]
 pub struct Watch {
-    /// Milliseconds since [`super::connections::Connections`] began; 0 for no deadline.
+    /// Milliseconds since [`super::connections::Connections`] began. 0 for no deadline.
     next: AtomicU64,
-    /// The bound of the whole request, likewise.
+    /// Deadline of the whole request, in the same unit.
     total: AtomicU64,
-    /// Milliseconds by which `next` moves with each piece of the answer.
+    /// Milliseconds by which `next` moves with each chunk of the response.
     step: AtomicU64,
     is_streaming: AtomicBool,
     expired: AtomicU8,
     socket: Mutex<Option<Socket>>,
-    /// The request's body, if it is a stream's of HTTP/2.
+    /// Pace of the request's body, if it is on an HTTP/2 stream.
     pub body: Pace,
 }
 
-/// A backend's socket as we knew it: by number, and by our own address on it, since the
-/// number may be another socket's by now.
+/// A backend's socket, identified by number and by our own address on it, because the number may
+/// have been reused.
 #[derive(Clone, Copy, Debug)]
 struct Socket {
     fd: RawFd,
@@ -57,9 +57,9 @@ struct Socket {
 }
 
 impl Watch {
-    /// A try begins on this socket: the answer's head is due by `head`, the whole by
-    /// `total` (both in milliseconds of [`super::connections::Connections::millis`]), later
-    /// pieces within `step` of one another.
+    /// Begins an attempt on this socket. The response headers are due by `head`, the whole response
+    /// by `total` (both in milliseconds of [`super::connections::Connections::millis`]), and later
+    /// chunks within `step` of one another.
     pub fn begin(
         &self,
         fd: RawFd,
@@ -76,7 +76,7 @@ impl Watch {
         self.next.store(head, Ordering::Release);
     }
 
-    /// The answer has begun; its pieces are due within `step`.
+    /// Marks the start of the response, whose chunks are due within `step`.
     pub fn streaming(&self, now: u64, step: Duration) {
         let step = whole_millis(step);
         self.step.store(step, Ordering::Relaxed);
@@ -84,14 +84,14 @@ impl Watch {
         self.next.store(now.saturating_add(step), Ordering::Release);
     }
 
-    /// As [`Watch::streaming`], for an answer that is meant to go on: the bound of the whole
-    /// request is none.
+    /// Same as [`Watch::streaming`], for an open-ended response: the deadline of the whole request
+    /// is removed.
     pub fn endless(&self, now: u64, step: Duration) {
         self.total.store(0, Ordering::Relaxed);
         self.streaming(now, step);
     }
 
-    /// Something moved: the next piece may take as long again.
+    /// Records progress: the next chunk may take the full `step` again.
     pub fn moved(&self, now: u64) {
         if self.next.load(Ordering::Relaxed) != 0 {
             let step = self.step.load(Ordering::Relaxed);
@@ -99,21 +99,21 @@ impl Watch {
         }
     }
 
-    /// A piece of the request's body went out: the answer's head may wait anew.
+    /// Records a sent chunk of the request body: the wait for the response headers restarts.
     pub fn sent_body(&self, head: u64) {
         if self.next.load(Ordering::Relaxed) != 0 && !self.is_streaming.load(Ordering::Relaxed) {
             self.next.store(head, Ordering::Relaxed);
         }
     }
 
-    /// The try is over, and the socket somebody else's.
+    /// Ends the attempt and releases the socket.
     pub fn end(&self) {
         if self.next.swap(0, Ordering::AcqRel) != 0 {
             *self.socket.lock() = None;
         }
     }
 
-    /// Which deadline of the last try ran out, if one did.
+    /// The deadline of the last attempt that expired, if any.
     pub fn expired(&self) -> Option<Expired> {
         match self.expired.load(Ordering::Acquire) {
             1 => Some(Expired::FirstByte),
@@ -124,8 +124,8 @@ impl Watch {
         }
     }
 
-    /// Ends what has run out. `is_client_slow`: the client does not read, and its slowness
-    /// is not the backend's.
+    /// Ends the attempt if it has expired. `is_client_slow`: the client does not read, and its
+    /// slowness must not count against the backend.
     pub(super) fn check(&self, now: u64, is_client_slow: bool) {
         let next = self.next.load(Ordering::Acquire);
         if next == 0 {
@@ -155,8 +155,8 @@ impl Watch {
 }
 
 impl Watch {
-    /// More of the answer is here, and waits for a client that takes no more for now: one
-    /// stream of HTTP/2 may stand still while its connection does not.
+    /// Returns true if more of the response has arrived and waits for a client that reads no more
+    /// for now. A single stream of HTTP/2 may stall while its connection does not.
     fn has_unread(&self) -> bool {
         let socket = self.socket.lock();
         socket.is_some_and(|socket| {
@@ -165,9 +165,9 @@ impl Watch {
         })
     }
 
-    /// Ends a request whose body comes too slowly, `elapsed` milliseconds after the last
-    /// look. The client is waited for while a try is under way and its backend takes what
-    /// it is sent: Pingora reads the body in no other case.
+    /// Ends a request whose body arrives too slowly, `elapsed` milliseconds after the last check.
+    /// Time counts against the client only during an attempt whose backend accepts data: in no
+    /// other case does Pingora read the body.
     pub(super) fn check_body(&self, elapsed: u64, bounds: Bounds) {
         if self.body.is_over() {
             return;
@@ -185,7 +185,7 @@ impl Watch {
     }
 }
 
-/// Shuts a backend's socket down, if it is still the one we knew.
+/// Shuts a backend's socket down, if it is still the same one.
 fn shut_down(socket: Socket) {
     let both = rustix::net::Shutdown::Both;
     if let Some(Err(error)) = with(socket, |fd| rustix::net::shutdown(fd, both)) {
@@ -193,17 +193,17 @@ fn shut_down(socket: Socket) {
     }
 }
 
-/// Calls `act` with a backend's socket, if it is still the one we knew. The lock that
-/// guards it is to be held.
+/// Calls `act` with a backend's socket, if it is still the same one. The caller must hold the lock
+/// that guards it.
 #[allow(
     unsafe_code,
     reason = "the socket belongs to Pingora, which hands out its number only"
 )]
 fn with<T>(socket: Socket, act: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
-    // SAFETY: the request holds the socket until it calls `end`, which waits for the
-    // lock that our caller holds. Should Pingora have closed it before that (a failed try
-    // is dropped before we hear of it), the number may be free or another socket's: the
-    // address tells, and a free number makes both calls fail and nothing else.
+    // SAFETY: the request holds the socket until it calls `end`, which waits for the lock that our
+    // caller holds. If Pingora has closed it before that (a failed attempt is dropped before we are
+    // notified), the number may be free or another socket's. The address detects the latter, and a
+    // free number only makes both calls fail.
     let fd = unsafe { BorrowedFd::borrow_raw(socket.fd) };
     let local = rustix::net::getsockname(fd)
         .ok()
@@ -211,7 +211,7 @@ fn with<T>(socket: Socket, act: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
     (local == socket.local).then(|| act(fd))
 }
 
-/// Whether a backend's socket takes more. One that is none any more takes nothing.
+/// Returns true if a backend's socket accepts more data. A closed one accepts none.
 fn is_writable(socket: Socket) -> bool {
     let takes_more = |fd: BorrowedFd<'_>| {
         let mut asked = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
@@ -318,7 +318,7 @@ mod tests {
         std::io::Write::write_all(&mut bench.backend, b"more").unwrap();
         bench.advance(5000);
         assert!(!bench.is_cut());
-        // The control: once it is taken, the backend is waited for.
+        // The control: once the client has read it, the backend's deadline counts.
         bench.upstream.read_exact(&mut [0; 4]).unwrap();
         bench.advance(600);
         assert!(bench.is_cut());

@@ -1,8 +1,8 @@
-//! What a connection of HTTP/2 is bounded by besides its requests' own deadlines: a head
-//! that comes in pieces, and a time without any stream.
+//! Limits of an HTTP/2 connection besides its requests' own deadlines: a header section that
+//! arrives in fragments, and a period without any stream.
 //!
-//! As with HTTP/1 the connection only says what happens, which costs a store; one task
-//! looks ten times a second for what has not changed for too long.
+//! As with HTTP/1, the connection only records events, which costs a store. A task checks ten times
+//! per second for anything that has not changed for too long.
 
 use std::{
     sync::{
@@ -21,26 +21,26 @@ use super::{
 };
 use crate::gateway::Limits;
 
-/// The longest frame that a client may send us (RFC 9113, 4.2).
+/// The longest frame that a client may send (RFC 9113, 4.2).
 const FRAME: u64 = 16 * 1024;
 
-/// The state of one connection.
+/// The stream state of a connection.
 #[derive(Debug)]
 pub struct Streams {
     /// The deadlines of open streams.
     watches: Mutex<Vec<Weak<Watch>>>,
     open: AtomicU32,
-    /// Moves with each stream that begins.
+    /// Incremented with each stream that begins.
     begun: AtomicU32,
-    /// Odd while a head is coming in; no two heads have the same number.
+    /// Odd while a header section is arriving. Each header section has its own number.
     head: AtomicU64,
-    /// Milliseconds as the watching task last read them.
+    /// Milliseconds as last read by the deadline task.
     now: AtomicU64,
     head_since: Since,
     turns: Since,
 }
 
-/// Since when a number is what it is.
+/// Tracks since when a number has its value.
 #[derive(Debug, Default)]
 struct Since {
     seen: AtomicU64,
@@ -48,7 +48,7 @@ struct Since {
 }
 
 impl Since {
-    /// For how long it has been `value`, which it is at `now`.
+    /// Returns how long the number has been `value`, which it is at `now`.
     fn unchanged(&self, value: u64, now: u64) -> Duration {
         let at = self.at.load(Ordering::Relaxed);
         if at == 0 || self.seen.swap(value, Ordering::Relaxed) != value {
@@ -60,7 +60,7 @@ impl Since {
     }
 }
 
-/// A stream under way; it is over when this is dropped.
+/// An open stream, which ends when this is dropped.
 #[derive(Debug)]
 pub struct OpenStream(Arc<Connection>);
 
@@ -76,7 +76,7 @@ impl Default for Streams {
             watches: Mutex::default(),
             open: AtomicU32::new(0),
             begun: AtomicU32::new(0),
-            // The connection's own beginning.
+            // A connection begins with a header section.
             head: AtomicU64::new(1),
             now: AtomicU64::new(0),
             head_since: Since::default(),
@@ -86,7 +86,7 @@ impl Default for Streams {
 }
 
 impl Streams {
-    /// A stream of `connection` begins.
+    /// Begins a stream of `connection`.
     pub fn begin(connection: &Arc<Connection>) -> OpenStream {
         let streams = &connection.streams;
         streams.begun.fetch_add(1, Ordering::Relaxed);
@@ -98,7 +98,7 @@ impl Streams {
         self.open.load(Ordering::Acquire)
     }
 
-    /// A deadline that is looked at for as long as it is held.
+    /// Creates a deadline that is checked for as long as it is held.
     pub(super) fn watch(&self) -> Arc<Watch> {
         let watch = Arc::default();
         let mut watches = self.watches.lock();
@@ -107,20 +107,20 @@ impl Streams {
         watch
     }
 
-    /// How heads stand: odd while one is coming in.
+    /// Sets the state of header sections: odd while one is arriving.
     #[inline]
     pub fn set_head(&self, head: u64) {
         self.head.store(head, Ordering::Relaxed);
     }
 
-    /// Milliseconds as of a moment ago, without a look at the clock.
+    /// Milliseconds as of the last check, without reading the clock.
     #[inline]
     pub fn now(&self) -> u64 {
         self.now.load(Ordering::Relaxed)
     }
 
-    /// Ends streams whose bodies come too slowly. A piece is seen once its frame is whole, so
-    /// each has the time that a frame may take, too.
+    /// Ends streams whose bodies arrive too slowly. Data counts only once its frame is complete, so
+    /// each body gets the time of a frame in addition.
     pub(super) fn check_bodies(&self, elapsed: u64, mut bounds: Bounds) {
         let frame = FRAME.checked_div(bounds.rate).unwrap_or(0);
         bounds.grace += Duration::from_secs(frame);
@@ -129,7 +129,7 @@ impl Streams {
         }
     }
 
-    /// Ends streams that have run out, and says why the connection is to end, if it is.
+    /// Ends expired streams, and returns the close reason if the connection must end.
     pub(super) fn check(&self, now: u64, is_blocked: bool, limits: &Limits) -> Option<Cut> {
         self.now.store(now, Ordering::Relaxed);
         for stream in self.watches.lock().iter().filter_map(Weak::upgrade) {
@@ -164,7 +164,8 @@ mod tests {
         limits
     }
 
-    /// When the connection is cut, and why, if `each` is called every second before the look.
+    /// Returns when and why the connection is closed, if `each` is called every second before the
+    /// check.
     fn cut_at(connection: &Arc<Connection>, each: impl Fn(u64, &Streams)) -> Option<(u64, Cut)> {
         let limits = limits();
         (1..200).find_map(|second| {
@@ -214,7 +215,7 @@ mod tests {
             cut_at(&busy, |_, streams| streams.set_head(5)),
             Some((10, Cut::HeaderTimeout))
         );
-        // The control: one head after another, each in its time.
+        // The control: consecutive header sections, each in time.
         assert_eq!(
             cut_at(&busy, |second, streams| streams
                 .set_head(second / 5 * 2 + 1)),

@@ -1,5 +1,4 @@
-//! What the connections of a listener share: its name, its configuration as it is now, and
-//! what is counted of them.
+//! Shared state of a listener's connections: its name, its current configuration and its counters.
 
 use std::sync::{
     Arc,
@@ -13,12 +12,12 @@ use crate::{
     gateway::Listener,
 };
 
-/// What is the same for every connection of a listener.
+/// State shared by every connection of a listener.
 #[derive(Debug)]
 pub struct ListenerFacts {
-    /// What it is called in logs and metrics.
+    /// Name of the listener in logs and metrics.
     pub name: Arc<str>,
-    /// The same for as long as the socket is, whatever it is called.
+    /// Identity that lasts as long as the socket, even if the name changes.
     pub id: ListenerId,
     /// Replaced when a new configuration has the same listener.
     config: ArcSwap<Listener>,
@@ -28,12 +27,12 @@ pub struct ListenerFacts {
     is_draining: AtomicBool,
 }
 
-/// What is counted of one listener.
+/// Metrics of a listener.
 #[derive(Debug)]
 pub struct ListenerMetrics {
     pub accepted: IntCounter,
     pub open: IntGauge,
-    /// Those of `open` without a request, counted when somebody asks.
+    /// Open connections without a request, counted on demand.
     pub idle: IntGauge,
 }
 
@@ -58,12 +57,12 @@ impl ListenerMetrics {
     }
 }
 
-/// Which listener a connection came in by, as long as the process lives.
+/// Identity of a listener, unique for the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenerId(u64);
 
 impl ListenerId {
-    /// One that no other listener has.
+    /// Returns a new identity.
     pub fn next() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
@@ -82,7 +81,8 @@ impl ListenerFacts {
         }
     }
 
-    /// Nobody is accepted any more: each answer is its connection's last.
+    /// Begins the drain: no connection is accepted any more, and each response is the last of its
+    /// connection.
     pub fn begin_draining(&self) {
         self.is_draining.store(true, Ordering::Relaxed);
     }
@@ -92,13 +92,13 @@ impl ListenerFacts {
         self.is_draining.load(Ordering::Relaxed)
     }
 
-    /// As the configuration that serves has it.
+    /// The listener's current configuration.
     #[inline]
     pub fn config(&self) -> arc_swap::Guard<Arc<Listener>> {
         self.config.load()
     }
 
-    /// From the next look on, for connections that are open as well.
+    /// Replaces the configuration, for open connections as well.
     pub fn set_config(&self, config: Arc<Listener>) {
         self.config.store(config);
     }
@@ -106,7 +106,7 @@ impl ListenerFacts {
 
 #[cfg(test)]
 impl ListenerFacts {
-    /// A listener with every default.
+    /// Creates a listener with defaults only.
     pub(crate) fn test() -> Arc<Self> {
         let config = Arc::new(Listener::test());
         let id = ListenerId::next();

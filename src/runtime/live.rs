@@ -1,4 +1,4 @@
-//! The gateway that serves, swapped whole.
+//! The gateway that serves, swapped as a whole.
 
 use std::{
     sync::Arc,
@@ -14,12 +14,12 @@ use crate::{
     gateway::{Gateway, World, metrics::HttpMetrics},
 };
 
-/// What a running process has one of.
+/// State of a running process.
 pub struct Live {
     gateway: ArcSwap<Gateway>,
     loaded: Mutex<Loaded>,
     metrics: ReloadMetrics,
-    /// Of lines about clients in the audit log.
+    /// Limits of lines about clients in the audit log.
     pub(super) noted: Bound,
     pub(super) banned: Bound,
     pub(super) purged: Bound,
@@ -27,34 +27,34 @@ pub struct Live {
     pub connections: Connections,
     pub total: Arc<Total>,
     pub http: HttpMetrics,
-    /// What was answered without the proxy, or could have been.
+    /// Requests that were recently served without the proxy, or could have been.
     pub lately: Lately,
-    /// Requests of our own.
+    /// Requests that the gateway sends on its own behalf.
     pub background: Tasks,
     pub started: SystemTime,
     pub started_at: Instant,
 }
 
-/// The configuration that serves, and what became of the last one that was read.
+/// The configuration that serves, and the result of the last read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loaded {
-    /// Counts the configurations that this process has served, from 1.
+    /// Number of configurations that this process has served, from 1.
     pub generation: u64,
     pub at: SystemTime,
-    /// Why the last one that was read does not serve, if it does not.
+    /// Error of the last configuration that was read, if it was refused.
     pub last_error: Option<String>,
 }
 
-/// How a configuration came to serve.
+/// Reason why a configuration came to serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
-    /// It was read from its files.
+    /// The configuration was read from its files.
     Read,
-    /// It was read before, and another profile is switched on.
+    /// The configuration was read before, and another profile is switched on.
     Switched,
 }
 
-/// What is counted of configurations.
+/// Metrics of configurations.
 struct ReloadMetrics {
     is_current: IntGauge,
     generation: IntGauge,
@@ -108,7 +108,7 @@ impl Live {
         gateway.profiles.hold();
         let metrics = ReloadMetrics::new(&world);
         metrics.set(&loaded);
-        // Both series are there from the start, so that a first reload is seen as one.
+        // Both series exist from the start, so that a first reload shows as an increase.
         reloads(&world, "ok");
         reloads(&world, "refused");
         Self {
@@ -129,12 +129,12 @@ impl Live {
         }
     }
 
-    /// The gateway as it is now; a request keeps it to its log line.
+    /// The current gateway. A request keeps it up to its log line.
     pub fn gateway(&self) -> Arc<Gateway> {
         self.gateway.load_full()
     }
 
-    /// From the next request on. Gives the number of the configuration.
+    /// Replaces the gateway from the next request on. Returns the number of the configuration.
     pub(super) fn swap(&self, gateway: Arc<Gateway>, how: Taken) -> u64 {
         gateway.profiles.hold();
         self.gateway.store(gateway);
@@ -149,7 +149,7 @@ impl Live {
         loaded.generation
     }
 
-    /// A configuration was read that cannot serve.
+    /// Records that a configuration was refused.
     pub(super) fn refused(&self, why: String) {
         let mut loaded = self.loaded.lock();
         loaded.last_error = Some(why);

@@ -1,44 +1,42 @@
-//! Whether a request's body comes fast enough.
+//! Minimum rate of request bodies.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
-/// The bounds of a listener.
+/// Limits of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// Bytes a second; 0 for none.
+    /// Bytes per second. 0 for no limit.
     pub rate: u64,
-    /// How long a body may lag behind.
+    /// Time by which a body may lag behind.
     pub grace: Duration,
 }
 
-/// How far a body lags behind its rate.
+/// Lag of a body behind its minimum rate.
 ///
-/// Only time in which somebody waits for the client counts, so that a slow backend is never
-/// held against it. Each second of waiting adds a second; what comes takes off the time that
-/// it should have taken. A body that was fast at first earns nothing for later: there would
-/// be no bound to how long it may then stand still.
+/// Only time spent waiting for the client counts, so a slow backend is never held against it. Each
+/// second of waiting adds a second; received bytes subtract the time that they should have taken. A
+/// fast start earns no credit, since it would allow a stall of any length later.
 ///
-/// The reader of the body says what it sees; the task that looks for what has run out does
-/// the sums.
+/// The reader of the body records events. The task that checks deadlines computes the lag.
 #[derive(Debug, Default)]
 pub struct Pace {
     received: AtomicU64,
     is_awaited: AtomicBool,
-    /// The body has ended, or is bound to no rate.
+    /// True once the body has ended, or if it has no minimum rate.
     is_over: AtomicBool,
-    /// The client waits for leave to send it.
+    /// True while the client may wait for `100 Continue` before it sends the body.
     is_held: AtomicBool,
-    /// As `received` was when the sums were done last.
+    /// Value of `received` at the last check.
     counted: AtomicU64,
     /// Milliseconds.
     lag: AtomicU64,
 }
 
 impl Pace {
-    /// Another body begins.
+    /// Begins another body.
     pub fn restart(&self) {
         self.is_awaited.store(false, Ordering::Relaxed);
         self.is_over.store(false, Ordering::Relaxed);
@@ -46,10 +44,10 @@ impl Pace {
         self.lag.store(0, Ordering::Relaxed);
     }
 
-    /// Bytes of it came.
+    /// Records received bytes.
     #[inline]
     pub fn received(&self, bytes: usize) {
-        // One task reads: nothing can come between.
+        // A single task writes this, so no update is lost.
         let received = self.received.load(Ordering::Relaxed);
         self.received
             .store(received.wrapping_add(bytes as u64), Ordering::Relaxed);
@@ -59,24 +57,24 @@ impl Pace {
         }
     }
 
-    /// The client may wait until it is told to go on (RFC 9110, 10.1.1): the time until then
-    /// is the backend's.
+    /// Marks that the client may wait for `100 Continue` (RFC 9110, 10.1.1). The time until then is
+    /// the backend's.
     pub fn hold(&self) {
         self.is_held.store(true, Ordering::Relaxed);
     }
 
-    /// The client was told to go on, or did so by itself.
+    /// Marks that `100 Continue` was sent, or that the client did not wait for it.
     pub fn release(&self) {
         self.is_held.store(false, Ordering::Relaxed);
     }
 
-    /// Somebody waits for more of it.
+    /// Marks that more of the body is awaited.
     #[inline]
     pub fn awaited(&self) {
         self.is_awaited.store(true, Ordering::Relaxed);
     }
 
-    /// From here on nothing is expected.
+    /// Marks the end: no more of the body is expected.
     pub fn over(&self) {
         self.is_over.store(true, Ordering::Relaxed);
     }
@@ -89,8 +87,8 @@ impl Pace {
         self.is_awaited.load(Ordering::Relaxed)
     }
 
-    /// Whether the body has lagged for too long, `elapsed` milliseconds after the last time
-    /// that this was asked.
+    /// Returns true if the body has lagged for too long, `elapsed` milliseconds after the previous
+    /// call.
     pub(super) fn is_too_slow(&self, elapsed: u64, is_awaited: bool, bounds: Bounds) -> bool {
         let received = self.received.load(Ordering::Relaxed);
         let counted = self.counted.swap(received, Ordering::Relaxed);
@@ -116,8 +114,8 @@ mod tests {
         grace: Duration::from_secs(10),
     };
 
-    /// The second at which a client is too slow that sends `bytes(second)`, within ten
-    /// minutes, if it ever is.
+    /// Returns the second at which a client that sends `bytes(second)` is too slow, if that happens
+    /// within ten minutes.
     fn ends_at(bytes: impl Fn(u64) -> usize, is_awaited: impl Fn(u64) -> bool) -> Option<u64> {
         let pace = Pace::default();
         (1..600).find(|second| {
@@ -131,7 +129,7 @@ mod tests {
         assert_eq!(ends_at(|_| 0, |_| true), Some(10));
         assert_eq!(ends_at(|_| 1, |_| true), Some(10));
         assert_eq!(ends_at(|_| 512, |_| true), Some(20));
-        // Twice the rate in one second out of two is no more than the rate.
+        // Twice the rate in every other second is no more than the rate.
         assert_eq!(
             ends_at(|s| if s % 2 == 0 { 2048 } else { 0 }, |_| true),
             None
@@ -160,7 +158,7 @@ mod tests {
         pace.release();
         assert!(!pace.is_too_slow(9_000, true, BOUNDS));
         assert!(pace.is_too_slow(1_000, true, BOUNDS));
-        // Whoever does not wait is not waited for.
+        // A client that sends without waiting is held to the rate.
         pace.restart();
         pace.hold();
         pace.received(1);

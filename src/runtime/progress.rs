@@ -1,4 +1,4 @@
-//! Whether a client takes what it is sent.
+//! Progress of a client in reading what it is sent.
 
 use std::{
     io,
@@ -7,44 +7,44 @@ use std::{
     time::Duration,
 };
 
-/// How a client keeps up with what is written to its socket.
+/// Progress of writes to a client's socket.
 ///
-/// The socket says what became of each write. The task that looks for what has run out
-/// compares from time to time, while a write waits: what moved is a write that was taken,
-/// or bytes that the client's machine has confirmed. The latter alone shows a client that
-/// is slow, since the kernel asks for more only when a good part of its buffer is free.
+/// The socket records the outcome of each write. While a write waits, the task that checks
+/// deadlines looks for progress: a write that was accepted, or bytes that the client's machine has
+/// acknowledged. Only the latter shows a client that is slow, because the kernel accepts more only
+/// when a good part of its buffer is free.
 #[derive(Debug, Default)]
 pub struct Progress {
     written: AtomicU64,
     is_blocked: AtomicBool,
-    /// As it was when something had moved, and when that was (0: no write waited).
+    /// Values at the last progress, and the time of it (0: no write waited).
     seen_written: AtomicU64,
     seen_unsent: AtomicU64,
     since: AtomicU64,
 }
 
 impl Progress {
-    /// What became of a write to the socket.
+    /// Records the outcome of a write to the socket.
     #[inline]
     pub fn wrote(&self, outcome: &Poll<io::Result<usize>>) {
         self.is_blocked
             .store(outcome.is_pending(), Ordering::Relaxed);
         if let Poll::Ready(Ok(count)) = outcome {
-            // One task writes: nothing can come between.
+            // A single task writes this, so no update is lost.
             let written = self.written.load(Ordering::Relaxed);
             self.written
                 .store(written.wrapping_add(*count as u64), Ordering::Relaxed);
         }
     }
 
-    /// A write waits for the client.
+    /// Returns true if a write waits for the client.
     #[inline]
     pub fn is_blocked(&self) -> bool {
         self.is_blocked.load(Ordering::Relaxed)
     }
 
-    /// For how long the client has taken nothing, as of `now` (milliseconds, not 0).
-    /// `unsent` asks how many bytes the kernel still has.
+    /// Returns how long the client has made no progress, as of `now` (milliseconds, not 0).
+    /// `unsent` returns the number of bytes that the kernel still holds.
     pub(super) fn stalled(&self, now: u64, unsent: impl FnOnce() -> u64) -> Duration {
         if !self.is_blocked() {
             self.since.store(0, Ordering::Relaxed);
@@ -85,7 +85,7 @@ mod tests {
         progress.wrote(&BLOCKED);
         check(&progress, 90_100, 5000, 0);
         check(&progress, 90_300, 5000, 200);
-        // It confirms bytes, then takes a write that fills the kernel's buffer as before.
+        // It acknowledges bytes, then accepts a write that fills the kernel's buffer as before.
         check(&progress, 99_000, 4999, 0);
         progress.wrote(&Poll::Ready(Ok(1)));
         progress.wrote(&BLOCKED);

@@ -1,5 +1,5 @@
-//! Taking in a configuration while another one serves: read, checked and compiled beside
-//! it, then put in its place in one step, or refused without a trace.
+//! Reload: reads, checks and compiles a configuration while another one serves, then swaps them in
+//! one step, or refuses the new one without a trace.
 
 use std::{path::Path, sync::Arc};
 
@@ -13,7 +13,7 @@ use crate::{
     zones::Settled,
 };
 
-/// A configuration that could serve. It holds zones of its own until it is taken or
+/// A valid configuration that is ready to serve. It holds zones of its own until it is taken or
 /// refused.
 pub struct Candidate {
     pub file: File,
@@ -23,14 +23,14 @@ pub struct Candidate {
     pub gateway: Arc<Gateway>,
 }
 
-/// What is wrong with a configuration.
+/// A configuration with errors.
 pub struct Mistaken {
     pub sources: Sources,
     pub diagnostics: Diagnostics,
 }
 
-/// Reads and compiles what is at `path`. It reads files, so it is for a thread that may
-/// wait; one at a time, and what it gives is taken or refused before the next.
+/// Reads and compiles the configuration at `path`. It blocks on files, so it needs a thread that
+/// may wait. Calls must not overlap, and each result must be taken or refused before the next.
 pub fn read(live: &Live, path: &Path) -> Result<Candidate, Box<Mistaken>> {
     live.world.zones.begin();
     let Loaded {
@@ -62,7 +62,7 @@ pub fn read(live: &Live, path: &Path) -> Result<Candidate, Box<Mistaken>> {
     })
 }
 
-/// A candidate serves from the next request on. Gives its number, and what became of the
+/// Puts a candidate into service from the next request on. Returns its number, and the changes of
 /// zones.
 pub fn take(
     live: &Live,
@@ -77,7 +77,7 @@ pub fn take(
     (generation, settled)
 }
 
-/// What was read cannot serve: nothing is left of it but why.
+/// Refuses the configuration that was read, and keeps only the reason.
 pub fn refuse(live: &Live, why: String) {
     live.refused(why);
     live.world.zones.undo();

@@ -1,12 +1,11 @@
-//! The way to an answer that comes from the gateway itself, past Pingora's proxy.
+//! Fast path for responses that the gateway makes itself, without Pingora's proxy.
 //!
-//! Pingora's future for a request has room for all that may happen on the way to a backend
-//! and back, and is made, moved and thrown away with each request. One that is answered from
-//! the cache, redirected or refused needs none of it. Whether a request is such a one is
-//! known only once its filters have run; so what was answered here lately is remembered by a
-//! fingerprint of its head, and its like is tried without the proxy first. If it turns out
-//! to need the proxy after all it goes there with what it has come to, and nothing is done
-//! twice but the reading of its head.
+//! Pingora's future for a request has room for everything that may happen on the way to a backend
+//! and back, and is created, moved and dropped with each request. A request that is served from the
+//! cache, redirected or refused needs none of it, but that is known only once its filters have run.
+//! So requests that were recently served here are remembered by a [`Fingerprint`], and requests
+//! with the same one take this path first. A request that turns out to need the proxy continues
+//! there with its state, and only its header section is parsed twice.
 
 use std::{
     any::Any,
@@ -16,14 +15,14 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-/// What stands for the request line and the host of a request. Zero is nobody's.
+/// Fingerprint of the request line and the host of a request. Zero is reserved.
 pub type Fingerprint = u64;
 
-/// Room for as many of these; a newer one takes the place of another one.
+/// Number of slots. A newer fingerprint replaces the one in its slot.
 const SLOTS: usize = 16 * 1024;
 
-/// Requests whose like was answered here lately. It is a guess and no more: nothing but
-/// the way depends on it.
+/// Fingerprints of requests that were recently served here. It is only a guess: nothing but the
+/// choice of the path depends on it.
 #[derive(Debug)]
 pub struct Lately(Box<[AtomicU64]>);
 
@@ -42,7 +41,7 @@ impl Lately {
     #[inline]
     pub fn insert(&self, head: Fingerprint) {
         let slot = self.slot(head);
-        // Hardly ever new: the line stays in the caches of all processors.
+        // Rarely a change, so the cache line stays shared among all processors.
         if head != 0 && slot.load(Ordering::Relaxed) != head {
             slot.store(head, Ordering::Relaxed);
         }
@@ -60,30 +59,31 @@ impl Lately {
     }
 }
 
-/// Answers requests without Pingora's proxy, where that can be. `S`: a connection.
+/// Serves requests without Pingora's proxy, if possible. `S`: a connection.
 pub trait Shortcut<S>: Send + Sync {
-    /// Whether it is worth a try.
+    /// Returns true if an attempt is worthwhile.
     fn suits(&self, head: Fingerprint) -> bool;
 
-    /// Tries it for a `GET` that has no body, and asks for neither another protocol nor a
-    /// word in between. Its `head` is what is read next from `stream`.
+    /// Attempts a `GET` that has no body, no `Upgrade` and no `Expect`. Its `head` is the next to
+    /// be read from `stream`.
     fn attempt<'a>(&'a self, stream: S, head: &'a Bytes, keep: Keep) -> BoxFuture<'a, Attempt<S>>;
 }
 
-/// Whether a connection may go on after this request.
+/// Limits on reusing a connection after this request.
 #[derive(Clone, Copy, Debug)]
 pub struct Keep {
-    /// How many more requests it may have.
+    /// Number of further requests allowed.
     pub left: u32,
-    /// It ends in any case.
+    /// True if the connection ends in any case.
     pub is_stopping: bool,
 }
 
-/// What came of it.
+/// Result of an attempt.
 pub enum Attempt<S> {
-    /// The request is over; the connection goes on, or not. Its head may not have been read.
+    /// The request is complete, and the connection continues or not. Its header section may not
+    /// have been read from the stream.
     Over(Option<S>),
-    /// It is for the proxy, as one that continues this. Its head was not read.
+    /// The proxy must continue the request. Its header section was not read from the stream.
     GoesOn(S, Option<Box<dyn Any + Send + Sync>>),
 }
 

@@ -1,5 +1,5 @@
-//! Background work: of the process (deadlines), and of the gateway that serves (probes,
-//! DNS, certificates), which is replaced with it.
+//! Background work: of the process (deadlines), and of the gateway that serves (probes, DNS,
+//! certificates), which is replaced with it.
 
 use std::sync::Arc;
 
@@ -8,14 +8,14 @@ use parking_lot::Mutex;
 use super::live::Live;
 use crate::{base::tasks::Tasks, gateway::Gateway, upstreams};
 
-/// What runs beside requests. Dropping it ends all of it.
+/// Tasks beside the requests. Dropping it stops all of them.
 pub struct Supervisor {
     process: Tasks,
     gateway: Mutex<Tasks>,
 }
 
 impl Supervisor {
-    /// Starts what the live gateway needs.
+    /// Starts the tasks of the live gateway.
     pub fn start(live: &Live) -> Self {
         let process = Tasks::default();
         process.spawn("deadlines", live.connections.clone().supervise());
@@ -25,25 +25,26 @@ impl Supervisor {
         }
     }
 
-    /// More work of the process.
+    /// Tasks of the process, to which callers add their own.
     pub fn process(&self) -> &Tasks {
         &self.process
     }
 
-    /// Another gateway serves.
+    /// Switches to the tasks of another gateway.
     pub(super) fn follow(&self, gateway: &Gateway) {
-        // The old work ends first: no certificate is ordered and no backend judged by two.
+        // The old tasks stop first: no certificate is ordered twice and no backend is judged twice.
         let mut tasks = self.gateway.lock();
         tasks.stop();
         *tasks = work_of(gateway);
     }
 
-    /// Another process serves: ends what would judge backends and order certificates beside it.
+    /// Stops the tasks of the gateway, so that a successor alone probes backends and orders
+    /// certificates.
     pub fn retire(&self) {
         self.gateway.lock().stop();
     }
 
-    /// Ends all of it.
+    /// Stops all tasks.
     pub fn stop(&self) {
         self.process.stop();
         self.gateway.lock().stop();

@@ -1,4 +1,4 @@
-//! Header values that stay the same for a connection, so that they are made only once.
+//! Header values that stay the same for a connection, so that they are created only once.
 
 use std::{net::IpAddr, sync::OnceLock};
 
@@ -6,16 +6,16 @@ use http::HeaderValue;
 
 use crate::{base::net::IpText, chain::Scheme};
 
-/// What a `Host` comes to. A browser sends the same one with every request of a connection.
+/// Values derived from a `Host`. A browser sends the same one with every request of a connection.
 #[derive(Clone, Debug)]
 pub struct HostText {
-    /// As the client sent it.
+    /// The value as the client sent it.
     pub raw: HeaderValue,
-    /// The scheme that the rest was made for.
+    /// The scheme that the other values were made for.
     pub scheme: Scheme,
-    /// As routes know it.
+    /// The name as used by routes.
     pub name: Box<str>,
-    /// As it stands in the address bar.
+    /// The host as shown in the address bar.
     pub public: HeaderValue,
     pub port: HeaderValue,
 }
@@ -39,30 +39,30 @@ impl ConnectionText {
         }
     }
 
-    /// What this `Host` comes to, if it is the connection's first one.
+    /// Values of this `Host`, if it is the connection's first one.
     pub fn host(&self, raw: &HeaderValue) -> Option<&HostText> {
         self.host
             .get()
             .filter(|known| known.raw.as_bytes() == raw.as_bytes())
     }
 
-    /// The connection's first `Host`, if it is this one.
+    /// The connection's first `Host`, if it equals `raw`.
     pub fn host_value(&self, raw: &[u8]) -> Option<HeaderValue> {
         let known = self.host.get()?;
         (known.raw.as_bytes() == raw).then(|| known.raw.clone())
     }
 
-    /// Keeps what the first `Host` comes to.
+    /// Stores the values of the first `Host`.
     pub fn remember_host(&self, make: impl FnOnce() -> Option<HostText>) {
         if self.host.get().is_none()
             && let Some(text) = make()
         {
-            // Another request may have been faster, with one as good.
+            // A concurrent request may have stored an equivalent value first.
             drop(self.host.set(text));
         }
     }
 
-    /// An address, ready-made if it is the peer's.
+    /// An address as a header value, shared if it is the peer's.
     pub fn ip(&self, address: IpAddr) -> HeaderValue {
         if address == self.peer {
             self.peer_text.clone()
@@ -71,7 +71,7 @@ impl ConnectionText {
         }
     }
 
-    /// A port given as digits, ready-made if it is the listener's.
+    /// A port given as digits, shared if it is the listener's.
     pub fn port(&self, digits: &[u8]) -> HeaderValue {
         if digits == self.port_text.as_bytes() {
             self.port_text.clone()

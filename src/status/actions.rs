@@ -1,5 +1,4 @@
-//! What an operator may ask of a running gateway, as plain data: the questions, what comes
-//! of them, and how they are refused.
+//! Operator actions on a running gateway, as plain data: requests, results and refusals.
 
 use std::{borrow::Cow, path::PathBuf};
 
@@ -21,32 +20,31 @@ use crate::{
     runtime::audit::Who,
 };
 
-/// What the admin API asks of the running gateway.
+/// Actions of the admin API on the running gateway.
 ///
-/// An action that has begun is finished and written to the audit log, whatever becomes of
-/// the one who waits for it.
+/// An action that has begun is completed and written to the audit log, even if the client
+/// disconnects.
 #[async_trait]
 pub trait Actions: Send + Sync + 'static {
-    /// What clients over TCP must show, if anything.
+    /// Token that clients over TCP must present, if any.
     fn token(&self) -> Option<Secret>;
 
-    /// Somebody was turned away who asked for `path`.
+    /// Records that a request for `path` was rejected.
     fn turned_away(&self, who: Who, reason: Reason, path: &str);
 
-    /// Reads the configuration anew and serves it, if nothing is wrong with it.
+    /// Reads the configuration again and serves it if it is valid.
     async fn reload(&self, who: Who) -> Result<Reloaded, Refused>;
 
-    /// Puts a new process in the place of this one; this program again where no `binary`
-    /// is named.
+    /// Replaces this process with a new one, started from `binary` or from the same program again.
     async fn upgrade(&self, who: Who, binary: Option<PathBuf>) -> Result<Upgraded, Refused>;
 
-    /// Sends a backend no new requests; with `force` even if no other is left.
+    /// Drains a backend. `force` allows it even if no other backend is left.
     async fn drain(&self, who: Who, backend: BackendName, force: bool) -> Result<Done, Refused>;
 
-    /// Sends a drained backend requests again.
+    /// Sends requests to a drained backend again.
     async fn undrain(&self, who: Who, backend: BackendName) -> Result<Done, Refused>;
 
-    /// Adds a backend beside those that are written.
+    /// Adds a backend to the configured ones.
     async fn add_backend(
         &self,
         who: Who,
@@ -54,7 +52,7 @@ pub trait Actions: Send + Sync + 'static {
         backend: NewBackend,
     ) -> Result<Done, Refused>;
 
-    /// Takes away a backend that was added; with `force` even if it still has requests.
+    /// Removes an added backend. `force` allows it even with requests in flight.
     async fn remove_backend(
         &self,
         who: Who,
@@ -65,17 +63,17 @@ pub trait Actions: Send + Sync + 'static {
     /// Serves with another profile, or with none.
     async fn profile(&self, who: Who, to: SwitchTo) -> Result<Switched, Refused>;
 
-    /// Refuses a client whatever it asks for.
+    /// Bans a client: all of its requests are refused.
     async fn ban(&self, who: Who, ban: NewBan) -> Result<BanStatus, Refused>;
 
-    /// Lets a banned client pass again; gives the ban that it had.
+    /// Lifts a client's ban and returns it.
     async fn unban(&self, who: Who, address: String) -> Result<BanStatus, Refused>;
 
-    /// Takes stored answers out of the cache, here and at the other gateways.
+    /// Purges stored responses, here and on the other gateways.
     async fn purge(&self, who: Who, order: Order) -> Result<Receipt, Refused>;
 }
 
-/// A configuration was taken.
+/// Result of a reload.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Reloaded {
@@ -84,11 +82,11 @@ pub struct Reloaded {
     pub took_ms: f64,
     pub changes: Changes,
     pub zones: ZoneChanges,
-    /// What is worth changing in it, as `edgeway check` says it on one line each.
+    /// Warnings about the configuration, as `edgeway check` prints them on one line each.
     pub warnings: Vec<String>,
 }
 
-/// What became of live state at a reload, by the names of its zones.
+/// Changes of live state in a reload, by the names of its zones.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ZoneChanges {
@@ -97,24 +95,24 @@ pub struct ZoneChanges {
     pub dropped: Vec<String>,
 }
 
-/// Another process serves.
+/// Result of an upgrade.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Upgraded {
-    /// Of the new process.
+    /// Process id of the new process.
     pub pid: u32,
     pub version: String,
     pub took_ms: f64,
 }
 
-/// The profile to switch on; none at all if absent.
+/// The profile to switch on. Absent to switch all off.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SwitchTo {
     pub name: Option<String>,
 }
 
-/// The profiles that there are, and the one that is switched on.
+/// The defined profiles, and the active one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Profiles {
@@ -122,7 +120,7 @@ pub struct Profiles {
     pub profiles: Vec<String>,
 }
 
-/// Another profile is switched on, or none.
+/// Result of a profile switch.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Switched {
@@ -130,7 +128,7 @@ pub struct Switched {
     pub profiles: Vec<String>,
     /// The number of the configuration that serves now.
     pub generation: u64,
-    /// Stored answers that have other times than before.
+    /// Number of stored responses whose lifetimes have changed.
     pub reset: usize,
     pub took_ms: f64,
 }
@@ -149,7 +147,7 @@ pub struct NewBackend {
     pub address: String,
     #[serde(default = "one")]
     pub weight: u16,
-    /// It waits for an `undrain` before it gets requests.
+    /// True if the backend waits for an `undrain` before it gets requests.
     #[serde(default)]
     pub drained: bool,
 }
@@ -165,7 +163,7 @@ pub struct NewBan {
     pub reason: Option<String>,
 }
 
-/// How long a ban lasts if nobody says so.
+/// Default duration of a ban.
 pub const fn ban_time() -> Span {
     Span::secs(600)
 }
@@ -174,7 +172,7 @@ const fn one() -> u16 {
     1
 }
 
-/// A backend after an action; one that was removed, as it was last.
+/// State of a backend after an action. A removed backend has its last state.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Done {
@@ -182,23 +180,23 @@ pub struct Done {
     pub backend: BackendStatus,
 }
 
-/// The reason of [`Refused`] where another process serves by now: it can be asked.
+/// Reason of [`Refused`] after an upgrade: the successor accepts the request.
 pub const SUCCEEDED: &str = "succeeded";
 
-/// The reason of [`Refused`] where a token is asked for and none was shown.
+/// Reason of [`Refused`] if a required token is missing.
 pub const TOKEN_MISSING: &str = "token_missing";
 
-/// Why an action was not done, or not to its end. It left everything as it was.
+/// Error of an action that was not done, or not completed. It changed nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Refused {
-    /// Of the HTTP answer.
+    /// Status of the HTTP response.
     pub status: u16,
-    /// The fixed word of answer, audit log and metric.
+    /// The fixed reason for response, audit log and metric.
     pub reason: Cow<'static, str>,
-    /// One sentence.
+    /// Message of one sentence.
     pub message: String,
-    /// What is wrong with the configuration, if it is that.
+    /// Problems of the configuration, if that is the reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<Problem>,
     /// The problems as `edgeway check` prints them.
@@ -217,7 +215,7 @@ impl Refused {
         }
     }
 
-    /// The configuration has errors: 422, reason `config`.
+    /// Creates the error of an invalid configuration: 422, reason `config`.
     pub fn configuration(sources: &Sources, diagnostics: &Diagnostics) -> Self {
         let first = diagnostics
             .sorted()

@@ -1,7 +1,7 @@
-//! The admin socket: where it is if the configuration does not say, and who may open it.
+//! The admin socket: its default path and its permissions.
 //!
-//! Whoever may open it may do all that the gateway can, so it is for the gateway's own user
-//! and, where there is such a group, for `edgeway`.
+//! A user who may open it controls the gateway, so it is for the gateway's own user and, if the
+//! group exists, for `edgeway`.
 
 use std::{
     ffi::OsString,
@@ -18,7 +18,7 @@ use rustix::fs::{Access, access};
 
 use crate::base::unix_socket::{self, SocketError};
 
-/// The folder that the unit in `systemd/` has, and root makes.
+/// The runtime folder of the unit in `systemd/`, which root creates otherwise.
 const RUN: &str = "/run/edgeway";
 const NAME: &str = "admin.sock";
 
@@ -27,10 +27,10 @@ pub const GROUP: &str = "edgeway";
 const MODE: u32 = 0o600;
 const MODE_WITH_GROUP: u32 = 0o660;
 
-/// Path of the socket of a gateway that this user runs.
+/// Default path of the socket of a gateway that this user runs.
 ///
-/// systemd's `RuntimeDirectory=` names its folder. Elsewhere root has `/run/edgeway`, and so
-/// has whoever may write there; others have a folder of their own.
+/// systemd's `RuntimeDirectory=` sets its folder. Otherwise root uses `/run/edgeway`, as does a
+/// user who may write there. Other users have a folder of their own.
 pub fn usual() -> PathBuf {
     let may_write = access(RUN, Access::WRITE_OK).is_ok();
     let uid = rustix::process::geteuid().as_raw();
@@ -41,7 +41,7 @@ pub fn usual() -> PathBuf {
         .join(NAME)
 }
 
-/// Paths where a command looks for it, likeliest first; there need not be one.
+/// Paths where a command looks for the socket, the likeliest first. None of them need exist.
 pub fn likely() -> Vec<PathBuf> {
     let uid = rustix::process::geteuid().as_raw();
     let folders = folders(uid, |name| std::env::var_os(name)).into_iter();
@@ -70,10 +70,11 @@ fn folders(uid: u32, var: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     vec![PathBuf::from(RUN), own]
 }
 
-/// Listens at `path`. `is_usual`: its folder is made if need be.
+/// Listens at `path`. `is_usual`: its folder is created if need be.
 ///
 /// # Errors
-/// When something else is there, or the folder is not ours to write.
+///
+/// If the path is taken, or the folder is not writable for us.
 pub fn open(path: &Path, is_usual: bool, backlog: i32) -> Result<UnixListener, SocketError> {
     let group = fs::read_to_string("/etc/group").ok();
     let group = group.and_then(|groups| id_of(&groups, GROUP));
@@ -83,10 +84,10 @@ pub fn open(path: &Path, is_usual: bool, backlog: i32) -> Result<UnixListener, S
     open_for(path, group, backlog)
 }
 
-/// Listens at `path` for the gateway's own user, and for a group if it may be given to it.
+/// Listens at `path` for the gateway's own user, and for a group if that can be set.
 fn open_for(path: &Path, group: Option<u32>, backlog: i32) -> Result<UnixListener, SocketError> {
     let listener = unix_socket::bind(path, MODE, backlog)?;
-    // Nobody but its owner could open it so far.
+    // Up to here only the owner can open it.
     if let Some(group) = group
         && lchown(path, None, Some(group)).is_ok()
     {
@@ -95,7 +96,7 @@ fn open_for(path: &Path, group: Option<u32>, backlog: i32) -> Result<UnixListene
     Ok(listener)
 }
 
-/// Makes a folder that others cannot write and the group may enter, or finds that there is one.
+/// Creates a folder that others cannot write and the group may enter, or accepts an existing one.
 fn make(folder: &Path, group: Option<u32>) -> io::Result<()> {
     let uid = rustix::process::geteuid().as_raw();
     match DirBuilder::new().mode(0o750).create(folder) {
@@ -103,7 +104,7 @@ fn make(folder: &Path, group: Option<u32>) -> io::Result<()> {
             if let Some(group) = group
                 && let Err(error) = lchown(folder, None, Some(group))
             {
-                // Then it is for its owner alone, as the socket in it is.
+                // The folder is then for its owner alone, as is the socket in it.
                 log::debug!(error:%, folder:?; "the folder is not given to the group");
             }
         }
@@ -117,18 +118,18 @@ fn make(folder: &Path, group: Option<u32>) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether others than root and this user could have put something there. systemd's folder
-/// belongs to the unit's user, whoever asks.
+/// Returns true if users other than root and this one could have put something there. systemd's
+/// folder belongs to the unit's user, and is accepted for any caller.
 fn is_somebody_elses(folder: &Path, uid: u32) -> bool {
     let Ok(found) = fs::symlink_metadata(folder) else {
         return false;
     };
     let is_ours = folder == Path::new(RUN) || [0, uid].contains(&found.uid());
-    // Its owner and root may write there, and no others (S_IWOTH).
+    // Only its owner and root may write there (S_IWOTH).
     !found.is_dir() || !is_ours || found.mode() & 0o002 != 0
 }
 
-/// The number of a group, from the text of `/etc/group`.
+/// Id of a group, from the text of `/etc/group`.
 fn id_of(groups: &str, name: &str) -> Option<u32> {
     groups.lines().find_map(|line| {
         let mut fields = line.split(':');
@@ -174,7 +175,7 @@ mod tests {
         fs::set_permissions(&own, Permissions::from_mode(0o777)).unwrap();
         let error = open(&path, true, 8).unwrap_err();
         assert!(error.to_string().contains("can be changed by others"));
-        // Where it is written, the folder is the operator's matter.
+        // A configured path is the operator's responsibility.
         assert!(open(&path, false, 8).is_ok());
     }
 
@@ -190,7 +191,7 @@ mod tests {
             let given = group.filter(|group| is_root || *group == own);
             assert_eq!(found.gid(), given.unwrap_or(own), "{name}");
             assert_eq!(found.mode() & 0o777, 0o750);
-            // One that is there stays as it is.
+            // An existing folder stays as it is.
             make(&made, Some(own)).unwrap();
             assert_eq!(fs::symlink_metadata(&made).unwrap().gid(), found.gid());
         }
@@ -209,7 +210,7 @@ mod tests {
         for (group, mode) in [(None, 0o600), (Some(own), 0o660), (Some(own + 4242), 0o660)] {
             let _listener = open_for(&path, group, 8).unwrap();
             let found = fs::symlink_metadata(&path).unwrap();
-            // Only root gives a socket to a group that it is not in.
+            // Only root can give a socket to a group that it is not in.
             let is_given = is_root || group.is_none_or(|group| group == own);
             let mode = if is_given { mode } else { 0o600 };
             assert_eq!(found.mode() & 0o777, mode, "{group:?}");

@@ -1,4 +1,4 @@
-//! Asks a running gateway's admin listener, for the commands of the command line.
+//! Client of a running gateway's admin listener, for the command line.
 
 use std::{fmt, io, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -24,21 +24,21 @@ use crate::{
     cache::purge::Receipt,
 };
 
-/// Bound of a whole look.
+/// Time limit of a read request.
 pub const LOOK: Duration = Duration::from_secs(5);
 
-/// Bound of a whole action; the gateway gives up before.
+/// Time limit of an action. The gateway gives up before.
 pub const ACTION: Duration = Duration::from_secs(125);
 
-/// How often an action is asked again of the process that came to serve meanwhile, and how
-/// long after: the one before it closes its admin listener first.
+/// Retries of an action that met an upgrade, and the delay between them: the predecessor closes its
+/// admin listener first.
 const SUCCESSIONS: u32 = 50;
 const SUCCESSION: Duration = Duration::from_millis(50);
 
-/// No answer of ours comes near it.
+/// Size limit of a response, far above those of the admin API.
 const LONGEST_ANSWER: usize = 64 * 1024 * 1024;
 
-/// Where a gateway's admin listener is.
+/// Location of a gateway's admin listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     Socket(PathBuf),
@@ -77,13 +77,14 @@ pub enum ClientError {
     },
 }
 
-/// A way to a gateway. It opens a connection for each question.
+/// Client of a gateway. It opens a connection for each request.
 #[derive(Clone, Debug)]
 pub struct Client {
-    /// Where it may be, the likeliest first; the next is tried where nobody is to be reached.
+    /// Possible locations, the likeliest first. The next is used if one cannot be reached.
     pub targets: Vec<Target>,
-    /// Shown at an address, not at a socket. Where nobody serves a socket, any user of the
-    /// machine can listen at the address behind it in `targets`, and is not shown it.
+    /// Token for an address, which is not sent to a socket. If the socket is not served, any user
+    /// of the machine could listen at the address after it in `targets`, so it is not sent there
+    /// either.
     pub token: Option<Secret>,
 }
 
@@ -95,26 +96,29 @@ impl Client {
         }
     }
 
-    /// The gateway's state.
+    /// Fetches the gateway's state.
     ///
     /// # Errors
-    /// As [`Self::get`].
+    ///
+    /// Same as [`Self::get`].
     pub async fn snapshot(&self) -> Result<Snapshot, ClientError> {
         self.get("/v1/status").await
     }
 
-    /// `GET path`, within [`LOOK`].
+    /// Sends `GET path`, within [`LOOK`].
     ///
     /// # Errors
-    /// When nobody answers, somebody who is no gateway, or with a refusal.
+    ///
+    /// If the gateway cannot be reached, the response is not that of a gateway, or it is a refusal.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.ask(Method::GET, path, None, LOOK).await
     }
 
-    /// `POST path` with a JSON body.
+    /// Sends `POST path` with a JSON body.
     ///
     /// # Errors
-    /// As [`Self::get`].
+    ///
+    /// Same as [`Self::get`].
     pub async fn post<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -126,18 +130,20 @@ impl Client {
             .await
     }
 
-    /// Purges; the receipt says how far that came, whatever the status of the answer.
+    /// Purges. The receipt reports the progress, independent of the response's status.
     ///
     /// # Errors
-    /// As [`Self::get`], if it was not begun.
+    ///
+    /// Same as [`Self::get`], if the purge was not begun.
     pub async fn purge(&self, order: &Value) -> Result<Receipt, ClientError> {
         self.post("/v1/purge", order, ACTION).await
     }
 
-    /// `DELETE path`.
+    /// Sends `DELETE path`.
     ///
     /// # Errors
-    /// As [`Self::get`].
+    ///
+    /// Same as [`Self::get`].
     pub async fn delete<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -166,7 +172,7 @@ impl Client {
                     target: target.clone(),
                     deadline,
                 }),
-                // Nothing was asked yet, so asking another does nothing twice.
+                // No request was sent yet, so the next target cannot repeat an action.
                 Ok(Err(ClientError::Connect { source, .. })) if targets.len() > 1 => {
                     let is_closed = source.kind() == io::ErrorKind::PermissionDenied;
                     if matches!(target, Target::Socket(_)) && !is_closed {
@@ -179,7 +185,7 @@ impl Client {
                 Ok(Ok((status, body))) => read(target, status, &body),
             };
             match answer {
-                // It was not done: an upgrade came first.
+                // The action was not done, because an upgrade came first.
                 Err(ClientError::Refused { refused, .. })
                     if refused.reason == SUCCEEDED && successions < SUCCESSIONS =>
                 {
@@ -281,7 +287,7 @@ async fn exchange(
         })?;
         Ok((status, body.to_bytes()))
     };
-    // The connection moves the bytes of the answer, and ends no later.
+    // The connection transfers the response's bytes, and ends no later.
     tokio::pin!(connection);
     tokio::pin!(answer);
     tokio::select! {
@@ -291,7 +297,7 @@ async fn exchange(
     }
 }
 
-/// The answer as data, or as the refusal that it is.
+/// Parses the response into data, or into the refusal that it is.
 fn read<T: DeserializeOwned>(target: &Target, status: u16, body: &[u8]) -> Result<T, ClientError> {
     let stranger = || ClientError::Stranger {
         target: target.clone(),
@@ -300,7 +306,7 @@ fn read<T: DeserializeOwned>(target: &Target, status: u16, body: &[u8]) -> Resul
         return serde_json::from_slice(body).map_err(|_| stranger());
     }
     let mut body: Value = serde_json::from_slice(body).map_err(|_| stranger())?;
-    // What was done in part is told with the status of what is missing.
+    // A partial purge is a receipt, with the status of the part that is missing.
     if body.get("purges").is_some() {
         return serde_json::from_value(body).map_err(|_| stranger());
     }
@@ -323,7 +329,7 @@ mod tests {
     use super::*;
     use crate::base::tasks::Tasks;
 
-    /// A client of somebody who answers each connection with `answer`.
+    /// Creates a client of a server that sends `answer` on each connection.
     async fn somebody(answer: &'static str) -> (Client, Tasks) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -371,7 +377,7 @@ mod tests {
         assert_eq!((refused.status, &*refused.reason), (409, "busy"));
     }
 
-    /// Invariant: whoever listens where a stopped gateway did never sees its token.
+    /// Invariant: a process that listens in place of a stopped gateway never sees its token.
     #[tokio::test]
     async fn the_token_is_shown_to_nobody_who_took_the_place_of_a_gateway() {
         let folder = tempfile::tempdir().unwrap();
@@ -411,7 +417,7 @@ mod tests {
             let text = error.to_string();
             assert!(text.contains(&format!("--admin {address}")), "{text}");
         }
-        // Named alone, it is shown.
+        // As the only target, it gets the token.
         let (is_shown, error) = asked(&[]).await;
         assert!(is_shown);
         assert!(matches!(error, ClientError::Refused { .. }), "{error}");
@@ -428,7 +434,7 @@ mod tests {
         let (mut client, _tasks) = somebody("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await;
         client.targets.insert(0, Target::Socket(gone.clone()));
         assert!(client.snapshot().await.is_ok());
-        // Somebody is there: what was asked may be done, so nobody else is asked.
+        // A server accepts the connection, so the action may be done and no other target is used.
         client.targets[0] = Target::Socket(silent);
         let asked = client.delete::<Value>("/x", Duration::from_millis(50));
         assert!(matches!(asked.await.unwrap_err(), ClientError::Slow { .. }));

@@ -1,10 +1,10 @@
-//! The reference of metrics, `docs/metrics.md`, made from what is registered.
+//! The reference of metrics, `docs/metrics.md`, generated from the registered families.
 
 use std::fmt::Write as _;
 
 use crate::base::metrics::{FamilyInfo, Metrics, SECONDS};
 
-/// The page for every family that `metrics` knows.
+/// Renders the page for every family that `metrics` knows.
 pub fn markdown(metrics: &Metrics) -> String {
     let mut out = String::from(
         "# Metrics\n\n\

@@ -1,5 +1,5 @@
-//! Seen from outside: the state of a running gateway and what it can be asked to do, as
-//! plain data; the admin listener that serves both; and the client of the command line.
+//! External view of a running gateway: its state and actions as plain data, the admin listener that
+//! serves both, and the client of the command line.
 
 pub mod actions;
 pub mod admin_socket;

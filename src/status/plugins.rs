@@ -31,7 +31,7 @@ pub(super) fn row(plugin: &PluginStatus) -> [String; 9] {
     ]
 }
 
-/// On two routes, for tests.
+/// Creates a plugin on two routes, for tests.
 #[cfg(test)]
 pub(super) fn example() -> PluginStatus {
     use super::snapshot::PluginRouteStatus;

@@ -1,7 +1,7 @@
 //! The state of a running gateway at one moment, as plain data.
 //!
-//! JSON, page and terminal table all read this one shape. It holds nothing secret: names,
-//! addresses and counts, never header values, keys or the text of the configuration.
+//! JSON, page and terminal table all use this type. It contains nothing secret: names, addresses
+//! and counts, never header values, keys or the text of the configuration.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -10,24 +10,26 @@ use serde_json::{Map, Value};
 
 use crate::gateway::explain::{ExplainError, Explanation, Question};
 
-/// What the admin listener asks of the running gateway.
+/// State of the running gateway for the admin listener.
 pub trait Source: Send + Sync + 'static {
-    /// Everything `/status` shows.
+    /// The complete state, as on `/status`.
     fn snapshot(&self) -> Snapshot;
 
-    /// Clients that are banned, the one that is free again first foremost.
+    /// Banned clients, with the earliest end of a ban first.
     fn bans(&self) -> Vec<BanStatus>;
 
-    /// What would become of a request, and what the cache has for it.
+    /// Explains how a request would be handled, and what the cache holds for it.
     ///
     /// # Errors
-    /// When it is no request.
+    ///
+    /// If the input is no valid request.
     fn explain(&self, question: &Question) -> Result<Explanation, ExplainError>;
 
-    /// Whether new requests should be sent here.
+    /// Checks that new requests should be sent here.
     ///
     /// # Errors
-    /// The reasons why not, each one sentence.
+    ///
+    /// The reasons against it, each one sentence.
     fn ready(&self) -> Result<(), Vec<String>>;
 
     /// All metrics in Prometheus' text format 0.0.4.
@@ -40,29 +42,29 @@ pub trait Source: Send + Sync + 'static {
 pub struct Snapshot {
     pub version: String,
     pub pid: u32,
-    /// RFC 3339, UTC.
+    /// Start of the process; RFC 3339, UTC.
     pub started: String,
     pub uptime_seconds: u64,
     pub state: State,
     /// Why the gateway is not ready; empty if it is.
     pub not_ready: Vec<String>,
     pub config: ConfigStatus,
-    /// Processes that this one took over from, as long as they finish their connections.
+    /// Predecessors that are still draining.
     pub predecessors: Vec<Predecessor>,
     pub listeners: Vec<ListenerStatus>,
     pub bans: BansStatus,
-    /// Those that ACME looks after.
+    /// Certificates managed by ACME.
     pub certificates: Vec<CertificateStatus>,
-    /// What is shared with other gateways goes through it, if there is one.
+    /// Redis, which carries state shared with other gateways, if configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis: Option<RedisStatus>,
-    /// How purges reach other gateways, if anything is cached.
+    /// The purge link to other gateways, if anything is cached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub purges: Option<PurgeLinkStatus>,
-    /// Where the cache survives restarts, if it does.
+    /// The folder that makes the cache survive restarts, if configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache_disk: Option<CacheDiskStatus>,
-    /// Each version that is loaded.
+    /// Each loaded version of a plugin.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub plugins: Vec<PluginStatus>,
     pub routes: Vec<RouteStatus>,
@@ -75,7 +77,7 @@ pub enum State {
     #[default]
     Starting,
     Serving,
-    /// No new connections; those that are open are being finished.
+    /// No new connections. Open ones may finish.
     Draining,
 }
 
@@ -84,30 +86,30 @@ pub enum State {
 #[serde(default)]
 pub struct ConfigStatus {
     pub file: String,
-    /// Counts the configurations that this process has served, from 1.
+    /// Number of configurations that this process has served, from 1.
     pub generation: u64,
     /// RFC 3339, UTC.
     pub loaded_at: String,
     /// Why the last reload was refused; `None` if it was not, or there was none.
     pub last_error: Option<String>,
-    /// The profile that is switched on.
+    /// The active profile.
     pub profile: Option<String>,
-    /// Those that there are.
+    /// The defined profiles.
     pub profiles: Vec<String>,
 }
 
-/// An older process of the gateway, on its way out.
+/// A predecessor that is draining.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Predecessor {
     pub pid: u32,
     pub version: String,
-    /// Connections that it still has.
+    /// Connections that are still open.
     pub connections: u64,
-    /// Requests that it has under way, by `UPSTREAM/ADDRESS`, where there are some.
+    /// Requests in flight by `UPSTREAM/ADDRESS`, without zeros.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub in_flight: BTreeMap<String, u64>,
-    /// When it was relieved; RFC 3339, UTC.
+    /// Start of the drain; RFC 3339, UTC.
     pub since: String,
 }
 
@@ -122,20 +124,20 @@ pub struct ListenerStatus {
     pub accepted: u64,
 }
 
-/// How many clients are refused whatever they ask for, or soon will be.
+/// Counts of clients that are banned, or may be soon.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BansStatus {
     pub active: usize,
-    /// Clients that were refused of late, where that may become a ban.
+    /// Clients with recent refusals that may lead to a ban.
     pub struck: usize,
 }
 
-/// A client that is banned.
+/// A banned client.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BanStatus {
-    /// An address of IPv4, or a /64 of IPv6.
+    /// An IPv4 address, or an IPv6 /64.
     pub address: String,
     pub reason: String,
     /// `rule` or `operator`.
@@ -143,37 +145,37 @@ pub struct BanStatus {
     /// RFC 3339, UTC.
     pub since: String,
     pub until: String,
-    /// The refusals that it was banned for; none if an operator did it.
+    /// The refusals that led to the ban; zero if an operator set it.
     pub strikes: u32,
 }
 
-/// A certificate by ACME.
+/// A certificate managed by ACME.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CertificateStatus {
     pub name: String,
-    /// RFC 3339, UTC; none while a self-signed one stands in.
+    /// RFC 3339, UTC; `None` while a self-signed certificate stands in.
     pub expires: Option<String>,
-    /// When the next one is asked for; none if another gateway does that.
+    /// Time of the next order; `None` if another gateway orders.
     pub next: Option<String>,
-    /// Attempts in a row that failed.
+    /// Failed attempts in a row.
     pub failures: u32,
-    /// Why the last one did.
+    /// Why the last attempt failed.
     pub problem: Option<String>,
 }
 
-/// Whether Redis can be reached.
+/// State of the connection to Redis.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RedisStatus {
     /// `single`, `cluster` or `sentinel`.
     pub mode: String,
-    /// Without user and password.
+    /// Address without user and password.
     pub address: String,
     pub up: bool,
-    /// Since when it is, or is not; RFC 3339, UTC.
+    /// Time of the last change of `up`; RFC 3339, UTC.
     pub since: String,
-    /// What was wrong last, kept once it is right again.
+    /// The last error, kept after recovery.
     pub last_error: Option<String>,
 }
 
@@ -183,46 +185,47 @@ pub struct RedisStatus {
 pub struct CacheDiskStatus {
     pub folder: String,
     /// `up`; `opening`, `busy` (another process has the folder), `catching_up` (with purges) or
-    /// `off` (given to the process that serves now); or what is wrong: `full`, `read_only`,
-    /// `missing`, `permission`, `slow`, `io`.
+    /// `off` (handed to the process that serves now); or an error: `full`, `read_only`, `missing`,
+    /// `permission`, `slow`, `io`.
     pub state: String,
-    /// Since when; RFC 3339, UTC.
+    /// Time of the last change of `state`; RFC 3339, UTC.
     pub since: String,
-    /// What was wrong last, kept once it is right again.
+    /// The last error, kept after recovery.
     pub last_error: Option<String>,
     pub objects: usize,
     pub bytes: u64,
     pub budget_bytes: u64,
 }
 
-/// The link of purges between gateways.
+/// The purge link between gateways.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PurgeLinkStatus {
     /// This gateway's name in receipts.
     pub gateway: String,
-    /// There is a Redis; without one this gateway knows of no other.
+    /// True if there is a Redis. Without it this gateway knows no others.
     pub shared: bool,
-    /// Every purge waits for this gateway.
+    /// True if every purge waits for this gateway.
     pub leased: bool,
-    /// Since when purges may be over without it; RFC 3339, UTC.
+    /// Time since which purges may complete without this gateway; RFC 3339, UTC.
     pub lost_since: Option<String>,
-    /// Why the last question to Redis has no answer.
+    /// Error of the last request to Redis, if it failed.
     pub last_error: Option<String>,
     /// The last entry of the log that is applied here.
     pub applied: Option<String>,
-    /// Purges that the others do not know of yet.
+    /// Purges that have not been sent to the others yet.
     pub unsent: usize,
-    /// How often the lease ran out.
+    /// Number of times that the lease expired.
     pub losses: u64,
-    /// How often everything was dropped since the log had lost this gateway's place.
+    /// Number of times that the whole cache was dropped because the log no longer had this
+    /// gateway's position.
     pub gaps: u64,
-    /// Entries that were applied after a loss.
+    /// Entries that were applied after a lost lease.
     pub replayed: u64,
     pub others: Vec<OtherGateway>,
 }
 
-/// Another gateway as the log of purges knows it.
+/// Another gateway according to the purge log.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct OtherGateway {
@@ -235,16 +238,16 @@ pub struct OtherGateway {
 #[serde(default)]
 pub struct RouteStatus {
     pub name: String,
-    /// What it takes, such as `GET shop.example.com/api/*`.
+    /// The requests it matches, such as `GET shop.example.com/api/*`.
     #[serde(rename = "match")]
     pub matches: String,
-    /// What it does, such as `upstream web` or `redirect 308`.
+    /// Its action, such as `upstream web` or `redirect 308`.
     pub action: String,
     /// The YAML keys of its filters, in the order of the chain.
     pub filters: Vec<String>,
 }
 
-/// A plugin that is loaded.
+/// A loaded plugin.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PluginStatus {
@@ -255,7 +258,7 @@ pub struct PluginStatus {
     /// RFC 3339, UTC.
     pub loaded_at: String,
     pub isolates: usize,
-    /// Of all its isolates, as they were last looked at.
+    /// Total of its isolates, as of the last measurement.
     pub heap_bytes: u64,
     pub routes: Vec<PluginRouteStatus>,
 }
@@ -265,15 +268,16 @@ pub struct PluginStatus {
 #[serde(default)]
 pub struct PluginRouteStatus {
     pub route: String,
-    /// Hooks that were run.
+    /// Number of hooks that ran.
     pub calls: u64,
-    /// By kind, as in metrics; only those that there were.
+    /// Failures by kind, as in metrics, without zeros.
     pub failures: BTreeMap<String, u64>,
-    /// It has failed too often and is not called for a while.
+    /// True if the plugin failed too often and is suspended for a while.
     pub left_out: bool,
 }
 
-/// One upstream, as `upstreams::snapshot` tells it; what is not named here is kept as it is.
+/// An upstream, as `upstreams::snapshot` reports it. Fields that are not declared here are kept as
+/// they are.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct UpstreamStatus {
@@ -281,16 +285,16 @@ pub struct UpstreamStatus {
     pub balance: String,
     /// `http1` or `h2`.
     pub protocol: String,
-    /// The name in the backends' certificates, if TLS is spoken to them.
+    /// The name in the backends' certificates, if they use TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<String>,
     pub backends: Vec<BackendStatus>,
-    /// How `edgeway scale` starts and stops the apps.
+    /// Settings with which `edgeway scale` starts and stops the apps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scale: Option<ScaleStatus>,
-    /// Requests that wait for a place.
+    /// Requests that wait for a permit.
     pub queue: u64,
-    /// All backends are out of rotation, so all are used.
+    /// True if all backends are out of rotation, so all are used.
     pub panic: bool,
     #[serde(flatten)]
     pub more: Map<String, Value>,
@@ -301,12 +305,12 @@ pub struct UpstreamStatus {
 pub struct BackendStatus {
     pub address: String,
     pub weight: u64,
-    /// `healthy`, `slow_start`, `ejected` or `down`; `draining` or `drained` while it is to
-    /// get no requests.
+    /// `healthy`, `slow_start`, `ejected` or `down`; `draining` or `drained` while it must get no
+    /// requests.
     pub state: String,
-    /// What active checks say; true where there are none.
+    /// Result of active checks; true if there are none.
     pub healthy: bool,
-    /// `file`, `dns` or `added`: whether it is written, or who gave it.
+    /// Source of the backend: `file`, `dns` or `added`.
     pub origin: String,
     pub in_flight: u64,
     pub requests: u64,
@@ -314,7 +318,7 @@ pub struct BackendStatus {
     /// Average time to the first byte.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ewma_ms: Option<f64>,
-    /// Seconds until it is tried again.
+    /// Seconds until requests are sent to it again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ejected_for: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -332,20 +336,20 @@ pub struct ProbeStatus {
     pub passed: bool,
     pub text: String,
     pub took_ms: f64,
-    /// Seconds since.
+    /// Seconds since the check ended.
     pub ago: f64,
-    /// How many checks have ended so far.
+    /// Number of completed checks.
     pub count: u64,
-    /// How many of the last passed, without one between that did not.
+    /// Number of checks that passed in a row, up to the last one.
     pub passed_in_a_row: u64,
-    /// Another one is under way.
+    /// True while another check runs.
     pub running: bool,
 }
 
-/// How the apps of an upstream are started, as `upstreams::Scale` has it.
+/// Settings for starting the apps of an upstream, from `upstreams::Scale`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScaleStatus {
-    /// With `{port}` in it.
+    /// Name of the unit, with `{port}` in it.
     pub unit: String,
     pub first_port: u16,
     pub last_port: u16,
@@ -355,8 +359,8 @@ pub struct ScaleStatus {
 }
 
 impl UpstreamStatus {
-    /// Reads what an upstream says of itself. What is not of the expected shape is kept
-    /// under `unread`, so that a status is never refused for one upstream.
+    /// Parses the state of an upstream. An unexpected shape is kept under `unread`, so that a
+    /// status never fails because of one upstream.
     pub fn from_value(value: Value) -> Self {
         serde_json::from_value(value.clone()).unwrap_or_else(|_| Self {
             name: value
@@ -371,7 +375,7 @@ impl UpstreamStatus {
 }
 
 impl BackendStatus {
-    /// Counts requests that other processes of this gateway have under way as well.
+    /// Adds requests in flight in other processes of this gateway.
     pub fn add_in_flight(&mut self, more: u64) {
         self.in_flight += more;
         if more > 0 && self.state == "drained" {

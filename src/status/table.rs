@@ -10,7 +10,7 @@ use super::{
     },
 };
 
-/// The whole status as `edgeway status` prints it.
+/// Renders the whole status as `edgeway status` prints it.
 pub fn render_text(snapshot: &Snapshot) -> String {
     let mut out = String::with_capacity(2048);
     put_head(&mut out, snapshot);
@@ -86,7 +86,7 @@ pub fn render_text(snapshot: &Snapshot) -> String {
     out
 }
 
-/// Clients that are banned, as `edgeway bans` prints them.
+/// Renders the banned clients as `edgeway bans` prints them.
 pub fn render_bans(bans: &[BanStatus]) -> String {
     let mut out = String::with_capacity(80 * bans.len());
     put_section(
@@ -161,7 +161,7 @@ fn bans_line(bans: &BansStatus) -> String {
     )
 }
 
-/// What a process that is on its way out still does.
+/// Describes a predecessor that is draining.
 fn predecessor(older: &Predecessor) -> String {
     let plural = if older.connections == 1 { "" } else { "s" };
     format!(
@@ -204,7 +204,7 @@ fn redis_row(redis: &RedisStatus) -> [String; 5] {
     ]
 }
 
-/// This gateway and those that share its purges; nothing where there can be no others.
+/// Rows of this gateway and those that share its purges. Empty if there can be no others.
 fn gateway_rows(link: &PurgeLinkStatus) -> Vec<[String; 4]> {
     if !link.shared {
         return Vec::new();
@@ -264,7 +264,7 @@ fn backend_row(upstream: &UpstreamStatus, backend: &BackendStatus) -> [String; 8
     ]
 }
 
-/// What is out of the ordinary.
+/// Notes about unusual settings and states.
 fn notes(upstream: &UpstreamStatus, backend: &BackendStatus) -> Vec<String> {
     let mut notes = Vec::new();
     if let Some(name) = &upstream.tls {
@@ -298,7 +298,7 @@ fn notes(upstream: &UpstreamStatus, backend: &BackendStatus) -> Vec<String> {
     notes
 }
 
-/// One table under an empty line; nothing if it has no rows.
+/// Appends a table after an empty line. Without rows it appends nothing.
 fn put_section<const N: usize>(
     out: &mut String,
     titles: &[&str; N],
@@ -333,7 +333,7 @@ fn put_row<const N: usize>(out: &mut String, cells: &[&str; N], widths: &[usize;
     out.push('\n');
 }
 
-/// `text` with control characters shown, so that no name can steer the terminal.
+/// Escapes control characters in `text`, so that no name can control the terminal.
 pub fn printable(text: &str) -> String {
     if !text.contains(char::is_control) {
         return text.to_owned();
@@ -350,7 +350,7 @@ pub fn printable(text: &str) -> String {
         .collect()
 }
 
-/// The two largest parts: `3d 4h`, `12min 5s`.
+/// Formats the two largest units: `3d 4h`, `12min 5s`.
 fn uptime(seconds: u64) -> String {
     let parts = [
         (seconds / 86_400, "d"),
@@ -376,7 +376,7 @@ pub(super) mod tests {
         CertificateStatus, ConfigStatus, ListenerStatus, OtherGateway, RouteStatus,
     };
 
-    /// A gateway with one of everything.
+    /// Creates a gateway with one of everything.
     pub(crate) fn full() -> Snapshot {
         Snapshot {
             version: "0.1.0".into(),

@@ -1,4 +1,4 @@
-//! The handshake: what kind of client is there, and which configuration it is met with.
+//! The TLS handshake: identifies the kind of client and selects its configuration.
 
 use std::io;
 
@@ -8,18 +8,18 @@ use tokio_rustls::{StartHandshake, server::TlsStream};
 
 use super::{Facts, Protocol, Server, certificates::is_challenge, client};
 
-/// Takes a usual `ClientHello` in one read.
+/// Buffer size that takes a usual `ClientHello` in one read.
 const HELLO: usize = 2048;
 /// `fatal`, `unrecognized_name` (RFC 6066, 3), as a record of its own.
 const UNRECOGNIZED_NAME: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 112];
-/// To those who speak HTTP without TLS here.
+/// Response to clients that send plain HTTP to a TLS port.
 const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
 content-type: text/plain; charset=utf-8\r\n\
 content-length: 72\r\n\
 connection: close\r\n\r\n\
 This port speaks HTTPS, the request was plain HTTP: write https:// here\n";
 
-/// Why there is no connection.
+/// Why a handshake failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failed {
     #[error("the handshake failed: {0}")]
@@ -33,7 +33,7 @@ pub enum Failed {
 }
 
 impl Failed {
-    /// The fixed word of log and metric.
+    /// The fixed reason for log and metric.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Handshake(_) | Self::ClientCertificate => "tls_handshake",
@@ -44,14 +44,14 @@ impl Failed {
 }
 
 impl Server {
-    /// Settles TLS with a client. It takes as long as the client does: the caller has the
-    /// deadline.
+    /// Performs the handshake with a client. It takes as long as the client does, so the caller
+    /// sets the deadline.
     pub async fn accept<S>(&self, mut socket: S) -> Result<(TlsStream<S>, Facts), Failed>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let mut acceptor = Acceptor::default();
-        // Not in the future, which lives as long as the connection.
+        // On the heap and not in the future, which lives as long as the connection.
         let mut buffer = Vec::with_capacity(HELLO);
         let mut is_first = true;
         let accepted = loop {
@@ -60,7 +60,7 @@ impl Server {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
             let mut came = &buffer[..];
-            // So begins every method of HTTP, and no record of TLS.
+            // Every HTTP method begins with a capital letter, and no TLS record does.
             if is_first && came[0].is_ascii_uppercase() {
                 goodbye(&mut socket, PLAIN_HTTP).await;
                 return Err(Failed::PlainHttp);
@@ -96,11 +96,11 @@ impl Server {
         Ok((stream, facts))
     }
 
-    /// What `connection`, whose handshake is over, came to.
+    /// Facts about `connection`, whose handshake is complete.
     fn facts(&self, connection: &ServerConnection) -> Result<Facts, Failed> {
         let client = match connection.peer_certificates() {
-            // A resumed session brings the certificate of the first one, which may have run
-            // out since.
+            // A resumed session carries the certificate of the first one, which may have expired
+            // since.
             Some([leaf, ..]) => {
                 let client = client::read(leaf, self.now());
                 Some(client.ok_or(Failed::ClientCertificate)?.into())
@@ -128,7 +128,7 @@ impl Server {
     }
 }
 
-/// The last bytes for a client, if it takes them.
+/// Sends the last bytes to a client, if it takes them.
 async fn goodbye<S: AsyncWrite + Unpin>(socket: &mut S, bytes: &[u8]) {
     let sent = async {
         socket.write_all(bytes).await?;

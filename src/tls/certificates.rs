@@ -1,7 +1,7 @@
-//! Which certificate answers for a name.
+//! Selects the certificate for a server name.
 //!
-//! One resolver for each listener. What it knows is swapped whole, so a handshake never
-//! waits for a change and sees either all of it or none.
+//! Each listener has one resolver. Its contents are swapped as a whole, so a handshake never waits
+//! for a change and sees either all of it or none.
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -16,7 +16,7 @@ use rustls::{
 use super::{expiry::Expiries, pair::Certificate};
 use crate::config::model::UnknownNamesConfig;
 
-/// The one protocol that a client of RFC 8737 offers.
+/// The only protocol that a client of RFC 8737 offers.
 pub(super) const ACME_TLS: &[u8] = b"acme-tls/1";
 
 type ByName<T> = HashMap<Box<str>, T, RandomState>;
@@ -25,30 +25,30 @@ type ByName<T> = HashMap<Box<str>, T, RandomState>;
 pub struct Certificates {
     unknown_names: UnknownNamesConfig,
     files: ArcSwap<Index>,
-    /// Names that ACME looks after, in the order of the configuration.
+    /// Names managed by ACME, in the order of the configuration.
     acme_names: Box<[Box<str>]>,
     managed: ArcSwap<ByName<Arc<CertifiedKey>>>,
     challenges: ArcSwap<ByName<Arc<CertifiedKey>>>,
     expiries: Expiries,
 }
 
-/// Certificates from files, by the names that they are for.
+/// Certificates from files, by name.
 #[derive(Debug, Default)]
 struct Index {
     exact: ByName<Kinds>,
-    /// `*.example.com` under `example.com`.
+    /// `*.example.com` is stored under `example.com`.
     wildcard: ByName<Kinds>,
-    /// What is written first answers for those who ask for no name that is known.
+    /// The first certificate in the configuration, for clients that request no known name.
     default: Option<Kinds>,
 }
 
-/// Certificates for one name, with keys of different kinds; the cheapest kind first.
+/// Certificates for a name, with keys of different kinds. The cheapest kind comes first.
 #[derive(Clone, Debug, Default)]
 struct Kinds(Vec<Arc<Certificate>>);
 
 impl Certificates {
-    /// Without any certificate yet. `acme_names` are those that [`Self::set_managed`] is
-    /// going to be called with.
+    /// Creates an empty resolver. `acme_names` are the names that [`Self::set_managed`] will be
+    /// called with.
     pub(super) fn new(
         unknown_names: UnknownNamesConfig,
         acme_names: Box<[Box<str>]>,
@@ -64,19 +64,19 @@ impl Certificates {
         }
     }
 
-    /// Names that ACME looks after, in lower case.
+    /// Names managed by ACME, in lower case.
     pub fn acme_names(&self) -> &[Box<str>] {
         &self.acme_names
     }
 
-    /// Replaces all that came from files.
+    /// Replaces all certificates from files.
     pub(super) fn set_files(&self, certificates: &[Arc<Certificate>]) {
         self.files.store(Arc::new(Index::new(certificates)));
         self.expiries.set_files(certificates);
     }
 
-    /// Shows `certificate` to clients that ask for `name`, from the next handshake on,
-    /// unless there is one from a file.
+    /// Serves `certificate` to clients that request `name`, from the next handshake on. A
+    /// certificate from a file takes precedence.
     pub fn set_managed(&self, name: &str, certificate: Arc<CertifiedKey>) {
         self.expiries.set_managed(name, &certificate);
         let name = name.to_ascii_lowercase().into_boxed_str();
@@ -87,7 +87,7 @@ impl Certificates {
         });
     }
 
-    /// What [`Self::set_managed`] was given for `name`.
+    /// The certificate that [`Self::set_managed`] received for `name`.
     pub fn managed(&self, name: &str) -> Option<Arc<CertifiedKey>> {
         self.managed
             .load()
@@ -95,8 +95,7 @@ impl Certificates {
             .cloned()
     }
 
-    /// Answers an authority's TLS-ALPN-01 challenge for `name` (RFC 8737) with this
-    /// certificate; `None` ends it.
+    /// Serves this certificate to the TLS-ALPN-01 challenge for `name` (RFC 8737). `None` ends it.
     pub fn set_challenge(&self, name: &str, certificate: Option<Arc<CertifiedKey>>) {
         let name = name.to_ascii_lowercase().into_boxed_str();
         self.challenges.rcu(move |challenges| {
@@ -109,17 +108,17 @@ impl Certificates {
         });
     }
 
-    /// When they run out, as a metric.
+    /// Expiry metrics of the certificates.
     pub(super) fn expiries(&self) -> &Expiries {
         &self.expiries
     }
 
-    /// Whether a file has a certificate for `name`, in lower case.
+    /// Returns true if a file has a certificate for `name`, in lower case.
     pub(super) fn is_in_files(&self, name: &str) -> bool {
         self.files.load().find(name).is_some()
     }
 
-    /// Whether a handshake that asks for `name` is refused.
+    /// Returns true if a handshake that requests `name` is refused.
     pub(super) fn refuses(&self, name: Option<&str>) -> bool {
         match self.unknown_names {
             UnknownNamesConfig::Default => false,
@@ -132,8 +131,8 @@ impl Certificates {
         }
     }
 
-    /// The certificate for a client that asks for `name`, in lower case, and can verify
-    /// signatures of these `schemes`.
+    /// The certificate for a client that requests `name`, in lower case, and can verify signatures
+    /// of these `schemes`.
     fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         let files = self.files.load();
         let name = name.map(without_dot);
@@ -156,7 +155,7 @@ impl Certificates {
         Some(Arc::clone(first))
     }
 
-    /// The answer to an authority's challenge for `name`.
+    /// The challenge certificate for `name`.
     pub(super) fn challenge(&self, name: &str) -> Option<Arc<CertifiedKey>> {
         self.challenges.load().get(without_dot(name)).cloned()
     }
@@ -177,19 +176,19 @@ impl fmt::Debug for Certificates {
     }
 }
 
-/// `example.com.` is `example.com`.
+/// Removes the final dot: `example.com.` becomes `example.com`.
 fn without_dot(name: &str) -> &str {
     name.strip_suffix('.').unwrap_or(name)
 }
 
-/// Whether a client wants nothing but an answer to its challenge (RFC 8737, 3).
+/// Returns true if the client only validates a challenge (RFC 8737, 3).
 pub(super) fn is_challenge(hello: &ClientHello<'_>) -> bool {
     hello.alpn().is_some_and(|mut protocols| {
         protocols.next().is_some_and(|first| first == ACME_TLS) && protocols.next().is_none()
     })
 }
 
-/// Shows an authority what its challenge asks for, and nobody else anything.
+/// Resolver that serves challenge certificates and no others.
 #[derive(Debug)]
 pub(super) struct Challenges(pub(super) Arc<Certificates>);
 
@@ -219,7 +218,7 @@ impl Index {
             });
             index.default = Some(match same {
                 Some(kinds) => kinds.clone(),
-                // It is for addresses only.
+                // The certificate is for addresses only.
                 None => Kinds(vec![Arc::clone(first)]),
             });
         }
@@ -237,7 +236,7 @@ impl Index {
 }
 
 impl Kinds {
-    /// Of two with the same kind of key the one that lasts longer stays.
+    /// Adds a certificate. Two with the same kind of key compete, and the later expiry wins.
     fn add(&mut self, certificate: &Arc<Certificate>) {
         let kind = kind(&certificate.key);
         match self
@@ -256,8 +255,8 @@ impl Kinds {
         }
     }
 
-    /// The first that the client can verify; any, so that the handshake fails with a
-    /// proper alert, if it can verify none.
+    /// The first certificate that the client can verify. If it can verify none, any certificate, so
+    /// that the handshake fails with a proper alert.
     fn choose(&self, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         let fits = |known: &&Arc<Certificate>| known.key.key.choose_scheme(schemes).is_some();
         let chosen = match &self.0[..] {
@@ -268,7 +267,7 @@ impl Kinds {
     }
 }
 
-/// Orders the kinds of keys by what a signature costs us.
+/// Orders the kinds of keys by the cost of a signature.
 fn kind(key: &CertifiedKey) -> u8 {
     match key.key.algorithm() {
         SignatureAlgorithm::ECDSA => 0,
@@ -306,7 +305,7 @@ mod tests {
         let two = certificate(&["two.test"], 2_000);
         certificates.set_managed("Two.Test", Arc::clone(&two.key));
         same(Some("two.test"), Some(&two));
-        // The first name that ACME has got one for answers for all others.
+        // The first name for which ACME has a certificate is the default for all others.
         same(Some("x.test"), Some(&two));
         let one = certificate(&["one.test"], 1_000);
         certificates.set_managed("one.test", Arc::clone(&one.key));
@@ -379,7 +378,7 @@ mod tests {
                 let chosen = certificates.choose(name, P256).unwrap();
                 assert!(Arc::ptr_eq(&chosen, &late.key), "{name:?}");
             }
-            // The metric warns of the first to run out.
+            // The metric shows the earliest expiry.
             let text = String::from_utf8(metrics.text()).unwrap();
             assert!(text.contains("name=\"a.test\"} 1000"), "{text}");
         }

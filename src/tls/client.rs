@@ -1,4 +1,4 @@
-//! What a client's certificate says of it, in a form that fits a header.
+//! Fields of a client's certificate, in a form that fits a header.
 
 use http::HeaderValue;
 use ring::digest;
@@ -13,7 +13,7 @@ use x509_parser::{
 
 use crate::chain::ClientCertificate;
 
-/// What origins are told of a certificate that was verified; none if it runs out before
+/// Reads the fields of a verified certificate that origins receive. `None` if it expires before
 /// `now`, in seconds since 1970.
 pub(super) fn read(certificate: &CertificateDer<'_>, now: i64) -> Option<ClientCertificate> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
@@ -27,8 +27,8 @@ pub(super) fn read(certificate: &CertificateDer<'_>, now: i64) -> Option<ClientC
     })
 }
 
-/// A distinguished name as RFC 4514 writes it: the last part first. Whatever is not
-/// printable ASCII is escaped, so that it fits a header and reads the same to everyone.
+/// Formats a distinguished name per RFC 4514, with the last part first. Everything that is not
+/// printable ASCII is escaped, so that the text fits a header and is unambiguous.
 fn rfc4514(name: &X509Name<'_>) -> String {
     let mut text = String::new();
     let parts: Vec<_> = name.iter().collect();
@@ -47,7 +47,7 @@ fn rfc4514(name: &X509Name<'_>) -> String {
                     text.push('=');
                     escape(&value, &mut text);
                 }
-                // RFC 4514, 2.4: what has no name of its own is told in BER.
+                // RFC 4514, 2.4: an attribute without a short name is written in BER.
                 (short, _) => {
                     match short {
                         Some(short) => text.push_str(short),
@@ -62,7 +62,7 @@ fn rfc4514(name: &X509Name<'_>) -> String {
     text
 }
 
-/// The names of RFC 4514, 3, and two more that certificates are full of.
+/// The short names of RFC 4514, 3, and two more that are common in certificates.
 fn short(kind: &Oid<'_>) -> Option<&'static str> {
     let names = [
         (&oids::OID_X509_COMMON_NAME, "CN"),
@@ -81,7 +81,7 @@ fn short(kind: &Oid<'_>) -> Option<&'static str> {
     found.map(|(_, short)| short)
 }
 
-/// A value of one of the string types, in UTF-8.
+/// Decodes a value of a string type to UTF-8.
 fn readable(value: &Any<'_>) -> Option<String> {
     let data = value.data;
     match value.tag() {
@@ -101,7 +101,7 @@ fn readable(value: &Any<'_>) -> Option<String> {
     }
 }
 
-/// RFC 4514, 2.4.
+/// Escapes a value (RFC 4514, 2.4).
 fn escape(value: &str, text: &mut String) {
     let last = value.len().saturating_sub(1);
     for (index, byte) in value.bytes().enumerate() {
@@ -124,7 +124,7 @@ fn escape(value: &str, text: &mut String) {
     }
 }
 
-/// The value in BER, in hex.
+/// The value in BER, as hex.
 fn ber(value: &Any<'_>) -> String {
     use x509_parser::der_parser::asn1_rs::ToDer;
     value.to_der_vec().map(hex::encode).unwrap_or_default()
@@ -236,7 +236,7 @@ mod tests {
                     continue;
                 }
                 let digits = after.get(..2).and_then(|two| std::str::from_utf8(two).ok());
-                // `from_str_radix` takes a sign.
+                // `from_str_radix` accepts a sign.
                 let digits = digits.filter(|two| two.bytes().all(|b| b.is_ascii_hexdigit()));
                 let byte = digits.and_then(|two| u8::from_str_radix(two, 16).ok());
                 let (byte, used) = byte.map_or((after[0], 1), |byte| (byte, 2));

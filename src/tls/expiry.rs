@@ -1,4 +1,4 @@
-//! When certificates run out, as a metric.
+//! Expiry of certificates, as a metric.
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::SystemTime};
 
@@ -8,7 +8,7 @@ use rustls::sign::CertifiedKey;
 use super::pair::{self, Certificate};
 use crate::base::metrics::{IntGauge, Metrics, Series};
 
-/// The metric of the certificates of one listener.
+/// Expiry metric of the certificates of a listener.
 #[derive(Debug)]
 pub(super) struct Expiries {
     metrics: Metrics,
@@ -16,7 +16,7 @@ pub(super) struct Expiries {
     known: Mutex<Known>,
 }
 
-/// By the first name of a certificate. Of several for one name, the first to run out.
+/// Expiry by the first name of a certificate. If several share a name, the earliest counts.
 #[derive(Debug, Default)]
 struct Known {
     files: BTreeMap<Box<str>, i64>,
@@ -61,7 +61,7 @@ impl Expiries {
         self.show(&known);
     }
 
-    /// Whether a series of this listener is of a certificate that there is, if it is of any.
+    /// Returns true if a series of this listener is unrelated to expiry, or its certificate exists.
     pub(super) fn has(&self, series: Series<'_>) -> bool {
         let Some(name) = series.get("name").filter(|_| series.family == NAME) else {
             return true;
@@ -70,13 +70,13 @@ impl Expiries {
         known.files.contains_key(name) || known.managed.contains_key(name)
     }
 
-    /// Says again what is known: others may have said something else under the same names.
+    /// Publishes all values again, since another configuration may have overwritten them.
     pub(super) fn publish(&self) {
         self.show(&self.known.lock());
     }
 
     fn show(&self, known: &Known) {
-        // What comes from a file is what clients see.
+        // Clients see the certificate from the file.
         for (name, not_after) in known.managed.iter().chain(&known.files) {
             gauge(&self.metrics, &self.listener, name).set(*not_after);
         }
@@ -95,18 +95,18 @@ fn gauge(metrics: &Metrics, listener: &str, name: &str) -> IntGauge {
     )
 }
 
-/// Why a certificate needs somebody's attention.
+/// Why a certificate needs attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Worry {
     NotYet,
-    /// Whole days are left.
+    /// Full days that are left.
     Soon(i64),
     RunOut,
 }
 
 impl Certificate {
-    /// What there is to worry about at `now`: that it has run out, or has less than a fifth
-    /// of its time left, which whoever renews at two thirds never sees.
+    /// Returns the problem with the certificate at `now`: expired, not valid yet, or with less than
+    /// a fifth of its lifetime left, which never happens if it is renewed at two thirds.
     pub(super) fn worry(&self, now: i64) -> Option<Worry> {
         let left = self.not_after - now;
         let soon = ((self.not_after - self.not_before) / 5).min(21 * DAY);
@@ -132,7 +132,7 @@ impl fmt::Display for Worry {
     }
 }
 
-/// In seconds since 1970.
+/// Converts to seconds since 1970.
 pub(super) fn seconds(at: SystemTime) -> i64 {
     let since = at
         .duration_since(SystemTime::UNIX_EPOCH)
@@ -144,7 +144,7 @@ pub(super) fn seconds(at: SystemTime) -> i64 {
 mod tests {
     use crate::tls::{pair::Certificate, testkit::certificate};
 
-    /// What is said of a certificate that is good for `lifetime` days, `age` days old.
+    /// Warning about a certificate with a lifetime of `lifetime` days that is `age` days old.
     fn said(lifetime: i64, age: i64) -> Option<String> {
         let made = certificate(&["a.test"], lifetime * super::DAY);
         let certificate = Certificate {
@@ -168,7 +168,7 @@ mod tests {
             (90, 90, Some("runs out within a day")),
             (90, 91, Some("has run out")),
             (90, -1, Some("is not valid yet")),
-            // Long ones are not told for months, short ones not all the time.
+            // Long lifetimes do not warn for months, short ones not all the time.
             (800, 770, None),
             (800, 780, Some("runs out in 20 days")),
             (6, 4, None),

@@ -1,5 +1,5 @@
-//! TLS to clients: which certificate answers for a name, with which versions, ciphers and
-//! tickets, and what a finished handshake says of the client.
+//! TLS towards clients: selection of the certificate, versions, ciphers and tickets, and the facts
+//! about the client that a handshake yields.
 
 mod accept;
 pub mod acme;
@@ -21,25 +21,24 @@ use std::sync::Arc;
 pub use self::{accept::Failed, certificates::Certificates, server::Server};
 use crate::chain::ClientCertificate;
 
-/// What a handshake settled.
+/// Negotiated parameters of a TLS connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// `TLSv1.2` or `TLSv1.3`.
     pub version: &'static str,
-    /// The cipher suite as its standard names it.
+    /// The cipher suite, by its standard name.
     pub cipher: &'static str,
-    /// The name that the client asked for, in lower case.
+    /// The server name (SNI) that the client requested, in lower case.
     pub name: Option<Arc<str>>,
     /// Protocol chosen by ALPN.
     pub protocol: Protocol,
-    /// The certificate that the client showed and we verified.
+    /// The client's certificate, verified.
     pub client: Option<Arc<ClientCertificate>>,
 }
 
 impl Facts {
-    /// Whether a request for `host`, without port and in lower case, is one for the name
-    /// that the client asked for. Clients ask for none where they want an address
-    /// (RFC 6066, 3).
+    /// Returns true if a request for `host`, without port and in lower case, matches the server
+    /// name of the handshake. Clients send no name when they connect to an address (RFC 6066, 3).
     pub fn is_for(&self, host: &str) -> bool {
         if let Some(name) = &self.name {
             return name.trim_end_matches('.') == host.trim_end_matches('.');
@@ -49,18 +48,18 @@ impl Facts {
     }
 }
 
-/// What ALPN came to.
+/// Protocol negotiated by ALPN.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Protocol {
     #[default]
     Http1,
     Http2,
-    /// `acme-tls/1` (RFC 8737): the handshake was the whole conversation.
+    /// `acme-tls/1` (RFC 8737): nothing follows the handshake.
     AcmeChallenge,
 }
 
-/// Makes our cryptography the process's default, before anybody else's.
+/// Installs our cryptography as the default of the process.
 pub fn install_provider() {
-    // Whoever was first offers the same one: there is only `ring` in this build.
+    // An earlier default is the same one: this build contains only `ring`.
     drop(rustls::crypto::ring::default_provider().install_default());
 }

@@ -1,5 +1,5 @@
-//! A certificate and its key, read from PEM files and looked through: whether they belong
-//! together, for which names and how long they are good.
+//! A certificate and its key, read from PEM files and checked: that they match, the names they are
+//! for, and how long they are valid.
 
 use std::{
     fs, io,
@@ -11,11 +11,11 @@ use rustls::{Error as TlsError, InconsistentKeys, crypto::CryptoProvider, sign::
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject};
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 
-/// A certificate with its key, ready to be shown.
+/// A certificate with its key, ready to be served.
 #[derive(Debug)]
 pub(super) struct Certificate {
     pub(super) key: Arc<CertifiedKey>,
-    /// The DNS names that it is for, in lower case; none if it is for addresses only.
+    /// The DNS names of the certificate, in lower case. Empty if it is for addresses only.
     pub(super) names: Box<[Box<str>]>,
     /// Seconds since 1970.
     pub(super) not_after: i64,
@@ -24,7 +24,7 @@ pub(super) struct Certificate {
     pub(super) serial: Box<str>,
 }
 
-/// Where a certificate is kept.
+/// Paths of a certificate, its key and its OCSP response.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct PairPaths {
     pub(super) cert: PathBuf,
@@ -32,15 +32,15 @@ pub(super) struct PairPaths {
     pub(super) ocsp: Option<Ocsp>,
 }
 
-/// Where an OCSP answer is kept.
+/// Path of an OCSP response.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Ocsp {
     Needed(PathBuf),
-    /// Where there is none, none is shown.
+    /// Nothing is stapled if the file does not exist.
     IfThere(PathBuf),
 }
 
-/// One of the files of a pair.
+/// A file of a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
     Cert,
@@ -78,7 +78,7 @@ impl Ocsp {
     }
 }
 
-/// Whether this is a whole `OCSPResponse` that says `successful` (RFC 6960, 4.2.1).
+/// Returns true for a complete `OCSPResponse` with status `successful` (RFC 6960, 4.2.1).
 fn is_ocsp_answer(der: &[u8]) -> bool {
     use x509_parser::der_parser::der::parse_der_sequence;
     let Ok((rest, sequence)) = parse_der_sequence(der) else {
@@ -91,7 +91,7 @@ fn is_ocsp_answer(der: &[u8]) -> bool {
     rest.is_empty() && is_successful && parts.len() == 2
 }
 
-/// Why a pair of files is of no use.
+/// Why a pair of files cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PairError {
     #[error("cannot read `{}`: {source}", path.display())]
@@ -119,7 +119,7 @@ pub(super) enum PairError {
 }
 
 impl PairError {
-    /// What to do about it.
+    /// Advice on how to fix the problem.
     pub(super) fn help(&self) -> String {
         match self {
             Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
@@ -164,7 +164,7 @@ impl PairError {
         }
     }
 
-    /// The file to blame.
+    /// The file that caused the error.
     pub(super) fn part(&self, paths: &PairPaths) -> Part {
         match self {
             Self::NoKey { .. }
@@ -185,13 +185,13 @@ impl PairError {
 }
 
 impl Certificate {
-    /// What it is called in logs and metrics: the first name that it is for.
+    /// Title in logs and metrics: the certificate's first name.
     pub(super) fn title(&self) -> &str {
         self.names.first().map_or("(addresses)", |name| name)
     }
 }
 
-/// Reads a pair and looks through it.
+/// Loads a pair and checks it.
 pub(super) fn load(paths: &PairPaths, provider: &CryptoProvider) -> Result<Certificate, PairError> {
     let chain = chain(&paths.cert)?;
     let key = key(&paths.key)?;
@@ -256,7 +256,7 @@ fn read(path: &Path) -> Result<Vec<u8>, PairError> {
     })
 }
 
-/// Every certificate of a PEM file; at least one.
+/// Reads every certificate of a PEM file, which must have at least one.
 pub(super) fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, PairError> {
     let text = read(path)?;
     let chain: Vec<_> = CertificateDer::pem_slice_iter(&text)
@@ -288,8 +288,8 @@ fn key(path: &Path) -> Result<PrivateKeyDer<'static>, PairError> {
     })
 }
 
-/// The DNS names, in lower case, and whether there are addresses; `None` if they cannot be
-/// read.
+/// The DNS names, in lower case, and true if there are addresses. `None` if the extension cannot be
+/// parsed.
 fn names(certificate: &X509Certificate<'_>) -> Option<(Box<[Box<str>]>, bool)> {
     let extension = certificate.subject_alternative_name().ok()?;
     let Some(extension) = extension else {
@@ -310,7 +310,7 @@ fn names(certificate: &X509Certificate<'_>) -> Option<(Box<[Box<str>]>, bool)> {
     Some((names.into_boxed_slice(), has_addresses))
 }
 
-/// When a certificate in DER runs out, in seconds since 1970.
+/// Expiry of a certificate in DER, in seconds since 1970.
 pub(super) fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     Some(parsed.validity().not_after.timestamp())

@@ -1,5 +1,4 @@
-//! What we agree to in a handshake: versions, ciphers, sessions, protocols, client
-//! certificates.
+//! Settings of a handshake: versions, ciphers, sessions, protocols, client certificates.
 
 use std::sync::{Arc, LazyLock};
 
@@ -17,13 +16,13 @@ use rustls_pki_types::CertificateDer;
 use super::{certificates::ACME_TLS, pair::PairError, sessions::Sessions};
 use crate::config::model::{ClientCertificateConfig, MinVersionConfig};
 
-/// A ticket opens one session, in which the client gets the next one. A second would cost
-/// a derived key, an encryption and a record with each handshake, for browsers only that
-/// come back with several connections at once, which with HTTP/2 none does.
+/// Tickets issued per handshake. A ticket resumes one session, in which the client gets the next
+/// ticket. A second would cost a derived key, an encryption and a record per handshake. Only
+/// browsers that return with several connections at once would use it, and with HTTP/2 none does.
 const TICKETS: usize = 1;
 
-/// Ephemeral keys and authenticated encryption only, so that a stolen key opens nothing of
-/// the past (RFC 9325, 4.2); AES-128, the cheapest with hardware for AES, first.
+/// Provider with ephemeral keys and authenticated encryption only, so that a stolen key decrypts no
+/// past traffic (RFC 9325, 4.2). AES-128 comes first, as the cheapest with AES hardware.
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     Arc::new(CryptoProvider {
         cipher_suites: vec![
@@ -46,7 +45,7 @@ static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     })
 });
 
-/// The same with `ChaCha20` first.
+/// The same provider with `ChaCha20` first.
 static CHACHA_FIRST: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     let mut provider = CryptoProvider::clone(&PROVIDER);
     // The sort is stable.
@@ -69,7 +68,7 @@ pub(super) fn provider() -> &'static Arc<CryptoProvider> {
     &PROVIDER
 }
 
-/// What handshakes go by.
+/// Server configurations of a listener.
 #[derive(Clone, Debug)]
 pub(super) struct Configs {
     usual: Arc<ServerConfig>,
@@ -77,8 +76,8 @@ pub(super) struct Configs {
 }
 
 impl Configs {
-    /// Our order of ciphers counts, but a client that would have `ChaCha20` before all
-    /// others has no hardware for AES, and its battery is its own.
+    /// Selects a configuration. Our cipher order applies, except that a client which prefers
+    /// `ChaCha20` to all others has no AES hardware, and gets it to save battery.
     pub(super) fn choose(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
         let known = &PROVIDER.cipher_suites;
         let mut offered = hello.cipher_suites().iter();
@@ -91,7 +90,7 @@ impl Configs {
     }
 }
 
-/// What a listener's configuration comes to, whatever the certificates.
+/// Compiled settings of a listener, independent of its certificates.
 #[derive(Clone, Debug)]
 pub(super) struct Policy {
     pub(super) min_version: MinVersionConfig,
@@ -100,7 +99,7 @@ pub(super) struct Policy {
 }
 
 impl Policy {
-    /// For clients. They are asked for certificates if there is a `verifier`.
+    /// Configurations for clients. A `verifier` makes them ask for client certificates.
     pub(super) fn configs(
         &self,
         sessions: &Sessions,
@@ -144,7 +143,7 @@ impl Policy {
     }
 }
 
-/// For authorities that look for the answer to a challenge; they show no certificates.
+/// Creates the configuration for CAs that validate a challenge. It asks for no client certificate.
 pub(super) fn challenge(
     certificates: Arc<dyn ResolvesServerCert>,
 ) -> Result<Arc<ServerConfig>, TlsError> {
@@ -169,7 +168,7 @@ pub(super) enum ClientCaError {
 }
 
 impl ClientCaError {
-    /// What to do about it.
+    /// Advice on how to fix the problem.
     pub(super) fn help(&self) -> String {
         match self {
             Self::File(error) => error.help(),
@@ -181,7 +180,7 @@ impl ClientCaError {
     }
 }
 
-/// Verifies clients by these authorities.
+/// Creates a verifier that trusts these CA certificates.
 pub(super) fn verifier(
     authorities: &[CertificateDer<'static>],
     mode: ClientCertificateConfig,

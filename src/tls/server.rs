@@ -1,5 +1,5 @@
-//! A listener's TLS, compiled: its certificates are swapped one by one as their files
-//! change, its configuration whole when the authorities of client certificates do.
+//! Compiled TLS of a listener. Certificates are swapped one by one as their files change, and the
+//! whole configuration when the CA certificates for clients change.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -35,19 +35,19 @@ pub struct Server {
     live: ArcSwap<Live>,
     zones: Arc<Zones>,
     listener: Arc<str>,
-    /// What an authority's challenge goes by.
+    /// Configuration for handshakes of an ACME challenge.
     challenge: Option<Arc<ServerConfig>>,
     certificates: Arc<Certificates>,
     clock: Clock,
     pub handshake_timeout: Duration,
-    /// Clients are asked for certificates, so the name they asked for must be the host of
-    /// their requests.
+    /// True if clients are asked for certificates. The server name of the handshake must then be
+    /// the host of their requests.
     pub asks_clients: bool,
-    /// What [`Server::supervise`] does; taken when it begins.
+    /// State of [`Server::supervise`], taken when it begins.
     watch: Mutex<Option<Watch>>,
 }
 
-/// What handshakes go by, and the sessions that they begin.
+/// Configurations of handshakes, and the sessions that belong to them.
 #[derive(Debug)]
 struct Live {
     configs: Configs,
@@ -55,7 +55,7 @@ struct Live {
 }
 
 impl Server {
-    /// The TLS of the listener called `listener`. Files are read here, and watched by
+    /// Compiles the TLS of the listener called `listener`. Files are read here, and watched by
     /// [`Server::supervise`].
     pub fn compile(
         listener: &Arc<str>,
@@ -148,37 +148,38 @@ impl Server {
         }))
     }
 
-    /// The certificates that clients are shown.
+    /// The certificates served to clients.
     pub fn certificates(&self) -> &Arc<Certificates> {
         &self.certificates
     }
 
-    /// What the handshake that begins with `hello` goes by.
+    /// Configuration for the handshake that begins with `hello`.
     pub(super) fn config(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
         self.live.load().configs.choose(hello)
     }
 
-    /// The sessions of this listener with these clients.
+    /// Sessions of this listener under this client policy.
     pub(super) fn sessions_with(&self, clients: &Clients) -> Result<Arc<Sessions>, NoRandomness> {
         Sessions::of(&self.zones, &self.listener, clients, self.now())
     }
 
-    /// From the next handshake on. Sessions of before do not go on, unless these are they.
+    /// Replaces the configurations from the next handshake on. Earlier sessions cannot be resumed
+    /// unless `sessions` is the same.
     pub(super) fn set_configs(&self, configs: Configs, sessions: Arc<Sessions>) {
         self.live.store(Arc::new(Live { configs, sessions }));
     }
 
-    /// Turns the keys of tickets if it is time to.
+    /// Rotates the ticket keys if that is due.
     pub(super) fn turn_keys(&self) -> Result<(), NoRandomness> {
         self.live.load().sessions.turn(self.now())
     }
 
-    /// What the handshake of an authority that looks for its challenge's answer goes by.
+    /// Configuration for the handshake of a CA that validates a challenge.
     pub(super) fn challenge(&self) -> Option<Arc<ServerConfig>> {
         self.challenge.clone()
     }
 
-    /// In seconds since 1970.
+    /// Current time in seconds since 1970.
     pub(super) fn now(&self) -> i64 {
         expiry::seconds(self.clock.wall())
     }
@@ -187,7 +188,8 @@ impl Server {
         &self.clock
     }
 
-    /// Whether a series with this listener's name is one of its own TLS, if it is of any.
+    /// Returns true if a series with this listener's name is unrelated to TLS, or describes one of
+    /// its certificates.
     pub fn has_series(server: Option<&Self>, series: Series<'_>) -> bool {
         match server {
             Some(server) => server.certificates.expiries().has(series),
@@ -195,14 +197,14 @@ impl Server {
         }
     }
 
-    /// Says again when certificates run out, after a configuration was refused that has
-    /// said otherwise.
+    /// Publishes the expiry metrics again, after a configuration that was refused has overwritten
+    /// them.
     pub fn publish(&self) {
         self.certificates.expiries().publish();
     }
 
-    /// Watches the files, turns the ticket keys, and warns of certificates that run out,
-    /// for as long as the listener lives.
+    /// Watches the files, rotates the ticket keys, and warns of certificates that expire, for as
+    /// long as the listener lives.
     pub async fn supervise(self: Arc<Self>) {
         let watch = self.watch.lock().take();
         if let Some(watch) = watch {
@@ -211,7 +213,7 @@ impl Server {
     }
 }
 
-/// Where certificates are, as far as that is written rightly, each with its entry.
+/// The valid certificate sources, each with its entry.
 fn sources<'c>(
     config: &'c TlsConfig,
     cx: &mut CompileCx<'_>,
@@ -260,7 +262,7 @@ fn sources<'c>(
     sources
 }
 
-/// Reads every certificate for the first time.
+/// Loads every certificate for the first time.
 fn read(
     files: &mut Files,
     entries: &[&Spanned<CertificateConfig>],
@@ -278,7 +280,7 @@ fn read(
                 error.to_string(),
             )
             .help(error.help()),
-            // One customer's bad pair is no reason to serve none of the others.
+            // A bad pair of one customer must not stop the certificates of the others.
             Trouble::Pair(_, error) if entry.value.dir.is_some() => Diagnostic::warning(
                 "edgeway::tls::certificate",
                 place(&entry.value.dir),
@@ -319,7 +321,7 @@ fn read(
         .collect()
 }
 
-/// Names that ACME is to look after and a file already does.
+/// Warns of ACME names that a certificate file already covers.
 fn warn_of_double(config: &TlsConfig, certificates: &Certificates, cx: &mut CompileCx<'_>) {
     for name in &config.acme {
         if certificates.is_in_files(&name.value.to_ascii_lowercase()) {
@@ -334,7 +336,7 @@ fn warn_of_double(config: &TlsConfig, certificates: &Certificates, cx: &mut Comp
     }
 }
 
-/// Whom clients' certificates must be signed by.
+/// CA certificates that clients' certificates must be signed by.
 fn client_ca(config: &TlsConfig, cx: &mut CompileCx<'_>) -> Option<ClientCa> {
     match (&config.client_ca, &config.client_certificate) {
         (Some(path), mode) => {

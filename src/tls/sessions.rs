@@ -1,8 +1,8 @@
-//! The sessions of a listener's clients, which go on over reloads and in a process that
-//! takes over: the keys of tickets, and what is remembered for clients without tickets.
+//! TLS sessions of a listener's clients, which survive reloads and continue in a successor: the
+//! ticket keys, and the session cache for clients without tickets.
 //!
-//! They belong to a listener and to what decides about client certificates there: a session
-//! that began under other authorities opens nothing.
+//! Sessions belong to a listener and to its policy for client certificates. A session that began
+//! under other CA certificates cannot be resumed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,29 +14,30 @@ use serde_json::Value;
 use super::tickets::{NoRandomness, TURN, TicketKeys, TicketSecret};
 use crate::zones::{Zone, Zones};
 
-/// Sessions kept for clients of TLS 1.2 that take no tickets; the oldest goes first.
+/// Size of the session cache for TLS 1.2 clients without tickets. The oldest session is evicted
+/// first.
 const MEMORY: usize = 1024;
 
 /// The zone of a listener's sessions.
 pub(super) struct Sessions {
     tickets: Arc<TicketKeys>,
     memory: Arc<ServerSessionMemoryCache>,
-    /// Since when the first key is in use, in seconds since 1970. Held while keys turn: two
-    /// tasks may look after them for a moment, when one configuration follows another.
+    /// Start of use of the first key, in seconds since 1970. Locked during a rotation, because two
+    /// tasks may rotate for a moment when one configuration follows another.
     turned: Mutex<i64>,
 }
 
-/// What a process that takes over is told.
+/// State handed to the successor.
 #[derive(Serialize, Deserialize)]
 struct Exported {
-    /// In hexadecimal digits, the key in use first.
+    /// Keys in hexadecimal digits, the current one first.
     keys: Vec<String>,
     turned: i64,
 }
 
 impl Sessions {
-    /// Those of the listener `listener` with the clients of `clients`, at `now` in seconds
-    /// since 1970.
+    /// The sessions of `listener` under the client policy `clients`, at `now` in seconds since
+    /// 1970.
     pub(super) fn of(
         zones: &Zones,
         listener: &str,
@@ -68,10 +69,10 @@ impl Sessions {
         Arc::clone(&self.memory) as _
     }
 
-    /// Turns the keys if it is time to, whoever asks and how often.
+    /// Rotates the keys if that is due. Any number of tasks may call it.
     pub(super) fn turn(&self, now: i64) -> Result<(), NoRandomness> {
         let mut turned = self.turned.lock();
-        // The clock was set back: counted from now on.
+        // If the clock was set back, the period counts from now on.
         *turned = now.min(*turned);
         if Duration::from_secs(now.abs_diff(*turned)) >= TURN {
             self.tickets.turn()?;
@@ -108,13 +109,13 @@ impl std::fmt::Debug for Sessions {
     }
 }
 
-/// What decides about the certificates of clients, as a part of a zone's name.
+/// Policy for client certificates, as a part of a zone's name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Clients(String);
 
 impl Clients {
-    /// Those that one of the authorities in `said` has signed. `mode` is part of it: who may
-    /// come without a certificate has shown nothing.
+    /// Clients signed by a CA certificate in `said`. `mode` is part of the key, because a client
+    /// that may connect without a certificate has proved nothing.
     pub(super) fn signed_by<'a>(said: impl Iterator<Item = &'a [u8]>, mode: &str) -> Self {
         let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
         digest.update(mode.as_bytes());
@@ -173,18 +174,18 @@ mod tests {
         let first = sessions(&zones, &anybody);
         let ticket = first.tickets().encrypt(b"x").unwrap();
         for minutes in 0..(6 * 60) {
-            // Each time by the task of another configuration.
+            // Each time from the task of another configuration.
             let now = 1000 * HOUR + minutes * 60;
             sessions(&zones, &anybody).turn(now).unwrap();
         }
         assert_eq!(keys(), 1);
-        // Two tasks, and none turns what the other has turned.
+        // Two tasks, and the second does not rotate again.
         let now = 1006 * HOUR;
         first.turn(now).unwrap();
         sessions(&zones, &anybody).turn(now).unwrap();
         assert_eq!(keys(), 2);
         assert!(first.tickets().decrypt(&ticket).is_some());
-        // The clock goes back a day, and six hours later keys turn all the same.
+        // The clock goes back a day, and six hours later the keys are rotated all the same.
         first.turn(now - 24 * HOUR).unwrap();
         first.turn(now - 19 * HOUR).unwrap();
         assert!(first.tickets().decrypt(&ticket).is_some());

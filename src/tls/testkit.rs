@@ -1,6 +1,6 @@
 //! Certificates for tests inside the crate.
 
-// As the end-to-end tests make it.
+// The same generator as in the end-to-end tests.
 #[path = "../../tests/it/support/mmdb.rs"]
 mod mmdb;
 
@@ -15,15 +15,15 @@ use super::{
 };
 use crate::config::model::File;
 
-/// A certificate that signed itself, and its key, in PEM.
+/// Creates a self-signed certificate and its key, in PEM.
 pub(super) fn pair(names: &[&str]) -> (String, String) {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let CertifiedKey { cert, signing_key } = generate_simple_self_signed(names).unwrap();
     (cert.pem(), KeyPair::serialize_pem(&signing_key))
 }
 
-/// A pair for these names that is good until `not_after`, in seconds since 1970, whatever
-/// it says itself.
+/// Creates a certificate for these names that counts as valid until `not_after`, in seconds since
+/// 1970, regardless of its own dates.
 pub(super) fn certificate(names: &[&str], not_after: i64) -> Arc<Certificate> {
     let folder = tempfile::tempdir().unwrap();
     write_pair(folder.path(), "a", names);
@@ -47,10 +47,10 @@ pub(super) fn write_pair(folder: &Path, name: &str, names: &[&str]) {
     fs::write(folder.join(format!("{name}.key")), key).unwrap();
 }
 
-/// The user `alice` with the password `wonderland`, by a hash that is quick to compare.
+/// The user `alice` with the password `wonderland`, with a hash that is cheap to verify.
 const USERS: &str = "alice:$2y$04$abcdefghijklmnopqrstuujZkTwHUiJ9XdZPwKfcfDo7dMp5DjlTu\n";
 
-/// A folder with every file that the TLS of `file` needs.
+/// Creates a folder with every file that the TLS of `file` needs.
 pub(crate) fn files_of(file: &File) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let put = |path: &Path, text: &str| {
@@ -58,7 +58,7 @@ pub(crate) fn files_of(file: &File) -> TempDir {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     };
-    // Named by the examples of filters.
+    // Used by the examples of filters.
     put(Path::new("users.htpasswd"), USERS);
     let city = folder.path().join("GeoLite2-City.mmdb");
     fs::write(city, mmdb::loopback_in_munich()).unwrap();

@@ -1,7 +1,7 @@
-//! Session tickets: a client that comes back saves us a signature.
+//! Session tickets, which save us a signature when a client returns.
 //!
-//! The keys are a listener's own. A ticket of one listener opens no session on another,
-//! which may ask for client certificates that the first did not.
+//! Each listener has keys of its own. A ticket of one listener resumes no session on another, which
+//! may require client certificates that the first did not.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -12,24 +12,24 @@ use ring::{
 };
 use rustls::server::ProducesTickets;
 
-/// How long tickets are made with one key (see [`super::sessions`]). The key before it still opens them, so a ticket
-/// is good for this long at least and for twice as long at most.
+/// Period between rotations of the ticket key (see [`super::sessions`]). The previous key still
+/// opens tickets, so a ticket is valid for at least this long and at most twice as long.
 pub(super) const TURN: Duration = Duration::from_hours(6);
 
 const NAME: usize = 16;
 const SECRET: usize = 32;
-/// The longest ticket looked at. A client's own certificate chain is the largest thing in
-/// one; what is longer was not made here.
+/// The longest ticket accepted. A client's certificate chain is its largest part; a longer ticket
+/// was not issued here.
 const LONGEST: usize = 1 << 16;
 
-/// The keys that tickets are made with.
+/// Keys that encrypt tickets.
 pub(super) struct TicketKeys {
-    /// The one in use first, then the one before it.
+    /// The current key, then the previous one.
     keys: ArcSwap<Vec<Arc<Key>>>,
     random: SystemRandom,
 }
 
-/// One key, as a process hands it to its successor.
+/// Secret of a key, as handed to the successor.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct TicketSecret(Box<[u8; NAME + SECRET]>);
 
@@ -38,13 +38,13 @@ struct Key {
     aead: LessSafeKey,
 }
 
-/// There was no randomness for a key.
+/// The system provided no randomness for a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the system gives no randomness")]
 pub(super) struct NoRandomness;
 
 impl Default for TicketKeys {
-    /// None yet, so no tickets are made.
+    /// Has no keys yet, so no tickets are issued.
     fn default() -> Self {
         Self {
             keys: ArcSwap::default(),
@@ -67,7 +67,8 @@ impl TicketKeys {
         self.keys.load().is_empty()
     }
 
-    /// Makes a new key the one in use; the one before the last is forgotten.
+    /// Rotates the keys: a new key becomes the current one, and the one before the previous is
+    /// dropped.
     pub(super) fn turn(&self) -> Result<(), NoRandomness> {
         let next = Arc::new(Key::random(&self.random)?);
         self.keys.rcu(|keys| {
@@ -79,13 +80,13 @@ impl TicketKeys {
         Ok(())
     }
 
-    /// The keys, the one in use first, for a process that takes over.
+    /// The keys for the successor, the current one first.
     pub(super) fn export(&self) -> Vec<TicketSecret> {
         let keys = self.keys.load();
         keys.iter().map(|key| key.secret.clone()).collect()
     }
 
-    /// Takes over another process's keys.
+    /// Imports the keys of another process.
     pub(super) fn import(&self, secrets: &[TicketSecret]) {
         let keys: Vec<_> = secrets
             .iter()
@@ -103,7 +104,7 @@ impl TicketSecret {
         &self.0[..]
     }
 
-    /// None if they are not as many as [`Self::as_bytes`] gives.
+    /// Returns `None` unless the length is that of [`Self::as_bytes`].
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         Some(Self(Box::new(bytes.try_into().ok()?)))
     }
@@ -130,7 +131,7 @@ impl Key {
     }
 }
 
-/// A ticket is the key's name, a nonce, what is kept, encrypted, and a tag.
+/// A ticket is the key's name, a nonce, the encrypted state, and a tag.
 impl ProducesTickets for TicketKeys {
     fn enabled(&self) -> bool {
         true
@@ -143,7 +144,7 @@ impl ProducesTickets for TicketKeys {
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
         let keys = self.keys.load();
         let key = keys.first()?;
-        // Random: a count would tell how many visits there were between two of a client's.
+        // Random: a counter would reveal how many handshakes happened between two of a client's.
         let mut nonce = [0; aead::NONCE_LEN];
         self.random.fill(&mut nonce).ok()?;
         let name = key.secret.name();
@@ -173,7 +174,7 @@ impl ProducesTickets for TicketKeys {
         let (name, rest) = ticket.split_at_checked(NAME)?;
         let (nonce, body) = rest.split_at_checked(aead::NONCE_LEN)?;
         let keys = self.keys.load();
-        // The name is no secret: it stands in every ticket.
+        // The name is no secret: every ticket contains it.
         let key = keys.iter().find(|key| key.secret.name() == name)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let mut plain = body.to_vec();

@@ -1,5 +1,5 @@
-//! What a listener's TLS does beside handshakes: takes up changed files, turns the ticket
-//! keys, warns of certificates that run out.
+//! Background work of a listener's TLS: loads changed files, rotates the ticket keys, warns of
+//! certificates that expire.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -19,18 +19,18 @@ use crate::{
     config::model::ClientCertificateConfig,
 };
 
-/// How often files are looked at.
+/// Interval between checks of the files.
 const PAUSE: Duration = Duration::from_secs(1);
-/// A look that takes long, at thousands of files or over a network, is followed by a pause
-/// this many times as long.
+/// Ratio of pause to check duration. It matters when a check is slow, as with thousands of files or
+/// over a network.
 const REST: u32 = 50;
-/// How often certificates that run out are complained about.
+/// Interval between warnings about certificates that expire.
 const REMINDER: Duration = Duration::from_hours(24);
 
-/// Of listeners with TLS only.
+/// Metric of listeners with TLS.
 pub(super) const IS_WELL: &str = "edgeway_certificate_last_reload_success";
 
-/// The files of a listener's TLS, and what is made anew when they change.
+/// The files of a listener's TLS, and the state that is rebuilt when they change.
 #[derive(Debug)]
 pub(super) struct Watch {
     listener: Arc<str>,
@@ -40,7 +40,7 @@ pub(super) struct Watch {
     is_well: IntGauge,
 }
 
-/// The file of those who sign clients' certificates.
+/// The file with the CA certificates for clients.
 #[derive(Debug)]
 pub(super) struct ClientCa {
     path: PathBuf,
@@ -61,7 +61,7 @@ impl ClientCa {
         }
     }
 
-    /// Reads the file; none if it says what it said before.
+    /// Reads the file. Returns `None` if its contents are the same as before.
     pub(super) fn read(&mut self) -> Result<Option<Arc<dyn ClientCertVerifier>>, ClientCaError> {
         let authorities = pair::chain(&self.path)?;
         if authorities == self.current {
@@ -72,7 +72,7 @@ impl ClientCa {
         Ok(Some(verifier))
     }
 
-    /// Who is let in, by what was read last.
+    /// Client policy according to the last read.
     pub(super) fn clients(&self) -> Clients {
         let mode = match self.mode {
             ClientCertificateConfig::Required => "required",
@@ -81,7 +81,7 @@ impl ClientCa {
         Clients::signed_by(self.current.iter().map(|authority| &**authority), mode)
     }
 
-    /// The verifier, if the file has changed to something of use.
+    /// The new verifier, if the file has changed and is usable.
     fn look(&mut self, events: &mut Vec<Event>) -> Option<Arc<dyn ClientCertVerifier>> {
         let due = self.turn.due(Stamps::of([&*self.path]));
         if due == Due::Nothing {
@@ -128,10 +128,10 @@ impl Watch {
         }
     }
 
-    /// Looks at the files and turns keys, for ever.
+    /// Checks the files and rotates keys, for ever.
     pub(super) async fn run(mut self, server: &Server) {
         let clock = server.clock().clone();
-        // The start has told already.
+        // The start has logged these warnings already.
         let mut remind_at = clock.now() + REMINDER;
         let mut pause = PAUSE;
         loop {
@@ -181,8 +181,8 @@ impl Watch {
         }
     }
 
-    /// Whom the authorities of before let in must show a certificate again: their sessions
-    /// are others.
+    /// Sets a new verifier. Clients admitted under the previous CA certificates must present a
+    /// certificate again, because their sessions are separate.
     fn set_verifier(&self, verifier: &Arc<dyn ClientCertVerifier>, server: &Server) {
         let listener = &*self.listener;
         let clients = self.client_ca.as_ref().map(ClientCa::clients);

@@ -1,4 +1,4 @@
-//! `edgeway plugin`: for those who write plugins. Nothing here needs a gateway that runs.
+//! `edgeway plugin`: tools for plugin authors. None of them needs a running gateway.
 
 mod new;
 mod printed;
@@ -49,7 +49,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
     }
 }
 
-/// Whether all went well; or why it could not be tried.
+/// True if everything succeeded, or why it could not be run.
 type Outcome = Result<bool, String>;
 
 fn block_on(work: impl Future<Output = Outcome>) -> Outcome {
@@ -59,7 +59,7 @@ fn block_on(work: impl Future<Output = Outcome>) -> Outcome {
     runtime.block_on(work)
 }
 
-/// A failure with its trace, each line behind `indent`; without what of it is ours.
+/// Formats a failure with its trace, each line after `indent`, without frames of our own.
 fn trace(failure: &Failure, indent: &str) -> String {
     let both = failure.message.lines().chain(failure.stack.lines());
     let mut text = String::new();

@@ -8,7 +8,7 @@ use std::{
 
 use super::{Outcome, out};
 
-/// What a new plugin has; `NAME` stands for its name.
+/// Files of a new plugin. `NAME` is replaced by its name.
 const FILES: [(&str, &str); 4] = [
     ("plugin.js", include_str!("template/plugin.js")),
     ("plugin.test.js", include_str!("template/plugin.test.js")),
@@ -21,9 +21,9 @@ const FILES: [(&str, &str); 4] = [
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
-    /// What it is called: letters, digits, `-` and `_`
+    /// The plugin's name: letters, digits, `-` and `_`
     name: String,
-    /// The folder that its own is made in
+    /// The folder in which to create the plugin's folder
     #[arg(long = "in", value_name = "FOLDER", default_value = "plugins")]
     within: PathBuf,
 }
@@ -54,7 +54,7 @@ fn write(folder: &Path, name: &str) -> Result<(), String> {
     if let Some(parent) = folder.parent() {
         fs::create_dir_all(parent).map_err(|error| cannot(parent, error))?;
     }
-    // Fails if anything is there: what somebody wrote is never overwritten.
+    // Fails if the folder exists, so existing files are never overwritten.
     fs::create_dir(folder).map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => format!("{} is there already", folder.display()),
         _ => cannot(folder, error),

@@ -1,4 +1,4 @@
-//! What a hook of `edgeway plugin run` did, as text.
+//! Effects of a hook in `edgeway plugin run`, as text.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::plugins::{Answer, Change, Hook, Line, Output, Ran, heads};
 
-/// How much of a body is printed.
+/// Limit of the printed part of a body.
 const MOST_PRINTED: usize = 4 << 10;
 
 pub(super) fn printed(hook: Hook, ran: &Ran) -> String {
@@ -90,7 +90,7 @@ pub(super) fn shown(value: &HeaderValue) -> String {
     String::from_utf8_lossy(value.as_bytes()).into_owned()
 }
 
-/// Lines of `value` behind `key`, indented.
+/// Appends the lines of `value` after `key`, indented.
 fn put(text: &mut String, key: &str, value: &str) {
     for (at, line) in value.lines().enumerate() {
         let key = if at == 0 { key } else { "" };

@@ -27,7 +27,7 @@ use crate::{
     },
 };
 
-/// The fixed word of a request that a plugin's failure ends.
+/// The fixed reason of a request that a plugin's failure ends.
 const FAILED: &str = "plugin_failed";
 
 #[derive(Debug, clap::Args)]
@@ -44,47 +44,47 @@ pub(super) struct Options {
     /// The body of the request, as text; a form if no header says otherwise
     #[arg(short, long, value_name = "TEXT")]
     data: Option<String>,
-    /// What it finds as `ctx.config`: an object in JSON
+    /// The value of `ctx.config`: an object in JSON
     #[arg(long, value_name = "JSON", default_value = "{}")]
     config: String,
-    /// A variable of the environment that it finds in `ctx.env`
+    /// An environment variable that the plugin gets in `ctx.env`
     #[arg(long, value_name = "NAME")]
     env: Vec<String>,
     /// The client's address
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     client: IpAddr,
-    /// An origin that its `fetch` may ask, such as `https://flags.example.com`
+    /// An origin that its `fetch` may request, such as `https://flags.example.com`
     #[arg(long, value_name = "ORIGIN")]
     fetch: Vec<String>,
     /// The route's name
     #[arg(long, value_name = "NAME", default_value = "app")]
     route: String,
-    /// The claims of its token, `ctx.jwt`: an object in JSON
+    /// The claims of the client's token, `ctx.jwt`: an object in JSON
     #[arg(long, value_name = "JSON")]
     jwt: Option<String>,
-    /// Where the client is, `ctx.geo`: an object in JSON
+    /// The client's location, `ctx.geo`: an object in JSON
     #[arg(long, value_name = "JSON")]
     geo: Option<String>,
-    /// The status that the backend answers with
+    /// The status of the backend's response
     #[arg(long, value_name = "STATUS", default_value = "200")]
     status: u16,
-    /// A header of the backend's answer
+    /// A header of the backend's response
     #[arg(long = "answer-header", value_name = "HEADER")]
     answer: Vec<String>,
-    /// Fate of the request if `onRequest` or `onRoute` fails, as the route says it; one with
+    /// Fate of the request if `onRequest` or `onRoute` fails, as configured on a route; one with
     /// `role: auth` refuses
     #[arg(long, value_name = "WHAT", default_value = "refuse")]
     on_error: OnError,
     /// The name of an upstream that `onRoute` may choose; any if none is named
     #[arg(long = "upstream", value_name = "NAME")]
     upstreams: Vec<String>,
-    /// Time of the processor that a hook may use
+    /// CPU time that a hook may use
     #[arg(long, value_name = "TIME", default_value = "5ms")]
     cpu: Span,
-    /// Time that may pass in a hook
+    /// Wall time that a hook may take
     #[arg(long, value_name = "TIME", default_value = "250ms")]
     wall: Span,
-    /// Print what became of request and answer as JSON, and nothing else
+    /// Print the resulting request and response as JSON, and nothing else
     #[arg(long)]
     json: bool,
 }
@@ -99,18 +99,18 @@ enum OnError {
 struct Way<'o> {
     options: &'o Options,
     trial: Trial,
-    /// As the client sent it.
+    /// The request as the client sent it.
     input: Input,
-    /// Changed for whatever is behind.
+    /// Headers as changed for the backend.
     headers: HeaderMap,
-    /// To be done to the answer, whoever gives it.
+    /// Changes to apply to the response, from any source.
     added: Vec<Change>,
     target: Option<String>,
     upstream: Option<String>,
     is_well: bool,
 }
 
-/// An answer on its way back.
+/// A response on its way back.
 pub(super) struct Head {
     status: StatusCode,
     pub(super) headers: HeaderMap,
@@ -199,7 +199,7 @@ fn object(option: &str, text: &str, example: &str) -> Result<Map<String, Value>,
     }
 }
 
-/// As a route has it without more being said.
+/// Limits of `fetch` on a route with default settings.
 fn reach(origins: &[String]) -> Result<Reach, String> {
     Reach::new(origins, FETCH_DEADLINE, LONGEST_FETCHED)
 }
@@ -217,7 +217,7 @@ fn known(options: &Options) -> Result<Known, String> {
     })
 }
 
-/// The variables of these names, as an object in JSON.
+/// The environment variables of these names, as an object in JSON.
 fn env(names: &[String]) -> Result<String, String> {
     let mut all = serde_json::Map::new();
     for name in names {
@@ -235,7 +235,7 @@ impl Way<'_> {
         }
     }
 
-    /// Runs a hook if the plugin has it, and prints what came of it.
+    /// Runs a hook if the plugin has it, and prints the result.
     async fn meet(
         &mut self,
         hook: Hook,
@@ -266,7 +266,7 @@ impl Way<'_> {
         Some(ran.outcome)
     }
 
-    /// A failed hook that can end the request: the answer if it does.
+    /// Handles a failed hook that can end the request. Returns the response if it does.
     async fn failed(&mut self) -> Option<Head> {
         if self.options.on_error == OnError::Continue {
             self.say("                    the request goes on without it (`on_error: continue`)\n");
@@ -300,7 +300,8 @@ impl Way<'_> {
         Some(head)
     }
 
-    /// What a request meets before it goes on; the answer if it does not.
+    /// Runs the hooks before the request is forwarded. Returns the response if one of them ends the
+    /// request.
     async fn request(&mut self) -> Option<Head> {
         let none = Told::default;
         let headers = self.headers.clone();
@@ -339,7 +340,7 @@ impl Way<'_> {
         }
     }
 
-    /// What it meets on its way to the backend: the answer if that ends it.
+    /// Runs the hook before the backend. Returns the response if it ends the request.
     async fn sent(&mut self) -> Option<Head> {
         let headers = self.headers.clone();
         let told = Told::default();
@@ -354,7 +355,7 @@ impl Way<'_> {
         }
     }
 
-    /// What an answer meets.
+    /// Runs a response hook.
     async fn answered(&mut self, hook: Hook, head: &mut Head) {
         let headers = self.input.headers.clone();
         let response = Some((head.status, head.headers.clone()));
@@ -376,7 +377,7 @@ impl Way<'_> {
         }
     }
 
-    /// The request is over: what is known of it without a gateway.
+    /// Runs the log hook, with the fields that are known without a gateway.
     async fn logged(&mut self, head: &Head) {
         let url = Url::parse(&self.input.url).ok();
         let entry = json!({
@@ -397,7 +398,7 @@ impl Way<'_> {
         self.meet(Hook::Log, &headers, None, told).await;
     }
 
-    /// What became of both, as JSON.
+    /// Prints the resulting request and response as JSON.
     fn tell(&self, is_sent: bool, head: &Head) {
         if !self.options.json {
             return;
@@ -425,14 +426,14 @@ impl Way<'_> {
     }
 }
 
-/// What a hook is told beside the request.
+/// Inputs of a hook besides the request.
 #[derive(Default)]
 struct Told {
     reason: Option<&'static str>,
     entry: Option<String>,
 }
 
-/// A plugin's own answer as it is sent.
+/// Converts a plugin's own response to the form in which it is sent.
 pub(super) fn own(response: Response) -> Head {
     let (content_type, response) = response.sent();
     let mut headers = response.headers;
@@ -447,7 +448,7 @@ pub(super) fn own(response: Response) -> Head {
     }
 }
 
-/// Each header with its lines.
+/// Each header with its values.
 fn lines(headers: &HeaderMap) -> Value {
     let names = headers.keys();
     let all = names.map(|name| {
@@ -463,7 +464,7 @@ fn path_of(url: &str) -> &str {
     rest.find('/').map_or("/", |begin| &rest[begin..])
 }
 
-/// The URL with its path in the form that the gateway matches and sends on.
+/// Returns the URL with its path in the form that the gateway matches and forwards.
 fn in_normal_form(url: String) -> Result<String, String> {
     let start = url.find("://").map_or(0, |at| at + 3);
     let path = url[start..].find('/').map_or(url.len(), |at| start + at);
@@ -507,13 +508,13 @@ fn input(options: &Options) -> Result<Input, String> {
     all.extend(given);
     if let Some(data) = &options.data {
         if !all.contains_key(header::CONTENT_TYPE) {
-            // As curl has it.
+            // The same default as in curl.
             let form = HeaderValue::from_static("application/x-www-form-urlencoded");
             all.insert(header::CONTENT_TYPE, form);
         }
         all.insert(header::CONTENT_LENGTH, data.len().into());
     }
-    // As it was written, since that is what the gateway matches.
+    // The path stays as written, because the gateway matches that form.
     let behind = whole.split_once("://").map_or("", |(_, rest)| rest);
     let has_path = behind
         .find(['/', '?'])

@@ -1,4 +1,4 @@
-//! `edgeway plugin test DIR`, which prints as node's test runner does.
+//! `edgeway plugin test DIR`, with the output format of node's test runner.
 
 use std::{
     fmt::Write as _,
@@ -22,7 +22,7 @@ use crate::{
 
 const ENDING: &str = ".test.js";
 
-/// How far below a folder tests are looked for.
+/// Maximum depth below a folder at which tests are found.
 const DEEPEST: usize = 8;
 
 #[derive(Debug, clap::Args)]
@@ -35,7 +35,7 @@ pub(super) struct Options {
 #[derive(Debug, Default)]
 struct Count {
     tests: usize,
-    /// Where, what, and why.
+    /// File, test and failure.
     failed: Vec<(String, Tested)>,
 }
 
@@ -63,7 +63,7 @@ pub(super) async fn run(options: &Options) -> Outcome {
     Ok(count.failed.is_empty())
 }
 
-/// Files with tests: in this folder and below, in the order of their names.
+/// Finds files with tests in this folder and below, in the order of their names.
 fn find(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> io::Result<()> {
     let mut entries = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -104,7 +104,7 @@ async fn run_file(file: &Path, count: &Arc<Mutex<Count>>) {
     }
 }
 
-/// What sets a line of `console` apart from those of `console.log`.
+/// Prefix that distinguishes a line of `console` from those of `console.log`.
 fn prefix(level: Level) -> &'static str {
     match level {
         Level::Error => "error: ",

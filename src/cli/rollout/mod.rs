@@ -1,5 +1,5 @@
-//! `edgeway rollout`: restarts the apps behind an upstream one after the other, so that users
-//! never meet one that is down.
+//! `edgeway rollout`: restarts the apps behind an upstream one after the other, so that no request
+//! meets one that is down.
 
 #[cfg(test)]
 mod tests;
@@ -26,24 +26,25 @@ pub(super) struct Options {
     /// Good checks in a row until a backend counts as back
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     probes: u64,
-    /// How long a backend may take to come back
+    /// Time limit for a backend to come back
     #[arg(long, value_name = "TIME", default_value = "60s")]
     timeout: Span,
-    /// How long requests under way may take; then the command cuts them
+    /// Time limit for the requests in flight; then the command aborts them
     #[arg(long, value_name = "TIME", default_value = "30s")]
     drain_timeout: Span,
-    /// A line for the shell, run for the backend that does not come back
+    /// A shell command, run for the backend that does not come back
     #[arg(long, value_name = "COMMAND")]
     on_fail: Option<String>,
     /// Print what would be done
     #[arg(long)]
     dry_run: bool,
-    /// Do it although users get 503 meanwhile
+    /// Continue even if users get 503 meanwhile
     #[arg(long)]
     force: bool,
     #[command(flatten)]
     admin: AdminOption,
-    /// What restarts one backend; {port}, {host}, {address} and {upstream} are filled in
+    /// The command that restarts one backend; {port}, {host}, {address} and {upstream} are filled
+    /// in
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
@@ -81,11 +82,11 @@ async fn whole(options: &Options, gateway: &Remote, interrupt: Interrupt) -> Exi
     }
 }
 
-/// What is done, backend by backend.
+/// Steps of a rollout, backend by backend.
 #[derive(Debug)]
 struct Plan {
     steps: Vec<Step>,
-    /// Backends that somebody drained before: they are left alone.
+    /// Backends that were drained before: they are left alone.
     skipped: Vec<Name>,
     of: usize,
     probes: u64,
@@ -177,7 +178,7 @@ impl Plan {
     }
 }
 
-/// Why it ended early; what there is to say was said.
+/// Why the rollout ended early. The messages have been printed.
 #[derive(Debug, PartialEq, Eq)]
 enum Stop {
     Failed,
@@ -257,7 +258,7 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
         Err(Stop::Failed)
     }
 
-    /// No new requests, and none under way any more.
+    /// Drains a backend and waits until no request is in flight.
     async fn drain(&mut self, name: &Name) -> Result<(), Stop> {
         if let Err(trouble) = self.gateway.drain(name, self.plan.force).await {
             self.progress
@@ -289,7 +290,7 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
         }
     }
 
-    /// The app was not touched: it may as well serve.
+    /// Sends requests to a backend again whose app was not touched.
     async fn undo(&mut self, name: &Name) {
         match self.gateway.undrain(name).await {
             Ok(_) => self
@@ -301,8 +302,8 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
         }
     }
 
-    /// Waits for good checks, then sends it requests again. The inner error says why it is
-    /// not back.
+    /// Waits for passed checks, then sends the backend requests again. The inner error is the
+    /// reason why it is not back.
     async fn come_back(&mut self, name: &Name) -> Result<Result<(), String>, Stop> {
         let Plan {
             probes, timeout, ..
@@ -335,8 +336,8 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
         }
     }
 
-    /// Runs what is to be run for a backend that does not come back, and takes it in again
-    /// if that helped.
+    /// Runs the `--on-fail` command for a backend that does not come back, and sends it requests
+    /// again if that helped.
     async fn mend(&mut self, step: &Step) {
         let name = &step.name;
         let Some(on_fail) = &step.on_fail else {
@@ -361,7 +362,7 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
             Ok(Err(why)) => self.progress.say(&format!(
                 "{name}: {why}; it stays drained; once it is mended: edgeway undrain {name}"
             )),
-            // It was said.
+            // The message has been printed.
             Err(Stop::Interrupted | Stop::Failed) => {}
         }
     }

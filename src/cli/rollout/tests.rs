@@ -1,4 +1,4 @@
-//! Rollouts against a gateway and programs that do what a test says.
+//! Tests of rollouts against a scripted gateway and scripted programs.
 
 use std::cell::RefCell;
 
@@ -23,15 +23,15 @@ fn options(arguments: &[&str]) -> Options {
     Line::parse_from(line).options
 }
 
-/// Programs that note what was run beside what was asked of the gateway; `broken` makes
-/// the app on a port fail its checks from then on.
+/// Programs that record their runs along with the gateway's requests. `broken` makes the app on a
+/// port fail its checks from then on.
 struct Fake<'a> {
     gateway: &'a FakeGateway,
     broken: Option<&'static str>,
-    /// What `--on-fail` does.
+    /// True if `--on-fail` repairs the app.
     mends: bool,
     on_run: RefCell<Option<Box<dyn FnOnce()>>>,
-    /// A signal to the whole group of processes ends the command as well.
+    /// A signal to the whole process group ends the command as well.
     ends_with: Option<&'static str>,
 }
 

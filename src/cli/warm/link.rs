@@ -1,4 +1,4 @@
-//! One connection to the gateway, over which one request after the other is sent.
+//! A connection to the gateway that sends one request after the other.
 
 use std::{future::Future, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
@@ -18,25 +18,25 @@ use tokio_rustls::TlsConnector;
 
 use crate::base::error;
 
-/// What is asked, and how.
+/// Settings of all requests.
 pub(super) struct Asker {
-    /// Where every name is found; as its host says if absent.
+    /// Address to connect to for every host. Absent to resolve the host.
     pub(super) to: Option<SocketAddr>,
     pub(super) tls: Arc<ClientConfig>,
     pub(super) headers: HeaderMap,
-    /// For one answer, with all of its body.
+    /// Deadline of a response with all of its body.
     pub(super) deadline: Duration,
 }
 
-/// What came of a request.
+/// Result of a request.
 pub(super) struct Answer {
     pub(super) status: u16,
-    /// `X-Cache-Status`.
+    /// Value of `X-Cache-Status`.
     pub(super) cache: Option<String>,
     pub(super) bytes: u64,
 }
 
-/// Why nothing came.
+/// Why there is no response.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LinkError {
     #[error("cannot connect: {}", error::chain(.0))]
@@ -54,13 +54,13 @@ type Connection = Pin<Box<dyn Future<Output = hyper::Result<()>>>>;
 
 /// An open connection.
 struct Open {
-    /// Scheme and authority that it is for.
+    /// Scheme and authority of the connection.
     to: (bool, Authority),
     sender: SendRequest<Empty<Bytes>>,
     connection: Connection,
 }
 
-/// One worker's connection, opened when it is needed.
+/// A worker's connection, opened when it is needed.
 pub(super) struct Link<'a> {
     asker: &'a Asker,
     open: Option<Open>,
@@ -71,7 +71,7 @@ impl<'a> Link<'a> {
         Self { asker, open: None }
     }
 
-    /// Asks for a URL and reads all of the answer.
+    /// Fetches a URL and reads the whole response.
     pub(super) async fn get(
         &mut self,
         url: &Uri,
@@ -81,7 +81,7 @@ impl<'a> Link<'a> {
         let answer = async {
             let was_open = self.open.is_some();
             match self.try_get(url, encoding).await {
-                // The gateway may have ended what was idle in the meantime.
+                // The gateway may have closed the idle connection in the meantime.
                 Err(LinkError::Exchange(error)) if was_open && !error.is_parse() => {
                     self.open = None;
                     self.try_get(url, encoding).await
@@ -92,7 +92,7 @@ impl<'a> Link<'a> {
         let answer = timeout(deadline, answer).await;
         let answer = answer.unwrap_or(Err(LinkError::Late(deadline)));
         if answer.is_err() {
-            // What else comes over it belongs to nobody.
+            // The rest of the response must not be taken for the next one.
             self.open = None;
         }
         answer
@@ -131,7 +131,7 @@ impl<'a> Link<'a> {
                 })
             };
             tokio::pin!(exchange);
-            // The connection moves the bytes.
+            // The connection transfers the bytes.
             tokio::select! {
                 biased;
                 answer = &mut exchange => answer,
@@ -139,7 +139,7 @@ impl<'a> Link<'a> {
                     let answer = exchange.await;
                     return Ok(match (answer, ended) {
                         (Ok(answer), _) => answer,
-                        // It says more than that the connection has gone.
+                        // The connection's error is more specific than that it has closed.
                         (Err(_), Err(why)) | (Err(why), Ok(())) => return Err(why.into()),
                     });
                 }

@@ -1,13 +1,13 @@
-//! The list of what is to be fetched: one URL a line.
+//! The list of URLs to fetch, one per line.
 
 use std::fmt;
 
 use http::Uri;
 
-/// What is wrong with a line.
+/// Problem with a line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BadLine {
-    /// Counted from 1.
+    /// Line number, from 1.
     line: usize,
     text: String,
     why: &'static str,
@@ -19,7 +19,7 @@ impl fmt::Display for BadLine {
     }
 }
 
-/// An address without a path, which paths of the list are of.
+/// A URL without a path, the base of paths in the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Base(String);
 
@@ -36,7 +36,7 @@ impl std::str::FromStr for Base {
     }
 }
 
-/// The URLs of a list, in its order. What follows `#` at the start of a line is a comment.
+/// Parses a list into URLs, in order. A line that begins with `#` is a comment.
 pub(super) fn read(text: &str, base: Option<&Base>) -> Result<Vec<Uri>, BadLine> {
     let mut urls = Vec::new();
     for (index, line) in text.lines().enumerate() {
@@ -63,7 +63,7 @@ pub(super) fn read(text: &str, base: Option<&Base>) -> Result<Vec<Uri>, BadLine>
     Ok(urls)
 }
 
-/// A URL that can be asked for. `Uri` has no fragments: they are never sent.
+/// Parses a complete URL. `Uri` has no fragments: they are never sent.
 fn whole(text: &str) -> Option<Uri> {
     let url: Uri = text.parse().ok()?;
     let is_http = matches!(url.scheme_str(), Some("http" | "https"));

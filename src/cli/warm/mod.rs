@@ -1,4 +1,4 @@
-//! `edgeway warm FILE`: fetches what is listed, so that the first client finds it stored.
+//! `edgeway warm FILE`: fetches listed URLs, so that the first client finds them in the cache.
 
 mod link;
 mod list;
@@ -29,7 +29,7 @@ use crate::{
     edge::worker,
 };
 
-/// Exit status of a command that Ctrl-C ended, as shells have it.
+/// Exit status of a command ended by Ctrl-C, as in shells.
 const INTERRUPTED: u8 = 130;
 
 const USER_AGENT: HeaderValue =
@@ -37,16 +37,16 @@ const USER_AGENT: HeaderValue =
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
-    /// The list: one URL or path a line, `#` for comments; `-` for standard input
+    /// The list: one URL or path per line, `#` for comments; `-` for standard input
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// What paths in the list are of, such as `https://shop.example.com`
+    /// The base URL of paths in the list, such as `https://shop.example.com`
     #[arg(long, value_name = "URL")]
     base: Option<Base>,
-    /// Ask this address, whatever the URLs' hosts are
+    /// Connect to this address, whatever the URLs' hosts are
     #[arg(long, value_name = "IP:PORT")]
     to: Option<SocketAddr>,
-    /// How many requests are under way at once
+    /// Maximum number of requests in flight
     #[arg(
         long,
         value_name = "NUMBER",
@@ -54,8 +54,8 @@ pub(super) struct Options {
         value_parser = clap::value_parser!(u16).range(1..=256)
     )]
     concurrency: u16,
-    /// An `Accept-Encoding` to ask with; several times for several. Without it each URL is
-    /// fetched twice: plain, and as browsers ask
+    /// An `Accept-Encoding` to send; repeat it for several. Without it each URL is fetched twice:
+    /// plain, and as browsers do
     #[arg(
         long = "encoding",
         value_name = "VALUE",
@@ -66,16 +66,16 @@ pub(super) struct Options {
     /// A header of each request, as with curl: `Name: value`
     #[arg(short = 'H', long = "header", value_name = "HEADER", value_parser = header_line)]
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// For how long one answer may take
+    /// Time limit of a response
     #[arg(long, value_name = "TIME", default_value = "1min")]
     timeout: Span,
-    /// The file of the authorities that certificates must be of; the system's if absent
+    /// A file with the CA certificates to trust [default: those of the system]
     #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
     ca: Option<PathBuf>,
-    /// Take any certificate
+    /// Accept any certificate
     #[arg(long)]
     insecure: bool,
-    /// Print what came of it as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
@@ -88,17 +88,17 @@ fn header_line(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     Ok((name, value))
 }
 
-/// What came of all.
+/// Result of the whole command.
 #[derive(Debug, Serialize)]
 struct Summary {
     urls: usize,
     requests: usize,
     bytes: u64,
     seconds: f64,
-    /// Answers by `X-Cache-Status`; `none` where there is none.
+    /// Responses by `X-Cache-Status`; `none` if it is missing.
     results: BTreeMap<String, usize>,
     failures: Vec<Failure>,
-    /// Ctrl-C came before the end of the list.
+    /// True if Ctrl-C came before the end of the list.
     stopped: bool,
 }
 
@@ -169,7 +169,7 @@ fn text(file: &Path) -> io::Result<String> {
     std::fs::read_to_string(file)
 }
 
-/// The list, as workers go through it together.
+/// The list, shared by all workers.
 struct Round<'a> {
     urls: &'a [Uri],
     encodings: &'a [HeaderValue],
@@ -201,8 +201,8 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// Takes one URL after the other, with its encodings in their order: what the gateway
-    /// makes of the first may serve the others.
+    /// Fetches the URLs one after the other, each with its encodings in order: the response that
+    /// the gateway makes for the first may serve the others.
     async fn work(&self, asker: &Asker) {
         let mut link = Link::new(asker);
         while let Some(url) = self.urls.get(self.next.get()) {
@@ -238,7 +238,7 @@ impl Done {
                 self.bytes += answer.bytes;
                 let result = answer.cache.unwrap_or_else(|| "none".to_owned());
                 *self.results.entry(result).or_default() += 1;
-                // An error may be stored as well; it is not what the list is for.
+                // An error may be stored as well, but warming was not meant for it.
                 (answer.status >= 400).then(|| format!("answered with {}", answer.status))
             }
             Err(why) => Some(why),

@@ -1,4 +1,4 @@
-//! Whose word counts for the gateway's certificate.
+//! Trust in the gateway's certificate.
 
 use std::{path::Path, sync::Arc};
 
@@ -11,7 +11,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::base::fetch::{self, Trust};
 
-/// TLS where the authorities in the file `ca` count, or the system's, or nobody's need.
+/// Creates a TLS client that trusts the CA certificates in `ca`, the system's, or any certificate.
 pub(super) fn tls(ca: Option<&Path>, is_insecure: bool) -> Result<ClientConfig, String> {
     let trust = match ca {
         Some(ca) => {
@@ -19,7 +19,7 @@ pub(super) fn tls(ca: Option<&Path>, is_insecure: bool) -> Result<ClientConfig, 
             let roots = roots.map_err(|why| format!("cannot use `{}`: {why}", ca.display()))?;
             Trust::Roots(Arc::new(roots))
         }
-        // Its verifier is replaced: the system's authorities need not be there.
+        // The verifier is replaced, so the system's CA certificates need not exist.
         None if is_insecure => Trust::Plain,
         None => Trust::System,
     };
@@ -34,7 +34,8 @@ pub(super) fn tls(ca: Option<&Path>, is_insecure: bool) -> Result<ClientConfig, 
     Ok(config)
 }
 
-/// Any certificate will do, as with `curl --insecure`. Whoever shows it must have its key.
+/// Accepts any certificate, as with `curl --insecure`. The server must still prove that it has the
+/// key.
 #[derive(Debug)]
 struct TakesAny(WebPkiSupportedAlgorithms);
 

@@ -1,4 +1,4 @@
-//! Giving: a successor is started with all that it inherits, and heard until it serves.
+//! The giving side: starts a successor with everything that it inherits, and waits until it serves.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -24,7 +24,7 @@ use tokio::{io::AsyncReadExt, net::unix::pipe};
 
 use super::{Answer, Letter, LetterSocket, Upgrades, VARIABLE};
 
-/// What a successor must not see: it is our own, or names processes and files that are not its.
+/// Variables hidden from a successor: they are ours, or name processes and files that are not its.
 const NOT_INHERITED: [&str; 5] = [
     VARIABLE,
     "LISTEN_PID",
@@ -32,12 +32,12 @@ const NOT_INHERITED: [&str; 5] = [
     "LISTEN_FDNAMES",
     "WATCHDOG_PID",
 ];
-/// A longer answer than this is none.
+/// Size limit of a successor's report.
 const MAX_ANSWER: u64 = 1 << 20;
-/// How long a successor that has refused may take to leave by itself.
+/// Time limit for a successor that has refused to exit by itself.
 const LEAVE: Duration = Duration::from_secs(2);
 
-/// How this process was started, so that another one can be started like it.
+/// Command line of this process, so that a successor can be started in the same way.
 #[derive(Clone, Debug)]
 pub struct Launch {
     program: PathBuf,
@@ -45,8 +45,8 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// Must be called early: later the file may be another one, which is the point, and
-    /// Linux then tells a path that no longer leads anywhere.
+    /// Must be called early. Later the file may have been replaced, which is the point of an
+    /// upgrade, and Linux then reports a path that no longer exists.
     pub fn of_this_process() -> io::Result<Self> {
         let mut arguments = std::env::args_os();
         let named = arguments.next();
@@ -64,8 +64,8 @@ impl Launch {
     }
 }
 
-/// The path that we were called by, if it does lead to us: where it goes through a link
-/// (`current/edgeway`), the link may lead to a newer build when a successor is started.
+/// The path that we were called by, if it leads to our program. A link on the way
+/// (`current/edgeway`) may lead to a newer build when a successor is started.
 fn program(named: Option<&OsStr>, own: &Path, folder: &Path, search: &OsStr) -> PathBuf {
     let is_own = |candidate: &PathBuf| match (candidate.metadata(), own.metadata()) {
         (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
@@ -82,19 +82,19 @@ fn program(named: Option<&OsStr>, own: &Path, folder: &Path, search: &OsStr) -> 
     found.unwrap_or_else(|| own.to_owned())
 }
 
-/// All that a successor inherits.
+/// Everything that a successor inherits.
 #[derive(Debug, Default)]
 pub struct Estate {
-    /// Listening sockets by the address that the configuration writes.
+    /// Listening sockets by the address in the configuration.
     pub sockets: Vec<(String, OwnedFd)>,
     pub state: serde_json::Map<String, serde_json::Value>,
-    /// The reading ends of what draining processes tell, ours included.
+    /// The reading ends of the draining processes' reports, including our own.
     pub predecessors: Vec<OwnedFd>,
-    /// The writing end of the pipe that process 1 of a container listens to.
+    /// The writing end of the pipe that process 1 of a container reads.
     pub init: Option<OwnedFd>,
-    /// The reading end of the pipe that the cache goes through.
+    /// The reading end of the pipe for the cache.
     pub cache: Option<OwnedFd>,
-    /// With this one counted as done: the successor is there to tell only if it is.
+    /// Counts this upgrade as successful: only then is there a successor to report it.
     pub upgrades: Upgrades,
 }
 
@@ -125,23 +125,22 @@ pub enum HandoverError {
     Stopped { program: PathBuf },
 }
 
-/// A process that is to take our place. Ended if it is dropped before it has.
+/// A process that is to replace this one. It is killed if this is dropped before it serves.
 #[derive(Debug)]
 pub struct Successor {
     program: PathBuf,
     pid: Pid,
-    /// `None` if it was gone before we could look.
+    /// `None` if the process was gone before the handle was opened.
     handle: Option<OwnedFd>,
     answer: File,
     serves: bool,
 }
 
 impl Successor {
-    /// Starts `binary`, or what this process was started from, with our arguments, folder
-    /// and environment.
+    /// Starts `binary`, or our own program, with our arguments, folder and environment.
     ///
-    /// It is no child of ours: systemd takes over a process that it is told about
-    /// (`MAINPID=`) as its own only if that is so, and waits for it when it is to stop.
+    /// The successor is no child of ours. Only then does systemd accept a process reported by
+    /// `MAINPID=` as its own, and wait for it on a stop.
     pub fn start(
         launch: &Launch,
         binary: Option<&Path>,
@@ -170,7 +169,7 @@ impl Successor {
         self.pid.as_raw_nonzero().get().cast_unsigned()
     }
 
-    /// Waits until it serves, and says which version it is.
+    /// Waits until the successor serves, and returns its version.
     pub async fn serves(&mut self, within: Duration) -> Result<String, HandoverError> {
         let program = || self.program.clone();
         let said = match tokio::time::timeout(within, self.hear()).await {
@@ -184,7 +183,7 @@ impl Successor {
                     source,
                 });
             }
-            // Dropping us ends it.
+            // Dropping `self` kills it.
             Err(_) => {
                 return Err(HandoverError::Late {
                     program: program(),
@@ -201,7 +200,7 @@ impl Successor {
                 Ok(version)
             }
             Ok(Answer::Refused { error }) => {
-                // Whether it left by itself or not: dropping us ends it.
+                // Dropping `self` kills it if it has not exited by itself.
                 drop(tokio::time::timeout(LEAVE, self.hear()).await);
                 Err(HandoverError::Refused {
                     program: program(),
@@ -215,9 +214,9 @@ impl Successor {
         }
     }
 
-    /// Tells it to stop, as we are. One that does not serve yet leaves at once; one that is
-    /// about to does so, since connections may be its own by now, and leaves by itself then:
-    /// it has taken over, and gives its version.
+    /// Stops the successor along with this process. One that does not serve yet exits at once. One
+    /// that is about to serve continues, since connections may already be its own; it has taken
+    /// over, exits by itself, and its version is returned.
     pub async fn stops(&mut self, within: Duration) -> Result<String, HandoverError> {
         self.signal(Signal::TERM);
         self.serves(within)
@@ -227,7 +226,7 @@ impl Successor {
             })
     }
 
-    /// Sends it a signal, and nobody else if it has left.
+    /// Sends the successor a signal. If it has exited, no other process receives it.
     pub fn signal(&self, signal: Signal) {
         if let Some(handle) = &self.handle
             && let Err(error) = pidfd_send_signal(handle, signal)
@@ -237,7 +236,7 @@ impl Successor {
         }
     }
 
-    /// One line, or what came before the end.
+    /// Reads one line, or everything before the end of the pipe.
     async fn hear(&self) -> io::Result<String> {
         let pipe = pipe::Receiver::from_file(self.answer.try_clone()?)?;
         let mut bytes = Vec::new();
@@ -262,10 +261,10 @@ impl Drop for Successor {
     }
 }
 
-/// A handle that names this process for ever, even if its number is given to another one.
+/// Opens a handle that identifies this process for ever, even if its number is reused.
 ///
-/// The number was its own while it holds the pipe open, so it was when the handle was made
-/// if it still does afterwards.
+/// The process keeps its number while it holds the pipe open. If the pipe is still open after the
+/// handle was made, the handle is that of the process.
 fn handle_of(pid: Pid, answer: &File) -> Option<OwnedFd> {
     let handle = pidfd_open(pid, PidfdFlags::empty()).ok()?;
     let mut polled = [PollFd::new(answer, PollFlags::IN)];
@@ -275,10 +274,10 @@ fn handle_of(pid: Pid, answer: &File) -> Option<OwnedFd> {
     (!has_left).then_some(handle)
 }
 
-/// What is given, with the letter that lists it.
+/// Inherited files, with the letter that lists them.
 struct Parcel<'a> {
     letter: Letter,
-    /// Kept open until the successor has its own.
+    /// Kept open until the successor has its own copies.
     state: OwnedFd,
     answer: OwnedFd,
     answering: OwnedFd,
@@ -321,7 +320,7 @@ impl<'a> Parcel<'a> {
         })
     }
 
-    /// Starts the successor; gives its process and where it answers.
+    /// Starts the successor. Returns its process and the pipe for its report.
     fn send(self, program: &Path, arguments: &[OsString]) -> io::Result<(Pid, File)> {
         let mut command = Command::new(program);
         command.args(arguments);
@@ -335,7 +334,7 @@ impl<'a> Parcel<'a> {
         start_twice(&mut command, given, answering);
         let mut between = command.spawn()?;
         between.wait()?;
-        // Without our own end of it, the pipe ends with the successor.
+        // Without our own copy, the pipe closes with the successor.
         drop(self.answering);
         let mut answer = File::from(self.answer);
         let mut pid = [0; 4];
@@ -345,17 +344,17 @@ impl<'a> Parcel<'a> {
     }
 }
 
-/// Lets the program be started by a child that ends at once, with `given` open, and its
-/// number written to `answering`.
+/// Makes the program start in a grandchild whose parent exits at once, with `given` open, and its
+/// process id written to `answering`.
 #[allow(unsafe_code, reason = "there is no other way to fork twice")]
 fn start_twice(command: &mut Command, given: Vec<RawFd>, answering: RawFd) {
     let prepare = move || {
-        // SAFETY: this is the child's only thread. All that happens until it runs the program
-        // are system calls; the copy of the parent's memory is not otherwise used.
+        // SAFETY: this is the child's only thread. Until it runs the program it makes system calls
+        // only, and does not otherwise use the copy of the parent's memory.
         match unsafe { libc::fork() } {
             -1 => return Err(io::Error::last_os_error()),
             0 => {}
-            // SAFETY: ends the child without running anything of the parent's.
+            // SAFETY: ends the child without running any code of the parent.
             _ => unsafe { libc::_exit(0) },
         }
         for fd in &given {
@@ -369,7 +368,7 @@ fn start_twice(command: &mut Command, given: Vec<RawFd>, answering: RawFd) {
         rustix::io::write(answering, &own)?;
         Ok(())
     };
-    // SAFETY: `prepare` makes system calls only: it takes no lock and no memory.
+    // SAFETY: `prepare` makes system calls only. It takes no lock and allocates no memory.
     unsafe { command.pre_exec(prepare) };
 }
 
@@ -384,7 +383,7 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(10);
 
-    /// A successor that is a shell script; `$R` is where it answers.
+    /// Launches a shell script as the successor. `$R` is the pipe for its report.
     fn shell(script: &str) -> Launch {
         let whole = format!(
             "R=$(echo \"$EDGEWAY_HANDOVER\" | sed 's/.*\"ready\":\\([0-9]*\\).*/\\1/'); {script}"
@@ -409,7 +408,7 @@ mod tests {
     }
 
     fn is_alive(pid: u32) -> bool {
-        // One that has ended and that nobody has waited for yet is a zombie.
+        // A zombie has ended, but was not reaped yet.
         std::fs::read_to_string(format!("/proc/{pid}/stat"))
             .is_ok_and(|stat| !stat.contains(") Z "))
     }
@@ -449,7 +448,7 @@ mod tests {
         assert!(matches!(told, HandoverError::Late { .. }), "{told}");
         let handle = hung.handle.as_ref().unwrap().try_clone().unwrap();
         drop(hung);
-        // A handle can be read once its process has ended.
+        // A handle becomes readable once its process has ended.
         let mut polled = [PollFd::new(&handle, PollFlags::IN)];
         let long = Timespec {
             tv_sec: 10,

@@ -1,9 +1,9 @@
-//! Listening sockets and live state from one process to the next: given by a process that is
-//! replaced, taken by its successor or after a restart. Knows nothing of what they are for.
+//! Handover of listening sockets and live state: given by a process that is replaced, taken by its
+//! successor or after a restart. This module does not know their purpose.
 //!
-//! A successor inherits everything as open files, named by number in one variable of the
-//! environment. There is no socket that somebody else could connect to, no path in a file
-//! system, and no bound on how much is handed over.
+//! A successor inherits everything as open files, named by number in one environment variable.
+//! There is no socket that another process could connect to, no path in a file system, and no bound
+//! on the size of the handover.
 
 mod give;
 mod take;
@@ -19,23 +19,23 @@ pub use self::{
 };
 use crate::base::metrics::Metrics;
 
-/// The variable that tells a successor what it inherits.
+/// Environment variable that lists what a successor inherits.
 const VARIABLE: &str = "EDGEWAY_HANDOVER";
 
-/// What [`VARIABLE`] holds, as JSON. Two builds read it: fields are added, never changed.
+/// Contents of [`VARIABLE`], as JSON. Two builds read it, so fields are added, never changed.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Letter {
-    /// Where to say that we serve, or why not: one [`Answer`] in one line.
+    /// Pipe for the report that we serve, or why not: one [`Answer`] in one line.
     ready: RawFd,
-    /// A file in memory: what zones have exported, as one JSON object.
+    /// File in memory with the exported zones, as one JSON object.
     state: RawFd,
-    /// Pipes on which processes before us tell what they still have; each ends with its process.
+    /// Pipes with the reports of draining predecessors. Each closes with its process.
     #[serde(default)]
     predecessors: Vec<RawFd>,
-    /// Where process 1 of a container learns which process serves.
+    /// Pipe on which process 1 of a container learns which process serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     init: Option<RawFd>,
-    /// A pipe on which the process before us writes what it has cached.
+    /// Pipe on which the predecessor writes its cache.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     cache: Option<RawFd>,
     #[serde(default)]
@@ -50,7 +50,7 @@ struct LetterSocket {
     fd: RawFd,
 }
 
-/// How this process came to be.
+/// Launch parameters and inherited files of this process.
 #[derive(Debug)]
 pub struct Birth {
     pub launch: Launch,
@@ -74,8 +74,8 @@ impl Birth {
     }
 }
 
-/// Upgrades since the first process of the line; counters that end with a process would show
-/// none that succeeded.
+/// Upgrades since the first process of the line. Counters that end with a process would never show
+/// a successful one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Upgrades {
@@ -96,7 +96,7 @@ impl Upgrades {
     }
 }
 
-/// What a successor says once.
+/// Report that a successor sends once.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 enum Answer {

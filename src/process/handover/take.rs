@@ -1,4 +1,5 @@
-//! Taking: what a predecessor or the service manager has left open for us.
+//! The taking side: adopts the files that a predecessor or the service manager has left open for
+//! us.
 
 use std::{
     fs::File,
@@ -23,23 +24,23 @@ use socket2::SockRef;
 use super::{Answer, Letter, Upgrades, VARIABLE};
 use crate::gateway::ListenAddress;
 
-/// What this process was given at its start; nothing if it was started anew.
+/// Files and state passed to this process at its start. Empty after a fresh start.
 #[derive(Debug, Default)]
 pub struct Inherited {
-    /// By name: the address as a configuration writes it, or as somebody else calls it.
+    /// Sockets by name: the address in the configuration, or a name set by another program.
     sockets: Vec<(String, OwnedFd)>,
     pub state: Map<String, Value>,
-    /// What the processes before us tell, for as long as they are there.
+    /// Pipes with the reports of draining predecessors.
     pub predecessors: Vec<OwnedFd>,
     pub init: Option<OwnedFd>,
-    /// What the process that started us has cached comes here.
+    /// Pipe with the predecessor's cache.
     pub cache: Option<OwnedFd>,
-    /// Of the processes before us.
+    /// Upgrades of the predecessors.
     pub upgrades: Upgrades,
     report: Report,
 }
 
-/// Why what we were given cannot be taken.
+/// Why the inheritance cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TakeError {
     #[error("{VARIABLE} cannot be read; it is for successors only, do not set it")]
@@ -55,7 +56,7 @@ pub enum TakeError {
 }
 
 impl Inherited {
-    /// Takes what the environment names. Must be called once, before any file is opened.
+    /// Adopts the files named in the environment. Must be called once, before any file is opened.
     pub fn take() -> Result<Self, TakeError> {
         match std::env::var(VARIABLE) {
             Ok(letter) => {
@@ -67,7 +68,7 @@ impl Inherited {
     }
 
     fn open(letter: &Letter) -> Result<Self, TakeError> {
-        // First, so that whatever is wrong with the rest can be told.
+        // The report pipe comes first, so that problems with the rest can be reported.
         let report = Report(Some(Arc::new(own(letter.ready)?.into())));
         let taken = Self::open_rest(letter, report.clone());
         if let Err(error) = &taken {
@@ -101,7 +102,8 @@ impl Inherited {
         })
     }
 
-    /// What systemd kept for us (`FileDescriptorStoreMax=`), or opened for us (socket units).
+    /// Sockets that systemd stored for us (`FileDescriptorStoreMax=`), or opened for us (socket
+    /// units).
     fn from_manager() -> Result<Self, TakeError> {
         let given = sd_notify::listen_fds_with_names().map_err(TakeError::Manager)?;
         let sockets: Result<_, _> = given.map(|(fd, name)| Ok((name, own(fd)?))).collect();
@@ -111,20 +113,20 @@ impl Inherited {
         })
     }
 
-    /// Where to say that we serve, or why not.
+    /// Report of success or failure to the process that started us.
     pub fn report(&self) -> Report {
         self.report.clone()
     }
 
-    /// Whether another process of ours serves until we do.
+    /// Returns true if a predecessor serves until we do.
     pub fn is_succession(&self) -> bool {
         self.report.0.is_some()
     }
 
-    /// The socket of this name or, if none has it, the one that listens at the address that
-    /// the name is.
+    /// Takes the socket of this name or, if there is none, the one that listens at the address in
+    /// `place`.
     pub fn socket(&mut self, place: &str) -> Option<OwnedFd> {
-        // Without its path, nobody finds a unix socket any more.
+        // Without its path, no client can find a unix socket any more.
         let is_lost =
             |path| !std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
         if place.strip_prefix("unix:").is_some_and(is_lost) {
@@ -141,8 +143,8 @@ impl Inherited {
         Some(socket)
     }
 
-    /// Lets go of what no listener wanted, and gives the names. Whoever still connects there
-    /// is refused, once the service manager has let go of them as well.
+    /// Closes the sockets that no listener claimed, and returns their names. New connections to
+    /// them are refused, once the service manager has closed them as well.
     pub fn close_rest(&mut self) -> Vec<String> {
         let names = self.sockets.drain(..).map(|(name, _)| {
             info!(name:%; "closed an inherited socket: no listener is at its address");
@@ -152,12 +154,12 @@ impl Inherited {
     }
 }
 
-/// The name of a socket in systemd's store, which takes no colon and no more than this.
+/// Name of a socket in systemd's store, which allows no colon. No other character is replaced.
 pub(in crate::process) fn name_of(place: &str) -> String {
     place.replace(':', "~")
 }
 
-/// Says once whether we serve. Whoever started us hears nothing if nobody is to.
+/// Reports once whether we serve. Does nothing if no process started us.
 #[derive(Clone, Debug, Default)]
 pub struct Report(Option<Arc<File>>);
 
@@ -189,25 +191,25 @@ impl Report {
     }
 }
 
-/// Takes hold of a file that was left open for us, and keeps it from programs that we start.
+/// Takes ownership of a file left open for us, and hides it from programs that we start.
 #[allow(unsafe_code, reason = "files come by number, from the environment")]
 fn own(fd: RawFd) -> Result<OwnedFd, TakeError> {
-    // Standard streams are the runtime's.
+    // Standard streams belong to the runtime.
     if fd <= 2 {
         return Err(TakeError::Closed { fd });
     }
-    // SAFETY: asked whether it is open, before anything else is done with it.
+    // SAFETY: this only checks that the file is open, before any other use.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     let is_open = fcntl_getfd(borrowed).and_then(|_| fcntl_setfd(borrowed, FdFlags::CLOEXEC));
     if is_open == Err(Errno::BADF) {
         return Err(TakeError::Closed { fd });
     }
-    // SAFETY: it is open, and named once: this is called before we open files of our own,
-    // so no other owner can have it.
+    // SAFETY: it is open and named once. This is called before we open files of our own, so it has
+    // no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Only those that listen: one that does not would never accept.
+/// Keeps the sockets that listen. Any other would never accept.
 fn listening(sockets: Vec<(String, OwnedFd)>) -> Vec<(String, OwnedFd)> {
     let listens = |(name, socket): &(String, OwnedFd)| {
         let listens = socket_acceptconn(socket).unwrap_or(false);

@@ -1,5 +1,5 @@
-//! Which folders to watch for a configuration: those of its files, of the links that lead to
-//! them, and of the patterns that may find more.
+//! Folders to watch for a configuration: those of its files, of the links that lead to them, and of
+//! the patterns that may match more.
 
 use std::{
     collections::HashSet,
@@ -12,10 +12,10 @@ use std::{
 
 use crate::config::source::Sources;
 
-/// As many links may lead to one file.
+/// Maximum number of links on the way to a file.
 const LINKS: usize = 40;
 
-/// What is watched. Equal if watching goes on as it is.
+/// The set of folders and names to watch. If it is equal, the watch continues unchanged.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Places {
     pub(super) places: HashSet<Place>,
@@ -26,13 +26,13 @@ pub(super) struct Places {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Place {
     pub(super) folder: PathBuf,
-    /// With all below it.
+    /// True to watch everything below the folder.
     pub(super) is_deep: bool,
-    /// Another folder in its place is another one.
+    /// Identity of the folder: a new folder at the same path differs.
     id: Option<(u64, u64)>,
 }
 
-/// The names that matter in those folders: others write there as well.
+/// The names that matter in those folders, in which other programs may write too.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Names {
     exact: Arc<HashSet<OsString>>,
@@ -48,7 +48,7 @@ impl PartialEq for Names {
 impl Eq for Names {}
 
 impl Names {
-    /// Whether one of these may be of the configuration.
+    /// Returns true if any of these paths may belong to the configuration.
     pub(super) fn any(&self, paths: &[PathBuf]) -> bool {
         let is_one = |path: &PathBuf| {
             let Some(name) = path.file_name() else {
@@ -72,7 +72,7 @@ struct Found {
 }
 
 impl Places {
-    /// For the configuration at `path`, of which `sources` were read.
+    /// Places of the configuration at `path`, of which `sources` were read.
     pub(super) fn of(path: &Path, sources: &Sources) -> Self {
         let mut found = Found::default();
         let files = sources.files.iter().map(|(path, _)| path.as_path());
@@ -98,8 +98,8 @@ impl Places {
 }
 
 impl Found {
-    /// Follows a path: the folder of each link on the way, which may lead elsewhere, and that
-    /// of the file at its end.
+    /// Follows a path: watches the folder of each link on the way, whose target may change, and the
+    /// folder of the file at its end.
     fn file(&mut self, path: &Path, links: usize) {
         let mut at = PathBuf::new();
         let mut rest = path.components();
@@ -118,7 +118,7 @@ impl Found {
                     if rest.as_path().as_os_str().is_empty() {
                         self.watch(&folder, name);
                     } else if !at.is_dir() {
-                        // It may be made.
+                        // The file may be created later.
                         return self.watch(&folder, name);
                     }
                 }
@@ -136,7 +136,7 @@ impl Found {
         self.names.insert(name.to_owned());
     }
 
-    /// The folder where a pattern begins, and all below it if it may lead there.
+    /// Watches the folder where a pattern begins, and all below it if the pattern may match there.
     fn pattern(&mut self, pattern: &Path) {
         let is_plain = |part: &Component<'_>| {
             let text = part.as_os_str().to_string_lossy();
@@ -149,7 +149,7 @@ impl Found {
         if folder.is_dir() {
             self.folders.insert((folder, is_deep));
         }
-        // Below it any folder may come or go.
+        // Any folder below it may come or go.
         let name = if is_deep { "*" } else { &*name };
         self.patterns.extend(glob::Pattern::new(name).ok());
     }
@@ -205,7 +205,7 @@ mod tests {
         assert!(names.any(&["x/new.yaml".into()]) && !names.any(&["x/new.log".into()]));
         let (found, _) = places(&root, "real/e.yaml", &["conf/**/x.yaml"]);
         assert_eq!(found, ["", "conf/**", "real"]);
-        // What is not there yet is seen to come.
+        // A path that does not exist yet is noticed when it appears.
         let (found, _) = places(&root, "later/e.yaml", &[]);
         assert_eq!(found, [""]);
     }

@@ -1,5 +1,5 @@
-//! `watch: true`: the configuration is taken in when its files change. Events only say that
-//! it is worth a look; whether anything changed is decided by what the files say.
+//! `watch: true`: reloads the configuration when its files change. Events only trigger a check; the
+//! contents of the files decide if anything changed.
 
 mod folders;
 
@@ -21,24 +21,23 @@ use tokio::{
 use self::folders::{Place, Places};
 use crate::config::source::{self, Sources};
 
-/// A burst of changes that does not end is looked at after so many pauses.
+/// A burst of changes that does not end is checked after this many pauses.
 const LONGEST_BURST: u32 = 10;
-/// How often folders are looked at where the system does not tell of changes.
+/// Poll interval if the system does not report changes.
 const POLL: Duration = Duration::from_secs(2);
 
-/// What is watched for, and what is done about it.
+/// Settings of a watch, and its action on a change.
 #[async_trait]
 pub(super) trait Watched: Send + Sync {
-    /// How long files are to be at rest before they are read; `None` while nobody wants them
-    /// to be watched.
+    /// Time that files must be at rest before they are read. `None` while watching is off.
     fn debounce(&self) -> Option<Duration>;
 
-    /// The files say something else.
+    /// Called when the files' contents have changed.
     async fn changed(&self);
 }
 
-/// Watches the files of the configuration at `path` for ever. `read` has what was read of
-/// them last, by whomever, whether that was taken or not; it moves with each reload.
+/// Watches the files of the configuration at `path` for ever. `read` has the sources read last, by
+/// any reload, whether they were accepted or not. It changes with each reload.
 pub(super) async fn run(
     path: PathBuf,
     mut read: watch::Receiver<Arc<Sources>>,
@@ -56,7 +55,7 @@ pub(super) async fn run(
             }
             continue;
         };
-        // With each look: folders come and go, and links lead elsewhere.
+        // Computed with each check: folders come and go, and links change their target.
         let places = Places::of(&path, &read.borrow_and_update());
         if eyes.as_ref().is_none_or(|eyes| eyes.places != places) {
             if eyes.is_none() {
@@ -66,7 +65,7 @@ pub(super) async fn run(
         }
         if is_changed(&path, &read).await {
             watched.changed().await;
-            // A reload that could not be done is not tried again until something changes.
+            // A reload that failed is not retried until something changes.
             if !read.has_changed().unwrap_or(false) {
                 wait(&mut read, &mut events, pause).await;
             }
@@ -76,7 +75,7 @@ pub(super) async fn run(
     }
 }
 
-/// Until files have changed and are at rest again, or another configuration was read.
+/// Waits until files have changed and are at rest again, or another configuration was read.
 async fn wait(
     read: &mut watch::Receiver<Arc<Sources>>,
     events: &mut mpsc::Receiver<()>,
@@ -100,7 +99,7 @@ async fn wait(
     }
 }
 
-/// Whether the files say something else than what was read last.
+/// Returns true if the files differ from what was read last.
 async fn is_changed(path: &Path, read: &watch::Receiver<Arc<Sources>>) -> bool {
     let (path, before) = (path.to_owned(), Arc::clone(&read.borrow()));
     let looked = tokio::task::spawn_blocking(move || {
@@ -113,7 +112,7 @@ async fn is_changed(path: &Path, read: &watch::Receiver<Arc<Sources>>) -> bool {
     })
 }
 
-/// What tells of changes, for as long as it lives.
+/// File system watcher, active for as long as it lives.
 struct Eyes {
     places: Places,
     _watcher: Box<dyn Watcher + Send>,
@@ -165,7 +164,7 @@ fn look_at(watcher: &mut impl Watcher, places: &HashSet<Place>) -> notify::Resul
     Ok(())
 }
 
-/// Tells of events that may be about the configuration. One that is not yet heard is enough.
+/// Callback that forwards events which may concern the configuration. One pending event is enough.
 fn teller(places: &Places, tell: &mpsc::Sender<()>) -> impl FnMut(notify::Result<Event>) + use<> {
     let (names, tell) = (places.names.clone(), tell.clone());
     move |event| {
@@ -183,7 +182,7 @@ fn teller(places: &Places, tell: &mpsc::Sender<()>) -> impl FnMut(notify::Result
             }
         };
         if is_about_us {
-            // Full: somebody is about to look anyway.
+            // Full: a check is pending anyway.
             let _told = tell.try_send(());
         }
     }

@@ -1,4 +1,4 @@
-//! Files that change under a configuration that nobody serves.
+//! Tests with files that change under a configuration that no gateway serves.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use super::*;
 const SOON: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Reads when it is told to, as a reload does.
+/// Reads the sources on request, as a reload does.
 struct Reader {
     path: PathBuf,
     read: watch::Sender<Arc<Sources>>,
@@ -68,7 +68,7 @@ impl Setup {
         self.folder.path().join(name)
     }
 
-    /// Until what was read last says `text` somewhere.
+    /// Waits until the sources read last contain `text`.
     async fn until(&mut self, text: &str) {
         let says = |read: &Arc<Sources>| read.files.iter().any(|(_, said)| said.contains(text));
         let seen = tokio::time::timeout(SOON, self.read.wait_for(says)).await;
@@ -97,7 +97,7 @@ async fn what_is_written_renamed_or_linked_is_read() {
     // Now the file that the link leads to.
     fs::write(setup.path("other.yaml"), "a: four").unwrap();
     setup.until("four").await;
-    // It is gone, and it comes back.
+    // The file is removed and created again.
     fs::remove_file(&main).unwrap();
     fs::write(&main, "a: five").unwrap();
     setup.until("five").await;
@@ -130,7 +130,7 @@ async fn files_that_a_pattern_finds_later_are_read_and_watched() {
     setup.until("one").await;
     fs::write(setup.path("d/a.yaml"), "a: two").unwrap();
     setup.until("two").await;
-    // Another file, and what is written beside it, in a folder that was not watched before.
+    // Another file, and one written beside it, in a folder that was not watched before.
     fs::create_dir(setup.path("e")).unwrap();
     fs::write(setup.path("e/b.yaml"), "b: three").unwrap();
     fs::write(
@@ -154,10 +154,10 @@ async fn a_burst_is_one_reload_and_what_says_the_same_is_none() {
     setup.until("last").await;
     let after_burst = setup.times();
     assert!(after_burst <= 2, "{after_burst}");
-    // The same again, and files of others beside it: each a reason to look, none to reload.
+    // The same content, and unrelated files beside it: each triggers a check, none a reload.
     fs::write(&main, "a: last").unwrap();
     fs::write(setup.path("access.log"), "a line").unwrap();
-    // What comes after them is all that is read.
+    // Only the change after them is read.
     fs::write(setup.path("new"), "a: end").unwrap();
     fs::rename(setup.path("new"), &main).unwrap();
     setup.until("end").await;

@@ -1,9 +1,9 @@
-//! Bounds on admin connections: how many at once, how long one may live, and how much it may
-//! send.
+//! Limits of admin connections: their number, their lifetime and their input size.
 //!
-//! The HTTP library that axum drives here waits for a request head without a deadline, and
-//! for hundreds of kilobytes of it, so whoever may connect could hold connections for ever. An action may take longer than a
-//! look; its connection is given more time once the request is there.
+//! The HTTP library that axum drives here waits for request headers without a deadline, and for
+//! hundreds of kilobytes of them, so any client that can connect could hold connections for ever.
+//! An action may take longer than a read, so its connection gets more time once the request has
+//! arrived.
 
 use std::{
     future::Future,
@@ -26,21 +26,21 @@ use tokio::{
 
 use crate::base::units::whole_millis;
 
-/// Connections at once; more wait in the kernel's queue.
+/// Maximum number of connections. More wait in the kernel's queue.
 const CONNECTIONS: usize = 128;
 
-/// Longer than any look of ours takes, over loopback.
+/// Lifetime of a connection, longer than any read takes over loopback.
 const LIFE: Duration = Duration::from_secs(15);
 
-/// All that a connection may send before its head was taken: the longest head, and what is
-/// read beyond its end.
+/// Bytes that a connection may send before its header section is complete: the longest header
+/// section, and the read-ahead beyond its end.
 const MAX_READ: usize = super::guard::MAX_HEAD + 64 * 1024;
 
-/// Longer than any action takes: one upgrade after another that waits for its new process.
+/// Time limit of actions, longer than two upgrades in a row that wait for their new processes.
 pub(super) const ACTION: Duration = Duration::from_mins(2);
 
-/// The connections of one admin listener: so many at once, and waited for by whoever closes
-/// it. Cloning shares them.
+/// Connections of an admin listener: limited in number, and awaited when it closes. Cloning shares
+/// them.
 #[derive(Clone, Debug)]
 pub struct Connections {
     permits: Arc<Semaphore>,
@@ -57,9 +57,9 @@ impl Default for Connections {
 }
 
 impl Connections {
-    /// Lets go of the listener, and waits until whoever has connected is answered.
+    /// Closes the listener, and waits until pending requests have responses.
     ///
-    /// Dropping what serves would do more: it ends connections that have not asked yet.
+    /// Dropping the server instead would also end connections that have not sent a request yet.
     pub async fn close(&self) {
         self.is_closed.send_replace(true);
         let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
@@ -69,12 +69,12 @@ impl Connections {
 
     async fn closed(&self) {
         let mut is_closed = self.is_closed.subscribe();
-        // The sender is ours: it is there as long as we are.
+        // The sender is a field of `self`, so it outlives this.
         drop(is_closed.wait_for(|closed| *closed).await);
     }
 }
 
-/// A listener whose connections are few and short.
+/// A listener whose connections are limited in number and lifetime.
 pub(super) struct Bounded<L> {
     /// `None` once it was closed.
     inner: Option<L>,
@@ -133,7 +133,7 @@ impl<L: Listener> Listener for Bounded<L> {
     }
 }
 
-/// How long a connection may live.
+/// Lifetime of a connection.
 #[derive(Debug)]
 pub(super) struct Life {
     began: Instant,
@@ -150,12 +150,12 @@ impl Life {
         }
     }
 
-    /// Its head was taken: a body may follow, which has a bound of its own.
+    /// Marks the header section as complete. A body may follow, which has a limit of its own.
     pub(super) fn take_body(&self) {
         self.has_head.store(true, Ordering::Relaxed);
     }
 
-    /// From now on it may go on for `span`, or for as long as it might anyway.
+    /// Extends the lifetime to at least `span` from now.
     pub(super) fn allow(&self, span: Duration) {
         let least = whole_millis(self.began.elapsed() + span);
         self.millis.fetch_max(least, Ordering::Relaxed);
@@ -166,13 +166,13 @@ impl Life {
     }
 }
 
-/// A connection that fails once its time is over.
+/// A connection that fails once its lifetime is over.
 pub(super) struct Short<T> {
     inner: T,
     life: Arc<Life>,
-    /// Fires at the end that `life` had when it was set; then it is looked at again.
+    /// Timer for the end at the time when it was set. When it fires, `life` is checked again.
     end: Pin<Box<Sleep>>,
-    /// How many bytes have come.
+    /// Number of bytes received.
     read: usize,
     _permit: OwnedSemaphorePermit,
 }
@@ -186,7 +186,7 @@ impl<T> Short<T> {
         &self.life
     }
 
-    /// `Err` once the time is over; otherwise the task is woken when it will be.
+    /// Returns `Err` once the lifetime is over. Otherwise the task is woken at its end.
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         while self.end.as_mut().poll(cx).is_ready() {
             let end = self.life.end();
@@ -279,7 +279,7 @@ mod tests {
         let (mut connection, _) = bounded.accept().await;
         let sending = async move {
             let mut client = client;
-            // It is cut in the middle.
+            // The connection is closed in the middle.
             drop(tokio::io::AsyncWriteExt::write_all(&mut client, &vec![b'x'; 3 * MAX_READ]).await);
         };
         let mut all = Vec::new();

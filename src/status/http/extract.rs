@@ -1,4 +1,4 @@
-//! What handlers take of a request, refused in the form that all refusals have.
+//! Extractors for handlers, with errors in the common format of refusals.
 
 use std::fmt;
 
@@ -30,10 +30,10 @@ where
     }
 }
 
-/// A JSON object that must be there.
+/// A required JSON object.
 pub(super) struct Body<T>(pub(super) T);
 
-/// A JSON object that may be left out.
+/// An optional JSON object.
 pub(super) struct Optional<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
@@ -57,7 +57,7 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for Optional<
     }
 }
 
-/// The bytes of a body that says it is JSON. A form of a browser cannot say that.
+/// Reads a body with a JSON content type, which a browser's form cannot send.
 async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Refused> {
     let says = content_type(request.headers());
     let bytes =
@@ -84,7 +84,7 @@ async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Refu
     Ok(bytes)
 }
 
-/// Without parameters.
+/// The content type without parameters.
 fn content_type(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(header::CONTENT_TYPE)?;
     let text = value.to_str().unwrap_or("?");

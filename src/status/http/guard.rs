@@ -1,5 +1,5 @@
-//! Who is let in: the `Host` header, the token, and no page of another site. And what each
-//! answer carries.
+//! Access control: the `Host` header, the token, and protection from pages of other sites. Also
+//! sets the common headers of all responses.
 
 use std::sync::Arc;
 
@@ -21,24 +21,23 @@ use crate::{
     status::actions::{Actions, Refused, TOKEN_MISSING},
 };
 
-/// The longest head and the most headers, as the edge takes them without being told otherwise.
+/// Limits of the header section, the same as the edge's defaults.
 pub(super) const MAX_HEAD: usize = 32 * 1024;
 const MAX_HEADERS: usize = 128;
 
-/// Who can reach an admin listener.
+/// Reachability of an admin listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reach {
-    /// Whoever may open the socket's file, which the file system decides: no token is asked
-    /// for.
+    /// Any user who may open the socket's file, as the file system decides. No token is required.
     Socket,
-    /// Whoever runs on this machine, browsers with foreign pages and apps that can be made
-    /// to ask among them.
+    /// Any user of this machine, including browsers with foreign pages and apps that can be made to
+    /// send requests.
     Loopback,
-    /// Whoever the network lets through.
+    /// Any client that the network lets through.
     Network,
 }
 
-/// Why somebody was turned away.
+/// Why a request was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     LongHead,
@@ -59,7 +58,7 @@ impl Reason {
         Self::SocketOnly,
     ];
 
-    /// The fixed word of answer, audit log and metric.
+    /// The fixed reason for response, audit log and metric.
     pub const fn word(self) -> &'static str {
         match self {
             Self::LongHead => "long_head",
@@ -71,7 +70,7 @@ impl Reason {
         }
     }
 
-    /// What counts each of them, in the order of [`Self::ALL`].
+    /// Counters of the reasons, in the order of [`Self::ALL`].
     pub fn counters(metrics: &Metrics) -> [IntCounter; Self::ALL.len()] {
         Self::ALL.map(|reason| {
             metrics.counter(
@@ -111,8 +110,8 @@ pub(super) struct Guard {
     pub(super) actions: Arc<dyn Actions>,
 }
 
-/// Turns away who may not ask, and gives each answer the headers that keep it out of
-/// caches, frames and reused connections.
+/// Rejects unauthorized requests, and adds the headers that keep each response out of caches,
+/// frames and reused connections.
 pub(super) async fn pass(
     State(guard): State<Arc<Guard>>,
     ConnectInfo(peer): ConnectInfo<Peer>,
@@ -146,7 +145,7 @@ pub(super) async fn pass(
             header::CONTENT_SECURITY_POLICY,
             "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
         ),
-        // Connections have a short life here, so none is promised for a next request.
+        // Connections are short-lived here, so no reuse is promised.
         (header::CONNECTION, "close"),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
@@ -160,7 +159,7 @@ impl Guard {
         if !is_bounded(request) {
             return Err(Reason::LongHead);
         }
-        // A socket may be forwarded to where a browser is.
+        // A socket may be forwarded to a machine with a browser.
         if self.reach != Reach::Network && !names_this_machine(request) {
             return Err(Reason::Host);
         }
@@ -175,14 +174,14 @@ impl Guard {
             (Some(token), _) => has_token(headers, &token),
             (None, Reach::Loopback) if path == pages::METRICS => Ok(()),
             (None, Reach::Loopback) => Err(Reason::SocketOnly),
-            // The configuration demands a token there. Should there be none all the same,
-            // nobody is let in.
+            // The configuration requires a token there. If there is none all the same, every
+            // request is rejected.
             (None, Reach::Network | Reach::Socket) => Err(Reason::TokenMissing),
         }
     }
 }
 
-/// Whether the head is one that the edge would take.
+/// Returns true if the edge would accept a header section of this size.
 fn is_bounded(request: &Request) -> bool {
     let headers = request.headers();
     let lines = headers
@@ -193,10 +192,11 @@ fn is_bounded(request: &Request) -> bool {
     headers.len() <= MAX_HEADERS && lines.sum::<usize>() + target <= MAX_HEAD
 }
 
-/// A web page can make a browser on this machine ask `http://its-own-name:9900/`, with a
-/// name that it then resolves to 127.0.0.1 (DNS rebinding), and read the answer. The `Host`
-/// header gives it away, and so does the authority of a target in absolute form, which counts
-/// before it (RFC 9112, 3.2.2). Browsers always send one; HTTP/1.0 tools need not.
+/// Checks that the request is addressed to this machine. A web page can make a browser on this
+/// machine request `http://its-own-name:9900/`, with a name that it then resolves to 127.0.0.1 (DNS
+/// rebinding), and read the response. The `Host` header reveals it, and so does the authority of a
+/// target in absolute form, which takes precedence (RFC 9112, 3.2.2). Browsers always send one;
+/// HTTP/1.0 tools need not.
 fn names_this_machine(request: &Request) -> bool {
     let authority = request.uri().authority();
     authority.is_none_or(|authority| is_loopback_host(authority.host()))
@@ -207,8 +207,8 @@ fn names_this_machine(request: &Request) -> bool {
             .all(|host| host.to_str().is_ok_and(is_loopback_host))
 }
 
-/// A page of ours would say so; programs say nothing of it. The page of another site cannot
-/// read the answer to what it sends, but what it asks for would be done.
+/// Detects requests from pages of other sites. A page of ours is marked as such, and programs send
+/// no mark. Another site's page cannot read the response, but its action would be done.
 fn is_of_another_site(headers: &HeaderMap) -> bool {
     let says_other = headers
         .get_all("sec-fetch-site")
@@ -224,7 +224,7 @@ fn is_of_another_site(headers: &HeaderMap) -> bool {
     says_other || has_other_origin
 }
 
-/// Whether an origin is that of a plain `http://HOST`. There is no TLS here.
+/// Returns true if an origin is plain `http://HOST`. There is no TLS here.
 fn is_origin_of(origin: &[u8], host: &[u8]) -> bool {
     use crate::base::origin::Origin;
     let host = std::str::from_utf8(host).unwrap_or_default();
@@ -234,12 +234,12 @@ fn is_origin_of(origin: &[u8], host: &[u8]) -> bool {
     }
 }
 
-/// RFC 6750, 2.1: in the header, and nowhere else.
+/// Checks the token, which must be in the header and nowhere else (RFC 6750, 2.1).
 fn has_token(headers: &HeaderMap, token: &Secret) -> Result<(), Reason> {
     let Some(shown) = bearer(headers) else {
         return Err(Reason::TokenMissing);
     };
-    // In the same time whatever of it is right.
+    // In constant time, independent of how much is right.
     if shown.ct_eq(token.reveal().as_bytes()).into() {
         Ok(())
     } else {

@@ -1,5 +1,5 @@
-//! The admin listener over TCP and a unix socket: `/metrics`, `/healthz`, `/readyz` and
-//! `/status` to look at, and the API below `/v1` to act.
+//! The admin listener over TCP and a unix socket: `/metrics`, `/healthz`, `/readyz` and `/status`
+//! for reading, and the API below `/v1` for actions.
 
 mod bounded;
 mod extract;
@@ -30,23 +30,24 @@ use super::{
 };
 use crate::{base::tasks::Tasks, runtime::audit::Who};
 
-/// The API takes a few words, never a document.
+/// Size limit of a body. The API takes a few words, never a document.
 const LONGEST_BODY: usize = 16 * 1024;
 
-/// What an admin listener serves. Cloning shares it.
+/// State and actions of an admin listener. Cloning shares it.
 #[derive(Clone)]
 pub struct Served {
     pub source: Arc<dyn Source>,
     pub actions: Arc<dyn Actions>,
-    /// Own the actions that have begun: neither a client that leaves nor a listener that is
-    /// closed ends one in the middle.
+    /// Owner of the actions that have begun, so that neither a client that disconnects nor a
+    /// listener that closes aborts them.
     pub tasks: Tasks,
 }
 
 /// Serves on a TCP listener until the future is dropped, or until `open` is closed.
 ///
 /// # Errors
-/// When the listener cannot be handed to the runtime.
+///
+/// If the listener cannot be registered with the runtime.
 pub async fn serve_tcp(
     listener: std::net::TcpListener,
     served: Served,
@@ -63,10 +64,11 @@ pub async fn serve_tcp(
     axum::serve(Bounded::new(listener, open), service).await
 }
 
-/// Serves on a unix socket, likewise.
+/// Same as [`serve_tcp`], on a unix socket.
 ///
 /// # Errors
-/// When the listener cannot be handed to the runtime.
+///
+/// If the listener cannot be registered with the runtime.
 pub async fn serve_unix(
     listener: std::os::unix::net::UnixListener,
     served: Served,
@@ -78,7 +80,7 @@ pub async fn serve_unix(
     axum::serve(Bounded::new(listener, open), service).await
 }
 
-/// Every path with the methods it takes beside HEAD and OPTIONS.
+/// Every path with its methods other than HEAD and OPTIONS.
 pub fn paths() -> Vec<(&'static str, &'static str)> {
     routes()
         .into_iter()
@@ -123,7 +125,7 @@ fn router(served: Served, reach: Reach) -> Router {
         .layer(middleware::from_fn_with_state(Arc::new(guard), guard::pass))
 }
 
-/// Who is at the other end of a connection.
+/// The peer of a connection.
 #[derive(Clone, Debug)]
 struct Peer {
     who: Who,
@@ -142,7 +144,7 @@ impl Connected<IncomingStream<'_, Bounded<tokio::net::TcpListener>>> for Peer {
 
 impl Connected<IncomingStream<'_, Bounded<tokio::net::UnixListener>>> for Peer {
     fn connect_info(stream: IncomingStream<'_, Bounded<tokio::net::UnixListener>>) -> Self {
-        // SO_PEERCRED: who opened the connection, as the kernel says.
+        // SO_PEERCRED: the process that opened the connection, as reported by the kernel.
         let found = stream.io().inner().peer_cred().ok();
         Self {
             who: Who::Unix {
@@ -154,7 +156,7 @@ impl Connected<IncomingStream<'_, Bounded<tokio::net::UnixListener>>> for Peer {
     }
 }
 
-/// A refusal in the form that all of ours have.
+/// A refusal in the common format of errors.
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

@@ -1,4 +1,4 @@
-//! What there is to look at: metrics, health, and the state as JSON and as a page.
+//! Pages for reading: metrics, health, and the state as JSON and as HTML.
 
 use std::sync::LazyLock;
 
@@ -18,10 +18,10 @@ use crate::{
     status::{actions::Refused, snapshot::Snapshot},
 };
 
-/// The paths that say how the process is, and nothing of what it serves: open to whatever
-/// may connect.
+/// Paths that report the health of the process and nothing of what it serves. Open to any client
+/// that can connect.
 pub(super) const HEALTH: [&str; 2] = ["/healthz", "/readyz"];
-/// Counts, open to whoever runs on this machine unless there is a token.
+/// Path of the metrics, open to all users of this machine unless there is a token.
 pub(super) const METRICS: &str = "/metrics";
 
 pub(super) fn routes() -> Vec<Route> {
@@ -67,7 +67,7 @@ async fn status(State(served): State<Served>, headers: HeaderMap) -> Response {
 
 static PAGES: LazyLock<Environment<'static>> = LazyLock::new(|| {
     let mut pages = Environment::new();
-    // The name's ending switches escaping on.
+    // The file name's extension enables escaping.
     pages
         .add_template("status.html", include_str!("../status.html"))
         .expect("a template of ours, loaded by a test");

@@ -1,4 +1,4 @@
-//! The API below `/v1`: what `docs/admin.md` describes, path by path.
+//! The API below `/v1`, as described in `docs/admin.md`.
 
 use std::{future::Future, path::PathBuf, sync::Arc};
 
@@ -21,7 +21,7 @@ use crate::{
     status::actions::{Actions, BackendName, NewBackend, NewBan, Profiles, Refused, SwitchTo},
 };
 
-/// Hundreds of URLs at once.
+/// Size limit of a purge order, enough for hundreds of URLs.
 const LONGEST_ORDER: usize = 256 * 1024;
 
 pub(super) fn routes() -> Vec<Route> {
@@ -65,7 +65,7 @@ pub(super) fn routes() -> Vec<Route> {
 
 type From = ConnectInfo<Peer>;
 
-/// A body without anything to say.
+/// An empty JSON object.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Nothing {}
@@ -165,7 +165,7 @@ async fn reload(
     .await
 }
 
-/// The program to start; the same one again if absent.
+/// The program to start. The same program again if absent.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Program {
@@ -231,7 +231,7 @@ async fn undrain(
     .await
 }
 
-/// Does an action and tells the client what came of it.
+/// Performs an action and responds with its result.
 async fn act<T, F>(
     served: Served,
     peer: Peer,
@@ -247,7 +247,7 @@ where
     }
 }
 
-/// Does an action to its end, whether or not the client waits for it.
+/// Performs an action to completion, even if the client disconnects.
 async fn finish<T, F>(
     served: Served,
     peer: Peer,
@@ -261,10 +261,10 @@ where
     let action = action(served.actions, peer.who);
     let (tell, told) = tokio::sync::oneshot::channel();
     served.tasks.spawn("admin action", async move {
-        // A client that has gone hears nothing.
+        // A client that has disconnected gets no response.
         drop(tell.send(action.await));
     });
-    // The process ends, and with it what it was about to do.
+    // The process ends, and aborts the action.
     let message = "the gateway stops: the action was not finished";
     let stopping = |_| Refused::new(503, "stopping", message);
     told.await.map_err(stopping)?

@@ -1,4 +1,4 @@
-//! The API below `/v1` as scripts, foreign pages and strangers meet it.
+//! Tests of the API below `/v1` with scripts, foreign pages and unauthorized clients.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ impl Admin {
         (status, serde_json::from_str(body).unwrap_or_default())
     }
 
-    /// Status and reason of a refusal.
+    /// Sends a request, and returns status and reason of its refusal.
     async fn refused(
         &self,
         method: &str,
@@ -40,7 +40,7 @@ impl Admin {
     }
 }
 
-/// Every method and path there is, of one backend.
+/// Every method and path, filled in for one backend.
 fn all_paths() -> Vec<(&'static str, String)> {
     let fill = |path: &str| {
         path.replace("{upstream}", "web")
@@ -178,7 +178,7 @@ async fn a_page_of_another_site_cannot_act() {
         let headers = format!("{JSON}{header}\r\n");
         let (status, reason, _) = admin.refused("POST", DRAIN, &headers, "{}").await;
         assert_eq!((status, reason.as_str()), (403, "cross_site"), "{header}");
-        // Looking is not acting, and the page cannot read the answer.
+        // A read is no action, and the page cannot read the response.
         let (status, _) = admin.ask("GET", "/v1/status", &headers, "").await;
         assert_eq!(status, 200);
     }
@@ -217,8 +217,8 @@ async fn with_a_token_only_health_is_open() {
     assert_eq!(last, Some(Reason::TokenWrong));
 }
 
-/// Over TCP without a token nothing is told but counts and health, and nothing is done: by
-/// the list that the routes are made of, so that a new one is closed as well.
+/// Without a token, TCP allows only metrics and health, and no actions. The test uses the list that
+/// the routes are built from, so it covers new routes as well.
 #[tokio::test]
 async fn without_a_token_only_metrics_and_health_are_open() {
     let admin = start_on("127.0.0.1:0", Fake::default());
@@ -260,7 +260,7 @@ async fn without_a_token_only_metrics_and_health_are_open() {
 #[tokio::test]
 async fn what_others_can_reach_is_closed_without_a_token_and_takes_any_host_with_one() {
     let other_name = "Host: gateway.internal:9900\r\n";
-    // The configuration refuses this; the listener does not rely on it.
+    // The configuration refuses this, but the listener does not rely on it.
     let without = start_on("0.0.0.0:0", Fake::default());
     let (status, reason, _) = without.refused("GET", "/status", other_name, "").await;
     assert_eq!((status, reason.as_str()), (401, "token_missing"));
@@ -284,7 +284,7 @@ async fn an_action_is_finished_though_nobody_waits_for_it() {
     });
     let mut stream = tokio::net::TcpStream::connect(admin.address).await.unwrap();
     let asked = admin.send_over(&mut stream, "POST", DRAIN, LOCAL, "");
-    // It waits behind the gate, so there is no answer; then the client leaves.
+    // The action waits behind the gate, so there is no response. Then the client disconnects.
     tokio::time::timeout(Duration::from_millis(100), asked)
         .await
         .unwrap_err();
@@ -294,7 +294,7 @@ async fn an_action_is_finished_though_nobody_waits_for_it() {
     while admin.fake.done.lock().is_empty() {
         tokio::task::yield_now().await;
     }
-    // An end of the process in the middle is told.
+    // An end of the process in the middle is reported.
     let asked = admin.send("POST", DRAIN, LOCAL);
     let stop = async {
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -325,7 +325,7 @@ async fn a_purge_is_told_with_the_status_of_what_is_missing() {
     let wrong = r#"{"urls":["/a"]}"#;
     let (status, reason, message) = admin.refused("POST", "/v1/purge", JSON, wrong).await;
     assert_eq!((status, reason.as_str()), (422, "bad_purge"), "{message}");
-    // Many long ones are no document.
+    // Many long URLs are still accepted.
     let url = format!(r#"{{"url":"/{}"}}"#, "x".repeat(1000));
     let many = format!(r#"{{"purges":[{}]}}"#, vec![url; 200].join(","));
     let (status, _) = admin.ask("POST", "/v1/purge", JSON, &many).await;

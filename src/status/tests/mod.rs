@@ -1,4 +1,4 @@
-//! The admin listener as a scraper, an operator and an attacker see it.
+//! Tests of the admin listener from the view of a scraper, an operator and an attacker.
 
 use std::{
     path::PathBuf,
@@ -34,14 +34,14 @@ use crate::{
 
 mod api;
 
-/// A gateway that writes down what it is asked to do.
+/// A gateway that records the actions it receives.
 #[derive(Default)]
 struct Fake {
     is_down: AtomicBool,
     token: Option<Secret>,
     done: Mutex<Vec<String>>,
     turned_away: Mutex<Vec<Reason>>,
-    /// Actions wait for it.
+    /// Gate that actions wait for.
     gate: Option<Semaphore>,
 }
 
@@ -185,10 +185,10 @@ impl Actions for Fake {
 
 struct Admin {
     address: std::net::SocketAddr,
-    /// Shown with each request, for tests that are about something else.
+    /// Token sent with each request, for tests about something else.
     shown: Option<Secret>,
     fake: Arc<Fake>,
-    /// Actions are owned here.
+    /// Owner of the actions.
     actions: Tasks,
     _tasks: Tasks,
 }
@@ -197,7 +197,7 @@ fn start() -> Admin {
     start_with(Fake::default())
 }
 
-/// One with a token that each request shows, unless `fake` has its own.
+/// Starts a listener with a token that each request sends, unless `fake` has its own.
 fn start_with(mut fake: Fake) -> Admin {
     let shown = fake.token.is_none().then(|| Secret::new(TOKEN));
     fake.token = fake.token.or_else(|| shown.clone());
@@ -241,7 +241,7 @@ fn served(source: Arc<dyn Source>, fake: &Arc<Fake>, actions: &Tasks) -> Served 
 }
 
 impl Admin {
-    /// The whole answer to one request, as text.
+    /// Sends a request, and returns the whole response as text.
     async fn send(&self, method: &str, path: &str, headers: &str) -> String {
         let mut stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
         self.send_over(&mut stream, method, path, headers, "").await
@@ -264,7 +264,7 @@ impl Admin {
         );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
-        // Ends since each answer closes its connection.
+        // Terminates, because each response closes its connection.
         stream.read_to_string(&mut answer).await.unwrap();
         answer
     }

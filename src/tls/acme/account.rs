@@ -1,4 +1,4 @@
-//! The way to the authority: a client with deadlines, and our account there.
+//! Connection to the CA: a client with deadlines, and our account there.
 
 use std::{
     future::Future,
@@ -33,27 +33,27 @@ use super::{
 };
 use crate::base::{clock::Clock, http_date};
 
-/// How long one exchange with the authority may take.
+/// Time limit of one exchange with the CA.
 const EXCHANGE: Duration = Duration::from_secs(30);
-/// The longest answer; a chain of certificates is a few KiB.
+/// Size limit of a response. A certificate chain is a few KiB.
 const LONGEST_ANSWER: usize = 1024 * 1024;
 
 const USER_AGENT: &str = concat!("edgeway/", env!("CARGO_PKG_VERSION"), " instant-acme");
 
-/// Who signs certificates for us.
+/// The CA that signs certificates for us.
 #[derive(Debug)]
 pub(super) struct Authority {
-    /// The URL of its directory.
+    /// The URL of its ACME directory.
     pub(super) directory: String,
-    /// Who signs the directory's own certificate; whoever the system trusts if absent.
+    /// CA certificates that verify the directory's own certificate. Defaults to the system's.
     pub(super) roots: Option<Arc<RootCertStore>>,
     pub(super) email: Option<String>,
-    /// One account is made, not one for each name.
+    /// Ensures that one account is created, not one for each name.
     pub(super) making: Arc<Semaphore>,
 }
 
-/// How long the authority asked us to wait with its last refusal. `instant-acme` keeps
-/// problem documents, but not their `Retry-After`.
+/// Delay that the CA requested with its last refusal. `instant-acme` keeps problem documents, but
+/// not their `Retry-After`.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Asked(Arc<Mutex<Option<Duration>>>);
 
@@ -64,13 +64,13 @@ impl Asked {
 }
 
 impl Authority {
-    /// Leave to make an account: one at a time, or there would be two.
+    /// Permit to create an account. Only one at a time, or two would be created.
     async fn alone(&self) -> Result<SemaphorePermit<'_>, OrderError> {
         self.making.acquire().await.map_err(|_| OrderError::Stopped)
     }
 
-    /// Our account, made and kept if there is none yet. With a client of its own for each
-    /// order: they are weeks apart.
+    /// Returns our account, and creates and stores it if there is none yet. Each order gets its own
+    /// client, because orders are weeks apart.
     pub(super) async fn account(
         &self,
         store: &Store,
@@ -85,7 +85,7 @@ impl Authority {
         }
     }
 
-    /// Another account, since the authority has forgotten ours.
+    /// Creates another account after the CA has forgotten ours.
     pub(super) async fn new_account(
         &self,
         store: &Store,
@@ -97,7 +97,7 @@ impl Authority {
         self.create(client, store).await
     }
 
-    /// Our account as far as there is one: nothing is made.
+    /// Returns our account if there is one, and creates none.
     pub(super) async fn known_account(
         &self,
         store: &Store,
@@ -128,7 +128,7 @@ impl Authority {
         let contact: Vec<&str> = contact.iter().map(String::as_str).collect();
         match account.update_contacts(&contact).await {
             Ok(()) => {}
-            // The order is going to find out, and to make another one.
+            // The order will fail for the same reason and create another account.
             Err(error) if is_problem(&error, "accountDoesNotExist") => return Ok(account),
             Err(error) => return Err(error.into()),
         }
@@ -144,7 +144,7 @@ impl Authority {
         on_disk(move || Ok(store.account(&directory))).await
     }
 
-    /// Makes an account. The operator agrees to the authority's terms by configuring it.
+    /// Creates an account. Configuring the CA counts as agreement to its terms.
     async fn create(&self, client: Http, store: &Store) -> Result<Account, OrderError> {
         let contact = self.contact();
         let contact: Vec<&str> = contact.iter().map(String::as_str).collect();
@@ -176,7 +176,7 @@ impl Authority {
     async fn client(&self, clock: &Clock, asked: &Asked) -> Result<Http, OrderError> {
         let roots = self.roots.clone();
         let is_https = self.directory.starts_with("https:");
-        // The system's roots are read from files.
+        // The system's CA certificates are read from files.
         let made = move || connector(roots.as_deref(), is_https);
         let connector = tokio::task::spawn_blocking(made).await;
         let connector = connector.map_err(|_| OrderError::Stopped)??;
@@ -189,14 +189,14 @@ impl Authority {
     }
 }
 
-/// Whether the authority refused with this type of problem (RFC 8555, 6.7).
+/// Returns true if the CA refused with this problem type (RFC 8555, 6.7).
 pub(super) fn is_problem(error: &Error, kind: &str) -> bool {
     matches!(error, Error::Api(problem) if problem.r#type.as_deref().is_some_and(|found| {
         found.strip_prefix("urn:ietf:params:acme:error:") == Some(kind)
     }))
 }
 
-/// Does what blocks on a thread for it.
+/// Runs blocking work on a thread of its own.
 pub(super) async fn on_disk<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, OrderError> {
@@ -223,7 +223,7 @@ fn connector(roots: Option<&RootCertStore>, is_https: bool) -> Result<Connector,
             .map_err(OrderError::Tls)?,
     };
     let builder = HttpsConnectorBuilder::new().with_tls_config(config.with_no_client_auth());
-    // Plain HTTP is for directories on loopback, and no directory over HTTPS may lead to it.
+    // Plain HTTP is for directories on loopback. An HTTPS directory must not lead to it.
     let builder = if is_https {
         builder.https_only()
     } else {
@@ -232,7 +232,7 @@ fn connector(roots: Option<&RootCertStore>, is_https: bool) -> Result<Connector,
     Ok(builder.enable_http1().enable_http2().build())
 }
 
-/// Speaks to the authority with deadlines and bounds.
+/// HTTP client for the CA, with deadlines and size limits.
 #[derive(Clone)]
 struct Http {
     client: Client<Connector, BodyWrapper<Bytes>>,
@@ -269,7 +269,7 @@ impl HttpClient for Http {
     }
 }
 
-/// What a `Retry-After` asks for (RFC 9110, 10.2.3): seconds, or a date.
+/// Parses `Retry-After` (RFC 9110, 10.2.3): seconds, or a date.
 fn wait_of(value: &HeaderValue, now: SystemTime) -> Option<Duration> {
     let text = value.to_str().ok()?.trim();
     match text.parse::<u32>() {

@@ -1,5 +1,5 @@
-//! Certificates as ACME needs them: read from PEM with the times that renewal goes by, and
-//! made here for the time until an authority has signed one.
+//! Certificates as ACME needs them: read from PEM with the times that decide renewal, and
+//! self-signed ones that serve until a CA has signed one.
 
 use std::{
     sync::Arc,
@@ -16,12 +16,12 @@ use x509_parser::{
     time::ASN1Time,
 };
 
-/// A stand-in is dated back: clients' clocks differ.
+/// Start of a stand-in's validity, set in the past because clients' clocks differ.
 const DATED_BACK: Duration = Duration::from_hours(1);
-/// How long a stand-in says that it is valid: so short that whoever watches expiry is told.
+/// Lifetime of a stand-in, short enough that expiry monitoring raises an alert.
 const STAND_IN: Duration = Duration::from_hours(7 * 24);
 
-/// A certificate with its key, ready to be served, and what its renewal goes by.
+/// A certificate with its key, ready to be served, and the values that decide its renewal.
 #[derive(Clone, Debug)]
 pub(super) struct Certificate {
     pub(super) key: Arc<CertifiedKey>,
@@ -75,7 +75,7 @@ impl Certificate {
         })
     }
 
-    /// How the authority calls this certificate in renewal information (RFC 9773, 4.1).
+    /// Identifier of this certificate in renewal information (RFC 9773, 4.1).
     pub(super) fn identifier(&self) -> Option<CertificateIdentifier<'static>> {
         let parsed = parse(self.key.cert.first()?)?;
         let authority =
@@ -91,8 +91,8 @@ impl Certificate {
     }
 }
 
-/// A self-signed certificate for `name`, served until an authority has signed one: clients
-/// can connect, and are warned.
+/// Creates a self-signed certificate for `name`, served until a CA has signed one: clients can
+/// connect, but get a warning.
 pub(super) fn stand_in(name: &str, now: SystemTime) -> Result<Arc<CertifiedKey>, CertificateError> {
     let mut params = params(name)?;
     params
@@ -103,7 +103,7 @@ pub(super) fn stand_in(name: &str, now: SystemTime) -> Result<Arc<CertifiedKey>,
     self_signed(&params)
 }
 
-/// The certificate that answers TLS-ALPN-01 for `name` (RFC 8737, 3).
+/// Creates the TLS-ALPN-01 challenge certificate for `name` (RFC 8737, 3).
 pub(super) fn challenge(name: &str, digest: &[u8]) -> Result<Arc<CertifiedKey>, CertificateError> {
     let mut params = params(name)?;
     params.custom_extensions = vec![CustomExtension::new_acme_identifier(digest)];
@@ -121,7 +121,7 @@ fn self_signed(params: &CertificateParams) -> Result<Arc<CertifiedKey>, Certific
     let certificate = params.self_signed(&key).map_err(CertificateError::Make)?;
     let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let chain = vec![certificate.der().clone()];
-    // Not `from_der`, which refuses the critical extension of RFC 8737.
+    // `from_der` would reject the critical extension of RFC 8737.
     let key = ring::sign::any_supported_type(&der).map_err(CertificateError::Pair)?;
     Ok(Arc::new(CertifiedKey::new(chain, key)))
 }

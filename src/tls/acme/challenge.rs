@@ -1,4 +1,4 @@
-//! What authorities are shown to prove that a name is ours, for as long as they may ask.
+//! Responses that prove control of a name to a CA, kept for as long as it may request them.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -8,8 +8,8 @@ use bytes::Bytes;
 
 use super::managed::Managed;
 
-/// Answers to HTTP-01 by token (RFC 8555, 8.3). Read on the way of every request, so
-/// looking is one load while nothing is pending.
+/// HTTP-01 responses by token (RFC 8555, 8.3). Every request reads this, so a lookup is a single
+/// load while nothing is pending.
 #[derive(Debug, Default)]
 pub(super) struct Tokens(ArcSwap<HashMap<Box<str>, Bytes, RandomState>>);
 
@@ -22,7 +22,7 @@ impl Tokens {
         self.0.load().get(token).cloned()
     }
 
-    /// Answers `token` until what is returned is dropped.
+    /// Serves `answer` for `token` until the returned guard is dropped.
     pub(super) fn show(self: &Arc<Self>, token: &str, answer: &str) -> Shown {
         let answer = Bytes::copy_from_slice(answer.as_bytes());
         self.0.rcu(|tokens| {
@@ -45,7 +45,7 @@ impl Tokens {
     }
 }
 
-/// An answer that is being shown; dropping it takes it away.
+/// Guard of a challenge response that is being served. Dropping it removes the response.
 #[derive(Debug)]
 pub(super) enum Shown {
     Token {
@@ -66,7 +66,7 @@ impl Drop for Shown {
     }
 }
 
-/// Whether this can be a token: base64url, and not longer than any authority's.
+/// Returns true if this can be a token: base64url, and no longer than those of any CA.
 pub(super) fn is_token(text: &str) -> bool {
     (1..=256).contains(&text.len())
         && text

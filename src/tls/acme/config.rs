@@ -1,4 +1,4 @@
-//! The `acme:` section and the names of listeners, checked.
+//! Compiles the `acme:` section and the names of listeners.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -26,11 +26,11 @@ use crate::{
     zones::Zones,
 };
 
-/// What listeners have to do with ACME.
+/// Listener settings that ACME depends on.
 #[derive(Debug, Default)]
 pub struct Uses<'a> {
     pub names: Vec<Use<'a>>,
-    /// Ports of listeners without TLS, 0 for a unix socket.
+    /// Ports of listeners without TLS. 0 for a unix socket.
     pub plain_ports: Vec<u16>,
     /// Addresses of listeners as written.
     pub addresses: Vec<&'a str>,
@@ -41,12 +41,12 @@ pub struct Uses<'a> {
 pub struct Use<'a> {
     pub names: &'a [Spanned<String>],
     pub port: u16,
-    /// None if its TLS has errors.
+    /// `None` if the listener's TLS has errors.
     pub certificates: Option<Arc<Certificates>>,
 }
 
 impl Acme {
-    /// Checks the section, and loads what its folder has.
+    /// Compiles the section, and loads stored certificates from its folder.
     pub fn compile(
         config: Option<&Spanned<AcmeConfig>>,
         uses: &Uses<'_>,
@@ -81,7 +81,7 @@ impl Acme {
             place,
         } = config;
         let store = Store::new(cx.folder.join(&config.folder.value));
-        // Checked at followers too, so that one file may serve them all.
+        // Checked on followers too, so that one file can serve all gateways.
         let shared = zones.get_or_create("acme", Shared::default);
         let authority = authority(config, &shared, cx);
         let role = match &config.issuer {
@@ -99,7 +99,7 @@ impl Acme {
         }
         let now = cx.clock.wall();
         let names = names.into_iter().map(|found| {
-            // By the folder: in another one there are other certificates.
+            // Keyed by folder: a different folder holds different certificates.
             let zone = format!("acme {} in {}", found.name, store.folder().display());
             let metrics = cx.metrics;
             let managed = zones.get_or_create(&zone, || Managed::new(found.name, metrics));
@@ -211,7 +211,7 @@ fn follow(
     })
 }
 
-/// A name, and what listeners have to do with it.
+/// A name, its listeners and its challenges.
 struct Found {
     name: Arc<str>,
     listeners: Vec<Arc<Certificates>>,
@@ -272,8 +272,8 @@ fn names(config: &AcmeConfig, place: Place, uses: &Uses<'_>, cx: &mut CompileCx<
         .collect()
 }
 
-/// The challenges that can be answered, the likeliest first: authorities ask at the ports
-/// 443 and 80, and nobody knows what is mapped there from other ports.
+/// The challenges that can be served, the likeliest first. CAs connect to ports 443 and 80; whether
+/// those map to our other ports is unknown.
 fn challenges(tls_ports: &[u16], plain_ports: &[u16]) -> Vec<ChallengeConfig> {
     use ChallengeConfig::{Http01, TlsAlpn01};
     if plain_ports.is_empty() {
@@ -285,7 +285,7 @@ fn challenges(tls_ports: &[u16], plain_ports: &[u16]) -> Vec<ChallengeConfig> {
     vec![TlsAlpn01, Http01]
 }
 
-/// A name that an authority can check by these challenges, in lower case.
+/// A name that a CA can validate with these challenges, in lower case.
 fn host_name(text: &str, place: Place, cx: &mut CompileCx<'_>) -> Option<Arc<str>> {
     let Some(problem) = refused(text) else {
         return Some(text.to_ascii_lowercase().into());
@@ -296,7 +296,7 @@ fn host_name(text: &str, place: Place, cx: &mut CompileCx<'_>) -> Option<Arc<str
     None
 }
 
-/// What is wrong with a name, and what to do about it.
+/// Returns the problem with a name, and the help for it.
 fn refused(text: &str) -> Option<(&'static str, &'static str)> {
     if text.contains('*') {
         return Some((
@@ -335,7 +335,7 @@ fn refused(text: &str) -> Option<(&'static str, &'static str)> {
     None
 }
 
-/// Whether this can follow `mailto:` as it is (RFC 8555, 7.3 takes no header fields).
+/// Checks that this can follow `mailto:` unchanged (RFC 8555, 7.3 allows no header fields).
 fn is_email(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_graphic() && !",;?&<>()\"\\:%".contains(c);
     match text.split_once('@') {
@@ -486,7 +486,7 @@ mod tests {
     }
 
     proptest! {
-        /// Such a name is a folder's and goes into a certificate: never anything else.
+        /// A name becomes a folder name and a part of the certificate, so nothing else may pass.
         #[test]
         fn what_is_taken_for_a_name_is_one_for_rustls_too(text in "[-a-zA-Z0-9._*/:ä]{0,40}") {
             if refused(&text).is_none() {

@@ -1,5 +1,5 @@
-//! A gateway that leaves ACME to another one: challenges go there, certificates come from
-//! the folder that both know.
+//! A gateway that leaves ACME to another one: it forwards challenges to the issuer and serves
+//! certificates from the shared folder.
 
 use std::time::Duration;
 
@@ -15,18 +15,18 @@ use tokio::{sync::Semaphore, time::timeout};
 
 use super::PREFIX;
 
-/// How long the issuer may take to answer.
+/// Time limit of a response from the issuer.
 const ANSWER: Duration = Duration::from_secs(5);
-/// The longest answer that can be one: a token, a full stop and a thumbprint.
+/// Size limit of a key authorization: a token, a full stop and a thumbprint.
 const LONGEST_ANSWER: usize = 1024;
-/// How many questions may be under way; an authority asks from a handful of places.
+/// Maximum number of requests in flight. A CA connects from a handful of places.
 const AT_ONCE: usize = 32;
 
-/// Marks a question that was forwarded, so that it is not forwarded in a circle, and so
-/// that the issuer's apps do not answer for ours.
+/// Header that marks a forwarded challenge request. It prevents loops, and keeps the issuer's apps
+/// from responding in place of ours.
 pub static FORWARDED: HeaderName = HeaderName::from_static("edgeway-acme-forwarded");
 
-/// The way to the gateway that asks for certificates.
+/// Client for the gateway that orders certificates.
 #[derive(Debug)]
 pub(super) struct Issuer {
     address: String,
@@ -34,11 +34,11 @@ pub(super) struct Issuer {
     slots: Semaphore,
 }
 
-/// What the issuer said.
+/// Response of the issuer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Said {
     Answer(Bytes),
-    /// It knows nothing of this token.
+    /// The issuer does not know this token.
     Nothing,
     Failed,
 }
@@ -47,7 +47,7 @@ impl Issuer {
     pub(super) fn new(address: String) -> Self {
         Self {
             address,
-            // No connection is kept: weeks may pass before the next question.
+            // No connection is kept: weeks may pass before the next request.
             client: Client::builder(TokioExecutor::new())
                 .pool_max_idle_per_host(0)
                 .build_http(),
@@ -59,7 +59,7 @@ impl Issuer {
         &self.address
     }
 
-    /// Asks the issuer for the answer to `token`, for the host that the authority asked.
+    /// Requests the key authorization of `token` from the issuer, for the host of the CA's request.
     pub(super) async fn ask(&self, token: &str, host: Option<&HeaderValue>) -> Said {
         let Ok(_slot) = self.slots.try_acquire() else {
             return Said::Failed;

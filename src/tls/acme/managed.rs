@@ -1,4 +1,4 @@
-//! One name that ACME looks after: what is served for it, and how its last attempts went.
+//! A name managed by ACME: the certificate served for it, and the result of its last attempts.
 
 use std::{
     ops::Range,
@@ -27,32 +27,32 @@ use crate::{
     zones::Zone,
 };
 
-/// A name as a configuration has it.
+/// A name as configured.
 #[derive(Clone, Debug)]
 pub(super) struct Name {
     pub(super) managed: Arc<Managed>,
-    /// Those that can be answered, the likeliest first. None for a follower.
+    /// Challenges that can be served, the likeliest first. Empty for a follower.
     pub(super) challenges: Arc<[ChallengeConfig]>,
 }
 
-/// A name and what is known of it, whichever configuration has it: its zone.
+/// A name and its state, shared by all configurations that have it: its zone.
 #[derive(Debug)]
 pub(super) struct Managed {
     pub(super) name: Arc<str>,
-    /// Held for as long as a certificate is asked for.
+    /// Held while a certificate is being ordered.
     pub(super) alone: Arc<AsyncMutex<()>>,
     shown: Mutex<Shown>,
     served: Mutex<Served>,
     metrics: NameMetrics,
 }
 
-/// What clients and authorities are shown, and by whom.
+/// Certificates served to clients and CAs, and the listeners that serve them.
 #[derive(Debug, Default)]
 struct Shown {
-    /// The listeners of every configuration that there still is: of the one that serves, of
-    /// one that is being compiled, and of those that were replaced. Each ends with its own.
+    /// Listeners of every configuration that is still alive: of the current one, of one that is
+    /// being compiled, and of those that were replaced. Each lives as long as its configuration.
     listeners: Vec<Weak<Certificates>>,
-    /// A certificate, or what stands in for one.
+    /// A certificate, or its stand-in.
     key: Option<Arc<CertifiedKey>>,
     challenge: Option<Arc<CertifiedKey>>,
 }
@@ -73,10 +73,10 @@ impl Zone for Managed {}
 
 #[derive(Debug, Default)]
 struct Served {
-    /// None while a stand-in is served.
+    /// `None` while a stand-in is served.
     certificate: Option<Certificate>,
     state: NameState,
-    /// When the authority would like a renewal, and when it may be asked that again.
+    /// Renewal window suggested by the CA, and when to fetch it again.
     window: Option<Range<SystemTime>>,
     window_asked: Option<SystemTime>,
 }
@@ -90,22 +90,22 @@ struct NameMetrics {
 const ORDERS: &str = "edgeway_acme_orders_total";
 const STAND_IN: &str = "edgeway_acme_stand_in";
 
-/// The name that a series of ACME is of.
+/// Name that an ACME series belongs to.
 pub(super) fn name_of(series: Series<'_>) -> Option<&str> {
     let is_ours = [ORDERS, STAND_IN].contains(&series.family);
     is_ours.then(|| series.get("name"))?
 }
 
-/// What becomes of an order: a certificate; a no; no answer; or we could not go on.
+/// Outcomes of an order: a certificate; refused; no response; or failed on our side.
 const OUTCOMES: [&str; 4] = ["issued", "refused", "unanswered", "failed"];
 
-/// How a name stands, for people.
+/// Status of a name, for display.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NameStatus {
     pub name: Arc<str>,
-    /// None while a stand-in is served.
+    /// `None` while a stand-in is served.
     pub expires: Option<SystemTime>,
-    /// When a certificate will be asked for; None if another gateway does that.
+    /// Time of the next order. `None` if another gateway orders.
     pub next: Option<SystemTime>,
     pub failures: u32,
     /// Why the last attempt failed.
@@ -113,8 +113,8 @@ pub struct NameStatus {
 }
 
 impl Name {
-    /// The challenge to try next: another one after a failure, since one may be shut out
-    /// by what stands before us.
+    /// Next challenge to attempt. It changes after a failure, since a proxy in front of us may
+    /// block one of them.
     pub(super) fn challenge(&self) -> Option<ChallengeConfig> {
         let failures = self.managed.served.lock().state.failures;
         let failures = usize::try_from(failures).unwrap_or(0);
@@ -134,7 +134,7 @@ impl Managed {
         }
     }
 
-    /// Serves what the folder has, or a stand-in, unless something is served already. Blocks.
+    /// Serves the stored certificate or a stand-in, unless something is served already. Blocks.
     pub(super) fn begin(&self, store: &Store, now: SystemTime) {
         if self.shown.lock().key.is_some() {
             return;
@@ -159,7 +159,7 @@ impl Managed {
         }
     }
 
-    /// A listener serves this name too, and answers challenges for it, as long as it lives.
+    /// Adds a listener, which serves this name and its challenges for as long as it lives.
     pub(super) fn add(&self, listener: &Arc<Certificates>) {
         let mut shown = self.shown.lock();
         if let Some(key) = &shown.key {
@@ -168,12 +168,12 @@ impl Managed {
         if let Some(challenge) = &shown.challenge {
             listener.set_challenge(&self.name, Some(Arc::clone(challenge)));
         }
-        // Those that are gone make room.
+        // Removes the listeners that are gone.
         shown.each(|_| {});
         shown.listeners.push(Arc::downgrade(listener));
     }
 
-    /// Answers an authority that asks by TLS-ALPN-01; `None` ends it.
+    /// Serves a TLS-ALPN-01 challenge certificate to the CA. `None` ends it.
     pub(super) fn show_challenge(&self, challenge: Option<Arc<CertifiedKey>>) {
         let mut shown = self.shown.lock();
         shown.each(|listener| listener.set_challenge(&self.name, challenge.clone()));
@@ -212,7 +212,7 @@ impl Managed {
         }
     }
 
-    /// When to ask for a certificate of the authority with this directory.
+    /// Returns when to order a certificate from the CA with this directory.
     pub(super) fn due(&self, directory: &str, now: SystemTime) -> SystemTime {
         let served = self.served.lock();
         let due = match &served.certificate {
@@ -223,7 +223,7 @@ impl Managed {
                 window: served.window.clone(),
             }
             .renewal(),
-            // None, or of an authority that was configured before.
+            // There is none, or it is from a CA that was configured before.
             _ => now,
         };
         match served.state.next_try() {
@@ -232,14 +232,14 @@ impl Managed {
         }
     }
 
-    /// The serial number of what is served, unless that is a stand-in.
+    /// The serial number of the served certificate, unless that is a stand-in.
     pub(super) fn serial(&self) -> Option<String> {
         let served = self.served.lock();
         served.certificate.as_ref().map(|c| c.serial.clone())
     }
 
-    /// What the next certificate replaces, where the authority follows renewals. Not after
-    /// a failure: it may have been for that.
+    /// Identifier of the certificate that the next one replaces, if the CA tracks renewals. `None`
+    /// after a failure, because the identifier may have caused it.
     pub(super) fn replaces(&self) -> Option<CertificateIdentifier<'static>> {
         let served = self.served.lock();
         if served.window.is_none() || served.state.failures > 0 {
@@ -248,7 +248,7 @@ impl Managed {
         served.certificate.as_ref()?.identifier()
     }
 
-    /// The certificate to ask the authority's wishes about, if it is time to.
+    /// The certificate to fetch renewal information for, if that is due.
     pub(super) fn window_due(
         &self,
         directory: &str,
@@ -267,7 +267,7 @@ impl Managed {
         served.certificate.as_ref()?.identifier()
     }
 
-    /// What the authority wishes, and when it may be asked again.
+    /// Records the renewal window, and when to fetch it again.
     pub(super) fn set_window(&self, window: Option<Range<SystemTime>>, ask_again: SystemTime) {
         let mut served = self.served.lock();
         if let Some(window) = window {
@@ -276,7 +276,7 @@ impl Managed {
         served.window_asked = Some(ask_again);
     }
 
-    /// Counts what became of an order.
+    /// Counts the outcome of an order.
     pub(super) fn count(&self, outcome: &'static str) {
         let found = self
             .metrics
@@ -303,12 +303,12 @@ impl Managed {
     }
 }
 
-/// A start asks nothing of an authority that it was asked before: not for half an hour at
-/// least.
+/// Delay before the first fetch of renewal information. After a start, a CA that was contacted
+/// before is left alone for at least half an hour.
 const FIRST_WINDOW: Duration = Duration::from_hours(1);
 
 impl Certificate {
-    /// Spreads renewals: the same for the life of a certificate.
+    /// Spreads renewals. The value stays the same for the life of a certificate.
     fn dice(&self) -> f64 {
         schedule::dice(&self.serial)
     }

@@ -1,11 +1,11 @@
-//! Certificates from an authority by ACME (RFC 8555): asked for, kept on disk, served and
-//! renewed without a restart.
+//! Certificates from a CA by ACME (RFC 8555): ordered, stored on disk, served and renewed without a
+//! restart.
 //!
-//! One gateway asks ([`issuer`]); those that share its names follow ([`follower`]): they
-//! forward challenges to it and serve what appears in the folder.
+//! One gateway orders certificates ([`issuer`]). Gateways that share its names are followers
+//! ([`follower`]): they forward challenges to it and serve what appears in the folder.
 //!
-//! What is known of a name outlives a configuration ([`managed`]), and so does an order that
-//! is under way: however often a gateway reloads, nothing is asked for twice.
+//! The state of a name outlives a configuration ([`managed`]), and so does an order in flight:
+//! however often a gateway reloads, nothing is ordered twice.
 
 mod account;
 mod certificate;
@@ -38,10 +38,10 @@ use self::{
 };
 use crate::base::{error::chain, metrics::Series};
 
-/// Where authorities ask for the answers to HTTP-01 (RFC 8555, 8.3).
+/// Path prefix of HTTP-01 challenge requests (RFC 8555, 8.3).
 pub const PREFIX: &str = "/.well-known/acme-challenge/";
 
-/// How often a follower looks into the folder.
+/// Interval at which a follower checks the folder.
 const LOOK: Duration = Duration::from_secs(3);
 
 /// ACME for the names of this gateway.
@@ -57,22 +57,22 @@ enum Role {
     Follows { issuer: Box<Issuer>, store: Store },
 }
 
-/// What a request below [`PREFIX`] gets.
+/// Outcome of a request below [`PREFIX`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The key authorization.
     Known(Bytes),
-    /// None of ours: perhaps an app knows it.
+    /// Unknown token. The app behind the gateway may know it.
     Unknown,
-    /// A question that another gateway forwarded, and that nobody here can answer.
+    /// A request forwarded by another gateway, for a token that is unknown here too.
     NotFound,
-    /// The gateway that could know does not answer.
+    /// The issuer does not respond.
     NoIssuer,
 }
 
 impl Acme {
-    /// Whether an authority may ask just now: while an order is under way, or whenever
-    /// another gateway may have one.
+    /// Returns true if a CA may send challenge requests now: while an order is in flight, or at any
+    /// time when another gateway may have one.
     #[inline]
     pub fn is_asked(&self) -> bool {
         match &self.role {
@@ -81,7 +81,7 @@ impl Acme {
         }
     }
 
-    /// Answers the question for `token`, what follows [`PREFIX`] in the path.
+    /// Looks up `token`, the part of the path after [`PREFIX`].
     pub async fn answer(
         &self,
         token: &str,
@@ -110,7 +110,7 @@ impl Acme {
         }
     }
 
-    /// Whether a series is of a name that is looked after, if it is of any.
+    /// Returns true if a series has no managed name, or the name is managed here.
     pub fn has_series(acme: Option<&Self>, series: Series<'_>) -> bool {
         let Some(name) = managed::name_of(series) else {
             return true;
@@ -118,7 +118,7 @@ impl Acme {
         acme.is_some_and(|acme| acme.names.iter().any(|known| *known.managed.name == *name))
     }
 
-    /// How each name stands.
+    /// Status of each name.
     pub fn status(&self) -> Vec<NameStatus> {
         self.names
             .iter()
@@ -143,8 +143,8 @@ impl Acme {
         }
     }
 
-    /// Looks after the names, for as long as it is polled. What is under way then goes on:
-    /// another configuration has the same names, mostly.
+    /// Manages the names for as long as it is polled. Orders in flight continue after that, because
+    /// the next configuration usually has the same names.
     pub async fn supervise(self: Arc<Self>) {
         let mut tasks = JoinSet::new();
         match &self.role {
@@ -172,7 +172,7 @@ impl Acme {
         }
     }
 
-    /// Serves what appears in the folder.
+    /// Serves the certificates that appear in the folder.
     async fn watch(self: Arc<Self>) {
         let mut seen: Vec<Stamp> = vec![Stamp::default(); self.names.len()];
         loop {
@@ -192,7 +192,7 @@ impl Acme {
         }
     }
 
-    /// Takes over what has changed since `seen`. Blocks.
+    /// Loads what has changed since `seen`. Blocks.
     fn look(&self, seen: &mut [Stamp]) {
         let Role::Follows { store, issuer } = &self.role else {
             return;
@@ -211,7 +211,7 @@ impl Acme {
                     managed.serve(stored);
                 }
                 Ok(None) => {}
-                // Perhaps half of it is there: the other half changes the stamp.
+                // The pair may be half written: the other half changes the stamp.
                 Err(problem) => {
                     warn!(name = &*managed.name, issuer = issuer.address(), error:% = chain(&problem); "a certificate of the issuer cannot be used");
                 }

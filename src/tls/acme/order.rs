@@ -1,4 +1,4 @@
-//! One order: from asking for a name to the signed certificate.
+//! A single order, from the request for a name to the signed certificate.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,18 +17,18 @@ use super::{
 };
 use crate::config::model::ChallengeConfig;
 
-/// How an order is looked after: soon at first, and given up where an authority takes
-/// minutes. Its `Retry-After` comes first.
+/// Poll interval of an order: short at first, and given up if the CA takes minutes. `Retry-After`
+/// from the CA takes precedence.
 const POLL: RetryPolicy = RetryPolicy::new()
     .initial_delay(Duration::from_millis(250))
     .backoff(1.5)
     .timeout(Duration::from_mins(2));
 
-/// What an order is for, and where its challenge is answered.
+/// Parameters of an order, and the places that serve its challenge.
 pub(super) struct Wanted<'a> {
     pub(super) managed: &'a Arc<Managed>,
     pub(super) challenge: ChallengeConfig,
-    /// The certificate that this one follows: authorities exempt renewals from limits.
+    /// The certificate that this one replaces: CAs exempt renewals from rate limits.
     pub(super) replaces: Option<CertificateIdentifier<'static>>,
     pub(super) tokens: &'a Arc<Tokens>,
 }
@@ -70,8 +70,8 @@ impl From<Error> for OrderError {
 }
 
 impl OrderError {
-    /// How soon it may be tried again. An order that was not decided may count as one that
-    /// was refused.
+    /// Kind of failure, which decides when to retry. An order that was not decided may count as
+    /// refused.
     pub(super) fn failure(&self) -> Failure {
         match self {
             Self::Refused(_) | Self::NoChallenge(_) | Self::TooLong => Failure::Refused,
@@ -85,7 +85,7 @@ impl OrderError {
         }
     }
 
-    /// The word of the metric.
+    /// Value of the metric's outcome label.
     pub(super) fn outcome(&self) -> &'static str {
         match self {
             Self::Refused(_) | Self::NoChallenge(_) | Self::UnknownAccount => "refused",
@@ -99,16 +99,16 @@ impl OrderError {
     }
 }
 
-/// Its own failure (RFC 8555, 6.7) says nothing about us.
+/// A failure of the CA itself (RFC 8555, 6.7) is no refusal of our request.
 fn is_refusal(problem: &Problem) -> bool {
     problem.status.is_none_or(|status| status < 500)
 }
 
-/// Orders a certificate and proves that the name is ours.
+/// Orders a certificate and proves control of the name.
 pub(super) async fn obtain(account: &Account, wanted: &Wanted<'_>) -> Result<Pem, OrderError> {
     let identifiers = [Identifier::Dns(wanted.managed.name.to_string())];
     let mut order = place(account, &identifiers, wanted.replaces.clone()).await?;
-    // Shown until the authority has decided.
+    // Served until the CA has decided.
     let _shown = prove(&mut order, wanted).await?;
     match order.poll_ready(&POLL).await {
         Ok(OrderStatus::Ready) => {}
@@ -129,7 +129,7 @@ async fn place(
     if let Some(replaces) = replaces {
         let order = NewOrder::new(identifiers).replaces(replaces);
         match account.new_order(&order).await {
-            // RFC 9773, 5: the old one has its successor already, one that we lost.
+            // RFC 9773, 5: the old certificate already has a successor, which we lost.
             Err(error) if is_problem(&error, "alreadyReplaced") => {}
             placed => return placed,
         }
@@ -147,7 +147,7 @@ async fn prove(order: &mut Order, wanted: &Wanted<'_>) -> Result<Vec<Shown>, Ord
     while let Some(authorization) = authorizations.next().await {
         let mut authorization = authorization?;
         match authorization.status {
-            // Proved before, and not forgotten.
+            // Validated earlier, and still valid at the CA.
             AuthorizationStatus::Valid => continue,
             AuthorizationStatus::Pending => {}
             status => {
@@ -179,8 +179,7 @@ fn show(wanted: &Wanted<'_>, token: &str, answer: &KeyAuthorization) -> Result<S
     }
 }
 
-/// What the authority found wrong when it looked; an order says no more than that it is
-/// invalid.
+/// Error that the CA found during validation. The order itself only says that it is invalid.
 async fn refusal(order: &mut Order, otherwise: &str) -> OrderError {
     let mut authorizations = order.authorizations();
     while let Some(Ok(mut authorization)) = authorizations.next().await {
@@ -195,7 +194,7 @@ async fn refusal(order: &mut Order, otherwise: &str) -> OrderError {
     OrderError::Refused(otherwise.to_owned())
 }
 
-/// A problem in one line. It may quote what others answered to the authority.
+/// A problem in one line. It may quote what third parties sent to the CA.
 fn text(problem: &Problem) -> String {
     let said = said(problem);
     let plain = said.chars().map(|c| if c.is_control() { ' ' } else { c });

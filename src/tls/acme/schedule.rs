@@ -1,49 +1,48 @@
-//! When a certificate is asked for: pure rules over times, so that tests can move them.
+//! Decides when to order a certificate: pure rules over times, so that tests control the clock.
 
 use std::{
     ops::Range,
     time::{Duration, SystemTime},
 };
 
-/// What the schedule of a name goes by.
+/// Inputs of a name's schedule.
 #[derive(Clone, Debug)]
 pub(super) struct Standing {
-    /// When the certificate that is served was signed, and until when it is valid.
+    /// When the served certificate was signed, and until when it is valid.
     pub(super) validity: Range<SystemTime>,
-    /// When we got it.
+    /// When the certificate was obtained.
     pub(super) obtained: SystemTime,
-    /// The same for the life of a certificate, and different for each, from 0 to 1.
+    /// A number from 0 to 1, fixed for the life of a certificate and different for each.
     pub(super) dice: f64,
-    /// When its authority would like it to be renewed (RFC 9773).
+    /// Renewal window suggested by the CA (RFC 9773).
     pub(super) window: Option<Range<SystemTime>>,
 }
 
-/// How an attempt failed.
+/// Kind of failure of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// The authority said no: it counts these, so they must be few.
+    /// The CA refused. It counts refusals, so attempts must be few.
     Refused,
-    /// There was no answer, or none that could be read, or we could not store it.
+    /// There was no response, it could not be read, or we could not store the result.
     Unanswered,
 }
 
 impl Standing {
-    /// When to ask for the successor: at two thirds of the lifetime, less up to a thirtieth,
-    /// so that names which were issued together are not renewed together; or in the window
-    /// that the authority suggests.
+    /// Time of renewal: two thirds of the lifetime, less up to a thirtieth so that names issued
+    /// together are not renewed together, or a point in the window that the CA suggests.
     pub(super) fn renewal(&self) -> SystemTime {
         let lifetime = self.lifetime();
         if let Some(window) = &self.window {
             let width = window.end.duration_since(window.start).unwrap_or_default();
             let chosen = window.start + width.mul_f64(self.dice);
-            // However late it suggests, there must be time for more than one attempt; and
-            // however early, an authority that always says "now" is not asked without end.
+            // A late window must leave time for more than one attempt. A window that is always
+            // "now" must not cause endless orders.
             let latest = self.validity.end - lifetime / 10;
             let earliest = self.obtained + EARLIEST_BY_WINDOW;
             return chosen.min(latest).max(earliest);
         }
         let due = self.validity.start + lifetime.mul_f64(2.0 / 3.0 - self.dice / 30.0);
-        // With a clock far off the authority's, each new certificate would seem due at once.
+        // With a clock far off the CA's, each new certificate would seem due at once.
         due.max(self.obtained + lifetime / 2)
     }
 
@@ -56,14 +55,14 @@ impl Standing {
 }
 
 const EARLIEST_BY_WINDOW: Duration = Duration::from_hours(1);
-/// However long an authority asks us to wait, it is asked again after this.
+/// Longest delay that a CA can impose.
 const LONGEST_PAUSE: Duration = Duration::from_hours(7 * 24);
 
-/// How long to wait after the `failures`th failure in a row (1 is the first one). `dice` is
-/// from 0 to 1, `asked` what the authority's Retry-After said.
+/// Delay after the `failures`th failure in a row (1 is the first one). `dice` is from 0 to 1,
+/// `asked` is the CA's `Retry-After`.
 ///
-/// Refusals: 2, 6, 18, 54 minutes …, up to 6 hours. Let's Encrypt takes five failed
-/// validations of a name an hour, and this makes four in the first hour.
+/// Refusals: 2, 6, 18, 54 minutes …, up to 6 hours. Let's Encrypt allows five failed validations of
+/// a name per hour, and this makes four in the first hour.
 pub(super) fn pause(
     failure: Failure,
     failures: u32,
@@ -81,9 +80,8 @@ pub(super) fn pause(
     own.max(asked)
 }
 
-/// What is left of a pause after a restart: operators restart when they have changed
-/// something, so it is not waited out to its end; and a process that restarts again and
-/// again is still held to a few attempts an hour.
+/// Remaining delay after a restart. It is shortened, because operators restart after a change; a
+/// process that restarts in a loop is still limited to a few attempts per hour.
 pub(super) fn after_restart(next: SystemTime, now: SystemTime, was_asked: bool) -> SystemTime {
     let longest = if was_asked {
         LONGEST_PAUSE
@@ -95,7 +93,7 @@ pub(super) fn after_restart(next: SystemTime, now: SystemTime, was_asked: bool) 
 
 /// A number from 0 to 1 that is the same for the same text.
 pub(super) fn dice(text: &str) -> f64 {
-    // Fixed keys: a restart must not throw anew.
+    // Fixed keys: a restart must not change the number.
     let hash = ahash::RandomState::with_seeds(1, 2, 3, 4).hash_one(text);
     let high = u32::try_from(hash >> 32).unwrap_or(u32::MAX);
     f64::from(high) / f64::from(u32::MAX)
@@ -155,7 +153,7 @@ mod tests {
         let window = start() + 30 * DAY..start() + 32 * DAY;
         assert_eq!(with(window.clone(), 0.0), 30 * DAY);
         assert_eq!(with(window, 0.5), 31 * DAY);
-        // Revoked: at once, but for what we just got.
+        // A revoked certificate is renewed at once, except one that was just obtained.
         assert_eq!(with(start() - DAY..start(), 0.5), EARLIEST_BY_WINDOW);
         let late = start() + 200 * DAY..start() + 201 * DAY;
         assert_eq!(with(late, 0.5), 81 * DAY);

@@ -1,8 +1,8 @@
 //! Account and certificates on disk: `accounts/DIRECTORY.json`, and for each name
 //! `certificates/NAME/` with `fullchain.pem`, `privkey.pem` and `state.json`.
 //!
-//! Folders and files are private, and a file is there whole or not at all
-//! ([`private_file`]). Everything here blocks.
+//! Folders and files are private, and a file is complete or absent ([`private_file`]). Everything
+//! here blocks.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -23,64 +23,64 @@ const KEY: &str = "privkey.pem";
 const STATE: &str = "state.json";
 const LOCK: &str = "lock";
 
-/// The folder of the configuration.
+/// The folder from the configuration.
 #[derive(Clone, Debug)]
 pub(super) struct Store {
     folder: PathBuf,
 }
 
-/// What is kept of a name beside its certificate.
+/// State of a name that is stored beside its certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct NameState {
-    /// The directory of the authority that signed the certificate.
+    /// The ACME directory of the CA that signed the certificate.
     pub(super) directory: String,
-    /// When we got the certificate, in seconds since 1970.
+    /// When the certificate was obtained, in seconds since 1970.
     pub(super) obtained: u64,
-    /// Attempts that failed since.
+    /// Failed attempts since then.
     pub(super) failures: u32,
-    /// When to try again, in seconds since 1970; 0 if the last attempt did not fail.
+    /// When to retry, in seconds since 1970. 0 if the last attempt did not fail.
     pub(super) next_try: u64,
-    /// The authority said itself how long to wait.
+    /// True if the CA itself requested the delay.
     pub(super) was_asked_to_wait: bool,
     /// Why the last attempt failed.
     pub(super) problem: Option<String>,
 }
 
-/// An account, as it is kept.
+/// A stored account.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct StoredAccount {
     pub(super) directory: String,
     #[serde(default)]
     pub(super) email: Option<String>,
-    /// As `instant-acme` writes them: the key is among them.
+    /// Credentials as `instant-acme` writes them, including the private key.
     pub(super) credentials: serde_json::Value,
 }
 
-/// Certificate and key as they came.
+/// Certificate chain and key as received.
 pub(super) struct Pem {
     pub(super) chain: String,
     pub(super) key: String,
 }
 
-/// The certificate of a name and what is known of it.
+/// The certificate of a name and its state.
 #[derive(Debug)]
 pub(super) struct Stored {
     pub(super) certificate: Certificate,
     pub(super) state: NameState,
 }
 
-/// Changes when one of the files of a name does.
+/// Stamp that changes when one of the files of a name does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Stamp([Option<(u64, i64, i64)>; 2]);
 
-/// Nobody else orders a certificate for this name while it is held.
+/// Exclusive lock on ordering a certificate for a name.
 #[derive(Debug)]
 pub(super) struct Lock {
     _file: File,
 }
 
-/// What could not be done with the folder.
+/// Failed operation on the folder.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StoreError {
     #[error("cannot read {path}")]
@@ -130,8 +130,8 @@ impl Store {
         Ok(Some(Stored { certificate, state }))
     }
 
-    /// What is known of `name`; nothing if that cannot be read, since it is worth no more
-    /// than an attempt too early.
+    /// State of `name`, or the default if it cannot be read: the worst consequence is an attempt
+    /// that comes too early.
     pub(super) fn state(&self, name: &str) -> NameState {
         read_json(&self.of_name(name).join(STATE)).unwrap_or_default()
     }
@@ -142,8 +142,8 @@ impl Store {
         write(&folder.join(STATE), &to_json(state))
     }
 
-    /// Keeps a certificate. The key goes first: with a new key and the old chain the pair
-    /// is refused when it is read, and asked for anew.
+    /// Stores a certificate. The key is written first: a new key with the old chain is rejected
+    /// when it is read, and the certificate is ordered again.
     pub(super) fn save(&self, name: &str, pem: &Pem, state: &NameState) -> Result<(), StoreError> {
         let folder = self.of_name(name);
         make_folder(&folder)?;
@@ -152,7 +152,7 @@ impl Store {
         self.save_state(name, state)
     }
 
-    /// The account with the authority of `directory`.
+    /// The account with the CA of `directory`.
     pub(super) fn account(&self, directory: &str) -> Option<StoredAccount> {
         let stored: StoredAccount = read_json(&self.of_account(directory))?;
         (stored.directory == directory).then_some(stored)
@@ -172,8 +172,9 @@ impl Store {
         }))
     }
 
-    /// The right to order a certificate for `name`; `None` while another process has it,
-    /// such as one that is being replaced by us, or another gateway with the same folder.
+    /// Locks the ordering of a certificate for `name`. Returns `None` while another process holds
+    /// the lock, such as a predecessor that is being replaced, or another gateway with the same
+    /// folder.
     pub(super) fn lock(&self, name: &str) -> Result<Option<Lock>, StoreError> {
         let folder = self.of_name(name);
         make_folder(&folder)?;
@@ -192,7 +193,7 @@ impl Store {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(Lock { _file: file })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-            // A file system without locks: one gateway writes there, as is documented.
+            // A file system without locks: by documentation, only one gateway writes there.
             Err(rustix::io::Errno::NOTSUP | rustix::io::Errno::NOLCK) => {
                 Ok(Some(Lock { _file: file }))
             }
@@ -200,7 +201,7 @@ impl Store {
         }
     }
 
-    /// Why nothing could be written here, if that is so.
+    /// Checks that the folder can be written, or can be created.
     pub(super) fn is_writable(&self) -> io::Result<()> {
         let mut path = self.folder.as_path();
         loop {
@@ -210,7 +211,7 @@ impl Store {
                     let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
                     return Ok(rustix::fs::access(path, access)?);
                 }
-                // It is going to be made, in the nearest folder that is there.
+                // The folder will be created below the nearest one that exists.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     path = match path.parent() {
                         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -226,7 +227,7 @@ impl Store {
         self.folder.join("certificates").join(name)
     }
 
-    /// One file for each authority: a test directory and the real one keep theirs apart.
+    /// Path of an account. Each CA has its own file, so test and production directories stay apart.
     fn of_account(&self, directory: &str) -> PathBuf {
         let plain: String = directory
             .trim_start_matches("https://")
@@ -251,7 +252,7 @@ impl NameState {
     }
 }
 
-/// Seconds since 1970, as the files have them.
+/// Seconds since 1970, as stored in the files.
 pub(super) fn seconds(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())

@@ -1,9 +1,9 @@
-//! Certificates on disk: which pairs there are, and what became of them since the last look.
+//! Certificates on disk: finds the pairs and tracks their changes.
 //!
-//! A look asks for each file's stamp and reads what has a new one. What has changed is read
-//! again at the next look: a file may have been written to within the same tick of the
-//! file system's clock. A pair that is of no use then is complained about once, and what it
-//! was before goes on answering.
+//! A check compares each file's stamp and reads the files whose stamp is new. A changed file is
+//! read again at the next check, because it may be written twice within the same tick of the file
+//! system's clock. A pair that is still unusable then is reported once, and its previous
+//! certificate stays in use.
 
 use std::{
     collections::BTreeMap,
@@ -17,38 +17,38 @@ use rustls::crypto::CryptoProvider;
 
 use super::pair::{self, Certificate, Ocsp, PairError, PairPaths};
 
-/// Where the certificates of a listener are kept, as the configuration says.
+/// Configured location of certificates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     Pair(PairPaths),
     Folder(PathBuf),
 }
 
-/// What tells one state of a file from another without reading it; none if it is not there.
+/// Stamp that identifies a state of a file without reading it. `None` if the file does not exist.
 type Stamp = Option<(u64, u64, u64, i64, i64, i64, i64)>;
 
-/// The states of some files that belong together.
+/// The stamps of files that belong together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Stamps(Vec<Stamp>);
 
-/// When files are to be read.
+/// Decides when files are to be read.
 #[derive(Debug, Default)]
 pub(super) struct Turn {
     seen: Stamps,
     is_new: bool,
 }
 
-/// What is due after a look at the stamps.
+/// Result of comparing the stamps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {
     Nothing,
-    /// They have changed since the last look.
+    /// The files have changed since the last check.
     Changed,
-    /// They changed before the last look and not since.
+    /// The files changed before the last check and not since.
     Settled,
 }
 
-/// The certificates of a listener as they were found last.
+/// The certificates of a listener as last found.
 #[derive(Debug)]
 pub(super) struct Files {
     sources: Vec<Source>,
@@ -65,37 +65,37 @@ struct Pair {
     is_missing: bool,
 }
 
-/// A folder's pairs, and what is wrong with the folder itself.
+/// A folder's pairs, and problems of the folder itself.
 #[derive(Debug, Default)]
 struct Folder {
     pairs: Vec<PairPaths>,
-    /// Found at the last look, and told if it is found again.
+    /// Problem found at the last check, reported if it is found again.
     suspicion: Option<String>,
     problem: Option<String>,
 }
 
-/// What a look came to.
+/// Result of a check.
 #[derive(Debug, Default)]
 pub(super) struct Look {
-    /// Every certificate there is, in the order of the configuration, if any has changed.
+    /// All certificates, in the order of the configuration, if any has changed.
     pub(super) certificates: Option<Vec<Arc<Certificate>>>,
     pub(super) events: Vec<Event>,
-    /// Whether everything on disk is what is served.
+    /// True if everything on disk is what is served.
     pub(super) is_well: bool,
 }
 
-/// Something to tell the operator, once.
+/// Event to report to the operator, once.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// A pair is served that was not before.
+    /// A pair is newly served.
     Loaded(Arc<Certificate>, PairPaths),
-    /// A pair is gone from its folder.
+    /// A pair has disappeared from its folder.
     Gone(PairPaths),
-    /// What is on disk is of no use; what was there before goes on.
+    /// The files cannot be used, and the previous certificate stays in use.
     Trouble { what: PathBuf, why: String },
 }
 
-/// What is wrong with a source.
+/// Problem with a source.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Trouble<'a> {
     Folder(&'a FolderError),
@@ -112,7 +112,7 @@ pub(super) enum FolderError {
 }
 
 impl FolderError {
-    /// What to do about it.
+    /// Advice on how to fix the problem.
     pub(super) fn help(&self) -> &'static str {
         match self {
             Self::Read { .. } => "it must be a folder that the gateway's user may read",
@@ -129,7 +129,7 @@ impl Stamps {
     }
 }
 
-/// Symlinks are followed: what counts is the file that will be read.
+/// Returns the stamp of a file. Symlinks are followed, so it is that of the file that will be read.
 fn stamp(path: &Path) -> Stamp {
     let meta = fs::metadata(path).ok()?;
     Some((
@@ -144,7 +144,7 @@ fn stamp(path: &Path) -> Stamp {
 }
 
 impl Turn {
-    /// For files that were read right after `seen` was taken.
+    /// Creates the state for files that were read right after `seen` was taken.
     pub(super) fn after(seen: Stamps) -> Self {
         Self { seen, is_new: true }
     }
@@ -180,8 +180,8 @@ impl Files {
         }
     }
 
-    /// Reads everything for the first time: each certificate with the index of its source.
-    /// `report` is told what is of no use, and in which source.
+    /// Reads everything for the first time, and returns each certificate with the index of its
+    /// source. `report` receives each problem with the index of its source.
     pub(super) fn load(
         &mut self,
         mut report: impl FnMut(usize, Trouble<'_>),
@@ -224,7 +224,7 @@ impl Files {
         loaded
     }
 
-    /// What is served now, in the order of the configuration.
+    /// The certificates served now, in the order of the configuration.
     pub(super) fn certificates(&self) -> Vec<Arc<Certificate>> {
         self.paths()
             .filter_map(|paths| self.pairs.get(paths)?.current.clone())
@@ -241,7 +241,7 @@ impl Files {
         })
     }
 
-    /// Looks at all files, and reads those that have changed. Blocks.
+    /// Checks all files, and reads those that have changed. Blocks.
     pub(super) fn look(&mut self) -> Look {
         let mut look = Look::default();
         let mut has_changed = self.look_at_folders(&mut look);
@@ -250,7 +250,7 @@ impl Files {
             .iter()
             .flat_map(|source| match source {
                 Source::Pair(paths) => std::slice::from_ref(paths),
-                // Of a folder in trouble there is nothing more to say.
+                // A problem of the folder is all there is to report.
                 Source::Folder(path) => match self.folders.get(path) {
                     Some(folder) if folder.suspicion.is_none() => &folder.pairs[..],
                     _ => &[],
@@ -269,14 +269,14 @@ impl Files {
         look
     }
 
-    /// Whether everything on disk is what is served.
+    /// Returns true if everything on disk is what is served.
     pub(super) fn is_well(&self) -> bool {
         self.pairs.values().all(|pair| pair.problem.is_none())
             && self.folders.values().all(|folder| folder.problem.is_none())
     }
 
-    /// Finds out which pairs there are. A folder that is empty or gone keeps those it had:
-    /// it is on its way to be replaced, or was not meant to go.
+    /// Finds the pairs in each folder. A folder that is empty or gone keeps the pairs it had: it is
+    /// being replaced, or was removed by mistake.
     fn look_at_folders(&mut self, look: &mut Look) -> bool {
         let mut has_changed = false;
         for (path, folder) in &mut self.folders {
@@ -305,7 +305,7 @@ impl Files {
                 let Some(pair) = self.pairs.get_mut(&paths) else {
                     continue;
                 };
-                // A pair may be gone for as long as it takes to write the new one.
+                // A pair may be missing while the new one is being written.
                 if pair.is_missing {
                     self.pairs.remove(&paths);
                     has_changed = true;
@@ -329,7 +329,7 @@ impl Files {
 }
 
 impl Pair {
-    /// Whether there is a new certificate.
+    /// Checks the pair, and returns true if there is a new certificate.
     fn look(
         &mut self,
         paths: &PairPaths,
@@ -359,7 +359,8 @@ impl Pair {
             }
             Err(error) => {
                 let why = error.to_string();
-                // Halves of a pair do not come at the same moment: only what stays bad is told.
+                // The halves of a pair arrive one after the other, so only a lasting problem is
+                // reported.
                 if due == Due::Settled && self.problem.as_ref() != Some(&why) {
                     let what = paths.cert.clone();
                     events.push(Event::Trouble {
@@ -374,8 +375,8 @@ impl Pair {
     }
 }
 
-/// The pairs in a folder, by name: `NAME.pem` or `NAME.crt` with `NAME.key`, and folders as
-/// certbot keeps them.
+/// The pairs in a folder, by name: `NAME.pem` or `NAME.crt` with `NAME.key`, and folders in
+/// certbot's layout.
 fn pairs_in(path: &Path) -> Result<Vec<PairPaths>, FolderError> {
     let unreadable = |source| FolderError::Read {
         path: path.to_owned(),
@@ -384,7 +385,7 @@ fn pairs_in(path: &Path) -> Result<Vec<PairPaths>, FolderError> {
     let mut pairs = Vec::new();
     for entry in fs::read_dir(path).map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?.path();
-        // Hidden ones are drafts, and the folders behind the symlinks of mounted secrets.
+        // Hidden entries are drafts, or the folders behind the symlinks of mounted secrets.
         if entry
             .file_name()
             .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."))

@@ -1,11 +1,11 @@
-//! Files change under a gateway's hands in every way that people replace them.
+//! Tests that replace certificate files in every way that operators do.
 
 use tempfile::TempDir;
 
 use super::*;
 use crate::tls::{policy, testkit};
 
-/// A folder and what is watched of it.
+/// A folder and the state of its watch.
 struct Watched {
     folder: TempDir,
     files: Files,
@@ -43,7 +43,7 @@ impl Watched {
         fs::write(self.path(name), text).unwrap();
     }
 
-    /// The names served after a look, if anything changed, and what was told.
+    /// The names served after a check, if anything changed, and the events.
     fn look(&mut self) -> (Option<Vec<String>>, Vec<String>) {
         let look = self.files.look();
         let names = look.certificates.map(|all| {
@@ -59,7 +59,7 @@ impl Watched {
         (names, told.collect())
     }
 
-    /// Looks, and expects these to be served and told.
+    /// Checks the files, and expects these names and events.
     #[track_caller]
     fn expect(&mut self, names: Option<&[&str]>, told: &[&str]) {
         let (found, said) = self.look();
@@ -73,7 +73,7 @@ impl Watched {
         );
     }
 
-    /// Nothing more comes of it, however often one looks.
+    /// Expects that further checks change nothing.
     #[track_caller]
     fn expect_quiet(&mut self) {
         for _ in 0..3 {
@@ -111,7 +111,7 @@ fn what_stays_bad_is_told_once_and_what_was_there_stays() {
     watched.expect_quiet();
     assert!(!watched.files.is_well());
     assert_eq!(watched.files.certificates()[0].title(), "a.test");
-    // Touched, and as bad as before: nothing new to say.
+    // Touched, and as bad as before: nothing new to report.
     watched.write("a.pem", &cert);
     watched.expect_quiet();
     fs::remove_file(watched.path("a.pem")).unwrap();
@@ -130,7 +130,7 @@ fn a_change_within_one_tick_of_the_clock_is_seen_at_the_next_look() {
     let (cert, key) = testkit::pair(&["new.test"]);
     watched.write("a.pem", &cert);
     watched.write("a.key", &key);
-    // As if it had been looked at already, while it was the old one.
+    // As if the new file had been checked already while it was the old one.
     let paths = watched.files.paths().next().unwrap().clone();
     let pair = watched.files.pairs.get_mut(&paths).unwrap();
     pair.turn = Turn::after(paths.stamps());
@@ -147,7 +147,7 @@ fn pairs_come_to_a_folder_and_leave_it() {
     watched.write("lonely.pem", "no key");
     watched.expect(Some(&["a.test", "b.test"]), &["loaded b.test"]);
     watched.expect_quiet();
-    // Certbot's folders, and `.crt`.
+    // Certbot's layout, and `.crt`.
     let (cert, key) = testkit::pair(&["bot.test"]);
     fs::create_dir(watched.path("bot")).unwrap();
     watched.write("bot/fullchain.pem", &cert);
@@ -159,7 +159,7 @@ fn pairs_come_to_a_folder_and_leave_it() {
         Some(&["a.test", "b.test", "bot.test", "crt.test"]),
         &["loaded bot.test", "loaded crt.test"],
     );
-    // Gone for one look is on its way to be replaced.
+    // A pair that is missing for one check is being replaced.
     fs::remove_file(watched.path("b.pem")).unwrap();
     watched.expect(None, &[]);
     testkit::write_pair(&folder, "b", &["b2.test"]);
@@ -204,7 +204,7 @@ fn an_ocsp_answer_may_come_later() {
     fs::write(watched.path("a.ocsp"), answer(1)).unwrap();
     watched.expect(Some(&["a.test"]), &["loaded a.test"]);
     assert_eq!(watched.files.certificates()[0].key.ocsp, Some(answer(1)));
-    // Half of one is none.
+    // A truncated response is invalid.
     fs::write(watched.path("a.ocsp"), &answer(2)[..8]).unwrap();
     watched.expect(None, &[]);
     watched.expect(None, &["trouble a.pem"]);
@@ -261,7 +261,7 @@ fn each_mistake_is_named_with_the_file_to_blame() {
         assert_eq!(error.part(&paths), part, "{cert} {key}");
         assert!(!error.help().is_empty());
     }
-    // The control, key and certificate in one file even.
+    // The control: key and certificate even in one file.
     fs::write(at("one.pem"), format!("{key}{cert}")).unwrap();
     let paths = PairPaths {
         cert: at("one.pem"),

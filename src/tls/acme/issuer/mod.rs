@@ -1,4 +1,4 @@
-//! Looks after names: asks for certificates when they are due, keeps and serves them.
+//! Manages names: orders certificates when they are due, stores and serves them.
 
 #[cfg(test)]
 mod tests;
@@ -30,20 +30,20 @@ use crate::{
     zones::Zone,
 };
 
-/// Orders under way at once.
+/// Maximum number of orders in flight.
 const AT_ONCE: usize = 4;
-/// How long an order may take in all.
+/// Time limit of a whole order.
 const ORDER: Duration = Duration::from_mins(5);
-/// The longest sleep: the machine's clock may be set meanwhile, or the machine sleep.
+/// The longest sleep, because the system clock may be set meanwhile, or the machine suspended.
 const LOOK: Duration = Duration::from_mins(10);
-/// When to look again at a name that another process is busy with.
+/// Delay before a retry while another process orders the name.
 const BUSY: Duration = Duration::from_secs(10);
-/// How often an authority is asked when it would like a renewal, whatever it says.
+/// Shortest interval between fetches of renewal information, whatever the CA requests.
 const WINDOW_AT_MOST: Duration = Duration::from_hours(1);
 const WINDOW_AT_LEAST: Duration = Duration::from_hours(24);
 const WINDOW_AFTER_FAILURE: Duration = Duration::from_hours(6);
 
-/// The part of the gateway that asks for certificates, as a configuration has it.
+/// Configured state of a gateway that orders certificates.
 #[derive(Debug)]
 pub(super) struct Issuing {
     pub(super) authority: Authority,
@@ -52,15 +52,15 @@ pub(super) struct Issuing {
     pub(super) clock: Clock,
 }
 
-/// What is the same for every configuration: the zone of all names.
+/// State shared by all configurations: the zone of all names.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) tokens: Arc<Tokens>,
     slots: Arc<Semaphore>,
-    /// One account is made, not one for each name.
+    /// Ensures that one account is created, not one for each name.
     pub(super) making: Arc<Semaphore>,
-    /// Orders under way. They go on when the configuration that began them is replaced: an
-    /// authority counts what is asked for and left.
+    /// Orders in flight. They continue when the configuration that began them is replaced, because
+    /// a CA counts abandoned orders.
     orders: Tasks,
 }
 
@@ -78,11 +78,11 @@ impl Default for Shared {
 impl Zone for Shared {}
 
 impl Issuing {
-    /// Looks after `name` for as long as it is polled.
+    /// Manages `name` for as long as it is polled.
     pub(super) async fn keep(self: &Arc<Self>, name: &Name) {
         let managed = &name.managed;
         loop {
-            // An order of another configuration comes to its end first.
+            // Waits for an order of another configuration to complete.
             let alone = Arc::clone(&managed.alone).lock_owned().await;
             let now = self.clock.wall();
             let due = managed.due(&self.authority.directory, now);
@@ -98,7 +98,7 @@ impl Issuing {
         }
     }
 
-    /// Asks for a certificate, and goes on doing so if this is no longer polled.
+    /// Orders a certificate. The order continues even if this future is dropped.
     async fn renew(self: &Arc<Self>, name: &Name, alone: OwnedMutexGuard<()>) {
         let Ok(slot) = Arc::clone(&self.shared.slots).acquire_owned().await else {
             return sleep(BUSY).await;
@@ -115,7 +115,7 @@ impl Issuing {
                     false
                 }
             };
-            // Nobody waits for it: the configuration was replaced.
+            // The receiver is gone: the configuration was replaced.
             let _replaced = over.send(is_busy);
         });
         if is_over.await.unwrap_or(true) {
@@ -123,7 +123,7 @@ impl Issuing {
         }
     }
 
-    /// One attempt. False if another process is at it, whose outcome is on disk later.
+    /// Makes one attempt. False if another process is ordering, whose outcome is on disk later.
     async fn attempt(&self, name: &Name) -> Result<bool, OrderError> {
         let managed = &name.managed;
         let store = self.store.clone();
@@ -144,14 +144,14 @@ impl Issuing {
         Ok(true)
     }
 
-    /// Takes a certificate that another process has put into the folder.
+    /// Loads a certificate that another process has put into the folder.
     async fn take_over(&self, managed: &Managed) -> bool {
         let store = self.store.clone();
         let of = Arc::clone(&managed.name);
         let Ok(Some(stored)) = on_disk(move || store.load(&of)).await else {
             return false;
         };
-        // An older one is what we could not replace on disk.
+        // An older one on disk is one that we could not overwrite.
         let is_newer = |served| stored.certificate.until > served;
         if !managed.expires().is_none_or(is_newer) {
             return false;
@@ -202,7 +202,7 @@ impl Issuing {
         let kept = state.clone();
         let saved = on_disk(move || store.save(&of, &pem, &kept)).await;
         if let Err(error) = saved {
-            // It serves all the same; only a restart has to ask again.
+            // The certificate serves anyway. It has to be ordered again only after a restart.
             warn!(name = &*managed.name, error:% = chain(&error); "a certificate was issued but cannot be kept");
         }
         info!(
@@ -242,8 +242,8 @@ impl Issuing {
         managed.count(outcome);
     }
 
-    /// Asks the authority when it would like the certificate to be renewed (RFC 9773), if
-    /// it is time to. Those that have no such wish leave us to our own rule.
+    /// Fetches the renewal window from the CA (RFC 9773), if that is due. Without a window the
+    /// local schedule applies.
     async fn ask_for_window(&self, managed: &Managed) {
         let now = self.clock.wall();
         let Some(id) = managed.window_due(&self.authority.directory, now) else {

@@ -1,4 +1,4 @@
-//! An authority that answers as it is told, to see what we do about it.
+//! Tests of the issuer against a fake CA with scripted responses.
 
 use std::{fmt::Write as _, sync::Arc};
 
@@ -18,10 +18,10 @@ use crate::{
     tls::{Certificates, acme::certificate, expiry::Expiries},
 };
 
-/// What an authority says to a path: status, headers, body.
+/// Response of the fake CA: status, headers, body.
 type Says = (u16, Vec<(&'static str, String)>, String);
 
-/// Speaks plain HTTP on loopback, and checks no signature.
+/// Fake CA over plain HTTP on loopback. It verifies no signatures.
 struct FakeAuthority {
     url: String,
     asked: Arc<Mutex<Vec<String>>>,
@@ -149,7 +149,7 @@ fn setup(directory: &str) -> Setup {
     }
 }
 
-/// Signed by an authority, for 90 days from now.
+/// Creates a CA-signed certificate, valid for 90 days from now.
 fn signed(now: SystemTime) -> Pem {
     let mut own = CertificateParams::default();
     own.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -218,7 +218,7 @@ async fn the_authority_is_left_alone_for_as_long_as_it_asks() {
     );
     assert!(setup.counted("refused"));
 
-    // A restart waits as well, since it was the authority that asked.
+    // A restart waits as well, since the CA requested the delay.
     setup
         .managed
         .begin(&setup.issuing.store, setup.issuing.clock.wall());
@@ -243,7 +243,7 @@ async fn an_account_that_was_forgotten_is_made_again() {
     assert_eq!(authority.times("/account"), 2);
     assert_eq!(authority.times("/order"), 2);
     assert!(setup.counted("refused"));
-    // The control: an account that is known is not made again.
+    // The control: a known account is not created again.
     assert!(setup.issuing.attempt(&setup.name).await.unwrap());
     assert_eq!(authority.times("/account"), 2);
 }
@@ -264,7 +264,7 @@ async fn an_authority_that_cannot_be_reached_is_asked_again_soon() {
     assert!(setup.counted("unanswered"));
     let problem = setup.managed.state().problem.unwrap();
     assert!(problem.contains("Connection refused"), "{problem}");
-    // The next attempt is by the other challenge.
+    // The next attempt uses the other challenge.
     assert_eq!(setup.name.challenge(), Some(ChallengeConfig::Http01));
 }
 
@@ -294,7 +294,7 @@ async fn a_renewal_is_when_the_authority_would_like_it() {
         "{own:?}"
     );
 
-    // Without an account nobody is asked; with one, not just after the start.
+    // Without an account there is no request. With one there is none right after the start.
     issuing.ask_for_window(managed).await;
     let asked = Asked::default();
     let known = issuing
@@ -329,7 +329,7 @@ async fn what_another_process_got_is_taken_over() {
     assert_eq!(setup.managed.serial(), Some(stored.certificate.serial));
     assert!(setup.due() > Duration::from_hours(57 * 24));
 
-    // The control: one of another authority is served, and replaced at once.
+    // The control: a certificate of another CA is served, and replaced at once.
     setup.keep("https://staging.example/directory");
     let managed = Managed::new("shop.example".into(), &setup.metrics);
     let now = setup.issuing.clock.wall();
@@ -338,7 +338,7 @@ async fn what_another_process_got_is_taken_over() {
     assert_eq!(managed.due(&directory, now), now);
 }
 
-/// As a reload does it: what looked after a name ends wherever it is, and begins anew.
+/// As in a reload: the tasks of a name stop at any point and start again.
 #[tokio::test]
 async fn a_hundred_reloads_order_once() {
     let authority = FakeAuthority::start(|_, _| problem(403, "rejectedIdentifier")).await;
@@ -350,7 +350,7 @@ async fn a_hundred_reloads_order_once() {
         tokio::time::sleep(Duration::from_millis(1)).await;
         keeping.shutdown().await;
     }
-    // The order that the first of them began came to its end, and what it came to holds.
+    // The order that the first of them began has completed, and its result holds.
     let _over = setup.managed.alone.lock().await;
     assert_eq!(authority.times("/order"), 1);
     assert_eq!(authority.times("/account"), 1);
@@ -383,7 +383,7 @@ fn listeners_of_a_new_configuration_show_what_those_of_the_old_one_did() {
     setup.managed.add(&new);
     let before = old.managed("shop.example").expect("it was there first");
     assert!(Arc::ptr_eq(&before, &new.managed("shop.example").unwrap()));
-    // Whichever of the two an authority meets.
+    // The CA may reach either of the two.
     for listener in [&old, &new] {
         assert!(Arc::ptr_eq(
             &challenge,
