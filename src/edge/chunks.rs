@@ -1,42 +1,43 @@
-//! Where a chunked body ends (RFC 9112, 7.1), told from its bytes as they pass.
+//! Finds the end of a chunked body (RFC 9112, 7.1) from its bytes as they pass.
 //!
-//! Pingora reads the body after us, and more kindly: to it an empty size is zero and a line
-//! feed in an extension is a letter like any other. Whoever stands before us may read those
-//! otherwise and end the body elsewhere, so here they end the request.
+//! Pingora parses the body after this module, and more leniently: it reads an empty size as zero,
+//! and a line feed in an extension as an ordinary byte. A proxy in front may parse those
+//! differently and end the body elsewhere, so here they end the request.
 
 use super::head::is_name_byte;
 
-/// The longest line with a size: extensions are for nobody, and cost the same as data.
+/// Length limit of a line with a size: no recipient uses extensions, and they cost the same as
+/// data.
 const LONGEST_SIZE: u32 = 1024;
-/// The longest trailer, all of its lines together.
+/// Length limit of the trailer section, all of its lines together.
 const LONGEST_TRAILER: u32 = 16 * 1024;
-/// Digits of a size: one more, and it fits no signed 64-bit number.
+/// Limit on digits of a size: one more could overflow a signed 64-bit number.
 const MOST_DIGITS: u8 = 15;
 
-/// Follows one chunked body.
+/// Parser state of one chunked body.
 #[derive(Debug, Default)]
 pub(super) struct Chunks {
     state: State,
-    /// How long the line with a size, or the trailer, is so far.
+    /// Length so far of the line with a size, or of the trailer section.
     length: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// In the size, with so many digits seen.
+    /// In the size, after this many digits.
     Size {
         digits: u8,
         size: u64,
     },
-    /// Past the semicolon.
+    /// After the semicolon.
     Extension(u64),
-    /// The LF after a size is next.
+    /// Before the LF after a size.
     SizeEnd(u64),
-    /// So many bytes are left of the data.
+    /// In the data, with this many bytes left.
     Data(u64),
     DataCr,
     DataLf,
-    /// A line of the trailer begins, or the empty one that ends all.
+    /// At the start of a trailer line, or of the empty line that ends the body.
     Line,
     Name,
     Value,
@@ -53,7 +54,7 @@ impl Default for State {
 }
 
 impl Chunks {
-    /// How many of `bytes`, the next ones that came, belong to the body and are in order.
+    /// Returns how many of the next `bytes` belong to the body and are valid.
     pub(super) fn take(&mut self, bytes: &[u8]) -> usize {
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {
@@ -80,12 +81,12 @@ impl Chunks {
         at
     }
 
-    /// Whether the body has ended.
+    /// Returns true if the body has ended.
     pub(super) fn are_whole(&self) -> bool {
         self.state == State::Whole
     }
 
-    /// Whether what came is no chunk.
+    /// Returns true if the bytes are not a valid chunk.
     pub(super) fn are_broken(&self) -> bool {
         self.state == State::Broken
     }
@@ -146,8 +147,8 @@ fn digit(byte: u8) -> u8 {
     }
 }
 
-/// What the fuzz target and its seeds check: however a body is split, it ends in one place,
-/// and a simple reading of the whole finds the same place.
+/// Checks, for the fuzz target and its seeds, that a body ends at the same byte however it is
+/// split, and that a simple parser of the whole body finds the same end.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn check(data: &[u8]) {
     let Some((&split, body)) = data.split_first() else {
@@ -167,7 +168,7 @@ pub(crate) fn check(data: &[u8]) {
     assert_eq!(whole.are_whole().then_some(taken), end_of(body));
 }
 
-/// Where the body ends, if it is one, found line by line.
+/// Returns the end of the body, if it is valid, found line by line.
 #[cfg(any(test, fuzzing))]
 fn end_of(body: &[u8]) -> Option<usize> {
     let is_text = |byte: &u8| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f);

@@ -1,36 +1,37 @@
-//! Counts the frames of an HTTP/2 connection as they come, whatever the pieces: what costs
-//! the client nothing and us something is bounded by number.
+//! Counts the frames of an HTTP/2 connection as they arrive, in pieces of any size. Frames that
+//! cost the client nothing and the gateway something are limited in number.
 //!
-//! Only frame heads are looked at (RFC 9113, 4.1). Whether a frame is right is for the `h2`
-//! crate to say, which reads the same bytes after us.
+//! It reads only frame headers (RFC 9113, 4.1). The `h2` crate, which reads the same bytes
+//! afterwards, validates the frames.
 
 use crate::{config::model::Http2Config, runtime::connection::Cut};
 
-/// What a client sends before its first frame.
+/// Length of the connection preface that a client sends before its first frame.
 const PREFACE: u32 = 24;
 const HEAD: usize = 9;
 
-/// Milliseconds for which one set of counts stands. All of them together look back for 10 s,
-/// a little less while the newest has just begun.
+/// Milliseconds that one set of counts covers. All of them together cover the last 10 s, a little
+/// less while the newest has just begun.
 const SPAN: u64 = 2500;
 const SPANS: usize = 4;
 
-/// DATA frames without data in 10 s; `h2` takes a hundred in a connection's life.
+/// Limit on DATA frames without data in 10 s; `h2` accepts a hundred in the life of a connection.
 const EMPTY_DATA: u64 = 100;
-/// PRIORITY frames and their successors, `WINDOW_UPDATE` frames beside those that answer
-/// what we send, and frames of no known type, which are to be passed over (RFC 9113, 4.1).
+/// Limit on each of these: PRIORITY frames and their successors, `WINDOW_UPDATE` frames other than
+/// those in response to data that the gateway sends, and frames of unknown type, which must be
+/// ignored (RFC 9113, 4.1).
 const OTHERS: u64 = 200;
-/// As many more of each may come with each request.
+/// Additional frames of each kind allowed per request.
 const WITH_REQUEST: u64 = 4;
 
-/// CONTINUATION frames of one header block, if its list is no longer than a few frames.
+/// Limit on CONTINUATION frames of one header block, if its list is no longer than a few frames.
 const CONTINUATIONS: u32 = 5;
 const FRAME: usize = 16 * 1024;
 
 const END: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 
-/// What a client may send on one connection.
+/// Limits on the frames that a client may send on one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FrameLimits {
     resets: u64,
@@ -40,7 +41,7 @@ pub(super) struct FrameLimits {
 }
 
 impl FrameLimits {
-    /// `header_list`: how long a request's headers may be once decoded.
+    /// Creates the limits. `header_list` is the maximum size of a request's headers after decoding.
     pub(super) fn new(config: &Http2Config, header_list: usize) -> Self {
         let frames = u32::try_from(header_list / FRAME).unwrap_or(u32::MAX);
         Self {
@@ -52,21 +53,21 @@ impl FrameLimits {
     }
 }
 
-/// Where in the client's frames a connection is.
+/// Position of a connection in the client's frames.
 #[derive(Debug)]
 pub(super) struct Frames {
-    /// The frame head that is coming in.
+    /// Frame header that is being received.
     head: [u8; HEAD],
     length: usize,
-    /// What is left of the preface, or of a frame's payload.
+    /// Bytes left of the preface, or of a frame's payload.
     rest: u32,
-    /// What is over once `rest` is.
+    /// Unit that ends once `rest` is zero.
     ends: Ends,
-    /// Header blocks that have begun, times two, and one more while one is under way. The
-    /// connection's first SETTINGS stand for one.
+    /// Number of header blocks that have begun, times two, plus one while one is incomplete. The
+    /// connection's first SETTINGS counts as one.
     blocks: u64,
     continuations: u32,
-    /// Which [`SPAN`] of time the newest counts stand for.
+    /// Index of the [`SPAN`] of time that the newest counts cover.
     span: u64,
     counts: [Counts; SPANS],
 }
@@ -78,7 +79,7 @@ enum Ends {
     Block,
 }
 
-/// What is counted.
+/// Kinds of frames and other units that are counted.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Resets,
@@ -89,7 +90,7 @@ enum Kind {
     WindowUpdates,
     Unknown,
     Requests,
-    /// Kibibytes that went to the client.
+    /// Kibibytes sent to the client.
     Sent,
 }
 
@@ -111,20 +112,20 @@ impl Default for Frames {
 }
 
 impl Frames {
-    /// Odd while a request's head, or the connection's own, has begun and is not whole; never
-    /// the same for two of them.
+    /// Returns an odd number while the headers of a request, or the connection preface, have begun
+    /// and are incomplete. No two of them have the same number.
     pub(super) fn waits(&self) -> u64 {
         self.blocks
     }
 
-    /// So many bytes went to the client.
+    /// Records that `bytes` bytes were sent to the client.
     pub(super) fn sent(&mut self, bytes: usize) {
         let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
         self.add(Kind::Sent, kib);
     }
 
-    /// Goes over the next bytes, at `now` in milliseconds. What is too much ends the
-    /// connection.
+    /// Parses the next bytes, at `now` in milliseconds. Returns the close reason if a limit is
+    /// exceeded.
     pub(super) fn feed(&mut self, bytes: &[u8], limits: &FrameLimits, now: u64) -> Result<(), Cut> {
         let mut bytes = bytes;
         while !bytes.is_empty() {
@@ -153,7 +154,7 @@ impl Frames {
         Ok(())
     }
 
-    /// Makes room for the counts of `now`.
+    /// Resets the counts of expired spans, up to `now`.
     fn turn(&mut self, now: u64) {
         let span = now / SPAN;
         let over = span.saturating_sub(self.span).min(SPANS as u64);
@@ -163,7 +164,7 @@ impl Frames {
         self.span = self.span.max(span);
     }
 
-    /// A frame's head is here.
+    /// Handles a complete frame header.
     fn frame(&mut self, limits: &FrameLimits) -> Result<(), Cut> {
         let [a, b, c, kind, flags, ..] = self.head;
         self.rest = u32::from_be_bytes([0, a, b, c]);
@@ -178,7 +179,8 @@ impl Frames {
                 self.blocks = (self.blocks | 1) + 2;
                 self.continuations = 0;
                 self.block(flags);
-                // However many: how many at once and in all is bounded elsewhere.
+                // Not limited here: the number of concurrent requests and their total are limited
+                // elsewhere.
                 self.add(Kind::Requests, 1);
                 Ok(())
             }
@@ -198,7 +200,8 @@ impl Frames {
             }
             // PING
             6 => self.count(Kind::Pings, limits.pings, Cut::Pings),
-            // WINDOW_UPDATE: clients send two for what fills a frame, some for each 4 KiB.
+            // WINDOW_UPDATE: clients send two for the data of one frame, some clients one for each
+            // 4 KiB.
             8 => {
                 let most = self.others() + self.recent(Kind::Sent);
                 self.count(Kind::WindowUpdates, most, Cut::WindowUpdates)
@@ -212,7 +215,7 @@ impl Frames {
                 self.block(flags);
                 Ok(())
             }
-            // GOAWAY, and whatever is yet to be invented.
+            // GOAWAY, and frame types yet to be defined.
             _ => {
                 let most = self.others();
                 self.count(Kind::Unknown, most, Cut::UnknownFrames)
@@ -220,7 +223,7 @@ impl Frames {
         }
     }
 
-    /// A piece of a header block follows.
+    /// Handles a frame with a fragment of a header block.
     fn block(&mut self, flags: u8) {
         if flags & END_HEADERS != 0 {
             self.ends = Ends::Block;
@@ -235,7 +238,7 @@ impl Frames {
         Ok(())
     }
 
-    /// How many may come of what goes with requests.
+    /// Returns the limit on frames that accompany requests.
     fn others(&self) -> u64 {
         OTHERS + WITH_REQUEST * self.recent(Kind::Requests)
     }
@@ -281,7 +284,7 @@ mod tests {
         frame
     }
 
-    /// A connection that has begun.
+    /// Returns a connection that has begun.
     fn open() -> Frames {
         let mut frames = Frames::default();
         let mut start = vec![b'P'; PREFACE as usize];
@@ -291,7 +294,7 @@ mod tests {
         frames
     }
 
-    /// How many of `piece` pass, one every `pause` milliseconds; none if all of 5,000 do.
+    /// Returns how many of `piece` pass, one every `pause` milliseconds; `None` if all of 5,000 do.
     fn passes(piece: &[u8], pause: u64) -> Option<(u64, Cut)> {
         let mut frames = open();
         (0..5000).find_map(|n| {
@@ -306,7 +309,7 @@ mod tests {
         for (kind, flags, length, most, cut) in [
             (RESET, 0, 4, config.resets.into(), Cut::Resets),
             (PING, 0, 8, config.pings.into(), Cut::Pings),
-            // One came with the beginning.
+            // The preface contained one.
             (
                 SETTINGS,
                 0,
@@ -321,7 +324,7 @@ mod tests {
         ] {
             assert_eq!(passes(&frame(kind, flags, length), 0), Some((most, cut)));
         }
-        // The control: what carries something, and requests, are bounded elsewhere.
+        // The control: frames with data, and requests, are limited elsewhere.
         assert_eq!(passes(&frame(DATA, 0, 1), 0), None);
         assert_eq!(passes(&frame(DATA, END, 0), 0), None);
         assert_eq!(passes(&frame(HEADERS, END_HEADERS, 30), 0), None);
@@ -332,7 +335,7 @@ mod tests {
         let config = Http2Config::default();
         let pause = 10_000 / u64::from(config.pings) + 1;
         assert_eq!(passes(&frame(PING, 0, 8), pause), None);
-        // The control: at twice that pace it is over soon.
+        // The control: at twice that rate the limit is soon exceeded.
         assert!(passes(&frame(PING, 0, 8), pause / 2).is_some());
     }
 
@@ -384,7 +387,7 @@ mod tests {
         assert!(feed(&end[..11]));
         assert!(!feed(&end[11..]));
         assert!(!feed(&frame(HEADERS, END_HEADERS, 0)));
-        // A body that drips is its stream's to answer for.
+        // A slow body is subject to the deadlines of its stream.
         assert!(!feed(&frame(DATA, 0, 100)[..50]));
     }
 

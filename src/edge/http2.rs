@@ -1,8 +1,8 @@
-//! HTTP/2 on one connection: its streams, each a request of its own, and how it ends.
+//! HTTP/2 on one connection: its streams, each a request of its own, and its end.
 //!
-//! Frames are the `h2` crate's, requests are Pingora's. The loop between them is ours, so
-//! that each listener has its own bounds, and a connection that grows old, idle or
-//! hostile is told so (GOAWAY) before it is closed.
+//! The `h2` crate handles frames, and Pingora handles requests. The loop between them is part of
+//! the gateway, so that each listener has its own limits, and the client of a connection that is
+//! old, idle or hostile gets a GOAWAY before it is closed.
 
 use std::{
     future::poll_fn,
@@ -36,23 +36,25 @@ use crate::{
     },
 };
 
-/// How much of a request's body a client may send before it is read.
+/// Flow-control window of a stream: bytes of a request body that a client may send before they are
+/// read.
 const STREAM_WINDOW: u32 = 256 * 1024;
-/// The same of all its streams together.
+/// Flow-control window of all streams of a connection together.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// How much of an answer waits for the client to read, beside what the backend keeps.
+/// Bytes of a response that wait for the client, in addition to those that the backend holds.
 const SEND_BUFFER: usize = 64 * 1024;
-/// Requests refused for their form on one connection, then it is closed; Pingora's number.
+/// Limit on malformed requests on one connection before it is closed; the same number as Pingora's.
 const MALFORMED: u32 = 32;
-/// What each header counts for beside its bytes (RFC 9113, 6.5.2).
+/// Size that each header counts in addition to its bytes (RFC 9113, 6.5.2).
 const HEADER_OVERHEAD: usize = 32;
-/// The pseudo-headers, which the limit of headers does not count.
+/// Number of pseudo-headers, which the limit on headers does not count.
 const PSEUDO_HEADERS: usize = 4;
-/// How long a client may take to read that its connection ends.
+/// Time that a client may take to read the GOAWAY of its connection.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// How long the list of a request's headers may be. Twice what the limits say: what is a
-/// little too long gets our own answer and its line in the log, and the crate's own beyond.
+/// Returns the maximum size of a request's header list. It is twice the configured limit: a list
+/// that is slightly too long gets a response of the gateway and a log line, and a longer one the
+/// response of the crate.
 fn header_list(listener: &Listener) -> usize {
     let limits = &listener.limits;
     let count = limits.header_count.saturating_add(PSEUDO_HEADERS);
@@ -60,7 +62,7 @@ fn header_list(listener: &Listener) -> usize {
     limits.headers.saturating_add(overhead).saturating_mul(2)
 }
 
-/// What the frames of a connection are counted by.
+/// Returns the frame limits for connections of a listener.
 pub(super) fn frame_limits(listener: &Listener) -> FrameLimits {
     FrameLimits::new(&listener.http2, header_list(listener))
 }
@@ -74,22 +76,22 @@ fn options(listener: &Listener) -> server::Builder {
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
-        // Those that the client resets are counted with their frames; these bounds are for
-        // what it makes us reset, and for what it resets within a single read.
+        // Resets by the client are counted with its frames. These limits apply to resets that the
+        // client causes the gateway to send, and to those within a single read.
         .max_pending_accept_reset_streams(resets)
         .max_local_error_reset_streams(Some(resets));
     options
 }
 
-/// Why the loop of a connection ended.
+/// Reason why the loop of a connection ended.
 enum Ended {
-    /// Both sides have said all.
+    /// Both sides have finished.
     Closed,
-    /// We end it.
+    /// The gateway closes the connection.
     Cut(Cut),
-    /// What came is no HTTP/2, or too much of it for `h2`.
+    /// The bytes are not HTTP/2, or exceed a limit of `h2`.
     Failed(&'static str),
-    /// The client is gone.
+    /// The client has closed the connection.
     Gone,
 }
 
@@ -118,7 +120,7 @@ where
         Ok(Err(error)) => failed(&error),
         Err(cut) => Ended::Cut(cut),
     };
-    // Requests under way see that their client is gone, and end with their log line.
+    // Requests in flight detect that their client is gone, and end with their log line.
     while streams.join_next().await.is_some() {}
     match ended {
         Ended::Cut(cut) if connection.tell_cut() => {
@@ -131,7 +133,7 @@ where
 
 type Frames = server::Connection<Stream, Bytes>;
 
-/// Takes one stream after the other.
+/// Accepts one stream after the other.
 async fn accept<A>(
     shared: &Arc<Shared<A>>,
     connection: &Arc<Connection>,
@@ -146,8 +148,8 @@ where
     let mut stop = shared.stop.clone();
     let mut stopped = pin!(stop.wait_for(|stop| *stop));
     let mut old = pin!(tokio::time::sleep(listener.http2.max_age.0));
-    // `h2` counts those that are open to the client, and not what is left of others that
-    // were reset a moment ago.
+    // `h2` counts the streams that are open to the client, but not those that were just reset and
+    // are not finished yet.
     let most_streams = usize::try_from(listener.http2.concurrent_streams)
         .map_or(usize::MAX, |most| most.saturating_mul(2));
     let mut is_leaving = false;
@@ -183,7 +185,7 @@ where
             }
             Ok(Ok(Some(H2Accept::Session(mut session)))) => {
                 if has_space_around(&session.req_header().headers) {
-                    // RFC 9113, 8.1.1: no stream is taken along by another's error.
+                    // RFC 9113, 8.1.1: an error of one stream does not affect the others.
                     session.shutdown_with_reason(Reason::PROTOCOL_ERROR);
                     shared.refuser.stream_refused(connection, "h2_malformed");
                     malformed += 1;
@@ -198,7 +200,7 @@ where
                     continue;
                 }
                 if streams.len() >= most_streams {
-                    // Safe to be tried again (RFC 9113, 8.7).
+                    // Safe to retry (RFC 9113, 8.7).
                     session.shutdown_with_reason(Reason::REFUSED_STREAM);
                     shared.refuser.stream_refused(connection, "h2_streams");
                     continue;
@@ -207,7 +209,7 @@ where
                 let shared = Arc::clone(shared);
                 streams.spawn(async move {
                     let session = ServerSession::new_http2(session);
-                    // Nothing comes back that could be used again.
+                    // The stream cannot be reused.
                     drop(shared.app.process_new_http(session, &shared.stop).await);
                     drop(open);
                 });
@@ -221,8 +223,8 @@ where
     }
 }
 
-/// A value begins or ends with a space or a tab (RFC 9113, 8.2.1): whoever trims it sees
-/// another one than who does not.
+/// Returns true if a value begins or ends with a space or a tab (RFC 9113, 8.2.1): a recipient that
+/// trims it sees another value than one that does not.
 fn has_space_around(headers: &HeaderMap) -> bool {
     let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
     headers.values().any(|value| {
@@ -231,19 +233,19 @@ fn has_space_around(headers: &HeaderMap) -> bool {
     })
 }
 
-/// The client has taken the request back already: what came with it in one piece was read
-/// before it was handed out.
+/// Returns true if the client has already reset the request: frames that arrived in the same read
+/// were processed before the request was returned.
 fn is_reset(session: &mut HttpSession) -> bool {
     let mut cx = Context::from_waker(Waker::noop());
     pin!(session.idle()).poll(&mut cx).is_ready()
 }
 
-/// Works until it is done, or the connection is cut.
+/// Runs `work` until it is done or the connection is to be closed.
 async fn until_cut<T>(connection: &Connection, work: impl Future<Output = T>) -> Result<T, Cut> {
     let mut work = pin!(work);
     poll_fn(|cx| match work.as_mut().poll(cx) {
         Poll::Ready(done) => Poll::Ready(Ok(done)),
-        // Whoever cuts a connection ends what can be read from it, and so wakes us.
+        // Closing a connection ends its reads, and so wakes this task.
         Poll::Pending => match connection.was_cut() {
             Some(cut) => Poll::Ready(Err(cut)),
             None => Poll::Pending,
@@ -252,7 +254,7 @@ async fn until_cut<T>(connection: &Connection, work: impl Future<Output = T>) ->
     .await
 }
 
-/// Tells the client that its connection ends, if it still reads.
+/// Sends a GOAWAY to the client, if it still reads.
 async fn say_why(frames: &mut Frames, cut: Cut) {
     frames.abrupt_shutdown(if cut.is_flood() {
         Reason::ENHANCE_YOUR_CALM

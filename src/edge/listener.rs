@@ -1,4 +1,4 @@
-//! Binding addresses, accepting connections, and ending them when a listener goes.
+//! Binds addresses, accepts connections, and ends them when a listener is removed.
 
 use std::{
     io,
@@ -29,16 +29,16 @@ use crate::{base::unix_socket, gateway::ListenAddress, runtime::live::Live};
 
 /// Connections that may wait for `accept`; the kernel's own limit if that is lower.
 const BACKLOG: i32 = 4096;
-/// How much of what is not yet sent waits in the kernel for each client. Without a bound it
-/// takes MiB for one that does not read.
+/// Limit on unsent bytes in the kernel for each client. Without a limit the kernel buffers
+/// megabytes for a client that does not read.
 #[cfg(target_os = "linux")]
 const UNSENT: u32 = 128 * 1024;
-/// How long an accept loop rests when there are no file descriptors left.
+/// Pause of an accept loop when no file descriptors are left.
 const EXHAUSTED: Duration = Duration::from_millis(100);
-/// The reason word of such a rest, counted once for each time that it comes to one.
+/// Reason word of such a pause, counted once each time it begins.
 const CANNOT_ACCEPT: &str = "cannot_accept";
 
-/// A bound socket.
+/// Bound socket.
 #[derive(Debug)]
 pub(super) struct Bound(BoundSocket);
 
@@ -48,11 +48,11 @@ enum BoundSocket {
     Unix(UnixListener, UnixPath),
 }
 
-/// The path of a unix socket, removed with the listener.
+/// Path of a unix socket, removed with the listener.
 #[derive(Debug)]
 struct UnixPath {
     path: PathBuf,
-    /// Another process listens on it.
+    /// True while another process listens on it.
     is_anothers: AtomicBool,
 }
 
@@ -76,7 +76,7 @@ impl Drop for UnixPath {
     }
 }
 
-/// Why an address could not be bound.
+/// Reason why an address could not be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {source}")]
 pub struct BindError {
@@ -90,7 +90,7 @@ impl Bound {
     pub(super) fn bind(address: &ListenAddress) -> Result<Self, BindError> {
         let socket = match address {
             ListenAddress::Tcp(address) => tcp(*address, false).map(BoundSocket::Tcp),
-            // Dual stack where there is IPv6, else IPv4 alone.
+            // Dual stack where IPv6 is available, otherwise IPv4 only.
             ListenAddress::All(port) => tcp((Ipv6Addr::UNSPECIFIED, *port).into(), true)
                 .or_else(|_| tcp((Ipv4Addr::UNSPECIFIED, *port).into(), false))
                 .map(BoundSocket::Tcp),
@@ -103,7 +103,7 @@ impl Bound {
         })
     }
 
-    /// A socket that listens on `address` already, another process's until
+    /// Adopts a socket that already listens on `address`. It belongs to another process until
     /// [`Self::take_over`]. Must be called within the runtime that will accept.
     pub(super) fn adopt(address: &ListenAddress, socket: OwnedFd) -> Result<Self, BindError> {
         let adopt = || match address {
@@ -127,7 +127,7 @@ impl Bound {
         })
     }
 
-    /// The address that was bound, its port known if it was 0.
+    /// Returns the address that was bound, with its real port if the configuration has 0.
     pub(super) fn address(&self) -> String {
         match &self.0 {
             BoundSocket::Tcp(socket) => socket
@@ -137,7 +137,7 @@ impl Bound {
         }
     }
 
-    /// 0 for a unix socket.
+    /// Returns the port, or 0 for a unix socket.
     pub(super) fn port(&self) -> u16 {
         match &self.0 {
             BoundSocket::Tcp(socket) => socket.local_addr().map_or(0, |a| a.port()),
@@ -145,12 +145,12 @@ impl Bound {
         }
     }
 
-    /// We accept on it from now on: its path goes with it.
+    /// Makes this process the owner of the socket: its path is removed with it.
     pub(super) fn take_over(&self) {
         self.set_anothers(false);
     }
 
-    /// Another process accepts on it from now on: its path stays when we let go of it.
+    /// Makes another process the owner of the socket: its path stays when this one is closed.
     pub(super) fn hand_over(&self) {
         self.set_anothers(true);
     }
@@ -177,8 +177,8 @@ impl Bound {
         }
     }
 
-    /// Accepts until told to stop, then lets go of the socket, drops `closed`, and waits
-    /// until every connection has ended.
+    /// Accepts until stopped, then closes the socket, drops `closed`, and waits until every
+    /// connection has ended.
     pub(super) async fn serve<A>(
         self: Arc<Self>,
         shared: Arc<Shared<A>>,
@@ -188,7 +188,7 @@ impl Bound {
         A: HttpServerApp + Send + Sync + 'static,
     {
         let mut tasks = JoinSet::new();
-        // Counted before it is spawned: no connection is under way that nobody knows of.
+        // Counted before it is spawned, so that no connection is open without being counted.
         let begin = |tasks: &mut JoinSet<()>, (socket, peer): (Socket, Option<SocketAddr>)| {
             shared.facts.load().metrics.accepted.inc();
             if let Some(guard) = shared.admit(peer) {
@@ -227,8 +227,8 @@ impl Bound {
                 }
             }
         }
-        // Whoever waits in the queue has connected: they are served, not reset. No more than
-        // it holds: under a flood others come as fast as these are taken.
+        // Clients that wait in the queue are connected: they are served, not reset. No more than
+        // the queue holds, because during a flood new ones arrive as fast as these are accepted.
         for _ in 0..BACKLOG {
             match tokio::time::timeout(Duration::ZERO, self.accept()).await {
                 Ok(Ok(accepted)) => begin(&mut tasks, accepted),
@@ -250,7 +250,7 @@ impl AsFd for Bound {
     }
 }
 
-/// The client went away between connecting and our `accept`.
+/// Returns true if the client left between connecting and `accept`.
 fn is_transient(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -276,8 +276,8 @@ fn tcp(address: SocketAddr, dual_stack: bool) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Bounds what the kernel keeps unsent for each connection that `socket` accepts: on Linux
-/// they have the options of the socket that listens.
+/// Limits the unsent bytes in the kernel for each connection that `socket` accepts: on Linux they
+/// inherit the options of the listening socket.
 #[cfg(target_os = "linux")]
 fn bound_unsent(socket: &RawSocket) -> io::Result<()> {
     socket.set_tcp_notsent_lowat(UNSENT)
@@ -294,7 +294,7 @@ fn unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
     UnixListener::from_std(socket)
 }
 
-/// Takes over what another configuration says of the same address.
+/// Applies the settings of another configuration for the same address.
 pub(super) fn follow(address: &ListenAddress) {
     if let ListenAddress::Unix { path, mode } = address
         && let Err(error) = set_mode(path, *mode)

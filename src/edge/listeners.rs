@@ -1,5 +1,5 @@
-//! The listeners that are live: bound as a configuration says, kept when the next one has
-//! them too, drained when it does not.
+//! Open listeners: bound from a configuration, kept if the next one has them too, drained if it
+//! does not.
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -34,7 +34,7 @@ use crate::{
     },
 };
 
-/// Every listener of the process, those that drain included.
+/// All listeners of the process, including those that drain.
 pub struct Listeners<A> {
     app: Arc<A>,
     shortcut: Arc<dyn Shortcut<Stream>>,
@@ -42,54 +42,54 @@ pub struct Listeners<A> {
     live: Arc<Live>,
     workers: Handle,
     open: Mutex<Vec<Open<A>>>,
-    /// Those that a configuration dropped, until their last connection ends.
+    /// Removed listeners, until their last connection ends.
     draining: Tasks,
 }
 
-/// A listener that accepts.
+/// Listener that accepts.
 struct Open<A> {
     config: Arc<Listener>,
     id: ListenerId,
     bound: Arc<Bound>,
     shared: Arc<Shared<A>>,
     stop: watch::Sender<bool>,
-    /// Ends when the socket is let go of.
+    /// Ends when the socket is closed.
     closed: oneshot::Receiver<()>,
     serving: JoinHandle<()>,
 }
 
-/// A listener as others see it.
+/// Public information about a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opened {
     pub name: Arc<str>,
-    /// Its port is a real one even where the configuration says 0.
+    /// Address with its real port, even where the configuration has 0.
     pub address: String,
 }
 
-/// Sockets for a configuration: those that are new are bound and do not accept yet.
-/// Dropping it lets go of them.
+/// Sockets for a configuration: new ones are bound and do not accept yet. Dropping this closes
+/// them.
 pub struct Prepared {
     new: Vec<(Arc<Listener>, Bound)>,
 }
 
-/// Why the listeners of a configuration cannot be had.
+/// Reason why the listeners of a configuration cannot be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("{source}")]
 pub struct PrepareError {
-    /// Which of them, in the order of the configuration.
+    /// Index of the listener, in the order of the configuration.
     pub index: usize,
     #[source]
     pub source: BindError,
 }
 
-/// Gives a socket that listens on a place already, if there is one.
+/// Returns a socket that already listens on a place, if there is one.
 pub type Inherit<'a> = &'a mut dyn FnMut(&str) -> Option<OwnedFd>;
 
 impl<A> Listeners<A>
 where
     A: HttpServerApp + Send + Sync + 'static,
 {
-    /// `shortcut` leads past `app`.
+    /// Creates the set of listeners; `shortcut` is a fast path around `app`.
     pub fn new(
         app: Arc<A>,
         shortcut: Arc<dyn Shortcut<Stream>>,
@@ -108,7 +108,7 @@ where
         }
     }
 
-    /// Binds what `wanted` has and is not open yet.
+    /// Binds the listeners in `wanted` that are not open yet.
     pub fn prepare(
         &self,
         wanted: &[Arc<Listener>],
@@ -131,14 +131,14 @@ where
         Ok(Prepared { new })
     }
 
-    /// From now on `wanted` is what is open. The listeners that it has not drain; nobody
-    /// can connect to them any more once this is done.
+    /// Makes `wanted` the open listeners. Listeners that it does not contain drain, and accept no
+    /// connections once this returns.
     pub async fn commit(&self, prepared: Prepared, wanted: &[Arc<Listener>], drain: Drain) {
         for removed in self.put(prepared, wanted) {
             let (name, address) = (Arc::clone(&removed.config.name), removed.bound.address());
             info!(listener = &*name, address:%; "no longer listening: its connections are being finished");
             let mut retiring = removed.close();
-            // The error says that the other end is gone, and that is all that it ever does.
+            // The only error is that the other end is gone.
             let _closed = (&mut retiring.closed).await;
             let live = Arc::clone(&self.live);
             let task = format!("drain of {name}");
@@ -149,7 +149,7 @@ where
         }
     }
 
-    /// Gives those that are not wanted any more.
+    /// Opens the wanted listeners, and returns those that are no longer wanted.
     fn put(&self, prepared: Prepared, wanted: &[Arc<Listener>]) -> Vec<Open<A>> {
         let mut open = self.open.lock();
         let mut before = std::mem::take(&mut *open);
@@ -198,7 +198,7 @@ where
         }
     }
 
-    /// Those that accept, in the order of the configuration.
+    /// Returns the listeners that accept, in the order of the configuration.
     pub fn opened(&self) -> Vec<Opened> {
         let open = self.open.lock();
         let opened = open.iter().map(|open| Opened {
@@ -208,7 +208,7 @@ where
         opened.collect()
     }
 
-    /// Does something with the sockets that accept, each with its place.
+    /// Runs `work` with the sockets that accept, each with its place.
     pub fn with_sockets<T>(&self, work: impl FnOnce(&[(String, BorrowedFd<'_>)]) -> T) -> T {
         let open = self.open.lock();
         let sockets: Vec<_> = open
@@ -218,15 +218,15 @@ where
         work(&sockets)
     }
 
-    /// Another process accepts on the same sockets: letting go of them removes nothing.
+    /// Makes another process the owner of the sockets: closing them here removes no path.
     pub fn hand_over(&self) {
         for open in &*self.open.lock() {
             open.bound.hand_over();
         }
     }
 
-    /// Accepts no more, and waits until every connection has ended, those included of
-    /// listeners that were removed before.
+    /// Stops accepting, and waits until every connection has ended, including those of listeners
+    /// that were removed before.
     pub async fn retire(&self, drain: Drain) {
         let open = std::mem::take(&mut *self.open.lock());
         let mut retiring = JoinSet::new();
@@ -241,7 +241,7 @@ where
 }
 
 impl<A> Open<A> {
-    /// The next configuration has this listener too.
+    /// Applies the next configuration, which has this listener too.
     fn update(&mut self, config: &Arc<Listener>, live: &Live) {
         let facts = self.shared.facts.load();
         facts.set_config(Arc::clone(config));
@@ -257,7 +257,7 @@ impl<A> Open<A> {
         self.config = Arc::clone(config);
     }
 
-    /// Accepts no more.
+    /// Stops accepting.
     fn close(self) -> Closing {
         let Self {
             config,
@@ -281,11 +281,12 @@ impl<A> Open<A> {
     }
 }
 
-/// How often what is left at the deadline is cut, a second apart. What has a worker to itself,
-/// such as a plugin in a native call, cannot be: the process leaves without it.
+/// Number of attempts, a second apart, to close the connections left at the deadline. A task that
+/// occupies a worker, such as a plugin in a native call, cannot be stopped: the process exits
+/// without it.
 const CUTS: u32 = 5;
 
-/// A listener that accepts no more, and whose connections are still there.
+/// Listener that accepts no more, but still has connections.
 struct Closing {
     name: Arc<str>,
     id: ListenerId,
@@ -295,14 +296,14 @@ struct Closing {
 }
 
 impl Closing {
-    /// Lets requests under way finish, and ends what is idle.
+    /// Waits for requests in flight, and closes idle connections.
     async fn finish(mut self, live: &Live, drain: Drain) {
         let connections = &live.connections;
         let cut = async {
             let mut waited = Duration::ZERO;
             while waited < drain.deadline {
-                // A client that had its last answer just now may have sent its next request:
-                // it is to see that answer's `Connection: close` first.
+                // A client that has just received its last response may have sent its next request:
+                // it must see `Connection: close` in that response first.
                 let step = drain.idle.min(drain.deadline.saturating_sub(waited));
                 tokio::time::sleep(step).await;
                 waited += step;
@@ -326,14 +327,14 @@ impl Closing {
     }
 }
 
-/// Whether a listener of the next configuration is this one: the same place, whatever it is
-/// called; where the system gives the port, the same name.
+/// Returns true if a listener of the next configuration is this one: the same address, whatever its
+/// name; where the system chooses the port, the same name.
 fn is_same(open: &Listener, wanted: &Listener) -> bool {
     open.address.is_same(&wanted.address)
         && (!open.address.is_any_port() || open.name == wanted.name)
 }
 
-/// What a listener's socket is known by to other processes.
+/// Returns the key that identifies a listener's socket to other processes.
 fn place(listener: &Listener) -> String {
     if listener.address.is_any_port() {
         format!("{} {}", listener.address, listener.name)

@@ -1,4 +1,4 @@
-//! Where connections enter: listeners and accept loops of our own in front of Pingora.
+//! Entry of connections: listeners and accept loops in front of Pingora.
 
 mod chunks;
 mod conn;
@@ -14,7 +14,7 @@ mod transport;
 mod websocket;
 pub mod worker;
 
-/// What fuzz targets call.
+/// Functions that fuzz targets call.
 #[cfg(any(test, fuzzing))]
 pub(crate) mod checks {
     pub(crate) use super::{

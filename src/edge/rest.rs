@@ -1,24 +1,24 @@
-//! How much of what comes belongs to the request under way, and may be handed to Pingora.
+//! Bytes that belong to the current request and may be passed to Pingora.
 
 use tokio::io::ReadBuf;
 
 use super::{chunks::Chunks, head::Body};
 
-/// Handed over where a chunk should be and none is: Pingora refuses it wherever it stands,
-/// and answers.
+/// Bytes passed on in place of an invalid chunk: Pingora refuses them at any position, and
+/// responds.
 const NO_CHUNK: &[u8] = b"\r\r";
 
-/// What may be handed to Pingora.
+/// Remainder of the current request.
 #[derive(Debug)]
 pub(super) enum Rest {
     /// This many bytes.
     Bytes(u64),
-    /// This many bytes of a head, then a body in chunks.
+    /// This many bytes of a head, then a chunked body.
     Chunks(usize, Chunks),
 }
 
 impl Rest {
-    /// A head of so many bytes, and its body.
+    /// Creates the remainder for a head of this length, and its body.
     pub(super) fn of(head: usize, body: Body) -> Self {
         match body {
             Body::None => Self::Bytes(head as u64),
@@ -27,7 +27,7 @@ impl Rest {
         }
     }
 
-    /// Whether nothing more of what comes is the request's own.
+    /// Returns true if no further bytes belong to the request.
     #[inline]
     pub(super) fn is_whole(&self) -> bool {
         match self {
@@ -36,8 +36,8 @@ impl Rest {
         }
     }
 
-    /// How much of `bytes`, the next ones, is the request's own, and is now handed over.
-    /// None if what comes next is no chunk.
+    /// Returns how many of the next `bytes` belong to the request, and marks them as passed on.
+    /// Returns `None` if the next bytes are not a valid chunk.
     #[inline]
     pub(super) fn take(&mut self, bytes: &[u8], is_tunnel: bool) -> Option<usize> {
         match self {
@@ -60,7 +60,7 @@ impl Rest {
     }
 }
 
-/// Makes Pingora refuse a body that is no body any more.
+/// Makes Pingora refuse a body that is no longer valid.
 pub(super) fn put_no_chunk(buf: &mut ReadBuf<'_>) {
     buf.put_slice(&NO_CHUNK[..NO_CHUNK.len().min(buf.remaining())]);
 }

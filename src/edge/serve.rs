@@ -1,9 +1,9 @@
-//! A connection from its first byte to its end: PROXY protocol, TLS, then HTTP/1 request by
+//! Serves a connection from its first byte to its end: PROXY protocol, TLS, then HTTP/1 request by
 //! request or HTTP/2.
 //!
-//! Between two requests of HTTP/1 nothing of Pingora's is alive: its session is made once
-//! a whole head is there, so an idle connection costs its buffers and no more, and a head
-//! that drips in costs no request.
+//! Between two HTTP/1 requests no Pingora object exists: its session is created once a complete
+//! head has arrived. An idle connection therefore costs only its buffers, and a slowly sent head
+//! costs no request.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -38,15 +38,15 @@ use crate::{
     tls,
 };
 
-/// How long a refused client may take to read why, and to stop sending.
+/// Time that a refused client may take to read the response, and to stop sending.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// What every connection of a listener shares.
+/// State shared by all connections of a listener.
 pub(super) struct Shared<A> {
     pub(super) app: Arc<A>,
     pub(super) shortcut: Arc<dyn Shortcut<Stream>>,
     pub(super) refuser: Arc<dyn Refuse>,
-    /// Of the next connection: others once the listener is called otherwise.
+    /// Facts for the next connection: replaced when the listener is renamed.
     pub(super) facts: ArcSwap<ListenerFacts>,
     pub(super) admission: Arc<Admission>,
     pub(super) connections: Connections,
@@ -57,17 +57,17 @@ impl<A> Shared<A>
 where
     A: HttpServerApp + Send + Sync + 'static,
 {
-    /// What the listener is called now.
+    /// Returns the current name of the listener.
     pub(super) fn name(&self) -> Arc<str> {
         Arc::clone(&self.facts.load().name)
     }
 
-    /// The listener as the next connection meets it.
+    /// Returns the listener configuration for the next connection.
     fn listener(&self) -> Arc<Listener> {
         Arc::clone(&self.facts.load().config())
     }
 
-    /// Lets a connection in as far as it can be told at once, or turns it away.
+    /// Admits a connection as far as that can be decided at once, or refuses it.
     pub(super) fn admit(&self, peer: Option<SocketAddr>) -> Option<Guard> {
         let listener = self.listener();
         let admitted = match (&listener.proxy_protocol, peer) {
@@ -77,7 +77,7 @@ where
             _ => self.admission.enter().map_err(Full::reason),
         };
         let counted = admitted.and_then(|mut guard| {
-            // With the PROXY protocol the client's address is yet to come.
+            // With the PROXY protocol the client's address is not known yet.
             if listener.proxy_protocol.is_none()
                 && let Some(peer) = peer
             {
@@ -94,8 +94,8 @@ where
         }
     }
 
-    /// Counts a connection among those of its client, now that it is known; why not, if that
-    /// may have no more, or none.
+    /// Counts a connection for its client, once the client is known. Returns a reason if the client
+    /// is banned or may have no more connections.
     fn count(&self, guard: &mut Guard, client: IpAddr) -> Result<(), &'static str> {
         match self.refuser.bars(client) {
             Some(reason) => Err(reason),
@@ -133,7 +133,8 @@ where
         self.tell_cut(&connection);
     }
 
-    /// Logs and counts why we ended this connection, if no request's own line has.
+    /// Logs and counts the close reason if the gateway closed this connection, unless a request's
+    /// log line has already reported it.
     fn tell_cut(&self, connection: &Connection) {
         if let Some(cut) = connection.was_cut()
             && connection.tell_cut()
@@ -142,7 +143,7 @@ where
         }
     }
 
-    /// Finds out who is there, and settles TLS.
+    /// Identifies the client, and performs the TLS handshake.
     async fn enter(
         &self,
         mut socket: Socket,
@@ -229,7 +230,7 @@ where
                 Next::Refused(refusal) => return self.refuse(io, refusal).await,
             }
             is_first = false;
-            // With none left the answer says that the connection ends.
+            // With none left, the response announces the end of the connection.
             left = left.saturating_sub(1);
             let reused = if self.shortcut.suits(io.connection().fingerprint()) {
                 self.attempt(io, left).await
@@ -245,7 +246,7 @@ where
         }
     }
 
-    /// A request that is likely to need no backend.
+    /// Tries the fast path for a request that is likely to need no backend.
     async fn attempt(&self, io: Box<ConnIo>, left: u32) -> Option<Stream> {
         let head = io.head();
         let keep = Keep {
@@ -287,7 +288,7 @@ where
     }
 }
 
-/// The connection as we know it, of what Pingora gives back.
+/// Converts a stream that Pingora returns back into the connection.
 fn own(stream: Stream) -> Option<Box<ConnIo>> {
     let own = stream.into_any().downcast::<ConnIo>();
     if own.is_err() {

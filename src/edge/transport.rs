@@ -1,4 +1,4 @@
-//! What carries a client's bytes: a TCP or unix socket, with TLS over it or without.
+//! Transport of a client's bytes: a TCP or unix socket, with or without TLS.
 
 use std::{
     io::{self, IoSlice},
@@ -17,7 +17,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::runtime::progress::Progress;
 
-/// A client's socket of either family, and how its client keeps up with what is sent.
+/// Socket of a client, of either family, and the client's progress in reading.
 #[derive(Debug)]
 pub(super) struct Socket {
     stream: Stream,
@@ -30,11 +30,11 @@ enum Stream {
     Unix(UnixStream),
 }
 
-/// A socket, or TLS over it.
+/// Socket, or TLS over it.
 #[derive(Debug)]
 pub(super) enum Transport {
     Plain(Socket),
-    /// Boxed: most of it is rustls's state, and connections without TLS are to stay small.
+    /// Boxed: most of it is rustls's state, and connections without TLS must stay small.
     Tls(Box<TlsStream<Socket>>),
 }
 
@@ -62,7 +62,7 @@ impl Socket {
         self.as_fd().as_raw_fd()
     }
 
-    /// Whether there may be something to read.
+    /// Polls for data that may be ready to read.
     pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &self.stream {
             Stream::Tcp(stream) => stream.poll_read_ready(cx),
@@ -70,7 +70,7 @@ impl Socket {
         }
     }
 
-    /// Writes what the socket takes at once.
+    /// Writes as much as the socket accepts at once.
     pub(super) fn try_write(&self, data: &[u8]) -> io::Result<usize> {
         match &self.stream {
             Stream::Tcp(stream) => stream.try_write(data),
@@ -78,7 +78,7 @@ impl Socket {
         }
     }
 
-    /// What has come, without taking it. Waits until something has.
+    /// Returns received bytes without consuming them. Waits until there are some.
     pub(super) async fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let look = || {
             let (count, _) = rustix::net::recv(self, &mut *buffer, RecvFlags::PEEK)?;
@@ -139,7 +139,7 @@ impl AsyncWrite for Socket {
         outcome
     }
 
-    /// rustls always writes vectors; for a single piece `send` is cheaper than `writev`.
+    /// Avoids `writev` for a single slice: rustls always writes vectors, and `send` is cheaper.
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -162,7 +162,7 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // The kernel has whatever was written.
+        // All written bytes are already in the kernel.
         Poll::Ready(Ok(()))
     }
 

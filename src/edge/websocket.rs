@@ -1,36 +1,37 @@
-//! Where the frames of a WebSocket end, in what a client is sent: only there a Close frame
-//! of ours is one (RFC 6455, 5.2). Knows no IO and looks at no payload.
+//! Finds the frame boundaries in the bytes sent to a WebSocket client: only there the gateway may
+//! insert a Close frame (RFC 6455, 5.2). It does no IO and ignores payloads.
 
-/// A Close frame with the code 1001: the endpoint is going away (RFC 6455, 7.4.1).
+/// Close frame with the code 1001: the endpoint is going away (RFC 6455, 7.4.1).
 pub(super) const GOING_AWAY: [u8; 4] = [0x88, 2, 0x03, 0xe9];
 
-/// What a client was sent since its connection became a WebSocket.
+/// State of the bytes sent to a client since its connection became a WebSocket.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Outgoing {
     at: At,
-    /// A Close frame has been sent: nothing may follow it (RFC 6455, 5.5.1).
+    /// True once a Close frame was sent: nothing may follow it (RFC 6455, 5.5.1).
     is_closed: bool,
 }
 
-/// The longest header of a frame: length in eight bytes, and a mask.
+/// Longest header of a frame: length in eight bytes, and a mask.
 const LONGEST: usize = 14;
-/// How a status line begins, up to its status.
+/// Length of the beginning of a status line, including its status.
 const STATUS: usize = 12;
 
 #[derive(Clone, Copy, Debug)]
 enum At {
-    /// In a head of HTTP, of which there may be several: only that of status 101 is the last.
+    /// In HTTP response headers, of which there may be several: only those of status 101 are the
+    /// last.
     Head {
         begin: [u8; STATUS],
         seen: usize,
-        /// How much of the empty line at its end.
+        /// Number of bytes seen of the empty line at its end.
         end: usize,
     },
     /// In a frame's header, or before it.
     Header { bytes: [u8; LONGEST], seen: usize },
-    /// So much of a frame is to come.
+    /// In a frame's payload, with this many bytes left.
     Payload(u64),
-    /// What was sent is no WebSocket: nobody knows where anything ends.
+    /// The bytes are not WebSocket frames, so no boundary is known.
     Lost,
 }
 
@@ -50,7 +51,7 @@ const BEFORE_A_FRAME: At = At::Header {
 };
 
 impl Outgoing {
-    /// Whether what was sent ends with a frame, or with the head before the first.
+    /// Returns true if the bytes sent end with a frame, or with the headers before the first.
     pub(super) fn is_between_frames(&self) -> bool {
         matches!(self.at, At::Header { seen: 0, .. })
     }
@@ -63,7 +64,7 @@ impl Outgoing {
         self.is_closed
     }
 
-    /// These bytes are sent next.
+    /// Records that these bytes are sent next.
     pub(super) fn sent(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let count = self.step(bytes);
@@ -71,7 +72,7 @@ impl Outgoing {
         }
     }
 
-    /// How many of these bytes may be sent until a frame ends, all if none does; 0 if one
+    /// Returns how many of these bytes may be sent until a frame ends: all if none does, 0 if one
     /// has just ended.
     pub(super) fn until_frame_ends(&self, bytes: &[u8]) -> usize {
         let mut ahead = *self;
@@ -82,7 +83,7 @@ impl Outgoing {
         count
     }
 
-    /// Goes on by at least one byte, and not beyond the end of what it is in.
+    /// Advances by at least one byte, but not beyond the end of the current unit.
     fn step(&mut self, bytes: &[u8]) -> usize {
         match &mut self.at {
             At::Head { begin, seen, end } => {
@@ -127,7 +128,7 @@ impl Outgoing {
                 header[*seen] = bytes[0];
                 *seen += 1;
                 if let Some((is_close, length)) = payload(&header[..*seen]) {
-                    // What follows a Close frame means nothing.
+                    // Bytes after a Close frame have no meaning.
                     let is_lost = self.is_closed || length > i64::MAX as u64;
                     self.is_closed |= is_close;
                     self.at = match length {
@@ -153,8 +154,8 @@ impl Outgoing {
     }
 }
 
-/// Whether a frame with this header is a Close frame, and how long its payload is; `None`
-/// if the header is not whole.
+/// Returns true for a Close frame, and the length of the payload; `None` if the header is
+/// incomplete.
 fn payload(header: &[u8]) -> Option<(bool, u64)> {
     let [first, second, rest @ ..] = header else {
         return None;
@@ -164,7 +165,7 @@ fn payload(header: &[u8]) -> Option<(bool, u64)> {
         127 => 8,
         _ => 0,
     };
-    // Servers mask nothing, but the bytes would be there.
+    // Servers do not mask, but the bytes would be present.
     let mask = if second & 0x80 == 0 { 0 } else { 4 };
     if rest.len() < extended + mask {
         return None;
@@ -187,7 +188,7 @@ mod tests {
     const HEADS: &[u8] = b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n\
         HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n\r\n";
 
-    /// A frame with the length written in so many bytes.
+    /// Returns a frame with the length written in this many bytes.
     fn frame(first: u8, wide: u8, mask: bool, payload: &[u8]) -> Vec<u8> {
         let length = payload.len() as u64;
         let mask_bit = u8::from(mask) << 7;

@@ -1,12 +1,12 @@
-//! The runtimes: workers for connections, and the calling thread for all else.
+//! Runtimes: workers for connections, and the calling thread for everything else.
 
 use std::io;
 
 use tokio::runtime::{Builder, Runtime};
 
-/// The runtime of listeners and requests.
+/// Creates the runtime of listeners and requests.
 ///
-/// `threads` is one for each core if absent.
+/// `threads` defaults to one per core.
 pub fn runtime(threads: Option<usize>) -> io::Result<Runtime> {
     let mut builder = Builder::new_multi_thread();
     if let Some(threads) = threads {
@@ -15,7 +15,7 @@ pub fn runtime(threads: Option<usize>) -> io::Result<Runtime> {
     builder.thread_name("edgeway-worker").enable_all().build()
 }
 
-/// A runtime on the thread that blocks on it, for what is not a request's.
+/// Creates a runtime on the thread that blocks on it, for work outside requests.
 pub fn single() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }

@@ -1,4 +1,4 @@
-//! What the listeners' names have to do with ACME.
+//! Certificate names of the listeners that ACME is used for.
 
 use std::sync::Arc;
 

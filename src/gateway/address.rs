@@ -1,8 +1,8 @@
-//! Where a listener listens, parsed.
+//! Parsed address of a listener.
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
-/// An address to bind.
+/// Address to bind.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ListenAddress {
     Tcp(SocketAddr),
@@ -14,12 +14,12 @@ pub enum ListenAddress {
     },
 }
 
-/// Who may connect to a unix socket unless the configuration says otherwise: its owner
-/// and group, as for any web server behind another.
+/// Default mode of a unix socket: its owner and group may connect, as for any web server behind
+/// another.
 const DEFAULT_MODE: u32 = 0o660;
 
 impl ListenAddress {
-    /// Whether the system chooses the port.
+    /// Returns true if the system chooses the port.
     pub fn is_any_port(&self) -> bool {
         match self {
             Self::Tcp(address) => address.port() == 0,
@@ -28,7 +28,7 @@ impl ListenAddress {
         }
     }
 
-    /// Whether both are one place to connect to, whoever may.
+    /// Returns true if both addresses lead to the same socket, whatever its mode.
     pub fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Unix { path, .. }, Self::Unix { path: other, .. }) => path == other,
@@ -38,7 +38,7 @@ impl ListenAddress {
 }
 
 impl FromStr for ListenAddress {
-    /// What to write instead.
+    /// Hint about what to write instead.
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {

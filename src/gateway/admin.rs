@@ -1,26 +1,26 @@
-//! Where operators look and act, and what they show to be let in.
+//! Admin endpoints for operators, and the token that protects them.
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use super::compile::Compiler;
 use crate::{base::secret::Secret, config::tree::Spanned};
 
-/// Shorter ones can be guessed.
+/// Length limit of a token; shorter ones can be guessed.
 const SHORTEST_TOKEN: usize = 16;
 
-/// The admin listener.
+/// Admin listener.
 #[derive(Clone, Debug, Default)]
 pub struct Admin {
     pub address: Option<SocketAddr>,
     pub socket: AdminSocket,
-    /// There is one wherever `address` is not of the loopback network.
+    /// Token that clients must send. It is always set if `address` is not a loopback address.
     pub token: Option<Secret>,
 }
 
-/// Place of the admin socket.
+/// Location of the admin socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum AdminSocket {
-    /// Where commands look for it without being told: that depends on machine and user.
+    /// Default location, which commands look in too: it depends on machine and user.
     #[default]
     Usual,
     At(PathBuf),

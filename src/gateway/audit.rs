@@ -1,4 +1,4 @@
-//! The file that actions of operators are recorded in, if there is one.
+//! File that records the actions of operators, if there is one.
 
 use std::{path::Path, sync::OnceLock};
 
@@ -11,7 +11,7 @@ use crate::{
     config::diagnostic::Diagnostic,
 };
 
-/// What the log's writer counts.
+/// Counters of the log's writer.
 const COUNTED: Kind = Kind {
     name: "audit log",
     written: ("edgeway_audit_lines_total", "Audit log lines written."),
@@ -25,18 +25,18 @@ const COUNTED: Kind = Kind {
     ),
 };
 
-/// The audit log as configured.
+/// Audit log as configured.
 pub struct AuditLog {
     target: Option<Target>,
     clock: Clock,
     counts: Counts,
-    /// Made by the first line: `edgeway check`, and a configuration that is refused, open no
+    /// Created by the first line: `edgeway check`, and a configuration that is refused, open no
     /// file.
     writer: OnceLock<User>,
 }
 
 impl AuditLog {
-    /// Adds a line, which ends with a line feed; `false` if there is no file for it.
+    /// Appends a line, which ends with a line feed. Returns `false` if no file is configured.
     pub fn push(&self, line: &[u8]) -> bool {
         let Some(target) = &self.target else {
             return false;
@@ -102,7 +102,7 @@ mod tests {
         let file = load_text("t.yaml", &yaml).file.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let (_, diagnostics) = compile(&file, folder.path(), &World::default());
-        // Nothing is made by a check.
+        // A check creates no file.
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
         let said = diagnostics.list().iter();
         said.map(|d| format!("{}: {}", d.severity.word(), d.message))

@@ -1,5 +1,5 @@
-//! The section `cache`, compiled before the routes that use it, and what a route's cache
-//! needs of its upstream.
+//! Compiles the section `cache` before the routes that use it, and the settings of upstreams that a
+//! route's cache needs.
 
 use std::sync::Arc;
 
@@ -35,47 +35,47 @@ use crate::{
     routes::{ParamNames, Slot},
 };
 
-/// Less would not hold what a fill needs.
+/// Lower bound on `memory`: less cannot hold what a fill needs.
 const LEAST: u64 = 1 << 20;
 
-/// Of a disk: less would not hold a few answers.
+/// Lower bound on the size of a disk cache: less cannot hold a few responses.
 const LEAST_DISK: u64 = 1 << 20;
 
-/// More in one value of Redis would keep everybody else waiting.
+/// Upper bound on one value in Redis: a larger one would delay all other clients.
 const MOST_SHARED: u64 = 64 << 20;
 
-/// One route's cache.
+/// Cache of one route.
 pub struct RouteCache {
     pub policy: Arc<Policy>,
     pub tags: Box<[TagTemplate<Slot>]>,
     pub cache: Arc<Cache>,
     pub metrics: RouteMetrics,
-    /// How long its requests wait for level 2, if that is used.
+    /// Time limits of its requests for level 2, if that is used.
     pub waits: Option<Waits>,
     pub quota: Option<Arc<Quota>>,
-    /// What codes its answers on their way to clients.
+    /// Encoder that compresses its responses on their way to clients.
     pub coder: Option<Arc<Coder>>,
-    /// The headers of its requests that the origin gets as they are.
+    /// Request headers that the origin gets unchanged.
     pub unchanged: Arc<Unchanged>,
-    /// What its keys begin with for requests to the route's own upstream.
+    /// Prefix of its keys for requests to the route's own upstream.
     pub(super) own: Option<OwnParts>,
-    /// Of all that the route does to requests and to what is stored.
+    /// Digest of everything that the route changes in requests and in stored responses.
     pub(super) identity: RouteIdentity,
-    /// Cookies of some names are in the key or go past the cache.
+    /// True if some cookie names are part of the key or bypass the cache.
     pub(super) goes_by_cookies: bool,
-    /// Of `pass_headers` those that are not in the key: an origin answers by them.
+    /// Headers of `pass_headers` that are not in the key: the origin's response depends on them.
     pub(super) passing: Box<[HeaderName]>,
-    /// For each upstream: a filter may choose another one than the route's.
+    /// Settings per upstream: a filter may choose another one than the route's.
     upstreams: Box<[(Arc<str>, Fetching)]>,
 }
 
-/// What one upstream is to a route's cache.
+/// Cache settings of one upstream for one route.
 pub struct Fetching {
-    /// The rules of Next.js, if they hold.
+    /// Rules of Next.js, if they apply.
     pub nextjs: Option<NextRules>,
-    /// How many answers are made at once that no person waits for.
+    /// Limit on concurrent origin requests that no person waits for.
     pub budget: Arc<Budget>,
-    /// Whose misses wait in the budget's queue; nobody's if absent.
+    /// Crawlers whose misses wait in the budget's queue; none if absent.
     pub crawlers: Option<Arc<Crawlers>>,
 }
 
@@ -87,7 +87,7 @@ impl RouteCache {
 }
 
 impl Compiler<'_> {
-    /// Makes the store known to whatever is compiled from now on, if anything uses it.
+    /// Creates the store for everything that is compiled after it, if anything uses it.
     pub(super) fn cache(&mut self) -> Option<Arc<Cache>> {
         let file = self.file;
         let names_it = |keys: &[(Key, _)]| keys.iter().any(|(key, _)| key.name == "cache");
@@ -164,7 +164,7 @@ impl Compiler<'_> {
         Some(cache)
     }
 
-    /// The largest body of level 2, if there is one; `None` if it cannot be as written.
+    /// Returns the largest body in level 2, if there is one, or `None` if the section is invalid.
     #[expect(clippy::option_option, reason = "an error, no level 2, or one")]
     fn shared_cache(
         &mut self,
@@ -203,8 +203,8 @@ impl Compiler<'_> {
         Some(Some(max_object.0.min(most)))
     }
 
-    /// The disk, if there is one; `None` if it cannot be as written. The folder itself is not
-    /// looked at: that it cannot be used is no reason not to serve.
+    /// Returns the disk settings, if there are any, or `None` if the section is invalid. The folder
+    /// itself is not checked: the gateway must serve even if the folder is unusable.
     #[expect(clippy::option_option, reason = "an error, no disk, or one")]
     fn disk_cache(
         &mut self,
@@ -253,7 +253,7 @@ impl Compiler<'_> {
         }))
     }
 
-    /// The cache of a route whose filters are compiled.
+    /// Returns the cache of a route whose filters are compiled.
     pub(super) fn route_cache(
         &mut self,
         node: &RouteNode,
@@ -316,7 +316,7 @@ impl Compiler<'_> {
         })
     }
 
-    /// What each upstream is to one route.
+    /// Returns the settings of each upstream for one route.
     fn fetching(&mut self, policy: &Policy) -> Box<[(Arc<str>, Fetching)]> {
         let apps = self.shared.get::<Apps>().unwrap_or_default();
         let of = |(name, app): &(Arc<str>, App)| {
@@ -338,7 +338,7 @@ impl Compiler<'_> {
         apps.0.iter().map(of).collect()
     }
 
-    /// What is known of the upstreams' apps before any route is compiled.
+    /// Collects the properties of the upstreams' apps before any route is compiled.
     pub(super) fn apps(&mut self) {
         let mut apps = Apps::default();
         let file = self.file;
@@ -401,7 +401,7 @@ impl Compiler<'_> {
         }
     }
 
-    /// The budget of an upstream, which goes on over reloads.
+    /// Returns the budget of an upstream, which outlives reloads.
     fn budget(&mut self, key: &Key, upstream: &UpstreamConfig) -> Arc<Budget> {
         let Spanned { value, place } = upstream.revalidations;
         if value == 0 {
@@ -447,7 +447,7 @@ impl Compiler<'_> {
     }
 }
 
-/// The upstreams' apps by name.
+/// Apps of the upstreams, by name.
 #[derive(Default)]
 struct Apps(Vec<(Arc<str>, App)>);
 

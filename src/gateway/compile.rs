@@ -1,5 +1,5 @@
-//! From the configuration as written to the one that serves. Goes on after a problem, so
-//! that all are told at once.
+//! Compiles the configuration as written into the one that serves. It continues after a problem, so
+//! that all of them are reported at once.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -35,26 +35,26 @@ pub(super) struct Compiler<'a> {
     pub(super) file: &'a File,
     pub(super) folder: &'a Path,
     pub(super) world: &'a World,
-    /// The one that is switched on.
+    /// Active profile.
     profile: Option<&'a (Key, Node)>,
     pub(super) names: Vec<String>,
     pub(super) shared: Shared,
     pub(super) work: Work,
-    /// Query parameters that are secrets somewhere: a request that misses its route by a
-    /// letter has them as well.
+    /// Query parameters that are secrets on any route: a request that misses its route by a letter
+    /// contains them too.
     secret_queries: Arc<[String]>,
     pub(super) beside: Beside,
     pub(super) guards: Guards,
     pub(super) diagnostics: Diagnostics,
 }
 
-/// Compiles a configuration whose relative paths start at `folder`. The gateway is
-/// `None` if a problem was an error.
+/// Compiles a configuration whose relative paths start at `folder`. The gateway is `None` if any
+/// problem was an error.
 pub fn compile(file: &File, folder: &Path, world: &World) -> (Option<Gateway>, Diagnostics) {
     compile_with(file, folder, world, Wanted::Same)
 }
 
-/// As [`compile`]; files that are read for it, or would be, are noted whatever comes of it.
+/// Compiles as [`compile`] does, and always records the files that it reads or would read.
 pub fn compile_noting(
     file: &File,
     folder: &Path,
@@ -66,7 +66,7 @@ pub fn compile_noting(
     (gateway, diagnostics)
 }
 
-/// As [`compile`], with the profile that is wanted.
+/// Compiles as [`compile`] does, with the requested profile.
 pub fn compile_with(
     file: &File,
     folder: &Path,
@@ -153,7 +153,7 @@ impl Compiler<'_> {
         if let Some(table) = &mut table {
             self.guard(table, &matches, &routes, slashes);
         }
-        // A name that was misspelt is used where it stands.
+        // A misspelled name is a use of the upstream that it was meant for.
         let is_unclear = self.diagnostics.has_errors();
         for (key, _) in &self.file.upstreams {
             if !is_unclear && !used.contains(key.name.as_str()) {
@@ -207,7 +207,7 @@ impl Compiler<'_> {
         })
     }
 
-    /// The surroundings of what stands at `place`.
+    /// Returns the compile context for the item at `place`.
     pub(super) fn cx<'c>(&'c mut self, place: Place, route: &'c str) -> CompileCx<'c> {
         self.cx_with(place, route, &[])
     }
@@ -365,7 +365,7 @@ impl Compiler<'_> {
         })
     }
 
-    /// The filters of one route, in the registry's order, and those that protect it.
+    /// Returns the filters of one route, in the registry's order, and those that protect it.
     fn filters(
         &mut self,
         place: Place,
@@ -398,7 +398,7 @@ impl Compiler<'_> {
     }
 }
 
-/// Those of all routes.
+/// Returns the secret query parameters of all routes.
 fn secret_queries(file: &File) -> Arc<[String]> {
     let routes = file.routes.iter();
     let names: BTreeSet<String> = routes
@@ -408,7 +408,7 @@ fn secret_queries(file: &File) -> Arc<[String]> {
     names.into_iter().collect()
 }
 
-/// What a route takes, in one line for people.
+/// Returns the match of a route in one line, for display.
 fn describe(config: &MatchConfig) -> String {
     let texts = |list: &OneOrMany<Spanned<String>>| {
         let texts: Vec<&str> = list.0.iter().map(|text| text.value.as_str()).collect();

@@ -1,5 +1,5 @@
-//! Which filters a route has, and from what each is compiled: its own, else the defaults',
-//! else those that are always on.
+//! Selects the filters of a route and the source of each: the route's own, else that of the
+//! defaults, else the ones that are always on.
 
 use crate::{
     config::{
@@ -10,8 +10,9 @@ use crate::{
     filters::{self, Entry},
 };
 
-/// The filters of a route that says `own`, in the registry's order; of what no route takes
-/// if it says nothing. `place` stands for filters that stand nowhere.
+/// Returns the filters of a route with the settings `own`, in the registry's order. An empty `own`
+/// means requests that match no route. `place` is used for filters that are not written in the
+/// file.
 pub(super) fn filters<'a>(
     file: &'a File,
     place: Place,
@@ -22,7 +23,7 @@ pub(super) fn filters<'a>(
         .filter_map(move |entry| Some((entry, node(file, place, entry, own)?)))
 }
 
-/// The node a filter is compiled from; `None` if it is off.
+/// Returns the node that a filter is compiled from, or `None` if it is off.
 fn node(file: &File, place: Place, entry: &Entry, own: &[(Key, Node)]) -> Option<Node> {
     let find = |nodes: &[(Key, Node)]| {
         nodes
@@ -42,7 +43,7 @@ fn node(file: &File, place: Place, entry: &Entry, own: &[(Key, Node)]) -> Option
     };
     let is_on = |node: &Node| matches!(node.value, Value::Bool(true) | Value::Null);
     let shared = || find(&file.defaults).or_else(top);
-    // `true` on a route means: as the defaults have it.
+    // `true` on a route means: use the defaults.
     let node = match find(own) {
         Some(own) if is_on(&own) => shared()
             .filter(|node| !is_off(node) && !is_on(node))

@@ -1,4 +1,4 @@
-//! What would become of a request: route, filters, action, by the engine that serves.
+//! Explains the route, filters and action of a request, with the same engine that serves.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -18,19 +18,19 @@ use crate::{
     routes::{self, Action, Guarded, Params, Target, Why},
 };
 
-/// A request to explain.
+/// Request to explain.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Question {
     pub method: String,
-    /// A path or a whole URL.
+    /// Path or complete URL.
     pub url: String,
-    /// `Name: value` each.
+    /// Headers as `Name: value`.
     #[serde(default)]
     pub headers: Vec<String>,
     #[serde(default = "localhost")]
     pub client: IpAddr,
-    /// The name of the listener that it comes by; the first one if absent.
+    /// Listener that the request arrives on; the first one if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listener: Option<String>,
 }
@@ -39,46 +39,46 @@ const fn localhost() -> IpAddr {
     IpAddr::V4(Ipv4Addr::LOCALHOST)
 }
 
-/// Whether the store is looked into.
+/// Scope of an explanation: with or without the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
-    /// By the gateway that serves.
+    /// Includes the store of a gateway that serves.
     IntoTheStore,
-    /// The store of whoever asks is empty.
+    /// Only the rules, because the caller's own store is empty.
     AtTheRules,
 }
 
-/// The answer of `edgeway explain`.
+/// Output of `edgeway explain`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Explanation {
     pub host: String,
     /// Path and query as routes see them.
     pub target: String,
-    /// What the path became, if not what was asked.
+    /// Path as requested, if it was normalised.
     pub rewritten_from: Option<String>,
     pub class: String,
     pub route: Option<String>,
-    /// The path as the route guards it, if another spelling of it is what was asked.
+    /// Path as the route guards it, if the requested spelling differs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spelling: Option<String>,
-    /// Routes whose guards are asked as well.
+    /// Other routes whose guards also apply.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub also_guarded_by: Vec<String>,
-    /// What is answered if no route takes the request.
+    /// Status of the response if no route takes the request.
     pub without_route: Option<u16>,
     pub action: Option<String>,
-    /// The target that the backend gets, if the route rewrites it.
+    /// Target that the backend gets, if the route rewrites it.
     pub upstream_target: Option<String>,
     #[serde(serialize_with = "as_map", deserialize_with = "from_map")]
     pub parameters: Vec<(String, String)>,
     pub filters: Vec<ExplainedFilter>,
-    /// None on a route without one.
+    /// Cache of the route, if it has one.
     pub cache: Option<ExplainedCache>,
-    /// Every route, in the order in which they were tried, and why it won or lost.
+    /// Every route in the order of evaluation, and why it won or lost.
     pub considered: Vec<Considered>,
 }
 
-/// A route, and why it won or lost.
+/// Route, and why it won or lost.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Considered {
     pub route: String,
@@ -102,12 +102,12 @@ fn from_map<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<(String, String)>, D:
 pub struct ExplainedFilter {
     pub name: String,
     pub phases: Vec<String>,
-    /// What it would look at in this request.
+    /// Parts of this request that the filter would check.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
 
-/// Why a request cannot be explained.
+/// Reason why a request cannot be explained.
 #[derive(Debug, thiserror::Error)]
 pub enum ExplainError {
     #[error("`{0}` is not a method")]
@@ -132,7 +132,7 @@ pub fn explain(
     let normal = normal
         .rewritten()
         .unwrap_or_else(|| raw.as_bytes().to_vec());
-    // As the gateway does it, so that filters and cache see the same.
+    // Normalised as in the gateway, so that filters and cache see the same.
     head.set_raw_path(&normal)
         .map_err(|_| ExplainError::Url(question.url.clone()))?;
     let named = head.headers.get(header::HOST);
@@ -213,7 +213,7 @@ pub fn explain(
     })
 }
 
-/// The request as a client would send it, and its target.
+/// Builds the request as a client would send it, and returns its target.
 fn request<'u>(
     method: &str,
     url: &'u str,
@@ -241,7 +241,8 @@ fn request<'u>(
     Ok((head, raw))
 }
 
-/// Takes out of the head what no client can send, and writes who asks where routes look at it.
+/// Removes headers that clients may not send, and writes the forwarding headers if routes read
+/// them.
 fn settle(head: &mut RequestHeader, gateway: &Gateway, facts: &Facts) {
     let is_reserved = |name: &&HeaderName| {
         let found = gateway.reserved.find(name.as_str().as_bytes());
@@ -345,7 +346,7 @@ fn parameters(
         .collect()
 }
 
-/// The target that the backend gets, if the route rewrites it.
+/// Returns the target that the backend gets, if the route rewrites it.
 fn sent_on(route: &Route, target: &Target<'_>, params: &Params) -> Option<String> {
     let Action::Forward(forward) = &route.action else {
         return None;
@@ -354,7 +355,7 @@ fn sent_on(route: &Route, target: &Target<'_>, params: &Params) -> Option<String
     Some(String::from_utf8_lossy(&path).into_owned())
 }
 
-/// The action, with where a redirect leads.
+/// Describes the action, with the target of a redirect.
 fn what_it_does(route: &Route, target: &Target<'_>, params: &Params) -> String {
     match &route.action {
         Action::Redirect(redirect) => match redirect.location(target, params) {
@@ -369,7 +370,7 @@ fn what_it_does(route: &Route, target: &Target<'_>, params: &Params) -> String {
     }
 }
 
-/// A route's action in a few words.
+/// Describes a route's action in a few words.
 pub fn action(route: &Route) -> String {
     match &route.action {
         Action::Forward(forward) => match &forward.websocket {
@@ -381,7 +382,7 @@ pub fn action(route: &Route) -> String {
     }
 }
 
-/// Authority and request target of a URL or path.
+/// Splits a URL or path into authority and request target.
 fn split(url: &str) -> Option<(&str, &str)> {
     if url.starts_with('/') || url == "*" {
         return Some(("localhost", url));

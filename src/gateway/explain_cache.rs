@@ -1,4 +1,4 @@
-//! What the cache would make of a request, and what it has for it now.
+//! Explains how the cache would handle a request, and what it has stored for it now.
 
 use std::{borrow::Cow, time::SystemTime};
 
@@ -17,63 +17,63 @@ use crate::{
     routes::{Params, Target},
 };
 
-/// What is explained of a route's cache.
+/// Explanation of a route's cache.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ExplainedCache {
-    /// Why the request goes past it, if it does.
+    /// Reason for a bypass, if the request bypasses the cache.
     pub past: Option<String>,
     pub key: Option<ExplainedKey>,
-    /// Why the answer would not be kept, whatever the origin says.
+    /// Reason why no response would be stored, regardless of the origin's headers.
     pub not_kept: Option<String>,
-    /// What the route says beside the origin.
+    /// Rules of the route in addition to the origin's headers.
     pub policy: Vec<String>,
-    /// What every answer carries, to be purged by.
+    /// Tags that every response carries, for purges.
     pub tags: Vec<String>,
-    /// What there is now. Only a gateway that serves knows.
+    /// Current content of the store. Only a gateway that serves has it.
     pub now: Option<Stored>,
 }
 
-/// What an answer is found by.
+/// Key that stored responses are found by.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ExplainedKey {
     pub url: String,
-    /// What else of the request counts, one line each.
+    /// Other parts of the request that are in the key, one per line.
     pub and: Vec<String>,
 }
 
-/// What the store has for the request.
+/// Result of a lookup in the store for the request.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Stored {
-    /// As `X-Cache-Status` would say: `HIT`, `STALE`, `EXPIRED`, `MISS` or `BYPASS`.
+    /// Same value as in `X-Cache-Status`: `HIT`, `STALE`, `EXPIRED`, `MISS` or `BYPASS`.
     pub outcome: String,
-    /// Why it is no `HIT`.
+    /// Reason why the outcome is not `HIT`.
     pub why: Option<String>,
-    /// How many answers there are for the key.
+    /// Number of stored responses for the key.
     pub variants: usize,
     pub entry: Option<StoredEntry>,
 }
 
-/// A stored answer.
+/// Stored response.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct StoredEntry {
     pub status: u16,
-    /// Seconds.
+    /// Age in seconds.
     pub age: u64,
-    /// Seconds that it stays fresh; below zero for how long it has been stale.
+    /// Seconds that the response stays fresh; below zero, for how long it has been stale.
     pub ttl: i64,
-    /// Of its body.
+    /// Number of body bytes.
     pub bytes: u64,
     pub hits: u32,
-    /// It is still coming in.
+    /// True if the response is still being stored.
     pub under_way: bool,
-    /// Seconds since it was purged softly.
+    /// Seconds since a soft purge.
     pub purged: Option<u64>,
-    /// The headers that variants are told apart by.
+    /// Headers that select the variant.
     pub vary: Vec<String>,
     pub tags: Vec<String>,
 }
 
-/// Explains the cache of a route, and what is in it `now`, if that is to be told.
+/// Explains the cache of a route, with its content `now` if that is requested.
 pub(super) fn explain(
     route: &Route,
     ex: &Exchange<'_>,
@@ -110,7 +110,8 @@ pub(super) fn explain(
     })
 }
 
-/// Why it goes past, for people. The words are those of `Cache-Status`.
+/// Returns the reason for a bypass with a description. The reason words are those of
+/// `Cache-Status`.
 fn past(why: &'static str, cache: &RouteCache, ex: &Exchange<'_>) -> String {
     let text = match why {
         "method" => "only `GET` and `HEAD` are answered from it",
@@ -158,7 +159,7 @@ fn not_kept(seen: &Recognised) -> Option<&'static str> {
     }
 }
 
-/// What the route says beside the origin, one line for each thing that it says.
+/// Returns the rules of the route in addition to the origin's headers, one line for each.
 fn said(cache: &RouteCache, is_nextjs: bool) -> Vec<String> {
     let policy = &cache.policy;
     let rules: &Rules = if is_nextjs {
@@ -212,7 +213,7 @@ fn said(cache: &RouteCache, is_nextjs: bool) -> Vec<String> {
 
 fn stored(cache: &RouteCache, seen: &Recognised, ex: &Exchange<'_>, now: SystemTime) -> Stored {
     let store = cache.cache.store();
-    // Without a connection: nobody is forwarded, so the client's own headers stand in.
+    // There is no connection and nothing is forwarded, so the client's own headers are used.
     let client = SentHeaders::whole(&ex.head.headers);
     let (found, variants) = store.peek(&seen.key, client);
     let Some(entry) = found.entry else {
@@ -284,7 +285,7 @@ impl StoredEntry {
     }
 }
 
-/// What is framed in a key beside the URL.
+/// Returns the parts framed in a key besides the URL.
 fn parts(extra: &[u8]) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for (name, value_bytes) in KeyBuilder::parts(extra) {
@@ -293,7 +294,7 @@ fn parts(extra: &[u8]) -> Vec<String> {
             (b"by", _) => lines.push(value.into_owned()),
             (b"route", _) => lines.push(format!("route: {}", hex::encode(value_bytes))),
             (b"by none of", _) => lines.push(format!("no {value}")),
-            // The value of the part before.
+            // The value of the previous part.
             (b"=", Some(last)) if value.is_empty() && last.starts_with("no ") => {}
             (b"=", Some(last)) => {
                 last.push_str(": ");
@@ -305,7 +306,7 @@ fn parts(extra: &[u8]) -> Vec<String> {
     lines
 }
 
-/// As text, or in hexadecimal where it is none.
+/// Returns the bytes as text, or in hexadecimal if they are not text.
 fn text(bytes: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.contains(char::is_control) => Cow::Borrowed(text),
@@ -313,7 +314,7 @@ fn text(bytes: &[u8]) -> Cow<'_, str> {
     }
 }
 
-/// The wall clock of the gateway's cache, if it has one.
+/// Returns the wall clock of the gateway's cache, if it has one.
 pub(super) fn now(gateway: &Gateway) -> Option<SystemTime> {
     gateway.cache.as_ref().map(|cache| cache.store().now())
 }

@@ -1,5 +1,5 @@
-//! Tells every instance of an app what is purged, before the gateways are: what they make
-//! anew from then on is new.
+//! Sends purges to every instance of an app before the gateways apply them, so that responses
+//! fetched afterwards are new.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -20,28 +20,28 @@ use crate::{
     upstreams::{Protocol, Target, Upstream},
 };
 
-/// How long an instance may take.
+/// Time limit of one instance.
 const DEADLINE: Duration = Duration::from_secs(2);
-/// Instances that are told at once.
+/// Number of instances that are notified concurrently.
 const AT_ONCE: usize = 16;
-/// Of an answer, which nobody reads.
+/// Length limit of a response, whose body is not used.
 const LONGEST_ANSWER: usize = 64 * 1024;
-/// Of a token, as for the admin listener.
+/// Length limit of a token, as for the admin listener.
 const SHORTEST_TOKEN: usize = 16;
 
-/// Where instances are told.
+/// Upstream and path that instances are notified at.
 pub struct FanOut {
     upstream: Arc<Upstream>,
     path: Uri,
     authorization: HeaderValue,
 }
 
-/// What an instance is told.
+/// Body of a notification.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 struct Told {
-    /// Pages by their path.
+    /// Pages by path.
     paths: BTreeSet<String>,
-    /// All pages at and below a path.
+    /// Path prefixes whose pages, at and below, are purged.
     prefixes: BTreeSet<String>,
     tags: BTreeSet<String>,
 }
@@ -61,7 +61,7 @@ impl Told {
     }
 }
 
-/// An app knows its pages by path alone.
+/// Returns the path of a URL, because an app knows its pages by path alone.
 fn path_of(url: &str) -> &str {
     let rest = match url.split_once("://") {
         Some((_, rest)) => rest.find('/').map_or("/", |at| &rest[at..]),
@@ -70,7 +70,7 @@ fn path_of(url: &str) -> &str {
     rest.split('?').next().unwrap_or(rest)
 }
 
-/// Where the last whole segment of a prefix ends: `/blog/po` may be any page below `/blog`.
+/// Returns the prefix up to its last complete segment: `/blog/po` may be any page below `/blog`.
 fn folder_of(prefix: &str) -> &str {
     let path = path_of(prefix);
     match path.rfind('/') {
@@ -80,7 +80,7 @@ fn folder_of(prefix: &str) -> &str {
 }
 
 impl FanOut {
-    /// Tells every instance that is known, drained or not, and says what each answered.
+    /// Notifies every known instance, drained or not, and returns the result of each.
     pub async fn tell(&self, purges: &[Purge]) -> Vec<Instance> {
         let told = serde_json::to_vec(&Told::of(purges)).expect("plain data");
         let told = Bytes::from(told);
@@ -135,7 +135,7 @@ async fn ask(target: &Target, request: Request<Bytes>) -> Result<u16, FetchError
 }
 
 impl Compiler<'_> {
-    /// Where instances are told of purges, and the name of their upstream.
+    /// Returns the upstream and path that instances are notified at.
     pub(super) fn fan_out<'a>(
         &mut self,
         upstreams: impl Fn(&str) -> Option<&'a Arc<Upstream>>,

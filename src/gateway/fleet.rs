@@ -1,4 +1,4 @@
-//! The secret of the fleet: what gateways read of one another in Redis is signed with it.
+//! Secret of the fleet: it signs data that gateways read from one another in Redis.
 
 use super::compile::Compiler;
 use crate::{
@@ -11,7 +11,7 @@ const MAKE_A_SECRET: &str = "run `openssl rand -base64 32 > /etc/edgeway/redis-s
                              secret: file:/etc/edgeway/redis-secret }`";
 
 impl Compiler<'_> {
-    /// The secrets of the fleet, each long enough.
+    /// Returns the secrets of the fleet, and reports those that are too short.
     pub(super) fn redis_secrets(&mut self, config: &RedisConfig) -> Vec<Secret> {
         for Spanned { value, place } in &config.secret.0 {
             if value.reveal().len() < SHORTEST {
@@ -27,7 +27,7 @@ impl Compiler<'_> {
         secrets.map(|secret| secret.value.clone()).collect()
     }
 
-    /// Gateways believe what is read of one another for a cache: that has to be signed.
+    /// Requires a secret for a cache in Redis: gateways trust what they read of one another there.
     pub(super) fn signed_redis(&mut self) -> Option<()> {
         let Some(Spanned { value, place }) = self.file.redis.as_ref() else {
             return Some(());

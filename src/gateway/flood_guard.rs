@@ -1,5 +1,5 @@
-//! The flood guard of a configuration: what it counts, whom it leaves alone, when refusals
-//! become a ban, and where suspicious browsers are sent.
+//! Flood guard of a configuration: the limits, the exempt clients, the rule for bans, and the
+//! challenge for suspicious browsers.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -24,43 +24,44 @@ use crate::{
     routes::{self, Slashes},
 };
 
-/// A window that is shorter says little, and one that is longer refuses for too long.
+/// A shorter window is too noisy, and a longer one refuses for too long.
 const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_mins(1);
 
-/// With fewer, clients are taken for one another; more take seconds to clear.
+/// With fewer counters clients are mistaken for one another; more take seconds to clear.
 const CLIENTS: std::ops::RangeInclusive<u32> = 1024..=4_194_304;
 
 const SHORTEST_KEY: usize = 32;
 
-/// The guard in front of every route.
+/// Guard in front of every route.
 pub struct FloodGuard {
-    /// Requests of one client in a window.
+    /// Limit on requests of one client in a window.
     pub requests: u64,
     pub in_flight: u64,
     pub windows: Arc<Windows>,
     pub under_way: Arc<UnderWay>,
     exempt: CidrSet,
-    /// When a client that is refused is banned; never if absent.
+    /// Rule for banning a client after refusals; no bans if absent.
     pub ban: Option<Rule>,
     pub challenge: Option<Challenge>,
 }
 
-/// Where a browser that asks too often is sent.
+/// Challenge page for a browser that sends too many requests.
 pub struct Challenge {
-    /// Requests of one client in a window, beyond which it must pass.
+    /// Requests of one client in a window above which it must pass the challenge.
     pub above: u64,
-    /// The URL, ready for the value of its last query parameter.
+    /// URL up to the value of its last query parameter, which is appended.
     pub location: String,
     pub cookie: String,
     pub clearance: Clearance,
-    /// The host of the URL, if it names one, and its path: whoever is on the way to pass.
+    /// Host of the URL, if it has one, and its path: requests there are part of passing the
+    /// challenge.
     host: Option<String>,
     path: String,
 }
 
 impl FloodGuard {
-    /// Whether this client is none of the guard's business.
+    /// Returns true if this client is exempt.
     #[inline]
     pub fn spares(&self, client: IpAddr) -> bool {
         self.exempt.contains(client)
@@ -68,7 +69,7 @@ impl FloodGuard {
 }
 
 impl Challenge {
-    /// Whether that is the page of the challenge itself, or belongs to it.
+    /// Returns true if the target is the challenge page or below it.
     pub fn is_at(&self, host: &str, path: &[u8]) -> bool {
         let is_here = self.host.as_deref().is_none_or(|own| own == host);
         let rest = path.strip_prefix(self.path.as_bytes());
@@ -217,7 +218,7 @@ impl Compiler<'_> {
                 "write a URL such as `https://check.example.com/`, or a path such as `/challenge`",
             );
         }
-        // The page and all below it are never challenged.
+        // The page and everything below it are never challenged.
         let is_everything = matches!(&target, Some((None, path)) if path == "/");
         if is_everything {
             wrong(
@@ -243,7 +244,7 @@ impl Compiler<'_> {
                 "beyond `requests` everybody is refused; challenge well below, such as at a third",
             );
         }
-        // RFC 6265, 4.1.1: a token, as the names of headers are.
+        // RFC 6265, 4.1.1: a token, as header names are.
         let is_name = HeaderName::from_bytes(cookie.value.as_bytes()).is_ok();
         if !is_name {
             wrong(
@@ -288,16 +289,16 @@ impl Compiler<'_> {
     }
 }
 
-/// How many of this rate come in such a time.
+/// Returns the number of requests that this rate allows in `window`.
 fn in_window(rate: Rate, window: Duration) -> u64 {
     let count = u128::from(rate.count) * window.as_nanos() / rate.per.as_nanos().max(1);
     u64::try_from(count).unwrap_or(u64::MAX)
 }
 
-/// Host, if it names one, and path of a place to send a browser to.
+/// Returns the host, if there is one, and the path of a redirect target.
 fn target(url: &str, slashes: Slashes) -> Option<(Option<String>, String)> {
     let is_plain = url.bytes().all(|b| b.is_ascii_graphic()) && !url.contains('#');
-    // `//host` is another site's, and a browser takes `/\host` for the same.
+    // `//host` is another site, and browsers read `/\host` the same way.
     let is_path = url.starts_with('/') && !url[1..].starts_with(['/', '\\']);
     let uri: Uri = url.parse().ok().filter(|_| is_plain)?;
     let host = match uri.scheme_str() {

@@ -1,4 +1,4 @@
-//! The `geo:` section checked, and its files, which are kept as long as they are the same.
+//! Checks the `geo:` section and reads its files, which are kept as long as they are unchanged.
 
 use std::{
     collections::HashMap,
@@ -18,13 +18,13 @@ use crate::{
 
 const ZONE: &str = "geo";
 
-/// Files that some configuration uses: a reload reads those anew that have changed.
+/// Files that some configuration uses. A reload reads only those that have changed.
 #[derive(Default)]
 struct Databases(Mutex<HashMap<PathBuf, (Stamp, Weak<Database>)>>);
 
 impl Zone for Databases {}
 
-/// What a file is told by.
+/// Properties of a file that reveal a change.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     changed: SystemTime,
@@ -43,7 +43,7 @@ impl Stamp {
 
 impl Databases {
     fn get(&self, path: PathBuf) -> Result<Arc<Database>, String> {
-        // Before it is read: what is written meanwhile is read again the next time.
+        // Taken before reading: a file that is written meanwhile is read again the next time.
         let stamp = Stamp::of(&path).map_err(|error| error.to_string())?;
         let mut all = self.0.lock();
         all.retain(|_, (_, database)| database.strong_count() > 0);
@@ -61,7 +61,7 @@ impl Databases {
 }
 
 impl Compiler<'_> {
-    /// The files, for whoever asks [`crate::chain::Shared`] for a [`Geo`].
+    /// Provides the files as a [`Geo`] through [`crate::chain::Shared`].
     pub(super) fn geo(&mut self) {
         let Some(config) = &self.file.geo else {
             return;

@@ -1,4 +1,4 @@
-//! Which routes are guarded, by what, and where the configuration leaves a way around.
+//! Guards of routes, and warnings about configurations that leave a way around them.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -13,12 +13,12 @@ use crate::{
     routes::{Action, Guarding, RouteTable, Slashes},
 };
 
-/// What protects routes, each thing once: two routes that write the same are protected alike.
+/// Guards of all routes, each once: two routes with the same setting have the same protection.
 #[derive(Default)]
 pub(super) struct Guards(Vec<Option<(&'static str, Node)>>);
 
 impl Guards {
-    /// The number of a filter that is written so.
+    /// Returns the number of a filter with these settings.
     pub(super) fn number(&mut self, name: &'static str, node: &Node) -> u32 {
         let same = |known: &Option<(&'static str, Node)>| {
             let known = known.as_ref();
@@ -31,16 +31,16 @@ impl Guards {
         u32::try_from(index).unwrap_or(u32::MAX)
     }
 
-    /// The number of what no other route has.
+    /// Returns a number that no other route has.
     fn another(&mut self) -> u32 {
         self.0.push(None);
         u32::try_from(self.0.len() - 1).unwrap_or(u32::MAX)
     }
 }
 
-/// A filter that guards a route, for requests that another route takes.
+/// Filter that guards a route, applied to requests that another route takes.
 pub struct GuardAlone {
-    /// The same for what is written the same.
+    /// Number that is the same for identical settings.
     number: u32,
     is_access: bool,
     named: Named,
@@ -61,8 +61,8 @@ impl GuardAlone {
 }
 
 impl Route {
-    /// The guards of this route that a request has not been asked for yet; it has been from
-    /// now on.
+    /// Returns the guards of this route that have not checked a request yet, and marks them in
+    /// `asked`.
     pub fn guards_beside(&self, asked: &mut BTreeSet<u32>) -> Chain {
         let guards = self.guards.iter();
         let missing = guards.filter(|guard| asked.insert(guard.number));
@@ -71,7 +71,7 @@ impl Route {
 }
 
 impl Compiler<'_> {
-    /// How a route is protected: by its filters, and by an action that refuses.
+    /// Returns the protection of a route: by its filters, and by an action that refuses.
     pub(super) fn guarding(
         &mut self,
         node: &RouteNode,
@@ -101,7 +101,7 @@ impl Compiler<'_> {
         }
     }
 
-    /// Has the table guard every spelling, and tells where it cannot.
+    /// Makes the table guard every spelling, and warns where it cannot.
     pub(super) fn guard(
         &mut self,
         table: &mut RouteTable,
@@ -132,7 +132,7 @@ impl Compiler<'_> {
                 |(other, _): &&(&RouteNode, &Guarding)| upstream(other) == upstream(guarded);
             let mut open = lacking.clone().filter(beside);
             if let Some(regex) = &guarded.config.matches.value.path_regex {
-                // A route that refuses does so for whatever app there is.
+                // A route that refuses does so for any app.
                 let other = match upstream(guarded) {
                     Some(_) => open.clone().next(),
                     None => lacking.next(),
@@ -184,7 +184,7 @@ fn beside_regex(place: Place, other: &RouteNode) -> Diagnostic {
     .related(other.place, "takes the others without these filters")
 }
 
-/// Whether a rewrite of `other` can make a path of `guarded`.
+/// Returns true if a rewrite of `other` can produce a path of `guarded`.
 fn leads_into(other: &RouteNode, guarded: &RouteNode) -> bool {
     let Some(rewrite) = other.config.rewrite.as_ref() else {
         return false;
@@ -205,13 +205,13 @@ fn leads_into(other: &RouteNode, guarded: &RouteNode) -> bool {
     })
 }
 
-/// Whether a path lies below another one.
+/// Returns true if `path` lies below `other`.
 fn is_below(path: &str, other: &str) -> bool {
     let rest = path.strip_prefix(other);
     rest.is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// Whether `other` takes the paths of `guarded` for hosts that this one does not name.
+/// Returns true if `other` takes the paths of `guarded` for hosts that `guarded` does not name.
 fn takes_other_hosts(other: &RouteNode, guarded: &RouteNode) -> bool {
     let (open, own) = (&other.config.matches.value, &guarded.config.matches.value);
     if own.host.0.is_empty() || !open.host.0.is_empty() || other.config.rewrite.is_some() {
@@ -226,7 +226,7 @@ fn takes_other_hosts(other: &RouteNode, guarded: &RouteNode) -> bool {
         open.path.0.is_empty() && open.path_regex.is_none()
             || wide.any(|wide| wide.is_empty() || wide == path || is_below(path, wide))
     };
-    // An app that goes by host has all its paths below one.
+    // An app that selects by host has all its paths below one host.
     let mut paths = own.path.0.iter().map(|path| path.value.as_str());
     paths.any(|path| path != "/*" && covers(path))
 }

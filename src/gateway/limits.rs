@@ -1,4 +1,4 @@
-//! What clients may cost, compiled, and what of it makes no sense.
+//! Compiles the limits on clients, and reports those that make no sense.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::{
     },
 };
 
-/// What clients may cost; see [`LimitsConfig`].
+/// Limits on clients; see [`LimitsConfig`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub connections: Option<u32>,
@@ -20,7 +20,7 @@ pub struct Limits {
     pub requests_per_connection: u32,
     pub header_timeout: Duration,
     pub idle_timeout: Duration,
-    /// Bytes a second; 0 for none.
+    /// Bytes per second; 0 for no limit.
     pub body_rate: u64,
     pub body_grace: Duration,
     pub send_timeout: Duration,
@@ -49,15 +49,15 @@ impl Limits {
     }
 }
 
-/// Pingora reads no head that is longer (and answers 400).
+/// Longest header section that Pingora reads. It responds to longer ones with 400.
 const LONGEST_HEAD: ByteSize = ByteSize(1_000_000);
-/// Pingora takes 256, and some are added on the way.
+/// Bound on header fields: Pingora accepts 256, and the gateway adds some.
 const MOST_HEADERS: u32 = 200;
 
 const CODE: &str = "edgeway::listener::limits";
 
 impl Compiler<'_> {
-    /// Complains about limits under which nobody could be served, or that mean nothing.
+    /// Reports limits that no request could meet, or that have no effect.
     pub(super) fn check_limits(&mut self, listener: &ListenerConfig, is_unix: bool) {
         let place = listener.limits.place;
         let limits = &listener.limits.value;

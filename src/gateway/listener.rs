@@ -1,4 +1,4 @@
-//! Listeners, compiled: where they listen, what they speak, and what clients may cost.
+//! Compiled listeners: their addresses, protocols and limits on clients.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
     tls,
 };
 
-/// Where clients connect.
+/// Socket that clients connect to.
 #[derive(Clone, Debug)]
 pub struct Listener {
     pub name: Arc<str>,
@@ -28,7 +28,7 @@ pub struct Listener {
 
 #[cfg(test)]
 impl Listener {
-    /// A listener with every default.
+    /// Returns a listener with all defaults.
     pub(crate) fn test() -> Self {
         Self {
             name: "test".into(),
@@ -43,24 +43,24 @@ impl Listener {
     }
 }
 
-/// Requests without TLS are sent to where there is some.
+/// Redirect of requests without TLS to HTTPS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ToHttps {
-    /// The port in the browser's address bar.
+    /// Public HTTPS port, as in the browser's address bar.
     pub port: u16,
     pub except: Box<[ExceptPath]>,
 }
 
-/// A path that is served without TLS.
+/// Path that is served without TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExceptPath {
     Exact(Box<str>),
-    /// With the slash at its end.
+    /// Prefix, including its trailing slash.
     Below(Box<str>),
 }
 
 impl ToHttps {
-    /// Whether a request for `path` is to go to HTTPS. `*` is no path, and nowhere to go.
+    /// Returns true if a request for `path` must be redirected. `*` is not a path to redirect to.
     pub fn takes(&self, path: &[u8]) -> bool {
         path.starts_with(b"/")
             && !self.except.iter().any(|except| match except {
@@ -70,16 +70,16 @@ impl ToHttps {
     }
 }
 
-/// Connections begin with the PROXY protocol.
+/// Requires connections to begin with the PROXY protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxyProtocol {
-    /// Who may connect at all.
+    /// Networks that may connect at all.
     pub from: CidrSet,
     pub timeout: Duration,
 }
 
-/// Paths that are served without TLS whatever the configuration says: ACME's challenges
-/// (RFC 8555, 8.3), and what balancers ask.
+/// Paths that are always served without TLS: ACME challenges (RFC 8555, 8.3), and the health checks
+/// of load balancers.
 const ALWAYS_PLAIN: [&str; 3] = ["/.well-known/acme-challenge/*", "/healthz", "/readyz"];
 
 impl Compiler<'_> {
@@ -132,7 +132,7 @@ impl Compiler<'_> {
         listeners
     }
 
-    /// Where browsers find HTTPS: 443 if a listener with TLS has it, or none has TLS.
+    /// Returns the public HTTPS port: 443 if a listener with TLS has it, or if none has TLS.
     fn https_port(&self) -> u16 {
         let ports: Vec<u16> = self
             .file
@@ -202,7 +202,7 @@ impl Compiler<'_> {
         is_unix: bool,
     ) -> Option<ProxyProtocol> {
         let config = config?;
-        // Who may connect to a unix socket its mode says.
+        // The mode of a unix socket decides who may connect to it.
         if config.value.from.is_empty() && !is_unix {
             self.error(
                 "edgeway::listener::proxy_protocol",

@@ -1,5 +1,5 @@
-//! The metrics of requests: handles made with the configuration, counted without a lock.
-//! And whose series there are at all, once a configuration serves.
+//! Request metrics: handles are created with the configuration and counted without a lock. Also
+//! decides which series exist once a configuration serves.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,10 +19,10 @@ use crate::{
     tls::{self, acme::Acme},
 };
 
-/// What a request has that no route took, in metrics and logs.
+/// Route label of a request that no route took, in metrics and logs.
 pub(super) const NO_ROUTE: &str = "(none)";
 
-/// From now on there may be series of what `file` names, listeners aside.
+/// Allows series for the names in `file`, except for listeners.
 pub(super) fn admit(file: &File, metrics: &Metrics) {
     for route in &file.routes {
         metrics.admit(ROUTE, &route.name());
@@ -45,9 +45,9 @@ const LIMIT: &str = "limit";
 const PROFILE: &str = "profile";
 
 impl Gateway {
-    /// Drops the series of what this configuration, the one that serves, does not name:
-    /// what it has replaced had them, or a configuration that was refused. Requests that are
-    /// under way there count on where nobody looks.
+    /// Removes the series of names that this configuration, the one that serves, does not contain:
+    /// those of the configuration it replaced, or of one that was refused. Requests in flight on
+    /// old handles continue to count, but their series are not exported.
     pub fn forget_stale_metrics(&self, metrics: &Metrics) {
         let names = |names: &mut dyn Iterator<Item = &Arc<str>>| -> HashSet<String> {
             names.map(ToString::to_string).collect()
@@ -68,7 +68,7 @@ impl Gateway {
         }
     }
 
-    /// Whether a series whose labels are known is of something that there is.
+    /// Returns true if a series with known labels belongs to something that exists.
     fn has_series(&self, series: Series<'_>) -> bool {
         if Redis::has_family(series.family) {
             return self.redis.is_some();
@@ -81,20 +81,20 @@ impl Gateway {
     }
 }
 
-/// The label values of `method`; whatever else a client writes is `other`.
+/// Label values of `method`; any other method is counted as `other`.
 const METHODS: [&str; 9] = [
     "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "other",
 ];
 
-/// The counters of one status.
+/// Counters of one status.
 type ByMethod = Box<[OnceLock<IntCounter>; METHODS.len()]>;
 
-/// One route's requests.
+/// Metrics of one route's requests.
 pub struct RouteMetrics {
     metrics: Metrics,
     route: Arc<str>,
-    /// By status below 600, then by method; made when first counted, since most of the
-    /// five thousand pairs never are.
+    /// Counters by status below 600, then by method. Each is created when first counted, because
+    /// most of the five thousand pairs never are.
     requests: Box<[OnceLock<ByMethod>]>,
     pub seconds: Histogram,
     pub first_byte: Histogram,
@@ -120,7 +120,7 @@ impl RouteMetrics {
         }
     }
 
-    /// Counts one request that is over.
+    /// Counts one finished request.
     pub fn count(&self, method: &Method, status: u16) {
         let method = match *method {
             Method::GET => 0,
@@ -153,7 +153,7 @@ impl RouteMetrics {
     }
 }
 
-/// The process's requests.
+/// Request metrics of the process.
 pub struct HttpMetrics {
     metrics: Metrics,
     pub in_flight: IntGauge,
@@ -175,7 +175,7 @@ impl HttpMetrics {
         }
     }
 
-    /// Counts a request that was refused or failed, by its fixed word.
+    /// Counts a request that was refused or failed, by its reason word.
     pub fn refuse(&self, reason: &'static str) {
         if let Some(counter) = self.refused.load().get(reason) {
             counter.inc();
@@ -231,7 +231,8 @@ mod tests {
         for name in ["l-old", "r-old", "u-old"] {
             assert!(shown().contains(name), "{name}: {}", shown());
         }
-        // Refused: what it alone names is gone, and the one that serves has all of its own.
+        // Refused: the names only in it are gone, and the serving configuration keeps all of its
+        // own.
         let refused = text("bad").replace("/*", "no-path");
         assert!(gateway(&refused, &world).is_none());
         assert!(shown().contains("u-bad"), "{}", shown());
@@ -241,7 +242,7 @@ mod tests {
         for name in ["l-old", "r-old", "u-old"] {
             assert!(before.contains(name), "{name}: {before}");
         }
-        // Replaced: requests under way on the old one bring nothing back.
+        // Replaced: requests in flight on the old one bring no series back.
         let new = gateway(&text("new"), &world).unwrap();
         new.routes[0].metrics.count(&Method::GET, 200);
         new.forget_stale_metrics(&world.metrics);

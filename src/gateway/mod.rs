@@ -1,5 +1,5 @@
-//! One checked configuration: listeners, routes with their filters, upstreams. Immutable,
-//! swapped whole. Nothing in here came unchecked from the YAML.
+//! Compiled configuration: listeners, routes with their filters, upstreams. It is immutable and
+//! replaced as a whole. Every value in it was checked when the YAML was compiled.
 
 mod acme;
 mod address;
@@ -66,114 +66,115 @@ use crate::{
     zones::Zones,
 };
 
-/// A checked, compiled configuration.
+/// Checked, compiled configuration.
 pub struct Gateway {
     pub listeners: Vec<Arc<Listener>>,
-    /// Certificates that are asked for and renewed, if any are.
+    /// Certificates that are issued and renewed through ACME, if there are any.
     pub acme: Option<Arc<Acme>>,
     pub admin: Admin,
     pub drain: Drain,
-    /// How long changed files must be at rest before they are read; `None` if nobody watches.
+    /// Time that changed files must stay unchanged before a reload; `None` if files are not
+    /// watched.
     pub watch: Option<std::time::Duration>,
     pub audit: AuditLog,
-    /// What is shared with other gateways is in it.
+    /// Redis client for state that is shared with other gateways.
     pub redis: Option<Arc<Redis>>,
     pub trusted: TrustedProxies,
-    /// What no client can send.
+    /// Headers that clients may not send.
     pub reserved: ReservedHeaders,
-    /// What becomes of repeated slashes in a path.
+    /// Handling of repeated slashes in a path.
     pub slashes: Slashes,
-    /// Where answers are kept, if any are.
+    /// Cache for responses, if any route uses one.
     pub cache: Option<Arc<Cache>>,
-    /// Who else is told of purges, if anybody.
+    /// App instances that receive purges, if any.
     pub fan_out: Option<FanOut>,
-    /// What operators may switch on.
+    /// Profiles that operators can switch on.
     pub profiles: Profiles,
-    /// Who may ask for nothing at all.
+    /// Banned clients, whose requests are all refused.
     pub bans: Arc<Bans>,
-    /// What every client is bounded by, if anything.
+    /// Limits that apply to every client, if any.
     pub flood_guard: Option<FloodGuard>,
     pub table: RouteTable,
-    /// In the order of the file; the table's indices point here.
+    /// Routes in the order of the file; the table's indices refer to it.
     pub routes: Box<[Route]>,
     pub upstreams: HashMap<Arc<str>, Arc<Upstream>>,
-    /// The names of `rate_limits`.
+    /// Names of `rate_limits`.
     pub limits: Box<[Arc<str>]>,
-    /// What requests pass that no route takes.
+    /// Filter chain for requests that match no route.
     pub fallback: Chain,
     pub fallback_metrics: RouteMetrics,
-    /// What filters have running beside requests.
+    /// Background work of filters.
     pub work: Work,
 }
 
-/// How connections end when the gateway stops, or a listener is removed.
+/// Timing of connection shutdown when the gateway stops or a listener is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drain {
-    /// `/readyz` says no for this long before anything else happens.
+    /// Time that `/readyz` reports not ready before anything else happens.
     pub announce: Duration,
-    /// What is idle stays open for this long.
+    /// Time that idle connections stay open.
     pub idle: Duration,
-    /// What is under way is cut after this.
+    /// Time after which requests in flight are aborted.
     pub deadline: Duration,
 }
 
-/// One compiled route.
+/// Compiled route.
 pub struct Route {
     pub name: Arc<str>,
-    /// Host, path and predicates in one line, for people.
+    /// Host, path and predicates in one line, for display.
     pub matches: String,
     pub place: Place,
     pub chain: Chain,
-    /// Overrides of the request that reach its backend.
+    /// Override headers, such as `X-HTTP-Method-Override`, that reach its backend.
     pub pass_headers: Box<[HeaderName]>,
-    /// One of its filters looks at headers that the gateway writes.
+    /// True if one of its filters reads headers that the gateway writes.
     pub reads_written: bool,
-    /// How it is protected.
+    /// Protection of the route by guards.
     pub guarding: Guarding,
-    /// What guards it, for requests of its paths that another route takes.
+    /// Guards of this route, for requests to its paths that another route takes.
     pub guards: Box<[GuardAlone]>,
     pub action: Action,
-    /// The upstream of the action, if it has one.
+    /// Upstream of the action, if it has one.
     pub upstream: Option<Arc<Upstream>>,
     pub metrics: RouteMetrics,
-    /// How its answers are kept, if they are.
+    /// Cache of the route, if it has one.
     pub cache: Option<RouteCache>,
 }
 
-/// What outlives a configuration, and what it is compiled with.
+/// State that outlives a configuration, and the environment for compiling one.
 #[derive(Clone, Default)]
 pub struct World {
     pub zones: Arc<Zones>,
     pub metrics: Metrics,
     pub clock: Clock,
-    /// What requests leave to be done; a process that stops finishes it.
+    /// Tasks that requests leave behind. A process that stops finishes them.
     pub late: Tasks,
-    /// Of what operators decided of backends.
+    /// Store for decisions of operators about backends.
     pub keeper: Arc<Keeper>,
-    /// The runtime of requests; `None` where they run on that of whoever asks.
+    /// Runtime that serves requests; `None` if requests run on the caller's runtime.
     pub workers: Option<tokio::runtime::Handle>,
 }
 
-/// A configuration read from disk, with all that was found wrong with its form.
+/// Configuration read from disk, with all problems found in its form.
 pub struct Loaded {
     pub sources: Sources,
     pub diagnostics: Diagnostics,
-    /// `None` if there were errors.
+    /// Parsed file; `None` if there were errors.
     pub file: Option<File>,
 }
 
-/// Reads a configuration and its includes. Compiling it ([`compile`]) finds the rest of
-/// its problems.
+/// Reads a configuration and its includes. Compiling it ([`compile`]) finds the rest of its
+/// problems.
 pub fn load(path: &Path) -> Loaded {
     read(source::load(path))
 }
 
-/// As [`load`], with the texts that were kept of the files at `path`.
+/// Reads a configuration as [`load`] does, with the kept texts of the files at `path`.
 pub fn load_kept(path: &Path, kept: &Kept) -> Loaded {
     read(source::load_kept(path, kept))
 }
 
-/// Reads a configuration from a text that stands for the file `name`.
+/// Reads a configuration from a text in place of the file `name`.
 pub fn load_text(name: &str, text: &str) -> Loaded {
     read(source::load_text(name, text))
 }
@@ -191,7 +192,7 @@ fn read(
 }
 
 impl Gateway {
-    /// The route at an index that the table gave.
+    /// Returns the route at an index from the table.
     pub fn route(&self, index: usize) -> Option<&Route> {
         self.routes.get(index)
     }

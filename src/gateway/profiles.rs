@@ -1,5 +1,5 @@
-//! Named overrides that operators switch on while the gateway serves: what `cache` of routes
-//! says otherwise as long as one is active.
+//! Named overrides of the routes' `cache` settings, which operators switch on while the gateway
+//! serves.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,21 +22,21 @@ use crate::{
     zones::{Zone, Zones},
 };
 
-/// The filter that profiles are about.
+/// Filter that profiles override.
 const CACHE: &str = "cache";
 
-/// What a profile changes only where the route says something of it itself: a time for
-/// answers of which nobody has said that they may be kept at all is no override.
+/// Keys that a profile overrides only where the route sets them itself: a TTL for responses that
+/// nothing allows to store would not be an override.
 const RAISED: [&str; 2] = ["ttl", "browser_ttl"];
 
-/// The profiles of one configuration, and the one that it was compiled with.
+/// Profiles of one configuration, and the one that it was compiled with.
 pub struct Profiles {
     pub active: Option<Arc<str>>,
     all: Box<[(Arc<str>, IntGauge)]>,
     switch: Option<Arc<Switch>>,
 }
 
-/// Which profile operators want, over all configurations of a process and its successors.
+/// Profile selected by operators, for all configurations of a process and its successors.
 #[derive(Debug, Default)]
 struct Switch(Mutex<Option<String>>);
 
@@ -50,17 +50,17 @@ impl Zone for Switch {
     }
 }
 
-/// Which profile a configuration is compiled with.
+/// Profile selection for compiling a configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted<'a> {
-    /// The one that is active, as far as there is one of that name.
+    /// The active profile, if the file has one of that name.
     Same,
     Named(&'a str),
     Nothing,
 }
 
 impl Wanted<'_> {
-    /// The profile of `file` that this means.
+    /// Returns the selected profile of `file`.
     pub(super) fn of<'f>(self, file: &'f File, zones: &Zones) -> Option<&'f (Key, Node)> {
         let name = match self {
             Self::Nothing => return None,
@@ -71,7 +71,7 @@ impl Wanted<'_> {
     }
 }
 
-/// A file without profiles forgets which one was active.
+/// Returns the switch of the process. A file without profiles forgets which one was active.
 fn switch(file: &File, zones: &Zones) -> Option<Arc<Switch>> {
     (!file.profiles.is_empty()).then(|| zones.get_or_create("profile", Switch::default))
 }
@@ -98,7 +98,7 @@ impl Profiles {
         self.all.iter().map(|(name, _)| name)
     }
 
-    /// The configuration serves: what it was compiled with is what is switched on.
+    /// Marks the profile of this configuration as active, once the configuration serves.
     pub fn hold(&self) {
         if let Some(switch) = &self.switch {
             *switch.0.lock() = self.active.as_deref().map(str::to_owned);
@@ -117,7 +117,7 @@ impl fmt::Debug for Profiles {
     }
 }
 
-/// What the profile makes of the cache that `route` has otherwise.
+/// Returns the cache settings of `route` with the overrides of the profile.
 pub(super) fn overlaid(mut cache: Node, profile: &Node, route: &str) -> Node {
     let of_route = profile.get("routes").and_then(|routes| routes.get(route));
     let of_route = of_route.and_then(|route| route.get(CACHE));
@@ -140,7 +140,7 @@ pub(super) fn overlaid(mut cache: Node, profile: &Node, route: &str) -> Node {
 }
 
 impl Compiler<'_> {
-    /// Finds what is wrong with any profile, active or not.
+    /// Reports problems of every profile, active or not.
     pub(super) fn check_profiles(&mut self) {
         let file = self.file;
         for profile in &file.profiles {
@@ -208,14 +208,14 @@ fn says_anything(cache: Option<&Node>) -> bool {
     entries.iter().any(|(_, node)| node.value != Value::Null)
 }
 
-/// The cache of a route as it is written, defaults counted in.
+/// Returns the cache settings of a route as written, including defaults.
 fn cache_of(file: &File, node: &RouteNode) -> Option<Node> {
     effective::filters(file, node.place, &node.filters)
         .find(|(entry, _)| entry.name == CACHE)
         .map(|(_, node)| node)
 }
 
-/// The section as it was read.
+/// Returns the section as it was read.
 pub(super) fn print(file: &File) -> Json {
     let profiles = file.profiles.iter().filter_map(|(name, node)| {
         let config: ProfileConfig = read(node, &mut Diagnostics::default())?;
@@ -224,8 +224,9 @@ pub(super) fn print(file: &File) -> Json {
     profiles.collect::<serde_json::Map<_, _>>().into()
 }
 
-/// Gives stored answers the times of the configuration that serves `now`, where they had
-/// those of the one `before`. What the origin itself said stays. Gives how many that were.
+/// Updates the lifetimes of stored responses from the configuration `before` to the one that serves
+/// `now`, where they came from the former. Lifetimes that the origin set stay. Returns the number
+/// of updated responses.
 pub fn reset_lifetimes(before: &Gateway, now: &Gateway) -> usize {
     let Some(cache) = &now.cache else {
         return 0;
@@ -256,7 +257,7 @@ pub fn reset_lifetimes(before: &Gateway, now: &Gateway) -> usize {
     count
 }
 
-/// What routes with a cache say of answers of their upstream.
+/// Returns the freshness rules of routes with a cache, by route name.
 fn rules(gateway: &Gateway) -> impl Iterator<Item = (&str, &Rules)> {
     gateway.routes.iter().filter_map(|route| {
         let cache = route.cache.as_ref()?;
@@ -287,7 +288,7 @@ routes:
   - { name: live, match: { path: /live }, upstream: web }
 ";
 
-    /// The messages about `profiles`, and the gateway if there is none.
+    /// Returns the messages about `profiles`, and the gateway if there is none.
     fn compiled(
         profiles: &str,
         wanted: Wanted<'_>,
@@ -379,7 +380,7 @@ routes:
             shown.contains("edgeway_profile_active{profile=\"peak\"} 1"),
             "{shown}"
         );
-        // What a successor inherits.
+        // State that a successor inherits.
         let next = World::default();
         next.zones.inherit(world.zones.export());
         let inherited = compiled(peak, Wanted::Same, &next).1.unwrap();

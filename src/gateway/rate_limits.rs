@@ -1,4 +1,4 @@
-//! The section `rate_limits`: named limits, compiled before the routes that apply them.
+//! Section `rate_limits`: named limits, compiled before the routes that apply them.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::{
 };
 
 impl Compiler<'_> {
-    /// Makes the limits known to whatever is compiled from now on.
+    /// Compiles the limits for everything that is compiled after them.
     pub(super) fn rate_limits(&mut self) {
         let file = self.file;
         if let Some(redis) = self.shared.get::<Redis>() {
@@ -38,7 +38,7 @@ impl Compiler<'_> {
         self.shared.insert(Arc::new(limits));
     }
 
-    /// A limit that no route names protects nothing.
+    /// Warns about limits that no route names, because they protect nothing.
     pub(super) fn unused_rate_limits(&mut self) {
         let limits = self.shared.get::<Limits>().unwrap_or_default();
         let is_unused = |name: &str| {
@@ -68,7 +68,7 @@ impl Compiler<'_> {
     }
 }
 
-/// The section with every default filled in.
+/// Returns the section with every default filled in.
 pub(super) fn print(file: &File) -> serde_json::Value {
     let limits = file.rate_limits.iter().filter_map(|(name, node)| {
         let config: LimitConfig = read(node, &mut Diagnostics::default())?;

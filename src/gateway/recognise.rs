@@ -1,5 +1,5 @@
-//! What a route's cache goes by in a request: the same for requests that are served and for
-//! those that are explained.
+//! Extracts the parts of a request that a route's cache uses. Serving and explaining requests share
+//! this code.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -22,15 +22,15 @@ use crate::{
     routes::Target,
 };
 
-/// Which of the headers are there that the cache looks at. One pass costs less than looking
-/// each of them up.
+/// Presence of the headers that the cache uses. One pass costs less than a lookup of each.
 #[derive(Default)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is the presence of a header"
 )]
 struct Seen {
-    /// The client asks for more than its copy to be confirmed. The origin knows.
+    /// True if the client sent a precondition beyond a check of its copy. Only the origin can
+    /// evaluate it.
     has_precondition: bool,
     has_wants: bool,
     has_cookies: bool,
@@ -55,18 +55,18 @@ impl Seen {
     }
 }
 
-/// A request that the store is for.
+/// Request that the store may serve.
 pub struct Recognised {
     pub key: Key,
-    /// What it is to Next.js, where its rules hold.
+    /// Kind of the request to Next.js, where its rules apply.
     pub shape: Option<RequestShape>,
     pub personal: Personal,
     pub wants: Wants,
     pub is_range: bool,
 }
 
-/// Parts of the key for what the origin is told of a client beyond scheme and host: that it
-/// was asked for a certificate, and what a trusted proxy says of the address.
+/// Adds key parts for what the origin learns of a client beyond scheme and host: that a certificate
+/// was requested, and what a trusted proxy reports about the address.
 fn trust_class(ex: &Exchange<'_>, parts: &mut KeyBuilder) {
     let client = &ex.facts.client;
     match client.certificate {
@@ -77,7 +77,7 @@ fn trust_class(ex: &Exchange<'_>, parts: &mut KeyBuilder) {
     if !client.is_trusted {
         return;
     }
-    // The origin gets both: `Host` as it came, and the one in the address bar.
+    // The origin gets both: `Host` as received, and the host in the browser's address bar.
     let (named, public) = (requested_host(ex.head), public_host(ex.head, client));
     if !named.eq_ignore_ascii_case(public.as_bytes()) {
         parts.part("host", &named.to_ascii_lowercase());
@@ -88,8 +88,8 @@ fn trust_class(ex: &Exchange<'_>, parts: &mut KeyBuilder) {
 }
 
 impl RouteCache {
-    /// What of a request to `upstream` counts; or why it goes past the cache. `rewritten` is
-    /// the target that the route makes of the client's, for apps whose rules go by it.
+    /// Extracts the cache-relevant parts of a request to `upstream`, or returns the reason for a
+    /// bypass. `rewritten` is the target after the route's rewrite, for apps whose rules use it.
     pub fn recognise(
         &self,
         ex: &Exchange<'_>,
@@ -108,7 +108,7 @@ impl RouteCache {
             _ => self.identity.put(upstream, &mut parts),
         }
         if let Some(rules) = upstream.and_then(|upstream| self.nextjs(upstream)) {
-            // What is asked of the app decides what its answer is.
+            // The target sent to the app decides its response.
             let raw = ex.facts.rewritten.as_deref().or(rewritten);
             let target = Target::new("", raw.unwrap_or_else(|| head.raw_path()));
             let (path, query) = (target.path, target.query);
@@ -159,20 +159,20 @@ impl RouteCache {
         })
     }
 
-    /// Whether nobody can tell what of the request an origin answers by: cookies that
-    /// frameworks part in more than one way, where some of them count, or a header that this
+    /// Returns true if it is unclear which values an origin uses: the request has cookies that
+    /// frameworks split in different ways, and some cookies matter; or it has a header that this
     /// route lets pass and that is in no key.
     fn is_unclear(&self, headers: &HeaderMap, seen: &Seen) -> bool {
         (self.goes_by_cookies && seen.has_cookies && !query::are_cookies_clear(headers))
             || self.passing.iter().any(|name| headers.contains_key(name))
     }
 
-    /// The rules of Next.js for this upstream, if they hold.
+    /// Returns the rules of Next.js for this upstream, if they apply.
     pub fn nextjs(&self, upstream: &str) -> Option<&NextRules> {
         self.upstream(upstream)?.nextjs.as_ref()
     }
 
-    /// How an answer that is stored may be used.
+    /// Decides how a stored response may be used.
     pub fn usable(&self, lifetime: &Lifetime, wants: &Wants, now: SystemTime) -> Use {
         if self.cache.must_validate(lifetime) {
             Use::Validate
@@ -181,7 +181,7 @@ impl RouteCache {
         }
     }
 
-    /// What this route says of an answer that comes from elsewhere than its origin.
+    /// Returns this route's settings for a response that did not come from its origin.
     pub fn about(&self, route: &Arc<str>) -> About {
         About {
             route: Arc::clone(route),
@@ -193,7 +193,7 @@ impl RouteCache {
         }
     }
 
-    /// What the route says beside the origin, for requests of this kind.
+    /// Returns the route's rules besides the origin's headers, for requests of this kind.
     pub fn rules(&self, shape: Option<&RequestShape>) -> &Rules {
         match shape {
             Some(_) => &self.policy.nextjs,

@@ -1,5 +1,5 @@
-//! The `redis:` section checked, and its client, which is kept as long as the section says
-//! the same.
+//! Checks the `redis:` section and creates its client, which is kept as long as the section is
+//! unchanged.
 
 use std::{path::Path, sync::Arc, sync::Weak, time::Duration};
 
@@ -25,7 +25,7 @@ const SHORTEST: Duration = Duration::from_millis(2);
 const LONGEST: Duration = Duration::from_secs(1);
 const CONNECTIONS: std::ops::RangeInclusive<u32> = 1..=64;
 
-/// The clients that some configuration uses: each belongs to the gateways that name it.
+/// Clients that some configuration uses. Each is owned by the gateways that name it.
 #[derive(Default)]
 struct Clients(Mutex<Vec<Weak<Redis>>>);
 
@@ -49,19 +49,19 @@ impl Clients {
     }
 }
 
-/// What `url`, `nodes` or `sentinel` come to.
+/// Result of `url`, `nodes` or `sentinel`.
 struct Target {
     mode: Mode,
     nodes: Vec<Node>,
-    /// What the URL says.
+    /// Credentials in the URL.
     identity: Identity,
     database: u16,
-    /// `None` where only `tls` can say.
+    /// Use of TLS; `None` where only `tls` decides.
     is_tls: Option<bool>,
 }
 
 impl Compiler<'_> {
-    /// The client, for whoever asks [`crate::chain::Shared`] for it.
+    /// Creates the client and provides it through [`crate::chain::Shared`].
     pub(super) fn redis(&mut self) -> Option<Arc<Redis>> {
         let Spanned { value, place } = self.file.redis.as_ref()?;
         let settings = self.redis_settings(value, *place)?;
@@ -83,7 +83,7 @@ impl Compiler<'_> {
     }
 
     fn redis_settings(&mut self, config: &RedisConfig, place: Place) -> Option<Settings> {
-        // Whether anything here is wrong, whatever was wrong before.
+        // Checks for errors in this section only, regardless of earlier ones.
         let before = std::mem::take(&mut self.diagnostics);
         let settings = self.checked_settings(config, place);
         let found = std::mem::replace(&mut self.diagnostics, before);
@@ -307,7 +307,7 @@ impl Compiler<'_> {
         (nodes.len() == written.len()).then_some(nodes)
     }
 
-    /// Who we are, from the URL or from the keys beside it.
+    /// Returns the gateway's credentials, from the URL or from the keys beside it.
     fn redis_identity(&mut self, config: &RedisConfig, url: Identity) -> Identity {
         let mut twice = |place, key: &str| {
             self.error(

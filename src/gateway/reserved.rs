@@ -1,4 +1,5 @@
-//! What no client can send, found over all routes; and what routes ask of listeners.
+//! Headers that clients may not send, collected over all routes; and requirements of routes on
+//! listeners.
 
 use std::sync::Arc;
 
@@ -17,11 +18,12 @@ use crate::{
     filters,
 };
 
-/// Credentials of HTTP itself: a route may write them for its backend, and others read them.
+/// Credential headers of HTTP itself: a route may write them for its backend, and filters may read
+/// them.
 const CREDENTIALS: [HeaderName; 2] = [header::AUTHORIZATION, header::COOKIE];
 
 impl Compiler<'_> {
-    /// The headers that are taken out of requests, by all that routes write and let pass.
+    /// Returns the headers that are removed from requests, from what all routes write and let pass.
     pub(super) fn reserved(&mut self, routes: &[Option<Route>]) -> ReservedHeaders {
         let compiled = || routes.iter().flatten();
         let filters = |route: &'_ Route| route.chain.filters().to_vec();
@@ -68,8 +70,8 @@ impl Compiler<'_> {
         reserved
     }
 
-    /// Whether something looks at a header that the gateway writes before a route is chosen, on
-    /// every route, or where no route takes a request.
+    /// Returns true if a header that the gateway writes is read before a route is chosen, on every
+    /// route, or where no route takes a request.
     fn reads_written_headers(&self) -> bool {
         let file = self.file;
         let mut predicates = file.routes.iter().flat_map(|route| {
@@ -77,7 +79,7 @@ impl Compiler<'_> {
             names.map(String::as_str)
         });
         let mut shared = file.rate_limits.iter().chain(&file.access_log);
-        // A filter of a program's own sees all headers.
+        // A filter registered by the program itself may read all headers.
         let is_open = filters::all().len() != filters::FILTERS.len();
         is_open
             || predicates.any(names_a_written_header)
@@ -85,19 +87,19 @@ impl Compiler<'_> {
             || self.read_written(Place::default(), &[])
     }
 
-    /// Whether a filter of this route looks at a header that the gateway writes. A plugin sees
-    /// all of them.
+    /// Returns true if a filter of this route reads a header that the gateway writes. A plugin can
+    /// read all of them.
     pub(super) fn reads_written(&self, route: &RouteNode) -> bool {
         self.read_written(route.place, &route.filters)
     }
 
-    /// The same of the filters of a route that says `own`.
+    /// Returns the same for the filters of a route with the settings `own`.
     fn read_written(&self, place: Place, own: &[(Key, Node)]) -> bool {
         let mut filters = super::effective::filters(self.file, place, own);
         filters.any(|(entry, node)| entry.name == "plugins" || names_one(&node))
     }
 
-    /// A demand on a header that no request has would never hold.
+    /// Reports predicates on headers that no request can have, because they would never match.
     fn check_header_predicates(&mut self, reserved: &ReservedHeaders) {
         let file = self.file;
         for route in &file.routes {
@@ -131,7 +133,7 @@ impl Compiler<'_> {
         }
     }
 
-    /// The overrides that a route lets pass.
+    /// Returns the overrides that a route lets pass.
     pub(super) fn pass_headers(&mut self, node: &RouteNode) -> Box<[HeaderName]> {
         let mut passing = Vec::new();
         for Spanned { value, place } in &node.config.pass_headers.0 {
@@ -158,7 +160,8 @@ impl Compiler<'_> {
         passing.into()
     }
 
-    /// Listeners that routes name are there, and ask for certificates where a route wants one.
+    /// Checks that listeners named by routes exist, and that they request certificates where a
+    /// route requires one.
     pub(super) fn check_listeners(&mut self, listeners: &[Arc<Listener>]) {
         let file = self.file;
         let names: Vec<&str> = listeners.iter().map(|listener| &*listener.name).collect();

@@ -1,5 +1,5 @@
-//! What one route makes of its requests and of what it stores, as a part of cache keys: two
-//! routes share a stored response only if the origin would have been asked the same.
+//! Digest of a route's effect on its requests and stored responses, as a part of cache keys: two
+//! routes share a stored response only if the origin would have received the same request.
 
 use http::HeaderName;
 use ring::digest::{Context, SHA256};
@@ -13,9 +13,9 @@ use crate::{
     },
 };
 
-/// Filters that neither change what the origin is sent, nor say who asks, nor change what is
-/// stored: routes that differ in these alone share what they store. A filter that is not named
-/// here tells routes apart.
+/// Filters that change neither the request to the origin nor the client's identity nor the stored
+/// response. Routes that differ only in these share stored responses. Any other filter separates
+/// routes.
 const INDIFFERENT: [&str; 11] = [
     "access",
     "access_log",
@@ -30,8 +30,8 @@ const INDIFFERENT: [&str; 11] = [
     "timing",
 ];
 
-/// The keys of `cache` that say what of a request does not matter, and what may be stored.
-/// The others say for how long, and may change without emptying the cache.
+/// Keys of `cache` that decide which parts of a request matter and what may be stored. The others
+/// decide for how long, and may change without emptying the cache.
 const OF_CACHE: [&str; 7] = [
     "anonymous_cookies",
     "bypass",
@@ -42,12 +42,12 @@ const OF_CACHE: [&str; 7] = [
     "pass_unkeyed",
 ];
 
-/// A digest of a route, the same on every gateway with the same configuration and after each
-/// reload that leaves the route as it was.
+/// Digest of a route. It is the same on every gateway with the same configuration, and after each
+/// reload that does not change the route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RouteIdentity([u8; 8]);
 
-/// The parts of a key that are the same for all requests of a route, framed beforehand.
+/// Key parts that are the same for all requests of a route, framed in advance.
 #[derive(Clone, Debug)]
 pub(super) struct OwnParts {
     upstream: Box<str>,
@@ -74,7 +74,7 @@ impl OwnParts {
 }
 
 impl RouteIdentity {
-    /// The part of a key that names it.
+    /// Name of its part in a key.
     pub(super) const PART: &str = "route";
 
     pub(super) fn put(self, upstream: Option<&str>, parts: &mut KeyBuilder) {
@@ -86,7 +86,7 @@ impl RouteIdentity {
 }
 
 impl Compiler<'_> {
-    /// `passing` are the headers that this route lets through, and others do not.
+    /// Returns the identity of a route; `passing` are the headers that this route lets pass.
     pub(super) fn route_identity(&self, node: &RouteNode, passing: &[HeaderName]) -> RouteIdentity {
         let mut text = Text(Context::new(&SHA256));
         if !passing.is_empty() {
@@ -99,7 +99,7 @@ impl Compiler<'_> {
             }
         }
         if let Some(rewrite) = &node.config.rewrite {
-            // It puts together what the patterns have matched.
+            // It combines what the patterns have matched.
             let matches = &node.config.matches.value;
             let written = (&matches.host, &matches.path, &matches.path_regex, rewrite);
             text.part(&serde_json::to_vec(&written).unwrap_or_default());
@@ -114,7 +114,7 @@ impl Compiler<'_> {
                         text.optional(filter.get(key));
                     }
                 }
-                // What clients get of a stored response is made for each of them.
+                // Response headers for clients are added to each response after the lookup.
                 "headers" => {
                     if let Some(request) = filter.get("request") {
                         text.part(b"headers");
@@ -132,7 +132,7 @@ impl Compiler<'_> {
     }
 }
 
-/// Nodes as they are hashed: each begins with its kind and its length.
+/// Hashed form of nodes: each begins with its kind and its length.
 struct Text(Context);
 
 impl Text {
@@ -172,7 +172,7 @@ impl Text {
                 }
             }
             Value::Map(entries) => {
-                // The order in which keys are written says nothing.
+                // The order of keys in the file does not matter.
                 let mut entries: Vec<_> = entries.iter().collect();
                 entries.sort_unstable_by(|a, b| a.0.name.cmp(&b.0.name));
                 self.0.update(b"m");
@@ -199,7 +199,7 @@ mod tests {
     use super::*;
     use crate::gateway::{World, compile, load_text};
 
-    /// The identities of the routes with these keys, all to one upstream.
+    /// Returns the identities of the routes with these keys, all with one upstream.
     #[track_caller]
     fn identities<const N: usize>(routes: [&str; N]) -> [RouteIdentity; N] {
         let route = |(number, keys): (usize, &&str)| {

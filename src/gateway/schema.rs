@@ -1,4 +1,4 @@
-//! The JSON Schema of the YAML, for editors: the model's sections and every filter.
+//! JSON Schema of the YAML, for editors: the model's sections and every filter.
 
 use schemars::{Schema, SchemaGenerator, generate::SchemaSettings, json_schema};
 use serde_json::{Map, Value, json};
@@ -13,7 +13,7 @@ use crate::{
     limits::config::LimitConfig,
 };
 
-/// The schema as a document (JSON Schema, draft 2020-12).
+/// Returns the schema as a document (JSON Schema, draft 2020-12).
 pub fn document() -> Value {
     let mut generator = SchemaSettings::draft2020_12().into_generator();
     let listener = generator.subschema_for::<ListenerConfig>();
@@ -112,16 +112,16 @@ pub fn document() -> Value {
     document
 }
 
-/// A section may be empty, since all in it is commented out.
+/// Allows an empty section, because all of its content may be commented out.
 fn or_empty(schema: &Value) -> Value {
     json!({ "anyOf": [schema, { "type": "null" }] })
 }
 
-/// The definition of what may stand for any single value.
+/// Definition of the alternative to any single value.
 const VARIABLE: &str = "Variable";
 
-/// Lets a variable of the environment stand where an editor would take no free text: for a
-/// number, a flag, a duration, one of a few words.
+/// Allows an environment variable where an editor would not accept free text: for a number, a flag,
+/// a duration, or an enumerated word.
 fn allow_variables(schema: &mut Value) {
     let variable = json!({ "$ref": format!("#/$defs/{VARIABLE}") });
     if is_closed(schema) {
@@ -157,7 +157,7 @@ fn allow_variables(schema: &mut Value) {
     }
 }
 
-/// Single values only, and not any text.
+/// Returns true if the schema accepts single values only, and not arbitrary text.
 fn is_closed(schema: &Value) -> bool {
     if let Some(Value::Array(forms)) = schema.get("oneOf") {
         return forms.iter().all(is_closed);
@@ -168,7 +168,7 @@ fn is_closed(schema: &Value) -> bool {
     schema.get("const").is_some() || schema.get("enum").is_some() || is_scalar && !is_text(schema)
 }
 
-/// Any text.
+/// Returns true if the schema accepts arbitrary text.
 fn is_text(schema: &Value) -> bool {
     has_type(schema, "string")
         && ["pattern", "const", "enum"]
@@ -184,7 +184,7 @@ fn has_type(schema: &Value, name: &str) -> bool {
     }
 }
 
-/// Each filter's key and what may stand there: its own form, or a switch.
+/// Returns each filter's key and its allowed values: its own form, or a switch.
 fn filters(generator: &mut SchemaGenerator) -> Map<String, Value> {
     filters::all()
         .iter()
@@ -198,7 +198,7 @@ fn filters(generator: &mut SchemaGenerator) -> Map<String, Value> {
         .collect()
 }
 
-/// A route: its own keys, and the filters beside them.
+/// Returns the schema of a route: its own keys, and the filters besides them.
 fn route(generator: &mut SchemaGenerator, filters: &Map<String, Value>) -> Schema {
     let own = generator.root_schema_for::<RouteConfig>();
     for (name, definition) in own

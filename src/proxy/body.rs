@@ -1,10 +1,10 @@
-//! Reads a request's body for filters that want it before the request goes on.
+//! Reads a request body for filters that need it before the request is forwarded.
 //!
-//! Pingora keeps 64 KiB of what was read of a body, to send it once more if a backend fails:
-//! what is read here is to it as if a try had failed. It keeps nothing of a body that turns
-//! out longer, so that is held here and goes first. Pingora would never ask for more of a
-//! body whose end was read already, though: of one without a length so little is read that
-//! its next piece, if that ends it, still fits.
+//! Pingora keeps 64 KiB of the body that was read, to send it again if a backend fails. To Pingora,
+//! a body read here looks like a failed attempt. Pingora keeps nothing of a body that turns out to
+//! be longer, so this module holds those bytes and sends them first. Pingora would never read more
+//! of a body whose end was already read. Of a body without a length, this module therefore reads so
+//! little that the next chunk still fits if it is the last one.
 
 use std::time::Duration;
 
@@ -15,19 +15,19 @@ use pingora_proxy::Session;
 use super::{context::Context, error::Failure};
 use crate::chain::{Body, Protocol};
 
-/// A frame of HTTP/2 has 16 KiB at most, of the 64 KiB that Pingora keeps.
+/// 64 KiB that Pingora keeps, less the 16 KiB of the largest HTTP/2 frame.
 const STREAMED: usize = 48 << 10;
 
-/// What became of a body before its request went on.
+/// Result of reading a body before its request is forwarded.
 #[derive(Debug, Default)]
 pub(super) struct Early {
-    /// What was read, and Pingora does not keep.
+    /// Bytes that were read and that Pingora does not keep.
     held: Option<Bytes>,
-    /// The client was told to send it by us, before any backend could.
+    /// Set once the gateway itself sent `100 Continue`, before any backend could.
     pub(super) has_continued: bool,
 }
 
-/// Reads the body if it has no more than `most` bytes, and puts it into the facts.
+/// Reads the body if it has at most `most` bytes, and stores it in the facts.
 pub(super) async fn read(
     session: &mut Session,
     ctx: &mut Context,
@@ -45,7 +45,7 @@ pub(super) async fn read(
     };
     let asks = head.headers.contains_key(header::EXPECT);
     if asks && ctx.facts.client.protocol == Protocol::Http11 {
-        // RFC 9110, 10.1.1: the client waits for it, and no backend is asked yet.
+        // RFC 9110, 10.1.1: the client waits for it, and no backend has the request yet.
         let told = session.as_mut().write_continue_response().await;
         told.map_err(|_| Failure::ClientGone)?;
         ctx.early.has_continued = true;
@@ -77,8 +77,8 @@ pub(super) async fn read(
     Ok(())
 }
 
-/// For how long a body of so many bytes may come, with HTTP/2 too: of HTTP/1 the connection
-/// itself knows how fast it is.
+/// Returns the time allowed for a body of `most` bytes. It also bounds HTTP/2 bodies. For HTTP/1
+/// the connection itself measures the transfer rate.
 fn within(rate: u64, grace: Duration, most: usize) -> Duration {
     match (most as u64).checked_div(rate) {
         None => Duration::MAX,
@@ -86,7 +86,7 @@ fn within(rate: u64, grace: Duration, most: usize) -> Duration {
     }
 }
 
-/// What comes until its end, or until it is more than `most`.
+/// Reads the body to its end, or until more than `most` bytes have arrived.
 async fn all(session: &mut Session, most: usize) -> pingora::Result<(BytesMut, bool)> {
     let mut all = BytesMut::new();
     while all.len() <= most {
@@ -98,7 +98,7 @@ async fn all(session: &mut Session, most: usize) -> pingora::Result<(BytesMut, b
     Ok((all, false))
 }
 
-/// Puts what is held before the next piece of the body.
+/// Prepends the held bytes to the next chunk of the body.
 pub(super) fn go_on(piece: &mut Option<Bytes>, ctx: &mut Context) {
     let Some(held) = ctx.early.held.take() else {
         return;

@@ -1,4 +1,4 @@
-//! Answers to ACME authorities, before routes, redirects and filters see the request.
+//! Responses to ACME challenges, sent before routes, redirects and filters see the request.
 
 use http::{HeaderValue, Method, StatusCode};
 use pingora::http::RequestHeader;
@@ -10,7 +10,8 @@ use crate::{
     tls::acme::{Answer, FORWARDED, PREFIX},
 };
 
-/// Whether this may be an authority's question that somebody here can answer.
+/// Returns true if this request may be an ACME challenge that this gateway or its issuer can
+/// respond to.
 #[inline]
 pub(super) fn is_asked(head: &RequestHeader, ctx: &Context) -> bool {
     let Some(acme) = &ctx.gateway.acme else {
@@ -19,8 +20,8 @@ pub(super) fn is_asked(head: &RequestHeader, ctx: &Context) -> bool {
     acme.is_asked() && head.raw_path().starts_with(PREFIX.as_bytes())
 }
 
-/// The answer to an authority's question. None for every other request, and for questions
-/// that an app may have an answer to.
+/// Returns the response to an ACME challenge. Returns `None` for every other request, and for
+/// challenges that an app may be able to respond to.
 pub(super) async fn answer(
     head: &RequestHeader,
     connection: Option<&Connection>,
@@ -46,7 +47,7 @@ pub(super) async fn answer(
             .detail("The gateway that asks for certificates does not answer."),
     };
     ctx.facts.client = request::client(head, connection?, &ctx.gateway);
-    // The request filters never see it, and it is to be found in the log.
+    // The request filters never see this request, but the log must show it.
     ctx.facts.request_id = RequestId::random(fastrand::u64(..), fastrand::u64(..));
     Some(Box::new(reply))
 }

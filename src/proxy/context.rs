@@ -1,4 +1,4 @@
-//! What Pingora carries for us through the hooks of one request.
+//! State that Pingora carries through the hooks of one request.
 
 use std::{
     collections::VecDeque,
@@ -23,70 +23,70 @@ use crate::{
     upstreams::{BackendId, Lease, UpgradeGate, Upstream},
 };
 
-/// Where a request belongs.
+/// Route of a request, and the form of its filter chain.
 #[derive(Clone, Copy)]
 pub(super) struct Place {
     route: usize,
-    /// Its route has a filter that is not for it.
+    /// True if the route has a filter that does not apply to this request.
     is_short: bool,
 }
 
-/// One request's state. Boxed, since Pingora moves it about.
+/// State of one request. Boxed, because Pingora moves it around.
 pub struct Context {
-    /// The configuration this request began with; it sees no other.
+    /// Configuration that was active when the request began. The request sees no other.
     pub(super) gateway: Arc<Gateway>,
     pub(super) route: Option<Place>,
     pub(super) params: Params,
     pub(super) facts: Facts,
     pub(super) connection: Option<Arc<Connection>>,
-    /// The deadlines of this request.
+    /// Deadlines of this request.
     pub(super) watch: Option<Arc<Watch>>,
     pub(super) upstream: Option<Arc<Upstream>>,
     pub(super) lease: Option<Lease>,
     pub(super) tried: Vec<BackendId>,
-    /// Tries after a pooled connection that had gone stale.
+    /// Number of attempts after a pooled connection turned out to be stale.
     pub(super) stale_tries: u32,
-    /// When the try under way began.
+    /// Start of the current attempt.
     pub(super) tried_at: Instant,
-    /// What is to be answered instead of what Pingora's error would say.
+    /// Reply to send instead of the one that Pingora's error implies.
     pub(super) reply: Option<Box<Reply>>,
-    /// The request asks for a WebSocket, and the route takes one.
+    /// True if the request asks for a WebSocket and the route accepts WebSockets.
     pub(super) is_websocket: bool,
-    /// Holds back the response to an upgrade until the request has ended.
+    /// Gate that holds back the response to an upgrade until the request has ended.
     pub(super) upgrade: Option<Arc<UpgradeGate>>,
-    /// What became of the body before the request went on.
+    /// Result of reading the body before the request was forwarded.
     pub(super) early: Early,
-    /// When the whole must be over, of a request to a backend by HTTP/2.
+    /// Deadline of a whole request to an HTTP/2 backend.
     pub(super) due: Option<Instant>,
-    /// When the backend's answer began.
+    /// Time at which the backend's response began.
     pub(super) answered_at: Option<Instant>,
-    /// What the flood guard knows of it.
+    /// State of the flood guard for this request.
     pub(super) guarded: Guarded,
-    /// The answer is a head alone, on HTTP/2.
+    /// True if the response over HTTP/2 has headers only.
     pub(super) is_bare: bool,
-    /// The filters have been told of the end of the response's body.
+    /// Set once the filters have seen the end of the response body.
     pub(super) is_body_over: bool,
-    /// How the client left while its response went into the cache, which goes on.
+    /// Reason why the client left while its response was written to the cache. The fill continues.
     pub(super) client_left: OnceLock<Failure>,
-    /// The client's stream by HTTP/2, if its response goes into the cache.
+    /// HTTP/2 stream of the client, if its response is written to the cache.
     pub(super) stream: Option<Arc<ClientStream>>,
-    /// What the shortcut has found out about it.
+    /// Decision that the fast path made about this request.
     pub(super) course: Option<Course>,
-    /// On its way to the origin for the cache as well.
+    /// Cache state of a request that goes to the origin and may fill the cache.
     pub(super) cache: Option<Box<Flow>>,
-    /// Whose guards are asked before the route's own filters, if others' are as well.
+    /// Other routes whose guards run before the filters of the request's own route.
     pub(super) also: Option<Box<Also>>,
     in_flight: InFlight,
 }
 
-/// Routes that guard a request which another one takes, with their guards, and how far it has
-/// come in them.
+/// Routes that guard a request although another route takes it, with their guards and the progress
+/// of the request through them.
 pub(super) struct Also {
     pub(super) routes: VecDeque<(usize, Chain)>,
     pub(super) round: Round,
 }
 
-/// Counts a request in, and out again whatever becomes of it.
+/// Counts a request as in flight until it is dropped.
 struct InFlight(Arc<Live>);
 
 impl Drop for InFlight {
@@ -129,7 +129,8 @@ impl Context {
         }
     }
 
-    /// It fetches a stale answer anew: there is no client.
+    /// Returns true if this request revalidates a stale response in the background, without a
+    /// client.
     pub(super) fn is_background(&self) -> bool {
         self.cache.as_ref().is_some_and(|flow| flow.is_background)
     }
@@ -140,13 +141,13 @@ impl Context {
 }
 
 impl Context {
-    /// The route's chain, and the request as its filters see it.
+    /// Returns the route's chain, and the request as its filters see it.
     pub(super) fn exchange<'a>(&'a mut self, head: &'a RequestHeader) -> (&'a Chain, Exchange<'a>) {
         let facts = &mut self.facts;
         (chain(&self.gateway, self.route), Exchange { head, facts })
     }
 
-    /// The request is one of `route`.
+    /// Assigns the request to the route at `index`.
     pub(super) fn enter(&mut self, index: usize, head: &RequestHeader) {
         let Some(route) = self.gateway.route(index) else {
             return;
@@ -162,8 +163,8 @@ impl Context {
     }
 }
 
-/// The route's chain and metrics, or those of requests without a route. A function of two
-/// fields, so that the others can be borrowed beside it.
+/// Returns the route's chain, or the fallback chain for requests without a route. It takes two
+/// fields instead of the context, so that callers can borrow the other fields at the same time.
 pub(super) fn chain(gateway: &Gateway, place: Option<Place>) -> &Chain {
     match (route(gateway, place), place) {
         (Some(route), Some(place)) if place.is_short => route.chain.short(),
@@ -176,7 +177,7 @@ pub(super) fn metrics(gateway: &Gateway, place: Option<Place>) -> &RouteMetrics 
     route(gateway, place).map_or(&gateway.fallback_metrics, |route| &route.metrics)
 }
 
-/// The cache of the route, if it has one.
+/// Returns the cache of the route, if it has one.
 pub(super) fn cache(gateway: &Gateway, place: Option<Place>) -> Option<&RouteCache> {
     route(gateway, place)?.cache.as_ref()
 }

@@ -1,5 +1,6 @@
-//! What becomes of a request before it goes to a backend: decided on by its filters and the
-//! cache before anything of it is read or answered, then done.
+//! Decides what happens to a request before it goes to a backend. The filters and the cache decide
+//! before any part of the request is read or a response is written. Then the decision is carried
+//! out.
 
 use std::sync::Arc;
 
@@ -21,16 +22,16 @@ use crate::{
 };
 
 pub(super) enum Course {
-    /// An answer of ours.
+    /// A reply of the gateway.
     Reply(Box<Reply>),
-    /// What is stored; with a flow it is fetched anew meanwhile.
+    /// A stored response. With a flow it is revalidated in the background.
     Stored(Arc<Entry>, Option<Box<Flow>>),
-    /// On to a backend; with a flow for the cache as well.
+    /// Forwarding to a backend. With a flow the response may fill the cache.
     GoesOn(Option<Box<Flow>>),
 }
 
-/// Runs a request as far as it needs no backend: `true` if it was answered. Its like is
-/// answered without Pingora's proxy the next time.
+/// Processes a request as far as possible without a backend. Returns `true` if a response was sent.
+/// If so, the next similar request takes the fast path without Pingora's proxy.
 pub(super) async fn run(live: &Live, session: &mut Session, ctx: &mut Context) -> Result<bool> {
     let course = if let Some(course) = ctx.course.take() {
         course
@@ -48,7 +49,7 @@ pub(super) async fn run(live: &Live, session: &mut Session, ctx: &mut Context) -
     outcome
 }
 
-/// Whether the like of this request is answered without a backend.
+/// Records whether requests like this one get a response without a backend.
 pub(super) fn remember(live: &Live, ctx: &Context, is_answered: bool) {
     let Some(connection) = &ctx.connection else {
         return;
@@ -61,7 +62,7 @@ pub(super) fn remember(live: &Live, ctx: &Context, is_answered: bool) {
     }
 }
 
-/// What is to become of a request without a body that came on `connection`.
+/// Decides the course of a request without a body that arrived on `connection`.
 pub(super) async fn decide(
     head: &mut RequestHeader,
     connection: Option<Arc<Connection>>,
@@ -73,12 +74,12 @@ pub(super) async fn decide(
     ctx.facts.body = Body::Whole(Bytes::new());
     match request::filter(head, ctx, &mut Round::default()).await {
         Filtered::Reply(reply) => Course::Reply(reply),
-        // Nobody wants the body: it is there.
+        // No filter needs to wait for the body: it is already present.
         Filtered::Passed | Filtered::Body(_) => cache::ask(head, ctx).await,
     }
 }
 
-/// The request through its filters, which may want its body, and the cache.
+/// Runs the request through its filters, which may need its body, and through the cache.
 async fn filter(session: &mut Session, ctx: &mut Context) -> Course {
     let mut round = Round::default();
     loop {
@@ -86,7 +87,7 @@ async fn filter(session: &mut Session, ctx: &mut Context) -> Course {
             Filtered::Reply(reply) => return Course::Reply(reply),
             Filtered::Passed => return cache::ask(session.req_header(), ctx).await,
             Filtered::Body(most) => {
-                // Boxed, since every request's future would be as large.
+                // Boxed, because otherwise every request's future would be as large.
                 if let Err(failure) = Box::pin(body::read(session, ctx, most)).await {
                     return Course::Reply(failure.into());
                 }
@@ -95,7 +96,7 @@ async fn filter(session: &mut Session, ctx: &mut Context) -> Course {
     }
 }
 
-/// `true` if the request is answered by that.
+/// Carries out `course`. Returns `true` if a response was sent.
 async fn follow(
     live: &Live,
     course: Course,

@@ -1,8 +1,8 @@
-//! An answer over HTTP/1.1 that is written as it is, without a session of Pingora's.
+//! HTTP/1.1 response that is written directly, without a Pingora session.
 //!
-//! For a small answer from the cache that session costs more than all the rest: a second
-//! map of names, a body writer, buffers of their own. What it would write is written here,
-//! for the one case that is worth it: a `GET` without a body, whose answer is there.
+//! For a small response from the cache, such a session costs more than everything else: a second
+//! map of names, a body writer, and buffers of its own. This module writes the same bytes for the
+//! one case that is worth it: a `GET` without a body whose response is stored.
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header, response};
@@ -16,19 +16,19 @@ use tokio::io::AsyncWriteExt;
 use super::reply;
 use crate::{base::clock::Clock, chain::ReadyLines};
 
-/// Room for most heads.
+/// Capacity that fits most header sections.
 const HEAD: usize = 1024;
 
-/// The client of one request.
+/// Client of one request.
 pub(super) struct Direct<'a> {
     stream: &'a mut Stream,
     pub(super) request: &'a RequestHeader,
-    /// Whether another request may follow.
+    /// True if another request may follow on the connection.
     keeps: bool,
     is_chunked: bool,
-    /// Bytes of the body.
+    /// Number of body bytes sent.
     pub(super) sent: u64,
-    /// Of the head that has begun.
+    /// Status of the response that has begun.
     pub(super) status: Option<StatusCode>,
 }
 
@@ -44,7 +44,7 @@ impl<'a> Direct<'a> {
         }
     }
 
-    /// Writes the head of the answer.
+    /// Writes the status line and headers of the response.
     pub(super) async fn head(
         &mut self,
         head: response::Parts,
@@ -64,7 +64,7 @@ impl<'a> Direct<'a> {
         if is_last { self.flush().await } else { Ok(()) }
     }
 
-    /// Writes a piece of its body.
+    /// Writes a chunk of the response body.
     pub(super) async fn write(&mut self, piece: Option<Bytes>, is_last: bool) -> Result<()> {
         let piece = piece.unwrap_or_default();
         let written = if self.is_chunked {
@@ -77,7 +77,7 @@ impl<'a> Direct<'a> {
         if is_last { self.flush().await } else { Ok(()) }
     }
 
-    /// RFC 9112, 7.1.
+    /// Writes a chunk as in RFC 9112, 7.1.
     async fn chunk(&mut self, piece: &[u8], is_last: bool) -> std::io::Result<()> {
         if !piece.is_empty() {
             let size = format!("{:X}\r\n", piece.len());
@@ -99,7 +99,7 @@ impl<'a> Direct<'a> {
         clock: &Clock,
     ) -> Vec<u8> {
         if said.has_connection {
-            // Said below, whatever a filter had to say of it.
+            // Written below, no matter which value a filter set.
             head.headers.remove(header::CONNECTION);
         }
         let mut text = Vec::with_capacity(HEAD);
@@ -137,8 +137,8 @@ impl<'a> Direct<'a> {
 
 const WRITE: (ErrorType, &str) = (ErrorType::WriteError, "writing an answer");
 
-/// Which of the fields are there that matter to the connection. One pass costs less than
-/// looking each of them up.
+/// Presence of the headers that matter to the connection. One pass over the names costs less than a
+/// lookup of each.
 #[derive(Default)]
 #[expect(
     clippy::struct_excessive_bools,

@@ -1,4 +1,4 @@
-//! How requests end: with a failure's reply, and in the log.
+//! End of requests: the reply to a failure, and the access log.
 
 use http::StatusCode;
 use pingora::{Error, ErrorSource, ErrorType, http::RequestHeader};
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{chain::Exchange, runtime::live::Live};
 
-/// Answers in the place of a backend that did not.
+/// Sends a reply in place of the response that a backend failed to deliver.
 pub(super) async fn failed(
     live: &Live,
     session: &mut Session,
@@ -47,8 +47,8 @@ pub(super) async fn failed(
     let begun = reply::begun(session);
     let is_gone = matches!(failure, Failure::ClientGone | Failure::SendTimeout);
     if begun.is_some() || is_pending || (is_gone && !is_planned) {
-        // What has begun cannot be taken back: the connection is cut, so that nobody
-        // takes the part for the whole.
+        // A response that has begun cannot be taken back. The connection is closed abruptly, so
+        // that no client takes a partial response for a complete one.
         facts.status = status(begun.map(|head| head.status), failure);
         if let Some(connection) = connection {
             connection.break_off();
@@ -61,13 +61,13 @@ pub(super) async fn failed(
     let status = reply.status.as_u16();
     let chain = context::chain(gateway, *route);
     if let Some(connection) = connection {
-        // Of an answer that never came.
+        // These lines belong to the response that never came.
         drop(connection.take_lines());
     }
-    // Pingora takes no further request on this connection once the way upstream failed.
-    // A client that is not told would send its next one into a reset.
+    // Pingora accepts no further request on this connection once the upstream request failed. A
+    // client that does not see `Connection: close` would send its next request into a reset.
     reply.close = true;
-    // Whether the answer arrived changes nothing: the connection ends either way.
+    // The result of the write changes nothing: the connection ends either way.
     drop(reply::send(session, chain, facts, &live.world.clock, *reply).await);
     FailToProxy {
         error_code: status,
@@ -75,8 +75,8 @@ pub(super) async fn failed(
     }
 }
 
-/// An answer of ours broke off: its client has gone, or was cut off. `begun`: the status of
-/// its head.
+/// Records that a response of the gateway broke off because its client left or was disconnected.
+/// `begun` is the status of the response headers that were sent.
 pub(super) fn broke_off(error: &Error, begun: Option<StatusCode>, ctx: &mut Context) {
     let failure = failure(error, ctx);
     ctx.facts.reason = Some(failure.reason());
@@ -84,7 +84,8 @@ pub(super) fn broke_off(error: &Error, begun: Option<StatusCode>, ctx: &mut Cont
     failure.report(&ctx.facts, error);
 }
 
-/// Notes that a response from Pingora's cache phases broke off: those ask nobody what failed.
+/// Records that a response from Pingora's cache phases broke off. Those phases do not call the
+/// failure hook.
 pub(super) fn note_break(session: &Session, error: Option<&Error>, ctx: &mut Context) {
     let has_left = ctx.client_left.get().is_some();
     if ctx.facts.status != 0 || (error.is_none() && !has_left) {
@@ -99,8 +100,8 @@ pub(super) fn note_break(session: &Session, error: Option<&Error>, ctx: &mut Con
     }
 }
 
-/// Names the client as the source of an error in writing a response of ours, which Pingora
-/// leaves open.
+/// Names the client as the source of an error in writing a response of the gateway. Pingora leaves
+/// the source open.
 #[expect(
     clippy::unnecessary_box_returns,
     reason = "Pingora's errors come and go in boxes"
@@ -119,24 +120,25 @@ pub(super) fn of_client(mut error: Box<Error>) -> Box<Error> {
 fn failure(error: &Error, ctx: &Context) -> Failure {
     let cut = ctx.connection.as_ref().and_then(|c| c.request_cut());
     match (ctx.client_left.get(), cut) {
-        // What ended the storing of its response is nothing that it has seen.
+        // The client has not seen the failure that ended the fill.
         (Some(left), None) if *error.esource() != ErrorSource::Upstream => *left,
         _ => Failure::of(error, upstream::expired(error, ctx), cut),
     }
 }
 
-/// What is logged of an answer that is not whole: what the client was told, if it was.
+/// Returns the status that is logged for an incomplete response: the one that was sent, or else the
+/// one of the failure.
 fn status(begun: Option<StatusCode>, failure: Failure) -> u16 {
     begun.unwrap_or(failure.status()).as_u16()
 }
 
-/// What a request came to on the wire.
+/// Transfer results of one request on the wire.
 pub(super) struct Passed<'a> {
     pub(super) request: &'a RequestHeader,
-    /// Of bodies.
+    /// Number of body bytes sent; `received` is the number received.
     pub(super) sent: u64,
     pub(super) received: u64,
-    /// Of the head that has begun, if one has.
+    /// Status of the response that has begun, if one has.
     pub(super) status: Option<StatusCode>,
 }
 
@@ -151,7 +153,7 @@ impl<'a> Passed<'a> {
     }
 }
 
-/// Counts the request, and has it logged.
+/// Counts the request and writes its log line.
 pub(super) fn log(live: &Live, passed: &Passed<'_>, ctx: &mut Context) {
     let now = live.world.clock.now();
     let Context {

@@ -1,4 +1,5 @@
-//! The one table of failures: what happened → status, whose fault, reason word.
+//! The single table of failures. It maps each cause to a status, the side at fault and a reason
+//! word.
 
 use std::time::Duration;
 
@@ -12,67 +13,67 @@ use crate::{
     upstreams::is_alert,
 };
 
-/// What went wrong with a request.
+/// Cause of a failed request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
-    /// The client left before its answer was whole.
+    /// The client left before its response was complete.
     ClientGone,
-    /// What the client sent is no HTTP that we pass on.
+    /// The client sent something that is not valid HTTP, or that the gateway does not forward.
     BadRequest,
-    /// The request's method is none that we serve.
+    /// The gateway does not support the request method.
     Method,
-    /// The request's line is too long.
+    /// The request line is too long.
     LongLine,
-    /// A header has no proper name, or stands twice and may not.
+    /// A header has an invalid name, or is repeated where it must not be.
     BadHeader,
-    /// The client expects what we do not do.
+    /// The client sent an expectation that the gateway does not support.
     Expectation,
-    /// The client left its answer unread for too long.
+    /// The client did not read its response for too long.
     SendTimeout,
-    /// The request's body came too slowly.
+    /// The request body arrived too slowly.
     BodyTimeout,
-    /// A WebSocket that we went away from.
+    /// The gateway closed a WebSocket because it is going away.
     GoingAway,
-    /// The request's path could be read in two ways.
+    /// The request path is ambiguous.
     BadPath,
-    /// The request's `Host` is neither a name nor an address.
+    /// The `Host` of the request is neither a valid name nor an address.
     BadHost,
-    /// The request is for another name than its connection, whose name decided which
-    /// client certificates were asked for.
+    /// The request names another host than its connection. The name of the connection decided which
+    /// client certificates were requested.
     WrongName,
-    /// The request's head is longer than the app takes.
+    /// The request headers are longer than the app accepts.
     LongHead,
     /// No route matches.
     NoRoute,
-    /// No route is for the request's host.
+    /// No route has the host of the request.
     UnknownHost,
-    /// The route lets no upgrade pass.
+    /// The route does not allow upgrades.
     Upgrade,
-    /// What asks for a WebSocket is no handshake (RFC 6455, 4.2.1).
+    /// The WebSocket request is not a valid handshake (RFC 6455, 4.2.1).
     Handshake,
-    /// A WebSocket of another version than ours.
+    /// The WebSocket version is not supported.
     WebsocketVersion,
     /// No backend has an address yet.
     NoBackend,
-    /// Every backend is at its bound, and the queue is full or did not move.
+    /// Every backend is at its limit, and the queue is full or the wait in it timed out.
     Overload,
-    /// No connection to a backend.
+    /// The connection to a backend failed.
     Connect,
-    /// The same, and all backends are out of rotation: there was no other to try.
+    /// The connection failed, and all backends are out of rotation, so there was no other to try.
     AllDown,
     /// TLS with the backend failed.
     Tls,
-    /// A backend's connection ended before its answer was whole.
+    /// A backend closed its connection before its response was complete.
     Reset,
-    /// A backend's answer is no HTTP.
+    /// The response of a backend is not valid HTTP.
     BadAnswer,
-    /// A backend's answer did not begin in time.
+    /// The response of a backend did not begin in time.
     FirstByte,
-    /// A backend's answer stopped.
+    /// The response of a backend stalled.
     Idle,
     /// The whole request took too long.
     Total,
-    /// A fault of ours.
+    /// Internal fault of the gateway.
     Internal,
 }
 
@@ -110,7 +111,7 @@ impl Failure {
         Self::Internal,
     ];
 
-    /// The word in log, metric and status page.
+    /// Returns the reason word used in log, metric and status page.
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::ClientGone => "client_gone",
@@ -145,8 +146,8 @@ impl Failure {
         }
     }
 
-    /// The status sent, and logged if nothing could be sent any more. A client that
-    /// left is logged as 499, nginx's number for it.
+    /// Returns the status that is sent, or that is logged if nothing could be sent any more. A
+    /// client that left is logged as 499, as nginx does.
     pub(crate) fn status(self) -> StatusCode {
         match self {
             Self::ClientGone => StatusCode::from_u16(499).expect("three digits"),
@@ -173,7 +174,7 @@ impl Failure {
         }
     }
 
-    /// One sentence for the reader of the page.
+    /// Returns one sentence for the reader of the page.
     fn detail(self) -> &'static str {
         match self {
             Self::ClientGone => "The client closed the connection.",
@@ -207,7 +208,7 @@ impl Failure {
         }
     }
 
-    /// What the client gets.
+    /// Returns the reply for the client.
     pub(crate) fn reply(self) -> Reply {
         let reply = Reply::refuse(self.status(), self.reason()).detail(self.detail());
         match self {
@@ -238,10 +239,11 @@ impl Failure {
         }
     }
 
-    /// Tells operators that a request failed so, and where.
+    /// Logs that a request failed, and where.
     pub(crate) fn report(self, facts: &Facts, error: &Error) {
-        // A client that left is none of ours, TLS has a line of its backend's own, and the
-        // request that stored the response has told why that broke off.
+        // A client that left is no fault of the gateway. A TLS failure has a log line of its own
+        // for the backend. The request that stored the response has already logged why it broke
+        // off.
         let is_clients = *error.esource() == ErrorSource::Downstream
             || matches!(self, Self::ClientGone | Self::SendTimeout);
         if is_clients || self == Self::Tls || died(error).is_some() {
@@ -260,8 +262,8 @@ impl Failure {
         );
     }
 
-    /// What a Pingora error, met at `expired` deadlines, comes down to. `cut`: why we ended
-    /// the client's connection.
+    /// Maps a Pingora error and an `expired` deadline to a failure. `cut` is the close reason if
+    /// the gateway itself closed the client's connection.
     pub(crate) fn of(error: &Error, expired: Option<Expired>, cut: Option<Cut>) -> Self {
         use ErrorType as E;
         match cut {
@@ -286,7 +288,7 @@ impl Failure {
                     | E::ConnectError
                     | E::BindError
                     | E::SocketError
-                    // Of HTTP/2; TLS has its own.
+                    // This one is HTTP/2's; TLS has its own errors.
                     | E::HandshakeError
                     | E::ConnectProxyFailure,
                 ) => Self::Connect,
@@ -306,7 +308,7 @@ impl Failure {
             },
             ErrorSource::Downstream => match error.etype() {
                 E::WriteTimedout => Self::SendTimeout,
-                // The last is a stream that the client has reset.
+                // `H2Error` is a stream that the client has reset.
                 E::ReadError
                 | E::WriteError
                 | E::ConnectionClosed
@@ -315,7 +317,8 @@ impl Failure {
                 _ => Self::BadRequest,
             },
             ErrorSource::Internal | ErrorSource::Unset => match died(error) {
-                // The response that it read along with broke off, which is the backend's doing.
+                // The response that this request was reading from the cache broke off. The backend
+                // is at fault.
                 Some(Died::Writer) => Self::Reset,
                 Some(Died::TooSlow) => Self::SendTimeout,
                 None => Self::Internal,
@@ -323,7 +326,7 @@ impl Failure {
         }
     }
 
-    /// How a client left whose response goes into the cache all the same.
+    /// Returns the failure of a client that left while its response is still written to the cache.
     pub(crate) fn of_leaving(error: &Error) -> Self {
         match error.etype() {
             ErrorType::WriteTimedout => Self::SendTimeout,
@@ -338,12 +341,12 @@ impl From<Failure> for Box<Reply> {
     }
 }
 
-/// Why a response that was read while it was being stored has no more.
+/// Returns the reason why a stored response that was read during its fill broke off.
 fn died(error: &Error) -> Option<Died> {
     error.root_cause().downcast_ref().copied()
 }
 
-/// What came is no HTTP/2 at all.
+/// Returns true if the bytes received are not HTTP/2 at all.
 fn is_no_h2(error: &Error) -> bool {
     error
         .root_cause()

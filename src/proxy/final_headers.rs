@@ -1,8 +1,8 @@
-//! Headers of a response from a backend by HTTP/2, just before they are written.
+//! Headers of a response from an HTTP/2 backend, just before they are written.
 //!
-//! Pingora sets the framing of these after the response phase, and only then says whether
-//! the response ends with its headers. A module of Pingora's hears of both; it costs an
-//! allocation or two, so only these responses have it.
+//! Pingora sets the framing of these responses after the response phase, and reports only then if a
+//! response ends with its headers. A Pingora module sees both. It costs an allocation or two, so
+//! only these responses have it.
 
 use std::{any::Any, sync::LazyLock};
 
@@ -23,9 +23,9 @@ static MODULES: LazyLock<HttpModules> = LazyLock::new(|| {
 
 #[derive(Debug, Default)]
 struct FinalHeaders {
-    /// The client speaks HTTP/1.0.
+    /// True if the client uses HTTP/1.0.
     is_http10: bool,
-    /// A filter has announced a body in an encoding of its own.
+    /// True if a filter has announced a body in a content coding of its own.
     is_encoded: bool,
 }
 
@@ -37,12 +37,12 @@ impl HttpModuleBuilder for Builder {
     }
 }
 
-/// Puts the module into a request that goes to a backend by HTTP/2.
+/// Installs the module in a request that goes to an HTTP/2 backend.
 pub(super) fn install(session: &mut Session) {
     session.downstream_modules_ctx = MODULES.build_ctx();
 }
 
-/// Tells the module what the response phase came to.
+/// Passes the result of the response phase to the module.
 pub(super) fn expect(session: &mut Session, is_encoded: bool) {
     let request = session.req_header();
     let is_http10 = request.version == Version::HTTP_10;
@@ -60,11 +60,11 @@ impl HttpModule for FinalHeaders {
             return Ok(());
         }
         if self.is_http10 {
-            // RFC 9112, 6.1: it knows no chunks.
+            // RFC 9112, 6.1: HTTP/1.0 does not support chunked bodies.
             head.remove_header(&header::TRANSFER_ENCODING);
         }
         if self.is_encoded && end {
-            // There is no body, not even an empty one in this encoding.
+            // There is no body, not even an empty one in this content coding.
             head.remove_header(&header::CONTENT_ENCODING);
             head.remove_header(&header::TRANSFER_ENCODING);
             head.insert_header(header::CONTENT_LENGTH, HeaderValue::from_static("0"))?;

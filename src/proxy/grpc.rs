@@ -1,5 +1,5 @@
-//! What of gRPC a proxy has to know: which requests are calls, how long they may take, and
-//! how a call is told that it failed here.
+//! gRPC as far as a proxy must know it: recognises calls, reads their timeouts, and turns failures
+//! of the gateway into a gRPC status.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -16,25 +16,25 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const CONTENT_TYPE_TEXT: &str = "application/grpc";
 const CONTENT_TYPE: HeaderValue = HeaderValue::from_static(CONTENT_TYPE_TEXT);
 
-/// Whether this `Content-Type` is gRPC's own, in any encoding of messages. gRPC-Web is not:
-/// it is plain HTTP to all on its way.
+/// Returns true if this `Content-Type` is that of gRPC, with any message encoding. gRPC-Web does
+/// not count: to intermediaries it is plain HTTP.
 pub(super) fn is_grpc(content_type: &HeaderValue) -> bool {
     const GRPC: &[u8] = CONTENT_TYPE_TEXT.as_bytes();
     let text = content_type.as_bytes();
-    // RFC 9110, 8.3.1: in any case.
+    // RFC 9110, 8.3.1: media types are case-insensitive.
     begins_with(text, GRPC) && matches!(text.get(GRPC.len()), None | Some(b'+' | b';' | b' '))
 }
 
-/// Whether these headers are of a call, or of the answer to one.
+/// Returns true if these headers belong to a gRPC call or to its response.
 pub(super) fn is_call(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(is_grpc)
 }
 
-/// How long the client waits for the call at most, if it says so.
+/// Returns the time that the client waits for the call at most, if the client states it.
 pub(super) fn timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(GRPC_TIMEOUT)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    // At most eight digits, as gRPC has it; so no product overflows.
+    // The gRPC specification allows at most eight digits, so no product overflows.
     if !(1..=8).contains(&digits.len()) || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
@@ -50,8 +50,8 @@ pub(super) fn timeout(headers: &HeaderMap) -> Option<Duration> {
     }
 }
 
-/// Makes `reply`, a refusal or a failure, what a client of gRPC understands: an answer that
-/// is over with its head, with the status of the call in it.
+/// Turns `reply`, a refusal or a failure, into a response that gRPC clients understand: a
+/// trailers-only response with the status of the call in its headers.
 pub(super) fn translate(reply: &mut Reply) {
     let status = call_status(reply.status);
     let detail = match &reply.body {
@@ -76,8 +76,8 @@ pub(super) fn translate(reply: &mut Reply) {
     reply.headers.extend(own);
 }
 
-/// gRPC's own table of statuses (`http-grpc-status-mapping`), and three that it leaves out
-/// or that we know more of.
+/// Maps HTTP statuses as gRPC's own table does (`http-grpc-status-mapping`). Three statuses are
+/// missing there or are known in more detail here.
 fn call_status(status: StatusCode) -> u16 {
     match status.as_u16() {
         // INTERNAL
@@ -88,10 +88,10 @@ fn call_status(status: StatusCode) -> u16 {
         403 => 7,
         // UNIMPLEMENTED
         404 | 405 | 415 => 12,
-        // RESOURCE_EXHAUSTED: what was sent is too large.
+        // RESOURCE_EXHAUSTED: the request is too large.
         413 | 414 | 431 => 8,
-        // DEADLINE_EXCEEDED: the backend had the call, so it is not UNAVAILABLE, which
-        // clients try again.
+        // DEADLINE_EXCEEDED: the backend received the call, so it is not UNAVAILABLE, which clients
+        // retry.
         408 | 504 => 4,
         // UNAVAILABLE
         421 | 429 | 502 | 503 => 14,
@@ -100,7 +100,7 @@ fn call_status(status: StatusCode) -> u16 {
     }
 }
 
-/// gRPC's `Percent-Encoded`: printable ASCII but `%` stays.
+/// Encodes `text` as gRPC's `Percent-Encoded`: printable ASCII except `%` stays.
 fn percent_encoded(text: &str) -> HeaderValue {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {

@@ -1,5 +1,5 @@
-//! In front of every route: who is banned, who floods, who must show that it is a person.
-//! And behind every request: whose refusals are a ban.
+//! Guard in front of every route: bans, flood limits, and challenges for suspicious clients. After
+//! every request it decides if the refusals of a client lead to a ban.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -20,27 +20,27 @@ use crate::{
     },
 };
 
-/// The reason of whoever may not come in at all.
+/// Reason of a refusal of a banned client.
 pub(super) const BANNED: &str = "banned";
 const FLOOD: &str = "flood";
 const IN_FLIGHT: &str = "flood_in_flight";
 const CHALLENGE: &str = "challenge";
 
-/// The refusals that count towards a ban, beside those of identity filters, which say so
-/// themselves. Whoever is only challenged may be a person.
+/// Refusals that count towards a ban, in addition to those of identity filters, which mark
+/// themselves. A client that only got a challenge may be a person.
 const STRIKES: [&str; 4] = [FLOOD, IN_FLIGHT, "rate_limit", "api_key_rate"];
 
-/// A longer target does not come back from a challenge.
+/// Length limit of a target that a challenge may redirect back to.
 const LONGEST_RETURN: usize = 2000;
 
-/// What stands for itself in the value of a query (RFC 3986, 2.3).
+/// Characters that stay unencoded in the value of a query (RFC 3986, 2.3).
 const VALUE: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-/// One request as the flood guard counts it, until it is over.
+/// Request as the flood guard counts it, until the request is over.
 #[derive(Debug, Default)]
 pub(super) struct Guarded {
     under_way: Option<Under>,
@@ -48,27 +48,28 @@ pub(super) struct Guarded {
 }
 
 impl Guarded {
-    /// Its client asks more often than people do.
+    /// Returns true if the client sends more requests than people do.
     pub(super) fn is_suspicious(&self) -> bool {
         self.is_suspicious
     }
 
-    /// It has become a tunnel, which the listener's limits on connections bound.
+    /// Stops counting a request that became a tunnel. The connection limits of the listener bound
+    /// tunnels.
     pub(super) fn is_tunnel(&mut self) {
         self.under_way = None;
     }
 }
 
-/// Counts a request in before anything else is done for it.
+/// Counts a request before anything else is done for it.
 pub(super) fn enter(gateway: &Gateway, client: &Client) -> Result<Guarded, Box<Reply>> {
-    // An address may be banned before it is said to be a proxy's.
+    // An address may be banned before it is configured as that of a trusted proxy.
     if let Some(left) = gateway.bans.left(client.ip)
         && !gateway.trusted.trusts(client.ip)
     {
         let mut reply = Reply::refuse(StatusCode::FORBIDDEN, BANNED)
             .retry_after(left)
             .detail("Too much came from your address. Please try again later.");
-        // A proxy's connection is not its client's alone.
+        // The connection of a proxy carries requests of other clients too.
         reply.close = !client.is_trusted;
         return Err(reply.into());
     }
@@ -100,8 +101,8 @@ pub(super) fn enter(gateway: &Gateway, client: &Client) -> Result<Guarded, Box<R
     })
 }
 
-/// The answer to a request of a suspicious client, unless it shows that it has passed, or is
-/// about to.
+/// Returns the challenge for a request of a suspicious client, unless the client has passed it or
+/// is about to.
 pub(super) fn challenge(
     ctx: &Context,
     head: &RequestHeader,
@@ -121,7 +122,7 @@ pub(super) fn challenge(
         return None;
     }
     if !is_navigation(head) {
-        // This window makes the next one suspicious, whatever comes in it.
+        // This window makes the next one suspicious, no matter how many requests come in it.
         let windows = &ctx.gateway.flood_guard.as_ref()?.windows;
         let left = windows.left() + windows.length();
         return Some(
@@ -151,18 +152,18 @@ pub(super) fn challenge(
     Some(reply.into())
 }
 
-/// What a request that is over means for its client.
+/// Applies the reason of a finished request to its client, which may lead to a ban.
 pub(super) fn over(live: &Live, gateway: &Gateway, facts: &Facts, connection: Option<&Connection>) {
     let Some(reason) = facts.reason else { return };
     let client = facts.client.ip;
     if reason == BANNED {
-        // HTTP/1 has closed it with the answer.
+        // On HTTP/1 the response has already closed the connection.
         if facts.client.protocol == Protocol::Http2
             && !facts.client.is_trusted
             && let Some(connection) = connection
         {
             connection.cut(Cut::Banned);
-            // The request was counted and logged.
+            // The request was already counted and logged.
             let _first = connection.tell_cut();
         }
         return;
@@ -176,14 +177,14 @@ pub(super) fn over(live: &Live, gateway: &Gateway, facts: &Facts, connection: Op
     }
 }
 
-/// The guard, if this client is its business. A proxy that is trusted is no client: without
-/// it the address of its clients is not known, and all of them would be one.
+/// Returns the flood guard if it applies to this client. A trusted proxy is exempt: if such a proxy
+/// does not report the addresses of its clients, all of them would count as one.
 fn watching(gateway: &Gateway, client: IpAddr) -> Option<&FloodGuard> {
     let guard = gateway.flood_guard.as_ref()?;
     (!guard.spares(client) && !gateway.trusted.trusts(client)).then_some(guard)
 }
 
-/// A browser that goes to a page: only there can it show one.
+/// Returns true if a browser navigates to a page. Only then can it show a challenge.
 fn is_navigation(head: &RequestHeader) -> bool {
     let is_look = head.method == Method::GET || head.method == Method::HEAD;
     let takes_html = |member: &[u8]| {

@@ -1,23 +1,22 @@
-//! What of a request or response is meant for the next hop only, and so ends here (RFC 9110,
-//! 7.6.1).
+//! Hop-by-hop headers of requests and responses, which end at this gateway (RFC 9110, 7.6.1).
 //!
-//! Of requests, Pingora could take it away too. It looks every name up, two dozen times for each
-//! request; here it is part of the passes that [`super::forwarded`] makes over the names.
+//! Pingora could remove them from requests too, but it looks up every name, two dozen times per
+//! request. Here the check is part of the passes that [`super::forwarded`] makes over the names.
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use pingora::http::ResponseHeader;
 
 use crate::base::http::{is_token_byte, list_of};
 
-/// More names than this in `Connection` are an attempt at making us work.
+/// Number of names in `Connection` from which the header is refused, as an attempt to cause work.
 const MOST_NOMINATED: usize = 10;
 
-/// A `Connection` header that cannot be obeyed: not a list of names, too long, or it
-/// would take away who asks for what.
+/// `Connection` header that cannot be followed: not a list of names, too long, or it would remove
+/// headers that identify the client or the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BadConnection;
 
-/// Whether a header of this name, in lower case, is between two neighbours.
+/// Returns true if the header, named in lower case, is hop-by-hop.
 pub(super) fn is_hop_by_hop(name: &[u8]) -> bool {
     match name.first() {
         Some(b'c') => name == b"connection",
@@ -33,15 +32,15 @@ pub(super) fn is_hop_by_hop(name: &[u8]) -> bool {
     }
 }
 
-/// Adds to `doomed` what `Connection` says is between the client and us, but for headers that
-/// are so in any case: those are still to be read here.
+/// Adds to `doomed` the headers that `Connection` nominates as hop-by-hop, except those that always
+/// are: they are still to be read here.
 pub(super) fn nominated(
     headers: &HeaderMap,
     doomed: &mut Vec<HeaderName>,
 ) -> Result<(), BadConnection> {
     let mut lines = headers.get_all(header::CONNECTION).iter();
     if let (Some(line), None) = (lines.next(), lines.next()) {
-        // What nearly all requests say.
+        // The value of nearly all requests.
         let is = |word: &[u8]| line.as_bytes().eq_ignore_ascii_case(word);
         if is(b"keep-alive") || is(b"close") || is(b"upgrade") {
             return Ok(());
@@ -70,8 +69,8 @@ pub(super) fn nominated(
     Ok(())
 }
 
-/// Whether a response's header of this name ends here, whatever its value. `Connection` does
-/// as well, but what is sent has one of its own.
+/// Returns true if a response header of this name ends here, whatever its value. `Connection` does
+/// too, but every response that is sent has one of its own.
 #[inline]
 pub(super) fn ends_here(name: &str) -> bool {
     match name.as_bytes() {
@@ -87,13 +86,13 @@ pub(super) fn ends_here(name: &str) -> bool {
     }
 }
 
-/// Whether `Connection` names nothing but what becomes of it.
+/// Returns true if `Connection` contains only an option for the connection itself.
 #[inline]
 pub(super) fn is_plain(connection: &[u8]) -> bool {
     connection.eq_ignore_ascii_case(b"keep-alive") || connection.eq_ignore_ascii_case(b"close")
 }
 
-/// Takes away what of a response ends here, and what its `Connection` names.
+/// Removes hop-by-hop response headers, and those that `Connection` nominates.
 #[cold]
 pub(super) fn strip_response(head: &mut ResponseHeader) {
     const CONNECTION: HeaderName = header::CONNECTION;
@@ -101,7 +100,7 @@ pub(super) fn strip_response(head: &mut ResponseHeader) {
         .filter_map(|name| HeaderName::from_bytes(name).ok())
         .filter(|name| !is_for_all(name.as_str()))
         .collect();
-    // RFC 9110, 15.5.22: which protocol is required. WebSocket is the one that passes here.
+    // RFC 9110, 15.5.22: the required protocol. WebSocket is the one that is forwarded.
     let requires_websocket = head.status == StatusCode::UPGRADE_REQUIRED
         && list_of(&head.headers, &header::UPGRADE).any(|it| it.eq_ignore_ascii_case(b"websocket"));
     let names = head.headers.keys();
@@ -117,9 +116,9 @@ pub(super) fn strip_response(head: &mut ResponseHeader) {
     }
 }
 
-/// Whether every recipient needs the field, so that `Connection` cannot name it (RFC 9110,
-/// 7.6.1): a response without its `Cache-Control` would be shared, and one without its
-/// length be none.
+/// Returns true if every recipient needs the field, so that `Connection` cannot nominate it (RFC
+/// 9110, 7.6.1). A response without its `Cache-Control` would be shared, and one without its length
+/// would not be a valid response.
 fn is_for_all(name: &str) -> bool {
     name.ends_with("cache-control")
         || name.starts_with("content-")
@@ -129,8 +128,8 @@ fn is_for_all(name: &str) -> bool {
         )
 }
 
-/// Whether `TE` says that the client takes trailers: the one thing that it may say in
-/// HTTP/2 (RFC 9113, 8.2.2), and without which servers of gRPC refuse a call.
+/// Returns true if `TE` states that the client accepts trailers. That is the only value allowed in
+/// HTTP/2 (RFC 9113, 8.2.2), and gRPC servers refuse a call without it.
 pub(super) fn wants_trailers(headers: &HeaderMap) -> bool {
     headers
         .get_all(header::TE)

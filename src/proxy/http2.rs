@@ -1,9 +1,9 @@
-//! A request's head as it came by HTTP/2, brought into the one form that all else knows:
-//! `Host` as a header, the target as a path, one `Cookie`.
+//! Normalises HTTP/2 request headers into the form that the rest of the gateway uses: `Host` as a
+//! header, the target as a path, one `Cookie`.
 //!
-//! What `edge/head` asks of a head's bytes with HTTP/1 is asked here of the head, so that
-//! both are refused for the same reasons. Framing, control characters and headers that are
-//! between two neighbours are the `h2` crate's and Pingora's to refuse.
+//! The checks that `edge/head` makes on the raw HTTP/1 bytes are made here on the parsed headers,
+//! so that both are refused for the same reasons. The `h2` crate and Pingora refuse bad framing,
+//! control characters and hop-by-hop headers.
 
 use bytes::{BufMut, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
@@ -16,14 +16,14 @@ use crate::{
     runtime::text::ConnectionText,
 };
 
-/// No method that is registered has more than 17 letters.
+/// No registered method has more than 17 letters.
 const LONGEST_METHOD: usize = 32;
 const LONGEST_NAME: usize = 256;
-/// What a request line and a header line have beside their parts, as HTTP/1 writes them.
+/// Bytes of a request line and of a header line besides their parts, as HTTP/1 writes them.
 const LINE: usize = "  HTTP/1.1\r\n".len();
 const FIELD: usize = ": \r\n".len();
 
-/// Headers that may stand once: with two of them programs differ about which counts.
+/// Headers that must not be repeated: programs differ in which of two they use.
 const SINGLE: [HeaderName; 6] = [
     header::CONTENT_TYPE,
     header::AUTHORIZATION,
@@ -33,7 +33,7 @@ const SINGLE: [HeaderName; 6] = [
     header::RANGE,
 ];
 
-/// Checks the head against what `listener` takes, and gives it its one form.
+/// Checks the request headers against the limits of `listener`, and normalises them.
 pub(super) fn settle(
     head: &mut RequestHeader,
     listener: &Listener,
@@ -84,7 +84,7 @@ fn line_length(head: &RequestHeader) -> usize {
     head.method.as_str().len() + head.raw_path().len() + LINE
 }
 
-/// What a head has that most have not.
+/// Unusual properties of request headers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Odd {
     has_underscore: bool,
@@ -108,7 +108,7 @@ fn check_fields(head: &RequestHeader, limits: &Limits) -> Result<Odd, Failure> {
     if length > limits.headers || count > limits.header_count {
         return Err(Failure::LongHead);
     }
-    // Whoever has as many lines as names has none twice.
+    // If there are as many lines as names, no name is repeated.
     if head.headers.len() != head.headers.keys_len() {
         let is_twice = |name: &HeaderName| head.headers.get_all(name).iter().nth(1).is_some();
         if SINGLE.iter().any(is_twice) {
@@ -136,7 +136,7 @@ fn drop_underscores(head: &mut RequestHeader) {
     }
 }
 
-/// Cookies may come one by one (RFC 9113, 8.2.3), and are one header for all others.
+/// Joins cookies, which may arrive one by one (RFC 9113, 8.2.3), into one header.
 fn joined_cookies(headers: &HeaderMap) -> Option<HeaderValue> {
     const BETWEEN: &[u8] = b"; ";
     let cookies = || headers.get_all(header::COOKIE).iter();
@@ -151,7 +151,7 @@ fn joined_cookies(headers: &HeaderMap) -> Option<HeaderValue> {
     HeaderValue::from_maybe_shared(joined.freeze()).ok()
 }
 
-/// `:authority` becomes `Host`. Pingora has seen to it that they agree where both are there.
+/// Turns `:authority` into `Host`. Pingora has checked that they agree if both are present.
 fn name_host(head: &mut RequestHeader, text: &ConnectionText) -> Result<(), Failure> {
     let Some(authority) = head.uri.authority() else {
         return Ok(());

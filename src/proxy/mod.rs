@@ -1,5 +1,5 @@
-//! Our hooks in Pingora's proxy. Each takes the request's snapshot of the configuration
-//! and calls the chain; what a feature does lives in its filter.
+//! Hooks of the gateway in Pingora's proxy. Each uses the configuration snapshot of its request and
+//! calls the filter chain. The behaviour of a feature lives in its filter.
 
 mod body;
 mod cache;
@@ -52,22 +52,22 @@ use crate::{
     tls, upstreams,
 };
 
-/// The proxy of one process: every listener's requests pass here.
+/// Proxy of one process. The requests of every listener pass through it.
 pub struct Proxy {
     live: Arc<Live>,
 }
 
-/// Pingora's proxy around our hooks.
+/// Pingora's proxy with the hooks of the gateway.
 pub type Service = HttpProxy<Proxy>;
 
-/// A service that is ready to be given connections.
+/// Returns a proxy service that is ready to accept connections.
 pub fn service(live: &Arc<Live>) -> Service {
-    // Before Pingora's connector installs its own.
+    // Must run before Pingora's connector installs its own provider.
     tls::install_provider();
     let conf = ServerConf {
-        // Ours decide about retries; this only bounds them.
+        // The hooks decide about retries. This value only bounds them.
         max_retries: 16,
-        // Idle connections to backends, all in all. Beyond it the oldest are closed.
+        // Bound on all idle connections to backends. Above it the oldest ones are closed.
         upstream_keepalive_pool_size: 4096,
         ca_file: upstreams::authorities_file(),
         ..ServerConf::default()
@@ -76,7 +76,7 @@ pub fn service(live: &Arc<Live>) -> Service {
         live: Arc::clone(live),
     };
     let mut proxy = HttpProxy::new(hooks, Arc::new(conf));
-    // Refused by us all the same, and not without a word in the log.
+    // The gateway still refuses CONNECT itself, and logs the refusal.
     let options = proxy.server_options.get_or_insert_default();
     options.allow_connect_method_proxying = true;
     proxy.handle_init_modules();
@@ -91,7 +91,8 @@ impl ProxyHttp for Proxy {
         Box::new(Context::new(&self.live))
     }
 
-    /// None: compression is a filter of ours, and a module costs a box for each request.
+    /// Installs no modules: compression is a filter of the gateway, and a module costs a box per
+    /// request.
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     fn on_connection_reuse(
@@ -110,7 +111,7 @@ impl ProxyHttp for Proxy {
         course::run(&self.live, session, ctx).await
     }
 
-    /// Stale answers are fetched anew by requests of ours.
+    /// Allows background subrequests, which revalidate stale responses, if a cache is configured.
     fn allow_spawning_subrequest(&self, _session: &Session, ctx: &Box<Context>) -> bool {
         ctx.gateway.cache.is_some()
     }
@@ -209,7 +210,7 @@ impl ProxyHttp for Proxy {
         request::forward(session, head, ctx).await?;
         if let Some(refusal) = ctx.facts.refused.take() {
             ctx.reply = Some(refusal);
-            // Nothing of it was sent, and no other backend is to get it.
+            // No part of the request was sent, and no other backend may get it.
             return Err(Error::new_down(ErrorType::Custom("refused")));
         }
         let app = ctx.upstream.as_ref().map_or(App::None, |u| u.app);
@@ -237,7 +238,7 @@ impl ProxyHttp for Proxy {
             let verdict = chain.on_request_body(&mut ex, body, end_of_stream);
             if let Verdict::Reply(refusal) = verdict {
                 ctx.reply = Some(refusal);
-                // Not the backend's fault, and no other backend is to get it.
+                // The backend is not at fault, and no other backend may get the request.
                 return Err(Error::new_down(ErrorType::Custom("refused")));
             }
         }
@@ -297,8 +298,8 @@ impl ProxyHttp for Proxy {
         Ok(None)
     }
 
-    /// With trailers no piece of the body is its last: it ends here. What filters still
-    /// hold of it goes out instead of the trailers, which HTTP lets anyone drop.
+    /// Ends the body here, because with trailers no chunk of it is marked as the last one. Bytes
+    /// that filters still buffer are sent instead of the trailers, which HTTP allows to drop.
     async fn response_trailer_filter(
         &self,
         session: &mut Session,
@@ -348,7 +349,8 @@ impl ProxyHttp for Proxy {
         }
     }
 
-    /// Ours say the same with route, backend and reason.
+    /// Suppresses Pingora's error log: the gateway logs the same error with route, backend and
+    /// reason.
     fn suppress_error_log(&self, _: &Session, _: &Box<Context>, _: &Error) -> bool {
         true
     }
@@ -361,14 +363,15 @@ impl ProxyHttp for Proxy {
         what: ProxyWarnLogContext,
     ) -> bool {
         if what == ProxyWarnLogContext::DownstreamCache {
-            // The first reason counts.
+            // Only the first reason counts.
             ctx.client_left.get_or_init(|| Failure::of_leaving(error));
         }
         true
     }
 }
 
-/// `100 Continue` and `103 Early Hints`, which pass as they are; `101` ends in a tunnel.
+/// Returns true for `100 Continue` and `103 Early Hints`, which are forwarded unchanged. `101`
+/// starts a tunnel.
 fn is_interim(head: &ResponseHeader) -> bool {
     head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS
 }

@@ -1,7 +1,7 @@
-//! The small built-in page of our own replies: HTML, JSON or a line of text, by `Accept`.
+//! Small built-in page of the gateway's own replies: HTML, JSON or a line of text, by `Accept`.
 //!
-//! Pure rendering. The template is cut at its marks once, so a page costs one allocation
-//! and a few copies: a flood of refusals must not cost more than the requests that pass.
+//! Pure rendering. The template is split at its marks once, so a page costs one allocation and a
+//! few copies: a flood of refusals must not cost more than the requests that pass.
 
 use std::sync::LazyLock;
 
@@ -10,21 +10,21 @@ use http::{HeaderValue, StatusCode};
 
 use crate::base::accept;
 
-/// What a page says.
+/// Content of a page.
 #[derive(Clone, Copy, Debug)]
 pub struct Page<'a> {
     pub status: StatusCode,
-    /// The fixed word of the refusal; `null` in JSON if there is none.
+    /// Reason word of the refusal; `null` in JSON if there is none.
     pub reason: Option<&'a str>,
-    /// One sentence for the reader; the status's own one if absent.
+    /// Sentence for the reader; the default one of the status if absent.
     pub detail: Option<&'a str>,
-    /// Empty if there is none.
+    /// Id of the request; empty if there is none.
     pub request_id: &'a str,
-    /// The app or site that the reader meant to reach; empty for none.
+    /// App or site that the reader requested; empty for none.
     pub app: &'a str,
 }
 
-/// The form of a page.
+/// Format of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     Json,
@@ -36,7 +36,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
-/// The template's text between two marks, and the mark after it.
+/// Text of the template between two marks, and the mark after it.
 type Piece = (&'static str, Mark);
 
 #[derive(Clone, Copy)]
@@ -67,8 +67,8 @@ fn cut(mut rest: &'static str) -> Box<[Piece]> {
 }
 
 impl Form {
-    /// The form that an `Accept` header prefers. Without a preference, as from curl's
-    /// `*/*`, it is text: what a person reads in a terminal and a program need not parse.
+    /// Returns the format that an `Accept` header prefers. Without a preference, as with curl's
+    /// `*/*`, it is text: a person can read it in a terminal and a program need not parse it.
     pub fn of(accept: Option<&HeaderValue>) -> Self {
         const OFFERS: &[&str] = &["application/json", "text/html", "text/plain"];
         match accept.and_then(|value| accept::preferred(value.as_bytes(), OFFERS)) {
@@ -80,7 +80,7 @@ impl Form {
 }
 
 impl Page<'_> {
-    /// The page's content type and body, in the form that `accept` prefers.
+    /// Returns the page's content type and body, in the format that `accept` prefers.
     pub fn render(&self, accept: Option<&HeaderValue>) -> (HeaderValue, Bytes) {
         match Form::of(accept) {
             Form::Json => (JSON, self.json()),
@@ -169,7 +169,7 @@ fn phrase(status: StatusCode) -> &'static str {
     status.canonical_reason().unwrap_or("Unknown Status")
 }
 
-/// What a reader who is no administrator can make of a status.
+/// Returns a sentence about a status for a reader who is not an administrator.
 fn sentence(status: StatusCode) -> &'static str {
     match status.as_u16() {
         400 => "The request could not be understood.",
@@ -193,7 +193,7 @@ fn sentence(status: StatusCode) -> &'static str {
     }
 }
 
-/// Adds `text` with what HTML gives a meaning written out.
+/// Adds `text` with HTML special characters escaped.
 fn put_escaped(out: &mut String, text: &str) {
     let mut rest = text;
     while let Some(at) = rest.find(['&', '<', '>', '"', '\'']) {

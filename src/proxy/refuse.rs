@@ -1,5 +1,5 @@
-//! Answers to requests that the edge refuses before there is one: the same page, headers,
-//! log line and metric as for any other refusal.
+//! Replies to input that the edge refuses before it is a request: the same page, headers, log line
+//! and metric as for any other refusal.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// Refuses on behalf of the edge.
+/// Builds and logs refusals for the edge.
 pub struct Refuser {
     live: Arc<Live>,
 }
@@ -39,7 +39,7 @@ impl Refuser {
     }
 }
 
-/// What stands for a method or target that could not be read.
+/// Placeholder for a method or target that could not be read.
 const UNREAD_METHOD: &str = "-";
 const UNREAD_TARGET: &[u8] = b"-";
 
@@ -56,7 +56,7 @@ fn head(refusal: &Refusal) -> RequestHeader {
     head
 }
 
-/// A head and a body as HTTP/1.1, the connection's last words.
+/// Returns headers and body as HTTP/1.1, the last bytes of the connection.
 fn bytes(head: &ResponseHeader, body: Option<&Bytes>) -> Vec<u8> {
     let reason = head.status.canonical_reason().unwrap_or_default();
     let mut out = format!("HTTP/1.1 {} {reason}\r\n", head.status.as_str()).into_bytes();
@@ -85,7 +85,7 @@ impl Refuser {
         facts
     }
 
-    /// The log line and the metrics of a request that ended here.
+    /// Logs and counts a request that ended here.
     fn log(&self, gateway: &Gateway, head: &RequestHeader, facts: &mut Facts) {
         facts.total = self.live.world.clock.now() - facts.started;
         gateway.fallback_metrics.count(&head.method, facts.status);
@@ -122,7 +122,7 @@ impl Refuse for Refuser {
 
     fn ended(&self, connection: &Connection, reason: &'static str) {
         self.live.http.refuse(reason);
-        // A client that is slow or idle is everyday; one that floods us is somebody's doing.
+        // Slow or idle clients are normal; a flood is deliberate.
         let level = if reason.starts_with("h2_") {
             log::Level::Warn
         } else {
@@ -150,14 +150,14 @@ impl Refuse for Refuser {
     fn bars(&self, client: IpAddr) -> Option<&'static str> {
         let gateway = self.live.gateway();
         gateway.bans.left(client)?;
-        // Whose bans are they behind a proxy? The request will say.
+        // Behind a proxy the client is not known yet. The request will show it.
         (!gateway.trusted.trusts(client)).then_some(BANNED)
     }
 
     fn turned_away(&self, listener: &str, peer: Option<SocketAddr>, reason: &'static str) {
         self.live.http.refuse(reason);
         let client = peer.map(|peer| peer.ip().to_string()).unwrap_or_default();
-        // Whoever is banned was told of once, and is expected to come again.
+        // The ban was already logged, and a banned client is expected to come again.
         let level = if reason == BANNED {
             log::Level::Debug
         } else {

@@ -1,5 +1,5 @@
-//! The one writer of our own replies. Pingora runs no response hooks for what is written
-//! in `request_filter` or after a failure, so the response phase is run here.
+//! Writes all replies of the gateway itself. Pingora runs no response hooks for responses written
+//! in `request_filter` or after a failure, so this module runs the response phase.
 
 use std::{cell::RefCell, time::Duration};
 
@@ -18,10 +18,10 @@ use crate::{
     chain::{Chain, Exchange, Facts, Reply, ReplyBody},
 };
 
-/// How long a client may go on sending after our answer.
+/// Time that a client may go on sending after the response.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Sends `reply` through the response phase of `chain`.
+/// Sends `reply` after the response phase of `chain`.
 pub(super) async fn send(
     session: &mut Session,
     chain: &Chain,
@@ -39,7 +39,7 @@ pub(super) async fn send(
         .await?;
     let is_http2 = session.req_header().version == Version::HTTP_2;
     if body.is_some() || is_http2 {
-        // Pingora passes no end with a head on HTTP/2.
+        // Pingora does not pass the end of the stream with the headers on HTTP/2.
         session.write_response_body(body, true).await?;
     }
     if !is_http2 {
@@ -48,7 +48,7 @@ pub(super) async fn send(
     Ok(())
 }
 
-/// Head and body of `reply` to `request`, after the response phase of `chain`.
+/// Builds headers and body of `reply` to `request`, after the response phase of `chain`.
 pub(super) async fn make(
     request: &RequestHeader,
     chain: &Chain,
@@ -101,7 +101,7 @@ pub(super) async fn make(
     }
     chain.on_response(&mut ex, &mut open.parts).await;
     open.close(&mut head);
-    // A filter that announced another body than this one (coded, say) makes it here.
+    // A filter that announced another body than this one, such as a compressed one, makes it here.
     let mut body = Some(body)
         .filter(|body| !body.is_empty() && !has_no_body && request.method != Method::HEAD);
     if body.is_some() {
@@ -111,31 +111,30 @@ pub(super) async fn make(
     Ok((head, body))
 }
 
-/// The head of the answer that has begun. `100 Continue` and its like begin none.
+/// Returns the headers of the response that has begun. `100 Continue` and the like begin none.
 pub(super) fn begun(session: &Session) -> Option<&ResponseHeader> {
     session.response_written().filter(|head| {
         !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS
     })
 }
 
-/// Writes what of a response waits for its client, as far as that takes it now: a part of a
-/// head may be out already.
+/// Writes pending bytes of a response as far as the client accepts them now: part of the headers
+/// may already be sent.
 pub(super) fn settle(session: &mut Session) {
     if session.has_pending_downstream_tasks() {
-        // Whether it was written shows in what has begun, and in what still waits.
+        // The response that has begun, and what is still pending, show if anything was written.
         drop(session.write_downstream_proxy_tasks().now_or_never());
     }
 }
 
-/// Whether anything of a response is written, or about to be.
+/// Returns true if any part of a response is written or pending.
 pub(super) fn is_on_its_way(session: &Session) -> bool {
     begun(session).is_some() || session.has_pending_downstream_tasks()
 }
 
-/// Reads what the client still sends of a body that nobody wants. Closing with bytes
-/// unread resets the connection, and with it the answer on its way (nginx:
-/// `lingering_close`). On HTTP/2 a whole answer and then a reset of the stream say the same
-/// (RFC 9113, 8.1), and the connection lives on.
+/// Reads the rest of a request body that is not needed. Closing the connection with unread bytes
+/// resets it, and the response in transit is lost (nginx: `lingering_close`). On HTTP/2 a complete
+/// response before a stream reset is not lost (RFC 9113, 8.1), and the connection stays open.
 pub(super) async fn linger(session: &mut Session) {
     if session.as_mut().is_body_done() {
         return;
@@ -147,7 +146,7 @@ pub(super) async fn linger(session: &mut Session) {
     }
 }
 
-/// The `Date` of now (RFC 9110, 6.6.1), made once a second on each thread.
+/// Returns the current `Date` (RFC 9110, 6.6.1), built once per second on each thread.
 pub(super) fn date(clock: &Clock) -> HeaderValue {
     thread_local! {
         static LAST: RefCell<(u64, HeaderValue)> =

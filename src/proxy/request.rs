@@ -1,4 +1,5 @@
-//! The request's way in: who asks, for what, by which route; and the head that goes on.
+//! Start of a request: identifies its client, target and route, and prepares the headers to
+//! forward.
 
 use std::{borrow::Cow, collections::VecDeque, sync::Arc};
 
@@ -27,24 +28,24 @@ use crate::{
     runtime::connection::{Connection, Shown},
 };
 
-/// How a request came through its filters.
+/// Result of running a request through its filters.
 pub(super) enum Filtered {
-    /// One of them, or the route's action, answers.
+    /// A filter, or the route's action, returned a reply.
     Reply(Box<Reply>),
-    /// The next one wants so many bytes of the body.
+    /// The next filter needs this many bytes of the body.
     Body(usize),
     Passed,
 }
 
-/// Our own answer to a request that came on `connection`, before any filter; none if it may
-/// go on.
+/// Returns the gateway's own reply to a request on `connection`, before any filter runs, or `None`
+/// if the request may go on.
 pub(super) async fn own_answer(
     head: &mut RequestHeader,
     connection: Option<Arc<Connection>>,
     ctx: &mut Context,
 ) -> Option<Box<Reply>> {
     if challenge::is_asked(head, ctx) {
-        // Boxed, since every request's future would be as large.
+        // Boxed, because otherwise every request's future would be as large.
         let answer = Box::pin(challenge::answer(head, connection.as_deref(), ctx)).await;
         if answer.is_some() {
             return answer;
@@ -53,15 +54,15 @@ pub(super) async fn own_answer(
     match begin(head, connection, ctx) {
         Ok(()) => None,
         Err(reply) => {
-            // The request filters never see it, and it is to be found in the log.
+            // The request filters never see this request, but the log must show it.
             ctx.facts.request_id = RequestId::random(fastrand::u64(..), fastrand::u64(..));
             Some(reply)
         }
     }
 }
 
-/// On a connection that is to end, an answer says so: its client is to take another one for
-/// its next request. With HTTP/2 the connection's own loop says it.
+/// Adds `Connection: close` to a response on a connection that drains, so that the client opens
+/// another one for its next request. On HTTP/2 the loop of the connection does it.
 pub(super) fn end_if_draining(session: &mut Session, ctx: &Context) {
     let connection = ctx.connection.as_ref();
     if connection.is_some_and(|connection| connection.listener.is_draining()) {
@@ -69,8 +70,8 @@ pub(super) fn end_if_draining(session: &mut Session, ctx: &Context) {
     }
 }
 
-/// Fixes what later hooks go by: client, target, route, class. The answer to a request that
-/// gets no further than this.
+/// Sets the client, target, route and class that later hooks use. Returns the reply to a request
+/// that goes no further.
 fn begin(
     head: &mut RequestHeader,
     connection: Option<Arc<Connection>>,
@@ -99,7 +100,7 @@ fn begin(
     if let Some(target) = normal.rewritten() {
         head.set_raw_path(&target).map_err(|_| Failure::BadPath)?;
         if let Some(authority) = authority {
-            // RFC 9112, 3.2.2: the target's authority counts, and `Host` becomes it.
+            // RFC 9112, 3.2.2: the authority of the target takes precedence, and replaces `Host`.
             let value = HeaderValue::from_bytes(&authority).map_err(|_| Failure::BadRequest)?;
             head.insert_header(header::HOST, value)
                 .map_err(|_| Failure::BadRequest)?;
@@ -180,7 +181,7 @@ fn begin(
     }
 }
 
-/// Whether filters that the request has to pass look at what the gateway writes.
+/// Returns true if filters on the request's way read headers that the gateway writes.
 fn reads_written(ctx: &Context, route: usize) -> bool {
     let reads = |index| {
         ctx.gateway
@@ -191,7 +192,7 @@ fn reads_written(ctx: &Context, route: usize) -> bool {
     reads(route) || also.is_some_and(|also| also.routes.iter().any(|(index, _)| reads(*index)))
 }
 
-/// Writes who asks into the head: something besides backends looks at it there.
+/// Writes the forwarding headers into the request, because not only backends read them there.
 #[cold]
 fn write_forwarding(head: &mut RequestHeader, ctx: &Context) {
     let Some(connection) = &ctx.connection else {
@@ -201,7 +202,7 @@ fn write_forwarding(head: &mut RequestHeader, ctx: &Context) {
     forwarded::write(head, &who);
 }
 
-/// What the gateway says of the request's client.
+/// Returns the forwarding information about the request's client.
 fn forwarding<'c>(ctx: &'c Context, connection: &'c Connection) -> Forwarding<'c> {
     Forwarding {
         client: &ctx.facts.client,
@@ -215,9 +216,9 @@ fn forwarding<'c>(ctx: &'c Context, connection: &'c Connection) -> Forwarding<'c
     }
 }
 
-/// Finds what guards a request besides its route's own filters: routes that some app takes its
-/// path for, and those of other values of a name. The route becomes one of them if that one
-/// leads to the same app.
+/// Finds routes that guard a request besides its own route: those that some app would select for
+/// its path, and those that would match another of several values of the same name. One of them
+/// becomes the route if it leads to the same app.
 #[cold]
 fn guarded(
     gateway: &Gateway,
@@ -246,7 +247,7 @@ fn guarded(
     })
 }
 
-/// The guards of other routes, if the request has to pass some. `None` once it has.
+/// Runs the guards of other routes, if there are any. Returns `None` once the request has passed.
 async fn pass_others(head: &RequestHeader, ctx: &mut Context) -> Option<Filtered> {
     let Context {
         gateway,
@@ -278,10 +279,10 @@ async fn pass_others(head: &RequestHeader, ctx: &mut Context) -> Option<Filtered
     None
 }
 
-/// The request filters, from where `round` is, then the route's action.
+/// Runs the request filters, starting at `round`, and then the route's action.
 pub(super) async fn filter(head: &RequestHeader, ctx: &mut Context, round: &mut Round) -> Filtered {
     if ctx.also.is_some() {
-        // Boxed, since every request's future would be as large.
+        // Boxed, because otherwise every request's future would be as large.
         if let Some(filtered) = Box::pin(pass_others(head, ctx)).await {
             return filtered;
         }
@@ -297,7 +298,7 @@ pub(super) async fn filter(head: &RequestHeader, ctx: &mut Context, round: &mut 
     }
 }
 
-/// The route's action. A reply if that is one.
+/// Applies the route's action. Returns a reply if the action is one.
 fn act(head: &RequestHeader, ctx: &mut Context) -> Option<Box<Reply>> {
     let is_upgrade = websocket::is_asked_for(head);
     let Context {
@@ -339,32 +340,32 @@ fn act(head: &RequestHeader, ctx: &mut Context) -> Option<Box<Reply>> {
         }
     }
     if *is_websocket && upstream.as_ref().is_some_and(|u| u.is_h2()) {
-        // Another filter chose it: what the configuration says was checked.
+        // Another filter chose the upstream. The one in the configuration was checked at load time.
         return Some(Box::new(Failure::Upgrade.reply()));
     }
     None
 }
 
-/// What holds for Pingora's session of a request before anything is known of it.
+/// Prepares Pingora's session before anything is known of the request.
 pub(super) fn enter(session: &mut Session, connection: Option<&Connection>) {
     if session.req_header().version != http::Version::HTTP_2 {
         return;
     }
     if let Some(connection) = connection {
         let listener = connection.listener.config();
-        // A client that reads its other streams only leaves this one's answer waiting.
+        // A client that reads only its other streams leaves this response waiting.
         session.set_write_timeout(Some(listener.limits.send_timeout));
     }
 }
 
-/// What holds for the session of a request that goes to a backend.
+/// Prepares the session of a request that goes to a backend.
 pub(super) fn settle(session: &mut Session) {
-    // No timeouts of Pingora's on the client's side of a tunnel or a long answer:
-    // the deadlines of `runtime::deadline` see both sides.
+    // Disables Pingora's timeouts on the client side of a tunnel or a long response: the deadlines
+    // of `runtime::deadline` see both sides.
     session.set_read_timeout(None);
 }
 
-/// Makes `head`, a copy of the client's, the one that goes to the backend.
+/// Turns `head`, a copy of the client's request headers, into those for the backend.
 pub(super) async fn forward(
     session: &Session,
     head: &mut RequestHeader,
@@ -374,7 +375,7 @@ pub(super) async fn forward(
         return Err(Error::new_in(ErrorType::Custom("no connection")));
     };
     if let Some(target) = &ctx.facts.rewritten {
-        // The route's own rewrite is of the path that the client sent.
+        // The route's own rewrite applies to the path that the client sent.
         head.set_raw_path(target)?;
     } else if let Some(route) = context::route(&ctx.gateway, ctx.route)
         && let Action::Forward(forward) = &route.action
@@ -415,7 +416,8 @@ pub(super) async fn forward(
     Ok(())
 }
 
-/// Opens `head`, a copy of the client's, as a backend gets it but for what filters do.
+/// Opens `head`, a copy of the client's request headers, as a backend gets it before filters change
+/// it.
 fn open(head: &mut RequestHeader, connection: &Connection, ctx: &Context) -> OpenRequest {
     let forwarding = Forwarding {
         app: ctx.upstream.as_ref().map_or(App::None, |u| u.app),
@@ -427,7 +429,7 @@ fn open(head: &mut RequestHeader, connection: &Connection, ctx: &Context) -> Ope
     forwarded::open_upstream(head, &forwarding)
 }
 
-/// The target that the route makes of the client's, if it makes another one.
+/// Returns the target that the route rewrites the client's to, if it does.
 pub(super) fn rewritten(head: &RequestHeader, ctx: &Context) -> Option<Vec<u8>> {
     let Action::Forward(forward) = &context::route(&ctx.gateway, ctx.route)?.action else {
         return None;
@@ -437,10 +439,10 @@ pub(super) fn rewritten(head: &RequestHeader, ctx: &Context) -> Option<Vec<u8>> 
     rewrite.apply(&target, &ctx.params).ok()?
 }
 
-/// The headers that a backend would get of the client's `head`; `None` if that cannot be known
-/// before it is sent on.
+/// Returns the headers that a backend would get for the client's `head`, or `None` if they are not
+/// known before the request is forwarded.
 ///
-/// Made by what sends requests on, so that no list of ours can differ from it.
+/// The same code that forwards requests builds them, so that no separate list can differ from it.
 #[cold]
 pub(super) fn sent_headers(head: &RequestHeader, ctx: &mut Context) -> Option<HeaderMap> {
     let mut sent = head.clone();
@@ -453,8 +455,8 @@ pub(super) fn sent_headers(head: &RequestHeader, ctx: &mut Context) -> Option<He
     is_known.then_some(headers)
 }
 
-/// HTTP/1.0 may leave `Host` out, and a backend is spoken to in HTTP/1.1, which may not: it
-/// gets its own name then (as from nginx).
+/// Adds `Host` to an HTTP/1.0 request that omits it. The backend gets the request in HTTP/1.1,
+/// which requires it. The value is the backend's own name (as in nginx).
 fn name_host(head: &mut RequestHeader, ctx: &Context) -> Result<()> {
     if head.headers.contains_key(header::HOST) {
         return Ok(());
@@ -465,11 +467,11 @@ fn name_host(head: &mut RequestHeader, ctx: &Context) -> Result<()> {
     head.insert_header(header::HOST, host)
 }
 
-/// The longest head that Node takes, with a margin for its own count
-/// (`--max-http-header-size`, 16 KiB): a longer one gets a bare 431 and a closed socket.
+/// Longest header section that Node accepts, with a margin for its own count
+/// (`--max-http-header-size`, 16 KiB). A longer one gets a bare 431 and a closed socket.
 const NODE_HEAD: usize = 16_000;
 
-/// Whether the head, as it goes on, is longer than the app takes.
+/// Returns true if the headers to forward are longer than the app accepts.
 pub(super) fn is_too_long(head: &RequestHeader, app: App) -> bool {
     if app == App::None {
         return false;
@@ -482,7 +484,7 @@ pub(super) fn is_too_long(head: &RequestHeader, app: App) -> bool {
     fields + head.raw_path().len() > NODE_HEAD
 }
 
-/// The connection that the request came on.
+/// Returns the connection that the request arrived on.
 pub(super) fn connection(session: &Session) -> Option<Arc<Connection>> {
     let digest = session.as_downstream().digest()?.proxy_digest.as_ref()?;
     let connection = digest
@@ -492,7 +494,7 @@ pub(super) fn connection(session: &Session) -> Option<Arc<Connection>> {
     Some(Arc::clone(connection))
 }
 
-/// Who asks by this head on this connection.
+/// Returns the client of a request with these headers on this connection.
 pub(super) fn client(head: &RequestHeader, connection: &Connection, gateway: &Gateway) -> Client {
     let who =
         forwarded::resolve_client(head, connection.peer, connection.scheme(), &gateway.trusted);

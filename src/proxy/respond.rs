@@ -1,4 +1,4 @@
-//! The answer to a client begins: from a backend, or from the cache's phases.
+//! Start of the response to a client: from a backend, or from the cache's phases.
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, Version, header};
@@ -16,10 +16,10 @@ use crate::{
     runtime::connection::Connection,
 };
 
-/// Runs the response phase on `head`.
+/// Runs the response phase on the response headers `head`.
 pub(super) async fn begin(session: &mut Session, head: &mut ResponseHeader, ctx: &mut Context) {
     request::end_if_draining(session, ctx);
-    // RFC 9110, 6.2: a response has the version of who sends it. Pingora leaves the origin's.
+    // RFC 9110, 6.2: a response has the version of its sender. Pingora leaves the origin's.
     head.set_version(Version::HTTP_11);
     let request = session.req_header();
     ctx.is_bare = request.version == Version::HTTP_2
@@ -75,7 +75,8 @@ pub(super) async fn begin(session: &mut Session, head: &mut ResponseHeader, ctx:
     }
 }
 
-/// RFC 9112, 6.1: HTTP/1.0 knows no chunks. A body without a length ends with its connection.
+/// Removes chunked framing for HTTP/1.0 (RFC 9112, 6.1). There, a body without a length ends with
+/// its connection.
 fn without_chunks(
     session: &mut Session,
     head: &mut ResponseHeader,
@@ -95,18 +96,18 @@ fn without_chunks(
     }
 }
 
-/// Passes on what a backend says before its response.
+/// Forwards an interim response of a backend.
 pub(super) async fn interim(session: &mut Session, head: &mut ResponseHeader, ctx: &Context) {
     upstream::interim(head, ctx);
     if ctx.is_background() {
         return;
     }
     match ctx.facts.client.protocol {
-        // RFC 9110, 15.2: it knows none.
+        // RFC 9110, 15.2: HTTP/1.0 has no interim responses.
         Protocol::Http10 => session.set_ignore_info_resp(true),
         Protocol::Http11 if session.cache.enabled() && head.status != StatusCode::CONTINUE => {
-            // Pingora drops it if the headers of a response that is stored come in the same
-            // read, and would write it a second time if they do not.
+            // Pingora drops it if the headers of a response that is stored arrive in the same read,
+            // and would write it a second time if they do not.
             session.set_ignore_info_resp(false);
             let written = session.as_mut().write_response_header_ref(head).await;
             session.set_ignore_info_resp(true);
@@ -118,8 +119,8 @@ pub(super) async fn interim(session: &mut Session, head: &mut ResponseHeader, ct
     }
 }
 
-/// Runs the filters on a piece of the body, and tells them of its end: once, whatever way the
-/// response takes.
+/// Runs the filters on a chunk of the body. They see the end of the body exactly once, whichever
+/// path the response takes.
 pub(super) fn body(
     session: &mut Session,
     ctx: &mut Context,
@@ -138,9 +139,9 @@ pub(super) fn body(
     cache::decouple(session, ctx, body.as_ref());
 }
 
-/// What the connection itself writes into a head over HTTP/1: the lines that a filter has made
-/// once for all answers, and when a stored answer was made, for which Pingora would write the
-/// time of now.
+/// Leaves two things for the connection to write on HTTP/1: the header lines that a filter prepared
+/// for all responses, and the `Date` of a stored response, which Pingora would replace with the
+/// current time.
 pub(super) fn leave_to_connection(
     facts: &mut Facts,
     connection: Option<&Connection>,
@@ -158,9 +159,9 @@ pub(super) fn leave_to_connection(
     }
 }
 
-/// Empties `body` where the head that is sent has none (RFC 9110, 6.4.1): Pingora asks the
-/// origin with GET and without conditions for what the cache may keep, and leaves the body
-/// out over HTTP/1 only.
+/// Empties `body` if the response must not have one (RFC 9110, 6.4.1). For responses that the cache
+/// may store, Pingora asks the origin with GET and without conditions, and it omits the body over
+/// HTTP/1 only.
 fn keep_head_bare(ctx: &Context, body: &mut Option<Bytes>) {
     if ctx.is_bare && body.is_some() {
         *body = Some(Bytes::new());

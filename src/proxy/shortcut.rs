@@ -1,8 +1,9 @@
-//! Answers what needs no backend without Pingora's proxy: see [`crate::runtime::shortcut`].
+//! Responds to requests that need no backend, without Pingora's proxy: see
+//! [`crate::runtime::shortcut`].
 //!
-//! A request is decided on as the proxy would do it, by a copy of its head and before anything
-//! of it is read. What is stored is written at once; another answer of ours gets a session
-//! for it; all else goes to the proxy, which takes up what was decided.
+//! A request is decided on as in the proxy, but from a copy of its headers and before any byte of
+//! it is read. A stored response is written at once. Another reply of the gateway gets a session.
+//! Every other request goes to the proxy, which continues with the decision.
 
 use std::{any::Any, mem::MaybeUninit, sync::Arc};
 
@@ -32,16 +33,16 @@ use crate::{
     },
 };
 
-/// A head with more fields is left to the session.
+/// Bound on header fields. A request with more of them is left to the session.
 const MOST_FIELDS: usize = 64;
 
-/// The way past `service`.
+/// Fast path around `service`.
 pub struct Past {
     live: Arc<Live>,
     service: Arc<Service>,
 }
 
-/// A request that was decided on without a session.
+/// Request that was decided on without a session.
 pub(super) struct Carried {
     ctx: Box<Context>,
     head: RequestHeader,
@@ -57,7 +58,7 @@ impl Past {
 
     async fn attempt(&self, mut stream: Stream, head: &Bytes, keep: Keep) -> Attempt<Stream> {
         let Some(mut request) = parse(head) else {
-            // It was scanned, so Pingora's own words for it are wanted.
+            // The bytes were scanned before, so Pingora must report the error.
             return Attempt::GoesOn(stream, None);
         };
         let connection = connection(&stream);
@@ -81,13 +82,15 @@ impl Past {
             }
             course => {
                 ctx.course = Some(course);
-                // Boxed: most are sent above, and each would carry the room for it.
+                // Boxed: most responses are sent above, and each would carry the size of this
+                // future.
                 Box::pin(self.answer(stream, request, ctx, keep)).await
             }
         }
     }
 
-    /// Sends what is stored without a session; `false` if the client could not be told all.
+    /// Sends a stored response without a session. Returns `false` if the client did not get all of
+    /// it.
     async fn send(&self, client: &mut Direct<'_>, ctx: &mut Context, entry: &Arc<Entry>) -> bool {
         let live = &self.live;
         let sent = cache::send_direct(client, ctx, entry).await;
@@ -108,7 +111,7 @@ impl Past {
         sent.is_ok()
     }
 
-    /// Answers by a session, which reads the head once more.
+    /// Sends a reply through a session, which reads the request headers again.
     async fn answer(
         &self,
         stream: Stream,
@@ -162,12 +165,12 @@ impl Past {
     }
 }
 
-/// The head as Pingora would have read it, but for the spelling of its names.
+/// Parses the request headers as Pingora does, except for the spelling of their names.
 fn parse(head: &Bytes) -> Option<RequestHeader> {
     let mut room = [const { MaybeUninit::uninit() }; MOST_FIELDS];
     let mut read = httparse::Request::new(&mut []);
     read.parse_with_uninit_headers(head, &mut room).ok()?;
-    // As its bytes are, it is found again in the URI.
+    // The URI keeps the target byte for byte.
     let target = read
         .path
         .filter(|target| target.starts_with('/') && target.is_ascii())?;
@@ -188,14 +191,14 @@ fn parse(head: &Bytes) -> Option<RequestHeader> {
     Some(RequestHeader::from(parts))
 }
 
-/// Whether another request may follow on the connection; none where Pingora is to say it.
+/// Returns true if another request may follow on the connection, or `None` where Pingora decides.
 fn keeps(request: &RequestHeader, ctx: &Context, keep: Keep) -> Option<bool> {
     let is_kept = asks_to_keep(request)?;
     let connection = ctx.connection.as_ref()?;
     Some(is_kept && keep.left > 0 && !keep.is_stopping && !connection.listener.is_draining())
 }
 
-/// The client's word about it, if it is a plain one.
+/// Returns the client's choice about the connection, if it is an unambiguous one.
 fn asks_to_keep(request: &RequestHeader) -> Option<bool> {
     if request.version != Version::HTTP_11 {
         return None;
@@ -213,7 +216,7 @@ fn asks_to_keep(request: &RequestHeader) -> Option<bool> {
     }
 }
 
-/// The connection that `stream` is of.
+/// Returns the connection that `stream` belongs to.
 fn connection(stream: &Stream) -> Option<Arc<Connection>> {
     let digest = stream.get_proxy_digest()?;
     let connection = digest.user_data.as_ref()?;
@@ -221,12 +224,12 @@ fn connection(stream: &Stream) -> Option<Arc<Connection>> {
 }
 
 async fn finish(session: Session) -> Option<Stream> {
-    // What went wrong is the client's, which is gone.
+    // Errors here are caused by the client, which is gone.
     let stream: Option<ReusableHttpStream> = session.downstream_session.finish().await.ok()?;
     Some(stream?.into_parts().0)
 }
 
-/// The request that the proxy begins is one that was carried on; as far as that got.
+/// Continues a request that the fast path began, with its decision so far.
 pub(super) fn take_up(
     session: &mut Session,
     ctx: &mut Box<Context>,

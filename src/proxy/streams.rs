@@ -1,6 +1,6 @@
-//! Deadlines of HTTP/2 streams to backends. Many share one connection, which must not be cut
-//! for one of them, so these are Pingora's own: one bound for each read of a stream, chosen
-//! so that nothing ends before its time is up.
+//! Deadlines of HTTP/2 streams to backends. Many streams share one connection, which must not be
+//! closed for one of them, so Pingora's own timeouts are used: one bound for each read of a stream,
+//! chosen so that no stream ends before its time is up.
 
 use std::time::{Duration, Instant};
 
@@ -15,29 +15,30 @@ use crate::{
     upstreams::{Protocol, Timeouts},
 };
 
-/// A client that stops waiting says so itself. This late, it has not.
+/// Grace period after a gRPC timeout, in which a client that stops waiting can cancel the call
+/// itself.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// What bounds one stream.
+/// Time limits of one stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bounds {
-    /// The longest silence of the backend, before its answer and within it.
+    /// Longest silence of the backend, before and during its response.
     pub(super) silence: Duration,
-    /// When the whole must be over.
+    /// Deadline of the whole request.
     pub(super) due: Option<Instant>,
 }
 
-/// Whether the request goes to a backend by HTTP/2.
+/// Returns true if the request goes to an HTTP/2 backend.
 pub(super) fn is_h2(ctx: &Context) -> bool {
     ctx.upstream
         .as_ref()
         .is_some_and(|upstream| upstream.protocol() == Protocol::H2)
 }
 
-/// Bounds of the try that begins at `now`.
+/// Returns the bounds of the attempt that begins at `now`.
 pub(super) fn bounds(request: &Request<'_>, timeouts: &Timeouts, now: Instant) -> Bounds {
     let Some(silence) = silence(request, timeouts) else {
-        // A stream: its messages may be far apart, and it has no end that is known.
+        // A stream: its messages may be far apart, and its end is not known.
         let longest = timeouts.stream_idle.max(timeouts.first_byte);
         let stated = grpc::timeout(request.headers).filter(|_| grpc::is_call(request.headers));
         let stated = stated.map(|stated| stated.saturating_add(GRACE));
@@ -49,7 +50,7 @@ pub(super) fn bounds(request: &Request<'_>, timeouts: &Timeouts, now: Instant) -
     let due = timeouts.total.map(|total| request.started + total);
     let left = due.map(|due| due.saturating_duration_since(now));
     Bounds {
-        // Pingora takes zero for no time at all.
+        // Pingora treats zero as no timeout at all.
         silence: left.map_or(silence, |left| {
             silence.min(left.max(Duration::from_millis(1)))
         }),
@@ -57,17 +58,17 @@ pub(super) fn bounds(request: &Request<'_>, timeouts: &Timeouts, now: Instant) -
     }
 }
 
-/// The request, as far as its bounds go.
+/// Properties of the request that determine its bounds.
 pub(super) struct Request<'a> {
     pub(super) headers: &'a HeaderMap,
     pub(super) started: Instant,
-    /// All of its body is here.
+    /// True once the whole request body has arrived.
     pub(super) is_whole: bool,
     pub(super) limits: &'a Limits,
 }
 
-/// None for a stream. The backend's silence begins with the request's head, so the client's
-/// time for its body is part of it.
+/// Returns the longest silence, or `None` for a stream. The backend's silence begins with the
+/// request headers, so it includes the client's time for the body.
 fn silence(request: &Request<'_>, timeouts: &Timeouts) -> Option<Duration> {
     if grpc::is_call(request.headers) || asks_for_events(request.headers) {
         return None;
@@ -83,7 +84,7 @@ fn silence(request: &Request<'_>, timeouts: &Timeouts) -> Option<Duration> {
         .ok()?
         .parse()
         .ok()?;
-    // No slower than a client may be.
+    // At the slowest rate that a client may have.
     let seconds = length.checked_div(request.limits.body_rate)?;
     let upload = request.limits.body_grace + Duration::from_secs(seconds);
     Some(silence.saturating_add(upload))
@@ -95,7 +96,7 @@ fn asks_for_events(headers: &HeaderMap) -> bool {
         .is_some_and(|accept| begins_with(accept.as_bytes(), b"text/event-stream"))
 }
 
-/// Which of a stream's bounds `error` tells of, if it does.
+/// Returns the bound of a stream that `error` reports as exceeded, if any.
 pub(super) fn expired(error: &Error, ctx: &Context) -> Option<Expired> {
     let is_timeout = *error.esource() == ErrorSource::Upstream
         && matches!(error.etype(), ErrorType::ReadTimedout);
@@ -112,7 +113,7 @@ pub(super) fn expired(error: &Error, ctx: &Context) -> Option<Expired> {
     })
 }
 
-/// An error if the whole should be over by now.
+/// Returns an error if the deadline of the whole request has passed.
 pub(super) fn check_due(ctx: &Context) -> Result<()> {
     match ctx.due {
         Some(due) if ctx.live().world.clock.now() >= due => {
@@ -122,8 +123,8 @@ pub(super) fn check_due(ctx: &Context) -> Result<()> {
     }
 }
 
-/// An error if TLS has settled on another protocol than the upstream is configured for:
-/// Pingora would go on in HTTP/1.1, where gRPC loses its trailers.
+/// Returns an error if TLS negotiated another protocol than the upstream is configured for: Pingora
+/// would continue in HTTP/1.1, where gRPC loses its trailers.
 pub(super) fn check_protocol(head: &RequestHeader, ctx: &Context) -> Result<()> {
     if is_h2(ctx) && head.version != Version::HTTP_2 {
         return Err(
@@ -133,7 +134,7 @@ pub(super) fn check_protocol(head: &RequestHeader, ctx: &Context) -> Result<()> 
     Ok(())
 }
 
-/// Whether the backend ended this stream alone, not the connection under it.
+/// Returns true if the backend ended this stream only, not its connection.
 pub(super) fn is_own_end(error: &Error) -> bool {
     error
         .root_cause()

@@ -1,4 +1,4 @@
-//! `redirect: https` of a listener: requests without TLS are sent to where there is some.
+//! Redirects requests without TLS to HTTPS, for a listener with `redirect: https`.
 
 use http::{HeaderValue, StatusCode, header};
 use pingora::http::RequestHeader;
@@ -9,8 +9,8 @@ use crate::{
     gateway::ToHttps,
 };
 
-/// The answer to a request that came without TLS, or none if it is served as it is. A proxy
-/// that is trusted may have had TLS where we have none.
+/// Returns the redirect for a request that came without TLS, or `None` if it is served as it is. A
+/// trusted proxy may have terminated TLS where this listener has none.
 pub(super) fn reply(
     to: &ToHttps,
     head: &RequestHeader,
@@ -22,7 +22,7 @@ pub(super) fn reply(
     }
     let host = forwarded::without_port(public_host(head, client));
     if host.is_empty() {
-        // HTTP/1.0 may leave it out, and then there is nowhere to send the client.
+        // HTTP/1.0 may omit it, and then there is no host to redirect the client to.
         return Some(Failure::BadHost.into());
     }
     let mut location = format!("https://{host}").into_bytes();
@@ -33,7 +33,7 @@ pub(super) fn reply(
     let Ok(location) = HeaderValue::from_bytes(&location) else {
         return Some(Failure::BadPath.into());
     };
-    // 308 and not 301: a POST is to stay one.
+    // 308 instead of 301: a POST must stay a POST.
     let reply = Reply::empty(StatusCode::PERMANENT_REDIRECT);
     Some(Box::new(reply.header(header::LOCATION, location)))
 }

@@ -1,5 +1,5 @@
-//! The way to a backend and back: which one, its deadlines, tries, and what its answer
-//! says that is meant for us.
+//! Request to a backend and its response: the choice of the backend, deadlines, retries, and
+//! response headers that are meant for the gateway.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,11 +30,11 @@ use crate::{
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
-/// Tries after connections that had gone stale in the pool. Each gets a fresh one, so a
-/// second is only needed if the app restarts right then.
+/// Bound on retries after pooled connections that were stale. Each retry gets a new connection, so
+/// a second one is only needed if the app restarts right then.
 const MAX_STALE: u32 = 3;
 
-/// Chooses a backend and says how to talk to it.
+/// Chooses a backend and returns how to connect to it.
 pub(super) async fn peer(session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
     let Some(upstream) = ctx.upstream.clone() else {
         return fail(ctx, Failure::Internal);
@@ -61,12 +61,12 @@ pub(super) async fn peer(session: &mut Session, ctx: &mut Context) -> Result<Box
         upstream.peer(&lease)
     };
     if ctx.stale_tries > 0 {
-        // A pool group of its own: nothing that has gone stale is found in it.
+        // A pool group of its own: it contains no stale connection.
         peer.group_key = fastrand::u64(..);
         peer.options.idle_timeout = Some(Duration::from_millis(1));
     }
     if ctx.is_background() {
-        // Nobody waits for it, and no deadline of a client's connection ends it.
+        // No client waits for it, and no deadline of a client's connection ends it.
         peer.options.read_timeout = Some(upstream.timeouts.first_byte);
     }
     ctx.tried_at = lease.since();
@@ -98,7 +98,7 @@ fn fail<T>(ctx: &mut Context, failure: Failure) -> Result<T> {
     Err(Error::new_in(ErrorType::Custom(failure.reason())))
 }
 
-/// A connection is there: its deadlines begin.
+/// Starts the deadlines of a new or reused connection to a backend.
 pub(super) fn connected(
     is_reused: bool,
     fd: std::os::fd::RawFd,
@@ -107,7 +107,7 @@ pub(super) fn connected(
 ) {
     ctx.facts.upstream.reused = is_reused;
     if is_h2(ctx) {
-        // The socket is not this request's alone.
+        // Other requests share the socket.
         return;
     }
     let (Some(watch), Some(upstream)) = (&ctx.watch, &ctx.upstream) else {
@@ -140,7 +140,7 @@ pub(super) fn connected(
     );
 }
 
-/// A piece of the request's body is on its way, or its end.
+/// Records that a chunk of the request body, or its end, is being sent.
 pub(super) fn sent_body(body: Option<&Bytes>, is_end: bool, ctx: &mut Context) {
     if is_end && !ctx.is_background() {
         if let Some(connection) = &ctx.connection {
@@ -170,9 +170,9 @@ pub(super) fn sent_body(body: Option<&Bytes>, is_end: bool, ctx: &mut Context) {
     }
 }
 
-/// What a backend says before its answer.
+/// Handles an interim response of a backend.
 pub(super) fn interim(head: &mut ResponseHeader, ctx: &Context) {
-    // Pingora writes such a head as it is.
+    // Pingora writes these headers unchanged.
     hop::strip_response(head);
     if head.status == StatusCode::CONTINUE
         && !ctx.is_background()
@@ -182,7 +182,8 @@ pub(super) fn interim(head: &mut ResponseHeader, ctx: &Context) {
     }
 }
 
-/// The head of a backend's answer. An error if it is to be tried elsewhere.
+/// Handles the response headers of a backend. Returns an error if another backend should get the
+/// request.
 pub(super) fn answered(
     session: &Session,
     head: &mut ResponseHeader,
@@ -200,7 +201,7 @@ pub(super) fn answered(
     if head.status == StatusCode::SWITCHING_PROTOCOLS
         && !(ctx.is_websocket && websocket::is_answered(session.req_header(), head))
     {
-        // It lives and has answered; what it says means nothing.
+        // The backend is alive and has responded, but its response is meaningless.
         let answered = Outcome::Status(head.status.as_u16());
         if let Some(lease) = ctx.lease.take() {
             lease.finish(answered);
@@ -223,7 +224,7 @@ pub(super) fn answered(
     }
     ctx.answered_at = Some(now);
     if let (Some(watch), Streams::Grpc) = (&ctx.watch, seen.streams) {
-        // Both sides talk when they have something to say.
+        // Both sides send whenever they have a message.
         watch.body.over();
     }
     if is_h2(ctx) {
@@ -251,7 +252,7 @@ pub(super) fn answered(
     let (is_internal, has_location) = (seen.is_internal, seen.has_location);
     let ends_here = seen.ends_here;
     if seen.keep_alive.is_some() {
-        // What the backend promises us says nothing of our own connections.
+        // The backend's keep-alive promise does not apply to connections of clients.
         head.remove_header(&KEEP_ALIVE);
     }
     if ends_here {
@@ -264,8 +265,8 @@ pub(super) fn answered(
         forwarded::strip_internal_response(head);
     }
     if head.status == StatusCode::NO_CONTENT {
-        // Neither is to be there (RFC 9110, 8.6; RFC 9112, 6.1), and whoever keeps the answer
-        // would wait for a body.
+        // Neither is allowed (RFC 9110, 8.6; RFC 9112, 6.1), and a cache that stores the
+        // response would wait for a body.
         head.remove_header(&header::CONTENT_LENGTH);
         head.remove_header(&header::TRANSFER_ENCODING);
     }
@@ -301,7 +302,7 @@ fn public_location(
 ) -> Option<HeaderValue> {
     let client = &ctx.facts.client;
     let host = public_host(request, client);
-    // With TLS an app may call itself by the name in its certificate.
+    // With TLS an app may use the name in its certificate for itself.
     let named = ctx
         .upstream
         .as_ref()
@@ -312,13 +313,13 @@ fn public_location(
     forwarded::rewrite_location(value, &own, client.scheme, host)
 }
 
-/// The cookie that keeps a browser on its backend, if it is to get one.
+/// Returns the cookie that keeps a browser on its backend, if it needs one.
 pub(super) fn cookie(ctx: &Context) -> Option<HeaderValue> {
     let (upstream, lease) = (ctx.upstream.as_ref()?, ctx.lease.as_ref()?);
     upstream.sticky_cookie(lease)
 }
 
-/// A piece of the answer, or its end. An error if the end is a deadline's doing.
+/// Records a chunk of the response, or its end. Returns an error if a deadline caused the end.
 pub(super) fn received_body(is_end: bool, ctx: &mut Context) -> Result<()> {
     if is_h2(ctx) {
         return if is_end {
@@ -336,13 +337,13 @@ pub(super) fn received_body(is_end: bool, ctx: &mut Context) -> Result<()> {
     }
     watch.end();
     if watch.expired().is_some() {
-        // A body without a length ends with its connection, and that we have cut.
+        // A body without a length ends with its connection, which the deadline has closed.
         return Err(Error::new_up(ErrorType::ConnectionClosed));
     }
     Ok(())
 }
 
-/// Which deadline ended the request, if one did.
+/// Returns the deadline that ended the request, if one did.
 pub(super) fn expired(error: &Error, ctx: &Context) -> Option<Expired> {
     if is_h2(ctx) {
         return streams::expired(error, ctx);
@@ -350,7 +351,7 @@ pub(super) fn expired(error: &Error, ctx: &Context) -> Option<Expired> {
     ctx.watch.as_ref().and_then(|watch| watch.expired())
 }
 
-/// No connection could be made; nothing was sent.
+/// Handles a failed connection attempt. Nothing was sent.
 #[expect(
     clippy::unnecessary_box_returns,
     reason = "Pingora's errors come and go in boxes"
@@ -361,8 +362,8 @@ pub(super) fn not_connected(
     mut error: Box<Error>,
 ) -> Box<Error> {
     let failure = Failure::of(&error, None, None);
-    // A connection that was there already has ended as a stream was to begin on it. That is
-    // not the backend's refusal.
+    // An open connection ended just as a stream was to begin on it. That is not a refusal by the
+    // backend.
     let was_there = *error.etype() == ErrorType::H2Error;
     if let Some(lease) = ctx.lease.take() {
         ctx.tried.push(lease.backend().id());
@@ -381,7 +382,7 @@ pub(super) fn not_connected(
     error
 }
 
-/// A try failed on a connection that was there.
+/// Handles an attempt that failed on an open connection.
 #[expect(
     clippy::unnecessary_box_returns,
     reason = "Pingora's errors come and go in boxes"
@@ -401,7 +402,7 @@ pub(super) fn failed(
         return error;
     }
     if let ErrorType::HTTPStatus(status) = *error.etype() {
-        // `answered` has decided already.
+        // `answered` has already decided.
         if let Some(lease) = ctx.lease.take() {
             ctx.tried.push(lease.backend().id());
             lease.finish(Outcome::Status(status));
@@ -409,26 +410,27 @@ pub(super) fn failed(
         return error;
     }
     if expired == Some(Expired::Body) {
-        // The client's doing: the backend is not to suffer for it.
+        // The client is at fault, so the failure must not count against the backend.
         error.set_retry(false);
         return error;
     }
     let failure = Failure::of(&error, expired, None);
-    // An app closes idle connections when it likes; that one of them went just as we
-    // used it says nothing about the app.
+    // An app closes idle connections when it likes. That one of them closed at the moment of reuse
+    // does not mean that the app is unhealthy.
     let is_stale = is_pooled
         && failure == Failure::Reset
         && ctx.answered_at.is_none()
         && !streams::is_own_end(&error);
     if is_stale {
-        // Not its fault, but if it is going down, another one is the better guess.
+        // The backend is not at fault, but it may be stopping, so another backend is the better
+        // choice.
         if let Some(lease) = ctx.lease.take() {
             ctx.tried.push(lease.backend().id());
         }
         let retry = ctx.stale_tries < MAX_STALE && is_repeatable(session);
         ctx.stale_tries += u32::from(retry);
         error.set_retry(retry);
-        // Nobody has to do anything about it.
+        // This needs no action by an operator.
         log::debug!(retry, error:%; "a pooled connection was gone as it was used");
         return error;
     }
@@ -454,7 +456,7 @@ pub(super) fn failed(
     error
 }
 
-/// The request is over, however it ended.
+/// Finishes the request, however it ended.
 pub(super) fn over(ctx: &mut Context) {
     if let Some(watch) = &ctx.watch {
         watch.end();
@@ -474,7 +476,7 @@ pub(super) fn over(ctx: &mut Context) {
 
 fn note_retry(ctx: &Context, failure: Failure, error: &Error) {
     if failure == Failure::Tls {
-        // The backend's own line says it, once for all of its requests.
+        // The backend has a log line of its own, one for all of its requests.
         return;
     }
     warn!(
@@ -488,7 +490,7 @@ fn note_retry(ctx: &Context, failure: Failure, error: &Error) {
     );
 }
 
-/// Whether policy, budget and the request itself allow another try.
+/// Returns true if policy, budget and the request itself allow a retry.
 fn may_retry(session: &Session, ctx: &Context, failure: TryFailure) -> bool {
     let Some(upstream) = &ctx.upstream else {
         return false;
@@ -497,7 +499,7 @@ fn may_retry(session: &Session, ctx: &Context, failure: TryFailure) -> bool {
     let is_whole = !session.as_ref().retry_buffer_truncated();
     !reply::is_on_its_way(session)
         && upstream.retry(
-            // A stale connection was no try of the backend.
+            // A stale connection does not count as an attempt at the backend.
             ctx.facts.upstream.tries - ctx.stale_tries,
             failure,
             is_idempotent,
@@ -505,7 +507,7 @@ fn may_retry(session: &Session, ctx: &Context, failure: TryFailure) -> bool {
         )
 }
 
-/// RFC 9110, 9.2.2: may be sent twice; and all of it is still at hand.
+/// Returns true if the request is idempotent (RFC 9110, 9.2.2) and all of it is still buffered.
 fn is_repeatable(session: &Session) -> bool {
     session.req_header().method.is_idempotent()
         && !session.as_ref().retry_buffer_truncated()
@@ -520,19 +522,19 @@ fn websocket_idle(ctx: &Context) -> Option<Duration> {
     }
 }
 
-/// What an answer's headers say that is meant for us, found in one pass over them.
+/// Response headers that are meant for the gateway, found in one pass.
 #[derive(Default)]
 struct Seen<'h> {
     keep_alive: Option<&'h HeaderValue>,
     streams: Streams,
     has_location: bool,
-    /// Some name is between a framework and its server.
+    /// True if some header is internal to a framework.
     is_internal: bool,
-    /// Something is for us alone, and not `Keep-Alive`.
+    /// True if a hop-by-hop header other than `Keep-Alive` is present.
     ends_here: bool,
 }
 
-/// What an answer streams by its type, if its pauses are meant to be.
+/// Kind of stream that a response is by its type. Pauses in a stream are normal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Streams {
     #[default]
@@ -576,7 +578,7 @@ impl<'h> Seen<'h> {
     }
 }
 
-/// A failure to connect is another one where all backends are known to be down.
+/// Turns a failure to connect into `AllDown` if all backends are known to be down.
 pub(super) fn look_round(failure: Failure, ctx: &Context) -> Failure {
     let upstream = ctx.upstream.as_ref();
     if failure == Failure::Connect && upstream.is_some_and(|upstream| upstream.is_all_down()) {

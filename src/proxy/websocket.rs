@@ -1,5 +1,5 @@
-//! The handshake of a WebSocket (RFC 6455, 4): whether a request asks for one, and whether the
-//! backend's 101 answers what was asked.
+//! WebSocket handshake (RFC 6455, 4): recognises requests for one, and checks the backend's 101
+//! against the request.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, Method, Version, header};
@@ -15,14 +15,14 @@ use crate::base::http::has_token;
 const CONNECTION: HeaderName = header::CONNECTION;
 const UPGRADE: HeaderName = header::UPGRADE;
 const WEBSOCKET: &str = "websocket";
-/// RFC 6455, 1.3: what the key is hashed with.
+/// GUID that the key is hashed with (RFC 6455, 1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-/// Sixteen bytes in base64.
+/// Length of sixteen bytes in base64.
 const KEY: usize = 24;
 
-/// Whether the request asks for a WebSocket. Every other upgrade is left out on the way to a
-/// backend, as is a protocol that no `Connection: Upgrade` goes with (RFC 9110, 7.8), and any
-/// in a version that knows none.
+/// Returns true if the request asks for a WebSocket. Any other upgrade is removed on the way to a
+/// backend, as is one without `Connection: Upgrade` (RFC 9110, 7.8), and any in a version without
+/// upgrades.
 #[inline]
 pub(super) fn is_asked_for(head: &RequestHeader) -> bool {
     head.version == Version::HTTP_11
@@ -51,7 +51,7 @@ pub(super) fn check_request(head: &RequestHeader) -> std::result::Result<(), Fai
     }
 }
 
-/// Whether a 101 to `request` begins the WebSocket that it asked for (RFC 6455, 4.1).
+/// Returns true if a 101 to `request` begins the WebSocket that it asked for (RFC 6455, 4.1).
 pub(super) fn is_answered(request: &RequestHeader, head: &ResponseHeader) -> bool {
     let Some(key) = only(&request.headers, &header::SEC_WEBSOCKET_KEY) else {
         return false;
@@ -62,8 +62,8 @@ pub(super) fn is_answered(request: &RequestHeader, head: &ResponseHeader) -> boo
         && only(&head.headers, &header::SEC_WEBSOCKET_ACCEPT) == Some(accept(key).as_bytes())
 }
 
-/// Makes the head of a 101 say what the client asked for, and nothing of a body, which it has
-/// none of (RFC 9110, 15.2).
+/// Sets the headers of a 101 to the protocol that the client asked for, and removes those of a
+/// body, which a 101 does not have (RFC 9110, 15.2).
 pub(super) fn begin(head: &mut ResponseHeader) -> Result<()> {
     head.remove_header(&header::CONTENT_LENGTH);
     head.remove_header(&header::TRANSFER_ENCODING);
@@ -71,7 +71,7 @@ pub(super) fn begin(head: &mut ResponseHeader) -> Result<()> {
     head.insert_header(UPGRADE, WEBSOCKET)
 }
 
-/// The proof that somebody has read the key.
+/// Returns the proof that the key was read.
 fn accept(key: &[u8]) -> String {
     let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, &[key, GUID].concat());
     STANDARD.encode(hash)
@@ -82,7 +82,7 @@ fn is_key(key: &[u8]) -> bool {
     key.len() == KEY && key.ends_with(b"==") && key[..KEY - 2].iter().all(is_digit)
 }
 
-/// The field's value, without the space around it, if it stands once.
+/// Returns the field's value without surrounding whitespace, if the field is not repeated.
 fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h [u8]> {
     let mut lines = headers.get_all(name).iter();
     let value = lines.next()?;
@@ -115,7 +115,7 @@ mod tests {
         head
     }
 
-    /// The sample with one field replaced, or left out.
+    /// Returns the sample with one field replaced or removed.
     fn with(name: &str, value: Option<&str>) -> RequestHeader {
         let mut head = request("GET", &SAMPLE);
         let name = HeaderName::from_bytes(name.as_bytes()).unwrap();

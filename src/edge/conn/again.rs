@@ -1,16 +1,16 @@
-//! A head that is looked at before it is read, if it is read at all.
+//! Access to a raw request head before it is read, for requests that may skip Pingora's session.
 
 use bytes::{Buf, Bytes};
 
 use super::{super::rest::Rest, ConnIo};
 
 impl ConnIo {
-    /// The head that is about to be read, which nothing follows.
+    /// Returns the head that is about to be read. No body follows it.
     pub(in crate::edge) fn head(&self) -> Bytes {
         Bytes::copy_from_slice(&self.input[..self.unread()])
     }
 
-    /// Passes over the head, if it was not read: its answer is sent.
+    /// Skips the head of a request whose response was sent without reading it.
     pub(in crate::edge) fn skip_head(&mut self) {
         self.input.advance(self.unread());
         self.rest = Rest::Bytes(0);

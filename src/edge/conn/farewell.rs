@@ -1,5 +1,5 @@
-//! The end of a WebSocket that we go away from: its client gets a Close frame where one can
-//! stand, and time to read it.
+//! Closes a WebSocket when the gateway is going away: its client gets a Close frame at a frame
+//! boundary, and time to read it.
 
 use std::{
     future::Future,
@@ -16,28 +16,28 @@ use crate::{
     runtime::connection::HeadLines,
 };
 
-/// A connection that has become a WebSocket.
+/// State of a connection that has become a WebSocket.
 #[derive(Debug, Default)]
 pub(super) struct Websocket {
     outgoing: Outgoing,
     farewell: Farewell,
 }
 
-/// How far the end of a WebSocket is that we go away from.
+/// Progress of closing a WebSocket because the gateway is going away.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Farewell {
     #[default]
     Unsaid,
-    /// The Close frame waits in the buffer, or was written.
+    /// The Close frame is buffered or written.
     Said,
-    /// Our side is shut: what the client still sends is thrown away, since closing with
-    /// bytes unread would reset the connection, and with it the frame.
+    /// The sending side is shut down. Bytes that the client still sends are discarded, because
+    /// closing with unread bytes would reset the connection and lose the frame.
     Shut,
 }
 
 impl ConnIo {
-    /// As [`Self::poll_put`], keeping count of frames. Once we go away, no more than the
-    /// frame under way goes out.
+    /// Writes as [`Self::poll_put`] does, and tracks frame boundaries. Once the gateway is going
+    /// away, it sends only the rest of the current frame.
     pub(super) fn poll_put_frames(
         &mut self,
         cx: &mut Context<'_>,
@@ -63,9 +63,9 @@ impl ConnIo {
         Poll::Ready(Ok(count))
     }
 
-    /// What has come of our going away from this `WebSocket`: the error that ends it. `None` if
-    /// we do not, or if the rest of a frame may still come: whoever writes it goes on from
-    /// there. Woken when we begin to.
+    /// Returns the error that ends this `WebSocket` because the gateway is going away. Returns
+    /// `None` if it is not, or if the rest of a frame may still arrive: the writer of that frame
+    /// continues from there. Registers the waker for the moment when the gateway begins to go away.
     pub(super) fn poll_going_away(&mut self, cx: &mut Context<'_>) -> Option<Poll<io::Error>> {
         self.connection.wake_to_go_away(cx.waker());
         if !self.connection.is_going_away() {
@@ -76,8 +76,8 @@ impl ConnIo {
         may_go.then(|| self.poll_farewell(cx))
     }
 
-    /// Says that we go away, and waits until the client has gone; how long it may take,
-    /// [`Connection::go_away`] bounds.
+    /// Sends the Close frame and waits until the client has closed the connection.
+    /// [`Connection::go_away`] limits the wait.
     fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let websocket = self.websocket.get_or_insert_default();
         if websocket.outgoing.is_lost() {
@@ -130,7 +130,7 @@ mod tests {
 
     const HEAD: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
 
-    /// A WebSocket that has said `sent`, its client, and a read that is under way.
+    /// Returns a WebSocket that has sent `sent`, with its connection and client.
     async fn websocket(sent: &[u8]) -> (Arc<Connection>, ConnIo, UnixStream) {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let connection = Arc::new(Connection::new(ListenerFacts::test(), Entry::test()));
@@ -153,12 +153,12 @@ mod tests {
     async fn a_client_is_told_between_frames_and_its_own_words_are_not_waited_for() {
         let (connection, mut io, mut client) = websocket(&[0x81, 1, b'a']).await;
         let told = async {
-            // The reader waits by now.
+            // The reader is waiting by now.
             tokio::task::yield_now().await;
             connection.go_away();
             let mut frame = [0; 4];
             client.read_exact(&mut frame).await.unwrap();
-            // What is on its way to us does not reset the connection.
+            // Bytes that are still arriving do not reset the connection.
             client.write_all(&[0x81, 0x80, 0, 0, 0, 0]).await.unwrap();
             assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 0);
             drop(client);
@@ -195,7 +195,7 @@ mod tests {
     async fn a_frame_that_never_ends_is_cut() {
         let (connection, mut io, client) = websocket(&[0x82, 5, 1, 2]).await;
         connection.go_away();
-        // As the bound of the wait does it.
+        // As when the wait reaches its limit.
         drop(client);
         let ended = read(&mut io).await;
         assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);

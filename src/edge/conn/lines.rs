@@ -1,10 +1,11 @@
-//! What an answer's head gets besides what Pingora writes: ready lines, and its own `Date`.
+//! Additions to the response headers that Pingora writes: prepared lines, and the response's own
+//! `Date`.
 
 use super::{ConnIo, WRITE_BUFFER};
 use crate::runtime::connection::HeadLines;
 
 impl ConnIo {
-    /// Buffers an answer's head with what `lines` adds to it.
+    /// Buffers response headers with the additions in `lines`.
     pub(super) fn put_head(&mut self, head: &[u8], lines: &HeadLines) {
         let after_status = memchr::memchr(b'\n', head).map_or(head.len(), |end| end + 1);
         let (status, fields) = head.split_at(after_status);
@@ -23,8 +24,8 @@ impl ConnIo {
     }
 }
 
-/// Writes `date` over the one in `fields`, which is as long: both are IMF-fixdate (RFC 9110,
-/// 5.6.7).
+/// Overwrites the date in `fields` with `date`, which has the same length: both are IMF-fixdate
+/// (RFC 9110, 5.6.7).
 fn put_date(fields: &mut [u8], date: &[u8]) {
     const NAME: &[u8] = b"date: ";
     let lines = memchr::memchr_iter(b'\n', fields).map(|end| end + 1);

@@ -1,12 +1,12 @@
-//! The client's IO under Pingora: what is handed to it of one request and no more, a write
-//! buffer, and the connection's facts for the hooks.
+//! IO of a client's connection as Pingora uses it: it passes on the bytes of one request and no
+//! more, buffers writes, and provides the connection's facts to the hooks.
 //!
-//! Pingora gets a head only after it was scanned whole ([`super::head`]), then the body as
-//! far as the head announced one. What follows waits here for its own turn, so bytes that
-//! nobody has looked at are never taken for a request.
+//! Pingora gets a request head only after it was scanned completely ([`super::head`]), and then as
+//! much of a body as the headers announce. Bytes after that wait here for their own scan, so bytes
+//! that were not scanned are never parsed as a request.
 //!
-//! Pingora writes an answer's head and body apart; with `TCP_NODELAY` each would be its
-//! own segment and system call, and with TLS its own record.
+//! Pingora writes response headers and body separately. With `TCP_NODELAY` each would be a segment
+//! and a system call of its own, and with TLS a record of its own.
 
 mod again;
 mod farewell;
@@ -46,46 +46,47 @@ use crate::runtime::{
     refusal::Refusal,
 };
 
-/// Holds an answer's head and a small body; what is larger goes out with it in one call.
+/// Capacity for response headers with a small body. A larger body is written together with the
+/// headers in one call.
 const WRITE_BUFFER: usize = 4096;
-/// Room for most heads; a longer one makes it grow.
+/// Capacity that fits most request heads; a longer one makes the buffer grow.
 const READ_BUFFER: usize = 2048;
-/// How much of the next requests may wait while one is under way.
+/// Limit on bytes of further requests that may wait while one is in flight.
 const HELD: usize = 16 * 1024;
-/// As many empty lines may stand before a request (RFC 9112, 2.2, asks for one).
+/// Limit on empty lines before a request (RFC 9112, 2.2, requires one).
 const EMPTY_LINES: u8 = 2;
-/// How much of what a refused client still sends is read.
+/// Limit on bytes that are still read from a refused client.
 const LINGERED: usize = 256 * 1024;
-/// How a client begins that speaks HTTP/2 without asking (RFC 9113, 3.4).
+/// Connection preface of a client that uses HTTP/2 with prior knowledge (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A connection as Pingora reads and writes it.
+/// Connection as Pingora reads and writes it.
 #[derive(Debug)]
 pub(super) struct ConnIo {
     transport: Transport,
-    /// What came and was not handed on.
+    /// Bytes that were received and not yet passed on.
     input: BytesMut,
     scanner: Scanner,
-    /// How much of what comes belongs to the request under way.
+    /// Bytes still to come that belong to the current request.
     rest: Rest,
     output: Vec<u8>,
-    /// HTTP/2 only.
+    /// Frame counts, for HTTP/2 only.
     frames: Option<Box<(Frames, FrameLimits)>>,
-    /// Of a `WebSocket` only.
+    /// Frame state, for a `WebSocket` only.
     websocket: Option<Box<Websocket>>,
     connection: Arc<Connection>,
     digest: Arc<ProxyDigest>,
     socket_digest: Arc<SocketDigest>,
 }
 
-/// How the wait for a request's head ended.
+/// Outcome of waiting for a request head.
 #[derive(Debug)]
 pub(super) enum Next {
-    /// A head that can be read in one way only.
+    /// A request head that is unambiguous.
     Request,
-    /// The client speaks HTTP/2.
+    /// The client uses HTTP/2.
     Http2,
-    /// The client is gone, or was idle for too long.
+    /// The client has closed the connection, or was idle for too long.
     Closed,
     Refused(Refusal),
 }
@@ -95,7 +96,7 @@ impl ConnIo {
         let socket_digest = SocketDigest::from_raw_fd(transport.socket().fd());
         if !connection.is_unix {
             let peer = SocketAddr::new(connection.peer, connection.peer_port);
-            // Fresh cells: nothing has been set before us.
+            // New cells: nothing has set them before.
             drop(
                 socket_digest
                     .peer_addr
@@ -123,14 +124,14 @@ impl ConnIo {
         &self.connection
     }
 
-    /// From here on frames of HTTP/2 pass, and are counted.
+    /// Switches to HTTP/2. From now on frames are counted.
     pub(super) fn set_http2(&mut self, limits: FrameLimits) {
         self.frames = Some(Box::new((Frames::default(), limits)));
         self.connection.enter(Stage::Http2);
     }
 
-    /// Waits for the next request's head and scans it. `takes_http2`: the client may begin
-    /// with HTTP/2.
+    /// Waits for the next request head and scans it. `takes_http2` allows the client to begin with
+    /// HTTP/2.
     pub(super) async fn next_head(&mut self, limits: &HeadLimits, takes_http2: bool) -> Next {
         self.rest = Rest::Bytes(0);
         self.scanner.restart();
@@ -167,18 +168,18 @@ impl ConnIo {
                 Ok(_) => {}
                 Err(error) => {
                     log::debug!(error:%; "a client's connection failed between requests");
-                    // With TLS an end that we made is an error too.
+                    // With TLS, closing by the gateway is an error too.
                     return self.ended(self.connection.was_cut());
                 }
             }
         }
     }
 
-    /// The client sends no more, or was kept from it.
+    /// Returns the outcome if the client sends no more, or was prevented from it.
     fn ended(&self, cut: Option<Cut>) -> Next {
         match cut {
             Some(Cut::HeaderTimeout) if !self.input.is_empty() => {
-                // The answer's own line tells it.
+                // The response's own log line reports it.
                 self.connection.tell_cut();
                 Next::Refused(head::timeout(&self.input))
             }
@@ -192,8 +193,8 @@ impl ConnIo {
         self.connection.begin_request(head.fingerprint)
     }
 
-    /// Takes lines out of the head, and says how many bytes those were. What stands before
-    /// each moves over it, so that a body behind the head stays where it is.
+    /// Removes lines from the head, and returns their length in bytes. The bytes before each line
+    /// move over it, so that a body after the head stays in place.
     fn take_out(&mut self, lines: &[Range<usize>]) -> usize {
         let mut gap = 0;
         for (index, line) in lines.iter().enumerate().rev() {
@@ -205,7 +206,7 @@ impl ConnIo {
         gap
     }
 
-    /// The request is over.
+    /// Marks the connection as idle after a request.
     pub(super) fn idle(&mut self) {
         if self.input.is_empty() && self.input.capacity() > 2 * READ_BUFFER {
             self.input = BytesMut::new();
@@ -213,8 +214,9 @@ impl ConnIo {
         self.connection.enter(Stage::Idle);
     }
 
-    /// Reads what a refused client still sends, until it ends or has sent enough. Closing with
-    /// bytes unread resets the connection, and with it the answer (nginx: `lingering_close`).
+    /// Reads the rest of a refused client's bytes, until it closes or the limit is reached. Closing
+    /// with unread bytes resets the connection, and the response is lost (nginx:
+    /// `lingering_close`).
     pub(super) async fn linger(&mut self) -> io::Result<()> {
         let mut read = 0;
         while read < LINGERED {
@@ -228,11 +230,11 @@ impl ConnIo {
         Ok(())
     }
 
-    /// The request has had all that is its own: what comes now waits, and Pingora learns
-    /// no more than whether the client is still there.
+    /// Holds further bytes back, because the request is complete. Pingora learns only if the client
+    /// is still connected.
     fn poll_hold(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Asked with each wake-up of the request, and hardly ever with something to read:
-        // the socket knows, without TLS being gone through.
+        // Polled on each wake-up of the request, and rarely with anything to read: the socket knows
+        // that without going through TLS.
         ready!(self.transport.socket().poll_read_ready(cx))?;
         while self.input.len() < HELD {
             self.input.reserve(READ_BUFFER);
@@ -246,8 +248,8 @@ impl ConnIo {
         Poll::Pending
     }
 
-    /// Reads frames. Once the connection is cut nothing more comes, not even its end:
-    /// [`super::http2`] looks why, and still has a word to say.
+    /// Reads frames. Once the connection is to be closed, nothing more is returned, not even its
+    /// end: [`super::http2`] checks the close reason and still has a GOAWAY to send.
     fn poll_frames(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         if self.connection.was_cut().is_some() {
@@ -261,7 +263,7 @@ impl ConnIo {
             }
             read?;
         } else {
-            // What was read before it turned out to be HTTP/2.
+            // Bytes that were read before they turned out to be HTTP/2.
             let count = self.input.len().min(buf.remaining());
             buf.put_slice(&self.input.split_to(count));
             if self.input.is_empty() {
@@ -282,7 +284,7 @@ impl ConnIo {
         Poll::Ready(Ok(()))
     }
 
-    /// What `write` came to, noted.
+    /// Records the result of `write`.
     fn wrote(&mut self, write: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let (Some(frames), Poll::Ready(Ok(count))) = (&mut self.frames, &write) {
             frames.0.sent(*count);
@@ -290,7 +292,7 @@ impl ConnIo {
         write
     }
 
-    /// Takes what is to be written, into the buffer or the socket.
+    /// Accepts data to write, into the buffer or the socket.
     fn poll_put(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         if self.output.len() + data.len() <= WRITE_BUFFER {
             if self.output.capacity() == 0 {
@@ -302,7 +304,7 @@ impl ConnIo {
         if self.output.is_empty() {
             return Pin::new(&mut self.transport).poll_write(cx, data);
         }
-        // A head waits and its body is large: both in one call.
+        // Headers are buffered and their body is large: one call writes both.
         let slices = [IoSlice::new(&self.output), IoSlice::new(data)];
         match Pin::new(&mut self.transport).poll_write_vectored(cx, &slices) {
             Poll::Ready(Ok(count)) if count > self.output.len() => {
@@ -319,7 +321,7 @@ impl ConnIo {
         }
     }
 
-    /// Writes out what is buffered.
+    /// Writes the buffered bytes to the socket.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.output.is_empty() {
             return Poll::Ready(Ok(()));
@@ -346,14 +348,14 @@ impl ConnIo {
 }
 
 impl Drop for ConnIo {
-    /// An answer that broke off before its first flush: its client is to see that it
-    /// began and was cut, not that the connection closed for no reason.
+    /// Flushes a response that broke off before its first flush: its client must see that it began
+    /// and was aborted, not that the connection closed for no reason.
     fn drop(&mut self) {
         self.connection.socket_gone();
         if self.output.is_empty() {
             return;
         }
-        // Over TLS a record would have to be made, and its end could not be waited for.
+        // Over TLS this would need a new record, and nothing could wait for the write.
         if let Transport::Plain(socket) = &self.transport
             && let Err(error) = socket.try_write(&self.output)
         {
@@ -401,12 +403,12 @@ impl AsyncRead for ConnIo {
         outcome?;
         let came = &buf.filled()[before..];
         if came.is_empty() && is_tunnel && this.connection.is_going_away() {
-            // Nobody waits for the other side of it.
+            // Nothing waits for the other direction of the tunnel.
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         this.connection.pace.received(came.len());
         let count = this.rest.take(came, is_tunnel);
-        // More than the request's own waits for its turn.
+        // Bytes beyond the current request wait.
         this.input.extend_from_slice(&came[count.unwrap_or(0)..]);
         buf.set_filled(before + count.unwrap_or(0));
         if count.is_none() {
@@ -416,7 +418,7 @@ impl AsyncRead for ConnIo {
     }
 }
 
-/// Whether these bytes begin a head of Pingora's that comes before a response.
+/// Returns true if these bytes begin an interim response of Pingora's.
 #[inline]
 fn is_interim(data: &[u8]) -> bool {
     const INTERIM: &[u8] = b"HTTP/1.1 1";
@@ -434,8 +436,8 @@ impl AsyncWrite for ConnIo {
             let write = Pin::new(&mut this.transport).poll_write(cx, data);
             return this.wrote(write);
         }
-        // Lines for a response are none of what comes before it, such as early hints, even if
-        // both are written together.
+        // Lines for a response do not belong to interim responses before it, such as early hints,
+        // even if both are written together.
         let lines = if is_interim(data) {
             None
         } else {
@@ -451,7 +453,7 @@ impl AsyncWrite for ConnIo {
         this.poll_put(cx, data)
     }
 
-    /// Frames come in buffers of `h2`'s own.
+    /// Writes frames directly, because they are already buffered by `h2`.
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -498,7 +500,8 @@ impl UniqueID for ConnIo {
 impl Ssl for ConnIo {}
 
 impl GetTimingDigest for ConnIo {
-    /// Nobody reads it, and a list would be an allocation with each request.
+    /// Returns an empty list: the digest is unused, and a list would cost an allocation per
+    /// request.
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
         Vec::new()
     }

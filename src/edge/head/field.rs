@@ -1,4 +1,4 @@
-//! Header lines (RFC 9112, 5), and what they say about the body (RFC 9112, 6).
+//! Header lines (RFC 9112, 5), and the body framing in them (RFC 9112, 6).
 
 use std::ops::Range;
 
@@ -10,26 +10,26 @@ use super::{
 };
 use crate::{config::model::UnderscoresConfig, routes::host_of};
 
-/// Longer names are nobody's.
+/// Length limit of names; longer ones are not in use.
 const LONGEST_NAME: usize = 256;
-/// As many digits as any length has that fits a signed 64-bit number.
+/// Limit on digits of a length, so that it fits a signed 64-bit number.
 const MOST_DIGITS: usize = 18;
 
-/// What the header lines so far say.
+/// Result of the header lines so far.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
     count: usize,
     host: Option<Range<usize>>,
     length: Option<u64>,
     is_chunked: bool,
-    /// A bit for each of [`Single`] that was there.
+    /// Bits of the [`Single`] headers that were present.
     singles: u8,
-    /// Lines to take out.
+    /// Lines to remove.
     pub(super) dropped: Vec<Range<usize>>,
 }
 
-/// Headers that may stand once, besides those of framing. With two of them, programs differ
-/// about which counts: who asks, from where, what the body is, which part is wanted.
+/// Headers that must not be repeated, besides those of framing. Programs differ in which of two
+/// they use: for the client, its origin, the type of the body, or the requested range.
 #[derive(Clone, Copy, Debug)]
 #[repr(u8)]
 enum Single {
@@ -46,7 +46,7 @@ const BAD: u8 = 0;
 const GOOD: u8 = 1;
 const UNDERSCORE: u8 = 2;
 
-/// RFC 9110, 5.6.2: what a name is made of.
+/// Bytes of a header name (RFC 9110, 5.6.2).
 const NAME: [u8; 256] = {
     let mut kind = [BAD; 256];
     let mut byte = 0u8;
@@ -62,13 +62,13 @@ const NAME: [u8; 256] = {
     kind
 };
 
-/// Whether a header's name may have it.
+/// Returns true if a header name may contain the byte.
 pub(in crate::edge) fn is_name_byte(byte: u8) -> bool {
     NAME[usize::from(byte)] != BAD
 }
 
-/// How long the name is that the line begins with, if its colon follows and nothing in it
-/// is unusual.
+/// Returns the length of the name at the start of the line, if a colon follows it and it contains
+/// nothing unusual.
 #[inline]
 fn name_length(input: &[u8], line: &Range<usize>) -> Option<usize> {
     let mut from = line.start;
@@ -78,7 +78,7 @@ fn name_length(input: &[u8], line: &Range<usize>) -> Option<usize> {
             from += PIECE;
             continue;
         }
-        // The line's end is no letter, so what is found here is within the line.
+        // The end of the line is not a letter, so the mark is within the line.
         if piece[more] == b':' {
             return Some(from + more - line.start).filter(|length| *length > 0);
         }
@@ -92,7 +92,7 @@ fn name_length(input: &[u8], line: &Range<usize>) -> Option<usize> {
 }
 
 impl Fields {
-    /// Reads one header line. Controls other than tabs are known not to be in it.
+    /// Reads one header line. It is known to contain no control bytes other than tabs.
     #[inline]
     pub(super) fn read(
         &mut self,
@@ -127,7 +127,7 @@ impl Fields {
         }
     }
 
-    /// A line whose name does not end at a colon, or has an underscore.
+    /// Handles a line whose name does not end at a colon, or contains an underscore.
     #[cold]
     fn odd_name(
         &mut self,
@@ -164,7 +164,7 @@ impl Fields {
         Ok(())
     }
 
-    /// RFC 9112, 3.2. `end`: where the line ends.
+    /// Records the `Host` header (RFC 9112, 3.2); `end` is the end of the line.
     fn host(&mut self, value: &[u8], end: usize) -> Result<(), Problem> {
         if self.host.is_some() {
             return Err(Problem::TwoHosts);
@@ -176,8 +176,8 @@ impl Fields {
         Ok(())
     }
 
-    /// RFC 9112, 6.2. A list of equal lengths might be taken as one; nobody sends it who
-    /// means well.
+    /// Parses `Content-Length` (RFC 9112, 6.2). A list of equal lengths could be accepted as one,
+    /// but no legitimate client sends it.
     fn length(&mut self, value: &[u8]) -> Result<(), Problem> {
         let digits = value.trim_ascii();
         if self.length.is_some() {
@@ -186,7 +186,7 @@ impl Fields {
         if digits.contains(&b',') {
             return Err(Problem::TwoLengths);
         }
-        // With a zero in front some read it as octal.
+        // Some programs parse a number with a leading zero as octal.
         let is_number = matches!(digits, [b'0'] | [b'1'..=b'9', ..])
             && digits.len() <= MOST_DIGITS
             && digits.iter().all(u8::is_ascii_digit);
@@ -200,8 +200,8 @@ impl Fields {
         Ok(())
     }
 
-    /// RFC 9112, 6.1. Where codings are hidden by odd spaces or letters, one program sees
-    /// a chunked body and another does not.
+    /// Parses `Transfer-Encoding` (RFC 9112, 6.1). If odd spaces or letters hide a coding, one
+    /// program sees a chunked body and another does not.
     fn coding(&mut self, value: &[u8]) -> Result<(), Problem> {
         let coding = value.strip_prefix(b" ").unwrap_or(value);
         if self.is_chunked {
@@ -214,7 +214,7 @@ impl Fields {
         Ok(())
     }
 
-    /// RFC 9110, 10.1.1 knows one expectation.
+    /// Parses `Expect`. RFC 9110, 10.1.1, defines one expectation.
     fn expect(&mut self, value: &[u8]) -> Result<(), Problem> {
         self.single(Single::Expect)?;
         if value.trim_ascii().eq_ignore_ascii_case(b"100-continue") {
@@ -224,12 +224,12 @@ impl Fields {
         }
     }
 
-    /// Whether another protocol or a word before the body is asked for.
+    /// Returns true if the client asks for another protocol or for a `100 Continue`.
     pub(super) fn wants_more(&self) -> bool {
         self.singles & (Single::Expect as u8 | Single::Upgrade as u8) != 0
     }
 
-    /// What the head comes to once all of its lines were read.
+    /// Evaluates the headers once all lines were read.
     pub(super) fn end(
         &self,
         input: &[u8],
@@ -241,8 +241,8 @@ impl Fields {
         }
         match (&self.host, &request.authority) {
             (None, _) if request.is_http_11 => return Err(Problem::NoHost),
-            // RFC 9112, 3.2.2 would have the target win; whoever reads `Host` alone would
-            // see another site.
+            // RFC 9112, 3.2.2, gives the target precedence, but a program that reads only `Host`
+            // would see another site.
             (Some(host), Some(authority)) if input[host.clone()] != input[authority.clone()] => {
                 return Err(Problem::OtherHost);
             }
@@ -259,7 +259,7 @@ impl Fields {
     }
 }
 
-/// RFC 9112, 3.2: a `Host` that is empty or no host is refused.
+/// Checks a `Host`: one that is empty or invalid is refused (RFC 9112, 3.2).
 #[inline]
 fn check_host(host: &[u8], known: &mut Vec<u8>) -> Result<(), Problem> {
     if host == known && !host.is_empty() {
@@ -275,7 +275,8 @@ fn check_host(host: &[u8], known: &mut Vec<u8>) -> Result<(), Problem> {
     }
 }
 
-/// RFC 9112, 6.1: a coding that is known to exist but not to us is 501.
+/// Returns the problem of an unsupported transfer coding. RFC 9112, 6.1: a coding that exists but
+/// is not implemented is 501.
 #[cold]
 fn unknown_coding(value: &[u8]) -> Problem {
     let is_known = |coding: &[u8]| {

@@ -1,4 +1,4 @@
-//! The request line (RFC 9112, 3).
+//! Request line (RFC 9112, 3).
 
 use super::{
     marks::{PIECE, is_plain_target},
@@ -6,15 +6,15 @@ use super::{
 };
 use crate::routes::host_of;
 
-/// No method that is registered has more than 17 letters.
+/// No registered method has more than 17 letters.
 const LONGEST_METHOD: usize = 32;
 
-/// What of a request line matters for what follows it.
+/// Parts of a request line that matter for the rest of the head.
 #[derive(Debug)]
 pub(super) struct RequestLine {
     pub(super) length: usize,
     pub(super) is_http_11: bool,
-    /// Of a target in absolute form: where the authority stands in the line.
+    /// Range of the authority in the line, if the target is in absolute form.
     pub(super) authority: Option<std::ops::Range<usize>>,
 }
 
@@ -23,9 +23,9 @@ const GOOD: u8 = 1;
 const MARK: u8 = 2;
 const IN_QUERY: u8 = 3;
 
-/// What may be in a target. Beyond RFC 3986 that is what browsers leave uncoded:
-/// `[ ] | ^ { } \` and, in the query, the grave accent. All else would be coded or refused
-/// on its way, and not be what was scanned.
+/// Bytes of a target. In addition to RFC 3986 they include those that browsers leave unencoded: `[
+/// ] | ^ { } \` and, in the query, the grave accent. Any other byte would be encoded or refused on
+/// the way, so the target would differ from the one that was scanned.
 const TARGET: [u8; 256] = {
     let mut kind = [BAD; 256];
     let mut byte = b'!';
@@ -85,7 +85,7 @@ impl RequestLine {
     }
 }
 
-/// Why no version that we speak ends the line.
+/// Returns the problem of a line that does not end with a supported version.
 #[cold]
 fn version_problem(rest: &[u8]) -> Problem {
     if rest == b"* HTTP/2.0" {
@@ -107,7 +107,7 @@ fn version_problem(rest: &[u8]) -> Problem {
 #[inline]
 fn check_bytes(target: &[u8]) -> Result<(), Problem> {
     let (pieces, rest) = target.as_chunks::<PIECE>();
-    // The bytes left over are looked at together with some that were looked at already.
+    // The remaining bytes are checked together with some that were already checked.
     let is_plain = pieces.iter().all(is_plain_target)
         && match target.last_chunk::<PIECE>() {
             Some(last) => is_plain_target(last),
@@ -130,7 +130,7 @@ fn check_one_by_one(target: &[u8]) -> Result<(), Problem> {
     }
 }
 
-/// Where the authority of `http://host/path` stands; none if it is no such target.
+/// Returns the range of the authority in `http://host/path`, or `None` for another form of target.
 #[cold]
 fn authority(target: &[u8]) -> Option<std::ops::Range<usize>> {
     let from = ["http://", "https://"].iter().find_map(|scheme| {

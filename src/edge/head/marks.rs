@@ -1,26 +1,26 @@
-//! Many bytes judged in few steps. Each has a simple twin, which says the same and serves
-//! where there is no SSE2.
+//! Classifies many bytes in few steps. Each function has a simple twin with the same result, which
+//! is used where SSE2 is not available.
 
-/// How many bytes are searched for ends of lines together.
+/// Number of bytes that are searched for line ends together.
 pub(super) const BLOCK: usize = 64;
-/// How many bytes of a name or target are looked at together.
+/// Number of bytes of a name or target that are checked together.
 pub(super) const PIECE: usize = 16;
 
-/// A bit for each byte that is a control or beyond ASCII, the first byte's lowest. In most
-/// heads those are the ends of its lines, so one pass finds the lines and whatever may not
-/// be in them.
+/// Returns a bit for each byte that is a control or not ASCII, the first byte's lowest. In most
+/// heads those are the line ends, so one pass finds the lines and all bytes that may not be in
+/// them.
 #[inline]
 pub(super) fn unprinted(block: &[u8; BLOCK]) -> u64 {
     vector::unprinted(block)
 }
 
-/// How many letters and hyphens `piece` begins with: most names have nothing else.
+/// Returns the number of leading letters and hyphens in `piece`: most names have nothing else.
 #[inline]
 pub(super) fn letters(piece: &[u8; PIECE]) -> usize {
     vector::letters(piece)
 }
 
-/// Whether nothing in `piece` calls for a closer look where a target stands.
+/// Returns true if no byte in `piece` needs a closer check as part of a target.
 #[inline]
 pub(super) fn is_plain_target(piece: &[u8; PIECE]) -> bool {
     vector::is_plain_target(piece)
@@ -109,7 +109,7 @@ mod vector {
     fn sse2_unprinted(block: &[u8; BLOCK]) -> u64 {
         let (pieces, _) = block.as_chunks::<PIECE>();
         pieces.iter().rev().fold(0, |known, piece| {
-            // Signed and one up, all of them are below what a space becomes.
+            // As signed bytes plus one, all of them are less than a space plus one.
             let bytes = _mm_add_epi8(load(piece), each(1));
             known << PIECE | u64::from(bits(_mm_cmpgt_epi8(each(b' ' + 1), bytes)))
         })
@@ -129,7 +129,7 @@ mod vector {
     #[target_feature(enable = "sse2")]
     fn sse2_is_plain_target(piece: &[u8; PIECE]) -> bool {
         let bytes = load(piece);
-        // Signed: what is beyond ASCII is below the space too.
+        // Signed: bytes that are not ASCII are less than a space too.
         let is_in = _mm_and_si128(
             _mm_cmpgt_epi8(bytes, each(b' ')),
             _mm_cmpgt_epi8(each(0x7f), bytes),

@@ -1,11 +1,11 @@
-//! One strict scan of each raw HTTP/1 head before Pingora reads it (RFC 9112).
+//! Strict scanner for each raw HTTP/1 head before Pingora parses it (RFC 9112).
 //!
-//! Pingora's parser takes bare line feeds, two equal lengths and codings before `chunked`.
-//! Another program may read those otherwise, and then two of them disagree about where a
-//! request ends. Here such a head is refused, so what goes on can be read in one way only.
+//! Pingora's parser accepts bare line feeds, two equal lengths, and transfer codings before
+//! `chunked`. Another program may parse those differently, and then the two disagree about where a
+//! request ends. Such a head is refused here, so every forwarded head is unambiguous.
 //!
-//! The scan goes over each byte once however the bytes come, and tells of a limit or a
-//! mistake as soon as it is there, not at the end of the head.
+//! The scan reads each byte once, in pieces of any size, and reports an exceeded limit or an error
+//! as soon as it is visible, not at the end of the head.
 
 mod field;
 mod line;
@@ -28,14 +28,14 @@ use crate::{
     runtime::{refusal::Refusal, shortcut::Fingerprint},
 };
 
-/// The longest target that Pingora's URI takes, whatever is configured.
+/// Longest target that Pingora's URI accepts, regardless of the configuration.
 const LONGEST_LINE: usize = 60 * 1024;
-/// The longest head that Pingora takes.
+/// Longest head that Pingora accepts.
 const LONGEST_HEAD: usize = 1_000_000;
-/// As many headers as Pingora has room for, with those that we add.
+/// Number of headers that Pingora has room for, with those that the gateway adds.
 const MOST_HEADERS: usize = 200;
 
-/// How long a head may be, and what may be in it.
+/// Limits on the size and content of a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct HeadLimits {
     request_line: usize,
@@ -60,20 +60,19 @@ impl HeadLimits {
     }
 }
 
-/// A head that can be read in one way only.
+/// Request head that is unambiguous.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Head {
-    /// Up to and with the empty line.
+    /// Length including the empty line.
     pub(super) length: usize,
     pub(super) body: Body,
-    /// Lines that are to be taken out before anybody reads the head, in their order;
-    /// mostly none.
+    /// Lines to remove before the head is parsed, in their order; usually none.
     pub(super) dropped: Vec<Range<usize>>,
-    /// Of a `GET` that wants nothing else but an answer; else zero.
+    /// Fingerprint of a `GET` without a body, expectation or upgrade; otherwise zero.
     pub(super) fingerprint: Fingerprint,
 }
 
-/// What follows a head.
+/// Framing of the body after a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Body {
     None,
@@ -81,7 +80,7 @@ pub(super) enum Body {
     Chunked,
 }
 
-/// What the bytes so far come to.
+/// Result of scanning the bytes so far.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Scanned {
     Partial,
@@ -89,23 +88,23 @@ pub(super) enum Scanned {
     Refused(Refusal),
 }
 
-/// Goes over the bytes of one head as they come.
+/// Scans the bytes of one head as they arrive.
 #[derive(Debug, Default)]
 pub(super) struct Scanner {
-    /// Where the line under way begins.
+    /// Start of the current line.
     line: usize,
-    /// What stands before this was looked at and is in order.
+    /// End of the bytes that were scanned and are valid.
     seen: usize,
     request: Option<RequestLine>,
     fields: Fields,
-    /// The last `Host` that was found to be one: a connection's requests mostly name one.
+    /// Last valid `Host`: the requests of a connection usually name the same one.
     known_host: Vec<u8>,
 }
 
 const CR: u8 = b'\r';
 
 impl Scanner {
-    /// The next head begins.
+    /// Prepares for the next head.
     pub(super) fn restart(&mut self) {
         self.line = 0;
         self.seen = 0;
@@ -113,7 +112,7 @@ impl Scanner {
         self.fields = Fields::default();
     }
 
-    /// Scans `input`, which begins with the head and holds what has come of it so far.
+    /// Scans `input`, which begins with the head and holds the bytes received so far.
     pub(super) fn scan(&mut self, input: &[u8], limits: &HeadLimits) -> Scanned {
         match self.lines(input, limits) {
             Ok(Some(head)) => Scanned::Head(head),
@@ -122,7 +121,7 @@ impl Scanner {
         }
     }
 
-    /// Goes on at `seen`, line by line, to the end of the head or of the input.
+    /// Continues at `seen`, line by line, to the end of the head or of the input.
     fn lines(&mut self, input: &[u8], limits: &HeadLimits) -> Result<Option<Head>, Problem> {
         let mut at = self.seen;
         while at < input.len() {
@@ -162,7 +161,7 @@ impl Scanner {
         Ok(None)
     }
 
-    /// The empty line is there: what do the lines before it come to?
+    /// Evaluates the lines of the head once the empty line has arrived.
     fn end(&mut self, input: &[u8], limits: &HeadLimits) -> Result<Head, Problem> {
         let length = self.line;
         if length > limits.headers {
@@ -187,9 +186,9 @@ impl Scanner {
         })
     }
 
-    /// What is too long already need not be waited for.
+    /// Checks the limits early: a head that is already too long need not be complete.
     fn check_length(&self, input: &[u8], limits: &HeadLimits) -> Result<(), Problem> {
-        // The CR of a line that is just short enough may be here already.
+        // The CR of a line that is just short enough may be present already.
         if self.request.is_none() && input.len() > limits.request_line + 1 {
             return Err(Problem::LongLine);
         }
@@ -199,7 +198,7 @@ impl Scanner {
         Ok(())
     }
 
-    /// A control byte that is no line's end.
+    /// Returns the problem of a control byte that does not end a line.
     #[cold]
     fn stray(&self, input: &[u8], byte: u8) -> Problem {
         match byte {
@@ -211,8 +210,8 @@ impl Scanner {
     }
 }
 
-/// By the request line and the last host that was named: what the rest of a head says
-/// differs among clients more than it matters here.
+/// Hashes the request line and the last host. The other headers differ among clients more than they
+/// matter here.
 fn fingerprint(line: &[u8], host: &[u8]) -> Fingerprint {
     let mut hasher = ahash::AHasher::default();
     hasher.write(line);
@@ -220,7 +219,8 @@ fn fingerprint(line: &[u8], host: &[u8]) -> Fingerprint {
     hasher.finish()
 }
 
-/// The special bytes from `at` on, as bits from the lowest, and how far that goes.
+/// Returns the special bytes from `at` on, as bits from the lowest, and the end of the checked
+/// range.
 #[inline]
 fn special(input: &[u8], at: usize) -> (u64, usize) {
     if let Some(block) = input[at..].first_chunk::<BLOCK>() {
@@ -235,8 +235,8 @@ fn special(input: &[u8], at: usize) -> (u64, usize) {
     (unprinted(&block), input.len())
 }
 
-/// What the fuzz target and its seeds check: a head is read alike in one piece and in two,
-/// and lies within the input.
+/// Checks, for the fuzz target and its seeds, that a head gives the same result in one piece and in
+/// two, and lies within the input.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn check(data: &[u8]) {
     let Some((&at, input)) = data.split_first() else {
@@ -251,7 +251,7 @@ pub(crate) fn check(data: &[u8]) {
         outcome = scanner.scan(input, &limits);
     }
     match (&whole, &outcome) {
-        // The earlier sight of it knows less of the target.
+        // An earlier refusal has seen less of the target.
         (Scanned::Refused(_), Scanned::Refused(_)) => {}
         _ => assert_eq!(whole, outcome),
     }

@@ -1,4 +1,4 @@
-//! The one table of what may be wrong with a head: status, reason word, a sentence.
+//! Single table of problems of a head: status, reason word, a sentence.
 
 use std::fmt::Write as _;
 
@@ -6,11 +6,11 @@ use http::StatusCode;
 
 use crate::runtime::refusal::Refusal;
 
-/// How much of a target goes to the log.
+/// Length limit of a target in the log.
 const LOGGED_TARGET: usize = 1024;
 const LOGGED_METHOD: usize = 32;
 
-/// What is wrong with a head.
+/// Problem of a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Problem {
     Tls,
@@ -47,7 +47,7 @@ pub(super) enum Problem {
 }
 
 impl Problem {
-    /// The status and the word in log, metric and status page.
+    /// Returns the status, and the reason word for log, metric and status page.
     fn answer(self) -> (StatusCode, &'static str) {
         let bad = StatusCode::BAD_REQUEST;
         match self {
@@ -118,7 +118,7 @@ impl Problem {
         }
     }
 
-    /// The refusal of a head that begins with `input`.
+    /// Returns the refusal of a head that begins with `input`.
     #[cold]
     pub(super) fn refused(self, input: &[u8]) -> Refusal {
         let (status, reason) = self.answer();
@@ -133,12 +133,12 @@ impl Problem {
     }
 }
 
-/// The refusal of a head that took too long; `input` is what came of it.
+/// Returns the refusal of a head that took too long; `input` is the part that arrived.
 pub(in crate::edge) fn timeout(input: &[u8]) -> Refusal {
     Problem::Timeout.refused(input)
 }
 
-/// Method and target as far as they can be read, for the log.
+/// Returns method and target as far as they can be read, for the log.
 fn first_words(input: &[u8]) -> (Option<String>, Option<String>) {
     let is_line_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
     let end = input.iter().position(is_line_end).unwrap_or(input.len());
@@ -159,7 +159,7 @@ fn first_words(input: &[u8]) -> (Option<String>, Option<String>) {
     let target = &rest[..version.unwrap_or(rest.len())];
     let mut text = String::new();
     for byte in &target[..target.len().min(LOGGED_TARGET)] {
-        // What is no part of a target is shown as it should have been sent.
+        // A byte that is not allowed in a target is shown percent-encoded.
         match byte {
             b'!'..=b'~' if !matches!(byte, b'"' | b'<' | b'>' | b'`' | b'#') => {
                 text.push(char::from(*byte));

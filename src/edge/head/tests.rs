@@ -1,4 +1,4 @@
-//! What is a head and what is not; `tests/it/smuggling` has the same from outside.
+//! Valid and invalid heads; `tests/it/smuggling` tests the same from outside.
 
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ fn refused(input: &str) -> (u16, &'static str) {
     }
 }
 
-/// A head whose lines after `Host` are these.
+/// Returns a head with these lines after `Host`.
 fn with(lines: &str) -> String {
     format!("POST / HTTP/1.1\r\nHost: a.test\r\n{lines}\r\n\r\n")
 }
@@ -358,11 +358,11 @@ fn noise() -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat().into_bytes())
 }
 
-/// A head that is sound: method, target, lines after `Host`, and the line of its body.
+/// Generates a valid head: method, target, lines after `Host`, and the line of its body.
 fn sound() -> impl Strategy<Value = (&'static str, String, Vec<String>, &'static str)> {
     let method = proptest::sample::select(vec!["GET", "POST", "OPTIONS", "M-SEARCH"]);
     let target = r"/[!$%&'()*+,./0-9:;=@A-Z\[\]^_a-z{|}~-]{0,40}(\?[!$-;=?-~]{0,40})?";
-    // No header that means anything has such a name.
+    // No meaningful header has such a name.
     let line = "x[a-zA-Z0-9!$*_.|~-]{0,20}:[ \t]?[ -~\t\u{a1}-\u{ff}]{0,40}";
     let body = vec![
         "",
@@ -374,7 +374,7 @@ fn sound() -> impl Strategy<Value = (&'static str, String, Vec<String>, &'static
     (method, target, lines, proptest::sample::select(body))
 }
 
-/// What Pingora makes of a head that was scanned: method, target, and how many headers.
+/// Returns Pingora's view of a head that was scanned: method, target, and number of headers.
 async fn read_by_pingora(head: &[u8]) -> Option<(String, Vec<u8>, usize)> {
     let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
     let connection = Connection::new(ListenerFacts::test(), Entry::test());
@@ -420,7 +420,7 @@ fn a_fingerprint_is_of_line_and_host_of_what_wants_an_answer_only() {
 }
 
 proptest! {
-    /// Or it would be refused again, without an id and unlogged.
+    /// Otherwise Pingora would refuse it again, without an id and without a log line.
     #[test]
     fn what_is_taken_is_taken_by_pingora((method, target, lines, body) in sound()) {
         let text = lines.iter().fold(String::new(), |text, line| text + line + "\r\n");
@@ -438,7 +438,7 @@ proptest! {
         check(&[&[at], bytes.as_slice()].concat());
     }
 
-    /// What is taken here is read by a lax parser as the same lines.
+    /// Checks that a lenient parser reads an accepted head as the same lines.
     #[test]
     fn what_is_taken_is_a_head_to_others(bytes in noise()) {
         if let Scanned::Head(head) = Scanner::default().scan(&bytes, &limits()) {

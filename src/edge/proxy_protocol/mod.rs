@@ -1,7 +1,7 @@
-//! The PROXY protocol, versions 1 and 2: what a balancer says before the client's first byte
-//! (haproxy's proxy-protocol.txt, the section numbers below).
+//! PROXY protocol, versions 1 and 2: the header that a load balancer sends before the client's
+//! first byte (haproxy's proxy-protocol.txt, the section numbers below).
 //!
-//! Nothing beyond the header is taken off the socket, so TLS or HTTP begins where it should.
+//! It reads nothing beyond the header from the socket, so TLS or HTTP begins at the right byte.
 
 mod v1;
 mod v2;
@@ -12,15 +12,15 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::transport::Socket;
 
-/// Whose connection this is.
+/// Source of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
-    /// The balancer's own, such as a health check, or one whose client it does not tell.
+    /// The load balancer itself, such as for a health check, or without information on the client.
     Peer,
     Client(SocketAddr),
 }
 
-/// Why a connection does not begin as it must.
+/// Reason why a connection does not begin with a valid header.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unread {
     #[error("no PROXY protocol header")]
@@ -31,10 +31,10 @@ pub(super) enum Unread {
     Io(#[from] io::Error),
 }
 
-/// Both versions begin with at least as many bytes.
+/// Both versions are at least this long.
 const START: usize = 12;
 
-/// Reads the header, and no byte more.
+/// Reads the header, and not one byte more.
 pub(super) async fn read(socket: &mut Socket) -> Result<Source, Unread> {
     let mut start = [0; START];
     let mut filled = 0;
@@ -44,7 +44,7 @@ pub(super) async fn read(socket: &mut Socket) -> Result<Source, Unread> {
             return Err(Unread::Missing);
         }
         filled += count;
-        // Whoever begins in another way is told at once.
+        // A client that begins in another way is refused at once.
         let seen = &start[..filled];
         if !v2::SIGNATURE.starts_with(seen) && !is_prefix(v1::START, seen) {
             return Err(Unread::Missing);
@@ -57,13 +57,13 @@ pub(super) async fn read(socket: &mut Socket) -> Result<Source, Unread> {
     }
 }
 
-/// Whether one of the two is the beginning of the other.
+/// Returns true if one of the two is the beginning of the other.
 fn is_prefix(one: &[u8], other: &[u8]) -> bool {
     let length = one.len().min(other.len());
     one[..length] == other[..length]
 }
 
-/// A line whose length is not known: looked at first, then taken as far as it is its own.
+/// Reads a line of unknown length: it peeks first, and then reads only the bytes of the line.
 async fn read_v1(socket: &mut Socket, start: &[u8]) -> Result<Source, Unread> {
     let mut line = [0; v1::LONGEST];
     line[..start.len()].copy_from_slice(start);
@@ -95,22 +95,22 @@ async fn read_v2(socket: &mut (impl AsyncRead + Unpin)) -> Result<Source, Unread
     v2::parse(&header)
 }
 
-/// What the fuzz target and its seeds check: no bytes are too odd, what is taken for a line is
-/// one and no more, and a client is one that both versions can tell.
+/// Checks, for the fuzz target and its seeds, that no input causes a panic, that an accepted line
+/// is exactly one line, and that both versions can express an accepted client.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn check(data: &[u8]) {
     let line = &data[..data.len().min(v1::LONGEST)];
     if let Ok(ControlFlow::Break(_)) = v1::parse(line) {
         assert!(line.starts_with(v1::START) && line.ends_with(b"\r\n"));
     }
-    // The signature was seen before either is called.
+    // The signature was checked before either is called.
     if data.starts_with(&v2::SIGNATURE)
         && let Some(fixed) = data.get(..v2::FIXED)
         && let Ok(length) = v2::length(fixed)
         && let Some(header) = data.get(..v2::FIXED + length)
         && let Ok(Source::Client(client)) = v2::parse(header)
     {
-        // Version 1 has no length to be wrong about, and says the same of this client.
+        // Version 1 has no length that could be wrong, and describes the same client.
         let family = if client.is_ipv4() { "TCP4" } else { "TCP6" };
         let line = format!(
             "PROXY {family} {ip} {ip} {} 1\r\n",

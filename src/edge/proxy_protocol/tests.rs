@@ -1,4 +1,4 @@
-//! Headers as balancers write them, and as those do who mean harm.
+//! Headers as load balancers write them, and as attackers do.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use tokio::{io::AsyncWriteExt, net::UnixStream};
 
 use super::*;
 
-/// A header of version 2: command, family, and what follows.
+/// Returns a header of version 2 from command, family, and the rest.
 fn v2(version_command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
     let mut header = v2::SIGNATURE.to_vec();
     header.extend([version_command, family]);
@@ -18,7 +18,7 @@ fn v2(version_command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
 
 const INET: [u8; 12] = [192, 0, 2, 7, 198, 51, 100, 1, 0x1f, 0x90, 1, 0xbb];
 
-/// As `header`, with a checksum at its end.
+/// Returns `header` with a checksum at its end.
 fn with_checksum(header: &[u8]) -> Vec<u8> {
     let mut rest = header[v2::FIXED..].to_vec();
     rest.extend([3, 0, 4, 0, 0, 0, 0]);
@@ -29,7 +29,8 @@ fn with_checksum(header: &[u8]) -> Vec<u8> {
     header
 }
 
-/// What is read of `bytes`, written in pieces of `piece`; and what is left on the socket.
+/// Reads `bytes`, written in pieces of `piece`. Returns the result and the bytes left on the
+/// socket.
 async fn read_in(bytes: &[u8], piece: usize) -> (Result<Source, Unread>, Vec<u8>) {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     let mut socket = Socket::unix(ours);
@@ -49,7 +50,8 @@ async fn read_in(bytes: &[u8], piece: usize) -> (Result<Source, Unread>, Vec<u8>
     tokio::join!(reader, writer).0
 }
 
-/// Whatever the pieces, the header says `expected` and what follows stays where it is.
+/// Checks that the header gives `expected`, and that the bytes after it stay in place, for pieces
+/// of any size.
 #[track_caller]
 fn check(header: &[u8], expected: Option<Source>) {
     const AFTER: &[u8] = b"\nPROXY GET / HTTP/1.1\r\n";
@@ -91,7 +93,7 @@ fn a_line_tells_the_client() {
         b"PROXY TCP6 2001:db8::7 ::1 0 65535\r\n",
         client("[2001:db8::7]:0"),
     );
-    // The longest one there is (2.1).
+    // The longest possible line (2.1).
     let longest = b"PROXY UNKNOWN ffff:f...f:ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ffff:ffff:ffff:ffff:ffff:ffff:ff 65535 6\r\n";
     assert_eq!(longest.len(), v1::LONGEST);
     check(longest, PEER);
@@ -141,7 +143,7 @@ fn a_binary_header_tells_the_client() {
     inet6[15] = 9;
     inet6[32..].copy_from_slice(&[0, 80, 1, 0xbb]);
     check(&v2(0x21, 0x21, &inet6), client("[2001::9]:80"));
-    // What the balancer does on its own account, and what it does not tell.
+    // Connections of the balancer itself, and those without information on the client.
     check(&v2(0x20, 0x00, b""), PEER);
     check(&v2(0x20, 0x11, &INET), PEER);
     check(&v2(0x21, 0x00, b""), PEER);
@@ -153,7 +155,7 @@ fn a_binary_header_tells_the_client() {
 fn extensions_are_passed_over_within_their_bounds() {
     let with = |extensions: &[u8]| v2(0x21, 0x11, &[&INET, extensions].concat());
     let found = client("192.0.2.7:8080");
-    // The name that the client asked for, and a no-op.
+    // The server name that the client asked for, and a no-op.
     check(&with(b"\x02\x00\x05a.com\x04\x00\x00"), found);
     check(
         &with(&[&[0xe0, 0x0f, 0xf1][..], &[0; 4081]].concat()),
@@ -180,7 +182,7 @@ fn a_checksum_must_be_right() {
         let mut bent = header.clone();
         bent[at] ^= 1;
         let outcome = v2::parse(&bent);
-        // A bent type or length makes it another extension, or one that is cut short.
+        // A changed type or length makes it another extension, or one that is truncated.
         let is_type = at == header.len() - 7;
         assert!(outcome.is_err() || is_type, "{at}: {outcome:?}");
     }
@@ -217,7 +219,7 @@ proptest! {
 
     #[test]
     fn no_bytes_are_too_odd(line in "(PROXY )?[ -~]{0,110}(\r\n)?", rest: Vec<u8>, fixed: [u8; 2]) {
-        // Read or refused, but read in one way: whatever is taken ends in CRLF.
+        // Accepted or refused, but unambiguous: every accepted line ends in CRLF.
         if let Ok(ControlFlow::Break(_)) = v1::parse(line.as_bytes()) {
             prop_assert!(line.len() <= 120 && line.ends_with("\r\n"));
         }

@@ -8,13 +8,12 @@ use std::{
 
 use super::{Source, Unread};
 
-/// How each begins.
+/// First bytes of every line.
 pub(super) const START: &[u8] = b"PROXY ";
-/// The longest line, its end included (2.1: 107 bytes).
+/// Length of the longest line, its end included (2.1: 107 bytes).
 pub(super) const LONGEST: usize = 107;
 
-/// What `line`, as far as it has come, says; [`ControlFlow::Continue`] if its end is yet to
-/// come.
+/// Parses `line` as far as it has arrived. Returns [`ControlFlow::Continue`] if its end is missing.
 pub(super) fn parse(line: &[u8]) -> Result<ControlFlow<Source>, Unread> {
     let Some(text) = line.strip_suffix(b"\n") else {
         if line.len() >= LONGEST {
@@ -28,7 +27,7 @@ pub(super) fn parse(line: &[u8]) -> Result<ControlFlow<Source>, Unread> {
     let text = str::from_utf8(text).map_err(|_| Unread::Malformed("bytes that are no text"))?;
     let mut words = text.split(' ');
     let source = match words.next() {
-        // The rest of the line is to be ignored.
+        // The rest of the line must be ignored.
         Some("UNKNOWN") => return Ok(ControlFlow::Break(Source::Peer)),
         Some("TCP4") => addresses(words, |word| word.parse::<Ipv4Addr>().ok().map(IpAddr::V4)),
         Some("TCP6") => addresses(words, |word| word.parse::<Ipv6Addr>().ok().map(IpAddr::V6)),
@@ -37,7 +36,7 @@ pub(super) fn parse(line: &[u8]) -> Result<ControlFlow<Source>, Unread> {
     source.map(|client| ControlFlow::Break(Source::Client(client)))
 }
 
-/// Source address, destination address, source port, destination port.
+/// Parses source address, destination address, source port, destination port.
 fn addresses<'t>(
     words: impl Iterator<Item = &'t str>,
     address: impl Fn(&str) -> Option<IpAddr>,
@@ -57,7 +56,7 @@ fn addresses<'t>(
     }
 }
 
-/// Digits without a zero before them (2.1).
+/// Parses digits without leading zeros (2.1).
 fn port(word: &str) -> Option<u16> {
     let is_plain = word.bytes().all(|byte| byte.is_ascii_digit());
     (is_plain && (word == "0" || !word.starts_with('0')))

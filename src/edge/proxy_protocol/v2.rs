@@ -4,17 +4,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{Source, Unread};
 
-/// How each begins.
+/// First bytes of every header.
 pub(super) const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
-/// Signature, version and command, family, length.
+/// Length of signature, version and command, family, and length field.
 pub(super) const FIXED: usize = 16;
-/// What may follow: addresses and extensions. A certificate of the client's, the longest
-/// thing that balancers add, fits.
+/// Length limit of addresses and extensions. A client certificate, the longest extension that load
+/// balancers add, fits.
 const LONGEST: usize = 4096;
-/// The checksum of the whole header (2.2.3: `PP2_TYPE_CRC32C`).
+/// Type of the checksum over the whole header (2.2.3: `PP2_TYPE_CRC32C`).
 const TYPE_CRC32C: u8 = 3;
 
-/// How much follows the fixed part.
+/// Returns the number of bytes after the fixed part.
 pub(super) fn length(fixed: &[u8]) -> Result<usize, Unread> {
     let &[.., high, low] = fixed else {
         return Err(Unread::Missing);
@@ -26,7 +26,7 @@ pub(super) fn length(fixed: &[u8]) -> Result<usize, Unread> {
     Ok(length)
 }
 
-/// What a whole header says.
+/// Parses a complete header.
 pub(super) fn parse(header: &[u8]) -> Result<Source, Unread> {
     let Some((&[.., version_command, family, _, _], rest)) = header.split_at_checked(FIXED) else {
         return Err(Unread::Missing);
@@ -38,14 +38,14 @@ pub(super) fn parse(header: &[u8]) -> Result<Source, Unread> {
     };
     let addresses = match family {
         0x00 => 0,
-        // A client that came over UDP (HTTP/3 at the balancer) has an address all the same.
+        // A client that uses UDP (HTTP/3 at the balancer) has an address too.
         0x11 | 0x12 => 12,
         0x21 | 0x22 => 36,
         0x31 | 0x32 => 216,
         _ => return Err(Unread::Malformed("an unknown family")),
     };
     if is_local || addresses == 0 {
-        // 2.2: what follows is to be ignored, whatever it is.
+        // 2.2: the rest must be ignored, whatever it is.
         return Ok(Source::Peer);
     }
     let Some((addresses, extensions)) = rest.split_at_checked(addresses) else {
@@ -66,13 +66,13 @@ pub(super) fn parse(header: &[u8]) -> Result<Source, Unread> {
             octets.copy_from_slice(&addresses[..16]);
             client(Ipv6Addr::from(octets).into(), [high, low])
         }
-        // Unix sockets at the balancer, or nothing said.
+        // Unix sockets at the balancer, or unspecified addresses.
         _ => Ok(Source::Peer),
     }
 }
 
-/// Goes over what follows the addresses: type, length, value. None of it is used but the
-/// checksum, and nothing may reach beyond the header.
+/// Checks the extensions after the addresses: type, length, value. Only the checksum is used, and
+/// no extension may extend beyond the header.
 fn check_extensions(header: &[u8], mut rest: &[u8]) -> Result<(), Unread> {
     let cut_short = || Unread::Malformed("an extension that is cut short");
     while let [kind, high, low, after @ ..] = rest {
@@ -96,8 +96,8 @@ fn check_extensions(header: &[u8], mut rest: &[u8]) -> Result<(), Unread> {
     }
 }
 
-/// CRC-32C (RFC 4960, appendix B) of `bytes`, those at `blank` taken as zero. Bit by bit: a
-/// header is short, few have a checksum, and none is read more than once.
+/// Computes CRC-32C (RFC 4960, appendix B) of `bytes`, with those at `blank` as zero. It works bit
+/// by bit: a header is short, few have a checksum, and none is read more than once.
 pub(super) fn crc32c(bytes: &[u8], blank: std::ops::Range<usize>) -> u32 {
     !bytes.iter().enumerate().fold(!0, |crc, (at, byte)| {
         let byte = if blank.contains(&at) { 0 } else { *byte };

@@ -1,5 +1,5 @@
-//! `edgeway check --print`: the configuration with every effective value, as YAML that
-//! reads back as the same gateway. Secrets are redacted.
+//! `edgeway check --print`: the configuration with every effective value, as YAML that parses to
+//! the same gateway. Secrets are redacted.
 
 use std::borrow::Cow;
 
@@ -19,18 +19,18 @@ use crate::{
     upstreams::Upstream,
 };
 
-/// The filter whose shared settings have a section of their own.
+/// Filter whose shared settings have a section of their own.
 const ACCESS_LOG: &str = "access_log";
-/// The filter whose settings are others' to define.
+/// Filter whose settings are defined by plugins.
 const PLUGINS: &str = "plugins";
 
-/// A configuration and what it was compiled to, with defaults filled in.
+/// Prints a configuration and the result of compiling it, with defaults filled in.
 ///
-/// What only shows while requests run, such as an idle time that is learned from
-/// backends, is said in comments ahead.
+/// Values that are only known while requests run, such as an idle time learned from backends, are
+/// shown in comments at the top.
 ///
-/// `hidden`: places of values that plugins get and that are secrets by where they come from,
-/// or by what the plugin's schema says.
+/// `hidden`: places of plugin settings that are secrets because of their source or the plugin's
+/// schema.
 pub fn yaml(file: &File, gateway: &Gateway, hidden: &[Place]) -> String {
     let mut document = json!({
         "listeners": listeners(file, gateway),
@@ -123,7 +123,7 @@ fn upstream(config: &UpstreamConfig, upstream: &Upstream) -> Value {
         printed["balance"] = json!(upstream.balance_name());
     }
     if config.pool.idle.is_none() {
-        // Said among the remarks.
+        // Shown in the remarks.
         printed["pool"] = Value::Null;
     }
     if config.slow_start.is_none() {
@@ -139,7 +139,8 @@ fn upstream(config: &UpstreamConfig, upstream: &Upstream) -> Value {
     printed
 }
 
-/// One address leaves nothing to choose: naming a balance would only earn a warning.
+/// Returns true for a single address, which leaves nothing to balance: printing a balancing method
+/// would only cause a warning.
 fn is_one_address(config: &UpstreamConfig) -> bool {
     let [backend] = &config.backends[..] else {
         return false;
@@ -147,7 +148,8 @@ fn is_one_address(config: &UpstreamConfig) -> bool {
     matches!(backend.value.target, BackendTarget::Address(_))
 }
 
-/// What writing a value would change: its absence means that the gateway finds it out.
+/// Returns remarks about values that change the behaviour when written: without them the gateway
+/// determines the value itself.
 fn remarks(config: &UpstreamConfig, upstream: &Upstream) -> Vec<String> {
     let name = upstream.name.escape_debug();
     let idle = config.pool.idle.is_none().then(|| {
@@ -191,8 +193,8 @@ fn route(file: &File, node: &RouteNode, route: &Route, hidden: &[Place]) -> Valu
     printed
 }
 
-/// The filters of a route, those that are off and might be on included; the defaults'
-/// of no route.
+/// Returns the filters of a route, including those that are off but could be on. Without a route,
+/// returns those of the defaults.
 fn filters(file: &File, own: &[(Key, Node)], hidden: &[Place]) -> Map<String, Value> {
     let of = |own| effective::filters(file, Place::default(), own);
     let mut on: Map<String, Value> = of(own)
@@ -212,7 +214,7 @@ fn filters(file: &File, own: &[(Key, Node)], hidden: &[Place]) -> Map<String, Va
     on
 }
 
-/// Takes out of `printed` what `node` has at the places of secrets.
+/// Redacts in `printed` the values that `node` has at secret places.
 fn hide(printed: &mut Value, node: &Node, hidden: &[Place]) {
     if hidden.contains(&node.place) {
         secret::redact(printed);
@@ -239,8 +241,8 @@ fn value(section: &impl Serialize) -> Value {
     serde_json::to_value(section).expect("a configuration is plain data")
 }
 
-/// Leaves out what is not set and what looks like a secret, and keeps `${` from being read as a
-/// variable.
+/// Removes unset values and redacts what looks like a secret. Escapes `${`, which would otherwise
+/// be read as a variable.
 fn tidy(value: &mut Value) {
     match value {
         Value::Object(map) => {

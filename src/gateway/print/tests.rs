@@ -1,4 +1,4 @@
-//! What is printed, and that it reads back as the same.
+//! Tests of the printed output, and that it parses to the same configuration.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use crate::{
     tls::testkit,
 };
 
-/// What is printed of a configuration that must be right, with the warnings that it earns.
+/// Returns the printed form of a valid configuration, and its number of warnings.
 #[track_caller]
 fn print(name: &str, yaml: &str, folder: &Path) -> (String, usize) {
     let loaded = load_text(name, yaml);
@@ -55,7 +55,7 @@ fn examples(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// A secret that everything takes for one: of a fleet, of a plugin with a schema.
+/// Secret that every setting accepts: of a fleet, of a plugin with a schema.
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 #[test]
@@ -72,13 +72,13 @@ fn every_example_prints_as_what_reads_back_the_same() {
         let printed = yaml(&file, &gateway.unwrap(), &[]);
         let name = path.display().to_string();
         let printed = if printed.contains(secret::REDACTED) {
-            // What was a secret is none now, and nobody takes it for one.
+            // The redacted value is no longer a secret, and no setting accepts it as one.
             let told = load_text(&name, &printed).diagnostics;
             let told = told.list().iter().map(|told| told.message.as_str());
             let wanted = "this is what `check --print` shows instead of a secret";
             assert!(told.clone().any(|told| told == wanted), "{name}\n{printed}");
             without_secrets += 1;
-            // Another one in its place is as good.
+            // Any other secret in its place works as well.
             printed.replace(secret::REDACTED, SECRET)
         } else {
             printed

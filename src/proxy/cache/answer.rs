@@ -1,4 +1,4 @@
-//! Sends a stored answer: the whole one, its head alone, or that the client's copy still holds.
+//! Sends a stored response: complete, with headers only, or as 304 if the client's copy is current.
 
 use std::sync::Arc;
 
@@ -25,21 +25,21 @@ use crate::{
     },
 };
 
-/// A stored answer as one client is to get it.
+/// Stored response in the form that one client gets.
 struct Ready<'e> {
     head: response::Parts,
-    /// When it was made.
+    /// Value of `Date`: when the response was generated.
     made: Option<HeaderValue>,
     body: Option<Content<'e>>,
 }
 
-/// What is sent of an answer.
+/// Body bytes to send.
 enum Content<'e> {
     Plain(&'e Whole),
     Coded(Bytes),
 }
 
-/// Where an answer goes.
+/// Destination of a response.
 trait Client {
     fn request(&self) -> &RequestHeader;
 
@@ -66,7 +66,7 @@ impl Client for Direct<'_> {
     }
 }
 
-/// Sends `entry`, all of which is there.
+/// Sends `entry`, which is complete in the store.
 pub(super) async fn send(
     session: &mut Session,
     ctx: &mut Context,
@@ -86,17 +86,17 @@ pub(super) async fn send(
     if let Some(body) = body {
         write(session, chain, &mut ctx.facts, body).await?;
     } else if is_http2 {
-        // Pingora passes no end with a head on HTTP/2.
+        // Pingora does not pass the end of the stream with the headers on HTTP/2.
         session.write_response_body(None, true).await?;
     }
     if !is_http2 {
-        // A body that came with the request is in the way of the next one.
+        // A request body that was not read would be in the way of the next request.
         reply::linger(session).await;
     }
     Ok(())
 }
 
-/// As [`send`], without a session of Pingora's.
+/// Sends `entry` as [`send`] does, but without a Pingora session.
 pub(in crate::proxy) async fn send_direct(
     client: &mut Direct<'_>,
     ctx: &mut Context,
@@ -119,7 +119,7 @@ pub(in crate::proxy) async fn send_direct(
     }
 }
 
-/// What `request` gets of `entry`, after the response phase.
+/// Prepares the response to `request` from `entry`, and runs the response phase on it.
 async fn prepare<'e>(
     request: &RequestHeader,
     ctx: &mut Context,
@@ -142,7 +142,7 @@ async fn prepare<'e>(
     let (mut head, ()) = http::Response::new(()).into_parts();
     head.status = entry.status;
     head.headers.clone_from(&entry.headers);
-    // As it was when the answer was found fit for use.
+    // The age at the time when the stored response was found usable.
     let age = ctx.facts.cache.and_then(|cached| cached.age);
     let age = age.unwrap_or_else(|| entry.lifetime().age(live.world.clock.wall()));
     head.headers

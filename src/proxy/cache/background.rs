@@ -1,5 +1,6 @@
-//! Fetches a stale answer anew while it is served: one request of ours for each, with what
-//! the route's filters would add but without the client's own concerns.
+//! Revalidates a stale response while it is served. Each revalidation is one request of the
+//! gateway, with the changes of the route's filters but without headers that concern only the
+//! client.
 
 use std::{any::Any, sync::Arc, time::Duration};
 
@@ -28,7 +29,8 @@ use crate::{
     upstreams::Upstream,
 };
 
-/// What belongs to the one client who asked: its copy, its part, its wish for something newer.
+/// Headers that concern only the client that sent the request: its own copy, its range, its demand
+/// for freshness.
 const OF_THE_CLIENT: [HeaderName; 11] = [
     header::IF_NONE_MATCH,
     header::IF_MODIFIED_SINCE,
@@ -43,10 +45,10 @@ const OF_THE_CLIENT: [HeaderName; 11] = [
     header::TRANSFER_ENCODING,
 ];
 
-/// Nobody waits for it, so nobody would notice that it never ends.
+/// Time limit of a revalidation. No client waits for it, so no one would notice that it never ends.
 const LONGEST: Duration = Duration::from_mins(2);
 
-/// What the request that fetches anew goes by.
+/// State of a background revalidation.
 pub(in crate::proxy) struct Background {
     gateway: Arc<Gateway>,
     route: Option<Place>,
@@ -54,18 +56,18 @@ pub(in crate::proxy) struct Background {
     client: Client,
     class: Class,
     identity: Option<Box<Identity>>,
-    /// What filters have made of the request: the key that its answer is kept under goes by it.
+    /// Target as filters rewrote it. The cache key of the response depends on it.
     rewritten: Option<Box<[u8]>>,
     carried: Option<Arc<dyn Any + Send + Sync>>,
     upstream: Option<Arc<Upstream>>,
     head: RequestHeader,
     flow: Box<Flow>,
     _claim: Claim,
-    /// Its place at the origin, until it is over.
+    /// Permit for the origin, held until the revalidation is over.
     permit: Option<Permit>,
 }
 
-/// Begins to fetch `entry` anew, unless somebody does so already.
+/// Begins to revalidate `entry`, unless a revalidation is already running.
 pub(super) fn begin(
     session: &mut Session,
     ctx: &Context,
@@ -88,22 +90,24 @@ pub(super) fn begin(
     }
     if flow.personal.has_cookies && !varies_by(entry, &header::COOKIE) {
         head.remove_header(&header::COOKIE);
-        // Else a page that only members read would stay stale to the end of its window.
+        // Otherwise a page that only signed-in users read would stay stale to the end of its
+        // window.
         flow.shape = flow.shape.map(RequestShape::without_cookies);
     }
     let personal = Personal {
-        // Those that the entry varies by go along: the response may be this client's own.
+        // Cookies that the entry varies by are forwarded: the response may be private to this
+        // client.
         has_cookies: flow.personal.has_cookies && head.headers.contains_key(&header::COOKIE),
-        // `Authorization` stays here; whom the filters have found goes along.
+        // `Authorization` is removed; the identity that the filters found is kept.
         has_identity: ctx.facts.identity.is_some(),
         ..flow.personal
     };
     let flow = Flow {
         wants: Wants::default(),
         personal,
-        // By these the answer is judged, and not by what its client said besides.
+        // The response is judged by these headers, not by others that the client sent.
         headers: Arc::new(head.headers.clone()),
-        // Made anew of those, if they are needed.
+        // Built again from those headers if needed.
         sent: None,
         is_background: true,
         is_pass: false,
@@ -127,8 +131,8 @@ pub(super) fn begin(
     let ours = subrequest::Ctx::builder()
         .user_ctx(Box::new(Some(background)))
         .build();
-    // Pingora writes the head down as HTTP/1 and reads it again, but by its version's name:
-    // that of HTTP/2 is none which it can read.
+    // Pingora serialises the request headers as HTTP/1 and parses them again, but it writes the
+    // version by name, and it cannot parse the name of HTTP/2.
     let version = session.req_header().version;
     session.req_header_mut().set_version(Version::HTTP_11);
     let created = session
@@ -152,7 +156,8 @@ fn varies_by(entry: &Entry, name: &HeaderName) -> bool {
     matches!(&entry.vary, Vary::Fields(fields) if fields.contains(name))
 }
 
-/// Makes the request one of [`begin`]'s, if it is. The hooks that are for clients leave it alone.
+/// Turns the request into the one that [`begin`] prepared, if there is one. The hooks for clients
+/// then skip it.
 pub(in crate::proxy) fn take(session: &mut Session, ctx: &mut Context) -> bool {
     let background = session
         .subrequest_ctx

@@ -1,4 +1,4 @@
-//! The first door: a request is answered from the store, if that may be.
+//! First entry point of the cache: serves a request from the store if that is allowed.
 
 use std::{mem, net::IpAddr, sync::Arc, time::SystemTime};
 
@@ -26,11 +26,10 @@ use crate::{
     runtime::live::Live,
 };
 
-/// What becomes of a request, and what its line says of the cache.
+/// Decision about a request, and the cache facts for its log line.
 type Decision = (CacheFacts, Course);
 
-/// What becomes of a request at the first door: an answer from the store, one of ours, or
-/// the way to the origin.
+/// Decides how to serve a request: from the store, with a reply of the gateway, or from the origin.
 pub(in crate::proxy) async fn ask(head: &RequestHeader, ctx: &mut Context) -> Course {
     if ctx.is_websocket {
         return Course::GoesOn(None);
@@ -55,7 +54,7 @@ pub(in crate::proxy) async fn ask(head: &RequestHeader, ctx: &mut Context) -> Co
     course
 }
 
-/// Sends what is stored; with a flow, a new one is fetched meanwhile.
+/// Sends a stored response. With a flow it is revalidated in the background.
 pub(in crate::proxy) async fn serve(
     session: &mut Session,
     ctx: &mut Context,
@@ -83,14 +82,14 @@ pub(in crate::proxy) async fn serve(
     answer::send(session, ctx, cache, entry).await
 }
 
-/// Lets a request go to the origin for the cache as well; a reply if it may not go now.
+/// Lets a request go to the origin and fill the cache. Returns a reply if it may not go now.
 pub(in crate::proxy) async fn fetch(
     session: &mut Session,
     ctx: &mut Context,
     flow: Box<Flow>,
 ) -> Option<Box<Reply>> {
     if !session.as_mut().is_body_empty() {
-        // An origin that reads the body of a GET would answer everybody by what one sent.
+        // An origin that reads the body of a GET would serve all clients what one client sent.
         ctx.facts.cache = Some(CacheFacts::new(CacheOutcome::Bypass).why("body"));
         return None;
     }
@@ -118,8 +117,8 @@ fn is_crawler(session: &Session, fetching: Option<&Fetching>) -> bool {
         .is_some_and(|(crawlers, user_agent)| crawlers.is(user_agent))
 }
 
-/// A place at the origin, held until the answer is over: at once for people, in the queue
-/// for crawlers.
+/// Acquires a permit for the origin, held until the response is over. Requests of people get it at
+/// once, those of crawlers wait in the queue.
 async fn place(
     session: &Session,
     ctx: &mut Context,
@@ -137,7 +136,7 @@ async fn place(
     Ok(())
 }
 
-/// A request that the store is for.
+/// Request that the store may serve.
 struct Request<'a> {
     head: &'a RequestHeader,
     cache: &'a RouteCache,
@@ -145,11 +144,11 @@ struct Request<'a> {
     seen: Recognised,
     now: SystemTime,
     client: IpAddr,
-    /// The headers that the origin would get, once they were needed.
+    /// Request headers that the origin would get, once they were needed.
     sent: Option<Arc<HeaderMap>>,
 }
 
-/// What of the request the cache goes by; or why it goes past.
+/// Extracts the parts of the request that the cache uses, or returns the reason for a bypass.
 fn recognise<'a>(
     head: &'a RequestHeader,
     ctx: &mut Context,
@@ -188,7 +187,7 @@ fn only_if_cached() -> Decision {
     (facts, Course::Reply(Box::new(reply)))
 }
 
-/// The app would refuse this picture in these words.
+/// Refuses an image with the same message as the app.
 fn refuse_image(bad: &BadImage) -> Decision {
     let text = HeaderValue::from_static("text/plain; charset=utf-8");
     let reply = Reply::bytes(StatusCode::BAD_REQUEST, text, bad.to_string());
@@ -197,8 +196,8 @@ fn refuse_image(bad: &BadImage) -> Decision {
 }
 
 impl Request<'_> {
-    /// By the headers that the origin would get: mostly they are the client's as far as that
-    /// matters, else they are made.
+    /// Looks the request up by the headers that the origin would get. Usually the relevant ones
+    /// equal those of the client; otherwise they are built.
     fn find(&mut self, ctx: &mut Context) -> Found {
         let found = self.store().find(&self.seen.key, self.sent());
         if !found.is_unclear || self.sent.is_some() {
@@ -218,8 +217,8 @@ impl Request<'_> {
         }
     }
 
-    /// Where to look for what the store does not have. What the origin does not let anybody
-    /// keep is nowhere.
+    /// Returns the lower tiers to look in on a miss. A response that the origin does not allow to
+    /// store is in none of them.
     fn tiers(&self, vary: Option<&Vary>) -> Option<(&Tiers, Option<&Waits>)> {
         let tiers = self.cache.cache.tiers()?;
         let is_pass = self.is_pass(vary.and_then(|vary| self.sent().variance(vary)));
@@ -227,7 +226,7 @@ impl Request<'_> {
         (!is_pass && self.bad_image().is_none()).then_some((tiers, waits))
     }
 
-    /// Whether a response to its like was not kept lately.
+    /// Returns true if the response to a similar request was recently not storable.
     fn is_pass(&self, variance: Option<Variance>) -> bool {
         let now = self.live.world.clock.now();
         let passes = self.cache.cache.passes();
@@ -238,7 +237,7 @@ impl Request<'_> {
         self.seen.shape.as_ref().and_then(RequestShape::bad_image)
     }
 
-    /// Looks into the store, and below it if there is nothing.
+    /// Looks the request up in the store, and in the lower tiers on a miss.
     async fn decided(mut self, route: &Arc<str>, ctx: &mut Context) -> Decision {
         let found = self.find(ctx);
         if found.entry.is_some() || self.tiers(found.vary.as_ref()).is_none() {
@@ -250,14 +249,14 @@ impl Request<'_> {
         if let Some((tiers, waits)) = self.tiers(found.vary.as_ref()) {
             let here = self.cache.about(route);
             let headers = self.sent.as_deref().unwrap_or(&self.head.headers);
-            // It would make every request's future as large as itself.
+            // Boxed, because otherwise every request's future would be as large.
             Box::pin(tiers.load(&self.seen.key, headers, &here, waits)).await;
         }
         let found = self.find(ctx);
         self.decide(found)
     }
 
-    /// What the client demands of what is stored, if it may.
+    /// Drops the client's demands on stored responses unless it may make them.
     fn hear_client(&mut self) {
         if !self.seen.wants.demands() {
             return;
@@ -278,11 +277,11 @@ impl Request<'_> {
                 return only_if_cached();
             }
             if self.head.method == Method::HEAD {
-                // Nobody has asked for its body.
+                // A HEAD request does not ask for the body.
                 return past("head");
             }
             if self.seen.is_range {
-                // The part that the client wants is not worth the whole.
+                // The range that the client wants does not justify fetching the whole.
                 return past("range");
             }
             let why = match found.vary {
@@ -308,7 +307,7 @@ impl Request<'_> {
             age: Some(lifetime.age(self.now)),
             ..CacheFacts::new(outcome)
         };
-        // Ranges are cut, and what is still coming in is read, by Pingora's phases.
+        // Pingora's phases cut ranges and read responses that are still being stored.
         let is_plain = !self.seen.is_range && entry.is_whole();
         let usable = self.cache.usable(&lifetime, &self.seen.wants, self.now);
         let why = match usable {
@@ -318,7 +317,7 @@ impl Request<'_> {
             Use::StaleAsAsked if is_plain => {
                 return (facts(CacheOutcome::Stale), Course::Stored(entry, None));
             }
-            // What is fetched in the background has not passed the filters that know who asks.
+            // A background revalidation does not run the filters that check the client's identity.
             Use::StaleWhileRevalidate if is_plain && !self.is_known() => {
                 let facts = facts(CacheOutcome::Stale);
                 let variance = Some(entry.variance);
@@ -344,7 +343,7 @@ impl Request<'_> {
         self.cache.cache.store()
     }
 
-    /// On to the origin.
+    /// Creates the flow for a request that goes to the origin.
     fn flow(self, found: Option<Arc<Entry>>, variance: Option<Variance>) -> Box<Flow> {
         let mark = self.store().mark();
         let shape = self.seen.shape.as_ref();

@@ -1,4 +1,4 @@
-//! What comes from an origin on its way into the store, and what of it its own client reads.
+//! Response bytes on their way from an origin into the store, and the part that the client reads.
 
 use pingora::Result;
 use pingora_cache::CachePhase;
@@ -9,8 +9,8 @@ use crate::{
     proxy::{context::Context, upstream},
 };
 
-/// A piece of what comes from the origin, on its way into the store: the deadlines of the
-/// backend go by it, and not by how fast the client reads.
+/// Handles a chunk from the origin on its way into the store. The deadlines of the backend depend
+/// on these chunks, not on how fast the client reads.
 pub(in crate::proxy) fn received_body(
     session: &mut Session,
     is_end: bool,
@@ -23,22 +23,22 @@ pub(in crate::proxy) fn received_body(
         }
     }
     if is_end {
-        // However long the client reads, the origin is done.
+        // No matter how long the client reads, the origin is done.
         drop(ctx.facts.take::<Permit>());
     }
     Ok(())
 }
 
-/// Says that the client reads no more of what is being stored: Pingora keeps its reader, and
-/// what is not kept would wait for that one.
+/// Tells the store that the client reads no more of the response being stored. Pingora keeps its
+/// reader, and a response that is not kept would wait for it.
 fn leave(session: &mut Session) {
     if let Some(reader) = session.cache.miss_body_reader() {
         store::leave(reader);
     }
 }
 
-/// Tells whether the client's reader has read all of a stored body, or of one that is being
-/// stored: Pingora says nothing of that end to body filters.
+/// Returns true if the client's reader has read all of a stored body, or of one that is being
+/// stored. Pingora does not pass that end to body filters.
 pub(in crate::proxy) fn has_read_all(session: &mut Session) -> bool {
     let cache = &mut session.cache;
     let reader = match cache.phase() {

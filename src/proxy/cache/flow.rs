@@ -1,4 +1,4 @@
-//! What of a request that goes to the origin decides whether its response is kept.
+//! Rules that decide if the response to a request at the origin is stored.
 
 use std::time::Instant;
 
@@ -17,8 +17,8 @@ use crate::{
 };
 
 impl Flow {
-    /// By what other responses to this URL differ from this one, and what its request had of
-    /// that; or why nobody can tell.
+    /// Returns the `Vary` of responses to this URL, and the variant that this request selects; or
+    /// the reason why the variant is unknown.
     pub(super) fn variant(
         &self,
         request: &RequestHeader,
@@ -31,7 +31,8 @@ impl Flow {
             None => Vary::of(headers),
         };
         if cache.coder.is_some() {
-            // The origin is always asked for plain bytes, whatever the client takes.
+            // The origin always gets a request for unencoded bytes, no matter what the client
+            // accepts.
             vary = vary.without(&header::ACCEPT_ENCODING);
         }
         let client = SentHeaders::of_client(&self.headers, &cache.unchanged);
@@ -42,7 +43,7 @@ impl Flow {
         Ok((vary, variance.ok_or("vary-unknown")?))
     }
 
-    /// For how long this answer may be used; or why it is not kept.
+    /// Returns how long this response may be used, or the reason why it is not stored.
     pub(super) fn lifetime(
         &self,
         status: StatusCode,
@@ -77,13 +78,13 @@ impl Flow {
         })
     }
 
-    /// Its like do not wait for one another for a while.
+    /// Stops collapsing of similar requests for a while.
     pub(super) fn pass(&self, cache: &RouteCache, now: Instant) {
         let passes = cache.cache.passes();
         passes.insert(&self.key, self.variance, &self.headers, now);
     }
 
-    /// Whether others wait for its answer.
+    /// Returns true if other requests wait for the response.
     pub(super) fn is_for_others(&self) -> bool {
         self.personal == Personal::default()
             && self.shape.as_ref().is_none_or(RequestShape::may_fill)

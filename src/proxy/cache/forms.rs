@@ -1,4 +1,5 @@
-//! Coded forms of stored answers: coded once, beside requests, and sent as they are.
+//! Compressed forms of stored responses. Each is encoded once, in the background, and sent as it
+//! is.
 
 use std::sync::Arc;
 
@@ -17,12 +18,12 @@ use crate::{
     runtime::live::Live,
 };
 
-/// An answer that was asked for this often is worth a form of its own: before, coding it on
-/// its way to the client costs no more.
+/// Number of hits after which a compressed form of a stored response is worthwhile. Before,
+/// compressing it on its way to the client costs no more.
 const ASKED_FOR: u32 = 2;
 
-/// The form of `entry` that this client gets, if there is one: `head` becomes its head. If
-/// there is none yet, one is made for the next client.
+/// Returns the compressed form of `entry` for this client, if there is one, and updates the headers
+/// in `head`. If there is none yet, one is made for the next client.
 pub(super) fn choose(
     live: &Live,
     cache: &RouteCache,
@@ -31,7 +32,7 @@ pub(super) fn choose(
     head: &mut response::Parts,
 ) -> Option<Bytes> {
     let coder = cache.coder.as_ref()?;
-    // What comes from a lower tier says so by its `Vary` alone.
+    // An entry from a lower tier marks itself as compressible only by its `Vary`.
     let may_code = |_: &&Offer| {
         entry.about.is_compressible && varies_by(&entry.headers, &header::ACCEPT_ENCODING)
     };
@@ -54,7 +55,7 @@ pub(super) fn choose(
     Some(form)
 }
 
-/// Codes all of `entry` on a thread where nobody waits.
+/// Compresses all of `entry` on a thread that no request waits for.
 fn make(live: &Live, cache: &RouteCache, entry: &Arc<Entry>, encoding: Encoding, level: u8) {
     let Some(claim) = cache.cache.claim_form(entry, encoding) else {
         return;
@@ -72,7 +73,7 @@ fn make(live: &Live, cache: &RouteCache, entry: &Arc<Entry>, encoding: Encoding,
                 return;
             };
             match encoding::encode(encoding, level, &body.segments().concat()) {
-                // What does not shrink is not worth its room.
+                // A form that is no smaller is not worth its memory.
                 Ok(form) if (form.len() as u64) < body.len() => {
                     store.add_form(&entry, encoding, &Bytes::from(form));
                 }

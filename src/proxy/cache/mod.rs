@@ -1,9 +1,10 @@
-//! How requests are answered from the cache, and how answers get into it.
+//! Serves requests from the cache, and stores responses in it.
 //!
-//! Two doors, one policy. The first one ([`door`]) is in `request_filter`: what is stored
-//! whole and may be used is answered at once. All else goes through Pingora's cache phases
-//! ([`phases`]): misses, with one request to the origin for all that wait; validation; stale
-//! answers of a failing origin; ranges. Both ask `cache::policy` and `cache::store`.
+//! There are two entry points with one policy. The first one ([`door`]) is in `request_filter`: a
+//! complete stored response that may be used is sent at once. Everything else goes through
+//! Pingora's cache phases ([`phases`]): misses, with one collapsed request to the origin for all
+//! that wait; validation; stale responses for a failing origin; ranges. Both use `cache::policy`
+//! and `cache::store`.
 
 mod answer;
 mod background;
@@ -39,33 +40,33 @@ use crate::cache::{
     store::{Entry, Mark},
 };
 
-/// A request that goes on to the origin, as far as the cache is concerned.
+/// Cache state of a request that goes to the origin.
 pub(super) struct Flow {
     pub(super) key: Key,
     wants: Wants,
     personal: Personal,
-    /// What the request is to Next.js, where its rules hold.
+    /// Kind of the request to Next.js, where its rules apply.
     shape: Option<RequestShape>,
-    /// The client's, by which its response is judged.
+    /// Request headers of the client, by which its response is judged.
     headers: Arc<HeaderMap>,
-    /// Those that the origin would get, if they were needed: variants are told apart by them.
+    /// Request headers that the origin would get, if they were needed to select a variant.
     sent: Option<Arc<HeaderMap>>,
-    /// When the request came: an answer that is younger is as good as its own.
+    /// Arrival time of the request. A response generated after it is as good as its own.
     came: SystemTime,
-    /// When the origin was asked last.
+    /// Time of the last request to the origin.
     asked: SystemTime,
-    /// Before the origin was asked: purges since then are about its answer too.
+    /// Mark taken before the request to the origin: later purges also apply to its response.
     mark: Mark,
-    /// What was found and may not be used as it is.
+    /// Stored response that was found but may not be used as it is.
     found: Option<Arc<Entry>>,
-    /// Which variant it asks for, as far as the key's answers tell them apart.
+    /// Variant that the request selects, as far as the `Vary` of the key's responses is known.
     variance: Option<Variance>,
-    /// What a 304 said.
+    /// Headers of a 304 from the origin.
     confirmed: Option<HeaderMap>,
-    /// Fields of the answer that are not kept, for the client who asked.
+    /// Response headers that are not stored, for the client whose request this is.
     for_the_first: HeaderMap,
-    /// Nobody waits for its answer.
+    /// True if no other request waits for the response.
     is_pass: bool,
-    /// It was begun by us, and nobody waits for the answer.
+    /// True if the gateway began this request in the background, without a client.
     pub(super) is_background: bool,
 }

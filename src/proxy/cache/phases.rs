@@ -1,4 +1,4 @@
-//! The second door: Pingora's cache phases, each asked by its hook.
+//! Second entry point of the cache: Pingora's cache phases, each called by its hook.
 
 use std::sync::Arc;
 
@@ -28,10 +28,10 @@ use crate::{
     routes::{Params, Target},
 };
 
-/// How often a request may wait for another one that then left nothing for it.
+/// Bound on how often a request waits for another one that then stored nothing it may use.
 const MAX_WAITS: usize = 16;
 
-/// The phases begin, if the first door left a flow.
+/// Enables the cache phases if the first entry point left a flow.
 pub(in crate::proxy) fn enable(session: &mut Session, ctx: &Context) {
     let (Some(flow), Some(cache)) = (&ctx.cache, route_cache(ctx)) else {
         return;
@@ -44,19 +44,19 @@ pub(in crate::proxy) fn enable(session: &mut Session, ctx: &Context) {
         .cache
         .enable(cache.cache.store(), None, None, lock, Some(bounds));
     if !flow.is_background {
-        // Over HTTP/1 Pingora then goes on storing while the client does not read: others may
-        // wait for the same response.
+        // Over HTTP/1 Pingora then continues the fill while the client does not read: other
+        // requests may wait for the same response.
         session.set_proxy_tasks_enabled(true);
     }
 }
 
-/// The key as Pingora takes it. Its hash serves the lock only: the store goes by ours.
+/// Returns the key in Pingora's form. Only the lock uses its hash: the store has a key of its own.
 pub(in crate::proxy) fn key(ctx: &Context) -> Result<CacheKey> {
     let Some(flow) = &ctx.cache else {
         return Err(Error::new_in(ErrorType::Custom("no cache key")));
     };
     let mut key = CacheKey::new(flow.key.as_bytes(), String::new());
-    // Requests that ask for different variants do not wait for one another.
+    // Requests for different variants do not wait for one another.
     let variant = flow
         .variance
         .map_or(0, |variance| variance.0.rotate_left(1));
@@ -76,7 +76,7 @@ pub(in crate::proxy) fn key(ctx: &Context) -> Result<CacheKey> {
     Ok(key)
 }
 
-/// Something was found: may it be used as it is?
+/// Checks if a response that was found may be used as it is.
 pub(in crate::proxy) fn hit(meta: &CacheMeta, ctx: &mut Context) -> Option<ForcedFreshness> {
     let now = ctx.live().world.clock.wall();
     let flow = ctx.cache.as_ref()?;
@@ -87,7 +87,7 @@ pub(in crate::proxy) fn hit(meta: &CacheMeta, ctx: &mut Context) -> Option<Force
         return Some(ForcedFreshness::ForceMiss);
     }
     let lifetime = entry.lifetime();
-    // What came in since the request did is an answer to it as well.
+    // A response that arrived after the request is also a valid response to it.
     let is_ours = lifetime.answered >= flow.came && !lifetime.always_validate;
     let usable = route_cache(ctx)?.usable(&lifetime, &flow.wants, now);
     let is_usable = match usable {
@@ -112,7 +112,8 @@ pub(in crate::proxy) fn hit(meta: &CacheMeta, ctx: &mut Context) -> Option<Force
         .as_ref()
         .is_none_or(|found| !Arc::ptr_eq(found, entry));
     let is_fresh = lifetime.is_fresh(now);
-    // Somebody else's answer, or one that was there already: nothing is made for it.
+    // This is the response of another request, or a stored one: the origin generates nothing for
+    // it.
     drop(ctx.facts.take::<Permit>());
     if let Some(facts) = ctx.facts.cache.as_mut() {
         facts.outcome = if is_fresh {
@@ -128,7 +129,7 @@ pub(in crate::proxy) fn hit(meta: &CacheMeta, ctx: &mut Context) -> Option<Force
     Some(ForcedFreshness::ForceFresh)
 }
 
-/// Whether the client's own copy still holds.
+/// Returns true if the client's own copy is still current.
 pub(in crate::proxy) fn not_modified(request: &RequestHeader, head: &ResponseHeader) -> bool {
     policy::not_modified(
         &request.headers,
@@ -138,8 +139,8 @@ pub(in crate::proxy) fn not_modified(request: &RequestHeader, head: &ResponseHea
     )
 }
 
-/// Whether a stale answer may take the place of a failure. Never while one is fetched anew:
-/// that is decided at the first door.
+/// Returns true if a stale response may replace a failure. It never allows one without an error:
+/// the first entry point decides about stale-while-revalidate.
 pub(in crate::proxy) fn serves_stale(
     session: &mut Session,
     error: Option<&Error>,
@@ -184,13 +185,13 @@ pub(in crate::proxy) fn serves_stale(
     }
     ctx.reply = None;
     if !matches!(error.etype(), ErrorType::HTTPStatus(_)) {
-        // Pingora takes no further request on this connection once the way upstream failed.
+        // Pingora accepts no further request on this connection once the upstream request failed.
         session.set_keepalive(None);
     }
     true
 }
 
-/// The request as it goes to the origin: the answer is for others too.
+/// Prepares the request for the origin: other clients may share its response.
 pub(in crate::proxy) fn forward(head: &mut RequestHeader, ctx: &mut Context) {
     let now = ctx.live().world.clock.wall();
     let Some(flow) = &mut ctx.cache else {
@@ -205,7 +206,7 @@ pub(in crate::proxy) fn forward(head: &mut RequestHeader, ctx: &mut Context) {
     }
 }
 
-/// `target` without the parameters that are not in the key; `None` if it is to stay.
+/// Returns `target` without the parameters that are not in the key, or `None` if it stays as it is.
 pub(in crate::proxy) fn target(target: &[u8], ctx: &Context) -> Option<Vec<u8>> {
     let flow = ctx.cache.as_ref()?;
     if ctx.facts.rewritten.is_some() {
@@ -217,7 +218,7 @@ pub(in crate::proxy) fn target(target: &[u8], ctx: &Context) -> Option<Vec<u8>> 
     route_cache(ctx)?.policy.key.target_of(target, kept)
 }
 
-/// The origin's head, before it is stored.
+/// Records the response headers of the origin before they are stored.
 pub(in crate::proxy) fn answered(session: &Session, head: &ResponseHeader, ctx: &mut Context) {
     let status = head.status;
     if let Some(facts) = &mut ctx.facts.cache {
@@ -231,14 +232,15 @@ pub(in crate::proxy) fn answered(session: &Session, head: &ResponseHeader, ctx: 
     }
 }
 
-/// What was kept of the origin's answer goes out with what was not: the client who asked is
-/// the one whom it is for.
+/// Adds the headers that were not stored to the stored ones, because this client's request produced
+/// the response.
 pub(in crate::proxy) fn complete(head: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
     let Some(flow) = &ctx.cache else {
         return Ok(());
     };
     if head.status == StatusCode::RANGE_NOT_SATISFIABLE {
-        // Pingora makes it of the headers of the whole, whose digests are none of its body.
+        // Pingora makes the 416 from the headers of the whole response, whose digests do not match
+        // its body.
         for name in ["content-digest", "repr-digest", "digest", "content-md5"] {
             head.remove_header(name);
         }
@@ -249,7 +251,7 @@ pub(in crate::proxy) fn complete(head: &mut ResponseHeader, ctx: &mut Context) -
     Ok(())
 }
 
-/// Whether the origin's answer may be kept.
+/// Decides if the origin's response may be stored.
 pub(in crate::proxy) fn storable(
     session: &Session,
     head: &ResponseHeader,
@@ -257,7 +259,7 @@ pub(in crate::proxy) fn storable(
 ) -> RespCacheable {
     let gateway = Arc::clone(&ctx.gateway);
     let cache = context::cache(&gateway, ctx.route);
-    // Taken out, since what the origin was sent is made from the whole context.
+    // Taken out, because the headers sent to the origin are built from the whole context.
     let (Some(mut flow), Some(cache)) = (ctx.cache.take(), cache) else {
         return refuse("no flow");
     };
@@ -297,8 +299,8 @@ fn judge(
         _ => true,
     };
     let decided = match &old {
-        // It was about another answer: what is stored stays as it is, and is asked about
-        // again the next time.
+        // The 304 was about another response: the stored one stays as it is and is validated again
+        // on the next request.
         Some(old) if !is_same => {
             headers = old.headers.clone();
             Ok(old.lifetime())
@@ -308,7 +310,7 @@ fn judge(
     let judged = decided.and_then(|lifetime| {
         let variant = flow.variant(session.req_header(), &headers, ctx, cache)?;
         let tags = match &old {
-            // It keeps those that it has.
+            // The stored response keeps its tags.
             Some(_) => Box::default(),
             None => tags(session, &ctx.params, cache, &headers)?,
         };
@@ -320,18 +322,18 @@ fn judge(
         Err(why) => {
             uncacheable(why, facts);
             if facts.slot::<Permit>().is_some_and(Permit::is_persons) {
-                // A stream, say: it is no page that somebody waits for.
+                // A stream, for example, is not a page that a person waits for.
                 drop(facts.take::<Permit>());
             }
             if let (Some(_), Some(cached)) = (&old, &mut facts.cache) {
-                // What was stored is sent once more.
+                // The stored response is sent again.
                 cached.outcome = CacheOutcome::Revalidated;
             }
-            // A 304 with the stale mark of Next.js leaves what is stored as it was: stale.
+            // A 304 with the stale mark of Next.js leaves the stored response as it was: stale.
             if why == nextjs::STALE_AT_ORIGIN {
                 return refuse(why);
             }
-            // What one client is refused says nothing of what others may get.
+            // A refusal for one client does not show what other clients may get.
             let is_for_others = flow.is_for_others() || flow.is_background;
             if is_for_others && why != Refusal::RequestNoStore.reason() {
                 if flow.found.is_none() {
@@ -341,11 +343,11 @@ fn judge(
                 } else if (status.is_success()
                     || status.is_redirection()
                     || matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE))
-                    // It may have answered by one of these.
+                    // The origin may have selected its response by one of these.
                     && unusual_headers(&flow.headers).next().is_none()
                 {
-                    // The origin has something else by now, and it is not to be kept: what
-                    // is stored is out of date, whatever its windows say.
+                    // The origin now has a different response that must not be stored: the stored
+                    // one is out of date, no matter how much of its windows is left.
                     cache.cache.remove(&flow.key);
                 }
             }
@@ -353,7 +355,7 @@ fn judge(
         }
     };
     if lifetime.fresh_for <= lifetime.initial_age && !is_error(status) {
-        // Those who wait would find nothing that they may use.
+        // Waiting requests would find no response that they may use.
         flow.variance = Some(variant.1);
         flow.pass(cache, live.world.clock.now());
     }
@@ -386,12 +388,12 @@ fn judge(
     }
 }
 
-/// A failure says nothing of what the next request gets: it does not end collapsing.
+/// Returns true for an error. It does not predict the next response, so it does not end collapsing.
 fn is_error(status: StatusCode) -> bool {
     status.is_client_error() || status.is_server_error()
 }
 
-/// An answer that may be kept.
+/// Response that may be stored.
 struct Answer {
     status: StatusCode,
     headers: HeaderMap,
@@ -400,7 +402,8 @@ struct Answer {
 }
 
 impl Answer {
-    /// What Pingora takes along to the store: a new answer, or a new head for `old`.
+    /// Builds the metadata that Pingora passes to the store: a new response, or new headers for
+    /// `old`.
     fn store(
         self,
         flow: &Flow,
@@ -454,7 +457,7 @@ fn uncacheable(why: &'static str, facts: &mut Facts) {
     }
 }
 
-/// What Pingora goes by until the answer is in the store, which goes by what is in the
+/// Builds the metadata that Pingora uses until the response is in the store. The store uses the
 /// extensions.
 fn meta(status: StatusCode, headers: &HeaderMap, lifetime: &Lifetime) -> Result<CacheMeta> {
     let mut head = ResponseHeader::build_no_case(status, Some(headers.len()))?;
@@ -463,14 +466,14 @@ fn meta(status: StatusCode, headers: &HeaderMap, lifetime: &Lifetime) -> Result<
     }
     let age = lifetime.initial_age.as_secs();
     if age > 0 {
-        // This answer is as old as it came.
+        // This response was already this old on arrival.
         head.insert_header(header::AGE, age)?;
     }
     let (until, from) = (lifetime.fresh_until(), lifetime.answered);
     Ok(CacheMeta::new(until, from, 0, 0, head))
 }
 
-/// Those of the route and those that the origin gave; or that these are too many.
+/// Returns the tags of the route and those of the origin, or an error if there are too many.
 fn tags(
     session: &Session,
     params: &Params,
@@ -489,7 +492,7 @@ fn tags(
     Ok(tags.into())
 }
 
-/// The stored answer that the phases have in hand.
+/// Returns the stored response that the cache phases are processing.
 fn stored(session: &Session) -> Option<Arc<Entry>> {
     let meta = session.cache.maybe_cache_meta()?;
     meta.extensions().get::<Arc<Entry>>().cloned()

@@ -1,4 +1,4 @@
-//! Purges that requests ask for: the method `PURGE`, and what successful writes take out.
+//! Purges triggered by requests: the method `PURGE`, and writes that invalidate stored responses.
 
 use std::sync::Arc;
 
@@ -15,16 +15,16 @@ use crate::{
     runtime::live::Live,
 };
 
-/// With `1`, what is found is marked as stale rather than dropped.
+/// Header that selects a soft purge with `1`: matches are marked as stale instead of removed.
 const SOFT: HeaderName = HeaderName::from_static("x-purge-soft");
 
-/// Whether a request is for the gateway rather than for the origin: `PURGE`, where somebody
-/// may purge so.
+/// Returns true for a `PURGE` request if any client may purge. Such a request is for the gateway,
+/// not for the origin.
 pub(super) fn is_asked_for(request: &RequestHeader, cache: &RouteCache) -> bool {
     request.method.as_str() == "PURGE" && !cache.cache.purgers.is_empty()
 }
 
-/// Purges the URL that was asked for, and says what came of it.
+/// Purges the requested URL, and replies with the result.
 pub(super) async fn answer(request: &RequestHeader, ctx: &Context, cache: &RouteCache) -> Reply {
     let client = &ctx.facts.client;
     if !cache.cache.purgers.contains(client.ip) {
@@ -42,7 +42,7 @@ pub(super) async fn answer(request: &RequestHeader, ctx: &Context, cache: &Route
     let live = ctx.live();
     let purges = vec![purge];
     let work = async move {
-        // Instances first: what the gateways fetch from then on is new.
+        // Instances first: responses that the gateways fetch afterwards are new.
         let instances = match &gateway.fan_out {
             Some(fan_out) => fan_out.tell(&purges).await,
             None => Vec::new(),
@@ -65,7 +65,7 @@ pub(super) async fn answer(request: &RequestHeader, ctx: &Context, cache: &Route
     .header(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))
 }
 
-/// Numbers alone: whoever purges so need not know the gateways by name.
+/// Returns numbers only: a client that purges need not know the gateways by name.
 fn summary(receipt: &Receipt) -> serde_json::Value {
     let objects: u64 = receipt.applied.iter().filter_map(|it| it.objects).sum();
     json!({
@@ -81,7 +81,8 @@ fn summary(receipt: &Receipt) -> serde_json::Value {
     })
 }
 
-/// Applies `purges` here and has the others told. `None` if the process ends.
+/// Applies `purges` here and publishes them to the other gateways. Returns `None` if the process
+/// stops.
 pub(super) async fn begin(
     live: &Live,
     link: &Arc<Link>,
@@ -92,14 +93,14 @@ pub(super) async fn begin(
     to_the_end(live, async move { link.begin(purges, source).await }).await
 }
 
-/// Does all of `work`, even if the client leaves meanwhile.
+/// Runs `work` to its end, even if the client leaves meanwhile.
 async fn to_the_end<T: Send + 'static>(
     live: &Live,
     work: impl Future<Output = T> + Send + 'static,
 ) -> Option<T> {
     let (tell, told) = oneshot::channel();
     live.background.spawn("purge", async move {
-        // A client that has gone hears nothing.
+        // A client that has left gets no result.
         drop(tell.send(work.await));
     });
     told.await.ok()

@@ -1,10 +1,10 @@
-//! The client of a response that is stored on its way: whether it takes more, and how it is
-//! written to by HTTP/2.
+//! Client of a response that is being stored: checks if it accepts more bytes, and writes to it
+//! over HTTP/2.
 //!
-//! Over HTTP/1 Pingora reads from the origin while it writes to the client. By HTTP/2 it does
-//! one after the other, and whoever else reads the same response would wait for a client whose
-//! stream has no room. So such a session is exchanged for one that Pingora can leave in the
-//! midst of a write ([`Decoupled`]).
+//! Over HTTP/1 Pingora reads from the origin while it writes to the client. Over HTTP/2 it does one
+//! after the other, and every other reader of the same response would wait for a client whose
+//! stream has no window left. Such a session is therefore replaced with one that Pingora can leave
+//! in the middle of a write ([`Decoupled`]).
 
 use std::{
     fmt,
@@ -47,12 +47,12 @@ use crate::{
     cache::store::Client, chain::Protocol, proxy::context::Context, runtime::connection::Connection,
 };
 
-/// A client's stream by HTTP/2, as its writer and the store see it.
+/// HTTP/2 stream of a client, as its writer and the store see it.
 #[derive(Default)]
 pub(in crate::proxy) struct ClientStream {
-    /// From the first piece of the body on.
+    /// Set from the first chunk of the body on.
     body: Mutex<Option<SendStream<Bytes>>>,
-    /// A piece waits for room.
+    /// True while a chunk waits for window.
     is_blocked: AtomicBool,
 }
 
@@ -73,8 +73,8 @@ impl Client for ClientStream {
         let Some(body) = body.as_mut() else {
             return true;
         };
-        // This takes the place of who is to be woken, which is the very task that asks: it
-        // looks after the stream again before it waits.
+        // This replaces the waker of the task that makes this very call. That task polls the stream
+        // again before it waits.
         let mut nobody = task::Context::from_waker(Waker::noop());
         body.capacity() > 0 || body.poll_reset(&mut nobody).is_ready()
     }
@@ -91,7 +91,7 @@ impl Client for Connection {
     }
 }
 
-/// Tells the store for whom a response is fetched that it is to keep.
+/// Names the client of a response that is about to be stored, for the store.
 pub(super) fn name_client(decided: &mut RespCacheable, ctx: &mut Context) {
     let RespCacheable::Cacheable(meta) = decided else {
         return;
@@ -109,13 +109,13 @@ pub(super) fn name_client(decided: &mut RespCacheable, ctx: &mut Context) {
     }
 }
 
-/// Lets Pingora go on storing a response while its client by HTTP/2 has no room for the
-/// `piece` that comes first.
+/// Lets Pingora continue the fill while the HTTP/2 client has no window for `piece`, the first
+/// chunk of the body.
 pub(in crate::proxy) fn decouple(session: &mut Session, ctx: &Context, piece: Option<&Bytes>) {
     let Some(client) = &ctx.stream else {
         return;
     };
-    // A response without a body is Pingora's to end.
+    // Pingora ends a response without a body.
     let has_body = piece.is_some_and(|piece| !piece.is_empty());
     if !has_body || session.cache.miss_body_reader().is_none() {
         return;
@@ -127,7 +127,7 @@ pub(in crate::proxy) fn decouple(session: &mut Session, ctx: &Context, piece: Op
         return;
     };
     *client.body.lock() = Some(body);
-    // Nobody sees what stands there in between.
+    // No code sees this placeholder.
     let between = ServerSession::Custom(Box::new(()));
     if let ServerSession::H2(inner) = mem::replace(&mut *session.downstream_session, between) {
         let decoupled = Decoupled {
@@ -145,20 +145,20 @@ pub(in crate::proxy) fn decouple(session: &mut Session, ctx: &Context, piece: Op
     }
 }
 
-/// A session by HTTP/2 whose headers are written, and whose body can be written in parts: what
-/// was begun goes on when Pingora asks again.
+/// HTTP/2 session whose headers are written and whose body can be written in parts. A write
+/// continues when Pingora polls again.
 struct Decoupled {
     inner: HttpSession,
     client: Arc<ClientStream>,
-    /// What is left of the piece under way.
+    /// Rest of the chunk that is being written.
     waiting: Bytes,
     is_pending: bool,
     is_last: bool,
     has_ended: bool,
     sent: usize,
-    /// What is to be said when it is written to next.
+    /// Error to report on the next write.
     failed: Option<Box<Error>>,
-    /// Runs while the client takes nothing.
+    /// Runs while the client accepts nothing.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -169,7 +169,7 @@ impl Decoupled {
                 self.waiting = piece.unwrap_or_default();
                 self.is_last |= is_last;
             }
-            // RFC 9110, 6.5.1: trailers may be dropped. What is stored has none.
+            // RFC 9110, 6.5.1: trailers may be dropped. A stored response has none.
             HttpTask::Trailer(_) | HttpTask::Done => self.is_last = true,
             HttpTask::Failed(error) => return Err(error),
             HttpTask::Header(..) | HttpTask::UpgradedBody(..) => {
@@ -180,7 +180,7 @@ impl Decoupled {
         Ok(())
     }
 
-    /// Sends what waits, as the client makes room.
+    /// Sends the waiting bytes as the client opens its window.
     fn poll_send(&mut self, cx: &mut task::Context<'_>) -> Poll<Result<()>> {
         if let Some(error) = self.failed.take() {
             return Poll::Ready(Err(error));
@@ -195,7 +195,7 @@ impl Decoupled {
             let Poll::Ready(room) = body.poll_capacity(cx) else {
                 client.is_blocked.store(true, Ordering::Relaxed);
                 let failure = ready!(self.poll_timer(cx));
-                // Others may still read what it was sent.
+                // Other requests may still read the bytes that it was sent.
                 body.send_reset(Reason::CANCEL);
                 return Poll::Ready(failure);
             };
@@ -223,7 +223,7 @@ impl Decoupled {
         Poll::Ready(Ok(()))
     }
 
-    /// Fails once the client has taken nothing for too long.
+    /// Fails once the client has accepted nothing for too long.
     fn poll_timer(&mut self, cx: &mut task::Context<'_>) -> Poll<Result<()>> {
         let Some(patience) = self.inner.get_write_timeout() else {
             return Poll::Pending;
@@ -235,7 +235,7 @@ impl Decoupled {
     }
 }
 
-/// Names the client as the source of an error.
+/// Extension that names the client as the source of an error.
 trait Down {
     fn down(self) -> Self;
 }
@@ -247,7 +247,7 @@ impl<T> Down for Result<T> {
 }
 
 impl Drop for Decoupled {
-    /// A stream that is let go of before its end is reset.
+    /// Resets a stream that is dropped before its end.
     fn drop(&mut self) {
         *self.client.body.lock() = None;
     }
@@ -283,7 +283,7 @@ impl CustomSession for Decoupled {
         Ok(self.has_ended)
     }
 
-    /// Pends, once the request is whole, until the client leaves.
+    /// Reads the request body, and once that is complete, waits until the client leaves.
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
         if !no_body_expected && !self.inner.is_body_done() {
             return self.inner.read_body_bytes().await;
@@ -350,7 +350,7 @@ impl CustomSession for Decoupled {
         self.inner.drain_request_body().await
     }
 
-    /// Streams have none.
+    /// Does nothing: streams have no read timeout.
     fn set_read_timeout(&mut self, _timeout: Option<Duration>) {}
 
     fn get_read_timeout(&self) -> Option<Duration> {
@@ -429,7 +429,7 @@ impl CustomSession for Decoupled {
         self.finish().await
     }
 
-    /// There are no messages beside the body.
+    /// Returns none: there are no messages besides the body.
     fn take_custom_message_reader(
         &mut self,
     ) -> Option<Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>> {

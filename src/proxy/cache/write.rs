@@ -1,4 +1,4 @@
-//! What a successful write makes of stored answers (RFC 9111, 4.4): they are gone.
+//! Invalidates stored responses after a successful write (RFC 9111, 4.4).
 
 use http::Method;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -16,7 +16,7 @@ use crate::{
     routes::{self, Target, normalise},
 };
 
-/// The origin has answered a request with `head`.
+/// Invalidates stored responses after the origin responded to a request with `head`.
 pub(in crate::proxy) async fn written(session: &Session, head: &ResponseHeader, ctx: &Context) {
     let request = session.req_header();
     if matches!(
@@ -46,7 +46,7 @@ pub(in crate::proxy) async fn written(session: &Session, head: &ResponseHeader, 
     );
     let mut is_removed = false;
     for target in &gone {
-        // Of what has none, nothing is stored.
+        // Nothing is stored for a path that has no normal form.
         let Ok(normal) = normalise(&target.path, ctx.gateway.slashes) else {
             continue;
         };
@@ -61,7 +61,7 @@ pub(in crate::proxy) async fn written(session: &Session, head: &ResponseHeader, 
         let sent = target.query.as_deref();
         remove(sent);
         is_removed = true;
-        // Other routes may count other parameters than this one.
+        // Other routes may have other parameters in their keys than this one.
         let counted = own_cache.map(|own| own.policy.key.query_of(sent));
         if let Some(counted) = counted.filter(|counted| counted.as_deref() != sent) {
             remove(counted.as_deref());
@@ -74,13 +74,14 @@ pub(in crate::proxy) async fn written(session: &Session, head: &ResponseHeader, 
         let path = String::from_utf8_lossy(target.path);
         let what = What::Written(format!("{}://{host}{path}", client.scheme.as_str()));
         let how = How::Hard;
-        // Before the response: whoever has written reads what it wrote. The others hear of it.
+        // Purged before the response: a client that has written reads what it wrote. Other gateways
+        // receive the purge too.
         let purges = vec![Purge { what, how }];
         purge::begin(ctx.live(), cache.link(), purges, Source::Write).await;
     }
 }
 
-/// Whether a route with a cache takes the same host and path for other requests.
+/// Returns true if a route with a cache takes the same host and path for other requests.
 fn is_cached_elsewhere(request: &RequestHeader, ctx: &Context, path: &[u8]) -> bool {
     let Ok(host) = routes::host_of(requested_host(request)) else {
         return false;

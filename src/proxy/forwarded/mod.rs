@@ -1,7 +1,8 @@
-//! Who asks, as the origin is told: forwarding headers, and what clients may not send.
+//! Forwarding headers, which report the client to the origin, and headers that clients may not
+//! send.
 //!
-//! Pure functions over heads. They run for every request, so each is one pass over the
-//! headers, and values that depend only on the connection come ready-made.
+//! Pure functions over request headers. They run for every request, so each makes one pass over the
+//! headers, and values that depend only on the connection are built in advance.
 
 mod reserved;
 #[cfg(test)]
@@ -36,11 +37,11 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
-/// For the five above, and what filters usually add: an id, a trace, an encoding.
+/// Capacity for the five above, and for what filters usually add: an id, a trace, an encoding.
 const ROOM: usize = 9;
 
-/// What is known of the client's certificate: `SUCCESS` or `NONE`, as nginx has it. The
-/// other two are there if one was verified.
+/// Result of verifying the client certificate: `SUCCESS` or `NONE`, as in nginx. The other two are
+/// present if a certificate was verified.
 const X_CLIENT_VERIFY: HeaderName = HeaderName::from_static("x-client-verify");
 const X_CLIENT_CERT_SUBJECT: HeaderName = HeaderName::from_static("x-client-cert-subject");
 const X_CLIENT_CERT_FINGERPRINT: HeaderName = HeaderName::from_static("x-client-cert-fingerprint");
@@ -55,7 +56,7 @@ const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 const PORT_80: HeaderValue = HeaderValue::from_static("80");
 const PORT_443: HeaderValue = HeaderValue::from_static("443");
 
-/// What the address, the scheme and the trust of a client come to.
+/// Resolved address, trust and scheme of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resolved {
     /// [`Client::ip`].
@@ -66,10 +67,10 @@ pub struct Resolved {
     pub scheme: Scheme,
 }
 
-/// The client behind `peer`: the peer itself, or whom a trusted peer vouches for.
+/// Returns the client behind `peer`: the peer itself, or the client that a trusted peer reports.
 ///
-/// The peer of a unix socket is given as a loopback address: whoever may open the socket
-/// is as close as a process on this machine.
+/// A unix socket peer is given as a loopback address: a client that may open the socket is as close
+/// as a process on this machine.
 pub fn resolve_client(
     head: &RequestHeader,
     peer: IpAddr,
@@ -95,7 +96,7 @@ fn hops(head: &RequestHeader, peer: IpAddr, trusted: &TrustedProxies) -> Hops {
     trusted.walk(peer, lines.iter().map(HeaderValue::as_bytes))
 }
 
-/// The scheme as the outermost proxy saw it.
+/// Returns the scheme as the outermost proxy saw it.
 fn forwarded_scheme(head: &RequestHeader) -> Option<Scheme> {
     let first = first_element(head, &X_FORWARDED_PROTO)?;
     if first.eq_ignore_ascii_case("https") || first.eq_ignore_ascii_case("wss") {
@@ -107,7 +108,8 @@ fn forwarded_scheme(head: &RequestHeader) -> Option<Scheme> {
     }
 }
 
-/// [`public_host`] and its port, as header values. The host is none if the client named none.
+/// Returns [`public_host`] and its port as header values. The host is `None` if the client sent
+/// none.
 fn public_and_port(
     head: &RequestHeader,
     client: &Client,
@@ -131,13 +133,13 @@ fn public_and_port(
     (public, port)
 }
 
-/// What the head's `Host` comes to, for the requests that follow; `name` is as routes know
-/// it. None if a proxy's word counts instead.
+/// Resolves the `Host` header for later requests; `name` is the host as routes match it. Returns
+/// `None` if a trusted proxy reports the host instead.
 pub fn host_text(head: &RequestHeader, client: &Client, name: &str) -> Option<HostText> {
     if client.is_trusted {
         return None;
     }
-    // The port is made for this host alone, so no listener's text can stand in.
+    // The port is computed for this host alone, so no listener's text can replace it.
     let (public, port) = public_and_port(head, client, &ConnectionText::new(client.peer, 0));
     Some(HostText {
         raw: head.headers.get(header::HOST)?.clone(),
@@ -148,7 +150,7 @@ pub fn host_text(head: &RequestHeader, client: &Client, name: &str) -> Option<Ho
     })
 }
 
-/// `host` without the port that it may name.
+/// Returns `host` without its port, if it has one.
 pub(super) fn without_port(host: &str) -> &str {
     match port_of(host.as_bytes()) {
         Some(port) => &host[..host.len() - port.len() - 1],
@@ -156,7 +158,7 @@ pub(super) fn without_port(host: &str) -> &str {
     }
 }
 
-/// The port of `host`, if it names one.
+/// Returns the port of `host`, if it has one.
 fn port_of(host: &[u8]) -> Option<&[u8]> {
     let colon = host.iter().rposition(|b| *b == b':')?;
     let (name, port) = (&host[..colon], &host[colon + 1..]);
@@ -165,29 +167,29 @@ fn port_of(host: &[u8]) -> Option<&[u8]> {
     (is_port && (name.ends_with(b"]") || !name.contains(&b':'))).then_some(port)
 }
 
-/// [`port_of`] of a text.
+/// Returns the [`port_of`] a string.
 fn port_of_text(host: &str) -> Option<&str> {
     port_of(host.as_bytes()).map(|port| &host[host.len() - port.len()..])
 }
 
-/// What [`open_upstream`] needs to know besides the head.
+/// Inputs of [`open_upstream`] besides the request headers.
 #[derive(Clone, Copy, Debug)]
 pub struct Forwarding<'a> {
     pub client: &'a Client,
     pub trusted: &'a TrustedProxies,
     pub text: &'a ConnectionText,
-    /// What the client showed in its handshake.
+    /// Certificate that the client presented in its handshake.
     pub shown: Shown<'a>,
     pub app: App,
-    /// The request asks for a WebSocket and may have one.
+    /// True if the request asks for a WebSocket and may have one.
     pub is_websocket: bool,
-    /// The backend's answer may end in trailers, and they reach the client.
+    /// True if the backend's response may end in trailers that reach the client.
     pub takes_trailers: bool,
-    /// [`write`] was called before.
+    /// True if [`write`] was called before.
     pub is_written: bool,
 }
 
-/// Who asks for which site, as headers say it.
+/// Forwarding headers: the client and the site it requested.
 struct Said {
     chain: HeaderValue,
     public: Option<HeaderValue>,
@@ -246,7 +248,7 @@ impl Said {
 }
 
 impl Forwarding<'_> {
-    /// How many names [`Said::write`] may add.
+    /// Returns the number of headers that [`Said::write`] may add.
     fn room(&self) -> usize {
         match self.shown {
             Shown::NotAsked => ROOM,
@@ -255,8 +257,8 @@ impl Forwarding<'_> {
     }
 }
 
-/// Writes who asks into the client's own head, for those that look at it before a backend
-/// does: predicates of routes, keys, logs and plugins.
+/// Writes the forwarding headers into the client's own request, for readers that see it before a
+/// backend does: predicates of routes, keys, logs and plugins.
 pub(super) fn write(head: &mut RequestHeader, cx: &Forwarding<'_>) {
     let said = Said::of(head, cx);
     let mut open = OpenRequest::of(head, cx.room());
@@ -264,13 +266,12 @@ pub(super) fn write(head: &mut RequestHeader, cx: &Forwarding<'_>) {
     open.close(head);
 }
 
-/// Opens a copy of the client's head and makes it fit for a backend: takes away what was
-/// for us only and what only frameworks may say, and writes who asks. What the client cannot
-/// say at all [`strip`] has taken away.
+/// Opens a copy of the client's request headers and prepares it for a backend. Removes headers that
+/// were only for the gateway and those that only frameworks may send, and writes the forwarding
+/// headers. [`strip`] has already removed headers that no client may send.
 ///
-/// `Host` stays what the client sent. `X-Forwarded-For` begins with the resolved client:
-/// what stands left of it is hearsay, and an app that reads the leftmost entry would
-/// believe it.
+/// `Host` stays as the client sent it. `X-Forwarded-For` begins with the resolved client: entries
+/// left of it are unverified, and an app that reads the leftmost entry would trust them.
 pub(super) fn open_upstream(upstream: &mut RequestHeader, cx: &Forwarding<'_>) -> OpenRequest {
     let said = (!cx.is_written).then(|| Said::of(upstream, cx));
     let doomed = doomed_names(upstream);
@@ -292,13 +293,13 @@ pub(super) fn open_upstream(upstream: &mut RequestHeader, cx: &Forwarding<'_>) -
     if cx.is_websocket {
         headers.insert(header::CONNECTION, UPGRADE);
         headers.insert(header::UPGRADE, WEBSOCKET);
-        // Of no bytes: a handshake has no framing (RFC 6455, 4.1).
+        // Without a length: a handshake has no framing (RFC 6455, 4.1).
         headers.remove(header::CONTENT_LENGTH);
     }
     open
 }
 
-/// The client first, the peer last.
+/// Returns the chain of hops, the client first and the peer last.
 fn chain_value(hops: &Hops) -> HeaderValue {
     let mut text = [0u8; MAX_HOPS * (IpText::MAX + 2)];
     let mut length = 0;
@@ -312,8 +313,8 @@ fn chain_value(hops: &Hops) -> HeaderValue {
     HeaderValue::from_bytes(&text[..length]).expect("addresses are plain text")
 }
 
-/// The headers of this request that must not reach a backend; mostly none, and then this
-/// allocates nothing.
+/// Returns the headers of this request that must not reach a backend. Usually there are none, and
+/// then this allocates nothing.
 fn doomed_names(head: &RequestHeader) -> Vec<HeaderName> {
     let mut doomed = Vec::new();
     for name in head.headers.keys() {
@@ -331,7 +332,7 @@ fn doomed_names(head: &RequestHeader) -> Vec<HeaderName> {
     doomed
 }
 
-/// Headers by which frameworks talk to themselves; `name` without its `x-`.
+/// Checks for headers that frameworks use internally; `name` comes without its `x-`.
 fn is_internal_x(name: &[u8], head: &RequestHeader) -> bool {
     match name.first() {
         Some(b'm') => name.starts_with(b"middleware-") || name == b"matched-path",
@@ -349,14 +350,15 @@ fn is_internal_x(name: &[u8], head: &RequestHeader) -> bool {
     }
 }
 
-/// Below `/_next/data/` (perhaps under a base path) `x-nextjs-data` is the router's own.
+/// Returns true below `/_next/data/` (perhaps under a base path), where the router itself sends
+/// `x-nextjs-data`.
 fn asks_for_data(target: &[u8]) -> bool {
     let path = target.split(|b| *b == b'?').next().unwrap_or(target);
     path.windows(b"/_next/data/".len())
         .any(|part| part == b"/_next/data/")
 }
 
-/// Takes Next.js's own parameters out of the query; the rest stays byte for byte.
+/// Removes Next.js's internal parameters from the query. The rest stays byte for byte.
 fn strip_internal_query(head: &mut RequestHeader) {
     let target = head.raw_path();
     let Some(mark) = target.iter().position(|b| *b == b'?') else {
@@ -378,10 +380,10 @@ fn strip_internal_query(head: &mut RequestHeader) {
     debug_assert!(set.is_ok(), "a shorter query is as good as the whole one");
 }
 
-/// Whether a parameter's name, once decoded, is `nxtP…`, `nxtI…` or `__nextDataReq`.
+/// Returns true if a parameter's name, once decoded, is `nxtP…`, `nxtI…` or `__nextDataReq`.
 fn is_internal_parameter(parameter: &[u8]) -> bool {
     const LONGEST: usize = b"__nextDataReq=".len();
-    // Whatever begins otherwise is some app's own; `%` may hide either beginning.
+    // A name with another first byte belongs to some app; `%` may hide either first byte.
     if !matches!(parameter.first(), Some(b'n' | b'_' | b'%')) {
         return false;
     }
@@ -414,8 +416,8 @@ fn hex(digit: u8) -> Option<u8> {
     }
 }
 
-/// Takes away what a framework's middleware tells its own server. `x-nextjs-*` and
-/// `x-action-*` stay, since the router in the browser reads them.
+/// Removes headers that a framework's middleware sends to its own server. `x-nextjs-*` and
+/// `x-action-*` stay, because the router in the browser reads them.
 pub fn strip_internal_response(head: &mut ResponseHeader) {
     let is_doomed = |name: &&HeaderName| is_internal_response(name);
     let doomed: Vec<HeaderName> = head.headers.keys().filter(is_doomed).cloned().collect();
@@ -424,17 +426,17 @@ pub fn strip_internal_response(head: &mut ResponseHeader) {
     }
 }
 
-/// Whether [`strip_internal_response`] takes it away.
+/// Returns true if [`strip_internal_response`] removes the header.
 pub fn is_internal_response(name: &HeaderName) -> bool {
     name.as_str().starts_with("x-middleware-")
 }
 
-/// A `Location` (or `Content-Location`) that names the backend's own authority, as the
-/// public one; `None` if it is to stay as it is.
+/// Rewrites a `Location` (or `Content-Location`) with the backend's own authority to the public
+/// one. Returns `None` if it stays as it is.
 ///
-/// `backends` are the authorities by which we reach the backend, such as `10.0.0.5:3000`
-/// and `api.internal:3000`; `localhost` and its addresses with the same port count too,
-/// since that is what an app believes to be its own name.
+/// `backends` are the authorities by which the gateway reaches the backend, such as `10.0.0.5:3000`
+/// and `api.internal:3000`. `localhost` and its addresses with the same port also match, because an
+/// app often takes them for its own name.
 pub fn rewrite_location(
     location: &HeaderValue,
     backends: &[&str],
@@ -442,7 +444,7 @@ pub fn rewrite_location(
     host: &str,
 ) -> Option<HeaderValue> {
     let bytes = location.as_bytes();
-    // Most are relative; `//authority/path` is rare but absolute.
+    // Most are relative. `//authority/path` is rare, but absolute.
     if !matches!(bytes, [b'h' | b'H', ..] | [b'/', b'/', ..]) || host.is_empty() {
         return None;
     }
@@ -472,7 +474,7 @@ fn default_port(scheme: Scheme) -> u16 {
     }
 }
 
-/// Whether `authority` is how the app at `backend` (`HOST:PORT`) would call itself.
+/// Returns true if the app at `backend` (`HOST:PORT`) would use `authority` for itself.
 fn is_same_origin(authority: &str, default_port: u16, backend: &str) -> bool {
     if authority.eq_ignore_ascii_case(backend) {
         return true;

@@ -1,5 +1,5 @@
-//! Takes out of a request what its client cannot say, before anything goes by it: the choice of
-//! a route, filters, keys, logs and backends all see what is left.
+//! Removes request headers that clients may not send, before anything reads them: route selection,
+//! filters, keys, logs and backends all see the rest.
 
 use http::HeaderName;
 use pingora::http::RequestHeader;
@@ -9,10 +9,10 @@ use crate::{
     proxy::hop::{self, BadConnection},
 };
 
-/// Takes reserved headers away, and what `Connection` says ends here: a rule that went by
-/// such a header would have seen what no backend gets.
+/// Removes reserved headers and those that `Connection` nominates. Otherwise a rule could depend on
+/// a header that no backend gets.
 ///
-/// One look at each name; allocates only if there is something to take away.
+/// It checks each name once, and allocates only if there is something to remove.
 pub(in crate::proxy) fn strip(
     head: &mut RequestHeader,
     reserved: &ReservedHeaders,
@@ -33,7 +33,7 @@ pub(in crate::proxy) fn strip(
     Ok(())
 }
 
-/// Takes those overrides away that this route does not let pass, where another one does.
+/// Removes those override headers that another route allows but this route does not.
 pub(in crate::proxy) fn keep_passing(head: &mut RequestHeader, passing: &[HeaderName]) {
     for name in OVERRIDES {
         if !passing.iter().any(|other| other == name) && head.headers.contains_key(name) {

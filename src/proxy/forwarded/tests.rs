@@ -1,4 +1,4 @@
-//! What origins are told, and what clients cannot make them believe.
+//! Headers that origins get, and headers that clients cannot forge.
 
 use std::sync::Arc;
 
@@ -28,12 +28,12 @@ fn head(target: &str, headers: &[(&str, &str)]) -> RequestHeader {
     head
 }
 
-/// The head that a backend sees of a request from 127.0.0.1, on port 8080.
+/// Returns the request headers that a backend sees of a request from 127.0.0.1, on port 8080.
 fn upstream(networks: &[&str], app: App, head: RequestHeader) -> RequestHeader {
     upstream_of(networks, app, Shown::NotAsked, head)
 }
 
-/// The same of a client that showed something in its handshake.
+/// Returns the same for a client that presented something in its handshake.
 fn upstream_of(
     networks: &[&str],
     app: App,
@@ -81,7 +81,7 @@ fn values<const N: usize>(head: &RequestHeader, expected: [(&str, &str); N]) {
     }
 }
 
-/// The cache tells variants apart by the client's own value of these.
+/// The cache selects variants by the client's own value of these headers.
 #[test]
 fn what_is_said_to_be_left_alone_is() {
     let names = [
@@ -357,7 +357,7 @@ fn only_we_speak_of_a_clients_certificate() {
         subject: HeaderValue::from_static("CN=ann,O=Example"),
         fingerprint: HeaderValue::from_static("ab01"),
     });
-    // Whoever is trusted with the client's address is not trusted with this.
+    // A proxy that is trusted for the client's address is not trusted for its certificate.
     for networks in [&[][..], &["127.0.0.0/8"]] {
         for (shown, verify, subject, fingerprint) in [
             (Shown::NotAsked, "(absent)", "(absent)", "(absent)"),
