@@ -8,9 +8,9 @@ use crate::base::metrics::{FamilyInfo, Metrics, SECONDS};
 pub fn markdown(metrics: &Metrics) -> String {
     let mut out = String::from(
         "# Metrics\n\n\
-         <!-- Made from the code: `make metrics-page` writes it anew. -->\n\n\
-         `GET /metrics` on the admin listener gives them in Prometheus' text format 0.0.4.\n\
-         Label values come from the configuration or from a closed list, never from a client: \
+         <!-- Generated from the code by `make metrics-page`. -->\n\n\
+         `GET /metrics` on the admin listener returns them in Prometheus' text format 0.0.4.\n\
+         Label values come from the configuration or from a fixed list, never from a client: \
          an unknown method counts as `other`.\n\
          A series appears when it is first counted.\n\n\
          | metric | type | labels | meaning |\n|---|---|---|---|\n",
@@ -22,7 +22,7 @@ pub fn markdown(metrics: &Metrics) -> String {
     // Writing to a String cannot fail.
     let _infallible = writeln!(
         out,
-        "\nHistograms count seconds, in buckets of {}; one that says so has others.",
+        "\nHistograms are in seconds, in buckets of {}; a description names any others.",
         buckets.join(", ")
     );
     out
