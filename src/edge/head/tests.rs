@@ -287,6 +287,20 @@ fn a_refusal_tells_method_and_target_for_the_log() {
     );
 }
 
+/// Invariant: a name is as long as any other may be, whatever it is made of.
+#[test]
+fn names_of_headers_have_one_longest_length() {
+    for fill in ["x", "_"] {
+        let limits = HeadLimits::new(8 * 1024, 32 * 1024, 128, UnderscoresConfig::Allow);
+        let scan = |length: usize| {
+            let text = with(&format!("x{}: 1", fill.repeat(length - 1)));
+            Scanner::default().scan(text.as_bytes(), &limits)
+        };
+        assert!(matches!(scan(256), Scanned::Head(_)), "{fill}");
+        assert!(matches!(scan(257), Scanned::Refused(_)), "{fill}");
+    }
+}
+
 #[test]
 fn names_with_underscores_go_as_configured() {
     let head = with("X_A: 1\r\nX-B: 2\r\nContent_Length: 5\r\n_: _");
