@@ -34,6 +34,13 @@ pub fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     })
 }
 
+/// Returns true if a header has this name. Compares each name: among a dozen headers that takes a
+/// fifth of the instructions of a lookup, which hashes the name.
+#[inline]
+pub fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.keys().any(|own| own == name)
+}
+
 /// Returns true for bytes of a token (RFC 9110, 5.6.2).
 pub fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)

@@ -25,6 +25,7 @@ use super::{
     end, upstream,
 };
 use crate::{
+    base::http::has,
     cache::store::Entry,
     runtime::{
         connection::Connection,
@@ -202,6 +203,9 @@ fn keeps(request: &RequestHeader, ctx: &Context, keep: Keep) -> Option<bool> {
 fn asks_to_keep(request: &RequestHeader) -> Option<bool> {
     if request.version != Version::HTTP_11 {
         return None;
+    }
+    if !has(&request.headers, &header::CONNECTION) {
+        return Some(true);
     }
     let mut lines = request.headers.get_all(header::CONNECTION).iter();
     let first = lines.next().map(HeaderValue::as_bytes);

@@ -10,7 +10,7 @@ use pingora::{
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
 use super::error::Failure;
-use crate::base::http::has_token;
+use crate::base::http::{has, has_token};
 
 const CONNECTION: HeaderName = header::CONNECTION;
 const UPGRADE: HeaderName = header::UPGRADE;
@@ -26,8 +26,7 @@ const KEY: usize = 24;
 #[inline]
 pub(super) fn is_asked_for(head: &RequestHeader) -> bool {
     head.version == Version::HTTP_11
-        // A pass over the names costs less than a lookup.
-        && head.headers.keys().any(|name| *name == UPGRADE)
+        && has(&head.headers, &UPGRADE)
         && has_token(&head.headers, &UPGRADE, WEBSOCKET)
         && has_token(&head.headers, &CONNECTION, "upgrade")
 }

@@ -9,7 +9,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{StatusCode, header};
 
-use crate::chain::{CompileCx, Exchange, Filter, FilterKind, Guard, Phases, Reply, Verdict};
+use crate::{
+    base::http::has,
+    chain::{CompileCx, Exchange, Filter, FilterKind, Guard, Phases, Reply, Verdict},
+};
 
 /// The compiled filter.
 #[derive(Debug)]
@@ -45,6 +48,9 @@ impl Filter for BodyLimit {
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
+        if !has(&ex.head.headers, &header::CONTENT_LENGTH) {
+            return Verdict::Next;
+        }
         match ex.header(&header::CONTENT_LENGTH) {
             Some(length) if !self.allows(length.as_bytes()) => too_large(),
             _ => Verdict::Next,
