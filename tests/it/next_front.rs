@@ -360,7 +360,7 @@ async fn internal_headers_never_reach_an_origin_and_router_headers_do() {
     }
     assert_eq!(target, "/page?a=1&b=2");
 
-    // The control: sent past the gateway, all of them arrive.
+    // The control: sent directly to the origin, all of them arrive.
     let (names, target) = arrived(origin.address()).await;
     for name in INTERNAL {
         assert!(names.iter().any(|n| n == name), "{name}");
@@ -375,7 +375,7 @@ async fn the_app_never_sees_a_forged_subrequest() {
     let forged = visit("/api/echo").header("x-middleware-subrequest", "middleware:middleware");
     let seen = gateway.send(&forged).await.json();
     assert_eq!(seen["headers"]["x-middleware-subrequest"], Value::Null);
-    // The control: sent to the app itself, it arrives.
+    // The control: sent directly to the app, it arrives.
     let own = app.send(&forged).await.json();
     assert_eq!(
         own["headers"]["x-middleware-subrequest"],
@@ -389,7 +389,7 @@ async fn answers_do_not_tell_what_the_app_is_made_of() {
     let gateway = front(app).await;
     let answer = gateway.get("/isr").await;
     assert_eq!(answer.header("x-powered-by"), None);
-    // The router reads these.
+    // The browser's router reads such headers.
     assert!(answer.header("x-nextjs-cache").is_some());
     // The control.
     assert_eq!(
@@ -406,7 +406,7 @@ async fn long_headers_pass_as_far_as_the_app_takes_them() {
         |bytes: usize| visit("/api/hello").header("cookie", format!("a={}", "x".repeat(bytes)));
     assert_eq!(gateway.send(&with_cookies(14_000)).await.status(), 200);
 
-    // What the app would refuse is refused with the right name, by whoever sees it first.
+    // A request that the app would refuse gets the right status from the gateway and from the app.
     assert_eq!(gateway.send(&with_cookies(17_000)).await.status(), 431);
     assert_eq!(app.send(&with_cookies(17_000)).await.status(), 431);
 
@@ -452,7 +452,7 @@ async fn a_kept_connection_serves_page_after_page() {
         .count("edgeway_http_requests_total{status=\"200\"}")
         .await;
     assert_eq!(counted, 20);
-    // The control: a gateway without an app behind it says so, in its log and metrics too.
+    // The control: a gateway without an app behind it reports that, in its log and metrics too.
     let port = crate::support::ports::free_port();
     let alone = Gateway::start(&config_without_health(port)).await;
     let refused = client::send(alone.address(), &visit("/")).await.unwrap();
