@@ -139,7 +139,7 @@ routes:
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     assert_eq!(outcome.passed, CHECKS);
 
-    // The browser sent preflights first: one allowed, one refused, one answered by the app alone.
+    // The browser sent preflights first: one allowed, one refused, one passed to the app.
     let log = api.log_lines(3).await;
     let preflights: Vec<_> = log
         .iter()

@@ -1,4 +1,4 @@
-//! What an operator sees: the access log, metrics, the admin listener, and the shutdown.
+//! Interfaces for operators: the access log, metrics, the admin listener, and the shutdown.
 
 use std::{fs, time::Duration};
 

@@ -122,7 +122,7 @@ fn is_token(text: &[u8]) -> bool {
     !text.is_empty() && text.iter().all(is_token_byte)
 }
 
-/// Returns the line that `bytes` begins with and its length; `None` if it is incomplete.
+/// Returns the line that `bytes` begins with, and where the next one begins; `None` if incomplete.
 fn line(bytes: &[u8]) -> Result<Option<(&[u8], usize)>, String> {
     let Some(end) = bytes.iter().position(|b| matches!(b, b'\r' | b'\n' | 0)) else {
         return Ok(None);
