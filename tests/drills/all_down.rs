@@ -1,5 +1,5 @@
-//! Every backend dies, and comes back: users are told plainly and at once, and are served
-//! again within seconds.
+//! Every backend dies, and comes back: clients get a clear error at once, and are served again
+//! within seconds.
 
 use std::time::Duration;
 

@@ -13,7 +13,7 @@ use crate::{
 pub(crate) async fn run(report: &mut Report) {
     let apps = NextApp::several(4).await;
     for app in &apps {
-        // Instances are equal once each has compiled what it serves.
+        // Instances are equal once each has compiled the pages that it serves.
         lanes(app.address(), 4, 300, |_| get("/api/hello")).await;
     }
     for balance in ["least_conn", "round_robin"] {

@@ -1,4 +1,4 @@
-//! A gibibyte down and up, with a length and in chunks: the gateway's memory stays as it was.
+//! A gibibyte down and up, with a length and in chunks: the gateway's memory does not grow.
 
 use tokio::time::Instant;
 
@@ -31,7 +31,7 @@ routes:
         origin.address()
     ))
     .await;
-    // What the first requests of any kind allocate is not growth.
+    // Memory that the first requests of any kind allocate is not growth.
     for request in [get("/?bytes=10000000"), post("/", "").filler(10 * MIB)] {
         exchange(&gateway, &request).await;
     }
@@ -54,8 +54,8 @@ routes:
     }
 }
 
-/// Status, bytes that passed (as the origin counts them for uploads), and the most memory that
-/// the gateway held.
+/// Returns the status, the bytes that passed (as the origin counts them for uploads), and the
+/// gateway's peak memory.
 async fn exchange(gateway: &Gateway, request: &Request) -> (u16, u64, u64) {
     let mut highest = gateway.rss();
     let mut connection = gateway.connect().await;

@@ -1,5 +1,5 @@
-//! 400 MB of answers into 256 MiB: what the cache takes of the machine's memory, and what it
-//! keeps when some answers are asked for far more often than others.
+//! 400 MB of responses into 256 MiB: the memory that the cache takes, and the responses that it
+//! keeps when some are requested far more often than others.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::{
 const OBJECTS: usize = 1000;
 const OBJECT: usize = 400_000;
 const BUDGET: u64 = 256 << 20;
-/// Requests that warm the cache up, and requests that count.
+/// Number of requests that warm the cache up; the next constant is the number that is measured.
 const WARM: usize = 4000;
 const COUNTED: usize = 4000;
 
@@ -51,7 +51,7 @@ pub(crate) async fn run(report: &mut Report) {
     for object in 0..OBJECTS {
         fetch(&mut connection, object).await;
     }
-    // What a burst took goes back within seconds.
+    // Memory of a burst is returned within seconds.
     pass(Duration::from_secs(12)).await;
     let grown = gateway.rss().saturating_sub(before);
     let counted = gateway.count("edgeway_cache_bytes").await;
@@ -86,7 +86,7 @@ pub(crate) async fn run(report: &mut Report) {
     );
 }
 
-/// Whether it was a hit.
+/// Requests an object; returns true for a hit.
 async fn fetch(connection: &mut Connection, object: usize) -> bool {
     let answer = connection.send(&get(&format!("/{object}"))).await;
     let answer = answer.expect("an answer");
@@ -98,9 +98,9 @@ fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// Numbers of which the n-th is drawn 1/n as often as the first.
+/// Random numbers of which the n-th is drawn 1/n as often as the first.
 struct Zipf {
-    /// Of each number and all before it.
+    /// Cumulative share of each number.
     shares: Vec<f64>,
     random: fastrand::Rng,
 }

@@ -1,5 +1,5 @@
-//! A crawler asks for 1,500 pages at once, stale within their window and beyond it: the app
-//! never makes more of them at once than its budget, and people do not notice.
+//! A crawler requests 1,500 pages at once, stale within their window and beyond it: the app never
+//! renders more of them at once than its budget, and other visitors do not notice.
 
 use std::{
     net::SocketAddr,
@@ -24,9 +24,9 @@ use crate::{
 
 const PAGES: usize = 1500;
 const BUDGET: u64 = 4;
-/// What the app takes for a page.
+/// Time that the app takes for a page.
 const BUSY: Duration = Duration::from_millis(2);
-/// For how long a stale page is served.
+/// Time for which a stale page is served.
 const WINDOW: Duration = Duration::from_secs(20);
 const PAIRS: usize = 5;
 const PEOPLE: u32 = 20;
@@ -40,7 +40,7 @@ struct App {
 
 impl Drop for App {
     fn drop(&mut self) {
-        // It may have ended by itself, which the drill has seen then.
+        // It may have exited by itself, which the drill has noticed then.
         let _gone = self.child.kill();
         let _code = self.child.wait();
     }
@@ -66,7 +66,7 @@ impl App {
         app
     }
 
-    /// By kind of page; the most at once is since it was asked last.
+    /// Returns counts by kind of page; the maximum in flight is since the last call.
     async fn counts(&self) -> Option<Value> {
         let answer = client::send(self.address, &get("/counts")).await.ok()?;
         Some(answer.json())
@@ -78,7 +78,8 @@ impl App {
     }
 }
 
-/// Asks for every page as `user_agent`, so many at once; how many answers had which status.
+/// Requests every page as `user_agent`, `at_once` at a time; returns the number of responses by
+/// status.
 async fn ask(gateway: SocketAddr, user_agent: &'static str, at_once: usize) -> [u64; 3] {
     let mut asking = JoinSet::new();
     for worker in 0..at_once {
@@ -171,7 +172,7 @@ pub(crate) async fn run(report: &mut Report) {
     people(report, &app, to).await;
 }
 
-/// What people wait for pages of their own, with and without a crawl beside them.
+/// Measures response times of other visitors, with and without a crawl.
 async fn people(report: &mut Report, app: &App, to: SocketAddr) {
     let mut ratios = Vec::new();
     for pair in 0..PAIRS {
@@ -186,7 +187,7 @@ async fn people(report: &mut Report, app: &App, to: SocketAddr) {
                         ask(to, CRAWLER, 300).await;
                     }
                 };
-                // It ends with the visits, wherever it is.
+                // It ends with the visits, at whatever page it is.
                 let _cut: Result<(), _> = tokio::time::timeout(LENGTH, crawl).await;
             };
             let visits = paced(to, PEOPLE, LENGTH, move |visit| {

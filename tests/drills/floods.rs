@@ -1,4 +1,4 @@
-//! Floods of HTTP/2 frames: their connections end, and nobody else notices.
+//! Floods of HTTP/2 frames: their connections are closed, and no other client notices.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -20,28 +20,28 @@ use crate::{
 };
 
 const LENGTH: Duration = Duration::from_secs(5);
-/// Attackers at once; each comes back as soon as it is thrown out.
+/// Number of attackers; each reconnects as soon as its connection is closed.
 const ATTACKERS: usize = 8;
-/// Those whose requests are real work for the origin, too.
+/// Number of attackers whose requests are real work for the origin, too.
 const WORKERS: usize = 1;
-/// Bytes of one write, about.
+/// Approximate bytes of one write.
 const PIECE: usize = 32 * 1024;
 const MIB: u64 = 1024 * 1024;
 
-/// What an attacker sends first, and what again and again.
+/// Bytes that an attacker sends first, and bytes that it repeats.
 struct Flood {
     name: &'static str,
     first: Vec<u8>,
     again: Again,
-    /// Whether it reads what comes back.
+    /// Set if it reads responses.
     reads: bool,
 }
 
 enum Again {
     Same(Vec<u8>),
-    /// Requests, each reset at once.
+    /// Requests that are reset at once.
     Resets,
-    /// Requests, more than may be open.
+    /// More requests than may be open.
     Requests,
 }
 
@@ -198,7 +198,7 @@ async fn attack(report: &mut Report, gateway: &Gateway, flood: Flood) {
     );
 }
 
-/// One connection, until it is ended or the attack is.
+/// Runs one connection until it is closed or the attack ends.
 async fn once(address: SocketAddr, flood: &Flood, end: Instant) {
     let mut frames = Frames::open(address).await;
     let mut next = 1u32;

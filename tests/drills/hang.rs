@@ -1,4 +1,4 @@
-//! One upstream hangs under load: requests to another keep their times.
+//! Hanging upstream under load: requests to another one keep their response times.
 
 use std::time::Duration;
 

@@ -15,7 +15,7 @@ const IDLE: Duration = Duration::from_secs(5);
 const ROUNDS: u64 = 10;
 
 pub(crate) async fn run(report: &mut Report) {
-    // Beside one another: each waits for 45 s and does little else.
+    // Concurrently: each waits for 45 s and does little else.
     let (usual, forced) = tokio::join!(defaults(), long_pool());
 
     let (reads, writes, origin) = usual;

@@ -30,7 +30,7 @@ routes:
     ))
     .await;
     let load = paced(gateway.address(), 200, Duration::from_secs(30), |turn| {
-        // Some answers take half a second, so that the kill meets a few midway.
+        // Some responses take half a second, so that the kill hits a few midway.
         if turn % 10 == 0 {
             get("/sse?every=25&events=20")
         } else {

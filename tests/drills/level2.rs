@@ -1,6 +1,5 @@
-//! Redis is stopped, paused, flushed, killed and brought back under a load on cached routes
-//! with level 2: no request fails or waits longer than the deadline, and gateways share
-//! answers again.
+//! Redis is stopped, paused, flushed, killed and brought back under a load on cached routes with
+//! level 2: no request fails or waits longer than the deadline, and gateways share responses again.
 
 use std::time::Duration;
 
@@ -19,19 +18,19 @@ use crate::{
 };
 
 const PER_SECOND: u32 = 200;
-/// How long each state of things lasts: longer than a lease of purges.
+/// Duration of each state: longer than a lease of purges.
 const WHILE: Duration = Duration::from_secs(5);
-/// So many turns later the other gateway is asked for the same; an even number.
+/// Number of turns after which the other gateway gets the same request; an even number.
 const BEHIND: u64 = 20;
-/// How long it may take until gateways share again.
+/// Maximum time until gateways share again.
 const BACK_WITHIN: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(30);
 const LINKED: &str = "edgeway_cache_purge_link_up";
 
-/// Two gateways and what they share. The load is on both.
+/// Two gateways with one Redis. The load is on both.
 struct Pair {
     gateways: [Gateway; 2],
-    /// It ends with the pair.
+    /// Origin that ends with the pair.
     _origin: Origin<NumberedOrigin>,
 }
 
@@ -71,18 +70,18 @@ impl Pair {
         true
     }
 
-    /// Whether the second finds what only the first was asked for.
+    /// Returns true if the second gateway finds a response that only the first one requested.
     async fn share(&self) -> bool {
         let [first, second] = &self.gateways;
         let new = page(&format!("{:x}", fastrand::u64(..)));
         first.send(&new).await;
-        // It is written beside requests.
+        // It is written in the background.
         pass(Duration::from_millis(50)).await;
         let ask = new.header("cache-control", "only-if-cached");
         second.send(&ask).await.status() == 200
     }
 
-    /// Redis is lost now, for whatever reason.
+    /// Checks the effects of a lost Redis.
     async fn lost(&self, report: &mut Report, what: &str) {
         pass(WHILE).await;
         report.check(
@@ -103,7 +102,7 @@ impl Pair {
         );
     }
 
-    /// What the gateways say of their waits.
+    /// Reports the waiting times from the gateways' metrics.
     #[allow(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -149,8 +148,8 @@ pub(crate) async fn run(report: &mut Report) {
     report.check(shared.is_some(), "control: the gateways share answers");
     let load = |at: usize| {
         endless_paced(pair.gateways[at].address(), PER_SECOND / 2, move |turn| {
-            // Half of it is new to everybody, and the other gateway was asked for the other
-            // half a moment ago.
+            // Half of it is new to both gateways, and the other gateway got the other half a moment
+            // ago.
             let is_new = turn % 2 == at as u64;
             let name = if is_new {
                 turn
@@ -166,7 +165,7 @@ pub(crate) async fn run(report: &mut Report) {
     pair.lost(report, "stopped").await;
     redis.resume();
     pair.back(report, "resumed").await;
-    // Nothing takes it back before: every command waits.
+    // Nothing reverts it before: every command waits.
     let span = (WHILE + Duration::from_secs(1)).as_millis().to_string();
     redis.cli(&["CLIENT", "PAUSE", &span, "ALL"]);
     pair.lost(report, "paused").await;

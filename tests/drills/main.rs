@@ -1,6 +1,6 @@
-//! Long runs against the real binary, too slow for every test run: `cargo test --release
-//! --test drills -- NAME…`, or all of them without a name. Each prints what it measured and
-//! fails the run where a bound is broken.
+//! Long runs against the real binary, too slow for every test run:
+//! `cargo test --release --test drills -- NAME…`, or all of them without a name. Each prints its
+//! measurements, and the run fails if a limit is exceeded.
 #![allow(
     clippy::print_stdout,
     clippy::cast_precision_loss,
@@ -64,7 +64,7 @@ const DRILLS: [&str; 24] = [
     "plugin-soak",
 ];
 
-/// The outcome of one drill: each check is printed, a broken one is remembered.
+/// Outcome of one drill: it prints each check and counts the failed ones.
 #[derive(Debug, Default)]
 struct Report {
     broken: usize,

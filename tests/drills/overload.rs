@@ -1,5 +1,5 @@
-//! Three times what a Node app can do: it never has more at once than it may, those that
-//! are admitted keep their times, and the rest is refused with a reason.
+//! Three times the load that a Node app can take: it never has more requests at once than allowed,
+//! admitted requests keep their times, and the rest is refused with a reason.
 
 use std::{
     path::Path,
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// What the app takes for a request, and how many at once it may have.
+/// Time that the app takes for a request; the next constant is its maximum number at once.
 const TIME: Duration = Duration::from_millis(50);
 const PLACES: u32 = 10;
 const CAPACITY: u32 = 200;
@@ -31,7 +31,7 @@ struct App {
 
 impl Drop for App {
     fn drop(&mut self) {
-        // It may have ended by itself, which the drill has seen then.
+        // It may have exited by itself, which the drill has noticed then.
         let _gone = self.child.kill();
         let _code = self.child.wait();
     }
@@ -56,7 +56,7 @@ impl App {
         app
     }
 
-    /// The most that it had at once since it was asked last.
+    /// Returns the maximum number of requests in flight since the last call.
     async fn most(&self) -> Option<u64> {
         let address = (std::net::Ipv4Addr::LOCALHOST, self.port).into();
         let answer = client::send(address, &get("/most")).await.ok()?;

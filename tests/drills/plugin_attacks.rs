@@ -1,6 +1,6 @@
-//! Plugins that loop, swallow memory, recurse or never end, while others are served: the
-//! offender gets the answer that was configured, the others hardly notice, and nothing of it
-//! stays behind.
+//! Plugins that loop, exhaust memory, recurse or never end, while other requests are served: the
+//! offending request gets the configured response, the others hardly notice, and nothing stays
+//! behind.
 
 use std::time::Duration;
 
@@ -30,22 +30,22 @@ const ATTACKS: [(&str, &str); 9] = [
     ("recursion", "const f = () => f() + 1; f();"),
     ("never", "await new Promise(() => {});"),
 ];
-/// The wall limit of a plugin, and what a busy machine adds to it.
+/// Wall limit of a plugin; the next constant is the extra time on a busy machine.
 const WALL: Duration = Duration::from_millis(250);
 const SLACK: Duration = Duration::from_millis(250);
 const RATE: u32 = 200;
-/// Attacks in a second: each holds a worker for the 5 ms that it is given.
+/// Attacks in a second: each occupies a worker for its 5 ms.
 const ATTACKERS: u32 = 10;
 const LENGTH: Duration = Duration::from_secs(3);
 const PAIRS: usize = 5;
 const KILLS: usize = 10_000;
-/// On threads of its own: a loop whose steps are slow, and one step that takes seconds.
+/// Attacks on a plugin with its own threads: a loop of slow steps, and one step that takes seconds.
 const NATIVE: &str = "const text = 'y'.repeat(200000); for (;;) text.indexOf('yx');";
 const ONE_CALL: &str =
     "'y'.repeat(100000).indexOf('y'.repeat(50000) + 'x'); return new Response('none');";
 const NATIVE_KILLS: usize = 20;
 
-/// A plugin that does what the path asks for.
+/// Returns a plugin whose path selects the attack.
 fn plugin() -> String {
     let cases = ATTACKS
         .iter()
@@ -123,7 +123,7 @@ pub(crate) async fn run(report: &mut Report) {
     native(report, &gateway, "/call").await;
 }
 
-/// What others notice of attacks.
+/// Measures the effect of attacks on other requests.
 async fn beside_others(
     report: &mut Report,
     gateway: &Gateway,
@@ -132,7 +132,7 @@ async fn beside_others(
     let to = gateway.address();
     let mut ratios = Vec::new();
     for _ in 0..PAIRS {
-        // What the pair before has left would make its quiet a loud one.
+        // Remaining work of the previous pair would disturb the quiet phase.
         none_stuck(gateway).await;
         let quiet = paced(to, RATE, LENGTH, |_| get("/quiet")).await;
         report.check(quiet.errors() == 0, "others are all answered");
@@ -167,7 +167,7 @@ async fn beside_others(
     );
 }
 
-/// Many kills, one after the other.
+/// Runs many attacks, one after the other.
 async fn many(report: &mut Report, gateway: &Gateway) {
     let mut before = 0;
     for kill in 0..KILLS {
@@ -192,7 +192,7 @@ async fn many(report: &mut Report, gateway: &Gateway) {
     );
 }
 
-/// A plugin that the engine itself cannot stop for seconds, on threads of its own.
+/// Attacks with a plugin on its own threads that the engine cannot stop for seconds.
 async fn native(report: &mut Report, gateway: &Gateway, path: &'static str) {
     let begun = Instant::now();
     let answer = gateway.get(path).await;
@@ -214,7 +214,8 @@ async fn native(report: &mut Report, gateway: &Gateway, path: &'static str) {
             report.check(false, format_args!("{path}: {}", answer.status()));
             return;
         }
-        // Nothing ran for those that are answered at once: as many are stuck as may be.
+        // No hook ran for requests with an immediate response: the maximum number of threads is
+        // stuck.
         if took < Duration::from_millis(3) {
             pass(WALL).await;
             continue;
@@ -240,7 +241,7 @@ async fn native(report: &mut Report, gateway: &Gateway, path: &'static str) {
     );
 }
 
-/// The gateway looks at it every 10 s.
+/// Waits until no thread is stuck; the gateway checks every 10 s.
 async fn none_stuck(gateway: &Gateway) {
     pass(Duration::from_secs(11)).await;
     let is_none = async || {

@@ -1,5 +1,5 @@
-//! A plugin that is written anew a hundred times while requests go on, each with four hooks
-//! that say which version they are of: no request fails, and none meets two versions.
+//! A plugin that is rewritten a hundred times under load, with four hooks that report their
+//! version: no request fails, and none sees two versions.
 
 use std::{
     collections::BTreeMap,
@@ -32,8 +32,8 @@ const SOON: Duration = Duration::from_secs(15);
 const TAKEN: &str = "edgeway_config_reloads_total{outcome=\"ok\"}";
 const REFUSED: &str = "edgeway_config_reloads_total{outcome=\"refused\"}";
 
-/// Two modules, so that they could be mixed as well; and it waits, so that many requests are
-/// under way when another version comes.
+/// Writes a plugin of two modules, which a reload could mix as well; it waits, so that many
+/// requests are in flight when a new version arrives.
 fn write(folder: &Path, version: u64) {
     let main = format!(
         "import {{ version }} from './version.js';
@@ -47,7 +47,7 @@ export const onUpstreamResponse = (res) => res.headers.set('x-answer', both);
 export const onResponse = (res) => res.headers.set('x-response', both);
 "
     );
-    // In the place of the old ones at once, as a deployment does it.
+    // Replaces the old files at once, as a deployment does.
     let beside = folder.join(format!("plugins/x-{version}"));
     fs::create_dir_all(&beside).expect("the folder is ours");
     let module = format!("export const version = {version};\n");
@@ -58,7 +58,7 @@ export const onResponse = (res) => res.headers.set('x-response', both);
     fs::rename(link, folder.join("plugins/x")).expect("a link is replaced");
 }
 
-/// What requests have met.
+/// Versions that requests have seen.
 #[derive(Default)]
 struct Seen {
     versions: BTreeMap<String, u64>,
@@ -205,7 +205,7 @@ async fn told(gateway: &Gateway, series: &str, times: u64) {
     .await;
 }
 
-/// New requests meet this version, and by now some have.
+/// Waits until new requests see this version.
 async fn served(gateway: &Gateway, version: u64) {
     let is_new = format!("{version}/{version}");
     wait_for(&format!("version {version} answers"), SOON, async || {

@@ -1,5 +1,5 @@
-//! A plugin that runs on each of a million requests: what it keeps is what it kept after the
-//! first tenth of them, in the engine and outside.
+//! A plugin that runs on each of a million requests: its memory stays as it was after the first
+//! tenth of them, in the engine and outside.
 
 use std::time::Duration;
 
@@ -13,20 +13,21 @@ use crate::{
     },
 };
 
-/// How many requests there are, unless `EDGEWAY_SOAK_CALLS` says otherwise.
+/// Number of requests, unless `EDGEWAY_SOAK_CALLS` says otherwise.
 const CALLS: u64 = 1_000_000;
 const LANES: usize = 8;
-/// The gateway looks at heaps every 10 s.
+/// Time between two checks: the gateway measures heaps every 10 s.
 const LOOK: Duration = Duration::from_secs(11);
-/// What a heap has between two collections is half as much again: the most of some looks
+/// Number of checks: between two collections a heap grows by half, so the maximum of several checks
 /// counts, with requests between them.
 const LOOKS: usize = 4;
-/// And that is not the same each time. A byte that each request leaves would double it.
+/// Allowed growth, since that is not the same each time. One byte left by each request would double
+/// it.
 const FLAT: f64 = 1.25;
 const BETWEEN: u64 = 700;
 const MIB: f64 = 1_048_576.0;
 
-/// Headers, cookies, URLs, a promise, kv, an exception and an answer of its own.
+/// Uses headers, cookies, URLs, a promise, kv, an exception and a response of its own.
 const PLUGIN: &str = "
 export async function onRequest(request, ctx) {
   const url = new URL(request.url);

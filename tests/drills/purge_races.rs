@@ -1,20 +1,20 @@
-//! Fills against purges over two gateways while the links of purges are cut, stalled and
-//! killed at random: no gateway that a receipt names as done serves what is older than its
-//! purge, and with `on_purge_link_lost: revalidate` nothing older than the loss of the link is
-//! fresh 3 s after it.
+//! Fills race purges over two gateways while the links of purges are cut, stalled and killed at
+//! random: no gateway that a receipt lists as done serves a response older than its purge, and with
+//! `on_purge_link_lost: revalidate` no response older than the loss of the link is fresh 3 s after
+//! it.
 
 use crate::{
     Report,
     support::races::{Course, Outcome},
 };
 
-/// How many pages are filled and purged at once.
+/// Number of pages that are filled and purged at once.
 const LANES: usize = 96;
 
 pub(crate) async fn run(report: &mut Report) {
     for (rounds, cache) in [
         (4000, "{ memory: 64MiB }"),
-        // Less than all pages take up, so that many of them come from level 2.
+        // Less than all pages need, so that many of them come from level 2.
         (4000, "{ memory: 1MiB, max_object: 64KiB, shared: redis }"),
         (2000, "{ shared: redis, on_purge_link_lost: revalidate }"),
     ] {

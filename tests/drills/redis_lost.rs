@@ -1,5 +1,5 @@
-//! Redis is flushed, paused, killed and brought back under load, and a cluster loses a
-//! master: no request fails or waits for it, and limits go on.
+//! Redis is flushed, paused, killed and brought back under load, and a cluster loses a master: no
+//! request fails or waits for it, and limits continue to apply.
 
 use std::time::Duration;
 
@@ -17,16 +17,16 @@ use crate::{
 };
 
 const PER_SECOND: u32 = 200;
-/// How long each state of things lasts.
+/// Duration of each state.
 const WHILE: Duration = Duration::from_secs(4);
-/// How long it may take until gateways share again.
+/// Maximum time until gateways share again.
 const BACK_WITHIN: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Two gateways and what they share. The load is on both.
+/// Two gateways with one Redis. The load is on both.
 struct Pair {
     gateways: [Gateway; 2],
-    /// Each question has clients of its own.
+    /// Number of measurements; each uses new clients.
     questions: u32,
 }
 
@@ -64,7 +64,7 @@ routes:
         true
     }
 
-    /// How many of six requests of one client pass, three to each gateway: three if they
+    /// Returns how many of six requests of one client pass, three to each gateway: three if they
     /// share, six if not.
     async fn passed(&mut self) -> u32 {
         self.questions += 1;
@@ -79,7 +79,7 @@ routes:
         passed
     }
 
-    /// Whether gateways share for any client, wherever its bucket lies.
+    /// Returns true if gateways share for any client, wherever its bucket is.
     async fn share(&mut self, clients: u32) -> bool {
         for _ in 0..clients {
             if self.passed().await != 3 {
@@ -89,7 +89,7 @@ routes:
         true
     }
 
-    /// How long it takes until they share again.
+    /// Returns the time until they share again.
     async fn shared_after(&mut self, clients: u32) -> Option<Duration> {
         let begun = Instant::now();
         until(PATIENCE, &mut async || {
@@ -98,7 +98,7 @@ routes:
         .await
     }
 
-    /// Redis is lost now: how it is to be seen, and that each gateway counts by itself.
+    /// Checks the effects of a lost Redis, and that each gateway counts by itself.
     async fn by_themselves(&mut self, report: &mut Report, what: &str) {
         let begun = Instant::now();
         let down = until(BACK_WITHIN, &mut async || {
@@ -135,7 +135,7 @@ routes:
         );
     }
 
-    /// What the gateways say of their waits.
+    /// Reports the waiting times from the gateways' metrics.
     #[allow(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,

@@ -1,5 +1,5 @@
-//! A hundred reloads in twenty seconds, then broken files between good ones, under kept and
-//! new connections, wrk, and web sockets.
+//! A hundred reloads in twenty seconds, then broken files between good ones, under kept and new
+//! connections, wrk, and WebSockets.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -23,7 +23,7 @@ const EVERY: Duration = Duration::from_millis(200);
 const RELOADS: u32 = 100;
 const BROKEN: u32 = 50;
 
-/// Configurations that differ in a route, an upstream and a listener's limit.
+/// Returns configurations that differ in a route, an upstream and a listener's limit.
 fn yaml(echo: SocketAddr, ws: SocketAddr, turn: u32) -> String {
     format!(
         "

@@ -152,7 +152,7 @@ routes:
     unharmed(report, "while it was", &tally);
 }
 
-/// A command of `edgeway`, and how long it took.
+/// Runs a command of `edgeway`, and measures its duration.
 async fn command(
     fleet: &Fleet,
     gateway: &Gateway,
@@ -164,7 +164,7 @@ async fn command(
     (ran, begun.elapsed())
 }
 
-/// Pages and API calls for as long as the work takes.
+/// Requests pages and API calls for as long as the work takes.
 async fn under_load<T>(gateway: &Gateway, work: impl Future<Output = T>) -> (Tally, T) {
     let load = endless_paced(gateway.address(), PER_SECOND, |turn| match turn % 4 {
         0 => get("/dynamic"),

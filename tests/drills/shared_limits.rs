@@ -1,5 +1,5 @@
-//! Two gateways and one Redis: a client gets what the limit says, whichever gateway it asks.
-//! With leases it gets a little more at most, and without Redis as much again.
+//! Two gateways and one Redis: a client gets as many requests as the limit says, whichever gateway
+//! it uses. With leases it gets slightly more at most, and without Redis twice as many.
 
 use std::time::Duration;
 
@@ -16,16 +16,16 @@ use crate::{
     },
 };
 
-/// 400 requests a second in all, from each client to each gateway as many.
+/// 400 requests a second in total, equally many from each client to each gateway.
 const CLIENTS: u32 = 8;
 const PER_SECOND: u32 = 25;
 const LENGTH: Duration = Duration::from_secs(10);
-/// In a minute, and at once.
+/// Requests in a minute, and at once.
 const RATE: f64 = 100.0;
-/// What two gateways hold at most with `lease: 10%`.
+/// Maximum that two gateways hold with `lease: 10%`.
 const LEASED: f64 = 20.0;
 
-/// What each client got.
+/// Requests that passed for each client.
 struct Outcome {
     passed: Vec<u64>,
     took: Duration,
@@ -41,7 +41,7 @@ impl Outcome {
         self.passed.iter().copied().max().unwrap_or_default()
     }
 
-    /// The bucket, and what flowed back meanwhile.
+    /// Returns the bucket, plus the refill meanwhile.
     fn bound(&self) -> f64 {
         (RATE + self.took.as_secs_f64() * RATE / 60.0).ceil()
     }

@@ -1,4 +1,5 @@
-//! Five hundred clients drip a head each: all are cut in time, and nobody else notices.
+//! Five hundred clients send headers byte by byte: all are closed in time, and no other client
+//! notices.
 
 use std::{
     fmt, fs,
@@ -25,7 +26,7 @@ use crate::{
 
 const ADDRESSES: u8 = 50;
 const EACH: usize = 10;
-/// Before, while and after they drip.
+/// Duration of the phases before, during and after the attack.
 const LENGTH: Duration = Duration::from_secs(14);
 const BYTE: Duration = Duration::from_secs(1);
 /// The gateway's own default.
@@ -33,10 +34,10 @@ const DUE: Duration = Duration::from_secs(10);
 const EARLY_OR_LATE: Duration = Duration::from_secs(1);
 const ROUNDS: usize = 3;
 const MIB: u64 = 1024 * 1024;
-/// What an allocator may keep.
+/// Memory that an allocator may keep.
 const SLACK: u64 = 4 * MIB;
 
-/// How one of them ended.
+/// End of one connection.
 struct End {
     took: Duration,
     was_told: bool,
@@ -56,7 +57,7 @@ routes:
     ))
     .await;
     let ordinary = || paced(gateway.address(), 200, LENGTH, |_| get("/"));
-    // As many clients as drip later, so that the gateway has once had room for them.
+    // As many clients as attack later, so that the gateway has allocated for them once.
     lanes(gateway.address(), 240, 5000, |_| get("/")).await;
     let quiet = ordinary().await.quantile(0.95);
     let before = settled(&gateway, None).await;
@@ -64,7 +65,7 @@ routes:
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
         rounds.push(attack(report, &gateway, ordinary).await);
-        // The allocator gives back what is free as others allocate.
+        // The allocator returns free memory as others allocate.
         ordinary().await;
         let held = settled(&gateway, Some(before)).await;
         Report::note(format!("{held} held after it"));
@@ -88,7 +89,7 @@ routes:
     report.check(is_back, format!("{after} held, {before} before"));
 }
 
-/// All of them at once; says the p95 of the others.
+/// Runs the attack with all of them at once; returns the p95 of other requests.
 async fn attack<L>(report: &mut Report, gateway: &Gateway, ordinary: impl Fn() -> L) -> Duration
 where
     L: Future<Output = Tally>,
@@ -121,7 +122,7 @@ where
     others.quantile(0.95)
 }
 
-/// What the gateway holds.
+/// Memory and files that the gateway holds.
 #[derive(Clone, Copy)]
 struct Held {
     files: usize,
@@ -135,7 +136,8 @@ impl fmt::Display for Held {
     }
 }
 
-/// What it holds once idle connections have gone, and at best once it is down to `target`.
+/// Returns what it holds after idle connections have closed, and if possible once it is down to
+/// `target`.
 async fn settled(gateway: &Gateway, target: Option<Held>) -> Held {
     let folder = format!("/proc/{}/fd", gateway.pid());
     let held = || Held {
@@ -156,7 +158,7 @@ async fn settled(gateway: &Gateway, target: Option<Held>) -> Held {
     until(limit, &mut is_down).await.unwrap_or_else(held)
 }
 
-/// One byte of a head each second, until the connection ends.
+/// Sends one byte of a header section each second, until the connection ends.
 async fn drip(from: IpAddr, to: SocketAddr) -> End {
     let opened = Connection::open_from(from, to).await;
     let stream = opened.expect("the gateway accepts").into_stream();

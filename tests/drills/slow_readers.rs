@@ -1,5 +1,5 @@
-//! Hundreds of clients that take 7 MB each and hardly read: how much the gateway holds for
-//! each of them, by every way that a response takes.
+//! Hundreds of clients that request 7 MB each and hardly read: the gateway's memory for each of
+//! them, on every path of a response.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -19,14 +19,14 @@ use crate::{
 };
 
 const CLIENTS: usize = 300;
-/// More than the kernel keeps for a connection, and not too large to be stored.
+/// More than the kernel buffers for a connection, and not too large to be stored.
 const BYTES: usize = 7_000_000;
 const KIB: u64 = 1024;
-/// What the kernel keeps for a client, and does not count here.
+/// Kernel buffer of a client, which does not count here.
 const RECEIVED: u32 = 64 << 10;
 const SITE: &str = "slow.test";
 
-/// The ways, and what a client may cost on each in KiB.
+/// Paths of a response, and the maximum memory of a client on each in KiB.
 const WAYS: [(&str, &str, Client, u64); 7] = [
     ("a hit", "/kept?bytes=7000000", Client::Plain, 32),
     ("a hit by TLS", "/kept?bytes=7000000", Client::Tls, 144),
@@ -54,7 +54,7 @@ enum Client {
     Http2,
 }
 
-/// Keeps a connection open whose response is not read.
+/// Open connection with an unread response.
 #[expect(dead_code, reason = "held, and never looked at")]
 enum Held {
     Plain(tokio::net::TcpStream),
@@ -82,7 +82,7 @@ routes:
         )
         .await;
         let trust = Arc::new(authority.trust());
-        // Stored where it is to be, and each thread has been busy once.
+        // The response is stored at each place, and each thread has been busy once.
         for turn in 0..20 {
             let (status, length) = whole(&gateway, client, target, &trust).await;
             assert_eq!(length, BYTES);
@@ -104,7 +104,7 @@ routes:
     }
 }
 
-/// What `X-Cache-Status` says to such a client, and how long the body is that it reads.
+/// Returns `X-Cache-Status` for such a client, and the length of the body that it reads.
 async fn whole(
     gateway: &Gateway,
     client: Client,
@@ -159,7 +159,7 @@ async fn begin(gateway: &Gateway, client: Client, target: &str, trust: &Arc<Clie
             Held::Tls(Box::new(connection.leave(WHY)))
         }
         Client::Http2 => {
-            // As much room as can be, and nobody who reads: by hand.
+            // The largest possible windows, and no reads: hand-written frames.
             let mut stream = connect(gateway.address()).await;
             let room: u32 = 16 << 20;
             let window = [&[0, 4][..], &room.to_be_bytes()].concat();

@@ -1,4 +1,4 @@
-//! What `testssl.sh` finds at a listener with an EC and an RSA certificate.
+//! Findings of `testssl.sh` at a listener with an EC and an RSA certificate.
 
 use std::{fs, process::Command, sync::Arc};
 
@@ -14,8 +14,8 @@ use crate::{
     },
 };
 
-/// Findings that say something about the test's surroundings and nothing about the gateway.
-/// The same ones as in `SECURITY.md`.
+/// Findings about the test's environment rather than the gateway. The same ones as in
+/// `SECURITY.md`.
 const EXPLAINED: [(&str, &str); 3] = [
     ("cert_chain_of_trust", "the authority is the test's own"),
     ("cert_revocation", "the authority has neither CRL nor OCSP"),
@@ -110,7 +110,7 @@ routes:
         bad == 0,
         format!("{bad} findings of MEDIUM or worse that nobody explained"),
     );
-    // The control: both certificates were there to be looked at.
+    // The control: testssl.sh examined both certificates.
     for kind in ["EC 256", "RSA 2048"] {
         let seen = findings.iter().any(|finding| {
             word(finding, "id").starts_with("cert_keySize")

@@ -1,6 +1,6 @@
-//! Twenty upgrades, back and forth between two builds, under kept and new connections, wrk,
-//! HTTP/2 and web sockets. `EDGEWAY_OTHER_BUILD` names the other build; without it both are
-//! the same program.
+//! Twenty upgrades, back and forth between two builds, under kept and new connections, wrk, HTTP/2
+//! and WebSockets. `EDGEWAY_OTHER_BUILD` names the other build; without it both are the same
+//! program.
 
 use std::{
     path::PathBuf,
@@ -30,7 +30,7 @@ use crate::{
 
 const UPGRADES: u32 = 20;
 const EVERY: Duration = Duration::from_millis(1500);
-/// Opened before each upgrade.
+/// Number of WebSockets that are opened before each upgrade.
 const SOCKETS: usize = 5;
 
 pub(crate) async fn run(report: &mut Report) {

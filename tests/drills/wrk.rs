@@ -1,18 +1,18 @@
-//! wrk, a client that is not ours: kept connections, as many requests as they take.
+//! wrk, a third-party client: kept connections, as many requests as possible.
 
 use std::{net::SocketAddr, process::Stdio, time::Duration};
 
 use tokio::process::{Child, Command};
 
-/// A run of wrk that is under way.
+/// Running wrk process.
 pub(crate) struct Wrk(Child);
 
-/// What wrk says of its run.
+/// Results that wrk prints.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) requests: u64,
-    /// Connections that failed, answers that did not come whole, times that ran out, and
-    /// statuses other than 2xx and 3xx.
+    /// Connections that failed, incomplete responses, timeouts, and statuses other than 2xx and
+    /// 3xx.
     pub(crate) failed: u64,
 }
 

@@ -1,5 +1,5 @@
-//! Certificates by ACME, from Let's Encrypt's own test authority: from an empty folder to a
-//! served certificate, renewal, restart, refusal, and several gateways.
+//! Certificates by ACME, from Pebble, Let's Encrypt's own test CA: from an empty folder to a served
+//! certificate, renewal, restart, refusal, and several gateways.
 
 use std::{
     fs,
@@ -75,7 +75,7 @@ async fn an_empty_folder_becomes_a_served_certificate_and_a_restart_asks_for_not
     let www = get_when_trusted(tls, "www.shop.test", &trust).await;
     assert_eq!(shop.body, "app");
     assert_ne!(shop.serial(), www.serial());
-    // The control: it is a certificate for its name only.
+    // The control: the certificate is valid for its name only.
     let other = pebble::get(local(tls), "other.test", &trust, "/").await;
     assert!(other.is_err(), "{other:?}");
     let issued = "edgeway_acme_orders_total{outcome=\"issued\"}";
@@ -104,10 +104,10 @@ async fn an_empty_folder_becomes_a_served_certificate_and_a_restart_asks_for_not
 #[tokio::test]
 async fn a_challenge_is_answered_in_the_handshake() {
     let (plain, tls) = (free_port(), free_port());
-    // Whoever asks by HTTP finds nobody.
+    // No listener accepts Pebble's HTTP validation.
     let pebble = Pebble::start(free_port(), tls).await;
     let folder = tempfile::tempdir().unwrap();
-    // No choice is written: this one comes first.
+    // The configuration names no challenge type: this one comes first.
     let gateway = gateway(plain, tls, "shop.test", &pebble.section(folder.path(), "")).await;
     let shop = get_when_trusted(tls, "shop.test", &pebble.trust()).await;
     assert_eq!(shop.status, "HTTP/1.1 200 OK");
@@ -117,7 +117,7 @@ async fn a_challenge_is_answered_in_the_handshake() {
         pebble.log()
     );
     assert_eq!(pebble.orders(), 1);
-    // What no order is about belongs to the app.
+    // A challenge path that belongs to no order is the app's.
     let path = "/.well-known/acme-challenge/of-an-app";
     let answer = client::send(local(plain), &request(path)).await.unwrap();
     assert_eq!(answer.text(), "app");
@@ -136,7 +136,7 @@ async fn a_certificate_is_renewed_while_it_is_served() {
 
     let before = pebble::get(local(tls), "shop.test", &trusting(), "/").await;
     assert_eq!(before.unwrap().serial(), old);
-    // The control: nothing is asked for before it is due.
+    // The control: no order is made before the renewal is due.
     assert_eq!(pebble.orders(), 0);
     let renewed = get_when_trusted(tls, "shop.test", &pebble.trust()).await;
     assert_ne!(renewed.serial(), old);
@@ -151,7 +151,7 @@ async fn a_certificate_is_renewed_while_it_is_served() {
 #[tokio::test]
 async fn a_challenge_that_nobody_answers_leaves_the_stand_in_and_is_not_repeated() {
     let (plain, tls) = (free_port(), free_port());
-    // It looks elsewhere: at a port where nobody is.
+    // Pebble validates at a port without a listener.
     let pebble = Pebble::start(free_port(), free_port()).await;
     let folder = tempfile::tempdir().unwrap();
     let section = pebble.section(folder.path(), ", challenge: http-01");
@@ -209,7 +209,7 @@ async fn a_challenge_that_nobody_answers_leaves_the_stand_in_and_is_not_repeated
 #[tokio::test]
 async fn two_gateways_with_one_issuer_serve_one_certificate() {
     let [plain, tls, follower_plain, follower_tls] = [(); 4].map(|()| free_port());
-    // The authority comes to the follower.
+    // The CA validates at the follower.
     let pebble = Pebble::start(follower_plain, free_port()).await;
     let folder = tempfile::tempdir().unwrap();
     let following = format!(", challenge: http-01, issuer: \"127.0.0.1:{plain}\"");
@@ -220,7 +220,7 @@ async fn two_gateways_with_one_issuer_serve_one_certificate() {
         let answer = client::send(local(port), &request(path)).await.unwrap();
         (answer.status(), answer.text())
     };
-    // Without an issuer nobody can answer, and it says so.
+    // Without an issuer no gateway can respond, and the refusal has its reason.
     assert_eq!(ask(follower_plain).await.0, 502);
     let refused = "edgeway_refused_total{reason=\"acme_no_issuer\"}";
     wait_for(
@@ -241,7 +241,7 @@ async fn two_gateways_with_one_issuer_serve_one_certificate() {
     assert_eq!(pebble.orders(), 1);
     assert_eq!(issuer.count("edgeway_acme_orders_total").await, 1);
     assert_eq!(follower.count("edgeway_acme_orders_total").await, 0);
-    // What the issuer does not know may be the app's, on either.
+    // A token that the issuer does not know may be the app's, on either gateway.
     assert_eq!(ask(follower_plain).await, (200, "app".to_owned()));
     assert_eq!(ask(plain).await, (200, "app".to_owned()));
 }

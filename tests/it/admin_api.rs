@@ -1,4 +1,4 @@
-//! The admin API as operators use it and as others try it: with the real program, and every
+//! The admin API as operators use it and as others attack it: with the real program, and every
 //! action in the audit log.
 
 use std::{
@@ -26,13 +26,13 @@ use crate::{
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 const SOON: Duration = Duration::from_secs(5);
 
-/// A gateway with a socket, an audit log and two backends of `web`.
+/// Configuration with a socket, an audit log and two backends of `web`.
 const WITH_ALL: &str = "admin: { address: 127.0.0.1:0, socket: admin.sock }\n\
     audit_log: { file: audit.log }\n\
     upstreams: { web: { backends: [127.0.0.1:1, 127.0.0.1:2] } }\n\
     routes: [{ match: {}, upstream: web }]\n";
 
-/// The same, asked for a token.
+/// The same with a token.
 fn with_token() -> String {
     let admin = "socket: admin.sock }";
     assert!(WITH_ALL.contains(admin));
@@ -46,7 +46,7 @@ async fn start(yaml: &str) -> Gateway {
     .await
 }
 
-/// Lines of the audit log, once there are so many.
+/// Returns the lines of the audit log, once there are at least `at_least`.
 async fn audited(gateway: &Gateway, at_least: usize) -> Vec<Value> {
     let file = gateway.folder().join("audit.log");
     let what = format!("the audit log has {at_least} lines");
@@ -62,7 +62,7 @@ async fn audited(gateway: &Gateway, at_least: usize) -> Vec<Value> {
     .await
 }
 
-/// Runs a command against the gateway's socket, as whoever stands in another folder.
+/// Runs a command against the gateway's socket, from another folder.
 fn over_socket(gateway: &Gateway, command: &[&str]) -> Ran {
     let socket = gateway.folder().join("admin.sock");
     let socket = socket.to_str().expect("a plain path");
@@ -103,7 +103,7 @@ async fn a_reload_by_command_says_what_changed_and_is_audited() {
     assert_eq!(changed.stdout, "+ route new\n~ upstream web\n");
     assert_eq!(gateway.get("/new").await.text(), "ok");
 
-    // By the configuration file alone: its socket comes first, and as JSON.
+    // With the configuration file alone: the socket comes first; the output is JSON.
     let file = gateway.folder().join("edgeway.yaml");
     let file = file.to_str().unwrap();
     let asked = edgeway(&["reload", "--json", "-c", file]);
@@ -158,7 +158,7 @@ async fn a_refused_reload_is_told_as_check_tells_it() {
     assert_eq!(lines[1]["who"], "unix");
     assert_eq!(lines[1]["generation"], 1);
 
-    // A mistake in the file hides no gateway from the commands.
+    // A mistake in the file does not hide the gateway from the commands.
     assert_eq!(edgeway(&["status", "-c", file]).status, 0);
     let gone = edgeway(&["reload", "--admin", "127.0.0.1:1"]);
     assert_eq!(gone.status, 1);
@@ -296,7 +296,7 @@ async fn a_token_opens_the_address_and_the_socket_needs_none() {
     assert_eq!(first["reason"], "token_missing");
     assert_eq!(first["target"], "/status");
 
-    // Nothing that the gateway says has the token in it.
+    // No output of the gateway contains the token.
     let file = gateway.folder().join("edgeway.yaml");
     let printed = edgeway(&["check", "--print", "-c", file.to_str().unwrap()]);
     assert!(
@@ -316,7 +316,7 @@ async fn a_token_opens_the_address_and_the_socket_needs_none() {
     }
 }
 
-/// By default: nothing is said of the admin listener but a port for this test.
+/// By default: the configuration has no admin section except a port for this test.
 #[tokio::test]
 async fn whoever_runs_on_this_machine_sees_health_and_counts_and_does_nothing() {
     let gateway = Gateway::start(
@@ -347,7 +347,7 @@ async fn whoever_runs_on_this_machine_sees_health_and_counts_and_does_nothing() 
     }
     let refused = "edgeway_admin_refused_total{reason=\"socket_only\"}";
     assert_eq!(gateway.count(refused).await, closed);
-    // Nothing was drained, added or reloaded; the control: the socket's user does all that.
+    // Nothing was drained, added or reloaded. The control: a user of the socket can do all of it.
     let backends = async || {
         let status = gateway.status().await;
         let all = status["upstreams"][0]["backends"]
@@ -378,7 +378,7 @@ async fn whoever_runs_on_this_machine_sees_health_and_counts_and_does_nothing() 
     assert!(status.status.success(), "{status:?}");
 }
 
-/// Tries as another user to open the socket, and its folder's way to it is free.
+/// Tries to open the socket as another user; the folders above it are accessible.
 #[tokio::test]
 async fn a_user_without_rights_cannot_open_the_socket() {
     if !rustix::process::geteuid().is_root() {
@@ -401,11 +401,11 @@ async fn a_user_without_rights_cannot_open_the_socket() {
             .expect("curl is there");
         String::from_utf8_lossy(&ran.stdout).into_owned()
     };
-    // Nobody.
+    // The user `nobody`.
     assert_eq!(tries(65534), "000");
     assert_eq!(gateway.count("edgeway_config_generation").await, 1);
     assert_eq!(tries(0), "200", "the control");
-    // And of the rights: the same user, where the socket's mode lets it in.
+    // The control for the permissions: the same user, once the socket's mode admits it.
     fs::set_permissions(socket, fs::Permissions::from_mode(0o666)).unwrap();
     assert_eq!(tries(65534), "200", "the control");
 }
@@ -533,7 +533,7 @@ fn each_path_is_documented_and_each_documented_path_is_there() {
         .map(|(method, path)| (method.to_owned(), path.to_owned()))
         .collect();
     assert_eq!(documented, there);
-    // So is every reason for which the listener turns somebody away.
+    // The page also lists every reason for which the listener refuses a request.
     for reason in edgeway::status::http::Reason::ALL {
         let row = format!("| `{}` |", reason.word());
         assert!(page.contains(&row), "{row}");

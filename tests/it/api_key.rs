@@ -1,4 +1,4 @@
-//! Keys that the command line made, shown to a running gateway.
+//! Keys that the command line created, sent to a running gateway.
 
 use crate::{
     cli::edgeway_fed,
@@ -47,7 +47,7 @@ routes:
     assert_eq!(echoed(&seen, "x-api-key"), None);
 
     let lines = gateway.log_lines(3).await;
-    // Each came on a connection of its own, so their lines may stand in any order.
+    // Each request came on its own connection, so their lines may be in any order.
     let mut said: Vec<_> = lines
         .iter()
         .map(|line| {

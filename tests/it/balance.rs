@@ -1,4 +1,4 @@
-//! Requests are shared out as the configuration says.
+//! Requests are distributed as the configuration says.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -75,7 +75,7 @@ async fn a_slow_instance_of_four_gets_little_of_the_load() {
     };
     let share = share_of_slow("least_conn", 200).await;
     assert!(share < 15, "{share} % went to the slow instance");
-    // The control: taking turns sends it as many as the others.
+    // The control: `round_robin` sends the slow instance as many requests as the others.
     let share = share_of_slow("round_robin", 80).await;
     assert!(share >= 20, "{share} % went to the slow instance");
 }

@@ -1,4 +1,4 @@
-//! Bans, by rule and by hand: who sets them, whom they meet, and how they end.
+//! Bans, by rule and by hand: their causes, the clients that they affect, and their ends.
 
 use std::{fs, net::IpAddr, time::Duration};
 
@@ -29,7 +29,7 @@ async fn connect(address: &str, gateway: &Gateway) -> Connection {
     opened.expect("the gateway accepts connections")
 }
 
-/// One exchange on a connection of its own; nothing if that was closed instead.
+/// Sends one request on its own connection; `None` if the gateway closed the connection instead.
 async fn ask(address: &str, gateway: &Gateway) -> Option<Response> {
     let mut connection = connect(address, gateway).await;
     let sent = connection.send(&get("/")).await;
@@ -77,7 +77,7 @@ async fn refusals_become_a_ban_that_is_seen_and_lifted() {
     }
     let told = gateway.status().await;
     assert_eq!(told["bans"], json!({ "active": 0, "struck": 1 }));
-    // The third refusal is still told as what it is.
+    // The third refusal still has its own reason and status.
     let last = kept.send(&get("/")).await.unwrap();
     assert_eq!(last.status(), 429);
     wait_for("it is banned", SOON, async || {
@@ -170,7 +170,7 @@ async fn the_spared_and_the_trusted_are_never_banned_by_rule() {
             assert_eq!(status(address, &gateway).await, Some(200), "{address}");
         }
     }
-    // Of a proxy's clients one is banned, and its connection serves the others.
+    // One of a proxy's clients is banned, and the proxy's connection still serves the others.
     let mut proxy = connect("127.0.0.8", &gateway).await;
     let mut of = async |client: &str| {
         let request = get("/").header("x-forwarded-for", client);
@@ -208,7 +208,7 @@ async fn guessing_keys_is_noted_and_banned() {
     })
     .await;
     assert_eq!(guesser.send(&get("/")).await.unwrap().status(), 403);
-    // The control: who asks for what is open is no guesser.
+    // The control: requests for open paths are not guessing.
     for _ in 0..8 {
         assert_eq!(status("127.0.0.1", &gateway).await, Some(200));
     }
@@ -287,7 +287,7 @@ async fn a_ban_by_hand_needs_no_section_and_outlives_reload_and_upgrade() {
     );
     assert_eq!(run(&gateway, &["unban", "127.0.0.5"]).status, 0);
     assert_eq!(status("127.0.0.5", &gateway).await, Some(200));
-    // A short one ends by itself.
+    // A short ban expires by itself.
     assert_eq!(
         run(&gateway, &["ban", "127.0.0.5", "--for", "1s"]).status,
         0
@@ -307,7 +307,7 @@ async fn a_banned_client_is_closed_before_it_has_said_anything() {
     assert_eq!(run(&gateway, &["ban", "127.0.0.6"]).status, 0);
     let mut silent = connect("127.0.0.6", &gateway).await;
     assert!(silent.is_closed().await);
-    // One that was open is told why, once.
+    // On an open connection the client gets the reason, once.
     assert_eq!(waiting.send(&get("/")).await.unwrap().status(), 403);
     assert!(waiting.is_closed().await);
 }
@@ -379,7 +379,7 @@ async fn what_makes_no_sense_is_refused_with_its_reason() {
         (&refused["outcome"], &refused["reason"]),
         (&json!("refused"), &json!("bad_address"))
     );
-    // Of IPv6 a whole network is one client.
+    // For IPv6 a whole /64 is one client.
     let done = gateway
         .send_admin(&ban(json!({ "address": "2001:db8::7" })))
         .await
@@ -411,7 +411,7 @@ async fn a_ban_ends_where_its_address_is_said_to_be_a_proxy_s() {
             .await
     );
     assert_eq!(status("127.0.0.5", &gateway).await, Some(200));
-    // Its clients are others.
+    // The proxy's clients are other addresses.
     let mut proxied = connect("127.0.0.5", &gateway).await;
     let said = run(&gateway, &["ban", "192.0.2.7"]);
     assert_eq!(said.status, 0, "{}", said.stderr);

@@ -1,4 +1,4 @@
-//! Users whose passwords the command line hashed, at a running gateway.
+//! Users with passwords that the command line hashed, at a running gateway.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -66,14 +66,14 @@ routes:
     assert_eq!(echoed(&seen, "authorization"), None);
     assert_eq!(ask("/", "bob:builder").await.status(), 200);
 
-    // Who is taken off the list is out at once, whatever was remembered of him.
+    // A user who is removed from the list is refused at once, although the login was cached.
     std::fs::write(gateway.folder().join("users.htpasswd"), &alice).unwrap();
     assert!(gateway.reload(&yaml).await);
     assert_eq!(ask("/", "bob:builder").await.status(), 401);
     assert_eq!(ask("/", "alice:wonderland").await.status(), 200);
 }
 
-/// The status that these credentials get at `to`, shown from an address of ours.
+/// Returns the status of a request to `to` with these credentials, sent from the address `from`.
 async fn login(to: SocketAddr, from: &str, credentials: String) -> u16 {
     let from: IpAddr = from.parse().expect("an address");
     let open = Connection::open_from(from, to).await;
@@ -121,7 +121,7 @@ routes:
             statuses
         });
     }
-    // They are at it.
+    // The flood is running.
     pass(one * 4).await;
     for user in ["ann", "bob", "eve"] {
         let began = Instant::now();
@@ -130,7 +130,7 @@ routes:
             200
         );
         let took = began.elapsed();
-        // A turn of the flood that runs, one more of its address, and its own.
+        // A comparison of the flood that is running, one more of its address, and the user's own.
         assert!(
             took < one * 20 + Duration::from_secs(2),
             "{took:?}, one takes {one:?}"
@@ -138,7 +138,7 @@ routes:
     }
     stop.store(true, Ordering::Relaxed);
     let statuses = flood.join_all().await.concat();
-    // The control: the flood was one, and most of it was told to come back.
+    // The control: the flood was one, and most of its requests got 503.
     let busy = statuses.iter().filter(|status| **status == 503).count();
     assert!(busy > statuses.len() / 2, "{busy} of {}", statuses.len());
     assert!(statuses.iter().all(|status| [401, 503].contains(status)));

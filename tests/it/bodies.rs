@@ -1,8 +1,8 @@
-//! Every body arrives whole: whatever way a response takes, what a strict client decodes is the
-//! origin's body, to its end.
+//! Every body arrives complete: whatever path a response takes, a strict client decodes the
+//! origin's body to its end.
 //!
-//! Cases are drawn: `EDGEWAY_BODIES_SEED` repeats a run, `EDGEWAY_BODIES_CASES` makes it
-//! longer. The clients of the harness verify what they get in every other test, too.
+//! Cases are random: `EDGEWAY_BODIES_SEED` repeats a run, `EDGEWAY_BODIES_CASES` makes it longer.
+//! The clients of the harness verify bodies in every other test, too.
 
 use std::{
     collections::BTreeMap, fs, net::SocketAddr, path::Path, process::Stdio, sync::Arc,
@@ -29,7 +29,7 @@ use crate::support::{
 };
 
 const CASES: u64 = 160;
-/// How many run at once: some wait for a response to turn stale.
+/// Number of concurrent cases: some wait for a response to turn stale.
 const AT_ONCE: usize = 12;
 const SOON: Duration = Duration::from_secs(10);
 const SITE: &str = "bodies.test";
@@ -61,7 +61,7 @@ const SIZES: [usize; 24] = [
     3 << 20,
 ];
 
-/// Routes, by the first part of their paths, and whether they keep responses.
+/// Routes, by the first segment of their paths, and whether they store responses.
 const ROUTES: [(&str, bool); 7] = [
     ("kept", true),
     ("kept-plain", true),
@@ -153,7 +153,7 @@ enum Protocol {
     TlsHttp2,
 }
 
-/// What one client asks for.
+/// Request of one client.
 #[derive(Clone, Debug)]
 struct Ask {
     protocol: Protocol,
@@ -161,11 +161,11 @@ struct Ask {
     accepts: &'static str,
     range: Option<String>,
     if_none_match: Option<String>,
-    /// Past the cache.
+    /// Set if the request bypasses the cache.
     is_bypass: bool,
 }
 
-/// What it got, decoded.
+/// Response that a client got, decoded.
 #[derive(Debug)]
 struct Got {
     status: u16,
@@ -194,7 +194,7 @@ impl Ask {
         }
     }
 
-    /// Asks for a part of it, for its headers alone, or whether it is still the same.
+    /// Turns the request into a range request, a `HEAD`, or a conditional request at random.
     fn draw_part(&mut self, plan: &Plan, random: &mut fastrand::Rng) {
         let last = plan.size.saturating_sub(1).max(1);
         let (a, b) = (random.usize(..last), random.usize(..last));
@@ -304,8 +304,8 @@ impl Ask {
         }
     }
 
-    /// What is wrong with what came, if anything is. `may_fail`: the origin does, and nothing
-    /// need be stored.
+    /// Returns an error if the response is wrong. `may_fail`: the origin fails, and nothing needs
+    /// to be stored.
     fn judge(&self, plan: &Plan, got: &Got, may_fail: bool) -> Result<(), String> {
         let header = |name: &str| got.headers.get(name).map(String::as_str);
         let is_http2 = matches!(self.protocol, Protocol::Http2 | Protocol::TlsHttp2);
@@ -333,7 +333,7 @@ impl Ask {
         }
         match got.status {
             206 => judge_part(plan, got),
-            // The encoded body may be shorter than where the range begins.
+            // The encoded body may end before the range begins.
             416 if self.range.is_some() && (plan.size == 0 || plan.coding.is_some()) => Ok(()),
             status if status == plan.status => {
                 let content = plan.content();
@@ -419,7 +419,7 @@ fn plan(random: &mut fastrand::Rng, cache_control: &'static str) -> Plan {
     }
 }
 
-/// What becomes of one response: the way that its second reading takes.
+/// Ways that the second request for a response takes.
 const WAYS: [&str; 9] = [
     "hit",
     "along",
@@ -432,7 +432,7 @@ const WAYS: [&str; 9] = [
     "bypass",
 ];
 
-/// One drawn case; gives how many bodies were read.
+/// Runs one random case; returns the number of bodies that were read.
 async fn case(site: &Site, number: u64, seed: u64) -> Result<usize, String> {
     let mut random = fastrand::Rng::with_seed(seed ^ (number.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
     let random = &mut random;
@@ -481,14 +481,14 @@ async fn case(site: &Site, number: u64, seed: u64) -> Result<usize, String> {
             }
         }
         let mut may_fail = false;
-        // What is stored is stored for one scheme.
+        // A stored response belongs to one scheme.
         let may_fail_elsewhere = way == "stale on error";
         match way {
             "expired" | "stale while fetched" => pass(Duration::from_millis(1100)).await,
             "stale on error" => {
                 pass(Duration::from_millis(1100)).await;
                 site.plans.fail(&path);
-                // A variant that nobody has asked for yet is not stored.
+                // A variant that was not requested yet is not stored.
                 may_fail = !is_kept || plan.status != 200 || plan.coding.is_some();
             }
             "purged" => {
@@ -546,7 +546,7 @@ async fn what_the_gateway_says_itself_arrives_whole() {
                 };
                 let got = ask.send(&site, path).await;
                 let got = got.unwrap_or_else(|why| panic!("{path}: {ask:?}: {why}"));
-                // After some failures the backend is out of rotation, and the status another.
+                // After some failures the backend is out of rotation, and the status changes.
                 let is_right = got.status == status || (status, got.status) == (502, 503);
                 assert!(is_right, "{path}: {ask:?}: {}", got.status);
                 assert!(!got.body.is_empty(), "{path}: {ask:?}");
@@ -597,7 +597,7 @@ async fn every_body_arrives_whole_whatever_its_way() {
     );
 }
 
-/// A strict client of another make, of HTTP/1.
+/// Strict third-party HTTP/1 client.
 const PYTHON: &str = r#"
 import base64, hashlib, http.client, json, sys, zlib
 for line in sys.stdin:
@@ -627,7 +627,7 @@ async fn clients_of_other_makes_read_the_same_bodies() {
         let mut plan = plan(&mut random, "max-age=600");
         plan.status = 200;
         plan.coding = None;
-        // Python takes a 103 for the response.
+        // Python takes a 103 for the final response.
         plan.hints = Hints::None;
         let (route, _) = random.choice(ROUTES).expect("there are some");
         let path = format!("/{route}/foreign-{number}");
@@ -683,7 +683,7 @@ async fn clients_of_other_makes_read_the_same_bodies() {
     );
 }
 
-/// The control: each of these is cut or wrong in one way, and the harness sees it.
+/// The control: each of these is truncated or wrong in one way, and the harness detects it.
 #[tokio::test]
 async fn the_harness_takes_no_body_that_does_not_hold() {
     let gzip = {
@@ -810,8 +810,8 @@ async fn a_client_that_leaves_while_a_response_is_stored_is_what_the_log_says() 
     .await;
 }
 
-/// A feed that is cut, by the drain's deadline or by the origin's end, is seen to be cut: by a
-/// missing last chunk, by TLS, by a stream that is not ended, by a reset.
+/// A stream that is cut off, at the drain's deadline or by the origin, is visibly truncated: by a
+/// missing last chunk, by TLS, by a stream without its end, by a reset.
 #[tokio::test]
 async fn what_is_cut_is_seen_to_be_cut() {
     for by_drain in [true, false] {

@@ -1,6 +1,6 @@
-//! A real browser in front of the real apps: what only a browser does with an answer.
+//! A real browser in front of the real apps: behaviour of responses that only a browser shows.
 //!
-//! The looks themselves, each with its control, are in `tests/browser/check.js`.
+//! The checks themselves, each with its control, are in `tests/browser/check.js`.
 
 use std::{
     path::{Path, PathBuf},
@@ -17,9 +17,9 @@ use crate::support::{
     gateway::Gateway,
 };
 
-/// Where Debian's package puts it.
+/// Path of the browser in Debian's package.
 const BROWSER: &str = "/usr/bin/chromium";
-/// About three times what a busy machine needs.
+/// About three times as long as a busy machine needs.
 const LIMIT: Duration = Duration::from_mins(4);
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -39,7 +39,7 @@ const CHECKS: &[&str] = &[
     "the status page is readable",
 ];
 
-/// What `check.js` prints.
+/// Output of `check.js`.
 #[derive(Debug, Deserialize)]
 struct Outcome {
     passed: Vec<String>,
@@ -50,7 +50,7 @@ struct Outcome {
 struct Failure {
     check: String,
     why: String,
-    /// The browser's console.
+    /// Lines of the browser's console.
     said: Vec<String>,
 }
 
@@ -77,7 +77,7 @@ routes:
     upstream: sockets
     websocket: true
 ";
-    // Where a browser may look: it shows a token.
+    // A browser gets access with a token.
     let admin = format!("admin: {{ address: 127.0.0.1:0, token: {TOKEN} }}");
     let front = serve(&format!("{admin}{whole}")).await;
     let folder = tempfile::tempdir().expect("a folder for the test can be made");
@@ -139,7 +139,7 @@ routes:
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     assert_eq!(outcome.passed, CHECKS);
 
-    // The browser did ask before it sent: once allowed, once refused, once answered by the app alone.
+    // The browser sent preflights first: one allowed, one refused, one passed to the app.
     let log = api.log_lines(3).await;
     let preflights: Vec<_> = log
         .iter()
@@ -151,7 +151,7 @@ routes:
     assert_eq!(puts, 1, "{log:#?}");
 }
 
-/// A listener with a certificate that nobody signed, kept in `folder`.
+/// Listener with a self-signed certificate, stored in `folder`.
 fn tls(folder: &Path, http2: bool) -> String {
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]);
     let made = made.expect("a certificate can be made");
@@ -177,7 +177,7 @@ fn url(address: &str) -> String {
     format!("http://{address}")
 }
 
-/// Runs the looks at gateways with these addresses.
+/// Runs the checks against gateways with these addresses.
 async fn look(places: &Value) -> Outcome {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/browser");
     assert!(
@@ -188,7 +188,7 @@ async fn look(places: &Value) -> Outcome {
         folder.join("node_modules/playwright-core").exists(),
         "tests/browser is not installed: run `make test`, or tests/apps/build.sh"
     );
-    // The browser's profile is in here, and goes with it.
+    // Contains the browser's profile, which is removed with it.
     let scratch = tempfile::tempdir().expect("a folder for the test can be made");
     let mut run = Command::new("node")
         .args(["--import", "../apps/end-with-parent.js", "check.js"])
@@ -203,7 +203,7 @@ async fn look(places: &Value) -> Outcome {
         .kill_on_drop(true)
         .spawn()
         .expect("node is installed");
-    // Open until it is done: when we are gone, however that came, it leaves too.
+    // Stays open until the run is done: the child exits when this process ends for any reason.
     let stdin = run.stdin.take();
     let output = timeout(LIMIT, run.wait_with_output())
         .await

@@ -1,4 +1,4 @@
-//! The cache as clients and origins meet it.
+//! The cache as clients and origins see it.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -34,7 +34,7 @@ async fn origin(path: &str, headers: &[(&str, &str)]) -> Origin<NumberedOrigin> 
     origin
 }
 
-/// What the cache did, by the answer.
+/// Returns the cache status of a response.
 fn done(answer: &Response) -> &str {
     answer.header("x-cache-status").unwrap_or("nothing")
 }
@@ -63,7 +63,7 @@ async fn an_answer_is_kept_as_the_origin_says_and_served_with_its_age() {
     assert_eq!(second.header("content-length"), Some("5"));
     let status = second.header("cache-status").unwrap();
     assert!(status.starts_with("Edgeway; hit; ttl="), "{status}");
-    // Another target is another answer.
+    // Another target is another stored response.
     assert_answer(&gateway.get("/a?x=1").await, "MISS", "/a #2");
     assert_eq!(origin.settings().answers("/a"), 2);
     gateway
@@ -114,7 +114,7 @@ async fn a_get_with_a_body_does_not_fill_the_store() {
     let answer = sent.expect("an answer");
     assert_eq!(answer.header("x-cache-status"), Some("BYPASS"));
     assert_answer(&gateway.get("/a").await, "MISS", "/a #4");
-    // What a clean request has left is nobody's poison.
+    // The response to a clean request is not poisoned.
     assert_answer(&gateway.send(&with_body).await, "HIT", "/a #4");
 }
 
@@ -233,7 +233,7 @@ async fn a_failing_origin_is_covered_by_what_is_stale() {
     assert_answer(&gateway.get("/a").await, "STALE", "/a #1");
     origin.stop();
     assert_answer(&gateway.get("/a").await, "STALE", "/a #1");
-    // What was never kept cannot be served.
+    // A response that was never stored cannot be served.
     let other = gateway.get("/b").await;
     assert!(other.status() >= 502, "{}", other.status());
 }
@@ -258,7 +258,7 @@ async fn a_hundred_requests_for_what_nobody_has_are_one_to_the_origin() {
         1
     );
     assert_eq!(origin.settings().answers("/a"), 1);
-    // Without a cache each of them is the origin's.
+    // Without a cache every request goes to the origin.
     let without = front(origin.address(), "false").await;
     for _ in 0..3 {
         without.get("/a").await;
@@ -452,7 +452,7 @@ async fn an_answer_is_coded_once_and_kept_in_its_codings() {
     let plain = gateway.get("/a").await;
     assert_eq!(done(&plain), "MISS");
     let coded = |accepted: &str| get("/a").header("accept-encoding", accepted);
-    // Whatever is accepted, it is one answer of the origin.
+    // Whatever the client accepts, it is one response of the origin.
     for accepted in ["gzip", "gzip, deflate, br", "br;q=0.1, gzip"] {
         let answer = gateway.send(&coded(accepted)).await;
         assert_eq!(
@@ -460,7 +460,7 @@ async fn an_answer_is_coded_once_and_kept_in_its_codings() {
             ("HIT", Some("gzip"))
         );
     }
-    // Once it is kept in this coding its length is known.
+    // Once it is stored with this encoding, its length is known.
     let kept = wait_for("it is kept as gzip", SOON, async || {
         let answer = gateway.send(&coded("gzip")).await;
         answer.header("content-length").is_some().then_some(answer)
@@ -494,7 +494,7 @@ async fn a_hit_for_a_request_with_a_body_is_whole() {
     let gateway = front(origin.address(), "{}").await;
     gateway.get("/a").await;
     for _ in 0..3 {
-        // A GET may have a body, which nobody wants: the connection ends with its answer.
+        // A GET may have a body that is not read: the connection ends with the response.
         let answer = gateway.send(&get("/a").body("unwanted")).await;
         assert_answer(&answer, "HIT", "/a #1");
         assert_eq!(answer.header("connection"), Some("close"));
@@ -523,7 +523,7 @@ async fn a_stored_answer_keeps_the_date_at_which_it_was_made() {
     );
     let part = gateway.send(&get("/a").header("range", "bytes=0-0")).await;
     assert_eq!((part.status(), part.header("date")), (206, Some(LONG_AGO)));
-    // An answer of ours is made now.
+    // A response of the gateway itself is created now.
     let ours = gateway.get("/b").await;
     assert_ne!(ours.header("date"), Some(LONG_AGO));
 }
@@ -565,7 +565,7 @@ async fn a_client_that_got_a_stale_answer_of_a_dead_origin_may_ask_again() {
     origin.stop();
     let stale = connection.send(&get("/a")).await.unwrap();
     assert_answer(&stale, "STALE", "/a #1");
-    // It is told that this connection is over.
+    // The client learns that this connection ends.
     assert_eq!(stale.header("connection"), Some("close"));
 }
 
@@ -578,7 +578,7 @@ async fn what_the_origin_has_taken_back_is_not_served_stale() {
     let origin = origin("/a", &headers).await;
     let gateway = front(origin.address(), "{ client_directives: true }").await;
     gateway.get("/a").await;
-    // One client's own answer takes nothing from the others.
+    // A response that is private to one client does not remove the entry of the others.
     origin
         .settings()
         .tell("/a", 200, &[("cache-control", "private")]);
@@ -597,7 +597,7 @@ async fn over_http2_a_head_without_a_body_has_none() {
     let origin = origin("/a", &headers).await;
     let gateway = front(origin.address(), "{}").await;
     let client = http2::Client::open(gateway.address()).await;
-    // The origin does not look at the condition that Pingora takes away; we do.
+    // Pingora removes the condition before the origin sees it; the gateway evaluates it.
     let request = |method| {
         http::Request::builder()
             .method(method)

@@ -1,4 +1,4 @@
-//! What clients and broken origins might put into the cache, and do not.
+//! Attempts of clients and broken origins to poison the cache.
 
 use std::net::SocketAddr;
 
@@ -42,7 +42,7 @@ async fn an_answer_that_breaks_off_is_broken_for_all_who_read_along_and_not_kept
         let broken = connection.finish(head).await.expect_err("no whole answer");
         assert!(broken.is_cut(), "{broken:?}");
     }
-    // All of them by the same fault, which is reported once.
+    // All have the same cause, which is logged once.
     for line in gateway.log_lines(3).await {
         assert_eq!(line["reason"], "upstream_reset", "{line:#}");
     }
@@ -72,7 +72,7 @@ async fn hosts_are_one_in_any_spelling_and_no_client_names_another_one() {
         on("shop.test", "/a"),
         on("SHOP.test", "/a"),
         on("shop.test", "http://shop.test/a"),
-        // Spellings of one path are one path, for the origin too.
+        // Spellings of one path are one path, to the origin too.
         on("shop.test", "/%61"),
         on("shop.test", "//a"),
     ] {

@@ -1,5 +1,5 @@
-//! The cache on disk: what survives the process, what does not come back, and what becomes of
-//! requests when the disk does not work.
+//! The cache on disk: responses that survive the process, purges that hold, and requests while the
+//! disk does not work.
 
 use std::{
     fs,
@@ -52,7 +52,7 @@ async fn up(gateway: &Gateway) {
     .await;
 }
 
-/// Waits until the status calls the disk so.
+/// Waits until the status shows this state of the disk.
 async fn stands(gateway: &Gateway, state: &str) {
     wait_for(&format!("the disk is {state}"), SOON, async || {
         let status = gateway.status().await;
@@ -75,7 +75,7 @@ async fn origin(paths: &[&str]) -> Origin<NumberedOrigin> {
     origin
 }
 
-/// Whatever the gateway's port is now.
+/// Builds a request with a fixed host, so that the key does not depend on the gateway's port.
 fn page(path: &str) -> Request {
     get(path).header("host", "shop.test")
 }
@@ -93,7 +93,7 @@ fn assert_answer(answer: &Response, cache: &str, body: &str) {
     assert_eq!((done(answer), &*answer.text()), (cache, body));
 }
 
-/// Asks, and waits until the disk has the answer.
+/// Sends a request, and waits until the disk has the response.
 async fn written(gateway: &Gateway, request: &Request) -> Response {
     let before = gateway.metric(WRITTEN).await;
     let answer = gateway.send(request).await;
@@ -119,14 +119,14 @@ async fn purge(gateway: &Gateway, purges: serde_json::Value) {
     assert_eq!(order(gateway, purges).await.status(), 200);
 }
 
-/// A purge's receipt.
+/// Purges and returns the receipt.
 async fn order(gateway: &Gateway, purges: serde_json::Value) -> Response {
     let order = json!({ "purges": purges }).to_string();
     let request = post("/v1/purge", order).header("content-type", "application/json");
     gateway.send_admin(&request).await
 }
 
-/// The files of entries.
+/// Lists the files of entries.
 fn objects(folder: &Path) -> Vec<PathBuf> {
     let folders = fs::read_dir(folder.join("v1/objects")).expect("it is there");
     let folders = folders.map(|it| it.expect("it can be read").path());
@@ -182,7 +182,7 @@ async fn what_is_stored_survives_the_process_however_it_ends() {
         .await;
         pass(Duration::from_millis(1100)).await;
     }
-    // What a first request may ask for, each after a restart of its own.
+    // Kinds of a first request, each after its own restart.
     restart(&mut gateway, Signal::KILL).await;
     let answer = gateway
         .send(&page("/a").header("if-none-match", "\"a\""))
@@ -194,7 +194,7 @@ async fn what_is_stored_survives_the_process_however_it_ends() {
     assert_eq!(origin.settings().answers("/a"), 1);
 }
 
-/// The control.
+/// The control for the tests of this file.
 #[tokio::test]
 async fn without_a_disk_nothing_survives() {
     let origin = origin(&["/a"]).await;
@@ -219,7 +219,7 @@ async fn what_was_damaged_is_dropped_and_fetched_anew() {
         |bytes| bytes.truncate(bytes.len() / 2),
         |bytes| *bytes.last_mut().unwrap() ^= 0x20,
         |bytes| bytes[40] ^= 1,
-        // Of another layout.
+        // Another version of the file format.
         |bytes| bytes[7] += 1,
     ];
     for (number, damage) in damages.iter().enumerate() {
@@ -236,7 +236,7 @@ async fn what_was_damaged_is_dropped_and_fetched_anew() {
         assert_answer(&answer, "MISS", &format!("/a #{}", number + 2));
         assert_eq!(gateway.count(DAMAGED).await, 1, "{number}");
     }
-    // The control: a file as it was is an answer.
+    // The control: an unchanged file is served.
     restart(&mut gateway, Signal::KILL).await;
     assert_answer(&ask(&gateway, "/a").await, "HIT", "/a #6");
     assert_eq!(gateway.count(DAMAGED).await, 0);
@@ -346,7 +346,7 @@ async fn what_others_purged_while_nobody_was_here_does_not_come_back() {
     for path in ["/a", "/b"] {
         written(&gateway, &page(path)).await;
     }
-    // A place in the log is kept a moment after it is reached.
+    // The position in the log is saved a moment after it is reached.
     let other = Gateway::start(&yaml(origin.address(), "{ memory: 64MiB }", &more)).await;
     leased(&other).await;
     for signal in [Signal::TERM, Signal::KILL] {
@@ -355,7 +355,7 @@ async fn what_others_purged_while_nobody_was_here_does_not_come_back() {
         leased(&gateway).await;
     }
     end(&mut gateway, Signal::KILL).await;
-    // For whoever gives the order the ones that were ended may still serve it.
+    // From the point of view of `other`, the gateways that were killed may still serve it.
     let receipt = order(&other, json!([{ "url": "/a" }])).await;
     assert_eq!(receipt.status(), 202, "{}", receipt.text());
     gateway.start_again(&[], &[]).await;
@@ -363,7 +363,7 @@ async fn what_others_purged_while_nobody_was_here_does_not_come_back() {
     assert_answer(&ask(&gateway, "/a").await, "MISS", "/a #2");
     assert_answer(&ask(&gateway, "/b").await, "HIT", "/b #1");
     leased(&gateway).await;
-    // A log that does not have its place any more: anything may have been purged.
+    // The log has lost the gateway's position: anything may have been purged.
     end(&mut gateway, Signal::KILL).await;
     redis.flush();
     leased(&other).await;
@@ -416,7 +416,7 @@ async fn one_process_has_the_folder_and_another_serves_without_it() {
     .await;
     assert_answer(&ask(&second, "/a").await, "MISS", "/a #2");
     assert_answer(&ask(&first, "/a").await, "HIT", "/a #1");
-    // What it was told meanwhile holds once it has the folder.
+    // A purge that it received meanwhile holds once it owns the folder.
     purge(&second, json!([{ "url": "/a" }])).await;
     end(&mut first, Signal::KILL).await;
     up(&second).await;
@@ -442,7 +442,7 @@ async fn what_a_gateway_without_the_folder_was_told_outlives_it() {
     restart(&mut first, Signal::KILL).await;
     assert_answer(&ask(&first, "/a").await, "MISS", "/a #2");
     assert_answer(&ask(&first, "/b").await, "HIT", "/b #1");
-    // Nor does an upgrade of it bring anything back.
+    // An upgrade of it does not bring anything back either.
     second.start_again(&[], &[]).await;
     stands(&second, "busy").await;
     purge(&second, json!([{ "url": "/b" }])).await;
@@ -461,7 +461,7 @@ async fn after_an_upgrade_everything_is_there_within_a_second() {
     for path in &paths {
         ask(&gateway, path).await;
     }
-    // Without a pause: what waits is written on the way out.
+    // Without a pause: queued responses are written at exit.
     gateway.upgrade().await;
     let began = Instant::now();
     up(&gateway).await;
@@ -473,7 +473,7 @@ async fn after_an_upgrade_everything_is_there_within_a_second() {
     for path in &paths {
         assert_answer(&ask(&gateway, path).await, "HIT", &format!("{path} #1"));
     }
-    // Some of it may have come from memory to memory: the disk has all of it.
+    // Some responses may have been transferred in memory: the disk has all of them.
     wait_for("the folder is known", SOON, async || {
         (gateway.count("edgeway_cache_disk_objects").await == 50).then_some(())
     })
@@ -481,7 +481,7 @@ async fn after_an_upgrade_everything_is_there_within_a_second() {
     assert!(!gateway.stderr().contains("another process has the folder"));
 }
 
-/// A write that the old process still has under way when the new one serves.
+/// A write is still in flight at the old process when the new one serves.
 #[tokio::test]
 async fn what_the_old_process_removes_is_gone_in_the_new_one() {
     let origin = origin(&["/a", "/b"]).await;
@@ -507,7 +507,7 @@ async fn what_the_old_process_removes_is_gone_in_the_new_one() {
     let answer = answer.expect("the old process answers");
     assert_eq!(answer.status(), 200);
     origin.settings().slow("/a", Duration::ZERO);
-    // It was answered after the new process knew.
+    // The response was sent after the new process knew of the purge.
     assert_answer(&ask(&gateway, "/a").await, "MISS", "/a #3");
 }
 
@@ -527,7 +527,7 @@ async fn a_reload_switches_it_on_and_off_and_elsewhere() {
     up(&gateway).await;
     restart(&mut gateway, Signal::TERM).await;
     assert_answer(&ask(&gateway, "/a").await, "HIT", "/a #1");
-    // Purged while it was off.
+    // It was purged while the disk was off.
     let answer = written(&gateway, &page("/b")).await;
     assert_answer(&answer, "MISS", "/b #2");
     // Another folder begins empty, and this one stays as it is.
@@ -542,7 +542,7 @@ async fn a_reload_switches_it_on_and_off_and_elsewhere() {
     .await;
     assert!(objects(&gateway.folder().join("other")).is_empty());
     assert_eq!(objects(&gateway.folder().join("kept")), before);
-    // A smaller one has room for less at once.
+    // A smaller folder takes less at once.
     origin.settings().pad("/c", 900 << 10);
     origin.settings().tell("/c", 200, MINUTE);
     for number in 0..3 {
@@ -561,7 +561,7 @@ async fn a_reload_switches_it_on_and_off_and_elsewhere() {
     assert_eq!(objects(&gateway.folder().join("other")).len(), 2);
 }
 
-/// A gateway with its folder on a disk of its own, that goes with its process.
+/// Gateway with its folder on a separate disk, which disappears with the process.
 struct Mounted {
     gateway: Gateway,
     is_root: bool,
@@ -600,14 +600,14 @@ impl Mounted {
         Self { gateway, is_root }
     }
 
-    /// As its process sees it.
+    /// Path of the folder as the gateway's process sees it.
     fn kept(&self) -> PathBuf {
         let folder = self.gateway.folder().join("kept");
         let inside = folder.strip_prefix("/").expect("it begins there");
         PathBuf::from(format!("/proc/{}/root", self.gateway.pid())).join(inside)
     }
 
-    /// In the process' own view of files.
+    /// Mounts in the process' mount namespace.
     fn mount(&self, arguments: &[&str]) {
         let pid = self.gateway.pid().to_string();
         let mut command = Command::new("nsenter");
@@ -623,7 +623,7 @@ impl Mounted {
 #[tokio::test]
 async fn a_full_disk_keeps_nobody_from_being_served() {
     let origin = origin(&["/a", "/b", "/c"]).await;
-    // The journal has its room from the beginning.
+    // The journal's space is reserved from the beginning.
     let mounted = Mounted::start(&origin, "size=6m").await;
     let gateway = &mounted.gateway;
     written(gateway, &page("/a")).await;
@@ -641,10 +641,10 @@ async fn a_full_disk_keeps_nobody_from_being_served() {
             > 0
     );
     assert_answer(&ask(gateway, "/b").await, "HIT", "/b #1");
-    // Purges are known all the same, and what is there is read.
+    // Purges still hold, and existing entries are read.
     purge(gateway, json!([{ "url": "/b" }])).await;
     assert_answer(&ask(gateway, "/b").await, "MISS", "/b #3");
-    // One line, however often it is tried.
+    // One line, however often it is retried.
     pass(Duration::from_secs(4)).await;
     let lines = gateway.stderr();
     let told = lines.matches("the disk of the cache does not work").count();
@@ -660,7 +660,7 @@ async fn a_disk_that_is_read_only_keeps_nobody_from_being_served() {
     let mounted = Mounted::start(&origin, "size=16m").await;
     let gateway = &mounted.gateway;
     written(gateway, &page("/a")).await;
-    // Nothing is open there, which is what a whole disk has to wait for.
+    // No file there is open; a remount of a whole disk would fail on open files.
     let objects = gateway.folder().join("kept/v1/objects");
     let objects = objects.to_str().expect("the path is ASCII");
     mounted.mount(&["mount", "--bind", objects, objects]);
@@ -689,7 +689,7 @@ async fn a_folder_that_cannot_be_written_is_no_reason_not_to_start() {
     let kept = kept.to_str().expect("the path is ASCII");
     mounted.mount(&["mount", "-o", "remount,rw", kept]);
     stands(gateway, "up").await;
-    // It was asked for before anybody knew what was purged since.
+    // It was requested before the purges since then were known.
     let answer = written(gateway, &page("/a?1")).await;
     assert_eq!(done(&answer), "MISS");
 }
@@ -714,7 +714,7 @@ async fn a_folder_that_was_removed_is_made_anew() {
     assert_eq!(done(&ask(&gateway, "/b?1").await), "HIT");
 }
 
-/// Whoever opens a pipe waits for somebody at its other end.
+/// Opening a pipe blocks until the other end is open, which simulates a hanging disk.
 #[tokio::test]
 async fn a_disk_that_does_not_answer_is_not_waited_for() {
     let origin = origin(&["/a"]).await;
@@ -743,12 +743,12 @@ async fn a_disk_that_does_not_answer_is_not_waited_for() {
     let late = "edgeway_cache_disk_errors_total{kind=\"slow\"}";
     assert_eq!(gateway.count(late).await, 3);
     stands(&gateway, "slow").await;
-    // It is left alone for a while.
+    // The disk is left alone for a while.
     assert_eq!(done(&ask(&gateway, "/a?3").await), "MISS");
     assert_eq!(gateway.count(late).await, 3);
-    // What can be done with it works.
+    // Other operations on the disk work, so it is used again.
     up(&gateway).await;
-    // Nothing that hangs there keeps the process from leaving.
+    // No hanging operation keeps the process from exiting.
     gateway.signal(Signal::TERM);
     gateway.leaves(SOON).await;
 }

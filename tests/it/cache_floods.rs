@@ -1,5 +1,5 @@
-//! Writes that anybody can send, by the thousand: they take out what they are about, on every
-//! tier and at every gateway, and nothing else.
+//! Thousands of writes, which any client can send: they remove only the responses that they apply
+//! to, in every tier and at every gateway.
 #![allow(
     clippy::cast_precision_loss,
     clippy::disallowed_methods,
@@ -30,7 +30,7 @@ const ON_DISK: &str = "edgeway_cache_disk_writes_total{outcome=\"stored\"}";
 const KEPT: usize = 40;
 const LANES: usize = 8;
 
-/// `FLOOD_WRITES` makes a longer run of it.
+/// Number of writes; `FLOOD_WRITES` makes a run longer.
 fn writes() -> usize {
     let asked = std::env::var("FLOOD_WRITES").ok();
     asked.and_then(|text| text.parse().ok()).unwrap_or(4000)
@@ -69,7 +69,7 @@ fn is_hit(response: &Response) -> bool {
     response.header("x-cache-status") == Some("HIT")
 }
 
-/// What each page says, and whether it came from the cache.
+/// Returns the body of each page, and whether it came from the cache.
 async fn pages(gateway: &Gateway) -> Vec<(bool, String)> {
     let mut pages = Vec::new();
     for page in 0..KEPT {
@@ -91,7 +91,7 @@ async fn filled(gateway: &Gateway, metric: &str) {
     .await;
 }
 
-/// Sends so many writes at random, and gives the pages that were written to.
+/// Sends writes to random paths, and returns the pages that were written to.
 async fn flood(gateway: &Gateway, origin: &Origin<NumberedOrigin>, seed: u64) -> BTreeSet<usize> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut written = BTreeSet::new();
@@ -100,7 +100,7 @@ async fn flood(gateway: &Gateway, origin: &Origin<NumberedOrigin>, seed: u64) ->
     let (every, mut next) = ((writes() / some.len()).max(1), some.iter());
     for number in 0..writes() {
         let path = format!("/w{number}/x");
-        // What it says has changed: of the same host, and nobody has it.
+        // Its `Location` headers name paths of the same host that no gateway has stored.
         let location = format!("/nobody/{}", random.u32(..));
         let other = format!("/nobody/{}?{}", random.u32(..), random.u32(..));
         origin.settings().tell(
@@ -142,8 +142,8 @@ async fn flood(gateway: &Gateway, origin: &Origin<NumberedOrigin>, seed: u64) ->
     written
 }
 
-/// Invariant: whatever is written to, by whomever and however often, what is stored for others
-/// is still served, and what was written to is not.
+/// Invariant: whatever clients write to, and however often, stored responses for other paths are
+/// still served, and those that were written to are not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_writes_takes_out_what_it_is_about_and_nothing_else() {
     let seed = fastrand::u64(..);
@@ -187,7 +187,7 @@ async fn a_flood_of_writes_takes_out_what_it_is_about_and_nothing_else() {
     })
     .await;
     pass(Duration::from_millis(500)).await;
-    // Whoever comes now has nothing in memory: what it serves is Redis'.
+    // A new gateway has nothing in memory: it serves from Redis.
     let three = front(&memory).await;
     let assert_right = |what: &str, pages: &[(bool, String)]| {
         for (page, (is_hit, text)) in pages.iter().enumerate() {
@@ -223,8 +223,8 @@ async fn a_flood_of_writes_takes_out_what_it_is_about_and_nothing_else() {
         (one.metric("edgeway_cache_disk_up").await > 0.0).then_some(())
     })
     .await;
-    // What a disk does not give in time is fetched, and a machine may be busy with its own: of
-    // those that nobody wrote to, nearly all are there.
+    // A response that the disk does not return in time is fetched, and the machine may be busy:
+    // nearly all of the pages without a write are there.
     let on_disk = pages(&one).await;
     let (mut there, mut untouched) = (0, 0);
     for (page, (is_hit, text)) in on_disk.iter().enumerate() {
@@ -245,8 +245,8 @@ async fn a_flood_of_writes_takes_out_what_it_is_about_and_nothing_else() {
     assert!(found >= there as u64, "{found} from disk");
 }
 
-/// What is on its way while somebody writes to it is not served to whoever has written, from
-/// any tier.
+/// A response that was in flight during a write to its path is not served to the client that has
+/// written, from any tier.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_written_reads_what_it_wrote_whatever_was_on_its_way() {
     let redis = Redis::start().await;

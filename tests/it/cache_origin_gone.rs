@@ -1,5 +1,5 @@
-//! An origin that is stopped: cached routes answer with what is stale within its windows, and
-//! everything else says that there is nobody.
+//! An origin that is stopped: cached routes serve stale responses within their windows, and all
+//! other requests get an error.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::support::{
 };
 
 const SOON: Duration = Duration::from_secs(10);
-/// Answers that are a minute old, with what they may be used for after that.
+/// Responses that are a minute old, with the windows in which they may be served stale.
 const OLD: [(&str, &str); 4] = [
     ("/revalidate", "max-age=60, stale-while-revalidate=600"),
     ("/error", "max-age=60, stale-if-error=600"),
@@ -49,7 +49,7 @@ fn done(answer: &Response) -> (u16, Option<&str>) {
     (answer.status(), answer.header("x-cache-status"))
 }
 
-/// What there is, and that of all else is said that there is nobody.
+/// Checks that stale responses are served within their windows, and that all other requests fail.
 async fn holds(gateway: &Gateway) {
     let cached = async |path: &str, cache: &str| {
         let answer = gateway.get(path).await;
@@ -75,7 +75,7 @@ async fn what_is_stale_is_served_within_its_window_and_nothing_else() {
     for path in all.into_iter().chain(["/fresh", "/plain/fresh"]) {
         assert_eq!(gateway.get(path).await.status(), 200, "{path}");
     }
-    // The control: as long as it is there, whatever is too old comes from it.
+    // The control: while the origin runs, a response that is too old is fetched again.
     assert_eq!(done(&gateway.get("/late").await), (200, Some("EXPIRED")));
     origin.stop();
     holds(&gateway).await;

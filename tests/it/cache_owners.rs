@@ -1,5 +1,5 @@
-//! What is stored belongs to whoever gets it: what one client's request makes of a response
-//! reaches nobody else.
+//! A stored response belongs to the clients that may get it: the effect of one client's request on
+//! a response reaches no other client.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::support::{
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// Fresh for a minute that is over as it comes.
+/// Stale on arrival, after a minute of freshness.
 const STALE: &str = "public, max-age=60, stale-while-revalidate=600";
 
 async fn front(origin: SocketAddr, routes: &str) -> Gateway {
@@ -48,8 +48,8 @@ fn with_cookie(path: &str, cookie: &str) -> Request {
     get(path).header("cookie", cookie)
 }
 
-/// Sends a request, which is for a stale page, until a background refresh of it is over: then
-/// the page is fresh, or the next refresh begins.
+/// Sends a request for a stale page until a background revalidation of it is over: then the page is
+/// fresh, or the next revalidation begins.
 async fn refresh(gateway: &Gateway, origin: &Origin<ToldOrigin>, path: &str, request: &Request) {
     let before = asked(origin, path);
     wait_for("a refresh is over", SOON, async || {
@@ -102,7 +102,7 @@ async fn a_header_that_one_route_lets_pass_reaches_no_stored_response() {
             url => request.header("x-original-url", url),
         }
     };
-    // Everybody would get what one asked for.
+    // Otherwise every client would get the response that one client caused.
     for _ in 0..2 {
         let response = gateway.send(&by("1", "/admin")).await;
         assert_eq!(done(&response), "BYPASS");
@@ -112,12 +112,12 @@ async fn a_header_that_one_route_lets_pass_reaches_no_stored_response() {
         (by("1", ""), "HIT"),
         (get("/po/a"), "MISS"),
         (get("/po/a"), "HIT"),
-        // The key names it: each value has its own.
+        // The key names the header: each value has its own entry.
         (by("2", "/admin"), "MISS"),
         (by("2", "/admin"), "HIT"),
         (by("2", "/other"), "MISS"),
         (by("2", ""), "MISS"),
-        // The same key, but the origin is not shown it.
+        // The key is the same, but the origin does not get the header.
         (by("3", "/admin"), "MISS"),
     ] {
         let response = gateway.send(&request).await;
@@ -195,7 +195,7 @@ async fn cookies_that_frameworks_cut_differently_go_past_a_cache_that_goes_by_th
             assert_eq!(done(&response), "HIT", "{path} {line:?}");
         }
     }
-    // Who may have others than those that say nothing leaves nothing for others.
+    // A client that may have other cookies than clients without any stores nothing for others.
     for (path, line, expected) in [
         ("/anonymous/b", "theme=a sid=x", "MISS"),
         ("/anonymous/c", "theme=a; theme_b=c", "HIT"),
@@ -253,7 +253,7 @@ async fn a_clients_own_header_leaves_what_others_have_stored() {
     let stale = [("cache-control", STALE), ("age", "61")];
     tell(&origin, "/a", 200, &stale);
     gateway.get("/a").await;
-    // The origin says this of a request with a header that is in no key.
+    // The origin responds like this to a request with a header that is in no key.
     tell(&origin, "/a", 200, &[("cache-control", "no-store")]);
     let evil = get("/a").header("x-evil", "1");
     refresh(&gateway, &origin, "/a", &evil).await;
@@ -301,7 +301,7 @@ async fn a_write_through_a_route_without_a_cache_removes_what_another_route_has_
         gateway.send(&Request::new(method, "/m/a")).await;
         assert_eq!(done(&gateway.get("/m/a").await), "MISS", "{method}");
     }
-    // What is safe, and what has failed, has written nothing.
+    // Safe methods and failed requests invalidate nothing.
     let other = Request::new("OPTIONS", "/m/a");
     gateway.send(&other).await;
     assert_eq!(done(&gateway.get("/m/a").await), "HIT");

@@ -1,8 +1,8 @@
-//! The scripts of level 2 of the cache: what a response meets that is on its way to Redis.
+//! The Lua scripts of cache level 2: cases of a response on its way to Redis.
 
 use crate::support::redis::Redis;
 
-/// The scripts of level 2, as `redis-cli` runs them.
+/// The scripts of level 2, run by `redis-cli`.
 struct Scripts<'a>(&'a Redis);
 
 impl Scripts<'_> {
@@ -23,7 +23,7 @@ impl Scripts<'_> {
             .expect("a position is a number")
     }
 
-    /// Two digests and two prefixes are kept.
+    /// Stamps a purge; two digests and two prefixes are kept.
     fn stamp(&self, position: u64, stamps: &[&str]) {
         let text = include_str!("../../src/cache/tier/lua/stamp.lua");
         let position = position.to_string();
@@ -43,7 +43,7 @@ impl Scripts<'_> {
         answer.split(' ').next().unwrap_or_default().to_owned()
     }
 
-    /// What a write has changed.
+    /// Records a write.
     fn written(&self, position: u64, key: &str, slot: &str) {
         let text = include_str!("../../src/cache/tier/lua/written.lua");
         let position = position.to_string();
@@ -70,7 +70,7 @@ async fn what_was_asked_for_before_a_purge_is_neither_written_nor_read_after_it(
         ("lost", "lost")
     );
     scripts.stamp(scripts.tick(), &[]);
-    // From before the stamps were there: nobody knows what was purged then.
+    // The position is older than the stamps: purges before them are unknown.
     assert_eq!(scripts.store(1, 0, "a"), "purged");
     for stamp in [
         ["digest", "u1"],
@@ -91,7 +91,7 @@ async fn what_was_asked_for_before_a_purge_is_neither_written_nor_read_after_it(
         assert_eq!(scripts.store(after, 0, "new"), "stored", "{stamp:?}");
         assert_eq!(scripts.load(), "new", "{stamp:?}");
     }
-    // Of others.
+    // Stamps of other responses.
     for stamp in [["digest", "u2"], ["prefix", "shop/b"], ["prefix", "/b"]] {
         let after = scripts.tick();
         assert_eq!(scripts.store(after, 0, "new"), "stored");
@@ -104,14 +104,14 @@ async fn what_was_asked_for_before_a_purge_is_neither_written_nor_read_after_it(
     scripts.stamp(two, &["digest", "u1"]);
     scripts.stamp(one, &["all", ""]);
     assert_eq!(scripts.load(), "miss");
-    // What came later stays, whoever writes last.
+    // The later response stays, whichever is written last.
     let now = scripts.tick();
     assert_eq!(scripts.store(now, 0, "late"), "stored");
     assert_eq!(scripts.store(now, 5000, "early"), "older");
     assert_eq!(scripts.load(), "late");
 }
 
-/// Writes leave nothing behind that grows, and take out nothing but what they are about.
+/// Writes leave nothing behind that grows, and remove only the responses that they apply to.
 #[tokio::test]
 async fn what_was_written_to_is_neither_written_nor_read_after_it() {
     let redis = Redis::start().await;
@@ -136,7 +136,7 @@ async fn what_was_written_to_is_neither_written_nor_read_after_it() {
         }
         assert_eq!(scripts.load(), "new", "{key}");
     }
-    // A marker that Redis has dropped takes what it stood for with it.
+    // If Redis has evicted a marker, the entries that it covered count as purged.
     redis.cli(&["DEL", "marker"]);
     assert_eq!(scripts.load(), "miss");
     let now = scripts.tick();
@@ -145,7 +145,7 @@ async fn what_was_written_to_is_neither_written_nor_read_after_it() {
     assert!(redis.cli(&["ZCARD", "stamps"]).parse::<u32>().unwrap() <= 3);
 }
 
-/// A write elsewhere may have the slot of this URL, and keeps out what is on its way.
+/// A write elsewhere may share the slot of this URL, and keeps out responses in flight.
 #[tokio::test]
 async fn a_response_that_is_refused_leaves_no_older_one_behind() {
     let redis = Redis::start().await;
@@ -164,7 +164,7 @@ async fn a_response_that_is_refused_leaves_no_older_one_behind() {
         assert_eq!(scripts.store(after, 0, "newest"), "stored", "{slot}");
         assert_eq!(scripts.load(), "newest", "{slot}");
         redis.cli(&["DEL", "entry"]);
-        // The gateway that is refused has heard of positions long ago, and asked a moment ago.
+        // The refused gateway learned of positions long ago, and sent its request a moment ago.
         let lagging = scripts.tick();
         scripts.written(scripts.tick(), "elsewhere", slot);
         let now = scripts.tick();
@@ -178,7 +178,7 @@ async fn a_response_that_is_refused_leaves_no_older_one_behind() {
     }
 }
 
-/// What waits to be stored is stored whatever waits to be stamped: the stamp takes it out.
+/// A queued response is stored even if stamps are queued too: the stamp removes it.
 #[tokio::test]
 async fn what_is_stored_before_the_purge_of_it_is_stamped_goes_with_the_stamp() {
     let redis = Redis::start().await;
@@ -191,7 +191,7 @@ async fn what_is_stored_before_the_purge_of_it_is_stamped_goes_with_the_stamp() 
             "all" => scripts.stamp(position, &["all", ""]),
             prefix => scripts.stamp(position, &["prefix", prefix]),
         };
-        // Asked for before the purge began, and after its position was drawn.
+        // Requested before the purge was recorded, and after its position was taken.
         let before = scripts.tick();
         let purge = scripts.tick();
         assert_eq!(scripts.store(before, 0, "old"), "stored", "{what}");
@@ -199,7 +199,7 @@ async fn what_is_stored_before_the_purge_of_it_is_stamped_goes_with_the_stamp() 
         take_out(purge);
         assert_eq!(scripts.load(), "miss", "{what}");
         assert_eq!(scripts.store(before, 0, "again"), "purged", "{what}");
-        // An earlier position that comes later makes nothing of it undone.
+        // An earlier position that arrives later undoes nothing.
         take_out(before);
         assert_eq!(scripts.store(before, 0, "again"), "purged", "{what}");
         assert_eq!(scripts.load(), "miss", "{what}");

@@ -1,4 +1,4 @@
-//! What is below the memory of the cache: gateways that share answers in a real Redis.
+//! The tiers below the memory of the cache: gateways that share responses in a real Redis.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -31,22 +31,22 @@ fn yaml(origin: SocketAddr, redis: &str, cache: &str) -> String {
     )
 }
 
-/// A Redis that is waited for longer, where what is tested is what it holds.
+/// Section with a longer timeout, for tests of the contents of Redis.
 fn patient(redis: &Redis) -> String {
     redis.section(", timeout: 1s")
 }
 
-/// One that shares answers.
+/// Starts a gateway that shares responses.
 async fn front(origin: &Origin<NumberedOrigin>, redis: &str) -> Gateway {
     let yaml = yaml(origin.address(), redis, "{ shared: redis }");
     let gateway = Gateway::start(&yaml).await;
-    // Until it knows its place among purges, it drops what it has.
+    // Until it knows its position in the log of purges, it drops its stored responses.
     wait_for("purges are followed", SOON, async || {
         let up = gateway.metric("edgeway_cache_purge_link_up").await;
         (up > 0.0).then_some(())
     })
     .await;
-    // Its first positions are seen soon after.
+    // Its first positions are known soon after.
     wait_for("level 2 can be written", SOON, async || {
         let before = gateway.metric(WRITTEN).await;
         gateway.get("/first").await;
@@ -112,7 +112,7 @@ async fn what_one_gateway_has_the_others_need_not_ask_for() {
     assert_eq!(second.count(FOUND).await, found + 1);
     let of_route = format!("{ASKED}{{route=\"app\",result=\"hit\"}}");
     assert_eq!(second.count(&of_route).await, found + 1);
-    // From now on it has it itself.
+    // From now on it has the response in memory.
     assert_answer(&ask(&second, "/a").await, "HIT", "/a #1");
     assert_eq!(second.count(FOUND).await, found + 1);
     assert_eq!(origin.settings().answers("/a"), 1);
@@ -135,7 +135,7 @@ async fn many_who_miss_ask_redis_once() {
         assert_answer(&answer, "HIT", "/a #1");
     }
     assert_eq!(origin.settings().answers("/a"), 1);
-    // All that came while the first asked waited for it; later ones found it in memory.
+    // Requests that arrived during the first lookup waited for it; later ones found it in memory.
     assert!(second.count(ASKED).await <= asked + 2);
 }
 
@@ -182,11 +182,11 @@ async fn what_was_purged_is_not_read_by_a_gateway_that_comes_later() {
         200
     );
     let later = front(&origin, &patient(&redis)).await;
-    // The second is what the write was answered with; it is the path's third request.
+    // The second response went to the write; this is the path's third request.
     assert_answer(&ask(&later, "/a/1").await, "MISS", "/a/1 #4");
     assert_answer(&ask(&later, "/a/1?x=1").await, "MISS", "/a/1 #5");
     assert_answer(&ask(&later, "/b").await, "HIT", "/b #1");
-    // What was asked for after it is there again.
+    // A response that was requested after it is stored again.
     let last = front(&origin, &patient(&redis)).await;
     wait_for("the new answer is shared", SOON, async || {
         let answer = ask(&last, "/a/1").await;
@@ -272,7 +272,8 @@ async fn refused(gateway: &Gateway, reason: &str) -> u64 {
     gateway.count(&name).await
 }
 
-/// Who can write to Redis and does not know the secret of the fleet puts no page into a cache.
+/// A process that can write to Redis without the secret of the fleet cannot put a page into a
+/// cache.
 #[tokio::test]
 async fn what_the_fleet_has_not_signed_is_served_to_nobody() {
     let redis = Redis::start().await;
@@ -369,8 +370,8 @@ async fn a_redis_that_is_paused_flushed_or_killed_fails_no_request() {
     let tally = load.stop().await;
     assert_eq!(tally.errors(), 0, "{:?} {:?}", tally.failed, tally.statuses);
     assert_eq!(tally.status(200), tally.total());
-    // The deadline is 20 ms. Timers of a debug build beside other tests are late by more, so
-    // that here only this is shown: waits are bounded, and next to all are short.
+    // The deadline is 20 ms. Timers of a debug build beside other tests are later than that, so
+    // this checks only that waits are bounded, and that nearly all are short.
     let all = first.count(ASKED).await;
     let within = async |bound: &str| {
         let series = format!("edgeway_cache_level2_seconds_bucket{{le=\"{bound}\"}}");
@@ -379,7 +380,7 @@ async fn a_redis_that_is_paused_flushed_or_killed_fails_no_request() {
     let (short, bounded) = (within("0.025").await, within("0.5").await);
     assert!(all > 0 && bounded == all, "{bounded} of {all}");
     assert!(short * 100 >= all * 98, "{short} of {all}");
-    // It is of use again.
+    // Redis is used again.
     let second = front(&origin, &redis.section("")).await;
     wait_for("answers are shared again", SOON, async || {
         let at = format!("/a?{}", fastrand::u64(..));
@@ -412,7 +413,7 @@ async fn a_cluster_keeps_entries_on_all_its_machines() {
         keys.lines().any(|key| !key.ends_with("stamps"))
     });
     assert_eq!(used.count(), 3);
-    // Whatever their query: a write is about all of them.
+    // Whatever the query: a write applies to all of them.
     assert_eq!(
         first
             .send(&post("/a", "").header("host", "shop"))

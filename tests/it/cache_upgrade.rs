@@ -1,4 +1,4 @@
-//! The cache over an upgrade: the process that takes over goes on with what was kept.
+//! The cache across an upgrade: the new process continues with the stored responses.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::support::{
 
 const SOON: Duration = Duration::from_secs(20);
 const DONE: &str = "edgeway_upgrades_total{outcome=\"succeeded\"}";
-/// The successor's word that nothing more comes.
+/// Log line of the successor at the end of the transfer.
 const TAKEN: &str = "what was cached has been taken over";
 
 fn yaml(origin: SocketAddr, more: &str) -> String {
@@ -31,7 +31,7 @@ fn yaml(origin: SocketAddr, more: &str) -> String {
     )
 }
 
-/// Answers that are 30 s old as they come, each with a tag of its own and one of all.
+/// Starts an origin with responses of age 30 s, each with its own tag and a common one.
 async fn origin(paths: &[String]) -> Origin<NumberedOrigin> {
     let origin = NumberedOrigin::start().await;
     for path in paths {
@@ -68,7 +68,7 @@ async fn fill(gateway: &Gateway, paths: &[String]) {
     assert_eq!(done(&gateway.get(first).await), "HIT");
 }
 
-/// Waits until the new process has taken what there was, `times` upgrades from the first on.
+/// Waits until the new process has taken over the cache, `times` upgrades from the first on.
 async fn taken(gateway: &Gateway, times: usize) {
     wait_for("the cache is taken over", SOON, async || {
         (gateway.stderr().matches(TAKEN).count() >= times).then_some(())
@@ -123,7 +123,7 @@ async fn what_was_kept_is_served_after_an_upgrade_and_after_a_restart_it_is_not(
         let coded = get("/page/1").header("accept-encoding", "gzip");
         assert_eq!(done(&gateway.send(&coded).await), "HIT");
     }
-    // By its tag, which came along.
+    // By its tag, which was transferred with it.
     purge(&gateway, r#"{ "tag": "tag-page-7" }"#).await;
     assert_eq!(done(&gateway.get("/page/7").await), "MISS");
     assert_eq!(done(&gateway.get("/page/8").await), "HIT");
@@ -148,7 +148,7 @@ async fn a_route_that_keeps_nothing_any_more_takes_nothing_over() {
     assert_eq!(done(&gateway.get("/other/x").await), "nothing");
 }
 
-/// Enough that it is not over at once.
+/// Starts a gateway with enough responses that the transfer takes a while.
 async fn large(more: &str) -> (Origin<NumberedOrigin>, Gateway, Vec<String>) {
     let paths = paths(60);
     let origin = origin(&paths).await;
@@ -225,7 +225,7 @@ async fn what_the_old_process_still_writes_is_gone_in_the_new_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_process_that_dies_meanwhile_takes_nothing_along() {
     let (origin, mut gateway, paths) = large("").await;
-    // Without it, the old process might have left by itself.
+    // Without it, the old process might have exited by itself.
     origin.settings().slow("/slow", Duration::from_mins(1));
     let mut busy = gateway.connect().await;
     let request = "GET /slow HTTP/1.1\r\nhost: a\r\n\r\n";
@@ -243,7 +243,7 @@ async fn an_old_process_that_dies_meanwhile_takes_nothing_along() {
     pass(Duration::from_millis(200)).await;
     let tally = load.stop().await;
     assert!(tally.total() > 20, "{}", tally.total());
-    // Those that the killed process had in hand: it had four lanes.
+    // Requests in flight at the killed process: there were four lanes.
     assert!(
         tally.errors() <= 4,
         "{:?} {:?}",

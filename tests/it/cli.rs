@@ -1,4 +1,4 @@
-//! The command line: what it prints, where, and with which exit status.
+//! The command line: its output, the stream that it goes to, and its exit status.
 
 use std::{
     fs,
@@ -11,25 +11,26 @@ use serde_json::Value;
 
 use crate::support::gateway::Gateway;
 
-/// Refused configurations end `run` with it (`EX_CONFIG` of sysexits.h).
+/// Exit status of `run` for refused configurations (`EX_CONFIG` of sysexits.h).
 pub(crate) const EX_CONFIG: i32 = 78;
 
 pub(crate) const ROUTES: &str = "conf/examples/routes.yaml";
 pub(crate) const BROKEN: &str = "tests/it/config/bad/three_mistakes.yaml";
 
-/// What a run of the program came to.
+/// Outcome of a run of the program.
 pub(crate) struct Ran {
     pub(crate) status: i32,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
-/// Runs the program in the repository's folder, with nothing of ours in the environment.
+/// Runs the program in the repository's folder, with none of Edgeway's variables in the
+/// environment.
 pub(crate) fn edgeway(arguments: &[&str]) -> Ran {
     edgeway_fed(arguments, "")
 }
 
-/// As [`edgeway`], with something to read.
+/// Runs the program as [`edgeway`] does, with input on stdin.
 pub(crate) fn edgeway_fed(arguments: &[&str], input: &str) -> Ran {
     let mut child = Command::new(env!("CARGO_BIN_EXE_edgeway"))
         .args(arguments)
@@ -48,7 +49,7 @@ pub(crate) fn edgeway_fed(arguments: &[&str], input: &str) -> Ran {
         .spawn()
         .expect("the program runs");
     let mut stdin = child.stdin.take().expect("it has an input");
-    // One that reads nothing may have ended by now.
+    // A program that does not read its input may have exited by now.
     drop(stdin.write_all(input.as_bytes()));
     drop(stdin);
     let Output {
@@ -205,7 +206,7 @@ fn what_is_broken_is_not_printed() {
 
 #[test]
 fn run_refuses_a_broken_file_with_a_status_that_ends_restarts() {
-    // Of form, and of meaning: the second is found when the gateway is made.
+    // Errors of syntax and of meaning: the second kind is found when the gateway is compiled.
     let ran = edgeway(&["run", "-c", BROKEN]);
     assert_eq!((ran.status, ran.stdout.as_str()), (EX_CONFIG, ""));
     assert!(

@@ -1,5 +1,4 @@
-//! Broken configurations, and what their authors are told: where, what, and what to
-//! write instead.
+//! Broken configurations and their error messages: the place, the problem, and the correction.
 
 use std::path::{Path, PathBuf};
 
@@ -12,10 +11,10 @@ use edgeway::{
     gateway::{self, World},
 };
 
-/// The filters of the examples; a list of its own, so that a new filter changes no snapshot.
+/// Filters of the examples; a separate list, so that a new filter changes no snapshot.
 const FILTERS: &[&str] = &["access", "body_limit", "compression", "cors", "methods"];
 
-/// What `edgeway check` finds.
+/// Returns the findings of `edgeway check`.
 fn check(path: &Path) -> (Sources, Diagnostics) {
     let (sources, tree, mut diagnostics) = source::load(path);
     let file = tree.and_then(|tree| File::read(&tree, FILTERS, &mut diagnostics));
@@ -38,7 +37,7 @@ fn files(folder: &str) -> Vec<PathBuf> {
     files
 }
 
-/// The report of a file, which is a snapshot, and the problems in it.
+/// Report of a file, compared with its snapshot, and the problems in it.
 fn reported(path: &Path) -> (String, Diagnostics) {
     let (sources, diagnostics) = check(path);
     let name = path.file_stem().expect("a name").to_string_lossy();
@@ -51,7 +50,7 @@ fn reported(path: &Path) -> (String, Diagnostics) {
         insta::assert_snapshot!(&*name, report);
     });
     for problem in diagnostics.list() {
-        // A message of what was expected, or of a bound, says itself what to write.
+        // A message about an expected value or a limit contains the correction itself.
         let says_what_to_write = problem.help.is_some()
             || problem.message.starts_with("expected ")
             || problem.message.contains("must ");
@@ -129,7 +128,7 @@ fn tools_get_the_same_as_json() {
     });
 }
 
-/// What an editor hands to `edgeway check` while its user types.
+/// Incomplete files, as an editor passes them to `edgeway check` while its user types.
 #[test]
 fn every_beginning_of_a_broken_file_is_read_or_explained() {
     for path in files("bad") {

@@ -1,4 +1,4 @@
-//! The gateway as the first process of a container, which ends with it.
+//! The gateway as process 1 of a container, which ends with it.
 
 use std::{
     fs,
@@ -16,8 +16,8 @@ use crate::support::{
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// How a namespace of processes is made here: root needs no other for it, and within a
-/// changed root there is no other.
+/// Returns the command that creates a PID namespace here: root needs no user namespace for it, and
+/// within a changed root none can be created.
 fn container() -> Option<Vec<&'static str>> {
     const PROCESSES: [&str; 4] = ["--pid", "--fork", "--mount-proc", "--kill-child"];
     let ways = [
@@ -78,7 +78,7 @@ async fn process_1_of_a_container_stays_and_ends_with_the_gateway() {
     let address = ([127, 0, 0, 1], port).into();
     let mut newest = first;
     for upgrades in 1..=2 {
-        // The one that serves is asked by way of process 1, from the second time on.
+        // From the second time on, the signal reaches the serving process through process 1.
         kill_process(init, Signal::USR2).unwrap();
         newest = serving(newest).await;
         let answer = client::send(address, &get("/")).await.unwrap();

@@ -1,5 +1,5 @@
-//! What the gateway answers by itself, and what it does with a request before an origin sees
-//! it: routes, refusals, deadlines.
+//! Responses of the gateway itself, and its processing of a request before an origin sees it:
+//! routes, refusals, deadlines.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -46,7 +46,7 @@ routes:
     assert!(moved.header("location").unwrap().starts_with("/new/a/b"));
     assert_eq!(origin.counts().requests(), 0);
 
-    // The control: what is not answered here reaches the origin.
+    // The control: other requests reach the origin.
     assert_eq!(
         gateway.send(&post("/hello", "x")).await.json()["target"],
         "/hello"
@@ -87,7 +87,8 @@ routes:
         assert_eq!(gateway.get(target).await.status(), 400, "{target}");
     }
     assert_eq!(origin.counts().requests(), 0);
-    // The control: what means the same reaches the origin in one form, whatever it came in.
+    // The control: paths with the same meaning reach the origin in one form, in whatever form they
+    // arrived.
     for (target, sent) in [
         ("/%69sr/a%2fb//c?d=../%65", "/isr/a%2Fb/c?d=../%65"),
         ("//caf%c3%a9/@a%2Fb/", "/caf%C3%A9/@a%2Fb/"),
@@ -180,7 +181,7 @@ routes:
         assert_eq!(reply.header("server"), None, "{status}");
     }
     assert_eq!(origin.counts().requests(), 0);
-    // The control: without the filters they come without their headers.
+    // The control: without the filters, responses lack their headers.
     let off = "  security_headers: off\n  request_id: false\n";
     for reply in replies(&Gateway::start(&config(off)).await).await {
         for name in [
@@ -264,7 +265,7 @@ routes:
             .contains("origin")
     );
 
-    // The control: a foreign origin is told nothing.
+    // The control: a foreign origin gets no CORS headers.
     let foreign = gateway.send(&from("https://evil.test", preflight())).await;
     assert_eq!(foreign.header("access-control-allow-origin"), None);
     let foreign = gateway
@@ -328,7 +329,7 @@ async fn past_the_bound_requests_wait_and_past_the_queue_they_are_told_to_come_b
     })
     .await;
 
-    // With a queue it waits its time first.
+    // With a queue the request waits there first.
     let gateway = Gateway::start(&config(5, "300ms")).await;
     let mut first = gateway.connect().await;
     let seen = origin.counts().requests();
@@ -365,12 +366,12 @@ async fn an_answer_that_breaks_midway_is_cut_and_never_made_whole() {
                 "{failure:?}: {answer:?}"
             );
         }
-        // The control: a whole answer of the same origin ends as whole.
+        // The control: a complete response of the same origin ends as complete.
         assert_eq!(gateway.get("/health").await.json()["status"], "ok");
     }
 }
 
-/// Answers each request on each connection with the same bytes, for as long as it is kept.
+/// Origin that sends the same bytes for each request on each connection.
 struct Parrot {
     address: SocketAddr,
     _task: tokio::task::JoinSet<()>,
@@ -406,7 +407,7 @@ impl Parrot {
     }
 }
 
-/// The names of an answer, sorted, each as often as it stands there.
+/// Returns the header names of a response, sorted, with duplicates.
 fn names(answer: &Response) -> Vec<&str> {
     let mut names: Vec<&str> = answer
         .head
@@ -446,7 +447,7 @@ routes:
     ))
     .await;
     let mut connection = gateway.connect().await;
-    // Twice on one connection: nothing of one answer is left for the next.
+    // Twice on one connection: no state of one response leaks into the next.
     for _ in 0..2 {
         let answer = connection.send(&get("/plain")).await.unwrap();
         assert_eq!(answer.text(), "ok");

@@ -11,7 +11,7 @@ use crate::{
     },
 };
 
-/// Requests, and what is said of each.
+/// Returns the output of `explain` for each request.
 fn explained(format: &str) -> String {
     let mut all = Vec::new();
     for request in [
@@ -39,7 +39,7 @@ fn explained(format: &str) -> String {
 
 #[test]
 fn explain_says_which_route_and_why() {
-    // The same filters each time: once is enough.
+    // The filters are the same each time: once is enough.
     let all = explained("text");
     let mut seen = false;
     let mut is_filter = false;
@@ -200,7 +200,7 @@ async fn the_running_gateway_says_what_it_has_stored() {
         (&"HIT".into(), &2.into())
     );
     let entry = &now["entry"];
-    // Asking is no hit.
+    // The query does not count as a hit.
     assert_eq!(entry["hits"], explain(&[]).await["entry"]["hits"]);
     assert_eq!(entry["status"], 200);
     assert_eq!(entry["bytes"], 5);
@@ -214,7 +214,7 @@ async fn the_running_gateway_says_what_it_has_stored() {
     let now = explain(&["X-Kind: c"]).await;
     let why = now["why"].as_str().unwrap_or_default();
     assert!(why.starts_with("vary-miss"), "{now}");
-    // Clients are not heard.
+    // The client's directives are ignored.
     let now = explain(&["Cache-Control: no-cache"]).await;
     assert_eq!(now["outcome"], "HIT");
 

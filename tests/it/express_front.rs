@@ -56,7 +56,7 @@ async fn an_api_is_read_and_written_through_the_gateway() {
     let list = gateway.get("/api/items").await;
     assert_eq!(list.header("cache-control"), Some("public, max-age=5"));
 
-    // A copy that is still good is not sent again.
+    // A copy that is still valid is not sent again.
     let tag = list
         .header("etag")
         .expect("the app tags its lists")
@@ -73,7 +73,7 @@ async fn an_api_is_read_and_written_through_the_gateway() {
     assert_eq!(missing.json(), json!({ "error": "no such item" }));
     let head = gateway.send(&Request::new("HEAD", "/api/items")).await;
     assert_eq!((head.status(), head.body.len()), (200, 0));
-    // Each write came once.
+    // Each write arrived once.
     assert_eq!(app.stats().await["writes"], 3);
 }
 
@@ -99,7 +99,7 @@ async fn what_the_app_says_of_its_own_connection_stays_between_it_and_us() {
     let gateway = front(&app, "").await;
     let answer = gateway.get("/echo").await;
     assert_eq!(answer.header("keep-alive"), None);
-    // The control: the app does say it.
+    // The control: the app itself sends it.
     let direct = client::send(app.address(), &get("/echo")).await.unwrap();
     assert!(direct.header("keep-alive").is_some());
 }
@@ -116,7 +116,8 @@ async fn uploads_arrive_whole_with_a_length_and_in_chunks() {
         .await;
     assert_eq!(chunked.json()["bytes"], 20 * MIB);
     assert_eq!(chunked.json()["chunked"], true);
-    // The control: past the route's limit neither kind is taken, and none ends as if whole.
+    // The control: beyond the route's limit neither kind is accepted, and neither ends as if
+    // complete.
     let before = app.stats().await["uploadedBytes"].as_u64().unwrap();
     let sized = gateway.send(&post("/upload", "").filler(65 * MIB)).await;
     assert_eq!(sized.status(), 413);
@@ -147,7 +148,7 @@ async fn an_upload_passes_while_it_is_being_sent() {
     let head = client.read_head().await.unwrap();
     assert_eq!(client.finish(head).await.unwrap().json()["bytes"], 3000);
 
-    // The control: a client that leaves midway is not taken for one that has finished.
+    // The control: a client that disconnects midway does not count as finished.
     let mut client = Connection::open(gateway.address()).await.unwrap();
     client
         .write("POST /upload HTTP/1.1\r\nhost: a\r\ncontent-length: 5000\r\n\r\nonly this")
@@ -181,7 +182,7 @@ async fn a_client_that_waits_for_100_continue_gets_it() {
     assert_eq!(answer.status, 200);
     assert_eq!(client.finish(answer).await.unwrap().json()["bytes"], 5);
 
-    // The control: one that is too long is refused before a byte of it is sent.
+    // The control: a body that is too long is refused before a byte of it is sent.
     let mut client = Connection::open(gateway.address()).await.unwrap();
     client.write(head(65 * MIB)).await.unwrap();
     assert_eq!(client.read_answer().await.unwrap().status(), 413);
@@ -227,7 +228,7 @@ async fn downloads_arrive_whole_and_a_cut_is_seen_as_a_cut() {
         let answer = gateway.get(target).await;
         assert_eq!((answer.status(), answer.body.len()), (200, 20_000_000));
     }
-    // A client that leaves stops the app's work.
+    // A client that disconnects stops the app's work.
     let mut client = Connection::open(gateway.address()).await.unwrap();
     client
         .start(&get("/download?bytes=4000000000"))
@@ -241,7 +242,7 @@ async fn downloads_arrive_whole_and_a_cut_is_seen_as_a_cut() {
         async || (app.stats().await["cutDownloads"] == 1).then_some(()),
     )
     .await;
-    // An app that dies midway: its client must not take what came for the whole.
+    // The app dies midway: its client must not take the partial body for the whole.
     for target in [
         "/download?bytes=4000000000",
         "/download?bytes=4000000000&chunked=1",
@@ -308,7 +309,7 @@ async fn websocket_messages_pass_both_ways_however_large() {
     echo(&mut socket, Message::text("and on")).await;
     assert_eq!(app.stats().await["openSockets"], 1);
 
-    // Whoever ends it, both ends know.
+    // Whichever side closes it, both sides learn of it.
     socket.close(None).await.unwrap();
     wait_for("the app's socket has ended", SOON, async || {
         (app.stats().await["closedSockets"] == 1).then_some(())

@@ -1,4 +1,4 @@
-//! What users see while instances die, drop connections or close them at the wrong moment.
+//! Effects on users while instances die, drop connections or close them at the wrong moment.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -67,7 +67,7 @@ async fn no_read_fails_while_an_instance_is_killed_and_comes_back() {
     )
     .await;
 
-    // The control: without retries and health, the same kill is seen.
+    // The control: without retries and health checks, the same kill is visible.
     let bare = front(
         &list,
         "    app: node\n    health: false\n    retry: { attempts: 1 }\n    eject: { errors: 0 }",
@@ -138,7 +138,7 @@ async fn a_dropped_connection_is_retried_for_reads_and_never_for_writes() {
             client = gateway.connect().await;
         }
     }
-    // The control: the connections that drop were met, only nobody repeated a write.
+    // The control: dropped connections did occur, and writes were not repeated.
     assert!(refused > 0);
 }
 
@@ -152,7 +152,7 @@ async fn an_origin_that_closes_idle_connections_costs_no_request() {
         assert_eq!(status, 200, "{mark}");
         assert_eq!(origin.counts().times(&mark), 1, "{mark}");
     }
-    // By itself the gateway let go of each connection before the origin did.
+    // The gateway closed each idle connection before the origin did.
     assert_eq!(origin.settings().closed(), 0);
 }
 
@@ -170,7 +170,7 @@ async fn a_lost_race_for_an_idle_connection_repeats_reads_and_no_write() {
         assert!([200, 502].contains(&status), "{mark}: {status}");
         assert!(origin.counts().times(&mark) <= 1, "{mark} came twice");
     }
-    // The control: here the origin closed first, so the race was run.
+    // The control: here the origin closed first, so the race took place.
     assert!(origin.settings().closed() > 0);
 }
 
@@ -189,7 +189,7 @@ async fn a_failing_instance_leaves_rotation_and_returns() {
         assert_eq!(tally.errors(), 0, "{tally:?}");
         tally.served_by(bad.address().port())
     };
-    // The control: while it is well it serves half.
+    // The control: while the instance is healthy it serves half.
     assert!(share().await >= 8);
     for failure in [Failure::ResetBeforeAnswer, Failure::Hang] {
         bad.settings().fail(failure);

@@ -1,4 +1,4 @@
-//! The flood guard as floods, innocents and browsers meet it.
+//! The flood guard under floods, with other clients and browsers beside them.
 
 use std::{
     fs,
@@ -21,7 +21,7 @@ const SOON: Duration = Duration::from_secs(10);
 
 const ROUTE: &str = "routes: [{ match: { path: / }, respond: ok }]\n";
 
-/// One exchange on a connection of its own, from this address.
+/// Sends one request on its own connection, from this address.
 async fn from(address: &str, gateway: &Gateway, request: &Request) -> Response {
     let address: IpAddr = address.parse().expect("an address");
     let connection = Connection::open_from(address, gateway.address()).await;
@@ -64,7 +64,7 @@ async fn a_flood_is_refused_whatever_it_asks_for_and_others_are_not() {
         "{refused:?}"
     );
 
-    // The control: without the section nobody is counted.
+    // The control: without the section no client is counted.
     let gateway = Gateway::start(ROUTE).await;
     assert_eq!(statuses("127.0.0.1", &gateway, &["/"; 12]).await, [200; 12]);
 }
@@ -115,7 +115,7 @@ async fn a_trusted_proxys_clients_are_counted_and_not_the_proxy() {
             assert_eq!(gateway.send(&of(client)).await.status(), status, "{client}");
         }
     }
-    // All of a /64 are one.
+    // All addresses of a /64 are one client.
     for (client, status) in [
         ("2001:db8::1", 200),
         ("2001:db8::2", 200),
@@ -124,7 +124,7 @@ async fn a_trusted_proxys_clients_are_counted_and_not_the_proxy() {
         assert_eq!(gateway.send(&of(client)).await.status(), status, "{client}");
     }
     assert_eq!(statuses("127.0.0.1", &gateway, &["/"; 6]).await, [200; 6]);
-    // Nobody else may say whose requests they are.
+    // Other peers cannot choose the client address of their requests.
     let liar = get("/").header("x-forwarded-for", "203.0.113.7");
     for status in [200, 200, 429] {
         assert_eq!(from("127.0.0.2", &gateway, &liar).await.status(), status);
@@ -158,7 +158,7 @@ async fn requests_at_once_are_bounded_and_their_places_come_back() {
     assert_eq!(statuses("127.0.0.2", &gateway, &["/"]).await, [200]);
     let counted = "edgeway_refused_total{reason=\"flood_in_flight\"}";
     gateway.counts(counted, 1).await;
-    // Whoever leaves takes no place any more.
+    // A client that disconnects returns its place.
     drop(slow);
     wait_for("the places are back", SOON, async || {
         (gateway.get("/").await.status() == 200).then_some(())
@@ -192,7 +192,7 @@ async fn an_open_websocket_takes_no_place() {
     assert_eq!(gateway.get("/").await.status(), 200);
 }
 
-/// An app in Node with the snippet of the docs in it, word for word.
+/// Node app that contains the snippet of the docs unchanged.
 struct Clearing {
     child: Child,
     port: u16,
@@ -200,7 +200,7 @@ struct Clearing {
 
 impl Drop for Clearing {
     fn drop(&mut self) {
-        // It may have ended by itself; the test says why.
+        // It may have exited by itself; the test says why.
         let _gone = self.child.kill();
         let _code = self.child.wait();
     }
@@ -264,13 +264,13 @@ async fn a_browser_that_asks_too_often_passes_the_challenge_once() {
     let host = gateway.address().to_string().replace(':', "%3A");
     let expected = format!("/challenge?return=http%3A%2F%2F{host}%2Fshop%3Fa%3D1%26b%3D%252F");
     assert_eq!(location, expected);
-    // A script has no page to show.
+    // A script cannot show a page.
     let script = gateway.get("/api/x").await;
     assert_eq!(script.status(), 429);
     assert!(script.header("retry-after").is_some());
     let post = Request::new("POST", "/shop").header("accept", "text/html");
     assert_eq!(gateway.send(&post).await.status(), 429);
-    // Somebody else is not challenged.
+    // Another client is not challenged.
     assert_eq!(
         from("127.0.0.2", &gateway, &navigation("/")).await.status(),
         200
@@ -290,7 +290,7 @@ async fn a_browser_that_asks_too_often_passes_the_challenge_once() {
             (200, format!("app {target}"))
         );
     }
-    // It is of no use elsewhere, nor changed.
+    // The cookie is invalid for another client, and if modified.
     let stolen = navigation("/").header("cookie", cookie);
     for _ in 0..2 {
         from("127.0.0.2", &gateway, &navigation("/")).await;
@@ -333,7 +333,7 @@ async fn no_challenge_leads_to_itself_and_all_of_it_is_bounded() {
             "{target}"
         );
     }
-    // The same path on another host is no way round it.
+    // The same path on another host does not bypass the challenge.
     assert_eq!(gateway.send(&navigation("/verify")).await.status(), 302);
     let mut found = Vec::new();
     for _ in 0..8 {

@@ -1,4 +1,4 @@
-//! A service beside the gateway that says who may pass, until it dies.
+//! A verification service beside the gateway, until it dies.
 
 use std::{
     fs,
@@ -79,7 +79,7 @@ routes:
     assert_eq!(sent_away.text(), "this way");
     service.settings().set(403, &[], "no");
     assert_eq!(gateway.get("/").await.status(), 403);
-    // Its connection is used again and again.
+    // Its connection is reused.
     assert_eq!(service.counts().connections(), 1);
 
     service.stop();
@@ -94,7 +94,7 @@ routes:
     assert_eq!(open.status(), 200);
     assert_eq!(echoed(&open.json(), "x-user"), None);
     assert!(gateway.stderr().contains("is of no use"));
-    // What passed unjudged is told, and was not refused.
+    // The request that passed without a verdict is logged, and does not count as refused.
     let lines = gateway.log_lines(24).await;
     let unjudged = lines
         .iter()
@@ -129,7 +129,7 @@ routes:
 #[tokio::test]
 async fn a_slow_service_costs_its_timeout_and_no_more() {
     let origin = EchoOrigin::start().await;
-    // Nobody answers on a connection that nobody accepts.
+    // No response ever arrives on a connection that is never accepted.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let yaml = format!(
         "upstreams: {{ app: {{ backends: [\"{}\"] }} }}\nroutes: [{{ match: {{}}, upstream: app, forward_auth: {{ url: \"http://{}/\", timeout: 100ms }} }}]\n",
@@ -172,8 +172,8 @@ routes:
     assert_eq!(gateway.get("/theirs/").await.status(), 503);
 }
 
-/// A service in Node, whose heads have at most 16 KiB: it lets pass who has the cookie `ok`, and
-/// leaves one that asks for it without a response.
+/// Verification service in Node, with at most 16 KiB of headers: it admits requests with the cookie
+/// `ok`, and never responds to a request that asks for that.
 struct Verifier {
     child: Child,
     port: u16,
@@ -181,7 +181,7 @@ struct Verifier {
 
 impl Drop for Verifier {
     fn drop(&mut self) {
-        // It may have ended by itself; the test says why.
+        // It may have exited by itself; the test says why.
         let _gone = self.child.kill();
         let _code = self.child.wait();
     }
@@ -215,8 +215,8 @@ process.stdin.on('end', () => process.exit()).resume();
     }
 }
 
-/// A gateway in front of `backend` that asks this service, and believes what its clients say of
-/// their addresses.
+/// Starts a gateway in front of `backend` that uses this service, and trusts the forwarded
+/// addresses of its clients.
 async fn asking(service: &Verifier, backend: impl ToString, more: &str) -> Gateway {
     Gateway::start(&format!(
         "trusted_proxies: [127.0.0.1]
@@ -247,7 +247,8 @@ async fn a_request_that_the_service_finds_faulty_is_refused_alone() {
             let refused = gateway.send(&from("192.0.2.1", &large)).await;
             assert_eq!(refused.status(), 431, "{on_error}");
         }
-        // The service goes on to be asked: nobody is let pass unjudged, nobody is locked out.
+        // The service remains in use: no request passes without a verdict, and no client is locked
+        // out.
         let stranger = gateway.send(&from("198.51.100.1", "no")).await;
         assert_eq!(stranger.status(), 401, "{on_error}");
         assert_eq!(origin.counts().requests(), before);
@@ -274,7 +275,7 @@ async fn one_client_that_holds_all_places_keeps_nobody_out() {
                 sent.expect("it is answered")
             })
             .collect();
-        // Two are asked and eight wait; none of the others passes.
+        // Two requests are at the service and eight wait; none of the others passes.
         for _ in 0..30 {
             let refused = flood.join_next().await.unwrap().unwrap();
             assert_eq!(refused.status(), 503, "{on_error}");

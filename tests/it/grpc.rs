@@ -1,5 +1,5 @@
 //! gRPC through the gateway, by a real client to a real server: every kind of call, trailers,
-//! deadlines, cancellation, and what calls are told when the gateway itself refuses them.
+//! deadlines, cancellation, and the statuses of calls that the gateway itself refuses.
 #![allow(
     clippy::unwrap_used,
     reason = "helpers of tests: what goes wrong here fails the test, and says so"
@@ -26,7 +26,7 @@ use crate::support::{
 
 const WITHIN: Duration = Duration::from_secs(10);
 
-/// A gateway that takes HTTP/2 in the clear, before this backend.
+/// Starts a gateway that accepts HTTP/2 without TLS, in front of this backend.
 async fn gateway(backend: SocketAddr, settings: &str) -> Gateway {
     gateway_with(backend, settings, "body_limit: false").await
 }
@@ -59,7 +59,7 @@ async fn pair() -> (TalkServer, Gateway, TalkClient) {
     (server, gateway, client)
 }
 
-/// `times` answers, `pause` milliseconds apart.
+/// `times` responses, `pause` milliseconds apart.
 fn repeat(text: &str, times: u32, pause: u32) -> Say {
     Say {
         text: text.to_owned(),
@@ -103,7 +103,8 @@ async fn calls_of_every_kind_pass() {
     let heard = client.collect(words).await.unwrap();
     assert_eq!((heard.text.as_str(), heard.number), ("abc", 3));
 
-    // Each word is answered before the next is said: nothing waits for the end of anything.
+    // Each message gets its response before the next one is sent: nothing waits for the end of a
+    // stream.
     let (tell, told) = tokio::sync::mpsc::channel(1);
     let words = stream::unfold(told, |mut told| async { Some((told.recv().await?, told)) });
     tell.send(say("0")).await.unwrap();
@@ -128,7 +129,7 @@ async fn a_failure_arrives_with_its_details() {
         assert_eq!(status.details(), DETAILS);
         assert_eq!(status.metadata().get("x-why").unwrap(), "because");
     };
-    // An answer that is over with its head.
+    // A response that ends with its headers.
     check(client.echo(say("fail")).await.unwrap_err());
     // Trailers after messages.
     let mut answers = client.repeat(repeat("break", 3, 0)).await.unwrap();
@@ -136,7 +137,7 @@ async fn a_failure_arrives_with_its_details() {
         assert_eq!(answers.message().await.unwrap().unwrap().number, number);
     }
     check(answers.message().await.unwrap_err());
-    // Before the client has said all that it wanted to say.
+    // Before the client has sent all of its messages.
     let words = stream::iter([say("a"), say("fail")]).chain(stream::pending());
     let early = timeout(WITHIN, client.collect(words)).await.unwrap();
     check(early.unwrap_err());
@@ -145,7 +146,7 @@ async fn a_failure_arrives_with_its_details() {
 #[tokio::test]
 async fn large_messages_pass_both_ways() {
     let (_server, _gateway, mut client) = pair().await;
-    // More than any window on the way, and more than what may be kept for a second try.
+    // More than any window on the path, and more than may be kept for a retry.
     let text = "0123456789abcdef".repeat(12 * 1024 * 1024 / 16);
     let heard = client.echo(say(&text)).await.unwrap();
     assert_eq!(heard.get_ref().text.len(), text.len());
@@ -159,7 +160,7 @@ async fn a_deadline_ends_the_call_and_the_servers_work() {
     request.set_timeout(Duration::from_millis(300));
     let status = timeout(WITHIN, client.echo(request)).await.unwrap();
     let status = status.unwrap_err();
-    // Who notices first, the client or the server, is a race.
+    // Client and server race to notice the deadline first.
     let codes = [Code::Cancelled, Code::DeadlineExceeded];
     assert!(codes.contains(&status.code()), "{status:?}");
     assert!(server.counts().newest().1.contains_key("grpc-timeout"));
@@ -194,7 +195,7 @@ async fn calls_share_a_connection() {
     let (server, gateway, client) = pair().await;
     let mut warm = client.clone();
     warm.echo(say("first")).await.unwrap();
-    // All of them are under way at once.
+    // All of them are in flight at once.
     let mut open = Vec::new();
     for _ in 0..40 {
         let (tell, told) = tokio::sync::mpsc::channel(1);
@@ -216,7 +217,7 @@ async fn a_silent_call_ends_alone() {
     let gateway = gateway(server.address(), timeouts).await;
     let mut client = TalkClient::connect(gateway.address()).await;
     client.echo(say("first")).await.unwrap();
-    // Its messages are closer together than the bound, and it goes on for longer.
+    // The gaps between its messages are shorter than the timeout, and the call lasts longer.
     let mut lively = client.repeat(repeat("on", 1_000_000, 50)).await.unwrap();
     lively.message().await.unwrap().unwrap();
     let status = client.echo(repeat("wait", 0, 60_000)).await.unwrap_err();
@@ -230,7 +231,7 @@ async fn a_silent_call_ends_alone() {
         (server.counts().cancelled() == 1).then_some(())
     })
     .await;
-    // A stream that falls silent is cut.
+    // A stream that falls silent is ended.
     let mut silent = client
         .repeat(repeat("on", 1_000_000, 60_000))
         .await
@@ -254,7 +255,7 @@ async fn what_the_gateway_refuses_is_the_status_of_the_call() {
         status.message().starts_with("upstream_connect: "),
         "{status:?}"
     );
-    // Still found by operators.
+    // Operators still find the reason in the log.
     let line = down.log_lines(1).await.remove(0);
     assert_eq!(line["reason"], "upstream_connect");
 
@@ -264,7 +265,7 @@ async fn what_the_gateway_refuses_is_the_status_of_the_call() {
     let status = client.echo(say(&"x".repeat(4096))).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
 
-    // The control: to others a failure stays what it is.
+    // The control: for other requests a failure keeps its HTTP status.
     let plain = post("/test.Talk/Echo", "x").header("content-type", "application/json");
     let status = down.send(&plain).await.status();
     assert!((502..=503).contains(&status), "{status}");

@@ -1,5 +1,5 @@
-//! Guards of routes that another route's request may be of: by another spelling of its path, or
-//! by another one of several values.
+//! Guards of routes that a request to another route may belong to: by another spelling of its path,
+//! or by another one of several values.
 
 use serde_json::Value;
 
@@ -9,7 +9,7 @@ use crate::support::{
     origins::EchoOrigin,
 };
 
-/// Nobody passes who comes from here.
+/// Guard that admits no client of these tests.
 const CLOSED: &str = "access: { allow: [10.0.0.0/8] }";
 
 async fn front(upstreams: &[(&str, std::net::SocketAddr)], routes: &str) -> Gateway {
@@ -27,7 +27,7 @@ async fn front(upstreams: &[(&str, std::net::SocketAddr)], routes: &str) -> Gate
     .await
 }
 
-/// The status, and what the app got, if it got something.
+/// Returns the status, and the target that the app received, if any.
 async fn ask(gateway: &Gateway, request: &Request) -> (u16, Option<String>) {
     let response = gateway.send(request).await;
     let got = (response.status() == 200).then(|| {
@@ -136,14 +136,14 @@ async fn limits_of_the_path_as_it_came_and_of_its_readings_count() {
     }
     let chunked = Request::new("POST", "/UPLOAD/x").chunks(["hello"]);
     assert_eq!(gateway.send(&chunked).await.status(), 411);
-    // What a limit beside the route's own has counted shows nowhere else.
+    // Requests that a limit beside the route's own has counted.
     let statuses = ["/few/a", "/FEW/a", "/FEW/b", "/Few/c", "/few/b"];
     let mut seen = Vec::new();
     for path in statuses {
         seen.push(gateway.get(path).await.status());
     }
     assert_eq!(seen, [200, 200, 429, 429, 429]);
-    // A place is given back when its request is over.
+    // A place is returned when its request is over.
     for path in ["/OWN/x", "/BESIDE/x"] {
         for _ in 0..10 {
             assert_eq!(gateway.get(path).await.status(), 200, "{path}");

@@ -1,5 +1,5 @@
-//! The handshake of a WebSocket: a backend gets the bytes that RFC 6455 shows and no framing of
-//! a body, and a client a tunnel that it asked for, or an answer of HTTP.
+//! The handshake of a WebSocket: a backend gets the bytes that RFC 6455 shows without body framing,
+//! and a client gets the tunnel that it requested, or an HTTP response.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -39,7 +39,7 @@ fn accept(key: &str) -> String {
     STANDARD.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes()))
 }
 
-/// The request with which every library begins.
+/// Request with which every WebSocket library begins.
 fn handshake() -> Request {
     get("/ws")
         .header("connection", "Upgrade")
@@ -52,7 +52,7 @@ async fn front(backend: SocketAddr) -> Gateway {
     front_with(&format!("{backend}"), "").await
 }
 
-/// `more` says how the backend is spoken to.
+/// Starts a gateway; `more` configures the connection to the backend.
 async fn front_with(backend: &str, more: &str) -> Gateway {
     Gateway::start(&format!(
         "
@@ -69,8 +69,8 @@ routes:
     .await
 }
 
-/// Writes `answer`, before or after it has read a head, and then sends back what comes. The
-/// heads that came, and what came with them.
+/// Origin that writes `answer` before or after it has read a request head, and then echoes. It
+/// records the heads, and the bytes that arrived with them.
 struct RawOrigin {
     address: SocketAddr,
     script: Arc<Mutex<Script>>,
@@ -82,7 +82,7 @@ struct RawOrigin {
 struct Script {
     answer: Vec<u8>,
     is_hasty: bool,
-    /// Of the answer, written by themselves.
+    /// Number of pieces in which `answer` is written.
     pieces: usize,
 }
 
@@ -113,7 +113,7 @@ impl RawOrigin {
         origin
     }
 
-    /// The same over TLS.
+    /// Starts the origin with TLS.
     async fn start_secure(identity: &Issued) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0")
             .await
@@ -142,7 +142,7 @@ impl RawOrigin {
         origin
     }
 
-    /// The same on a unix socket.
+    /// Starts the origin on a unix socket.
     fn start_unix(path: &Path) -> Self {
         let listener = UnixListener::bind(path).expect("the folder is ours");
         let mut origin = Self::new(([0, 0, 0, 0], 0).into());
@@ -161,7 +161,7 @@ impl RawOrigin {
         *self.script.lock() = script;
     }
 
-    /// The head that came since the last call, in lower case.
+    /// Returns the request head since the last call, in lower case.
     fn head(&self) -> String {
         let mut heads = self.heads.lock();
         assert_eq!(heads.len(), 1, "one request");
@@ -211,14 +211,14 @@ fn cases(variable: &str, usual: usize) -> usize {
     std::env::var(variable).map_or(usual, |count| count.parse().expect("a number of cases"))
 }
 
-/// The fields of a head in lower case, in order.
+/// Returns the header lines of a head in lower case, in order.
 fn fields(head: &str) -> Vec<&str> {
     head.trim_end().split("\r\n").skip(1).collect()
 }
 
-/// Whatever a client's handshake looks like and however soon its backend answers: the backend
-/// gets a GET that asks for a WebSocket and frames no body, and then byte for byte what the
-/// client sends; the client gets the backend's bytes behind one 101.
+/// Whatever a client's handshake looks like and however soon its backend responds: the backend gets
+/// a GET that requests a WebSocket without body framing, and then exactly the bytes that the client
+/// sends; the client gets the backend's bytes behind one 101.
 #[tokio::test]
 async fn a_backend_gets_a_plain_handshake_and_then_what_the_client_sends() {
     let origin = RawOrigin::start().await;
@@ -235,7 +235,8 @@ async fn so_does_one_behind_tls_or_a_unix_socket() {
     let secure = RawOrigin::start_secure(&authority.site(&["api.test"])).await;
     let tls = format!("tls: {{ name: api.test, ca: {} }}", ca.display());
     let gateway = front_with(&secure.address.to_string(), &tls).await;
-    // What comes before the request over TLS is not to be told from the handshake's rest.
+    // Over TLS, bytes before the request cannot be distinguished from the rest of the TLS
+    // handshake.
     exchanges(&gateway, &secure, cases("EDGEWAY_HANDSHAKES", 40), false).await;
 
     let path = folder.path().join("socket");
@@ -313,7 +314,7 @@ async fn exchanges(gateway: &Gateway, origin: &RawOrigin, cases: usize, is_hasty
         let sent: Vec<u8> = (0..random.usize(1..3) * random.usize(1..30_000))
             .map(|_| random.u8(..))
             .collect();
-        // What comes with the handshake waits for the tunnel.
+        // Bytes that arrive with the handshake wait for the tunnel.
         let early = if random.bool() {
             random.usize(..=sent.len())
         } else {
@@ -445,7 +446,7 @@ async fn what_is_no_handshake_is_refused_at_the_edge() {
     );
 }
 
-/// A gateway that names a WebSocket, and no connection to go with it.
+/// A request with `Upgrade: websocket`, and no `Connection: Upgrade` with it.
 #[tokio::test]
 async fn a_protocol_that_the_connection_does_not_go_with_is_a_plain_request() {
     let origin = EchoOrigin::start().await;
@@ -474,7 +475,7 @@ async fn a_protocol_that_the_connection_does_not_go_with_is_a_plain_request() {
             "{seen}"
         );
     }
-    // curl sends the upgrade that HTTP/2 had before it was left out (RFC 9113, 3.1).
+    // curl sends the `h2c` upgrade, which HTTP/2 no longer has (RFC 9113, 3.1).
     let url = format!("http://{}/page", gateway.address());
     let curl = Command::new("curl")
         .args([
@@ -493,7 +494,7 @@ async fn a_protocol_that_the_connection_does_not_go_with_is_a_plain_request() {
     assert!(log.iter().all(|line| line["status"] == 200), "{log:#?}");
 }
 
-/// A 101 that is none of what was asked for is 502 at once, whatever brought the request.
+/// A 101 that the client did not request is 502 at once, over any protocol.
 #[tokio::test]
 async fn a_backend_cannot_switch_to_what_nobody_asked_for() {
     let right = format!(
@@ -537,7 +538,7 @@ async fn a_backend_cannot_switch_to_what_nobody_asked_for() {
             .all(|line| line["reason"] == "upstream_bad_answer"),
         "{log:#?}"
     );
-    // One that answers so is no backend that is down.
+    // Such a response does not mean that the backend is down.
     assert_eq!(gateway.count("edgeway_upstream_ejections_total").await, 0);
 }
 

@@ -1,5 +1,5 @@
-//! The harness without a gateway: what the client reports of an origin is what the origin did.
-//! The end-to-end tests lean on each of these.
+//! The harness without a gateway: the client reports of an origin exactly what the origin did. The
+//! end-to-end tests rely on each of these.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! What a response says to its next hop ends there (RFC 9110, 7.6.1), whatever brought it and
-//! wherever it was stored.
+//! Hop-by-hop response headers end at the gateway (RFC 9110, 7.6.1), over any protocol and from any
+//! store.
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -8,7 +8,7 @@ use tokio::{
 
 use crate::support::{gateway::Gateway, http2, origins::ScriptedOrigin};
 
-/// Names that end here in any case.
+/// Names that are always removed.
 const HOP: [&str; 6] = [
     "Keep-Alive: timeout=5",
     "Upgrade: h2c",
@@ -20,8 +20,8 @@ const HOP: [&str; 6] = [
 const NAMES: [&str; 4] = ["X-Mine", "X-Other", "X-Third", "X-Fourth"];
 const PATHS: usize = 24;
 
-/// Whatever hop headers a response has: a client gets none of them over HTTP/1 and 2, from the
-/// backend and from the cache, and all that is for everybody.
+/// Whatever hop-by-hop headers a response has: clients get none of them over HTTP/1 and HTTP/2,
+/// from the backend and from the cache, and they get all end-to-end headers.
 #[tokio::test]
 #[allow(
     clippy::too_many_lines,
@@ -94,7 +94,8 @@ routes: [{{ match: {{ path: /* }}, upstream: app, cache: {{}} }}]
         for (case, named) in nominated.iter().enumerate() {
             let path = format!("/{case}");
             let context = format!("seed {seed}, {path}, turn {turn}: {:?}", answers[case].1);
-            // Written by hand: heads that come before the response are looked at, too.
+            // A hand-written request: informational responses before the final one are checked,
+            // too.
             let mut stream = TcpStream::connect(gateway.address()).await.unwrap();
             let asked = format!("GET {path} HTTP/1.1\r\nhost: app.test\r\n\r\n");
             stream.write_all(asked.as_bytes()).await.unwrap();
@@ -112,7 +113,7 @@ routes: [{{ match: {{ path: /* }}, upstream: app, cache: {{}} }}]
                 assert_eq!(over_2.header(&name), None, "{context}");
             }
             assert!(!over_1("x-hint"), "{context}: {raw}");
-            // What filters add is for the response, and not for what comes before it.
+            // Headers that filters add belong to the final response, not to informational ones.
             let (_, last) = raw.rsplit_once("http/1.1 200").expect("it came");
             let added = "\r\nx-content-type-options: nosniff\r\n";
             assert!(last.contains(added), "{context}: {raw}");

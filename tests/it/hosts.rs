@@ -1,4 +1,4 @@
-//! Hosts that nobody named, and listeners that send their clients to HTTPS.
+//! Unknown hosts, and listeners that redirect their clients to HTTPS.
 
 use crate::support::{
     client::{Connection, Request, get},
@@ -31,12 +31,12 @@ async fn hosts_without_a_route_are_misdirected_where_routes_name_hosts() {
     }
     let text = asked(&gateway, "c.test", "/here").await.1;
     assert!(text.contains("No site of this name"), "{text}");
-    // What is logged was counted.
+    // Once a request is logged, it is counted.
     gateway.log_lines(9).await;
     let count = gateway.count("edgeway_refused_total{reason=\"unknown_host\"}");
     assert_eq!(count.await, 4);
 
-    // The control: one route for any host, and there is no unknown one.
+    // The control: with one route for any host, no host is unknown.
     let open = format!("{named}  - match: {{ path: /any }}\n    respond: ok\n");
     let gateway = Gateway::start(&open).await;
     assert_eq!(asked(&gateway, "c.test", "/here").await.0, 404);
@@ -79,7 +79,7 @@ routes:
         "{line}"
     );
 
-    // The connection goes on after it.
+    // The connection continues afterwards.
     let mut connection = gateway.connect().await;
     for _ in 0..2 {
         let answer = connection.send(&get("/form")).await.unwrap();
@@ -100,6 +100,6 @@ routes:
     let moved = gateway.send(&get("/x").header("host", "[::1]:8080")).await;
     assert_eq!(moved.header("location"), Some("https://[::1]:8443/x"));
     assert_eq!(gateway.get("/open/x").await.status(), 200);
-    // The control: no path but those.
+    // The control: no other path.
     assert_eq!(gateway.get("/open").await.status(), 308);
 }

@@ -1,5 +1,5 @@
-//! No header that a rule, a filter, a log, a limit or a backend takes for the gateway's word
-//! was written by a client.
+//! No header that a rule, a filter, a log, a limit or a backend takes for the gateway's own comes
+//! from a client.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// Configurations, and requests to each; `EDGEWAY_IDENTITY_ROUNDS` for longer runs.
+/// Number of configurations, and of requests to each; `EDGEWAY_IDENTITY_ROUNDS` for longer runs.
 const ROUNDS: usize = 5;
 const REQUESTS: usize = 80;
 
@@ -34,7 +34,7 @@ const KEY: &str = "ek_0123456789abcdefghijklmnopqrstuvwxyz";
 const PEER: &str = "127.0.0.1";
 const TRUSTED: &str = "127.0.0.2";
 
-/// What no client can send; the header that the key is forwarded in comes on top.
+/// Headers that no client can send; the header in which the key is forwarded is added to them.
 const CLAIMS: [&str; 22] = [
     "cf-connecting-ip",
     "client-ip",
@@ -59,14 +59,14 @@ const CLAIMS: [&str; 22] = [
     "x-real-ip",
     "x-rewrite-url",
 ];
-/// What the gateway writes, and proxies that are trusted may say.
+/// Headers that the gateway writes, and that trusted proxies may send.
 const FROM_PROXIES: [&str; 4] = [
     "x-forwarded-for",
     "x-forwarded-host",
     "x-forwarded-port",
     "x-forwarded-proto",
 ];
-/// What is nobody's but the client's.
+/// Headers that belong to the client.
 const PLAIN: [&str; 4] = ["x-version", "x-user-idx", "x-clients", "x-requested-with"];
 
 struct Site {
@@ -149,15 +149,15 @@ enum Way {
     Http2,
 }
 
-/// One request as it is drawn.
+/// Random request.
 #[derive(Debug)]
 struct Drawn {
     way: Way,
     path: &'static str,
     has_key: bool,
-    /// As they are written, in their order.
+    /// Headers as they are written, in their order.
     headers: Vec<(String, String)>,
-    /// White space before and behind values.
+    /// Whitespace before and after values.
     space: (&'static str, &'static str),
     nominated: Option<String>,
     has_trailers: bool,
@@ -260,7 +260,7 @@ impl Drawn {
         connection.finish(head).await.unwrap()
     }
 
-    /// The request as HTTP/1 writes it.
+    /// Returns the request in HTTP/1 syntax.
     fn raw(&self, host: &str) -> String {
         let method = if self.has_trailers { "POST" } else { "GET" };
         let mut raw = format!("{method} {} HTTP/1.1\r\nHost: {host}\r\n", self.path);
@@ -304,7 +304,7 @@ impl Drawn {
         self.way == certified
     }
 
-    /// The first value that was sent by exactly this name, in any case.
+    /// Returns the first value sent under exactly this name, ignoring case.
     fn sent(&self, name: &str) -> Option<&str> {
         let mut found = self.headers.iter();
         found
@@ -312,7 +312,7 @@ impl Drawn {
             .map(|(_, value)| value.as_str())
     }
 
-    /// The last one, which is the nearest proxy's.
+    /// Returns the last value sent under this name, which the nearest proxy wrote.
     fn sent_last(&self, name: &str) -> Option<&str> {
         let mut found = self.headers.iter().rev();
         found
@@ -320,7 +320,7 @@ impl Drawn {
             .map(|(_, value)| value.as_str())
     }
 
-    /// Status and route that the request is to have.
+    /// Returns the expected status and route of the request.
     fn expected(&self) -> (u16, &'static str) {
         let is_tls = matches!(self.way, Way::Tls { .. });
         match self.path {
@@ -341,7 +341,7 @@ impl Drawn {
         }
     }
 
-    /// What is wrong with the headers that something behind the gateway saw.
+    /// Checks the headers that some code or app behind the gateway saw; returns what is wrong.
     fn wrong(&self, seen: &[(String, String)], site: &Site) -> Option<String> {
         let mut by_name = BTreeMap::<String, Vec<&str>>::new();
         for (name, value) in seen {
@@ -399,7 +399,7 @@ impl Drawn {
     }
 }
 
-/// In any case, and with what backends take for a hyphen.
+/// Spells a name in random case, and with characters that backends take for a hyphen.
 fn spelt(name: &str, random: &mut fastrand::Rng) -> String {
     let separator = ["-", "-", "-", "_", ".", "!"][random.usize(..6)];
     let is_upper = random.bool();
@@ -511,7 +511,7 @@ routes:
     };
     assert_eq!(passed("/address").await, 3);
     assert_eq!(passed("/user").await, 3);
-    // The control: a header that is the client's own tells clients apart.
+    // The control: a header of the client's own distinguishes clients.
     assert_eq!(passed("/version").await, 10);
 }
 

@@ -1,4 +1,5 @@
-//! `in_flight` as clients meet it: how many at once, and that every place comes back.
+//! The filter `in_flight` for clients: how many requests may be in flight, and that every place is
+//! returned.
 
 use std::time::Duration;
 
@@ -25,20 +26,20 @@ fn yaml(origin: std::net::SocketAddr, filter: &str, upstream: &str) -> String {
     )
 }
 
-/// An origin that answers when nobody waits any more.
+/// Starts an origin that responds after the test has ended.
 async fn never() -> Origin<SlowOrigin> {
     SlowOrigin::start(Duration::from_mins(1)).await
 }
 
-/// Requests that wait for their answers, until this is dropped.
+/// Requests that wait for their responses until the set is dropped.
 type Waiting = JoinSet<()>;
 
-/// Begins a request from this address, and waits until the gateway has so many under way.
+/// Begins a request from this address, and waits until the gateway has `then` requests in flight.
 async fn begin(waiting: &mut Waiting, from: &str, gateway: &Gateway, then: u64) {
     let (from, to) = (from.parse().expect("an address"), gateway.address());
     waiting.spawn(async move {
         let mut connection = Connection::open_from(from, to).await.expect("it accepts");
-        // The test does not wait for an answer.
+        // The test does not wait for a response.
         drop(connection.send(&get("/slow")).await);
     });
     counted(gateway, then).await;
@@ -87,7 +88,8 @@ async fn a_route_and_each_client_have_so_many_places() {
         let series = format!("edgeway_refused_total{{reason=\"{reason}\"}}");
         gateway.counts(&series, 1).await;
     }
-    // Clients that leave give their places back, and the origin got no more than it may.
+    // Clients that disconnect return their places, and the origin got no more requests than
+    // allowed.
     drop(waiting);
     counted(&gateway, 0).await;
     assert_eq!(origin.counts().requests(), 3);
@@ -144,7 +146,7 @@ async fn a_stream_that_is_reset_gives_its_place_back() {
     let (answer, stream) = begun.expect("it is sent");
     counted(&gateway, 1).await;
     assert_eq!(client.get("/slow").await.status(), 503);
-    // Whoever loses interest resets the stream.
+    // A client that loses interest resets the stream.
     drop((answer, stream));
     counted(&gateway, 0).await;
 }
@@ -181,7 +183,7 @@ async fn under_overload_there_is_200_and_503_and_nothing_else() {
             .await;
     assert_eq!(refused, tally.status(503));
     assert_eq!(origin.counts().requests(), tally.status(200));
-    // The control: nobody is refused whom nothing bounds.
+    // The control: without a limit no request is refused.
     let free = Gateway::start(&yaml(origin.address(), "false", "")).await;
     let tally = load::lanes(free.address(), 24, 200, |_| get("/slow")).await;
     assert_eq!(tally.status(200), 200);

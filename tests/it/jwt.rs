@@ -1,4 +1,4 @@
-//! Tokens in the hands of clients of a running gateway.
+//! Tokens that clients send to a running gateway.
 
 use std::{fs, time::Duration};
 
@@ -17,10 +17,10 @@ use crate::support::{
 
 const SECRET: &str = "thirty-two bytes that nobody else knows";
 
-/// Longer than the pause between two fetches of a set of keys.
+/// Longer than the pause between two fetches of a key set.
 const ROTATED: Duration = Duration::from_secs(20);
 
-/// Who issues tokens, with a key on P-256.
+/// Token issuer with a P-256 key.
 struct Issuer {
     pair: KeyPair,
     kid: &'static str,
@@ -70,15 +70,15 @@ fn yaml(origin: &Origin<EchoOrigin>, route: &str) -> String {
     )
 }
 
-/// The reasons of so many requests, in the order of the alphabet: a line is written once an
-/// answer is sent, so the next request's may be first.
+/// Returns the reasons of these log lines in alphabetical order: a line is written once a response
+/// is sent, so the next request's line may be first.
 fn reasons(lines: &[Value]) -> Vec<Option<&str>> {
     let mut reasons: Vec<_> = lines.iter().map(|line| line["reason"].as_str()).collect();
     reasons.sort_unstable();
     reasons
 }
 
-/// Lines of the audit log that tell of identity, once there are so many.
+/// Returns the lines of the audit log about identity, once there are at least `at_least`.
 async fn audited(gateway: &Gateway, at_least: usize) -> Vec<Value> {
     let file = gateway.folder().join("audit.log");
     wait_for(
@@ -185,7 +185,7 @@ async fn a_playback_token_passes_for_its_time_and_is_seen_by_nobody() {
     let passed = gateway.send(&ask(&good)).await;
     assert_eq!(passed.status(), 200);
     assert_eq!(passed.json()["target"], "/api/player/manifest?v=1&x=2");
-    // Coded, as an app would read it all the same.
+    // Percent-encoded, which an app would decode.
     let coded = good.replace('.', "%2E");
     let coded = gateway.send(&get(&format!("/a?tick%65t={coded}"))).await;
     assert_eq!(
@@ -255,7 +255,7 @@ async fn a_preflight_needs_no_token_and_an_optional_one_tells_people_apart() {
         .header("access-control-request-method", "GET");
     let answer = gateway.send(&preflight).await;
     assert_eq!(answer.status(), 204);
-    // A 401 can be read by the page that asked.
+    // The page that sent the request can read a 401.
     let refused = gateway
         .send(&get("/").header("origin", "https://a.test"))
         .await;
@@ -275,7 +275,7 @@ async fn keys_of_a_url_change_while_requests_go_on_and_are_kept_without_it() {
     let mut gateway = Gateway::start(&config).await;
     let claims = json!({ "sub": "u1", "exp": now() + 600 });
     let (old, new) = (first.issue(&claims), second.issue(&claims));
-    // The first one waits for the keys, if they are not there yet.
+    // The first request waits for the keys, if they are not there yet.
     assert_eq!(gateway.send(&shown("/", &old)).await.status(), 200);
     assert_eq!(gateway.count("edgeway_jwks_up").await, 1);
     keys.settings().set(200, &[], &second.set());
@@ -288,7 +288,7 @@ async fn keys_of_a_url_change_while_requests_go_on_and_are_kept_without_it() {
     assert_eq!(gateway.send(&shown("/", &old)).await.status(), 401);
     let asked = keys.counts().requests();
     assert!(asked <= 3, "{asked}");
-    // Without the URL: what is known stays known, over a reload and an upgrade too.
+    // Without the URL: known keys stay known, across a reload and an upgrade too.
     keys.stop();
     let changed = config.replace("/keys\"", "/keys\", leeway: 1s");
     assert!(gateway.reload(&changed).await);
@@ -326,7 +326,7 @@ async fn a_reload_takes_up_a_changed_key_and_forgets_what_the_old_one_verified()
     assert!(gateway.reload(&config).await);
     assert_eq!(gateway.send(&shown("/", &old)).await.status(), 401);
     assert_eq!(gateway.send(&shown("/", &new)).await.status(), 200);
-    // A key that is none is refused, and the one that serves stays.
+    // An invalid key is refused, and the current one stays in use.
     fs::write(&file, "short").expect("it takes files");
     assert!(!gateway.reload(&config).await);
     assert_eq!(gateway.send(&shown("/", &new)).await.status(), 200);

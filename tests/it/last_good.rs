@@ -1,5 +1,5 @@
-//! The configuration that served last: it is kept, and a start from it serves although the
-//! files are broken.
+//! The last good configuration: it is saved, and the gateway starts from it although the files are
+//! broken.
 
 use std::{
     fs,
@@ -36,7 +36,7 @@ fn bundles(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// `edgeway run` that is going to end by itself, with the state of the folder.
+/// Runs `edgeway run`, which exits by itself, with the state folder in `folder`.
 fn run(folder: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_edgeway"))
         .arg("run")
@@ -88,7 +88,7 @@ async fn a_start_from_the_last_good_serves_what_its_files_no_longer_say() {
         "{said}"
     );
     assert!(said.contains("began to serve at 20"), "{said}");
-    // It is still from when it began to serve.
+    // The bundle is still from the moment when it began to serve.
     assert_eq!(fs::read_to_string(&bundle).unwrap(), kept);
 }
 
@@ -122,7 +122,7 @@ async fn a_plugin_that_was_broken_on_the_disk_is_told_and_no_start_is_promised()
     let said = refused(&["--last-good"]);
     assert!(said.contains("put back the file"), "{said}");
 
-    // What is kept goes with whatever the plugin is now.
+    // The saved configuration uses the plugin file as it is now.
     fs::write(&file, plugin).unwrap();
     fs::write(gateway.folder().join("edgeway.yaml"), "routes: [{}]\n").unwrap();
     gateway.start_again(&["--last-good"], &[]).await;

@@ -1,5 +1,5 @@
-//! Streams that have begun hold no place of `max_in_flight`: sockets and feeds keep nobody from
-//! his page, and have a bound of their own.
+//! Streams that have begun hold no place of `max_in_flight`: sockets and event streams block no
+//! page request, and have a limit of their own.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -40,7 +40,7 @@ routes:
     .await
 }
 
-/// Leases of the one backend, and how many of them are streams.
+/// Returns the leases of the single backend, and how many of them are streams.
 async fn leases(gateway: &Gateway) -> (u64, u64) {
     (
         gateway.count("edgeway_backend_in_flight").await,
@@ -57,7 +57,7 @@ async fn until_leases(gateway: &Gateway, expected: (u64, u64)) {
     .await;
 }
 
-/// The status that a handshake gets instead of a socket.
+/// Returns the status that a handshake gets instead of a socket.
 async fn refused(gateway: &Gateway) -> u16 {
     let stream = TcpStream::connect(gateway.address())
         .await
@@ -73,7 +73,7 @@ async fn three_hundred_sockets_keep_nobody_from_a_page() {
     let app = ExpressApp::start().await;
     let gateway = front(&app, "max_in_flight: { per_backend: 2, queue: 0 }").await;
     let mut open = sockets::open_many(gateway.address(), 300).await;
-    // Feeds as well.
+    // Event streams as well.
     let mut feeds = Vec::new();
     for _ in 0..20 {
         let mut feed = gateway.connect().await;
@@ -115,12 +115,12 @@ async fn streams_have_a_bound_of_their_own() {
     assert_eq!(feed.start(&get("/sse")).await.unwrap().status, 200);
     let feed = feed.leave("a feed has no end");
     until_leases(&gateway, (3, 3)).await;
-    // Refused at once, and in nobody's way: the queue would have it wait for half a minute.
+    // Refused at once, and not queued: the queue would make it wait for half a minute.
     let began = tokio::time::Instant::now();
     assert_eq!(refused(&gateway).await, 503);
     let asked = get("/sse").header("accept", "text/event-stream");
     assert_eq!(gateway.send(&asked).await.status(), 503);
-    // One that does not say what it will be is known by its response.
+    // A request that does not announce a stream is recognised by its response.
     assert_eq!(gateway.get("/sse").await.status(), 503);
     assert!(began.elapsed() < SOON);
     assert_eq!(gateway.get("/health").await.status(), 200);
@@ -169,8 +169,8 @@ enum Client {
     Other(Box<Connection>),
 }
 
-/// Whatever clients do, each lease is counted once and given back: sockets, feeds and pages that
-/// begin, end, and are left in the middle.
+/// Whatever clients do, each lease is counted once and returned: sockets, event streams and pages
+/// begin, end, and are abandoned midway.
 #[tokio::test]
 async fn no_lease_is_lost_whatever_clients_do() {
     let app = ExpressApp::start().await;
@@ -206,7 +206,7 @@ async fn no_lease_is_lost_whatever_clients_do() {
                 let key = open.keys().copied().min_by_key(|_| random.u32(..));
                 match key.and_then(|key| open.remove(&key)) {
                     Some(Client::Socket(mut socket)) if random.bool() => {
-                        // A clean end; whether it is heard does not matter here.
+                        // A clean close; the test does not depend on its arrival.
                         drop(socket.close(None).await);
                         drop(tokio::time::timeout(SOON, socket.next()).await);
                     }

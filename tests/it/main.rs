@@ -1,4 +1,4 @@
-//! The one integration binary: everything that a user of the gateway sees.
+//! The integration test binary: every behaviour that a user of the gateway sees.
 
 mod acme;
 mod admin_api;

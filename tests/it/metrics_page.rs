@@ -1,4 +1,4 @@
-//! The reference of metrics agrees with what the code registers.
+//! Checks that the reference of metrics agrees with the metrics that the code registers.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -15,8 +15,8 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A process in which everything that counts has counted once: every example
-/// configuration compiled, a request served and one refused, a connection accepted.
+/// Creates a process in which every metric was used once: every example configuration compiled, a
+/// request served and one refused, a connection accepted.
 fn everything() -> World {
     let world = World::default();
     for entry in fs::read_dir(root().join("conf/examples")).expect("conf/examples is there") {
@@ -64,7 +64,7 @@ fn no_metric_of_the_code_is_missing_on_the_page() {
         .collect();
     let mut missing = BTreeSet::new();
     for text in sources(&root().join("src")) {
-        // What only tests count stands behind their module.
+        // Metrics that only tests use are in the test module at the end.
         let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or("");
         for (at, _) in code.match_indices("\"edgeway_") {
             let name: String = code[at + 1..].chars().take_while(|c| *c != '"').collect();
@@ -76,7 +76,7 @@ fn no_metric_of_the_code_is_missing_on_the_page() {
     assert!(missing.is_empty(), "{missing:?}");
 }
 
-/// The texts of all sources but the test files.
+/// Returns the texts of all sources except the test files.
 fn sources(folder: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).expect("the folder is there") {

@@ -1,7 +1,7 @@
 //! The gateway in front of the real Next.js app.
 //!
-//! Each test has its control: the same look at the app itself, or with the feature off, shows
-//! the other outcome.
+//! Each test has its control: the same request to the app itself, or with the feature off, has the
+//! other outcome.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -14,14 +14,14 @@ use crate::support::{
     origins::EchoOrigin,
 };
 
-/// The host that visitors of the gateway type.
+/// Host that visitors of the gateway use.
 const SHOP: &str = "shop.test";
 
 async fn front(app: &App) -> Gateway {
     front_with(app, "").await
 }
 
-/// With more sections, or more keys of the route if they are indented.
+/// Starts a gateway with more sections, or with more keys of the route if they are indented.
 async fn front_with(app: &App, more: &str) -> Gateway {
     Gateway::start(&config(&app.address().to_string(), more)).await
 }
@@ -80,7 +80,7 @@ async fn pages_and_files_arrive_as_the_app_sends_them() {
             );
         }
     }
-    // The control: what no route takes is not the app's.
+    // The control: a path that no route takes does not reach the app.
     let elsewhere = format!(
         "upstreams: {{ web: {{ backends: [\"{}\"] }} }}\nroutes: [{{ match: {{ path: /isr }}, upstream: web }}]\n",
         app.address()
@@ -109,7 +109,7 @@ async fn an_isr_page_is_made_again_after_its_time() {
         (made().await != first).then_some(())
     })
     .await;
-    // The control: a page of a minute stays as it is meanwhile.
+    // The control: a page with a lifetime of a minute stays the same meanwhile.
     let long = made_at(&gateway.get("/isr").await.text());
     assert_eq!(made_at(&gateway.get("/isr").await.text()), long);
 }
@@ -168,14 +168,14 @@ async fn forwarding_headers_of_a_client_are_replaced_unless_it_is_trusted() {
         "{headers}"
     );
 
-    // The control: the same client as a trusted proxy is believed.
+    // The control: the same client is trusted as a trusted proxy.
     let headers = seen("trusted_proxies: [127.0.0.1/32]\n").await;
     assert_eq!(headers["x-forwarded-host"], "evil.test");
     assert_eq!(headers["x-forwarded-proto"], "https");
     assert_eq!(headers["x-real-ip"], "203.0.113.9");
 }
 
-/// A call of the server action, as the router in a browser makes it.
+/// Builds a call of the server action, as the router in a browser sends it.
 async fn action(app: &App, origin: &str, forwarded_host: &str) -> Request {
     let page = app.get("/action").await.text();
     let (_, rest) = page
@@ -200,7 +200,7 @@ async fn a_server_action_works_whatever_forwarded_host_a_client_forges() {
     assert_eq!(answer.status(), 200, "{}", answer.text());
     assert!(answer.text().contains("greeted:Ada"), "{}", answer.text());
     assert_eq!(answer.header("content-type"), Some("text/x-component"));
-    // The control: the app by itself believes the forged host and refuses its own form.
+    // The control: the app by itself trusts the forged host and refuses its own form.
     assert_eq!(app.send(&call).await.status(), 500);
 }
 
@@ -232,7 +232,7 @@ async fn an_action_body_over_a_megabyte_is_refused_before_the_app() {
     let gateway = Gateway::start(&no_health).await;
     assert_eq!(gateway.send(&call(2 << 20)).await.status(), 413);
     assert_eq!(origin.counts().requests(), 0);
-    // The control: one below the limit arrives whole.
+    // The control: a body below the limit arrives complete.
     assert_eq!(gateway.send(&call(900_000)).await.json()["length"], 900_000);
     assert_eq!(origin.counts().requests(), 1);
 }
@@ -299,7 +299,7 @@ async fn a_redirect_to_the_apps_own_authority_leads_to_the_public_one() {
     );
 }
 
-/// Headers by which Next.js talks to itself. From a client they are forgeries.
+/// Headers that Next.js uses internally. From a client they are forged.
 const INTERNAL: [&str; 14] = [
     "x-middleware-subrequest",
     "x-middleware-rewrite",
@@ -360,7 +360,7 @@ async fn internal_headers_never_reach_an_origin_and_router_headers_do() {
     }
     assert_eq!(target, "/page?a=1&b=2");
 
-    // The control: sent past the gateway, all of them arrive.
+    // The control: sent directly to the origin, all of them arrive.
     let (names, target) = arrived(origin.address()).await;
     for name in INTERNAL {
         assert!(names.iter().any(|n| n == name), "{name}");
@@ -375,7 +375,7 @@ async fn the_app_never_sees_a_forged_subrequest() {
     let forged = visit("/api/echo").header("x-middleware-subrequest", "middleware:middleware");
     let seen = gateway.send(&forged).await.json();
     assert_eq!(seen["headers"]["x-middleware-subrequest"], Value::Null);
-    // The control: sent to the app itself, it arrives.
+    // The control: sent directly to the app, it arrives.
     let own = app.send(&forged).await.json();
     assert_eq!(
         own["headers"]["x-middleware-subrequest"],
@@ -389,7 +389,7 @@ async fn answers_do_not_tell_what_the_app_is_made_of() {
     let gateway = front(app).await;
     let answer = gateway.get("/isr").await;
     assert_eq!(answer.header("x-powered-by"), None);
-    // The router reads these.
+    // The browser's router reads such headers.
     assert!(answer.header("x-nextjs-cache").is_some());
     // The control.
     assert_eq!(
@@ -406,7 +406,7 @@ async fn long_headers_pass_as_far_as_the_app_takes_them() {
         |bytes: usize| visit("/api/hello").header("cookie", format!("a={}", "x".repeat(bytes)));
     assert_eq!(gateway.send(&with_cookies(14_000)).await.status(), 200);
 
-    // What the app would refuse is refused with the right name, by whoever sees it first.
+    // A request that the app would refuse gets the right status from the gateway and from the app.
     assert_eq!(gateway.send(&with_cookies(17_000)).await.status(), 431);
     assert_eq!(app.send(&with_cookies(17_000)).await.status(), 431);
 
@@ -452,7 +452,7 @@ async fn a_kept_connection_serves_page_after_page() {
         .count("edgeway_http_requests_total{status=\"200\"}")
         .await;
     assert_eq!(counted, 20);
-    // The control: a gateway without an app behind it says so, in its log and metrics too.
+    // The control: a gateway without an app behind it reports that, in its log and metrics too.
     let port = crate::support::ports::free_port();
     let alone = Gateway::start(&config_without_health(port)).await;
     let refused = client::send(alone.address(), &visit("/")).await.unwrap();

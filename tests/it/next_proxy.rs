@@ -1,4 +1,4 @@
-//! The `proxy.js` of the Next.js app at the edge: what it does there is what it does in Next.js.
+//! The `proxy.js` of the Next.js app at the edge: it has the same effects as in Next.js.
 
 use std::fs;
 
@@ -13,7 +13,7 @@ use crate::support::{
 
 const HOST: &str = "shop.test";
 
-/// Below `/edge` a case of `proxy.js` each, others besides.
+/// Targets: below `/edge`, one for each case of `proxy.js`; the others are other pages.
 const TARGETS: [&str; 32] = [
     "/edge",
     "/edge/",
@@ -45,16 +45,16 @@ const TARGETS: [&str; 32] = [
     "/edge/later",
     "/secret",
     "/secret/deeper",
-    // None of the proxy's.
+    // Targets that the proxy does not match.
     "/secrets",
     "/isr",
 ];
 
-/// Who it is, the method, and headers.
+/// Name of the visitor, the method, and headers.
 type Visitor = (&'static str, &'static str, Headers);
 type Headers = &'static [(&'static str, &'static str)];
 
-/// Each target is asked for by each of these.
+/// Visitors that request each target.
 const VISITORS: [Visitor; 7] = [
     ("nobody", "GET", &[]),
     (
@@ -91,7 +91,7 @@ const VISITORS: [Visitor; 7] = [
 fn requests() -> impl Iterator<Item = (String, Request)> {
     TARGETS.iter().flat_map(|target| {
         VISITORS.iter().map(move |(who, method, headers)| {
-            // As the router in the browser marks it.
+            // As the browser's router marks it.
             let mark = match (*who == "a click", target.contains('?')) {
                 (false, _) => "",
                 (true, false) => "?_rsc=",
@@ -110,10 +110,10 @@ fn requests() -> impl Iterator<Item = (String, Request)> {
     })
 }
 
-/// What the proxy sets for its client.
+/// Headers that the proxy sets for its client.
 const TO_CLIENTS: [&str; 4] = ["x-edge", "x-edge-cookies", "x-edge-url", "x-edge-variant"];
 
-/// What a client sees of it that may not differ.
+/// Parts of a response that must be the same for a client.
 fn seen(answer: &Response) -> Value {
     let cookies = answer.head.headers_named("set-cookie");
     let mut cookies: Vec<String> = cookies.map(without_seconds).collect();
@@ -139,12 +139,12 @@ fn seen(answer: &Response) -> Value {
             .filter_map(|name| Some(format!("{name}: {}", answer.header(name)?))),
     );
     let content_type = answer.header("content-type").unwrap_or("");
-    // What the app's own route was told, or the proxy's answer.
+    // Either the request that the app's own route received, or the proxy's response.
     let body = if content_type.contains("json") && !answer.body.is_empty() {
         let mut body = answer.json();
         if let Some(body) = body.as_object_mut() {
             body.remove("instance");
-            // Next.js tells its app of headers that are for the client.
+            // Next.js passes headers that are for the client to its app as well.
             if let Some(headers) = body.get_mut("headers").and_then(Value::as_object_mut) {
                 headers.retain(|name, _| !TO_CLIENTS.contains(&name.as_str()));
             }
@@ -165,7 +165,7 @@ fn seen(answer: &Response) -> Value {
     })
 }
 
-/// When a cookie ends that is given for so many seconds.
+/// Replaces the end of a cookie that has a `Max-Age`.
 fn without_seconds(cookie: &str) -> String {
     let parts = cookie.split("; ");
     let parts = parts.map(|part| match part.strip_prefix("Expires=") {
@@ -179,7 +179,7 @@ async fn front(app: &App, plugins: &str) -> Gateway {
     front_with(app.address(), plugins, str::to_owned).await
 }
 
-/// `edit` may change the plugin.
+/// Starts a gateway in front of the app; `edit` may change the plugin.
 async fn front_with(
     app: impl ToString,
     plugins: &str,
@@ -224,12 +224,12 @@ async fn a_proxy_does_at_the_edge_what_it_does_in_next() {
     }
     assert!(differ.is_empty(), "{}", differ.join("\n"));
     assert!(count > 200, "{count}");
-    // The app alone does nothing of it.
+    // The app alone does none of it.
     assert!(differ_without > 150, "{differ_without}");
     assert_eq!(edge.count("edgeway_plugin_failures_total").await, 0);
 }
 
-/// Names of headers that answers have, and values.
+/// Names and values of response headers.
 const ANSWERED: [&str; 7] = [
     "x-out-a",
     "x-out-b",
@@ -242,7 +242,7 @@ const ANSWERED: [&str; 7] = [
 const SENT: [&str; 4] = ["x-edge-a", "x-edge-b", "x-edge-c", "cookie"];
 const VALUES: [&str; 6] = ["1", "two", "a=b", "3, 4", "x-out-a", "c=d; e=f"];
 
-/// A list of what is done to headers of these names.
+/// Returns random changes of headers with these names.
 fn changes(random: &mut fastrand::Rng, names: &[&str], most: usize) -> Value {
     let count = random.usize(..=most);
     let all = (0..count).map(|_| {
@@ -259,7 +259,7 @@ fn changes(random: &mut fastrand::Rng, names: &[&str], most: usize) -> Value {
     all.collect()
 }
 
-/// Headers of an answer by name, whatever lines they come in.
+/// Response headers by name, however they are split into lines.
 fn listed(answer: &Response) -> Value {
     let all = ANSWERED.iter().map(|name| {
         let values = answer.head.headers_named(name);
@@ -273,7 +273,7 @@ fn listed(answer: &Response) -> Value {
         });
         let mut values: Vec<String> = lines.flatten().collect();
         values.sort_unstable();
-        // Of two values that are the same, Next.js sends one.
+        // Of two equal values, Next.js sends one.
         if ["vary", "set-cookie", "www-authenticate"].contains(name) {
             values.dedup();
         }
@@ -286,8 +286,8 @@ fn listed(answer: &Response) -> Value {
     })
 }
 
-/// Whatever values of whatever headers a proxy gives, its client and its app get what Next.js
-/// gives them.
+/// Whatever values of whatever headers a proxy sets, its client and its app get the same as from
+/// Next.js.
 #[tokio::test]
 async fn several_values_of_a_header_arrive_as_in_next() {
     let says = |what: &str| {
@@ -310,8 +310,8 @@ async fn several_values_of_a_header_arrive_as_in_next() {
         let origin: Vec<_> = (0..random.usize(..4))
             .map(|_| [ANSWERED[random.usize(..7)], VALUES[random.usize(..6)]])
             .collect();
-        // In Next.js `response.cookies` forgets cookies that were put into the headers: these
-        // stay here, so one request has the one or the other.
+        // In Next.js `response.cookies` forgets cookies that were put into the headers; here they
+        // stay, so one request has one or the other.
         let sets_cookies = random.u8(..4) == 0;
         let names = ANSWERED.into_iter();
         let names: Vec<_> = names
@@ -355,7 +355,7 @@ async fn several_values_of_a_header_arrive_as_in_next() {
     assert_eq!(edge.count("edgeway_plugin_failures_total").await, 0);
 }
 
-/// `has` and `missing`, each for a path of its own.
+/// Conditions of `has` and `missing`, each with its own path.
 fn conditions() -> Vec<Value> {
     let prefetch = json!([
         { "type": "header", "key": "next-router-prefetch" },
@@ -398,7 +398,7 @@ fn conditions() -> Vec<Value> {
     all
 }
 
-/// A query, and lines of the head.
+/// Queries and request headers.
 const HEADS: [(&str, Headers); 29] = [
     ("", &[]),
     ("", &[("purpose", "prefetch")]),
@@ -446,7 +446,7 @@ async fn a_matcher_looks_at_the_head_as_in_next() {
     let inside =
         NextApp::start_with_matchers(&with_paths("regexp", &|n| format!("^/edge/init/{n}$"))).await;
     let next = front(&inside, "").await;
-    // What is behind the edge has no proxy.
+    // The origin behind the edge has no proxy.
     let origin = EchoOrigin::start().await;
     let own = with_paths("source", &|n| format!("/edge/init/{n}"));
     let plugins = ", plugins: [{ file: edge/proxy.js, on_error: refuse }]";

@@ -1,5 +1,5 @@
-//! What a service manager is told, by the protocol of `sd_notify(3)`, with the test in its place;
-//! and what it keeps. `tests/systemd` has a real one.
+//! Messages to a service manager by the protocol of `sd_notify(3)`, and the sockets that it stores;
+//! the test acts as the manager. `tests/systemd` has a real one.
 
 use std::{
     io::IoSliceMut,
@@ -37,14 +37,14 @@ use crate::support::{
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// The manager's end.
+/// The manager's end of the notify socket.
 struct Manager {
     socket: UnixDatagram,
     dir: TempDir,
     told: Vec<Told>,
 }
 
-/// One message.
+/// Message of the gateway.
 struct Told {
     lines: Vec<String>,
     socket: Option<OwnedFd>,
@@ -55,7 +55,7 @@ impl Told {
         self.lines.iter().any(|l| l == line)
     }
 
-    /// The value of the line `key=value`.
+    /// Returns the value of the line `key=value`.
     fn value(&self, key: &str) -> Option<&str> {
         let lines = &mut self.lines.iter();
         lines.find_map(|l| l.strip_prefix(key)?.strip_prefix('='))
@@ -106,7 +106,7 @@ impl Manager {
         }
     }
 
-    /// Where the first message with this line is, once it has come.
+    /// Waits for the first message with this line and returns its index.
     async fn heard(&mut self, line: &str) -> usize {
         self.heard_after(line, 0).await
     }
@@ -120,7 +120,7 @@ impl Manager {
         .await
     }
 
-    /// What it would give to the next process that it starts.
+    /// Returns the sockets that the manager would pass to the next process.
     fn kept(&mut self) -> Vec<(String, OwnedFd)> {
         self.receive();
         let mut kept: Vec<(String, OwnedFd)> = Vec::new();
@@ -157,7 +157,7 @@ async fn the_manager_hears_of_the_start_a_reload_and_the_stop() {
     let status = manager.told[ready].value("STATUS").unwrap();
     assert!(status.contains(&format!("127.0.0.1:{a}")), "{status}");
 
-    // A reload is told before and after, and a listener that goes is not kept.
+    // A reload is announced before and after, and the socket of a removed listener is not kept.
     assert!(gateway.reload(&config(&listener(a, "a"))).await);
     let reloading = manager.heard("RELOADING=1").await;
     assert!(reloading > ready);
@@ -171,7 +171,7 @@ async fn the_manager_hears_of_the_start_a_reload_and_the_stop() {
         .collect();
     assert_eq!(names, [format!("127.0.0.1~{b}")]);
 
-    // One that is refused is over, too.
+    // A refused reload is over, too.
     assert!(!gateway.reload("nonsense: 1\n").await);
     let refused = manager.heard_after("RELOADING=1", again).await;
     manager.heard_after("READY=1", refused).await;
@@ -216,7 +216,7 @@ async fn an_upgrade_names_the_new_main_process_which_then_speaks_for_itself() {
     let main = format!("MAINPID={}", gateway.pid());
     let named = manager.heard(&main).await;
     assert!(manager.told[named].has("READY=1"));
-    // Nothing before it is the new one's: systemd would not hear it.
+    // Messages before it are not from the new process: systemd would ignore those.
     let b_name = format!("FDNAME=127.0.0.1~{b}");
     let kept = manager.heard(&b_name).await;
     assert!(kept > named);
@@ -225,7 +225,7 @@ async fn an_upgrade_names_the_new_main_process_which_then_speaks_for_itself() {
     manager.heard_after("STOPPING=1", kept).await;
 }
 
-/// As systemd starts it: sockets from 3 on, and the variables that name them.
+/// Starts the gateway as systemd does: sockets from 3 on, and the variables that name them.
 fn start(yaml: &str, dir: &TempDir, kept: &[(String, OwnedFd)], notify: &str) -> Child {
     let file = dir.path().join("edgeway.yaml");
     std::fs::write(&file, yaml).expect("the folder takes files");
@@ -256,8 +256,8 @@ fn start(yaml: &str, dir: &TempDir, kept: &[(String, OwnedFd)], notify: &str) ->
     }
     let place = move || {
         for (at, socket) in sockets.iter().enumerate() {
-            // SAFETY: numbers only; the parent holds the sockets open, and nothing of ours
-            // is at these places in a child that is about to run a program.
+            // SAFETY: only numbers are passed; the parent holds the sockets open, and the child,
+            // which is about to run a program, uses nothing at these numbers.
             #[allow(unsafe_code, reason = "systemd gives sockets by number")]
             let moved = unsafe { libc::dup2(*socket, 3 + i32::try_from(at).unwrap_or(0)) };
             if moved < 0 {
@@ -266,7 +266,7 @@ fn start(yaml: &str, dir: &TempDir, kept: &[(String, OwnedFd)], notify: &str) ->
         }
         Ok(())
     };
-    // SAFETY: system calls only.
+    // SAFETY: only system calls.
     #[allow(unsafe_code, reason = "systemd gives sockets by number")]
     unsafe {
         command.pre_exec(place);
@@ -302,7 +302,7 @@ async fn sockets_that_the_manager_keeps_refuse_nobody_over_a_crash_and_a_restart
         let pid = rustix::process::Pid::from_child(&child);
         rustix::process::kill_process(pid, signal).unwrap();
         wait_for("it has ended", SOON, async || child.try_wait().unwrap()).await;
-        // Somebody comes while nobody is there.
+        // A client connects while no gateway runs.
         let asked = get("/");
         let waiting = client::send(to, &asked);
         let again = async {
@@ -313,7 +313,7 @@ async fn sockets_that_the_manager_keeps_refuse_nobody_over_a_crash_and_a_restart
         let (answer, ()) = tokio::join!(waiting, again);
         assert_eq!(answer.unwrap().status(), 200);
         manager.heard("READY=1").await;
-        // The path was left in its place, so the socket behind it is still found.
+        // The path of the socket stays, so clients still reach the socket.
         assert!(std::os::unix::net::UnixStream::connect(&path).is_ok());
         assert_eq!(manager.kept().len(), 2);
     }
@@ -328,7 +328,7 @@ async fn sockets_that_the_manager_keeps_refuse_nobody_over_a_crash_and_a_restart
         .filter(|f| f.contains("cannot connect"))
         .collect();
     assert!(refused.is_empty(), "{refused:?}");
-    // What was under way at the kill is lost, and nothing else.
+    // Requests in flight at the kill are lost, and no others.
     assert!(
         tally.failed.len() as u64 + tally.cut <= 4,
         "{:?}",
@@ -369,7 +369,7 @@ async fn sockets_of_an_earlier_configuration_are_not_kept_for_ever() {
         .filter_map(|told| Some((told.value("FDNAME")?, told.has("FDSTOREREMOVE=1"))))
         .collect();
     assert!(told.contains(&(&gone_name, true)), "{told:?}");
-    // One was made in the place of the other: the old one would be found first.
+    // A new socket replaces the old one, which would be found first.
     let of_lost: Vec<bool> = told
         .iter()
         .filter(|(name, _)| *name == lost_name)

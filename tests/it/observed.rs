@@ -1,4 +1,4 @@
-//! What an operator sees: the access log, metrics, the admin listener, and how it stops.
+//! Interfaces for operators: the access log, metrics, the admin listener, and the shutdown.
 
 use std::{fs, time::Duration};
 
@@ -35,7 +35,7 @@ async fn each_request_is_one_line_that_names_it() {
     let lines = gateway.log_lines(2).await;
     let (served, refused) = (&lines[0], &lines[1]);
     assert_eq!(served["id"], answer.header("x-request-id").unwrap());
-    // The origin got the same name for it.
+    // The origin got the same request id.
     let headers = answer.json()["headers"].to_string();
     assert!(
         headers.contains(served["id"].as_str().unwrap()),
@@ -52,7 +52,7 @@ async fn each_request_is_one_line_that_names_it() {
         "{served}"
     );
     assert_eq!(served.get("reason").and_then(|r| r.as_str()), None);
-    // The control: a refusal says which.
+    // The control: a refusal has its reason.
     assert_eq!(refused["status"], 404);
     assert_eq!(refused["reason"], "no_route");
 }
@@ -67,7 +67,7 @@ async fn a_log_that_was_moved_away_is_opened_anew() {
     let moved = gateway.folder().join("moved.log");
     fs::rename(&log, &moved).unwrap();
     gateway.signal(Signal::USR1);
-    // The signal is taken a moment later; the next line opens the file.
+    // The signal takes effect a moment later; the next line opens the file.
     wait_for("there is a new file", SOON, async || {
         gateway.get("/app/meanwhile").await;
         log.exists().then_some(())
@@ -180,7 +180,7 @@ async fn the_admin_listener_answers_reads_alone_and_only_to_this_machine() {
             .status(),
         405
     );
-    // The control: none of it is served to visitors.
+    // The control: visitors cannot reach any of it.
     assert_eq!(gateway.get("/metrics").await.status(), 404);
 }
 
@@ -207,7 +207,7 @@ async fn asked_to_leave_it_finishes_what_it_began() {
     assert_eq!(status, 200);
     assert!(ended.success(), "{ended}");
     assert!(idle.is_closed().await);
-    // And nobody listens any more.
+    // The port is closed.
     let refused = client::send(address, &get("/app/a")).await;
     assert!(
         matches!(refused, Err(client::ClientError::Connect { .. })),
@@ -252,7 +252,7 @@ async fn several_addresses_and_a_unix_socket_serve_the_same() {
         .iter()
         .map(|l| l["listener"].as_str().unwrap())
         .collect();
-    // Each worker writes its own lines, so they may change places.
+    // Each worker writes its own lines, so their order may vary.
     listeners.sort_unstable();
     assert_eq!(listeners, ["one", "three", "two"]);
 }

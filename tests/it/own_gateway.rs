@@ -1,5 +1,5 @@
 //! The program of `examples/own_gateway`: Edgeway with a filter of its own compiled in, which
-//! is a filter like any other.
+//! behaves like any other filter.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/own_gateway")
 }
 
-/// The program, built as the tests were.
+/// Path of the program, built with the same profile as the tests.
 fn program() -> PathBuf {
     let edgeway = Path::new(env!("CARGO_BIN_EXE_edgeway"));
     let built = edgeway.parent().expect("it is in a folder");
@@ -24,8 +24,8 @@ fn program() -> PathBuf {
         build.arg("--release");
     }
     let target = built.parent().expect("profiles are in the target folder");
-    // What cargo tells a test of its package: build scripts that look at it would run again,
-    // and so would those of the next build without.
+    // Cargo sets these variables for tests; with them, build scripts that watch them would run
+    // again, and so would those of the next build without them.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         let is_of_test = text == "RUSTC_BOOTSTRAP"
@@ -63,7 +63,7 @@ fn run(program: &Path, arguments: &[&str]) -> Ran {
     }
 }
 
-/// The example's routes, on a port that is free.
+/// The example's routes, on a free port.
 fn routes() -> String {
     let text = fs::read_to_string(folder().join("edgeway.yaml")).expect("it is there");
     let lines = text.lines().filter(|line| !line.starts_with("listeners:"));
@@ -89,7 +89,7 @@ async fn a_filter_of_ones_own_is_one_like_any_other() {
     assert_eq!((late.status(), late.header("link")), (410, Some(link)));
     let other = gateway.get("/v2/items").await;
     assert_eq!((other.status(), other.header("sunset")), (200, None));
-    // The access log, the status and a reload know it.
+    // The access log, the status and a reload know the filter.
     let lines = gateway.log_lines(3).await;
     let late = lines.iter().find(|line| line["path"] == "/v0/items");
     assert_eq!(late.expect("it is logged")["reason"], "sunset");
@@ -132,7 +132,7 @@ async fn a_filter_of_ones_own_is_one_like_any_other() {
     );
     let both = format!("{}{}", explained.stdout, explained.stderr);
     assert!(both.contains("410 from Thu, 31 Dec 2099"), "{both}");
-    // The program without it knows no such key.
+    // The program without the filter does not know the key.
     let plain = run(
         Path::new(env!("CARGO_BIN_EXE_edgeway")),
         &["check", "-c", &config],

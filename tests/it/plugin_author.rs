@@ -1,4 +1,4 @@
-//! What who writes a plugin is told, before any gateway runs it.
+//! Messages to the author of a plugin before any gateway runs it.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! Plugins that read the bodies of requests, which reach the backend as they came.
+//! Plugins that read request bodies, which reach the backend unchanged.
 
 use std::{fs, net::SocketAddr};
 
@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// Says what it sees of a body, in a header that the backend gives back.
+/// Plugin that reports what it sees of a body, in a header that the backend echoes.
 const SHOWS: &str = "export async function onRequest(request) {
     const seen = { body: request.body?.length ?? null };
     try {
@@ -29,7 +29,7 @@ const SHOWS: &str = "export async function onRequest(request) {
     request.headers.set('x-seen', JSON.stringify(seen));
 }";
 
-/// Gives each body back as it is, with what the plugin has seen.
+/// Starts a backend that echoes each body, with the plugin's report.
 async fn mirror(tasks: &mut JoinSet<()>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0")
         .await
@@ -80,7 +80,7 @@ fn seen(answer: &Response) -> Value {
 }
 
 fn json_of(bytes: usize) -> String {
-    // Each part is another, so that an order that changes is seen.
+    // All parts differ, so that a changed order is visible.
     let mut text: String = (0..).map(|n| format!("{n},")).take(bytes).collect();
     text.truncate(bytes);
     text
@@ -108,7 +108,7 @@ async fn a_body_is_read_and_goes_on_as_it_came() {
             Some(&*bytes.to_string())
         );
     }
-    // In pieces, without a length.
+    // In chunks, without a length.
     for (pieces, each) in [(1, 10), (3, 1000), (40, 1000)] {
         let text = json_of(pieces * each);
         let chunks = text.as_bytes().chunks(each).map(<[u8]>::to_vec);
@@ -118,7 +118,7 @@ async fn a_body_is_read_and_goes_on_as_it_came() {
         assert_eq!(answer.text(), text, "{pieces}");
         assert_eq!(seen(&answer)["length"], text.len());
     }
-    // An empty one, with a length and in pieces.
+    // An empty body, with a length and in chunks.
     for empty in [post("/", ""), Request::new("POST", "/").chunks::<&str>([])] {
         let answer = gateway.send(&as_json(empty)).await;
         assert_eq!((answer.status(), answer.text()), (200, String::new()));
@@ -153,7 +153,7 @@ async fn what_is_too_long_or_of_another_kind_is_not_there_and_goes_on_untouched(
                 .contains("longer than `body.max`"),
             "{seen}"
         );
-        // In pieces of many sizes: one of them is where Pingora keeps no more.
+        // In chunks of many sizes: with one of them, Pingora's buffer for retries is full.
         for each in [1000, 30_000, 65_000, 200_000] {
             let chunks = text.as_bytes().chunks(each).map(<[u8]>::to_vec);
             let answer = send("application/json", Request::new("POST", "/").chunks(chunks)).await;
@@ -242,7 +242,7 @@ async fn a_plugin_answers_by_the_body_in_front_of_an_app() {
     export async function onUpstreamRequest(request) {
         if (request.method === 'POST') request.headers.set('x-name', (await request.json()).name);
     }";
-    // A plugin before it that asks for less, and one without: neither takes anything away.
+    // A plugin before it with a smaller `max`, and one without `body`: neither takes anything away.
     let plugins = format!(
         "{{ file: y/plugin.js, body: {{ max: 5B }}, {SLOW}, run: first }}, {{ file: x/plugin.js, body: {{ max: 1KiB }}, on_error: refuse, {LIMITS} }}, {{ file: z/plugin.js, {SLOW} }}"
     );
@@ -284,7 +284,7 @@ async fn a_plugin_answers_by_the_body_in_front_of_an_app() {
         form.json(),
         json!({ "all": [["a", "1 2"], ["b", "ü"], ["b", ""]], "a": "1 2", "two": ["ü", ""] })
     );
-    // What a guard cannot read does not pass it.
+    // A body that a guard cannot read does not pass it.
     let padded = format!("{{\"name\":\"evil\",\"x\":\"{}\"}}", "x".repeat(2000));
     let long = gateway
         .send(&ask("/api/items", "application/json", &padded))
@@ -301,13 +301,13 @@ async fn a_plugin_answers_by_the_body_in_front_of_an_app() {
 async fn nothing_is_read_before_a_client_is_known() {
     let mut tasks = JoinSet::new();
     let backend = mirror(&mut tasks).await;
-    // Every method but GET is refused before the plugin's turn.
+    // Every method but GET is refused before the plugin runs.
     let plugin = format!("{{ file: x/plugin.js, body: {{}}, {SLOW} }}], methods: [GET");
     let gateway = start(backend, &plugin, &[("x", SHOWS)]).await;
     let mut client = Connection::open(gateway.address())
         .await
         .expect("it listens");
-    // Its body never comes, and the answer is there all the same.
+    // Its body never arrives, and the response is sent all the same.
     let head = "POST / HTTP/1.1\r\nhost: a.test\r\ncontent-type: application/json\r\ncontent-length: 4\r\n\r\n";
     client.write(head).await.expect("it takes it");
     let answer = client.read_answer().await.expect("an answer");

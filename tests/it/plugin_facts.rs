@@ -1,4 +1,4 @@
-//! What plugins know of who asks: the claims of a verified token, and where the client is.
+//! Facts about the client in plugins: the claims of a verified token, and the client's location.
 
 use std::{fs, path::Path};
 
@@ -29,7 +29,7 @@ fn yaml(top: &str, route: &str, run: &str) -> String {
     )
 }
 
-/// A gateway whose routes have a plugin that shows what it finds.
+/// Starts a gateway whose routes have a plugin that shows what it finds.
 async fn showing(top: &str, route: &str, run: &str) -> Gateway {
     Gateway::start_in(&yaml(top, route, run), |folder| {
         let text = "export const onRequest = (request, ctx) =>
@@ -54,7 +54,7 @@ async fn claims_are_those_of_a_token_that_was_verified() {
     for nobody in [&forged, &get("/")] {
         assert_eq!(gateway.send(nobody).await.json()["jwt"], json!(null));
     }
-    // Before anybody has verified it, it says nothing.
+    // Before the token is verified, there are no claims.
     let early = showing("", &jwt, ", run: first").await;
     assert_eq!(early.send(&good).await.json()["jwt"], json!(null));
 }
@@ -94,7 +94,7 @@ fn two_files_are_one_place_and_the_first_one_counts() {
                 "2001:db8::/32",
                 json!({ "autonomous_system_number": 64_501, "country": { "iso_code": "FR" } }),
             ),
-            // What is no record is passed over.
+            // An invalid record is ignored.
             ("198.51.100.0/24", json!(["x"])),
         ],
     );
@@ -131,7 +131,7 @@ async fn a_file_that_is_replaced_is_read_by_a_reload() {
         gateway.get("/").await.json()["geo"],
         json!({ "country": "FR" })
     );
-    // One that cannot be read leaves the one before.
+    // A file that cannot be read leaves the previous one in use.
     fs::write(&file, b"half a fi").expect("it is ours");
     assert!(!gateway.reload(&yaml).await);
     assert_eq!(

@@ -1,5 +1,4 @@
-//! `edgeway plugin run` against a gateway: what it says becomes of a request is what becomes of
-//! it.
+//! `edgeway plugin run` compared with a gateway: its output for a request is what the gateway does.
 
 use std::{fs, path::Path};
 
@@ -16,7 +15,7 @@ use crate::{
 
 const HOST: &str = "shop.test";
 
-/// Each hook does what the request asks for in `X-Ask`.
+/// Plugin whose hooks do what the request says in `X-Ask`.
 const PLUGIN: &str = "
 export const config = { matcher: ['/a/:path*', '/b'] };
 const askOf = (headers) => JSON.parse(headers.get('x-ask') ?? '{}');
@@ -174,14 +173,14 @@ impl Drawn {
     }
 }
 
-/// Whether a header is the plugin's or the request's: others are the gateway's own.
+/// Returns true for headers of the plugin or the request; others are the gateway's own.
 fn kept(name: &str) -> bool {
     let own = ["x-a", "x-b", "x-out", "x-route", "x-upstream", "x-was"];
     let known = ["vary", "set-cookie", "cookie"];
     name.starts_with("x-seen-") || own.contains(&name) || known.contains(&name)
 }
 
-/// Names with their values, as far as both can know them.
+/// Returns names with their values, as far as both can know them.
 fn told_headers(headers: &Value) -> Value {
     let all = headers.as_object().expect("names and lines").iter();
     let all = all.filter(|(name, _)| kept(name));
@@ -194,7 +193,7 @@ fn seen_headers<'h>(pairs: impl Iterator<Item = (&'h str, &'h str)>) -> Value {
     let mut all = serde_json::Map::new();
     for (name, value) in pairs {
         let name = name.to_ascii_lowercase();
-        // Of the gateway itself, which may compress.
+        // The gateway's own, since it may compress.
         let is_own = name == "vary" && value == "Accept-Encoding";
         if kept(&name) && !is_own {
             let lines = all.entry(name).or_insert_with(|| json!([]));
@@ -204,7 +203,7 @@ fn seen_headers<'h>(pairs: impl Iterator<Item = (&'h str, &'h str)>) -> Value {
     all.into()
 }
 
-/// What the gateway did, in the form of `plugin run --json`.
+/// Result of the gateway, in the form of `plugin run --json`.
 fn seen(answer: &Response) -> Value {
     let is_echo = answer.header("content-type") == Some("application/json");
     let request = is_echo.then(|| {
@@ -312,7 +311,7 @@ async fn a_run_says_what_a_gateway_does() {
         let answer = gateways[usize::from(!refuses)].send(&request).await;
         let (expected, mut got) = (seen(&answer), told(&file, method, target, &more));
         if expected["request"].is_null() && expected["status"] != 503 && answer.body.is_empty() {
-            // An answer without a body shows nothing of what the backend got.
+            // A response without a body does not show what the backend got.
             got["request"] = Value::Null;
         }
         statuses.insert(answer.status());

@@ -1,5 +1,5 @@
-//! What plugins say in a running gateway: the log, numbers of their own, and work that goes on
-//! behind the answer.
+//! Output of plugins in a running gateway: the log, their own metrics, and work that continues
+//! after the response.
 
 use std::{fs, time::Duration};
 
@@ -15,7 +15,8 @@ use crate::support::{
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// A gateway in front of an origin, with a plugin of this text that may fetch from there.
+/// Starts a gateway in front of an origin, with a plugin of this text that may fetch from the
+/// origin.
 async fn with(text: &str, more: &str) -> (Origin<EchoOrigin>, Gateway) {
     let origin = EchoOrigin::start().await;
     let (text, address) = (text.to_owned(), origin.address());
@@ -109,7 +110,7 @@ async fn a_gateway_that_stops_finishes_what_was_left_and_waits_no_longer() {
     gateway.signal(Signal::TERM);
     assert!(gateway.leaves(SOON).await.success());
     assert_eq!(origin.counts().requests(), 2);
-    // What does not end in its own time is not waited for.
+    // Work that exceeds its limit is not waited for.
     let text = "export const onRequest = (request, ctx) => ctx.waitUntil(new Promise(() => {}));";
     let (_origin, mut gateway) = with(text, ", limits: { wait_until: 200ms }").await;
     gateway.get("/").await;
@@ -131,7 +132,7 @@ const TELLS: &str = "export async function onLog(entry, ctx) {
 async fn a_line_of_the_access_log_has_what_a_plugin_tells_and_nobody_waits_for_it() {
     let (_origin, gateway) = with(TELLS, "").await;
     let mut connection = gateway.connect().await;
-    // One connection: each request is answered while the one before is still told of.
+    // One connection: each request gets its response while `onLog` of the previous one still runs.
     for path in ["/slow", "/throws", "/stuck", "/"] {
         let request = get(path).header("user-agent", "a \"b\"");
         let answer = connection.send(&request).await.expect("it answers");
@@ -217,7 +218,7 @@ async fn the_status_knows_each_plugin_and_its_version() {
         "route": "app", "calls": 3, "failures": { "script": 2, "breaker": 1 }, "left_out": true,
     });
     assert_eq!(status["plugins"][0]["routes"], json!([route]));
-    // Another version takes the place of this one, in the metrics too.
+    // Another version replaces this one, in the metrics too.
     let version = |plugin: &serde_json::Value| {
         let version = plugin["version"].as_str().expect("it has one").to_owned();
         let series =

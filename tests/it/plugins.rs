@@ -34,7 +34,7 @@ pub(crate) fn names() -> Vec<String> {
     names.filter(|name| name != "types").collect()
 }
 
-/// The route that a plugin's README shows.
+/// Returns the route that a plugin's README shows.
 pub(crate) fn route_of(name: &str) -> String {
     let path = folder().join("plugins").join(name).join("README.md");
     let text = fs::read_to_string(path).expect("each has a README");
@@ -43,7 +43,7 @@ pub(crate) fn route_of(name: &str) -> String {
     yaml.to_owned()
 }
 
-/// A gateway with that route; `edit` may put other values into it.
+/// Starts a gateway with that route; `edit` may change its values.
 pub(crate) async fn with(
     name: &str,
     backend: impl ToString,
@@ -99,7 +99,7 @@ async fn ab_split_gives_a_visitor_one_variant_and_the_cache_an_answer_for_each()
     let variant = cookie.split(';').next().unwrap().to_owned();
     assert!(variant == "ab=a" || variant == "ab=b", "{cookie}");
     assert_eq!(first.header("vary"), Some("Cookie"));
-    // From now on it is the same, and no other cookie is set.
+    // From now on the variant stays the same, and no other cookie is set.
     let again = of(&gateway, "/", &[("cookie", &variant)]).await;
     assert_eq!(again.header("set-cookie"), None);
     assert_eq!(again.header("x-cache-status"), Some("HIT"));
@@ -151,7 +151,7 @@ async fn maintenance_closes_the_site_to_all_but_those_who_work_on_it() {
         (503, &json!("maintenance"))
     );
     assert_eq!(of(&gateway, "/health", &[]).await.status(), 200);
-    // Those who work on it, and everybody once it is over; both by a reload.
+    // Addresses in `bypass` pass, and all clients do once it is over; both by a reload.
     let base = format!(
         "upstreams: {{ app: {{ backends: [\"{}\"] }} }}\n",
         origin.address()
@@ -171,7 +171,7 @@ async fn maintenance_closes_the_site_to_all_but_those_who_work_on_it() {
 
 const SECRET: &str = "replace this by 32 random characters, or more";
 
-/// What an app in node makes, by the file that the README names.
+/// Returns a token created by Node, with the file that the README names.
 fn signed_in_node(prefix: &str, seconds: i64, ago: u64) -> String {
     let main = "const { sign } = await import(process.argv[1]);
         const [secret, prefix, seconds, ago] = process.argv.slice(2);
@@ -210,7 +210,7 @@ async fn signed_url_opens_one_folder_for_ninety_seconds() {
     .await;
     assert_eq!(playlist.status(), 200);
     assert_eq!(playlist.json()["target"], "/watch/42/index.m3u8?q=1");
-    // Segments: by the cookie, and by the folder of the token.
+    // Segments: by the cookie, and by the token in the path.
     let cookie = playlist.header("set-cookie").expect("segments need it");
     assert!(
         cookie.contains("; Path=/watch/42/; Expires=") && cookie.contains(" GMT; Max-Age="),
@@ -243,7 +243,7 @@ async fn signed_url_opens_one_folder_for_ninety_seconds() {
         (401, &json!("token_expired"))
     );
     assert_eq!(origin.counts().requests(), 4);
-    // As a parameter it is in no log.
+    // A token in a parameter is in no log.
     let lines = gateway.log_lines(7).await;
     let lines = lines
         .iter()
@@ -277,7 +277,7 @@ async fn signed_url_shares_what_the_cache_keeps_as_its_readme_says() {
         let segment = of(&gateway, "/watch/42/1.ts", &[("cookie", &cookie)]).await;
         assert_eq!(segment.header("x-cache-status"), Some(outcome));
     }
-    // What is kept is for nobody without a token.
+    // Stored responses are not served without a token.
     assert_eq!(of(&gateway, "/watch/42/1.ts", &[]).await.status(), 401);
 }
 
@@ -285,7 +285,7 @@ async fn signed_url_shares_what_the_cache_keeps_as_its_readme_says() {
 async fn api_key_guards_an_express_app() {
     let app = ExpressApp::start().await;
     let gateway = with("api-key", app.address(), |yaml| {
-        // The app's `/echo` shows what reaches it.
+        // The app's `/echo` shows the request that reaches it.
         yaml.replace("/api/*", "/*")
     })
     .await;
@@ -317,7 +317,7 @@ async fn api_key_guards_an_express_app() {
     assert_eq!(seen["headers"]["x-plan"], "gold");
     assert_eq!(seen["headers"]["x-api-key"], json!(null));
     assert_eq!(app.stats().await["writes"], 1);
-    // The hashes are those that the command line makes.
+    // The command line creates the same hashes.
     let made = crate::cli::edgeway_fed(
         &["hash", "api-key", "--stdin", "acme"],
         "ek_acme_example_of_twenty",
@@ -328,7 +328,7 @@ async fn api_key_guards_an_express_app() {
 #[tokio::test]
 async fn a_guard_that_fails_lets_nobody_pass() {
     let origin = EchoOrigin::start().await;
-    // Its schema takes that, and it fails once it is asked.
+    // Its schema accepts this, and the plugin fails when it runs.
     let none = |yaml: String| yaml.replace(&format!("\"{SECRET}\""), "");
     let gateway = with("signed-url", origin.address(), none).await;
     let token = signed_in_node("/watch/42/", 90, 0);
@@ -355,7 +355,8 @@ routes:
 ",
         origin.address()
     );
-    // It fails for what this client sends, before it takes away what no client may say.
+    // It fails because of this client's request, before it removes a header that no client may
+    // send.
     let gateway = Gateway::start_in(&yaml, |folder| {
         let guard = "export function onRequest() {}
 export function onUpstreamRequest(request) {
@@ -408,7 +409,7 @@ routes:
             let known = of(&gateway, "/account/", &headers).await.json();
             assert_eq!(echoed(&known, "x-user-id"), Some("ann"));
             let open = of(&gateway, "/", &headers).await.json();
-            // A name with an underscore passes nowhere.
+            // A name with an underscore never passes.
             let forged = forged.filter(|_| !name.contains('_'));
             assert_eq!(echoed(&open, name), forged, "{name}");
         }
@@ -478,7 +479,7 @@ routes:
     on_error: refuse
     isolation: thread
 ";
-    // One call, of seconds.
+    // One call that takes seconds.
     let text = "const [text, part] = ['y'.repeat(100000), 'y'.repeat(50000) + 'x'];
         export function onRequest(request) {
             if (request.nextUrl.pathname === '/stuck') text.indexOf(part);
@@ -500,7 +501,7 @@ routes:
     gateway.counts(failures, 1).await;
     assert_eq!(gateway.count("edgeway_plugin_stuck_threads").await, 1);
     assert_eq!(gateway.get("/").await.text(), "went on");
-    // As many as one client may hold: no hook begins for it until one of them comes back, and
+    // One client holds as many as it may: no hook starts for it until one of them returns, and
     // others are served.
     let is_full = async || {
         assert_eq!(gateway.get("/stuck").await.status(), 503);
@@ -512,7 +513,7 @@ routes:
     let answer = other.expect("it is open").send(&get("/")).await;
     assert_eq!(answer.expect("it is answered").status(), 200);
     let is_served = async || (gateway.get("/").await.status() == 200).then_some(());
-    // They get what the machine's other work leaves.
+    // The stuck threads run with low priority, and get the CPU time that other work leaves.
     wait_for("a thread comes back", SOON * 18, is_served).await;
     assert_eq!(gateway.count("edgeway_plugin_breaker_open").await, 0);
 }

@@ -43,7 +43,7 @@ async fn active(gateway: &Gateway) -> Value {
     gateway.status().await["config"]["profile"].clone()
 }
 
-/// The seconds for which an answer stays fresh, as clients see them.
+/// Returns the seconds for which a response stays fresh, as clients see them.
 async fn ttl(gateway: &Gateway, path: &str) -> u64 {
     let answer = gateway.get(path).await;
     assert_eq!(answer.header("x-cache-status"), Some("HIT"), "{path}");
@@ -66,7 +66,7 @@ async fn the_time_that_clients_see_changes_without_a_restart() {
         (&json!("peak"), &json!(1))
     );
     assert!((1790..=1800).contains(&ttl(&gateway, "/silent").await));
-    // What the origin says stays.
+    // Times of the origin stay.
     assert!((50..=60).contains(&ttl(&gateway, "/told").await));
     gateway.get("/silent?new").await;
     assert!((1790..=1800).contains(&ttl(&gateway, "/silent?new").await));
@@ -90,7 +90,7 @@ async fn the_time_that_clients_see_changes_without_a_restart() {
         0
     );
     assert_eq!(origin.settings().answers("/silent"), 2);
-    // No file was read.
+    // No file was read again.
     let reloads = "edgeway_config_reloads_total{outcome=\"ok\"}";
     assert_eq!(gateway.count(reloads).await, 0);
 }

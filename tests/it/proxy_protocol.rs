@@ -1,5 +1,5 @@
-//! The PROXY protocol in front of plain and TLS listeners: whose address counts, and who may
-//! say so.
+//! The PROXY protocol in front of plain and TLS listeners: the effective client address, and the
+//! peers that may set it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,7 +33,7 @@ routes:
 
 const LOOPBACK: &str = "proxy_protocol: [127.0.0.1/32]";
 
-/// The value of a header as the origin got it.
+/// Returns the value of a header as the origin got it.
 fn header<'j>(echo: &'j Value, name: &str) -> &'j str {
     let headers = echo["headers"].as_array().expect("the origin lists them");
     let found = headers.iter().find(|header| header[0] == name);
@@ -42,7 +42,7 @@ fn header<'j>(echo: &'j Value, name: &str) -> &'j str {
         .unwrap_or_default()
 }
 
-/// What reaches the origin when a connection begins with `header`.
+/// Returns the request that reaches the origin when a connection begins with `header`.
 async fn seen(gateway: &Gateway, header: &[u8]) -> Value {
     let mut connection = gateway.connect().await;
     connection.write(header).await.expect("it takes bytes");
@@ -93,10 +93,10 @@ async fn the_header_tells_the_client_of_either_version() {
     ] {
         let echo = seen(&gateway, &header).await;
         assert_eq!(self::header(&echo, "x-real-ip"), client, "{echo}");
-        // What a client writes that nobody trusts is not passed on.
+        // The header of an untrusted client is not passed on.
         assert_eq!(self::header(&echo, "x-forwarded-for"), client, "{echo}");
     }
-    // A trusted one in front of the balancer is believed, the balancer itself is not asked.
+    // A trusted proxy in front of the balancer is trusted; the balancer itself need not be.
     let echo = seen(&gateway, &inet(200, b"")).await;
     assert_eq!(header(&echo, "x-real-ip"), "203.0.113.9", "{echo}");
     let lines = gateway.log_lines(8).await;
@@ -141,14 +141,14 @@ async fn without_a_proper_header_nothing_is_served() {
     for bytes in &odd {
         let mut connection = gateway.connect().await;
         connection.write(bytes).await.unwrap();
-        // The refusal may be faster than this.
+        // The connection may be closed before this is written.
         drop(connection.write("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await);
         assert!(connection.is_closed().await, "{bytes:?}");
     }
     let malformed = "edgeway_refused_total{reason=\"proxy_protocol\"}";
     assert_eq!(gateway.count(malformed).await, odd.len() as u64);
 
-    // One that never comes has its time.
+    // A header that never arrives completely has a deadline.
     let started = Instant::now();
     let mut silent = gateway.connect().await;
     silent.write("PROXY TCP4 192").await.unwrap();
@@ -169,13 +169,13 @@ async fn only_the_balancers_may_connect() {
     let origin = EchoOrigin::start().await;
     let gateway = front(&origin, "proxy_protocol: [127.0.0.2/32]").await;
     let mut stranger = gateway.connect().await;
-    // It may be gone before this is written.
+    // The connection may be closed before this is written.
     drop(stranger.write(inet(7, b"")).await);
     assert!(stranger.is_closed().await);
     let series = "edgeway_refused_total{reason=\"proxy_protocol_peer\"}";
     assert_eq!(gateway.count(series).await, 1);
     assert_eq!(origin.counts().requests(), 0);
-    // The control: the same words from the balancer.
+    // The control: the same bytes from the balancer.
     let balancer = "127.0.0.2".parse().unwrap();
     let mut connection = Connection::open_from(balancer, gateway.address())
         .await
@@ -242,7 +242,7 @@ routes:
         assert_eq!(self::header(&echo, "x-real-ip"), "192.0.2.7", "{echo}");
         assert_eq!(self::header(&echo, "x-forwarded-proto"), "https", "{echo}");
     }
-    // The control: a handshake without it does not begin.
+    // The control: without the header the handshake does not begin.
     let stream = gateway.connect().await.into_stream();
     assert!(connector.connect(name, stream).await.is_err());
 }

@@ -1,5 +1,5 @@
-//! Purges as operators and applications order them: by the admin API, the command and the
-//! method `PURGE`, over gateways that share a Redis.
+//! Purges by operators and applications: by the admin API, the command and the method `PURGE`, over
+//! gateways that share a Redis.
 
 use std::{fs, net::SocketAddr, time::Duration};
 
@@ -51,9 +51,9 @@ async fn leased(gateway: &Gateway) {
     .await;
 }
 
-/// Two of one site, with one Redis.
+/// Starts two gateways of one site, with one Redis.
 async fn two(origin: SocketAddr, redis: &Redis, route: &str) -> [Gateway; 2] {
-    // A Redis that is new knows nobody for 3 s; all that is done before waits for that.
+    // A new log of purges does not know the gateways for 3 s; everything before that waits.
     let redis = format!("redis: {}\n", redis.section(""));
     let both = [
         front(origin, &redis, "", route).await,
@@ -278,7 +278,7 @@ async fn who_is_allowed_purges_by_method() {
         (&line["action"], &line["who"], &line["route"]),
         (&json!("purge"), &json!("192.0.2.7"), &json!("app"))
     );
-    // Where nothing is cached, it is a method like any other.
+    // Without a cache it is a method like any other.
     let passed = gateway.send(&from(method("/plain/a"), "192.0.2.7")).await;
     assert_eq!(passed.text(), "/plain/a #1");
 }
@@ -343,19 +343,19 @@ async fn no_purge_waits_for_a_gateway_that_was_stopped() {
     let redis = Redis::start().await;
     let origin = origin(&["/a"]).await;
     let [one, mut two] = two(origin.address(), &redis, "{}").await;
-    // A log that was begun a moment ago knows nobody for sure.
+    // A log that was just created does not know the gateways for sure, so this purge waits.
     let (status, _) = purge(&one, &json!({ "url": "/a" })).await;
     assert_eq!(status, 200);
     two.terminate(SOON).await;
     let (status, receipt) = purge(&one, &json!({ "url": "/a" })).await;
     assert_eq!(status, 200, "{receipt}");
-    // Its lease would have lasted for up to 3 s; now nobody knows of it any more.
+    // Its lease would have lasted for up to 3 s; it released the lease when it stopped.
     assert_eq!(receipt["lapsed"], json!([]), "{receipt}");
     assert!(receipt["took_ms"].as_f64().unwrap() < 1500.0, "{receipt}");
 }
 
-/// Invariant: no receipt says 200 while a gateway that was known a moment ago serves what is
-/// older; it is named instead.
+/// Invariant: no receipt is 200 while a gateway that was known a moment ago serves an older
+/// response; the receipt names it instead.
 #[tokio::test]
 async fn a_receipt_names_who_may_still_serve_what_is_older() {
     for (lost, status) in [("serve", 202), ("revalidate", 200)] {
@@ -382,7 +382,7 @@ async fn a_receipt_names_who_may_still_serve_what_is_older() {
         for path in ["/a", "/b"] {
             read(&two, path).await;
         }
-        // Cut off for longer than its lease lasts.
+        // The link is cut for longer than its lease lasts.
         relay.set(Wire::Cut);
         wait_for("it has no lease", SOON, async || {
             let leased = two.status().await["purges"]["leased"].take();
@@ -395,7 +395,7 @@ async fn a_receipt_names_who_may_still_serve_what_is_older() {
         assert_eq!(receipt["lapsed"], json!([name]), "{lost}: {receipt}");
         let (cache, _) = read(&two, "/a").await;
         assert_eq!(cache == "HIT", status == 202, "{lost}: {cache}");
-        // Redis loses all that it had while the other one is away.
+        // Redis loses all of its data while the other gateway is disconnected.
         redis.flush();
         let (found, receipt) = purge(&one, &json!({ "url": "/b" })).await;
         assert_eq!(found, status, "{lost}: {receipt}");
@@ -411,8 +411,8 @@ async fn a_receipt_names_who_may_still_serve_what_is_older() {
     }
 }
 
-/// Invariant: no receipt says 200 while a gateway serves what is older, whoever writes Redis
-/// without the secret: a purge that was made unreadable has everything dropped.
+/// Invariant: no receipt is 200 while a gateway serves an older response, even if a process writes
+/// to Redis without the secret: a purge that was made unreadable drops everything.
 #[tokio::test]
 async fn a_purge_that_somebody_has_spoilt_in_redis_is_no_purge_that_was_applied() {
     for spoilt in ["x", "", "[]"] {
@@ -435,7 +435,7 @@ async fn a_purge_that_somebody_has_spoilt_in_redis_is_no_purge_that_was_applied(
         .await;
         let old = read(&two, "/a").await.1;
         assert_eq!(read(&two, "/a").await, ("HIT".to_owned(), old.clone()));
-        // It hears of the purge only once that is another one.
+        // It reads the purge only after the entry was replaced.
         relay.set(Wire::Stalled);
         let last = redis.cli(&["XLEN", "edgeway:{purge}:log"]);
         let spoil = async {

@@ -1,5 +1,5 @@
-//! Purges, and responses on their way to Redis, while anybody writes as fast as can be: they wait
-//! for no write. Redis is far away, so that there is always some write that is not told.
+//! Purges, and responses on their way to Redis, while clients write as fast as possible: they wait
+//! for no write. The link to Redis is slow, so that some write is always unsent.
 #![allow(
     clippy::cast_precision_loss,
     clippy::disallowed_methods,
@@ -31,13 +31,13 @@ const SOON: Duration = Duration::from_mins(1);
 const HOUR: &[(&str, &str)] = &[("cache-control", "max-age=3600")];
 const IN_REDIS: &str = "edgeway_cache_level2_writes_total{outcome=\"stored\"}";
 const FAR: Duration = Duration::from_millis(30);
-/// Writes of one flood at most: it is to go on for longer than what is tested takes.
+/// Maximum number of writes of one flood: it must last longer than the tested operation.
 const MOST: usize = 20_000;
 const LANES: usize = 8;
-/// Pages that nobody writes to.
+/// Number of pages without a write.
 const KEPT: usize = 40;
 
-/// Two gateways, the first of which is far from Redis.
+/// Two gateways, the first of which has a slow link to Redis.
 struct Fleet {
     redis: Redis,
     wire: Relay,
@@ -83,7 +83,7 @@ impl Fleet {
         fleet
     }
 
-    /// What each of them says, from the cache.
+    /// Waits until each gateway serves the page from the cache.
     async fn filled(&self, path: &str) {
         self.origin.settings().tell(path, 200, HOUR);
         for gateway in &self.gateways {
@@ -95,7 +95,7 @@ impl Fleet {
     }
 }
 
-/// Whether so many are in Redis, after a moment at most.
+/// Waits a moment until at least `least` responses were stored in Redis.
 async fn stored(gateway: &Gateway, least: f64) -> Option<()> {
     for _ in 0..20 {
         if gateway.metric(IN_REDIS).await >= least {
@@ -136,7 +136,7 @@ async fn purge(gateway: &Gateway, order: &Value) -> (u16, Value) {
     (response.status(), response.json())
 }
 
-/// Writes without a pause, until it is dropped or there were [`MOST`].
+/// Writes without a pause, until it is dropped or has sent [`MOST`].
 struct Flood {
     sent: Arc<AtomicUsize>,
     most: usize,
@@ -187,7 +187,8 @@ impl Flood {
     }
 }
 
-/// Invariant: however many write, and wherever, a purge of an operator waits for none of it.
+/// Invariant: however many writes there are, and wherever, a purge of an operator waits for none of
+/// them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_purge_is_done_while_anybody_writes() {
     let fleet = Fleet::start().await;
@@ -225,7 +226,7 @@ async fn a_purge_is_done_while_anybody_writes() {
     }
 }
 
-/// Invariant: however many write, what is new gets to Redis.
+/// Invariant: however many writes there are, new responses get to Redis.
 #[tokio::test(flavor = "multi_thread")]
 async fn new_pages_get_to_redis_while_anybody_writes() {
     let fleet = Fleet::start().await;
@@ -258,8 +259,8 @@ async fn new_pages_get_to_redis_while_anybody_writes() {
     }
 }
 
-/// Invariant: whatever is written to by whomever, the other gateways hear of all of it soon, and
-/// lose nothing else for it.
+/// Invariant: whatever clients write to, the other gateways learn of all of it soon, and lose
+/// nothing else because of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_to_long_urls_of_any_host_cost_the_others_nothing() {
     const WRITES: usize = 1500;
@@ -299,7 +300,7 @@ async fn writes_to_long_urls_of_any_host_cost_the_others_nothing() {
         }
     });
     flood.end().await;
-    // The item, and the list that it is in.
+    // The item, and the list that contains it.
     for page in [0, 1] {
         let response = far.send(&of_shop(post(&long(page * 4), "x"))).await;
         assert_eq!(response.status(), 200);

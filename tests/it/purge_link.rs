@@ -1,5 +1,5 @@
-//! The link of purges against a real Redis: lost, paused, flushed, restarted. No gateway that
-//! a receipt names serves what is older than its purge.
+//! The link of purges with a real Redis: lost, paused, flushed, restarted. No gateway that a
+//! receipt lists as done serves a response older than its purge.
 
 use std::{
     collections::HashMap,
@@ -53,12 +53,12 @@ fn settings(redis: &Redis) -> Settings {
     }
 }
 
-/// Versions of keys; a fill that began before a purge does not come in.
+/// Versions of keys; a fill that began before a purge is not stored.
 #[derive(Default)]
 struct Toy {
     stored: Mutex<HashMap<String, u64>>,
     purges: AtomicU64,
-    /// What gateways share does not know of purges.
+    /// Set while the shared cache does not know of purges.
     is_behind: AtomicBool,
 }
 
@@ -87,7 +87,7 @@ impl Toy {
     }
 }
 
-/// The caches are the link's, and the test looks into them.
+/// The caches belong to the link, and the test inspects them.
 struct Shared(Arc<Toy>);
 
 impl Caches for Shared {
@@ -109,7 +109,7 @@ impl Caches for Shared {
     }
 }
 
-/// A gateway as far as purges go.
+/// The parts of a gateway that purges need.
 struct Gateway {
     link: Arc<Link>,
     toy: Arc<Toy>,
@@ -178,7 +178,7 @@ async fn three(redis: &Redis) -> [Gateway; 3] {
     for gateway in [&a, &b, &c] {
         gateway.leased(true).await;
     }
-    // Then nobody can hold a lease of a log before this one.
+    // After that, no gateway can hold a lease in an earlier log.
     pass(LEASE).await;
     [a, b, c]
 }
@@ -213,7 +213,7 @@ async fn who_cannot_say_so_is_waited_for_until_its_lease_runs_out() {
     let [a, b, c] = three(&redis).await;
     b.fill("/x", 1);
     b.link.set_validates(true);
-    // Each question says so, and each tenth of a second has one.
+    // Each query reports it, and there are ten queries a second.
     pass(Duration::from_millis(500)).await;
     b.tasks.stop();
     c.link.leave(Arc::clone(&c.client)).await;
@@ -225,10 +225,10 @@ async fn who_cannot_say_so_is_waited_for_until_its_lease_runs_out() {
         receipt.lapsed.contains(&b.link.name().to_owned()),
         "{receipt:?}"
     );
-    // It knows by itself, and before.
+    // It knows by its own clock, and earlier.
     assert!(matches!(b.link.trust(), Trust::OnlyAfter(_)));
     assert_eq!(b.toy.get("/x"), Some(1));
-    // Back again, it applies what it missed before it counts.
+    // Back again, it applies the purges that it missed before it holds a lease.
     let redis_of_b = Some(Arc::clone(&b.client));
     b.tasks.spawn("redis", Arc::clone(&b.client).supervise());
     b.tasks
@@ -266,7 +266,7 @@ async fn without_redis_the_receipt_says_so_and_the_purge_is_sent_when_it_is_back
     a.leased(true).await;
     b.leased(true).await;
     assert!(a.purge("/y").await.is_over());
-    // Restarted without its data: nobody can know what was missed.
+    // Restarted without its data: the missed purges are unknown.
     b.fill("/z", 1);
     redis.restart().await;
     wait_for("everything is dropped", PATIENCE, async || {
@@ -334,7 +334,7 @@ async fn in_a_cluster_the_log_lies_on_one_machine() {
     assert_eq!(b.toy.get("/x"), None);
 }
 
-/// Whoever begins to serve now would read there what is older.
+/// Otherwise a gateway that starts now would read an older response from the shared cache.
 #[tokio::test]
 async fn a_purge_is_not_over_before_what_gateways_share_knows_of_it() {
     let redis = Redis::start().await;
@@ -353,7 +353,7 @@ async fn a_purge_is_not_over_before_what_gateways_share_knows_of_it() {
     assert!(receipt.took_ms >= 300.0, "{receipt:?}");
 }
 
-/// With `on_purge_link_lost: serve` it goes on with what it has: nobody is told otherwise.
+/// With `on_purge_link_lost: serve` it continues to serve: other gateways cannot know otherwise.
 #[tokio::test]
 async fn who_serves_without_a_lease_is_named_until_it_has_applied_it() {
     let redis = Redis::start().await;
@@ -376,7 +376,7 @@ async fn who_serves_without_a_lease_is_named_until_it_has_applied_it() {
     assert_eq!(b.toy.get("/x"), None);
 }
 
-/// A Redis that comes back with nothing in it: who was there before is known all the same.
+/// Redis returns without its data: the gateways that were there before are known all the same.
 #[tokio::test]
 async fn after_a_flush_who_was_there_before_is_waited_for_or_named() {
     let redis = Redis::start().await;
@@ -404,8 +404,8 @@ async fn after_a_flush_who_was_there_before_is_waited_for_or_named() {
     assert!(receipt.is_over(), "{receipt:?}");
 }
 
-/// Fills race purges while the connections of the link are cut, the log is flushed, and
-/// Redis stands still for a moment.
+/// Fills race purges while the connections of the link are cut, the log is flushed, and Redis
+/// pauses for a moment.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_gateway_that_is_named_serves_older_whatever_happens_to_the_link() {
     const ROUNDS: u64 = 1000;

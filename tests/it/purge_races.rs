@@ -1,4 +1,4 @@
-//! Fills against purges over two gateways, as the drill `purge-races` does it for longer.
+//! Fills race purges over two gateways, as in the drill `purge-races`, for a shorter time.
 
 use futures_util::future::join;
 
@@ -18,7 +18,7 @@ async fn no_gateway_that_a_receipt_names_serves_what_is_older_than_the_purge() {
 async fn nothing_older_than_the_loss_of_the_link_is_fresh_three_seconds_after_it() {
     let lose = async |config: &str| Course::start(8, config).await.lose(1).await;
     let revalidate = lose("{ on_purge_link_lost: revalidate }");
-    // The control: whoever serves on serves what is older.
+    // The control: a gateway that continues to serve serves older responses.
     let serve = lose("{ on_purge_link_lost: serve }");
     let (validating, serving) = join(revalidate, serve).await;
     assert_eq!(validating.late, Vec::<String>::new());

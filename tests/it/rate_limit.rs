@@ -1,5 +1,5 @@
-//! As many requests as the limits say, by the clock that really ran: the model is asked for
-//! the time that was between the first and the last of them.
+//! The number of requests that limits admit, in real time: the model gets the time between the
+//! first and the last of them.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// The limits of the design's example that need no identity.
+/// Limits of the example in the design that need no identity.
 const LIMITS: &str = "
 rate_limits:
   edge: { rate: 10/s, burst: 20, key: client.ip, classes: [api, action] }
@@ -30,10 +30,10 @@ routes:
   - { match: { path: /day }, respond: { body: day }, rate_limit: day }
 ";
 
-/// What came back to requests that were sent one after another.
+/// Responses to requests that were sent one after another.
 struct Sent {
     answers: Vec<Response>,
-    /// At most this was between the first decision and the last.
+    /// Upper bound of the time between the first decision and the last.
     longest: Duration,
 }
 
@@ -57,7 +57,7 @@ impl Sent {
     }
 }
 
-/// How many have flowed back in this time, at so many a second.
+/// Number of requests that were refilled in this time, at `rate` a second.
 fn refilled(rate: f64, time: Duration) -> usize {
     #[expect(
         clippy::cast_possible_truncation,
@@ -75,7 +75,7 @@ fn retry_after(answer: &Response) -> u64 {
     value.parse().expect("whole seconds")
 }
 
-/// `r` and `t` of the only item in `RateLimit`.
+/// Returns `r` and `t` of the only item in `RateLimit`.
 fn state(answer: &Response) -> (u64, u64) {
     let value = answer
         .header("ratelimit")
@@ -99,7 +99,7 @@ async fn sixty_requests_in_an_instant_pass_as_the_model_says_and_waiting_helps()
         sent.longest
     );
     if sent.longest < Duration::from_millis(900) {
-        // The one that is refused last is refused by a bucket that is empty.
+        // The bucket that refuses is empty.
         let last = sent.answers.last().expect("sixty answers");
         assert!(passed < 30, "{passed}");
         let refused = sent.answers.iter().find(|answer| answer.status() == 429);
@@ -128,10 +128,10 @@ async fn whoever_waits_for_as_long_as_was_said_passes() {
         "{}",
         retry_after(refused)
     );
-    // At a faster limit the whole wait can be waited for, once too short and once in full.
+    // With a faster limit the test can wait for the whole time, once too short and once in full.
     let quick = LIMITS.replace("5/min", "{ rate: 1/2s, burst: 1 }");
     assert!(gateway.reload(&quick).await);
-    // The bucket was empty, and is an empty one of the new rate.
+    // The bucket was empty, and is empty at the new rate.
     for _ in 0..3 {
         let refused = gateway.get("/login").await;
         assert_eq!(refused.status(), 429);
@@ -171,7 +171,7 @@ async fn a_page_load_meets_no_limit_and_the_api_does() {
         .iter()
         .position(|answer| answer.status() == 429);
     let first = first.unwrap_or(40);
-    // The 21st, unless a tenth of a second was over by then.
+    // The 21st, unless a tenth of a second has passed by then.
     let more = refilled(10.0, sent.longest);
     assert!(
         (20..=20 + more).contains(&first),
@@ -256,7 +256,7 @@ async fn counts_go_on_over_twenty_reloads_and_three_upgrades() {
         assert_eq!(ask(&gateway).await, left);
     }
     assert_eq!(gateway.get("/day").await.status(), 429);
-    // The control: another process begins anew.
+    // The control: another process starts with full buckets.
     let other = Gateway::start(LIMITS).await;
     assert_eq!(ask(&other).await, 29);
 }
@@ -352,7 +352,7 @@ fn explain_says_what_would_count_a_request() {
     }
 }
 
-/// One section for all limits in Redis.
+/// Section for all limits in Redis.
 fn in_redis(url: &str) -> String {
     format!(
         "
@@ -398,7 +398,7 @@ async fn gateways_share_what_is_in_redis_and_nothing_else() {
         }
     }
     assert_eq!(passed, 10);
-    // What was refused by one limit was charged by none, in Redis as in memory.
+    // A request that one limit refused is charged to none, in Redis as in memory.
     let answer = two.get("/wide").await;
     assert_eq!(state(&answer).0, 89);
     let own = one.get("/own").await;
@@ -469,7 +469,7 @@ routes:
         assert_eq!(sent.passed(), passes, "{sub}");
         assert_eq!(sent.answers[39].status(), 429);
     }
-    // None of that was the address's: ten guesses of any kind are, and then no more.
+    // None of that was charged to the address: ten guesses of any kind are allowed, and no more.
     let none = format!(
         "eyJhbGciOiJub25lIn0.{}.",
         "eyJzdWIiOiJhMSIsInJvbGUiOiJhZG1pbiJ9"

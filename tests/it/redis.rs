@@ -1,5 +1,4 @@
-//! The client of Redis against real servers: lost, paused, flushed, moved; and what operators
-//! see of it.
+//! The Redis client with real servers: lost, paused, flushed, moved; and its metrics and log lines.
 
 use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 
@@ -21,12 +20,12 @@ use crate::support::{
     wait::{pass, wait_for},
 };
 
-/// How long it may take until a Redis that is back is used again.
+/// Maximum time until a Redis that is back is used again.
 const BACK_WITHIN: Duration = Duration::from_secs(5);
-/// Failovers and starved machines.
+/// Maximum time of failovers, and on slow machines.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A client with its supervisor, which ends with it.
+/// Client with its supervisor, which ends with it.
 struct Supervised {
     client: Arc<Client>,
     metrics: Metrics,
@@ -97,7 +96,7 @@ fn single(redis: &Redis) -> Settings {
     settings(Mode::Single, &redis.address())
 }
 
-/// One script call; gives what it was called with.
+/// Calls a script once; returns the argument of the call.
 async fn echo(client: &Client, script: &Script, number: i64) -> Result<i64, Unavailable> {
     client.eval(script, &[b"test:x"], &[number]).await
 }
@@ -116,7 +115,7 @@ async fn a_script_is_known_again_after_redis_was_flushed_or_restarted() {
     })
     .await;
     assert_eq!(answer, 3);
-    // Known by its hash: no second call for each.
+    // The script is known by its hash: no second call for each.
     let before = redis.cli(&["INFO", "commandstats"]);
     for number in 0..10 {
         assert_eq!(echo(&supervised.client, &script, number).await, Ok(number));
@@ -149,7 +148,7 @@ async fn a_redis_that_hangs_costs_a_few_commands_their_deadline_and_others_nothi
     assert!(outcomes["Timeout"] <= 3, "{outcomes:?}");
     assert!(outcomes["Open"] >= 197, "{outcomes:?}");
     waits.sort();
-    // Whoever does not ask does not wait.
+    // A request that sends no query does not wait.
     assert!(waits[150] < Duration::from_millis(1), "{waits:?}");
     assert_eq!(supervised.metric("edgeway_redis_up"), 0);
     let status = supervised.client.status();
@@ -195,7 +194,7 @@ async fn a_command_that_is_refused_is_no_reason_to_give_redis_up() {
     );
     let told = supervised.client.status().last_error.unwrap();
     assert!(told.contains("WRONGTYPE"), "{told}");
-    // A replica takes no commands that write: another one is looked for.
+    // A replica takes no writes: the client looks for another server.
     redis.cli(&["REPLICAOF", "127.0.0.1", "1"]);
     assert_eq!(
         supervised.set("test:a", "1").await,
@@ -220,14 +219,14 @@ async fn commands_share_the_connections_and_come_back_to_whoever_asked() {
     }
     while let Some(answer) = asking.join_next().await {
         let (number, answer) = answer.unwrap();
-        // A starved machine may be late, but never mixes answers up.
+        // A slow machine may be late, but never mixes up responses.
         assert!(
             answer == Ok(number) || answer.is_err(),
             "{number}: {answer:?}"
         );
     }
     assert!(redis.clients().len() <= 2, "{:?}", redis.clients());
-    // Those that a starved machine was late for are made anew.
+    // Connections that a slow machine closed for lateness are opened again.
     wait_for("both connections are there", BACK_WITHIN, async || {
         (redis.clients().len() == 2).then_some(())
     })
@@ -257,7 +256,7 @@ async fn a_cluster_keeps_its_keys_apart_and_survives_the_loss_of_a_master() {
         assert!(size > 5, "{size}");
     }
     cluster.0[masters[1]].kill();
-    // What lies elsewhere is asked for meanwhile; what lay there fails soon, not late.
+    // Keys on other nodes remain available; keys of the lost node fail fast.
     let (mut passed, mut failed) = (0, 0);
     for key in &keys {
         match put(key, 2).await {
@@ -364,7 +363,7 @@ async fn a_gateway_starts_without_redis_and_says_once_when_it_comes_and_goes() {
     assert_eq!(gateway.status().await["redis"]["up"], true);
     redis.kill();
     gateway_is_up(&gateway, false, PATIENCE).await;
-    // Attempts that change nothing are not told.
+    // Attempts that change nothing are not logged.
     wait_for("several attempts have failed", PATIENCE, async || {
         pass(Duration::from_millis(700)).await;
         Some(())
@@ -388,7 +387,7 @@ async fn the_connections_outlive_reloads_that_leave_the_section_alone() {
     }
     assert_eq!(redis.clients(), before);
     gateway_is_up(&gateway, true, BACK_WITHIN).await;
-    // Another setting is another client; the first goes with the configuration that had it.
+    // Another setting is another client; the first one ends with its configuration.
     let other = format!("{{ url: '{}', connections: 3 }}", redis.url());
     assert!(gateway.reload(&yaml(&other)).await);
     wait_for("three others are there", PATIENCE, async || {
@@ -397,7 +396,7 @@ async fn the_connections_outlive_reloads_that_leave_the_section_alone() {
     })
     .await;
     gateway_is_up(&gateway, true, BACK_WITHIN).await;
-    // Without the section there is nothing to tell of.
+    // Without the section there are no such metrics.
     assert!(gateway.reload(&yaml("")).await);
     wait_for("the connections are closed", PATIENCE, async || {
         redis.clients().is_empty().then_some(())
@@ -463,7 +462,7 @@ async fn a_user_with_a_password_comes_in_over_tls_and_the_password_shows_nowhere
     let gateway = Gateway::start(&yaml(&section(PASSWORD, &certificate))).await;
     gateway_is_up(&gateway, true, BACK_WITHIN).await;
     assert!(redis.cli(&["CLIENT", "LIST"]).contains("user=edgeway"));
-    // Wrong in one way after the other: told, without the password.
+    // Wrong in one way after the other: reported, without the password.
     for (text, why) in [
         (section("wrong-horse-battery", &certificate), "WRONGPASS"),
         (section(PASSWORD, ""), ""),

@@ -1,5 +1,5 @@
-//! Another configuration while requests flow: taken whole or not at all, and nobody notices
-//! but those whom it is about.
+//! A new configuration while requests flow: applied completely or not at all, and visible only to
+//! the clients that it affects.
 
 use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::support::{
 
 const SOON: Duration = Duration::from_secs(5);
 
-/// A configuration whose answer to `/` is `body`.
+/// Configuration whose response to `/` is `body`.
 fn says(body: &str) -> String {
     format!("routes: [{{ match: {{ path: / }}, respond: {{ body: \"{body}\" }} }}]\n")
 }
@@ -86,7 +86,7 @@ routes: [{{ match: {{ path: /* }}, upstream: app }}]
     assert_eq!(next.header("x-edition"), Some("second"));
 }
 
-/// Three listeners of which each configuration has two.
+/// Configuration with two of three listeners.
 fn two_of(names: [&str; 2], ports: [u16; 3], ws: SocketAddr, slow: SocketAddr) -> String {
     let listeners: Vec<String> = ["socket", "old", "new"]
         .iter()
@@ -114,8 +114,8 @@ routes:
     )
 }
 
-/// A reload is counted when its configuration serves, and ends when the last listener that
-/// it removes is closed.
+/// Waits until the address refuses connections: a reload counts once its configuration serves, and
+/// ends when the last removed listener is closed.
 async fn nobody_is_at(address: SocketAddr) {
     wait_for("nobody can connect any more", SOON, async || {
         Connection::open(address).await.is_err().then_some(())
@@ -143,13 +143,13 @@ async fn an_added_listener_serves_and_a_removed_one_drains_while_a_third_goes_on
         (slow.counts().requests() > 0).then_some(())
     })
     .await;
-    // The control: nobody is at the new one yet.
+    // The control: the new address is not open yet.
     assert!(Connection::open(new).await.is_err());
 
     assert!(gateway.reload(&of(["socket", "new"])).await);
     assert_eq!(client::send(new, &get("/")).await.unwrap().text(), "hello");
     nobody_is_at(old).await;
-    // What is under way at the removed one is finished, and told to come no more.
+    // Requests in flight at the removed listener are finished, with `Connection: close`.
     let answer = busy.read_head().await.unwrap();
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("connection"), Some("close"));
@@ -181,7 +181,7 @@ async fn an_address_that_is_taken_refuses_the_whole_configuration() {
     };
     assert!(!gateway.reload(&with(address)).await);
     assert_eq!(gateway.get("/").await.text(), "one");
-    // What was bound on the way is let go of.
+    // The listener that was bound in between is released.
     assert!(
         Connection::open(([127, 0, 0, 1], free).into())
             .await
@@ -190,7 +190,7 @@ async fn an_address_that_is_taken_refuses_the_whole_configuration() {
     let said = gateway.stderr();
     let told = format!("cannot listen on {address}");
     assert!(said.contains(&told), "{said}");
-    // The control: once it is free it is taken.
+    // The control: once the port is free it is used.
     drop(taken);
     assert!(gateway.reload(&with(address)).await);
     assert_eq!(
@@ -223,7 +223,7 @@ async fn limits_and_names_of_a_listener_change_under_its_connections() {
         (gateway.count(shop).await == 1).then_some(())
     })
     .await;
-    // The bound of idle time is for those who are there already, too.
+    // The new idle timeout applies to existing connections, too.
     wait_for("the idle connection was closed", SOON, async || {
         kept.is_closed().await.then_some(())
     })
@@ -254,7 +254,7 @@ async fn the_admin_listener_follows() {
     assert!(!socket.exists(), "a socket that nobody listens on is left");
 }
 
-/// What a load notices of reloads, by hand or by the storm.
+/// Checks that reloads, by hand or by the storm, did not affect a load.
 fn assert_unharmed(what: &str, tally: &Tally) {
     assert!(
         tally.total() > 100,

@@ -1,4 +1,4 @@
-//! What of a backend's headers is ours to say: framing, version, and what it requires.
+//! Response headers that the gateway controls: framing, version, and required ones.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ routes:
     (gateway, origin)
 }
 
-/// What a client gets of a scripted response over HTTP/1, as it came.
+/// Returns the raw response of a scripted backend over HTTP/1.
 async fn raw(gateway: &Gateway, path: &str, version: &str, end: &[u8]) -> String {
     let mut stream = TcpStream::connect(gateway.address())
         .await
@@ -92,7 +92,7 @@ async fn what_a_backend_requires_is_said() {
     let got = raw(&gateway, "/a", "1.1", b"no").await.to_lowercase();
     assert!(got.starts_with("http/1.1 426"), "{got}");
     assert!(got.contains("\r\nupgrade: websocket\r\n"), "{got}");
-    // RFC 9113, 8.2.2: nothing of a connection's own.
+    // RFC 9113, 8.2.2: no connection-specific header.
     let client = http2::Client::open(gateway.address()).await;
     let answer = client.get("/a").await;
     assert_eq!((answer.status(), answer.header("upgrade")), (426, None));

@@ -39,7 +39,7 @@ fn request(_: u64) -> Request {
     get("/api/items")
 }
 
-/// So many requests one after the other: which ports gave the answers.
+/// Sends `count` requests one after the other; returns the ports that responded.
 async fn served_by(gateway: &Gateway, count: u64) -> Vec<u16> {
     let tally = lanes(gateway.address(), 1, count, request).await;
     assert_eq!(tally.errors(), 0, "{tally:?}");
@@ -69,7 +69,7 @@ async fn a_drained_backend_gets_nothing_new_while_requests_and_sockets_finish() 
     } else {
         (&apps[1], &apps[0])
     };
-    // A request that is being answered, at whichever of both.
+    // A request in flight, at either backend.
     let slow = paced(gateway.address(), 20, Duration::from_millis(500), request);
 
     let name = format!("web/{address}");
@@ -165,7 +165,7 @@ async fn members_and_drains_outlive_a_reload_and_a_crash() {
     assert!(gateway.reload(&changed).await);
     assert_eq!(states(&gateway, "web").await, expected);
 
-    // `kill -9`, and another process over the same folder.
+    // `kill -9`, and another process with the same folder.
     drop(gateway);
     let gateway = start().await;
     assert_eq!(states(&gateway, "web").await, expected);
@@ -282,7 +282,8 @@ async fn a_broken_build_stops_at_the_first_and_no_user_meets_it() {
         1
     );
 
-    // It is mended by hand; the next rollout fails at the next, and mends by itself.
+    // The first backend is repaired by hand; the next rollout fails at the next one, and repairs it
+    // itself.
     fleet.build("good");
     fleet
         .edgeway(&gateway, &["undrain", &format!("web/{first}")])
@@ -382,7 +383,7 @@ async fn scaling_up_and_down_costs_no_request() {
     assert_whole(&load.stop().await, 200);
 }
 
-/// The configuration of the page, and each command with what it prints.
+/// Runs the configuration of the page, and compares each command with its output there.
 #[tokio::test]
 async fn what_the_page_shows_is_what_happens() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/rollout.md");

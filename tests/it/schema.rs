@@ -1,5 +1,5 @@
-//! The schema of the YAML, as editors use it: it accepts what the gateway accepts, and
-//! points out what is plainly wrong.
+//! The schema of the YAML, as editors use it: it accepts what the gateway accepts, and points out
+//! obvious mistakes.
 #![allow(
     clippy::panic,
     reason = "helpers of tests: what goes wrong here fails the test, and says so"
@@ -39,7 +39,7 @@ impl Editor {
         Self { schemas, index }
     }
 
-    /// What an editor says of this text, in which nothing is expanded or included.
+    /// Validates this text as an editor does, without expansion or includes.
     fn judge(&self, yaml: &str) -> Result<(), String> {
         let mut diagnostics = Diagnostics::default();
         let value: Value = tree::parse(yaml, 0, &mut diagnostics)
@@ -62,7 +62,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The YAML files of a folder and of those in it.
+/// Lists the YAML files of a folder and its subfolders.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).expect("the folder is there") {
@@ -101,7 +101,7 @@ fn editors_accept_every_effective_value() {
     }
 }
 
-/// A configuration with these keys on its route, and these on its upstream.
+/// Returns a configuration with these keys on its route, and these on its upstream.
 fn with(route: &str, upstream: &str) -> String {
     format!(
         "listeners: [{{ address: 127.0.0.1:8080 }}]\n\
@@ -110,7 +110,7 @@ fn with(route: &str, upstream: &str) -> String {
     )
 }
 
-/// Every way to write a value that the reference knows.
+/// Every notation of a value that the reference has.
 const ROUTES: &[&str] = &[
     "respond: ok",
     "respond: 410",

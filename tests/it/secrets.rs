@@ -1,5 +1,5 @@
-//! A secret in a configuration is shown nowhere: not by `check`, whatever mistake stands beside
-//! it, not by `check --print`, and not by a gateway that runs.
+//! No output shows a secret of a configuration: not `check`, whatever mistake is beside it, not
+//! `check --print`, and not a running gateway.
 #![allow(clippy::print_stdout, reason = "a seed is to be found in the output")]
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
@@ -17,10 +17,10 @@ use crate::support::{
     origins::{EchoOrigin, echoed},
 };
 
-/// `EDGEWAY_SECRETS_CASES` for longer runs.
+/// Number of cases; `EDGEWAY_SECRETS_CASES` for longer runs.
 const CASES: usize = 2000;
 
-/// Where the schema has secrets: keys from the top, `*` for any name.
+/// Places of secrets in the schema: keys from the top, `*` for any name.
 fn places(schema: &Value) -> BTreeSet<Vec<String>> {
     fn walk(
         (all, schema): (&Value, &Value),
@@ -64,7 +64,7 @@ fn places(schema: &Value) -> BTreeSet<Vec<String>> {
     found
 }
 
-/// Secrets that other keys are known for.
+/// Places where the names of keys indicate secrets.
 const NAMED: [&[&str]; 14] = [
     &["routes", "headers", "request", "set", "Authorization"],
     &["routes", "headers", "request", "set", "X-Api-Key"],
@@ -82,7 +82,7 @@ const NAMED: [&[&str]; 14] = [
     &["redis", "url"],
 ];
 
-/// The lines of a mapping down to the secret, and how deep that stands.
+/// Returns the lines of a mapping down to the secret, and the secret's depth.
 fn lines(at: &[String], value: &str) -> (Vec<String>, usize) {
     let is_route = at[0] == "routes";
     let mut lines = vec!["listeners: [{ address: 127.0.0.1:8080 }]".to_owned()];
@@ -96,7 +96,7 @@ fn lines(at: &[String], value: &str) -> (Vec<String>, usize) {
             String::new()
         };
         if key == "match" {
-            // The route has one: it gets another, which is a mistake as well.
+            // The route has one already: a second one is a mistake as well.
             lines.push(format!("{}match:", " ".repeat(depth)));
         } else {
             lines.push(format!("{}{key}:{value}", " ".repeat(depth)));
@@ -116,7 +116,7 @@ fn lines(at: &[String], value: &str) -> (Vec<String>, usize) {
     (lines, depth - 2)
 }
 
-/// The text with a mistake beside the secret, or in it.
+/// Returns a text with a random mistake beside the secret, or in it.
 fn drawn(at: &[String], secret: &str, random: &mut fastrand::Rng) -> String {
     let digits = secret.bytes().all(|byte| byte.is_ascii_digit());
     let value = match random.u8(..10) {
@@ -136,7 +136,7 @@ fn drawn(at: &[String], secret: &str, random: &mut fastrand::Rng) -> String {
         value if at == ["redis", "url"] && !value.starts_with("redis:") => {
             format!("redis://u:{secret}@127.0.0.1:6379")
         }
-        // By its shape alone.
+        // Recognisable by its format alone.
         _ if at.last().is_some_and(|key| key == "X-Weird") => format!("Bearer {secret}"),
         _ if at == ["routes", "forward_auth", "url"] => {
             format!("http://127.0.0.1:9/verify?a=b&api_key={secret}")
@@ -167,10 +167,10 @@ fn drawn(at: &[String], secret: &str, random: &mut fastrand::Rng) -> String {
         0 | 1 => lines.insert(of_secret, mistake),
         2 | 3 => lines.insert(of_secret + 1, mistake),
         4 => {
-            // A slip of the finger in the key itself.
+            // A typing mistake in the key itself.
             let line = lines[of_secret].clone();
             let key = at.last().expect("it has keys");
-            // Where any name may stand, another one is nobody's secret.
+            // Where any name is allowed, a different name no longer indicates a secret.
             let is_free = at
                 .iter()
                 .any(|key| matches!(&**key, "set" | "header" | "config"));
@@ -186,7 +186,8 @@ fn drawn(at: &[String], secret: &str, random: &mut fastrand::Rng) -> String {
     lines.join("\n") + "\n"
 }
 
-/// All that a check of `text` shows, in every style, and what is printed if it is well formed.
+/// Returns the whole output of a check of `text`, in every style, and of printing if it is well
+/// formed.
 fn shown(text: &str) -> (String, bool) {
     let loaded = gateway::load_text("edgeway.yaml", text);
     let mut diagnostics = loaded.diagnostics;
@@ -246,7 +247,7 @@ fn no_mistake_beside_a_secret_shows_it() {
             "seed {seed}, case {case}:\n{text}\n{out}"
         );
         printed += usize::from(is_printed);
-        // The control: the same under names that are nobody's secrets is shown.
+        // The control: the same values under ordinary names are shown.
         let plain = text.replace(at.last().expect("it has keys").as_str(), "colour");
         let plain = plain.replace("plugins:", "colours:");
         without += usize::from(shown(&plain).0.contains(&secret));
@@ -302,7 +303,7 @@ routes:
     );
 }
 
-/// A gateway with a secret of each kind, and these secrets.
+/// Starts a gateway with a secret of each kind, and returns these secrets.
 async fn with_all_secrets(backend: impl ToString) -> (Gateway, String, Vec<String>) {
     let marker = |number: u32| format!("marker{number:02}").repeat(5);
     let hash = bcrypt::hash(marker(1), 4).expect("it is hashed");
@@ -376,7 +377,7 @@ async fn a_gateway_that_runs_shows_no_secret_of_its_configuration() {
     assert_eq!(echoed(&seen, "x-backend-key"), Some(&*secrets[5]));
     let purge = get("/token").header("X-Purge-Token", secrets[7].as_str());
     assert_eq!(gateway.send(&purge).await.text(), "ok");
-    // Whatever fails, and what is said of it.
+    // All failures, and their output.
     let wrong = format!("Basic {}", STANDARD.encode("ann:wrong"));
     for path in ["/jwt", "/basic", "/asked", "/keys", "/plugin"] {
         let request = get(path).header("authorization", wrong.as_str());

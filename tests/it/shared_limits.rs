@@ -1,4 +1,5 @@
-//! Limits that gateways share through Redis: the script against the rule, and real gateways.
+//! Limits that gateways share through Redis: the script compared with the algorithm, and real
+//! gateways.
 
 use std::{
     collections::HashMap,
@@ -30,10 +31,10 @@ use crate::support::{
     wait::{pass, wait_for},
 };
 
-/// Longer than a starved machine ever needs: these tests are about what is counted.
+/// Longer than any slow machine needs: these tests are about the counts.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The buckets, and the supervisor of their client.
+/// Buckets, and the supervisor of their client.
 async fn shared(mode: Mode, addresses: &str) -> (Shared, Tasks) {
     let nodes = addresses
         .split(", ")
@@ -72,7 +73,7 @@ fn now() -> Instant {
     Clock::machine().now()
 }
 
-/// When Redis decided, in microseconds.
+/// Time of the decision in Redis, in microseconds.
 fn time_of(answer: &Answer) -> u64 {
     match answer.taken {
         Taken::FromRedis(at) => at,
@@ -80,12 +81,12 @@ fn time_of(answer: &Answer) -> u64 {
     }
 }
 
-/// The rule by itself, fed with the times that Redis gave.
+/// The algorithm by itself, with the times that Redis returned.
 #[derive(Default)]
 struct Model(HashMap<(&'static str, u128), Tat>);
 
 impl Model {
-    /// All or nothing, as a request takes it.
+    /// Takes all or nothing, as a request does.
     fn take(&mut self, demands: &[Demand<'static>], at: u64) -> Vec<Decision> {
         let said: Vec<(Decision, Tat)> = demands
             .iter()
@@ -110,7 +111,7 @@ impl Model {
     }
 }
 
-/// Limits from a few a second to many a millisecond, with counts that divide nothing.
+/// Limits from a few a second to many a millisecond, with counts that have no common divisors.
 fn limits() -> &'static [(&'static str, Quota)] {
     Box::leak(Box::new([
         ("slow", quota(7, Duration::from_mins(1), 3)),
@@ -200,7 +201,7 @@ async fn what_is_given_back_is_there_again_and_never_twice() {
             .passes()
     );
     shared.give_back(&[(of(4), first.taken)]).await;
-    // The model gives back at a moment that it does not know: between these two.
+    // The model gives back at an unknown moment between these two.
     let third = shared.take(&[of(4)], now()).await.unwrap()[0];
     assert!(third.decision.passes(), "{third:?}");
     model.give_back(&of(4), time_of(&first), time_of(&third));
@@ -224,7 +225,7 @@ async fn what_is_given_back_is_there_again_and_never_twice() {
             .decision
             .passes()
     );
-    // What was never taken cannot be given.
+    // A bucket that was never taken from cannot be given back to.
     let other = Demand {
         key: Key(2),
         ..of(10)
@@ -233,7 +234,7 @@ async fn what_is_given_back_is_there_again_and_never_twice() {
     assert_eq!(redis.cli(&["KEYS", "test:limit:*"]).lines().count(), 1);
 }
 
-/// Also what no script has written: it is as far ahead as a bucket of this limit can be.
+/// Includes a value that no script has written: as far ahead as a bucket of this limit can be.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bucket_of_a_slower_limit_flows_back_as_fast_as_the_new_one() {
     let redis = Redis::start().await;
@@ -322,7 +323,7 @@ async fn in_a_cluster_a_request_that_one_limit_refuses_is_charged_by_none() {
             max_delay: Duration::ZERO,
             leases: None,
         };
-        // Everybody has a narrow limit of their own for two requests, and one wide limit.
+        // Every client has its own narrow limit for two requests, and one wide limit.
         let demands = [
             of("wide", 0, &wide),
             of("narrow", number / 2, &narrow),
@@ -383,14 +384,14 @@ async fn with_leases_redis_is_asked_less_and_little_more_passes_than_without() {
             asked = evals();
         }
     }
-    // What was refilled meanwhile, and what two gateways may hold.
+    // The number refilled meanwhile, and the leases that two gateways may hold.
     let refilled = u32::try_from((now() - begun).as_secs() * 2 + 2).expect("a few");
     assert!((80..=120 + refilled).contains(&passed), "{passed}");
     // Five each at first, then one for eleven.
     assert!((10..45).contains(&asked), "{asked}");
 }
 
-/// A gateway with a limit of 100 a minute for each value of `x-client`.
+/// Starts a gateway with a limit of 100 a minute for each value of `x-client`.
 async fn gateway(redis: &str, more: &str) -> Gateway {
     Gateway::start(&format!(
         "redis: {redis}\nrate_limits: {{ user: {{ rate: 100/min, key: 'header:x-client'{more} }} }}\n\
@@ -407,7 +408,7 @@ async fn is_up(gateway: &Gateway, is_up: u64, within: Duration) {
     .await;
 }
 
-/// What passes of 130 requests of one client.
+/// Sends 130 requests of one client; returns how many pass.
 async fn alone(gateway: &Gateway) -> usize {
     let mut passed = 0;
     for _ in 0..130 {
@@ -417,7 +418,7 @@ async fn alone(gateway: &Gateway) -> usize {
     passed
 }
 
-/// What passes of 1,600 requests of 8 clients to two gateways, and how long it took.
+/// Sends 1,600 requests of 8 clients to two gateways; returns how many pass, and the duration.
 async fn passed(gateways: &[Gateway; 2]) -> (u64, Duration) {
     let begun = now();
     let load = |gateway: &Gateway| {
@@ -435,7 +436,8 @@ async fn passed(gateways: &[Gateway; 2]) -> (u64, Duration) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_gateways_let_as_many_pass_as_one_and_each_by_itself_twice_as_many() {
     let redis = Redis::start().await;
-    // Time enough on the busiest machine: whoever is not answered counts for itself.
+    // Long enough for the busiest machine: a gateway without a response from Redis counts on its
+    // own.
     let patient = format!("{{ url: '{}', timeout: 1s }}", redis.url());
     for (more, most, least) in [
         (", store: redis", 800, 800),
@@ -452,7 +454,7 @@ async fn two_gateways_let_as_many_pass_as_one_and_each_by_itself_twice_as_many()
             let lost = "edgeway_rate_limit_store_errors_total";
             assert_eq!(gateway.count(lost).await, 0, "{more}: Redis was there");
         }
-        // What has flowed back meanwhile, for each client.
+        // The number refilled meanwhile, for each client.
         let refilled = (took.as_secs() + 1) * 100 / 60 * 8 + 8;
         assert!(
             passed <= most + refilled && passed >= least,
@@ -474,7 +476,7 @@ async fn no_request_fails_while_redis_is_killed_paused_or_flushed_and_limits_go_
     pass(Duration::from_millis(300)).await;
     redis.pause();
     is_up(&gateway, 0, Duration::from_secs(5)).await;
-    // By the memory of the gateway.
+    // By the counts in the gateway's memory.
     let passed = alone(&gateway).await;
     assert!((100..=110).contains(&passed), "{passed}");
     redis.resume();
@@ -512,7 +514,7 @@ async fn no_request_fails_while_a_cluster_loses_a_master_and_its_replica_takes_o
     let master = cluster.masters()[0];
     cluster.0[master].kill();
     is_up(&gateway, 0, Duration::from_secs(10)).await;
-    // What lies elsewhere goes on meanwhile; the replica waits a second at least.
+    // Keys on other nodes work meanwhile; the replica takes at least a second.
     let (before, before_ok) = (gateway.count(lost).await, gateway.count(answered).await);
     wait_for(
         "some are counted here",

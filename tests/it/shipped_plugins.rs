@@ -1,5 +1,5 @@
-//! Plugins of the repository that know who asks, in front of an Express app; and the schemas
-//! of all of them.
+//! Plugins of the repository that use the client's identity, in front of an Express app; and the
+//! schemas of all of them.
 #![allow(
     clippy::panic,
     reason = "helpers of tests: what goes wrong here fails the test"
@@ -24,7 +24,7 @@ use crate::{
 const SOON: Duration = Duration::from_secs(10);
 
 fn token(claims: &Value) -> String {
-    // Of the README.
+    // The key of the README.
     let key = EncodingKey::from_secret(b"thirty-two bytes that nobody else knows");
     let token = encode(&Header::default(), claims, &key).expect("it can sign");
     format!("Bearer {token}")
@@ -45,7 +45,7 @@ async fn jwt_claims_tells_the_app_what_the_token_says() {
         (&ann["x-user-id"], &ann["x-roles"]),
         (&json!("ann"), &json!("editor"))
     );
-    // Nobody, and somebody with a token of nobody's, are no `root`.
+    // A client without a token, and one with an invalid token, are not `root`.
     for token in [None, Some("Bearer a.b.c")] {
         let nobody = seen(token).await;
         assert_eq!(
@@ -134,7 +134,7 @@ async fn feature_flags_keeps_what_was_good_last() {
         let own = format!("http://{}", service.address());
         yaml.replace("https://flags.example.com", &own)
             .replace("refresh: 30", "refresh: 0.05\n          retry: 0.05")
-            // A debug build of the engine takes its time.
+            // A debug build of the engine is slow.
             .replace(
                 "kv: memory",
                 "kv: memory\n        limits: { cpu: 50ms, wall: 1s }",
@@ -158,7 +158,7 @@ async fn feature_flags_keeps_what_was_good_last() {
     );
     let good = json!({ "beta": true, "new-search": true });
     assert_eq!(told().await, good);
-    // The service fails in all ways; asked it is, and nothing changes.
+    // The service fails in several ways: it is still requested, and nothing changes.
     for (status, body) in [(500, "no"), (200, "<html>"), (200, "[1]")] {
         service.settings().set(status, &[], body);
         let before = service.counts().requests();
@@ -184,7 +184,7 @@ async fn feature_flags_keeps_what_was_good_last() {
 async fn feature_flags_goes_without_a_service() {
     let origin = EchoOrigin::start().await;
     let gateway = with("feature-flags", origin.address(), |yaml| {
-        // Nobody listens there.
+        // The port is closed.
         yaml.replace("https://flags.example.com", "http://127.0.0.1:1")
             .replace("new-search: false", "safe: true")
     })
@@ -202,7 +202,7 @@ fn schema(name: &str) -> Value {
     serde_json::from_str(&text).expect("it is JSON")
 }
 
-/// What a schema says of a configuration.
+/// Validates a configuration with the plugin's schema.
 fn judge(name: &str, config: &Value) -> Result<(), String> {
     let (mut schemas, mut compiler) = (Schemas::new(), Compiler::new());
     compiler
@@ -215,7 +215,7 @@ fn judge(name: &str, config: &Value) -> Result<(), String> {
         .map_err(|error| format!("{error:#}"))
 }
 
-/// The configuration that a plugin's README shows.
+/// Returns the configuration that a plugin's README shows.
 fn shown(name: &str) -> Value {
     let mut diagnostics = Diagnostics::default();
     let value: Value = tree::parse(&route_of(name), 0, &mut diagnostics)
@@ -232,7 +232,7 @@ fn each_has_a_schema_of_its_configuration() {
         let mut odd = config.clone();
         odd["colour"] = json!("red");
         assert!(judge(&name, &odd).is_err(), "{name} takes any key");
-        // Each key that the README lists, and no other.
+        // The README lists each key.
         let path = format!("{}/plugins/{name}/README.md", env!("CARGO_MANIFEST_DIR"));
         let readme = fs::read_to_string(path).expect("it is there");
         let schema = schema(&name);

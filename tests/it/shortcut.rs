@@ -1,5 +1,5 @@
-//! Requests that are likely to need no backend are tried without the proxy. Those that need
-//! one after all lose nothing by it, and nothing is done twice.
+//! Requests that probably need no backend are tried without the proxy. Those that need one after
+//! all lose nothing by that, and nothing is done twice.
 
 use std::time::{Duration, SystemTime};
 
@@ -56,15 +56,15 @@ async fn a_request_that_needs_the_origin_after_all_is_done_once() {
         limits.push(left(&answer));
     }
     assert_eq!(gateway.count(MISSED).await, 0);
-    // Another route's answers, and a purge, are the gateway's own as well.
+    // Responses of another route, and a purge, come from the gateway as well.
     let purged = gateway.send(&Request::new("PURGE", "/a")).await;
     assert_eq!(purged.status(), 200, "{}", purged.text());
-    // The like of it was a hit, and now it is none.
+    // A request with the same line and host was a hit, and this one is a miss.
     let answer = client.send(&get("/a").header("x-mine", "1")).await.unwrap();
     assert_eq!(told(&answer), (Some("MISS"), "/a #2".to_owned()));
     assert_eq!(gateway.count(MISSED).await, 1);
     limits.push(left(&answer));
-    // It is known by now not to be one, and then to be one again.
+    // It is known as a miss by now, and then as a hit again.
     for _ in 0..2 {
         let answer = client.send(&get("/a")).await.unwrap();
         assert_eq!(told(&answer), (Some("HIT"), "/a #2".to_owned()));
@@ -128,7 +128,7 @@ async fn a_client_that_ends_its_connection_with_a_hit_has_it_ended() {
         assert_eq!(told(&answer), (Some(expected), "/a #1".to_owned()));
         assert!(client.is_closed().await);
     }
-    // Redirects are as likely to come again.
+    // Redirects are likely to repeat, too.
     let mut client = gateway.connect().await;
     for _ in 0..3 {
         let answer = client.send(&get("/old")).await.unwrap();
@@ -137,7 +137,7 @@ async fn a_client_that_ends_its_connection_with_a_hit_has_it_ended() {
     assert_eq!(gateway.count(MISSED).await, 0);
 }
 
-/// What two answers may differ by: when they were given, and to which request.
+/// Headers of a response without those that change with time or with the request.
 fn lasting(answer: &Response) -> Vec<(String, String)> {
     let passing = [
         "age",
@@ -192,7 +192,7 @@ async fn a_hit_is_the_same_whichever_way_it_goes() {
             request = request.header(name, value);
         }
         gateway.get(path).await;
-        // The proxy's, then the one past it, over and over.
+        // First through the proxy, then without it, several times.
         let first = gateway.send(&request).await;
         let mut client = gateway.connect().await;
         for _ in 0..4 {
@@ -200,7 +200,8 @@ async fn a_hit_is_the_same_whichever_way_it_goes() {
             assert_eq!(again.status(), status, "{path}");
             assert_eq!(again.header("x-cache-status"), Some("HIT"), "{path}");
             if path == "/coded" {
-                // Coded on its way at first, and kept so later: by its bytes it may differ.
+                // It is compressed in flight at first, and stored compressed later: the bytes may
+                // differ.
                 assert_eq!(again.header("content-encoding"), Some("gzip"));
                 assert!(again.body.starts_with(&[0x1f, 0x8b]), "{path}");
                 continue;
@@ -235,7 +236,7 @@ routes: [{{ match: {{ path: '/*' }}, upstream: app, cache: {{}} }}]
     for _ in 0..2 {
         gateway.get("/long").await;
     }
-    // What the kernel keeps for a client may grow until all of it fits.
+    // The kernel's buffer for a client may grow until the whole response fits.
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(64 << 10).unwrap();
     let stream = socket.connect(gateway.address()).await.unwrap();

@@ -1,5 +1,5 @@
-//! Told to leave: what is under way is finished, and the process is gone as soon as it is
-//! empty.
+//! Shutdown: requests in flight are finished, and the process exits as soon as no connection is
+//! left.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ routes: [{{ match: {{ path: /* }}, upstream: app }}]
     (origin, gateway)
 }
 
-/// A connection whose request the origin has.
+/// Opens a connection whose request has reached the origin.
 async fn busy(gateway: &Gateway, origin: &Origin<SlowOrigin>) -> Connection {
     let mut connection = gateway.connect().await;
     connection
@@ -65,7 +65,7 @@ async fn a_request_under_way_is_finished_and_the_process_leaves_at_once_then() {
     let ready = gateway.admin_get("/readyz").await;
     assert_eq!(ready.status(), 503);
     assert!(ready.text().contains("draining"), "{}", ready.text());
-    // Who has nothing under way is let go after the grace.
+    // A connection without a request is closed after `idle`.
     assert!(idle.is_closed().await);
     let answer = busy.read_head().await.unwrap();
     assert_eq!(answer.status, 200);
@@ -123,7 +123,7 @@ async fn a_second_signal_cuts_short() {
     let (origin, mut gateway) = slow_front(Duration::from_secs(20), "").await;
     let _busy = busy(&gateway, &origin).await;
     gateway.signal(Signal::TERM);
-    // The control: the first one alone waits for the request.
+    // The control: the first signal alone waits for the request.
     pass(Duration::from_millis(1500)).await;
     assert!(gateway.ended().is_none());
     let begun = Instant::now();
@@ -159,11 +159,11 @@ async fn websockets_are_told_at_the_deadline_that_we_go_away() {
             panic!("no close frame: {told:?}");
         };
         assert_eq!(u16::from(close.code), 1001);
-        // Until then it lived.
+        // It was alive until then.
         assert!(begun.elapsed() > Duration::from_millis(900));
     }
     drop(open);
-    // Told once: a second signal would cut short.
+    // One signal only: a second one would end the drain at once.
     let status = gateway.leaves(SOON).await;
     assert!(status.success(), "{status}");
     let took = begun.elapsed();
@@ -187,7 +187,7 @@ async fn in_the_middle_of_a_frame_there_is_a_cut_and_no_false_frame() {
     let switch = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\
         upgrade: websocket\r\nsec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
     backend.write_all(switch).await.unwrap();
-    // A frame of a mebibyte, of which a little comes.
+    // A frame of a mebibyte, of which only the beginning arrives.
     let frame = [&[0x82, 127, 0, 0, 0, 0, 0, 0x10, 0, 0][..], &[b'x'; 1000]].concat();
     backend.write_all(&frame).await.unwrap();
     let mut seen = Vec::new();
@@ -196,7 +196,7 @@ async fn in_the_middle_of_a_frame_there_is_a_cut_and_no_false_frame() {
     }
     let begun = seen.len();
     gateway.signal(Signal::TERM);
-    // A reset is a cut as well.
+    // A reset ends the connection as well.
     drop(client.read_to_end(&mut seen).await);
     assert_eq!(seen.len(), begun, "{:?}", &seen[begun..]);
     assert!(gateway.leaves(SOON).await.success());

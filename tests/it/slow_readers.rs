@@ -1,5 +1,5 @@
-//! Clients that read slowly, or not at all, or leave: what that is to those who read the same
-//! response, and to those who wait for a backend.
+//! Clients that read slowly, or not at all, or disconnect: their effect on other readers of the
+//! same response, and on requests that wait for a backend.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -37,7 +37,7 @@ routes: [{{ match: {{ path: '/*' }}, upstream: app, cache: {{ ttl: 1h, force: tr
     .await
 }
 
-/// With as little room for what comes as can be.
+/// Connects with the smallest possible receive buffer.
 async fn narrow(to: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("sockets are to be had");
     socket
@@ -60,7 +60,7 @@ async fn a_client_that_does_not_read_holds_up_nobody_who_reads_the_same() {
         let read = reading.expect("it is not held up");
         assert_eq!(read.header("x-cache-status"), Some("HIT"));
         assert_eq!(read.body.len(), LARGE, "{framing}");
-        // The other one has lost nothing.
+        // The other client has lost nothing.
         let whole = idle.finish(head).await.expect("the rest is there");
         assert_eq!(whole.body, read.body);
     }
@@ -96,7 +96,7 @@ async fn a_stream_without_room_holds_up_nobody_who_reads_the_same() {
     let whole = timeout(SOON, reading.finish(head)).await;
     let whole = whole.expect("it is not held up").expect("it is whole");
     assert_eq!(whole.text(), "/a #1");
-    // With room it gets all of it, to its end.
+    // With a window it gets the complete response.
     let room = http2::frame(http2::WINDOW_UPDATE, 0, 1, &100u32.to_be_bytes());
     idle.write(&room).await.expect("it reads");
     let mut body = Vec::new();
@@ -130,7 +130,7 @@ async fn who_leaves_a_response_that_is_not_kept_gives_its_place_back() {
                 let (answer, _) = begun.expect("it reads");
                 let (_, mut body) = answer.await.expect("it answers").into_parts();
                 http2::next(&mut body).await.expect("it goes on");
-                // The connection goes with its client.
+                // The connection closes when the client is dropped.
             } else {
                 let mut leaving = gateway.connect().await;
                 leaving.start(&get(&target)).await.expect("it answers");

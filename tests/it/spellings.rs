@@ -1,6 +1,6 @@
-//! What a rule saw is what the app gets: no spelling of a path leads around a guarded route.
+//! Rules and apps see the same path: no spelling of a path bypasses a guarded route.
 //!
-//! Real frameworks say which spellings they take for one of their handlers' paths.
+//! Real frameworks decide which spellings they accept for the paths of their handlers.
 
 #![allow(
     clippy::unwrap_used,
@@ -23,7 +23,7 @@ use crate::{
 
 const GUARDED: [&str; 3] = ["admin", "item", "nested"];
 
-/// Paths of handlers that are guarded, and of others.
+/// Paths of guarded handlers, and of others.
 const PATHS: [&str; 7] = [
     "/api/admin",
     "/api/items/7",
@@ -34,7 +34,7 @@ const PATHS: [&str; 7] = [
     "/open",
 ];
 
-/// Cases, from the environment for long runs by hand.
+/// Number of cases; the environment variable sets it for long runs by hand.
 fn cases() -> usize {
     let cases = std::env::var("SPELLING_CASES");
     cases.map_or(60, |cases| cases.parse().expect("a number"))
@@ -58,7 +58,7 @@ fn coded(byte: u8, random: &mut fastrand::Rng) -> String {
     }
 }
 
-/// A path as somebody spells it who looks for a way around.
+/// Spells a path at random, as an attacker would who looks for a bypass.
 fn spelled(path: &str, random: &mut fastrand::Rng) -> String {
     const PIECES: [&str; 24] = [
         "/",
@@ -124,7 +124,7 @@ fn spelled(path: &str, random: &mut fastrand::Rng) -> String {
     out
 }
 
-/// A gateway in front of apps, each by three hosts: `NAME.test` guards all of `/api/*`,
+/// Starts a gateway in front of apps, each with three hosts: `NAME.test` guards all of `/api/*`,
 /// `one.NAME.test` each handler alone, and `exact.NAME.test` guards no spelling.
 async fn front(apps: &[(&str, &App)]) -> (Gateway, String) {
     let made = edgeway_fed(&["hash", "api-key", "friend"], "");
@@ -184,7 +184,7 @@ async fn no_spelling_reaches_a_guarded_handler_without_its_key() {
     let mut random = random("spellings of paths");
     let (mut reached, mut stepped_around) = (0, 0);
     for case in 0..cases() {
-        // The first one is known to some of them, so that the control never comes to nothing.
+        // Some of the apps accept the first spelling, so that the control always has a case.
         let target = match case {
             0 => "/API/admin".to_owned(),
             _ => spelled(random.choice(PATHS).unwrap(), &mut random),
@@ -203,14 +203,14 @@ async fn no_spelling_reaches_a_guarded_handler_without_its_key() {
                 }
             }
             let Ok(normal) = &normal else { continue };
-            // With the key the app is asked for the normal form, and nothing else is changed.
+            // With the key, the app gets the normal form, and nothing else changes.
             let request = on(&format!("{name}.test"), &target).header("x-api-key", key.clone());
             let answer = gateway.send(&request).await;
             let own = app.send(&on(&format!("{name}.test"), normal)).await;
             let of = |answer: &Response| (answer.status(), handler(answer).map(str::to_owned));
             assert_eq!(of(&answer), of(&own), "{name} {target} as {normal}");
             reached += usize::from(is_guarded(&answer));
-            // The control: without the fold some spelling leads around the guard.
+            // The control: without folding, some spelling bypasses the guard.
             let exact = gateway
                 .send(&on(&format!("exact.{name}.test"), &target))
                 .await;
@@ -258,12 +258,12 @@ async fn the_spellings_that_are_known_are_guarded() {
         assert_eq!(refused.status(), 400);
         let open = gateway.send(&on(&format!("{name}.test"), "/open")).await;
         assert_eq!(handler(&open), Some("open"));
-        // A name with an encoded slash is one segment to whoever reads it so.
+        // A name with an encoded slash is one segment to an app that reads it so.
         let item = on(&format!("one.{name}.test"), "/api/items/%40scope%2fpackage");
         let item = gateway.send(&item.header("x-api-key", key.clone())).await;
         assert_eq!(handler(&item), Some("item"), "{name}");
     }
-    // The control: without the fold these apps answer anybody.
+    // The control: without folding, these apps respond without a key.
     for (name, target) in [
         ("express4", "/API/admin"),
         ("express5", "/API/admin"),
@@ -294,14 +294,14 @@ async fn no_spelling_of_a_next_js_path_leads_around_a_guard() {
     let plain = on("next.test", "/api/hello").header("x-api-key", key.clone());
     assert!(is_hello(&gateway.send(&plain).await));
     println!("{reached} reached the handler");
-    // Next.js still says where a path with a slash at its end is.
+    // Next.js still redirects a path with a trailing slash.
     let slash = on("next.test", "/api/hello/").header("x-api-key", key);
     let moved = gateway.send(&slash).await;
     assert_eq!(
         (moved.status(), moved.header("location")),
         (308, Some("/api/hello"))
     );
-    // A page that is asked for by letters in code is the page, for everybody.
+    // A page requested with percent-encoded letters is the same page for every client.
     let page = gateway.send(&on("next.test", "/%69sr")).await;
     assert_eq!(page.status(), 200);
 }
@@ -390,7 +390,7 @@ routes:
     let known = gateway.send(&get("/API/admin").header("x-key", "1")).await;
     assert_eq!(handler(&known), Some("admin"));
     assert_eq!(handler(&gateway.get("/OPEN").await), Some("open"));
-    // The control: one that does not guard is for its own paths alone.
+    // The control: a plugin that is not a guard applies to its own paths only.
     let gateway = Gateway::start_in(&config("on_error: continue"), guard).await;
     assert_eq!(handler(&gateway.get("/API/admin").await), Some("admin"));
 }

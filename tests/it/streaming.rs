@@ -1,5 +1,5 @@
-//! Answers that take their time pass piece by piece, compressed or not; a client that leaves
-//! is known to the origin at once.
+//! Slow responses pass through piece by piece, compressed or not; the origin learns at once when a
+//! client disconnects.
 
 use std::{io::Write, time::Duration};
 
@@ -11,10 +11,10 @@ use crate::support::{
     wait::{until, wait_for},
 };
 
-/// What the gateway may add to the first byte.
+/// Maximum delay that the gateway may add to the first byte.
 const ADDED: Duration = Duration::from_millis(50);
 
-/// Rounds of a comparison: one slow moment of the machine spoils one round, not the result.
+/// Rounds of a comparison: one slow moment of the machine spoils one round only.
 const ROUNDS: usize = 3;
 
 async fn front(backend: std::net::SocketAddr, app: &str, filters: &str) -> Gateway {
@@ -38,7 +38,7 @@ fn gzipped(target: &str) -> Request {
     get(target).header("accept-encoding", "gzip")
 }
 
-/// When the text was there, after decoding what had come so far.
+/// Returns the arrival time of the text, after decoding the pieces up to then.
 fn arrival(answer: &Response, text: &str) -> Option<Duration> {
     if answer.header("content-encoding").is_none() {
         return answer.arrival_of(text);
@@ -52,7 +52,7 @@ fn arrival(answer: &Response, text: &str) -> Option<Duration> {
     })
 }
 
-/// How much later each text came through the gateway, in the best of a few rounds.
+/// Returns the delay of each text through the gateway, in the best of a few rounds.
 async fn added(
     direct: std::net::SocketAddr,
     gateway: &Gateway,
@@ -90,7 +90,7 @@ async fn a_suspense_page_streams_through_compression() {
     let times = texts.map(|text| arrival(&answer, text).unwrap());
     assert!(is_streamed(&times), "{times:?}");
 
-    // The control: the same page as a buffering gateway would hand it on does not pass.
+    // The control: the same page from a buffering gateway fails the check.
     let mut lump = answer.clone();
     let at = lump.pieces.last().unwrap().0;
     lump.pieces = vec![(
@@ -102,7 +102,7 @@ async fn a_suspense_page_streams_through_compression() {
     ));
 }
 
-/// The pieces of the Suspense page came about when they were made.
+/// Returns true if the pieces of the Suspense page arrived about when they were rendered.
 fn is_streamed(times: &[Duration; 3]) -> bool {
     let gaps = [
         times[1].saturating_sub(times[0]),
@@ -124,7 +124,7 @@ async fn a_dripping_page_is_flushed_at_each_piece_in_every_encoding() {
         gateway.send(&gzipped("/")).await.header("content-encoding"),
         Some("gzip")
     );
-    // The control: with compression off, the same request is answered as it is.
+    // The control: with compression off, the response to the same request is not compressed.
     let off = front(origin.address(), "none", "    compression: off\n").await;
     assert_eq!(
         off.send(&gzipped("/")).await.header("content-encoding"),
@@ -155,13 +155,13 @@ routes:
     decoder.write_all(&answer.body).expect("the body is gzip");
     assert_eq!(decoder.finish().expect("it is whole"), body.as_bytes());
 
-    // HEAD has the same head and no body: the connection goes on in step.
+    // HEAD has the same headers and no body: the connection stays in sync.
     let head = Request::new("HEAD", "/coded").header("accept-encoding", "gzip");
     let head = connection.send(&head).await.unwrap();
     assert_eq!(head.header("content-encoding"), Some("gzip"));
     assert!(head.body.is_empty());
 
-    // The control: with compression off, the same body goes out as it is.
+    // The control: with compression off, the same body is sent unchanged.
     let plain = connection.send(&gzipped("/plain")).await.unwrap();
     assert_eq!(plain.header("content-encoding"), None);
     assert_eq!(plain.text(), body);
@@ -176,7 +176,7 @@ async fn a_feed_passes_event_by_event_and_uncoded() {
     let answer = gateway.send(&feed).await;
     assert_eq!(answer.header("content-encoding"), None);
     assert_eq!(answer.header("content-type"), Some("text/event-stream"));
-    // Against the app without its own gzip, as the gateway asks it.
+    // Compared with the app without its own gzip, as the gateway requests it.
     let added = added(app.address(), &gateway, &get("/api/sse?events=3"), &texts).await;
     assert!(added.iter().all(|added| *added <= ADDED), "{added:?}");
 }
@@ -189,7 +189,7 @@ async fn a_client_that_leaves_a_feed_ends_it_at_the_origin() {
     client.start(&gzipped("/")).await.unwrap();
     client.piece().await.unwrap().unwrap();
 
-    // The control: while the client listens, the feed goes on.
+    // The control: while the client is connected, the stream continues.
     let stays = Duration::from_millis(300);
     let left = until(stays, &mut async || {
         (origin.counts().cancelled() > 0).then_some(())
@@ -249,7 +249,8 @@ routes:
     let patient = Gateway::start(&short("10s")).await;
     let answer = patient.send(&get("/?events=2")).await;
     assert!(answer.text().contains("event-1"), "{}", answer.text());
-    // The control: with a short gap for streams too, the feed is cut and its client knows.
+    // The control: with a short timeout for streams too, the stream is cut off, and its client
+    // knows.
     let hasty = Gateway::start(&short("300ms")).await;
     let cut = client::send(hasty.address(), &get("/?events=2")).await;
     assert!(

@@ -1,5 +1,5 @@
-//! The habits of the code base, as tests: layers, file headers, sizes, and that what is
-//! generated or listed twice agrees.
+//! The conventions of the code base, as tests: layers, file headers, sizes, and agreement of
+//! generated or duplicated lists.
 
 use std::{
     collections::BTreeSet,
@@ -25,8 +25,8 @@ const LAYERS: &[&[&str]] = &[
     &["process", "cli"],
 ];
 
-/// Where Pingora's crates may be named. Heads (`pingora::http`) may be everywhere above
-/// `config`.
+/// Modules that may name Pingora's crates. Header types (`pingora::http`) may be used everywhere
+/// above `config`.
 const PINGORA: &[&str] = &["proxy", "edge", "upstreams", "cache"];
 
 fn root() -> &'static Path {
@@ -74,7 +74,7 @@ fn layer(module: &str) -> usize {
         .expect("each module is in a layer: name a new one above")
 }
 
-/// The modules that a file names with `crate::`, braces included.
+/// Returns the modules that a file names with `crate::`, braces included.
 fn imports(text: &str) -> BTreeSet<String> {
     let code: String = text
         .lines()
@@ -257,7 +257,7 @@ fn every_example_configuration_is_well_formed() {
         let folder = files_of_examples();
         let (gateway, diagnostics) = edgeway::gateway::compile(&file, folder, &world);
         assert!(gateway.is_some(), "{}: {diagnostics:#?}", path.display());
-        // A warning in an example would teach to pass over warnings.
+        // A warning in an example would teach readers to ignore warnings.
         let told = diagnostics.list().iter().chain(loaded.diagnostics.list());
         assert_eq!(told.count(), 0, "{}: {diagnostics:#?}", path.display());
         seen += 1;
@@ -334,7 +334,7 @@ fn the_import_reader_reads_braces() {
     assert_eq!(found, ["base", "config", "zones"]);
 }
 
-/// `SECURITY.md` says which test shows what: each of them is there.
+/// Checks that each test that `SECURITY.md` names exists.
 #[test]
 fn tests_that_are_promised_exist() {
     let text = fs::read_to_string(root().join("SECURITY.md")).expect("it is there");

@@ -1,4 +1,4 @@
-//! Tunnels begin as soon as the backend says so, however soon that is.
+//! Tunnels begin as soon as the backend agrees, however early that is.
 
 use std::{io, net::SocketAddr};
 
@@ -13,8 +13,8 @@ use crate::support::{
     gateway::Gateway,
 };
 
-/// Answers each connection before it has asked anything, then sends back what comes behind
-/// the request.
+/// Starts an origin that responds on each connection before it has read a request, and then echoes
+/// the bytes after the request.
 async fn hasty_origin(answer: &'static str) -> (SocketAddr, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0")
         .await
@@ -26,7 +26,7 @@ async fn hasty_origin(answer: &'static str) -> (SocketAddr, JoinSet<()>) {
         loop {
             let (stream, _) = listener.accept().await.expect("it listens");
             open.spawn(async move {
-                // A gateway that is gone ends it.
+                // The connection ends when the gateway closes it.
                 let _outcome = answer_and_echo(stream, answer).await;
             });
         }
@@ -41,7 +41,7 @@ async fn answer_and_echo(mut stream: TcpStream, answer: &str) -> io::Result<()> 
         head.push(stream.read_u8().await?.to_ascii_lowercase());
     }
     if find(&head, b"content-length").is_some() || find(&head, b"transfer-encoding").is_some() {
-        // A handshake frames no body: no echo tells the test.
+        // A handshake has no body framing: the missing echo fails the test.
         return Ok(());
     }
     let mut buffer = [0; 512];

@@ -1,5 +1,5 @@
-//! One process in the place of another: no request is lost on the way, and a successor that
-//! does not serve changes nothing.
+//! Upgrades: a new process replaces the old one, no request is lost, and a successor that does
+//! not serve changes nothing.
 
 use std::{
     fs,
@@ -30,7 +30,7 @@ const SOON: Duration = Duration::from_secs(10);
 const DONE: &str = "edgeway_upgrades_total{outcome=\"succeeded\"}";
 const FAILED: &str = "edgeway_upgrades_total{outcome=\"failed\"}";
 
-/// HTTP/1, HTTP/2 without TLS on a port of its own, web sockets, a unix socket.
+/// Starts a gateway with HTTP/1, HTTP/2 without TLS on its own port, WebSockets, and a unix socket.
 async fn front(echo: &Origin<EchoOrigin>, sockets: &WsOrigin, more: &str) -> Gateway {
     let folder = tempfile::tempdir().expect("a folder for the socket can be made");
     let path = folder.keep().join("web.sock");
@@ -55,7 +55,7 @@ routes:
     .await
 }
 
-/// Two backends of one upstream.
+/// Starts a gateway with two backends of one upstream.
 async fn front_of(one: &Origin<EchoOrigin>, two: &Origin<EchoOrigin>) -> Gateway {
     Gateway::start(&format!(
         "
@@ -80,8 +80,8 @@ fn assert_whole(tally: &Tally, what: &str) {
     assert_eq!(tally.cut, 0, "{what}");
 }
 
-/// Waits until the process answers that is the outcome of so many upgrades: for a moment
-/// both of them do.
+/// Waits until the responding process is the outcome of `upgrades` upgrades: for a moment both
+/// processes respond.
 async fn done(gateway: &Gateway, upgrades: u64) {
     wait_for("the new process answers", SOON, async || {
         (gateway.count(DONE).await == upgrades).then_some(())
@@ -96,7 +96,7 @@ async fn gone(pid: u32, within: Duration) {
     .await;
 }
 
-/// A program that does not serve.
+/// Writes a program that does not serve.
 fn script(gateway: &Gateway, text: &str) -> PathBuf {
     let path = gateway.folder().join("script");
     fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("the folder takes files");
@@ -135,7 +135,7 @@ async fn upgrades_under_load_lose_nothing_and_sockets_live_on_where_they_are() {
     assert!(streams.answered > 50, "{streams:?}");
     assert!(streams.connections > 3, "{streams:?}");
 
-    // Each old process is there for its socket alone, and the newest knows of all of them.
+    // Each old process remains only for its socket, and the newest knows of all of them.
     assert!(left.iter().all(|pid| is_alive(*pid)), "{left:?}");
     let mut oldest_first = open.into_iter();
     for pid in left {
@@ -149,7 +149,7 @@ async fn upgrades_under_load_lose_nothing_and_sockets_live_on_where_they_are() {
     assert_eq!(gateway.count(FAILED).await, 0);
 }
 
-/// What the test above counts is what a stop and a start would lose.
+/// The control for the test above: a stop and a start lose requests.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_without_an_upgrade_is_seen_to_lose_requests() {
     let (echo, ws) = (EchoOrigin::start().await, WsOrigin::start().await);
@@ -193,7 +193,7 @@ routes: [{{ match: {{ path: /* }}, upstream: app }}]
     assert_eq!(told["version"], edgeway::VERSION);
     assert_eq!(told["connections"], 2);
     assert!(told["since"].as_str().unwrap().ends_with('Z'), "{told}");
-    // Who has nothing under way is let go after a grace, not at once.
+    // A connection without a request is closed after `idle`, not at once.
     assert!(idle.is_closed().await);
     assert!(
         begun.elapsed() >= Duration::from_millis(900),
@@ -288,7 +288,7 @@ async fn a_broken_configuration_is_told_by_the_successor_and_serves_nothing() {
     let failure = log.lines().find(|l| l.contains("upgrade failed")).unwrap();
     assert!(failure.contains("does not serve"), "{failure}");
     assert!(log.contains("nonsense"), "{log}");
-    // One that cannot have a listener leaves those that it had taken over by then.
+    // A process that cannot open a listener releases those that it had taken over by then.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let (_, path) = gateway.listener("local").split_once(':').unwrap();
     let path = path.to_owned();
@@ -303,7 +303,7 @@ async fn a_broken_configuration_is_told_by_the_successor_and_serves_nothing() {
     })
     .await;
     assert!(std::os::unix::net::UnixStream::connect(&path).is_ok());
-    // Another try, with the mistakes taken away, succeeds and keeps the count of the others.
+    // Another attempt, without the mistakes, succeeds and keeps the counts of the others.
     fs::write(&file, good).unwrap();
     let old = gateway.upgrade().await;
     gone(old, SOON).await;
@@ -373,7 +373,7 @@ async fn the_command_says_what_came_of_it() {
     );
     let (done, said) = command(&gateway, &["/bin/missing"]);
     assert!(!done && said.contains("/bin/missing"), "{said}");
-    // Over TCP without a token nobody upgrades anything.
+    // Over TCP without a token no client can upgrade.
     let asked = post("/v1/upgrade", "");
     assert_eq!(gateway.send_admin_tcp(&asked).await.status(), 403);
 
@@ -477,7 +477,7 @@ async fn what_is_asked_for_during_an_upgrade_is_done_by_the_new_process() {
     };
     let backend = format!("app/{}", one.address());
     let asked = [ask(&["reload"]), ask(&["drain", &backend])];
-    // They are with the old process by then; were they not, the new one has nothing to pass on.
+    // They have reached the old process by then; otherwise the new one has nothing to forward.
     pass(Duration::from_millis(300)).await;
     fs::write(&go, "").unwrap();
     gateway.upgraded().await;

@@ -1,5 +1,5 @@
-//! HTTP/2 to backends below gRPC: deadlines of one stream among others, what is tried again,
-//! how answers end, and backends that speak something else.
+//! HTTP/2 to backends below gRPC: deadlines of one stream among others, retries, ends of responses,
+//! and backends that speak another protocol.
 #![allow(
     clippy::unwrap_used,
     reason = "helpers of tests: what goes wrong here fails the test, and says so"
@@ -40,13 +40,13 @@ routes:
     .await
 }
 
-/// A client that speaks HTTP/2.
+/// HTTP/2 client.
 struct Client {
     sender: SendRequest<Bytes>,
     _connection: JoinSet<()>,
 }
 
-/// An answer to it. The body ended well if there is no `error`.
+/// Response; the body ended properly if there is no `error`.
 struct Answer {
     status: u16,
     headers: HeaderMap,
@@ -104,13 +104,13 @@ impl Client {
     }
 }
 
-/// That a stream ends for `reason` while another on the same connection goes on.
+/// Checks that a stream ends for `reason` while another on the same connection continues.
 async fn ends_alone(settings: &str, path: &str, status: u16, reason: &str) {
     let origin = Http2Origin::start().await;
     let gateway = gateway(origin.address(), settings).await;
     let client = Client::connect(&gateway).await;
     assert_eq!(client.get("/first", &[]).await.status, 200);
-    // Logged once its connection is back in the pool, where the next one finds it.
+    // It is logged once its connection is back in the pool, where the next request finds it.
     gateway.log_lines(1).await;
     let mut sibling = gateway.connect().await;
     let lively = get("/drip").header("accept", "text/event-stream");
@@ -150,7 +150,7 @@ async fn an_answer_that_stops_ends_alone() {
 async fn a_request_that_takes_too_long_in_all_ends_alone() {
     let settings = "timeouts: { total: 400ms }";
     ends_alone(settings, "/silent", 504, "upstream_total_timeout").await;
-    // Also while pieces flow.
+    // Also while data flows.
     ends_alone(settings, "/drip", 200, "upstream_total_timeout").await;
 }
 
@@ -198,7 +198,7 @@ async fn trailers_reach_clients_that_have_a_place_for_them() {
     let answer = client.get("/trailers", &[]).await;
     assert!(answer.error.is_none());
     assert_eq!(answer.trailers.unwrap()["x-sum"], "42");
-    // HTTP/1.1 has one, but Pingora does not write it: a whole body without them.
+    // HTTP/1.1 has trailers, but Pingora does not write them: a complete body without them.
     let mut connection = gateway.connect().await;
     for _ in 0..2 {
         let plain = connection.send(&get("/trailers")).await.unwrap();
@@ -207,7 +207,7 @@ async fn trailers_reach_clients_that_have_a_place_for_them() {
     }
 }
 
-/// However an answer ends, what codes it writes its end.
+/// However a response ends, the encoder writes its end.
 #[tokio::test]
 async fn a_coded_answer_is_whole_however_it_ends() {
     let origin = Http2Origin::start().await;
@@ -251,7 +251,7 @@ async fn backends_that_speak_http1_only_are_told_apart() {
     let tls = gateway(secure.address(), &tls).await;
     assert_eq!(tls.get("/").await.status(), 502);
     let line = tls.log_lines(1).await.remove(0);
-    // It either refuses to settle on anything or says nothing of it.
+    // The backend either refuses the ALPN protocols or ignores them.
     let reasons = ["upstream_bad_answer", "upstream_tls"];
     assert!(
         reasons.contains(&line["reason"].as_str().unwrap()),

@@ -1,5 +1,5 @@
-//! TLS to backends: who is trusted, who is not and why, and that no connection is used under
-//! another trust than its own.
+//! TLS to backends: trusted and untrusted certificates, the logged causes, and connections that are
+//! never used with other trust settings.
 #![allow(
     clippy::unwrap_used,
     reason = "helpers of tests: what goes wrong here fails the test, and says so"
@@ -21,7 +21,7 @@ use crate::support::{
 const NAME: &str = "api.test";
 const WITHIN: Duration = Duration::from_secs(10);
 
-/// An authority whose certificate is in a file.
+/// CA whose certificate is in a file.
 struct Known {
     authority: Authority,
     folder: TempDir,
@@ -52,7 +52,7 @@ fn gateway_certificate() -> Wanted {
     Wanted::client(&[(DnType::CommonName, "gateway.test")])
 }
 
-/// One upstream with this `tls`, without checks.
+/// Starts a gateway with one upstream with this `tls`, without health checks.
 async fn gateway(origin: &SecureOrigin, tls: &str) -> Gateway {
     let address = origin.address();
     Gateway::start(&format!(
@@ -69,7 +69,7 @@ routes:
     .await
 }
 
-/// That the gateway answers 502 for TLS' sake, and tells operators `why`.
+/// Checks that the gateway responds with 502 because of TLS, and logs `why`.
 async fn refused(gateway: &Gateway, why: &str) -> Response {
     let response = gateway.get("/").await;
     assert_eq!(response.status(), 502, "{}", response.text());
@@ -104,11 +104,11 @@ async fn a_backend_that_proves_its_name_is_spoken_to() {
     assert_eq!(seen["alpn"], "http/1.1", "nothing else is offered");
     assert_eq!(seen["tls"], "TLSv1_3");
     assert_eq!(seen["client"], false);
-    // What the client asked for, not how the backend is reached.
+    // The host of the client's request, not the name of the backend.
     assert_eq!(seen["host"], "shop.example.com");
     assert_eq!(seen["proto"], "http");
 
-    // The app may call itself by its own name: clients cannot reach that.
+    // The app may redirect to its own name, which clients cannot reach: the gateway repairs it.
     let port = origin.port().to_string();
     let moved = get("/elsewhere")
         .header("host", "shop.example.com")
@@ -173,7 +173,7 @@ async fn a_self_signed_certificate_is_refused_unless_it_is_named_as_the_authorit
     )
     .await;
     refused(&stranger, "unknown issuer").await;
-    // Small setups trust the one certificate that there is.
+    // Small setups trust a single self-signed certificate.
     let file = known.file("self.pem", &identity.cert);
     let friend = gateway(&origin, &format!("{{ name: {NAME}, ca: '{file}' }}")).await;
     assert_eq!(friend.get("/").await.status(), 200);
@@ -186,7 +186,7 @@ async fn the_systems_authorities_count_where_none_are_written() {
     let tls = format!("{{ name: {NAME} }}");
     let stranger = gateway(&origin, &tls).await;
     refused(&stranger, "unknown issuer").await;
-    // The control: a system that knows the authority.
+    // The control: a system that trusts the CA.
     let yaml = format!(
         "upstreams:
   app:
@@ -236,7 +236,7 @@ routes:
     );
     let whole = format!("listeners: [{{ address: '127.0.0.1:8080' }}]\n{yaml}");
     let file = known.file("edgeway.yaml", &whole);
-    // Nothing that could be read; then a machine that has none.
+    // First an unreadable path; then a machine without CA certificates.
     for (path, folder, why) in [
         ("/nowhere/at/all", "/nowhere", "cannot be used"),
         ("/dev/null", &*empty, "has no certificates of authorities"),
@@ -307,7 +307,7 @@ async fn upstreams_of_one_address_never_share_a_connection() {
         format!("{{ name: second.test, ca: '{ca}' }}"),
         format!("{{ name: {NAME}, ca: '{more}' }}"),
         format!("{{ name: {NAME}, ca: '{ca}', cert: '{cert}', key: '{key}' }}"),
-        // The same as the first, by another upstream.
+        // The same settings as the first, in another upstream.
         format!("{{ name: {NAME}, ca: '{ca}' }}"),
     ];
     let address = origin.address();
@@ -333,8 +333,8 @@ async fn upstreams_of_one_address_never_share_a_connection() {
             assert_eq!(owner, index, "the other's connection");
         }
     }
-    // The control: they were used again, by their own upstream. (Now and then Pingora
-    // finds a pooled connection that is not free yet, and makes another.)
+    // The control: connections were reused by their own upstream. (Occasionally Pingora finds a
+    // pooled connection that is not free yet, and opens another.)
     let handshakes = origin.counts().handshakes();
     assert!(
         (5..25).contains(&handshakes),
@@ -406,7 +406,7 @@ routes:
         known.ca()
     ))
     .await;
-    // Each try of the bad one is made up for: nothing was sent yet.
+    // Each attempt at the bad backend is retried: nothing was sent yet.
     for _ in 0..10 {
         assert_eq!(gateway.get("/").await.status(), 200);
     }
@@ -414,7 +414,7 @@ routes:
     let out = &status["upstreams"][0]["backends"][1];
     assert_eq!(out["state"], "ejected", "{out}");
     assert_eq!(out["ejected_because"], "refused");
-    // The look at it speaks TLS too: a TCP connect would have let it in again.
+    // The health check speaks TLS too: a TCP connect would have returned it to rotation.
     wait_for("it was looked at", WITHIN, async || {
         let status = gateway.admin_get("/status").await.json();
         let probe = &status["upstreams"][0]["backends"][1]["probe"];
@@ -476,7 +476,7 @@ routes:
     drop(bridge);
 }
 
-/// Joins each connection to the unix socket with one to `address`.
+/// Connects each connection to the unix socket with one to `address`.
 fn bridge(path: &Path, address: std::net::SocketAddr) -> tokio::task::JoinSet<()> {
     let listener = tokio::net::UnixListener::bind(path).unwrap();
     let mut tasks = tokio::task::JoinSet::new();
@@ -485,7 +485,7 @@ fn bridge(path: &Path, address: std::net::SocketAddr) -> tokio::task::JoinSet<()
         while let Ok((mut near, _)) = listener.accept().await {
             joined.spawn(async move {
                 let mut far = tokio::net::TcpStream::connect(address).await.unwrap();
-                // Either side may end it.
+                // Either side may close it.
                 drop(tokio::io::copy_bidirectional(&mut near, &mut far).await);
             });
         }

@@ -1,4 +1,4 @@
-//! `edgeway warm`: what it fetches is there for the first client.
+//! `edgeway warm`: the first client finds the fetched responses stored.
 
 use std::net::SocketAddr;
 
@@ -36,7 +36,7 @@ fn yaml(origin: SocketAddr) -> String {
     )
 }
 
-/// Warms up with this list, from standard input.
+/// Runs `edgeway warm` with this list on standard input.
 async fn warm(arguments: &[&str], list: &str) -> Ran {
     let mut all = vec!["warm".to_owned(), "-".to_owned()];
     all.extend(arguments.iter().map(|argument| (*argument).to_owned()));

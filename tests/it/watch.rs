@@ -1,4 +1,4 @@
-//! `watch: true`: files that change are taken in by themselves, and broken ones change nothing.
+//! `watch: true`: changed files are loaded automatically, and broken ones change nothing.
 
 use std::{fs, time::Duration};
 
@@ -42,10 +42,10 @@ async fn changed_files_are_taken_in_and_broken_ones_change_nothing() {
     gateway.configure(&says("five"));
     until_it_says(&gateway, "five").await;
     assert_eq!(gateway.count(refused).await, 1);
-    // Each once, however many events there were.
+    // Each change once, however many events there were.
     let taken = "edgeway_config_reloads_total{outcome=\"ok\"}";
     assert_eq!(gateway.count(taken).await, 3);
-    // Some write into the file itself.
+    // Some editors write into the file itself.
     let file = gateway.folder().join("edgeway.yaml");
     let text = fs::read_to_string(&file).unwrap();
     fs::write(&file, text.replace("five", "six")).unwrap();
@@ -63,7 +63,7 @@ async fn a_configuration_may_end_the_watch_and_begin_it_again() {
         gateway.stderr().contains(told).then_some(())
     })
     .await;
-    // Only because it is told to.
+    // Only because a reload was requested.
     assert!(gateway.reload(&says("three")).await);
     assert_eq!(gateway.get("/").await.text(), "three");
     gateway.configure(&says("four"));
@@ -84,7 +84,7 @@ fn plugins(names: &[&str]) -> String {
     )
 }
 
-/// A plugin that answers with what another of its modules says.
+/// Starts a gateway with a plugin that responds with a text from another of its modules.
 async fn with_plugin(text: &str) -> Gateway {
     Gateway::start_in(&plugins(&["x"]), |folder| {
         let plugin = folder.join("plugins/x");
@@ -121,7 +121,7 @@ async fn files_of_plugins_are_watched_and_one_that_does_not_load_leaves_the_one_
     let refused = "edgeway_config_reloads_total{outcome=\"refused\"}";
     gateway.counts(refused, 1).await;
     let why = "plugins/x/lib/text.js:1:";
-    // It is counted before it is told.
+    // It is counted before it is logged.
     wait_for("the log says where", SOON, async || {
         gateway.stderr().contains(why).then_some(())
     })
@@ -131,13 +131,13 @@ async fn files_of_plugins_are_watched_and_one_that_does_not_load_leaves_the_one_
     assert!(error.contains(why), "{error}");
     assert_eq!(gateway.count("edgeway_config_last_reload_success").await, 0);
     assert_eq!(gateway.get("/").await.text(), "two");
-    // It is put right, and then by a rename, as editors do it.
+    // It is repaired, and then replaced by a rename, as editors do it.
     fs::write(plugin.join("lib/text.js"), says_it("three")).unwrap();
     until_it_says(&gateway, "three").await;
     fs::write(plugin.join("lib/new"), says_it("four")).unwrap();
     fs::rename(plugin.join("lib/new"), plugin.join("lib/text.js")).unwrap();
     until_it_says(&gateway, "four").await;
-    // Files that nobody imports are none of it.
+    // Files that no module imports do not count.
     let taken = "edgeway_config_reloads_total{outcome=\"ok\"}";
     let before = gateway.count(taken).await;
     fs::write(plugin.join("lib/unused.js"), "still never read").unwrap();
@@ -157,7 +157,7 @@ async fn a_module_that_is_missed_is_waited_for() {
     assert_eq!(gateway.get("/").await.text(), "one");
     fs::write(&lib, says_it("two")).unwrap();
     until_it_says(&gateway, "two").await;
-    // So is the plugin itself.
+    // A missing plugin is waited for as well.
     gateway.configure(&plugins(&["y", "x"]));
     gateway.counts(refused, 2).await;
     assert_eq!(gateway.get("/").await.text(), "two");

@@ -1,5 +1,5 @@
-//! The gateway's unit under a real systemd user manager, under load. Started by
-//! `scripts/test-systemd`, which gives it a manager of its own.
+//! The gateway's unit under a real systemd user manager, under load. `scripts/test-systemd` starts
+//! it with a manager of its own.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -31,12 +31,12 @@ use support::{
 const UNIT: &str = "edgeway.service";
 const SOON: Duration = Duration::from_secs(15);
 
-/// The machine as the unit sees it.
+/// Machine as the unit sees it.
 struct Machine {
     config: PathBuf,
     good: String,
     address: SocketAddr,
-    /// How long a client may wait over a restart.
+    /// Maximum time that a client may wait during a restart.
     patience: Duration,
     broken: usize,
 }
@@ -48,7 +48,7 @@ impl Machine {
         self.broken += usize::from(!holds);
     }
 
-    /// No request failed but, at most, `at_most` that were under way.
+    /// Checks that no request failed except, at most, `at_most` that were in flight.
     fn check_load(&mut self, tally: &Tally, at_most: u64, what: &str) {
         let refused = tally.failed.iter().filter(|f| f.contains("connect to"));
         let refused = refused.count();
@@ -80,7 +80,7 @@ fn systemctl(arguments: &[&str]) -> (bool, String) {
     (output.status.success(), text)
 }
 
-/// As [`systemctl`], beside a load of this process.
+/// Runs [`systemctl`] without blocking a load of this process.
 async fn ask(arguments: &'static [&'static str]) -> (bool, String) {
     let asked = tokio::task::spawn_blocking(|| systemctl(arguments));
     asked.await.expect("it does not panic")
@@ -138,7 +138,7 @@ async fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The unit as it is installed, with what only the system's own manager can do taken away.
+/// Returns the installed unit without the settings that only the system manager supports.
 fn prepare(work: &Path, echo: &Origin<EchoOrigin>, drip: &Origin<DripOrigin>) -> Machine {
     let units = PathBuf::from(std::env::var_os("EDGEWAY_UNITS").expect("the script says it"));
     let user = work.join("config/systemd/user");
@@ -147,7 +147,7 @@ fn prepare(work: &Path, echo: &Origin<EchoOrigin>, drip: &Origin<DripOrigin>) ->
     let binary = env!("CARGO_BIN_EXE_edgeway");
     let drop_in = user.join(format!("{UNIT}.d"));
     fs::create_dir(&drop_in).unwrap();
-    // A manager of a user gives no other user, no capabilities and no folders of the system.
+    // A user manager supports no other user, no capabilities and no system folders.
     let adapted = format!(
         "[Service]
 User=
@@ -190,7 +190,8 @@ routes:
         config,
         good,
         address,
-        // On a machine that does something else besides, a second says nothing of us.
+        // On a machine with other work, a wait of a second does not indicate a fault of the
+        // gateway.
         patience: match std::env::var_os("EDGEWAY_BUSY_MACHINE") {
             Some(_) => Duration::from_secs(5),
             None => Duration::from_secs(1),
@@ -249,7 +250,7 @@ async fn restarts(machine: &mut Machine) {
         machine.check(back, "started again after kill -9");
     }
     pass(Duration::from_millis(300)).await;
-    // One on each lane is under way at each kill.
+    // One request on each lane is in flight at each kill.
     machine.check_load(&load.stop().await, 12, "3 times kill -9");
 }
 
@@ -302,7 +303,7 @@ async fn watchdog(machine: &mut Machine) {
     println!("watchdog");
     ask(&["start", UNIT]).await;
     let pid = main_pid();
-    // Longer than its time: an idle gateway is not taken for a dead one.
+    // Longer than the watchdog's time: an idle gateway is not considered dead.
     pass(Duration::from_secs(3)).await;
     machine.check(main_pid() == pid, "a gateway that works is left alone");
     kill(pid, Signal::STOP);
@@ -319,7 +320,7 @@ async fn broken_configuration(machine: &mut Machine) {
     ask(&["start", UNIT]).await;
     let (status, restarts) = (property("ExecMainStatus"), property("NRestarts"));
     machine.check(status == "78", format!("it exits with {status}"));
-    // Twice the time after which it would have been started again.
+    // Twice the time after which it would have been restarted.
     pass(Duration::from_secs(1)).await;
     let state = property("ActiveState");
     machine.check(

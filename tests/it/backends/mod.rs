@@ -1,6 +1,6 @@
-//! Every kind of backend that is not ours, for everything that a backend is asked for: plain
-//! responses, streams, uploads, connections that are kept and closed, sockets, failures.
-//! The clients of sockets are not ours either; what they send is drawn.
+//! Every kind of third-party backend, in every use of a backend: plain responses, streams, uploads,
+//! kept and closed connections, sockets, failures. The WebSocket clients are third-party programs
+//! as well; the messages that they send are random.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -49,7 +49,7 @@ fn hex(bytes: &[u8]) -> String {
         .fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
-/// Seed of what is drawn; from the environment for a run that is to be like another.
+/// Seed of the random choices; the environment variable repeats a run.
 fn seed() -> u64 {
     let given = std::env::var("EDGEWAY_SEED").ok();
     let seed = given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().expect("a number"));
@@ -57,13 +57,13 @@ fn seed() -> u64 {
     seed
 }
 
-/// Sockets of each client.
+/// Number of sockets of each client.
 fn sockets() -> usize {
     let given = std::env::var("EDGEWAY_SOCKETS").ok();
     given.map_or(8, |count| count.parse().expect("a number"))
 }
 
-/// All that an origin of ours is asked for, through what passes it on or not.
+/// Runs every check of an origin, with or without a proxy between the gateway and the origin.
 async fn check(mut peer: Peer, origin: Option<Peer>) {
     let gateway = front(peer.address()).await;
     let mut random = fastrand::Rng::with_seed(seed());
@@ -99,7 +99,7 @@ async fn plain(gateway: &Gateway) {
     }
 }
 
-/// Pieces arrive as they are sent: the first well before the last.
+/// Checks that pieces arrive as they are sent: the first one well before the last.
 async fn streams(gateway: &Gateway, target: &str) {
     let answer = gateway.get(target).await;
     assert_eq!(answer.status(), 200);
@@ -140,14 +140,15 @@ async fn uploads(gateway: &Gateway, random: &mut fastrand::Rng) {
     }
 }
 
-/// Connections are used again, and one that the backend has closed meanwhile costs nobody a
-/// request.
+/// Checks that connections are reused, and that a connection that the backend has closed meanwhile
+/// fails no request.
 async fn kept_and_closed(gateway: &Gateway) {
     for round in 0..3 {
         for _ in 0..8 {
             assert_eq!(gateway.get("/plain").await.status(), 200, "round {round}");
         }
-        // It closes what idles for a second; some requests meet that very moment.
+        // The backend closes connections that idle for a second; some requests hit that very
+        // moment.
         pass(Duration::from_millis(985 + round * 10)).await;
         let together = futures_util::future::join_all((0..4).map(|_| gateway.get("/plain")));
         assert!(
@@ -160,7 +161,7 @@ async fn kept_and_closed(gateway: &Gateway) {
             .await;
         assert_eq!(posted.status(), 200, "round {round}");
     }
-    // What was tried again is no line in the log.
+    // Retries leave no line in the log.
     let said = gateway.stderr();
     assert!(
         !said.contains("ERROR") && !said.contains("trying again"),
@@ -168,7 +169,7 @@ async fn kept_and_closed(gateway: &Gateway) {
     );
 }
 
-/// What the backend fails with arrives as it is, or cut where it was cut.
+/// Checks that error responses of the backend arrive unchanged, and truncated ones truncated.
 async fn failures(gateway: &Gateway, kind: Kind) {
     let answer = gateway.get("/fails").await;
     assert_eq!(
@@ -183,7 +184,7 @@ async fn failures(gateway: &Gateway, kind: Kind) {
             .await;
         match cut {
             Err(ClientError::Cut { .. }) => {}
-            // Caddy 2.6 ends a body in chunks as if it were whole: nobody behind it can tell.
+            // Caddy 2.6 ends a chunked body as if it were complete: no client behind it can tell.
             Ok(answer) if kind == Kind::Caddy && framing == "chunks" => {
                 assert_eq!(answer.text(), "the first of it");
             }
@@ -193,7 +194,7 @@ async fn failures(gateway: &Gateway, kind: Kind) {
     assert_eq!(gateway.get("/plain").await.status(), 200);
 }
 
-/// Clients by `ws` and by Python's `websockets` draw messages, fragments and ends.
+/// Runs clients by `ws` and by Python's `websockets`, with random messages, fragments and ends.
 async fn websockets(gateway: &Gateway, random: &mut fastrand::Rng) {
     let url = format!("ws://{}/ws", gateway.address());
     let count = sockets().to_string();
@@ -219,7 +220,7 @@ async fn run(command: &mut Command) -> Output {
         .expect("it is installed")
 }
 
-/// A client that most people have.
+/// Runs curl, a client that most people have.
 async fn curl(gateway: &Gateway) {
     let url = |path: &str| format!("http://{}{path}", gateway.address());
     for how in [
@@ -261,7 +262,7 @@ async fn curl(gateway: &Gateway) {
 async fn node_http_and_ws() {
     let peer = Peer::start(Kind::Node).await;
     let gateway = front(peer.address()).await;
-    // One connection for all that come one after the other.
+    // Sequential requests share one connection.
     let first = gateway.get("/connection").await.text();
     for _ in 0..10 {
         assert_eq!(gateway.get("/connection").await.text(), first);
@@ -302,13 +303,13 @@ async fn python_websockets() {
     let gateway = front(peer.address()).await;
     let mut random = fastrand::Rng::with_seed(seed());
     websockets(&gateway, &mut random).await;
-    // It speaks nothing else, and says so.
+    // The backend speaks nothing but WebSocket, and responds accordingly.
     assert_eq!(gateway.get("/ws").await.status(), 426);
     peer.kill().await;
     assert!(matches!(gateway.get("/ws").await.status(), 502 | 503));
 }
 
-/// Next.js has no WebSocket of its own, and ends no response in the middle.
+/// Next.js has no WebSocket of its own, and truncates no response.
 #[tokio::test]
 async fn next_js() {
     let mut app = NextApp::start().await;
@@ -338,7 +339,7 @@ async fn next_js() {
     }
     let missing = gateway.get("/api/none").await;
     assert_eq!(missing.status(), 404);
-    // Longer than Node keeps a connection: what was closed meanwhile costs nobody a request.
+    // Longer than Node keeps a connection: a connection closed meanwhile fails no request.
     pass(Duration::from_millis(5200)).await;
     assert_eq!(
         gateway

@@ -1,4 +1,4 @@
-//! Backends that others have made, as processes: each ends with its value.
+//! Third-party backends as processes: each ends when its value is dropped.
 
 use std::{
     fs,
@@ -18,21 +18,21 @@ use crate::support::{gateway::tail, ports::free_port, wait::until};
 
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
-/// What serves.
+/// Server program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// `origin.js`, on Node's http and `ws`.
+    /// `origin.js`, on Node's `http` and `ws`.
     Node,
     /// `origin.py`, on uvicorn.
     Uvicorn,
-    /// `server.py`, on Python's `websockets`: no HTTP but a WebSocket's handshake.
+    /// `server.py`, on Python's `websockets`: no HTTP except WebSocket handshakes.
     Websockets,
     Nginx,
     Haproxy,
     Caddy,
 }
 
-/// One process.
+/// Running backend process.
 pub(super) struct Peer {
     kind: Kind,
     port: u16,
@@ -63,10 +63,10 @@ impl Peer {
         Self::start_before(kind, None).await
     }
 
-    /// One that passes on what it gets to `origin`.
+    /// Starts a proxy that forwards to `origin`.
     pub(super) async fn start_before(kind: Kind, origin: Option<&Self>) -> Self {
         let mut said = String::new();
-        // Somebody else on this machine may take a port between our look and the bind.
+        // Another process on this machine may take the port before the bind.
         for _ in 0..5 {
             let port = free_port();
             let dir = tempfile::tempdir().expect("a folder for the test can be made");
@@ -116,13 +116,13 @@ impl Peer {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
-    /// Ends it hard: whoever connects is refused.
+    /// Kills the process: new connections are refused.
     pub(super) async fn kill(&mut self) {
         self.child.kill().await.expect("it runs");
     }
 }
 
-/// Each closes connections that idle for a second.
+/// Builds the command; each server closes connections that idle for a second.
 #[allow(clippy::too_many_lines, reason = "a list, each of its parts by itself")]
 fn command(kind: Kind, port: u16, origin: Option<u16>, dir: &Path) -> Command {
     let write = |name: &str, text: String| {

@@ -1,5 +1,4 @@
-//! Bodies that come too slowly, answers that nobody reads, and backends that are slow
-//! themselves.
+//! Bodies that arrive too slowly, responses that clients do not read, and slow backends.
 
 use std::{io, time::Duration};
 
@@ -21,7 +20,7 @@ use crate::support::{
 
 const POST: &str = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100000\r\n\r\n";
 
-/// An origin for one request, which lets its client wait before it may send its body.
+/// Runs an origin for one request, which delays `100 Continue`.
 async fn late_leave(listener: TcpListener) -> io::Result<()> {
     let (mut stream, _) = listener.accept().await?;
     let mut head = Vec::new();
@@ -56,7 +55,7 @@ async fn a_body_that_drips_is_ended_with_408_and_the_backend_is_not_blamed() {
     assert_eq!(refused(&gateway, "body_timeout").await, 2);
     let lines = gateway.log_lines(2).await;
     assert_eq!(lines[0]["reason"], "body_timeout", "{lines:?}");
-    // The control: one that comes fast enough, over longer than the grace.
+    // The control: a body that arrives fast enough, for longer than the grace.
     let mut connection = gateway.connect().await;
     connection
         .write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10000\r\n\r\n")
@@ -72,13 +71,13 @@ async fn a_body_that_drips_is_ended_with_408_and_the_backend_is_not_blamed() {
 #[tokio::test]
 async fn a_slow_backend_is_not_held_against_a_body() {
     let limits = "{ body_rate: 100MiB, body_grace: 500ms }";
-    // It answers late, long after the body was whole.
+    // The backend responds late, long after the body was complete.
     let late = SlowOrigin::start(Duration::from_millis(1500)).await;
     let gateway = Gateway::start(&proxied(limits, late.address(), "")).await;
     for request in [post("/", "x"), post("/", "").chunks(["a", "b"])] {
         assert_eq!(gateway.send(&request).await.status(), 200);
     }
-    // It tells a client late to go on, who waits for that.
+    // The backend delays `100 Continue`, and the client waits for it.
     let late = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = late.local_addr().unwrap();
     let mut origin = JoinSet::new();
@@ -93,7 +92,7 @@ async fn a_slow_backend_is_not_held_against_a_body() {
     connection.write("x").await.unwrap();
     assert_eq!(connection.read_answer().await.unwrap().status(), 200);
 
-    // It takes nothing at all, so the body stands still: its deadline is what ends it.
+    // The backend reads nothing, so the body stops: the backend's own deadline ends the request.
     let deaf = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let deadline = ", timeouts: { first_byte: 2s }, retry: { attempts: 1 }";
     let backend = deaf.local_addr().unwrap();
@@ -120,7 +119,7 @@ async fn an_answer_left_unread_is_cut_and_a_slow_reader_is_not() {
     let lines = gateway.log_lines(1).await;
     assert_eq!(lines[0]["reason"], "send_timeout", "{lines:?}");
     assert_eq!(lines[0]["status"], 200, "{lines:?}");
-    // What was in flight is gone with it.
+    // Data in flight is lost with the connection.
     let mut got = 0;
     let outcome = loop {
         match unread.piece().await {
@@ -133,7 +132,7 @@ async fn an_answer_left_unread_is_cut_and_a_slow_reader_is_not() {
         "{outcome:?} after {got}"
     );
 
-    // The control: one that reads a little at a time, for far longer.
+    // The control: a client that reads a little at a time, for far longer.
     let mut slow = gateway.connect().await;
     slow.start(&request).await.unwrap();
     let mut stream = slow.leave("a part of it shows that it is not cut");

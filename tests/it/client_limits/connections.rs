@@ -1,4 +1,4 @@
-//! How many connections there may be, of whom, and what happens when there can be no more.
+//! Limits on the number of connections, in total and of one client, and behaviour at the limit.
 
 use std::{collections::HashSet, net::IpAddr, time::Duration};
 
@@ -32,7 +32,7 @@ async fn the_21st_connection_of_an_address_is_refused_and_others_are_served() {
     assert!(refused_one.is_closed().await);
     assert_eq!(refused(&gateway, "connections_per_ip").await, 1);
     assert!(is_served(&mut from("127.0.0.2", &gateway).await).await);
-    // One leaves, the next one comes in.
+    // After one connection closes, the next one is accepted.
     drop(inside.pop());
     wait_for("a place is free", Duration::from_secs(5), async || {
         let mut next = from("127.0.0.1", &gateway).await;
@@ -60,7 +60,7 @@ async fn connections_are_bounded_by_network_and_in_all() {
         ("127.0.0.3", false),
         ("127.0.1.1", true),
         ("127.0.1.2", true),
-        // The control for the last limit: the same address got in when there was room.
+        // The control for the last limit: the same address was admitted while there was room.
         ("127.0.2.1", false),
     ] {
         let mut connection = from(address, &gateway).await;
@@ -103,8 +103,8 @@ async fn without_files_to_open_the_gateway_waits_and_answers_and_does_not_spin()
         };
         prlimit(pid, Resource::Nofile, limit).expect("it is ours");
     };
-    // The next file would get the lowest number that is free: no number so high. One that
-    // was open for a moment only may yet make room.
+    // The next file would get the lowest free number, so no such high number. A file that was open
+    // only for a moment may yet free its number.
     let lowest = || {
         let files = std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap();
         let names = files.map(|file| file.unwrap().file_name());
@@ -120,13 +120,13 @@ async fn without_files_to_open_the_gateway_waits_and_answers_and_does_not_spin()
     })
     .await;
 
-    // The way to a backend needs a file: no hang, an answer.
+    // A connection to a backend needs a file: the client gets a response, and does not hang.
     let started = Instant::now();
     let answer = inside.send(&get("/app")).await.unwrap();
     assert!([502, 503].contains(&answer.status()), "{}", answer.text());
     assert!(started.elapsed() < Duration::from_secs(3));
 
-    // So does a client, who waits.
+    // A connection from a client needs one too; the client waits.
     let mut waiting = gateway.connect().await;
     wait_for("the gateway says so", soon, async || {
         let told = gateway.stderr();

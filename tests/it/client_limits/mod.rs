@@ -1,4 +1,4 @@
-//! What one client may cost: connections, time for heads and bodies, answers left unread.
+//! Limits on the cost of one client: connections, time for headers and bodies, unread responses.
 
 mod bodies;
 mod connections;
@@ -45,7 +45,7 @@ routes:
     )
 }
 
-/// Whether a request on this connection is answered with 200.
+/// Returns true if a request on this connection gets 200.
 async fn is_served(connection: &mut Connection) -> bool {
     let answer = connection.send(&get("/")).await;
     answer.is_ok_and(|answer| answer.status() == 200)
@@ -56,8 +56,8 @@ async fn refused(gateway: &Gateway, reason: &str) -> u64 {
     gateway.count(&series).await
 }
 
-/// Sends `bytes` one at a time until the other side has had enough; says what it answered and
-/// when.
+/// Sends `bytes` one at a time until the peer closes or responds; returns the response and the
+/// elapsed time.
 async fn drip<S>(connection: Connection<S>, bytes: &[u8], gap: Duration) -> (String, Duration)
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -76,14 +76,14 @@ where
     let mut answer = Vec::new();
     tokio::select! {
         () = dripping => {}
-        // A reset after the answer is an end too.
+        // A reset after the response is an end too.
         _end = reading.read_to_end(&mut answer) => {}
     }
     let answer = String::from_utf8_lossy(&answer).into_owned();
     (answer, started.elapsed())
 }
 
-/// Whether an answer says that its connection ends.
+/// Returns true if a response announces the end of its connection.
 fn closes(answer: &str) -> bool {
     answer
         .to_ascii_lowercase()
@@ -108,13 +108,13 @@ const HEAD: &[u8] =
 #[tokio::test]
 async fn a_head_has_its_time_however_it_drips() {
     let gateway = Gateway::start(&hello("{ header_timeout: 1s, idle_timeout: 60s }")).await;
-    // Not a byte: closed without a word.
+    // Not a byte: closed silently.
     let silent = drip(gateway.connect().await, b"", GAP);
     let dripping = drip(gateway.connect().await, HEAD, GAP);
     let mut second = gateway.connect().await;
     let second = async {
         assert!(is_served(&mut second).await);
-        // Waiting between requests is not what the head's time is for.
+        // Waiting between requests does not count towards the header timeout.
         pass(Duration::from_millis(1500)).await;
         drip(second, HEAD, GAP).await
     };
@@ -132,7 +132,7 @@ async fn a_head_has_its_time_however_it_drips() {
     let reasons: Vec<_> = late.map(|line| &line["reason"]).collect();
     assert_eq!(reasons, ["header_timeout", "header_timeout"], "{lines:?}");
 
-    // The control: with time enough the same drip is answered.
+    // The control: with enough time the same slow request is served.
     let patient = Gateway::start(&hello("{ header_timeout: 30s }")).await;
     let whole = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
     let (answer, _) = drip(patient.connect().await, whole, GAP / 4).await;
@@ -211,7 +211,7 @@ async fn feeds_and_websockets_are_bound_by_none_of_it() {
         socket.send(Message::text(text)).await.unwrap();
         assert_eq!(socket.next().await.unwrap().unwrap(), Message::text(text));
     }
-    // The control: the same listener's bounds hold for those who ask nothing.
+    // The control: the same listener's limits apply to idle clients.
     let (_, took) = drip(gateway.connect().await, b"", GAP).await;
     about(took, SECOND);
 }

@@ -1,5 +1,5 @@
-//! What a connection of HTTP/2 may cost: time without requests, heads and answers that
-//! stand still, frames without end.
+//! Limits on the cost of an HTTP/2 connection: time without requests, stalled headers and
+//! responses, endless frames.
 
 use std::time::Duration;
 
@@ -25,13 +25,13 @@ async fn an_idle_connection_is_told_to_go() {
     let gateway = gateway(&listener, origin.address(), "").await;
     let mut frames = Frames::open(gateway.address()).await;
     let started = Instant::now();
-    // PINGs are no requests: they keep nobody.
+    // PINGs are not requests: they do not keep a connection open.
     frames.write(&frame(PING, 0, 0, b"12345678")).await.unwrap();
     assert_eq!(frames.goaways().await, [NO_ERROR]);
     let took = started.elapsed();
     assert!((450..1500).contains(&took.as_millis()), "{took:?}");
     until_refused(&gateway, "idle_timeout").await;
-    // The control: a stream that waits for its answer is not idle.
+    // The control: a stream that waits for its response is not idle.
     let client = Client::open(gateway.address()).await;
     assert_eq!(client.get("/").await.status(), 200);
 }
@@ -65,7 +65,7 @@ async fn a_connection_has_to_begin_and_a_head_to_end_in_time() {
         (refused(&gateway, "header_timeout").await == 4).then_some(())
     })
     .await;
-    // The control: once the head is whole its stream may last.
+    // The control: once the headers are complete, their stream may last.
     let mut frames = Frames::connect(gateway.address()).await;
     let started = Instant::now();
     frames.write(&busy).await.unwrap();
@@ -91,7 +91,7 @@ async fn a_body_that_drips_ends_its_stream_and_no_other() {
         tokio::select! {
             answer = &mut answer => break answer.unwrap(),
             _ = steps.tick() => {
-                // Once it is answered, the stream takes no more.
+                // Once the response has been sent, the stream accepts no more data.
                 drop(stream.send_data(Bytes::from_static(b"a"), false));
                 assert_eq!(client.get("/fixed").await.status(), 200);
             }
@@ -103,7 +103,7 @@ async fn a_body_that_drips_ends_its_stream_and_no_other() {
     until_refused(&gateway, "body_timeout").await;
     assert_eq!(client.get("/").await.status(), 200);
 
-    // The control: whoever has sent all waits for the backend in peace.
+    // The control: a client that has sent everything may wait for the backend.
     let slow = SlowOrigin::start(Duration::from_millis(2500)).await;
     let gateway = self::gateway(&listener, slow.address(), "").await;
     let client = Client::open(gateway.address()).await;
@@ -155,14 +155,14 @@ async fn a_stream_whose_client_opens_no_window_ends_alone() {
     let listener = format!("{CLEARTEXT}, limits: {{ send_timeout: 700ms }}");
     let gateway = gateway(&listener, origin.address(), "").await;
     let mut builder = h2::client::Builder::new();
-    // Room for other streams on the connection, when this one's is used up.
+    // Leaves room for other streams on the connection when this one's window is used up.
     builder.initial_connection_window_size(1024 * 1024);
     let client = Client::open_with(gateway.address(), &mut builder).await;
     let asked = request("GET", &format!("/large?bytes={}", 4 * MIB));
     let (answer, _stream) = client.begin(asked, true).await.unwrap();
     let mut body = answer.await.unwrap().into_body();
     let started = Instant::now();
-    // Whatever comes is kept, and no room given back.
+    // All data is kept, and no window is returned.
     let mut held = Vec::new();
     let error = loop {
         match body.data().await {
@@ -199,17 +199,17 @@ async fn requests_that_are_taken_back_at_once_never_reach_the_origin() {
         sent.extend(frame(HEADERS, whole, stream, &get));
         sent.extend(frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]));
     }
-    // The control: one that stays.
+    // The control: a request that is not reset.
     sent.extend(frame(HEADERS, whole, 1001, &get));
     frames.write(&sent).await.unwrap();
     assert_eq!(frames.until(HEADERS).await.unwrap().stream, 1001);
-    // The last of a piece may be handed out before its reset is read.
+    // The last request of a read may be processed before its reset is read.
     let requests = origin.counts().requests();
     assert!((1..10).contains(&requests), "{requests}");
     assert!(refused(&gateway, "client_gone").await > 90);
 }
 
-/// The bytes of its nth step.
+/// Bytes of the nth step of a flood.
 type Flood<'a> = Box<dyn Fn(u32) -> Vec<u8> + 'a>;
 
 #[tokio::test]
@@ -262,7 +262,7 @@ async fn each_flood_ends_its_connection_and_has_a_name() {
         ),
     ];
     for (reason, few, flood) in &floods {
-        // The control: some of them harm nobody.
+        // The control: a few of them do no harm.
         let mut frames = Frames::open(gateway.address()).await;
         for n in 0..*few {
             frames.write(&flood(n)).await.unwrap();
@@ -282,18 +282,18 @@ async fn each_flood_ends_its_connection_and_has_a_name() {
 
         let mut frames = Frames::open(gateway.address()).await;
         for n in 0..3000 {
-            // It may be closed meanwhile.
+            // The connection may be closed meanwhile.
             if frames.write(&flood(n)).await.is_err() {
                 break;
             }
         }
-        // A client that goes on sending may be reset before it reads the GOAWAY.
+        // A client that continues to send may be reset before it reads the GOAWAY.
         for code in frames.goaways().await {
             assert_eq!(code, ENHANCE_YOUR_CALM, "{reason}");
         }
         until_refused(&gateway, reason).await;
     }
-    // One of each that stops in time to read, and is told.
+    // A client that stops in time reads the GOAWAY.
     let mut frames = Frames::open(gateway.address()).await;
     let pings = frame(PING, 0, 0, &[0; 8]).repeat(21);
     frames.write(&pings).await.unwrap();

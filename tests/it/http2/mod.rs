@@ -1,4 +1,4 @@
-//! HTTP/2 to clients: what a request is, whatever brought it.
+//! HTTP/2 to clients: the same requests and responses as over HTTP/1.
 
 mod bounds;
 
@@ -24,7 +24,7 @@ use crate::support::{
 const SOON: Duration = Duration::from_secs(5);
 const MIB: u64 = 1024 * 1024;
 
-/// A gateway that takes HTTP/2 without TLS. `listener`: more of its keys.
+/// Starts a gateway that accepts HTTP/2 without TLS. `listener`: more of its keys.
 async fn gateway(listener: &str, origin: SocketAddr, rest: &str) -> Gateway {
     Gateway::start(&format!(
         "
@@ -67,7 +67,7 @@ async fn until_refused(gateway: &Gateway, reason: &str) {
     .await;
 }
 
-/// The first line with this value. Streams end in any order.
+/// Returns the first log line with this value. Streams end in any order.
 #[track_caller]
 fn line<'l>(log: &'l [Value], key: &str, value: &str) -> &'l Value {
     let found = log.iter().find(|line| line[key] == value);
@@ -86,7 +86,7 @@ async fn both_versions_are_served_on_one_port_and_http_2_only_where_it_is_wanted
     line(&log, "protocol", "HTTP/2");
     line(&log, "protocol", "HTTP/1.1");
 
-    // The control: a listener that was not asked for it.
+    // The control: a listener without `http2`.
     let old = gateway("", origin.address(), "").await;
     let mut frames = Frames::connect(old.address()).await;
     frames.write(PREFACE).await.unwrap();
@@ -124,7 +124,7 @@ async fn a_request_reaches_the_origin_as_http_1_would_have_brought_it() {
         assert_eq!(all(gone), [""; 0], "{gone}");
     }
 
-    // Routes go by the authority.
+    // Routes match the authority.
     let tenant = http::Request::get("http://tenant.test/fixed");
     assert_eq!(client.send(tenant, "").await.unwrap().text(), "tenant");
     assert_eq!(client.get("/fixed").await.text(), "fixed");
@@ -161,12 +161,12 @@ async fn what_is_refused_takes_no_other_stream_along() {
     assert_eq!(status(other).await, 400);
     let head = client.send(request("HEAD", "/a%00b"), "").await.unwrap();
     assert_eq!((head.status(), head.body.len()), (400, 0));
-    // Between two neighbours: the stream is reset (RFC 9113, 8.2.2).
+    // A hop-by-hop header: the stream is reset (RFC 9113, 8.2.2).
     let between = request("GET", "/").header("connection", "x-a");
     assert!(client.begin(between, true).await.is_err());
     assert_eq!(origin.counts().requests(), 0);
 
-    // The control: the connection is as good as new.
+    // The control: the connection still works.
     assert_eq!(client.get("/").await.status(), 200);
     let log = gateway.log_lines(8).await;
     let mut reasons: Vec<_> = log.iter().filter_map(|l| l["reason"].as_str()).collect();
@@ -205,7 +205,7 @@ async fn headers_between_neighbours_reset_the_stream() {
     assert_eq!(origin.counts().requests(), 1);
 }
 
-/// RFC 9113, 8.2.1: what one program trims and another does not is two values.
+/// RFC 9113, 8.2.1: a value that one program trims and another does not is two values.
 #[tokio::test]
 async fn space_around_a_value_resets_the_stream() {
     let origin = EchoOrigin::start().await;
@@ -245,7 +245,7 @@ async fn space_around_a_value_resets_the_stream() {
     assert_eq!(origin.counts().requests(), 1);
 }
 
-/// The `h2` crate drops both before anyone sees them, so rule, key and backend agree.
+/// The `h2` crate drops both before any other code sees them, so rule, key and backend agree.
 #[tokio::test]
 async fn fragments_and_pseudo_headers_in_trailers_reach_nobody() {
     let origin = EchoOrigin::start().await;
@@ -318,13 +318,13 @@ async fn a_body_that_is_too_long_is_answered_while_it_still_comes() {
     let origin = BigOrigin::start().await;
     let gateway = gateway(CLEARTEXT, origin.address(), "").await;
     let client = Client::open(gateway.address()).await;
-    // Known by its length, and found out on the way.
+    // Once by its declared length, and once while it arrives.
     let told = request("POST", "/small").header("content-length", 10 * MIB);
     let silent = request("POST", "/small");
     for asked in [told, silent] {
         let (answer, mut stream) = client.begin(asked, false).await.unwrap();
         let piece = Bytes::from(vec![b'a'; 64 * 1024]);
-        // Never ended by the client: the answer has to come before.
+        // The client never ends it: the response has to arrive before.
         upload(&mut stream, piece.clone(), false).await.unwrap();
         drop(upload(&mut stream, piece, false).await);
         let answer = whole(answer).await.unwrap();
@@ -373,7 +373,7 @@ async fn a_client_that_resets_its_stream_ends_the_backends_work() {
     .await;
     let log = gateway.log_lines(1).await;
     assert_eq!(log[0]["reason"], "client_gone");
-    // The control: other streams go on.
+    // The control: other streams continue.
     assert_eq!(client.get("/fixed").await.status(), 200);
 }
 
@@ -436,7 +436,7 @@ async fn an_answer_without_a_body_ends_with_its_head() {
     let head: Answer = client.send(request("HEAD", "/"), "").await.unwrap();
     assert_eq!((head.status(), head.body.len()), (200, 0));
     assert!(head.header("content-length").is_some());
-    // The control: over HTTP/1 it says the same.
+    // The control: the same over HTTP/1.
     let same = gateway.send(&get("/")).await;
     assert!(same.header("content-length").is_some());
 }
@@ -464,7 +464,7 @@ async fn what_http_2_has_no_place_for_is_left_out() {
         let answer = client.get(target).await;
         assert_eq!((answer.status(), answer.body.len()), (status, 0));
     }
-    // The control: what is cut short is no whole answer.
+    // The control: a truncated response is not complete.
     let origin =
         ScriptedOrigin::start(&[("/", "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf")]).await;
     let gateway = self::gateway(CLEARTEXT, origin.address(), "").await;
@@ -489,7 +489,7 @@ async fn a_client_that_pauses_is_not_taken_for_a_silent_backend() {
         came += piece.len() as u64;
     }
     assert_eq!(came, SIZE);
-    // The control: a backend that pauses is not waited for.
+    // The control: the gateway does not wait for a backend that pauses.
     let slow = DripOrigin::start(Duration::from_millis(1200)).await;
     let gateway = self::gateway(CLEARTEXT, slow.address(), idle).await;
     let client = Client::open(gateway.address()).await;

@@ -1,4 +1,4 @@
-//! Cases 1 to 26 that Next.js 16 shows.
+//! Cases 1 to 26 on Next.js 16.
 
 use std::{
     net::SocketAddr,
@@ -143,7 +143,7 @@ async fn a_guard_holds(to: SocketAddr) -> Outcome {
 #[tokio::test]
 async fn a_guarded_page_stays_guarded() {
     shows_of_16(Recipe::Everything, a_guard_holds).await;
-    // By a list, and by no more than the rule about cookies.
+    // With a list, and with nothing but the rule about cookies.
     let app = NextApp::shared().await;
     for line in ["guarded: [/secret/*]", "guarded: []"] {
         let gateway = front_with(app, line).await;
@@ -231,7 +231,7 @@ routes:
         assert!(refused.text().contains(&own.text()), "{}", refused.text());
     }
     assert_eq!(origin.counts().requests(), 0);
-    // The control: one that is listed.
+    // The control: a listed width.
     gateway
         .get("/_next/image?url=%2Fpicture.png&w=64&q=75")
         .await;
@@ -242,7 +242,7 @@ routes:
 #[tokio::test]
 async fn a_coded_letter_switches_no_page_off() {
     shows_of_16(Recipe::DecodedPath, async |to| {
-        // The app answers 404 to this spelling, and never gets it from the gateway.
+        // The app responds to this spelling with 404, and never gets it from the gateway.
         ask(to, &get("/%69sr")).await?;
         is_a(&ask(to, &get("/isr")).await?, 200, "text/html")
     })
@@ -360,7 +360,7 @@ async fn a_head_leaves_no_empty_page() {
     .await;
 }
 
-/// Case 20. The control is any cache before the app with a limit of 8 kB.
+/// Case 20. The control is any cache in front of the app with a limit of 8 kB.
 #[tokio::test]
 async fn long_cookies_arrive() {
     let gateway = front(NextApp::shared().await).await;
@@ -388,7 +388,7 @@ async fn a_part_of_a_file_is_a_part() {
     .await;
 }
 
-/// Case 23: node closes sockets after six seconds without a request.
+/// Case 23: Node closes sockets after six seconds without a request.
 #[tokio::test]
 async fn a_socket_that_the_app_is_about_to_close_fails_no_request() {
     let gateway = front(NextApp::shared().await).await;
@@ -442,7 +442,7 @@ async fn an_action_of_another_build_gets_the_apps_own_answer() {
     assert_eq!(gateway.get("/action").await.status(), 200);
 }
 
-/// R1: statuses that say `s-maxage` are passed and asked for again.
+/// R1: responses with these statuses are not stored, although they have `s-maxage`.
 #[tokio::test]
 async fn what_is_not_there_now_may_be_there_soon() {
     let gateway = front(NextApp::shared().await).await;
@@ -455,7 +455,7 @@ async fn what_is_not_there_now_may_be_there_soon() {
             assert_ne!(status_of(&answer), "HIT", "{target}");
         }
     }
-    // To the router a redirect is a 200 with a `location`, and stays one.
+    // For the router a redirect is a 200 with a `location`, and stays one.
     for _ in 0..2 {
         let payload = gateway.send(&router("/moved?_rsc")).await;
         assert_eq!(payload.status(), 200);
@@ -463,8 +463,8 @@ async fn what_is_not_there_now_may_be_there_soon() {
     }
 }
 
-/// R5: an answer past its time is served with its age while one request fetches another,
-/// for members too, whose own answers are not kept.
+/// R5: a stale response is served with its age while one request revalidates it, also to members,
+/// whose own responses are not stored.
 #[tokio::test]
 async fn a_stale_page_says_how_old_it_is_and_is_made_anew_behind() {
     let gateway = front(NextApp::shared().await).await;

@@ -1,4 +1,4 @@
-//! What a deploy does to what is kept (R6).
+//! Effects of a deploy on stored responses (R6).
 
 use std::{
     fs,
@@ -46,7 +46,7 @@ async fn a_deploy_empties_pages_but_not_the_files_of_the_build() {
     assert_eq!(status_of(&gateway.send(&kept[2]).await), "HIT");
 }
 
-/// A build of `tests/apps/next/deploys`.
+/// Folder of a build of `tests/apps/next/deploys`.
 fn built(name: &str) -> PathBuf {
     let builds = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/apps/next/deploys/builds");
     let build = builds.join(name);
@@ -68,12 +68,12 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Invariant: a deploy empties the pages, whatever `BUILD_ID` says; anything else does not.
-/// The folder is swapped as teams do it: a link is set anew, or the files are written over.
+/// Invariant: a deploy empties the pages, whatever `BUILD_ID` says; anything else does not. The
+/// folder is replaced as teams do it: a link changes, or the files are overwritten.
 #[tokio::test]
 async fn each_real_build_is_another_one_and_a_copy_is_not() {
     let id = |name: &str| fs::read_to_string(built(name).join("BUILD_ID")).unwrap();
-    // The reason for all of this.
+    // The reason for this test: `BUILD_ID` is the same.
     assert_eq!(id("fixed-one"), id("fixed-two"));
     assert_eq!(id("fixed-one"), id("moved"));
     let app = NextApp::shared().await;
@@ -81,7 +81,7 @@ async fn each_real_build_is_another_one_and_a_copy_is_not() {
     for (before, after) in [
         // Another `deploymentId`.
         ("fixed-two", "moved"),
-        // The same one, the same code, and another page.
+        // The same `deploymentId`, the same code, and another page.
         ("fixed-one", "fixed-two"),
         ("plain-one", "plain-two"),
     ] {
@@ -99,7 +99,7 @@ async fn each_real_build_is_another_one_and_a_copy_is_not() {
                 is_hit().await.then_some(())
             })
             .await;
-            // A copy of the same build, as a container brings it, with other times.
+            // A copy of the same build with other file times, as in a container image.
             let again = temp.path().join("again");
             copy(&built(before), &again);
             if by_link {

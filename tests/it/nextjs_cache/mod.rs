@@ -1,9 +1,9 @@
-//! The cache in front of real Next.js apps: what breaks caches that follow the usual recipes,
-//! one after the other.
+//! The cache in front of real Next.js apps: cases that break caches configured by the usual
+//! recipes.
 //!
-//! A case is a conversation and what must come of it. It holds with the gateway, and must
-//! not hold with the naive cache that it is about. The numbers are those of the list that
-//! the rules of `app: nextjs` were made from.
+//! A case is a sequence of requests with the expected responses. It must hold with the gateway, and
+//! must not hold with the naive cache of its recipe. The numbers are those of the list that the
+//! rules of `app: nextjs` were derived from.
 #![allow(
     clippy::panic,
     clippy::unwrap_used,
@@ -28,15 +28,15 @@ use crate::support::{
 };
 use naive::{Naive, Recipe};
 
-/// What a case came to; an error says what was wrong.
+/// Outcome of a case; the error describes the difference.
 type Outcome = Result<(), String>;
 
-/// With the cache on, and the build's folder at hand.
+/// Starts a gateway with the cache on, and with the build's folder.
 async fn front(app: &App) -> Gateway {
     front_with(app, &format!("folder: {}", folder(app.kind()))).await
 }
 
-/// With a line of one's own for the upstream.
+/// Starts a gateway with an additional line for the upstream.
 async fn front_with(app: &App, line: &str) -> Gateway {
     Gateway::start(&format!(
         "
@@ -59,7 +59,7 @@ fn folder(kind: Kind) -> String {
     kind.build().display().to_string()
 }
 
-/// The case holds with the gateway, and does not with a cache after this recipe.
+/// Checks that the case holds with the gateway, and not with a cache of this recipe.
 async fn shows(app: &App, recipe: Recipe, case: impl AsyncFn(SocketAddr) -> Outcome) {
     let gateway = front(app).await;
     if let Err(wrong) = case(gateway.address()).await {
@@ -79,12 +79,12 @@ async fn ask(to: SocketAddr, request: &Request) -> Result<Response, String> {
     sent.map_err(|error| format!("{request:?}: {error}"))
 }
 
-/// Fails the case, unless.
+/// Fails the case unless `is_so` holds.
 fn demand(is_so: bool, otherwise: impl Into<String>) -> Outcome {
     if is_so { Ok(()) } else { Err(otherwise.into()) }
 }
 
-/// The answer has this status and this kind of body.
+/// Checks the status and the kind of body of a response.
 fn is_a(answer: &Response, status: u16, kind: &str) -> Outcome {
     let has = answer.header("content-type").unwrap_or_default();
     demand(
@@ -98,12 +98,12 @@ fn has(answer: &Response, text: &str) -> Outcome {
     demand(body.contains(text), format!("no `{text}` in {body}"))
 }
 
-/// How the cache took part.
+/// Returns the cache status of a response.
 fn status_of(answer: &Response) -> &str {
     answer.header("x-cache-status").unwrap_or("none")
 }
 
-/// The number after `made:`.
+/// Returns the number after `made:`.
 fn made_at(answer: &Response) -> u64 {
     let text = answer.text();
     let (_, rest) = text
@@ -113,7 +113,7 @@ fn made_at(answer: &Response) -> u64 {
     digits.parse().expect("milliseconds")
 }
 
-/// Waits until the app has pages of these targets that are not stale: it was built long ago.
+/// Waits until the app's pages for these requests are not stale: it was built long ago.
 async fn warm(app: &App, requests: &[Request]) {
     for request in requests {
         wait_for(

@@ -1,5 +1,5 @@
-//! Caches as they are usually set up in front of an app, for the tests' controls: what a
-//! case demands must fail with one of these, or it shows nothing.
+//! Caches as they are usually configured in front of an app, as the tests' controls: each case must
+//! fail with one of these, or it proves nothing.
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
@@ -13,18 +13,18 @@ use tokio::{
 
 use crate::support::client::{self, Head, Request, Response};
 
-/// What such a cache makes of a request.
+/// Caching rule of such a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Recipe {
-    /// Keeps every answer by its target as sent, whatever the headers say.
+    /// Stores every response by its target as sent, whatever the headers say.
     Everything,
-    /// Keeps what says `s-maxage` or `public`, by its decoded path.
+    /// Stores responses with `s-maxage` or `public`, by their decoded path.
     DecodedPath,
-    /// Keeps nothing, and asks without the query.
+    /// Stores nothing, and requests without the query.
     NoQuery,
 }
 
-/// One of them, running; it ends when this is dropped.
+/// Running naive cache; it stops when dropped.
 pub(super) struct Naive {
     address: SocketAddr,
     tasks: Tasks,
@@ -41,7 +41,7 @@ impl Naive {
             while let Ok((stream, _)) = listener.accept().await {
                 let kept = Arc::clone(&kept);
                 each.spawn("naive exchange", async move {
-                    // A client that leaves is no news.
+                    // A client that disconnects is not an error.
                     let _gone = serve(stream, recipe, origin, &kept).await;
                 });
             }
@@ -60,7 +60,7 @@ impl Drop for Naive {
     }
 }
 
-/// One request without a body, and the end of the connection.
+/// Serves one request without a body, and closes the connection.
 async fn serve(
     mut stream: TcpStream,
     recipe: Recipe,

@@ -1,4 +1,4 @@
-//! Cases that older versions show: 7 and 25.
+//! Cases 7 and 25, on older versions.
 
 use super::{Outcome, Recipe, ask, demand, front, has, router, shows, status_of, warm};
 use crate::support::{
@@ -6,7 +6,7 @@ use crate::support::{
     client::get,
 };
 
-/// With this header, these two think that their middleware has run (CVE-2025-29927).
+/// With this header, these two versions skip their middleware (CVE-2025-29927).
 const SUBREQUEST: &str = "middleware:middleware:middleware:middleware:middleware";
 
 async fn the_old_hole_is_closed(app: &App) {
@@ -36,8 +36,8 @@ async fn a_routers_redirect_is_no_browsers(app: &App) {
     .await;
 }
 
-/// Their ISR pages and payloads are kept: without `_rsc`, and with a
-/// `stale-while-revalidate` that has no number.
+/// Checks that ISR pages and payloads are stored: without `_rsc`, and with a
+/// `stale-while-revalidate` without a number.
 async fn pages_are_kept(app: &App) {
     let gateway = front(app).await;
     let requests = [get("/isr"), router("/isr"), router("/isr?_rsc=abc")];

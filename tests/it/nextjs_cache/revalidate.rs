@@ -1,4 +1,4 @@
-//! A change in the app is seen everywhere: two gateways and two instances on one Redis, and
+//! A change in the app is visible everywhere: two gateways and two instances with one Redis, and
 //! the snippets of `examples/nextjs`.
 
 use std::{
@@ -58,7 +58,7 @@ fn now() -> u64 {
     u64::try_from(since.expect("it is after 1970").as_millis()).expect("not so late")
 }
 
-/// As a server action of the app does, with the module that apps copy.
+/// Revalidates as a server action of the app does, with the module that apps copy.
 async fn revalidate(gateway: &Gateway, paths: &str) -> Value {
     let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/nextjs/edgeway.js");
     let script = format!(
@@ -80,7 +80,7 @@ async fn revalidate(gateway: &Gateway, paths: &str) -> Value {
     serde_json::from_slice(&ran.stdout).expect("it prints the receipt")
 }
 
-/// Whether its one answer that may be kept is in the cache.
+/// Requests a page until it is in the cache.
 async fn fill(gateway: &Gateway, request: &Request) {
     wait_for("the page is in the cache", SOON, async || {
         let answer = gateway.send(request).await;
@@ -140,7 +140,7 @@ async fn strangers_do_not_revalidate() {
     }
     let bare = crate::support::client::post("/api/edgeway/revalidate", "{}");
     assert_eq!(app.send(&bare).await.status(), 401);
-    // The one that the test runs is the one that apps copy.
+    // The tested module is the one that apps copy.
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = |folder: &str| {
         let path = root

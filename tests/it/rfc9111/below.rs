@@ -1,7 +1,7 @@
-//! The table against what lies below the memory: before each step of a case another gateway
-//! takes over with nothing in memory, so whatever is kept comes from below.
+//! The table with the tiers below memory: before each step of a case another gateway with an empty
+//! memory takes over, so stored responses come from below.
 //!
-//! All cases go in step with one another: a gateway for each step of the longest.
+//! All cases advance together: there is a gateway for each step of the longest case.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -23,23 +23,24 @@ const FOLLOWS: &str = "edgeway_cache_purge_link_up";
 const FOUND_ON_DISK: &str = "edgeway_cache_disk_seconds_count{result=\"hit\"}";
 const FOUND: &str = "edgeway_cache_level2_seconds_count{result=\"hit\"}";
 
-/// What is stale, has no window and cannot be validated is not kept there: hardly anybody asks
-/// for it.
+/// Cases with stale responses that have no window and cannot be validated: those are not stored
+/// there, since hardly any request can use them.
 const NOT_BELOW: [&str; 2] = [
     "max-stale takes a stale answer",
     "max-stale without a number takes any",
 ];
 
-/// What a table came to.
+/// Outcome of a table.
 struct Outcome {
     cases: usize,
     failed: Vec<String>,
-    /// Steps that hold and were answered with what is kept, and how often it was found below.
+    /// Number of passed steps served from a stored response; `found` counts lookups that found it
+    /// below.
     kept: u64,
     found: u64,
 }
 
-/// Where a case is.
+/// State of a case.
 #[derive(Clone)]
 struct Progress {
     case: &'static Case,
@@ -58,12 +59,12 @@ async fn level_2_holds_the_table() {
     let outcome = below(&more, FOUND, &NOT_BELOW, async |bench| {
         let new = Gateway::start(&bench.yaml).await;
         wait_for("purges are followed", SOON, async || {
-            // Until it knows its place among them, it drops what it has.
+            // Until it knows its position among purges, it drops its stored responses.
             (new.metric(FOLLOWS).await > 0.0).then_some(())
         })
         .await;
         wait_for("everything is written", SOON, async || {
-            // What is asked for last is written last.
+            // The last requested response is written last.
             let last = get(&bench.told_anew()).header("host", "app.test");
             bench.gateway.send(&last).await;
             pass(Duration::from_millis(20)).await;
@@ -71,7 +72,7 @@ async fn level_2_holds_the_table() {
             (new.send(&ask).await.status() == 200).then_some(())
         })
         .await;
-        // Nothing is before it has seen how far purges are.
+        // It writes nothing before it knows the position of purges.
         wait_for("it writes too", SOON, async || {
             new.get(&bench.told_anew()).await;
             pass(Duration::from_millis(20)).await;
@@ -81,14 +82,14 @@ async fn level_2_holds_the_table() {
         bench.gateway = new;
     })
     .await;
-    // What is on its way to Redis while a write to another place is told there is left out if
-    // both have one slot of the table of writes; the older response then stays for its time.
+    // A response on its way to Redis during a write to another path is dropped if both share a slot
+    // of the table of writes; the older response then stays until it expires.
     outcome.assert_held_but(1);
 }
 
 #[tokio::test]
 async fn the_disk_holds_the_table() {
-    // What a disk does not give in time is fetched, and a machine may be busy with its own.
+    // A response that the disk does not return in time is fetched, and the machine may be busy.
     let memory = Path::new("/dev/shm");
     let folder = if memory.is_dir() {
         tempfile::tempdir_in(memory)
@@ -102,7 +103,7 @@ async fn the_disk_holds_the_table() {
         kept.display()
     );
     let outcome = below(&more, FOUND_ON_DISK, &NOT_BELOW, async |bench| {
-        // What waits is written on the way out.
+        // Queued responses are written at exit.
         let ended = bench.gateway.terminate(SOON).await;
         assert!(ended.success());
         bench.gateway.start_again(&[], &[]).await;
@@ -115,7 +116,7 @@ async fn the_disk_holds_the_table() {
     outcome.assert_held();
 }
 
-/// The control: with nothing below the cases fail, but those that keep nothing.
+/// The control: with nothing below, the cases fail, except those that store nothing.
 #[tokio::test]
 async fn with_nothing_below_nothing_is_kept() {
     let outcome = below("", FOUND, &[], async |bench| {
@@ -127,8 +128,8 @@ async fn with_nothing_below_nothing_is_kept() {
     assert_eq!((outcome.kept, outcome.found), (0, 0));
 }
 
-/// Runs the table, and has `renew` put another gateway in place before each step. `found`
-/// counts what is found below; `unlike` are the cases that do not hold there.
+/// Runs the table; `renew` replaces the gateway before each step. `found` counts lookups that found
+/// a response below; `unlike` are the cases that do not hold there.
 async fn below(
     more: &str,
     found: &str,
@@ -161,7 +162,7 @@ async fn below(
         renew(&mut bench).await;
         let before = bench.gateway.count(found).await;
         let shared = Arc::new(bench);
-        // While a write is told to what is below, nothing is read from there.
+        // While the tiers below learn of a write, nothing is read from them.
         let (safe, writing): (Vec<_>, Vec<_>) = going.drain(..).partition(|it| it.is_safe(at));
         for group in [safe, writing] {
             let mut running = JoinSet::new();
@@ -201,7 +202,7 @@ impl Progress {
         )
     }
 
-    /// Whether what is kept was of use, or what does not hold.
+    /// Runs a step; returns whether the stored response was used, or an error.
     async fn step(mut self, bench: &Bench, at: usize) -> Result<(Self, bool), String> {
         let step = &self.steps[at];
         let wrong = bench.step(Way::Below, step, &self.base, self.status).await;

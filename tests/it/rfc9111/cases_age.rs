@@ -1,4 +1,4 @@
-//! RFC 9111, 4.2.3 and 5.1: how old an answer is.
+//! RFC 9111, 4.2.3 and 5.1: the age of a response.
 
 use super::Case;
 

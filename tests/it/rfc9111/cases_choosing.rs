@@ -1,4 +1,4 @@
-//! RFC 9111, 4.1: which of several answers is used.
+//! RFC 9111, 4.1: selection among several stored responses.
 
 use super::Case;
 

@@ -1,4 +1,4 @@
-//! RFC 9111, 4.3.2, and RFC 9110, 13 and 14: what the client has already, and parts.
+//! RFC 9111, 4.3.2, and RFC 9110, 13 and 14: conditional requests of clients, and ranges.
 
 use super::Case;
 

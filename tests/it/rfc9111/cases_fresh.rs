@@ -1,4 +1,4 @@
-//! RFC 9111, 4.2.1, 5.2.2 and 5.3: for how long an answer is fresh.
+//! RFC 9111, 4.2.1, 5.2.2 and 5.3: the freshness lifetime of a response.
 
 use super::Case;
 

@@ -1,4 +1,4 @@
-//! RFC 9111, 5.2.1 and 5.4: what clients say.
+//! RFC 9111, 5.2.1 and 5.4: directives of clients.
 
 use super::Case;
 

@@ -1,4 +1,4 @@
-//! RFC 9111, 4.2.4, and RFC 5861: stale answers.
+//! RFC 9111, 4.2.4, and RFC 5861: stale responses.
 
 use super::{
     Case,

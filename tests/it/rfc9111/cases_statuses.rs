@@ -1,4 +1,4 @@
-//! RFC 9111, 3 and 4.2.2: statuses, and answers that say nothing of their freshness.
+//! RFC 9111, 3 and 4.2.2: statuses, and responses without explicit freshness.
 
 use super::{
     Case,

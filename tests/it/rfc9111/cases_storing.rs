@@ -1,4 +1,4 @@
-//! RFC 9111, 3: what may be kept.
+//! RFC 9111, 3: storing responses.
 
 use super::Case;
 

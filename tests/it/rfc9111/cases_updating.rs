@@ -1,4 +1,4 @@
-//! RFC 9111, 3.2, 4.3 and 4.4: how what is kept is confirmed, changed and dropped.
+//! RFC 9111, 3.2, 4.3 and 4.4: validation, update and invalidation of stored responses.
 
 use super::Case;
 

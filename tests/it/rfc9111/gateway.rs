@@ -1,6 +1,6 @@
-//! The table against the gateway, over both doors of its cache.
+//! The table with the gateway, over both entry points of its cache.
 //!
-//! All cases run beside one another against one process, each on paths of its own.
+//! All cases run concurrently in one process, each with its own paths.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,28 +23,29 @@ use crate::support::{
 
 pub(super) const SOON: Duration = Duration::from_secs(10);
 
-/// So many cases are under way at once: the machine is not the subject.
+/// Number of concurrent cases: the speed of the machine is not the subject.
 const AT_ONCE: usize = 32;
 
-/// What the RFC would allow and the gateway does not do.
+/// Cases that the RFC would allow and the gateway does not support.
 pub(super) const STRICTER: [&str; 1] = [
-    // Origins that answer strangers and members at one path seldom say so by `Vary`.
+    // Origins that respond to strangers and members at one path seldom use `Vary` for it.
     "an answer that is kept is for clients with Authorization too",
 ];
 
-/// Pingora dates every answer anew on its way out by HTTP/2.
+/// Over HTTP/2 Pingora sets the `Date` of every response when it is sent.
 const DATED_ANEW: &str = "Date is not changed";
 
-/// How the steps of a case are asked.
+/// Way in which the steps of a case are requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    /// As they are: what is kept is answered at the first door.
+    /// Unchanged: a stored response is served at the first entry point.
     Plain,
     /// The same over HTTP/2.
     Http2,
-    /// Whatever is kept is asked for as one part that is all of it: the second door cuts it.
+    /// A stored response is requested as one range that covers all of it: the second entry point
+    /// cuts it.
     Parts,
-    /// What is kept is asked for while it still comes in: the second door reads along.
+    /// A stored response is requested while it still arrives: the second entry point reads along.
     Filling,
     /// Nothing is in memory before a step ([`super::below`]).
     Below,
@@ -52,21 +53,21 @@ pub(super) enum Way {
 
 pub(super) struct Bench {
     pub(super) gateway: Gateway,
-    /// What it was started with.
+    /// The gateway's configuration.
     pub(super) yaml: String,
     http2: http2::Client,
     origin: Origin<ToldOrigin>,
     pub(super) slots: Arc<Semaphore>,
 }
 
-/// What a client got.
+/// Response that a client got.
 struct Outcome {
     status: u16,
     headers: Vec<(String, String)>,
     body: String,
 }
 
-/// What is under way: its head is there.
+/// Response in flight: its headers have arrived.
 enum Pending {
     Http1(Box<(Connection, Head)>),
     Whole(Outcome),
@@ -109,8 +110,8 @@ async fn hold(ways: &[Way], more: &str) {
     let failed: Vec<_> = failed.into_iter().flatten().collect();
     let once: Vec<&String> = failed.iter().map(|(why, _)| why).collect();
     assert!(once.len() <= 2, "{}:\n{once:#?}", once.len());
-    // A write of another case may have the place of this one in the log of purges, which keeps
-    // its response out. Alone it holds.
+    // A write of another case may have had the place of this one in the log of purges, which keeps
+    // its response out. The case holds when it runs alone.
     let mut twice = Vec::new();
     for (_, again) in &failed {
         let slot = Arc::clone(&bench.slots).acquire_owned().await;
@@ -133,7 +134,7 @@ async fn hold(ways: &[Way], more: &str) {
 /// Added to the number of a case that runs once more.
 const AGAIN: usize = 10_000;
 
-/// What of a case does not hold, and which case that is.
+/// Runs a case; returns what does not hold, and the case.
 async fn run(
     bench: Arc<Bench>,
     way: Way,
@@ -166,7 +167,7 @@ async fn run(
     None
 }
 
-/// Where the paths of a case begin.
+/// Returns the path prefix of a case.
 pub(super) fn base_of(case: &Case, way: Way, number: usize) -> String {
     format!("/{}/{way:?}/{number}", prefix(case.route))
 }
@@ -181,8 +182,8 @@ fn prefix(route: Route) -> &'static str {
     }
 }
 
-/// Whether the second request can be sent while the answer to the first one comes in. Not for
-/// a part of it: its length is not known yet, and then the whole is the right answer.
+/// Returns true if the second request can be sent while the first response arrives. Not for a range
+/// request: the length is not known yet, and then the complete response is correct.
 fn can_join(step: &Step, next: &Step) -> bool {
     let is_get = step.method == "GET" && next.method == "GET" && !next.asks_for_a_part();
     let has_body = !matches!(step.status, 204 | 304);
@@ -227,7 +228,7 @@ impl Bench {
         }
     }
 
-    /// A path that nobody has asked for, and whose answer is kept for a minute.
+    /// Returns a path that was never requested, and whose response is stored for a minute.
     pub(super) fn told_anew(&self) -> String {
         let path = format!("/{}/{:x}", prefix(Route::Plain), fastrand::u64(..));
         let minute = ("Cache-Control".to_owned(), "max-age=60".to_owned());
@@ -235,7 +236,7 @@ impl Bench {
         path
     }
 
-    /// One request, and what is wrong with its answer.
+    /// Runs one request; returns what is wrong with the response.
     pub(super) async fn step(&self, way: Way, step: &Step, base: &str, kept: u16) -> Vec<String> {
         let path = path_of(step, base);
         self.tell(step, base);
@@ -265,7 +266,7 @@ impl Bench {
         wrong
     }
 
-    /// Both requests, the second while the answer to the first is on its way.
+    /// Runs both requests, the second while the first response arrives.
     async fn join(&self, step: &Step, next: &Step, base: &str) -> Vec<String> {
         let path = path_of(step, base);
         self.tell(step, base);
@@ -340,7 +341,7 @@ impl Bench {
         Pending::Http1(Box::new((connection, head)))
     }
 
-    /// What is fetched behind the client's back is there.
+    /// Waits until the background revalidation is over.
     async fn refreshed(&self, step: &Step, base: &str, before: usize) {
         let path = path_of(step, base);
         wait_for("the new answer is there", SOON, async || {
@@ -374,7 +375,7 @@ impl Step {
         self.request.iter().any(|(name, _)| name == "Range")
     }
 
-    /// The status of what is kept after it.
+    /// Returns the status of the stored response after the step.
     pub(super) fn kept_status(&self, before: u16) -> u16 {
         let is_new = self.door == Some(Door::Origin) && self.status != 304 && self.method == "GET";
         if is_new { self.status } else { before }
@@ -406,7 +407,8 @@ impl Outcome {
         named.map(|(_, value)| value.clone()).collect()
     }
 
-    /// Who answered, by what came and by whether the origin was asked.
+    /// Returns the source of a response, by its headers and by the requests that reached the
+    /// origin.
     fn door(&self, asked: &[Received], before: usize, step: &Step) -> Option<Door> {
         let cache = self.values("x-cache-status").join(", ");
         if asked.is_empty() {

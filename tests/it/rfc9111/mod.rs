@@ -1,23 +1,24 @@
-//! The table of RFC 9111: what an origin says, what clients ask, and who answers.
+//! The table of RFC 9111: responses of an origin, requests of clients, and the source of each
+//! response.
 //!
 //! A case is a script of steps, each of them one request:
 //!
 //! ```text
-//! > GET                     the request: method, what its path adds to that of the case
+//! > GET                     the request: method, and a suffix to the path of the case
 //! > Foo: 1                  its fields
-//! < 200                     what the origin would answer now, 200 if it does not say
+//! < 200                     the response that the origin has now, 200 if absent
 //! < Cache-Control: max-age=60
-//! = cache                   who answers
-//! = 200                     what the client gets: a status,
+//! = cache                   the source of the response
+//! = 200                     the response that the client gets: a status,
 //! = Age: 5..                a field that is a number of at least 5,
 //! = Foo: 1                  a field with this value,
 //! = !Bar                    no such field
-//! = saw If-None-Match: "a"  what the origin was asked, or was not (`saw !Foo`)
+//! = saw If-None-Match: "a"  a field that the origin received, or did not (`saw !Foo`)
 //! ```
 //!
-//! No case waits for time to pass: an answer is old since `Age`, `Date` or `Expires` say so.
-//! `@-10` as a value is the date ten seconds ago, `{path}` the path of the case. Bodies are
-//! made by the runner: each answer of the origin has one of its own.
+//! No case waits for time to pass: a response is old because of `Age`, `Date` or `Expires`. `@-10`
+//! as a value is the date ten seconds ago, `{path}` the path of the case. The runner creates
+//! bodies: each response of the origin has its own.
 
 #![allow(
     clippy::panic,
@@ -42,7 +43,7 @@ mod script;
 
 pub(super) use script::{Door, Script, Step};
 
-/// What is asked of a cache, and where that is written.
+/// Requirement for a cache, and the section that states it.
 pub(super) struct Case {
     pub section: &'static str,
     pub name: &'static str,
@@ -50,10 +51,10 @@ pub(super) struct Case {
     pub script: &'static str,
 }
 
-/// What the route of a case says beside the origin.
+/// Configuration of a case's route beside the origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Route {
-    /// Nothing: the RFC and no more.
+    /// Nothing: only the RFC.
     Plain,
     /// A tenth of the time since `Last-Modified`.
     Heuristic,
@@ -84,7 +85,7 @@ impl Case {
     }
 }
 
-/// The whole table.
+/// All cases of the table.
 pub(super) fn cases() -> impl Iterator<Item = &'static Case> {
     [
         cases_storing::CASES,

@@ -1,7 +1,6 @@
-//! The table against the policy alone: the smallest cache that it can be put into.
+//! The table with the policy alone: the smallest cache that it can be used in.
 //!
-//! Nothing of the network, of waiting and of parts is in it: cases with `Range` are for the
-//! gateway.
+//! It has no network, no waiting and no ranges: cases with `Range` run only with the gateway.
 
 use std::time::{Duration, SystemTime};
 
@@ -25,7 +24,7 @@ struct Entry {
     lifetime: Lifetime,
 }
 
-/// What a client gets, and what the origin saw, if it was asked.
+/// Response that a client gets, and the request that the origin received, if any.
 struct Outcome {
     door: Door,
     status: StatusCode,
@@ -52,7 +51,7 @@ fn the_policy_holds_the_table() {
     );
 }
 
-/// The control: what does not hold is told, whatever part of a step it is.
+/// The control: a difference is reported, in whatever part of a step it is.
 #[test]
 fn a_case_that_does_not_hold_is_told() {
     let first = "> GET\n< Cache-Control: max-age=60\n< ETag: a\n< Foo: 1\n= origin";
@@ -74,7 +73,7 @@ fn a_case_that_does_not_hold_is_told() {
     }
 }
 
-/// What of a case does not hold, if anything.
+/// Runs a case; the error describes a difference.
 fn run(case: &Case) -> Result<(), String> {
     let mut model = Model {
         rules: rules_of(case.route),
@@ -225,7 +224,7 @@ impl Model {
         }
     }
 
-    /// The origin answers, and what may be kept of it is.
+    /// Fetches a response from the origin, and stores it if allowed.
     fn fetch(&mut self, step: &Step, sent: HeaderMap, now: SystemTime) -> Outcome {
         let status = StatusCode::from_u16(step.status).unwrap();
         let headers = headers_of(&step.answer);
@@ -329,7 +328,7 @@ fn answer(
     }
 }
 
-/// As Pingora writes them.
+/// Builds conditions as Pingora writes them.
 fn conditions(request: &HeaderMap, stored: &HeaderMap) -> HeaderMap {
     let mut sent = request.clone();
     sent.remove("if-none-match");

@@ -1,4 +1,4 @@
-//! How a case is written down.
+//! The notation of cases.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,11 +8,11 @@ pub(crate) struct Script {
     pub steps: Vec<Step>,
 }
 
-/// A request, what the origin would answer, and what is expected.
+/// Request, the origin's response, and the expectations.
 #[derive(Debug, Default)]
 pub(crate) struct Step {
     pub method: String,
-    /// What the path adds to that of the case.
+    /// Suffix to the path of the case.
     pub path: String,
     pub request: Vec<(String, String)>,
     pub status: u16,
@@ -23,24 +23,24 @@ pub(crate) struct Step {
     pub saw: Vec<Expected>,
 }
 
-/// Who answers.
+/// Source of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Door {
-    /// The origin is not asked.
+    /// The cache, without a request to the origin.
     Cache,
-    /// The origin is asked, and the client gets what it answers now.
+    /// The origin: the client gets its current response.
     Origin,
-    /// The origin is asked with a condition, and what is kept is sent.
+    /// The cache, after a conditional request to the origin.
     Validated,
-    /// What is kept is sent, and the origin is asked behind the client's back.
+    /// The cache, while the origin is requested in the background.
     Background,
-    /// The origin is asked and fails; what is kept is sent.
+    /// The cache, since the origin was requested and failed.
     Bridged,
-    /// Nobody is asked, and there is nothing: 504.
+    /// Neither the cache nor the origin: 504.
     Nobody,
 }
 
-/// What is said of a field.
+/// Expectation about a field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Expected {
     Is(String, String),
@@ -103,7 +103,7 @@ impl Step {
         };
     }
 
-    /// The status that the client is to get.
+    /// Returns the status that the client should get.
     pub(crate) fn client_status(&self, kept: u16) -> u16 {
         self.expected_status.unwrap_or(match self.door {
             Some(Door::Origin) => self.status,
@@ -125,7 +125,8 @@ impl Expected {
         }
     }
 
-    /// Why a head is not as expected. `values` are those of the field, in their order.
+    /// Returns the difference if a header section is not as expected. `values` are those of the
+    /// field, in their order.
     pub(crate) fn refutes(
         &self,
         values: impl Fn(&str) -> Vec<String>,
@@ -156,7 +157,7 @@ fn field(text: &str) -> (String, String) {
     (name.to_owned(), value.trim().to_owned())
 }
 
-/// A value as it is sent.
+/// Returns a value as it is sent.
 pub(crate) fn filled(value: &str, path: &str) -> String {
     let offset = value
         .strip_prefix('@')

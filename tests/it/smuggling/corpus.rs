@@ -1,16 +1,17 @@
-//! Requests that two programs could read in two ways, or that no gateway should take. From
-//! RFC 9112 and the published write-ups on request smuggling.
+//! Requests that two programs could read in two ways, or that no gateway should accept. From RFC
+//! 9112 and the published write-ups on request smuggling.
 
-/// A request and what the gateway is to say to it.
+/// Request, and the gateway's expected status.
 pub(super) struct Case {
     pub(super) name: &'static str,
     pub(super) status: u16,
     pub(super) raw: String,
-    /// A strict reading of the bytes finds fault with them; the others break a rule of ours.
+    /// Set if a strict reading of the bytes is ambiguous or invalid; other requests break a rule of
+    /// the gateway.
     pub(super) is_ambiguous: bool,
 }
 
-/// What would come out of the rest of a request if it were taken for one.
+/// Request that appears if the rest of another one is taken for a request.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: a.test\r\n\r\n";
 
 const fn case(name: &'static str, status: u16, raw: String, is_ambiguous: bool) -> Case {
@@ -22,7 +23,7 @@ const fn case(name: &'static str, status: u16, raw: String, is_ambiguous: bool) 
     }
 }
 
-/// All of them.
+/// All cases.
 pub(super) fn corpus() -> Vec<Case> {
     let mut all = framing();
     all.extend(chunks());
@@ -33,8 +34,8 @@ pub(super) fn corpus() -> Vec<Case> {
     all
 }
 
-/// Header lines that disagree about where the body ends; each is sent with a body that is a
-/// request to whoever takes it for one.
+/// Header lines that disagree about the end of the body; each is sent with a body that looks like a
+/// request to a program that ends the previous one early.
 const FRAMING: &[(&str, u16, &str)] = &[
     (
         "CL.TE",
@@ -326,7 +327,7 @@ fn framing() -> Vec<Case> {
         .collect()
 }
 
-/// Bodies in chunks whose end is a matter of opinion.
+/// Chunked bodies whose end programs read differently.
 fn chunks() -> Vec<Case> {
     [
         ("a size without digits", "\r\n\r\n"),
@@ -373,7 +374,7 @@ fn chunks() -> Vec<Case> {
     .collect()
 }
 
-/// First lines, and ends of lines.
+/// Request lines, and line ends.
 const LINES: &[(&str, u16, &str)] = &[
     (
         "LF alone after the request line",
@@ -631,7 +632,7 @@ fn hosts() -> Vec<Case> {
     .into()
 }
 
-/// What can be read in one way only, and is not taken all the same.
+/// Requests that are unambiguous and still refused.
 fn rules() -> Vec<Case> {
     let long = "x".repeat(9 * 1024);
     let longer = "x".repeat(33 * 1024);

@@ -1,5 +1,5 @@
-//! Request smuggling: an origin that keeps the bytes it gets sees nothing, or requests that
-//! can be read in one way only; and what is merely odd passes.
+//! Request smuggling: an origin that records the bytes it gets sees nothing, or unambiguous
+//! requests only; requests that are merely odd pass.
 
 mod corpus;
 mod recorder;
@@ -37,7 +37,7 @@ routes:
     .await
 }
 
-/// All that comes back until the other side closes.
+/// Returns all bytes that come back until the other side closes.
 async fn exchange(to: SocketAddr, raw: &[u8]) -> Vec<u8> {
     let sent = raw;
     let raw = &raw[..raw.len().min(200)].escape_ascii().to_string();
@@ -54,25 +54,25 @@ async fn exchange(to: SocketAddr, raw: &[u8]) -> Vec<u8> {
 fn statuses(answer: &[u8]) -> Vec<u16> {
     let text = String::from_utf8_lossy(answer);
     let heads = text.split("HTTP/1.1 ").skip(1);
-    // A page may name the version too.
+    // A page may contain the version too.
     heads
         .filter_map(|head| head.get(..3)?.parse().ok())
         .collect()
 }
 
-/// The next request of somebody else, over whatever connection to the origin is pooled.
+/// Sends the next request of another client, over a pooled connection to the origin.
 async fn ask_after(gateway: &Gateway) {
     let answer = gateway.get("/after").await;
     assert_eq!((answer.status(), answer.text().as_str()), (200, "/after"));
 }
 
-/// What is wrong with what the origin saw, if anything is.
+/// Returns what is wrong with the requests that the origin saw, if anything.
 fn fault(seen: &[Vec<u8>]) -> Option<String> {
     let mut targets = Vec::new();
     for bytes in seen {
         match Reading::of(bytes) {
             Ok(reading) => {
-                // A request that was cut never was one, but nothing may follow it.
+                // A truncated request does not count as one, but nothing may follow it.
                 targets.extend(reading.requests.into_iter().map(|request| request.target));
             }
             Err(problem) => return Some(problem),
@@ -117,7 +117,7 @@ async fn what_could_be_read_in_two_ways_never_reaches_an_origin() {
     );
 }
 
-/// The control: behind a relay that looks at nothing, the same check finds fault with each.
+/// The control: behind a relay without checks, the same check fails for each.
 #[tokio::test]
 async fn a_relay_that_looks_at_nothing_lets_each_of_them_through() {
     let mut let_through = 0;
@@ -139,7 +139,7 @@ async fn a_relay_that_looks_at_nothing_lets_each_of_them_through() {
         relaying.spawn(async move {
             let (mut client, _) = relay.accept().await.unwrap();
             let mut upstream = TcpStream::connect(target).await.unwrap();
-            // Either side may close while the other still speaks.
+            // Either side may close while the other still sends.
             drop(copy_bidirectional(&mut client, &mut upstream).await);
         });
         let mut client = TcpStream::connect(address).await.unwrap();

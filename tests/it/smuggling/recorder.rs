@@ -1,5 +1,5 @@
-//! An origin that keeps every byte it was sent, and a reading of those bytes that takes
-//! nothing but what all programs read alike.
+//! Origin that records every byte it gets, and a parser of those bytes that accepts only what all
+//! programs read alike.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -13,10 +13,10 @@ use tokio::{
     task::JoinSet,
 };
 
-/// What one connection brought.
+/// Bytes of one connection.
 type Record = Arc<Mutex<Vec<u8>>>;
 
-/// Answers each whole request with its target, and keeps all that came.
+/// Origin that sends each complete request's target, and records all bytes.
 pub(super) struct Recorder {
     address: SocketAddr,
     records: Arc<Mutex<Vec<Record>>>,
@@ -51,7 +51,7 @@ impl Recorder {
         self.address
     }
 
-    /// What came since the last call, connection by connection.
+    /// Returns the bytes since the last call, connection by connection.
     pub(super) fn take(&self) -> Vec<Vec<u8>> {
         let records = self.records.lock();
         let taken = records
@@ -85,7 +85,7 @@ async fn serve(mut stream: TcpStream, record: Record) {
     }
 }
 
-/// A request that can be read in one way only.
+/// Request that can be read in one way only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Request {
     pub(super) target: String,
@@ -93,16 +93,16 @@ pub(super) struct Request {
     pub(super) body: Vec<u8>,
 }
 
-/// What the bytes of one connection come to.
+/// Requests in the bytes of one connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reading {
     pub(super) requests: Vec<Request>,
-    /// The last one was cut before its end, so it never was one.
+    /// Set if the last request was truncated; it does not count as one.
     pub(super) is_cut: bool,
 }
 
 impl Reading {
-    /// All requests in `bytes`, or what in them could be read otherwise.
+    /// Returns all requests in `bytes`, or an error if a part could be read differently.
     pub(super) fn of(mut bytes: &[u8]) -> Result<Self, String> {
         let mut reading = Self::default();
         while !bytes.is_empty() {
@@ -122,7 +122,7 @@ fn is_token(text: &[u8]) -> bool {
     !text.is_empty() && text.iter().all(is_token_byte)
 }
 
-/// The line that `bytes` begins with and what follows it; none if it has no end yet.
+/// Returns the line that `bytes` begins with, and where the next one begins; `None` if incomplete.
 fn line(bytes: &[u8]) -> Result<Option<(&[u8], usize)>, String> {
     let Some(end) = bytes.iter().position(|b| matches!(b, b'\r' | b'\n' | 0)) else {
         return Ok(None);
@@ -142,7 +142,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 impl Request {
-    /// The request that `bytes` begins with, and its length; none if it is not whole.
+    /// Returns the request that `bytes` begins with, and its length; `None` if it is incomplete.
     fn read(bytes: &[u8]) -> Result<Option<(Self, usize)>, String> {
         let Some((first, mut at)) = line(bytes)? else {
             return Ok(None);
@@ -248,7 +248,8 @@ impl Request {
         }
     }
 
-    /// Reads the body that `bytes` begins with; its length on the wire, none if not whole.
+    /// Reads the body that `bytes` begins with; returns its length on the wire, `None` if it is
+    /// incomplete.
     fn read_body(&mut self, bytes: &[u8]) -> Result<Option<usize>, String> {
         if let Some(length) = self.values("content-length").first() {
             let is_plain = length.iter().all(u8::is_ascii_digit)
@@ -273,7 +274,7 @@ impl Request {
                 return Ok(None);
             };
             at += length;
-            // No extensions: what we hand on has none.
+            // No extensions: the gateway forwards none.
             if size.is_empty() || size.len() > 8 || !size.iter().all(u8::is_ascii_hexdigit) {
                 return Err(format!("chunk size {:?}", text(size)));
             }

@@ -1,4 +1,4 @@
-//! Requests that are odd and sound: each passes, and arrives as what it was.
+//! Requests that are odd and sound: each passes, and arrives with its meaning unchanged.
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -12,8 +12,8 @@ use super::{
     statuses,
 };
 
-/// What is sent, and the bodies of the requests that are to arrive. All end the connection
-/// themselves.
+/// Requests to send, and the bodies of the requests that should arrive. All of them end the
+/// connection themselves.
 #[allow(clippy::too_many_lines, reason = "a list, each of its lines by itself")]
 fn cases() -> Vec<(&'static str, String, Vec<&'static str>)> {
     const END: &str = "GET /end HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n";

@@ -1,5 +1,5 @@
-//! The real apps of `tests/apps` as processes: they can be killed hard and come back on the
-//! same port.
+//! The real apps of `tests/apps` as processes: tests can kill them and restart them on the same
+//! port.
 
 use std::{
     fs::{self, File},
@@ -25,7 +25,7 @@ use super::{
 
 const READY_WITHIN: Duration = Duration::from_mins(1);
 
-/// The Next.js app.
+/// Next.js app.
 pub(crate) struct NextApp;
 
 impl NextApp {
@@ -37,7 +37,7 @@ impl NextApp {
         App::start(Kind::Next, environment).await
     }
 
-    /// One for all tests that leave it as it is.
+    /// Returns the instance for all tests that do not change it.
     pub(crate) async fn shared() -> &'static App {
         static SHARED: OnceCell<App> = OnceCell::const_new();
         SHARED.get_or_init(Self::start).await
@@ -51,13 +51,13 @@ impl NextApp {
         apps
     }
 
-    /// The same build, as if it had no `proxy.js`.
+    /// Starts the same build, as if it had no `proxy.js`.
     pub(crate) async fn start_without_proxy() -> App {
         lay_out(Kind::NextBare, &json!({})).expect("the target folder is ours");
         App::start(Kind::NextBare, &[]).await
     }
 
-    /// The same build, as if its `proxy.js` had these matchers. For one test.
+    /// Starts the same build, as if its `proxy.js` had these matchers. For one test.
     pub(crate) async fn start_with_matchers(matchers: &Value) -> App {
         let functions = json!({ "/_middleware": { "runtime": "nodejs", "matchers": matchers } });
         lay_out(Kind::NextMatching, &functions).expect("the target folder is ours");
@@ -65,7 +65,7 @@ impl NextApp {
     }
 }
 
-/// Links to all of the app but the manifest that says what its proxy is for.
+/// Links all of the app except the manifest with the matchers of its proxy.
 fn lay_out(kind: Kind, functions: &Value) -> io::Result<()> {
     const MANIFEST: &str = "functions-config-manifest.json";
     let (app, folder) = (Kind::Next.folder(), kind.folder());
@@ -91,22 +91,22 @@ fn lay_out(kind: Kind, functions: &Value) -> io::Result<()> {
     )
 }
 
-/// The small apps of older versions: `/isr`, and `/secret` behind a middleware.
+/// Small apps of older versions: `/isr`, and `/secret` behind a middleware.
 pub(crate) struct OldNextApp;
 
 impl OldNextApp {
-    /// Next.js 15.2.2.
+    /// Starts the app on Next.js 15.2.2.
     pub(crate) async fn start_15() -> App {
         App::start(Kind::Next15, &[]).await
     }
 
-    /// Next.js 14.2.24.
+    /// Starts the app on Next.js 14.2.24.
     pub(crate) async fn start_14() -> App {
         App::start(Kind::Next14, &[]).await
     }
 }
 
-/// The Express app.
+/// Express app.
 pub(crate) struct ExpressApp;
 
 impl ExpressApp {
@@ -114,7 +114,7 @@ impl ExpressApp {
         App::start(Kind::Express, &[]).await
     }
 
-    /// With settings such as `("LATENCY_MS", "2000")`.
+    /// Starts the app with environment variables such as `("LATENCY_MS", "2000")`.
     pub(crate) async fn start_with(environment: &[(&str, &str)]) -> App {
         App::start(Kind::Express, environment).await
     }
@@ -128,7 +128,7 @@ impl ExpressApp {
     }
 }
 
-/// An app of a few handlers in one of many frameworks: `tests/apps/frameworks/server.js`.
+/// App with a few handlers in one of many frameworks: `tests/apps/frameworks/server.js`.
 pub(crate) struct FrameworkApp;
 
 impl FrameworkApp {
@@ -147,13 +147,13 @@ impl FrameworkApp {
     }
 }
 
-/// Which of the apps.
+/// Kind of app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Next,
-    /// Without its `proxy.js`.
+    /// Next.js app without its `proxy.js`.
     NextBare,
-    /// With other matchers of its `proxy.js`.
+    /// Next.js app with other matchers for its `proxy.js`.
     NextMatching,
     Next15,
     Next14,
@@ -183,7 +183,7 @@ impl Kind {
         apps().join(name)
     }
 
-    /// What `next build` made.
+    /// Output folder of `next build`.
     pub(crate) fn build(self) -> PathBuf {
         self.folder().join(".next")
     }
@@ -237,7 +237,7 @@ impl Kind {
     }
 }
 
-/// One process of an app; killed when this is dropped.
+/// Process of an app; killed when dropped.
 #[derive(Debug)]
 pub(crate) struct App {
     kind: Kind,
@@ -255,7 +255,7 @@ impl App {
             .map(|&(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
         let mut said = String::new();
-        // Somebody else on this machine may take a port between our look and the app's bind.
+        // Another process on this machine may take the port before the app binds it.
         for _ in 0..5 {
             let port = free_port();
             let dir = tempfile::tempdir().expect("a folder for the test can be made");
@@ -275,7 +275,7 @@ impl App {
         panic!("the {kind:?} app did not start:\n{said}");
     }
 
-    /// True once it answers its health check, false if it ended before.
+    /// Returns true once the health check succeeds, false if the process exits before.
     async fn is_ready(&mut self) -> bool {
         let (address, health) = (self.address(), self.kind.health());
         let child = &mut self.child;
@@ -311,12 +311,12 @@ impl App {
         self.send(&get(target)).await
     }
 
-    /// What the Express app counted.
+    /// Returns the counters of the Express app.
     pub(crate) async fn stats(&self) -> Value {
         self.get("/stats").await.json()
     }
 
-    /// How many feeds the app's clients have left before their end.
+    /// Returns the number of event streams that clients closed before their end.
     pub(crate) async fn cancelled_feeds(&self) -> u64 {
         let (stats, name) = match self.kind {
             Kind::Next | Kind::NextBare | Kind::NextMatching | Kind::Next15 | Kind::Next14 => {
@@ -331,9 +331,9 @@ impl App {
         rss_of(self.child.id())
     }
 
-    /// `kill -9`: sockets break, nothing is finished.
+    /// Runs `kill -9`: sockets break, nothing is finished.
     pub(crate) fn kill(&mut self) {
-        // Once it was waited for, its id may be another's.
+        // Once it was waited for, another process may have its id.
         if matches!(self.child.try_wait(), Ok(None)) {
             kill_process_group(Pid::from_child(&self.child), Signal::KILL)
                 .expect("a process that was not waited for keeps its id");
@@ -343,12 +343,12 @@ impl App {
         }
     }
 
-    /// Asks it to leave, as a deploy does.
+    /// Asks the app to exit, as a deploy does.
     pub(crate) fn terminate(&self) {
         kill_process(Pid::from_child(&self.child), Signal::TERM).expect("the app runs");
     }
 
-    /// Starts a killed app again where it was.
+    /// Starts a killed app again on the same port.
     pub(crate) async fn restart(&mut self) {
         self.kill();
         self.child = spawn(self.kind, self.port, &self.environment, &self.dir);
@@ -383,7 +383,7 @@ fn spawn(kind: Kind, port: u16, environment: &[(String, String)], dir: &TempDir)
     }
     command
         .process_group(0)
-        // Held open by us: when we are gone, however that came, the app leaves too.
+        // The test holds it open: when the test ends for any reason, the app exits too.
         .stdin(Stdio::piped())
         .stdout(output.try_clone().expect("a file can be shared"))
         .stderr(output)
@@ -391,7 +391,7 @@ fn spawn(kind: Kind, port: u16, environment: &[(String, String)], dir: &TempDir)
         .expect("node is installed")
 }
 
-/// `host:port` of each, as a list in YAML takes them.
+/// Returns `host:port` of each app, as a YAML list.
 pub(crate) fn backends(apps: &[App]) -> String {
     let list: Vec<String> = apps.iter().map(|app| app.address().to_string()).collect();
     list.join(", ")

@@ -1,4 +1,4 @@
-//! An authority of the test's own, and certificates that it signs.
+//! CA of the test, and certificates that it signs.
 
 use std::{
     fs,
@@ -18,7 +18,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use super::mmdb::loopback_in_munich;
 
-/// Who signs.
+/// CA that signs certificates.
 #[derive(Debug)]
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
@@ -26,7 +26,7 @@ pub(crate) struct Authority {
     der: CertificateDer<'static>,
 }
 
-/// A certificate and its key, in PEM.
+/// Certificate and its key, in PEM.
 #[derive(Clone, Debug)]
 pub(crate) struct Issued {
     pub(crate) cert: String,
@@ -34,14 +34,14 @@ pub(crate) struct Issued {
     pub(crate) serial: u64,
 }
 
-/// What is to be in a certificate.
+/// Contents of a certificate.
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted {
     params: CertificateParams,
     is_rsa: bool,
 }
 
-/// Days from today, as rcgen takes them.
+/// Converts days from today to the date type of rcgen.
 macro_rules! day {
     ($offset:expr) => {{
         let offset: i64 = $offset;
@@ -58,7 +58,7 @@ macro_rules! day {
 }
 
 impl Wanted {
-    /// For a site with these names, good from yesterday for 90 days.
+    /// Returns the contents for a site with these names, valid from yesterday for 90 days.
     pub(crate) fn site(names: &[&str]) -> Self {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("names can be in a certificate");
@@ -77,7 +77,7 @@ impl Wanted {
         }
     }
 
-    /// For a client with this name.
+    /// Returns the contents for a client with this name.
     pub(crate) fn client(parts: &[(DnType, &str)]) -> Self {
         let mut wanted = Self::site(&[]);
         wanted.params.distinguished_name = DistinguishedName::new();
@@ -91,13 +91,13 @@ impl Wanted {
         wanted
     }
 
-    /// With an RSA key of 2048 bits instead of P-256.
+    /// Uses an RSA key of 2048 bits instead of P-256.
     pub(crate) fn rsa(mut self) -> Self {
         self.is_rsa = true;
         self
     }
 
-    /// Good between these days from now.
+    /// Sets the validity in days from now.
     pub(crate) fn days(mut self, from: i64, to: i64) -> Self {
         self.params.not_before = day!(from);
         self.params.not_after = day!(to);
@@ -126,7 +126,7 @@ impl Authority {
         }
     }
 
-    /// Its own certificate in PEM.
+    /// Returns the CA certificate in PEM.
     pub(crate) fn pem(&self) -> &str {
         &self.pem
     }
@@ -154,7 +154,7 @@ impl Authority {
         }
     }
 
-    /// For a site with these names, with an EC key.
+    /// Issues a certificate for a site with these names, with an EC key.
     pub(crate) fn site(&self, names: &[&str]) -> Issued {
         self.issue(&Wanted::site(names))
     }
@@ -165,18 +165,18 @@ impl Authority {
         roots
     }
 
-    /// What a client goes by that trusts this authority alone.
+    /// Returns the configuration of a client that trusts only this CA.
     pub(crate) fn trust(&self) -> ClientConfig {
         self.trust_with(None)
     }
 
-    /// As [`Authority::trust`], for a client with a certificate of its own.
+    /// Returns [`Authority::trust`] with a client certificate.
     pub(crate) fn trust_with(&self, own: Option<&Issued>) -> ClientConfig {
         let versions = rustls::DEFAULT_VERSIONS;
         self.trust_through(rustls::crypto::ring::default_provider(), versions, own)
     }
 
-    /// As [`Authority::trust`], for a client that knows no more than these.
+    /// Returns [`Authority::trust`] for a client with only this provider and these versions.
     pub(crate) fn trust_through(
         &self,
         provider: CryptoProvider,
@@ -200,7 +200,7 @@ impl Authority {
 }
 
 impl Issued {
-    /// Signed by its own key instead of an authority.
+    /// Creates a certificate that is signed by its own key instead of a CA.
     pub(crate) fn self_signed(wanted: &Wanted) -> Self {
         let key = KeyPair::generate().expect("there is randomness");
         let signed = wanted.params.self_signed(&key);
@@ -211,7 +211,7 @@ impl Issued {
         }
     }
 
-    /// Writes `NAME.pem` and `NAME.key`, each at once.
+    /// Writes `NAME.pem` and `NAME.key`, each atomically.
     pub(crate) fn write(&self, folder: &Path, name: &str) {
         for (ending, text) in [("key", &self.key), ("pem", &self.cert)] {
             let path = folder.join(format!("{name}.{ending}"));
@@ -228,14 +228,14 @@ impl Issued {
     }
 }
 
-/// Writes a file so that readers see the old text or the new one.
+/// Writes a file so that readers see either the old text or the new one.
 pub(crate) fn replace(path: &Path, text: &str) {
     let draft = path.with_extension("draft");
     fs::write(&draft, text).expect("the folder takes files");
     fs::rename(&draft, path).expect("it is the same folder");
 }
 
-/// `ring` makes no RSA keys. One is enough for all tests of a run.
+/// Creates an RSA key, which `ring` cannot do. One is enough for all tests of a run.
 fn rsa_key() -> KeyPair {
     static KEY: OnceLock<String> = OnceLock::new();
     let pem = KEY.get_or_init(|| {
@@ -255,7 +255,7 @@ fn rsa_key() -> KeyPair {
     KeyPair::from_pkcs8_pem_and_sign_algo(pem, &PKCS_RSA_SHA256).expect("it is an RSA key")
 }
 
-/// A folder with all the files that the example configurations name.
+/// Returns a folder with all the files that the example configurations name.
 pub(crate) fn files_of_examples() -> &'static Path {
     static FOLDER: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
     let (_, path) = FOLDER.get_or_init(|| {
@@ -274,7 +274,7 @@ pub(crate) fn files_of_examples() -> &'static Path {
             .site(&["*.shops.example.com"])
             .write(&sites, "shops");
         fs::write(path.join("tls/clients-ca.pem"), authority.pem()).expect("it takes files");
-        // Of `wonderland`, quick to compare.
+        // For the password `wonderland`, quick to compare.
         let alice = "alice:$2y$04$abcdefghijklmnopqrstuujZkTwHUiJ9XdZPwKfcfDo7dMp5DjlTu\n";
         fs::write(path.join("users.htpasswd"), alice).expect("it takes files");
         fs::write(path.join("GeoLite2-City.mmdb"), loopback_in_munich()).expect("it takes files");

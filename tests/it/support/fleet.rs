@@ -1,7 +1,7 @@
-//! Apps that a `systemctl` of the test starts and stops, one unit for each port.
+//! Apps that a fake `systemctl` of the test starts and stops, one unit for each port.
 //!
-//! The gateway's commands start programs of their own; what they start must end with the
-//! test, however that ends.
+//! The gateway's commands start programs of their own; those must end with the test, however it
+//! ends.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -23,8 +23,9 @@ use super::{
     wait::wait_for,
 };
 
-/// As systemd does: a start returns at once, a stop when the process has left. `build`
-/// says which code is started: `good` listens, any other ends at once.
+/// Replacement for `systemctl` with the behaviour of systemd: a start returns at once, a stop when
+/// the process has exited. `build` selects the code that is started: `good` listens, any other
+/// exits at once.
 const SYSTEMCTL: &str = r#"#!/bin/sh
 dir=$(dirname "$0")
 echo "$*" >> "$dir/log"
@@ -58,17 +59,17 @@ case $verb in
 esac
 "#;
 
-/// Apps on ports of one range.
+/// Apps on a range of ports.
 pub(crate) struct Fleet {
     dir: TempDir,
     pub(crate) first_port: u16,
     pub(crate) last_port: u16,
-    /// What the apps hold as their standard input: they end with it.
+    /// Standard input of the apps: they exit when it closes.
     _alive: File,
 }
 
 impl Fleet {
-    /// Room for so many, of which the first few run.
+    /// Starts a fleet with `room` ports, of which the first `running` have an app.
     pub(crate) async fn start(room: u16, running: u16) -> Self {
         Self::start_of(Kind::Express, room, running).await
     }
@@ -95,7 +96,7 @@ impl Fleet {
         let made = std::process::Command::new("mkfifo").arg(&alive).status();
         assert!(made.expect("mkfifo is there").success());
         let fleet = Self {
-            // For both: to open it for one alone would wait for the other.
+            // For reading and writing: opening it for one alone would block.
             _alive: OpenOptions::new()
                 .read(true)
                 .write(true)
@@ -129,12 +130,12 @@ impl Fleet {
         self.first_port..=self.last_port
     }
 
-    /// `127.0.0.1:PORT` of the one at `index`.
+    /// Returns `127.0.0.1:PORT` of the app at `index`.
     pub(crate) fn address(&self, index: u16) -> String {
         format!("127.0.0.1:{}", self.first_port + index)
     }
 
-    /// The first few as a list in YAML takes them.
+    /// Returns the first `count` apps as a YAML list.
     pub(crate) fn backends(&self, count: u16) -> String {
         let list: Vec<String> = (0..count)
             .map(|index| format!("\"{}\"", self.address(index)))
@@ -142,14 +143,14 @@ impl Fleet {
         format!("[{}]", list.join(", "))
     }
 
-    /// The process of a port dies.
+    /// Kills the process of a port.
     pub(crate) fn kill(&self, port: u16) {
         let pid = self.pid(port).and_then(Pid::from_raw);
         kill_process(pid.expect("it runs"), Signal::KILL).expect("it is ours");
         fs::remove_file(self.dir.path().join(format!("{port}.pid"))).expect("it ran");
     }
 
-    /// As a service manager does that finds it dead.
+    /// Starts a unit, as a service manager does that finds it dead.
     pub(crate) async fn start_unit(&self, port: u16) {
         let unit = format!("node-app@{port}.service");
         let started = Command::new(self.systemctl())
@@ -159,7 +160,7 @@ impl Fleet {
         assert!(started.expect("it is a script").success());
     }
 
-    /// Which code is started from now on.
+    /// Selects the code that is started from now on.
     pub(crate) fn build(&self, name: &str) {
         fs::write(self.dir.path().join("build"), name).expect("the folder takes files");
     }
@@ -172,19 +173,19 @@ impl Fleet {
         self.dir.path().join("systemctl")
     }
 
-    /// The process that serves a port.
+    /// Returns the process that serves a port.
     pub(crate) fn pid(&self, port: u16) -> Option<i32> {
         let text = fs::read_to_string(self.dir.path().join(format!("{port}.pid"))).ok()?;
         text.trim().parse().ok()
     }
 
-    /// What was asked of systemctl.
+    /// Returns the calls of `systemctl`.
     pub(crate) fn log(&self) -> Vec<String> {
         let text = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
     }
 
-    /// Runs a command against the gateway, with this `systemctl` in front of the machine's.
+    /// Runs a command against the gateway, with this `systemctl` before the machine's in `PATH`.
     pub(crate) async fn edgeway(&self, gateway: &Gateway, arguments: &[&str]) -> Ran {
         let path = std::env::var("PATH").unwrap_or_default();
         let with_ours = format!("{}:{path}", self.dir.path().display());
@@ -196,14 +197,14 @@ impl Drop for Fleet {
     fn drop(&mut self) {
         for port in self.ports() {
             if let Some(pid) = self.pid(port).and_then(Pid::from_raw) {
-                // It may have left by itself.
+                // It may have exited by itself.
                 let _gone = kill_process(pid, Signal::KILL);
             }
         }
     }
 }
 
-/// What a command came to.
+/// Outcome of a command.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) status: Option<i32>,
@@ -238,7 +239,7 @@ async fn run(gateway: &Gateway, arguments: &[&str], environment: &[(&str, &str)]
     }
 }
 
-/// The backends of an upstream, as the status tells of them.
+/// Returns the backends of an upstream from the status.
 pub(crate) async fn backends(gateway: &Gateway, upstream: &str) -> Vec<Value> {
     let status = gateway.status().await;
     let upstreams = status["upstreams"].as_array().expect("a list");
@@ -247,7 +248,7 @@ pub(crate) async fn backends(gateway: &Gateway, upstream: &str) -> Vec<Value> {
     backends.expect("a list").clone()
 }
 
-/// `ADDRESS STATE` of each backend.
+/// Returns `ADDRESS STATE` of each backend.
 pub(crate) async fn states(gateway: &Gateway, upstream: &str) -> Vec<String> {
     let backends = backends(gateway, upstream).await;
     let word = |value: &Value| value.as_str().expect("a text").to_owned();

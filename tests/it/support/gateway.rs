@@ -1,4 +1,4 @@
-//! The real binary as a process, on ports of its own.
+//! The real binary as a process, on its own ports.
 
 use std::{
     collections::BTreeMap,
@@ -23,16 +23,16 @@ use super::{
 
 const READY_WITHIN: Duration = Duration::from_secs(20);
 
-/// A running gateway; it is killed when this is dropped.
+/// Running gateway; killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Gateway {
-    /// The first process; upgrades put others in its place.
+    /// First process; upgrades replace it.
     child: Child,
     dir: TempDir,
     ready: Ready,
 }
 
-/// What `edgeway run` writes to `EDGEWAY_READY_FILE` once it serves.
+/// Content that `edgeway run` writes to `EDGEWAY_READY_FILE` once it serves.
 #[derive(Debug, Deserialize)]
 struct Ready {
     pid: u32,
@@ -52,23 +52,24 @@ struct ReadyListener {
 impl Gateway {
     /// Starts a gateway with this configuration and waits until it serves.
     ///
-    /// A listener on any port, the admin listener and an access log are added where `yaml`
-    /// has no such section.
+    /// A listener on any port, the admin listener and an access log are added if `yaml` has no such
+    /// section.
     pub(crate) async fn start(yaml: &str) -> Self {
         Self::start_with(yaml, &[]).await
     }
 
-    /// As [`Gateway::start`], with variables of the environment.
+    /// Starts a gateway as [`Gateway::start`] does, with environment variables.
     pub(crate) async fn start_with(yaml: &str, environment: &[(&str, &str)]) -> Self {
         Self::start_prepared(yaml, environment, |_| ()).await
     }
 
-    /// As [`Gateway::start`], with the files that `prepare` writes into its folder.
+    /// Starts a gateway as [`Gateway::start`] does, with the files that `prepare` writes into its
+    /// folder.
     pub(crate) async fn start_in(yaml: &str, prepare: impl FnOnce(&Path)) -> Self {
         Self::start_prepared(yaml, &[], prepare).await
     }
 
-    /// As [`Gateway::start`], with both.
+    /// Starts a gateway as [`Gateway::start`] does, with both.
     pub(crate) async fn start_prepared(
         yaml: &str,
         environment: &[(&str, &str)],
@@ -82,20 +83,20 @@ impl Gateway {
         Self { child, dir, ready }
     }
 
-    /// Another process in the same folder, after this one has ended.
+    /// Starts another process in the same folder, after this one has ended.
     pub(crate) async fn start_again(&mut self, arguments: &[&str], environment: &[(&str, &str)]) {
         fs::remove_file(self.dir.path().join("ready.json")).expect("it was ready");
         stop(&mut self.child);
         (self.child, self.ready) = run(self.dir.path(), arguments, environment).await;
     }
 
-    /// The first listener.
+    /// Returns the address of the first listener.
     pub(crate) fn address(&self) -> SocketAddr {
         let first = self.ready.listeners.first().expect("there is a listener");
         first.address.parse().expect("it listens on an IP address")
     }
 
-    /// The listener of this name.
+    /// Returns the address of the listener with this name.
     pub(crate) fn listener(&self, name: &str) -> &str {
         let found = self.ready.listeners.iter().find(|l| l.name == name);
         &found.expect("the listener is in the configuration").address
@@ -107,7 +108,7 @@ impl Gateway {
             .expect("the admin listener is on an address")
     }
 
-    /// The unix socket that commands are given with `--socket`.
+    /// Returns the unix socket for the option `--socket` of commands.
     pub(crate) fn admin_socket(&self) -> &str {
         let socket = self.ready.admin_socket.as_deref();
         socket.expect("there is an admin socket")
@@ -117,12 +118,12 @@ impl Gateway {
         self.dir.path()
     }
 
-    /// The process that serves.
+    /// Returns the id of the process that serves.
     pub(crate) fn pid(&self) -> u32 {
         self.ready.pid
     }
 
-    /// Has another process take the place of this one; gives the one before.
+    /// Replaces this process with another one; returns the id of the old one.
     pub(crate) async fn upgrade(&mut self) -> u32 {
         let before = self.pid();
         self.signal(Signal::USR2);
@@ -130,7 +131,7 @@ impl Gateway {
         before
     }
 
-    /// What an upgrade starts from now on.
+    /// Sets the program that an upgrade starts from now on.
     pub(crate) fn set_program(&self, program: &Path) {
         let link = self.dir.path().join("edgeway");
         let new = self.dir.path().join("edgeway.new");
@@ -148,7 +149,7 @@ impl Gateway {
             (ready.pid != before).then_some(ready)
         })
         .await;
-        // For a moment both accept.
+        // For a moment both accept connections.
         let inode = socket_of(self.address());
         wait_for(
             "the old process accepts no more",
@@ -163,7 +164,7 @@ impl Gateway {
         opened.expect("the gateway accepts connections")
     }
 
-    /// One exchange on a connection of its own.
+    /// Sends one request on its own connection.
     pub(crate) async fn send(&self, request: &Request) -> Response {
         let sent = client::send(self.address(), request).await;
         sent.expect("the gateway answers")
@@ -173,7 +174,7 @@ impl Gateway {
         self.send(&get(target)).await
     }
 
-    /// Over the socket, as the gateway's own user.
+    /// Sends a request over the admin socket, as the gateway's own user.
     pub(crate) async fn send_admin(&self, request: &Request) -> Response {
         let stream = UnixStream::connect(self.admin_socket()).await;
         let stream = stream.expect("the admin socket can be opened");
@@ -182,7 +183,7 @@ impl Gateway {
         sent.expect("the admin listener answers")
     }
 
-    /// Over TCP, as whoever runs on this machine.
+    /// Sends a request to the admin listener over TCP, as any local process can.
     pub(crate) async fn send_admin_tcp(&self, request: &Request) -> Response {
         let sent = client::send(self.admin(), request).await;
         sent.expect("the admin listener answers")
@@ -192,18 +193,18 @@ impl Gateway {
         self.send_admin(&get(target)).await
     }
 
-    /// The sum over all series of this name that carry at least these labels:
-    /// `edgeway_http_requests_total{status="200"}`. Nothing counted yet is 0.
+    /// Returns the sum over all series of this name that have at least these labels:
+    /// `edgeway_http_requests_total{status="200"}`. A missing series is 0.
     pub(crate) async fn metric(&self, series: &str) -> f64 {
         sum_of(&self.admin_get("/metrics").await.text(), series)
     }
 
-    /// A counter or gauge of whole things.
+    /// Returns a counter or gauge with an integer value.
     pub(crate) async fn count(&self, series: &str) -> u64 {
         self.metric(series).await as u64
     }
 
-    /// Waits until that is so many: a request is counted when its answer has left.
+    /// Waits until the count is `expected`: a request is counted when its response has been sent.
     pub(crate) async fn counts(&self, series: &str, expected: u64) {
         let what = format!("{series} is {expected}");
         wait_for(&what, Duration::from_secs(5), async || {
@@ -212,7 +213,7 @@ impl Gateway {
         .await;
     }
 
-    /// The access log, once it holds at least so many lines.
+    /// Returns the access log, once it has at least `at_least` lines.
     pub(crate) async fn log_lines(&self, at_least: usize) -> Vec<Value> {
         let file = self.dir.path().join("access.log");
         wait_for(
@@ -220,7 +221,7 @@ impl Gateway {
             Duration::from_secs(5),
             async || {
                 let text = fs::read_to_string(&file).unwrap_or_default();
-                // A line that is just being written has no end yet.
+                // A line that is being written has no end yet.
                 let whole = text.rfind('\n').map_or("", |end| &text[..end]);
                 let lines: Vec<Value> = whole
                     .lines()
@@ -236,7 +237,7 @@ impl Gateway {
         fs::read_to_string(self.dir.path().join("stderr")).unwrap_or_default()
     }
 
-    /// Resident memory in bytes.
+    /// Returns the resident memory in bytes.
     pub(crate) fn rss(&self) -> u64 {
         rss_of(self.pid())
     }
@@ -246,16 +247,16 @@ impl Gateway {
         kill_process(pid, signal).expect("the gateway runs");
     }
 
-    /// Writes another configuration where the gateway reads its own.
+    /// Replaces the gateway's configuration file.
     pub(crate) fn configure(&self, yaml: &str) {
         let file = self.dir.path().join("edgeway.yaml");
         let beside = self.dir.path().join("edgeway.yaml.new");
         fs::write(&beside, complete(yaml, self.dir.path())).expect("the folder takes files");
-        // Whoever watches the file sees it whole.
+        // A process that watches the file sees it complete.
         fs::rename(beside, file).expect("a file is replaced");
     }
 
-    /// Has it read this configuration, and says whether it took it.
+    /// Reloads with this configuration; returns true if it was accepted.
     pub(crate) async fn reload(&self, yaml: &str) -> bool {
         self.configure(yaml);
         let taken = "edgeway_config_reloads_total{outcome=\"ok\"}";
@@ -273,13 +274,13 @@ impl Gateway {
         .await
     }
 
-    /// What `/status` says.
+    /// Returns `/status`.
     pub(crate) async fn status(&self) -> Value {
         let ask = get("/status").header("accept", "application/json");
         self.send_admin(&ask).await.json()
     }
 
-    /// The listeners as they are now, by name.
+    /// Returns the current listeners by name.
     pub(crate) async fn listeners(&self) -> BTreeMap<String, SocketAddr> {
         let status = self.status().await;
         let listeners = status["listeners"].as_array().expect("a list").iter();
@@ -291,14 +292,14 @@ impl Gateway {
             .collect()
     }
 
-    /// How it ended, if it has.
+    /// Returns the exit status if the process has ended.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child
             .try_wait()
             .expect("a child of ours can be waited for")
     }
 
-    /// As [`Gateway::terminate`], for a process that an upgrade has started.
+    /// Terminates a process that an upgrade has started, as [`Gateway::terminate`] does.
     pub(crate) async fn terminate_newest(&mut self, within: Duration) -> bool {
         self.signal(Signal::TERM);
         let pid = self.pid();
@@ -306,13 +307,13 @@ impl Gateway {
         until(within, gone).await.is_some()
     }
 
-    /// Asks it to leave, and waits until it has.
+    /// Asks the process to exit, and waits until it has.
     pub(crate) async fn terminate(&mut self, within: Duration) -> ExitStatus {
         self.signal(Signal::TERM);
         self.leaves(within).await
     }
 
-    /// Waits until it has left, as it was asked to before.
+    /// Waits until the process has exited, after an earlier request.
     pub(crate) async fn leaves(&mut self, within: Duration) -> ExitStatus {
         let child = &mut self.child;
         wait_for("the gateway has left", within, async || {
@@ -322,12 +323,12 @@ impl Gateway {
     }
 }
 
-/// Starts the program on the configuration in `dir` and waits until it serves.
+/// Starts the program with the configuration in `dir`, and waits until it serves.
 async fn run(dir: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> (Child, Ready) {
     let file = dir.join("edgeway.yaml");
     let ready_file = dir.join("ready.json");
     let stderr = File::create(dir.join("stderr")).expect("the folder takes files");
-    // Through a link of its own, which a test may turn to another program.
+    // Through its own symlink, which a test may change to another program.
     let program = dir.join("edgeway");
     if !program.exists() {
         symlink(env!("CARGO_BIN_EXE_edgeway"), &program).expect("the folder takes links");
@@ -338,7 +339,7 @@ async fn run(dir: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> (C
         .arg(&file)
         .args(arguments)
         .env_remove("STATE_DIRECTORY")
-        // Where its admin socket is unless the configuration says otherwise.
+        // The default folder of its admin socket.
         .env("RUNTIME_DIRECTORY", dir.join("run"))
         .env("XDG_STATE_HOME", dir.join("state"))
         .envs(environment.iter().copied())
@@ -347,7 +348,7 @@ async fn run(dir: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> (C
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(stderr)
-        // A group of its own, so that all that came of it can be ended.
+        // A process group, so that all of its descendants can be ended.
         .process_group(0)
         .spawn()
         .expect("the gateway's binary starts");
@@ -387,7 +388,7 @@ impl Drop for Gateway {
     }
 }
 
-/// Resident memory of a process in bytes.
+/// Returns the resident memory of a process in bytes.
 pub(crate) fn rss_of(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -395,7 +396,7 @@ pub(crate) fn rss_of(pid: u32) -> u64 {
     kib.expect("a process has resident memory") * 1024
 }
 
-/// What a process has used of the processor since its start, to a hundredth of a second.
+/// Returns the CPU time of a process since its start, to a hundredth of a second.
 pub(crate) fn cpu_of(pid: u32) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
     // The name, in parentheses, may hold spaces; user and system time are 14th and 15th.
@@ -408,12 +409,12 @@ pub(crate) fn cpu_of(pid: u32) -> Duration {
 }
 
 fn stop(child: &mut Child) {
-    // All of it may have ended by itself; both calls then say so, which is what is wanted.
+    // The processes may have ended by themselves; both calls then fail, which is fine.
     kill_process_group(Pid::from_child(child), Signal::KILL).ok();
     drop(child.wait());
 }
 
-/// The socket that listens on an address, as links in `/proc` name it.
+/// Returns the socket that listens on an address, as links in `/proc` name it.
 fn socket_of(address: SocketAddr) -> String {
     let SocketAddr::V4(address) = address else {
         panic!("{address} is not IPv4");
@@ -429,7 +430,7 @@ fn socket_of(address: SocketAddr) -> String {
     format!("socket:[{}]", listening[9])
 }
 
-/// Whether a process has this file open.
+/// Checks whether a process has this file open.
 fn holds(pid: u32, file: &str) -> bool {
     let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else {
         return false;
@@ -439,12 +440,12 @@ fn holds(pid: u32, file: &str) -> bool {
         .any(|target| target.as_os_str() == file)
 }
 
-/// Whether a process is there, and is not just waiting to be buried.
+/// Checks whether a process exists and is not a zombie.
 pub(crate) fn is_alive(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
-/// The last lines of a file: a failed test shows enough, not a flood.
+/// Returns the last lines of a file: enough for a failed test, not a flood.
 pub(crate) fn tail(file: &Path) -> String {
     let text = fs::read_to_string(file).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
@@ -487,7 +488,7 @@ pub(crate) fn sum_of(metrics: &str, series: &str) -> f64 {
         .sum()
 }
 
-/// `name{a="1",b="2"}` as its name and its labels; label values of ours hold no comma.
+/// Splits `name{a="1",b="2"}` into its name and its labels; label values here contain no comma.
 fn split_series(series: &str) -> (&str, Vec<&str>) {
     match series.split_once('{') {
         Some((name, labels)) => {

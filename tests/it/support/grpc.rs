@@ -1,4 +1,4 @@
-//! A small service of gRPC, its server and its client, by hand: what `protoc` would write.
+//! Small gRPC service, its server and its client, written by hand instead of by `protoc`.
 
 use std::{
     convert::Infallible,
@@ -32,21 +32,21 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-/// What is said.
+/// Request message.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Say {
-    /// Some words are orders: `wait`, `fail`, `break`, `reset`.
+    /// Text; the words `wait`, `fail`, `break` and `reset` are commands.
     #[prost(string, tag = "1")]
     pub(crate) text: String,
-    /// How many answers are wanted.
+    /// Number of requested responses.
     #[prost(uint32, tag = "2")]
     pub(crate) times: u32,
-    /// How long to wait before each answer.
+    /// Pause before each response.
     #[prost(uint32, tag = "3")]
     pub(crate) pause: u32,
 }
 
-/// What was heard.
+/// Response message.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Heard {
     #[prost(string, tag = "1")]
@@ -62,15 +62,15 @@ pub(crate) fn say(text: &str) -> Say {
     }
 }
 
-/// Details that come with a failure, as bytes that are no text.
+/// Details of a failure, as bytes that are not text.
 pub(crate) const DETAILS: &[u8] = &[0, 1, 2, 254, 255];
 
-/// What the server saw.
+/// Counts of the server.
 #[derive(Debug, Default)]
 pub(crate) struct TalkCounts {
     connections: AtomicU64,
     calls: AtomicU64,
-    /// Calls that were given up before they were answered.
+    /// Calls that were cancelled before their response.
     cancelled: AtomicU64,
     heads: Mutex<Vec<(String, HeaderMap)>>,
 }
@@ -88,13 +88,13 @@ impl TalkCounts {
         self.cancelled.load(Ordering::SeqCst)
     }
 
-    /// The URI and the headers of the newest call.
+    /// Returns the URI and the headers of the newest call.
     pub(crate) fn newest(&self) -> (String, HeaderMap) {
         self.heads.lock().last().cloned().unwrap()
     }
 }
 
-/// Counts a call as cancelled unless it is told that it came to its end.
+/// Counts a call as cancelled unless it is marked as over.
 struct Open {
     counts: Arc<TalkCounts>,
     is_over: bool,
@@ -170,7 +170,7 @@ impl UnaryService<Say> for Talk {
     }
 }
 
-/// `times` answers.
+/// Method that sends `times` responses.
 struct Repeat(Talk);
 
 impl server::ServerStreamingService<Say> for Repeat {
@@ -201,7 +201,7 @@ impl server::ServerStreamingService<Say> for Repeat {
     }
 }
 
-/// One answer to all.
+/// Method that sends one response to all messages.
 struct Collect(Talk);
 
 impl ClientStreamingService<Say> for Collect {
@@ -216,7 +216,7 @@ impl ClientStreamingService<Say> for Collect {
             while let Some(say) = words.message().await? {
                 number += 1;
                 if say.text == "fail" {
-                    // Before the client has said all that it wants to say.
+                    // Before the client has sent all of its messages.
                     open.over();
                     return Err(failure());
                 }
@@ -228,7 +228,7 @@ impl ClientStreamingService<Say> for Collect {
     }
 }
 
-/// Each word is answered as it comes.
+/// Method that responds to each message as it arrives.
 struct Chat(Talk);
 
 impl StreamingService<Say> for Chat {
@@ -253,7 +253,7 @@ impl StreamingService<Say> for Chat {
                             open.over();
                             None
                         }
-                        // The client has gone.
+                        // The client has disconnected.
                         Err(_) => None,
                     }
                 },
@@ -295,7 +295,7 @@ impl NamedService for Talk {
     const NAME: &'static str = "test.Talk";
 }
 
-/// A listening server.
+/// Running server.
 pub(crate) struct TalkServer {
     address: SocketAddr,
     counts: Arc<TalkCounts>,
@@ -303,7 +303,7 @@ pub(crate) struct TalkServer {
 }
 
 impl TalkServer {
-    /// In the clear, with prior knowledge.
+    /// Starts the server without TLS, with prior knowledge.
     pub(crate) async fn start() -> Self {
         Self::listen(|socket| async { Some(socket) }).await
     }
@@ -371,7 +371,7 @@ impl TalkServer {
     }
 }
 
-/// A client of one server.
+/// Client of one server.
 #[derive(Clone)]
 pub(crate) struct TalkClient(client::Grpc<Channel>);
 

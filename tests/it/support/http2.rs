@@ -1,4 +1,4 @@
-//! Clients of HTTP/2: one that is as good as any, and one that writes frames by hand.
+//! HTTP/2 clients: an ordinary one, and one that writes frames by hand.
 
 use std::{
     io,
@@ -19,7 +19,7 @@ use tokio::{
 
 use super::verify::Verifier;
 
-/// No single step may take longer; a hang is a failed test, not a stuck one.
+/// Timeout of each step; a hang is a failed test, not a stuck one.
 const PATIENCE: Duration = Duration::from_secs(40);
 
 pub(crate) const DATA: u8 = 0;
@@ -38,15 +38,15 @@ pub(crate) const END_HEADERS: u8 = 0x4;
 pub(crate) const NO_ERROR: u32 = 0;
 pub(crate) const ENHANCE_YOUR_CALM: u32 = 0xb;
 
-/// A connection without TLS, with prior knowledge.
+/// Connection without TLS, with prior knowledge.
 #[derive(Debug)]
 pub(crate) struct Client {
     send: SendRequest<Bytes>,
-    /// Drives the connection; its outcome is how that ended.
+    /// Task that drives the connection; its result shows how the connection ended.
     driver: JoinSet<Result<(), h2::Error>>,
 }
 
-/// A whole answer.
+/// Complete response.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) head: http::response::Parts,
@@ -72,7 +72,7 @@ impl Answer {
     }
 }
 
-/// A request of `http`'s, for `http://app.test`.
+/// Builds a request of the `http` crate, for `http://app.test`.
 pub(crate) fn request(method: &str, target: &str) -> http::request::Builder {
     Request::builder()
         .method(method)
@@ -90,7 +90,7 @@ impl Client {
         Self::over(stream, builder).await
     }
 
-    /// Over a stream that is open, with TLS say.
+    /// Uses an open stream, for example with TLS.
     pub(crate) async fn over<S>(stream: S, builder: &mut h2::client::Builder) -> Self
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -115,7 +115,7 @@ impl Client {
         send.send_request(request, is_whole)
     }
 
-    /// One whole exchange.
+    /// Sends a request and reads the complete response.
     pub(crate) async fn send(
         &self,
         request: http::request::Builder,
@@ -125,7 +125,8 @@ impl Client {
         let is_head = request.method_ref() == Some(&http::Method::HEAD);
         let (answer, mut stream) = self.begin(request, body.is_empty()).await?;
         if !body.is_empty() {
-            // It may be refused before it is all there: then the answer says so.
+            // The request may be refused before all of it is sent: then the response has the
+            // reason.
             drop(upload(&mut stream, body, true).await);
         }
         within(read(answer, is_head)).await
@@ -136,24 +137,25 @@ impl Client {
         sent.expect("the gateway answers")
     }
 
-    /// How the connection ended.
+    /// Returns how the connection ended.
     pub(crate) async fn ended(&mut self) -> Result<(), h2::Error> {
         let ended = within(self.driver.join_next()).await;
         ended.expect("asked once").expect("it does not panic")
     }
 }
 
-/// What became of the requests of a load over HTTP/2.
+/// Outcomes of the requests of a load over HTTP/2.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) answered: u64,
-    /// Not taken any more by a connection that was told to go, and sent again on another one.
+    /// Requests that a connection with a GOAWAY did not process, and that were sent again on
+    /// another.
     pub(crate) moved: u64,
     pub(crate) connections: u64,
     pub(crate) failed: Vec<String>,
 }
 
-/// One request after the other until `stop`, on a connection that is left when it is told to go.
+/// Sends one request after the other until `stop`, and opens a new connection after a GOAWAY.
 pub(crate) async fn endless(to: SocketAddr, target: &str, stop: &AtomicBool) -> Tally {
     let mut tally = Tally::default();
     while !stop.load(Ordering::Relaxed) {
@@ -163,7 +165,7 @@ pub(crate) async fn endless(to: SocketAddr, target: &str, stop: &AtomicBool) -> 
             match client.send(request("GET", target), "").await {
                 Ok(answer) if answer.status() == 200 => tally.answered += 1,
                 Ok(answer) => tally.failed.push(format!("status {}", answer.status())),
-                // RFC 9113, 6.8: what is above the last stream was not and will not be done.
+                // RFC 9113, 6.8: streams above the last one were not and will not be processed.
                 Err(error)
                     if error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR) =>
                 {
@@ -180,7 +182,7 @@ pub(crate) async fn endless(to: SocketAddr, target: &str, stop: &AtomicBool) -> 
     tally
 }
 
-/// The rest of an answer to anything but `HEAD`, whose body is verified.
+/// Reads the rest of a response to any method but `HEAD`, and verifies its body.
 pub(crate) async fn whole(answer: h2::client::ResponseFuture) -> Result<Answer, h2::Error> {
     read(answer, false).await
 }
@@ -215,7 +217,7 @@ async fn read(answer: h2::client::ResponseFuture, is_head: bool) -> Result<Answe
     })
 }
 
-/// The next piece of a body; its room is given back.
+/// Returns the next piece of a body, and restores its window.
 pub(crate) async fn next(body: &mut RecvStream) -> Result<Option<Bytes>, h2::Error> {
     let Some(piece) = within(body.data()).await.transpose()? else {
         return Ok(None);
@@ -224,7 +226,7 @@ pub(crate) async fn next(body: &mut RecvStream) -> Result<Option<Bytes>, h2::Err
     Ok(Some(piece))
 }
 
-/// Sends as much as the other side has room for, until all is sent.
+/// Sends as much as the peer's window allows, until all is sent.
 pub(crate) async fn upload(
     stream: &mut SendStream<Bytes>,
     mut body: Bytes,
@@ -234,7 +236,7 @@ pub(crate) async fn upload(
         stream.reserve_capacity(body.len());
         let room = within(std::future::poll_fn(|cx| stream.poll_capacity(cx))).await;
         let Some(room) = room.transpose()? else {
-            // The stream is over; the answer says why.
+            // The stream is over; the response has the reason.
             return Ok(());
         };
         let piece = body.split_to(room.min(body.len()));
@@ -247,14 +249,14 @@ async fn within<T>(work: impl Future<Output = T>) -> T {
     timeout(PATIENCE, work).await.expect("it is done in time")
 }
 
-/// A connection whose frames are written by hand.
+/// Connection with hand-written frames.
 #[derive(Debug)]
 pub(crate) struct Frames {
     pub(crate) stream: TcpStream,
     input: BytesMut,
 }
 
-/// A frame as it came.
+/// Received frame.
 #[derive(Clone, Debug)]
 pub(crate) struct Frame {
     pub(crate) kind: u8,
@@ -264,7 +266,7 @@ pub(crate) struct Frame {
 }
 
 impl Frames {
-    /// Connected, and not a byte sent.
+    /// Connects without sending a byte.
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.expect("it listens");
         stream.set_nodelay(true).expect("an option of any socket");
@@ -274,7 +276,7 @@ impl Frames {
         }
     }
 
-    /// With the preface and empty SETTINGS sent.
+    /// Connects, and sends the preface and empty SETTINGS.
     pub(crate) async fn open(address: SocketAddr) -> Self {
         let mut frames = Self::connect(address).await;
         let start = [PREFACE, &frame(SETTINGS, 0, 0, b"")].concat();
@@ -286,7 +288,7 @@ impl Frames {
         self.stream.write_all(bytes).await
     }
 
-    /// The next frame, none at the end of the connection.
+    /// Returns the next frame, `None` at the end of the connection.
     pub(crate) async fn next(&mut self) -> Option<Frame> {
         loop {
             if let Some(frame) = self.take() {
@@ -316,7 +318,7 @@ impl Frames {
         })
     }
 
-    /// Reads to the end of the connection: the codes of the GOAWAY frames that came.
+    /// Reads to the end of the connection; returns the codes of the GOAWAY frames.
     pub(crate) async fn goaways(&mut self) -> Vec<u32> {
         let mut codes = Vec::new();
         while let Some(frame) = self.next().await {
@@ -327,7 +329,7 @@ impl Frames {
         codes
     }
 
-    /// The next frame of this kind.
+    /// Returns the next frame of this kind.
     pub(crate) async fn until(&mut self, kind: u8) -> Option<Frame> {
         loop {
             let frame = self.next().await?;
@@ -338,10 +340,10 @@ impl Frames {
     }
 }
 
-/// How HTTP/2 begins (RFC 9113, 3.4).
+/// Connection preface of HTTP/2 (RFC 9113, 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A frame's bytes.
+/// Returns the bytes of a frame.
 pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let [_, a, b, c] = u32::try_from(payload.len()).unwrap().to_be_bytes();
     let mut bytes = vec![a, b, c, kind, flags];
@@ -350,7 +352,7 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     bytes
 }
 
-/// The header block of `METHOD path` for `app.test`, nothing in it indexed anew.
+/// Returns the header block of `METHOD path` for `app.test`, with no new entries in the index.
 pub(crate) fn block(method: &str, path: &str) -> Vec<u8> {
     let mut block = Vec::new();
     block.push(match method {
@@ -358,7 +360,7 @@ pub(crate) fn block(method: &str, path: &str) -> Vec<u8> {
         "POST" => 0x83,
         other => panic!("no short form of {other}"),
     });
-    // `:scheme: http`; then `:path` and `:authority` written out.
+    // `:scheme: http`; then `:path` and `:authority` as literals.
     block.push(0x86);
     for (name, value) in [(0x04, path), (0x01, "app.test")] {
         block.push(name);
@@ -368,7 +370,7 @@ pub(crate) fn block(method: &str, path: &str) -> Vec<u8> {
     block
 }
 
-/// One header of a block, nothing in it indexed.
+/// Returns one header of a block as a literal without indexing.
 pub(crate) fn field(name: &str, value: &str) -> Vec<u8> {
     let mut field = vec![0x00];
     for part in [name, value] {

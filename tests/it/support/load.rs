@@ -1,4 +1,4 @@
-//! Many requests at once, and a count of what became of them.
+//! Concurrent requests, and a count of their outcomes.
 
 use std::{
     collections::BTreeMap,
@@ -18,18 +18,18 @@ use super::{
     wait::{pass, turn_of},
 };
 
-/// What became of the requests of a load.
+/// Outcomes of the requests of a load.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) statuses: BTreeMap<u16, u64>,
-    /// No answer came, or none could be read.
+    /// Errors of requests without a readable response.
     pub(crate) failed: Vec<String>,
-    /// The answer had begun and its connection broke.
+    /// Responses that had begun and whose connection broke.
     pub(crate) cut: u64,
-    /// Answers by the port of the instance that gave them.
+    /// Responses by the port of the instance that sent them.
     pub(crate) served: BTreeMap<u16, u64>,
     pub(crate) times: Vec<Duration>,
-    /// The same by status.
+    /// Times by status.
     pub(crate) times_of: BTreeMap<u16, Vec<Duration>>,
 }
 
@@ -38,7 +38,7 @@ impl Tally {
         self.statuses.get(&status).copied().unwrap_or(0)
     }
 
-    /// Requests that got neither 2xx nor a cut body.
+    /// Returns the number of requests without a 2xx or a truncated body.
     pub(crate) fn errors(&self) -> u64 {
         let bad = self
             .statuses
@@ -55,12 +55,12 @@ impl Tally {
         self.served.get(&port).copied().unwrap_or(0)
     }
 
-    /// The time that this share of the answers stayed below.
+    /// Returns the time that this share of the responses stayed below.
     pub(crate) fn quantile(&self, share: f64) -> Duration {
         quantile(&self.times, share)
     }
 
-    /// The same of the answers of one status.
+    /// Returns the same for responses of one status.
     pub(crate) fn quantile_of(&self, status: u16, share: f64) -> Duration {
         let times = self.times_of.get(&status);
         quantile(times.map_or(&[], Vec::as_slice), share)
@@ -105,7 +105,7 @@ fn quantile(times: &[Duration], share: f64) -> Duration {
     times.get(at).copied().unwrap_or_default()
 }
 
-/// Which instance answered: the apps say it in a header, our own origins in their JSON.
+/// Returns the instance that responded: apps name it in a header, the test origins in their JSON.
 fn served_by(answer: &Response) -> Option<u16> {
     if let Some(port) = answer.header("x-instance") {
         return port.parse().ok();
@@ -114,16 +114,16 @@ fn served_by(answer: &Response) -> Option<u16> {
     body["port"].as_u64()?.try_into().ok()
 }
 
-/// When each request of a load may go out.
+/// Time at which each request of a load may be sent.
 #[derive(Clone, Copy, Debug)]
 enum Pace {
     /// As soon as its lane is free.
     Free,
-    /// Not before its turn.
+    /// Not before its scheduled time.
     Each(Duration),
 }
 
-/// `count` requests over `lanes` kept connections, each lane as fast as it gets answers.
+/// Sends `count` requests over `lanes` kept connections, each lane as fast as responses arrive.
 pub(crate) async fn lanes(
     to: SocketAddr,
     lanes: usize,
@@ -133,7 +133,7 @@ pub(crate) async fn lanes(
     run(to, lanes, count, Pace::Free, request).await
 }
 
-/// So many requests a second for so long, whether or not answers come.
+/// Sends `per_second` requests a second for `length`, whether or not responses arrive.
 pub(crate) async fn paced(
     to: SocketAddr,
     per_second: u32,
@@ -142,11 +142,11 @@ pub(crate) async fn paced(
 ) -> Tally {
     let gap = Duration::from_secs(1) / per_second;
     let count = (length.as_secs_f64() * f64::from(per_second)) as u64;
-    // Enough lanes that a second of silence does not slow the load.
+    // Enough lanes that a second without responses does not slow the load.
     run(to, per_second as usize, count, Pace::Each(gap), request).await
 }
 
-/// Whether a load's lanes keep their connections.
+/// Connection handling of a load's lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lanes {
     Kept,
@@ -154,13 +154,13 @@ pub(crate) enum Lanes {
     Fresh,
 }
 
-/// A load that goes on until it is stopped.
+/// Load that continues until it is stopped.
 pub(crate) struct Endless {
     lanes: JoinSet<Tally>,
     stop: Arc<AtomicBool>,
 }
 
-/// So many lanes, each as fast as it gets answers.
+/// Starts `lanes` lanes, each as fast as responses arrive.
 pub(crate) fn endless(
     to: SocketAddr,
     lanes: usize,
@@ -170,7 +170,7 @@ pub(crate) fn endless(
     begin(to, lanes, kind, Pace::Free, request)
 }
 
-/// So many requests a second over kept connections, whether or not answers come.
+/// Starts a load of a fixed rate over kept connections, whether or not responses arrive.
 pub(crate) fn endless_paced(
     to: SocketAddr,
     per_second: u32,
@@ -216,7 +216,7 @@ fn begin(
 }
 
 impl Endless {
-    /// What became of all of them.
+    /// Stops the load and returns its outcomes.
     pub(crate) async fn stop(self) -> Tally {
         self.stop.store(true, Ordering::Relaxed);
         let mut whole = Tally::default();
@@ -264,7 +264,7 @@ async fn run(
     whole
 }
 
-/// One exchange on the lane's connection, which is dropped when it breaks or is to close.
+/// Sends one request on the lane's connection, which is dropped when it breaks or should close.
 async fn exchange(
     lane: &mut Option<Connection>,
     to: SocketAddr,
@@ -284,8 +284,8 @@ async fn exchange(
     Ok(answer)
 }
 
-/// Twenty lanes that send at once, again and again just when an origin closes idle connections.
-/// Says the mark of each request and the status it got.
+/// Runs twenty lanes that send at the same time, repeatedly at the moment when an origin closes
+/// idle connections. Returns the mark of each request and its status.
 pub(crate) async fn race(
     to: SocketAddr,
     rounds: u64,
@@ -294,7 +294,7 @@ pub(crate) async fn race(
 ) -> Vec<(String, u16)> {
     let mut lanes = JoinSet::new();
     for lane in 0..20 {
-        // Each lane aims at another moment from 5 ms before to 5 ms after.
+        // Each lane aims at a different moment from 5 ms before to 5 ms after.
         let early = Duration::from_millis(5).saturating_sub(Duration::from_micros(500 * lane));
         let late = Duration::from_micros(500 * lane).saturating_sub(Duration::from_millis(5));
         let gap = idle.saturating_sub(early) + late;

@@ -1,4 +1,4 @@
-//! Small files in `MaxMind`'s format, made of networks and what is to be known of them.
+//! Small files in `MaxMind`'s format, built from networks and their records.
 //! (The format: <https://maxmind.github.io/MaxMind-DB/>, version 2.0.)
 
 use std::net::IpAddr;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 const MARKER: &[u8] = b"\xab\xcd\xefMaxMind.com";
 
-/// A file of IPv6, with IPv4 below `::/96`. Networks must not lie in one another.
+/// Builds an IPv6 file, with IPv4 below `::/96`. Networks must not overlap.
 pub(crate) fn mmdb(kind: &str, networks: &[(&str, Value)]) -> Vec<u8> {
     let mut nodes = vec![[Child::Nothing; 2]];
     let mut data = Vec::new();
@@ -37,7 +37,7 @@ pub(crate) fn mmdb(kind: &str, networks: &[(&str, Value)]) -> Vec<u8> {
         let record = match child {
             Child::Nothing => count,
             Child::Node(node) => node,
-            // The data begin behind 16 bytes that part them from the tree.
+            // The data begin after 16 bytes that separate them from the tree.
             Child::Data(offset) => count + 16 + offset,
         };
         let record = u32::try_from(record).expect("it is small");
@@ -46,7 +46,7 @@ pub(crate) fn mmdb(kind: &str, networks: &[(&str, Value)]) -> Vec<u8> {
     file.extend([0; 16]);
     file.extend(data);
     file.extend(MARKER);
-    // Of numbers each has the type that the format says.
+    // Each number has the type that the format requires.
     let words = [
         ("database_type", json!(kind)),
         ("description", json!({ "en": "for a test" })),
@@ -126,7 +126,7 @@ fn encode(value: &Value, out: &mut Vec<u8>) {
     }
 }
 
-/// The type and the length; types beyond 7 have a byte of their own.
+/// Writes the type and the length; types beyond 7 have a byte of their own.
 fn head(kind: u8, length: usize, out: &mut Vec<u8>) {
     let (short, more) = if length < 29 {
         (u8::try_from(length).expect("it is small"), None)
@@ -142,7 +142,7 @@ fn head(kind: u8, length: usize, out: &mut Vec<u8>) {
     out.extend(more);
 }
 
-/// A city that the loopback address is in, as GeoLite2-City has it.
+/// Returns the record of a city for the loopback address, in the format of GeoLite2-City.
 pub(crate) fn loopback_in_munich() -> Vec<u8> {
     let munich = json!({
         "city": { "geoname_id": 2_867_714, "names": { "de": "München", "en": "Munich" } },

@@ -1,5 +1,5 @@
-//! What the end-to-end tests stand on: the gateway as a process, a plain HTTP/1 client, origins
-//! that misbehave on purpose, and the real apps.
+//! Support for the end-to-end tests: the gateway as a process, a plain HTTP/1 client, origins that
+//! misbehave on purpose, and the real apps.
 #![allow(
     dead_code,
     unused_imports,

@@ -1,4 +1,4 @@
-//! Let's Encrypt's own test authority on loopback, and clients that trust it.
+//! Pebble, Let's Encrypt's own test CA, on loopback, and clients that trust it.
 
 use std::{
     fs::{self, File},
@@ -33,7 +33,7 @@ use super::{
 
 const READY_WITHIN: Duration = Duration::from_secs(20);
 
-/// A running authority, for which every name is at 127.0.0.1. It ends with the test.
+/// Running CA, for which every name is at 127.0.0.1. It ends with the test.
 #[derive(Debug)]
 pub(crate) struct Pebble {
     authority: Child,
@@ -44,7 +44,7 @@ pub(crate) struct Pebble {
 }
 
 impl Pebble {
-    /// Starts one that looks for answers to HTTP-01 and TLS-ALPN-01 at these ports.
+    /// Starts a CA that validates HTTP-01 and TLS-ALPN-01 at these ports.
     pub(crate) async fn start(http: u16, tls: u16) -> Self {
         let folder = tempfile::tempdir().expect("a folder for the test can be made");
         let own = Authority::new();
@@ -101,7 +101,7 @@ impl Pebble {
         );
         let trust = own.trust();
         let mut ask = async || {
-            // Answers once it can sign.
+            // It responds once it can sign.
             let management = local(management);
             let root = get(management, "127.0.0.1", &trust, "/roots/0")
                 .await
@@ -123,7 +123,7 @@ impl Pebble {
         pebble
     }
 
-    /// The section `acme` of a gateway that asks here.
+    /// Returns the section `acme` of a gateway that uses this CA.
     pub(crate) fn section(&self, folder: &Path, more: &str) -> String {
         format!(
             "acme: {{ directory: \"https://127.0.0.1:{}/dir\", ca: \"{}\", folder: \"{}\"{more} }}\n",
@@ -137,19 +137,19 @@ impl Pebble {
         format!("https://127.0.0.1:{}/dir", self.port)
     }
 
-    /// What a browser goes by that trusts this authority alone.
+    /// Returns the configuration of a client that trusts only this CA.
     pub(crate) fn trust(&self) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.root.clone()).expect("it is an authority");
         client().with_root_certificates(roots).with_no_client_auth()
     }
 
-    /// How many orders were placed.
+    /// Returns the number of orders.
     pub(crate) fn orders(&self) -> usize {
         self.log().matches("POST /order-plz").count()
     }
 
-    /// How many accounts were asked for.
+    /// Returns the number of accounts that were created.
     pub(crate) fn accounts(&self) -> usize {
         self.log().matches("POST /sign-me-up").count()
     }
@@ -164,7 +164,7 @@ impl Pebble {
 
     fn stopped(&mut self) -> String {
         for child in [&mut self.authority, &mut self.names] {
-            // It may have ended by itself; both calls then say so, which is what is wanted.
+            // It may have ended by itself; both calls then fail, which is fine.
             drop(child.kill());
             drop(child.wait());
         }
@@ -181,7 +181,7 @@ impl Drop for Pebble {
     }
 }
 
-/// Puts a certificate into the folder that is due `after` from now. Nobody trusts it.
+/// Puts an untrusted certificate into the folder that is due for renewal `after` from now.
 pub(crate) fn put_ageing(folder: &Path, name: &str, directory: &str, after: Duration) -> String {
     let lifetime = Duration::from_secs(45);
     let now = Clock::machine().wall();
@@ -202,18 +202,18 @@ pub(crate) fn put_ageing(folder: &Path, name: &str, directory: &str, after: Dura
     parsed.raw_serial_as_string().replace(':', "")
 }
 
-/// What came over TLS.
+/// Response over TLS.
 #[derive(Debug)]
 pub(crate) struct Fetched {
-    /// The first line of the answer.
+    /// Status line of the response.
     pub(crate) status: String,
     pub(crate) body: String,
-    /// The certificate that was shown.
+    /// Certificate that the server presented.
     pub(crate) leaf: CertificateDer<'static>,
 }
 
 impl Fetched {
-    /// The certificate's serial number and subject.
+    /// Returns the certificate's serial number and subject.
     pub(crate) fn names(&self) -> (String, String) {
         let (_, parsed) = x509_parser::parse_x509_certificate(&self.leaf).expect("it is X.509");
         (
@@ -227,7 +227,7 @@ impl Fetched {
     }
 }
 
-/// Asks for `path` as a client that calls the other side `name`.
+/// Requests `path` as a client that calls the server `name`.
 pub(crate) async fn get(
     address: SocketAddr,
     name: &str,
@@ -253,7 +253,7 @@ pub(crate) async fn get(
     })
 }
 
-/// As [`get`], again and again until the handshake satisfies the client.
+/// Calls [`get`] repeatedly until the handshake satisfies the client.
 pub(crate) async fn get_when_trusted(port: u16, name: &str, config: &ClientConfig) -> Fetched {
     wait_for(
         &format!("a certificate for {name} is served that clients trust"),
@@ -267,7 +267,7 @@ pub(crate) fn local(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
 
-/// What a client goes by that takes any certificate.
+/// Returns the configuration of a client that accepts any certificate.
 pub(crate) fn trusting() -> ClientConfig {
     client()
         .dangerous()

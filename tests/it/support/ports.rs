@@ -1,19 +1,19 @@
-//! Ports for processes that must be told theirs.
+//! Ports for processes that need a fixed one.
 
 use std::{
     net::{Ipv4Addr, TcpListener},
     sync::atomic::{AtomicU16, Ordering},
 };
 
-// Below the range from which the kernel takes ports for outgoing connections: a port that is
-// free now is not taken by a client before its process has bound it.
+// Below the range from which the kernel takes ports for outgoing connections: no client takes a
+// port that is free now before its process has bound it.
 const FIRST: u16 = 18_000;
 const COUNT: u16 = 12_000;
 
 static NEXT: AtomicU16 = AtomicU16::new(0);
 
-/// The first of so many ports in a row that nobody listens on, and that no other test of this
-/// process was given.
+/// Returns the first of `count` consecutive free ports that no other test of this process was
+/// given.
 pub(crate) fn free_ports(count: u16) -> u16 {
     let start = (std::process::id().wrapping_mul(131) % u32::from(COUNT)) as u16;
     for _ in 0..COUNT / count {
@@ -30,9 +30,9 @@ pub(crate) fn free_ports(count: u16) -> u16 {
     );
 }
 
-/// A port that nobody listens on, and that no other test of this process was given.
+/// Returns a free port that no other test of this process was given.
 pub(crate) fn free_port() -> u16 {
-    // Test runs beside one another begin at different places.
+    // Concurrent test runs begin at different places.
     let start = (std::process::id().wrapping_mul(131) % u32::from(COUNT)) as u16;
     for _ in 0..COUNT {
         let step = NEXT.fetch_add(1, Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! Fills against purges: two gateways on one Redis, each over a wire of its own that fails at
-//! random, and an origin whose content changes before each purge.
+//! Fills race purges: two gateways with one Redis, each over its own link that fails at random, and
+//! an origin whose content changes before each purge.
 
 use std::{
     collections::BTreeMap,
@@ -22,9 +22,9 @@ use super::{
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a gateway without its link counts at most.
+/// Maximum time for which a gateway without its link counts.
 const LEASE: Duration = Duration::from_secs(3);
-/// How slow the origin may be: fills overlap purges.
+/// Maximum delay of the origin: fills overlap purges.
 const SLOWEST: Duration = Duration::from_millis(25);
 
 /// Two gateways of one site.
@@ -32,54 +32,54 @@ pub(crate) struct Course {
     redis: Redis,
     relays: [Relay; 2],
     gateways: [Gateway; 2],
-    /// As receipts name them.
+    /// Names of the gateways in receipts.
     names: [String; 2],
     origin: Origin<VersionedOrigin>,
     items: usize,
 }
 
-/// What came of the rounds.
+/// Outcome of the rounds.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) rounds: u64,
-    /// Reads through a gateway that the receipt names as done.
+    /// Reads through a gateway that the receipt lists as done.
     pub(crate) named: u64,
-    /// Those that gave something older than what was there when the purge was called.
+    /// Reads among them with a version older than the current one at the time of the purge.
     pub(crate) older: Vec<String>,
-    /// The same through gateways that it does not name.
+    /// Reads through gateways that the receipt does not list as done.
     pub(crate) unnamed: u64,
     pub(crate) older_unnamed: u64,
-    /// Purges that found both gateways with an answer in the cache.
+    /// Purges that found a stored response at both gateways.
     pub(crate) filled: u64,
-    /// Receipts by what they say of the others.
+    /// Receipts by their value of `others`.
     pub(crate) others: BTreeMap<String, u64>,
     pub(crate) faults: BTreeMap<&'static str, u64>,
     pub(crate) failed: Vec<String>,
     pub(crate) took: Duration,
 }
 
-/// What a gateway without its link served.
+/// Responses that a gateway without its link served.
 #[derive(Debug, Default)]
 pub(crate) struct Lost {
-    /// Soon after the loss, from before it.
+    /// Reads soon after the loss with a version from before it.
     pub(crate) early: u64,
-    /// Reads three seconds after it or later, and those that gave something from before it.
+    /// Reads three seconds after the loss or later; the next field counts versions from before it.
     pub(crate) reads: u64,
     pub(crate) late: Vec<String>,
 }
 
-/// One client of both gateways.
+/// Client of both gateways.
 #[derive(Default)]
 struct Client([Option<Connection>; 2]);
 
-/// What one read gave.
+/// Result of one read.
 struct Seen {
     version: Version,
     is_hit: bool,
 }
 
 impl Course {
-    /// `cache` is the section; each of `items` has a page.
+    /// Starts a course; `cache` is the section, and each of `items` has a page.
     pub(crate) async fn start(items: usize, cache: &str) -> Self {
         let redis = Redis::start().await;
         let origin = VersionedOrigin::start(items, SLOWEST).await;
@@ -113,7 +113,7 @@ impl Course {
             items,
         };
         course.linked().await;
-        // Nobody can hold a lease of a log before this one then.
+        // After that, no gateway can hold a lease in an earlier log.
         pass(LEASE).await;
         course
     }
@@ -127,7 +127,7 @@ impl Course {
         hits
     }
 
-    /// Waits until both gateways know of one another.
+    /// Waits until both gateways know of each other.
     async fn linked(&self) {
         for gateway in &self.gateways {
             wait_for("the gateways know one another", PATIENCE, async || {
@@ -140,7 +140,8 @@ impl Course {
         }
     }
 
-    /// So many rounds, with each item in one at a time. `disturbed`: wires and Redis fail.
+    /// Runs `rounds` rounds, with each item in one round at a time. `disturbed`: links and Redis
+    /// fail.
     pub(crate) async fn race(&self, rounds: u64, disturbed: bool) -> Outcome {
         let begun = Instant::now();
         let (counter, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
@@ -211,14 +212,14 @@ impl Course {
             fill?;
         }
         let (current, receipt) = purged?;
-        // By now every fill that was under way is over.
+        // By now every fill that was in flight is over.
         self.look(client, item, current, &receipt, outcome).await?;
         let others = receipt["others"].as_str().unwrap_or("nothing");
         *outcome.others.entry(others.to_owned()).or_default() += 1;
         Ok(())
     }
 
-    /// One purge of an item, of any kind, at any gateway.
+    /// Purges an item, by any kind of purge, at any gateway.
     async fn purge(&self, item: usize) -> Result<Value, String> {
         let mut order = match fastrand::u8(..3) {
             0 => json!({ "url": format!("/{item}/page") }),
@@ -235,7 +236,7 @@ impl Course {
         serde_json::from_slice(&answer.body).map_err(|error| format!("{order}: {error}"))
     }
 
-    /// What each gateway serves after a purge.
+    /// Checks the response of each gateway after a purge.
     async fn look(
         &self,
         client: &mut Client,
@@ -279,7 +280,7 @@ impl Course {
         }
     }
 
-    /// One thing goes wrong for a while, and is over.
+    /// Causes one failure for a while, and ends it.
     async fn disturb(&self) -> &'static str {
         between(100, 800).await;
         let relay = &self.relays[fastrand::usize(..2)];
@@ -325,8 +326,8 @@ impl Course {
         }
     }
 
-    /// Cuts or stalls the wire of one gateway so many times, changes and purges everything
-    /// through the other one, and looks at what the first serves meanwhile.
+    /// Cuts or stalls the link of one gateway `times` times, changes and purges everything through
+    /// the other one, and checks the responses of the first one meanwhile.
     pub(crate) async fn lose(&self, times: u32) -> Lost {
         let mut lost = Lost::default();
         let origin = self.origin.settings();
@@ -384,7 +385,7 @@ impl Client {
         {
             return Ok(answer);
         }
-        // None yet, or one that had come to its end.
+        // No connection yet, or one that has ended.
         let connection = self.0[at].insert(Connection::open(to).await?);
         connection.send(request).await
     }

@@ -1,4 +1,4 @@
-//! Real Redis servers on ports of their own: stopped, paused and brought back at will; one, a
+//! Real Redis servers on their own ports, which tests stop, pause and bring back: one server, a
 //! cluster of six, or one with sentinels.
 
 use std::{
@@ -19,16 +19,16 @@ use super::{
 
 const READY_WITHIN: Duration = Duration::from_secs(20);
 
-/// Of every fleet here, so that two gateways believe one another.
+/// Secret of every fleet in the tests, so that gateways accept each other's data.
 pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
-/// One running server; it is killed when this is dropped.
+/// Running server; killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Redis {
     child: Option<Child>,
     port: u16,
     arguments: Vec<String>,
-    /// What `redis-cli` needs to be let in.
+    /// Credentials for `redis-cli`.
     credentials: Vec<String>,
     folder: TempDir,
 }
@@ -38,12 +38,12 @@ impl Redis {
         Self::start_with(&[], &[]).await
     }
 
-    /// With these arguments, and with these of `redis-cli` to be let in.
+    /// Starts a server with these arguments, and with these credentials for `redis-cli`.
     pub(crate) async fn start_with(arguments: &[&str], credentials: &[&str]) -> Self {
         Self::start_at(free_ports(1), arguments, credentials).await
     }
 
-    /// The same at a port that is known before.
+    /// Starts a server on a given port.
     pub(crate) async fn start_at(port: u16, arguments: &[&str], credentials: &[&str]) -> Self {
         let redis = Self::begin(port, arguments, credentials);
         redis.ready().await;
@@ -63,7 +63,7 @@ impl Redis {
         redis
     }
 
-    /// It was given a file instead of options.
+    /// Returns true for a sentinel, which is started with a file instead of options.
     fn is_sentinel(&self) -> bool {
         let first = self.arguments.first();
         first.is_some_and(|argument| !argument.starts_with("--"))
@@ -116,7 +116,7 @@ impl Redis {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// What a section `redis` has in it for gateways that share a cache.
+    /// Returns the contents of a section `redis` for gateways that share a cache.
     pub(crate) fn section(&self, more: &str) -> String {
         format!("{{ url: '{}', secret: '{SECRET}'{more} }}", self.url())
     }
@@ -129,7 +129,7 @@ impl Redis {
         self.folder.path()
     }
 
-    /// What `redis-cli` prints.
+    /// Returns the output of `redis-cli`.
     pub(crate) fn cli(&self, arguments: &[&str]) -> String {
         self.try_cli(arguments)
             .unwrap_or_else(|| panic!("redis-cli {arguments:?} on {} fails", self.port))
@@ -151,7 +151,7 @@ impl Redis {
             .unwrap_or_else(|error| panic!("redis-cli: {error}; run `make setup-tests`"))
     }
 
-    /// Ends it at once, as a crash does; everything in it is lost.
+    /// Kills it, as a crash does; all of its data is lost.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("a child of ours can be killed");
@@ -159,14 +159,14 @@ impl Redis {
         }
     }
 
-    /// Brings it back at the same place.
+    /// Starts it again on the same port.
     pub(crate) async fn restart(&mut self) {
         self.kill();
         self.spawn();
         self.ready().await;
     }
 
-    /// It accepts connections and answers nothing.
+    /// Pauses it: it accepts connections and does not respond.
     pub(crate) fn pause(&self) {
         self.signal(Signal::STOP);
     }
@@ -180,13 +180,13 @@ impl Redis {
         kill_process(Pid::from_child(child), signal).expect("a child of ours takes signals");
     }
 
-    /// Loses every key and every script.
+    /// Removes every key and every script.
     pub(crate) fn flush(&self) {
         assert_eq!(self.cli(&["FLUSHALL"]), "OK");
         assert_eq!(self.cli(&["SCRIPT", "FLUSH"]), "OK");
     }
 
-    /// The connections of clients other than the one that asks, by number.
+    /// Returns the ids of client connections other than the caller's.
     pub(crate) fn clients(&self) -> Vec<String> {
         let list = self.cli(&["CLIENT", "LIST"]);
         let others = list.lines().filter(|line| !line.contains("cmd=client"));
@@ -215,7 +215,7 @@ impl Drop for Redis {
     }
 }
 
-/// Three masters, each with a replica that takes over soon.
+/// Cluster of three masters, each with a replica that takes over soon.
 #[derive(Debug)]
 pub(crate) struct Cluster(pub(crate) Vec<Redis>);
 
@@ -276,7 +276,7 @@ impl Cluster {
         addresses.join(", ")
     }
 
-    /// Which of them take writes now, by index.
+    /// Returns the indices of the servers that take writes now.
     pub(crate) fn masters(&self) -> Vec<usize> {
         let is_master = |node: &Redis| {
             let role = node.try_cli(&["ROLE"]).unwrap_or_default();
@@ -288,12 +288,12 @@ impl Cluster {
     }
 }
 
-/// A master, a replica and three sentinels that soon agree.
+/// Master, replica and three sentinels that soon agree.
 #[derive(Debug)]
 pub(crate) struct Watched {
     pub(crate) nodes: [Redis; 2],
     pub(crate) sentinels: Vec<Redis>,
-    /// The sentinels write there until they end.
+    /// Folder that the sentinels write to until they end.
     _folder: TempDir,
 }
 

@@ -1,4 +1,4 @@
-//! A wire that can be cut: what comes to a port of its own goes on to another one.
+//! Link that can be cut: connections to its port are forwarded to another one.
 
 use std::{
     future::pending,
@@ -19,17 +19,17 @@ use tokio::{
 
 use super::wait::turn_of;
 
-/// How a relay is.
+/// State of a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wire {
     Open,
-    /// Connections stay, and nothing goes through.
+    /// Connections stay, and no data passes.
     Stalled,
     /// Connections break, and new ones break at once.
     Cut,
 }
 
-/// It ends when it is dropped.
+/// Relay that ends when dropped.
 #[derive(Debug)]
 pub(crate) struct Relay {
     address: SocketAddr,
@@ -42,7 +42,7 @@ impl Relay {
         Self::far(to, Duration::ZERO).await
     }
 
-    /// Everything takes so long each way.
+    /// Starts a relay that delays all data in both directions.
     pub(crate) async fn far(to: SocketAddr, delay: Duration) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
         let listener = listener.expect("loopback has a free port");
@@ -87,14 +87,14 @@ async fn carry(stream: TcpStream, to: SocketAddr, wire: watch::Receiver<Wire>, d
     }
     let (from_here, to_here) = stream.into_split();
     let (from_there, to_there) = beyond.into_split();
-    // With either way gone both ends are dropped.
+    // When either direction ends, both are dropped.
     tokio::select! {
         () = pump(from_here, to_there, wire.clone(), delay) => {}
         () = pump(from_there, to_here, wire, delay) => {}
     }
 }
 
-/// Until all of it went on, or the wire is cut.
+/// Forwards data until it ends, or until the link is cut.
 async fn pump(
     from: OwnedReadHalf,
     to: OwnedWriteHalf,
@@ -112,7 +112,7 @@ async fn pump(
     }
 }
 
-/// What came, and when it is due at the other end.
+/// Received data, and the time at which it is due at the other end.
 type Piece = (Instant, Vec<u8>);
 
 async fn take(

@@ -1,4 +1,4 @@
-//! Web sockets of clients: opened through a gateway, and asked whether they still live.
+//! WebSocket clients: opened through a gateway, and checked for being alive.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -10,7 +10,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) type Socket = WebSocketStream<TcpStream>;
 
-/// A socket to `/ws`.
+/// Opens a socket to `/ws`.
 pub(crate) async fn open(to: SocketAddr) -> Socket {
     let stream = TcpStream::connect(to).await.expect("it accepts");
     let (socket, _) = client_async("ws://shop.test/ws", stream)
@@ -27,7 +27,7 @@ pub(crate) async fn open_many(to: SocketAddr, count: usize) -> Vec<Socket> {
     sockets
 }
 
-/// Whether a message comes back.
+/// Returns true if a message comes back.
 pub(crate) async fn echoes(socket: &mut Socket, text: &str) -> bool {
     if socket.send(Message::text(text)).await.is_err() {
         return false;
@@ -36,7 +36,7 @@ pub(crate) async fn echoes(socket: &mut Socket, text: &str) -> bool {
     matches!(back, Ok(Some(Ok(Message::Text(back)))) if back.as_str() == text)
 }
 
-/// How many of them echo.
+/// Returns the number of sockets that echo.
 pub(crate) async fn alive(sockets: &mut [Socket]) -> usize {
     let mut alive = 0;
     for socket in sockets {

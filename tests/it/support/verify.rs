@@ -1,5 +1,5 @@
-//! Verifies bodies as a strict client does: the content coding to its proper end and nothing
-//! after it, and the digests that came along (RFC 9530).
+//! Verifies bodies as a strict client does: the content coding to its proper end without extra
+//! bytes, and the digests in the headers (RFC 9530).
 
 use std::io;
 
@@ -11,24 +11,24 @@ use zstd::stream::raw::{Decoder as Zstd, InBuffer, Operation, OutBuffer};
 
 const BUFFER: usize = 64 * 1024;
 
-/// What a body has to keep to, and how far it has been read.
+/// Expectations for a body, and the progress of reading it.
 pub(crate) struct Verifier {
     decoder: Option<Decoder>,
     sum: Context,
-    /// Names and values of the digests of what is sent.
+    /// Names and values of the digests of the body as sent.
     digests: Vec<(String, Vec<u8>)>,
 }
 
-/// Headers of a response, whatever their protocol.
+/// Headers of a response, over any protocol.
 pub(crate) type Headers<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 impl Verifier {
-    /// For the body of a response that has one.
+    /// Creates a verifier for the body of a response that has one.
     pub(crate) fn of(status: u16, header: Headers<'_>) -> Self {
         let is_part = status == 206;
         let coding = header("content-encoding").filter(|_| !is_part);
         let named = ["content-digest", "repr-digest"];
-        // Of a part the second is that of the whole.
+        // For a partial response, the second digest is that of the complete content.
         let named = if is_part { &named[..1] } else { &named[..] };
         let digests = named.iter().filter_map(|name| {
             let value = header(name)?;
@@ -72,7 +72,7 @@ impl std::fmt::Debug for Verifier {
     }
 }
 
-/// What a strict client makes of `bytes` in this coding.
+/// Decodes `bytes` with this content coding, as a strict client does.
 pub(crate) fn decoded(coding: &str, bytes: &[u8]) -> Result<Vec<u8>, String> {
     let Some(mut decoder) = Decoder::of(coding) else {
         return Ok(bytes.to_vec());
@@ -83,26 +83,26 @@ pub(crate) fn decoded(coding: &str, bytes: &[u8]) -> Result<Vec<u8>, String> {
     Ok(all)
 }
 
-/// The value of a digest header for these bytes.
+/// Returns the value of a digest header for these bytes.
 pub(crate) fn digest(bytes: &[u8]) -> String {
     let sum = ring::digest::digest(&SHA256, bytes);
     format!("sha-256=:{}:", STANDARD.encode(sum.as_ref()))
 }
 
-/// Decodes one content coding, piece by piece.
+/// Decoder of one content coding, piece by piece.
 struct Decoder {
     inner: Inner,
     has_ended: bool,
 }
 
 enum Inner {
-    /// zlib's own, which checks the trailer of gzip and deflate.
+    /// zlib itself, which checks the trailer of gzip and deflate.
     Zlib(Decompress),
     Brotli(Box<BrotliState<HeapAlloc<u8>, HeapAlloc<u32>, HeapAlloc<HuffmanCode>>>),
     Zstd(Zstd<'static>),
 }
 
-/// How far one step came.
+/// Progress of one step.
 struct Step {
     read: usize,
     written: usize,
@@ -110,7 +110,7 @@ struct Step {
 }
 
 impl Decoder {
-    /// None if there is nothing to decode, or nothing that is known here.
+    /// Returns the decoder, `None` if the coding is identity or unknown here.
     fn of(coding: &str) -> Option<Self> {
         let inner = match coding.trim().to_ascii_lowercase().as_str() {
             "gzip" | "x-gzip" => Inner::Zlib(Decompress::new_gzip(15)),
@@ -207,7 +207,7 @@ impl Inner {
                 Ok(Step {
                     read: from.pos(),
                     written: to.pos(),
-                    // RFC 8878, 3: several frames may follow one another; one is what anybody sends.
+                    // RFC 8878, 3: several frames may follow one another; senders use one.
                     has_ended: hint == 0,
                 })
             }

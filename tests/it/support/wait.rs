@@ -1,4 +1,4 @@
-//! Waiting for something to become true: the only place in the tests that lets time pass.
+//! Waiting for a condition: the only place in the tests that lets time pass.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Asks again and again until there is an answer; fails the test after `limit`.
+/// Polls until there is a result; fails the test after `limit`.
 pub(crate) async fn wait_for<T>(
     what: &str,
     limit: Duration,
@@ -18,7 +18,7 @@ pub(crate) async fn wait_for<T>(
     }
 }
 
-/// As [`wait_for`], for callers that go on without an answer.
+/// Polls as [`wait_for`] does, for callers that continue without a result.
 pub(crate) async fn until<T>(
     limit: Duration,
     ask: &mut impl AsyncFnMut() -> Option<T>,
@@ -35,12 +35,12 @@ pub(crate) async fn until<T>(
     }
 }
 
-/// Lets time pass where time itself is what is tested: an origin's delay, the pace of a load.
+/// Sleeps where time itself is tested: an origin's delay, the pace of a load.
 pub(crate) async fn pass(time: Duration) {
     tokio::time::sleep(time).await;
 }
 
-/// The pace of a load: the moment when its next request is due.
+/// Waits for the moment when the next request of a load is due.
 pub(crate) async fn turn_of(moment: Instant) {
     tokio::time::sleep_until(moment).await;
 }

@@ -1,4 +1,4 @@
-//! Certificates from files: by name, by kind of key, and as the files change.
+//! Certificates from files: by name, by key type, and after changes of the files.
 
 use std::{
     fs,
@@ -29,7 +29,7 @@ use crate::support::{
     wait::wait_for,
 };
 
-/// A client that can verify handshakes with these schemes only.
+/// Returns a client that can verify handshakes with these schemes only.
 fn limited(authority: &Authority, takes: impl Fn(SignatureScheme) -> bool) -> Arc<ClientConfig> {
     let whole = rustls::crypto::ring::default_provider();
     let mut algorithms = whole.signature_verification_algorithms;
@@ -64,7 +64,7 @@ async fn each_name_is_answered_by_its_own_certificate() {
             put(&folder.join("sites"), "wild", &["*.shops.test"]);
             put(&folder.join("sites"), "exact", &["one.shops.test"]);
             put(folder, "plain", &["plain.test"]);
-            // As certbot keeps them.
+            // The layout of certbot.
             let live = folder.join("sites/bot.test");
             fs::create_dir_all(&live).unwrap();
             let issued = authority.site(&["bot.test"]);
@@ -89,13 +89,13 @@ async fn each_name_is_answered_by_its_own_certificate() {
     ] {
         assert_eq!(site.serial(name).await, serial, "{name}");
     }
-    // A wildcard stands for one label, and who asks for nothing gets the first.
+    // A wildcard matches one label, and a client without SNI gets the first certificate.
     let refuses = site.connect("a.b.shops.test", &site.trust()).await;
     assert!(refuses.is_err());
     let nameless = Arc::new(without_names(site.authority.trust()));
     let open = site.connect("first.test", &nameless).await.unwrap();
     assert_eq!(serial(&open), first);
-    // When each runs out is a metric.
+    // The expiry of each is a metric.
     let now = chrono::Utc::now().timestamp() as f64;
     for name in ["first.test", "*.shops.test", "bot.test"] {
         let series =
@@ -122,7 +122,7 @@ async fn unknown_names_are_refused_where_that_is_asked_for() {
         assert!(error.to_string().contains("UnrecognisedName"), "{error}");
     }
     strict.refuses("tls_unknown_name", 2).await;
-    // The control: the first certificate answers, which is not for that name.
+    // The control: the server presents the first certificate, which is not valid for that name.
     let lax = Site::start("{ certificates: { cert: a.pem, key: a.key } }", prepare).await;
     let error = lax.connect("other.test", &lax.trust()).await.unwrap_err();
     assert!(error.to_string().contains("not valid for name"), "{error}");
@@ -151,8 +151,8 @@ async fn keys_of_two_kinds_stand_side_by_side() {
     };
     assert_eq!(site.serial("both.test").await, ec.serial);
     let only = |words: &'static [&str]| {
-        // What the authority signed with must be among them, so a P-256 signature of a
-        // certificate is told from one of a handshake by the scheme of TLS 1.3 alone.
+        // The client must support the CA's own signature scheme, so only the scheme names of TLS
+        // 1.3 distinguish a P-256 signature of a certificate from one of a handshake.
         limited(&site.authority, move |scheme| {
             let name = format!("{scheme:?}");
             words.iter().any(|word| name.contains(word))
@@ -162,7 +162,7 @@ async fn keys_of_two_kinds_stand_side_by_side() {
     assert_eq!(serial(&open.unwrap()), rsa.serial);
     let open = site.connect("both.test", &only(&["ECDSA"])).await;
     assert_eq!(serial(&open.unwrap()), ec.serial);
-    // The control: a client that can verify neither is told so.
+    // The control: a client that can verify neither gets an alert.
     assert!(
         site.connect("both.test", &only(&["ED25519"]))
             .await
@@ -184,7 +184,7 @@ async fn certificates_are_replaced_under_load() {
     for lane in 0..4 {
         let (site, is_over, served) =
             (Arc::clone(&site), Arc::clone(&is_over), Arc::clone(&served));
-        // Two lanes keep their connection, two make a new one for each request.
+        // Two lanes keep their connection, two open a new one for each request.
         let keeps = lane % 2 == 0;
         load.spawn(async move {
             let config = site.trust();
@@ -198,7 +198,7 @@ async fn certificates_are_replaced_under_load() {
                 let answer = connection.send(&get("/")).await.expect("it is answered");
                 assert_eq!(answer.status(), 200);
                 if answer.header("connection") == Some("close") {
-                    // It has had as many requests as one may have.
+                    // The connection has had its maximum number of requests.
                     connection = open().await.expect("it is served");
                 }
                 served.fetch_add(1, Ordering::Relaxed);
@@ -241,7 +241,7 @@ async fn a_bad_pair_changes_nothing_and_is_complained_about_once() {
     };
     let mut expected = 0;
     for (name, text) in [
-        // One half of the new pair, then something cut short, then nothing at all.
+        // Only the new certificate without its key, then a truncated file, then an empty one.
         ("a.pem", &next.cert[..]),
         ("a.pem", &next.cert[..next.cert.len() / 2]),
         ("a.pem", ""),
@@ -255,14 +255,14 @@ async fn a_bad_pair_changes_nothing_and_is_complained_about_once() {
         assert_eq!(site.gateway.count(well).await, 0);
         assert_eq!(site.serial("a.test").await, served, "{name}");
     }
-    // Gone altogether is no better.
+    // A missing file is treated the same.
     fs::remove_file(folder.join("a.pem")).unwrap();
     wait_for("it is complained about", WATCHED, async || {
         (complaints() == expected + 1).then_some(())
     })
     .await;
     assert_eq!(site.serial("a.test").await, served);
-    // The control: the whole new pair is taken up, without a restart.
+    // The control: the complete new pair is loaded, without a restart.
     next.write(&folder, "a");
     wait_for("the new pair answers", WATCHED, async || {
         (site.serial("a.test").await == next.serial).then_some(())
@@ -278,7 +278,7 @@ async fn a_bad_pair_changes_nothing_and_is_complained_about_once() {
 #[tokio::test]
 async fn folders_and_symlinks_are_followed() {
     let site = Site::start("{ certificates: { dir: live } }", |authority, folder| {
-        // As secrets are mounted: files are links through a link that is swapped.
+        // Like mounted secrets: the files are links through a link that is replaced.
         fs::create_dir_all(folder.join("live/..one")).unwrap();
         let first = authority.site(&["a.test"]);
         fs::write(folder.join("live/..one/tls.crt"), &first.cert).unwrap();
@@ -304,7 +304,7 @@ async fn folders_and_symlinks_are_followed() {
         .await;
     };
     shows("a.test", next.serial).await;
-    // A pair more, and one less.
+    // Another pair is added, and removed.
     let more = site.authority.site(&["b.test"]);
     more.write(&live, "b");
     shows("b.test", more.serial).await;
@@ -315,7 +315,7 @@ async fn folders_and_symlinks_are_followed() {
     })
     .await;
     assert_eq!(site.serial("a.test").await, next.serial);
-    // The control: an emptied folder is trouble, not a wish to serve nothing.
+    // The control: an emptied folder is an error, not a request to serve nothing.
     fs::remove_file(live.join("tls.key")).unwrap();
     let well = "edgeway_certificate_last_reload_success{listener=\"web\"}";
     wait_for("it is complained about", WATCHED, async || {
@@ -380,7 +380,7 @@ async fn a_stapled_answer_is_shown_and_replaced() {
     config
         .dangerous()
         .set_certificate_verifier(Arc::new(watcher));
-    // A session that goes on shows no certificate.
+    // A resumed session presents no certificate.
     config.resumption = rustls::client::Resumption::disabled();
     let config = Arc::new(config);
     site.connect("a.test", &config).await.unwrap();
@@ -393,7 +393,7 @@ async fn a_stapled_answer_is_shown_and_replaced() {
     .await;
 }
 
-/// Verifies as usual, and keeps what was stapled.
+/// Verifies as usual, and records the stapled OCSP response.
 #[derive(Debug)]
 struct SeesStaples {
     inner: Arc<WebPkiServerVerifier>,

@@ -1,4 +1,4 @@
-//! Clients that show certificates of their own.
+//! Client certificates.
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -39,10 +39,10 @@ fn with(site: &Site, own: &Issued) -> Arc<ClientConfig> {
     Arc::new(site.authority.trust_with(Some(own)))
 }
 
-/// What the origin was told of the client's certificate.
+/// Returns the headers about the client's certificate that the origin received.
 fn told(answer: &Response) -> [Value; 3] {
     let echo = answer.json();
-    // In pairs, as they came.
+    // As pairs, in their order.
     let headers = echo["headers"].as_array().expect("a list").clone();
     let value = |name: &str| {
         let mut found = headers.iter().filter(|pair| pair[0] == name);
@@ -67,7 +67,7 @@ fn fingerprint(own: &Issued) -> String {
         .collect()
 }
 
-/// In TLS 1.3 a client learns that it was refused when it reads.
+/// Sends a request; in TLS 1.3 a client learns of its refusal when it reads.
 async fn exchange(open: Result<Tls, ClientError>) -> Result<Response, ClientError> {
     let lie = get("/")
         .header("x-client-verify", "SUCCESS")
@@ -84,7 +84,7 @@ async fn a_certificate_is_required_and_origins_are_told_whose() {
     let expected = ["SUCCESS".to_owned(), ANN.to_owned(), fingerprint(&own)];
     assert_eq!(told(&answer.unwrap()), expected.map(Value::from));
 
-    // None, one of a stranger's, one that has run out, and one for a site.
+    // No certificate, one of another CA, an expired one, and one for a site.
     let stranger = ann(&Authority::new());
     let old = Wanted::client(&[(DnType::CommonName, "old")]).days(-20, -10);
     let old = site.authority.issue(&old);
@@ -157,7 +157,7 @@ async fn a_session_opens_no_listener_but_its_own() {
         let config = Arc::new(config);
         let open = site.connect_to("open", "a.test", &config).await;
         exchange(open).await.unwrap();
-        // The control: the listener that gave the ticket takes it, and gives another.
+        // The control: the listener that issued the ticket accepts it, and issues another.
         let open = site.connect_to("open", "a.test", &config).await.unwrap();
         assert_eq!(open.tls().handshake_kind(), Some(HandshakeKind::Resumed));
         exchange(Ok(open)).await.unwrap();
@@ -183,7 +183,7 @@ async fn new_authorities_end_the_sessions_of_the_old_ones() {
         exchange(site.connect("a.test", &config).await).await.err()
     })
     .await;
-    // The control: clients of the new authority come in.
+    // The control: clients of the new CA are admitted.
     let bob = other.issue(&Wanted::client(&[(DnType::CommonName, "bob")]));
     let answer = exchange(site.connect("a.test", &with(&site, &bob)).await).await;
     assert_eq!(told(&answer.unwrap())[1], "CN=bob");
@@ -198,20 +198,20 @@ async fn the_host_must_be_the_name_that_was_asked_for() {
         answer.status()
     };
     assert_eq!(status("b.test").await, 421);
-    // The same connection goes on.
+    // The same connection continues.
     for host in ["a.test", "A.Test", "a.test:8443", "a.test."] {
         assert_eq!(status(host).await, 200, "{host}");
     }
     assert_eq!(status("127.0.0.1").await, 421);
     site.refuses("wrong_name", 2).await;
-    // Who asked for no name may mean an address only.
+    // A client without SNI may only use an address as host.
     let nameless = Arc::new(super::without_names(site.authority.trust()));
     let mut open = site.connect("a.test", &nameless).await.unwrap();
     for (host, expected) in [("127.0.0.1", 200), ("[::1]:443", 200), ("a.test", 421)] {
         let answer = open.send(&get("/").header("host", host)).await.unwrap();
         assert_eq!(answer.status(), expected, "{host}");
     }
-    // The control: elsewhere connections are for whatever their certificate is.
+    // The control: on the other listener, a connection may be used for any host.
     let mut open = site
         .connect_to("open", "a.test", &site.trust())
         .await

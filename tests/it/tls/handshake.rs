@@ -1,4 +1,4 @@
-//! Handshakes: versions, sessions that go on, deadlines, and the records that answers come in.
+//! Handshakes: versions, resumed sessions, deadlines, and the sizes of response records.
 
 use std::{
     io,
@@ -95,7 +95,7 @@ async fn our_order_of_ciphers_counts_unless_the_client_has_no_hardware_for_aes()
         };
         let config = site.authority.trust_through(provider, &[version], None);
         let config = Arc::new(config);
-        // A session goes on with the cipher that it began with.
+        // A resumed session keeps its cipher.
         for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
             let mut open = site.connect("a.test", &config).await.unwrap();
             let suite = open.tls().negotiated_cipher_suite().unwrap().suite();
@@ -114,7 +114,7 @@ async fn sessions_go_on_in_both_versions() {
         let mut kinds = Vec::new();
         for _ in 0..4 {
             let mut open = site.connect("a.test", &config).await.unwrap();
-            // The ticket of 1.3 comes with the answer.
+            // The ticket of TLS 1.3 arrives with the response.
             assert_eq!(open.send(&get("/")).await.unwrap().status(), 200);
             kinds.push(open.tls().handshake_kind().unwrap());
         }
@@ -125,7 +125,7 @@ async fn sessions_go_on_in_both_versions() {
             HandshakeKind::Resumed,
         ];
         assert_eq!(kinds, expected, "{version:?}");
-        // The control: who keeps nothing begins anew.
+        // The control: a client without stored sessions does a full handshake.
         let forgetful = versions(&site, &[version]);
         let open = site.connect("a.test", &forgetful).await.unwrap();
         assert_eq!(open.tls().handshake_kind(), Some(HandshakeKind::Full));
@@ -139,13 +139,13 @@ async fn a_handshake_has_a_deadline() {
         prepare,
     )
     .await;
-    // One that says nothing, and one that has begun.
+    // A client that sends nothing, and one that has begun.
     for begun in [&b""[..], &[0x16, 3, 1, 1, 0, 1]] {
         let mut socket = TcpStream::connect(site.gateway.address()).await.unwrap();
         let began = Instant::now();
         socket.write_all(begun).await.unwrap();
         let mut rest = Vec::new();
-        // The connection is closed, or reset if what came was not read.
+        // The connection is closed, or reset if received data was not read.
         drop(socket.read_to_end(&mut rest).await);
         let took = began.elapsed();
         assert_eq!(rest, b"");
@@ -155,7 +155,7 @@ async fn a_handshake_has_a_deadline() {
         );
     }
     site.refuses("tls_timeout", 2).await;
-    // The control: a handshake in time is not cut after it.
+    // The control: after a handshake in time the connection stays open.
     let mut open = site.connect("a.test", &site.trust()).await.unwrap();
     crate::support::wait::pass(Duration::from_millis(500)).await;
     assert_eq!(open.send(&get("/")).await.unwrap().status(), 200);
@@ -172,7 +172,7 @@ async fn plain_http_is_told_to_use_https() {
     assert!(answer.text().contains("https://"), "{}", answer.text());
     assert_eq!(answer.header("connection"), Some("close"));
     site.refuses("plain_http", 1).await;
-    // The control: what is neither gets an alert.
+    // The control: bytes that are neither get an alert.
     let mut socket = TcpStream::connect(site.gateway.address()).await.unwrap();
     socket.write_all(&[0; 64]).await.unwrap();
     let mut rest = Vec::new();
@@ -196,7 +196,7 @@ async fn head_and_body_of_an_answer_come_in_one_record() {
         let name = ServerName::try_from("a.test").unwrap();
         let stream = TlsConnector::from(config).connect(name, spy).await.unwrap();
         let mut open = Connection::over(stream, "a.test".to_owned());
-        // Tickets come as records of the same type, with the first answer at the latest.
+        // Tickets arrive as records of the same type, with the first response at the latest.
         open.send(&get("/")).await.unwrap();
         for _ in 0..3 {
             seen.lock().clear();
@@ -206,7 +206,7 @@ async fn head_and_body_of_an_answer_come_in_one_record() {
             assert!(answer.unwrap().body.len() > 700);
             assert_eq!(records(&seen.lock()), [APPLICATION_DATA], "{version:?}");
         }
-        // The control: a longer answer takes more than one.
+        // The control: a longer response takes more than one record.
         seen.lock().clear();
         let long = ["x-1", "x-2", "x-3"]
             .into_iter()
@@ -220,7 +220,7 @@ async fn head_and_body_of_an_answer_come_in_one_record() {
 
 const APPLICATION_DATA: u8 = 23;
 
-/// The types of the records in `bytes`, which hold nothing but whole ones.
+/// Returns the types of the records in `bytes`, which holds complete records only.
 fn records(mut bytes: &[u8]) -> Vec<u8> {
     let mut types = Vec::new();
     while let [kind, _, _, high, low, rest @ ..] = bytes {
@@ -231,7 +231,7 @@ fn records(mut bytes: &[u8]) -> Vec<u8> {
     types
 }
 
-/// A socket that keeps what was read from it.
+/// Socket that records what was read from it.
 #[derive(Debug)]
 struct Spy {
     socket: TcpStream,

@@ -1,5 +1,4 @@
-//! TLS to clients: which certificate answers, what sessions carry on, who is asked for a
-//! certificate of their own.
+//! TLS to clients: certificate selection, session resumption, and client certificates.
 #![allow(
     clippy::format_push_string,
     clippy::format_collect,
@@ -28,12 +27,12 @@ use crate::support::{
 };
 
 const SOON: Duration = Duration::from_secs(5);
-/// Longer than two looks at a changed file take.
+/// Longer than two checks of a changed file take.
 const WATCHED: Duration = Duration::from_secs(10);
 
 type Tls = Connection<TlsStream<TcpStream>>;
 
-/// A gateway with listeners with TLS, in front of an echo.
+/// Gateway with TLS listeners, in front of an echo origin.
 struct Site {
     gateway: Gateway,
     authority: Authority,
@@ -41,7 +40,8 @@ struct Site {
 }
 
 impl Site {
-    /// One listener. `prepare` writes the files that `tls` names, in the folder given.
+    /// Starts a site with one listener. `prepare` writes the files that `tls` names into the
+    /// folder.
     async fn start(tls: &str, prepare: impl FnOnce(&Authority, &Path)) -> Self {
         Self::start_with(&[("web", tls)], prepare).await
     }
@@ -79,7 +79,7 @@ impl Site {
         Connection::open_tls(self.gateway.address(), site, config).await
     }
 
-    /// The same at the listener of this name.
+    /// Connects to the listener with this name.
     async fn connect_to(
         &self,
         listener: &str,
@@ -90,7 +90,7 @@ impl Site {
         Connection::open_tls(address, site, config).await
     }
 
-    /// The serial of the certificate that answers for `site`.
+    /// Returns the serial of the certificate that is presented for `site`.
     async fn serial(&self, site: &str) -> u64 {
         let open = self.connect(site, &self.trust()).await;
         serial(&open.expect("the certificate is good"))
@@ -101,7 +101,7 @@ impl Site {
         self.gateway.count(&series).await
     }
 
-    /// Waits until so many were refused: a client knows of it before it is counted.
+    /// Waits until `times` handshakes were refused: a client learns of it before it is counted.
     async fn refuses(&self, reason: &str, times: u64) {
         wait_for(&format!("{times} of {reason}"), SOON, async || {
             (self.refused(reason).await == times).then_some(())
@@ -110,7 +110,7 @@ impl Site {
     }
 }
 
-/// Of the certificate that was shown.
+/// Returns the serial of the certificate that was presented.
 fn serial(connection: &Tls) -> u64 {
     let chain = connection.tls().peer_certificates().expect("it showed one");
     let (_, leaf) = x509_parser::parse_x509_certificate(&chain[0]).expect("it is X.509");
@@ -118,7 +118,7 @@ fn serial(connection: &Tls) -> u64 {
     bytes.fold(0, |sum, byte| sum << 8 | u64::from(*byte))
 }
 
-/// A client that asks for no name.
+/// Returns the configuration of a client without SNI.
 fn without_names(mut config: ClientConfig) -> ClientConfig {
     config.enable_sni = false;
     config

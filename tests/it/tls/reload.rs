@@ -1,4 +1,4 @@
-//! TLS while configurations and processes come and go.
+//! TLS across reloads and upgrades.
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -34,7 +34,7 @@ fn client(
 
 async fn kind(site: &Site, config: &Arc<ClientConfig>) -> HandshakeKind {
     let mut open = site.connect("a.test", config).await.unwrap();
-    // The ticket of 1.3 comes with the answer.
+    // The ticket of TLS 1.3 arrives with the response.
     assert_eq!(open.send(&get("/")).await.unwrap().status(), 200);
     open.tls().handshake_kind().unwrap()
 }

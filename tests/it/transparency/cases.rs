@@ -1,4 +1,4 @@
-//! Ways in which one client's response has reached another, each closed by a rule of its own.
+//! Ways in which one client's response has reached another, each now prevented by a rule.
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -16,7 +16,7 @@ use crate::support::{
 
 const SECRET: &str = "thirty-two bytes that nobody else knows";
 
-/// The last segment of a path that is answered so.
+/// Returns the last path segment that selects these headers.
 fn saying(cache_control: &str, vary: &str) -> String {
     let of = |all: &[&str], one: &str| all.iter().position(|it| *it == one).expect("it is one");
     format!("{}-{}", of(&CACHE_CONTROL, cache_control), of(&VARY, vary))
@@ -26,7 +26,7 @@ async fn reflecting() -> Origin<ReflectingOrigin> {
     ReflectingOrigin::start("one", &CACHE_CONTROL, &VARY).await
 }
 
-/// A gateway with these routes to `app`; what stands before them is `top`.
+/// Starts a gateway with these routes to `app`; `top` is inserted before them.
 async fn front(origin: &Origin<ReflectingOrigin>, top: &str, routes: &str) -> Gateway {
     let address = origin.address();
     Gateway::start(&format!(
@@ -42,7 +42,7 @@ fn done(response: &Response) -> &str {
         .expect("a cache was asked")
 }
 
-/// What the origin was asked for the response that this client got.
+/// Returns the target that the origin received for this response.
 fn target(response: &Response) -> String {
     let body = response.json();
     body["target"].as_str().expect("a text").to_owned()
@@ -74,7 +74,7 @@ async fn routes_that_ask_for_something_else_share_nothing() {
     );
     let plain = gateway.get(&path).await;
     assert_eq!((done(&plain), target(&plain)), ("MISS", path.clone()));
-    // What is done to responses on their way to clients parts nothing.
+    // Changes to responses on their way to clients do not separate entries.
     let gamma = gateway.send(&get(&path).header("x-gamma", "1")).await;
     assert_eq!((done(&gamma), target(&gamma)), ("HIT", path));
 }
@@ -104,7 +104,7 @@ async fn what_varies_by_a_header_of_the_gateways_goes_by_what_the_origin_got() {
     assert_eq!(seen(&user("ann")).await, said("MISS", Some("ann")));
     assert_eq!(seen(&user("ann")).await, said("HIT", Some("ann")));
     assert_eq!(seen(&user("bob")).await, said("MISS", Some("bob")));
-    // The client's own word is none.
+    // The client's own value does not count.
     let forged = get(&by_user).header("x-user-id", "ann");
     assert_eq!(seen(&forged).await, said("MISS", None));
     assert_eq!(seen(&get(&by_user)).await, said("HIT", None));
@@ -147,7 +147,7 @@ async fn parameters_out_of_the_key_do_not_reach_the_origin() {
         let got = (done(&response), target(&response));
         assert_eq!(got, (expected, format!("{path}?page=1")), "{query}");
     }
-    // What no store is asked for goes as it came.
+    // A request that bypasses the store is sent unchanged.
     let written = Request::new("POST", &format!("{path}?utm_source=1"));
     assert_eq!(
         target(&gateway.send(&written).await),
@@ -193,7 +193,7 @@ async fn a_part_of_the_key_that_may_be_read_in_two_ways_goes_past_the_cache() {
             assert_eq!(done(&response), "BYPASS", "{headers:?}");
         }
     }
-    // Backends differ in how they read quotes: each spelling has its own.
+    // Backends differ in how they read quotes: each spelling has its own entry.
     for value in ["lang=de", "lang=\"de\"", "lang=%64e"] {
         let request = get(&path).header("cookie", value);
         assert_eq!(done(&gateway.send(&request).await), "MISS", "{value}");
@@ -225,7 +225,7 @@ async fn two_issuers_of_one_name_name_two_people() {
     ] {
         assert_eq!(done(&gateway.send(&of(issuer)).await), expected, "{issuer}");
     }
-    // Lists cannot be compared with what they stand for.
+    // A list is not comparable with a single value.
     let several = token(&json!({ "sub": ["a", "b"], "exp": 4_000_000_000_u64 }));
     let request = get(&path).header("authorization", several);
     for _ in 0..2 {
@@ -299,7 +299,7 @@ routes:
     assert_eq!(ask("asking", None, &path).await, said("MISS", None));
     assert_eq!(ask("tls", None, &path).await, said("MISS", None));
     assert_eq!(ask("asking", None, &path).await, said("HIT", None));
-    // Nor does a holder get what was made for strangers, unless the origin says so.
+    // A holder does not get responses for strangers either, unless the origin says so.
     assert_eq!(
         ask("asking", ann, &path).await,
         said("MISS", Some("CN=ann"))
@@ -398,7 +398,7 @@ async fn nobody_has_the_origin_asked_at_will() {
         let response = gateway.send(&get("/a").header(name, value)).await;
         assert_eq!(done(&response), "HIT", "{name}: {value}");
     }
-    // What spares the origin counts.
+    // Directives that spare the origin count.
     let only = get("/b").header("cache-control", "only-if-cached");
     assert_eq!(gateway.send(&only).await.status(), 504);
 

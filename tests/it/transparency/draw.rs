@@ -1,4 +1,4 @@
-//! Configurations and requests, drawn at random.
+//! Random configurations and requests.
 
 use std::net::SocketAddr;
 
@@ -11,29 +11,29 @@ use crate::support::client::{Request, get};
 
 pub(super) const HOSTS: [&str; 2] = ["a.test", "b.test"];
 
-/// Signs the tokens of whoever issues them.
+/// Secrets that sign the tokens of the issuers.
 const SECRETS: [&str; 2] = [
     "thirty-two bytes that nobody else knows",
     "thirty-two others, which nobody knows either",
 ];
 
-/// Places in [`VARY`].
+/// Indices into [`VARY`].
 const COOKIE: usize = 4;
 const LANGUAGE: usize = 5;
 const ENCODING: usize = 10;
 
-/// One route.
+/// Random route.
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is one key of a route")]
 pub(super) struct Route {
     host: usize,
-    /// Which requests it takes of those that fit its path: all, or those with this.
+    /// Predicate of the route besides its path; empty for none.
     predicate: &'static str,
     upstream: usize,
     rewrite: Option<&'static str>,
     headers: Option<&'static str>,
     passes_override: bool,
-    /// Which secret its tokens are signed with.
+    /// Index of the secret that signs its tokens.
     jwt: Option<usize>,
     pub(super) compresses: bool,
     query: &'static str,
@@ -46,23 +46,23 @@ pub(super) struct Route {
 #[derive(Clone, Debug)]
 pub(super) struct Configuration {
     routes: Vec<Route>,
-    /// Few, or nothing would be asked for twice.
+    /// Paths; few, so that requests repeat.
     paths: Vec<String>,
     bases: Vec<Drawn>,
 }
 
-/// How a request comes.
+/// Way in which a request arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum By {
     Plain,
     /// From a trusted proxy.
     Proxy,
     Tls,
-    /// Where clients are asked for certificates, with this one; 0 for none.
+    /// At a listener that requests client certificates, with this one; 0 for none.
     Asked(usize),
 }
 
-/// One request.
+/// Random request.
 #[derive(Clone, Debug)]
 pub(super) struct Drawn {
     pub(super) by: By,
@@ -165,7 +165,7 @@ impl Route {
         yaml
     }
 
-    /// The beginnings of the names of parameters that go to the origin and do not matter.
+    /// Returns prefixes of the parameters that go to the origin and are not in the key.
     pub(super) fn passed_parameters(&self) -> &'static [&'static str] {
         match (self.passes_unkeyed, self.query) {
             (true, "ignore_query: ['utm_*']") => &["utm_"],
@@ -200,14 +200,14 @@ impl Configuration {
             }
         }
         let paths = (0..3).map(|number| {
-            // What is not to be stored is seldom of use here.
+            // A response that must not be stored is seldom useful here.
             let any = random.usize(..CACHE_CONTROL.len());
             let fresh = one(random, &[0, 0, 1, 1, 2, 3, any]);
             let vary = random.usize(..VARY.len());
             if number > 0 {
                 return format!("/{fresh}-{vary}");
             }
-            // Now stale, and then fresh with another `Vary`; perhaps the same all the while.
+            // First stale, and then fresh with another `Vary`; perhaps the same all the time.
             let stale = one(random, &[6, 6, 6, 7, 8, 9]);
             let vary = one(random, &[COOKIE, COOKIE, LANGUAGE, vary]);
             let any = random.usize(..VARY.len());
@@ -255,7 +255,7 @@ routes:
         &self.routes[own.route]
     }
 
-    /// One of a few, or one that differs from it in a thing or two.
+    /// Returns one of a few requests, or one that differs from it slightly.
     pub(super) fn request(&self, random: &mut Rng) -> Drawn {
         let mut drawn = random.choice(&self.bases).expect("there are some").clone();
         for _ in 0..one(random, &[0, 1, 1, 2]) {
@@ -421,7 +421,7 @@ impl Drawn {
     }
 }
 
-/// As a cache would have it that goes by address, `Host` and what clients send.
+/// Returns true for a cache that compares only URL, `Host` and the client's headers.
 pub(super) fn is_alike(one: &Drawn, other: &Drawn, stored: &Reflection) -> bool {
     let is_secure = |it: &Drawn| matches!(it.by, By::Tls | By::Asked(_));
     let mut vary = stored.vary().iter();

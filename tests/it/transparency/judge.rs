@@ -1,4 +1,4 @@
-//! Whether the origin could have given to one request what it gave to another.
+//! Decides whether the origin could have sent one request's response to another request.
 
 use std::collections::BTreeSet;
 
@@ -7,22 +7,22 @@ use serde_json::Value;
 use super::draw::Route;
 use crate::support::client::Response;
 
-/// What the origin was asked, as its response tells, and what it said of that.
+/// Request that the origin received, as its response describes it, and the response headers.
 #[derive(Clone, Debug)]
 pub(super) struct Reflection {
     origin: String,
     target: String,
     headers: Vec<(String, String)>,
-    /// What it said of the response, and what it has said of it since.
+    /// `Cache-Control` of the response; `cache_control_now` has later updates.
     cache_control: String,
     cache_control_now: String,
     vary: BTreeSet<String>,
-    /// The route that the gateway took for the request.
+    /// Index of the route that the gateway chose for the request.
     pub(super) route: usize,
 }
 
 impl Reflection {
-    /// `None` for what is none of the origin's.
+    /// Parses a response; `None` if it did not come from the origin.
     pub(super) fn of(response: &Response) -> Option<Self> {
         if response.status() != 200 {
             return None;
@@ -30,7 +30,7 @@ impl Reflection {
         let body = response.json();
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let pairs = body["headers"].as_array().expect("a list").iter();
-        // A response that was validated has the headers of a 304: it varies by both.
+        // A validated response has the headers of a 304: it varies by both.
         let vary = response.head.headers_named("vary");
         let vary = vary.chain(body["vary"].as_str());
         Some(Self {
@@ -68,21 +68,21 @@ impl Reflection {
         Some(host.strip_suffix(own_port).unwrap_or(&host).to_owned())
     }
 
-    /// The cookies as frameworks read them, each in its way: names and values.
+    /// Returns the cookies as four frameworks read them: names and values.
     fn readings(&self) -> [Vec<(String, String)>; 4] {
         let line = self.values("cookie").join("; ");
         [
-            // npm's `cookie`: blanks of any kind do not count.
+            // npm's `cookie`: whitespace of any kind is ignored.
             pairs(line.split(';').map(str::trim)),
-            // koa's `cookies`: those round `=` do.
+            // koa's `cookies`: spaces around `=` count.
             pairs(line.split(';').map(|pair| pair.trim_start_matches(' '))),
-            // Python's `SimpleCookie`: a blank is an end as well, and `;` between quotes is none.
+            // Python's `SimpleCookie`: a space is an end as well, and `;` between quotes is not.
             pairs(cut_outside_of_quotes(&line, true).into_iter()),
             pairs(cut_outside_of_quotes(&line, false).into_iter()),
         ]
     }
 
-    /// What all ways to read it say of one cookie.
+    /// Returns the values of one cookie in each of these readings.
     fn cookies(&self, name: &str) -> [Vec<String>; 4] {
         self.readings().map(|pairs| {
             let named = pairs.into_iter().filter(|(own, _)| own == name);
@@ -142,9 +142,9 @@ fn cut_outside_of_quotes(line: &str, at_blanks: bool) -> Vec<&str> {
     parts.map(str::trim).collect()
 }
 
-/// Compares `stored`, what the origin was asked when it gave the response, with `own`, what it
-/// would be asked for this request. Nothing that is not named here or in `Vary` matters by RFC
-/// 9111, 4.
+/// Compares `stored`, the request that the origin received for the response, with `own`, the
+/// request that it would receive now. By RFC 9111, 4, nothing else matters but what is named here
+/// or in `Vary`.
 pub(super) fn may_be_served(
     stored: &Reflection,
     own: &Reflection,
@@ -168,7 +168,7 @@ pub(super) fn may_be_served(
         same(name, stored.values(name) == own.values(name))?;
     }
     for name in &stored.vary {
-        // What Edgeway itself makes of a response differs by this, not the response.
+        // Edgeway's own compression differs by this header, and not the response of the origin.
         let is_ours = name == "accept-encoding" && route.compresses;
         if name == "host" || is_ours {
             continue;
@@ -206,12 +206,12 @@ pub(super) fn may_be_served(
     personal(stored, own, route)
 }
 
-/// What was made for one client reaches others only if the origin says that it may.
+/// Checks that a response for one client reaches others only if the origin allows it.
 fn personal(stored: &Reflection, own: &Reflection, route: &Route) -> Result<(), String> {
     let is_for_all = stored.says("public") || stored.says("s-maxage");
     for name in ["authorization", "x-user-id", "x-client-cert-fingerprint"] {
         if name == "x-user-id" && !route.knows_users() {
-            // Any header of a client's, to an origin that was told of none.
+            // Without an identity filter it is an ordinary client header.
             continue;
         }
         let (theirs, mine) = (stored.values(name), own.values(name));

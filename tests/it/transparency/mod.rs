@@ -1,8 +1,8 @@
-//! What is stored is served only to a request whose own, sent to the origin, could have got it.
+//! A stored response is served only to a request that could have got it from the origin itself.
 //!
-//! Two gateways with one configuration, drawn at random, get the same requests, drawn at random.
-//! One of them keeps nothing, so its origin tells what *this* request comes to; what the other
-//! one has stored is compared with that.
+//! Two gateways with the same random configuration get the same random requests. One of them stores
+//! nothing, so its origin shows the outcome of *this* request; the stored response of the other one
+//! is compared with that.
 #![allow(
     clippy::format_push_string,
     clippy::panic,
@@ -29,7 +29,7 @@ use crate::support::{
     origins::{Origin, ReflectingOrigin},
 };
 
-/// What the origins may say; the path of a request chooses.
+/// `Cache-Control` values of the origins; the path of a request selects one.
 const CACHE_CONTROL: [&str; 10] = [
     "max-age=600",
     "public, max-age=600",
@@ -37,7 +37,7 @@ const CACHE_CONTROL: [&str; 10] = [
     "max-age=600, must-revalidate",
     "private, max-age=600",
     "no-store",
-    // Stale as it comes: within its window, or to be validated.
+    // Stale on arrival: within its window, or to be validated.
     "public, max-age=60, stale-while-revalidate=600\r\nage: 61",
     "max-age=60, stale-while-revalidate=600\r\nage: 61",
     "public, max-age=60\r\nage: 61",
@@ -60,13 +60,13 @@ const VARY: [&str; 14] = [
     "Accept-Language, X-Api-Name",
 ];
 
-/// The address that counts as a trusted proxy.
+/// Address of the trusted proxy.
 const PROXY: &str = "127.0.0.2";
 
-/// Requests of one configuration.
+/// Number of requests of one configuration.
 const REQUESTS: usize = 120;
 
-/// `EDGEWAY_TRANSPARENCY=SEED:CONFIGURATIONS` draws others, and more of them.
+/// Seed and number of configurations; `EDGEWAY_TRANSPARENCY=SEED:CONFIGURATIONS` changes both.
 fn plan() -> (u64, usize) {
     let given = std::env::var("EDGEWAY_TRANSPARENCY").ok();
     let given = given.as_deref().and_then(|text| text.split_once(':'));
@@ -159,7 +159,7 @@ impl Pair {
     }
 }
 
-/// Every request at both; the number of those that were answered from the store.
+/// Sends every request to both; returns the number of requests, and of those served from the store.
 async fn check(seed: u64, configuration: &Configuration) -> (usize, usize) {
     let pair = Pair::start(configuration).await;
     let mut random = fastrand::Rng::with_seed(seed);
@@ -187,7 +187,7 @@ async fn check(seed: u64, configuration: &Configuration) -> (usize, usize) {
                 panic!("{why}\ngot {got:#?}\nits own is {own:#?}\n{place}");
             }
         }
-        // The control: a cache that goes by address, `Host` and the client's headers.
+        // The control: a cache that compares URL, `Host` and the client's headers.
         let wrong = asked.iter().filter(|(other, stored)| {
             draw::is_alike(other, &drawn, stored)
                 && judge::may_be_served(stored, &own, route).is_err()

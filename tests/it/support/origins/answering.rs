@@ -1,4 +1,4 @@
-//! An origin that answers what a test tells it to, from one request to the next.
+//! Origin with one response for all requests, which a test may change.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::{Exchange, Origin, Serve, Then};
 
-/// Answers every request alike, until it is told otherwise.
+/// Sends the same response to every request, until the test changes it.
 pub(crate) struct AnsweringOrigin {
     answer: Mutex<String>,
 }

@@ -1,4 +1,4 @@
-//! Origins that close connections which a gateway still holds for good.
+//! Origins that close connections which a gateway still considers usable.
 
 use std::{
     io,
@@ -12,11 +12,11 @@ use tokio::time::timeout;
 
 use super::{Exchange, Origin, Serve, Then};
 
-/// Closes a connection that was idle for `idle`, without a look at what is on its way: a
-/// request that comes in that moment meets a reset, as with Node's `keepAliveTimeout`.
+/// Closes a connection that was idle for `idle`, without looking for data in flight: a request that
+/// arrives at that moment meets a reset, as with Node's `keepAliveTimeout`.
 pub(crate) struct ClosingOrigin {
     idle: Duration,
-    /// Whether it says `Keep-Alive: timeout=…`, as Node does.
+    /// Set if it sends `Keep-Alive: timeout=…`, as Node does.
     says_so: bool,
     closed: AtomicU64,
 }
@@ -26,7 +26,7 @@ impl ClosingOrigin {
         Self::listen(idle, true).await
     }
 
-    /// One that never tells its clients.
+    /// Starts an origin that never tells its clients.
     pub(crate) async fn start_silent(idle: Duration) -> Origin<Self> {
         Self::listen(idle, false).await
     }
@@ -40,7 +40,7 @@ impl ClosingOrigin {
         Origin::listen(origin).await
     }
 
-    /// Connections that it closed since they were idle.
+    /// Number of connections that it closed because they were idle.
     pub(crate) fn closed(&self) -> u64 {
         self.closed.load(Ordering::SeqCst)
     }
@@ -57,7 +57,7 @@ impl Serve for ClosingOrigin {
         let length = exchange.drain().await?;
         let body = json!({ "length": length }).to_string();
         exchange.reply(200, &keep_alive, body.as_bytes()).await?;
-        // Readable means a next request (or the client's end): either is for the caller.
+        // Readable means a next request (or the client's end): the caller handles both.
         let waited = timeout(self.idle, exchange.wire.stream.readable()).await;
         if waited.is_err() {
             self.closed.fetch_add(1, Ordering::SeqCst);
@@ -67,8 +67,8 @@ impl Serve for ClosingOrigin {
     }
 }
 
-/// Answers the first request of each connection, and drops the connection when a second one
-/// comes: what the race with [`ClosingOrigin`] looks like when it is lost, every time.
+/// Serves the first request of each connection, and drops the connection when a second one arrives:
+/// the same as losing the race with [`ClosingOrigin`] every time.
 pub(crate) struct OnceOrigin;
 
 impl OnceOrigin {

@@ -8,18 +8,18 @@ use serde_json::json;
 
 use super::{Exchange, Origin, Serve, Then};
 
-/// A way to fail.
+/// Kind of failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
-    /// A reset once the request was read, before any byte of an answer.
+    /// A reset after the request was read, before any byte of a response.
     ResetBeforeAnswer,
-    /// A reset in the middle of an answer of known length.
+    /// A reset in the middle of a response of known length.
     ResetInBody,
-    /// An end in the middle of a chunked answer, without its last chunk.
+    /// An end in the middle of a chunked response, without its last chunk.
     EndInChunks,
     /// An error page.
     Status(u16),
-    /// No answer at all.
+    /// No response at all.
     Hang,
 }
 
@@ -45,7 +45,7 @@ impl Failure {
     }
 }
 
-/// Fails each request in the same way; `/health` alone is answered.
+/// Fails each request in the same way, except `/health`.
 pub(crate) struct ResettingOrigin(Failure);
 
 impl ResettingOrigin {
@@ -64,7 +64,7 @@ impl Serve for ResettingOrigin {
     }
 }
 
-/// Well or failing as the test says; its health check goes with it.
+/// Healthy or failing as the test says, health check included.
 pub(crate) struct FlappingOrigin(Mutex<Option<Failure>>);
 
 impl FlappingOrigin {

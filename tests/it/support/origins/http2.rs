@@ -1,4 +1,4 @@
-//! An origin that speaks HTTP/2 frame by frame, and misbehaves where it is asked to.
+//! Origin that speaks HTTP/2 frame by frame, and misbehaves where a test asks for it.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -15,12 +15,12 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use parking_lot::Mutex;
 use tokio::{net::TcpListener, task::JoinSet};
 
-/// What it saw.
+/// Counts of the origin.
 #[derive(Debug, Default)]
 pub(crate) struct Http2Counts {
     connections: AtomicU64,
     requests: AtomicU64,
-    /// Streams that were given up.
+    /// Streams that were cancelled.
     cancelled: AtomicU64,
     heads: Mutex<Vec<Request<()>>>,
 }
@@ -43,12 +43,12 @@ impl Http2Counts {
     }
 }
 
-/// By path:
-/// - `/silent` never answers; `/gap` answers with a piece and falls silent; `/drip` sends a
-///   piece every 20 ms for ever;
-/// - `/trailers` ends in trailers, `/late-end` in an empty frame;
-/// - `/reset`, `/refuse` and `/goaway` end the first request so, and answer the second;
-/// - all else is answered with the number of its connection.
+/// Origin whose behaviour depends on the path:
+/// - `/silent` never responds; `/gap` sends one piece and falls silent; `/drip` sends a piece
+///   every 20 ms forever;
+/// - `/trailers` ends with trailers, `/late-end` with an empty frame;
+/// - `/reset`, `/refuse` and `/goaway` end the first request in this way, and serve the second;
+/// - any other path gets the number of its connection.
 pub(crate) struct Http2Origin {
     address: SocketAddr,
     counts: Arc<Http2Counts>,
@@ -125,7 +125,7 @@ async fn respond(path: &str, number: u64, mut answer: SendResponse<Bytes>, count
         .body(())
         .unwrap();
     if path == "/silent" {
-        // Until the other side gives it up.
+        // Until the peer cancels it.
         drop(std::future::poll_fn(|cx| answer.poll_reset(cx)).await);
         return gone();
     }
@@ -164,6 +164,6 @@ async fn respond(path: &str, number: u64, mut answer: SendResponse<Bytes>, count
 }
 
 fn send(body: &mut SendStream<Bytes>, data: Bytes, is_end: bool) {
-    // The other side may leave at any moment.
+    // The peer may disconnect at any moment.
     drop(body.send_data(data, is_end));
 }

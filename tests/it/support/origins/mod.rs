@@ -1,5 +1,5 @@
-//! Origins in this process, named by what they do. Each listens on a port of its own and
-//! counts what it saw; all of it ends when the origin is dropped.
+//! Origins in this process, named by their behaviour. Each listens on its own port and counts
+//! requests; everything ends when the origin is dropped.
 
 mod answering;
 mod closing;
@@ -53,15 +53,15 @@ pub(crate) use self::{
     websocket::WsOrigin,
 };
 
-/// The header that names a request, so that one that comes twice is found.
+/// Header that identifies a request, so that a duplicate is detected.
 pub(crate) const MARK: &str = "x-request-mark";
 
-/// What an origin saw so far.
+/// Counts of an origin.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     connections: AtomicU64,
     requests: AtomicU64,
-    /// Streams whose client left before their end.
+    /// Streams whose client disconnected before their end.
     cancelled: AtomicU64,
     marks: Mutex<HashMap<String, u32>>,
     heads: Mutex<Vec<Received>>,
@@ -80,12 +80,12 @@ impl Counts {
         self.cancelled.load(Ordering::SeqCst)
     }
 
-    /// How often the request of this mark came.
+    /// Returns how often the request with this mark arrived.
     pub(crate) fn times(&self, mark: &str) -> u32 {
         self.marks.lock().get(mark).copied().unwrap_or(0)
     }
 
-    /// The request heads as they came, the newest last (the first thousand are kept).
+    /// Returns the received request heads, the newest last (the first thousand are kept).
     pub(crate) fn heads(&self) -> Vec<Received> {
         self.heads.lock().clone()
     }
@@ -106,7 +106,7 @@ impl Counts {
     }
 }
 
-/// A request head as it came over the wire.
+/// Request head as received.
 #[derive(Clone, Debug)]
 pub(crate) struct Received {
     pub(crate) method: String,
@@ -122,7 +122,7 @@ impl Received {
             .map(|(_, value)| value.as_str())
     }
 
-    /// The value of `name=` in the query.
+    /// Returns the value of `name=` in the query.
     pub(crate) fn query(&self, name: &str) -> Option<&str> {
         let (_, query) = self.target.split_once('?')?;
         query
@@ -135,27 +135,27 @@ impl Received {
     }
 }
 
-/// What becomes of the connection after an answer.
+/// Handling of the connection after a response.
 pub(crate) enum Then {
     Keep,
     Close,
-    /// Gone with a RST instead of a FIN.
+    /// Closed with a RST instead of a FIN.
     Reset,
 }
 
-/// What an origin does with each request.
+/// Behaviour of an origin for each request.
 #[async_trait]
 pub(crate) trait Serve: Send + Sync + 'static {
     async fn serve(&self, exchange: &mut Exchange<'_>) -> io::Result<Then>;
 }
 
-/// A listening origin.
+/// Listening origin.
 pub(crate) struct Origin<S> {
     address: SocketAddr,
     counts: Arc<Counts>,
     serve: Arc<S>,
     accepting: Option<AbortHandle>,
-    /// Ends the tasks with the origin.
+    /// Tasks that end with the origin.
     tasks: JoinSet<()>,
 }
 
@@ -178,7 +178,7 @@ impl<S: Serve> Origin<S> {
     fn accept_from(&mut self, listener: TcpListener) {
         let (serve, counts) = (Arc::clone(&self.serve), Arc::clone(&self.counts));
         let accepting = self.tasks.spawn(async move {
-            // Connections live as long as the loop that took them.
+            // Connections live as long as the loop that accepted them.
             let mut connections = JoinSet::new();
             loop {
                 while connections.try_join_next().is_some() {}
@@ -189,7 +189,7 @@ impl<S: Serve> Origin<S> {
                 let (serve, counts) = (Arc::clone(&serve), Arc::clone(&counts));
                 connections.spawn(async move {
                     let ended = connection(&*serve, &counts, stream, id).await;
-                    // The other side may leave at any moment; tests look at the counts.
+                    // The peer may disconnect at any moment; tests look at the counts.
                     drop(ended);
                 });
             }
@@ -204,7 +204,7 @@ impl<S: Serve> Origin<S> {
         }
     }
 
-    /// Listens again where it did before.
+    /// Listens again on the same port.
     pub(crate) async fn resume(&mut self) {
         self.stop();
         while self.tasks.join_next().await.is_some() {}
@@ -224,7 +224,7 @@ impl<S> Origin<S> {
         &self.counts
     }
 
-    /// The origin's own settings, such as how slow it is from now on.
+    /// Returns the origin's own settings, such as its delay.
     pub(crate) fn settings(&self) -> &S {
         &self.serve
     }
@@ -275,7 +275,7 @@ struct Wire {
 }
 
 impl Wire {
-    /// The next head, `None` if the client is gone between two requests.
+    /// Returns the next request head, `None` if the client disconnected between two requests.
     async fn request(&mut self) -> io::Result<Option<Received>> {
         loop {
             if let Some(end) = find(&self.buffer, b"\r\n\r\n") {
@@ -327,7 +327,7 @@ impl BodyLeft {
     }
 }
 
-/// One request and the means to answer it.
+/// Request and the means to respond to it.
 pub(crate) struct Exchange<'a> {
     pub(crate) request: Received,
     wire: &'a mut Wire,
@@ -337,7 +337,7 @@ pub(crate) struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    /// Reads the request's body to its end and says how long it was; none of it is kept.
+    /// Reads the request's body to its end and returns its length; none of it is kept.
     async fn drain(&mut self) -> io::Result<u64> {
         let mut total = 0;
         while let Some(piece) = self.body_piece().await? {
@@ -346,7 +346,7 @@ impl Exchange<'_> {
         Ok(total)
     }
 
-    /// The length of the next piece of the request's body as it comes.
+    /// Returns the length of the next piece of the request's body as it arrives.
     async fn body_piece(&mut self) -> io::Result<Option<u64>> {
         match self.body {
             BodyLeft::Ended => Ok(None),
@@ -382,7 +382,7 @@ impl Exchange<'_> {
         }
     }
 
-    /// Waits until so many bytes are in the buffer.
+    /// Waits until this many bytes are in the buffer.
     async fn need(&mut self, bytes: usize) -> io::Result<()> {
         while self.wire.buffer.len() < bytes {
             self.wire.buffer.reserve(64 * 1024);
@@ -397,7 +397,7 @@ impl Exchange<'_> {
         self.wire.stream.write_all(bytes).await
     }
 
-    /// A whole answer with a length; the request's body is read first.
+    /// Sends a complete response with a length; the request's body is read first.
     async fn reply(&mut self, status: u16, headers: &str, body: &[u8]) -> io::Result<Then> {
         self.drain().await?;
         let length = body.len();
@@ -417,13 +417,13 @@ impl Exchange<'_> {
             .await
     }
 
-    /// The head of an answer in chunks.
+    /// Sends the headers of a chunked response.
     async fn begin(&mut self, headers: &str) -> io::Result<()> {
         let head = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n{headers}\r\n");
         self.begin_with(&head).await
     }
 
-    /// As [`Exchange::begin`], with a whole head.
+    /// Begins a response as [`Exchange::begin`] does, with a complete head.
     async fn begin_with(&mut self, head: &str) -> io::Result<()> {
         self.chunked = true;
         self.write(head.as_bytes()).await
@@ -441,7 +441,7 @@ impl Exchange<'_> {
         Ok(Then::Keep)
     }
 
-    /// Returns when the client is gone.
+    /// Waits until the client has disconnected.
     async fn client_left(&mut self) {
         loop {
             match self.wire.stream.read_buf(&mut self.wire.buffer).await {

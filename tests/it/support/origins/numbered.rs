@@ -1,4 +1,4 @@
-//! An origin whose answers are numbered, so that a test sees which one it got.
+//! Origin with numbered responses, so that a test can identify each.
 
 use std::{collections::HashMap, io, time::Duration};
 
@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::{Exchange, Origin, Serve, Then};
 use crate::support::wait::pass;
 
-/// Answers each path as it was told, with `PATH #N` for the N-th answer of that path.
+/// Serves each path as configured, with `PATH #N` for the N-th response of that path.
 pub(crate) struct NumberedOrigin {
     paths: Mutex<HashMap<String, Path>>,
 }
@@ -32,8 +32,8 @@ impl NumberedOrigin {
         .await
     }
 
-    /// From now on `path` (without its query) is answered so. With an `ETag` among the
-    /// headers, a request that has it gets 304.
+    /// Sets the response for `path` (without its query) from now on. With an `ETag` among the
+    /// headers, a request with that tag gets 304.
     pub(crate) fn tell(&self, path: &str, status: u16, headers: &[(&str, &str)]) {
         let mut paths = self.paths.lock();
         let told = paths.entry(path.to_owned()).or_default();
@@ -44,22 +44,22 @@ impl NumberedOrigin {
             .collect();
     }
 
-    /// Each answer of `path` takes so long.
+    /// Delays each response of `path`.
     pub(crate) fn slow(&self, path: &str, delay: Duration) {
         self.paths.lock().entry(path.to_owned()).or_default().delay = delay;
     }
 
-    /// Each answer of `path` is so many bytes longer.
+    /// Makes each response of `path` longer by this many bytes.
     pub(crate) fn pad(&self, path: &str, bytes: usize) {
         self.paths.lock().entry(path.to_owned()).or_default().pad = bytes;
     }
 
-    /// How often `path` was asked for.
+    /// Returns the number of requests for `path`.
     pub(crate) fn answers(&self, path: &str) -> u32 {
         self.paths.lock().get(path).map_or(0, |told| told.answers)
     }
 
-    /// How many requests for `path` were under way at once, at most.
+    /// Returns the maximum number of requests for `path` in flight at once.
     pub(crate) fn most(&self, path: &str) -> u32 {
         self.paths.lock().get(path).map_or(0, |told| told.most)
     }

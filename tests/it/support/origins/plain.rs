@@ -1,4 +1,4 @@
-//! Origins that answer as they should: at once, after a while, or with a lot.
+//! Origins that respond properly: at once, after a while, or with a lot of data.
 
 use std::{
     io,
@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 use super::{Exchange, Origin, Serve, Then};
 use crate::support::wait::pass;
 
-/// Answers each request with JSON of what it got: method, target, headers in order, length.
+/// Sends a JSON description of each request: method, target, headers in order, length.
 pub(crate) struct EchoOrigin;
 
-/// The first value of a header as an [`EchoOrigin`] got it.
+/// Returns the first value of a header as an [`EchoOrigin`] received it.
 pub(crate) fn echoed<'s>(seen: &'s Value, name: &str) -> Option<&'s str> {
     let pairs = seen["headers"].as_array()?;
     let is_it = |pair: &&Value| {
@@ -49,7 +49,7 @@ impl Serve for EchoOrigin {
     }
 }
 
-/// Answers after a delay that a test may change; `/health` at once.
+/// Responds after a delay that a test may change; `/health` at once.
 pub(crate) struct SlowOrigin {
     delay_ms: AtomicU64,
 }
@@ -80,7 +80,7 @@ impl Serve for SlowOrigin {
     }
 }
 
-/// Sends `?bytes=` bytes, in chunks with `&chunked=1`, and counts the bytes that come in.
+/// Sends `?bytes=` bytes, in chunks with `&chunked=1`, and counts the bytes that it receives.
 pub(crate) struct BigOrigin;
 
 impl BigOrigin {

@@ -1,4 +1,4 @@
-//! An origin whose responses are drawn: any size, framing, coding and pace, over HTTP/1 and by
+//! Origin with random responses: any size, framing, content coding and pace, over HTTP/1 and
 //! HTTP/2.
 
 use std::{
@@ -19,50 +19,50 @@ use tokio::{net::TcpListener, task::JoinSet};
 use super::{Exchange, Origin, Serve, Then};
 use crate::support::{verify, wait::pass};
 
-/// How a body without content is told from one that is cut.
+/// Way in which a complete body is distinguished from a truncated one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
     Length,
     Chunked,
-    /// By the connection's end.
+    /// By the end of the connection.
     Close,
 }
 
-/// Whether a `103 Early Hints` comes before the response.
+/// Use of `103 Early Hints` before the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hints {
     None,
-    /// In one write with the response's headers.
+    /// In one write with the response headers.
     Together,
     Apart,
 }
 
-/// One response.
+/// Planned response.
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is drawn for itself")]
 pub(crate) struct Plan {
     pub(crate) status: u16,
     pub(crate) size: usize,
     pub(crate) seed: u64,
-    /// Words rather than noise.
+    /// Set for words rather than noise.
     pub(crate) is_text: bool,
     pub(crate) content_type: &'static str,
     pub(crate) framing: Framing,
-    /// The origin's own content coding.
+    /// Content coding of the origin.
     pub(crate) coding: Option<&'static str>,
     pub(crate) has_trailers: bool,
     pub(crate) hints: Hints,
-    /// Bytes of each write, and the time between two.
+    /// Bytes of each write; `pause` is the time between two writes.
     pub(crate) piece: usize,
     pub(crate) pause: Option<Duration>,
     pub(crate) cache_control: &'static str,
     pub(crate) has_tag: bool,
-    /// Answers a request for one range with that range.
+    /// Set if a request for one range gets that range.
     pub(crate) has_ranges: bool,
 }
 
 impl Plan {
-    /// What the response is about, with no coding.
+    /// Returns the content without content coding.
     pub(crate) fn content(&self) -> Vec<u8> {
         let mut random = fastrand::Rng::with_seed(self.seed);
         let mut all = Vec::with_capacity(self.size + 16);
@@ -78,7 +78,7 @@ impl Plan {
         all
     }
 
-    /// The body as it is sent.
+    /// Returns the body as it is sent.
     pub(crate) fn body(&self) -> Vec<u8> {
         let content = self.content();
         match self.coding {
@@ -108,7 +108,7 @@ impl Plan {
         format!("\"{}-{}\"", self.seed, self.size)
     }
 
-    /// The headers beside those of its framing.
+    /// Returns the headers other than those of the framing.
     fn headers(&self, body: &[u8]) -> Vec<(&'static str, String)> {
         let mut headers = vec![
             ("content-type", self.content_type.to_owned()),
@@ -126,7 +126,7 @@ impl Plan {
     }
 }
 
-/// What paths stand for.
+/// Planned responses by path.
 #[derive(Debug, Default)]
 pub(crate) struct Plans {
     by_path: Mutex<HashMap<String, Arc<Plan>>>,
@@ -139,17 +139,17 @@ impl Plans {
         self.by_path.lock().insert(path.to_owned(), Arc::new(plan));
     }
 
-    /// From now on this path gets 503.
+    /// Fails this path with 503 from now on.
     pub(crate) fn fail(&self, path: &str) {
         self.failing.lock().insert(path.to_owned());
     }
 
-    /// How often a path was asked for.
+    /// Returns the number of requests for a path.
     pub(crate) fn asked(&self, path: &str) -> u32 {
         self.asked.lock().get(path).copied().unwrap_or_default()
     }
 
-    /// None if it is to fail.
+    /// Returns the plan of a path, `None` if it should fail.
     fn ask(&self, path: &str) -> Option<Arc<Plan>> {
         *self.asked.lock().entry(path.to_owned()).or_default() += 1;
         if self.failing.lock().contains(path) {
@@ -171,7 +171,7 @@ impl PlannedOrigin {
     }
 }
 
-/// The part that `Range: bytes=a-b` asks for, if it is that simple.
+/// Returns the range of `Range: bytes=a-b`, if the header has this simple form.
 fn range(value: Option<&str>, length: usize) -> Option<(usize, usize)> {
     let (from, to) = value?.strip_prefix("bytes=")?.split_once('-')?;
     let from: usize = from.parse().ok()?;
@@ -266,7 +266,7 @@ impl Serve for PlannedOrigin {
     }
 }
 
-/// The same by HTTP/2, with prior knowledge.
+/// Serves the same plans over HTTP/2, with prior knowledge.
 pub(crate) struct PlannedHttp2 {
     address: SocketAddr,
     _tasks: JoinSet<()>,
@@ -295,7 +295,7 @@ impl PlannedHttp2 {
                     while let Some(Ok((request, answer))) = connection.accept().await {
                         let plans = Arc::clone(&plans);
                         streams.spawn(async move {
-                            // The other side may leave at any moment.
+                            // The peer may disconnect at any moment.
                             drop(respond(&request.into_parts().0, answer, &plans).await);
                         });
                     }
@@ -335,7 +335,7 @@ async fn respond(
         head = head.header("content-length", body.len());
     }
     let is_bare = is_same || request.method == http::Method::HEAD;
-    // Without a byte to send and without a length, the headers themselves are the end.
+    // Without any byte to send and without a length, the headers themselves end the stream.
     let is_over = is_bare || (body.is_empty() && !plan.has_trailers);
     let mut stream = answer.send_response(head.body(()).unwrap(), is_over)?;
     if is_over {
@@ -343,7 +343,7 @@ async fn respond(
     }
     let pieces = body.chunks(plan.piece).count();
     for (at, piece) in body.chunks(plan.piece).enumerate() {
-        // The end comes with the last piece, in a frame of its own, or in trailers.
+        // The end comes with the last piece, in a separate frame, or in trailers.
         let is_end = at + 1 == pieces && !plan.has_trailers && plan.framing == Framing::Length;
         send(&mut stream, Bytes::copy_from_slice(piece), is_end).await?;
         if is_end {

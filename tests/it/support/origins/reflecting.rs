@@ -1,4 +1,4 @@
-//! An origin whose responses tell what it was asked, and whose headers are chosen by the path.
+//! Origin whose responses describe the request, and whose headers the path selects.
 
 use std::{
     collections::BTreeSet,
@@ -12,9 +12,9 @@ use serde_json::json;
 
 use super::{Exchange, Origin, Received, Serve, Then};
 
-/// Answers with the request as it came. The last segment of the path, `N-M`, chooses among the
-/// headers that it was started with; of `N-M-K-L` each response has the first two or the last
-/// two. With `-e` behind them it has an `ETag`, and a request that names it gets 304.
+/// Echoes the received request. The last segment of the path, `N-M`, selects among the headers that
+/// it was started with; with `N-M-K-L` each response has either the first two or the last two. With
+/// `-e` at the end it has an `ETag`, and a request with that tag gets 304.
 pub(crate) struct ReflectingOrigin {
     name: &'static str,
     cache_control: Vec<String>,
@@ -38,7 +38,7 @@ impl ReflectingOrigin {
         .await
     }
 
-    /// Of all that the path lets it say: `Cache-Control` and `Vary`.
+    /// Returns the pairs of `Cache-Control` and `Vary` that the path allows.
     fn choices(&self, last: &str) -> Vec<(&str, &str)> {
         let numbers: Vec<usize> = last
             .split('-')
@@ -52,7 +52,8 @@ impl ReflectingOrigin {
         pairs.filter_map(pair).collect()
     }
 
-    /// The tag of what this request gets: it differs by all that responses may vary by.
+    /// Returns the tag of the response to this request: it depends on everything that responses may
+    /// vary by.
     fn tag(&self, request: &Received, choices: &[(&str, &str)]) -> String {
         let mut hasher = DefaultHasher::new();
         (self.name, &request.target, request.header("host")).hash(&mut hasher);
@@ -75,7 +76,7 @@ impl Serve for ReflectingOrigin {
         let path = request.target.split('?').next().unwrap_or_default();
         let last = path.rsplit('/').next().unwrap_or_default();
         let choices = self.choices(last);
-        // In no order that a sequence of requests could fall in step with.
+        // A pseudo-random order, so that no sequence of requests can match it.
         let number = self.asked.fetch_add(1, Ordering::SeqCst);
         let random = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         let chosen = usize::try_from(random).unwrap_or_default() % choices.len().max(1);

@@ -1,4 +1,4 @@
-//! An origin that answers with bytes as they were written down.
+//! Origin that sends scripted bytes.
 
 use std::io;
 
@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::{Exchange, Origin, Serve, Then};
 
-/// Writes what stands for the request's path, whatever it is, and closes.
+/// Writes the bytes for the request's path, whatever they are, and closes.
 pub(crate) struct ScriptedOrigin {
     answers: Vec<(String, String)>,
 }

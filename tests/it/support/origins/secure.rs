@@ -1,4 +1,4 @@
-//! An origin that speaks TLS, and tells what it saw of the other side.
+//! Origin that speaks TLS, and reports what it saw of its client.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -20,12 +20,12 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::support::{certificates::Issued, client::find};
 
-/// What it counts.
+/// Counts of the origin.
 #[derive(Debug, Default)]
 pub(crate) struct SecureCounts {
-    /// Connections over which TLS was settled.
+    /// Connections with a completed handshake.
     handshakes: AtomicU64,
-    /// Of these, those that went on with an earlier session.
+    /// Handshakes among them that resumed an earlier session.
     resumed: AtomicU64,
     /// Connections that ended before that.
     refused: AtomicU64,
@@ -45,9 +45,9 @@ impl SecureCounts {
     }
 }
 
-/// Answers each request with a JSON object: `sni`, `alpn`, `tls`, `client` (whether a
-/// certificate was shown), `connection` (a number), and the request's `host` and `proto`.
-/// `/health` is answered `ok`, `/elsewhere` with a redirect to its own name.
+/// Sends a JSON object for each request: `sni`, `alpn`, `tls`, `client` (true if a certificate was
+/// presented), `connection` (a number), and the request's `host` and `proto`. `/health` gets `ok`,
+/// `/elsewhere` a redirect to its own name.
 pub(crate) struct SecureOrigin {
     address: SocketAddr,
     counts: Arc<SecureCounts>,
@@ -59,12 +59,12 @@ impl SecureOrigin {
         Self::listen(identity, None, &["h2", "http/1.1"]).await
     }
 
-    /// Asks for certificates of clients that `clients` vouch for.
+    /// Requests client certificates that the CAs in `clients` have signed.
     pub(crate) async fn start_with(identity: &Issued, clients: Option<RootCertStore>) -> Self {
         Self::listen(identity, clients, &["h2", "http/1.1"]).await
     }
 
-    /// Knows nothing of protocols to settle on.
+    /// Offers no ALPN protocols.
     pub(crate) async fn start_http1(identity: &Issued) -> Self {
         Self::listen(identity, None, &[]).await
     }
@@ -120,7 +120,7 @@ impl SecureOrigin {
                         "client": tls.peer_certificates().is_some(),
                         "connection": number,
                     });
-                    // The other side may leave at any moment.
+                    // The peer may disconnect at any moment.
                     drop(answer(stream, seen).await);
                 });
             }

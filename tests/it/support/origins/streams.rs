@@ -1,4 +1,4 @@
-//! Origins whose answers take their time.
+//! Origins with slow responses.
 
 use std::{io, time::Duration};
 
@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use super::{Exchange, Origin, Serve, Then};
 use crate::support::wait::pass;
 
-/// Events without end, one each `every` (`?events=` ends after so many). A client that leaves
-/// is noticed at once and counted.
+/// Endless events, one each `every` (`?events=` limits their number). It notices and counts a
+/// client that disconnects at once.
 pub(crate) struct SseOrigin {
     every: Duration,
 }
@@ -42,8 +42,8 @@ impl Serve for SseOrigin {
     }
 }
 
-/// A page that comes in pieces, `?pieces=` of them (three if absent), one each `every`.
-/// Each piece is `piece-N` and filler, as HTML that a gateway would like to compress.
+/// Page that arrives in pieces, `?pieces=` of them (three if absent), one each `every`. Each piece
+/// is `piece-N` and filler, as HTML that a gateway would like to compress.
 pub(crate) struct DripOrigin {
     every: Duration,
 }

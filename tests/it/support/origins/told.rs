@@ -1,4 +1,4 @@
-//! An origin that is told before each request what to answer, path by path.
+//! Origin whose response for each path is set before each request.
 
 use std::{collections::HashMap, io};
 
@@ -8,10 +8,10 @@ use tokio::sync::Notify;
 
 use super::{Exchange, Origin, Received, Serve, Then};
 
-/// The field that numbers an answer. A 304 has none: it is about another one.
+/// Field that numbers a response. A 304 has none, since it refers to another response.
 pub(crate) const NUMBER: &str = "answer-number";
 
-/// Answers each path (without its query) as it was told, with `PATH #N` as the N-th body.
+/// Serves each path (without its query) as configured, with `PATH #N` as the N-th body.
 #[derive(Default)]
 pub(crate) struct ToldOrigin {
     paths: Mutex<HashMap<String, Path>>,
@@ -31,7 +31,7 @@ impl ToldOrigin {
         Origin::listen(Self::default()).await
     }
 
-    /// From now on `path` is answered so, whatever is asked.
+    /// Sets the response for `path` from now on, whatever the request is.
     pub(crate) fn tell(&self, path: &str, status: u16, headers: Vec<(String, String)>) {
         let mut paths = self.paths.lock();
         let told = paths.entry(path.to_owned()).or_default();
@@ -39,7 +39,7 @@ impl ToldOrigin {
         told.headers = headers;
     }
 
-    /// The last half of each body of `path`, in chunks now, stays back until it is released.
+    /// Holds back the last half of each body of `path`, now in chunks, until it is released.
     pub(crate) fn hold(&self, path: &str) {
         self.paths
             .lock()
@@ -55,7 +55,7 @@ impl ToldOrigin {
         self.released.notify_waiters();
     }
 
-    /// The requests for `path` so far.
+    /// Returns the requests for `path` so far.
     pub(crate) fn asked(&self, path: &str) -> Vec<Received> {
         let paths = self.paths.lock();
         paths
@@ -101,7 +101,7 @@ impl Serve for ToldOrigin {
             return Ok(Then::Keep);
         }
         let body = format!("{path} #{number}");
-        // Of a body of known length Pingora sends nothing until it has some of it together.
+        // Pingora sends nothing of a body of known length until it has collected some of it.
         let in_chunks = format!("{head}transfer-encoding: chunked\r\n\r\n");
         let head = format!("{head}content-length: {}\r\n\r\n", body.len());
         if exchange.request.method == "HEAD" {

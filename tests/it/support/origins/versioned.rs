@@ -1,4 +1,4 @@
-//! An origin whose content changes when a test says so.
+//! Origin whose content changes when a test says so.
 
 use std::{
     io,
@@ -12,22 +12,22 @@ use tokio::time::Instant;
 use super::{Exchange, Origin, Serve, Then};
 use crate::support::{client::Response, wait::pass};
 
-/// How long an answer is: a small memory does not hold a hundred.
+/// Length of a response: a small memory does not hold a hundred.
 const LENGTH: usize = 16 * 1024;
 
-/// Answers `/7/…` with the version of item 7, the time at which that was read, and some more;
-/// all of an item has the tag `item-7`. Half of the answers take a while from then on.
+/// Serves `/7/…` with the version of item 7, the time at which it was read, and filler; every
+/// response of an item has the tag `item-7`. Half of the responses then take a while.
 pub(crate) struct VersionedOrigin {
     versions: Vec<AtomicU64>,
     began: Instant,
     slowest: Duration,
 }
 
-/// What an answer says, whoever kept it.
+/// Content of a response, wherever it was stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Version {
     pub(crate) number: u64,
-    /// As [`VersionedOrigin::now`].
+    /// Time as [`VersionedOrigin::now`] returns it.
     pub(crate) read_at: Duration,
 }
 
@@ -41,7 +41,7 @@ impl VersionedOrigin {
         .await
     }
 
-    /// Changes an item; gives the version that it has from now on.
+    /// Changes an item; returns its new version.
     pub(crate) fn change(&self, item: usize) -> u64 {
         self.versions[item].fetch_add(1, Ordering::SeqCst) + 1
     }

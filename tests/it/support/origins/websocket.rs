@@ -1,4 +1,4 @@
-//! A WebSocket echo that knows which of its sockets have ended.
+//! WebSocket echo that counts the sockets that have ended.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -60,7 +60,7 @@ impl WsOrigin {
         self.address
     }
 
-    /// Connections that came, whether or not an upgrade followed.
+    /// Returns the number of connections, whether or not an upgrade followed.
     pub(crate) fn tried(&self) -> u64 {
         self.counts.tried.load(Ordering::SeqCst)
     }
