@@ -159,7 +159,7 @@ mod tests {
         assert!(!breaker.is_open(now));
         assert_eq!(breaker.asks(now), Asks::Again);
         assert_eq!(breaker.asks(now), Asks::Yes);
-        assert!(!fails() && !fails(), "it begins anew");
+        assert!(!fails() && !fails(), "it begins again");
         assert!(fails() && breaker.asks(now) == Asks::No);
     }
 

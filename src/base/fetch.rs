@@ -32,15 +32,15 @@ const IDLE: Duration = Duration::from_secs(30);
 /// Reason why there is no response.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    #[error("no answer within {0:?}")]
+    #[error("no response within {0:?}")]
     Late(Duration),
-    #[error("the answer is longer than {0} bytes")]
+    #[error("the response is larger than {0} bytes")]
     TooLong(usize),
     #[error("{}", crate::base::error::chain(.0))]
     Exchange(#[from] legacy::Error),
-    #[error("the answer broke off: {0}")]
+    #[error("incomplete response: {0}")]
     Broken(String),
-    #[error("no connection: {0}")]
+    #[error("cannot connect: {0}")]
     Connect(#[from] std::io::Error),
     #[error("{}", crate::base::error::chain(.0))]
     Http(#[from] hyper::Error),
@@ -96,7 +96,7 @@ impl Fetch {
             Some(ca) => {
                 let roots = roots(&folder.join(ca)).map_err(|problem| TrustError {
                     message: format!("cannot use `{}`: {problem}", ca.display()),
-                    help: "name a PEM file with the certificate of the authority",
+                    help: "name a PEM file with the CA certificate",
                     is_file: true,
                 })?;
                 Trust::Roots(Arc::new(roots))
@@ -105,7 +105,7 @@ impl Fetch {
             None => Trust::System,
         };
         Self::new(&trust).map_err(|error| TrustError {
-            message: format!("the system's authorities cannot be used: {error}"),
+            message: format!("cannot load the system's CA certificates: {error}"),
             help: "install the package `ca-certificates`, or name a file: `ca: ca.pem`",
             is_file: false,
         })
@@ -205,7 +205,7 @@ pub fn roots(path: &Path) -> Result<RootCertStore, String> {
         roots.add(certificate).map_err(|error| error.to_string())?;
     }
     if roots.is_empty() {
-        return Err("there is no certificate in it".to_owned());
+        return Err("no certificate found".to_owned());
     }
     Ok(roots)
 }

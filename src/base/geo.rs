@@ -116,7 +116,7 @@ impl Geo {
             match record.and_then(|found| found.decode::<Record<'_>>()) {
                 Ok(Some(record)) => place.get_or_insert_with(Place::default).add(&record),
                 Ok(None) => {}
-                Err(error) => log::debug!(error:%; "a record of an address cannot be read"),
+                Err(error) => log::debug!(error:%; "cannot read the record of an address"),
             }
         }
         place

@@ -38,7 +38,7 @@ pub struct Cidr(IpNet);
 
 /// Reason why a network was refused; the text is the user's message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is not a network: {why}")]
+#[error("invalid network `{text}`: {why}")]
 pub struct CidrError {
     text: String,
     why: String,
@@ -73,13 +73,13 @@ impl FromStr for Cidr {
         .and_then(|prefix| IpNet::new(address, prefix).ok())
         .ok_or_else(|| {
             refuse(
-                "its prefix is no length",
+                "invalid prefix length",
                 format!("write a whole number from 0 to {longest} after the `/`"),
             )
         })?;
         if net.trunc() != net {
             return Err(refuse(
-                "bits are set beyond its prefix",
+                "bits are set beyond the prefix",
                 format!(
                     "write `{}` for the network, or `{address}` for the one address",
                     net.trunc()
@@ -443,17 +443,17 @@ mod tests {
         for (text, message, help) in [
             (
                 "10.0.0.1/8",
-                "`10.0.0.1/8` is not a network: bits are set beyond its prefix",
+                "invalid network `10.0.0.1/8`: bits are set beyond the prefix",
                 "write `10.0.0.0/8` for the network, or `10.0.0.1` for the one address",
             ),
             (
                 "10.0.0.0/33",
-                "`10.0.0.0/33` is not a network: its prefix is no length",
+                "invalid network `10.0.0.0/33`: invalid prefix length",
                 "write a whole number from 0 to 32 after the `/`",
             ),
             (
                 "localhost",
-                "`localhost` is not a network: it does not begin with an address",
+                "invalid network `localhost`: it does not begin with an address",
                 "write an address such as `10.0.0.1`, or a network such as `10.0.0.0/8`",
             ),
         ] {

@@ -79,7 +79,7 @@ impl OriginPattern {
         };
         if !is_scheme(scheme) {
             return Err(refuse(
-                "has a broken scheme",
+                "has an invalid scheme",
                 "write a scheme such as `https` before the `://`".into(),
             ));
         }
@@ -87,12 +87,12 @@ impl OriginPattern {
         let authority = &rest[..end];
         if end < rest.len() {
             return Err(refuse(
-                "goes on after its host",
+                "has more than a scheme and a host",
                 format!("an origin has no path, not even `/`: write `{scheme}://{authority}`"),
             ));
         }
         if let Some((_, host)) = authority.rsplit_once('@') {
-            return Err(refuse("names a user", format!("write `{scheme}://{host}`")));
+            return Err(refuse("has a user name", format!("write `{scheme}://{host}`")));
         }
         let (domain, is_wildcard) = match authority.strip_prefix("*.") {
             Some(domain) => (domain, true),
@@ -106,7 +106,7 @@ impl OriginPattern {
         }
         let Some(origin) = Origin::of(scheme, domain) else {
             return Err(refuse(
-                "has no host, or a broken host or port",
+                "has no host, or an invalid host or port",
                 "write `https://HOST` or `https://HOST:PORT`, a name beyond ASCII in punycode"
                     .into(),
             ));
@@ -114,7 +114,7 @@ impl OriginPattern {
         let host = origin.host.to_ascii_lowercase();
         if is_wildcard && !host.trim_end_matches('.').contains('.') {
             return Err(refuse(
-                "would let in every site below a top-level domain",
+                "would allow every site below a top-level domain",
                 "name the domain that is yours: `https://*.example.com`".into(),
             ));
         }
@@ -274,11 +274,11 @@ mod tests {
             ),
             (
                 "https://shop.example.com/",
-                "the origin `https://shop.example.com/` goes on after its host; an origin has no path, not even `/`: write `https://shop.example.com`",
+                "the origin `https://shop.example.com/` has more than a scheme and a host; an origin has no path, not even `/`: write `https://shop.example.com`",
             ),
             (
                 "https://me@shop.test",
-                "the origin `https://me@shop.test` names a user; write `https://shop.test`",
+                "the origin `https://me@shop.test` has a user name; write `https://shop.test`",
             ),
             (
                 "https://shop-*.test",
@@ -286,11 +286,11 @@ mod tests {
             ),
             (
                 "https://*.com",
-                "the origin `https://*.com` would let in every site below a top-level domain; name the domain that is yours: `https://*.example.com`",
+                "the origin `https://*.com` would allow every site below a top-level domain; name the domain that is yours: `https://*.example.com`",
             ),
             (
                 "https://shop.test:http",
-                "the origin `https://shop.test:http` has no host, or a broken host or port; write `https://HOST` or `https://HOST:PORT`, a name beyond ASCII in punycode",
+                "the origin `https://shop.test:http` has no host, or an invalid host or port; write `https://HOST` or `https://HOST:PORT`, a name beyond ASCII in punycode",
             ),
         ] {
             let error = OriginPattern::parse(text).unwrap_err();

@@ -47,11 +47,11 @@ impl OwnHeaders {
     pub fn parse(text: &str) -> Result<HeaderName, OwnHeaderError> {
         let refuse = |message: String, help| OwnHeaderError { message, help };
         let Ok(name) = HeaderName::from_bytes(text.as_bytes()) else {
-            let message = format!("`{text}` is not a header name");
+            let message = format!("invalid header name `{text}`");
             return Err(refuse(message, "write a name such as `X-User-Id`"));
         };
         if TAKEN.contains(&name) || is_known(&name) {
-            let message = format!("`{text}` has a meaning of its own on the way to a backend");
+            let message = format!("reserved header name `{text}`");
             let help = "write a name that nothing else uses, such as `X-User-Id`";
             return Err(refuse(message, help));
         }

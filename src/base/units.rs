@@ -83,7 +83,7 @@ impl FromStr for Span {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let refuse = |why: &str| UnitError(format!("`{text}` is not a duration: {why}"));
+        let refuse = |why: &str| UnitError(format!("invalid duration `{text}`: {why}"));
         if text == "0" {
             return Ok(Self(Duration::ZERO));
         }
@@ -156,7 +156,7 @@ impl FromStr for ByteSize {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let refuse = |why: &str| UnitError(format!("`{text}` is not a size: {why}"));
+        let refuse = |why: &str| UnitError(format!("invalid size `{text}`: {why}"));
         let (number, unit) = split_number(text.trim());
         let value: f64 = number
             .parse()
@@ -213,7 +213,7 @@ impl FromStr for Rate {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let refuse = |why: &str| UnitError(format!("`{text}` is not a rate: {why}"));
+        let refuse = |why: &str| UnitError(format!("invalid rate `{text}`: {why}"));
         let (count, per) = text
             .split_once('/')
             .ok_or_else(|| refuse("write a count and a time, such as `10/s` or `100/15min`"))?;
@@ -251,7 +251,7 @@ impl FromStr for Percent {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let refuse = |why: &str| UnitError(format!("`{text}` is not a share: {why}"));
+        let refuse = |why: &str| UnitError(format!("invalid share `{text}`: {why}"));
         let number = text
             .trim()
             .strip_suffix('%')
@@ -375,7 +375,7 @@ mod tests {
         let error = "5".parse::<Span>().unwrap_err().to_string();
         assert_eq!(
             error,
-            "`5` is not a duration: the unit is missing; write `5s` or `5ms`"
+            "invalid duration `5`: the unit is missing; write `5s` or `5ms`"
         );
         assert!("5 parsecs".parse::<Span>().is_err());
         assert!("".parse::<Span>().is_err());

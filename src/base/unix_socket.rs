@@ -16,9 +16,9 @@ use socket2::{Domain, SockAddr, Socket, Type};
 /// Reason why the socket cannot be bound.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    #[error("another process answers there")]
+    #[error("another process listens there")]
     InUse,
-    #[error("there is a file that is no socket")]
+    #[error("the file there is not a socket")]
     NoSocket,
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -90,7 +90,7 @@ mod tests {
         assert!(matches!(error, SocketError::NoSocket));
         assert_eq!(
             io::Error::from(error).to_string(),
-            "there is a file that is no socket"
+            "the file there is not a socket"
         );
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);

@@ -72,7 +72,7 @@ impl UserMetrics {
             state: Mutex::default(),
             refused: metrics.counter(
                 "edgeway_plugin_metrics_refused_total",
-                "Values of plugins' own metrics that were not counted, since a plugin has 100 series at most.",
+                "Values of plugin metrics that were dropped, because a plugin has at most 100 series.",
                 &[(OWNER, owner)],
             ),
         }
@@ -103,12 +103,12 @@ impl UserMetrics {
         } = &mut *state;
         if let Some(known) = families.get(name) {
             if known.kind != kind {
-                return Err(format!("`{name}` is a {} already", known.kind.name()));
+                return Err(format!("`{name}` is already a {}", known.kind.name()));
             }
             if known.labels != names {
                 let labels = known.labels.join("`, `");
                 return Err(format!(
-                    "`{name}` has these labels, and no others: `{labels}`"
+                    "`{name}` has only these labels: `{labels}`"
                 ));
             }
         }
@@ -122,7 +122,7 @@ impl UserMetrics {
         if *series >= MOST_SERIES {
             self.refused.inc();
             if !std::mem::replace(has_warned, true) {
-                log::warn!(plugin = &*self.owner, metric = name; "a plugin has too many metrics: those beyond 100 series are not counted");
+                log::warn!(plugin = &*self.owner, metric = name; "plugin exceeds 100 metric series, the others are not counted");
             }
             return Ok(());
         }
@@ -171,7 +171,7 @@ impl Series {
                 Histogram::with_opts(opts).map(Self::Histogram)
             }
         };
-        made.map_err(|error| format!("`{name}` can be no metric: {error}"))
+        made.map_err(|error| format!("cannot register the metric `{name}`: {error}"))
     }
 
     fn count(&self, value: f64) {
@@ -196,13 +196,13 @@ fn check(
     value: f64,
 ) -> Result<(), String> {
     if !is_name(name) {
-        return Err(format!("`{name}` is no name of a metric, such as `logins`"));
+        return Err(format!("invalid metric name `{name}`; write one such as `logins`"));
     }
     // Suffixes that the gateway and the text format append would be ambiguous.
     let taken = ["_total", "_bucket", "_sum", "_count"];
     if let Some(end) = taken.iter().find(|end| name.ends_with(**end)) {
         return Err(format!(
-            "a name of a metric does not end with `{end}`: `{name}`"
+            "invalid metric name `{name}`: it must not end with `{end}`"
         ));
     }
     if labels.len() > MOST_LABELS {
@@ -210,11 +210,11 @@ fn check(
     }
     for (label, value) in labels {
         if !is_name(label) || label.starts_with("__") || [OWNER, "le"].contains(&&**label) {
-            return Err(format!("`{label}` is no name of a label"));
+            return Err(format!("invalid label name `{label}`"));
         }
         if value.len() > LONGEST_VALUE {
             return Err(format!(
-                "the label `{label}` of `{name}` is longer than {LONGEST_VALUE} bytes"
+                "the value of label `{label}` of `{name}` is longer than {LONGEST_VALUE} bytes"
             ));
         }
     }

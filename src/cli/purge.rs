@@ -236,14 +236,14 @@ mod tests {
             Instance {
                 address: "10.0.0.2:3000".to_owned(),
                 status: None,
-                error: Some("no answer within 2s".to_owned()),
+                error: Some("no response within 2s".to_owned()),
             },
         ];
         insta::assert_snapshot!(told(&receipt), @r"
         purged    url /blog
         purged    tag posts (soft)
         told      10.0.0.1:3000: 200
-        failed    10.0.0.2:3000: no answer within 2s
+        failed    10.0.0.2:3000: no response within 2s
         applied   web-1/4f2a91c3 (asked, 2 objects)
         applied   web-2/90ab33d0 (number of objects not known)
         lapsed    web-3/00000001 (no lease: it applies this before it has one again)

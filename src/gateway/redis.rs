@@ -160,7 +160,7 @@ impl Compiler<'_> {
             self.error(
                 "edgeway::redis::tls",
                 config.tls.as_ref().map_or(place, |tls| tls.place),
-                format!("no connection can be made with these settings: {error}"),
+                format!("cannot connect with these settings: {error}"),
                 "check the files of `tls`: certificates and keys in PEM",
             );
             return None;
@@ -490,11 +490,11 @@ mod tests {
             ),
             (
                 "{ mode: cluster, nodes: ['a b'] }",
-                "edgeway::redis::address: `a b` is no address of a Redis",
+                "edgeway::redis::address: invalid Redis address `a b`",
             ),
             (
                 "http://u:hunter2@a",
-                "edgeway::redis::url: this is no URL of a Redis",
+                "edgeway::redis::url: invalid Redis URL",
             ),
             (
                 "{ url: redis://a/1, mode: cluster }",

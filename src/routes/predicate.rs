@@ -310,7 +310,7 @@ fn want(text: &str) -> Result<Want, Problem> {
 fn header_name(name: &str) -> Result<HeaderName, Problem> {
     let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
         Problem::new(
-            format!("`{name}` is not a header name"),
+            format!("invalid header name `{name}`"),
             "write a name such as `x-api-version`",
         )
     })?;

@@ -430,13 +430,13 @@ pub(super) mod tests {
                 address: "10.0.0.5:6379".into(),
                 up: false,
                 since: "2027-01-16T09:30:00.000Z".into(),
-                last_error: Some("no answer within 20ms".into()),
+                last_error: Some("no response within 20ms".into()),
             }),
             purges: Some(PurgeLinkStatus {
                 gateway: "web-1/4f2a91c3".into(),
                 shared: true,
                 lost_since: Some("2027-01-16T09:30:03.000Z".into()),
-                last_error: Some("no answer within 20ms".into()),
+                last_error: Some("no response within 20ms".into()),
                 applied: Some("1768555000000-0".into()),
                 unsent: 2,
                 losses: 1,
@@ -506,10 +506,10 @@ pub(super) mod tests {
         www.example.com   -                         2027-01-16T10:10:00.000Z  stand-in, failed 2 times: no such host (dns)
 
         REDIS   ADDRESS        STATE  SINCE                     NOTES
-        single  10.0.0.5:6379  down   2027-01-16T09:30:00.000Z  no answer within 20ms
+        single  10.0.0.5:6379  down   2027-01-16T09:30:00.000Z  no response within 20ms
 
         GATEWAY         PURGES  APPLIED          NOTES
-        web-1/4f2a91c3  lost    1768555000000-0  this one, lost since 2027-01-16T09:30:03.000Z, no answer within 20ms, 2 unsent
+        web-1/4f2a91c3  lost    1768555000000-0  this one, lost since 2027-01-16T09:30:03.000Z, no response within 20ms, 2 unsent
         web-2/90ab33d0  leased  1768555000000-0
 
         CACHE FOLDER        STATE  SINCE                     ANSWERS  USED              NOTES

@@ -334,7 +334,7 @@ async fn an_instance_that_refuses_or_is_gone_is_told_and_the_gateway_purges_all_
     let Ran { status, stdout, .. } = edgeway(&gateway, &["purge", "--url", "/a"]).await;
     assert_eq!(status, Some(1));
     assert!(stdout.contains("failed"), "{stdout}");
-    assert!(stdout.contains("no connection: "), "{stdout}");
+    assert!(stdout.contains("cannot connect: "), "{stdout}");
     assert!(!gateway.stderr().contains(TOKEN));
 }
 

@@ -49,11 +49,11 @@ impl FromStr for ApiKeyHash {
         };
         // The text is not repeated: if a user wrote the key itself, it must not end up in a log.
         let Some(digits) = text.trim().strip_prefix(SCHEME) else {
-            return Err(bad("this is no hash of an API key"));
+            return Err(bad("invalid API key hash"));
         };
         let mut bytes = [0; 32];
         hex::decode_to_slice(digits, &mut bytes)
-            .map_err(|_| bad("this hash has not 64 hexadecimal digits"))?;
+            .map_err(|_| bad("invalid API key hash: expected 64 hexadecimal digits"))?;
         Ok(Self(bytes))
     }
 }

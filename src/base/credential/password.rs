@@ -56,16 +56,16 @@ impl FromStr for PasswordHash {
         match kind {
             Some("argon2id" | "argon2i" | "argon2d") => {
                 let hash = phc::PasswordHash::new(text)
-                    .map_err(|error| bad(format!("this argon2 hash cannot be read: {error}")))?;
+                    .map_err(|error| bad(format!("invalid argon2 hash: {error}")))?;
                 if hash.hash.is_none() || hash.salt.is_none() {
-                    return Err(bad("this argon2 hash has lost its end".to_owned()));
+                    return Err(bad("truncated argon2 hash".to_owned()));
                 }
                 let params = Params::try_from(&hash)
-                    .map_err(|error| bad(format!("this argon2 hash cannot be read: {error}")))?;
+                    .map_err(|error| bad(format!("invalid argon2 hash: {error}")))?;
                 if params.m_cost() > MOST_MEMORY_KIB || params.t_cost() > MOST_PASSES {
                     return Err(bad(format!(
-                        "this argon2 hash takes {} KiB and {} passes for one login; at most \
-                         {MOST_MEMORY_KIB} KiB and {MOST_PASSES} passes are taken",
+                        "this argon2 hash needs {} KiB and {} passes for each login; at most \
+                         {MOST_MEMORY_KIB} KiB and {MOST_PASSES} passes are allowed",
                         params.m_cost(),
                         params.t_cost()
                     )));
@@ -75,24 +75,24 @@ impl FromStr for PasswordHash {
             Some("2a" | "2b" | "2x" | "2y") => {
                 let parts: bcrypt::HashParts = text
                     .parse()
-                    .map_err(|error| bad(format!("this bcrypt hash cannot be read: {error}")))?;
+                    .map_err(|error| bad(format!("invalid bcrypt hash: {error}")))?;
                 if parts.get_cost() > HIGHEST_COST {
                     return Err(bad(format!(
-                        "this bcrypt hash has cost {}; at most {HIGHEST_COST} is taken",
+                        "this bcrypt hash has cost {}; at most {HIGHEST_COST} is allowed",
                         parts.get_cost()
                     )));
                 }
                 Ok(Self::Bcrypt(text.into()))
             }
             Some("apr1" | "1" | "5" | "6" | "y") => Err(bad(
-                "hashes of this kind are not taken: they are too quick to guess, or are crypt(3)'s"
+                "unsupported hash type: too fast to resist guessing, or one of crypt(3)"
                     .to_owned(),
             )),
             // The text is not repeated: it may be the password itself.
             _ if text.starts_with("{SHA}") || text.starts_with("{SSHA}") => Err(bad(
-                "SHA-1 is not taken: it is too quick to guess".to_owned(),
+                "SHA-1 is not supported: it is too fast to resist guessing".to_owned(),
             )),
-            _ => Err(bad("this is no hash of a password".to_owned())),
+            _ => Err(bad("invalid password hash".to_owned())),
         }
     }
 }
@@ -159,10 +159,10 @@ mod tests {
     fn what_is_weak_or_broken_or_too_dear_is_refused_without_being_repeated() {
         let dear = bcrypt::hash("x", 4).unwrap().replacen("$04$", "$18$", 1);
         for (text, why) in [
-            ("hunter2", "no hash of a password"),
-            ("$apr1$hunter2$x", "not taken"),
+            ("hunter2", "invalid password hash"),
+            ("$apr1$hunter2$x", "unsupported"),
             ("{SHA}hunter2", "SHA-1"),
-            ("$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ", "lost its end"),
+            ("$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ", "truncated"),
             ("$argon2id$hunter2", "argon2"),
             (
                 "$argon2id$v=19$m=4000000,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$\

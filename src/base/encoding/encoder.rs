@@ -18,7 +18,7 @@ use super::Encoding;
 
 /// Encoder failure; the output so far cannot be completed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("cannot code with {}: {why}", encoding.name())]
+#[error("cannot encode with {}: {why}", encoding.name())]
 pub struct EncodeError {
     encoding: Encoding,
     why: String,
@@ -125,7 +125,7 @@ impl Encoder {
             Encoding::Zstd => {
                 let mut context = CCtx::try_create().ok_or_else(|| EncodeError {
                     encoding,
-                    why: "no memory".into(),
+                    why: "out of memory".into(),
                 })?;
                 let (chain, hash) = zstd_tables(level, window);
                 for parameter in [
@@ -245,7 +245,7 @@ fn brotli_step(
         if !is_sound {
             return Err(EncodeError {
                 encoding: Encoding::Br,
-                why: "the encoder refused its input".into(),
+                why: "the encoder rejected its input".into(),
             });
         }
         if !state.has_more_output() && left == 0 {

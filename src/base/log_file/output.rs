@@ -263,7 +263,7 @@ impl Output {
             Err(error) => {
                 // The file keeps growing: better than losing lines.
                 if self.refused.is_none() {
-                    warn!(file:% = self.target, error:%; "the {} cannot be rotated", self.kind);
+                    warn!(file:% = self.target, error:%; "cannot rotate the {}", self.kind);
                 }
                 self.refused = Some(second);
                 Ok(())

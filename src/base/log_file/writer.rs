@@ -446,7 +446,7 @@ impl Worker {
         };
         if self.failing.as_ref() != Some(&failure) {
             let kind = self.shared.counts.kind;
-            warn!(file:% = self.target, error:%; "the {kind} cannot be written: lines are held, then dropped");
+            warn!(file:% = self.target, error:%; "cannot write the {kind}: lines are buffered, then dropped");
         }
         if self.failing.replace(failure).is_none() {
             self.shared.counts.failing.inc();

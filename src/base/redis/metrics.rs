@@ -40,7 +40,7 @@ impl RedisMetrics {
         let seconds = |outcome| {
             metrics.histogram_with(
                 WAITS,
-                "How long commands to Redis were waited for, by what came of them: `ok`, `error` or `timeout`. Has buckets around the deadline: 0.015, 0.02, 0.025.",
+                "Duration of commands to Redis, by outcome: `ok`, `error` or `timeout`. Has buckets around the deadline: 0.015, 0.02, 0.025.",
                 &[("outcome", outcome)],
                 BUCKETS,
             )
@@ -48,14 +48,14 @@ impl RedisMetrics {
         let errors = |kind| {
             metrics.counter(
                 ERRORS,
-                "Commands to Redis without an answer, by kind: `timeout`, `connection`, `response` (it refused), `open` (not sent, since Redis was known to be lost).",
+                "Failed commands to Redis, by kind: `timeout`, `connection`, `response` (an error), `open` (not sent while Redis is lost).",
                 &[("kind", kind)],
             )
         };
         Self {
             up: metrics.gauge(
                 UP,
-                "1 if all of Redis can be reached; there is none without a `redis` section.",
+                "1 if all of Redis is reachable; absent without a `redis` section.",
                 &[],
             ),
             seconds: [seconds("ok"), seconds("error"), seconds("timeout")],

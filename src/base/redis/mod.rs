@@ -57,13 +57,13 @@ pub enum Unavailable {
     /// Not sent: Redis is known to be unreachable.
     #[error("redis is lost")]
     Open,
-    #[error("redis did not answer in time")]
+    #[error("redis timed out")]
     Timeout,
     /// The connection was closed, or the instance accepts no commands now.
-    #[error("the connection to redis was lost")]
+    #[error("connection to redis lost")]
     Connection,
     /// Refused by Redis: no permission, no memory, the wrong type.
-    #[error("redis refused the command")]
+    #[error("redis rejected the command")]
     Response,
 }
 
@@ -241,7 +241,7 @@ impl Redis {
                 }
                 drop(state);
                 if is_news {
-                    warn!(address = self.settings.address(), error = why; "redis refuses a command");
+                    warn!(address = self.settings.address(), error = why; "redis rejected a command");
                 }
                 Unavailable::Response
             }
@@ -249,7 +249,7 @@ impl Redis {
     }
 
     fn too_slow(&self) -> String {
-        format!("no answer within {}", Span(self.settings.timeout))
+        format!("no response within {}", Span(self.settings.timeout))
     }
 
     /// Stops sending commands to this part, except those of the supervisor.
@@ -287,7 +287,7 @@ impl Redis {
         if is_news {
             warn!(
                 address = self.settings.address(), mode = self.settings.mode.name(), error = why;
-                "redis is lost: going on without it"
+                "redis lost, continuing without it"
             );
         }
     }
@@ -304,7 +304,7 @@ impl Redis {
         drop(state);
         info!(
             address = self.settings.address(), mode = self.settings.mode.name();
-            "redis is connected"
+            "redis connected"
         );
     }
 }

@@ -103,11 +103,11 @@ impl FromStr for Url {
     type Err = SettingsError;
 
     fn from_str(text: &str) -> Result<Self, SettingsError> {
-        let no_url = || SettingsError("this is no URL of a Redis".to_owned());
+        let no_url = || SettingsError("invalid Redis URL".to_owned());
         let url = redis::parse_redis_url(text).ok_or_else(no_url)?;
         if url.fragment().is_some() || url.query().is_some() {
             return Err(SettingsError(
-                "nothing may follow `?` or `#` in the URL of a Redis".to_owned(),
+                "a Redis URL has no query and no fragment".to_owned(),
             ));
         }
         let info = url.into_connection_info().map_err(|error| {
@@ -129,7 +129,7 @@ impl FromStr for Url {
                 password: redis.password().map(Secret::new),
             },
             database: u16::try_from(redis.db())
-                .map_err(|_| SettingsError(format!("there is no database {}", redis.db())))?,
+                .map_err(|_| SettingsError(format!("invalid database number {}", redis.db())))?,
         })
     }
 }
@@ -142,7 +142,7 @@ fn tcp(host: &str, port: u16) -> Node {
 impl Node {
     /// Parses `HOST:PORT`, `[::1]:PORT`, or either without a port, which is then `usual_port`.
     pub fn parse(text: &str, usual_port: u16) -> Result<Self, SettingsError> {
-        let wrong = || SettingsError(format!("`{text}` is no address of a Redis"));
+        let wrong = || SettingsError(format!("invalid Redis address `{text}`"));
         let (host, port) = match text.rsplit_once(':') {
             Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
                 (host, port.parse().map_err(|_| wrong())?)
@@ -219,7 +219,7 @@ impl Settings {
             Mode::Single => {
                 let node = self.nodes.first().ok_or((
                     ErrorKind::InvalidClientConfig,
-                    "there is no address to connect to",
+                    "no address to connect to",
                 ))?;
                 let info = self.info(node)?;
                 let client = match (&self.tls, node) {

@@ -46,7 +46,7 @@ impl Redis {
             if let Err(error) = ended
                 && error.is_panic()
             {
-                log::error!(error:%; "the supervisor of redis panicked");
+                log::error!(error:%; "redis supervisor panicked");
             }
         }
     }
@@ -198,7 +198,7 @@ async fn probe(link: &mut Link, cmd: &redis::Cmd, limit: Duration) -> Result<(),
         match timeout(patience(limit), link.send(cmd)).await {
             Ok(Ok(_)) => return Ok(()),
             Ok(Err(error)) => return refused(&error),
-            Err(_elapsed) => why = format!("no answer within {}", Span(limit)),
+            Err(_elapsed) => why = format!("no response within {}", Span(limit)),
         }
     }
     Err(why)
@@ -208,7 +208,7 @@ async fn probe(link: &mut Link, cmd: &redis::Cmd, limit: Duration) -> Result<(),
 fn refused(error: &RedisError) -> Result<(), String> {
     match Problem::of(error) {
         Problem::Response(why) => {
-            log::debug!(error = why; "redis refuses to be asked whether it is there");
+            log::debug!(error = why; "redis rejected the health check");
             Ok(())
         }
         Problem::Timeout => Err(error.to_string()),

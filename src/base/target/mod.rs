@@ -49,13 +49,13 @@ pub enum BadTarget {
     Form,
     #[error("the request target has a control byte, a space or a `#`")]
     Byte,
-    #[error("the path has a backslash, plain or coded")]
+    #[error("the path has a backslash, plain or encoded")]
     Backslash,
     #[error("the path has a `%` without two hexadecimal digits")]
     Percent,
-    #[error("the path has a coded NUL")]
+    #[error("the path has an encoded NUL")]
     Nul,
-    #[error("the path has a coded dot segment")]
+    #[error("the path has an encoded dot segment")]
     CodedDots,
     #[error("the path has a dot segment with parameters, such as `..;`")]
     DotParameters,

@@ -394,7 +394,7 @@ mod tests {
         let refused = normal(json!({ "url": "/a%00" }));
         assert_eq!(
             refused,
-            "nothing can be stored as `/a%00`: the path has a coded NUL"
+            "nothing can be stored as `/a%00`: the path has an encoded NUL"
         );
     }
 

@@ -43,7 +43,7 @@ pub(super) enum LinkError {
     Connect(#[source] io::Error),
     #[error("{}", error::chain(.0))]
     Exchange(#[from] hyper::Error),
-    #[error("no answer within {} s", .0.as_secs())]
+    #[error("no response within {} s", .0.as_secs())]
     Late(Duration),
 }
 

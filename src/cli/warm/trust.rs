@@ -24,7 +24,7 @@ pub(super) fn tls(ca: Option<&Path>, is_insecure: bool) -> Result<ClientConfig, 
         None => Trust::System,
     };
     let mut config = fetch::tls(&trust)
-        .map_err(|error| format!("the system's authorities cannot be used: {error}"))?;
+        .map_err(|error| format!("cannot load the system's CA certificates: {error}"))?;
     if is_insecure {
         let algorithms = config.crypto_provider().signature_verification_algorithms;
         let verifier = Arc::new(TakesAny(algorithms));

@@ -66,9 +66,9 @@ fn wrong_lists_say_what_to_write() {
     assert_eq!(
         refused::<Access>("{ allow: [10.0.0.1/8, example.com] }"),
         [
-            "`10.0.0.1/8` is not a network: bits are set beyond its prefix; \
+            "invalid network `10.0.0.1/8`: bits are set beyond the prefix; \
              help: write `10.0.0.0/8` for the network, or `10.0.0.1` for the one address",
-            "`example.com` is not a network: it does not begin with an address; help: write an address such as `10.0.0.1`, \
+            "invalid network `example.com`: it does not begin with an address; help: write an address such as `10.0.0.1`, \
              or a network such as `10.0.0.0/8`",
         ]
     );

@@ -167,7 +167,7 @@ fn what_cannot_be_keys_says_what_to_write() {
         ("{}".to_owned(), "knows no keys"),
         (
             "{ keys: [{ name: a, hash: ek_clear }] }".to_owned(),
-            "the key `a`: this is no hash of an API key",
+            "the key `a`: invalid API key hash",
         ),
         (
             format!("{{ keys: [{{ name: '', hash: '{hash}' }}] }}"),

@@ -111,7 +111,7 @@ fn what_cannot_be_users_says_what_to_write() {
         ("{}".to_owned(), "knows no users"),
         (
             "{ users: { a: hunter2 } }".to_owned(),
-            "the user `a`: this is no hash",
+            "the user `a`: invalid password hash",
         ),
         (
             format!("{{ users: {{ 'a:b': '{hash}' }} }}"),
@@ -120,7 +120,7 @@ fn what_cannot_be_users_says_what_to_write() {
         ("{ file: nowhere }".to_owned(), "cannot read the users"),
         (
             format!("{{ forward: 'X User', users: {{ a: '{hash}' }} }}"),
-            "`X User` is not a header name",
+            "invalid header name `X User`",
         ),
         (
             format!("{{ realm: \"a\\nb\", users: {{ a: '{hash}' }} }}"),

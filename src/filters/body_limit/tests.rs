@@ -64,6 +64,6 @@ fn wrong_limits_say_what_to_write() {
           `methods: [GET]` where no body is wanted"
         ]
     );
-    assert!(refused::<BodyLimit>("1 MBit")[0].starts_with("`1 MBit` is not a size"));
+    assert!(refused::<BodyLimit>("1 MBit")[0].starts_with("invalid size `1 MBit`"));
     assert!(refused::<BodyLimit>("{ maximum: 1MiB }")[0].contains("maximum"));
 }

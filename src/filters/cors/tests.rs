@@ -207,7 +207,7 @@ fn mistakes_are_told_with_what_to_write() {
     for (yaml, message) in [
         (
             "{ origins: ['https://shop.test/app'] }",
-            "the origin `https://shop.test/app` goes on after its host; help: an origin has no path, not even `/`: write `https://shop.test`",
+            "the origin `https://shop.test/app` has more than a scheme and a host; help: an origin has no path, not even `/`: write `https://shop.test`",
         ),
         (
             "{ origins: [shop.test] }",

@@ -176,7 +176,7 @@ fn mistakes_are_told_with_what_to_write() {
         refused::<Csrf>("{ origins: [shop.test, 'https://shop.test/'] }"),
         [
             "the origin `shop.test` has no scheme; help: write `https://shop.test`",
-            "the origin `https://shop.test/` goes on after its host; help: an origin has no path, not even `/`: write `https://shop.test`",
+            "the origin `https://shop.test/` has more than a scheme and a host; help: an origin has no path, not even `/`: write `https://shop.test`",
         ]
     );
     assert_eq!(refused::<Csrf>("{ origins: ['*'] }").len(), 1);

@@ -404,7 +404,7 @@ fn mistakes_are_refused_with_what_to_write_instead() {
         &with("headers: [X-Forwarded-For]"),
         &["says `X-Forwarded-For` itself"],
     );
-    says(&with("copy: [Content-Length]"), &["meaning of its own"]);
+    says(&with("copy: [Content-Length]"), &["reserved header name"]);
     says(&with("copy: [X_User]"), &["underscore"]);
     says(&with("user: 'a b'"), &["no header that can be passed on"]);
     says(&with("timeout: 0s"), &["`timeout: 0s` is not between"]);

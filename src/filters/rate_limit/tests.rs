@@ -399,7 +399,7 @@ fn said(limit: &str) -> Vec<String> {
 #[test]
 fn wrong_limits_say_what_to_write() {
     for (limit, message) in [
-        ("{ rate: 10 }", "`10` is not a rate"),
+        ("{ rate: 10 }", "invalid rate `10`"),
         ("{ burst: 3 }", "missing"),
         (
             "{ rate: 10/s, burst: 0 }",
@@ -445,7 +445,7 @@ fn wrong_limits_say_what_to_write() {
         ),
         (
             "{ rate: 1/s, exempt: [10.0.0.1/8] }",
-            "`10.0.0.1/8` is not a network",
+            "invalid network `10.0.0.1/8`",
         ),
         ("{ rate: 1/s, burts: 3 }", "unknown"),
     ] {

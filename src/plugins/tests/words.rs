@@ -170,7 +170,7 @@ async fn values_are_counted_under_names_of_the_plugin() {
     };
     assert_eq!(
         response.body,
-        "TypeError: `seen` has these labels, and no others: `kind`, `n`"
+        "TypeError: `seen` has only these labels: `kind`, `n`"
     );
     bench.counts("edgeway_plugin_user_seen_total{kind=\"a\",n=\"1\",plugin=\"x\"} 3");
     bench.counts("edgeway_plugin_user_waited_sum{plugin=\"x\"} 0.3");

@@ -145,7 +145,7 @@ fn headers(config: &RespondConfig) -> Result<Vec<(HeaderName, HeaderValue)>, Pro
     for (name, value) in &config.headers {
         let Ok(parsed) = HeaderName::from_bytes(name.as_bytes()) else {
             return Err(Problem::new(
-                format!("`{name}` is not a header name"),
+                format!("invalid header name `{name}`"),
                 "write a name such as `x-served-by`",
             ));
         };

@@ -334,7 +334,7 @@ fn all_that_is_wrong_is_told_at_its_place() {
     edgeway::route::bad_regex ['b'] a route has `path` or `path_regex`, not both
     edgeway::route::bad_regex ['('] `(` is not a regular expression: unclosed group
     edgeway::route::bad_predicate ['a'] the host is not matched as a header
-    edgeway::route::bad_predicate ['1'] `x y` is not a header name
+    edgeway::route::bad_predicate ['1'] invalid header name `x y`
     edgeway::route::bad_predicate ['~['] `[` is not a regular expression: unclosed character class
     edgeway::route::bad_predicate ['1'] `a=b` is not the name of a query
     edgeway::route::bad_path [{ path: ['/{a}/{b}/{c}/{d}/{e}/{f}/{g}/{h}', '/x/{i}'] }] the paths of a route may have 8 names, these have 9

@@ -102,13 +102,13 @@ fn every_problem_is_found_at_once() {
             "<\"80\">: expected a whole number from 0 to 65535, found the text `80`; remove the quotes: `80`",
             "<maybe>: expected `true` or `false`, found the text `maybe`; ",
             "<super_markt>: unknown value `super_markt`; did you mean `super_market`? Allowed are `corner`, `super_market`, `502`, `custom`, `nested`",
-            "<8 MBit>: `8 MBit` is not a size: unknown unit `MBit`; use B, kB, KiB, MB, MiB, GB or GiB",
+            "<8 MBit>: invalid size `8 MBit`: unknown unit `MBit`; use B, kB, KiB, MB, MiB, GB or GiB",
             "<7>: expected text, found the number 7; put quotes round it: `\"7\"`",
             "<weight: 1>: `label` is missing here; add `label: …`",
             "<wieght>: unknown key `wieght`; did you mean `weight`?",
             "<3>: expected a mapping, found the number 3; ",
             "<[a]>: expected a mapping, found a list; ",
-            "<5>: `5` is not a duration: the unit is missing; write `5s` or `5ms`",
+            "<5>: invalid duration `5`: the unit is missing; write `5s` or `5ms`",
         ]
     );
 }

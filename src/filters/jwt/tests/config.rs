@@ -97,7 +97,7 @@ fn mistakes_are_refused_with_what_to_write_instead() {
         &with("token: {}"),
         &["one of a header, a cookie and a query"],
     );
-    says(&with("forward: { sub: Host }"), &["meaning of its own"]);
+    says(&with("forward: { sub: Host }"), &["reserved header name"]);
     says(&with("forward: { sub: X_User }"), &["underscore"]);
     says(
         &with("forward: { sub: X-A, role: x-a }"),

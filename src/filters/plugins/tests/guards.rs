@@ -37,10 +37,10 @@ fn a_header_that_a_plugin_writes_is_one_that_may_be_reserved() {
     let folder = folder(text);
     for (name, wanted) in [
         ("X_User", "has an underscore"),
-        ("Host", "has a meaning of its own"),
+        ("Host", "reserved header name"),
         ("Authorization", "is what clients prove with who they are"),
         ("cookie", "is what clients prove with who they are"),
-        ("a b", "is not a header name"),
+        ("a b", "invalid header name"),
     ] {
         let yaml = route(
             &[&folder],
