@@ -323,10 +323,10 @@ impl<'de> Deserialize<'de> for Statuses {
                 match (status(first), status(last)) {
                     (Some(first), Some(last)) if first <= last => Ok(Statuses(first, last)),
                     (Some(first), Some(last)) => Err(E::custom(format_args!(
-                        "the range `{text}` is upside down\nhelp: write `{last}-{first}`"
+                        "invalid range `{text}`: it is reversed\nhelp: write `{last}-{first}`"
                     ))),
                     _ => Err(E::custom(format_args!(
-                        "`{text}` is no status\nhelp: write a status from 100 to 599, or a range such as `200-399`"
+                        "invalid status `{text}`\nhelp: write a status from 100 to 599, or a range such as `200-399`"
                     ))),
                 }
             }
@@ -384,7 +384,7 @@ fn reply_status_of(status: u64) -> Result<u16, String> {
     u16::try_from(status)
         .ok()
         .filter(|status| (200..=599).contains(status))
-        .ok_or_else(|| format!("an answer's status must be from 200 to 599, found {status}"))
+        .ok_or_else(|| format!("the status of a reply must be from 200 to 599, found {status}"))
 }
 
 pub(super) fn reply_status<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u16>, D::Error> {
@@ -397,7 +397,7 @@ pub(super) fn redirect_status<'de, D: Deserializer<'de>>(d: D) -> Result<Option<
     match Option::<u16>::deserialize(d)? {
         Some(status) if !REDIRECT_STATUSES.contains(&status) => {
             Err(D::Error::custom(format_args!(
-                "{status} is no status of a redirect\nhelp: write 301 or 308 (for good), 302 or 307 (for now), or 303 (look there with GET)"
+                "invalid redirect status {status}\nhelp: write 301 or 308 (for good), 302 or 307 (for now), or 303 (look there with GET)"
             )))
         }
         status => Ok(status),

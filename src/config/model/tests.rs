@@ -248,11 +248,11 @@ fn statuses_are_single_ones_and_ranges() {
     }
     refused::<StatusSet>(
         "399-200",
-        "<399-200>: the range `399-200` is upside down; write `200-399`",
+        "<399-200>: invalid range `399-200`: it is reversed; write `200-399`",
     );
     refused::<StatusSet>(
         "[200, 99]",
-        "<99>: `99` is no status; write a status from 100 to 599, or a range such as `200-399`",
+        "<99>: invalid status `99`; write a status from 100 to 599, or a range such as `200-399`",
     );
     refused::<StatusSet>(
         "[]",
@@ -260,7 +260,7 @@ fn statuses_are_single_ones_and_ranges() {
     );
     refused::<StatusSet>(
         "2xx",
-        "<2xx>: `2xx` is no status; write a status from 100 to 599, or a range such as `200-399`",
+        "<2xx>: invalid status `2xx`; write a status from 100 to 599, or a range such as `200-399`",
     );
 }
 
@@ -301,7 +301,7 @@ fn the_other_shorthands() {
     assert_eq!(value::<RespondConfig>("hi").unwrap().body.unwrap(), "hi");
     refused::<RespondConfig>(
         "{ status: 99 }",
-        "<99>: an answer's status must be from 200 to 599, found 99; ",
+        "<99>: the status of a reply must be from 200 to 599, found 99; ",
     );
     for (text, status) in [
         ("https", 308),
@@ -317,7 +317,7 @@ fn the_other_shorthands() {
     }
     refused::<RedirectConfig>(
         "{ to: /new, status: 200 }",
-        "<200>: 200 is no status of a redirect; write 301 or 308 (for good), 302 or 307 (for now), or 303 (look there with GET)",
+        "<200>: invalid redirect status 200; write 301 or 308 (for good), 302 or 307 (for now), or 303 (look there with GET)",
     );
     let hosts: OneOrMany<Spanned<String>> = value("[a, b]").unwrap();
     assert_eq!(hosts.0[1].place.start, 4);

@@ -99,7 +99,7 @@ impl Expander<'_> {
             && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         if !is_name {
             return Err((
-                format!("`{name}` is no name of a variable"),
+                format!("invalid variable name `{name}`"),
                 format!("write `${{NAME}}` or `${{NAME:-default}}`; {literal}"),
             ));
         }

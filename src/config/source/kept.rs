@@ -42,7 +42,7 @@ impl Kept {
         match found {
             Some(file) => Ok(file.text.clone()),
             None => Err(Unreadable {
-                why: "it is not among what was kept".to_owned(),
+                why: "it is not part of the stored configuration".to_owned(),
                 invalid: None,
             }),
         }

@@ -201,9 +201,9 @@ impl<'a> Loader<'a> {
             let problem = Diagnostic::error(
                 "edgeway::include::cycle",
                 place,
-                format!("`{name}` includes itself this way"),
+                format!("`{name}` includes itself"),
             );
-            problem.help("keep what is included in a folder of its own, such as `routes.d/*.yaml`")
+            problem.help("keep included files in a folder of their own, such as `routes.d/*.yaml`")
         } else if let Some((_, before)) = self.read.iter().find(|(read, _)| read == canonical) {
             let problem = Diagnostic::error(
                 "edgeway::include::twice",
@@ -351,7 +351,7 @@ impl<'a> Loader<'a> {
                     Diagnostic::error(
                         "edgeway::include::pattern",
                         place,
-                        format!("`{pattern}` is no pattern: {}", error.msg),
+                        format!("invalid pattern `{pattern}`: {}", error.msg),
                     )
                     .help(
                         "use `*` for a part of a name, `**` for any folders, `?` for one character",
@@ -398,7 +398,7 @@ impl<'a> Loader<'a> {
             )
             .help(match problem.why.as_str() {
                 "no such file" => {
-                    "check the path; `include` starts from the file that it stands in"
+                    "check the path; `include` starts from the folder of its file"
                 }
                 "it is a folder, not a file" => {
                     "name a file in it, or `FOLDER/*.yaml` in `include`"

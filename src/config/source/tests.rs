@@ -123,9 +123,9 @@ fn a_variable_that_is_not_set_is_told_at_its_own_place() {
         Folder::with(&[("main.yaml", text)]).problems(),
         [
             "main.yaml:1:6: error: the environment variable `NOPE` is not set; help: set it, or write `${NOPE:-default}`; write `$${` for a literal `${`",
-            "main.yaml:2:5: error: `ALSO-NOT` is no name of a variable; help: write `${NAME}` or `${NAME:-default}`; write `$${` for a literal `${`",
+            "main.yaml:2:5: error: invalid variable name `ALSO-NOT`; help: write `${NAME}` or `${NAME:-default}`; write `$${` for a literal `${`",
             "main.yaml:3:4: error: `${` has no `}`; help: write `${NAME}`, or `$${` for a literal `${`",
-            "main.yaml:4:5: error: `` is no name of a variable; help: write `${NAME}` or `${NAME:-default}`; write `$${` for a literal `${`",
+            "main.yaml:4:5: error: invalid variable name ``; help: write `${NAME}` or `${NAME:-default}`; write `$${` for a literal `${`",
         ]
     );
 }
@@ -229,7 +229,7 @@ fn wrong_includes_are_told() {
     for (include, expected) in [
         (
             "none.yaml",
-            "main.yaml:1:10: error: cannot read `none.yaml`: no such file; help: check the path; `include` starts from the file that it stands in",
+            "main.yaml:1:10: error: cannot read `none.yaml`: no such file; help: check the path; `include` starts from the folder of its file",
         ),
         (
             "sub",
@@ -237,11 +237,11 @@ fn wrong_includes_are_told() {
         ),
         (
             "main.yaml",
-            "main.yaml:1:10: error: `main.yaml` includes itself this way; help: keep what is included in a folder of its own, such as `routes.d/*.yaml`",
+            "main.yaml:1:10: error: `main.yaml` includes itself; help: keep included files in a folder of their own, such as `routes.d/*.yaml`",
         ),
         (
             "sub/back.yaml",
-            "sub/back.yaml:1:10: error: `sub/../main.yaml` includes itself this way; help: keep what is included in a folder of its own, such as `routes.d/*.yaml`",
+            "sub/back.yaml:1:10: error: `sub/../main.yaml` includes itself; help: keep included files in a folder of their own, such as `routes.d/*.yaml`",
         ),
         (
             "[sub/ok.yaml, sub/ok.yaml]",
@@ -261,7 +261,7 @@ fn wrong_includes_are_told() {
         ),
         (
             "'a[.yaml'",
-            "main.yaml:1:10: error: `a[.yaml` is no pattern: invalid range pattern; help: use `*` for a part of a name, `**` for any folders, `?` for one character",
+            "main.yaml:1:10: error: invalid pattern `a[.yaml`: invalid range pattern; help: use `*` for a part of a name, `**` for any folders, `?` for one character",
         ),
         (
             "sub/broken.yaml",
@@ -400,7 +400,7 @@ fn a_file_that_was_not_kept_is_told() {
     let (_, _, diagnostics) = load_kept(&path, &kept);
     let message = &diagnostics.list()[0].message;
     assert!(
-        message.ends_with("it is not among what was kept"),
+        message.ends_with("it is not part of the stored configuration"),
         "{message}"
     );
 }

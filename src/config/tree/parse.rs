@@ -169,7 +169,7 @@ impl<'t> Builder<'t, '_, '_> {
                     place,
                     format!("the tag `{text}` is not supported"),
                 )
-                .help("leave it out; put quotes round a value that shall be text"),
+                .help("leave it out; put quotes round a value that is text"),
             );
         }
         let node = match event {
@@ -222,7 +222,7 @@ impl<'t> Builder<'t, '_, '_> {
                 Diagnostic::error(
                     "edgeway::yaml::alias",
                     place,
-                    "this alias stands inside of what it names",
+                    "this alias is inside the value that it names",
                 )
                 .help("write the value out"),
             ));

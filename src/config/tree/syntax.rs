@@ -95,19 +95,19 @@ impl Wrong<'_> {
             let word = rest.split([' ', ',', ']', '}']).next().unwrap_or_default();
             return tell(
                 word.len(),
-                &format!("`{word}` is the alias of nothing"),
+                &format!("unknown alias `{word}`"),
                 &format!("put quotes round text that begins with `*`: `\"{word}\"`"),
             );
         }
         for (part, message, help) in [
             (
                 "did not find expected key",
-                "the indentation of this line fits nothing above it",
-                "indent it as far as the lines that it belongs to",
+                "the indentation of this line matches no line above",
+                "indent it like the lines that it belongs to",
             ),
             (
                 "expected '-' indicator",
-                "this line stands beside a list and is none of its items",
+                "this line is indented like a list but is not an item",
                 "begin it with `- `, or indent it as far as what it belongs to",
             ),
             (
@@ -132,7 +132,7 @@ impl Wrong<'_> {
             ),
             (
                 "misplaced bracket",
-                "this bracket closes nothing",
+                "this bracket has no opening bracket",
                 "remove it, or put quotes round text that contains brackets",
             ),
             (
@@ -143,12 +143,12 @@ impl Wrong<'_> {
             (
                 "expected ',' or '}'",
                 "expected `,` or `}` here",
-                "part the entries with `, `; text with brackets or `: ` in it needs quotes",
+                "separate the entries with `, `; text with brackets or `: ` in it needs quotes",
             ),
             (
                 "expected ',' or ']'",
                 "expected `,` or `]` here",
-                "part the items with `, `; text with brackets or `: ` in it needs quotes",
+                "separate the items with `, `; text with brackets or `: ` in it needs quotes",
             ),
         ] {
             if info.contains(part) {

@@ -196,7 +196,7 @@ fn problems_of_the_notation_are_told_in_plain_words() {
         ),
         (
             "a: &b [*b]\n",
-            "<*b>: this alias stands inside of what it names; write the value out",
+            "<*b>: this alias is inside the value that it names; write the value out",
         ),
         (
             "a: &b { c: 1 }\nd: { <<: *b }\n",
@@ -204,7 +204,7 @@ fn problems_of_the_notation_are_told_in_plain_words() {
         ),
         (
             "a: !!str 80\n",
-            "<!!str 80>: the tag `!!str` is not supported; leave it out; put quotes round a value that shall be text",
+            "<!!str 80>: the tag `!!str` is not supported; leave it out; put quotes round a value that is text",
         ),
         (
             "? [a]\n: b\n",
@@ -229,7 +229,7 @@ fn syntax_errors_are_explained() {
         ),
         (
             "a: [*.test.org, b]\n",
-            "<*.test.org>: `*.test.org` is the alias of nothing; put quotes round text that begins with `*`: `\"*.test.org\"`",
+            "<*.test.org>: unknown alias `*.test.org`; put quotes round text that begins with `*`: `\"*.test.org\"`",
         ),
         (
             "a: @x\n",
@@ -250,7 +250,7 @@ fn syntax_errors_are_explained() {
         ),
         (
             "- a\nb: 1\n",
-            "<b>: this line stands beside a list and is none of its items",
+            "<b>: this line is indented like a list but is not an item",
         ),
         (
             "a: 1\n b: 2\n",
@@ -258,15 +258,15 @@ fn syntax_errors_are_explained() {
         ),
         (
             "a:\n  b: 1\n c: 2\n",
-            "<c>: the indentation of this line fits nothing above it",
+            "<c>: the indentation of this line matches no line above",
         ),
         (
             "a: 1\nb c\n# d\n",
             "<b c>: this line has no `: `; write `key: value`, with a space after the colon",
         ),
         ("a: 1\nb:2\nc: 3\n", "<b:2>: this line has no `: `"),
-        ("}", "<}>: this bracket closes nothing"),
-        ("a: [1]]\n", "<]>: this bracket closes nothing"),
+        ("}", "<}>: this bracket has no opening bracket"),
+        ("a: [1]]\n", "<]>: this bracket has no opening bracket"),
         (
             "a: \"\\d\"\n",
             "<\">: a `\\` in double quotes begins an escape, and this text has an unknown one; use single quotes",
