@@ -92,7 +92,10 @@ impl OriginPattern {
             ));
         }
         if let Some((_, host)) = authority.rsplit_once('@') {
-            return Err(refuse("has a user name", format!("write `{scheme}://{host}`")));
+            return Err(refuse(
+                "has a user name",
+                format!("write `{scheme}://{host}`"),
+            ));
         }
         let (domain, is_wildcard) = match authority.strip_prefix("*.") {
             Some(domain) => (domain, true),

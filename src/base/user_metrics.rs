@@ -107,9 +107,7 @@ impl UserMetrics {
             }
             if known.labels != names {
                 let labels = known.labels.join("`, `");
-                return Err(format!(
-                    "`{name}` has only these labels: `{labels}`"
-                ));
+                return Err(format!("`{name}` has only these labels: `{labels}`"));
             }
         }
         let known = families
@@ -196,7 +194,9 @@ fn check(
     value: f64,
 ) -> Result<(), String> {
     if !is_name(name) {
-        return Err(format!("invalid metric name `{name}`; write one such as `logins`"));
+        return Err(format!(
+            "invalid metric name `{name}`; write one such as `logins`"
+        ));
     }
     // Suffixes that the gateway and the text format append would be ambiguous.
     let taken = ["_total", "_bucket", "_sum", "_count"];

@@ -344,7 +344,7 @@ pub(super) mod tests {
                 return Err(Trouble::Away("nobody is there".to_owned()));
             }
             if name != state.upstream.name {
-                return Err(Trouble::Refused(format!("there is no upstream `{name}`")));
+                return Err(Trouble::Refused(format!("unknown upstream `{name}`")));
             }
             let told = state.upstream.clone();
             let FakeState {

@@ -58,7 +58,7 @@ impl Gateway for Remote {
                     [] => "none".to_owned(),
                     some => some.join(", "),
                 };
-                Trouble::Refused(format!("there is no upstream `{name}`; there is {known}"))
+                Trouble::Refused(format!("unknown upstream `{name}`; there is {known}"))
             })
     }
 

@@ -110,7 +110,7 @@ pub struct ExplainedFilter {
 /// Reason why a request cannot be explained.
 #[derive(Debug, thiserror::Error)]
 pub enum ExplainError {
-    #[error("`{0}` is not a method")]
+    #[error("invalid method `{0}`")]
     Method(String),
     #[error("`{0}` is not a header: write `Name: value`")]
     Header(String),

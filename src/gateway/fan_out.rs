@@ -152,7 +152,7 @@ impl Compiler<'_> {
             None => self.error(
                 "edgeway::cache::fan_out",
                 name.place,
-                format!("there is no upstream `{}`", name.value),
+                format!("unknown upstream `{}`", name.value),
                 "name the upstream whose instances are to be told of purges",
             ),
             Some(upstream)

@@ -179,7 +179,7 @@ impl Compiler<'_> {
                 self.error(
                     "edgeway::listener::redirect",
                     *place,
-                    format!("`{value}` is not a path"),
+                    format!("invalid path `{value}`"),
                     "write a path such as `/health`, or `/public/*` for all below it",
                 );
             }

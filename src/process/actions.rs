@@ -362,7 +362,7 @@ fn no_such_upstream<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Ref
     Refused::new(
         404,
         "no_such_upstream",
-        format!("there is no upstream `{name}`; there is {known}"),
+        format!("unknown upstream `{name}`; there is {known}"),
     )
 }
 
@@ -392,9 +392,9 @@ mod tests {
         let refused = no_such_upstream("wbe", ["web", "api"].into_iter());
         assert_eq!(
             refused.message,
-            "there is no upstream `wbe`; there is `api`, `web`"
+            "unknown upstream `wbe`; there is `api`, `web`"
         );
         let refused = no_such_upstream("web", std::iter::empty());
-        assert_eq!(refused.message, "there is no upstream `web`; there is none");
+        assert_eq!(refused.message, "unknown upstream `web`; there is none");
     }
 }

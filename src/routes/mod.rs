@@ -52,7 +52,7 @@ fn regex(text: &str) -> Result<regex::bytes::Regex, Problem> {
             let reason = error.lines().last().unwrap_or_default().trim();
             let reason = reason.strip_prefix("error: ").unwrap_or(reason);
             Problem::new(
-                format!("`{text}` is not a regular expression: {reason}"),
+                format!("invalid regular expression `{text}`: {reason}"),
                 "the syntax is that of Rust's `regex`: no look-around, no back-references",
             )
         })

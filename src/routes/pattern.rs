@@ -32,7 +32,7 @@ pub(super) enum Segment {
 impl HostPattern {
     pub(super) fn parse(text: &str) -> Result<Self, Problem> {
         let refuse = |why: &str, help: String| {
-            Err(Problem::new(format!("`{text}` is not a host: {why}"), help))
+            Err(Problem::new(format!("invalid host `{text}`: {why}"), help))
         };
         if let Some((_, rest)) = text.split_once("://") {
             let host = rest.split('/').next().unwrap_or_default();
@@ -40,7 +40,7 @@ impl HostPattern {
         }
         if text == "*" {
             return refuse(
-                "`*` alone says nothing",
+                "`*` alone has no effect",
                 "leave `host` out to take any host".into(),
             );
         }
@@ -50,7 +50,7 @@ impl HostPattern {
         };
         if name.contains('*') {
             return refuse(
-                "`*` may only stand for all that is left of a dot",
+                "`*` may only stand at the front, before a dot",
                 "write `*.example.com`".into(),
             );
         }
@@ -78,7 +78,7 @@ impl HostPattern {
         // Only a port can follow the last colon outside of brackets.
         if name.contains(':') && !name.ends_with(']') {
             return refuse(
-                "it has a port, and ports are not looked at",
+                "it has a port, and ports are not matched",
                 format!("write `{host}`"),
             );
         }
@@ -135,7 +135,7 @@ impl PathPattern {
     pub(super) fn parse(text: &str, slashes: Slashes) -> Result<Self, Problem> {
         let Some(inner) = text.strip_prefix('/') else {
             return Err(Problem::new(
-                format!("`{text}` is not a path: it does not begin with `/`"),
+                format!("invalid path `{text}`: it does not begin with `/`"),
                 format!("write `/{text}`"),
             ));
         };
@@ -236,7 +236,7 @@ impl PathPattern {
         for (index, name) in names.iter().enumerate() {
             if RESERVED.contains(name) {
                 return Err(Problem::new(
-                    format!("`{text}` uses the name `{{{name}}}`, which templates use already"),
+                    format!("`{text}` uses the name `{{{name}}}`, which templates reserve"),
                     format!("write another name, such as `{{{name}_name}}`"),
                 ));
             }
@@ -261,7 +261,7 @@ impl PathPattern {
 /// match.
 fn check_normal(text: &str, slashes: Slashes) -> Result<(), Problem> {
     let refuse =
-        |why: &str, help: String| Err(Problem::new(format!("`{text}` is not a path: {why}"), help));
+        |why: &str, help: String| Err(Problem::new(format!("invalid path `{text}`: {why}"), help));
     if let Some((path, _)) = text.split_once('?') {
         return refuse(
             "it has a query",
@@ -282,7 +282,7 @@ fn check_normal(text: &str, slashes: Slashes) -> Result<(), Problem> {
         Ok(normal) => match normal.rewritten() {
             None => Ok(()),
             Some(path) => refuse(
-                "requests have another form of it when a route is chosen",
+                "routes match the normalized form of a path",
                 format!("write `{}`", String::from_utf8_lossy(&path)),
             ),
         },
@@ -303,9 +303,11 @@ fn parse_segment(text: &str, segment: &str) -> Result<Segment, Problem> {
             return Ok(Segment::Param(name.to_owned()));
         }
         return Err(Problem::new(
-            format!("`{segment}` in `{text}` is no parameter: a name has letters, digits and `_`"),
+            format!(
+                "invalid parameter `{segment}` in `{text}`: a name has letters, digits and `_`"
+            ),
             if name.starts_with('*') {
-                "write `/*` at the end; templates call what it took `{rest}`"
+                "write `/*` at the end; templates call what it matched `{rest}`"
             } else {
                 "write a name such as `{id}`"
             },
@@ -322,7 +324,7 @@ fn parse_segment(text: &str, segment: &str) -> Result<Segment, Problem> {
     }
     if let Some(name) = segment.strip_prefix(':').filter(|name| !name.is_empty()) {
         return Err(Problem::new(
-            format!("`{segment}` in `{text}` is not how a parameter is written"),
+            format!("invalid parameter `{segment}` in `{text}`"),
             format!("write `{{{name}}}`"),
         ));
     }
@@ -332,7 +334,7 @@ fn parse_segment(text: &str, segment: &str) -> Result<Segment, Problem> {
             None => format!("write `{{{name}}}`"),
         };
         return Err(Problem::new(
-            format!("`{segment}` in `{text}` is not how a parameter is written"),
+            format!("invalid parameter `{segment}` in `{text}`"),
             help,
         ));
     }
@@ -347,7 +349,7 @@ fn stray_star(text: &str) -> Problem {
         _ => "write `{name}` for one segment, `/*` at the end for all that follows".to_owned(),
     };
     Problem::new(
-        format!("`{text}` is not a path: `*` may only be the last segment"),
+        format!("invalid path `{text}`: `*` may only be the last segment"),
         help,
     )
 }
@@ -409,7 +411,7 @@ mod tests {
             ("/a/[...slug]", "write `/*` at the end"),
             (
                 "/a/{*rest}",
-                "write `/*` at the end; templates call what it took `{rest}`",
+                "write `/*` at the end; templates call what it matched `{rest}`",
             ),
             ("/a/../b", "write `/b`"),
             ("/a//b", "write `/a/b`"),

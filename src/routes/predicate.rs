@@ -296,7 +296,7 @@ fn check_method(text: &str) -> Result<(), Problem> {
         Some(near) => format!("did you mean `{near}`?"),
         None => "write it in capitals, such as `GET`".to_owned(),
     };
-    Err(Problem::new(format!("`{text}` is not a method"), help))
+    Err(Problem::new(format!("invalid method `{text}`"), help))
 }
 
 fn want(text: &str) -> Result<Want, Problem> {
@@ -335,7 +335,7 @@ fn plain_name(name: &str, kind: &str, separators: &str) -> Result<Vec<u8>, Probl
     let is_plain = |c: char| c.is_ascii_graphic() && !separators.contains(c);
     if name.is_empty() || !name.chars().all(is_plain) {
         return Err(Problem::new(
-            format!("`{name}` is not the name of a {kind}"),
+            format!("invalid {kind} name `{name}`"),
             "write it decoded, in visible ASCII without separators",
         ));
     }

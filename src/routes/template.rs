@@ -40,7 +40,7 @@ impl Template {
             let (before, from) = left.split_at(start);
             let end = from.find('}').filter(|end| *end > 0).ok_or_else(|| {
                 Problem::new(
-                    format!("`{text}` has a `{}` without its partner", &from[..1]),
+                    format!("`{text}` has an unmatched `{}`", &from[..1]),
                     "write `{name}` for a placeholder, `%7B` and `%7D` for braces",
                 )
             })?;
@@ -119,7 +119,7 @@ fn placeholder(
         return match name {
             "rest" if !names.has_rest() && names.is_whole() => Err(Problem::new(
                 format!("`{text}` uses `{{rest}}`, but a path of this route has no `/*`"),
-                "`{rest}` is what `/*` took: end each path of the route with `/*`",
+                "`{rest}` is what `/*` matched: end each path of the route with `/*`",
             )),
             "rest" => Ok(Some(Piece::Rest)),
             "path" => Ok(Some(Piece::Path)),
@@ -145,7 +145,7 @@ fn placeholder(
                 None => format!("there are `{{{}}}`", known.join("}`, `{")),
             };
             Err(Problem::new(
-                format!("`{text}` uses `{{{name}}}`, which is no placeholder here"),
+                format!("unknown placeholder `{{{name}}}` in `{text}`"),
                 help,
             ))
         }
@@ -156,7 +156,7 @@ fn placeholder(
 fn query_piece(text: &str, pieces: &mut Vec<Piece>, after: &str) -> Result<Piece, Problem> {
     let refuse = |help: &str| {
         Err(Problem::new(
-            format!("`{text}` uses `{{query}}` oddly"),
+            format!("misplaced `{{query}}` in `{text}`"),
             help,
         ))
     };

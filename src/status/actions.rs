@@ -256,10 +256,10 @@ mod tests {
 
     #[test]
     fn a_plain_refusal_has_no_problems() {
-        let refused = Refused::new(404, "no_upstream", "there is no upstream `web`");
+        let refused = Refused::new(404, "no_upstream", "unknown upstream `web`");
         assert_eq!(
             serde_json::to_string(&refused).unwrap(),
-            r#"{"status":404,"reason":"no_upstream","message":"there is no upstream `web`"}"#
+            r#"{"status":404,"reason":"no_upstream","message":"unknown upstream `web`"}"#
         );
     }
 }

@@ -76,7 +76,7 @@ fn what_cannot_be_explained_is_told_on_stderr() {
             "`ftp://x/` is not a path or an http URL",
         ),
         (["GET", "/a%00"], "this request is answered with 400"),
-        (["G T", "/"], "`G T` is not a method"),
+        (["G T", "/"], "invalid method `G T`"),
     ] {
         let [method, url] = request;
         let ran = edgeway(&["explain", "-c", ROUTES, method, url]);

@@ -152,7 +152,10 @@ async fn a_redis_that_hangs_costs_a_few_commands_their_deadline_and_others_nothi
     assert!(waits[150] < Duration::from_millis(1), "{waits:?}");
     assert_eq!(supervised.metric("edgeway_redis_up"), 0);
     let status = supervised.client.status();
-    assert_eq!(status.last_error.as_deref(), Some("no response within 20ms"));
+    assert_eq!(
+        status.last_error.as_deref(),
+        Some("no response within 20ms")
+    );
     redis.resume();
     supervised.is_up(true, BACK_WITHIN).await;
     assert_eq!(supervised.set("test:a", "3").await, Ok(()));

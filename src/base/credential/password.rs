@@ -85,8 +85,7 @@ impl FromStr for PasswordHash {
                 Ok(Self::Bcrypt(text.into()))
             }
             Some("apr1" | "1" | "5" | "6" | "y") => Err(bad(
-                "unsupported hash type: too fast to resist guessing, or one of crypt(3)"
-                    .to_owned(),
+                "unsupported hash type: too fast to resist guessing, or one of crypt(3)".to_owned(),
             )),
             // The text is not repeated: it may be the password itself.
             _ if text.starts_with("{SHA}") || text.starts_with("{SSHA}") => Err(bad(

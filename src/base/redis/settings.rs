@@ -217,10 +217,10 @@ impl Settings {
     pub(super) fn maker(&self) -> Result<Maker, RedisError> {
         match &self.mode {
             Mode::Single => {
-                let node = self.nodes.first().ok_or((
-                    ErrorKind::InvalidClientConfig,
-                    "no address to connect to",
-                ))?;
+                let node = self
+                    .nodes
+                    .first()
+                    .ok_or((ErrorKind::InvalidClientConfig, "no address to connect to"))?;
                 let info = self.info(node)?;
                 let client = match (&self.tls, node) {
                     (Some(tls), Node::Tcp { .. }) => {

@@ -259,7 +259,7 @@ impl Way<'_> {
             && !self.options.upstreams.is_empty()
             && !self.options.upstreams.contains(name)
         {
-            ran.outcome = Err(Failure::script(format!("there is no upstream `{name}`")));
+            ran.outcome = Err(Failure::script(format!("unknown upstream `{name}`")));
         }
         self.say(&printed(hook, &ran));
         self.is_well &= ran.outcome.is_ok();

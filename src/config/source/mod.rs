@@ -397,9 +397,7 @@ impl<'a> Loader<'a> {
                 format!("cannot read `{}`: {}", path.display(), problem.why),
             )
             .help(match problem.why.as_str() {
-                "no such file" => {
-                    "check the path; `include` starts from the folder of its file"
-                }
+                "no such file" => "check the path; `include` starts from the folder of its file",
                 "it is a folder, not a file" => {
                     "name a file in it, or `FOLDER/*.yaml` in `include`"
                 }

@@ -102,9 +102,9 @@ fn check_shape(config: &RouteConfig, cx: &mut CompileCx<'_>) -> Option<()> {
         let (place, message) = match actions[..] {
             [(first, _), (second, place), ..] => (
                 place,
-                format!("a route does one thing, this one has `{first}` and `{second}`"),
+                format!("a route has one action, this one has `{first}` and `{second}`"),
             ),
-            _ => (cx.place, "this route does nothing".to_owned()),
+            _ => (cx.place, "this route has no action".to_owned()),
         };
         let help = "give it one of `upstream`, `redirect` and `respond`";
         cx.report_at(place, CODE, message, help);
@@ -119,7 +119,7 @@ fn check_shape(config: &RouteConfig, cx: &mut CompileCx<'_>) -> Option<()> {
         if let Some(place) = place
             && action != "upstream"
         {
-            let message = format!("`{key}` says nothing beside `{action}`");
+            let message = format!("`{key}` has no effect with `{action}`");
             cx.report_at(
                 place,
                 CODE,
@@ -142,7 +142,7 @@ fn check_upstream(name: &str, place: Place, cx: &mut CompileCx<'_>) -> bool {
         None if cx.upstreams.is_empty() => format!("add it: `upstreams: {{ {name}: … }}`"),
         None => format!("there are `{}`", known().collect::<Vec<_>>().join("`, `")),
     };
-    let message = format!("there is no upstream `{name}`");
+    let message = format!("unknown upstream `{name}`");
     cx.report_at(place, "edgeway::route::unknown_upstream", message, help);
     false
 }

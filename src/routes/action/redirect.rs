@@ -34,7 +34,7 @@ impl Redirect {
             .filter(StatusCode::is_redirection)
             .ok_or_else(|| {
                 Problem::new(
-                    format!("{} is not the status of a redirect", config.status),
+                    format!("invalid redirect status {}", config.status),
                     "write 308 or 301 for good, 307, 302 or 303 for now",
                 )
             })?;
@@ -87,8 +87,8 @@ impl Redirect {
 fn check_text(text: &str) -> Result<(), Problem> {
     if let Some(bad) = text.chars().find(|c| !c.is_ascii_graphic() || *c == '\\') {
         return Err(Problem::new(
-            format!("`{text}` is no address: it has {bad:?}"),
-            "write it percent-coded, as `%20` for a space",
+            format!("invalid redirect target `{text}`: it has {bad:?}"),
+            "write it percent-encoded, as `%20` for a space",
         ));
     }
     let starts = |start: &str| {
@@ -103,7 +103,7 @@ fn check_text(text: &str) -> Result<(), Problem> {
     }
     if !(starts("/") || starts("{path}") || starts("http://") || starts("https://")) {
         return Err(Problem::new(
-            format!("`{text}` is no address to send a client to"),
+            format!("invalid redirect target `{text}`"),
             "write `https`, a path that begins with `/`, or an address with `http://` or `https://`",
         ));
     }
@@ -143,7 +143,7 @@ fn check_authority(text: &str, to: &Template) -> Result<(), Problem> {
     if is_empty {
         return Err(Problem::new(
             format!("`{text}` has no host"),
-            "write it, or `{host}` for the one that was asked",
+            "write it, or `{host}` for the requested host",
         ));
     }
     Ok(())

@@ -117,7 +117,7 @@ fn status(config: &RespondConfig) -> Result<StatusCode, Problem> {
         .filter(|status| (200..600).contains(&status.as_u16()))
         .ok_or_else(|| {
             Problem::new(
-                format!("{number} is not the status of an answer"),
+                format!("invalid status {number}"),
                 "write one from 200 to 599",
             )
         })?;
@@ -127,13 +127,13 @@ fn status(config: &RespondConfig) -> Result<StatusCode, Problem> {
     // RFC 9110, 15.3.5, 15.3.6 and 15.4.5: these never have a body.
     if has_body && matches!(number, 204 | 205 | 304) {
         return Err(Problem::new(
-            format!("an answer with status {number} has no body"),
+            format!("a response with status {number} has no body"),
             "leave the body out, or write another status",
         ));
     }
     if config.maintenance.is_some() && number < 400 {
         return Err(Problem::new(
-            format!("{number} would say that all is well during maintenance"),
+            format!("status {number} would report success during maintenance"),
             "leave `status` out for 503",
         ));
     }
@@ -151,7 +151,7 @@ fn headers(config: &RespondConfig) -> Result<Vec<(HeaderName, HeaderValue)>, Pro
         };
         if parsed == CONTENT_TYPE {
             return Err(Problem::new(
-                "the type of the body is not written in `headers`",
+                "the content type is not written in `headers`",
                 "write it in `content_type`",
             ));
         }
@@ -163,7 +163,7 @@ fn headers(config: &RespondConfig) -> Result<Vec<(HeaderName, HeaderValue)>, Pro
         }
         let Ok(value) = HeaderValue::from_str(value) else {
             return Err(Problem::new(
-                format!("the value of `{name}` has bytes that no header may have"),
+                format!("the value of `{name}` has bytes that are not allowed in a header"),
                 "write it in visible ASCII, on one line",
             ));
         };
@@ -178,7 +178,7 @@ fn content_type(config: &RespondConfig) -> Result<Option<HeaderValue>, Problem> 
     };
     if config.maintenance.is_some() || (config.body.is_none() && config.file.is_none()) {
         return Err(Problem::new(
-            "`content_type` says nothing without `body` or `file`",
+            "`content_type` has no effect without `body` or `file`",
             "leave it out",
         ));
     }
@@ -188,7 +188,7 @@ fn content_type(config: &RespondConfig) -> Result<Option<HeaderValue>, Problem> 
         .map(Some)
         .ok_or_else(|| {
             Problem::new(
-                format!("`{text}` is not a media type"),
+                format!("invalid media type `{text}`"),
                 "write one such as `text/html; charset=utf-8`",
             )
         })
@@ -223,7 +223,7 @@ fn body(
             cx.report_at(
                 place,
                 CODE,
-                "an answer has one body",
+                "a reply has one body",
                 "write one of `body`, `file` and `maintenance`",
             );
             None
@@ -255,7 +255,7 @@ fn read(
             file.place,
             CODE,
             format!("`{shown}` is larger than 1 MiB"),
-            "let an upstream serve it: answers of the gateway's own are kept in memory",
+            "let an upstream serve it: the gateway's own replies are kept in memory",
         );
         return None;
     }

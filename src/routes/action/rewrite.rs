@@ -139,7 +139,7 @@ fn copy(out: &mut Vec<u8>, value: &[u8], _: Part) {
 
 fn no_slash(with: &str) -> Problem {
     Problem::new(
-        format!("`{with}` is not a path: it does not begin with `/`"),
+        format!("invalid path `{with}`: it does not begin with `/`"),
         format!("write `with: /{with}`"),
     )
 }
@@ -160,8 +160,8 @@ fn check_text(with: &str) -> Result<(), Problem> {
         .find(|c| !c.is_ascii_graphic() || matches!(c, '#' | '\\'))
     {
         return Err(Problem::new(
-            format!("`{with}` is not a path: it has {bad:?}"),
-            "write it percent-coded, as `%20` for a space",
+            format!("invalid path `{with}`: it has {bad:?}"),
+            "write it percent-encoded, as `%20` for a space",
         ));
     }
     Ok(())
@@ -181,7 +181,7 @@ fn check_prefix(prefix: &str, slashes: Slashes) -> Result<(), Problem> {
         },
     };
     Err(Problem::new(
-        format!("`{prefix}` is not the beginning of a path"),
+        format!("invalid path prefix `{prefix}`"),
         help,
     ))
 }

@@ -214,17 +214,17 @@ fn wrong_redirects_are_told_what_to_write() {
         (
             "/{idd}",
             301,
-            "`/{idd}` uses `{idd}`, which is no placeholder here; did you mean `{id}`?",
+            "unknown placeholder `{idd}` in `/{idd}`; did you mean `{id}`?",
         ),
         (
             "/{rest}",
             301,
-            "`/{rest}` uses `{rest}`, but a path of this route has no `/*`; `{rest}` is what `/*` took: end each path of the route with `/*`",
+            "`/{rest}` uses `{rest}`, but a path of this route has no `/*`; `{rest}` is what `/*` matched: end each path of the route with `/*`",
         ),
         (
             "/{id",
             301,
-            "`/{id` has a `{` without its partner; write `{name}` for a placeholder, `%7B` and `%7D` for braces",
+            "`/{id` has an unmatched `{`; write `{name}` for a placeholder, `%7B` and `%7D` for braces",
         ),
         (
             "//a.test/",
@@ -234,32 +234,32 @@ fn wrong_redirects_are_told_what_to_write() {
         (
             "a.test",
             301,
-            "`a.test` is no address to send a client to; write `https`, a path that begins with `/`, or an address with `http://` or `https://`",
+            "invalid redirect target `a.test`; write `https`, a path that begins with `/`, or an address with `http://` or `https://`",
         ),
         (
             "/a b",
             301,
-            "`/a b` is no address: it has ' '; write it percent-coded, as `%20` for a space",
+            "invalid redirect target `/a b`: it has ' '; write it percent-encoded, as `%20` for a space",
         ),
         (
             "/x{query}",
             301,
-            "`/x{query}` uses `{query}` oddly; write a `?` before it: `{path}?{query}`",
+            "misplaced `{query}` in `/x{query}`; write a `?` before it: `{path}?{query}`",
         ),
         (
             "https://a.test&{query}",
             301,
-            "`https://a.test&{query}` uses `{query}` oddly; write a `?` before it: `{path}?{query}`",
+            "misplaced `{query}` in `https://a.test&{query}`; write a `?` before it: `{path}?{query}`",
         ),
         (
             "/x?{query}&a",
             301,
-            "`/x?{query}&a` uses `{query}` oddly; write it last: `{path}?{query}` or `/x?a=1&{query}`",
+            "misplaced `{query}` in `/x?{query}&a`; write it last: `{path}?{query}` or `/x?a=1&{query}`",
         ),
         (
             "https://{path}",
             301,
-            "`https://{path}` has no host; write it, or `{host}` for the one that was asked",
+            "`https://{path}` has no host; write it, or `{host}` for the requested host",
         ),
     ] {
         refuses(
@@ -282,7 +282,7 @@ fn wrong_redirects_are_told_what_to_write() {
 fn a_path_that_cannot_be_read_is_told_once() {
     refuses(
         "{ match: { path: ['x/{id}'] }, redirect: { to: '/{id}', status: 301 } }",
-        &["`x/{id}` is not a path: it does not begin with `/`; write `/x/{id}`"],
+        &["invalid path `x/{id}`: it does not begin with `/`; write `/x/{id}`"],
     );
 }
 
@@ -346,15 +346,15 @@ fn wrong_rewrites_are_told_what_to_write() {
         ),
         (
             "{ prefix: /a, with: b }",
-            "`b` is not a path: it does not begin with `/`; write `with: /b`",
+            "invalid path `b`: it does not begin with `/`; write `with: /b`",
         ),
         (
             "{ prefix: /a/*, with: / }",
-            "`/a/*` is not the beginning of a path; write `prefix: /a`",
+            "invalid path prefix `/a/*`; write `prefix: /a`",
         ),
         (
             "{ prefix: a, with: / }",
-            "`a` is not the beginning of a path; write `prefix: /a`",
+            "invalid path prefix `a`; write `prefix: /a`",
         ),
         (
             "{ prefix: /a, with: /b?c }",
@@ -362,11 +362,11 @@ fn wrong_rewrites_are_told_what_to_write() {
         ),
         (
             "{ prefix: /a, with: '/{address}' }",
-            "`/{address}` uses `{address}`, which is no placeholder here; there are `{path}`, `{rest}`",
+            "unknown placeholder `{address}` in `/{address}`; there are `{path}`, `{rest}`",
         ),
         (
             "{ regex: '(', with: / }",
-            "`(` is not a regular expression: unclosed group; the syntax is that of Rust's `regex`: no look-around, no back-references",
+            "invalid regular expression `(`: unclosed group; the syntax is that of Rust's `regex`: no look-around, no back-references",
         ),
         (
             "{ regex: '(a)', with: /$2 }",
@@ -392,21 +392,21 @@ fn wrong_rewrites_are_told_what_to_write() {
 fn a_route_does_one_thing() {
     refuses(
         "{ match: {} }",
-        &["this route does nothing; give it one of `upstream`, `redirect` and `respond`"],
+        &["this route has no action; give it one of `upstream`, `redirect` and `respond`"],
     );
     refuses(
         "{ match: {}, upstream: web, respond: { body: x } }",
         &[
-            "a route does one thing, this one has `upstream` and `respond`; give it one of `upstream`, `redirect` and `respond`",
+            "a route has one action, this one has `upstream` and `respond`; give it one of `upstream`, `redirect` and `respond`",
         ],
     );
     refuses(
         "{ match: {}, respond: { body: x }, rewrite: { with: / } }",
-        &["`rewrite` says nothing beside `respond`; `rewrite` needs an `upstream`: leave it out"],
+        &["`rewrite` has no effect with `respond`; `rewrite` needs an `upstream`: leave it out"],
     );
     refuses(
         "{ match: {}, upstream: wbe }",
-        &["there is no upstream `wbe`; did you mean `web`?"],
+        &["unknown upstream `wbe`; did you mean `web`?"],
     );
 }
 
@@ -528,15 +528,15 @@ fn wrong_answers_are_told_what_to_write() {
     for (respond, problem) in [
         (
             "{ status: 204, body: x }",
-            "an answer with status 204 has no body; leave the body out, or write another status",
+            "a response with status 204 has no body; leave the body out, or write another status",
         ),
         (
             "{ body: x, file: y }",
-            "an answer has one body; write one of `body`, `file` and `maintenance`",
+            "a reply has one body; write one of `body`, `file` and `maintenance`",
         ),
         (
             "{ status: 302, maintenance: {} }",
-            "302 would say that all is well during maintenance; leave `status` out for 503",
+            "status 302 would report success during maintenance; leave `status` out for 503",
         ),
         (
             "{ body: x, headers: { content-length: '1' } }",
@@ -544,19 +544,19 @@ fn wrong_answers_are_told_what_to_write() {
         ),
         (
             "{ body: x, headers: { Content-Type: a/b } }",
-            "the type of the body is not written in `headers`; write it in `content_type`",
+            "the content type is not written in `headers`; write it in `content_type`",
         ),
         (
             r#"{ body: x, headers: { x-a: "a\nb" } }"#,
-            "the value of `x-a` has bytes that no header may have; write it in visible ASCII, on one line",
+            "the value of `x-a` has bytes that are not allowed in a header; write it in visible ASCII, on one line",
         ),
         (
             "{ body: x, content_type: html }",
-            "`html` is not a media type; write one such as `text/html; charset=utf-8`",
+            "invalid media type `html`; write one such as `text/html; charset=utf-8`",
         ),
         (
             "{ status: 404, content_type: a/b }",
-            "`content_type` says nothing without `body` or `file`; leave it out",
+            "`content_type` has no effect without `body` or `file`; leave it out",
         ),
     ] {
         refuses(

@@ -296,7 +296,7 @@ fn conflict(parsed: &[Parsed], first: &Entry, second: &Entry) -> Diagnostic {
     Diagnostic::error(
         "edgeway::route::conflict",
         second.place,
-        format!("two routes take the same requests: `{path}`"),
+        format!("two routes match the same requests: `{path}`"),
     )
     .related(first.place, "the other one")
     .help("remove one, or tell them apart by host, path, method, header, query or cookie")
@@ -354,11 +354,11 @@ fn shadow(parsed: &[Parsed], entry: &Entry, shadows: &[(&HostPattern, &Entry)]) 
     let mut diagnostic = Diagnostic::warning(
         "edgeway::route::shadowed",
         entry.place,
-        format!("`{path}` is never reached for {hosts}{more}: the host counts before the path"),
+        format!("`{path}` is never reached for {hosts}{more}: the host is matched before the path"),
     )
     .help("add these hosts to this route's `host` if it is meant for them too");
     for (host, shadow) in shadows.iter().take(SHOWN) {
-        diagnostic = diagnostic.related(shadow.place, format!("takes every path of `{host}`"));
+        diagnostic = diagnostic.related(shadow.place, format!("matches every path of `{host}`"));
     }
     diagnostic
 }
@@ -460,7 +460,7 @@ fn regex_set(
                     place,
                     format!("the regular expressions of this host are too large: {error}"),
                 )
-                .help("use `path` where a pattern will do"),
+                .help("use `path` where a pattern is enough"),
             );
             return None;
         }

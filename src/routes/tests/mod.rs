@@ -172,7 +172,7 @@ fn a_host_of_its_own_shadows_and_is_told() {
         routes.problems(),
         [
             "edgeway::route::shadowed [/api/*] `/api/*` is never reached for `*.example.com`: \
-          the host counts before the path"
+          the host is matched before the path"
         ]
     );
     let only = routes.diagnostics.list()[0].clone();
@@ -285,7 +285,7 @@ fn routes_that_nothing_tells_apart_are_an_error_at_both() {
     assert!(routes.table.is_none());
     assert_eq!(
         routes.problems(),
-        ["edgeway::route::conflict ['/x/{name}'] two routes take the same requests: `/x/{name}`"]
+        ["edgeway::route::conflict ['/x/{name}'] two routes match the same requests: `/x/{name}`"]
     );
     let place = routes.diagnostics.list()[0].related[0].0;
     assert_eq!(
@@ -328,17 +328,17 @@ fn all_that_is_wrong_is_told_at_its_place() {
     assert!(routes.table.is_none());
     let problems = routes.problems().join("\n");
     insta::assert_snapshot!(problems, @r"
-    edgeway::route::bad_host ['a.test:80'] `a.test:80` is not a host: it has a port, and ports are not looked at
-    edgeway::route::bad_path [api] `api` is not a path: it does not begin with `/`
-    edgeway::route::bad_method [get] `get` is not a method
+    edgeway::route::bad_host ['a.test:80'] invalid host `a.test:80`: it has a port, and ports are not matched
+    edgeway::route::bad_path [api] invalid path `api`: it does not begin with `/`
+    edgeway::route::bad_method [get] invalid method `get`
     edgeway::route::bad_regex ['b'] a route has `path` or `path_regex`, not both
-    edgeway::route::bad_regex ['('] `(` is not a regular expression: unclosed group
+    edgeway::route::bad_regex ['('] invalid regular expression `(`: unclosed group
     edgeway::route::bad_predicate ['a'] the host is not matched as a header
     edgeway::route::bad_predicate ['1'] invalid header name `x y`
-    edgeway::route::bad_predicate ['~['] `[` is not a regular expression: unclosed character class
-    edgeway::route::bad_predicate ['1'] `a=b` is not the name of a query
+    edgeway::route::bad_predicate ['~['] invalid regular expression `[`: unclosed character class
+    edgeway::route::bad_predicate ['1'] invalid query name `a=b`
     edgeway::route::bad_path [{ path: ['/{a}/{b}/{c}/{d}/{e}/{f}/{g}/{h}', '/x/{i}'] }] the paths of a route may have 8 names, these have 9
-    edgeway::route::bad_method [GTE] `GTE` is not a method
+    edgeway::route::bad_method [GTE] invalid method `GTE`
     ");
 }
 
