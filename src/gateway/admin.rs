@@ -66,7 +66,7 @@ impl Compiler<'_> {
                 self.error(
                     "edgeway::admin::address",
                     *place,
-                    format!("`{value}` is not an address"),
+                    format!("invalid address `{value}`"),
                     "write `IP:PORT` such as `127.0.0.1:9900`, or `off`",
                 );
                 None
@@ -79,11 +79,11 @@ impl Compiler<'_> {
         let token = value.reveal();
         let problem = if token.len() < SHORTEST_TOKEN {
             format!(
-                "the admin token has {} characters: {SHORTEST_TOKEN} are the least",
+                "the admin token has {} characters, at least {SHORTEST_TOKEN} are needed",
                 token.chars().count()
             )
         } else if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            "the admin token has characters that no header can carry".to_owned()
+            "the admin token has characters that are not allowed in a header".to_owned()
         } else {
             return Some(value);
         };
@@ -165,13 +165,13 @@ mod tests {
         assert_eq!(
             told("{ address: 0.0.0.0:9900, token: short }"),
             [format!(
-                "the admin token has 5 characters: 16 are the least; {help}"
+                "the admin token has 5 characters, at least 16 are needed; {help}"
             )]
         );
         assert_eq!(
             told("{ token: 'a token of many words' }"),
             [format!(
-                "the admin token has characters that no header can carry; {help}"
+                "the admin token has characters that are not allowed in a header; {help}"
             )]
         );
     }

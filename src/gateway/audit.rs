@@ -17,7 +17,7 @@ const COUNTED: Kind = Kind {
     written: ("edgeway_audit_lines_total", "Audit log lines written."),
     dropped: (
         "edgeway_audit_dropped_total",
-        "Audit log lines lost since the disk or the reader was too slow or failed.",
+        "Audit log lines lost because the disk or the reader was too slow or failed.",
     ),
     failing: (
         "edgeway_audit_failing",
@@ -68,7 +68,7 @@ impl Compiler<'_> {
                 self.error(
                     "edgeway::audit_log::file",
                     file.place,
-                    format!("`{shown}` is no path of a file"),
+                    format!("invalid file path `{shown}`"),
                     "write the path of a file, such as `audit.log`",
                 );
                 return None;
@@ -112,8 +112,8 @@ mod tests {
     #[test]
     fn the_file_may_be_made_and_its_folder_is_there() {
         assert_eq!(told("audit.log"), [""; 0]);
-        assert_eq!(told("/tmp"), ["error: `/tmp` is no path of a file"]);
-        assert_eq!(told("''"), ["error: `` is no path of a file"]);
+        assert_eq!(told("/tmp"), ["error: invalid file path `/tmp`"]);
+        assert_eq!(told("''"), ["error: invalid file path ``"]);
         assert_eq!(
             told("nowhere/audit.log"),
             ["warning: the folder of the audit log `nowhere/audit.log` does not exist"]

@@ -105,7 +105,7 @@ impl Compiler<'_> {
             self.error(
                 "edgeway::cache::memory",
                 config.memory.place,
-                format!("`memory: {}` holds next to nothing", config.memory.value),
+                format!("`memory: {}` is too small", config.memory.value),
                 "write `1MiB` or more, such as `256MiB`",
             );
             return None;
@@ -181,7 +181,7 @@ impl Compiler<'_> {
             self.error(
                 "edgeway::cache::shared",
                 *place,
-                "there is no Redis to share answers in".to_owned(),
+                "there is no Redis to share responses in".to_owned(),
                 "add `redis: { url: redis://HOST:PORT, secret: file:PATH }`, or remove `shared`",
             );
             return None;
@@ -228,7 +228,7 @@ impl Compiler<'_> {
             self.error(
                 "edgeway::cache::disk",
                 value.size.place,
-                format!("`size: {}` holds next to nothing", value.size.value),
+                format!("`size: {}` is too small", value.size.value),
                 "write `1MiB` or more, such as `2GiB`",
             );
             return None;
@@ -286,7 +286,7 @@ impl Compiler<'_> {
                     node.place,
                     format!(
                         "`key.by` names `header:{name}`, which a filter of this route writes: the \
-                         client's own value says nothing of what the origin gets"
+                         client's own value is not what the origin gets"
                     ),
                     "name what the filter goes by, such as `jwt.sub`, `user` or `client.ip`",
                 );
@@ -359,7 +359,7 @@ impl Compiler<'_> {
                         Diagnostic::warning(
                             "edgeway::upstream::folder",
                             folder.place,
-                            format!("the build of `{name}` cannot be read: {error}"),
+                            format!("cannot read the build of `{name}`: {error}"),
                         )
                         .help(
                             "no page is shared until there is a build: write the folder in which \
@@ -395,7 +395,7 @@ impl Compiler<'_> {
             self.error(
                 "edgeway::upstream::nextjs",
                 place,
-                format!("`{}` is no app of Next.js", key.name),
+                format!("`{}` is not a Next.js app", key.name),
                 "add `app: nextjs`, or remove `folder`, `guarded` and `crawlers`",
             );
         }
@@ -408,8 +408,8 @@ impl Compiler<'_> {
             self.error(
                 "edgeway::upstream::revalidations",
                 place,
-                "`revalidations: 0` would leave every stale answer as it is".to_owned(),
-                "write how many answers may be fetched anew at once, such as `4`",
+                "`revalidations: 0` would leave every stale response as it is".to_owned(),
+                "write how many responses may be revalidated at once, such as `4`",
             );
         }
         let limits = Limits {
@@ -438,7 +438,7 @@ impl Compiler<'_> {
                 self.error(
                     "edgeway::upstream::crawlers",
                     *place,
-                    format!("the list of crawlers cannot be used: {error}"),
+                    format!("invalid list of crawlers: {error}"),
                     "write fewer names, such as `[Googlebot, bingbot]`",
                 );
                 None

@@ -252,7 +252,7 @@ impl Compiler<'_> {
             self.error(
                 "edgeway::drain::idle",
                 *place,
-                "`idle: 0s` would cut connections whose client has sent its next request"
+                "`idle: 0s` would close connections whose client has sent its next request"
                     .to_owned(),
                 "write a time such as `1s`",
             );
@@ -262,7 +262,7 @@ impl Compiler<'_> {
                 "edgeway::drain::deadline",
                 *place,
                 format!(
-                    "idle connections would stay for `{}`, longer than requests under way",
+                    "idle connections would stay for `{}`, longer than requests in flight",
                     value.idle
                 ),
                 "write a `deadline` that is longer than `idle`",
@@ -336,7 +336,7 @@ impl Compiler<'_> {
                 self.error(
                     "edgeway::route::websocket_over_h2",
                     websocket.place,
-                    format!("no WebSocket reaches `{value}`, which is spoken to in HTTP/2"),
+                    format!("no WebSocket can reach `{value}`, which uses HTTP/2"),
                     "remove `websocket`, or send these requests to an upstream without \
                      `protocol: h2`",
                 );

@@ -112,11 +112,11 @@ pub struct ExplainedFilter {
 pub enum ExplainError {
     #[error("invalid method `{0}`")]
     Method(String),
-    #[error("`{0}` is not a header: write `Name: value`")]
+    #[error("invalid header `{0}`: write `Name: value`")]
     Header(String),
-    #[error("`{0}` is not a path or an http URL")]
+    #[error("`{0}` is neither a path nor an http URL")]
     Url(String),
-    #[error("this request is answered with 400: {0}")]
+    #[error("this request gets 400: {0}")]
     Refused(#[from] routes::BadTarget),
 }
 

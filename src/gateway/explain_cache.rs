@@ -114,19 +114,19 @@ pub(super) fn explain(
 /// `Cache-Status`.
 fn past(why: &'static str, cache: &RouteCache, ex: &Exchange<'_>) -> String {
     let text = match why {
-        "method" => "only `GET` and `HEAD` are answered from it",
+        "method" => "only `GET` and `HEAD` are served from it",
         "route" => {
             let item = cache.policy.bypass(ex);
             let item = item.map_or_else(String::new, |item| format!(" has `{item}`"));
             return format!("{why}: the request{item}, which `bypass` names");
         }
-        "precondition" => "the origin alone knows whether `If-Match` and its like hold",
+        "precondition" => "only the origin can evaluate `If-Match` and its like",
         "next_action" => "it calls a server action",
-        "internal_header" => "it has a header that parts of Next.js send to one another",
-        "multipart" => "it has a form for a body",
+        "internal_header" => "it has an internal header of Next.js",
+        "multipart" => "its body is a form",
         "router_headers" => "it has a header of the router twice, or a very long one",
         "unclear" => "it has several values of a part of the key, or a very long one",
-        "draft" => "it has a cookie of draft mode",
+        "draft" => "it has the draft mode cookie",
         "authorization" => "it has `Authorization`",
         "page_cache_off" => "`pages: off`",
         "guarded" => "the app's middleware guards the path",
@@ -138,7 +138,7 @@ fn past(why: &'static str, cache: &RouteCache, ex: &Exchange<'_>) -> String {
 fn not_kept(seen: &Recognised) -> Option<&'static str> {
     if let Some(why) = seen.shape.as_ref().and_then(RequestShape::no_fill) {
         return Some(match why {
-            "cookies" => "cookies: it has some that may say who asks",
+            "cookies" => "cookies: it has some that may identify the client",
             other => other,
         });
     }
@@ -149,7 +149,9 @@ fn not_kept(seen: &Recognised) -> Option<&'static str> {
         is_named: _,
     } = seen.personal;
     if has_cookies {
-        Some("cookies: unless the origin says `public` or `s-maxage`, since they may say who asks")
+        Some(
+            "cookies: unless the origin says `public` or `s-maxage`, since they may identify the client",
+        )
     } else if has_identity {
         Some("authorization: unless the origin says `public`, `s-maxage` or `must-revalidate`")
     } else if has_certificate {
@@ -194,7 +196,7 @@ fn said(cache: &RouteCache, is_nextjs: bool) -> Vec<String> {
     for (window, what) in [
         (
             rules.stale_while_revalidate,
-            "while another one is fetched, where the origin does not say",
+            "while it is revalidated, where the origin does not say",
         ),
         (
             rules.stale_if_error,
@@ -206,7 +208,7 @@ fn said(cache: &RouteCache, is_nextjs: bool) -> Vec<String> {
         }
     }
     if let Some(ttl) = policy.browser_ttl {
-        lines.push(format!("browsers are told {}", Span(ttl)));
+        lines.push(format!("browsers get {}", Span(ttl)));
     }
     lines
 }
@@ -236,19 +238,16 @@ fn stored(cache: &RouteCache, seen: &Recognised, ex: &Exchange<'_>, now: SystemT
         Use::Fresh => (CacheOutcome::Hit, None),
         Use::StaleWhileRevalidate => (
             CacheOutcome::Stale,
-            Some("stale: another one would be fetched meanwhile"),
+            Some("stale: it would be revalidated in the background"),
         ),
         Use::StaleAsAsked => (CacheOutcome::Stale, Some("request: `max-stale`")),
-        Use::GatewayTimeout => (
-            CacheOutcome::Miss,
-            Some("only-if-cached: answered with 504"),
-        ),
+        Use::GatewayTimeout => (CacheOutcome::Miss, Some("only-if-cached: it gets 504")),
         Use::Validate if entry.stale_since().is_some() => {
             (CacheOutcome::Expired, Some("stale: it was purged softly"))
         }
         Use::Validate if is_fresh && lifetime.always_validate => (
             CacheOutcome::Expired,
-            Some("stale: `no-cache`, the origin is asked each time"),
+            Some("stale: `no-cache`, validated each time"),
         ),
         Use::Validate if is_fresh => (
             CacheOutcome::Expired,

@@ -153,7 +153,7 @@ impl Compiler<'_> {
                 "edgeway::cache::fan_out",
                 name.place,
                 format!("unknown upstream `{}`", name.value),
-                "name the upstream whose instances are to be told of purges",
+                "name the upstream whose instances get the purges",
             ),
             Some(upstream)
                 if upstream.protocol() == Protocol::H2 || upstream.tls_name().is_some() =>
@@ -161,8 +161,8 @@ impl Compiler<'_> {
                 self.error(
                     "edgeway::cache::fan_out",
                     name.place,
-                    format!("`{}` is not spoken to in plain HTTP/1.1", name.value),
-                    "purges are told in plain HTTP/1.1 only: name an upstream without `tls` and \
+                    format!("`{}` does not use plain HTTP/1.1", name.value),
+                    "purges are sent in plain HTTP/1.1 only: name an upstream without `tls` and \
                      `protocol: h2`",
                 );
                 return None;
@@ -175,7 +175,7 @@ impl Compiler<'_> {
             self.error(
                 "edgeway::cache::fan_out",
                 path.place,
-                format!("`{}` is no path", path.value),
+                format!("invalid path `{}`", path.value),
                 "write the path that each instance has for it, such as `/api/edgeway/revalidate`",
             );
         }

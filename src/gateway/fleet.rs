@@ -38,7 +38,7 @@ impl Compiler<'_> {
         self.error(
             "edgeway::redis::secret",
             *place,
-            "`redis` has no `secret`: whoever can write there could serve any page of the cache"
+            "`redis` has no `secret`: anyone who can write there could change any stored response"
                 .to_owned(),
             MAKE_A_SECRET,
         );

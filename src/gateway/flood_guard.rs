@@ -139,7 +139,7 @@ impl Compiler<'_> {
                     Span(SHORTEST),
                     Span(LONGEST),
                 ),
-                "write a rate such as `100/s`; a bound over a longer time is one of `rate_limits`",
+                "write a rate such as `100/s`; for a longer time use `rate_limits`",
             );
             is_right = false;
         }
@@ -148,7 +148,7 @@ impl Compiler<'_> {
                 "edgeway::flood_guard::in_flight",
                 in_flight.place,
                 "`in_flight: 0` would refuse every request".to_owned(),
-                "write how many requests one address may have under way, such as `50`",
+                "write how many requests one address may have in flight, such as `50`",
             );
             is_right = false;
         }
@@ -173,7 +173,7 @@ impl Compiler<'_> {
         let Spanned { value, place } = config;
         let (within, lasts) = (value.within.0, value.lasts.0);
         let problem = if value.after == 0 {
-            "`after: 0` would ban everybody".to_owned()
+            "`after: 0` would ban every client".to_owned()
         } else if within < Duration::from_secs(1) || within > Duration::from_hours(24) {
             format!("`within: {}` is not from 1s to 1d", value.within)
         } else if !(bans::SHORTEST..=bans::LONGEST).contains(&lasts) {
@@ -214,7 +214,7 @@ impl Compiler<'_> {
         if target.is_none() {
             wrong(
                 redirect.place,
-                format!("`{}` is no place to send a browser to", redirect.value),
+                format!("invalid challenge page `{}`", redirect.value),
                 "write a URL such as `https://check.example.com/`, or a path such as `/challenge`",
             );
         }
@@ -224,7 +224,7 @@ impl Compiler<'_> {
             wrong(
                 redirect.place,
                 format!(
-                    "`{}` and all below it is the whole site: nobody would be challenged",
+                    "`{}` and all below it is the whole site: no client would be challenged",
                     redirect.value
                 ),
                 "give the page a path of its own, such as `/challenge`, or a host of its own",
@@ -241,7 +241,7 @@ impl Compiler<'_> {
                     Span(requests.value.per),
                     requests.value,
                 ),
-                "beyond `requests` everybody is refused; challenge well below, such as at a third",
+                "beyond `requests` everything is refused; challenge well below, such as at a third",
             );
         }
         // RFC 6265, 4.1.1: a token, as header names are.
@@ -249,7 +249,7 @@ impl Compiler<'_> {
         if !is_name {
             wrong(
                 cookie.place,
-                format!("`{}` is no name of a cookie", cookie.value),
+                format!("invalid cookie name `{}`", cookie.value),
                 "write a name of letters, digits, `-` and `_`",
             );
         }
@@ -258,9 +258,7 @@ impl Compiler<'_> {
         if !is_key {
             wrong(
                 key.place,
-                format!(
-                    "the key has fewer than {SHORTEST_KEY} characters, or some that nobody sees"
-                ),
+                format!("the key has fewer than {SHORTEST_KEY} characters, or invisible ones"),
                 "`openssl rand -hex 32 > challenge.key` makes one; then write `key: file:challenge.key`",
             );
         }
@@ -268,7 +266,7 @@ impl Compiler<'_> {
         if !is_lasting {
             wrong(
                 lasts.place,
-                format!("`for: {}` lets nobody pass", lasts.value),
+                format!("`for: {}` lets no client pass", lasts.value),
                 "write how long a cookie may last, such as `1h`",
             );
         }
@@ -386,7 +384,7 @@ mod tests {
             "{ clients: 10 }",
             "`clients: 10` is not from 1024 to 4194304",
         );
-        refused("{ ban: { after: 0 } }", "`after: 0` would ban everybody");
+        refused("{ ban: { after: 0 } }", "`after: 0` would ban every client");
         refused(
             "{ ban: { within: 10ms } }",
             "`within: 10ms` is not from 1s to 1d",
@@ -408,11 +406,11 @@ mod tests {
         );
         refused(
             &with("above: 30/s, key: short"),
-            "the key has fewer than 32 characters, or some that nobody sees",
+            "the key has fewer than 32 characters, or invisible ones",
         );
         refused(
             &with(&format!("above: 30/s, cookie: 'a b', {KEY}")),
-            "`a b` is no name of a cookie",
+            "invalid cookie name `a b`",
         );
         for url in [
             "//evil.test/",
@@ -423,11 +421,11 @@ mod tests {
             "javascript:x",
         ] {
             let yaml = format!("{{ challenge: {{ redirect: '{url}', above: 30/s, {KEY} }} }}");
-            refused(&yaml, &format!("`{url}` is no place to send a browser to"));
+            refused(&yaml, &format!("invalid challenge page `{url}`"));
         }
         for url in ["/", "/?x=1"] {
             let yaml = format!("{{ challenge: {{ redirect: '{url}', above: 30/s, {KEY} }} }}");
-            let whole = "and all below it is the whole site: nobody would be challenged";
+            let whole = "and all below it is the whole site: no client would be challenged";
             refused(&yaml, &format!("`{url}` {whole}"));
         }
     }

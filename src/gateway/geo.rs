@@ -76,7 +76,7 @@ impl Compiler<'_> {
                 Err(why) => self.error(
                     "edgeway::geo::file",
                     file.place,
-                    format!("`{}` cannot be read: {why}", file.value),
+                    format!("cannot read `{}`: {why}", file.value),
                     "name a file in MaxMind's format, such as `GeoLite2-City.mmdb`, from the folder of this configuration",
                 ),
             }

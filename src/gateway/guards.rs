@@ -165,7 +165,7 @@ fn needless(place: Place) -> Diagnostic {
     Diagnostic::warning(
         "edgeway::route::spelling",
         place,
-        "`spelling` says nothing here: no other route lacks a filter that protects this one",
+        "`spelling` has no effect here: no other route lacks a filter that protects this one",
     )
     .help("remove it; every route takes its paths in their normal form")
 }
@@ -181,7 +181,7 @@ fn beside_regex(place: Place, other: &RouteNode) -> Diagnostic {
         ),
     )
     .help("write the paths in `path`, or give the other route the same filters")
-    .related(other.place, "takes the others without these filters")
+    .related(other.place, "matches the others without these filters")
 }
 
 /// Returns true if a rewrite of `other` can produce a path of `guarded`.
@@ -242,7 +242,7 @@ fn beside_host(other: &RouteNode, guarded: &RouteNode) -> Diagnostic {
         ),
     )
     .help("leave `host` out here, name hosts at the other route, or give it the same filters")
-    .related(other.place, "takes any host")
+    .related(other.place, "matches any host")
 }
 
 fn behind_rewrite(other: &RouteNode, guarded: &RouteNode) -> Diagnostic {

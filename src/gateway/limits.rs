@@ -70,7 +70,7 @@ impl Compiler<'_> {
                 self.error(
                     CODE,
                     place,
-                    format!("`{key}: 0s` would end every connection at once"),
+                    format!("`{key}: 0s` would close every connection at once"),
                     "write a time such as `10s`; a long one such as `1h` where it is not to matter",
                 );
             }
@@ -92,7 +92,7 @@ impl Compiler<'_> {
                 self.error(
                     CODE,
                     place,
-                    format!("`{key}: 0` lets nobody connect"),
+                    format!("`{key}: 0` lets no client connect"),
                     "write a number, or leave the key out",
                 );
             }
@@ -172,7 +172,7 @@ impl Compiler<'_> {
             );
             self.diagnostics.push(warning.help(
                 "leave `connections_per_ip` and `connections_per_network` out, or have the \
-                 clients' addresses told by `proxy_protocol`",
+                 clients' addresses sent by `proxy_protocol`",
             ));
         }
     }

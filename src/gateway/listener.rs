@@ -159,7 +159,7 @@ impl Compiler<'_> {
             self.error(
                 "edgeway::listener::redirect",
                 *place,
-                "this listener has `tls`: its clients are at HTTPS already".to_owned(),
+                "this listener has `tls`: its clients already use HTTPS".to_owned(),
                 "remove `redirect`, or write it at the listener without `tls`",
             );
             return None;
@@ -207,7 +207,7 @@ impl Compiler<'_> {
             self.error(
                 "edgeway::listener::proxy_protocol",
                 config.place,
-                "nobody may send the PROXY protocol: no connection could be served".to_owned(),
+                "no client may send the PROXY protocol: no connection could be served".to_owned(),
                 "write the networks of the balancers, such as `[10.0.0.0/8]`",
             );
         }
@@ -245,7 +245,7 @@ impl Compiler<'_> {
                 self.error(
                     "edgeway::listener::address",
                     *place,
-                    format!("`{text}` is not an address to listen on"),
+                    format!("invalid listen address `{text}`"),
                     help,
                 );
                 return None;
@@ -258,7 +258,7 @@ impl Compiler<'_> {
                 (ListenAddress::Unix { .. }, None) => self.error(
                     "edgeway::listener::mode",
                     *place,
-                    format!("`{value}` is not a file mode"),
+                    format!("invalid file mode `{value}`"),
                     "write it in octal, such as `\"0660\"`",
                 ),
                 _ => self.error(

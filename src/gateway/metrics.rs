@@ -107,12 +107,12 @@ impl RouteMetrics {
             requests: std::iter::repeat_with(OnceLock::new).take(600).collect(),
             seconds: metrics.histogram(
                 "edgeway_http_request_seconds",
-                "From the request's head to the answer's last byte.",
+                "Time from the request headers to the last byte of the response.",
                 &labels,
             ),
             first_byte: metrics.histogram(
                 "edgeway_http_first_byte_seconds",
-                "From the request's head to the answer's first byte.",
+                "Time from the request headers to the first byte of the response.",
                 &labels,
             ),
             metrics: metrics.clone(),
@@ -141,7 +141,7 @@ impl RouteMetrics {
             .get_or_init(|| {
                 self.metrics.counter(
                     "edgeway_http_requests_total",
-                    "Requests by route, method and status (499: the client left first).",
+                    "Requests by route, method and status (499: client closed the request).",
                     &[
                         ("route", &self.route),
                         ("method", METHODS[method]),
@@ -165,10 +165,10 @@ impl HttpMetrics {
     pub fn new(metrics: &Metrics) -> Self {
         Self {
             metrics: metrics.clone(),
-            in_flight: metrics.gauge("edgeway_http_in_flight", "Requests under way.", &[]),
+            in_flight: metrics.gauge("edgeway_http_in_flight", "Requests in flight.", &[]),
             shortcuts_missed: metrics.counter(
                 "edgeway_http_shortcuts_missed_total",
-                "Requests over HTTP/1 that needed a backend although their like had been answered without, so that they were tried past the proxy in vain.",
+                "HTTP/1 requests that attempted the fast path in vain: similar ones had needed no backend.",
                 &[],
             ),
             refused: ArcSwap::default(),

@@ -82,7 +82,7 @@ impl Profiles {
             let name: Arc<str> = key.name.as_str().into();
             let gauge = world.metrics.gauge(
                 "edgeway_profile_active",
-                "1 for the profile that is switched on.",
+                "1 for the active profile.",
                 &[("profile", &name)],
             );
             (name, gauge)
@@ -160,7 +160,7 @@ impl Compiler<'_> {
             let problem = if !names.contains(&route.name) {
                 let names = names.iter().map(String::as_str);
                 let help = suggest(&route.name, names, "the routes are");
-                Some((format!("there is no route `{}`", route.name), help))
+                Some((format!("unknown route `{}`", route.name), help))
             } else if !of_name.any(|node| cache_of(file, node).is_some()) {
                 let message = format!("the route `{}` has no cache to change", route.name);
                 Some((
@@ -168,7 +168,7 @@ impl Compiler<'_> {
                     "write `cache: {}` on the route, or remove it here".into(),
                 ))
             } else if !says_anything(said.get(CACHE)) {
-                let message = format!("nothing is said of the route `{}`", route.name);
+                let message = format!("nothing is set for the route `{}`", route.name);
                 Some((
                     message,
                     "write `cache: { ttl: 30min }`, or remove it".into(),
@@ -193,7 +193,7 @@ impl Compiler<'_> {
             return;
         }
         let help = if says_anything(profile.get(CACHE)) {
-            "its routes say the same already, or have no `ttl` that it could raise: name the \
+            "its routes have the same values already, or no `ttl` to raise: name the \
              route, `routes: { NAME: { cache: { ttl: 30min } } }`"
         } else {
             "write what it is for, such as `cache: { ttl: 30min }`, or remove it"
@@ -318,7 +318,7 @@ routes:
     fn a_profile_is_checked_though_it_is_not_active() {
         check(
             "{ peak: { routes: { prodcts: { cache: { ttl: 1min } } } } }",
-            "there is no route `prodcts`",
+            "unknown route `prodcts`",
         );
         check(
             "{ peak: { routes: { live: { cache: { ttl: 1min } } } } }",
@@ -326,7 +326,7 @@ routes:
         );
         check(
             "{ peak: { routes: { pages: {} } } }",
-            "nothing is said of the route `pages`",
+            "nothing is set for the route `pages`",
         );
         check("{ peak: {} }", "the profile `peak` changes nothing");
         check(

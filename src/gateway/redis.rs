@@ -120,7 +120,7 @@ impl Compiler<'_> {
             self.error(
                 "edgeway::redis::prefix",
                 config.prefix.place,
-                format!("`{}` cannot begin every key", prefix.escape_debug()),
+                format!("invalid key prefix `{}`", prefix.escape_debug()),
                 "write from 1 to 64 characters without spaces and braces, such as `edgeway:`",
             );
         }
@@ -207,7 +207,7 @@ impl Compiler<'_> {
                     self.error(
                         "edgeway::redis::mode",
                         mode.map_or(first.place, |mode| mode.place),
-                        "`nodes` are machines of a cluster".to_owned(),
+                        "`nodes` is for a cluster".to_owned(),
                         "add `mode: cluster`; for one machine write `url`, for sentinels `sentinel`",
                     );
                     return None;
@@ -230,7 +230,7 @@ impl Compiler<'_> {
                     self.error(
                         "edgeway::redis::mode",
                         mode.place,
-                        "sentinels watch over one machine at a time".to_owned(),
+                        "`mode` does not go with `sentinel`".to_owned(),
                         "remove `mode`",
                     );
                     return None;
@@ -241,7 +241,7 @@ impl Compiler<'_> {
                 self.error(
                     "edgeway::redis::address",
                     place,
-                    "it is not said where Redis is".to_owned(),
+                    "`redis` has no address".to_owned(),
                     WAYS,
                 );
                 None
@@ -250,7 +250,7 @@ impl Compiler<'_> {
                 self.error(
                     "edgeway::redis::address",
                     place,
-                    "it is said more than once where Redis is".to_owned(),
+                    "`redis` has more than one address".to_owned(),
                     WAYS,
                 );
                 None
@@ -266,7 +266,7 @@ impl Compiler<'_> {
             self.error(
                 "edgeway::redis::sentinel",
                 *place,
-                "sentinels need addresses, and the name of what they watch over".to_owned(),
+                "`sentinel` needs addresses and the name of the master".to_owned(),
                 "write `sentinel: { master: NAME, nodes: [HOST:26379, …] }`",
             );
             return None;
@@ -313,7 +313,7 @@ impl Compiler<'_> {
             self.error(
                 "edgeway::redis::identity",
                 place,
-                format!("`{key}` is in the URL too"),
+                format!("`{key}` is also in the URL"),
                 "write it in one of the two places",
             );
         };
@@ -364,7 +364,7 @@ impl Compiler<'_> {
             self.error(
                 "edgeway::redis::tls",
                 *place,
-                format!("`tls` says otherwise than `{scheme}://`"),
+                format!("`tls` contradicts `{scheme}://`"),
                 format!("write the URL with `{other}://`, or remove `tls`"),
             );
         }
@@ -376,9 +376,9 @@ impl Compiler<'_> {
                 Diagnostic::warning(
                     "edgeway::redis::insecure",
                     *place,
-                    "any certificate is believed to be Redis'",
+                    "the certificate of Redis is not verified",
                 )
-                .help("write `tls: { ca: FILE }` with the authority that signed it"),
+                .help("write `tls: { ca: FILE }` with the CA certificate that signed it"),
             );
         }
         let certificate = match (&value.cert, &value.key) {
@@ -476,17 +476,14 @@ mod tests {
     #[test]
     fn what_cannot_be_is_told_with_its_reason() {
         for (section, told) in [
-            (
-                "{}",
-                "edgeway::redis::address: it is not said where Redis is",
-            ),
+            ("{}", "edgeway::redis::address: `redis` has no address"),
             (
                 "{ url: redis://a, nodes: [b], mode: cluster }",
-                "edgeway::redis::address: it is said more than once where Redis is",
+                "edgeway::redis::address: `redis` has more than one address",
             ),
             (
                 "{ nodes: [a, b] }",
-                "edgeway::redis::mode: `nodes` are machines of a cluster",
+                "edgeway::redis::mode: `nodes` is for a cluster",
             ),
             (
                 "{ mode: cluster, nodes: ['a b'] }",
@@ -502,7 +499,7 @@ mod tests {
             ),
             (
                 "{ url: 'redis://u:hunter2@a', username: v }",
-                "edgeway::redis::identity: `username` is in the URL too",
+                "edgeway::redis::identity: `username` is also in the URL",
             ),
             (
                 "{ url: redis://a, username: v }",
@@ -510,7 +507,7 @@ mod tests {
             ),
             (
                 "{ url: redis://a, tls: true }",
-                "edgeway::redis::tls: `tls` says otherwise than `redis://`",
+                "edgeway::redis::tls: `tls` contradicts `redis://`",
             ),
             (
                 "{ url: rediss://a, tls: { cert: c.pem } }",
@@ -530,7 +527,7 @@ mod tests {
             ),
             (
                 "{ url: redis://a, prefix: '{x}' }",
-                "edgeway::redis::prefix: `{x}` cannot begin every key",
+                "edgeway::redis::prefix: invalid key prefix `{x}`",
             ),
         ] {
             let (gateway, said) = gateway(section, &World::default());
@@ -543,7 +540,7 @@ mod tests {
         );
         assert_eq!(
             said,
-            ["edgeway::redis::insecure: any certificate is believed to be Redis'"]
+            ["edgeway::redis::insecure: the certificate of Redis is not verified"]
         );
         assert!(gateway.is_some());
     }

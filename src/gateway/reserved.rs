@@ -43,7 +43,7 @@ impl Compiler<'_> {
                 self.error(
                     "edgeway::headers::claim",
                     route.place,
-                    format!("a filter reads `{name}`, which is taken out of every request"),
+                    format!("a filter reads `{name}`, which is removed from every request"),
                     "read another header: this one is a claim that only proxies could make",
                 );
             }
@@ -56,7 +56,7 @@ impl Compiler<'_> {
                     "edgeway::headers::own",
                     route.place,
                     format!(
-                        "`{name}` tells the backend who asks, so no client may send it, and a \
+                        "`{name}` identifies the client to the backend, so no client may send it, and a \
                          filter reads it from clients"
                     ),
                     "write another name where it is forwarded, such as `X-Auth-User`",
@@ -111,10 +111,10 @@ impl Compiler<'_> {
                 let (why, help) = match why {
                     NeverSeen::Own => (
                         "the gateway writes it for a backend once a route is chosen",
-                        "remove it: filters decide by who asks",
+                        "remove it: filters decide by identity",
                     ),
                     NeverSeen::Claim => (
-                        "it is a claim about the client, which is taken away",
+                        "it is a claim about the client, which is removed",
                         "remove it; `X-Real-IP`, `X-Forwarded-Proto`, `-Host`, `-Port` and \
                          `X-Client-Verify` have the gateway's own values",
                     ),
@@ -148,7 +148,7 @@ impl Compiler<'_> {
                 "edgeway::route::pass_headers",
                 *place,
                 format!(
-                    "`{}` is none of the headers that a route can let pass",
+                    "`{}` is not a header that a route can let pass",
                     value.escape_debug()
                 ),
                 format!(
@@ -173,7 +173,7 @@ impl Compiler<'_> {
             for Spanned { value, place } in bound {
                 if !names.contains(&value.as_str()) {
                     let help = suggest(value, names.iter().copied(), "they are");
-                    let message = format!("no listener is called `{}`", value.escape_debug());
+                    let message = format!("unknown listener `{}`", value.escape_debug());
                     self.error("edgeway::route::unknown_listener", *place, message, help);
                 }
             }
@@ -190,7 +190,7 @@ impl Compiler<'_> {
                 self.error(
                     "edgeway::client_cert::nobody_asks",
                     wanted.place,
-                    "no listener of this route asks clients for a certificate: nobody could pass"
+                    "no listener of this route asks clients for a certificate: no request could pass"
                         .to_owned(),
                     "write `client_ca: ca.pem` in a listener's `tls`",
                 );

@@ -51,7 +51,7 @@ pub fn document() -> Value {
             "listeners": { "description": "Where clients connect.", "type": "array", "minItems": 1, "items": listener },
             "admin": or_empty(admin.as_value()),
             "trusted_proxies": {
-                "description": "Networks whose `X-Forwarded-*` headers are believed.",
+                "description": "Networks whose `X-Forwarded-*` headers are trusted.",
                 "type": ["array", "null"],
                 "items": { "type": "string" },
             },
@@ -85,13 +85,13 @@ pub fn document() -> Value {
                 "additionalProperties": upstream,
             },
             "defaults": {
-                "description": "The filters of every route that does not say otherwise. A route's own key replaces the one here whole.",
+                "description": "Filters of every route. A route's own key replaces the one here as a whole.",
                 "type": ["object", "null"],
                 "additionalProperties": false,
                 "properties": filters,
             },
             "routes": {
-                "description": "What is done with which request. The most specific match wins, whatever the order here.",
+                "description": "Routes: what they match and what they do. The most specific match wins, in any order.",
                 "type": "array",
                 "items": route,
             },

@@ -73,9 +73,9 @@ fn what_cannot_be_explained_is_told_on_stderr() {
     for (request, why) in [
         (
             ["GET", "ftp://x/"],
-            "`ftp://x/` is not a path or an http URL",
+            "`ftp://x/` is neither a path nor an http URL",
         ),
-        (["GET", "/a%00"], "this request is answered with 400"),
+        (["GET", "/a%00"], "this request gets 400"),
         (["G T", "/"], "invalid method `G T`"),
     ] {
         let [method, url] = request;

@@ -159,14 +159,14 @@ fn check_says_which_file_is_wrong() {
         (
             "[city.mmdb, gone.mmdb]",
             [
-                "edgeway.yaml:2:26: error: `gone.mmdb` cannot be read",
+                "edgeway.yaml:2:26: error: cannot read `gone.mmdb`",
                 "No such file",
             ],
         ),
         (
             "bad.mmdb",
             [
-                "edgeway.yaml:2:14: error: `bad.mmdb` cannot be read",
+                "edgeway.yaml:2:14: error: cannot read `bad.mmdb`",
                 "MaxMind",
             ],
         ),

@@ -81,7 +81,7 @@ pub(super) struct Options {
 }
 
 fn header_line(text: &str) -> Result<(HeaderName, HeaderValue), String> {
-    let bad = || format!("`{text}` is not a header: write `Name: value`");
+    let bad = || format!("invalid header `{text}`: write `Name: value`");
     let (name, value) = text.split_once(':').ok_or_else(bad)?;
     let name = name.trim().parse().map_err(|_| bad())?;
     let value = value.trim().parse().map_err(|_| bad())?;
