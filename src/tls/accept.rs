@@ -24,11 +24,11 @@ This port speaks HTTPS, the request was plain HTTP: write https:// here\n";
 pub enum Failed {
     #[error("the handshake failed: {0}")]
     Handshake(#[from] io::Error),
-    #[error("plain HTTP where TLS is spoken")]
+    #[error("plain HTTP on a TLS port")]
     PlainHttp,
-    #[error("no certificate is for the name that was asked for")]
+    #[error("no certificate for the requested server name")]
     UnknownName,
-    #[error("the client's certificate cannot be read or has run out")]
+    #[error("the client's certificate is invalid or expired")]
     ClientCertificate,
 }
 
@@ -135,6 +135,6 @@ async fn goodbye<S: AsyncWrite + Unpin>(socket: &mut S, bytes: &[u8]) {
         socket.shutdown().await
     };
     if let Err(error) = sent.await {
-        log::debug!(error:%; "a client was gone before it was told why");
+        log::debug!(error:%; "client left before the error was sent");
     }
 }

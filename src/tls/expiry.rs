@@ -90,7 +90,7 @@ pub(super) const NAME: &str = "edgeway_certificate_expiry_seconds";
 fn gauge(metrics: &Metrics, listener: &str, name: &str) -> IntGauge {
     metrics.gauge(
         NAME,
-        "When a certificate runs out, in seconds since 1970; by the first name that it is for.",
+        "Expiry time of a certificate in seconds since 1970, by its first name.",
         &[("listener", listener), ("name", name)],
     )
 }
@@ -124,10 +124,10 @@ impl fmt::Display for Worry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotYet => f.write_str("is not valid yet"),
-            Self::Soon(0) => f.write_str("runs out within a day"),
-            Self::Soon(1) => f.write_str("runs out in a day"),
-            Self::Soon(days) => write!(f, "runs out in {days} days"),
-            Self::RunOut => f.write_str("has run out"),
+            Self::Soon(0) => f.write_str("expires within a day"),
+            Self::Soon(1) => f.write_str("expires in a day"),
+            Self::Soon(days) => write!(f, "expires in {days} days"),
+            Self::RunOut => f.write_str("has expired"),
         }
     }
 }
@@ -163,16 +163,16 @@ mod tests {
         for (lifetime, age, expected) in [
             (90, 60, None),
             (90, 72, None),
-            (90, 73, Some("runs out in 17 days")),
-            (90, 89, Some("runs out in a day")),
-            (90, 90, Some("runs out within a day")),
-            (90, 91, Some("has run out")),
+            (90, 73, Some("expires in 17 days")),
+            (90, 89, Some("expires in a day")),
+            (90, 90, Some("expires within a day")),
+            (90, 91, Some("has expired")),
             (90, -1, Some("is not valid yet")),
             // Long lifetimes do not warn for months, short ones not all the time.
             (800, 770, None),
-            (800, 780, Some("runs out in 20 days")),
+            (800, 780, Some("expires in 20 days")),
             (6, 4, None),
-            (6, 5, Some("runs out in a day")),
+            (6, 5, Some("expires in a day")),
         ] {
             assert_eq!(said(lifetime, age).as_deref(), expected, "{lifetime} {age}");
         }

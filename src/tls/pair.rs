@@ -96,11 +96,11 @@ fn is_ocsp_answer(der: &[u8]) -> bool {
 pub(super) enum PairError {
     #[error("cannot read `{}`: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("`{}` is no PEM file: {source}", path.display())]
+    #[error("`{}` is not a PEM file: {source}", path.display())]
     Pem { path: PathBuf, source: pem::Error },
     #[error("`{}` holds no certificate", path.display())]
     NoCertificate { path: PathBuf },
-    #[error("the certificate in `{}` cannot be read", path.display())]
+    #[error("invalid certificate in `{}`", path.display())]
     BadCertificate { path: PathBuf },
     #[error("the certificate in `{}` has no subject alternative names", path.display())]
     NoNames { path: PathBuf },
@@ -112,7 +112,7 @@ pub(super) enum PairError {
     BadKey { path: PathBuf, source: TlsError },
     #[error("`{}` is not the key of the certificate in `{}`", key.display(), cert.display())]
     Mismatch { cert: PathBuf, key: PathBuf },
-    #[error("`{}` holds no OCSP answer in DER that says `successful`", path.display())]
+    #[error("`{}` holds no successful OCSP response in DER", path.display())]
     BadOcsp { path: PathBuf },
     #[error("the first certificate in `{}` is not the one that the key is for", path.display())]
     Order { path: PathBuf },
@@ -127,7 +127,7 @@ impl PairError {
             }
             Self::Read { .. } => "it must be a file that the gateway's user may read".to_owned(),
             Self::Pem { path, .. } => format!(
-                "PEM has its Base64 between `-----BEGIN …-----` and `-----END …-----`; write the file anew, whole: `{}`",
+                "PEM has its Base64 between `-----BEGIN …-----` and `-----END …-----`; write the whole file again: `{}`",
                 path.display()
             ),
             Self::NoCertificate { path } => format!(
@@ -145,17 +145,17 @@ impl PairError {
                 "a PEM file with a key has `-----BEGIN PRIVATE KEY-----` (or `EC`, `RSA`)".to_owned()
             }
             Self::Encrypted { path } => format!(
-                "nobody is there to type its password: keep it as `openssl pkey -in {0} -out {0}.plain` writes it, readable by the gateway's user only",
+                "the gateway cannot ask for its password: keep it as `openssl pkey -in {0} -out {0}.plain` writes it, readable by the gateway's user only",
                 path.display()
             ),
             Self::BadKey { .. } => {
                 "use a key of type P-256, P-384, Ed25519, or RSA of 2048 to 8192 bits".to_owned()
             }
             Self::Mismatch { .. } => {
-                "a certificate goes with the one key that it was asked for with: look for files mixed up, or replaced by halves".to_owned()
+                "a certificate goes with the one key that it was requested with: look for files mixed up, or replaced by halves".to_owned()
             }
             Self::BadOcsp { .. } => {
-                "fetch it anew with `openssl ocsp … -respout FILE`, or remove `ocsp`".to_owned()
+                "fetch it again with `openssl ocsp … -respout FILE`, or remove `ocsp`".to_owned()
             }
             Self::Order { .. } => {
                 "write the chain with the site's own certificate first, then those that signed it"

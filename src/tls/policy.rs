@@ -161,7 +161,7 @@ pub(super) fn challenge(
 pub(super) enum ClientCaError {
     #[error(transparent)]
     File(#[from] PairError),
-    #[error("a certificate in the file is no authority's: {0}")]
+    #[error("a certificate in the file is not a CA certificate: {0}")]
     Unusable(TlsError),
     #[error("client certificates cannot be verified: {0}")]
     Verifier(#[from] VerifierBuilderError),
@@ -173,7 +173,7 @@ impl ClientCaError {
         match self {
             Self::File(error) => error.help(),
             Self::Unusable(_) | Self::Verifier(_) => {
-                "write the certificates of the authorities that sign clients' certificates, in PEM, one after the other"
+                "write the CA certificates that sign clients' certificates, in PEM, one after the other"
                     .to_owned()
             }
         }

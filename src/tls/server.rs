@@ -69,7 +69,7 @@ impl Server {
         if config.certificates.0.is_empty() && config.acme.is_empty() {
             cx.report(
                 "edgeway::tls::no_certificates",
-                "this listener speaks TLS and has no certificate",
+                "this listener has `tls` but no certificate",
                 "write `certificates: { cert: FILE, key: FILE }`, `certificates: { dir: FOLDER }`, or `acme: [NAME]`",
             );
         }
@@ -129,7 +129,7 @@ impl Server {
                 cx.report(
                     "edgeway::tls::policy",
                     error,
-                    "this is a fault of Edgeway's: tell us",
+                    "this is a bug of Edgeway: report it",
                 );
                 return None;
             }
@@ -244,7 +244,7 @@ fn sources<'c>(
             }
             (None, None, Some(_)) => (
                 "`ocsp` is for one certificate, and `dir` may have many",
-                "keep each answer beside its certificate, as `NAME.ocsp`",
+                "keep each response beside its certificate, as `NAME.ocsp`",
             ),
             (_, _, Some(_)) => (
                 "`dir` stands beside `cert` or `key`",
@@ -312,7 +312,7 @@ fn read(
                 format!("the certificate for `{title}` {worry}"),
             );
             cx.diagnostics
-                .push(problem.help("renew it; the new files are taken up while the gateway runs"));
+                .push(problem.help("renew it; the new files are loaded while the gateway runs"));
         }
     }
     loaded
@@ -326,7 +326,7 @@ fn warn_of_double(config: &TlsConfig, certificates: &Certificates, cx: &mut Comp
     for name in &config.acme {
         if certificates.is_in_files(&name.value.to_ascii_lowercase()) {
             let message = format!(
-                "a certificate from a file is for `{}`: one by ACME would not be shown",
+                "a certificate from a file is for `{}`: one by ACME would not be used",
                 name.value
             );
             let problem = Diagnostic::warning("edgeway::tls::twice", name.place, message);
@@ -349,8 +349,8 @@ fn client_ca(config: &TlsConfig, cx: &mut CompileCx<'_>) -> Option<ClientCa> {
             cx.report_at(
                 mode.place,
                 "edgeway::tls::client_certificate",
-                "nobody is said to sign the certificates of clients",
-                "add `client_ca: FILE` with the authorities in PEM",
+                "no CA is given for client certificates",
+                "add `client_ca: FILE` with the CA certificates in PEM",
             );
             None
         }

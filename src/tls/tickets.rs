@@ -40,7 +40,7 @@ struct Key {
 
 /// The system provided no randomness for a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the system gives no randomness")]
+#[error("the system has no randomness")]
 pub(super) struct NoRandomness;
 
 impl Default for TicketKeys {

@@ -115,7 +115,7 @@ impl Watch {
     ) -> Self {
         let is_well = metrics.gauge(
             IS_WELL,
-            "1 if every certificate on disk is the one that is shown, 0 if one is of no use.",
+            "1 if every certificate on disk is in use, 0 if one is unusable.",
             &[("listener", listener)],
         );
         is_well.set(i64::from(files.is_well()));
@@ -141,7 +141,7 @@ impl Watch {
             }
             tokio::time::sleep(pause).await;
             if let Err(error) = server.turn_keys() {
-                warn!(error:%; "session tickets keep their key");
+                warn!(error:%; "session ticket key not rotated");
             }
             let began = clock.now();
             let looked = tokio::task::spawn_blocking(move || {
@@ -149,7 +149,7 @@ impl Watch {
                 (self, found)
             });
             let Ok((watch, (look, verifier))) = looked.await else {
-                error!("the files of certificates are not looked at any more");
+                error!("certificate files no longer watched");
                 return;
             };
             self = watch;
@@ -189,17 +189,17 @@ impl Watch {
         let sessions = match server.sessions_with(&clients.unwrap_or_default()) {
             Ok(sessions) => sessions,
             Err(error) => {
-                warn!(listener, error:%; "the authorities of clients stay as they were");
+                warn!(listener, error:%; "client CA certificates not reloaded, keeping the previous ones");
                 return;
             }
         };
         match self.policy.configs(&sessions, Some(verifier)) {
             Ok(configs) => {
                 server.set_configs(configs, sessions);
-                info!(listener; "clients are verified by new authorities");
+                info!(listener; "client CA certificates reloaded");
             }
             Err(error) => {
-                warn!(listener, error:%; "the authorities of clients stay as they were");
+                warn!(listener, error:%; "client CA certificates not reloaded, keeping the previous ones");
             }
         }
     }
@@ -212,14 +212,14 @@ impl Watch {
                 name = certificate.title(),
                 serial = &*certificate.serial,
                 file:? = paths.cert;
-                "a certificate was taken up"
+                "certificate loaded"
             ),
-            Event::Gone(paths) => info!(listener, file:? = paths.cert; "a certificate was removed"),
+            Event::Gone(paths) => info!(listener, file:? = paths.cert; "certificate removed"),
             Event::Trouble { what, why } => warn!(
                 listener,
                 file:? = what,
                 error = why.as_str();
-                "a changed certificate is of no use, what was there before goes on"
+                "changed certificate unusable, keeping the previous one"
             ),
         }
     }
@@ -231,7 +231,7 @@ impl Watch {
                     listener = &*self.listener,
                     name = certificate.title(),
                     serial = &*certificate.serial;
-                    "a certificate {worry}"
+                    "certificate {worry}"
                 );
             }
         }

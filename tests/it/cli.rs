@@ -216,11 +216,7 @@ fn run_refuses_a_broken_file_with_a_status_that_ends_restarts() {
     );
     let ran = edgeway(&["run", "-c", "tests/it/config/bad/unknown_upstream.yaml"]);
     assert_eq!((ran.status, ran.stdout.as_str()), (EX_CONFIG, ""));
-    assert!(
-        ran.stderr.contains("unknown upstream"),
-        "{}",
-        ran.stderr
-    );
+    assert!(ran.stderr.contains("unknown upstream"), "{}", ran.stderr);
     assert!(
         ran.stderr.contains("unknown_upstream.yaml:"),
         "{}",

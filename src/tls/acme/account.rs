@@ -135,7 +135,7 @@ impl Authority {
         stored.email.clone_from(&self.email);
         let store = store.clone();
         on_disk(move || store.save_account(&stored)).await?;
-        info!(directory = self.directory.as_str(); "the ACME account has a new address");
+        info!(directory = self.directory.as_str(); "ACME account address updated");
         Ok(account)
     }
 
@@ -164,7 +164,7 @@ impl Authority {
         };
         let store = store.clone();
         on_disk(move || store.save_account(&stored)).await?;
-        info!(directory = self.directory.as_str(), account = account.id(); "an ACME account was made");
+        info!(directory = self.directory.as_str(), account = account.id(); "ACME account created");
         Ok(account)
     }
 
@@ -263,7 +263,7 @@ impl HttpClient for Http {
             })
         };
         Box::pin(async move {
-            let slow = || Error::Other("the authority took too long to answer".into());
+            let slow = || Error::Other("the CA took too long to respond".into());
             timeout(EXCHANGE, exchange).await.map_err(|_| slow())?
         })
     }

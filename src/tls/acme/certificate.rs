@@ -38,15 +38,15 @@ pub(super) enum CertificateError {
     Chain(#[source] rustls_pki_types::pem::Error),
     #[error("the key is not PEM with a private key")]
     Key(#[source] rustls_pki_types::pem::Error),
-    #[error("there is no certificate in the chain")]
+    #[error("no certificate in the chain")]
     Empty,
-    #[error("the certificate cannot be read")]
+    #[error("cannot read the certificate")]
     Unreadable,
     #[error("the certificate is not for `{0}`")]
     OtherName(String),
-    #[error("key and certificate do not belong together")]
+    #[error("key and certificate do not match")]
     Pair(#[source] rustls::Error),
-    #[error("the certificate cannot be made")]
+    #[error("cannot create the certificate")]
     Make(#[source] rcgen::Error),
 }
 

@@ -60,7 +60,7 @@ impl Acme {
                 cx.report_at(
                     name.place,
                     "edgeway::acme::missing",
-                    "names for ACME, but no section `acme` says where to keep what it gets",
+                    "names for ACME, but no section `acme` with a folder for the certificates",
                     "write `acme: { folder: /var/lib/edgeway/acme, email: you@example.com }` at the top level",
                 );
                 return None;
@@ -129,7 +129,7 @@ fn issue(
             config.folder.place,
             "edgeway::acme::folder",
             format!(
-                "account and certificates cannot be kept in `{}`: {error}",
+                "cannot store account and certificates in `{}`: {error}",
                 config.folder.value.display()
             ),
             "name a folder that the gateway's user may write to",
@@ -151,7 +151,7 @@ fn authority(config: &AcmeConfig, shared: &Shared, cx: &mut CompileCx<'_>) -> Op
         cx.report_at(
             email.place,
             "edgeway::acme::email",
-            format!("`{}` is not an address for mail", email.value),
+            format!("invalid mail address `{}`", email.value),
             "write one such as `ops@example.com`, without `mailto:`",
         );
         None
@@ -191,7 +191,7 @@ fn follow(
         cx.report_at(
             *place,
             code,
-            format!("`{value}` is not the address of a gateway"),
+            format!("invalid gateway address `{value}`"),
             "write `HOST:PORT` of a listener without TLS, such as `10.0.0.5:80`",
         );
         return None;
@@ -240,7 +240,7 @@ fn names(config: &AcmeConfig, place: Place, uses: &Uses<'_>, cx: &mut CompileCx<
         cx.report_at(
             chosen.place,
             "edgeway::acme::challenge",
-            "no listener can answer a challenge by http-01: all have TLS",
+            "no listener can respond to an http-01 challenge: all have TLS",
             "add a listener without `tls`, on port 80 as clients see it, or write `challenge: tls-alpn-01`",
         );
     }
@@ -300,7 +300,7 @@ fn host_name(text: &str, place: Place, cx: &mut CompileCx<'_>) -> Option<Arc<str
 fn refused(text: &str) -> Option<(&'static str, &'static str)> {
     if text.contains('*') {
         return Some((
-            "cannot be had: http-01 and tls-alpn-01 prove single names only",
+            "cannot be issued: http-01 and tls-alpn-01 prove single names only",
             "write each name, or get the wildcard by other means (dns-01) and name its files under `certificates`",
         ));
     }
@@ -312,8 +312,8 @@ fn refused(text: &str) -> Option<(&'static str, &'static str)> {
     }
     if !text.is_ascii() {
         return Some((
-            "is not written as DNS has it",
-            "write it in its ASCII form, which begins with `xn--`",
+            "is not in its ASCII form",
+            "write it in punycode, which begins with `xn--`",
         ));
     }
     let is_label = |label: &str| {
@@ -371,8 +371,8 @@ fn directory(config: Option<&Spanned<String>>, cx: &mut CompileCx<'_>) -> Option
             cx.report_at(
                 *place,
                 code,
-                format!("the directory `{value}` is not reached by HTTPS"),
-                "write `https:`; without TLS anybody on the way could hand out certificates",
+                format!("the directory `{value}` does not use HTTPS"),
+                "write `https:`; without TLS anyone on the path could forge certificates",
             );
             None
         }
@@ -380,7 +380,7 @@ fn directory(config: Option<&Spanned<String>>, cx: &mut CompileCx<'_>) -> Option
             cx.report_at(
                 *place,
                 code,
-                format!("`{value}` is no ACME directory"),
+                format!("unknown ACME directory `{value}`"),
                 "write `letsencrypt`, `letsencrypt-staging`, or a URL such as `https://ca.example.com/acme/directory`",
             );
             None
@@ -402,7 +402,7 @@ fn roots(ca: &Spanned<std::path::PathBuf>, cx: &mut CompileCx<'_>) -> Option<Arc
                 ca.place,
                 "edgeway::acme::ca",
                 format!("cannot use `{}`: {problem}", ca.value.display()),
-                "name a PEM file with the certificate of the authority that signs the directory's own",
+                "name a PEM file with the CA certificate that signs the directory's own",
             );
             None
         }

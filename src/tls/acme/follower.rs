@@ -68,11 +68,11 @@ impl Issuer {
             Ok(Ok(said)) => said,
             Ok(Err(error)) => {
                 let error = crate::base::error::chain(&*error);
-                warn!(issuer = self.address.as_str(), error:%; "the issuer of certificates cannot be asked");
+                warn!(issuer = self.address.as_str(), error:%; "the certificate issuer is unreachable");
                 Said::Failed
             }
             Err(_) => {
-                warn!(issuer = self.address.as_str(); "the issuer of certificates took too long to answer");
+                warn!(issuer = self.address.as_str(); "the certificate issuer took too long to respond");
                 Said::Failed
             }
         }

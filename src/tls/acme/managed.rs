@@ -146,7 +146,7 @@ impl Managed {
                 self.serve_stand_in(now);
             }
             Err(error) => {
-                warn!(name = &*self.name, error:% = chain(&error); "a stored certificate cannot be used");
+                warn!(name = &*self.name, error:% = chain(&error); "stored certificate unusable");
                 self.served.lock().state = store.state(&self.name);
                 self.serve_stand_in(now);
             }
@@ -207,7 +207,7 @@ impl Managed {
                 info!(name = &*self.name; "a self-signed certificate stands in until one is issued");
             }
             Err(error) => {
-                warn!(name = &*self.name, error:% = chain(&error); "no certificate can stand in");
+                warn!(name = &*self.name, error:% = chain(&error); "cannot create a stand-in certificate");
             }
         }
     }
@@ -283,7 +283,7 @@ impl Managed {
             .orders
             .iter()
             .find(|(word, _)| *word == outcome);
-        debug_assert!(found.is_some(), "{outcome} is none of the words");
+        debug_assert!(found.is_some(), "{outcome} is not one of the words");
         if let Some((_, counter)) = found {
             counter.inc();
         }
@@ -319,7 +319,7 @@ impl NameMetrics {
         let orders = OUTCOMES.map(|outcome| {
             let counter = metrics.counter(
                 ORDERS,
-                "Certificates asked for by ACME, by what came of it.",
+                "Certificates requested by ACME, by outcome.",
                 &[("name", name), ("outcome", outcome)],
             );
             (outcome, counter)

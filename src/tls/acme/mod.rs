@@ -161,7 +161,7 @@ impl Acme {
         }
         while let Some(ended) = tasks.join_next().await {
             if let Err(problem) = ended {
-                error!(error:% = problem; "a task of ACME ended");
+                error!(error:% = problem; "ACME task ended");
             }
         }
     }
@@ -184,7 +184,7 @@ impl Acme {
             match looked.await {
                 Ok(now_seen) => seen = now_seen,
                 Err(problem) => {
-                    error!(error:% = problem; "the folder of ACME is no longer looked at");
+                    error!(error:% = problem; "ACME folder no longer watched");
                     return;
                 }
             }
@@ -207,13 +207,13 @@ impl Acme {
                 Ok(Some(stored))
                     if managed.serial().as_ref() == Some(&stored.certificate.serial) => {}
                 Ok(Some(stored)) => {
-                    info!(name = &*managed.name, serial = stored.certificate.serial.as_str(); "a certificate of the issuer is served");
+                    info!(name = &*managed.name, serial = stored.certificate.serial.as_str(); "certificate of the issuer loaded");
                     managed.serve(stored);
                 }
                 Ok(None) => {}
                 // The pair may be half written: the other half changes the stamp.
                 Err(problem) => {
-                    warn!(name = &*managed.name, issuer = issuer.address(), error:% = chain(&problem); "a certificate of the issuer cannot be used");
+                    warn!(name = &*managed.name, issuer = issuer.address(), error:% = chain(&problem); "certificate of the issuer unusable");
                 }
             }
         }

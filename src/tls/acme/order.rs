@@ -38,11 +38,11 @@ pub(super) struct Wanted<'a> {
 pub(super) enum OrderError {
     #[error("{0}")]
     Refused(String),
-    #[error("the authority offers no {0} for this name")]
+    #[error("the CA offers no {0} for this name")]
     NoChallenge(&'static str),
-    #[error("the authority cannot be asked")]
+    #[error("the CA is unreachable")]
     Unanswered(#[source] Error),
-    #[error("it took too long")]
+    #[error("timed out")]
     TooLong,
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -54,7 +54,7 @@ pub(super) enum OrderError {
     Certificate(#[from] CertificateError),
     #[error("the gateway is stopping")]
     Stopped,
-    #[error("the authority does not know our account")]
+    #[error("the CA does not know our account")]
     UnknownAccount,
 }
 

@@ -273,14 +273,14 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
     let bytes = match read_if_there(path) {
         Ok(bytes) => bytes?,
         Err(error) => {
-            log::warn!(error:% = crate::base::error::chain(&error); "a file of ACME cannot be read");
+            log::warn!(error:% = crate::base::error::chain(&error); "cannot read an ACME file");
             return None;
         }
     };
     match serde_json::from_slice(&bytes) {
         Ok(value) => Some(value),
         Err(error) => {
-            log::warn!(path:?, error:%; "a file of ACME is broken, going on without it");
+            log::warn!(path:?, error:%; "ACME file corrupt, continuing without it");
             None
         }
     }

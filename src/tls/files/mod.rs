@@ -107,7 +107,7 @@ pub(super) enum Trouble<'a> {
 pub(super) enum FolderError {
     #[error("cannot read the folder `{}`: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("no pair of certificate and key is in the folder `{}`", path.display())]
+    #[error("no pair of certificate and key in the folder `{}`", path.display())]
     Empty { path: PathBuf },
 }
 

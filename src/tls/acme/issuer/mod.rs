@@ -89,7 +89,7 @@ impl Issuing {
             match due.duration_since(now) {
                 Ok(wait) if !wait.is_zero() => {
                     drop(alone);
-                    debug!(name = &*managed.name, seconds = wait.as_secs(); "a certificate is asked for later");
+                    debug!(name = &*managed.name, seconds = wait.as_secs(); "certificate request postponed");
                     sleep(wait.min(LOOK)).await;
                     self.ask_for_window(managed).await;
                 }
@@ -156,7 +156,7 @@ impl Issuing {
         if !managed.expires().is_none_or(is_newer) {
             return false;
         }
-        info!(name = &*managed.name, serial = stored.certificate.serial.as_str(); "another process has renewed a certificate");
+        info!(name = &*managed.name, serial = stored.certificate.serial.as_str(); "certificate renewed by another process");
         managed.serve(stored);
         true
     }
@@ -165,7 +165,7 @@ impl Issuing {
         let managed = &name.managed;
         let Some(challenge) = name.challenge() else {
             return Err(OrderError::NoChallenge(
-                "challenge that a listener can answer",
+                "challenge that a listener can respond to",
             ));
         };
         let wanted = Wanted {
@@ -180,7 +180,7 @@ impl Issuing {
             .await?;
         let obtained = match order::obtain(&account, &wanted).await {
             Err(OrderError::UnknownAccount) => {
-                warn!(directory = self.authority.directory.as_str(); "the authority has forgotten our account, making another one");
+                warn!(directory = self.authority.directory.as_str(); "the CA does not know our account, creating a new one");
                 let made = self.authority.new_account(&self.store, &self.clock, asked);
                 order::obtain(&made.await?, &wanted).await
             }
@@ -203,13 +203,13 @@ impl Issuing {
         let saved = on_disk(move || store.save(&of, &pem, &kept)).await;
         if let Err(error) = saved {
             // The certificate serves anyway. It has to be ordered again only after a restart.
-            warn!(name = &*managed.name, error:% = chain(&error); "a certificate was issued but cannot be kept");
+            warn!(name = &*managed.name, error:% = chain(&error); "certificate issued but not stored");
         }
         info!(
             name = &*managed.name,
             serial = certificate.serial.as_str(),
             expires:% = shown(certificate.until);
-            "a certificate was issued"
+            "certificate issued"
         );
         managed.count("issued");
         managed.serve(Stored { certificate, state });
@@ -232,12 +232,12 @@ impl Issuing {
             failures = state.failures,
             again_in_seconds = pause.as_secs(),
             expires:% = managed.expires().map_or_else(|| "no certificate yet".to_owned(), shown);
-            "a certificate was not issued"
+            "certificate not issued"
         );
         managed.set_state(state.clone());
         let (store, of) = (self.store.clone(), Arc::clone(&managed.name));
         if let Err(error) = on_disk(move || store.save_state(&of, &state)).await {
-            warn!(name = &*managed.name, error:% = chain(&error); "how an attempt went cannot be kept");
+            warn!(name = &*managed.name, error:% = chain(&error); "cannot store the outcome of an attempt");
         }
         managed.count(outcome);
     }
@@ -262,7 +262,7 @@ impl Issuing {
             }
             Ok(None) => managed.set_window(None, now + WINDOW_AT_LEAST),
             Err(error) => {
-                debug!(name = &*managed.name, error:% = chain(&error); "the authority did not say when to renew");
+                debug!(name = &*managed.name, error:% = chain(&error); "the CA did not say when to renew");
                 managed.set_window(None, now + WINDOW_AFTER_FAILURE);
             }
         }
