@@ -219,7 +219,7 @@ impl Actions for Operator {
             outcome: Outcome::Refused,
             reason: Some(Cow::Borrowed(reason.word())),
             generation: Some(self.live().loaded().generation),
-            message: (left_out > 0).then(|| format!("{left_out} others since the last line")),
+            message: (left_out > 0).then(|| format!("{left_out} more since the last line")),
             ..Entry::new("enter", who)
         });
     }

@@ -435,7 +435,7 @@ mod tests {
         let record = Record::builder()
             .level(Level::Info)
             .target(audit::TARGET)
-            .args(format_args!("an operator acted"))
+            .args(format_args!("operator acted"))
             .build();
         for _ in 0..100 {
             bench.logger.log(&record);

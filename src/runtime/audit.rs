@@ -214,9 +214,9 @@ impl Entry {
         let text = |text: Option<&str>| text.unwrap_or("-").to_owned();
         let request = self.request.as_ref();
         let what = match self.who {
-            Who::Client(_) => "a client was noted",
-            Who::Gateway => "the gateway acted by a rule",
-            Who::Signal | Who::Watch | Who::Peer(_) | Who::Unix { .. } => "an operator acted",
+            Who::Client(_) => "client recorded",
+            Who::Gateway => "gateway acted by a rule",
+            Who::Signal | Who::Watch | Who::Peer(_) | Who::Unix { .. } => "operator acted",
         };
         log::info!(
             target: TARGET,
@@ -263,7 +263,7 @@ struct Line<'a> {
 
 /// Text for the number of lines left out.
 fn left_out_text(left_out: u64) -> Option<String> {
-    (left_out > 0).then(|| format!("{left_out} others since the last line"))
+    (left_out > 0).then(|| format!("{left_out} more since the last line"))
 }
 
 impl<'a> Line<'a> {
@@ -372,7 +372,7 @@ mod tests {
         };
         assert_eq!(
             line(&entry),
-            r#"{"time":"2027-01-15T08:00:00.007Z","action":"auth","who":"192.0.2.1","outcome":"refused","reason":"jwt_expired","message":"3 others since the last line","subject":"u1","route":"/api/*","request_id":"r1"}"#
+            r#"{"time":"2027-01-15T08:00:00.007Z","action":"auth","who":"192.0.2.1","outcome":"refused","reason":"jwt_expired","message":"3 more since the last line","subject":"u1","route":"/api/*","request_id":"r1"}"#
         );
     }
 

@@ -520,7 +520,7 @@ fn shut_down(socket: &MutexGuard<'_, Option<RawFd>>, how: rustix::net::Shutdown)
     // SAFETY: the owner calls `socket_gone` before it closes the socket, which waits for the lock.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
     if let Err(error) = rustix::net::shutdown(fd, how) {
-        log::debug!(error:%; "a client was gone before its connection was ended");
+        log::debug!(error:%; "client left before its connection was closed");
     }
 }
 
@@ -535,7 +535,7 @@ fn reset(socket: &MutexGuard<'_, Option<RawFd>>) {
     // SAFETY: as in `shut_down`.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
     if let Err(error) = rustix::net::connect_unspec(fd) {
-        log::debug!(error:%; "a client's connection could not be reset");
+        log::debug!(error:%; "cannot reset a client's connection");
         shut_down(socket, rustix::net::Shutdown::Both);
     }
 }
@@ -574,7 +574,7 @@ fn forget_unsent(socket: &MutexGuard<'_, Option<RawFd>>) {
     // SAFETY: as in `shut_down`.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
     if let Err(error) = rustix::net::sockopt::set_socket_linger(fd, Some(Duration::ZERO)) {
-        log::debug!(error:%; "a client's socket would not forget what is unsent");
+        log::debug!(error:%; "cannot discard the unsent data of a client's socket");
     }
 }
 

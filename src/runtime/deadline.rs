@@ -189,7 +189,7 @@ impl Watch {
 fn shut_down(socket: Socket) {
     let both = rustix::net::Shutdown::Both;
     if let Some(Err(error)) = with(socket, |fd| rustix::net::shutdown(fd, both)) {
-        log::debug!(error:%; "a backend's socket was gone before its deadline");
+        log::debug!(error:%; "backend's socket closed before its deadline");
     }
 }
 

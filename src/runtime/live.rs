@@ -67,15 +67,15 @@ impl ReloadMetrics {
         Self {
             is_current: gauge(
                 "edgeway_config_last_reload_success",
-                "1 if the configuration last read is the one that serves.",
+                "1 if the configuration last read is the active one.",
             ),
             generation: gauge(
                 "edgeway_config_generation",
-                "Counts the configurations that this process has served, from 1.",
+                "Generation of the active configuration, counted from 1.",
             ),
             loaded_at: gauge(
                 "edgeway_config_last_reload_success_timestamp_seconds",
-                "When the configuration that serves was taken, in seconds since 1970.",
+                "Time when the active configuration was loaded, in seconds since 1970.",
             ),
         }
     }
@@ -165,7 +165,7 @@ impl Live {
 fn reloads(world: &World, outcome: &str) -> crate::base::metrics::IntCounter {
     world.metrics.counter(
         "edgeway_config_reloads_total",
-        "Configurations that were read while the gateway served, by what came of it: `ok` or `refused`.",
+        "Configurations that were read while the gateway served, by outcome: `ok` or `refused`.",
         &[("outcome", outcome)],
     )
 }
