@@ -58,15 +58,15 @@ impl fmt::Display for Target {
 pub enum ClientError {
     #[error("cannot reach a gateway at {target}: {source}")]
     Connect { target: Target, source: io::Error },
-    #[error("the gateway at {target} gave no answer: {why}")]
+    #[error("the gateway at {target} sent no response: {why}")]
     Answer { target: Target, why: String },
-    #[error("the gateway at {target} did not answer within {} s", deadline.as_secs())]
+    #[error("the gateway at {target} did not respond within {} s", deadline.as_secs())]
     Slow { target: Target, deadline: Duration },
-    #[error("{target} does not answer as a gateway does")]
+    #[error("{target} does not respond like a gateway")]
     Stranger { target: Target },
     #[error(
-        "{target} asks for the token, which it was not shown: nobody serves {socket}, so it may \
-         be anybody's. If the gateway is there, name it: `--admin {target}`"
+        "{target} asks for the token, which it was not shown: no process serves {socket}, so it \
+         may be another user's. If the gateway is there, name it: `--admin {target}`"
     )]
     Withheld { target: Target, socket: Target },
     #[error("the gateway at {target} refused: {refused}")]

@@ -43,7 +43,7 @@ pub fn render_text(snapshot: &Snapshot) -> String {
     );
     put_section(
         &mut out,
-        &["CACHE FOLDER", "STATE", "SINCE", "ANSWERS", "USED", "NOTES"],
+        &["CACHE FOLDER", "STATE", "SINCE", "OBJECTS", "USED", "NOTES"],
         snapshot.cache_disk.iter().map(disk_row),
     );
     put_section(
@@ -156,7 +156,7 @@ fn put_head(out: &mut String, snapshot: &Snapshot) {
 fn bans_line(bans: &BansStatus) -> String {
     let plural = if bans.active == 1 { "" } else { "s" };
     format!(
-        "{} client{plural} banned, {} refused of late",
+        "{} client{plural} banned, {} refused recently",
         bans.active, bans.struck
     )
 }
@@ -173,7 +173,10 @@ fn predecessor(older: &Predecessor) -> String {
 fn certificate_row(certificate: &CertificateStatus) -> [String; 4] {
     let stand_in = certificate.expires.is_none().then_some("stand-in");
     let failed = (certificate.failures > 0).then(|| {
-        let problem = certificate.problem.as_deref().unwrap_or("no reason kept");
+        let problem = certificate
+            .problem
+            .as_deref()
+            .unwrap_or("no reason recorded");
         format!("failed {} times: {problem}", certificate.failures)
     });
     let notes = stand_in.map(str::to_owned).into_iter().chain(failed);
@@ -293,7 +296,7 @@ fn notes(upstream: &UpstreamStatus, backend: &BackendStatus) -> Vec<String> {
         notes.push(format!("{} waiting", upstream.queue));
     }
     if upstream.panic {
-        notes.push("none is well, so all are used".to_owned());
+        notes.push("none is healthy, so all are used".to_owned());
     }
     notes
 }
@@ -496,7 +499,7 @@ pub(super) mod tests {
         config     edgeway.yaml, generation 3, loaded 2027-01-16T09:00:00Z
         profile    peak (there is calm, peak)
         older      process 1234 (0.0.9): 3 connections, draining since 2027-01-16T09:59:00Z
-        bans       1 client banned, 12 refused of late
+        bans       1 client banned, 12 refused recently
 
         LISTENER  ADDRESS         OPEN  ACCEPTED
         public    127.0.0.1:8080  12    3400
@@ -512,7 +515,7 @@ pub(super) mod tests {
         web-1/4f2a91c3  lost    1768555000000-0  this one, lost since 2027-01-16T09:30:03.000Z, no response within 20ms, 2 unsent
         web-2/90ab33d0  leased  1768555000000-0
 
-        CACHE FOLDER        STATE  SINCE                     ANSWERS  USED              NOTES
+        CACHE FOLDER        STATE  SINCE                     OBJECTS  USED              NOTES
         /var/cache/edgeway  full   2027-01-16T09:31:00.000Z  5120     1024 of 2048 MiB  No space left on device (os error 28)
 
         UPSTREAM  BACKEND         STATE    IN FLIGHT  REQUESTS  FAILED  AVERAGE  NOTES

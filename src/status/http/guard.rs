@@ -75,7 +75,7 @@ impl Reason {
         Self::ALL.map(|reason| {
             metrics.counter(
                 "edgeway_admin_refused_total",
-                "Requests to the admin listener that were turned away.",
+                "Requests to the admin listener that were refused.",
                 &[("reason", reason.word())],
             )
         })
@@ -85,11 +85,11 @@ impl Reason {
         let (status, message) = match self {
             Self::LongHead => (
                 431,
-                "a request here has at most 128 headers, and a head of at most 32 KiB",
+                "a request here has at most 128 headers, in a header section of at most 32 KiB",
             ),
             Self::Host => (
                 421,
-                "the admin listener answers to localhost and loopback addresses only",
+                "the admin listener accepts localhost and loopback addresses only",
             ),
             Self::CrossSite => (403, "a page of another site may not act here"),
             Self::TokenMissing => (401, "this needs `Authorization: Bearer TOKEN`"),
