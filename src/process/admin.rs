@@ -214,7 +214,7 @@ impl Admin {
         };
         let both = async { tokio::join!(tcp, socket) };
         if tokio::time::timeout(at_most, both).await.is_err() {
-            debug!("an admin connection without a question is left");
+            debug!("idle admin connection closed");
         }
     }
 
@@ -232,7 +232,7 @@ impl Admin {
         if let Some(open) = self.socket.lock().take()
             && let Err(error) = std::fs::remove_file(&open.bound)
         {
-            debug!(error:%, path:? = open.bound; "the admin socket was gone before its listener");
+            debug!(error:%, path:? = open.bound; "admin socket removed before its listener");
         }
     }
 }
@@ -247,7 +247,7 @@ impl<T> Open<T> {
         let serving = Tasks::default();
         serving.spawn("admin", async {
             if let Err(error) = work.await {
-                log::error!(error:%; "an admin listener ended");
+                log::error!(error:%; "admin listener ended");
             }
         });
         Self {

@@ -25,14 +25,14 @@ pub(super) fn ban(gateway: &Gateway, new: &NewBan) -> Result<BanStatus, Refused>
     let address = address(&new.address)?;
     if gateway.trusted.trusts(address.ip()) {
         let message = format!(
-            "`{address}` is one of `trusted_proxies`: a ban would shut out whoever comes through \
+            "`{address}` is one of `trusted_proxies`: a ban would shut out all clients behind \
              it; ban its clients"
         );
         return Err(Refused::new(409, "trusted_proxy", message));
     }
     let lasts = new.lasts.0;
     if !(SHORTEST..=LONGEST).contains(&lasts) {
-        let message = format!("`{}` is no time for a ban: 1s to 366d", new.lasts);
+        let message = format!("invalid ban time `{}`: 1s to 366d", new.lasts);
         return Err(Refused::new(422, "bad_time", message));
     }
     let reason = new.reason.as_deref().map_or(REASON, str::trim);

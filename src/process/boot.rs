@@ -59,7 +59,7 @@ pub enum BootError {
     Config { diagnostics: Diagnostics },
     #[error("cannot start the runtime")]
     Runtime(#[source] io::Error),
-    #[error("cannot listen to signals")]
+    #[error("cannot listen for signals")]
     Signals(#[source] io::Error),
     #[error(transparent)]
     Start(#[from] StartError),
@@ -175,7 +175,7 @@ async fn serve_until_the_end(
     };
     let cut_short = async {
         told_to_stop(&mut signals).await;
-        warn!("told to stop at once: not waiting for requests under way");
+        warn!("stopping at once, not waiting for requests in flight");
     };
     match succeeded {
         None => {

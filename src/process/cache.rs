@@ -26,7 +26,7 @@ const PIPE: usize = 1 << 20;
 pub(super) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
     if let Err(error) = fcntl_setpipe_size(&write, PIPE) {
-        debug!(error:%; "the pipe for the cache stays as small as it is");
+        debug!(error:%; "cannot enlarge the pipe for the cache");
     }
     Ok((read, write))
 }
@@ -45,10 +45,10 @@ pub(super) async fn give(cache: &Cache, pipe: OwnedFd, live: &Live) {
             ..
         }) => {
             let ms = millis(took);
-            info!(entries, bytes, ms; "what was cached has gone to the process that serves");
+            info!(entries, bytes, ms; "cache handed over to the successor");
         }
         // The successor may have no cache any more, for example, or a smaller one.
-        Err(error) => info!(error:%; "the process that serves takes no more of what is cached"),
+        Err(error) => info!(error:%; "successor takes no more of the cache"),
     }
 }
 
@@ -72,7 +72,7 @@ impl Inheritance {
         let Self { pipe, cache, heir } = self;
         let pipe = match pipe::Receiver::from_owned_fd(pipe) {
             Ok(pipe) => pipe,
-            Err(error) => return warn!(error:%; "cannot take over what was cached"),
+            Err(error) => return warn!(error:%; "cannot take over the cache"),
         };
         let clock = live.world.clock.clone();
         let abouts = Arc::new(move |route: &str| about(&live.gateway(), &cache, route));
@@ -86,11 +86,11 @@ impl Inheritance {
         let ms = millis(took);
         match outcome {
             Ok(()) => {
-                info!(entries, bytes, left_out, ms; "what was cached has been taken over");
+                info!(entries, bytes, left_out, ms; "cache taken over");
             }
             Err(error) => warn!(
                 entries, bytes, left_out, ms, error:%;
-                "what was cached has been taken over in part"
+                "cache taken over in part"
             ),
         }
     }

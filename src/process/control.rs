@@ -138,7 +138,7 @@ impl Control {
         };
         self.line.is_ours()?;
         if self.is_stopping() {
-            let message = "the gateway is stopping: no other configuration is taken in";
+            let message = "the gateway is stopping: no other configuration is loaded";
             return Err(Refused::new(409, "stopping", message));
         }
         self.line.manager.reloading();
@@ -190,7 +190,7 @@ impl Control {
             && candidate.gateway.profiles.active.is_none()
         {
             warnings.push(format!(
-                "the profile `{gone}` is no longer there: it was switched on, and none is now"
+                "the active profile `{gone}` was removed: no profile is active now"
             ));
         }
         for warning in &warnings {
@@ -276,7 +276,7 @@ impl Control {
         let generation = self.live.loaded().generation;
         error!(
             file:% = path.display(), reason = &*refused.reason, generation;
-            "configuration refused, the one before it goes on: {}", refused.message
+            "new configuration rejected, still serving the previous one: {}", refused.message
         );
     }
 
@@ -294,7 +294,7 @@ impl Control {
                     listener = &*listener.name,
                     connections = limit,
                     files;
-                    "more connections may be open than there are files for them and their backends"
+                    "open files limit too low for the allowed connections and their backends"
                 );
             }
         }
@@ -314,7 +314,7 @@ impl Control {
         }
         // From here on, no reload may open a listener.
         let _turn = self.turn.lock().await;
-        info!("stopping: no new connections, requests under way may finish");
+        info!("stopping: no new connections, requests in flight may finish");
         if self.line.manager.is_there() {
             // The manager keeps the sockets for the next process, and their paths with them.
             self.listeners.hand_over();
@@ -322,7 +322,7 @@ impl Control {
         let predecessors = self.line.predecessors.gone();
         let predecessors = tokio::time::timeout(drain.deadline, predecessors);
         if let ((), Err(_)) = tokio::join!(self.finish_requests(drain), predecessors) {
-            warn!("processes before this one have not finished in time");
+            warn!("previous processes not finished in time");
         }
     }
 
@@ -334,7 +334,7 @@ impl Control {
         let left = drain.deadline.saturating_sub(clock.now() - begun);
         let late = self.live.world.late.join();
         if tokio::time::timeout(left, late).await.is_err() {
-            warn!("what plugins left to be done has not ended in time");
+            warn!("background work of plugins not finished in time");
         }
     }
 

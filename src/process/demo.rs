@@ -62,7 +62,7 @@ Try:
 
   # a page, with security headers and a request id
   curl -i http://{address}/
-  # what the app is told: forwarding headers of ours, no forged ones
+  # what the app receives: our forwarding headers, no forged ones
   curl -s http://{address}/api/echo -H 'X-Real-IP: 6.6.6.6'
   # a body over this route's 4 KiB is refused: 413
   head -c 5000 /dev/zero | curl -i --data-binary @- http://{address}/api/echo
@@ -94,7 +94,7 @@ async fn start(apps: &Tasks, name: &'static str) -> std::io::Result<SocketAddr> 
     let address = listener.local_addr()?;
     apps.spawn(name, async move {
         if let Err(error) = axum::serve(listener, app(name)).await {
-            log::error!(app = name, error:%; "a demonstration app ended");
+            log::error!(app = name, error:%; "demo app ended");
         }
     });
     Ok(address)

@@ -21,11 +21,11 @@ pub(super) fn raise() -> u64 {
     };
     match setrlimit(Resource::Nofile, raised) {
         Ok(()) => {
-            info!(before = soft, files = hard; "the process may open more files now");
+            info!(before = soft, files = hard; "open files limit raised");
             hard
         }
         Err(error) => {
-            warn!(files = soft, error:%; "the limit of open files could not be raised");
+            warn!(files = soft, error:%; "open files limit not raised");
             soft
         }
     }

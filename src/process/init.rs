@@ -76,7 +76,7 @@ impl Init {
                         }
                     }
                     Err(error) => {
-                        warn!(error:%; "cannot hear which process serves");
+                        warn!(error:%; "cannot learn which process serves");
                         break;
                     }
                 },
@@ -94,7 +94,7 @@ impl Init {
         }
         self.bury();
         let status = self.wards.status();
-        info!(status; "the last gateway of this container has left");
+        info!(status; "last gateway of this container exited");
         status
     }
 
@@ -108,7 +108,7 @@ impl Init {
                 self.terminate = terminate;
                 self.interrupt = interrupt;
             }
-            Err(error) => warn!(error:%; "cannot listen to signals anew"),
+            Err(error) => warn!(error:%; "cannot listen for signals again"),
         }
         self.run(first).await
     }
@@ -127,7 +127,7 @@ impl Init {
         loop {
             match wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) => {
-                    debug!(pid = pid.as_raw_nonzero().get(); "a child has ended");
+                    debug!(pid = pid.as_raw_nonzero().get(); "child process ended");
                     self.wards.ended(pid.as_raw_nonzero().get(), status);
                 }
                 Ok(None) => return true,

@@ -35,9 +35,7 @@ pub struct LastGood {
 /// Why there is no stored configuration, or why it cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum LastGoodError {
-    #[error(
-        "no folder for it is known: neither STATE_DIRECTORY nor XDG_STATE_HOME nor HOME is set"
-    )]
+    #[error("no folder for it: neither STATE_DIRECTORY nor XDG_STATE_HOME nor HOME is set")]
     NoFolder,
     #[error("cannot write `{}`", path.display())]
     Write {
@@ -73,13 +71,13 @@ pub fn keep(path: &Path, sources: &Sources) {
     match kept {
         Ok(file) => {
             TOLD.store(false, Ordering::Relaxed);
-            debug!(file:?; "the configuration is kept for `--last-good`");
+            debug!(file:?; "configuration stored for `--last-good`");
         }
         Err(error) if TOLD.swap(true, Ordering::Relaxed) => {
-            debug!(error:% = chain(&error); "the configuration cannot be kept for `--last-good`");
+            debug!(error:% = chain(&error); "cannot store the configuration for `--last-good`");
         }
         Err(error) => {
-            warn!(error:% = chain(&error); "the configuration cannot be kept for `--last-good`");
+            warn!(error:% = chain(&error); "cannot store the configuration for `--last-good`");
         }
     }
 }
@@ -88,7 +86,7 @@ pub fn keep(path: &Path, sources: &Sources) {
 pub async fn keep_later(path: PathBuf, sources: Sources) {
     let kept = tokio::task::spawn_blocking(move || keep(&path, &sources)).await;
     if let Err(error) = kept {
-        warn!(error:%; "the configuration was not kept for `--last-good`");
+        warn!(error:%; "configuration not stored for `--last-good`");
     }
 }
 

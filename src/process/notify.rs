@@ -62,7 +62,7 @@ impl Manager {
             None => sd_notify::notify(state),
         };
         if let Err(error) = told {
-            warn!(error:%; "cannot tell the service manager about our state");
+            warn!(error:%; "cannot report our state to the service manager");
         }
     }
 
@@ -85,7 +85,7 @@ impl Manager {
         let micros = u32::try_from(at_most.as_micros()).unwrap_or(u32::MAX);
         self.tell(&[
             NotifyState::Stopping,
-            NotifyState::Status("finishing what is under way"),
+            NotifyState::Status("finishing requests in flight"),
             NotifyState::ExtendTimeoutUsec(micros),
         ]);
     }
@@ -127,7 +127,7 @@ impl Manager {
         let mut wanted = BTreeSet::new();
         for (place, socket) in sockets {
             let Some(name) = store_name(place) else {
-                debug!(place = place.as_str(); "systemd keeps no socket of such a name");
+                debug!(place = place.as_str(); "systemd keeps no socket of this name");
                 continue;
             };
             if !kept.contains(&name) {
@@ -148,7 +148,7 @@ impl Manager {
         let Some(limit) = sd_notify::watchdog_enabled().filter(|_| self.is_there) else {
             return;
         };
-        debug!(seconds = limit.as_secs_f64(); "the service manager watches over us");
+        debug!(seconds = limit.as_secs_f64(); "service manager watchdog enabled");
         beat(limit / 2, &workers, || self.tell(&[NotifyState::Watchdog])).await;
     }
 }
@@ -174,12 +174,12 @@ async fn beat(period: Duration, workers: &Handle, alive: impl Fn()) {
         }
         let answer = tokio::time::timeout(period / 2, asked.join_next()).await;
         if answer.is_err() {
-            error!("no worker answers: the service manager is left to restart us");
+            error!("no worker responds, leaving the restart to the service manager");
             was_silent = true;
             continue;
         }
         if std::mem::take(&mut was_silent) {
-            info!("workers answer again");
+            info!("workers respond again");
         }
         alive();
     }

@@ -98,7 +98,7 @@ impl Predecessors {
             self.readers.spawn("predecessor", async move {
                 let heard = this.hear(&pipe, &mut handed_over).await;
                 if let Err(error) = heard {
-                    debug!(error:%; "cannot hear a predecessor");
+                    debug!(error:%; "cannot read from a predecessor");
                 }
                 if let Some(call) = handed_over {
                     call();
@@ -146,7 +146,7 @@ impl Predecessors {
         let mut left = self.left.lock();
         if let Some(at) = left.iter().position(|one| Arc::ptr_eq(&one.pipe, pipe)) {
             let pid = left.remove(at).told.map_or(0, |told| told.pid);
-            info!(pid, left = left.len(); "a process before this one has finished and left");
+            info!(pid, left = left.len(); "previous process finished and exited");
         }
         self.count.send_replace(left.len());
     }
@@ -200,7 +200,7 @@ impl Predecessors {
 pub(super) async fn tell(pipe: OwnedFd, live: Arc<Live>) {
     let pipe = match pipe::Sender::from_owned_fd(pipe) {
         Ok(pipe) => pipe,
-        Err(error) => return debug!(error:%; "cannot tell the successor what is left"),
+        Err(error) => return debug!(error:%; "cannot tell the successor how much is left"),
     };
     let since: DateTime<Utc> = live.world.clock.wall().into();
     let since = since.to_rfc3339_opts(SecondsFormat::Millis, true);
@@ -220,7 +220,7 @@ pub(super) async fn tell(pipe: OwnedFd, live: Arc<Live>) {
             line.push(b'\n');
             // Written in full, because a note is sent only once.
             if let Err(error) = pipe.write_all(&line).await {
-                return debug!(error:%; "the successor has left");
+                return debug!(error:%; "successor exited");
             }
             // An older build takes the note for an empty report, so a report follows at once.
             tick.reset_immediately();
@@ -241,12 +241,12 @@ pub(super) async fn tell(pipe: OwnedFd, live: Arc<Live>) {
             // A partial line is completed, because the next one may be a note.
             Ok(written) => {
                 if let Err(error) = pipe.write_all(&line[written..]).await {
-                    return debug!(error:%; "the successor has left");
+                    return debug!(error:%; "successor exited");
                 }
             }
             // The successor does not read. The next report will contain the same and more.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return debug!(error:%; "the successor has left"),
+            Err(error) => return debug!(error:%; "successor exited"),
         }
     }
 }

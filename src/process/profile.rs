@@ -28,7 +28,7 @@ impl Control {
         let file = tokio::select! {
             file = self.turn.lock() => file,
             () = self.told_to_stop() => {
-                let message = "the gateway is stopping: it switches no profile";
+                let message = "the gateway is stopping: no profile is switched";
                 return Err(Refused::new(409, "stopping", message));
             }
         };
@@ -122,6 +122,6 @@ fn is_known(file: &File, name: &str) -> Result<(), Refused> {
         [] => "none".to_owned(),
         some => some.join(", "),
     };
-    let message = format!("there is no profile `{name}`; there is {known}");
+    let message = format!("unknown profile `{name}`; there is {known}");
     Err(Refused::new(404, "no_such_profile", message))
 }

@@ -101,7 +101,7 @@ impl Line {
     pub(super) fn is_ours(&self) -> Result<(), Refused> {
         self.successor.get().map_or(Ok(()), |successor| {
             let message = format!(
-                "process {} serves by now, at the same place: ask again",
+                "process {} serves now, at the same address: ask again",
                 successor.pid()
             );
             Err(Refused::new(409, SUCCEEDED, message))
@@ -140,7 +140,7 @@ impl Control {
         if !inherited.is_succession() {
             return self.tell_manager();
         }
-        info!(processes = pipes.len(); "taking over from the process before this one");
+        info!(processes = pipes.len(); "taking over from the previous process");
         let control = Arc::clone(self);
         let live = Arc::clone(&self.live);
         let heeds = move |note| cache::heed(&live, note);
@@ -150,7 +150,7 @@ impl Control {
             if let Some(init) = &*control.line.init.lock() {
                 init::tell(init);
             }
-            info!("the process before this one accepts no more: everything is ours");
+            info!("previous process no longer accepts connections, takeover complete");
         });
         inherited.report().serves();
         if let Some(inheritance) = inheritance {
@@ -200,18 +200,18 @@ impl Control {
             .await
             .is_err()
         {
-            let message = "the process before this one has not handed over yet: try again later";
+            let message = "the previous process has not handed over yet: try again later";
             return Err(Refused::new(409, "not_handed_over", message));
         }
         let _turn = self.turn.lock().await;
         self.line.is_ours()?;
         if self.is_stopping() {
-            let message = "the gateway is stopping: no other process takes its place";
+            let message = "the gateway is stopping: it cannot be upgraded";
             return Err(Refused::new(409, "stopping", message));
         }
         if let Some(relative) = binary.as_deref().filter(|path| !path.is_absolute()) {
             let message = format!(
-                "`{}` is no absolute path: the gateway's folder may be another than yours",
+                "`{}` is not an absolute path: the gateway may run in another folder",
                 relative.display()
             );
             return Err(Refused::new(400, "binary", message));
@@ -224,7 +224,7 @@ impl Control {
                 let took = self.live.world.clock.now() - begun;
                 info!(
                     pid, version = version.as_str(), ms = millis(took);
-                    "upgrade: another process serves, this one finishes what it has"
+                    "upgrade: successor serves, this process finishes its requests"
                 );
                 Ok(Upgraded {
                     pid,
@@ -240,7 +240,7 @@ impl Control {
                     warn!("upgrade given up: {message}");
                 } else {
                     let error = message.as_str();
-                    error!(error; "upgrade failed: this process goes on serving");
+                    error!(error; "upgrade failed, this process keeps serving");
                 }
                 Err(Refused::new(409, reason(&failure), message))
             }
@@ -299,7 +299,7 @@ impl Control {
         if let Some(succeeded) = self.line.succeeded.lock().take()
             && succeeded.send(Succeeded { pid, init }).is_err()
         {
-            error!("nobody waits for the end of this process");
+            error!("no process waits for the end of this one");
         }
         Ok((pid, version))
     }
@@ -396,13 +396,13 @@ impl Control {
             given
         );
         if given.is_err() {
-            warn!("not all that was cached has gone to the process that serves");
+            warn!("cache handed over to the successor in part");
         }
         if let Some(cache) = &gateway.cache {
             // The last requests may have removed something.
             let told = cache.link().notes().all_told();
             if tokio::time::timeout(TELL_WITHIN, told).await.is_err() {
-                warn!("the process that serves does not hear what was purged here last");
+                warn!("cannot send the last purges to the successor");
             }
         }
     }

@@ -17,7 +17,7 @@ use crate::support::{
 const SOON: Duration = Duration::from_secs(20);
 const DONE: &str = "edgeway_upgrades_total{outcome=\"succeeded\"}";
 /// Log line of the successor at the end of the transfer.
-const TAKEN: &str = "what was cached has been taken over";
+const TAKEN: &str = "cache taken over";
 
 fn yaml(origin: SocketAddr, more: &str) -> String {
     format!(

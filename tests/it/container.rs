@@ -85,7 +85,7 @@ async fn process_1_of_a_container_stays_and_ends_with_the_gateway() {
         assert_eq!(answer.status(), 200);
         wait_for("process 1 is told which one serves", SOON, async || {
             let said = fs::read_to_string(&log).unwrap();
-            (said.matches("everything is ours").count() == upgrades).then_some(())
+            (said.matches("takeover complete").count() == upgrades).then_some(())
         })
         .await;
     }

@@ -151,7 +151,7 @@ async fn a_state_folder_that_cannot_be_written_is_one_warning() {
     let yaml = "routes: [{ match: { path: /* }, respond: ok }]\n";
     let environment = [("STATE_DIRECTORY", "/dev/null/state")];
     let gateway = Gateway::start_with(yaml, &environment).await;
-    let what = "the configuration cannot be kept for `--last-good`";
+    let what = "cannot store the configuration for `--last-good`";
     wait_for("it is told", WITHIN, async || {
         gateway.stderr().contains(what).then_some(())
     })

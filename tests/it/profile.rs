@@ -102,10 +102,7 @@ async fn what_cannot_be_switched_is_told() {
     assert_eq!(answer.status(), 404);
     let error = &answer.json()["error"];
     assert_eq!(error["reason"], "no_such_profile");
-    assert_eq!(
-        error["message"],
-        "there is no profile `paek`; there is `peak`"
-    );
+    assert_eq!(error["message"], "unknown profile `paek`; there is `peak`");
     assert_eq!(active(&gateway).await, Value::Null);
 }
 
@@ -124,7 +121,7 @@ async fn the_profile_is_kept_over_reloads_and_upgrades_until_it_is_gone() {
     assert_eq!(active(&gateway).await, Value::Null);
     let stderr = gateway.stderr();
     assert!(
-        stderr.contains("the profile `peak` is no longer there"),
+        stderr.contains("the active profile `peak` was removed"),
         "{stderr}"
     );
     assert!(gateway.reload(&yaml(&origin, PEAK)).await);

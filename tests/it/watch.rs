@@ -58,7 +58,7 @@ async fn a_configuration_may_end_the_watch_and_begin_it_again() {
     let off = says("two").replace("{ debounce: 50ms }", "false");
     gateway.configure(&off);
     until_it_says(&gateway, "two").await;
-    let told = "the configuration is not watched any more";
+    let told = "configuration no longer watched";
     wait_for("the watch ends", SOON, async || {
         gateway.stderr().contains(told).then_some(())
     })

@@ -119,9 +119,9 @@ pub enum HandoverError {
     Ended { program: PathBuf },
     #[error("`{}` was not ready within {} s, and was ended", program.display(), within.as_secs())]
     Late { program: PathBuf, within: Duration },
-    #[error("`{}` said what no successor says: {said:?}", program.display())]
+    #[error("unexpected message from `{}`: {said:?}", program.display())]
     Unclear { program: PathBuf, said: String },
-    #[error("`{}` did not serve yet when the gateway was told to stop", program.display())]
+    #[error("`{}` did not serve yet when the gateway was stopped", program.display())]
     Stopped { program: PathBuf },
 }
 
@@ -434,7 +434,7 @@ mod tests {
         let told = outcome("echo hello >/proc/$$/fd/$R", SOON)
             .await
             .unwrap_err();
-        assert!(told.contains("said what no successor says"), "{told}");
+        assert!(told.contains("unexpected message from"), "{told}");
         let told = outcome("exit 1", SOON).await.unwrap_err();
         assert!(told.contains("ended before it was ready"), "{told}");
     }

@@ -88,7 +88,7 @@ impl Upgrades {
         for (outcome, count) in [("succeeded", self.succeeded), ("failed", self.failed)] {
             let counter = metrics.counter(
                 "edgeway_upgrades_total",
-                "Processes that were to take the place of the one before, since the first of them.",
+                "Processes started to replace their predecessor, by outcome, since the first process.",
                 &[("outcome", outcome)],
             );
             counter.inc_by(count.saturating_sub(counter.get()));

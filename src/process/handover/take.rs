@@ -47,7 +47,7 @@ pub enum TakeError {
     Letter(#[source] serde_json::Error),
     #[error("file {fd} of {VARIABLE} is not open; it is for successors only, do not set it")]
     Closed { fd: RawFd },
-    #[error("cannot read the state that a predecessor has left")]
+    #[error("cannot read the state left by a predecessor")]
     State(#[source] io::Error),
     #[error("cannot tell what this program was started from")]
     Launch(#[source] io::Error),
@@ -186,7 +186,7 @@ impl Report {
                 (&**pipe).write_all(&line)
             });
         if let Err(error) = said {
-            warn!(error:%; "the process before us does not listen to whether we serve");
+            warn!(error:%; "cannot tell the predecessor that we serve");
         }
     }
 }
@@ -214,7 +214,7 @@ fn listening(sockets: Vec<(String, OwnedFd)>) -> Vec<(String, OwnedFd)> {
     let listens = |(name, socket): &(String, OwnedFd)| {
         let listens = socket_acceptconn(socket).unwrap_or(false);
         if !listens {
-            warn!(name:%; "left an inherited file alone that is no listening socket");
+            warn!(name:%; "ignored an inherited file that is not a listening socket");
         }
         listens
     };

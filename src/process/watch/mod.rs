@@ -48,7 +48,7 @@ pub(super) async fn run(
     loop {
         let Some(pause) = watched.debounce() else {
             if eyes.take().is_some() {
-                info!("the configuration is not watched any more");
+                info!("configuration no longer watched");
             }
             if read.changed().await.is_err() {
                 return;
@@ -59,7 +59,7 @@ pub(super) async fn run(
         let places = Places::of(&path, &read.borrow_and_update());
         if eyes.as_ref().is_none_or(|eyes| eyes.places != places) {
             if eyes.is_none() {
-                info!(file:? = path; "the configuration is watched");
+                info!(file:? = path; "configuration watched");
             }
             eyes = Some(Eyes::open(places, &tell));
         }
@@ -107,7 +107,7 @@ async fn is_changed(path: &Path, read: &watch::Receiver<Arc<Sources>>) -> bool {
         now.files != before.files || before.beside.is_changed()
     });
     looked.await.unwrap_or_else(|error| {
-        warn!(error:%; "the configuration's files could not be looked at");
+        warn!(error:%; "cannot check the configuration's files");
         false
     })
 }
@@ -126,7 +126,7 @@ impl Eyes {
             Ok(Box::new(watcher) as Box<dyn Watcher + Send>)
         });
         let watcher = watcher.unwrap_or_else(|error| {
-            warn!(error:%; "the system does not tell of changed files, looking at them now and then");
+            warn!(error:%; "no notifications of changed files, polling them instead");
             poll(&places, tell)
         });
         Self {
@@ -141,12 +141,12 @@ fn poll(places: &Places, tell: &mpsc::Sender<()>) -> Box<dyn Watcher + Send> {
     match PollWatcher::new(teller(places, tell), config) {
         Ok(mut watcher) => {
             if let Err(error) = look_at(&mut watcher, &places.places) {
-                warn!(error:%; "a folder of the configuration cannot be watched");
+                warn!(error:%; "cannot watch a folder of the configuration");
             }
             Box::new(watcher)
         }
         Err(error) => {
-            warn!(error:%; "the configuration cannot be watched");
+            warn!(error:%; "cannot watch the configuration");
             Box::new(notify::NullWatcher)
         }
     }
@@ -177,7 +177,7 @@ fn teller(places: &Places, tell: &mpsc::Sender<()>) -> impl FnMut(notify::Result
             }) => matches!(kind, AccessKind::Close(_)) && names.any(paths),
             Ok(event) => event.need_rescan() || names.any(&event.paths),
             Err(error) => {
-                debug!(error:%; "a change of files could not be told");
+                debug!(error:%; "file change notification failed");
                 true
             }
         };
