@@ -158,7 +158,7 @@ pub(super) struct Seen {
 impl fmt::Display for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.last {
-            None => write!(f, "no check has ended"),
+            None => write!(f, "no check has completed"),
             Some(last) => {
                 write!(
                     f,

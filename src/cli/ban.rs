@@ -59,7 +59,7 @@ pub(super) fn run_list(options: &ListOptions) -> ExitCode {
         options.json,
         async |client| client.get("/v1/bans").await,
         |Bans { bans }: &Bans| match bans.as_slice() {
-            [] => out::note("nobody is banned"),
+            [] => out::note("no client is banned"),
             some => out::data(&table::render_bans(some)),
         },
     )

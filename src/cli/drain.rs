@@ -49,13 +49,13 @@ pub(super) fn run(options: &Options) -> ExitCode {
             }
             Err(NotEmpty::Trouble(trouble)) => failed(&trouble),
             Err(NotEmpty::Left(left)) => failed(&format!(
-                "{} still under way at {backend} after {wait}; it stays drained: wait on with \
+                "{} still in flight at {backend} after {wait}; it stays drained: wait on with \
                  the same command, or take it back with `edgeway undrain {backend}`",
                 requests(left),
             )),
             Err(NotEmpty::Interrupted) => {
                 out::note(&format!(
-                    "edgeway: not waiting any more; {backend} stays drained"
+                    "edgeway: no longer waiting; {backend} stays drained"
                 ));
                 ExitCode::from(130)
             }
@@ -99,7 +99,7 @@ async fn drain(
     }
     let left = requests(drained.in_flight);
     if wait.is_zero() {
-        return Ok(format!("{name} is draining: {left} under way"));
+        return Ok(format!("{name} is draining: {left} in flight"));
     }
     out::note(&format!("{name} is draining: waiting for {left}"));
     let waited =
@@ -139,6 +139,6 @@ mod tests {
     async fn it_says_how_many_are_left() {
         assert_eq!(drained(3, 0, 5).await, Err(NotEmpty::Left(3)));
         let told = drained(1, 0, 0).await.unwrap();
-        assert_eq!(told, "web/127.0.0.1:3000 is draining: 1 request under way");
+        assert_eq!(told, "web/127.0.0.1:3000 is draining: 1 request in flight");
     }
 }

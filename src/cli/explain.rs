@@ -107,7 +107,7 @@ fn text(explanation: &Explanation) -> String {
         line("action", action);
     }
     if let Some(target) = &explanation.upstream_target {
-        line("sent on as", target);
+        line("forwarded", target);
     }
     for (name, value) in &explanation.parameters {
         line("parameter", &format!("{{{name}}} = {value}"));
@@ -140,7 +140,7 @@ fn put_cache(line: &mut impl FnMut(&str, &str), cache: &ExplainedCache) {
         line("tags", &cache.tags.join(", "));
     }
     if let Some(why) = &cache.past {
-        line("goes past", why);
+        line("bypassed", why);
     }
     if let Some(key) = &cache.key {
         line("key", &key.url);
@@ -149,7 +149,7 @@ fn put_cache(line: &mut impl FnMut(&str, &str), cache: &ExplainedCache) {
         }
     }
     if let Some(why) = &cache.not_kept {
-        line("not kept", why);
+        line("not stored", why);
     }
     let Some(Stored {
         outcome,
@@ -188,7 +188,7 @@ fn entry_line(entry: &StoredEntry, variants: usize) -> String {
         entry.hits
     );
     if entry.under_way {
-        text.push_str(", still coming in");
+        text.push_str(", still being filled");
     }
     if let Some(ago) = entry.purged {
         // Writing to a string cannot fail.

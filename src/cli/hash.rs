@@ -70,15 +70,15 @@ fn password(user: Option<&str>) -> Result<String, String> {
                 .map_err(|error| format!("cannot read the password: {error}"))
         };
         let password = ask("Password: ")?;
-        if ask("The same again: ")? != password {
-            return Err("these were two different passwords".to_owned());
+        if ask("Repeat password: ")? != password {
+            return Err("the passwords differ".to_owned());
         }
         password
     } else {
         first_line()?
     };
     if password.is_empty() {
-        return Err("an empty password is none".to_owned());
+        return Err("the password is empty".to_owned());
     }
     let hash = hash_password(password.as_bytes())?;
     Ok(match user {
@@ -97,16 +97,14 @@ fn api_key(name: &str, from_input: bool) -> Result<String, String> {
         let key = first_line()?;
         if key.len() < 20 {
             return Err(
-                "this key is short enough to be guessed: leave `--stdin` out, and a long one is made"
+                "this key is short enough to be guessed: leave `--stdin` out to get a long one"
                     .to_owned(),
             );
         }
         key
     } else {
         let key = new_api_key().map_err(|_| "the system has no random bits".to_owned())?;
-        out::note(&format!(
-            "The key of {name}, which is shown this once: {key}"
-        ));
+        out::note(&format!("The key of {name}, shown only this once: {key}"));
         key
     };
     Ok(format!("{name} {}", ApiKeyHash::of(key.as_bytes())))

@@ -44,7 +44,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
             };
             out::note(&match switched.reset {
                 0 => active,
-                count => format!("{active}; {count} stored answers have its times"),
+                count => format!("{active}; {count} stored responses have its times"),
             });
         },
     )

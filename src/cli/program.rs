@@ -76,7 +76,7 @@ impl Placeholders {
                 }
                 Some((name, None)) => {
                     return Err(format!(
-                        "`{}` has no `{name}`: it is no TCP address",
+                        "`{}` has no `{name}`: it is not a TCP address",
                         self.address
                     ));
                 }

@@ -98,7 +98,11 @@ fn told(receipt: &Receipt) -> String {
         line("purged", purge.to_string());
     }
     for instance in &receipt.instances {
-        let word = if instance.is_done() { "told" } else { "failed" };
+        let word = if instance.is_done() {
+            "notified"
+        } else {
+            "failed"
+        };
         line(word, instance_told(instance));
     }
     for Applied { gateway, objects } in &receipt.applied {
@@ -121,7 +125,7 @@ fn told(receipt: &Receipt) -> String {
         );
     }
     for gateway in &receipt.pending {
-        line("pending", format!("{gateway} (it has not said so yet)"));
+        line("pending", format!("{gateway} (not confirmed yet)"));
     }
     line("others", others(receipt));
     text
@@ -147,7 +151,7 @@ fn others(receipt: &Receipt) -> String {
         Others::Reached => format!("all of them are done, after {took:.0} ms"),
         Others::Waiting => format!("not all of them are done after {took:.0} ms: ask again"),
         Others::Unreached => {
-            "not reached: Redis is lost; they are told as soon as it is back".to_owned()
+            "not reached: Redis is lost; they follow as soon as it is back".to_owned()
         }
     }
 }
@@ -242,12 +246,12 @@ mod tests {
         insta::assert_snapshot!(told(&receipt), @r"
         purged    url /blog
         purged    tag posts (soft)
-        told      10.0.0.1:3000: 200
+        notified  10.0.0.1:3000: 200
         failed    10.0.0.2:3000: no response within 2s
         applied   web-1/4f2a91c3 (asked, 2 objects)
         applied   web-2/90ab33d0 (number of objects not known)
         lapsed    web-3/00000001 (no lease: it applies this before it has one again)
-        pending   web-4/00000002 (it has not said so yet)
+        pending   web-4/00000002 (not confirmed yet)
         others    not all of them are done after 61 ms: ask again
         ");
     }
@@ -259,7 +263,7 @@ mod tests {
             (Others::Reached, "all of them are done, after 61 ms"),
             (
                 Others::Unreached,
-                "not reached: Redis is lost; they are told as soon as it is back",
+                "not reached: Redis is lost; they follow as soon as it is back",
             ),
         ] {
             let text = told(&receipt(others));

@@ -104,7 +104,7 @@ fn refused(options: &Options, sources: &Sources) -> ExitCode {
     let path = options.config.config.display();
     if options.last_good {
         out::note(
-            "edgeway: the last good configuration is refused: what it names is not as it was when it served\n\
+            "edgeway: the last good configuration is refused: what it names has changed since it served\n\
              help: only the configuration's own texts are kept; put back the file or the value that is shown above",
         );
     } else if let Ok(found) = last_good::find(&options.config.config) {

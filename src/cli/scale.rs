@@ -262,7 +262,10 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
             }
             Err(Waited::TooLong(seen)) => {
                 let timeout = Span(timeout);
-                (format!("is not well after {timeout}: {seen}"), Stop::Failed)
+                (
+                    format!("is not healthy after {timeout}: {seen}"),
+                    Stop::Failed,
+                )
             }
             Err(Waited::Trouble(trouble)) => (trouble.to_string(), Stop::Failed),
             Err(Waited::Interrupted) => ("not waited for".to_owned(), Stop::Interrupted),
@@ -309,7 +312,7 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
             Err(Waited::TooLong(left)) => {
                 let (left, deadline) = (requests(left), Span(deadline));
                 self.progress.say(&format!(
-                    "{name}: {left} still under way after {deadline}: stopping the app cuts them"
+                    "{name}: {left} still in flight after {deadline}: stopping the app cuts them"
                 ));
             }
             Err(Waited::Trouble(trouble)) => return Err(failed(&self.progress, &trouble)),
@@ -529,7 +532,7 @@ mod tests {
             ]
         );
         let said = said.join("\n");
-        assert!(said.contains("is not well after 10s"), "{said}");
+        assert!(said.contains("is not healthy after 10s"), "{said}");
         assert!(said.contains("connection refused"), "{said}");
     }
 

@@ -44,7 +44,7 @@ fn print(upgraded: &Upgraded) {
         upgraded.pid, upgraded.version
     ));
     out::note(&format!(
-        "after {:.0} ms; the process before it finishes what it has",
+        "after {:.0} ms; the previous process finishes its requests",
         upgraded.took_ms
     ));
 }

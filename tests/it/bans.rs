@@ -156,7 +156,7 @@ async fn refusals_become_a_ban_that_is_seen_and_lifted() {
     let none = run(&gateway, &["bans"]);
     assert_eq!(
         (none.stdout.as_str(), none.stderr.as_str()),
-        ("", "nobody is banned\n")
+        ("", "no client is banned\n")
     );
 }
 

@@ -31,7 +31,7 @@ fn a_run_goes_by_the_plugins_own_matcher() {
          export const proxy = () => new Response('here');",
     );
     let there = written.run(&["GET", "/a/b"]);
-    assert!(there.stdout.contains("answers 200"), "{}", there.stdout);
+    assert!(there.stdout.contains("responds 200"), "{}", there.stdout);
     let elsewhere = written.run(&["GET", "/b"]);
     let said = "its `config.matcher` is not for this request to http://localhost/b: no hook runs\n";
     assert_eq!((elsewhere.status, &*elsewhere.stdout), (0, said));
@@ -50,7 +50,7 @@ fn a_run_goes_by_what_the_matcher_asks_of_the_head() {
     let runs = |more: &[&str]| {
         let ran = written.run(&[&["GET"], more].concat());
         assert_eq!(ran.status, 0, "{}{}", ran.stdout, ran.stderr);
-        ran.stdout.contains("answers 200")
+        ran.stdout.contains("responds 200")
     };
     assert!(runs(&["http://a.test:81/a/b?q=7"]));
     assert!(runs(&["/a?q=7", "-H", "Host: A.test"]));

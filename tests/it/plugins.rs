@@ -541,17 +541,13 @@ fn a_new_plugin_passes_its_tests_and_is_never_overwritten() {
     let plugins = folder.path().join("plugins").display().to_string();
     let again = edgeway(&["plugin", "new", "hello", "--in", &plugins]);
     assert_eq!(again.status, 1);
-    assert!(
-        again.stderr.contains("is there already"),
-        "{}",
-        again.stderr
-    );
+    assert!(again.stderr.contains("exists already"), "{}", again.stderr);
     assert_eq!(fs::read_to_string(&plugin).unwrap(), "// mine");
     for name in ["", "../x", "a/b", "a b", ".x"] {
         let refused = edgeway(&["plugin", "new", name, "--in", &plugins]);
         assert_eq!(refused.status, 1, "{name}");
         assert!(
-            refused.stderr.contains("no name for a plugin"),
+            refused.stderr.contains("invalid plugin name"),
             "{}",
             refused.stderr
         );
@@ -591,7 +587,7 @@ fn a_run_says_what_a_plugin_did_and_where_it_failed() {
         on.stdout
     );
     assert!(
-        on.stdout.contains("  answer    set x-plugin: hello\n"),
+        on.stdout.contains("  response  set x-plugin: hello\n"),
         "{}",
         on.stdout
     );

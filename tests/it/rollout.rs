@@ -79,7 +79,7 @@ async fn a_drained_backend_gets_nothing_new_while_requests_and_sockets_finish() 
     assert_whole(&tally, 10);
     assert_eq!(ran.status, Some(1), "{ran:?}");
     assert!(
-        ran.stderr.contains("1 request still under way"),
+        ran.stderr.contains("1 request still in flight"),
         "{}",
         ran.stderr
     );
@@ -332,7 +332,7 @@ async fn a_rollout_of_the_only_backend_needs_force_and_a_dry_run_touches_nothing
     let forced = [&["rollout", "web", "--force"][..], &command].concat();
     let ran = fleet.edgeway(&gateway, &forced).await;
     assert_eq!(ran.status, Some(0), "{ran:?}");
-    let note = format!("{name}: left alone, it is drained");
+    let note = format!("{name}: skipped, it is drained");
     assert!(ran.stderr.contains(&note), "{}", ran.stderr);
 }
 

@@ -108,7 +108,7 @@ async fn what_fails_is_told_with_its_reason() {
     let has = |line: &str| ran.stdout.lines().any(|it| it.trim() == line);
     assert!(has("failed       2"), "{}", ran.stdout);
     assert!(
-        has(&format!("http://{at}/broken (identity): answered with 500")),
+        has(&format!("http://{at}/broken (identity): status 500")),
         "{}",
         ran.stdout
     );
@@ -122,7 +122,7 @@ async fn what_fails_is_told_with_its_reason() {
     assert_eq!((ran.status, ran.stdout.as_str()), (1, ""));
     assert!(
         ran.stderr
-            .contains("-: line 1: `a.test` is no http or https URL"),
+            .contains("-: line 1: `a.test` is not an http or https URL"),
         "{}",
         ran.stderr
     );

@@ -33,7 +33,7 @@ pub(super) fn run(options: &Options) -> Outcome {
     let is_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_';
     if name.is_empty() || name.starts_with('-') || !name.chars().all(is_name) {
         return Err(format!(
-            "`{name}` is no name for a plugin: it has letters, digits, `-` and `_`, such as `ab-split`"
+            "invalid plugin name `{name}`: it has letters, digits, `-` and `_`, such as `ab-split`"
         ));
     }
     let folder = options.within.join(name);
@@ -56,7 +56,7 @@ fn write(folder: &Path, name: &str) -> Result<(), String> {
     }
     // Fails if the folder exists, so existing files are never overwritten.
     fs::create_dir(folder).map_err(|error| match error.kind() {
-        ErrorKind::AlreadyExists => format!("{} is there already", folder.display()),
+        ErrorKind::AlreadyExists => format!("{} exists already", folder.display()),
         _ => cannot(folder, error),
     })?;
     for (file, text) in FILES {

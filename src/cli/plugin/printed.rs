@@ -19,13 +19,13 @@ pub(super) fn printed(hook: Hook, ran: &Ran) -> String {
         Err(failure) => format!("failed ({})", failure.kind.word()),
         Ok(output) => match &output.answer {
             Answer::Nothing => "goes on".to_owned(),
-            Answer::Response(response) => format!("answers {}", response.status),
+            Answer::Response(response) => format!("responds {}", response.status),
             Answer::Rewrite(url) => format!("goes on to {url}"),
-            Answer::Text(text) | Answer::Json(text) => format!("gives `{text}`"),
+            Answer::Text(text) | Answer::Json(text) => format!("returns `{text}`"),
         },
     };
     let mut text = format!(
-        "{:<20}{what}  ({} of the processor, {} in all)\n",
+        "{:<20}{what}  ({} CPU, {} in total)\n",
         hook.name(),
         millis(ran.cpu),
         millis(ran.wall),
@@ -42,7 +42,7 @@ pub(super) fn printed(hook: Hook, ran: &Ran) -> String {
 }
 
 fn put_output(text: &mut String, output: &Output) {
-    for (key, changes) in [("request", &output.request), ("answer", &output.response)] {
+    for (key, changes) in [("request", &output.request), ("response", &output.response)] {
         for change in changes {
             let is_passed_over = heads::is_ours(change.name())
                 || (key == "request" && *change.name() == header::HOST);
@@ -52,7 +52,7 @@ fn put_output(text: &mut String, output: &Output) {
         }
     }
     if let Some(status) = output.status {
-        put(text, "answer", &format!("status {status}"));
+        put(text, "response", &format!("status {status}"));
     }
     if let Answer::Response(response) = &output.answer {
         let Head { headers, body, .. } = own((**response).clone());
@@ -66,14 +66,10 @@ fn put_output(text: &mut String, output: &Output) {
                 let end = body.floor_char_boundary(MOST_PRINTED);
                 put(text, "body", body[..end].trim_end());
                 if end < body.len() {
-                    put(text, "", &format!("… {} bytes in all", body.len()));
+                    put(text, "", &format!("… {} bytes in total", body.len()));
                 }
             }
-            Err(_) => put(
-                text,
-                "body",
-                &format!("{} bytes, which are no text", body.len()),
-            ),
+            Err(_) => put(text, "body", &format!("{} bytes, not text", body.len())),
         }
     }
 }

@@ -121,7 +121,7 @@ pub(super) struct Head {
 pub(super) async fn run(options: &Options) -> Outcome {
     let input = input(options)?;
     let status = StatusCode::from_u16(options.status)
-        .map_err(|_| format!("{} is no status", options.status))?;
+        .map_err(|_| format!("invalid status {}", options.status))?;
     let answer = Head {
         status,
         headers: headers(&options.answer)?,
@@ -195,7 +195,7 @@ fn object(option: &str, text: &str, example: &str) -> Result<Map<String, Value>,
     match serde_json::from_str(text) {
         Ok(Value::Object(object)) => Ok(object),
         Ok(_) => Err(format!("`{option}` takes an object, such as {example}")),
-        Err(error) => Err(format!("`{option}` is no JSON: {error}")),
+        Err(error) => Err(format!("`{option}` is not JSON: {error}")),
     }
 }
 
@@ -482,7 +482,7 @@ fn in_normal_form(url: String) -> Result<String, String> {
 
 fn input(options: &Options) -> Result<Input, String> {
     let method = Method::from_bytes(options.method.as_bytes())
-        .map_err(|_| format!("`{}` is no method, such as GET", options.method))?;
+        .map_err(|_| format!("invalid method `{}`; write one such as GET", options.method))?;
     let given = headers(&options.headers)?;
     let host = given.get(header::HOST).and_then(|host| host.to_str().ok());
     let whole = match options.url.strip_prefix('/') {
@@ -547,7 +547,7 @@ fn input(options: &Options) -> Result<Input, String> {
 fn headers(given: &[String]) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
     for text in given {
-        let bad = || format!("`{text}` is no header, such as `Accept: text/html`");
+        let bad = || format!("invalid header `{text}`; write one such as `Accept: text/html`");
         let (name, value) = text.split_once(':').ok_or_else(bad)?;
         let name: HeaderName = name.trim().parse().map_err(|_| bad())?;
         let value = HeaderValue::from_str(value.trim()).map_err(|_| bad())?;

@@ -157,12 +157,12 @@ impl Plan {
         let mut text = String::new();
         for name in &self.skipped {
             // Writing to a String cannot fail.
-            let _infallible = writeln!(text, "{name}: left alone, it is drained");
+            let _infallible = writeln!(text, "{name}: skipped, it is drained");
         }
         for step in &self.steps {
             let _infallible = writeln!(
                 text,
-                "{}\n  drain it, wait up to {} for requests under way\n  run: {}\n  \
+                "{}\n  drain it, wait up to {} for requests in flight\n  run: {}\n  \
                  wait up to {} for {} good checks in a row\n  send it requests again",
                 step.name,
                 Span(self.drain_timeout),
@@ -198,7 +198,7 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
         let steps = std::mem::take(&mut self.plan.steps);
         for name in &self.plan.skipped {
             self.progress
-                .say(&format!("{name}: left alone, it is drained"));
+                .say(&format!("{name}: skipped, it is drained"));
         }
         for (index, step) in steps.iter().enumerate() {
             if *self.interrupt.borrow() {
@@ -252,7 +252,7 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
             },
         };
         self.progress.say(&format!(
-            "{name}: {why}; it stays drained, so no user meets it"
+            "{name}: {why}; it stays drained, so no user reaches it"
         ));
         self.mend(step).await;
         Err(Stop::Failed)
@@ -266,7 +266,7 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
             return Err(Stop::Failed);
         }
         self.progress
-            .now(&format!("{name}: drained, waiting for requests under way"));
+            .now(&format!("{name}: drained, waiting for requests in flight"));
         let deadline = self.plan.drain_timeout;
         match until_idle(self.gateway, name, deadline, &self.interrupt).await {
             Ok(()) => Ok(()),
@@ -274,7 +274,7 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
                 let left = requests(left);
                 let deadline = Span(deadline);
                 self.progress.say(&format!(
-                    "{name}: {left} still under way after {deadline}: the command cuts them"
+                    "{name}: {left} still in flight after {deadline}: the command cuts them"
                 ));
                 Ok(())
             }
@@ -324,7 +324,7 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
             Err(Waited::Trouble(trouble)) => return Ok(Err(trouble.to_string())),
             Err(Waited::Interrupted) => {
                 self.progress.say(&format!(
-                    "{name}: restarted, and still drained since it was not seen well; then say: \
+                    "{name}: restarted, and still drained since no check has seen it healthy; then run: \
                      edgeway undrain {name}"
                 ));
                 return Err(Stop::Interrupted);
@@ -332,7 +332,7 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
         }
         match self.gateway.undrain(name).await {
             Ok(_) => Ok(Ok(())),
-            Err(trouble) => Ok(Err(format!("is well, but not in use: {trouble}"))),
+            Err(trouble) => Ok(Err(format!("is healthy, but not in use: {trouble}"))),
         }
     }
 
@@ -342,7 +342,7 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
         let name = &step.name;
         let Some(on_fail) = &step.on_fail else {
             self.progress
-                .say(&format!("once it is mended: edgeway undrain {name}"));
+                .say(&format!("once it is fixed: edgeway undrain {name}"));
             return;
         };
         self.progress
@@ -360,7 +360,7 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
                     .say(&format!("{name}: back in rotation after `--on-fail`"));
             }
             Ok(Err(why)) => self.progress.say(&format!(
-                "{name}: {why}; it stays drained; once it is mended: edgeway undrain {name}"
+                "{name}: {why}; it stays drained; once it is fixed: edgeway undrain {name}"
             )),
             // The message has been printed.
             Err(Stop::Interrupted | Stop::Failed) => {}

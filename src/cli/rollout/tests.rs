@@ -161,8 +161,8 @@ async fn it_stops_at_the_first_that_does_not_come_back_which_stays_drained() {
         done.said[done.said.len() - 3..],
         [
             "web/127.0.0.1:3001: did not come back within 4s: 0 good checks in a row, the \
-             last one: connection refused; it stays drained, so no user meets it",
-            "once it is mended: edgeway undrain web/127.0.0.1:3001",
+             last one: connection refused; it stays drained, so no user reaches it",
+            "once it is fixed: edgeway undrain web/127.0.0.1:3001",
             "not restarted: 127.0.0.1:3002",
         ]
     );
@@ -292,7 +292,7 @@ fn a_dry_run_says_each_step() {
         first,
         [
             "web/127.0.0.1:3000",
-            "  drain it, wait up to 30s for requests under way",
+            "  drain it, wait up to 30s for requests in flight",
             "  run: restart node@3000",
             "  wait up to 1min for 2 good checks in a row",
             "  send it requests again",

@@ -27,7 +27,7 @@ impl std::str::FromStr for Base {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bad = || format!("`{text}` is no address such as `https://shop.example.com`");
+        let bad = || format!("invalid URL `{text}`; write one such as `https://shop.example.com`");
         let url = whole(text).ok_or_else(bad)?;
         if url.path() != "/" || url.query().is_some() {
             return Err(bad());
@@ -50,12 +50,12 @@ pub(super) fn read(text: &str, base: Option<&Base>) -> Result<Vec<Uri>, BadLine>
             why,
         };
         let url = match (line.starts_with('/'), base) {
-            (false, _) => whole(line).ok_or_else(|| bad("is no http or https URL")),
+            (false, _) => whole(line).ok_or_else(|| bad("is not an http or https URL")),
             (true, Some(Base(base))) => {
-                whole(&format!("{base}{line}")).ok_or_else(|| bad("is no path of a URL"))
+                whole(&format!("{base}{line}")).ok_or_else(|| bad("is not the path of a URL"))
             }
             (true, None) => Err(bad(
-                "is a path: say of what with `--base https://shop.example.com`",
+                "is a path: name the site with `--base https://shop.example.com`",
             )),
         }?;
         urls.push(url);
@@ -110,9 +110,9 @@ mod tests {
         check(
             "\n/x",
             None,
-            Err("line 2: `/x` is a path: say of what with `--base https://shop.example.com`"),
+            Err("line 2: `/x` is a path: name the site with `--base https://shop.example.com`"),
         );
-        check("/a b", base, Err("line 1: `/a b` is no path of a URL"));
+        check("/a b", base, Err("line 1: `/a b` is not the path of a URL"));
     }
 
     #[test]
@@ -123,7 +123,7 @@ mod tests {
             "https:///x",
             "http://u:p@a.test/",
         ] {
-            let told = format!("line 1: `{line}` is no http or https URL");
+            let told = format!("line 1: `{line}` is not an http or https URL");
             check(line, None, Err(&told));
         }
         for base in ["a.test", "https://a.test/x", "https://a.test/?x"] {

@@ -239,7 +239,7 @@ impl Done {
                 let result = answer.cache.unwrap_or_else(|| "none".to_owned());
                 *self.results.entry(result).or_default() += 1;
                 // An error may be stored as well, but warming was not meant for it.
-                (answer.status >= 400).then(|| format!("answered with {}", answer.status))
+                (answer.status >= 400).then(|| format!("status {}", answer.status))
             }
             Err(why) => Some(why),
         };

@@ -1,4 +1,4 @@
-// NAME: says hello at /hello, and marks every other answer.
+// NAME: says hello at /hello, and marks every other response.
 
 export function onRequest(request, ctx) {
   if (request.nextUrl.pathname === '/hello') {
