@@ -45,13 +45,14 @@ impl RouteMetrics {
             }),
             collapsed: metrics.counter(
                 "edgeway_cache_collapsed_total",
-                "Requests that were answered on another request's way to the origin.",
+                "Requests that were collapsed with another request to the origin.",
                 &[("route", route)],
             ),
             revalidations: Revalidation::ALL.map(|what| {
                 metrics.counter(
                     "edgeway_cache_revalidations_total",
-                    "Stale answers that were to be fetched anew in the background: `begun`, or `postponed` since the upstream's budget was used up.",
+                    "Background revalidations of stale responses: `begun`, or `postponed` since \
+                     the upstream's budget was used up.",
                     &[("route", route), ("outcome", what.name())],
                 )
             }),

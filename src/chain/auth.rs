@@ -66,7 +66,7 @@ impl AuthMetrics {
         Self(Outcome::ALL.map(|outcome| {
             metrics.counter(
                 "edgeway_auth_total",
-                "What became of requests at filters that find out who asks.",
+                "Requests at filters that authenticate clients, by outcome.",
                 &[
                     ("filter", filter),
                     ("route", route),

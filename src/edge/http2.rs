@@ -263,7 +263,7 @@ async fn say_why(frames: &mut Frames, cut: Cut) {
     });
     let closed = poll_fn(|cx| frames.poll_closed(cx));
     if let Ok(Err(error)) = tokio::time::timeout(LAST_WORDS, closed).await {
-        log::debug!(error:%; "a client was gone before it was told why");
+        log::debug!(error:%; "client left before the close reason was sent");
     }
 }
 

@@ -71,7 +71,7 @@ impl Drop for UnixPath {
             return;
         }
         if let Err(error) = std::fs::remove_file(&self.path) {
-            debug!(error:%, path:? = self.path; "a unix socket was gone before its listener");
+            debug!(error:%, path:? = self.path; "unix socket removed before its listener");
         }
     }
 }
@@ -166,7 +166,7 @@ impl Bound {
             BoundSocket::Tcp(socket) => {
                 let (stream, peer) = socket.accept().await?;
                 if let Err(error) = stream.set_nodelay(true) {
-                    debug!(error:%; "a client was gone before it was served");
+                    debug!(error:%; "client left before it was served");
                 }
                 Ok((Socket::tcp(stream), Some(peer)))
             }
@@ -220,7 +220,7 @@ impl Bound {
                             listener = &*shared.name(),
                             reason = CANNOT_ACCEPT,
                             error:%;
-                            "cannot accept connections, trying again"
+                            "connections not accepted, retrying"
                         );
                     }
                     tokio::time::sleep(EXHAUSTED).await;
@@ -299,7 +299,7 @@ pub(super) fn follow(address: &ListenAddress) {
     if let ListenAddress::Unix { path, mode } = address
         && let Err(error) = set_mode(path, *mode)
     {
-        warn!(error:%, path:? = path; "cannot change who may connect to a unix socket");
+        warn!(error:%, path:? = path; "permissions of a unix socket not changed");
     }
 }
 

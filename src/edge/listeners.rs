@@ -136,7 +136,7 @@ where
     pub async fn commit(&self, prepared: Prepared, wanted: &[Arc<Listener>], drain: Drain) {
         for removed in self.put(prepared, wanted) {
             let (name, address) = (Arc::clone(&removed.config.name), removed.bound.address());
-            info!(listener = &*name, address:%; "no longer listening: its connections are being finished");
+            info!(listener = &*name, address:%; "no longer listening, finishing its connections");
             let mut retiring = removed.close();
             // The only error is that the other end is gone.
             let _closed = (&mut retiring.closed).await;
@@ -144,7 +144,7 @@ where
             let task = format!("drain of {name}");
             self.draining.spawn(task, async move {
                 retiring.finish(&live, drain).await;
-                info!(listener = &*name, address:%; "the last connection of a removed listener has ended");
+                info!(listener = &*name, address:%; "last connection of a removed listener ended");
             });
         }
     }
@@ -309,17 +309,17 @@ impl Closing {
                 waited += step;
                 connections.end(self.id, Which::Idle);
             }
-            warn!(listener = &*self.name; "cutting what is still under way");
+            warn!(listener = &*self.name; "closing connections with requests still in flight");
             for _ in 0..CUTS {
                 connections.end(self.id, Which::All);
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
-            warn!(listener = &*self.name; "leaving connections that do not end: what they run does not come back");
+            warn!(listener = &*self.name; "connections abandoned, their filters or plugins do not return");
         };
         tokio::select! {
             ended = &mut self.serving => {
                 if let Err(error) = ended {
-                    log::error!(listener = &*self.name, error:%; "a listener broke");
+                    log::error!(listener = &*self.name, error:%; "listener panicked");
                 }
             }
             () = cut => {}

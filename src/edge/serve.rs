@@ -159,7 +159,7 @@ where
                 Ok(Ok(Source::Client(client))) => peer = Some(client),
                 Ok(Ok(Source::Peer)) => {}
                 Ok(Err(error)) => {
-                    log::debug!(error:%; "a connection did not begin with the PROXY protocol");
+                    log::debug!(error:%; "connection did not begin with the PROXY protocol");
                     self.turn_away(peer, "proxy_protocol");
                     return None;
                 }
@@ -282,8 +282,8 @@ where
         };
         match tokio::time::timeout(LINGER, sent).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => log::debug!(error:%; "a client was gone before it was refused"),
-            Err(_) => log::debug!("a client went on sending after it was refused"),
+            Ok(Err(error)) => log::debug!(error:%; "client left before it was refused"),
+            Err(_) => log::debug!("client kept sending after it was refused"),
         }
     }
 }
@@ -292,7 +292,7 @@ where
 fn own(stream: Stream) -> Option<Box<ConnIo>> {
     let own = stream.into_any().downcast::<ConnIo>();
     if own.is_err() {
-        log::error!("a connection came back as another one");
+        log::error!("unexpected connection returned by Pingora");
     }
     own.ok()
 }

@@ -35,11 +35,11 @@ impl Own {
 /// Reason why filters cannot be added.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OwnError {
-    #[error("the filter `{0}` needs another name: that one is taken")]
+    #[error("filter name `{0}` is taken: choose another")]
     Taken(&'static str),
-    #[error("the filter `{0}` is to stand before `{1}`, and there is no such filter")]
+    #[error("filter `{0}` is placed before the unknown filter `{1}`")]
     NoPlace(&'static str, &'static str),
-    #[error("filters are added once, before a configuration is read")]
+    #[error("filters can be added only once, before a configuration is read")]
     TooLate,
 }
 

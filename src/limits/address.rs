@@ -14,7 +14,7 @@ pub struct Address(IpAddr);
 /// Error of a text that is not a client's address; its text is shown to the user.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is no address of a client: write one such as `192.0.2.7`, `2001:db8::7` or `2001:db8::/64`"
+    "invalid client address `{0}`: write one such as `192.0.2.7`, `2001:db8::7` or `2001:db8::/64`"
 )]
 pub struct NoAddress(String);
 

@@ -96,7 +96,7 @@ impl BanMetrics {
         let set = |by| {
             metrics.counter(
                 "edgeway_bans_total",
-                "Bans that were set, by whom: `rule` (the flood guard) or `operator`.",
+                "Bans that were set, by source: `rule` (the flood guard) or `operator`.",
                 &[("by", by)],
             )
         };

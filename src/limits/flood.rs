@@ -132,7 +132,7 @@ pub struct Under(#[expect(dead_code, reason = "it counts down when it is dropped
 
 impl UnderWay {
     pub fn of(zones: &Zones) -> Arc<Self> {
-        zones.get_or_create("flood_guard under way", Self::default)
+        zones.get_or_create("flood_guard in flight", Self::default)
     }
 
     /// Counts a request and returns the client's number of requests in flight, this one included.

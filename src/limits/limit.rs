@@ -241,7 +241,7 @@ impl LimitConfig {
         let metrics = cx.metrics;
         let forgotten = metrics.counter(
             "edgeway_rate_limit_forgotten_total",
-            "Buckets that were given to other keys before they were full again.",
+            "Buckets that were reused for other keys before they were full again.",
             &[("limit", &name.name)],
         );
         let zone = format!("rate limit {}", name.name);
@@ -267,7 +267,8 @@ impl LimitConfig {
                     on_error: self.on_store_error.map(|e| e.value).unwrap_or_default(),
                     lost: metrics.counter(
                         "edgeway_rate_limit_store_errors_total",
-                        "Requests for which Redis could not be asked, so that `on_store_error` held.",
+                        "Requests for which Redis could not be asked, so that `on_store_error` \
+                         applied.",
                         &[("limit", &name.name)],
                     ),
                 })
@@ -317,7 +318,7 @@ impl Check<'_, '_> {
             self.refuse(
                 place,
                 "edgeway::rate_limits::name",
-                format!("`{}` is no name for a limit", self.name.escape_debug()),
+                format!("invalid limit name `{}`", self.name.escape_debug()),
                 "write up to 64 letters, digits, `_`, `-` and `.`, such as `login`",
             );
         }
@@ -329,7 +330,7 @@ impl Check<'_, '_> {
                 delay.place,
                 "edgeway::rate_limits::delay",
                 format!("`delay: {}` holds requests back for too long", delay.value),
-                "write `1min` or less: who is refused can ask again after `Retry-After`",
+                "write `1min` or less: refused clients can retry after `Retry-After`",
             );
         }
     }
@@ -343,7 +344,7 @@ impl Check<'_, '_> {
                     "`max_keys: {}` is not between {MIN_KEYS} and {MOST_KEYS}",
                     max_keys.value
                 ),
-                "a million keys take 27 MiB; leave it out unless you count more clients",
+                "a million keys take 27 MiB; remove it unless you count more clients",
             );
         }
     }
@@ -355,11 +356,8 @@ impl Check<'_, '_> {
             self.refuse(
                 lease.place,
                 "edgeway::rate_limits::lease",
-                format!(
-                    "`lease: {}` is no share of a bucket to take ahead",
-                    lease.value
-                ),
-                "write a share up to `50%`, such as `10%`; leave it out for none",
+                format!("invalid share of a bucket `lease: {}`", lease.value),
+                "write a share up to `50%`, such as `10%`; remove it for none",
             );
         }
         if config.store.value == StoreConfig::Redis {
@@ -367,7 +365,7 @@ impl Check<'_, '_> {
                 self.refuse(
                     config.store.place,
                     "edgeway::rate_limits::store",
-                    format!("`{}` is kept in Redis, and there is no section `redis`", self.name),
+                    format!("`{}` is kept in Redis, which needs a `redis` section", self.name),
                     "add `redis: { url: \"redis://127.0.0.1:6379\" }` to the file, or remove `store`",
                 );
             }
@@ -385,7 +383,7 @@ impl Check<'_, '_> {
                 place,
                 "edgeway::rate_limits::store",
                 format!(
-                    "`{key}` says something of Redis, but `{}` is kept in memory",
+                    "`{key}` is for limits in Redis, but `{}` is kept in memory",
                     self.name
                 ),
                 "add `store: redis`, or remove it",
@@ -405,8 +403,8 @@ impl Check<'_, '_> {
             self.refuse(
                 place,
                 "edgeway::rate_limits::burst",
-                "with `burst: 0` nothing would ever pass".to_owned(),
-                "write how many may come at once, 1 at least; leave it out for as many as the rate's own count",
+                "with `burst: 0` no request would ever pass".to_owned(),
+                "write how many may come at once, 1 at least; remove it to use the rate's count",
             );
             return None;
         }
@@ -437,9 +435,9 @@ impl Check<'_, '_> {
             self.refuse(
                 Place::default(),
                 "edgeway::rate_limits::tiers",
-                format!("`{source}` of `{}` makes no tiers", self.name),
-                "write `exempt` for networks that are not to be counted, or a limit of its own for \
-                 a route that only they can reach",
+                format!("`{source}` of `{}` cannot have tiers", self.name),
+                "write `exempt` for networks that are not counted, or a separate limit for a route \
+                 that only they can reach",
             );
         }
     }
@@ -450,11 +448,11 @@ impl Check<'_, '_> {
             self.cx.warn(
                 "edgeway::rate_limits::open_tier",
                 format!(
-                    "any client may send `{value}` as `{source}` and have {} instead of {}",
+                    "any client can send `{value}` as `{source}` and get {} instead of {}",
                     tier.rate, base.rate
                 ),
-                "go by what is proven, such as `jwt.role` or `api_key`; or have a proxy in front \
-                 remove what clients send there",
+                "use a verified value, such as `jwt.role` or `api_key`; or have a proxy in front \
+                 remove the client's value",
             );
         }
     }

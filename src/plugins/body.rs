@@ -23,7 +23,7 @@ pub const MOST: usize = 64 << 10;
 
 /// Reasons why a body is unavailable.
 pub const TOO_LONG: &str = "it is longer than `body.max`";
-pub const OTHER: &str = "it is neither JSON nor a form of names and values, or it is coded";
+pub const OTHER: &str = "it is neither JSON nor a URL-encoded form, or it has a `Content-Encoding`";
 
 /// Returns true if the body that these headers describe is read for plugins.
 pub fn is_read(headers: &HeaderMap) -> bool {
@@ -55,7 +55,7 @@ impl Body {
             Self::None => Ok(&[]),
             Self::Whole(bytes) => Ok(bytes),
             Self::Unread(why) => {
-                let why = format!("the body of this request is not here: {why}");
+                let why = format!("the body of this request is not available: {why}");
                 Err(Exception::throw_type(ctx, &why))
             }
         }

@@ -157,7 +157,8 @@ pub fn rewritten(own: &str, url: &str, slashes: Slashes) -> Result<Box<[u8]>, Fa
                 |(own, _)| own.origin().ascii_serialization(),
             );
             Err(Failure::script(format!(
-                "a request can be rewritten to another path of {own}, and not to {url}: onRoute chooses another upstream"
+                "a request can only be rewritten to another path of {own}, not to {url}: use \
+                 onRoute for another upstream"
             )))
         }
     }

@@ -202,7 +202,7 @@ pub(super) fn take(entry: &mut Map<String, Value>) -> Result<Option<Box<Conditio
         None => Ok(Vec::new()),
         Some(Value::Array(all)) => all.into_iter().map(|each| read(key, each)).collect(),
         Some(_) => Err(format!(
-            "`{key}` in `config.matcher` is a list, such as `[{EXAMPLE}]`"
+            "`{key}` in `config.matcher` must be a list, such as `[{EXAMPLE}]`"
         )),
     };
     let (has, missing): (Vec<_>, Vec<_>) = (list("has")?, list("missing")?);
@@ -216,25 +216,25 @@ const EXAMPLE: &str = "{ type: 'header', key: 'purpose', value: 'prefetch' }";
 fn read(list: &str, written: Value) -> Result<Condition, String> {
     let refuse = |why: &str| Err(format!("a condition of `{list}` in `config.matcher` {why}"));
     let Value::Object(mut written) = written else {
-        return refuse(&format!("is no object such as `{EXAMPLE}`"));
+        return refuse(&format!("is not an object such as `{EXAMPLE}`"));
     };
     let mut texts = [None, None, None];
     for (name, text) in ["type", "key", "value"].iter().zip(&mut texts) {
         *text = match written.remove(*name) {
             None => None,
             Some(Value::String(text)) => Some(text),
-            Some(_) => return refuse(&format!("has a `{name}` that is no text")),
+            Some(_) => return refuse(&format!("has a `{name}` that is not a string")),
         };
     }
     if let Some(other) = written.keys().next() {
         return refuse(&format!(
-            "has `{other}`, which is not known: there are `type`, `key` and `value`"
+            "has the unknown key `{other}`: use `type`, `key` and `value`"
         ));
     }
     let [kind, key, value] = texts;
     let value = value.filter(|value| !value.is_empty());
     let Some(kind) = kind else {
-        return refuse("has no `type`: it is `header`, `cookie`, `query` or `host`");
+        return refuse("has no `type`: write `header`, `cookie`, `query` or `host`");
     };
     let place = match (&*kind, key.filter(|key| !key.is_empty())) {
         ("host", None) if value.is_some() => Place::Host,
@@ -245,7 +245,7 @@ fn read(list: &str, written: Value) -> Result<Condition, String> {
         }
         ("header" | "cookie" | "query", None) => {
             return refuse(&format!(
-                "is of type `{kind}` and has no `key`: write which, such as `{{ type: '{kind}', key: 'name' }}`"
+                "is of type `{kind}` and has no `key`: write `{{ type: '{kind}', key: 'name' }}`"
             ));
         }
         ("header", Some(key)) => match HeaderName::from_bytes(key.as_bytes()) {
@@ -253,13 +253,14 @@ fn read(list: &str, written: Value) -> Result<Condition, String> {
                 let mark = mark(&name);
                 Place::Header(name, mark)
             }
-            Err(_) => return refuse(&format!("has the `key` `{key}`, which is no header's name")),
+            Err(_) => return refuse(&format!("has the `key` `{key}`, an invalid header name")),
         },
         ("cookie", Some(key)) => Place::Cookie(key.into()),
         ("query", Some(key)) => Place::Query(key.into()),
         _ => {
             return refuse(&format!(
-                "is of type `{kind}`: there are `header`, `cookie`, `query` and `host`; what else matters the hook looks at itself"
+                "has the unknown type `{kind}`: use `header`, `cookie`, `query` or `host`, and \
+                 check anything else in the hook"
             ));
         }
     };
@@ -267,7 +268,7 @@ fn read(list: &str, written: Value) -> Result<Condition, String> {
         Ok(value) => value.map(Box::new),
         Err(why) => {
             return refuse(&format!(
-                "has a `value` that is no regular expression: {why}"
+                "has a `value` that is not a regular expression: {why}"
             ));
         }
     };
@@ -468,33 +469,33 @@ mod tests {
     fn what_is_no_condition_is_said() {
         for (list, why) in [
             (json!({ "type": "header", "key": "a" }), "a list, such as"),
-            (json!(["header"]), "no object such as"),
-            (json!([{ "key": "a" }]), "no `type`: it is `header`"),
+            (json!(["header"]), "not an object such as"),
+            (json!([{ "key": "a" }]), "no `type`: write `header`"),
             (
                 json!([{ "type": "method", "key": "a" }]),
-                "`method`: there are",
+                "unknown type `method`: use",
             ),
             (json!([{ "type": "query" }]), "type: 'query', key: 'name'"),
             (json!([{ "type": "cookie", "key": "" }]), "no `key`"),
             (
                 json!([{ "type": "header", "key": "a b" }]),
-                "no header's name",
+                "invalid header name",
             ),
             (
                 json!([{ "type": "header", "key": 1 }]),
-                "`key` that is no text",
+                "`key` that is not a string",
             ),
             (
                 json!([{ "type": "query", "key": "a", "value": true }]),
-                "`value` that is no text",
+                "`value` that is not a string",
             ),
             (
                 json!([{ "type": "query", "key": "a", "value": "(" }]),
-                "no regular expression: `(`",
+                "not a regular expression: `(`",
             ),
             (
                 json!([{ "type": "query", "key": "a", "values": "b" }]),
-                "has `values`",
+                "unknown key `values`",
             ),
             (json!([{ "type": "host" }]), "no `key`: write"),
             (

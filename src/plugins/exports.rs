@@ -24,11 +24,12 @@ pub(super) fn demand<'js>(ctx: &Ctx<'js>, namespace: &Object<'js>) -> Result<()>
         let value: Value<'js> = namespace.get(&*name)?;
         let is_hook = Hook::ALL.iter().any(|hook| hook.name() == name);
         if is_hook && !value.is_function() {
-            return refuse(&format!("its export `{name}` is no function"));
+            return refuse(&format!("its export `{name}` is not a function"));
         }
         if name == "transform" && value.is_function() {
             return refuse(
-                "it exports `transform`: bodies of answers are not changed by plugins, so nothing would call it; leave it out, or give it another name",
+                "it exports `transform`, which nothing calls: plugins do not change response \
+                 bodies; remove or rename it",
             );
         }
         if name == "default"
@@ -37,14 +38,17 @@ pub(super) fn demand<'js>(ctx: &Ctx<'js>, namespace: &Object<'js>) -> Result<()>
             let calls = |name: &str| object.get::<_, Value<'_>>(name).map(|v| v.is_function());
             if calls("fetch")? {
                 return refuse(
-                    "its default export is an object with `fetch`, as of other gateways: write `export function onRequest(request, ctx)`, which gives back a Response, or nothing for what goes on to the backend",
+                    "its default export is an object with `fetch`: write `export function \
+                     onRequest(request, ctx)`, which returns a Response, or nothing to pass the \
+                     request on",
                 );
             }
             for hook in Hook::ALL {
                 if calls(hook.name())? {
                     let hook = hook.name();
                     return refuse(&format!(
-                        "its default export is an object with `{hook}`, where nothing looks for it: write `export function {hook}(…)`"
+                        "its default export is an object with `{hook}`, which nothing calls: write \
+                         `export function {hook}(…)`"
                     ));
                 }
             }
@@ -52,13 +56,13 @@ pub(super) fn demand<'js>(ctx: &Ctx<'js>, namespace: &Object<'js>) -> Result<()>
         if !is_hook && value.is_function() {
             if let Some(hook) = meant(&name) {
                 return refuse(&format!(
-                    "it exports `{name}`, which is no hook: did you mean `{hook}`?"
+                    "it exports the unknown hook `{name}`: did you mean `{hook}`?"
                 ));
             }
             if is_named_as_a_hook(&name) {
                 let all = Hook::ALL.map(Hook::name).join(", ");
                 return refuse(&format!(
-                    "it exports `{name}`, which is no hook, so nothing would call it: they are {all}"
+                    "it exports the unknown hook `{name}`, which nothing calls; the hooks are {all}"
                 ));
             }
         }
@@ -77,7 +81,8 @@ pub(super) fn matcher<'js>(ctx: &Ctx<'js>, namespace: &Object<'js>) -> Result<Op
         let key = key?;
         if key != "matcher" && !WITHOUT_MEANING.contains(&&*key) {
             return refuse(&format!(
-                "`config.{key}` is not known: the export `config` has `matcher`, and what the YAML says comes as `ctx.config`"
+                "unknown `config.{key}`: the export `config` has only `matcher`; `config` of the \
+                 YAML is `ctx.config`"
             ));
         }
     }
@@ -87,7 +92,9 @@ pub(super) fn matcher<'js>(ctx: &Ctx<'js>, namespace: &Object<'js>) -> Result<Op
     }
     match ctx.json_stringify(matcher)? {
         Some(json) => json.to_string().map(Some),
-        None => refuse("`config.matcher` is a path such as `/about/:path*`, or a list of them"),
+        None => {
+            refuse("`config.matcher` must be a path such as `/about/:path*`, or a list of paths")
+        }
     }
 }
 

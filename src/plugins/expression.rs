@@ -100,7 +100,7 @@ fn escape<'t>(after: &'t str, is_class: bool, regex: &mut String) -> Result<&'t 
     };
     match (letter, class) {
         (_, Some(class)) if is_class => regex.push_str(class),
-        (_, Some(class)) => write!(regex, "[{class}]").expect("a String takes all"),
+        (_, Some(class)) => write!(regex, "[{class}]").expect("writing to a String cannot fail"),
         ('D', _) => regex.push_str("[^0-9]"),
         ('W', _) => regex.push_str("[^0-9A-Za-z_]"),
         ('b', _) if is_class => regex.push_str(r"\x08"),
@@ -109,10 +109,10 @@ fn escape<'t>(after: &'t str, is_class: bool, regex: &mut String) -> Result<&'t 
             regex.push(letter);
         }
         ('0', _) => regex.push_str(r"\x00"),
-        ('c', _) => return Err("`\\c` is not known here: write `\\x` and two digits".to_owned()),
+        ('c', _) => return Err("`\\c` is not supported: write `\\x` and two digits".to_owned()),
         ('x' | 'u', _) => {
             if let Some(digits) = hex(if letter == 'x' { 2 } else { 4 }) {
-                write!(regex, "\\{letter}{digits}").expect("a String takes all");
+                write!(regex, "\\{letter}{digits}").expect("writing to a String cannot fail");
                 return Ok(&rest[digits.len()..]);
             }
             regex.push(letter);

@@ -45,7 +45,7 @@ pub fn may_become(from: StatusCode, to: StatusCode) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::script(format!(
-        "an answer of status {from} cannot become one of {to}: one of them has no body"
+        "status {from} cannot be changed to {to}: one of them has no body"
     )))
 }
 

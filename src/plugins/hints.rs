@@ -7,11 +7,11 @@ pub(super) fn of(message: &str) -> Option<&'static str> {
     }
     if message.starts_with("Could not find export") && message.ends_with("'next/server'") {
         return Some(
-            "`next/server` has NextRequest and NextResponse here, and types are imported by `import type`",
+            "`next/server` exports NextRequest and NextResponse; import types with `import type`",
         );
     }
     if message.starts_with("Could not find export") && message.ends_with("'edgeway:test'") {
-        return Some("it has `test`, `plugin` and `assert`");
+        return Some("it exports `test`, `plugin` and `assert`");
     }
     None
 }
@@ -19,23 +19,26 @@ pub(super) fn of(message: &str) -> Option<&'static str> {
 fn of_name(name: &str) -> Option<&'static str> {
     Some(match name {
         "module" | "exports" | "require" | "__dirname" | "__filename" => {
-            "a plugin is an ES module, with `import` and `export`: a bundler makes one of CommonJS"
+            "a plugin is an ES module, with `import` and `export`: convert CommonJS with a bundler"
         }
         "process" => {
-            "nothing of Node is there, and `ctx.env` has the variables that the configuration names in `env`"
+            "Node.js APIs are not available; `ctx.env` has the variables that the configuration \
+             lists in `env`"
         }
         "Buffer" => {
-            "nothing of Node is there: bytes are a Uint8Array, and `atob` and `btoa` know base64"
+            "Node.js APIs are not available: use Uint8Array for bytes, and `atob` and `btoa` for \
+             base64"
         }
         "global" | "setImmediate" | "setInterval" => {
-            "there are `globalThis`, `setTimeout` and `ctx.waitUntil`"
+            "use `globalThis`, `setTimeout` and `ctx.waitUntil`"
         }
         "addEventListener" => "a plugin exports its hooks, such as `onRequest`",
         "ReadableStream" | "WritableStream" | "TransformStream" => {
-            "there are no streams: what an answer is made of is text or bytes"
+            "streams are not available: a response body is text or bytes"
         }
         "Request" => {
-            "only tests make requests: `NextRequest` is the class of the one under way, and `fetch` takes a URL and options"
+            "only tests create requests: `NextRequest` is the class of the current one, and \
+             `fetch` takes a URL and options"
         }
         _ => return None,
     })

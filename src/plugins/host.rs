@@ -71,7 +71,7 @@ pub(super) trait Log: Send + Sync {
         log::warn!(
             plugin = plugin, hook = "waitUntil", kind = failure.kind.word(),
             request_id = request_id, error:% = failure;
-            "a plugin failed"
+            "plugin failed"
         );
     }
 
@@ -119,11 +119,11 @@ impl State {
         let Some(call) = running.as_deref_mut() else {
             return Err(Exception::throw_type(
                 ctx,
-                "only a hook can wait for something, and the plugin is being loaded",
+                "only a hook can wait, and the plugin is still loading",
             ));
         };
         if call.waiting.all.len() >= MOST_WAITING {
-            let why = format!("a hook waits for {MOST_WAITING} things at most");
+            let why = format!("a hook can wait for at most {MOST_WAITING} operations");
             return Err(Exception::throw_range(ctx, &why));
         }
         let id = self.waits.fetch_add(1, Ordering::Relaxed);
@@ -143,7 +143,7 @@ impl State {
         let mut running = self.call.lock();
         match running.as_deref_mut() {
             Some(call) if call.id == id => what(call),
-            _ => Err(Exception::throw_type(ctx, "this request is over")),
+            _ => Err(Exception::throw_type(ctx, "this request has ended")),
         }
     }
 }
@@ -153,7 +153,7 @@ impl Call {
     /// goes on.
     fn still(&self, ctx: &Ctx<'_>) -> Result<()> {
         if self.is_late {
-            return Err(Exception::throw_type(ctx, "this request is over"));
+            return Err(Exception::throw_type(ctx, "this request has ended"));
         }
         Ok(())
     }
@@ -224,7 +224,7 @@ fn headers<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resul
         s.with(&ctx, call, |call| {
             call.still(&ctx)?;
             if call.changes[which].len() >= MOST_HEADERS {
-                let why = format!("a hook changes {MOST_HEADERS} headers at most");
+                let why = format!("a hook can change at most {MOST_HEADERS} headers");
                 return Err(Exception::throw_range(&ctx, &why));
             }
             change.clone().apply(&mut call.heads[which]);
@@ -270,7 +270,7 @@ fn latin(value: &HeaderValue) -> String {
 
 fn header_name(ctx: &Ctx<'_>, name: &str) -> Result<HeaderName> {
     HeaderName::from_bytes(name.as_bytes())
-        .map_err(|_| Exception::throw_type(ctx, &format!("`{name}` is no name of a header")))
+        .map_err(|_| Exception::throw_type(ctx, &format!("invalid header name `{name}`")))
 }
 
 fn header_value(ctx: &Ctx<'_>, value: &str) -> Result<HeaderValue> {
@@ -284,7 +284,7 @@ fn header_value(ctx: &Ctx<'_>, value: &str) -> Result<HeaderValue> {
     let value = bytes
         .filter(|bytes| bytes.len() <= LONGEST_HEADER)
         .and_then(|bytes| HeaderValue::from_bytes(&bytes).ok());
-    value.ok_or_else(|| Exception::throw_type(ctx, "this is no value of a header"))
+    value.ok_or_else(|| Exception::throw_type(ctx, "invalid header value"))
 }
 
 fn facts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<()> {
@@ -349,9 +349,9 @@ fn outcome<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resul
             let what = if kind == 1 {
                 "the URL of a rewrite"
             } else {
-                "what a hook gives back"
+                "the return value of a hook"
             };
-            let why = format!("{what} has {LONGEST_SAID} bytes at most");
+            let why = format!("{what} can have at most {LONGEST_SAID} bytes");
             return Err(Exception::throw_range(&ctx, &why));
         }
         let answer = match kind {
@@ -376,8 +376,9 @@ fn outcome<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resul
                 status: status_of(&ctx, status)?,
                 headers: map(&ctx, &s.texts(&ctx, &headers)?)?,
                 body: body.map_err(|()| {
-                    let why =
-                        format!("the body of an own answer has {LONGEST_ANSWER} bytes at most");
+                    let why = format!(
+                        "the body of a plugin's response can have at most {LONGEST_ANSWER} bytes"
+                    );
                     Exception::throw_range(&ctx, &why)
                 })?,
             };
@@ -403,13 +404,13 @@ fn status_of(ctx: &Ctx<'_>, status: u16) -> Result<StatusCode> {
     StatusCode::from_u16(status)
         .ok()
         .filter(|status| (200..600).contains(&status.as_u16()))
-        .ok_or_else(|| Exception::throw_range(ctx, &format!("{status} is no status of an answer")))
+        .ok_or_else(|| Exception::throw_range(ctx, &format!("invalid response status {status}")))
 }
 
 pub(super) fn map(ctx: &Ctx<'_>, flat: &[String]) -> Result<HeaderMap> {
     let mut headers = HeaderMap::with_capacity(flat.len() / 2);
     if flat.len() / 2 > MOST_HEADERS {
-        let why = format!("an answer has {MOST_HEADERS} headers at most");
+        let why = format!("a response can have at most {MOST_HEADERS} headers");
         return Err(Exception::throw_range(ctx, &why));
     }
     for pair in flat.chunks_exact(2) {

@@ -24,7 +24,7 @@ impl HostPattern {
             (false, true) => Ok(Self::Exact(name.into())),
             (true, true) if name.starts_with('.') => Ok(Self::Below(name.into())),
             _ => Err(format!(
-                "`{text}` is no host, such as `shop.example.com` or `*.example.com`"
+                "invalid host `{text}`: write one such as `shop.example.com` or `*.example.com`"
             )),
         }
     }

@@ -85,7 +85,7 @@ impl Isolate {
         log: &Arc<dyn Log>,
         wary: &Arc<Wary>,
     ) -> Result<Self, Failure> {
-        let out_of_memory = |_| Failure::new(Kind::Memory, "there is no memory for an engine");
+        let out_of_memory = |_| Failure::new(Kind::Memory, "not enough memory for an engine");
         let runtime = Runtime::new().map_err(out_of_memory)?;
         runtime.set_max_stack_size(limits.stack);
         let modules = Modules(Arc::clone(source));
@@ -113,7 +113,7 @@ impl Isolate {
         if budget.is_over() {
             let most = limits.load;
             return Err(Failure::load(format!(
-                "loading it took the processor for more than {most:?}"
+                "loading it used more than {most:?} of CPU time"
             )));
         }
         let exports = match loaded {
@@ -139,7 +139,7 @@ impl Isolate {
         };
         let (heap, most) = (isolate.heap(), limits.memory);
         if heap > most as u64 {
-            let why = format!("its heap has {heap} bytes once it is loaded, of {most} at most");
+            let why = format!("its heap has {heap} bytes after loading, more than {most}");
             return Err(Failure::load(why));
         }
         Ok(isolate)
@@ -267,7 +267,7 @@ impl Isolate {
                 self.wary.begin();
             }
             let most = self.limits.cpu;
-            let why = format!("it used the processor for more than {most:?}");
+            let why = format!("it used more than {most:?} of CPU time");
             call.outcome = Some(Err(Failure::new(Kind::Cpu, why)));
         } else if self.budget.passed_by() > self.limits.wall {
             let most = self.limits.wall;
@@ -323,7 +323,7 @@ fn load<'js>(
         None => {
             return Err(rquickjs::Exception::throw_message(
                 ctx,
-                "its module waits for something: a plugin is loaded without waiting",
+                "its module waits at the top level (`await`), which a plugin cannot do",
             ));
         }
     };
@@ -358,7 +358,7 @@ fn load<'js>(
     if ctx.store_userdata(entry).is_err() {
         return Err(rquickjs::Exception::throw_message(
             ctx,
-            "it could not be entered",
+            "its entry could not be stored",
         ));
     }
     Ok(Exports {

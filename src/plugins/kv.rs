@@ -39,7 +39,9 @@ return now";
 /// Checks that a key and its value are short enough to be stored, in bytes.
 pub(super) fn fits(key: usize, text: usize) -> Result<(), String> {
     if key.saturating_add(text) > LONGEST {
-        return Err(format!("a key and its value have {LONGEST} bytes at most"));
+        return Err(format!(
+            "a key and its value can have at most {LONGEST} bytes"
+        ));
     }
     Ok(())
 }
@@ -237,7 +239,7 @@ impl Memory {
         };
         let now = value.text.parse::<i64>().ok();
         let now = now.and_then(|now| now.checked_add(by));
-        let now = now.ok_or("kv: the value is no whole number that can be added to")?;
+        let now = now.ok_or("kv: the value is not an integer, or would overflow")?;
         let before = std::mem::replace(&mut value.text, now.to_string());
         let after = value.text.len();
         values.bytes = values.bytes + after - before.len();
@@ -260,7 +262,7 @@ impl Values {
         }
         if !self.has_room(key, bytes) {
             return Err(format!(
-                "a plugin has {MOST} keys and {MOST_BYTES} bytes at most, and all are in use"
+                "a plugin can have at most {MOST} keys and {MOST_BYTES} bytes, and all are in use"
             ));
         }
         let until = time.and_then(|time| clock.now().checked_add(time));

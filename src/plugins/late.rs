@@ -49,7 +49,8 @@ impl Late {
         let counter = |outcome| {
             metrics.counter(
                 "edgeway_plugin_wait_until_total",
-                "Hooks of plugins that left something to be done (`ctx.waitUntil`), by what came of it: `done`, `failed`, or `dropped` since too much was under way.",
+                "Background work of plugins (`ctx.waitUntil`) by outcome: `done`, `failed`, or \
+                 `dropped` since too much was running.",
                 &[("plugin", plugin), ("outcome", outcome)],
             )
         };
@@ -123,7 +124,7 @@ impl Plugin {
             late.count(|counts| &counts.dropped);
             log::warn!(
                 plugin = &**self.name(), request_id = &*call.input.request_id;
-                "what a plugin left to be done is dropped: too much is under way"
+                "background work of a plugin dropped, too much is running"
             );
             return;
         };
@@ -182,7 +183,7 @@ impl Plugin {
 
     fn unfinished(&self) -> Failure {
         let wall = self.limits.wait_until;
-        let why = format!("what it left to be done did not end within {wall:?}");
+        let why = format!("its background work did not end within {wall:?}");
         Failure::new(Kind::Wall, why)
     }
 }

@@ -94,7 +94,7 @@ impl PathPattern {
     /// Parses a path as routes have them.
     pub fn of_route(text: &str) -> Result<Self, String> {
         if !text.starts_with('/') {
-            return Err(format!("`{text}` is no path: it begins with `/`"));
+            return Err(format!("invalid path `{text}`: it must start with `/`"));
         }
         if let Some(prefix) = text.strip_suffix("/*")
             && !prefix.contains(['{', '*'])
@@ -115,7 +115,7 @@ impl PathPattern {
             let end = rest[at..].find('}').filter(|_| rest[at..].starts_with('{'));
             let Some(end) = end else {
                 return Err(format!(
-                    "`{text}` has a `*` that is not its end, or a `{{` without `}}`"
+                    "`{text}` has a `*` before its end, or a `{{` without `}}`"
                 ));
             };
             regex.push_str("[^/]+");
@@ -209,7 +209,9 @@ pub(super) fn bounded(regex: &str) -> Result<Regex, fancy_regex::Error> {
 /// Translates a source as path-to-regexp 6 does with its default options, without the anchors.
 fn to_regex(source: &str) -> Result<String, String> {
     if !source.starts_with('/') {
-        return Err(format!("`{source}` is no matcher: it begins with `/`"));
+        return Err(format!(
+            "invalid matcher `{source}`: it must start with `/`"
+        ));
     }
     let mut regex = String::new();
     let mut rest = source;
@@ -228,7 +230,7 @@ fn to_regex(source: &str) -> Result<String, String> {
                 }
                 '{' | '}' | '*' | '+' | '?' => {
                     return Err(format!(
-                        "`{source}` has `{next}` where only a `:name` or a `(…)` may stand before it"
+                        "`{source}` has a `{next}` that does not follow a `:name` or a `(…)`"
                     ));
                 }
                 _ => {
@@ -269,7 +271,7 @@ fn to_regex(source: &str) -> Result<String, String> {
             Some(repeated) => write!(regex, "(?:{pattern}){repeated}"),
             None => write!(regex, "(?:{prefix}(?:{pattern}))"),
         };
-        written.expect("a String takes all");
+        written.expect("writing to a String cannot fail");
     }
     Ok(regex)
 }
@@ -379,26 +381,29 @@ pub(super) fn clients_choice(entries: &[OwnPattern]) -> Vec<(&str, String)> {
 
 fn unknown(key: &str) -> String {
     let instead = match key {
-        "locale" => {
-            "leave it out, since a source is compared with the whole path, languages included"
-        }
-        "regexp" => "write what it is for as `source`",
-        _ => "there are `source`, `has` and `missing`; what else matters the hook looks at itself",
+        "locale" => "remove it: a source is matched against the whole path, locale included",
+        "regexp" => "write the path to match as `source`",
+        _ => "use `source`, `has` and `missing`, and check anything else in the hook",
     };
-    format!("`{key}` in `config.matcher` is not known here: {instead}")
+    format!("unknown key `{key}` in `config.matcher`: {instead}")
 }
 
 /// Reads a `config.matcher`.
 pub(super) fn read(json: &str) -> Result<Vec<OwnPattern>, String> {
     let written: Written = serde_json::from_str(json).map_err(|_| {
-        "`config.matcher` is a path such as `/about/:path*`, an object with one as its `source`, or a list of them".to_owned()
+        "`config.matcher` must be a path such as `/about/:path*`, an object with a `source`, or a \
+         list of these"
+            .to_owned()
     })?;
     let sources = match written {
         Written::One(source) => vec![source],
         Written::Many(sources) => sources,
     };
     if sources.is_empty() {
-        return Err("`config.matcher` is an empty list, so the plugin would be for no request: leave it out to be for all".to_owned());
+        return Err(
+            "`config.matcher` is an empty list and matches no request: remove it to match all"
+                .to_owned(),
+        );
     }
     sources.into_iter().map(OwnPattern::read).collect()
 }
@@ -552,7 +557,7 @@ mod tests {
         assert_eq!(read("\"/a\"").unwrap().len(), 1);
         assert_eq!(read("[\"/a\", { \"source\": \"/b\" }]").unwrap().len(), 2);
         for (key, instead) in [
-            ("locale", "leave it out"),
+            ("locale", "remove it"),
             ("regexp", "`source`"),
             ("have", "`has` and `missing`"),
         ] {

@@ -287,10 +287,7 @@ impl Plugin {
         let outcome = match call.outcome.take() {
             Some(Ok(answer)) => Ok(call.output(answer)),
             Some(Err(failure)) => Err(failure),
-            None => Err(Failure::new(
-                Kind::Wall,
-                "it waits for nothing, and does not end",
-            )),
+            None => Err(Failure::new(Kind::Wall, "its promise never settles")),
         };
         if is_left(&outcome, &call) {
             let at = self.slots.iter().position(|own| std::ptr::eq(own, slot));
@@ -372,7 +369,7 @@ impl Plugin {
         match self.another() {
             Ok(isolate) => slot.isolate.store(Arc::new(isolate)),
             Err(failure) => {
-                log::error!(plugin = &*self.name, error:% = failure; "a plugin could not be loaded again");
+                log::error!(plugin = &*self.name, error:% = failure; "plugin could not be loaded again");
             }
         }
     }

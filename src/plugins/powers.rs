@@ -69,14 +69,14 @@ impl Answers {
     fn next(&self, url: &str) -> Result<Fetched, String> {
         let mut all = self.0.lock();
         let Some(answers) = all.get_mut(url) else {
-            return Err(format!("the test has no answer of `{url}`"));
+            return Err(format!("the test has no response for `{url}`"));
         };
         let next = if answers.len() > 1 {
             answers.pop_front()
         } else {
             answers.front().cloned()
         };
-        next.unwrap_or_else(|| Err(format!("the test has no answer of `{url}`")))
+        next.unwrap_or_else(|| Err(format!("the test has no response for `{url}`")))
     }
 }
 
@@ -86,7 +86,7 @@ impl Reach {
     /// Reads the system's CA certificates if one of them uses https.
     pub fn new(origins: &[String], deadline: Duration, longest: usize) -> Result<Self, String> {
         if origins.is_empty() {
-            return Err("`origins` is empty, so `fetch` could ask nobody".to_owned());
+            return Err("`origins` is empty, so `fetch` could reach no origin".to_owned());
         }
         let origins = origins.iter().map(|text| {
             let url: Uri = text.parse().map_err(|_| not_an_origin(text))?;
@@ -124,13 +124,13 @@ impl Reach {
         if let Some(answers) = &self.answers {
             return answers.next(url);
         }
-        let uri: Uri = url.parse().map_err(|_| format!("`{url}` is no URL"))?;
+        let uri: Uri = url.parse().map_err(|_| format!("invalid URL `{url}`"))?;
         let origin =
-            Origin::of(&uri).ok_or_else(|| format!("`{url}` is no URL of http or https"))?;
+            Origin::of(&uri).ok_or_else(|| format!("`{url}` is not an http or https URL"))?;
         let listed = self.origins.iter().find(|(listed, _)| *listed == origin);
         let Some((_, client)) = listed else {
             return Err(format!(
-                "`{}://{}` is not in the list `fetch` of this plugin",
+                "`{}://{}` is not in this plugin's `fetch` list",
                 origin.scheme, origin.host
             ));
         };
@@ -172,7 +172,7 @@ impl Origin {
 }
 
 fn not_an_origin(text: &str) -> String {
-    format!("`{text}` is no origin, such as `https://flags.example.com`")
+    format!("invalid origin `{text}`: write one such as `https://flags.example.com`")
 }
 
 impl fmt::Debug for Powers {

@@ -53,7 +53,7 @@ pub(super) fn functions<'js>(
                    millis: Opt<f64>| {
         if given_kv.kv.is_none() {
             let why =
-                "this plugin has no kv: write `kv: memory` or `kv: redis` where it is configured";
+                "this plugin has no kv: write `kv: memory` or `kv: redis` in its configuration";
             return Err(Exception::throw_type(&ctx, why));
         }
         let powers = Arc::clone(&given_kv);
@@ -79,21 +79,20 @@ pub(super) fn functions<'js>(
                       headers: Array<'js>,
                       body: Value<'js>| {
         if given.fetch.is_none() {
-            let why =
-                "this plugin may fetch nothing: list the origins in `fetch` where it is configured";
+            let why = "this plugin may not fetch: list origins in `fetch` of its configuration";
             return Err(Exception::throw_type(&ctx, why));
         }
         let long = length(&url);
         s.pass(&ctx, long)?;
         if long > LONGEST_HEADER {
-            let why = format!("a URL to fetch has {LONGEST_HEADER} bytes at most");
+            let why = format!("a URL to fetch can have at most {LONGEST_HEADER} bytes");
             return Err(Exception::throw_type(&ctx, &why));
         }
         let url = text::read(&url)?;
         let method = Method::from_bytes(method.as_bytes())
             .ok()
             .filter(|method| !REFUSED.contains(&method.as_str()))
-            .ok_or_else(|| Exception::throw_type(&ctx, "this is no method to fetch by"))?;
+            .ok_or_else(|| Exception::throw_type(&ctx, "invalid method to fetch with"))?;
         let mut headers = map(&ctx, &s.texts(&ctx, &headers)?)?;
         for name in OURS {
             headers.remove(name);
@@ -101,7 +100,7 @@ pub(super) fn functions<'js>(
         // The body is processed even if it is too long.
         s.pass(&ctx, LONGEST_BODY)?;
         let body = few_bytes(&body, LONGEST_BODY).map_err(|()| {
-            let why = format!("a body to fetch with has {LONGEST_BODY} bytes at most");
+            let why = format!("a body to fetch with can have at most {LONGEST_BODY} bytes");
             Exception::throw_type(&ctx, &why)
         })?;
         let powers = Arc::clone(&given);
@@ -121,7 +120,7 @@ async fn remember(
     time: Option<Duration>,
 ) -> std::result::Result<String, String> {
     let Some(kv) = &powers.kv else {
-        return Err("there is no kv".to_owned());
+        return Err("this plugin has no kv".to_owned());
     };
     let json = match what {
         "get" => kv.get(key).await?.map_or(json!(null), |text| json!(text)),
@@ -146,12 +145,12 @@ async fn ask(
     body: Bytes,
 ) -> std::result::Result<String, String> {
     let Some(reach) = &powers.fetch else {
-        return Err("there is nothing to fetch from".to_owned());
+        return Err("this plugin may not fetch".to_owned());
     };
     let fetched = reach.fetch(method, url, headers, body).await?;
     // As text: JSON cannot carry bytes, and base64 of large responses costs more than it helps.
     let text = String::from_utf8(fetched.body.to_vec())
-        .map_err(|_| format!("the answer of `{url}` is no text in UTF-8"))?;
+        .map_err(|_| format!("the response of `{url}` is not UTF-8 text"))?;
     let answer = json!({
         "status": fetched.status.as_u16(),
         "headers": flat(&fetched.headers),

@@ -155,16 +155,13 @@ impl ConfigSchema {
     /// Checks a `config`, with all problems in one failure, for callers that cannot report each.
     pub(super) fn demand(&self, config: &str) -> Result<(), Failure> {
         let config = serde_json::from_str(config)
-            .map_err(|error| Failure::load(format!("its `config` is no JSON: {error}")))?;
+            .map_err(|error| Failure::load(format!("its `config` is not JSON: {error}")))?;
         let all = self.check(&config);
         if all.is_empty() {
             return Ok(());
         }
         let all: Vec<String> = all.iter().map(ToString::to_string).collect();
-        Err(Failure::load(format!(
-            "{} (as its {FILE} says)",
-            all.join("; ")
-        )))
+        Err(Failure::load(format!("{} (by its {FILE})", all.join("; "))))
     }
 }
 
@@ -188,7 +185,7 @@ impl fmt::Debug for ConfigSchema {
 }
 
 fn no_schema(why: &dyn fmt::Display) -> Failure {
-    Failure::load(format!("{FILE} is no JSON Schema: {why}"))
+    Failure::load(format!("{FILE} is not a JSON Schema: {why}"))
 }
 
 /// Loader that refuses all URLs: a schema must contain all that it refers to.
@@ -196,7 +193,7 @@ struct Nowhere;
 
 impl UrlLoader for Nowhere {
     fn load(&self, _url: &str) -> Result<Value, Box<dyn Error>> {
-        Err("a schema refers to nothing but itself".into())
+        Err("a schema can refer only to itself".into())
     }
 }
 
@@ -250,7 +247,7 @@ fn collect(error: &ValidationError<'_, '_>, all: &mut Vec<Wrong>) {
         }
         ErrorKind::AdditionalProperties { got } => {
             for key in got {
-                say(Some(key), "is not a key that it knows".to_owned());
+                say(Some(key), "is an unknown key".to_owned());
             }
         }
         ErrorKind::Required { want } => {
@@ -260,11 +257,11 @@ fn collect(error: &ValidationError<'_, '_>, all: &mut Vec<Wrong>) {
         }
         ErrorKind::Type { got, want } => {
             let want: Vec<String> = want.iter().map(|kind| kind.to_string()).collect();
-            say(None, format!("is {got}, and not {}", want.join(" or ")));
+            say(None, format!("is {got}, not {}", want.join(" or ")));
         }
         // The value is not repeated: it may be a secret.
         ErrorKind::Pattern { want, .. } => say(None, format!("does not match `{want}`")),
-        ErrorKind::Format { want, .. } => say(None, format!("is no `{want}`")),
+        ErrorKind::Format { want, .. } => say(None, format!("is not a valid `{want}`")),
         ErrorKind::PropertyName { prop } => {
             let mut names = Vec::new();
             for cause in &error.causes {
@@ -274,7 +271,7 @@ fn collect(error: &ValidationError<'_, '_>, all: &mut Vec<Wrong>) {
             let why = why.join(" and ");
             say(Some(prop), format!("{WRONG_NAME} {why}"));
         }
-        ErrorKind::FalseSchema => say(None, "may not be there".to_owned()),
+        ErrorKind::FalseSchema => say(None, "is not allowed".to_owned()),
         kind if error.causes.is_empty() => say(None, format!("does not fit: {kind}")),
         _ => {
             for cause in &error.causes {
@@ -331,7 +328,7 @@ mod tests {
                 "`config.hosts[1]` is number, and not string",
                 "`config.mode` does not fit: value must be one of 'on', 'off'",
                 "`config.secret` is missing",
-                "`config.sercet` is not a key that it knows",
+                "`config.sercet` is an unknown key",
                 "`config.ttl` is string, and not integer, or is string, and not null",
             ]
         );
@@ -359,7 +356,7 @@ mod tests {
             [
                 "`config.headers.a` has a name that does not match `^x-`",
                 "`config.key` does not match `^sha256:`",
-                "`config.of` is no `ipv4`",
+                "`config.of` is not a valid `ipv4`",
             ]
         );
     }
@@ -396,8 +393,8 @@ mod tests {
         for (text, why) in [
             ("{", "EOF"),
             (r#"{ "type": "text" }"#, "metaschema"),
-            (r#"{ "$ref": "file:///etc/passwd" }"#, "nothing but itself"),
-            (r#"{ "$ref": "other.json" }"#, "nothing but itself"),
+            (r#"{ "$ref": "file:///etc/passwd" }"#, "only to itself"),
+            (r#"{ "$ref": "other.json" }"#, "only to itself"),
             (r##"{ "$ref": "#/$defs/gone" }"##, "gone"),
         ] {
             let failure = ConfigSchema::parse(text).unwrap_err();

@@ -70,7 +70,7 @@ impl Source {
     fn read_as(name: &str, file: &Path, is_test: bool) -> std::result::Result<Arc<Self>, Failure> {
         let entry = file.file_name().and_then(|name| name.to_str());
         let Some(entry) = entry else {
-            return Err(Failure::load(format!("{} is no file", file.display())));
+            return Err(Failure::load(format!("{} is not a file", file.display())));
         };
         // For a file that is written without a folder.
         let name = if name.is_empty() { "." } else { name };
@@ -184,7 +184,7 @@ impl Source {
         }
         if self.is_whole.load(Ordering::Relaxed) {
             return Err(Failure::load(format!(
-                "{}: it was not imported when the plugin was loaded, and is not read later",
+                "{}: not imported when the plugin was loaded, and not loaded later",
                 self.shown(file)
             )));
         }
@@ -203,9 +203,11 @@ fn not_javascript(file: &str) -> Option<&'static str> {
     let ending = Path::new(file).extension()?.to_str()?;
     match ending {
         "ts" | "mts" | "cts" | "tsx" => Some(
-            "it is TypeScript, and the gateway runs JavaScript: `npx esbuild plugin.ts --bundle --format=esm --target=es2022 --external:next/server --outfile=plugin.js` makes that of it",
+            "it is TypeScript, and the gateway runs JavaScript: convert it with `npx esbuild \
+             plugin.ts --bundle --format=esm --target=es2022 --external:next/server \
+             --outfile=plugin.js`",
         ),
-        "json" => Some("JSON is not imported: write it as a module, `export default { … };`"),
+        "json" => Some("JSON cannot be imported: write it as a module, `export default { … };`"),
         _ => None,
     }
 }
@@ -214,7 +216,7 @@ pub(super) fn read(path: &Path) -> io::Result<String> {
     let known = fs::metadata(path)?;
     // A pipe or a device may block for ever.
     if !known.is_file() {
-        return Err(io::Error::other("it is no file"));
+        return Err(io::Error::other("it is not a file"));
     }
     let mut text = String::new();
     // The file may grow meanwhile.
@@ -223,7 +225,7 @@ pub(super) fn read(path: &Path) -> io::Result<String> {
         .read_to_string(&mut text);
     let length = known.len().max(text.len() as u64);
     if length > LARGEST {
-        let why = format!("it has {length} bytes, and {LARGEST} may be loaded");
+        let why = format!("it has {length} bytes, and at most {LARGEST} can be loaded");
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
     }
     read.map(|_| text)
@@ -292,20 +294,21 @@ impl Resolver for Modules {
         let refuse = |why: &str| self.refused(ctx, base, name, why);
         if !name.starts_with("./") && !name.starts_with("../") {
             let what = if self.0.is_test {
-                "; tests have `test`, `plugin` and `assert` of `edgeway:test`"
+                "; tests can import `test`, `plugin` and `assert` of `edgeway:test`"
             } else if name.starts_with("node:") || OF_NODE.contains(&name) {
-                "; nothing of Node is there"
+                "; Node.js modules are not available"
             } else if name.starts_with('/') {
                 ""
             } else {
-                "; a bundler puts packages into one file with it"
+                "; bundle packages into one file with it"
             };
             return Err(refuse(&format!(
-                "a plugin imports files of its own folder, by a path that begins with ./{what}"
+                "a plugin can import files of its own folder, by a path that starts with ./{what}"
             )));
         }
         let from = Path::new(base).parent().unwrap_or(Path::new(""));
-        let file = normal(&from.join(name)).ok_or_else(|| refuse("it is outside of the plugin"))?;
+        let file =
+            normal(&from.join(name)).ok_or_else(|| refuse("it is outside the plugin's folder"))?;
         // Here and not at loading: only here the importer is known.
         if let Err(failure) = self.0.file(&file) {
             let meant = self.0.meant(&file);

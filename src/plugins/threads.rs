@@ -124,7 +124,9 @@ impl Threads {
         for isolate in isolates {
             let id = threads.0.state.lock().lane();
             let started = threads.0.start(id, Some(isolate));
-            started.map_err(|error| Failure::load(format!("it gets no thread: {error}")))?;
+            started.map_err(|error| {
+                Failure::load(format!("its thread could not be started: {error}"))
+            })?;
         }
         Ok(threads)
     }
@@ -284,7 +286,7 @@ impl Shared {
         let begins = matches!(what, What::Begin(..));
         let client = what.client();
         if begins && state.is_held_by(client) {
-            let why = "this client holds as many of its threads as may be";
+            let why = "this client already holds its maximum of threads";
             return Err(Failure::new(Kind::Stuck, why));
         }
         if begins && state.stuck.len() >= MOST_STUCK {
@@ -292,7 +294,7 @@ impl Shared {
             return Err(Failure::new(Kind::Stuck, why));
         }
         if begins && state.jobs.len() >= MOST_QUEUED {
-            let why = format!("{MOST_QUEUED} hooks wait for its threads already");
+            let why = format!("{MOST_QUEUED} hooks already wait for its threads");
             return Err(Failure::new(Kind::Wall, why));
         }
         if let What::Settle(step, ..) = &what {
@@ -379,7 +381,7 @@ impl Shared {
         drop(state);
         for id in missing {
             if let Err(error) = self.start(id, None) {
-                log::error!(plugin = &*self.name, error:%; "a plugin gets no thread in the place of one that is stuck");
+                log::error!(plugin = &*self.name, error:%; "stuck thread of a plugin could not be replaced");
                 self.state.lock().lanes.retain(|lane| lane.id != id);
             }
         }
@@ -421,7 +423,7 @@ impl Shared {
             // A caller that has gone leaves the call to be dropped.
             let _gone = done.send(outcome);
             if let Err(failure) = self.whole(id, &mut isolate) {
-                log::error!(plugin = &*self.name, error:% = failure; "a plugin could not be loaded again");
+                log::error!(plugin = &*self.name, error:% = failure; "plugin could not be loaded again");
             }
         }
         self.leave(id);

@@ -137,9 +137,8 @@ pub(super) fn texts_of(ctx: &Ctx<'_>, budget: &Budget, array: &Array<'_>) -> Res
         let Text(text) = array.get(at as usize)?;
         pass(ctx, budget, text.len())?;
         if text.len() > room || at == MOST_TEXTS {
-            let why = format!(
-                "a list of texts has {MOST_TEXTS} of them and {LONGEST_TEXTS} bytes at most"
-            );
+            let why =
+                format!("a list can have at most {MOST_TEXTS} strings and {LONGEST_TEXTS} bytes");
             return Err(Exception::throw_range(ctx, &why));
         }
         room -= text.len();
@@ -152,7 +151,7 @@ pub(super) fn pass(ctx: &Ctx<'_>, budget: &Budget, bytes: usize) -> Result<()> {
     if budget.passes(bytes) {
         return Ok(());
     }
-    let _thrown = Exception::throw_message(ctx, "this hook used the processor for too long");
+    let _thrown = Exception::throw_message(ctx, "this hook used too much CPU time");
     let stop = ctx.catch();
     stop_for_good(ctx, &stop);
     Err(ctx.throw(stop))
@@ -320,6 +319,6 @@ fn random(ctx: Ctx<'_>, length: usize) -> Result<ArrayBuffer<'_>> {
     let mut bytes = vec![0; length.min(65_536)];
     SystemRandom::new()
         .fill(&mut bytes)
-        .map_err(|_| Exception::throw_message(&ctx, "the machine gives no random numbers"))?;
+        .map_err(|_| Exception::throw_message(&ctx, "the system gives no random numbers"))?;
     ArrayBuffer::new_copy(ctx, bytes)
 }

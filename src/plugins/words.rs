@@ -82,7 +82,8 @@ fn promises<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resu
     let promise = move |ctx: Ctx<'js>, call: u32| {
         s.with(&ctx, call, |call| {
             if call.promises >= MOST_PROMISES {
-                let why = format!("a hook leaves {MOST_PROMISES} things to be done at most");
+                let why =
+                    format!("a hook can pass at most {MOST_PROMISES} promises to `ctx.waitUntil`");
                 return Err(Exception::throw_range(&ctx, &why));
             }
             call.promises += 1;
@@ -129,7 +130,7 @@ fn fields(ctx: &Ctx<'_>, flat: Vec<String>) -> Result<Vec<(String, String)>> {
     let mut room = LONGEST_LINE;
     let mut fields = pairs(flat);
     if fields.len() > MOST_FIELDS {
-        let why = format!("a line of the log has {MOST_FIELDS} fields at most");
+        let why = format!("a log line can have at most {MOST_FIELDS} fields");
         return Err(Exception::throw_range(ctx, &why));
     }
     for (name, value) in &mut fields {
@@ -140,7 +141,7 @@ fn fields(ctx: &Ctx<'_>, flat: Vec<String>) -> Result<Vec<(String, String)>> {
                 .all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
         // Fields that the gateway sets itself.
         if !is_name || ["plugin", "request_id"].contains(&&**name) {
-            let why = format!("`{name}` is no name of a field");
+            let why = format!("invalid field name `{name}`");
             return Err(Exception::throw_type(ctx, &why));
         }
         value.truncate(value.floor_char_boundary(room));

@@ -44,7 +44,7 @@ pub(super) async fn answer(
         Answer::Unknown => return None,
         Answer::NotFound => Reply::refuse(StatusCode::NOT_FOUND, "acme_unknown_token"),
         Answer::NoIssuer => Reply::refuse(StatusCode::BAD_GATEWAY, "acme_no_issuer")
-            .detail("The gateway that asks for certificates does not answer."),
+            .detail("The gateway that requests certificates does not respond."),
     };
     ctx.facts.client = request::client(head, connection?, &ctx.gateway);
     // The request filters never see this request, but the log must show it.

@@ -135,7 +135,7 @@ impl<'a> Direct<'a> {
     }
 }
 
-const WRITE: (ErrorType, &str) = (ErrorType::WriteError, "writing an answer");
+const WRITE: (ErrorType, &str) = (ErrorType::WriteError, "writing a response");
 
 /// Presence of the headers that matter to the connection. One pass over the names costs less than a
 /// lookup of each.

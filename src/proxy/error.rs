@@ -178,23 +178,23 @@ impl Failure {
     fn detail(self) -> &'static str {
         match self {
             Self::ClientGone => "The client closed the connection.",
-            Self::BadRequest => "The request is not one this server understands.",
-            Self::Method => "The methods TRACE and CONNECT are not served.",
+            Self::BadRequest => "This server does not understand the request.",
+            Self::Method => "The methods TRACE and CONNECT are not supported.",
             Self::LongLine => "The address of the request is too long.",
-            Self::BadHeader => "A header of the request has no proper name, or stands twice.",
-            Self::Expectation => "No expectation but `100-continue` is met.",
-            Self::SendTimeout => "The client did not read its answer.",
+            Self::BadHeader => "A header of the request has an invalid name, or occurs twice.",
+            Self::Expectation => "Only the expectation `100-continue` is supported.",
+            Self::SendTimeout => "The client did not read its response.",
             Self::BodyTimeout => "The request took too long to arrive.",
-            Self::GoingAway => "This server is going away.",
-            Self::BadPath => "The address has characters that this server does not accept.",
-            Self::BadHost => "The request names no proper host.",
-            Self::WrongName => "This connection was made for another name than the request.",
-            Self::LongHead => "The request's headers, cookies among them, are too long.",
+            Self::GoingAway => "This server is shutting down.",
+            Self::BadPath => "The address has characters that are not allowed.",
+            Self::BadHost => "The request has no valid host.",
+            Self::WrongName => "This connection is for another host name than the request.",
+            Self::LongHead => "The request's headers, including cookies, are too long.",
             Self::NoRoute => "There is nothing at this address.",
-            Self::UnknownHost => "No site of this name is served here.",
-            Self::Upgrade => "This address does not take WebSocket connections.",
-            Self::Handshake => "What asks for a WebSocket is not its handshake.",
-            Self::WebsocketVersion => "WebSockets of version 13 are served, and no others.",
+            Self::UnknownHost => "There is no site of this name here.",
+            Self::Upgrade => "This address does not accept WebSocket connections.",
+            Self::Handshake => "The WebSocket handshake is invalid.",
+            Self::WebsocketVersion => "Only WebSocket version 13 is supported.",
             Self::NoBackend | Self::Overload => {
                 "The site is busy right now. Please try again in a moment."
             }
@@ -202,7 +202,7 @@ impl Failure {
                 "The site could not be reached. Please try again in a moment."
             }
             Self::FirstByte | Self::Idle | Self::Total => {
-                "The site took too long to answer. Please try again in a moment."
+                "The site took too long to respond. Please try again in a moment."
             }
             Self::Internal => "Something went wrong on this server.",
         }
@@ -247,7 +247,7 @@ impl Failure {
         let is_clients = *error.esource() == ErrorSource::Downstream
             || matches!(self, Self::ClientGone | Self::SendTimeout);
         if is_clients || self == Self::Tls || died(error).is_some() {
-            log::debug!(reason = self.reason(), error:%; "a request ended early");
+            log::debug!(reason = self.reason(), error:%; "request ended early");
             return;
         }
         log::warn!(
@@ -258,7 +258,7 @@ impl Failure {
             tries = facts.upstream.tries,
             reason = self.reason(),
             error:%;
-            "a request failed"
+            "request failed"
         );
     }
 

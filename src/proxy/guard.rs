@@ -68,7 +68,7 @@ pub(super) fn enter(gateway: &Gateway, client: &Client) -> Result<Guarded, Box<R
     {
         let mut reply = Reply::refuse(StatusCode::FORBIDDEN, BANNED)
             .retry_after(left)
-            .detail("Too much came from your address. Please try again later.");
+            .detail("Too many requests came from your address. Please try again later.");
         // The connection of a proxy carries requests of other clients too.
         reply.close = !client.is_trusted;
         return Err(reply.into());
@@ -89,7 +89,7 @@ pub(super) fn enter(gateway: &Gateway, client: &Client) -> Result<Guarded, Box<R
         let reply =
             Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, IN_FLIGHT).retry_after(Duration::ZERO);
         return Err(reply
-            .detail("Too many requests of your address are under way. Please wait a moment.")
+            .detail("Too many requests from your address are in progress. Please wait a moment.")
             .into());
     }
     let is_above = |challenge: &Challenge| {

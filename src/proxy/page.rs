@@ -57,7 +57,7 @@ fn cut(mut rest: &'static str) -> Box<[Piece]> {
             "title" => Mark::Title,
             "message" => Mark::Message,
             "foot" => Mark::Foot,
-            _ => unreachable!("page.html has a mark that nobody fills: {name}"),
+            _ => unreachable!("page.html has an unknown mark: {name}"),
         };
         pieces.push((text, mark));
         rest = tail;
@@ -176,17 +176,17 @@ fn sentence(status: StatusCode) -> &'static str {
         401 => "Please sign in first.",
         403 => "This request is not allowed.",
         404 => "There is nothing at this address.",
-        405 => "This address does not take this kind of request.",
+        405 => "This address does not accept this kind of request.",
         408 => "The request took too long to arrive.",
-        413 => "The request is larger than this address takes.",
+        413 => "The request is too large.",
         414 => "The address of this request is too long.",
         429 => "Too many requests. Please wait a moment and try again.",
         431 => "The request's headers are too large.",
         500 => "Something went wrong on our side.",
         501 => "This is not supported here.",
-        502 => "The application did not answer properly. Please try again in a moment.",
+        502 => "The application sent an invalid response. Please try again in a moment.",
         503 => "The application is not available at the moment. Please try again soon.",
-        504 => "The application took too long to answer. Please try again in a moment.",
+        504 => "The application took too long to respond. Please try again in a moment.",
         _ if status.is_server_error() => "This request could not be completed.",
         _ if status.is_client_error() => "This request was not accepted.",
         _ => "",
@@ -271,8 +271,9 @@ mod tests {
         assert_eq!(content_type, "application/json");
         assert_eq!(
             body,
-            "{\"error\":{\"status\":502,\"reason\":\"upstream_reset\",\"message\":\"The application \
-             did not answer properly. Please try again in a moment.\",\"request_id\":\"abc-1\"}}\n"
+            "{\"error\":{\"status\":502,\"reason\":\"upstream_reset\",\"message\":\"The \
+             application sent an invalid response. Please try again in a \
+             moment.\",\"request_id\":\"abc-1\"}}\n"
         );
         let bare = Page {
             reason: None,
@@ -290,7 +291,7 @@ mod tests {
         assert_eq!(content_type, "text/plain; charset=utf-8");
         assert_eq!(
             body,
-            "502 Bad Gateway\n\nThe application did not answer properly. Please try again in a \
+            "502 Bad Gateway\n\nThe application sent an invalid response. Please try again in a \
              moment.\nRequest id: abc-1\n"
         );
         assert_eq!(render(&PAGE, "*/*").1.as_bytes(), body);

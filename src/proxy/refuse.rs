@@ -114,7 +114,7 @@ impl Refuse for Refuser {
         match self.answer(connection, refusal).await {
             Ok(answer) => answer,
             Err(error) => {
-                warn!(error:%; "no answer could be made to a refused request");
+                warn!(error:%; "no response written to a refused request");
                 Vec::new()
             }
         }
@@ -133,7 +133,7 @@ impl Refuse for Refuser {
             listener = &*connection.listener.name,
             client:% = connection.peer,
             reason;
-            "a connection was ended"
+            "connection ended"
         );
     }
 
@@ -143,7 +143,7 @@ impl Refuse for Refuser {
             listener = &*connection.listener.name,
             client:% = connection.peer,
             reason;
-            "a stream was refused"
+            "stream refused"
         );
     }
 
@@ -163,6 +163,6 @@ impl Refuse for Refuser {
         } else {
             log::Level::Warn
         };
-        log::log!(level, listener, client = client.as_str(), reason; "a connection was turned away");
+        log::log!(level, listener, client = client.as_str(), reason; "connection rejected");
     }
 }

@@ -141,7 +141,7 @@ pub(super) async fn linger(session: &mut Session) {
     }
     session.set_total_drain_timeout(Some(LINGER));
     if let Err(error) = session.drain_request_body().await {
-        log::debug!(error:%; "a client did not end its body after the answer");
+        log::debug!(error:%; "client did not finish its body after the response");
         session.set_keepalive(None);
     }
 }

@@ -112,7 +112,7 @@ pub(super) async fn interim(session: &mut Session, head: &mut ResponseHeader, ct
             let written = session.as_mut().write_response_header_ref(head).await;
             session.set_ignore_info_resp(true);
             if let Err(error) = written {
-                log::debug!(error:%; "a client left before its response");
+                log::debug!(error:%; "client left before its response");
             }
         }
         Protocol::Http11 | Protocol::Http2 => {}

@@ -124,7 +124,7 @@ impl Past {
         let client = &mut session.downstream_session;
         client.set_keepalive_reuses_remaining(Some(keep.left));
         if !matches!(client.read_request().await, Ok(true)) {
-            log::error!("a head that was read is none to Pingora");
+            log::error!("parsed request headers rejected by Pingora");
             return Attempt::Over(None);
         }
         *session.req_header_mut() = request;

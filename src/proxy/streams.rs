@@ -128,7 +128,7 @@ pub(super) fn check_due(ctx: &Context) -> Result<()> {
 pub(super) fn check_protocol(head: &RequestHeader, ctx: &Context) -> Result<()> {
     if is_h2(ctx) && head.version != Version::HTTP_2 {
         return Err(
-            Error::explain(ErrorType::H2Downgrade, "the backend did not take HTTP/2").into_up(),
+            Error::explain(ErrorType::H2Downgrade, "the backend did not accept HTTP/2").into_up(),
         );
     }
     Ok(())

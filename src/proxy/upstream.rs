@@ -287,9 +287,9 @@ pub(super) fn answered(
 
 fn bad_switch(is_asked: bool) -> Result<()> {
     let why = if is_asked {
-        "the backend's 101 does not answer the handshake"
+        "the backend's 101 does not match the handshake"
     } else {
-        "the backend switched to a protocol that nobody asked for"
+        "the backend switched to a protocol that was not requested"
     };
     Err(Error::explain(ErrorType::InvalidHTTPHeader, why).into_up())
 }
@@ -431,7 +431,7 @@ pub(super) fn failed(
         ctx.stale_tries += u32::from(retry);
         error.set_retry(retry);
         // This needs no action by an operator.
-        log::debug!(retry, error:%; "a pooled connection was gone as it was used");
+        log::debug!(retry, error:%; "pooled connection was already closed");
         return error;
     }
     if let Some(lease) = ctx.lease.take() {
@@ -486,7 +486,7 @@ fn note_retry(ctx: &Context, failure: Failure, error: &Error) {
         tries = ctx.facts.upstream.tries,
         reason = failure.reason(),
         error:%;
-        "trying again"
+        "retrying"
     );
 }
 

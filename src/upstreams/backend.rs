@@ -306,7 +306,7 @@ impl BackendState {
             .is_ok();
         if ended {
             self.returned_at.store(now.max(1), Ordering::Relaxed);
-            log::info!(backend = &*self.address; "backend is back in rotation");
+            log::info!(backend = &*self.address; "backend returned to rotation");
         }
         true
     }

@@ -150,10 +150,13 @@ fn sources(
                 Diagnostic::error(
                     "edgeway::upstream::duplicate_backend",
                     backend.place,
-                    format!("backend `{name}` is in upstream `{}` twice", key.name),
+                    format!(
+                        "backend `{name}` is listed twice in upstream `{}`",
+                        key.name
+                    ),
                 )
                 .help("remove one; for a larger share write `{ address: …, weight: 2 }`")
-                .related(first, "it is here already"),
+                .related(first, "first listed here"),
             );
             continue;
         }
@@ -179,8 +182,8 @@ fn source(backend: &Spanned<BackendConfig>, cx: &mut CompileCx<'_>) -> Option<So
     match &config.target {
         BackendTarget::Address(text) => match parse_target(text) {
             Ok(target @ Target::Unix(_)) if target.socket_address().is_none() => {
-                let message = format!("`{text}` is too long for a unix socket's path");
-                let help = "the system takes 107 bytes: use a shorter path".to_owned();
+                let message = format!("unix socket path `{text}` is too long");
+                let help = "write a path of at most 107 bytes".to_owned();
                 refuse(cx, Refused { message, help });
                 None
             }
@@ -214,7 +217,7 @@ fn balance(config: &UpstreamConfig, cx: &mut CompileCx<'_>) -> Option<Balance> {
             Some(near) => format!("did you mean `hash:{near}`?"),
             None => format!("one of `{}`", HashKey::NAMES.join("`, `")),
         };
-        let message = format!("`{key}` is no key to hash by");
+        let message = format!("unknown hash key `{key}`");
         cx.report_at(written.place, CODE, message, help);
         return None;
     }
@@ -230,7 +233,7 @@ fn balance(config: &UpstreamConfig, cx: &mut CompileCx<'_>) -> Option<Balance> {
         (_, Some(near)) => format!("did you mean `{near}`?"),
         (_, None) => format!("one of `{}`", Balance::NAMES.join("`, `")),
     };
-    let message = format!("`{text}` is no way to balance");
+    let message = format!("unknown balancing method `{text}`");
     cx.report_at(written.place, CODE, message, help);
     None
 }
@@ -242,7 +245,7 @@ fn sticky(config: &UpstreamConfig, cx: &mut CompileCx<'_>) -> Option<Sticky> {
         cx.report_at(
             written.cookie.place,
             "edgeway::upstream::bad_cookie_name",
-            format!("`{}` is no name of a cookie", written.cookie.value),
+            format!("invalid cookie name `{}`", written.cookie.value),
             "write letters, digits, `-` and `_`, such as `backend`",
         );
     }
@@ -268,7 +271,7 @@ fn check_numbers(config: &UpstreamConfig, place: Place, cx: &mut CompileCx<'_>) 
     for (name, _) in zero.iter().filter(|(_, is_zero)| *is_zero) {
         let help = match *name {
             "eject.for" => {
-                "write how long a failing backend is left alone, or `errors: 0` for never"
+                "write how long a failing backend stays ejected, or `errors: 0` to never eject"
             }
             _ => "write how long to wait at most, such as `30s`",
         };
@@ -299,7 +302,7 @@ fn warn_of_blind_balance(
             Diagnostic::warning(
                 "edgeway::upstream::blind_balance",
                 written.place,
-                format!("`{name}` has nothing to choose from: there is one address"),
+                format!("`{name}` needs more than one address to choose from"),
             )
             .help(
                 "if several workers share this port (PM2 cluster mode), give each its own and \
@@ -332,23 +335,23 @@ mod tests {
         for (address, message) in [
             (
                 "127.0.0.1",
-                "`127.0.0.1` is no address of a backend; the port is missing: write `127.0.0.1:3000`",
+                "invalid backend address `127.0.0.1`; the port is missing: write `127.0.0.1:3000`",
             ),
             (
                 "::1",
-                "`::1` is no address of a backend; the port is missing: write `[::1]:3000`",
+                "invalid backend address `::1`; the port is missing: write `[::1]:3000`",
             ),
             (
                 "localhost:3000",
-                "`localhost:3000` is no address of a backend; write `127.0.0.1:3000`, or `[::1]:3000`: `localhost` may be either",
+                "invalid backend address `localhost:3000`; write `127.0.0.1:3000`, or `[::1]:3000`: `localhost` may be either",
             ),
             (
                 "http://127.0.0.1:3000/x",
-                "`http://127.0.0.1:3000/x` is no address of a backend; write `127.0.0.1:3000`, without scheme and path",
+                "invalid backend address `http://127.0.0.1:3000/x`; write `127.0.0.1:3000`, without scheme and path",
             ),
             (
                 "api:3000",
-                "`api:3000` is no address of a backend; for a name write `{ dns: \"api:3000\" }`",
+                "invalid backend address `api:3000`; for a name write `{ dns: \"api:3000\" }`",
             ),
             (
                 "127.0.0.1:0",
@@ -360,11 +363,11 @@ mod tests {
             ),
             (
                 "unix:app.sock",
-                "`unix:app.sock` is no path of a unix socket; write the whole path, such as `unix:/run/app.sock`",
+                "invalid unix socket path `unix:app.sock`; write an absolute path, such as `unix:/run/app.sock`",
             ),
             (
                 "?",
-                "`?` is no address of a backend; write `IP:PORT`, `unix:PATH` or `{ dns: \"NAME:PORT\" }`",
+                "invalid backend address `?`; write `IP:PORT`, `unix:PATH` or `{ dns: \"NAME:PORT\" }`",
             ),
         ] {
             assert_eq!(said(&format!("{{ backends: ['{address}'] }}")), [message]);
@@ -394,7 +397,7 @@ mod tests {
             ),
             (
                 "api..x:80",
-                "`api..x` is no name of a machine; write letters, digits and hyphens, with dots between, such as `api.internal`",
+                "invalid host name `api..x`; write letters, digits and hyphens, with dots between, such as `api.internal`",
             ),
         ] {
             assert_eq!(
@@ -409,23 +412,23 @@ mod tests {
         for (balance, help) in [
             (
                 "least_con",
-                "`least_con` is no way to balance; did you mean `least_conn`?",
+                "unknown balancing method `least_con`; did you mean `least_conn`?",
             ),
             (
                 "roundrobin",
-                "`roundrobin` is no way to balance; did you mean `round_robin`?",
+                "unknown balancing method `roundrobin`; did you mean `round_robin`?",
             ),
             (
                 "ip_hash",
-                "`ip_hash` is no way to balance; did you mean `hash:client.ip`?",
+                "unknown balancing method `ip_hash`; did you mean `hash:client.ip`?",
             ),
             (
                 "hash:client_ip",
-                "`client_ip` is no key to hash by; did you mean `hash:client.ip`?",
+                "unknown hash key `client_ip`; did you mean `hash:client.ip`?",
             ),
             (
                 "hash:jwt.sub.of.someone",
-                "`jwt.sub.of.someone` is no key to hash by; one of `client.ip`, `path`, `uri`, `header:NAME`, `cookie:NAME`, `query:NAME`",
+                "unknown hash key `jwt.sub.of.someone`; one of `client.ip`, `path`, `uri`, `header:NAME`, `cookie:NAME`, `query:NAME`",
             ),
         ] {
             let yaml = format!("{{ backends: [10.0.0.1:80], balance: '{balance}' }}");
@@ -444,10 +447,10 @@ mod tests {
         assert_eq!(
             messages,
             [
-                "backend `10.0.0.1:80` is in upstream `web` twice",
-                "`10.0.0.2` is no address of a backend",
-                "`fastest` is no way to balance",
-                "`a b` is no name of a cookie",
+                "backend `10.0.0.1:80` is listed twice in upstream `web`",
+                "invalid backend address `10.0.0.2`",
+                "unknown balancing method `fastest`",
+                "invalid cookie name `a b`",
                 "`health.interval` must be more than zero",
                 "`health.json` needs an HTTP check, and this is a TCP one",
                 "`timeouts.connect` must be more than zero",
@@ -493,15 +496,15 @@ mod tests {
         for (health, message) in [
             (
                 "{ path: health }",
-                "`health` is no path to ask for; write a path that starts with `/`, coded as in a URL: `/api/health`",
+                "invalid path `health`; write a path that starts with `/`, percent-encoded: `/api/health`",
             ),
             (
                 "{ path: '/a b' }",
-                "`/a b` is no path to ask for; write a path that starts with `/`, coded as in a URL: `/api/health`",
+                "invalid path `/a b`; write a path that starts with `/`, percent-encoded: `/api/health`",
             ),
             (
                 "{ path: /, host: 'a b' }",
-                "`a b` is no host; write a name, with a port if it needs one: `shop.example.com`",
+                "invalid host `a b`; write a name, with a port if it needs one: `shop.example.com`",
             ),
         ] {
             assert_eq!(

@@ -40,7 +40,7 @@ pub struct Resolved {
 pub enum DnsError {
     #[error("no such host")]
     NoSuchHost,
-    #[error("no answer within {0:?}")]
+    #[error("no response within {0:?}")]
     Timeout(Duration),
     #[error("{0}")]
     Other(String),

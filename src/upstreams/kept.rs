@@ -97,7 +97,7 @@ impl Keeper {
             Err(error) => {
                 log::error!(
                     path:? = path, error:%;
-                    "cannot read which backends were added and drained: begins without"
+                    "added and drained backends not read, starting without them"
                 );
                 BTreeMap::new()
             }
@@ -109,7 +109,7 @@ impl Keeper {
                 .map(|a| a.target.to_string())
                 .collect();
             let drained = &decisions.drained;
-            log::info!(upstream, added:?, drained:?; "decisions of operators are kept");
+            log::info!(upstream, added:?, drained:?; "added and drained backends restored");
         }
         Self {
             path: Some(path),
@@ -134,7 +134,7 @@ impl Keeper {
         if let Err(error) = write(path, &kept) {
             log::error!(
                 path:? = path, error:%;
-                "cannot keep which backends are added and drained: a crash would forget it"
+                "added and drained backends not saved, a crash would lose them"
             );
         }
     }

@@ -13,7 +13,7 @@ use super::{
 };
 
 /// Place on a backend. Dropping it returns the place, whatever happened.
-#[must_use = "dropping a lease gives its place back"]
+#[must_use = "dropping a lease releases its place"]
 pub struct Lease {
     backend: Arc<Backend>,
     /// Nanoseconds of the upstream's epoch.

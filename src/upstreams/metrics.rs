@@ -18,12 +18,12 @@ impl UpstreamMetrics {
         Self {
             retries: metrics.counter(
                 "edgeway_upstream_retries_total",
-                "Tries beyond the first, each on another backend where there is one.",
+                "Retries, each on another backend where there is one.",
                 &labels,
             ),
             queue: metrics.gauge(
                 "edgeway_upstream_queue",
-                "Requests that wait for a place at a backend.",
+                "Requests queued for a backend.",
                 &labels,
             ),
             panic: metrics.gauge(
@@ -33,7 +33,7 @@ impl UpstreamMetrics {
             ),
             first_byte: metrics.histogram(
                 "edgeway_upstream_first_byte_seconds",
-                "From the start of a try to the head of its answer.",
+                "Time from the start of an attempt to the headers of its response.",
                 &labels,
             ),
         }
@@ -76,7 +76,7 @@ impl BackendMetrics {
         let requests = |outcome| {
             metrics.counter(
                 REQUESTS,
-                "Tries by backend and by what came of them; bad_status is 502, 503 or 504.",
+                "Attempts by backend and outcome; bad_status is 502, 503 or 504.",
                 &[
                     ("upstream", upstream),
                     ("backend", backend),
@@ -95,7 +95,7 @@ impl BackendMetrics {
             client_gone,
             ejections: metrics.counter(
                 EJECTIONS,
-                "How often a backend left rotation for its failures.",
+                "Ejections of a backend from rotation after failures.",
                 &labels,
             ),
             healthy: metrics.gauge(
@@ -103,10 +103,10 @@ impl BackendMetrics {
                 "1 while a backend is in rotation: neither down nor ejected.",
                 &labels,
             ),
-            in_flight: metrics.gauge(IN_FLIGHT, "Requests under way to a backend.", &labels),
+            in_flight: metrics.gauge(IN_FLIGHT, "Requests in flight to a backend.", &labels),
             streams: metrics.gauge(
                 STREAMS,
-                "Those of them that are streams: WebSockets, event feeds and gRPC calls.",
+                "Streams in flight to a backend: WebSockets, event streams and gRPC calls.",
                 &labels,
             ),
             draining: metrics.gauge(

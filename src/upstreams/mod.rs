@@ -168,13 +168,13 @@ pub enum Unavailable {
     #[error("all backends are busy and the queue is full")]
     QueueFull,
     /// Longest wait exceeded.
-    #[error("all backends are busy and none came free in time")]
+    #[error("all backends are busy and none became free in time")]
     QueueTimeout,
     /// Request for a stream while every backend has as many as allowed.
-    #[error("all backends have as many streams as they may have")]
+    #[error("all backends have their maximum of streams")]
     StreamsFull,
     /// No address to connect to: DNS has returned none so far, or all are drained.
-    #[error("no backend is known that may get requests")]
+    #[error("no backend is available for requests")]
     NoBackend,
 }
 
@@ -427,9 +427,9 @@ impl Upstream {
             self.shared.metrics.panic.set(in_panic.into());
             let upstream = &*self.name;
             if in_panic {
-                log::error!(upstream; "all backends are out of rotation: all are used");
+                log::error!(upstream; "all backends out of rotation, using all of them");
             } else {
-                log::warn!(upstream; "a backend is in rotation again: only such are used");
+                log::warn!(upstream; "backend returned to rotation, using only those in rotation");
             }
         }
         in_panic

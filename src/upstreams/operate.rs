@@ -48,26 +48,26 @@ pub enum MemberError {
         known: String,
     },
     #[error(
-        "`{address}` is the last backend in rotation of upstream `{upstream}`: without it users \
-         get 503; force it if that is meant"
+        "`{address}` is the last backend in rotation of upstream `{upstream}`: without it clients \
+         get 503; force it if that is intended"
     )]
     Last { upstream: String, address: String },
     #[error("{message}; {help}")]
     BadAddress { message: String, help: String },
     #[error("a backend's weight must be at least 1")]
     BadWeight,
-    #[error("upstream `{upstream}` has backend `{address}` already")]
+    #[error("upstream `{upstream}` already has backend `{address}`")]
     Exists { upstream: String, address: String },
     #[error(
         "`{address}` is written in the configuration: remove it there and reload; until then \
          `edgeway drain` keeps requests away"
     )]
     Written { address: String },
-    #[error("`{address}` comes from DNS: change what the name stands for")]
+    #[error("`{address}` comes from DNS: change the DNS record")]
     FromDns { address: String },
     #[error("`{address}` still gets requests: drain it first, or force it")]
     NotDrained { address: String },
-    #[error("`{address}` has {in_flight} requests under way: wait for them, or force it")]
+    #[error("`{address}` has {in_flight} requests in flight: wait for them, or force it")]
     Busy { address: String, in_flight: u32 },
 }
 
@@ -122,7 +122,7 @@ impl Upstream {
             let in_flight = backend.in_flight();
             log::info!(
                 upstream = &*self.name, backend = &**backend.address(), in_flight;
-                "backend is drained: it gets no new requests"
+                "backend drained, it gets no new requests"
             );
             self.members_changed();
         }
@@ -147,7 +147,7 @@ impl Upstream {
             self.keep(&decisions);
             log::info!(
                 upstream = &*self.name, backend = &**backend.address();
-                "backend is no longer drained"
+                "backend no longer drained"
             );
             self.members_changed();
         }
@@ -165,8 +165,8 @@ impl Upstream {
         })?;
         if target.socket_address().is_none() {
             return Err(MemberError::BadAddress {
-                message: format!("`{target}` is too long for a unix socket's path"),
-                help: "the system takes 107 bytes: use a shorter path".to_owned(),
+                message: format!("unix socket path `{target}` is too long"),
+                help: "write a path of at most 107 bytes".to_owned(),
             });
         }
         if new.weight == 0 {

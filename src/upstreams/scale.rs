@@ -78,7 +78,7 @@ impl Scale {
             cx.report_at(
                 place,
                 CODE,
-                format!("backend `{source}` is none that `scale` could start"),
+                format!("`scale` cannot start backend `{source}`"),
                 format!(
                     "with `scale` every backend is at `{}` with a port of {first} to {last}: \
                      change `scale.address` or `scale.ports`, or give the backend an upstream \
@@ -102,7 +102,7 @@ fn unit(written: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<String> {
             written.place,
             CODE,
             format!("unit `{name}` is the same for every port"),
-            "write `{port}` where the port stands, such as `node-app@{port}.service`",
+            "write `{port}` in place of the port, such as `node-app@{port}.service`",
         );
         return None;
     }
@@ -116,7 +116,7 @@ fn unit(written: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<String> {
         cx.report_at(
             written.place,
             CODE,
-            format!("`{name}` is no name of a unit"),
+            format!("invalid unit name `{name}`"),
             "write letters, digits and `:-_.\\@`, such as `node-app@{port}.service`",
         );
         return None;
@@ -134,8 +134,8 @@ fn ports(written: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<(u16, u16)
         cx.report_at(
             written.place,
             CODE,
-            format!("`{text}` is no range of ports"),
-            "write the first and the last, such as `3000-3031`",
+            format!("invalid port range `{text}`"),
+            "write the first and the last port, such as `3000-3031`",
         );
     }
     range
@@ -151,7 +151,7 @@ fn address(config: &ScaleConfig, cx: &mut CompileCx<'_>) -> Option<IpAddr> {
         cx.report_at(
             written.place,
             CODE,
-            format!("`{}` is no address to connect to", written.value),
+            format!("invalid address `{}`", written.value),
             "write an IP address without a port, such as `127.0.0.1`",
         );
     }
@@ -196,18 +196,18 @@ mod tests {
             ),
             [
                 "unit `app` is the same for every port",
-                "`3001` is no range of ports",
-                "`0.0.0.0` is no address to connect to",
+                "invalid port range `3001`",
+                "invalid address `0.0.0.0`",
             ]
         );
         for ports in ["0-5", "3005-3000", "a-b", "3000-70000"] {
             let scale = format!("{{ unit: 'a@{{port}}', ports: {ports} }}");
-            let expected = format!("`{ports}` is no range of ports");
+            let expected = format!("invalid port range `{ports}`");
             assert_eq!(said("['127.0.0.1:3000']", &scale), [expected]);
         }
         for unit in ["--now@{port}", "a b@{port}", "a@{port};reboot", "a/{port}"] {
             let scale = format!("{{ unit: '{unit}', ports: 3000-3031 }}");
-            let expected = format!("`{unit}` is no name of a unit");
+            let expected = format!("invalid unit name `{unit}`");
             assert_eq!(said("['127.0.0.1:3000']", &scale), [expected]);
         }
     }
@@ -220,10 +220,10 @@ mod tests {
                 "{ unit: 'a@{port}', ports: 3000-3031 }"
             ),
             [
-                "backend `127.0.0.1:2999` is none that `scale` could start",
-                "backend `10.0.0.1:3001` is none that `scale` could start",
-                "backend `unix:/run/a.sock` is none that `scale` could start",
-                "backend `a:3002` is none that `scale` could start",
+                "`scale` cannot start backend `127.0.0.1:2999`",
+                "`scale` cannot start backend `10.0.0.1:3001`",
+                "`scale` cannot start backend `unix:/run/a.sock`",
+                "`scale` cannot start backend `a:3002`",
             ]
         );
     }

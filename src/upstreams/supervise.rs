@@ -173,14 +173,14 @@ impl Supervisor {
         let found = match found {
             Some(Ok(found)) if found.addresses.is_empty() => Err(DnsError::NoSuchHost),
             Some(found) => found,
-            None => Err(DnsError::Other("the look-up itself broke".to_owned())),
+            None => Err(DnsError::Other("the DNS lookup panicked".to_owned())),
         };
         let news = schedule.observe(found.as_ref().ok().map(|found| found.ttl), now);
         let upstream = &*self.upstream.name;
         match (&found, news) {
             (Err(error), News::Fails) => log::warn!(
                 upstream, name = name.as_str(), error:%;
-                "cannot resolve backend; addresses known before are kept"
+                "backend not resolved, keeping the addresses known before"
             ),
             (Ok(_), News::Works) => {
                 log::info!(upstream, name = name.as_str(); "backend resolves again");
@@ -195,7 +195,7 @@ impl Supervisor {
                 .set_resolved(&name, &found.addresses)
         {
             let addresses = format!("{:?}", found.addresses);
-            log::info!(upstream, name = name.as_str(), addresses; "backend has new addresses");
+            log::info!(upstream, name = name.as_str(), addresses; "backend addresses changed");
             self.upstream.rebuild();
             let backends = self.upstream.backends();
             self.probers
@@ -281,7 +281,11 @@ impl Supervisor {
                 }
                 (done.passed, done.text, done.took)
             }
-            None => (false, "the check itself broke".to_owned(), Duration::ZERO),
+            None => (
+                false,
+                "the health check panicked".to_owned(),
+                Duration::ZERO,
+            ),
         };
         let now = self.upstream.shared.now();
         self.judge_ejection(&state, passed, now);
@@ -331,7 +335,7 @@ impl Supervisor {
             state.readmit(now);
             log::info!(
                 upstream = &*self.upstream.name, backend = &*state.address;
-                "backend accepts connections again and is back in rotation"
+                "backend accepts connections again, returned to rotation"
             );
         } else {
             let probing = &self.upstream.probing;

@@ -32,7 +32,7 @@ pub fn authorities_file() -> Option<String> {
         Err(error) => {
             log::warn!(
                 error = error.as_str();
-                "the system's certificates cannot be used: only upstreams with a `ca` are reached by TLS"
+                "system CA certificates not loaded, TLS works only for upstreams with a `ca`"
             );
             Some(NONE.to_owned())
         }

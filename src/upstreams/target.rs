@@ -56,8 +56,8 @@ pub(super) fn parse_target(text: &str) -> Result<Target, Refused> {
             Ok(Target::Unix(PathBuf::from(path)))
         } else {
             Err(refused(
-                format!("`{text}` is no path of a unix socket"),
-                "write the whole path, such as `unix:/run/app.sock`".to_owned(),
+                format!("invalid unix socket path `{text}`"),
+                "write an absolute path, such as `unix:/run/app.sock`".to_owned(),
             ))
         };
     }
@@ -75,7 +75,7 @@ pub(super) fn parse_target(text: &str) -> Result<Target, Refused> {
             (_, false) => Ok(Target::Inet(address)),
         };
     }
-    let message = format!("`{text}` is no address of a backend");
+    let message = format!("invalid backend address `{text}`");
     if let (true, Ok(address)) = (bare != text, bare.parse::<SocketAddr>()) {
         return Err(refused(
             message,
@@ -147,7 +147,7 @@ pub(super) fn parse_name(text: &str) -> Result<(String, u16), Refused> {
     let bare = name.strip_suffix('.').unwrap_or(name);
     if bare.len() > 253 || !bare.split('.').all(is_label) {
         return Err(refused(
-            format!("`{name}` is no name of a machine"),
+            format!("invalid host name `{name}`"),
             "write letters, digits and hyphens, with dots between, such as `api.internal`"
                 .to_owned(),
         ));

@@ -21,7 +21,7 @@ const WORDS: [(&str, &str); 13] = [
     ("certificate not valid yet", "certificate not valid yet"),
     (
         "CaUsedAsEndEntity",
-        "certificate of an authority, not of a server",
+        "CA certificate, not a server certificate",
     ),
     ("BadSignature", "bad signature"),
     ("Revoked", "revoked certificate"),
@@ -32,10 +32,10 @@ const WORDS: [(&str, &str); 13] = [
     ),
     (
         "UnknownCA",
-        "the backend does not know our certificate's issuer",
+        "the backend does not trust our certificate's issuer",
     ),
     ("received fatal alert", "refused by the backend"),
-    ("peer is incompatible", "no version or cipher in common"),
+    ("peer is incompatible", "no TLS version or cipher in common"),
 ];
 
 /// Returns why a handshake with a backend failed, if `error` is such a failure.
@@ -101,7 +101,7 @@ impl Backend {
             why = why(error).unwrap_or("no TLS handshake"),
             failures_since_last_line = unsaid,
             error:%;
-            "TLS with a backend failed"
+            "TLS handshake with a backend failed"
         );
     }
 }

@@ -104,12 +104,9 @@ fn name(
             cx.report_at(
                 written.place,
                 NAME,
-                format!(
-                    "`{}` is no name that a certificate can be for",
-                    written.value
-                ),
-                "write a DNS name that stands in the backends' certificate, without port and \
-                 wildcard, such as `api.internal`",
+                format!("invalid certificate name `{}`", written.value),
+                "write a DNS name from the backends' certificate, without port or wildcard, such \
+                 as `api.internal`",
             );
         }
         return name;
@@ -122,7 +119,7 @@ fn name(
                 cx.report_at(
                     place,
                     NAME,
-                    format!("`{target}` has no name to compare its certificate with"),
+                    format!("`{target}` has no name to verify its certificate against"),
                     "write the name that the certificate is for: `tls: { name: api.internal }`",
                 );
                 return None;
@@ -146,7 +143,7 @@ fn name(
         cx.report_at(
             place,
             NAME,
-            format!("no certificate can be for `{name}`"),
+            format!("invalid certificate name `{name}`"),
             "write the name that it is for: `tls: { name: api.internal }`",
         );
     }
@@ -156,14 +153,13 @@ fn name(
 /// Warns if the system has no CA certificates: without trust no backend can be reached.
 fn warn_of_no_system(place: Place, cx: &mut CompileCx<'_>) {
     let why = match system::authorities() {
-        Ok(0) => "this machine has no certificates of authorities".to_owned(),
+        Ok(0) => "this machine has no CA certificates".to_owned(),
         Ok(_) => return,
-        Err(error) => format!("this machine's certificates of authorities cannot be used: {error}"),
+        Err(error) => format!("this machine's CA certificates cannot be used: {error}"),
     };
     cx.diagnostics.push(
         Diagnostic::warning("edgeway::upstream::tls_no_authorities", place, why).help(
-            "install the package `ca-certificates`, or write those that are to be trusted: \
-             `tls: { ca: ca.pem }`",
+            "install the package `ca-certificates`, or name the trusted ones: `tls: { ca: ca.pem }`",
         ),
     );
 }
@@ -181,11 +177,11 @@ fn authorities(
                 file.place,
                 FILE,
                 format!(
-                    "certificate {} of `{}` is none of an authority",
+                    "certificate {} of `{}` is not a CA certificate",
                     index + 1,
                     file.value.display()
                 ),
-                "remove it, or write a file of certificates in PEM",
+                "remove it, or write a PEM file of CA certificates",
             );
             return None;
         }
@@ -222,7 +218,7 @@ fn pair(cert: &Spanned<PathBuf>, key: &Spanned<PathBuf>, cx: &mut CompileCx<'_>)
                 key.value.display(),
                 cert.value.display()
             ),
-            "write the two files of one pair; the certificate itself stands first in its file",
+            "write the two files of one pair; the certificate itself comes first in its file",
         ),
         _ => (
             format!(
@@ -250,8 +246,8 @@ fn certificates(
             cx.report_at(
                 file.place,
                 FILE,
-                format!("there is no certificate in `{}`", file.value.display()),
-                format!("`{key}` is a file with `-----BEGIN CERTIFICATE-----` in it"),
+                format!("no certificate in `{}`", file.value.display()),
+                format!("`{key}` must be a PEM file with `-----BEGIN CERTIFICATE-----`"),
             );
             None
         }
@@ -265,8 +261,8 @@ fn private_key(file: &Spanned<PathBuf>, cx: &mut CompileCx<'_>) -> Option<Privat
         cx.report_at(
             file.place,
             FILE,
-            format!("there is no private key in `{}`", file.value.display()),
-            "`key` is a file with `-----BEGIN PRIVATE KEY-----` in it, without a password",
+            format!("no private key in `{}`", file.value.display()),
+            "`key` must be a PEM file with `-----BEGIN PRIVATE KEY-----`, without a password",
         );
     }
     key
@@ -369,14 +365,14 @@ mod tests {
                 "10.0.0.1:443",
                 "{ ca: DIR/ca.pem }",
                 vec![name(
-                    "`10.0.0.1:443` has no name to compare its certificate with",
+                    "`10.0.0.1:443` has no name to verify its certificate against",
                 )],
             ),
             (
                 "{ dns: 'a.internal:443' }, 'unix:/run/app.sock'",
                 "{ ca: DIR/ca.pem }",
                 vec![name(
-                    "`unix:/run/app.sock` has no name to compare its certificate with",
+                    "`unix:/run/app.sock` has no name to verify its certificate against",
                 )],
             ),
             (
@@ -389,13 +385,13 @@ mod tests {
             (
                 "{ dns: 'my_app:443' }",
                 "{ ca: DIR/ca.pem }",
-                vec![name("no certificate can be for `my_app`")],
+                vec![name("invalid certificate name `my_app`")],
             ),
             (
                 "10.0.0.1:443",
                 "{ name: 10.0.0.1, ca: DIR/none.pem, key: DIR/client.key }",
                 vec![
-                    name("`10.0.0.1` is no name that a certificate can be for"),
+                    name("invalid certificate name `10.0.0.1`"),
                     file("cannot read `DIR/none.pem`: no such file"),
                     pair("`key` has no `cert`"),
                 ],
@@ -404,8 +400,8 @@ mod tests {
                 "10.0.0.1:443",
                 "{ name: '', ca: DIR/text }",
                 vec![
-                    name("`` is no name that a certificate can be for"),
-                    file("there is no certificate in `DIR/text`"),
+                    name("invalid certificate name ``"),
+                    file("no certificate in `DIR/text`"),
                 ],
             ),
             (
@@ -422,8 +418,8 @@ mod tests {
                 "10.0.0.1:443",
                 "{ name: a, ca: DIR/ca.pem, cert: DIR/client.key, key: DIR/client.pem }",
                 vec![
-                    file("there is no certificate in `DIR/client.key`"),
-                    file("there is no private key in `DIR/client.pem`"),
+                    file("no certificate in `DIR/client.key`"),
+                    file("no private key in `DIR/client.pem`"),
                 ],
             ),
         ] {

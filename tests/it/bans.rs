@@ -393,7 +393,7 @@ async fn what_makes_no_sense_is_refused_with_its_reason() {
     let told = run(&gateway, &["ban", "nowhere"]);
     assert_eq!(told.status, 2);
     assert!(
-        told.stderr.contains("is no address of a client"),
+        told.stderr.contains("invalid client address"),
         "{}",
         told.stderr
     );

@@ -265,7 +265,7 @@ async fn the_folder_is_for_our_eyes_and_not_used_if_it_is_not() {
     .await;
     stands(&gateway, "permission").await;
     assert_eq!(done(&ask(&gateway, "/a").await), "MISS");
-    assert!(gateway.stderr().contains("can be used by others"));
+    assert!(gateway.stderr().contains("is accessible to other users"));
     let kept = gateway.folder().join("kept");
     fs::set_permissions(&kept, fs::Permissions::from_mode(0o755)).unwrap();
     stands(&gateway, "up").await;
@@ -410,7 +410,7 @@ async fn one_process_has_the_folder_and_another_serves_without_it() {
     assert_eq!(second.count(UP).await, 0);
     wait_for("the log says so", SOON, async || {
         let said = second.stderr();
-        said.contains("another process has the folder")
+        said.contains("another process uses the folder")
             .then_some(())
     })
     .await;
@@ -478,7 +478,7 @@ async fn after_an_upgrade_everything_is_there_within_a_second() {
         (gateway.count("edgeway_cache_disk_objects").await == 50).then_some(())
     })
     .await;
-    assert!(!gateway.stderr().contains("another process has the folder"));
+    assert!(!gateway.stderr().contains("another process uses the folder"));
 }
 
 /// A write is still in flight at the old process when the new one serves.
@@ -647,7 +647,7 @@ async fn a_full_disk_keeps_nobody_from_being_served() {
     // One line, however often it is retried.
     pass(Duration::from_secs(4)).await;
     let lines = gateway.stderr();
-    let told = lines.matches("the disk of the cache does not work").count();
+    let told = lines.matches("cache disk failed").count();
     assert_eq!(told, 1, "{lines}");
     fs::remove_file(&filler).unwrap();
     stands(gateway, "up").await;

@@ -93,7 +93,7 @@ routes:
     let open = gateway.send(&get("/open/a").header("x-user", "root")).await;
     assert_eq!(open.status(), 200);
     assert_eq!(echoed(&open.json(), "x-user"), None);
-    assert!(gateway.stderr().contains("is of no use"));
+    assert!(gateway.stderr().contains("authorization service failed"));
     // The request that passed without a verdict is logged, and does not count as refused.
     let lines = gateway.log_lines(24).await;
     let unjudged = lines

@@ -30,7 +30,7 @@ async fn hosts_without_a_route_are_misdirected_where_routes_name_hosts() {
         assert_eq!(asked(&gateway, host, path).await.0, status, "{host}{path}");
     }
     let text = asked(&gateway, "c.test", "/here").await.1;
-    assert!(text.contains("No site of this name"), "{text}");
+    assert!(text.contains("no site of this name"), "{text}");
     // Once a request is logged, it is counted.
     gateway.log_lines(9).await;
     let count = gateway.count("edgeway_refused_total{reason=\"unknown_host\"}");

@@ -306,7 +306,7 @@ async fn keys_of_a_url_change_while_requests_go_on_and_are_kept_without_it() {
         .count("edgeway_jwks_fetches_total{outcome=\"failed\"}")
         .await;
     assert!(failed > 0);
-    assert!(gateway.stderr().contains("the old ones are used"));
+    assert!(gateway.stderr().contains("still using the old keys"));
 }
 
 #[tokio::test]

@@ -63,7 +63,8 @@ fn a_run_goes_by_what_the_matcher_asks_of_the_head() {
          export const proxy = () => {};",
     );
     let ran = wrong.run(&["GET", "/a"]);
-    let said = "a condition of `has` in `config.matcher` is of type `method`: there are `header`,";
+    let said =
+        "a condition of `has` in `config.matcher` has the unknown type `method`: use `header`,";
     assert!(
         ran.status == 1 && ran.stdout.contains(said),
         "{}",
@@ -121,7 +122,7 @@ async fn a_run_fetches_from_the_origins_that_it_is_told() {
         let told = ["GET", "/", "--config", &config];
         let without = written.run(&told);
         assert!(
-            without.stdout.contains("may fetch nothing"),
+            without.stdout.contains("may not fetch"),
             "{}",
             without.stdout
         );

@@ -172,7 +172,7 @@ async fn what_is_too_long_or_of_another_kind_is_not_there_and_goes_on_untouched(
         seen(&image)["error"]
             .as_str()
             .unwrap()
-            .contains("neither JSON nor a form")
+            .contains("neither JSON nor a URL-encoded form")
     );
     // The control: one byte less.
     let fits = send("application/vnd.api+json", post("/", json_of(4096))).await;

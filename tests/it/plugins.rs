@@ -458,13 +458,13 @@ fn a_config_that_a_plugins_schema_refuses_is_shown_where_it_stands() {
     assert_eq!(check("{ greeting: hi }").status, 0);
     let refused = check("{ greeting: 5 }");
     assert_eq!(refused.status, 1);
-    let why = "edgeway.yaml:8:25: error: `config.greeting` is number, and not string";
+    let why = "edgeway.yaml:8:25: error: `config.greeting` is number, not string";
     assert!(refused.stderr.contains(why), "{}", refused.stderr);
     let file = format!("{made}/plugin.js");
     let config = r#"{ "greting": "hi" }"#;
     let run = edgeway(&["plugin", "run", &file, "GET", "/hello", "--config", config]);
     assert_eq!(run.status, 1);
-    let why = "`config.greting` is not a key that it knows (as its config.schema.json says)";
+    let why = "`config.greting` is an unknown key (by its config.schema.json)";
     assert!(run.stdout.contains(why), "{}", run.stdout);
 }
 

@@ -82,7 +82,10 @@ async fn refused(gateway: &Gateway, why: &str) -> Response {
         1
     );
     let told = gateway.stderr();
-    assert!(told.contains("TLS with a backend failed"), "{told}");
+    assert!(
+        told.contains("TLS handshake with a backend failed"),
+        "{told}"
+    );
     assert!(told.contains(why), "not `{why}`: {told}");
     response
 }
@@ -239,7 +242,7 @@ routes:
     // First an unreadable path; then a machine without CA certificates.
     for (path, folder, why) in [
         ("/nowhere/at/all", "/nowhere", "cannot be used"),
-        ("/dev/null", &*empty, "has no certificates of authorities"),
+        ("/dev/null", &*empty, "has no CA certificates"),
     ] {
         let environment = [("SSL_CERT_FILE", path), ("SSL_CERT_DIR", folder)];
         let gateway = Gateway::start_with(&yaml, &environment).await;
@@ -422,7 +425,7 @@ routes:
     })
     .await;
     let told = gateway.stderr();
-    let lines = told.matches("TLS with a backend failed").count();
+    let lines = told.matches("TLS handshake with a backend failed").count();
     assert_eq!(lines, 1, "once in ten seconds: {told}");
 }
 

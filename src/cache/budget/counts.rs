@@ -34,14 +34,14 @@ impl BudgetMetrics {
         let under_way = |kind| {
             metrics.gauge(
                 "edgeway_cache_renders",
-                "Misses and revalidations under way; crawler: what crawlers cause of both.",
+                "Misses and revalidations in flight; crawler: those of them caused by crawlers.",
                 &[("upstream", upstream), ("kind", kind)],
             )
         };
         let refused = |reason| {
             metrics.counter(
                 "edgeway_cache_renders_refused_total",
-                "Revalidations left for later, and crawlers' misses answered with 503.",
+                "Revalidations postponed, and crawlers' misses refused with 503.",
                 &[("upstream", upstream), ("reason", reason)],
             )
         };
@@ -51,7 +51,7 @@ impl BudgetMetrics {
             crawl: under_way("crawler"),
             waiting: metrics.gauge(
                 "edgeway_cache_renders_waiting",
-                "Misses of crawlers that wait for a place in the render budget.",
+                "Misses of crawlers queued for the render budget.",
                 &[("upstream", upstream)],
             ),
             skipped: refused("revalidation_skipped"),

@@ -337,7 +337,7 @@ impl FromStr for Id {
     fn from_str(text: &str) -> Result<Self, String> {
         let parts = text.split_once('-');
         let id = parts.and_then(|(time, n)| Some(Self(time.parse().ok()?, n.parse().ok()?)));
-        id.ok_or_else(|| format!("`{}` is no id of a stream", text.escape_debug()))
+        id.ok_or_else(|| format!("invalid stream id `{}`", text.escape_debug()))
     }
 }
 

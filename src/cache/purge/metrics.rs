@@ -38,50 +38,54 @@ impl PurgeMetrics {
         let purges = |kind, how, source| {
             metrics.counter(
                 "edgeway_cache_purges_total",
-                "Purges that were applied, by kind (`url`, `prefix`, `tag`, `all`, and `written`: what a write has changed), how (`hard`, `soft`) and source: `admin` (the admin API), `method` (`PURGE`), `write` (`purge_on_write`), `gateway` (another one).",
+                "Purges that were applied, by kind (`url`, `prefix`, `tag`, `all`, and `written`: \
+                 changed by a write), mode (`hard`, `soft`) and source: `admin` (the admin API), \
+                 `method` (`PURGE`), `write` (`purge_on_write`), `gateway` (another one).",
                 &[("kind", kind), ("how", how), ("source", source)],
             )
         };
         let objects = |source| {
             metrics.counter(
                 "edgeway_cache_purged_objects_total",
-                "Stored answers that purges dropped or marked as stale, by source.",
+                "Stored responses that purges dropped or marked as stale, by source.",
                 &[("source", source)],
             )
         };
         Self {
-            purges: KINDS.map(|kind| {
-                HOWS.map(|how| SOURCES.map(|source| purges(kind, how, source)))
-            }),
+            purges: KINDS
+                .map(|kind| HOWS.map(|how| SOURCES.map(|source| purges(kind, how, source)))),
             objects: SOURCES.map(objects),
             up: metrics.gauge(
                 "edgeway_cache_purge_link_up",
-                "1 while no purge can be over without this gateway: it holds its lease, or there is no Redis.",
+                "1 while purges wait for this gateway: it holds its lease, or there is no Redis.",
                 &[],
             ),
             losses: metrics.counter(
                 "edgeway_cache_purge_link_losses_total",
-                "How often the lease ran out: from then on purges may be over without this gateway.",
+                "Expirations of the lease, after which purges no longer wait for this gateway.",
                 &[],
             ),
             gaps: metrics.counter(
                 "edgeway_cache_purge_link_gaps_total",
-                "How often everything that was kept was dropped, since the log of purges had lost this gateway's place.",
+                "Times the whole cache was dropped because the log of purges had lost this \
+                 gateway's position.",
                 &[],
             ),
             unsigned: metrics.counter(
                 "edgeway_cache_purges_unsigned_total",
-                "Purges in Redis that nobody who knows the fleet's secret has signed: everything was dropped for each.",
+                "Purges in Redis without a valid signature of the fleet: the whole cache was \
+                 dropped for each.",
                 &[],
             ),
             unsent: metrics.gauge(
                 "edgeway_cache_purges_unsent",
-                "Purges that the other gateways do not know of yet.",
+                "Purges not yet sent to the other gateways.",
                 &[],
             ),
             seconds: metrics.histogram(
                 "edgeway_cache_purge_seconds",
-                "From a purge's beginning here until every gateway had applied it or was out.",
+                "Time from the start of a purge until every gateway had applied it or lost its \
+                 lease.",
                 &[],
             ),
         }

@@ -69,7 +69,7 @@ impl Notes {
         } else if queue.notes.len() < MOST {
             queue.notes.push_back(note);
         } else {
-            warn!(purges = MOST; "more purges wait for the next process than are kept: it drops all");
+            warn!(purges = MOST; "too many purges for the next process to replay, it drops the whole cache");
             queue.notes.clear();
             queue.notes.push_back(Note::Purged(vec![Purge::ALL]));
         }

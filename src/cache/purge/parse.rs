@@ -39,7 +39,7 @@ fn bad<T>(message: impl Into<String>) -> Result<T, BadPurge> {
 impl Order {
     pub fn from_json(value: &Value) -> Result<Self, BadPurge> {
         let Value::Object(object) = value else {
-            return bad(format!("a purge is a JSON object: {SHAPES}"));
+            return bad(format!("a purge must be a JSON object: {SHAPES}"));
         };
         let mut object = object.clone();
         let fan_out = take_flag(&mut object, "fan_out")?.unwrap_or(true);
@@ -49,10 +49,10 @@ impl Order {
             return Ok(Self { purges, fan_out });
         };
         if let Some(key) = object.keys().next() {
-            return bad(format!("`{key}` belongs into the items of `purges`"));
+            return bad(format!("`{key}` belongs in the items of `purges`"));
         }
         let Value::Array(list) = list else {
-            return bad("`purges` is a list");
+            return bad("`purges` must be a list");
         };
         if list.is_empty() {
             return bad("`purges` is empty: there is nothing to purge");
@@ -82,14 +82,14 @@ impl Purge {
     pub fn from_json(value: &Value) -> Result<Self, BadPurge> {
         match value {
             Value::Object(object) => Self::from_object(object.clone()),
-            _ => bad(format!("a purge is a JSON object: {SHAPES}")),
+            _ => bad(format!("a purge must be a JSON object: {SHAPES}")),
         }
     }
 
     /// Refuses writes: only gateways send them.
     fn may_be_ordered(&self) -> Result<(), BadPurge> {
         match self.what {
-            What::Written(_) => bad(format!("`written` is not known: {SHAPES}")),
+            What::Written(_) => bad(format!("unknown key `written`: {SHAPES}")),
             What::Url(_) | What::Prefix(_) | What::Tag(_) | What::All => Ok(()),
         }
     }
@@ -102,10 +102,13 @@ impl Purge {
         let mut said = object.iter();
         let (Some((key, value)), None) = (said.next(), said.next()) else {
             return bad(if object.is_empty() {
-                format!("nothing says what to purge: {SHAPES}")
+                format!("no target to purge: {SHAPES}")
             } else {
                 let keys: Vec<&str> = object.keys().map(String::as_str).collect();
-                format!("a purge is of one thing, not of {}: {SHAPES}", list(&keys))
+                format!(
+                    "a purge must have one target, not {}: {SHAPES}",
+                    list(&keys)
+                )
             });
         };
         let what = match key.as_str() {
@@ -115,7 +118,7 @@ impl Purge {
             "written" => What::Written(written(value)?),
             "all" if *value == Value::Bool(true) => What::All,
             "all" => return bad("`all` can only be `true`"),
-            other => return bad(format!("`{}` is not known: {SHAPES}", other.escape_debug())),
+            other => return bad(format!("unknown key `{}`: {SHAPES}", other.escape_debug())),
         };
         Ok(Self { what, how })
     }
@@ -167,7 +170,7 @@ fn normal(url: &str, more: &str, slashes: Slashes) -> Result<String, BadPurge> {
     }
     let whole = format!("{target}{more}");
     let normal = normalise(whole.as_bytes(), slashes)
-        .map_err(|why| BadPurge(format!("nothing can be stored as `{url}`: {why}")))?;
+        .map_err(|why| BadPurge(format!("no response can be stored for `{url}`: {why}")))?;
     let target = join(&normal.path, normal.query);
     let target = String::from_utf8_lossy(&target);
     let target = target.strip_suffix(more).unwrap_or(&target);
@@ -196,7 +199,7 @@ fn take_flag(object: &mut Map<String, Value>, key: &str) -> Result<Option<bool>,
     match object.remove(key) {
         None => Ok(None),
         Some(Value::Bool(flag)) => Ok(Some(flag)),
-        Some(_) => bad(format!("`{key}` is `true` or `false`")),
+        Some(_) => bad(format!("`{key}` must be `true` or `false`")),
     }
 }
 
@@ -215,13 +218,12 @@ fn place(key: &str, value: &Value) -> Result<String, BadPurge> {
     };
     if !is_right {
         return bad(format!(
-            "`{key}` is a path such as `/blog`, or a whole URL such as `https://example.com/blog`"
+            "`{key}` must be a path such as `/blog`, or a full URL such as \
+             `https://example.com/blog`"
         ));
     }
     if text.contains('#') {
-        return bad(format!(
-            "`{key}` has a `#`: nothing behind it reaches a gateway"
-        ));
+        return bad(format!("`{key}` has a `#`: clients never send a fragment"));
     }
     if let Some(odd) = text.chars().find(|c| c.is_whitespace() || c.is_control()) {
         return bad(format!(
@@ -237,7 +239,7 @@ fn place(key: &str, value: &Value) -> Result<String, BadPurge> {
 fn written(value: &Value) -> Result<String, BadPurge> {
     match value {
         Value::String(text) => Ok(text.clone()),
-        _ => bad("`written` is a string"),
+        _ => bad("`written` must be a string"),
     }
 }
 
@@ -246,7 +248,7 @@ fn tag(value: &Value) -> Result<String, BadPurge> {
     // Tags are separated by commas and spaces in `Cache-Tag` and `Surrogate-Key`; those of
     // `x-next-cache-tags` may have spaces.
     if text.chars().any(char::is_control) || text.contains(',') {
-        return bad("`tag` is one tag, without commas; send a list for several");
+        return bad("`tag` must be one tag, without commas; send a list for several");
     }
     Ok(text.to_owned())
 }
@@ -258,7 +260,7 @@ fn text<'a>(key: &str, value: &'a Value) -> Result<&'a str, BadPurge> {
             bad(format!("`{key}` is longer than {LONGEST} bytes"))
         }
         Value::String(text) => Ok(text),
-        _ => bad(format!("`{key}` is a string")),
+        _ => bad(format!("`{key}` must be a string")),
     }
 }
 
@@ -394,7 +396,7 @@ mod tests {
         let refused = normal(json!({ "url": "/a%00" }));
         assert_eq!(
             refused,
-            "nothing can be stored as `/a%00`: the path has an encoded NUL"
+            "no response can be stored for `/a%00`: the path has an encoded NUL"
         );
     }
 
@@ -414,30 +416,36 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said() {
-        refuse("[]", "is a JSON object");
-        refuse("{}", "nothing says what to purge");
-        refuse(r#"{"soft":true}"#, "nothing says what to purge");
-        refuse(r#"{"url":"/a","tag":"b"}"#, "not of `url` and `tag`");
-        refuse(r#"{"urls":"/a"}"#, "`urls` is not known");
+        refuse("[]", "must be a JSON object");
+        refuse("{}", "no target to purge");
+        refuse(r#"{"soft":true}"#, "no target to purge");
+        refuse(r#"{"url":"/a","tag":"b"}"#, "not `url` and `tag`");
+        refuse(r#"{"urls":"/a"}"#, "unknown key `urls`");
         refuse(r#"{"all":false}"#, "`all` can only be `true`");
-        refuse(r#"{"written":"http://a/b"}"#, "`written` is not known");
+        refuse(r#"{"written":"http://a/b"}"#, "unknown key `written`");
         refuse(
             r#"{"purges":[{"written":"http://a/b"}]}"#,
-            "`written` is not known",
+            "unknown key `written`",
         );
-        refuse(r#"{"url":"blog"}"#, "is a path such as `/blog`");
-        refuse(r#"{"url":"https:///blog"}"#, "is a path such as `/blog`");
+        refuse(r#"{"url":"blog"}"#, "must be a path such as `/blog`");
+        refuse(
+            r#"{"url":"https:///blog"}"#,
+            "must be a path such as `/blog`",
+        );
         refuse(r#"{"url":"/a b"}"#, "encode it");
         refuse(r#"{"url":"/a#b"}"#, "has a `#`");
-        refuse(r#"{"url":7}"#, "`url` is a string");
-        refuse(r#"{"tag":"a,b"}"#, "is one tag");
+        refuse(r#"{"url":7}"#, "`url` must be a string");
+        refuse(r#"{"tag":"a,b"}"#, "must be one tag");
         refuse(r#"{"tag":""}"#, "`tag` is empty");
-        refuse(r#"{"url":"/a","soft":1}"#, "`soft` is `true` or `false`");
+        refuse(
+            r#"{"url":"/a","soft":1}"#,
+            "`soft` must be `true` or `false`",
+        );
         refuse(r#"{"purges":[]}"#, "nothing to purge");
-        refuse(r#"{"purges":[{"url":"/a"},{}]}"#, "purges[1]: nothing says");
+        refuse(r#"{"purges":[{"url":"/a"},{}]}"#, "purges[1]: no target");
         refuse(
             r#"{"purges":[{"url":"/a"}],"soft":true}"#,
-            "belongs into the items",
+            "belongs in the items",
         );
         let many = vec![json!({"all": true}); MOST + 1];
         refuse(&json!({ "purges": many }).to_string(), "too many");

@@ -70,7 +70,7 @@ pub struct Policy {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "each is a way to be somebody"
+    reason = "each is a separate way to be personal"
 )]
 pub struct Personal {
     /// The request has cookies that are not known to be anonymous.

@@ -56,11 +56,11 @@ enum Piece<Slot> {
 /// Reason why a tag is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TagProblem {
-    #[error("`{0}` is empty, or has a space or a comma, at which lists of tags are cut")]
+    #[error("`{0}` is empty, or has a space or a comma, which separate tags")]
     Separator(String),
-    #[error("`{0}` has a brace without its partner")]
+    #[error("`{0}` has an unmatched brace")]
     Brace(String),
-    #[error("`{{{name}}}` of `{tag}` is no parameter of every path of the route")]
+    #[error("`{{{name}}}` of `{tag}` is not a parameter of every path of the route")]
     Unknown { tag: String, name: String },
 }
 

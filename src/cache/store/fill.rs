@@ -21,9 +21,9 @@ use crate::cache::policy::Vary;
 /// Reasons why the transfer of a response has become useless.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FillError {
-    #[error("{came} bytes of a body came, and Content-Length said {expected}")]
+    #[error("received {came} bytes of a body with a Content-Length of {expected}")]
     Length { came: u64, expected: u64 },
-    #[error("nobody reads an answer that is not kept")]
+    #[error("no client reads a response that is not stored")]
     NoReader,
 }
 

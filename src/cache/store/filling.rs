@@ -34,9 +34,9 @@ const COPIED: usize = 16 * 1024;
 /// Reasons why a reader gets no more bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Died {
-    #[error("the answer broke off before its end")]
+    #[error("the response ended early")]
     Writer,
-    #[error("the reader was too slow for an answer that is not kept")]
+    #[error("the client was too slow for a response that is not stored")]
     TooSlow,
 }
 

@@ -54,26 +54,27 @@ impl StoreMetrics {
         Self {
             bytes: gauge(
                 "edgeway_cache_bytes",
-                "Bytes of memory that the cache takes, fills and what is still being read included.",
+                "Bytes of memory that the cache uses, including fills and responses still being \
+                 read.",
             ),
             budget: gauge(
                 "edgeway_cache_budget_bytes",
-                "Bytes of memory that the cache may take.",
+                "Bytes of memory that the cache may use.",
             ),
-            objects: gauge("edgeway_cache_objects", "Answers in the cache's memory."),
+            objects: gauge("edgeway_cache_objects", "Responses in the cache's memory."),
             fills: gauge(
                 "edgeway_cache_fills",
-                "Answers that are being read from an origin for the cache.",
+                "Responses that are being read from an origin for the cache.",
             ),
             evictions: metrics.counter(
                 "edgeway_cache_evictions_total",
-                "Answers that went from the cache's memory to make room.",
+                "Responses evicted from the cache's memory to make room.",
                 &[],
             ),
             passes: Pass::ALL.map(|pass| {
                 metrics.counter(
                     "edgeway_cache_passes_total",
-                    "Answers that were to be stored and were only passed on, by reason.",
+                    "Responses that should have been stored and were only forwarded, by reason.",
                     &[("reason", pass.name())],
                 )
             }),

@@ -136,7 +136,7 @@ impl Storage for Store {
         _trace: &SpanHandle,
     ) -> Result<MissHandler> {
         let draft = meta.extensions().get::<Arc<Draft>>();
-        let draft = draft.or_err(ErrorType::InternalError, "an answer to store has no draft")?;
+        let draft = draft.or_err(ErrorType::InternalError, "a response to store has no draft")?;
         let mut fill = Fill::begin(self, draft);
         if let Some(client) = meta.extensions().get::<Arc<dyn Client>>() {
             fill.set_client(client);
@@ -157,7 +157,7 @@ impl Storage for Store {
         let refresh = meta.extensions().get::<Arc<Refresh>>();
         let refresh = refresh.or_err(
             ErrorType::InternalError,
-            "a validated answer has no new head",
+            "a validated response has no new headers",
         )?;
         Ok(self.refresh_with(refresh).is_some())
     }
@@ -283,7 +283,7 @@ impl HandleHit for Hit {
         }
         Error::e_explain(
             ErrorType::InternalError,
-            format!("cannot go to byte {start} of a stored body"),
+            format!("cannot seek to byte {start} of a stored body"),
         )
     }
 

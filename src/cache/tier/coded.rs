@@ -45,7 +45,7 @@ pub(in crate::cache) enum Damage {
     Checksum,
     #[error("it cannot be read")]
     Content,
-    #[error("it is of another key")]
+    #[error("it has another key")]
     Key,
     #[error("it is larger than any entry")]
     Bounds,

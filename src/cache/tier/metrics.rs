@@ -28,7 +28,8 @@ impl Waits {
         Self(["hit", "miss", "error"].map(|result| {
             metrics.histogram_with(
                 "edgeway_cache_level2_seconds",
-                "How long requests waited for the cache's entries in Redis, by what came of it: `hit`, `miss` or `error`.",
+                "Time that requests waited for cache entries in Redis, by outcome: `hit`, `miss` \
+                 or `error`.",
                 &[("route", route), ("result", result)],
                 BUCKETS,
             )
@@ -144,7 +145,9 @@ impl TierMetrics {
             writes: Written::ALL.map(|outcome| {
                 metrics.counter(
                     "edgeway_cache_level2_writes_total",
-                    "Entries on their way to Redis: `stored`; `purged` or `older` than what is there; not written since the queue was full (`queue_full`) or Redis did not take it (`error`).",
+                    "Entries to be written to Redis: `stored`; `purged`; `older` than the stored \
+                     one; not written since the queue was full (`queue_full`) or Redis failed \
+                     (`error`).",
                     &[("outcome", outcome.name())],
                 )
             }),
@@ -153,7 +156,9 @@ impl TierMetrics {
             dropped: Dropped::ALL.map(|why| {
                 metrics.counter(
                     "edgeway_cache_level2_damaged_total",
-                    "Entries from Redis that were not used, by reason: `version` (of another one), `signature` (written by nobody who knows the fleet's secret), `damaged`, `key` (of another one), `bounds` (larger than any entry), `policy` (no shared cache may keep it).",
+                    "Entries from Redis that were not used, by reason: `version` (another one), \
+                     `signature` (not of the fleet), `damaged`, `key` (another one), `bounds` \
+                     (larger than any entry), `policy` (no shared cache may store it).",
                     &[("reason", why.name())],
                 )
             }),

@@ -129,11 +129,11 @@ impl Tiers {
             match timeout(SETTLE, level2.stamp(awaited)).await {
                 Ok(Ok(())) => true,
                 Ok(Err(error)) => {
-                    debug!(error:%; "a purge waits for level 2 of the cache");
+                    debug!(error:%; "purge waiting for level 2 of the cache");
                     false
                 }
                 Err(_elapsed) => {
-                    debug!("a purge waits for its turn at level 2 of the cache");
+                    debug!("purge queued for level 2 of the cache");
                     false
                 }
             }

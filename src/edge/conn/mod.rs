@@ -167,7 +167,7 @@ impl ConnIo {
                 Ok(0) => return self.ended(self.connection.was_cut()),
                 Ok(_) => {}
                 Err(error) => {
-                    log::debug!(error:%; "a client's connection failed between requests");
+                    log::debug!(error:%; "client connection failed between requests");
                     // With TLS, closing by the gateway is an error too.
                     return self.ended(self.connection.was_cut());
                 }
@@ -359,7 +359,7 @@ impl Drop for ConnIo {
         if let Transport::Plain(socket) = &self.transport
             && let Err(error) = socket.try_write(&self.output)
         {
-            log::debug!(error:%; "a client's connection was gone before its answer");
+            log::debug!(error:%; "client connection closed before its response");
         }
     }
 }
@@ -486,7 +486,7 @@ impl AsyncWrite for ConnIo {
 impl Shutdown for ConnIo {
     async fn shutdown(&mut self) {
         if let Err(error) = AsyncWriteExt::shutdown(self).await {
-            log::debug!(error:%; "a client's connection was gone before we closed it");
+            log::debug!(error:%; "client connection closed before we closed it");
         }
     }
 }

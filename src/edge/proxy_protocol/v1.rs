@@ -24,7 +24,7 @@ pub(super) fn parse(line: &[u8]) -> Result<ControlFlow<Source>, Unread> {
     let text = text.strip_suffix(b"\r");
     let text = text.ok_or(Unread::Malformed("a line that does not end in CRLF"))?;
     let text = text.strip_prefix(START).ok_or(Unread::Missing)?;
-    let text = str::from_utf8(text).map_err(|_| Unread::Malformed("bytes that are no text"))?;
+    let text = str::from_utf8(text).map_err(|_| Unread::Malformed("bytes that are not UTF-8"))?;
     let mut words = text.split(' ');
     let source = match words.next() {
         // The rest of the line must be ignored.
@@ -45,11 +45,11 @@ fn addresses<'t>(
     let [source, destination, source_port, destination_port] = words[..] else {
         return Err(Unread::Malformed("too few or too many words"));
     };
-    let wrong = Unread::Malformed("an address that is none");
+    let wrong = Unread::Malformed("an invalid address");
     let (Some(source), Some(_)) = (address(source), address(destination)) else {
         return Err(wrong);
     };
-    let wrong = Unread::Malformed("a port that is none");
+    let wrong = Unread::Malformed("an invalid port");
     match (port(source_port), port(destination_port)) {
         (Some(port), Some(_)) => Ok(SocketAddr::new(source, port)),
         _ => Err(wrong),

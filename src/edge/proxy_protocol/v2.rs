@@ -42,14 +42,14 @@ pub(super) fn parse(header: &[u8]) -> Result<Source, Unread> {
         0x11 | 0x12 => 12,
         0x21 | 0x22 => 36,
         0x31 | 0x32 => 216,
-        _ => return Err(Unread::Malformed("an unknown family")),
+        _ => return Err(Unread::Malformed("an unknown address family")),
     };
     if is_local || addresses == 0 {
         // 2.2: the rest must be ignored, whatever it is.
         return Ok(Source::Peer);
     }
     let Some((addresses, extensions)) = rest.split_at_checked(addresses) else {
-        return Err(Unread::Malformed("less than its addresses"));
+        return Err(Unread::Malformed("a length too short for its addresses"));
     };
     check_extensions(header, extensions)?;
     let client = |ip: IpAddr, port: [u8; 2]| {
@@ -74,13 +74,13 @@ pub(super) fn parse(header: &[u8]) -> Result<Source, Unread> {
 /// Checks the extensions after the addresses: type, length, value. Only the checksum is used, and
 /// no extension may extend beyond the header.
 fn check_extensions(header: &[u8], mut rest: &[u8]) -> Result<(), Unread> {
-    let cut_short = || Unread::Malformed("an extension that is cut short");
+    let cut_short = || Unread::Malformed("a truncated extension");
     while let [kind, high, low, after @ ..] = rest {
         let length = usize::from(u16::from_be_bytes([*high, *low]));
         let (value, next) = after.split_at_checked(length).ok_or_else(cut_short)?;
         if *kind == TYPE_CRC32C {
             let Ok(told) = <[u8; 4]>::try_from(value) else {
-                return Err(Unread::Malformed("a checksum that is none"));
+                return Err(Unread::Malformed("an invalid checksum"));
             };
             let at = header.len() - next.len() - told.len();
             if crc32c(header, at..at + told.len()) != u32::from_be_bytes(told) {

@@ -24,15 +24,15 @@ impl AccessConfig {
         if self.allow.as_ref().is_some_and(Vec::is_empty) {
             cx.report(
                 "edgeway::access::empty",
-                "`allow` is empty, so nobody could pass",
-                "list networks such as `10.0.0.0/8`, or leave `allow` out to let everybody pass",
+                "`allow` is empty, so no client could pass",
+                "list networks such as `10.0.0.0/8`, or remove `allow` to let all clients pass",
             );
             return None;
         }
         if self.allow.is_none() && self.deny.is_empty() {
             cx.report(
                 "edgeway::access::nothing",
-                "`access` names neither whom to allow nor whom to deny",
+                "`access` has neither `allow` nor `deny`",
                 "write `allow: [10.0.0.0/8]` or `deny: [192.0.2.0/24]`",
             );
             return None;

@@ -46,7 +46,7 @@ impl Filter for Access {
             return Verdict::Next;
         }
         Reply::refuse(StatusCode::FORBIDDEN, "access")
-            .detail("This address is not open to you.")
+            .detail("Your address is not allowed here.")
             .into()
     }
 }

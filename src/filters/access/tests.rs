@@ -73,5 +73,5 @@ fn wrong_lists_say_what_to_write() {
         ]
     );
     assert!(refused::<Access>("{ allow: [] }")[0].starts_with("`allow` is empty"));
-    assert!(refused::<Access>("{}")[0].starts_with("`access` names neither"));
+    assert!(refused::<Access>("{}")[0].starts_with("`access` has neither"));
 }

@@ -166,7 +166,7 @@ impl AccessLogConfig {
             }
             "" | "-" | "off" | "false" => {
                 return refuse(
-                    &format!("`{}` is no file", file.value),
+                    &format!("invalid file `{}`", file.value),
                     "write `file: stdout` or a path; `access_log: false` switches it off",
                 );
             }
@@ -190,7 +190,7 @@ impl AccessLogConfig {
                     "the folder of the access log `{}` does not exist",
                     file.value
                 ),
-                "make it, and let the gateway's user write there; until then lines are dropped",
+                "create it, writable by the gateway's user; until then lines are dropped",
             );
         }
         Some(Target::File(path))

@@ -35,7 +35,7 @@ const COUNTED: Kind = Kind {
     ),
     dropped: (
         "edgeway_access_log_dropped_total",
-        "Access log lines lost since the disk or the reader was too slow or failed.",
+        "Access log lines lost because the disk or the reader was too slow or failed.",
     ),
     failing: (
         "edgeway_access_log_failing",

@@ -274,7 +274,7 @@ fn mistakes_are_refused_with_what_to_write_instead() {
     `size: 1KiB` is smaller than 64KiB; help: write a size such as `100MiB`
     `keep: 0` is not between 1 and 1000; help: write how many old files to keep, such as `7`
     stdout cannot be rotated; help: remove `rotate`, or name a `file`
-    `off` is no file; help: write `file: stdout` or a path; `access_log: false` switches it off
+    invalid file `off`; help: write `file: stdout` or a path; `access_log: false` switches it off
     unknown key `formt`; help: did you mean `format`?
     `/tmp` is a folder; help: write the path of a file in it, such as `access.log`
     ");

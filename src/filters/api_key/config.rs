@@ -25,7 +25,7 @@ use crate::{
 /// Maximum size of a key file; a larger one is not a list of keys.
 const LONGEST_FILE: u64 = 8 << 20;
 
-const MAKE_ONE: &str = "make a key and its line with `edgeway hash api-key NAME`";
+const MAKE_ONE: &str = "create a key and its line with `edgeway hash api-key NAME`";
 
 /// Requires an API key that was issued to a client.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -100,10 +100,7 @@ impl ApiKeyConfig {
         }
         let header = HeaderName::try_from(self.header.value.as_str());
         if header.is_err() {
-            let message = format!(
-                "`{}` is not a header name",
-                self.header.value.escape_debug()
-            );
+            let message = format!("invalid header name `{}`", self.header.value.escape_debug());
             let help = "write a name such as `X-API-Key`";
             found.wrong(
                 "edgeway::api_key::header",
@@ -123,7 +120,7 @@ impl ApiKeyConfig {
         if found.names.is_empty() {
             cx.report(
                 "edgeway::api_key::nobody",
-                "`api_key` knows no keys, so nobody could pass",
+                "`api_key` has no keys, so no client could pass",
                 MAKE_ONE,
             );
             return None;
@@ -136,7 +133,7 @@ impl ApiKeyConfig {
                 HeaderValue::from_static("Bearer")
             } else {
                 HeaderValue::try_from(format!("ApiKey header=\"{header}\""))
-                    .expect("a header's name is plain text")
+                    .expect("a header name is plain text")
             },
             header,
             keys: found.keys,
@@ -166,9 +163,9 @@ impl Found {
         let text = fs::metadata(&path)
             .map_err(|error| error.to_string())
             .and_then(|metadata| match metadata.len() {
-                length if length > LONGEST_FILE => {
-                    Err(format!("it has {length} bytes, more than any list of keys"))
-                }
+                length if length > LONGEST_FILE => Err(format!(
+                    "it has {length} bytes, too many for a list of keys"
+                )),
                 _ => fs::read_to_string(&path).map_err(|error| error.to_string()),
             });
         let text = match text {
@@ -216,7 +213,7 @@ impl Found {
         let header = HeaderValue::from_str(&key.name);
         let header = header.ok().filter(|_| !key.name.is_empty());
         let Some(header) = header else {
-            let message = format!("{at}`{shown}` cannot be the name of a key");
+            let message = format!("{at}invalid key name `{shown}`");
             let help = "write a name of visible characters";
             self.wrong("edgeway::api_key::name", place, message, help, cx);
             return;
@@ -256,7 +253,7 @@ impl Found {
         let is_twice = same.iter().any(|other| other.hash.is(&hash));
         if is_twice || !self.names.insert(key.name.clone()) {
             let what = if is_twice { "hash" } else { "name" };
-            let message = format!("{at}another key has the {what} of `{shown}`");
+            let message = format!("{at}duplicate {what}, already used by `{shown}`");
             let help = "remove one of the two";
             self.wrong("edgeway::api_key::twice", place, message, help, cx);
             return;

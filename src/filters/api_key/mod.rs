@@ -106,10 +106,10 @@ impl Filter for ApiKey {
     fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {
         let shown = self.shown(ex);
         let shown = match (shown, self.find(shown)) {
-            (_, Some(key)) => format!("shows the key `{}`", key.name),
-            (Shown::Nothing, _) if self.optional => "shows no key, and needs none".to_owned(),
-            (Shown::Nothing, _) => format!("shows no key in `{}`: 401", self.header),
-            (Shown::Malformed | Shown::Key(_), None) => "shows no known key: 401".to_owned(),
+            (_, Some(key)) => format!("has the key `{}`", key.name),
+            (Shown::Nothing, _) if self.optional => "has no key, and needs none".to_owned(),
+            (Shown::Nothing, _) => format!("has no key in `{}`: 401", self.header),
+            (Shown::Malformed | Shown::Key(_), None) => "has an unknown key: 401".to_owned(),
         };
         vec![format!("this request {shown}")]
     }
@@ -137,7 +137,7 @@ impl Filter for ApiKey {
                 let refusal = Reply::refuse(StatusCode::TOO_MANY_REQUESTS, "api_key_rate");
                 return refusal
                     .retry_after(retry_after)
-                    .detail("This key is used more often than was agreed.")
+                    .detail("The rate limit of this key is exceeded.")
                     .into();
             }
         }

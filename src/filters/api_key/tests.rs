@@ -164,18 +164,18 @@ fn keys_may_be_in_a_file() {
 fn what_cannot_be_keys_says_what_to_write() {
     let hash = hash(KEY);
     for (yaml, says) in [
-        ("{}".to_owned(), "knows no keys"),
+        ("{}".to_owned(), "has no keys"),
         (
             "{ keys: [{ name: a, hash: ek_clear }] }".to_owned(),
             "the key `a`: invalid API key hash",
         ),
         (
             format!("{{ keys: [{{ name: '', hash: '{hash}' }}] }}"),
-            "cannot be the name of a key",
+            "invalid key name",
         ),
         (
             format!("{{ keys: [{{ name: a, hash: '{hash}' }}, {{ name: b, hash: '{hash}' }}] }}"),
-            "another key has the hash of `b`",
+            "duplicate hash, already used by `b`",
         ),
         (
             format!("{{ keys: [{{ name: a, hash: '{hash}', burst: 3 }}] }}"),
@@ -187,7 +187,7 @@ fn what_cannot_be_keys_says_what_to_write() {
         ),
         (
             format!("{{ header: 'X Key', keys: [{{ name: a, hash: '{hash}' }}] }}"),
-            "`X Key` is not a header name",
+            "invalid header name `X Key`",
         ),
         ("{ file: nowhere.keys }".to_owned(), "cannot read the keys"),
     ] {

@@ -127,7 +127,7 @@ impl Checks {
             }
             Ok(_) => Compared::Wrong,
             Err(error) => {
-                log::warn!(error:%; "a password could not be compared");
+                log::warn!(error:%; "password not verified");
                 Compared::Wrong
             }
         };

@@ -77,8 +77,9 @@ impl BasicAuthConfig {
         if list.users.is_empty() {
             cx.report(
                 "edgeway::basic_auth::nobody",
-                "`basic_auth` knows no users, so nobody could pass",
-                "write `file: users.htpasswd`, and make its lines with `edgeway hash password --user NAME`",
+                "`basic_auth` has no users, so no user could pass",
+                "write `file: users.htpasswd`, and create its lines with `edgeway hash password \
+                 --user NAME`",
             );
             return None;
         }
@@ -114,7 +115,7 @@ impl List {
                     file.place,
                     "edgeway::basic_auth::file",
                     format!("cannot read the users in `{}`: {why}", path.display()),
-                    "make a line of it with `edgeway hash password --user NAME`",
+                    "create its line with `edgeway hash password --user NAME`",
                 );
                 return;
             }
@@ -134,7 +135,7 @@ impl List {
                 file.place,
                 "edgeway::basic_auth::line",
                 format!("{at}expected `NAME:HASH`"),
-                "make a line of it with `edgeway hash password --user NAME`",
+                "create its line with `edgeway hash password --user NAME`",
             );
         }
     }
@@ -146,7 +147,7 @@ impl List {
             cx.report_at(
                 place,
                 "edgeway::basic_auth::name",
-                format!("{at}`{shown}` cannot be a user's name"),
+                format!("{at}invalid user name `{shown}`"),
                 "write a name of visible characters without `:`",
             );
             return;
@@ -173,7 +174,7 @@ impl List {
             cx.report_at(
                 place,
                 "edgeway::basic_auth::twice",
-                format!("{at}the user `{shown}` is there twice"),
+                format!("{at}the user `{shown}` is listed twice"),
                 "remove one of the two",
             );
         }
@@ -197,7 +198,7 @@ fn text_of(path: &Path) -> Result<String, String> {
     let length = fs::metadata(path).map_err(|e| e.to_string())?.len();
     if length > LONGEST_FILE {
         return Err(format!(
-            "it has {length} bytes, more than any list of users"
+            "it has {length} bytes, too many for a list of users"
         ));
     }
     fs::read_to_string(path).map_err(|e| e.to_string())
@@ -211,7 +212,7 @@ fn challenge(realm: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<HeaderVa
         cx.report_at(
             realm.place,
             "edgeway::basic_auth::realm",
-            "this `realm` has characters that no header may have",
+            "this `realm` has characters that are not allowed in a header",
             "write a few plain words such as `Staff only`",
         );
         return None;

@@ -80,12 +80,12 @@ impl Filter for BasicAuth {
 
     fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {
         let shown = match credentials(ex) {
-            Ok(Some((user, _))) => format!("shows credentials of `{}`", user.escape_debug()),
-            Ok(None) => "shows no credentials: 401".to_owned(),
-            Err(Malformed) => "shows credentials that cannot be read: 401".to_owned(),
+            Ok(Some((user, _))) => format!("has credentials of `{}`", user.escape_debug()),
+            Ok(None) => "has no credentials: 401".to_owned(),
+            Err(Malformed) => "has malformed credentials: 401".to_owned(),
         };
         vec![format!(
-            "{} users are known; this request {shown}",
+            "{} users configured; this request {shown}",
             self.users.len()
         )]
     }
@@ -146,7 +146,7 @@ impl BasicAuth {
             }
             Compared::Busy => {
                 let refusal = Refusal::new(Outcome::Unavailable, "basic_auth_busy")
-                    .detail("Too many passwords are being checked.")
+                    .detail("Too many passwords are being verified.")
                     .retry_after(1);
                 return self.metrics.refuse(ex.facts, refusal);
             }

@@ -108,14 +108,14 @@ fn users_may_be_in_a_file() {
 fn what_cannot_be_users_says_what_to_write() {
     let hash = hash("x");
     for (yaml, says) in [
-        ("{}".to_owned(), "knows no users"),
+        ("{}".to_owned(), "has no users"),
         (
             "{ users: { a: hunter2 } }".to_owned(),
             "the user `a`: invalid password hash",
         ),
         (
             format!("{{ users: {{ 'a:b': '{hash}' }} }}"),
-            "cannot be a user's name",
+            "invalid user name",
         ),
         ("{ file: nowhere }".to_owned(), "cannot read the users"),
         (
@@ -124,7 +124,7 @@ fn what_cannot_be_users_says_what_to_write() {
         ),
         (
             format!("{{ realm: \"a\\nb\", users: {{ a: '{hash}' }} }}"),
-            "characters that no header may have",
+            "characters that are not allowed in a header",
         ),
     ] {
         let told = refused::<BasicAuth>(&yaml);
@@ -135,5 +135,5 @@ fn what_cannot_be_users_says_what_to_write() {
     std::fs::write(file.path(), format!("a:{hash}\nb\na:{hash}\n")).unwrap();
     let told = refused::<BasicAuth>(&format!("{{ file: '{}' }}", file.path().display()));
     assert!(told[0].contains("line 2 of"), "{told:?}");
-    assert!(told[1].contains("`a` is there twice"), "{told:?}");
+    assert!(told[1].contains("`a` is listed twice"), "{told:?}");
 }

@@ -106,7 +106,7 @@ impl Filter for Announced {
             );
         if is_counted(ex) && may_have_one {
             return Reply::refuse(StatusCode::LENGTH_REQUIRED, "body_limit")
-                .detail("This address takes a body only with its length (`Content-Length`).")
+                .detail("A request body needs a `Content-Length` here.")
                 .closing()
                 .into();
         }
@@ -149,7 +149,7 @@ fn is_counted(ex: &Exchange<'_>) -> bool {
 /// read.
 fn too_large() -> Verdict {
     Reply::refuse(StatusCode::PAYLOAD_TOO_LARGE, "body_limit")
-        .detail("What you sent is larger than this address takes.")
+        .detail("The request body is too large.")
         .closing()
         .into()
 }

@@ -159,7 +159,7 @@ impl ClientDirectivesConfig {
             cx.report_at(
                 place,
                 "edgeway::cache::client_directives",
-                format!("no client could ever be heard at `per_address: {rate}`"),
+                format!("no client could ever send one at `per_address: {rate}`"),
                 "write a rate such as `10/min`, or `client_directives: false`",
             );
             return None;
@@ -284,7 +284,7 @@ impl RouteCacheConfig {
                 max.place,
                 "edgeway::cache::max_object",
                 format!(
-                    "objects of {} are more than a quarter of the cache's memory",
+                    "a `max_object` of {} is more than a quarter of the cache's memory",
                     max.value
                 ),
                 "write a smaller `max_object`, or a larger `cache.memory`",
@@ -358,8 +358,8 @@ impl RouteCacheConfig {
                     is_good = false;
                     cx.report(
                         "edgeway::cache::status",
-                        format!("`{status}` is no status whose answers are kept"),
-                        "write a status such as `404`; 206 and 304 are parts of an answer",
+                        format!("responses of status `{status}` are not stored"),
+                        "write a status such as `404`; 206 and 304 are incomplete responses",
                     );
                 }
             }
@@ -376,7 +376,7 @@ impl RouteCacheConfig {
                     tag.place,
                     "edgeway::cache::tag",
                     problem.to_string(),
-                    "write a word such as `products`, or `product:{id}` with a parameter of the path",
+                    "write a tag such as `products`, or `product:{id}` with a path parameter",
                 ),
             }
         }
@@ -396,7 +396,8 @@ impl RouteCacheConfig {
                 cx.report_at(
                     only.place,
                     "edgeway::cache::query",
-                    "`query` names the parameters that count, and `ignore_query` those that do not",
+                    "`query` lists the parameters of the cache key, and `ignore_query` those left \
+                     out",
                     "write one of the two",
                 );
                 return None;
@@ -408,7 +409,7 @@ impl RouteCacheConfig {
         if *pass_unkeyed && query.is_all() {
             cx.report(
                 "edgeway::cache::query",
-                "`pass_unkeyed` lets parameters pass that do not count, and all of them do",
+                "`pass_unkeyed` is for parameters outside the cache key, and all are in it",
                 "write `ignore_query: [utm_*]` beside it, or remove it",
             );
             return None;
@@ -424,16 +425,16 @@ impl RouteCacheConfig {
         if self.ttl.is_none() && self.by_status.is_empty() {
             cx.report(
                 "edgeway::cache::force",
-                "`force` makes `ttl` hold whatever the origin says, and there is no `ttl`",
+                "`force` makes `ttl` override the origin, and there is no `ttl`",
                 "write `ttl: 1min`, or remove `force`",
             );
             return None;
         }
         cx.warn(
             "edgeway::cache::force",
-            "`force` keeps answers that the origin says are not to be kept",
-            "make sure that no answer of this route is for one client alone; answers with \
-             `Set-Cookie` and to requests with `Authorization` are not kept all the same",
+            "`force` stores responses that the origin says must not be stored",
+            "make sure that no response of this route is private; those with `Set-Cookie` or to \
+             requests with `Authorization` are still not stored",
         );
         Some(())
     }

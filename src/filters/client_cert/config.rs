@@ -61,9 +61,9 @@ fn subject(written: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<Subject>
         };
     }
     if !text.contains('=') || !text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
-        let message = format!("`{}` is not a subject", text.escape_debug());
-        let help = "write all of it by RFC 4514, such as `CN=ann,O=Example`, as \
-                    `openssl x509 -noout -subject -nameopt RFC2253` prints it";
+        let message = format!("invalid subject `{}`", text.escape_debug());
+        let help = "write the whole subject as in RFC 4514, such as `CN=ann,O=Example`: `openssl \
+                    x509 -noout -subject -nameopt RFC2253` prints it";
         cx.report_at(written.place, CODE, message, help);
         return None;
     }
@@ -86,7 +86,7 @@ fn fingerprint(written: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<Box<
     cx.report_at(
         written.place,
         "edgeway::client_cert::fingerprint",
-        format!("`{}` is not a SHA-256", written.value.escape_debug()),
+        format!("invalid SHA-256 `{}`", written.value.escape_debug()),
         "write the 64 digits that `openssl x509 -noout -fingerprint -sha256` prints",
     );
     None

@@ -54,7 +54,7 @@ impl Filter for ClientCert {
 
     fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {
         let wanted = match (self.subjects.len(), self.fingerprints.len()) {
-            (0, 0) => "any certificate of a client passes".to_owned(),
+            (0, 0) => "any client certificate passes".to_owned(),
             (subjects, 0) => format!("certificates of {subjects} subjects pass"),
             (0, certificates) => format!("{certificates} certificates pass"),
             (subjects, certificates) => {
@@ -62,8 +62,8 @@ impl Filter for ClientCert {
             }
         };
         let shown = match ex.facts.client.certificate {
-            Certificate::Verified(_) => "this request comes with one",
-            Certificate::Absent | Certificate::NotAsked => "this request comes without one: 403",
+            Certificate::Verified(_) => "this request has one",
+            Certificate::Absent | Certificate::NotAsked => "this request has none: 403",
         };
         vec![format!("{wanted}; {shown}")]
     }
@@ -71,7 +71,7 @@ impl Filter for ClientCert {
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
         let Certificate::Verified(certificate) = ex.facts.client.certificate.clone() else {
             let reply = Reply::refuse(StatusCode::FORBIDDEN, "client_cert_missing")
-                .detail("This needs a certificate of the client.");
+                .detail("A client certificate is required.");
             self.metrics.note(ex.facts, Outcome::Missing, &reply, None);
             return reply.into();
         };
@@ -80,7 +80,7 @@ impl Filter for ClientCert {
             && (self.fingerprints.is_empty() || self.takes(text(&certificate.fingerprint)));
         if !is_wanted {
             let reply = Reply::refuse(StatusCode::FORBIDDEN, "client_cert_denied")
-                .detail("This certificate is not allowed to do this.");
+                .detail("This client certificate is not allowed here.");
             let whom = Some(subject.to_owned());
             self.metrics.note(ex.facts, Outcome::Denied, &reply, whom);
             return reply.into();

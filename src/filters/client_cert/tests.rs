@@ -81,10 +81,10 @@ fn all_that_is_written_must_fit() {
 #[test]
 fn what_is_no_subject_and_no_fingerprint_is_refused() {
     for (yaml, expected) in [
-        ("{ subject: ann }", "is not a subject"),
+        ("{ subject: ann }", "invalid subject"),
         ("{ subject: '~(' }", "is not a regular expression"),
         ("{ subject: '~a)|(b' }", "is not a regular expression"),
-        ("{ fingerprint: abc }", "is not a SHA-256"),
+        ("{ fingerprint: abc }", "invalid SHA-256"),
     ] {
         let messages = refused::<ClientCert>(yaml);
         assert!(messages[0].contains(expected), "{messages:?}");

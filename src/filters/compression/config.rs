@@ -145,7 +145,7 @@ impl CompressionConfig {
                 cx.report_at(
                     written.place,
                     "edgeway::compression::encoding",
-                    format!("there is no coding `{name}`"),
+                    format!("unknown content coding `{name}`"),
                     guess(name),
                 );
                 continue;
@@ -156,7 +156,7 @@ impl CompressionConfig {
                     written.place,
                     "edgeway::compression::encoding",
                     format!("`{name}` is listed twice"),
-                    "keep the one that shows its rank",
+                    "keep one, in its place of the order of preference",
                 );
                 continue;
             }
@@ -166,8 +166,8 @@ impl CompressionConfig {
             is_good = false;
             cx.report(
                 "edgeway::compression::encoding",
-                "no coding is listed",
-                "write `compression: false` to leave answers as they are",
+                "no content coding is listed",
+                "write `compression: false` to leave responses uncompressed",
             );
         }
         is_good.then_some(encodings)
@@ -182,7 +182,7 @@ impl CompressionConfig {
                     cx.report_at(
                         written[index].place,
                         "edgeway::compression::type",
-                        format!("`{}` cannot be a type to compress", written[index].value),
+                        format!("invalid media type `{}`", written[index].value),
                         help,
                     );
                 }
@@ -229,7 +229,7 @@ impl LevelsConfig {
                 cx.report_at(
                     level.place,
                     "edgeway::compression::level",
-                    format!("{} has no level {} here", encoding.name(), level.value),
+                    format!("{} has no level {}", encoding.name(), level.value),
                     format!("write a number from {least} to {most}"),
                 );
             }

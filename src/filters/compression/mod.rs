@@ -142,7 +142,7 @@ impl Filter for Compression {
                     offer: index,
                 }),
                 Err(error) => {
-                    log::warn!(error:%; "an answer stays plain");
+                    log::warn!(error:%; "response left uncompressed");
                     return;
                 }
             }
@@ -177,7 +177,7 @@ impl Filter for Compression {
         }
         if let Err(error) = coded {
             // Without its end the encoded stream is visibly truncated; no false data is sent.
-            log::error!(error:%; "a coded answer broke off");
+            log::error!(error:%; "compressed response ended early");
             return;
         }
         offer.bytes_in.inc_by(input.len() as u64);
@@ -340,7 +340,7 @@ impl Offer {
         let bytes = |direction| {
             metrics.counter(
                 "edgeway_compression_bytes_total",
-                "Bytes of answers before (in) and after (out) coding.",
+                "Bytes of responses before (in) and after (out) compression.",
                 &[("encoding", encoding.name()), ("direction", direction)],
             )
         };

@@ -425,46 +425,49 @@ fn bytes_are_counted_before_and_after() {
 #[test]
 fn mistakes_are_told_with_what_to_write() {
     for (yaml, message) in [
-        ("[brotli]", "there is no coding `brotli`; help: write `br`"),
+        (
+            "[brotli]",
+            "unknown content coding `brotli`; help: write `br`",
+        ),
         (
             "{ encodings: [gzpi] }",
-            "there is no coding `gzpi`; help: write `gzip`",
+            "unknown content coding `gzpi`; help: write `gzip`",
         ),
         (
             "[deflate]",
-            "there is no coding `deflate`; help: write `gzip`",
+            "unknown content coding `deflate`; help: write `gzip`",
         ),
         (
             "[gzip, br, gzip]",
-            "`gzip` is listed twice; help: keep the one that shows its rank",
+            "`gzip` is listed twice; help: keep one, in its place of the order of preference",
         ),
         (
             "[]",
-            "no coding is listed; help: write `compression: false` to leave answers as they are",
+            "no content coding is listed; help: write `compression: false` to leave responses uncompressed",
         ),
         (
             "{ levels: { br: 11 } }",
-            "br has no level 11 here; help: write a number from 0 to 6",
+            "br has no level 11; help: write a number from 0 to 6",
         ),
         (
             "{ levels: { gzip: 0 } }",
-            "gzip has no level 0 here; help: write a number from 1 to 9",
+            "gzip has no level 0; help: write a number from 1 to 9",
         ),
         (
             "{ types: [html] }",
-            "`html` cannot be a type to compress; help: write `TYPE/SUBTYPE`, such as `text/html` or `text/*`",
+            "invalid media type `html`; help: write `TYPE/SUBTYPE`, such as `text/html` or `text/*`",
         ),
         (
             "{ types: [text/html; charset=utf-8] }",
-            "`text/html; charset=utf-8` cannot be a type to compress; help: parameters do not count: write `text/html`",
+            "invalid media type `text/html; charset=utf-8`; help: write it without parameters: `text/html`",
         ),
         (
             "{ types: [text/event-stream] }",
-            "`text/event-stream` cannot be a type to compress; help: leave it out: server-sent events are never compressed",
+            "invalid media type `text/event-stream`; help: remove it: server-sent events are never compressed",
         ),
         (
             "{ types: ['*/*'] }",
-            "`*/*` cannot be a type to compress; help: write one `*` only, as in `text/*` or `application/*+json`",
+            "invalid media type `*/*`; help: write one `*` only, as in `text/*` or `application/*+json`",
         ),
     ] {
         assert_eq!(refused::<Compression>(yaml), [message], "{yaml}");

@@ -76,10 +76,10 @@ impl Types {
 impl Pattern {
     fn parse(text: &str) -> Result<Self, String> {
         if text.as_bytes().eq_ignore_ascii_case(EVENTS) {
-            return Err("leave it out: server-sent events are never compressed".into());
+            return Err("remove it: server-sent events are never compressed".into());
         }
         if let Some((bare, _)) = text.split_once(';') {
-            return Err(format!("parameters do not count: write `{}`", bare.trim()));
+            return Err(format!("write it without parameters: `{}`", bare.trim()));
         }
         let is_token = |part: &str| {
             !part.is_empty()

@@ -69,7 +69,8 @@ impl CorsConfig {
             cx.report(
                 CODE,
                 "`cors` lists no origin",
-                "list those whose pages may read, such as `https://shop.example.com`, or remove `cors`",
+                "list the origins allowed to read, such as `https://shop.example.com`, or remove \
+                 `cors`",
             );
             return None;
         }
@@ -95,7 +96,8 @@ impl CorsConfig {
             cx.report_at(
                 self.credentials.place,
                 "edgeway::cors::credentials",
-                "with `credentials`, the origin `null` would let any page read in a user's name: a sandboxed frame is enough",
+                "with `credentials`, the origin `null` would let any page read in a user's name, \
+                 from a sandboxed frame",
                 "remove `credentials`, or the origin `null`",
             );
         }
@@ -119,7 +121,7 @@ impl CorsConfig {
             cx.report_at(
                 any.place,
                 "edgeway::cors::origin",
-                "the origin `*` lets everybody in, so the others say nothing",
+                "the origin `*` allows all, so the others have no effect",
                 "keep `*` alone, or remove it",
             );
             return None;
@@ -138,8 +140,8 @@ fn list_of_methods(methods: &[Spanned<String>], cx: &mut CompileCx<'_>) -> Optio
             cx.report_at(
                 method.place,
                 "edgeway::cors::method",
-                format!("`{}` is not a method", method.value),
-                "write it in capitals, such as `GET` or `POST`",
+                format!("invalid method `{}`", method.value),
+                "write it in upper case, such as `GET` or `POST`",
             );
         }
     }
@@ -163,14 +165,14 @@ fn list_of_headers(
     for name in names.iter().filter(|name| !is_header_name(&name.value)) {
         is_good = false;
         let help = if name.value == "*" {
-            "list the names, or leave the key out"
+            "list the names, or remove the key"
         } else {
             "write a name such as `X-Request-Id`"
         };
         cx.report_at(
             name.place,
             "edgeway::cors::header",
-            format!("`{}` is not a header's name", name.value),
+            format!("invalid header name `{}`", name.value),
             help,
         );
     }

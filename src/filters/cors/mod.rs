@@ -70,7 +70,7 @@ impl Filter for Cors {
         }
         if self.permission(&ex.head.headers).is_none() {
             return Reply::refuse(StatusCode::FORBIDDEN, "cors")
-                .detail("Pages of this origin may not send such requests.")
+                .detail("Pages of this origin are not allowed to send such requests.")
                 .header(header::VARY, OF_A_PREFLIGHT)
                 .into();
         }

@@ -215,7 +215,7 @@ fn mistakes_are_told_with_what_to_write() {
         ),
         (
             "{ origins: [] }",
-            "`cors` lists no origin; help: list those whose pages may read, such as `https://shop.example.com`, or remove `cors`",
+            "`cors` lists no origin; help: list the origins allowed to read, such as `https://shop.example.com`, or remove `cors`",
         ),
         (
             "{ origins: ['*'], credentials: true }",
@@ -223,23 +223,23 @@ fn mistakes_are_told_with_what_to_write() {
         ),
         (
             "{ origins: ['*', 'https://shop.test'] }",
-            "the origin `*` lets everybody in, so the others say nothing; help: keep `*` alone, or remove it",
+            "the origin `*` allows all, so the others have no effect; help: keep `*` alone, or remove it",
         ),
         (
             "{ origins: ['null'], credentials: true }",
-            "with `credentials`, the origin `null` would let any page read in a user's name: a sandboxed frame is enough; help: remove `credentials`, or the origin `null`",
+            "with `credentials`, the origin `null` would let any page read in a user's name, from a sandboxed frame; help: remove `credentials`, or the origin `null`",
         ),
         (
             "{ origins: [https://a.test], methods: [get] }",
-            "`get` is not a method; help: write it in capitals, such as `GET` or `POST`",
+            "invalid method `get`; help: write it in upper case, such as `GET` or `POST`",
         ),
         (
             "{ origins: [https://a.test], headers: ['*'] }",
-            "`*` is not a header's name; help: list the names, or leave the key out",
+            "invalid header name `*`; help: list the names, or remove the key",
         ),
         (
             "{ origins: [https://a.test], expose: ['X One'] }",
-            "`X One` is not a header's name; help: write a name such as `X-Request-Id`",
+            "invalid header name `X One`; help: write a name such as `X-Request-Id`",
         ),
     ] {
         assert_eq!(refused::<Cors>(yaml), [message], "{yaml}");

@@ -51,7 +51,7 @@ impl Filter for Csrf {
             return Verdict::Next;
         }
         Reply::refuse(StatusCode::FORBIDDEN, "csrf")
-            .detail("This request was made by a page of another site.")
+            .detail("This request was sent by a page of another site.")
             .into()
     }
 }

@@ -174,12 +174,12 @@ impl ForwardAuthConfig {
                 format!("`ca` is for HTTPS, and `{text}` has none")
             }
             Some(uri) => return Some(uri),
-            None if text.is_empty() => "nothing says whom to ask".to_owned(),
+            None if text.is_empty() => "`forward_auth` has no `url`".to_owned(),
             // Messages go to logs and the status page.
             None if text.contains('@') => {
-                "a URL with a user or a password is none that can be asked".to_owned()
+                "a URL with a user or a password is not supported".to_owned()
             }
-            None => format!("`{text}` is no URL that can be asked"),
+            None => format!("invalid URL `{text}`"),
         };
         let place = match self.url.place {
             place if place == crate::config::diagnostic::Place::default() => cx.place,
@@ -219,8 +219,8 @@ impl ForwardAuthConfig {
                 cx.report_at(
                     written.place,
                     "edgeway::forward_auth::header",
-                    format!("the gateway says `{}` itself", written.value),
-                    "remove it: what a client claims there is not passed on",
+                    format!("the gateway sets `{}` itself", written.value),
+                    "remove it: the client's value is never forwarded",
                 );
             } else if !names.contains(&name) {
                 names.push(name);
@@ -286,7 +286,7 @@ fn header_name(written: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<Head
         cx.report_at(
             written.place,
             "edgeway::forward_auth::header",
-            format!("`{}` is no header that can be passed on", written.value),
+            format!("header `{}` cannot be forwarded", written.value),
             "write a name such as `X-Api-Version`",
         );
     }

@@ -141,9 +141,9 @@ impl Filter for ForwardAuth {
             self.shown, self.deadline
         )];
         let cache = self.cache.as_ref();
-        lines.extend(cache.map(|cache| format!("what it says holds for {:?}", cache.lasts)));
+        lines.extend(cache.map(|cache| format!("its response is reused for {:?}", cache.lasts)));
         if self.is_lenient {
-            lines.push("while the service fails requests pass".to_owned());
+            lines.push("requests pass while the service fails".to_owned());
         }
         lines
     }
@@ -264,7 +264,7 @@ impl ForwardAuth {
             Err(Closed::Full) => return Err(Unjudged::Busy),
         };
         if slot.is_again {
-            info!(url = &*self.shown; "the service that is asked who may pass is asked again");
+            info!(url = &*self.shown; "authorization service asked again");
         }
         let response = self
             .fetch
@@ -276,17 +276,17 @@ impl ForwardAuth {
                     slot.answered();
                     return Ok(said);
                 }
-                Err(NoVerdict::Fails(status)) => (format!("it answered {status}"), true),
-                Err(NoVerdict::Unclear(status)) => (format!("it answered {status}"), false),
+                Err(NoVerdict::Fails(status)) => (format!("it responded with {status}"), true),
+                Err(NoVerdict::Unclear(status)) => (format!("it responded with {status}"), false),
             },
             // The response may repeat what the client has sent.
             Err(error @ FetchError::TooLong(_)) => (error::chain(&error), false),
             Err(error) => (error::chain(&error), true),
         };
         if is_failure && slot.failed(now()) {
-            warn!(url = &*self.shown, error = problem.as_str(); "the service that is asked who may pass is of no use; it is asked again in a second");
+            warn!(url = &*self.shown, error = problem.as_str(); "authorization service failed, next attempt in a second");
         } else {
-            warn!(url = &*self.shown, error = problem.as_str(); "there is no verdict on a request");
+            warn!(url = &*self.shown, error = problem.as_str(); "request not authorized: no verdict from the authorization service");
         }
         Err(if is_failure {
             Unjudged::Fails
@@ -330,9 +330,9 @@ impl ForwardAuth {
                 return Verdict::Next;
             }
             Unjudged::Fails | Unjudged::Unclear => {
-                (UNAVAILABLE, "Nobody can say at the moment who may do this.")
+                (UNAVAILABLE, "Permissions cannot be checked at the moment.")
             }
-            Unjudged::Busy => (BUSY, "Too many requests are being judged."),
+            Unjudged::Busy => (BUSY, "Too many permission checks are in progress."),
         };
         let refusal = Refusal::new(Outcome::Unavailable, reason)
             .detail(detail)

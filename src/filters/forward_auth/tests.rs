@@ -386,10 +386,10 @@ fn mistakes_are_refused_with_what_to_write_instead() {
         }
     };
     let with = |more: &str| format!("{{ url: 'http://127.0.0.1:1/', {more} }}");
-    says("{}", &["nothing says whom to ask", "url: http://"]);
-    says("127.0.0.1:9000", &["is no URL that can be asked"]);
-    says("{ url: 'ftp://a/' }", &["is no URL that can be asked"]);
-    let told = "a URL with a user or a password is none that can be asked";
+    says("{}", &["`forward_auth` has no `url`", "url: http://"]);
+    says("127.0.0.1:9000", &["invalid URL"]);
+    says("{ url: 'ftp://a/' }", &["invalid URL"]);
+    let told = "a URL with a user or a password is not supported";
     says("{ url: 'http://u:p@a/' }", &[told]);
     says(&with("ca: a.pem"), &["`ca` is for HTTPS"]);
     says(
@@ -398,15 +398,15 @@ fn mistakes_are_refused_with_what_to_write_instead() {
     );
     says(
         &with("headers: [Host]"),
-        &["no header that can be passed on"],
+        &["header `Host` cannot be forwarded"],
     );
     says(
         &with("headers: [X-Forwarded-For]"),
-        &["says `X-Forwarded-For` itself"],
+        &["sets `X-Forwarded-For` itself"],
     );
     says(&with("copy: [Content-Length]"), &["reserved header name"]);
     says(&with("copy: [X_User]"), &["underscore"]);
-    says(&with("user: 'a b'"), &["no header that can be passed on"]);
+    says(&with("user: 'a b'"), &["cannot be forwarded"]);
     says(&with("timeout: 0s"), &["`timeout: 0s` is not between"]);
     says(&with("cache: 1h"), &["`cache: 1h` is not between"]);
     says(

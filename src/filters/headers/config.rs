@@ -123,8 +123,8 @@ fn removal(pattern: &str, side: Side) -> Result<Removal, Problem> {
         Ok(prefix) => Ok(Removal::Prefix(prefix.as_str().into())),
         Err(_) => Err(Problem(
             "edgeway::headers::pattern",
-            format!("`{pattern}` is no pattern of header names"),
-            "write the beginning of a name and `*`, such as `X-Internal-*`".to_owned(),
+            format!("invalid header name pattern `{pattern}`"),
+            "write the start of a name and `*`, such as `X-Internal-*`".to_owned(),
         )),
     }
 }
@@ -133,16 +133,17 @@ fn header_name(text: &str, side: Side) -> Result<HeaderName, Problem> {
     let Ok(name) = HeaderName::try_from(text) else {
         return Err(Problem(
             "edgeway::headers::name",
-            format!("`{text}` is not a header name"),
+            format!("invalid header name `{text}`"),
             "write a name such as `X-Powered-By`".to_owned(),
         ));
     };
     let help = match name.as_str() {
         "host" if side == Side::Request => {
-            "the origin always gets the `Host` that the client sent; set `X-Forwarded-Host` if it must see another"
+            "the origin always receives the client's `Host`; set `X-Forwarded-Host` if it needs \
+             another"
         }
-        "upgrade" | "connection" => "WebSockets pass where the route says `websocket: true`",
-        _ if is_framing(&name) => "it belongs to the connection, and the gateway writes it itself",
+        "upgrade" | "connection" => "WebSockets need `websocket: true` at the route",
+        _ if is_framing(&name) => "it is a connection header, which the gateway sets itself",
         _ => return Ok(name),
     };
     Err(Problem(

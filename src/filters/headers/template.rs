@@ -76,7 +76,7 @@ impl Template {
         plain.push_str(rest);
         let Ok(fixed) = HeaderValue::from_str(&plain) else {
             return Err((
-                format!("`{}` cannot be a header's value", text.escape_debug()),
+                format!("invalid header value `{}`", text.escape_debug()),
                 "write plain text on one line".to_owned(),
             ));
         };

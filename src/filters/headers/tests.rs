@@ -135,20 +135,20 @@ fn every_mistake_is_reported_with_what_to_write() {
                response: { add: { Content-Length: '3', X-C: '{nothing.like.it}' } } }"
         ),
         [
-            "`*` is no pattern of header names; help: write the beginning of a name and `*`, such as `X-Internal-*`",
-            "`Upgrade` cannot be changed; help: WebSockets pass where the route says `websocket: true`",
-            "`Host` cannot be changed; help: the origin always gets the `Host` that the client sent; \
-             set `X-Forwarded-Host` if it must see another",
-            "`X B` is not a header name; help: write a name such as `X-Powered-By`",
+            "invalid header name pattern `*`; help: write the start of a name and `*`, such as `X-Internal-*`",
+            "`Upgrade` cannot be changed; help: WebSockets need `websocket: true` at the route",
+            "`Host` cannot be changed; help: the origin always receives the client's `Host`; set \
+             `X-Forwarded-Host` if it needs another",
+            "invalid header name `X B`; help: write a name such as `X-Powered-By`",
             "unknown variable `{client_ip}`; help: did you mean `{client.ip}`?",
-            "`Content-Length` cannot be changed; help: it belongs to the connection, and the gateway writes it itself",
+            "`Content-Length` cannot be changed; help: it is a connection header, which the gateway sets itself",
             "unknown variable `{nothing.like.it}`; help: use one of `{client.ip}`, `{request_id}`, \
              `{host}`, `{route}`, `{scheme}`",
         ]
     );
     assert_eq!(
         refused::<Headers>("{ response: { set: { X-A: \"a\\nb\" } } }"),
-        ["`a\\nb` cannot be a header's value; help: write plain text on one line"]
+        ["invalid header value `a\\nb`; help: write plain text on one line"]
     );
     assert!(refused::<Headers>("{}")[0].starts_with("`headers` changes nothing"));
 }

@@ -74,14 +74,14 @@ impl RouteInFlightConfig {
             cx.report(
                 "edgeway::in_flight::zero",
                 "`in_flight` of 0 would refuse every request",
-                "write how many may be under way at once, such as `200`, or `in_flight: false` for any number",
+                "write how many may be in flight, such as `200`, or `in_flight: false` for no limit",
             );
             return None;
         }
         if max.is_none() && per_key.is_none() {
             cx.report(
                 "edgeway::in_flight::nothing",
-                "`in_flight` bounds nothing",
+                "`in_flight` has no limit",
                 "write `max` for the route, `per_key` for each client, or both",
             );
             return None;
@@ -90,8 +90,8 @@ impl RouteInFlightConfig {
             cx.report_at(
                 key.place,
                 "edgeway::in_flight::key",
-                "`key` tells clients apart, and `in_flight` bounds none of them",
-                "write how many each may have under way as `per_key`, or remove `key`",
+                "`key` has no effect without `per_key`",
+                "write how many each client may have in flight as `per_key`, or remove `key`",
             );
             return None;
         }
@@ -102,9 +102,9 @@ impl RouteInFlightConfig {
             cx.warn(
                 "edgeway::in_flight::one_client",
                 format!(
-                    "one client may have {per_key} requests under way, and the whole route {max}"
+                    "one client may have {per_key} requests in flight, and the whole route {max}"
                 ),
-                "write a `per_key` well below `max`, so that no client takes every place",
+                "write a `per_key` well below `max`, so that no client uses up the route's limit",
             );
         }
         // One set of counts per route, whatever its bounds: requests that started under the

@@ -49,7 +49,7 @@ impl Counts {
             route: AtomicU32::new(0),
             gauge: metrics.gauge(
                 "edgeway_in_flight_requests",
-                "Requests under way on routes with `in_flight`.",
+                "Requests in flight on routes with `in_flight`.",
                 &[("route", route)],
             ),
             seed: (fastrand::u64(..), fastrand::u64(..)),

@@ -94,11 +94,11 @@ impl Filter for InFlight {
     fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {
         let route = self
             .max
-            .map(|max| format!("at most {max} requests of the route under way"));
+            .map(|max| format!("at most {max} requests of the route in flight"));
         let per_key = self.per_key.as_deref().map(|PerKey { max, key }| {
             let by = match key.chosen(ex) {
                 Some(item) => item.to_string(),
-                None => "client.ip, for want of another".to_owned(),
+                None => "client.ip, in the absence of another".to_owned(),
             };
             format!("at most {max} of each client, by {by}")
         });
@@ -123,7 +123,7 @@ impl InFlight {
         place.map(Some).ok_or_else(|| {
             refuse(
                 "in_flight_key",
-                "Too many of your requests are under way. Please wait for their answers.",
+                "Too many of your requests are in progress. Please wait for their responses.",
             )
         })
     }
@@ -165,7 +165,7 @@ impl Filter for Beside {
 fn too_many() -> Verdict {
     refuse(
         "in_flight",
-        "This address has as much to do as it can. Please try again in a moment.",
+        "Too many requests are in progress here. Please try again in a moment.",
     )
 }
 

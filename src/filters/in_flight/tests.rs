@@ -227,10 +227,10 @@ fn a_bound_of_nothing_says_what_to_write() {
     assert!(refused::<InFlight>("{ max: 3, per_key: 0 }")[0].starts_with("`in_flight` of 0"));
     let of_nobody = refused::<InFlight>("{ max: 3, key: client.network }");
     assert!(
-        of_nobody[0].contains("bounds none of them"),
+        of_nobody[0].contains("no effect without `per_key`"),
         "{of_nobody:?}"
     );
-    assert!(refused::<InFlight>("{}")[0].starts_with("`in_flight` bounds nothing"));
-    assert!(refused::<InFlight>("{ key: client.ip }")[0].starts_with("`in_flight` bounds"));
+    assert!(refused::<InFlight>("{}")[0].starts_with("`in_flight` has no limit"));
+    assert!(refused::<InFlight>("{ key: client.ip }")[0].starts_with("`in_flight` has no limit"));
     assert!(refused::<InFlight>("many")[0].contains("a number of requests such as `200`"));
 }

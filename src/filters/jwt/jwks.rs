@@ -49,11 +49,11 @@ const ACCEPT: HeaderValue =
 
 const UP: (&str, &str) = (
     "edgeway_jwks_up",
-    "1 if the last fetch of a set of keys brought one.",
+    "1 if the last fetch of a JWK set succeeded.",
 );
 const FETCHES: (&str, &str) = (
     "edgeway_jwks_fetches_total",
-    "Fetches of sets of keys, by what came of them: `ok` or `failed`.",
+    "Fetches of JWK sets by outcome: `ok` or `failed`.",
 );
 
 /// Fetch settings of one configuration.
@@ -236,7 +236,7 @@ impl Jwks {
                 self.ok.inc();
                 self.up.set(1);
                 if before.known.is_none() || before.failures > 0 {
-                    info!(jwks = &*self.name, keys = keys.keys.len(); "the keys for tokens were fetched");
+                    info!(jwks = &*self.name, keys = keys.keys.len(); "JWK set fetched");
                 }
                 State {
                     known: Some(Known {
@@ -273,9 +273,9 @@ impl Jwks {
         let known = state.known.as_ref();
         let until = known.and_then(|known| known.fresh_until.checked_add(source.stale));
         if until.is_some_and(|until| self.clock.now() < until) {
-            warn!(jwks = &*self.name, error:% = problem; "the keys for tokens cannot be fetched; the old ones are used");
+            warn!(jwks = &*self.name, error:% = problem; "JWK set not fetched, still using the old keys");
         } else {
-            error!(jwks = &*self.name, error:% = problem; "the keys for tokens cannot be fetched; no token can be verified");
+            error!(jwks = &*self.name, error:% = problem; "JWK set not fetched, no token can be verified");
         }
     }
 
@@ -386,11 +386,11 @@ impl Drop for Asking<'_> {
 enum AskError {
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    #[error("the answer is {0}")]
+    #[error("the response status is {0}")]
     Status(StatusCode),
     #[error("{0}")]
     Document(#[from] keys::KeyError),
-    #[error("no key in the answer can be used")]
+    #[error("no key in the response can be used")]
     NoKey,
 }
 

@@ -212,10 +212,10 @@ impl Key {
         if bytes.len() < SHORTEST_SECRET {
             return Err(KeyError::new(
                 format!(
-                    "the secret has {} bytes: less than {SHORTEST_SECRET} can be guessed",
+                    "the secret has {} bytes: one shorter than {SHORTEST_SECRET} can be guessed",
                     bytes.len()
                 ),
-                "make one with `openssl rand -hex 32`, and give it to whoever issues tokens",
+                "create one with `openssl rand -hex 32`, and share it with the token issuer",
             ));
         }
         Ok(Self::of(Kind::Secret, DecodingKey::from_secret(bytes)))
@@ -237,7 +237,7 @@ impl Key {
         // RFC 8017, 3.1; the library accepts no longer exponents.
         let is_odd = exponent.last().is_some_and(|last| last % 2 == 1);
         if !is_odd || exponent == [1] || exponent.len() > 4 {
-            let message = "the RSA key has an exponent that no RSA key has";
+            let message = "the RSA key has an invalid exponent";
             return Err(KeyError::new(message, KINDS));
         }
         let decoding = DecodingKey::from_rsa_raw_components(&modulus, &exponent);
@@ -246,7 +246,7 @@ impl Key {
 
     /// Makes a key from a point on a curve, or a point of Ed25519.
     fn point(kind: Kind, bytes: &[u8]) -> Result<Self, KeyError> {
-        let wrong = || KeyError::new("the key is no point on its curve", KINDS);
+        let wrong = || KeyError::new("the key is not a point on its curve", KINDS);
         let decoding = match kind {
             Kind::P256 | Kind::P384 => DecodingKey::from_ec_der(bytes),
             // The library would silently use the first 32 bytes.
@@ -280,7 +280,7 @@ pub(super) fn read(text: &str) -> Result<Vec<Key>, KeyError> {
     if trimmed.starts_with('{') {
         let keys = set(trimmed.as_bytes(), Secrets::Allowed)?;
         if keys.is_empty() {
-            return Err(KeyError::new("no key in the set can be used", KINDS));
+            return Err(KeyError::new("no key in the JWK set can be used", KINDS));
         }
         return Ok(keys);
     }
@@ -289,14 +289,14 @@ pub(super) fn read(text: &str) -> Result<Vec<Key>, KeyError> {
         .any(|start| trimmed.starts_with(start));
     if is_ssh {
         return Err(KeyError::new(
-            "this is a public key in the form of OpenSSH",
+            "this is a public key in OpenSSH format",
             "write it as PEM: `ssh-keygen -e -m PKCS8 -f key.pub`",
         ));
     }
     // A public key used as a secret would be a published secret.
     if trimmed.starts_with("MII") || trimmed.starts_with("MFkw") || trimmed.starts_with("MCow") {
         return Err(KeyError::new(
-            "this looks like a key in Base64 without its first and last line",
+            "this looks like a Base64 key without its first and last line",
             "write the whole PEM, with `-----BEGIN PUBLIC KEY-----` before it",
         ));
     }
@@ -306,10 +306,10 @@ pub(super) fn read(text: &str) -> Result<Vec<Key>, KeyError> {
 fn pem(text: &str) -> Result<Vec<Key>, KeyError> {
     let mut keys = Vec::new();
     for block in Pem::iter_from_buffer(text.as_bytes()) {
-        let block = block
-            .map_err(|error| KeyError::new(format!("the PEM is broken: {error}"), WRITE_PUBLIC))?;
+        let block =
+            block.map_err(|error| KeyError::new(format!("invalid PEM: {error}"), WRITE_PUBLIC))?;
         let der = &block.contents[..];
-        let broken = |what: &str| KeyError::new(format!("the {what} is broken"), WRITE_PUBLIC);
+        let broken = |what: &str| KeyError::new(format!("invalid {what}"), WRITE_PUBLIC);
         let key = match block.label.as_str() {
             "PUBLIC KEY" => {
                 let (_, info) =
@@ -326,11 +326,11 @@ fn pem(text: &str) -> Result<Vec<Key>, KeyError> {
                 public(certificate.public_key())?
             }
             label if label.contains("PRIVATE KEY") => {
-                let message = "this is a private key, which only who issues tokens may have";
+                let message = "this is a private key, which only the token issuer may have";
                 return Err(KeyError::new(message, WRITE_PUBLIC));
             }
             label => {
-                let message = format!("`{label}` is no public key");
+                let message = format!("`{label}` is not a public key");
                 return Err(KeyError::new(message, WRITE_PUBLIC));
             }
         };
@@ -341,7 +341,7 @@ fn pem(text: &str) -> Result<Vec<Key>, KeyError> {
         }
     }
     if keys.is_empty() {
-        return Err(KeyError::new("there is no key in the PEM", WRITE_PUBLIC));
+        return Err(KeyError::new("the PEM has no key", WRITE_PUBLIC));
     }
     Ok(keys)
 }
@@ -352,7 +352,7 @@ fn public(info: &SubjectPublicKeyInfo<'_>) -> Result<Key, KeyError> {
     match algorithm.as_str() {
         RSA => match info.parsed() {
             Ok(PublicKey::RSA(key)) => Key::rsa(key.modulus, key.exponent),
-            _ => Err(KeyError::new("the RSA key is broken", WRITE_PUBLIC)),
+            _ => Err(KeyError::new("invalid RSA key", WRITE_PUBLIC)),
         },
         EC => {
             let curve = info
@@ -370,10 +370,7 @@ fn public(info: &SubjectPublicKeyInfo<'_>) -> Result<Key, KeyError> {
             }
         }
         ED25519 => Key::point(Kind::Ed25519, bytes),
-        _ => Err(KeyError::new(
-            "the key is of a kind that is not supported",
-            KINDS,
-        )),
+        _ => Err(KeyError::new("the key type is not supported", KINDS)),
     }
 }
 
@@ -412,17 +409,17 @@ struct Set {
 pub(super) fn set(text: &[u8], secrets: Secrets) -> Result<Vec<Key>, KeyError> {
     const HELP: &str = "write a JWK set: `{\"keys\": […]}`";
     let value: serde_json::Value = serde_json::from_slice(text)
-        .map_err(|error| KeyError::new(format!("this is no JSON: {error}"), HELP))?;
+        .map_err(|error| KeyError::new(format!("invalid JSON: {error}"), HELP))?;
     let list = if value.get("kty").is_some() {
         vec![value]
     } else {
         let set: Set = serde_json::from_value(value)
-            .map_err(|error| KeyError::new(format!("this is no set of keys: {error}"), HELP))?;
+            .map_err(|error| KeyError::new(format!("invalid JWK set: {error}"), HELP))?;
         set.keys
     };
     if list.len() > MOST_KEYS {
-        let message = format!("there are more than {MOST_KEYS} keys in the set");
-        return Err(KeyError::new(message, "leave out keys that sign no more"));
+        let message = format!("the JWK set has more than {MOST_KEYS} keys");
+        return Err(KeyError::new(message, "remove keys that no longer sign"));
     }
     let known = list.into_iter().filter_map(|value| {
         let jwk: Jwk = serde_json::from_value(value).ok()?;

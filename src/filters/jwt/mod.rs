@@ -163,14 +163,18 @@ impl Filter for Jwt {
             places.join(" or "),
             algorithms.join(" or "),
             if self.is_optional {
-                "; without one as anybody"
+                "; requests without one are anonymous"
             } else {
                 ""
             }
         )];
         lines.extend(self.rules.require.iter().map(|required| {
             let values: Vec<String> = required.values.iter().map(ToString::to_string).collect();
-            format!("its `{}` is or has {}", required.claim, values.join(" or "))
+            format!(
+                "its `{}` is or contains {}",
+                required.claim,
+                values.join(" or ")
+            )
         }));
         lines
     }
@@ -313,7 +317,7 @@ impl Jwt {
         };
         if !verified.is_entitled {
             let refusal = Refusal::new(Outcome::Denied, "jwt_claims")
-                .detail("You are known, and not allowed to do this.")
+                .detail("You are signed in, but not allowed to do this.")
                 .challenge(self.challenges.denied.clone())
                 .subject(verified.user.as_deref());
             return self.metrics.refuse(ex.facts, refusal);
@@ -346,7 +350,7 @@ impl Jwt {
                 .detail("The token of this request is not valid.")
                 .challenge(self.challenges.problems[problem as usize].clone()),
             None => Refusal::new(outcome, "jwt_missing")
-                .detail("This needs a token.")
+                .detail("A token is required.")
                 .challenge(self.challenges.missing.clone()),
         };
         self.metrics.refuse(ex.facts, refusal)

@@ -65,12 +65,12 @@ impl Problem {
     pub(super) fn description(self) -> &'static str {
         match self {
             Self::Malformed => "the token is malformed",
-            Self::Algorithm => "the token is signed in a way that is not accepted",
-            Self::Key => "the token is signed with a key that is not known",
-            Self::Signature => "the token's signature is wrong",
+            Self::Algorithm => "the token's algorithm is not accepted",
+            Self::Key => "the token is signed with an unknown key",
+            Self::Signature => "the token's signature is invalid",
             Self::Expired => "the token has expired",
             Self::NotYet => "the token is not valid yet",
-            Self::Lifetime => "the token has no expiry or lives too long",
+            Self::Lifetime => "the token has no expiry or is valid for too long",
             Self::Issuer => "the token is from another issuer",
             Self::Audience => "the token is for another audience",
         }

@@ -18,8 +18,8 @@ impl MethodsConfig {
         if self.0.is_empty() {
             cx.report(
                 "edgeway::methods::empty",
-                "`methods` allows no method at all",
-                "list those that may pass, such as `[GET, POST]`",
+                "`methods` allows no method",
+                "list the allowed methods, such as `[GET, POST]`",
             );
             return None;
         }
@@ -37,7 +37,7 @@ impl MethodsConfig {
                     cx.report_at(
                         name.place,
                         "edgeway::methods::name",
-                        format!("`{}` is not a method", name.value),
+                        format!("invalid method `{}`", name.value),
                         help,
                     );
                 }
@@ -63,7 +63,7 @@ fn parse(name: &str) -> Result<Method, String> {
     let upper = name.to_ascii_uppercase();
     match Method::from_bytes(name.as_bytes()) {
         Ok(method) if name == upper => Ok(method),
-        Ok(_) => Err(format!("write it in capitals: `{upper}`")),
+        Ok(_) => Err(format!("write it in upper case: `{upper}`")),
         Err(_) => Err("write a method such as `GET` or `POST`".to_owned()),
     }
 }

@@ -42,7 +42,7 @@ impl Filter for Methods {
             return Verdict::Next;
         }
         Reply::refuse(StatusCode::METHOD_NOT_ALLOWED, "method")
-            .detail("This address does not take requests of this kind.")
+            .detail("This request method is not allowed here.")
             .header(header::ALLOW, self.allow.clone())
             .into()
     }

@@ -49,14 +49,12 @@ fn wrong_lists_say_what_to_write() {
     assert_eq!(
         refused::<Methods>("[get, 'G T', POST]"),
         [
-            "`get` is not a method; help: write it in capitals: `GET`",
-            "`G T` is not a method; help: write a method such as `GET` or `POST`",
+            "invalid method `get`; help: write it in upper case: `GET`",
+            "invalid method `G T`; help: write a method such as `GET` or `POST`",
         ]
     );
     assert_eq!(
         refused::<Methods>("[]"),
-        [
-            "`methods` allows no method at all; help: list those that may pass, such as `[GET, POST]`"
-        ]
+        ["`methods` allows no method; help: list the allowed methods, such as `[GET, POST]`"]
     );
 }

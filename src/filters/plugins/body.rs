@@ -40,7 +40,7 @@ impl BodyConfig {
                 self.max.place,
                 "edgeway::plugins::body",
                 format!("`max: {}` is out of range", self.max.value),
-                "write from 1 byte to `64KiB`: a body is kept whole until it goes on",
+                "write from 1 byte to `64KiB`: a body is buffered whole before it is forwarded",
             );
             return None;
         }

@@ -38,12 +38,12 @@ impl Use {
             Asks::Yes => {}
             Asks::Again => {
                 self.metrics.breaker(false);
-                log::info!(plugin = &**self.plugin.name(); "a plugin that was left out is called again");
+                log::info!(plugin = &**self.plugin.name(); "plugin called again after its pause");
             }
             Asks::No => {
                 self.metrics.left_out();
                 return Err(Failure::script(
-                    "it failed too often, and is left out for a while",
+                    "it failed too often and is paused for a while",
                 ));
             }
         }
@@ -60,7 +60,7 @@ impl Use {
             && breaker.failed(client, self.clock.now())
         {
             self.metrics.breaker(true);
-            log::warn!(plugin = &**self.plugin.name(); "a plugin failed too often, and is left out for a while");
+            log::warn!(plugin = &**self.plugin.name(); "plugin failed too often, paused for a while");
         }
     }
 
@@ -98,7 +98,7 @@ impl Use {
         log::warn!(
             plugin = &**self.plugin.name(), hook = hook.name(), kind = failure.kind.word(),
             request_id, error:% = failure;
-            "a plugin failed"
+            "plugin failed"
         );
     }
 

@@ -210,11 +210,8 @@ impl PluginsConfig {
             match cx.own_header(written, CODE) {
                 Some(header::AUTHORIZATION | header::COOKIE) => {
                     is_good = false;
-                    let what = format!(
-                        "`{}` is what clients prove with who they are",
-                        written.value
-                    );
-                    let help = "name a header that clients have no use for, such as `X-User-Id`";
+                    let what = format!("`{}` carries the client's own credentials", written.value);
+                    let help = "write a header that clients do not use, such as `X-User-Id`";
                     cx.report_at(written.place, CODE, what, help);
                 }
                 Some(name) if names.contains(&name) => {}
@@ -319,7 +316,8 @@ impl PluginConfig {
                     self.file.place,
                     "edgeway::plugins::load",
                     format!("plugin `{name}` cannot be loaded: {failure}"),
-                    "the file is an ES module that exports hooks such as `onRequest`; `docs/plugins.md` tells all",
+                    "the file must be an ES module that exports hooks such as `onRequest`; see \
+                     `docs/plugins.md`",
                 );
                 None
             }
@@ -364,7 +362,7 @@ impl PluginConfig {
                     self.file.place,
                     "edgeway::plugins::schema",
                     format!("plugin `{name}` cannot be loaded: {failure}"),
-                    "it is a JSON Schema of draft 2020-12 that says what `config` may be",
+                    "it must be a JSON Schema of draft 2020-12 for `config`",
                 );
                 return false;
             }
@@ -381,8 +379,8 @@ impl PluginConfig {
             cx.report_at(
                 place.unwrap_or(self.file.place),
                 "edgeway::plugins::config",
-                format!("{wrong}: plugin `{name}` does not take it so"),
-                format!("the plugin's `{}` says what it takes", schema::FILE),
+                format!("{wrong}: invalid for plugin `{name}`"),
+                format!("the plugin's `{}` says what is valid", schema::FILE),
             );
         }
         all.is_empty()
@@ -406,7 +404,7 @@ impl PluginConfig {
                 env.insert(name.value.clone(), value.into());
             } else {
                 let what = format!("the environment has no variable `{}`", name.value);
-                let help = "set it where the gateway is started, or take it out of `env`";
+                let help = "set it where the gateway is started, or remove it from `env`";
                 cx.report_at(name.place, "edgeway::plugins::env", what, help);
                 is_right = false;
             }
@@ -425,7 +423,7 @@ impl PluginConfig {
             Some(kv) => {
                 let redis = self.redis(cx);
                 if redis.is_none() {
-                    let what = "there is no section `redis` for this kv";
+                    let what = "`kv: redis` needs a `redis` section";
                     let help =
                         "add `redis: { url: redis://127.0.0.1:6379 }`, or write `kv: memory`";
                     cx.report_at(kv.place, "edgeway::plugins::kv", what, help);
@@ -552,7 +550,7 @@ impl MatchConfig {
     fn compile(&self, cx: &mut CompileCx<'_>) -> Option<Matcher> {
         let method = |text: &str| {
             Method::from_bytes(text.as_bytes())
-                .map_err(|_| format!("`{text}` is no method, such as `GET`"))
+                .map_err(|_| format!("invalid method `{text}`: write one such as `GET`"))
         };
         let hosts = each(&self.host, cx, HostPattern::parse);
         let paths = each(&self.path, cx, PathPattern::of_route);
@@ -584,7 +582,7 @@ fn each<T>(
                     one.place,
                     "edgeway::plugins::match",
                     why,
-                    "`match` takes host, path and method as routes do",
+                    "`match` takes `host`, `path` and `method`, as in routes",
                 );
                 all = None;
             }

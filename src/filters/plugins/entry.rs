@@ -61,7 +61,9 @@ impl Use {
         self.metrics.called(Hook::Log, self.clock.now() - begun);
         let fields = outcome.and_then(|output| match output.answer {
             Answer::Json(text) => serde_json::from_str(&text).map_err(|error| {
-                Failure::script(format!("what onLog gave back is no object: {error}"))
+                Failure::script(format!(
+                    "the return value of onLog is not an object: {error}"
+                ))
             }),
             _ => Ok(None),
         });

@@ -31,7 +31,7 @@ impl<'de> Deserialize<'de> for OnErrorConfig {
             "continue" => Ok(Self::Continue),
             "refuse" => Ok(Self::Refuse),
             "fail" => Err(de::Error::custom(
-                "`fail` is now called `refuse`\nhelp: write `on_error: refuse`",
+                "`fail` is now named `refuse`\nhelp: write `on_error: refuse`",
             )),
             other => Err(de::Error::unknown_variant(other, &["continue", "refuse"])),
         }
@@ -50,13 +50,13 @@ impl PluginConfig {
         let is_asked = plugin.has(Hook::Request);
         let what = match (&self.role, &self.on_error) {
             (Some(_), Some(on_error)) if on_error.value == OnErrorConfig::Continue => {
-                let what = "decides who may pass, and would let everybody pass when it fails";
+                let what = "decides which requests pass, and would let all pass when it fails";
                 let help =
                     "write `on_error: refuse`, or remove it; without `role: auth` both are allowed";
                 Err((on_error.place, what, help))
             }
             (Some(role), _) if !is_asked => {
-                let what = "has no `onRequest`, so it cannot decide who may pass";
+                let what = "has no `onRequest`, so it cannot decide which requests pass";
                 let help = "remove `role`, or export `onRequest`";
                 Err((role.place, what, help))
             }
@@ -67,15 +67,13 @@ impl PluginConfig {
                     && !plugin.has(Hook::UpstreamRequest) =>
             {
                 let what = "has none of `onRequest`, `onRoute` and `onUpstreamRequest`, so it can refuse no request";
-                let help = "remove `on_error`: another hook that fails leaves everything as it was";
+                let help = "remove `on_error`: when another hook fails, nothing changes";
                 Err((on_error.place, what, help))
             }
             (None, None) if is_asked => {
-                let what =
-                    "has `onRequest`, and nothing says what becomes of requests when it fails";
-                let help = "write `role: auth` if it decides who may pass, `on_error: refuse` if no \
-                            request is to pass without it, or `on_error: continue` if requests go \
-                            on without it";
+                let what = "has `onRequest`, and no `on_error` for requests when it fails";
+                let help = "write `role: auth` if it decides which requests pass, `on_error: \
+                            refuse` if none may pass without it, else `on_error: continue`";
                 Err((self.file.place, what, help))
             }
             (Some(_), _) => Ok(OnErrorConfig::Refuse),
@@ -88,11 +86,10 @@ impl PluginConfig {
                     self.file.place,
                     "edgeway::plugins::clients_choice",
                     format!(
-                        "plugin `{name}` decides who may pass, and a client decides whether it is \
-                         asked: the entry `{source}` of its `config.matcher` has {condition}"
+                        "plugin `{name}` decides which requests pass, and a client can bypass it: \
+                         the entry `{source}` of its `config.matcher` has {condition}"
                     ),
-                    "write the entry without `has` and `missing`, and let `onRequest` look at \
-                     what they say",
+                    "remove `has` and `missing` from the entry, and check them in `onRequest`",
                 );
             }
         }
@@ -104,9 +101,9 @@ impl PluginConfig {
             cx.report_at(
                 breaker.place,
                 "edgeway::plugins::breaker",
-                format!("plugin `{name}` refuses requests when it fails, and is never left out"),
-                "remove `breaker`: such a plugin is asked for each request, so that what one \
-                 client sends decides for that client alone",
+                format!("plugin `{name}` refuses requests when it fails, and is never paused"),
+                "remove `breaker`: such a plugin runs for each request, so that one client cannot \
+                 affect others",
             );
             return None;
         }

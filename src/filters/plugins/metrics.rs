@@ -32,14 +32,17 @@ impl PluginMetrics {
         let calls = |hook: Hook| {
             metrics.counter(
                 "edgeway_plugin_calls_total",
-                "Hooks of plugins that were run.",
+                "Plugin hooks that were run.",
                 &[("route", route), ("plugin", name), ("hook", hook.name())],
             )
         };
         let failures = |kind: &str| {
             metrics.counter(
                 "edgeway_plugin_failures_total",
-                "Hooks of plugins that failed, by kind: `script` threw, `cpu`, `wall` and `memory` went beyond a limit, `stuck` held a thread of the plugin's own beyond it or found no other, `breaker` were left out after too many of these, and `busy` (`onLog` only) since too many were under way.",
+                "Plugin hooks that failed, by kind: `script` threw, `cpu`, `wall` and `memory` \
+                 exceeded a limit, `stuck` held a thread beyond it or found none free, `breaker` \
+                 were skipped after too many of these, and `busy` (`onLog` only) since too many \
+                 were running.",
                 &[("route", route), ("plugin", name), ("kind", kind)],
             )
         };
@@ -50,7 +53,7 @@ impl PluginMetrics {
         );
         let is_open = gauge(
             "edgeway_plugin_breaker_open",
-            "1 while a plugin is left out after too many failures.",
+            "1 while a plugin is paused after too many failures.",
         );
         Self {
             isolates,
@@ -60,17 +63,18 @@ impl PluginMetrics {
             busy: failures("busy"),
             seconds: metrics.histogram(
                 "edgeway_plugin_seconds",
-                "How long hooks of plugins took, with what they waited for.",
+                "Duration of plugin hooks, waiting included.",
                 &labels,
             ),
             is_open,
             heap: gauge(
                 "edgeway_plugin_heap_bytes",
-                "The heaps of a plugin's instances, as they were last looked at.",
+                "Heap size of a plugin's instances when last measured.",
             ),
             stuck: gauge(
                 "edgeway_plugin_stuck_threads",
-                "Threads of a plugin (`isolation: thread`) that the engine holds beyond the time of a hook, as they were last looked at.",
+                "Threads of a plugin (`isolation: thread`) stuck beyond the deadline of a hook \
+                 when last measured.",
             ),
         }
     }
@@ -153,7 +157,7 @@ impl Version {
             values: values.map(str::to_owned),
         };
         let help =
-            "1; the labels say which version of a plugin is loaded, as a short hash of its files.";
+            "Always 1; labels show the loaded version of a plugin, as a short hash of its files.";
         metrics.gauge(Self::FAMILY, help, &version.labels()).set(1);
         version
     }

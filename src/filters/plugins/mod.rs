@@ -447,7 +447,7 @@ impl Use {
         let outcome = outcome.and_then(|output| match output.answer {
             Answer::Text(name) if self.upstreams.contains(&name) => Ok(Some(name)),
             Answer::Text(name) => {
-                let why = format!("there is no upstream `{name}`");
+                let why = format!("unknown upstream `{name}`");
                 let failure = Failure::script(why);
                 self.count(client, &failure);
                 Err(failure)

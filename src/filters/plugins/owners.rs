@@ -11,10 +11,10 @@ pub(super) fn owns(plugin: &str, file: &str, at: Place, cx: &mut CompileCx<'_>) 
         return true;
     };
     let what = format!(
-        "another plugin is called `{plugin}`, of the file `{}`: each would find the values of the other",
+        "another plugin is named `{plugin}`, of the file `{}`: they would share their kv values",
         first.display()
     );
-    let help = "write another `name` at one of the two";
+    let help = "write a different `name` for one of the two";
     cx.report_at(at, "edgeway::plugins::kv", what, help);
     false
 }

@@ -33,7 +33,7 @@ pub(super) fn refusal(retry_after: Duration) -> Reply {
 /// Returns the reply while Redis is unavailable, with `on_store_error: deny`.
 pub(super) fn unavailable() -> Reply {
     Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, "rate_limit_store")
-        .detail("Requests cannot be counted at the moment. Please try again.")
+        .detail("Rate limits cannot be checked at the moment. Please try again.")
         .retry_after(Duration::from_secs(1))
 }
 

@@ -117,7 +117,7 @@ impl Check<'_, '_> {
             self.cx.report_at(
                 self.place,
                 "edgeway::rate_limit::twice",
-                format!("`{name}` is named twice"),
+                format!("`{name}` is listed twice"),
                 format!("write `{{ limit: {name}, cost: 2 }}` if a request is to count twice"),
             );
             return None;
@@ -139,7 +139,7 @@ impl Check<'_, '_> {
         self.cx.report_at(
             self.place,
             "edgeway::rate_limit::unknown",
-            format!("there is no limit `{name}` in `rate_limits`"),
+            format!("unknown limit `{name}` in `rate_limits`"),
             help,
         );
         None
@@ -150,14 +150,14 @@ impl Check<'_, '_> {
             (
                 "edgeway::rate_limit::cost",
                 "`cost: 0` would count nothing".to_owned(),
-                "write 1 or more, or leave the limit out".to_owned(),
+                "write 1 or more, or remove the limit".to_owned(),
             )
         } else if cost > limit.smallest_burst() {
             let most = limit.smallest_burst();
             (
                 "edgeway::rate_limit::cost",
                 format!(
-                    "a request of `cost: {cost}` would never pass `{}`, where {most} may come at once",
+                    "a request of `cost: {cost}` would never pass `{}`, which allows {most} at once",
                     limit.name
                 ),
                 format!("write {most} or less, or a larger `burst` at the limit and in its tiers"),

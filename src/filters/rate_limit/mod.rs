@@ -395,7 +395,7 @@ impl Charge {
         }
         let by = match limit.keys.chosen(ex) {
             Some(item) => item.to_string(),
-            None => format!("client.ip, for want of {}", limit.keys),
+            None => format!("client.ip, in the absence of {}", limit.keys),
         };
         let mut text = format!(
             "{name}: {} by {by}, burst {}",
@@ -412,7 +412,7 @@ impl Charge {
             text.push_str(", in Redis");
         }
         if !is_early {
-            text.push_str(", once it is known who asks");
+            text.push_str(", after authentication");
         }
         text
     }

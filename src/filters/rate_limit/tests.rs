@@ -363,19 +363,19 @@ fn wrong_uses_say_what_to_write() {
     for (applied, said) in [
         (
             "[logn]",
-            "there is no limit `logn` in `rate_limits`; help: did you mean `login`?",
+            "unknown limit `logn` in `rate_limits`; help: did you mean `login`?",
         ),
         (
             "[login, login]",
-            "`login` is named twice; help: write `{ limit: login, cost: 2 }` if a request is to count twice",
+            "`login` is listed twice; help: write `{ limit: login, cost: 2 }` if a request is to count twice",
         ),
         (
             "{ limit: login, cost: 0 }",
-            "`cost: 0` would count nothing; help: write 1 or more, or leave the limit out",
+            "`cost: 0` would count nothing; help: write 1 or more, or remove the limit",
         ),
         (
             "{ limit: login, cost: 6 }",
-            "a request of `cost: 6` would never pass `login`, where 5 may come at once; help: write 5 or less, or a larger `burst` at the limit and in its tiers",
+            "a request of `cost: 6` would never pass `login`, which allows 5 at once; help: write 5 or less, or a larger `burst` at the limit and in its tiers",
         ),
     ] {
         assert_eq!(refused(LIMITS, applied), [said]);
@@ -383,7 +383,7 @@ fn wrong_uses_say_what_to_write() {
     assert_eq!(
         refused("", "[edge]"),
         [
-            "there is no limit `edge` in `rate_limits`; help: add `rate_limits: { edge: 10/s }` to the file"
+            "unknown limit `edge` in `rate_limits`; help: add `rate_limits: { edge: 10/s }` to the file"
         ]
     );
 }
@@ -392,7 +392,7 @@ fn wrong_uses_say_what_to_write() {
 fn said(limit: &str) -> Vec<String> {
     let mut all = refused(&format!("a: {limit}"), "[a]");
     // Leaves out the message about the use of an undefined limit.
-    all.retain(|said| !said.starts_with("there is no limit"));
+    all.retain(|said| !said.starts_with("unknown limit"));
     all
 }
 
@@ -403,16 +403,16 @@ fn wrong_limits_say_what_to_write() {
         ("{ burst: 3 }", "missing"),
         (
             "{ rate: 10/s, burst: 0 }",
-            "with `burst: 0` nothing would ever pass",
+            "with `burst: 0` no request would ever pass",
         ),
         (
             "{ rate: 1/d, burst: 4000000000 }",
             "at `1/d` a bucket of 4000000000 takes a hundred years to fill",
         ),
-        ("{ rate: 1/s, key: ip }", "`ip` is no part of a request"),
+        ("{ rate: 1/s, key: ip }", "unknown key `ip`"),
         (
             "{ rate: 1/s, tiers: { role: { a: 1/s } } }",
-            "`role` is no part of a request",
+            "unknown key `role`",
         ),
         (
             "{ rate: 1/s, tiers: { jwt.role: { a: { rate: 1/s, burst: 0 } } } }",
@@ -420,7 +420,7 @@ fn wrong_limits_say_what_to_write() {
         ),
         (
             "{ rate: 1/s, tiers: { client.ip: { 192.0.2.1: 9/s } } }",
-            "`client.ip` of `a` makes no tiers",
+            "`client.ip` of `a` cannot have tiers",
         ),
         ("{ rate: 1/s, classes: [pages] }", "unknown"),
         (
@@ -433,15 +433,15 @@ fn wrong_limits_say_what_to_write() {
         ),
         (
             "{ rate: 1/s, store: redis }",
-            "`a` is kept in Redis, and there is no section `redis`",
+            "`a` is kept in Redis, which needs a `redis` section",
         ),
         (
             "{ rate: 1/s, lease: 10% }",
-            "`lease` says something of Redis, but `a` is kept in memory",
+            "`lease` is for limits in Redis, but `a` is kept in memory",
         ),
         (
             "{ rate: 1/s, on_store_error: deny }",
-            "`on_store_error` says something of Redis",
+            "`on_store_error` is for limits in Redis",
         ),
         (
             "{ rate: 1/s, exempt: [10.0.0.1/8] }",

@@ -37,7 +37,7 @@ impl RequestIdConfig {
             cx.report_at(
                 self.header.place,
                 "edgeway::request_id::header",
-                format!("`{}` is not a header name", self.header.value),
+                format!("invalid header name `{}`", self.header.value),
                 "write a name such as `X-Request-Id`",
             );
             return None;

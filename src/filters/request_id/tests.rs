@@ -127,6 +127,6 @@ fn another_header_may_carry_the_id() {
     assert!(!check.last().headers.contains_key("x-request-id"));
     assert_eq!(
         refused::<RequestId>("{ header: 'not a name' }"),
-        ["`not a name` is not a header name; help: write a name such as `X-Request-Id`"]
+        ["invalid header name `not a name`; help: write a name such as `X-Request-Id`"]
     );
 }

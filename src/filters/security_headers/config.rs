@@ -231,7 +231,7 @@ fn insert<T>(
     cx.report_at(
         written.place,
         "edgeway::security_headers::value",
-        format!("`{}` cannot be the value of `{name}`", text.escape_debug()),
+        format!("invalid value `{}` of `{name}`", text.escape_debug()),
         "write plain text on one line, or `false` for no such header",
     );
     false
@@ -288,7 +288,7 @@ fn or_helmet(schema: &mut Schema) {
 }
 
 impl Short for SecurityHeadersConfig {
-    const WHAT: &'static str = "`helmet`, `false` or a mapping that says what differs";
+    const WHAT: &'static str = "`helmet`, `false` or a mapping of what differs";
 
     fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         Self::deserialize(d)
@@ -298,7 +298,7 @@ impl Short for SecurityHeadersConfig {
         Some(match text {
             "helmet" => Ok(Self::default()),
             _ => Err(format!(
-                "no set of security headers is called `{text}`\nhelp: write `helmet`"
+                "unknown set of security headers `{text}`\nhelp: write `helmet`"
             )),
         })
     }

@@ -185,14 +185,14 @@ fn a_policy_of_nothing_but_upgrading_is_absent_over_plain_http() {
 fn wrong_values_say_what_to_write() {
     assert_eq!(
         refused::<SecurityHeaders>("shield"),
-        ["no set of security headers is called `shield`; help: write `helmet`"]
+        ["unknown set of security headers `shield`; help: write `helmet`"]
     );
     assert_eq!(
         refused::<SecurityHeaders>("{ csp: \"a\\nb\", frame_options: '' }"),
         [
-            "`a\\nb` cannot be the value of `content-security-policy`; help: write plain text on \
-             one line, or `false` for no such header",
-            "`` cannot be the value of `x-frame-options`; help: write plain text on one line, or \
+            "invalid value `a\\nb` of `content-security-policy`; help: write plain text on one \
+             line, or `false` for no such header",
+            "invalid value `` of `x-frame-options`; help: write plain text on one line, or \
              `false` for no such header",
         ]
     );

@@ -442,19 +442,18 @@ impl FromStr for Source {
     fn from_str(text: &str) -> Result<Self, String> {
         let unknown = || {
             let help = suggest(text, NAMES.into_iter(), "parts of a request are");
-            format!("`{text}` is no part of a request that a key can be\nhelp: {help}")
+            format!("unknown key `{text}`\nhelp: {help}")
         };
         let named = |kind: &str, name: &str| match name {
             "" => Err(format!(
-                "`{text}` names no {kind}\nhelp: write the name behind it, such as `{kind}:x`"
+                "`{text}` has no {kind} name\nhelp: write the name after it, such as `{kind}:x`"
             )),
             name => Ok(name.to_owned()),
         };
         if let Some(claim) = text.strip_prefix("jwt.") {
             return match claim {
                 "" => Err(
-                    "`jwt.` names no claim\nhelp: write the claim behind it, such as `jwt.sub`"
-                        .into(),
+                    "`jwt.` has no claim\nhelp: write the claim after it, such as `jwt.sub`".into(),
                 ),
                 claim => Ok(Self::Claim(claim.to_owned())),
             };
@@ -463,7 +462,12 @@ impl FromStr for Source {
             return match kind {
                 "header" => HeaderName::from_bytes(named(kind, name)?.as_bytes())
                     .map(Self::Header)
-                    .map_err(|_| format!("`{name}` is no name of a header\nhelp: write one such as `header:X-Client`")),
+                    .map_err(|_| {
+                        format!(
+                            "invalid header name `{name}`\nhelp: write one such as \
+                             `header:X-Client`"
+                        )
+                    }),
                 "cookie" => named(kind, name).map(Self::Cookie),
                 "query" => named(kind, name).map(Self::Query),
                 _ => Err(unknown()),

@@ -303,23 +303,23 @@ fn wrong_parts_say_what_to_write() {
     for (yaml, said) in [
         (
             "client_ip",
-            "`client_ip` is no part of a request that a key can be; help: did you mean `client.ip`?",
+            "unknown key `client_ip`; help: did you mean `client.ip`?",
         ),
         (
             "'headers:X'",
-            "`headers:X` is no part of a request that a key can be; help: parts of a request are `client.ip`, `client.network`, `header:NAME`, `cookie:NAME`, `query:NAME`, `host`, `route`, `jwt.CLAIM`, `api_key`, `user`, `client.certificate`",
+            "unknown key `headers:X`; help: parts of a request are `client.ip`, `client.network`, `header:NAME`, `cookie:NAME`, `query:NAME`, `host`, `route`, `jwt.CLAIM`, `api_key`, `user`, `client.certificate`",
         ),
         (
             "'header:'",
-            "`header:` names no header; help: write the name behind it, such as `header:x`",
+            "`header:` has no header name; help: write the name after it, such as `header:x`",
         ),
         (
             "'header:a b'",
-            "`a b` is no name of a header; help: write one such as `header:X-Client`",
+            "invalid header name `a b`; help: write one such as `header:X-Client`",
         ),
         (
             "jwt.",
-            "`jwt.` names no claim; help: write the claim behind it, such as `jwt.sub`",
+            "`jwt.` has no claim; help: write the claim after it, such as `jwt.sub`",
         ),
         (
             "host+host+host+host+host",

@@ -150,7 +150,7 @@ impl Shared {
         });
         for outcome in join_all(given).await {
             if let Err(error) = outcome {
-                log::debug!(error:%; "what a refused request had taken of a limit stays taken");
+                log::debug!(error:%; "tokens of a refused request not given back to a limit");
             }
         }
     }
@@ -248,9 +248,7 @@ impl FromRedisValue for Reply {
             .checked_mul(1_000_000)
             .and_then(|whole| whole.checked_add(micros))
             .filter(|now| now.checked_mul(1000).is_some())
-            .ok_or_else(|| {
-                ParsingError::from("the time of redis is beyond all reason".to_owned())
-            })?;
+            .ok_or_else(|| ParsingError::from("the time of redis is out of range".to_owned()))?;
         let states = values.map(|value| String::from_redis_value(value).map(|text| read(&text)));
         Ok(Self {
             has_passed,

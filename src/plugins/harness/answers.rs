@@ -44,7 +44,8 @@ impl Default for Answer {
 
 pub(super) fn read(json: &str) -> Result<Reach, String> {
     let written: HashMap<String, Written> = serde_json::from_str(json).map_err(|_| {
-        "`fetch` has answers by URL: { status, headers, body }, { json } or { error }".to_owned()
+        "`fetch` maps URLs to responses: { status, headers, body }, { json } or { error }"
+            .to_owned()
     })?;
     let answers = Answers::default();
     for (url, written) in written {
@@ -75,7 +76,7 @@ impl Answer {
             None => self.body,
         };
         let status = StatusCode::from_u16(self.status)
-            .map_err(|_| format!("{} is no status of an answer", self.status))?;
+            .map_err(|_| format!("invalid response status {}", self.status))?;
         Ok(Ok(Fetched {
             status,
             headers,

@@ -71,7 +71,7 @@ impl Kit {
             }));
         }
         for name in progress.ahead.drain(..) {
-            let why = "it did not run: a test before it had to be stopped";
+            let why = "not run: an earlier test had to be stopped";
             (self.tell)(Event::Tested(Tested {
                 name,
                 outcome: Err(Failure::script(why)),
@@ -150,7 +150,7 @@ impl Kit {
         let call = move |ctx: Ctx<'js>, number: usize, asked: String| {
             let trial = plugins.lock().get(number).cloned();
             let Some(trial) = trial else {
-                return Err(Exception::throw_message(&ctx, "there is no such plugin"));
+                return Err(Exception::throw_message(&ctx, "unknown plugin number"));
             };
             let (hook, input) = read(&asked).map_err(|why| Exception::throw_type(&ctx, &why))?;
             state.wait(&ctx, async move {
@@ -217,13 +217,13 @@ fn read(asked: &str) -> std::result::Result<(Hook, Input), String> {
     let response = match asked.status {
         Some(status) => {
             let status = StatusCode::from_u16(status)
-                .map_err(|_| format!("{status} is no status of an answer"))?;
+                .map_err(|_| format!("invalid response status {status}"))?;
             Some((status, headers(asked.answer)?))
         }
         None => None,
     };
     let method = Method::from_bytes(asked.method.as_bytes())
-        .map_err(|_| format!("`{}` is no method", asked.method))?;
+        .map_err(|_| format!("invalid method `{}`", asked.method))?;
     let input = Input {
         method,
         url: asked.url,
@@ -244,7 +244,7 @@ fn read(asked: &str) -> std::result::Result<(Hook, Input), String> {
         reason: asked.reason.map(Into::into),
         entry: asked.entry,
     };
-    let hook = hook.ok_or_else(|| format!("there is no hook `{}`", asked.hook))?;
+    let hook = hook.ok_or_else(|| format!("unknown hook `{}`", asked.hook))?;
     Ok((hook, input))
 }
 
@@ -259,7 +259,7 @@ pub(super) fn headers(pairs: Vec<(String, String)>) -> std::result::Result<Heade
         let value = bytes.and_then(|bytes| HeaderValue::from_bytes(&bytes).ok());
         let name_of_it = HeaderName::from_bytes(name.as_bytes()).ok();
         let (Some(name), Some(value)) = (name_of_it, value) else {
-            return Err(format!("this is no header: `{name}`"));
+            return Err(format!("invalid header `{name}`"));
         };
         headers.append(name, value);
     }

@@ -79,7 +79,7 @@ pub async fn run(
     let mut call = isolate.begin(call, Hook::Request);
     while call.outcome.is_none() {
         if call.waiting.all.is_empty() {
-            let why = "it waits for nothing, and does not end";
+            let why = "its promise never settles";
             call.outcome = Some(Err(Failure::new(Kind::Wall, why)));
             break;
         }

@@ -1,8 +1,8 @@
-// `edgeway:test`: what tests of plugins import.
+// `edgeway:test`, the module that tests of plugins import.
 (function (host, web) {
   const HOOKS = ['onRequest', 'onCacheKey', 'onRoute', 'onUpstreamRequest', 'onUpstreamResponse', 'onResponse', 'onError', 'onLog'];
 
-  // A request that a test makes up.
+  // A request that a test creates.
   class Request {
     #url;
     #method;
@@ -34,14 +34,14 @@
       return this.#headers;
     }
 
-    // As text, which is what tests have.
+    // As text: tests have no other bodies.
     get body() {
       return this.#body;
     }
   }
   globalThis.Request ??= Request;
 
-  // An answer of a plugin's own, which a test reads.
+  // A response that the plugin made, for the test to read.
   const answered = ({ status, headers, body }) =>
     web.fetched(status, headers, Uint8Array.from(atob(body), (letter) => letter.charCodeAt(0)));
 
@@ -53,8 +53,8 @@
     const isLog = hook === 'onLog';
     const given = isAnswer || isError || isLog ? (context.request ?? 'http://localhost/') : subject;
     const request = asRequest(given);
-    if (typeof request?.url !== 'string') throw new TypeError(`${hook} is called with a Request or a URL`);
-    if ((isAnswer || isError) && !Number.isInteger(subject?.status)) throw new TypeError(`${hook} is called with what has a status`);
+    if (typeof request?.url !== 'string') throw new TypeError(`${hook} must be called with a Request or a URL`);
+    if ((isAnswer || isError) && !Number.isInteger(subject?.status)) throw new TypeError(`${hook} must be called with an object that has a status`);
     const headers = web.pairsOf(request.headers);
     if (!request.headers.has('host')) headers.unshift(['host', new URL(request.url).host]);
     const asked = {
@@ -94,7 +94,7 @@
     };
   };
 
-  // Answers to `fetch`, with headers as pairs.
+  // Responses for `fetch`, with headers as pairs.
   const answersOf = (fetch) => {
     const one = (answer) => ({ ...answer, headers: web.pairsOf(new Headers(answer?.headers)) });
     const all = Object.entries(fetch).map(([url, answers]) => [url, Array.isArray(answers) ? answers.map(one) : one(answers)]);
@@ -156,7 +156,7 @@
     return keys.length === Object.keys(b).length && keys.every((key) => Object.hasOwn(b, key) && isDeepEqual(a[key], b[key], seen));
   };
 
-  // Whether what was thrown is what was expected: by class, expression, function or parts.
+  // Compares a thrown value with the expected class, expression, function or properties.
   const isExpected = (thrown, expected) => {
     if (expected === undefined) return true;
     if (expected instanceof RegExp) return expected.test(String(thrown));
@@ -218,8 +218,8 @@
   let isRunning = false;
   const test = (name, run) => {
     if (typeof name === 'function') [name, run] = [name.name || '<anonymous>', name];
-    if (typeof run !== 'function') throw new TypeError('a test is a name and a function');
-    if (isRunning) throw new Error('tests are named while the file is loaded, and not within a test');
+    if (typeof run !== 'function') throw new TypeError('a test needs a name and a function');
+    if (isRunning) throw new Error('tests must be declared while the file is loaded, not within a test');
     tests.push(run);
     host.testNamed(String(name));
   };

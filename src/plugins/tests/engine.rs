@@ -287,13 +287,19 @@ async fn what_is_too_long_is_refused_before_anybody_copies_it() {
     for line in &said[..5] {
         assert_eq!(
             *line,
-            "TypeError: a body to fetch with has 262144 bytes at most"
+            "TypeError: a body to fetch with can have at most 262144 bytes"
         );
     }
-    assert_eq!(said[5], "TypeError: a URL to fetch has 8192 bytes at most");
-    assert_eq!(said[6], "TypeError: this is no value of a header");
+    assert_eq!(
+        said[5],
+        "TypeError: a URL to fetch can have at most 8192 bytes"
+    );
+    assert_eq!(said[6], "TypeError: invalid header value");
     for line in &said[7..9] {
-        assert_eq!(*line, "Error: a key and its value have 65536 bytes at most");
+        assert_eq!(
+            *line,
+            "Error: a key and its value can have at most 65536 bytes"
+        );
     }
     assert!(said[9].starts_with("TypeError: fetch failed: "), "{said:?}");
     assert_eq!(said[10], "");

@@ -295,7 +295,7 @@ fn what_is_no_file_is_not_waited_for() {
     for file in ["zero.js", "."] {
         let path = folder.path().join(file);
         let why = source::read(&path).unwrap_err();
-        assert_eq!(why.to_string(), "it is no file", "{file}");
+        assert_eq!(why.to_string(), "it is not a file", "{file}");
     }
     let text = "export function onRequest() {}; await import('./' + 'x'.repeat(5000));";
     let refused = load_with(&[("plugin.js", text)], "{}").map(|_| ());

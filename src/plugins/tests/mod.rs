@@ -237,11 +237,11 @@ fn refused(files: &[(&str, &str)]) -> String {
 #[test]
 fn an_import_that_cannot_be_is_told_at_its_place() {
     for (import, why) in [
-        ("node:fs", "nothing of Node"),
-        ("fs", "nothing of Node"),
-        ("jose", "a bundler"),
+        ("node:fs", "Node.js modules are not available"),
+        ("fs", "Node.js modules are not available"),
+        ("jose", "bundle packages"),
         ("./b", "did you mean `./b.js`?"),
-        ("./data.json", "JSON is not imported"),
+        ("./data.json", "JSON cannot be imported"),
         ("./c.ts", "esbuild"),
     ] {
         let text = format!("// é\n  import '{import}';\nexport const onRequest = () => {{}};");
@@ -291,11 +291,8 @@ fn an_export_that_nothing_would_call_is_refused() {
             "did you mean `onRequest`?",
         ),
         ("export function Proxy() {}", "did you mean `proxy`?"),
-        (
-            "export function onStart() {}",
-            "`onStart`, which is no hook",
-        ),
-        ("export const onLog = 'x';", "`onLog` is no function"),
+        ("export function onStart() {}", "unknown hook `onStart`"),
+        ("export const onLog = 'x';", "`onLog` is not a function"),
         ("export default { fetch() {} };", "an object with `fetch`"),
         ("export default { onLog() {} };", "an object with `onLog`"),
         (
@@ -304,7 +301,7 @@ fn an_export_that_nothing_would_call_is_refused() {
         ),
         (
             "export const config = { matcher: () => true };",
-            "is a path",
+            "must be a path",
         ),
         ("export const config = { matcher: [] };", "no request"),
     ] {
@@ -330,9 +327,12 @@ async fn what_is_known_from_elsewhere_has_a_hint_and_the_authors_own_line() {
         ("process.env.A", "`ctx.env`"),
         ("Buffer.from('a')", "Uint8Array"),
         ("require('a')", "ES module"),
-        ("new ReadableStream()", "no streams"),
+        ("new ReadableStream()", "streams are not available"),
         ("request instanceof Request", "`NextRequest`"),
-        ("new NextRequest('https://a.test/')", "makes no NextRequest"),
+        (
+            "new NextRequest('https://a.test/')",
+            "NextRequest cannot be created",
+        ),
         ("request.clone()", "new Headers"),
         ("JSON.parse('{')", "SyntaxError"),
         ("new Headers(3)", "an object or pairs"),
@@ -420,7 +420,7 @@ async fn what_is_kept_of_a_request_is_of_no_use_later() {
     assert_eq!(loaded.request().await, Ok(Output::default()));
     let failure = loaded.request().await.unwrap_err();
     assert!(
-        failure.message.contains("this request is over"),
+        failure.message.contains("this request has ended"),
         "{failure:?}"
     );
 }
@@ -542,7 +542,7 @@ async fn kv_and_env_are_there_if_they_were_given() {
     assert!(without.message.contains("has no kv"), "{without:?}");
     let fetches = load("export async function onRequest() { await fetch('http://a.test/'); }");
     let failure = fetches.request().await.unwrap_err();
-    assert!(failure.message.contains("may fetch nothing"), "{failure:?}");
+    assert!(failure.message.contains("may not fetch"), "{failure:?}");
 }
 
 #[tokio::test]

@@ -83,7 +83,7 @@ async fn no_pattern_holds_a_worker() {
         if text.len() > MAX_PATTERN {
             let failure = outcome.expect_err(&what);
             let why = format!(
-                "has {MAX_PATTERN} characters at most, and this one {}",
+                "at most {MAX_PATTERN} characters, this one has {}",
                 text.len()
             );
             assert!(failure.message.contains(&why), "{what}: {failure:?}");

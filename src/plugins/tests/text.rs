@@ -55,7 +55,7 @@ async fn half_a_pair_is_no_value_of_a_header() {
         let text = format!("export function onRequest(req) {{ {wrong}; }}");
         let failure = said(&text, Hook::Request).await.expect_err(wrong);
         assert!(failure.message.starts_with("TypeError: "), "{failure:?}");
-        assert!(failure.message.contains("of a header"), "{failure:?}");
+        assert!(failure.message.contains("invalid header"), "{failure:?}");
     }
 }
 
@@ -130,7 +130,7 @@ async fn an_own_answer_has_a_bound() {
         };
         assert_eq!(answered(&text(most)).await.body.len(), MOST, "{body}");
         let failure = said(&text(most + 1), Hook::Request).await.expect_err(body);
-        let why = "RangeError: the body of an own answer has 1048576 bytes at most";
+        let why = "RangeError: the body of a plugin's response can have at most 1048576 bytes";
         assert_eq!(failure.message, why, "{body}");
     }
 }
@@ -140,14 +140,14 @@ async fn what_a_hook_gives_back_as_text_has_a_bound() {
     let rewrite = "import { NextResponse } from 'next/server';
         export const proxy = () => NextResponse.rewrite('https://a.test/?' + 'x'.repeat(8192));";
     let failure = said(rewrite, Hook::Request).await.unwrap_err();
-    let why = "RangeError: the URL of a rewrite has 8192 bytes at most";
+    let why = "RangeError: the URL of a rewrite can have at most 8192 bytes";
     assert_eq!(failure.message, why);
     for (name, hook) in [("onCacheKey", Hook::CacheKey), ("onRoute", Hook::Route)] {
         let text = |count| format!("export const {name} = () => 'é'.repeat({count});");
         let output = said(&text(4096), hook).await.unwrap();
         assert!(matches!(output.answer, Answer::Text(text) if text.len() == 8192));
         let failure = said(&text(4097), hook).await.unwrap_err();
-        let why = "RangeError: what a hook gives back has 8192 bytes at most";
+        let why = "RangeError: the return value of a hook can have at most 8192 bytes";
         assert_eq!(failure.message, why);
     }
 }

@@ -1,4 +1,4 @@
-// Bodies of requests, and `FormData` as far as forms of names and values have it.
+// Request bodies, and `FormData` as far as URL-encoded forms need it.
 (function (host, web) {
   class FormData {
     #pairs = [];
@@ -60,11 +60,11 @@
   delete FormData.of;
   globalThis.FormData = FormData;
 
-  // What reads the body of the request of a call; once, as in the Fetch standard.
+  // Reads the body of the request of a call; only once, as in the Fetch standard.
   web.bodyReader = (call, headers) => {
     let isUsed = false;
     const take = (read) => {
-      if (isUsed) throw new TypeError('the body of this request has been read');
+      if (isUsed) throw new TypeError('the body of this request has already been read');
       const body = read(call);
       isUsed = host.hasBody(call);
       return body;
@@ -78,7 +78,7 @@
       arrayBuffer: () => take(host.bodyBytes),
       formData() {
         const type = (headers().get('content-type') ?? '').split(';', 1)[0].trim().toLowerCase();
-        if (type !== 'application/x-www-form-urlencoded') throw new TypeError('the body of this request is no form of names and values');
+        if (type !== 'application/x-www-form-urlencoded') throw new TypeError('the body of this request is not a URL-encoded form');
         return formOf([...new URLSearchParams(take(host.bodyText))]);
       },
     };

@@ -1,5 +1,5 @@
-// Code made of text, `new Function` and its like: the engine reads it as if there were always
-// memory, so there is some while it reads.
+// Code from strings, such as `new Function`: the engine parses it as if memory were
+// unlimited, so some is reserved while it parses.
 (function (host) {
   const { room } = host;
   const { apply, construct } = Reflect;
@@ -23,7 +23,7 @@
   globalThis.Function = Function.prototype.constructor;
   globalThis.eval = new Proxy(eval, reading);
 
-  // Patterns: the engine reads each in one step, in a time that grows with the square of its
+  // Regular expressions: the engine parses each in one step, in time quadratic in its
   // length.
   const MAX_PATTERN = 8192;
   const Native = RegExp;
@@ -32,12 +32,12 @@
   const bounded = (pattern) => {
     const text = String(pattern);
     if (text.length > MAX_PATTERN) {
-      throw new RangeError(`a regular expression has ${MAX_PATTERN} characters at most, and this one ${text.length}`);
+      throw new RangeError(`a regular expression can have at most ${MAX_PATTERN} characters, this one has ${text.length}`);
     }
     return text;
   };
   const isObject = (value) => (typeof value === 'object' && value !== null) || typeof value === 'function';
-  // One that was read before is as long as may be.
+  // A RegExp that exists has passed the length check.
   const isRead = (pattern) => {
     if (pattern === proto) return false;
     try {
@@ -47,8 +47,8 @@
       return false;
     }
   };
-  // What the engine would make of these, with the text in hand: asked again, an object could
-  // give another.
+  // Returns the arguments as the engine would see them, with the text read only once: read again,
+  // an object could return another.
   const bothOf = (pattern, flags) => {
     if (pattern === undefined || (isObject(pattern) && isRead(pattern))) return [pattern, flags];
     if (isObject(pattern) && pattern[Symbol.match]) {

@@ -1,4 +1,4 @@
-// `console`: to the gateway's log.
+// `console`, which writes to the gateway's log.
 (function (host, web) {
   const show = (value) => {
     if (typeof value === 'string') return value;

@@ -1,9 +1,9 @@
-// Text, base64, and what `crypto` has.
+// Text encodings, base64 and `crypto`.
 (function (host, web) {
   const view = (data) => {
     if (data instanceof ArrayBuffer) return new Uint8Array(data);
     if (ArrayBuffer.isView(data)) return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-    throw new TypeError('this is no buffer of bytes');
+    throw new TypeError('expected an ArrayBuffer or a typed array');
   };
 
   globalThis.TextEncoder = class TextEncoder {
@@ -22,7 +22,7 @@
 
     constructor(label = 'utf-8', options = {}) {
       if (!/^\s*(utf-?8|unicode-1-1-utf-8)\s*$/i.test(label)) {
-        throw new RangeError(`the coding \`${label}\` is not known here, only utf-8`);
+        throw new RangeError(`unsupported encoding \`${label}\`: use utf-8`);
       }
       this.#fatal = Boolean(options?.fatal);
       this.#ignoreBOM = Boolean(options?.ignoreBOM);
@@ -43,7 +43,7 @@
     decode(data) {
       if (data === undefined) return '';
       const text = host.utf8Decode(view(data), this.#fatal);
-      if (text === undefined || text === null) throw new TypeError('this is no UTF-8');
+      if (text === undefined || text === null) throw new TypeError('invalid UTF-8');
       return !this.#ignoreBOM && text.startsWith('\uFEFF') ? text.slice(1) : text;
     }
   };
@@ -51,12 +51,12 @@
   const invalid = (message) => new DOMException(message, 'InvalidCharacterError');
   globalThis.btoa = (text) => {
     const coded = host.btoa(String(text));
-    if (coded === undefined || coded === null) throw invalid('btoa takes characters up to U+00FF');
+    if (coded === undefined || coded === null) throw invalid('btoa accepts only characters up to U+00FF');
     return coded;
   };
   globalThis.atob = (text) => {
     const plain = host.atob(String(text));
-    if (plain === undefined || plain === null) throw invalid('this is no base64');
+    if (plain === undefined || plain === null) throw invalid('invalid base64');
     return plain;
   };
 
@@ -64,14 +64,14 @@
   const hashOf = (algorithm) => {
     const name = String(algorithm?.name ?? algorithm).toUpperCase();
     if (!HASHES.includes(name)) {
-      throw new DOMException(`the hash \`${name}\` is not known here, only ${HASHES.join(', ')}`, 'NotSupportedError');
+      throw new DOMException(`unsupported hash \`${name}\`: use one of ${HASHES.join(', ')}`, 'NotSupportedError');
     }
     return name;
   };
   const isHmac = (algorithm) => {
     const name = String(algorithm?.name ?? algorithm).toUpperCase();
     if (name !== 'HMAC') {
-      throw new DOMException(`the algorithm \`${name}\` is not known here, only HMAC`, 'NotSupportedError');
+      throw new DOMException(`unsupported algorithm \`${name}\`: use HMAC`, 'NotSupportedError');
     }
   };
 
@@ -103,9 +103,9 @@
     }
 
     static use(key, usage) {
-      if (!(key instanceof CryptoKey)) throw new TypeError('this is no key');
+      if (!(key instanceof CryptoKey)) throw new TypeError('expected a CryptoKey');
       if (!key.#usages.includes(usage)) {
-        throw new DOMException(`this key is not for \`${usage}\``, 'InvalidAccessError');
+        throw new DOMException(`this key cannot be used for \`${usage}\``, 'InvalidAccessError');
       }
       return [key.#hash, key.#bytes];
     }
@@ -119,10 +119,10 @@
     },
 
     async importKey(format, data, algorithm, extractable, usages) {
-      if (format !== 'raw') throw new DOMException('keys are imported as `raw`', 'NotSupportedError');
+      if (format !== 'raw') throw new DOMException('keys can only be imported as `raw`', 'NotSupportedError');
       isHmac(algorithm);
       const unknown = [...usages].find((usage) => usage !== 'sign' && usage !== 'verify');
-      if (unknown !== undefined) throw new SyntaxError(`a key of HMAC is not for \`${unknown}\``);
+      if (unknown !== undefined) throw new SyntaxError(`an HMAC key cannot be used for \`${unknown}\``);
       return new CryptoKey(view(data).slice(), hashOf(algorithm.hash), [...usages]);
     },
 
@@ -144,10 +144,10 @@
 
     getRandomValues(array) {
       if (!ArrayBuffer.isView(array) || array instanceof Float32Array || array instanceof Float64Array || array instanceof DataView) {
-        throw new DOMException('getRandomValues fills an array of integers', 'TypeMismatchError');
+        throw new DOMException('getRandomValues needs an array of integers', 'TypeMismatchError');
       }
       if (array.byteLength > MOST_RANDOM) {
-        throw new DOMException(`getRandomValues fills ${MOST_RANDOM} bytes at most`, 'QuotaExceededError');
+        throw new DOMException(`getRandomValues can fill at most ${MOST_RANDOM} bytes`, 'QuotaExceededError');
       }
       view(array).set(new Uint8Array(host.random(array.byteLength)));
       return array;

@@ -1,30 +1,30 @@
-// `Headers` of the Fetch standard: a list of one's own, or a view of a head that the gateway
-// has.
+// `Headers` of the Fetch standard: a list of their own, or a view of headers that the gateway
+// holds.
 (function (host, web) {
   const NAME = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
   const nameOf = (name) => {
     const text = String(name);
-    if (!NAME.test(text)) throw new TypeError(`\`${text}\` is no name of a header`);
+    if (!NAME.test(text)) throw new TypeError(`invalid header name \`${text}\``);
     return text.toLowerCase();
   };
   const valueOf = (value) => {
     const text = String(value).replace(/^[\t\n\r ]+|[\t\n\r ]+$/g, '');
-    if (/[\0\r\n\u0100-\uffff]/.test(text)) throw new TypeError('this is no value of a header');
+    if (/[\0\r\n\u0100-\uffff]/.test(text)) throw new TypeError('invalid header value');
     return text;
   };
 
-  // Cookies of several lines are one list (RFC 9113, 8.2.3), as Node has them.
+  // Cookies of several lines are one list (RFC 9113, 8.2.3), as in Node.js.
   const between = (name) => (name === 'cookie' ? '; ' : ', ');
 
-  // What `Headers` of a head of the request under way are made of, and that head: twice the
-  // number of its call, and 1 more for the head of the answer.
+  // Argument that makes `Headers` a view of the current exchange, and the view's number: twice the
+  // number of its call, plus 1 for the headers of the response.
   const HEAD = Symbol('head');
   let head = 0;
 
   const { headerGet, headerChange } = host;
 
   class Headers {
-    // Pairs, or the number of a head. One field, since each costs as much as reading a header.
+    // Pairs, or the number of a view. One field, since each costs as much as reading a header.
     #list;
 
     constructor(init) {
@@ -34,11 +34,11 @@
       }
       this.#list = [];
       if (init === undefined || init === null) return;
-      if (typeof init !== 'object') throw new TypeError('Headers are made of an object or pairs');
+      if (typeof init !== 'object') throw new TypeError('Headers can be created from an object or pairs');
       const pairs = typeof init[Symbol.iterator] === 'function' ? init : Object.entries(init);
       for (const pair of pairs) {
         const both = [...pair];
-        if (both.length !== 2) throw new TypeError('a header is a name and a value');
+        if (both.length !== 2) throw new TypeError('a header must be a pair of name and value');
         this.append(both[0], both[1]);
       }
     }
@@ -90,7 +90,7 @@
       for (const [name, value] of this) callback.call(self, value, name, this);
     }
 
-    // Sorted and joined, apart from Set-Cookie, as the standard has it.
+    // Sorted and joined, except Set-Cookie, as in the standard.
     *entries() {
       const pairs = web.pairsOf(this);
       const names = [...new Set(pairs.map(([name]) => name))].sort();

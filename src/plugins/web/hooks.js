@@ -1,15 +1,15 @@
-// How the gateway calls hooks, and how what they wait for comes back to them.
+// Calls of hooks by the gateway, and the promises that they wait for.
 (function (host, web) {
-  // Hooks of whoever runs a module that exports none, such as a file of tests.
+  // Hooks of a module that exports none, such as a test file.
   web.hooks = {};
-  // A map or set whose functions are those of now, whatever a plugin makes of them.
+  // A map or set with copies of its methods, which a plugin cannot replace.
   const own = (collection, ...names) => {
     for (const name of names) collection[name] = collection[name];
     return collection;
   };
   const waiting = own(new Map(), 'get', 'set', 'delete', 'has');
 
-  // The promise of what the gateway does meanwhile.
+  // Promise of an operation that the gateway runs.
   const later = (id) => new Promise((keep, reject) => waiting.set(id, [keep, reject]));
   web.later = later;
 
@@ -23,7 +23,7 @@
 
   // A timer belongs to the hook that sets it, and ends with it.
   const cleared = own(new Set(), 'add', 'delete');
-  // What hooks that are over had not waited for. Nothing runs for it.
+  // Drops the operations that ended hooks did not wait for. Nothing runs for them.
   web.forget = (ids) => {
     for (let at = 0; at < ids.length; at++) {
       waiting.delete(ids[at]);
@@ -32,7 +32,7 @@
   };
 
   globalThis.setTimeout = (callback, millis = 0, ...values) => {
-    if (typeof callback !== 'function') throw new TypeError('setTimeout calls a function');
+    if (typeof callback !== 'function') throw new TypeError('setTimeout needs a function');
     const id = host.sleep(Number(millis) || 0);
     later(id).then(() => cleared.delete(id) || callback(...values));
     return id;
@@ -47,11 +47,11 @@
   const { callOf, requestOf, responseOf } = web;
   let numberOf;
   let keptOf;
-  // As spare with fields as the request is.
+  // Two private fields and no private method, like the request.
   class Context {
-    // The request, or the number of the call until somebody asks for it.
+    // The request, or the number of the call until it is first read.
     #of;
-    // What few hooks ask for.
+    // Properties that few hooks read.
     #more;
 
     constructor(of) {
@@ -96,7 +96,7 @@
       return fact(numberOf(this), 2);
     }
 
-    // Read once, and by whoever asks.
+    // Parsed once, on first use.
     get jwt() {
       const kept = keptOf(this);
       if (!('jwt' in kept)) kept.jwt = told(host.claims(numberOf(this)));
@@ -118,10 +118,10 @@
     }
   }
 
-  // Headers that stand beside what the backend says by the same name, as in Next.js; any other
-  // takes its place.
+  // Headers that are added to the backend's headers of the same name, as in Next.js; any other
+  // replaces them.
   const BESIDE = ['set-cookie', 'vary', 'www-authenticate', 'proxy-authenticate'];
-  const NO_VALUE = 'a hook gives back nothing or a Response';
+  const NO_VALUE = 'a hook must return nothing or a Response';
   const answers = {
     onRequest: (call, value) => {
       if (value === undefined || value === null) return host.done(call, 0);
@@ -132,7 +132,7 @@
       const answer = web.headersOf(call, 1);
       if (then.url) web.tellRewrite(host.fact(call, 1), web.headersOf(call, 0), then.url, answer);
       if (then.request) {
-        // What it has is what goes on, and what it lacks does not.
+        // Its headers are forwarded, and headers that it lacks are removed.
         const request = web.headersOf(call, 0);
         for (const [name] of web.pairsOf(request)) if (!then.request.has(name)) request.delete(name);
         for (const [name, value] of then.request) if (request.get(name) !== value) request.set(name, value);
@@ -149,14 +149,14 @@
   };
   for (const name of ['onUpstreamRequest', 'onUpstreamResponse', 'onResponse']) {
     answers[name] = (call, value) => {
-      if (value !== undefined && value !== null) throw new TypeError(`${name} gives back nothing`);
+      if (value !== undefined && value !== null) throw new TypeError(`${name} must return nothing`);
       host.done(call, 0);
     };
   }
   for (const name of ['onCacheKey', 'onRoute']) {
     answers[name] = (call, value) => {
       if (value === undefined || value === null) return host.done(call, 0);
-      if (typeof value !== 'string') throw new TypeError(`${name} gives back a string or nothing`);
+      if (typeof value !== 'string') throw new TypeError(`${name} must return a string or nothing`);
       host.done(call, 2, value);
     };
   }
@@ -171,17 +171,17 @@
   const isField = (value) => value === null || ['string', 'boolean'].includes(typeof value) || Number.isFinite(value);
   answers.onLog = (call, value) => {
     if (value === undefined || value === null) return host.done(call, 0);
-    if (typeof value !== 'object') throw new TypeError('onLog gives back an object or nothing');
+    if (typeof value !== 'object') throw new TypeError('onLog must return an object or nothing');
     const fields = Object.entries(value).filter(([, value]) => value !== undefined);
     for (const [name, value] of fields) {
-      if (!/^\w{1,64}$/.test(name)) throw new TypeError(`\`${name}\` is no name of a field`);
-      if (!isField(value)) throw new TypeError(`the field \`${name}\` is no text, number, boolean or null`);
+      if (!/^\w{1,64}$/.test(name)) throw new TypeError(`invalid field name \`${name}\``);
+      if (!isField(value)) throw new TypeError(`the field \`${name}\` must be a string, number, boolean or null`);
     }
-    // JSON has a way to write half a surrogate pair, which nobody else reads.
+    // JSON can escape half a surrogate pair, which other parsers reject.
     const whole = (value) => (typeof value === 'string' ? value.toWellFormed() : value);
     const text = JSON.stringify(Object.fromEntries(fields.map(([name, value]) => [name, whole(value)])));
-    if (fields.length > MOST_FIELDS) throw new RangeError(`onLog gives back ${MOST_FIELDS} fields at most`);
-    if (text.length > LONGEST_FIELDS) throw new RangeError(`onLog gives back ${LONGEST_FIELDS} letters of JSON at most`);
+    if (fields.length > MOST_FIELDS) throw new RangeError(`onLog can return at most ${MOST_FIELDS} fields`);
+    if (text.length > LONGEST_FIELDS) throw new RangeError(`onLog can return at most ${LONGEST_FIELDS} characters of JSON`);
     host.done(call, 3, text);
   };
 
@@ -200,7 +200,7 @@
     onResponse: (call, hook, status) => hook(responseOf(call, status), new Context(call)),
   };
 
-  // What begins a hook: gives back `true` if it is over, and wants nothing.
+  // Returns the function that starts a hook, which returns `true` if the hook ended without a value.
   web.entryOf = (name, hook) => {
     const start = starts[name];
     const answer = answers[name];

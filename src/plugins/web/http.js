@@ -4,14 +4,14 @@
   const { fact } = host;
   const { headersOf, callOfHeaders } = web;
 
-  // What a body is made of, as text or bytes, and the type that it then has.
+  // Converts a body to text or bytes, and returns it with its default content type.
   web.bodyFrom = (body) => {
     if (body === undefined || body === null) return [null];
     if (body instanceof ArrayBuffer || ArrayBuffer.isView(body)) return [web.bytes(body)];
-    if (body instanceof FormData) throw new TypeError('a form is sent as `new URLSearchParams([...form])`, and not as FormData');
+    if (body instanceof FormData) throw new TypeError('FormData cannot be sent: use `new URLSearchParams([...form])`');
     const isForm = body instanceof URLSearchParams;
     if (typeof body === 'object' && !isForm) {
-      throw new TypeError('a body is text or bytes: `Response.json(…)` or `JSON.stringify(…)` makes it of an object');
+      throw new TypeError('a body must be text or bytes: convert an object with `Response.json(…)` or `JSON.stringify(…)`');
     }
     return [String(body).toWellFormed(), isForm ? 'application/x-www-form-urlencoded;charset=UTF-8' : 'text/plain;charset=UTF-8'];
   };
@@ -25,10 +25,10 @@
     constructor(body = null, init = {}) {
       const status = init?.status ?? 200;
       if (!Number.isInteger(status) || status < 200 || status > 599) {
-        throw new RangeError(`${status} is no status of an answer`);
+        throw new RangeError(`invalid response status ${status}`);
       }
       if (body !== null && NO_BODY.includes(status)) {
-        throw new TypeError(`an answer of status ${status} has no body`);
+        throw new TypeError(`a response of status ${status} cannot have a body`);
       }
       this.#status = status;
       this.#headers = new Headers(init?.headers);
@@ -59,7 +59,7 @@
 
     static redirect(url, status = 302) {
       if (![301, 302, 303, 307, 308].includes(status)) {
-        throw new RangeError(`${status} is no status of a redirect`);
+        throw new RangeError(`invalid redirect status ${status}`);
       }
       return new this(null, { status, headers: { location: String(url) } });
     }
@@ -69,7 +69,7 @@
     }
 
     #take() {
-      if (this.#isUsed) throw new TypeError('the body of this answer has been read');
+      if (this.#isUsed) throw new TypeError('the body of this response has already been read');
       this.#isUsed = this.#body !== null;
       return this.#body ?? '';
     }
@@ -92,32 +92,32 @@
       return response.#body;
     }
   }
-  // An answer that came, whose status may have no body.
+  // A fetched response, whose status may forbid a body.
   web.fetched = (status, pairs, body) => new Response(NO_BODY.includes(status) ? null : body, { status, headers: pairs });
   web.bodyOf = Response.body;
   delete Response.body;
 
-  // The request under way. Two private fields and no private method: the engine has room for
+  // The current request. Two private fields and no private method: the engine has room for
   // two in each object, and each further one costs as much as reading a header.
   let callOf;
   let keptOf;
   let readerOf;
   class HookRequest {
-    // Its headers, or the number of the call until somebody asks for them.
+    // Its headers, or the number of the call until they are first read.
     #of;
-    // What few hooks ask for.
+    // Properties that few hooks read.
     #more;
 
     constructor(call) {
       if (typeof call !== 'number') {
-        throw new TypeError('a plugin makes no NextRequest: `NextResponse.next({ request: { headers } })` says what goes on');
+        throw new TypeError('NextRequest cannot be created: use `NextResponse.next({ request: { headers } })` to change the request');
       }
       this.#of = call;
     }
 
-    // Two that change one head would not be as in Fetch.
+    // Two objects that change the same headers would differ from Fetch.
     clone() {
-      throw new TypeError('request.clone() is not there: `new Headers(request.headers)` copies its headers');
+      throw new TypeError('request.clone() is not available: copy its headers with `new Headers(request.headers)`');
     }
 
     static {
@@ -178,7 +178,7 @@
   web.callOf = callOf;
   globalThis.NextRequest = HookRequest;
 
-  // The answer under way.
+  // The current response.
   class HookResponse {
     #call;
     #headers;

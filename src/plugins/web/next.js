@@ -1,6 +1,6 @@
 // Cookies, and `NextRequest` and `NextResponse` as a `proxy.js` of Next.js has them.
 (function (host, web) {
-  // What cannot be decoded is no cookie, as in Next.js.
+  // A value that cannot be decoded is ignored, as in Next.js.
   const decode = (text) => {
     try {
       return decodeURIComponent(text);
@@ -23,7 +23,7 @@
   };
   const nameOf = (named) => (typeof named === 'object' && named !== null ? named.name : String(named));
 
-  // The cookies that a request brought; changes go into its head.
+  // The cookies of a request; changes are written to its headers.
   class RequestCookies {
     #headers;
 
@@ -104,7 +104,7 @@
     return text.join('; ');
   };
 
-  // The cookies that an answer sets: each once, the last one counts.
+  // The cookies that a response sets: each once, the last one counts.
   class ResponseCookies {
     #headers;
 
@@ -214,8 +214,8 @@
   web.cookiesOf = (headers) => new RequestCookies(headers);
   web.responseCookiesOf = (headers) => new ResponseCookies(headers);
 
-  // A click in the browser asks for data (`rsc`) with a parameter that is none of the page's:
-  // no proxy sees it.
+  // A click in the browser requests data (`rsc`) with a parameter that does not belong to the page:
+  // it is hidden from `proxy.js`.
   const MARK = '_rsc';
   web.nextUrlOf = (url, headers) => {
     const next = new NextURL(url);
@@ -223,7 +223,7 @@
     return next;
   };
 
-  // A click is told where it was rewritten to, which the address in the browser goes by.
+  // Tells the client the target of a rewrite, for the address in the browser.
   web.tellRewrite = (url, request, to, answer) => {
     if (!request.has('rsc')) return;
     const [from, target] = [web.nextUrlOf(url, request), new URL(to)];

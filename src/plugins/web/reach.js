@@ -5,7 +5,7 @@
     const headers = new Headers(init?.headers ?? resource?.headers);
     let [body, type] = web.bodyFrom(init?.body);
     if (type !== undefined && !headers.has('content-type')) headers.set('content-type', type);
-    // The request under way, passed on: it is refused if its body was not read.
+    // The current request, forwarded: refused if its body is not buffered.
     if (body === null && resource instanceof NextRequest && !['GET', 'HEAD'].includes(resource.method)) body = await resource.arrayBuffer();
     const method = String(init?.method ?? resource?.method ?? 'GET').toUpperCase();
     const id = host.fetch(method, url, web.pairsOf(headers).flat(), body ?? '');
@@ -21,14 +21,14 @@
   };
 
   const keyOf = (key) => {
-    if (typeof key !== 'string' || key === '') throw new TypeError('a key is a string');
+    if (typeof key !== 'string' || key === '') throw new TypeError('a key must be a string');
     return key;
   };
-  // Seconds, as `ttl` of other stores are.
+  // In seconds, like `ttl` of other stores.
   const millis = (options) => {
     const ttl = options?.ttl;
     if (ttl === undefined) return 0;
-    if (typeof ttl !== 'number' || !(ttl > 0)) throw new TypeError('`ttl` is a number of seconds');
+    if (typeof ttl !== 'number' || !(ttl > 0)) throw new TypeError('`ttl` must be a number of seconds');
     return ttl * 1000;
   };
   web.kv = Object.freeze({
@@ -39,7 +39,7 @@
 
     async put(key, value, options) {
       const text = JSON.stringify(value);
-      if (text === undefined) throw new TypeError('this cannot be kept: it is no JSON');
+      if (text === undefined) throw new TypeError('this value cannot be stored: it is not JSON');
       await web.later(host.kv('put', keyOf(key), text, 0, millis(options)));
     },
 
@@ -48,7 +48,7 @@
     },
 
     async increment(key, by = 1, options = undefined) {
-      if (!Number.isSafeInteger(by)) throw new TypeError('a whole number is added');
+      if (!Number.isSafeInteger(by)) throw new TypeError('the increment must be an integer');
       return await web.later(host.kv('increment', keyOf(key), undefined, by, millis(options)));
     },
   });

@@ -1,4 +1,4 @@
-// `URL` and `URLSearchParams` of the URL standard; the gateway parses.
+// `URL` and `URLSearchParams` of the URL standard, parsed by the gateway.
 (function (host, web) {
   const PARTS = ['href', 'protocol', 'username', 'password', 'host', 'hostname', 'port', 'pathname', 'search', 'hash', 'origin'];
 
@@ -11,7 +11,7 @@
         const pairs = typeof init[Symbol.iterator] === 'function' ? init : Object.entries(init);
         for (const pair of pairs) {
           const both = [...pair];
-          if (both.length !== 2) throw new TypeError('a parameter is a name and a value');
+          if (both.length !== 2) throw new TypeError('a parameter must be a pair of name and value');
           this.#pairs.push([String(both[0]), String(both[1])]);
         }
         return;
@@ -60,7 +60,7 @@
       this.#changed();
     }
 
-    // By UTF-16 code units, and else as they were, as the standard has it.
+    // By UTF-16 code units and stable, as in the standard.
     sort() {
       this.#pairs.sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0));
       this.#changed();

@@ -1,9 +1,9 @@
-// What a plugin says by `ctx`: `log`, `metrics` and `waitUntil`.
+// Outputs of a plugin in `ctx`: `log`, `metrics` and `waitUntil`.
 (function (host, web) {
-  // Pairs of names and texts; what is no text is shown as JSON has it.
+  // Pairs of names and strings; other values are converted to JSON.
   const pairsOf = (object, what) => {
     if (object === undefined || object === null) return [];
-    if (typeof object !== 'object') throw new TypeError(`${what} are an object`);
+    if (typeof object !== 'object') throw new TypeError(`${what} must be an object`);
     const flat = [];
     for (const [name, value] of Object.entries(object)) {
       if (value !== undefined) flat.push(name, web.show(value));

@@ -147,7 +147,7 @@ pub(super) fn begin(
     cache.metrics.revalidation(Revalidation::Begun);
     ctx.live().background.spawn("revalidation", async move {
         if tokio::time::timeout(LONGEST, prepared.run()).await.is_err() {
-            log::warn!("a stale answer could not be fetched anew in time");
+            log::warn!("stale response not revalidated in time");
         }
     });
 }

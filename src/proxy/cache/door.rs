@@ -98,7 +98,7 @@ pub(in crate::proxy) async fn fetch(
     if let Err(busy) = place(session, ctx, cache).await {
         let reply = Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, busy.reason())
             .retry_after(busy.retry_after)
-            .detail("This page is being made for others first. Please come back.");
+            .detail("This page is being rendered for other clients first. Please try again later.");
         return Some(Box::new(reply));
     }
     ctx.cache = Some(flow);
@@ -182,7 +182,7 @@ fn past(why: &'static str) -> Decision {
 
 fn only_if_cached() -> Decision {
     let reply = Reply::refuse(StatusCode::GATEWAY_TIMEOUT, "only_if_cached")
-        .detail("Nothing that may be used is stored, and you asked for nothing else.");
+        .detail("No usable response is stored, and `only-if-cached` allows no other.");
     let facts = CacheFacts::new(CacheOutcome::Miss).why("only-if-cached");
     (facts, Course::Reply(Box::new(reply)))
 }

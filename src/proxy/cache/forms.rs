@@ -78,11 +78,11 @@ fn make(live: &Live, cache: &RouteCache, entry: &Arc<Entry>, encoding: Encoding,
                     store.add_form(&entry, encoding, &Bytes::from(form));
                 }
                 Ok(_) => {}
-                Err(error) => log::warn!(error:%; "a stored answer could not be coded"),
+                Err(error) => log::warn!(error:%; "stored response not compressed"),
             }
         });
         if let Err(error) = done.await {
-            log::warn!(error:%; "coding a stored answer ended early");
+            log::warn!(error:%; "compression of a stored response ended early");
         }
         drop(claim);
     });

@@ -29,7 +29,7 @@ pub(super) async fn answer(request: &RequestHeader, ctx: &Context, cache: &Route
     let client = &ctx.facts.client;
     if !cache.cache.purgers.contains(client.ip) {
         return Reply::refuse(StatusCode::FORBIDDEN, "purge_denied")
-            .detail("You may not purge here.");
+            .detail("Purging is not allowed here.");
     }
     let host = public_host(request, client).to_ascii_lowercase();
     let path = String::from_utf8_lossy(request.raw_path());
@@ -53,7 +53,7 @@ pub(super) async fn answer(request: &RequestHeader, ctx: &Context, cache: &Route
     };
     let Some(receipt) = to_the_end(live, work).await else {
         return Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, "stopping")
-            .detail("The gateway stops. Ask again.");
+            .detail("The gateway is shutting down. Please try again.");
     };
     live.purged(&receipt, &ctx.facts);
     let body = summary(&receipt).to_string();

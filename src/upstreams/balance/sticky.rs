@@ -39,7 +39,7 @@ impl Sticky {
             self.cookie
         );
         if let Some(age) = self.max_age {
-            write!(text, "; Max-Age={}", age.as_secs()).expect("a String takes all");
+            write!(text, "; Max-Age={}", age.as_secs()).expect("writing to a String cannot fail");
         }
         StickyValue {
             value,

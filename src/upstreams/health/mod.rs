@@ -130,7 +130,7 @@ impl How {
                     cx.report_at(
                         written.place,
                         CODE,
-                        "`health.expect` is no set of statuses",
+                        "invalid `health.expect`",
                         "write statuses from 100 to 599, such as `200` or `[200-299, 401]`",
                     );
                     return None;
@@ -147,8 +147,8 @@ impl How {
             cx.report_at(
                 path.place,
                 CODE,
-                format!("`{}` is no path to ask for", path.value),
-                "write a path that starts with `/`, coded as in a URL: `/api/health`",
+                format!("invalid path `{}`", path.value),
+                "write a path that starts with `/`, percent-encoded: `/api/health`",
             );
             return None;
         };
@@ -158,7 +158,7 @@ impl How {
             cx.report_at(
                 place,
                 CODE,
-                format!("`{host}` is no host"),
+                format!("invalid host `{host}`"),
                 "write a name, with a port if it needs one: `shop.example.com`",
             );
             return None;

@@ -180,7 +180,10 @@ impl Prober {
             Ok(Ok(())) if self.degraded.load(Ordering::Relaxed) => (true, "degraded".to_owned()),
             Ok(Ok(())) => (true, "ok".to_owned()),
             Ok(Err(error)) => (false, words(&error)),
-            Err(_) => (false, format!("no whole answer within {:?}", self.timeout)),
+            Err(_) => (
+                false,
+                format!("no complete response within {:?}", self.timeout),
+            ),
         }
     }
 }
@@ -227,7 +230,7 @@ impl HttpCheck {
         // Never returned to the pool, so each check makes a connection of its own.
         let (mut session, _) = self.connector.get_http_session(peer).await?;
         if peer.options.alpn.get_min_http_version() == 2 && session.as_http2().is_none() {
-            return Error::e_explain(ErrorType::H2Error, "TLS did not settle on it");
+            return Error::e_explain(ErrorType::H2Error, "not negotiated by TLS");
         }
         let head = Box::new(self.head.clone());
         session.write_request_header(head).await?;
@@ -276,9 +279,9 @@ fn words(error: &Error) -> String {
         },
         ErrorType::ConnectRefused => "connection refused",
         ErrorType::ConnectNoRoute => "no route",
-        ErrorType::ConnectTimedout => "no connection in time",
-        ErrorType::ReadTimedout => "no answer in time",
-        ErrorType::ConnectionClosed => "closed without an answer",
+        ErrorType::ConnectTimedout => "connection timed out",
+        ErrorType::ReadTimedout => "no response in time",
+        ErrorType::ConnectionClosed => "closed without a response",
         ErrorType::H2Error | ErrorType::InvalidH2 => "no HTTP/2",
         other => other.as_str(),
     };
@@ -307,7 +310,7 @@ enum Word {
 fn status_of(body: &[u8]) -> Result<Word> {
     let json: serde_json::Value = match serde_json::from_slice(body) {
         Ok(json) => json,
-        Err(_) => return Error::e_explain(BODY, "it is no JSON"),
+        Err(_) => return Error::e_explain(BODY, "it is not JSON"),
     };
     match json.get("status").and_then(serde_json::Value::as_str) {
         Some("ok") => Ok(Word::Ok),

@@ -112,7 +112,7 @@ async fn json_checks_go_by_the_word() {
         (
             &["HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n", "fine"],
             false,
-            "health body: it is no JSON",
+            "health body: it is not JSON",
         ),
         (
             &["HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n", "{}"],
@@ -145,7 +145,7 @@ async fn an_answer_that_drips_is_bounded_as_a_whole() {
         let health = format!("{{ path: /, timeout: 300ms, json: {json} }}");
         let (passed, text) = probe(&health, address).await;
         assert!(!passed);
-        assert_eq!(text, "no whole answer within 300ms");
+        assert_eq!(text, "no complete response within 300ms");
     }
 }
 

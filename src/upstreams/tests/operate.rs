@@ -320,7 +320,10 @@ fn an_address_that_cannot_be_one_is_refused_as_in_the_file() {
     for (address, help) in [
         ("127.0.0.1", "write `127.0.0.1:3000`"),
         ("localhost:3000", "write `127.0.0.1:3000`"),
-        (&format!("unix:/{}", "x".repeat(120)), "use a shorter path"),
+        (
+            &format!("unix:/{}", "x".repeat(120)),
+            "write a path of at most 107 bytes",
+        ),
     ] {
         let refused = upstream.add_member(&new(address)).unwrap_err();
         assert_eq!(refused.reason(), "bad_address");

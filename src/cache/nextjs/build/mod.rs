@@ -65,15 +65,15 @@ pub enum BuildError {
         #[source]
         source: io::Error,
     },
-    #[error("`{}` has no build: there is no file `BUILD_ID` in it", .folder.display())]
+    #[error("`{}` has no build: the file `BUILD_ID` is missing", .folder.display())]
     NoBuild { folder: PathBuf },
-    #[error("`{}` is no manifest of Next.js: line {line}, column {column}", .file.display())]
+    #[error("invalid Next.js manifest `{}`: line {line}, column {column}", .file.display())]
     Parse {
         file: PathBuf,
         line: usize,
         column: usize,
     },
-    #[error("`{}` has a matcher that cannot be understood: `{matcher}`", .file.display())]
+    #[error("`{}` has an unsupported matcher: `{matcher}`", .file.display())]
     Matcher {
         file: PathBuf,
         matcher: String,

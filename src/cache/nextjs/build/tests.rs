@@ -136,7 +136,7 @@ fn every_file_but_the_build_id_may_be_missing() {
     let empty = Folder::new(&[(FUNCTIONS, SECRET)]);
     let error = Build::read(empty.path()).unwrap_err();
     assert!(
-        error.to_string().contains("there is no file `BUILD_ID`"),
+        error.to_string().contains("the file `BUILD_ID` is missing"),
         "{error}"
     );
     // The guarded paths are not known yet.
@@ -160,7 +160,7 @@ fn what_is_no_manifest_is_said_by_name_and_not_by_content() {
     let folder = Folder::new(&[(BUILD_ID, "abc"), (FUNCTIONS, odd)]);
     let error = Build::read(folder.path()).unwrap_err();
     assert!(
-        error.to_string().contains("cannot be understood: `(`"),
+        error.to_string().contains("unsupported matcher: `(`"),
         "{error}"
     );
 }

@@ -124,11 +124,11 @@ impl BuildWatch {
             Look::Changed(build) => {
                 let id = build.id().unwrap_or_default();
                 let matchers = build.matchers();
-                info!(upstream:%, folder:%, build = id, matchers; "another build of the app is there");
+                info!(upstream:%, folder:%, build = id, matchers; "new build of the app found");
             }
             Look::Broken(error) => {
                 let error = chain(error);
-                warn!(upstream:%, folder:%, error:%; "the app's build cannot be read, the last one counts");
+                warn!(upstream:%, folder:%, error:%; "build of the app not read, still using the last one");
             }
         }
     }

@@ -358,7 +358,7 @@ impl Link {
         // A query in flight would take the lease again.
         let _alone = self.running.lock().await;
         if let Err(error) = Log::new(redis).leave(&self.name).await {
-            ::log::debug!(error:%; "the lease of purges runs out by itself");
+            ::log::debug!(error:%; "lease of purges not released, it expires by itself");
         }
     }
 
@@ -497,7 +497,7 @@ impl Link {
                 objects
             }
             (None, Content::Unknown) => {
-                warn!(id:% = position.id; "a purge cannot be read: everything is dropped");
+                warn!(id:% = position.id; "purge not readable, whole cache dropped");
                 self.caches.forget().await
             }
             // It may have been a purge of the fleet, whose receipt must be true. An attacker who
@@ -522,7 +522,7 @@ impl Link {
         if told.is_none_or(|told| now.saturating_duration_since(told) >= TELL) {
             state.told_unsigned = Some(now);
             drop(state);
-            warn!(id:% = position.id; "a purge in redis is not signed with the secret of `redis`: everything is dropped");
+            warn!(id:% = position.id; "purge in redis not signed with the secret of `redis`, whole cache dropped");
         }
     }
 
@@ -543,7 +543,7 @@ impl Link {
         }
         drop(state);
         if is_loss {
-            warn!(objects; "the log of purges was lost: everything that was kept is dropped");
+            warn!(objects; "log of purges lost, whole cache dropped");
         }
     }
 
@@ -572,13 +572,13 @@ impl Link {
                 self.metrics.losses.inc();
                 self.metrics.up.set(0);
                 let error = error.map_or_else(|| "late".to_owned(), |error| error.to_string());
-                warn!(error; "the link of purges is lost: other gateways no longer wait for this one");
+                warn!(error; "link of purges lost, other gateways no longer wait for this one");
             }
             (_, None) => {
                 drop(state);
                 self.metrics.up.set(1);
                 if was.is_some() {
-                    info!(gateway = self.name; "the link of purges holds");
+                    info!(gateway = self.name; "link of purges established");
                 }
             }
             (Some(_), Some(_)) => {}

@@ -44,7 +44,7 @@ impl Link {
         if state.unsent.len() >= UNSENT {
             // Too many to send one by one. The purge of all is not applied here, since each of them
             // was.
-            warn!(purges = UNSENT; "more purges wait for redis than are kept: all will be purged");
+            warn!(purges = UNSENT; "too many purges wait for redis, everything will be purged");
             unsent.purges = [Purge::ALL].into();
             let all = unsent.clone();
             state.tickets.replace(&all.drawn, &all.purges);
@@ -80,9 +80,9 @@ impl Link {
         state.told_lost = Some(now);
         let waiting = state.writes.len();
         if worst == Pushed::Folded {
-            warn!(waiting; "too many writes of one host wait for redis: all of that host will be purged at the other gateways");
+            warn!(waiting; "too many writes of one host wait for redis, the other gateways will purge that whole host");
         } else {
-            warn!(waiting; "writes of too many hosts wait for redis: the other gateways do not hear of some");
+            warn!(waiting; "writes of too many hosts wait for redis, some do not reach the other gateways");
         }
     }
 

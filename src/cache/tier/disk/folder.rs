@@ -35,7 +35,7 @@ pub(super) struct Folder {
 /// Reasons why a folder cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OpenError {
-    #[error("another process has the folder")]
+    #[error("another process uses the folder")]
     Busy,
     #[error("`{}` {why}", path.display())]
     NotOurs { path: PathBuf, why: &'static str },
@@ -158,13 +158,13 @@ fn is_ours(path: &Path, found: &fs::Metadata, forbidden: u32) -> Result<(), Open
         Err(OpenError::NotOurs { path, why })
     };
     if !found.is_dir() {
-        return not("is no folder");
+        return not("is not a folder");
     }
     if found.uid() != geteuid().as_raw() {
         return not("belongs to another user");
     }
     if found.mode() & forbidden != 0 {
-        return not("can be used by others: take their rights away (`chmod 700`)");
+        return not("is accessible to other users: run `chmod 700`");
     }
     Ok(())
 }

@@ -129,7 +129,7 @@ impl Health {
                 if now.saturating_duration_since(since) >= PATIENCE && !inner.has_told {
                     inner.has_told = true;
                     drop(inner);
-                    warn!(folder:%; "another process has the folder of the cache: this one keeps nothing on disk until it lets go");
+                    warn!(folder:%; "cache folder in use by another process, nothing stored on disk until it is released");
                 }
                 return;
             }
@@ -139,7 +139,7 @@ impl Health {
                     drop(inner);
                     let reason = fault.name();
                     let error = error.unwrap_or_default();
-                    warn!(folder:%, reason, error; "the disk of the cache does not work: serving goes on without it");
+                    warn!(folder:%, reason, error; "cache disk failed, serving without it");
                 }
                 return;
             }
@@ -147,7 +147,7 @@ impl Health {
                 if before != State::Up {
                     inner.has_told = false;
                     drop(inner);
-                    info!(folder:%; "the cache is kept on disk");
+                    info!(folder:%; "cache disk ready");
                     return;
                 }
             }

@@ -149,7 +149,8 @@ impl DiskMetrics {
         let seconds = |result| {
             metrics.histogram_with(
                 "edgeway_cache_disk_seconds",
-                "How long requests waited for the cache's entries on disk, by what came of it: `hit`, `miss` or `error`.",
+                "Time that requests waited for cache entries on disk, by outcome: `hit`, `miss` or \
+                 `error`.",
                 &[("result", result)],
                 BUCKETS,
             )
@@ -167,21 +168,26 @@ impl DiskMetrics {
             writes: Written::ALL.map(|outcome| {
                 metrics.counter(
                     "edgeway_cache_disk_writes_total",
-                    "Entries on their way to the disk: `stored`; `purged` meanwhile; asked for before the folder was opened (`early`); not written since the queue was full (`queue_full`) or the disk did not take it (`error`).",
+                    "Entries to be written to disk: `stored`; `purged` meanwhile; requested before \
+                     the folder was opened (`early`); not written since the queue was full \
+                     (`queue_full`) or the disk failed (`error`).",
                     &[("outcome", outcome.name())],
                 )
             }),
             dropped: Dropped::ALL.map(|why| {
                 metrics.counter(
                     "edgeway_cache_disk_dropped_total",
-                    "Entries that were taken from the disk: `evicted` to make room, `purged`, `expired`, or `damaged`: cut, changed, of another version or of another key.",
+                    "Entries removed from disk: `evicted` to make room, `purged`, `expired`, or \
+                     `damaged`: truncated, changed, of another version or of another key.",
                     &[("why", why.name())],
                 )
             }),
             errors: Fault::ALL.map(|kind| {
                 metrics.counter(
                     "edgeway_cache_disk_errors_total",
-                    "What went wrong with the disk: it is `full` or `read_only`, something in the folder is `missing`, it may not be used (`permission`), it was too `slow`, or anything else (`io`).",
+                    "Disk faults: it is `full` or `read_only`, something in the folder is \
+                     `missing`, access is denied (`permission`), it was too `slow`, or anything \
+                     else (`io`).",
                     &[("kind", kind.name())],
                 )
             }),
@@ -189,15 +195,16 @@ impl DiskMetrics {
             bytes_written: bytes("written"),
             up: gauge(
                 "edgeway_cache_disk_up",
-                "1 while entries are read from the disk and written to it; 0 while it is another process' own, waits for purges, or fails.",
+                "1 while entries are read from disk and written to it; 0 while another process \
+                 uses it, it waits for purges, or it fails.",
             ),
             bytes: gauge(
                 "edgeway_cache_disk_bytes",
-                "Bytes of the files of entries, each rounded up to 4 KiB.",
+                "Bytes of the entry files, each rounded up to 4 KiB.",
             ),
             budget: gauge(
                 "edgeway_cache_disk_budget_bytes",
-                "What the files may come to (`cache.disk.size`).",
+                "Maximum size of the entry files (`cache.disk.size`).",
             ),
             objects: gauge("edgeway_cache_disk_objects", "Entries on disk."),
         }

@@ -331,7 +331,7 @@ impl Disk {
     /// Waits until all purges so far are durable in the journal, if the disk takes them.
     pub(super) async fn settle(&self) {
         if timeout(SETTLE, self.settled()).await.is_err() {
-            debug!("a purge waits for the disk of the cache");
+            debug!("purge waiting for the cache disk");
         }
     }
 

@@ -117,7 +117,8 @@ impl Open {
             walk: Walk::default(),
             is_closed: AtomicBool::new(false),
         };
-        open.take_late().map_err(failed("read what is beside"))?;
+        open.take_late()
+            .map_err(failed("read the files beside the journal of"))?;
         Ok(open)
     }
 

@@ -104,7 +104,7 @@ impl Disk {
     /// Opens the folder. After a failure, returns the time to wait before the next attempt.
     async fn take(&self, settings: &Settings) -> Result<Arc<Opened>, Duration> {
         if self.epochs.load(Ordering::SeqCst) >= EPOCHS {
-            let error = "the folder was taken too often: the gateway has to be restarted";
+            let error = "the folder was opened too often: restart the gateway";
             self.set(State::Down(Fault::Io), Some(error.to_owned()));
             return Err(PAUSE);
         }
@@ -407,7 +407,7 @@ impl Disk {
             return done;
         }
         self.metrics().failed(Fault::Slow);
-        let late = "nothing was done for 5 s".to_owned();
+        let late = "no operation completed for 5 s".to_owned();
         self.set(State::Down(Fault::Slow), Some(late));
         work.await
     }
@@ -504,7 +504,7 @@ impl Disk {
         if let Some(settings) = self.settings.load_full() {
             self.health.set(&settings.folder, State::Off, None);
             let folder = settings.folder.display();
-            info!(folder:%; "the cache's folder is given away");
+            info!(folder:%; "cache folder released");
         }
         self.metrics().up.set(0);
     }

@@ -280,7 +280,7 @@ impl Level2 {
         if told.is_none_or(|told| now.saturating_duration_since(told) >= TELL) {
             *told = Some(now);
             drop(told);
-            warn!(reason = why.name(), url = key.url(); "an entry of the cache in redis is not used");
+            warn!(reason = why.name(), url = key.url(); "cache entry in redis not used");
         }
         Nothing::Miss
     }
@@ -393,7 +393,7 @@ impl Level2 {
                 outcome => outcome,
             };
             if let Err(error) = done {
-                debug!(error:%; "level 2 of the cache waits for redis");
+                debug!(error:%; "level 2 of the cache waiting for redis");
             }
             let has_more = self.write_some().await;
             let is_done = done.is_ok();

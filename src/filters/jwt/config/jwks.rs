@@ -193,20 +193,17 @@ impl JwksConfig {
                 } else {
                     (
                         format!("`{}` is fetched without TLS", self.url),
-                        "write `https:`; whoever is on the way could sign tokens (`allow_http: \
-                         true` takes that into account)",
+                        "write `https:`, as anyone on the network path could forge keys; \
+                         `allow_http: true` accepts that",
                     )
                 }
             }
             // Messages go to logs and the status page.
             _ if self.url.contains('@') => (
-                "a URL with a user or a password is no URL of a set of keys".to_owned(),
+                "the URL of a JWK set cannot have a user or a password".to_owned(),
                 EXAMPLE,
             ),
-            _ => (
-                format!("`{}` is no URL of a set of keys", self.url),
-                EXAMPLE,
-            ),
+            _ => (format!("invalid JWK set URL `{}`", self.url), EXAMPLE),
         };
         cx.report_at(place, CODE, message, help);
         None

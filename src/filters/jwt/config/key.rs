@@ -121,12 +121,12 @@ impl Spanned<KeyConfig> {
         };
         if let Some(kid) = &self.value.kid {
             let [key] = &mut keys[..] else {
-                let message = format!("several keys are called `{kid}`");
+                let message = format!("several keys have the name `{kid}`");
                 cx.report_at(
                     self.place,
                     CODE,
                     message,
-                    "remove `kid`: the set has names itself",
+                    "remove `kid`: the set names its keys itself",
                 );
                 return None;
             };

@@ -181,19 +181,19 @@ impl JwtConfig {
                 let keys = keys?.concat();
                 if keys.len() > MOST_KEYS {
                     let message = format!("more than {MOST_KEYS} keys");
-                    cx.report(CODE, message, "leave out those that sign no more");
+                    cx.report(CODE, message, "remove keys that no longer sign");
                     return None;
                 }
                 Some(Keys::Fixed(keys.into()))
             }
             (None, Some(jwks)) => jwks.value.compile(jwks.place, cx),
             (Some(_), Some(jwks)) => {
-                let message = "both `keys` and `jwks` say what tokens are signed with";
+                let message = "`jwt` has both `keys` and `jwks`";
                 cx.report_at(jwks.place, CODE, message, "remove one of them");
                 None
             }
             (None, None) => {
-                let message = "nothing says what tokens are signed with";
+                let message = "`jwt` has neither `keys` nor `jwks`";
                 let help = "write `keys: file:jwt.pub`, or `jwks: https://…`";
                 cx.report(CODE, message, help);
                 None
@@ -215,8 +215,8 @@ impl JwtConfig {
                     .find(|alg| alg.value.kind() == keys::Kind::Secret);
                 if let Some(alg) = secret {
                     let message = format!("`{}` needs a secret", alg.value.name());
-                    let help = "a set of keys that is fetched has public keys only: write one of \
-                                their algorithms, such as `RS256`";
+                    let help = "a fetched JWK set has public keys only: write one of their \
+                                algorithms, such as `RS256`";
                     cx.report_at(alg.place, CODE, message, help);
                     return None;
                 }
@@ -250,7 +250,7 @@ impl JwtConfig {
                 cx.report_at(
                     alg.place,
                     CODE,
-                    format!("no key is for `{}`", alg.value.name()),
+                    format!("no key fits `{}`", alg.value.name()),
                     format!("the keys are {}: write their algorithm", kinds.join(", ")),
                 );
             }
@@ -261,10 +261,7 @@ impl JwtConfig {
             cx.report_at(
                 place,
                 CODE,
-                format!(
-                    "{} is among the keys, and no algorithm uses it",
-                    idle.kind.name()
-                ),
+                format!("{} is listed, and no algorithm uses it", idle.kind.name()),
                 format!("add `{}`, or remove the key", idle.usual().name()),
             );
         }
@@ -279,8 +276,13 @@ impl JwtConfig {
             match cx.own_header(header, CODE) {
                 Some(name) if names.contains(&name) => {
                     is_good = false;
-                    let message = format!("two claims become `{}`", header.value);
-                    cx.report_at(header.place, CODE, message, "write a name for each");
+                    let message = format!("two claims are forwarded as `{}`", header.value);
+                    cx.report_at(
+                        header.place,
+                        CODE,
+                        message,
+                        "write a different name for each",
+                    );
                 }
                 Some(name) => names.push(name),
                 None => is_good = false,
@@ -300,19 +302,18 @@ impl JwtConfig {
                     "`leeway: {}` is longer than {LONGEST_LEEWAY}",
                     self.leeway.value
                 ),
-                "tokens that have expired would go on working: set the clocks by NTP, and write \
-                 `5s` or less",
+                "expired tokens would stay valid: synchronize clocks by NTP, and write `5s` or less",
             );
         }
         if let Some(most) = &self.max_ttl {
             let problem = if most.value < Span::secs(1) {
                 Some((
-                    format!("no token lives for `{}`", most.value),
+                    format!("no token is valid for `{}`", most.value),
                     "write a time such as `90s`",
                 ))
             } else if !self.require_exp {
                 Some((
-                    "`max_ttl` bounds tokens that need not have an end".to_owned(),
+                    "`max_ttl` needs tokens that expire, and `require_exp` is `false`".to_owned(),
                     "remove `require_exp: false`",
                 ))
             } else {
@@ -334,8 +335,8 @@ impl JwtConfig {
             cx.report_at(
                 self.realm.place,
                 "edgeway::jwt::realm",
-                format!("`{realm}` cannot be a realm"),
-                "write words of plain ASCII without quotes",
+                format!("invalid realm `{realm}`"),
+                "write plain ASCII without quotes",
             );
             return None;
         }

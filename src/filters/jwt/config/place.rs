@@ -47,7 +47,7 @@ impl Short for SourceConfig {
             "query" => &mut config.query,
             _ => {
                 return Some(Err(format!(
-                    "`{text}` is no place for a token\nhelp: write {}",
+                    "invalid token source `{text}`\nhelp: write {}",
                     Self::WHAT
                 )));
             }
@@ -93,7 +93,7 @@ impl SourceConfig {
             [] if place == Place::default() => ("header", header::AUTHORIZATION.as_str()),
             [one] => one,
             _ => {
-                let message = "a place for a token is one of a header, a cookie and a query";
+                let message = "a token source is one of `header`, `cookie` and `query`";
                 let help =
                     "write a list for several: `[{ header: Authorization }, { query: token }]`";
                 cx.report_at(place, CODE, message, help);
@@ -102,7 +102,7 @@ impl SourceConfig {
         };
         let source = Source::new(kind, name);
         if source.is_none() {
-            let message = format!("`{name}` is no name of a {kind}");
+            let message = format!("invalid {kind} name `{name}`");
             let help = "write the name as clients send it, such as `query: token`";
             cx.report_at(place, CODE, message, help);
         }

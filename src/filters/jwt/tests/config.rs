@@ -59,7 +59,7 @@ fn mistakes_are_refused_with_what_to_write_instead() {
     let with = |more: &str| format!("{{ keys: \"{SECRET}\", {more} }}");
     says(
         "{}",
-        &["nothing says what tokens are signed with", "keys: file:"],
+        &["`jwt` has neither `keys` nor `jwks`", "keys: file:"],
     );
     says(
         "{ keys: short }",
@@ -76,34 +76,34 @@ fn mistakes_are_refused_with_what_to_write_instead() {
     says(&with("algorithms: [none]"), &["none"]);
     says(
         &with("algorithms: [RS256]"),
-        &["no key is for `RS256`", "a secret", "HS256"],
+        &["no key fits `RS256`", "a secret", "HS256"],
     );
     says(&with("leeway: 6s"), &["longer than 5s", "NTP"]);
-    says(&with("max_ttl: 0s"), &["no token lives", "90s"]);
+    says(&with("max_ttl: 0s"), &["no token is valid", "90s"]);
     says(
         &with("max_ttl: 90s, require_exp: false"),
-        &["need not have an end"],
+        &["needs tokens that expire"],
     );
     says(
         &with("token: nowhere"),
-        &["no place for a token", "query:NAME"],
+        &["invalid token source", "query:NAME"],
     );
-    says(&with("token: { cookie: 'a=b' }"), &["no name of a cookie"]);
+    says(&with("token: { cookie: 'a=b' }"), &["invalid cookie name"]);
     says(
         &with("token: { cookie: a, query: b }"),
-        &["one of a header, a cookie and a query", "list"],
+        &["one of `header`, `cookie` and `query`", "list"],
     );
     says(
         &with("token: {}"),
-        &["one of a header, a cookie and a query"],
+        &["one of `header`, `cookie` and `query`"],
     );
     says(&with("forward: { sub: Host }"), &["reserved header name"]);
     says(&with("forward: { sub: X_User }"), &["underscore"]);
     says(
         &with("forward: { sub: X-A, role: x-a }"),
-        &["two claims become"],
+        &["two claims are forwarded"],
     );
-    says(&with("realm: 'a\"b'"), &["cannot be a realm"]);
+    says(&with("realm: 'a\"b'"), &["invalid realm"]);
     says(&with("require: { role: [] }"), &["empty"]);
 }
 
@@ -124,22 +124,22 @@ fn keys_that_are_none_or_should_not_be_there_are_told() {
     check(&bare, &["without its first and last line"]);
     check(
         "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n",
-        &["broken"],
+        &["invalid PUBLIC KEY"],
     );
     check(
         "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n",
-        &["no public key"],
+        &["not a public key"],
     );
-    check("{ \"keys\": [] }", &["no key in the set"]);
-    check("{ \"keys\": 1 }", &["no set of keys"]);
-    check("{", &["no JSON"]);
+    check("{ \"keys\": [] }", &["no key in the JWK set"]);
+    check("{ \"keys\": 1 }", &["invalid JWK set"]);
+    check("{", &["invalid JSON"]);
     let many = serde_json::json!({ "keys": vec![serde_json::json!({}); 65] });
     check(&many.to_string(), &["more than 64 keys"]);
     // A key that no algorithm uses is a mistake.
     let file = files.put("ec", &pem);
     says(
         &format!("{{ keys: ['{file}', \"{SECRET}\"], algorithms: [ES256] }}"),
-        &["a secret is among the keys", "HS256"],
+        &["a secret is listed", "HS256"],
     );
     let weak = rsa_of(1024);
     check(&weak, &["the RSA key has 1024 bits", "2048"]);
@@ -170,17 +170,11 @@ fn a_url_of_keys_is_https_or_of_this_machine() {
         "{ jwks: 'http://login.test/k' }",
         &["fetched without TLS", "allow_http"],
     );
-    says(
-        "{ jwks: 'ftp://login.test/k' }",
-        &["no URL of a set of keys"],
-    );
-    says(
-        "{ jwks: login.test }",
-        &["no URL of a set of keys", "https://"],
-    );
+    says("{ jwks: 'ftp://login.test/k' }", &["invalid JWK set URL"]);
+    says("{ jwks: login.test }", &["invalid JWK set URL", "https://"]);
     says(
         "{ jwks: 'https://u:p@login.test/k' }",
-        &["a URL with a user or a password is no URL"],
+        &["cannot have a user or a password"],
     );
     says(
         "{ jwks: { url: 'https://a.test/k', ca: /nowhere } }",

@@ -206,7 +206,7 @@ fn explain_says_what_is_looked_for() {
         lines,
         [
             "a token in the header `authorization` or the query parameter `t`, signed by HS256",
-            "its `role` is or has \"a\" or \"b\"",
+            "its `role` is or contains \"a\" or \"b\"",
         ]
     );
     assert_eq!(filter.dropped_queries(), [Box::from("t")]);

@@ -38,8 +38,8 @@ fn a_header_that_a_plugin_writes_is_one_that_may_be_reserved() {
     for (name, wanted) in [
         ("X_User", "has an underscore"),
         ("Host", "reserved header name"),
-        ("Authorization", "is what clients prove with who they are"),
-        ("cookie", "is what clients prove with who they are"),
+        ("Authorization", "carries the client's own credentials"),
+        ("cookie", "carries the client's own credentials"),
         ("a b", "invalid header name"),
     ] {
         let yaml = route(

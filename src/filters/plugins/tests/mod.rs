@@ -116,32 +116,32 @@ fn a_plugin_that_sees_requests_says_what_its_failure_means() {
         (
             asked,
             "",
-            "plugin `x` has `onRequest`, and nothing says what becomes of requests when it fails; help: write `role: auth` if it decides who may pass, `on_error: refuse` if no request is to pass without it, or `on_error: continue` if requests go on without it",
+            "plugin `x` has `onRequest`, and no `on_error` for requests when it fails; help: write `role: auth` if it decides which requests pass, `on_error: refuse` if none may pass without it, else `on_error: continue`",
         ),
         (
             asked,
             ", on_error: fail",
-            "`fail` is now called `refuse`; help: write `on_error: refuse`",
+            "`fail` is now named `refuse`; help: write `on_error: refuse`",
         ),
         (
             asked,
             ", role: auth, on_error: continue",
-            "plugin `x` decides who may pass, and would let everybody pass when it fails; help: write `on_error: refuse`, or remove it; without `role: auth` both are allowed",
+            "plugin `x` decides which requests pass, and would let all pass when it fails; help: write `on_error: refuse`, or remove it; without `role: auth` both are allowed",
         ),
         (
             told,
             ", role: auth",
-            "plugin `x` has no `onRequest`, so it cannot decide who may pass; help: remove `role`, or export `onRequest`",
+            "plugin `x` has no `onRequest`, so it cannot decide which requests pass; help: remove `role`, or export `onRequest`",
         ),
         (
             told,
             ", on_error: refuse",
-            "plugin `x` has none of `onRequest`, `onRoute` and `onUpstreamRequest`, so it can refuse no request; help: remove `on_error`: another hook that fails leaves everything as it was",
+            "plugin `x` has none of `onRequest`, `onRoute` and `onUpstreamRequest`, so it can refuse no request; help: remove `on_error`: when another hook fails, nothing changes",
         ),
         (
             asked,
             ", role: auth, breaker: { failures: 5 }",
-            "plugin `x` refuses requests when it fails, and is never left out; help: remove `breaker`: such a plugin is asked for each request, so that what one client sends decides for that client alone",
+            "plugin `x` refuses requests when it fails, and is never paused; help: remove `breaker`: such a plugin runs for each request, so that one client cannot affect others",
         ),
     ] {
         let folder = folder(text);
@@ -314,7 +314,7 @@ fn what_cannot_be_loaded_says_where() {
         ("export const a = 1;", "none of the hooks"),
         (
             "export function onRequest() {} export const transform = (chunk) => chunk;",
-            "bodies of answers are not changed by plugins",
+            "plugins do not change response bodies",
         ),
         (
             "import 'fs'; export function onRequest() {}",
@@ -324,7 +324,7 @@ fn what_cannot_be_loaded_says_where() {
         ("throw new Error('why not')", "why not"),
         (
             "await new Promise(() => {}); export function onRequest() {}",
-            "without waiting",
+            "waits at the top level",
         ),
     ] {
         let folder = folder(text);
@@ -350,13 +350,13 @@ fn config_is_what_the_plugins_own_schema_says() {
     assert_eq!(
         said,
         [
-            "`config.tll` is not a key that it knows: plugin `x` does not take it so; help: the plugin's `config.schema.json` says what it takes",
-            "`config.ttl` is string, and not integer: plugin `x` does not take it so; help: the plugin's `config.schema.json` says what it takes",
+            "`config.tll` is an unknown key: invalid for plugin `x`; help: the plugin's `config.schema.json` says what is valid",
+            "`config.ttl` is string, not integer: invalid for plugin `x`; help: the plugin's `config.schema.json` says what is valid",
         ]
     );
     fs::write(&schema, "{").unwrap();
     let said = refused::<Plugins>(&route(&[&folder], "")).join("\n");
-    assert!(said.contains("is no JSON Schema"), "{said}");
+    assert!(said.contains("is not a JSON Schema"), "{said}");
 }
 
 #[test]
