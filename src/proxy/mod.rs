@@ -40,7 +40,7 @@ use pingora::{
     upstreams::peer::HttpPeer,
 };
 use pingora_cache::{CacheKey, CacheMeta, ForcedFreshness, HitHandler, RespCacheable};
-use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, ProxyWarnLogContext, RangeType, Session};
 
 use self::{context::Context, error::Failure};
 pub use self::{refuse::Refuser, shortcut::Past};
@@ -143,6 +143,15 @@ impl ProxyHttp for Proxy {
         _ctx: &mut Box<Context>,
     ) -> Result<bool> {
         Ok(cache::not_modified(session.req_header(), head))
+    }
+
+    fn range_header_filter(
+        &self,
+        session: &mut Session,
+        head: &mut ResponseHeader,
+        _ctx: &mut Box<Context>,
+    ) -> RangeType {
+        cache::range(session.req_header(), head)
     }
 
     fn should_serve_stale(

@@ -316,6 +316,35 @@ async fn ranges_come_from_what_is_kept_and_else_from_the_origin() {
     assert_eq!(answer.header("content-range"), Some("bytes 1-2/5"));
 }
 
+/// An empty body has no range that a 206 could name.
+#[tokio::test]
+async fn a_range_of_an_empty_stored_body_is_the_whole_of_it() {
+    let headers = [("cache-control", "max-age=60"), ("etag", "\"a\"")];
+    let origin = AnsweringOrigin::start(200, &headers, "").await;
+    let gateway = front(origin.address(), "{}").await;
+    gateway.get("/a").await;
+    for range in [
+        "bytes=-1",
+        "bytes=-5",
+        "bytes=0-0",
+        "bytes=0-",
+        "bytes=-1,0-1",
+        "bytes=-0",
+    ] {
+        let part = get("/a").header("range", range);
+        for request in [part.clone(), part.header("if-range", "\"a\"")] {
+            let response = gateway.send(&request).await;
+            assert_eq!(
+                (response.status(), done(&response)),
+                (200, "HIT"),
+                "{range}"
+            );
+            assert_eq!(response.text(), "", "{range}");
+            assert_eq!(response.header("content-range"), None, "{range}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn who_asks_for_something_newer_gets_it_where_the_route_lets_clients() {
     let origin = origin("/a", MINUTE).await;

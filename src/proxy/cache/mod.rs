@@ -27,7 +27,8 @@ pub(super) use self::{
     door::{ask, fetch, serve},
     fill::{has_read_all, received_body},
     phases::{
-        answered, complete, enable, forward, hit, key, not_modified, serves_stale, storable, target,
+        answered, complete, enable, forward, hit, key, not_modified, range, serves_stale, storable,
+        target,
     },
     stream::{ClientStream, decouple},
     write::written,

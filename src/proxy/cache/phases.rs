@@ -10,7 +10,7 @@ use pingora::{
 use pingora_cache::{
     CacheKey, CacheMeta, CacheOptionOverrides, ForcedFreshness, NoCacheReason, RespCacheable,
 };
-use pingora_proxy::Session;
+use pingora_proxy::{RangeType, Session, range_header_filter};
 
 use super::{Flow, stream};
 use crate::{
@@ -30,6 +30,9 @@ use crate::{
 
 /// Bound on how often a request waits for another one that then stored nothing it may use.
 const MAX_WAITS: usize = 16;
+
+/// Bound on the ranges of one request. Pingora's own default.
+const MAX_RANGES: usize = 200;
 
 /// Enables the cache phases if the first entry point left a flow.
 pub(in crate::proxy) fn enable(session: &mut Session, ctx: &Context) {
@@ -137,6 +140,17 @@ pub(in crate::proxy) fn not_modified(request: &RequestHeader, head: &ResponseHea
         head.status,
         &head.headers,
     )
+}
+
+/// Makes a stored response the part of it that the request asks for. An empty body is sent whole,
+/// as by nginx: no `Content-Range` could name a part of it (RFC 9110, 14.4), and Pingora would
+/// reckon with a last byte of -1.
+pub(in crate::proxy) fn range(request: &RequestHeader, head: &mut ResponseHeader) -> RangeType {
+    let length = head.headers.get(header::CONTENT_LENGTH);
+    if length.is_some_and(|length| length.as_bytes().iter().all(|digit| *digit == b'0')) {
+        return RangeType::None;
+    }
+    range_header_filter(request, head, Some(MAX_RANGES))
 }
 
 /// Returns true if a stale response may replace a failure. It never allows one without an error:
