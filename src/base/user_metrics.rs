@@ -317,7 +317,7 @@ mod tests {
         }
         a.count(counter, "x", labels(&[("n", "0")]), 1.0).unwrap();
         let other = a.count(UserKind::Histogram, "x", labels(&[("n", "0")]), 1.0);
-        assert!(other.unwrap_err().contains("is a counter"));
+        assert!(other.unwrap_err().contains("is already a counter"));
         assert!(a.count(counter, "x", labels(&[("m", "0")]), 1.0).is_err());
         for n in 0..150 {
             let labels = labels(&[("n", &n.to_string())]);

@@ -325,11 +325,11 @@ mod tests {
         assert_eq!(
             said,
             [
-                "`config.hosts[1]` is number, and not string",
+                "`config.hosts[1]` is number, not string",
                 "`config.mode` does not fit: value must be one of 'on', 'off'",
                 "`config.secret` is missing",
                 "`config.sercet` is an unknown key",
-                "`config.ttl` is string, and not integer, or is string, and not null",
+                "`config.ttl` is string, not integer, or is string, not null",
             ]
         );
     }

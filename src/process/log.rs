@@ -440,7 +440,7 @@ mod tests {
         for _ in 0..100 {
             bench.logger.log(&record);
         }
-        bench.check(&[("INFO an operator acted", 100)]);
+        bench.check(&[("INFO operator acted", 100)]);
     }
 
     #[test]

@@ -47,6 +47,7 @@ mod nextjs_cache;
 mod notify;
 mod observed;
 mod own_gateway;
+mod plain_words;
 mod plugin_author;
 mod plugin_bodies;
 mod plugin_facts;

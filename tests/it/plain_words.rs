@@ -219,8 +219,7 @@ fn words_are_those_of_the_field() {
 #[test]
 fn a_word_that_is_not_ours_is_found_where_it_stands() {
     let mut texts = Texts::default();
-    let code =
-        "//! What it answers.\n\n/// A response.\n// anew\nlet x = \"it is no way `anew`\";\n";
+    let code = "//! What it answers.\n\n/// A response.\n// anew\nlet x = \"`anew` and anew\";\n";
     texts.rust(Path::new("src/a.rs"), code);
     texts.page(
         Path::new("docs/a.md"),

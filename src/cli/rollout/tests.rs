@@ -268,7 +268,7 @@ fn who_is_drained_already_is_left_alone() {
     let names: Vec<_> = plan.steps.iter().map(|step| &*step.name.address).collect();
     assert_eq!(names, ["127.0.0.1:3000", "127.0.0.1:3002"]);
     let text = plan.to_text();
-    assert!(text.starts_with("web/127.0.0.1:3001: left alone"), "{text}");
+    assert!(text.starts_with("web/127.0.0.1:3001: skipped"), "{text}");
 }
 
 #[test]

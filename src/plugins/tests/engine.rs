@@ -3,6 +3,7 @@
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
+    time::timeout,
 };
 
 use super::*;
@@ -48,10 +49,7 @@ async fn a_module_that_is_imported_later_is_of_the_version_that_was_loaded_or_no
     }
     assert_eq!(headers["x-a"], "1");
     let why = headers["x-b"].to_str().unwrap();
-    assert!(
-        why.contains("plugins/x/b.js: it was not imported when"),
-        "{why}"
-    );
+    assert!(why.contains("plugins/x/b.js: not imported when"), "{why}");
 }
 
 const LOOPS: [&str; 2] = [
@@ -182,7 +180,7 @@ async fn fetch_says_itself_how_a_request_is_sent() {
                 await fetch(ORIGIN, { method });
                 return new Response(method);
             } catch (error) {
-                if (!(error instanceof TypeError) || !error.message.includes('no method')) throw error;
+                if (!(error instanceof TypeError) || !error.message.includes('invalid method')) throw error;
             }
         }
         const headers = {
@@ -209,7 +207,10 @@ async fn fetch_says_itself_how_a_request_is_sent() {
         stream.write_all(answer).await.unwrap();
         String::from_utf8(seen).unwrap().to_ascii_lowercase()
     };
-    let (output, seen) = tokio::join!(loaded.request(), serve);
+    let both = async { tokio::join!(loaded.request(), serve) };
+    let (output, seen) = timeout(Duration::from_secs(20), both)
+        .await
+        .expect("the hook fetched");
     let answer = output.unwrap().answer;
     assert!(
         matches!(&answer, Answer::Response(response) if response.body == "ok"),

@@ -151,7 +151,7 @@ async fn no_more_work_than_there_is_room_for() {
     }
     bench.ended("dropped", 4);
     let many = bench.with("x-many").await.unwrap_err();
-    assert!(many.message.contains("16 things"), "{many:?}");
+    assert!(many.message.contains("16 promises"), "{many:?}");
 }
 
 #[tokio::test]

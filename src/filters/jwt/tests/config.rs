@@ -124,7 +124,7 @@ fn keys_that_are_none_or_should_not_be_there_are_told() {
     check(&bare, &["without its first and last line"]);
     check(
         "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n",
-        &["invalid PUBLIC KEY"],
+        &["invalid public key"],
     );
     check(
         "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n",
