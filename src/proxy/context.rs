@@ -50,7 +50,7 @@ pub struct Context {
     pub(super) tried_at: Instant,
     /// Reply to send instead of the one that Pingora's error implies.
     pub(super) reply: Option<Box<Reply>>,
-    /// True if the request asks for a WebSocket and the route accepts WebSockets.
+    /// True if the request asks for a WebSocket and the route accepts it.
     pub(super) is_websocket: bool,
     /// Gate that holds back the response to an upgrade until the request has ended.
     pub(super) upgrade: Option<Arc<UpgradeGate>>,

@@ -2,11 +2,11 @@
 //!
 //! Two causes, since they call for different care:
 //! - *refused*: no connection could be made. Such a backend serves no request, so it leaves after
-//! three attempts in a row at the latest, whatever share of the others is out, and comes back as
-//! soon as a probe can connect.
+//!   three attempts in a row at the latest, whatever share of the others is out, and comes back as
+//!   soon as a probe can connect.
 //! - *errors*: the backend resets, times out or responds with 502, 503, 504. It may be overloaded,
-//! and ejecting it moves its load to the others: never more than half of an upstream's backends are
-//! out for this cause, so never the last one.
+//!   and ejecting it moves its load to the others: never more than half of an upstream's backends
+//!   are out for this cause, so never the last one.
 
 use std::time::Duration;
 

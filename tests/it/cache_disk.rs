@@ -410,7 +410,7 @@ async fn one_process_has_the_folder_and_another_serves_without_it() {
     assert_eq!(second.count(UP).await, 0);
     wait_for("the log says so", SOON, async || {
         let said = second.stderr();
-        said.contains("another process uses the folder")
+        said.contains("folder in use by another process")
             .then_some(())
     })
     .await;

@@ -39,7 +39,7 @@ impl Texts {
 
     /// Sorts the lines of a Rust file into comments, beginnings of doc comments, and strings.
     fn rust(&mut self, file: &Path, text: &str) {
-        let is_test = file.components().any(|part| {
+        let mut is_test = file.components().any(|part| {
             let part = part.as_os_str().to_string_lossy();
             part.starts_with("tests")
         });
@@ -47,6 +47,7 @@ impl Texts {
         let mut is_doc = false;
         for (at, line) in text.lines().enumerate() {
             let code = line.trim_start();
+            is_test |= code.starts_with("mod tests {");
             let Some(comment) = code.strip_prefix("//") else {
                 is_doc = false;
                 if is_test {

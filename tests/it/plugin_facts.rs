@@ -211,7 +211,7 @@ fn a_run_by_hand_is_told_what_to_know() {
     let wrong = run(&["--jwt", "ann"]);
     assert_eq!(wrong.status, 1);
     assert!(
-        wrong.stderr.starts_with("edgeway: `--jwt` is no JSON"),
+        wrong.stderr.starts_with("edgeway: `--jwt` is not JSON"),
         "{}",
         wrong.stderr
     );

@@ -328,7 +328,7 @@ async fn a_rollout_of_the_only_backend_needs_force_and_a_dry_run_touches_nothing
     let one = [&["rollout", "web"][..], &command].concat();
     let ran = fleet.edgeway(&gateway, &one).await;
     assert_eq!(ran.status, Some(1), "{ran:?}");
-    assert!(ran.stderr.contains("clients get 503"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("users get 503"), "{}", ran.stderr);
     let forced = [&["rollout", "web", "--force"][..], &command].concat();
     let ran = fleet.edgeway(&gateway, &forced).await;
     assert_eq!(ran.status, Some(0), "{ran:?}");

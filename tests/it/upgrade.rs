@@ -30,7 +30,7 @@ const SOON: Duration = Duration::from_secs(10);
 const DONE: &str = "edgeway_upgrades_total{outcome=\"succeeded\"}";
 const FAILED: &str = "edgeway_upgrades_total{outcome=\"failed\"}";
 
-/// Starts a gateway with HTTP/1, HTTP/2 without TLS on its own port, WebSockets, and a unix socket.
+/// Starts a gateway with HTTP/1, HTTP/2 without TLS on its own port, sockets and a unix socket.
 async fn front(echo: &Origin<EchoOrigin>, sockets: &WsOrigin, more: &str) -> Gateway {
     let folder = tempfile::tempdir().expect("a folder for the socket can be made");
     let path = folder.keep().join("web.sock");

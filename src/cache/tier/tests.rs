@@ -290,8 +290,8 @@ fn mutations() -> u32 {
     asked.and_then(|text| text.parse().ok()).unwrap_or(20_000)
 }
 
-/// Invariant: whatever the bytes, and whoever wrote them, reading an entry neither panics nor
-/// returns one that is larger than a gateway would write.
+/// Invariant: whatever the bytes, and whichever program wrote them, reading an entry neither panics
+/// nor returns one that is larger than a gateway would write.
 #[test]
 fn whatever_is_changed_in_an_entry_is_refused_or_within_bounds() {
     let seed = fastrand::u64(..);

@@ -434,7 +434,7 @@ pub fn is_internal_response(name: &HeaderName) -> bool {
 /// Rewrites a `Location` (or `Content-Location`) with the backend's own authority to the public
 /// one. Returns `None` if it stays as it is.
 ///
-/// `backends` are the authorities by which the gateway reaches the backend, such as `10.0.0.5:3000`
+/// `backends` has each `host:port` that the gateway reaches the backend by, such as `10.0.0.5:3000`
 /// and `api.internal:3000`. `localhost` and its addresses with the same port also match, because an
 /// app often takes them for its own name.
 pub fn rewrite_location(
