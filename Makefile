@@ -14,7 +14,7 @@ demo: setup ## build Edgeway and serve the built-in demonstration on 127.0.0.1:8
 
 .PHONY: test
 test: setup-tests ## format, lints, unit, and end-to-end tests with real apps and a browser
-	@$(MAKE) --no-print-directory --output-sync=line -j2 apps build-tests
+	@$(MAKE) --no-print-directory -j2 apps build-tests
 	@scripts/slow-crates
 	scripts/run-tests
 
