@@ -65,8 +65,8 @@ pub enum ClientError {
     #[error("{target} does not respond like a gateway")]
     Stranger { target: Target },
     #[error(
-        "{target} asks for the token, which it was not shown: no process serves {socket}, so it \
-         may be another user's. If the gateway is there, name it: `--admin {target}`"
+        "{target} asks for the token, which was not sent: the socket {socket} cannot be reached, so \
+         another user may listen there. If it is the gateway's, name it: `--admin {target}`"
     )]
     Withheld { target: Target, socket: Target },
     #[error("the gateway at {target} refused: {refused}")]
@@ -82,9 +82,8 @@ pub enum ClientError {
 pub struct Client {
     /// Possible locations, the likeliest first. The next is used if one cannot be reached.
     pub targets: Vec<Target>,
-    /// Token for an address, which is not sent to a socket. If the socket is not served, any user
-    /// of the machine could listen at the address after it in `targets`, so it is not sent there
-    /// either.
+    /// Token for an address, which is not sent to a socket. After a socket that cannot be reached,
+    /// an address in `targets` does not get it either: any user of the machine may listen there.
     pub token: Option<Secret>,
 }
 
@@ -161,10 +160,10 @@ impl Client {
     ) -> Result<T, ClientError> {
         let mut targets = self.targets.iter().peekable();
         let mut successions = 0;
-        let mut unserved = None;
+        let mut unreached = None;
         loop {
             let target = *targets.peek().expect("a client has a target");
-            let token = self.token.as_ref().filter(|_| unserved.is_none());
+            let token = self.token.as_ref().filter(|_| unreached.is_none());
             let question = request(target, token, &method, path, body.as_ref());
             let asked = timeout(deadline, ask(target, question)).await;
             let answer = match asked {
@@ -173,10 +172,9 @@ impl Client {
                     deadline,
                 }),
                 // No request was sent yet, so the next target cannot repeat an action.
-                Ok(Err(ClientError::Connect { source, .. })) if targets.len() > 1 => {
-                    let is_closed = source.kind() == io::ErrorKind::PermissionDenied;
-                    if matches!(target, Target::Socket(_)) && !is_closed {
-                        unserved = Some(target);
+                Ok(Err(ClientError::Connect { .. })) if targets.len() > 1 => {
+                    if matches!(target, Target::Socket(_)) {
+                        unreached = Some(target);
                     }
                     targets.next();
                     continue;
@@ -195,7 +193,7 @@ impl Client {
                 Err(ClientError::Refused { target, refused })
                     if refused.reason == TOKEN_MISSING && self.token.is_some() =>
                 {
-                    return Err(match unserved {
+                    return Err(match unreached {
                         Some(socket) => ClientError::Withheld {
                             target,
                             socket: socket.clone(),
