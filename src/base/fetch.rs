@@ -1,6 +1,6 @@
 //! A small HTTP client for the gateway's own requests: key sets, authorization checks.
 //!
-//! One deadline covers the whole exchange, the response has a size limit, and redirects are not
+//! A deadline covers the whole exchange, the response has a size limit, and redirects are not
 //! followed. Connections are kept alive between exchanges. HTTPS certificates are always verified.
 
 use std::{path::Path, sync::Arc, time::Duration};

@@ -11,7 +11,7 @@ const SHARDS: usize = 16;
 
 /// A hash of the inputs that a value was computed from.
 ///
-/// It has 128 bits, and its key is secret: two different inputs collide only by chance, and no
+/// The hash has 128 bits and a secret key: two different inputs collide only by chance, and no
 /// attacker can search for two that do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fingerprint(u128);

@@ -123,7 +123,7 @@ pub fn join(path: &[u8], query: Option<&[u8]>) -> Vec<u8> {
 
 /// Converts a request target to normal form.
 ///
-/// One pass over the bytes; allocates only if something must change.
+/// Reads the bytes once, and allocates only if something must change.
 ///
 /// # Errors
 /// Fails if the target is ambiguous: see [`BadTarget`].

@@ -12,7 +12,7 @@ use super::{Draft, Entry, Store, entry::Seat};
 pub(in crate::cache) struct Warmth {
     hash: u128,
     id: u64,
-    /// As eviction counts them; one more if it is in the main queue.
+    /// Hits as counted for eviction; one more for an entry in the main queue.
     pub(in crate::cache) hits: u8,
 }
 

@@ -142,9 +142,9 @@ pub(in crate::proxy) fn not_modified(request: &RequestHeader, head: &ResponseHea
     )
 }
 
-/// Makes a stored response the part of it that the request asks for. An empty body is sent whole,
-/// as by nginx: no `Content-Range` could name a part of it (RFC 9110, 14.4), and Pingora would
-/// reckon with a last byte of -1.
+/// Returns the ranges of a stored response that the request asks for, and makes its headers those of
+/// a 206 or 416. For an empty body it ignores `Range` (RFC 9110, 14.2), as nginx does for ranges
+/// from its start: `Content-Range` cannot name a part of it, and Pingora would subtract from zero.
 pub(in crate::proxy) fn range(request: &RequestHeader, head: &mut ResponseHeader) -> RangeType {
     let length = head.headers.get(header::CONTENT_LENGTH);
     if length.is_some_and(|length| length.as_bytes().iter().all(|digit| *digit == b'0')) {

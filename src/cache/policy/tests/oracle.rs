@@ -1,7 +1,7 @@
 //! Comparison with another implementation of RFC 9111, over generated headers.
 //!
-//! Where the two differ on purpose, the generated headers avoid the difference:
-//! - It follows RFC 7234 in counting neither `Date` nor the delay into the age, so that `Date` is
+//! The generated headers avoid the places where the two differ on purpose:
+//! - The oracle follows RFC 7234 in counting neither `Date` nor the delay into the age, so that `Date` is
 //!   always now. A response with `proxy-revalidate` is stale at once for it (for us only once it is
 //!   stale).
 //! - It does not know `must-understand` or targeted fields, and has a shorter list of statuses.
