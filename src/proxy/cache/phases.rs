@@ -142,8 +142,8 @@ pub(in crate::proxy) fn not_modified(request: &RequestHeader, head: &ResponseHea
     )
 }
 
-/// Returns the ranges of a stored response that the request asks for, and makes its headers those of
-/// a 206 or 416. For an empty body it ignores `Range` (RFC 9110, 14.2), as nginx does for ranges
+/// Returns the ranges of a stored response that the request asks for, and makes its headers those
+/// of a 206 or 416. For an empty body it ignores `Range` (RFC 9110, 14.2), as nginx does for ranges
 /// from its start: `Content-Range` cannot name a part of it, and Pingora would subtract from zero.
 pub(in crate::proxy) fn range(request: &RequestHeader, head: &mut ResponseHeader) -> RangeType {
     let length = head.headers.get(header::CONTENT_LENGTH);
