@@ -16,8 +16,8 @@ use edgeway::{
     cache::{
         key::Key,
         policy::{Lifetime, Variance, Vary},
-        purge::{How, Purge, What},
-        store::{About, Draft, Store},
+        purge::{Purge, PurgeEffect, PurgeTarget},
+        store::{EntryDraft, EntryRules, Store},
     },
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -56,19 +56,22 @@ fn main() {
         each(grown),
         grown as f64 / store.bytes() as f64
     );
-    let tag = |tag: &str| What::Tag(tag.to_owned());
+    let tag = |tag: &str| PurgeTarget::Tag(tag.to_owned());
     for (what, name) in [
         (tag("nobody"), "a tag of nothing"),
         (tag("item-7"), "a tag"),
         (tag("hundred-3"), "a tag"),
         (tag("thousand-5"), "a tag"),
         (tag("many-4"), "a tag"),
-        (What::Url("/4/4321".to_owned()), "a URL"),
-        (What::Prefix("/2/".to_owned()), "a prefix"),
-        (What::Prefix("/none/".to_owned()), "a prefix of nothing"),
-        (What::All, "all"),
+        (PurgeTarget::Url("/4/4321".to_owned()), "a URL"),
+        (PurgeTarget::Prefix("/2/".to_owned()), "a prefix"),
+        (
+            PurgeTarget::Prefix("/none/".to_owned()),
+            "a prefix of nothing",
+        ),
+        (PurgeTarget::All, "all"),
     ] {
-        for how in [How::Soft, How::Hard] {
+        for how in [PurgeEffect::Soft, PurgeEffect::Hard] {
             let what = what.clone();
             let begun = clock.now();
             let objects = store.purge(&Purge { what, how });
@@ -78,7 +81,7 @@ fn main() {
     }
 }
 
-fn draft(store: &'static Store, clock: &Clock, number: usize) -> Draft {
+fn draft(store: &'static Store, clock: &Clock, number: usize) -> EntryDraft {
     // Half of them are in sets of a thousand, the others in sets of a hundred thousand.
     let large = if number.is_multiple_of(2) {
         format!("thousand-{}", number / 2000)
@@ -100,7 +103,7 @@ fn draft(store: &'static Store, clock: &Clock, number: usize) -> Draft {
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
-    Draft {
+    EntryDraft {
         key: Key::new("https", "shop.example.com", path.as_bytes(), None, b""),
         status: StatusCode::OK,
         headers,
@@ -115,7 +118,7 @@ fn draft(store: &'static Store, clock: &Clock, number: usize) -> Draft {
         },
         vary: Vary::Nothing,
         variance: Variance::default(),
-        about: About {
+        about: EntryRules {
             route: "app".into(),
             tags: tags.map(Into::into).into(),
             max_object: 1 << 20,

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use chrono::DateTime;
 use edgeway::{
     base::clock::Clock,
-    chain::{CompileCx, Exchange, Filter, FilterKind, Phases, Reply, Verdict},
+    chain::{CompileContext, Exchange, Filter, FilterKind, Phases, Reply, Verdict},
     config::tree::Spanned,
 };
 use http::{HeaderName, HeaderValue, StatusCode, header, response};
@@ -40,7 +40,7 @@ impl FilterKind for Sunset {
     type Config = SunsetConfig;
     type Filter = Self;
 
-    fn compile(config: SunsetConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+    fn compile(config: SunsetConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
         let at = DateTime::parse_from_rfc3339(&config.at.value).map_err(|error| {
             cx.report_at(
                 config.at.place,

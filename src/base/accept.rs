@@ -3,7 +3,7 @@
 /// Specificity of a match between a media range of `Accept` and an offer; a narrower range
 /// overrides a wider one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Reach {
+enum Specificity {
     Any,
     Type,
     Exact,
@@ -21,7 +21,7 @@ const MAX_RANGES: usize = 64;
 /// RFC 9110, 12.5.1; beyond it, `application/problem+json` and similar types count as
 /// `application/json`.
 pub fn preferred(accept: &[u8], offers: &[&str]) -> Option<usize> {
-    let mut best: Option<(u16, Reach, usize)> = None;
+    let mut best: Option<(u16, Specificity, usize)> = None;
     for (index, offer) in offers.iter().enumerate() {
         let Some((reach, quality)) = liking(accept, offer) else {
             continue;
@@ -30,13 +30,13 @@ pub fn preferred(accept: &[u8], offers: &[&str]) -> Option<usize> {
             best = Some((quality, reach, index));
         }
     }
-    best.filter(|(_, reach, _)| *reach > Reach::Any)
+    best.filter(|(_, reach, _)| *reach > Specificity::Any)
         .map(|(_, _, index)| index)
 }
 
 /// Returns the narrowest range that matches `offer`, and its q-value in thousandths.
-fn liking(accept: &[u8], offer: &str) -> Option<(Reach, u16)> {
-    let mut found: Option<(Reach, u16)> = None;
+fn liking(accept: &[u8], offer: &str) -> Option<(Specificity, u16)> {
+    let mut found: Option<(Specificity, u16)> = None;
     for range in accept.split(|b| *b == b',').take(MAX_RANGES) {
         let mut parts = range.split(|b| *b == b';').map(<[u8]>::trim_ascii);
         let name = parts.next().unwrap_or_default();
@@ -53,12 +53,12 @@ fn liking(accept: &[u8], offer: &str) -> Option<(Reach, u16)> {
     found
 }
 
-fn reach(range: &[u8], offer: &[u8]) -> Option<Reach> {
+fn reach(range: &[u8], offer: &[u8]) -> Option<Specificity> {
     if range.eq_ignore_ascii_case(offer) {
-        return Some(Reach::Exact);
+        return Some(Specificity::Exact);
     }
     if range == b"*/*" {
-        return Some(Reach::Any);
+        return Some(Specificity::Any);
     }
     let slash = offer.iter().position(|b| *b == b'/')?;
     let (kind, subtype) = (range.get(..=slash)?, range.get(slash + 1..)?);
@@ -66,9 +66,9 @@ fn reach(range: &[u8], offer: &[u8]) -> Option<Reach> {
         return None;
     }
     if subtype == b"*" {
-        return Some(Reach::Type);
+        return Some(Specificity::Type);
     }
-    (offer.ends_with(b"/json") && subtype.ends_with(b"+json")).then_some(Reach::Exact)
+    (offer.ends_with(b"/json") && subtype.ends_with(b"+json")).then_some(Specificity::Exact)
 }
 
 /// Parses `0.85` as 850. An invalid value counts as 0: what cannot be parsed is not acceptable.

@@ -16,7 +16,7 @@ use super::net::subscriber;
 /// A circuit breaker: opens once too many calls failed, and closes after its cooldown.
 #[derive(Debug)]
 pub(crate) struct Breaker {
-    rule: Rule,
+    rule: BreakerRule,
     state: parking_lot::Mutex<State>,
     /// Set while the breaker is closed, so that calls need not take the lock.
     is_closed: AtomicBool,
@@ -26,7 +26,7 @@ pub(crate) struct Breaker {
 
 /// Thresholds at which a breaker opens, and its cooldown.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Rule {
+pub(crate) struct BreakerRule {
     pub(crate) failures: NonZeroU32,
     /// Distinct clients whose requests must have failed.
     pub(crate) clients: NonZeroU8,
@@ -45,7 +45,7 @@ struct State {
 
 /// A breaker's decision on one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Asks {
+pub(crate) enum Permission {
     Yes,
     /// First call after the cooldown.
     Again,
@@ -53,7 +53,7 @@ pub(crate) enum Asks {
 }
 
 impl Breaker {
-    pub(crate) fn new(rule: Rule) -> Self {
+    pub(crate) fn new(rule: BreakerRule) -> Self {
         Self {
             rule,
             state: parking_lot::Mutex::default(),
@@ -68,19 +68,19 @@ impl Breaker {
     }
 
     /// Decides on a call, and closes the breaker once its cooldown is over.
-    pub(crate) fn asks(&self, now: impl Fn() -> Instant) -> Asks {
+    pub(crate) fn asks(&self, now: impl Fn() -> Instant) -> Permission {
         if self.is_closed.load(Ordering::Relaxed) {
-            return Asks::Yes;
+            return Permission::Yes;
         }
         let mut state = self.state.lock();
         match state.open_until {
-            Some(until) if now() < until => Asks::No,
+            Some(until) if now() < until => Permission::No,
             Some(_) => {
                 *state = State::default();
                 self.is_closed.store(true, Ordering::Relaxed);
-                Asks::Again
+                Permission::Again
             }
-            None => Asks::Yes,
+            None => Permission::Yes,
         }
     }
 
@@ -131,7 +131,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn breaker(failures: u32, clients: u8) -> Breaker {
-        Breaker::new(Rule {
+        Breaker::new(BreakerRule {
             failures: failures.try_into().unwrap(),
             clients: clients.try_into().unwrap(),
             window: SECOND * 10,
@@ -152,15 +152,15 @@ mod tests {
         assert!(!fails() && !fails());
         clock.advance(SECOND * 11);
         assert!(!fails(), "the others were long ago");
-        assert!(!fails() && breaker.asks(now) == Asks::Yes);
-        assert!(fails() && breaker.asks(now) == Asks::No && breaker.is_open(now));
+        assert!(!fails() && breaker.asks(now) == Permission::Yes);
+        assert!(fails() && breaker.asks(now) == Permission::No && breaker.is_open(now));
         assert!(!fails(), "of a call that had begun before");
         clock.advance(SECOND * 30);
         assert!(!breaker.is_open(now));
-        assert_eq!(breaker.asks(now), Asks::Again);
-        assert_eq!(breaker.asks(now), Asks::Yes);
+        assert_eq!(breaker.asks(now), Permission::Again);
+        assert_eq!(breaker.asks(now), Permission::Yes);
         assert!(!fails() && !fails(), "it begins again");
-        assert!(fails() && breaker.asks(now) == Asks::No);
+        assert!(fails() && breaker.asks(now) == Permission::No);
     }
 
     #[test]
@@ -184,10 +184,10 @@ mod tests {
             breaker.passed();
             breaker.passed();
         }
-        assert_eq!(breaker.asks(|| clock.now()), Asks::Yes);
+        assert_eq!(breaker.asks(|| clock.now()), Permission::Yes);
         for number in 0..101 {
             breaker.failed(Some(client(number)), clock.now());
         }
-        assert_eq!(breaker.asks(|| clock.now()), Asks::No);
+        assert_eq!(breaker.asks(|| clock.now()), Permission::No);
     }
 }

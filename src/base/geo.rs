@@ -51,13 +51,13 @@ pub struct Place {
 #[serde(default)]
 struct Record<'a> {
     #[serde(borrow)]
-    country: Coded<'a>,
+    country: CountryRecord<'a>,
     #[serde(borrow)]
     continent: Continent<'a>,
     #[serde(borrow)]
-    city: Named<'a>,
+    city: NamedRecord<'a>,
     #[serde(borrow)]
-    subdivisions: Vec<Coded<'a>>,
+    subdivisions: Vec<CountryRecord<'a>>,
     #[serde(borrow)]
     location: Location<'a>,
     autonomous_system_number: Option<u32>,
@@ -66,7 +66,7 @@ struct Record<'a> {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Coded<'a> {
+struct CountryRecord<'a> {
     iso_code: Option<&'a str>,
 }
 
@@ -78,7 +78,7 @@ struct Continent<'a> {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Named<'a> {
+struct NamedRecord<'a> {
     #[serde(borrow)]
     names: Names<'a>,
 }
@@ -155,18 +155,18 @@ impl fmt::Debug for Geo {
 
 /// The place of one address, looked up on first use and shared by all clones.
 #[derive(Clone, Debug)]
-pub struct Whereabouts(Arc<Asked>);
+pub struct ClientLocation(Arc<LocationCell>);
 
 #[derive(Debug)]
-struct Asked {
+struct LocationCell {
     of: Option<(Arc<Geo>, IpAddr)>,
     /// The place as JSON.
     place: OnceLock<Option<Box<str>>>,
 }
 
-impl Whereabouts {
+impl ClientLocation {
     pub fn of(geo: Arc<Geo>, address: IpAddr) -> Self {
-        Self(Arc::new(Asked {
+        Self(Arc::new(LocationCell {
             of: Some((geo, address)),
             place: OnceLock::new(),
         }))
@@ -174,7 +174,7 @@ impl Whereabouts {
 
     /// A place given as JSON, without a lookup.
     pub fn said(json: String) -> Self {
-        Self(Arc::new(Asked {
+        Self(Arc::new(LocationCell {
             of: None,
             place: OnceLock::from(Some(json.into())),
         }))

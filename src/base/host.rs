@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, net::Ipv6Addr};
 
-use super::target::BadTarget;
+use super::target::InvalidTarget;
 
 const PLAIN: u8 = 0;
 const UPPER: u8 = 1;
@@ -30,15 +30,15 @@ const HOST: [u8; 256] = {
 ///
 /// # Errors
 /// Fails if the host is neither empty nor a name nor an address.
-pub fn host_of(authority: &[u8]) -> Result<Cow<'_, str>, BadTarget> {
+pub fn host_of(authority: &[u8]) -> Result<Cow<'_, str>, InvalidTarget> {
     if let Some(rest) = authority.strip_prefix(b"[") {
-        let rest = std::str::from_utf8(rest).map_err(|_| BadTarget::Host)?;
-        let (address, port) = rest.split_once(']').ok_or(BadTarget::Host)?;
-        let address: Ipv6Addr = address.parse().map_err(|_| BadTarget::Host)?;
+        let rest = std::str::from_utf8(rest).map_err(|_| InvalidTarget::Host)?;
+        let (address, port) = rest.split_once(']').ok_or(InvalidTarget::Host)?;
+        let address: Ipv6Addr = address.parse().map_err(|_| InvalidTarget::Host)?;
         return match port.strip_prefix(':') {
             Some(port) if is_port(port.as_bytes()) => Ok(Cow::Owned(format!("[{address}]"))),
             None if port.is_empty() => Ok(Cow::Owned(format!("[{address}]"))),
-            _ => Err(BadTarget::Host),
+            _ => Err(InvalidTarget::Host),
         };
     }
     let mut end = authority.len();
@@ -51,16 +51,16 @@ pub fn host_of(authority: &[u8]) -> Result<Cow<'_, str>, BadTarget> {
                 end = at;
                 break;
             }
-            _ => return Err(BadTarget::Host),
+            _ => return Err(InvalidTarget::Host),
         }
     }
     let host = &authority[..end];
     let name = host.strip_suffix(b".").unwrap_or(host);
     // One dot at the end is the DNS root; of two, other software might keep one, or both.
     if name.is_empty() != host.is_empty() || name.ends_with(b".") || name.len() > 253 {
-        return Err(BadTarget::Host);
+        return Err(InvalidTarget::Host);
     }
-    let name = std::str::from_utf8(name).map_err(|_| BadTarget::Host)?;
+    let name = std::str::from_utf8(name).map_err(|_| InvalidTarget::Host)?;
     if has_upper {
         return Ok(Cow::Owned(name.to_ascii_lowercase()));
     }
@@ -99,7 +99,7 @@ mod tests {
         ] {
             assert_eq!(
                 host_of(authority.as_bytes()),
-                Err(BadTarget::Host),
+                Err(InvalidTarget::Host),
                 "{authority}"
             );
         }

@@ -7,8 +7,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 /// Splits one comma-separated field value into its members, trimmed, without empty ones.
 ///
 /// A comma inside a quoted string does not separate members.
-pub fn list(value: &[u8]) -> List<'_> {
-    List { rest: value }
+pub fn list(value: &[u8]) -> ListItems<'_> {
+    ListItems { rest: value }
 }
 
 /// Returns the members of a list field over all of its lines.
@@ -48,11 +48,11 @@ pub fn is_token_byte(byte: u8) -> bool {
 
 /// The iterator that [`list`] returns.
 #[derive(Clone, Debug)]
-pub struct List<'a> {
+pub struct ListItems<'a> {
     rest: &'a [u8],
 }
 
-impl<'a> Iterator for List<'a> {
+impl<'a> Iterator for ListItems<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<&'a [u8]> {
@@ -156,7 +156,7 @@ pub fn essence(content_type: &[u8]) -> &[u8] {
 
 /// Result of weakening an entity tag when its representation gets another content coding.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Weakened {
+pub enum WeakenedTag {
     /// Already a weak tag.
     Already,
     /// The weak form of a strong one.
@@ -166,17 +166,17 @@ pub enum Weakened {
 }
 
 /// Turns `"x"` into `W/"x"`.
-pub fn weakened(etag: &HeaderValue) -> Weakened {
+pub fn weakened(etag: &HeaderValue) -> WeakenedTag {
     match etag.as_bytes() {
-        [b'W', b'/', b'"', .., b'"'] => Weakened::Already,
+        [b'W', b'/', b'"', .., b'"'] => WeakenedTag::Already,
         [b'"', .., b'"'] => {
             let mut weak = Vec::with_capacity(etag.len() + 2);
             weak.extend_from_slice(b"W/");
             weak.extend_from_slice(etag.as_bytes());
             HeaderValue::from_maybe_shared(bytes::Bytes::from(weak))
-                .map_or(Weakened::Malformed, Weakened::Weak)
+                .map_or(WeakenedTag::Malformed, WeakenedTag::Weak)
         }
-        _ => Weakened::Malformed,
+        _ => WeakenedTag::Malformed,
     }
 }
 
@@ -315,12 +315,12 @@ mod tests {
         let tag = |text: &'static str| weakened(&HeaderValue::from_static(text));
         assert_eq!(
             tag(r#""x""#),
-            Weakened::Weak(HeaderValue::from_static(r#"W/"x""#))
+            WeakenedTag::Weak(HeaderValue::from_static(r#"W/"x""#))
         );
-        assert_eq!(tag(r#"W/"x""#), Weakened::Already);
-        assert_eq!(tag("x"), Weakened::Malformed);
-        assert_eq!(tag("\""), Weakened::Malformed);
-        assert_eq!(tag("W/x"), Weakened::Malformed);
+        assert_eq!(tag(r#"W/"x""#), WeakenedTag::Already);
+        assert_eq!(tag("x"), WeakenedTag::Malformed);
+        assert_eq!(tag("\""), WeakenedTag::Malformed);
+        assert_eq!(tag("W/x"), WeakenedTag::Malformed);
     }
 
     #[test]

@@ -100,20 +100,20 @@ const CLAIM_PREFIXES: [&str; 6] = [
 const WRITTEN: [&str; 3] = ["x-real-ip", "x-client-cert", "x-client-verify"];
 
 /// Upper bound on the length of a reserved name.
-const LONGEST: usize = 256;
+const MAX_NAME_LEN: usize = 256;
 
 /// A name as the laxest backend sees it: lighttpd maps everything that is not a letter or digit to
 /// one character, PHP maps dots, CGI and WSGI map hyphens.
-struct Folded {
-    bytes: [u8; LONGEST],
+struct FoldedName {
+    bytes: [u8; MAX_NAME_LEN],
     length: usize,
 }
 
-impl Folded {
+impl FoldedName {
     /// Folds `name`, or its beginning if it is longer.
     fn of(name: &[u8]) -> Self {
-        let mut bytes = [0; LONGEST];
-        let length = name.len().min(LONGEST);
+        let mut bytes = [0; MAX_NAME_LEN];
+        let length = name.len().min(MAX_NAME_LEN);
         for (folded, byte) in bytes.iter_mut().zip(name) {
             *folded = if byte.is_ascii_alphanumeric() {
                 byte.to_ascii_lowercase()
@@ -131,7 +131,7 @@ impl Folded {
 
 /// Reason why a route can neither set nor match a header name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NeverSeen {
+pub enum UnusableHeader {
     /// Set by a route for its backend.
     Own,
     /// Removed from every request before its route is chosen.
@@ -151,7 +151,7 @@ impl ReservedHeaders {
     ) -> Self {
         let own: BTreeSet<Box<[u8]>> = own
             .into_iter()
-            .map(|name| Folded::of(name.as_str().as_bytes()).bytes().into())
+            .map(|name| FoldedName::of(name.as_str().as_bytes()).bytes().into())
             .collect();
         let passing: Vec<&str> = passing.into_iter().collect();
         let passing: BTreeSet<&'static str> = OVERRIDES
@@ -199,7 +199,7 @@ impl ReservedHeaders {
         if name == b"connection" {
             return Some(Reserved::Connection);
         }
-        let folded = Folded::of(name);
+        let folded = FoldedName::of(name);
         let folded = folded.bytes();
         let is = |known: &str| known.as_bytes() == folded;
         if FROM_PROXIES.iter().any(|known| known.as_bytes() == name) {
@@ -209,27 +209,27 @@ impl ReservedHeaders {
             || OVERRIDES
                 .iter()
                 .any(|known| is(known) && !(self.passing.contains(known) && name == folded))
-            || (name.len() <= LONGEST && self.own.contains(folded));
+            || (name.len() <= MAX_NAME_LEN && self.own.contains(folded));
         is_reserved.then_some(Reserved::Always)
     }
 
     /// Returns the reason why a condition on this header never holds; `None` if it may hold.
-    pub fn never_seen(&self, name: &HeaderName) -> Option<NeverSeen> {
+    pub fn never_seen(&self, name: &HeaderName) -> Option<UnusableHeader> {
         if is_claim(name) {
-            return Some(NeverSeen::Claim);
+            return Some(UnusableHeader::Claim);
         }
         let name = name.as_str();
         if self.own.contains(name.as_bytes()) {
-            return Some(NeverSeen::Own);
+            return Some(UnusableHeader::Own);
         }
         let is_override = OVERRIDES.contains(&name) && !self.passing.contains(name);
-        is_override.then_some(NeverSeen::Override)
+        is_override.then_some(UnusableHeader::Override)
     }
 }
 
 /// Returns true if the name has a predefined meaning, whatever the configuration.
 pub fn is_known(name: &HeaderName) -> bool {
-    let folded = Folded::of(name.as_str().as_bytes());
+    let folded = FoldedName::of(name.as_str().as_bytes());
     begins_as_claim(folded.bytes()) || OVERRIDES.contains(&name.as_str())
 }
 
@@ -239,7 +239,7 @@ pub fn is_claim(name: &HeaderName) -> bool {
     let is_written = WRITTEN.iter().any(|known| text.starts_with(known));
     !is_written
         && !FROM_PROXIES.contains(&text)
-        && begins_as_claim(Folded::of(text.as_bytes()).bytes())
+        && begins_as_claim(FoldedName::of(text.as_bytes()).bytes())
 }
 
 fn begins_as_claim(folded: &[u8]) -> bool {
@@ -345,10 +345,10 @@ mod tests {
     fn a_demand_that_never_holds_is_told() {
         let reserved = reserved();
         let why = |name: &'static str| reserved.never_seen(&HeaderName::from_static(name));
-        assert_eq!(why("x-user-id"), Some(NeverSeen::Own));
-        assert_eq!(why("cf-connecting-ip"), Some(NeverSeen::Claim));
-        assert_eq!(why("x-forwarded-prefix"), Some(NeverSeen::Claim));
-        assert_eq!(why("proxy"), Some(NeverSeen::Override));
+        assert_eq!(why("x-user-id"), Some(UnusableHeader::Own));
+        assert_eq!(why("cf-connecting-ip"), Some(UnusableHeader::Claim));
+        assert_eq!(why("x-forwarded-prefix"), Some(UnusableHeader::Claim));
+        assert_eq!(why("proxy"), Some(UnusableHeader::Override));
         for name in [
             "x-http-method-override",
             "x-forwarded-proto",

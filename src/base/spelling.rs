@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::target::coded;
 
 /// Bytes of a path, each with its offset in the original path.
-type Text = Vec<(u8, usize)>;
+type DecodedPath = Vec<(u8, usize)>;
 
 /// An interpretation of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ pub fn readings(path: &[u8]) -> Vec<Reading> {
     } else {
         &DECODINGS[..1]
     };
-    let mut last = Text::new();
+    let mut last = DecodedPath::new();
     for decoding in decodings {
         let text = decoded(path, *decoding);
         if text == last {
@@ -201,8 +201,8 @@ impl Reading {
 }
 
 /// Decodes a path and folds it to lower case.
-fn decoded(path: &[u8], decoding: Decoding) -> Text {
-    let raw: Text = path.iter().copied().zip(0..).collect();
+fn decoded(path: &[u8], decoding: Decoding) -> DecodedPath {
+    let raw: DecodedPath = path.iter().copied().zip(0..).collect();
     let text = match decoding {
         Decoding::None => raw,
         Decoding::Kept => once(&raw, b"/\\;?#%"),
@@ -213,8 +213,8 @@ fn decoded(path: &[u8], decoding: Decoding) -> Text {
     folded(&without_overlong(text))
 }
 
-fn once(text: &Text, kept: &[u8]) -> Text {
-    let mut out = Text::with_capacity(text.len());
+fn once(text: &DecodedPath, kept: &[u8]) -> DecodedPath {
+    let mut out = DecodedPath::with_capacity(text.len());
     let mut at = 0;
     while let Some(&(byte, from)) = text.get(at) {
         if let Some(code) = code_at(text, at).filter(|code| !kept.contains(code)) {
@@ -229,8 +229,8 @@ fn once(text: &Text, kept: &[u8]) -> Text {
 }
 
 /// Decodes completely in one pass: sequences completed by a decoded byte are decoded at once.
-fn whole(text: &Text) -> Text {
-    let mut out = Text::with_capacity(text.len());
+fn whole(text: &DecodedPath) -> DecodedPath {
+    let mut out = DecodedPath::with_capacity(text.len());
     for byte in text {
         out.push(*byte);
         while let Some(start) = out.len().checked_sub(3)
@@ -245,19 +245,19 @@ fn whole(text: &Text) -> Text {
 }
 
 /// Returns the byte that `%xx` at `at` encodes.
-fn code_at(text: &Text, at: usize) -> Option<u8> {
+fn code_at(text: &DecodedPath, at: usize) -> Option<u8> {
     let three = [text.get(at)?.0, text.get(at + 1)?.0, text.get(at + 2)?.0];
     coded(&three, 0).filter(|_| three[0] == b'%')
 }
 
 /// Replaces overlong UTF-8 forms of ASCII bytes (RFC 3629, 10), which old decoders accept.
-fn without_overlong(text: Text) -> Text {
+fn without_overlong(text: DecodedPath) -> DecodedPath {
     if text.iter().all(|(byte, _)| byte.is_ascii()) {
         return text;
     }
     let byte = |at: usize| text.get(at).map_or(0, |(byte, _)| *byte);
     let is_next = |at: usize| (0x80..0xc0).contains(&byte(at));
-    let mut out = Text::with_capacity(text.len());
+    let mut out = DecodedPath::with_capacity(text.len());
     let mut at = 0;
     while let Some(&(first, from)) = text.get(at) {
         let length = match first {
@@ -282,8 +282,8 @@ fn without_overlong(text: Text) -> Text {
     out
 }
 
-fn folded(text: &Text) -> Text {
-    let mut out = Text::with_capacity(text.len());
+fn folded(text: &DecodedPath) -> DecodedPath {
+    let mut out = DecodedPath::with_capacity(text.len());
     if text.iter().all(|(byte, _)| byte.is_ascii()) {
         out.extend(
             text.iter()
@@ -313,7 +313,7 @@ fn folded(text: &Text) -> Text {
     out
 }
 
-fn read(text: &Text, end: usize, parameters: Parameters, dots: Dots) -> Reading {
+fn read(text: &DecodedPath, end: usize, parameters: Parameters, dots: Dots) -> Reading {
     let mut reading = Reading {
         path: Vec::with_capacity(text.len()),
         from: Vec::with_capacity(text.len()),
@@ -497,7 +497,7 @@ mod tests {
 
         #[test]
         fn what_is_decoded_at_once_is_what_is_decoded_again_and_again(path in "/(%25|25|2|5|%|f|F){0,16}") {
-            let mut text: Text = path.bytes().zip(0..).collect();
+            let mut text: DecodedPath = path.bytes().zip(0..).collect();
             let all = whole(&text);
             loop {
                 let next = once(&text, b"");
@@ -506,7 +506,7 @@ mod tests {
                 }
                 text = next;
             }
-            let bytes = |text: &Text| text.iter().map(|(byte, _)| *byte).collect::<Vec<_>>();
+            let bytes = |text: &DecodedPath| text.iter().map(|(byte, _)| *byte).collect::<Vec<_>>();
             prop_assert_eq!(bytes(&all), bytes(&text));
         }
     }

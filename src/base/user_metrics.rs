@@ -16,10 +16,10 @@ const HELP: &str = "Counted by plugins.";
 const OWNER: &str = "plugin";
 
 /// Limit on series of one owner; each takes some kilobytes, including its readers.
-const MOST_SERIES: usize = 100;
-const MOST_LABELS: usize = 8;
-const LONGEST_NAME: usize = 64;
-const LONGEST_VALUE: usize = 128;
+const MAX_SERIES: usize = 100;
+const MAX_LABELS: usize = 8;
+const MAX_NAME_LEN: usize = 64;
+const MAX_VALUE_LEN: usize = 128;
 
 /// The metrics of one plugin.
 #[derive(Debug)]
@@ -117,7 +117,7 @@ impl UserMetrics {
             known.count(value);
             return Ok(());
         }
-        if *series >= MOST_SERIES {
+        if *series >= MAX_SERIES {
             self.refused.inc();
             if !std::mem::replace(has_warned, true) {
                 log::warn!(plugin = &*self.owner, metric = name; "plugin exceeds 100 metric series, the others are not counted");
@@ -205,16 +205,16 @@ fn check(
             "invalid metric name `{name}`: it must not end with `{end}`"
         ));
     }
-    if labels.len() > MOST_LABELS {
-        return Err(format!("`{name}` has more than {MOST_LABELS} labels"));
+    if labels.len() > MAX_LABELS {
+        return Err(format!("`{name}` has more than {MAX_LABELS} labels"));
     }
     for (label, value) in labels {
         if !is_name(label) || label.starts_with("__") || [OWNER, "le"].contains(&&**label) {
             return Err(format!("invalid label name `{label}`"));
         }
-        if value.len() > LONGEST_VALUE {
+        if value.len() > MAX_VALUE_LEN {
             return Err(format!(
-                "the value of label `{label}` of `{name}` is longer than {LONGEST_VALUE} bytes"
+                "the value of label `{label}` of `{name}` is longer than {MAX_VALUE_LEN} bytes"
             ));
         }
     }
@@ -226,7 +226,7 @@ fn check(
 }
 
 fn is_name(text: &str) -> bool {
-    text.len() <= LONGEST_NAME
+    text.len() <= MAX_NAME_LEN
         && text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
@@ -325,7 +325,7 @@ mod tests {
         }
         let said = text(&metrics);
         let series = said.matches("edgeway_plugin_user_x_total{").count();
-        assert_eq!(series, MOST_SERIES);
+        assert_eq!(series, MAX_SERIES);
         let refused = "edgeway_plugin_metrics_refused_total{plugin=\"a\"} 50\n";
         assert!(said.contains(refused), "{said}");
     }

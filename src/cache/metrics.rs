@@ -6,7 +6,7 @@ use crate::{
 };
 
 /// Metric handles, created with the configuration.
-pub struct RouteMetrics {
+pub struct RouteCacheMetrics {
     outcomes: [IntCounter; CacheOutcome::ALL.len()],
     collapsed: IntCounter,
     revalidations: [IntCounter; Revalidation::ALL.len()],
@@ -33,7 +33,7 @@ impl Revalidation {
     }
 }
 
-impl RouteMetrics {
+impl RouteCacheMetrics {
     pub fn new(metrics: &Metrics, route: &str) -> Self {
         Self {
             outcomes: CacheOutcome::ALL.map(|outcome| {

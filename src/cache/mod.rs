@@ -3,18 +3,18 @@
 
 pub mod budget;
 mod digest;
+mod hit_for_miss;
 pub mod key;
 pub mod metrics;
-pub mod names;
+pub mod name_set;
 pub mod nextjs;
-mod passes;
 pub mod policy;
 pub mod purge;
 pub mod route;
 pub mod store;
 pub mod succession;
 pub mod tier;
-pub mod unusual;
+pub mod unusual_request;
 
 use std::{
     collections::HashSet, fmt, future::pending, panic::resume_unwind, sync::Arc, time::Duration,
@@ -27,13 +27,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
-pub use self::passes::Passes;
+pub use self::hit_for_miss::HitForMiss;
 use self::{
     key::Key,
     policy::Lifetime,
-    purge::{Awaited, Link, Note, Position, Purge, Source},
+    purge::{Position, Purge, PurgeLink, Source, SuccessorPurge, WaitScope},
     store::{Entry, Store},
-    tier::{DiskSettings, DiskStatus, Tiers, Waits, Watcher},
+    tier::{DiskSettings, DiskStatus, TierObserver, Tiers, WaitHistograms},
 };
 use crate::{
     base::{clock::Clock, encoding::Encoding, metrics::Metrics, net::CidrSet, redis::Redis},
@@ -42,11 +42,11 @@ use crate::{
 
 /// Time after which a fill without response headers no longer keeps other requests from the
 /// origin.
-const LOCK_AGE: Duration = Duration::from_mins(1);
+const MAX_LOCK_AGE: Duration = Duration::from_mins(1);
 
 /// The cache of one configuration: the store, which outlives the configuration, and the settings.
 pub struct Cache {
-    kept: Arc<Kept>,
+    kept: Arc<CacheZone>,
     memory: u64,
     max_object: u64,
     /// Largest body stored in level 2, if level 2 is used.
@@ -58,7 +58,7 @@ pub struct Cache {
 }
 
 /// Settings of the `cache` section.
-pub struct Settings {
+pub struct CacheSettings {
     pub memory: u64,
     pub max_object: u64,
     /// Largest body stored in Redis (`shared: redis`).
@@ -71,34 +71,34 @@ pub struct Settings {
 
 /// State that outlives a configuration. Pingora requires `'static` references, so the state is
 /// created once for as long as some configuration has a cache, and emptied with the last.
-struct Kept {
+struct CacheZone {
     store: &'static Store,
     lock: &'static CacheKeyLockImpl,
-    passes: Passes,
-    link: Arc<Link>,
+    passes: HitForMiss,
+    link: Arc<PurgeLink>,
     tiers: Arc<Tiers>,
     /// Fetches and encodings in progress.
-    claimed: Mutex<HashSet<Work>>,
+    claimed: Mutex<HashSet<WorkInFlight>>,
     /// Permits for encoding stored responses.
     coding: Arc<Semaphore>,
 }
 
 /// Work that runs once at a time for one entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum What {
+enum WorkKind {
     Fetch,
     Code(Encoding),
 }
 
-type Work = (u128, u128, What);
+type WorkInFlight = (u128, u128, WorkKind);
 
 /// Right to revalidate or encode one entry, held until dropped.
-pub struct Claim {
-    kept: Arc<Kept>,
-    work: Work,
+pub struct WorkClaim {
+    kept: Arc<CacheZone>,
+    work: WorkInFlight,
 }
 
-impl Drop for Claim {
+impl Drop for WorkClaim {
     fn drop(&mut self) {
         self.kept.claimed.lock().remove(&self.work);
     }
@@ -116,7 +116,7 @@ struct Exported {
     owes_disk: bool,
 }
 
-impl Zone for Kept {
+impl Zone for CacheZone {
     fn export(&self) -> Option<Value> {
         let exported = Exported {
             position: self.link.position(),
@@ -138,7 +138,7 @@ impl Zone for Kept {
     }
 }
 
-impl Drop for Kept {
+impl Drop for CacheZone {
     fn drop(&mut self) {
         self.store.forget(&Purge::ALL);
         self.tiers.abandon();
@@ -146,21 +146,21 @@ impl Drop for Kept {
 }
 
 impl Cache {
-    pub fn new(settings: Settings, zones: &Zones, clock: &Clock, metrics: &Metrics) -> Self {
+    pub fn new(settings: CacheSettings, zones: &Zones, clock: &Clock, metrics: &Metrics) -> Self {
         let kept = zones.get_or_create("cache", || {
             let store = Store::new(settings.memory, clock.clone(), metrics);
             let tiers = Arc::new(Tiers::new(store, clock, metrics));
-            store.set_watch(Box::new(Watcher(Arc::clone(&tiers))));
+            store.set_watch(Box::new(TierObserver(Arc::clone(&tiers))));
             let below = Arc::clone(&tiers);
             let caches = Arc::new(Caches {
                 store,
                 tiers: below,
             });
-            Kept {
+            CacheZone {
                 store,
-                lock: Box::leak(CacheLock::new_boxed(LOCK_AGE)),
-                passes: Passes::default(),
-                link: Arc::new(Link::new(&host(), caches, clock, metrics)),
+                lock: Box::leak(CacheLock::new_boxed(MAX_LOCK_AGE)),
+                passes: HitForMiss::default(),
+                link: Arc::new(PurgeLink::new(&host(), caches, clock, metrics)),
                 tiers,
                 claimed: Mutex::default(),
                 coding: Arc::new(Semaphore::new(1)),
@@ -186,7 +186,7 @@ impl Cache {
     /// Runs the background work of this configuration until it stops serving.
     pub async fn supervise(self: Arc<Self>, redis: Option<Arc<Redis>>) {
         self.kept.store.set_budget(self.memory);
-        let Kept { tiers, link, .. } = &*self.kept;
+        let CacheZone { tiers, link, .. } = &*self.kept;
         let tiers = tiers.supervise(redis.clone(), self.shared, self.disk.clone(), link);
         link.set_validates(self.validates_what_may_be_purged);
         let link = Arc::clone(link).supervise(redis);
@@ -220,32 +220,32 @@ impl Cache {
     }
 
     /// Returns the metrics of how long a route's requests wait for level 2.
-    pub fn waits(&self, metrics: &Metrics, route: &str) -> Option<Waits> {
-        self.shared.map(|_| Waits::level2(metrics, route))
+    pub fn waits(&self, metrics: &Metrics, route: &str) -> Option<WaitHistograms> {
+        self.shared.map(|_| WaitHistograms::level2(metrics, route))
     }
 
     pub fn lock(&self) -> &'static CacheKeyLockImpl {
         self.kept.lock
     }
 
-    pub fn passes(&self) -> &Passes {
+    pub fn passes(&self) -> &HitForMiss {
         &self.kept.passes
     }
 
     /// Claims the revalidation of `entry`; `None` while another request holds the claim.
-    pub fn claim(&self, entry: &Entry) -> Option<Claim> {
-        self.claim_work(entry, What::Fetch)
+    pub fn claim(&self, entry: &Entry) -> Option<WorkClaim> {
+        self.claim_work(entry, WorkKind::Fetch)
     }
 
     /// Claims the encoding of `entry`; `None` while another request holds the claim.
-    pub fn claim_form(&self, entry: &Entry, encoding: Encoding) -> Option<Claim> {
-        self.claim_work(entry, What::Code(encoding))
+    pub fn claim_form(&self, entry: &Entry, encoding: Encoding) -> Option<WorkClaim> {
+        self.claim_work(entry, WorkKind::Code(encoding))
     }
 
-    fn claim_work(&self, entry: &Entry, what: What) -> Option<Claim> {
+    fn claim_work(&self, entry: &Entry, what: WorkKind) -> Option<WorkClaim> {
         let work = (entry.key.hash(), entry.variance.0, what);
         let is_first = self.kept.claimed.lock().insert(work);
-        is_first.then(|| Claim {
+        is_first.then(|| WorkClaim {
             kept: Arc::clone(&self.kept),
             work,
         })
@@ -257,7 +257,7 @@ impl Cache {
     }
 
     /// Returns the link that carries purges to the other gateways.
-    pub fn link(&self) -> &Arc<Link> {
+    pub fn link(&self) -> &Arc<PurgeLink> {
         &self.kept.link
     }
 
@@ -269,11 +269,13 @@ impl Cache {
     }
 
     /// Applies a purge that the predecessor still receives.
-    pub async fn heed(&self, note: Note) {
+    pub async fn heed(&self, note: SuccessorPurge) {
         match note {
             // The predecessor no longer sends it to the other gateways, so `begin` does.
-            Note::Purged(purges) => drop(self.link().begin(purges, Source::Gateway).await),
-            Note::Removed(key) => {
+            SuccessorPurge::Purged(purges) => {
+                drop(self.link().begin(purges, Source::Gateway).await);
+            }
+            SuccessorPurge::Removed(key) => {
                 if let Some(key) = Key::parse(&key) {
                     self.remove(&key);
                 }
@@ -319,7 +321,7 @@ impl purge::Caches for Caches {
         })
     }
 
-    fn settle(&self, awaited: Awaited) -> BoxFuture<'_, bool> {
+    fn settle(&self, awaited: WaitScope) -> BoxFuture<'_, bool> {
         Box::pin(self.tiers.settle(awaited))
     }
 
@@ -336,8 +338,10 @@ impl purge::Caches for Caches {
 /// Returns true if the purge covers few responses and the index finds them.
 fn is_quick(purge: &Purge) -> bool {
     match purge.what {
-        purge::What::Url(_) | purge::What::Written(_) => true,
-        purge::What::Tag(_) | purge::What::Prefix(_) | purge::What::All => false,
+        purge::PurgeTarget::Url(_) | purge::PurgeTarget::Written(_) => true,
+        purge::PurgeTarget::Tag(_) | purge::PurgeTarget::Prefix(_) | purge::PurgeTarget::All => {
+            false
+        }
     }
 }
 
@@ -374,16 +378,16 @@ mod tests {
 
     use super::{
         key::Key,
-        purge::{Caches as _, How, What},
-        store::Watch,
+        purge::{Caches as _, PurgeEffect, PurgeTarget},
+        store::StoreObserver,
         *,
     };
 
     /// The threads that purges were applied on.
     #[derive(Debug, Default)]
-    struct Threads(Arc<Mutex<Vec<ThreadId>>>);
+    struct PurgeThreads(Arc<Mutex<Vec<ThreadId>>>);
 
-    impl Watch for Threads {
+    impl StoreObserver for PurgeThreads {
         fn stored(&self, _entry: &Arc<Entry>) {}
 
         fn purged(&self, _purge: &Purge) {
@@ -398,22 +402,29 @@ mod tests {
         let (clock, metrics) = (Clock::test(), Metrics::default());
         let store = Store::new(1 << 20, clock.clone(), &metrics);
         let threads = Arc::default();
-        assert!(store.set_watch(Box::new(Threads(Arc::clone(&threads)))));
+        assert!(store.set_watch(Box::new(PurgeThreads(Arc::clone(&threads)))));
         let tiers = Arc::new(Tiers::new(store, &clock, &metrics));
         let caches = Caches { store, tiers };
         let worker = thread::current().id();
         let purge = |what| Purge {
             what,
-            how: How::Hard,
+            how: PurgeEffect::Hard,
         };
         let applied_here = || {
             let threads = std::mem::take(&mut *threads.lock());
             threads.iter().all(|thread| *thread == worker)
         };
-        assert_eq!(caches.apply(&[purge(What::Url("/a".into()))]).await, [0]);
+        assert_eq!(
+            caches.apply(&[purge(PurgeTarget::Url("/a".into()))]).await,
+            [0]
+        );
         assert!(applied_here(), "one URL is quick");
-        for what in [What::All, What::Tag("t".into()), What::Prefix("/a".into())] {
-            let long = [purge(What::Url("/a".into())), purge(what)];
+        for what in [
+            PurgeTarget::All,
+            PurgeTarget::Tag("t".into()),
+            PurgeTarget::Prefix("/a".into()),
+        ] {
+            let long = [purge(PurgeTarget::Url("/a".into())), purge(what)];
             assert_eq!(caches.apply(&long).await, [0, 0]);
             assert!(!applied_here(), "{long:?}");
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, StatusCode, header};
 
-use super::{Facts, Noted, Reply, Verdict};
+use super::{AuditNote, Reply, RequestFacts, Verdict};
 use crate::base::metrics::{IntCounter, Metrics};
 
 /// Action of identity filters' refusals in the audit log.
@@ -82,7 +82,7 @@ impl AuthMetrics {
     }
 
     /// Counts a request that is refused, and records it for the audit log.
-    pub fn refuse(&self, facts: &mut Facts, refusal: Refusal) -> Verdict {
+    pub fn refuse(&self, facts: &mut RequestFacts, refusal: Refusal) -> Verdict {
         let mut reply = Reply::refuse(refusal.outcome.status(), refusal.reason);
         self.note(facts, refusal.outcome, &reply, refusal.subject);
         if let Some(detail) = refusal.detail {
@@ -101,13 +101,13 @@ impl AuthMetrics {
     /// reply.
     pub fn note(
         &self,
-        facts: &mut Facts,
+        facts: &mut RequestFacts,
         outcome: Outcome,
         reply: &Reply,
         subject: Option<String>,
     ) {
         self.count(outcome);
-        facts.noted = Some(Box::new(Noted {
+        facts.noted = Some(Box::new(AuditNote {
             action: ACTION,
             reason: reply.reason.unwrap_or(outcome.name()),
             subject,
@@ -177,7 +177,7 @@ mod tests {
     fn a_refusal_is_counted_noted_and_says_how_to_do_better() {
         let (clock, metrics) = (Clock::test(), Metrics::default());
         let auth = AuthMetrics::new("jwt", "api", &metrics);
-        let mut facts = Facts::new(clock.now());
+        let mut facts = RequestFacts::new(clock.now());
         let refusal = Refusal::new(Outcome::Invalid, "jwt_expired")
             .challenge(HeaderValue::from_static("Bearer"))
             .subject(Some("u1"));
@@ -190,7 +190,7 @@ mod tests {
         let noted = facts.noted.as_deref();
         assert_eq!(
             noted,
-            Some(&Noted {
+            Some(&AuditNote {
                 action: "auth",
                 reason: "jwt_expired",
                 subject: Some("u1".to_owned()),

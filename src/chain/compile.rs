@@ -12,10 +12,10 @@ use http::HeaderName;
 
 use super::BoxFuture;
 use crate::{
-    base::{clock::Clock, metrics::Metrics, own_headers::OwnHeaders},
+    base::{clock::Clock, gateway_headers::GatewayHeaders, metrics::Metrics},
     config::{
         diagnostic::{Diagnostic, Diagnostics, Place},
-        source::Beside,
+        source::ReferencedFiles,
         tree::Spanned,
     },
     zones::Zones,
@@ -24,7 +24,7 @@ use crate::{
 /// Context of one filter (or route, or upstream) while it is compiled.
 ///
 /// A reported problem never ends the compilation: it continues to find the next problem.
-pub struct CompileCx<'a> {
+pub struct CompileContext<'a> {
     /// Position in the YAML of the item being compiled.
     pub place: Place,
     /// Name of the route in metrics and logs.
@@ -43,9 +43,9 @@ pub struct CompileCx<'a> {
     /// Compiled top-level sections of the file; they are compiled before any route.
     pub shared: &'a Shared,
     /// Background work that runs as long as this configuration serves.
-    pub work: &'a mut Work,
+    pub work: &'a mut BackgroundWork,
     /// Files that the item reads. A watched configuration is reloaded when one of them changes.
-    pub beside: &'a mut Beside,
+    pub beside: &'a mut ReferencedFiles,
     pub diagnostics: &'a mut Diagnostics,
 }
 
@@ -72,11 +72,11 @@ impl fmt::Debug for Shared {
 
 /// Background work of filters. It starts when the configuration begins to serve and ends with it.
 #[derive(Default)]
-pub struct Work(Vec<(String, Start)>);
+pub struct BackgroundWork(Vec<(String, Start)>);
 
 type Start = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
-impl Work {
+impl BackgroundWork {
     /// Registers `start`, to be called once this configuration serves; logs show `name`. Two
     /// filters that share the work give the same name, and it runs once.
     pub fn add<F>(&mut self, name: impl Into<String>, start: impl Fn() -> F + Send + Sync + 'static)
@@ -95,7 +95,7 @@ impl Work {
     }
 }
 
-impl fmt::Debug for Work {
+impl fmt::Debug for BackgroundWork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list()
             .entries(self.0.iter().map(|(name, _)| name))
@@ -103,7 +103,7 @@ impl fmt::Debug for Work {
     }
 }
 
-impl CompileCx<'_> {
+impl CompileContext<'_> {
     /// Reports a problem at the place of this filter.
     pub fn report(
         &mut self,
@@ -146,7 +146,7 @@ impl CompileCx<'_> {
         written: &Spanned<String>,
         code: &'static str,
     ) -> Option<HeaderName> {
-        OwnHeaders::parse(&written.value)
+        GatewayHeaders::parse(&written.value)
             .map_err(|error| self.report_at(written.place, code, error.to_string(), error.help))
             .ok()
     }

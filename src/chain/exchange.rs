@@ -11,18 +11,18 @@ use std::{
 use http::{HeaderName, HeaderValue};
 use pingora::http::RequestHeader;
 
-use super::{Body, CacheFacts, ClientCertificate, Identity, Noted, Reply};
+use super::{AuditNote, Body, CacheFacts, ClientCertificate, Identity, Reply};
 
 /// A request on its way through the gateway.
 pub struct Exchange<'a> {
     /// Request line and headers as the client sent them.
     pub head: &'a RequestHeader,
-    pub facts: &'a mut Facts,
+    pub facts: &'a mut RequestFacts,
 }
 
 /// Everything known about one request; becomes its log line.
 #[derive(Debug)]
-pub struct Facts {
+pub struct RequestFacts {
     pub client: Client,
     pub request_id: RequestId,
     /// Name of the route, or `None` before a route has matched.
@@ -33,7 +33,7 @@ pub struct Facts {
     /// Name of the rate limit that refused or delayed the request.
     pub limit: Option<Arc<str>>,
     /// Entry for the audit log; written when the request is over.
-    pub noted: Option<Box<Noted>>,
+    pub noted: Option<Box<AuditNote>>,
     pub started: Instant,
     /// Time from the first byte of the request to the first byte of the response.
     pub first_byte: Option<Duration>,
@@ -207,7 +207,7 @@ impl Protocol {
     }
 }
 
-/// Shared empty name: every `Facts` starts with it, so it is allocated once.
+/// Shared empty name: every `RequestFacts` starts with it, so it is allocated once.
 static NO_NAME: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
 
 impl Default for Client {
@@ -287,7 +287,7 @@ impl fmt::Debug for RequestId {
     }
 }
 
-impl Facts {
+impl RequestFacts {
     /// Returns the reason word of the refusal, failure or degradation, if any.
     pub fn why(&self) -> Option<&'static str> {
         self.reason.or(self.degraded)
@@ -396,7 +396,7 @@ mod tests {
 
     #[test]
     fn slots_are_told_apart_by_type() {
-        let mut facts = Facts::new(crate::base::clock::Clock::test().now());
+        let mut facts = RequestFacts::new(crate::base::clock::Clock::test().now());
         facts.put(1u8);
         facts.put("text");
         facts.put(2u8);

@@ -46,7 +46,7 @@ impl Claims {
 
 /// An entry of the audit log about a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Noted {
+pub struct AuditNote {
     /// Action, such as `auth` or `ban`.
     pub action: &'static str,
     /// Reason word, the same in log and metric.

@@ -13,7 +13,7 @@ mod exchange;
 pub mod host;
 mod identity;
 mod key;
-mod late;
+mod late_fields;
 mod phase;
 mod reply;
 mod request_changes;
@@ -35,17 +35,17 @@ pub use self::{
     body::Body,
     cached::{CacheFacts, CacheOutcome},
     client_certificate::ClientCertificate,
-    compile::{CompileCx, Shared, Work},
+    compile::{BackgroundWork, CompileContext, Shared},
     exchange::{
-        Certificate, Class, Client, Exchange, Facts, Protocol, ReadyLines, RequestId, Scheme,
+        Certificate, Class, Client, Exchange, Protocol, ReadyLines, RequestFacts, RequestId, Scheme,
     },
-    identity::{Claims, Identity, Noted},
+    identity::{AuditNote, Claims, Identity},
     key::KeyBuilder,
-    late::{LateFields, LogFields},
+    late_fields::{LateFields, LogFields},
     phase::{Phase, Phases},
     reply::{Reply, ReplyBody},
     request_changes::RequestChanges,
-    run::{Chain, Named, Round, Turn},
+    run::{Chain, HookOutcome, HookProgress, Named},
 };
 
 /// A boxed future, the return type of the asynchronous hooks.
@@ -103,7 +103,7 @@ pub trait FilterKind: 'static {
 
     /// Checks and compiles the configuration. Problems are reported to `cx` (which continues with
     /// the next filter); `None` means that one was reported.
-    fn compile(config: Self::Config, cx: &mut CompileCx<'_>) -> Option<Self::Filter>;
+    fn compile(config: Self::Config, cx: &mut CompileContext<'_>) -> Option<Self::Filter>;
 }
 
 /// A compiled filter of a route.
@@ -183,7 +183,7 @@ pub trait Filter: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// Returns the number of body bytes to read into [`Facts::body`] before this filter's hook of
+    /// Returns the number of body bytes to read into [`RequestFacts::body`] before this filter's hook of
     /// `phase`, which is [`Phase::Request`] or [`Phase::Authorized`]. Called only while the body is
     /// unread.
     fn wants_body(&self, _ex: &Exchange<'_>, _phase: Phase) -> Option<usize> {
@@ -201,7 +201,7 @@ pub trait Filter: Send + Sync + 'static {
         Box::pin(async move { verdict })
     }
 
-    /// Called once every filter of the route has let the request pass, so that [`Facts::identity`]
+    /// Called once every filter of the route has let the request pass, so that [`RequestFacts::identity`]
     /// is known; may reply.
     fn on_authorized(&self, _ex: &mut Exchange<'_>) -> Verdict {
         Verdict::Next
@@ -304,6 +304,6 @@ pub trait Filter: Send + Sync + 'static {
 
     /// Called after the last byte, also if the request failed.
     ///
-    /// Slow work goes into `late`, and a filter that writes a log line waits for it there.
+    /// Slow work goes into `late_fields`, and a filter that writes a log line waits for it there.
     fn on_log(&self, _ex: &Exchange<'_>, _late: &mut Option<LateFields>) {}
 }

@@ -25,7 +25,7 @@ struct Step {
 
 /// Progress of a request through the request hooks of its filters.
 #[derive(Debug, Default)]
-pub struct Round {
+pub struct HookProgress {
     request: usize,
     authorized: usize,
 }
@@ -33,7 +33,7 @@ pub struct Round {
 /// Reason why the request hooks returned.
 #[derive(Debug)]
 #[must_use]
-pub enum Turn {
+pub enum HookOutcome {
     Over(Verdict),
     /// The next filter wants this many bytes of the body.
     Body(usize),
@@ -143,7 +143,7 @@ impl Chain {
         self.short.as_ref().map_or(self, |(_, short)| short)
     }
 
-    /// Returns the initial value of [`super::Facts::lines`] for a response over HTTP/1.
+    /// Returns the initial value of [`super::RequestFacts::lines`] for a response over HTTP/1.
     pub fn ready_lines(&self, ex: &Exchange<'_>) -> ReadyLines {
         let mut in_need = self.in_need.iter();
         if in_need.any(|filter| filter.needs_every_header_now(ex)) {
@@ -192,10 +192,10 @@ impl Chain {
     /// calls it again with the same `round` once the body is in [`Facts::body`].
     ///
     /// [`Facts::body`]: super::Facts::body
-    pub async fn on_request(&self, ex: &mut Exchange<'_>, round: &mut Round) -> Turn {
+    pub async fn on_request(&self, ex: &mut Exchange<'_>, round: &mut HookProgress) -> HookOutcome {
         while let Some(step) = self.request.get(round.request) {
             if let Some(most) = wanted(step, ex, Phase::Request) {
-                return Turn::Body(most);
+                return HookOutcome::Body(most);
             }
             round.request += 1;
             let verdict = if step.is_async {
@@ -204,12 +204,12 @@ impl Chain {
                 step.filter.on_request(ex)
             };
             if let Verdict::Reply(_) = verdict {
-                return Turn::Over(verdict);
+                return HookOutcome::Over(verdict);
             }
         }
         while let Some(step) = self.authorized.get(round.authorized) {
             if let Some(most) = wanted(step, ex, Phase::Authorized) {
-                return Turn::Body(most);
+                return HookOutcome::Body(most);
             }
             round.authorized += 1;
             let verdict = if step.is_async {
@@ -218,10 +218,10 @@ impl Chain {
                 step.filter.on_authorized(ex)
             };
             if let Verdict::Reply(_) = verdict {
-                return Turn::Over(verdict);
+                return HookOutcome::Over(verdict);
             }
         }
-        Turn::Over(Verdict::Next)
+        HookOutcome::Over(Verdict::Next)
     }
 
     /// Stops at the first filter that refuses the request after all (`Facts::refused`).

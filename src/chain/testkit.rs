@@ -18,14 +18,15 @@ use http::{HeaderMap, Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::{
-    Body, Chain, Class, Client, CompileCx, Exchange, Facts, Filter, FilterKind, Identity,
-    KeyBuilder, Named, Phases, Reply, Round, Shared, Turn, Verdict, Work,
+    BackgroundWork, Body, Chain, Class, Client, CompileContext, Exchange, Filter, FilterKind,
+    HookOutcome, HookProgress, Identity, KeyBuilder, Named, Phases, Reply, RequestFacts, Shared,
+    Verdict,
 };
 use crate::{
     base::{
         clock::Clock,
-        heads::{OpenRequest, OpenResponse},
         metrics::Metrics,
+        open_headers::{OpenRequestHeaders, OpenResponseHeaders},
         units::Span,
     },
     config::{
@@ -36,14 +37,14 @@ use crate::{
 };
 
 /// A filter under test, and the responses so far.
-pub struct Check {
+pub struct FilterCheck {
     chain: Chain,
     pub clock: Clock,
     pub metrics: Metrics,
     client: Client,
     class: Class,
     identity: Option<Identity>,
-    answers: Vec<Answer>,
+    answers: Vec<TestResponse>,
     /// The fake backend.
     backend: Backend,
     behind: Arc<AtomicU16>,
@@ -51,9 +52,9 @@ pub struct Check {
 
 /// A filter behind the one under test that refuses every request with a status, unless the status
 /// is 0.
-struct Behind(Arc<AtomicU16>);
+struct RefusingFilter(Arc<AtomicU16>);
 
-impl Filter for Behind {
+impl Filter for RefusingFilter {
     fn phases(&self) -> Phases {
         Phases::REQUEST
     }
@@ -75,7 +76,7 @@ struct Backend {
 
 /// Result of one request.
 #[derive(Debug)]
-pub struct Answer {
+pub struct TestResponse {
     pub status: u16,
     pub headers: HeaderMap,
     pub body: Vec<u8>,
@@ -90,7 +91,7 @@ pub struct Answer {
 
 /// Compiles `yaml` as the configuration of `K`.
 #[track_caller]
-pub fn check<K: FilterKind>(yaml: &str) -> Check {
+pub fn check<K: FilterKind>(yaml: &str) -> FilterCheck {
     check_with::<K>(yaml, |_, _| {})
 }
 
@@ -98,8 +99,8 @@ pub fn check<K: FilterKind>(yaml: &str) -> Check {
 #[track_caller]
 pub fn check_with<K: FilterKind>(
     yaml: &str,
-    share: impl FnOnce(&mut CompileCx<'_>, &mut Shared),
-) -> Check {
+    share: impl FnOnce(&mut CompileContext<'_>, &mut Shared),
+) -> FilterCheck {
     let (check, diagnostics) = compile::<K>(yaml, share);
     let Some(check) = check else {
         panic!("`{yaml}` was refused: {diagnostics:#?}");
@@ -126,7 +127,7 @@ pub fn refused<K: FilterKind>(yaml: &str) -> Vec<String> {
 #[track_caller]
 pub fn refused_with<K: FilterKind>(
     yaml: &str,
-    share: impl FnOnce(&mut CompileCx<'_>, &mut Shared),
+    share: impl FnOnce(&mut CompileContext<'_>, &mut Shared),
 ) -> Vec<String> {
     let (check, diagnostics) = compile::<K>(yaml, share);
     assert!(check.is_none(), "`{yaml}` was accepted");
@@ -142,16 +143,16 @@ pub fn refused_with<K: FilterKind>(
 
 fn compile<K: FilterKind>(
     yaml: &str,
-    share: impl FnOnce(&mut CompileCx<'_>, &mut Shared),
-) -> (Option<Check>, Diagnostics) {
+    share: impl FnOnce(&mut CompileContext<'_>, &mut Shared),
+) -> (Option<FilterCheck>, Diagnostics) {
     let (clock, metrics, zones) = (Clock::test(), Metrics::default(), Zones::default());
     let mut diagnostics = Diagnostics::default();
     let config = tree::parse(yaml, 0, &mut diagnostics)
         .and_then(|node| tree::read::<K::Config>(&node, &mut diagnostics));
     let (none, mut shared) = (Shared::default(), Shared::default());
     let upstreams = ["web".to_owned(), "api".to_owned()];
-    let (mut work, mut also) = (Work::default(), Work::default());
-    let mut cx = CompileCx {
+    let (mut work, mut also) = (BackgroundWork::default(), BackgroundWork::default());
+    let mut cx = CompileContext {
         place: Place::default(),
         route: "test",
         folder: Path::new("."),
@@ -162,20 +163,20 @@ fn compile<K: FilterKind>(
         zones: &zones,
         shared: &none,
         work: &mut work,
-        beside: &mut crate::config::source::Beside::default(),
+        beside: &mut crate::config::source::ReferencedFiles::default(),
         diagnostics: &mut diagnostics,
     };
     share(&mut cx, &mut shared);
-    let mut cx = CompileCx {
+    let mut cx = CompileContext {
         shared: &shared,
         work: &mut also,
-        beside: &mut crate::config::source::Beside::default(),
+        beside: &mut crate::config::source::ReferencedFiles::default(),
         diagnostics: cx.diagnostics,
         ..cx
     };
     let filter = config.and_then(|config| K::compile(config, &mut cx));
     let behind = Arc::default();
-    let check = filter.map(|filter| Check {
+    let check = filter.map(|filter| FilterCheck {
         chain: Chain::new(vec![
             Named {
                 name: K::NAME,
@@ -183,7 +184,7 @@ fn compile<K: FilterKind>(
             },
             Named {
                 name: "behind",
-                filter: Arc::new(Behind(Arc::clone(&behind))),
+                filter: Arc::new(RefusingFilter(Arc::clone(&behind))),
             },
         ]),
         behind,
@@ -202,7 +203,7 @@ fn compile<K: FilterKind>(
     (check, diagnostics)
 }
 
-impl Check {
+impl FilterCheck {
     /// Changes the client of the requests that follow.
     #[must_use]
     pub fn client(mut self, change: impl FnOnce(&mut Client)) -> Self {
@@ -304,7 +305,7 @@ impl Check {
 
     /// Returns the last response.
     #[track_caller]
-    pub fn last(&self) -> &Answer {
+    pub fn last(&self) -> &TestResponse {
         self.answers.last().expect("a request was sent")
     }
 
@@ -315,7 +316,7 @@ impl Check {
         for (name, value) in headers {
             head.append_header(*name, *value).expect("a header");
         }
-        let mut facts = Facts::new(self.clock.now());
+        let mut facts = RequestFacts::new(self.clock.now());
         let mut ex = Exchange {
             head: &head,
             facts: &mut facts,
@@ -324,16 +325,19 @@ impl Check {
             .enable_all()
             .build()
             .expect("a runtime");
-        let mut round = Round::default();
+        let mut round = HookProgress::default();
         let turn = runtime.block_on(self.chain.on_request(&mut ex, &mut round));
-        assert!(matches!(turn, Turn::Over(Verdict::Next)), "it did not pass");
+        assert!(
+            matches!(turn, HookOutcome::Over(Verdict::Next)),
+            "it did not pass"
+        );
         let mut key = KeyBuilder::default();
         self.chain.on_cache_key(&ex, &mut key);
         key
     }
 
-    async fn exchange(&self, head: RequestHeader, body: &[&[u8]]) -> Answer {
-        let mut facts = Facts::new(self.clock.now());
+    async fn exchange(&self, head: RequestHeader, body: &[&[u8]]) -> TestResponse {
+        let mut facts = RequestFacts::new(self.clock.now());
         facts.client = self.client.clone();
         facts.class = self.class;
         facts.identity = self.identity.clone().map(Box::new);
@@ -341,12 +345,14 @@ impl Check {
             head: &head,
             facts: &mut facts,
         };
-        let mut round = Round::default();
+        let mut round = HookProgress::default();
         loop {
             match self.chain.on_request(&mut ex, &mut round).await {
-                Turn::Over(Verdict::Next) => break,
-                Turn::Over(Verdict::Reply(reply)) => return self.reply(&mut ex, *reply).await,
-                Turn::Body(most) => {
+                HookOutcome::Over(Verdict::Next) => break,
+                HookOutcome::Over(Verdict::Reply(reply)) => {
+                    return self.reply(&mut ex, *reply).await;
+                }
+                HookOutcome::Body(most) => {
                     let whole = body.concat();
                     ex.facts.body = if whole.len() <= most {
                         Body::Whole(whole.into())
@@ -357,7 +363,7 @@ impl Check {
             }
         }
         let mut upstream = head.clone();
-        let mut open = OpenRequest::of(&mut upstream, 0);
+        let mut open = OpenRequestHeaders::of(&mut upstream, 0);
         self.chain.on_upstream(&mut ex, open.headers()).await;
         open.close(&mut upstream);
         if let Some(reply) = ex.facts.refused.take() {
@@ -376,7 +382,7 @@ impl Check {
                 .append_header(name.clone(), value.as_str())
                 .expect("a header");
         }
-        let mut open = OpenResponse::of(&mut response, 0);
+        let mut open = OpenResponseHeaders::of(&mut response, 0);
         self.chain
             .on_upstream_response(&mut ex, &mut open.parts)
             .await;
@@ -391,7 +397,7 @@ impl Check {
             flushed.push(out.len());
         }
         self.chain.on_log(&ex);
-        Answer {
+        TestResponse {
             status: response.status.as_u16(),
             headers: response.headers.clone(),
             body: out,
@@ -403,7 +409,7 @@ impl Check {
     }
 
     /// Sends a reply through the response phase as `proxy/reply.rs` does.
-    async fn reply(&self, ex: &mut Exchange<'_>, mut reply: Reply) -> Answer {
+    async fn reply(&self, ex: &mut Exchange<'_>, mut reply: Reply) -> TestResponse {
         self.chain.on_error(ex, &mut reply).await;
         let mut head = ResponseHeader::build(
             StatusCode::from_u16(reply.status.as_u16()).expect("a status"),
@@ -414,11 +420,11 @@ impl Check {
             head.append_header(name.clone(), value.clone())
                 .expect("a header");
         }
-        let mut open = OpenResponse::of(&mut head, 0);
+        let mut open = OpenResponseHeaders::of(&mut head, 0);
         self.chain.on_response(ex, &mut open.parts).await;
         open.close(&mut head);
         self.chain.on_log(ex);
-        Answer {
+        TestResponse {
             status: head.status.as_u16(),
             headers: head.headers.clone(),
             body: match reply.body {
@@ -433,7 +439,7 @@ impl Check {
     }
 }
 
-fn is_strike(facts: &Facts) -> bool {
+fn is_strike(facts: &RequestFacts) -> bool {
     facts.noted.as_ref().is_some_and(|noted| noted.is_strike)
 }
 

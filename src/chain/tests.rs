@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use pingora::http::RequestHeader;
 
 use super::{
-    BoxFuture, Chain, Exchange, Facts, Filter, KeyBuilder, Named, Phase, Phases, Reply, Round,
-    Turn, Verdict,
+    BoxFuture, Chain, Exchange, Filter, HookOutcome, HookProgress, KeyBuilder, Named, Phase,
+    Phases, Reply, RequestFacts, Verdict,
 };
 use crate::base::clock::Clock;
 
@@ -122,13 +122,15 @@ fn calls(spies: &[(&'static str, Phases, bool)]) -> (Vec<String>, Chain) {
         .unwrap();
     runtime.block_on(async {
         let head = RequestHeader::build("GET", b"/", None).unwrap();
-        let mut facts = Facts::new(Clock::test().now());
+        let mut facts = RequestFacts::new(Clock::test().now());
         let mut ex = Exchange {
             head: &head,
             facts: &mut facts,
         };
-        let turn = chain.on_request(&mut ex, &mut Round::default()).await;
-        if let Turn::Over(Verdict::Reply(mut reply)) = turn {
+        let turn = chain
+            .on_request(&mut ex, &mut HookProgress::default())
+            .await;
+        if let HookOutcome::Over(Verdict::Reply(mut reply)) = turn {
             chain.on_error(&mut ex, &mut reply).await;
         } else {
             let mut headers = HeaderMap::new();
@@ -215,7 +217,7 @@ fn the_first_filter_that_names_an_upstream_wins_and_key_parts_add_up() {
         ("c", phases, true),
     ]);
     let head = RequestHeader::build("GET", b"/", None).unwrap();
-    let mut facts = Facts::new(Clock::test().now());
+    let mut facts = RequestFacts::new(Clock::test().now());
     let mut ex = Exchange {
         head: &head,
         facts: &mut facts,
@@ -276,7 +278,7 @@ fn a_request_that_a_filter_is_not_for_meets_the_others_alone() {
         ("/b", &["other.log"]),
     ] {
         let head = RequestHeader::build("GET", path.as_bytes(), None).unwrap();
-        let mut facts = Facts::new(Clock::test().now());
+        let mut facts = RequestFacts::new(Clock::test().now());
         let facts = &mut facts;
         let ex = Exchange { head: &head, facts };
         let is_short = chain.is_short_for(&ex);

@@ -21,7 +21,7 @@ use crate::{
     },
     edge::worker,
     status::{
-        actions::Refused,
+        actions::ActionError,
         admin_socket,
         client::{Client, ClientError, Target},
     },
@@ -56,7 +56,7 @@ impl AdminOption {
     /// Sends a request to the gateway. On failure prints the reason, and returns the exit status.
     pub(super) fn ask<T, F>(
         &self,
-        form: Form,
+        form: OutputFormat,
         question: impl FnOnce(Client) -> F,
     ) -> Result<T, ExitCode>
     where
@@ -92,15 +92,19 @@ impl AdminOption {
         T: Serialize,
         F: Future<Output = Result<T, ClientError>>,
     {
-        let form = if is_json { Form::Json } else { Form::Text };
+        let form = if is_json {
+            OutputFormat::Json
+        } else {
+            OutputFormat::Text
+        };
         match self.ask(form, question) {
             Ok(answer) => {
                 match form {
-                    Form::Json => {
+                    OutputFormat::Json => {
                         let json = serde_json::to_string_pretty(&answer);
                         out::data(&json.expect("plain data"));
                     }
-                    Form::Text => text(&answer),
+                    OutputFormat::Text => text(&answer),
                 }
                 ExitCode::SUCCESS
             }
@@ -109,7 +113,7 @@ impl AdminOption {
     }
 
     fn client(&self) -> Result<Client, String> {
-        let written = Written::read(&self.config.config);
+        let written = ConfiguredAdmin::read(&self.config.config);
         let token = match &self.token_file {
             Some(path) => Some(read_token(path)?),
             None => written.token,
@@ -125,19 +129,19 @@ impl AdminOption {
 
 /// Output format of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum OutputFormat {
     Text,
     Json,
 }
 
 /// Admin settings in the configuration, as far as they can be read: a mistake in the file must not
 /// keep commands from reaching its gateway.
-struct Written {
+struct ConfiguredAdmin {
     targets: Vec<Target>,
     token: Option<Secret>,
 }
 
-impl Written {
+impl ConfiguredAdmin {
     fn read(path: &Path) -> Self {
         let (sources, tree, _) = source::load(path);
         let admin = tree.as_ref().and_then(|tree| tree.get("admin"));
@@ -186,16 +190,16 @@ fn read_token(path: &Path) -> Result<Secret, String> {
 }
 
 /// Prints a refusal. Problems of a configuration appear as in `edgeway check`.
-fn told(refused: &Refused, form: Form) -> ExitCode {
+fn told(refused: &ActionError, form: OutputFormat) -> ExitCode {
     match form {
-        Form::Json => {
+        OutputFormat::Json => {
             let text = serde_json::to_string_pretty(&json!({ "error": refused }));
             out::data(&text.expect("plain data"));
         }
-        Form::Text if refused.report.is_empty() => {
+        OutputFormat::Text if refused.report.is_empty() => {
             out::note(&format!("edgeway: {}", refused.message));
         }
-        Form::Text => out::note(&refused.report),
+        OutputFormat::Text => out::note(&refused.report),
     }
     if refused.reason == "config" {
         ExitCode::from(EX_CONFIG)
@@ -213,7 +217,7 @@ mod tests {
         let path = folder.path().join("edgeway.yaml");
         std::fs::write(folder.path().join("token"), "0123456789abcdef\n").unwrap();
         std::fs::write(&path, yaml).unwrap();
-        let written = Written::read(&path);
+        let written = ConfiguredAdmin::read(&path);
         let folder = folder.path().display().to_string();
         let targets = written.targets.iter();
         (
@@ -265,7 +269,7 @@ mod tests {
 
     #[test]
     fn nothing_to_read_leaves_the_usual_place() {
-        let written = Written::read(Path::new("/nowhere/edgeway.yaml"));
+        let written = ConfiguredAdmin::read(Path::new("/nowhere/edgeway.yaml"));
         let found = written.targets.iter().map(Target::to_string);
         let usual = usual().chain([DEFAULT.to_string()]);
         assert_eq!(found.collect::<Vec<_>>(), usual.collect::<Vec<_>>());

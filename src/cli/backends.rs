@@ -11,7 +11,7 @@ use tokio::{
 use crate::status::snapshot::{BackendStatus, UpstreamStatus};
 
 /// Interval between checks of a backend while waiting.
-const LOOK_EACH: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// `UPSTREAM/ADDRESS`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ impl fmt::Display for Name {
 
 /// Why a request to the gateway failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Trouble {
+pub(super) enum RequestFailure {
     #[error("{0}")]
     Refused(String),
     /// The gateway cannot be reached. It may come back, as after an upgrade or a restart.
@@ -53,17 +53,24 @@ pub(super) enum Trouble {
 
 /// Requests of the commands to the running gateway.
 pub(super) trait Gateway {
-    async fn upstream(&self, name: &str) -> Result<UpstreamStatus, Trouble>;
-    async fn drain(&self, name: &Name, force: bool) -> Result<BackendStatus, Trouble>;
-    async fn undrain(&self, name: &Name) -> Result<BackendStatus, Trouble>;
-    async fn add(&self, name: &Name, weight: u16, drained: bool) -> Result<BackendStatus, Trouble>;
-    async fn remove(&self, name: &Name, force: bool) -> Result<BackendStatus, Trouble>;
+    async fn upstream(&self, name: &str) -> Result<UpstreamStatus, RequestFailure>;
+    async fn drain(&self, name: &Name, force: bool) -> Result<BackendStatus, RequestFailure>;
+    async fn undrain(&self, name: &Name) -> Result<BackendStatus, RequestFailure>;
+    async fn add(
+        &self,
+        name: &Name,
+        weight: u16,
+        drained: bool,
+    ) -> Result<BackendStatus, RequestFailure>;
+    async fn remove(&self, name: &Name, force: bool) -> Result<BackendStatus, RequestFailure>;
 
-    async fn backend(&self, name: &Name) -> Result<BackendStatus, Trouble> {
+    async fn backend(&self, name: &Name) -> Result<BackendStatus, RequestFailure> {
         let upstream = self.upstream(&name.upstream).await?;
         let mut all = upstream.backends.into_iter();
         all.find(|backend| backend.address == name.address)
-            .ok_or_else(|| Trouble::Refused(format!("there is no backend `{name}` any more")))
+            .ok_or_else(|| {
+                RequestFailure::Refused(format!("there is no backend `{name}` any more"))
+            })
     }
 }
 
@@ -83,11 +90,11 @@ pub(super) type Interrupt = watch::Receiver<bool>;
 
 /// Reason why a wait ended early.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Waited<T> {
+pub(super) enum WaitFailure<T> {
     /// The deadline passed. Contains the last state.
     TooLong(T),
     Interrupted,
-    Trouble(Trouble),
+    Trouble(RequestFailure),
 }
 
 /// Waits until the backend has no request in flight. On failure returns how many there are.
@@ -96,7 +103,7 @@ pub(super) async fn until_idle(
     name: &Name,
     deadline: Duration,
     interrupt: &Interrupt,
-) -> Result<(), Waited<u64>> {
+) -> Result<(), WaitFailure<u64>> {
     until(
         gateway,
         name,
@@ -113,9 +120,9 @@ pub(super) async fn until_idle(
 /// Starting point for counting checks: the number of checks that do not count. `None` until the
 /// gateway can be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Since(Option<u64>);
+pub(super) struct CheckBaseline(Option<u64>);
 
-impl Since {
+impl CheckBaseline {
     /// Counts from the given state of the backend.
     pub(super) fn now(backend: &BackendStatus) -> Self {
         Self(Some(begun(backend)))
@@ -149,13 +156,13 @@ fn begun(backend: &BackendStatus) -> u64 {
 
 /// Last state of a backend that does not come back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(super) struct LastState {
     good: u64,
     last: Option<String>,
     healthy: bool,
 }
 
-impl fmt::Display for Seen {
+impl fmt::Display for LastState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.last {
             None => write!(f, "no check has completed"),
@@ -178,17 +185,17 @@ impl fmt::Display for Seen {
 pub(super) async fn until_good(
     gateway: &impl Gateway,
     name: &Name,
-    mut since: Since,
+    mut since: CheckBaseline,
     probes: u64,
     deadline: Duration,
     interrupt: &Interrupt,
-) -> Result<(), Waited<Seen>> {
+) -> Result<(), WaitFailure<LastState>> {
     until(gateway, name, deadline, interrupt, move |backend| {
         let good = since.good(backend);
         if good >= probes && backend.healthy {
             return Ok(());
         }
-        Err(Seen {
+        Err(LastState {
             good,
             last: backend.probe.as_ref().map(|probe| probe.text.clone()),
             healthy: backend.healthy,
@@ -205,7 +212,7 @@ async fn until<T: Clone + Default>(
     deadline: Duration,
     interrupt: &Interrupt,
     mut judge: impl FnMut(&BackendStatus) -> Result<(), T>,
-) -> Result<(), Waited<T>> {
+) -> Result<(), WaitFailure<T>> {
     let mut last = T::default();
     let mut away = None;
     let look = async {
@@ -218,19 +225,21 @@ async fn until<T: Clone + Default>(
                         away = None;
                     }
                 },
-                Err(trouble @ Trouble::Away(_)) => away = Some(trouble),
-                Err(trouble @ Trouble::Refused(_)) => return Err(Waited::Trouble(trouble)),
+                Err(trouble @ RequestFailure::Away(_)) => away = Some(trouble),
+                Err(trouble @ RequestFailure::Refused(_)) => {
+                    return Err(WaitFailure::Trouble(trouble));
+                }
             }
-            sleep(LOOK_EACH).await;
+            sleep(POLL_INTERVAL).await;
         }
     };
     let outcome = tokio::select! {
         outcome = timeout(deadline, look) => outcome,
-        () = interrupted(interrupt) => return Err(Waited::Interrupted),
+        () = interrupted(interrupt) => return Err(WaitFailure::Interrupted),
     };
     match outcome {
         Ok(outcome) => outcome,
-        Err(_) => Err(away.map_or_else(|| Waited::TooLong(last), Waited::Trouble)),
+        Err(_) => Err(away.map_or_else(|| WaitFailure::TooLong(last), WaitFailure::Trouble)),
     }
 }
 
@@ -337,14 +346,16 @@ pub(super) mod tests {
     }
 
     impl Gateway for FakeGateway {
-        async fn upstream(&self, name: &str) -> Result<UpstreamStatus, Trouble> {
+        async fn upstream(&self, name: &str) -> Result<UpstreamStatus, RequestFailure> {
             let mut state = self.state.borrow_mut();
             if state.away > 0 {
                 state.away -= 1;
-                return Err(Trouble::Away("nobody is there".to_owned()));
+                return Err(RequestFailure::Away("nobody is there".to_owned()));
             }
             if name != state.upstream.name {
-                return Err(Trouble::Refused(format!("unknown upstream `{name}`")));
+                return Err(RequestFailure::Refused(format!(
+                    "unknown upstream `{name}`"
+                )));
             }
             let told = state.upstream.clone();
             let FakeState {
@@ -374,7 +385,7 @@ pub(super) mod tests {
             Ok(told)
         }
 
-        async fn drain(&self, name: &Name, force: bool) -> Result<BackendStatus, Trouble> {
+        async fn drain(&self, name: &Name, force: bool) -> Result<BackendStatus, RequestFailure> {
             let forced = if force { " by force" } else { "" };
             self.note(format!("drain {}{forced}", name.address));
             self.with(&name.address, |backend| {
@@ -383,7 +394,7 @@ pub(super) mod tests {
             })
         }
 
-        async fn undrain(&self, name: &Name) -> Result<BackendStatus, Trouble> {
+        async fn undrain(&self, name: &Name) -> Result<BackendStatus, RequestFailure> {
             self.note(format!("undrain {}", name.address));
             self.with(&name.address, |backend| {
                 "healthy".clone_into(&mut backend.state);
@@ -396,7 +407,7 @@ pub(super) mod tests {
             name: &Name,
             _weight: u16,
             drained: bool,
-        ) -> Result<BackendStatus, Trouble> {
+        ) -> Result<BackendStatus, RequestFailure> {
             self.note(format!("add {}", name.address));
             let mut added = backend(&name.address, "added");
             if drained {
@@ -407,7 +418,7 @@ pub(super) mod tests {
             Ok(added)
         }
 
-        async fn remove(&self, name: &Name, _force: bool) -> Result<BackendStatus, Trouble> {
+        async fn remove(&self, name: &Name, _force: bool) -> Result<BackendStatus, RequestFailure> {
             self.note(format!("remove {}", name.address));
             let mut state = self.state.borrow_mut();
             let all = &mut state.upstream.backends;
@@ -447,20 +458,20 @@ pub(super) mod tests {
 
     #[test]
     fn only_checks_that_began_later_count() {
-        let mut since = Since::now(&probed(7, 7, false));
+        let mut since = CheckBaseline::now(&probed(7, 7, false));
         assert_eq!(since.good(&probed(7, 7, true)), 0);
         assert_eq!(since.good(&probed(9, 9, false)), 2);
-        let mut since = Since::now(&probed(7, 7, true));
+        let mut since = CheckBaseline::now(&probed(7, 7, true));
         assert_eq!(since.good(&probed(8, 8, false)), 0, "it began before");
         assert_eq!(since.good(&probed(9, 9, false)), 1);
         assert_eq!(since.good(&probed(12, 1, false)), 1, "in a row");
-        let mut none = Since::now(&backend("127.0.0.1:3001", "file"));
+        let mut none = CheckBaseline::now(&backend("127.0.0.1:3001", "file"));
         assert_eq!(none.good(&probed(1, 1, false)), 1);
     }
 
     #[test]
     fn a_gateway_that_was_restarted_counts_anew() {
-        let mut since = Since::now(&probed(70, 70, true));
+        let mut since = CheckBaseline::now(&probed(70, 70, true));
         assert_eq!(since.good(&probed(2, 2, false)), 2);
         assert_eq!(since.good(&probed(3, 3, false)), 3);
     }
@@ -478,7 +489,7 @@ pub(super) mod tests {
         );
         gateway.state.borrow_mut().away = 5000;
         let waited = until_idle(&gateway, &name, deadline, &interrupt).await;
-        let away = Trouble::Away("nobody is there".to_owned());
-        assert_eq!(waited, Err(Waited::Trouble(away)));
+        let away = RequestFailure::Away("nobody is there".to_owned());
+        assert_eq!(waited, Err(WaitFailure::Trouble(away)));
     }
 }

@@ -7,12 +7,12 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    admin::{AdminOption, Form},
-    backends::{Gateway, Name, Trouble},
+    admin::{AdminOption, OutputFormat},
+    backends::{Gateway, Name, RequestFailure},
     out,
 };
 use crate::status::{
-    actions::Done,
+    actions::BackendResult,
     client::{ACTION, Client, ClientError},
     snapshot::{BackendStatus, UpstreamStatus},
 };
@@ -29,7 +29,7 @@ pub(super) struct Remote(Client);
 
 /// Runs `work` with the running gateway. Failures print their own messages.
 pub(super) fn ask(admin: &AdminOption, work: impl AsyncFnOnce(Remote) -> ExitCode) -> ExitCode {
-    let done = admin.ask(Form::Text, |client| async {
+    let done = admin.ask(OutputFormat::Text, |client| async {
         Ok(work(Remote(client)).await)
     });
     done.unwrap_or_else(|status| status)
@@ -47,7 +47,7 @@ struct Upstreams {
 }
 
 impl Gateway for Remote {
-    async fn upstream(&self, name: &str) -> Result<UpstreamStatus, Trouble> {
+    async fn upstream(&self, name: &str) -> Result<UpstreamStatus, RequestFailure> {
         let Upstreams { upstreams } = self.0.get("/v1/upstreams").await.map_err(trouble)?;
         let known: Vec<String> = upstreams.iter().map(|u| format!("`{}`", u.name)).collect();
         let mut upstreams = upstreams.into_iter();
@@ -58,33 +58,38 @@ impl Gateway for Remote {
                     [] => "none".to_owned(),
                     some => some.join(", "),
                 };
-                Trouble::Refused(format!("unknown upstream `{name}`; there is {known}"))
+                RequestFailure::Refused(format!("unknown upstream `{name}`; there is {known}"))
             })
     }
 
-    async fn drain(&self, name: &Name, force: bool) -> Result<BackendStatus, Trouble> {
+    async fn drain(&self, name: &Name, force: bool) -> Result<BackendStatus, RequestFailure> {
         let path = format!("{}/drain", path(name));
         done(self.0.post(&path, &json!({ "force": force }), ACTION).await)
     }
 
-    async fn undrain(&self, name: &Name) -> Result<BackendStatus, Trouble> {
+    async fn undrain(&self, name: &Name) -> Result<BackendStatus, RequestFailure> {
         let path = format!("{}/undrain", path(name));
         done(self.0.post(&path, &json!({}), ACTION).await)
     }
 
-    async fn add(&self, name: &Name, weight: u16, drained: bool) -> Result<BackendStatus, Trouble> {
+    async fn add(
+        &self,
+        name: &Name,
+        weight: u16,
+        drained: bool,
+    ) -> Result<BackendStatus, RequestFailure> {
         let path = format!("/v1/upstreams/{}/backends", segment(&name.upstream));
         let backend = json!({ "address": name.address, "weight": weight, "drained": drained });
         done(self.0.post(&path, &backend, ACTION).await)
     }
 
-    async fn remove(&self, name: &Name, force: bool) -> Result<BackendStatus, Trouble> {
+    async fn remove(&self, name: &Name, force: bool) -> Result<BackendStatus, RequestFailure> {
         let path = format!("{}?force={force}", path(name));
         done(self.0.delete(&path, ACTION).await)
     }
 }
 
-fn done(done: Result<Done, ClientError>) -> Result<BackendStatus, Trouble> {
+fn done(done: Result<BackendResult, ClientError>) -> Result<BackendStatus, RequestFailure> {
     done.map(|done| done.backend).map_err(trouble)
 }
 
@@ -97,14 +102,14 @@ pub(super) fn segment(text: &str) -> String {
     utf8_percent_encode(text, SEGMENT).to_string()
 }
 
-fn trouble(error: ClientError) -> Trouble {
+fn trouble(error: ClientError) -> RequestFailure {
     match error {
-        ClientError::Refused { refused, .. } => Trouble::Refused(refused.message),
+        ClientError::Refused { refused, .. } => RequestFailure::Refused(refused.message),
         ClientError::Stranger { .. } | ClientError::Withheld { .. } => {
-            Trouble::Refused(error.to_string())
+            RequestFailure::Refused(error.to_string())
         }
         ClientError::Connect { .. } | ClientError::Answer { .. } | ClientError::Slow { .. } => {
-            Trouble::Away(error.to_string())
+            RequestFailure::Away(error.to_string())
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, process::ExitCode};
 use super::out;
 use crate::{
     base::error,
-    process::{demo, handover::Birth, log},
+    process::{demo, handover::LaunchState, log},
 };
 
 #[derive(Debug, clap::Args)]
@@ -20,7 +20,7 @@ pub(super) struct Options {
 
 pub(super) fn run(options: &Options) -> ExitCode {
     log::init();
-    let birth = match Birth::of_this_process() {
+    let birth = match LaunchState::of_this_process() {
         Ok(birth) => birth,
         Err(error) => {
             out::note(&format!("edgeway: {}", error::chain(&error)));

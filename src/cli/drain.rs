@@ -4,7 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use super::{
     admin::AdminOption,
-    backends::{Gateway, Name, Trouble, Waited, interruptible, requests, until_idle},
+    backends::{Gateway, Name, RequestFailure, WaitFailure, interruptible, requests, until_idle},
     client::{self, failed},
     out,
 };
@@ -79,7 +79,7 @@ pub(super) fn run_undrain(options: &UndrainOptions) -> ExitCode {
 /// Why a backend may still have requests.
 #[derive(Debug, PartialEq, Eq)]
 enum NotEmpty {
-    Trouble(Trouble),
+    Trouble(RequestFailure),
     Left(u64),
     Interrupted,
 }
@@ -106,9 +106,9 @@ async fn drain(
         interruptible(|interrupt| async move { until_idle(gateway, name, wait, &interrupt).await });
     match waited.await {
         Ok(()) => Ok(format!("{name} is drained")),
-        Err(Waited::TooLong(left)) => Err(NotEmpty::Left(left)),
-        Err(Waited::Interrupted) => Err(NotEmpty::Interrupted),
-        Err(Waited::Trouble(trouble)) => Err(NotEmpty::Trouble(trouble)),
+        Err(WaitFailure::TooLong(left)) => Err(NotEmpty::Left(left)),
+        Err(WaitFailure::Interrupted) => Err(NotEmpty::Interrupted),
+        Err(WaitFailure::Trouble(trouble)) => Err(NotEmpty::Trouble(trouble)),
     }
 }
 

@@ -6,9 +6,10 @@ use super::{EX_CONFIG, admin::AdminOption, check, out};
 use crate::{
     base::units::ByteSize,
     gateway::explain::{
-        Considered, ExplainedCache, Explanation, Look, Question, Stored, StoredEntry, explain,
+        ConsideredRoute, ExplainRequest, ExplainScope, ExplainedCache, Explanation, StoredEntry,
+        StoredLookup, explain,
     },
-    status::client::LOOK,
+    status::client::READ_TIMEOUT,
 };
 
 #[derive(Debug, clap::Args)]
@@ -37,7 +38,7 @@ pub(super) struct Options {
 }
 
 pub(super) fn run(options: &Options) -> ExitCode {
-    let question = Question {
+    let question = ExplainRequest {
         method: options.method.clone(),
         url: options.url.clone(),
         headers: options.headers.clone(),
@@ -47,7 +48,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
     if options.live {
         return options.admin.print(
             options.format == check::Format::Json,
-            async |client| client.post("/v1/explain", &question, LOOK).await,
+            async |client| client.post("/v1/explain", &question, READ_TIMEOUT).await,
             |explanation| out::data(&text(explanation)),
         );
     }
@@ -56,7 +57,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
         out::note(&checked.report());
         return ExitCode::from(EX_CONFIG);
     };
-    match explain(gateway, &question, Look::AtTheRules) {
+    match explain(gateway, &question, ExplainScope::AtTheRules) {
         Ok(explanation) => {
             let printed = match options.format {
                 check::Format::Text => text(&explanation),
@@ -125,7 +126,7 @@ fn text(explanation: &Explanation) -> String {
     if let Some(cache) = &explanation.cache {
         put_cache(&mut line, cache);
     }
-    for (index, Considered { route, why }) in explanation.considered.iter().enumerate() {
+    for (index, ConsideredRoute { route, why }) in explanation.considered.iter().enumerate() {
         let key = if index == 0 { "considered" } else { "" };
         line(key, &format!("{route}: {why}"));
     }
@@ -151,7 +152,7 @@ fn put_cache(line: &mut impl FnMut(&str, &str), cache: &ExplainedCache) {
     if let Some(why) = &cache.not_kept {
         line("not stored", why);
     }
-    let Some(Stored {
+    let Some(StoredLookup {
         outcome,
         why,
         variants,

@@ -11,16 +11,16 @@ use super::out;
 use crate::base::credential::{ApiKeyHash, hash_password, new_api_key};
 
 /// Size limit of a password. Longer input is no password.
-const LONGEST: u64 = 4096;
+const MAX_INPUT_LEN: u64 = 4096;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
     #[command(subcommand)]
-    what: What,
+    what: HashCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum HashCommand {
     /// Print the hash of a password, for `basic_auth`
     ///
     /// Asks for the password twice; without a terminal, the first line of the input is taken.
@@ -43,8 +43,8 @@ enum What {
 
 pub(super) fn run(options: &Options) -> ExitCode {
     let outcome = match &options.what {
-        What::Password { user } => password(user.as_deref()),
-        What::ApiKey { name, stdin } => api_key(name, *stdin),
+        HashCommand::Password { user } => password(user.as_deref()),
+        HashCommand::ApiKey { name, stdin } => api_key(name, *stdin),
     };
     match outcome {
         Ok(line) => {
@@ -114,7 +114,7 @@ fn api_key(name: &str, from_input: bool) -> Result<String, String> {
 fn first_line() -> Result<String, String> {
     let mut text = String::new();
     io::stdin()
-        .take(LONGEST)
+        .take(MAX_INPUT_LEN)
         .read_to_string(&mut text)
         .map_err(|error| format!("cannot read the input: {error}"))?;
     Ok(text.lines().next().unwrap_or_default().to_owned())

@@ -29,7 +29,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::filters::{self, own::Own};
+use crate::filters::{self, custom::CustomFilter};
 
 /// Exit status of a refused configuration (`EX_CONFIG` of sysexits.h): systemd's
 /// `RestartPreventExitStatus` keeps it from restarting for ever.
@@ -127,8 +127,8 @@ struct ConfigOption {
 }
 
 /// Same as [`main`], for a program with filters of its own beside the built-in ones.
-pub fn main_with(own: impl IntoIterator<Item = Own>) -> ExitCode {
-    if let Err(error) = filters::own::register(own) {
+pub fn main_with(own: impl IntoIterator<Item = CustomFilter>) -> ExitCode {
+    if let Err(error) = filters::custom::register(own) {
         out::note(&format!("edgeway: {error}"));
         return ExitCode::FAILURE;
     }

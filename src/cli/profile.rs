@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::{admin::AdminOption, out};
 use crate::status::{
-    actions::{Profiles, SwitchTo, Switched},
+    actions::{ProfileSelection, Profiles, SwitchResult},
     client::ACTION,
 };
 
@@ -31,13 +31,13 @@ pub(super) fn run(options: &Options) -> ExitCode {
             list,
         );
     }
-    let to = SwitchTo {
+    let to = ProfileSelection {
         name: options.name.clone(),
     };
     options.admin.print(
         options.json,
         async |client| client.post("/v1/profile", &to, ACTION).await,
-        |switched: &Switched| {
+        |switched: &SwitchResult| {
             let active = match &switched.active {
                 Some(name) => format!("`{name}` is switched on"),
                 None => "no profile is switched on".to_owned(),

@@ -13,10 +13,10 @@ use super::out;
 pub(super) struct Progress {
     total: u64,
     done: u64,
-    how: How,
+    how: ReportStyle,
 }
 
-enum How {
+enum ReportStyle {
     /// The bar is absent while another program uses the terminal.
     Bar(Option<ProgressBar>),
     Lines,
@@ -28,9 +28,9 @@ impl Progress {
     /// Creates the progress of `total` steps.
     pub(super) fn of(total: usize) -> Self {
         let how = if io::stderr().is_terminal() {
-            How::Bar(None)
+            ReportStyle::Bar(None)
         } else {
-            How::Lines
+            ReportStyle::Lines
         };
         let mut progress = Self::new(total, how);
         progress.resume();
@@ -41,11 +41,11 @@ impl Progress {
     #[cfg(test)]
     pub(super) fn kept(total: usize) -> (Self, std::rc::Rc<std::cell::RefCell<Vec<String>>>) {
         let lines = std::rc::Rc::default();
-        let how = How::Kept(std::rc::Rc::clone(&lines));
+        let how = ReportStyle::Kept(std::rc::Rc::clone(&lines));
         (Self::new(total, how), lines)
     }
 
-    fn new(total: usize, how: How) -> Self {
+    fn new(total: usize, how: ReportStyle) -> Self {
         Self {
             total: u64::try_from(total).unwrap_or(u64::MAX),
             done: 0,
@@ -56,34 +56,34 @@ impl Progress {
     /// Prints a permanent line.
     pub(super) fn say(&self, line: &str) {
         match &self.how {
-            How::Bar(Some(bar)) => bar.println(line),
-            How::Bar(None) | How::Lines => out::note(line),
+            ReportStyle::Bar(Some(bar)) => bar.println(line),
+            ReportStyle::Bar(None) | ReportStyle::Lines => out::note(line),
             #[cfg(test)]
-            How::Kept(lines) => lines.borrow_mut().push(line.to_owned()),
+            ReportStyle::Kept(lines) => lines.borrow_mut().push(line.to_owned()),
         }
     }
 
     /// Shows the current step.
     pub(super) fn now(&self, what: &str) {
         match &self.how {
-            How::Bar(Some(bar)) => bar.set_message(what.to_owned()),
-            How::Bar(None) => {}
-            How::Lines => out::note(what),
+            ReportStyle::Bar(Some(bar)) => bar.set_message(what.to_owned()),
+            ReportStyle::Bar(None) => {}
+            ReportStyle::Lines => out::note(what),
             #[cfg(test)]
-            How::Kept(lines) => lines.borrow_mut().push(what.to_owned()),
+            ReportStyle::Kept(lines) => lines.borrow_mut().push(what.to_owned()),
         }
     }
 
     pub(super) fn step_done(&mut self) {
         self.done += 1;
-        if let How::Bar(Some(bar)) = &self.how {
+        if let ReportStyle::Bar(Some(bar)) = &self.how {
             bar.set_position(self.done);
         }
     }
 
     /// Leaves the terminal to another program, until [`Progress::resume`].
     pub(super) fn pause(&mut self) {
-        if let How::Bar(bar) = &mut self.how
+        if let ReportStyle::Bar(bar) = &mut self.how
             && let Some(bar) = bar.take()
         {
             bar.finish_and_clear();
@@ -91,7 +91,7 @@ impl Progress {
     }
 
     pub(super) fn resume(&mut self) {
-        if let How::Bar(bar) = &mut self.how {
+        if let ReportStyle::Bar(bar) = &mut self.how {
             let style = ProgressStyle::with_template("{bar:20} {pos}/{len} {msg} ({elapsed})");
             let new = ProgressBar::new(self.total)
                 .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))

@@ -5,18 +5,18 @@ use std::{fmt::Write as _, process::ExitCode};
 use serde_json::{Value, json};
 
 use super::{
-    admin::{AdminOption, Form},
+    admin::{AdminOption, OutputFormat},
     out,
 };
 use crate::{
-    cache::purge::{Applied, Instance, Others, Receipt},
+    cache::purge::{AppliedGateway, Instance, PeerStates, Receipt},
     status::table::printable,
 };
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
     #[command(flatten)]
-    what: What,
+    what: PurgeArguments,
     /// Mark what is found as stale instead of dropping it
     #[arg(long)]
     soft: bool,
@@ -32,7 +32,7 @@ pub(super) struct Options {
 
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = true)]
-struct What {
+struct PurgeArguments {
     /// A URL with all its variants, such as /blog, or with scheme and host
     #[arg(long = "url", value_name = "URL")]
     urls: Vec<String>,
@@ -49,7 +49,7 @@ struct What {
 
 impl Options {
     fn order(&self) -> Value {
-        let What {
+        let PurgeArguments {
             urls,
             prefixes,
             tags,
@@ -68,7 +68,11 @@ impl Options {
 
 pub(super) fn run(options: &Options) -> ExitCode {
     let order = options.order();
-    let form = if options.json { Form::Json } else { Form::Text };
+    let form = if options.json {
+        OutputFormat::Json
+    } else {
+        OutputFormat::Text
+    };
     let asked = options
         .admin
         .ask(form, async |client| client.purge(&order).await);
@@ -77,8 +81,10 @@ pub(super) fn run(options: &Options) -> ExitCode {
         Err(status) => return status,
     };
     match form {
-        Form::Json => out::data(&serde_json::to_string_pretty(&receipt).expect("plain data")),
-        Form::Text => out::data(&told(&receipt)),
+        OutputFormat::Json => {
+            out::data(&serde_json::to_string_pretty(&receipt).expect("plain data"));
+        }
+        OutputFormat::Text => out::data(&told(&receipt)),
     }
     if receipt.is_over() {
         ExitCode::SUCCESS
@@ -105,7 +111,7 @@ fn told(receipt: &Receipt) -> String {
         };
         line(word, instance_told(instance));
     }
-    for Applied { gateway, objects } in &receipt.applied {
+    for AppliedGateway { gateway, objects } in &receipt.applied {
         let objects = match objects {
             Some(1) => "1 object".to_owned(),
             Some(count) => format!("{count} objects"),
@@ -147,10 +153,10 @@ fn instance_told(instance: &Instance) -> String {
 fn others(receipt: &Receipt) -> String {
     let took = receipt.took_ms;
     match receipt.others {
-        Others::Alone => "there are none: no `redis` is configured".to_owned(),
-        Others::Reached => format!("all of them are done, after {took:.0} ms"),
-        Others::Waiting => format!("not all of them are done after {took:.0} ms: ask again"),
-        Others::Unreached => {
+        PeerStates::Alone => "there are none: no `redis` is configured".to_owned(),
+        PeerStates::Reached => format!("all of them are done, after {took:.0} ms"),
+        PeerStates::Waiting => format!("not all of them are done after {took:.0} ms: ask again"),
+        PeerStates::Unreached => {
             "not reached: Redis is lost; they follow as soon as it is back".to_owned()
         }
     }
@@ -161,21 +167,21 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::cache::purge::{Order, Purge};
+    use crate::cache::purge::{Purge, PurgeRequest};
 
     #[derive(Debug, Parser)]
-    struct Line {
+    struct OutputLine {
         #[command(flatten)]
         options: Options,
     }
 
-    fn order(arguments: &[&str]) -> Result<Order, String> {
-        let line = Line::try_parse_from([&["purge"], arguments].concat());
+    fn order(arguments: &[&str]) -> Result<PurgeRequest, String> {
+        let line = OutputLine::try_parse_from([&["purge"], arguments].concat());
         let line = line.map_err(|error| error.to_string())?;
-        Ok(Order::from_json(&line.options.order()).unwrap())
+        Ok(PurgeRequest::from_json(&line.options.order()).unwrap())
     }
 
-    fn receipt(others: Others) -> Receipt {
+    fn receipt(others: PeerStates) -> Receipt {
         Receipt {
             purges: vec![
                 Purge::from_json(&json!({ "url": "/blog" })).unwrap(),
@@ -184,7 +190,7 @@ mod tests {
             gateway: "web-1/4f2a91c3".to_owned(),
             id: None,
             others,
-            applied: vec![Applied {
+            applied: vec![AppliedGateway {
                 gateway: "web-1/4f2a91c3".to_owned(),
                 objects: Some(2),
             }],
@@ -224,8 +230,8 @@ mod tests {
 
     #[test]
     fn a_receipt_names_everybody() {
-        let mut receipt = receipt(Others::Waiting);
-        receipt.applied.push(Applied {
+        let mut receipt = receipt(PeerStates::Waiting);
+        receipt.applied.push(AppliedGateway {
             gateway: "web-2/90ab33d0".to_owned(),
             objects: None,
         });
@@ -259,10 +265,13 @@ mod tests {
     #[test]
     fn each_outcome_is_told() {
         for (others, last) in [
-            (Others::Alone, "there are none: no `redis` is configured"),
-            (Others::Reached, "all of them are done, after 61 ms"),
             (
-                Others::Unreached,
+                PeerStates::Alone,
+                "there are none: no `redis` is configured",
+            ),
+            (PeerStates::Reached, "all of them are done, after 61 ms"),
+            (
+                PeerStates::Unreached,
                 "not reached: Redis is lost; they follow as soon as it is back",
             ),
         ] {

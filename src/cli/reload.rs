@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::{admin::AdminOption, out};
-use crate::status::{actions::Reloaded, client::ACTION};
+use crate::status::{actions::ReloadResult, client::ACTION};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -25,7 +25,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
 }
 
 /// Prints the changes to stdout, and everything else to stderr.
-fn print(reloaded: &Reloaded) {
+fn print(reloaded: &ReloadResult) {
     for warning in &reloaded.warnings {
         out::note(warning);
     }

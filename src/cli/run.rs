@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use super::{ConfigOption, EX_CONFIG, check, out};
 use crate::{
     base::error,
-    config::source::{Kept, Sources},
+    config::source::{SourceTexts, Sources},
     gateway::{self, Loaded},
-    process::{boot, handover::Birth, last_good, log},
+    process::{boot, handover::LaunchState, last_good, log},
 };
 
 #[derive(Debug, clap::Args)]
@@ -24,7 +24,7 @@ pub(super) struct Options {
 
 pub(super) fn run(options: &Options) -> ExitCode {
     log::init();
-    let birth = match Birth::of_this_process() {
+    let birth = match LaunchState::of_this_process() {
         Ok(birth) => birth,
         Err(error) => {
             out::note(&format!("edgeway: {}", error::chain(&error)));
@@ -56,7 +56,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
         report.refuses(&check::report(&loaded));
         return refused(options, &loaded.sources);
     };
-    let setup = boot::Setup {
+    let setup = boot::BootOptions {
         birth,
         file,
         path: Some(path.clone()),
@@ -110,7 +110,7 @@ fn refused(options: &Options, sources: &Sources) -> ExitCode {
     } else if let Ok(found) = last_good::find(&options.config.config) {
         let since = found.since();
         // A hint to start from the same refused texts would be useless.
-        let note = if found.kept == Kept::new(sources) {
+        let note = if found.kept == SourceTexts::new(sources) {
             format!(
                 "edgeway: the configuration is refused, and its texts are those of the last good one, of {since}: what they name has changed since\n\
                  help: put back the file or the value that is shown above; `--last-good` would be refused as well"

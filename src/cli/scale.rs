@@ -6,8 +6,8 @@ use std::{net::SocketAddr, process::ExitCode, time::Duration};
 use super::{
     admin::AdminOption,
     backends::{
-        Gateway, Interrupt, Name, Since, Trouble, Waited, interruptible, is_drained, requests,
-        until_good, until_idle,
+        CheckBaseline, Gateway, Interrupt, Name, RequestFailure, WaitFailure, interruptible,
+        is_drained, requests, until_good, until_idle,
     },
     client::{self, failed},
     program::{Machine, Programs, shown},
@@ -60,8 +60,8 @@ pub(super) fn run(options: &Options) -> ExitCode {
             };
             match scaling.run(&plan).await {
                 Ok(()) => ExitCode::SUCCESS,
-                Err(Stop::Failed) => ExitCode::FAILURE,
-                Err(Stop::Interrupted) => ExitCode::from(130),
+                Err(ScaleError::Failed) => ExitCode::FAILURE,
+                Err(ScaleError::Interrupted) => ExitCode::from(130),
             }
         };
         interruptible(work).await
@@ -179,7 +179,7 @@ fn port_of(backend: &BackendStatus, scale: &ScaleStatus) -> Option<u16> {
 
 /// Why scaling ended early. The messages have been printed.
 #[derive(Debug, PartialEq, Eq)]
-enum Stop {
+enum ScaleError {
     Failed,
     Interrupted,
 }
@@ -195,7 +195,7 @@ struct Scaling<'a, G, P> {
 }
 
 impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
-    async fn run(mut self, plan: &Plan) -> Result<(), Stop> {
+    async fn run(mut self, plan: &Plan) -> Result<(), ScaleError> {
         let changes = plan.up.len() + plan.down.len();
         for app in &plan.up {
             self.start(app, plan.manager).await?;
@@ -218,9 +218,9 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
     }
 
     /// Starts an app, and sends it requests once its checks pass.
-    async fn start(&mut self, app: &App, manager: Manager) -> Result<(), Stop> {
+    async fn start(&mut self, app: &App, manager: Manager) -> Result<(), ScaleError> {
         if *self.interrupt.borrow() {
-            return Err(Stop::Interrupted);
+            return Err(ScaleError::Interrupted);
         }
         let App { name, unit, .. } = app;
         self.progress.now(&format!("{name}: starting {unit}"));
@@ -228,7 +228,7 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
             self.progress.say(&format!("edgeway: {name}: {why}"));
             // A unit that could not be started may be halfway up.
             self.take_back(app, manager).await;
-            return Err(Stop::Failed);
+            return Err(ScaleError::Failed);
         }
         let member = if app.is_member {
             self.gateway.backend(name).await
@@ -236,12 +236,12 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
             self.gateway.add(name, 1, true).await
         };
         let since = match member {
-            Ok(backend) => Since::now(&backend),
+            Ok(backend) => CheckBaseline::now(&backend),
             Err(trouble) => {
                 self.progress
                     .say(&format!("edgeway: cannot add {name}: {trouble}"));
                 self.take_back(app, manager).await;
-                return Err(Stop::Failed);
+                return Err(ScaleError::Failed);
             }
         };
         let Self {
@@ -251,7 +251,11 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
             .now(&format!("{name}: waiting for {probes} good checks"));
         let waited = until_good(self.gateway, name, since, probes, timeout, &self.interrupt).await;
         let outcome = match waited {
-            Ok(()) => self.gateway.undrain(name).await.map_err(Waited::Trouble),
+            Ok(()) => self
+                .gateway
+                .undrain(name)
+                .await
+                .map_err(WaitFailure::Trouble),
             Err(why) => Err(why),
         };
         let (why, stop) = match outcome {
@@ -260,15 +264,15 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
                     .say(&format!("{name}: started and in rotation"));
                 return Ok(());
             }
-            Err(Waited::TooLong(seen)) => {
+            Err(WaitFailure::TooLong(seen)) => {
                 let timeout = Span(timeout);
                 (
                     format!("is not healthy after {timeout}: {seen}"),
-                    Stop::Failed,
+                    ScaleError::Failed,
                 )
             }
-            Err(Waited::Trouble(trouble)) => (trouble.to_string(), Stop::Failed),
-            Err(Waited::Interrupted) => ("not waited for".to_owned(), Stop::Interrupted),
+            Err(WaitFailure::Trouble(trouble)) => (trouble.to_string(), ScaleError::Failed),
+            Err(WaitFailure::Interrupted) => ("not waited for".to_owned(), ScaleError::Interrupted),
         };
         self.progress.say(&format!(
             "edgeway: {name}: {why}; it is removed and stopped again"
@@ -281,8 +285,8 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
     async fn take_back(&mut self, app: &App, manager: Manager) {
         match self.gateway.remove(&app.name, true).await {
             // The backend may not have been added.
-            Ok(_) | Err(Trouble::Refused(_)) => {}
-            Err(trouble @ Trouble::Away(_)) => {
+            Ok(_) | Err(RequestFailure::Refused(_)) => {}
+            Err(trouble @ RequestFailure::Away(_)) => {
                 self.progress
                     .say(&format!("edgeway: cannot remove {}: {trouble}", app.name));
             }
@@ -293,14 +297,14 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
     }
 
     /// Drains an app, removes its backend and stops it.
-    async fn stop(&mut self, app: &App, manager: Manager) -> Result<(), Stop> {
+    async fn stop(&mut self, app: &App, manager: Manager) -> Result<(), ScaleError> {
         if *self.interrupt.borrow() {
-            return Err(Stop::Interrupted);
+            return Err(ScaleError::Interrupted);
         }
         let App { name, unit, .. } = app;
-        let failed = |progress: &Progress, trouble: &Trouble| {
+        let failed = |progress: &Progress, trouble: &RequestFailure| {
             progress.say(&format!("edgeway: {name}: {trouble}"));
-            Stop::Failed
+            ScaleError::Failed
         };
         self.progress.now(&format!("{name}: draining"));
         if let Err(trouble) = self.gateway.drain(name, false).await {
@@ -309,20 +313,20 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
         let deadline = self.drain_timeout;
         match until_idle(self.gateway, name, deadline, &self.interrupt).await {
             Ok(()) => {}
-            Err(Waited::TooLong(left)) => {
+            Err(WaitFailure::TooLong(left)) => {
                 let (left, deadline) = (requests(left), Span(deadline));
                 self.progress.say(&format!(
                     "{name}: {left} still in flight after {deadline}: stopping the app cuts them"
                 ));
             }
-            Err(Waited::Trouble(trouble)) => return Err(failed(&self.progress, &trouble)),
-            Err(Waited::Interrupted) => {
+            Err(WaitFailure::Trouble(trouble)) => return Err(failed(&self.progress, &trouble)),
+            Err(WaitFailure::Interrupted) => {
                 let again = match self.gateway.undrain(name).await {
                     Ok(_) => "it gets requests again".to_owned(),
                     Err(trouble) => format!("it is still drained: {trouble}"),
                 };
                 self.progress.say(&format!("{name}: not stopped; {again}"));
-                return Err(Stop::Interrupted);
+                return Err(ScaleError::Interrupted);
             }
         }
         if let Err(trouble) = self.gateway.remove(name, true).await {
@@ -332,7 +336,7 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
             self.progress.say(&format!(
                 "edgeway: {name} gets no requests any more, but {why}"
             ));
-            return Err(Stop::Failed);
+            return Err(ScaleError::Failed);
         }
         self.progress.say(&format!("{name}: removed and stopped"));
         Ok(())
@@ -462,7 +466,7 @@ mod tests {
         gateway: &FakeGateway,
         count: usize,
         fails: Option<&'static str>,
-    ) -> (Result<(), Stop>, Vec<String>, Vec<String>) {
+    ) -> (Result<(), ScaleError>, Vec<String>, Vec<String>) {
         let plan = plan(gateway, count).unwrap();
         let (progress, said) = Progress::kept(plan.up.len());
         let (_tell, interrupt) = interrupt();
@@ -521,7 +525,7 @@ mod tests {
         let bad = ("127.0.0.1:3002".to_owned(), "connection refused".to_owned());
         gateway.state.borrow_mut().broken.extend([bad]);
         let (outcome, log, said) = scale(&gateway, 4, None).await;
-        assert_eq!(outcome, Err(Stop::Failed));
+        assert_eq!(outcome, Err(ScaleError::Failed));
         assert_eq!(
             log,
             [
@@ -540,7 +544,7 @@ mod tests {
     async fn a_unit_that_cannot_be_started_is_told_with_the_command() {
         let gateway = gateway(&[("127.0.0.1:3002", "drained")]);
         let (outcome, log, said) = scale(&gateway, 3, Some("start")).await;
-        assert_eq!(outcome, Err(Stop::Failed));
+        assert_eq!(outcome, Err(ScaleError::Failed));
         assert_eq!(
             log[1..],
             [

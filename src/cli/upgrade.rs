@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use serde_json::json;
 
 use super::{admin::AdminOption, out};
-use crate::status::{actions::Upgraded, client::ACTION};
+use crate::status::{actions::UpgradeResult, client::ACTION};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -38,7 +38,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
     )
 }
 
-fn print(upgraded: &Upgraded) {
+fn print(upgraded: &UpgradeResult) {
     out::data(&format!(
         "process {} serves, version {}",
         upgraded.pid, upgraded.version

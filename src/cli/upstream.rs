@@ -15,11 +15,11 @@ use super::{
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
     #[command(subcommand)]
-    what: What,
+    what: UpstreamCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum UpstreamCommand {
     /// Add a backend, until it is removed again
     Add(AddOptions),
     /// Remove a backend that was added at run time
@@ -59,8 +59,8 @@ struct RemoveOptions {
 
 pub(super) fn run(options: &Options) -> ExitCode {
     match &options.what {
-        What::Add(options) => add(options),
-        What::Remove(options) => remove(options),
+        UpstreamCommand::Add(options) => add(options),
+        UpstreamCommand::Remove(options) => remove(options),
     }
 }
 

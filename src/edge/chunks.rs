@@ -8,11 +8,11 @@ use super::head::is_name_byte;
 
 /// Length limit of a line with a size: no recipient uses extensions, and they cost the same as
 /// data.
-const LONGEST_SIZE: u32 = 1024;
+const MAX_SIZE_LINE: u32 = 1024;
 /// Length limit of the trailer section, all of its lines together.
-const LONGEST_TRAILER: u32 = 16 * 1024;
+const MAX_TRAILERS_LEN: u32 = 16 * 1024;
 /// Limit on digits of a size: one more could overflow a signed 64-bit number.
-const MOST_DIGITS: u8 = 15;
+const MAX_DIGITS: u8 = 15;
 
 /// Parser state of one chunked body.
 #[derive(Debug, Default)]
@@ -94,8 +94,8 @@ impl Chunks {
     fn after(&mut self, byte: u8) -> State {
         self.length += 1;
         let longest = match self.state {
-            State::Size { .. } | State::Extension(_) | State::SizeEnd(_) => LONGEST_SIZE,
-            _ => LONGEST_TRAILER,
+            State::Size { .. } | State::Extension(_) | State::SizeEnd(_) => MAX_SIZE_LINE,
+            _ => MAX_TRAILERS_LEN,
         };
         if self.length > longest {
             return State::Broken;
@@ -103,7 +103,7 @@ impl Chunks {
         let is_text = byte == b'\t' || (byte >= b' ' && byte != 0x7f);
         match (self.state, byte) {
             (State::Size { digits, size }, _) if byte.is_ascii_hexdigit() => {
-                if digits == MOST_DIGITS {
+                if digits == MAX_DIGITS {
                     return State::Broken;
                 }
                 State::Size {
@@ -185,9 +185,9 @@ fn end_of(body: &[u8]) -> Option<usize> {
         let (size, next) = line(at)?;
         let digits = size.split(|byte| *byte == b';').next()?;
         let is_size = !digits.is_empty()
-            && digits.len() <= usize::from(MOST_DIGITS)
+            && digits.len() <= usize::from(MAX_DIGITS)
             && digits.iter().all(u8::is_ascii_hexdigit)
-            && size.len() + 2 <= LONGEST_SIZE as usize;
+            && size.len() + 2 <= MAX_SIZE_LINE as usize;
         if !is_size {
             return None;
         }
@@ -205,7 +205,7 @@ fn end_of(body: &[u8]) -> Option<usize> {
     let trailer = at;
     loop {
         let (text, next) = line(at)?;
-        if next - trailer > LONGEST_TRAILER as usize {
+        if next - trailer > MAX_TRAILERS_LEN as usize {
             return None;
         }
         at = next;
@@ -284,8 +284,8 @@ mod tests {
     #[test]
     fn long_lines_end_it() {
         for body in [
-            format!("0;{}\r\n\r\n", "x".repeat(LONGEST_SIZE as usize)),
-            format!("0\r\nX: {}\r\n\r\n", "x".repeat(LONGEST_TRAILER as usize)),
+            format!("0;{}\r\n\r\n", "x".repeat(MAX_SIZE_LINE as usize)),
+            format!("0\r\nX: {}\r\n\r\n", "x".repeat(MAX_TRAILERS_LEN as usize)),
         ] {
             let mut chunks = Chunks::default();
             chunks.take(body.as_bytes());

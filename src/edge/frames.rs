@@ -4,7 +4,7 @@
 //! It reads only frame headers (RFC 9113, 4.1). The `h2` crate, which reads the same bytes
 //! afterwards, validates the frames.
 
-use crate::{config::model::Http2Config, runtime::connection::Cut};
+use crate::{config::model::Http2Config, runtime::connection::CloseReason};
 
 /// Length of the connection preface that a client sends before its first frame.
 const PREFACE: u32 = 24;
@@ -20,7 +20,7 @@ const EMPTY_DATA: u64 = 100;
 /// Limit on each of these: PRIORITY frames and their successors, `WINDOW_UPDATE` frames other than
 /// those in response to data that the gateway sends, and frames of unknown type, which must be
 /// ignored (RFC 9113, 4.1).
-const OTHERS: u64 = 200;
+const MAX_OTHER_FRAMES: u64 = 200;
 /// Additional frames of each kind allowed per request.
 const WITH_REQUEST: u64 = 4;
 
@@ -62,7 +62,7 @@ pub(super) struct Frames {
     /// Bytes left of the preface, or of a frame's payload.
     rest: u32,
     /// Unit that ends once `rest` is zero.
-    ends: Ends,
+    ends: FrameEnd,
     /// Number of header blocks that have begun, times two, plus one while one is incomplete. The
     /// connection's first SETTINGS counts as one.
     blocks: u64,
@@ -73,7 +73,7 @@ pub(super) struct Frames {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ends {
+enum FrameEnd {
     Nothing,
     /// A header block, or the client's first SETTINGS.
     Block,
@@ -102,7 +102,7 @@ impl Default for Frames {
             head: [0; HEAD],
             length: 0,
             rest: PREFACE,
-            ends: Ends::Nothing,
+            ends: FrameEnd::Nothing,
             blocks: 1,
             continuations: 0,
             span: 0,
@@ -126,7 +126,12 @@ impl Frames {
 
     /// Parses the next bytes, at `now` in milliseconds. Returns the close reason if a limit is
     /// exceeded.
-    pub(super) fn feed(&mut self, bytes: &[u8], limits: &FrameLimits, now: u64) -> Result<(), Cut> {
+    pub(super) fn feed(
+        &mut self,
+        bytes: &[u8],
+        limits: &FrameLimits,
+        now: u64,
+    ) -> Result<(), CloseReason> {
         let mut bytes = bytes;
         while !bytes.is_empty() {
             if self.rest > 0 {
@@ -146,8 +151,8 @@ impl Frames {
                 self.turn(now);
                 self.frame(limits)?;
             }
-            if self.rest == 0 && self.ends == Ends::Block {
-                self.ends = Ends::Nothing;
+            if self.rest == 0 && self.ends == FrameEnd::Block {
+                self.ends = FrameEnd::Nothing;
                 self.blocks += self.blocks & 1;
             }
         }
@@ -165,13 +170,13 @@ impl Frames {
     }
 
     /// Handles a complete frame header.
-    fn frame(&mut self, limits: &FrameLimits) -> Result<(), Cut> {
+    fn frame(&mut self, limits: &FrameLimits) -> Result<(), CloseReason> {
         let [a, b, c, kind, flags, ..] = self.head;
         self.rest = u32::from_be_bytes([0, a, b, c]);
         match kind {
             // DATA
             0 if self.rest == 0 && flags & END == 0 => {
-                self.count(Kind::EmptyData, EMPTY_DATA, Cut::EmptyData)
+                self.count(Kind::EmptyData, EMPTY_DATA, CloseReason::EmptyData)
             }
             0 => Ok(()),
             // HEADERS
@@ -187,30 +192,30 @@ impl Frames {
             // PRIORITY, PRIORITY_UPDATE (RFC 9218, 7.1)
             2 | 0x10 => {
                 let most = self.others();
-                self.count(Kind::Priorities, most, Cut::Priorities)
+                self.count(Kind::Priorities, most, CloseReason::Priorities)
             }
             // RST_STREAM
-            3 => self.count(Kind::Resets, limits.resets, Cut::Resets),
+            3 => self.count(Kind::Resets, limits.resets, CloseReason::Resets),
             // SETTINGS
             4 => {
                 if self.blocks == 1 {
-                    self.ends = Ends::Block;
+                    self.ends = FrameEnd::Block;
                 }
-                self.count(Kind::Settings, limits.settings, Cut::Settings)
+                self.count(Kind::Settings, limits.settings, CloseReason::Settings)
             }
             // PING
-            6 => self.count(Kind::Pings, limits.pings, Cut::Pings),
+            6 => self.count(Kind::Pings, limits.pings, CloseReason::Pings),
             // WINDOW_UPDATE: clients send two for the data of one frame, some clients one for each
             // 4 KiB.
             8 => {
                 let most = self.others() + self.recent(Kind::Sent);
-                self.count(Kind::WindowUpdates, most, Cut::WindowUpdates)
+                self.count(Kind::WindowUpdates, most, CloseReason::WindowUpdates)
             }
             // CONTINUATION
             9 => {
                 self.continuations += 1;
                 if self.continuations > limits.continuations {
-                    return Err(Cut::Continuations);
+                    return Err(CloseReason::Continuations);
                 }
                 self.block(flags);
                 Ok(())
@@ -218,7 +223,7 @@ impl Frames {
             // GOAWAY, and frame types yet to be defined.
             _ => {
                 let most = self.others();
-                self.count(Kind::Unknown, most, Cut::UnknownFrames)
+                self.count(Kind::Unknown, most, CloseReason::UnknownFrames)
             }
         }
     }
@@ -226,11 +231,11 @@ impl Frames {
     /// Handles a frame with a fragment of a header block.
     fn block(&mut self, flags: u8) {
         if flags & END_HEADERS != 0 {
-            self.ends = Ends::Block;
+            self.ends = FrameEnd::Block;
         }
     }
 
-    fn count(&mut self, kind: Kind, most: u64, cut: Cut) -> Result<(), Cut> {
+    fn count(&mut self, kind: Kind, most: u64, cut: CloseReason) -> Result<(), CloseReason> {
         self.add(kind, 1);
         if self.recent(kind) > most {
             return Err(cut);
@@ -240,7 +245,7 @@ impl Frames {
 
     /// Returns the limit on frames that accompany requests.
     fn others(&self) -> u64 {
-        OTHERS + WITH_REQUEST * self.recent(Kind::Requests)
+        MAX_OTHER_FRAMES + WITH_REQUEST * self.recent(Kind::Requests)
     }
 
     fn recent(&self, kind: Kind) -> u64 {
@@ -295,7 +300,7 @@ mod tests {
     }
 
     /// Returns how many of `piece` pass, one every `pause` milliseconds; `None` if all of 5,000 do.
-    fn passes(piece: &[u8], pause: u64) -> Option<(u64, Cut)> {
+    fn passes(piece: &[u8], pause: u64) -> Option<(u64, CloseReason)> {
         let mut frames = open();
         (0..5000).find_map(|n| {
             let cut = frames.feed(piece, &limits(), 1 + n * pause).err()?;
@@ -307,20 +312,26 @@ mod tests {
     fn each_kind_has_its_bound() {
         let config = Http2Config::default();
         for (kind, flags, length, most, cut) in [
-            (RESET, 0, 4, config.resets.into(), Cut::Resets),
-            (PING, 0, 8, config.pings.into(), Cut::Pings),
+            (RESET, 0, 4, config.resets.into(), CloseReason::Resets),
+            (PING, 0, 8, config.pings.into(), CloseReason::Pings),
             // The preface contained one.
             (
                 SETTINGS,
                 0,
                 0,
                 u64::from(config.settings) - 1,
-                Cut::Settings,
+                CloseReason::Settings,
             ),
-            (DATA, 0, 0, EMPTY_DATA, Cut::EmptyData),
-            (PRIORITY, 0, 5, OTHERS, Cut::Priorities),
-            (WINDOW_UPDATE, 0, 4, OTHERS, Cut::WindowUpdates),
-            (0xfa, 0, 3, OTHERS, Cut::UnknownFrames),
+            (DATA, 0, 0, EMPTY_DATA, CloseReason::EmptyData),
+            (PRIORITY, 0, 5, MAX_OTHER_FRAMES, CloseReason::Priorities),
+            (
+                WINDOW_UPDATE,
+                0,
+                4,
+                MAX_OTHER_FRAMES,
+                CloseReason::WindowUpdates,
+            ),
+            (0xfa, 0, 3, MAX_OTHER_FRAMES, CloseReason::UnknownFrames),
         ] {
             assert_eq!(passes(&frame(kind, flags, length), 0), Some((most, cut)));
         }
@@ -366,7 +377,10 @@ mod tests {
         for _ in 0..CONTINUATIONS {
             frames.feed(&more, &limits(), 1).unwrap();
         }
-        assert_eq!(frames.feed(&more, &limits(), 1), Err(Cut::Continuations));
+        assert_eq!(
+            frames.feed(&more, &limits(), 1),
+            Err(CloseReason::Continuations)
+        );
     }
 
     #[test]

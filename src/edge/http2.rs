@@ -31,7 +31,7 @@ use super::{conn::ConnIo, frames::FrameLimits, serve::Shared};
 use crate::{
     gateway::Listener,
     runtime::{
-        connection::{Connection, Cut},
+        connection::{CloseReason, Connection},
         http2::Streams,
     },
 };
@@ -50,7 +50,7 @@ const HEADER_OVERHEAD: usize = 32;
 /// Number of pseudo-headers, which the limit on headers does not count.
 const PSEUDO_HEADERS: usize = 4;
 /// Time that a client may take to read the GOAWAY of its connection.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const GOAWAY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Returns the maximum size of a request's header list. It is twice the configured limit: a list
 /// that is slightly too long gets a response of the gateway and a log line, and a longer one the
@@ -84,11 +84,11 @@ fn options(listener: &Listener) -> server::Builder {
 }
 
 /// Reason why the loop of a connection ended.
-enum Ended {
+enum LoopEnd {
     /// Both sides have finished.
     Closed,
     /// The gateway closes the connection.
-    Cut(Cut),
+    Cut(CloseReason),
     /// The bytes are not HTTP/2, or exceed a limit of `h2`.
     Failed(&'static str),
     /// The client has closed the connection.
@@ -112,22 +112,22 @@ where
     let ended = match until_cut(&connection, handshake).await {
         Ok(Ok(mut frames)) => {
             let ended = accept(shared, &connection, &digest, &mut frames, &mut streams).await;
-            if let Ended::Cut(cut) = ended {
+            if let LoopEnd::Cut(cut) = ended {
                 say_why(&mut frames, cut).await;
             }
             ended
         }
         Ok(Err(error)) => failed(&error),
-        Err(cut) => Ended::Cut(cut),
+        Err(cut) => LoopEnd::Cut(cut),
     };
     // Requests in flight detect that their client is gone, and end with their log line.
     while streams.join_next().await.is_some() {}
     match ended {
-        Ended::Cut(cut) if connection.tell_cut() => {
+        LoopEnd::Cut(cut) if connection.report_close() => {
             shared.refuser.ended(&connection, cut.reason());
         }
-        Ended::Failed(reason) => shared.refuser.ended(&connection, reason),
-        Ended::Cut(_) | Ended::Closed | Ended::Gone => {}
+        LoopEnd::Failed(reason) => shared.refuser.ended(&connection, reason),
+        LoopEnd::Cut(_) | LoopEnd::Closed | LoopEnd::Gone => {}
     }
 }
 
@@ -140,7 +140,7 @@ async fn accept<A>(
     digest: &Arc<Digest>,
     frames: &mut Frames,
     streams: &mut JoinSet<()>,
-) -> Ended
+) -> LoopEnd
 where
     A: HttpServerApp + Send + Sync + 'static,
 {
@@ -170,17 +170,17 @@ where
             continue;
         };
         match accepted {
-            Err(cut) => return Ended::Cut(cut),
-            Ok(Ok(None)) => return Ended::Closed,
+            Err(cut) => return LoopEnd::Cut(cut),
+            Ok(Ok(None)) => return LoopEnd::Closed,
             Ok(Err(error)) => {
                 let root = error.root_cause().downcast_ref::<h2::Error>();
-                return root.map_or(Ended::Gone, failed);
+                return root.map_or(LoopEnd::Gone, failed);
             }
             Ok(Ok(Some(H2Accept::Rejected))) => {
                 shared.refuser.stream_refused(connection, "h2_malformed");
                 malformed += 1;
                 if malformed >= MALFORMED {
-                    return Ended::Cut(Cut::Malformed);
+                    return LoopEnd::Cut(CloseReason::Malformed);
                 }
             }
             Ok(Ok(Some(H2Accept::Session(mut session)))) => {
@@ -190,7 +190,7 @@ where
                     shared.refuser.stream_refused(connection, "h2_malformed");
                     malformed += 1;
                     if malformed >= MALFORMED {
-                        return Ended::Cut(Cut::Malformed);
+                        return LoopEnd::Cut(CloseReason::Malformed);
                     }
                     continue;
                 }
@@ -241,12 +241,15 @@ fn is_reset(session: &mut HttpSession) -> bool {
 }
 
 /// Runs `work` until it is done or the connection is to be closed.
-async fn until_cut<T>(connection: &Connection, work: impl Future<Output = T>) -> Result<T, Cut> {
+async fn until_cut<T>(
+    connection: &Connection,
+    work: impl Future<Output = T>,
+) -> Result<T, CloseReason> {
     let mut work = pin!(work);
     poll_fn(|cx| match work.as_mut().poll(cx) {
         Poll::Ready(done) => Poll::Ready(Ok(done)),
         // Closing a connection ends its reads, and so wakes this task.
-        Poll::Pending => match connection.was_cut() {
+        Poll::Pending => match connection.close_reason() {
             Some(cut) => Poll::Ready(Err(cut)),
             None => Poll::Pending,
         },
@@ -255,23 +258,23 @@ async fn until_cut<T>(connection: &Connection, work: impl Future<Output = T>) ->
 }
 
 /// Sends a GOAWAY to the client, if it still reads.
-async fn say_why(frames: &mut Frames, cut: Cut) {
+async fn say_why(frames: &mut Frames, cut: CloseReason) {
     frames.abrupt_shutdown(if cut.is_flood() {
         Reason::ENHANCE_YOUR_CALM
     } else {
         Reason::NO_ERROR
     });
     let closed = poll_fn(|cx| frames.poll_closed(cx));
-    if let Ok(Err(error)) = tokio::time::timeout(LAST_WORDS, closed).await {
+    if let Ok(Err(error)) = tokio::time::timeout(GOAWAY_TIMEOUT, closed).await {
         log::debug!(error:%; "client left before the close reason was sent");
     }
 }
 
-fn failed(error: &h2::Error) -> Ended {
+fn failed(error: &h2::Error) -> LoopEnd {
     if !error.is_library() {
-        return Ended::Gone;
+        return LoopEnd::Gone;
     }
-    Ended::Failed(match error.reason() {
+    LoopEnd::Failed(match error.reason() {
         Some(Reason::ENHANCE_YOUR_CALM) => "h2_calm",
         _ => "h2_protocol",
     })

@@ -32,15 +32,15 @@ const BACKLOG: i32 = 4096;
 /// Limit on unsent bytes in the kernel for each client. Without a limit the kernel buffers
 /// megabytes for a client that does not read.
 #[cfg(target_os = "linux")]
-const UNSENT: u32 = 128 * 1024;
+const MAX_UNSENT: u32 = 128 * 1024;
 /// Pause of an accept loop when no file descriptors are left.
-const EXHAUSTED: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Reason word of such a pause, counted once each time it begins.
 const CANNOT_ACCEPT: &str = "cannot_accept";
 
 /// Bound socket.
 #[derive(Debug)]
-pub(super) struct Bound(BoundSocket);
+pub(super) struct BoundListener(BoundSocket);
 
 #[derive(Debug)]
 enum BoundSocket {
@@ -85,7 +85,7 @@ pub struct BindError {
     pub source: io::Error,
 }
 
-impl Bound {
+impl BoundListener {
     /// Binds `address`. Must be called within the runtime that will accept.
     pub(super) fn bind(address: &ListenAddress) -> Result<Self, BindError> {
         let socket = match address {
@@ -223,7 +223,7 @@ impl Bound {
                             "connections not accepted, retrying"
                         );
                     }
-                    tokio::time::sleep(EXHAUSTED).await;
+                    tokio::time::sleep(ACCEPT_RETRY).await;
                 }
             }
         }
@@ -241,7 +241,7 @@ impl Bound {
     }
 }
 
-impl AsFd for Bound {
+impl AsFd for BoundListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.0 {
             BoundSocket::Tcp(socket) => socket.as_fd(),
@@ -280,7 +280,7 @@ fn tcp(address: SocketAddr, dual_stack: bool) -> io::Result<TcpListener> {
 /// inherit the options of the listening socket.
 #[cfg(target_os = "linux")]
 fn bound_unsent(socket: &RawSocket) -> io::Result<()> {
-    socket.set_tcp_notsent_lowat(UNSENT)
+    socket.set_tcp_notsent_lowat(MAX_UNSENT)
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -316,9 +316,9 @@ mod tests {
     #[tokio::test]
     async fn an_accepted_connection_has_the_bound_of_its_listener() {
         let any = ListenAddress::Tcp((Ipv4Addr::LOCALHOST, 0).into());
-        let new = Bound::bind(&any).unwrap();
+        let new = BoundListener::bind(&any).unwrap();
         let taken_over = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let taken_over = Bound::adopt(&any, taken_over.into()).unwrap();
+        let taken_over = BoundListener::adopt(&any, taken_over.into()).unwrap();
         for bound in [new, taken_over] {
             let address: SocketAddr = bound.address().parse().unwrap();
             let _client = TcpStream::connect(address).await.unwrap();
@@ -327,7 +327,7 @@ mod tests {
             };
             let (accepted, _) = listener.accept().await.unwrap();
             let unsent = socket2::SockRef::from(&accepted).tcp_notsent_lowat();
-            assert_eq!(unsent.unwrap(), UNSENT);
+            assert_eq!(unsent.unwrap(), MAX_UNSENT);
         }
     }
 }

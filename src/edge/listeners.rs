@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    listener::{self, BindError, Bound},
+    listener::{self, BindError, BoundListener},
     serve::Shared,
 };
 use crate::{
@@ -26,31 +26,31 @@ use crate::{
     gateway::{Drain, Listener},
     runtime::{
         admission::Admission,
-        connections::Which,
+        connections::ConnectionSelection,
+        fast_path::FastPathService,
         listener::{ListenerFacts, ListenerId},
         live::Live,
         refusal::Refuse,
-        shortcut::Shortcut,
     },
 };
 
 /// All listeners of the process, including those that drain.
 pub struct Listeners<A> {
     app: Arc<A>,
-    shortcut: Arc<dyn Shortcut<Stream>>,
+    shortcut: Arc<dyn FastPathService<Stream>>,
     refuser: Arc<dyn Refuse>,
     live: Arc<Live>,
     workers: Handle,
-    open: Mutex<Vec<Open<A>>>,
+    open: Mutex<Vec<OpenListener<A>>>,
     /// Removed listeners, until their last connection ends.
     draining: Tasks,
 }
 
 /// Listener that accepts.
-struct Open<A> {
+struct OpenListener<A> {
     config: Arc<Listener>,
     id: ListenerId,
-    bound: Arc<Bound>,
+    bound: Arc<BoundListener>,
     shared: Arc<Shared<A>>,
     stop: watch::Sender<bool>,
     /// Ends when the socket is closed.
@@ -60,7 +60,7 @@ struct Open<A> {
 
 /// Public information about a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Opened {
+pub struct ListenerInfo {
     pub name: Arc<str>,
     /// Address with its real port, even where the configuration has 0.
     pub address: String,
@@ -68,8 +68,8 @@ pub struct Opened {
 
 /// Sockets for a configuration: new ones are bound and do not accept yet. Dropping this closes
 /// them.
-pub struct Prepared {
-    new: Vec<(Arc<Listener>, Bound)>,
+pub struct PreparedListeners {
+    new: Vec<(Arc<Listener>, BoundListener)>,
 }
 
 /// Reason why the listeners of a configuration cannot be bound.
@@ -92,7 +92,7 @@ where
     /// Creates the set of listeners; `shortcut` is a fast path around `app`.
     pub fn new(
         app: Arc<A>,
-        shortcut: Arc<dyn Shortcut<Stream>>,
+        shortcut: Arc<dyn FastPathService<Stream>>,
         refuser: Arc<dyn Refuse>,
         live: &Arc<Live>,
         workers: Handle,
@@ -113,7 +113,7 @@ where
         &self,
         wanted: &[Arc<Listener>],
         inherit: Inherit<'_>,
-    ) -> Result<Prepared, PrepareError> {
+    ) -> Result<PreparedListeners, PrepareError> {
         let _accepting = self.workers.enter();
         let open = self.open.lock();
         let mut new = Vec::new();
@@ -122,18 +122,23 @@ where
                 continue;
             }
             let bound = match inherit(&place(listener)) {
-                Some(socket) => Bound::adopt(&listener.address, socket),
-                None => Bound::bind(&listener.address),
+                Some(socket) => BoundListener::adopt(&listener.address, socket),
+                None => BoundListener::bind(&listener.address),
             };
             let bound = bound.map_err(|source| PrepareError { index, source })?;
             new.push((Arc::clone(listener), bound));
         }
-        Ok(Prepared { new })
+        Ok(PreparedListeners { new })
     }
 
     /// Makes `wanted` the open listeners. Listeners that it does not contain drain, and accept no
     /// connections once this returns.
-    pub async fn commit(&self, prepared: Prepared, wanted: &[Arc<Listener>], drain: Drain) {
+    pub async fn commit(
+        &self,
+        prepared: PreparedListeners,
+        wanted: &[Arc<Listener>],
+        drain: Drain,
+    ) {
         for removed in self.put(prepared, wanted) {
             let (name, address) = (Arc::clone(&removed.config.name), removed.bound.address());
             info!(listener = &*name, address:%; "no longer listening, finishing its connections");
@@ -150,7 +155,7 @@ where
     }
 
     /// Opens the wanted listeners, and returns those that are no longer wanted.
-    fn put(&self, prepared: Prepared, wanted: &[Arc<Listener>]) -> Vec<Open<A>> {
+    fn put(&self, prepared: PreparedListeners, wanted: &[Arc<Listener>]) -> Vec<OpenListener<A>> {
         let mut open = self.open.lock();
         let mut before = std::mem::take(&mut *open);
         let mut new = prepared.new;
@@ -167,7 +172,7 @@ where
         before
     }
 
-    fn begin(&self, config: Arc<Listener>, bound: Bound) -> Open<A> {
+    fn begin(&self, config: Arc<Listener>, bound: BoundListener) -> OpenListener<A> {
         info!(listener = &*config.name, address:% = bound.address(); "listening");
         bound.take_over();
         let (stop, stopped) = watch::channel(false);
@@ -187,7 +192,7 @@ where
         let (closing, closed) = oneshot::channel();
         let live = Arc::clone(&self.live);
         let serving = Arc::clone(&bound).serve(Arc::clone(&shared), live, closing);
-        Open {
+        OpenListener {
             config,
             id,
             bound,
@@ -199,9 +204,9 @@ where
     }
 
     /// Returns the listeners that accept, in the order of the configuration.
-    pub fn opened(&self) -> Vec<Opened> {
+    pub fn opened(&self) -> Vec<ListenerInfo> {
         let open = self.open.lock();
-        let opened = open.iter().map(|open| Opened {
+        let opened = open.iter().map(|open| ListenerInfo {
             name: Arc::clone(&open.config.name),
             address: open.bound.address(),
         });
@@ -240,7 +245,7 @@ where
     }
 }
 
-impl<A> Open<A> {
+impl<A> OpenListener<A> {
     /// Applies the next configuration, which has this listener too.
     fn update(&mut self, config: &Arc<Listener>, live: &Live) {
         let facts = self.shared.facts.load();
@@ -258,7 +263,7 @@ impl<A> Open<A> {
     }
 
     /// Stops accepting.
-    fn close(self) -> Closing {
+    fn close(self) -> DrainingListener {
         let Self {
             config,
             id,
@@ -271,7 +276,7 @@ impl<A> Open<A> {
         drop(bound);
         shared.facts.load().begin_draining();
         stop.send_replace(true);
-        Closing {
+        DrainingListener {
             name: Arc::clone(&config.name),
             id,
             closed,
@@ -284,10 +289,10 @@ impl<A> Open<A> {
 /// Number of attempts, a second apart, to close the connections left at the deadline. A task that
 /// occupies a worker, such as a plugin in a native call, cannot be stopped: the process exits
 /// without it.
-const CUTS: u32 = 5;
+const CLOSE_ATTEMPTS: u32 = 5;
 
 /// Listener that accepts no more, but still has connections.
-struct Closing {
+struct DrainingListener {
     name: Arc<str>,
     id: ListenerId,
     closed: oneshot::Receiver<()>,
@@ -295,7 +300,7 @@ struct Closing {
     _stop: watch::Sender<bool>,
 }
 
-impl Closing {
+impl DrainingListener {
     /// Waits for requests in flight, and closes idle connections.
     async fn finish(mut self, live: &Live, drain: Drain) {
         let connections = &live.connections;
@@ -307,11 +312,11 @@ impl Closing {
                 let step = drain.idle.min(drain.deadline.saturating_sub(waited));
                 tokio::time::sleep(step).await;
                 waited += step;
-                connections.end(self.id, Which::Idle);
+                connections.end(self.id, ConnectionSelection::Idle);
             }
             warn!(listener = &*self.name; "closing connections with requests still in flight");
-            for _ in 0..CUTS {
-                connections.end(self.id, Which::All);
+            for _ in 0..CLOSE_ATTEMPTS {
+                connections.end(self.id, ConnectionSelection::All);
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
             warn!(listener = &*self.name; "connections abandoned, their filters or plugins do not return");

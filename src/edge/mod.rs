@@ -1,5 +1,6 @@
 //! Entry of connections: listeners and accept loops in front of Pingora.
 
+mod body_remainder;
 mod chunks;
 mod conn;
 mod frames;
@@ -8,7 +9,6 @@ mod http2;
 mod listener;
 pub mod listeners;
 mod proxy_protocol;
-mod rest;
 mod serve;
 mod transport;
 mod websocket;

@@ -19,7 +19,7 @@ use pingora::{
 use tokio::{io::AsyncWriteExt, sync::watch};
 
 use super::{
-    conn::{ConnIo, Next},
+    conn::{ConnIo, HeadWait},
     head::HeadLimits,
     http2,
     proxy_protocol::{self, Source},
@@ -28,23 +28,23 @@ use super::{
 use crate::{
     gateway::Listener,
     runtime::{
-        admission::{Admission, Full, Guard},
-        connection::{Connection, Entry},
+        admission::{Admission, AdmissionGuard, AdmissionRefusal},
+        connection::{Connection, ConnectionFacts},
         connections::Connections,
+        fast_path::{FastPathOutcome, FastPathService, ReuseLimits},
         listener::ListenerFacts,
         refusal::{Refusal, Refuse},
-        shortcut::{Attempt, Keep, Shortcut},
     },
     tls,
 };
 
 /// Time that a refused client may take to read the response, and to stop sending.
-const LINGER: Duration = Duration::from_secs(2);
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// State shared by all connections of a listener.
 pub(super) struct Shared<A> {
     pub(super) app: Arc<A>,
-    pub(super) shortcut: Arc<dyn Shortcut<Stream>>,
+    pub(super) shortcut: Arc<dyn FastPathService<Stream>>,
     pub(super) refuser: Arc<dyn Refuse>,
     /// Facts for the next connection: replaced when the listener is renamed.
     pub(super) facts: ArcSwap<ListenerFacts>,
@@ -68,13 +68,13 @@ where
     }
 
     /// Admits a connection as far as that can be decided at once, or refuses it.
-    pub(super) fn admit(&self, peer: Option<SocketAddr>) -> Option<Guard> {
+    pub(super) fn admit(&self, peer: Option<SocketAddr>) -> Option<AdmissionGuard> {
         let listener = self.listener();
         let admitted = match (&listener.proxy_protocol, peer) {
             (Some(proxy), Some(peer)) if !proxy.from.contains(peer.ip()) => {
                 Err("proxy_protocol_peer")
             }
-            _ => self.admission.enter().map_err(Full::reason),
+            _ => self.admission.enter().map_err(AdmissionRefusal::reason),
         };
         let counted = admitted.and_then(|mut guard| {
             // With the PROXY protocol the client's address is not known yet.
@@ -96,10 +96,10 @@ where
 
     /// Counts a connection for its client, once the client is known. Returns a reason if the client
     /// is banned or may have no more connections.
-    fn count(&self, guard: &mut Guard, client: IpAddr) -> Result<(), &'static str> {
+    fn count(&self, guard: &mut AdmissionGuard, client: IpAddr) -> Result<(), &'static str> {
         match self.refuser.bars(client) {
             Some(reason) => Err(reason),
-            None => guard.count(client).map_err(Full::reason),
+            None => guard.count(client).map_err(AdmissionRefusal::reason),
         }
     }
 
@@ -113,7 +113,7 @@ where
         self: Arc<Self>,
         socket: Socket,
         peer: Option<SocketAddr>,
-        guard: Guard,
+        guard: AdmissionGuard,
     ) {
         let Some((transport, entry)) = self.enter(socket, peer, guard).await else {
             return;
@@ -130,14 +130,14 @@ where
             }
             _ => self.http1(io).await,
         }
-        self.tell_cut(&connection);
+        self.report_close(&connection);
     }
 
     /// Logs and counts the close reason if the gateway closed this connection, unless a request's
     /// log line has already reported it.
-    fn tell_cut(&self, connection: &Connection) {
-        if let Some(cut) = connection.was_cut()
-            && connection.tell_cut()
+    fn report_close(&self, connection: &Connection) {
+        if let Some(cut) = connection.close_reason()
+            && connection.report_close()
         {
             self.refuser.ended(connection, cut.reason());
         }
@@ -148,8 +148,8 @@ where
         &self,
         mut socket: Socket,
         peer: Option<SocketAddr>,
-        mut guard: Guard,
-    ) -> Option<(Transport, Entry)> {
+        mut guard: AdmissionGuard,
+    ) -> Option<(Transport, ConnectionFacts)> {
         let listener = self.listener();
         let mut peer = peer;
         if let Some(proxy) = &listener.proxy_protocol {
@@ -177,7 +177,7 @@ where
         }
         let refuse = |reason| self.turn_away(peer, reason);
         let progress = Arc::clone(socket.progress());
-        let entry = |tls| Entry {
+        let entry = |tls| ConnectionFacts {
             peer,
             tls,
             progress,
@@ -220,14 +220,14 @@ where
         let mut is_first = true;
         loop {
             match io.next_head(&limits, takes_http2 && is_first).await {
-                Next::Request => {}
-                Next::Http2 => {
+                HeadWait::Request => {}
+                HeadWait::Http2 => {
                     let frames = http2::frame_limits(&io.connection().listener.config());
                     io.set_http2(frames);
                     return http2::serve(self, io).await;
                 }
-                Next::Closed => return self.tell_cut(io.connection()),
-                Next::Refused(refusal) => return self.refuse(io, refusal).await,
+                HeadWait::Closed => return self.report_close(io.connection()),
+                HeadWait::Refused(refusal) => return self.refuse(io, refusal).await,
             }
             is_first = false;
             // With none left, the response announces the end of the connection.
@@ -249,17 +249,17 @@ where
     /// Tries the fast path for a request that is likely to need no backend.
     async fn attempt(&self, io: Box<ConnIo>, left: u32) -> Option<Stream> {
         let head = io.head();
-        let keep = Keep {
+        let keep = ReuseLimits {
             left,
             is_stopping: *self.stop.borrow(),
         };
         match self.shortcut.attempt(io as Stream, &head, keep).await {
-            Attempt::Over(stream) => {
+            FastPathOutcome::Over(stream) => {
                 let mut io = own(stream?)?;
                 io.skip_head();
                 Some(io as Stream)
             }
-            Attempt::GoesOn(stream, begun) => {
+            FastPathOutcome::GoesOn(stream, begun) => {
                 let mut session = ServerSession::new_http1(stream);
                 session.set_connection_user_context(begun);
                 self.process(session, left).await
@@ -280,7 +280,7 @@ where
             io.shutdown().await?;
             io.linger().await
         };
-        match tokio::time::timeout(LINGER, sent).await {
+        match tokio::time::timeout(LINGER_TIMEOUT, sent).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => log::debug!(error:%; "client left before it was refused"),
             Err(_) => log::debug!("client kept sending after it was refused"),

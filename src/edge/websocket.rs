@@ -7,18 +7,18 @@ pub(super) const GOING_AWAY: [u8; 4] = [0x88, 2, 0x03, 0xe9];
 /// State of the bytes sent to a client since its connection became a WebSocket.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Outgoing {
-    at: At,
+    at: FramePosition,
     /// True once a Close frame was sent: nothing may follow it (RFC 6455, 5.5.1).
     is_closed: bool,
 }
 
 /// Longest header of a frame: length in eight bytes, and a mask.
-const LONGEST: usize = 14;
+const MAX_FRAME_HEADER_LEN: usize = 14;
 /// Length of the beginning of a status line, including its status.
 const STATUS: usize = 12;
 
 #[derive(Clone, Copy, Debug)]
-enum At {
+enum FramePosition {
     /// In HTTP response headers, of which there may be several: only those of status 101 are the
     /// last.
     Head {
@@ -28,14 +28,17 @@ enum At {
         end: usize,
     },
     /// In a frame's header, or before it.
-    Header { bytes: [u8; LONGEST], seen: usize },
+    Header {
+        bytes: [u8; MAX_FRAME_HEADER_LEN],
+        seen: usize,
+    },
     /// In a frame's payload, with this many bytes left.
     Payload(u64),
     /// The bytes are not WebSocket frames, so no boundary is known.
     Lost,
 }
 
-impl Default for At {
+impl Default for FramePosition {
     fn default() -> Self {
         Self::Head {
             begin: [0; STATUS],
@@ -45,19 +48,19 @@ impl Default for At {
     }
 }
 
-const BEFORE_A_FRAME: At = At::Header {
-    bytes: [0; LONGEST],
+const BEFORE_A_FRAME: FramePosition = FramePosition::Header {
+    bytes: [0; MAX_FRAME_HEADER_LEN],
     seen: 0,
 };
 
 impl Outgoing {
     /// Returns true if the bytes sent end with a frame, or with the headers before the first.
     pub(super) fn is_between_frames(&self) -> bool {
-        matches!(self.at, At::Header { seen: 0, .. })
+        matches!(self.at, FramePosition::Header { seen: 0, .. })
     }
 
     pub(super) fn is_lost(&self) -> bool {
-        matches!(self.at, At::Lost)
+        matches!(self.at, FramePosition::Lost)
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -86,7 +89,7 @@ impl Outgoing {
     /// Advances by at least one byte, but not beyond the end of the current unit.
     fn step(&mut self, bytes: &[u8]) -> usize {
         match &mut self.at {
-            At::Head { begin, seen, end } => {
+            FramePosition::Head { begin, seen, end } => {
                 let byte = bytes[0];
                 if let Some(place) = begin.get_mut(*seen) {
                     *place = byte;
@@ -114,14 +117,14 @@ impl Outgoing {
                             b'1',
                         ] => BEFORE_A_FRAME,
                         [b'H', b'T', b'T', b'P', b'/', b'1', b'.', _, b' ', b'1', ..] => {
-                            At::default()
+                            FramePosition::default()
                         }
-                        _ => At::Lost,
+                        _ => FramePosition::Lost,
                     };
                 }
                 1
             }
-            At::Header {
+            FramePosition::Header {
                 bytes: header,
                 seen,
             } => {
@@ -132,14 +135,14 @@ impl Outgoing {
                     let is_lost = self.is_closed || length > i64::MAX as u64;
                     self.is_closed |= is_close;
                     self.at = match length {
-                        _ if is_lost => At::Lost,
+                        _ if is_lost => FramePosition::Lost,
                         0 => BEFORE_A_FRAME,
-                        length => At::Payload(length),
+                        length => FramePosition::Payload(length),
                     };
                 }
                 1
             }
-            At::Payload(left) => {
+            FramePosition::Payload(left) => {
                 let count = usize::try_from(*left)
                     .unwrap_or(usize::MAX)
                     .min(bytes.len());
@@ -149,7 +152,7 @@ impl Outgoing {
                 }
                 count
             }
-            At::Lost => bytes.len(),
+            FramePosition::Lost => bytes.len(),
         }
     }
 }

@@ -12,12 +12,12 @@ pub mod client_cert;
 pub mod compression;
 pub mod cors;
 pub mod csrf;
+pub mod custom;
 pub mod forward_auth;
 pub mod headers;
 pub mod in_flight;
 pub mod jwt;
 pub mod methods;
-pub mod own;
 pub mod plugins;
 pub mod rate_limit;
 pub mod request_id;
@@ -31,7 +31,7 @@ use std::sync::Arc;
 use schemars::{Schema, SchemaGenerator};
 
 use crate::{
-    chain::{CompileCx, Filter, FilterKind},
+    chain::{CompileContext, Filter, FilterKind},
     config::{
         diagnostic::Diagnostics,
         tree::{self, Node},
@@ -43,7 +43,7 @@ use crate::{
 pub struct Entry {
     pub name: &'static str,
     pub on_by_default: bool,
-    compile: fn(&Node, &mut CompileCx<'_>) -> Option<Arc<dyn Filter>>,
+    compile: fn(&Node, &mut CompileContext<'_>) -> Option<Arc<dyn Filter>>,
     secret_queries: fn(&Node) -> Vec<String>,
     print: fn(&Node) -> Option<serde_json::Value>,
     schema: fn(&mut SchemaGenerator) -> Schema,
@@ -71,7 +71,7 @@ impl Entry {
     }
 
     /// Reads and compiles the filter; `None` means that problems were reported.
-    pub fn compile(&self, node: &Node, cx: &mut CompileCx<'_>) -> Option<Arc<dyn Filter>> {
+    pub fn compile(&self, node: &Node, cx: &mut CompileContext<'_>) -> Option<Arc<dyn Filter>> {
         (self.compile)(node, cx)
     }
 
@@ -117,7 +117,7 @@ pub const FILTERS: &[Entry] = &[
     Entry::of::<security_headers::SecurityHeaders>(),
 ];
 
-/// Returns the built-in filters, with those that the program registered ([`own`]) at their places.
+/// Returns the built-in filters, with those that the program registered ([`custom`]) at their places.
 pub fn all() -> &'static [Entry] {
-    own::all()
+    custom::all()
 }

@@ -14,7 +14,7 @@ use crate::{
 fn compile(entry: &Entry, yaml: &str) -> (bool, Diagnostics) {
     let mut diagnostics = Diagnostics::default();
     let node = tree::parse(yaml, 0, &mut diagnostics).expect("the test's YAML is well formed");
-    let mut cx = CompileCx {
+    let mut cx = CompileContext {
         place: Place::default(),
         route: "test",
         folder: Path::new("."),
@@ -24,8 +24,8 @@ fn compile(entry: &Entry, yaml: &str) -> (bool, Diagnostics) {
         metrics: &Metrics::default(),
         zones: &crate::zones::Zones::default(),
         shared: &crate::chain::Shared::default(),
-        work: &mut crate::chain::Work::default(),
-        beside: &mut crate::config::source::Beside::default(),
+        work: &mut crate::chain::BackgroundWork::default(),
+        beside: &mut crate::config::source::ReferencedFiles::default(),
         diagnostics: &mut diagnostics,
     };
     (entry.compile(&node, &mut cx).is_some(), diagnostics)

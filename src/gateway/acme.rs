@@ -5,13 +5,13 @@ use std::sync::Arc;
 use super::{ListenAddress, Listener, compile::Compiler};
 use crate::{
     config::diagnostic::Place,
-    tls::acme::{Acme, Use, Uses},
+    tls::acme::{Acme, ListenerUse, ListenerUses},
 };
 
 impl Compiler<'_> {
     pub(super) fn acme(&mut self, listeners: &[Arc<Listener>]) -> Option<Arc<Acme>> {
         let file = self.file;
-        let mut uses = Uses::default();
+        let mut uses = ListenerUses::default();
         for listener in &file.listeners {
             let config = &listener.value;
             let text = config.address.value.as_str();
@@ -31,7 +31,7 @@ impl Compiler<'_> {
                     .as_ref()
                     .is_some_and(|a| a.is_same(&listener.address))
             });
-            uses.names.push(Use {
+            uses.names.push(ListenerUse {
                 names: &tls.value.acme,
                 port,
                 certificates: compiled

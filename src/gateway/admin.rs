@@ -6,7 +6,7 @@ use super::compile::Compiler;
 use crate::{base::secret::Secret, config::tree::Spanned};
 
 /// Length limit of a token; shorter ones can be guessed.
-const SHORTEST_TOKEN: usize = 16;
+const MIN_TOKEN_LEN: usize = 16;
 
 /// Admin listener.
 #[derive(Clone, Debug, Default)]
@@ -77,9 +77,9 @@ impl Compiler<'_> {
     fn admin_token(&mut self) -> Option<Secret> {
         let Spanned { value, place } = self.file.admin.token.clone()?;
         let token = value.reveal();
-        let problem = if token.len() < SHORTEST_TOKEN {
+        let problem = if token.len() < MIN_TOKEN_LEN {
             format!(
-                "the admin token has {} characters, at least {SHORTEST_TOKEN} are needed",
+                "the admin token has {} characters, at least {MIN_TOKEN_LEN} are needed",
                 token.chars().count()
             )
         } else if !token.bytes().all(|byte| byte.is_ascii_graphic()) {

@@ -6,13 +6,13 @@ use super::compile::Compiler;
 use crate::{
     base::{
         clock::Clock,
-        log_file::{Counts, Kind, Rotation, Target, User},
+        log_file::{LogKind, LogMetrics, RotationPolicy, Target, WriterHandle},
     },
     config::diagnostic::Diagnostic,
 };
 
 /// Counters of the log's writer.
-const COUNTED: Kind = Kind {
+const AUDIT_LOG: LogKind = LogKind {
     name: "audit log",
     written: ("edgeway_audit_lines_total", "Audit log lines written."),
     dropped: (
@@ -29,10 +29,10 @@ const COUNTED: Kind = Kind {
 pub struct AuditLog {
     target: Option<Target>,
     clock: Clock,
-    counts: Counts,
+    counts: LogMetrics,
     /// Created by the first line: `edgeway check`, and a configuration that is refused, open no
     /// file.
-    writer: OnceLock<User>,
+    writer: OnceLock<WriterHandle>,
 }
 
 impl AuditLog {
@@ -41,9 +41,9 @@ impl AuditLog {
         let Some(target) = &self.target else {
             return false;
         };
-        let writer = self
-            .writer
-            .get_or_init(|| User::join(target, Rotation::NEVER, &self.clock, &self.counts));
+        let writer = self.writer.get_or_init(|| {
+            WriterHandle::join(target, RotationPolicy::NEVER, &self.clock, &self.counts)
+        });
         writer.push(|out, _| out.extend_from_slice(line));
         true
     }
@@ -54,7 +54,7 @@ impl Compiler<'_> {
         AuditLog {
             target: self.audit_target(),
             clock: self.world.clock.clone(),
-            counts: Counts::new(&self.world.metrics, &COUNTED),
+            counts: LogMetrics::new(&self.world.metrics, &AUDIT_LOG),
             writer: OnceLock::new(),
         }
     }

@@ -7,19 +7,19 @@ use http::HeaderName;
 
 use super::{
     compile::Compiler,
-    route_identity::{OwnParts, RouteIdentity},
+    route_identity::{RouteIdentity, RouteKeyParts},
 };
 use crate::{
     base::{net::CidrSet, redis::Redis},
     cache::{
-        Cache, Settings,
-        budget::{Budget, Crawlers, Limits},
-        metrics::RouteMetrics,
-        nextjs::{BuildWatch, NextRules, Paths},
-        policy::Unchanged,
-        route::{Mode, Policy, TagTemplate},
+        Cache, CacheSettings,
+        budget::{Crawlers, RenderBudget, RenderLimits},
+        metrics::RouteCacheMetrics,
+        nextjs::{BuildWatch, NextRules, PathSet},
+        policy::UnchangedHeaders,
+        route::{Mode, RouteCachePolicy, TagTemplate},
         store::Quota,
-        tier::{DiskSettings, Waits},
+        tier::{DiskSettings, WaitHistograms},
     },
     chain::Chain,
     config::{
@@ -30,35 +30,35 @@ use crate::{
         },
         tree::{Key, Spanned},
     },
-    filters::compression::Coder,
+    filters::compression::CompressionRules,
     limits::key::Source,
     routes::{ParamNames, Slot},
 };
 
 /// Lower bound on `memory`: less cannot hold what a fill needs.
-const LEAST: u64 = 1 << 20;
+const MIN_MEMORY: u64 = 1 << 20;
 
 /// Lower bound on the size of a disk cache: less cannot hold a few responses.
-const LEAST_DISK: u64 = 1 << 20;
+const MIN_DISK: u64 = 1 << 20;
 
 /// Upper bound on one value in Redis: a larger one would delay all other clients.
-const MOST_SHARED: u64 = 64 << 20;
+const MAX_SHARED: u64 = 64 << 20;
 
 /// Cache of one route.
 pub struct RouteCache {
-    pub policy: Arc<Policy>,
+    pub policy: Arc<RouteCachePolicy>,
     pub tags: Box<[TagTemplate<Slot>]>,
     pub cache: Arc<Cache>,
-    pub metrics: RouteMetrics,
+    pub metrics: RouteCacheMetrics,
     /// Time limits of its requests for level 2, if that is used.
-    pub waits: Option<Waits>,
+    pub waits: Option<WaitHistograms>,
     pub quota: Option<Arc<Quota>>,
     /// Encoder that compresses its responses on their way to clients.
-    pub coder: Option<Arc<Coder>>,
+    pub coder: Option<Arc<CompressionRules>>,
     /// Request headers that the origin gets unchanged.
-    pub unchanged: Arc<Unchanged>,
+    pub unchanged: Arc<UnchangedHeaders>,
     /// Prefix of its keys for requests to the route's own upstream.
-    pub(super) own: Option<OwnParts>,
+    pub(super) own: Option<RouteKeyParts>,
     /// Digest of everything that the route changes in requests and in stored responses.
     pub(super) identity: RouteIdentity,
     /// True if some cookie names are part of the key or bypass the cache.
@@ -66,21 +66,21 @@ pub struct RouteCache {
     /// Headers of `pass_headers` that are not in the key: the origin's response depends on them.
     pub(super) passing: Box<[HeaderName]>,
     /// Settings per upstream: a filter may choose another one than the route's.
-    upstreams: Box<[(Arc<str>, Fetching)]>,
+    upstreams: Box<[(Arc<str>, UpstreamFetch)]>,
 }
 
 /// Cache settings of one upstream for one route.
-pub struct Fetching {
+pub struct UpstreamFetch {
     /// Rules of Next.js, if they apply.
     pub nextjs: Option<NextRules>,
     /// Limit on concurrent origin requests that no person waits for.
-    pub budget: Arc<Budget>,
+    pub budget: Arc<RenderBudget>,
     /// Crawlers whose misses wait in the budget's queue; none if absent.
     pub crawlers: Option<Arc<Crawlers>>,
 }
 
 impl RouteCache {
-    pub fn upstream(&self, name: &str) -> Option<&Fetching> {
+    pub fn upstream(&self, name: &str) -> Option<&UpstreamFetch> {
         let mut all = self.upstreams.iter();
         all.find(|(own, _)| **own == *name).map(|(_, found)| found)
     }
@@ -101,7 +101,7 @@ impl Compiler<'_> {
             None => (CacheConfig::default(), None),
         };
         let (memory, max_object) = (config.memory.value.0, config.max_object.value.0);
-        if memory < LEAST {
+        if memory < MIN_MEMORY {
             self.error(
                 "edgeway::cache::memory",
                 config.memory.place,
@@ -141,7 +141,7 @@ impl Compiler<'_> {
         self.signed_redis()?;
         let shared = self.shared_cache(config.shared.as_ref(), max_object)?;
         let disk = self.disk_cache(config.disk.as_ref(), max_object)?;
-        let settings = Settings {
+        let settings = CacheSettings {
             memory,
             max_object,
             shared,
@@ -190,7 +190,7 @@ impl Compiler<'_> {
             value: max_object,
             place: at,
         } = &value.max_object;
-        if max_object.0 == 0 || max_object.0 > MOST_SHARED {
+        if max_object.0 == 0 || max_object.0 > MAX_SHARED {
             self.error(
                 "edgeway::cache::shared",
                 *at,
@@ -224,7 +224,7 @@ impl Compiler<'_> {
             return None;
         }
         let size = value.size.value.0;
-        if size < LEAST_DISK {
+        if size < MIN_DISK {
             self.error(
                 "edgeway::cache::disk",
                 value.size.place,
@@ -261,7 +261,7 @@ impl Compiler<'_> {
         chain: &Chain,
         passing: &[HeaderName],
     ) -> Option<RouteCache> {
-        let policy = chain.extension::<Policy>()?;
+        let policy = chain.extension::<RouteCachePolicy>()?;
         let cache = self.shared.get::<Cache>()?;
         let names = ParamNames::of(&node.config.matches.value);
         let mut tags = Vec::new();
@@ -276,7 +276,7 @@ impl Compiler<'_> {
                 ),
             }
         }
-        let unchanged = Unchanged::new(chain.request_changes());
+        let unchanged = UnchangedHeaders::new(chain.request_changes());
         for source in policy.key.sources() {
             if let Source::Header(name) = source
                 && unchanged.names(name)
@@ -298,7 +298,7 @@ impl Compiler<'_> {
         };
         let identity = self.route_identity(node, passing);
         let upstream = node.config.upstream.as_ref();
-        let own = upstream.map(|name| OwnParts::new(&name.value, identity));
+        let own = upstream.map(|name| RouteKeyParts::new(&name.value, identity));
         Some(RouteCache {
             unchanged: Arc::new(unchanged),
             own,
@@ -306,18 +306,18 @@ impl Compiler<'_> {
             goes_by_cookies: policy.goes_by_cookies(),
             passing: passing.iter().filter(is_unkeyed).cloned().collect(),
             upstreams: self.fetching(&policy),
-            metrics: RouteMetrics::new(&self.world.metrics, route),
+            metrics: RouteCacheMetrics::new(&self.world.metrics, route),
             waits: cache.waits(&self.world.metrics, route),
             tags: tags.into(),
             quota: policy.quota.map(|bytes| cache.store().quota(route, bytes)),
-            coder: chain.extension::<Coder>(),
+            coder: chain.extension::<CompressionRules>(),
             policy,
             cache,
         })
     }
 
     /// Returns the settings of each upstream for one route.
-    fn fetching(&mut self, policy: &Policy) -> Box<[(Arc<str>, Fetching)]> {
+    fn fetching(&mut self, policy: &RouteCachePolicy) -> Box<[(Arc<str>, UpstreamFetch)]> {
         let apps = self.shared.get::<Apps>().unwrap_or_default();
         let of = |(name, app): &(Arc<str>, App)| {
             let rules = || NextRules {
@@ -328,7 +328,7 @@ impl Compiler<'_> {
                 ..NextRules::default()
             };
             let has_rules = app.is_nextjs && policy.mode == Mode::App;
-            let fetching = Fetching {
+            let fetching = UpstreamFetch {
                 nextjs: has_rules.then(rules),
                 budget: Arc::clone(&app.budget),
                 crawlers: app.crawlers.clone(),
@@ -349,7 +349,7 @@ impl Compiler<'_> {
                 self.only_of_nextjs(key, config);
             }
             let guarded = upstream.guarded.as_ref();
-            let guarded = guarded.map(|paths| Paths::new(paths.iter().map(|path| &*path.value)));
+            let guarded = guarded.map(|paths| PathSet::new(paths.iter().map(|path| &*path.value)));
             let build = upstream.folder.as_ref().map(|folder| {
                 let name = key.name.as_str();
                 let path = self.folder.join(&folder.value);
@@ -402,7 +402,7 @@ impl Compiler<'_> {
     }
 
     /// Returns the budget of an upstream, which outlives reloads.
-    fn budget(&mut self, key: &Key, upstream: &UpstreamConfig) -> Arc<Budget> {
+    fn budget(&mut self, key: &Key, upstream: &UpstreamConfig) -> Arc<RenderBudget> {
         let Spanned { value, place } = upstream.revalidations;
         if value == 0 {
             self.error(
@@ -412,14 +412,14 @@ impl Compiler<'_> {
                 "write how many responses may be revalidated at once, such as `4`",
             );
         }
-        let limits = Limits {
+        let limits = RenderLimits {
             renders: value.max(1),
-            ..Limits::default()
+            ..RenderLimits::default()
         };
         let world = self.world;
         let zone = format!("renders {}", key.name);
         let budget = world.zones.get_or_create(&zone, || {
-            Budget::new(&key.name, limits, world.clock.clone(), &world.metrics)
+            RenderBudget::new(&key.name, limits, world.clock.clone(), &world.metrics)
         });
         budget.set(limits);
         budget
@@ -453,8 +453,8 @@ struct Apps(Vec<(Arc<str>, App)>);
 
 struct App {
     is_nextjs: bool,
-    budget: Arc<Budget>,
+    budget: Arc<RenderBudget>,
     crawlers: Option<Arc<Crawlers>>,
-    guarded: Option<Paths>,
+    guarded: Option<PathSet>,
     build: Option<Arc<BuildWatch>>,
 }

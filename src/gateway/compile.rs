@@ -9,20 +9,20 @@ use std::{
 
 use super::{
     Drain, Gateway, Profiles, Route, World, effective,
-    guards::{GuardAlone, Guards},
+    guards::{DetachedGuard, Guards},
     metrics::{self, NO_ROUTE, RouteMetrics},
-    profiles::{self, Wanted},
+    profiles::{self, ProfileSelection},
 };
 use crate::{
     base::{
         net::{Cidr, TrustedProxies},
         secret,
     },
-    chain::{Chain, CompileCx, Guard, Named, Shared, Work},
+    chain::{BackgroundWork, Chain, CompileContext, Guard, Named, Shared},
     config::{
         diagnostic::{Diagnostic, Diagnostics, Place},
         model::{File, MatchConfig, OneOrMany, RouteNode},
-        source::Beside,
+        source::ReferencedFiles,
         tree::{Key, Node, Spanned},
     },
     limits::Bans,
@@ -39,11 +39,11 @@ pub(super) struct Compiler<'a> {
     profile: Option<&'a (Key, Node)>,
     pub(super) names: Vec<String>,
     pub(super) shared: Shared,
-    pub(super) work: Work,
+    pub(super) work: BackgroundWork,
     /// Query parameters that are secrets on any route: a request that misses its route by a letter
     /// contains them too.
     secret_queries: Arc<[String]>,
-    pub(super) beside: Beside,
+    pub(super) beside: ReferencedFiles,
     pub(super) guards: Guards,
     pub(super) diagnostics: Diagnostics,
 }
@@ -51,7 +51,7 @@ pub(super) struct Compiler<'a> {
 /// Compiles a configuration whose relative paths start at `folder`. The gateway is `None` if any
 /// problem was an error.
 pub fn compile(file: &File, folder: &Path, world: &World) -> (Option<Gateway>, Diagnostics) {
-    compile_with(file, folder, world, Wanted::Same)
+    compile_with(file, folder, world, ProfileSelection::Same)
 }
 
 /// Compiles as [`compile`] does, and always records the files that it reads or would read.
@@ -59,9 +59,9 @@ pub fn compile_noting(
     file: &File,
     folder: &Path,
     world: &World,
-    beside: &mut Beside,
+    beside: &mut ReferencedFiles,
 ) -> (Option<Gateway>, Diagnostics) {
-    let (gateway, diagnostics, read) = compile_all(file, folder, world, Wanted::Same);
+    let (gateway, diagnostics, read) = compile_all(file, folder, world, ProfileSelection::Same);
     *beside = read;
     (gateway, diagnostics)
 }
@@ -71,7 +71,7 @@ pub fn compile_with(
     file: &File,
     folder: &Path,
     world: &World,
-    profile: Wanted<'_>,
+    profile: ProfileSelection<'_>,
 ) -> (Option<Gateway>, Diagnostics) {
     let (gateway, diagnostics, _) = compile_all(file, folder, world, profile);
     (gateway, diagnostics)
@@ -81,8 +81,8 @@ fn compile_all(
     file: &File,
     folder: &Path,
     world: &World,
-    profile: Wanted<'_>,
-) -> (Option<Gateway>, Diagnostics, Beside) {
+    profile: ProfileSelection<'_>,
+) -> (Option<Gateway>, Diagnostics, ReferencedFiles) {
     let mut compiler = Compiler {
         file,
         folder,
@@ -98,9 +98,9 @@ fn compile_all(
             shared.insert(Arc::new(world.late.clone()));
             shared
         },
-        work: Work::default(),
+        work: BackgroundWork::default(),
         secret_queries: secret_queries(file),
-        beside: Beside::default(),
+        beside: ReferencedFiles::default(),
         guards: Guards::default(),
         diagnostics: Diagnostics::default(),
     };
@@ -208,7 +208,7 @@ impl Compiler<'_> {
     }
 
     /// Returns the compile context for the item at `place`.
-    pub(super) fn cx<'c>(&'c mut self, place: Place, route: &'c str) -> CompileCx<'c> {
+    pub(super) fn cx<'c>(&'c mut self, place: Place, route: &'c str) -> CompileContext<'c> {
         self.cx_with(place, route, &[])
     }
 
@@ -217,8 +217,8 @@ impl Compiler<'_> {
         place: Place,
         route: &'c str,
         secret_queries: &'c [String],
-    ) -> CompileCx<'c> {
-        CompileCx {
+    ) -> CompileContext<'c> {
+        CompileContext {
             place,
             route,
             folder: self.folder,
@@ -371,7 +371,7 @@ impl Compiler<'_> {
         place: Place,
         route: &str,
         own: &[(Key, Node)],
-    ) -> (Vec<Named>, Box<[GuardAlone]>) {
+    ) -> (Vec<Named>, Box<[DetachedGuard]>) {
         let mut filters = Vec::new();
         let mut guards = Vec::new();
         let secret_queries = Arc::clone(&self.secret_queries);
@@ -389,7 +389,7 @@ impl Compiler<'_> {
                 };
                 if named.filter.guard() != Guard::None {
                     let number = self.guards.number(entry.name, &node);
-                    guards.push(GuardAlone::new(number, &named));
+                    guards.push(DetachedGuard::new(number, &named));
                 }
                 filters.push(named);
             }

@@ -10,18 +10,18 @@ use pingora::http::RequestHeader;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-pub use super::explain_cache::{ExplainedCache, ExplainedKey, Stored, StoredEntry};
+pub use super::explain_cache::{ExplainedCache, ExplainedKey, StoredEntry, StoredLookup};
 use super::{Gateway, Route, explain_cache};
 use crate::{
     base::{clock::Clock, reserved_headers::Reserved, secret},
-    chain::{Exchange, Facts, Named, Phase, Scheme},
-    routes::{self, Action, Guarded, Params, Target, Why},
+    chain::{Exchange, Named, Phase, RequestFacts, Scheme},
+    routes::{self, Action, GuardSearchResult, Params, RouteReason, Target},
 };
 
 /// Request to explain.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Question {
+pub struct ExplainRequest {
     pub method: String,
     /// Path or complete URL.
     pub url: String,
@@ -41,7 +41,7 @@ const fn localhost() -> IpAddr {
 
 /// Scope of an explanation: with or without the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Look {
+pub enum ExplainScope {
     /// Includes the store of a gateway that serves.
     IntoTheStore,
     /// Only the rules, because the caller's own store is empty.
@@ -75,12 +75,12 @@ pub struct Explanation {
     /// Cache of the route, if it has one.
     pub cache: Option<ExplainedCache>,
     /// Every route in the order of evaluation, and why it won or lost.
-    pub considered: Vec<Considered>,
+    pub considered: Vec<ConsideredRoute>,
 }
 
 /// Route, and why it won or lost.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Considered {
+pub struct ConsideredRoute {
     pub route: String,
     pub why: String,
 }
@@ -117,14 +117,14 @@ pub enum ExplainError {
     #[error("`{0}` is neither a path nor an http URL")]
     Url(String),
     #[error("this request gets 400: {0}")]
-    Refused(#[from] routes::BadTarget),
+    Refused(#[from] routes::InvalidTarget),
 }
 
 /// Explains a request.
 pub fn explain(
     gateway: &Gateway,
-    question: &Question,
-    look: Look,
+    question: &ExplainRequest,
+    look: ExplainScope,
 ) -> Result<Explanation, ExplainError> {
     let (mut head, raw) = request(&question.method, &question.url, &question.headers)?;
     let normal = routes::normalise(raw.as_bytes(), gateway.slashes)?;
@@ -137,7 +137,7 @@ pub fn explain(
         .map_err(|_| ExplainError::Url(question.url.clone()))?;
     let named = head.headers.get(header::HOST);
     let host = routes::host_of(named.map_or(&b""[..], HeaderValue::as_bytes))?.into_owned();
-    let mut facts = Facts::new(Clock::default().now());
+    let mut facts = RequestFacts::new(Clock::default().now());
     facts.client.ip = question.client.to_canonical();
     facts.client.peer = facts.client.ip;
     if question.url.starts_with("https://") {
@@ -178,8 +178,8 @@ pub fn explain(
         .collect();
     let cache = route.and_then(|route| {
         let now = match look {
-            Look::IntoTheStore => explain_cache::now(gateway),
-            Look::AtTheRules => None,
+            ExplainScope::IntoTheStore => explain_cache::now(gateway),
+            ExplainScope::AtTheRules => None,
         };
         let rewritten = sent_on(route, &target, &params);
         explain_cache::explain(route, &ex, (&target, &params), rewritten.as_deref(), now)
@@ -243,7 +243,7 @@ fn request<'u>(
 
 /// Removes headers that clients may not send, and writes the forwarding headers if routes read
 /// them.
-fn settle(head: &mut RequestHeader, gateway: &Gateway, facts: &Facts) {
+fn settle(head: &mut RequestHeader, gateway: &Gateway, facts: &RequestFacts) {
     let is_reserved = |name: &&HeaderName| {
         let found = gateway.reserved.find(name.as_str().as_bytes());
         matches!(found, Some(Reserved::Always | Reserved::Untrusted))
@@ -299,21 +299,21 @@ fn considered(
     gateway: &Gateway,
     target: &Target<'_>,
     head: &RequestHeader,
-    guarded: Option<&Guarded>,
-) -> Vec<Considered> {
+    guarded: Option<&GuardSearchResult>,
+) -> Vec<ConsideredRoute> {
     let name = |index: usize| {
         gateway
             .route(index)
             .map_or_else(String::new, |route| route.name.to_string())
     };
     let why = |why| match why {
-        Why::Matched => "matched".to_owned(),
-        Why::LessSpecific(winner) => format!("less specific than {}", name(winner)),
-        Why::Predicate(what) => format!("path fits, but {what}"),
-        Why::Path => "another path".to_owned(),
-        Why::Host => "another host".to_owned(),
+        RouteReason::Matched => "matched".to_owned(),
+        RouteReason::LessSpecific(winner) => format!("less specific than {}", name(winner)),
+        RouteReason::Predicate(what) => format!("path fits, but {what}"),
+        RouteReason::Path => "another path".to_owned(),
+        RouteReason::Host => "another host".to_owned(),
     };
-    let by_spelling = guarded.map(|guarded| Considered {
+    let by_spelling = guarded.map(|guarded| ConsideredRoute {
         route: name(guarded.by),
         why: format!(
             "guards this path by folded spelling, as {}",
@@ -324,7 +324,7 @@ fn considered(
         .table
         .explain(target, head)
         .into_iter()
-        .map(|considered| Considered {
+        .map(|considered| ConsideredRoute {
             route: name(considered.route),
             why: why(considered.why),
         });

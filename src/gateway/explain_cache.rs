@@ -4,14 +4,14 @@ use std::{borrow::Cow, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Gateway, Recognised, Route, RouteCache};
+use super::{Gateway, RecognisedRequest, Route, RouteCache};
 use crate::{
     base::units::Span,
     cache::{
         nextjs::RequestShape,
-        policy::{Rules, SentHeaders, Use, Vary},
-        route::{Mode, Personal},
-        store::{Entry, Whole},
+        policy::{CacheRules, SentHeaders, Usability, Vary},
+        route::{Mode, PersonalHeaders},
+        store::{Entry, WholeBody},
     },
     chain::{CacheOutcome, Exchange, KeyBuilder},
     routes::{Params, Target},
@@ -30,7 +30,7 @@ pub struct ExplainedCache {
     /// Tags that every response carries, for purges.
     pub tags: Vec<String>,
     /// Current content of the store. Only a gateway that serves has it.
-    pub now: Option<Stored>,
+    pub now: Option<StoredLookup>,
 }
 
 /// Key that stored responses are found by.
@@ -43,7 +43,7 @@ pub struct ExplainedKey {
 
 /// Result of a lookup in the store for the request.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Stored {
+pub struct StoredLookup {
     /// Same value as in `X-Cache-Status`: `HIT`, `STALE`, `EXPIRED`, `MISS` or `BYPASS`.
     pub outcome: String,
     /// Reason why the outcome is not `HIT`.
@@ -95,7 +95,7 @@ pub(super) fn explain(
         not_kept: seen.as_ref().ok().and_then(not_kept).map(str::to_owned),
         now: now.map(|now| match &seen {
             Ok(seen) => stored(cache, seen, ex, now),
-            Err(why) => Stored {
+            Err(why) => StoredLookup {
                 outcome: CacheOutcome::Bypass.name().to_owned(),
                 why: Some((*why).to_owned()),
                 variants: 0,
@@ -135,14 +135,14 @@ fn past(why: &'static str, cache: &RouteCache, ex: &Exchange<'_>) -> String {
     format!("{why}: {text}")
 }
 
-fn not_kept(seen: &Recognised) -> Option<&'static str> {
+fn not_kept(seen: &RecognisedRequest) -> Option<&'static str> {
     if let Some(why) = seen.shape.as_ref().and_then(RequestShape::no_fill) {
         return Some(match why {
             "cookies" => "cookies: it has some that may identify the client",
             other => other,
         });
     }
-    let Personal {
+    let PersonalHeaders {
         has_cookies,
         has_identity,
         has_certificate,
@@ -164,7 +164,7 @@ fn not_kept(seen: &Recognised) -> Option<&'static str> {
 /// Returns the rules of the route in addition to the origin's headers, one line for each.
 fn said(cache: &RouteCache, is_nextjs: bool) -> Vec<String> {
     let policy = &cache.policy;
-    let rules: &Rules = if is_nextjs {
+    let rules: &CacheRules = if is_nextjs {
         &policy.nextjs
     } else {
         &policy.plain
@@ -213,7 +213,12 @@ fn said(cache: &RouteCache, is_nextjs: bool) -> Vec<String> {
     lines
 }
 
-fn stored(cache: &RouteCache, seen: &Recognised, ex: &Exchange<'_>, now: SystemTime) -> Stored {
+fn stored(
+    cache: &RouteCache,
+    seen: &RecognisedRequest,
+    ex: &Exchange<'_>,
+    now: SystemTime,
+) -> StoredLookup {
     let store = cache.cache.store();
     // There is no connection and nothing is forwarded, so the client's own headers are used.
     let client = SentHeaders::whole(&ex.head.headers);
@@ -223,7 +228,7 @@ fn stored(cache: &RouteCache, seen: &Recognised, ex: &Exchange<'_>, now: SystemT
             Some(_) => "vary-miss: other variants of it are stored",
             None => "uri-miss: nothing is stored for the key",
         };
-        return Stored {
+        return StoredLookup {
             outcome: CacheOutcome::Miss.name().to_owned(),
             why: Some(why.to_owned()),
             variants,
@@ -235,27 +240,27 @@ fn stored(cache: &RouteCache, seen: &Recognised, ex: &Exchange<'_>, now: SystemT
     let is_fresh = lifetime.is_fresh(now);
     let (outcome, why) = match cache.usable(&lifetime, &seen.wants, now) {
         _ if is_for_others => (CacheOutcome::Bypass, Some("authorization")),
-        Use::Fresh => (CacheOutcome::Hit, None),
-        Use::StaleWhileRevalidate => (
+        Usability::Fresh => (CacheOutcome::Hit, None),
+        Usability::StaleWhileRevalidate => (
             CacheOutcome::Stale,
             Some("stale: it would be revalidated in the background"),
         ),
-        Use::StaleAsAsked => (CacheOutcome::Stale, Some("request: `max-stale`")),
-        Use::GatewayTimeout => (CacheOutcome::Miss, Some("only-if-cached: it gets 504")),
-        Use::Validate if entry.stale_since().is_some() => {
+        Usability::StaleAsAsked => (CacheOutcome::Stale, Some("request: `max-stale`")),
+        Usability::GatewayTimeout => (CacheOutcome::Miss, Some("only-if-cached: it gets 504")),
+        Usability::Validate if entry.stale_since().is_some() => {
             (CacheOutcome::Expired, Some("stale: it was purged softly"))
         }
-        Use::Validate if is_fresh && lifetime.always_validate => (
+        Usability::Validate if is_fresh && lifetime.always_validate => (
             CacheOutcome::Expired,
             Some("stale: `no-cache`, validated each time"),
         ),
-        Use::Validate if is_fresh => (
+        Usability::Validate if is_fresh => (
             CacheOutcome::Expired,
             Some("request: it asks for something newer"),
         ),
-        Use::Validate => (CacheOutcome::Expired, Some("stale")),
+        Usability::Validate => (CacheOutcome::Expired, Some("stale")),
     };
-    Stored {
+    StoredLookup {
         outcome: outcome.name().to_owned(),
         why: why.map(str::to_owned),
         variants,
@@ -271,7 +276,7 @@ impl StoredEntry {
             status: entry.status.as_u16(),
             age: lifetime.age(now).as_secs(),
             ttl: lifetime.ttl(now),
-            bytes: entry.body.whole().map_or(0, Whole::len),
+            bytes: entry.body.whole().map_or(0, WholeBody::len),
             hits: entry.hits(),
             under_way: !entry.is_whole(),
             purged: entry.stale_since().map(since),

@@ -15,7 +15,7 @@ use tokio::{
 use super::compile::Compiler;
 use crate::{
     base::fetch::{self, FetchError},
-    cache::purge::{Instance, Purge, What},
+    cache::purge::{Instance, Purge, PurgeTarget},
     config::model::FanOutConfig,
     upstreams::{Protocol, Target, Upstream},
 };
@@ -23,11 +23,11 @@ use crate::{
 /// Time limit of one instance.
 const DEADLINE: Duration = Duration::from_secs(2);
 /// Number of instances that are notified concurrently.
-const AT_ONCE: usize = 16;
+const CONCURRENCY: usize = 16;
 /// Length limit of a response, whose body is not used.
-const LONGEST_ANSWER: usize = 64 * 1024;
+const MAX_RESPONSE_LEN: usize = 64 * 1024;
 /// Length limit of a token, as for the admin listener.
-const SHORTEST_TOKEN: usize = 16;
+const MIN_TOKEN_LEN: usize = 16;
 
 /// Upstream and path that instances are notified at.
 pub struct FanOut {
@@ -38,7 +38,7 @@ pub struct FanOut {
 
 /// Body of a notification.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
-struct Told {
+struct FanOutNotice {
     /// Pages by path.
     paths: BTreeSet<String>,
     /// Path prefixes whose pages, at and below, are purged.
@@ -46,15 +46,17 @@ struct Told {
     tags: BTreeSet<String>,
 }
 
-impl Told {
+impl FanOutNotice {
     fn of(purges: &[Purge]) -> Self {
         let mut told = Self::default();
         for purge in purges {
             match &purge.what {
-                What::Url(url) | What::Written(url) => told.paths.insert(path_of(url).to_owned()),
-                What::Prefix(prefix) => told.prefixes.insert(folder_of(prefix).to_owned()),
-                What::Tag(tag) => told.tags.insert(tag.clone()),
-                What::All => told.prefixes.insert("/".to_owned()),
+                PurgeTarget::Url(url) | PurgeTarget::Written(url) => {
+                    told.paths.insert(path_of(url).to_owned())
+                }
+                PurgeTarget::Prefix(prefix) => told.prefixes.insert(folder_of(prefix).to_owned()),
+                PurgeTarget::Tag(tag) => told.tags.insert(tag.clone()),
+                PurgeTarget::All => told.prefixes.insert("/".to_owned()),
             };
         }
         told
@@ -82,7 +84,7 @@ fn folder_of(prefix: &str) -> &str {
 impl FanOut {
     /// Notifies every known instance, drained or not, and returns the result of each.
     pub async fn tell(&self, purges: &[Purge]) -> Vec<Instance> {
-        let told = serde_json::to_vec(&Told::of(purges)).expect("plain data");
+        let told = serde_json::to_vec(&FanOutNotice::of(purges)).expect("plain data");
         let told = Bytes::from(told);
         let backends = self.upstream.backends();
         let each = backends.iter().map(|backend| {
@@ -99,7 +101,7 @@ impl FanOut {
             }
         });
         let each: Vec<_> = each.collect();
-        stream::iter(each).buffered(AT_ONCE).collect().await
+        stream::iter(each).buffered(CONCURRENCY).collect().await
     }
 
     fn request(&self, target: &Target, body: Bytes) -> Request<Bytes> {
@@ -124,11 +126,11 @@ async fn ask(target: &Target, request: Request<Bytes>) -> Result<u16, FetchError
     let answer = match target {
         Target::Inet(address) => {
             let stream = TcpStream::connect(address).await?;
-            fetch::exchange(stream, request, LONGEST_ANSWER).await?
+            fetch::exchange(stream, request, MAX_RESPONSE_LEN).await?
         }
         Target::Unix(path) => {
             let stream = UnixStream::connect(path).await?;
-            fetch::exchange(stream, request, LONGEST_ANSWER).await?
+            fetch::exchange(stream, request, MAX_RESPONSE_LEN).await?
         }
     };
     Ok(answer.status().as_u16())
@@ -180,14 +182,14 @@ impl Compiler<'_> {
             );
         }
         let text = token.value.reveal();
-        let is_fit = text.len() >= SHORTEST_TOKEN && text.bytes().all(|b| b.is_ascii_graphic());
+        let is_fit = text.len() >= MIN_TOKEN_LEN && text.bytes().all(|b| b.is_ascii_graphic());
         let mut authorization = HeaderValue::try_from(format!("Bearer {text}")).ok();
         if !is_fit || authorization.is_none() {
             authorization = None;
             self.error(
                 "edgeway::cache::fan_out",
                 token.place,
-                format!("the token needs {SHORTEST_TOKEN} visible characters or more"),
+                format!("the token needs {MIN_TOKEN_LEN} visible characters or more"),
                 "`openssl rand -hex 32 > fan_out.token` makes one; then write `token: file:fan_out.token`",
             );
         }
@@ -218,12 +220,12 @@ mod tests {
             json!({ "tag": "posts" }),
         ];
         let purges = purges.map(|json| Purge::from_json(&json).unwrap());
-        let told = serde_json::to_value(Told::of(&purges)).unwrap();
+        let told = serde_json::to_value(FanOutNotice::of(&purges)).unwrap();
         assert_eq!(
             told,
             json!({ "paths": ["/", "/blog"], "prefixes": ["/", "/blog"], "tags": ["posts"] })
         );
-        let all = Told::of(&[Purge::ALL]);
+        let all = FanOutNotice::of(&[Purge::ALL]);
         assert_eq!(Vec::from_iter(all.prefixes), ["/"]);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::compile::Compiler;
 use crate::{
-    base::{redis::SHORTEST, secret::Secret},
+    base::{redis::MIN_SECRET_LEN, secret::Secret},
     config::{model::RedisConfig, tree::Spanned},
 };
 
@@ -14,7 +14,7 @@ impl Compiler<'_> {
     /// Returns the secrets of the fleet, and reports those that are too short.
     pub(super) fn redis_secrets(&mut self, config: &RedisConfig) -> Vec<Secret> {
         for Spanned { value, place } in &config.secret.0 {
-            if value.reveal().len() < SHORTEST {
+            if value.reveal().len() < MIN_SECRET_LEN {
                 self.error(
                     "edgeway::redis::secret",
                     *place,

@@ -17,21 +17,21 @@ use crate::{
         tree::Spanned,
     },
     limits::{
-        Rule, bans,
+        StrikeRule, bans,
         clearance::Clearance,
-        flood::{UnderWay, Windows},
+        flood::{InFlightCounts, Windows},
     },
     routes::{self, Slashes},
 };
 
 /// A shorter window is too noisy, and a longer one refuses for too long.
-const SHORTEST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_mins(1);
+const MIN_WINDOW: Duration = Duration::from_millis(100);
+const MAX_WINDOW: Duration = Duration::from_mins(1);
 
 /// With fewer counters clients are mistaken for one another; more take seconds to clear.
 const CLIENTS: std::ops::RangeInclusive<u32> = 1024..=4_194_304;
 
-const SHORTEST_KEY: usize = 32;
+const MIN_KEY_LEN: usize = 32;
 
 /// Guard in front of every route.
 pub struct FloodGuard {
@@ -39,10 +39,10 @@ pub struct FloodGuard {
     pub requests: u64,
     pub in_flight: u64,
     pub windows: Arc<Windows>,
-    pub under_way: Arc<UnderWay>,
+    pub under_way: Arc<InFlightCounts>,
     exempt: CidrSet,
     /// Rule for banning a client after refusals; no bans if absent.
-    pub ban: Option<Rule>,
+    pub ban: Option<StrikeRule>,
     pub challenge: Option<Challenge>,
 }
 
@@ -113,7 +113,7 @@ impl Compiler<'_> {
             requests: u64::from(requests.value.count),
             in_flight: u64::from(in_flight.value),
             windows,
-            under_way: UnderWay::of(&world.zones),
+            under_way: InFlightCounts::of(&world.zones),
             exempt: exempt.iter().copied().collect(),
             ban: ban.flatten(),
             challenge: challenge.flatten(),
@@ -128,7 +128,7 @@ impl Compiler<'_> {
             ..
         } = config;
         let mut is_right = true;
-        if !(SHORTEST..=LONGEST).contains(&requests.value.per) {
+        if !(MIN_WINDOW..=MAX_WINDOW).contains(&requests.value.per) {
             self.error(
                 "edgeway::flood_guard::requests",
                 requests.place,
@@ -136,8 +136,8 @@ impl Compiler<'_> {
                     "`{}` counts over {}, and the guard counts over {} to {}",
                     requests.value,
                     Span(requests.value.per),
-                    Span(SHORTEST),
-                    Span(LONGEST),
+                    Span(MIN_WINDOW),
+                    Span(MAX_WINDOW),
                 ),
                 "write a rate such as `100/s`; for a longer time use `rate_limits`",
             );
@@ -169,17 +169,17 @@ impl Compiler<'_> {
         is_right
     }
 
-    fn ban(&mut self, config: &Spanned<BanConfig>) -> Option<Rule> {
+    fn ban(&mut self, config: &Spanned<BanConfig>) -> Option<StrikeRule> {
         let Spanned { value, place } = config;
         let (within, lasts) = (value.within.0, value.lasts.0);
         let problem = if value.after == 0 {
             "`after: 0` would ban every client".to_owned()
         } else if within < Duration::from_secs(1) || within > Duration::from_hours(24) {
             format!("`within: {}` is not from 1s to 1d", value.within)
-        } else if !(bans::SHORTEST..=bans::LONGEST).contains(&lasts) {
+        } else if !(bans::MIN_DURATION..=bans::MAX_DURATION).contains(&lasts) {
             format!("`for: {}` is not from 1s to 366d", value.lasts)
         } else {
-            return Some(Rule {
+            return Some(StrikeRule {
                 after: value.after,
                 within,
                 lasts,
@@ -254,11 +254,11 @@ impl Compiler<'_> {
             );
         }
         let text = key.value.reveal();
-        let is_key = text.len() >= SHORTEST_KEY && text.bytes().all(|b| b.is_ascii_graphic());
+        let is_key = text.len() >= MIN_KEY_LEN && text.bytes().all(|b| b.is_ascii_graphic());
         if !is_key {
             wrong(
                 key.place,
-                format!("the key has fewer than {SHORTEST_KEY} characters, or invisible ones"),
+                format!("the key has fewer than {MIN_KEY_LEN} characters, or invisible ones"),
                 "`openssl rand -hex 32 > challenge.key` makes one; then write `key: file:challenge.key`",
             );
         }

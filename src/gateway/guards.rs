@@ -10,7 +10,7 @@ use crate::{
         model::{MatchConfig, RouteNode, SpellingConfig},
         tree::Node,
     },
-    routes::{Action, Guarding, RouteTable, Slashes},
+    routes::{Action, RouteProtection, RouteTable, Slashes},
 };
 
 /// Guards of all routes, each once: two routes with the same setting have the same protection.
@@ -39,14 +39,14 @@ impl Guards {
 }
 
 /// Filter that guards a route, applied to requests that another route takes.
-pub struct GuardAlone {
+pub struct DetachedGuard {
     /// Number that is the same for identical settings.
     number: u32,
     is_access: bool,
     named: Named,
 }
 
-impl GuardAlone {
+impl DetachedGuard {
     pub(super) fn new(number: u32, named: &Named) -> Self {
         let alone = named.filter.guard_alone();
         Self {
@@ -75,9 +75,9 @@ impl Compiler<'_> {
     pub(super) fn guarding(
         &mut self,
         node: &RouteNode,
-        filters: &[GuardAlone],
+        filters: &[DetachedGuard],
         action: &Action,
-    ) -> Guarding {
+    ) -> RouteProtection {
         let mut guards: BTreeSet<u32> = filters.iter().map(|guard| guard.number).collect();
         let refuses =
             matches!(action, Action::Respond(respond) if respond.status().as_u16() >= 400);
@@ -92,7 +92,7 @@ impl Compiler<'_> {
             ),
             Action::Redirect(_) | Action::Respond(_) => (None, false),
         };
-        Guarding {
+        RouteProtection {
             guards,
             has_access: refuses || filters.iter().any(|guard| guard.is_access),
             upstream,
@@ -112,12 +112,12 @@ impl Compiler<'_> {
         let known = routes
             .iter()
             .map(|route| route.as_ref().map(|r| r.guarding.clone()));
-        let Some(guarding) = known.collect::<Option<Vec<Guarding>>>() else {
+        let Some(guarding) = known.collect::<Option<Vec<RouteProtection>>>() else {
             return;
         };
         table.guard(matches, &guarding, slashes, &mut self.diagnostics);
         let nodes = self.file.routes.iter();
-        let all: Vec<(&RouteNode, &Guarding)> = nodes.zip(&guarding).collect();
+        let all: Vec<(&RouteNode, &RouteProtection)> = nodes.zip(&guarding).collect();
         for (guarded, guarding) in &all {
             if let Some(spelling) = &guarded.config.spelling
                 && !all.iter().any(|(_, own)| own.leads_past(guarding))
@@ -129,7 +129,7 @@ impl Compiler<'_> {
             }
             let mut lacking = all.iter().filter(|(_, own)| own.leads_past(guarding));
             let beside =
-                |(other, _): &&(&RouteNode, &Guarding)| upstream(other) == upstream(guarded);
+                |(other, _): &&(&RouteNode, &RouteProtection)| upstream(other) == upstream(guarded);
             let mut open = lacking.clone().filter(beside);
             if let Some(regex) = &guarded.config.matches.value.path_regex {
                 // A route that refuses does so for any app.

@@ -50,9 +50,9 @@ impl Limits {
 }
 
 /// Longest header section that Pingora reads. It responds to longer ones with 400.
-const LONGEST_HEAD: ByteSize = ByteSize(1_000_000);
+const MAX_HEAD_LEN: ByteSize = ByteSize(1_000_000);
 /// Bound on header fields: Pingora accepts 256, and the gateway adds some.
-const MOST_HEADERS: u32 = 200;
+const MAX_HEADERS: u32 = 200;
 
 const CODE: &str = "edgeway::listener::limits";
 
@@ -104,12 +104,12 @@ impl Compiler<'_> {
     fn check_heads(&mut self, listener: &ListenerConfig) {
         let place = listener.limits.place;
         let limits = &listener.limits.value;
-        if limits.headers.0 > LONGEST_HEAD.0 {
+        if limits.headers.0 > MAX_HEAD_LEN.0 {
             self.error(
                 CODE,
                 place,
-                format!("`headers: {}` is more than {LONGEST_HEAD}", limits.headers),
-                format!("write at most {LONGEST_HEAD}; browsers need less than 32KiB"),
+                format!("`headers: {}` is more than {MAX_HEAD_LEN}", limits.headers),
+                format!("write at most {MAX_HEAD_LEN}; browsers need less than 32KiB"),
             );
         }
         if limits.request_line.0 == 0 || limits.headers.0 < limits.request_line.0 {
@@ -123,15 +123,15 @@ impl Compiler<'_> {
                 "write a `headers` that is larger than `request_line`, such as 32KiB and 8KiB",
             );
         }
-        if limits.header_count > MOST_HEADERS {
+        if limits.header_count > MAX_HEADERS {
             self.error(
                 CODE,
                 place,
                 format!(
-                    "`header_count: {}` is more than {MOST_HEADERS}",
+                    "`header_count: {}` is more than {MAX_HEADERS}",
                     limits.header_count
                 ),
-                format!("write at most {MOST_HEADERS}"),
+                format!("write at most {MAX_HEADERS}"),
             );
         }
     }

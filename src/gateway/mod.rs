@@ -36,15 +36,15 @@ pub use self::{
     address::ListenAddress,
     admin::{Admin, AdminSocket},
     audit::AuditLog,
-    cache::{Fetching, RouteCache},
+    cache::{RouteCache, UpstreamFetch},
     compile::{compile, compile_noting, compile_with},
     fan_out::FanOut,
     flood_guard::{Challenge, FloodGuard},
-    guards::GuardAlone,
+    guards::DetachedGuard,
     limits::Limits,
     listener::{ExceptPath, Listener, ProxyProtocol, ToHttps},
     profiles::Profiles,
-    recognise::Recognised,
+    recognise::RecognisedRequest,
 };
 use crate::{
     base::{
@@ -52,17 +52,17 @@ use crate::{
         reserved_headers::ReservedHeaders, tasks::Tasks,
     },
     cache::Cache,
-    chain::{Chain, Work},
+    chain::{BackgroundWork, Chain},
     config::{
         diagnostic::{Diagnostics, Place},
         model::File,
-        source::{self, Kept, Sources},
+        source::{self, SourceTexts, Sources},
     },
     filters,
     limits::Bans,
-    routes::{Action, Guarding, RouteTable, Slashes},
+    routes::{Action, RouteProtection, RouteTable, Slashes},
     tls::acme::Acme,
-    upstreams::{Keeper, Upstream},
+    upstreams::{DecisionStore, Upstream},
     zones::Zones,
 };
 
@@ -104,7 +104,7 @@ pub struct Gateway {
     pub fallback: Chain,
     pub fallback_metrics: RouteMetrics,
     /// Background work of filters.
-    pub work: Work,
+    pub work: BackgroundWork,
 }
 
 /// Timing of connection shutdown when the gateway stops or a listener is removed.
@@ -130,9 +130,9 @@ pub struct Route {
     /// True if one of its filters reads headers that the gateway writes.
     pub reads_written: bool,
     /// Protection of the route by guards.
-    pub guarding: Guarding,
+    pub guarding: RouteProtection,
     /// Guards of this route, for requests to its paths that another route takes.
-    pub guards: Box<[GuardAlone]>,
+    pub guards: Box<[DetachedGuard]>,
     pub action: Action,
     /// Upstream of the action, if it has one.
     pub upstream: Option<Arc<Upstream>>,
@@ -150,7 +150,7 @@ pub struct World {
     /// Tasks that requests leave behind. A process that stops finishes them.
     pub late: Tasks,
     /// Store for decisions of operators about backends.
-    pub keeper: Arc<Keeper>,
+    pub keeper: Arc<DecisionStore>,
     /// Runtime that serves requests; `None` if requests run on the caller's runtime.
     pub workers: Option<tokio::runtime::Handle>,
 }
@@ -170,7 +170,7 @@ pub fn load(path: &Path) -> Loaded {
 }
 
 /// Reads a configuration as [`load`] does, with the kept texts of the files at `path`.
-pub fn load_kept(path: &Path, kept: &Kept) -> Loaded {
+pub fn load_kept(path: &Path, kept: &SourceTexts) -> Loaded {
     read(source::load_kept(path, kept))
 }
 

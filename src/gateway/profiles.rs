@@ -13,7 +13,7 @@ use serde_json::{Value as Json, json};
 use super::{Gateway, World, compile::Compiler, effective};
 use crate::{
     base::metrics::IntGauge,
-    cache::policy::{self, Rules},
+    cache::policy::{self, CacheRules},
     config::{
         diagnostic::{Diagnostics, suggest},
         model::{File, ProfileConfig, RouteNode},
@@ -27,20 +27,20 @@ const CACHE: &str = "cache";
 
 /// Keys that a profile overrides only where the route sets them itself: a TTL for responses that
 /// nothing allows to store would not be an override.
-const RAISED: [&str; 2] = ["ttl", "browser_ttl"];
+const TTL_KEYS: [&str; 2] = ["ttl", "browser_ttl"];
 
 /// Profiles of one configuration, and the one that it was compiled with.
 pub struct Profiles {
     pub active: Option<Arc<str>>,
     all: Box<[(Arc<str>, IntGauge)]>,
-    switch: Option<Arc<Switch>>,
+    switch: Option<Arc<ProfileSwitch>>,
 }
 
 /// Profile selected by operators, for all configurations of a process and its successors.
 #[derive(Debug, Default)]
-struct Switch(Mutex<Option<String>>);
+struct ProfileSwitch(Mutex<Option<String>>);
 
-impl Zone for Switch {
+impl Zone for ProfileSwitch {
     fn export(&self) -> Option<Json> {
         self.0.lock().as_ref().map(|name| json!(name))
     }
@@ -52,14 +52,14 @@ impl Zone for Switch {
 
 /// Profile selection for compiling a configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted<'a> {
+pub enum ProfileSelection<'a> {
     /// The active profile, if the file has one of that name.
     Same,
     Named(&'a str),
     Nothing,
 }
 
-impl Wanted<'_> {
+impl ProfileSelection<'_> {
     /// Returns the selected profile of `file`.
     pub(super) fn of<'f>(self, file: &'f File, zones: &Zones) -> Option<&'f (Key, Node)> {
         let name = match self {
@@ -72,8 +72,8 @@ impl Wanted<'_> {
 }
 
 /// Returns the switch of the process. A file without profiles forgets which one was active.
-fn switch(file: &File, zones: &Zones) -> Option<Arc<Switch>> {
-    (!file.profiles.is_empty()).then(|| zones.get_or_create("profile", Switch::default))
+fn switch(file: &File, zones: &Zones) -> Option<Arc<ProfileSwitch>> {
+    (!file.profiles.is_empty()).then(|| zones.get_or_create("profile", ProfileSwitch::default))
 }
 
 impl Profiles {
@@ -131,7 +131,7 @@ pub(super) fn overlaid(mut cache: Node, profile: &Node, route: &str) -> Node {
             match own {
                 _ if is_empty => {}
                 Some((_, own)) => *own = node.clone(),
-                None if is_for_all && RAISED.contains(&key.name.as_str()) => {}
+                None if is_for_all && TTL_KEYS.contains(&key.name.as_str()) => {}
                 None => entries.push((key.clone(), node.clone())),
             }
         }
@@ -231,8 +231,8 @@ pub fn reset_lifetimes(before: &Gateway, now: &Gateway) -> usize {
     let Some(cache) = &now.cache else {
         return 0;
     };
-    let old: HashMap<&str, &Rules> = rules(before).collect();
-    let changed: HashMap<&str, (&Rules, &Rules)> = rules(now)
+    let old: HashMap<&str, &CacheRules> = rules(before).collect();
+    let changed: HashMap<&str, (&CacheRules, &CacheRules)> = rules(now)
         .filter_map(|(name, new)| Some((name, (*old.get(name)?, new))))
         .filter(|(_, (old, new))| old != new)
         .collect();
@@ -258,7 +258,7 @@ pub fn reset_lifetimes(before: &Gateway, now: &Gateway) -> usize {
 }
 
 /// Returns the freshness rules of routes with a cache, by route name.
-fn rules(gateway: &Gateway) -> impl Iterator<Item = (&str, &Rules)> {
+fn rules(gateway: &Gateway) -> impl Iterator<Item = (&str, &CacheRules)> {
     gateway.routes.iter().filter_map(|route| {
         let cache = route.cache.as_ref()?;
         let upstream = route.upstream.as_ref();
@@ -291,7 +291,7 @@ routes:
     /// Returns the messages about `profiles`, and the gateway if there is none.
     fn compiled(
         profiles: &str,
-        wanted: Wanted<'_>,
+        wanted: ProfileSelection<'_>,
         world: &World,
     ) -> (Vec<String>, Option<Gateway>) {
         let loaded = load_text("edgeway.yaml", &format!("{BASE}profiles: {profiles}\n"));
@@ -304,7 +304,7 @@ routes:
 
     #[track_caller]
     fn check(profiles: &str, message: &str) {
-        let (told, _) = compiled(profiles, Wanted::Same, &World::default());
+        let (told, _) = compiled(profiles, ProfileSelection::Same, &World::default());
         assert_eq!(told, [message], "{profiles}");
     }
 
@@ -335,12 +335,12 @@ routes:
         );
         let (told, _) = compiled(
             "{ peak: { cache: { tll: 5min } } }",
-            Wanted::Same,
+            ProfileSelection::Same,
             &World::default(),
         );
         assert!(told[0].contains("tll"), "{told:?}");
         let good = "{ peak: { cache: { ttl: 30min } } }";
-        let (told, gateway) = compiled(good, Wanted::Same, &World::default());
+        let (told, gateway) = compiled(good, ProfileSelection::Same, &World::default());
         assert_eq!((told, gateway.is_some()), (Vec::new(), true));
     }
 
@@ -354,11 +354,16 @@ routes:
             let gateway = compiled(profiles, wanted, &world).1.unwrap();
             (ttl(&gateway, "products"), ttl(&gateway, "pages"))
         };
-        assert_eq!(ttls(Wanted::Same), (minutes(5), None));
-        assert_eq!(ttls(Wanted::Named("peak")), (minutes(30), None));
-        assert_eq!(ttls(Wanted::Named("all")), (minutes(10), minutes(20)));
-        assert_eq!(ttls(Wanted::Named("other")), (minutes(5), None));
-        let gateway = compiled(profiles, Wanted::Named("peak"), &world).1.unwrap();
+        assert_eq!(ttls(ProfileSelection::Same), (minutes(5), None));
+        assert_eq!(ttls(ProfileSelection::Named("peak")), (minutes(30), None));
+        assert_eq!(
+            ttls(ProfileSelection::Named("all")),
+            (minutes(10), minutes(20))
+        );
+        assert_eq!(ttls(ProfileSelection::Named("other")), (minutes(5), None));
+        let gateway = compiled(profiles, ProfileSelection::Named("peak"), &world)
+            .1
+            .unwrap();
         let cache = gateway.routes[1].cache.as_ref().unwrap();
         assert_eq!(cache.policy.plain.stale_if_error, minutes(60));
     }
@@ -368,10 +373,14 @@ routes:
         let world = World::default();
         let peak = "{ peak: { cache: { ttl: 30min } } }";
         let active = |profiles| {
-            let gateway = compiled(profiles, Wanted::Same, &world).1.unwrap();
+            let gateway = compiled(profiles, ProfileSelection::Same, &world)
+                .1
+                .unwrap();
             gateway.profiles.active
         };
-        let serving = compiled(peak, Wanted::Named("peak"), &world).1.unwrap();
+        let serving = compiled(peak, ProfileSelection::Named("peak"), &world)
+            .1
+            .unwrap();
         assert_eq!(active(peak), None, "it does not serve yet");
         serving.profiles.hold();
         assert_eq!(active(peak).as_deref(), Some("peak"));
@@ -383,10 +392,10 @@ routes:
         // State that a successor inherits.
         let next = World::default();
         next.zones.inherit(world.zones.export());
-        let inherited = compiled(peak, Wanted::Same, &next).1.unwrap();
+        let inherited = compiled(peak, ProfileSelection::Same, &next).1.unwrap();
         assert_eq!(inherited.profiles.active.as_deref(), Some("peak"));
         let other = "{ calm: { cache: { ttl: 1min } } }";
-        let gone = compiled(other, Wanted::Same, &world).1.unwrap();
+        let gone = compiled(other, ProfileSelection::Same, &world).1.unwrap();
         assert_eq!(gone.profiles.active, None);
         gone.profiles.hold();
         assert_eq!(active(peak), None);

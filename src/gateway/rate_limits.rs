@@ -13,7 +13,7 @@ use crate::{
     limits::{
         config::LimitConfig,
         limit::{Limit, Limits},
-        shared::Shared,
+        shared::RedisBuckets,
     },
 };
 
@@ -22,7 +22,7 @@ impl Compiler<'_> {
     pub(super) fn rate_limits(&mut self) {
         let file = self.file;
         if let Some(redis) = self.shared.get::<Redis>() {
-            self.shared.insert(Arc::new(Shared::new(redis)));
+            self.shared.insert(Arc::new(RedisBuckets::new(redis)));
         }
         let mut limits = Limits::default();
         for (name, node) in &file.rate_limits {

@@ -11,9 +11,9 @@ use crate::{
     cache::{
         key::Key,
         nextjs::{self, NextRules, RequestShape},
-        policy::{self, Lifetime, Rules, Use, Wants},
-        route::Personal,
-        store::About,
+        policy::{self, CacheRules, Lifetime, RequestDirectives, Usability},
+        route::PersonalHeaders,
+        store::EntryRules,
     },
     chain::{
         Certificate, Chain, Exchange, KeyBuilder, Phase,
@@ -28,7 +28,7 @@ use crate::{
     clippy::struct_excessive_bools,
     reason = "each is the presence of a header"
 )]
-struct Seen {
+struct CacheHeaders {
     /// True if the client sent a precondition beyond a check of its copy. Only the origin can
     /// evaluate it.
     has_precondition: bool,
@@ -38,7 +38,7 @@ struct Seen {
     is_range: bool,
 }
 
-impl Seen {
+impl CacheHeaders {
     fn of(headers: &HeaderMap) -> Self {
         let mut seen = Self::default();
         for name in headers.keys() {
@@ -56,12 +56,12 @@ impl Seen {
 }
 
 /// Request that the store may serve.
-pub struct Recognised {
+pub struct RecognisedRequest {
     pub key: Key,
     /// Kind of the request to Next.js, where its rules apply.
     pub shape: Option<RequestShape>,
-    pub personal: Personal,
-    pub wants: Wants,
+    pub personal: PersonalHeaders,
+    pub wants: RequestDirectives,
     pub is_range: bool,
 }
 
@@ -96,7 +96,7 @@ impl RouteCache {
         upstream: Option<&str>,
         rewritten: Option<&[u8]>,
         chain: &Chain,
-    ) -> Result<Recognised, &'static str> {
+    ) -> Result<RecognisedRequest, &'static str> {
         let head = ex.head;
         if head.method != Method::GET && head.method != Method::HEAD {
             return Err("method");
@@ -123,7 +123,7 @@ impl RouteCache {
         if policy.bypass(ex).is_some() {
             return Err("route");
         }
-        let seen = Seen::of(&head.headers);
+        let seen = CacheHeaders::of(&head.headers);
         if seen.has_precondition {
             return Err("precondition");
         }
@@ -142,19 +142,19 @@ impl RouteCache {
             && !seen.has_cookies
             && ex.facts.identity.is_none()
             && !has_certificate;
-        Ok(Recognised {
+        Ok(RecognisedRequest {
             key: policy.key.key(ex, parts)?,
             shape,
             personal: if is_anybodys {
-                Personal::default()
+                PersonalHeaders::default()
             } else {
                 policy.personal(ex)
             },
             is_range: seen.is_range,
             wants: match (seen.has_wants, &policy.client_directives) {
-                (false, _) => Wants::default(),
-                (true, None) => Wants::of(&head.headers).without_demands(),
-                (true, Some(_)) => Wants::of(&head.headers),
+                (false, _) => RequestDirectives::default(),
+                (true, None) => RequestDirectives::of(&head.headers).without_demands(),
+                (true, Some(_)) => RequestDirectives::of(&head.headers),
             },
         })
     }
@@ -162,7 +162,7 @@ impl RouteCache {
     /// Returns true if it is unclear which values an origin uses: the request has cookies that
     /// frameworks split in different ways, and some cookies matter; or it has a header that this
     /// route lets pass and that is in no key.
-    fn is_unclear(&self, headers: &HeaderMap, seen: &Seen) -> bool {
+    fn is_unclear(&self, headers: &HeaderMap, seen: &CacheHeaders) -> bool {
         (self.goes_by_cookies && seen.has_cookies && !query::are_cookies_clear(headers))
             || self.passing.iter().any(|name| headers.contains_key(name))
     }
@@ -173,17 +173,22 @@ impl RouteCache {
     }
 
     /// Decides how a stored response may be used.
-    pub fn usable(&self, lifetime: &Lifetime, wants: &Wants, now: SystemTime) -> Use {
+    pub fn usable(
+        &self,
+        lifetime: &Lifetime,
+        wants: &RequestDirectives,
+        now: SystemTime,
+    ) -> Usability {
         if self.cache.must_validate(lifetime) {
-            Use::Validate
+            Usability::Validate
         } else {
             policy::judge(lifetime, wants, now)
         }
     }
 
     /// Returns this route's settings for a response that did not come from its origin.
-    pub fn about(&self, route: &Arc<str>) -> About {
-        About {
+    pub fn about(&self, route: &Arc<str>) -> EntryRules {
+        EntryRules {
             route: Arc::clone(route),
             tags: Box::default(),
             max_object: self.policy.max_object,
@@ -194,7 +199,7 @@ impl RouteCache {
     }
 
     /// Returns the route's rules besides the origin's headers, for requests of this kind.
-    pub fn rules(&self, shape: Option<&RequestShape>) -> &Rules {
+    pub fn rules(&self, shape: Option<&RequestShape>) -> &CacheRules {
         match shape {
             Some(_) => &self.policy.nextjs,
             None => &self.policy.plain,

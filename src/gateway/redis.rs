@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::compile::Compiler;
 use crate::{
     base::{
-        redis::{Identity, Mode, Node, Redis, Settings, Signer, Tls, Url},
+        redis::{Identity, Mode, Node, Redis, RedisSettings, Signer, Tls, Url},
         secret::Secret,
     },
     config::{
@@ -21,21 +21,21 @@ use crate::{
 
 const ZONE: &str = "redis";
 const SENTINEL_PORT: u16 = 26_379;
-const SHORTEST: Duration = Duration::from_millis(2);
-const LONGEST: Duration = Duration::from_secs(1);
+const MIN_TIMEOUT: Duration = Duration::from_millis(2);
+const MAX_TIMEOUT: Duration = Duration::from_secs(1);
 const CONNECTIONS: std::ops::RangeInclusive<u32> = 1..=64;
 
 /// Clients that some configuration uses. Each is owned by the gateways that name it.
 #[derive(Default)]
-struct Clients(Mutex<Vec<Weak<Redis>>>);
+struct RedisClients(Mutex<Vec<Weak<Redis>>>);
 
-impl Zone for Clients {}
+impl Zone for RedisClients {}
 
-impl Clients {
+impl RedisClients {
     fn get_or_create(
         &self,
-        settings: Settings,
-        make: impl FnOnce(Settings) -> Redis,
+        settings: RedisSettings,
+        make: impl FnOnce(RedisSettings) -> Redis,
     ) -> Arc<Redis> {
         let mut clients = self.0.lock();
         clients.retain(|client| client.strong_count() > 0);
@@ -50,7 +50,7 @@ impl Clients {
 }
 
 /// Result of `url`, `nodes` or `sentinel`.
-struct Target {
+struct RedisTarget {
     mode: Mode,
     nodes: Vec<Node>,
     /// Credentials in the URL.
@@ -66,7 +66,7 @@ impl Compiler<'_> {
         let Spanned { value, place } = self.file.redis.as_ref()?;
         let settings = self.redis_settings(value, *place)?;
         let world = self.world;
-        let clients = world.zones.get_or_create(ZONE, Clients::default);
+        let clients = world.zones.get_or_create(ZONE, RedisClients::default);
         let redis = clients.get_or_create(settings, |settings| {
             Redis::new(
                 settings,
@@ -82,7 +82,7 @@ impl Compiler<'_> {
         Some(redis)
     }
 
-    fn redis_settings(&mut self, config: &RedisConfig, place: Place) -> Option<Settings> {
+    fn redis_settings(&mut self, config: &RedisConfig, place: Place) -> Option<RedisSettings> {
         // Checks for errors in this section only, regardless of earlier ones.
         let before = std::mem::take(&mut self.diagnostics);
         let settings = self.checked_settings(config, place);
@@ -92,10 +92,10 @@ impl Compiler<'_> {
         settings.filter(|_| is_right)
     }
 
-    fn checked_settings(&mut self, config: &RedisConfig, place: Place) -> Option<Settings> {
+    fn checked_settings(&mut self, config: &RedisConfig, place: Place) -> Option<RedisSettings> {
         let target = self.redis_target(config, place);
         let timeout = config.timeout.value.0;
-        if !(SHORTEST..=LONGEST).contains(&timeout) {
+        if !(MIN_TIMEOUT..=MAX_TIMEOUT).contains(&timeout) {
             self.error(
                 "edgeway::redis::timeout",
                 config.timeout.place,
@@ -125,7 +125,7 @@ impl Compiler<'_> {
             );
         }
         let secrets = self.redis_secrets(config);
-        let Target {
+        let RedisTarget {
             mode,
             nodes,
             identity,
@@ -145,7 +145,7 @@ impl Compiler<'_> {
         if self.diagnostics.has_errors() {
             return None;
         }
-        let settings = Settings {
+        let settings = RedisSettings {
             mode,
             nodes,
             identity,
@@ -168,7 +168,7 @@ impl Compiler<'_> {
         Some(settings)
     }
 
-    fn redis_target(&mut self, config: &RedisConfig, place: Place) -> Option<Target> {
+    fn redis_target(&mut self, config: &RedisConfig, place: Place) -> Option<RedisTarget> {
         const WAYS: &str = "write one of `url: redis://127.0.0.1:6379`, `mode: cluster` with \
                             `nodes: [HOST:PORT, …]`, or `sentinel: { master: NAME, nodes: [HOST:PORT, …] }`";
         let mode = config.mode.as_ref();
@@ -189,7 +189,7 @@ impl Compiler<'_> {
                     }
                 };
                 let is_cluster = mode.is_some_and(|mode| mode.value == RedisMode::Cluster);
-                Some(Target {
+                Some(RedisTarget {
                     mode: if is_cluster {
                         Mode::Cluster
                     } else {
@@ -212,8 +212,8 @@ impl Compiler<'_> {
                     );
                     return None;
                 }
-                let nodes = self.redis_nodes(&config.nodes, Settings::PORT)?;
-                Some(Target {
+                let nodes = self.redis_nodes(&config.nodes, RedisSettings::PORT)?;
+                Some(RedisTarget {
                     mode: if is_cluster == Some(true) {
                         Mode::Cluster
                     } else {
@@ -261,7 +261,7 @@ impl Compiler<'_> {
     fn redis_sentinel(
         &mut self,
         Spanned { value, place }: &Spanned<SentinelConfig>,
-    ) -> Option<Target> {
+    ) -> Option<RedisTarget> {
         if value.master.value.is_empty() || value.nodes.is_empty() {
             self.error(
                 "edgeway::redis::sentinel",
@@ -279,7 +279,7 @@ impl Compiler<'_> {
         if identity.user.is_some() && identity.password.is_none() {
             self.no_password("edgeway::redis::sentinel", *place);
         }
-        Some(Target {
+        Some(RedisTarget {
             mode: Mode::Sentinel {
                 master: value.master.value.clone(),
                 identity,
@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn settings(section: &str) -> Settings {
+    fn settings(section: &str) -> RedisSettings {
         let (gateway, said) = gateway(section, &World::default());
         let gateway = gateway.unwrap_or_else(|| panic!("{said:?}"));
         gateway.redis.unwrap().settings().clone()

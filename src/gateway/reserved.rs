@@ -8,7 +8,7 @@ use http::{HeaderName, header};
 use super::{Listener, Route, compile::Compiler};
 use crate::{
     base::reserved_headers::{
-        NeverSeen, OVERRIDES, ReservedHeaders, is_claim, names_a_written_header,
+        OVERRIDES, ReservedHeaders, UnusableHeader, is_claim, names_a_written_header,
     },
     config::{
         diagnostic::{Place, suggest},
@@ -109,16 +109,16 @@ impl Compiler<'_> {
                     continue;
                 };
                 let (why, help) = match why {
-                    NeverSeen::Own => (
+                    UnusableHeader::Own => (
                         "the gateway writes it for a backend once a route is chosen",
                         "remove it: filters decide by identity",
                     ),
-                    NeverSeen::Claim => (
+                    UnusableHeader::Claim => (
                         "it is a claim about the client, which is removed",
                         "remove it; `X-Real-IP`, `X-Forwarded-Proto`, `-Host`, `-Port` and \
                          `X-Client-Verify` have the gateway's own values",
                     ),
-                    NeverSeen::Override => (
+                    UnusableHeader::Override => (
                         "no route lets it pass",
                         "remove it, or let it pass with `pass_headers`",
                     ),

@@ -16,7 +16,7 @@ use crate::{
 /// Filters that change neither the request to the origin nor the client's identity nor the stored
 /// response. Routes that differ only in these share stored responses. Any other filter separates
 /// routes.
-const INDIFFERENT: [&str; 11] = [
+const NON_KEY_FILTERS: [&str; 11] = [
     "access",
     "access_log",
     "body_limit",
@@ -32,7 +32,7 @@ const INDIFFERENT: [&str; 11] = [
 
 /// Keys of `cache` that decide which parts of a request matter and what may be stored. The others
 /// decide for how long, and may change without emptying the cache.
-const OF_CACHE: [&str; 7] = [
+const KEY_CACHE_SETTINGS: [&str; 7] = [
     "anonymous_cookies",
     "bypass",
     "force",
@@ -49,12 +49,12 @@ pub(super) struct RouteIdentity([u8; 8]);
 
 /// Key parts that are the same for all requests of a route, framed in advance.
 #[derive(Clone, Debug)]
-pub(super) struct OwnParts {
+pub(super) struct RouteKeyParts {
     upstream: Box<str>,
     parts: KeyBuilder,
 }
 
-impl OwnParts {
+impl RouteKeyParts {
     pub(super) fn new(upstream: &str, identity: RouteIdentity) -> Self {
         let mut parts = KeyBuilder::default();
         identity.put(Some(upstream), &mut parts);
@@ -88,7 +88,7 @@ impl RouteIdentity {
 impl Compiler<'_> {
     /// Returns the identity of a route; `passing` are the headers that this route lets pass.
     pub(super) fn route_identity(&self, node: &RouteNode, passing: &[HeaderName]) -> RouteIdentity {
-        let mut text = Text(Context::new(&SHA256));
+        let mut text = HashedNodes(Context::new(&SHA256));
         if !passing.is_empty() {
             let mut names: Vec<&str> = passing.iter().map(HeaderName::as_str).collect();
             names.sort_unstable();
@@ -105,12 +105,12 @@ impl Compiler<'_> {
             text.part(&serde_json::to_vec(&written).unwrap_or_default());
         }
         for (entry, filter) in effective::filters(self.file, node.place, &node.filters) {
-            if INDIFFERENT.contains(&entry.name) {
+            if NON_KEY_FILTERS.contains(&entry.name) {
                 continue;
             }
             match entry.name {
                 "cache" => {
-                    for key in OF_CACHE {
+                    for key in KEY_CACHE_SETTINGS {
                         text.optional(filter.get(key));
                     }
                 }
@@ -133,9 +133,9 @@ impl Compiler<'_> {
 }
 
 /// Hashed form of nodes: each begins with its kind and its length.
-struct Text(Context);
+struct HashedNodes(Context);
 
-impl Text {
+impl HashedNodes {
     fn part(&mut self, bytes: &[u8]) {
         self.0.update(&(bytes.len() as u64).to_le_bytes());
         self.0.update(bytes);
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn every_indifferent_filter_is_one() {
-        for name in INDIFFERENT {
+        for name in NON_KEY_FILTERS {
             let mut all = crate::filters::FILTERS.iter();
             assert!(all.any(|entry| entry.name == name), "{name}");
         }

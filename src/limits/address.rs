@@ -16,7 +16,7 @@ pub struct Address(IpAddr);
 #[error(
     "invalid client address `{0}`: write one such as `192.0.2.7`, `2001:db8::7` or `2001:db8::/64`"
 )]
-pub struct NoAddress(String);
+pub struct InvalidAddress(String);
 
 impl From<IpAddr> for Address {
     fn from(address: IpAddr) -> Self {
@@ -32,14 +32,14 @@ impl Address {
 }
 
 impl FromStr for Address {
-    type Err = NoAddress;
+    type Err = InvalidAddress;
 
-    fn from_str(text: &str) -> Result<Self, NoAddress> {
+    fn from_str(text: &str) -> Result<Self, InvalidAddress> {
         let address = text.strip_suffix("/64").filter(|rest| rest.contains(':'));
         let address = address.or_else(|| text.strip_suffix("/32").filter(|r| !r.contains(':')));
         match address.unwrap_or(text).parse::<IpAddr>() {
             Ok(address) => Ok(address.into()),
-            Err(_) => Err(NoAddress(text.to_owned())),
+            Err(_) => Err(InvalidAddress(text.to_owned())),
         }
     }
 }

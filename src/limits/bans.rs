@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use super::{
     Address,
-    strikes::{Rule, Strikes},
+    strikes::{StrikeRule, Strikes},
 };
 use crate::{
     base::{
@@ -34,11 +34,11 @@ use crate::{
 const NAME: &str = "bans";
 
 /// Maximum number of bans. Beyond it the ban that ends first is dropped.
-const MOST: usize = 100_000;
+const MAX_BANS: usize = 100_000;
 
 /// Minimum and maximum duration of a ban: a longer one would be forgotten by its operator.
-pub const SHORTEST: Duration = Duration::from_secs(1);
-pub const LONGEST: Duration = Duration::from_hours(366 * 24);
+pub const MIN_DURATION: Duration = Duration::from_secs(1);
+pub const MAX_DURATION: Duration = Duration::from_hours(366 * 24);
 
 /// Number of shards, so that requests rarely contend for a lock while some clients are banned.
 const SHARDS: usize = 64;
@@ -46,7 +46,7 @@ const SHARDS: usize = 64;
 /// Origin of a ban.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum By {
+pub enum BanOrigin {
     /// The rule of `flood_guard`.
     Rule,
     Operator,
@@ -58,7 +58,7 @@ pub struct Ban {
     pub address: Address,
     /// Fixed reason of the last refusal, or the text of the operator.
     pub reason: String,
-    pub by: By,
+    pub by: BanOrigin,
     pub since: u64,
     pub until: u64,
     /// Number of refusals that led to the ban; zero if an operator set it.
@@ -147,14 +147,14 @@ impl Bans {
         &self,
         address: Address,
         reason: String,
-        by: By,
+        by: BanOrigin,
         lasts: Duration,
         strikes: u32,
     ) -> Arc<Ban> {
         let now = self.now();
         let mut ends = self.ends.lock();
         let mut until = now.saturating_add(whole_millis(lasts));
-        if by == By::Rule
+        if by == BanOrigin::Rule
             && let Some(known) = self.shard(address).read().get(&address)
         {
             until = until.max(known.until);
@@ -172,8 +172,8 @@ impl Bans {
         drop(ends);
         self.strikes.forget(address);
         match by {
-            By::Rule => self.metrics.by_rule.inc(),
-            By::Operator => self.metrics.by_operator.inc(),
+            BanOrigin::Rule => self.metrics.by_rule.inc(),
+            BanOrigin::Operator => self.metrics.by_operator.inc(),
         }
         ban
     }
@@ -191,14 +191,20 @@ impl Bans {
     }
 
     /// Counts a refusal of a client. Returns the ban, if the refusal led to one.
-    pub fn strike(&self, client: IpAddr, reason: &str, rule: &Rule) -> Option<Arc<Ban>> {
+    pub fn strike(&self, client: IpAddr, reason: &str, rule: &StrikeRule) -> Option<Arc<Ban>> {
         // Requests in flight of a banned client are not counted.
         if self.left(client).is_some() {
             return None;
         }
         let address = client.into();
         let strikes = self.strikes.add(address, self.now(), rule)?;
-        Some(self.ban(address, reason.to_owned(), By::Rule, rule.lasts, strikes))
+        Some(self.ban(
+            address,
+            reason.to_owned(),
+            BanOrigin::Rule,
+            rule.lasts,
+            strikes,
+        ))
     }
 
     /// Returns all bans, the one that ends first at the front.
@@ -235,7 +241,7 @@ impl Bans {
             ends.remove(&(known.until, address));
         }
         ends.insert((until, address));
-        if ends.len() > MOST
+        if ends.len() > MAX_BANS
             && let Some((_, first)) = ends.first().copied()
         {
             self.take(ends, first);
@@ -300,7 +306,7 @@ mod tests {
     use super::*;
 
     const MINUTE: Duration = Duration::from_mins(1);
-    const RULE: Rule = Rule {
+    const RULE: StrikeRule = StrikeRule {
         after: 2,
         within: MINUTE,
         lasts: MINUTE,
@@ -316,7 +322,13 @@ mod tests {
     }
 
     fn by_hand(bans: &Bans, text: &str, lasts: Duration) -> Arc<Ban> {
-        bans.ban(ip(text).into(), "seen".to_owned(), By::Operator, lasts, 0)
+        bans.ban(
+            ip(text).into(),
+            "seen".to_owned(),
+            BanOrigin::Operator,
+            lasts,
+            0,
+        )
     }
 
     #[test]
@@ -352,7 +364,7 @@ mod tests {
         let ban = bans.strike(client, "flood", &RULE).unwrap();
         assert_eq!(
             (ban.reason.as_str(), ban.strikes, ban.by),
-            ("flood", 2, By::Rule)
+            ("flood", 2, BanOrigin::Rule)
         );
         assert_eq!(bans.counts(), (1, 0));
         assert_eq!(bans.strike(client, "flood", &RULE), None);
@@ -367,7 +379,7 @@ mod tests {
         let (bans, _) = bans();
         by_hand(&bans, "192.0.2.1", 3 * MINUTE);
         let address = ip("192.0.2.1").into();
-        bans.ban(address, "flood".to_owned(), By::Rule, MINUTE, 2);
+        bans.ban(address, "flood".to_owned(), BanOrigin::Rule, MINUTE, 2);
         assert_eq!(bans.left(address.ip()), Some(3 * MINUTE));
         by_hand(&bans, "192.0.2.1", MINUTE);
         assert_eq!(bans.left(address.ip()), Some(MINUTE));
@@ -378,11 +390,17 @@ mod tests {
     fn whoever_is_free_first_makes_room() {
         let (bans, _) = bans();
         by_hand(&bans, "198.51.100.1", MINUTE);
-        for number in 0..u32::try_from(MOST).unwrap() {
+        for number in 0..u32::try_from(MAX_BANS).unwrap() {
             let client = IpAddr::V4(number.into());
-            bans.ban(client.into(), String::new(), By::Operator, 2 * MINUTE, 0);
+            bans.ban(
+                client.into(),
+                String::new(),
+                BanOrigin::Operator,
+                2 * MINUTE,
+                0,
+            );
         }
-        assert_eq!(bans.counts().0, MOST);
+        assert_eq!(bans.counts().0, MAX_BANS);
         assert_eq!(bans.left(ip("198.51.100.1")), None);
         assert!(bans.left(ip("0.0.0.1")).is_some());
     }

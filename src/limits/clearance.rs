@@ -15,7 +15,7 @@ use crate::base::secret::Secret;
 const VERSION: &str = "v1";
 
 /// Maximum length of a cookie in this format.
-const LONGEST: usize = 80;
+const MAX_COOKIE_LEN: usize = 80;
 
 /// Verifier of cookies, with the key.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl Clearance {
 
     /// Returns the end of a cookie, if it is valid for this client.
     fn end(&self, cookie: &str, client: IpAddr) -> Option<Duration> {
-        if cookie.len() > LONGEST {
+        if cookie.len() > MAX_COOKIE_LEN {
             return None;
         }
         let (signed, signature) = cookie.rsplit_once('.')?;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{
     key::{KeyList, Source},
-    memory::MAX_KEYS,
+    memory::DEFAULT_MAX_KEYS,
 };
 use crate::{
     base::{
@@ -134,7 +134,7 @@ pub enum ClassName {
 }
 
 fn max_keys() -> Spanned<usize> {
-    Spanned::nowhere(MAX_KEYS)
+    Spanned::nowhere(DEFAULT_MAX_KEYS)
 }
 
 /// Extends the schema: a rate alone is valid as well.
@@ -249,8 +249,8 @@ impl<K: Serialize, V: Serialize> Serialize for Entries<K, V> {
 
 impl<'de, K: Deserialize<'de>, V: Deserialize<'de>> Deserialize<'de> for Entries<K, V> {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct InOrder<K, V>(PhantomData<(K, V)>);
-        impl<'de, K: Deserialize<'de>, V: Deserialize<'de>> de::Visitor<'de> for InOrder<K, V> {
+        struct OrderedEntries<K, V>(PhantomData<(K, V)>);
+        impl<'de, K: Deserialize<'de>, V: Deserialize<'de>> de::Visitor<'de> for OrderedEntries<K, V> {
             type Value = Entries<K, V>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -265,6 +265,6 @@ impl<'de, K: Deserialize<'de>, V: Deserialize<'de>> Deserialize<'de> for Entries
                 Ok(Entries(entries))
             }
         }
-        d.deserialize_map(InOrder(PhantomData))
+        d.deserialize_map(OrderedEntries(PhantomData))
     }
 }

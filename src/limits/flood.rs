@@ -116,11 +116,11 @@ impl Windows {
 }
 
 /// Requests in flight by address, over all configurations that count them.
-pub struct UnderWay(Inflight);
+pub struct InFlightCounts(Inflight);
 
-impl Zone for UnderWay {}
+impl Zone for InFlightCounts {}
 
-impl Default for UnderWay {
+impl Default for InFlightCounts {
     fn default() -> Self {
         Self(Inflight::new())
     }
@@ -128,17 +128,17 @@ impl Default for UnderWay {
 
 /// A request in flight; it ends when this is dropped.
 #[derive(Debug)]
-pub struct Under(#[expect(dead_code, reason = "it counts down when it is dropped")] Guard);
+pub struct InFlightGuard(#[expect(dead_code, reason = "it counts down when it is dropped")] Guard);
 
-impl UnderWay {
+impl InFlightCounts {
     pub fn of(zones: &Zones) -> Arc<Self> {
         zones.get_or_create("flood_guard in flight", Self::default)
     }
 
     /// Counts a request and returns the client's number of requests in flight, this one included.
-    pub fn enter(&self, client: IpAddr) -> (Under, u64) {
+    pub fn enter(&self, client: IpAddr) -> (InFlightGuard, u64) {
         let (guard, count) = self.0.incr(Address::from(client), 1);
-        (Under(guard), unsigned(count))
+        (InFlightGuard(guard), unsigned(count))
     }
 }
 
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn what_is_over_is_not_under_way() {
-        let under_way = UnderWay::default();
+        let under_way = InFlightCounts::default();
         let (first, count) = under_way.enter(ip(1));
         assert_eq!(count, 1);
         let (second, count) = under_way.enter(ip(1));

@@ -50,7 +50,7 @@ pub enum Decision {
 }
 
 /// Maximum time for a bucket to fill: about 100 years.
-const LONGEST_FILL: u128 = 100 * 365 * 86_400 * 1_000_000_000;
+const MAX_FILL: u128 = 100 * 365 * 86_400 * 1_000_000_000;
 
 /// Tolerance for a bucket that is further from full than its size allows: threads that read the
 /// clock one after another may arrive in the other order. Any larger excess comes from another
@@ -66,7 +66,7 @@ impl Quota {
             return None;
         }
         let quota = Self { count, per, burst };
-        let fits = quota.full() / quota.scale() < LONGEST_FILL && u128::from(per) < LONGEST_FILL;
+        let fits = quota.full() / quota.scale() < MAX_FILL && u128::from(per) < MAX_FILL;
         fits.then_some(quota)
     }
 

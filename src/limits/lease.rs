@@ -4,7 +4,7 @@
 //! A lease is charged in Redis when it is taken, so no capacity is given twice. It may be spent a
 //! little later than it was taken: in any span t at most burst + N·t/T + G·L requests pass, where G
 //! gateways hold leases of L each; `tests` checks it over random schedules. Capacity that is not
-//! spent within [`HOLD`] is given back.
+//! spent within [`LEASE_DURATION`] is given back.
 //!
 //! Pure: time and the results of Redis come as arguments.
 
@@ -23,23 +23,23 @@ use super::{
 use crate::{base::units::Percent, zones::Zone};
 
 /// Time for which a lease is held.
-pub const HOLD: Duration = Duration::from_secs(1);
+pub const LEASE_DURATION: Duration = Duration::from_secs(1);
 /// Requests within a second above which a client gets leases.
-const OFTEN: u32 = 5;
+const LEASE_THRESHOLD: u32 = 5;
 const SECOND: Duration = Duration::from_secs(1);
 const SHARDS: usize = 16;
 /// Maximum of watched clients in each shard; requests of further clients always go to Redis.
-const WATCHED: usize = 4096;
+const MAX_WATCHED: usize = 4096;
 
 /// The leases of one limit in one gateway.
 pub struct Leases {
     share: Percent,
-    shards: [Mutex<HashMap<Key, Watched>>; SHARDS],
+    shards: [Mutex<HashMap<Key, RecentClient>>; SHARDS],
 }
 
 /// A client with recent requests.
 #[derive(Clone, Copy, Debug)]
-struct Watched {
+struct RecentClient {
     /// Number of requests since `since`.
     asked: u32,
     since: Instant,
@@ -71,7 +71,7 @@ pub enum Plan {
 
 /// Rest of a lease that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unspent {
+pub struct UnspentLease {
     pub key: Key,
     pub quota: Quota,
     pub tokens: u32,
@@ -103,10 +103,10 @@ impl Leases {
     /// Spends from a lease, or returns what to request from Redis.
     pub fn plan(&self, key: Key, quota: &Quota, cost: u32, now: Instant) -> Plan {
         let mut shard = self.shard(key).lock();
-        if shard.len() >= WATCHED && !shard.contains_key(&key) {
+        if shard.len() >= MAX_WATCHED && !shard.contains_key(&key) {
             return Plan::Ask { ahead: 0 };
         }
-        let watched = shard.entry(key).or_insert(Watched {
+        let watched = shard.entry(key).or_insert(RecentClient {
             asked: 0,
             since: now,
             short_until: None,
@@ -116,7 +116,7 @@ impl Leases {
         if let Some(lease) = &mut watched.lease
             && lease.quota == *quota
             && lease.tokens >= cost
-            && lease.age(now) < HOLD
+            && lease.age(now) < LEASE_DURATION
         {
             lease.tokens -= cost;
             return Plan::Spent(Decision::Pass {
@@ -127,7 +127,7 @@ impl Leases {
         }
         let is_short = watched.short_until.is_some_and(|until| now < until);
         // One lease at a time: the rest of this one is given back first.
-        let ahead = if watched.asked > OFTEN && !is_short && watched.lease.is_none() {
+        let ahead = if watched.asked > LEASE_THRESHOLD && !is_short && watched.lease.is_none() {
             self.size(quota)
         } else {
             0
@@ -144,9 +144,9 @@ impl Leases {
         ahead: u32,
         (decision, taken): (Decision, u64),
         now: Instant,
-    ) -> Option<Unspent> {
+    ) -> Option<UnspentLease> {
         let mut shard = self.shard(key).lock();
-        let unspent = Unspent {
+        let unspent = UnspentLease {
             key,
             quota: *quota,
             tokens: ahead,
@@ -177,7 +177,7 @@ impl Leases {
     /// Records that Redis could not grant that much: for a while nothing is taken in advance.
     pub fn is_short(&self, key: Key, now: Instant) {
         if let Some(watched) = self.shard(key).lock().get_mut(&key) {
-            watched.short_until = Some(now + HOLD);
+            watched.short_until = Some(now + LEASE_DURATION);
         }
     }
 
@@ -193,15 +193,15 @@ impl Leases {
 
     /// Ends leases that were held long enough and returns the rest of them. Forgets clients without
     /// recent requests.
-    pub fn sweep(&self, now: Instant) -> Vec<Unspent> {
+    pub fn sweep(&self, now: Instant) -> Vec<UnspentLease> {
         let mut unspent = Vec::new();
         for shard in &self.shards {
             shard.lock().retain(|key, watched| {
                 if let Some(lease) = watched.lease
-                    && (lease.age(now) >= HOLD || lease.tokens == 0)
+                    && (lease.age(now) >= LEASE_DURATION || lease.tokens == 0)
                 {
                     watched.lease = None;
-                    unspent.extend((lease.tokens > 0).then_some(Unspent {
+                    unspent.extend((lease.tokens > 0).then_some(UnspentLease {
                         key: *key,
                         quota: lease.quota,
                         tokens: lease.tokens,
@@ -215,7 +215,7 @@ impl Leases {
         unspent
     }
 
-    fn shard(&self, key: Key) -> &Mutex<HashMap<Key, Watched>> {
+    fn shard(&self, key: Key) -> &Mutex<HashMap<Key, RecentClient>> {
         // The low bits of a hash.
         &self.shards[key.0 as usize % SHARDS]
     }
@@ -223,14 +223,14 @@ impl Leases {
 
 impl Zone for Leases {}
 
-impl Watched {
+impl RecentClient {
     /// Counts requests of the last second and half of those before.
     fn count(&mut self, now: Instant) {
         if now.saturating_duration_since(self.since) > SECOND {
             self.asked /= 2;
             self.since = now;
         }
-        self.asked = (self.asked + 1).min(4 * OFTEN);
+        self.asked = (self.asked + 1).min(4 * LEASE_THRESHOLD);
         if self.lease.is_some_and(|lease| lease.tokens == 0) {
             self.lease = None;
         }
@@ -276,8 +276,8 @@ mod tests {
             decision
         }
 
-        fn give_back(&mut self, unspent: &Unspent, micros: u64) {
-            let Unspent {
+        fn give_back(&mut self, unspent: &UnspentLease, micros: u64) {
+            let UnspentLease {
                 quota,
                 tokens,
                 taken,
@@ -417,7 +417,7 @@ mod tests {
         }
         // Six calls, the last with fifty in advance, of which two are spent.
         assert!(!bucket.take(&quota, 45, 1_000_000).passes());
-        clock.advance(HOLD);
+        clock.advance(LEASE_DURATION);
         let unspent = leases.sweep(clock.now());
         assert_eq!(unspent.len(), 1);
         assert_eq!(unspent[0].tokens, 48);

@@ -16,8 +16,8 @@ use super::{
     gcra::Quota,
     key::{Hashing, Key, KeyList, Source},
     lease::Leases,
-    memory::{MIN_KEYS, MOST_KEYS, Table},
-    shared::Shared,
+    memory::{BucketTable, MAX_CONFIGURED_KEYS, MIN_KEYS},
+    shared::RedisBuckets,
 };
 use crate::{
     base::{
@@ -25,7 +25,7 @@ use crate::{
         net::CidrSet,
         units::{Rate, Span},
     },
-    chain::{Class, CompileCx, Exchange},
+    chain::{Class, CompileContext, Exchange},
     config::{
         diagnostic::Place,
         tree::{Key as Name, Spanned},
@@ -52,9 +52,9 @@ pub struct Limit {
     pub max_delay: Duration,
     pub headers: HeadersConfig,
     /// Buckets of this process; for a limit in Redis, used while Redis is unavailable.
-    pub table: Arc<Table>,
+    pub table: Arc<BucketTable>,
     /// Buckets in Redis, if the limit uses them.
-    pub remote: Option<Remote>,
+    pub remote: Option<SharedBuckets>,
     pub counts: Counts,
     is_used: AtomicBool,
 }
@@ -75,8 +75,8 @@ pub struct Tier {
 
 /// Buckets that gateways share.
 #[derive(Debug)]
-pub struct Remote {
-    pub shared: Arc<Shared>,
+pub struct SharedBuckets {
+    pub shared: Arc<RedisBuckets>,
     /// Leases, if capacity is taken in advance.
     pub leases: Option<Arc<Leases>>,
     pub on_error: OnStoreError,
@@ -86,7 +86,7 @@ pub struct Remote {
 
 /// Result of the check if a limit counts a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Applies {
+pub enum LimitMatch {
     Yes,
     /// The client's address is exempt.
     Exempt,
@@ -104,18 +104,18 @@ pub struct Counts {
 }
 
 /// Maximum delay: beyond it a client does better to retry.
-const LONGEST_DELAY: Duration = Duration::from_mins(1);
+const MAX_DELAY: Duration = Duration::from_mins(1);
 
 impl Limit {
     /// Checks if this request is counted.
-    pub fn applies(&self, ex: &Exchange<'_>) -> Applies {
+    pub fn applies(&self, ex: &Exchange<'_>) -> LimitMatch {
         if self.classes & bit(ex.facts.class) == 0 {
-            return Applies::OtherClass;
+            return LimitMatch::OtherClass;
         }
         if !self.exempt.is_empty() && self.exempt.contains(ex.facts.client.ip) {
-            return Applies::Exempt;
+            return LimitMatch::Exempt;
         }
-        Applies::Yes
+        LimitMatch::Yes
     }
 
     /// Returns the index of the request's tier.
@@ -197,8 +197,13 @@ impl Counts {
 impl LimitConfig {
     /// Checks and compiles the limit; `None` means that a problem was reported. `has_redis` is true
     /// if there is a section `redis`, even an invalid one.
-    pub fn compile(self, name: &Name, has_redis: bool, cx: &mut CompileCx<'_>) -> Option<Limit> {
-        let mut check = Check {
+    pub fn compile(
+        self,
+        name: &Name,
+        has_redis: bool,
+        cx: &mut CompileContext<'_>,
+    ) -> Option<Limit> {
+        let mut check = LimitCheck {
             name: &name.name,
             is_good: true,
             cx,
@@ -246,7 +251,7 @@ impl LimitConfig {
         );
         let zone = format!("rate limit {}", name.name);
         let max_keys = self.max_keys.value;
-        let make = || Table::new(max_keys, cx.clock).counting(forgotten);
+        let make = || BucketTable::new(max_keys, cx.clock).counting(forgotten);
         let table = cx.zones.get_or_create(&zone, make);
         let serving = Arc::clone(&table);
         let fills = all.iter().map(|tier| tier.quota.fill());
@@ -259,9 +264,9 @@ impl LimitConfig {
             StoreConfig::Memory => None,
             // Without a client the section `redis` has a problem, which is reported there.
             StoreConfig::Redis => {
-                let shared = cx.shared.get::<Shared>()?;
+                let shared = cx.shared.get::<RedisBuckets>()?;
                 let lease = self.lease.as_ref();
-                Some(Remote {
+                Some(SharedBuckets {
                     leases: lease.map(|lease| shared.leases(&name.name, lease.value, cx)),
                     shared,
                     on_error: self.on_store_error.map(|e| e.value).unwrap_or_default(),
@@ -293,13 +298,13 @@ impl LimitConfig {
 }
 
 /// A limit during its check.
-struct Check<'a, 'c> {
+struct LimitCheck<'a, 'c> {
     name: &'a str,
     is_good: bool,
-    cx: &'a mut CompileCx<'c>,
+    cx: &'a mut CompileContext<'c>,
 }
 
-impl Check<'_, '_> {
+impl LimitCheck<'_, '_> {
     /// Reports a problem. A value in a short form has no place of its own.
     fn refuse(&mut self, place: Place, code: &'static str, message: String, help: &str) {
         self.is_good = false;
@@ -325,7 +330,7 @@ impl Check<'_, '_> {
     }
 
     fn delay(&mut self, delay: &Spanned<Span>) {
-        if delay.value.0 > LONGEST_DELAY {
+        if delay.value.0 > MAX_DELAY {
             self.refuse(
                 delay.place,
                 "edgeway::rate_limits::delay",
@@ -336,12 +341,12 @@ impl Check<'_, '_> {
     }
 
     fn max_keys(&mut self, max_keys: &Spanned<usize>) {
-        if !(MIN_KEYS..=MOST_KEYS).contains(&max_keys.value) {
+        if !(MIN_KEYS..=MAX_CONFIGURED_KEYS).contains(&max_keys.value) {
             self.refuse(
                 max_keys.place,
                 "edgeway::rate_limits::max_keys",
                 format!(
-                    "`max_keys: {}` is not between {MIN_KEYS} and {MOST_KEYS}",
+                    "`max_keys: {}` is not between {MIN_KEYS} and {MAX_CONFIGURED_KEYS}",
                     max_keys.value
                 ),
                 "a million keys take 27 MiB; remove it unless you count more clients",

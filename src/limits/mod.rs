@@ -16,6 +16,6 @@ mod strikes;
 
 pub use self::{
     address::Address,
-    bans::{Ban, Bans, By},
-    strikes::Rule,
+    bans::{Ban, BanOrigin, Bans},
+    strikes::StrikeRule,
 };

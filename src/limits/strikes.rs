@@ -15,7 +15,7 @@ use crate::base::units::whole_millis;
 
 /// Number of refusals within a time after which a client is banned, and the duration of the ban.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rule {
+pub struct StrikeRule {
     pub after: u16,
     pub within: Duration,
     pub lasts: Duration,
@@ -26,10 +26,10 @@ const PARTS: usize = 8;
 const SHARDS: usize = 16;
 /// Maximum of clients in one shard. Beyond it the client with the oldest refusals of a few
 /// candidates is forgotten.
-const MOST: usize = 4096;
-const LOOKED_AT: usize = 8;
+const MAX_CLIENTS: usize = 4096;
+const EVICTION_CANDIDATES: usize = 8;
 /// Minimum time between two scans of a full shard, in milliseconds.
-const PAUSE: u64 = 1000;
+const SCAN_INTERVAL_MILLIS: u64 = 1000;
 
 /// The refusals of all clients.
 #[derive(Debug)]
@@ -42,14 +42,14 @@ pub(super) struct Strikes {
 
 #[derive(Debug, Default)]
 struct Shard {
-    clients: HashMap<Address, Struck, RandomState>,
+    clients: HashMap<Address, ClientStrikes, RandomState>,
     /// Time of the next scan for free room, in milliseconds.
     next: u64,
 }
 
 /// The refusals of one client.
 #[derive(Debug)]
-struct Struck {
+struct ClientStrikes {
     /// Number of the newest part of time; `counts` holds the refusals of each part, the newest
     /// first.
     part: u64,
@@ -58,9 +58,9 @@ struct Struck {
     until: u64,
 }
 
-impl Struck {
+impl ClientStrikes {
     /// Counts a refusal at `now` and returns their number within the rule's time.
-    fn add(&mut self, now: u64, rule: &Rule) -> u32 {
+    fn add(&mut self, now: u64, rule: &StrikeRule) -> u32 {
         let within = whole_millis(rule.within).max(PARTS as u64);
         let part = now / (within / PARTS as u64);
         // Another rule has other parts, and the clock may appear to go back.
@@ -96,17 +96,20 @@ impl Strikes {
 
     /// Counts a refusal at `now`, in milliseconds. If that reaches the number of the rule, returns
     /// the number and forgets the client.
-    pub(super) fn add(&self, client: Address, now: u64, rule: &Rule) -> Option<u32> {
+    pub(super) fn add(&self, client: Address, now: u64, rule: &StrikeRule) -> Option<u32> {
         let mut shard = self.shard(client).lock();
         let before = shard.clients.len();
-        if before >= MOST && !shard.clients.contains_key(&client) {
+        if before >= MAX_CLIENTS && !shard.clients.contains_key(&client) {
             shard.make_room(now);
         }
-        let struck = shard.clients.entry(client).or_insert_with(|| Struck {
-            part: 0,
-            counts: [0; PARTS],
-            until: now,
-        });
+        let struck = shard
+            .clients
+            .entry(client)
+            .or_insert_with(|| ClientStrikes {
+                part: 0,
+                counts: [0; PARTS],
+                until: now,
+            });
         let count = struck.add(now, rule);
         let is_enough = count >= u32::from(rule.after);
         if is_enough {
@@ -158,13 +161,13 @@ impl Shard {
     /// Makes room for one more client. In a distributed flood each refusal gets here.
     fn make_room(&mut self, now: u64) {
         if now >= self.next {
-            self.next = now + PAUSE;
+            self.next = now + SCAN_INTERVAL_MILLIS;
             self.forget_past(now);
-            if self.clients.len() < MOST {
+            if self.clients.len() < MAX_CLIENTS {
                 return;
             }
         }
-        let some = self.clients.iter().take(LOOKED_AT);
+        let some = self.clients.iter().take(EVICTION_CANDIDATES);
         if let Some((oldest, _)) = some.min_by_key(|(_, struck)| struck.until) {
             let oldest = *oldest;
             self.clients.remove(&oldest);
@@ -180,7 +183,7 @@ mod tests {
 
     use super::*;
 
-    const RULE: Rule = Rule {
+    const RULE: StrikeRule = StrikeRule {
         after: 3,
         within: Duration::from_secs(8),
         lasts: Duration::from_secs(1),
@@ -222,13 +225,13 @@ mod tests {
         for number in 0..200_000 {
             strikes.add(client(number), u64::from(number), &RULE);
         }
-        assert!(strikes.len() <= SHARDS * MOST, "{}", strikes.len());
+        assert!(strikes.len() <= SHARDS * MAX_CLIENTS, "{}", strikes.len());
         let room: usize = strikes.shards.iter().map(|s| s.lock().clients.len()).sum();
         assert_eq!(room, strikes.len());
         // Expired entries make room for all others.
         strikes.add(client(0), 1_000_000, &RULE);
         assert!(
-            strikes.len() <= (SHARDS - 1) * MOST + 1,
+            strikes.len() <= (SHARDS - 1) * MAX_CLIENTS + 1,
             "{}",
             strikes.len()
         );
@@ -241,7 +244,7 @@ mod tests {
         fn a_ban_is_never_for_old_refusals_and_never_missed(
             gaps in prop::collection::vec(0_u64..5_000, 1..60), after in 1_u16..6,
         ) {
-            let rule = Rule { after, ..RULE };
+            let rule = StrikeRule { after, ..RULE };
             let strikes = Strikes::default();
             let (mut now, mut times) = (0, Vec::<u64>::new());
             for gap in gaps {

@@ -19,7 +19,7 @@ pub enum Body {
 }
 
 /// Largest body that can be read and still be forwarded.
-pub const MOST: usize = 64 << 10;
+pub const MAX_BODY_LEN: usize = 64 << 10;
 
 /// Reasons why a body is unavailable.
 pub const TOO_LONG: &str = "it is longer than `body.max`";

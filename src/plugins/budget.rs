@@ -10,11 +10,11 @@ use std::{
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::steps::{self, Steps};
+use super::step_limit::{self, StepLimit};
 
 /// Resources that a hook may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Limits {
+pub struct HookLimits {
     /// CPU time of one hook.
     pub cpu: Duration,
     /// Elapsed time of one hook, including waits.
@@ -41,7 +41,7 @@ pub enum Isolation {
     Thread,
 }
 
-impl Default for Limits {
+impl Default for HookLimits {
     fn default() -> Self {
         Self {
             cpu: Duration::from_millis(5),
@@ -62,7 +62,7 @@ impl Default for Limits {
 /// A pause of a virtual machine adds several milliseconds to whatever thread it falls on. So the
 /// time between two readings of the clock counts for half the limit at most.
 #[derive(Default)]
-pub(super) struct Budget {
+pub(super) struct CpuBudget {
     limit: AtomicU64,
     /// Monotonic time and CPU time of this thread when the hook was entered.
     entered: AtomicU64,
@@ -76,7 +76,7 @@ pub(super) struct Budget {
     is_over: AtomicBool,
     /// Bytes processed by host functions.
     passed: AtomicU64,
-    pub(super) steps: Steps,
+    pub(super) steps: StepLimit,
     /// Value of `held` at the last interrupt, and the steps from there to the next.
     asked_at: AtomicU64,
     left: AtomicU32,
@@ -91,7 +91,7 @@ const CALL: u64 = 64;
 /// step takes about 100, unless it calls a native function that processes much data.
 const SLOW: u64 = 2_000;
 /// Nanoseconds between interrupts while steps are slow.
-const OFTEN: u64 = 500_000;
+const SLOW_STEP_INTERVAL_NANOS: u64 = 500_000;
 /// Steps of a hook before the first and the second interrupt, where early interrupts pay off.
 const FIRST: u32 = 64;
 const SECOND: u32 = 512;
@@ -99,9 +99,9 @@ const SECOND: u32 = 512;
 /// Marks a plugin, in all its instances, whose hooks are interrupted early. Code that held the CPU
 /// for long is likely to run again, and would hold it each time.
 #[derive(Debug, Default)]
-pub(super) struct Wary(AtomicU32);
+pub(super) struct EarlyInterrupt(AtomicU32);
 
-impl Wary {
+impl EarlyInterrupt {
     /// Hooks that are watched after a slow one.
     const HOOKS: u32 = 10_000;
 
@@ -121,7 +121,7 @@ impl Wary {
     }
 }
 
-impl Budget {
+impl CpuBudget {
     /// Starts or resumes a hook that has used `used`. With `is_counted` its time counts from here
     /// on, and not only from the first interrupt.
     pub(super) fn enter(&self, limit: Duration, used: Duration, is_counted: bool) {
@@ -228,13 +228,15 @@ impl Budget {
         let held = self.held.load(Ordering::Relaxed);
         let since = held.saturating_sub(self.asked_at.swap(held, Ordering::Relaxed));
         // Before the first interrupt, the default number of steps.
-        let steps = match self.left.swap(steps::ALL, Ordering::Relaxed) {
-            0 => steps::ALL,
+        let steps = match self.left.swap(step_limit::ALL, Ordering::Relaxed) {
+            0 => step_limit::ALL,
             steps => steps,
         };
         let pace = since / u64::from(steps);
         if pace > SLOW {
-            let left = u32::try_from(OFTEN / pace).unwrap_or(1).max(1);
+            let left = u32::try_from(SLOW_STEP_INTERVAL_NANOS / pace)
+                .unwrap_or(1)
+                .max(1);
             self.ask_after(left);
         } else if steps == FIRST {
             // Those steps were as much the gateway's as the hook's.
@@ -286,7 +288,7 @@ mod tests {
     #[test]
     fn a_pause_of_the_machine_stops_no_hook() {
         let limit = Duration::from_millis(5);
-        let budget = Budget::default();
+        let budget = CpuBudget::default();
         budget.enter(limit, Duration::ZERO, true);
         for _ in 0..2 {
             work(limit * 4);
@@ -304,7 +306,7 @@ mod tests {
     #[test]
     fn a_hook_that_is_asked_once_is_not_counted() {
         let limit = Duration::from_millis(1);
-        let budget = Budget::default();
+        let budget = CpuBudget::default();
         budget.enter(limit, Duration::ZERO, false);
         work(limit * 2);
         assert_eq!(budget.leave(), Duration::ZERO);

@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use parking_lot::Mutex;
 use url::{Position, Url};
 
-use super::{body::Body, error::Failure, known::Known};
+use super::{body::Body, context_facts::ContextFacts, error::Failure};
 use crate::base::target::{Slashes, join, normalise};
 
 /// Hooks that a plugin may export.
@@ -75,7 +75,7 @@ pub struct Input {
     pub ip: Option<IpAddr>,
     pub request_id: String,
     pub route: String,
-    pub known: Known,
+    pub known: ContextFacts,
     /// Status and headers of the response, for hooks that run after one exists.
     pub response: Option<(StatusCode, HeaderMap)>,
     /// Reason why the request failed, for `onError`: a fixed word.
@@ -86,13 +86,13 @@ pub struct Input {
 
 /// Header changes that a hook made, in its order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum HeaderChange {
     Set(HeaderName, HeaderValue),
     Append(HeaderName, HeaderValue),
     Delete(HeaderName),
 }
 
-impl Change {
+impl HeaderChange {
     pub fn name(&self) -> &HeaderName {
         match self {
             Self::Set(name, _) | Self::Append(name, _) | Self::Delete(name) => name,
@@ -124,7 +124,7 @@ pub struct Response {
 
 /// Return value of a hook.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub enum Answer {
+pub enum HookResult {
     #[default]
     Nothing,
     Response(Box<Response>),
@@ -167,33 +167,33 @@ pub fn rewritten(own: &str, url: &str, slashes: Slashes) -> Result<Box<[u8]>, Fa
 /// Result of a hook.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Output {
-    pub answer: Answer,
+    pub answer: HookResult,
     /// Changes to the request headers and to the response headers.
-    pub request: Vec<Change>,
-    pub response: Vec<Change>,
+    pub request: Vec<HeaderChange>,
+    pub response: Vec<HeaderChange>,
     /// New status, if the hook set one.
     pub status: Option<StatusCode>,
 }
 
 /// Operation that a hook waits for, with the number of its promise.
-pub(super) struct Waiting {
+pub(super) struct PendingOperation {
     pub(super) id: u32,
-    pub(super) work: Pin<Box<dyn Future<Output = Settled> + Send>>,
+    pub(super) work: Pin<Box<dyn Future<Output = OperationResult> + Send>>,
 }
 
 /// All operations that a hook waits for. When the hook ends or is given up, nothing will ever
 /// settle the promises of the rest: the engine must drop them.
-pub(super) struct Waits {
-    pub(super) all: Vec<Waiting>,
+pub(super) struct PendingOperations {
+    pub(super) all: Vec<PendingOperation>,
     /// Promise whose result is ready but not yet in the engine.
     pub(super) settling: Option<u32>,
-    forgotten: Forgotten,
+    forgotten: DroppedPromises,
 }
 
 /// Numbers of promises that an instance must drop.
-pub(super) type Forgotten = Arc<Mutex<Vec<u32>>>;
+pub(super) type DroppedPromises = Arc<Mutex<Vec<u32>>>;
 
-impl Drop for Waits {
+impl Drop for PendingOperations {
     fn drop(&mut self) {
         if !self.all.is_empty() || self.settling.is_some() {
             let left = self.all.iter().map(|waiting| waiting.id);
@@ -203,7 +203,7 @@ impl Drop for Waits {
 }
 
 /// Result of an operation: JSON for the promise, or the reason of its rejection.
-pub(super) type Settled = Result<String, String>;
+pub(super) type OperationResult = Result<String, String>;
 
 /// State of a hook outside the engine.
 pub(super) struct Call {
@@ -211,11 +211,11 @@ pub(super) struct Call {
     pub(super) input: Input,
     /// Request headers and response headers as the hook sees and changes them.
     pub(super) heads: [HeaderMap; 2],
-    pub(super) changes: [Vec<Change>; 2],
+    pub(super) changes: [Vec<HeaderChange>; 2],
     pub(super) status: Option<StatusCode>,
-    pub(super) waiting: Waits,
+    pub(super) waiting: PendingOperations,
     /// Set once the hook is over.
-    pub(super) outcome: Option<Result<Answer, Failure>>,
+    pub(super) outcome: Option<Result<HookResult, Failure>>,
     /// CPU time used so far.
     pub(super) used: Duration,
     /// CPU time of the thread while a hook that waits was in the engine.
@@ -230,7 +230,7 @@ pub(super) struct Call {
 }
 
 impl Call {
-    pub(super) fn new(id: u32, mut input: Input, forgotten: Forgotten) -> Self {
+    pub(super) fn new(id: u32, mut input: Input, forgotten: DroppedPromises) -> Self {
         let request = std::mem::take(&mut input.headers);
         let response = input
             .response
@@ -242,7 +242,7 @@ impl Call {
             heads: [request, response.unwrap_or_default()],
             changes: Default::default(),
             status: None,
-            waiting: Waits {
+            waiting: PendingOperations {
                 all: Vec::new(),
                 settling: None,
                 forgotten,
@@ -262,7 +262,7 @@ impl Call {
         self.outcome.is_some() || (self.is_late && self.promises == 0)
     }
 
-    pub(super) fn output(&mut self, answer: Answer) -> Output {
+    pub(super) fn output(&mut self, answer: HookResult) -> Output {
         let [request, response] = std::mem::take(&mut self.changes);
         Output {
             answer,
@@ -274,11 +274,14 @@ impl Call {
 }
 
 /// Waits until one of these operations completes.
-pub(super) async fn first(waiting: &mut Vec<Waiting>) -> (u32, Settled) {
+pub(super) async fn first(waiting: &mut Vec<PendingOperation>) -> (u32, OperationResult) {
     poll_fn(|cx| poll_first(waiting, cx)).await
 }
 
-fn poll_first(waiting: &mut Vec<Waiting>, cx: &mut Context<'_>) -> Poll<(u32, Settled)> {
+fn poll_first(
+    waiting: &mut Vec<PendingOperation>,
+    cx: &mut Context<'_>,
+) -> Poll<(u32, OperationResult)> {
     for at in 0..waiting.len() {
         if let Poll::Ready(settled) = waiting[at].work.as_mut().poll(cx) {
             let done = waiting.swap_remove(at);
@@ -294,14 +297,14 @@ mod tests {
 
     #[test]
     fn what_is_there_and_does_not_reach_the_engine_is_forgotten_as_well() {
-        let forgotten = Forgotten::default();
-        let mut waits = Waits {
+        let forgotten = DroppedPromises::default();
+        let mut waits = PendingOperations {
             all: Vec::new(),
             settling: Some(7),
             forgotten: Arc::clone(&forgotten),
         };
         let work = Box::pin(std::future::pending());
-        waits.all.push(Waiting { id: 8, work });
+        waits.all.push(PendingOperation { id: 8, work });
         drop(waits);
         assert_eq!(*forgotten.lock(), [8, 7]);
     }

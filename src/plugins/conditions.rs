@@ -13,7 +13,7 @@ use crate::base::query::query_of;
 
 /// Request as the client sent it, for conditions to read.
 #[derive(Clone, Debug)]
-pub struct Asked<'r> {
+pub struct ClientRequest<'r> {
     pub headers: &'r HeaderMap,
     /// Path and query.
     pub target: &'r [u8],
@@ -47,7 +47,7 @@ impl Conditions {
         of("has", &self.has).or_else(|| of("missing", &self.missing))
     }
 
-    pub(super) fn hold(&self, asked: &Asked<'_>) -> bool {
+    pub(super) fn hold(&self, asked: &ClientRequest<'_>) -> bool {
         // The plugin decides where matching gave up: it can look itself.
         let mut missing = self.missing.iter();
         self.has
@@ -75,7 +75,7 @@ enum Place {
 
 impl Condition {
     /// Returns `None` if matching gave up.
-    fn is_met(&self, asked: &Asked<'_>) -> Option<bool> {
+    fn is_met(&self, asked: &ClientRequest<'_>) -> Option<bool> {
         match (self.place.value(asked), &self.value) {
             (None, _) => Some(false),
             (Some(_), None) => Some(true),
@@ -86,7 +86,7 @@ impl Condition {
 
 impl Place {
     /// Returns the value at this place; an empty value counts as absent.
-    fn value<'r>(&self, asked: &'r Asked<'_>) -> Option<Cow<'r, str>> {
+    fn value<'r>(&self, asked: &'r ClientRequest<'_>) -> Option<Cow<'r, str>> {
         let value = match self {
             Self::Header(name, mark) => header(asked.headers, name, *mark)?,
             Self::Cookie(name) => cookie(asked.headers, name)?,
@@ -302,7 +302,7 @@ mod tests {
             headers.append(name, HeaderValue::from_bytes(&value).unwrap());
         }
         let target = format!("/a{}", asked[0]);
-        let asked = Asked {
+        let asked = ClientRequest {
             headers: &headers,
             target: target.as_bytes(),
             host: Cow::Borrowed("shop.test"),

@@ -4,12 +4,12 @@ use std::fmt;
 
 use rquickjs::{CaughtError, Exception, FromJs, Value};
 
-use super::{hints, host::LONGEST_LINE, text::Text, words::one_line};
+use super::{hints, host::MAX_LINE_LEN, log_line::one_line, usv_string::UsvString};
 
 /// Failure of a hook, or of loading a plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    pub kind: Kind,
+    pub kind: FailureKind,
     /// Message of the engine or the gateway; no longer than a line of `console`, but possibly
     /// several lines.
     pub message: String,
@@ -19,7 +19,7 @@ pub struct Failure {
 
 /// Kind of a failure as a fixed word, for logs and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum FailureKind {
     /// Thrown exception or unusable return value.
     Script,
     /// CPU time limit exceeded.
@@ -34,7 +34,7 @@ pub enum Kind {
     Load,
 }
 
-impl Kind {
+impl FailureKind {
     pub const ALL: [Self; 6] = [
         Self::Script,
         Self::Cpu,
@@ -62,7 +62,7 @@ impl Kind {
 }
 
 impl Failure {
-    pub(super) fn new(kind: Kind, message: impl Into<String>) -> Self {
+    pub(super) fn new(kind: FailureKind, message: impl Into<String>) -> Self {
         Self {
             kind,
             message: cut(message.into()),
@@ -72,11 +72,11 @@ impl Failure {
 
     /// Failure of a script that tried something impossible.
     pub fn script(message: impl Into<String>) -> Self {
-        Self::new(Kind::Script, message)
+        Self::new(FailureKind::Script, message)
     }
 
     pub(super) fn load(message: impl Into<String>) -> Self {
-        Self::new(Kind::Load, message)
+        Self::new(FailureKind::Load, message)
     }
 
     /// The engine throws `null` if the heap has no room for an `Error`.
@@ -98,7 +98,7 @@ impl Failure {
         match error {
             CaughtError::Exception(exception) => {
                 let told = |what: &str| {
-                    let text = exception.as_object().get::<_, Option<Text>>(what);
+                    let text = exception.as_object().get::<_, Option<UsvString>>(what);
                     text.ok().flatten().map(|text| text.0)
                 };
                 let name = told("name");
@@ -110,9 +110,9 @@ impl Failure {
                 }
                 Self {
                     kind: if is_memory {
-                        Kind::Memory
+                        FailureKind::Memory
                     } else {
-                        Kind::Script
+                        FailureKind::Script
                     },
                     message: cut(match name {
                         Some(name) if message.is_empty() => name,
@@ -126,26 +126,27 @@ impl Failure {
                 let ctx = value.ctx().clone();
                 // A value that is not an `Error` may still have a stack, such as a DOMException.
                 let object = value.as_object();
-                let stack = object.and_then(|object| object.get::<_, Option<Text>>("stack").ok());
+                let stack =
+                    object.and_then(|object| object.get::<_, Option<UsvString>>("stack").ok());
                 let stack = stack.flatten().map(|text| text.0);
-                let text = Text::from_js(&ctx, value);
+                let text = UsvString::from_js(&ctx, value);
                 let text = text.map_or_else(|_| "something".to_owned(), |text| text.0);
                 Self {
                     stack: cut(stack.unwrap_or_default().trim_end().to_owned()),
-                    ..Self::new(Kind::Script, format!("it threw {text}"))
+                    ..Self::new(FailureKind::Script, format!("it threw {text}"))
                 }
             }
             CaughtError::Error(rquickjs::Error::Allocation) => {
-                Self::new(Kind::Memory, "out of memory")
+                Self::new(FailureKind::Memory, "out of memory")
             }
-            CaughtError::Error(error) => Self::new(Kind::Script, error.to_string()),
+            CaughtError::Error(error) => Self::new(FailureKind::Script, error.to_string()),
         }
     }
 }
 
 /// Shortens a text: a plugin may throw whatever its heap has room for.
 fn cut(mut text: String) -> String {
-    text.truncate(text.floor_char_boundary(LONGEST_LINE));
+    text.truncate(text.floor_char_boundary(MAX_LINE_LEN));
     text
 }
 

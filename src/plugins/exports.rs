@@ -14,7 +14,7 @@ const WITHOUT_MEANING: [&str; 3] = ["runtime", "regions", "unstable_allowDynamic
 /// Edit distance at which a name that begins like a hook's is taken for it. The distance used for
 /// keys of a configuration, which are all known, would take `sendResponse` for a hook, and `log`,
 /// `error` or `route`.
-const NEAR: usize = 2;
+const MAX_EDIT_DISTANCE: usize = 2;
 
 /// Refuses exports that the author cannot have meant.
 pub(super) fn demand<'js>(ctx: &Ctx<'js>, namespace: &Object<'js>) -> Result<()> {
@@ -111,7 +111,7 @@ fn meant(name: &str) -> Option<&'static str> {
     }
     let far = |hook: &&'static str| strsim::osa_distance(&hook.to_ascii_lowercase(), &lower);
     let nearest = hooks.into_iter().min_by_key(far)?;
-    (lower.starts_with('o') && far(&nearest) <= NEAR).then_some(nearest)
+    (lower.starts_with('o') && far(&nearest) <= MAX_EDIT_DISTANCE).then_some(nearest)
 }
 
 fn is_named_as_a_hook(name: &str) -> bool {

@@ -18,7 +18,7 @@ pub(super) fn anchored(text: &str) -> Result<Regex, String> {
     bounded(&regex).map_err(|error| why(error.to_string()))
 }
 
-const ANY_BUT_LINE_ENDS: &str = r"[^\n\r\u2028\u2029]";
+const DOT_PATTERN: &str = r"[^\n\r\u2028\u2029]";
 
 fn translated(text: &str) -> Result<String, String> {
     let mut regex = String::with_capacity(text.len() + 16);
@@ -54,7 +54,7 @@ fn translated(text: &str) -> Result<String, String> {
                 after
             }
             ('.', false) => {
-                regex.push_str(ANY_BUT_LINE_ENDS);
+                regex.push_str(DOT_PATTERN);
                 after
             }
             ('{', false) => count(after, &mut regex),

@@ -22,29 +22,32 @@ use rquickjs::{
 
 use super::{
     body,
-    budget::Budget,
-    call::{Answer, Call, Change, Forgotten, Response, Settled, Waiting},
+    budget::CpuBudget,
+    call::{
+        Call, DroppedPromises, HeaderChange, HookResult, OperationResult, PendingOperation,
+        Response,
+    },
+    capabilities::SharedCapabilities,
+    context_facts,
     error::Failure,
-    known,
-    powers::Given,
-    reach,
-    text::{self, Text},
+    host_functions,
+    log_line::{self, PluginLogLine},
+    usv_string::{self, UsvString},
     values,
-    words::{self, Said},
 };
 
 /// Most headers that a plugin may add to a header section, and the longest header.
-const MOST_HEADERS: usize = 128;
-pub(super) const LONGEST_HEADER: usize = 8 << 10;
+const MAX_HEADERS: usize = 128;
+pub(super) const MAX_HEADER_LEN: usize = 8 << 10;
 /// Longest logged part of a line of `console`.
-pub(super) const LONGEST_LINE: usize = 4 << 10;
+pub(super) const MAX_LINE_LEN: usize = 4 << 10;
 /// Longest body of a plugin's own response. It is held until its client has read it, outside the
 /// plugin's memory.
-const LONGEST_ANSWER: usize = 1 << 20;
+const MAX_RESPONSE_LEN: usize = 1 << 20;
 /// Longest text that a hook may return: a URL, a part of a key, a name.
-const LONGEST_SAID: usize = 8 << 10;
+const MAX_LOGGED_LEN: usize = 8 << 10;
 /// Most operations that a hook may wait for at a time.
-const MOST_WAITING: usize = 64;
+const MAX_PENDING: usize = 64;
 
 /// State of an isolate beside the engine.
 pub(super) struct State {
@@ -52,9 +55,9 @@ pub(super) struct State {
     pub(super) call: Mutex<Option<Box<Call>>>,
     waits: AtomicU32,
     /// Promises that nothing will settle any more.
-    pub(super) forgotten: Forgotten,
+    pub(super) forgotten: DroppedPromises,
     pub(super) log: Arc<dyn Log>,
-    budget: Arc<Budget>,
+    budget: Arc<CpuBudget>,
 }
 
 /// Environment of an isolate: receives lines of `console`, and may add functions.
@@ -62,7 +65,7 @@ pub(super) trait Log: Send + Sync {
     fn line(&self, level: Level, text: &str);
 
     /// Writes a line of `ctx.log`.
-    fn said(&self, said: &Said<'_>) {
+    fn said(&self, said: &PluginLogLine<'_>) {
         self.line(said.level, &said.line());
     }
 
@@ -88,17 +91,17 @@ pub(super) trait Log: Send + Sync {
 }
 
 impl State {
-    pub(super) fn new(log: Arc<dyn Log>, budget: &Arc<Budget>) -> Self {
+    pub(super) fn new(log: Arc<dyn Log>, budget: &Arc<CpuBudget>) -> Self {
         Self {
             call: Mutex::default(),
             waits: AtomicU32::new(0),
-            forgotten: Forgotten::default(),
+            forgotten: DroppedPromises::default(),
             log,
             budget: Arc::clone(budget),
         }
     }
 
-    /// Counts bytes that a host function processes, see [`Budget::passes`].
+    /// Counts bytes that a host function processes, see [`CpuBudget::passes`].
     pub(super) fn pass(&self, ctx: &Ctx<'_>, bytes: usize) -> Result<()> {
         values::pass(ctx, &self.budget, bytes)
     }
@@ -112,7 +115,7 @@ impl State {
     pub(super) fn wait(
         &self,
         ctx: &Ctx<'_>,
-        work: impl Future<Output = Settled> + Send + 'static,
+        work: impl Future<Output = OperationResult> + Send + 'static,
     ) -> Result<u32> {
         self.pass(ctx, 0)?;
         let mut running = self.call.lock();
@@ -122,13 +125,13 @@ impl State {
                 "only a hook can wait, and the plugin is still loading",
             ));
         };
-        if call.waiting.all.len() >= MOST_WAITING {
-            let why = format!("a hook can wait for at most {MOST_WAITING} operations");
+        if call.waiting.all.len() >= MAX_PENDING {
+            let why = format!("a hook can wait for at most {MAX_PENDING} operations");
             return Err(Exception::throw_range(ctx, &why));
         }
         let id = self.waits.fetch_add(1, Ordering::Relaxed);
         let work = Box::pin(work);
-        call.waiting.all.push(Waiting { id, work });
+        call.waiting.all.push(PendingOperation { id, work });
         Ok(id)
     }
 
@@ -163,26 +166,26 @@ impl Call {
 pub(super) fn functions<'js>(
     ctx: &Ctx<'js>,
     state: &Arc<State>,
-    given: &Given,
+    given: &SharedCapabilities,
 ) -> Result<Object<'js>> {
     let host = Object::new(ctx.clone())?;
     headers(ctx, &host, state)?;
     facts(ctx, &host, state)?;
-    known::functions(ctx, &host, state)?;
+    context_facts::functions(ctx, &host, state)?;
     body::functions(ctx, &host, state)?;
     outcome(ctx, &host, state)?;
     let s = Arc::clone(state);
     let room = move |is_reading: bool| s.budget.steps.read(is_reading);
     host.set("room", Function::new(ctx.clone(), room)?)?;
     values::functions(ctx, &host, &state.budget)?;
-    reach::functions(ctx, &host, state, given)?;
-    words::functions(ctx, &host, state, given)?;
+    host_functions::functions(ctx, &host, state, given)?;
+    log_line::functions(ctx, &host, state, given)?;
     Ok(host)
 }
 
 fn headers<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<()> {
     let s = Arc::clone(state);
-    let get = move |ctx: Ctx<'js>, head: u32, Text(name): Text| {
+    let get = move |ctx: Ctx<'js>, head: u32, UsvString(name): UsvString| {
         let (call, which) = head_of(head);
         s.pass(&ctx, name.len())?;
         let joined = s.with(&ctx, call, |call| Ok(joined(&call.heads[which], &name)))?;
@@ -204,27 +207,31 @@ fn headers<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resul
     };
     host.set("headerAll", Function::new(ctx.clone(), all)?)?;
     let s = Arc::clone(state);
-    let change = move |ctx: Ctx<'js>, head: u32, how: u8, Text(name): Text, value: Opt<Text>| {
+    let change = move |ctx: Ctx<'js>,
+                       head: u32,
+                       how: u8,
+                       UsvString(name): UsvString,
+                       value: Opt<UsvString>| {
         let (call, which) = head_of(head);
         s.pass(&ctx, name.len())?;
         let name = header_name(&ctx, &name)?;
         let change = match how {
-            0 => Change::Delete(name),
+            0 => HeaderChange::Delete(name),
             how => {
                 let value = value.0.map(|value| value.0).unwrap_or_default();
                 s.pass(&ctx, value.len())?;
                 let value = header_value(&ctx, &value)?;
                 if how == 1 {
-                    Change::Set(name, value)
+                    HeaderChange::Set(name, value)
                 } else {
-                    Change::Append(name, value)
+                    HeaderChange::Append(name, value)
                 }
             }
         };
         s.with(&ctx, call, |call| {
             call.still(&ctx)?;
-            if call.changes[which].len() >= MOST_HEADERS {
-                let why = format!("a hook can change at most {MOST_HEADERS} headers");
+            if call.changes[which].len() >= MAX_HEADERS {
+                let why = format!("a hook can change at most {MAX_HEADERS} headers");
                 return Err(Exception::throw_range(&ctx, &why));
             }
             change.clone().apply(&mut call.heads[which]);
@@ -275,14 +282,14 @@ fn header_name(ctx: &Ctx<'_>, name: &str) -> Result<HeaderName> {
 
 fn header_value(ctx: &Ctx<'_>, value: &str) -> Result<HeaderValue> {
     // A valid character has two bytes at most.
-    let value = &value[..value.floor_char_boundary(2 * LONGEST_HEADER + 2)];
+    let value = &value[..value.floor_char_boundary(2 * MAX_HEADER_LEN + 2)];
     let bytes: Option<Vec<u8>> = value
         .trim()
         .chars()
         .map(|letter| u8::try_from(u32::from(letter)).ok())
         .collect();
     let value = bytes
-        .filter(|bytes| bytes.len() <= LONGEST_HEADER)
+        .filter(|bytes| bytes.len() <= MAX_HEADER_LEN)
         .and_then(|bytes| HeaderValue::from_bytes(&bytes).ok());
     value.ok_or_else(|| Exception::throw_type(ctx, "invalid header value"))
 }
@@ -313,9 +320,9 @@ fn facts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<
     };
     host.set("sleep", Function::new(ctx.clone(), sleep)?)?;
     let s = Arc::clone(state);
-    let log = move |ctx: Ctx<'js>, at: u8, Text(text): Text| {
+    let log = move |ctx: Ctx<'js>, at: u8, UsvString(text): UsvString| {
         s.pass(&ctx, text.len())?;
-        let end = text.floor_char_boundary(LONGEST_LINE);
+        let end = text.floor_char_boundary(MAX_LINE_LEN);
         s.log.line(level(at), &text[..end]);
         Result::Ok(())
     };
@@ -343,22 +350,22 @@ fn outcome<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resul
     };
     host.set("status", Function::new(ctx.clone(), status)?)?;
     let s = Arc::clone(state);
-    let done = move |ctx: Ctx<'js>, call: u32, kind: u8, text: Opt<Text>| {
+    let done = move |ctx: Ctx<'js>, call: u32, kind: u8, text: Opt<UsvString>| {
         let text = text.0.map(|text| text.0).unwrap_or_default();
-        if text.len() > LONGEST_SAID {
+        if text.len() > MAX_LOGGED_LEN {
             let what = if kind == 1 {
                 "the URL of a rewrite"
             } else {
                 "the return value of a hook"
             };
-            let why = format!("{what} can have at most {LONGEST_SAID} bytes");
+            let why = format!("{what} can have at most {MAX_LOGGED_LEN} bytes");
             return Err(Exception::throw_range(&ctx, &why));
         }
         let answer = match kind {
-            0 => Answer::Nothing,
-            1 => Answer::Rewrite(text),
-            2 => Answer::Text(text),
-            _ => Answer::Json(text),
+            0 => HookResult::Nothing,
+            1 => HookResult::Rewrite(text),
+            2 => HookResult::Text(text),
+            _ => HookResult::Json(text),
         };
         s.with(&ctx, call, |call| {
             call.outcome.get_or_insert(Ok(answer));
@@ -369,21 +376,21 @@ fn outcome<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resul
     let s = Arc::clone(state);
     let respond =
         move |ctx: Ctx<'js>, call: u32, status: u16, headers: Array<'js>, body: Value<'js>| {
-            let body = few_bytes(&body, LONGEST_ANSWER);
+            let body = few_bytes(&body, MAX_RESPONSE_LEN);
             // The body was processed even if it is too long.
-            s.pass(&ctx, body.as_ref().map_or(LONGEST_ANSWER, Bytes::len))?;
+            s.pass(&ctx, body.as_ref().map_or(MAX_RESPONSE_LEN, Bytes::len))?;
             let response = Response {
                 status: status_of(&ctx, status)?,
                 headers: map(&ctx, &s.texts(&ctx, &headers)?)?,
                 body: body.map_err(|()| {
                     let why = format!(
-                        "the body of a plugin's response can have at most {LONGEST_ANSWER} bytes"
+                        "the body of a plugin's response can have at most {MAX_RESPONSE_LEN} bytes"
                     );
                     Exception::throw_range(&ctx, &why)
                 })?,
             };
             s.with(&ctx, call, |call| {
-                let answer = Answer::Response(Box::new(response));
+                let answer = HookResult::Response(Box::new(response));
                 call.outcome.get_or_insert(Ok(answer));
                 Ok(())
             })
@@ -409,8 +416,8 @@ fn status_of(ctx: &Ctx<'_>, status: u16) -> Result<StatusCode> {
 
 pub(super) fn map(ctx: &Ctx<'_>, flat: &[String]) -> Result<HeaderMap> {
     let mut headers = HeaderMap::with_capacity(flat.len() / 2);
-    if flat.len() / 2 > MOST_HEADERS {
-        let why = format!("a response can have at most {MOST_HEADERS} headers");
+    if flat.len() / 2 > MAX_HEADERS {
+        let why = format!("a response can have at most {MAX_HEADERS} headers");
         return Err(Exception::throw_range(ctx, &why));
     }
     for pair in flat.chunks_exact(2) {
@@ -423,10 +430,10 @@ pub(super) fn map(ctx: &Ctx<'_>, flat: &[String]) -> Result<HeaderMap> {
 /// which are not copied.
 pub(super) fn few_bytes(value: &Value<'_>, most: usize) -> std::result::Result<Bytes, ()> {
     if let Some(text) = value.as_string() {
-        if text::length(text) > most {
+        if usv_string::length(text) > most {
             return Err(());
         }
-        return text::read(text).map(Bytes::from).map_err(|_| ());
+        return usv_string::read(text).map(Bytes::from).map_err(|_| ());
     }
     let Some(object) = value.as_object() else {
         return Ok(Bytes::new());

@@ -12,13 +12,13 @@ use std::{
 use rquickjs::{CatchResultExt, Context, Ctx, Function, Module, Object, Runtime, Value};
 
 use super::{
-    budget::{Budget, Isolation, Limits, Wary},
-    call::{Answer, Call, Hook, Input, Settled},
+    budget::{CpuBudget, EarlyInterrupt, HookLimits, Isolation},
+    call::{Call, Hook, HookResult, Input, OperationResult},
+    capabilities::SharedCapabilities,
     entry::Entry,
-    error::{Failure, Kind},
+    error::{Failure, FailureKind},
     exports,
     host::{self, Log, State},
-    powers::Given,
     source::{Modules, Source},
 };
 
@@ -39,12 +39,12 @@ const WEB: [(&str, &str); 11] = [
 
 /// Entry of a hook from which its time is counted from the start: most hooks are entered less
 /// often, and need no clock.
-const COUNTED_FROM: u32 = 8;
+const FIRST_TIMED_ENTRY: u32 = 8;
 
 /// Bytes that the heap may exceed its limit by while a plugin is loaded.
 const LOADING: usize = 32 << 20;
 /// Free bytes up to which a heap counts as full.
-const FULL: u64 = 16 << 10;
+const FULL_HEAP_MARGIN: u64 = 16 << 10;
 
 /// Number of calls after which call numbers start again: twice a number plus 1 is still a small
 /// integer to the engine.
@@ -55,9 +55,9 @@ pub(super) struct Isolate {
     context: Context,
     runtime: Runtime,
     state: Arc<State>,
-    budget: Arc<Budget>,
-    limits: Limits,
-    wary: Arc<Wary>,
+    budget: Arc<CpuBudget>,
+    limits: HookLimits,
+    wary: Arc<EarlyInterrupt>,
     exports: Exports,
     calls: AtomicU32,
     /// Set once the isolate was interrupted midway.
@@ -79,18 +79,19 @@ impl Isolate {
     /// Loads a plugin.
     pub(super) fn new(
         source: &Arc<Source>,
-        limits: Limits,
+        limits: HookLimits,
         config: &str,
-        given: &Given,
+        given: &SharedCapabilities,
         log: &Arc<dyn Log>,
-        wary: &Arc<Wary>,
+        wary: &Arc<EarlyInterrupt>,
     ) -> Result<Self, Failure> {
-        let out_of_memory = |_| Failure::new(Kind::Memory, "not enough memory for an engine");
+        let out_of_memory =
+            |_| Failure::new(FailureKind::Memory, "not enough memory for an engine");
         let runtime = Runtime::new().map_err(out_of_memory)?;
         runtime.set_max_stack_size(limits.stack);
         let modules = Modules(Arc::clone(source));
         runtime.set_loader(modules.clone(), modules);
-        let budget = Arc::new(Budget::default());
+        let budget = Arc::new(CpuBudget::default());
         let allow = |bytes: usize| {
             runtime.set_memory_limit(bytes);
             budget.steps.set_memory(bytes);
@@ -120,7 +121,7 @@ impl Isolate {
             Ok(exports) => exports,
             Err(failure) => {
                 return Err(Failure {
-                    kind: Kind::Load,
+                    kind: FailureKind::Load,
                     ..failure
                 });
             }
@@ -197,7 +198,12 @@ impl Isolate {
     }
 
     /// Resumes a hook that has waited.
-    pub(super) fn settle(&self, mut call: Box<Call>, promise: u32, settled: Settled) -> Box<Call> {
+    pub(super) fn settle(
+        &self,
+        mut call: Box<Call>,
+        promise: u32,
+        settled: OperationResult,
+    ) -> Box<Call> {
         call.waiting.settling = None;
         self.enter(call, |entry, _| {
             let (is_kept, json) = match settled {
@@ -219,7 +225,8 @@ impl Isolate {
         call.entries = call.entries.saturating_add(1);
         // On a thread of its own a clock costs little beside getting there, and a hook that calls
         // expensive functions stops at the first interrupt.
-        let is_counted = call.entries >= COUNTED_FROM || self.limits.isolation == Isolation::Thread;
+        let is_counted =
+            call.entries >= FIRST_TIMED_ENTRY || self.limits.isolation == Isolation::Thread;
         let (id, used) = (call.id, call.used);
         let (call, failed) = self.context.with(|ctx| {
             let state = &self.state;
@@ -248,7 +255,7 @@ impl Isolate {
             while !self.budget.is_over() && ctx.execute_pending_job() {}
             let mut call = state.call.lock().take();
             if let (Ok(true), Some(call)) = (&outcome, &mut call) {
-                call.outcome.get_or_insert(Ok(Answer::Nothing));
+                call.outcome.get_or_insert(Ok(HookResult::Nothing));
             }
             (call, outcome.err())
         });
@@ -268,19 +275,19 @@ impl Isolate {
             }
             let most = self.limits.cpu;
             let why = format!("it used more than {most:?} of CPU time");
-            call.outcome = Some(Err(Failure::new(Kind::Cpu, why)));
+            call.outcome = Some(Err(Failure::new(FailureKind::Cpu, why)));
         } else if self.budget.passed_by() > self.limits.wall {
             let most = self.limits.wall;
             let why = format!("it did not end within {most:?}");
-            call.outcome = Some(Err(Failure::new(Kind::Wall, why)));
+            call.outcome = Some(Err(Failure::new(FailureKind::Wall, why)));
         } else if let Some(failure) = failed {
             call.outcome = Some(Err(failure));
         }
         if let Some(Err(failure)) = &mut call.outcome
             && failure.is_null()
-            && self.heap() + FULL >= self.limits.memory as u64
+            && self.heap() + FULL_HEAP_MARGIN >= self.limits.memory as u64
         {
-            *failure = Failure::new(Kind::Memory, "out of memory");
+            *failure = Failure::new(FailureKind::Memory, "out of memory");
         }
         if let Some(Err(failure)) = &call.outcome
             && failure.kind.is_fatal()
@@ -295,9 +302,9 @@ fn load<'js>(
     ctx: &Ctx<'js>,
     source: &Source,
     config: &str,
-    given: &Given,
+    given: &SharedCapabilities,
     state: &Arc<State>,
-    budget: &Budget,
+    budget: &CpuBudget,
 ) -> rquickjs::Result<Exports> {
     let host = host::functions(ctx, state, given)?;
     let web = Object::new(ctx.clone())?;

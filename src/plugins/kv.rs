@@ -20,13 +20,13 @@ use crate::base::{
 };
 
 /// Most keys that a plugin may have in memory.
-const MOST: usize = 10_000;
+const MAX_ENTRIES: usize = 10_000;
 /// Longest key and value together, in bytes.
-const LONGEST: usize = 64 << 10;
+const MAX_VALUE_LEN: usize = 64 << 10;
 /// Most bytes of all keys and values of a plugin in memory.
-const MOST_BYTES: usize = 8 << 20;
+const MAX_BYTES: usize = 8 << 20;
 /// Longest time to live. Beyond it a value never expires: neither clocks nor Redis count that far.
-const LONGEST_TIME: Duration = Duration::from_hours(100 * 365 * 24);
+const MAX_TTL: Duration = Duration::from_hours(100 * 365 * 24);
 
 /// Adds to a number and returns the result; a new number gets a time to live.
 const INCREMENT: &str = "
@@ -38,9 +38,9 @@ return now";
 
 /// Checks that a key and its value are short enough to be stored, in bytes.
 pub(super) fn fits(key: usize, text: usize) -> Result<(), String> {
-    if key.saturating_add(text) > LONGEST {
+    if key.saturating_add(text) > MAX_VALUE_LEN {
         return Err(format!(
-            "a key and its value can have at most {LONGEST} bytes"
+            "a key and its value can have at most {MAX_VALUE_LEN} bytes"
         ));
     }
     Ok(())
@@ -122,7 +122,7 @@ impl Kv {
         time: Option<Duration>,
     ) -> Result<(), String> {
         fits(key.len(), text.len())?;
-        let time = time.filter(|time| *time <= LONGEST_TIME);
+        let time = time.filter(|time| *time <= MAX_TTL);
         match &self.store {
             Store::Memory(memory) => memory.put(key, text, time),
             Store::Redis(remote) => {
@@ -160,7 +160,7 @@ impl Kv {
         by: i64,
         time: Option<Duration>,
     ) -> Result<i64, String> {
-        let time = time.filter(|time| *time <= LONGEST_TIME);
+        let time = time.filter(|time| *time <= MAX_TTL);
         match &self.store {
             Store::Memory(memory) => memory.increment(key, by, time),
             Store::Redis(remote) => {
@@ -262,7 +262,7 @@ impl Values {
         }
         if !self.has_room(key, bytes) {
             return Err(format!(
-                "a plugin can have at most {MOST} keys and {MOST_BYTES} bytes, and all are in use"
+                "a plugin can have at most {MAX_ENTRIES} keys and {MAX_BYTES} bytes, and all are in use"
             ));
         }
         let until = time.and_then(|time| clock.now().checked_add(time));
@@ -276,7 +276,7 @@ impl Values {
     fn has_room(&self, key: &str, bytes: usize) -> bool {
         let old = self.all.get(key).map(|value| key.len() + value.text.len());
         let others = self.all.len() - usize::from(old.is_some());
-        others < MOST && self.bytes - old.unwrap_or(0) + bytes <= MOST_BYTES
+        others < MAX_ENTRIES && self.bytes - old.unwrap_or(0) + bytes <= MAX_BYTES
     }
 
     fn remove(&mut self, key: &str) {
@@ -333,8 +333,8 @@ mod tests {
         let clock = Clock::test();
         let memory = Arc::new(Memory::new(&clock));
         let kv = Kv::memory(Arc::clone(&memory));
-        let large = "x".repeat(LONGEST - 10);
-        let fits = MOST_BYTES / (LONGEST - 1);
+        let large = "x".repeat(MAX_VALUE_LEN - 10);
+        let fits = MAX_BYTES / (MAX_VALUE_LEN - 1);
         for n in 0..fits {
             let time = (n == 0).then_some(Duration::from_secs(1));
             kv.put(&format!("{n:08}"), large.clone(), time)
@@ -344,7 +344,7 @@ mod tests {
         assert!(kv.put("more", large.clone(), None).await.is_err());
         clock.advance(Duration::from_secs(1));
         kv.put("more", large.clone(), None).await.unwrap();
-        assert!(kv.put("k", "x".repeat(LONGEST), None).await.is_err());
+        assert!(kv.put("k", "x".repeat(MAX_VALUE_LEN), None).await.is_err());
         for n in 1..fits {
             kv.delete(&format!("{n:08}")).await.unwrap();
         }
@@ -356,12 +356,12 @@ mod tests {
     async fn what_is_refused_leaves_the_old_value() {
         let kv = Kv::memory(Arc::new(Memory::new(&Clock::test())));
         kv.put("00000000", "old".into(), None).await.unwrap();
-        let large = "x".repeat(LONGEST - 8);
-        for n in 1..(MOST_BYTES / LONGEST) {
+        let large = "x".repeat(MAX_VALUE_LEN - 8);
+        for n in 1..(MAX_BYTES / MAX_VALUE_LEN) {
             let put = kv.put(&format!("{n:08}"), large.clone(), None).await;
             put.unwrap();
         }
-        kv.put("11111111", "x".repeat(LONGEST - 100), None)
+        kv.put("11111111", "x".repeat(MAX_VALUE_LEN - 100), None)
             .await
             .unwrap();
         assert!(kv.put("00000000", large.clone(), None).await.is_err());

@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 pub use super::host_pattern::{HostPattern, host_name};
 
-use super::conditions::{self, Asked, Conditions};
+use super::conditions::{self, ClientRequest, Conditions};
 
 /// Conditions on a request. An empty list matches all.
 #[derive(Debug, Default)]
@@ -177,7 +177,7 @@ impl PathPattern {
 
 /// Backtracking steps in a path or a value before matching gives up. Several matches run for each
 /// request, and clients choose the input.
-const MOST_STEPS_BACK: usize = 20_000;
+const MAX_BACKTRACKS: usize = 20_000;
 
 /// Data of the pages router.
 const PREFIX: &str = "(?:/_next/data/[^/]+)?";
@@ -202,7 +202,7 @@ fn compiled(regex: &str, text: &str) -> Result<PathPattern, String> {
 /// Compiles a regex that gives up after too much backtracking.
 pub(super) fn bounded(regex: &str) -> Result<Regex, fancy_regex::Error> {
     RegexBuilder::new(regex)
-        .backtrack_limit(MOST_STEPS_BACK)
+        .backtrack_limit(MAX_BACKTRACKS)
         .build()
 }
 
@@ -296,7 +296,7 @@ fn group_end(text: &str) -> Option<usize> {
 /// `config.matcher` of a plugin, as JSON.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Written {
+enum MatcherSource {
     One(Source),
     Many(Vec<Source>),
 }
@@ -305,11 +305,11 @@ enum Written {
 #[serde(untagged)]
 enum Source {
     Path(String),
-    Full(Full),
+    Full(MatcherMapping),
 }
 
 #[derive(Deserialize)]
-struct Full {
+struct MatcherMapping {
     source: String,
     #[serde(flatten)]
     more: serde_json::Map<String, serde_json::Value>,
@@ -327,7 +327,7 @@ impl OwnPattern {
     fn read(source: Source) -> Result<Self, String> {
         let (source, mut more) = match source {
             Source::Path(path) => (path, serde_json::Map::new()),
-            Source::Full(Full { source, more }) => (source, more),
+            Source::Full(MatcherMapping { source, more }) => (source, more),
         };
         let conditions = conditions::take(&mut more)?;
         if let Some(key) = more.keys().next() {
@@ -345,7 +345,7 @@ impl OwnPattern {
     pub(super) fn is_for_reading<'r>(
         &self,
         reading: &str,
-        asked: impl FnOnce() -> Asked<'r>,
+        asked: impl FnOnce() -> ClientRequest<'r>,
     ) -> bool {
         let conditions = self.conditions.as_ref();
         self.path.is_for_reading(reading)
@@ -359,7 +359,7 @@ impl OwnPattern {
 
     /// Returns true if the request matches. `asked` is called only if the path matches and there
     /// are conditions.
-    pub(super) fn is_for<'r>(&self, path: &str, asked: impl FnOnce() -> Asked<'r>) -> bool {
+    pub(super) fn is_for<'r>(&self, path: &str, asked: impl FnOnce() -> ClientRequest<'r>) -> bool {
         let conditions = self.conditions.as_ref();
         self.path.is_for(path) && conditions.is_none_or(|conditions| conditions.hold(&asked()))
     }
@@ -390,14 +390,14 @@ fn unknown(key: &str) -> String {
 
 /// Reads a `config.matcher`.
 pub(super) fn read(json: &str) -> Result<Vec<OwnPattern>, String> {
-    let written: Written = serde_json::from_str(json).map_err(|_| {
+    let written: MatcherSource = serde_json::from_str(json).map_err(|_| {
         "`config.matcher` must be a path such as `/about/:path*`, an object with a `source`, or a \
          list of these"
             .to_owned()
     })?;
     let sources = match written {
-        Written::One(source) => vec![source],
-        Written::Many(sources) => sources,
+        MatcherSource::One(source) => vec![source],
+        MatcherSource::Many(sources) => sources,
     };
     if sources.is_empty() {
         return Err(
@@ -537,14 +537,14 @@ mod tests {
     #[test]
     fn the_head_is_looked_at_only_where_the_path_fits_and_something_is_asked_of_it() {
         let read = |json| read(json).unwrap().remove(0);
-        let unasked = || -> Asked<'_> { panic!("it was looked at") };
+        let unasked = || -> ClientRequest<'_> { panic!("it was looked at") };
         assert!(read("\"/a\"").is_for("/a", unasked));
         let none = read(r#"{ "source": "/a", "has": [], "missing": [] }"#);
         assert!(none.is_for("/a", unasked));
         let has = read(r#"{ "source": "/a", "has": [{ "type": "query", "key": "b" }] }"#);
         assert!(!has.is_for("/b", unasked));
         let headers = http::HeaderMap::new();
-        let asked = |target: &'static str| Asked {
+        let asked = |target: &'static str| ClientRequest {
             headers: &headers,
             target: target.as_bytes(),
             host: Cow::Borrowed("a.test"),

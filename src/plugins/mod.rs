@@ -11,43 +11,43 @@
 pub mod body;
 mod budget;
 pub mod call;
+pub mod capabilities;
 mod conditions;
+mod context_facts;
 mod entry;
 mod error;
 mod exports;
 mod expression;
 pub mod harness;
-pub mod heads;
+pub mod header_changes;
 mod hints;
 mod host;
+mod host_functions;
 mod host_pattern;
 mod isolate;
-mod known;
 pub mod kv;
-pub mod late;
+mod log_line;
+mod manual_call;
 pub mod matcher;
 mod plugin;
-pub mod powers;
-mod reach;
 pub mod report;
 pub mod schema;
 pub mod source;
-mod steps;
+mod step_limit;
 #[cfg(test)]
 mod tests;
-mod text;
 mod threads;
-mod trial;
+mod usv_string;
 mod values;
-mod words;
+pub mod wait_until;
 
 pub use self::{
     body::Body,
-    budget::{Isolation, Limits},
-    call::{Answer, Change, Hook, Input, Output, Response},
-    conditions::Asked,
-    error::{Failure, Kind},
-    known::Known,
+    budget::{HookLimits, Isolation},
+    call::{HeaderChange, Hook, HookResult, Input, Output, Response},
+    conditions::ClientRequest,
+    context_facts::ContextFacts,
+    error::{Failure, FailureKind},
+    manual_call::{ConsoleLine, ManualPlugin, ManualResult},
     plugin::Plugin,
-    trial::{Line, Ran, Trial},
 };

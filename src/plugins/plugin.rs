@@ -14,18 +14,18 @@ use log::{Level, Record};
 use parking_lot::Mutex;
 
 use super::{
-    budget::{Isolation, Limits, Wary},
+    budget::{EarlyInterrupt, HookLimits, Isolation},
     call::{Call, Hook, Input, Output, first},
-    conditions::Asked,
-    error::{Failure, Kind},
+    capabilities::{Capabilities, SharedCapabilities},
+    conditions::ClientRequest,
+    error::{Failure, FailureKind},
     host::Log,
     isolate::Isolate,
-    late::Rest,
+    log_line::{PluginLogLine, one_line},
     matcher::{self, OwnPattern},
-    powers::{Given, Powers},
     source::Source,
-    threads::{MOST_STUCK, Threads},
-    words::{Said, one_line},
+    threads::{MAX_STUCK, PluginThreads},
+    wait_until::RemainingWork,
 };
 
 /// Loaded plugin, for as long as a configuration has it.
@@ -36,9 +36,9 @@ pub struct Plugin {
     loaded: OnceLock<SystemTime>,
     /// `config` of the plugin, as JSON.
     config: String,
-    pub(super) limits: Limits,
-    wary: Arc<Wary>,
-    pub(super) given: Given,
+    pub(super) limits: HookLimits,
+    wary: Arc<EarlyInterrupt>,
+    pub(super) given: SharedCapabilities,
     pub(super) log: Arc<dyn Log>,
     hooks: u8,
     /// Entries of the plugin's own `config.matcher`.
@@ -46,7 +46,7 @@ pub struct Plugin {
     /// Slots, one for each worker; a worker whose slot is in use takes the next.
     pub(super) slots: Box<[Slot]>,
     /// Threads of the plugin, in place of the slots.
-    pub(super) threads: Option<Threads>,
+    pub(super) threads: Option<PluginThreads>,
 }
 
 pub(super) struct Slot {
@@ -71,9 +71,9 @@ thread_local! {
 }
 
 /// Logs lines of `console` and of `ctx.log` under the name of the plugin.
-struct ToLog(Arc<str>);
+struct PluginLog(Arc<str>);
 
-impl ToLog {
+impl PluginLog {
     fn write(&self, level: Level, text: &str, fields: &[(&str, &str)]) {
         let mut record = Record::builder();
         record
@@ -88,12 +88,12 @@ impl ToLog {
     }
 }
 
-impl Log for ToLog {
+impl Log for PluginLog {
     fn line(&self, level: Level, text: &str) {
         self.write(level, &one_line(text), &[("plugin", &self.0)]);
     }
 
-    fn said(&self, said: &Said<'_>) {
+    fn said(&self, said: &PluginLogLine<'_>) {
         let own = [("plugin", &*self.0), ("request_id", said.request_id)];
         let fields = said.fields.iter();
         let fields = fields.map(|(name, value)| (name.as_str(), value.as_str()));
@@ -108,11 +108,11 @@ impl Plugin {
         name: &str,
         source: Arc<Source>,
         config: String,
-        limits: Limits,
-        powers: Powers,
+        limits: HookLimits,
+        powers: Capabilities,
         workers: usize,
     ) -> Result<Self, Failure> {
-        let log = Arc::new(ToLog(name.into()));
+        let log = Arc::new(PluginLog(name.into()));
         Self::load_logging(name, source, config, limits, powers, workers, log)
     }
 
@@ -121,8 +121,8 @@ impl Plugin {
         name: &str,
         source: Arc<Source>,
         config: String,
-        limits: Limits,
-        powers: Powers,
+        limits: HookLimits,
+        powers: Capabilities,
         workers: usize,
         log: Arc<dyn Log>,
     ) -> Result<Self, Failure> {
@@ -159,7 +159,7 @@ impl Plugin {
                 let wary = Arc::clone(&wary);
                 let make =
                     Box::new(move || Isolate::new(&source, limits, &config, &given, &log, &wary));
-                let threads = Threads::start(Arc::clone(&name), limits, isolates, make)?;
+                let threads = PluginThreads::start(Arc::clone(&name), limits, isolates, make)?;
                 (Box::default(), Some(threads))
             }
         };
@@ -199,13 +199,13 @@ impl Plugin {
     }
 
     /// Returns true if the plugin's own `config.matcher` matches this path and the request.
-    pub fn is_for<'r>(&self, path: &str, asked: impl Fn() -> Asked<'r>) -> bool {
+    pub fn is_for<'r>(&self, path: &str, asked: impl Fn() -> ClientRequest<'r>) -> bool {
         let mut own = self.matcher.iter();
         self.matcher.is_empty() || own.any(|pattern| pattern.is_for(path, &asked))
     }
 
     /// Matches like [`Plugin::is_for`], on a path as some app may read it.
-    pub fn is_for_reading<'r>(&self, reading: &str, asked: impl Fn() -> Asked<'r>) -> bool {
+    pub fn is_for_reading<'r>(&self, reading: &str, asked: impl Fn() -> ClientRequest<'r>) -> bool {
         let mut own = self.matcher.iter();
         self.matcher.is_empty() || own.any(|pattern| pattern.is_for_reading(reading, &asked))
     }
@@ -233,17 +233,17 @@ impl Plugin {
 
     pub fn isolates(&self) -> usize {
         let threads = self.threads.as_ref();
-        threads.map_or(self.slots.len(), Threads::count)
+        threads.map_or(self.slots.len(), PluginThreads::count)
     }
 
     /// Number of threads held inside the engine beyond the time limit of a hook.
     pub fn stuck(&self) -> usize {
-        self.threads.as_ref().map_or(0, Threads::stuck)
+        self.threads.as_ref().map_or(0, PluginThreads::stuck)
     }
 
     /// Returns true if as many threads are stuck as allowed: no hook begins until one comes back.
     pub fn is_out_of_threads(&self) -> bool {
-        self.stuck() >= MOST_STUCK
+        self.stuck() >= MAX_STUCK
     }
 
     /// Heap of all isolates, in bytes.
@@ -263,7 +263,7 @@ impl Plugin {
             // Boxed: most plugins have no threads, and each call would carry the room for it.
             let (outcome, step) = Box::pin(threads.call(hook, input)).await?;
             if is_left(&outcome, &step.call) {
-                self.go_on(Rest::Thread(step));
+                self.go_on(RemainingWork::Thread(step));
             }
             return outcome;
         }
@@ -287,18 +287,18 @@ impl Plugin {
         let outcome = match call.outcome.take() {
             Some(Ok(answer)) => Ok(call.output(answer)),
             Some(Err(failure)) => Err(failure),
-            None => Err(Failure::new(Kind::Wall, "its promise never settles")),
+            None => Err(Failure::new(FailureKind::Wall, "its promise never settles")),
         };
         if is_left(&outcome, &call) {
             let at = self.slots.iter().position(|own| std::ptr::eq(own, slot));
-            self.go_on(Rest::Worker(at.unwrap_or(0), isolate, call));
+            self.go_on(RemainingWork::Worker(at.unwrap_or(0), isolate, call));
         }
         outcome
     }
 
     fn too_long(&self) -> Failure {
         let most = self.limits.wall;
-        Failure::new(Kind::Wall, format!("it did not end within {most:?}"))
+        Failure::new(FailureKind::Wall, format!("it did not end within {most:?}"))
     }
 
     /// Begins a hook in the isolate that the slot holds once the lock is free: the previous isolate

@@ -17,7 +17,7 @@ pub const FILE: &str = "config.schema.json";
 const ADDRESS: &str = "plugin:///config.schema.json";
 
 /// Most problems reported at once.
-const MOST: usize = 20;
+const MAX_PROBLEMS: usize = 20;
 
 /// Start of the message about an invalid key name.
 const WRONG_NAME: &str = "has a name that";
@@ -36,7 +36,7 @@ const MAX_DEPTH: usize = 32;
 
 /// Problem of a `config`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wrong {
+pub struct SchemaError {
     /// Keys and positions from `config` down to the value. An unknown key is the last of them.
     pub at: Vec<Step>,
     pub why: String,
@@ -62,7 +62,7 @@ impl ConfigSchema {
     fn parse(text: &str) -> Result<Self, Failure> {
         let json: Value = serde_json::from_str(text).map_err(|error| no_schema(&error))?;
         let (mut schemas, mut compiler) = (Schemas::new(), Compiler::new());
-        compiler.use_loader(Box::new(Nowhere));
+        compiler.use_loader(Box::new(NoLoader));
         compiler.enable_format_assertions();
         // The alternate form includes the cause.
         let refused = |error: CompileError| no_schema(&format_args!("{error:#}"));
@@ -134,12 +134,12 @@ impl ConfigSchema {
     }
 
     /// Returns all problems of this `config`.
-    pub fn check(&self, config: &Value) -> Vec<Wrong> {
+    pub fn check(&self, config: &Value) -> Vec<SchemaError> {
         let mut all = Vec::new();
         if let Err(error) = self.schemas.validate(config, self.index) {
             collect(&error, &mut all);
         }
-        all.truncate(MOST);
+        all.truncate(MAX_PROBLEMS);
         for wrong in &mut all {
             // The validator does not report the path of an invalid key name.
             if let [Step::Key(key)] = &*wrong.at
@@ -165,7 +165,7 @@ impl ConfigSchema {
     }
 }
 
-impl fmt::Display for Wrong {
+impl fmt::Display for SchemaError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("`config")?;
         for step in &self.at {
@@ -189,9 +189,9 @@ fn no_schema(why: &dyn fmt::Display) -> Failure {
 }
 
 /// Loader that refuses all URLs: a schema must contain all that it refers to.
-struct Nowhere;
+struct NoLoader;
 
-impl UrlLoader for Nowhere {
+impl UrlLoader for NoLoader {
     fn load(&self, _url: &str) -> Result<Value, Box<dyn Error>> {
         Err("a schema can refer only to itself".into())
     }
@@ -218,12 +218,12 @@ fn find(value: &Value, key: &str) -> Option<Vec<Step>> {
 }
 
 /// Collects the errors that carry information; the others only report that one of these occurred.
-fn collect(error: &ValidationError<'_, '_>, all: &mut Vec<Wrong>) {
+fn collect(error: &ValidationError<'_, '_>, all: &mut Vec<SchemaError>) {
     let here: Vec<Step> = steps(error);
     let mut say = |key: Option<&str>, why: String| {
         let key = key.map(|key| Step::Key(key.to_owned()));
         let at = here.iter().cloned().chain(key).collect();
-        let wrong = Wrong { at, why };
+        let wrong = SchemaError { at, why };
         if !all.contains(&wrong) {
             all.push(wrong);
         }
@@ -237,7 +237,7 @@ fn collect(error: &ValidationError<'_, '_>, all: &mut Vec<Wrong>) {
             }
             let is_deeper = choices.iter().any(|choice| choice.at.len() > here.len());
             let lead = if is_deeper { "does not fit: " } else { "" };
-            let said = |choice: Wrong| match choice.at.get(here.len()) {
+            let said = |choice: SchemaError| match choice.at.get(here.len()) {
                 Some(Step::Key(key)) => format!("`{key}` {}", choice.why),
                 _ => choice.why,
             };

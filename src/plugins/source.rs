@@ -20,13 +20,13 @@ use rquickjs::{
 };
 
 use super::error::Failure;
-use crate::config::source::Beside;
+use crate::config::source::ReferencedFiles;
 
 /// Largest file of a plugin.
-const LARGEST: u64 = 4 << 20;
+const MAX_SOURCE_LEN: u64 = 4 << 20;
 
 /// Longest path of an import, as in file systems.
-const LONGEST_PATH: usize = 4096;
+const MAX_PATH_LEN: usize = 4096;
 
 /// Import of a `proxy.js` of Next.js; its exports are available without it too.
 const NEXT_SERVER: &str = "next/server";
@@ -110,7 +110,7 @@ impl Source {
     }
 
     /// Notes the plugin's files in `beside`.
-    pub fn note(&self, beside: &mut Beside) {
+    pub fn note(&self, beside: &mut ReferencedFiles) {
         for (file, text) in &*self.files.lock() {
             beside.read(self.folder.join(file), text.as_bytes());
         }
@@ -221,11 +221,11 @@ pub(super) fn read(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     // The file may grow meanwhile.
     let read = fs::File::open(path)?
-        .take(LARGEST + 1)
+        .take(MAX_SOURCE_LEN + 1)
         .read_to_string(&mut text);
     let length = known.len().max(text.len() as u64);
-    if length > LARGEST {
-        let why = format!("it has {length} bytes, and at most {LARGEST} can be loaded");
+    if length > MAX_SOURCE_LEN {
+        let why = format!("it has {length} bytes, and at most {MAX_SOURCE_LEN} can be loaded");
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
     }
     read.map(|_| text)
@@ -236,7 +236,7 @@ pub(super) fn read(path: &Path) -> io::Result<String> {
 pub(super) struct Modules(pub(super) Arc<Source>);
 
 /// Most common imports of Node.js without the prefix `node:`.
-const OF_NODE: [&str; 12] = [
+const NODE_MODULES: [&str; 12] = [
     "buffer",
     "child_process",
     "crypto",
@@ -285,7 +285,7 @@ impl Resolver for Modules {
             return Ok(TESTS.to_owned());
         }
         // The name of each missing file is kept.
-        if name.len() > LONGEST_PATH {
+        if name.len() > MAX_PATH_LEN {
             let start = &name[..name.floor_char_boundary(64)];
             let why = "its path is too long";
             return Err(Error::new_resolving_message(base, start, why));
@@ -295,7 +295,7 @@ impl Resolver for Modules {
         if !name.starts_with("./") && !name.starts_with("../") {
             let what = if self.0.is_test {
                 "; tests can import `test`, `plugin` and `assert` of `edgeway:test`"
-            } else if name.starts_with("node:") || OF_NODE.contains(&name) {
+            } else if name.starts_with("node:") || NODE_MODULES.contains(&name) {
                 "; Node.js modules are not available"
             } else if name.starts_with('/') {
                 ""

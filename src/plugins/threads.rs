@@ -17,34 +17,34 @@ use tokio::{
 };
 
 use super::{
-    budget::Limits,
-    call::{Call, Hook, Input, Output, Settled, first},
-    error::{Failure, Kind},
+    budget::HookLimits,
+    call::{Call, Hook, Input, OperationResult, Output, first},
+    error::{Failure, FailureKind},
     isolate::Isolate,
 };
 use crate::base::net::subscriber;
 
 /// Threads of a plugin that may be stuck before no more hooks begin. There are never more threads
 /// than these and one for each worker.
-pub(super) const MOST_STUCK: usize = 4;
+pub(super) const MAX_STUCK: usize = 4;
 /// Stuck threads that one client may hold before no more of its hooks begin.
-const MOST_STUCK_OF_ONE: usize = MOST_STUCK / 2;
+const MAX_STUCK_OF_ONE: usize = MAX_STUCK / 2;
 /// Most hooks that may wait for a lane.
-const MOST_QUEUED: usize = 1024;
+const MAX_QUEUED: usize = 1024;
 /// Nice value of a stuck thread, which uses the CPU for nothing: requests go first. It is not the
 /// lowest priority: on a busy machine the thread would not return for minutes.
-const LESS_URGENT: i32 = 10;
+const STUCK_NICE: i32 = 10;
 
 /// Creates another isolate of the plugin.
-pub(super) type Make = Box<dyn Fn() -> Result<Isolate, Failure> + Send + Sync>;
+pub(super) type IsolateFactory = Box<dyn Fn() -> Result<Isolate, Failure> + Send + Sync>;
 
 /// Lanes of a plugin. They end with it.
-pub(super) struct Threads(Arc<Shared>);
+pub(super) struct PluginThreads(Arc<Shared>);
 
 struct Shared {
     name: Arc<str>,
-    limits: Limits,
-    make: Make,
+    limits: HookLimits,
+    make: IsolateFactory,
     /// Number of lanes while none is missing.
     wanted: usize,
     state: Mutex<State>,
@@ -54,7 +54,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     jobs: VecDeque<Job>,
-    lanes: Vec<Lane>,
+    lanes: Vec<ThreadLane>,
     /// Lanes that were given up and have not returned, each with its client.
     stuck: Vec<(u64, Option<IpAddr>)>,
     /// Number of the next lane or job.
@@ -63,7 +63,7 @@ struct State {
 }
 
 #[derive(Default)]
-struct Lane {
+struct ThreadLane {
     id: u64,
     isolate: Option<Arc<Isolate>>,
     thread: Option<Pid>,
@@ -75,17 +75,17 @@ struct Lane {
 struct Job {
     id: u64,
     client: Option<IpAddr>,
-    what: What,
-    done: oneshot::Sender<Result<Step, Failure>>,
+    what: JobKind,
+    done: oneshot::Sender<Result<HookStep, Failure>>,
 }
 
-enum What {
+enum JobKind {
     Begin(Hook, Box<Input>),
     /// Resumes a call in the isolate that it began in, on that lane.
-    Settle(Step, u32, Settled),
+    Settle(HookStep, u32, OperationResult),
 }
 
-impl What {
+impl JobKind {
     /// Client of the call: an IPv4 address, or an IPv6 /64.
     fn client(&self) -> Option<IpAddr> {
         let input = match self {
@@ -97,19 +97,19 @@ impl What {
 }
 
 /// Hook that has come out of the engine.
-pub(super) struct Step {
+pub(super) struct HookStep {
     lane: u64,
     isolate: Arc<Isolate>,
     pub(super) call: Box<Call>,
 }
 
-impl Threads {
+impl PluginThreads {
     /// Starts one lane for each of these isolates.
     pub(super) fn start(
         name: Arc<str>,
-        limits: Limits,
+        limits: HookLimits,
         isolates: Vec<Arc<Isolate>>,
-        make: Make,
+        make: IsolateFactory,
     ) -> Result<Self, Failure> {
         let shared = Arc::new(Shared {
             name,
@@ -154,9 +154,11 @@ impl Threads {
         &self,
         hook: Hook,
         input: Input,
-    ) -> Result<(Result<Output, Failure>, Step), Failure> {
+    ) -> Result<(Result<Output, Failure>, HookStep), Failure> {
         let until = Instant::now() + self.0.limits.wall;
-        let step = self.step(until, What::Begin(hook, Box::new(input))).await?;
+        let step = self
+            .step(until, JobKind::Begin(hook, Box::new(input)))
+            .await?;
         let mut step = self.rest(step, until).await?;
         let outcome = match step.call.outcome.take() {
             Some(outcome) => outcome.map(|answer| step.call.output(answer)),
@@ -166,7 +168,11 @@ impl Threads {
     }
 
     /// Resumes a call until it is over.
-    pub(super) async fn rest(&self, mut step: Step, until: Instant) -> Result<Step, Failure> {
+    pub(super) async fn rest(
+        &self,
+        mut step: HookStep,
+        until: Instant,
+    ) -> Result<HookStep, Failure> {
         while !step.call.is_over() {
             let waiting = &mut step.call.waiting.all;
             let settled = if waiting.is_empty() {
@@ -185,7 +191,7 @@ impl Threads {
             };
             // Its time may be over before a lane takes it.
             step.call.waiting.settling = Some(promise);
-            let next = What::Settle(step, promise, settled);
+            let next = JobKind::Settle(step, promise, settled);
             step = self.step(until, next).await?;
         }
         Ok(step)
@@ -193,7 +199,7 @@ impl Threads {
 
     /// Runs one step. However far away `until` is, the step holds the engine no longer than a hook
     /// may.
-    async fn step(&self, until: Instant, what: What) -> Result<Step, Failure> {
+    async fn step(&self, until: Instant, what: JobKind) -> Result<HookStep, Failure> {
         let (done, mut answer) = oneshot::channel();
         let id = self.0.post(what, done)?;
         let mut within = until.min(Instant::now() + self.0.limits.wall);
@@ -202,7 +208,7 @@ impl Threads {
                 Ok(Ok(step)) => return step,
                 Ok(Err(_)) => {
                     return Err(Failure::new(
-                        Kind::Stuck,
+                        FailureKind::Stuck,
                         "the instance that it waited in is stuck in another hook",
                     ));
                 }
@@ -217,14 +223,17 @@ impl Threads {
         let is_stuck = self.0.give_up(id);
         let failure = self.0.too_long();
         Err(if is_stuck {
-            Failure::new(Kind::Stuck, format!("{failure}, and its thread is stuck"))
+            Failure::new(
+                FailureKind::Stuck,
+                format!("{failure}, and its thread is stuck"),
+            )
         } else {
             failure
         })
     }
 }
 
-impl Drop for Threads {
+impl Drop for PluginThreads {
     fn drop(&mut self) {
         let mut state = self.0.state.lock();
         state.is_closed = true;
@@ -242,9 +251,9 @@ impl State {
     /// Adds a lane that has no thread yet.
     fn lane(&mut self) -> u64 {
         let id = self.number();
-        self.lanes.push(Lane {
+        self.lanes.push(ThreadLane {
             id,
-            ..Lane::default()
+            ..ThreadLane::default()
         });
         id
     }
@@ -252,18 +261,18 @@ impl State {
     /// Returns true if this client holds as many threads as allowed.
     fn is_held_by(&self, client: Option<IpAddr>) -> bool {
         let held = self.stuck.iter().filter(|(_, holder)| *holder == client);
-        client.is_some() && held.count() >= MOST_STUCK_OF_ONE
+        client.is_some() && held.count() >= MAX_STUCK_OF_ONE
     }
 
-    fn of(&mut self, lane: u64) -> Option<&mut Lane> {
+    fn of(&mut self, lane: u64) -> Option<&mut ThreadLane> {
         self.lanes.iter_mut().find(|each| each.id == lane)
     }
 
     /// Takes the next job that this lane may run.
     fn take(&mut self, lane: u64) -> Option<Job> {
         let is_for = |job: &Job| match &job.what {
-            What::Begin(..) => true,
-            What::Settle(step, ..) => step.lane == lane,
+            JobKind::Begin(..) => true,
+            JobKind::Settle(step, ..) => step.lane == lane,
         };
         let at = self.jobs.iter().position(is_for)?;
         self.jobs.remove(at)
@@ -273,35 +282,35 @@ impl State {
 impl Shared {
     fn too_long(&self) -> Failure {
         let most = self.limits.wall;
-        Failure::new(Kind::Wall, format!("it did not end within {most:?}"))
+        Failure::new(FailureKind::Wall, format!("it did not end within {most:?}"))
     }
 
     /// Queues a job, and returns its number.
     fn post(
         &self,
-        what: What,
-        done: oneshot::Sender<Result<Step, Failure>>,
+        what: JobKind,
+        done: oneshot::Sender<Result<HookStep, Failure>>,
     ) -> Result<u64, Failure> {
         let mut state = self.state.lock();
-        let begins = matches!(what, What::Begin(..));
+        let begins = matches!(what, JobKind::Begin(..));
         let client = what.client();
         if begins && state.is_held_by(client) {
             let why = "this client already holds its maximum of threads";
-            return Err(Failure::new(Kind::Stuck, why));
+            return Err(Failure::new(FailureKind::Stuck, why));
         }
-        if begins && state.stuck.len() >= MOST_STUCK {
-            let why = format!("{MOST_STUCK} of its threads are stuck, and it gets no more");
-            return Err(Failure::new(Kind::Stuck, why));
+        if begins && state.stuck.len() >= MAX_STUCK {
+            let why = format!("{MAX_STUCK} of its threads are stuck, and it gets no more");
+            return Err(Failure::new(FailureKind::Stuck, why));
         }
-        if begins && state.jobs.len() >= MOST_QUEUED {
-            let why = format!("{MOST_QUEUED} hooks already wait for its threads");
-            return Err(Failure::new(Kind::Wall, why));
+        if begins && state.jobs.len() >= MAX_QUEUED {
+            let why = format!("{MAX_QUEUED} hooks already wait for its threads");
+            return Err(Failure::new(FailureKind::Wall, why));
         }
-        if let What::Settle(step, ..) = &what {
+        if let JobKind::Settle(step, ..) = &what {
             let lane = step.lane;
             if state.of(lane).is_none() {
                 let why = "the instance that it waited in is stuck in another hook";
-                return Err(Failure::new(Kind::Stuck, why));
+                return Err(Failure::new(FailureKind::Stuck, why));
             }
         }
         let id = state.number();
@@ -339,24 +348,24 @@ impl Shared {
     fn give_up(self: &Arc<Self>, job: u64) -> bool {
         let mut state = self.state.lock();
         state.jobs.retain(|queued| queued.id != job);
-        let is_stuck = |lane: &mut Lane| {
+        let is_stuck = |lane: &mut ThreadLane| {
             lane.running.is_some_and(|(running, since)| {
                 running == job || since.elapsed() >= self.limits.wall
             })
         };
-        let stuck: Vec<Lane> = state.lanes.extract_if(.., is_stuck).collect();
-        let is_own = |lane: &Lane| lane.running.is_some_and(|(running, _)| running == job);
+        let stuck: Vec<ThreadLane> = state.lanes.extract_if(.., is_stuck).collect();
+        let is_own = |lane: &ThreadLane| lane.running.is_some_and(|(running, _)| running == job);
         let is_in_it = stuck.iter().any(is_own);
         for lane in stuck {
             state.stuck.push((lane.id, lane.client));
             if state.is_held_by(lane.client) {
                 // Queued hooks of this client fail at once: it may hold no more lanes.
                 let is_next =
-                    |job: &Job| job.client == lane.client && matches!(job.what, What::Begin(..));
+                    |job: &Job| job.client == lane.client && matches!(job.what, JobKind::Begin(..));
                 state.jobs.retain(|job| !is_next(job));
             }
             let is_of_lane =
-                |job: &Job| matches!(&job.what, What::Settle(step, ..) if step.lane == lane.id);
+                |job: &Job| matches!(&job.what, JobKind::Settle(step, ..) if step.lane == lane.id);
             state.jobs.retain(|job| !is_of_lane(job));
             if let Some(isolate) = &lane.isolate {
                 isolate.give_up();
@@ -373,7 +382,7 @@ impl Shared {
         let is_short = |state: &State| {
             !state.is_closed
                 && state.lanes.len() < self.wanted
-                && state.lanes.len() + state.stuck.len() < self.wanted + MOST_STUCK
+                && state.lanes.len() + state.stuck.len() < self.wanted + MAX_STUCK
         };
         while is_short(&state) {
             missing.push(state.lane());
@@ -402,18 +411,18 @@ impl Shared {
         while let Some(Job { what, done, .. }) = self.next(id) {
             let outcome = match what {
                 // No caller waits for it: its client is gone.
-                What::Begin(..) if done.is_closed() => continue,
-                What::Begin(hook, input) => self.whole(id, &mut isolate).map(|isolate| {
+                JobKind::Begin(..) if done.is_closed() => continue,
+                JobKind::Begin(hook, input) => self.whole(id, &mut isolate).map(|isolate| {
                     let call = isolate.begin(isolate.call(*input), hook);
-                    Step {
+                    HookStep {
                         lane: id,
                         isolate,
                         call,
                     }
                 }),
-                What::Settle(step, promise, settled) => {
+                JobKind::Settle(step, promise, settled) => {
                     let call = step.isolate.settle(step.call, promise, settled);
-                    Ok(Step { call, ..step })
+                    Ok(HookStep { call, ..step })
                 }
             };
             // Not counted in the hook's time: the rest prepares for the next hook.
@@ -482,14 +491,14 @@ impl Shared {
 fn give_way(thread: Option<Pid>) {
     if let Some(thread) = thread {
         // On failure the thread keeps its share of the CPU.
-        let _kept = rustix::process::setpriority_process(Some(thread), LESS_URGENT);
+        let _kept = rustix::process::setpriority_process(Some(thread), STUCK_NICE);
     }
 }
 
 #[cfg(not(target_os = "linux"))]
 fn give_way(_thread: Option<Pid>) {}
 
-impl fmt::Debug for Threads {
+impl fmt::Debug for PluginThreads {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Threads").finish_non_exhaustive()
     }

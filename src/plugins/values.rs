@@ -16,7 +16,7 @@ use rquickjs::{
 };
 use url::{Url, quirks};
 
-use super::{budget::Budget, host::size, text::Text};
+use super::{budget::CpuBudget, host::size, usv_string::UsvString};
 
 /// Decoder of `atob` after the padding is removed (Infra standard, "forgiving-base64 decode").
 const FORGIVING: GeneralPurpose = GeneralPurpose::new(
@@ -27,15 +27,15 @@ const FORGIVING: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// Most strings that a function takes at a time, and their most bytes together.
-const MOST_TEXTS: u32 = 64 << 10;
-const LONGEST_TEXTS: usize = 8 << 20;
+const MAX_TEXTS: u32 = 64 << 10;
+const MAX_TEXTS_LEN: usize = 8 << 20;
 
 /// Adds these functions to `host`. To the engine each call is one step, however much data it
 /// processes, so they check `budget` themselves.
 pub(super) fn functions<'js>(
     ctx: &Ctx<'js>,
     host: &Object<'js>,
-    budget: &Arc<Budget>,
+    budget: &Arc<CpuBudget>,
 ) -> Result<()> {
     texts(ctx, host, budget)?;
     let b = Arc::clone(budget);
@@ -71,21 +71,24 @@ pub(super) fn functions<'js>(
     host.set("random", Function::new(ctx.clone(), random)?)
 }
 
-fn texts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, budget: &Arc<Budget>) -> Result<()> {
+fn texts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, budget: &Arc<CpuBudget>) -> Result<()> {
     let b = Arc::clone(budget);
-    let parse = move |ctx: Ctx<'js>, Text(text): Text, base: Opt<Option<Text>>| {
+    let parse = move |ctx: Ctx<'js>, UsvString(text): UsvString, base: Opt<Option<UsvString>>| {
         pass(&ctx, &b, text.len())?;
         Ok::<_, Error>(url_parse(text, base))
     };
     host.set("urlParse", Function::new(ctx.clone(), parse)?)?;
     let b = Arc::clone(budget);
-    let set = move |ctx: Ctx<'js>, Text(url): Text, part: String, Text(value): Text| {
+    let set = move |ctx: Ctx<'js>,
+                    UsvString(url): UsvString,
+                    part: String,
+                    UsvString(value): UsvString| {
         pass(&ctx, &b, url.len() + value.len())?;
         Ok::<_, Error>(url_set(url, part, value))
     };
     host.set("urlSet", Function::new(ctx.clone(), set)?)?;
     let b = Arc::clone(budget);
-    let parse = move |ctx: Ctx<'js>, Text(text): Text| {
+    let parse = move |ctx: Ctx<'js>, UsvString(text): UsvString| {
         pass(&ctx, &b, text.len())?;
         Ok::<_, Error>(query_parse(text))
     };
@@ -97,7 +100,7 @@ fn texts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, budget: &Arc<Budget>) -> Resul
     };
     host.set("queryPrint", Function::new(ctx.clone(), print)?)?;
     let b = Arc::clone(budget);
-    let encode = move |ctx: Ctx<'js>, Text(text): Text| {
+    let encode = move |ctx: Ctx<'js>, UsvString(text): UsvString| {
         pass(&ctx, &b, text.len())?;
         // A copy, which counts as the plugin's memory.
         ArrayBuffer::new_copy(ctx, text.as_bytes())
@@ -110,13 +113,13 @@ fn texts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, budget: &Arc<Budget>) -> Resul
     };
     host.set("utf8Decode", Function::new(ctx.clone(), decode)?)?;
     let b = Arc::clone(budget);
-    let encode = move |ctx: Ctx<'js>, Text(text): Text| {
+    let encode = move |ctx: Ctx<'js>, UsvString(text): UsvString| {
         pass(&ctx, &b, text.len())?;
         Ok::<_, Error>(btoa(text))
     };
     host.set("btoa", Function::new(ctx.clone(), encode)?)?;
     let b = Arc::clone(budget);
-    let decode = move |ctx: Ctx<'js>, Text(text): Text| {
+    let decode = move |ctx: Ctx<'js>, UsvString(text): UsvString| {
         pass(&ctx, &b, text.len())?;
         Ok::<_, Error>(atob(text))
     };
@@ -125,20 +128,24 @@ fn texts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, budget: &Arc<Budget>) -> Resul
 
 /// Returns the strings of an array. A plugin may put the same one in it a million times, which
 /// costs the plugin nothing, and the gateway a copy of each.
-pub(super) fn texts_of(ctx: &Ctx<'_>, budget: &Budget, array: &Array<'_>) -> Result<Vec<String>> {
+pub(super) fn texts_of(
+    ctx: &Ctx<'_>,
+    budget: &CpuBudget,
+    array: &Array<'_>,
+) -> Result<Vec<String>> {
     let mut texts = Vec::new();
-    let mut room = LONGEST_TEXTS;
+    let mut room = MAX_TEXTS_LEN;
     // The engine's own function for the length is limited to 2³¹, and panics beyond.
     let length: f64 = array.as_object().get("length")?;
-    for at in 0..=MOST_TEXTS {
+    for at in 0..=MAX_TEXTS {
         if f64::from(at) >= length {
             break;
         }
-        let Text(text) = array.get(at as usize)?;
+        let UsvString(text) = array.get(at as usize)?;
         pass(ctx, budget, text.len())?;
-        if text.len() > room || at == MOST_TEXTS {
+        if text.len() > room || at == MAX_TEXTS {
             let why =
-                format!("a list can have at most {MOST_TEXTS} strings and {LONGEST_TEXTS} bytes");
+                format!("a list can have at most {MAX_TEXTS} strings and {MAX_TEXTS_LEN} bytes");
             return Err(Exception::throw_range(ctx, &why));
         }
         room -= text.len();
@@ -147,7 +154,7 @@ pub(super) fn texts_of(ctx: &Ctx<'_>, budget: &Budget, array: &Array<'_>) -> Res
     Ok(texts)
 }
 
-pub(super) fn pass(ctx: &Ctx<'_>, budget: &Budget, bytes: usize) -> Result<()> {
+pub(super) fn pass(ctx: &Ctx<'_>, budget: &CpuBudget, bytes: usize) -> Result<()> {
     if budget.passes(bytes) {
         return Ok(());
     }
@@ -169,9 +176,9 @@ fn stop_for_good(ctx: &Ctx<'_>, stop: &Value<'_>) {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "as the engine passes it")]
-fn url_parse(text: String, base: Opt<Option<Text>>) -> Option<Vec<String>> {
+fn url_parse(text: String, base: Opt<Option<UsvString>>) -> Option<Vec<String>> {
     let base = match base.0.flatten() {
-        Some(Text(base)) => Some(Url::parse(&base).ok()?),
+        Some(UsvString(base)) => Some(Url::parse(&base).ok()?),
         None => None,
     };
     let url = Url::options().base_url(base.as_ref()).parse(&text).ok()?;

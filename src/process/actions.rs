@@ -10,22 +10,22 @@ use std::{
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
-use super::{bans, control::Control, purges, watch::Watched};
+use super::{bans, control::Control, purges, watch::WatchSettings};
 use crate::{
     base::{metrics::IntCounter, secret::Secret},
-    cache::purge::{Order, Purge, Receipt, Source},
+    cache::purge::{Purge, PurgeRequest, Receipt, Source},
     config::model::File,
     gateway::Gateway,
     runtime::{
-        audit::{Entry, Outcome, Who},
+        audit::{Actor, AuditEntry, Outcome},
         live::Live,
     },
     status::{
         actions::{
-            Actions, BackendName, Done, NewBackend, NewBan, Refused, Reloaded, SwitchTo, Switched,
-            Upgraded,
+            ActionError, Actions, BackendName, BackendResult, NewBackend, NewBan, ProfileSelection,
+            ReloadResult, SwitchResult, UpgradeResult,
         },
-        http::Reason,
+        http::RejectionReason,
         snapshot::{BackendStatus, BanStatus},
     },
     upstreams::{BackendSnapshot, Force, MemberError, NewMember, Upstream},
@@ -38,18 +38,18 @@ const TURNED_AWAY_EVERY: Duration = Duration::from_secs(1);
 /// Performs operator actions on the running gateway.
 pub(super) struct Operator {
     control: Arc<Control>,
-    refused: [IntCounter; Reason::ALL.len()],
-    turned_away: Mutex<TurnedAway>,
+    refused: [IntCounter; RejectionReason::ALL.len()],
+    turned_away: Mutex<RejectedCount>,
 }
 
 /// Number of rejected requests since the last line about them.
 #[derive(Default)]
-struct TurnedAway {
+struct RejectedCount {
     last: Option<Instant>,
     left_out: u64,
 }
 
-impl TurnedAway {
+impl RejectedCount {
     /// Returns how many were left out before this one, or `None` if this one is left out as well.
     fn one_more(&mut self, now: Instant) -> Option<u64> {
         let is_soon = |last| now.saturating_duration_since(last) < TURNED_AWAY_EVERY;
@@ -66,7 +66,7 @@ impl Operator {
     pub(super) fn new(control: &Arc<Control>) -> Self {
         Self {
             control: Arc::clone(control),
-            refused: Reason::counters(&control.live.world.metrics),
+            refused: RejectionReason::counters(&control.live.world.metrics),
             turned_away: Mutex::default(),
         }
     }
@@ -79,10 +79,10 @@ impl Operator {
     async fn in_turn<T: Send>(
         &self,
         action: &'static str,
-        who: Who,
+        who: Actor,
         target: String,
-        act: impl FnOnce(&Gateway) -> Result<T, Refused> + Send,
-    ) -> Result<T, Refused> {
+        act: impl FnOnce(&Gateway) -> Result<T, ActionError> + Send,
+    ) -> Result<T, ActionError> {
         let began = self.live().world.clock.now();
         let _turn = self.turn().await;
         let outcome = match self.control.line.is_ours() {
@@ -103,12 +103,12 @@ impl Operator {
 
     /// Purges here, serialized with upgrades, and then waits for the other gateways outside the
     /// lock.
-    async fn purged(&self, order: Order) -> Result<Receipt, Refused> {
+    async fn purged(&self, order: PurgeRequest) -> Result<Receipt, ActionError> {
         let gateway = self.live().gateway();
         purges::link(&gateway)?;
         let purges = order.purges.iter().map(|purge| {
             let purge = purge.clone().in_normal_form(gateway.slashes);
-            purge.map_err(|bad| Refused::new(422, "bad_purge", bad.to_string()))
+            purge.map_err(|bad| ActionError::new(422, "bad_purge", bad.to_string()))
         });
         let purges = purges.collect::<Result<Vec<_>, _>>()?;
         // Instances come first, so that everything the gateways fetch from then on is new.
@@ -131,15 +131,15 @@ impl Operator {
     async fn on_upstream(
         &self,
         action: &'static str,
-        who: Who,
+        who: Actor,
         name: &BackendName,
         act: impl FnOnce(&Upstream) -> Result<BackendSnapshot, MemberError> + Send,
-    ) -> Result<Done, Refused> {
+    ) -> Result<BackendResult, ActionError> {
         let target = format!("{}/{}", name.upstream, name.address);
         let outcome = self.in_turn(action, who, target, |gateway| {
             match gateway.upstreams.get(name.upstream.as_str()) {
                 Some(upstream) => act(upstream).map_err(|error| {
-                    Refused::new(error.status(), error.reason(), error.to_string())
+                    ActionError::new(error.status(), error.reason(), error.to_string())
                 }),
                 None => Err(no_such_upstream(
                     &name.upstream,
@@ -150,7 +150,7 @@ impl Operator {
         outcome.await.map(|backend| {
             let mut backend = status(&backend);
             backend.add_in_flight(self.in_flight_before(&name.upstream, &backend.address));
-            Done {
+            BackendResult {
                 upstream: name.upstream.clone(),
                 backend,
             }
@@ -166,30 +166,30 @@ impl Operator {
     fn record(
         &self,
         action: &'static str,
-        who: Who,
+        who: Actor,
         target: Option<String>,
         began: Instant,
-        refused: Option<&Refused>,
+        refused: Option<&ActionError>,
     ) {
         let outcome = match refused {
             None => Outcome::Ok,
             Some(refused) if refused.status >= 500 => Outcome::Failed,
             Some(_) => Outcome::Refused,
         };
-        self.live().audit(&Entry {
+        self.live().audit(&AuditEntry {
             target,
             outcome,
             reason: refused.map(|refused| refused.reason.clone()),
             message: refused.map(|refused| refused.message.clone()),
             took: Some(self.live().world.clock.now() - began),
             generation: Some(self.live().loaded().generation),
-            ..Entry::new(action, who)
+            ..AuditEntry::new(action, who)
         });
     }
 }
 
 #[async_trait]
-impl Watched for Operator {
+impl WatchSettings for Operator {
     fn debounce(&self) -> Option<Duration> {
         // A process that is stopping leaves the change to its successor.
         let watch = self.live().gateway().watch;
@@ -198,7 +198,7 @@ impl Watched for Operator {
 
     async fn changed(&self) {
         // The outcome is in the log.
-        drop(self.reload(Who::Watch).await);
+        drop(self.reload(Actor::Watch).await);
     }
 }
 
@@ -208,23 +208,23 @@ impl Actions for Operator {
         self.live().gateway().admin.token.clone()
     }
 
-    fn turned_away(&self, who: Who, reason: Reason, path: &str) {
+    fn turned_away(&self, who: Actor, reason: RejectionReason, path: &str) {
         self.refused[reason as usize].inc();
         let now = self.live().world.clock.now();
         let Some(left_out) = self.turned_away.lock().one_more(now) else {
             return;
         };
-        self.live().audit(&Entry {
+        self.live().audit(&AuditEntry {
             target: Some(path.chars().take(200).collect()),
             outcome: Outcome::Refused,
             reason: Some(Cow::Borrowed(reason.word())),
             generation: Some(self.live().loaded().generation),
             message: (left_out > 0).then(|| format!("{left_out} more since the last line")),
-            ..Entry::new("enter", who)
+            ..AuditEntry::new("enter", who)
         });
     }
 
-    async fn reload(&self, who: Who) -> Result<Reloaded, Refused> {
+    async fn reload(&self, who: Actor) -> Result<ReloadResult, ActionError> {
         let began = self.live().world.clock.now();
         let outcome = self.control.reload().await;
         let file = self.control.path.as_ref();
@@ -233,7 +233,11 @@ impl Actions for Operator {
         outcome
     }
 
-    async fn upgrade(&self, who: Who, binary: Option<PathBuf>) -> Result<Upgraded, Refused> {
+    async fn upgrade(
+        &self,
+        who: Actor,
+        binary: Option<PathBuf>,
+    ) -> Result<UpgradeResult, ActionError> {
         let began = self.live().world.clock.now();
         let target = binary.as_ref().map(|path| path.display().to_string());
         let outcome = self.control.upgrade(binary).await;
@@ -241,14 +245,23 @@ impl Actions for Operator {
         outcome
     }
 
-    async fn drain(&self, who: Who, backend: BackendName, force: bool) -> Result<Done, Refused> {
+    async fn drain(
+        &self,
+        who: Actor,
+        backend: BackendName,
+        force: bool,
+    ) -> Result<BackendResult, ActionError> {
         self.on_upstream("drain", who, &backend, |upstream| {
             upstream.drain(&backend.address, forced(force))
         })
         .await
     }
 
-    async fn undrain(&self, who: Who, backend: BackendName) -> Result<Done, Refused> {
+    async fn undrain(
+        &self,
+        who: Actor,
+        backend: BackendName,
+    ) -> Result<BackendResult, ActionError> {
         self.on_upstream("undrain", who, &backend, |upstream| {
             upstream.undrain(&backend.address)
         })
@@ -257,10 +270,10 @@ impl Actions for Operator {
 
     async fn add_backend(
         &self,
-        who: Who,
+        who: Actor,
         upstream: String,
         backend: NewBackend,
-    ) -> Result<Done, Refused> {
+    ) -> Result<BackendResult, ActionError> {
         let NewBackend {
             address,
             weight,
@@ -283,10 +296,10 @@ impl Actions for Operator {
 
     async fn remove_backend(
         &self,
-        who: Who,
+        who: Actor,
         backend: BackendName,
         force: bool,
-    ) -> Result<Done, Refused> {
+    ) -> Result<BackendResult, ActionError> {
         let older = self.in_flight_before(&backend.upstream, &backend.address);
         self.on_upstream("remove_backend", who, &backend, |upstream| {
             if older > 0 && !force {
@@ -300,7 +313,7 @@ impl Actions for Operator {
         .await
     }
 
-    async fn profile(&self, who: Who, to: SwitchTo) -> Result<Switched, Refused> {
+    async fn profile(&self, who: Actor, to: ProfileSelection) -> Result<SwitchResult, ActionError> {
         let began = self.live().world.clock.now();
         let target = to.name.as_deref().unwrap_or("none");
         let target = target.chars().take(100).collect();
@@ -309,23 +322,23 @@ impl Actions for Operator {
         outcome
     }
 
-    async fn ban(&self, who: Who, ban: NewBan) -> Result<BanStatus, Refused> {
+    async fn ban(&self, who: Actor, ban: NewBan) -> Result<BanStatus, ActionError> {
         let target = ban.address.chars().take(100).collect();
         self.in_turn("ban", who, target, |gateway| bans::ban(gateway, &ban))
             .await
     }
 
-    async fn purge(&self, who: Who, order: Order) -> Result<Receipt, Refused> {
+    async fn purge(&self, who: Actor, order: PurgeRequest) -> Result<Receipt, ActionError> {
         let began = self.live().world.clock.now();
         let target = Purge::line(&order.purges);
         let outcome = self.purged(order).await;
         match outcome.as_ref().map(Receipt::shortfall) {
-            Ok(Some(shortfall)) => self.live().audit(&Entry {
+            Ok(Some(shortfall)) => self.live().audit(&AuditEntry {
                 target: Some(target),
                 reason: Some(Cow::Borrowed(shortfall.word())),
                 took: Some(self.live().world.clock.now() - began),
                 generation: Some(self.live().loaded().generation),
-                ..Entry::new("purge", who)
+                ..AuditEntry::new("purge", who)
             }),
             Ok(None) => self.record("purge", who, Some(target), began, None),
             Err(refused) => self.record("purge", who, Some(target), began, Some(refused)),
@@ -333,7 +346,7 @@ impl Actions for Operator {
         outcome
     }
 
-    async fn unban(&self, who: Who, address: String) -> Result<BanStatus, Refused> {
+    async fn unban(&self, who: Actor, address: String) -> Result<BanStatus, ActionError> {
         let target = address.chars().take(100).collect();
         self.in_turn("unban", who, target, |gateway| {
             bans::unban(gateway, &address)
@@ -351,7 +364,7 @@ fn status(backend: &BackendSnapshot) -> BackendStatus {
     serde_json::from_value(value).expect("the status is made for it")
 }
 
-fn no_such_upstream<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Refused {
+fn no_such_upstream<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> ActionError {
     let mut known: Vec<String> = known.map(|name| format!("`{name}`")).collect();
     known.sort();
     let known = if known.is_empty() {
@@ -359,7 +372,7 @@ fn no_such_upstream<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Ref
     } else {
         known.join(", ")
     };
-    Refused::new(
+    ActionError::new(
         404,
         "no_such_upstream",
         format!("unknown upstream `{name}`; there is {known}"),
@@ -374,7 +387,7 @@ mod tests {
     #[test]
     fn a_flood_of_strangers_is_a_line_a_second() {
         let clock = Clock::test();
-        let mut turned_away = TurnedAway::default();
+        let mut turned_away = RejectedCount::default();
         let mut one_more = || turned_away.one_more(clock.now());
         assert_eq!(one_more(), Some(0));
         for _ in 0..41 {

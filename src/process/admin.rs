@@ -18,7 +18,7 @@ use crate::{
     gateway::{self, AdminSocket},
     status::{
         self, admin_socket,
-        http::{Connections, Served},
+        http::{AdminState, Connections},
     },
 };
 
@@ -32,11 +32,11 @@ const USUAL_HELP: &str =
 /// The admin listeners that are open.
 #[derive(Default)]
 pub(super) struct Admin {
-    tcp: Mutex<Option<Open<SocketAddr>>>,
-    socket: Mutex<Option<Open<PathBuf>>>,
+    tcp: Mutex<Option<OpenAdmin<SocketAddr>>>,
+    socket: Mutex<Option<OpenAdmin<PathBuf>>>,
 }
 
-struct Open<T> {
+struct OpenAdmin<T> {
     /// The address or path as configured.
     written: T,
     /// The address or path as bound.
@@ -50,19 +50,19 @@ struct Open<T> {
 
 /// Keeper of the sockets of a process that ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kept {
+pub(super) enum SocketKeeper {
     ByNobody,
     /// Kept by the service manager, or by the process that serves now.
     ByOthers,
 }
 
 /// Listeners that a configuration adds: bound, but not accepting yet.
-pub(super) struct Prepared {
-    tcp: Change<SocketAddr, std::net::TcpListener>,
-    socket: Change<PathBuf, std::os::unix::net::UnixListener>,
+pub(super) struct PreparedAdmin {
+    tcp: AdminChange<SocketAddr, std::net::TcpListener>,
+    socket: AdminChange<PathBuf, std::os::unix::net::UnixListener>,
 }
 
-enum Change<T, L> {
+enum AdminChange<T, L> {
     Keep,
     Close,
     Open(T, L, OwnedFd),
@@ -92,10 +92,10 @@ impl Admin {
         &self,
         wanted: &gateway::Admin,
         inherit: Inherit<'_>,
-    ) -> Result<Prepared, AdminError> {
+    ) -> Result<PreparedAdmin, AdminError> {
         let tcp = match (&wanted.address, &*self.tcp.lock()) {
-            (None, _) => Change::Close,
-            (Some(wanted), Some(open)) if open.written == *wanted => Change::Keep,
+            (None, _) => AdminChange::Close,
+            (Some(wanted), Some(open)) if open.written == *wanted => AdminChange::Keep,
             (Some(address), _) => {
                 let bound = match inherit(&address.to_string()) {
                     Some(socket) => Ok(socket.into()),
@@ -103,7 +103,7 @@ impl Admin {
                 };
                 let opened = bound.and_then(|bound| {
                     let shared = bound.as_fd().try_clone_to_owned()?;
-                    Ok(Change::Open(*address, bound, shared))
+                    Ok(AdminChange::Open(*address, bound, shared))
                 });
                 opened.map_err(|source| AdminError::Address {
                     address: *address,
@@ -118,8 +118,8 @@ impl Admin {
             AdminSocket::Off => None,
         };
         let socket = match (&path, &*self.socket.lock()) {
-            (None, _) => Change::Close,
-            (Some(wanted), Some(open)) if open.written == *wanted => Change::Keep,
+            (None, _) => AdminChange::Close,
+            (Some(wanted), Some(open)) if open.written == *wanted => AdminChange::Keep,
             (Some(path), _) => {
                 let bound = match inherit(&place(path)) {
                     Some(socket) => Ok(socket.into()),
@@ -127,7 +127,7 @@ impl Admin {
                 };
                 let opened = bound.and_then(|bound| {
                     let shared = bound.as_fd().try_clone_to_owned()?;
-                    Ok(Change::Open(path.clone(), bound, shared))
+                    Ok(AdminChange::Open(path.clone(), bound, shared))
                 });
                 match opened {
                     Ok(opened) => opened,
@@ -135,7 +135,7 @@ impl Admin {
                     // Another gateway of this user is a different mistake.
                     Err(SocketError::Io(error)) if is_usual => {
                         warn!(path:?, error:%; "no admin socket: the commands do not reach this gateway; write `admin: {{ socket: PATH }}`, or `off`");
-                        Change::Close
+                        AdminChange::Close
                     }
                     Err(source) => {
                         return Err(AdminError::Socket {
@@ -147,34 +147,37 @@ impl Admin {
                 }
             }
         };
-        Ok(Prepared { tcp, socket })
+        Ok(PreparedAdmin { tcp, socket })
     }
 
     /// Puts the prepared listeners into service.
-    pub(super) fn commit(&self, prepared: Prepared, served: &Served) {
+    pub(super) fn commit(&self, prepared: PreparedAdmin, served: &AdminState) {
         match prepared.tcp {
-            Change::Keep => {}
-            Change::Close => *self.tcp.lock() = None,
-            Change::Open(written, listener, shared) => {
+            AdminChange::Keep => {}
+            AdminChange::Close => *self.tcp.lock() = None,
+            AdminChange::Open(written, listener, shared) => {
                 let bound = listener.local_addr().unwrap_or(written);
                 info!(address:% = bound; "admin listening");
                 let served = served.clone();
-                *self.tcp.lock() = Some(Open::new(written, bound, shared, |open| async move {
-                    status::http::serve_tcp(listener, served, &open).await
-                }));
+                *self.tcp.lock() =
+                    Some(OpenAdmin::new(written, bound, shared, |open| async move {
+                        status::http::serve_tcp(listener, served, &open).await
+                    }));
             }
         }
         match prepared.socket {
-            Change::Keep => {}
-            Change::Close => self.remove_socket(),
-            Change::Open(path, listener, shared) => {
+            AdminChange::Keep => {}
+            AdminChange::Close => self.remove_socket(),
+            AdminChange::Open(path, listener, shared) => {
                 self.remove_socket();
                 info!(path:? = path; "admin listening");
                 let served = served.clone();
-                *self.socket.lock() =
-                    Some(Open::new(path.clone(), path, shared, |open| async move {
-                        status::http::serve_unix(listener, served, &open).await
-                    }));
+                *self.socket.lock() = Some(OpenAdmin::new(
+                    path.clone(),
+                    path,
+                    shared,
+                    |open| async move { status::http::serve_unix(listener, served, &open).await },
+                ));
             }
         }
     }
@@ -220,11 +223,11 @@ impl Admin {
 
     /// Closes the listeners. The path of the unix socket stays if another process keeps the socket
     /// for the next one.
-    pub(super) fn close(&self, kept: Kept) {
+    pub(super) fn close(&self, kept: SocketKeeper) {
         *self.tcp.lock() = None;
         match kept {
-            Kept::ByOthers => *self.socket.lock() = None,
-            Kept::ByNobody => self.remove_socket(),
+            SocketKeeper::ByOthers => *self.socket.lock() = None,
+            SocketKeeper::ByNobody => self.remove_socket(),
         }
     }
 
@@ -237,7 +240,7 @@ impl Admin {
     }
 }
 
-impl<T> Open<T> {
+impl<T> OpenAdmin<T> {
     fn new<F>(written: T, bound: T, socket: OwnedFd, serve: impl FnOnce(Connections) -> F) -> Self
     where
         F: Future<Output = io::Result<()>> + Send + 'static,

@@ -5,61 +5,61 @@ use std::time::{Duration, UNIX_EPOCH};
 use crate::{
     gateway::Gateway,
     limits::{
-        Address, Ban, By,
-        bans::{LONGEST, SHORTEST},
+        Address, Ban, BanOrigin,
+        bans::{MAX_DURATION, MIN_DURATION},
     },
     status::{
-        actions::{NewBan, Refused},
+        actions::{ActionError, NewBan},
         snapshot::BanStatus,
     },
 };
 
 /// Size limit of a reason: a few words in a table.
-const LONGEST_REASON: usize = 200;
+const MAX_REASON_LEN: usize = 200;
 
 /// Default reason of an operator's ban.
 const REASON: &str = "operator";
 
 /// Bans a client on behalf of an operator.
-pub(super) fn ban(gateway: &Gateway, new: &NewBan) -> Result<BanStatus, Refused> {
+pub(super) fn ban(gateway: &Gateway, new: &NewBan) -> Result<BanStatus, ActionError> {
     let address = address(&new.address)?;
     if gateway.trusted.trusts(address.ip()) {
         let message = format!(
             "`{address}` is one of `trusted_proxies`: a ban would shut out all clients behind \
              it; ban its clients"
         );
-        return Err(Refused::new(409, "trusted_proxy", message));
+        return Err(ActionError::new(409, "trusted_proxy", message));
     }
     let lasts = new.lasts.0;
-    if !(SHORTEST..=LONGEST).contains(&lasts) {
+    if !(MIN_DURATION..=MAX_DURATION).contains(&lasts) {
         let message = format!("invalid ban time `{}`: 1s to 366d", new.lasts);
-        return Err(Refused::new(422, "bad_time", message));
+        return Err(ActionError::new(422, "bad_time", message));
     }
     let reason = new.reason.as_deref().map_or(REASON, str::trim);
     let is_plain = !reason.is_empty() && !reason.chars().any(char::is_control);
-    if !is_plain || reason.chars().count() > LONGEST_REASON {
-        let message = format!("a reason is one line of up to {LONGEST_REASON} characters");
-        return Err(Refused::new(422, "bad_reason", message));
+    if !is_plain || reason.chars().count() > MAX_REASON_LEN {
+        let message = format!("a reason is one line of up to {MAX_REASON_LEN} characters");
+        return Err(ActionError::new(422, "bad_reason", message));
     }
     let ban = gateway
         .bans
-        .ban(address, reason.to_owned(), By::Operator, lasts, 0);
+        .ban(address, reason.to_owned(), BanOrigin::Operator, lasts, 0);
     Ok(status(&ban))
 }
 
 /// Lifts a ban on behalf of an operator.
-pub(super) fn unban(gateway: &Gateway, text: &str) -> Result<BanStatus, Refused> {
+pub(super) fn unban(gateway: &Gateway, text: &str) -> Result<BanStatus, ActionError> {
     let address = address(text)?;
     let lifted = gateway.bans.lift(address);
     lifted
         .map(|ban| status(&ban))
-        .ok_or_else(|| Refused::new(404, "not_banned", format!("`{address}` is not banned")))
+        .ok_or_else(|| ActionError::new(404, "not_banned", format!("`{address}` is not banned")))
 }
 
-fn address(text: &str) -> Result<Address, Refused> {
+fn address(text: &str) -> Result<Address, ActionError> {
     text.parse()
-        .map_err(|error: crate::limits::address::NoAddress| {
-            Refused::new(422, "bad_address", error.to_string())
+        .map_err(|error: crate::limits::address::InvalidAddress| {
+            ActionError::new(422, "bad_address", error.to_string())
         })
 }
 
@@ -70,8 +70,8 @@ pub(super) fn status(ban: &Ban) -> BanStatus {
         address: ban.address.to_string(),
         reason: ban.reason.clone(),
         by: match ban.by {
-            By::Rule => "rule".to_owned(),
-            By::Operator => "operator".to_owned(),
+            BanOrigin::Rule => "rule".to_owned(),
+            BanOrigin::Operator => "operator".to_owned(),
         },
         since: at(ban.since),
         until: at(ban.until),

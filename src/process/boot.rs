@@ -8,14 +8,14 @@ use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{
     actions::Operator,
-    cache::Inheritance,
+    cache::InheritedCache,
     control::{Control, StartError},
-    handover::Birth,
+    handover::LaunchState,
     last_good, log as own_log,
-    ready::{READY_FILE, Ready},
-    signals::{Ask, Signals},
+    ready::{READY_FILE, ReadyFile},
+    signals::{SignalAction, Signals},
     state_folder::state_folder,
-    upgrade::{Line, Succeeded},
+    upgrade::{Lineage, SuccessionNotice},
     watch,
 };
 use crate::{
@@ -24,22 +24,22 @@ use crate::{
     config::{
         diagnostic::Diagnostics,
         model::File,
-        source::{self, Beside, Sources},
+        source::{self, ReferencedFiles, Sources},
     },
     edge::worker,
     gateway::{self, World},
-    runtime::{audit::Who, live::Live},
+    runtime::{audit::Actor, live::Live},
     status::actions::{Actions as _, SUCCEEDED},
-    upstreams::Keeper,
+    upstreams::DecisionStore,
 };
 
 /// Time limit for writing the last log lines.
 const FLUSH: Duration = Duration::from_secs(2);
 
 /// Input of [`serve`].
-pub struct Setup {
+pub struct BootOptions {
     /// Launch parameters and inherited files of this process.
-    pub birth: Birth,
+    pub birth: LaunchState,
     pub file: File,
     /// Path of the file. `None` for a built-in configuration.
     pub path: Option<PathBuf>,
@@ -68,7 +68,7 @@ pub enum BootError {
 }
 
 /// Serves until a stop signal or until a successor serves, then drains. Returns the exit status.
-pub fn serve(setup: Setup) -> Result<u8, BootError> {
+pub fn serve(setup: BootOptions) -> Result<u8, BootError> {
     let workers = worker::runtime(setup.threads).map_err(BootError::Runtime)?;
     // Signals, deadlines, probes, DNS and the admin listener have this thread to themselves. An
     // idle worker then has no timers of ours to check.
@@ -80,8 +80,8 @@ pub fn serve(setup: Setup) -> Result<u8, BootError> {
     outcome
 }
 
-async fn run(setup: Setup, workers: &Handle) -> Result<u8, BootError> {
-    let Setup {
+async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
+    let BootOptions {
         birth,
         file,
         sources,
@@ -90,14 +90,14 @@ async fn run(setup: Setup, workers: &Handle) -> Result<u8, BootError> {
         warn,
         ..
     } = setup;
-    let Birth {
+    let LaunchState {
         launch,
         mut inherited,
     } = birth;
     let kept = path.as_deref().and_then(state_folder);
     let world = World {
         keeper: kept
-            .map(|folder| Arc::new(Keeper::open(folder.join("backends.json"))))
+            .map(|folder| Arc::new(DecisionStore::open(folder.join("backends.json"))))
             .unwrap_or_default(),
         workers: Some(workers.clone()),
         ..World::default()
@@ -107,7 +107,7 @@ async fn run(setup: Setup, workers: &Handle) -> Result<u8, BootError> {
         .as_deref()
         .and_then(std::path::Path::parent)
         .unwrap_or(std::path::Path::new(""));
-    let mut beside = Beside::default();
+    let mut beside = ReferencedFiles::default();
     let (gateway, diagnostics) = gateway::compile_noting(&file, folder, &world, &mut beside);
     let Some(gateway) = gateway else {
         return Err(BootError::Config { diagnostics });
@@ -120,9 +120,9 @@ async fn run(setup: Setup, workers: &Handle) -> Result<u8, BootError> {
     let on_disk = || path.as_deref().map(|path| source::load(path).0);
     let mut read = sources.clone().or_else(on_disk).unwrap_or_default();
     read.beside = beside;
-    let inheritance = Inheritance::of(inherited.cache.take(), &gateway);
+    let inheritance = InheritedCache::of(inherited.cache.take(), &gateway);
     let live = Arc::new(Live::new(gateway, world));
-    let (line, succeeded) = Line::new(launch, &mut inherited);
+    let (line, succeeded) = Lineage::new(launch, &mut inherited);
     let control = Control::new(&live, file, path, read, line, workers.clone());
     control.allow_files(&live.gateway());
     control.start(&mut |place| inherited.socket(place)).await?;
@@ -130,7 +130,7 @@ async fn run(setup: Setup, workers: &Handle) -> Result<u8, BootError> {
     control.tasks().spawn("log", own_log::supervise());
 
     if let Some(path) = std::env::var_os(READY_FILE) {
-        let ready = Ready::of(&control);
+        let ready = ReadyFile::of(&control);
         ready.write(path.as_ref()).map_err(BootError::Ready)?;
     }
     if let (Some(path), Some(sources)) = (&control.path, sources) {
@@ -167,7 +167,7 @@ async fn run(setup: Setup, workers: &Handle) -> Result<u8, BootError> {
 async fn serve_until_the_end(
     control: &Arc<Control>,
     mut signals: Signals,
-    mut hears: oneshot::Receiver<Succeeded>,
+    mut hears: oneshot::Receiver<SuccessionNotice>,
 ) -> u8 {
     let succeeded = tokio::select! {
         () = until_stopped(control, &mut signals) => None,
@@ -184,7 +184,7 @@ async fn serve_until_the_end(
                 () = cut_short => {}
             }
             // An upgrade was too far on to be undone, but the successor was stopped, too.
-            if let Ok(Succeeded {
+            if let Ok(SuccessionNotice {
                 pid,
                 init: Some(init),
             }) = hears.try_recv()
@@ -194,7 +194,7 @@ async fn serve_until_the_end(
             }
         }
         // Signals are for the process that serves now.
-        Some(Succeeded {
+        Some(SuccessionNotice {
             pid,
             init: Some(init),
         }) => {
@@ -211,7 +211,7 @@ async fn serve_until_the_end(
             let ((), status) = tokio::join!(leave, init.run(pid));
             return status;
         }
-        Some(Succeeded { init: None, .. }) => tokio::select! {
+        Some(SuccessionNotice { init: None, .. }) => tokio::select! {
             () = control.leave() => {}
             () = cut_short => {}
         },
@@ -223,20 +223,20 @@ async fn serve_until_the_end(
 async fn until_stopped(control: &Arc<Control>, signals: &mut Signals) {
     loop {
         match signals.next().await {
-            Ask::Stop => return,
-            Ask::Reopen => log_file::reopen(),
-            Ask::Upgrade => {
+            SignalAction::Stop => return,
+            SignalAction::Reopen => log_file::reopen(),
+            SignalAction::Upgrade => {
                 let operator = Operator::new(control);
                 control.tasks().spawn("upgrade", async move {
-                    drop(operator.upgrade(Who::Signal, None).await);
+                    drop(operator.upgrade(Actor::Signal, None).await);
                 });
             }
-            Ask::Reload => {
+            SignalAction::Reload => {
                 // The next signal is handled meanwhile. The outcome is in the log.
                 let operator = Operator::new(control);
                 let waiting = Arc::clone(control);
                 control.tasks().spawn("reload", async move {
-                    let outcome = operator.reload(Who::Signal).await;
+                    let outcome = operator.reload(Actor::Signal).await;
                     if outcome.is_err_and(|refused| refused.reason == SUCCEEDED) {
                         waiting.line.pass_on(Signal::HUP);
                     }
@@ -247,5 +247,5 @@ async fn until_stopped(control: &Arc<Control>, signals: &mut Signals) {
 }
 
 async fn told_to_stop(signals: &mut Signals) {
-    while signals.next().await != Ask::Stop {}
+    while signals.next().await != SignalAction::Stop {}
 }

@@ -11,9 +11,9 @@ use crate::{
     base::units::millis,
     cache::{
         Cache,
-        purge::Note,
-        store::About,
-        succession::{self, Heir, Moved},
+        purge::SuccessorPurge,
+        store::EntryRules,
+        succession::{self, InheritingStore, TransferTotals},
     },
     gateway::Gateway,
     runtime::live::Live,
@@ -38,7 +38,7 @@ pub(super) async fn give(cache: &Cache, pipe: OwnedFd, live: &Live) {
         Err(error) => Err(error),
     };
     match given {
-        Ok(Moved {
+        Ok(TransferTotals {
             entries,
             bytes,
             took,
@@ -53,17 +53,17 @@ pub(super) async fn give(cache: &Cache, pipe: OwnedFd, live: &Live) {
 }
 
 /// The predecessor's cache.
-pub(super) struct Inheritance {
+pub(super) struct InheritedCache {
     pipe: OwnedFd,
     cache: Arc<Cache>,
-    heir: Heir,
+    heir: InheritingStore,
 }
 
-impl Inheritance {
+impl InheritedCache {
     /// Prepares the transfer. Must be called before clients can reach this process.
     pub(super) fn of(pipe: Option<OwnedFd>, gateway: &Gateway) -> Option<Self> {
         let (pipe, cache) = (pipe?, gateway.cache.clone()?);
-        let heir = Heir::new(cache.store());
+        let heir = InheritingStore::new(cache.store());
         Some(Self { pipe, cache, heir })
     }
 
@@ -77,7 +77,7 @@ impl Inheritance {
         let clock = live.world.clock.clone();
         let abouts = Arc::new(move |route: &str| about(&live.gateway(), &cache, route));
         let (moved, outcome) = heir.take(&clock, pipe, abouts).await;
-        let Moved {
+        let TransferTotals {
             entries,
             bytes,
             left_out,
@@ -97,7 +97,7 @@ impl Inheritance {
 }
 
 /// The cache settings that the route of this name has now.
-fn about(gateway: &Gateway, cache: &Cache, route: &str) -> Option<About> {
+fn about(gateway: &Gateway, cache: &Cache, route: &str) -> Option<EntryRules> {
     let now = gateway.cache.as_ref()?;
     if !std::ptr::eq(now.store(), cache.store()) {
         return None;
@@ -107,7 +107,7 @@ fn about(gateway: &Gateway, cache: &Cache, route: &str) -> Option<About> {
 }
 
 /// Applies a removal that a predecessor made in its cache.
-pub(super) fn heed(live: &Arc<Live>, note: Note) {
+pub(super) fn heed(live: &Arc<Live>, note: SuccessorPurge) {
     let Some(cache) = live.gateway().cache.clone() else {
         return;
     };

@@ -11,10 +11,10 @@ use tokio::{runtime::Handle, sync::watch};
 
 use super::{
     actions::Operator,
-    admin::{Admin, AdminError, Kept},
+    admin::{Admin, AdminError, SocketKeeper},
     last_good, plugins,
-    source::Running,
-    upgrade::Line,
+    source::RunningState,
+    upgrade::Lineage,
 };
 use crate::{
     base::{error, tasks::Tasks, units::millis},
@@ -28,13 +28,13 @@ use crate::{
     gateway::{Drain, Gateway},
     proxy,
     runtime::{
-        live::{Live, Taken},
-        reload::{self, Candidate, Mistaken},
+        live::{Live, SwitchReason},
+        reload::{self, Candidate, InvalidCandidate},
         supervisor::Supervisor,
     },
     status::{
-        actions::{Refused, Reloaded, ZoneChanges},
-        http::Served,
+        actions::{ActionError, ReloadResult, ZoneChanges},
+        http::AdminState,
     },
 };
 
@@ -52,7 +52,7 @@ pub(super) struct Control {
     pub(super) supervisor: Supervisor,
     /// `None` for a built-in configuration.
     pub(super) path: Option<PathBuf>,
-    pub(super) line: Line,
+    pub(super) line: Lineage,
     /// Lock on changes of the running configuration: reloads and upgrades happen one after the
     /// other. It holds the configuration that serves, as written.
     pub(super) turn: tokio::sync::Mutex<File>,
@@ -76,11 +76,11 @@ impl Control {
         file: File,
         path: Option<PathBuf>,
         sources: Sources,
-        line: Line,
+        line: Lineage,
         workers: Handle,
     ) -> Arc<Self> {
         let app = Arc::new(proxy::service(live));
-        let shortcut = Arc::new(proxy::Past::new(live, &app));
+        let shortcut = Arc::new(proxy::FastPath::new(live, &app));
         let refuser = Arc::new(proxy::Refuser::new(live));
         Arc::new(Self {
             live: Arc::clone(live),
@@ -115,9 +115,9 @@ impl Control {
     }
 
     /// State and actions for the admin listeners.
-    fn served(self: &Arc<Self>) -> Served {
-        Served {
-            source: Arc::new(Running::new(Arc::clone(self))),
+    fn served(self: &Arc<Self>) -> AdminState {
+        AdminState {
+            source: Arc::new(RunningState::new(Arc::clone(self))),
             actions: Arc::new(Operator::new(self)),
             tasks: self.tasks().clone(),
         }
@@ -130,16 +130,16 @@ impl Control {
 
     /// Reads the configuration again and serves it if it is valid. Reloads are serialized, so a
     /// second one waits.
-    pub(super) async fn reload(self: &Arc<Self>) -> Result<Reloaded, Refused> {
+    pub(super) async fn reload(self: &Arc<Self>) -> Result<ReloadResult, ActionError> {
         let mut file = self.turn.lock().await;
         let Some(path) = &self.path else {
             let message = "this configuration is built in: there is no file to read";
-            return Err(Refused::new(409, "built_in", message));
+            return Err(ActionError::new(409, "built_in", message));
         };
         self.line.is_ours()?;
         if self.is_stopping() {
             let message = "the gateway is stopping: no other configuration is loaded";
-            return Err(Refused::new(409, "stopping", message));
+            return Err(ActionError::new(409, "stopping", message));
         }
         self.line.manager.reloading();
         let outcome = self.reload_from(path, &mut file).await;
@@ -151,7 +151,7 @@ impl Control {
         self: &Arc<Self>,
         path: &Path,
         file: &mut File,
-    ) -> Result<Reloaded, Refused> {
+    ) -> Result<ReloadResult, ActionError> {
         let begun = self.live.world.clock.now();
         let found = self.read(path).await;
         let candidate = match found {
@@ -165,7 +165,7 @@ impl Control {
             let gateway = self.live.gateway();
             (gateway.profiles.active.clone(), plugins::versions(&gateway))
         };
-        let (generation, zones) = match self.take(&candidate, Taken::Read).await {
+        let (generation, zones) = match self.take(&candidate, SwitchReason::Read).await {
             Ok(taken) => taken,
             Err(refused) => {
                 reload::refuse(&self.live, refused.message.clone());
@@ -204,7 +204,7 @@ impl Control {
             "configuration reloaded: {}",
             if lines.is_empty() { "nothing changed".to_owned() } else { lines.join(", ") }
         );
-        Ok(Reloaded {
+        Ok(ReloadResult {
             generation,
             took_ms: millis(took),
             changes,
@@ -214,29 +214,29 @@ impl Control {
     }
 
     /// Reads and compiles on a thread that may block on files.
-    async fn read(&self, path: &Path) -> Result<Candidate, Refused> {
+    async fn read(&self, path: &Path) -> Result<Candidate, ActionError> {
         let (live, path) = (Arc::clone(&self.live), path.to_owned());
         let read = tokio::task::spawn_blocking(move || {
             reload::read(&live, &path).inspect_err(|mistaken| {
-                let refused = Refused::configuration(&mistaken.sources, &mistaken.diagnostics);
+                let refused = ActionError::configuration(&mistaken.sources, &mistaken.diagnostics);
                 reload::refuse(&live, refused.message);
             })
         });
         match read.await {
             Ok(Ok(candidate)) => Ok(candidate),
             Ok(Err(mistaken)) => {
-                let Mistaken {
+                let InvalidCandidate {
                     sources,
                     diagnostics,
                 } = *mistaken;
-                let refused = Refused::configuration(&sources, &diagnostics);
+                let refused = ActionError::configuration(&sources, &diagnostics);
                 self.sources.send_replace(Arc::new(sources));
                 Err(refused)
             }
             Err(broken) => {
                 let message = format!("the configuration could not be compiled: {broken}");
                 reload::refuse(&self.live, message.clone());
-                Err(Refused::new(500, "internal", message))
+                Err(ActionError::new(500, "internal", message))
             }
         }
     }
@@ -245,8 +245,8 @@ impl Control {
     pub(super) async fn take(
         self: &Arc<Self>,
         candidate: &Candidate,
-        how: Taken,
-    ) -> Result<(u64, ZoneChanges), Refused> {
+        how: SwitchReason,
+    ) -> Result<(u64, ZoneChanges), ActionError> {
         let gateway = &candidate.gateway;
         let listeners = self
             .listeners
@@ -255,7 +255,7 @@ impl Control {
         let admin = self
             .admin
             .prepare(&gateway.admin, &mut |_| None)
-            .map_err(|error| Refused::new(409, "admin_listener", error::chain(&error)))?;
+            .map_err(|error| ActionError::new(409, "admin_listener", error::chain(&error)))?;
         let (generation, zones) = reload::take(&self.live, &self.supervisor, gateway, how);
         self.listeners
             .commit(listeners, &gateway.listeners, gateway.drain)
@@ -272,7 +272,7 @@ impl Control {
         ))
     }
 
-    fn tell_refused(&self, path: &Path, refused: &Refused) {
+    fn tell_refused(&self, path: &Path, refused: &ActionError) {
         let generation = self.live.loaded().generation;
         error!(
             file:% = path.display(), reason = &*refused.reason, generation;
@@ -362,9 +362,9 @@ impl Control {
         self.supervisor.stop();
         self.admin.close(
             if self.line.manager.is_there() || self.line.is_succeeded() {
-                Kept::ByOthers
+                SocketKeeper::ByOthers
             } else {
-                Kept::ByNobody
+                SocketKeeper::ByNobody
             },
         );
     }
@@ -376,7 +376,7 @@ impl Control {
 }
 
 /// Describes a listener that cannot be bound, with its place in the file.
-fn cannot_bind(candidate: &Candidate, error: &PrepareError) -> Refused {
+fn cannot_bind(candidate: &Candidate, error: &PrepareError) -> ActionError {
     let place = candidate
         .file
         .listeners
@@ -397,10 +397,10 @@ fn cannot_bind(candidate: &Candidate, error: &PrepareError) -> Refused {
     let mut diagnostics = Diagnostics::default();
     let message = error::chain(error);
     diagnostics.push(Diagnostic::error("edgeway::listener::bind", place, message).help(help));
-    Refused {
+    ActionError {
         status: 409,
         reason: "listener".into(),
-        ..Refused::configuration(&candidate.sources, &diagnostics)
+        ..ActionError::configuration(&candidate.sources, &diagnostics)
     }
 }
 

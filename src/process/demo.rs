@@ -19,8 +19,8 @@ use axum::{
 use serde_json::json;
 
 use super::{
-    boot::{self, BootError, Setup},
-    handover::Birth,
+    boot::{self, BootError, BootOptions},
+    handover::LaunchState,
 };
 use crate::{base::tasks::Tasks, edge::worker, gateway, status::admin_socket};
 
@@ -30,7 +30,7 @@ const CONFIG: &str = include_str!("demo.yaml");
 const PAGE: &str = include_str!("demo.html");
 
 /// Serves the demonstration until a stop signal.
-pub fn serve(birth: Birth, address: SocketAddr, admin: SocketAddr) -> Result<u8, BootError> {
+pub fn serve(birth: LaunchState, address: SocketAddr, admin: SocketAddr) -> Result<u8, BootError> {
     let runtime = worker::runtime(Some(1)).map_err(BootError::Runtime)?;
     let apps = Tasks::default();
     let started = runtime.block_on(async {
@@ -74,7 +74,7 @@ Try:
 The configuration is src/process/demo.yaml. Ctrl-C ends it.
 "
     );
-    let outcome = boot::serve(Setup {
+    let outcome = boot::serve(BootOptions {
         birth,
         file,
         path: None,

@@ -24,7 +24,7 @@ pub(super) fn is_needed() -> bool {
 }
 
 /// State of process 1 after it has been succeeded.
-pub(super) struct Init {
+pub(super) struct InitProcess {
     /// Pipe on which each gateway writes its process id once it serves. It stays open to the
     /// gateway's end.
     gateways: pipe::Receiver,
@@ -36,10 +36,10 @@ pub(super) struct Init {
     hangup: Signals,
     user1: Signals,
     user2: Signals,
-    wards: Wards,
+    wards: GatewayProcess,
 }
 
-impl Init {
+impl InitProcess {
     /// Creates it, with the writing end of the pipe that all gateways of this container hold.
     pub(super) fn new() -> io::Result<(Self, OwnedFd)> {
         let (gateways, told) = pipe_with(PipeFlags::CLOEXEC)?;
@@ -51,7 +51,7 @@ impl Init {
             hangup: signal(SignalKind::hangup())?,
             user1: signal(SignalKind::user_defined1())?,
             user2: signal(SignalKind::user_defined2())?,
-            wards: Wards::default(),
+            wards: GatewayProcess::default(),
         };
         Ok((init, told))
     }
@@ -98,7 +98,7 @@ impl Init {
         status
     }
 
-    /// Same as [`Init::run`], for a gateway that was stopped already: a second signal would cut its
+    /// Same as [`InitProcess::run`], for a gateway that was stopped already: a second signal would cut its
     /// drain short.
     pub(super) async fn run_to_the_end(mut self, first: u32) -> u8 {
         let renewed = signal(SignalKind::terminate())
@@ -147,12 +147,12 @@ pub(super) fn tell(init: &OwnedFd) {
 
 /// The gateway that serves, and its exit status.
 #[derive(Debug, Default)]
-struct Wards {
+struct GatewayProcess {
     newest: Option<i32>,
     ended: Option<u8>,
 }
 
-impl Wards {
+impl GatewayProcess {
     fn serves(&mut self, pid: u32) {
         let pid = pid.cast_signed();
         if self.newest != Some(pid) {
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn the_newest_gateway_counts() {
-        let mut wards = Wards::default();
+        let mut wards = GatewayProcess::default();
         wards.serves(7);
         wards.serves(9);
         wards.ended(7, ended("exit 3"));
@@ -234,6 +234,6 @@ mod tests {
 
     #[test]
     fn nothing_known_is_a_failure() {
-        assert_eq!(Wards::default().status(), 1);
+        assert_eq!(GatewayProcess::default().status(), 1);
     }
 }

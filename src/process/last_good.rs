@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::state_folder::{own_path, state_folder};
 use crate::{
     base::{clock::Clock, error::chain, private_file},
-    config::source::{Kept, Sources},
+    config::source::{SourceTexts, Sources},
 };
 
 /// Stored copy of a configuration.
@@ -29,7 +29,7 @@ pub struct LastGood {
     path: PathBuf,
     /// When the configuration began to serve, in seconds since 1970.
     since: u64,
-    pub kept: Kept,
+    pub kept: SourceTexts,
 }
 
 /// Why there is no stored configuration, or why it cannot be written.
@@ -113,7 +113,7 @@ fn write(
     let path = own_path(path);
     let file = file_of(state, &path);
     let since = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let kept = Kept::new(sources);
+    let kept = SourceTexts::new(sources);
     let bundle = LastGood { path, since, kept };
     let bytes = serde_json::to_vec(&bundle).expect("plain data");
     let written = private_file::make_folder(&folder_of(state))
@@ -187,7 +187,11 @@ mod tests {
             "conf/../conf/edgeway.yaml",
         ] {
             let found = read(&state, &folder.path().join(name)).unwrap();
-            assert_eq!(found.kept, Kept::new(&sources("a: ${SECRET}")), "{name}");
+            assert_eq!(
+                found.kept,
+                SourceTexts::new(&sources("a: ${SECRET}")),
+                "{name}"
+            );
             assert_eq!(found.since, 24 * 3600);
         }
         let mode = fs::metadata(&file).unwrap().permissions().mode();

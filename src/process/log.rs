@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use crate::{base::clock::Clock, runtime::audit};
 
 /// Maximum number of lines of a kind within [`WINDOW`].
-const MOST: u32 = 20;
+const MAX_LINES: u32 = 20;
 const WINDOW: Duration = Duration::from_secs(10);
 /// Interval of checks for ended windows, which also end the windows of places that have stopped
 /// logging.
@@ -38,7 +38,7 @@ const QUIET: [(&str, &str); 3] = [
     ("pingora_proxy", "off"),
 ];
 
-static LOGGER: OnceLock<Bounded> = OnceLock::new();
+static LOGGER: OnceLock<BoundedLogger> = OnceLock::new();
 
 /// Sets up the log. `EDGEWAY_LOG` takes `env_logger`'s filters.
 pub fn init() {
@@ -50,7 +50,7 @@ pub fn init() {
         .format_timestamp_millis()
         .build();
     let filter = inner.filter();
-    let logger = LOGGER.get_or_init(|| Bounded::new(inner, Clock::machine()));
+    let logger = LOGGER.get_or_init(|| BoundedLogger::new(inner, Clock::machine()));
     // A second call (in tests) finds the first one's logger in place.
     if log::set_logger(logger).is_ok() {
         log::set_max_level(filter);
@@ -83,20 +83,20 @@ pub(super) async fn supervise() {
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         look.tick().await;
-        logger.tell(Which::Ended);
+        logger.tell(LineKind::Ended);
     }
 }
 
-struct Bounded {
+struct BoundedLogger {
     inner: env_logger::Logger,
     clock: Clock,
     hash: RandomState,
     /// Sharded, so that places in the code rarely wait for one another.
-    shards: [Mutex<HashMap<u64, Window>>; 8],
+    shards: [Mutex<HashMap<u64, RecentLines>>; 8],
 }
 
 /// Recent lines of one place in the code.
-struct Window {
+struct RecentLines {
     began: Instant,
     lines: u32,
     left_out: u64,
@@ -106,12 +106,12 @@ struct Window {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Which {
+enum LineKind {
     Ended,
     All,
 }
 
-impl Bounded {
+impl BoundedLogger {
     fn new(inner: env_logger::Logger, clock: Clock) -> Self {
         Self {
             inner,
@@ -122,7 +122,7 @@ impl Bounded {
     }
 
     /// Returns true if this line is to be written, and a window that ended with lines left out.
-    fn takes(&self, record: &Record<'_>) -> (bool, Option<Window>) {
+    fn takes(&self, record: &Record<'_>) -> (bool, Option<RecentLines>) {
         let place = (record.target(), record.file(), record.line());
         let key = self.hash.hash_one(place);
         let now = self.clock.now();
@@ -133,8 +133,8 @@ impl Bounded {
         }
         let window = shard
             .entry(key)
-            .or_insert_with(|| Window::begin(record, now));
-        let takes = window.lines < MOST;
+            .or_insert_with(|| RecentLines::begin(record, now));
+        let takes = window.lines < MAX_LINES;
         if takes {
             window.lines += 1;
         } else {
@@ -143,17 +143,17 @@ impl Bounded {
         (takes, ended)
     }
 
-    fn shard(&self, key: u64) -> &Mutex<HashMap<u64, Window>> {
+    fn shard(&self, key: u64) -> &Mutex<HashMap<u64, RecentLines>> {
         let index = usize::try_from(key % self.shards.len() as u64).unwrap_or(0);
         &self.shards[index]
     }
 
     /// Reports left-out lines, and drops the windows.
-    fn tell(&self, which: Which) {
+    fn tell(&self, which: LineKind) {
         let now = self.clock.now();
         for shard in &self.shards {
-            let is_due = |window: &Window| which == Which::All || window.has_ended(now);
-            let due: Vec<Window> = shard
+            let is_due = |window: &RecentLines| which == LineKind::All || window.has_ended(now);
+            let due: Vec<RecentLines> = shard
                 .lock()
                 .extract_if(|_, window| is_due(window))
                 .map(|(_, window)| window)
@@ -164,7 +164,7 @@ impl Bounded {
         }
     }
 
-    fn write(&self, window: &Window) {
+    fn write(&self, window: &RecentLines) {
         self.inner.log(
             &Record::builder()
                 .level(window.level)
@@ -178,7 +178,7 @@ impl Bounded {
     }
 }
 
-impl Window {
+impl RecentLines {
     fn begin(record: &Record<'_>, now: Instant) -> Self {
         Self {
             began: now,
@@ -197,7 +197,7 @@ impl Window {
     }
 }
 
-impl Log for Bounded {
+impl Log for BoundedLogger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         self.inner.enabled(metadata)
     }
@@ -230,7 +230,7 @@ impl Log for Bounded {
     }
 
     fn flush(&self) {
-        self.tell(Which::All);
+        self.tell(LineKind::All);
         self.inner.flush();
     }
 }
@@ -259,9 +259,9 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Written(Arc<Mutex<Vec<u8>>>);
+    struct LineOutcome(Arc<Mutex<Vec<u8>>>);
 
-    impl io::Write for Written {
+    impl io::Write for LineOutcome {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().extend_from_slice(bytes);
             Ok(bytes.len())
@@ -273,13 +273,13 @@ mod tests {
     }
 
     struct Bench {
-        logger: Bounded,
+        logger: BoundedLogger,
         clock: Clock,
-        written: Written,
+        written: LineOutcome,
     }
 
     fn bench(filter: &str) -> Bench {
-        let written = Written::default();
+        let written = LineOutcome::default();
         let inner = env_logger::Builder::new()
             .parse_filters(filter)
             .format(|out, record| {
@@ -290,7 +290,7 @@ mod tests {
             .build();
         let clock = Clock::test();
         Bench {
-            logger: Bounded::new(inner, clock.clone()),
+            logger: BoundedLogger::new(inner, clock.clone()),
             clock,
             written,
         }
@@ -366,7 +366,7 @@ mod tests {
             ("WARN line 1: 980 similar lines left out", 1),
             ("WARN line 1", 1),
         ]);
-        bench.logger.tell(Which::Ended);
+        bench.logger.tell(LineKind::Ended);
         bench.check(&[]);
     }
 
@@ -374,10 +374,10 @@ mod tests {
     fn what_was_left_out_is_told_though_nothing_more_comes() {
         let bench = bench("info");
         bench.log(Level::Info, 1, 25);
-        bench.logger.tell(Which::Ended);
+        bench.logger.tell(LineKind::Ended);
         bench.check(&[("INFO line 1", 20)]);
         bench.clock.advance(WINDOW);
-        bench.logger.tell(Which::Ended);
+        bench.logger.tell(LineKind::Ended);
         bench.check(&[("INFO line 1: 5 similar lines left out", 1)]);
         bench.log(Level::Info, 1, 21);
         bench.logger.flush();

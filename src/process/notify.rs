@@ -24,7 +24,7 @@ use super::handover::name_of;
 const MAX_NAME: usize = 255;
 
 /// The service manager that started us or a predecessor, if there is one.
-pub(super) struct Manager {
+pub(super) struct ServiceManager {
     is_there: bool,
     /// The manager listens to the main process only.
     is_main: AtomicBool,
@@ -34,7 +34,7 @@ pub(super) struct Manager {
     orphaned: Mutex<BTreeSet<String>>,
 }
 
-impl Manager {
+impl ServiceManager {
     /// Creates it. A successor becomes the main process once its predecessor reports so.
     pub(super) fn new(is_succession: bool) -> Arc<Self> {
         Arc::new(Self {
@@ -71,7 +71,7 @@ impl Manager {
         self.tell(&[NotifyState::Ready, NotifyState::Status(status)]);
     }
 
-    /// Reports that the configuration is being read again. [`Manager::serving`] follows in any
+    /// Reports that the configuration is being read again. [`ServiceManager::serving`] follows in any
     /// case.
     pub(super) fn reloading(&self) {
         match NotifyState::monotonic_usec_now() {

@@ -27,7 +27,7 @@ use crate::{
     base::tasks::Tasks,
     cache::{
         Cache,
-        purge::{Note, Purge},
+        purge::{Purge, SuccessorPurge},
     },
     runtime::live::Live,
     status::snapshot::Predecessor,
@@ -40,18 +40,18 @@ const TELL: Duration = Duration::from_millis(250);
 /// All predecessors that are left, the oldest first.
 #[derive(Default)]
 pub(super) struct Predecessors {
-    left: Mutex<Vec<Left>>,
+    left: Mutex<Vec<RemainingPredecessor>>,
     readers: Tasks,
     count: watch::Sender<usize>,
     /// True until the process that started us reports that everything is ours.
     is_awaited: watch::Sender<bool>,
     /// Called with each removal from a predecessor's cache.
-    heeds: OnceLock<Box<Heed>>,
+    heeds: OnceLock<Box<ReportHandler>>,
 }
 
-type Heed = dyn Fn(Note) + Send + Sync;
+type ReportHandler = dyn Fn(SuccessorPurge) + Send + Sync;
 
-struct Left {
+struct RemainingPredecessor {
     pipe: Arc<OwnedFd>,
     told: Option<Predecessor>,
 }
@@ -63,11 +63,11 @@ impl Predecessors {
     pub(super) fn follow(
         self: &Arc<Self>,
         pipes: Vec<OwnedFd>,
-        heeds: impl Fn(Note) + Send + Sync + 'static,
+        heeds: impl Fn(SuccessorPurge) + Send + Sync + 'static,
         handed_over: impl FnOnce() + Send + 'static,
     ) {
         let _first = self.heeds.set(Box::new(heeds));
-        let left = pipes.into_iter().map(|pipe| Left {
+        let left = pipes.into_iter().map(|pipe| RemainingPredecessor {
             pipe: Arc::new(pipe),
             told: None,
         });
@@ -130,7 +130,7 @@ impl Predecessors {
                 if let (Err(_), Some(heeds)) =
                     (serde_json::from_str::<IgnoredAny>(&line), self.heeds.get())
                 {
-                    heeds(Note::Purged(vec![Purge::ALL]));
+                    heeds(SuccessorPurge::Purged(vec![Purge::ALL]));
                 }
                 continue;
             };
@@ -251,7 +251,7 @@ pub(super) async fn tell(pipe: OwnedFd, live: Arc<Live>) {
     }
 }
 
-async fn next_note(cache: Option<&Cache>) -> Note {
+async fn next_note(cache: Option<&Cache>) -> SuccessorPurge {
     match cache {
         Some(cache) => cache.link().notes().next().await,
         None => pending().await,
@@ -333,11 +333,14 @@ mod tests {
         // It still removes an entry from its cache.
         let note = "{\"removed\":[104,105]}\n";
         first_tells.write_all(note.as_bytes()).unwrap();
-        assert_eq!(heeded.recv().await, Some(Note::Removed(b"hi".to_vec())));
+        assert_eq!(
+            heeded.recv().await,
+            Some(SuccessorPurge::Removed(b"hi".to_vec()))
+        );
         // A line of a later version has no meaning for us. The end of a line that another process
         // has begun to read may have been about anything.
         first_tells.write_all(b"\"later\"\n:[104]}\n").unwrap();
-        let all = Note::Purged(vec![Purge::ALL]);
+        let all = SuccessorPurge::Purged(vec![Purge::ALL]);
         assert_eq!(heeded.recv().await, Some(all));
         last_tells.write_all(line(2, 3).as_bytes()).unwrap();
         last_tells.write_all(line(2, 1).as_bytes()).unwrap();

@@ -10,10 +10,10 @@ use crate::{
     config::{model::File, source::Sources},
     gateway::{
         self, Gateway,
-        profiles::{self, Wanted},
+        profiles::{self, ProfileSelection},
     },
-    runtime::{live::Taken, reload::Candidate},
-    status::actions::{Refused, Switched},
+    runtime::{live::SwitchReason, reload::Candidate},
+    status::actions::{ActionError, SwitchResult},
 };
 
 impl Control {
@@ -23,13 +23,13 @@ impl Control {
     pub(super) async fn switch(
         self: &Arc<Self>,
         profile: Option<String>,
-    ) -> Result<Switched, Refused> {
+    ) -> Result<SwitchResult, ActionError> {
         let began = self.live.world.clock.now();
         let file = tokio::select! {
             file = self.turn.lock() => file,
             () = self.told_to_stop() => {
                 let message = "the gateway is stopping: no profile is switched";
-                return Err(Refused::new(409, "stopping", message));
+                return Err(ActionError::new(409, "stopping", message));
             }
         };
         self.line.is_ours()?;
@@ -37,17 +37,17 @@ impl Control {
             is_known(&file, name)?;
         }
         let before = self.live.gateway();
-        let mut switched = Switched {
+        let mut switched = SwitchResult {
             active: profile.clone(),
             profiles: before.profiles.names().map(ToString::to_string).collect(),
-            ..Switched::default()
+            ..SwitchResult::default()
         };
         if before.profiles.active.as_deref() == profile.as_deref() {
             switched.generation = self.live.loaded().generation;
             return Ok(switched);
         }
         let candidate = self.compile_with(file.clone(), profile).await?;
-        let taken = self.take(&candidate, Taken::Switched).await;
+        let taken = self.take(&candidate, SwitchReason::Switched).await;
         let (generation, _) = taken.inspect_err(|_| self.live.world.zones.undo())?;
         let now = Arc::clone(&candidate.gateway);
         // There may be millions of stored responses, so this does not run on a worker.
@@ -70,26 +70,28 @@ impl Control {
         &self,
         file: File,
         profile: Option<String>,
-    ) -> Result<Candidate, Refused> {
+    ) -> Result<Candidate, ActionError> {
         let live = Arc::clone(&self.live);
         let folder = self.path.as_deref().and_then(Path::parent);
         let folder = folder.unwrap_or(Path::new("")).to_owned();
         let compiled = tokio::task::spawn_blocking(move || {
             live.world.zones.begin();
-            let wanted = profile.as_deref().map_or(Wanted::Nothing, Wanted::Named);
+            let wanted = profile
+                .as_deref()
+                .map_or(ProfileSelection::Nothing, ProfileSelection::Named);
             let (gateway, diagnostics) = gateway::compile_with(&file, &folder, &live.world, wanted);
             (file, gateway, diagnostics)
         });
         let (file, gateway, diagnostics) = compiled.await.map_err(|broken| {
             self.forget();
             let message = format!("the configuration could not be compiled: {broken}");
-            Refused::new(500, "internal", message)
+            ActionError::new(500, "internal", message)
         })?;
         let sources = Arc::clone(&self.sources().borrow());
         let Some(gateway) = gateway else {
             self.forget();
             // External inputs have changed since it was read: certificates, folders.
-            return Err(Refused::configuration(&sources, &diagnostics));
+            return Err(ActionError::configuration(&sources, &diagnostics));
         };
         let gateway: Arc<Gateway> = Arc::new(gateway);
         Ok(Candidate {
@@ -108,7 +110,7 @@ impl Control {
     }
 }
 
-fn is_known(file: &File, name: &str) -> Result<(), Refused> {
+fn is_known(file: &File, name: &str) -> Result<(), ActionError> {
     let mut known = file.profiles.iter().map(|(key, _)| &*key.name);
     if known.any(|known| known == name) {
         return Ok(());
@@ -123,5 +125,5 @@ fn is_known(file: &File, name: &str) -> Result<(), Refused> {
         some => some.join(", "),
     };
     let message = format!("unknown profile `{name}`; there is {known}");
-    Err(Refused::new(404, "no_such_profile", message))
+    Err(ActionError::new(404, "no_such_profile", message))
 }

@@ -4,20 +4,20 @@ use std::sync::Arc;
 
 use super::source::rfc3339;
 use crate::{
-    cache::purge::{Link, link::Status},
+    cache::purge::{PurgeLink, link::LinkStatus},
     gateway::Gateway,
     status::{
-        actions::Refused,
+        actions::ActionError,
         snapshot::{CacheDiskStatus, OtherGateway, PurgeLinkStatus},
     },
 };
 
 /// The purge link, if any route has a cache.
-pub(super) fn link(gateway: &Gateway) -> Result<Arc<Link>, Refused> {
+pub(super) fn link(gateway: &Gateway) -> Result<Arc<PurgeLink>, ActionError> {
     let is_used = gateway.routes.iter().any(|route| route.cache.is_some());
     match &gateway.cache {
         Some(cache) if is_used => Ok(Arc::clone(cache.link())),
-        _ => Err(Refused::new(
+        _ => Err(ActionError::new(
             409,
             "no_cache",
             "no route has a cache, so there is nothing to purge: write `cache: {}` on a route",
@@ -40,7 +40,7 @@ pub(super) fn disk(gateway: &Gateway) -> Option<CacheDiskStatus> {
 }
 
 /// The purge link in the form of the status API.
-pub(super) fn status(link: Status) -> PurgeLinkStatus {
+pub(super) fn status(link: LinkStatus) -> PurgeLinkStatus {
     let others = link.others.into_iter().map(|other| OtherGateway {
         gateway: other.gateway,
         leased: other.is_leased,

@@ -12,7 +12,7 @@ pub(super) const READY_FILE: &str = "EDGEWAY_READY_FILE";
 
 /// Contents of the ready file. Ports are the real ones even if the configuration has 0.
 #[derive(Debug, Serialize)]
-pub(super) struct Ready {
+pub(super) struct ReadyFile {
     pub(super) pid: u32,
     pub(super) listeners: Vec<ReadyListener>,
     pub(super) admin: Option<String>,
@@ -25,7 +25,7 @@ pub(super) struct ReadyListener {
     pub(super) address: String,
 }
 
-impl Ready {
+impl ReadyFile {
     pub(super) fn of(control: &Control) -> Self {
         let listeners = control.listeners.opened();
         Self {

@@ -15,7 +15,7 @@ pub(super) struct Signals {
 
 /// Action that a signal requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ask {
+pub(super) enum SignalAction {
     /// SIGTERM, SIGINT: finish the requests in flight, then exit.
     Stop,
     /// SIGHUP: read the configuration again.
@@ -37,13 +37,13 @@ impl Signals {
         })
     }
 
-    pub(super) async fn next(&mut self) -> Ask {
+    pub(super) async fn next(&mut self) -> SignalAction {
         tokio::select! {
-            _ = self.terminate.recv() => Ask::Stop,
-            _ = self.interrupt.recv() => Ask::Stop,
-            _ = self.hangup.recv() => Ask::Reload,
-            _ = self.reopen.recv() => Ask::Reopen,
-            _ = self.upgrade.recv() => Ask::Upgrade,
+            _ = self.terminate.recv() => SignalAction::Stop,
+            _ = self.interrupt.recv() => SignalAction::Stop,
+            _ = self.hangup.recv() => SignalAction::Reload,
+            _ = self.reopen.recv() => SignalAction::Reopen,
+            _ = self.upgrade.recv() => SignalAction::Upgrade,
         }
     }
 }

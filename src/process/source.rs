@@ -9,8 +9,8 @@ use chrono::{DateTime, SecondsFormat, Utc};
 
 use super::{bans, control::Control, plugins, purges};
 use crate::{
-    edge::listeners::Opened,
-    gateway::explain::{self, ExplainError, Explanation, Look, Question},
+    edge::listeners::ListenerInfo,
+    gateway::explain::{self, ExplainError, ExplainRequest, ExplainScope, Explanation},
     runtime::{listener::ListenerMetrics, live::Live},
     status::snapshot::{
         BanStatus, BansStatus, CertificateStatus, ConfigStatus, ListenerStatus, RedisStatus,
@@ -19,11 +19,11 @@ use crate::{
 };
 
 /// Reads the state of a serving process.
-pub(super) struct Running {
+pub(super) struct RunningState {
     control: Arc<Control>,
 }
 
-impl Running {
+impl RunningState {
     pub(super) fn new(control: Arc<Control>) -> Self {
         Self { control }
     }
@@ -37,7 +37,7 @@ impl Running {
         live.world.clock.now() - live.started_at
     }
 
-    fn listener(&self, open: &Opened) -> ListenerStatus {
+    fn listener(&self, open: &ListenerInfo) -> ListenerStatus {
         let metrics = ListenerMetrics::new(&self.live().world.metrics, &open.name);
         ListenerStatus {
             name: open.name.to_string(),
@@ -48,7 +48,7 @@ impl Running {
     }
 }
 
-impl Source for Running {
+impl Source for RunningState {
     fn snapshot(&self) -> Snapshot {
         let live = self.live();
         let gateway = live.gateway();
@@ -165,8 +165,8 @@ impl Source for Running {
         bans.iter().map(|ban| bans::status(ban)).collect()
     }
 
-    fn explain(&self, question: &Question) -> Result<Explanation, ExplainError> {
-        explain::explain(&self.live().gateway(), question, Look::IntoTheStore)
+    fn explain(&self, question: &ExplainRequest) -> Result<Explanation, ExplainError> {
+        explain::explain(&self.live().gateway(), question, ExplainScope::IntoTheStore)
     }
 
     fn metrics_text(&self) -> Vec<u8> {

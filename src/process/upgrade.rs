@@ -17,30 +17,30 @@ use rustix::{
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    cache::{self, Inheritance},
+    cache::{self, InheritedCache},
     control::Control,
-    handover::{Estate, HandoverError, Inherited, Launch, Successor, Upgrades},
-    init::{self, Init},
-    notify::Manager,
+    handover::{HandoverError, Inherited, InheritedState, Launch, Successor, Upgrades},
+    init::{self, InitProcess},
+    notify::ServiceManager,
     predecessors::{self, Predecessors},
 };
 use crate::{
     base::{error, metrics::Metrics, units::millis},
     cache::Cache,
-    status::actions::{Refused, SUCCEEDED, Upgraded},
+    status::actions::{ActionError, SUCCEEDED, UpgradeResult},
 };
 
 /// Time limit for a successor to begin serving.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// Time limit for a successor that is stopped before it serves: to exit, or to serve all the same.
-const STOPS_WITHIN: Duration = Duration::from_secs(5);
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time limit for the last lines to a successor.
-const TELL_WITHIN: Duration = Duration::from_secs(1);
+const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Position of this process between its predecessors, its successor and the service manager.
-pub(super) struct Line {
+pub(super) struct Lineage {
     launch: Launch,
-    pub(super) manager: Arc<Manager>,
+    pub(super) manager: Arc<ServiceManager>,
     pub(super) predecessors: Arc<Predecessors>,
     /// Pipe to process 1 of this container, if that is another process than the one that serves.
     init: Mutex<Option<OwnedFd>>,
@@ -50,38 +50,38 @@ pub(super) struct Line {
     /// True while this process's cache is sent to the successor.
     giving: watch::Sender<bool>,
     /// Taken by the upgrade that succeeds.
-    succeeded: Mutex<Option<oneshot::Sender<Succeeded>>>,
+    succeeded: Mutex<Option<oneshot::Sender<SuccessionNotice>>>,
 }
 
 /// Resources for the start of a successor.
-struct Prepared {
+struct SuccessorResources {
     /// Everything that the successor inherits.
-    estate: Estate,
+    estate: InheritedState,
     /// Pipe for reports of this process to the successor.
     told: OwnedFd,
     /// The next role of process 1.
-    init: Option<Init>,
+    init: Option<InitProcess>,
     /// This process's cache, and the pipe to write it to.
     cache: Option<(Arc<Cache>, OwnedFd)>,
 }
 
 /// Notice that another process serves.
-pub(super) struct Succeeded {
+pub(super) struct SuccessionNotice {
     pub(super) pid: u32,
     /// Remaining duties of process 1 of a container.
-    pub(super) init: Option<Init>,
+    pub(super) init: Option<InitProcess>,
 }
 
-impl Line {
+impl Lineage {
     /// Creates the line, with the receiver that is notified of a successful upgrade.
     pub(super) fn new(
         launch: Launch,
         inherited: &mut Inherited,
-    ) -> (Self, oneshot::Receiver<Succeeded>) {
+    ) -> (Self, oneshot::Receiver<SuccessionNotice>) {
         let (succeeded, hears) = oneshot::channel();
         let line = Self {
             launch,
-            manager: Manager::new(inherited.is_succession()),
+            manager: ServiceManager::new(inherited.is_succession()),
             predecessors: Arc::default(),
             init: Mutex::new(inherited.init.take()),
             upgrades: Mutex::new(inherited.upgrades),
@@ -98,13 +98,13 @@ impl Line {
     }
 
     /// Returns an error if a successor serves, which must be sent the request instead.
-    pub(super) fn is_ours(&self) -> Result<(), Refused> {
+    pub(super) fn is_ours(&self) -> Result<(), ActionError> {
         self.successor.get().map_or(Ok(()), |successor| {
             let message = format!(
                 "process {} serves now, at the same address: ask again",
                 successor.pid()
             );
-            Err(Refused::new(409, SUCCEEDED, message))
+            Err(ActionError::new(409, SUCCEEDED, message))
         })
     }
 
@@ -133,7 +133,7 @@ impl Control {
     pub(super) fn succeed(
         self: &Arc<Self>,
         inherited: &mut Inherited,
-        inheritance: Option<Inheritance>,
+        inheritance: Option<InheritedCache>,
     ) {
         self.line.count(&self.live.world.metrics);
         let pipes = std::mem::take(&mut inherited.predecessors);
@@ -194,27 +194,27 @@ impl Control {
     pub(super) async fn upgrade(
         self: &Arc<Self>,
         binary: Option<PathBuf>,
-    ) -> Result<Upgraded, Refused> {
+    ) -> Result<UpgradeResult, ActionError> {
         let handed_over = self.line.predecessors.handed_over();
         if tokio::time::timeout(READY_WITHIN, handed_over)
             .await
             .is_err()
         {
             let message = "the previous process has not handed over yet: try again later";
-            return Err(Refused::new(409, "not_handed_over", message));
+            return Err(ActionError::new(409, "not_handed_over", message));
         }
         let _turn = self.turn.lock().await;
         self.line.is_ours()?;
         if self.is_stopping() {
             let message = "the gateway is stopping: it cannot be upgraded";
-            return Err(Refused::new(409, "stopping", message));
+            return Err(ActionError::new(409, "stopping", message));
         }
         if let Some(relative) = binary.as_deref().filter(|path| !path.is_absolute()) {
             let message = format!(
                 "`{}` is not an absolute path: the gateway may run in another folder",
                 relative.display()
             );
-            return Err(Refused::new(400, "binary", message));
+            return Err(ActionError::new(400, "binary", message));
         }
         let program = binary.as_deref().unwrap_or(self.line.launch.program());
         info!(program:% = program.display(); "upgrade: starting the process that takes over");
@@ -226,7 +226,7 @@ impl Control {
                     pid, version = version.as_str(), ms = millis(took);
                     "upgrade: successor serves, this process finishes its requests"
                 );
-                Ok(Upgraded {
+                Ok(UpgradeResult {
                     pid,
                     version,
                     took_ms: millis(took),
@@ -242,7 +242,7 @@ impl Control {
                     let error = message.as_str();
                     error!(error; "upgrade failed, this process keeps serving");
                 }
-                Err(Refused::new(409, reason(&failure), message))
+                Err(ActionError::new(409, reason(&failure), message))
             }
         }
     }
@@ -255,7 +255,7 @@ impl Control {
             program: self.line.launch.program().to_owned(),
             source,
         })?;
-        let Prepared {
+        let SuccessorResources {
             estate,
             told,
             init,
@@ -297,14 +297,14 @@ impl Control {
             });
         }
         if let Some(succeeded) = self.line.succeeded.lock().take()
-            && succeeded.send(Succeeded { pid, init }).is_err()
+            && succeeded.send(SuccessionNotice { pid, init }).is_err()
         {
             error!("no process waits for the end of this one");
         }
         Ok((pid, version))
     }
 
-    fn estate(&self) -> std::io::Result<Prepared> {
+    fn estate(&self) -> std::io::Result<SuccessorResources> {
         let sockets = self.with_sockets(|sockets| -> std::io::Result<_> {
             let owned = |(place, fd): &(String, BorrowedFd<'_>)| {
                 Ok((place.clone(), fd.try_clone_to_owned()?))
@@ -315,7 +315,7 @@ impl Control {
         let (init, to_init) = match &*self.line.init.lock() {
             Some(to_init) => (None, Some(to_init.try_clone()?)),
             None if init::is_needed() => {
-                let (init, to_init) = Init::new()?;
+                let (init, to_init) = InitProcess::new()?;
                 (Some(init), Some(to_init))
             }
             None => (None, None),
@@ -333,7 +333,7 @@ impl Control {
             }
             None => (None, None),
         };
-        let estate = Estate {
+        let estate = InheritedState {
             sockets,
             state: self.live.world.zones.export(),
             predecessors,
@@ -341,7 +341,7 @@ impl Control {
             cache: cached,
             upgrades,
         };
-        Ok(Prepared {
+        Ok(SuccessorResources {
             estate,
             told,
             init,
@@ -352,7 +352,7 @@ impl Control {
     async fn start_successor(
         &self,
         binary: Option<PathBuf>,
-        estate: Estate,
+        estate: InheritedState,
     ) -> Result<(Successor, String), HandoverError> {
         let launch = self.line.launch.clone();
         let program = binary.clone();
@@ -374,7 +374,7 @@ impl Control {
             // A successor that serves has accepted connections, which must not be lost.
             biased;
             serves = successor.serves(READY_WITHIN) => serves?,
-            () = self.told_to_stop() => successor.stops(STOPS_WITHIN).await?,
+            () = self.told_to_stop() => successor.stops(STOP_TIMEOUT).await?,
         };
         Ok((successor, version))
     }
@@ -401,7 +401,7 @@ impl Control {
         if let Some(cache) = &gateway.cache {
             // The last requests may have removed something.
             let told = cache.link().notes().all_told();
-            if tokio::time::timeout(TELL_WITHIN, told).await.is_err() {
+            if tokio::time::timeout(REPORT_TIMEOUT, told).await.is_err() {
                 warn!("cannot send the last purges to the successor");
             }
         }

@@ -20,7 +20,7 @@ const STREAMED: usize = 48 << 10;
 
 /// Result of reading a body before its request is forwarded.
 #[derive(Debug, Default)]
-pub(super) struct Early {
+pub(super) struct EarlyBody {
     /// Bytes that were read and that Pingora does not keep.
     held: Option<Bytes>,
     /// Set once the gateway itself sent `100 Continue`, before any backend could.
@@ -62,7 +62,10 @@ pub(super) async fn read(
         return Err(Failure::BodyTimeout);
     };
     let (bytes, is_whole) = read.map_err(|error| {
-        let cut = ctx.connection.as_ref().and_then(|c| c.request_cut());
+        let cut = ctx
+            .connection
+            .as_ref()
+            .and_then(|c| c.request_close_reason());
         Failure::of(&error, None, cut)
     })?;
     let bytes = bytes.freeze();

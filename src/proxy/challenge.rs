@@ -7,7 +7,7 @@ use super::{context::Context, request};
 use crate::{
     chain::{Reply, RequestId},
     runtime::connection::Connection,
-    tls::acme::{Answer, FORWARDED, PREFIX},
+    tls::acme::{ChallengeOutcome, FORWARDED, PREFIX},
 };
 
 /// Returns true if this request may be an ACME challenge that this gateway or its issuer can
@@ -37,13 +37,13 @@ pub(super) async fn answer(
     let host = head.headers.get(http::header::HOST);
     let is_forwarded = head.headers.contains_key(&FORWARDED);
     let reply = match acme.answer(token, host, is_forwarded).await {
-        Answer::Known(answer) => {
+        ChallengeOutcome::Known(answer) => {
             let content_type = HeaderValue::from_static("application/octet-stream");
             Reply::bytes(StatusCode::OK, content_type, answer)
         }
-        Answer::Unknown => return None,
-        Answer::NotFound => Reply::refuse(StatusCode::NOT_FOUND, "acme_unknown_token"),
-        Answer::NoIssuer => Reply::refuse(StatusCode::BAD_GATEWAY, "acme_no_issuer")
+        ChallengeOutcome::Unknown => return None,
+        ChallengeOutcome::NotFound => Reply::refuse(StatusCode::NOT_FOUND, "acme_unknown_token"),
+        ChallengeOutcome::NoIssuer => Reply::refuse(StatusCode::BAD_GATEWAY, "acme_no_issuer")
             .detail("The gateway that requests certificates does not respond."),
     };
     ctx.facts.client = request::client(head, connection?, &ctx.gateway);

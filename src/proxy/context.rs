@@ -9,14 +9,14 @@ use std::{
 use pingora::http::RequestHeader;
 
 use super::{
-    body::Early,
+    body::EarlyBody,
     cache::{ClientStream, Flow},
-    course::Course,
+    decision::Decision,
     error::Failure,
-    guard::Guarded,
+    guard::GuardedRequest,
 };
 use crate::{
-    chain::{Chain, Exchange, Facts, Reply, Round},
+    chain::{Chain, Exchange, HookProgress, Reply, RequestFacts},
     gateway::{Gateway, Route, RouteCache, metrics::RouteMetrics},
     routes::Params,
     runtime::{connection::Connection, deadline::Watch, live::Live},
@@ -25,7 +25,7 @@ use crate::{
 
 /// Route of a request, and the form of its filter chain.
 #[derive(Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct RoutePlacement {
     route: usize,
     /// True if the route has a filter that does not apply to this request.
     is_short: bool,
@@ -35,9 +35,9 @@ pub(super) struct Place {
 pub struct Context {
     /// Configuration that was active when the request began. The request sees no other.
     pub(super) gateway: Arc<Gateway>,
-    pub(super) route: Option<Place>,
+    pub(super) route: Option<RoutePlacement>,
     pub(super) params: Params,
-    pub(super) facts: Facts,
+    pub(super) facts: RequestFacts,
     pub(super) connection: Option<Arc<Connection>>,
     /// Deadlines of this request.
     pub(super) watch: Option<Arc<Watch>>,
@@ -55,13 +55,13 @@ pub struct Context {
     /// Gate that holds back the response to an upgrade until the request has ended.
     pub(super) upgrade: Option<Arc<UpgradeGate>>,
     /// Result of reading the body before the request was forwarded.
-    pub(super) early: Early,
+    pub(super) early: EarlyBody,
     /// Deadline of a whole request to an HTTP/2 backend.
     pub(super) due: Option<Instant>,
     /// Time at which the backend's response began.
     pub(super) answered_at: Option<Instant>,
     /// State of the flood guard for this request.
-    pub(super) guarded: Guarded,
+    pub(super) guarded: GuardedRequest,
     /// True if the response over HTTP/2 has headers only.
     pub(super) is_bare: bool,
     /// Set once the filters have seen the end of the response body.
@@ -71,19 +71,19 @@ pub struct Context {
     /// HTTP/2 stream of the client, if its response is written to the cache.
     pub(super) stream: Option<Arc<ClientStream>>,
     /// Decision that the fast path made about this request.
-    pub(super) course: Option<Course>,
+    pub(super) course: Option<Decision>,
     /// Cache state of a request that goes to the origin and may fill the cache.
     pub(super) cache: Option<Box<Flow>>,
     /// Other routes whose guards run before the filters of the request's own route.
-    pub(super) also: Option<Box<Also>>,
+    pub(super) also: Option<Box<AdditionalGuards>>,
     in_flight: InFlight,
 }
 
 /// Routes that guard a request although another route takes it, with their guards and the progress
 /// of the request through them.
-pub(super) struct Also {
+pub(super) struct AdditionalGuards {
     pub(super) routes: VecDeque<(usize, Chain)>,
-    pub(super) round: Round,
+    pub(super) round: HookProgress,
 }
 
 /// Counts a request as in flight until it is dropped.
@@ -103,7 +103,7 @@ impl Context {
             gateway: live.gateway(),
             route: None,
             params: Params::default(),
-            facts: Facts::new(now),
+            facts: RequestFacts::new(now),
             connection: None,
             watch: None,
             upstream: None,
@@ -114,10 +114,10 @@ impl Context {
             reply: None,
             is_websocket: false,
             upgrade: None,
-            early: Early::default(),
+            early: EarlyBody::default(),
             due: None,
             answered_at: None,
-            guarded: Guarded::default(),
+            guarded: GuardedRequest::default(),
             is_bare: false,
             is_body_over: false,
             client_left: OnceLock::new(),
@@ -156,7 +156,7 @@ impl Context {
         facts.route = Some(Arc::clone(&route.name));
         self.upstream.clone_from(&route.upstream);
         let is_short = route.chain.is_short_for(&Exchange { head, facts });
-        self.route = Some(Place {
+        self.route = Some(RoutePlacement {
             route: index,
             is_short,
         });
@@ -165,7 +165,7 @@ impl Context {
 
 /// Returns the route's chain, or the fallback chain for requests without a route. It takes two
 /// fields instead of the context, so that callers can borrow the other fields at the same time.
-pub(super) fn chain(gateway: &Gateway, place: Option<Place>) -> &Chain {
+pub(super) fn chain(gateway: &Gateway, place: Option<RoutePlacement>) -> &Chain {
     match (route(gateway, place), place) {
         (Some(route), Some(place)) if place.is_short => route.chain.short(),
         (Some(route), _) => &route.chain,
@@ -173,15 +173,15 @@ pub(super) fn chain(gateway: &Gateway, place: Option<Place>) -> &Chain {
     }
 }
 
-pub(super) fn metrics(gateway: &Gateway, place: Option<Place>) -> &RouteMetrics {
+pub(super) fn metrics(gateway: &Gateway, place: Option<RoutePlacement>) -> &RouteMetrics {
     route(gateway, place).map_or(&gateway.fallback_metrics, |route| &route.metrics)
 }
 
 /// Returns the cache of the route, if it has one.
-pub(super) fn cache(gateway: &Gateway, place: Option<Place>) -> Option<&RouteCache> {
+pub(super) fn cache(gateway: &Gateway, place: Option<RoutePlacement>) -> Option<&RouteCache> {
     route(gateway, place)?.cache.as_ref()
 }
 
-pub(super) fn route(gateway: &Gateway, place: Option<Place>) -> Option<&Route> {
+pub(super) fn route(gateway: &Gateway, place: Option<RoutePlacement>) -> Option<&Route> {
     gateway.route(place?.route)
 }

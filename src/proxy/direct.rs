@@ -20,7 +20,7 @@ use crate::{base::clock::Clock, chain::ReadyLines};
 const HEAD: usize = 1024;
 
 /// Client of one request.
-pub(super) struct Direct<'a> {
+pub(super) struct DirectClient<'a> {
     stream: &'a mut Stream,
     pub(super) request: &'a RequestHeader,
     /// True if another request may follow on the connection.
@@ -32,7 +32,7 @@ pub(super) struct Direct<'a> {
     pub(super) status: Option<StatusCode>,
 }
 
-impl<'a> Direct<'a> {
+impl<'a> DirectClient<'a> {
     pub(super) fn new(stream: &'a mut Stream, request: &'a RequestHeader, keeps: bool) -> Self {
         Self {
             stream,
@@ -52,7 +52,7 @@ impl<'a> Direct<'a> {
         is_last: bool,
         clock: &Clock,
     ) -> Result<()> {
-        let said = Said::of(&head.headers);
+        let said = DirectHeaders::of(&head.headers);
         self.is_chunked = !is_last && !said.has_length;
         let status = head.status;
         let head = self.text(head, &said, lines, clock);
@@ -94,7 +94,7 @@ impl<'a> Direct<'a> {
     fn text(
         &self,
         mut head: response::Parts,
-        said: &Said,
+        said: &DirectHeaders,
         lines: &ReadyLines,
         clock: &Clock,
     ) -> Vec<u8> {
@@ -144,14 +144,14 @@ const WRITE: (ErrorType, &str) = (ErrorType::WriteError, "writing a response");
     clippy::struct_excessive_bools,
     reason = "each is the presence of a header"
 )]
-struct Said {
+struct DirectHeaders {
     has_length: bool,
     has_coding: bool,
     has_date: bool,
     has_connection: bool,
 }
 
-impl Said {
+impl DirectHeaders {
     fn of(headers: &HeaderMap) -> Self {
         let mut said = Self::default();
         for name in headers.keys() {

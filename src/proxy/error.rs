@@ -7,9 +7,9 @@ use http::StatusCode;
 use pingora::{Error, ErrorSource, ErrorType};
 
 use crate::{
-    cache::store::Died,
-    chain::{Facts, Reply},
-    runtime::{connection::Cut, deadline::Expired},
+    cache::store::FillEnd,
+    chain::{Reply, RequestFacts},
+    runtime::{connection::CloseReason, deadline::Expired},
     upstreams::is_alert,
 };
 
@@ -120,9 +120,9 @@ impl Failure {
             Self::LongLine => "long_line",
             Self::BadHeader => "bad_header",
             Self::Expectation => "expectation",
-            Self::SendTimeout => Cut::SendTimeout.reason(),
-            Self::BodyTimeout => Cut::BodyTimeout.reason(),
-            Self::GoingAway => Cut::GoingAway.reason(),
+            Self::SendTimeout => CloseReason::SendTimeout.reason(),
+            Self::BodyTimeout => CloseReason::BodyTimeout.reason(),
+            Self::GoingAway => CloseReason::GoingAway.reason(),
             Self::BadPath => "bad_path",
             Self::BadHost => "bad_host",
             Self::WrongName => "wrong_name",
@@ -240,7 +240,7 @@ impl Failure {
     }
 
     /// Logs that a request failed, and where.
-    pub(crate) fn report(self, facts: &Facts, error: &Error) {
+    pub(crate) fn report(self, facts: &RequestFacts, error: &Error) {
         // A client that left is no fault of the gateway. A TLS failure has a log line of its own
         // for the backend. The request that stored the response has already logged why it broke
         // off.
@@ -264,12 +264,12 @@ impl Failure {
 
     /// Maps a Pingora error and an `expired` deadline to a failure. `cut` is the close reason if
     /// the gateway itself closed the client's connection.
-    pub(crate) fn of(error: &Error, expired: Option<Expired>, cut: Option<Cut>) -> Self {
+    pub(crate) fn of(error: &Error, expired: Option<Expired>, cut: Option<CloseReason>) -> Self {
         use ErrorType as E;
         match cut {
-            Some(Cut::SendTimeout) => return Self::SendTimeout,
-            Some(Cut::BodyTimeout) => return Self::BodyTimeout,
-            Some(Cut::GoingAway) => return Self::GoingAway,
+            Some(CloseReason::SendTimeout) => return Self::SendTimeout,
+            Some(CloseReason::BodyTimeout) => return Self::BodyTimeout,
+            Some(CloseReason::GoingAway) => return Self::GoingAway,
             _ => {}
         }
         match error.esource() {
@@ -319,8 +319,8 @@ impl Failure {
             ErrorSource::Internal | ErrorSource::Unset => match died(error) {
                 // The response that this request was reading from the cache broke off. The backend
                 // is at fault.
-                Some(Died::Writer) => Self::Reset,
-                Some(Died::TooSlow) => Self::SendTimeout,
+                Some(FillEnd::Writer) => Self::Reset,
+                Some(FillEnd::TooSlow) => Self::SendTimeout,
                 None => Self::Internal,
             },
         }
@@ -342,7 +342,7 @@ impl From<Failure> for Box<Reply> {
 }
 
 /// Returns the reason why a stored response that was read during its fill broke off.
-fn died(error: &Error) -> Option<Died> {
+fn died(error: &Error) -> Option<FillEnd> {
     error.root_cause().downcast_ref().copied()
 }
 

@@ -10,12 +10,12 @@ use pingora::http::RequestHeader;
 use super::context::Context;
 use crate::{
     base::{http::list_of, query::cookies},
-    chain::{Client, Facts, Protocol, Reply, host::public_host},
+    chain::{Client, Protocol, Reply, RequestFacts, host::public_host},
     gateway::{Challenge, FloodGuard, Gateway},
-    limits::flood::Under,
+    limits::flood::InFlightGuard,
     routes::Target,
     runtime::{
-        connection::{Connection, Cut},
+        connection::{CloseReason, Connection},
         live::Live,
     },
 };
@@ -28,10 +28,10 @@ const CHALLENGE: &str = "challenge";
 
 /// Refusals that count towards a ban, in addition to those of identity filters, which mark
 /// themselves. A client that only got a challenge may be a person.
-const STRIKES: [&str; 4] = [FLOOD, IN_FLIGHT, "rate_limit", "api_key_rate"];
+const STRIKE_REASONS: [&str; 4] = [FLOOD, IN_FLIGHT, "rate_limit", "api_key_rate"];
 
 /// Length limit of a target that a challenge may redirect back to.
-const LONGEST_RETURN: usize = 2000;
+const MAX_RETURN_LEN: usize = 2000;
 
 /// Characters that stay unencoded in the value of a query (RFC 3986, 2.3).
 const VALUE: &AsciiSet = &NON_ALPHANUMERIC
@@ -42,12 +42,12 @@ const VALUE: &AsciiSet = &NON_ALPHANUMERIC
 
 /// Request as the flood guard counts it, until the request is over.
 #[derive(Debug, Default)]
-pub(super) struct Guarded {
-    under_way: Option<Under>,
+pub(super) struct GuardedRequest {
+    under_way: Option<InFlightGuard>,
     is_suspicious: bool,
 }
 
-impl Guarded {
+impl GuardedRequest {
     /// Returns true if the client sends more requests than people do.
     pub(super) fn is_suspicious(&self) -> bool {
         self.is_suspicious
@@ -61,7 +61,7 @@ impl Guarded {
 }
 
 /// Counts a request before anything else is done for it.
-pub(super) fn enter(gateway: &Gateway, client: &Client) -> Result<Guarded, Box<Reply>> {
+pub(super) fn enter(gateway: &Gateway, client: &Client) -> Result<GuardedRequest, Box<Reply>> {
     // An address may be banned before it is configured as that of a trusted proxy.
     if let Some(left) = gateway.bans.left(client.ip)
         && !gateway.trusted.trusts(client.ip)
@@ -75,7 +75,7 @@ pub(super) fn enter(gateway: &Gateway, client: &Client) -> Result<Guarded, Box<R
     }
     let client = client.ip;
     let Some(guard) = watching(gateway, client) else {
-        return Ok(Guarded::default());
+        return Ok(GuardedRequest::default());
     };
     let asked = guard.windows.count(client);
     if asked > guard.requests {
@@ -95,7 +95,7 @@ pub(super) fn enter(gateway: &Gateway, client: &Client) -> Result<Guarded, Box<R
     let is_above = |challenge: &Challenge| {
         asked > challenge.above || guard.windows.before(client) > challenge.above
     };
-    Ok(Guarded {
+    Ok(GuardedRequest {
         under_way: Some(under),
         is_suspicious: guard.challenge.as_ref().is_some_and(is_above),
     })
@@ -133,7 +133,7 @@ pub(super) fn challenge(
         );
     }
     let path = head.raw_path();
-    let path = if path.len() > LONGEST_RETURN {
+    let path = if path.len() > MAX_RETURN_LEN {
         b"/"
     } else {
         path
@@ -153,7 +153,12 @@ pub(super) fn challenge(
 }
 
 /// Applies the reason of a finished request to its client, which may lead to a ban.
-pub(super) fn over(live: &Live, gateway: &Gateway, facts: &Facts, connection: Option<&Connection>) {
+pub(super) fn over(
+    live: &Live,
+    gateway: &Gateway,
+    facts: &RequestFacts,
+    connection: Option<&Connection>,
+) {
     let Some(reason) = facts.reason else { return };
     let client = facts.client.ip;
     if reason == BANNED {
@@ -162,15 +167,15 @@ pub(super) fn over(live: &Live, gateway: &Gateway, facts: &Facts, connection: Op
             && !facts.client.is_trusted
             && let Some(connection) = connection
         {
-            connection.cut(Cut::Banned);
+            connection.close(CloseReason::Banned);
             // The request was already counted and logged.
-            let _first = connection.tell_cut();
+            let _first = connection.report_close();
         }
         return;
     }
     let rule = watching(gateway, client).and_then(|guard| guard.ban.as_ref());
     if let Some(rule) = rule
-        && (STRIKES.contains(&reason) || facts.noted.as_ref().is_some_and(|n| n.is_strike))
+        && (STRIKE_REASONS.contains(&reason) || facts.noted.as_ref().is_some_and(|n| n.is_strike))
         && let Some(ban) = gateway.bans.strike(client, reason, rule)
     {
         live.banned(&ban, facts);

@@ -13,12 +13,12 @@ use super::error::Failure;
 use crate::{
     config::model::UnderscoresConfig,
     gateway::{Limits, Listener},
-    runtime::text::ConnectionText,
+    runtime::header_texts::ConnectionText,
 };
 
 /// No registered method has more than 17 letters.
-const LONGEST_METHOD: usize = 32;
-const LONGEST_NAME: usize = 256;
+const MAX_METHOD_LEN: usize = 32;
+const MAX_NAME_LEN: usize = 256;
 /// Bytes of a request line and of a header line besides their parts, as HTTP/1 writes them.
 const LINE: usize = "  HTTP/1.1\r\n".len();
 const FIELD: usize = ": \r\n".len();
@@ -60,7 +60,7 @@ pub(super) fn settle(
 fn check_line(head: &RequestHeader, limits: &Limits) -> Result<(), Failure> {
     let method = head.method.as_str();
     let is_method_byte = |byte: u8| byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_');
-    if method.len() > LONGEST_METHOD || !method.bytes().all(is_method_byte) {
+    if method.len() > MAX_METHOD_LEN || !method.bytes().all(is_method_byte) {
         return Err(Failure::BadRequest);
     }
     if matches!(head.method, Method::TRACE | Method::CONNECT) {
@@ -86,18 +86,18 @@ fn line_length(head: &RequestHeader) -> usize {
 
 /// Unusual properties of request headers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Odd {
+struct UnusualHeaders {
     has_underscore: bool,
     cookies: usize,
 }
 
-fn check_fields(head: &RequestHeader, limits: &Limits) -> Result<Odd, Failure> {
-    let mut odd = Odd::default();
+fn check_fields(head: &RequestHeader, limits: &Limits) -> Result<UnusualHeaders, Failure> {
+    let mut odd = UnusualHeaders::default();
     let mut length = line_length(head) + "\r\n".len();
     for (name, value) in &head.headers {
         let text = name.as_str();
         length += text.len() + value.len() + FIELD;
-        if text.len() > LONGEST_NAME {
+        if text.len() > MAX_NAME_LEN {
             return Err(Failure::BadHeader);
         }
         odd.has_underscore |= text.contains('_');

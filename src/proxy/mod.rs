@@ -5,22 +5,22 @@ mod body;
 mod cache;
 mod challenge;
 mod context;
-mod course;
+mod decision;
 mod direct;
-mod end;
 mod error;
+mod fast_path;
 mod final_headers;
 pub mod forwarded;
 mod grpc;
 mod guard;
-mod hop;
+mod hop_by_hop;
 mod http2;
 pub mod page;
 mod refuse;
 mod reply;
 mod request;
+mod request_end;
 mod respond;
-mod shortcut;
 mod streams;
 mod to_https;
 mod upstream;
@@ -43,9 +43,9 @@ use pingora_cache::{CacheKey, CacheMeta, ForcedFreshness, HitHandler, RespCachea
 use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, ProxyWarnLogContext, RangeType, Session};
 
 use self::{context::Context, error::Failure};
-pub use self::{refuse::Refuser, shortcut::Past};
+pub use self::{fast_path::FastPath, refuse::Refuser};
 use crate::{
-    base::heads::OpenResponse,
+    base::open_headers::OpenResponseHeaders,
     chain::{Phase, Verdict},
     config::model::App,
     runtime::live::Live,
@@ -101,14 +101,14 @@ impl ProxyHttp for Proxy {
         ctx: &mut Box<Context>,
         carried: Box<dyn Any + Send + Sync>,
     ) {
-        shortcut::take_up(session, ctx, carried);
+        fast_path::take_up(session, ctx, carried);
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<bool> {
         if cache::take(session, ctx) {
             return Ok(false);
         }
-        course::run(&self.live, session, ctx).await
+        decision::run(&self.live, session, ctx).await
     }
 
     /// Allows background subrequests, which revalidate stale responses, if a cache is configured.
@@ -267,7 +267,7 @@ impl ProxyHttp for Proxy {
         upstream::answered(session, head, ctx)?;
         let (chain, mut ex) = ctx.exchange(session.req_header());
         if chain.has(Phase::UpstreamResponse) {
-            let mut open = OpenResponse::of(head, 0);
+            let mut open = OpenResponseHeaders::of(head, 0);
             chain.on_upstream_response(&mut ex, &mut open.parts).await;
             open.close(head);
         }
@@ -347,14 +347,14 @@ impl ProxyHttp for Proxy {
         error: &Error,
         ctx: &mut Box<Context>,
     ) -> FailToProxy {
-        end::failed(&self.live, session, error, ctx).await
+        request_end::failed(&self.live, session, error, ctx).await
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Box<Context>) {
         upstream::over(ctx);
         if !ctx.is_background() {
-            end::note_break(session, error, ctx);
-            end::log(&self.live, &end::Passed::of(session), ctx);
+            request_end::note_break(session, error, ctx);
+            request_end::log(&self.live, &request_end::TransferResults::of(session), ctx);
         }
     }
 

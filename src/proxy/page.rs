@@ -26,7 +26,7 @@ pub struct Page<'a> {
 
 /// Format of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum PageFormat {
     Json,
     Html,
     Text,
@@ -37,36 +37,36 @@ const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// Text of the template between two marks, and the mark after it.
-type Piece = (&'static str, Mark);
+type TemplatePart = (&'static str, TemplateMark);
 
 #[derive(Clone, Copy)]
-enum Mark {
+enum TemplateMark {
     Title,
     Message,
     Foot,
     End,
 }
 
-static TEMPLATE: LazyLock<Box<[Piece]>> = LazyLock::new(|| cut(include_str!("page.html")));
+static TEMPLATE: LazyLock<Box<[TemplatePart]>> = LazyLock::new(|| cut(include_str!("page.html")));
 
-fn cut(mut rest: &'static str) -> Box<[Piece]> {
+fn cut(mut rest: &'static str) -> Box<[TemplatePart]> {
     let mut pieces = Vec::new();
     while let Some((text, tail)) = rest.split_once("{{") {
         let (name, tail) = tail.split_once("}}").expect("each mark is closed");
         let mark = match name {
-            "title" => Mark::Title,
-            "message" => Mark::Message,
-            "foot" => Mark::Foot,
+            "title" => TemplateMark::Title,
+            "message" => TemplateMark::Message,
+            "foot" => TemplateMark::Foot,
             _ => unreachable!("page.html has an unknown mark: {name}"),
         };
         pieces.push((text, mark));
         rest = tail;
     }
-    pieces.push((rest, Mark::End));
+    pieces.push((rest, TemplateMark::End));
     pieces.into()
 }
 
-impl Form {
+impl PageFormat {
     /// Returns the format that an `Accept` header prefers. Without a preference, as with curl's
     /// `*/*`, it is text: a person can read it in a terminal and a program need not parse it.
     pub fn of(accept: Option<&HeaderValue>) -> Self {
@@ -82,10 +82,10 @@ impl Form {
 impl Page<'_> {
     /// Returns the page's content type and body, in the format that `accept` prefers.
     pub fn render(&self, accept: Option<&HeaderValue>) -> (HeaderValue, Bytes) {
-        match Form::of(accept) {
-            Form::Json => (JSON, self.json()),
-            Form::Html => (HTML, self.html()),
-            Form::Text => (TEXT, self.text()),
+        match PageFormat::of(accept) {
+            PageFormat::Json => (JSON, self.json()),
+            PageFormat::Html => (HTML, self.html()),
+            PageFormat::Text => (TEXT, self.text()),
         }
     }
 
@@ -98,10 +98,10 @@ impl Page<'_> {
         for (text, mark) in &**TEMPLATE {
             out.push_str(text);
             match mark {
-                Mark::Title => self.put_title(&mut out),
-                Mark::Message => put_escaped(&mut out, self.message()),
-                Mark::Foot => self.put_foot(&mut out),
-                Mark::End => {}
+                TemplateMark::Title => self.put_title(&mut out),
+                TemplateMark::Message => put_escaped(&mut out, self.message()),
+                TemplateMark::Foot => self.put_foot(&mut out),
+                TemplateMark::End => {}
             }
         }
         Bytes::from(out)
@@ -140,7 +140,7 @@ impl Page<'_> {
 
     fn json(&self) -> Bytes {
         #[derive(serde::Serialize)]
-        struct Whole<'a> {
+        struct WholePage<'a> {
             error: Error<'a>,
         }
         #[derive(serde::Serialize)]
@@ -150,7 +150,7 @@ impl Page<'_> {
             message: &'a str,
             request_id: Option<&'a str>,
         }
-        let whole = Whole {
+        let whole = WholePage {
             error: Error {
                 status: self.status.as_u16(),
                 reason: self.reason,

@@ -17,7 +17,7 @@ use pingora::{
 
 use super::{guard::BANNED, reply, request};
 use crate::{
-    chain::{Exchange, Facts, Reply, RequestId},
+    chain::{Exchange, Reply, RequestFacts, RequestId},
     gateway::Gateway,
     runtime::{
         connection::Connection,
@@ -78,15 +78,20 @@ fn bytes(head: &ResponseHeader, body: Option<&Bytes>) -> Vec<u8> {
 }
 
 impl Refuser {
-    fn facts(&self, connection: &Connection, head: &RequestHeader, gateway: &Gateway) -> Facts {
-        let mut facts = Facts::new(self.live.world.clock.now());
+    fn facts(
+        &self,
+        connection: &Connection,
+        head: &RequestHeader,
+        gateway: &Gateway,
+    ) -> RequestFacts {
+        let mut facts = RequestFacts::new(self.live.world.clock.now());
         facts.client = request::client(head, connection, gateway);
         facts.request_id = RequestId::random(fastrand::u64(..), fastrand::u64(..));
         facts
     }
 
     /// Logs and counts a request that ended here.
-    fn log(&self, gateway: &Gateway, head: &RequestHeader, facts: &mut Facts) {
+    fn log(&self, gateway: &Gateway, head: &RequestHeader, facts: &mut RequestFacts) {
         facts.total = self.live.world.clock.now() - facts.started;
         gateway.fallback_metrics.count(&head.method, facts.status);
         gateway.fallback.on_log(&Exchange { head, facts });

@@ -14,18 +14,18 @@ use pingora_proxy::Session;
 
 use super::{grpc, page::Page};
 use crate::{
-    base::{clock::Clock, heads::OpenResponse},
-    chain::{Chain, Exchange, Facts, Reply, ReplyBody},
+    base::{clock::Clock, open_headers::OpenResponseHeaders},
+    chain::{Chain, Exchange, Reply, ReplyBody, RequestFacts},
 };
 
 /// Time that a client may go on sending after the response.
-const LINGER: Duration = Duration::from_secs(2);
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Sends `reply` after the response phase of `chain`.
 pub(super) async fn send(
     session: &mut Session,
     chain: &Chain,
-    facts: &mut Facts,
+    facts: &mut RequestFacts,
     clock: &Clock,
     reply: Reply,
 ) -> Result<()> {
@@ -52,7 +52,7 @@ pub(super) async fn send(
 pub(super) async fn make(
     request: &RequestHeader,
     chain: &Chain,
-    facts: &mut Facts,
+    facts: &mut RequestFacts,
     clock: &Clock,
     mut reply: Reply,
 ) -> Result<(ResponseHeader, Option<Bytes>)> {
@@ -69,7 +69,7 @@ pub(super) async fn make(
         }
     }
     let mut head = ResponseHeader::build_no_case(reply.status, Some(reply.headers.len() + 5))?;
-    let mut open = OpenResponse::of(&mut head, 0);
+    let mut open = OpenResponseHeaders::of(&mut head, 0);
     let headers = &mut open.parts.headers;
     let (content_type, body) = match reply.body {
         ReplyBody::Empty => (None, Bytes::new()),
@@ -139,7 +139,7 @@ pub(super) async fn linger(session: &mut Session) {
     if session.as_mut().is_body_done() {
         return;
     }
-    session.set_total_drain_timeout(Some(LINGER));
+    session.set_total_drain_timeout(Some(LINGER_TIMEOUT));
     if let Err(error) = session.drain_request_body().await {
         log::debug!(error:%; "client did not finish its body after the response");
         session.set_keepalive(None);

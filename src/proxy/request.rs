@@ -9,7 +9,7 @@ use pingora_proxy::Session;
 
 use super::{
     cache, challenge,
-    context::{self, Also, Context},
+    context::{self, AdditionalGuards, Context},
     error::Failure,
     forwarded::{self, Forwarding},
     guard, http2,
@@ -17,19 +17,20 @@ use super::{
     to_https, websocket,
 };
 use crate::{
-    base::{heads::OpenRequest, query},
+    base::{open_headers::OpenRequestHeaders, query},
     chain::{
-        Certificate, Client, Exchange, Phase, Protocol, Reply, RequestId, Round, Turn, Verdict,
+        Certificate, Client, Exchange, HookOutcome, HookProgress, Phase, Protocol, Reply,
+        RequestId, Verdict,
         host::{public_host, requested_host},
     },
     config::model::App,
     gateway::Gateway,
-    routes::{self, Action, Literal, Params, Target},
-    runtime::connection::{Connection, Shown},
+    routes::{self, Action, LiteralMatch, Params, Target},
+    runtime::connection::{ClientCertificateStatus, Connection},
 };
 
 /// Result of running a request through its filters.
-pub(super) enum Filtered {
+pub(super) enum FilterOutcome {
     /// A filter, or the route's action, returned a reply.
     Reply(Box<Reply>),
     /// The next filter needs this many bytes of the body.
@@ -222,10 +223,10 @@ fn forwarding<'c>(ctx: &'c Context, connection: &'c Connection) -> Forwarding<'c
 #[cold]
 fn guarded(
     gateway: &Gateway,
-    literal: &mut Literal,
+    literal: &mut LiteralMatch,
     (target, head, has_spellings): (&Target<'_>, &RequestHeader, bool),
     params: &mut Params,
-) -> Option<Box<Also>> {
+) -> Option<Box<AdditionalGuards>> {
     let table = &gateway.table;
     if table.lacks_guards(literal.route, has_spellings)
         && let Some(guarded) = table.guarded(target, head, literal, params)
@@ -240,15 +241,15 @@ fn guarded(
     });
     let routes: VecDeque<_> = routes.collect();
     (!routes.is_empty()).then(|| {
-        Box::new(Also {
+        Box::new(AdditionalGuards {
             routes,
-            round: Round::default(),
+            round: HookProgress::default(),
         })
     })
 }
 
 /// Runs the guards of other routes, if there are any. Returns `None` once the request has passed.
-async fn pass_others(head: &RequestHeader, ctx: &mut Context) -> Option<Filtered> {
+async fn pass_others(head: &RequestHeader, ctx: &mut Context) -> Option<FilterOutcome> {
     let Context {
         gateway,
         facts,
@@ -262,25 +263,29 @@ async fn pass_others(head: &RequestHeader, ctx: &mut Context) -> Option<Filtered
             facts: &mut *facts,
         };
         match chain.on_request(&mut ex, &mut others.round).await {
-            Turn::Over(Verdict::Next) => {}
-            Turn::Over(Verdict::Reply(reply)) => return Some(Filtered::Reply(reply)),
-            Turn::Body(most) => return Some(Filtered::Body(most)),
+            HookOutcome::Over(Verdict::Next) => {}
+            HookOutcome::Over(Verdict::Reply(reply)) => return Some(FilterOutcome::Reply(reply)),
+            HookOutcome::Body(most) => return Some(FilterOutcome::Body(most)),
         }
         let action = gateway.route(*index).map(|route| &route.action);
         if let Some(Action::Respond(respond)) = action
             && respond.status().as_u16() >= 400
         {
-            return Some(Filtered::Reply(Box::new(respond.reply(head))));
+            return Some(FilterOutcome::Reply(Box::new(respond.reply(head))));
         }
         others.routes.pop_front();
-        others.round = Round::default();
+        others.round = HookProgress::default();
     }
     *also = None;
     None
 }
 
 /// Runs the request filters, starting at `round`, and then the route's action.
-pub(super) async fn filter(head: &RequestHeader, ctx: &mut Context, round: &mut Round) -> Filtered {
+pub(super) async fn filter(
+    head: &RequestHeader,
+    ctx: &mut Context,
+    round: &mut HookProgress,
+) -> FilterOutcome {
     if ctx.also.is_some() {
         // Boxed, because otherwise every request's future would be as large.
         if let Some(filtered) = Box::pin(pass_others(head, ctx)).await {
@@ -289,12 +294,12 @@ pub(super) async fn filter(head: &RequestHeader, ctx: &mut Context, round: &mut 
     }
     let (chain, mut ex) = ctx.exchange(head);
     match chain.on_request(&mut ex, round).await {
-        Turn::Over(Verdict::Next) => match act(head, ctx) {
-            Some(reply) => Filtered::Reply(reply),
-            None => Filtered::Passed,
+        HookOutcome::Over(Verdict::Next) => match act(head, ctx) {
+            Some(reply) => FilterOutcome::Reply(reply),
+            None => FilterOutcome::Passed,
         },
-        Turn::Over(Verdict::Reply(reply)) => Filtered::Reply(reply),
-        Turn::Body(most) => Filtered::Body(most),
+        HookOutcome::Over(Verdict::Reply(reply)) => FilterOutcome::Reply(reply),
+        HookOutcome::Body(most) => FilterOutcome::Body(most),
     }
 }
 
@@ -418,7 +423,7 @@ pub(super) async fn forward(
 
 /// Opens `head`, a copy of the client's request headers, as a backend gets it before filters change
 /// it.
-fn open(head: &mut RequestHeader, connection: &Connection, ctx: &Context) -> OpenRequest {
+fn open(head: &mut RequestHeader, connection: &Connection, ctx: &Context) -> OpenRequestHeaders {
     let forwarding = Forwarding {
         app: ctx.upstream.as_ref().map_or(App::None, |u| u.app),
         is_websocket: ctx.is_websocket,
@@ -512,9 +517,11 @@ pub(super) fn client(head: &RequestHeader, connection: &Connection, gateway: &Ga
         listener: Arc::clone(&connection.listener.name),
         listener_port: connection.listener.port,
         certificate: match connection.tls.as_ref().map(|_| connection.shown()) {
-            None | Some(Shown::NotAsked) => Certificate::NotAsked,
-            Some(Shown::Nothing) => Certificate::Absent,
-            Some(Shown::Verified(shown)) => Certificate::Verified(Arc::clone(shown)),
+            None | Some(ClientCertificateStatus::NotAsked) => Certificate::NotAsked,
+            Some(ClientCertificateStatus::Nothing) => Certificate::Absent,
+            Some(ClientCertificateStatus::Verified(shown)) => {
+                Certificate::Verified(Arc::clone(shown))
+            }
         },
     }
 }

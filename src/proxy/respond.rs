@@ -11,8 +11,8 @@ use super::{
     final_headers, request, streams, upstream,
 };
 use crate::{
-    base::heads::OpenResponse,
-    chain::{CacheOutcome, Exchange, Facts, Phase, Protocol, ReadyLines},
+    base::open_headers::OpenResponseHeaders,
+    chain::{CacheOutcome, Exchange, Phase, Protocol, ReadyLines, RequestFacts},
     runtime::connection::Connection,
 };
 
@@ -58,7 +58,7 @@ pub(super) async fn begin(session: &mut Session, head: &mut ResponseHeader, ctx:
             head: session.req_header(),
             facts,
         };
-        let mut open = OpenResponse::of(head, 0);
+        let mut open = OpenResponseHeaders::of(head, 0);
         if let Some(cookie) = cookie {
             open.parts.headers.append(header::SET_COOKIE, cookie);
         }
@@ -143,7 +143,7 @@ pub(super) fn body(
 /// for all responses, and the `Date` of a stored response, which Pingora would replace with the
 /// current time.
 pub(super) fn leave_to_connection(
-    facts: &mut Facts,
+    facts: &mut RequestFacts,
     connection: Option<&Connection>,
     made: Option<HeaderValue>,
 ) {

@@ -21,7 +21,7 @@ const GRACE: Duration = Duration::from_secs(1);
 
 /// Time limits of one stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Bounds {
+pub(super) struct StreamBounds {
     /// Longest silence of the backend, before and during its response.
     pub(super) silence: Duration,
     /// Deadline of the whole request.
@@ -36,20 +36,24 @@ pub(super) fn is_h2(ctx: &Context) -> bool {
 }
 
 /// Returns the bounds of the attempt that begins at `now`.
-pub(super) fn bounds(request: &Request<'_>, timeouts: &Timeouts, now: Instant) -> Bounds {
+pub(super) fn bounds(
+    request: &StreamRequest<'_>,
+    timeouts: &Timeouts,
+    now: Instant,
+) -> StreamBounds {
     let Some(silence) = silence(request, timeouts) else {
         // A stream: its messages may be far apart, and its end is not known.
         let longest = timeouts.stream_idle.max(timeouts.first_byte);
         let stated = grpc::timeout(request.headers).filter(|_| grpc::is_call(request.headers));
         let stated = stated.map(|stated| stated.saturating_add(GRACE));
-        return Bounds {
+        return StreamBounds {
             silence: stated.map_or(longest, |stated| stated.min(longest)),
             due: None,
         };
     };
     let due = timeouts.total.map(|total| request.started + total);
     let left = due.map(|due| due.saturating_duration_since(now));
-    Bounds {
+    StreamBounds {
         // Pingora treats zero as no timeout at all.
         silence: left.map_or(silence, |left| {
             silence.min(left.max(Duration::from_millis(1)))
@@ -59,7 +63,7 @@ pub(super) fn bounds(request: &Request<'_>, timeouts: &Timeouts, now: Instant) -
 }
 
 /// Properties of the request that determine its bounds.
-pub(super) struct Request<'a> {
+pub(super) struct StreamRequest<'a> {
     pub(super) headers: &'a HeaderMap,
     pub(super) started: Instant,
     /// True once the whole request body has arrived.
@@ -69,7 +73,7 @@ pub(super) struct Request<'a> {
 
 /// Returns the longest silence, or `None` for a stream. The backend's silence begins with the
 /// request headers, so it includes the client's time for the body.
-fn silence(request: &Request<'_>, timeouts: &Timeouts) -> Option<Duration> {
+fn silence(request: &StreamRequest<'_>, timeouts: &Timeouts) -> Option<Duration> {
     if grpc::is_call(request.headers) || asks_for_events(request.headers) {
         return None;
     }
@@ -171,7 +175,7 @@ mod tests {
             })
             .collect();
         let clock = crate::base::clock::Clock::test();
-        let request = Request {
+        let request = StreamRequest {
             headers: &headers,
             started: clock.now(),
             is_whole,

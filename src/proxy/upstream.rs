@@ -17,7 +17,7 @@ use pingora_proxy::Session;
 use super::{
     context::Context,
     error::Failure,
-    forwarded, hop, reply,
+    forwarded, hop_by_hop, reply,
     streams::{self, is_h2},
     websocket,
 };
@@ -25,7 +25,9 @@ use crate::{
     base::{http::begins_with, units::whole_millis},
     chain::host::public_host,
     runtime::deadline::Expired,
-    upstreams::{Ask, Failure as TryFailure, Outcome, Protocol, Unavailable, UpgradeGate},
+    upstreams::{
+        AttemptFailure as TryFailure, LeaseRequest, Outcome, Protocol, Unavailable, UpgradeGate,
+    },
 };
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -39,7 +41,7 @@ pub(super) async fn peer(session: &mut Session, ctx: &mut Context) -> Result<Box
     let Some(upstream) = ctx.upstream.clone() else {
         return fail(ctx, Failure::Internal);
     };
-    let ask = Ask {
+    let ask = LeaseRequest {
         head: session.req_header(),
         client: ctx.facts.client.ip,
         at: ctx.live().world.clock.now(),
@@ -73,7 +75,7 @@ pub(super) async fn peer(session: &mut Session, ctx: &mut Context) -> Result<Box
     if let (Protocol::H2, Some(connection)) = (upstream.protocol(), &ctx.connection) {
         let is_whole = session.as_mut().is_body_done();
         let listener = connection.listener.config();
-        let request = streams::Request {
+        let request = streams::StreamRequest {
             headers: &session.req_header().headers,
             started: ctx.facts.started,
             is_whole,
@@ -173,7 +175,7 @@ pub(super) fn sent_body(body: Option<&Bytes>, is_end: bool, ctx: &mut Context) {
 /// Handles an interim response of a backend.
 pub(super) fn interim(head: &mut ResponseHeader, ctx: &Context) {
     // Pingora writes these headers unchanged.
-    hop::strip_response(head);
+    hop_by_hop::strip_response(head);
     if head.status == StatusCode::CONTINUE
         && !ctx.is_background()
         && let Some(connection) = &ctx.connection
@@ -194,7 +196,7 @@ pub(super) fn answered(
     };
     let (idle, stream_idle) = (upstream.timeouts.idle, upstream.timeouts.stream_idle);
     let now = ctx.live().world.clock.now();
-    let seen = Seen::of(head);
+    let seen = GatewayDirectives::of(head);
     ctx.facts.upstream.status = head.status.as_u16();
     ctx.facts.upstream.first_byte = Some(now - ctx.tried_at);
     lease.backend().learn_keep_alive(seen.keep_alive);
@@ -216,19 +218,19 @@ pub(super) fn answered(
         return Err(error);
     }
     let is_switch = head.status == StatusCode::SWITCHING_PROTOCOLS;
-    if (is_switch || seen.streams != Streams::Nothing)
+    if (is_switch || seen.streams != StreamKind::Nothing)
         && let Some(lease) = &mut ctx.lease
         && !lease.begin_stream()
     {
         return fail(ctx, Failure::Overload);
     }
     ctx.answered_at = Some(now);
-    if let (Some(watch), Streams::Grpc) = (&ctx.watch, seen.streams) {
+    if let (Some(watch), StreamKind::Grpc) = (&ctx.watch, seen.streams) {
         // Both sides send whenever they have a message.
         watch.body.over();
     }
     if is_h2(ctx) {
-        if seen.streams != Streams::Nothing {
+        if seen.streams != StreamKind::Nothing {
             ctx.due = None;
         }
     } else if let Some(watch) = &ctx.watch {
@@ -241,7 +243,7 @@ pub(super) fn answered(
             }
             Some(websocket_idle(ctx).unwrap_or(stream_idle))
         } else {
-            (seen.streams != Streams::Nothing).then_some(stream_idle)
+            (seen.streams != StreamKind::Nothing).then_some(stream_idle)
         };
         let now = ctx.live().connections.millis(now);
         match stream {
@@ -256,7 +258,7 @@ pub(super) fn answered(
         head.remove_header(&KEEP_ALIVE);
     }
     if ends_here {
-        hop::strip_response(head);
+        hop_by_hop::strip_response(head);
     }
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         websocket::begin(head)?;
@@ -524,9 +526,9 @@ fn websocket_idle(ctx: &Context) -> Option<Duration> {
 
 /// Response headers that are meant for the gateway, found in one pass.
 #[derive(Default)]
-struct Seen<'h> {
+struct GatewayDirectives<'h> {
     keep_alive: Option<&'h HeaderValue>,
-    streams: Streams,
+    streams: StreamKind,
     has_location: bool,
     /// True if some header is internal to a framework.
     is_internal: bool,
@@ -536,14 +538,14 @@ struct Seen<'h> {
 
 /// Kind of stream that a response is by its type. Pauses in a stream are normal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Streams {
+enum StreamKind {
     #[default]
     Nothing,
     Events,
     Grpc,
 }
 
-impl Streams {
+impl StreamKind {
     fn of(content_type: &[u8]) -> Self {
         if begins_with(content_type, b"text/event-stream") {
             Self::Events
@@ -555,22 +557,22 @@ impl Streams {
     }
 }
 
-impl<'h> Seen<'h> {
+impl<'h> GatewayDirectives<'h> {
     fn of(head: &'h ResponseHeader) -> Self {
         let mut seen = Self::default();
         for (name, value) in &head.headers {
             match *name {
                 header::CONTENT_TYPE => {
-                    seen.streams = Streams::of(value.as_bytes());
+                    seen.streams = StreamKind::of(value.as_bytes());
                 }
                 header::LOCATION | header::CONTENT_LOCATION => seen.has_location = true,
-                header::CONNECTION => seen.ends_here |= !hop::is_plain(value.as_bytes()),
+                header::CONNECTION => seen.ends_here |= !hop_by_hop::is_plain(value.as_bytes()),
                 _ if *name == KEEP_ALIVE => {
                     seen.keep_alive = seen.keep_alive.or(Some(value));
                 }
                 _ => {
                     seen.is_internal |= forwarded::is_internal_response(name);
-                    seen.ends_here |= hop::ends_here(name.as_str());
+                    seen.ends_here |= hop_by_hop::ends_here(name.as_str());
                 }
             }
         }

@@ -19,21 +19,23 @@ pub use self::{
     action::{Action, Forward, Redirect, Respond, Rewrite, Websocket},
     class::classify,
     params::{ParamNames, Params, Slot},
-    table::{Considered, Guarded, Guarding, Literal, RouteTable, Why},
+    table::{
+        ConsideredEntry, GuardSearchResult, LiteralMatch, RouteProtection, RouteReason, RouteTable,
+    },
 };
 pub use crate::base::{
     host::host_of,
-    target::{BadTarget, Normalised, Slashes, Target, normalise},
+    target::{InvalidTarget, NormalisedTarget, Slashes, Target, normalise},
 };
 
 /// A problem in a piece of the configuration, before its place is known.
 #[derive(Debug, PartialEq, Eq)]
-struct Problem {
+struct RouteProblem {
     message: String,
     help: String,
 }
 
-impl Problem {
+impl RouteProblem {
     fn new(message: impl Into<String>, help: impl Into<String>) -> Self {
         Self {
             message: message.into(),
@@ -43,7 +45,7 @@ impl Problem {
 }
 
 /// Compiles a regular expression over raw bytes: `.` and classes know ASCII only.
-fn regex(text: &str) -> Result<regex::bytes::Regex, Problem> {
+fn regex(text: &str) -> Result<regex::bytes::Regex, RouteProblem> {
     regex::bytes::RegexBuilder::new(text)
         .unicode(false)
         .build()
@@ -51,7 +53,7 @@ fn regex(text: &str) -> Result<regex::bytes::Regex, Problem> {
             let error = error.to_string();
             let reason = error.lines().last().unwrap_or_default().trim();
             let reason = reason.strip_prefix("error: ").unwrap_or(reason);
-            Problem::new(
+            RouteProblem::new(
                 format!("invalid regular expression `{text}`: {reason}"),
                 "the syntax is that of Rust's `regex`: no look-around, no back-references",
             )

@@ -3,7 +3,7 @@
 use crate::base::spelling;
 
 use super::{
-    Problem, Slashes, host_of, normalise,
+    RouteProblem, Slashes, host_of, normalise,
     params::{MAX_PARAMS, RESERVED},
 };
 
@@ -30,9 +30,12 @@ pub(super) enum Segment {
 }
 
 impl HostPattern {
-    pub(super) fn parse(text: &str) -> Result<Self, Problem> {
+    pub(super) fn parse(text: &str) -> Result<Self, RouteProblem> {
         let refuse = |why: &str, help: String| {
-            Err(Problem::new(format!("invalid host `{text}`: {why}"), help))
+            Err(RouteProblem::new(
+                format!("invalid host `{text}`: {why}"),
+                help,
+            ))
         };
         if let Some((_, rest)) = text.split_once("://") {
             let host = rest.split('/').next().unwrap_or_default();
@@ -132,9 +135,9 @@ impl PathPattern {
         self.is_prefix && self.segments.is_empty()
     }
 
-    pub(super) fn parse(text: &str, slashes: Slashes) -> Result<Self, Problem> {
+    pub(super) fn parse(text: &str, slashes: Slashes) -> Result<Self, RouteProblem> {
         let Some(inner) = text.strip_prefix('/') else {
-            return Err(Problem::new(
+            return Err(RouteProblem::new(
                 format!("invalid path `{text}`: it does not begin with `/`"),
                 format!("write `/{text}`"),
             ));
@@ -231,24 +234,24 @@ impl PathPattern {
         })
     }
 
-    fn check_names(&self, text: &str) -> Result<(), Problem> {
+    fn check_names(&self, text: &str) -> Result<(), RouteProblem> {
         let names: Vec<&str> = self.names().collect();
         for (index, name) in names.iter().enumerate() {
             if RESERVED.contains(name) {
-                return Err(Problem::new(
+                return Err(RouteProblem::new(
                     format!("`{text}` uses the name `{{{name}}}`, which templates reserve"),
                     format!("write another name, such as `{{{name}_name}}`"),
                 ));
             }
             if names[..index].contains(name) {
-                return Err(Problem::new(
+                return Err(RouteProblem::new(
                     format!("`{text}` uses the name `{{{name}}}` twice"),
                     "give each segment a name of its own",
                 ));
             }
         }
         if names.len() > MAX_PARAMS {
-            return Err(Problem::new(
+            return Err(RouteProblem::new(
                 format!("`{text}` has more than {MAX_PARAMS} names"),
                 "use `/*` for the rest of the path",
             ));
@@ -259,9 +262,13 @@ impl PathPattern {
 
 /// Checks that requests can have this path after [`normalise`]; otherwise the route would never
 /// match.
-fn check_normal(text: &str, slashes: Slashes) -> Result<(), Problem> {
-    let refuse =
-        |why: &str, help: String| Err(Problem::new(format!("invalid path `{text}`: {why}"), help));
+fn check_normal(text: &str, slashes: Slashes) -> Result<(), RouteProblem> {
+    let refuse = |why: &str, help: String| {
+        Err(RouteProblem::new(
+            format!("invalid path `{text}`: {why}"),
+            help,
+        ))
+    };
     if let Some((path, _)) = text.split_once('?') {
         return refuse(
             "it has a query",
@@ -293,7 +300,7 @@ fn check_normal(text: &str, slashes: Slashes) -> Result<(), Problem> {
     }
 }
 
-fn parse_segment(text: &str, segment: &str) -> Result<Segment, Problem> {
+fn parse_segment(text: &str, segment: &str) -> Result<Segment, RouteProblem> {
     if let Some(name) = segment.strip_prefix('{').and_then(|s| s.strip_suffix('}')) {
         let is_name = |name: &str| {
             name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
@@ -302,7 +309,7 @@ fn parse_segment(text: &str, segment: &str) -> Result<Segment, Problem> {
         if is_name(name) {
             return Ok(Segment::Param(name.to_owned()));
         }
-        return Err(Problem::new(
+        return Err(RouteProblem::new(
             format!(
                 "invalid parameter `{segment}` in `{text}`: a name has letters, digits and `_`"
             ),
@@ -314,7 +321,7 @@ fn parse_segment(text: &str, segment: &str) -> Result<Segment, Problem> {
         ));
     }
     if segment.contains(['{', '}']) {
-        return Err(Problem::new(
+        return Err(RouteProblem::new(
             format!("`{segment}` in `{text}` mixes text and parameter in one segment"),
             "a parameter is a whole segment; use `path_regex` for less than one",
         ));
@@ -323,7 +330,7 @@ fn parse_segment(text: &str, segment: &str) -> Result<Segment, Problem> {
         return Err(stray_star(text));
     }
     if let Some(name) = segment.strip_prefix(':').filter(|name| !name.is_empty()) {
-        return Err(Problem::new(
+        return Err(RouteProblem::new(
             format!("invalid parameter `{segment}` in `{text}`"),
             format!("write `{{{name}}}`"),
         ));
@@ -333,7 +340,7 @@ fn parse_segment(text: &str, segment: &str) -> Result<Segment, Problem> {
             Some(_) => "write `/*` at the end".to_owned(),
             None => format!("write `{{{name}}}`"),
         };
-        return Err(Problem::new(
+        return Err(RouteProblem::new(
             format!("invalid parameter `{segment}` in `{text}`"),
             help,
         ));
@@ -341,14 +348,14 @@ fn parse_segment(text: &str, segment: &str) -> Result<Segment, Problem> {
     Ok(Segment::Literal(segment.as_bytes().to_vec()))
 }
 
-fn stray_star(text: &str) -> Problem {
+fn stray_star(text: &str) -> RouteProblem {
     let help = match text.strip_suffix('*') {
         Some(start) if !start.contains('*') => {
             format!("write `{start}/*` for all below it, or use `path_regex`")
         }
         _ => "write `{name}` for one segment, `/*` at the end for all that follows".to_owned(),
     };
-    Problem::new(
+    RouteProblem::new(
         format!("invalid path `{text}`: `*` may only be the last segment"),
         help,
     )

@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-use super::{Problem, Target};
+use super::{RouteProblem, Target};
 
 /// Conditions of a route that all must hold.
 #[derive(Clone, Debug)]
@@ -25,9 +25,9 @@ pub(super) struct Predicates {
     methods: Vec<Method>,
     /// Accepted listeners; any if empty.
     listeners: Vec<Box<str>>,
-    headers: Vec<(HeaderName, Want)>,
-    queries: Vec<(Vec<u8>, Want)>,
-    cookies: Vec<(Vec<u8>, Want)>,
+    headers: Vec<(HeaderName, PredicateCondition)>,
+    queries: Vec<(Vec<u8>, PredicateCondition)>,
+    cookies: Vec<(Vec<u8>, PredicateCondition)>,
     rank: Rank,
     /// True if the route has access control. If a name has several values, an app may use any of
     /// them: such a route takes the request if one value fits, so that no other value bypasses it,
@@ -37,18 +37,18 @@ pub(super) struct Predicates {
 
 /// Result of comparing a request with the predicates of a route.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Fit<'a> {
+pub(super) enum PredicateResult<'a> {
     Yes,
     /// Several values of one name, of which some fit: the app decides which one it uses.
     /// `is_taken`: the route takes the request nevertheless.
     Unclear {
         is_taken: bool,
     },
-    No(Miss<'a>),
+    No(FailedPredicate<'a>),
 }
 
 #[derive(Clone, Debug)]
-enum Want {
+enum PredicateCondition {
     Exact(Vec<u8>),
     Like(Regex),
     Any,
@@ -72,7 +72,7 @@ pub(super) struct Rank {
 
 /// The first condition that did not hold.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Miss<'a> {
+pub(super) enum FailedPredicate<'a> {
     Method(&'a [Method]),
     Listener(&'a [Box<str>]),
     Header(&'a HeaderName),
@@ -112,8 +112,12 @@ impl Predicates {
             cookies: Reverse(cookies.len()),
             methods: methods.len(),
             listeners: listeners.len(),
-            any_values: wants().filter(|w| matches!(w, Want::Any)).count(),
-            like_values: wants().filter(|w| matches!(w, Want::Like(_))).count(),
+            any_values: wants()
+                .filter(|w| matches!(w, PredicateCondition::Any))
+                .count(),
+            like_values: wants()
+                .filter(|w| matches!(w, PredicateCondition::Like(_)))
+                .count(),
             text: read.text,
         };
         Self {
@@ -140,22 +144,22 @@ impl Predicates {
     }
 
     /// Compares a request with every condition.
-    pub(super) fn fit(&self, target: &Target<'_>, head: &RequestHeader) -> Fit<'_> {
+    pub(super) fn fit(&self, target: &Target<'_>, head: &RequestHeader) -> PredicateResult<'_> {
         if !self.methods.is_empty() && !self.methods.contains(&head.method) {
-            return Fit::No(Miss::Method(&self.methods));
+            return PredicateResult::No(FailedPredicate::Method(&self.methods));
         }
         if !self.listeners.is_empty()
             && !self.listeners.iter().any(|name| **name == *target.listener)
         {
-            return Fit::No(Miss::Listener(&self.listeners));
+            return PredicateResult::No(FailedPredicate::Listener(&self.listeners));
         }
-        let mut fit = Fit::Yes;
+        let mut fit = PredicateResult::Yes;
         for (name, want) in &self.headers {
             let values = head.headers.get_all(name).iter();
             match of_several(values.map(|value| want.takes(value.as_bytes()))) {
                 Some(true) => {}
                 Some(false) => fit = fit.unclear(true),
-                None => return Fit::No(Miss::Header(name)),
+                None => return PredicateResult::No(FailedPredicate::Header(name)),
             }
         }
         for (name, want) in &self.queries {
@@ -163,7 +167,7 @@ impl Predicates {
             match of_several(values.map(|value| want.takes(&value))) {
                 Some(true) => {}
                 Some(false) => fit = fit.unclear(self.is_guarded),
-                None => return Fit::No(Miss::Query(name)),
+                None => return PredicateResult::No(FailedPredicate::Query(name)),
             }
         }
         for (name, want) in &self.cookies {
@@ -171,14 +175,14 @@ impl Predicates {
             match of_several(values.map(|value| want.takes(&value))) {
                 Some(true) => {}
                 Some(false) => fit = fit.unclear(self.is_guarded),
-                None => return Fit::No(Miss::Cookie(name)),
+                None => return PredicateResult::No(FailedPredicate::Cookie(name)),
             }
         }
         fit
     }
 }
 
-impl Fit<'_> {
+impl PredicateResult<'_> {
     fn unclear(self, is_taken: bool) -> Self {
         match self {
             Self::Yes => Self::Unclear { is_taken },
@@ -200,7 +204,7 @@ fn of_several(fits: impl Iterator<Item = bool>) -> Option<bool> {
     any.then_some(all)
 }
 
-impl Want {
+impl PredicateCondition {
     fn takes(&self, value: &[u8]) -> bool {
         match self {
             Self::Exact(wanted) => wanted == value,
@@ -217,7 +221,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn report(&mut self, code: &'static str, place: Place, problem: Problem) {
+    fn report(&mut self, code: &'static str, place: Place, problem: RouteProblem) {
         self.diagnostics
             .push(Diagnostic::error(code, place, problem.message).help(problem.help));
     }
@@ -259,8 +263,8 @@ impl Reader<'_> {
         &mut self,
         kind: &str,
         written: &std::collections::BTreeMap<String, Spanned<String>>,
-        name_of: fn(&str) -> Result<N, Problem>,
-    ) -> Vec<(N, Want)> {
+        name_of: fn(&str) -> Result<N, RouteProblem>,
+    ) -> Vec<(N, PredicateCondition)> {
         let mut list = Vec::new();
         for (name, value) in written {
             let read = name_of(name).and_then(|name| Ok((name, want(&value.value)?)));
@@ -279,7 +283,7 @@ impl Reader<'_> {
     }
 }
 
-fn check_method(text: &str) -> Result<(), Problem> {
+fn check_method(text: &str) -> Result<(), RouteProblem> {
     let upper = text.to_ascii_uppercase();
     let known = METHODS.contains(&text);
     // An app's own methods, such as PURGE, are valid unless they look like a typo.
@@ -296,26 +300,26 @@ fn check_method(text: &str) -> Result<(), Problem> {
         Some(near) => format!("did you mean `{near}`?"),
         None => "write it in capitals, such as `GET`".to_owned(),
     };
-    Err(Problem::new(format!("invalid method `{text}`"), help))
+    Err(RouteProblem::new(format!("invalid method `{text}`"), help))
 }
 
-fn want(text: &str) -> Result<Want, Problem> {
+fn want(text: &str) -> Result<PredicateCondition, RouteProblem> {
     Ok(match text.strip_prefix('~') {
-        Some(regex) => Want::Like(super::regex(regex)?),
-        None if text == "*" => Want::Any,
-        None => Want::Exact(text.as_bytes().to_vec()),
+        Some(regex) => PredicateCondition::Like(super::regex(regex)?),
+        None if text == "*" => PredicateCondition::Any,
+        None => PredicateCondition::Exact(text.as_bytes().to_vec()),
     })
 }
 
-fn header_name(name: &str) -> Result<HeaderName, Problem> {
+fn header_name(name: &str) -> Result<HeaderName, RouteProblem> {
     let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
-        Problem::new(
+        RouteProblem::new(
             format!("invalid header name `{name}`"),
             "write a name such as `x-api-version`",
         )
     })?;
     if parsed == header::HOST {
-        return Err(Problem::new(
+        return Err(RouteProblem::new(
             "the host is not matched as a header",
             "write it in `host`",
         ));
@@ -323,18 +327,18 @@ fn header_name(name: &str) -> Result<HeaderName, Problem> {
     Ok(parsed)
 }
 
-fn query_name(name: &str) -> Result<Vec<u8>, Problem> {
+fn query_name(name: &str) -> Result<Vec<u8>, RouteProblem> {
     plain_name(name, "query", "&=#?")
 }
 
-fn cookie_name(name: &str) -> Result<Vec<u8>, Problem> {
+fn cookie_name(name: &str) -> Result<Vec<u8>, RouteProblem> {
     plain_name(name, "cookie", "=;,")
 }
 
-fn plain_name(name: &str, kind: &str, separators: &str) -> Result<Vec<u8>, Problem> {
+fn plain_name(name: &str, kind: &str, separators: &str) -> Result<Vec<u8>, RouteProblem> {
     let is_plain = |c: char| c.is_ascii_graphic() && !separators.contains(c);
     if name.is_empty() || !name.chars().all(is_plain) {
-        return Err(Problem::new(
+        return Err(RouteProblem::new(
             format!("invalid {kind} name `{name}`"),
             "write it decoded, in visible ASCII without separators",
         ));
@@ -342,7 +346,7 @@ fn plain_name(name: &str, kind: &str, separators: &str) -> Result<Vec<u8>, Probl
     Ok(name.as_bytes().to_vec())
 }
 
-impl fmt::Display for Miss<'_> {
+impl fmt::Display for FailedPredicate<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Method(methods) => {

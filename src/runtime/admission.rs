@@ -23,12 +23,12 @@ use crate::{
 
 /// Connections of the process, across all listeners.
 #[derive(Debug)]
-pub struct Total {
+pub struct ConnectionTotal {
     open: AtomicU32,
     most: AtomicU32,
 }
 
-impl Default for Total {
+impl Default for ConnectionTotal {
     fn default() -> Self {
         Self {
             open: AtomicU32::new(0),
@@ -37,7 +37,7 @@ impl Default for Total {
     }
 }
 
-impl Total {
+impl ConnectionTotal {
     /// Limits the connections of listeners without a limit of their own to three eighths of the
     /// files that the process may open. A request takes a socket on either side, and the rest is
     /// for logs, probes and the admin listener.
@@ -56,7 +56,7 @@ impl Total {
 /// Counts of a listener. They survive a change of its limits.
 #[derive(Debug)]
 pub struct Admission {
-    total: Arc<Total>,
+    total: Arc<ConnectionTotal>,
     open: AtomicU32,
     /// [`UNBOUNDED`] if the listener has no limit of its own.
     most: AtomicU32,
@@ -68,13 +68,13 @@ const UNBOUNDED: u32 = u32::MAX;
 
 /// Limit that refused a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Full {
+pub enum AdmissionRefusal {
     Connections,
     Address,
     Network,
 }
 
-impl Full {
+impl AdmissionRefusal {
     pub fn reason(self) -> &'static str {
         match self {
             Self::Connections => "connections",
@@ -86,7 +86,7 @@ impl Full {
 
 /// Guard of a counted connection. Dropping it decrements the counts.
 #[derive(Debug)]
-pub struct Guard {
+pub struct AdmissionGuard {
     admission: Option<Arc<Admission>>,
     /// The counts that include it. The limits may have changed since.
     address: Option<(Arc<Counts>, IpAddr)>,
@@ -94,7 +94,7 @@ pub struct Guard {
 }
 
 impl Admission {
-    pub fn new(limits: &Limits, total: &Arc<Total>) -> Arc<Self> {
+    pub fn new(limits: &Limits, total: &Arc<ConnectionTotal>) -> Arc<Self> {
         let admission = Self {
             total: Arc::clone(total),
             open: AtomicU32::new(0),
@@ -124,10 +124,10 @@ impl Admission {
     }
 
     /// Counts a connection in the total and on this listener, independent of its address.
-    pub fn enter(self: &Arc<Self>) -> Result<Guard, Full> {
+    pub fn enter(self: &Arc<Self>) -> Result<AdmissionGuard, AdmissionRefusal> {
         let in_all = self.total.open.fetch_add(1, Ordering::AcqRel);
         let here = self.open.fetch_add(1, Ordering::Relaxed);
-        let guard = Guard {
+        let guard = AdmissionGuard {
             admission: Some(Arc::clone(self)),
             address: None,
             network: None,
@@ -137,26 +137,26 @@ impl Admission {
             most => here >= most,
         };
         if is_full {
-            return Err(Full::Connections);
+            return Err(AdmissionRefusal::Connections);
         }
         Ok(guard)
     }
 }
 
-impl Guard {
+impl AdmissionGuard {
     /// Counts the connection for the client's address and its network.
-    pub fn count(&mut self, client: IpAddr) -> Result<(), Full> {
+    pub fn count(&mut self, client: IpAddr) -> Result<(), AdmissionRefusal> {
         let Some(admission) = &self.admission else {
             return Ok(());
         };
         if let Some(counts) = admission.by_address.load_full() {
             let key = subscriber(client);
-            counts.enter(key).ok_or(Full::Address)?;
+            counts.enter(key).ok_or(AdmissionRefusal::Address)?;
             self.address = Some((counts, key));
         }
         if let Some(counts) = admission.by_network.load_full() {
             let key = neighbourhood(client);
-            counts.enter(key).ok_or(Full::Network)?;
+            counts.enter(key).ok_or(AdmissionRefusal::Network)?;
             self.network = Some((counts, key));
         }
         Ok(())
@@ -173,7 +173,7 @@ impl Guard {
     }
 }
 
-impl Drop for Guard {
+impl Drop for AdmissionGuard {
     fn drop(&mut self) {
         let Some(admission) = &self.admission else {
             return;
@@ -260,14 +260,19 @@ mod tests {
         Admission::new(&Limits::new(limits), &Arc::default())
     }
 
-    fn enter(admission: &Arc<Admission>, client: &str) -> Result<Guard, Full> {
+    fn enter(admission: &Arc<Admission>, client: &str) -> Result<AdmissionGuard, AdmissionRefusal> {
         let mut guard = admission.enter()?;
         guard.count(client.parse().unwrap())?;
         Ok(guard)
     }
 
     #[track_caller]
-    fn check_pair(limits: &LimitsConfig, first: &str, second: &str, expected: Option<Full>) {
+    fn check_pair(
+        limits: &LimitsConfig,
+        first: &str,
+        second: &str,
+        expected: Option<AdmissionRefusal>,
+    ) {
         let admission = admission(limits);
         let _first = enter(&admission, first).unwrap();
         assert_eq!(enter(&admission, second).err(), expected, "{second}");
@@ -279,7 +284,7 @@ mod tests {
             connections_per_ip: Some(1),
             ..LimitsConfig::default()
         };
-        let full = Some(Full::Address);
+        let full = Some(AdmissionRefusal::Address);
         check_pair(&limits, "192.0.2.1", "192.0.2.1", full);
         check_pair(&limits, "192.0.2.1", "::ffff:192.0.2.1", full);
         check_pair(&limits, "192.0.2.1", "192.0.2.2", None);
@@ -294,7 +299,7 @@ mod tests {
             connections_per_network: Some(1),
             ..LimitsConfig::default()
         };
-        let full = Some(Full::Network);
+        let full = Some(AdmissionRefusal::Network);
         check_pair(&limits, "192.0.2.1", "192.0.2.200", full);
         check_pair(&limits, "192.0.2.1", "192.0.3.1", None);
         check_pair(&limits, "2001:db8:1:1::1", "2001:db8:1:2::1", full);
@@ -313,12 +318,18 @@ mod tests {
             enter(&admission, "192.0.2.1").unwrap(),
             enter(&admission, "192.0.2.1").unwrap(),
         ];
-        assert_eq!(enter(&admission, "192.0.2.1").err(), Some(Full::Address));
-        assert_eq!(enter(&admission, "192.0.2.2").err(), Some(Full::Network));
+        assert_eq!(
+            enter(&admission, "192.0.2.1").err(),
+            Some(AdmissionRefusal::Address)
+        );
+        assert_eq!(
+            enter(&admission, "192.0.2.2").err(),
+            Some(AdmissionRefusal::Network)
+        );
         // Refused connections are not counted.
         inside.push(enter(&admission, "198.51.100.1").unwrap());
         let fourth = enter(&admission, "203.0.113.1").err();
-        assert_eq!(fourth, Some(Full::Connections));
+        assert_eq!(fourth, Some(AdmissionRefusal::Connections));
         assert_eq!(admission.total.open(), 3);
         inside.remove(0);
         inside.push(enter(&admission, "192.0.2.2").unwrap());
@@ -346,16 +357,22 @@ mod tests {
         ];
         admission.set_limits(&limits(Some(3), None));
         inside.push(enter(&admission, "192.0.2.1").unwrap());
-        assert_eq!(enter(&admission, "192.0.2.1").err(), Some(Full::Address));
+        assert_eq!(
+            enter(&admission, "192.0.2.1").err(),
+            Some(AdmissionRefusal::Address)
+        );
         admission.set_limits(&limits(None, Some(4)));
         inside.push(enter(&admission, "192.0.2.1").unwrap());
         let fifth = enter(&admission, "192.0.2.1").err();
-        assert_eq!(fifth, Some(Full::Connections));
+        assert_eq!(fifth, Some(AdmissionRefusal::Connections));
         // Earlier connections leave the count that they are in, and not the new one.
         admission.set_limits(&limits(Some(1), None));
         inside.clear();
         let _one = enter(&admission, "192.0.2.1").unwrap();
-        assert_eq!(enter(&admission, "192.0.2.1").err(), Some(Full::Address));
+        assert_eq!(
+            enter(&admission, "192.0.2.1").err(),
+            Some(AdmissionRefusal::Address)
+        );
     }
 
     #[test]
@@ -376,14 +393,14 @@ mod tests {
 
     #[test]
     fn listeners_without_a_bound_share_three_eighths_of_the_files() {
-        let total = Arc::new(Total::default());
+        let total = Arc::new(ConnectionTotal::default());
         assert_eq!(total.allow_files(16), 6);
         let limits = Limits::new(&LimitsConfig::default());
         let one = Admission::new(&limits, &total);
         let other = Admission::new(&limits, &total);
         let mut inside: Vec<_> = (0..3).map(|_| one.enter().unwrap()).collect();
         inside.extend((0..3).map(|_| other.enter().unwrap()));
-        assert_eq!(one.enter().err(), Some(Full::Connections));
+        assert_eq!(one.enter().err(), Some(AdmissionRefusal::Connections));
         // A listener with a limit of its own uses only that.
         let own = Limits::new(&LimitsConfig {
             connections: Some(1),
@@ -391,7 +408,7 @@ mod tests {
         });
         let own = Admission::new(&own, &total);
         inside.push(own.enter().unwrap());
-        assert_eq!(own.enter().err(), Some(Full::Connections));
+        assert_eq!(own.enter().err(), Some(AdmissionRefusal::Connections));
         inside.clear();
         assert!(one.enter().is_ok());
     }

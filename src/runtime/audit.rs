@@ -19,7 +19,7 @@ use super::live::Live;
 use crate::{
     base::units::{Span, millis},
     cache::purge::{Purge, Receipt},
-    chain::{Facts, Noted},
+    chain::{AuditNote, RequestFacts},
     limits::Ban,
 };
 
@@ -28,7 +28,7 @@ pub const TARGET: &str = "edgeway::audit";
 
 /// Actor of an action.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Who {
+pub enum Actor {
     /// A user who may send signals to the process.
     Signal,
     /// The configuration's files changed.
@@ -56,10 +56,10 @@ pub enum Outcome {
 
 /// A recorded action.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct AuditEntry {
     /// Name of the action, such as `reload`.
     pub action: &'static str,
-    pub who: Who,
+    pub who: Actor,
     /// Target of the action, such as `web/127.0.0.1:3000`.
     pub target: Option<String>,
     pub outcome: Outcome,
@@ -71,12 +71,12 @@ pub struct Entry {
     /// The configuration that serves afterwards.
     pub generation: Option<u64>,
     /// The request of the entry.
-    pub request: Option<RequestNamed>,
+    pub request: Option<RequestReference>,
 }
 
 /// Request of an entry, and its user.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct RequestNamed {
+pub struct RequestReference {
     /// Name of a user or of a key, never a secret.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
@@ -91,13 +91,13 @@ const LINES_A_SECOND: u64 = 100;
 
 /// Counts of the lines about clients in this second, and of those left out.
 #[derive(Debug, Default)]
-pub(super) struct Bound {
+pub(super) struct LineBound {
     /// The second, above the lowest 32 bits, and the lines in it.
     lines: AtomicU64,
     left_out: AtomicU64,
 }
 
-impl Bound {
+impl LineBound {
     /// Returns how many were left out before this line, or `None` if this line is left out as well.
     fn one_more(&self, second: u64) -> Option<u64> {
         let next = |lines: u64| match lines >> 32 == second {
@@ -116,28 +116,28 @@ impl Bound {
 
 impl Live {
     /// Records a filter's note on a completed request.
-    pub fn note(&self, noted: &Noted, facts: &Facts) {
+    pub fn note(&self, noted: &AuditNote, facts: &RequestFacts) {
         let Some(left_out) = self.noted.one_more(self.second()) else {
             return;
         };
-        self.audit(&Entry {
+        self.audit(&AuditEntry {
             outcome: match facts.reason {
                 Some(_) => Outcome::Refused,
                 None => Outcome::Ok,
             },
             reason: Some(Cow::Borrowed(noted.reason)),
             message: left_out_text(left_out),
-            request: Some(RequestNamed {
+            request: Some(RequestReference {
                 subject: noted.subject.clone(),
                 route: facts.route.as_deref().map(str::to_owned),
                 request_id: facts.request_id.as_str().to_owned(),
             }),
-            ..Entry::new(noted.action, Who::Client(facts.client.ip))
+            ..AuditEntry::new(noted.action, Actor::Client(facts.client.ip))
         });
     }
 
     /// Records a ban by a rule, with the request that triggered it.
-    pub fn banned(&self, ban: &Ban, facts: &Facts) {
+    pub fn banned(&self, ban: &Ban, facts: &RequestFacts) {
         let Some(left_out) = self.banned.one_more(self.second()) else {
             return;
         };
@@ -146,34 +146,34 @@ impl Live {
         if let Some(left_out) = left_out_text(left_out) {
             message = format!("{message}; {left_out}");
         }
-        self.audit(&Entry {
+        self.audit(&AuditEntry {
             target: Some(ban.address.to_string()),
             reason: Some(Cow::Owned(ban.reason.clone())),
             message: Some(message),
-            request: Some(RequestNamed {
+            request: Some(RequestReference {
                 subject: None,
                 route: facts.route.as_deref().map(str::to_owned),
                 request_id: facts.request_id.as_str().to_owned(),
             }),
-            ..Entry::new("ban", Who::Gateway)
+            ..AuditEntry::new("ban", Actor::Gateway)
         });
     }
 
     /// Records a purge by the method `PURGE`.
-    pub fn purged(&self, receipt: &Receipt, facts: &Facts) {
+    pub fn purged(&self, receipt: &Receipt, facts: &RequestFacts) {
         let Some(left_out) = self.purged.one_more(self.second()) else {
             return;
         };
-        self.audit(&Entry {
+        self.audit(&AuditEntry {
             target: Some(Purge::line(&receipt.purges)),
             reason: receipt.shortfall().map(|it| Cow::Borrowed(it.word())),
             message: left_out_text(left_out),
-            request: Some(RequestNamed {
+            request: Some(RequestReference {
                 subject: None,
                 route: facts.route.as_deref().map(str::to_owned),
                 request_id: facts.request_id.as_str().to_owned(),
             }),
-            ..Entry::new("purge", Who::Client(facts.client.ip))
+            ..AuditEntry::new("purge", Actor::Client(facts.client.ip))
         });
     }
 
@@ -183,9 +183,9 @@ impl Live {
     }
 
     /// Records an action of an operator.
-    pub fn audit(&self, entry: &Entry) {
+    pub fn audit(&self, entry: &AuditEntry) {
         let time: DateTime<Utc> = self.world.clock.wall().into();
-        let mut line = serde_json::to_vec(&Line::new(&time, entry)).expect("plain data");
+        let mut line = serde_json::to_vec(&SerializedEntry::new(&time, entry)).expect("plain data");
         line.push(b'\n');
         if !self.gateway().audit.push(&line) {
             entry.log();
@@ -193,9 +193,9 @@ impl Live {
     }
 }
 
-impl Entry {
+impl AuditEntry {
     /// Creates an entry for a successful action, without details.
-    pub fn new(action: &'static str, who: Who) -> Self {
+    pub fn new(action: &'static str, who: Actor) -> Self {
         Self {
             action,
             who,
@@ -214,9 +214,9 @@ impl Entry {
         let text = |text: Option<&str>| text.unwrap_or("-").to_owned();
         let request = self.request.as_ref();
         let what = match self.who {
-            Who::Client(_) => "client recorded",
-            Who::Gateway => "gateway acted by a rule",
-            Who::Signal | Who::Watch | Who::Peer(_) | Who::Unix { .. } => "operator acted",
+            Actor::Client(_) => "client recorded",
+            Actor::Gateway => "gateway acted by a rule",
+            Actor::Signal | Actor::Watch | Actor::Peer(_) | Actor::Unix { .. } => "operator acted",
         };
         log::info!(
             target: TARGET,
@@ -238,7 +238,7 @@ impl Entry {
 
 /// An entry in its serialized form.
 #[derive(Serialize)]
-struct Line<'a> {
+struct SerializedEntry<'a> {
     time: String,
     action: &'a str,
     who: String,
@@ -258,7 +258,7 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     generation: Option<u64>,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    request: Option<&'a RequestNamed>,
+    request: Option<&'a RequestReference>,
 }
 
 /// Text for the number of lines left out.
@@ -266,15 +266,17 @@ fn left_out_text(left_out: u64) -> Option<String> {
     (left_out > 0).then(|| format!("{left_out} more since the last line"))
 }
 
-impl<'a> Line<'a> {
-    fn new(time: &DateTime<Utc>, entry: &'a Entry) -> Self {
+impl<'a> SerializedEntry<'a> {
+    fn new(time: &DateTime<Utc>, entry: &'a AuditEntry) -> Self {
         let (uid, pid) = match entry.who {
-            Who::Unix { uid, pid } => (uid, pid),
-            Who::Signal | Who::Watch | Who::Peer(_) | Who::Client(_) | Who::Gateway => (None, None),
+            Actor::Unix { uid, pid } => (uid, pid),
+            Actor::Signal | Actor::Watch | Actor::Peer(_) | Actor::Client(_) | Actor::Gateway => {
+                (None, None)
+            }
         };
         let who = match entry.who {
-            Who::Unix { .. } => "unix".to_owned(),
-            Who::Signal | Who::Watch | Who::Peer(_) | Who::Client(_) | Who::Gateway => {
+            Actor::Unix { .. } => "unix".to_owned(),
+            Actor::Signal | Actor::Watch | Actor::Peer(_) | Actor::Client(_) | Actor::Gateway => {
                 entry.who.to_string()
             }
         };
@@ -295,7 +297,7 @@ impl<'a> Line<'a> {
     }
 }
 
-impl fmt::Display for Who {
+impl fmt::Display for Actor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Signal => f.write_str("signal"),
@@ -326,49 +328,49 @@ mod tests {
     use super::*;
     use crate::gateway::{World, compile, load_text};
 
-    fn line(entry: &Entry) -> String {
+    fn line(entry: &AuditEntry) -> String {
         let time = (UNIX_EPOCH + Duration::from_millis(1_800_000_000_007)).into();
-        serde_json::to_string(&Line::new(&time, entry)).unwrap()
+        serde_json::to_string(&SerializedEntry::new(&time, entry)).unwrap()
     }
 
     #[test]
     fn a_line_says_who_did_what_and_what_came_of_it() {
-        let who = Who::Unix {
+        let who = Actor::Unix {
             uid: Some(1000),
             pid: Some(42),
         };
-        let entry = Entry {
+        let entry = AuditEntry {
             target: Some("web/127.0.0.1:3000".to_owned()),
             outcome: Outcome::Refused,
             reason: Some("last_backend".into()),
             message: Some("no other is \"left\"\n".to_owned()),
             took: Some(Duration::from_micros(1500)),
             generation: Some(3),
-            ..Entry::new("drain", who)
+            ..AuditEntry::new("drain", who)
         };
         assert_eq!(
             line(&entry),
             r#"{"time":"2027-01-15T08:00:00.007Z","action":"drain","who":"unix","uid":1000,"pid":42,"target":"web/127.0.0.1:3000","outcome":"refused","reason":"last_backend","message":"no other is \"left\"\n","duration_ms":1.5,"generation":3}"#
         );
-        let peer = Who::Peer("192.0.2.1:4000".parse().unwrap());
+        let peer = Actor::Peer("192.0.2.1:4000".parse().unwrap());
         assert_eq!(
-            line(&Entry::new("reload", peer)),
+            line(&AuditEntry::new("reload", peer)),
             r#"{"time":"2027-01-15T08:00:00.007Z","action":"reload","who":"192.0.2.1:4000","outcome":"ok"}"#
         );
     }
 
     #[test]
     fn a_line_about_a_client_names_its_request() {
-        let entry = Entry {
+        let entry = AuditEntry {
             outcome: Outcome::Refused,
             reason: Some("jwt_expired".into()),
             message: left_out_text(3),
-            request: Some(RequestNamed {
+            request: Some(RequestReference {
                 subject: Some("u1".to_owned()),
                 route: Some("/api/*".to_owned()),
                 request_id: "r1".to_owned(),
             }),
-            ..Entry::new("auth", Who::Client("192.0.2.1".parse().unwrap()))
+            ..AuditEntry::new("auth", Actor::Client("192.0.2.1".parse().unwrap()))
         };
         assert_eq!(
             line(&entry),
@@ -378,7 +380,7 @@ mod tests {
 
     #[test]
     fn a_flood_is_a_hundred_lines_a_second_and_a_number() {
-        let bound = Bound::default();
+        let bound = LineBound::default();
         let flood = |second, requests| {
             let told: Vec<_> = (0..requests)
                 .filter_map(|_| bound.one_more(second))
@@ -401,8 +403,8 @@ mod tests {
         let world = World::default();
         let (gateway, _) = compile(&file, Path::new(folder.path()), &world);
         let live = Live::new(gateway.unwrap(), world);
-        live.audit(&Entry::new("reload", Who::Signal));
-        live.audit(&Entry::new("reload", Who::Watch));
+        live.audit(&AuditEntry::new("reload", Actor::Signal));
+        live.audit(&AuditEntry::new("reload", Actor::Watch));
         // The configuration's writer ends once everything is written.
         drop(live);
         let path = folder.path().join("audit.log");

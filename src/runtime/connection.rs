@@ -21,16 +21,16 @@ use std::{
 use http::HeaderValue;
 use parking_lot::{Mutex, MutexGuard};
 
-pub use super::cut::Cut;
+pub use super::close_reason::CloseReason;
 use super::{
-    admission::Guard,
+    admission::AdmissionGuard,
     deadline::Watch,
+    fast_path::Fingerprint,
+    header_texts::ConnectionText,
     http2::Streams,
     listener::ListenerFacts,
-    pace::{Bounds, Pace},
+    pace::{Pace, PaceLimits},
     progress::Progress,
-    shortcut::Fingerprint,
-    text::ConnectionText,
 };
 use crate::{
     chain::{ClientCertificate, Scheme},
@@ -38,36 +38,36 @@ use crate::{
 };
 
 /// Time for a connection that is being closed to send its last response.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for a WebSocket that is being closed: for the frame in flight, for our own, and for its
 /// client to read both.
-const FAREWELL: Duration = Duration::from_secs(1);
+const GOAWAY_DELAY: Duration = Duration::from_secs(1);
 
 /// Properties of an accepted connection.
 #[derive(Debug)]
-pub struct Entry {
+pub struct ConnectionFacts {
     /// `None` for a unix socket, which counts as loopback.
     pub peer: Option<SocketAddr>,
-    pub tls: Option<tls::Facts>,
+    pub tls: Option<tls::TlsFacts>,
     pub progress: Arc<Progress>,
-    pub guard: Guard,
+    pub guard: AdmissionGuard,
 }
 
 #[cfg(test)]
-impl Entry {
+impl ConnectionFacts {
     pub(crate) fn test() -> Self {
         Self {
             peer: None,
             tls: None,
             progress: Arc::default(),
-            guard: Guard::uncounted(),
+            guard: AdmissionGuard::uncounted(),
         }
     }
 }
 
 /// Changes to the next header section that Pingora writes.
 #[derive(Debug, Default)]
-pub struct HeadLines {
+pub struct ReadyHeaderLines {
     /// Complete header lines, inserted after the status line.
     pub added: Option<Arc<[u8]>>,
     /// Replaces the `Date` that is written.
@@ -80,7 +80,7 @@ pub struct Connection {
     pub peer: IpAddr,
     pub peer_port: u16,
     pub is_unix: bool,
-    pub tls: Option<tls::Facts>,
+    pub tls: Option<tls::TlsFacts>,
     pub text: ConnectionText,
     /// Pace of the request body in flight on HTTP/1.
     pub pace: Pace,
@@ -97,7 +97,7 @@ pub struct Connection {
     /// Progress of the client in reading its responses.
     progress: Arc<Progress>,
     /// Header lines of the next response, and true if there are any.
-    lines: Mutex<HeadLines>,
+    lines: Mutex<ReadyHeaderLines>,
     has_lines: AtomicBool,
     /// True once both sides speak another protocol than HTTP.
     is_tunnel: AtomicBool,
@@ -108,18 +108,18 @@ pub struct Connection {
     reader: Mutex<Option<Waker>>,
     /// Fingerprint of the request in flight on HTTP/1. Zero if it has none.
     fingerprint: AtomicU64,
-    cut: AtomicU8,
+    closed: AtomicU8,
     /// Time at which the deadline task first saw that this connection is being closed.
     cut_at: AtomicU64,
     /// True once the close reason has been logged and counted.
     is_cut_told: AtomicBool,
     socket: Mutex<Option<RawFd>>,
-    _guard: Guard,
+    _guard: AdmissionGuard,
 }
 
 /// Client certificate status of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shown<'a> {
+pub enum ClientCertificateStatus<'a> {
     /// The listener requests no client certificates.
     NotAsked,
     Nothing,
@@ -141,9 +141,9 @@ pub enum Stage {
 }
 
 impl Connection {
-    pub fn new(listener: Arc<ListenerFacts>, entry: Entry) -> Self {
+    pub fn new(listener: Arc<ListenerFacts>, entry: ConnectionFacts) -> Self {
         listener.metrics.open.inc();
-        let Entry {
+        let ConnectionFacts {
             peer,
             tls,
             progress,
@@ -173,7 +173,7 @@ impl Connection {
             ends_body: AtomicBool::new(false),
             reader: Mutex::default(),
             fingerprint: AtomicU64::new(0),
-            cut: AtomicU8::new(0),
+            closed: AtomicU8::new(0),
             cut_at: AtomicU64::new(0),
             is_cut_told: AtomicBool::new(false),
             socket: Mutex::new(None),
@@ -198,16 +198,16 @@ impl Connection {
     }
 
     /// Status of the client's certificate.
-    pub fn shown(&self) -> Shown<'_> {
+    pub fn shown(&self) -> ClientCertificateStatus<'_> {
         let config = self.listener.config();
         let Some(server) = &config.tls else {
-            return Shown::NotAsked;
+            return ClientCertificateStatus::NotAsked;
         };
         let client = self.tls.as_ref().and_then(|tls| tls.client.as_ref());
         match client {
-            Some(client) => Shown::Verified(client),
-            None if server.asks_clients => Shown::Nothing,
-            None => Shown::NotAsked,
+            Some(client) => ClientCertificateStatus::Verified(client),
+            None if server.asks_clients => ClientCertificateStatus::Nothing,
+            None => ClientCertificateStatus::NotAsked,
         }
     }
 
@@ -229,13 +229,13 @@ impl Connection {
 
     /// Begins a request after a complete header section. Returns an error if its time was up just
     /// before: no request begins on a connection that is being closed.
-    pub fn begin_request(&self, head: Fingerprint) -> Result<(), Cut> {
+    pub fn begin_request(&self, head: Fingerprint) -> Result<(), CloseReason> {
         self.fingerprint.store(head, Ordering::Relaxed);
         self.pace.restart();
         self.enter(Stage::Request);
-        // Pairs with the fence in `cut_in`: either we see the cut, or the cut sees our stage.
+        // Pairs with the fence in `close_in`: either we see the reason, or `close_in` sees our stage.
         fence(Ordering::SeqCst);
-        self.was_cut().map_or(Ok(()), Err)
+        self.close_reason().map_or(Ok(()), Err)
     }
 
     /// Fingerprint of the request in flight on HTTP/1, or zero.
@@ -274,18 +274,18 @@ impl Connection {
         *self.socket.lock() = None;
     }
 
-    /// Stops reading from the client. The reader learns the reason from [`Connection::was_cut`]. A
+    /// Stops reading from the client. The reader learns the reason from [`Connection::close_reason`]. A
     /// client that does not read is disconnected in both directions.
-    pub fn cut(&self, why: Cut) {
+    pub fn close(&self, why: CloseReason) {
         let socket = self.socket.lock();
         // The first reason counts.
         let first = self
-            .cut
+            .closed
             .compare_exchange(0, why as u8, Ordering::AcqRel, Ordering::Relaxed);
         if first.is_err() {
             return;
         }
-        if why == Cut::SendTimeout {
+        if why == CloseReason::SendTimeout {
             forget_unsent(&socket);
             shut_down(&socket, rustix::net::Shutdown::Both);
         } else {
@@ -293,11 +293,11 @@ impl Connection {
         }
     }
 
-    /// Same as [`Connection::cut`], unless the stage that was `seen` is over.
-    fn cut_in(&self, seen: u64, why: Cut) {
+    /// Same as [`Connection::close`], unless the stage that was `seen` is over.
+    fn close_in(&self, seen: u64, why: CloseReason) {
         let socket = self.socket.lock();
         let first = self
-            .cut
+            .closed
             .compare_exchange(0, why as u8, Ordering::AcqRel, Ordering::Relaxed);
         if first.is_err() {
             return;
@@ -306,18 +306,17 @@ impl Connection {
         if self.stage.load(Ordering::Relaxed) == seen {
             shut_down(&socket, rustix::net::Shutdown::Read);
         } else {
-            self.cut.store(0, Ordering::Release);
+            self.closed.store(0, Ordering::Release);
         }
     }
 
     /// Close reason of this connection, if we closed it.
-    pub fn was_cut(&self) -> Option<Cut> {
-        let cut = self.cut.load(Ordering::Acquire);
-        if cut == 0 {
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        match self.closed.load(Ordering::Acquire) {
             // The usual case, checked with every read and every request.
-            return None;
+            0 => None,
+            code => CloseReason::from_code(code),
         }
-        Cut::ALL.into_iter().find(|known| *known as u8 == cut)
     }
 
     /// Returns true if no request is in flight.
@@ -330,17 +329,17 @@ impl Connection {
     }
 
     /// Close reason for the log line of a request that ended with its connection.
-    pub fn request_cut(&self) -> Option<Cut> {
-        let cut = self.was_cut()?;
-        if !matches!(cut, Cut::SendTimeout | Cut::BodyTimeout | Cut::GoingAway) {
+    pub fn request_close_reason(&self) -> Option<CloseReason> {
+        let reason = self.close_reason()?;
+        if !reason.is_of_request() {
             return None;
         }
-        self.tell_cut();
-        Some(cut)
+        self.report_close();
+        Some(reason)
     }
 
     /// Claims the right to log and count the close reason. False if it was claimed before.
-    pub fn tell_cut(&self) -> bool {
+    pub fn report_close(&self) -> bool {
         !self.is_cut_told.swap(true, Ordering::Relaxed)
     }
 
@@ -372,10 +371,10 @@ impl Connection {
         if !self.is_websocket() {
             return self.end();
         }
-        let why = Cut::GoingAway as u8;
+        let why = CloseReason::GoingAway as u8;
         // If it was closed before, its last response is being sent already.
         let _first = self
-            .cut
+            .closed
             .compare_exchange(0, why, Ordering::AcqRel, Ordering::Relaxed);
         let reader = self.reader.lock().take();
         if let Some(reader) = reader {
@@ -393,7 +392,7 @@ impl Connection {
     }
 
     pub fn is_going_away(&self) -> bool {
-        self.was_cut() == Some(Cut::GoingAway)
+        self.close_reason() == Some(CloseReason::GoingAway)
     }
 
     /// Adds these lines to the next header section that is written.
@@ -412,7 +411,7 @@ impl Connection {
 
     /// Takes the lines for the header section that is being written.
     #[inline]
-    pub fn take_lines(&self) -> Option<HeadLines> {
+    pub fn take_lines(&self) -> Option<ReadyHeaderLines> {
         if !self.has_lines.load(Ordering::Relaxed) {
             return None;
         }
@@ -444,7 +443,7 @@ impl Connection {
     pub(super) fn check(&self, now: u64, elapsed: u64) {
         let config = self.listener.config();
         let limits = &config.limits;
-        let bounds = Bounds {
+        let bounds = PaceLimits {
             rate: limits.body_rate,
             grace: limits.body_grace,
         };
@@ -453,17 +452,17 @@ impl Connection {
             .progress
             .stalled(now, || unsent(&self.socket.lock()).unwrap_or(0));
         if stalled >= limits.send_timeout {
-            self.cut(Cut::SendTimeout);
+            self.close(CloseReason::SendTimeout);
         }
         self.watch.check(now, is_blocked);
-        if self.cut.load(Ordering::Relaxed) != 0 {
+        if self.closed.load(Ordering::Relaxed) != 0 {
             self.see_off(now);
             return;
         }
         if self.stage() == Stage::Http2 {
             self.streams.check_bodies(elapsed, bounds);
             if let Some(why) = self.streams.check(now, is_blocked, limits) {
-                self.cut(why);
+                self.close(why);
             }
             return;
         }
@@ -473,7 +472,7 @@ impl Connection {
                 .pace
                 .is_too_slow(elapsed, self.pace.is_awaited(), bounds)
         {
-            self.cut(Cut::BodyTimeout);
+            self.close(CloseReason::BodyTimeout);
         }
         let stage = self.stage.load(Ordering::Relaxed);
         if stage != self.seen.load(Ordering::Relaxed) || self.seen_at.load(Ordering::Relaxed) == 0 {
@@ -482,13 +481,13 @@ impl Connection {
             return;
         }
         let (limit, why) = match self.stage() {
-            Stage::Idle => (limits.idle_timeout, Cut::IdleTimeout),
-            Stage::Head => (limits.header_timeout, Cut::HeaderTimeout),
+            Stage::Idle => (limits.idle_timeout, CloseReason::IdleTimeout),
+            Stage::Head => (limits.header_timeout, CloseReason::HeaderTimeout),
             Stage::Request | Stage::Http2 => return,
         };
         let since = Duration::from_millis(now - self.seen_at.load(Ordering::Relaxed));
         if since >= limit {
-            self.cut_in(stage, why);
+            self.close_in(stage, why);
         }
     }
 
@@ -500,9 +499,9 @@ impl Connection {
             return;
         }
         let most = if self.is_going_away() {
-            FAREWELL
+            GOAWAY_DELAY
         } else {
-            LAST_WORDS
+            CLOSE_TIMEOUT
         };
         if Duration::from_millis(now - at) >= most {
             self.end();

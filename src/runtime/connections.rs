@@ -21,7 +21,7 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// Selection of connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Which {
+pub enum ConnectionSelection {
     /// Connections without a request in flight.
     Idle,
     All,
@@ -98,11 +98,11 @@ impl Connections {
     }
 
     /// Ends the selected connections of a listener. Each `WebSocket` is sent a close frame.
-    pub fn end(&self, listener: ListenerId, which: Which) {
+    pub fn end(&self, listener: ListenerId, which: ConnectionSelection) {
         for shard in &self.0.shards {
             for connection in shard.lock().iter().filter_map(Weak::upgrade) {
                 let is_meant = connection.listener.id == listener
-                    && (which == Which::All || connection.is_idle());
+                    && (which == ConnectionSelection::All || connection.is_idle());
                 if is_meant {
                     connection.go_away();
                 }

@@ -15,7 +15,7 @@ use std::{
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::pace::{Bounds, Pace};
+use super::pace::{Pace, PaceLimits};
 use crate::base::units::whole_millis;
 
 /// The deadline that expired.
@@ -168,7 +168,7 @@ impl Watch {
     /// Ends a request whose body arrives too slowly, `elapsed` milliseconds after the last check.
     /// Time counts against the client only during an attempt whose backend accepts data: in no
     /// other case does Pingora read the body.
-    pub(super) fn check_body(&self, elapsed: u64, bounds: Bounds) {
+    pub(super) fn check_body(&self, elapsed: u64, bounds: PaceLimits) {
         if self.body.is_over() {
             return;
         }

@@ -15,9 +15,9 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    connection::{Connection, Cut},
+    connection::{CloseReason, Connection},
     deadline::Watch,
-    pace::Bounds,
+    pace::PaceLimits,
 };
 use crate::gateway::Limits;
 
@@ -36,18 +36,18 @@ pub struct Streams {
     head: AtomicU64,
     /// Milliseconds as last read by the deadline task.
     now: AtomicU64,
-    head_since: Since,
-    turns: Since,
+    head_since: StableSince,
+    turns: StableSince,
 }
 
 /// Tracks since when a number has its value.
 #[derive(Debug, Default)]
-struct Since {
+struct StableSince {
     seen: AtomicU64,
     at: AtomicU64,
 }
 
-impl Since {
+impl StableSince {
     /// Returns how long the number has been `value`, which it is at `now`.
     fn unchanged(&self, value: u64, now: u64) -> Duration {
         let at = self.at.load(Ordering::Relaxed);
@@ -79,8 +79,8 @@ impl Default for Streams {
             // A connection begins with a header section.
             head: AtomicU64::new(1),
             now: AtomicU64::new(0),
-            head_since: Since::default(),
-            turns: Since::default(),
+            head_since: StableSince::default(),
+            turns: StableSince::default(),
         }
     }
 }
@@ -121,7 +121,7 @@ impl Streams {
 
     /// Ends streams whose bodies arrive too slowly. Data counts only once its frame is complete, so
     /// each body gets the time of a frame in addition.
-    pub(super) fn check_bodies(&self, elapsed: u64, mut bounds: Bounds) {
+    pub(super) fn check_bodies(&self, elapsed: u64, mut bounds: PaceLimits) {
         let frame = FRAME.checked_div(bounds.rate).unwrap_or(0);
         bounds.grace += Duration::from_secs(frame);
         for stream in self.watches.lock().iter().filter_map(Weak::upgrade) {
@@ -130,7 +130,7 @@ impl Streams {
     }
 
     /// Ends expired streams, and returns the close reason if the connection must end.
-    pub(super) fn check(&self, now: u64, is_blocked: bool, limits: &Limits) -> Option<Cut> {
+    pub(super) fn check(&self, now: u64, is_blocked: bool, limits: &Limits) -> Option<CloseReason> {
         self.now.store(now, Ordering::Relaxed);
         for stream in self.watches.lock().iter().filter_map(Weak::upgrade) {
             stream.check(now, is_blocked);
@@ -138,23 +138,26 @@ impl Streams {
         let head = self.head.load(Ordering::Relaxed);
         let waited = self.head_since.unchanged(head, now);
         if head % 2 == 1 && waited >= limits.header_timeout {
-            return Some(Cut::HeaderTimeout);
+            return Some(CloseReason::HeaderTimeout);
         }
         let open = self.open();
         let begun = self.begun.load(Ordering::Relaxed);
         let streams = (u64::from(begun) << 32) | u64::from(open);
         let idle = self.turns.unchanged(streams, now);
-        (open == 0 && idle >= limits.idle_timeout).then_some(Cut::IdleTimeout)
+        (open == 0 && idle >= limits.idle_timeout).then_some(CloseReason::IdleTimeout)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::{connection::Entry, listener::ListenerFacts};
+    use crate::runtime::{connection::ConnectionFacts, listener::ListenerFacts};
 
     fn connection() -> Arc<Connection> {
-        Arc::new(Connection::new(ListenerFacts::test(), Entry::test()))
+        Arc::new(Connection::new(
+            ListenerFacts::test(),
+            ConnectionFacts::test(),
+        ))
     }
 
     fn limits() -> Limits {
@@ -166,7 +169,10 @@ mod tests {
 
     /// Returns when and why the connection is closed, if `each` is called every second before the
     /// check.
-    fn cut_at(connection: &Arc<Connection>, each: impl Fn(u64, &Streams)) -> Option<(u64, Cut)> {
+    fn cut_at(
+        connection: &Arc<Connection>,
+        each: impl Fn(u64, &Streams),
+    ) -> Option<(u64, CloseReason)> {
         let limits = limits();
         (1..200).find_map(|second| {
             each(second, &connection.streams);
@@ -179,14 +185,17 @@ mod tests {
     fn a_connection_that_does_not_begin_is_cut() {
         assert_eq!(
             cut_at(&connection(), |_, _| ()),
-            Some((10, Cut::HeaderTimeout))
+            Some((10, CloseReason::HeaderTimeout))
         );
     }
 
     #[test]
     fn a_connection_without_streams_is_cut_when_idle() {
         let begun = |_, streams: &Streams| streams.set_head(2);
-        assert_eq!(cut_at(&connection(), begun), Some((60, Cut::IdleTimeout)));
+        assert_eq!(
+            cut_at(&connection(), begun),
+            Some((60, CloseReason::IdleTimeout))
+        );
         // The control: with a stream it may last.
         let busy = connection();
         let stream = Streams::begin(&busy);
@@ -204,7 +213,7 @@ mod tests {
                 drop(Streams::begin(&connection));
             }
         });
-        assert_eq!(cut, Some((109, Cut::IdleTimeout)));
+        assert_eq!(cut, Some((109, CloseReason::IdleTimeout)));
     }
 
     #[test]
@@ -213,7 +222,7 @@ mod tests {
         let _stream = Streams::begin(&busy);
         assert_eq!(
             cut_at(&busy, |_, streams| streams.set_head(5)),
-            Some((10, Cut::HeaderTimeout))
+            Some((10, CloseReason::HeaderTimeout))
         );
         // The control: consecutive header sections, each in time.
         assert_eq!(

@@ -8,7 +8,10 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use super::{admission::Total, audit::Bound, connections::Connections, shortcut::Lately};
+use super::{
+    admission::ConnectionTotal, audit::LineBound, connections::Connections,
+    fast_path::RecentRequests,
+};
 use crate::{
     base::{metrics::IntGauge, tasks::Tasks},
     gateway::{Gateway, World, metrics::HttpMetrics},
@@ -17,18 +20,18 @@ use crate::{
 /// State of a running process.
 pub struct Live {
     gateway: ArcSwap<Gateway>,
-    loaded: Mutex<Loaded>,
+    loaded: Mutex<ServingConfiguration>,
     metrics: ReloadMetrics,
     /// Limits of lines about clients in the audit log.
-    pub(super) noted: Bound,
-    pub(super) banned: Bound,
-    pub(super) purged: Bound,
+    pub(super) noted: LineBound,
+    pub(super) banned: LineBound,
+    pub(super) purged: LineBound,
     pub world: World,
     pub connections: Connections,
-    pub total: Arc<Total>,
+    pub total: Arc<ConnectionTotal>,
     pub http: HttpMetrics,
     /// Requests that were recently served without the proxy, or could have been.
-    pub lately: Lately,
+    pub lately: RecentRequests,
     /// Requests that the gateway sends on its own behalf.
     pub background: Tasks,
     pub started: SystemTime,
@@ -37,7 +40,7 @@ pub struct Live {
 
 /// The configuration that serves, and the result of the last read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Loaded {
+pub struct ServingConfiguration {
     /// Number of configurations that this process has served, from 1.
     pub generation: u64,
     pub at: SystemTime,
@@ -47,7 +50,7 @@ pub struct Loaded {
 
 /// Reason why a configuration came to serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Taken {
+pub enum SwitchReason {
     /// The configuration was read from its files.
     Read,
     /// The configuration was read before, and another profile is switched on.
@@ -80,7 +83,7 @@ impl ReloadMetrics {
         }
     }
 
-    fn set(&self, loaded: &Loaded) {
+    fn set(&self, loaded: &ServingConfiguration) {
         let since = loaded.at.duration_since(SystemTime::UNIX_EPOCH);
         let seconds = since.unwrap_or_default().as_secs();
         let gauge = |value| i64::try_from(value).unwrap_or(i64::MAX);
@@ -100,7 +103,7 @@ impl Live {
                 &[("version", crate::VERSION)],
             )
             .set(1);
-        let loaded = Loaded {
+        let loaded = ServingConfiguration {
             generation: 1,
             at: world.clock.wall(),
             last_error: None,
@@ -115,13 +118,13 @@ impl Live {
             gateway: ArcSwap::from_pointee(gateway),
             loaded: Mutex::new(loaded),
             metrics,
-            noted: Bound::default(),
-            banned: Bound::default(),
-            purged: Bound::default(),
+            noted: LineBound::default(),
+            banned: LineBound::default(),
+            purged: LineBound::default(),
             connections: Connections::new(world.clock.clone()),
             total: Arc::default(),
             http: HttpMetrics::new(&world.metrics),
-            lately: Lately::default(),
+            lately: RecentRequests::default(),
             background: Tasks::default(),
             started: world.clock.wall(),
             started_at: world.clock.now(),
@@ -135,12 +138,12 @@ impl Live {
     }
 
     /// Replaces the gateway from the next request on. Returns the number of the configuration.
-    pub(super) fn swap(&self, gateway: Arc<Gateway>, how: Taken) -> u64 {
+    pub(super) fn swap(&self, gateway: Arc<Gateway>, how: SwitchReason) -> u64 {
         gateway.profiles.hold();
         self.gateway.store(gateway);
         let mut loaded = self.loaded.lock();
         loaded.generation += 1;
-        if how == Taken::Read {
+        if how == SwitchReason::Read {
             loaded.at = self.world.clock.wall();
             loaded.last_error = None;
             reloads(&self.world, "ok").inc();
@@ -157,7 +160,7 @@ impl Live {
         reloads(&self.world, "refused").inc();
     }
 
-    pub fn loaded(&self) -> Loaded {
+    pub fn loaded(&self) -> ServingConfiguration {
         self.loaded.lock().clone()
     }
 }

@@ -2,10 +2,12 @@
 
 pub mod admission;
 pub mod audit;
+mod close_reason;
 pub mod connection;
 pub mod connections;
-mod cut;
 pub mod deadline;
+pub mod fast_path;
+pub mod header_texts;
 pub mod http2;
 pub mod listener;
 pub mod live;
@@ -13,6 +15,4 @@ pub mod pace;
 pub mod progress;
 pub mod refusal;
 pub mod reload;
-pub mod shortcut;
 pub mod supervisor;
-pub mod text;

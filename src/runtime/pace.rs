@@ -7,7 +7,7 @@ use std::{
 
 /// Limits of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
+pub struct PaceLimits {
     /// Bytes per second. 0 for no limit.
     pub rate: u64,
     /// Time by which a body may lag behind.
@@ -89,7 +89,7 @@ impl Pace {
 
     /// Returns true if the body has lagged for too long, `elapsed` milliseconds after the previous
     /// call.
-    pub(super) fn is_too_slow(&self, elapsed: u64, is_awaited: bool, bounds: Bounds) -> bool {
+    pub(super) fn is_too_slow(&self, elapsed: u64, is_awaited: bool, bounds: PaceLimits) -> bool {
         let received = self.received.load(Ordering::Relaxed);
         let counted = self.counted.swap(received, Ordering::Relaxed);
         if bounds.rate == 0 || self.is_over() {
@@ -109,7 +109,7 @@ impl Pace {
 mod tests {
     use super::*;
 
-    const BOUNDS: Bounds = Bounds {
+    const BOUNDS: PaceLimits = PaceLimits {
         rate: 1024,
         grace: Duration::from_secs(10),
     };
@@ -173,7 +173,7 @@ mod tests {
         assert!(!pace.is_too_slow(20_000, true, BOUNDS));
         pace.restart();
         assert!(pace.is_too_slow(20_000, true, BOUNDS));
-        let none = Bounds { rate: 0, ..BOUNDS };
+        let none = PaceLimits { rate: 0, ..BOUNDS };
         assert!(!pace.is_too_slow(20_000, true, none));
     }
 }

@@ -4,13 +4,13 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
-    live::{Live, Taken},
+    live::{Live, SwitchReason},
     supervisor::Supervisor,
 };
 use crate::{
     config::{diagnostic::Diagnostics, model::File, source::Sources},
     gateway::{self, Gateway, Loaded},
-    zones::Settled,
+    zones::SettleResult,
 };
 
 /// A valid configuration that is ready to serve. It holds zones of its own until it is taken or
@@ -24,14 +24,14 @@ pub struct Candidate {
 }
 
 /// A configuration with errors.
-pub struct Mistaken {
+pub struct InvalidCandidate {
     pub sources: Sources,
     pub diagnostics: Diagnostics,
 }
 
 /// Reads and compiles the configuration at `path`. It blocks on files, so it needs a thread that
 /// may wait. Calls must not overlap, and each result must be taken or refused before the next.
-pub fn read(live: &Live, path: &Path) -> Result<Candidate, Box<Mistaken>> {
+pub fn read(live: &Live, path: &Path) -> Result<Candidate, Box<InvalidCandidate>> {
     live.world.zones.begin();
     let Loaded {
         mut sources,
@@ -39,7 +39,7 @@ pub fn read(live: &Live, path: &Path) -> Result<Candidate, Box<Mistaken>> {
         file,
     } = gateway::load(path);
     let Some(file) = file else {
-        return Err(Box::new(Mistaken {
+        return Err(Box::new(InvalidCandidate {
             sources,
             diagnostics,
         }));
@@ -49,7 +49,7 @@ pub fn read(live: &Live, path: &Path) -> Result<Candidate, Box<Mistaken>> {
     let (gateway, found) = gateway::compile_noting(&file, folder, &live.world, beside);
     diagnostics.extend(found);
     let Some(gateway) = gateway else {
-        return Err(Box::new(Mistaken {
+        return Err(Box::new(InvalidCandidate {
             sources,
             diagnostics,
         }));
@@ -68,8 +68,8 @@ pub fn take(
     live: &Live,
     supervisor: &Supervisor,
     gateway: &Arc<Gateway>,
-    how: Taken,
-) -> (u64, Settled) {
+    how: SwitchReason,
+) -> (u64, SettleResult) {
     let generation = live.swap(Arc::clone(gateway), how);
     supervisor.follow(gateway);
     let settled = live.world.zones.settle();

@@ -6,18 +6,18 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    http::Reason,
+    http::RejectionReason,
     snapshot::{BackendStatus, BanStatus},
 };
 use crate::{
     base::{secret::Secret, units::Span},
-    cache::purge::{Order, Receipt},
+    cache::purge::{PurgeRequest, Receipt},
     config::{
         changes::Changes,
         diagnostic::{Diagnostics, Problem, Style},
         source::Sources,
     },
-    runtime::audit::Who,
+    runtime::audit::Actor,
 };
 
 /// Actions of the admin API on the running gateway.
@@ -30,53 +30,63 @@ pub trait Actions: Send + Sync + 'static {
     fn token(&self) -> Option<Secret>;
 
     /// Records that a request for `path` was rejected.
-    fn turned_away(&self, who: Who, reason: Reason, path: &str);
+    fn turned_away(&self, who: Actor, reason: RejectionReason, path: &str);
 
     /// Reads the configuration again and serves it if it is valid.
-    async fn reload(&self, who: Who) -> Result<Reloaded, Refused>;
+    async fn reload(&self, who: Actor) -> Result<ReloadResult, ActionError>;
 
     /// Replaces this process with a new one, started from `binary` or from the same program again.
-    async fn upgrade(&self, who: Who, binary: Option<PathBuf>) -> Result<Upgraded, Refused>;
+    async fn upgrade(
+        &self,
+        who: Actor,
+        binary: Option<PathBuf>,
+    ) -> Result<UpgradeResult, ActionError>;
 
     /// Drains a backend. `force` allows it even if no other backend is left.
-    async fn drain(&self, who: Who, backend: BackendName, force: bool) -> Result<Done, Refused>;
+    async fn drain(
+        &self,
+        who: Actor,
+        backend: BackendName,
+        force: bool,
+    ) -> Result<BackendResult, ActionError>;
 
     /// Sends requests to a drained backend again.
-    async fn undrain(&self, who: Who, backend: BackendName) -> Result<Done, Refused>;
+    async fn undrain(&self, who: Actor, backend: BackendName)
+    -> Result<BackendResult, ActionError>;
 
     /// Adds a backend to the configured ones.
     async fn add_backend(
         &self,
-        who: Who,
+        who: Actor,
         upstream: String,
         backend: NewBackend,
-    ) -> Result<Done, Refused>;
+    ) -> Result<BackendResult, ActionError>;
 
     /// Removes an added backend. `force` allows it even with requests in flight.
     async fn remove_backend(
         &self,
-        who: Who,
+        who: Actor,
         backend: BackendName,
         force: bool,
-    ) -> Result<Done, Refused>;
+    ) -> Result<BackendResult, ActionError>;
 
     /// Serves with another profile, or with none.
-    async fn profile(&self, who: Who, to: SwitchTo) -> Result<Switched, Refused>;
+    async fn profile(&self, who: Actor, to: ProfileSelection) -> Result<SwitchResult, ActionError>;
 
     /// Bans a client: all of its requests are refused.
-    async fn ban(&self, who: Who, ban: NewBan) -> Result<BanStatus, Refused>;
+    async fn ban(&self, who: Actor, ban: NewBan) -> Result<BanStatus, ActionError>;
 
     /// Lifts a client's ban and returns it.
-    async fn unban(&self, who: Who, address: String) -> Result<BanStatus, Refused>;
+    async fn unban(&self, who: Actor, address: String) -> Result<BanStatus, ActionError>;
 
     /// Purges stored responses, here and on the other gateways.
-    async fn purge(&self, who: Who, order: Order) -> Result<Receipt, Refused>;
+    async fn purge(&self, who: Actor, order: PurgeRequest) -> Result<Receipt, ActionError>;
 }
 
 /// Result of a reload.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Reloaded {
+pub struct ReloadResult {
     /// The number of the configuration that serves now.
     pub generation: u64,
     pub took_ms: f64,
@@ -98,7 +108,7 @@ pub struct ZoneChanges {
 /// Result of an upgrade.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Upgraded {
+pub struct UpgradeResult {
     /// Process id of the new process.
     pub pid: u32,
     pub version: String,
@@ -108,7 +118,7 @@ pub struct Upgraded {
 /// The profile to switch on. Absent to switch all off.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct SwitchTo {
+pub struct ProfileSelection {
     pub name: Option<String>,
 }
 
@@ -123,7 +133,7 @@ pub struct Profiles {
 /// Result of a profile switch.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Switched {
+pub struct SwitchResult {
     pub active: Option<String>,
     pub profiles: Vec<String>,
     /// The number of the configuration that serves now.
@@ -175,21 +185,21 @@ const fn one() -> u16 {
 /// State of a backend after an action. A removed backend has its last state.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Done {
+pub struct BackendResult {
     pub upstream: String,
     pub backend: BackendStatus,
 }
 
-/// Reason of [`Refused`] after an upgrade: the successor accepts the request.
+/// Reason of [`ActionError`] after an upgrade: the successor accepts the request.
 pub const SUCCEEDED: &str = "succeeded";
 
-/// Reason of [`Refused`] if a required token is missing.
+/// Reason of [`ActionError`] if a required token is missing.
 pub const TOKEN_MISSING: &str = "token_missing";
 
 /// Error of an action that was not done, or not completed. It changed nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
-pub struct Refused {
+pub struct ActionError {
     /// Status of the HTTP response.
     pub status: u16,
     /// The fixed reason for response, audit log and metric.
@@ -204,7 +214,7 @@ pub struct Refused {
     pub report: String,
 }
 
-impl Refused {
+impl ActionError {
     pub fn new(status: u16, reason: &'static str, message: impl Into<String>) -> Self {
         Self {
             status,
@@ -244,19 +254,22 @@ mod tests {
     #[test]
     fn a_refused_configuration_is_told_whole() {
         let loaded = gateway::load_text("x.yaml", "listners: []\nroutes: []\n");
-        let refused = Refused::configuration(&loaded.sources, &loaded.diagnostics);
+        let refused = ActionError::configuration(&loaded.sources, &loaded.diagnostics);
         assert_eq!(refused.status, 422);
         assert!(refused.message.contains("x.yaml:1:1: error: "), "{refused}");
         let first = &refused.problems[0];
         assert_eq!((first.file.as_str(), first.line), ("x.yaml", 1));
         assert!(refused.report.contains("listners"), "{}", refused.report);
         let json = serde_json::to_value(&refused).unwrap();
-        assert_eq!(serde_json::from_value::<Refused>(json).unwrap(), refused);
+        assert_eq!(
+            serde_json::from_value::<ActionError>(json).unwrap(),
+            refused
+        );
     }
 
     #[test]
     fn a_plain_refusal_has_no_problems() {
-        let refused = Refused::new(404, "no_upstream", "unknown upstream `web`");
+        let refused = ActionError::new(404, "no_upstream", "unknown upstream `web`");
         assert_eq!(
             serde_json::to_string(&refused).unwrap(),
             r#"{"status":404,"reason":"no_upstream","message":"unknown upstream `web`"}"#

@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{
     Snapshot,
-    actions::{Refused, SUCCEEDED, TOKEN_MISSING},
+    actions::{ActionError, SUCCEEDED, TOKEN_MISSING},
 };
 use crate::{
     base::{error, secret::Secret},
@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Time limit of a read request.
-pub const LOOK: Duration = Duration::from_secs(5);
+pub const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time limit of an action. The gateway gives up before.
 pub const ACTION: Duration = Duration::from_secs(125);
@@ -36,7 +36,7 @@ const SUCCESSIONS: u32 = 50;
 const SUCCESSION: Duration = Duration::from_millis(50);
 
 /// Size limit of a response, far above those of the admin API.
-const LONGEST_ANSWER: usize = 64 * 1024 * 1024;
+const MAX_RESPONSE_LEN: usize = 64 * 1024 * 1024;
 
 /// Location of a gateway's admin listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub enum ClientError {
     Refused {
         target: Target,
         #[source]
-        refused: Box<Refused>,
+        refused: Box<ActionError>,
     },
 }
 
@@ -104,13 +104,13 @@ impl Client {
         self.get("/v1/status").await
     }
 
-    /// Sends `GET path`, within [`LOOK`].
+    /// Sends `GET path`, within [`READ_TIMEOUT`].
     ///
     /// # Errors
     ///
     /// If the gateway cannot be reached, the response is not that of a gateway, or it is a refusal.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.ask(Method::GET, path, None, LOOK).await
+        self.ask(Method::GET, path, None, READ_TIMEOUT).await
     }
 
     /// Sends `POST path` with a JSON body.
@@ -237,9 +237,9 @@ fn request(
     request
 }
 
-type Answer = (u16, Bytes);
+type AdminResponse = (u16, Bytes);
 
-async fn ask(target: &Target, request: Request<Full<Bytes>>) -> Result<Answer, ClientError> {
+async fn ask(target: &Target, request: Request<Full<Bytes>>) -> Result<AdminResponse, ClientError> {
     let connected = |source| ClientError::Connect {
         target: target.clone(),
         source,
@@ -260,7 +260,7 @@ async fn exchange(
     target: &Target,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: Request<Full<Bytes>>,
-) -> Result<Answer, ClientError> {
+) -> Result<AdminResponse, ClientError> {
     let failed = |error: hyper::Error| {
         if error.is_parse() {
             return ClientError::Stranger {
@@ -278,7 +278,7 @@ async fn exchange(
     let answer = async {
         let answer = sender.send_request(request).await.map_err(failed)?;
         let status = answer.status().as_u16();
-        let body = Limited::new(answer.into_body(), LONGEST_ANSWER);
+        let body = Limited::new(answer.into_body(), MAX_RESPONSE_LEN);
         let body = body.collect().await.map_err(|why| ClientError::Answer {
             target: target.clone(),
             why: why.to_string(),

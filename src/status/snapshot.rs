@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::gateway::explain::{ExplainError, Explanation, Question};
+use crate::gateway::explain::{ExplainError, ExplainRequest, Explanation};
 
 /// State of the running gateway for the admin listener.
 pub trait Source: Send + Sync + 'static {
@@ -23,7 +23,7 @@ pub trait Source: Send + Sync + 'static {
     /// # Errors
     ///
     /// If the input is no valid request.
-    fn explain(&self, question: &Question) -> Result<Explanation, ExplainError>;
+    fn explain(&self, question: &ExplainRequest) -> Result<Explanation, ExplainError>;
 
     /// Checks that new requests should be sent here.
     ///

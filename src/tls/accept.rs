@@ -6,7 +6,7 @@ use rustls::{ServerConnection, server::Acceptor};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::{StartHandshake, server::TlsStream};
 
-use super::{Facts, Protocol, Server, certificates::is_challenge, client};
+use super::{Protocol, Server, TlsFacts, certificates::is_challenge, client};
 
 /// Buffer size that takes a usual `ClientHello` in one read.
 const HELLO: usize = 2048;
@@ -21,7 +21,7 @@ This port speaks HTTPS, the request was plain HTTP: write https:// here\n";
 
 /// Why a handshake failed.
 #[derive(Debug, thiserror::Error)]
-pub enum Failed {
+pub enum HandshakeError {
     #[error("the handshake failed: {0}")]
     Handshake(#[from] io::Error),
     #[error("plain HTTP on a TLS port")]
@@ -32,7 +32,7 @@ pub enum Failed {
     ClientCertificate,
 }
 
-impl Failed {
+impl HandshakeError {
     /// The fixed reason for log and metric.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -46,7 +46,7 @@ impl Failed {
 impl Server {
     /// Performs the handshake with a client. It takes as long as the client does, so the caller
     /// sets the deadline.
-    pub async fn accept<S>(&self, mut socket: S) -> Result<(TlsStream<S>, Facts), Failed>
+    pub async fn accept<S>(&self, mut socket: S) -> Result<(TlsStream<S>, TlsFacts), HandshakeError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -63,7 +63,7 @@ impl Server {
             // Every HTTP method begins with a capital letter, and no TLS record does.
             if is_first && came[0].is_ascii_uppercase() {
                 goodbye(&mut socket, PLAIN_HTTP).await;
-                return Err(Failed::PlainHttp);
+                return Err(HandshakeError::PlainHttp);
             }
             is_first = false;
             while !came.is_empty() {
@@ -85,7 +85,7 @@ impl Server {
             Some(challenge) if is_challenge(&hello) => challenge,
             _ if self.certificates().refuses(hello.server_name()) => {
                 goodbye(&mut socket, &UNRECOGNIZED_NAME).await;
-                return Err(Failed::UnknownName);
+                return Err(HandshakeError::UnknownName);
             }
             _ => self.config(&hello),
         };
@@ -97,17 +97,17 @@ impl Server {
     }
 
     /// Facts about `connection`, whose handshake is complete.
-    fn facts(&self, connection: &ServerConnection) -> Result<Facts, Failed> {
+    fn facts(&self, connection: &ServerConnection) -> Result<TlsFacts, HandshakeError> {
         let client = match connection.peer_certificates() {
             // A resumed session carries the certificate of the first one, which may have expired
             // since.
             Some([leaf, ..]) => {
                 let client = client::read(leaf, self.now());
-                Some(client.ok_or(Failed::ClientCertificate)?.into())
+                Some(client.ok_or(HandshakeError::ClientCertificate)?.into())
             }
             _ => None,
         };
-        Ok(Facts {
+        Ok(TlsFacts {
             version: match connection.protocol_version() {
                 Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
                 Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",

@@ -35,16 +35,16 @@ pub struct Certificates {
 /// Certificates from files, by name.
 #[derive(Debug, Default)]
 struct Index {
-    exact: ByName<Kinds>,
+    exact: ByName<CertificatesByKey>,
     /// `*.example.com` is stored under `example.com`.
-    wildcard: ByName<Kinds>,
+    wildcard: ByName<CertificatesByKey>,
     /// The first certificate in the configuration, for clients that request no known name.
-    default: Option<Kinds>,
+    default: Option<CertificatesByKey>,
 }
 
 /// Certificates for a name, with keys of different kinds. The cheapest kind comes first.
 #[derive(Clone, Debug, Default)]
-struct Kinds(Vec<Arc<Certificate>>);
+struct CertificatesByKey(Vec<Arc<Certificate>>);
 
 impl Certificates {
     /// Creates an empty resolver. `acme_names` are the names that [`Self::set_managed`] will be
@@ -219,13 +219,13 @@ impl Index {
             index.default = Some(match same {
                 Some(kinds) => kinds.clone(),
                 // The certificate is for addresses only.
-                None => Kinds(vec![Arc::clone(first)]),
+                None => CertificatesByKey(vec![Arc::clone(first)]),
             });
         }
         index
     }
 
-    fn find(&self, name: &str) -> Option<&Kinds> {
+    fn find(&self, name: &str) -> Option<&CertificatesByKey> {
         if let Some(exact) = self.exact.get(name) {
             return Some(exact);
         }
@@ -235,7 +235,7 @@ impl Index {
     }
 }
 
-impl Kinds {
+impl CertificatesByKey {
     /// Adds a certificate. Two with the same kind of key compete, and the later expiry wins.
     fn add(&mut self, certificate: &Arc<Certificate>) {
         let kind = kind(&certificate.key);

@@ -13,12 +13,12 @@ use crate::base::metrics::{IntGauge, Metrics, Series};
 pub(super) struct Expiries {
     metrics: Metrics,
     listener: Arc<str>,
-    known: Mutex<Known>,
+    known: Mutex<ExpiryByName>,
 }
 
 /// Expiry by the first name of a certificate. If several share a name, the earliest counts.
 #[derive(Debug, Default)]
-struct Known {
+struct ExpiryByName {
     files: BTreeMap<Box<str>, i64>,
     managed: BTreeMap<Box<str>, i64>,
 }
@@ -75,7 +75,7 @@ impl Expiries {
         self.show(&self.known.lock());
     }
 
-    fn show(&self, known: &Known) {
+    fn show(&self, known: &ExpiryByName) {
         // Clients see the certificate from the file.
         for (name, not_after) in known.managed.iter().chain(&known.files) {
             gauge(&self.metrics, &self.listener, name).set(*not_after);
@@ -97,7 +97,7 @@ fn gauge(metrics: &Metrics, listener: &str, name: &str) -> IntGauge {
 
 /// Why a certificate needs attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Worry {
+pub(super) enum ExpiryWarning {
     NotYet,
     /// Full days that are left.
     Soon(i64),
@@ -107,20 +107,20 @@ pub(super) enum Worry {
 impl Certificate {
     /// Returns the problem with the certificate at `now`: expired, not valid yet, or with less than
     /// a fifth of its lifetime left, which never happens if it is renewed at two thirds.
-    pub(super) fn worry(&self, now: i64) -> Option<Worry> {
+    pub(super) fn worry(&self, now: i64) -> Option<ExpiryWarning> {
         let left = self.not_after - now;
         let soon = ((self.not_after - self.not_before) / 5).min(21 * DAY);
         if left < 0 {
-            Some(Worry::RunOut)
+            Some(ExpiryWarning::RunOut)
         } else if now < self.not_before {
-            Some(Worry::NotYet)
+            Some(ExpiryWarning::NotYet)
         } else {
-            (left < soon).then_some(Worry::Soon(left / DAY))
+            (left < soon).then_some(ExpiryWarning::Soon(left / DAY))
         }
     }
 }
 
-impl fmt::Display for Worry {
+impl fmt::Display for ExpiryWarning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotYet => f.write_str("is not valid yet"),

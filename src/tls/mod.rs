@@ -18,12 +18,12 @@ mod watch;
 
 use std::sync::Arc;
 
-pub use self::{accept::Failed, certificates::Certificates, server::Server};
+pub use self::{accept::HandshakeError, certificates::Certificates, server::Server};
 use crate::chain::ClientCertificate;
 
 /// Negotiated parameters of a TLS connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Facts {
+pub struct TlsFacts {
     /// `TLSv1.2` or `TLSv1.3`.
     pub version: &'static str,
     /// The cipher suite, by its standard name.
@@ -36,7 +36,7 @@ pub struct Facts {
     pub client: Option<Arc<ClientCertificate>>,
 }
 
-impl Facts {
+impl TlsFacts {
     /// Returns true if a request for `host`, without port and in lower case, matches the server
     /// name of the handshake. Clients send no name when they connect to an address (RFC 6066, 3).
     pub fn is_for(&self, host: &str) -> bool {

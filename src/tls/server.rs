@@ -11,7 +11,7 @@ use super::{
     Certificates,
     certificates::Challenges,
     expiry::{self, Expiries},
-    files::{Files, Source, Trouble},
+    files::{Files, Source, SourceProblem},
     pair::{Certificate, Ocsp, PairPaths, Part},
     policy::{self, Configs, Policy},
     sessions::{Clients, Sessions},
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     base::{clock::Clock, metrics::Series},
-    chain::CompileCx,
+    chain::CompileContext,
     config::{
         diagnostic::Diagnostic,
         model::{CertificateConfig, ClientCertificateConfig, Http2Config, TlsConfig},
@@ -62,7 +62,7 @@ impl Server {
         config: &Spanned<TlsConfig>,
         http2: &Http2Config,
         zones: &Arc<Zones>,
-        cx: &mut CompileCx<'_>,
+        cx: &mut CompileContext<'_>,
     ) -> Option<Arc<Self>> {
         super::install_provider();
         let config = &config.value;
@@ -193,7 +193,7 @@ impl Server {
     pub fn has_series(server: Option<&Self>, series: Series<'_>) -> bool {
         match server {
             Some(server) => server.certificates.expiries().has(series),
-            None => series.family != expiry::NAME && series.family != watch::IS_WELL,
+            None => series.family != expiry::NAME && series.family != watch::RELOAD_SUCCESS_METRIC,
         }
     }
 
@@ -216,7 +216,7 @@ impl Server {
 /// The valid certificate sources, each with its entry.
 fn sources<'c>(
     config: &'c TlsConfig,
-    cx: &mut CompileCx<'_>,
+    cx: &mut CompileContext<'_>,
 ) -> Vec<(Source, &'c Spanned<CertificateConfig>)> {
     let mut sources = Vec::new();
     for entry in &config.certificates.0 {
@@ -266,7 +266,7 @@ fn sources<'c>(
 fn read(
     files: &mut Files,
     entries: &[&Spanned<CertificateConfig>],
-    cx: &mut CompileCx<'_>,
+    cx: &mut CompileContext<'_>,
 ) -> Vec<Arc<Certificate>> {
     let now = expiry::seconds(cx.clock.wall());
     let loaded = files.load(|index, trouble| {
@@ -274,20 +274,20 @@ fn read(
         let place =
             |path: &Option<Spanned<PathBuf>>| path.as_ref().map_or(entry.place, |p| p.place);
         let problem = match trouble {
-            Trouble::Folder(error) => Diagnostic::error(
+            SourceProblem::Folder(error) => Diagnostic::error(
                 "edgeway::tls::folder",
                 place(&entry.value.dir),
                 error.to_string(),
             )
             .help(error.help()),
             // A bad pair of one customer must not stop the certificates of the others.
-            Trouble::Pair(_, error) if entry.value.dir.is_some() => Diagnostic::warning(
+            SourceProblem::Pair(_, error) if entry.value.dir.is_some() => Diagnostic::warning(
                 "edgeway::tls::certificate",
                 place(&entry.value.dir),
                 format!("a pair is left out: {error}"),
             )
             .help(error.help()),
-            Trouble::Pair(paths, error) => Diagnostic::error(
+            SourceProblem::Pair(paths, error) => Diagnostic::error(
                 "edgeway::tls::certificate",
                 place(match error.part(paths) {
                     Part::Cert => &entry.value.cert,
@@ -322,7 +322,7 @@ fn read(
 }
 
 /// Warns of ACME names that a certificate file already covers.
-fn warn_of_double(config: &TlsConfig, certificates: &Certificates, cx: &mut CompileCx<'_>) {
+fn warn_of_double(config: &TlsConfig, certificates: &Certificates, cx: &mut CompileContext<'_>) {
     for name in &config.acme {
         if certificates.is_in_files(&name.value.to_ascii_lowercase()) {
             let message = format!(
@@ -337,7 +337,7 @@ fn warn_of_double(config: &TlsConfig, certificates: &Certificates, cx: &mut Comp
 }
 
 /// CA certificates that clients' certificates must be signed by.
-fn client_ca(config: &TlsConfig, cx: &mut CompileCx<'_>) -> Option<ClientCa> {
+fn client_ca(config: &TlsConfig, cx: &mut CompileContext<'_>) -> Option<ClientCa> {
     match (&config.client_ca, &config.client_certificate) {
         (Some(path), mode) => {
             let mode = mode

@@ -11,7 +11,7 @@ use rustls::server::{ProducesTickets, ServerSessionMemoryCache, StoresServerSess
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::tickets::{NoRandomness, TURN, TicketKeys, TicketSecret};
+use super::tickets::{NoRandomness, ROTATION_INTERVAL, TicketKeys, TicketSecret};
 use crate::zones::{Zone, Zones};
 
 /// Size of the session cache for TLS 1.2 clients without tickets. The oldest session is evicted
@@ -74,7 +74,7 @@ impl Sessions {
         let mut turned = self.turned.lock();
         // If the clock was set back, the period counts from now on.
         *turned = now.min(*turned);
-        if Duration::from_secs(now.abs_diff(*turned)) >= TURN {
+        if Duration::from_secs(now.abs_diff(*turned)) >= ROTATION_INTERVAL {
             self.tickets.turn()?;
             *turned = now;
         }

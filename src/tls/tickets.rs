@@ -14,13 +14,13 @@ use rustls::server::ProducesTickets;
 
 /// Period between rotations of the ticket key (see [`super::sessions`]). The previous key still
 /// opens tickets, so a ticket is valid for at least this long and at most twice as long.
-pub(super) const TURN: Duration = Duration::from_hours(6);
+pub(super) const ROTATION_INTERVAL: Duration = Duration::from_hours(6);
 
 const NAME: usize = 16;
 const SECRET: usize = 32;
 /// The longest ticket accepted. A client's certificate chain is its largest part; a longer ticket
 /// was not issued here.
-const LONGEST: usize = 1 << 16;
+const MAX_LEN: usize = 1 << 16;
 
 /// Keys that encrypt tickets.
 pub(super) struct TicketKeys {
@@ -138,7 +138,7 @@ impl ProducesTickets for TicketKeys {
     }
 
     fn lifetime(&self) -> u32 {
-        u32::try_from(TURN.as_secs()).unwrap_or(u32::MAX)
+        u32::try_from(ROTATION_INTERVAL.as_secs()).unwrap_or(u32::MAX)
     }
 
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
@@ -150,7 +150,7 @@ impl ProducesTickets for TicketKeys {
         let name = key.secret.name();
         let tag_length = key.aead.algorithm().tag_len();
         let length = NAME + nonce.len() + plain.len() + tag_length;
-        if length > LONGEST {
+        if length > MAX_LEN {
             return None;
         }
         let mut ticket = Vec::with_capacity(length);
@@ -168,7 +168,7 @@ impl ProducesTickets for TicketKeys {
     }
 
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
-        if ticket.len() > LONGEST {
+        if ticket.len() > MAX_LEN {
             return None;
         }
         let (name, rest) = ticket.split_at_checked(NAME)?;

@@ -9,7 +9,7 @@ use rustls_pki_types::CertificateDer;
 
 use super::{
     Server,
-    files::{Due, Event, Files, Look, Stamps, Turn},
+    files::{Files, FilesCheck, FilesEvent, ReadDecision, ReadSchedule, Stamps},
     pair,
     policy::{self, ClientCaError, Policy},
     sessions::Clients,
@@ -20,15 +20,15 @@ use crate::{
 };
 
 /// Interval between checks of the files.
-const PAUSE: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Ratio of pause to check duration. It matters when a check is slow, as with thousands of files or
 /// over a network.
-const REST: u32 = 50;
+const PAUSE_RATIO: u32 = 50;
 /// Interval between warnings about certificates that expire.
-const REMINDER: Duration = Duration::from_hours(24);
+const WARNING_INTERVAL: Duration = Duration::from_hours(24);
 
 /// Metric of listeners with TLS.
-pub(super) const IS_WELL: &str = "edgeway_certificate_last_reload_success";
+pub(super) const RELOAD_SUCCESS_METRIC: &str = "edgeway_certificate_last_reload_success";
 
 /// The files of a listener's TLS, and the state that is rebuilt when they change.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub(super) struct Watch {
 pub(super) struct ClientCa {
     path: PathBuf,
     mode: ClientCertificateConfig,
-    turn: Turn,
+    turn: ReadSchedule,
     current: Vec<CertificateDer<'static>>,
     problem: Option<String>,
 }
@@ -53,7 +53,7 @@ pub(super) struct ClientCa {
 impl ClientCa {
     pub(super) fn new(path: PathBuf, mode: ClientCertificateConfig) -> Self {
         Self {
-            turn: Turn::after(Stamps::of([&*path])),
+            turn: ReadSchedule::after(Stamps::of([&*path])),
             path,
             mode,
             current: Vec::new(),
@@ -82,9 +82,9 @@ impl ClientCa {
     }
 
     /// The new verifier, if the file has changed and is usable.
-    fn look(&mut self, events: &mut Vec<Event>) -> Option<Arc<dyn ClientCertVerifier>> {
+    fn look(&mut self, events: &mut Vec<FilesEvent>) -> Option<Arc<dyn ClientCertVerifier>> {
         let due = self.turn.due(Stamps::of([&*self.path]));
-        if due == Due::Nothing {
+        if due == ReadDecision::Nothing {
             return None;
         }
         match self.read() {
@@ -94,10 +94,10 @@ impl ClientCa {
             }
             Err(error) => {
                 let why = error.to_string();
-                if due == Due::Settled && self.problem.as_ref() != Some(&why) {
+                if due == ReadDecision::Settled && self.problem.as_ref() != Some(&why) {
                     let what = self.path.clone();
                     self.problem = Some(why.clone());
-                    events.push(Event::Trouble { what, why });
+                    events.push(FilesEvent::Trouble { what, why });
                 }
                 None
             }
@@ -114,7 +114,7 @@ impl Watch {
         metrics: &Metrics,
     ) -> Self {
         let is_well = metrics.gauge(
-            IS_WELL,
+            RELOAD_SUCCESS_METRIC,
             "1 if every certificate on disk is in use, 0 if one is unusable.",
             &[("listener", listener)],
         );
@@ -132,12 +132,12 @@ impl Watch {
     pub(super) async fn run(mut self, server: &Server) {
         let clock = server.clock().clone();
         // The start has logged these warnings already.
-        let mut remind_at = clock.now() + REMINDER;
-        let mut pause = PAUSE;
+        let mut remind_at = clock.now() + WARNING_INTERVAL;
+        let mut pause = CHECK_INTERVAL;
         loop {
             if clock.now() >= remind_at {
                 self.remind(server.now());
-                remind_at = clock.now() + REMINDER;
+                remind_at = clock.now() + WARNING_INTERVAL;
             }
             tokio::time::sleep(pause).await;
             if let Err(error) = server.turn_keys() {
@@ -153,12 +153,12 @@ impl Watch {
                 return;
             };
             self = watch;
-            pause = PAUSE.max((clock.now() - began) * REST);
+            pause = CHECK_INTERVAL.max((clock.now() - began) * PAUSE_RATIO);
             self.apply(look, verifier, server);
         }
     }
 
-    fn look(&mut self) -> (Look, Option<Arc<dyn ClientCertVerifier>>) {
+    fn look(&mut self) -> (FilesCheck, Option<Arc<dyn ClientCertVerifier>>) {
         let mut look = self.files.look();
         let mut verifier = None;
         if let Some(ca) = &mut self.client_ca {
@@ -168,7 +168,12 @@ impl Watch {
         (look, verifier)
     }
 
-    fn apply(&self, look: Look, verifier: Option<Arc<dyn ClientCertVerifier>>, server: &Server) {
+    fn apply(
+        &self,
+        look: FilesCheck,
+        verifier: Option<Arc<dyn ClientCertVerifier>>,
+        server: &Server,
+    ) {
         for event in &look.events {
             self.tell(event);
         }
@@ -204,18 +209,18 @@ impl Watch {
         }
     }
 
-    fn tell(&self, event: &Event) {
+    fn tell(&self, event: &FilesEvent) {
         let listener = &*self.listener;
         match event {
-            Event::Loaded(certificate, paths) => info!(
+            FilesEvent::Loaded(certificate, paths) => info!(
                 listener,
                 name = certificate.title(),
                 serial = &*certificate.serial,
                 file:? = paths.cert;
                 "certificate loaded"
             ),
-            Event::Gone(paths) => info!(listener, file:? = paths.cert; "certificate removed"),
-            Event::Trouble { what, why } => warn!(
+            FilesEvent::Gone(paths) => info!(listener, file:? = paths.cert; "certificate removed"),
+            FilesEvent::Trouble { what, why } => warn!(
                 listener,
                 file:? = what,
                 error = why.as_str();

@@ -20,11 +20,11 @@ use super::{
     eject::Ejection,
     health::{Health, ProbeLog},
     latency::Latency,
-    live::Shared,
     metrics::BackendMetrics,
     peer::PeerTemplate,
     target::Target,
-    tls::Said,
+    tls::LastTlsLine,
+    upstream_zone::Shared,
 };
 use crate::base::metrics::Metrics;
 
@@ -40,7 +40,7 @@ pub struct Backend {
     pub(super) authority: String,
     /// Weight, at least 1.
     pub(super) weight: u16,
-    pub(super) origin: Origin,
+    pub(super) origin: BackendOrigin,
     pub(super) peer: PeerTemplate,
     /// Cookie that keeps a browser on this backend, if the upstream is sticky.
     pub(super) cookie: Option<StickyValue>,
@@ -50,7 +50,7 @@ pub struct Backend {
 
 /// Source through which a backend became part of its upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum BackendOrigin {
     /// Written in the configuration.
     File,
     /// Resolved by DNS.
@@ -59,7 +59,7 @@ pub enum Origin {
     Added,
 }
 
-impl Origin {
+impl BackendOrigin {
     /// Name in the status.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -113,7 +113,7 @@ pub(super) struct BackendState {
     pub(super) health: Mutex<Health>,
     pub(super) ejection: Mutex<Ejection>,
     pub(super) probes: Mutex<ProbeLog>,
-    pub(super) tls_said: Said,
+    pub(super) tls_said: LastTlsLine,
     series: Option<(Metrics, Arc<str>)>,
 }
 
@@ -156,7 +156,7 @@ pub(super) enum KeepAlive {
 }
 
 /// Longest `Keep-Alive: timeout` that is accepted.
-const LONGEST_KEEP_ALIVE: u64 = 600;
+const MAX_KEEP_ALIVE: u64 = 600;
 
 impl KeepAlive {
     const UNKNOWN: u64 = 0;
@@ -175,7 +175,7 @@ impl KeepAlive {
         match self {
             Self::Unknown => Self::UNKNOWN,
             Self::Unsaid => Self::UNSAID,
-            Self::Said(timeout) => timeout.as_secs().min(LONGEST_KEEP_ALIVE) + 1,
+            Self::Said(timeout) => timeout.as_secs().min(MAX_KEEP_ALIVE) + 1,
         }
     }
 }
@@ -202,7 +202,7 @@ impl BackendState {
             health: Mutex::new(health),
             ejection: Mutex::default(),
             probes: Mutex::default(),
-            tls_said: Said::default(),
+            tls_said: LastTlsLine::default(),
             series,
         }
     }
@@ -404,7 +404,7 @@ impl Backend {
         self.weight
     }
 
-    pub fn origin(&self) -> Origin {
+    pub fn origin(&self) -> BackendOrigin {
         self.origin
     }
 
@@ -485,7 +485,7 @@ mod tests {
             assert_eq!(KeepAlive::unpack(said.pack()), said);
         }
         let long = KeepAlive::Said(Duration::from_secs(u64::MAX));
-        let believed = KeepAlive::Said(Duration::from_secs(LONGEST_KEEP_ALIVE));
+        let believed = KeepAlive::Said(Duration::from_secs(MAX_KEEP_ALIVE));
         assert_eq!(KeepAlive::unpack(long.pack()), believed);
     }
 

@@ -14,18 +14,18 @@ use super::{
     balance::{Balance, HashKey, Members, Sticky},
     eject::EjectPolicy,
     health::Probing,
-    kept::Keeper,
-    live::{Live, Shared},
     members::{Source, Sources},
     metrics::UpstreamMetrics,
+    operator_decisions::DecisionStore,
     peer::Pool,
     retry::RetryPolicy,
     scale::Scale,
-    target::{Refused, Target, parse_name, parse_target},
+    target::{InvalidTarget, Target, parse_name, parse_target},
+    upstream_zone::{Shared, UpstreamZone},
     wire::Wire,
 };
 use crate::{
-    chain::CompileCx,
+    chain::CompileContext,
     config::{
         diagnostic::{Diagnostic, Place, closest},
         model::{App, BackendConfig, BackendTarget, UpstreamConfig},
@@ -52,8 +52,8 @@ impl Upstream {
         key: &Key,
         config: &Spanned<UpstreamConfig>,
         zones: &Zones,
-        keeper: &Arc<Keeper>,
-        cx: &mut CompileCx<'_>,
+        keeper: &Arc<DecisionStore>,
+        cx: &mut CompileContext<'_>,
     ) -> Option<Arc<Self>> {
         let (place, config) = (config.place, &config.value);
         let errors_before = errors(cx);
@@ -72,7 +72,7 @@ impl Upstream {
         warn_of_blind_balance(config, &balance, &sources, cx);
 
         let name: Arc<str> = Arc::from(key.name.as_str());
-        let live = || Live::new(cx.clock.clone(), keeper.of(&name));
+        let live = || UpstreamZone::new(cx.clock.clone(), keeper.of(&name));
         let shared = Arc::new(Shared {
             live: zones.get_or_create(&zone(&name), live),
             keeper: keeper.clone(),
@@ -118,7 +118,7 @@ impl Upstream {
     }
 }
 
-fn errors(cx: &CompileCx<'_>) -> usize {
+fn errors(cx: &CompileContext<'_>) -> usize {
     use crate::config::diagnostic::Severity;
     let list = cx.diagnostics.list().iter();
     list.filter(|d| d.severity == Severity::Error).count()
@@ -128,7 +128,7 @@ fn sources(
     key: &Key,
     config: &UpstreamConfig,
     place: Place,
-    cx: &mut CompileCx<'_>,
+    cx: &mut CompileContext<'_>,
 ) -> Vec<Source> {
     if config.backends.is_empty() {
         cx.report_at(
@@ -165,7 +165,7 @@ fn sources(
     sources
 }
 
-fn source(backend: &Spanned<BackendConfig>, cx: &mut CompileCx<'_>) -> Option<Source> {
+fn source(backend: &Spanned<BackendConfig>, cx: &mut CompileContext<'_>) -> Option<Source> {
     let (place, config) = (backend.place, &backend.value);
     if config.weight == 0 {
         cx.report_at(
@@ -176,7 +176,7 @@ fn source(backend: &Spanned<BackendConfig>, cx: &mut CompileCx<'_>) -> Option<So
         );
     }
     let weight = config.weight;
-    let refuse = |cx: &mut CompileCx<'_>, Refused { message, help }: Refused| {
+    let refuse = |cx: &mut CompileContext<'_>, InvalidTarget { message, help }: InvalidTarget| {
         cx.report_at(place, BAD_ADDRESS, message, help);
     };
     match &config.target {
@@ -184,7 +184,7 @@ fn source(backend: &Spanned<BackendConfig>, cx: &mut CompileCx<'_>) -> Option<So
             Ok(target @ Target::Unix(_)) if target.socket_address().is_none() => {
                 let message = format!("unix socket path `{text}` is too long");
                 let help = "write a path of at most 107 bytes".to_owned();
-                refuse(cx, Refused { message, help });
+                refuse(cx, InvalidTarget { message, help });
                 None
             }
             Ok(target) => Some(Source::Fixed { target, weight }),
@@ -203,7 +203,7 @@ fn source(backend: &Spanned<BackendConfig>, cx: &mut CompileCx<'_>) -> Option<So
     }
 }
 
-fn balance(config: &UpstreamConfig, cx: &mut CompileCx<'_>) -> Option<Balance> {
+fn balance(config: &UpstreamConfig, cx: &mut CompileContext<'_>) -> Option<Balance> {
     const CODE: &str = "edgeway::upstream::unknown_balance";
     let Some(written) = &config.balance else {
         return Some(Balance::LeastConn);
@@ -238,7 +238,7 @@ fn balance(config: &UpstreamConfig, cx: &mut CompileCx<'_>) -> Option<Balance> {
     None
 }
 
-fn sticky(config: &UpstreamConfig, cx: &mut CompileCx<'_>) -> Option<Sticky> {
+fn sticky(config: &UpstreamConfig, cx: &mut CompileContext<'_>) -> Option<Sticky> {
     let written = config.sticky.as_ref()?;
     let sticky = Sticky::new(&written.cookie.value, written.max_age.map(|age| age.0));
     if sticky.is_none() {
@@ -252,7 +252,7 @@ fn sticky(config: &UpstreamConfig, cx: &mut CompileCx<'_>) -> Option<Sticky> {
     sticky
 }
 
-fn check_numbers(config: &UpstreamConfig, place: Place, cx: &mut CompileCx<'_>) {
+fn check_numbers(config: &UpstreamConfig, place: Place, cx: &mut CompileContext<'_>) {
     let t = &config.timeouts;
     let zero = [
         ("timeouts.connect", t.connect.0.is_zero()),
@@ -279,7 +279,7 @@ fn check_numbers(config: &UpstreamConfig, place: Place, cx: &mut CompileCx<'_>) 
     }
 }
 
-pub(super) fn report_zero(place: Place, name: &str, help: &str, cx: &mut CompileCx<'_>) {
+pub(super) fn report_zero(place: Place, name: &str, help: &str, cx: &mut CompileContext<'_>) {
     let message = format!("`{name}` must be more than zero");
     cx.report_at(place, "edgeway::upstream::zero", message, help);
 }
@@ -290,7 +290,7 @@ fn warn_of_blind_balance(
     config: &UpstreamConfig,
     balance: &Balance,
     sources: &[Source],
-    cx: &mut CompileCx<'_>,
+    cx: &mut CompileContext<'_>,
 ) {
     let Some(written) = &config.balance else {
         return;

@@ -15,11 +15,11 @@ use hickory_resolver::{
 use super::eject::nanos;
 use crate::chain::BoxFuture;
 
-const SHORTEST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_mins(5);
+const MIN_TTL: Duration = Duration::from_secs(1);
+const MAX_TTL: Duration = Duration::from_mins(5);
 /// TTL of the hosts file, which has none; reading it costs next to nothing.
 const HOSTS_FILE: Duration = Duration::from_secs(5);
-const LONGEST_RETRY: Duration = Duration::from_secs(30);
+const MAX_RETRY: Duration = Duration::from_secs(30);
 /// Deadline of one whole lookup, with all its attempts.
 const LOOKUP: Duration = Duration::from_secs(10);
 
@@ -124,7 +124,7 @@ pub(super) struct Schedule {
 
 /// Change in the result of lookups that is worth a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum News {
+pub(super) enum LookupChange {
     None,
     /// Lookups fail, and did not before.
     Fails,
@@ -138,20 +138,28 @@ impl Schedule {
     }
 
     /// Records the end of a lookup: the TTL of its result, or `None` for a failure.
-    pub(super) fn observe(&mut self, ttl: Option<Duration>, now: u64) -> News {
+    pub(super) fn observe(&mut self, ttl: Option<Duration>, now: u64) -> LookupChange {
         self.is_tried = true;
         let had_failed = self.failures > 0;
         if let Some(ttl) = ttl {
             self.failures = 0;
-            self.next = now.saturating_add(nanos(ttl.clamp(SHORTEST, LONGEST)));
-            return if had_failed { News::Works } else { News::None };
+            self.next = now.saturating_add(nanos(ttl.clamp(MIN_TTL, MAX_TTL)));
+            return if had_failed {
+                LookupChange::Works
+            } else {
+                LookupChange::None
+            };
         }
-        let wait = SHORTEST
+        let wait = MIN_TTL
             .saturating_mul(1 << self.failures.min(5))
-            .min(LONGEST_RETRY);
+            .min(MAX_RETRY);
         self.next = now.saturating_add(nanos(wait));
         self.failures += 1;
-        if had_failed { News::None } else { News::Fails }
+        if had_failed {
+            LookupChange::None
+        } else {
+            LookupChange::Fails
+        }
     }
 }
 
@@ -166,7 +174,7 @@ mod tests {
         let mut schedule = Schedule::default();
         for (ttl, seconds) in [(0, 1), (1, 1), (30, 30), (300, 300), (86_400, 300)] {
             let news = schedule.observe(Some(Duration::from_secs(ttl)), 7 * SECOND);
-            assert_eq!(news, News::None);
+            assert_eq!(news, LookupChange::None);
             assert_eq!(schedule.next(), (7 + seconds) * SECOND, "ttl {ttl}");
         }
     }
@@ -177,20 +185,27 @@ mod tests {
         let mut waits = Vec::new();
         for index in 0..8 {
             let news = schedule.observe(None, 0);
-            assert_eq!(news, if index == 0 { News::Fails } else { News::None });
+            assert_eq!(
+                news,
+                if index == 0 {
+                    LookupChange::Fails
+                } else {
+                    LookupChange::None
+                }
+            );
             waits.push(schedule.next() / SECOND);
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 30, 30, 30]);
-        assert_eq!(schedule.observe(Some(SHORTEST), 0), News::Works);
-        assert_eq!(schedule.observe(None, 0), News::Fails);
+        assert_eq!(schedule.observe(Some(MIN_TTL), 0), LookupChange::Works);
+        assert_eq!(schedule.observe(None, 0), LookupChange::Fails);
     }
 
     #[test]
     fn the_order_of_answers_is_no_change() {
         let ips =
             |list: &[&str]| -> Vec<IpAddr> { list.iter().map(|a| a.parse().unwrap()).collect() };
-        let one = Resolved::new(ips(&["10.0.0.2", "10.0.0.1"]), LONGEST);
-        let other = Resolved::new(ips(&["10.0.0.1", "10.0.0.2", "10.0.0.1"]), LONGEST);
+        let one = Resolved::new(ips(&["10.0.0.2", "10.0.0.1"]), MAX_TTL);
+        let other = Resolved::new(ips(&["10.0.0.1", "10.0.0.2", "10.0.0.1"]), MAX_TTL);
         assert_eq!(one, other);
     }
 

@@ -16,7 +16,7 @@ use super::handover::{millis, span};
 use crate::config::model::EjectConfig;
 
 /// Refused connections in a row that eject a backend.
-const REFUSED: u32 = 3;
+const REFUSED_THRESHOLD: u32 = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct EjectPolicy {
@@ -58,12 +58,12 @@ impl Cause {
 pub(super) struct Ejection {
     streak: u32,
     refused: u32,
-    last: Option<Last>,
+    last: Option<LastEjection>,
 }
 
 /// Last ejection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Last {
+struct LastEjection {
     cause: Cause,
     span: Duration,
     until: u64,
@@ -94,7 +94,7 @@ impl EjectionExport {
         Ejection {
             streak: self.streak,
             refused: self.refused,
-            last: self.last.map(|last| Last {
+            last: self.last.map(|last| LastEjection {
                 cause: last.cause,
                 span: Duration::from_nanos(span(last.span_ms)),
                 until: now
@@ -151,7 +151,7 @@ impl Ejection {
         if policy.errors == 0 {
             return None;
         }
-        let cause = if self.refused >= REFUSED.min(policy.errors) {
+        let cause = if self.refused >= REFUSED_THRESHOLD.min(policy.errors) {
             Cause::Refused
         } else if self.streak >= policy.errors && others_allow() {
             Cause::Errors
@@ -160,7 +160,7 @@ impl Ejection {
         };
         let span = self.next_span(policy, now);
         let until = now.saturating_add(nanos(span));
-        self.last = Some(Last { cause, span, until });
+        self.last = Some(LastEjection { cause, span, until });
         self.success();
         Some(until)
     }
@@ -292,7 +292,7 @@ mod tests {
                 };
                 prop_assert!(ejection.streak() < POLICY.errors, "five in a row always eject");
                 if let Some(until) = until {
-                    prop_assert!(row >= REFUSED);
+                    prop_assert!(row >= REFUSED_THRESHOLD);
                     let span = Duration::from_nanos(until - now);
                     prop_assert!(span >= POLICY.span && span <= POLICY.max);
                     row = 0;

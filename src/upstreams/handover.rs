@@ -14,16 +14,16 @@ use super::{
     backend::{BackendState, KeepAlive},
     eject::{EjectionExport, nanos},
     health::{HealthExport, ProbeLog, ProbeReport},
-    kept::Decisions,
-    live::Live,
+    operator_decisions::OperatorDecisions,
+    upstream_zone::UpstreamZone,
 };
 use crate::zones::Zone;
 
 /// Longest span that is accepted: a longer one is a mistake, and would keep a backend out, or
 /// unchecked, for ever.
-const FURTHEST: Duration = Duration::from_hours(1);
+const MAX_SPAN: Duration = Duration::from_hours(1);
 /// Time after which the inherited state of an unused backend is dropped.
-const LATEST: Duration = Duration::from_mins(5);
+const MAX_AGE: Duration = Duration::from_mins(5);
 
 /// Inherited state of backends that have no state here yet: DNS has not returned their addresses so
 /// far.
@@ -84,7 +84,7 @@ struct ProbeExport {
     ago_ms: u64,
 }
 
-impl Zone for Live {
+impl Zone for UpstreamZone {
     fn export(&self) -> Option<Value> {
         let now = self.now();
         let backends: Map<String, Value> = self
@@ -106,7 +106,7 @@ impl Zone for Live {
 
     fn import(&self, exported: &Value) {
         if let Some(decisions) = exported.get("decisions") {
-            *self.decisions() = Decisions::from_json(decisions);
+            *self.decisions() = OperatorDecisions::from_json(decisions);
         }
         for (name, addresses) in entries(exported, "resolved") {
             if let Ok(addresses) = Vec::<IpAddr>::deserialize(addresses) {
@@ -132,7 +132,7 @@ fn entries<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = (&'a String,
         .flatten()
 }
 
-impl Live {
+impl UpstreamZone {
     /// Restores new state from the previous process.
     pub(super) fn hand_on(&self, state: &BackendState) {
         let mut inherited = self.inherited.lock();
@@ -140,7 +140,7 @@ impl Live {
             return;
         }
         let now = self.now();
-        if now.saturating_sub(inherited.at) > nanos(LATEST) {
+        if now.saturating_sub(inherited.at) > nanos(MAX_AGE) {
             inherited.backends.clear();
         }
         if let Some(told) = inherited.backends.remove(&*state.address) {
@@ -228,7 +228,7 @@ pub(super) fn millis(nanos: u64) -> u64 {
     nanos / 1_000_000
 }
 
-/// Converts received milliseconds to nanoseconds, at most [`FURTHEST`].
+/// Converts received milliseconds to nanoseconds, at most [`MAX_SPAN`].
 pub(super) fn span(millis: u64) -> u64 {
-    nanos(Duration::from_millis(millis).min(FURTHEST))
+    nanos(Duration::from_millis(millis).min(MAX_SPAN))
 }

@@ -9,7 +9,7 @@ use std::{
 use super::{
     backend::Backend,
     eject::{Cause, nanos},
-    live::Shared,
+    upstream_zone::Shared,
 };
 
 /// Place on a backend. Dropping it returns the place, whatever happened.
@@ -42,7 +42,7 @@ pub enum Outcome {
 }
 
 /// Status codes by which a backend reports that it cannot serve.
-const BAD: [u16; 3] = [502, 503, 504];
+const FAILURE_STATUSES: [u16; 3] = [502, 503, 504];
 
 impl Lease {
     /// Creates the lease of a place that was reserved on `backend`.
@@ -104,7 +104,7 @@ impl Lease {
                     .sample(first_byte, self.since.saturating_add(nanos(first_byte)));
                 Shared::success(state);
             }
-            Outcome::Status(status) if !BAD.contains(&status) => {
+            Outcome::Status(status) if !FAILURE_STATUSES.contains(&status) => {
                 metrics.ok.inc();
                 Shared::success(state);
             }

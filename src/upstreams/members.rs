@@ -10,10 +10,10 @@ use std::{
 
 use super::{
     Upstream,
-    backend::{Backend, Origin},
+    backend::{Backend, BackendOrigin},
     balance::Members,
-    kept::Added,
     metrics::BackendMetrics,
+    operator_decisions::AddedBackend,
     peer::PeerTemplate,
     target::Target,
 };
@@ -77,11 +77,15 @@ impl Sources {
 
     /// Returns all members, each address once, in the order written, then those `added`; `resolved`
     /// returns the addresses of a name.
-    fn members(&self, resolved: impl Fn(&str) -> Vec<IpAddr>, added: &[Added]) -> Vec<Member> {
+    fn members(
+        &self,
+        resolved: impl Fn(&str) -> Vec<IpAddr>,
+        added: &[AddedBackend],
+    ) -> Vec<Member> {
         let mut seen = HashSet::new();
         let written = self.0.iter().flat_map(|source| match source {
             Source::Fixed { target, weight } => {
-                vec![Member::at(target, *weight, Origin::File)]
+                vec![Member::at(target, *weight, BackendOrigin::File)]
             }
             Source::Dns { name, port, weight } => resolved(name)
                 .into_iter()
@@ -89,13 +93,13 @@ impl Sources {
                     target: Target::Inet((ip, *port).into()),
                     authority: format!("{name}:{port}"),
                     weight: *weight,
-                    origin: Origin::Dns,
+                    origin: BackendOrigin::Dns,
                 })
                 .collect(),
         });
         let added = added
             .iter()
-            .map(|added| Member::at(&added.target, added.weight, Origin::Added));
+            .map(|added| Member::at(&added.target, added.weight, BackendOrigin::Added));
         written
             .chain(added)
             .filter(|member| seen.insert(member.target.clone()))
@@ -108,11 +112,11 @@ struct Member {
     target: Target,
     authority: String,
     weight: u16,
-    origin: Origin,
+    origin: BackendOrigin,
 }
 
 impl Member {
-    fn at(target: &Target, weight: u16, origin: Origin) -> Self {
+    fn at(target: &Target, weight: u16, origin: BackendOrigin) -> Self {
         Self {
             target: target.clone(),
             authority: match target {

@@ -12,13 +12,12 @@ mod dns;
 mod eject;
 mod handover;
 mod health;
-mod kept;
 mod latency;
 mod lease;
-mod live;
 mod members;
 mod metrics;
 mod operate;
+mod operator_decisions;
 mod peer;
 mod queue;
 mod retry;
@@ -32,6 +31,7 @@ mod tests;
 mod tls;
 mod trust;
 mod upgrade;
+mod upstream_zone;
 mod wire;
 
 use std::{
@@ -50,13 +50,13 @@ use parking_lot::Mutex;
 use pingora::{http::RequestHeader, upstreams::peer::HttpPeer};
 
 pub use self::{
-    backend::{Backend, BackendId, Origin},
+    backend::{Backend, BackendId, BackendOrigin},
     compile::zone,
     dns::{DnsError, Resolve, Resolved, SystemResolver},
-    kept::Keeper,
     lease::{Lease, Outcome},
     operate::{Force, MemberError, NewMember},
-    retry::{Failure, RetryPolicy, may_retry},
+    operator_decisions::DecisionStore,
+    retry::{AttemptFailure, RetryPolicy, may_retry},
     scale::Scale,
     snapshot::{BackendSnapshot, ProbeSnapshot, UpstreamSnapshot},
     supervise::{supervise, supervise_with},
@@ -67,13 +67,13 @@ pub use self::{
     wire::Protocol,
 };
 use self::{
-    balance::{Balance, Choice, Members, Sticky},
+    balance::{Balance, BalanceInput, Members, Sticky},
     health::Probing,
-    live::Shared,
     members::Sources,
     peer::Pool,
-    queue::{Left, Patience},
+    queue::{MaxWait, QueueExit},
     upgrade::UpgradeConnector,
+    upstream_zone::Shared,
     wire::Wire,
 };
 use crate::{
@@ -134,7 +134,7 @@ impl From<&TimeoutsConfig> for Timeouts {
 
 /// Requirements of a request for a lease.
 #[derive(Clone, Copy)]
-pub struct Ask<'a> {
+pub struct LeaseRequest<'a> {
     pub head: &'a RequestHeader,
     /// Address of the client.
     pub client: IpAddr,
@@ -146,7 +146,7 @@ pub struct Ask<'a> {
     pub is_upgrade: bool,
 }
 
-impl Ask<'_> {
+impl LeaseRequest<'_> {
     /// Returns true if the response is likely a stream, judging by the request. Called only if a
     /// backend has as many streams as allowed.
     #[cold]
@@ -204,7 +204,7 @@ impl Upstream {
     ///
     /// # Errors
     /// When there is none: the request gets 503.
-    pub async fn acquire(&self, ask: &Ask<'_>) -> Result<Lease, Unavailable> {
+    pub async fn acquire(&self, ask: &LeaseRequest<'_>) -> Result<Lease, Unavailable> {
         let queue = &self.shared.live.queue;
         let now = self.shared.nanos(ask.at);
         if ask.tried.is_empty() {
@@ -217,17 +217,17 @@ impl Upstream {
             return found;
         }
         let find = || self.find(ask, self.shared.now());
-        let patience = Patience {
+        let patience = MaxWait {
             wait: self.queue_wait,
             answer: self.usual_answer(),
         };
         match queue.wait(self.queue_limit, patience, find).await {
             Ok(found) => found,
-            Err(Left::Full) => Err(Unavailable::QueueFull),
-            Err(Left::Timeout) if self.members.load().list.is_empty() => {
+            Err(QueueExit::Full) => Err(Unavailable::QueueFull),
+            Err(QueueExit::Timeout) if self.members.load().list.is_empty() => {
                 Err(Unavailable::NoBackend)
             }
-            Err(Left::Timeout) => Err(Unavailable::QueueTimeout),
+            Err(QueueExit::Timeout) => Err(Unavailable::QueueTimeout),
         }
     }
 
@@ -245,7 +245,7 @@ impl Upstream {
     }
 
     /// Returns a place, or the reason why there can be none; `None` if it is worth waiting.
-    fn find(&self, ask: &Ask<'_>, now: u64) -> Option<Result<Lease, Unavailable>> {
+    fn find(&self, ask: &LeaseRequest<'_>, now: u64) -> Option<Result<Lease, Unavailable>> {
         match self.try_acquire(ask, now) {
             Ok(lease) => Some(Ok(lease)),
             Err(Blocked::Full) => None,
@@ -317,14 +317,14 @@ impl Upstream {
     pub fn retry(
         &self,
         tries: u32,
-        failure: Failure,
+        failure: AttemptFailure,
         is_idempotent: bool,
         replayable: bool,
     ) -> bool {
         if !may_retry(&self.retry, tries, failure, is_idempotent, replayable) {
             return false;
         }
-        if failure == Failure::Connect {
+        if failure == AttemptFailure::Connect {
             self.shared.metrics.retries.inc();
             return true;
         }
@@ -366,13 +366,13 @@ impl Upstream {
         self.shared.live.queue.wake();
     }
 
-    fn try_acquire(&self, ask: &Ask<'_>, now: u64) -> Result<Lease, Blocked> {
+    fn try_acquire(&self, ask: &LeaseRequest<'_>, now: u64) -> Result<Lease, Blocked> {
         let members = self.members.load();
         if members.list.is_empty() {
             return Err(Blocked::Empty);
         }
         if !self.shared.live.in_panic() {
-            let terms = Terms {
+            let terms = SelectionTerms {
                 tried: ask.tried,
                 in_panic: false,
                 by_share: true,
@@ -386,7 +386,12 @@ impl Upstream {
 
     /// Finds out why the strict terms admit no backend, and relaxes them where allowed.
     #[cold]
-    fn look_again(&self, members: &Members, ask: &Ask<'_>, now: u64) -> Result<Lease, Blocked> {
+    fn look_again(
+        &self,
+        members: &Members,
+        ask: &LeaseRequest<'_>,
+        now: u64,
+    ) -> Result<Lease, Blocked> {
         let in_panic = self.judge_panic(members, now);
         if members.list.iter().all(|backend| backend.is_drained()) {
             return Err(Blocked::Empty);
@@ -399,7 +404,7 @@ impl Upstream {
             .list
             .iter()
             .any(|backend| is_usable(backend) && is_untried(backend));
-        let terms = Terms {
+        let terms = SelectionTerms {
             tried: if some_untried { ask.tried } else { &[] },
             in_panic,
             by_share: false,
@@ -435,7 +440,13 @@ impl Upstream {
         in_panic
     }
 
-    fn offer(&self, members: &Members, ask: &Ask<'_>, now: u64, terms: Terms<'_>) -> Option<Lease> {
+    fn offer(
+        &self,
+        members: &Members,
+        ask: &LeaseRequest<'_>,
+        now: u64,
+        terms: SelectionTerms<'_>,
+    ) -> Option<Lease> {
         let max = self.shared.max_in_flight;
         let max_streams = self.shared.max_streams;
         let slow_start = self.shared.slow_start;
@@ -451,7 +462,7 @@ impl Upstream {
         {
             return Some(Lease::new(backend.clone(), now, true));
         }
-        let choice = Choice {
+        let choice = BalanceInput {
             head: ask.head,
             client: ask.client,
             now,
@@ -472,7 +483,7 @@ impl Upstream {
     fn by_cookie<'m>(
         &self,
         members: &'m Members,
-        ask: &Ask<'_>,
+        ask: &LeaseRequest<'_>,
         admits: &impl Fn(&Backend) -> bool,
     ) -> Option<&'m Arc<Backend>> {
         let sent = self.sticky.as_ref()?.sent(ask.head)?;
@@ -484,7 +495,7 @@ impl Upstream {
 
 /// Terms for choosing a backend.
 #[derive(Clone, Copy)]
-struct Terms<'a> {
+struct SelectionTerms<'a> {
     /// Backends to exclude.
     tried: &'a [BackendId],
     /// Include backends that are out of rotation.

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     BackendSnapshot, Upstream,
-    backend::{Backend, Origin},
-    kept::{Added, Decisions},
+    backend::{Backend, BackendOrigin},
+    operator_decisions::{AddedBackend, OperatorDecisions},
     target::{Target, parse_target},
 };
 
@@ -186,7 +186,7 @@ impl Upstream {
             decisions.drained.insert(address.clone());
         }
         decisions.added.retain(|added| added.target != target);
-        decisions.added.push(Added {
+        decisions.added.push(AddedBackend {
             target,
             weight: new.weight,
         });
@@ -211,9 +211,9 @@ impl Upstream {
         let backend = self.known(address)?;
         let address = backend.address().to_string();
         match backend.origin() {
-            Origin::File => return Err(MemberError::Written { address }),
-            Origin::Dns => return Err(MemberError::FromDns { address }),
-            Origin::Added => {}
+            BackendOrigin::File => return Err(MemberError::Written { address }),
+            BackendOrigin::Dns => return Err(MemberError::FromDns { address }),
+            BackendOrigin::Added => {}
         }
         let in_flight = backend.in_flight();
         if force == Force::No && !backend.is_drained() {
@@ -255,14 +255,14 @@ impl Upstream {
     }
 
     /// Applies a change of the members.
-    fn apply(&self, decisions: parking_lot::MutexGuard<'_, Decisions>) {
+    fn apply(&self, decisions: parking_lot::MutexGuard<'_, OperatorDecisions>) {
         // The members are built from the decisions.
         drop(decisions);
         self.rebuild();
         self.members_changed();
     }
 
-    fn keep(&self, decisions: &Decisions) {
+    fn keep(&self, decisions: &OperatorDecisions) {
         self.shared.keeper.keep(&self.name, decisions);
     }
 

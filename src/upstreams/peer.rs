@@ -23,7 +23,7 @@ pub(super) struct Pool {
 /// Idle timeout until a backend's first response: Pingora sets the idle timeout of a connection
 /// when its request starts, before the response with `Keep-Alive: timeout` arrives. Short, so that
 /// the first connections are not kept for longer than the app keeps them.
-const UNTIL_LEARNED: Duration = Duration::from_secs(1);
+const INITIAL_IDLE: Duration = Duration::from_secs(1);
 /// Time by which the gateway closes before the app, which must not close during a request.
 const MARGIN: Duration = Duration::from_secs(1);
 
@@ -31,7 +31,7 @@ impl Pool {
     pub(super) fn idle(self, keep_alive: KeepAlive) -> Duration {
         match (self.fixed, keep_alive) {
             (Some(fixed), _) => fixed,
-            (None, KeepAlive::Unknown) => self.default.min(UNTIL_LEARNED),
+            (None, KeepAlive::Unknown) => self.default.min(INITIAL_IDLE),
             (None, KeepAlive::Unsaid) => self.default,
             (None, KeepAlive::Said(timeout)) => timeout
                 .checked_sub(MARGIN)

@@ -20,15 +20,15 @@ use tokio::{
 };
 
 /// Response times after which a queue that was never empty is an overload, and not a burst.
-const RUSH: u32 = 10;
+const OVERLOAD_FACTOR: u32 = 10;
 /// Shortest duration of a burst before it counts as overload.
-const SHORTEST_RUSH: Duration = Duration::from_millis(100);
+const MIN_OVERLOAD: Duration = Duration::from_millis(100);
 /// Shortest wait of a request in an overload.
-const SHORTEST_WAIT: Duration = Duration::from_millis(5);
+const MIN_WAIT: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
-pub(super) struct Queue {
-    /// Invariant: the number of [`Waiting`] guards alive. Incremented before its owner looks for a
+pub(super) struct WaitQueue {
+    /// Invariant: the number of [`WaitingRequest`] guards alive. Incremented before its owner looks for a
     /// place; read by a lease's drop after it returned its place. Both `SeqCst`, as is the count of
     /// places: either the waiter sees the free place, or the lease sees the waiter and wakes it.
     waiting: AtomicU32,
@@ -50,7 +50,7 @@ pub(super) struct Queue {
 
 /// Longest wait of a request.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
+pub(super) struct MaxWait {
     /// Longest wait in a burst.
     pub(super) wait: Duration,
     /// Average response time; in a lasting overload no request waits for more than half of it.
@@ -58,7 +58,7 @@ pub(super) struct Patience {
     pub(super) answer: Option<Duration>,
 }
 
-impl Default for Queue {
+impl Default for WaitQueue {
     fn default() -> Self {
         Self {
             waiting: AtomicU32::new(0),
@@ -75,14 +75,14 @@ impl Default for Queue {
 
 /// Reason why a request left the queue without a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Left {
+pub(super) enum QueueExit {
     /// Queue full.
     Full,
     /// Longest wait exceeded.
     Timeout,
 }
 
-impl Queue {
+impl WaitQueue {
     /// Number of waiting requests.
     pub(super) fn len(&self) -> u32 {
         self.waiting.load(Ordering::SeqCst)
@@ -100,11 +100,11 @@ impl Queue {
     pub(super) async fn wait<T>(
         &self,
         limit: u32,
-        patience: Patience,
+        patience: MaxWait,
         mut find: impl FnMut() -> Option<T>,
-    ) -> Result<T, Left> {
+    ) -> Result<T, QueueExit> {
         let came = Instant::now();
-        let _waiting = self.enter(limit).ok_or(Left::Full)?;
+        let _waiting = self.enter(limit).ok_or(QueueExit::Full)?;
         let found = async {
             let turn = self.turn.acquire().await;
             debug_assert!(turn.is_ok(), "the semaphore is never closed");
@@ -117,9 +117,7 @@ impl Queue {
                 self.freed.notified().await;
             }
         };
-        let short = patience
-            .answer
-            .map(|answer| (answer / 2).max(SHORTEST_WAIT));
+        let short = patience.answer.map(|answer| (answer / 2).max(MIN_WAIT));
         let short = short.filter(|short| *short < patience.wait);
         // Registered from here on: the overload may begin before this request waits.
         let mut begins = pin!(self.overloaded.notified());
@@ -137,14 +135,14 @@ impl Queue {
         tokio::select! {
             biased;
             found = found => Ok(found),
-            () = told => Err(Left::Timeout),
-            () = sleep_until(came + patience.wait) => Err(Left::Timeout),
+            () = told => Err(QueueExit::Timeout),
+            () = sleep_until(came + patience.wait) => Err(QueueExit::Timeout),
         }
     }
 
     /// Returns true in an overload: the queue has not been empty for longer than a burst may last.
     /// It ends once no request has waited for one response time.
-    fn is_overloaded(&self, now: Instant, patience: Patience) -> bool {
+    fn is_overloaded(&self, now: Instant, patience: MaxWait) -> bool {
         let Some(answer) = patience.answer else {
             return false;
         };
@@ -158,7 +156,7 @@ impl Queue {
             return false;
         }
         let since = self.since.load(Ordering::Relaxed);
-        let rush = (answer * RUSH).max(SHORTEST_RUSH);
+        let rush = (answer * OVERLOAD_FACTOR).max(MIN_OVERLOAD);
         if !is_on && now.saturating_sub(since) > nanos(rush) {
             self.is_shedding.store(true, Ordering::Relaxed);
             self.overloaded.notify_waiters();
@@ -167,13 +165,13 @@ impl Queue {
         is_on
     }
 
-    fn enter(&self, limit: u32) -> Option<Waiting<'_>> {
+    fn enter(&self, limit: u32) -> Option<WaitingRequest<'_>> {
         self.waiting
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| {
                 (now < limit).then_some(now + 1)
             })
             .ok()
-            .map(|_| Waiting(self))
+            .map(|_| WaitingRequest(self))
     }
 }
 
@@ -182,9 +180,9 @@ fn nanos(span: Duration) -> u64 {
 }
 
 /// Guard of a waiting request.
-struct Waiting<'a>(&'a Queue);
+struct WaitingRequest<'a>(&'a WaitQueue);
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingRequest<'_> {
     fn drop(&mut self) {
         let now = nanos(Instant::now() - self.0.epoch);
         self.0.last.store(now, Ordering::Relaxed);
@@ -201,8 +199,8 @@ mod tests {
     const LONG: Duration = Duration::from_mins(1);
 
     /// Returns the patience of a request while response times are unknown.
-    fn rush(wait: Duration) -> Patience {
-        Patience { wait, answer: None }
+    fn rush(wait: Duration) -> MaxWait {
+        MaxWait { wait, answer: None }
     }
 
     /// Runs spawned tasks as far as they go.
@@ -215,7 +213,7 @@ mod tests {
     /// Queue over a number of free places, and the order in which they were taken.
     #[derive(Clone, Default)]
     struct Bench {
-        queue: Rc<Queue>,
+        queue: Rc<WaitQueue>,
         free: Rc<Cell<u32>>,
         served: Rc<parking_lot::Mutex<Vec<u32>>>,
     }
@@ -272,7 +270,7 @@ mod tests {
             bench.join(&set, 0, 1, LONG);
             settle().await;
             let refused = bench.queue.wait(1, rush(LONG), || None::<()>).await;
-            assert_eq!(refused, Err(Left::Full));
+            assert_eq!(refused, Err(QueueExit::Full));
             assert_eq!(bench.queue.len(), 1);
         })
         .await;
@@ -291,7 +289,7 @@ mod tests {
                 .queue
                 .wait(10, rush(Duration::from_millis(200)), || None::<()>)
                 .await;
-            assert_eq!(timed_out, Err(Left::Timeout));
+            assert_eq!(timed_out, Err(QueueExit::Timeout));
             bench.give_back(1);
             settle().await;
             assert_eq!(*bench.served.lock(), [1]);
@@ -302,7 +300,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_wake_up_before_the_wait_is_not_lost() {
-        let queue = Queue::default();
+        let queue = WaitQueue::default();
         let mut looks = 0;
         let found = queue.wait(1, rush(LONG), || {
             looks += 1;
@@ -318,28 +316,28 @@ mod tests {
 
     const ANSWER: Duration = Duration::from_millis(50);
 
-    fn known(wait: Duration) -> Patience {
+    fn known(wait: Duration) -> MaxWait {
         let answer = Some(ANSWER);
-        Patience { wait, answer }
+        MaxWait { wait, answer }
     }
 
     /// Returns the time for which one more request waits in vain.
-    async fn waits(queue: &Queue) -> Duration {
+    async fn waits(queue: &WaitQueue) -> Duration {
         let came = Instant::now();
         let left = queue.wait(100, known(LONG), || None::<()>).await;
-        assert_eq!(left, Err(Left::Timeout));
+        assert_eq!(left, Err(QueueExit::Timeout));
         came.elapsed()
     }
 
     #[tokio::test(start_paused = true)]
     async fn in_a_rush_everybody_may_wait_and_in_an_overload_that_lasts_nobody_for_long() {
-        let queue = Queue::default();
+        let queue = WaitQueue::default();
         // A burst: the full wait, for the first request and for one that comes soon after.
         let (first, second) = tokio::join!(waits(&queue), async {
             tokio::time::sleep(ANSWER * 9).await;
             queue.wait(100, known(ANSWER * 2), || None::<()>).await
         });
-        assert_eq!((first, second), (LONG, Err(Left::Timeout)));
+        assert_eq!((first, second), (LONG, Err(QueueExit::Timeout)));
         // The queue was empty: the next requests are a burst again. Once that has lasted, new
         // requests and waiting ones wait for half a response time.
         let (first, late) = tokio::join!(waits(&queue), async {
@@ -361,13 +359,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whose_patience_is_shorter_than_that_keeps_it() {
-        let queue = Queue::default();
+        let queue = WaitQueue::default();
         let short = Duration::from_millis(10);
         let (_, waited) = tokio::join!(waits(&queue), async {
             tokio::time::sleep(ANSWER * 11).await;
             let came = Instant::now();
             let left = queue.wait(100, known(short), || None::<()>).await;
-            assert_eq!(left, Err(Left::Timeout));
+            assert_eq!(left, Err(QueueExit::Timeout));
             came.elapsed()
         });
         assert!(waited >= short && waited < short * 2, "{waited:?}");

@@ -29,7 +29,7 @@ impl From<&RetryConfig> for RetryPolicy {
 
 /// Failure of an attempt, as far as it matters for a retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
+pub enum AttemptFailure {
     /// No connection: nothing was sent.
     Connect,
     /// Reset or end before the first byte of a response.
@@ -48,32 +48,32 @@ pub enum Failure {
 pub fn may_retry(
     policy: &RetryPolicy,
     tries: u32,
-    failure: Failure,
+    failure: AttemptFailure,
     is_idempotent: bool,
     replayable: bool,
 ) -> bool {
     let listed = match failure {
-        Failure::Connect => RetryOn::Connect,
-        Failure::Reset => RetryOn::Reset,
-        Failure::Status(502) => RetryOn::Status502,
-        Failure::Status(503) => RetryOn::Status503,
-        Failure::Status(504) => RetryOn::Status504,
-        Failure::Status(_) | Failure::Timeout => return false,
+        AttemptFailure::Connect => RetryOn::Connect,
+        AttemptFailure::Reset => RetryOn::Reset,
+        AttemptFailure::Status(502) => RetryOn::Status502,
+        AttemptFailure::Status(503) => RetryOn::Status503,
+        AttemptFailure::Status(504) => RetryOn::Status504,
+        AttemptFailure::Status(_) | AttemptFailure::Timeout => return false,
     };
     tries < policy.attempts
         && replayable
         && policy.on.contains(&listed)
-        && (is_idempotent || failure == Failure::Connect)
+        && (is_idempotent || failure == AttemptFailure::Connect)
 }
 
 const SLOTS: usize = 10;
 const SLOT: Duration = Duration::from_secs(1);
 /// Retries that are always allowed within one window.
-const FLOOR: u64 = 3;
+const MIN_BUDGET: u64 = 3;
 
 /// Budget of retries as a share of requests over the last ten seconds.
 #[derive(Debug, Default)]
-pub(super) struct Budget {
+pub(super) struct RetryBudget {
     slots: [Slot; SLOTS],
 }
 
@@ -86,8 +86,8 @@ struct Slot(AtomicU64);
 
 const REQUEST_BITS: u32 = 26;
 const RETRY_BITS: u32 = 18;
-const MOST_REQUESTS: u64 = (1 << REQUEST_BITS) - 1;
-const MOST_RETRIES: u64 = (1 << RETRY_BITS) - 1;
+const MAX_REQUESTS: u64 = (1 << REQUEST_BITS) - 1;
+const MAX_RETRIES: u64 = (1 << RETRY_BITS) - 1;
 const SECONDS: u64 = (1 << (64 - REQUEST_BITS - RETRY_BITS)) - 1;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,8 +101,8 @@ impl Counts {
     fn unpack(word: u64) -> Self {
         Self {
             second: word >> (REQUEST_BITS + RETRY_BITS),
-            requests: (word >> RETRY_BITS) & MOST_REQUESTS,
-            retries: word & MOST_RETRIES,
+            requests: (word >> RETRY_BITS) & MAX_REQUESTS,
+            retries: word & MAX_RETRIES,
         }
     }
 
@@ -134,12 +134,12 @@ impl Slot {
     }
 }
 
-impl Budget {
+impl RetryBudget {
     /// Counts one request; `now` in nanoseconds of the epoch.
     pub(super) fn request(&self, now: u64) {
         let (second, slot) = self.slot(now);
         slot.update(second, |counts| Counts {
-            requests: (counts.requests + 1).min(MOST_REQUESTS),
+            requests: (counts.requests + 1).min(MAX_REQUESTS),
             ..counts
         });
     }
@@ -148,12 +148,12 @@ impl Budget {
     /// last one.
     pub(super) fn take(&self, share: f64, now: u64) -> bool {
         let (requests, retries) = self.window(now);
-        if retries >= FLOOR.max(allowed(requests, share)) {
+        if retries >= MIN_BUDGET.max(allowed(requests, share)) {
             return false;
         }
         let (second, slot) = self.slot(now);
         slot.update(second, |counts| Counts {
-            retries: (counts.retries + 1).min(MOST_RETRIES),
+            retries: (counts.retries + 1).min(MAX_RETRIES),
             ..counts
         });
         true
@@ -216,21 +216,21 @@ mod tests {
         let default = RetryPolicy::from(&RetryConfig::default());
         let cases = [
             // failure, idempotent, replayable, retried
-            (Failure::Connect, true, true, true),
-            (Failure::Connect, false, true, true),
-            (Failure::Connect, true, false, false),
-            (Failure::Reset, true, true, true),
-            (Failure::Reset, false, true, false),
-            (Failure::Reset, true, false, false),
-            (Failure::Status(502), true, true, false),
-            (Failure::Timeout, true, true, false),
+            (AttemptFailure::Connect, true, true, true),
+            (AttemptFailure::Connect, false, true, true),
+            (AttemptFailure::Connect, true, false, false),
+            (AttemptFailure::Reset, true, true, true),
+            (AttemptFailure::Reset, false, true, false),
+            (AttemptFailure::Reset, true, false, false),
+            (AttemptFailure::Status(502), true, true, false),
+            (AttemptFailure::Timeout, true, true, false),
         ];
         for (failure, idempotent, replayable, again) in cases {
             let may = may_retry(&default, 1, failure, idempotent, replayable);
             assert_eq!(may, again, "{failure:?} {idempotent} {replayable}");
         }
         assert!(
-            !may_retry(&default, 2, Failure::Connect, true, true),
+            !may_retry(&default, 2, AttemptFailure::Connect, true, true),
             "two tries in all"
         );
     }
@@ -238,16 +238,40 @@ mod tests {
     #[test]
     fn statuses_are_tried_again_where_the_policy_says_so_and_never_for_a_post() {
         let policy = policy(3, &[RetryOn::Status503]);
-        assert!(may_retry(&policy, 2, Failure::Status(503), true, true));
-        assert!(!may_retry(&policy, 1, Failure::Status(503), false, true));
-        assert!(!may_retry(&policy, 1, Failure::Status(502), true, true));
-        assert!(!may_retry(&policy, 1, Failure::Status(500), true, true));
-        assert!(!may_retry(&policy, 1, Failure::Connect, true, true));
+        assert!(may_retry(
+            &policy,
+            2,
+            AttemptFailure::Status(503),
+            true,
+            true
+        ));
+        assert!(!may_retry(
+            &policy,
+            1,
+            AttemptFailure::Status(503),
+            false,
+            true
+        ));
+        assert!(!may_retry(
+            &policy,
+            1,
+            AttemptFailure::Status(502),
+            true,
+            true
+        ));
+        assert!(!may_retry(
+            &policy,
+            1,
+            AttemptFailure::Status(500),
+            true,
+            true
+        ));
+        assert!(!may_retry(&policy, 1, AttemptFailure::Connect, true, true));
     }
 
     #[test]
     fn three_retries_are_always_there_and_a_tenth_of_what_comes() {
-        let budget = Budget::default();
+        let budget = RetryBudget::default();
         let taken = |now| (0..1000).filter(|_| budget.take(0.1, now)).count();
         assert_eq!(taken(NANOS), 3);
         for _ in 0..200 {
@@ -271,8 +295,8 @@ mod tests {
     fn a_slot_keeps_what_fits() {
         let counts = Counts {
             second: SECONDS,
-            requests: MOST_REQUESTS,
-            retries: MOST_RETRIES,
+            requests: MAX_REQUESTS,
+            retries: MAX_RETRIES,
         };
         assert_eq!(Counts::unpack(counts.pack()), counts);
     }
@@ -282,7 +306,7 @@ mod tests {
         fn retries_stay_below_their_share_in_any_window(
             steps in proptest::collection::vec((0u64..400, any::<bool>()), 1..2000)
         ) {
-            let budget = Budget::default();
+            let budget = RetryBudget::default();
             let (mut now, mut requests, mut retries) = (NANOS, Vec::new(), Vec::new());
             for (millis, retry) in steps {
                 now += millis * NANOS / 1000;

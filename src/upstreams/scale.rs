@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{members::Source, target::Target};
 use crate::{
-    chain::CompileCx,
+    chain::CompileContext,
     config::{
         model::{ScaleConfig, ScaleManager, UpstreamConfig},
         tree::Spanned,
@@ -36,7 +36,7 @@ impl Scale {
     pub(super) fn compile(
         config: &UpstreamConfig,
         sources: &[Source],
-        cx: &mut CompileCx<'_>,
+        cx: &mut CompileContext<'_>,
     ) -> Option<Self> {
         let Spanned { value: written, .. } = config.scale.as_ref()?;
         let unit = unit(&written.unit, cx);
@@ -61,7 +61,7 @@ impl Scale {
         &self,
         config: &UpstreamConfig,
         sources: &[Source],
-        cx: &mut CompileCx<'_>,
+        cx: &mut CompileContext<'_>,
     ) -> bool {
         let place = config.scale.as_ref().map_or(cx.place, |scale| scale.place);
         let mut is_right = true;
@@ -95,7 +95,7 @@ impl Scale {
     }
 }
 
-fn unit(written: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<String> {
+fn unit(written: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<String> {
     let name = written.value.as_str();
     if !name.contains(PORT) {
         cx.report_at(
@@ -124,7 +124,7 @@ fn unit(written: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<String> {
     Some(name.to_owned())
 }
 
-fn ports(written: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<(u16, u16)> {
+fn ports(written: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<(u16, u16)> {
     let text = written.value.as_str();
     let range = text
         .split_once('-')
@@ -141,7 +141,7 @@ fn ports(written: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<(u16, u16)
     range
 }
 
-fn address(config: &ScaleConfig, cx: &mut CompileCx<'_>) -> Option<IpAddr> {
+fn address(config: &ScaleConfig, cx: &mut CompileContext<'_>) -> Option<IpAddr> {
     let Some(written) = &config.address else {
         return Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
     };

@@ -19,13 +19,13 @@ use tokio::{
 use super::{
     Upstream,
     backend::{Backend, BackendId, BackendState},
-    dns::{DnsError, News, Resolve, Resolved, Schedule, SystemResolver},
+    dns::{DnsError, LookupChange, Resolve, Resolved, Schedule, SystemResolver},
     eject::{Cause, nanos},
-    health::{Change, Plan, ProbeReport, Prober, Probing, jittered},
+    health::{HealthChange, ProbePlan, ProbeReport, Prober, Probing, jittered},
 };
 
 /// Shortest sleep, so that a wrong due time cannot make the loop spin.
-const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
+const MIN_SLEEP: Duration = Duration::from_millis(1);
 
 /// Keeps `upstream` up to date until dropped.
 pub async fn supervise(upstream: Arc<Upstream>) {
@@ -40,21 +40,21 @@ pub async fn supervise_with(upstream: Arc<Upstream>, resolver: Arc<dyn Resolve>)
 
 /// State that one supervisor of an upstream hands to the next.
 #[derive(Debug, Default)]
-pub(super) struct Work {
+pub(super) struct SupervisorState {
     /// Number of supervisors so far.
     generation: u64,
     names: HashMap<String, Schedule>,
     lookups: JoinSet<Result<Resolved, DnsError>>,
     /// Names that are being resolved, by task.
     looking_up: HashMap<Id, String>,
-    probes: JoinSet<Option<Probed>>,
+    probes: JoinSet<Option<FinishedProbe>>,
     /// Backends that are being checked, by task.
-    probing: HashMap<Id, Checked>,
+    probing: HashMap<Id, BackendCheck>,
 }
 
 /// Backend under a check. Its state only: backends hold the zone that contains this.
 #[derive(Debug)]
-struct Checked {
+struct BackendCheck {
     state: Arc<BackendState>,
     /// Supervisor that began the check.
     generation: u64,
@@ -65,11 +65,11 @@ struct Supervisor {
     resolver: Arc<dyn Resolve>,
     /// Probers of this configuration.
     probers: HashMap<BackendId, Arc<Prober>>,
-    work: OwnedMutexGuard<Work>,
+    work: OwnedMutexGuard<SupervisorState>,
 }
 
 /// Check that ended, with the prober for the next one.
-struct Probed {
+struct FinishedProbe {
     prober: Arc<Prober>,
     passed: bool,
     text: String,
@@ -80,7 +80,7 @@ impl Supervisor {
     fn new(
         upstream: Arc<Upstream>,
         resolver: Arc<dyn Resolve>,
-        mut work: OwnedMutexGuard<Work>,
+        mut work: OwnedMutexGuard<SupervisorState>,
     ) -> Self {
         work.generation += 1;
         let names = upstream.sources.names();
@@ -144,7 +144,7 @@ impl Supervisor {
     }
 
     fn start_lookups(&mut self, now: u64) {
-        let Work {
+        let SupervisorState {
             names,
             looking_up,
             lookups,
@@ -178,14 +178,14 @@ impl Supervisor {
         let news = schedule.observe(found.as_ref().ok().map(|found| found.ttl), now);
         let upstream = &*self.upstream.name;
         match (&found, news) {
-            (Err(error), News::Fails) => log::warn!(
+            (Err(error), LookupChange::Fails) => log::warn!(
                 upstream, name = name.as_str(), error:%;
                 "backend not resolved, keeping the addresses known before"
             ),
-            (Ok(_), News::Works) => {
+            (Ok(_), LookupChange::Works) => {
                 log::info!(upstream, name = name.as_str(); "backend resolves again");
             }
-            (Ok(_) | Err(_), News::None | News::Fails | News::Works) => {}
+            (Ok(_) | Err(_), LookupChange::None | LookupChange::Fails | LookupChange::Works) => {}
         }
         if let Ok(found) = found
             && self
@@ -228,7 +228,7 @@ impl Supervisor {
                 };
                 let start = clock.now();
                 let (passed, text) = prober.probe().await;
-                Some(Probed {
+                Some(FinishedProbe {
                     prober,
                     passed,
                     text,
@@ -239,7 +239,7 @@ impl Supervisor {
             let state = backend.state.clone();
             self.work
                 .probing
-                .insert(task.id(), Checked { state, generation });
+                .insert(task.id(), BackendCheck { state, generation });
         }
     }
 
@@ -269,9 +269,9 @@ impl Supervisor {
         }
     }
 
-    fn end_probe(&mut self, done: Ended<Option<Probed>>) {
+    fn end_probe(&mut self, done: Ended<Option<FinishedProbe>>) {
         let (id, done) = unless_panicked(done);
-        let Some(Checked { state, generation }) = self.work.probing.remove(&id) else {
+        let Some(BackendCheck { state, generation }) = self.work.probing.remove(&id) else {
             return;
         };
         let (passed, text, took) = match done.flatten() {
@@ -305,12 +305,12 @@ impl Supervisor {
         if let Some(change) = change {
             let (upstream, address) = (&*self.upstream.name, &*state.address);
             match change {
-                Change::Up => log::info!(upstream, backend = address; "backend is healthy"),
-                Change::Down => log::warn!(
+                HealthChange::Up => log::info!(upstream, backend = address; "backend is healthy"),
+                HealthChange::Down => log::warn!(
                     upstream, backend = address, found = text.as_str(); "backend is down"
                 ),
             }
-            state.set_healthy(change == Change::Up, now);
+            state.set_healthy(change == HealthChange::Up, now);
         }
         state.probes.lock().end(ProbeReport {
             passed,
@@ -360,7 +360,7 @@ impl Supervisor {
             match next {
                 Some(next) => {
                     let span = Duration::from_nanos(next.saturating_sub(now));
-                    tokio::time::sleep(span.max(SHORTEST_SLEEP)).await;
+                    tokio::time::sleep(span.max(MIN_SLEEP)).await;
                 }
                 None => future::pending().await,
             }
@@ -369,7 +369,7 @@ impl Supervisor {
 }
 
 /// Runs on a thread for blocking work: the first connector reads the system's CA certificates.
-async fn make_prober(plan: Plan, backend: Arc<Backend>) -> Option<Arc<Prober>> {
+async fn make_prober(plan: ProbePlan, backend: Arc<Backend>) -> Option<Arc<Prober>> {
     let made = tokio::task::spawn_blocking(move || Prober::new(&plan, &backend).map(Arc::new));
     made.await.ok().flatten()
 }

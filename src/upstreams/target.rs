@@ -37,20 +37,20 @@ impl Target {
 
 /// Reason why a text is not an address, and what to write instead.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Refused {
+pub(super) struct InvalidTarget {
     pub(super) message: String,
     pub(super) help: String,
 }
 
-fn refused(message: impl Into<String>, help: impl Into<String>) -> Refused {
-    Refused {
+fn refused(message: impl Into<String>, help: impl Into<String>) -> InvalidTarget {
+    InvalidTarget {
         message: message.into(),
         help: help.into(),
     }
 }
 
 /// Parses `IP:PORT` or `unix:PATH`; fails with message and help.
-pub(super) fn parse_target(text: &str) -> Result<Target, Refused> {
+pub(super) fn parse_target(text: &str) -> Result<Target, InvalidTarget> {
     if let Some(path) = text.strip_prefix("unix:") {
         return if path.starts_with('/') && !path.contains('\0') {
             Ok(Target::Unix(PathBuf::from(path)))
@@ -117,7 +117,7 @@ fn without_scheme(text: &str) -> &str {
 }
 
 /// Parses `NAME:PORT`; fails with message and help.
-pub(super) fn parse_name(text: &str) -> Result<(String, u16), Refused> {
+pub(super) fn parse_name(text: &str) -> Result<(String, u16), InvalidTarget> {
     let is_address = text.parse::<SocketAddr>().is_ok() || text.parse::<IpAddr>().is_ok();
     if is_address {
         return Err(refused(

@@ -10,10 +10,10 @@ use pingora::{Error, ErrorType};
 use super::{backend::Backend, eject::nanos};
 
 /// Interval between log lines: a backend with an invalid certificate fails with each request.
-const SAY_EACH: Duration = Duration::from_secs(10);
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Messages of rustls and the texts reported for them. The first match counts.
-const WORDS: [(&str, &str); 13] = [
+const MESSAGES: [(&str, &str); 13] = [
     ("UnknownIssuer", "unknown issuer"),
     ("not valid for name", "name mismatch"),
     ("NotValidForName", "name mismatch"),
@@ -49,7 +49,7 @@ pub(super) fn why(error: &Error) -> Option<&'static str> {
         return None;
     }
     let text = error.to_string();
-    let known = WORDS.iter().find(|(said, _)| text.contains(said));
+    let known = MESSAGES.iter().find(|(said, _)| text.contains(said));
     Some(known.map_or("no TLS handshake", |(_, word)| word))
 }
 
@@ -61,18 +61,18 @@ pub fn is_alert(error: &Error) -> bool {
 
 /// Last log line on a backend's TLS.
 #[derive(Debug, Default)]
-pub(super) struct Said {
+pub(super) struct LastTlsLine {
     /// Nanoseconds of the upstream's epoch; 0 for never.
     at: AtomicU64,
     /// Failures since then.
     unsaid: AtomicU32,
 }
 
-impl Said {
+impl LastTlsLine {
     /// Returns the number of unlogged failures if a line may be logged now.
     fn may_speak(&self, now: u64) -> Option<u32> {
         let at = self.at.load(Ordering::Relaxed);
-        let is_due = at == 0 || now.saturating_sub(at) >= nanos(SAY_EACH);
+        let is_due = at == 0 || now.saturating_sub(at) >= nanos(LOG_INTERVAL);
         // Of concurrent callers only one logs.
         let speaks = is_due
             && self
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn one_failure_in_ten_seconds_is_told_with_the_count_of_the_others() {
         const SECOND: u64 = 1_000_000_000;
-        let said = Said::default();
+        let said = LastTlsLine::default();
         assert_eq!(said.may_speak(SECOND), Some(0));
         for _ in 0..7 {
             assert_eq!(said.may_speak(5 * SECOND), None);

@@ -13,7 +13,7 @@ use super::{
     wire::{Protocol, ServerName, Trust, Wire},
 };
 use crate::{
-    chain::CompileCx,
+    chain::CompileContext,
     config::{
         diagnostic::{Diagnostic, Place},
         model::{ProtocolConfig, UpstreamConfig, UpstreamTlsConfig},
@@ -30,7 +30,7 @@ impl Wire {
     pub(super) fn compile(
         config: &UpstreamConfig,
         sources: &[Source],
-        cx: &mut CompileCx<'_>,
+        cx: &mut CompileContext<'_>,
     ) -> Option<Self> {
         let protocol = match config.protocol {
             ProtocolConfig::Http1 => Protocol::Http1,
@@ -47,7 +47,7 @@ impl Wire {
 fn trust(
     tls: &Spanned<UpstreamTlsConfig>,
     sources: &[Source],
-    cx: &mut CompileCx<'_>,
+    cx: &mut CompileContext<'_>,
 ) -> Option<Trust> {
     let (config, place) = (&tls.value, tls.place);
     // All parts are compiled, so that all problems are reported.
@@ -96,7 +96,7 @@ fn name(
     config: &UpstreamTlsConfig,
     place: Place,
     sources: &[Source],
-    cx: &mut CompileCx<'_>,
+    cx: &mut CompileContext<'_>,
 ) -> Option<ServerName> {
     if let Some(written) = &config.name {
         let name = ServerName::parse(&written.value);
@@ -151,7 +151,7 @@ fn name(
 }
 
 /// Warns if the system has no CA certificates: without trust no backend can be reached.
-fn warn_of_no_system(place: Place, cx: &mut CompileCx<'_>) {
+fn warn_of_no_system(place: Place, cx: &mut CompileContext<'_>) {
     let why = match system::authorities() {
         Ok(0) => "this machine has no CA certificates".to_owned(),
         Ok(_) => return,
@@ -166,7 +166,7 @@ fn warn_of_no_system(place: Place, cx: &mut CompileCx<'_>) {
 
 fn authorities(
     file: &Spanned<PathBuf>,
-    cx: &mut CompileCx<'_>,
+    cx: &mut CompileContext<'_>,
 ) -> Option<Vec<CertificateDer<'static>>> {
     let list = certificates(file, "ca", cx)?;
     let mut store = RootCertStore::empty();
@@ -196,7 +196,11 @@ struct Client {
     key: Vec<u8>,
 }
 
-fn pair(cert: &Spanned<PathBuf>, key: &Spanned<PathBuf>, cx: &mut CompileCx<'_>) -> Option<Client> {
+fn pair(
+    cert: &Spanned<PathBuf>,
+    key: &Spanned<PathBuf>,
+    cx: &mut CompileContext<'_>,
+) -> Option<Client> {
     let chain = certificates(cert, "cert", cx);
     let der = private_key(key, cx);
     let (chain, der) = (chain?, der?);
@@ -236,7 +240,7 @@ fn pair(cert: &Spanned<PathBuf>, key: &Spanned<PathBuf>, cx: &mut CompileCx<'_>)
 fn certificates(
     file: &Spanned<PathBuf>,
     key: &str,
-    cx: &mut CompileCx<'_>,
+    cx: &mut CompileContext<'_>,
 ) -> Option<Vec<CertificateDer<'static>>> {
     let bytes = read(file, cx)?;
     let list: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
@@ -254,7 +258,10 @@ fn certificates(
     }
 }
 
-fn private_key(file: &Spanned<PathBuf>, cx: &mut CompileCx<'_>) -> Option<PrivateKeyDer<'static>> {
+fn private_key(
+    file: &Spanned<PathBuf>,
+    cx: &mut CompileContext<'_>,
+) -> Option<PrivateKeyDer<'static>> {
     let bytes = read(file, cx)?;
     let key = PrivateKeyDer::from_pem_slice(&bytes).ok();
     if key.is_none() {
@@ -268,7 +275,7 @@ fn private_key(file: &Spanned<PathBuf>, cx: &mut CompileCx<'_>) -> Option<Privat
     key
 }
 
-fn read(file: &Spanned<PathBuf>, cx: &mut CompileCx<'_>) -> Option<Vec<u8>> {
+fn read(file: &Spanned<PathBuf>, cx: &mut CompileContext<'_>) -> Option<Vec<u8>> {
     let path = cx.folder.join(&file.value);
     let error = match fs::read(&path) {
         Ok(bytes) => return Some(bytes),

@@ -114,10 +114,10 @@ pub(super) struct UpgradeConnector {
 impl L4Connect for UpgradeConnector {
     async fn connect(&self, address: &PingoraAddress) -> Result<Stream> {
         let socket = match address {
-            PingoraAddress::Inet(address) => Socket::Tcp(connect(address, None).await?),
+            PingoraAddress::Inet(address) => UpgradeStream::Tcp(connect(address, None).await?),
             PingoraAddress::Unix(address) => {
                 let path = address.as_pathname().unwrap_or("".as_ref());
-                Socket::Unix(connect_uds(path).await?)
+                UpgradeStream::Unix(connect_uds(path).await?)
             }
         };
         // Each peer connects once.
@@ -129,12 +129,12 @@ impl L4Connect for UpgradeConnector {
 }
 
 #[derive(Debug)]
-enum Socket {
+enum UpgradeStream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-impl Socket {
+impl UpgradeStream {
     fn known(&self) -> UpgradeSocket {
         match self {
             Self::Tcp(socket) => UpgradeSocket {
@@ -151,13 +151,13 @@ impl Socket {
 
 #[derive(Debug)]
 struct GatedSocket {
-    socket: Socket,
+    socket: UpgradeStream,
     gate: Arc<UpgradeGate>,
 }
 
 impl VirtualSocket for GatedSocket {
     fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
-        let Socket::Tcp(socket) = &self.socket else {
+        let UpgradeStream::Tcp(socket) = &self.socket else {
             return Ok(());
         };
         match option {
@@ -178,8 +178,8 @@ impl AsyncRead for GatedSocket {
     ) -> Poll<io::Result<()>> {
         ready!(self.gate.poll_open(cx));
         match &mut self.socket {
-            Socket::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
-            Socket::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
+            UpgradeStream::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
+            UpgradeStream::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
         }
     }
 }
@@ -191,15 +191,15 @@ impl AsyncWrite for GatedSocket {
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
         match &mut self.socket {
-            Socket::Tcp(socket) => Pin::new(socket).poll_write(cx, data),
-            Socket::Unix(socket) => Pin::new(socket).poll_write(cx, data),
+            UpgradeStream::Tcp(socket) => Pin::new(socket).poll_write(cx, data),
+            UpgradeStream::Unix(socket) => Pin::new(socket).poll_write(cx, data),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(match &mut self.socket {
-            Socket::Tcp(socket) => Pin::new(socket).poll_flush(cx),
-            Socket::Unix(socket) => Pin::new(socket).poll_flush(cx),
+            UpgradeStream::Tcp(socket) => Pin::new(socket).poll_flush(cx),
+            UpgradeStream::Unix(socket) => Pin::new(socket).poll_flush(cx),
         })?;
         self.gate.flushed();
         Poll::Ready(Ok(()))
@@ -207,8 +207,8 @@ impl AsyncWrite for GatedSocket {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.socket {
-            Socket::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
-            Socket::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
+            UpgradeStream::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
+            UpgradeStream::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
         }
     }
 }
@@ -222,7 +222,7 @@ mod tests {
     fn gated() -> (Arc<UpgradeGate>, GatedSocket, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let gate = Arc::<UpgradeGate>::default();
-        let socket = Socket::Unix(ours);
+        let socket = UpgradeStream::Unix(ours);
         let io = GatedSocket {
             socket,
             gate: Arc::clone(&gate),

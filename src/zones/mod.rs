@@ -52,7 +52,7 @@ struct Entry {
 
 /// Result of a round, each list sorted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Settled {
+pub struct SettleResult {
     pub kept: Vec<String>,
     pub added: Vec<String>,
     pub dropped: Vec<String>,
@@ -100,10 +100,10 @@ impl Zones {
     /// Ends the round of a configuration that serves from now on: drops the state that it did not
     /// get. Existing holders keep that state to their end; the next configuration that gets the
     /// name starts again.
-    pub fn settle(&self) -> Settled {
+    pub fn settle(&self) -> SettleResult {
         let mut inner = self.0.lock();
         let round = inner.round;
-        let mut settled = Settled::default();
+        let mut settled = SettleResult::default();
         inner.entries.retain(|(_, name), entry| {
             let list = if entry.used != round {
                 &mut settled.dropped

@@ -18,11 +18,11 @@ use crate::{
 };
 
 const INSTANCES: u16 = 4;
-const MOST: u16 = 8;
+const MAX_BACKENDS: u16 = 8;
 const PER_SECOND: u32 = 200;
 
 pub(crate) async fn run(report: &mut Report) {
-    let fleet = Fleet::start_of(Kind::Next, MOST, INSTANCES).await;
+    let fleet = Fleet::start_of(Kind::Next, MAX_BACKENDS, INSTANCES).await;
     let gateway = Gateway::start(&format!(
         "
 upstreams:
@@ -137,7 +137,7 @@ routes:
     };
     let (tally, ((up, up_took), most, (down, down_took))) = under_load(&gateway, scale).await;
     report.check(
-        up.status == Some(0) && most == usize::from(MOST),
+        up.status == Some(0) && most == usize::from(MAX_BACKENDS),
         format!("scaled to {most} in {up_took:.1?} {}", last_line(&up)),
     );
     let left = states(&gateway, "web").await.len();

@@ -534,7 +534,7 @@ fn each_path_is_documented_and_each_documented_path_is_there() {
         .collect();
     assert_eq!(documented, there);
     // The page also lists every reason for which the listener refuses a request.
-    for reason in edgeway::status::http::Reason::ALL {
+    for reason in edgeway::status::http::RejectionReason::ALL {
         let row = format!("| `{}` |", reason.word());
         assert!(page.contains(&row), "{row}");
     }

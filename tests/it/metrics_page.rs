@@ -6,7 +6,7 @@ use edgeway::{
     gateway::{self, World},
     process::handover::Upgrades,
     runtime::{listener::ListenerMetrics, live::Live},
-    status::{http::Reason, metrics_page},
+    status::{http::RejectionReason, metrics_page},
 };
 
 use crate::support::certificates::files_of_examples;
@@ -34,7 +34,7 @@ fn everything() -> World {
         }
         Live::new(gateway, world.clone()).http.refuse("body_limit");
     }
-    Reason::counters(&world.metrics);
+    RejectionReason::counters(&world.metrics);
     Upgrades::default().publish(&world.metrics);
     ListenerMetrics::new(&world.metrics, "public");
     world

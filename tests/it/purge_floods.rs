@@ -32,7 +32,7 @@ const HOUR: &[(&str, &str)] = &[("cache-control", "max-age=3600")];
 const IN_REDIS: &str = "edgeway_cache_level2_writes_total{outcome=\"stored\"}";
 const FAR: Duration = Duration::from_millis(30);
 /// Maximum number of writes of one flood: it must last longer than the tested operation.
-const MOST: usize = 20_000;
+const MAX_WRITES: usize = 20_000;
 const LANES: usize = 8;
 /// Number of pages without a write.
 const KEPT: usize = 40;
@@ -136,7 +136,7 @@ async fn purge(gateway: &Gateway, order: &Value) -> (u16, Value) {
     (response.status(), response.json())
 }
 
-/// Writes without a pause, until it is dropped or has sent [`MOST`].
+/// Writes without a pause, until it is dropped or has sent [`MAX_WRITES`].
 struct Flood {
     sent: Arc<AtomicUsize>,
     most: usize,
@@ -206,7 +206,7 @@ async fn a_purge_is_done_while_anybody_writes() {
             before.push(ask(gateway, &page).await.text());
         }
         let run = format!("{folder}/{}", fastrand::u64(..));
-        let flood = Flood::start(flooded.address(), MOST, move |number| {
+        let flood = Flood::start(flooded.address(), MAX_WRITES, move |number| {
             post(&format!("{run}/{number}/x"), "x").header("host", "flooded")
         });
         flood.has_begun().await;
@@ -233,7 +233,7 @@ async fn new_pages_get_to_redis_while_anybody_writes() {
     let [far, near] = &fleet.gateways;
     for folder in ["/plain", "/w"] {
         let run = format!("{folder}/{}", fastrand::u64(..));
-        let flood = Flood::start(far.address(), MOST, move |number| {
+        let flood = Flood::start(far.address(), MAX_WRITES, move |number| {
             post(&format!("{run}/{number}/x"), "x").header("host", "flooded")
         });
         flood.has_begun().await;

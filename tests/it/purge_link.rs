@@ -14,11 +14,14 @@ use edgeway::{
     base::{
         clock::Clock,
         metrics::Metrics,
-        redis::{Identity, Mode, Node, Redis as Client, Settings, Signer},
+        redis::{Identity, Mode, Node, Redis as Client, RedisSettings, Signer},
         secret::Secret,
         tasks::Tasks,
     },
-    cache::purge::{Awaited, Caches, How, Link, Others, Purge, Receipt, Source, Trust, What},
+    cache::purge::{
+        Caches, PeerStates, Purge, PurgeEffect, PurgeLink, PurgeTarget, Receipt, Source, Trust,
+        WaitScope,
+    },
 };
 use futures_util::future::{BoxFuture, join_all};
 use parking_lot::Mutex;
@@ -39,8 +42,8 @@ fn tcp(redis: &Redis) -> Node {
     }
 }
 
-fn settings(redis: &Redis) -> Settings {
-    Settings {
+fn settings(redis: &Redis) -> RedisSettings {
+    RedisSettings {
         mode: Mode::Single,
         nodes: vec![tcp(redis)],
         identity: Identity::default(),
@@ -93,14 +96,16 @@ struct Shared(Arc<Toy>);
 impl Caches for Shared {
     fn apply<'a>(&'a self, purges: &'a [Purge]) -> BoxFuture<'a, Vec<u64>> {
         let apply = |purge: &Purge| match &purge.what {
-            What::Url(url) => self.0.drop_all(|key| key == url),
-            What::Prefix(prefix) => self.0.drop_all(|key| key.starts_with(prefix)),
-            What::Tag(_) | What::Written(_) | What::All => self.0.drop_all(|_| true),
+            PurgeTarget::Url(url) => self.0.drop_all(|key| key == url),
+            PurgeTarget::Prefix(prefix) => self.0.drop_all(|key| key.starts_with(prefix)),
+            PurgeTarget::Tag(_) | PurgeTarget::Written(_) | PurgeTarget::All => {
+                self.0.drop_all(|_| true)
+            }
         };
         Box::pin(async move { purges.iter().map(apply).collect() })
     }
 
-    fn settle(&self, _awaited: Awaited) -> BoxFuture<'_, bool> {
+    fn settle(&self, _awaited: WaitScope) -> BoxFuture<'_, bool> {
         Box::pin(async { !self.0.is_behind.load(Ordering::SeqCst) })
     }
 
@@ -111,20 +116,20 @@ impl Caches for Shared {
 
 /// The parts of a gateway that purges need.
 struct Gateway {
-    link: Arc<Link>,
+    link: Arc<PurgeLink>,
     toy: Arc<Toy>,
     client: Arc<Client>,
     tasks: Tasks,
 }
 
 impl Gateway {
-    fn start(name: &str, settings: Settings) -> Self {
+    fn start(name: &str, settings: RedisSettings) -> Self {
         let metrics = Metrics::default();
         let clock = Clock::machine();
         let client = Arc::new(Client::new(settings, clock.clone(), &metrics, None));
         let toy = Arc::new(Toy::default());
         let caches = Arc::new(Shared(Arc::clone(&toy)));
-        let link = Arc::new(Link::new(name, caches, &clock, &metrics));
+        let link = Arc::new(PurgeLink::new(name, caches, &clock, &metrics));
         let tasks = Tasks::default();
         tasks.spawn("redis", Arc::clone(&client).supervise());
         let redis = Some(Arc::clone(&client));
@@ -137,7 +142,7 @@ impl Gateway {
         }
     }
 
-    async fn up(name: &str, settings: Settings) -> Self {
+    async fn up(name: &str, settings: RedisSettings) -> Self {
         let gateway = Self::start(name, settings);
         gateway.leased(true).await;
         gateway
@@ -162,8 +167,8 @@ impl Gateway {
 
 fn purge(url: &str) -> Purge {
     Purge {
-        what: What::Url(url.to_owned()),
-        how: How::Hard,
+        what: PurgeTarget::Url(url.to_owned()),
+        how: PurgeEffect::Hard,
     }
 }
 
@@ -252,7 +257,7 @@ async fn without_redis_the_receipt_says_so_and_the_purge_is_sent_when_it_is_back
     let start = Instant::now();
     let receipt = a.purge("/x").await;
     assert!(start.elapsed() < Duration::from_secs(6));
-    assert_eq!(receipt.others, Others::Unreached);
+    assert_eq!(receipt.others, PeerStates::Unreached);
     assert!(!receipt.is_over() && receipt.id.is_none(), "{receipt:?}");
     assert_eq!(names(&receipt), [a.link.name()]);
     assert_eq!(a.link.status().unsent, 1);
@@ -296,7 +301,7 @@ async fn who_goes_on_from_a_position_keeps_what_was_not_purged_since() {
         let metrics = Metrics::default();
         let toy = Arc::new(Toy::default());
         let caches = Arc::new(Shared(Arc::clone(&toy)));
-        let link = Arc::new(Link::new("e", caches, &clock, &metrics));
+        let link = Arc::new(PurgeLink::new("e", caches, &clock, &metrics));
         link.resume(position);
         Gateway {
             link,
@@ -320,7 +325,7 @@ async fn in_a_cluster_the_log_lies_on_one_machine() {
     let cluster = Cluster::start().await;
     let nodes = cluster.0.iter();
     let nodes = nodes.map(tcp);
-    let settings = Settings {
+    let settings = RedisSettings {
         mode: Mode::Cluster,
         nodes: nodes.collect(),
         ..settings(&cluster.0[0])
@@ -342,7 +347,7 @@ async fn a_purge_is_not_over_before_what_gateways_share_knows_of_it() {
     b.fill("/x", 1);
     a.toy.is_behind.store(true, Ordering::SeqCst);
     let receipt = a.purge("/x").await;
-    assert_eq!(receipt.others, Others::Waiting, "{receipt:?}");
+    assert_eq!(receipt.others, PeerStates::Waiting, "{receipt:?}");
     assert_eq!((receipt.applied.len(), b.toy.get("/x")), (3, None));
     let known = async {
         pass(Duration::from_millis(300)).await;
@@ -363,7 +368,7 @@ async fn who_serves_without_a_lease_is_named_until_it_has_applied_it() {
     c.link.leave(Arc::clone(&c.client)).await;
     c.tasks.stop();
     let receipt = a.purge("/x").await;
-    assert_eq!(receipt.others, Others::Waiting, "{receipt:?}");
+    assert_eq!(receipt.others, PeerStates::Waiting, "{receipt:?}");
     assert_eq!(receipt.lapsed, [b.link.name()], "{receipt:?}");
     assert_eq!(b.toy.get("/x"), Some(1));
     let redis_of_b = Some(Arc::clone(&b.client));
@@ -391,7 +396,7 @@ async fn after_a_flush_who_was_there_before_is_waited_for_or_named() {
     b.tasks.stop();
     redis.flush();
     let receipt = a.purge("/x").await;
-    assert_eq!(receipt.others, Others::Waiting, "{receipt:?}");
+    assert_eq!(receipt.others, PeerStates::Waiting, "{receipt:?}");
     assert_eq!(receipt.pending, [b.link.name()], "{receipt:?}");
     assert_eq!(b.toy.get("/x"), Some(1));
     let redis_of_b = Some(Arc::clone(&b.client));

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 use edgeway::base::{
     clock::Clock,
     metrics::Metrics,
-    redis::{Identity, Mode, Node, Redis as Client, Script, Settings, Unavailable, cmd},
+    redis::{Identity, Mode, Node, Redis as Client, RedisSettings, Script, Unavailable, cmd},
     secret::Secret,
     tasks::Tasks,
 };
@@ -33,7 +33,7 @@ struct Supervised {
 }
 
 impl Supervised {
-    fn start(settings: Settings) -> Self {
+    fn start(settings: RedisSettings) -> Self {
         let metrics = Metrics::default();
         let client = Arc::new(Client::new(settings, Clock::machine(), &metrics, None));
         let tasks = Tasks::default();
@@ -45,7 +45,7 @@ impl Supervised {
         }
     }
 
-    async fn up(settings: Settings) -> Self {
+    async fn up(settings: RedisSettings) -> Self {
         let supervised = Self::start(settings);
         supervised.is_up(true, PATIENCE).await;
         supervised
@@ -75,11 +75,11 @@ impl Supervised {
     }
 }
 
-fn settings(mode: Mode, addresses: &str) -> Settings {
+fn settings(mode: Mode, addresses: &str) -> RedisSettings {
     let nodes = addresses
         .split(", ")
         .map(|text| Node::parse(text, 1).expect("an address"));
-    Settings {
+    RedisSettings {
         mode,
         nodes: nodes.collect(),
         identity: Identity::default(),
@@ -92,7 +92,7 @@ fn settings(mode: Mode, addresses: &str) -> Settings {
     }
 }
 
-fn single(redis: &Redis) -> Settings {
+fn single(redis: &Redis) -> RedisSettings {
     settings(Mode::Single, &redis.address())
 }
 

@@ -11,7 +11,7 @@ use edgeway::{
     base::{
         clock::Clock,
         metrics::Metrics,
-        redis::{Identity, Mode, Node, Redis as Client, Settings},
+        redis::{Identity, Mode, Node, Redis as Client, RedisSettings},
         tasks::Tasks,
         units::Percent,
     },
@@ -19,7 +19,7 @@ use edgeway::{
         gcra::{Decision, Quota, Tat, decide, give_back},
         key::Key,
         lease::Leases,
-        shared::{Answer, Demand, Shared, Taken},
+        shared::{BucketDecision, CapacitySource, Demand, RedisBuckets},
     },
 };
 
@@ -35,11 +35,11 @@ use crate::support::{
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Buckets, and the supervisor of their client.
-async fn shared(mode: Mode, addresses: &str) -> (Shared, Tasks) {
+async fn shared(mode: Mode, addresses: &str) -> (RedisBuckets, Tasks) {
     let nodes = addresses
         .split(", ")
         .map(|text| Node::parse(text, 1).expect("an address"));
-    let settings = Settings {
+    let settings = RedisSettings {
         mode,
         nodes: nodes.collect(),
         identity: Identity::default(),
@@ -62,7 +62,7 @@ async fn shared(mode: Mode, addresses: &str) -> (Shared, Tasks) {
         client.is_up().then_some(())
     })
     .await;
-    (Shared::new(client), tasks)
+    (RedisBuckets::new(client), tasks)
 }
 
 fn quota(count: u32, per: Duration, burst: u32) -> Quota {
@@ -74,10 +74,10 @@ fn now() -> Instant {
 }
 
 /// Time of the decision in Redis, in microseconds.
-fn time_of(answer: &Answer) -> u64 {
+fn time_of(answer: &BucketDecision) -> u64 {
     match answer.taken {
-        Taken::FromRedis(at) => at,
-        Taken::FromLease => unreachable!("no lease was asked for"),
+        CapacitySource::FromRedis(at) => at,
+        CapacitySource::FromLease => unreachable!("no lease was asked for"),
     }
 }
 

@@ -10,7 +10,7 @@ use ring::{
 };
 use subtle::ConstantTimeEq as _;
 
-use super::BadHash;
+use super::InvalidHash;
 
 const SCHEME: &str = "sha256:";
 const HELP: &str = "write `sha256:` and 64 hexadecimal digits, as `edgeway hash api-key` prints it";
@@ -40,10 +40,10 @@ impl ApiKeyHash {
 }
 
 impl FromStr for ApiKeyHash {
-    type Err = BadHash;
+    type Err = InvalidHash;
 
-    fn from_str(text: &str) -> Result<Self, BadHash> {
-        let bad = |why: &str| BadHash {
+    fn from_str(text: &str) -> Result<Self, InvalidHash> {
+        let bad = |why: &str| InvalidHash {
             why: why.to_owned(),
             help: HELP,
         };

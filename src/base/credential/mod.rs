@@ -11,7 +11,7 @@ pub use self::{
 /// Reason why a hash cannot be used; the text is the user's message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
-pub struct BadHash {
+pub struct InvalidHash {
     why: String,
     /// Correct form to write instead.
     pub help: &'static str,

@@ -8,14 +8,14 @@ use argon2::{
 };
 use ring::rand::{SecureRandom as _, SystemRandom};
 
-use super::BadHash;
+use super::InvalidHash;
 
 const HELP: &str = "make one with `edgeway hash password`, or with `htpasswd -nB USER`";
 
 /// Bounds beyond which one login would occupy a core for seconds, or exhaust the machine's memory.
-const MOST_MEMORY_KIB: u32 = 256 * 1024;
-const MOST_PASSES: u32 = 20;
-const HIGHEST_COST: u32 = 14;
+const MAX_MEMORY_KIB: u32 = 256 * 1024;
+const MAX_PASSES: u32 = 20;
+const MAX_COST: u32 = 14;
 
 /// A password hash to verify against.
 #[derive(Clone)]
@@ -46,10 +46,10 @@ impl PasswordHash {
 }
 
 impl FromStr for PasswordHash {
-    type Err = BadHash;
+    type Err = InvalidHash;
 
-    fn from_str(text: &str) -> Result<Self, BadHash> {
-        let bad = |why: String| BadHash { why, help: HELP };
+    fn from_str(text: &str) -> Result<Self, InvalidHash> {
+        let bad = |why: String| InvalidHash { why, help: HELP };
         let kind = text
             .strip_prefix('$')
             .and_then(|rest| rest.split('$').next());
@@ -62,10 +62,10 @@ impl FromStr for PasswordHash {
                 }
                 let params = Params::try_from(&hash)
                     .map_err(|error| bad(format!("invalid argon2 hash: {error}")))?;
-                if params.m_cost() > MOST_MEMORY_KIB || params.t_cost() > MOST_PASSES {
+                if params.m_cost() > MAX_MEMORY_KIB || params.t_cost() > MAX_PASSES {
                     return Err(bad(format!(
                         "this argon2 hash needs {} KiB and {} passes for each login; at most \
-                         {MOST_MEMORY_KIB} KiB and {MOST_PASSES} passes are allowed",
+                         {MAX_MEMORY_KIB} KiB and {MAX_PASSES} passes are allowed",
                         params.m_cost(),
                         params.t_cost()
                     )));
@@ -76,9 +76,9 @@ impl FromStr for PasswordHash {
                 let parts: bcrypt::HashParts = text
                     .parse()
                     .map_err(|error| bad(format!("invalid bcrypt hash: {error}")))?;
-                if parts.get_cost() > HIGHEST_COST {
+                if parts.get_cost() > MAX_COST {
                     return Err(bad(format!(
-                        "this bcrypt hash has cost {}; at most {HIGHEST_COST} is allowed",
+                        "this bcrypt hash has cost {}; at most {MAX_COST} is allowed",
                         parts.get_cost()
                     )));
                 }
@@ -125,7 +125,7 @@ pub fn hash_password(password: &[u8]) -> Result<String, String> {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<PasswordHash, BadHash> {
+    fn parse(text: &str) -> Result<PasswordHash, InvalidHash> {
         text.parse()
     }
 

@@ -30,9 +30,9 @@ pub struct EncodeError {
 /// 0.35 MiB at every level; br 1.1 MiB at level 4, 1.9 at 5, 2.9 at 6, but 9, 17 and 33 at 7, 8 and
 /// 9; zstd 1.1 MiB at level 1, 1.8 at 3, 3.5 at 9, 4.8 at 19. With a known length of 2 KiB, zstd
 /// needs 0.06 MiB.
-pub struct Encoder(Coder);
+pub struct Encoder(CodecState);
 
-enum Coder {
+enum CodecState {
     Gzip(Box<Compress>),
     Br(Box<Brotli>),
     Zstd(CCtx<'static>),
@@ -49,7 +49,7 @@ impl Drop for Brotli {
 
 /// Goal of one encoding step.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Until {
+enum FlushGoal {
     /// All input so far can be decoded from the output.
     Flushed,
     /// The stream is complete.
@@ -71,7 +71,7 @@ const BROTLI_MIN_WINDOW_BITS: u32 = 17;
 const GZIP_WINDOW_BITS: u8 = 15;
 
 /// Space added to the output at a time when a step runs out of it.
-const ROOM: usize = 4 * 1024;
+const OUTPUT_STEP: usize = 4 * 1024;
 
 /// Returns the window for a body of this length: no larger than the body can fill.
 fn window_bits(length: Option<u64>) -> u32 {
@@ -102,7 +102,7 @@ impl Encoder {
         let level = level.clamp(*encoding.levels().start(), *encoding.levels().end());
         let window = window_bits(length);
         Ok(Self(match encoding {
-            Encoding::Gzip => Coder::Gzip(Box::new(Compress::new_gzip(
+            Encoding::Gzip => CodecState::Gzip(Box::new(Compress::new_gzip(
                 Compression::new(u32::from(level)),
                 GZIP_WINDOW_BITS,
             ))),
@@ -120,7 +120,7 @@ impl Encoder {
                 ] {
                     state.set_parameter(parameter, value);
                 }
-                Coder::Br(Box::new(Brotli(state)))
+                CodecState::Br(Box::new(Brotli(state)))
             }
             Encoding::Zstd => {
                 let mut context = CCtx::try_create().ok_or_else(|| EncodeError {
@@ -136,28 +136,33 @@ impl Encoder {
                 ] {
                     context.set_parameter(parameter).map_err(zstd_error)?;
                 }
-                Coder::Zstd(context)
+                CodecState::Zstd(context)
             }
         }))
     }
 
     /// Encodes `input` and flushes: all of it can be decoded from the output so far.
     pub fn push(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        self.step(input, Until::Flushed, out)
+        self.step(input, FlushGoal::Flushed, out)
     }
 
     /// Encodes the last `input`, which may be empty, and ends the stream.
     pub fn finish(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        self.step(input, Until::Ended, out)
+        self.step(input, FlushGoal::Ended, out)
     }
 
-    fn step(&mut self, input: &[u8], until: Until, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    fn step(
+        &mut self,
+        input: &[u8],
+        until: FlushGoal,
+        out: &mut Vec<u8>,
+    ) -> Result<(), EncodeError> {
         // Text shrinks to a third or less; the rest is for the format's header and tiny chunks.
         out.reserve(input.len() / 3 + 128);
         match &mut self.0 {
-            Coder::Gzip(deflate) => gzip_step(deflate, input, until, out),
-            Coder::Br(state) => brotli_step(&mut state.0, input, until, out),
-            Coder::Zstd(context) => zstd_step(context, input, until, out),
+            CodecState::Gzip(deflate) => gzip_step(deflate, input, until, out),
+            CodecState::Br(state) => brotli_step(&mut state.0, input, until, out),
+            CodecState::Zstd(context) => zstd_step(context, input, until, out),
         }
     }
 }
@@ -165,9 +170,9 @@ impl Encoder {
 impl fmt::Debug for Encoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let encoding = match self.0 {
-            Coder::Gzip(_) => Encoding::Gzip,
-            Coder::Br(_) => Encoding::Br,
-            Coder::Zstd(_) => Encoding::Zstd,
+            CodecState::Gzip(_) => Encoding::Gzip,
+            CodecState::Br(_) => Encoding::Br,
+            CodecState::Zstd(_) => Encoding::Zstd,
         };
         f.debug_tuple("Encoder").field(&encoding).finish()
     }
@@ -183,7 +188,7 @@ pub fn encode(encoding: Encoding, level: u8, bytes: &[u8]) -> Result<Vec<u8>, En
 fn gzip_step(
     deflate: &mut Compress,
     mut input: &[u8],
-    until: Until,
+    until: FlushGoal,
     out: &mut Vec<u8>,
 ) -> Result<(), EncodeError> {
     let broken = |why: &str| EncodeError {
@@ -191,8 +196,8 @@ fn gzip_step(
         why: why.into(),
     };
     let flush = match until {
-        Until::Flushed => FlushCompress::Sync,
-        Until::Ended => FlushCompress::Finish,
+        FlushGoal::Flushed => FlushCompress::Sync,
+        FlushGoal::Ended => FlushCompress::Finish,
     };
     loop {
         let before = deflate.total_in();
@@ -205,7 +210,7 @@ fn gzip_step(
             Status::StreamEnd => return Ok(()),
             // zlib: a flush is complete when the output has space left.
             Status::Ok | Status::BufError if out.len() < out.capacity() => {
-                if until == Until::Flushed && input.is_empty() {
+                if until == FlushGoal::Flushed && input.is_empty() {
                     return Ok(());
                 }
                 if status == Status::BufError {
@@ -214,19 +219,19 @@ fn gzip_step(
             }
             Status::Ok | Status::BufError => {}
         }
-        out.reserve(ROOM);
+        out.reserve(OUTPUT_STEP);
     }
 }
 
 fn brotli_step(
     state: &mut BrotliEncoderStateStruct<StandardAlloc>,
     input: &[u8],
-    until: Until,
+    until: FlushGoal,
     out: &mut Vec<u8>,
 ) -> Result<(), EncodeError> {
     let operation = match until {
-        Until::Flushed => BrotliEncoderOperation::BROTLI_OPERATION_FLUSH,
-        Until::Ended => BrotliEncoderOperation::BROTLI_OPERATION_FINISH,
+        FlushGoal::Flushed => BrotliEncoderOperation::BROTLI_OPERATION_FLUSH,
+        FlushGoal::Ended => BrotliEncoderOperation::BROTLI_OPERATION_FINISH,
     };
     let (mut left, mut offset) = (input.len(), 0);
     loop {
@@ -263,12 +268,12 @@ fn brotli_step(
 fn zstd_step(
     context: &mut CCtx<'static>,
     input: &[u8],
-    until: Until,
+    until: FlushGoal,
     out: &mut Vec<u8>,
 ) -> Result<(), EncodeError> {
     let directive = match until {
-        Until::Flushed => Directive::ZSTD_e_flush,
-        Until::Ended => Directive::ZSTD_e_end,
+        FlushGoal::Flushed => Directive::ZSTD_e_flush,
+        FlushGoal::Ended => Directive::ZSTD_e_end,
     };
     let mut source = InBuffer::around(input);
     loop {
@@ -283,7 +288,7 @@ fn zstd_step(
         if left == 0 && source.pos() == input.len() {
             return Ok(());
         }
-        out.reserve(left.max(ROOM));
+        out.reserve(left.max(OUTPUT_STEP));
     }
 }
 
@@ -301,14 +306,15 @@ mod tests {
     #[test]
     fn zstd_stays_small_at_every_level() {
         for level in Encoding::Zstd.levels() {
-            let Coder::Zstd(mut context) = Encoder::new(Encoding::Zstd, level, None).unwrap().0
+            let CodecState::Zstd(mut context) =
+                Encoder::new(Encoding::Zstd, level, None).unwrap().0
             else {
                 panic!("not zstd");
             };
             zstd_step(
                 &mut context,
                 &noise(300_000),
-                Until::Flushed,
+                FlushGoal::Flushed,
                 &mut Vec::new(),
             )
             .unwrap();

@@ -53,7 +53,7 @@ impl Encoding {
 
 /// A parsed `Accept-Encoding`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Accepted {
+pub struct AcceptedEncodings {
     zstd: Option<Weight>,
     br: Option<Weight>,
     gzip: Option<Weight>,
@@ -61,7 +61,7 @@ pub struct Accepted {
     any: Option<Weight>,
 }
 
-impl Accepted {
+impl AcceptedEncodings {
     /// Parses all lines of the field. Members with an invalid weight are skipped; if a coding is
     /// listed twice, the higher weight counts.
     pub fn of(headers: &HeaderMap) -> Self {

@@ -10,7 +10,7 @@ mod writer;
 
 pub(crate) use self::{
     output::Target,
-    rotation::Rotation,
-    stamp::Stamp,
-    writer::{Counts, Kind, User, flush, reopen},
+    rotation::RotationPolicy,
+    stamp::TimestampCache,
+    writer::{LogKind, LogMetrics, WriterHandle, flush, reopen},
 };

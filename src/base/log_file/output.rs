@@ -21,7 +21,7 @@ use log::warn;
 use rustix::fs::OFlags;
 
 use super::{
-    rotation::{Rotation, shift},
+    rotation::{RotationPolicy, shift},
     stamp::since_epoch,
 };
 use crate::base::clock::Clock;
@@ -48,34 +48,34 @@ pub(crate) struct Output {
     /// Name of the log in messages.
     kind: &'static str,
     target: Target,
-    rotation: Rotation,
+    rotation: RotationPolicy,
     clock: Clock,
-    open: Option<Open>,
+    open: Option<OpenOutput>,
     /// File that received the last byte, open or not.
-    last: Option<Identity>,
+    last: Option<FileIdentity>,
     /// Second in which the path was last compared with the open file.
     checked: u64,
     /// Second in which rotation failed; it is retried a minute later.
     refused: Option<u64>,
 }
 
-struct Open {
+struct OpenOutput {
     file: File,
     /// `None` if this is not a regular file: it is neither compared nor rotated.
-    regular: Option<Regular>,
+    regular: Option<RegularFile>,
 }
 
-struct Regular {
-    identity: Identity,
+struct RegularFile {
+    identity: FileIdentity,
     size: u64,
     /// Rotation period that the content belongs to.
     period: u64,
 }
 
 /// Device and inode numbers.
-type Identity = (u64, u64);
+type FileIdentity = (u64, u64);
 
-fn identity(metadata: &Metadata) -> Identity {
+fn identity(metadata: &Metadata) -> FileIdentity {
     (metadata.dev(), metadata.ino())
 }
 
@@ -144,7 +144,7 @@ impl Output {
         Self {
             kind,
             target,
-            rotation: Rotation::NEVER,
+            rotation: RotationPolicy::NEVER,
             clock,
             open: None,
             last: None,
@@ -153,7 +153,7 @@ impl Output {
         }
     }
 
-    pub(crate) fn set_rotation(&mut self, rotation: Rotation) {
+    pub(crate) fn set_rotation(&mut self, rotation: RotationPolicy) {
         if self.rotation != rotation {
             self.rotation = rotation;
             self.refused = None;
@@ -246,7 +246,7 @@ impl Output {
         }
     }
 
-    fn regular(&self) -> Option<&Regular> {
+    fn regular(&self) -> Option<&RegularFile> {
         self.open.as_ref()?.regular.as_ref()
     }
 
@@ -290,7 +290,7 @@ impl Output {
             Target::File(path) => open_log(path)?,
         };
         let metadata = file.metadata()?;
-        let regular = (self.target != Target::Stdout && metadata.is_file()).then(|| Regular {
+        let regular = (self.target != Target::Stdout && metadata.is_file()).then(|| RegularFile {
             identity: identity(&metadata),
             size: metadata.len(),
             period: self.period_of(&metadata),
@@ -299,7 +299,7 @@ impl Output {
         if is_other && batch.is_mid_line() {
             batch.back_to_line_start();
         }
-        self.open = Some(Open { file, regular });
+        self.open = Some(OpenOutput { file, regular });
         Ok(())
     }
 

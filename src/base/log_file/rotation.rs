@@ -9,7 +9,7 @@ use std::{
 
 /// Rotation rules, and how many archives to keep.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Rotation {
+pub(crate) struct RotationPolicy {
     /// Rotate at each multiple of this span since 1970, UTC.
     pub(crate) every: Option<Duration>,
     /// Rotate before the file would grow larger.
@@ -18,7 +18,7 @@ pub(crate) struct Rotation {
     pub(crate) keep: u32,
 }
 
-impl Rotation {
+impl RotationPolicy {
     /// No rotation: another program does it, or there is nothing to rotate.
     pub(crate) const NEVER: Self = Self {
         every: None,
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn days_turn_at_midnight_utc() {
-        let rotation = Rotation {
+        let rotation = RotationPolicy {
             every: Some(Duration::from_hours(24)),
             size: None,
             keep: 7,

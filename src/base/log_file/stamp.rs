@@ -7,7 +7,7 @@ use chrono::DateTime;
 use crate::base::digits::put_three;
 
 /// The formatted texts of the last second used.
-pub(crate) struct Stamp {
+pub(crate) struct TimestampCache {
     second: u64,
     /// `2027-01-15T08:00:00`
     rfc3339: String,
@@ -15,7 +15,7 @@ pub(crate) struct Stamp {
     combined: String,
 }
 
-impl Default for Stamp {
+impl Default for TimestampCache {
     fn default() -> Self {
         Self {
             // No clock ever shows this second, so the first line formats the texts.
@@ -26,7 +26,7 @@ impl Default for Stamp {
     }
 }
 
-impl Stamp {
+impl TimestampCache {
     /// Appends the time in RFC 3339, UTC, with milliseconds.
     pub(crate) fn put_rfc3339(&mut self, out: &mut Vec<u8>, wall: SystemTime) {
         let since = self.turn_to(wall);
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn both_texts_follow_the_clock() {
-        let mut stamp = Stamp::default();
+        let mut stamp = TimestampCache::default();
         let mut show = |millis| {
             let wall = UNIX_EPOCH + Duration::from_millis(millis);
             let mut out = Vec::new();

@@ -9,12 +9,12 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    Counts, Kind, Rotation, Target, User,
+    LogKind, LogMetrics, RotationPolicy, Target, WriterHandle,
     writer::{is_open, reopen},
 };
 use crate::base::{clock::Clock, metrics::Metrics};
 
-const COUNTED: Kind = Kind {
+const COUNTED: LogKind = LogKind {
     name: "test log",
     written: ("edgeway_test_lines_total", "Lines written."),
     dropped: ("edgeway_test_dropped_total", "Lines lost."),
@@ -32,7 +32,7 @@ struct Log {
     folder: tempfile::TempDir,
     clock: Clock,
     metrics: Metrics,
-    rotation: Rotation,
+    rotation: RotationPolicy,
     capacity: usize,
 }
 
@@ -42,7 +42,7 @@ impl Log {
             folder: tempfile::tempdir().unwrap(),
             clock: Clock::test(),
             metrics: Metrics::default(),
-            rotation: Rotation::NEVER,
+            rotation: RotationPolicy::NEVER,
             capacity: 8 * 1024 * 1024,
         }
     }
@@ -51,16 +51,16 @@ impl Log {
         self.folder.path().join("access.log")
     }
 
-    fn user(&self) -> User {
+    fn user(&self) -> WriterHandle {
         self.user_of(&Target::File(self.path()))
     }
 
-    fn user_of(&self, target: &Target) -> User {
-        User::join_sized(
+    fn user_of(&self, target: &Target) -> WriterHandle {
+        WriterHandle::join_sized(
             target,
             self.rotation.clone(),
             &self.clock,
-            &Counts::new(&self.metrics, &COUNTED),
+            &LogMetrics::new(&self.metrics, &COUNTED),
             self.capacity,
             Duration::from_millis(5),
         )
@@ -100,7 +100,7 @@ fn lines_of(path: &Path) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-fn push(user: &User, line: &str) {
+fn push(user: &WriterHandle, line: &str) {
     user.push(|out, _| {
         out.extend_from_slice(line.as_bytes());
         out.push(b'\n');
@@ -241,7 +241,7 @@ fn a_folder_that_goes_and_comes_back_loses_nothing_since() {
 #[test]
 fn ten_rotations_by_size_keep_the_newest_and_lose_nothing() {
     let mut log = Log::new();
-    log.rotation = Rotation {
+    log.rotation = RotationPolicy {
         every: None,
         size: Some(1000),
         keep: 20,
@@ -261,7 +261,7 @@ fn ten_rotations_by_size_keep_the_newest_and_lose_nothing() {
     assert_eq!(lines_of(&log.path()).len(), 50);
 
     // With a smaller `keep`, surplus archives are deleted at the next rotation.
-    log.rotation = Rotation {
+    log.rotation = RotationPolicy {
         every: None,
         size: Some(1000),
         keep: 3,
@@ -285,7 +285,7 @@ fn ten_rotations_by_size_keep_the_newest_and_lose_nothing() {
 #[test]
 fn days_turn_while_running_and_across_a_restart() {
     let mut log = Log::new();
-    log.rotation = Rotation {
+    log.rotation = RotationPolicy {
         every: Some(Duration::from_hours(24)),
         size: None,
         keep: 7,

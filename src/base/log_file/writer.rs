@@ -21,8 +21,8 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::{
     output::{Batch, Output, Target},
-    rotation::Rotation,
-    stamp::Stamp,
+    rotation::RotationPolicy,
+    stamp::TimestampCache,
 };
 use crate::base::{
     clock::Clock,
@@ -33,22 +33,22 @@ use crate::base::{
 const CAPACITY: usize = 8 * 1024 * 1024;
 
 /// Buffer size that wakes the thread.
-const WAKE_AT: usize = 64 * 1024;
+const WAKE_THRESHOLD: usize = 64 * 1024;
 
 /// Larger buffers release their memory once they are written.
-const KEEP_AT_MOST: usize = 4 * WAKE_AT;
+const MAX_KEPT_CAPACITY: usize = 4 * WAKE_THRESHOLD;
 
 /// Time during which lines accumulate before they are written.
 const GATHER: Duration = Duration::from_millis(50);
 
 /// Number of checks without a line until the thread sleeps.
-const IDLE_LOOKS: u32 = 20;
+const IDLE_CHECKS: u32 = 20;
 
 /// Time between two attempts to write to a failing target.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// A kind of log: its name in messages, and the names and help texts of its metrics.
-pub(crate) struct Kind {
+pub(crate) struct LogKind {
     /// Name such as `access log`.
     pub(crate) name: &'static str,
     pub(crate) written: (&'static str, &'static str),
@@ -58,15 +58,15 @@ pub(crate) struct Kind {
 
 /// Metrics of one kind of log.
 #[derive(Clone)]
-pub(crate) struct Counts {
+pub(crate) struct LogMetrics {
     kind: &'static str,
     written: IntCounter,
     dropped: IntCounter,
     failing: IntGauge,
 }
 
-impl Counts {
-    pub(crate) fn new(metrics: &Metrics, kind: &Kind) -> Self {
+impl LogMetrics {
+    pub(crate) fn new(metrics: &Metrics, kind: &LogKind) -> Self {
         Self {
             kind: kind.name,
             written: metrics.counter(kind.written.0, kind.written.1, &[]),
@@ -104,10 +104,10 @@ pub(crate) fn flush(deadline: Duration) -> bool {
 
 /// State shared by logging threads and the log's thread.
 struct Shared {
-    lanes: Box<[Lane]>,
+    lanes: Box<[BufferLane]>,
     /// Capacity of one lane in bytes.
     lane_capacity: usize,
-    counts: Counts,
+    counts: LogMetrics,
     thread: OnceLock<Thread>,
     /// Set while the thread waits to be woken. It is set before the thread checks one last time, so
     /// a line that this check misses finds the flag set.
@@ -116,7 +116,7 @@ struct Shared {
     /// Number of users, changed only under the lock of [`WRITERS`].
     users: AtomicUsize,
     /// Rotation requested by the last user to join, until the thread takes it.
-    rotation: Mutex<Option<Rotation>>,
+    rotation: Mutex<Option<RotationPolicy>>,
     flush_wanted: AtomicU64,
     flushed: Mutex<u64>,
     flushed_changed: Condvar,
@@ -126,39 +126,39 @@ struct Shared {
 /// A buffer on its own cache lines.
 #[repr(align(128))]
 #[derive(Default)]
-struct Lane(Mutex<Buffer>);
+struct BufferLane(Mutex<Buffer>);
 
 #[derive(Default)]
 struct Buffer {
     bytes: Vec<u8>,
     /// Number of lines in `bytes`.
     lines: u64,
-    stamp: Stamp,
+    stamp: TimestampCache,
 }
 
 /// A handle on the writer of a target; the thread ends when the last handle is dropped and all
 /// lines are written.
-pub(crate) struct User {
+pub(crate) struct WriterHandle {
     shared: Arc<Shared>,
 }
 
-impl User {
+impl WriterHandle {
     /// Joins the writer of `target`, starting it if necessary. The writer adopts the caller's
     /// rotation.
     pub(crate) fn join(
         target: &Target,
-        rotation: Rotation,
+        rotation: RotationPolicy,
         clock: &Clock,
-        counts: &Counts,
+        counts: &LogMetrics,
     ) -> Self {
         Self::join_sized(target, rotation, clock, counts, CAPACITY, RETRY)
     }
 
     pub(crate) fn join_sized(
         target: &Target,
-        rotation: Rotation,
+        rotation: RotationPolicy,
         clock: &Clock,
-        counts: &Counts,
+        counts: &LogMetrics,
         capacity: usize,
         retry: Duration,
     ) -> Self {
@@ -167,7 +167,7 @@ impl User {
         let shared = writers.entry(key).or_insert_with(|| {
             let shared = Arc::new(Shared::new(counts.clone(), capacity, retry));
             *shared.rotation.lock() = Some(rotation.clone());
-            Worker::start(&shared, target, clock);
+            WriterThread::start(&shared, target, clock);
             shared
         });
         shared.users.fetch_add(1, Ordering::Relaxed);
@@ -178,7 +178,7 @@ impl User {
     }
 
     /// Adds one line, or counts it as dropped.
-    pub(crate) fn push(&self, put: impl FnOnce(&mut Vec<u8>, &mut Stamp)) {
+    pub(crate) fn push(&self, put: impl FnOnce(&mut Vec<u8>, &mut TimestampCache)) {
         let shared = &*self.shared;
         let mut buffer = shared.free_lane();
         let before = buffer.bytes.len();
@@ -194,7 +194,7 @@ impl User {
         } = &mut *buffer;
         put(bytes, stamp);
         *lines += 1;
-        let is_full_now = before < WAKE_AT && bytes.len() >= WAKE_AT;
+        let is_full_now = before < WAKE_THRESHOLD && bytes.len() >= WAKE_THRESHOLD;
         drop(buffer);
         if is_full_now || shared.is_asleep.load(Ordering::Relaxed) {
             shared.wake();
@@ -203,7 +203,7 @@ impl User {
 }
 
 #[cfg(test)]
-impl User {
+impl WriterHandle {
     pub(crate) fn is_asleep(&self) -> bool {
         self.shared.is_asleep.load(Ordering::Relaxed)
     }
@@ -227,7 +227,7 @@ pub(crate) fn is_open(path: &std::path::Path) -> bool {
         .any(|(_, target)| *target == Target::File(path.to_owned()))
 }
 
-impl Drop for User {
+impl Drop for WriterHandle {
     fn drop(&mut self) {
         let _writers = WRITERS.lock();
         if self.shared.users.fetch_sub(1, Ordering::Relaxed) == 1 {
@@ -237,11 +237,11 @@ impl Drop for User {
 }
 
 impl Shared {
-    fn new(counts: Counts, capacity: usize, retry: Duration) -> Self {
+    fn new(counts: LogMetrics, capacity: usize, retry: Duration) -> Self {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let lanes = (2 * cores).next_power_of_two().min(64);
         Self {
-            lanes: (0..lanes).map(|_| Lane::default()).collect(),
+            lanes: (0..lanes).map(|_| BufferLane::default()).collect(),
             lane_capacity: (capacity / lanes).max(1),
             counts,
             thread: OnceLock::new(),
@@ -310,23 +310,23 @@ fn lane_of_this_thread() -> usize {
 }
 
 /// State of the log's thread.
-struct Worker {
+struct WriterThread {
     shared: Arc<Shared>,
     target: Target,
     output: Output,
     batch: Batch,
     /// Last error of the target, while it fails.
-    failing: Option<Failure>,
+    failing: Option<FailureKey>,
 }
 
 /// Kind and code that distinguish one error from another.
 #[derive(PartialEq, Eq)]
-struct Failure {
+struct FailureKey {
     kind: io::ErrorKind,
     code: Option<i32>,
 }
 
-impl Worker {
+impl WriterThread {
     fn start(shared: &Arc<Shared>, target: &Target, clock: &Clock) {
         let worker = Self {
             shared: Arc::clone(shared),
@@ -370,7 +370,7 @@ impl Worker {
                     return;
                 }
                 thread::park_timeout(self.shared.retry);
-            } else if idle_looks < IDLE_LOOKS && self.shared.users.load(Ordering::Relaxed) > 0 {
+            } else if idle_looks < IDLE_CHECKS && self.shared.users.load(Ordering::Relaxed) > 0 {
                 thread::park_timeout(GATHER);
             } else if self.retire() {
                 return;
@@ -396,7 +396,7 @@ impl Worker {
             if !self.write_batch() {
                 return true;
             }
-            if self.batch.capacity() > KEEP_AT_MOST {
+            if self.batch.capacity() > MAX_KEPT_CAPACITY {
                 self.batch = Batch::default();
             }
             let mut lane = lane.0.lock();
@@ -440,7 +440,7 @@ impl Worker {
 
     /// Records a failure, and logs it if it is new.
     fn fail(&mut self, error: &io::Error) {
-        let failure = Failure {
+        let failure = FailureKey {
             kind: error.kind(),
             code: error.raw_os_error(),
         };

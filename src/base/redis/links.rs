@@ -10,39 +10,39 @@ use redis::{
 };
 use tokio::sync::Notify;
 
-use super::settings::{Maker, Settings, connection_config};
+use super::settings::{ClientFactory, RedisSettings, connection_config};
 use super::slots::{SLOTS, slot};
 
 /// Failures in a row after which only the supervisor sends commands.
-pub(super) const STRIKES: u32 = 3;
+pub(super) const MAX_FAILURES: u32 = 3;
 /// Number of slot ranges that a cluster is divided into: its nodes fail one by one, and the client
 /// does not report which node a command went to.
 pub(super) const PARTS: u16 = 16;
 
 /// A set of connections, opened together and given up together.
-pub(super) struct Links {
-    links: Box<[Link]>,
+pub(super) struct Connections {
+    links: Box<[RedisConnection]>,
     /// A single part, or [`PARTS`] parts in a cluster.
-    pub(super) parts: Box<[Part]>,
+    pub(super) parts: Box<[RedisNode]>,
 }
 
 /// A connection. It is cloned for each command, which needs no lock.
 #[derive(Clone)]
-pub(super) enum Link {
+pub(super) enum RedisConnection {
     One(MultiplexedConnection),
     Cluster(ClusterConnection),
 }
 
 /// A part of Redis that fails and recovers as a unit.
 #[derive(Default)]
-pub(super) struct Part {
+pub(super) struct RedisNode {
     /// Number of failures since the last success.
     strikes: AtomicU32,
     /// Set while only the supervisor sends commands; only the supervisor clears it.
     pub(super) is_open: AtomicBool,
 }
 
-impl Part {
+impl RedisNode {
     pub(super) fn passed(&self) {
         // Read first: as long as nothing fails, no thread writes to the shared value.
         if self.strikes.load(Ordering::Relaxed) != 0 {
@@ -56,30 +56,33 @@ impl Part {
     }
 }
 
-impl Links {
+impl Connections {
     /// Connects. `lost` is woken when a connection closes.
-    pub(super) async fn make(settings: &Settings, lost: &Arc<Notify>) -> Result<Self, RedisError> {
+    pub(super) async fn make(
+        settings: &RedisSettings,
+        lost: &Arc<Notify>,
+    ) -> Result<Self, RedisError> {
         let mut maker = settings.maker()?;
         let mut links = Vec::with_capacity(settings.connections);
         for _ in 0..settings.connections {
-            links.push(Link::make(&mut maker, lost).await?);
+            links.push(RedisConnection::make(&mut maker, lost).await?);
         }
         let parts = match maker {
-            Maker::Cluster(_) => PARTS,
-            Maker::Single(_) | Maker::Sentinel(_) => 1,
+            ClientFactory::Cluster(_) => PARTS,
+            ClientFactory::Single(_) | ClientFactory::Sentinel(_) => 1,
         };
         Ok(Self {
             links: links.into(),
-            parts: (0..parts).map(|_| Part::default()).collect(),
+            parts: (0..parts).map(|_| RedisNode::default()).collect(),
         })
     }
 
-    pub(super) fn all(&self) -> impl Iterator<Item = Link> {
+    pub(super) fn all(&self) -> impl Iterator<Item = RedisConnection> {
         self.links.iter().cloned()
     }
 
     /// Picks a connection for a command at random, which needs no shared counter.
-    pub(super) fn pick(&self) -> Link {
+    pub(super) fn pick(&self) -> RedisConnection {
         self.links[fastrand::usize(..self.links.len())].clone()
     }
 
@@ -97,8 +100,8 @@ impl Links {
     }
 }
 
-impl Link {
-    async fn make(maker: &mut Maker, lost: &Arc<Notify>) -> Result<Self, RedisError> {
+impl RedisConnection {
+    async fn make(maker: &mut ClientFactory, lost: &Arc<Notify>) -> Result<Self, RedisError> {
         let lost = Arc::clone(lost);
         let config = connection_config().set_push_sender(move |push: redis::PushInfo| {
             if push.kind == PushKind::Disconnection {
@@ -107,15 +110,15 @@ impl Link {
             Ok::<_, redis::aio::SendError>(())
         });
         Ok(match maker {
-            Maker::Single(client) => Self::One(
+            ClientFactory::Single(client) => Self::One(
                 client
                     .get_multiplexed_async_connection_with_config(&config)
                     .await?,
             ),
-            Maker::Sentinel(client) => {
+            ClientFactory::Sentinel(client) => {
                 Self::One(client.get_async_connection_with_config(&config).await?)
             }
-            Maker::Cluster(client) => Self::Cluster(client.get_async_connection().await?),
+            ClientFactory::Cluster(client) => Self::Cluster(client.get_async_connection().await?),
         })
     }
 

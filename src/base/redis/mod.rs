@@ -26,26 +26,26 @@ use redis::{ErrorKind, RedisError, ServerErrorKind};
 use tokio::{runtime::Handle, sync::Notify, time::timeout};
 
 use self::{
-    links::{Link, Links, STRIKES},
+    links::{Connections, MAX_FAILURES, RedisConnection},
     metrics::{Outcome, RedisMetrics},
 };
 pub use self::{
     script::Script,
-    settings::{Identity, Mode, Node, Settings, SettingsError, Tls, Url},
-    signer::{SHORTEST, Signer, TAG},
+    settings::{Identity, Mode, Node, RedisSettings, SettingsError, Tls, Url},
+    signer::{MIN_SECRET_LEN, Signer, TAG},
 };
 use super::{clock::Clock, metrics::Metrics, units::Span};
 
 /// A Redis: a single instance, a cluster, or a primary that sentinels watch.
 pub struct Redis {
-    settings: Settings,
+    settings: RedisSettings,
     clock: Clock,
     metrics: RedisMetrics,
     /// Runtime that serves the connections, the same as that of the requests that use them. `None`:
     /// the runtime of the supervisor.
     workers: Option<Handle>,
     /// `None` while there is no connection that commands may use.
-    links: ArcSwapOption<Links>,
+    links: ArcSwapOption<Connections>,
     state: Mutex<State>,
     /// Wakes the supervisor after a failure.
     changed: Arc<Notify>,
@@ -94,7 +94,7 @@ impl Redis {
     /// Creates a client without any I/O: [`Redis::supervise`] makes the connections. They are
     /// served by `workers`, which should be the runtime that commands are sent from.
     pub fn new(
-        settings: Settings,
+        settings: RedisSettings,
         clock: Clock,
         metrics: &Metrics,
         workers: Option<Handle>,
@@ -115,7 +115,7 @@ impl Redis {
         }
     }
 
-    pub fn settings(&self) -> &Settings {
+    pub fn settings(&self) -> &RedisSettings {
         &self.settings
     }
 
@@ -180,7 +180,7 @@ impl Redis {
     async fn send<T: FromRedisValue>(
         &self,
         key: &[u8],
-        ask: impl AsyncFnOnce(&mut Link) -> Result<Value, RedisError>,
+        ask: impl AsyncFnOnce(&mut RedisConnection) -> Result<Value, RedisError>,
     ) -> Result<T, Unavailable> {
         let Some(links) = self.links.load_full() else {
             self.metrics.open.inc();
@@ -214,11 +214,11 @@ impl Redis {
     }
 
     /// Counts a failure, and stops using the part after too many of them.
-    fn failed(&self, links: &Arc<Links>, part: usize, problem: Problem) -> Unavailable {
+    fn failed(&self, links: &Arc<Connections>, part: usize, problem: Problem) -> Unavailable {
         match problem {
             Problem::Timeout => {
                 self.metrics.timeouts.inc();
-                if links.parts[part].struck() >= STRIKES {
+                if links.parts[part].struck() >= MAX_FAILURES {
                     self.open(links, part, &self.too_slow());
                 }
                 Unavailable::Timeout
@@ -226,7 +226,7 @@ impl Redis {
             Problem::Connection(why) => {
                 self.metrics.connection.inc();
                 // A cluster's client repairs single connections itself.
-                if !self.is_cluster() || links.parts[part].struck() >= STRIKES {
+                if !self.is_cluster() || links.parts[part].struck() >= MAX_FAILURES {
                     self.open(links, part, &why);
                 }
                 Unavailable::Connection
@@ -253,7 +253,7 @@ impl Redis {
     }
 
     /// Stops sending commands to this part, except those of the supervisor.
-    fn open(&self, links: &Arc<Links>, part: usize, why: &str) {
+    fn open(&self, links: &Arc<Connections>, part: usize, why: &str) {
         if self.is_cluster() {
             if links.parts[part].is_open.swap(true, Ordering::Relaxed) {
                 return;
@@ -266,7 +266,7 @@ impl Redis {
     }
 
     /// Gives up these connections.
-    fn lose(&self, links: &Arc<Links>, why: &str) {
+    fn lose(&self, links: &Arc<Connections>, why: &str) {
         let current = self.links.compare_and_swap(links, None);
         if current.as_ref().is_some_and(|c| Arc::ptr_eq(c, links)) {
             self.went_down(why);
@@ -310,12 +310,12 @@ impl Redis {
 }
 
 /// Delay allowed for a busy machine to run expired timers.
-const LATENESS: Duration = Duration::from_millis(10);
+const TIMER_SLACK: Duration = Duration::from_millis(10);
 
 /// Returns the deadline of a command, shortened so that the request goes on within `timeout`:
 /// timers fire late, and threads wait when every core is busy.
 fn patience(timeout: Duration) -> Duration {
-    timeout.saturating_sub(LATENESS.min(timeout / 2))
+    timeout.saturating_sub(TIMER_SLACK.min(timeout / 2))
 }
 
 /// Reason why a command has no response.

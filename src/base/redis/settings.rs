@@ -15,12 +15,12 @@ use crate::base::secret::Secret;
 /// Time after which the client of a cluster gives up on one node and looks for another.
 const NODE_TIMEOUT: Duration = Duration::from_millis(300);
 /// Commands that may be queued per connection; further ones wait for space in the queue.
-const WAITING: usize = 1024;
+const QUEUE_LEN: usize = 1024;
 const PORT: u16 = 6379;
 
 /// All settings of the client. Equal settings mean the same Redis, and the same keys in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct RedisSettings {
     pub mode: Mode,
     /// The instance in [`Mode::Single`]; the nodes to contact first in a cluster; else the
     /// sentinels.
@@ -186,13 +186,13 @@ impl fmt::Display for Node {
 }
 
 /// A client that opens connections.
-pub(super) enum Maker {
+pub(super) enum ClientFactory {
     Single(Box<Client>),
     Cluster(Box<ClusterClient>),
     Sentinel(Box<SentinelClient>),
 }
 
-impl Settings {
+impl RedisSettings {
     /// Default port of Redis.
     pub const PORT: u16 = PORT;
 
@@ -214,7 +214,7 @@ impl Settings {
         }
     }
 
-    pub(super) fn maker(&self) -> Result<Maker, RedisError> {
+    pub(super) fn maker(&self) -> Result<ClientFactory, RedisError> {
         match &self.mode {
             Mode::Single => {
                 let node = self
@@ -228,7 +228,7 @@ impl Settings {
                     }
                     _ => Client::open(info)?,
                 };
-                Ok(Maker::Single(Box::new(client)))
+                Ok(ClientFactory::Single(Box::new(client)))
             }
             Mode::Cluster => {
                 let infos: Result<Vec<_>, _> = self.nodes.iter().map(|n| self.info(n)).collect();
@@ -242,7 +242,7 @@ impl Settings {
                 if let Some(tls) = &self.tls {
                     builder = builder.tls(tls.mode()).certs(tls.certificates());
                 }
-                Ok(Maker::Cluster(Box::new(builder.build()?)))
+                Ok(ClientFactory::Cluster(Box::new(builder.build()?)))
             }
             Mode::Sentinel { master, identity } => {
                 let sentinels = self.nodes.iter().map(|n| n.address(self.tls.as_ref()));
@@ -269,7 +269,7 @@ impl Settings {
                         .set_client_to_sentinel_tls_mode(tls.mode())
                         .set_client_to_sentinel_certificates(tls.certificates());
                 }
-                Ok(Maker::Sentinel(Box::new(builder.build()?)))
+                Ok(ClientFactory::Sentinel(Box::new(builder.build()?)))
             }
         }
     }
@@ -294,7 +294,7 @@ pub(super) fn connection_config() -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
         .set_connection_timeout(None)
         .set_response_timeout(None)
-        .set_pipeline_buffer_size(WAITING)
+        .set_pipeline_buffer_size(QUEUE_LEN)
 }
 
 impl Tls {
@@ -378,7 +378,7 @@ mod tests {
 
     #[test]
     fn nothing_secret_is_printed() {
-        let settings = Settings {
+        let settings = RedisSettings {
             mode: Mode::Sentinel {
                 master: "m".to_owned(),
                 identity: Identity {

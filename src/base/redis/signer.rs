@@ -12,7 +12,7 @@ use crate::base::secret::Secret;
 pub const TAG: usize = 32;
 
 /// Minimum length of a secret in characters; a shorter one could be guessed.
-pub const SHORTEST: usize = 32;
+pub const MIN_SECRET_LEN: usize = 32;
 
 /// Signs with the first secret and accepts signatures of all of them, so that secrets can be
 /// rotated.

@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     Mode, Problem, Redis, Span,
-    links::{Link, Links, STRIKES},
+    links::{Connections, MAX_FAILURES, RedisConnection},
     patience,
     slots::slot,
 };
@@ -22,8 +22,8 @@ use super::{
 /// Time between two health checks.
 const PING: Duration = Duration::from_secs(1);
 /// Shortest and longest wait before another attempt.
-const SHORTEST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(2);
+const MIN_DELAY: Duration = Duration::from_millis(100);
+const MAX_DELAY: Duration = Duration::from_secs(2);
 /// Limits on the time to connect: for a single instance, and for a cluster or sentinels, where
 /// several nodes are queried and one may hang.
 const CONNECT: Duration = Duration::from_secs(1);
@@ -31,7 +31,7 @@ const CONNECT_BY_OTHERS: Duration = Duration::from_secs(5);
 /// Connections that lasted this long are considered stable.
 const SETTLED: Duration = Duration::from_secs(5);
 /// Time after which a cluster whose parts do not recover is reconnected from scratch.
-const ANEW: Duration = Duration::from_secs(2);
+const RECONNECT_AFTER: Duration = Duration::from_secs(2);
 /// Keys probed in each part of a cluster: one node may own only some of it.
 const PROBES: usize = 4;
 
@@ -53,14 +53,14 @@ impl Redis {
 
     async fn keep(self: Arc<Self>) {
         let probes = self.probes();
-        let mut waits = Waits::default();
+        let mut waits = Backoff::default();
         loop {
             if let Some(links) = self.links.load_full() {
                 let since = Instant::now();
                 self.watch(&links, &probes).await;
                 drop(links);
                 if since.elapsed() >= SETTLED {
-                    waits = Waits::default();
+                    waits = Backoff::default();
                 }
             }
             sleep(waits.next(fastrand::f64())).await;
@@ -78,12 +78,12 @@ impl Redis {
     }
 
     /// Connects, and returns only connections that respond.
-    async fn connect(&self, probes: &[Vec<String>]) -> Result<Links, String> {
+    async fn connect(&self, probes: &[Vec<String>]) -> Result<Connections, String> {
         let limit = match self.settings.mode {
             Mode::Single => CONNECT,
             Mode::Cluster | Mode::Sentinel { .. } => CONNECT_BY_OTHERS,
         };
-        let made = timeout(limit, Links::make(&self.settings, &self.changed)).await;
+        let made = timeout(limit, Connections::make(&self.settings, &self.changed)).await;
         let links = match made {
             Ok(Ok(links)) => links,
             Ok(Err(error)) => return Err(error.to_string()),
@@ -94,14 +94,14 @@ impl Redis {
     }
 
     /// Watches the connections until they are lost, or must be replaced.
-    async fn watch(&self, links: &Arc<Links>, probes: &[Vec<String>]) {
+    async fn watch(&self, links: &Arc<Connections>, probes: &[Vec<String>]) {
         let mut broken_since = None;
         loop {
             let is_whole = links.is_whole();
             if is_whole {
                 broken_since = None;
             }
-            let wait = if is_whole { PING } else { SHORTEST };
+            let wait = if is_whole { PING } else { MIN_DELAY };
             let _woken = timeout(wait, self.changed.notified()).await;
             let current = self.links.load_full();
             if !current.is_some_and(|current| Arc::ptr_eq(&current, links)) {
@@ -111,7 +111,7 @@ impl Redis {
                 Ok(()) if links.is_whole() => self.went_up(),
                 Ok(()) => {
                     let since = *broken_since.get_or_insert_with(Instant::now);
-                    if since.elapsed() >= ANEW {
+                    if since.elapsed() >= RECONNECT_AFTER {
                         // Working parts stay in use meanwhile.
                         return;
                     }
@@ -126,7 +126,7 @@ impl Redis {
 
     /// Checks that these connections are usable. Clears `is_open` on the parts of a cluster that
     /// respond, and sets it on those that do not.
-    async fn ask(&self, links: &Links, probes: &[Vec<String>]) -> Result<(), String> {
+    async fn ask(&self, links: &Connections, probes: &[Vec<String>]) -> Result<(), String> {
         if !self.is_cluster() {
             for mut link in links.all() {
                 self.probe(&mut link, &redis::cmd("PING")).await?;
@@ -167,7 +167,7 @@ impl Redis {
         if passed == 0 { Err(last) } else { Ok(()) }
     }
 
-    async fn probe(&self, link: &mut Link, cmd: &redis::Cmd) -> Result<(), String> {
+    async fn probe(&self, link: &mut RedisConnection, cmd: &redis::Cmd) -> Result<(), String> {
         probe(link, cmd, self.settings.timeout).await
     }
 
@@ -192,9 +192,13 @@ impl Redis {
 }
 
 /// Sends a command up to three times, with the deadline of a request's command.
-async fn probe(link: &mut Link, cmd: &redis::Cmd, limit: Duration) -> Result<(), String> {
+async fn probe(
+    link: &mut RedisConnection,
+    cmd: &redis::Cmd,
+    limit: Duration,
+) -> Result<(), String> {
     let mut why = String::new();
-    for _ in 0..STRIKES {
+    for _ in 0..MAX_FAILURES {
         match timeout(patience(limit), link.send(cmd)).await {
             Ok(Ok(_)) => return Ok(()),
             Ok(Err(error)) => return refused(&error),
@@ -216,12 +220,12 @@ fn refused(error: &RedisError) -> Result<(), String> {
     }
 }
 
-/// Waits before each attempt: none, then from [`SHORTEST`] doubling to [`LONGEST`], each randomly
+/// Waits before each attempt: none, then from [`MIN_DELAY`] doubling to [`MAX_DELAY`], each randomly
 /// shortened by up to half, so that gateways do not reconnect in step.
 #[derive(Default)]
-struct Waits(u32);
+struct Backoff(u32);
 
-impl Waits {
+impl Backoff {
     /// Returns the next wait; `chance` is from 0 to 1.
     fn next(&mut self, chance: f64) -> Duration {
         let attempt = self.0;
@@ -230,7 +234,7 @@ impl Waits {
             return Duration::ZERO;
         }
         let factor = 2_u32.saturating_pow(attempt - 1);
-        let whole = SHORTEST.saturating_mul(factor).min(LONGEST);
+        let whole = MIN_DELAY.saturating_mul(factor).min(MAX_DELAY);
         whole.mul_f64(0.5 + chance / 2.0)
     }
 }
@@ -241,7 +245,7 @@ mod tests {
 
     #[test]
     fn attempts_begin_at_once_and_grow_rare() {
-        let mut waits = Waits::default();
+        let mut waits = Backoff::default();
         let millis: Vec<u128> = (0..8).map(|_| waits.next(1.0).as_millis()).collect();
         assert_eq!(millis, [0, 100, 200, 400, 800, 1600, 2000, 2000]);
         assert_eq!(waits.next(0.0).as_millis(), 1000);

@@ -32,7 +32,7 @@ pub enum Slashes {
 
 /// A request target in normal form.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Normalised<'a> {
+pub struct NormalisedTarget<'a> {
     pub path: Cow<'a, [u8]>,
     pub query: Option<&'a [u8]>,
     /// Authority of an absolute-form target. RFC 9112, 3.2.2: it replaces `Host`.
@@ -44,7 +44,7 @@ pub struct Normalised<'a> {
 
 /// Reason why a request gets a 400 response before a route is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadTarget {
+pub enum InvalidTarget {
     #[error("the request target is neither a path, nor an http URL, nor `*`")]
     Form,
     #[error("the request target has a control byte, a space or a `#`")]
@@ -63,7 +63,7 @@ pub enum BadTarget {
     Host,
 }
 
-impl BadTarget {
+impl InvalidTarget {
     /// Reason word for log, metric and status page.
     pub fn reason(self) -> &'static str {
         match self {
@@ -99,7 +99,7 @@ impl<'a> Target<'a> {
     }
 }
 
-impl Normalised<'_> {
+impl NormalisedTarget<'_> {
     /// Returns the target to forward and to match, or `None` if the original is already in normal
     /// form.
     pub fn rewritten(&self) -> Option<Vec<u8>> {
@@ -126,12 +126,12 @@ pub fn join(path: &[u8], query: Option<&[u8]>) -> Vec<u8> {
 /// Reads the bytes once, and allocates only if something must change.
 ///
 /// # Errors
-/// Fails if the target is ambiguous: see [`BadTarget`].
-pub fn normalise(raw: &[u8], slashes: Slashes) -> Result<Normalised<'_>, BadTarget> {
+/// Fails if the target is ambiguous: see [`InvalidTarget`].
+pub fn normalise(raw: &[u8], slashes: Slashes) -> Result<NormalisedTarget<'_>, InvalidTarget> {
     let (authority, rest) = match raw {
         [b'/', ..] => (None, raw),
         [b'*'] => {
-            return Ok(Normalised {
+            return Ok(NormalisedTarget {
                 path: Cow::Borrowed(raw),
                 query: None,
                 authority: None,
@@ -143,10 +143,10 @@ pub fn normalise(raw: &[u8], slashes: Slashes) -> Result<Normalised<'_>, BadTarg
             (Some(authority), rest)
         }
     };
-    let Scanned { end, found } = scan(rest)?;
+    let TargetParts { end, found } = scan(rest)?;
     let query = rest.get(end + 1..);
     if query.is_some_and(has_bad_byte) {
-        return Err(BadTarget::Byte);
+        return Err(InvalidTarget::Byte);
     }
     let to_change = match slashes {
         Slashes::Merge => DOTS | BYTES | SLASHES,
@@ -159,7 +159,7 @@ pub fn normalise(raw: &[u8], slashes: Slashes) -> Result<Normalised<'_>, BadTarg
     };
     let has_spellings =
         found & (SPELLINGS | SLASHES) != 0 || matches!(*path, [_, .., b'/']) || is_of_page(&path);
-    Ok(Normalised {
+    Ok(NormalisedTarget {
         path,
         query,
         authority,
@@ -168,7 +168,7 @@ pub fn normalise(raw: &[u8], slashes: Slashes) -> Result<Normalised<'_>, BadTarg
 }
 
 /// Splits `http://host/path?query` into `host` and `/path?query`; the path may be missing.
-fn split_absolute(raw: &[u8]) -> Result<(&[u8], &[u8]), BadTarget> {
+fn split_absolute(raw: &[u8]) -> Result<(&[u8], &[u8]), InvalidTarget> {
     let starts = |scheme: &str| {
         raw.get(..scheme.len())
             .is_some_and(|start| start.eq_ignore_ascii_case(scheme.as_bytes()))
@@ -176,7 +176,7 @@ fn split_absolute(raw: &[u8]) -> Result<(&[u8], &[u8]), BadTarget> {
     let from = ["http://", "https://"]
         .into_iter()
         .find(|scheme| starts(scheme))
-        .ok_or(BadTarget::Form)?
+        .ok_or(InvalidTarget::Form)?
         .len();
     let rest = &raw[from..];
     let end = rest
@@ -185,12 +185,12 @@ fn split_absolute(raw: &[u8]) -> Result<(&[u8], &[u8]), BadTarget> {
         .unwrap_or(rest.len());
     let (authority, rest) = rest.split_at(end);
     if authority.is_empty() || matches!(rest, [b'\\' | b'#', ..]) {
-        return Err(BadTarget::Form);
+        return Err(InvalidTarget::Form);
     }
     Ok((authority, rest))
 }
 
-struct Scanned {
+struct TargetParts {
     /// End of the path: the `?`, or the end of the target.
     end: usize,
     /// Properties of the path: a sum of the flags below.
@@ -245,7 +245,7 @@ const KIND: [u8; 256] = {
     kind
 };
 
-fn scan(path: &[u8]) -> Result<Scanned, BadTarget> {
+fn scan(path: &[u8]) -> Result<TargetParts, InvalidTarget> {
     let mut found = 0;
     let mut at = 0;
     while let Some(&byte) = path.get(at) {
@@ -276,21 +276,21 @@ fn scan(path: &[u8]) -> Result<Scanned, BadTarget> {
                 1
             }
             QUESTION => break,
-            BACKSLASH => return Err(BadTarget::Backslash),
-            _ => return Err(BadTarget::Byte),
+            BACKSLASH => return Err(InvalidTarget::Backslash),
+            _ => return Err(InvalidTarget::Byte),
         };
         at += step;
     }
-    Ok(Scanned { end: at, found })
+    Ok(TargetParts { end: at, found })
 }
 
 /// Returns the flags for `%xx` at `at`.
-fn scan_coded(path: &[u8], at: usize) -> Result<u8, BadTarget> {
-    let byte = coded(path, at).ok_or(BadTarget::Percent)?;
+fn scan_coded(path: &[u8], at: usize) -> Result<u8, InvalidTarget> {
+    let byte = coded(path, at).ok_or(InvalidTarget::Percent)?;
     match byte {
-        0 => return Err(BadTarget::Nul),
-        b'\\' => return Err(BadTarget::Backslash),
-        b'.' if is_dot_segment(path, at)? => return Err(BadTarget::CodedDots),
+        0 => return Err(InvalidTarget::Nul),
+        b'\\' => return Err(InvalidTarget::Backslash),
+        b'.' if is_dot_segment(path, at)? => return Err(InvalidTarget::CodedDots),
         _ => {}
     }
     let has_small_digit = path[at + 1..at + 3].iter().any(u8::is_ascii_lowercase);
@@ -318,7 +318,7 @@ pub fn is_plain(path: &[u8]) -> bool {
         && !is_of_page(path)
 }
 
-/// Computes [`Normalised::has_spellings`] for a path in normal form.
+/// Computes [`NormalisedTarget::has_spellings`] for a path in normal form.
 pub fn has_spellings(path: &[u8]) -> bool {
     let is_folded = |byte: &u8| matches!(KIND[usize::from(*byte)], FOLDED | PERCENT | HIGH);
     path.iter().any(is_folded)
@@ -366,7 +366,7 @@ fn put(out: &mut Vec<u8>, byte: u8, is_plain: bool) {
 ///
 /// A backend may decode before it splits, so `%2f` ends a segment here too: `..%2f` is as bad as
 /// `%2e%2e/`.
-fn is_dot_segment(path: &[u8], at: usize) -> Result<bool, BadTarget> {
+fn is_dot_segment(path: &[u8], at: usize) -> Result<bool, InvalidTarget> {
     let before = &path[..at];
     let after_coded_slash = at >= 3 && coded(path, at - 3) == Some(b'/') && before[at - 3] == b'%';
     if !after_coded_slash && before.last().is_some_and(|&b| b != b'/') {
@@ -387,16 +387,16 @@ fn is_dot_segment(path: &[u8], at: usize) -> Result<bool, BadTarget> {
     match path.get(next) {
         None | Some(b'/' | b'?') => {}
         // Some backends remove parameters from a segment before they resolve it.
-        Some(b';') => return Err(BadTarget::DotParameters),
+        Some(b';') => return Err(InvalidTarget::DotParameters),
         Some(b'%') => match coded(path, next) {
             Some(b'/') => is_coded = true,
-            Some(b';') => return Err(BadTarget::DotParameters),
+            Some(b';') => return Err(InvalidTarget::DotParameters),
             _ => return Ok(false),
         },
         Some(_) => return Ok(false),
     }
     if is_coded {
-        Err(BadTarget::CodedDots)
+        Err(InvalidTarget::CodedDots)
     } else {
         Ok(true)
     }

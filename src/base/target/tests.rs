@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn path(raw: &str) -> Result<String, BadTarget> {
+fn path(raw: &str) -> Result<String, InvalidTarget> {
     let normalised = normalise(raw.as_bytes(), Slashes::Merge)?;
     let target = normalised
         .rewritten()
@@ -95,36 +95,36 @@ fn a_path_without_another_spelling_says_so() {
 #[test]
 fn what_can_be_read_in_two_ways_is_refused() {
     for (raw, why) in [
-        ("/%2e%2e/x", BadTarget::CodedDots),
-        ("/a/.%2E", BadTarget::CodedDots),
-        ("/a/%2e?x", BadTarget::CodedDots),
-        ("/a/..%2fb", BadTarget::CodedDots),
-        ("/a%2F../b", BadTarget::CodedDots),
-        ("/a%2f%2e%2e", BadTarget::CodedDots),
-        ("/x/..;/a", BadTarget::DotParameters),
-        ("/x/.;a=b", BadTarget::DotParameters),
-        ("/x/..%3B/a", BadTarget::DotParameters),
-        ("/x/%2e%2e;/a", BadTarget::DotParameters),
-        ("/a%00", BadTarget::Nul),
-        ("/a%5cb", BadTarget::Backslash),
-        ("/a%5Cb", BadTarget::Backslash),
-        ("/a\\b", BadTarget::Backslash),
-        ("/%zz", BadTarget::Percent),
-        ("/a%4", BadTarget::Percent),
-        ("/a%", BadTarget::Percent),
-        ("/a b", BadTarget::Byte),
-        ("/a\tb", BadTarget::Byte),
-        ("/a\u{7f}", BadTarget::Byte),
-        ("/a#b", BadTarget::Byte),
-        ("/a?b#c", BadTarget::Byte),
-        ("/a?b\r\nc", BadTarget::Byte),
-        ("", BadTarget::Form),
-        ("a/b", BadTarget::Form),
-        ("?x", BadTarget::Form),
-        ("ftp://x/", BadTarget::Form),
-        ("http:///x", BadTarget::Form),
-        ("http://host\\x/", BadTarget::Form),
-        ("example.com:443", BadTarget::Form),
+        ("/%2e%2e/x", InvalidTarget::CodedDots),
+        ("/a/.%2E", InvalidTarget::CodedDots),
+        ("/a/%2e?x", InvalidTarget::CodedDots),
+        ("/a/..%2fb", InvalidTarget::CodedDots),
+        ("/a%2F../b", InvalidTarget::CodedDots),
+        ("/a%2f%2e%2e", InvalidTarget::CodedDots),
+        ("/x/..;/a", InvalidTarget::DotParameters),
+        ("/x/.;a=b", InvalidTarget::DotParameters),
+        ("/x/..%3B/a", InvalidTarget::DotParameters),
+        ("/x/%2e%2e;/a", InvalidTarget::DotParameters),
+        ("/a%00", InvalidTarget::Nul),
+        ("/a%5cb", InvalidTarget::Backslash),
+        ("/a%5Cb", InvalidTarget::Backslash),
+        ("/a\\b", InvalidTarget::Backslash),
+        ("/%zz", InvalidTarget::Percent),
+        ("/a%4", InvalidTarget::Percent),
+        ("/a%", InvalidTarget::Percent),
+        ("/a b", InvalidTarget::Byte),
+        ("/a\tb", InvalidTarget::Byte),
+        ("/a\u{7f}", InvalidTarget::Byte),
+        ("/a#b", InvalidTarget::Byte),
+        ("/a?b#c", InvalidTarget::Byte),
+        ("/a?b\r\nc", InvalidTarget::Byte),
+        ("", InvalidTarget::Form),
+        ("a/b", InvalidTarget::Form),
+        ("?x", InvalidTarget::Form),
+        ("ftp://x/", InvalidTarget::Form),
+        ("http:///x", InvalidTarget::Form),
+        ("http://host\\x/", InvalidTarget::Form),
+        ("example.com:443", InvalidTarget::Form),
     ] {
         assert_eq!(path(raw), Err(why), "{raw:?}");
     }

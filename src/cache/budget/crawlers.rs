@@ -69,7 +69,7 @@ pub const DEFAULT_CRAWLERS: &[&str] = &[
 ];
 
 /// Bytes of a `User-Agent` that are searched.
-const LONGEST: usize = 1024;
+const MAX_USER_AGENT_LEN: usize = 1024;
 
 /// A compiled list of names.
 #[derive(Clone, Debug)]
@@ -90,7 +90,7 @@ impl Crawlers {
     /// Returns true if this is a crawler's `User-Agent`.
     pub fn is(&self, user_agent: &HeaderValue) -> bool {
         let text = user_agent.as_bytes();
-        self.0.is_match(&text[..text.len().min(LONGEST)])
+        self.0.is_match(&text[..text.len().min(MAX_USER_AGENT_LEN)])
     }
 }
 

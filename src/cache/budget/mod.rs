@@ -1,7 +1,7 @@
 //! Limit on the pages that one upstream renders at once for the cache and for crawlers, so that
 //! people never wait for either.
 //!
-//! There are three kinds of work at the origin. Each holds a [`Permit`] while it lasts:
+//! There are three kinds of work at the origin. Each holds a [`RenderPermit`] while it lasts:
 //!
 //! - A *revalidation* in the background, which no client waits for. It starts at once or not at
 //!   all: the stale response stays in use, and a later request tries again.
@@ -41,14 +41,14 @@ use counts::BudgetMetrics;
 
 /// The kind of client that something is rendered for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum By {
+pub enum ClientKind {
     Person,
     Crawler,
 }
 
 /// Limits on renders in flight and on the queue for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct RenderLimits {
     /// Renders in flight at once; at least 1.
     pub renders: u32,
     /// Maximum of crawlers' misses in the queue.
@@ -57,7 +57,7 @@ pub struct Limits {
     pub wait: Duration,
 }
 
-impl Default for Limits {
+impl Default for RenderLimits {
     fn default() -> Self {
         Self {
             renders: 4,
@@ -67,7 +67,7 @@ impl Default for Limits {
     }
 }
 
-impl Limits {
+impl RenderLimits {
     /// Returns the share of crawlers.
     fn crawling(self) -> u32 {
         (self.renders / 2).max(1)
@@ -76,41 +76,41 @@ impl Limits {
 
 /// Refusal of a crawler's miss: status 503 with this `Retry-After`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Busy {
+pub struct RenderQueueFull {
     /// Time until a retry: whole seconds, at least one.
     pub retry_after: Duration,
-    why: Why,
+    why: QueueRefusal,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Why {
+enum QueueRefusal {
     Full,
     Late,
 }
 
-impl Busy {
+impl RenderQueueFull {
     /// Returns the reason for log, metric and status page.
     pub fn reason(self) -> &'static str {
         match self.why {
-            Why::Full => "render_queue_full",
-            Why::Late => "render_queue_timeout",
+            QueueRefusal::Full => "render_queue_full",
+            QueueRefusal::Late => "render_queue_timeout",
         }
     }
 }
 
 /// The budget of one upstream. It outlives a reload: renders in flight then still count.
 #[derive(Debug)]
-pub struct Budget {
+pub struct RenderBudget {
     clock: Clock,
     metrics: BudgetMetrics,
     inner: Mutex<Inner>,
 }
 
-impl Zone for Budget {}
+impl Zone for RenderBudget {}
 
 #[derive(Debug)]
 struct Inner {
-    limits: Limits,
+    limits: RenderLimits,
     /// Counts of work in flight: people's misses, revalidations for people, and all work that
     /// crawlers cause.
     people: u32,
@@ -125,13 +125,13 @@ struct Inner {
 #[derive(Debug)]
 struct Waiter {
     number: u64,
-    place: oneshot::Sender<Permit>,
+    place: oneshot::Sender<RenderPermit>,
 }
 
 /// Permit for one render at the origin, returned on drop: once the whole response has arrived.
 #[derive(Debug)]
-pub struct Permit {
-    budget: Arc<Budget>,
+pub struct RenderPermit {
+    budget: Arc<RenderBudget>,
     kind: Kind,
     since: Instant,
 }
@@ -143,15 +143,15 @@ enum Kind {
     Crawl,
 }
 
-impl Permit {
+impl RenderPermit {
     /// Returns true if the permit is for a miss of a person.
     pub fn is_persons(&self) -> bool {
         self.kind == Kind::Person
     }
 }
 
-impl Budget {
-    pub fn new(upstream: &str, limits: Limits, clock: Clock, metrics: &Metrics) -> Self {
+impl RenderBudget {
+    pub fn new(upstream: &str, limits: RenderLimits, clock: Clock, metrics: &Metrics) -> Self {
         Self {
             clock,
             metrics: BudgetMetrics::new(metrics, upstream),
@@ -168,31 +168,31 @@ impl Budget {
     }
 
     /// Sets the limits of a new configuration. Work in flight beyond them runs to its end.
-    pub fn set(self: &Arc<Self>, limits: Limits) {
+    pub fn set(self: &Arc<Self>, limits: RenderLimits) {
         self.inner.lock().limits = limits;
         self.admit();
     }
 
     /// Returns a permit for a miss of a person.
-    pub fn person(self: &Arc<Self>) -> Permit {
+    pub fn person(self: &Arc<Self>) -> RenderPermit {
         self.inner.lock().people += 1;
         self.permit(Kind::Person)
     }
 
     /// Returns a permit for a revalidation in the background; `None` if none is free.
-    pub fn revalidate(self: &Arc<Self>, by: By) -> Option<Permit> {
+    pub fn revalidate(self: &Arc<Self>, by: ClientKind) -> Option<RenderPermit> {
         let mut inner = self.inner.lock();
         let kind = match by {
-            By::Person if inner.has_place() => {
+            ClientKind::Person if inner.has_place() => {
                 inner.revalidating += 1;
                 Some(Kind::Revalidation)
             }
             // Those in the queue came first.
-            By::Crawler if inner.may_crawl() && inner.waiting.is_empty() => {
+            ClientKind::Crawler if inner.may_crawl() && inner.waiting.is_empty() => {
                 inner.crawling += 1;
                 Some(Kind::Crawl)
             }
-            By::Person | By::Crawler => None,
+            ClientKind::Person | ClientKind::Crawler => None,
         };
         drop(inner);
         if kind.is_none() {
@@ -202,7 +202,7 @@ impl Budget {
     }
 
     /// Waits for a permit for a miss of a crawler. Dropping the future leaves the queue.
-    pub async fn crawl(self: &Arc<Self>) -> Result<Permit, Busy> {
+    pub async fn crawl(self: &Arc<Self>) -> Result<RenderPermit, RenderQueueFull> {
         let (number, place, wait) = {
             let mut inner = self.inner.lock();
             if inner.waiting.is_empty() && inner.may_crawl() {
@@ -211,7 +211,7 @@ impl Budget {
                 return Ok(self.permit(Kind::Crawl));
             }
             if inner.waiting.len() >= inner.limits.queue as usize {
-                let busy = inner.busy(Why::Full);
+                let busy = inner.busy(QueueRefusal::Full);
                 drop(inner);
                 self.metrics.full.inc();
                 return Err(busy);
@@ -226,7 +226,7 @@ impl Budget {
             (number, place, inner.limits.wait)
         };
         self.metrics.waiting.inc();
-        let in_queue = InQueue {
+        let in_queue = QueuePlace {
             budget: self,
             number,
         };
@@ -236,7 +236,7 @@ impl Budget {
             return Ok(permit);
         }
         self.metrics.late.inc();
-        Err(self.inner.lock().busy(Why::Late))
+        Err(self.inner.lock().busy(QueueRefusal::Late))
     }
 
     /// Returns the number of renders in flight and of waiting misses.
@@ -251,9 +251,9 @@ impl Budget {
         }
     }
 
-    fn permit(self: &Arc<Self>, kind: Kind) -> Permit {
+    fn permit(self: &Arc<Self>, kind: Kind) -> RenderPermit {
         self.metrics.of(kind).inc();
-        Permit {
+        RenderPermit {
             budget: Arc::clone(self),
             kind,
             since: self.clock.now(),
@@ -290,20 +290,20 @@ impl Inner {
     }
 
     /// Builds a refusal that estimates when the present queue will be empty.
-    fn busy(&self, why: Why) -> Busy {
-        const LONGEST: u64 = 120;
+    fn busy(&self, why: QueueRefusal) -> RenderQueueFull {
+        const MAX_RETRY_AFTER: u64 = 120;
         let ahead = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
         let rounds = ahead / self.limits.crawling() + 1;
         let span = self.held.saturating_mul(rounds);
         let seconds = span.as_secs() + u64::from(span.subsec_nanos() > 0);
-        Busy {
-            retry_after: Duration::from_secs(seconds.clamp(1, LONGEST)),
+        RenderQueueFull {
+            retry_after: Duration::from_secs(seconds.clamp(1, MAX_RETRY_AFTER)),
             why,
         }
     }
 }
 
-impl Drop for Permit {
+impl Drop for RenderPermit {
     fn drop(&mut self) {
         let budget = &self.budget;
         budget.metrics.of(self.kind).dec();
@@ -326,12 +326,12 @@ impl Drop for Permit {
 }
 
 /// A place in the queue, given up on drop.
-struct InQueue<'a> {
-    budget: &'a Budget,
+struct QueuePlace<'a> {
+    budget: &'a RenderBudget,
     number: u64,
 }
 
-impl Drop for InQueue<'_> {
+impl Drop for QueuePlace<'_> {
     fn drop(&mut self) {
         self.budget.metrics.waiting.dec();
         let mut inner = self.budget.inner.lock();

@@ -9,27 +9,33 @@ use tokio::{
 
 use super::*;
 
-fn budget(renders: u32, queue: u32) -> Arc<Budget> {
-    let limits = Limits {
+fn budget(renders: u32, queue: u32) -> Arc<RenderBudget> {
+    let limits = RenderLimits {
         renders,
         queue,
         wait: Duration::from_secs(5),
     };
-    let budget = Budget::new("web", limits, Clock::test(), &Metrics::default());
+    let budget = RenderBudget::new("web", limits, Clock::test(), &Metrics::default());
     Arc::new(budget)
 }
 
 #[test]
 fn revalidations_start_at_once_or_not_at_all() {
     let budget = budget(4, 8);
-    let people: Vec<_> = (0..6).map(|_| budget.revalidate(By::Person)).collect();
+    let people: Vec<_> = (0..6)
+        .map(|_| budget.revalidate(ClientKind::Person))
+        .collect();
     assert_eq!(people.iter().flatten().count(), 4);
-    assert!(budget.revalidate(By::Crawler).is_none());
+    assert!(budget.revalidate(ClientKind::Crawler).is_none());
     drop(people);
     // Crawlers have half of the budget, and people find the rest.
-    let crawlers: Vec<_> = (0..6).map(|_| budget.revalidate(By::Crawler)).collect();
+    let crawlers: Vec<_> = (0..6)
+        .map(|_| budget.revalidate(ClientKind::Crawler))
+        .collect();
     assert_eq!(crawlers.iter().flatten().count(), 2);
-    let people: Vec<_> = (0..6).map(|_| budget.revalidate(By::Person)).collect();
+    let people: Vec<_> = (0..6)
+        .map(|_| budget.revalidate(ClientKind::Person))
+        .collect();
     assert_eq!(people.iter().flatten().count(), 2);
     assert_eq!(budget.metrics.skipped.get(), 2 + 1 + 4 + 4);
 }
@@ -37,22 +43,22 @@ fn revalidations_start_at_once_or_not_at_all() {
 #[test]
 fn one_render_is_enough_for_everybody_in_turn() {
     let budget = budget(1, 8);
-    let crawler = budget.revalidate(By::Crawler);
-    assert!(crawler.is_some() && budget.revalidate(By::Person).is_none());
+    let crawler = budget.revalidate(ClientKind::Crawler);
+    assert!(crawler.is_some() && budget.revalidate(ClientKind::Person).is_none());
     drop(crawler);
-    let person = budget.revalidate(By::Person);
-    assert!(person.is_some() && budget.revalidate(By::Crawler).is_none());
+    let person = budget.revalidate(ClientKind::Person);
+    assert!(person.is_some() && budget.revalidate(ClientKind::Crawler).is_none());
 }
 
 #[test]
 fn people_never_wait_and_crawlers_have_what_they_leave() {
     let budget = budget(4, 8);
     let people: Vec<_> = (0..100).map(|_| budget.person()).collect();
-    assert!(budget.revalidate(By::Crawler).is_none());
+    assert!(budget.revalidate(ClientKind::Crawler).is_none());
     // Stale pages are still revalidated for people.
-    assert!(budget.revalidate(By::Person).is_some());
+    assert!(budget.revalidate(ClientKind::Person).is_some());
     drop(people);
-    assert!(budget.revalidate(By::Crawler).is_some());
+    assert!(budget.revalidate(ClientKind::Crawler).is_some());
     let idle = Counts {
         renders: 4,
         people: 0,
@@ -82,9 +88,9 @@ async fn crawlers_wait_in_their_order() {
     tasks.run_until(yield_now()).await;
     assert_eq!(budget.counts().waiting, 3);
     // No crawler gets ahead of the queue.
-    assert!(budget.revalidate(By::Crawler).is_none());
+    assert!(budget.revalidate(ClientKind::Crawler).is_none());
     drop(first);
-    assert!(budget.revalidate(By::Crawler).is_none());
+    assert!(budget.revalidate(ClientKind::Crawler).is_none());
     tasks.await;
     assert_eq!(*order.lock(), [0, 1, 2]);
     drop(second);
@@ -152,22 +158,22 @@ async fn a_reload_with_more_lets_in_who_waits_and_with_less_ends_nothing() {
     let first = budget.crawl().await.unwrap();
     let more = async {
         yield_now().await;
-        budget.set(Limits {
+        budget.set(RenderLimits {
             renders: 8,
-            ..Limits::default()
+            ..RenderLimits::default()
         });
     };
     let (second, ()) = tokio::join!(budget.crawl(), more);
     let second = second.unwrap();
-    budget.set(Limits {
+    budget.set(RenderLimits {
         renders: 1,
-        ..Limits::default()
+        ..RenderLimits::default()
     });
     assert_eq!(budget.counts().crawling, 2);
     drop(first);
-    assert!(budget.revalidate(By::Person).is_none());
+    assert!(budget.revalidate(ClientKind::Person).is_none());
     drop(second);
-    assert!(budget.revalidate(By::Person).is_some());
+    assert!(budget.revalidate(ClientKind::Person).is_some());
 }
 
 /// Origin with N cores: more renders at once take longer.
@@ -204,7 +210,7 @@ impl Origin {
 /// and the number of refused misses.
 async fn people_beside(
     origin: Arc<Origin>,
-    budget: Option<Arc<Budget>>,
+    budget: Option<Arc<RenderBudget>>,
     pages: u32,
 ) -> (Duration, u32) {
     let refused = Arc::new(AtomicU32::new(0));
@@ -216,7 +222,7 @@ async fn people_beside(
             match budget {
                 // Every second page is stale within its window, the others are misses.
                 Some(budget) if page % 2 == 0 => {
-                    if let Some(_permit) = budget.revalidate(By::Crawler) {
+                    if let Some(_permit) = budget.revalidate(ClientKind::Crawler) {
                         origin.render().await;
                     }
                 }
@@ -235,7 +241,7 @@ async fn people_beside(
         let (origin, budget) = (Arc::clone(&origin), budget.clone());
         people.spawn(async move {
             let start = Tick::now();
-            let _permit = budget.as_ref().map(Budget::person);
+            let _permit = budget.as_ref().map(RenderBudget::person);
             origin.render().await;
             start.elapsed()
         });

@@ -62,7 +62,7 @@ fn is_zero_quality(parameter: &[u8]) -> bool {
 
 /// Reason why an image request is refused with 400, in the exact text of Next.js.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadImage {
+pub enum InvalidImageRequest {
     #[error("\"url\" parameter is required")]
     NoUrl,
     #[error("\"{0}\" parameter {1}cannot be an array")]
@@ -88,7 +88,7 @@ pub enum BadImage {
 /// Rules of `images-manifest.json`. Patterns of hosts and of local paths are left to the app: it
 /// refuses those with 400 itself, without the cost of encoding an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Images {
+pub(super) struct ImageRules {
     /// Full path of the optimizer; `/_next/image` unless the app sets another one.
     pub(super) path: Box<str>,
     widths: Box<[u32]>,
@@ -118,7 +118,7 @@ struct ManifestImages {
     unoptimized: bool,
 }
 
-impl Images {
+impl ImageRules {
     /// Builds the rules; `None` if the app has no optimizer: its path responds with 404.
     pub(super) fn of(manifest: Manifest) -> Option<Self> {
         let images = manifest.images;
@@ -134,30 +134,32 @@ impl Images {
     }
 
     /// Checks a request in the order that Next.js uses, so that both report the same error.
-    pub(super) fn allow(&self, query: &[u8]) -> Result<(), BadImage> {
-        let url = single(query, "url", "", BadImage::NoUrl)?;
+    pub(super) fn allow(&self, query: &[u8]) -> Result<(), InvalidImageRequest> {
+        let url = single(query, "url", "", InvalidImageRequest::NoUrl)?;
         let url = query::decoded(url);
         if url.len() > 3072 {
-            return Err(BadImage::LongUrl);
+            return Err(InvalidImageRequest::LongUrl);
         }
         if url.starts_with(b"//") {
-            return Err(BadImage::RelativeUrl);
+            return Err(InvalidImageRequest::RelativeUrl);
         }
-        let width = single(query, "w", "(width) ", BadImage::NoWidth)?;
-        let width = digits(&query::decoded(width)).ok_or(BadImage::OddWidth)?;
-        let quality = single(query, "q", "(quality) ", BadImage::NoQuality)?;
-        let quality = digits(&query::decoded(quality)).ok_or(BadImage::OddQuality)?;
+        let width = single(query, "w", "(width) ", InvalidImageRequest::NoWidth)?;
+        let width = digits(&query::decoded(width)).ok_or(InvalidImageRequest::OddWidth)?;
+        let quality = single(query, "q", "(quality) ", InvalidImageRequest::NoQuality)?;
+        let quality = digits(&query::decoded(quality)).ok_or(InvalidImageRequest::OddQuality)?;
         if width == 0 {
-            return Err(BadImage::OddWidth);
+            return Err(InvalidImageRequest::OddWidth);
         }
         if !self.widths.contains(&width) {
-            return Err(BadImage::Width(width));
+            return Err(InvalidImageRequest::Width(width));
         }
         if !(1..=100).contains(&quality) {
-            return Err(BadImage::OddQuality);
+            return Err(InvalidImageRequest::OddQuality);
         }
         match &self.qualities {
-            Some(allowed) if !allowed.contains(&quality) => Err(BadImage::Quality(quality)),
+            Some(allowed) if !allowed.contains(&quality) => {
+                Err(InvalidImageRequest::Quality(quality))
+            }
             _ => Ok(()),
         }
     }
@@ -167,13 +169,13 @@ fn single<'q>(
     query: &'q [u8],
     name: &'static str,
     what: &'static str,
-    absent: BadImage,
-) -> Result<&'q [u8], BadImage> {
+    absent: InvalidImageRequest,
+) -> Result<&'q [u8], InvalidImageRequest> {
     let mut values = query::values(query, name.as_bytes());
     match (values.next(), values.next()) {
         (None | Some([]), None) => Err(absent),
         (Some(value), None) => Ok(value),
-        _ => Err(BadImage::Twice(name, what)),
+        _ => Err(InvalidImageRequest::Twice(name, what)),
     }
 }
 

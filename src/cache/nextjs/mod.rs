@@ -6,23 +6,24 @@
 //! [`RequestShape`] classifies the request before any lookup; [`may_store`] decides if a response
 //! may be stored. Everything here may only narrow what [`super::policy`] allows.
 
-mod answer;
 mod build;
 mod image;
 mod paths;
+mod response;
 mod shape;
 
 use std::{sync::Arc, time::Duration};
 
-pub use answer::{
-    MOST_BRIEFLY, MOST_STALE, STALE_AT_ORIGIN, StoreAs, effective_vary, may_store, rules_for_next,
-};
 pub use build::{Build, BuildError, BuildWatch, Stamp};
-pub use image::{BadImage, ImageForms};
-pub use paths::Paths;
+pub use image::{ImageForms, InvalidImageRequest};
+pub use paths::PathSet;
+pub use response::{
+    MAX_BRIEF_TTL, MAX_STALE, STALE_AT_ORIGIN, StorageRule, effective_vary, may_store,
+    rules_for_next,
+};
 pub use shape::{CREDENTIALS, RequestShape, shape};
 
-use super::names::Names;
+use super::name_set::NameSet;
 
 /// Requests that may store pages. Files of a build and images are not pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,12 +42,12 @@ pub enum PageCache {
 pub struct NextRules {
     pub pages: PageCache,
     /// Cookies that change no response, for [`PageCache::Anonymous`].
-    pub cookies: Names,
+    pub cookies: NameSet,
     /// Paths that the app's middleware guards, as set by the operator; `None` uses the build's.
-    pub guarded: Option<Paths>,
+    pub guarded: Option<PathSet>,
     /// The build in the upstream's `folder`.
     pub build: Option<Arc<BuildWatch>>,
-    /// Time for which a 404 or 307 with `s-maxage` is stored, at most [`MOST_BRIEFLY`]; `None`
+    /// Time for which a 404 or 307 with `s-maxage` is stored, at most [`MAX_BRIEF_TTL`]; `None`
     /// disables it.
     pub briefly: Option<Duration>,
     /// True if the client's cookies and credentials reach the image optimizer, so that its

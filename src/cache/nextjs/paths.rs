@@ -6,7 +6,7 @@ use percent_encoding::percent_decode;
 
 /// Set of paths: `/account` alone, or `/account/*` for it and all below it. `/*` is every path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Paths(Box<[Pattern]>);
+pub struct PathSet(Box<[Pattern]>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Pattern {
@@ -15,7 +15,7 @@ struct Pattern {
     with_all_below: bool,
 }
 
-impl Paths {
+impl PathSet {
     pub fn new<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Self {
         let compile = |pattern: &str| {
             let below = pattern.strip_suffix("/*");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
-use super::{BadImage, Build, ImageForms, NextRules, PageCache, paths};
+use super::{Build, ImageForms, InvalidImageRequest, NextRules, PageCache, paths};
 use crate::{base::query, chain::KeyBuilder};
 
 /// Default path of the image optimizer, unless the build sets another one.
@@ -17,11 +17,11 @@ const DATA: &[u8] = b"/_next/data/";
 const DRAFT: [&[u8]; 2] = [b"__prerender_bypass", b"__next_preview_data"];
 
 /// Maximum length of a segment's name; the router never sends longer ones.
-const LONGEST_SEGMENT: usize = 1024;
+const MAX_SEGMENT_LEN: usize = 1024;
 
 /// Kinds of paths in Next.js.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum PathKind {
     /// A file of a build, named by its content.
     File,
     /// An image of the optimizer, made from a file of this build or from another source.
@@ -33,7 +33,7 @@ pub(super) enum Kind {
 /// Classification of a request, computed once; see [`shape`].
 #[derive(Clone, Debug)]
 pub struct RequestShape {
-    pub(super) kind: Kind,
+    pub(super) kind: PathKind,
     pub(super) is_rsc: bool,
     pub(super) prefetch: Option<HeaderValue>,
     pub(super) segment: Option<HeaderValue>,
@@ -46,7 +46,7 @@ pub struct RequestShape {
     keeps_credentials: bool,
     /// Mark of the build; 0 if none is known.
     build: u128,
-    bad_image: Option<Box<BadImage>>,
+    bad_image: Option<Box<InvalidImageRequest>>,
 }
 
 /// Classifies a request: `path` and `query` (without its `?`) are as the client sent them, or with
@@ -62,11 +62,11 @@ pub fn shape(
     let build = build.as_deref().map(|build| &**build);
     let kind = kind(path, query, build);
     let credentials_count = match kind {
-        Kind::File => false,
-        Kind::Image { .. } => rules.image_credentials,
-        Kind::Page => true,
+        PathKind::File => false,
+        PathKind::Image { .. } => rules.image_credentials,
+        PathKind::Page => true,
     };
-    let mut seen = Seen::default();
+    let mut seen = HeaderFacts::default();
     for (name, value) in headers {
         seen.header(name, value, rules);
     }
@@ -86,7 +86,7 @@ pub fn shape(
         Some("draft")
     } else if credentials_count && seen.has_authorization {
         Some("authorization")
-    } else if rules.pages == PageCache::Off && kind == Kind::Page {
+    } else if rules.pages == PageCache::Off && kind == PathKind::Page {
         Some("page_cache_off")
     } else if is_guarded(path, kind, build, rules) {
         Some("guarded")
@@ -108,7 +108,7 @@ pub fn shape(
         keeps_credentials: credentials_count,
         build: build.map_or(0, Build::mark),
         bad_image: match (kind, build) {
-            (Kind::Image { .. }, Some(build)) => build.allow_image(query).err().map(Box::new),
+            (PathKind::Image { .. }, Some(build)) => build.allow_image(query).err().map(Box::new),
             _ => None,
         },
     }
@@ -149,29 +149,29 @@ impl RequestShape {
     }
 
     /// Returns the error of an invalid image request: the app would respond with 400 and this text.
-    pub fn bad_image(&self) -> Option<&BadImage> {
+    pub fn bad_image(&self) -> Option<&InvalidImageRequest> {
         self.bad_image.as_deref()
     }
 
     /// Returns true for a file of a build, whose key does not change with a deploy.
     pub fn is_build_file(&self) -> bool {
-        self.kind == Kind::File
+        self.kind == PathKind::File
     }
 
     /// Returns true for an image of the optimizer.
     pub fn is_image(&self) -> bool {
-        matches!(self.kind, Kind::Image { .. })
+        matches!(self.kind, PathKind::Image { .. })
     }
 
     /// Adds the parts by which responses to this URL differ, beside `Vary`.
     pub fn key_parts(&self, key: &mut KeyBuilder) {
         let of_build = match self.kind {
-            Kind::File => return,
-            Kind::Image { of_build_file } => {
+            PathKind::File => return,
+            PathKind::Image { of_build_file } => {
                 key.part("image", &[self.forms.letter()]);
                 !of_build_file
             }
-            Kind::Page => {
+            PathKind::Page => {
                 // HTML and payload are two responses, whatever `_rsc` contains.
                 if self.is_rsc {
                     key.part("rsc", b"1");
@@ -200,7 +200,7 @@ impl RequestShape {
     clippy::struct_excessive_bools,
     reason = "each is the presence of one header"
 )]
-struct Seen {
+struct HeaderFacts {
     is_rsc: bool,
     rsc_lines: u8,
     prefetch: Option<HeaderValue>,
@@ -216,7 +216,7 @@ struct Seen {
     has_personal_cookie: bool,
 }
 
-impl Seen {
+impl HeaderFacts {
     fn header(&mut self, name: &HeaderName, value: &HeaderValue, rules: &NextRules) {
         match name.as_str() {
             "rsc" => {
@@ -243,7 +243,7 @@ impl Seen {
     }
 
     fn router(&mut self, value: &HeaderValue, of: fn(&mut Self) -> &mut Option<HeaderValue>) {
-        self.is_odd |= value.len() > LONGEST_SEGMENT;
+        self.is_odd |= value.len() > MAX_SEGMENT_LEN;
         self.is_odd |= of(self).replace(value.clone()).is_some();
     }
 
@@ -282,7 +282,7 @@ fn is_internal(name: &str) -> bool {
         || name == "now-route-matches"
 }
 
-fn kind(path: &[u8], query: Option<&[u8]>, build: Option<&Build>) -> Kind {
+fn kind(path: &[u8], query: Option<&[u8]>, build: Option<&Build>) -> PathKind {
     let base = build.map_or("", Build::base_path).as_bytes();
     let is_image = match build.and_then(Build::image_path) {
         Some(image) => path == image.as_bytes(),
@@ -297,24 +297,24 @@ fn kind(path: &[u8], query: Option<&[u8]>, build: Option<&Build>) -> Kind {
                     && !paths::may_be_another(&url)
             })
         });
-        return Kind::Image { of_build_file };
+        return PathKind::Image { of_build_file };
     }
     let is_file = path
         .strip_prefix(base)
         .is_some_and(|path| path.starts_with(FILES));
     if is_file && !paths::may_be_another(path) {
-        Kind::File
+        PathKind::File
     } else {
-        Kind::Page
+        PathKind::Page
     }
 }
 
-fn is_guarded(path: &[u8], kind: Kind, build: Option<&Build>, rules: &NextRules) -> bool {
+fn is_guarded(path: &[u8], kind: PathKind, build: Option<&Build>, rules: &NextRules) -> bool {
     match &rules.guarded {
         Some(guarded) => guarded.have(path) || (!guarded.is_empty() && paths::may_be_another(path)),
         // A middleware without a matcher runs for these files too. But they are code that every
         // page links to, and the app itself marks them `public`.
-        None => kind != Kind::File && build.is_some_and(|build| build.is_guarded(path)),
+        None => kind != PathKind::File && build.is_some_and(|build| build.is_guarded(path)),
     }
 }
 

@@ -5,8 +5,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use super::*;
 use crate::{
     cache::{
-        names::ANALYTICS,
-        policy::{Asked, Times, Vary, store},
+        name_set::ANALYTICS,
+        policy::{ExchangeTimes, OriginRequest, Vary, store},
     },
     chain::KeyBuilder,
 };
@@ -26,7 +26,7 @@ fn headers(lines: &[&str]) -> HeaderMap {
 
 fn rules() -> NextRules {
     NextRules {
-        cookies: Names::new(ANALYTICS.iter().copied()),
+        cookies: NameSet::new(ANALYTICS.iter().copied()),
         ..NextRules::default()
     }
 }
@@ -65,7 +65,7 @@ const DYNAMIC: &[&str] = &[
     "content-type: text/html; charset=utf-8",
 ];
 
-fn stored(shape: &RequestShape, status: u16, lines: &[&str]) -> Result<StoreAs, &'static str> {
+fn stored(shape: &RequestShape, status: u16, lines: &[&str]) -> Result<StorageRule, &'static str> {
     may_store(
         shape,
         StatusCode::from_u16(status).unwrap(),
@@ -87,10 +87,13 @@ fn with<'a>(lines: &[&'a str], line: &'a str) -> Vec<&'a str> {
 
 #[test]
 fn an_isr_page_is_kept_as_it_says() {
-    assert_eq!(stored(&asked("/isr", &[]), 200, ISR), Ok(StoreAs::Said));
+    assert_eq!(stored(&asked("/isr", &[]), 200, ISR), Ok(StorageRule::Said));
     // Next.js 14.2 writes `stale-while-revalidate` without a number.
     let bare = with(ISR, "cache-control: s-maxage=60, stale-while-revalidate");
-    assert_eq!(stored(&asked("/isr", &[]), 200, &bare), Ok(StoreAs::Said));
+    assert_eq!(
+        stored(&asked("/isr", &[]), 200, &bare),
+        Ok(StorageRule::Said)
+    );
 }
 
 /// R1; cases 3, 4, 9, 15, 21 and 24.
@@ -130,7 +133,7 @@ fn only_explicit_permission_counts() {
     ] {
         assert_eq!(
             stored(&page, 200, &with(ISR, line)),
-            Ok(StoreAs::Said),
+            Ok(StorageRule::Said),
             "{line}"
         );
     }
@@ -147,7 +150,7 @@ fn only_explicit_permission_counts() {
 fn a_cdns_own_header_speaks_for_the_origin_but_not_against_private() {
     let page = asked("/page", &[]);
     let own = ["cdn-cache-control: max-age=60", "cache-control: max-age=0"];
-    assert_eq!(stored(&page, 200, &own), Ok(StoreAs::Said));
+    assert_eq!(stored(&page, 200, &own), Ok(StorageRule::Said));
     let against = [
         "cdn-cache-control: max-age=60",
         "cache-control: private, no-store",
@@ -162,8 +165,14 @@ fn a_cdns_own_header_speaks_for_the_origin_but_not_against_private() {
 fn other_statuses_are_kept_only_where_they_are_said_to_be() {
     let page = asked("/page", &[]);
     let to = |location: &'static str| [ISR, &[location]].concat();
-    assert_eq!(stored(&page, 308, &to("location: /new")), Ok(StoreAs::Said));
-    assert_eq!(stored(&page, 301, &to("location: /new")), Ok(StoreAs::Said));
+    assert_eq!(
+        stored(&page, 308, &to("location: /new")),
+        Ok(StorageRule::Said)
+    );
+    assert_eq!(
+        stored(&page, 301, &to("location: /new")),
+        Ok(StorageRule::Said)
+    );
     assert_eq!(
         stored(&page, 308, &["location: /new"]),
         Err("no_permission")
@@ -182,7 +191,7 @@ fn other_statuses_are_kept_only_where_they_are_said_to_be() {
     // A payload that redirects is a 200 with a location, and may be stored.
     let payload = with(&to("location: /new"), "content-type: text/x-component");
     let router = asked("/page?_rsc=x", &["rsc: 1"]);
-    assert_eq!(stored(&router, 200, &payload), Ok(StoreAs::Said));
+    assert_eq!(stored(&router, 200, &payload), Ok(StorageRule::Said));
 }
 
 #[test]
@@ -192,7 +201,7 @@ fn a_404_or_a_307_is_kept_briefly_if_that_is_asked_for() {
         ..rules()
     };
     let page = asked_with(&rules, "/gone", &[]);
-    let briefly = Ok(StoreAs::AtMost(Duration::from_secs(10)));
+    let briefly = Ok(StorageRule::AtMost(Duration::from_secs(10)));
     assert_eq!(stored(&page, 404, ISR), briefly);
     let to = |location: &'static str| [ISR, &[location]].concat();
     assert_eq!(stored(&page, 307, &to("location: /new")), briefly);
@@ -273,11 +282,11 @@ fn the_form_that_was_not_asked_for_is_not_kept() {
     let component = with(ISR, "content-type: text/x-component");
     assert_eq!(stored(&html, 200, &component), Err("rsc_mismatch"));
     assert_eq!(stored(&payload, 200, ISR), Err("rsc_mismatch"));
-    assert_eq!(stored(&payload, 200, &component), Ok(StoreAs::Said));
-    assert_eq!(stored(&html, 200, ISR), Ok(StoreAs::Said));
+    assert_eq!(stored(&payload, 200, &component), Ok(StorageRule::Said));
+    assert_eq!(stored(&html, 200, ISR), Ok(StorageRule::Said));
     // A route handler has no forms.
     let json = with(ISR, "content-type: application/json");
-    assert_eq!(stored(&payload, 200, &json), Ok(StoreAs::Said));
+    assert_eq!(stored(&payload, 200, &json), Ok(StorageRule::Said));
 }
 
 /// R3; cases 3 and 6.
@@ -380,7 +389,7 @@ fn some_requests_are_not_for_the_store() {
 #[test]
 fn a_guarded_page_is_not_for_the_store_in_any_form() {
     let rules = NextRules {
-        guarded: Some(Paths::new(["/secret", "/account/*"])),
+        guarded: Some(PathSet::new(["/secret", "/account/*"])),
         ..rules()
     };
     for guarded in [
@@ -414,7 +423,7 @@ fn a_guarded_page_is_not_for_the_store_in_any_form() {
         assert_eq!(asked_with(&rules, open, &[]).bypass(), None, "{open}");
     }
     let everything = NextRules {
-        guarded: Some(Paths::new(["/*"])),
+        guarded: Some(PathSet::new(["/*"])),
         ..rules
     };
     assert_eq!(asked_with(&everything, "/", &[]).bypass(), Some("guarded"));
@@ -446,11 +455,11 @@ fn pictures_are_kept_by_what_a_client_takes() {
     }
     let image = |kind: &'static str| ["cache-control: public, max-age=60, must-revalidate", kind];
     let avif = image("content-type: image/avif");
-    assert_eq!(stored(&by("image/avif"), 200, &avif), Ok(StoreAs::Said));
+    assert_eq!(stored(&by("image/avif"), 200, &avif), Ok(StorageRule::Said));
     assert_eq!(stored(&by("image/webp"), 200, &avif), Err("image_form"));
     assert_eq!(
         stored(&by("*/*"), 200, &image("content-type: image/png")),
-        Ok(StoreAs::Said)
+        Ok(StorageRule::Said)
     );
     assert_eq!(stored(&by("*/*"), 400, &avif), Err("status"));
     assert_eq!(
@@ -531,11 +540,11 @@ fn variants_differ_by_what_the_key_does_not_have() {
 fn windows_of_stale_answers_end_after_a_minute() {
     let window = |cache_control: &str| {
         let at = std::time::SystemTime::UNIX_EPOCH + Duration::from_hours(500_000);
-        let times = Times {
+        let times = ExchangeTimes {
             asked: at,
             answered: at,
         };
-        let asked = Asked {
+        let asked = OriginRequest {
             method: &Method::GET,
             headers: &HeaderMap::new(),
             is_named: false,

@@ -18,7 +18,7 @@ pub struct CacheStatus<'a> {
     pub is_collapsed: bool,
     /// The cache key, if the route exposes it.
     pub key: Option<&'a str>,
-    /// A fixed reason, such as [`super::Refusal::reason`].
+    /// A fixed reason, such as [`super::NotStorable::reason`].
     pub detail: Option<&'static str>,
 }
 

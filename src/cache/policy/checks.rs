@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::{
-    Asked, Rules, Times, Use, Vary, Wants, clean, directives::LONGEST, judge, merge, not_modified,
-    store,
+    CacheRules, ExchangeTimes, OriginRequest, RequestDirectives, Usability, Vary, clean,
+    directives::MAX_SECONDS, judge, merge, not_modified, store,
 };
 
 /// Response headers that the lines of the input are values of, in this order; further lines are
@@ -27,29 +27,32 @@ const FIELDS: [&str; 9] = [
 pub(crate) fn cache_control(data: &[u8]) {
     let headers = fields(data);
     let now = SystemTime::UNIX_EPOCH + Duration::from_hours(500_000);
-    let rules = Rules {
+    let rules = CacheRules {
         heuristic: Some(0.1),
-        ..Rules::default()
+        ..CacheRules::default()
     };
     let nobody = HeaderMap::new();
-    let asked = Asked {
+    let asked = OriginRequest {
         method: &Method::GET,
         headers: &nobody,
         is_named: false,
     };
-    let times = Times {
+    let times = ExchangeTimes {
         asked: now,
         answered: now,
     };
     let found = store(asked, StatusCode::OK, &headers, times, &rules);
     if let Ok(lifetime) = &found {
-        assert!(lifetime.fresh_for <= LONGEST && lifetime.initial_age <= LONGEST);
-        assert!(lifetime.stale_while_revalidate <= LONGEST && lifetime.stale_if_error <= LONGEST);
+        assert!(lifetime.fresh_for <= MAX_SECONDS && lifetime.initial_age <= MAX_SECONDS);
+        assert!(
+            lifetime.stale_while_revalidate <= MAX_SECONDS
+                && lifetime.stale_if_error <= MAX_SECONDS
+        );
         let later = now + Duration::from_secs(1 << 33);
-        let wants = Wants::default();
-        assert_eq!(judge(lifetime, &wants, later), Use::Validate);
+        let wants = RequestDirectives::default();
+        assert_eq!(judge(lifetime, &wants, later), Usability::Validate);
         if lifetime.always_validate {
-            assert_eq!(judge(lifetime, &wants, now), Use::Validate);
+            assert_eq!(judge(lifetime, &wants, now), Usability::Validate);
         }
         assert!(!is_plainly_forbidden(&headers), "{headers:?}");
     }
@@ -64,11 +67,11 @@ pub(crate) fn cache_control(data: &[u8]) {
     clean(&mut merged);
     assert!(!merged.contains_key(header::AGE));
     // As a request, the same bytes allow no more than a plain request.
-    let wants = Wants::of(&headers);
+    let wants = RequestDirectives::of(&headers);
     if let Ok(lifetime) = &found
-        && judge(lifetime, &Wants::default(), now) == Use::Validate
+        && judge(lifetime, &RequestDirectives::default(), now) == Usability::Validate
     {
-        assert_ne!(judge(lifetime, &wants, now), Use::Fresh);
+        assert_ne!(judge(lifetime, &wants, now), Usability::Fresh);
     }
 }
 

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, header};
 use crate::base::http::list;
 
 /// Maximum of any time, 68 years (RFC 9111, 1.2.2).
-pub(super) const LONGEST: Duration = Duration::from_secs(1 << 31);
+pub(super) const MAX_SECONDS: Duration = Duration::from_secs(1 << 31);
 
 /// Directives that matter to a shared cache.
 ///
@@ -21,8 +21,8 @@ pub(super) const LONGEST: Duration = Duration::from_secs(1 << 31);
 )]
 pub(super) struct Directives {
     pub no_store: bool,
-    pub no_cache: Listed,
-    pub private: Listed,
+    pub no_cache: FieldScope,
+    pub private: FieldScope,
     pub public: bool,
     pub must_revalidate: bool,
     pub proxy_revalidate: bool,
@@ -30,13 +30,13 @@ pub(super) struct Directives {
     /// `Some(0)` also for an invalid value: the response is stale (RFC 9111, 4.2.1).
     pub max_age: Option<Duration>,
     pub s_maxage: Option<Duration>,
-    pub stale_while_revalidate: Option<Window>,
-    pub stale_if_error: Option<Window>,
+    pub stale_while_revalidate: Option<StaleWindow>,
+    pub stale_if_error: Option<StaleWindow>,
 }
 
 /// Directive that may be limited to a list of fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) enum Listed {
+pub(super) enum FieldScope {
     #[default]
     Absent,
     Whole,
@@ -45,7 +45,7 @@ pub(super) enum Listed {
 
 /// Time for which a stale response may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Window {
+pub(super) enum StaleWindow {
     /// No number given, as in the `stale-while-revalidate` of Next.js 14.
     Open,
     For(Duration),
@@ -63,7 +63,7 @@ pub(super) enum Argument<'a> {
 
 impl Argument<'_> {
     /// Returns the seconds, quoted or not. `None` for an invalid number; large ones are capped at
-    /// [`LONGEST`].
+    /// [`MAX_SECONDS`].
     pub(super) fn seconds(&self) -> Option<Duration> {
         match self {
             Self::Token(text) => seconds(text),
@@ -72,24 +72,24 @@ impl Argument<'_> {
         }
     }
 
-    fn window(&self) -> Window {
+    fn window(&self) -> StaleWindow {
         match self {
-            Self::None => Window::Open,
-            _ => Window::For(self.seconds().unwrap_or_default()),
+            Self::None => StaleWindow::Open,
+            _ => StaleWindow::For(self.seconds().unwrap_or_default()),
         }
     }
 
-    fn listed(&self) -> Listed {
+    fn listed(&self) -> FieldScope {
         match self {
-            Self::Quoted(names) => Listed::fields(names),
+            Self::Quoted(names) => FieldScope::fields(names),
             // `no-cache=1` names no field. RFC 9111 would accept tokens as names; the whole
             // response is the stricter reading.
-            Self::None | Self::Token(_) | Self::Malformed => Listed::Whole,
+            Self::None | Self::Token(_) | Self::Malformed => FieldScope::Whole,
         }
     }
 }
 
-impl Listed {
+impl FieldScope {
     /// Parses a list of field names. Returns the whole response if a name is invalid, if the list
     /// is empty, or if the response would be unusable without one of the fields.
     pub(super) fn fields(names: &[u8]) -> Self {
@@ -147,7 +147,7 @@ pub(super) fn seconds(text: &[u8]) -> Option<Duration> {
             .saturating_mul(10)
             .saturating_add(u64::from(digit - b'0'))
     });
-    Some(Duration::from_secs(number).min(LONGEST))
+    Some(Duration::from_secs(number).min(MAX_SECONDS))
 }
 
 impl Directives {

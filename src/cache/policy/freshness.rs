@@ -5,15 +5,15 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, HeaderName, StatusCode, header};
 
 use super::{
-    Lifetime, Rules, Times,
-    directives::{LONGEST, Window, seconds},
+    CacheRules, ExchangeTimes, Lifetime,
+    directives::{MAX_SECONDS, StaleWindow, seconds},
     targeted::Policy,
 };
 use crate::base::{http::list_of, http_date};
 
 /// Maximum heuristic freshness. RFC 9111, 4.2.2 leaves it to the cache; a day is where RFC 7234
 /// began to warn.
-const LONGEST_GUESS: Duration = Duration::from_hours(24);
+const MAX_HEURISTIC: Duration = Duration::from_hours(24);
 
 /// Source of a response's freshness lifetime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +40,8 @@ pub(super) fn freshness(
     policy: &Policy,
     status: StatusCode,
     headers: &HeaderMap,
-    times: Times,
-    rules: &Rules,
+    times: ExchangeTimes,
+    rules: &CacheRules,
 ) -> Freshness {
     if let Some(span) = explicit(policy, headers, times) {
         return Freshness::Explicit(span);
@@ -54,21 +54,21 @@ pub(super) fn freshness(
         return Freshness::Unknown;
     }
     if let Some(span) = rules.ttl {
-        return Freshness::Route(span.min(LONGEST));
+        return Freshness::Route(span.min(MAX_SECONDS));
     }
     heuristic(headers, times, rules).map_or(Freshness::Unknown, Freshness::Heuristic)
 }
 
 /// Returns the route's TTL for this status.
-pub(super) fn by_status(rules: &Rules, status: StatusCode) -> Option<Duration> {
+pub(super) fn by_status(rules: &CacheRules, status: StatusCode) -> Option<Duration> {
     let found = rules
         .by_status
         .iter()
         .find(|(code, _)| *code == status.as_u16());
-    found.map(|(_, span)| (*span).min(LONGEST))
+    found.map(|(_, span)| (*span).min(MAX_SECONDS))
 }
 
-fn explicit(policy: &Policy, headers: &HeaderMap, times: Times) -> Option<Duration> {
+fn explicit(policy: &Policy, headers: &HeaderMap, times: ExchangeTimes) -> Option<Duration> {
     if let Some(span) = policy.directives.lifetime() {
         return Some(span);
     }
@@ -85,17 +85,17 @@ fn explicit(policy: &Policy, headers: &HeaderMap, times: Times) -> Option<Durati
         expires
             .duration_since(date)
             .unwrap_or_default()
-            .min(LONGEST),
+            .min(MAX_SECONDS),
     )
 }
 
-fn heuristic(headers: &HeaderMap, times: Times, rules: &Rules) -> Option<Duration> {
+fn heuristic(headers: &HeaderMap, times: ExchangeTimes, rules: &CacheRules) -> Option<Duration> {
     let share = rules.heuristic.filter(|share| *share > 0.0)?;
     let modified = http_date::parse(headers.get(header::LAST_MODIFIED)?.as_bytes())?;
     let date = date_of(headers).unwrap_or(times.answered);
     let unchanged = date.duration_since(modified).ok()?;
     let guess = Duration::try_from_secs_f64(unchanged.as_secs_f64() * share).ok()?;
-    Some(guess.min(LONGEST_GUESS))
+    Some(guess.min(MAX_HEURISTIC))
 }
 
 /// RFC 9110, 15.1, without 206: parts are never stored.
@@ -107,7 +107,7 @@ pub(super) fn is_heuristically_cacheable(status: StatusCode) -> bool {
 }
 
 /// Calculates `corrected_initial_age` of RFC 9111, 4.2.3.
-pub(super) fn initial_age(headers: &HeaderMap, times: Times) -> Duration {
+pub(super) fn initial_age(headers: &HeaderMap, times: ExchangeTimes) -> Duration {
     let delay = times
         .answered
         .duration_since(times.asked)
@@ -118,7 +118,7 @@ pub(super) fn initial_age(headers: &HeaderMap, times: Times) -> Duration {
     let apparent = date_of(headers)
         .and_then(|date| times.answered.duration_since(date).ok())
         .map_or(Duration::ZERO, |age| Duration::from_secs(age.as_secs()));
-    corrected.max(apparent).min(LONGEST)
+    corrected.max(apparent).min(MAX_SECONDS)
 }
 
 /// Returns the `Age` set by caches before the gateway. RFC 9111, 5.1: the first member of a list
@@ -136,22 +136,22 @@ pub(super) fn lifetime(
     policy: &Policy,
     fresh_for: Duration,
     initial_age: Duration,
-    times: Times,
-    rules: &Rules,
+    times: ExchangeTimes,
+    rules: &CacheRules,
 ) -> Lifetime {
     let said = &policy.directives;
     let forbids = said.must_revalidate || said.proxy_revalidate;
     // RFC 9111, 5.2.2.10. Next.js and CDNs write it beside `stale-while-revalidate`.
     let has_shared = said.s_maxage.is_some();
     let allows = !forbids && (!has_shared || rules.stale_despite_s_maxage);
-    let window = |said: Option<Window>, open: Option<Duration>, route: Option<Duration>| {
+    let window = |said: Option<StaleWindow>, open: Option<Duration>, route: Option<Duration>| {
         let span = match said {
             _ if !allows => Duration::ZERO,
-            Some(Window::For(span)) => span,
-            Some(Window::Open) => open.or(route).unwrap_or_default(),
+            Some(StaleWindow::For(span)) => span,
+            Some(StaleWindow::Open) => open.or(route).unwrap_or_default(),
             None => route.unwrap_or_default(),
         };
-        span.min(LONGEST)
+        span.min(MAX_SECONDS)
     };
     let most = rules.max_stale_while_revalidate;
     let while_revalidate = window(

@@ -1,6 +1,6 @@
 //! The rules of RFC 9111 as pure functions: headers, a route's rules and times in, decisions out.
 //!
-//! In the order of a request: [`Wants`] holds the client's directives, [`judge`] decides how a
+//! In the order of a request: [`RequestDirectives`] holds the client's directives, [`judge`] decides how a
 //! stored response may be used, and [`not_modified`] checks if the client already has it. For a
 //! response of the origin, [`store`] decides if it is stored and for how long, [`clean`] removes
 //! headers that are not stored, [`merge`] applies a 304, and [`invalidates`] lists the targets that
@@ -15,10 +15,10 @@ mod directives;
 mod freshness;
 mod invalidate;
 mod merge;
+mod request_directives;
 mod storable;
 mod targeted;
 mod vary;
-mod wants;
 
 #[cfg(test)]
 mod tests;
@@ -30,15 +30,15 @@ pub use cache_status::{CacheStatus, Forward, Served};
 pub use conditional::{has_validator, not_modified, to_not_modified};
 pub use invalidate::{Target, invalidates};
 pub use merge::{clean, date, for_the_first, merge, updates};
+pub use request_directives::{RequestDirectives, Usability, after_error, judge};
 pub use storable::{
-    Asked, Refusal, again, allows_authorization, is_for_everybody, may_be_kept, store,
+    NotStorable, OriginRequest, again, allows_authorization, is_for_everybody, may_be_kept, store,
 };
-pub use vary::{SentHeaders, Unchanged, Variance, Vary, is_left_alone};
-pub use wants::{Use, Wants, after_error, judge};
+pub use vary::{SentHeaders, UnchangedHeaders, Variance, Vary, is_left_alone};
 
 /// Rules of a route beside the origin's directives. The default is plain RFC 9111.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Rules {
+pub struct CacheRules {
     /// Freshness lifetime of a response for which the origin sets none.
     pub ttl: Option<Duration>,
     /// Applies `ttl` whatever the origin sends, `no-store` and `private` included. A response with
@@ -66,7 +66,7 @@ pub struct Rules {
 
 /// Times at which a request was sent and its response headers arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Times {
+pub struct ExchangeTimes {
     pub asked: SystemTime,
     pub answered: SystemTime,
 }
@@ -89,7 +89,7 @@ pub struct Lifetime {
     pub always_validate: bool,
     /// Set by `must-revalidate`, `proxy-revalidate` or a directive that implies them: never used
     /// once stale, whatever the client allows. The two windows above hold what the origin itself
-    /// allows; they are zero in this case, except for [`Rules::stale_despite_s_maxage`].
+    /// allows; they are zero in this case, except for [`CacheRules::stale_despite_s_maxage`].
     pub must_revalidate: bool,
 }
 

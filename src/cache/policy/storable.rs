@@ -5,9 +5,9 @@ use std::time::Duration;
 use http::{HeaderMap, Method, StatusCode, header};
 
 use super::{
-    Lifetime, Rules, Times, Vary, Wants,
+    CacheRules, ExchangeTimes, Lifetime, RequestDirectives, Vary,
     conditional::has_validator,
-    directives::{Directives, Listed},
+    directives::{Directives, FieldScope},
     freshness::{self, Freshness},
     targeted::Policy,
 };
@@ -15,7 +15,7 @@ use crate::base::http::essence;
 
 /// The request of a response, as sent to the origin.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked<'a> {
+pub struct OriginRequest<'a> {
     /// Method sent to the origin: `GET` also for a client's `HEAD` that was sent as one.
     pub method: &'a Method,
     pub headers: &'a HeaderMap,
@@ -24,9 +24,9 @@ pub struct Asked<'a> {
     pub is_named: bool,
 }
 
-/// Reason why a response is not stored. [`Refusal::reason`] is its text in logs and `Cache-Status`.
+/// Reason why a response is not stored. [`NotStorable::reason`] is its text in logs and `Cache-Status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Refusal {
+pub enum NotStorable {
     Method,
     Status,
     RequestNoStore,
@@ -43,11 +43,11 @@ pub enum Refusal {
     /// The response could never be used: stale on arrival, without a validator, and no stale use is
     /// allowed.
     NotReusable,
-    /// The route requires `s-maxage` or `max-age` above zero ([`Rules::explicit_only`]).
+    /// The route requires `s-maxage` or `max-age` above zero ([`CacheRules::explicit_only`]).
     NotExplicit,
 }
 
-impl Refusal {
+impl NotStorable {
     pub fn reason(self) -> &'static str {
         match self {
             Self::Method => "method",
@@ -75,12 +75,12 @@ impl Refusal {
 /// `private="x"` is read as `private`: the response was generated for one user, and RFC 9111,
 /// 5.2.2.7 allows it. `no-cache="x"` only removes `x` from the stored headers ([`super::clean`]).
 pub fn store(
-    request: Asked<'_>,
+    request: OriginRequest<'_>,
     status: StatusCode,
     headers: &HeaderMap,
-    times: Times,
-    rules: &Rules,
-) -> Result<Lifetime, Refusal> {
+    times: ExchangeTimes,
+    rules: &CacheRules,
+) -> Result<Lifetime, NotStorable> {
     whatever_is_said(request, status, headers)?;
     let initial_age = freshness::initial_age(headers, times);
     if rules.force
@@ -105,7 +105,7 @@ pub fn store(
     check_authorization(request, Some(&policy.directives))?;
     let said = policy.directives.lifetime();
     if rules.explicit_only && said.is_none_or(|said| said.is_zero()) {
-        return Err(Refusal::NotExplicit);
+        return Err(NotStorable::NotExplicit);
     }
     let freshness = freshness::freshness(&policy, status, headers, times, rules);
     let fresh_for = match freshness {
@@ -116,7 +116,7 @@ pub fn store(
         {
             Duration::ZERO
         }
-        _ => freshness.lifetime().ok_or(Refusal::NoLifetime)?,
+        _ => freshness.lifetime().ok_or(NotStorable::NoLifetime)?,
     };
     let lifetime = freshness::lifetime(&policy, fresh_for, initial_age, times, rules);
     let spans = [
@@ -126,7 +126,7 @@ pub fn store(
     ];
     let is_ever_usable = !lifetime.always_validate && spans.iter().any(|span| !span.is_zero());
     if !is_ever_usable && !has_validator(headers) {
-        return Err(Refusal::NotReusable);
+        return Err(NotStorable::NotReusable);
     }
     Ok(lifetime)
 }
@@ -137,14 +137,14 @@ pub fn again(
     status: StatusCode,
     headers: &HeaderMap,
     lifetime: &Lifetime,
-    rules: &Rules,
+    rules: &CacheRules,
 ) -> Option<Lifetime> {
-    let asked = Asked {
+    let asked = OriginRequest {
         method: &Method::GET,
         headers: &HeaderMap::new(),
         is_named: false,
     };
-    let times = Times {
+    let times = ExchangeTimes {
         asked: lifetime.answered,
         answered: lifetime.answered,
     };
@@ -156,9 +156,9 @@ pub fn again(
 }
 
 /// Returns true if a response that another process decided to store may be stored here.
-/// `keeps_private`: the route stores responses that its origin forbids to store ([`Rules::force`]).
+/// `keeps_private`: the route stores responses that its origin forbids to store ([`CacheRules::force`]).
 pub fn may_be_kept(status: StatusCode, headers: &HeaderMap, keeps_private: bool) -> bool {
-    let asked = Asked {
+    let asked = OriginRequest {
         method: &Method::GET,
         headers: &HeaderMap::new(),
         is_named: false,
@@ -177,67 +177,70 @@ pub fn may_be_kept(status: StatusCode, headers: &HeaderMap, keeps_private: bool)
 
 /// Checks the conditions that neither the origin nor the route can override.
 fn whatever_is_said(
-    request: Asked<'_>,
+    request: OriginRequest<'_>,
     status: StatusCode,
     headers: &HeaderMap,
-) -> Result<(), Refusal> {
+) -> Result<(), NotStorable> {
     if request.method != Method::GET {
-        return Err(Refusal::Method);
+        return Err(NotStorable::Method);
     }
     // Parts are not combined, and a 304 has no content of its own.
     if status.is_informational() || matches!(status.as_u16(), 206 | 304) {
-        return Err(Refusal::Status);
+        return Err(NotStorable::Status);
     }
-    if Wants::of(request.headers).no_store {
-        return Err(Refusal::RequestNoStore);
+    if RequestDirectives::of(request.headers).no_store {
+        return Err(NotStorable::RequestNoStore);
     }
     if headers.contains_key(header::SET_COOKIE) || headers.contains_key("set-cookie2") {
-        return Err(Refusal::SetCookie);
+        return Err(NotStorable::SetCookie);
     }
     if Vary::of(headers) == Vary::Everything {
-        return Err(Refusal::Vary);
+        return Err(NotStorable::Vary);
     }
     let media_type = headers
         .get(header::CONTENT_TYPE)
         .map_or(&b""[..], |value| essence(value.as_bytes()));
     let is_endless = |name: &str| media_type.eq_ignore_ascii_case(name.as_bytes());
     if is_endless("text/event-stream") || is_endless("multipart/x-mixed-replace") {
-        return Err(Refusal::Stream);
+        return Err(NotStorable::Stream);
     }
     Ok(())
 }
 
-fn forced(rules: &Rules, status: StatusCode) -> Option<Duration> {
+fn forced(rules: &CacheRules, status: StatusCode) -> Option<Duration> {
     rules
         .ttl
         .filter(|_| freshness::is_heuristically_cacheable(status))
 }
 
-fn forbidden(said: &Directives, status: StatusCode) -> Result<(), Refusal> {
+fn forbidden(said: &Directives, status: StatusCode) -> Result<(), NotStorable> {
     // RFC 9111, 5.2.2.3: a cache that understands the status ignores the `no-store` beside
     // `must-understand`.
     if said.must_understand {
         if !is_understood(status) {
-            return Err(Refusal::NotUnderstood);
+            return Err(NotStorable::NotUnderstood);
         }
     } else if said.no_store {
-        return Err(Refusal::NoStore);
+        return Err(NotStorable::NoStore);
     }
-    if said.private != Listed::Absent {
-        return Err(Refusal::Private);
+    if said.private != FieldScope::Absent {
+        return Err(NotStorable::Private);
     }
     Ok(())
 }
 
 /// RFC 9111, 3.5.
-fn check_authorization(request: Asked<'_>, said: Option<&Directives>) -> Result<(), Refusal> {
+fn check_authorization(
+    request: OriginRequest<'_>,
+    said: Option<&Directives>,
+) -> Result<(), NotStorable> {
     if !request.headers.contains_key(header::AUTHORIZATION)
         || request.is_named
         || said.is_some_and(is_allowed)
     {
         return Ok(());
     }
-    Err(Refusal::Authorization)
+    Err(NotStorable::Authorization)
 }
 
 fn is_allowed(said: &Directives) -> bool {
@@ -267,7 +270,7 @@ fn is_understood(status: StatusCode) -> bool {
     )
 }
 
-impl Times {
+impl ExchangeTimes {
     pub(super) fn delay(self) -> Duration {
         self.answered.duration_since(self.asked).unwrap_or_default()
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, header};
 use sfv::{BareItem, Dictionary, ListEntry, Parser};
 
-use super::directives::{self, Argument, Directives, LONGEST, Listed, Window};
+use super::directives::{self, Argument, Directives, FieldScope, MAX_SECONDS, StaleWindow};
 
 const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
@@ -31,8 +31,8 @@ impl Policy {
             let mut none = Directives::default();
             // RFC 9111, 5.4 defines it for requests only. An origin that sends it alone does not
             // want the response stored.
-            if super::wants::is_pragma_no_cache(headers) {
-                none.no_cache = Listed::Whole;
+            if super::request_directives::is_pragma_no_cache(headers) {
+                none.no_cache = FieldScope::Whole;
             }
             none
         });
@@ -98,26 +98,26 @@ fn is_known(key: &str) -> bool {
 fn whole(value: &BareItem) -> Option<Duration> {
     let number = i64::from(value.as_integer()?);
     // Negative numbers mean stale, as in `Cache-Control`.
-    Some(Duration::from_secs(u64::try_from(number).unwrap_or(0)).min(LONGEST))
+    Some(Duration::from_secs(u64::try_from(number).unwrap_or(0)).min(MAX_SECONDS))
 }
 
-fn window(value: &BareItem) -> Option<Window> {
+fn window(value: &BareItem) -> Option<StaleWindow> {
     if value.as_boolean() == Some(true) {
-        return Some(Window::Open);
+        return Some(StaleWindow::Open);
     }
-    whole(value).map(Window::For)
+    whole(value).map(StaleWindow::For)
 }
 
-fn listed(value: &BareItem) -> Option<Listed> {
+fn listed(value: &BareItem) -> Option<FieldScope> {
     if let Some(is_set) = value.as_boolean() {
         return Some(if is_set {
-            Listed::Whole
+            FieldScope::Whole
         } else {
-            Listed::Absent
+            FieldScope::Absent
         });
     }
     let names = value.as_string()?;
-    Some(Listed::fields(names.as_str().as_bytes()))
+    Some(FieldScope::fields(names.as_str().as_bytes()))
 }
 
 /// Parses `Surrogate-Control` of Edge Architecture 1.0: like `Cache-Control`, except for
@@ -139,7 +139,7 @@ fn surrogate(headers: &HeaderMap) -> Option<Directives> {
                 found.max_age.get_or_insert(part(&text[..plus]));
                 found
                     .stale_while_revalidate
-                    .get_or_insert(Window::For(part(&text[plus + 1..])));
+                    .get_or_insert(StaleWindow::For(part(&text[plus + 1..])));
                 is_understood = true;
                 return;
             }

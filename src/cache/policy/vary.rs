@@ -74,7 +74,7 @@ impl Vary {
         let Self::Fields(fields) = self else {
             return Variance(0);
         };
-        let mut text = Text(Context::new(&SHA256));
+        let mut text = HashInput(Context::new(&SHA256));
         for name in fields.iter() {
             text.part(name.as_str().as_bytes());
             // No other mark here is a length.
@@ -83,11 +83,11 @@ impl Vary {
                 continue;
             }
             text.0.update(&[1]);
-            match Shape::of(name) {
-                Shape::List => text.list(request, name, false),
-                Shape::FoldedList => text.list(request, name, true),
-                Shape::Set => text.set(request, name),
-                Shape::Whole => text.whole(request, name),
+            match Normalization::of(name) {
+                Normalization::List => text.list(request, name, false),
+                Normalization::FoldedList => text.list(request, name, true),
+                Normalization::Set => text.set(request, name),
+                Normalization::Whole => text.whole(request, name),
             }
         }
         let digest = text.0.finish();
@@ -107,12 +107,12 @@ impl Vary {
 pub struct SentHeaders<'h> {
     headers: &'h HeaderMap,
     /// Headers with the client's own value; `None` if `headers` are those sent to the origin.
-    unchanged: Option<&'h Unchanged>,
+    unchanged: Option<&'h UnchangedHeaders>,
 }
 
 /// Headers that reach the origin as the client sends them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unchanged(RequestChanges);
+pub struct UnchangedHeaders(RequestChanges);
 
 impl<'h> SentHeaders<'h> {
     /// Wraps all headers, as sent to the origin.
@@ -124,7 +124,7 @@ impl<'h> SentHeaders<'h> {
     }
 
     /// Wraps the client's headers, of which those in `unchanged` reach the origin as they are.
-    pub fn of_client(headers: &'h HeaderMap, unchanged: &'h Unchanged) -> Self {
+    pub fn of_client(headers: &'h HeaderMap, unchanged: &'h UnchangedHeaders) -> Self {
         Self {
             headers,
             unchanged: Some(unchanged),
@@ -144,7 +144,7 @@ impl<'h> SentHeaders<'h> {
     }
 }
 
-impl Unchanged {
+impl UnchangedHeaders {
     /// Builds the set for a route whose filters make these changes.
     pub fn new(changes: RequestChanges) -> Self {
         Self(changes)
@@ -200,7 +200,7 @@ fn names_headers_of_the_hop(headers: &HeaderMap) -> bool {
 }
 
 /// Normalization of a field's value that keeps its meaning.
-enum Shape {
+enum Normalization {
     List,
     /// List of case-insensitive names.
     FoldedList,
@@ -210,7 +210,7 @@ enum Shape {
     Whole,
 }
 
-impl Shape {
+impl Normalization {
     fn of(name: &HeaderName) -> Self {
         match *name {
             // RFC 9110, 12.5.3: only weights express a preference.
@@ -230,9 +230,9 @@ impl Shape {
 }
 
 /// Input of the hash: parts with their lengths, so that no part runs into the next.
-struct Text(Context);
+struct HashInput(Context);
 
-impl Text {
+impl HashInput {
     fn part(&mut self, bytes: &[u8]) {
         self.0.update(&(bytes.len() as u64).to_be_bytes());
         self.0.update(bytes);

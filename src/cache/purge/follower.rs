@@ -10,13 +10,13 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::log::{Answer, Entry, Follows, Id, Position, Question};
+use super::log::{Entry, Id, LogContinuity, LogQuery, LogResponse, Position};
 use crate::cache::policy::Lifetime;
 
 /// A gateway counts its lease as lost this much before Redis does: clocks differ in speed.
 const MARGIN: Duration = Duration::from_millis(200);
 /// Number of entries for which the count of dropped responses is reported.
-const TOLD: usize = 16;
+const MAX_REPORTED: usize = 16;
 
 /// Trust in stored responses; purges may have been missed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub(super) struct Follower {
 
 /// Action after a response of the log.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum FollowerAction {
     /// No action; `true` if the lease is held.
     Rest(bool),
     /// Apply these entries in order, with [`Follower::applied`] after each, and query again.
@@ -88,38 +88,38 @@ impl Follower {
         self.generation.as_deref()
     }
 
-    pub(super) fn question(&self, gateway: &str) -> Question {
-        Question {
+    pub(super) fn question(&self, gateway: &str) -> LogQuery {
+        LogQuery {
             gateway: gateway.to_owned(),
             position: self.position.clone(),
             done: self.done.clone(),
-            ..Question::default()
+            ..LogQuery::default()
         }
     }
 
     /// Returns the action for a response of the log. `sent` is from before the query was sent: the
     /// lease lasts at least from then.
-    pub(super) fn next(&mut self, sent: Instant, answer: &Answer) -> Step {
+    pub(super) fn next(&mut self, sent: Instant, answer: &LogResponse) -> FollowerAction {
         self.generation = Some(answer.generation.name.clone());
         match &answer.follows {
-            Follows::Gap(end) => return Step::Forget(end.clone()),
-            Follows::Entries(entries) => {
+            LogContinuity::Gap(end) => return FollowerAction::Forget(end.clone()),
+            LogContinuity::Entries(entries) => {
                 if let Some(lasts) = answer.leased {
                     let until = sent + lasts.saturating_sub(MARGIN);
                     self.held_until = self.held_until.max(Some(until));
                 }
                 if !entries.is_empty() {
-                    return Step::Apply(entries.clone());
+                    return FollowerAction::Apply(entries.clone());
                 }
             }
         }
-        Step::Rest(answer.leased.is_some())
+        FollowerAction::Rest(answer.leased.is_some())
     }
 
     /// Records that an entry is applied, and the number of responses that it dropped.
     pub(super) fn applied(&mut self, position: Position, objects: u64) {
         self.done.push_back((position.id, objects));
-        if self.done.len() > TOLD {
+        if self.done.len() > MAX_REPORTED {
             self.done.pop_front();
         }
         self.position = Some(position);
@@ -139,7 +139,7 @@ mod tests {
         base::clock::Clock,
         cache::purge::{
             Purge,
-            log::{Content, Generation, LEASE},
+            log::{EntryContent, Generation, LEASE},
         },
     };
 
@@ -153,12 +153,12 @@ mod tests {
     fn entry(number: u64) -> Entry {
         Entry {
             position: at(number),
-            content: Content::Purges(vec![Purge::ALL]),
+            content: EntryContent::Purges(vec![Purge::ALL]),
         }
     }
 
-    fn answer(leased: bool, follows: Follows) -> Answer {
-        Answer {
+    fn answer(leased: bool, follows: LogContinuity) -> LogResponse {
+        LogResponse {
             generation: Generation {
                 name: "g".to_owned(),
                 age: LEASE,
@@ -175,13 +175,13 @@ mod tests {
         let clock = Clock::test();
         let mut follower = Follower::default();
         assert_eq!(follower.question("a").position, None);
-        let step = follower.next(clock.now(), &answer(false, Follows::Gap(at(7))));
-        assert_eq!(step, Step::Forget(at(7)));
+        let step = follower.next(clock.now(), &answer(false, LogContinuity::Gap(at(7))));
+        assert_eq!(step, FollowerAction::Forget(at(7)));
         assert_eq!(follower.held_until(), None);
         follower.forgot(at(7));
         assert_eq!(follower.question("a").position, Some(at(7)));
-        let step = follower.next(clock.now(), &answer(true, Follows::Entries(vec![])));
-        assert_eq!(step, Step::Rest(true));
+        let step = follower.next(clock.now(), &answer(true, LogContinuity::Entries(vec![])));
+        assert_eq!(step, FollowerAction::Rest(true));
         assert_eq!(
             follower.held_until(),
             Some(clock.now() + (LEASE.saturating_sub(MARGIN)))
@@ -193,9 +193,9 @@ mod tests {
         let clock = Clock::test();
         let mut follower = Follower::default();
         follower.resume(at(1));
-        let follows = Follows::Entries(vec![entry(2), entry(3)]);
+        let follows = LogContinuity::Entries(vec![entry(2), entry(3)]);
         let step = follower.next(clock.now(), &answer(false, follows));
-        assert_eq!(step, Step::Apply(vec![entry(2), entry(3)]));
+        assert_eq!(step, FollowerAction::Apply(vec![entry(2), entry(3)]));
         assert_eq!(follower.question("a").position, Some(at(1)));
         follower.applied(at(2), 5);
         assert_eq!(follower.question("a").position, Some(at(2)));
@@ -203,7 +203,7 @@ mod tests {
         for number in 3..40 {
             follower.applied(at(number), 0);
         }
-        assert_eq!(follower.question("a").done.len(), TOLD);
+        assert_eq!(follower.question("a").done.len(), MAX_REPORTED);
         assert_eq!(follower.held_until(), None);
     }
 
@@ -214,9 +214,9 @@ mod tests {
         follower.resume(at(1));
         let early = clock.now();
         clock.advance(Duration::from_secs(1));
-        follower.next(clock.now(), &answer(true, Follows::Entries(vec![])));
+        follower.next(clock.now(), &answer(true, LogContinuity::Entries(vec![])));
         let until = follower.held_until();
-        follower.next(early, &answer(true, Follows::Entries(vec![])));
+        follower.next(early, &answer(true, LogContinuity::Entries(vec![])));
         assert_eq!(follower.held_until(), until);
     }
 

@@ -15,16 +15,16 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{
     Purge,
-    raw::{RawAnswer, RawEntry, RawLease, RawPublished},
+    raw_response::{RawEntry, RawLease, RawPublished, RawResponse},
 };
 use crate::base::redis::{FromRedisValue, Redis, Script, Signer, TAG, Unavailable};
 
 /// Duration of a lease, by the clock of Redis.
 pub(super) const LEASE: Duration = Duration::from_secs(3);
 /// Approximate number of entries that the log keeps.
-const KEPT: u64 = 10_000;
+const LOG_LEN: u64 = 10_000;
 /// Maximum number of entries in one response.
-const AT_ONCE: u64 = 64;
+const BATCH: u64 = 64;
 
 /// Id of an entry: milliseconds since 1970 by the clock of Redis, and a sequence number within the
 /// millisecond.
@@ -44,12 +44,12 @@ pub struct Position {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) position: Position,
-    pub(super) content: Content,
+    pub(super) content: EntryContent,
 }
 
 /// Content of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Content {
+pub(super) enum EntryContent {
     Purges(Vec<Purge>),
     /// Written by a version whose purges this one cannot read.
     Unknown,
@@ -73,7 +73,7 @@ pub(super) struct Lease {
 
 /// Query of a gateway.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Question {
+pub(super) struct LogQuery {
     pub(super) gateway: String,
     pub(super) position: Option<Position>,
     pub(super) done: VecDeque<(Id, u64)>,
@@ -86,11 +86,11 @@ pub(super) struct Question {
 
 /// Response of the log to a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Answer {
+pub(super) struct LogResponse {
     pub(super) generation: Generation,
     /// Remaining time of the gateway's own lease when the query arrived.
     pub(super) leased: Option<Duration>,
-    pub(super) follows: Follows,
+    pub(super) follows: LogContinuity,
     /// All leases, if the query asks for them.
     pub(super) leases: Option<Vec<Lease>>,
     /// True for each expected entry that is in the log.
@@ -98,7 +98,7 @@ pub(super) struct Answer {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Follows {
+pub(super) enum LogContinuity {
     /// The entries after the position, only the first ones if there are many.
     Entries(Vec<Entry>),
     /// The position is not in the log; this is the last entry.
@@ -121,9 +121,11 @@ pub(super) struct Published {
 }
 
 /// Access to the log: in Redis, or in the memory of a test.
-pub(super) trait Remote: Sync {
-    fn sync(&self, question: &Question)
-    -> impl Future<Output = Result<Answer, Unavailable>> + Send;
+pub(super) trait PurgeLogStore: Sync {
+    fn sync(
+        &self,
+        question: &LogQuery,
+    ) -> impl Future<Output = Result<LogResponse, Unavailable>> + Send;
 
     /// Appends `purges` as one entry.
     fn publish(
@@ -133,7 +135,7 @@ pub(super) trait Remote: Sync {
     ) -> impl Future<Output = Result<Published, Unavailable>> + Send;
 }
 
-pub(super) struct Log {
+pub(super) struct RedisPurgeLog {
     redis: Arc<Redis>,
     signer: Signer,
     keys: [Vec<u8>; 2],
@@ -142,7 +144,7 @@ pub(super) struct Log {
     leave: Script,
 }
 
-impl Log {
+impl RedisPurgeLog {
     pub(super) fn new(redis: Arc<Redis>) -> Self {
         let key = |name| format!("{}{{purge}}:{name}", redis.prefix()).into_bytes();
         Self {
@@ -189,8 +191,8 @@ impl Log {
     }
 }
 
-impl Remote for Log {
-    async fn sync(&self, question: &Question) -> Result<Answer, Unavailable> {
+impl PurgeLogStore for RedisPurgeLog {
+    async fn sync(&self, question: &LogQuery) -> Result<LogResponse, Unavailable> {
         let mut args = Self::common();
         args.push(question.gateway.clone());
         match &question.position {
@@ -198,22 +200,22 @@ impl Remote for Log {
             None => args.extend([String::new(), String::new()]),
         }
         args.push(self.claim(question));
-        args.push(AT_ONCE.to_string());
+        args.push(BATCH.to_string());
         args.push(u8::from(question.wants_leases).to_string());
         for Position { id, drawn } in &question.expected {
             args.extend([id.to_string(), drawn.clone()]);
         }
-        let raw: RawAnswer = self.eval(&self.sync, &args).await?;
+        let raw: RawResponse = self.eval(&self.sync, &args).await?;
         let leases = || raw.leases.into_iter().map(|lease| self.lease(lease));
-        Ok(Answer {
+        Ok(LogResponse {
             generation: raw.generation,
             leased: raw.leased,
             leases: question.wants_leases.then(|| leases().collect()),
             follows: if raw.is_in_log {
                 let entries = raw.entries.into_iter();
-                Follows::Entries(entries.map(|entry| self.entry(entry)).collect())
+                LogContinuity::Entries(entries.map(|entry| self.entry(entry)).collect())
             } else {
-                Follows::Gap(raw.end)
+                LogContinuity::Gap(raw.end)
             },
             is_there: raw.is_there,
         })
@@ -222,7 +224,7 @@ impl Remote for Log {
     async fn publish(&self, drawn: &str, purges: &[Purge]) -> Result<Published, Unavailable> {
         let text = self.text(drawn, purges);
         let mut args = Self::common();
-        args.extend([drawn.to_owned(), text, KEPT.to_string()]);
+        args.extend([drawn.to_owned(), text, LOG_LEN.to_string()]);
         let raw: RawPublished = self.eval(&self.publish, &args).await?;
         let leases = raw.leases.into_iter().map(|lease| self.lease(lease));
         let drawn = drawn.to_owned();
@@ -235,7 +237,7 @@ impl Remote for Log {
 }
 
 /// Signing of outgoing data, and verification of data from others.
-impl Log {
+impl RedisPurgeLog {
     /// Returns the text of purges in the log: a signature, and their JSON.
     fn text(&self, drawn: &str, purges: &[Purge]) -> String {
         let json = serde_json::to_string(purges).expect("purges are plain JSON");
@@ -257,15 +259,17 @@ impl Log {
         let content = match signed {
             // The first entry of a log is no purge and has no signature, but no gateway has a
             // position before it.
-            None => Content::Unsigned,
-            Some((_, json)) => serde_json::from_str(json).map_or(Content::Unknown, Content::Purges),
+            None => EntryContent::Unsigned,
+            Some((_, json)) => {
+                serde_json::from_str(json).map_or(EntryContent::Unknown, EntryContent::Purges)
+            }
         };
         Entry { position, content }
     }
 
     /// Returns the report of a gateway: the numbers of responses dropped for the last entries,
     /// signed together with its position.
-    fn claim(&self, question: &Question) -> String {
+    fn claim(&self, question: &LogQuery) -> String {
         let mode = if question.validates {
             VALIDATES
         } else {
@@ -354,7 +358,7 @@ impl<'de> Deserialize<'de> for Id {
     }
 }
 
-impl fmt::Debug for Log {
+impl fmt::Debug for RedisPurgeLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Log").finish_non_exhaustive()
     }
@@ -366,7 +370,7 @@ mod tests {
     use crate::base::{
         clock::Clock,
         metrics::Metrics,
-        redis::{Identity, Mode, Settings},
+        redis::{Identity, Mode, RedisSettings},
         secret::Secret,
     };
 
@@ -399,9 +403,9 @@ mod tests {
         assert_eq!(read("x,1-0,2-0=y,3-0=1"), [(Id(3, 0), 1)]);
     }
 
-    fn log(secrets: &[&str], prefix: &str) -> Log {
+    fn log(secrets: &[&str], prefix: &str) -> RedisPurgeLog {
         let secrets: Vec<_> = secrets.iter().map(|text| Secret::new(*text)).collect();
-        let settings = Settings {
+        let settings = RedisSettings {
             mode: Mode::Single,
             nodes: Vec::new(),
             identity: Identity::default(),
@@ -413,13 +417,13 @@ mod tests {
             signer: Signer::new(&secrets),
         };
         let redis = Redis::new(settings, Clock::test(), &Metrics::default(), None);
-        Log::new(Arc::new(redis))
+        RedisPurgeLog::new(Arc::new(redis))
     }
 
     #[test]
     fn only_what_the_fleet_has_signed_is_read() {
         let (ours, new) = (log(&["a"], "p:"), log(&["b", "a"], "p:"));
-        let entry = |log: &Log, drawn: &str, text: &str| {
+        let entry = |log: &RedisPurgeLog, drawn: &str, text: &str| {
             let position = Position {
                 id: Id(5, 0),
                 drawn: drawn.to_owned(),
@@ -429,8 +433,11 @@ mod tests {
         };
         let purges = vec![Purge::ALL];
         let text = ours.text("d", &purges);
-        assert_eq!(entry(&ours, "d", &text), Content::Purges(purges.clone()));
-        assert_eq!(entry(&new, "d", &text), Content::Purges(purges));
+        assert_eq!(
+            entry(&ours, "d", &text),
+            EntryContent::Purges(purges.clone())
+        );
+        assert_eq!(entry(&new, "d", &text), EntryContent::Purges(purges));
         let unsigned = [
             entry(&ours, "d", ""),
             entry(&ours, "d", r#"[{"all":true}]"#),
@@ -443,24 +450,24 @@ mod tests {
             entry(&log(&[], "p:"), "d", &text),
         ];
         for content in unsigned {
-            assert_eq!(content, Content::Unsigned);
+            assert_eq!(content, EntryContent::Unsigned);
         }
         let parts = ours.parts("d", "[{}]");
         let later = format!("{}[{{}}]", ours.signer.sign_text(PURGE, &parts));
-        assert_eq!(entry(&ours, "d", &later), Content::Unknown);
+        assert_eq!(entry(&ours, "d", &later), EntryContent::Unknown);
     }
 
     #[test]
     fn a_gateway_that_nobody_has_signed_for_has_applied_nothing() {
         let (ours, other) = (log(&["a"], "p:"), log(&["b"], "p:"));
-        let question = Question {
+        let question = LogQuery {
             gateway: "g".to_owned(),
             position: Some(Position {
                 id: Id(7, 1),
                 drawn: "d".to_owned(),
             }),
             done: VecDeque::from([(Id(7, 1), 3)]),
-            ..Question::default()
+            ..LogQuery::default()
         };
         let done = ours.claim(&question);
         let raw = |gateway: &str, applied, done: &str| RawLease {
@@ -472,7 +479,7 @@ mod tests {
         let told = ours.lease(raw("g", Id(7, 1), &done));
         assert_eq!((told.applied, told.done), (Id(7, 1), vec![(Id(7, 1), 3)]));
         assert!(!told.validates);
-        let done_validating = ours.claim(&Question {
+        let done_validating = ours.claim(&LogQuery {
             validates: true,
             ..question.clone()
         });

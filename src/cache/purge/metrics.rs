@@ -1,10 +1,10 @@
 //! Metrics of purges.
 
-use super::{How, Purge, What};
+use super::{Purge, PurgeEffect, PurgeTarget};
 use crate::base::metrics::{Histogram, IntCounter, IntGauge, Metrics};
 
 const KINDS: [&str; 5] = ["url", "prefix", "tag", "all", "written"];
-const HOWS: [&str; 2] = ["hard", "soft"];
+const EFFECTS: [&str; 2] = ["hard", "soft"];
 
 /// Source of a purge at this gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl PurgeMetrics {
         };
         Self {
             purges: KINDS
-                .map(|kind| HOWS.map(|how| SOURCES.map(|source| purges(kind, how, source)))),
+                .map(|kind| EFFECTS.map(|how| SOURCES.map(|source| purges(kind, how, source)))),
             objects: SOURCES.map(objects),
             up: metrics.gauge(
                 "edgeway_cache_purge_link_up",
@@ -93,15 +93,15 @@ impl PurgeMetrics {
 
     pub(super) fn count(&self, purge: &Purge, source: Source, objects: u64) {
         let kind = match purge.what {
-            What::Url(_) => 0,
-            What::Prefix(_) => 1,
-            What::Tag(_) => 2,
-            What::All => 3,
-            What::Written(_) => 4,
+            PurgeTarget::Url(_) => 0,
+            PurgeTarget::Prefix(_) => 1,
+            PurgeTarget::Tag(_) => 2,
+            PurgeTarget::All => 3,
+            PurgeTarget::Written(_) => 4,
         };
         let how = match purge.how {
-            How::Hard => 0,
-            How::Soft => 1,
+            PurgeEffect::Hard => 0,
+            PurgeEffect::Soft => 1,
         };
         self.purges[kind][how][source as usize].inc();
         self.objects[source as usize].inc_by(objects);

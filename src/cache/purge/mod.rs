@@ -9,26 +9,28 @@ mod follower;
 pub mod link;
 mod log;
 mod metrics;
-mod notes;
 mod parse;
-mod raw;
+mod raw_response;
 mod receipt;
-mod written;
+mod successor_purges;
+mod write_target;
 
-pub(in crate::cache) use self::written::{Place, Written, long, place, split_authority};
+pub(in crate::cache) use self::write_target::{
+    HostPath, WriteTarget, long, place, split_authority,
+};
 pub use self::{
     follower::Trust,
-    link::{Awaited, Begun, Caches, Link},
+    link::{Caches, PurgeLink, StartedPurge, WaitScope},
     log::{Id, Position},
     metrics::Source,
-    notes::{Note, Notes},
-    parse::{BadPurge, MOST, Order},
-    receipt::{Applied, Instance, Others, Receipt, Shortfall},
+    parse::{InvalidPurge, MAX_PURGES, PurgeRequest},
+    receipt::{AppliedGateway, Instance, PeerStates, Receipt, Shortfall},
+    successor_purges::{SuccessorPurge, SuccessorPurges},
 };
 
 /// Target of a purge.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum What {
+pub enum PurgeTarget {
     /// A URL in all forms: every scheme, encoding, variant and RSC form. A path alone (`/x?y`)
     /// stands for any host. Without a query only the path without a query is purged, whatever its
     /// `_rsc`.
@@ -45,7 +47,7 @@ pub enum What {
 
 /// Effect on the purged responses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum How {
+pub enum PurgeEffect {
     /// Removed.
     #[default]
     Hard,
@@ -58,13 +60,13 @@ pub enum How {
 /// with `"soft": true` for a soft one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Purge {
-    pub what: What,
-    pub how: How,
+    pub what: PurgeTarget,
+    pub how: PurgeEffect,
 }
 
 impl Purge {
     pub const ALL: Self = Self {
-        what: What::All,
-        how: How::Hard,
+        what: PurgeTarget::All,
+        how: PurgeEffect::Hard,
     };
 }

@@ -5,22 +5,22 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value, json};
 
-use super::{How, Purge, What};
+use super::{Purge, PurgeEffect, PurgeTarget};
 use crate::base::target::{Slashes, join, normalise};
 
 /// Maximum number of purges in one order.
-pub const MOST: usize = 256;
+pub const MAX_PURGES: usize = 256;
 /// Maximum bytes of a URL, a prefix or a tag.
-const LONGEST: usize = 8192;
+const MAX_TARGET_LEN: usize = 8192;
 
 /// Approximate number of characters of purges in a log line.
-const LONGEST_LINE: usize = 200;
+const MAX_SHOWN_LEN: usize = 200;
 
 const SHAPES: &str = "write `{\"url\": …}`, `{\"prefix\": …}`, `{\"tag\": …}` or `{\"all\": true}`";
 
 /// The purges of one request: a single purge, or `{"purges": […]}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Order {
+pub struct PurgeRequest {
     pub purges: Vec<Purge>,
     /// True if the instances of the application are notified first; `"fan_out": false` turns it
     /// off.
@@ -30,14 +30,14 @@ pub struct Order {
 /// Reason why a purge is invalid, in one sentence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct BadPurge(String);
+pub struct InvalidPurge(String);
 
-fn bad<T>(message: impl Into<String>) -> Result<T, BadPurge> {
-    Err(BadPurge(message.into()))
+fn bad<T>(message: impl Into<String>) -> Result<T, InvalidPurge> {
+    Err(InvalidPurge(message.into()))
 }
 
-impl Order {
-    pub fn from_json(value: &Value) -> Result<Self, BadPurge> {
+impl PurgeRequest {
+    pub fn from_json(value: &Value) -> Result<Self, InvalidPurge> {
         let Value::Object(object) = value else {
             return bad(format!("a purge must be a JSON object: {SHAPES}"));
         };
@@ -57,15 +57,15 @@ impl Order {
         if list.is_empty() {
             return bad("`purges` is empty: there is nothing to purge");
         }
-        if list.len() > MOST {
+        if list.len() > MAX_PURGES {
             return bad(format!(
-                "{} purges are too many: send up to {MOST} at once, or purge a prefix or a tag",
+                "{} purges are too many: send up to {MAX_PURGES} at once, or purge a prefix or a tag",
                 list.len()
             ));
         }
         let purges = list.iter().enumerate().map(|(at, value)| {
             Purge::from_json(value)
-                .map_err(|BadPurge(why)| BadPurge(format!("purges[{at}]: {why}")))
+                .map_err(|InvalidPurge(why)| InvalidPurge(format!("purges[{at}]: {why}")))
         });
         let purges = purges.collect::<Result<Vec<_>, _>>()?;
         purges.iter().try_for_each(Purge::may_be_ordered)?;
@@ -79,7 +79,7 @@ impl Order {
 }
 
 impl Purge {
-    pub fn from_json(value: &Value) -> Result<Self, BadPurge> {
+    pub fn from_json(value: &Value) -> Result<Self, InvalidPurge> {
         match value {
             Value::Object(object) => Self::from_object(object.clone()),
             _ => bad(format!("a purge must be a JSON object: {SHAPES}")),
@@ -87,17 +87,20 @@ impl Purge {
     }
 
     /// Refuses writes: only gateways send them.
-    fn may_be_ordered(&self) -> Result<(), BadPurge> {
+    fn may_be_ordered(&self) -> Result<(), InvalidPurge> {
         match self.what {
-            What::Written(_) => bad(format!("unknown key `written`: {SHAPES}")),
-            What::Url(_) | What::Prefix(_) | What::Tag(_) | What::All => Ok(()),
+            PurgeTarget::Written(_) => bad(format!("unknown key `written`: {SHAPES}")),
+            PurgeTarget::Url(_)
+            | PurgeTarget::Prefix(_)
+            | PurgeTarget::Tag(_)
+            | PurgeTarget::All => Ok(()),
         }
     }
 
-    fn from_object(mut object: Map<String, Value>) -> Result<Self, BadPurge> {
+    fn from_object(mut object: Map<String, Value>) -> Result<Self, InvalidPurge> {
         let how = match take_flag(&mut object, "soft")? {
-            Some(true) => How::Soft,
-            Some(false) | None => How::Hard,
+            Some(true) => PurgeEffect::Soft,
+            Some(false) | None => PurgeEffect::Hard,
         };
         let mut said = object.iter();
         let (Some((key, value)), None) = (said.next(), said.next()) else {
@@ -112,11 +115,11 @@ impl Purge {
             });
         };
         let what = match key.as_str() {
-            "url" => What::Url(place(key, value)?),
-            "prefix" => What::Prefix(place(key, value)?),
-            "tag" => What::Tag(tag(value)?),
-            "written" => What::Written(written(value)?),
-            "all" if *value == Value::Bool(true) => What::All,
+            "url" => PurgeTarget::Url(place(key, value)?),
+            "prefix" => PurgeTarget::Prefix(place(key, value)?),
+            "tag" => PurgeTarget::Tag(tag(value)?),
+            "written" => PurgeTarget::Written(written(value)?),
+            "all" if *value == Value::Bool(true) => PurgeTarget::All,
             "all" => return bad("`all` can only be `true`"),
             other => return bad(format!("unknown key `{}`: {SHAPES}", other.escape_debug())),
         };
@@ -126,14 +129,14 @@ impl Purge {
     pub fn to_json(&self) -> Value {
         let mut object = Map::new();
         let (key, value) = match &self.what {
-            What::Url(url) => ("url", json!(url)),
-            What::Prefix(prefix) => ("prefix", json!(prefix)),
-            What::Tag(tag) => ("tag", json!(tag)),
-            What::Written(url) => ("written", json!(url)),
-            What::All => ("all", json!(true)),
+            PurgeTarget::Url(url) => ("url", json!(url)),
+            PurgeTarget::Prefix(prefix) => ("prefix", json!(prefix)),
+            PurgeTarget::Tag(tag) => ("tag", json!(tag)),
+            PurgeTarget::Written(url) => ("written", json!(url)),
+            PurgeTarget::All => ("all", json!(true)),
         };
         object.insert(key.to_owned(), value);
-        if self.how == How::Soft {
+        if self.how == PurgeEffect::Soft {
             object.insert("soft".to_owned(), json!(true));
         }
         Value::Object(object)
@@ -143,19 +146,19 @@ impl Purge {
 impl Purge {
     /// Normalizes the path, because keys contain the normal form and a purge may be spelled
     /// otherwise.
-    pub fn in_normal_form(self, slashes: Slashes) -> Result<Self, BadPurge> {
+    pub fn in_normal_form(self, slashes: Slashes) -> Result<Self, InvalidPurge> {
         let what = match self.what {
-            What::Url(url) => What::Url(normal(&url, "", slashes)?),
+            PurgeTarget::Url(url) => PurgeTarget::Url(normal(&url, "", slashes)?),
             // More may follow a prefix, so that a dot at its end is not a dot segment.
-            What::Prefix(prefix) => What::Prefix(normal(&prefix, "x", slashes)?),
-            What::Tag(_) | What::Written(_) | What::All => self.what,
+            PurgeTarget::Prefix(prefix) => PurgeTarget::Prefix(normal(&prefix, "x", slashes)?),
+            PurgeTarget::Tag(_) | PurgeTarget::Written(_) | PurgeTarget::All => self.what,
         };
         Ok(Self { what, ..self })
     }
 }
 
 /// Normalizes the path of a URL or a path, as if `more` followed.
-fn normal(url: &str, more: &str, slashes: Slashes) -> Result<String, BadPurge> {
+fn normal(url: &str, more: &str, slashes: Slashes) -> Result<String, InvalidPurge> {
     let from = match url.split_once("://") {
         Some((scheme, rest)) if !url.starts_with('/') => {
             let end = rest.find(['/', '?']).unwrap_or(rest.len());
@@ -170,7 +173,7 @@ fn normal(url: &str, more: &str, slashes: Slashes) -> Result<String, BadPurge> {
     }
     let whole = format!("{target}{more}");
     let normal = normalise(whole.as_bytes(), slashes)
-        .map_err(|why| BadPurge(format!("no response can be stored for `{url}`: {why}")))?;
+        .map_err(|why| InvalidPurge(format!("no response can be stored for `{url}`: {why}")))?;
     let target = join(&normal.path, normal.query);
     let target = String::from_utf8_lossy(&target);
     let target = target.strip_suffix(more).unwrap_or(&target);
@@ -182,8 +185,8 @@ impl Purge {
     pub fn line(purges: &[Self]) -> String {
         let mut line = String::new();
         for (at, purge) in purges.iter().enumerate() {
-            let one: String = purge.to_string().chars().take(LONGEST_LINE).collect();
-            if at > 0 && line.len() + one.len() > LONGEST_LINE {
+            let one: String = purge.to_string().chars().take(MAX_SHOWN_LEN).collect();
+            if at > 0 && line.len() + one.len() > MAX_SHOWN_LEN {
                 return format!("{line} and {} more", purges.len() - at);
             }
             if at > 0 {
@@ -195,7 +198,7 @@ impl Purge {
     }
 }
 
-fn take_flag(object: &mut Map<String, Value>, key: &str) -> Result<Option<bool>, BadPurge> {
+fn take_flag(object: &mut Map<String, Value>, key: &str) -> Result<Option<bool>, InvalidPurge> {
     match object.remove(key) {
         None => Ok(None),
         Some(Value::Bool(flag)) => Ok(Some(flag)),
@@ -204,7 +207,7 @@ fn take_flag(object: &mut Map<String, Value>, key: &str) -> Result<Option<bool>,
 }
 
 /// Parses a URL or a prefix of one: a path, or with scheme and host.
-fn place(key: &str, value: &Value) -> Result<String, BadPurge> {
+fn place(key: &str, value: &Value) -> Result<String, InvalidPurge> {
     let text = text(key, value)?;
     let after_scheme = ["http://", "https://"].iter().find_map(|scheme| {
         let begins = text.get(..scheme.len())?;
@@ -236,14 +239,14 @@ fn place(key: &str, value: &Value) -> Result<String, BadPurge> {
 
 /// Parses a URL as a client wrote it, whatever it contains: a URL accepted by one gateway must be
 /// readable by all others.
-fn written(value: &Value) -> Result<String, BadPurge> {
+fn written(value: &Value) -> Result<String, InvalidPurge> {
     match value {
         Value::String(text) => Ok(text.clone()),
         _ => bad("`written` must be a string"),
     }
 }
 
-fn tag(value: &Value) -> Result<String, BadPurge> {
+fn tag(value: &Value) -> Result<String, InvalidPurge> {
     let text = text("tag", value)?;
     // Tags are separated by commas and spaces in `Cache-Tag` and `Surrogate-Key`; those of
     // `x-next-cache-tags` may have spaces.
@@ -253,11 +256,11 @@ fn tag(value: &Value) -> Result<String, BadPurge> {
     Ok(text.to_owned())
 }
 
-fn text<'a>(key: &str, value: &'a Value) -> Result<&'a str, BadPurge> {
+fn text<'a>(key: &str, value: &'a Value) -> Result<&'a str, InvalidPurge> {
     match value {
         Value::String(text) if text.is_empty() => bad(format!("`{key}` is empty")),
-        Value::String(text) if text.len() > LONGEST => {
-            bad(format!("`{key}` is longer than {LONGEST} bytes"))
+        Value::String(text) if text.len() > MAX_TARGET_LEN => {
+            bad(format!("`{key}` is longer than {MAX_TARGET_LEN} bytes"))
         }
         Value::String(text) => Ok(text),
         _ => bad(format!("`{key}` must be a string")),
@@ -289,15 +292,15 @@ impl<'de> Deserialize<'de> for Purge {
 impl fmt::Display for Purge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.what {
-            What::Url(url) => write!(f, "url {url}")?,
-            What::Prefix(prefix) => write!(f, "prefix {prefix}")?,
-            What::Tag(tag) => write!(f, "tag {tag}")?,
-            What::Written(url) => write!(f, "written {url}")?,
-            What::All => f.write_str("all")?,
+            PurgeTarget::Url(url) => write!(f, "url {url}")?,
+            PurgeTarget::Prefix(prefix) => write!(f, "prefix {prefix}")?,
+            PurgeTarget::Tag(tag) => write!(f, "tag {tag}")?,
+            PurgeTarget::Written(url) => write!(f, "written {url}")?,
+            PurgeTarget::All => f.write_str("all")?,
         }
         match self.how {
-            How::Hard => Ok(()),
-            How::Soft => f.write_str(" (soft)"),
+            PurgeEffect::Hard => Ok(()),
+            PurgeEffect::Soft => f.write_str(" (soft)"),
         }
     }
 }
@@ -306,9 +309,9 @@ impl fmt::Display for Purge {
 mod tests {
     use super::*;
 
-    fn order(text: &str) -> Result<Order, String> {
+    fn order(text: &str) -> Result<PurgeRequest, String> {
         let value = serde_json::from_str(text).unwrap();
-        Order::from_json(&value).map_err(|error| error.to_string())
+        PurgeRequest::from_json(&value).map_err(|error| error.to_string())
     }
 
     #[track_caller]
@@ -316,7 +319,7 @@ mod tests {
         let order = order(text).unwrap();
         let shown: Vec<String> = order.purges.iter().map(ToString::to_string).collect();
         assert_eq!(shown, expected, "{text}");
-        assert_eq!(Order::from_json(&order.to_json()).unwrap(), order);
+        assert_eq!(PurgeRequest::from_json(&order.to_json()).unwrap(), order);
         for purge in &order.purges {
             let json = serde_json::to_string(purge).unwrap();
             assert_eq!(serde_json::from_str::<Purge>(&json).unwrap(), *purge);
@@ -351,7 +354,7 @@ mod tests {
     /// entry that they cannot read.
     #[test]
     fn what_was_written_to_is_read_whatever_it_is() {
-        let long = format!("http://a/{}", "x".repeat(2 * LONGEST));
+        let long = format!("http://a/{}", "x".repeat(2 * MAX_TARGET_LEN));
         for url in [
             "http://a/\u{3000}\u{a0}b",
             "http://a/\u{fffd}#",
@@ -360,8 +363,8 @@ mod tests {
             "x y",
         ] {
             let purge = Purge {
-                what: What::Written(url.to_owned()),
-                how: How::Hard,
+                what: PurgeTarget::Written(url.to_owned()),
+                how: PurgeEffect::Hard,
             };
             let json = serde_json::to_string(std::slice::from_ref(&purge)).unwrap();
             let read: Vec<Purge> = serde_json::from_str(&json).unwrap();
@@ -403,15 +406,15 @@ mod tests {
     #[test]
     fn many_purges_are_one_short_line() {
         let url = |path: &str| Purge {
-            what: What::Url(path.to_owned()),
-            how: How::Hard,
+            what: PurgeTarget::Url(path.to_owned()),
+            how: PurgeEffect::Hard,
         };
         assert_eq!(Purge::line(&[url("/a"), Purge::ALL]), "url /a, all");
         let long = format!("/{}", "x".repeat(150));
         let many = [url(&long), url("/b"), url(&long), url("/c")];
         assert_eq!(Purge::line(&many), format!("url {long}, url /b and 2 more"));
         let longest = Purge::line(&[url(&long.repeat(3))]);
-        assert_eq!(longest.chars().count(), LONGEST_LINE);
+        assert_eq!(longest.chars().count(), MAX_SHOWN_LEN);
     }
 
     #[test]
@@ -447,7 +450,7 @@ mod tests {
             r#"{"purges":[{"url":"/a"}],"soft":true}"#,
             "belongs in the items",
         );
-        let many = vec![json!({"all": true}); MOST + 1];
+        let many = vec![json!({"all": true}); MAX_PURGES + 1];
         refuse(&json!({ "purges": many }).to_string(), "too many");
     }
 }

@@ -9,19 +9,19 @@ use std::{
 
 use crate::{
     base::net::subscriber,
-    limits::{gcra::Quota, key::Hasher, memory::Table},
+    limits::{gcra::Quota, key::Hasher, memory::BucketTable},
 };
 
 /// The limit of one route.
 pub struct ClientDirectives {
     quota: Quota,
-    counts: Arc<Table>,
+    counts: Arc<BucketTable>,
     /// Hasher with the route's name: each route has a bucket for each address.
     begun: Hasher,
 }
 
 impl ClientDirectives {
-    pub fn new(quota: Quota, counts: Arc<Table>, route: &str) -> Self {
+    pub fn new(quota: Quota, counts: Arc<BucketTable>, route: &str) -> Self {
         let mut begun = counts.hashing().begin();
         begun.part(b'r', route.as_bytes());
         Self {

@@ -4,9 +4,9 @@ use std::borrow::Cow;
 
 use crate::{
     base::query,
-    cache::{key::Key, names::Names},
+    cache::{key::Key, name_set::NameSet},
     chain::{Exchange, KeyBuilder, host::public_host},
-    limits::key::{KeyItem, Sent, Source},
+    limits::key::{KeyItem, KeyValue, Source},
 };
 
 /// Parts of the cache key beside scheme, host and path.
@@ -24,8 +24,8 @@ pub struct KeyRules {
 pub enum Query {
     #[default]
     All,
-    Without(Names),
-    Only(Names),
+    Without(NameSet),
+    Only(NameSet),
 }
 
 impl KeyRules {
@@ -80,9 +80,9 @@ impl KeyRules {
         for item in &self.by {
             for source in item.sources() {
                 let value = match source.sent(ex) {
-                    Sent::Nothing => None,
-                    Sent::One(value) => Some(value),
-                    Sent::Unclear => return Err("unclear"),
+                    KeyValue::Nothing => None,
+                    KeyValue::One(value) => Some(value),
+                    KeyValue::Unclear => return Err("unclear"),
                 };
                 // An absent value differs from an empty one.
                 parts.part(

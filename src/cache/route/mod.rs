@@ -17,9 +17,9 @@ pub use self::{
     tags::{SURROGATE_CONTROL, TAGS, TagProblem, TagTemplate, tags_of},
 };
 use super::{
-    names::Names,
+    name_set::NameSet,
     nextjs::PageCache,
-    policy::{self, Rules},
+    policy::{self, CacheRules},
 };
 use crate::{
     base::query,
@@ -39,18 +39,18 @@ pub enum Mode {
 
 /// The cache settings of one route.
 #[derive(Debug)]
-pub struct Policy {
+pub struct RouteCachePolicy {
     pub mode: Mode,
     pub pages: PageCache,
     /// Rules for upstreams without a specific `app`.
-    pub plain: Rules,
+    pub plain: CacheRules,
     /// Rules for `app: nextjs`.
-    pub nextjs: Rules,
+    pub nextjs: CacheRules,
     pub key: KeyRules,
     /// Parts of a request that bypass the cache when present.
     pub bypass: Box<[KeyItem]>,
     /// Cookies that do not identify a client.
-    pub anonymous: Names,
+    pub anonymous: NameSet,
     pub max_object: u64,
     pub tags: Box<[TagTemplate]>,
     pub purge_on_write: bool,
@@ -72,7 +72,7 @@ pub struct Policy {
     clippy::struct_excessive_bools,
     reason = "each is a separate way to be personal"
 )]
-pub struct Personal {
+pub struct PersonalHeaders {
     /// The request has cookies that are not known to be anonymous.
     pub has_cookies: bool,
     /// The request has `Authorization`, or its client has proven its identity in another way.
@@ -83,7 +83,7 @@ pub struct Personal {
     pub is_named: bool,
 }
 
-impl Personal {
+impl PersonalHeaders {
     /// Returns true if this request may use a response stored for other clients, as far as
     /// `headers` of the stored response allow it.
     pub fn may_read(self, headers: &HeaderMap) -> bool {
@@ -98,7 +98,7 @@ impl Personal {
     }
 }
 
-impl Policy {
+impl RouteCachePolicy {
     /// Returns the part of the request that makes it bypass the cache, if there is one.
     pub fn bypass(&self, ex: &Exchange<'_>) -> Option<&KeyItem> {
         let has = |item: &&KeyItem| item.sources().iter().all(|s| s.sent(ex).is_there());
@@ -114,15 +114,15 @@ impl Policy {
     }
 
     /// Returns in which ways a response to this request may be personal.
-    pub fn personal(&self, ex: &Exchange<'_>) -> Personal {
+    pub fn personal(&self, ex: &Exchange<'_>) -> PersonalHeaders {
         let headers = &ex.head.headers;
         if self.key.names(ex) {
-            return Personal {
+            return PersonalHeaders {
                 is_named: true,
-                ..Personal::default()
+                ..PersonalHeaders::default()
             };
         }
-        Personal {
+        PersonalHeaders {
             has_cookies: self.has_cookies(headers),
             has_identity: headers.contains_key(header::AUTHORIZATION)
                 || ex.facts.identity.is_some(),

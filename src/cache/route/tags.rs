@@ -16,8 +16,8 @@ pub const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-con
 
 /// Maximum number of tags of one response, and maximum bytes of a tag: twice what Next.js allows a
 /// page. Beyond that the tags would be larger than the rest of the response.
-const MOST: usize = 256;
-const LONGEST: usize = 256;
+const MAX_TAGS: usize = 256;
+const MAX_TAG_LEN: usize = 256;
 
 /// Returns the tags that the origin gave a response. An error means that the response must not be
 /// stored: a purge by a tag that was left out would not find it.
@@ -35,7 +35,7 @@ pub fn tags_of(headers: &HeaderMap) -> Result<Vec<Box<str>>, &'static str> {
     }
     tags.sort_unstable();
     tags.dedup();
-    if tags.len() > MOST || tags.iter().any(|tag| tag.len() > LONGEST) {
+    if tags.len() > MAX_TAGS || tags.iter().any(|tag| tag.len() > MAX_TAG_LEN) {
         return Err("tags");
     }
     Ok(tags)

@@ -4,18 +4,18 @@ use super::*;
 use crate::{
     base::clock::Clock,
     cache::key::Key,
-    chain::{Facts, KeyBuilder},
+    chain::{KeyBuilder, RequestFacts},
 };
 
-fn policy(key: KeyRules, anonymous: &[&str]) -> Policy {
-    Policy {
+fn policy(key: KeyRules, anonymous: &[&str]) -> RouteCachePolicy {
+    RouteCachePolicy {
         mode: Mode::App,
         pages: PageCache::Anonymous,
-        plain: Rules::default(),
-        nextjs: Rules::default(),
+        plain: CacheRules::default(),
+        nextjs: CacheRules::default(),
         key,
         bypass: Box::default(),
-        anonymous: Names::new(anonymous.iter().copied()),
+        anonymous: NameSet::new(anonymous.iter().copied()),
         max_object: 1 << 20,
         tags: Box::default(),
         purge_on_write: false,
@@ -40,7 +40,7 @@ fn key(rules: &KeyRules, target: &str, lines: &[(&'static str, &str)]) -> Key {
     for (name, value) in lines {
         head.append_header(*name, *value).unwrap();
     }
-    let mut facts = Facts::new(Clock::test().now());
+    let mut facts = RequestFacts::new(Clock::test().now());
     let ex = Exchange {
         head: &head,
         facts: &mut facts,
@@ -56,7 +56,7 @@ fn the_query_counts_as_sent_unless_the_route_says_otherwise() {
         "http://shop.example.com/a?b=1&a=2"
     );
     let without = KeyRules {
-        query: Query::Without(Names::new(["utm_*", "fbclid"])),
+        query: Query::Without(NameSet::new(["utm_*", "fbclid"])),
         ..KeyRules::default()
     };
     assert_eq!(
@@ -68,7 +68,7 @@ fn the_query_counts_as_sent_unless_the_route_says_otherwise() {
         key(&without, "/a", &[])
     );
     let only = KeyRules {
-        query: Query::Only(Names::new(["page"])),
+        query: Query::Only(NameSet::new(["page"])),
         ..KeyRules::default()
     };
     assert_eq!(
@@ -80,7 +80,7 @@ fn the_query_counts_as_sent_unless_the_route_says_otherwise() {
 #[test]
 fn parameters_are_compared_by_their_decoded_names_and_taken_out() {
     let without = KeyRules {
-        query: Query::Without(Names::new(["utm_*", "a b"])),
+        query: Query::Without(NameSet::new(["utm_*", "a b"])),
         ..KeyRules::default()
     };
     let sent = |rules: &KeyRules, target: &str| {
@@ -122,12 +122,16 @@ fn parts_of_the_request_tell_answers_apart() {
 }
 
 /// Returns in which ways a response may be personal: cookies, identity, identified by the key.
-fn personal(policy: &Policy, lines: &[(&'static str, &str)], user: Option<&str>) -> [bool; 3] {
+fn personal(
+    policy: &RouteCachePolicy,
+    lines: &[(&'static str, &str)],
+    user: Option<&str>,
+) -> [bool; 3] {
     let mut head = pingora::http::RequestHeader::build("GET", b"/", None).unwrap();
     for (name, value) in lines {
         head.append_header(*name, *value).unwrap();
     }
-    let mut facts = Facts::new(Clock::test().now());
+    let mut facts = RequestFacts::new(Clock::test().now());
     if let Some(user) = user {
         facts.identity_mut().user = Some(user.into());
     }

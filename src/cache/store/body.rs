@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::{
     filling::Filling,
-    memory::{Charge, allocated, size_below},
+    memory::{MemoryCharge, allocated, size_below},
     read::Reader,
 };
 
@@ -18,17 +18,17 @@ use super::{
 /// the response it validates.
 #[derive(Debug)]
 pub struct Body {
-    whole: OnceLock<Whole>,
+    whole: OnceLock<WholeBody>,
     /// The fill that writes the body, until it is complete.
     filling: Mutex<Option<Arc<Filling>>>,
 }
 
 /// A body that is complete.
 #[derive(Debug)]
-pub struct Whole {
+pub struct WholeBody {
     segments: Segments,
     len: u64,
-    charge: Charge,
+    charge: MemoryCharge,
 }
 
 #[derive(Debug)]
@@ -37,7 +37,7 @@ enum Segments {
     Many(Box<[Bytes]>),
 }
 
-impl Whole {
+impl WholeBody {
     /// Returns the segments of the body in order. No segment is empty; an empty body has none.
     pub fn segments(&self) -> &[Bytes] {
         match &self.segments {
@@ -60,7 +60,7 @@ impl Whole {
         self.charge.bytes()
     }
 
-    pub(super) fn new(mut segments: Vec<Bytes>, charge: Charge) -> Self {
+    pub(super) fn new(mut segments: Vec<Bytes>, charge: MemoryCharge) -> Self {
         let len = segments.iter().map(|segment| segment.len() as u64).sum();
         let segments = match segments.len() {
             0 => Segments::One(Bytes::new()),
@@ -107,13 +107,13 @@ impl Body {
         self.filling.lock().clone()
     }
 
-    pub(super) fn complete(&self, whole: Whole) {
+    pub(super) fn complete(&self, whole: WholeBody) {
         let set = self.whole.set(whole);
         debug_assert!(set.is_ok(), "a body is completed once");
     }
 
     /// Returns the complete body; `None` while it grows, and for good if its fill failed.
-    pub fn whole(&self) -> Option<&Whole> {
+    pub fn whole(&self) -> Option<&WholeBody> {
         self.whole.get()
     }
 
@@ -128,13 +128,13 @@ const EXACT: usize = 16 * 1024;
 
 /// The largest piece. Freed pieces of this size can be reused; the allocator returns huge ones to
 /// the system each time.
-const LARGEST: usize = 256 * 1024;
+const MAX_SEGMENT: usize = 256 * 1024;
 
 /// Returns the size of the next piece of a body that has `remaining` bytes left. The pieces are as
 /// few as possible and waste next to nothing.
 pub(super) fn next_piece(remaining: usize) -> usize {
-    if remaining >= LARGEST {
-        return LARGEST;
+    if remaining >= MAX_SEGMENT {
+        return MAX_SEGMENT;
     }
     let waste = allocated(remaining) - remaining;
     if remaining <= EXACT || waste * 32 <= remaining {
@@ -148,7 +148,7 @@ pub(super) fn next_piece_of_unknown(len: u64) -> usize {
     if len < 1024 * 1024 {
         64 * 1024
     } else {
-        LARGEST
+        MAX_SEGMENT
     }
 }
 
@@ -202,7 +202,7 @@ mod tests {
             let pieces = plan(len);
             let taken: usize = pieces.iter().map(|piece| allocated(*piece)).sum();
             assert!(taken - len <= len / 16, "{len}: {pieces:?}");
-            assert!(pieces.len() <= 5 + len / LARGEST, "{len}: {pieces:?}");
+            assert!(pieces.len() <= 5 + len / MAX_SEGMENT, "{len}: {pieces:?}");
         }
     }
 

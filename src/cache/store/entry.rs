@@ -15,8 +15,8 @@ use parking_lot::RwLock;
 
 use super::{
     body::Body,
-    memory::{Charge, Ledger, allocated},
-    purge_log::Mark,
+    memory::{MemoryCharge, MemoryLedger, allocated},
+    purge_log::LogMark,
     quota::Quota,
 };
 use crate::{
@@ -29,7 +29,7 @@ use crate::{
 
 /// Settings of a route for a response, beyond what the RFC says.
 #[derive(Clone, Debug)]
-pub struct About {
+pub struct EntryRules {
     pub route: Arc<str>,
     /// Tags of the response for purges by tag, without duplicates.
     pub tags: Box<[Box<str>]>,
@@ -45,7 +45,7 @@ pub struct About {
 
 /// A response that is about to be stored.
 #[derive(Clone, Debug)]
-pub struct Draft {
+pub struct EntryDraft {
     pub key: Key,
     pub status: StatusCode,
     /// Headers to store: without hop-by-hop fields and fields that must not be stored.
@@ -53,9 +53,9 @@ pub struct Draft {
     pub lifetime: Lifetime,
     pub vary: Vary,
     pub variance: Variance,
-    pub about: About,
+    pub about: EntryRules,
     /// Taken before the request to the origin.
-    pub mark: Mark,
+    pub mark: LogMark,
 }
 
 /// New headers for a stored response, from a 304.
@@ -67,7 +67,7 @@ pub struct Refresh {
     pub lifetime: Lifetime,
     pub vary: Vary,
     pub variance: Variance,
-    pub mark: Mark,
+    pub mark: LogMark,
 }
 
 /// A stored response, or one that is being stored. An entry never changes except for its counters,
@@ -79,23 +79,23 @@ pub struct Entry {
     pub headers: HeaderMap,
     pub vary: Vary,
     pub variance: Variance,
-    pub about: About,
+    pub about: EntryRules,
     pub body: Arc<Body>,
-    pub(in crate::cache) mark: Mark,
+    pub(in crate::cache) mark: LogMark,
     lifetime: Lifetime,
     /// Time of the soft purge in nanoseconds since 1970; 0 for none.
     stale_since: AtomicU64,
-    pub(super) seat: Arc<Seat>,
-    charge: Charge,
+    pub(super) seat: Arc<EvictionState>,
+    charge: MemoryCharge,
 }
 
 /// State of an entry for eviction. It outlives a refresh.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub(super) struct EvictionState {
     pub(super) id: u64,
     /// [`Key::hash`].
     pub(super) hash: u128,
-    /// Hits since eviction last looked at the entry, at most [`Seat::MOST`].
+    /// Hits since eviction last looked at the entry, at most [`EvictionState::MAX_FREQUENCY`].
     pub(super) frequency: AtomicU8,
     /// Nonzero if a compressed form was used since eviction last looked at the entry.
     form_used: AtomicU8,
@@ -104,17 +104,17 @@ pub(super) struct Seat {
     pub(super) node: AtomicU32,
     /// Bytes of headers, body and compressed forms.
     pub(super) bytes: AtomicU64,
-    forms: RwLock<Option<Box<Forms>>>,
+    forms: RwLock<Option<Box<EncodedForms>>>,
     pub(super) quota: Option<Arc<Quota>>,
 }
 
 #[derive(Debug, Default)]
-struct Forms([Option<Form>; Encoding::ALL.len()]);
+struct EncodedForms([Option<EncodedForm>; Encoding::ALL.len()]);
 
 #[derive(Debug)]
-struct Form {
+struct EncodedForm {
     bytes: Bytes,
-    charge: Charge,
+    charge: MemoryCharge,
 }
 
 fn place(encoding: Encoding) -> usize {
@@ -125,8 +125,8 @@ fn place(encoding: Encoding) -> usize {
     }
 }
 
-impl Seat {
-    pub(super) const MOST: u8 = 3;
+impl EvictionState {
+    pub(super) const MAX_FREQUENCY: u8 = 3;
 
     /// Value of `node` for a seat that is in no queue.
     pub(super) const NOWHERE: u32 = u32::MAX;
@@ -149,7 +149,7 @@ impl Seat {
     pub(super) fn touch(&self) {
         self.hits.fetch_add(1, Ordering::Relaxed);
         let frequency = self.frequency.load(Ordering::Relaxed);
-        if frequency < Self::MOST {
+        if frequency < Self::MAX_FREQUENCY {
             self.frequency.store(frequency + 1, Ordering::Relaxed);
         }
     }
@@ -167,7 +167,7 @@ impl Seat {
     /// first form.
     pub(super) fn set_form(
         &self,
-        ledger: &'static Ledger,
+        ledger: &'static MemoryLedger,
         encoding: Encoding,
         bytes: &Bytes,
     ) -> Option<bool> {
@@ -179,9 +179,9 @@ impl Seat {
         }
         // A slice would keep the larger buffer that it is part of.
         let bytes = Bytes::copy_from_slice(bytes);
-        let size = allocated(bytes.len()) + 32 + if first { size_of::<Forms>() } else { 0 };
-        let charge = Charge::new(ledger, size as u64);
-        *slot = Some(Form { bytes, charge });
+        let size = allocated(bytes.len()) + 32 + if first { size_of::<EncodedForms>() } else { 0 };
+        let charge = MemoryCharge::new(ledger, size as u64);
+        *slot = Some(EncodedForm { bytes, charge });
         Some(first)
     }
 
@@ -204,7 +204,7 @@ impl Seat {
 }
 
 impl Entry {
-    pub(super) fn new(draft: &Draft, id: u64, ledger: &'static Ledger) -> Self {
+    pub(super) fn new(draft: &EntryDraft, id: u64, ledger: &'static MemoryLedger) -> Self {
         let quota = draft.about.quota.clone();
         let mut entry = Self {
             key: draft.key.clone(),
@@ -217,17 +217,17 @@ impl Entry {
             mark: draft.mark,
             lifetime: draft.lifetime.clone(),
             stale_since: AtomicU64::new(0),
-            seat: Arc::new(Seat::new(id, &draft.key, quota)),
-            charge: Charge::new(ledger, 0),
+            seat: Arc::new(EvictionState::new(id, &draft.key, quota)),
+            charge: MemoryCharge::new(ledger, 0),
         };
-        let once = Body::SIZE + allocated(size_of::<Seat>() + 16);
+        let once = Body::SIZE + allocated(size_of::<EvictionState>() + 16);
         let size = entry.own_size() + once;
         entry.charge.set(size as u64);
         entry
     }
 
     /// Returns an entry for the same response with other headers.
-    pub(super) fn refreshed(&self, refresh: &Refresh, ledger: &'static Ledger) -> Self {
+    pub(super) fn refreshed(&self, refresh: &Refresh, ledger: &'static MemoryLedger) -> Self {
         let mut entry = Self {
             key: self.key.clone(),
             status: self.status,
@@ -240,7 +240,7 @@ impl Entry {
             lifetime: refresh.lifetime.clone(),
             stale_since: AtomicU64::new(0),
             seat: Arc::clone(&self.seat),
-            charge: Charge::new(ledger, 0),
+            charge: MemoryCharge::new(ledger, 0),
         };
         let shared = self.charge.bytes() - self.own_size() as u64;
         entry.charge.set(entry.own_size() as u64 + shared);
@@ -299,7 +299,7 @@ impl Entry {
 
     /// Returns the bytes of headers and body in memory.
     pub(super) fn size(&self) -> u64 {
-        let body = self.body.whole().map_or(0, super::body::Whole::size);
+        let body = self.body.whole().map_or(0, super::body::WholeBody::size);
         self.charge.bytes() + body
     }
 

@@ -9,7 +9,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{entry::Seat, warmth::Warmth};
+use super::{entry::EvictionState, warmth::HotEntry};
 
 const NONE: u32 = u32::MAX;
 
@@ -18,21 +18,21 @@ const TAKEN_OVER: u8 = 1;
 
 /// Number of compressed forms in a row that are spared because they are in use, before an entry is
 /// evicted.
-const SPARED: usize = 4;
+const MAX_SPARED: usize = 4;
 
 #[derive(Debug, Default)]
 pub(super) struct Queues {
     nodes: Vec<Node>,
     free: Vec<u32>,
-    parts: Vec<Part>,
+    parts: Vec<QuotaQueues>,
     ghosts: Ghosts,
     /// Entries with compressed forms, the oldest first.
-    forms: std::collections::VecDeque<Arc<Seat>>,
+    forms: std::collections::VecDeque<Arc<EvictionState>>,
 }
 
 #[derive(Debug)]
 struct Node {
-    seat: Option<Arc<Seat>>,
+    seat: Option<Arc<EvictionState>>,
     bytes: u64,
     before: u32,
     after: u32,
@@ -42,7 +42,7 @@ struct Node {
 
 /// The queues of one quota, or of all entries without a quota.
 #[derive(Debug, Default)]
-struct Part {
+struct QuotaQueues {
     small: List,
     main: List,
 }
@@ -65,7 +65,7 @@ impl Default for List {
     }
 }
 
-impl Part {
+impl QuotaQueues {
     fn bytes(&self) -> u64 {
         self.small.bytes + self.main.bytes
     }
@@ -83,8 +83,8 @@ impl Part {
 #[derive(Debug)]
 pub(super) enum Victim {
     /// Only the compressed forms of the entry.
-    Forms(Arc<Seat>),
-    Entry(Arc<Seat>),
+    Forms(Arc<EvictionState>),
+    Entry(Arc<EvictionState>),
 }
 
 impl Queues {
@@ -92,11 +92,11 @@ impl Queues {
     pub(super) fn size(&self) -> usize {
         self.nodes.capacity() * size_of::<Node>()
             + self.free.capacity() * size_of::<u32>()
-            + self.forms.capacity() * size_of::<Arc<Seat>>()
+            + self.forms.capacity() * size_of::<Arc<EvictionState>>()
             + self.ghosts.rows.capacity() * size_of::<[(u32, u32); 4]>()
     }
 
-    pub(super) fn add(&mut self, seat: &Arc<Seat>) {
+    pub(super) fn add(&mut self, seat: &Arc<EvictionState>) {
         let part = seat.quota.as_ref().map_or(0, |quota| quota.part);
         let is_main = self.ghosts.remove(seat.hash);
         seat.frequency.store(0, Ordering::Relaxed);
@@ -122,9 +122,9 @@ impl Queues {
     }
 
     /// Removes an entry. Returns true if it was in a queue.
-    pub(super) fn remove(&mut self, seat: &Seat) -> bool {
-        let at = seat.node.swap(Seat::NOWHERE, Ordering::Relaxed);
-        if at == Seat::NOWHERE {
+    pub(super) fn remove(&mut self, seat: &EvictionState) -> bool {
+        let at = seat.node.swap(EvictionState::NOWHERE, Ordering::Relaxed);
+        if at == EvictionState::NOWHERE {
             return false;
         }
         self.unlink(at);
@@ -138,9 +138,9 @@ impl Queues {
     }
 
     /// Updates the recorded bytes of an entry.
-    pub(super) fn resize(&mut self, seat: &Seat) {
+    pub(super) fn resize(&mut self, seat: &EvictionState) {
         let at = seat.node.load(Ordering::Relaxed);
-        if at == Seat::NOWHERE {
+        if at == EvictionState::NOWHERE {
             return;
         }
         let node = &mut self.nodes[at as usize];
@@ -151,10 +151,12 @@ impl Queues {
         list.bytes = list.bytes - before + bytes;
     }
 
-    pub(super) fn add_form(&mut self, seat: &Arc<Seat>) {
+    pub(super) fn add_form(&mut self, seat: &Arc<EvictionState>) {
         // Forms of removed entries are skipped at their turn, or dropped here.
         if self.forms.len() > 64.max(self.nodes.len() - self.free.len()) {
-            let is_here = |seat: &Arc<Seat>| seat.node.load(Ordering::Relaxed) != Seat::NOWHERE;
+            let is_here = |seat: &Arc<EvictionState>| {
+                seat.node.load(Ordering::Relaxed) != EvictionState::NOWHERE
+            };
             self.forms.retain(is_here);
         }
         self.forms.push_back(Arc::clone(seat));
@@ -162,11 +164,11 @@ impl Queues {
 
     /// Returns the next victim among all entries. A returned entry is already out of the queues.
     pub(super) fn victim(&mut self) -> Option<Victim> {
-        for _ in 0..SPARED {
+        for _ in 0..MAX_SPARED {
             let Some(seat) = self.forms.pop_front() else {
                 break;
             };
-            if seat.node.load(Ordering::Relaxed) == Seat::NOWHERE {
+            if seat.node.load(Ordering::Relaxed) == EvictionState::NOWHERE {
                 continue;
             }
             if !seat.take_form_used() {
@@ -175,7 +177,7 @@ impl Queues {
             self.forms.push_back(seat);
         }
         // As if it were one queue: each part loses in proportion to its share of the bytes.
-        let total: u64 = self.parts.iter().map(Part::bytes).sum();
+        let total: u64 = self.parts.iter().map(QuotaQueues::bytes).sum();
         let mut at = fastrand::u64(0..total.max(1));
         let mut part = 0;
         for (number, candidate) in self.parts.iter().enumerate() {
@@ -189,7 +191,7 @@ impl Queues {
     }
 
     /// Returns the next entry to evict from one quota.
-    pub(super) fn victim_of(&mut self, part: usize) -> Option<Arc<Seat>> {
+    pub(super) fn victim_of(&mut self, part: usize) -> Option<Arc<EvictionState>> {
         loop {
             let queues = self.parts.get(part)?;
             let is_small_full = queues.small.bytes * 10 > queues.bytes();
@@ -226,22 +228,22 @@ impl Queues {
     /// Adds queues for one more quota. Returns its part number.
     pub(super) fn add_part(&mut self) -> usize {
         if self.parts.is_empty() {
-            self.parts.push(Part::default());
+            self.parts.push(QuotaQueues::default());
         }
-        self.parts.push(Part::default());
+        self.parts.push(QuotaQueues::default());
         self.parts.len() - 1
     }
 
     /// Returns all entries: of each quota the entries of the main queue, then those of the small
     /// one, each from the newest on.
-    pub(super) fn warmth(&self) -> Vec<Warmth> {
+    pub(super) fn warmth(&self) -> Vec<HotEntry> {
         let mut all = Vec::with_capacity(self.len());
         for part in &self.parts {
             for list in [&part.main, &part.small] {
                 let mut next = list.newest;
                 while let Some(node) = self.nodes.get(next as usize) {
                     let seat = node.seat.iter();
-                    all.extend(seat.map(|seat| Warmth::of(seat, node.is_main)));
+                    all.extend(seat.map(|seat| HotEntry::of(seat, node.is_main)));
                     next = node.after;
                 }
             }
@@ -251,7 +253,7 @@ impl Queues {
 
     #[cfg(test)]
     pub(super) fn bytes(&self) -> u64 {
-        self.parts.iter().map(Part::bytes).sum()
+        self.parts.iter().map(QuotaQueues::bytes).sum()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -265,7 +267,7 @@ impl Queues {
         self.ghosts = Ghosts::default();
         self.forms.shrink_to_fit();
         let lists = self.parts.iter_mut().flat_map(|part| {
-            let Part { small, main } = std::mem::take(part);
+            let QuotaQueues { small, main } = std::mem::take(part);
             [small, main]
         });
         let lists: Vec<_> = lists.collect();
@@ -305,7 +307,7 @@ impl Queues {
         let node = &self.nodes[at as usize];
         let (part, is_main, bytes) = (usize::from(node.part), node.is_main, node.bytes);
         if self.parts.len() <= part {
-            self.parts.resize_with(part + 1, Part::default);
+            self.parts.resize_with(part + 1, QuotaQueues::default);
         }
         let list = self.parts[part].list(is_main);
         list.bytes += bytes;

@@ -11,10 +11,10 @@ use http::header::CONTENT_LENGTH;
 use tokio::time::Instant;
 
 use super::{
-    Draft, Entry, Pass, Reader, Store,
-    body::{Whole, next_piece, next_piece_of_unknown},
-    filling::{Filling, Room, WINDOW},
-    memory::{Charge, Ledger},
+    Entry, EntryDraft, NotStoredReason, Reader, Store,
+    body::{WholeBody, next_piece, next_piece_of_unknown},
+    filling::{Filling, WINDOW, WriteCondition},
+    memory::{MemoryCharge, MemoryLedger},
 };
 use crate::cache::policy::Vary;
 
@@ -29,12 +29,12 @@ pub enum FillError {
 
 /// Time in which the readers of a response of unknown length may read nothing before it is passed
 /// on and no longer stored.
-const STANDSTILL: Duration = Duration::from_secs(2);
+const STALL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// First interval at which a client is polled for readiness. It doubles up to `ASK_AT_MOST` while
+/// First interval at which a client is polled for readiness. It doubles up to `MAX_CHECK_INTERVAL` while
 /// the client does not read.
-const ASK: Duration = Duration::from_millis(1);
-const ASK_AT_MOST: Duration = Duration::from_millis(250);
+const MIN_CHECK_INTERVAL: Duration = Duration::from_millis(1);
+const MAX_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The client whose request causes the response to be stored.
 pub trait Client: fmt::Debug + Send + Sync {
@@ -51,16 +51,16 @@ pub struct Fill {
     entry: Arc<Entry>,
     filling: Arc<Filling>,
     expected: Option<u64>,
-    /// Bytes of [`Ledger::filling`] that this fill holds.
+    /// Bytes of [`MemoryLedger::filling`] that this fill holds.
     reserved: u64,
-    passed: Option<Pass>,
+    passed: Option<NotStoredReason>,
     client: Option<Arc<dyn Client>>,
 }
 
 impl Fill {
-    pub(super) fn begin(store: &'static Store, draft: &Draft) -> Self {
+    pub(super) fn begin(store: &'static Store, draft: &EntryDraft) -> Self {
         let entry = Arc::new(Entry::new(draft, store.next_id(), store.ledger));
-        let filling = Arc::new(Filling::new(Charge::new(store.ledger, 0)));
+        let filling = Arc::new(Filling::new(MemoryCharge::new(store.ledger, 0)));
         entry.body.set_filling(Some(Arc::clone(&filling)));
         let number = entry.seat.id;
         store.fills.lock().insert(number, Arc::downgrade(&entry));
@@ -76,13 +76,13 @@ impl Fill {
         };
         let expected = fill.expected.unwrap_or_default();
         if draft.vary == Vary::Everything {
-            fill.pass(Pass::Vary);
+            fill.pass(NotStoredReason::Vary);
         } else if expected > draft.about.max_object {
-            fill.pass(Pass::TooLarge);
+            fill.pass(NotStoredReason::TooLarge);
         } else if expected > store.ledger.most_filling() {
-            fill.pass(Pass::NoRoom);
+            fill.pass(NotStoredReason::NoRoom);
         } else if !fill.show() {
-            fill.pass(Pass::Purged);
+            fill.pass(NotStoredReason::Purged);
         }
         store.make_room();
         fill
@@ -106,7 +106,7 @@ impl Fill {
     }
 
     /// Returns the reason why the response is not stored; `None` as long as it is.
-    pub fn passed(&self) -> Option<Pass> {
+    pub fn passed(&self) -> Option<NotStoredReason> {
         self.passed
     }
 
@@ -130,9 +130,9 @@ impl Fill {
             let about = &self.entry.about;
             let log = &self.store.log;
             if came > about.max_object {
-                self.pass(Pass::TooLarge);
+                self.pass(NotStoredReason::TooLarge);
             } else if log.raced(self.entry.mark, &self.entry.key, &about.tags) {
-                self.pass(Pass::Purged);
+                self.pass(NotStoredReason::Purged);
             }
         }
         if self.passed.is_none() && self.expected.is_none() {
@@ -163,7 +163,7 @@ impl Fill {
         }
         let body = &self.entry.body;
         self.filling.finish(|segments, charge| {
-            body.complete(Whole::new(segments, charge));
+            body.complete(WholeBody::new(segments, charge));
         });
         body.set_filling(None);
         if self.passed.is_some() {
@@ -173,7 +173,7 @@ impl Fill {
         let mut part = store.shard(self.entry.key.hash()).write();
         let Some(at) = part.shard.slot_of(&store.hashes, &self.entry) else {
             drop(part);
-            self.note(Pass::Purged);
+            self.note(NotStoredReason::Purged);
             return Ok(None);
         };
         let tags = &self.entry.about.tags;
@@ -181,7 +181,7 @@ impl Fill {
             let gone = store.take_out(&mut part, at);
             drop(part);
             drop(gone);
-            self.note(Pass::Purged);
+            self.note(NotStoredReason::Purged);
             return Ok(None);
         }
         let gone = store.admit(&mut part, &self.entry);
@@ -213,12 +213,12 @@ impl Fill {
         drop(gone);
     }
 
-    fn note(&mut self, why: Pass) {
+    fn note(&mut self, why: NotStoredReason) {
         self.passed = Some(why);
         self.store.metrics.passed(why);
     }
 
-    fn pass(&mut self, why: Pass) {
+    fn pass(&mut self, why: NotStoredReason) {
         self.note(why);
         self.hide();
         self.filling.pass();
@@ -259,7 +259,7 @@ impl Fill {
                 self.filling.seal();
             }
             if !self.reserve((size - before) as u64) {
-                self.pass(Pass::NoRoom);
+                self.pass(NotStoredReason::NoRoom);
                 break;
             }
             self.filling.extend_tail(size, (size - before) as u64);
@@ -273,11 +273,11 @@ impl Fill {
         let before = ledger.filling.fetch_add(bytes, Ordering::Relaxed);
         self.reserved += bytes;
         self.store.make_room_for(bytes);
-        let budget = Ledger::get(&ledger.budget);
+        let budget = MemoryLedger::get(&ledger.budget);
         // Others may be about to drop entries that they evict.
         let slack = budget / 16;
         before + bytes <= ledger.most_filling()
-            && Ledger::get(&ledger.live) + bytes <= budget + slack
+            && MemoryLedger::get(&ledger.live) + bytes <= budget + slack
     }
 
     fn release(&mut self) {
@@ -294,26 +294,26 @@ impl Fill {
             return;
         };
         let begun = Instant::now();
-        let mut ask = ASK;
+        let mut ask = MIN_CHECK_INTERVAL;
         while self.filling.are_all_behind() && !client.is_ready() {
-            if begun.elapsed() >= STANDSTILL {
-                self.pass(Pass::Slow);
+            if begun.elapsed() >= STALL_TIMEOUT {
+                self.pass(NotStoredReason::Slow);
                 return;
             }
             self.filling.wait_for_read(ask).await;
-            ask = (2 * ask).min(ASK_AT_MOST);
+            ask = (2 * ask).min(MAX_CHECK_INTERVAL);
         }
     }
 
     /// Waits until readers have read enough of a response that is not stored.
     async fn room(&self) -> Result<(), FillError> {
-        let mut ask = ASK;
+        let mut ask = MIN_CHECK_INTERVAL;
         loop {
             match self.filling.room() {
-                Room::Free => return Ok(()),
-                Room::NoReader => return Err(FillError::NoReader),
-                Room::Wait => self.filling.wait_for_readers().await,
-                Room::Slow(behind) => {
+                WriteCondition::Free => return Ok(()),
+                WriteCondition::NoReader => return Err(FillError::NoReader),
+                WriteCondition::Wait => self.filling.wait_for_readers().await,
+                WriteCondition::Slow(behind) => {
                     let client = self.client.as_ref().filter(|_| behind < 2 * WINDOW);
                     if let Some(client) = client {
                         if client.is_ready() {
@@ -321,15 +321,17 @@ impl Fill {
                         }
                         tokio::time::sleep(ask).await;
                         self.filling.slowed(ask);
-                        ask = (2 * ask).min(ASK_AT_MOST);
+                        ask = (2 * ask).min(MAX_CHECK_INTERVAL);
                         continue;
                     }
                     let pause = pause(behind);
                     tokio::time::sleep(pause).await;
                     self.filling.slowed(pause);
                     return match self.filling.room() {
-                        Room::NoReader => Err(FillError::NoReader),
-                        Room::Free | Room::Wait | Room::Slow(_) => Ok(()),
+                        WriteCondition::NoReader => Err(FillError::NoReader),
+                        WriteCondition::Free | WriteCondition::Wait | WriteCondition::Slow(_) => {
+                            Ok(())
+                        }
                     };
                 }
             }
@@ -358,7 +360,7 @@ impl Drop for Fill {
     }
 }
 
-fn content_length(draft: &Draft) -> Option<u64> {
+fn content_length(draft: &EntryDraft) -> Option<u64> {
     let mut values = draft.headers.get_all(CONTENT_LENGTH).iter();
     let text = values.next()?.to_str().ok()?;
     text.trim().parse().ok()

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{body::Body, memory::Charge, read::Piece};
+use super::{body::Body, memory::MemoryCharge, read::Piece};
 
 /// Bytes that the slowest reader of a passed body may be behind.
 pub(super) const WINDOW: u64 = 1024 * 1024;
@@ -22,10 +22,10 @@ pub(super) const WINDOW: u64 = 1024 * 1024;
 /// Bytes that the writer's own reader may be behind: its task does not read ahead for it alone.
 pub(super) const OWN_WINDOW: u64 = 256 * 1024;
 
-/// A reader that the writer waits for must advance by [`LEAST`] bytes in this time, or it is
+/// A reader that the writer waits for must advance by [`MIN_ADVANCE`] bytes in this time, or it is
 /// dropped, so that one client cannot hold up all others.
 pub(super) const STALL: Duration = Duration::from_secs(10);
-const LEAST: u64 = 128 * 1024;
+const MIN_ADVANCE: u64 = 128 * 1024;
 
 /// Bytes of the unfinished piece that a reader gets at once. They are copied, and a slow reader
 /// keeps the copy.
@@ -33,7 +33,7 @@ const COPIED: usize = 16 * 1024;
 
 /// Reasons why a reader gets no more bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Died {
+pub enum FillEnd {
     #[error("the response ended early")]
     Writer,
     #[error("the client was too slow for a response that is not stored")]
@@ -60,9 +60,9 @@ struct State {
     end: Option<End>,
     is_passed: bool,
     /// Readers that have not been dropped.
-    readers: HashMap<u64, Place>,
+    readers: HashMap<u64, ReadPosition>,
     attached: u64,
-    charge: Charge,
+    charge: MemoryCharge,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ enum End {
 
 /// Position of a reader.
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct ReadPosition {
     /// All bytes before this offset have been read.
     at: u64,
     /// Number of the current segment, counted from the first of the body.
@@ -85,7 +85,7 @@ struct Place {
     waited: Duration,
 }
 
-impl Place {
+impl ReadPosition {
     fn is_behind(&self, len: u64) -> bool {
         let window = if self.is_own { OWN_WINDOW } else { WINDOW };
         len - self.at > window
@@ -94,7 +94,7 @@ impl Place {
 
 /// Condition that the writer has to meet before it may go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Room {
+pub(super) enum WriteCondition {
     Free,
     /// Other readers are behind: one of them has to advance or leave.
     Wait,
@@ -105,7 +105,7 @@ pub(super) enum Room {
 }
 
 impl Filling {
-    pub(super) fn new(charge: Charge) -> Self {
+    pub(super) fn new(charge: MemoryCharge) -> Self {
         Self {
             state: Mutex::new(State {
                 sealed: VecDeque::new(),
@@ -123,9 +123,9 @@ impl Filling {
         }
     }
 
-    pub(super) fn attach(self: &Arc<Self>, is_own: bool) -> Attached {
+    pub(super) fn attach(self: &Arc<Self>, is_own: bool) -> AttachedReader {
         let mut state = self.state.lock();
-        let place = Place {
+        let place = ReadPosition {
             at: 0,
             segment: 0,
             is_own,
@@ -140,7 +140,7 @@ impl Filling {
         }
         drop(state);
         self.read.notify_waiters();
-        Attached {
+        AttachedReader {
             filling: Arc::clone(self),
             id,
         }
@@ -203,7 +203,7 @@ impl Filling {
     }
 
     /// Ends the body, and passes the parts of a complete one to `complete`. Readers continue there.
-    pub(super) fn finish(&self, complete: impl FnOnce(Vec<Bytes>, Charge)) {
+    pub(super) fn finish(&self, complete: impl FnOnce(Vec<Bytes>, MemoryCharge)) {
         let mut state = self.state.lock();
         state.tail.shrink_to_fit();
         state.seal();
@@ -225,17 +225,17 @@ impl Filling {
         self.grown.notify_waiters();
     }
 
-    pub(super) fn room(&self) -> Room {
+    pub(super) fn room(&self) -> WriteCondition {
         let state = self.state.lock();
-        let mut room = Room::NoReader;
+        let mut room = WriteCondition::NoReader;
         for place in state.readers.values() {
             let behind = state.len - place.at;
             let needs = match (place.is_behind(state.len), place.is_own) {
-                (false, _) => Room::Free,
-                (true, true) => Room::Slow(behind),
-                (true, false) => return Room::Wait,
+                (false, _) => WriteCondition::Free,
+                (true, true) => WriteCondition::Slow(behind),
+                (true, false) => return WriteCondition::Wait,
             };
-            if room == Room::NoReader || needs != Room::Free {
+            if room == WriteCondition::NoReader || needs != WriteCondition::Free {
                 room = needs;
             }
         }
@@ -251,7 +251,7 @@ impl Filling {
             let read = self.read.notified();
             tokio::pin!(read);
             read.as_mut().enable();
-            if self.room() != Room::Wait {
+            if self.room() != WriteCondition::Wait {
                 return;
             }
             if tokio::time::timeout_at(deadline, read).await.is_err() {
@@ -282,7 +282,7 @@ impl Filling {
         let mut state = self.state.lock();
         let mut is_over = false;
         for place in state.readers.values_mut().filter(|place| place.is_own) {
-            if place.at - place.watched >= LEAST {
+            if place.at - place.watched >= MIN_ADVANCE {
                 place.watched = place.at;
                 place.waited = Duration::ZERO;
             }
@@ -304,11 +304,11 @@ impl Filling {
         }
     }
 
-    fn drop_slow(&self, which: impl Fn(&Place) -> bool) {
+    fn drop_slow(&self, which: impl Fn(&ReadPosition) -> bool) {
         let mut state = self.state.lock();
         let len = state.len;
         state.readers.retain(|_, place| {
-            !(which(place) && place.is_behind(len) && place.at - place.watched < LEAST)
+            !(which(place) && place.is_behind(len) && place.at - place.watched < MIN_ADVANCE)
         });
         state.trim();
         drop(state);
@@ -343,19 +343,19 @@ impl State {
 
 /// The attachment of a reader to a body that is being written.
 #[derive(Debug)]
-pub(super) struct Attached {
+pub(super) struct AttachedReader {
     filling: Arc<Filling>,
     id: u64,
 }
 
-impl Attached {
+impl AttachedReader {
     /// Returns the piece at this position, waiting for it if necessary; `None` at the end.
     pub(super) async fn next(
         &self,
         body: &Body,
         segment: usize,
         offset: usize,
-    ) -> Result<Option<Piece>, Died> {
+    ) -> Result<Option<Piece>, FillEnd> {
         loop {
             let grown = self.filling.grown.notified();
             tokio::pin!(grown);
@@ -372,11 +372,11 @@ impl Attached {
         body: &Body,
         segment: usize,
         offset: usize,
-    ) -> Option<Result<Option<Piece>, Died>> {
+    ) -> Option<Result<Option<Piece>, FillEnd>> {
         let mut guard = self.filling.state.lock();
         let state = &mut *guard;
         let Some(place) = state.readers.get_mut(&self.id) else {
-            return Some(Err(Died::TooSlow));
+            return Some(Err(FillEnd::TooSlow));
         };
         let sealed = segment - state.dropped;
         let piece = if let Some(segment) = state.sealed.get(sealed) {
@@ -401,7 +401,7 @@ impl Attached {
             return match state.end {
                 None => None,
                 Some(End::Whole) => Some(Ok(None)),
-                Some(End::Died) => Some(Err(Died::Writer)),
+                Some(End::Died) => Some(Err(FillEnd::Writer)),
             };
         };
         place.at += piece.bytes.len() as u64;
@@ -413,7 +413,7 @@ impl Attached {
     }
 }
 
-impl Drop for Attached {
+impl Drop for AttachedReader {
     fn drop(&mut self) {
         let mut state = self.filling.state.lock();
         state.readers.remove(&self.id);

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{Entry, Mark, Refresh, Store};
+use super::{Entry, LogMark, Refresh, Store};
 use crate::cache::policy::Lifetime;
 
 impl Store {
     /// Gives an entry another lifetime; its headers and its body stay. Returns `false` if it is no
     /// longer stored, has other headers by now, or was purged since `mark`.
-    pub fn set_lifetime(&self, entry: &Arc<Entry>, lifetime: Lifetime, mark: Mark) -> bool {
+    pub fn set_lifetime(&self, entry: &Arc<Entry>, lifetime: Lifetime, mark: LogMark) -> bool {
         let refresh = Refresh {
             old: Arc::clone(entry),
             headers: entry.headers.clone(),
@@ -46,7 +46,7 @@ mod tests {
 
     use super::*;
     use crate::cache::{
-        purge::{How, What},
+        purge::{PurgeEffect, PurgeTarget},
         store::tests::{MIB, bench, key},
     };
 
@@ -70,7 +70,10 @@ mod tests {
         assert!(!bench.store.set_lifetime(&entry, longer, mark));
         drop(entry);
         assert_eq!(bench.store.bytes(), bytes);
-        assert_eq!(bench.purge(What::Tag("t".into()), How::Hard), 1);
+        assert_eq!(
+            bench.purge(PurgeTarget::Tag("t".into()), PurgeEffect::Hard),
+            1
+        );
         drop(new);
         bench.expect_empty();
     }
@@ -79,7 +82,7 @@ mod tests {
     fn what_was_purged_stays_purged() {
         let bench = bench(10 * MIB);
         let page = key("/a");
-        for how in [How::Soft, How::Hard] {
+        for how in [PurgeEffect::Soft, PurgeEffect::Hard] {
             bench.put(&bench.draft(&page), b"x").unwrap();
             let entry = bench.get(&page).unwrap();
             let longer = Lifetime {
@@ -88,7 +91,7 @@ mod tests {
             };
             let mark = bench.store.mark();
             bench.clock.advance(Duration::from_secs(1));
-            assert_eq!(bench.purge(What::All, how), 1);
+            assert_eq!(bench.purge(PurgeTarget::All, how), 1);
             for mark in [mark, bench.store.mark()] {
                 assert!(!bench.store.set_lifetime(&entry, longer.clone(), mark));
             }

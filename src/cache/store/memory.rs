@@ -1,4 +1,4 @@
-//! Memory accounting of the store: every live byte belongs to a [`Charge`], which returns it to the
+//! Memory accounting of the store: every live byte belongs to a [`MemoryCharge`], which returns it to the
 //! account when dropped, wherever that happens.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,14 +9,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// entries that are still being read. `stored` is the part of it that eviction can release,
 /// `filling` the part of the fills.
 #[derive(Debug, Default)]
-pub(super) struct Ledger {
+pub(super) struct MemoryLedger {
     pub(super) live: AtomicU64,
     pub(super) stored: AtomicU64,
     pub(super) filling: AtomicU64,
     pub(super) budget: AtomicU64,
 }
 
-impl Ledger {
+impl MemoryLedger {
     pub(super) fn get(counter: &AtomicU64) -> u64 {
         counter.load(Ordering::Relaxed)
     }
@@ -34,15 +34,15 @@ impl Ledger {
     }
 }
 
-/// Some bytes of a [`Ledger`].
+/// Some bytes of a [`MemoryLedger`].
 #[derive(Debug)]
-pub(super) struct Charge {
-    ledger: &'static Ledger,
+pub(super) struct MemoryCharge {
+    ledger: &'static MemoryLedger,
     bytes: u64,
 }
 
-impl Charge {
-    pub(super) fn new(ledger: &'static Ledger, bytes: u64) -> Self {
+impl MemoryCharge {
+    pub(super) fn new(ledger: &'static MemoryLedger, bytes: u64) -> Self {
         ledger.live.fetch_add(bytes, Ordering::Relaxed);
         Self { ledger, bytes }
     }
@@ -67,7 +67,7 @@ impl Charge {
     }
 }
 
-impl Drop for Charge {
+impl Drop for MemoryCharge {
     fn drop(&mut self) {
         self.ledger.live.fetch_sub(self.bytes, Ordering::Relaxed);
     }
@@ -122,16 +122,16 @@ mod tests {
 
     #[test]
     fn a_charge_is_given_back_when_it_is_dropped() {
-        let ledger: &'static Ledger = Box::leak(Box::default());
-        let mut charge = Charge::new(ledger, 10);
+        let ledger: &'static MemoryLedger = Box::leak(Box::default());
+        let mut charge = MemoryCharge::new(ledger, 10);
         charge.set(30);
         charge.set(20);
         let taken = charge.take();
         assert_eq!((charge.bytes(), taken.bytes()), (0, 20));
-        assert_eq!(Ledger::get(&ledger.live), 20);
+        assert_eq!(MemoryLedger::get(&ledger.live), 20);
         drop(charge);
-        assert_eq!(Ledger::get(&ledger.live), 20);
+        assert_eq!(MemoryLedger::get(&ledger.live), 20);
         drop(taken);
-        assert_eq!(Ledger::get(&ledger.live), 0);
+        assert_eq!(MemoryLedger::get(&ledger.live), 0);
     }
 }

@@ -9,12 +9,12 @@ pub(super) struct StoreMetrics {
     pub(super) objects: IntGauge,
     pub(super) fills: IntGauge,
     pub(super) evictions: IntCounter,
-    passes: [IntCounter; Pass::ALL.len()],
+    passes: [IntCounter; NotStoredReason::ALL.len()],
 }
 
 /// Reasons why a response that was to be stored is passed on only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pass {
+pub enum NotStoredReason {
     /// More bytes than `max_object`.
     TooLarge,
     /// Fills in flight take all of their part of the budget.
@@ -27,7 +27,7 @@ pub enum Pass {
     Slow,
 }
 
-impl Pass {
+impl NotStoredReason {
     const ALL: [Self; 5] = [
         Self::TooLarge,
         Self::NoRoom,
@@ -71,7 +71,7 @@ impl StoreMetrics {
                 "Responses evicted from the cache's memory to make room.",
                 &[],
             ),
-            passes: Pass::ALL.map(|pass| {
+            passes: NotStoredReason::ALL.map(|pass| {
                 metrics.counter(
                     "edgeway_cache_passes_total",
                     "Responses that should have been stored and were only forwarded, by reason.",
@@ -81,7 +81,7 @@ impl StoreMetrics {
         }
     }
 
-    pub(super) fn passed(&self, pass: Pass) {
+    pub(super) fn passed(&self, pass: NotStoredReason) {
         self.passes[pass as usize].inc();
     }
 }

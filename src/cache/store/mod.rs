@@ -23,8 +23,8 @@ mod entry;
 mod evict;
 mod fill;
 mod filling;
+mod inspect;
 mod lifetimes;
-mod look;
 mod memory;
 mod metrics;
 mod purge_log;
@@ -54,32 +54,32 @@ use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use self::{
     body::own_pieces,
     evict::{Queues, Victim},
-    memory::{Charge, Ledger},
+    memory::{MemoryCharge, MemoryLedger},
     metrics::StoreMetrics,
     purge_log::PurgeLog,
     shard::{Hashes, Shard},
 };
 pub use self::{
-    body::{Body, Whole},
-    entry::{About, Draft, Entry, Refresh},
+    body::{Body, WholeBody},
+    entry::{Entry, EntryDraft, EntryRules, Refresh},
     fill::{Client, Fill, FillError},
-    filling::Died,
-    metrics::Pass,
-    purge_log::Mark,
+    filling::FillEnd,
+    metrics::NotStoredReason,
+    purge_log::LogMark,
     quota::Quota,
     read::Reader,
-    storage::{Wanted, has_ended, leave},
+    storage::{RequestedLookup, has_ended, leave},
 };
 pub(in crate::cache) use self::{
-    target::{Target, scheme, without_rsc, without_scheme, without_slash},
-    warmth::Warmth,
+    target::{PurgeMatcher, scheme, without_rsc, without_scheme, without_slash},
+    warmth::HotEntry,
 };
 use crate::{
     base::{clock::Clock, encoding::Encoding, metrics::Metrics},
     cache::{
         key::Key,
         policy::{Lifetime, SentHeaders, Variance, Vary},
-        purge::{How, Purge},
+        purge::{Purge, PurgeEffect},
     },
 };
 
@@ -88,29 +88,29 @@ const SHARDS: usize = 64;
 
 /// The memory of the cache.
 pub struct Store {
-    shards: Box<[RwLock<Part>]>,
+    shards: Box<[RwLock<ShardSlot>]>,
     hashes: Hashes,
     log: PurgeLog,
-    queues: Mutex<(Queues, Charge)>,
-    ledger: &'static Ledger,
+    queues: Mutex<(Queues, MemoryCharge)>,
+    ledger: &'static MemoryLedger,
     clock: Clock,
     metrics: StoreMetrics,
     ids: AtomicU64,
     /// Fills in flight by number.
     fills: Mutex<HashMap<u64, Weak<Entry>>>,
     quotas: Mutex<HashMap<Arc<str>, Arc<Quota>>>,
-    watch: OnceLock<Box<dyn Watch>>,
+    watch: OnceLock<Box<dyn StoreObserver>>,
 }
 
 /// A shard and the bytes it takes.
-struct Part {
+struct ShardSlot {
     shard: Shard,
-    charge: Charge,
+    charge: MemoryCharge,
 }
 
 /// Result of a lookup: the entries of a key that matter to a request.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct Lookup {
     /// The selected variant, fresh or stale, complete or in flight.
     pub entry: Option<Arc<Entry>>,
     /// `Vary` of the newest response for the key, if there is one.
@@ -122,7 +122,7 @@ pub struct Found {
 
 /// Lower tiers, which are notified of changes to the store. Called without locks on the task that
 /// made the change: implementations do no more than put it into a queue.
-pub trait Watch: Send + Sync + fmt::Debug {
+pub trait StoreObserver: Send + Sync + fmt::Debug {
     /// Called when an entry is complete or has new headers.
     fn stored(&self, entry: &Arc<Entry>);
     /// Called when a purge is about to be applied: it may affect older responses for requests that
@@ -136,17 +136,17 @@ impl Store {
     /// Creates a store for the rest of the process's life, as Pingora requires. `budget` is in
     /// bytes.
     pub fn new(budget: u64, clock: Clock, metrics: &Metrics) -> &'static Self {
-        let ledger: &'static Ledger = Box::leak(Box::default());
+        let ledger: &'static MemoryLedger = Box::leak(Box::default());
         ledger.budget.store(budget, Ordering::Relaxed);
-        let part = || Part {
+        let part = || ShardSlot {
             shard: Shard::new(),
-            charge: Charge::new(ledger, 0),
+            charge: MemoryCharge::new(ledger, 0),
         };
         let store = Self {
             shards: (0..SHARDS).map(|_| RwLock::new(part())).collect(),
             hashes: Hashes::default(),
             log: PurgeLog::default(),
-            queues: Mutex::new((Queues::default(), Charge::new(ledger, 0))),
+            queues: Mutex::new((Queues::default(), MemoryCharge::new(ledger, 0))),
             ledger,
             clock,
             metrics: StoreMetrics::new(metrics),
@@ -167,12 +167,12 @@ impl Store {
     }
 
     pub fn budget(&self) -> u64 {
-        Ledger::get(&self.ledger.budget)
+        MemoryLedger::get(&self.ledger.budget)
     }
 
     /// Returns the bytes in use, with fills and with evicted entries that are still being read.
     pub fn bytes(&self) -> u64 {
-        Ledger::get(&self.ledger.live)
+        MemoryLedger::get(&self.ledger.live)
     }
 
     /// Returns the part of [`Store::bytes`] that the indexes and the eviction queues take.
@@ -206,13 +206,13 @@ impl Store {
 
     /// Sets the lower tier that is notified of all changes. The first one stays; returns false if
     /// there is one.
-    pub fn set_watch(&self, watch: Box<dyn Watch>) -> bool {
+    pub fn set_watch(&self, watch: Box<dyn StoreObserver>) -> bool {
         self.watch.set(watch).is_ok()
     }
 
     /// Returns the current position in the log of purges. It has to be taken before the request to
     /// an origin or a lower tier: a response is stored only if no purge since then affects it.
-    pub fn mark(&self) -> Mark {
+    pub fn mark(&self) -> LogMark {
         self.log.mark()
     }
 
@@ -228,7 +228,7 @@ impl Store {
     }
 
     /// Looks up the stored response for a request. Counts as a hit of the entry.
-    pub fn find(&self, key: &Key, headers: SentHeaders<'_>) -> Found {
+    pub fn find(&self, key: &Key, headers: SentHeaders<'_>) -> Lookup {
         let found = self.shard(key.hash()).read();
         let found = found.shard.find(&self.hashes, key, headers);
         if let Some(entry) = &found.entry {
@@ -238,7 +238,7 @@ impl Store {
     }
 
     /// Begins to store a response. From now on readers find it.
-    pub fn begin(&'static self, draft: &Draft) -> Fill {
+    pub fn begin(&'static self, draft: &EntryDraft) -> Fill {
         Fill::begin(self, draft)
     }
 
@@ -252,7 +252,7 @@ impl Store {
         lifetime: Lifetime,
         vary: Vary,
         variance: Variance,
-        mark: Mark,
+        mark: LogMark,
     ) -> Option<Arc<Entry>> {
         self.refresh_with(&Refresh {
             old: Arc::clone(old),
@@ -288,15 +288,17 @@ impl Store {
     ///
     /// Returns `None` if the response is not inserted: it was purged since its mark, is too large,
     /// or is older than the stored one.
-    pub fn insert(&self, draft: &Draft, body: &[Bytes]) -> Option<Arc<Entry>> {
+    pub fn insert(&self, draft: &EntryDraft, body: &[Bytes]) -> Option<Arc<Entry>> {
         let len: u64 = body.iter().map(|bytes| bytes.len() as u64).sum();
         let is_too_large = len > draft.about.max_object || len > self.ledger.most_filling();
         if is_too_large || draft.vary == Vary::Everything {
             return None;
         }
         let entry = Arc::new(Entry::new(draft, self.next_id(), self.ledger));
-        let charge = Charge::new(self.ledger, 0);
-        entry.body.complete(Whole::new(own_pieces(body), charge));
+        let charge = MemoryCharge::new(self.ledger, 0);
+        entry
+            .body
+            .complete(WholeBody::new(own_pieces(body), charge));
         self.make_room();
         let mut part = self.shard(draft.key.hash()).write();
         if self.log.raced(draft.mark, &draft.key, &draft.about.tags) {
@@ -338,15 +340,18 @@ impl Store {
     /// Removes, or marks as stale, every stored or arriving response that a purge affects. Returns
     /// the number of responses.
     pub fn purge(&self, purge: &Purge) -> u64 {
-        self.foretell(&Target::of(&purge.what));
+        self.foretell(&PurgeMatcher::of(&purge.what));
         self.tell(|watch| watch.purged(purge));
         self.forget(purge)
     }
 
     /// Records a purge before lower tiers check whether they hold anything that a write may have
     /// changed, so that responses on their way there are kept out.
-    fn foretell(&self, target: &Target) {
-        if matches!(target, Target::Written { .. } | Target::Url { .. }) {
+    fn foretell(&self, target: &PurgeMatcher) {
+        if matches!(
+            target,
+            PurgeMatcher::Written { .. } | PurgeMatcher::Url { .. }
+        ) {
             self.log.note(target.clone());
         }
     }
@@ -358,7 +363,7 @@ impl Store {
 
     /// Same as [`Store::purge`] for this memory alone.
     pub fn forget(&self, purge: &Purge) -> u64 {
-        let target = Target::of(&purge.what);
+        let target = PurgeMatcher::of(&purge.what);
         self.log.note(target.clone());
         self.sweep(&target, purge.how)
     }
@@ -367,11 +372,11 @@ impl Store {
     /// routes to keys: an unsafe method may have changed it (RFC 9111, 4.4). Returns the number of
     /// responses.
     pub fn remove(&self, key: &Key) -> u64 {
-        let target = Target::of_key(key);
+        let target = PurgeMatcher::of_key(key);
         self.foretell(&target);
         self.tell(|watch| watch.removed(key));
         self.log.note(target.clone());
-        self.sweep(&target, How::Hard)
+        self.sweep(&target, PurgeEffect::Hard)
     }
 
     /// Calls `show` with every complete entry that stays stored during the call, in no order and
@@ -396,7 +401,7 @@ impl Store {
         }
     }
 
-    fn shard(&self, hash: u128) -> &RwLock<Part> {
+    fn shard(&self, hash: u128) -> &RwLock<ShardSlot> {
         let number = (hash >> 96) as usize % SHARDS;
         &self.shards[number]
     }
@@ -405,7 +410,7 @@ impl Store {
         self.ids.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn tell(&self, what: impl FnOnce(&dyn Watch)) {
+    fn tell(&self, what: impl FnOnce(&dyn StoreObserver)) {
         if let Some(watch) = self.watch.get() {
             what(&**watch);
         }
@@ -413,7 +418,7 @@ impl Store {
 
     /// Adds a complete entry of the shard to the counts and the eviction queues. Returns the
     /// entries that it replaces.
-    fn admit(&self, part: &mut Part, entry: &Arc<Entry>) -> Vec<Arc<Entry>> {
+    fn admit(&self, part: &mut ShardSlot, entry: &Arc<Entry>) -> Vec<Arc<Entry>> {
         let replaced = part.shard.replaced_by(&self.hashes, entry);
         let gone = replaced.into_iter().map(|at| self.take_out(part, at));
         let gone = gone.collect();
@@ -432,7 +437,12 @@ impl Store {
     }
 
     /// Does the rest of the work after [`Store::admit`], without the lock.
-    fn settle(&self, part: RwLockWriteGuard<'_, Part>, gone: Vec<Arc<Entry>>, new: &Arc<Entry>) {
+    fn settle(
+        &self,
+        part: RwLockWriteGuard<'_, ShardSlot>,
+        gone: Vec<Arc<Entry>>,
+        new: &Arc<Entry>,
+    ) {
         let mut part = part;
         self.charge_shard(&mut part);
         drop(part);
@@ -443,7 +453,7 @@ impl Store {
 
     /// Removes an entry from the shard and from every count. The caller drops the returned entry
     /// after releasing the lock.
-    fn take_out(&self, part: &mut Part, at: u32) -> Arc<Entry> {
+    fn take_out(&self, part: &mut ShardSlot, at: u32) -> Arc<Entry> {
         let entry = part.shard.remove(&self.hashes, at);
         let seat = &entry.seat;
         let bytes = seat.bytes.swap(0, Ordering::Relaxed);
@@ -474,7 +484,7 @@ impl Store {
         queues.0.resize(seat);
     }
 
-    fn charge_shard(&self, part: &mut Part) {
+    fn charge_shard(&self, part: &mut ShardSlot) {
         if part.shard.is_sparse() {
             let old = std::mem::replace(&mut part.shard, Shard::new());
             part.shard = old.rebuilt(&self.hashes);
@@ -528,7 +538,7 @@ impl Store {
         }
     }
 
-    fn evict(&self, seat: &entry::Seat) {
+    fn evict(&self, seat: &entry::EvictionState) {
         let mut part = self.shard(seat.hash).write();
         let at = part.shard.slot_of_seat(&self.hashes, seat.hash, seat.id);
         let gone = at.map(|at| self.take_out(&mut part, at));
@@ -540,7 +550,7 @@ impl Store {
     }
 }
 
-fn charge_queues((queues, charge): &mut (Queues, Charge)) {
+fn charge_queues((queues, charge): &mut (Queues, MemoryCharge)) {
     let size = queues.size() as u64;
     if size != charge.bytes() {
         charge.set(size);

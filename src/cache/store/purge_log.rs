@@ -14,16 +14,16 @@ use std::{
 use ahash::RandomState;
 use parking_lot::RwLock;
 
-use super::target::{Target, without_rsc, without_slash};
+use super::target::{PurgeMatcher, without_rsc, without_slash};
 use crate::cache::{
     key::Key,
-    purge::{self, Place, Written},
+    purge::{self, HostPath, WriteTarget},
 };
 
 /// A position in the log of purges. A response requested at a mark is stored only if no purge since
 /// then affects it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mark {
+pub struct LogMark {
     count: u64,
     /// Highest position then known of the purges of the shared tier.
     pub(in crate::cache) shared: u64,
@@ -33,10 +33,10 @@ pub struct Mark {
 
 /// Number of purges that are remembered one by one. A response that takes longer than these is not
 /// stored.
-const MOST: usize = 16 * 1024;
+const MAX_ENTRIES: usize = 16 * 1024;
 
 /// Bytes of text that the remembered purges may have.
-const MOST_TEXT: usize = 4 * 1024 * 1024;
+const MAX_TEXT_LEN: usize = 4 * 1024 * 1024;
 
 /// Number of regions of the table. Each host belongs to one, so that a flood of writes to one host
 /// does not affect most others.
@@ -51,24 +51,24 @@ pub(super) struct PurgeLog {
     /// Highest position seen in a shared tier.
     shared: AtomicU64,
     disk: AtomicU64,
-    last: RwLock<Last>,
+    last: RwLock<LastPurge>,
     /// Number of the last purge of each slot; empty before the first one.
     table: RwLock<Vec<u64>>,
     seeds: RandomState,
 }
 
 #[derive(Debug, Default)]
-struct Last {
+struct LastPurge {
     /// Remembered purges with their numbers.
-    targets: VecDeque<(u64, Target)>,
+    targets: VecDeque<(u64, PurgeMatcher)>,
     text: usize,
     /// Number of the last purge that was forgotten.
     forgotten: u64,
 }
 
 impl PurgeLog {
-    pub(super) fn mark(&self) -> Mark {
-        Mark {
+    pub(super) fn mark(&self) -> LogMark {
+        LogMark {
             shared: self.shared.load(Ordering::Acquire),
             disk: self.disk.load(Ordering::Acquire),
             count: self.count.load(Ordering::Acquire),
@@ -86,7 +86,7 @@ impl PurgeLog {
     /// Records a purge. A purge is recorded before entries are looked up for it, and
     /// [`PurgeLog::raced`] is called before storing, with the shard locked: one of the two always
     /// sees the other.
-    pub(super) fn note(&self, target: Target) {
+    pub(super) fn note(&self, target: PurgeMatcher) {
         let places = self.places(&target);
         if places[0].is_none() {
             self.note_one(target);
@@ -103,12 +103,12 @@ impl PurgeLog {
         }
     }
 
-    fn note_one(&self, target: Target) {
+    fn note_one(&self, target: PurgeMatcher) {
         let mut last = self.last.write();
         let number = self.count.fetch_add(1, Ordering::AcqRel) + 1;
         last.text += target.text();
         last.targets.push_back((number, target));
-        while last.targets.len() > MOST || last.text > MOST_TEXT {
+        while last.targets.len() > MAX_ENTRIES || last.text > MAX_TEXT_LEN {
             let Some((number, oldest)) = last.targets.pop_front() else {
                 break;
             };
@@ -118,7 +118,7 @@ impl PurgeLog {
     }
 
     /// Returns true if a purge since `mark` affects this response, or may affect it.
-    pub(super) fn raced(&self, mark: Mark, key: &Key, tags: &[Box<str>]) -> bool {
+    pub(super) fn raced(&self, mark: LogMark, key: &Key, tags: &[Box<str>]) -> bool {
         if self.count.load(Ordering::Acquire) == mark.count {
             return false;
         }
@@ -146,28 +146,29 @@ impl PurgeLog {
     }
 
     /// Returns the slots of a purge in the table; none if it is remembered one by one.
-    fn places(&self, target: &Target) -> [Option<usize>; 2] {
+    fn places(&self, target: &PurgeMatcher) -> [Option<usize>; 2] {
         match target {
-            Target::Url {
+            PurgeMatcher::Url {
                 authority: Some(authority),
                 path,
                 query,
                 ..
             } => [Some(self.url(authority, path, query)), None],
-            Target::Written(Written {
+            PurgeMatcher::Written(WriteTarget {
                 authority,
                 item,
                 list,
             }) => {
-                let place = |place: &Place| match place {
-                    Place::Path(path) => self.place(authority, &**path),
-                    Place::Digests { place, .. } => self.place(authority, &place[..]),
+                let place = |place: &HostPath| match place {
+                    HostPath::Path(path) => self.place(authority, &**path),
+                    HostPath::Digests { place, .. } => self.place(authority, &place[..]),
                 };
                 [Some(place(item)), list.as_ref().map(place)]
             }
-            Target::Url { .. } | Target::Prefix { .. } | Target::Tag(_) | Target::All => {
-                [None, None]
-            }
+            PurgeMatcher::Url { .. }
+            | PurgeMatcher::Prefix { .. }
+            | PurgeMatcher::Tag(_)
+            | PurgeMatcher::All => [None, None],
         }
     }
 
@@ -186,7 +187,7 @@ impl PurgeLog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::purge::What;
+    use crate::cache::purge::PurgeTarget;
 
     fn key(path: &str) -> Key {
         Key::new("https", "a", path.as_bytes(), None, b"")
@@ -198,13 +199,13 @@ mod tests {
         let before = log.mark();
         assert!(!log.raced(before, &key("/x"), &[]));
         for what in [
-            What::Url("/x".into()),
-            What::Url("https://a/x".into()),
-            What::Written("http://a/x".into()),
-            What::Written("http://a/x/7".into()),
+            PurgeTarget::Url("/x".into()),
+            PurgeTarget::Url("https://a/x".into()),
+            PurgeTarget::Written("http://a/x".into()),
+            PurgeTarget::Written("http://a/x/7".into()),
         ] {
             let before = log.mark();
-            log.note(Target::of(&what));
+            log.note(PurgeMatcher::of(&what));
             let after = log.mark();
             assert!(log.raced(before, &key("/x"), &[]), "{what:?}");
             assert!(!log.raced(before, &key("/y"), &[]), "{what:?}");
@@ -212,13 +213,15 @@ mod tests {
         }
         let long = format!("/{}", "x".repeat(500));
         let before = log.mark();
-        log.note(Target::of(&What::Written(format!("http://a{long}/7"))));
+        log.note(PurgeMatcher::of(&PurgeTarget::Written(format!(
+            "http://a{long}/7"
+        ))));
         for path in [&long, &format!("{long}/"), &format!("{long}/7")] {
             assert!(log.raced(before, &key(path), &[]));
         }
         assert!(!log.raced(before, &key(&format!("{long}/8")), &[]));
         let mark = log.mark();
-        log.note(Target::of_key(&Key::new(
+        log.note(PurgeMatcher::of_key(&Key::new(
             "https",
             "a",
             b"/q",
@@ -229,7 +232,7 @@ mod tests {
         assert!(log.raced(mark, &of(b"b=1"), &[]) && log.raced(mark, &of(b"_rsc=3&b=1"), &[]));
         assert!(!log.raced(mark, &of(b"b=2"), &[]) && !log.raced(mark, &key("/q"), &[]));
         let after = log.mark();
-        log.note(Target::of(&What::Tag("t".into())));
+        log.note(PurgeMatcher::of(&PurgeTarget::Tag("t".into())));
         assert!(log.raced(after, &key("/x"), &["t".into()]));
         assert!(!log.raced(after, &key("/x"), &["tt".into()]));
     }
@@ -238,14 +241,16 @@ mod tests {
     fn a_mark_older_than_the_log_is_too_old_for_anything() {
         let log = PurgeLog::default();
         let before = log.mark();
-        for n in 0..MOST {
-            log.note(Target::of(&What::Url(format!("/{n}"))));
+        for n in 0..MAX_ENTRIES {
+            log.note(PurgeMatcher::of(&PurgeTarget::Url(format!("/{n}"))));
         }
         assert!(!log.raced(before, &key("/other"), &[]));
-        log.note(Target::of(&What::Url("/last".into())));
+        log.note(PurgeMatcher::of(&PurgeTarget::Url("/last".into())));
         assert!(log.raced(before, &key("/other"), &[]));
         let mark = log.mark();
-        log.note(Target::of(&What::Prefix("x".repeat(MOST_TEXT))));
+        log.note(PurgeMatcher::of(&PurgeTarget::Prefix(
+            "x".repeat(MAX_TEXT_LEN),
+        )));
         assert!(log.raced(mark, &key("/other"), &[]));
     }
 
@@ -257,7 +262,7 @@ mod tests {
         let before = log.mark();
         for n in 0..20_000 {
             let url = format!("http://flooded/{n}/x");
-            log.note(Target::of(&What::Written(url)));
+            log.note(PurgeMatcher::of(&PurgeTarget::Written(url)));
         }
         let of = |host: &str| {
             let raced = |n: &u32| {

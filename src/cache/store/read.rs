@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     body::Body,
-    filling::{Attached, Died},
+    filling::{AttachedReader, FillEnd},
 };
 
 /// Bytes at a position in a body.
@@ -24,7 +24,7 @@ pub(super) struct Piece {
 pub struct Reader {
     body: Arc<Body>,
     /// Attachment to a body that was not complete when reading began.
-    attached: Option<Attached>,
+    attached: Option<AttachedReader>,
     /// Position of the next byte: the segment, and the offset in it.
     segment: usize,
     offset: usize,
@@ -41,7 +41,7 @@ impl Reader {
         Self::of(body, attached)
     }
 
-    pub(super) fn of(body: &Arc<Body>, attached: Option<Attached>) -> Self {
+    pub(super) fn of(body: &Arc<Body>, attached: Option<AttachedReader>) -> Self {
         Self {
             body: Arc::clone(body),
             attached,
@@ -57,7 +57,7 @@ impl Reader {
     /// # Errors
     /// The body will never be complete: its writer failed, or dropped this reader because it was
     /// too slow.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, Died> {
+    pub async fn next(&mut self) -> Result<Option<Bytes>, FillEnd> {
         while self.left > 0 {
             let piece = match (self.body.whole(), &mut self.attached) {
                 (Some(whole), attached) => {
@@ -73,7 +73,7 @@ impl Reader {
                     let next = attached.next(&self.body, self.segment, self.offset);
                     next.await?
                 }
-                (None, None) => return Err(Died::Writer),
+                (None, None) => return Err(FillEnd::Writer),
             };
             let Some(piece) = piece else {
                 return Ok(None);

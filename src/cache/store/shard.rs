@@ -10,22 +10,22 @@ use ahash::RandomState;
 use hashbrown::{HashTable, hash_table::Entry as TableEntry};
 
 use super::{
-    Found,
+    Lookup,
     entry::Entry,
     evict::grow,
-    target::{Target, without_slash},
+    target::{PurgeMatcher, without_slash},
 };
 use crate::cache::{
     key::Key,
     policy::{SentHeaders, Variance, Vary},
-    purge::{self, Place, Written},
+    purge::{self, HostPath, WriteTarget},
 };
 
 const NONE: u32 = u32::MAX;
 
 /// Maximum number of variants of one key. Without it, `Vary: User-Agent` would fill the store with
 /// one page. Each hit looks at all variants.
-const MOST_VARIANTS: usize = 64;
+const MAX_VARIANTS: usize = 64;
 
 /// Seeds of the hashes: a client that knows only keys cannot fill one bucket.
 #[derive(Debug, Default)]
@@ -61,7 +61,7 @@ pub(super) struct Shard {
     paths: HashTable<Head>,
     /// The first posting of each tag.
     tags: HashTable<Head>,
-    postings: Vec<Posting>,
+    postings: Vec<TagEntry>,
     free_posting: u32,
 }
 
@@ -84,7 +84,7 @@ struct Head {
 
 /// A tag of an entry.
 #[derive(Debug)]
-struct Posting {
+struct TagEntry {
     slot: u32,
     before: u32,
     /// The next posting of the tag, or the next free one.
@@ -109,7 +109,7 @@ impl Shard {
     /// Returns the bytes of the shard in memory, without the entries.
     pub(super) fn size(&self) -> usize {
         self.slots.capacity() * size_of::<Slot>()
-            + self.postings.capacity() * size_of::<Posting>()
+            + self.postings.capacity() * size_of::<TagEntry>()
             + self.keys.allocation_size()
             + self.paths.allocation_size()
             + self.tags.allocation_size()
@@ -140,7 +140,7 @@ impl Shard {
 
     /// Selects the variant for this request: among those that match, one in flight first, then the
     /// one with the latest headers (RFC 9111, 4.1). `vary` is that of the newest variant.
-    pub(super) fn find(&self, hashes: &Hashes, key: &Key, request: SentHeaders<'_>) -> Found {
+    pub(super) fn find(&self, hashes: &Hashes, key: &Key, request: SentHeaders<'_>) -> Lookup {
         let mut computed: Option<(&Vary, Variance)> = None;
         let mut is_unclear = false;
         let mut best: Option<&Arc<Entry>> = None;
@@ -169,7 +169,7 @@ impl Shard {
                 best = Some(entry);
             }
         }
-        Found {
+        Lookup {
             entry: best.cloned(),
             vary: newest.map(|entry| entry.vary.clone()),
             is_unclear,
@@ -221,7 +221,7 @@ impl Shard {
     }
 
     /// Returns the entries that a newly completed entry replaces: older ones for the same requests,
-    /// and beyond [`MOST_VARIANTS`] the oldest.
+    /// and beyond [`MAX_VARIANTS`] the oldest.
     pub(super) fn replaced_by(&self, hashes: &Hashes, entry: &Entry) -> Vec<u32> {
         let mut others: Vec<_> = self
             .variants(hashes, &entry.key)
@@ -237,7 +237,7 @@ impl Shard {
             }
             !is_same
         });
-        while others.len() >= MOST_VARIANTS {
+        while others.len() >= MAX_VARIANTS {
             let oldest = others.iter().enumerate();
             let oldest = oldest.min_by_key(|(_, (_, it))| it.lifetime().answered);
             let Some((place, _)) = oldest else { break };
@@ -292,25 +292,25 @@ impl Shard {
     }
 
     /// Returns the slots that a target may affect; `None` if all have to be checked.
-    pub(super) fn candidates(&self, hashes: &Hashes, target: &Target) -> Option<Vec<u32>> {
+    pub(super) fn candidates(&self, hashes: &Hashes, target: &PurgeMatcher) -> Option<Vec<u32>> {
         match target {
-            Target::Url { path, .. } => Some(self.of_path(hashes, path).collect()),
-            Target::Written(Written { item, list, .. }) => {
+            PurgeMatcher::Url { path, .. } => Some(self.of_path(hashes, path).collect()),
+            PurgeMatcher::Written(WriteTarget { item, list, .. }) => {
                 let mut found = Vec::new();
                 for place in [Some(item), list.as_ref()].into_iter().flatten() {
                     match place {
-                        Place::Path(path) => {
+                        HostPath::Path(path) => {
                             found.extend(self.of_path(hashes, path));
                             found.extend(self.of_path(hashes, &[path, &b"/"[..]].concat()));
                         }
-                        Place::Digests { path, .. } => {
+                        HostPath::Digests { path, .. } => {
                             found.extend(self.of_hash(hashes.bytes(path)));
                         }
                     }
                 }
                 Some(found)
             }
-            Target::Tag(tag) => {
+            PurgeMatcher::Tag(tag) => {
                 let hash = hashes.bytes(tag.as_bytes());
                 let head = self.tags.find(hash, |head| head.hash == hash);
                 let after = |at: &u32| {
@@ -321,7 +321,7 @@ impl Shard {
                 let slots = postings.map(|at| self.postings[at as usize].slot);
                 Some(slots.collect())
             }
-            Target::Prefix { .. } | Target::All => None,
+            PurgeMatcher::Prefix { .. } | PurgeMatcher::All => None,
         }
     }
 
@@ -421,7 +421,7 @@ impl Shard {
             self.postings[after as usize].before = number;
         }
         let sibling = std::mem::replace(&mut self.slots[slot as usize].posting, number);
-        let posting = Posting {
+        let posting = TagEntry {
             slot,
             before: NONE,
             after,

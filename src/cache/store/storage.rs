@@ -1,7 +1,7 @@
 //! Adapter of the store to Pingora's cache phases.
 //!
 //! Pingora's own variance, metadata formats and eviction are not used: a lookup carries the request
-//! headers ([`Wanted`]) and gets the selected variant, a miss carries the [`Draft`], a revalidation
+//! headers ([`RequestedLookup`]) and gets the selected variant, a miss carries the [`EntryDraft`], a revalidation
 //! the [`Refresh`].
 
 use std::{
@@ -21,24 +21,24 @@ use pingora_cache::{
     trace::SpanHandle,
 };
 
-use super::{Client, Draft, Entry, Fill, Reader, Refresh, Store};
+use super::{Client, Entry, EntryDraft, Fill, Reader, Refresh, Store};
 use crate::cache::{
     key::Key,
-    policy::{SentHeaders, Unchanged},
-    purge::How,
+    policy::{SentHeaders, UnchangedHeaders},
+    purge::PurgeEffect,
 };
 
 /// The lookup of a request, in the extensions of its [`CacheKey`].
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub struct RequestedLookup {
     pub key: Key,
     /// Headers that select the variant.
     pub headers: Arc<HeaderMap>,
     /// Headers that keep the client's value; `None` if `headers` are those sent to the origin.
-    pub unchanged: Option<Arc<Unchanged>>,
+    pub unchanged: Option<Arc<UnchangedHeaders>>,
 }
 
-impl Wanted {
+impl RequestedLookup {
     fn sent(&self) -> SentHeaders<'_> {
         match &self.unchanged {
             Some(unchanged) => SentHeaders::of_client(&self.headers, unchanged),
@@ -97,7 +97,7 @@ impl Storage for Store {
         key: &CacheKey,
         _trace: &SpanHandle,
     ) -> Result<Option<(CacheMeta, HitHandler)>> {
-        let Some(wanted) = key.extensions.get::<Wanted>() else {
+        let Some(wanted) = key.extensions.get::<RequestedLookup>() else {
             return Ok(None);
         };
         let Some(entry) = self.find(&wanted.key, wanted.sent()).entry else {
@@ -135,7 +135,7 @@ impl Storage for Store {
         meta: &CacheMeta,
         _trace: &SpanHandle,
     ) -> Result<MissHandler> {
-        let draft = meta.extensions().get::<Arc<Draft>>();
+        let draft = meta.extensions().get::<Arc<EntryDraft>>();
         let draft = draft.or_err(ErrorType::InternalError, "a response to store has no draft")?;
         let mut fill = Fill::begin(self, draft);
         if let Some(client) = meta.extensions().get::<Arc<dyn Client>>() {
@@ -168,7 +168,7 @@ impl Storage for Store {
         _purge_type: PurgeType,
         _trace: &SpanHandle,
     ) -> Result<PurgeOutcome> {
-        let is_found = self.purge_one(target.key(), How::Hard);
+        let is_found = self.purge_one(target.key(), PurgeEffect::Hard);
         Ok(if is_found {
             PurgeOutcome::Purged(None)
         } else {
@@ -181,7 +181,7 @@ impl Storage for Store {
         target: PurgeTarget<'_>,
         _trace: &SpanHandle,
     ) -> Result<PurgeOutcome> {
-        let is_found = self.purge_one(target.key(), How::Soft);
+        let is_found = self.purge_one(target.key(), PurgeEffect::Soft);
         Ok(if is_found {
             PurgeOutcome::Expired
         } else {
@@ -200,7 +200,7 @@ impl Storage for Store {
 
 impl Store {
     /// Purges one key with all its variants, for Pingora.
-    fn purge_one(&self, key: &CompactCacheKey, how: How) -> bool {
+    fn purge_one(&self, key: &CompactCacheKey, how: PurgeEffect) -> bool {
         let hash = u128::from_be_bytes(key.primary_bin());
         let mut part = self.shard(hash).write();
         let slots: Vec<_> = part.shard.variants_by_hash(&self.hashes, hash).collect();

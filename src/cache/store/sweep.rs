@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use super::{Entry, Part, Store, target::Target};
-use crate::cache::purge::How;
+use super::{Entry, ShardSlot, Store, target::PurgeMatcher};
+use crate::cache::purge::PurgeEffect;
 
 /// Number of slots that are checked under one lock of a shard.
 pub(super) const BATCH: u32 = 256;
 
 impl Store {
     /// Applies a purge that is already recorded: entries stored from now on were requested later.
-    pub(super) fn sweep(&self, target: &Target, how: How) -> u64 {
+    pub(super) fn sweep(&self, target: &PurgeMatcher, how: PurgeEffect) -> u64 {
         let mut count = 0;
         for shard in &self.shards {
             let candidates = shard.read().shard.candidates(&self.hashes, target);
@@ -27,7 +27,7 @@ impl Store {
     }
 
     /// Checks every slot. An entry that takes a slot already checked is newer than the purge.
-    fn sweep_all(&self, shard: &RwLock<Part>, target: &Target, how: How) -> u64 {
+    fn sweep_all(&self, shard: &RwLock<ShardSlot>, target: &PurgeMatcher, how: PurgeEffect) -> u64 {
         let mut count = 0;
         let mut from = 0;
         loop {
@@ -54,7 +54,12 @@ impl Store {
     }
 
     /// Checks the entries that the index returns.
-    fn sweep_found(&self, shard: &RwLock<Part>, target: &Target, how: How) -> u64 {
+    fn sweep_found(
+        &self,
+        shard: &RwLock<ShardSlot>,
+        target: &PurgeMatcher,
+        how: PurgeEffect,
+    ) -> u64 {
         let part = shard.read();
         let found = part.shard.candidates(&self.hashes, target);
         let entries = found.into_iter().flatten();
@@ -85,9 +90,9 @@ impl Store {
     /// entries.
     pub(super) fn apply(
         &self,
-        part: &mut Part,
+        part: &mut ShardSlot,
         slots: Vec<u32>,
-        how: How,
+        how: PurgeEffect,
     ) -> (Vec<Arc<Entry>>, u64) {
         let mut count = 0;
         let mut gone = Vec::new();
@@ -95,7 +100,7 @@ impl Store {
         for at in slots {
             let entry = part.shard.at(at);
             // A fill in flight was requested before the purge: no request may join it.
-            let stays = how == How::Soft && entry.is_some_and(|entry| entry.is_whole());
+            let stays = how == PurgeEffect::Soft && entry.is_some_and(|entry| entry.is_whole());
             if stays {
                 count += u64::from(entry.is_some_and(|entry| entry.make_stale(now)));
             } else {

@@ -4,12 +4,12 @@ use std::mem::size_of;
 
 use crate::cache::{
     key::Key,
-    purge::{Place, What, Written, split_authority},
+    purge::{HostPath, PurgeTarget, WriteTarget, split_authority},
 };
 
 /// A purge's target, ready to be compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::cache) enum Target {
+pub(in crate::cache) enum PurgeMatcher {
     Url {
         /// `None`: any.
         scheme: Option<Box<[u8]>>,
@@ -25,14 +25,14 @@ pub(in crate::cache) enum Target {
         prefix: Box<[u8]>,
     },
     Tag(Box<str>),
-    Written(Written),
+    Written(WriteTarget),
     All,
 }
 
-impl Target {
-    pub(in crate::cache) fn of(what: &What) -> Self {
+impl PurgeMatcher {
+    pub(in crate::cache) fn of(what: &PurgeTarget) -> Self {
         match what {
-            What::Url(url) => {
+            PurgeTarget::Url(url) => {
                 let (authority, rest) = split_authority(url);
                 let rest = rest.split('#').next().unwrap_or_default().as_bytes();
                 let mut halves = rest.splitn(2, |byte| *byte == b'?');
@@ -44,7 +44,7 @@ impl Target {
                     query: without_rsc(halves.next().unwrap_or_default()).into(),
                 }
             }
-            What::Prefix(url) => {
+            PurgeTarget::Prefix(url) => {
                 let (authority, rest) = split_authority(url);
                 let is_of_any_authority = authority.is_none();
                 let prefix = authority.unwrap_or_default() + rest;
@@ -53,9 +53,9 @@ impl Target {
                     prefix: prefix.into_bytes().into(),
                 }
             }
-            What::Tag(tag) => Self::Tag(tag.as_str().into()),
-            What::Written(url) => Self::Written(Written::of(url)),
-            What::All => Self::All,
+            PurgeTarget::Tag(tag) => Self::Tag(tag.as_str().into()),
+            PurgeTarget::Written(url) => Self::Written(WriteTarget::of(url)),
+            PurgeTarget::All => Self::All,
         }
     }
 
@@ -95,13 +95,13 @@ impl Target {
                 url.starts_with(prefix)
             }
             Self::Tag(tag) => tags.contains(tag),
-            Self::Written(Written {
+            Self::Written(WriteTarget {
                 authority,
                 item,
                 list,
             }) => {
                 let path = without_slash(key.path());
-                let is_about = |place: &Place| place.is_about(authority, path);
+                let is_about = |place: &HostPath| place.is_about(authority, path);
                 key.authority() == &**authority
                     && !path.is_empty()
                     && (is_about(item) || list.as_ref().is_some_and(is_about))
@@ -125,14 +125,14 @@ impl Target {
             }
             Self::Prefix { prefix, .. } => prefix.len(),
             Self::Tag(tag) => tag.len(),
-            Self::Written(Written {
+            Self::Written(WriteTarget {
                 authority,
                 item,
                 list,
             }) => {
-                let text = |place: &Place| match place {
-                    Place::Path(path) => path.len(),
-                    Place::Digests { .. } => 0,
+                let text = |place: &HostPath| match place {
+                    HostPath::Path(path) => path.len(),
+                    HostPath::Digests { .. } => 0,
                 };
                 authority.len() + text(item) + list.as_ref().map_or(0, text)
             }
@@ -211,8 +211,8 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(what: &What, about: &[&str], not_about: &[&str]) {
-        let target = Target::of(what);
+    fn check(what: &PurgeTarget, about: &[&str], not_about: &[&str]) {
+        let target = PurgeMatcher::of(what);
         for url in about {
             assert!(target.is_about(&key(url), &[]), "{what:?} is about {url}");
         }
@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn a_url_is_of_every_scheme_and_rsc_form() {
         check(
-            &What::Url("https://Shop:443/a".into()),
+            &PurgeTarget::Url("https://Shop:443/a".into()),
             &[
                 "http://shop/a",
                 "https://shop/a",
@@ -246,7 +246,7 @@ mod tests {
             ],
         );
         check(
-            &What::Url("/a?x=1&y=2#top".into()),
+            &PurgeTarget::Url("/a?x=1&y=2#top".into()),
             &["https://shop/a?x=1&y=2", "http://b/a?x=1&_rsc=q&y=2"],
             &[
                 "https://shop/a",
@@ -255,12 +255,12 @@ mod tests {
             ],
         );
         check(
-            &What::Url("shop".into()),
+            &PurgeTarget::Url("shop".into()),
             &["https://shop/"],
             &["https://shop/a"],
         );
         check(
-            &What::Url("/a?_rsc=1".into()),
+            &PurgeTarget::Url("/a?_rsc=1".into()),
             &["https://shop/a", "https://shop/a?_rsc=2"],
             &["https://shop/a?x"],
         );
@@ -269,17 +269,17 @@ mod tests {
     #[test]
     fn a_prefix_is_what_urls_begin_with() {
         check(
-            &What::Prefix("/blog/".into()),
+            &PurgeTarget::Prefix("/blog/".into()),
             &["https://a/blog/", "http://b/blog/x?y"],
             &["https://a/blog", "https://a/x/blog/"],
         );
         check(
-            &What::Prefix("http://Shop/p".into()),
+            &PurgeTarget::Prefix("http://Shop/p".into()),
             &["https://shop/p", "https://shop/p/1?q"],
             &["https://shop/", "https://shop.example/p"],
         );
         check(
-            &What::Prefix("/a?x=".into()),
+            &PurgeTarget::Prefix("/a?x=".into()),
             &["https://a/a?x=1"],
             &["https://a/a", "https://a/a?y=1"],
         );
@@ -287,7 +287,7 @@ mod tests {
 
     #[test]
     fn an_invalidated_key_is_of_one_origin_with_all_extras() {
-        let target = Target::of_key(&key("https://shop/a?x=1"));
+        let target = PurgeMatcher::of_key(&key("https://shop/a?x=1"));
         assert!(target.is_about(&key("https://shop/a?x=1"), &[]));
         assert!(target.is_about(&key("https://shop/a?x=1&_rsc=2"), &[]));
         let plain = Key::new("https", "shop", b"/a", Some(b"x=1"), b"");
@@ -299,7 +299,7 @@ mod tests {
     #[test]
     fn a_write_is_about_the_item_and_its_list_with_any_query() {
         check(
-            &What::Written("http://Shop/api/tasks/7".into()),
+            &PurgeTarget::Written("http://Shop/api/tasks/7".into()),
             &[
                 "https://shop/api/tasks/7",
                 "http://shop/api/tasks/7/",
@@ -317,12 +317,12 @@ mod tests {
             ],
         );
         check(
-            &What::Written("http://shop/tasks/?q".into()),
+            &PurgeTarget::Written("http://shop/tasks/?q".into()),
             &["http://shop/tasks", "http://shop/tasks/?a"],
             &["http://shop/", "http://shop/?q", "http://shop/tasks/7"],
         );
         check(
-            &What::Written("http://shop/".into()),
+            &PurgeTarget::Written("http://shop/".into()),
             &[],
             &["http://shop/", "http://shop/?q", "http://shop/a"],
         );
@@ -334,14 +334,14 @@ mod tests {
         let long = "x".repeat(200);
         let url = |rest: &str| format!("https://shop/{long}{rest}");
         check(
-            &What::Written(url("/7")),
+            &PurgeTarget::Written(url("/7")),
             &[&url("/7"), &url("/7/?q"), &url(""), &url("/?q")],
             &[&url("/8"), &url("/7/a"), &url("x"), "https://shop/"],
         );
         let other = url("/7").replace("shop", "other");
-        check(&What::Written(url("/7")), &[], &[&other]);
+        check(&PurgeTarget::Written(url("/7")), &[], &[&other]);
         check(
-            &What::Written(format!("http://shop/list/{long}")),
+            &PurgeTarget::Written(format!("http://shop/list/{long}")),
             &["https://shop/list?page=2"],
             &["https://shop/list/x", "https://shop/"],
         );
@@ -349,12 +349,12 @@ mod tests {
 
     #[test]
     fn a_tag_is_compared_whole() {
-        let target = Target::of(&What::Tag("product:1".into()));
+        let target = PurgeMatcher::of(&PurgeTarget::Tag("product:1".into()));
         let key = key("https://a/");
         assert!(target.is_about(&key, &["x".into(), "product:1".into()]));
         for tag in ["product:12", "product:", "PRODUCT:1", " product:1"] {
             assert!(!target.is_about(&key, &[tag.into()]));
         }
-        assert!(Target::of(&What::All).is_about(&key, &[]));
+        assert!(PurgeMatcher::of(&PurgeTarget::All).is_about(&key, &[]));
     }
 }

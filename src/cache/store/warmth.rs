@@ -5,19 +5,19 @@ use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
 
-use super::{Draft, Entry, Store, entry::Seat};
+use super::{Entry, EntryDraft, Store, entry::EvictionState};
 
 /// An entry with the number of recent hits.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::cache) struct Warmth {
+pub(in crate::cache) struct HotEntry {
     hash: u128,
     id: u64,
     /// Hits as counted for eviction; one more for an entry in the main queue.
     pub(in crate::cache) hits: u8,
 }
 
-impl Warmth {
-    pub(super) fn of(seat: &Seat, is_main: bool) -> Self {
+impl HotEntry {
+    pub(super) fn of(seat: &EvictionState, is_main: bool) -> Self {
         let hits = seat.frequency.load(Ordering::Relaxed);
         Self {
             hash: seat.hash,
@@ -29,7 +29,7 @@ impl Warmth {
 
 impl Store {
     /// Returns complete entries, the ones that eviction would keep longest first.
-    pub(in crate::cache) fn warmest_first(&self) -> Vec<Warmth> {
+    pub(in crate::cache) fn warmest_first(&self) -> Vec<HotEntry> {
         let mut all = self.queues.lock().0.warmth();
         // Stable: among equals, the newest first.
         all.sort_by_key(|one| std::cmp::Reverse(one.hits));
@@ -37,7 +37,7 @@ impl Store {
     }
 
     /// Returns the entry; `None` if it is gone.
-    pub(in crate::cache) fn of_warmth(&self, warmth: &Warmth) -> Option<Arc<Entry>> {
+    pub(in crate::cache) fn of_warmth(&self, warmth: &HotEntry) -> Option<Arc<Entry>> {
         let part = self.shard(warmth.hash).read();
         let at = part
             .shard
@@ -49,12 +49,12 @@ impl Store {
     /// count.
     pub(in crate::cache) fn take_over(
         &self,
-        draft: &Draft,
+        draft: &EntryDraft,
         body: &[Bytes],
         hits: u8,
     ) -> Option<()> {
         let entry = self.insert(draft, body)?;
-        let hits = hits.min(Seat::MOST);
+        let hits = hits.min(EvictionState::MAX_FREQUENCY);
         entry.seat.frequency.fetch_max(hits, Ordering::Relaxed);
         Some(())
     }

@@ -1,7 +1,7 @@
 //! Transfer of stored responses from a process to its successor.
 //!
-//! The predecessor writes its complete entries into a pipe, the most requested first ([`give`]).
-//! The successor reads them beside its requests, as long as it has room ([`Heir`]). After each
+//! The predecessor writes its complete entries into a pipe, the most requested first ([`export`]).
+//! The successor reads them beside its requests, as long as it has room ([`InheritingStore`]). After each
 //! batch both ends pause for as long as the batch took, so that requests come first. A broken pipe
 //! leaves a colder cache, and nothing else.
 //!
@@ -9,16 +9,16 @@
 //! purged since its start stays out, in whatever order purges and entries arrive. Entries purged
 //! before that are not written to the pipe. Purges reach the successor in three ways: through its
 //! own listeners, through the log in Redis, which it follows from its predecessor's position, and
-//! from the predecessor, for requests in flight there that still purge ([`super::purge::Notes`]).
+//! from the predecessor, for requests in flight there that still purge ([`super::purge::SuccessorPurges`]).
 
-mod give;
-mod take;
+mod export;
+mod import;
 #[cfg(test)]
 mod tests;
 
 use std::time::Duration;
 
-pub use self::{give::give, take::Heir};
+pub use self::{export::give, import::InheritingStore};
 
 /// Bytes that are encoded or stored between two pauses.
 const BATCH: usize = 1 << 20;
@@ -31,7 +31,7 @@ const FIXED: usize = 3;
 
 /// Totals of a transfer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Moved {
+pub struct TransferTotals {
     pub entries: u64,
     /// Bytes as they are in the pipe.
     pub bytes: u64,

@@ -12,8 +12,8 @@ use crate::{
     cache::{
         key::Key,
         policy::{Lifetime, SentHeaders, Variance, Vary},
-        purge::{How, Purge, What},
-        store::{About, Draft, Entry, Store},
+        purge::{Purge, PurgeEffect, PurgeTarget},
+        store::{Entry, EntryDraft, EntryRules, Store},
     },
 };
 
@@ -44,13 +44,13 @@ fn headers(name: &'static str, value: &str) -> HeaderMap {
 
 fn tag(name: &str) -> Purge {
     Purge {
-        what: What::Tag(name.to_owned()),
-        how: How::Hard,
+        what: PurgeTarget::Tag(name.to_owned()),
+        how: PurgeEffect::Hard,
     }
 }
 
-fn about(route: &str) -> About {
-    About {
+fn about(route: &str) -> EntryRules {
+    EntryRules {
         route: route.into(),
         tags: Box::default(),
         max_object: 8 * MIB,
@@ -61,8 +61,8 @@ fn about(route: &str) -> About {
 }
 
 impl Process {
-    fn draft(&self, path: &str) -> Draft {
-        Draft {
+    fn draft(&self, path: &str) -> EntryDraft {
+        EntryDraft {
             key: key(path),
             status: StatusCode::OK,
             headers: headers("etag", "\"1\""),
@@ -77,7 +77,7 @@ impl Process {
             },
             vary: Vary::Nothing,
             variance: Variance::default(),
-            about: About {
+            about: EntryRules {
                 tags: [path[1..].into(), "every".into()].into(),
                 ..about("shop")
             },
@@ -107,11 +107,11 @@ impl Process {
 }
 
 /// All routes but `gone` store their responses.
-fn routes(name: &str) -> Option<About> {
+fn routes(name: &str) -> Option<EntryRules> {
     (name != "gone").then(|| about(name))
 }
 
-async fn hand_over(old: &Process, heir: Heir) -> (Moved, io::Result<()>) {
+async fn hand_over(old: &Process, heir: InheritingStore) -> (TransferTotals, io::Result<()>) {
     let (writing, reading) = duplex(1000);
     let giving = give(old.store, &old.clock, writing);
     let taking = heir.take(&old.clock, reading, Arc::new(routes));
@@ -134,7 +134,7 @@ async fn an_heir_goes_on_with_what_was_kept() {
     for language in ["de", "en"] {
         let request = headers("accept-language", language);
         let vary = Vary::of(&headers("vary", "accept-language"));
-        let draft = Draft {
+        let draft = EntryDraft {
             variance: vary.variance(&request),
             vary,
             ..old.draft("/in")
@@ -142,7 +142,7 @@ async fn an_heir_goes_on_with_what_was_kept() {
         let body = Bytes::copy_from_slice(language.as_bytes());
         assert!(old.store.insert(&draft, &[body]).is_some());
     }
-    let gone = Draft {
+    let gone = EntryDraft {
         about: about("gone"),
         ..old.draft("/gone")
     };
@@ -151,7 +151,7 @@ async fn an_heir_goes_on_with_what_was_kept() {
     let fill = old.store.begin(&old.draft("/growing"));
     clock.advance(Duration::from_secs(10));
 
-    let (moved, outcome) = hand_over(&old, Heir::new(new.store)).await;
+    let (moved, outcome) = hand_over(&old, InheritingStore::new(new.store)).await;
     outcome.unwrap();
     assert_eq!((moved.entries, moved.left_out), (52, 1));
     for n in 0..50 {
@@ -179,7 +179,7 @@ async fn an_heir_goes_on_with_what_was_kept() {
 async fn a_purge_wins_whenever_it_comes() {
     let clock = Clock::test();
     let (old, new) = (process(&clock, 64 * MIB), process(&clock, 64 * MIB));
-    let heir = Heir::new(new.store);
+    let heir = InheritingStore::new(new.store);
     for path in ["/before", "/at-both", "/at-heir", "/after", "/stays"] {
         old.keep(path, "old");
     }
@@ -195,7 +195,7 @@ async fn a_purge_wins_whenever_it_comes() {
     }
     assert_eq!(new.body("/stays").as_deref(), Some("old"));
     // The control: with a later mark the entries come back.
-    let (moved, _) = hand_over(&old, Heir::new(new.store)).await;
+    let (moved, _) = hand_over(&old, InheritingStore::new(new.store)).await;
     assert_eq!(moved.entries, 3);
     assert!(new.find("/at-heir").is_some());
 }
@@ -206,7 +206,7 @@ async fn what_the_heir_fetched_itself_stays() {
     let (old, new) = (process(&clock, 64 * MIB), process(&clock, 64 * MIB));
     old.keep("/a", "old");
     clock.advance(Duration::from_secs(1));
-    let heir = Heir::new(new.store);
+    let heir = InheritingStore::new(new.store);
     new.keep("/a", "new");
     let (moved, outcome) = hand_over(&old, heir).await;
     outcome.unwrap();
@@ -226,7 +226,7 @@ async fn a_smaller_heir_takes_what_is_asked_for_most() {
     for path in asked_for() {
         old.find(&path).unwrap();
     }
-    let (moved, outcome) = hand_over(&old, Heir::new(new.store)).await;
+    let (moved, outcome) = hand_over(&old, InheritingStore::new(new.store)).await;
     outcome.unwrap();
     assert!((30..=41).contains(&moved.entries), "{moved:?}");
     assert!(moved.bytes < 8 * MIB, "{moved:?}");
@@ -253,7 +253,7 @@ async fn what_breaks_off_leaves_what_came_whole() {
     let given = give(old.store, &clock, &mut all).await.unwrap();
     assert_eq!(given.bytes, (all.len() - LENGTH) as u64);
     let half = &all[..all.len() / 2];
-    let heir = Heir::new(new.store);
+    let heir = InheritingStore::new(new.store);
     let (moved, outcome) = heir.take(&clock, half, Arc::new(routes)).await;
     assert_eq!(
         outcome.map_err(|error| error.kind()),
@@ -271,7 +271,7 @@ async fn what_is_no_entry_is_left_out_or_ends_it() {
     let mut all = Vec::new();
     give(old.store, &clock, &mut all).await.unwrap();
     let take = async |bytes: &[u8]| {
-        let heir = Heir::new(new.store);
+        let heir = InheritingStore::new(new.store);
         heir.take(&clock, bytes, Arc::new(routes)).await
     };
     // One byte of a body is changed, and the length of a route's name is too large.

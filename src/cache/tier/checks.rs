@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::coded;
+use super::codec;
 
 /// Reads an entry as it is, and once more with a correct checksum.
 pub(crate) fn coded(data: &[u8]) {
@@ -11,18 +11,18 @@ pub(crate) fn coded(data: &[u8]) {
     if data.len() > 5 {
         let mut mended = data.to_vec();
         let checksum = crc32fast::hash(&mended[5..]);
-        mended[0] = coded::VERSION;
+        mended[0] = codec::VERSION;
         mended[1..5].copy_from_slice(&checksum.to_be_bytes());
         read(&mended);
     }
 }
 
 fn read(data: &[u8]) {
-    let Ok(decoded) = coded::decode(Bytes::copy_from_slice(data), None) else {
+    let Ok(decoded) = codec::decode(Bytes::copy_from_slice(data), None) else {
         return;
     };
     assert!(decoded.headers.len() <= 1024 && decoded.tags.len() <= 1024);
-    assert!(decoded.key.as_bytes().len() <= coded::MAX_HEAD);
+    assert!(decoded.key.as_bytes().len() <= codec::MAX_HEAD);
     let spans = [
         decoded.lifetime.initial_age,
         decoded.lifetime.fresh_for,
@@ -34,6 +34,6 @@ fn read(data: &[u8]) {
         let _kept = decoded.may_be_kept(keeps_private);
     }
     let bound = decoded.key.clone();
-    let again = coded::decode(Bytes::copy_from_slice(data), Some(&bound));
+    let again = codec::decode(Bytes::copy_from_slice(data), Some(&bound));
     assert!(again.is_ok(), "it is of its own key");
 }

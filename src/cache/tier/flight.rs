@@ -8,26 +8,26 @@ use tokio::sync::Semaphore;
 
 /// Lookups in flight.
 #[derive(Debug, Default)]
-pub(super) struct Flights(Mutex<HashMap<u128, Arc<Semaphore>>>);
+pub(super) struct LookupsInFlight(Mutex<HashMap<u128, Arc<Semaphore>>>);
 
 /// A lookup in flight. Waiting callers continue when the lookup is dropped, whatever its outcome.
 #[derive(Debug)]
-pub(super) struct Flight<'a> {
-    all: &'a Flights,
+pub(super) struct LookupInFlight<'a> {
+    all: &'a LookupsInFlight,
     what: u128,
     over: Arc<Semaphore>,
 }
 
-impl Flights {
+impl LookupsInFlight {
     /// Returns the right to do a lookup; or `None`, after the lookup of another caller has ended.
-    pub(super) async fn lead(&self, what: u128) -> Option<Flight<'_>> {
+    pub(super) async fn lead(&self, what: u128) -> Option<LookupInFlight<'_>> {
         let over = {
             let mut all = self.0.lock();
             let Some(over) = all.get(&what) else {
                 let over = Arc::new(Semaphore::new(0));
                 all.insert(what, Arc::clone(&over));
                 let all = self;
-                return Some(Flight { all, what, over });
+                return Some(LookupInFlight { all, what, over });
             };
             Arc::clone(over)
         };
@@ -37,7 +37,7 @@ impl Flights {
     }
 }
 
-impl Drop for Flight<'_> {
+impl Drop for LookupInFlight<'_> {
     fn drop(&mut self) {
         self.all.0.lock().remove(&self.what);
         self.over.close();

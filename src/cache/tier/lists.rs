@@ -1,6 +1,6 @@
 //! Redis representation of lists of fields, and of numbers.
 
-use super::coded;
+use super::codec;
 use crate::cache::policy::Vary;
 
 /// Number of lists of `Vary` fields that are tried before those of a key are known.
@@ -8,7 +8,7 @@ pub(super) const VARIES: usize = 4;
 
 /// Returns the fields of a `Vary` as stored in Redis; `None` for [`Vary::Everything`].
 pub(super) fn names(vary: &Vary) -> Option<String> {
-    let names = coded::fields(vary)?;
+    let names = codec::fields(vary)?;
     let names: Vec<_> = names.iter().map(http::HeaderName::as_str).collect();
     Some(names.join(","))
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::coded::Damage;
+use super::codec::DecodeError;
 use crate::base::metrics::{Histogram, IntCounter, Metrics};
 
 /// Buckets around the usual deadline, to show whether it is met.
@@ -13,7 +13,7 @@ const BUCKETS: &[f64] = &[
 /// Result of a lookup in a tier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
-pub(super) enum Asked {
+pub(super) enum LookupOutcome {
     Hit,
     Miss,
     Error,
@@ -21,9 +21,9 @@ pub(super) enum Asked {
 
 /// Histograms of the time that the requests of one route waited, created with the configuration.
 #[derive(Debug)]
-pub struct Waits([Histogram; 3]);
+pub struct WaitHistograms([Histogram; 3]);
 
-impl Waits {
+impl WaitHistograms {
     pub fn level2(metrics: &Metrics, route: &str) -> Self {
         Self(["hit", "miss", "error"].map(|result| {
             metrics.histogram_with(
@@ -36,7 +36,7 @@ impl Waits {
         }))
     }
 
-    pub(super) fn add(&self, asked: Asked, took: Duration) {
+    pub(super) fn add(&self, asked: LookupOutcome, took: Duration) {
         self.0[asked as usize].observe(took.as_secs_f64());
     }
 }
@@ -44,7 +44,7 @@ impl Waits {
 /// Outcome of writing an entry to a tier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
-pub(super) enum Written {
+pub(super) enum WriteOutcome {
     Stored,
     /// A purge since its request affects the entry.
     Purged,
@@ -56,7 +56,7 @@ pub(super) enum Written {
     Error,
 }
 
-impl Written {
+impl WriteOutcome {
     const ALL: [Self; 5] = [
         Self::Stored,
         Self::Purged,
@@ -79,7 +79,7 @@ impl Written {
 /// Reasons why an entry that was read is not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
-pub(super) enum Dropped {
+pub(super) enum DiscardReason {
     Version,
     /// Not signed with the secret of the fleet.
     Signature,
@@ -90,7 +90,7 @@ pub(super) enum Dropped {
     Policy,
 }
 
-impl Dropped {
+impl DiscardReason {
     const ALL: [Self; 6] = [
         Self::Version,
         Self::Signature,
@@ -112,13 +112,13 @@ impl Dropped {
     }
 }
 
-impl From<Damage> for Dropped {
-    fn from(damage: Damage) -> Self {
+impl From<DecodeError> for DiscardReason {
+    fn from(damage: DecodeError) -> Self {
         match damage {
-            Damage::Version => Self::Version,
-            Damage::Checksum | Damage::Content => Self::Damaged,
-            Damage::Key => Self::Key,
-            Damage::Bounds => Self::Bounds,
+            DecodeError::Version => Self::Version,
+            DecodeError::Checksum | DecodeError::Content => Self::Damaged,
+            DecodeError::Key => Self::Key,
+            DecodeError::Bounds => Self::Bounds,
         }
     }
 }
@@ -126,10 +126,10 @@ impl From<Damage> for Dropped {
 /// Metrics of one tier.
 #[derive(Debug)]
 pub(super) struct TierMetrics {
-    writes: [IntCounter; Written::ALL.len()],
+    writes: [IntCounter; WriteOutcome::ALL.len()],
     pub(super) bytes_read: IntCounter,
     pub(super) bytes_written: IntCounter,
-    dropped: [IntCounter; Dropped::ALL.len()],
+    dropped: [IntCounter; DiscardReason::ALL.len()],
 }
 
 impl TierMetrics {
@@ -142,7 +142,7 @@ impl TierMetrics {
             )
         };
         Self {
-            writes: Written::ALL.map(|outcome| {
+            writes: WriteOutcome::ALL.map(|outcome| {
                 metrics.counter(
                     "edgeway_cache_level2_writes_total",
                     "Entries to be written to Redis: `stored`; `purged`; `older` than the stored \
@@ -153,7 +153,7 @@ impl TierMetrics {
             }),
             bytes_read: bytes("read"),
             bytes_written: bytes("written"),
-            dropped: Dropped::ALL.map(|why| {
+            dropped: DiscardReason::ALL.map(|why| {
                 metrics.counter(
                     "edgeway_cache_level2_damaged_total",
                     "Entries from Redis that were not used, by reason: `version` (another one), \
@@ -165,11 +165,11 @@ impl TierMetrics {
         }
     }
 
-    pub(super) fn dropped(&self, why: Dropped) {
+    pub(super) fn dropped(&self, why: DiscardReason) {
         self.dropped[why as usize].inc();
     }
 
-    pub(super) fn wrote(&self, written: Written) {
+    pub(super) fn wrote(&self, written: WriteOutcome) {
         self.writes[written as usize].inc();
     }
 }

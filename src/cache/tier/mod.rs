@@ -6,13 +6,13 @@
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod checks;
-pub(in crate::cache) mod coded;
+pub(in crate::cache) mod codec;
 mod disk;
 mod flight;
 mod level2;
 mod lists;
 mod metrics;
-mod part;
+mod partition;
 mod queue;
 mod signed;
 mod stamps;
@@ -31,23 +31,25 @@ use http::HeaderMap;
 use log::debug;
 use tokio::time::timeout;
 
-use self::{disk::Disk, flight::Flights, level2::Level2, metrics::TierMetrics, stamps::Stamp};
+use self::{
+    disk::Disk, flight::LookupsInFlight, level2::Level2, metrics::TierMetrics, stamps::Stamp,
+};
 pub use self::{
-    disk::{Settings as DiskSettings, Status as DiskStatus},
-    metrics::Waits,
+    disk::{DiskSettings, Status as DiskStatus},
+    metrics::WaitHistograms,
 };
 use super::{
     key::Key,
     policy::{self, Lifetime},
-    purge::{Awaited, Link, Purge},
-    store::{About, Entry, Store, Watch},
+    purge::{Purge, PurgeLink, WaitScope},
+    store::{Entry, EntryRules, Store, StoreObserver},
 };
 use crate::base::{clock::Clock, metrics::Metrics, redis::Redis};
 
 /// Additional time for which a response that can be validated is stored.
-const TO_VALIDATE: Duration = Duration::from_hours(1);
+const VALIDATION_TTL: Duration = Duration::from_hours(1);
 /// Time that a purge waits for a tier.
-const SETTLE: Duration = Duration::from_secs(1);
+const PURGE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Registers the metrics of a configuration with level 2, all at zero.
 pub fn register(metrics: &Metrics) {
@@ -68,7 +70,7 @@ pub struct Tiers {
     level2: ArcSwapOption<Level2>,
     /// Number of Redis instances attached so far.
     epochs: AtomicU8,
-    flights: Flights,
+    flights: LookupsInFlight,
     /// Held by the supervisor: one at a time.
     running: tokio::sync::Mutex<()>,
 }
@@ -82,7 +84,7 @@ impl Tiers {
             disk: Arc::new(Disk::new(store, clock, metrics)),
             level2: ArcSwapOption::empty(),
             epochs: AtomicU8::new(0),
-            flights: Flights::default(),
+            flights: LookupsInFlight::default(),
             running: tokio::sync::Mutex::default(),
         }
     }
@@ -91,7 +93,13 @@ impl Tiers {
     /// is found is inserted into the store. One lookup at a time per key and selecting headers:
     /// other requests wait for it. `here` has the route's settings for its responses; tags come
     /// with the entry. `waits` measures the time that level 2 takes.
-    pub async fn load(&self, key: &Key, headers: &HeaderMap, here: &About, waits: Option<&Waits>) {
+    pub async fn load(
+        &self,
+        key: &Key,
+        headers: &HeaderMap,
+        here: &EntryRules,
+        waits: Option<&WaitHistograms>,
+    ) {
         let level2 = self.level2.load_full().filter(|level2| level2.is_used());
         let of_level2 = level2.as_ref().map_or(0, |it| it.flight(key, headers));
         let flight = self.disk.flight(key, headers).rotate_left(64) ^ of_level2 ^ key.hash();
@@ -121,12 +129,12 @@ impl Tiers {
     /// Waits until the reachable tiers know the awaited purges, for a second at most. Returns
     /// `false` if level 2 does not know them in time: until it does, no entry that they may affect
     /// is read here.
-    pub async fn settle(&self, awaited: Awaited) -> bool {
+    pub async fn settle(&self, awaited: WaitScope) -> bool {
         let level2 = async {
             let Some(level2) = self.level2.load_full() else {
                 return true;
             };
-            match timeout(SETTLE, level2.stamp(awaited)).await {
+            match timeout(PURGE_TIMEOUT, level2.stamp(awaited)).await {
                 Ok(Ok(())) => true,
                 Ok(Err(error)) => {
                     debug!(error:%; "purge waiting for level 2 of the cache");
@@ -159,7 +167,7 @@ impl Tiers {
     }
 
     /// Gives the disk to another process, because this one does not serve any more.
-    pub async fn release_disk(&self, link: &Link) {
+    pub async fn release_disk(&self, link: &PurgeLink) {
         self.disk.release(link).await;
     }
 
@@ -176,7 +184,7 @@ impl Tiers {
         redis: Option<Arc<Redis>>,
         max_object: Option<u64>,
         disk: Option<DiskSettings>,
-        link: &Link,
+        link: &PurgeLink,
     ) {
         let _alone = self.running.lock().await;
         let disk = self.disk.supervise(disk, link, redis.is_some());
@@ -218,9 +226,9 @@ impl fmt::Debug for Tiers {
 
 /// Receiver of the store's notifications.
 #[derive(Debug)]
-pub struct Watcher(pub Arc<Tiers>);
+pub struct TierObserver(pub Arc<Tiers>);
 
-impl Watch for Watcher {
+impl StoreObserver for TierObserver {
     fn stored(&self, entry: &Arc<Entry>) {
         self.0.disk.stored(entry);
         if let Some(level2) = &*self.0.level2.load() {
@@ -254,7 +262,7 @@ impl Watch for Watcher {
 fn time_to_live(lifetime: &Lifetime, headers: &HeaderMap, now: SystemTime) -> Duration {
     let left = lifetime.usable_until().duration_since(now);
     let more = if policy::has_validator(headers) {
-        TO_VALIDATE
+        VALIDATION_TTL
     } else {
         Duration::ZERO
     };

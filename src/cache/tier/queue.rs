@@ -5,33 +5,33 @@ use std::{collections::VecDeque, sync::Arc};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::cache::store::{Entry, Whole};
+use crate::cache::store::{Entry, WholeBody};
 
 /// Maximum number of waiting entries.
-const MOST: usize = 1024;
+const MAX_WRITES: usize = 1024;
 /// Maximum bytes of the bodies of waiting entries.
-const MOST_BYTES: u64 = 32 << 20;
+const MAX_BYTES: u64 = 32 << 20;
 
 /// A queue with two bounds. An entry that does not fit is skipped: it is in memory, and the next
 /// gateway that needs it sends a request to the origin.
 #[derive(Debug, Default)]
-pub(super) struct Queue {
-    waiting: Mutex<Waiting>,
+pub(super) struct BoundedQueue {
+    waiting: Mutex<QueuedWrite>,
     filled: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct QueuedWrite {
     entries: VecDeque<(Arc<Entry>, u64)>,
     bytes: u64,
 }
 
-impl Queue {
+impl BoundedQueue {
     /// Adds an entry. Returns `false` if the queue is full.
     pub(super) fn push(&self, entry: &Arc<Entry>) -> bool {
-        let len = entry.body.whole().map_or(0, Whole::len);
+        let len = entry.body.whole().map_or(0, WholeBody::len);
         let mut waiting = self.waiting.lock();
-        if waiting.entries.len() >= MOST || waiting.bytes + len > MOST_BYTES {
+        if waiting.entries.len() >= MAX_WRITES || waiting.bytes + len > MAX_BYTES {
             return false;
         }
         waiting.bytes += len;

@@ -6,8 +6,8 @@
 use bytes::{Buf, Bytes};
 
 use super::{
-    coded::{self, Decoded},
-    metrics::Dropped,
+    codec::{self, Decoded},
+    metrics::DiscardReason,
 };
 use crate::{
     base::redis::{Signer, TAG},
@@ -17,14 +17,14 @@ use crate::{
 /// Version of this layout; the first had no signature.
 const VERSION: u8 = 2;
 /// Maximum bytes in addition to a body.
-pub(super) const MAX_OVERHEAD: u64 = (coded::MAX_HEAD + TAG + 64) as u64;
+pub(super) const MAX_OVERHEAD: u64 = (codec::MAX_HEAD + TAG + 64) as u64;
 
 const KIND: &str = "cache entry";
 
 /// Encodes and signs an entry. Returns `None` if the body is incomplete or the response has `Vary:
 /// *`.
 pub(super) fn encode(signer: &Signer, prefix: &str, entry: &Entry) -> Option<Vec<u8>> {
-    let coded = coded::encode(entry)?;
+    let coded = codec::encode(entry)?;
     let mut bytes = Vec::with_capacity(1 + TAG + coded.len());
     bytes.push(VERSION);
     bytes.extend_from_slice(&signer.sign(KIND, &[prefix.as_bytes(), &coded]));
@@ -39,21 +39,21 @@ pub(super) fn decode(
     mut bytes: Bytes,
     wanted: &Key,
     keeps_private: bool,
-) -> Result<Decoded, Dropped> {
+) -> Result<Decoded, DiscardReason> {
     if bytes.first() != Some(&VERSION) {
-        return Err(Dropped::Version);
+        return Err(DiscardReason::Version);
     }
     if bytes.len() < 1 + TAG {
-        return Err(Dropped::Damaged);
+        return Err(DiscardReason::Damaged);
     }
     bytes.advance(1);
     let tag = bytes.split_to(TAG);
     if !signer.verifies(KIND, &[prefix.as_bytes(), &bytes], &tag) {
-        return Err(Dropped::Signature);
+        return Err(DiscardReason::Signature);
     }
-    let decoded = coded::decode(bytes, Some(wanted))?;
+    let decoded = codec::decode(bytes, Some(wanted))?;
     if !decoded.may_be_kept(keeps_private) {
-        return Err(Dropped::Policy);
+        return Err(DiscardReason::Policy);
     }
     Ok(decoded)
 }

@@ -11,8 +11,8 @@ pub(super) use crate::cache::digest::Digest;
 use crate::cache::{
     digest::digest,
     key::Key,
-    purge::{self, Place, What},
-    store::{Target, scheme, without_rsc, without_scheme, without_slash},
+    purge::{self, HostPath, PurgeTarget},
+    store::{PurgeMatcher, scheme, without_rsc, without_scheme, without_slash},
 };
 
 /// Number of regions of hosts.
@@ -33,12 +33,12 @@ pub(super) enum Stamp {
     All,
     /// A change by a write, which any client can cause: it counts only if it affects something
     /// stored.
-    Written(Written),
+    Written(WriteChange),
 }
 
 /// A change by a write: one URL of one origin, or all of a path of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub(super) struct Written {
+pub(super) struct WriteChange {
     /// Digest of host and path, which all affected entries share.
     pub(super) place: Digest,
     /// Region of the host: floods at one host do not affect most others.
@@ -54,7 +54,7 @@ pub(super) struct OneUrl {
     pub(super) digest: Digest,
 }
 
-impl Written {
+impl WriteChange {
     /// Returns the slot for entries about to be written, in a table with `slots` slots per region.
     pub(super) fn slot(&self, slots: u32) -> u32 {
         slot(self.region, &self.digest(), slots)
@@ -67,15 +67,15 @@ impl Written {
 }
 
 impl Stamp {
-    pub(super) fn of(what: &What) -> Vec<Self> {
-        let one = match Target::of(what) {
-            Target::Written(purge::Written {
+    pub(super) fn of(what: &PurgeTarget) -> Vec<Self> {
+        let one = match PurgeMatcher::of(what) {
+            PurgeMatcher::Written(purge::WriteTarget {
                 authority,
                 item,
                 list,
             }) => {
                 let written = |place| {
-                    Self::Written(Written {
+                    Self::Written(WriteChange {
                         place,
                         region: region(&authority),
                         url: None,
@@ -84,13 +84,13 @@ impl Stamp {
                 let places = [Some(item), list].into_iter().flatten();
                 let places = places.filter_map(|place| match place {
                     // The root is not an item of a list: the URL itself is another purge.
-                    Place::Path(path) if path.is_empty() => None,
-                    Place::Path(path) => Some(purge::place(&authority, &path)),
-                    Place::Digests { place, .. } => Some(place),
+                    HostPath::Path(path) if path.is_empty() => None,
+                    HostPath::Path(path) => Some(purge::place(&authority, &path)),
+                    HostPath::Digests { place, .. } => Some(place),
                 });
                 return places.map(written).collect();
             }
-            Target::Url {
+            PurgeMatcher::Url {
                 authority,
                 path,
                 query,
@@ -103,14 +103,14 @@ impl Stamp {
                 },
             },
             // A path with any query.
-            Target::Prefix { prefix, .. } => match prefix.split_last() {
+            PurgeMatcher::Prefix { prefix, .. } => match prefix.split_last() {
                 Some((b'?', path)) if !path.contains(&b'?') => {
                     Self::Everywhere(digest(b"queries", &[path]))
                 }
                 _ => Self::Prefix(prefix),
             },
-            Target::Tag(tag) => Self::Everywhere(digest(b"tag", &[tag.as_bytes()])),
-            Target::All => Self::All,
+            PurgeMatcher::Tag(tag) => Self::Everywhere(digest(b"tag", &[tag.as_bytes()])),
+            PurgeMatcher::All => Self::All,
         };
         vec![one]
     }
@@ -119,7 +119,7 @@ impl Stamp {
     pub(super) fn of_key(key: &Key) -> Self {
         let query = without_rsc(key.query().unwrap_or_default());
         let (path, authority) = (key.path(), key.authority());
-        Self::Written(Written {
+        Self::Written(WriteChange {
             place: place(key),
             region: region(authority),
             url: Some(OneUrl {
@@ -151,13 +151,13 @@ pub(super) fn origin(key: &Key) -> Digest {
 
 /// Data of an entry that purges can match.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Subject {
+pub(super) struct EntrySubject {
     /// The same for all entries of one path and query.
     pub(super) part: Digest,
     pub(super) digests: Vec<Digest>,
 }
 
-impl Subject {
+impl EntrySubject {
     pub(super) fn new(key: &Key, tags: &[Box<str>]) -> Self {
         let query = without_rsc(key.query().unwrap_or_default());
         let (path, authority) = (key.path(), key.authority());

@@ -7,15 +7,15 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use proptest::{collection::vec, prelude::*};
 
 use super::{
-    coded::{self, Damage},
-    queue::Queue,
-    stamps::{self, Digest, Subject},
+    codec::{self, DecodeError},
+    queue::BoundedQueue,
+    stamps::{self, Digest, EntrySubject},
     *,
 };
 use crate::cache::{
     policy::{Lifetime, Variance, Vary},
-    purge::What,
-    store::{Draft, Target},
+    purge::PurgeTarget,
+    store::{EntryDraft, PurgeMatcher},
 };
 
 const MIB: u64 = 1 << 20;
@@ -26,8 +26,8 @@ fn store() -> (&'static Store, Clock) {
     (store, clock)
 }
 
-fn about() -> About {
-    About {
+fn about() -> EntryRules {
+    EntryRules {
         route: "r".into(),
         tags: Box::default(),
         max_object: 8 * MIB,
@@ -37,8 +37,8 @@ fn about() -> About {
     }
 }
 
-fn draft(store: &Store, clock: &Clock, key: &Key) -> Draft {
-    Draft {
+fn draft(store: &Store, clock: &Clock, key: &Key) -> EntryDraft {
+    EntryDraft {
         key: key.clone(),
         status: StatusCode::OK,
         headers: HeaderMap::new(),
@@ -62,10 +62,10 @@ fn key(path: &str) -> Key {
     Key::new("https", "shop", path.as_bytes(), None, b"extra\n")
 }
 
-fn put(draft: &Draft, body: &[u8]) -> Arc<Entry> {
+fn put(draft: &EntryDraft, body: &[u8]) -> Arc<Entry> {
     let (store, _) = store();
     let body = Bytes::copy_from_slice(body);
-    let draft = Draft {
+    let draft = EntryDraft {
         mark: store.mark(),
         ..draft.clone()
     };
@@ -118,8 +118,8 @@ proptest! {
             must_revalidate: flags[1],
         };
         let entry = put(&draft, &body);
-        let bytes = Bytes::from(coded::encode(&entry).unwrap());
-        let read = coded::decode(bytes, Some(&key)).unwrap();
+        let bytes = Bytes::from(codec::encode(&entry).unwrap());
+        let read = codec::decode(bytes, Some(&key)).unwrap();
         let (read, read_body) = read.draft(&about(), store.mark());
         prop_assert_eq!(&read.key, &key);
         prop_assert_eq!(read.status, draft.status);
@@ -134,7 +134,7 @@ proptest! {
 
     #[test]
     fn whatever_is_no_entry_is_refused(bytes in vec(any::<u8>(), 0..300)) {
-        prop_assert!(coded::decode(Bytes::from(bytes), None).is_err());
+        prop_assert!(codec::decode(Bytes::from(bytes), None).is_err());
     }
 
     /// Invariant: the stamps of a purge match the entries that it affects, and no others.
@@ -151,13 +151,13 @@ proptest! {
         let key = Key::new("https", &authority, path.as_bytes(), query, b"extra");
         let tags: Box<[Box<str>]> = tags.iter().map(|tag| tag.as_str().into()).collect();
         let what = match kind {
-            0 => What::Url(purged),
-            1 => What::Prefix(purged),
-            2 => What::Tag("t".to_owned()),
-            3 => What::Written(format!("http://shop{}", purged.trim_start_matches("https://").trim_start_matches("http://").trim_start_matches(|c| c != '/'))),
-            _ => What::All,
+            0 => PurgeTarget::Url(purged),
+            1 => PurgeTarget::Prefix(purged),
+            2 => PurgeTarget::Tag("t".to_owned()),
+            3 => PurgeTarget::Written(format!("http://shop{}", purged.trim_start_matches("https://").trim_start_matches("http://").trim_start_matches(|c| c != '/'))),
+            _ => PurgeTarget::All,
         };
-        let is_about = Target::of(&what).is_about(&key, &tags);
+        let is_about = PurgeMatcher::of(&what).is_about(&key, &tags);
         let stamps = Stamp::of(&what);
         let found = stamps.iter().any(|stamp| finds(stamp, &key, &tags));
         prop_assert_eq!(found, is_about, "{:?} {:?}", what, key);
@@ -167,8 +167,8 @@ proptest! {
 
 /// Compares as the scripts do.
 fn finds(stamp: &Stamp, key: &Key, tags: &[Box<str>]) -> bool {
-    let subject = Subject::new(key, tags);
-    assert_eq!(subject.part, Subject::part_of(key));
+    let subject = EntrySubject::new(key, tags);
+    assert_eq!(subject.part, EntrySubject::part_of(key));
     let has = |digest: &Digest| subject.digests.contains(digest);
     match stamp {
         Stamp::Url { part, digest } => {
@@ -207,28 +207,28 @@ fn every_damaged_byte_is_found_out() {
     let (store, clock) = store();
     let page = key("/a");
     let entry = put(&draft(store, &clock, &page), b"a body of some bytes");
-    let bytes = coded::encode(&entry).unwrap();
+    let bytes = codec::encode(&entry).unwrap();
     for at in 0..bytes.len() {
         for bit in [0x01, 0x80] {
             let mut damaged = bytes.clone();
             damaged[at] ^= bit;
-            let read = coded::decode(Bytes::from(damaged), Some(&page));
+            let read = codec::decode(Bytes::from(damaged), Some(&page));
             assert!(read.is_err(), "byte {at}");
         }
         let cut = Bytes::copy_from_slice(&bytes[..at]);
-        assert!(coded::decode(cut, Some(&page)).is_err(), "cut at {at}");
+        assert!(codec::decode(cut, Some(&page)).is_err(), "cut at {at}");
     }
     let long = [&bytes[..], b"x"].concat();
-    let long = coded::decode(Bytes::from(long), Some(&page));
-    assert_eq!(long.unwrap_err(), Damage::Checksum);
-    let other = coded::decode(Bytes::from(bytes.clone()), Some(&key("/b")));
-    assert_eq!(other.unwrap_err(), Damage::Key);
+    let long = codec::decode(Bytes::from(long), Some(&page));
+    assert_eq!(long.unwrap_err(), DecodeError::Checksum);
+    let other = codec::decode(Bytes::from(bytes.clone()), Some(&key("/b")));
+    assert_eq!(other.unwrap_err(), DecodeError::Key);
     // Keys of version 1 lack what their routes sent to the origin.
     for version in [0, 1, bytes[0] + 1] {
         let mut other = bytes.clone();
         other[0] = version;
-        let other = coded::decode(Bytes::from(other), None);
-        assert_eq!(other.unwrap_err(), Damage::Version);
+        let other = codec::decode(Bytes::from(other), None);
+        assert_eq!(other.unwrap_err(), DecodeError::Version);
     }
 }
 
@@ -268,13 +268,13 @@ impl AnyHead {
         let len = head_len.unwrap_or(u32::try_from(head.len()).unwrap());
         let rest = [&len.to_be_bytes()[..], &head, body].concat();
         let checksum = crc32fast::hash(&rest).to_be_bytes();
-        [&[coded::VERSION][..], &checksum, &rest].concat().into()
+        [&[codec::VERSION][..], &checksum, &rest].concat().into()
     }
 }
 
 /// Checks that a decoded entry is no larger than an entry can be.
 #[track_caller]
-fn assert_bounded(decoded: &coded::Decoded) {
+fn assert_bounded(decoded: &codec::Decoded) {
     assert!(decoded.headers.len() <= 1024 && decoded.tags.len() <= 1024);
     let spans = [decoded.lifetime.fresh_for, decoded.lifetime.initial_age];
     assert!(
@@ -282,7 +282,7 @@ fn assert_bounded(decoded: &coded::Decoded) {
             .iter()
             .all(|span| *span <= Duration::from_secs(1 << 31))
     );
-    assert!(decoded.key.as_bytes().len() <= coded::MAX_HEAD);
+    assert!(decoded.key.as_bytes().len() <= codec::MAX_HEAD);
 }
 
 fn mutations() -> u32 {
@@ -332,7 +332,7 @@ fn whatever_is_changed_in_an_entry_is_refused_or_within_bounds() {
         }
         let len = (random.u8(..8) == 0).then(|| random.u32(..) >> random.u8(..32));
         let wanted = random.bool().then_some(&page);
-        match coded::decode(head.entry(b"body", len), wanted) {
+        match codec::decode(head.entry(b"body", len), wanted) {
             Ok(decoded) => {
                 assert_bounded(&decoded);
                 let _kept = decoded.may_be_kept(random.bool());
@@ -350,11 +350,11 @@ fn whatever_is_changed_in_an_entry_is_refused_or_within_bounds() {
 #[test]
 fn an_object_with_forty_thousand_headers_is_out_of_bounds() {
     let mut head = AnyHead::new();
-    assert!(coded::decode(head.entry(b"x", None), Some(&key("/a"))).is_ok());
+    assert!(codec::decode(head.entry(b"x", None), Some(&key("/a"))).is_ok());
     for count in [1025, 20_000, 40_000, 70_000] {
         head.headers = (0..count).map(|n| (format!("x{n}"), Vec::new())).collect();
-        let read = coded::decode(head.entry(b"x", None), Some(&key("/a")));
-        assert_eq!(read.unwrap_err(), Damage::Bounds, "{count}");
+        let read = codec::decode(head.entry(b"x", None), Some(&key("/a")));
+        assert_eq!(read.unwrap_err(), DecodeError::Bounds, "{count}");
     }
 }
 
@@ -364,7 +364,7 @@ fn what_no_shared_cache_may_keep_is_not_taken_from_others() {
         let mut head = AnyHead::new();
         head.headers
             .push((name.to_owned(), value.as_bytes().to_vec()));
-        let decoded = coded::decode(head.entry(b"body", None), None).unwrap();
+        let decoded = codec::decode(head.entry(b"body", None), None).unwrap();
         decoded.may_be_kept(keeps_private)
     };
     for (name, value) in [
@@ -387,7 +387,7 @@ fn what_no_shared_cache_may_keep_is_not_taken_from_others() {
     assert!(kept("content-length", "4", false) && kept("vary", "accept", false));
     let mut part = AnyHead::new();
     part.status = 206;
-    let part = coded::decode(part.entry(b"", None), None).unwrap();
+    let part = codec::decode(part.entry(b"", None), None).unwrap();
     assert!(!part.may_be_kept(true));
 }
 
@@ -396,7 +396,7 @@ fn a_queue_is_bounded_by_number_and_by_bytes() {
     let (store, clock) = store();
     let draft = draft(store, &clock, &key("/a"));
     let small = put(&draft, b"x");
-    let queue = Queue::default();
+    let queue = BoundedQueue::default();
     let taken = (0..2000).filter(|_| queue.push(&small)).count();
     assert_eq!(taken, 1024);
     while queue.pop().is_some() {}
@@ -413,7 +413,7 @@ fn a_queue_is_bounded_by_number_and_by_bytes() {
 
 #[tokio::test]
 async fn one_asks_and_the_others_wait_for_it() {
-    let flights = Flights::default();
+    let flights = LookupsInFlight::default();
     let first = flights.lead(1).await.expect("nobody asks yet");
     let other = flights.lead(2).await;
     assert!(other.is_some());

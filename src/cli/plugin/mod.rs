@@ -15,11 +15,11 @@ use crate::plugins::Failure;
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
     #[command(subcommand)]
-    what: What,
+    what: PluginCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum PluginCommand {
     /// Write the folder of a new plugin: a module, its tests, the schema of its config, a README
     New(new::Options),
     /// Run the tests of plugins: each `*.test.js` below a folder
@@ -35,9 +35,9 @@ enum What {
 
 pub(super) fn run(options: &Options) -> ExitCode {
     let outcome = match &options.what {
-        What::New(options) => new::run(options),
-        What::Test(options) => block_on(test::run(options)),
-        What::Run(options) => block_on(run::run(options)),
+        PluginCommand::New(options) => new::run(options),
+        PluginCommand::Test(options) => block_on(test::run(options)),
+        PluginCommand::Run(options) => block_on(run::run(options)),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -6,22 +6,24 @@ use http::{HeaderValue, header};
 
 use super::{
     millis,
-    run::{Head, own},
+    run::{SimulatedResponse, own},
     trace,
 };
-use crate::plugins::{Answer, Change, Hook, Line, Output, Ran, heads};
+use crate::plugins::{
+    ConsoleLine, HeaderChange, Hook, HookResult, ManualResult, Output, header_changes,
+};
 
 /// Limit of the printed part of a body.
-const MOST_PRINTED: usize = 4 << 10;
+const MAX_PRINTED: usize = 4 << 10;
 
-pub(super) fn printed(hook: Hook, ran: &Ran) -> String {
+pub(super) fn printed(hook: Hook, ran: &ManualResult) -> String {
     let what = match &ran.outcome {
         Err(failure) => format!("failed ({})", failure.kind.word()),
         Ok(output) => match &output.answer {
-            Answer::Nothing => "goes on".to_owned(),
-            Answer::Response(response) => format!("responds {}", response.status),
-            Answer::Rewrite(url) => format!("goes on to {url}"),
-            Answer::Text(text) | Answer::Json(text) => format!("returns `{text}`"),
+            HookResult::Nothing => "goes on".to_owned(),
+            HookResult::Response(response) => format!("responds {}", response.status),
+            HookResult::Rewrite(url) => format!("goes on to {url}"),
+            HookResult::Text(text) | HookResult::Json(text) => format!("returns `{text}`"),
         },
     };
     let mut text = format!(
@@ -34,7 +36,7 @@ pub(super) fn printed(hook: Hook, ran: &Ran) -> String {
         Err(failure) => text.push_str(&trace(failure, "  ")),
         Ok(output) => put_output(&mut text, output),
     }
-    for Line { level, text: line } in &ran.lines {
+    for ConsoleLine { level, text: line } in &ran.lines {
         let level = level.as_str().to_ascii_lowercase();
         put(&mut text, "console", &format!("{level:<6}{line}"));
     }
@@ -44,7 +46,7 @@ pub(super) fn printed(hook: Hook, ran: &Ran) -> String {
 fn put_output(text: &mut String, output: &Output) {
     for (key, changes) in [("request", &output.request), ("response", &output.response)] {
         for change in changes {
-            let is_passed_over = heads::is_ours(change.name())
+            let is_passed_over = header_changes::is_ours(change.name())
                 || (key == "request" && *change.name() == header::HOST);
             let key = if is_passed_over { "passed" } else { key };
             let over = if is_passed_over { "over: " } else { "" };
@@ -54,8 +56,8 @@ fn put_output(text: &mut String, output: &Output) {
     if let Some(status) = output.status {
         put(text, "response", &format!("status {status}"));
     }
-    if let Answer::Response(response) = &output.answer {
-        let Head { headers, body, .. } = own((**response).clone());
+    if let HookResult::Response(response) = &output.answer {
+        let SimulatedResponse { headers, body, .. } = own((**response).clone());
         let body = body.unwrap_or_default();
         for (name, value) in &headers {
             put(text, "header", &format!("{name}: {}", shown(value)));
@@ -63,7 +65,7 @@ fn put_output(text: &mut String, output: &Output) {
         match std::str::from_utf8(&body) {
             Ok("") => {}
             Ok(body) => {
-                let end = body.floor_char_boundary(MOST_PRINTED);
+                let end = body.floor_char_boundary(MAX_PRINTED);
                 put(text, "body", body[..end].trim_end());
                 if end < body.len() {
                     put(text, "", &format!("… {} bytes in total", body.len()));
@@ -74,11 +76,11 @@ fn put_output(text: &mut String, output: &Output) {
     }
 }
 
-fn change_of(change: &Change) -> String {
+fn change_of(change: &HeaderChange) -> String {
     match change {
-        Change::Set(name, value) => format!("set {name}: {}", shown(value)),
-        Change::Append(name, value) => format!("append {name}: {}", shown(value)),
-        Change::Delete(name) => format!("delete {name}"),
+        HeaderChange::Set(name, value) => format!("set {name}: {}", shown(value)),
+        HeaderChange::Append(name, value) => format!("append {name}: {}", shown(value)),
+        HeaderChange::Delete(name) => format!("delete {name}"),
     }
 }
 

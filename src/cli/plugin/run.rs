@@ -14,15 +14,16 @@ use super::{
 };
 use crate::{
     base::{
-        geo::Whereabouts,
+        geo::ClientLocation,
         target::{self, Slashes},
         units::Span,
     },
     plugins::{
-        Answer, Body, Change, Failure, Hook, Input, Known, Limits, Output, Response, Trial, body,
+        Body, ContextFacts, Failure, HeaderChange, Hook, HookLimits, HookResult, Input,
+        ManualPlugin, Output, Response, body,
         call::rewritten,
-        heads,
-        powers::{FETCH_DEADLINE, LONGEST_FETCHED, Reach},
+        capabilities::{FETCH_DEADLINE, FetchOrigins, MAX_FETCHED_LEN},
+        header_changes,
         source::Source,
     },
 };
@@ -96,22 +97,22 @@ enum OnError {
 }
 
 /// A request on its way through the hooks.
-struct Way<'o> {
+struct SimulatedRequest<'o> {
     options: &'o Options,
-    trial: Trial,
+    trial: ManualPlugin,
     /// The request as the client sent it.
     input: Input,
     /// Headers as changed for the backend.
     headers: HeaderMap,
     /// Changes to apply to the response, from any source.
-    added: Vec<Change>,
+    added: Vec<HeaderChange>,
     target: Option<String>,
     upstream: Option<String>,
     is_well: bool,
 }
 
 /// A response on its way back.
-pub(super) struct Head {
+pub(super) struct SimulatedResponse {
     status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Option<Bytes>,
@@ -122,7 +123,7 @@ pub(super) async fn run(options: &Options) -> Outcome {
     let input = input(options)?;
     let status = StatusCode::from_u16(options.status)
         .map_err(|_| format!("invalid status {}", options.status))?;
-    let answer = Head {
+    let answer = SimulatedResponse {
         status,
         headers: headers(&options.answer)?,
         body: None,
@@ -135,13 +136,13 @@ pub(super) async fn run(options: &Options) -> Outcome {
     let folder = shown.rsplit_once('/').map_or(".", |(folder, _)| folder);
     let fetch = (!options.fetch.is_empty()).then(|| reach(&options.fetch));
     let fetch = fetch.transpose()?;
-    let limits = Limits {
+    let limits = HookLimits {
         cpu: options.cpu.0,
         wall: options.wall.0,
-        ..Limits::default()
+        ..HookLimits::default()
     };
     let loaded = Source::read(folder, &options.file)
-        .and_then(|source| Trial::load_within(source, config, env, fetch, limits));
+        .and_then(|source| ManualPlugin::load_within(source, config, env, fetch, limits));
     let trial = match loaded {
         Ok(trial) => trial,
         Err(failure) => {
@@ -153,7 +154,7 @@ pub(super) async fn run(options: &Options) -> Outcome {
         }
     };
     let is_meant = trial.is_for(&input);
-    let mut way = Way {
+    let mut way = SimulatedRequest {
         options,
         trial,
         headers: input.headers.clone(),
@@ -177,12 +178,12 @@ pub(super) async fn run(options: &Options) -> Outcome {
     }
     let is_sent = own.is_none();
     let mut head = if let Some(mut own) = own {
-        heads::apply(&way.added, &mut own.headers);
+        header_changes::apply(&way.added, &mut own.headers);
         own
     } else {
         let mut answer = answer;
         way.answered(Hook::UpstreamResponse, &mut answer).await;
-        heads::apply(&way.added, &mut answer.headers);
+        header_changes::apply(&way.added, &mut answer.headers);
         answer
     };
     way.answered(Hook::Response, &mut head).await;
@@ -200,20 +201,20 @@ fn object(option: &str, text: &str, example: &str) -> Result<Map<String, Value>,
 }
 
 /// Limits of `fetch` on a route with default settings.
-fn reach(origins: &[String]) -> Result<Reach, String> {
-    Reach::new(origins, FETCH_DEADLINE, LONGEST_FETCHED)
+fn reach(origins: &[String]) -> Result<FetchOrigins, String> {
+    FetchOrigins::new(origins, FETCH_DEADLINE, MAX_FETCHED_LEN)
 }
 
-fn known(options: &Options) -> Result<Known, String> {
+fn known(options: &Options) -> Result<ContextFacts, String> {
     let claims = options.jwt.as_deref();
     let claims = claims.map(|text| object("--jwt", text, r#"{"sub": "ann"}"#));
     let place = options.geo.as_deref();
     let place = place.map(|text| object("--geo", text, r#"{"country": "DE"}"#));
-    Ok(Known {
+    Ok(ContextFacts {
         claims: claims.transpose()?.map(Arc::new),
         place: place
             .transpose()?
-            .map(|place| Whereabouts::said(Value::Object(place).to_string())),
+            .map(|place| ClientLocation::said(Value::Object(place).to_string())),
     })
 }
 
@@ -228,7 +229,7 @@ fn env(names: &[String]) -> Result<String, String> {
     Ok(Value::Object(all).to_string())
 }
 
-impl Way<'_> {
+impl SimulatedRequest<'_> {
     fn say(&self, text: &str) {
         if !self.options.json {
             out::data(text);
@@ -241,7 +242,7 @@ impl Way<'_> {
         hook: Hook,
         headers: &HeaderMap,
         response: Option<(StatusCode, HeaderMap)>,
-        told: Told,
+        told: HookInput,
     ) -> Option<Result<Output, Failure>> {
         if !self.trial.has(hook) {
             return None;
@@ -255,7 +256,7 @@ impl Way<'_> {
         };
         let mut ran = self.trial.run(hook, input).await;
         if let (Hook::Route, Ok(Output { answer, .. })) = (hook, &ran.outcome)
-            && let Answer::Text(name) = answer
+            && let HookResult::Text(name) = answer
             && !self.options.upstreams.is_empty()
             && !self.options.upstreams.contains(name)
         {
@@ -267,7 +268,7 @@ impl Way<'_> {
     }
 
     /// Handles a failed hook that can end the request. Returns the response if it does.
-    async fn failed(&mut self) -> Option<Head> {
+    async fn failed(&mut self) -> Option<SimulatedResponse> {
         if self.options.on_error == OnError::Continue {
             self.say("                    the request goes on without it (`on_error: continue`)\n");
             return None;
@@ -275,13 +276,13 @@ impl Way<'_> {
         self.say(
             "                    the request is refused: 503 plugin_failed (`on_error: refuse`)\n",
         );
-        let mut head = Head {
+        let mut head = SimulatedResponse {
             status: StatusCode::SERVICE_UNAVAILABLE,
             headers: HeaderMap::new(),
             body: None,
             reason: Some(FAILED),
         };
-        let told = Told {
+        let told = HookInput {
             reason: Some(FAILED),
             entry: None,
         };
@@ -289,7 +290,7 @@ impl Way<'_> {
         let headers = self.headers.clone();
         let outcome = self.meet(Hook::Error, &headers, response, told).await;
         if let Some(Ok(Output {
-            answer: Answer::Response(response),
+            answer: HookResult::Response(response),
             ..
         })) = outcome
         {
@@ -302,8 +303,8 @@ impl Way<'_> {
 
     /// Runs the hooks before the request is forwarded. Returns the response if one of them ends the
     /// request.
-    async fn request(&mut self) -> Option<Head> {
-        let none = Told::default;
+    async fn request(&mut self) -> Option<SimulatedResponse> {
+        let none = HookInput::default;
         let headers = self.headers.clone();
         match self.meet(Hook::Request, &headers, None, none()).await {
             None => {}
@@ -313,15 +314,15 @@ impl Way<'_> {
                 }
             }
             Some(Ok(output)) => {
-                if let Answer::Response(response) = output.answer {
+                if let HookResult::Response(response) = output.answer {
                     return Some(own(*response));
                 }
-                if let Answer::Rewrite(url) = &output.answer
+                if let HookResult::Rewrite(url) = &output.answer
                     && let Ok(target) = rewritten(&self.input.url, url, Slashes::default())
                 {
                     self.target = Some(String::from_utf8_lossy(&target).into_owned());
                 }
-                heads::apply_to_request(&output.request, &mut self.headers);
+                header_changes::apply_to_request(&output.request, &mut self.headers);
                 self.added.extend(output.response);
             }
         }
@@ -330,7 +331,7 @@ impl Way<'_> {
         match self.meet(Hook::Route, &headers, None, none()).await {
             Some(Err(_)) => self.failed().await,
             Some(Ok(Output {
-                answer: Answer::Text(name),
+                answer: HookResult::Text(name),
                 ..
             })) => {
                 self.upstream = Some(name);
@@ -341,32 +342,34 @@ impl Way<'_> {
     }
 
     /// Runs the hook before the backend. Returns the response if it ends the request.
-    async fn sent(&mut self) -> Option<Head> {
+    async fn sent(&mut self) -> Option<SimulatedResponse> {
         let headers = self.headers.clone();
-        let told = Told::default();
+        let told = HookInput::default();
         let outcome = self.meet(Hook::UpstreamRequest, &headers, None, told).await;
         match outcome {
             None => None,
             Some(Err(_)) => self.failed().await,
             Some(Ok(output)) => {
-                heads::apply_to_request(&output.request, &mut self.headers);
+                header_changes::apply_to_request(&output.request, &mut self.headers);
                 None
             }
         }
     }
 
     /// Runs a response hook.
-    async fn answered(&mut self, hook: Hook, head: &mut Head) {
+    async fn answered(&mut self, hook: Hook, head: &mut SimulatedResponse) {
         let headers = self.input.headers.clone();
         let response = Some((head.status, head.headers.clone()));
-        let outcome = self.meet(hook, &headers, response, Told::default()).await;
+        let outcome = self
+            .meet(hook, &headers, response, HookInput::default())
+            .await;
         let Some(Ok(output)) = outcome else {
             return;
         };
-        heads::apply(&output.response, &mut head.headers);
+        header_changes::apply(&output.response, &mut head.headers);
         match output
             .status
-            .map(|to| (to, heads::may_become(head.status, to)))
+            .map(|to| (to, header_changes::may_become(head.status, to)))
         {
             None => {}
             Some((to, Ok(()))) => head.status = to,
@@ -378,7 +381,7 @@ impl Way<'_> {
     }
 
     /// Runs the log hook, with the fields that are known without a gateway.
-    async fn logged(&mut self, head: &Head) {
+    async fn logged(&mut self, head: &SimulatedResponse) {
         let url = Url::parse(&self.input.url).ok();
         let entry = json!({
             "status": head.status.as_u16(),
@@ -390,7 +393,7 @@ impl Way<'_> {
             "route": self.input.route,
             "reason": head.reason,
         });
-        let told = Told {
+        let told = HookInput {
             reason: None,
             entry: Some(entry.to_string()),
         };
@@ -399,7 +402,7 @@ impl Way<'_> {
     }
 
     /// Prints the resulting request and response as JSON.
-    fn tell(&self, is_sent: bool, head: &Head) {
+    fn tell(&self, is_sent: bool, head: &SimulatedResponse) {
         if !self.options.json {
             return;
         }
@@ -428,19 +431,19 @@ impl Way<'_> {
 
 /// Inputs of a hook besides the request.
 #[derive(Default)]
-struct Told {
+struct HookInput {
     reason: Option<&'static str>,
     entry: Option<String>,
 }
 
 /// Converts a plugin's own response to the form in which it is sent.
-pub(super) fn own(response: Response) -> Head {
+pub(super) fn own(response: Response) -> SimulatedResponse {
     let (content_type, response) = response.sent();
     let mut headers = response.headers;
     if let Some(content_type) = content_type {
         headers.insert(header::CONTENT_TYPE, content_type);
     }
-    Head {
+    SimulatedResponse {
         status: response.status,
         headers,
         body: Some(response.body),
@@ -531,7 +534,7 @@ fn input(options: &Options) -> Result<Input, String> {
         body: match &options.data {
             None => Body::None,
             Some(_) if !body::is_read(&all) => Body::Unread(body::OTHER),
-            Some(data) => Body::read(&data.clone().into(), body::MOST),
+            Some(data) => Body::read(&data.clone().into(), body::MAX_BODY_LEN),
         },
         headers: all,
         ip: Some(options.client),

@@ -16,14 +16,14 @@ use crate::{
     base::clock::Clock,
     plugins::{
         Failure,
-        harness::{self, Event, Tested},
+        harness::{self, Event, TestResult},
     },
 };
 
-const ENDING: &str = ".test.js";
+const SUFFIX: &str = ".test.js";
 
 /// Maximum depth below a folder at which tests are found.
-const DEEPEST: usize = 8;
+const MAX_DEPTH: usize = 8;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -36,19 +36,19 @@ pub(super) struct Options {
 struct Count {
     tests: usize,
     /// File, test and failure.
-    failed: Vec<(String, Tested)>,
+    failed: Vec<(String, TestResult)>,
 }
 
 pub(super) async fn run(options: &Options) -> Outcome {
     let mut files = Vec::new();
     for folder in &options.folders {
         let before = files.len();
-        find(folder, DEEPEST, &mut files)
+        find(folder, MAX_DEPTH, &mut files)
             .map_err(|error| format!("cannot read {}: {error}", folder.display()))?;
         if files.len() == before {
             let folder = folder.display();
             return Err(format!(
-                "there is no test in {folder}: none ends with `{ENDING}`"
+                "there is no test in {folder}: none ends with `{SUFFIX}`"
             ));
         }
     }
@@ -74,7 +74,7 @@ fn find(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> io::Result<()>
     entries.sort_by(|(a, _), (b, _)| a.cmp(b));
     for (name, kind) in entries {
         let path = folder.join(&name);
-        if kind.is_file() && name.ends_with(ENDING) {
+        if kind.is_file() && name.ends_with(SUFFIX) {
             files.push(path);
         } else if kind.is_dir() && depth > 0 && !name.starts_with('.') && name != "node_modules" {
             find(&path, depth - 1, files)?;
@@ -95,7 +95,7 @@ async fn run_file(file: &Path, count: &Arc<Mutex<Count>>) {
     if let Err(failure) = harness::run(folder, file, Arc::new(tell)).await {
         count.lock().add(
             &shown,
-            Tested {
+            TestResult {
                 name: "the file is loaded".to_owned(),
                 outcome: Err(failure),
                 took: Duration::ZERO,
@@ -115,7 +115,7 @@ fn prefix(level: Level) -> &'static str {
 }
 
 impl Count {
-    fn add(&mut self, file: &str, test: Tested) {
+    fn add(&mut self, file: &str, test: TestResult) {
         self.tests += 1;
         out::data(&format!("  {}\n", line(&test)));
         if test.outcome.is_err() {
@@ -124,7 +124,7 @@ impl Count {
     }
 }
 
-fn line(test: &Tested) -> String {
+fn line(test: &TestResult) -> String {
     let mark = if test.outcome.is_ok() { "✔" } else { "✖" };
     format!("{mark} {} ({})", test.name, millis(test.took))
 }

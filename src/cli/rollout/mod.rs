@@ -9,8 +9,8 @@ use std::{fmt::Write as _, process::ExitCode, time::Duration};
 use super::{
     admin::AdminOption,
     backends::{
-        Gateway, Interrupt, Name, Since, Trouble, Waited, interruptible, is_drained, requests,
-        until_good, until_idle,
+        CheckBaseline, Gateway, Interrupt, Name, RequestFailure, WaitFailure, interruptible,
+        is_drained, requests, until_good, until_idle,
     },
     client::{self, Remote, failed},
     out,
@@ -77,8 +77,8 @@ async fn whole(options: &Options, gateway: &Remote, interrupt: Interrupt) -> Exi
     };
     match rollout.run().await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Stop::Interrupted) => ExitCode::from(130),
-        Err(Stop::Failed) => ExitCode::FAILURE,
+        Err(RolloutError::Interrupted) => ExitCode::from(130),
+        Err(RolloutError::Failed) => ExitCode::FAILURE,
     }
 }
 
@@ -180,7 +180,7 @@ impl Plan {
 
 /// Why the rollout ended early. The messages have been printed.
 #[derive(Debug, PartialEq, Eq)]
-enum Stop {
+enum RolloutError {
     Failed,
     Interrupted,
 }
@@ -194,7 +194,7 @@ struct Rollout<'a, G, P> {
 }
 
 impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
-    async fn run(mut self) -> Result<(), Stop> {
+    async fn run(mut self) -> Result<(), RolloutError> {
         let steps = std::mem::take(&mut self.plan.steps);
         for name in &self.plan.skipped {
             self.progress
@@ -203,7 +203,7 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
         for (index, step) in steps.iter().enumerate() {
             if *self.interrupt.borrow() {
                 self.say_interrupted(&steps[index..]);
-                return Err(Stop::Interrupted);
+                return Err(RolloutError::Interrupted);
             }
             if let Err(stop) = self.step(step).await {
                 let others: Vec<&str> = steps[index + 1..]
@@ -226,7 +226,7 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
         Ok(())
     }
 
-    async fn step(&mut self, step: &Step) -> Result<(), Stop> {
+    async fn step(&mut self, step: &Step) -> Result<(), RolloutError> {
         let name = &step.name;
         self.drain(name).await?;
         self.progress
@@ -240,7 +240,7 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
                     "{name}: stopped during its command ({why}); it stays drained, and gets \
                      requests again with: edgeway undrain {name}"
                 ));
-                return Err(Stop::Interrupted);
+                return Err(RolloutError::Interrupted);
             }
             Err(why) => format!("`{}` failed: {why}", shown(&step.command)),
             Ok(()) => match self.come_back(name).await? {
@@ -255,22 +255,22 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
             "{name}: {why}; it stays drained, so no user reaches it"
         ));
         self.mend(step).await;
-        Err(Stop::Failed)
+        Err(RolloutError::Failed)
     }
 
     /// Drains a backend and waits until no request is in flight.
-    async fn drain(&mut self, name: &Name) -> Result<(), Stop> {
+    async fn drain(&mut self, name: &Name) -> Result<(), RolloutError> {
         if let Err(trouble) = self.gateway.drain(name, self.plan.force).await {
             self.progress
                 .say(&format!("edgeway: cannot drain {name}: {trouble}"));
-            return Err(Stop::Failed);
+            return Err(RolloutError::Failed);
         }
         self.progress
             .now(&format!("{name}: drained, waiting for requests in flight"));
         let deadline = self.plan.drain_timeout;
         match until_idle(self.gateway, name, deadline, &self.interrupt).await {
             Ok(()) => Ok(()),
-            Err(Waited::TooLong(left)) => {
+            Err(WaitFailure::TooLong(left)) => {
                 let left = requests(left);
                 let deadline = Span(deadline);
                 self.progress.say(&format!(
@@ -278,14 +278,14 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
                 ));
                 Ok(())
             }
-            Err(Waited::Interrupted) => {
+            Err(WaitFailure::Interrupted) => {
                 self.undo(name).await;
-                Err(Stop::Interrupted)
+                Err(RolloutError::Interrupted)
             }
-            Err(Waited::Trouble(trouble)) => {
+            Err(WaitFailure::Trouble(trouble)) => {
                 self.progress.say(&format!("edgeway: {trouble}"));
                 self.undo(name).await;
-                Err(Stop::Failed)
+                Err(RolloutError::Failed)
             }
         }
     }
@@ -304,30 +304,30 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
 
     /// Waits for passed checks, then sends the backend requests again. The inner error is the
     /// reason why it is not back.
-    async fn come_back(&mut self, name: &Name) -> Result<Result<(), String>, Stop> {
+    async fn come_back(&mut self, name: &Name) -> Result<Result<(), String>, RolloutError> {
         let Plan {
             probes, timeout, ..
         } = self.plan;
         self.progress
             .now(&format!("{name}: waiting for {probes} good checks"));
         let since = match self.gateway.backend(name).await {
-            Ok(backend) => Since::now(&backend),
-            Err(Trouble::Away(_)) => Since::return_of_gateway(),
-            Err(Trouble::Refused(why)) => return Ok(Err(why)),
+            Ok(backend) => CheckBaseline::now(&backend),
+            Err(RequestFailure::Away(_)) => CheckBaseline::return_of_gateway(),
+            Err(RequestFailure::Refused(why)) => return Ok(Err(why)),
         };
         match until_good(self.gateway, name, since, probes, timeout, &self.interrupt).await {
             Ok(()) => {}
-            Err(Waited::TooLong(seen)) => {
+            Err(WaitFailure::TooLong(seen)) => {
                 let timeout = Span(timeout);
                 return Ok(Err(format!("did not come back within {timeout}: {seen}")));
             }
-            Err(Waited::Trouble(trouble)) => return Ok(Err(trouble.to_string())),
-            Err(Waited::Interrupted) => {
+            Err(WaitFailure::Trouble(trouble)) => return Ok(Err(trouble.to_string())),
+            Err(WaitFailure::Interrupted) => {
                 self.progress.say(&format!(
                     "{name}: restarted, and still drained since no check has seen it healthy; then run: \
                      edgeway undrain {name}"
                 ));
-                return Err(Stop::Interrupted);
+                return Err(RolloutError::Interrupted);
             }
         }
         match self.gateway.undrain(name).await {
@@ -363,7 +363,7 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
                 "{name}: {why}; it stays drained; once it is fixed: edgeway undrain {name}"
             )),
             // The message has been printed.
-            Err(Stop::Interrupted | Stop::Failed) => {}
+            Err(RolloutError::Interrupted | RolloutError::Failed) => {}
         }
     }
 

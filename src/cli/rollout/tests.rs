@@ -60,7 +60,7 @@ impl Programs for Fake<'_> {
 }
 
 struct Done {
-    outcome: Result<(), Stop>,
+    outcome: Result<(), RolloutError>,
     log: Vec<String>,
     said: Vec<String>,
 }
@@ -152,7 +152,7 @@ async fn it_stops_at_the_first_that_does_not_come_back_which_stays_drained() {
     };
     let (_tell, interrupt) = interrupt();
     let done = roll(&gateway, &["--timeout", "4s"], &programs, interrupt).await;
-    assert_eq!(done.outcome, Err(Stop::Failed));
+    assert_eq!(done.outcome, Err(RolloutError::Failed));
     assert_eq!(
         done.log[3..],
         ["drain 127.0.0.1:3001", "run restart node@3001"]
@@ -182,7 +182,7 @@ async fn on_fail_runs_for_it_and_takes_it_in_if_that_helps() {
         let done = roll(&gateway, &arguments, &programs, interrupt).await;
         assert_eq!(
             done.outcome,
-            Err(Stop::Failed),
+            Err(RolloutError::Failed),
             "it is a failure all the same"
         );
         let mut expected = vec![
@@ -210,7 +210,7 @@ async fn an_end_that_is_wanted_before_the_command_undoes_the_drain() {
         tell.send_replace(true);
     };
     let (done, ()) = tokio::join!(rolling, end);
-    assert_eq!(done.outcome, Err(Stop::Interrupted));
+    assert_eq!(done.outcome, Err(RolloutError::Interrupted));
     assert_eq!(done.log, ["drain 127.0.0.1:3000", "undrain 127.0.0.1:3000"]);
 }
 
@@ -225,7 +225,7 @@ async fn an_end_that_is_wanted_after_the_command_leaves_it_drained_and_says_so()
         ..fake(&gateway)
     };
     let done = roll(&gateway, &[], &programs, interrupt).await;
-    assert_eq!(done.outcome, Err(Stop::Interrupted));
+    assert_eq!(done.outcome, Err(RolloutError::Interrupted));
     assert_eq!(done.log, ["drain 127.0.0.1:3000", "run restart node@3000"]);
     let said = done.said.join("\n");
     assert!(
@@ -250,7 +250,7 @@ async fn a_command_that_ends_with_us_is_no_broken_build() {
         ..fake(&gateway)
     };
     let done = roll(&gateway, &["--on-fail", "mend"], &programs, interrupt).await;
-    assert_eq!(done.outcome, Err(Stop::Interrupted));
+    assert_eq!(done.outcome, Err(RolloutError::Interrupted));
     assert_eq!(done.log, ["drain 127.0.0.1:3000", "run restart node@3000"]);
     let said = done.said.join("\n");
     assert!(

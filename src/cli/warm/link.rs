@@ -19,7 +19,7 @@ use tokio_rustls::TlsConnector;
 use crate::base::error;
 
 /// Settings of all requests.
-pub(super) struct Asker {
+pub(super) struct RequestSettings {
     /// Address to connect to for every host. Absent to resolve the host.
     pub(super) to: Option<SocketAddr>,
     pub(super) tls: Arc<ClientConfig>,
@@ -29,7 +29,7 @@ pub(super) struct Asker {
 }
 
 /// Result of a request.
-pub(super) struct Answer {
+pub(super) struct WarmResponse {
     pub(super) status: u16,
     /// Value of `X-Cache-Status`.
     pub(super) cache: Option<String>,
@@ -38,7 +38,7 @@ pub(super) struct Answer {
 
 /// Why there is no response.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum LinkError {
+pub(super) enum ConnectionError {
     #[error("cannot connect: {}", error::chain(.0))]
     Connect(#[source] io::Error),
     #[error("{}", error::chain(.0))]
@@ -53,7 +53,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 type Connection = Pin<Box<dyn Future<Output = hyper::Result<()>>>>;
 
 /// An open connection.
-struct Open {
+struct OpenConnection {
     /// Scheme and authority of the connection.
     to: (bool, Authority),
     sender: SendRequest<Empty<Bytes>>,
@@ -61,13 +61,13 @@ struct Open {
 }
 
 /// A worker's connection, opened when it is needed.
-pub(super) struct Link<'a> {
-    asker: &'a Asker,
-    open: Option<Open>,
+pub(super) struct WorkerConnection<'a> {
+    asker: &'a RequestSettings,
+    open: Option<OpenConnection>,
 }
 
-impl<'a> Link<'a> {
-    pub(super) fn new(asker: &'a Asker) -> Self {
+impl<'a> WorkerConnection<'a> {
+    pub(super) fn new(asker: &'a RequestSettings) -> Self {
         Self { asker, open: None }
     }
 
@@ -76,13 +76,13 @@ impl<'a> Link<'a> {
         &mut self,
         url: &Uri,
         encoding: &HeaderValue,
-    ) -> Result<Answer, LinkError> {
+    ) -> Result<WarmResponse, ConnectionError> {
         let deadline = self.asker.deadline;
         let answer = async {
             let was_open = self.open.is_some();
             match self.try_get(url, encoding).await {
                 // The gateway may have closed the idle connection in the meantime.
-                Err(LinkError::Exchange(error)) if was_open && !error.is_parse() => {
+                Err(ConnectionError::Exchange(error)) if was_open && !error.is_parse() => {
                     self.open = None;
                     self.try_get(url, encoding).await
                 }
@@ -90,7 +90,7 @@ impl<'a> Link<'a> {
             }
         };
         let answer = timeout(deadline, answer).await;
-        let answer = answer.unwrap_or(Err(LinkError::Late(deadline)));
+        let answer = answer.unwrap_or(Err(ConnectionError::Late(deadline)));
         if answer.is_err() {
             // The rest of the response must not be taken for the next one.
             self.open = None;
@@ -98,23 +98,27 @@ impl<'a> Link<'a> {
         answer
     }
 
-    async fn try_get(&mut self, url: &Uri, encoding: &HeaderValue) -> Result<Answer, LinkError> {
+    async fn try_get(
+        &mut self,
+        url: &Uri,
+        encoding: &HeaderValue,
+    ) -> Result<WarmResponse, ConnectionError> {
         let is_https = url.scheme_str() == Some("https");
         let authority = url.authority().expect("the list has whole URLs").clone();
         let to = (is_https, authority);
         let wanted = to.clone();
-        let is_usable = |open: &Open| open.to == wanted && !open.sender.is_closed();
+        let is_usable = |open: &OpenConnection| open.to == wanted && !open.sender.is_closed();
         let open = match self.open.take().filter(is_usable) {
             Some(open) => open,
             None => self.asker.connect(to).await?,
         };
-        let Open {
+        let OpenConnection {
             to,
             mut sender,
             mut connection,
         } = open;
         let request = self.asker.request(url, encoding);
-        let answer: hyper::Result<Answer> = {
+        let answer: hyper::Result<WarmResponse> = {
             let exchange = async {
                 sender.ready().await?;
                 let answer = sender.send_request(request).await?;
@@ -124,7 +128,7 @@ impl<'a> Link<'a> {
                     bytes += frame?.data_ref().map_or(0, |data| data.len() as u64);
                 }
                 let cache = head.headers.get("x-cache-status");
-                Ok(Answer {
+                Ok(WarmResponse {
                     status: head.status.as_u16(),
                     cache: cache.and_then(|it| Some(it.to_str().ok()?.to_owned())),
                     bytes,
@@ -146,7 +150,7 @@ impl<'a> Link<'a> {
             }
         };
         let answer = answer?;
-        self.open = Some(Open {
+        self.open = Some(OpenConnection {
             to,
             sender,
             connection,
@@ -155,7 +159,7 @@ impl<'a> Link<'a> {
     }
 }
 
-impl Asker {
+impl RequestSettings {
     fn request(&self, url: &Uri, encoding: &HeaderValue) -> Request<Empty<Bytes>> {
         let mut request = Request::new(Empty::new());
         let target = url.path_and_query().map_or("/", |target| target.as_str());
@@ -171,7 +175,7 @@ impl Asker {
         request
     }
 
-    async fn connect(&self, to: (bool, Authority)) -> Result<Open, LinkError> {
+    async fn connect(&self, to: (bool, Authority)) -> Result<OpenConnection, ConnectionError> {
         let (is_https, authority) = &to;
         let host = authority.host().trim_matches(['[', ']']);
         let port = authority.port_u16();
@@ -180,18 +184,18 @@ impl Asker {
             Some(address) => TcpStream::connect(address).await,
             None => TcpStream::connect((host, port)).await,
         };
-        let stream = stream.map_err(LinkError::Connect)?;
+        let stream = stream.map_err(ConnectionError::Connect)?;
         let stream: Box<dyn Stream> = if *is_https {
             let name = ServerName::try_from(host.to_owned());
-            let name = name.map_err(|bad| LinkError::Connect(io::Error::other(bad)))?;
+            let name = name.map_err(|bad| ConnectionError::Connect(io::Error::other(bad)))?;
             let tls = TlsConnector::from(Arc::clone(&self.tls));
             let stream = tls.connect(name, stream).await;
-            Box::new(stream.map_err(LinkError::Connect)?)
+            Box::new(stream.map_err(ConnectionError::Connect)?)
         } else {
             Box::new(stream)
         };
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        Ok(Open {
+        Ok(OpenConnection {
             to,
             sender,
             connection: Box::pin(connection),

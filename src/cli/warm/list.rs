@@ -6,14 +6,14 @@ use http::Uri;
 
 /// Problem with a line.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct BadLine {
+pub(super) struct InvalidLine {
     /// Line number, from 1.
     line: usize,
     text: String,
     why: &'static str,
 }
 
-impl fmt::Display for BadLine {
+impl fmt::Display for InvalidLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "line {}: `{}` {}", self.line, self.text, self.why)
     }
@@ -37,14 +37,14 @@ impl std::str::FromStr for Base {
 }
 
 /// Parses a list into URLs, in order. A line that begins with `#` is a comment.
-pub(super) fn read(text: &str, base: Option<&Base>) -> Result<Vec<Uri>, BadLine> {
+pub(super) fn read(text: &str, base: Option<&Base>) -> Result<Vec<Uri>, InvalidLine> {
     let mut urls = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let bad = |why| BadLine {
+        let bad = |why| InvalidLine {
             line: index + 1,
             text: line.to_owned(),
             why,

@@ -20,7 +20,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use serde::Serialize;
 
 use self::{
-    link::{Answer, Asker, Link},
+    link::{RequestSettings, WarmResponse, WorkerConnection},
     list::Base,
 };
 use super::{out, progress::Progress};
@@ -128,7 +128,7 @@ fn try_run(options: &Options) -> Result<ExitCode, String> {
     }
     let mut headers: HeaderMap = options.headers.iter().cloned().collect();
     headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
-    let asker = Asker {
+    let asker = RequestSettings {
         to: options.to,
         tls: Arc::new(trust::tls(options.ca.as_deref(), options.insecure)?),
         headers,
@@ -138,7 +138,7 @@ fn try_run(options: &Options) -> Result<ExitCode, String> {
     let began = clock.now();
     let runtime = worker::single().map_err(|error| format!("cannot start the runtime: {error}"))?;
     let summary = runtime.block_on(async {
-        let round = Round::new(&urls, &options.encodings);
+        let round = SharedList::new(&urls, &options.encodings);
         let workers = (0..options.concurrency).map(|_| round.work(&asker));
         let is_stopped = tokio::select! {
             _ = join_all(workers) => false,
@@ -170,7 +170,7 @@ fn text(file: &Path) -> io::Result<String> {
 }
 
 /// The list, shared by all workers.
-struct Round<'a> {
+struct SharedList<'a> {
     urls: &'a [Uri],
     encodings: &'a [HeaderValue],
     next: Cell<usize>,
@@ -185,7 +185,7 @@ struct Done {
     failures: Vec<Failure>,
 }
 
-impl<'a> Round<'a> {
+impl<'a> SharedList<'a> {
     fn new(urls: &'a [Uri], encodings: &'a [HeaderValue]) -> Self {
         Self {
             urls,
@@ -203,8 +203,8 @@ impl<'a> Round<'a> {
 
     /// Fetches the URLs one after the other, each with its encodings in order: the response that
     /// the gateway makes for the first may serve the others.
-    async fn work(&self, asker: &Asker) {
-        let mut link = Link::new(asker);
+    async fn work(&self, asker: &RequestSettings) {
+        let mut link = WorkerConnection::new(asker);
         while let Some(url) = self.urls.get(self.next.get()) {
             self.next.set(self.next.get() + 1);
             for encoding in self.encodings {
@@ -230,7 +230,7 @@ impl<'a> Round<'a> {
 }
 
 impl Done {
-    fn note(&mut self, url: &Uri, encoding: &HeaderValue, answer: Result<Answer, String>) {
+    fn note(&mut self, url: &Uri, encoding: &HeaderValue, answer: Result<WarmResponse, String>) {
         self.requests += 1;
         self.progress.step_done();
         let why = match answer {

@@ -27,7 +27,7 @@ pub(super) fn tls(ca: Option<&Path>, is_insecure: bool) -> Result<ClientConfig, 
         .map_err(|error| format!("cannot load the system's CA certificates: {error}"))?;
     if is_insecure {
         let algorithms = config.crypto_provider().signature_verification_algorithms;
-        let verifier = Arc::new(TakesAny(algorithms));
+        let verifier = Arc::new(AcceptAnyCertificate(algorithms));
         config.dangerous().set_certificate_verifier(verifier);
     }
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -37,9 +37,9 @@ pub(super) fn tls(ca: Option<&Path>, is_insecure: bool) -> Result<ClientConfig, 
 /// Accepts any certificate, as with `curl --insecure`. The server must still prove that it has the
 /// key.
 #[derive(Debug)]
-struct TakesAny(WebPkiSupportedAlgorithms);
+struct AcceptAnyCertificate(WebPkiSupportedAlgorithms);
 
-impl ServerCertVerifier for TakesAny {
+impl ServerCertVerifier for AcceptAnyCertificate {
     fn verify_server_cert(
         &self,
         _end_entity: &CertificateDer<'_>,

@@ -50,13 +50,13 @@ const NO_SECRETS: [&str; 6] = [
 ];
 
 /// Minimum length of a piece to hide in messages; shorter ones are ordinary words.
-const SHORTEST: usize = 4;
+const MIN_SECRET_LEN: usize = 4;
 /// Minimum length of a secret to hide elsewhere; a shorter text may occur for other reasons.
-const LONG_ENOUGH: usize = 6;
+const MIN_MASKED_LEN: usize = 6;
 /// The same for values that need not be secrets.
-const LONG_ENOUGH_OF_ANYTHING: usize = 12;
+const MIN_MASKED_VALUE_LEN: usize = 12;
 /// Length of the excerpts that messages show.
-const SHOWN: usize = 60;
+const EXCERPT_LEN: usize = 60;
 
 /// The secrets to hide in the texts of a configuration.
 pub(super) struct Mask {
@@ -72,7 +72,7 @@ impl Mask {
         let mut shown = sources.clone();
         let mut pieces = Vec::new();
         for (index, (_, text)) in shown.files.iter_mut().enumerate() {
-            let mut found = Found::in_text(text);
+            let mut found = FoundSecret::in_text(text);
             let is_here = |place: &&Place| usize::from(place.file) == index;
             for place in hidden.iter().filter(is_here) {
                 let end = (place.end as usize).min(text.len());
@@ -86,7 +86,7 @@ impl Mask {
                 note(secret, &mut pieces);
                 // The secret may occur elsewhere too: in a comment, or under a misspelt key.
                 let secret = secret.trim().trim_matches(['"', '\'']);
-                if secret.len() >= LONG_ENOUGH {
+                if secret.len() >= MIN_MASKED_LEN {
                     let others = text.match_indices(secret);
                     again.extend(others.map(|(at, same)| at..at + same.len()));
                 }
@@ -94,7 +94,7 @@ impl Mask {
             // Most of these are not secrets, and short ones are ordinary words.
             for span in &found.opaque {
                 let value = text.get(span.clone()).unwrap_or_default();
-                if value.len() >= LONG_ENOUGH_OF_ANYTHING {
+                if value.len() >= MIN_MASKED_VALUE_LEN {
                     note(value, &mut pieces);
                     let others = text.match_indices(value);
                     again.extend(others.map(|(at, same)| at..at + same.len()));
@@ -145,13 +145,13 @@ fn note(secret: &str, pieces: &mut Vec<String>) {
     let mut add = |text: &str| {
         let text = text.trim();
         let is_word = matches!(text, "true" | "false" | "null" | REDACTED);
-        if text.len() < SHORTEST || is_word {
+        if text.len() < MIN_SECRET_LEN || is_word {
             return;
         }
         pieces.push(text.to_owned());
         pieces.push(text.escape_debug().to_string());
-        if text.chars().count() > SHOWN {
-            pieces.push(text.chars().take(SHOWN).collect());
+        if text.chars().count() > EXCERPT_LEN {
+            pieces.push(text.chars().take(EXCERPT_LEN).collect());
         }
     };
     add(secret.trim().trim_matches(['"', '\'']));
@@ -195,7 +195,7 @@ fn stars(text: &str, spans: &[Range<usize>]) -> String {
 }
 
 #[derive(Default)]
-struct Found {
+struct FoundSecret {
     /// Spans to hide.
     spans: Vec<Range<usize>>,
     /// Spans to hide because their values may be secrets.
@@ -204,7 +204,7 @@ struct Found {
     values: Vec<Range<usize>>,
 }
 
-impl Found {
+impl FoundSecret {
     fn in_text(text: &str) -> Self {
         let mut found = Self::default();
         for shape in secret::shapes(text) {
@@ -457,7 +457,7 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, shown: &str) {
-        let found = Found::in_text(text);
+        let found = FoundSecret::in_text(text);
         let spans = [found.spans, found.opaque].concat();
         assert_eq!(stars(text, &spans), shown, "{text}");
     }

@@ -1,9 +1,9 @@
 //! Sources of a configuration: the main file, its includes, and the environment.
 
-mod beside;
 mod expand;
-mod kept;
 mod merge;
+mod referenced_files;
+mod source_texts;
 #[cfg(test)]
 mod tests;
 
@@ -14,7 +14,7 @@ use std::{
 };
 
 use self::expand::Expander;
-pub use self::{beside::Beside, kept::Kept};
+pub use self::{referenced_files::ReferencedFiles, source_texts::SourceTexts};
 use super::{
     diagnostic::{Diagnostic, Diagnostics, Place},
     tree::{Key, Node, Value, parse_with},
@@ -32,7 +32,7 @@ pub struct Sources {
     /// Patterns of `include`, which may match other files later.
     pub patterns: Vec<PathBuf>,
     /// Other files that compiling has read; empty before.
-    pub beside: Beside,
+    pub beside: ReferencedFiles,
     /// Values that name variables of the environment, and their expanded texts.
     pub expanded: Vec<(Place, String)>,
 }
@@ -64,7 +64,7 @@ pub fn load_text(name: &str, text: &str) -> (Sources, Option<Node>, Diagnostics)
 
 /// Reads the texts that were kept when `path` was read, like [`load`] but without reading files or
 /// listing folders. Values still come from the environment.
-pub fn load_kept(path: &Path, kept: &Kept) -> (Sources, Option<Node>, Diagnostics) {
+pub fn load_kept(path: &Path, kept: &SourceTexts) -> (Sources, Option<Node>, Diagnostics) {
     let mut loader = Loader::new(path, &environment);
     loader.kept = Some(kept);
     loader.main(|loader| loader.file(path, None))
@@ -136,7 +136,7 @@ struct Loader<'a> {
     diagnostics: Diagnostics,
     environment: Environment<'a>,
     /// Texts to read instead of the files on disk.
-    kept: Option<&'a Kept>,
+    kept: Option<&'a SourceTexts>,
     /// Absolute folder of the main file.
     folder: PathBuf,
     /// Canonical paths of the files being read, outermost first, and of all files read so far.

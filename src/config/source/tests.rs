@@ -359,13 +359,13 @@ fn what_was_kept_reads_as_the_files_did() {
     ];
     let folder = Folder::with(&files);
     let (sources, tree, _) = folder.load();
-    let kept = Kept::new(&sources);
+    let kept = SourceTexts::new(&sources);
     let json = serde_json::to_string(&kept).unwrap();
     assert!(
         !json.contains(&*folder.0.path().to_string_lossy()),
         "{json}"
     );
-    let kept: Kept = serde_json::from_str(&json).unwrap();
+    let kept: SourceTexts = serde_json::from_str(&json).unwrap();
     let path = folder.0.path().join("main.yaml");
     // None of the files is valid any more, and there are others.
     for (name, _) in files {
@@ -395,7 +395,7 @@ fn a_file_that_was_not_kept_is_told() {
     let folder = Folder::with(&[("main.yaml", "a: 1\n"), ("b.yaml", "b: 1\n")]);
     let (mut sources, ..) = folder.load();
     sources.files[0].1 = "include: b.yaml\n".to_owned();
-    let kept = Kept::new(&sources);
+    let kept = SourceTexts::new(&sources);
     let path = folder.0.path().join("main.yaml");
     let (_, _, diagnostics) = load_kept(&path, &kept);
     let message = &diagnostics.list()[0].message;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, StrInput};
 
-use super::{Key, Node, Value, scalar, syntax::Wrong};
+use super::{Key, Node, Value, scalar, syntax::SyntaxError};
 use crate::{
     base::secret::REDACTED,
     config::diagnostic::{Diagnostic, Diagnostics, Place},
@@ -37,7 +37,7 @@ pub(in crate::config) fn parse_with(
 ) -> Option<Node> {
     let mut builder = Builder {
         parser: Parser::new_from_str(text),
-        places: Places::of(text, file),
+        places: OffsetMap::of(text, file),
         text,
         anchors: HashMap::new(),
         open: Vec::new(),
@@ -55,14 +55,14 @@ pub(in crate::config) fn parse_with(
 }
 
 /// Conversion of the parser's character offsets into byte offsets.
-struct Places {
+struct OffsetMap {
     file: u16,
     len: u32,
     /// Byte offset of each character; empty for ASCII, where both are the same.
     bytes: Vec<u32>,
 }
 
-impl Places {
+impl OffsetMap {
     fn of(text: &str, file: u16) -> Self {
         let offset = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
         Self {
@@ -98,7 +98,7 @@ type Fatal = Box<Diagnostic>;
 
 struct Builder<'t, 'd, 'e> {
     parser: Parser<'t, StrInput<'t>>,
-    places: Places,
+    places: OffsetMap,
     text: &'t str,
     anchors: HashMap<usize, Node>,
     /// Positions of the brackets that are still open.
@@ -400,7 +400,7 @@ impl<'t> Builder<'t, '_, '_> {
     }
 
     fn syntax(&self, error: &ScanError) -> Diagnostic {
-        Wrong {
+        SyntaxError {
             text: self.text,
             file: self.places.file,
             at: self.places.byte(error.marker().index()) as usize,

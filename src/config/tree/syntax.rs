@@ -3,7 +3,7 @@
 use crate::config::diagnostic::{Diagnostic, Place};
 
 /// A text that is not valid YAML.
-pub(super) struct Wrong<'a> {
+pub(super) struct SyntaxError<'a> {
     pub(super) text: &'a str,
     pub(super) file: u16,
     /// Offset at which the parser stopped.
@@ -15,7 +15,7 @@ pub(super) struct Wrong<'a> {
     pub(super) open: Option<u32>,
 }
 
-impl Wrong<'_> {
+impl SyntaxError<'_> {
     pub(super) fn explain(&self) -> Diagnostic {
         self.tab()
             .or_else(|| self.unclosed())

@@ -8,9 +8,9 @@
 //! Pingora writes response headers and body separately. With `TCP_NODELAY` each would be a segment
 //! and a system call of its own, and with TLS a record of its own.
 
-mod again;
-mod farewell;
-mod lines;
+mod raw_head;
+mod ready_lines;
+mod websocket_close;
 
 use std::{
     io::{self, IoSlice},
@@ -34,15 +34,15 @@ use pingora::{
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use self::farewell::Websocket;
+use self::websocket_close::Websocket;
 use super::{
+    body_remainder::{BodyRemainder, put_no_chunk},
     frames::{FrameLimits, Frames},
-    head::{self, Head, HeadLimits, Scanned, Scanner},
-    rest::{Rest, put_no_chunk},
+    head::{self, Head, HeadLimits, ScanResult, Scanner},
     transport::Transport,
 };
 use crate::runtime::{
-    connection::{Connection, Cut, Stage},
+    connection::{CloseReason, Connection, Stage},
     refusal::Refusal,
 };
 
@@ -52,11 +52,11 @@ const WRITE_BUFFER: usize = 4096;
 /// Capacity that fits most request heads; a longer one makes the buffer grow.
 const READ_BUFFER: usize = 2048;
 /// Limit on bytes of further requests that may wait while one is in flight.
-const HELD: usize = 16 * 1024;
+const MAX_PIPELINED: usize = 16 * 1024;
 /// Limit on empty lines before a request (RFC 9112, 2.2, requires one).
 const EMPTY_LINES: u8 = 2;
 /// Limit on bytes that are still read from a refused client.
-const LINGERED: usize = 256 * 1024;
+const MAX_LINGER_BYTES: usize = 256 * 1024;
 /// Connection preface of a client that uses HTTP/2 with prior knowledge (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -68,7 +68,7 @@ pub(super) struct ConnIo {
     input: BytesMut,
     scanner: Scanner,
     /// Bytes still to come that belong to the current request.
-    rest: Rest,
+    rest: BodyRemainder,
     output: Vec<u8>,
     /// Frame counts, for HTTP/2 only.
     frames: Option<Box<(Frames, FrameLimits)>>,
@@ -81,7 +81,7 @@ pub(super) struct ConnIo {
 
 /// Outcome of waiting for a request head.
 #[derive(Debug)]
-pub(super) enum Next {
+pub(super) enum HeadWait {
     /// A request head that is unambiguous.
     Request,
     /// The client uses HTTP/2.
@@ -110,7 +110,7 @@ impl ConnIo {
             transport,
             input: BytesMut::new(),
             scanner: Scanner::default(),
-            rest: Rest::Bytes(0),
+            rest: BodyRemainder::Bytes(0),
             output: Vec::new(),
             frames: None,
             websocket: None,
@@ -132,8 +132,8 @@ impl ConnIo {
 
     /// Waits for the next request head and scans it. `takes_http2` allows the client to begin with
     /// HTTP/2.
-    pub(super) async fn next_head(&mut self, limits: &HeadLimits, takes_http2: bool) -> Next {
-        self.rest = Rest::Bytes(0);
+    pub(super) async fn next_head(&mut self, limits: &HeadLimits, takes_http2: bool) -> HeadWait {
+        self.rest = BodyRemainder::Bytes(0);
         self.scanner.restart();
         let mut empty_lines = 0;
         loop {
@@ -144,19 +144,19 @@ impl ConnIo {
             }
             if !self.input.is_empty() {
                 if takes_http2 && self.input.starts_with(PREFACE) {
-                    return Next::Http2;
+                    return HeadWait::Http2;
                 }
                 let is_preface = takes_http2 && PREFACE.starts_with(&self.input);
                 match self.scanner.scan(&self.input, limits) {
                     _ if is_preface => {}
-                    Scanned::Partial => {}
-                    Scanned::Head(head) => {
+                    ScanResult::Partial => {}
+                    ScanResult::Head(head) => {
                         return match self.begin(&head) {
-                            Ok(()) => Next::Request,
+                            Ok(()) => HeadWait::Request,
                             Err(cut) => self.ended(Some(cut)),
                         };
                     }
-                    Scanned::Refused(refused) => return Next::Refused(refused),
+                    ScanResult::Refused(refused) => return HeadWait::Refused(refused),
                 }
                 if self.connection.stage() != Stage::Head {
                     self.connection.enter(Stage::Head);
@@ -164,32 +164,32 @@ impl ConnIo {
             }
             self.input.reserve(READ_BUFFER);
             match self.transport.read_buf(&mut self.input).await {
-                Ok(0) => return self.ended(self.connection.was_cut()),
+                Ok(0) => return self.ended(self.connection.close_reason()),
                 Ok(_) => {}
                 Err(error) => {
                     log::debug!(error:%; "client connection failed between requests");
                     // With TLS, closing by the gateway is an error too.
-                    return self.ended(self.connection.was_cut());
+                    return self.ended(self.connection.close_reason());
                 }
             }
         }
     }
 
     /// Returns the outcome if the client sends no more, or was prevented from it.
-    fn ended(&self, cut: Option<Cut>) -> Next {
+    fn ended(&self, cut: Option<CloseReason>) -> HeadWait {
         match cut {
-            Some(Cut::HeaderTimeout) if !self.input.is_empty() => {
+            Some(CloseReason::HeaderTimeout) if !self.input.is_empty() => {
                 // The response's own log line reports it.
-                self.connection.tell_cut();
-                Next::Refused(head::timeout(&self.input))
+                self.connection.report_close();
+                HeadWait::Refused(head::timeout(&self.input))
             }
-            _ => Next::Closed,
+            _ => HeadWait::Closed,
         }
     }
 
-    fn begin(&mut self, head: &Head) -> Result<(), Cut> {
+    fn begin(&mut self, head: &Head) -> Result<(), CloseReason> {
         let length = head.length - self.take_out(&head.dropped);
-        self.rest = Rest::of(length, head.body);
+        self.rest = BodyRemainder::of(length, head.body);
         self.connection.begin_request(head.fingerprint)
     }
 
@@ -219,7 +219,7 @@ impl ConnIo {
     /// `lingering_close`).
     pub(super) async fn linger(&mut self) -> io::Result<()> {
         let mut read = 0;
-        while read < LINGERED {
+        while read < MAX_LINGER_BYTES {
             self.input.clear();
             self.input.reserve(READ_BUFFER);
             match self.transport.read_buf(&mut self.input).await? {
@@ -236,7 +236,7 @@ impl ConnIo {
         // Polled on each wake-up of the request, and rarely with anything to read: the socket knows
         // that without going through TLS.
         ready!(self.transport.socket().poll_read_ready(cx))?;
-        while self.input.len() < HELD {
+        while self.input.len() < MAX_PIPELINED {
             self.input.reserve(READ_BUFFER);
             let read = std::pin::pin!(self.transport.read_buf(&mut self.input));
             match ready!(read.poll(cx)) {
@@ -252,12 +252,12 @@ impl ConnIo {
     /// end: [`super::http2`] checks the close reason and still has a GOAWAY to send.
     fn poll_frames(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        if self.connection.was_cut().is_some() {
+        if self.connection.close_reason().is_some() {
             return Poll::Pending;
         }
         if self.input.is_empty() {
             let read = ready!(Pin::new(&mut self.transport).poll_read(cx, buf));
-            if self.connection.was_cut().is_some() {
+            if self.connection.close_reason().is_some() {
                 buf.set_filled(before);
                 return Poll::Pending;
             }
@@ -277,7 +277,7 @@ impl ConnIo {
         let seen = frames.feed(&buf.filled()[before..], limits, streams.now());
         streams.set_head(frames.waits());
         if let Err(cut) = seen {
-            self.connection.cut(cut);
+            self.connection.close(cut);
             buf.set_filled(before);
             return Poll::Pending;
         }
@@ -533,12 +533,12 @@ mod tests {
     use super::*;
     use crate::{
         edge::transport::Socket,
-        runtime::{connection::Entry, listener::ListenerFacts},
+        runtime::{connection::ConnectionFacts, listener::ListenerFacts},
     };
 
     fn pair() -> (ConnIo, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let connection = Connection::new(ListenerFacts::test(), Entry::test());
+        let connection = Connection::new(ListenerFacts::test(), ConnectionFacts::test());
         let transport = Transport::Plain(Socket::unix(ours));
         (ConnIo::new(transport, Arc::new(connection)), theirs)
     }

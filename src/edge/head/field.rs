@@ -3,17 +3,17 @@
 use std::ops::Range;
 
 use super::{
-    Body, HeadLimits,
+    BodyFraming, HeadLimits,
+    byte_search::{PIECE, letters},
     line::RequestLine,
-    marks::{PIECE, letters},
-    problem::Problem,
+    problem::HeadError,
 };
 use crate::{config::model::UnderscoresConfig, routes::host_of};
 
 /// Length limit of names; longer ones are not in use.
-const LONGEST_NAME: usize = 256;
+const MAX_NAME_LEN: usize = 256;
 /// Limit on digits of a length, so that it fits a signed 64-bit number.
-const MOST_DIGITS: usize = 18;
+const MAX_DIGITS: usize = 18;
 
 /// Result of the header lines so far.
 #[derive(Debug, Default)]
@@ -22,7 +22,7 @@ pub(super) struct Fields {
     host: Option<Range<usize>>,
     length: Option<u64>,
     is_chunked: bool,
-    /// Bits of the [`Single`] headers that were present.
+    /// Bits of the [`SingletonHeader`] headers that were present.
     singles: u8,
     /// Lines to remove.
     pub(super) dropped: Vec<Range<usize>>,
@@ -32,7 +32,7 @@ pub(super) struct Fields {
 /// they use: for the client, its origin, the type of the body, or the requested range.
 #[derive(Clone, Copy, Debug)]
 #[repr(u8)]
-enum Single {
+enum SingletonHeader {
     ContentType = 1,
     Authorization = 2,
     Origin = 4,
@@ -99,10 +99,10 @@ impl Fields {
         input: &[u8],
         at: Range<usize>,
         limits: &HeadLimits,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), HeadError> {
         self.count += 1;
         if self.count > limits.header_count {
-            return Err(Problem::ManyHeaders);
+            return Err(HeadError::ManyHeaders);
         }
         let Some(length) = name_length(input, &at) else {
             return self.odd_name(&input[at.clone()], at, limits);
@@ -113,16 +113,16 @@ impl Fields {
         let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
         match (length, name[0] | 0x20) {
             (4, b'h') if is(b"host") => self.host(value, at.end),
-            (5, b'r') if is(b"range") => self.single(Single::Range),
-            (6, b'o') if is(b"origin") => self.single(Single::Origin),
+            (5, b'r') if is(b"range") => self.single(SingletonHeader::Range),
+            (6, b'o') if is(b"origin") => self.single(SingletonHeader::Origin),
             (6, b'e') if is(b"expect") => self.expect(value),
-            (7, b'r') if is(b"referer") => self.single(Single::Referer),
-            (7, b'u') if is(b"upgrade") => self.single(Single::Upgrade),
-            (12, b'c') if is(b"content-type") => self.single(Single::ContentType),
-            (13, b'a') if is(b"authorization") => self.single(Single::Authorization),
+            (7, b'r') if is(b"referer") => self.single(SingletonHeader::Referer),
+            (7, b'u') if is(b"upgrade") => self.single(SingletonHeader::Upgrade),
+            (12, b'c') if is(b"content-type") => self.single(SingletonHeader::ContentType),
+            (13, b'a') if is(b"authorization") => self.single(SingletonHeader::Authorization),
             (14, b'c') if is(b"content-length") => self.length(value),
             (17, b't') if is(b"transfer-encoding") => self.coding(value),
-            _ if length > LONGEST_NAME => Err(Problem::Name),
+            _ if length > MAX_NAME_LEN => Err(HeadError::Name),
             _ => Ok(()),
         }
     }
@@ -134,40 +134,40 @@ impl Fields {
         line: &[u8],
         at: Range<usize>,
         limits: &HeadLimits,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), HeadError> {
         let length = line
             .iter()
             .position(|byte| !is_name_byte(*byte))
             .unwrap_or(line.len());
         match line.get(length) {
-            Some(b':') if length > LONGEST_NAME || length == 0 => Err(Problem::Name),
+            Some(b':') if length > MAX_NAME_LEN || length == 0 => Err(HeadError::Name),
             Some(b':') => match limits.underscores {
                 UnderscoresConfig::Allow => Ok(()),
-                UnderscoresConfig::Refuse => Err(Problem::Underscore),
+                UnderscoresConfig::Refuse => Err(HeadError::Underscore),
                 UnderscoresConfig::Drop => {
                     self.dropped.push(at.start..at.end + 2);
                     Ok(())
                 }
             },
-            Some(b' ' | b'\t') if length == 0 => Err(Problem::Fold),
-            Some(b' ' | b'\t') => Err(Problem::SpaceAfterName),
-            _ => Err(Problem::Name),
+            Some(b' ' | b'\t') if length == 0 => Err(HeadError::Fold),
+            Some(b' ' | b'\t') => Err(HeadError::SpaceAfterName),
+            _ => Err(HeadError::Name),
         }
     }
 
-    fn single(&mut self, which: Single) -> Result<(), Problem> {
+    fn single(&mut self, which: SingletonHeader) -> Result<(), HeadError> {
         let bit = which as u8;
         if self.singles & bit != 0 {
-            return Err(Problem::Twice);
+            return Err(HeadError::Twice);
         }
         self.singles |= bit;
         Ok(())
     }
 
     /// Records the `Host` header (RFC 9112, 3.2); `end` is the end of the line.
-    fn host(&mut self, value: &[u8], end: usize) -> Result<(), Problem> {
+    fn host(&mut self, value: &[u8], end: usize) -> Result<(), HeadError> {
         if self.host.is_some() {
-            return Err(Problem::TwoHosts);
+            return Err(HeadError::TwoHosts);
         }
         let before = value.len() - value.trim_ascii_start().len();
         let host = value.trim_ascii();
@@ -178,20 +178,20 @@ impl Fields {
 
     /// Parses `Content-Length` (RFC 9112, 6.2). A list of equal lengths could be accepted as one,
     /// but no legitimate client sends it.
-    fn length(&mut self, value: &[u8]) -> Result<(), Problem> {
+    fn length(&mut self, value: &[u8]) -> Result<(), HeadError> {
         let digits = value.trim_ascii();
         if self.length.is_some() {
-            return Err(Problem::TwoLengths);
+            return Err(HeadError::TwoLengths);
         }
         if digits.contains(&b',') {
-            return Err(Problem::TwoLengths);
+            return Err(HeadError::TwoLengths);
         }
         // Some programs parse a number with a leading zero as octal.
         let is_number = matches!(digits, [b'0'] | [b'1'..=b'9', ..])
-            && digits.len() <= MOST_DIGITS
+            && digits.len() <= MAX_DIGITS
             && digits.iter().all(u8::is_ascii_digit);
         if !is_number {
-            return Err(Problem::Length);
+            return Err(HeadError::Length);
         }
         let number = digits
             .iter()
@@ -202,10 +202,10 @@ impl Fields {
 
     /// Parses `Transfer-Encoding` (RFC 9112, 6.1). If odd spaces or letters hide a coding, one
     /// program sees a chunked body and another does not.
-    fn coding(&mut self, value: &[u8]) -> Result<(), Problem> {
+    fn coding(&mut self, value: &[u8]) -> Result<(), HeadError> {
         let coding = value.strip_prefix(b" ").unwrap_or(value);
         if self.is_chunked {
-            return Err(Problem::Coding);
+            return Err(HeadError::Coding);
         }
         if !coding.eq_ignore_ascii_case(b"chunked") {
             return Err(unknown_coding(coding));
@@ -215,18 +215,18 @@ impl Fields {
     }
 
     /// Parses `Expect`. RFC 9110, 10.1.1, defines one expectation.
-    fn expect(&mut self, value: &[u8]) -> Result<(), Problem> {
-        self.single(Single::Expect)?;
+    fn expect(&mut self, value: &[u8]) -> Result<(), HeadError> {
+        self.single(SingletonHeader::Expect)?;
         if value.trim_ascii().eq_ignore_ascii_case(b"100-continue") {
             Ok(())
         } else {
-            Err(Problem::Expectation)
+            Err(HeadError::Expectation)
         }
     }
 
     /// Returns true if the client asks for another protocol or for a `100 Continue`.
     pub(super) fn wants_more(&self) -> bool {
-        self.singles & (Single::Expect as u8 | Single::Upgrade as u8) != 0
+        self.singles & (SingletonHeader::Expect as u8 | SingletonHeader::Upgrade as u8) != 0
     }
 
     /// Evaluates the headers once all lines were read.
@@ -235,25 +235,25 @@ impl Fields {
         input: &[u8],
         request: &RequestLine,
         known_host: &mut Vec<u8>,
-    ) -> Result<Body, Problem> {
+    ) -> Result<BodyFraming, HeadError> {
         if let Some(host) = &self.host {
             check_host(&input[host.clone()], known_host)?;
         }
         match (&self.host, &request.authority) {
-            (None, _) if request.is_http_11 => return Err(Problem::NoHost),
+            (None, _) if request.is_http_11 => return Err(HeadError::NoHost),
             // RFC 9112, 3.2.2, gives the target precedence, but a program that reads only `Host`
             // would see another site.
             (Some(host), Some(authority)) if input[host.clone()] != input[authority.clone()] => {
-                return Err(Problem::OtherHost);
+                return Err(HeadError::OtherHost);
             }
             _ => {}
         }
         let body = match (self.is_chunked, self.length) {
-            (true, Some(_)) => return Err(Problem::LengthAndCoding),
-            (true, None) if !request.is_http_11 => return Err(Problem::OldCoding),
-            (true, None) => Body::Chunked,
-            (false, None | Some(0)) => Body::None,
-            (false, Some(length)) => Body::Length(length),
+            (true, Some(_)) => return Err(HeadError::LengthAndCoding),
+            (true, None) if !request.is_http_11 => return Err(HeadError::OldCoding),
+            (true, None) => BodyFraming::Chunked,
+            (false, None | Some(0)) => BodyFraming::None,
+            (false, Some(length)) => BodyFraming::Length(length),
         };
         Ok(body)
     }
@@ -261,7 +261,7 @@ impl Fields {
 
 /// Checks a `Host`: one that is empty or invalid is refused (RFC 9112, 3.2).
 #[inline]
-fn check_host(host: &[u8], known: &mut Vec<u8>) -> Result<(), Problem> {
+fn check_host(host: &[u8], known: &mut Vec<u8>) -> Result<(), HeadError> {
     if host == known && !host.is_empty() {
         return Ok(());
     }
@@ -271,14 +271,14 @@ fn check_host(host: &[u8], known: &mut Vec<u8>) -> Result<(), Problem> {
             known.extend_from_slice(host);
             Ok(())
         }
-        _ => Err(Problem::Host),
+        _ => Err(HeadError::Host),
     }
 }
 
 /// Returns the problem of an unsupported transfer coding. RFC 9112, 6.1: a coding that exists but
 /// is not implemented is 501.
 #[cold]
-fn unknown_coding(value: &[u8]) -> Problem {
+fn unknown_coding(value: &[u8]) -> HeadError {
     let is_known = |coding: &[u8]| {
         ["gzip", "x-gzip", "deflate", "compress", "x-compress"]
             .iter()
@@ -295,8 +295,8 @@ fn unknown_coding(value: &[u8]) -> Problem {
         codings.pop();
     }
     if !codings.is_empty() && codings.iter().all(|coding| is_known(coding)) {
-        Problem::CodingNotImplemented
+        HeadError::CodingNotImplemented
     } else {
-        Problem::Coding
+        HeadError::Coding
     }
 }

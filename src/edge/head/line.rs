@@ -1,13 +1,13 @@
 //! Request line (RFC 9112, 3).
 
 use super::{
-    marks::{PIECE, is_plain_target},
-    problem::Problem,
+    byte_search::{PIECE, is_plain_target},
+    problem::HeadError,
 };
 use crate::routes::host_of;
 
 /// No registered method has more than 17 letters.
-const LONGEST_METHOD: usize = 32;
+const MAX_METHOD_LEN: usize = 32;
 
 /// Parts of a request line that matter for the rest of the head.
 #[derive(Debug)]
@@ -43,20 +43,20 @@ const TARGET: [u8; 256] = {
 
 impl RequestLine {
     /// Reads `METHOD SP target SP HTTP/1.x`, which begins the head.
-    pub(super) fn read(line: &[u8], longest: usize) -> Result<Self, Problem> {
+    pub(super) fn read(line: &[u8], longest: usize) -> Result<Self, HeadError> {
         if line.len() > longest {
-            return Err(Problem::LongLine);
+            return Err(HeadError::LongLine);
         }
         if line.is_empty() {
-            return Err(Problem::EmptyLine);
+            return Err(HeadError::EmptyLine);
         }
         let is_method_byte = |byte: &u8| byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_');
         let method = line
             .iter()
             .position(|byte| !is_method_byte(byte))
             .unwrap_or(line.len());
-        if method == 0 || method > LONGEST_METHOD || line.get(method) != Some(&b' ') {
-            return Err(Problem::Method);
+        if method == 0 || method > MAX_METHOD_LEN || line.get(method) != Some(&b' ') {
+            return Err(HeadError::Method);
         }
         let (method, rest) = (&line[..method], &line[method + 1..]);
         let (target, is_http_11) = match rest.split_last_chunk::<9>() {
@@ -65,7 +65,7 @@ impl RequestLine {
             _ => return Err(version_problem(rest)),
         };
         if matches!(method, b"TRACE" | b"CONNECT") {
-            return Err(Problem::MethodNotAllowed);
+            return Err(HeadError::MethodNotAllowed);
         }
         check_bytes(target)?;
         let from = method.len() + 1;
@@ -73,7 +73,7 @@ impl RequestLine {
             [b'/', ..] => None,
             b"*" if method == b"OPTIONS" => None,
             _ => {
-                let range = authority(target).ok_or(Problem::TargetForm)?;
+                let range = authority(target).ok_or(HeadError::TargetForm)?;
                 Some(from + range.start..from + range.end)
             }
         };
@@ -87,9 +87,9 @@ impl RequestLine {
 
 /// Returns the problem of a line that does not end with a supported version.
 #[cold]
-fn version_problem(rest: &[u8]) -> Problem {
+fn version_problem(rest: &[u8]) -> HeadError {
     if rest == b"* HTTP/2.0" {
-        return Problem::Http2;
+        return HeadError::Http2;
     }
     match rest.rsplit(|byte| *byte == b' ').next() {
         Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor])
@@ -98,14 +98,14 @@ fn version_problem(rest: &[u8]) -> Problem {
                 && rest.len() > b" HTTP/1.1".len()
                 && !matches!((major, minor), (b'1', b'0' | b'1')) =>
         {
-            Problem::Version
+            HeadError::Version
         }
-        _ => Problem::RequestLine,
+        _ => HeadError::RequestLine,
     }
 }
 
 #[inline]
-fn check_bytes(target: &[u8]) -> Result<(), Problem> {
+fn check_bytes(target: &[u8]) -> Result<(), HeadError> {
     let (pieces, rest) = target.as_chunks::<PIECE>();
     // The remaining bytes are checked together with some that were already checked.
     let is_plain = pieces.iter().all(is_plain_target)
@@ -119,14 +119,14 @@ fn check_bytes(target: &[u8]) -> Result<(), Problem> {
     check_one_by_one(target)
 }
 
-fn check_one_by_one(target: &[u8]) -> Result<(), Problem> {
+fn check_one_by_one(target: &[u8]) -> Result<(), HeadError> {
     let mut path = target.iter();
     let is_path_done = path.find(|byte| TARGET[usize::from(**byte)] != GOOD);
     match is_path_done.map(|byte| TARGET[usize::from(*byte)]) {
         None => Ok(()),
         Some(MARK) if path.all(|byte| TARGET[usize::from(*byte)] != BAD) => Ok(()),
-        Some(_) if target.contains(&b' ') => Err(Problem::RequestLine),
-        Some(_) => Err(Problem::TargetByte),
+        Some(_) if target.contains(&b' ') => Err(HeadError::RequestLine),
+        Some(_) => Err(HeadError::TargetByte),
     }
 }
 

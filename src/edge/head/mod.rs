@@ -7,9 +7,9 @@
 //! The scan reads each byte once, in pieces of any size, and reports an exceeded limit or an error
 //! as soon as it is visible, not at the end of the head.
 
+mod byte_search;
 mod field;
 mod line;
-mod marks;
 mod problem;
 #[cfg(test)]
 mod tests;
@@ -17,23 +17,23 @@ mod tests;
 use std::{hash::Hasher, ops::Range};
 
 use self::{
+    byte_search::{BLOCK, unprinted},
     field::Fields,
     line::RequestLine,
-    marks::{BLOCK, unprinted},
-    problem::Problem,
+    problem::HeadError,
 };
 pub(super) use self::{field::is_name_byte, problem::timeout};
 use crate::{
     config::model::UnderscoresConfig,
-    runtime::{refusal::Refusal, shortcut::Fingerprint},
+    runtime::{fast_path::Fingerprint, refusal::Refusal},
 };
 
 /// Longest target that Pingora's URI accepts, regardless of the configuration.
-const LONGEST_LINE: usize = 60 * 1024;
+const MAX_LINE_LEN: usize = 60 * 1024;
 /// Longest head that Pingora accepts.
-const LONGEST_HEAD: usize = 1_000_000;
+const MAX_HEAD_LEN: usize = 1_000_000;
 /// Number of headers that Pingora has room for, with those that the gateway adds.
-const MOST_HEADERS: usize = 200;
+const MAX_HEADERS: usize = 200;
 
 /// Limits on the size and content of a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,9 +52,9 @@ impl HeadLimits {
         underscores: UnderscoresConfig,
     ) -> Self {
         Self {
-            request_line: request_line.min(LONGEST_LINE),
-            headers: headers.min(LONGEST_HEAD),
-            header_count: header_count.min(MOST_HEADERS),
+            request_line: request_line.min(MAX_LINE_LEN),
+            headers: headers.min(MAX_HEAD_LEN),
+            header_count: header_count.min(MAX_HEADERS),
             underscores,
         }
     }
@@ -65,7 +65,7 @@ impl HeadLimits {
 pub(super) struct Head {
     /// Length including the empty line.
     pub(super) length: usize,
-    pub(super) body: Body,
+    pub(super) body: BodyFraming,
     /// Lines to remove before the head is parsed, in their order; usually none.
     pub(super) dropped: Vec<Range<usize>>,
     /// Fingerprint of a `GET` without a body, expectation or upgrade; otherwise zero.
@@ -74,7 +74,7 @@ pub(super) struct Head {
 
 /// Framing of the body after a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Body {
+pub(super) enum BodyFraming {
     None,
     Length(u64),
     Chunked,
@@ -82,7 +82,7 @@ pub(super) enum Body {
 
 /// Result of scanning the bytes so far.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Scanned {
+pub(super) enum ScanResult {
     Partial,
     Head(Head),
     Refused(Refusal),
@@ -113,16 +113,16 @@ impl Scanner {
     }
 
     /// Scans `input`, which begins with the head and holds the bytes received so far.
-    pub(super) fn scan(&mut self, input: &[u8], limits: &HeadLimits) -> Scanned {
+    pub(super) fn scan(&mut self, input: &[u8], limits: &HeadLimits) -> ScanResult {
         match self.lines(input, limits) {
-            Ok(Some(head)) => Scanned::Head(head),
-            Ok(None) => Scanned::Partial,
-            Err(problem) => Scanned::Refused(problem.refused(input)),
+            Ok(Some(head)) => ScanResult::Head(head),
+            Ok(None) => ScanResult::Partial,
+            Err(problem) => ScanResult::Refused(problem.refused(input)),
         }
     }
 
     /// Continues at `seen`, line by line, to the end of the head or of the input.
-    fn lines(&mut self, input: &[u8], limits: &HeadLimits) -> Result<Option<Head>, Problem> {
+    fn lines(&mut self, input: &[u8], limits: &HeadLimits) -> Result<Option<Head>, HeadError> {
         let mut at = self.seen;
         while at < input.len() {
             let (mut left, mut next) = special(input, at);
@@ -162,17 +162,17 @@ impl Scanner {
     }
 
     /// Evaluates the lines of the head once the empty line has arrived.
-    fn end(&mut self, input: &[u8], limits: &HeadLimits) -> Result<Head, Problem> {
+    fn end(&mut self, input: &[u8], limits: &HeadLimits) -> Result<Head, HeadError> {
         let length = self.line;
         if length > limits.headers {
-            return Err(Problem::LongHead);
+            return Err(HeadError::LongHead);
         }
         let request = self
             .request
             .as_ref()
             .expect("it was read before the fields");
         let body = self.fields.end(input, request, &mut self.known_host)?;
-        let is_plain = body == Body::None && !self.fields.wants_more();
+        let is_plain = body == BodyFraming::None && !self.fields.wants_more();
         let fingerprint = if is_plain && input.starts_with(b"GET ") {
             fingerprint(&input[..request.length], &self.known_host)
         } else {
@@ -187,25 +187,25 @@ impl Scanner {
     }
 
     /// Checks the limits early: a head that is already too long need not be complete.
-    fn check_length(&self, input: &[u8], limits: &HeadLimits) -> Result<(), Problem> {
+    fn check_length(&self, input: &[u8], limits: &HeadLimits) -> Result<(), HeadError> {
         // The CR of a line that is just short enough may be present already.
         if self.request.is_none() && input.len() > limits.request_line + 1 {
-            return Err(Problem::LongLine);
+            return Err(HeadError::LongLine);
         }
         if input.len() > limits.headers {
-            return Err(Problem::LongHead);
+            return Err(HeadError::LongHead);
         }
         Ok(())
     }
 
     /// Returns the problem of a control byte that does not end a line.
     #[cold]
-    fn stray(&self, input: &[u8], byte: u8) -> Problem {
+    fn stray(&self, input: &[u8], byte: u8) -> HeadError {
         match byte {
             // RFC 8446, 5.1: a handshake record begins with 22 and the version's 3.
-            0x16 if self.request.is_none() && input[0] == byte => Problem::Tls,
-            CR | b'\n' => Problem::BareLineEnd,
-            _ => Problem::Control,
+            0x16 if self.request.is_none() && input[0] == byte => HeadError::Tls,
+            CR | b'\n' => HeadError::BareLineEnd,
+            _ => HeadError::Control,
         }
     }
 }
@@ -247,15 +247,15 @@ pub(crate) fn check(data: &[u8]) {
     let mut scanner = Scanner::default();
     let split = usize::from(at).min(input.len());
     let mut outcome = scanner.scan(&input[..split], &limits);
-    if outcome == Scanned::Partial {
+    if outcome == ScanResult::Partial {
         outcome = scanner.scan(input, &limits);
     }
     match (&whole, &outcome) {
         // An earlier refusal has seen less of the target.
-        (Scanned::Refused(_), Scanned::Refused(_)) => {}
+        (ScanResult::Refused(_), ScanResult::Refused(_)) => {}
         _ => assert_eq!(whole, outcome),
     }
-    if let Scanned::Head(head) = whole {
+    if let ScanResult::Head(head) = whole {
         assert!(head.length <= input.len());
         assert!(input[..head.length].ends_with(b"\r\n\r\n"));
         for line in head.dropped {

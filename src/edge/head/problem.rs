@@ -12,7 +12,7 @@ const LOGGED_METHOD: usize = 32;
 
 /// Problem of a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Problem {
+pub(super) enum HeadError {
     Tls,
     Http2,
     Control,
@@ -46,7 +46,7 @@ pub(super) enum Problem {
     Timeout,
 }
 
-impl Problem {
+impl HeadError {
     /// Returns the status, and the reason word for log, metric and status page.
     fn answer(self) -> (StatusCode, &'static str) {
         let bad = StatusCode::BAD_REQUEST;
@@ -135,7 +135,7 @@ impl Problem {
 
 /// Returns the refusal of a head that took too long; `input` is the part that arrived.
 pub(in crate::edge) fn timeout(input: &[u8]) -> Refusal {
-    Problem::Timeout.refused(input)
+    HeadError::Timeout.refused(input)
 }
 
 /// Returns method and target as far as they can be read, for the log.

@@ -10,11 +10,11 @@ use tokio::io::AsyncWriteExt;
 use super::*;
 use crate::{
     edge::{
-        conn::{ConnIo, Next},
+        conn::{ConnIo, HeadWait},
         transport::{Socket, Transport},
     },
     runtime::{
-        connection::{Connection, Entry},
+        connection::{Connection, ConnectionFacts},
         listener::ListenerFacts,
     },
 };
@@ -23,14 +23,14 @@ fn limits() -> HeadLimits {
     HeadLimits::new(8 * 1024, 32 * 1024, 128, UnderscoresConfig::Drop)
 }
 
-fn scan(input: &str) -> Scanned {
+fn scan(input: &str) -> ScanResult {
     Scanner::default().scan(input.as_bytes(), &limits())
 }
 
 #[track_caller]
 fn taken(input: &str) -> Head {
     match scan(input) {
-        Scanned::Head(head) => head,
+        ScanResult::Head(head) => head,
         other => panic!("{input:?}: {other:?}"),
     }
 }
@@ -38,7 +38,7 @@ fn taken(input: &str) -> Head {
 #[track_caller]
 fn refused(input: &str) -> (u16, &'static str) {
     match scan(input) {
-        Scanned::Refused(refused) => (refused.status.as_u16(), refused.reason),
+        ScanResult::Refused(refused) => (refused.status.as_u16(), refused.reason),
         other => panic!("{input:?}: {other:?}"),
     }
 }
@@ -49,7 +49,7 @@ fn with(lines: &str) -> String {
 }
 
 #[track_caller]
-fn body_of(lines: &str) -> Body {
+fn body_of(lines: &str) -> BodyFraming {
     taken(&with(lines)).body
 }
 
@@ -57,18 +57,18 @@ fn body_of(lines: &str) -> Body {
 fn a_head_tells_where_it_ends_and_what_follows() {
     let head = "GET /a?b HTTP/1.1\r\nHost: a.test\r\n\r\n";
     let found = taken(&format!("{head}GET /next"));
-    assert_eq!((found.length, found.body), (head.len(), Body::None));
-    assert_eq!(body_of("Content-Length: 5"), Body::Length(5));
-    assert_eq!(body_of("content-length:\t 12 \t"), Body::Length(12));
-    assert_eq!(body_of("CONTENT-LENGTH:0"), Body::None);
+    assert_eq!((found.length, found.body), (head.len(), BodyFraming::None));
+    assert_eq!(body_of("Content-Length: 5"), BodyFraming::Length(5));
+    assert_eq!(body_of("content-length:\t 12 \t"), BodyFraming::Length(12));
+    assert_eq!(body_of("CONTENT-LENGTH:0"), BodyFraming::None);
     let longest = "999999999999999999";
     assert_eq!(
         body_of(&format!("Content-Length: {longest}")),
-        Body::Length(999_999_999_999_999_999)
+        BodyFraming::Length(999_999_999_999_999_999)
     );
-    assert_eq!(body_of("Transfer-Encoding: chunked"), Body::Chunked);
-    assert_eq!(body_of("transfer-encoding:Chunked"), Body::Chunked);
-    assert_eq!(body_of("X-Content-Length: 5"), Body::None);
+    assert_eq!(body_of("Transfer-Encoding: chunked"), BodyFraming::Chunked);
+    assert_eq!(body_of("transfer-encoding:Chunked"), BodyFraming::Chunked);
+    assert_eq!(body_of("X-Content-Length: 5"), BodyFraming::None);
 }
 
 #[test]
@@ -247,9 +247,9 @@ fn what_is_wrong_is_told_before_the_head_is_whole() {
     assert_eq!(refused("\r\nGET / HTTP/1.1\r\n"), (400, "bad_request"));
     let tight = HeadLimits::new(20, 60, 2, UnderscoresConfig::Drop);
     let early = |input: &str| match Scanner::default().scan(input.as_bytes(), &tight) {
-        Scanned::Refused(refused) => refused.status.as_u16(),
-        Scanned::Partial => 0,
-        Scanned::Head(_) => 200,
+        ScanResult::Refused(refused) => refused.status.as_u16(),
+        ScanResult::Partial => 0,
+        ScanResult::Head(_) => 200,
     };
     assert_eq!(early("GET /56789 HTTP/1.1\r"), 0);
     assert_eq!(early("GET /567890 HTTP/1.1\r\nHost: a\r\n\r\n"), 200);
@@ -266,7 +266,7 @@ fn what_is_wrong_is_told_before_the_head_is_whole() {
 #[test]
 fn a_refusal_tells_method_and_target_for_the_log() {
     let words = |input: &str| {
-        let Scanned::Refused(refused) = scan(input) else {
+        let ScanResult::Refused(refused) = scan(input) else {
             panic!("{input:?} is refused");
         };
         (refused.method, refused.target)
@@ -296,8 +296,8 @@ fn names_of_headers_have_one_longest_length() {
             let text = with(&format!("x{}: 1", fill.repeat(length - 1)));
             Scanner::default().scan(text.as_bytes(), &limits)
         };
-        assert!(matches!(scan(256), Scanned::Head(_)), "{fill}");
-        assert!(matches!(scan(257), Scanned::Refused(_)), "{fill}");
+        assert!(matches!(scan(256), ScanResult::Head(_)), "{fill}");
+        assert!(matches!(scan(257), ScanResult::Refused(_)), "{fill}");
     }
 }
 
@@ -308,7 +308,7 @@ fn names_with_underscores_go_as_configured() {
         let limits = HeadLimits::new(100, 1000, 10, policy);
         Scanner::default().scan(head.as_bytes(), &limits)
     };
-    let Scanned::Head(found) = with_policy(UnderscoresConfig::Drop) else {
+    let ScanResult::Head(found) = with_policy(UnderscoresConfig::Drop) else {
         panic!("it is a head");
     };
     let dropped: Vec<&str> = found
@@ -317,14 +317,14 @@ fn names_with_underscores_go_as_configured() {
         .map(|line| &head[line.clone()])
         .collect();
     assert_eq!(dropped, ["X_A: 1\r\n", "Content_Length: 5\r\n", "_: _\r\n"]);
-    assert_eq!(found.body, Body::None);
+    assert_eq!(found.body, BodyFraming::None);
     assert!(matches!(
         with_policy(UnderscoresConfig::Allow),
-        Scanned::Head(head) if head.dropped.is_empty()
+        ScanResult::Head(head) if head.dropped.is_empty()
     ));
     assert!(matches!(
         with_policy(UnderscoresConfig::Refuse),
-        Scanned::Refused(refused) if refused.reason == "bad_header"
+        ScanResult::Refused(refused) if refused.reason == "bad_header"
     ));
 }
 
@@ -334,11 +334,11 @@ fn a_head_that_drips_is_looked_at_once() {
     let mut scanner = Scanner::default();
     for end in 1..head.len() {
         let outcome = scanner.scan(&head.as_bytes()[..end], &limits());
-        assert_eq!(outcome, Scanned::Partial, "{end}");
+        assert_eq!(outcome, ScanResult::Partial, "{end}");
         assert!(scanner.seen + 1 >= end, "{end}");
     }
     let outcome = scanner.scan(head.as_bytes(), &limits());
-    assert_eq!(outcome, Scanned::Head(taken(&head)));
+    assert_eq!(outcome, ScanResult::Head(taken(&head)));
 }
 
 #[test]
@@ -351,7 +351,7 @@ fn the_next_head_begins_anew() {
     ] {
         let head = with(lines);
         let outcome = scanner.scan(head.as_bytes(), &limits());
-        assert_eq!(outcome, Scanned::Head(taken(&head)));
+        assert_eq!(outcome, ScanResult::Head(taken(&head)));
         scanner.restart();
     }
 }
@@ -391,13 +391,13 @@ fn sound() -> impl Strategy<Value = (&'static str, String, Vec<String>, &'static
 /// Returns Pingora's view of a head that was scanned: method, target, and number of headers.
 async fn read_by_pingora(head: &[u8]) -> Option<(String, Vec<u8>, usize)> {
     let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
-    let connection = Connection::new(ListenerFacts::test(), Entry::test());
+    let connection = Connection::new(ListenerFacts::test(), ConnectionFacts::test());
     let transport = Transport::Plain(Socket::unix(ours));
     let mut io = ConnIo::new(transport, Arc::new(connection));
     theirs.write_all(head).await.unwrap();
     assert!(matches!(
         io.next_head(&limits(), false).await,
-        Next::Request
+        HeadWait::Request
     ));
     let mut session = ServerSession::new_http1(Box::new(io));
     session
@@ -455,7 +455,7 @@ proptest! {
     /// Checks that a lenient parser reads an accepted head as the same lines.
     #[test]
     fn what_is_taken_is_a_head_to_others(bytes in noise()) {
-        if let Scanned::Head(head) = Scanner::default().scan(&bytes, &limits()) {
+        if let ScanResult::Head(head) = Scanner::default().scan(&bytes, &limits()) {
             let mut headers = [httparse::EMPTY_HEADER; 200];
             let mut request = httparse::Request::new(&mut headers);
             let parsed = request.parse(&bytes);

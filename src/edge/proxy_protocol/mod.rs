@@ -22,7 +22,7 @@ pub(super) enum Source {
 
 /// Reason why a connection does not begin with a valid header.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unread {
+pub(super) enum ProxyHeaderError {
     #[error("no PROXY protocol header")]
     Missing,
     #[error("the PROXY protocol header has {0}")]
@@ -35,19 +35,19 @@ pub(super) enum Unread {
 const START: usize = 12;
 
 /// Reads the header, and not one byte more.
-pub(super) async fn read(socket: &mut Socket) -> Result<Source, Unread> {
+pub(super) async fn read(socket: &mut Socket) -> Result<Source, ProxyHeaderError> {
     let mut start = [0; START];
     let mut filled = 0;
     while filled < START {
         let count = socket.read(&mut start[filled..]).await?;
         if count == 0 {
-            return Err(Unread::Missing);
+            return Err(ProxyHeaderError::Missing);
         }
         filled += count;
         // A client that begins in another way is refused at once.
         let seen = &start[..filled];
         if !v2::SIGNATURE.starts_with(seen) && !is_prefix(v1::START, seen) {
-            return Err(Unread::Missing);
+            return Err(ProxyHeaderError::Missing);
         }
     }
     if start == v2::SIGNATURE {
@@ -64,8 +64,8 @@ fn is_prefix(one: &[u8], other: &[u8]) -> bool {
 }
 
 /// Reads a line of unknown length: it peeks first, and then reads only the bytes of the line.
-async fn read_v1(socket: &mut Socket, start: &[u8]) -> Result<Source, Unread> {
-    let mut line = [0; v1::LONGEST];
+async fn read_v1(socket: &mut Socket, start: &[u8]) -> Result<Source, ProxyHeaderError> {
+    let mut line = [0; v1::MAX_LEN];
     line[..start.len()].copy_from_slice(start);
     let mut filled = start.len();
     loop {
@@ -78,14 +78,14 @@ async fn read_v1(socket: &mut Socket, start: &[u8]) -> Result<Source, Unread> {
         let own = come.iter().position(|byte| *byte == b'\n');
         let own = own.map_or(count, |end| end + 1);
         if own == 0 {
-            return Err(Unread::Missing);
+            return Err(ProxyHeaderError::Missing);
         }
         socket.read_exact(&mut line[filled..filled + own]).await?;
         filled += own;
     }
 }
 
-async fn read_v2(socket: &mut (impl AsyncRead + Unpin)) -> Result<Source, Unread> {
+async fn read_v2(socket: &mut (impl AsyncRead + Unpin)) -> Result<Source, ProxyHeaderError> {
     let mut header = [0; v2::FIXED];
     header[..START].copy_from_slice(&v2::SIGNATURE);
     socket.read_exact(&mut header[START..]).await?;
@@ -99,7 +99,7 @@ async fn read_v2(socket: &mut (impl AsyncRead + Unpin)) -> Result<Source, Unread
 /// is exactly one line, and that both versions can express an accepted client.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn check(data: &[u8]) {
-    let line = &data[..data.len().min(v1::LONGEST)];
+    let line = &data[..data.len().min(v1::MAX_LEN)];
     if let Ok(ControlFlow::Break(_)) = v1::parse(line) {
         assert!(line.starts_with(v1::START) && line.ends_with(b"\r\n"));
     }

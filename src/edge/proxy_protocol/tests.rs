@@ -31,7 +31,7 @@ fn with_checksum(header: &[u8]) -> Vec<u8> {
 
 /// Reads `bytes`, written in pieces of `piece`. Returns the result and the bytes left on the
 /// socket.
-async fn read_in(bytes: &[u8], piece: usize) -> (Result<Source, Unread>, Vec<u8>) {
+async fn read_in(bytes: &[u8], piece: usize) -> (Result<Source, ProxyHeaderError>, Vec<u8>) {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     let mut socket = Socket::unix(ours);
     let writer = async {
@@ -95,7 +95,7 @@ fn a_line_tells_the_client() {
     );
     // The longest possible line (2.1).
     let longest = b"PROXY UNKNOWN ffff:f...f:ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ffff:ffff:ffff:ffff:ffff:ffff:ff 65535 6\r\n";
-    assert_eq!(longest.len(), v1::LONGEST);
+    assert_eq!(longest.len(), v1::MAX_LEN);
     check(longest, PEER);
     check(b"PROXY UNKNOWN\r\n", PEER);
 }
@@ -129,7 +129,7 @@ fn a_line_that_is_not_exact_is_refused() {
         check(line.as_bytes(), None);
     }
     let mut endless = b"PROXY UNKNOWN ".to_vec();
-    endless.resize(v1::LONGEST - 1, b'x');
+    endless.resize(v1::MAX_LEN - 1, b'x');
     endless.extend(b"\r\n");
     check(&endless, None);
 }

@@ -6,32 +6,35 @@ use std::{
     str,
 };
 
-use super::{Source, Unread};
+use super::{ProxyHeaderError, Source};
 
 /// First bytes of every line.
 pub(super) const START: &[u8] = b"PROXY ";
 /// Length of the longest line, its end included (2.1: 107 bytes).
-pub(super) const LONGEST: usize = 107;
+pub(super) const MAX_LEN: usize = 107;
 
 /// Parses `line` as far as it has arrived. Returns [`ControlFlow::Continue`] if its end is missing.
-pub(super) fn parse(line: &[u8]) -> Result<ControlFlow<Source>, Unread> {
+pub(super) fn parse(line: &[u8]) -> Result<ControlFlow<Source>, ProxyHeaderError> {
     let Some(text) = line.strip_suffix(b"\n") else {
-        if line.len() >= LONGEST {
-            return Err(Unread::Malformed("a line without an end"));
+        if line.len() >= MAX_LEN {
+            return Err(ProxyHeaderError::Malformed("a line without an end"));
         }
         return Ok(ControlFlow::Continue(()));
     };
     let text = text.strip_suffix(b"\r");
-    let text = text.ok_or(Unread::Malformed("a line that does not end in CRLF"))?;
-    let text = text.strip_prefix(START).ok_or(Unread::Missing)?;
-    let text = str::from_utf8(text).map_err(|_| Unread::Malformed("bytes that are not UTF-8"))?;
+    let text = text.ok_or(ProxyHeaderError::Malformed(
+        "a line that does not end in CRLF",
+    ))?;
+    let text = text.strip_prefix(START).ok_or(ProxyHeaderError::Missing)?;
+    let text = str::from_utf8(text)
+        .map_err(|_| ProxyHeaderError::Malformed("bytes that are not UTF-8"))?;
     let mut words = text.split(' ');
     let source = match words.next() {
         // The rest of the line must be ignored.
         Some("UNKNOWN") => return Ok(ControlFlow::Break(Source::Peer)),
         Some("TCP4") => addresses(words, |word| word.parse::<Ipv4Addr>().ok().map(IpAddr::V4)),
         Some("TCP6") => addresses(words, |word| word.parse::<Ipv6Addr>().ok().map(IpAddr::V6)),
-        _ => return Err(Unread::Malformed("an unknown protocol")),
+        _ => return Err(ProxyHeaderError::Malformed("an unknown protocol")),
     };
     source.map(|client| ControlFlow::Break(Source::Client(client)))
 }
@@ -40,16 +43,16 @@ pub(super) fn parse(line: &[u8]) -> Result<ControlFlow<Source>, Unread> {
 fn addresses<'t>(
     words: impl Iterator<Item = &'t str>,
     address: impl Fn(&str) -> Option<IpAddr>,
-) -> Result<SocketAddr, Unread> {
+) -> Result<SocketAddr, ProxyHeaderError> {
     let words: Vec<&str> = words.take(5).collect();
     let [source, destination, source_port, destination_port] = words[..] else {
-        return Err(Unread::Malformed("too few or too many words"));
+        return Err(ProxyHeaderError::Malformed("too few or too many words"));
     };
-    let wrong = Unread::Malformed("an invalid address");
+    let wrong = ProxyHeaderError::Malformed("an invalid address");
     let (Some(source), Some(_)) = (address(source), address(destination)) else {
         return Err(wrong);
     };
-    let wrong = Unread::Malformed("an invalid port");
+    let wrong = ProxyHeaderError::Malformed("an invalid port");
     match (port(source_port), port(destination_port)) {
         (Some(port), Some(_)) => Ok(SocketAddr::new(source, port)),
         _ => Err(wrong),

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::{Source, Unread};
+use super::{ProxyHeaderError, Source};
 
 /// First bytes of every header.
 pub(super) const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
@@ -10,31 +10,31 @@ pub(super) const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 pub(super) const FIXED: usize = 16;
 /// Length limit of addresses and extensions. A client certificate, the longest extension that load
 /// balancers add, fits.
-const LONGEST: usize = 4096;
+const MAX_LEN: usize = 4096;
 /// Type of the checksum over the whole header (2.2.3: `PP2_TYPE_CRC32C`).
 const TYPE_CRC32C: u8 = 3;
 
 /// Returns the number of bytes after the fixed part.
-pub(super) fn length(fixed: &[u8]) -> Result<usize, Unread> {
+pub(super) fn length(fixed: &[u8]) -> Result<usize, ProxyHeaderError> {
     let &[.., high, low] = fixed else {
-        return Err(Unread::Missing);
+        return Err(ProxyHeaderError::Missing);
     };
     let length = usize::from(u16::from_be_bytes([high, low]));
-    if length > LONGEST {
-        return Err(Unread::Malformed("more than 4 KiB"));
+    if length > MAX_LEN {
+        return Err(ProxyHeaderError::Malformed("more than 4 KiB"));
     }
     Ok(length)
 }
 
 /// Parses a complete header.
-pub(super) fn parse(header: &[u8]) -> Result<Source, Unread> {
+pub(super) fn parse(header: &[u8]) -> Result<Source, ProxyHeaderError> {
     let Some((&[.., version_command, family, _, _], rest)) = header.split_at_checked(FIXED) else {
-        return Err(Unread::Missing);
+        return Err(ProxyHeaderError::Missing);
     };
     let is_local = match version_command {
         0x20 => true,
         0x21 => false,
-        _ => return Err(Unread::Malformed("an unknown version or command")),
+        _ => return Err(ProxyHeaderError::Malformed("an unknown version or command")),
     };
     let addresses = match family {
         0x00 => 0,
@@ -42,14 +42,16 @@ pub(super) fn parse(header: &[u8]) -> Result<Source, Unread> {
         0x11 | 0x12 => 12,
         0x21 | 0x22 => 36,
         0x31 | 0x32 => 216,
-        _ => return Err(Unread::Malformed("an unknown address family")),
+        _ => return Err(ProxyHeaderError::Malformed("an unknown address family")),
     };
     if is_local || addresses == 0 {
         // 2.2: the rest must be ignored, whatever it is.
         return Ok(Source::Peer);
     }
     let Some((addresses, extensions)) = rest.split_at_checked(addresses) else {
-        return Err(Unread::Malformed("a length too short for its addresses"));
+        return Err(ProxyHeaderError::Malformed(
+            "a length too short for its addresses",
+        ));
     };
     check_extensions(header, extensions)?;
     let client = |ip: IpAddr, port: [u8; 2]| {
@@ -73,18 +75,18 @@ pub(super) fn parse(header: &[u8]) -> Result<Source, Unread> {
 
 /// Checks the extensions after the addresses: type, length, value. Only the checksum is used, and
 /// no extension may extend beyond the header.
-fn check_extensions(header: &[u8], mut rest: &[u8]) -> Result<(), Unread> {
-    let cut_short = || Unread::Malformed("a truncated extension");
+fn check_extensions(header: &[u8], mut rest: &[u8]) -> Result<(), ProxyHeaderError> {
+    let cut_short = || ProxyHeaderError::Malformed("a truncated extension");
     while let [kind, high, low, after @ ..] = rest {
         let length = usize::from(u16::from_be_bytes([*high, *low]));
         let (value, next) = after.split_at_checked(length).ok_or_else(cut_short)?;
         if *kind == TYPE_CRC32C {
             let Ok(told) = <[u8; 4]>::try_from(value) else {
-                return Err(Unread::Malformed("an invalid checksum"));
+                return Err(ProxyHeaderError::Malformed("an invalid checksum"));
             };
             let at = header.len() - next.len() - told.len();
             if crc32c(header, at..at + told.len()) != u32::from_be_bytes(told) {
-                return Err(Unread::Malformed("a wrong checksum"));
+                return Err(ProxyHeaderError::Malformed("a wrong checksum"));
             }
         }
         rest = next;

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Access;
-use crate::{base::net::Cidr, chain::CompileCx};
+use crate::{base::net::Cidr, chain::CompileContext};
 
 /// Clients that may pass, by their address (behind `trusted_proxies`, the reported one); others get
 /// 403.
@@ -19,7 +19,7 @@ pub struct AccessConfig {
 }
 
 impl AccessConfig {
-    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<Access> {
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Access> {
         // An empty `allow` is a list that lost its entries, not a wish to let all clients pass.
         if self.allow.as_ref().is_some_and(Vec::is_empty) {
             cx.report(

@@ -8,7 +8,7 @@ use http::StatusCode;
 
 use crate::{
     base::net::CidrSet,
-    chain::{CompileCx, Exchange, Filter, FilterKind, Guard, Phases, Reply, Verdict},
+    chain::{CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply, Verdict},
 };
 
 /// The compiled filter.
@@ -25,7 +25,7 @@ impl FilterKind for Access {
     type Config = config::AccessConfig;
     type Filter = Self;
 
-    fn compile(config: config::AccessConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+    fn compile(config: config::AccessConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
         config.compile(cx)
     }
 }

@@ -1,9 +1,9 @@
 //! Clients that pass.
 
 use super::Access;
-use crate::chain::testkit::{Check, check, refused};
+use crate::chain::testkit::{FilterCheck, check, refused};
 
-fn from(check: Check, ip: &str) -> Check {
+fn from(check: FilterCheck, ip: &str) -> FilterCheck {
     check
         .client(|client| client.ip = ip.parse().unwrap())
         .get("/")

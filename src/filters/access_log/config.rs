@@ -5,14 +5,14 @@ use std::{path::Path, sync::OnceLock, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeMap};
 
-use super::{AccessLog, COUNTED, line::LineFormat, redact::Redact};
+use super::{ACCESS_LOG, AccessLog, line::LineFormat, redact::Redactor};
 use crate::{
     base::{
-        log_file::{Counts, Rotation, Target},
+        log_file::{LogMetrics, RotationPolicy, Target},
         secret,
         units::{ByteSize, Span},
     },
-    chain::CompileCx,
+    chain::CompileContext,
     config::tree::{
         Spanned,
         short::{self, Short, read_short},
@@ -22,9 +22,9 @@ use crate::{
 const STDOUT: &str = "stdout";
 const DAY: Span = Span::secs(86_400);
 const MINUTE: Span = Span::secs(60);
-const KEEP: u32 = 7;
-const MOST_ARCHIVES: u32 = 1000;
-const SMALLEST_FILE: ByteSize = ByteSize(64 * 1024);
+const DEFAULT_KEEP: u32 = 7;
+const MAX_ARCHIVES: u32 = 1000;
+const MIN_FILE_SIZE: ByteSize = ByteSize(64 * 1024);
 
 /// Access log with one line for each request.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -129,7 +129,7 @@ impl Serialize for AccessLogConfig {
 }
 
 impl AccessLogConfig {
-    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<AccessLog> {
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<AccessLog> {
         let target = self.target(cx);
         let rotation = self.rotation(cx);
         let (target, rotation) = (target?, rotation?);
@@ -137,17 +137,17 @@ impl AccessLogConfig {
         let own = cx.secret_queries.iter().map(|name| format!("={name}"));
         Some(AccessLog {
             format: self.format,
-            redact: Redact::new(self.redact.iter().cloned().chain(own)),
+            redact: Redactor::new(self.redact.iter().cloned().chain(own)),
             clock: cx.clock.clone(),
             target,
             rotation,
-            counts: Counts::new(cx.metrics, &COUNTED),
+            counts: LogMetrics::new(cx.metrics, &ACCESS_LOG),
             writer: OnceLock::new(),
         })
     }
 
     /// Returns `None` if a problem was reported.
-    fn target(&self, cx: &mut CompileCx<'_>) -> Option<Target> {
+    fn target(&self, cx: &mut CompileContext<'_>) -> Option<Target> {
         let Some(file) = &self.file else {
             return Some(Target::Stdout);
         };
@@ -201,12 +201,12 @@ impl AccessLogConfig {
     }
 
     /// Returns `None` if a problem was reported.
-    fn rotation(&self, cx: &mut CompileCx<'_>) -> Option<Rotation> {
+    fn rotation(&self, cx: &mut CompileContext<'_>) -> Option<RotationPolicy> {
         let is_stdout = self.is_stdout();
         match &self.rotate {
-            None if is_stdout => Some(Rotation::NEVER),
+            None if is_stdout => Some(RotationPolicy::NEVER),
             None => RotateConfig::default().compile(cx),
-            Some(rotate) if rotate.value.is_off => Some(Rotation::NEVER),
+            Some(rotate) if rotate.value.is_off => Some(RotationPolicy::NEVER),
             Some(rotate) if is_stdout => {
                 cx.report_at(
                     rotate.place,
@@ -230,10 +230,10 @@ impl RotateConfig {
     }
 
     fn keep(&self) -> u32 {
-        self.keep.as_ref().map_or(KEEP, |keep| keep.value)
+        self.keep.as_ref().map_or(DEFAULT_KEEP, |keep| keep.value)
     }
 
-    fn compile(&self, cx: &mut CompileCx<'_>) -> Option<Rotation> {
+    fn compile(&self, cx: &mut CompileContext<'_>) -> Option<RotationPolicy> {
         let mut is_good = true;
         let mut refuse = |place, message: String, help: &str| {
             cx.report_at(place, "edgeway::access_log::rotate", message, help);
@@ -249,27 +249,24 @@ impl RotateConfig {
             );
         }
         if let Some(size) = &self.size
-            && size.value < SMALLEST_FILE
+            && size.value < MIN_FILE_SIZE
         {
             refuse(
                 size.place,
-                format!("`size: {}` is smaller than {SMALLEST_FILE}", size.value),
+                format!("`size: {}` is smaller than {MIN_FILE_SIZE}", size.value),
                 "write a size such as `100MiB`",
             );
         }
         if let Some(keep) = &self.keep
-            && !(1..=MOST_ARCHIVES).contains(&keep.value)
+            && !(1..=MAX_ARCHIVES).contains(&keep.value)
         {
             refuse(
                 keep.place,
-                format!(
-                    "`keep: {}` is not between 1 and {MOST_ARCHIVES}",
-                    keep.value
-                ),
+                format!("`keep: {}` is not between 1 and {MAX_ARCHIVES}", keep.value),
                 "write how many old files to keep, such as `7`",
             );
         }
-        is_good.then(|| Rotation {
+        is_good.then(|| RotationPolicy {
             every: self.every().map(|Span(every): Span| -> Duration { every }),
             size: self.size.as_ref().map(|size| size.value.0),
             keep: self.keep(),

@@ -8,25 +8,25 @@ use serde_json::Value;
 
 use super::{
     escape::{put_address, put_compat, put_json, put_millis},
-    redact::Redact,
+    redact::Redactor,
 };
 use crate::{
-    base::{digits::put_number, log_file::Stamp},
-    chain::{Exchange, Facts, LogFields},
+    base::{digits::put_number, log_file::TimestampCache},
+    chain::{Exchange, LogFields, RequestFacts},
 };
 
 /// Maximum length of a logged header; longer ones are truncated, since a client could fill the disk
 /// with them.
-const LONGEST_HEADER: usize = 512;
+const MAX_HEADER_LEN: usize = 512;
 
 /// Maximum length of a logged user, as for headers; an issuer may write a claim of any length.
-const LONGEST_USER: usize = 256;
+const MAX_USER_LEN: usize = 256;
 
 /// Inputs of a line.
 pub(super) struct Line<'a> {
     pub(super) ex: &'a Exchange<'a>,
     pub(super) wall: SystemTime,
-    pub(super) redact: &'a Redact,
+    pub(super) redact: &'a Redactor,
 }
 
 /// Format of a line.
@@ -41,7 +41,7 @@ pub(super) enum LineFormat {
 }
 
 impl LineFormat {
-    pub(super) fn put(self, out: &mut Vec<u8>, stamp: &mut Stamp, line: &Line<'_>) {
+    pub(super) fn put(self, out: &mut Vec<u8>, stamp: &mut TimestampCache, line: &Line<'_>) {
         match self {
             Self::Json => line.put_json(out, stamp),
             Self::Compat => line.put_compat(out, stamp),
@@ -109,10 +109,10 @@ fn put_value(out: &mut Vec<u8>, value: &Value, put: fn(&mut Vec<u8>, &[u8])) {
 }
 
 impl Line<'_> {
-    fn put_json(&self, out: &mut Vec<u8>, stamp: &mut Stamp) {
+    fn put_json(&self, out: &mut Vec<u8>, stamp: &mut TimestampCache) {
         let (ex, facts) = (self.ex, &*self.ex.facts);
         let (path, query) = self.target();
-        let said = Said::of(ex);
+        let said = LoggedHeaders::of(ex);
         out.reserve(1024);
         out.extend_from_slice(b"{\"time\":\"");
         stamp.put_rfc3339(out, self.wall);
@@ -164,10 +164,10 @@ impl Line<'_> {
         out.extend_from_slice(b"}\n");
     }
 
-    fn put_compat(&self, out: &mut Vec<u8>, stamp: &mut Stamp) {
+    fn put_compat(&self, out: &mut Vec<u8>, stamp: &mut TimestampCache) {
         let (ex, facts) = (self.ex, &*self.ex.facts);
         let (path, query) = self.target();
-        let said = Said::of(ex);
+        let said = LoggedHeaders::of(ex);
         out.reserve(1024);
         put_address(out, facts.client.ip);
         out.extend_from_slice(b" - ");
@@ -247,13 +247,13 @@ impl Line<'_> {
 
 /// Request headers that the line repeats, found in one pass over all headers.
 #[derive(Default)]
-struct Said<'a> {
+struct LoggedHeaders<'a> {
     host: &'a [u8],
     user_agent: Option<&'a [u8]>,
     referer: Option<&'a [u8]>,
 }
 
-impl<'a> Said<'a> {
+impl<'a> LoggedHeaders<'a> {
     fn of(ex: &Exchange<'a>) -> Self {
         let mut said = Self::default();
         // The first line of each header is used.
@@ -262,7 +262,7 @@ impl<'a> Said<'a> {
             match name.as_str().as_bytes() {
                 b"host" if said.host.is_empty() => said.host = value,
                 b"user-agent" if said.user_agent.is_none() => {
-                    said.user_agent = Some(&value[..value.len().min(LONGEST_HEADER)]);
+                    said.user_agent = Some(&value[..value.len().min(MAX_HEADER_LEN)]);
                 }
                 b"referer" if said.referer.is_none() => said.referer = Some(without_query(value)),
                 _ => {}
@@ -278,9 +278,9 @@ impl<'a> Said<'a> {
 }
 
 /// Returns the proven name of the client.
-fn user(facts: &Facts) -> Option<&[u8]> {
+fn user(facts: &RequestFacts) -> Option<&[u8]> {
     let user = facts.identity.as_ref()?.user.as_deref()?.as_bytes();
-    Some(&user[..user.len().min(LONGEST_USER)])
+    Some(&user[..user.len().min(MAX_USER_LEN)])
 }
 
 /// Adds nginx' `$remote_user`. Spaces would split it into two columns.
@@ -303,10 +303,10 @@ fn without_query(referer: &[u8]) -> &[u8] {
         .iter()
         .position(|b| matches!(b, b'?' | b'#'))
         .unwrap_or(referer.len());
-    &referer[..end.min(LONGEST_HEADER)]
+    &referer[..end.min(MAX_HEADER_LEN)]
 }
 
-fn put_json_upstream(out: &mut Vec<u8>, facts: &Facts) {
+fn put_json_upstream(out: &mut Vec<u8>, facts: &RequestFacts) {
     let upstream = &facts.upstream;
     put_optional_text(out, b",\"upstream\":", upstream.name.as_deref());
     put_optional_text(out, b",\"backend\":", upstream.backend.as_deref());

@@ -16,18 +16,18 @@ use std::sync::{Arc, OnceLock};
 use self::{
     config::AccessLogConfig,
     line::{Line, LineFormat},
-    redact::Redact,
+    redact::Redactor,
 };
 use crate::{
     base::{
         clock::Clock,
-        log_file::{Counts, Kind, Rotation, Stamp, Target, User},
+        log_file::{LogKind, LogMetrics, RotationPolicy, Target, TimestampCache, WriterHandle},
     },
-    chain::{CompileCx, Exchange, Filter, FilterKind, LateFields, Phases},
+    chain::{CompileContext, Exchange, Filter, FilterKind, LateFields, Phases},
 };
 
 /// Counters of the log writer.
-const COUNTED: Kind = Kind {
+const ACCESS_LOG: LogKind = LogKind {
     name: "access log",
     written: (
         "edgeway_access_log_lines_total",
@@ -52,7 +52,7 @@ impl FilterKind for AccessLogKind {
     type Config = AccessLogConfig;
     type Filter = AccessLog;
 
-    fn compile(config: AccessLogConfig, cx: &mut CompileCx<'_>) -> Option<AccessLog> {
+    fn compile(config: AccessLogConfig, cx: &mut CompileContext<'_>) -> Option<AccessLog> {
         config.compile(cx)
     }
 }
@@ -60,14 +60,14 @@ impl FilterKind for AccessLogKind {
 /// The compiled filter.
 pub struct AccessLog {
     format: LineFormat,
-    redact: Redact,
+    redact: Redactor,
     clock: Clock,
     target: Target,
-    rotation: Rotation,
-    counts: Counts,
+    rotation: RotationPolicy,
+    counts: LogMetrics,
     /// Created by the first line: `edgeway check`, and a configuration that is refused for another
     /// reason, open no file and change no rotation.
-    writer: OnceLock<Arc<User>>,
+    writer: OnceLock<Arc<WriterHandle>>,
 }
 
 impl Filter for AccessLog {
@@ -77,7 +77,7 @@ impl Filter for AccessLog {
 
     fn on_log(&self, ex: &Exchange<'_>, late: &mut Option<LateFields>) {
         let writer = self.writer.get_or_init(|| {
-            Arc::new(User::join(
+            Arc::new(WriterHandle::join(
                 &self.target,
                 self.rotation.clone(),
                 &self.clock,
@@ -93,7 +93,8 @@ impl Filter for AccessLog {
             return writer.push(|out, stamp| self.format.put(out, stamp, &line));
         };
         let mut text = Vec::new();
-        self.format.put(&mut text, &mut Stamp::default(), &line);
+        self.format
+            .put(&mut text, &mut TimestampCache::default(), &line);
         let (writer, format) = (Arc::clone(writer), self.format);
         late.then(move |fields| writer.push(|out, _| format.put_with(out, &text, fields)));
     }

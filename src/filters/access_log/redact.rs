@@ -3,10 +3,10 @@
 use crate::base::secret;
 
 /// Longest name that is decoded; of longer names only the end is checked.
-const LONGEST_NAME: usize = 64;
+const MAX_NAME_LEN: usize = 64;
 
 /// The words, indexed by their last letters.
-pub(super) struct Redact {
+pub(super) struct Redactor {
     /// Words in lower case, grouped by their last byte.
     words: Box<[Word]>,
     /// Start and end in `words` of those with a last byte of this value, modulo 32: most names are
@@ -19,7 +19,7 @@ struct Word {
     is_whole: bool,
 }
 
-impl Redact {
+impl Redactor {
     pub(super) fn new(words: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         let mut words: Vec<Word> = words
             .into_iter()
@@ -72,7 +72,7 @@ impl Redact {
 
     /// Returns true if one of the words marks a parameter name as a secret.
     fn hides(&self, name: &[u8]) -> bool {
-        let mut decoded = [0; LONGEST_NAME];
+        let mut decoded = [0; MAX_NAME_LEN];
         let name = if name.contains(&b'%') {
             decode(name, &mut decoded)
         } else {
@@ -96,8 +96,8 @@ fn value_start(pair: &[u8]) -> Option<usize> {
 }
 
 /// Decodes `%74oken` to `token`, as the origin does. Keeps the end of a name that does not fit.
-fn decode<'a>(name: &[u8], out: &'a mut [u8; LONGEST_NAME]) -> &'a [u8] {
-    let mut at = LONGEST_NAME;
+fn decode<'a>(name: &[u8], out: &'a mut [u8; MAX_NAME_LEN]) -> &'a [u8] {
+    let mut at = MAX_NAME_LEN;
     let mut rest = name;
     while let Some((last, before)) = rest.split_last() {
         if at == 0 {
@@ -128,7 +128,7 @@ mod tests {
     #[track_caller]
     fn check(query: &str, expected: &str) {
         let mut out = Vec::new();
-        Redact::new(secret::NAMES).put(&mut out, query.as_bytes(), |out, text| {
+        Redactor::new(secret::NAMES).put(&mut out, query.as_bytes(), |out, text| {
             out.extend_from_slice(text);
         });
         assert_eq!(String::from_utf8(out).unwrap(), expected);

@@ -6,7 +6,7 @@ use super::AccessLogKind;
 use crate::{
     base::{clock::Clock, metrics::Metrics},
     chain::{
-        Class, Exchange, Facts, Filter, Protocol, RequestId, Scheme,
+        Class, Exchange, Filter, Protocol, RequestFacts, RequestId, Scheme,
         testkit::{check, refused},
     },
 };
@@ -57,7 +57,7 @@ fn line_beside(yaml: &str, secret_queries: &[String]) -> String {
     ] {
         head.insert_header(name, value).unwrap();
     }
-    let mut facts = Facts::new(clock.now());
+    let mut facts = RequestFacts::new(clock.now());
     facts.client.ip = "203.0.113.9".parse().unwrap();
     facts.client.scheme = Scheme::Https;
     facts.client.protocol = Protocol::Http2;
@@ -97,7 +97,7 @@ fn compile(yaml: &str) -> (super::AccessLog, Clock, Metrics) {
 
 fn compile_beside(yaml: &str, secret_queries: &[String]) -> (super::AccessLog, Clock, Metrics) {
     use crate::{
-        chain::{CompileCx, FilterKind as _},
+        chain::{CompileContext, FilterKind as _},
         config::{
             diagnostic::{Diagnostics, Place},
             tree,
@@ -109,7 +109,7 @@ fn compile_beside(yaml: &str, secret_queries: &[String]) -> (super::AccessLog, C
     let config = tree::read(&node, &mut diagnostics).unwrap();
     let filter = AccessLogKind::compile(
         config,
-        &mut CompileCx {
+        &mut CompileContext {
             place: Place::default(),
             route: "test",
             folder: Path::new("."),
@@ -119,8 +119,8 @@ fn compile_beside(yaml: &str, secret_queries: &[String]) -> (super::AccessLog, C
             metrics: &metrics,
             zones: &crate::zones::Zones::default(),
             shared: &crate::chain::Shared::default(),
-            work: &mut crate::chain::Work::default(),
-            beside: &mut crate::config::source::Beside::default(),
+            work: &mut crate::chain::BackgroundWork::default(),
+            beside: &mut crate::config::source::ReferencedFiles::default(),
             diagnostics: &mut diagnostics,
         },
     );
@@ -198,7 +198,7 @@ fn bare_line(format: &str, method: &str, target: &[u8]) -> String {
     let yaml = format!("{{ file: {}, format: {format} }}", path.display());
     let (filter, clock, _metrics) = compile(&yaml);
     let head = pingora::http::RequestHeader::build(method, target, None).unwrap();
-    let mut facts = Facts::new(clock.now());
+    let mut facts = RequestFacts::new(clock.now());
     let ex = Exchange {
         head: &head,
         facts: &mut facts,

@@ -13,19 +13,19 @@ use serde::{Deserialize, Serialize};
 
 use super::{ApiKey, Key, KeyLimit};
 use crate::{
-    base::{credential::ApiKeyHash, own_headers::OwnHeaders, units::Rate},
-    chain::{AuthMetrics, CompileCx},
+    base::{credential::ApiKeyHash, gateway_headers::GatewayHeaders, units::Rate},
+    chain::{AuthMetrics, CompileContext},
     config::{diagnostic::Place, tree::Spanned},
     limits::{
         gcra::Quota,
-        memory::{MAX_KEYS, Table},
+        memory::{BucketTable, DEFAULT_MAX_KEYS},
     },
 };
 
 /// Maximum size of a key file; a larger one is not a list of keys.
-const LONGEST_FILE: u64 = 8 << 20;
+const MAX_FILE_SIZE: u64 = 8 << 20;
 
-const MAKE_ONE: &str = "create a key and its line with `edgeway hash api-key NAME`";
+const CREATE_KEY_HELP: &str = "create a key and its line with `edgeway hash api-key NAME`";
 
 /// Requires an API key that was issued to a client.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -80,12 +80,12 @@ struct KeyConfig {
 }
 
 impl ApiKeyConfig {
-    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<ApiKey> {
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<ApiKey> {
         // One table for all routes: a key has one budget, on whatever route it is used.
         let counts = cx
             .zones
-            .get_or_create("api_key", || Table::new(MAX_KEYS, cx.clock));
-        let mut found = Found {
+            .get_or_create("api_key", || BucketTable::new(DEFAULT_MAX_KEYS, cx.clock));
+        let mut found = KeysFound {
             keys: HashMap::new(),
             names: HashSet::new(),
             counts,
@@ -121,7 +121,7 @@ impl ApiKeyConfig {
             cx.report(
                 "edgeway::api_key::nobody",
                 "`api_key` has no keys, so no client could pass",
-                MAKE_ONE,
+                CREATE_KEY_HELP,
             );
             return None;
         }
@@ -138,7 +138,7 @@ impl ApiKeyConfig {
             header,
             keys: found.keys,
             optional: self.optional,
-            own: OwnHeaders::new(forward.iter().cloned()),
+            own: GatewayHeaders::new(forward.iter().cloned()),
             forward,
             strip: self.strip,
             counts: found.has_limits.then_some(found.counts),
@@ -149,21 +149,21 @@ impl ApiKeyConfig {
 }
 
 /// Keys found so far.
-struct Found {
+struct KeysFound {
     keys: HashMap<u64, Vec<Key>>,
     names: HashSet<String>,
-    counts: Arc<Table>,
+    counts: Arc<BucketTable>,
     has_limits: bool,
     is_wrong: bool,
 }
 
-impl Found {
-    fn read(&mut self, file: &Spanned<PathBuf>, cx: &mut CompileCx<'_>) {
+impl KeysFound {
+    fn read(&mut self, file: &Spanned<PathBuf>, cx: &mut CompileContext<'_>) {
         let path = cx.folder.join(&file.value);
         let text = fs::metadata(&path)
             .map_err(|error| error.to_string())
             .and_then(|metadata| match metadata.len() {
-                length if length > LONGEST_FILE => Err(format!(
+                length if length > MAX_FILE_SIZE => Err(format!(
                     "it has {length} bytes, too many for a list of keys"
                 )),
                 _ => fs::read_to_string(&path).map_err(|error| error.to_string()),
@@ -172,7 +172,13 @@ impl Found {
             Ok(text) => text,
             Err(why) => {
                 let message = format!("cannot read the keys in `{}`: {why}", path.display());
-                self.wrong("edgeway::api_key::file", file.place, message, MAKE_ONE, cx);
+                self.wrong(
+                    "edgeway::api_key::file",
+                    file.place,
+                    message,
+                    CREATE_KEY_HELP,
+                    cx,
+                );
                 return;
             }
         };
@@ -202,13 +208,19 @@ impl Found {
                 }
                 _ => {
                     let message = format!("{at}expected `NAME HASH` or `NAME HASH RATE`");
-                    self.wrong("edgeway::api_key::line", file.place, message, MAKE_ONE, cx);
+                    self.wrong(
+                        "edgeway::api_key::line",
+                        file.place,
+                        message,
+                        CREATE_KEY_HELP,
+                        cx,
+                    );
                 }
             }
         }
     }
 
-    fn add(&mut self, key: KeyConfig, place: Place, at: &str, cx: &mut CompileCx<'_>) {
+    fn add(&mut self, key: KeyConfig, place: Place, at: &str, cx: &mut CompileContext<'_>) {
         let shown = key.name.escape_debug().to_string();
         let header = HeaderValue::from_str(&key.name);
         let header = header.ok().filter(|_| !key.name.is_empty());
@@ -274,7 +286,7 @@ impl Found {
         place: Place,
         message: String,
         help: &'static str,
-        cx: &mut CompileCx<'_>,
+        cx: &mut CompileContext<'_>,
     ) {
         self.is_wrong = true;
         cx.report_at(place, code, message, help);

@@ -13,20 +13,20 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::{
-    base::{clock::Clock, credential::ApiKeyHash, own_headers::OwnHeaders},
+    base::{clock::Clock, credential::ApiKeyHash, gateway_headers::GatewayHeaders},
     chain::{
-        AuthMetrics, CompileCx, Exchange, Filter, FilterKind, Guard, Outcome, Phases, Refusal,
+        AuthMetrics, CompileContext, Exchange, Filter, FilterKind, Guard, Outcome, Phases, Refusal,
         Reply, RequestChanges, Verdict,
     },
     limits::{
         gcra::{Decision, Quota},
         key::Key as Place,
-        memory::Table,
+        memory::BucketTable,
     },
 };
 
 /// Longest key that can be valid.
-const LONGEST: usize = 512;
+const MAX_KEY_LEN: usize = 512;
 
 const BEARER: &[u8] = b"Bearer ";
 
@@ -40,10 +40,10 @@ pub struct ApiKey {
     optional: bool,
     forward: Option<HeaderName>,
     /// Headers that no client may send.
-    own: OwnHeaders,
+    own: GatewayHeaders,
     strip: bool,
     /// Uses of each key, if any key has a rate.
-    counts: Option<Arc<Table>>,
+    counts: Option<Arc<BucketTable>>,
     clock: Clock,
     challenge: HeaderValue,
     metrics: AuthMetrics,
@@ -66,7 +66,7 @@ struct KeyLimit {
 
 /// Key presented by a request.
 #[derive(Clone, Copy)]
-enum Shown<'a> {
+enum PresentedKey<'a> {
     Nothing,
     /// A value that cannot be a valid key.
     Malformed,
@@ -74,14 +74,14 @@ enum Shown<'a> {
 }
 
 /// Name of the key that let the request pass, for the backend.
-struct Known(HeaderValue);
+struct VerifiedKey(HeaderValue);
 
 impl FilterKind for ApiKey {
     const NAME: &'static str = "api_key";
     type Config = config::ApiKeyConfig;
     type Filter = Self;
 
-    fn compile(config: config::ApiKeyConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+    fn compile(config: config::ApiKeyConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
         config.compile(cx)
     }
 }
@@ -107,16 +107,18 @@ impl Filter for ApiKey {
         let shown = self.shown(ex);
         let shown = match (shown, self.find(shown)) {
             (_, Some(key)) => format!("has the key `{}`", key.name),
-            (Shown::Nothing, _) if self.optional => "has no key, and needs none".to_owned(),
-            (Shown::Nothing, _) => format!("has no key in `{}`: 401", self.header),
-            (Shown::Malformed | Shown::Key(_), None) => "has an unknown key: 401".to_owned(),
+            (PresentedKey::Nothing, _) if self.optional => "has no key, and needs none".to_owned(),
+            (PresentedKey::Nothing, _) => format!("has no key in `{}`: 401", self.header),
+            (PresentedKey::Malformed | PresentedKey::Key(_), None) => {
+                "has an unknown key: 401".to_owned()
+            }
         };
         vec![format!("this request {shown}")]
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
         let shown = self.shown(ex);
-        let is_nothing = matches!(shown, Shown::Nothing);
+        let is_nothing = matches!(shown, PresentedKey::Nothing);
         let Some(key) = self.find(shown) else {
             if is_nothing && self.optional {
                 return Verdict::Next;
@@ -143,7 +145,7 @@ impl Filter for ApiKey {
         }
         self.metrics.count(Outcome::Passed);
         if self.forward.is_some() {
-            ex.facts.put(Known(key.header.clone()));
+            ex.facts.put(VerifiedKey(key.header.clone()));
         }
         let identity = ex.facts.identity_mut();
         identity.api_key = Some(Arc::clone(&key.name));
@@ -162,7 +164,7 @@ impl Filter for ApiKey {
         }
         self.own.strip(headers);
         if let Some(name) = &self.forward
-            && let Some(Known(key)) = ex.facts.slot()
+            && let Some(VerifiedKey(key)) = ex.facts.slot()
         {
             headers.insert(name.clone(), key.clone());
         }
@@ -170,28 +172,30 @@ impl Filter for ApiKey {
 }
 
 impl ApiKey {
-    fn shown<'e>(&self, ex: &'e Exchange<'_>) -> Shown<'e> {
+    fn shown<'e>(&self, ex: &'e Exchange<'_>) -> PresentedKey<'e> {
         let mut values = ex.head.headers.get_all(&self.header).iter();
         let Some(value) = values.next() else {
-            return Shown::Nothing;
+            return PresentedKey::Nothing;
         };
         let mut key = value.as_bytes();
         if self.is_bearer {
             match key.split_at_checked(BEARER.len()) {
                 Some((scheme, rest)) if scheme.eq_ignore_ascii_case(BEARER) => key = rest,
                 // Credentials of another scheme, which this filter does not accept.
-                _ => return Shown::Malformed,
+                _ => return PresentedKey::Malformed,
             }
         }
         let key = key.trim_ascii();
-        if values.next().is_some() || key.is_empty() || key.len() > LONGEST {
-            return Shown::Malformed;
+        if values.next().is_some() || key.is_empty() || key.len() > MAX_KEY_LEN {
+            return PresentedKey::Malformed;
         }
-        Shown::Key(key)
+        PresentedKey::Key(key)
     }
 
-    fn find(&self, shown: Shown<'_>) -> Option<&Key> {
-        let Shown::Key(key) = shown else { return None };
+    fn find(&self, shown: PresentedKey<'_>) -> Option<&Key> {
+        let PresentedKey::Key(key) = shown else {
+            return None;
+        };
         let hash = ApiKeyHash::of(key);
         let found = self.keys.get(&hash.bucket())?;
         found.iter().find(|known| known.hash.is(&hash))

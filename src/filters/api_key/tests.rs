@@ -3,7 +3,7 @@
 use super::ApiKey;
 use crate::{
     base::credential::ApiKeyHash,
-    chain::testkit::{Check, check, refused},
+    chain::testkit::{FilterCheck, check, refused},
 };
 
 const KEY: &str = "ek_partner-partner-partner";
@@ -12,7 +12,7 @@ fn hash(key: &str) -> String {
     ApiKeyHash::of(key.as_bytes()).to_string()
 }
 
-fn known(rest: &str) -> Check {
+fn known(rest: &str) -> FilterCheck {
     let hash = hash(KEY);
     check::<ApiKey>(&format!(
         "{{ keys: [{{ name: partner, hash: '{hash}' }}], {rest} }}"
@@ -20,7 +20,7 @@ fn known(rest: &str) -> Check {
 }
 
 #[track_caller]
-fn status(check: Check, headers: &[(&str, &str)]) -> u16 {
+fn status(check: FilterCheck, headers: &[(&str, &str)]) -> u16 {
     check.send("GET", "/", headers, &[]).last().status
 }
 

@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use crate::{
     base::{
         credential::PasswordHash,
-        recent::{Fingerprint, Recent},
-        turns::Turns,
+        fair_queue::FairQueue,
+        recent_values::{Fingerprint, RecentValues},
     },
     zones::Zone,
 };
@@ -22,11 +22,11 @@ use crate::{
 /// Time for which successful credentials need no new comparison.
 const REMEMBERED: Duration = Duration::from_mins(5);
 /// Maximum number of remembered credentials.
-const MOST: usize = 16_384;
+const MAX_REMEMBERED: usize = 16_384;
 
 /// Result of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Compared {
+pub(super) enum ComparisonResult {
     Right,
     Wrong,
     /// Too many comparisons are waiting.
@@ -34,7 +34,7 @@ pub(super) enum Compared {
 }
 
 /// Credentials to compare.
-pub(super) struct Asked<'a> {
+pub(super) struct Credentials<'a> {
     pub(super) shown: Fingerprint,
     pub(super) hash: &'a Arc<PasswordHash>,
     pub(super) password: Vec<u8>,
@@ -45,25 +45,25 @@ pub(super) struct Asked<'a> {
 }
 
 /// Comparisons of all routes and clients. Outlives reloads and is private to this filter.
-pub(super) struct Checks {
+pub(super) struct Comparisons {
     /// Time at which credentials were last found right.
-    known: Recent<Instant>,
-    turns: Arc<Turns>,
+    known: RecentValues<Instant>,
+    turns: Arc<FairQueue>,
     /// Credentials being compared; requests with the same credentials wait for the result.
-    in_flight: Mutex<HashMap<Fingerprint, Arc<Comparison>>>,
+    in_flight: Mutex<HashMap<Fingerprint, Arc<PendingComparison>>>,
 }
 
 /// Result of one comparison, once it is over.
-type Comparison = tokio::sync::Mutex<Option<Compared>>;
+type PendingComparison = tokio::sync::Mutex<Option<ComparisonResult>>;
 
 /// A participant in the comparison of some credentials; the last one to leave removes it.
-struct Joined<'a> {
-    checks: &'a Checks,
+struct Participant<'a> {
+    checks: &'a Comparisons,
     shown: Fingerprint,
-    comparison: Arc<Comparison>,
+    comparison: Arc<PendingComparison>,
 }
 
-impl Drop for Joined<'_> {
+impl Drop for Participant<'_> {
     fn drop(&mut self) {
         let mut in_flight = self.checks.in_flight.lock();
         // The map holds one reference and this participant another.
@@ -73,21 +73,21 @@ impl Drop for Joined<'_> {
     }
 }
 
-impl Zone for Checks {}
+impl Zone for Comparisons {}
 
-impl Default for Checks {
+impl Default for Comparisons {
     fn default() -> Self {
         // Half of the cores: the others continue to serve.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
-            known: Recent::new(MOST),
-            turns: Turns::new((cores / 2).max(1)),
+            known: RecentValues::new(MAX_REMEMBERED),
+            turns: FairQueue::new((cores / 2).max(1)),
             in_flight: Mutex::default(),
         }
     }
 }
 
-impl Checks {
+impl Comparisons {
     /// Returns a keyed hash of these credentials and this list of users, which reveals neither.
     pub(super) fn fingerprint(&self, list: &[u8], name: &str, password: &[u8]) -> Fingerprint {
         self.known.fingerprint([list, name.as_bytes(), password])
@@ -98,10 +98,10 @@ impl Checks {
     ///
     /// For an unknown user (`is_somebody` is false) the comparison takes as long, and success is
     /// not remembered: a fast second response would reveal another user's password.
-    pub(super) async fn verify(&self, asked: Asked<'_>) -> Compared {
-        let Asked { shown, now, .. } = asked;
+    pub(super) async fn verify(&self, asked: Credentials<'_>) -> ComparisonResult {
+        let Credentials { shown, now, .. } = asked;
         if self.is_known(shown, now) {
-            return Compared::Right;
+            return ComparisonResult::Right;
         }
         let joined = self.join(shown);
         let mut outcome = joined.comparison.lock().await;
@@ -110,7 +110,7 @@ impl Checks {
             return compared;
         }
         let Some(turn) = self.turns.next(asked.client).await else {
-            return Compared::Busy;
+            return ComparisonResult::Busy;
         };
         let hash = Arc::clone(asked.hash);
         let password = asked.password;
@@ -123,22 +123,22 @@ impl Checks {
         let compared = match compared.await {
             Ok(true) if asked.is_somebody => {
                 self.known.insert(shown, now);
-                Compared::Right
+                ComparisonResult::Right
             }
-            Ok(_) => Compared::Wrong,
+            Ok(_) => ComparisonResult::Wrong,
             Err(error) => {
                 log::warn!(error:%; "password not verified");
-                Compared::Wrong
+                ComparisonResult::Wrong
             }
         };
         *outcome = Some(compared);
         compared
     }
 
-    fn join(&self, shown: Fingerprint) -> Joined<'_> {
+    fn join(&self, shown: Fingerprint) -> Participant<'_> {
         let mut in_flight = self.in_flight.lock();
         let comparison = Arc::clone(in_flight.entry(shown).or_default());
-        Joined {
+        Participant {
             checks: self,
             shown,
             comparison,
@@ -161,8 +161,12 @@ mod tests {
         Arc::new(text.parse().unwrap())
     }
 
-    fn asked<'a>(shown: Fingerprint, hash: &'a Arc<PasswordHash>, password: &[u8]) -> Asked<'a> {
-        Asked {
+    fn asked<'a>(
+        shown: Fingerprint,
+        hash: &'a Arc<PasswordHash>,
+        password: &[u8],
+    ) -> Credentials<'a> {
+        Credentials {
             shown,
             hash,
             password: password.to_vec(),
@@ -174,7 +178,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_leaves_frees_no_turn_before_its_comparison_is_over() {
-        let checks = Checks::default();
+        let checks = Comparisons::default();
         let turns = checks.turns.free();
         let (hash, shown) = (hash(10), checks.fingerprint(b"", "alice", b"x"));
         let compared = checks.verify(asked(shown, &hash, b"x"));
@@ -189,11 +193,11 @@ mod tests {
 
     #[tokio::test]
     async fn the_same_credentials_are_compared_once() {
-        let checks = Checks::default();
+        let checks = Comparisons::default();
         let hash = hash(8);
         for (password, expected) in [
-            (&b"x"[..], Compared::Wrong),
-            (b"wonderland", Compared::Right),
+            (&b"x"[..], ComparisonResult::Wrong),
+            (b"wonderland", ComparisonResult::Right),
         ] {
             let shown = checks.fingerprint(b"", "alice", password);
             // Far more requests than one address has a share for.
@@ -206,11 +210,14 @@ mod tests {
 
     #[tokio::test]
     async fn somebodys_password_is_not_remembered_for_nobody() {
-        let checks = Checks::default();
+        let checks = Comparisons::default();
         let hash = hash(4);
         let shown = checks.fingerprint(b"", "carol", b"wonderland");
-        for (is_somebody, expected) in [(false, Compared::Wrong), (true, Compared::Right)] {
-            let asked = Asked {
+        for (is_somebody, expected) in [
+            (false, ComparisonResult::Wrong),
+            (true, ComparisonResult::Right),
+        ] {
+            let asked = Credentials {
                 is_somebody,
                 ..asked(shown, &hash, b"wonderland")
             };

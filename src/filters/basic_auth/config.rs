@@ -11,15 +11,15 @@ use http::HeaderValue;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{BasicAuth, User, check::Checks};
+use super::{BasicAuth, User, check::Comparisons};
 use crate::{
-    base::{credential::PasswordHash, own_headers::OwnHeaders, secret::Secret},
-    chain::{AuthMetrics, CompileCx},
+    base::{credential::PasswordHash, gateway_headers::GatewayHeaders, secret::Secret},
+    chain::{AuthMetrics, CompileContext},
     config::{diagnostic::Place, tree::Spanned},
 };
 
 /// Maximum size of a user file; a larger one is not a list of users.
-const LONGEST_FILE: u64 = 8 << 20;
+const MAX_FILE_SIZE: u64 = 8 << 20;
 
 /// Requires a user's name and password (RFC 7617).
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -55,8 +55,8 @@ impl Default for BasicAuthConfig {
 }
 
 impl BasicAuthConfig {
-    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<BasicAuth> {
-        let mut list = List {
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<BasicAuth> {
+        let mut list = UsersFound {
             users: HashMap::new(),
             is_right: true,
         };
@@ -83,12 +83,12 @@ impl BasicAuthConfig {
             );
             return None;
         }
-        let checks = cx.zones.get_or_create("basic_auth", Checks::default);
+        let checks = cx.zones.get_or_create("basic_auth", Comparisons::default);
         Some(BasicAuth {
             list: Arc::from(list.fingerprint()),
             users: list.users,
             challenge: challenge?,
-            own: OwnHeaders::new(forward.iter().cloned()),
+            own: GatewayHeaders::new(forward.iter().cloned()),
             forward,
             strip: self.strip,
             checks,
@@ -99,13 +99,13 @@ impl BasicAuthConfig {
 }
 
 /// Users found so far.
-struct List {
+struct UsersFound {
     users: HashMap<Box<str>, User>,
     is_right: bool,
 }
 
-impl List {
-    fn read(&mut self, file: &Spanned<PathBuf>, cx: &mut CompileCx<'_>) {
+impl UsersFound {
+    fn read(&mut self, file: &Spanned<PathBuf>, cx: &mut CompileContext<'_>) {
         let path = cx.folder.join(&file.value);
         let text = match text_of(&path) {
             Ok(text) => text,
@@ -140,7 +140,7 @@ impl List {
         }
     }
 
-    fn add(&mut self, name: &str, hash: &str, place: Place, at: &str, cx: &mut CompileCx<'_>) {
+    fn add(&mut self, name: &str, hash: &str, place: Place, at: &str, cx: &mut CompileContext<'_>) {
         let shown = name.escape_debug();
         if name.is_empty() || HeaderValue::from_str(name).is_err() || name.contains(':') {
             self.is_right = false;
@@ -196,7 +196,7 @@ impl List {
 
 fn text_of(path: &Path) -> Result<String, String> {
     let length = fs::metadata(path).map_err(|e| e.to_string())?.len();
-    if length > LONGEST_FILE {
+    if length > MAX_FILE_SIZE {
         return Err(format!(
             "it has {length} bytes, too many for a list of users"
         ));
@@ -205,7 +205,7 @@ fn text_of(path: &Path) -> Result<String, String> {
 }
 
 /// Builds `Basic realm="…"` with the charset in which names and passwords are read.
-fn challenge(realm: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<HeaderValue> {
+fn challenge(realm: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<HeaderValue> {
     let quoted = realm.value.replace('\\', "\\\\").replace('"', "\\\"");
     let value = format!("Basic realm=\"{quoted}\", charset=\"UTF-8\"");
     let Ok(value) = HeaderValue::try_from(value) else {

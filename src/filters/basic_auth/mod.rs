@@ -14,19 +14,19 @@ use std::{collections::HashMap, sync::Arc};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use self::check::{Asked, Checks, Compared};
+use self::check::{ComparisonResult, Comparisons, Credentials};
 use crate::{
-    base::{clock::Clock, credential::PasswordHash, own_headers::OwnHeaders},
+    base::{clock::Clock, credential::PasswordHash, gateway_headers::GatewayHeaders},
     chain::{
-        AuthMetrics, BoxFuture, CompileCx, Exchange, Filter, FilterKind, Guard, Outcome, Phases,
-        Refusal, RequestChanges, Verdict,
+        AuthMetrics, BoxFuture, CompileContext, Exchange, Filter, FilterKind, Guard, Outcome,
+        Phases, Refusal, RequestChanges, Verdict,
     },
 };
 
 const INVALID: &str = "basic_auth_invalid";
 
 /// Longest credentials that can be valid.
-const LONGEST: usize = 1024;
+const MAX_CREDENTIALS_LEN: usize = 1024;
 
 /// The compiled filter.
 pub struct BasicAuth {
@@ -36,9 +36,9 @@ pub struct BasicAuth {
     challenge: HeaderValue,
     forward: Option<HeaderName>,
     /// Headers that no client may send.
-    own: OwnHeaders,
+    own: GatewayHeaders,
     strip: bool,
-    checks: Arc<Checks>,
+    checks: Arc<Comparisons>,
     clock: Clock,
     metrics: AuthMetrics,
 }
@@ -49,14 +49,14 @@ struct User {
 }
 
 /// User that this filter let pass, for the backend.
-struct Known(HeaderValue);
+struct VerifiedUser(HeaderValue);
 
 impl FilterKind for BasicAuth {
     const NAME: &'static str = "basic_auth";
     type Config = config::BasicAuthConfig;
     type Filter = Self;
 
-    fn compile(config: config::BasicAuthConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+    fn compile(config: config::BasicAuthConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
         config.compile(cx)
     }
 }
@@ -82,7 +82,7 @@ impl Filter for BasicAuth {
         let shown = match credentials(ex) {
             Ok(Some((user, _))) => format!("has credentials of `{}`", user.escape_debug()),
             Ok(None) => "has no credentials: 401".to_owned(),
-            Err(Malformed) => "has malformed credentials: 401".to_owned(),
+            Err(MalformedCredentials) => "has malformed credentials: 401".to_owned(),
         };
         vec![format!(
             "{} users configured; this request {shown}",
@@ -105,7 +105,7 @@ impl Filter for BasicAuth {
         }
         self.own.strip(headers);
         if let Some(name) = &self.forward
-            && let Some(Known(user)) = ex.facts.slot()
+            && let Some(VerifiedUser(user)) = ex.facts.slot()
         {
             headers.insert(name.clone(), user.clone());
         }
@@ -117,7 +117,7 @@ impl BasicAuth {
         let (name, password) = match credentials(ex) {
             Ok(Some(shown)) => shown,
             Ok(None) => return self.refuse(ex, Outcome::Missing, "basic_auth_missing", None),
-            Err(Malformed) => return self.refuse(ex, Outcome::Invalid, INVALID, None),
+            Err(MalformedCredentials) => return self.refuse(ex, Outcome::Invalid, INVALID, None),
         };
         let user = self.users.get(name.as_str());
         // An unknown name takes as much time as a wrong password, so response times do not reveal
@@ -130,7 +130,7 @@ impl BasicAuth {
         };
         let now = self.clock.now();
         let shown = self.checks.fingerprint(&self.list, &name, &password);
-        let asked = Asked {
+        let asked = Credentials {
             shown,
             hash,
             password,
@@ -139,12 +139,12 @@ impl BasicAuth {
             now,
         };
         match self.checks.verify(asked).await {
-            Compared::Right => {}
-            Compared::Wrong => {
+            ComparisonResult::Right => {}
+            ComparisonResult::Wrong => {
                 let known = user.map(|user| &*user.name);
                 return self.refuse(ex, Outcome::Invalid, INVALID, known);
             }
-            Compared::Busy => {
+            ComparisonResult::Busy => {
                 let refusal = Refusal::new(Outcome::Unavailable, "basic_auth_busy")
                     .detail("Too many passwords are being verified.")
                     .retry_after(1);
@@ -156,7 +156,7 @@ impl BasicAuth {
             if self.forward.is_some()
                 && let Ok(value) = HeaderValue::from_str(&user.name)
             {
-                ex.facts.put(Known(value));
+                ex.facts.put(VerifiedUser(value));
             }
             ex.facts.identity_mut().user = Some(Arc::clone(&user.name));
         }
@@ -179,29 +179,31 @@ impl BasicAuth {
 }
 
 /// Error for an `Authorization` header that holds no user name and password.
-struct Malformed;
+struct MalformedCredentials;
 
 /// Returns name and password as the client sent them; `None` if it sent none.
-fn credentials(ex: &Exchange<'_>) -> Result<Option<(String, Vec<u8>)>, Malformed> {
+fn credentials(ex: &Exchange<'_>) -> Result<Option<(String, Vec<u8>)>, MalformedCredentials> {
     let mut values = ex.head.headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = values.next() else {
         return Ok(None);
     };
-    let text = value.to_str().map_err(|_| Malformed)?;
-    if values.next().is_some() || text.len() > LONGEST {
-        return Err(Malformed);
+    let text = value.to_str().map_err(|_| MalformedCredentials)?;
+    if values.next().is_some() || text.len() > MAX_CREDENTIALS_LEN {
+        return Err(MalformedCredentials);
     }
-    let (scheme, encoded) = text.split_once(' ').ok_or(Malformed)?;
+    let (scheme, encoded) = text.split_once(' ').ok_or(MalformedCredentials)?;
     if !scheme.eq_ignore_ascii_case("basic") {
-        return Err(Malformed);
+        return Err(MalformedCredentials);
     }
-    let mut name = STANDARD.decode(encoded.trim()).map_err(|_| Malformed)?;
+    let mut name = STANDARD
+        .decode(encoded.trim())
+        .map_err(|_| MalformedCredentials)?;
     let colon = name
         .iter()
         .position(|byte| *byte == b':')
-        .ok_or(Malformed)?;
+        .ok_or(MalformedCredentials)?;
     let password = name.split_off(colon + 1);
     name.truncate(colon);
-    let name = String::from_utf8(name).map_err(|_| Malformed)?;
+    let name = String::from_utf8(name).map_err(|_| MalformedCredentials)?;
     Ok(Some((name, password)))
 }

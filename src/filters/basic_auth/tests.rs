@@ -3,14 +3,14 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use super::BasicAuth;
-use crate::chain::testkit::{Check, check, refused};
+use crate::chain::testkit::{FilterCheck, check, refused};
 
 /// Returns the fastest hash possible: the tests are about everything else.
 fn hash(password: &str) -> String {
     bcrypt::hash(password, 4).unwrap()
 }
 
-fn known(rest: &str) -> Check {
+fn known(rest: &str) -> FilterCheck {
     let (alice, bob) = (hash("wonderland"), hash("builder:é"));
     check::<BasicAuth>(&format!(
         "{{ users: {{ alice: '{alice}', bob: '{bob}' }}, {rest} }}"

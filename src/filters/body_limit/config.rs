@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::BodyLimit;
 use crate::{
     base::units::{ByteSize, UnitError},
-    chain::CompileCx,
+    chain::CompileContext,
     config::tree::short::{self, Short, read_short},
 };
 
@@ -65,7 +65,7 @@ impl Serialize for BodyLimitConfig {
 }
 
 impl BodyLimitConfig {
-    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<BodyLimit> {
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<BodyLimit> {
         // In some products 0 means "no limit", in others "no body": report it.
         if self.max.0 == 0 {
             cx.report(

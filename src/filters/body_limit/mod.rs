@@ -11,7 +11,7 @@ use http::{StatusCode, header};
 
 use crate::{
     base::http::has,
-    chain::{CompileCx, Exchange, Filter, FilterKind, Guard, Phases, Reply, Verdict},
+    chain::{CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply, Verdict},
 };
 
 /// The compiled filter.
@@ -21,7 +21,7 @@ pub struct BodyLimit {
 }
 
 /// Bytes received so far of a body without a `Content-Length`.
-struct Received(u64);
+struct ReceivedBytes(u64);
 
 impl FilterKind for BodyLimit {
     const NAME: &'static str = "body_limit";
@@ -29,7 +29,7 @@ impl FilterKind for BodyLimit {
     type Config = config::BodyLimitConfig;
     type Filter = Self;
 
-    fn compile(config: config::BodyLimitConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+    fn compile(config: config::BodyLimitConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
         config.compile(cx)
     }
 }
@@ -44,7 +44,7 @@ impl Filter for BodyLimit {
     }
 
     fn guard_alone(&self) -> Option<Arc<dyn Filter>> {
-        Some(Arc::new(Announced(Self { max: self.max })))
+        Some(Arc::new(AnnouncedLimit(Self { max: self.max })))
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
@@ -70,11 +70,11 @@ impl Filter for BodyLimit {
             return Verdict::Next;
         }
         let length = chunk.len() as u64;
-        let received = if let Some(received) = ex.facts.slot_mut::<Received>() {
+        let received = if let Some(received) = ex.facts.slot_mut::<ReceivedBytes>() {
             received.0 += length;
             received.0
         } else {
-            ex.facts.put(Received(length));
+            ex.facts.put(ReceivedBytes(length));
             length
         };
         if received > self.max {
@@ -86,9 +86,9 @@ impl Filter for BodyLimit {
 
 /// The limit for requests that another route takes. Their body is not counted, so they must declare
 /// its length.
-struct Announced(BodyLimit);
+struct AnnouncedLimit(BodyLimit);
 
-impl Filter for Announced {
+impl Filter for AnnouncedLimit {
     fn phases(&self) -> Phases {
         Phases::REQUEST
     }

@@ -1,9 +1,9 @@
 //! Limits of body sizes.
 
 use super::BodyLimit;
-use crate::chain::testkit::{Check, check, refused};
+use crate::chain::testkit::{FilterCheck, check, refused};
 
-fn post(check: Check, headers: &[(&str, &str)], chunks: &[usize]) -> Check {
+fn post(check: FilterCheck, headers: &[(&str, &str)], chunks: &[usize]) -> FilterCheck {
     let body: Vec<Vec<u8>> = chunks.iter().map(|length| vec![b'x'; *length]).collect();
     let body: Vec<&[u8]> = body.iter().map(Vec::as_slice).collect();
     check.send("POST", "/", headers, &body)

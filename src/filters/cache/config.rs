@@ -9,17 +9,17 @@ use crate::{
     base::units::{ByteSize, Percent, Rate, Span},
     cache::{
         Cache,
-        names::{self, Names},
+        name_set::{self, NameSet},
         nextjs::{self, PageCache},
-        policy::Rules,
-        route::{ClientDirectives, KeyRules, Mode, Policy, Query, TagTemplate},
+        policy::CacheRules,
+        route::{ClientDirectives, KeyRules, Mode, Query, RouteCachePolicy, TagTemplate},
     },
-    chain::CompileCx,
+    chain::CompileContext,
     config::tree::{
         Spanned,
         short::{self, Short, read_short},
     },
-    limits::{gcra::Quota, key::KeyItem, memory::Table},
+    limits::{gcra::Quota, key::KeyItem, memory::BucketTable},
 };
 
 /// Maximum number of addresses counted at once.
@@ -153,7 +153,7 @@ impl ClientDirectivesConfig {
 
     /// Returns `None` if an error was reported.
     #[expect(clippy::option_option, reason = "an error, off, or on")]
-    fn compile(&self, cx: &mut CompileCx<'_>) -> Option<Option<ClientDirectives>> {
+    fn compile(&self, cx: &mut CompileContext<'_>) -> Option<Option<ClientDirectives>> {
         let Spanned { value: rate, place } = self.per_address;
         let Some(quota) = Quota::new(rate.count, rate.per, rate.count) else {
             cx.report_at(
@@ -165,8 +165,9 @@ impl ClientDirectivesConfig {
             return None;
         };
         let counts = || {
-            cx.zones
-                .get_or_create("cache client_directives", || Table::new(MAX_KEYS, cx.clock))
+            cx.zones.get_or_create("cache client_directives", || {
+                BucketTable::new(MAX_KEYS, cx.clock)
+            })
         };
         let on = || ClientDirectives::new(quota, counts(), cx.route);
         Some(self.enabled.then(on))
@@ -187,11 +188,11 @@ impl Short for ClientDirectivesConfig {
         /// apply.
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
-        struct Written {
+        struct CacheMapping {
             enabled: Option<bool>,
             per_address: Option<Spanned<Rate>>,
         }
-        let written = Written::deserialize(d)?;
+        let written = CacheMapping::deserialize(d)?;
         let mut config = Self::new(written.enabled.unwrap_or(true));
         if let Some(rate) = written.per_address {
             config.per_address = rate;
@@ -266,7 +267,7 @@ impl Serialize for RouteCacheConfig {
 }
 
 impl RouteCacheConfig {
-    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<Policy> {
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<RouteCachePolicy> {
         // Without a cache, the `cache` section was refused, which is reported already.
         let cache = cx.shared.get::<Cache>();
         let memory = cache.as_ref().map_or(u64::MAX, |cache| cache.memory());
@@ -291,7 +292,7 @@ impl RouteCacheConfig {
             );
             return None;
         }
-        let plain = Rules {
+        let plain = CacheRules {
             ttl: self.ttl.as_ref().map(|ttl| ttl.value.0),
             force: self.force,
             by_status,
@@ -299,10 +300,10 @@ impl RouteCacheConfig {
             stale_while_revalidate: self.stale_while_revalidate.map(|span| span.0),
             stale_if_error: self.stale_if_error.map(|span| span.0),
             stale_despite_s_maxage: self.mode == ModeConfig::App,
-            ..Rules::default()
+            ..CacheRules::default()
         };
         let preset = nextjs::rules_for_next();
-        let nextjs = Rules {
+        let nextjs = CacheRules {
             stale_if_error: plain.stale_if_error.or(preset.stale_if_error),
             stale_while_revalidate: plain
                 .stale_while_revalidate
@@ -314,7 +315,7 @@ impl RouteCacheConfig {
             stale_despite_s_maxage: preset.stale_despite_s_maxage,
             ..plain.clone()
         };
-        Some(Policy {
+        Some(RouteCachePolicy {
             mode: match self.mode {
                 ModeConfig::App => Mode::App,
                 ModeConfig::Strict => Mode::Strict,
@@ -329,8 +330,8 @@ impl RouteCacheConfig {
             key,
             bypass: self.bypass.into_iter().map(|item| item.value).collect(),
             anonymous: match &self.anonymous_cookies {
-                Some(names) => Names::new(names.iter().map(String::as_str)),
-                None => Names::new(names::ANALYTICS.iter().copied()),
+                Some(names) => NameSet::new(names.iter().map(String::as_str)),
+                None => NameSet::new(name_set::ANALYTICS.iter().copied()),
             },
             max_object: self
                 .max_object
@@ -346,7 +347,7 @@ impl RouteCacheConfig {
         })
     }
 
-    fn by_status(&self, cx: &mut CompileCx<'_>) -> Option<Vec<(u16, Duration)>> {
+    fn by_status(&self, cx: &mut CompileContext<'_>) -> Option<Vec<(u16, Duration)>> {
         let mut by_status = Vec::new();
         let mut is_good = true;
         for (status, span) in &self.by_status {
@@ -367,7 +368,7 @@ impl RouteCacheConfig {
         is_good.then_some(by_status)
     }
 
-    fn tags(&self, cx: &mut CompileCx<'_>) -> Option<Box<[TagTemplate]>> {
+    fn tags(&self, cx: &mut CompileContext<'_>) -> Option<Box<[TagTemplate]>> {
         let mut tags = Vec::new();
         for tag in &self.tags {
             match TagTemplate::parse(&tag.value) {
@@ -383,14 +384,14 @@ impl RouteCacheConfig {
         (tags.len() == self.tags.len()).then(|| tags.into())
     }
 
-    fn key(&self, cx: &mut CompileCx<'_>) -> Option<KeyRules> {
+    fn key(&self, cx: &mut CompileContext<'_>) -> Option<KeyRules> {
         let KeyConfig {
             query,
             ignore_query,
             pass_unkeyed,
             by,
         } = &self.key;
-        let ignored = || Names::new(ignore_query.iter().map(String::as_str));
+        let ignored = || NameSet::new(ignore_query.iter().map(String::as_str));
         let query = match query {
             Some(only) if !ignore_query.is_empty() => {
                 cx.report_at(
@@ -402,7 +403,7 @@ impl RouteCacheConfig {
                 );
                 return None;
             }
-            Some(only) => Query::Only(Names::new(only.value.iter().map(String::as_str))),
+            Some(only) => Query::Only(NameSet::new(only.value.iter().map(String::as_str))),
             None if ignore_query.is_empty() => Query::All,
             None => Query::Without(ignored()),
         };
@@ -421,7 +422,7 @@ impl RouteCacheConfig {
         })
     }
 
-    fn warn_of_force(&self, cx: &mut CompileCx<'_>) -> Option<()> {
+    fn warn_of_force(&self, cx: &mut CompileContext<'_>) -> Option<()> {
         if self.ttl.is_none() && self.by_status.is_empty() {
             cx.report(
                 "edgeway::cache::force",

@@ -13,9 +13,9 @@ use http::{HeaderName, HeaderValue, response};
 use crate::{
     cache::{
         policy::{self, CacheStatus, Forward, Served},
-        route::{Policy, SURROGATE_CONTROL, TAGS},
+        route::{RouteCachePolicy, SURROGATE_CONTROL, TAGS},
     },
-    chain::{CacheFacts, CacheOutcome, CompileCx, Exchange, Filter, FilterKind, Phases},
+    chain::{CacheFacts, CacheOutcome, CompileContext, Exchange, Filter, FilterKind, Phases},
 };
 
 const X_CACHE_STATUS: HeaderName = HeaderName::from_static("x-cache-status");
@@ -23,7 +23,7 @@ const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// The compiled filter.
 pub struct Cache {
-    policy: Arc<Policy>,
+    policy: Arc<RouteCachePolicy>,
 }
 
 impl FilterKind for Cache {
@@ -31,7 +31,7 @@ impl FilterKind for Cache {
     type Config = config::RouteCacheConfig;
     type Filter = Self;
 
-    fn compile(config: config::RouteCacheConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+    fn compile(config: config::RouteCacheConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
         let policy = Arc::new(config.compile(cx)?);
         Some(Self { policy })
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ClientCert, Subject};
 use crate::{
-    chain::{AuthMetrics, CompileCx},
+    chain::{AuthMetrics, CompileContext},
     config::tree::{OneOrMany, Spanned},
 };
 
@@ -29,7 +29,7 @@ pub struct ClientCertConfig {
 }
 
 impl ClientCertConfig {
-    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<ClientCert> {
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<ClientCert> {
         let subjects: Vec<_> = self.subject.0.iter().map(|s| subject(s, cx)).collect();
         let fingerprints = self.fingerprint.0.iter().map(|f| fingerprint(f, cx));
         let fingerprints: Vec<_> = fingerprints.collect();
@@ -41,7 +41,7 @@ impl ClientCertConfig {
     }
 }
 
-fn subject(written: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<Subject> {
+fn subject(written: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Subject> {
     const CODE: &str = "edgeway::client_cert::subject";
     let text = written.value.as_str();
     if let Some(pattern) = text.strip_prefix('~') {
@@ -78,7 +78,7 @@ fn whole(pattern: &str) -> Result<Regex, regex::Error> {
         .build()
 }
 
-fn fingerprint(written: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<Box<str>> {
+fn fingerprint(written: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Box<str>> {
     let digits: String = written.value.chars().filter(|c| *c != ':').collect();
     if digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Some(digits.to_ascii_lowercase().into());

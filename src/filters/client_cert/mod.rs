@@ -13,7 +13,7 @@ use http::{HeaderValue, StatusCode};
 use regex::bytes::Regex;
 
 use crate::chain::{
-    AuthMetrics, Certificate, CompileCx, Exchange, Filter, FilterKind, Guard, Outcome, Phases,
+    AuthMetrics, Certificate, CompileContext, Exchange, Filter, FilterKind, Guard, Outcome, Phases,
     Reply, Verdict,
 };
 
@@ -38,7 +38,7 @@ impl FilterKind for ClientCert {
     type Config = config::ClientCertConfig;
     type Filter = Self;
 
-    fn compile(config: config::ClientCertConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+    fn compile(config: config::ClientCertConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
         config.compile(cx)
     }
 }

@@ -7,12 +7,12 @@ use http::HeaderValue;
 use super::ClientCert;
 use crate::chain::{
     Certificate, ClientCertificate,
-    testkit::{Check, check, refused},
+    testkit::{FilterCheck, check, refused},
 };
 
 const ANN: (&str, &str) = ("CN=ann,O=Example", "ab");
 
-fn with(check: Check, certificate: Option<(&str, &str)>) -> Check {
+fn with(check: FilterCheck, certificate: Option<(&str, &str)>) -> FilterCheck {
     check
         .client(|client| {
             client.certificate = certificate.map_or(Certificate::Absent, |(subject, byte)| {

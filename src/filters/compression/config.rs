@@ -6,12 +6,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{
-    Coder, Compression, Offer,
-    types::{self, Types},
+    Compression, CompressionRules, Offer,
+    types::{self, MediaTypes},
 };
 use crate::{
     base::{encoding::Encoding, units::ByteSize},
-    chain::CompileCx,
+    chain::CompileContext,
     config::{
         diagnostic::closest,
         tree::{
@@ -116,7 +116,7 @@ impl Serialize for CompressionConfig {
 }
 
 impl CompressionConfig {
-    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<Compression> {
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Compression> {
         // All three report their problems before the first failure counts.
         let encodings = self.encodings(cx);
         let levels_are_good = self.levels.check(cx);
@@ -127,7 +127,7 @@ impl CompressionConfig {
             .collect();
         let types = types?;
         levels_are_good.then(|| Compression {
-            coder: Arc::new(Coder {
+            coder: Arc::new(CompressionRules {
                 offered,
                 min_size: self.min_size.0,
                 types,
@@ -135,7 +135,7 @@ impl CompressionConfig {
         })
     }
 
-    fn encodings(&self, cx: &mut CompileCx<'_>) -> Option<Vec<Encoding>> {
+    fn encodings(&self, cx: &mut CompileContext<'_>) -> Option<Vec<Encoding>> {
         let mut encodings = Vec::new();
         let mut is_good = true;
         for written in &self.encodings {
@@ -173,9 +173,9 @@ impl CompressionConfig {
         is_good.then_some(encodings)
     }
 
-    fn types(&self, cx: &mut CompileCx<'_>) -> Option<Types> {
+    fn types(&self, cx: &mut CompileContext<'_>) -> Option<MediaTypes> {
         let written = &self.types;
-        match Types::of(written.iter().map(|text| text.value.as_str())) {
+        match MediaTypes::of(written.iter().map(|text| text.value.as_str())) {
             Ok(types) => Some(types),
             Err(errors) => {
                 for (index, help) in errors {
@@ -216,7 +216,7 @@ impl LevelsConfig {
         }
     }
 
-    fn check(&self, cx: &mut CompileCx<'_>) -> bool {
+    fn check(&self, cx: &mut CompileContext<'_>) -> bool {
         let mut is_good = true;
         for encoding in Encoding::ALL {
             let (least, mut most) = encoding.levels().into_inner();

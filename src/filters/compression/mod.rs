@@ -13,17 +13,17 @@ use std::{any::Any, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, response};
 
-use self::types::Types;
+use self::types::MediaTypes;
 use crate::{
     base::{
-        encoding::{Accepted, Encoder, Encoding},
+        encoding::{AcceptedEncodings, Encoder, Encoding},
         http::{
-            Weakened, begins_with, content_length, decimal, has_token, list, list_of, varies_by,
+            WeakenedTag, begins_with, content_length, decimal, has_token, list, list_of, varies_by,
             weakened,
         },
         metrics::{IntCounter, Metrics},
     },
-    chain::{CompileCx, Exchange, Filter, FilterKind, Phases, Protocol, RequestChanges},
+    chain::{CompileContext, Exchange, Filter, FilterKind, Phases, Protocol, RequestChanges},
 };
 
 const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
@@ -31,7 +31,7 @@ const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
 const ACCEPT_ENCODING: HeaderValue = HeaderValue::from_static("Accept-Encoding");
 
 /// Headers that describe the bytes as the origin sent them: their length, ranges and digests.
-const OF_THE_PLAIN_BYTES: [HeaderName; 6] = [
+const PLAIN_BYTES_HEADERS: [HeaderName; 6] = [
     header::CONTENT_LENGTH,
     header::ACCEPT_RANGES,
     HeaderName::from_static("content-md5"),
@@ -44,16 +44,16 @@ const OF_THE_PLAIN_BYTES: [HeaderName; 6] = [
 /// The compiled filter.
 #[derive(Debug)]
 pub struct Compression {
-    coder: Arc<Coder>,
+    coder: Arc<CompressionRules>,
 }
 
 /// Rules for compression. The cache uses them too: it stores encoded forms of its responses.
 #[derive(Debug)]
-pub struct Coder {
+pub struct CompressionRules {
     /// Codings on offer, in order of preference.
     offered: Box<[Offer]>,
     min_size: u64,
-    types: Types,
+    types: MediaTypes,
 }
 
 /// A content coding on offer.
@@ -67,7 +67,7 @@ pub struct Offer {
 }
 
 /// Response body being encoded, in its slot of the exchange.
-struct Stream {
+struct EncodedStream {
     /// `None` after the end of the body, or after an error.
     encoder: Option<Encoder>,
     /// Index of the offer.
@@ -75,7 +75,7 @@ struct Stream {
 }
 
 /// Decision about a response.
-enum Fate<'a> {
+enum CompressionDecision<'a> {
     /// The response is not compressed for any client.
     Untouched,
     /// The response is compressed for other clients, not for this one.
@@ -89,7 +89,7 @@ impl FilterKind for Compression {
     type Config = config::CompressionConfig;
     type Filter = Self;
 
-    fn compile(config: config::CompressionConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+    fn compile(config: config::CompressionConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
         config.compile(cx)
     }
 }
@@ -119,25 +119,25 @@ impl Filter for Compression {
             return;
         }
         // A response that was started and then replaced by a reply leaves its stream behind.
-        ex.facts.take::<Stream>();
+        ex.facts.take::<EncodedStream>();
         if head.status == StatusCode::NOT_MODIFIED {
             self.coder.confirm(ex, head);
             return;
         }
         let (index, offer) = match self.coder.fate(ex, head) {
-            Fate::Untouched => return,
-            Fate::Plain => {
+            CompressionDecision::Untouched => return,
+            CompressionDecision::Plain => {
                 add_vary(&mut head.headers);
                 return;
             }
-            Fate::Coded(index, offer) => (index, offer),
+            CompressionDecision::Coded(index, offer) => (index, offer),
         };
         // A response to HEAD has the headers of the response to GET, and no body to compress.
         let has_body = ex.head.method != Method::HEAD;
         if has_body {
             let length = content_length(&head.headers);
             match Encoder::new(offer.encoding, offer.level, length) {
-                Ok(encoder) => ex.facts.put(Stream {
+                Ok(encoder) => ex.facts.put(EncodedStream {
                     encoder: Some(encoder),
                     offer: index,
                 }),
@@ -155,7 +155,7 @@ impl Filter for Compression {
     }
 
     fn on_response_body(&self, ex: &mut Exchange<'_>, chunk: &mut Option<Bytes>, end: bool) {
-        let Some(stream) = ex.facts.slot_mut::<Stream>() else {
+        let Some(stream) = ex.facts.slot_mut::<EncodedStream>() else {
             return;
         };
         let input = chunk.take().unwrap_or_default();
@@ -186,7 +186,7 @@ impl Filter for Compression {
     }
 }
 
-impl Coder {
+impl CompressionRules {
     /// Returns the coding in which this client gets a compressible response, if any.
     pub fn choose(&self, ex: &Exchange<'_>) -> Option<&Offer> {
         self.chosen(ex).map(|(_, offer)| offer)
@@ -202,13 +202,13 @@ impl Coder {
         may_code
     }
 
-    fn fate(&self, ex: &Exchange<'_>, head: &response::Parts) -> Fate<'_> {
+    fn fate(&self, ex: &Exchange<'_>, head: &response::Parts) -> CompressionDecision<'_> {
         if !self.may_code(head.status, &head.headers) {
-            return Fate::Untouched;
+            return CompressionDecision::Untouched;
         }
         match self.chosen(ex) {
-            Some((index, offer)) => Fate::Coded(index, offer),
-            None => Fate::Plain,
+            Some((index, offer)) => CompressionDecision::Coded(index, offer),
+            None => CompressionDecision::Plain,
         }
     }
 
@@ -218,7 +218,7 @@ impl Coder {
             return None;
         }
         let offered = self.offered.iter().map(|offer| offer.encoding);
-        let encoding = Accepted::of(request).choose(offered)?;
+        let encoding = AcceptedEncodings::of(request).choose(offered)?;
         // HTTP/1.0 has no chunked coding. A range refers to the plain bytes, even if the origin
         // responded with all of them.
         if ex.facts.client.protocol == Protocol::Http10
@@ -287,8 +287,8 @@ impl Coder {
             return;
         }
         let weak = match head.headers.get(header::ETAG).map(weakened) {
-            Some(Weakened::Weak(weak)) => Some(weak),
-            Some(Weakened::Already | Weakened::Malformed) | None => None,
+            Some(WeakenedTag::Weak(weak)) => Some(weak),
+            Some(WeakenedTag::Already | WeakenedTag::Malformed) | None => None,
         };
         let weak = weak.filter(|weak| {
             list_of(&ex.head.headers, &header::IF_NONE_MATCH).any(|tag| tag == weak.as_bytes())
@@ -370,7 +370,7 @@ impl Offer {
     /// Sets the headers of the compressed response.
     pub fn announce(&self, headers: &mut HeaderMap, is_chunked: bool) {
         headers.insert(header::CONTENT_ENCODING, self.content_encoding.clone());
-        for name in &OF_THE_PLAIN_BYTES {
+        for name in &PLAIN_BYTES_HEADERS {
             headers.remove(name);
         }
         if is_chunked {
@@ -379,13 +379,13 @@ impl Offer {
         add_vary(headers);
         // RFC 9110, 8.8.1: one tag for several codings is a weak one.
         match headers.get(header::ETAG).map(weakened) {
-            Some(Weakened::Weak(tag)) => {
+            Some(WeakenedTag::Weak(tag)) => {
                 headers.insert(header::ETAG, tag);
             }
-            Some(Weakened::Malformed) => {
+            Some(WeakenedTag::Malformed) => {
                 headers.remove(header::ETAG);
             }
-            Some(Weakened::Already) | None => {}
+            Some(WeakenedTag::Already) | None => {}
         }
     }
 }

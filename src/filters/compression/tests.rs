@@ -8,7 +8,7 @@ use crate::{
     },
     chain::{
         Protocol,
-        testkit::{Answer, Check, check, refused},
+        testkit::{FilterCheck, TestResponse, check, refused},
     },
 };
 
@@ -24,29 +24,29 @@ fn page() -> Vec<u8> {
 
 /// Checks the filter before a backend that sends [`page`] as HTML, with more headers.
 #[track_caller]
-fn html(yaml: &str, headers: &[(&str, &str)]) -> Check {
+fn html(yaml: &str, headers: &[(&str, &str)]) -> FilterCheck {
     typed(yaml, "text/html; charset=utf-8", headers)
 }
 
 #[track_caller]
-fn typed(yaml: &str, content_type: &str, headers: &[(&str, &str)]) -> Check {
+fn typed(yaml: &str, content_type: &str, headers: &[(&str, &str)]) -> FilterCheck {
     let mut all = vec![("Content-Type", content_type), ("Content-Length", "4096")];
     all.extend_from_slice(headers);
     check::<Compression>(yaml).backend(200, &all, &[&page()])
 }
 
-fn get(check: Check, accept: &str) -> Check {
+fn get(check: FilterCheck, accept: &str) -> FilterCheck {
     check.send("GET", "/", &[("Accept-Encoding", accept)], &[])
 }
 
-fn coding(answer: &Answer) -> Option<&str> {
+fn coding(answer: &TestResponse) -> Option<&str> {
     answer
         .headers
         .get("content-encoding")
         .map(|value| value.to_str().unwrap())
 }
 
-fn vary(answer: &Answer) -> Vec<&str> {
+fn vary(answer: &TestResponse) -> Vec<&str> {
     answer
         .headers
         .get_all("vary")
@@ -296,7 +296,7 @@ fn head_has_the_head_of_get_and_no_body() {
 #[test]
 fn ranges_old_clients_and_no_transform_get_plain_bytes_that_vary() {
     let accept = ("Accept-Encoding", "gzip");
-    let http10 = |check: Check| check.client(|client| client.protocol = Protocol::Http10);
+    let http10 = |check: FilterCheck| check.client(|client| client.protocol = Protocol::Http10);
     for check in [
         html("{}", &[]).send("GET", "/", &[accept, ("Range", "bytes=0-9")], &[]),
         html("{}", &[]).send(

@@ -37,7 +37,7 @@ const EVENTS: &[u8] = b"text/event-stream";
 
 /// A list of media types, each with at most one `*`.
 #[derive(Debug)]
-pub(super) struct Types(Box<[Pattern]>);
+pub(super) struct MediaTypes(Box<[Pattern]>);
 
 #[derive(Debug)]
 enum Pattern {
@@ -46,7 +46,7 @@ enum Pattern {
     Wild(Box<str>, Box<str>),
 }
 
-impl Types {
+impl MediaTypes {
     /// Parses a list; each error has the index of its entry.
     pub(super) fn of<'a>(
         list: impl IntoIterator<Item = &'a str>,

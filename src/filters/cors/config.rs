@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Allowed, Cors, is_header_name, joined};
 use crate::{
     base::{origin::OriginPattern, units::Span},
-    chain::CompileCx,
+    chain::CompileContext,
     config::tree::Spanned,
 };
 
@@ -48,7 +48,7 @@ fn max_age() -> Span {
 const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
 
 impl CorsConfig {
-    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<Cors> {
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Cors> {
         let allowed = self.allowed(cx);
         let methods = list_of_methods(&self.methods, cx);
         let headers = list_of_headers(self.headers.as_deref(), cx);
@@ -63,7 +63,7 @@ impl CorsConfig {
         })
     }
 
-    fn allowed(&self, cx: &mut CompileCx<'_>) -> Option<Allowed> {
+    fn allowed(&self, cx: &mut CompileContext<'_>) -> Option<Allowed> {
         const CODE: &str = "edgeway::cors::origin";
         if self.origins.is_empty() {
             cx.report(
@@ -107,7 +107,7 @@ impl CorsConfig {
         })
     }
 
-    fn anybody(&self, any: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<Allowed> {
+    fn anybody(&self, any: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Allowed> {
         if self.credentials.value {
             cx.report_at(
                 self.credentials.place,
@@ -130,7 +130,10 @@ impl CorsConfig {
     }
 }
 
-fn list_of_methods(methods: &[Spanned<String>], cx: &mut CompileCx<'_>) -> Option<HeaderValue> {
+fn list_of_methods(
+    methods: &[Spanned<String>],
+    cx: &mut CompileContext<'_>,
+) -> Option<HeaderValue> {
     let mut is_good = true;
     for method in methods {
         let upper = method.value.to_ascii_uppercase();
@@ -156,7 +159,7 @@ fn list_of_methods(methods: &[Spanned<String>], cx: &mut CompileCx<'_>) -> Optio
 #[expect(clippy::option_option, reason = "absent and wrong are two things")]
 fn list_of_headers(
     names: Option<&[Spanned<String>]>,
-    cx: &mut CompileCx<'_>,
+    cx: &mut CompileContext<'_>,
 ) -> Option<Option<HeaderValue>> {
     let Some(names) = names else {
         return Some(None);

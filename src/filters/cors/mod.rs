@@ -12,13 +12,13 @@ use crate::{
         http::varies_by,
         origin::{Origin, OriginPattern},
     },
-    chain::{CompileCx, Exchange, Filter, FilterKind, Phases, Reply, Verdict},
+    chain::{CompileContext, Exchange, Filter, FilterKind, Phases, Reply, Verdict},
 };
 
 const ANY: HeaderValue = HeaderValue::from_static("*");
 const TRUE: HeaderValue = HeaderValue::from_static("true");
 const ORIGIN: HeaderValue = HeaderValue::from_static("Origin");
-const OF_A_PREFLIGHT: HeaderValue =
+const PREFLIGHT_VARY: HeaderValue =
     HeaderValue::from_static("Access-Control-Request-Method, Access-Control-Request-Headers");
 
 /// The compiled filter.
@@ -52,7 +52,7 @@ impl FilterKind for Cors {
     type Config = config::CorsConfig;
     type Filter = Self;
 
-    fn compile(config: config::CorsConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+    fn compile(config: config::CorsConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
         config.compile(cx)
     }
 }
@@ -71,14 +71,14 @@ impl Filter for Cors {
         if self.permission(&ex.head.headers).is_none() {
             return Reply::refuse(StatusCode::FORBIDDEN, "cors")
                 .detail("Pages of this origin are not allowed to send such requests.")
-                .header(header::VARY, OF_A_PREFLIGHT)
+                .header(header::VARY, PREFLIGHT_VARY)
                 .into();
         }
         let asked = ex.header(&header::ACCESS_CONTROL_REQUEST_HEADERS);
         let mut reply = Reply::empty(StatusCode::NO_CONTENT)
             .header(header::ACCESS_CONTROL_ALLOW_METHODS, self.methods.clone())
             .header(header::ACCESS_CONTROL_MAX_AGE, self.max_age.clone())
-            .header(header::VARY, OF_A_PREFLIGHT);
+            .header(header::VARY, PREFLIGHT_VARY);
         if let Some(headers) = self.headers.as_ref().or(asked) {
             reply = reply.header(header::ACCESS_CONTROL_ALLOW_HEADERS, headers.clone());
         }

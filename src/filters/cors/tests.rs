@@ -1,21 +1,21 @@
 //! Permissions to read, and to send requests that need a preflight.
 
 use super::Cors;
-use crate::chain::testkit::{Answer, Check, check, refused};
+use crate::chain::testkit::{FilterCheck, TestResponse, check, refused};
 
 const SHOP: &str = "{ origins: [https://shop.test, 'http://localhost:3000'] }";
 
-fn get(check: Check, origin: &str) -> Check {
+fn get(check: FilterCheck, origin: &str) -> FilterCheck {
     check.send("GET", "/", &[("Origin", origin)], &[])
 }
 
-fn preflight(check: Check, origin: &str, more: &[(&str, &str)]) -> Check {
+fn preflight(check: FilterCheck, origin: &str, more: &[(&str, &str)]) -> FilterCheck {
     let mut headers = vec![("Origin", origin), ("Access-Control-Request-Method", "PUT")];
     headers.extend_from_slice(more);
     check.send("OPTIONS", "/", &headers, &[])
 }
 
-fn all<'a>(answer: &'a Answer, name: &str) -> Vec<&'a str> {
+fn all<'a>(answer: &'a TestResponse, name: &str) -> Vec<&'a str> {
     answer
         .headers
         .get_all(name)
@@ -24,7 +24,7 @@ fn all<'a>(answer: &'a Answer, name: &str) -> Vec<&'a str> {
         .collect()
 }
 
-fn allowed(answer: &Answer) -> Vec<&str> {
+fn allowed(answer: &TestResponse) -> Vec<&str> {
     all(answer, "access-control-allow-origin")
 }
 

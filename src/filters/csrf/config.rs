@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::Csrf;
 use crate::{
     base::origin::OriginPattern,
-    chain::CompileCx,
+    chain::CompileContext,
     config::tree::{
         Spanned,
         short::{self, Short, read_short},
@@ -51,7 +51,7 @@ impl Serialize for CsrfConfig {
 }
 
 impl CsrfConfig {
-    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<Csrf> {
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Csrf> {
         let mut origins = Vec::with_capacity(self.origins.len());
         for origin in &self.origins {
             match OriginPattern::parse(&origin.value) {

@@ -13,7 +13,8 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use crate::{
     base::origin::{Origin, OriginPattern},
     chain::{
-        CompileCx, Exchange, Filter, FilterKind, Guard, Phases, Reply, Verdict, host::public_host,
+        CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply, Verdict,
+        host::public_host,
     },
 };
 
@@ -32,7 +33,7 @@ impl FilterKind for Csrf {
     type Config = config::CsrfConfig;
     type Filter = Self;
 
-    fn compile(config: config::CsrfConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+    fn compile(config: config::CsrfConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
         config.compile(cx)
     }
 }

@@ -3,7 +3,7 @@
 use super::Csrf;
 use crate::chain::{
     Scheme,
-    testkit::{Check, check, refused},
+    testkit::{FilterCheck, check, refused},
 };
 
 const HOST: (&str, &str) = ("Host", "shop.test");
@@ -18,7 +18,7 @@ fn post(yaml: &str, headers: &[(&str, &str)]) -> u16 {
         .status
 }
 
-fn https(check: Check) -> Check {
+fn https(check: FilterCheck) -> FilterCheck {
     check.client(|client| client.scheme = Scheme::Https)
 }
 

@@ -9,9 +9,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::{Cache, ForwardAuth, gate::Gates};
 use crate::{
     base::{
-        fetch::Fetch, own_headers::OwnHeaders, recent::Recent, secret::without_query, units::Span,
+        fetch::Fetch, gateway_headers::GatewayHeaders, recent_values::RecentValues,
+        secret::without_query, units::Span,
     },
-    chain::{AuthMetrics, CompileCx},
+    chain::{AuthMetrics, CompileContext},
     config::tree::{
         Spanned,
         short::{self, Short, read_short},
@@ -19,14 +20,14 @@ use crate::{
 };
 
 const DEADLINE: Span = Span::secs(1);
-const LONGEST_DEADLINE: Span = Span::secs(30);
-const LONGEST_CACHE: Span = Span::secs(300);
+const MAX_DEADLINE: Span = Span::secs(30);
+const MAX_CACHE_TTL: Span = Span::secs(300);
 const IN_FLIGHT: u32 = 128;
-const MOST_IN_FLIGHT: u32 = 10_000;
+const MAX_IN_FLIGHT: u32 = 10_000;
 /// Maximum number of verdicts remembered by each filter.
 const REMEMBERED: usize = 4096;
 /// Headers that the gateway itself sets in the request to the service.
-const ASKED: [&str; 8] = [
+const GATEWAY_HEADERS: [&str; 8] = [
     "x-forwarded-method",
     "x-forwarded-proto",
     "x-forwarded-host",
@@ -125,7 +126,7 @@ impl Serialize for ForwardAuthConfig {
 }
 
 impl ForwardAuthConfig {
-    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<ForwardAuth> {
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<ForwardAuth> {
         let url = self.uri(cx);
         let sent = self.sent(cx);
         let copied = names(&self.copy, cx);
@@ -148,12 +149,12 @@ impl ForwardAuthConfig {
             fetch,
             deadline: self.timeout.value.0,
             sent: sent.into(),
-            own: OwnHeaders::new(copied.iter().cloned()),
+            own: GatewayHeaders::new(copied.iter().cloned()),
             copied: copied.into(),
             user,
             cache: self.cache.map(|lasts| Cache {
                 lasts: lasts.value.0,
-                recent: Recent::new(REMEMBERED),
+                recent: RecentValues::new(REMEMBERED),
             }),
             is_lenient: self.on_error == OnError::Allow,
             metrics: AuthMetrics::new("forward_auth", cx.route, cx.metrics),
@@ -161,7 +162,7 @@ impl ForwardAuthConfig {
         })
     }
 
-    fn uri(&self, cx: &mut CompileCx<'_>) -> Option<Uri> {
+    fn uri(&self, cx: &mut CompileContext<'_>) -> Option<Uri> {
         let text = self.url.value.as_str();
         let uri = text.parse::<Uri>().ok().filter(|uri| {
             let authority = uri.authority().map_or("", |authority| authority.as_str());
@@ -194,7 +195,7 @@ impl ForwardAuthConfig {
         None
     }
 
-    fn fetch(&self, url: &Uri, cx: &mut CompileCx<'_>) -> Option<Fetch> {
+    fn fetch(&self, url: &Uri, cx: &mut CompileContext<'_>) -> Option<Fetch> {
         let ca = self.ca.as_ref();
         let fetch = Fetch::to(url, cx.folder, ca.map(|ca| ca.value.as_path()));
         fetch
@@ -206,7 +207,7 @@ impl ForwardAuthConfig {
             .ok()
     }
 
-    fn sent(&self, cx: &mut CompileCx<'_>) -> Option<Vec<HeaderName>> {
+    fn sent(&self, cx: &mut CompileContext<'_>) -> Option<Vec<HeaderName>> {
         let mut names = Vec::with_capacity(self.headers.len());
         let mut is_good = true;
         for written in &self.headers {
@@ -214,7 +215,7 @@ impl ForwardAuthConfig {
                 is_good = false;
                 continue;
             };
-            if ASKED.contains(&name.as_str()) {
+            if GATEWAY_HEADERS.contains(&name.as_str()) {
                 is_good = false;
                 cx.report_at(
                     written.place,
@@ -229,15 +230,15 @@ impl ForwardAuthConfig {
         is_good.then_some(names)
     }
 
-    fn is_bound(&self, cx: &mut CompileCx<'_>) -> bool {
+    fn is_bound(&self, cx: &mut CompileContext<'_>) -> bool {
         const CODE: &str = "edgeway::forward_auth::bounds";
         let mut is_good = true;
         let least = Span::millis(1);
-        let timeout = ("timeout", &self.timeout, LONGEST_DEADLINE);
+        let timeout = ("timeout", &self.timeout, MAX_DEADLINE);
         let cache = self
             .cache
             .as_ref()
-            .map(|cache| ("cache", cache, LONGEST_CACHE));
+            .map(|cache| ("cache", cache, MAX_CACHE_TTL));
         for (what, span, most) in std::iter::once(timeout).chain(cache) {
             if !(least..=most).contains(&span.value) {
                 is_good = false;
@@ -246,9 +247,9 @@ impl ForwardAuthConfig {
             }
         }
         let Spanned { value, place } = self.max_in_flight;
-        if !(1..=MOST_IN_FLIGHT).contains(&value) {
+        if !(1..=MAX_IN_FLIGHT).contains(&value) {
             is_good = false;
-            let message = format!("`max_in_flight: {value}` is not between 1 and {MOST_IN_FLIGHT}");
+            let message = format!("`max_in_flight: {value}` is not between 1 and {MAX_IN_FLIGHT}");
             let help = format!("write a number such as `{IN_FLIGHT}`");
             cx.report_at(place, CODE, message, help);
         }
@@ -257,7 +258,7 @@ impl ForwardAuthConfig {
 }
 
 /// Parses names of headers that the backend gets from the service.
-fn names(written: &[Spanned<String>], cx: &mut CompileCx<'_>) -> Option<Vec<HeaderName>> {
+fn names(written: &[Spanned<String>], cx: &mut CompileContext<'_>) -> Option<Vec<HeaderName>> {
     let mut names = Vec::with_capacity(written.len());
     let mut is_good = true;
     for text in written {
@@ -271,7 +272,7 @@ fn names(written: &[Spanned<String>], cx: &mut CompileCx<'_>) -> Option<Vec<Head
 }
 
 /// Parses the name of a header that is read, or sent to the service.
-fn header_name(written: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<HeaderName> {
+fn header_name(written: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<HeaderName> {
     let parsed = HeaderName::from_bytes(written.value.as_bytes()).ok();
     let name = parsed.filter(|name| {
         // The request to the service has no body and its own host.

@@ -13,14 +13,14 @@ use parking_lot::Mutex;
 
 use crate::{
     base::{
-        breaker::{Asks, Breaker, Rule},
-        turns::{Turn, Turns},
+        breaker::{Breaker, BreakerRule, Permission},
+        fair_queue::{FairQueue, Permit},
     },
     zones::Zone,
 };
 
 /// Opens after five failures of three clients, if they are half of all requests to the service.
-const RULE: Rule = Rule {
+const RULE: BreakerRule = BreakerRule {
     failures: const { NonZeroU32::new(5).expect("it is not zero") },
     clients: const { NonZeroU8::new(3).expect("it is not zero") },
     window: Duration::from_secs(10),
@@ -53,12 +53,12 @@ pub(super) struct Gate {
     url: Uri,
     most: u32,
     breaker: Breaker,
-    places: Arc<Turns>,
+    places: Arc<FairQueue>,
 }
 
 /// Reason why a request to the service is not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Closed {
+pub(super) enum GateClosed {
     /// The service has failed for several clients, and is paused.
     Rests,
     /// All permits are taken, and too many requests wait already, or this one has waited too long.
@@ -67,12 +67,12 @@ pub(super) enum Closed {
 
 /// Permit to send a request to the service.
 #[derive(Debug)]
-pub(super) struct Slot<'a> {
+pub(super) struct GatePermit<'a> {
     gate: &'a Gate,
     client: IpAddr,
     /// True for the first request after a pause.
     pub(super) is_again: bool,
-    _place: Turn,
+    _place: Permit,
 }
 
 impl Gate {
@@ -81,7 +81,7 @@ impl Gate {
             url,
             most,
             breaker: Breaker::new(RULE),
-            places: Turns::new(most.try_into().unwrap_or(usize::MAX)),
+            places: FairQueue::new(most.try_into().unwrap_or(usize::MAX)),
         }
     }
 
@@ -91,27 +91,27 @@ impl Gate {
         client: IpAddr,
         patience: Duration,
         now: impl Fn() -> Instant,
-    ) -> Result<Slot<'_>, Closed> {
+    ) -> Result<GatePermit<'_>, GateClosed> {
         let asks = self.breaker.asks(&now);
-        if asks == Asks::No {
-            return Err(Closed::Rests);
+        if asks == Permission::No {
+            return Err(GateClosed::Rests);
         }
         let place = tokio::time::timeout(patience, self.places.next(client)).await;
-        let place = place.ok().flatten().ok_or(Closed::Full)?;
+        let place = place.ok().flatten().ok_or(GateClosed::Full)?;
         // The service may have failed for the requests that held the permits.
         if self.breaker.is_open(now) {
-            return Err(Closed::Rests);
+            return Err(GateClosed::Rests);
         }
-        Ok(Slot {
+        Ok(GatePermit {
             gate: self,
             client,
-            is_again: asks == Asks::Again,
+            is_again: asks == Permission::Again,
             _place: place,
         })
     }
 }
 
-impl Slot<'_> {
+impl GatePermit<'_> {
     /// Records a response of the service.
     pub(super) fn answered(&self) {
         self.gate.breaker.passed();
@@ -143,7 +143,7 @@ mod tests {
         let soon = Duration::from_millis(5);
         let first = enter(1, soon).await.unwrap();
         let _second = enter(1, soon).await.unwrap();
-        assert_eq!(enter(2, soon).await.unwrap_err(), Closed::Full);
+        assert_eq!(enter(2, soon).await.unwrap_err(), GateClosed::Full);
         let waits = enter(2, Duration::from_secs(20));
         let (third, ()) = tokio::join!(waits, async { drop(first) });
         assert!(third.is_ok());
@@ -158,7 +158,7 @@ mod tests {
         }
         assert!(!enter(2).await.unwrap().failed(clock.now()));
         assert!(enter(3).await.unwrap().failed(clock.now()));
-        assert_eq!(enter(4).await.unwrap_err(), Closed::Rests);
+        assert_eq!(enter(4).await.unwrap_err(), GateClosed::Rests);
         clock.advance(RULE.cooldown);
         assert!(enter(4).await.unwrap().is_again);
         assert!(!enter(4).await.unwrap().is_again);

@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 use log::{info, warn};
 
 use self::{
-    gate::{Closed, Gate},
+    gate::{Gate, GateClosed},
     verdict::{Allowed, NoVerdict, Verdict as Said},
 };
 use crate::{
@@ -25,12 +25,12 @@ use crate::{
         clock::Clock,
         error,
         fetch::{Fetch, FetchError},
-        own_headers::OwnHeaders,
-        recent::{Fingerprint, Recent},
+        gateway_headers::GatewayHeaders,
+        recent_values::{Fingerprint, RecentValues},
     },
     chain::{
-        AuthMetrics, BoxFuture, CompileCx, Exchange, Filter, FilterKind, Guard, Outcome, Phases,
-        Refusal, RequestChanges, Verdict, host::public_host,
+        AuthMetrics, BoxFuture, CompileContext, Exchange, Filter, FilterKind, Guard, Outcome,
+        Phases, Refusal, RequestChanges, Verdict, host::public_host,
     },
 };
 
@@ -51,7 +51,7 @@ const BUSY: &str = "forward_auth_busy";
 const DENIED: &str = "forward_auth_denied";
 
 /// Maximum response of the service: a page with a refusal, or a login form.
-const LONGEST_RESPONSE: usize = 64 * 1024;
+const MAX_RESPONSE_LEN: usize = 64 * 1024;
 
 /// The compiled filter.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ pub struct ForwardAuth {
     sent: Box<[HeaderName]>,
     /// Response headers of the service that the backend gets.
     copied: Box<[HeaderName]>,
-    own: OwnHeaders,
+    own: GatewayHeaders,
     user: Option<HeaderName>,
     cache: Option<Cache>,
     /// True if requests pass while the service fails.
@@ -80,18 +80,18 @@ pub struct ForwardAuth {
 #[derive(Debug)]
 struct Cache {
     lasts: Duration,
-    recent: Recent<Kept>,
+    recent: RecentValues<CachedVerdict>,
 }
 
 #[derive(Clone, Debug)]
-struct Kept {
+struct CachedVerdict {
     said: Said,
     until: Instant,
 }
 
 /// Reason why a request has no verdict.
 #[derive(Clone, Copy)]
-enum Unjudged {
+enum VerdictError {
     /// The service fails, or is paused: `on_error` decides.
     Fails,
     /// No permit is free for this request.
@@ -101,14 +101,14 @@ enum Unjudged {
 }
 
 /// Headers and user that the service returned for this request, for the backend.
-struct Told(Arc<Allowed>);
+struct VerdictHeaders(Arc<Allowed>);
 
 impl FilterKind for ForwardAuth {
     const NAME: &'static str = "forward_auth";
     type Config = config::ForwardAuthConfig;
     type Filter = Self;
 
-    fn compile(config: config::ForwardAuthConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+    fn compile(config: config::ForwardAuthConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
         config.compile(cx)
     }
 }
@@ -151,7 +151,7 @@ impl Filter for ForwardAuth {
     fn on_request_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
         Box::pin(async move {
             let Some(question) = self.question(ex) else {
-                return self.unjudged(ex, Unjudged::Unclear);
+                return self.unjudged(ex, VerdictError::Unclear);
             };
             let cached = self.cache.as_ref().map(|cache| {
                 let fingerprint = self.fingerprint(cache, &question);
@@ -170,7 +170,7 @@ impl Filter for ForwardAuth {
             if let Some((cache, fingerprint)) = cached
                 && said.may_be_kept()
             {
-                let kept = Kept {
+                let kept = CachedVerdict {
                     said: said.clone(),
                     until: self.clock.now() + cache.lasts,
                 };
@@ -186,7 +186,7 @@ impl Filter for ForwardAuth {
 
     fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
         self.own.strip(headers);
-        if let Some(Told(allowed)) = ex.facts.slot() {
+        if let Some(VerdictHeaders(allowed)) = ex.facts.slot() {
             for (name, values) in self.copied.iter().zip(&allowed.copied) {
                 for value in values {
                     headers.append(name, value.clone());
@@ -256,19 +256,19 @@ impl ForwardAuth {
         cache.recent.fingerprint(parts)
     }
 
-    async fn ask(&self, question: Request<()>, client: IpAddr) -> Result<Said, Unjudged> {
+    async fn ask(&self, question: Request<()>, client: IpAddr) -> Result<Said, VerdictError> {
         let now = || self.clock.now();
         let slot = match self.gate.enter(client, self.deadline * 2, now).await {
             Ok(slot) => slot,
-            Err(Closed::Rests) => return Err(Unjudged::Fails),
-            Err(Closed::Full) => return Err(Unjudged::Busy),
+            Err(GateClosed::Rests) => return Err(VerdictError::Fails),
+            Err(GateClosed::Full) => return Err(VerdictError::Busy),
         };
         if slot.is_again {
             info!(url = &*self.shown; "authorization service asked again");
         }
         let response = self
             .fetch
-            .send(question, self.deadline, LONGEST_RESPONSE)
+            .send(question, self.deadline, MAX_RESPONSE_LEN)
             .await;
         let (problem, is_failure) = match response {
             Ok(response) => match Said::of(response, &self.copied, self.user.as_ref()) {
@@ -289,9 +289,9 @@ impl ForwardAuth {
             warn!(url = &*self.shown, error = problem.as_str(); "request not authorized: no verdict from the authorization service");
         }
         Err(if is_failure {
-            Unjudged::Fails
+            VerdictError::Fails
         } else {
-            Unjudged::Unclear
+            VerdictError::Unclear
         })
     }
 
@@ -306,7 +306,7 @@ impl ForwardAuth {
                     identity.user = Some(Arc::clone(user));
                 }
                 if !self.copied.is_empty() {
-                    ex.facts.put(Told(allowed));
+                    ex.facts.put(VerdictHeaders(allowed));
                 }
                 Verdict::Next
             }
@@ -322,17 +322,17 @@ impl ForwardAuth {
     /// Refuses a request without a verdict. Only a failing service may be skipped
     /// (`on_error: allow`): a problem that one client can cause for its own request never lets it
     /// pass.
-    fn unjudged(&self, ex: &mut Exchange<'_>, why: Unjudged) -> Verdict {
+    fn unjudged(&self, ex: &mut Exchange<'_>, why: VerdictError) -> Verdict {
         let (reason, detail) = match why {
-            Unjudged::Fails if self.is_lenient => {
+            VerdictError::Fails if self.is_lenient => {
                 self.metrics.count(Outcome::Unavailable);
                 ex.facts.degraded = Some(UNAVAILABLE);
                 return Verdict::Next;
             }
-            Unjudged::Fails | Unjudged::Unclear => {
+            VerdictError::Fails | VerdictError::Unclear => {
                 (UNAVAILABLE, "Permissions cannot be checked at the moment.")
             }
-            Unjudged::Busy => (BUSY, "Too many permission checks are in progress."),
+            VerdictError::Busy => (BUSY, "Too many permission checks are in progress."),
         };
         let refusal = Refusal::new(Outcome::Unavailable, reason)
             .detail(detail)

@@ -19,7 +19,7 @@ use crate::{
     base::{metrics::Metrics, tasks::Tasks},
     chain::{
         Scheme,
-        testkit::{Answer, Check, check, refused},
+        testkit::{FilterCheck, TestResponse, check, refused},
     },
 };
 
@@ -87,7 +87,7 @@ impl Service {
         self.shared.heads.lock().last().unwrap().clone()
     }
 
-    fn filter(&self, more: &str) -> Check {
+    fn filter(&self, more: &str) -> FilterCheck {
         check::<ForwardAuth>(&format!("{{ url: '{}'{more} }}", self.url))
     }
 }
@@ -107,7 +107,7 @@ async fn answer(State(shared): State<Shared>, request: Request) -> Response<Body
     answer.body(Body::from(script.body)).unwrap()
 }
 
-fn given<'a>(answer: &'a Answer, name: &str) -> Vec<&'a str> {
+fn given<'a>(answer: &'a TestResponse, name: &str) -> Vec<&'a str> {
     let head = answer.upstream.as_ref().expect("it went on");
     let values = head.headers.get_all(name).iter();
     values.map(|value| value.to_str().unwrap()).collect()
@@ -276,7 +276,7 @@ fn what_is_neither_yes_nor_no_is_no() {
 }
 
 /// Gives each number a client of its own.
-fn by(check: Check, number: u8) -> Check {
+fn by(check: FilterCheck, number: u8) -> FilterCheck {
     check.client(|client| client.ip = [192, 0, 2, number].into())
 }
 
@@ -344,7 +344,7 @@ fn a_service_that_fails_is_left_alone_and_found_again() {
 fn what_was_said_holds_for_the_same_question_and_its_time() {
     let service = Service::new(200);
     service.set(|script| script.headers = vec![("x-user", "ann")]);
-    let get = |check: Check, cookie: &str, path: &str| {
+    let get = |check: FilterCheck, cookie: &str, path: &str| {
         check.send("GET", path, &[("cookie", cookie)], &[])
     };
     let check = service.filter(", cache: 10s, copy: [X-User]");

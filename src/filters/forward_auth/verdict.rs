@@ -44,7 +44,7 @@ pub(super) enum NoVerdict {
 }
 
 /// Hop-by-hop headers of the connection to the service, and headers that the gateway writes itself.
-const OURS: [HeaderName; 11] = [
+const GATEWAY_HEADERS: [HeaderName; 11] = [
     header::CONNECTION,
     header::TRANSFER_ENCODING,
     header::TE,
@@ -88,7 +88,7 @@ impl Verdict {
     }
 
     fn denied(status: StatusCode, mut headers: HeaderMap, body: Bytes) -> Self {
-        for name in &OURS {
+        for name in &GATEWAY_HEADERS {
             headers.remove(name);
         }
         Self::Denied(Arc::new(Denied {

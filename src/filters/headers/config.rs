@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Changes, Headers, template::Template};
-use crate::{base::secret, chain::CompileCx, config::tree::Spanned};
+use crate::{base::secret, chain::CompileContext, config::tree::Spanned};
 
 /// Changes of headers, towards the origin and towards the client.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
@@ -35,7 +35,7 @@ pub(super) struct ChangesConfig {
 }
 
 impl HeadersConfig {
-    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<Headers> {
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Headers> {
         let request = self.request.compile(Side::Request, cx);
         let response = self.response.compile(Side::Response, cx);
         let headers = Headers {
@@ -62,7 +62,7 @@ enum Side {
 
 impl ChangesConfig {
     /// Returns `None` if a problem was reported; reports all problems.
-    fn compile(self, side: Side, cx: &mut CompileCx<'_>) -> Option<Changes> {
+    fn compile(self, side: Side, cx: &mut CompileContext<'_>) -> Option<Changes> {
         let mut is_good = true;
         let (mut remove, mut remove_prefixes) = (Vec::new(), Vec::new());
         for pattern in self.remove {
@@ -104,7 +104,7 @@ impl ChangesConfig {
 struct Problem(&'static str, String, String);
 
 impl Problem {
-    fn report(self, at: &Spanned<String>, cx: &mut CompileCx<'_>) {
+    fn report(self, at: &Spanned<String>, cx: &mut CompileContext<'_>) {
         cx.report_at(at.place, self.0, self.1, self.2);
     }
 }

@@ -8,7 +8,7 @@ mod tests;
 use http::{HeaderMap, HeaderName, HeaderValue, response};
 
 use self::template::Template;
-use crate::chain::{CompileCx, Exchange, Filter, FilterKind, Phases, RequestChanges};
+use crate::chain::{CompileContext, Exchange, Filter, FilterKind, Phases, RequestChanges};
 
 /// The compiled filter.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl FilterKind for Headers {
     type Config = config::HeadersConfig;
     type Filter = Self;
 
-    fn compile(config: config::HeadersConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+    fn compile(config: config::HeadersConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
         config.compile(cx)
     }
 }

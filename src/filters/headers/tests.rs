@@ -1,17 +1,17 @@
 //! Header changes on the way to origin and client.
 
 use super::Headers;
-use crate::chain::testkit::{Answer, check, refused};
+use crate::chain::testkit::{TestResponse, check, refused};
 
 #[track_caller]
-fn at_origin<'a>(answer: &'a Answer, name: &str) -> Vec<&'a str> {
+fn at_origin<'a>(answer: &'a TestResponse, name: &str) -> Vec<&'a str> {
     let head = answer.upstream.as_ref().expect("the origin was asked");
     let values = head.headers.get_all(name).iter();
     values.map(|v| v.to_str().unwrap()).collect()
 }
 
 #[track_caller]
-fn at_client<'a>(answer: &'a Answer, name: &str) -> Vec<&'a str> {
+fn at_client<'a>(answer: &'a TestResponse, name: &str) -> Vec<&'a str> {
     let values = answer.headers.get_all(name).iter();
     values.map(|v| v.to_str().unwrap()).collect()
 }

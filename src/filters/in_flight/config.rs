@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{InFlight, PerKey, counts::Counts};
 use crate::{
-    chain::CompileCx,
+    chain::CompileContext,
     config::tree::{
         Spanned,
         short::{self, Short, read_short},
@@ -68,7 +68,7 @@ impl Serialize for RouteInFlightConfig {
 }
 
 impl RouteInFlightConfig {
-    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<InFlight> {
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<InFlight> {
         let Self { max, per_key, key } = self;
         if max == Some(0) || per_key == Some(0) {
             cx.report(

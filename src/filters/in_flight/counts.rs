@@ -20,12 +20,12 @@ use crate::{
 
 /// Requests in flight of one route.
 pub(super) struct Counts {
-    /// Invariant: the number of [`RoutePlace`]s alive.
+    /// Invariant: the number of [`RoutePermit`]s alive.
     route: AtomicU32,
     gauge: IntGauge,
     /// Random, so that no client can make two keys collide.
     seed: (u64, u64),
-    /// Invariant: the number of [`KeyPlace`]s alive by key; none is zero, so there are never more
+    /// Invariant: the number of [`KeyPermit`]s alive by key; none is zero, so there are never more
     /// keys than requests.
     keys: [Mutex<HashMap<Key, u32, RandomState>>; SHARDS],
 }
@@ -38,10 +38,10 @@ const SMALL: usize = 64;
 impl Zone for Counts {}
 
 /// Permit of a request on its route.
-pub(super) struct RoutePlace(Arc<Counts>);
+pub(super) struct RoutePermit(Arc<Counts>);
 
 /// Permit of a request for its client.
-pub(super) struct KeyPlace(Arc<Counts>, Key);
+pub(super) struct KeyPermit(Arc<Counts>, Key);
 
 impl Counts {
     pub(super) fn new(metrics: &Metrics, route: &str) -> Self {
@@ -62,17 +62,17 @@ impl Counts {
     }
 
     /// Takes one of `max` permits of the route; `None` if all are taken.
-    pub(super) fn enter(this: &Arc<Self>, max: Option<u32>) -> Option<RoutePlace> {
+    pub(super) fn enter(this: &Arc<Self>, max: Option<u32>) -> Option<RoutePermit> {
         let max = max.unwrap_or(u32::MAX);
         let order = Ordering::Relaxed;
         let one_more = |now| (now < max).then_some(now + 1);
         this.route.fetch_update(order, order, one_more).ok()?;
         this.gauge.inc();
-        Some(RoutePlace(Arc::clone(this)))
+        Some(RoutePermit(Arc::clone(this)))
     }
 
     /// Takes one of `max` permits of this key; `None` if all are taken.
-    pub(super) fn enter_key(this: &Arc<Self>, key: Key, max: u32) -> Option<KeyPlace> {
+    pub(super) fn enter_key(this: &Arc<Self>, key: Key, max: u32) -> Option<KeyPermit> {
         let mut shard = this.shard(key).lock();
         let count = shard.entry(key).or_insert(0);
         if *count >= max {
@@ -81,7 +81,7 @@ impl Counts {
         }
         *count += 1;
         drop(shard);
-        Some(KeyPlace(Arc::clone(this), key))
+        Some(KeyPermit(Arc::clone(this), key))
     }
 
     fn shard(&self, key: Key) -> &Mutex<HashMap<Key, u32, RandomState>> {
@@ -97,14 +97,14 @@ impl Counts {
     }
 }
 
-impl Drop for RoutePlace {
+impl Drop for RoutePermit {
     fn drop(&mut self) {
         self.0.gauge.dec();
         self.0.route.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl Drop for KeyPlace {
+impl Drop for KeyPermit {
     fn drop(&mut self) {
         let Self(counts, key) = self;
         let mut shard = counts.shard(*key).lock();

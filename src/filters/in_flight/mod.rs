@@ -9,9 +9,9 @@ use std::{sync::Arc, time::Duration};
 
 use http::StatusCode;
 
-use self::counts::{Counts, KeyPlace, RoutePlace};
+use self::counts::{Counts, KeyPermit, RoutePermit};
 use crate::{
-    chain::{CompileCx, Exchange, Filter, FilterKind, Guard, Phases, Reply, Verdict},
+    chain::{CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply, Verdict},
     limits::key::KeyList,
 };
 
@@ -35,7 +35,7 @@ impl FilterKind for InFlight {
     type Config = config::RouteInFlightConfig;
     type Filter = Self;
 
-    fn compile(config: config::RouteInFlightConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+    fn compile(config: config::RouteInFlightConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
         config.compile(cx)
     }
 }
@@ -54,7 +54,7 @@ impl Filter for InFlight {
     }
 
     fn guard_alone(&self) -> Option<Arc<dyn Filter>> {
-        Some(Arc::new(Beside(Self {
+        Some(Arc::new(GuardLimits(Self {
             counts: Arc::clone(&self.counts),
             max: self.max,
             per_key: self.per_key.clone(),
@@ -69,11 +69,11 @@ impl Filter for InFlight {
         if !self.waits_for_identity() {
             match self.enter_key(ex) {
                 Ok(None) => {}
-                Ok(Some(place)) => ex.facts.put::<KeyPlace>(place),
+                Ok(Some(place)) => ex.facts.put::<KeyPermit>(place),
                 Err(refusal) => return refusal,
             }
         }
-        ex.facts.put::<RoutePlace>(place);
+        ex.facts.put::<RoutePermit>(place);
         Verdict::Next
     }
 
@@ -81,11 +81,11 @@ impl Filter for InFlight {
         match self.enter_key(ex) {
             Ok(None) => Verdict::Next,
             Ok(Some(place)) => {
-                ex.facts.put::<KeyPlace>(place);
+                ex.facts.put::<KeyPermit>(place);
                 Verdict::Next
             }
             Err(refusal) => {
-                drop(ex.facts.take::<RoutePlace>());
+                drop(ex.facts.take::<RoutePermit>());
                 refusal
             }
         }
@@ -114,7 +114,7 @@ impl InFlight {
 
     /// Returns a permit for the client if clients are limited, or the refusal if the client has too
     /// many requests in flight.
-    fn enter_key(&self, ex: &Exchange<'_>) -> Result<Option<KeyPlace>, Verdict> {
+    fn enter_key(&self, ex: &Exchange<'_>) -> Result<Option<KeyPermit>, Verdict> {
         let Some(PerKey { max, key }) = self.per_key.as_deref() else {
             return Ok(None);
         };
@@ -130,15 +130,15 @@ impl InFlight {
 }
 
 /// Limits of a route for requests that another route takes.
-struct Beside(InFlight);
+struct GuardLimits(InFlight);
 
 /// Permits that a request holds on routes that did not take it.
 #[derive(Default)]
-struct Places(Vec<Place>);
+struct GuardPermits(Vec<AnyPermit>);
 
-type Place = (RoutePlace, Option<KeyPlace>);
+type AnyPermit = (RoutePermit, Option<KeyPermit>);
 
-impl Filter for Beside {
+impl Filter for GuardLimits {
     fn phases(&self) -> Phases {
         Phases::AUTHORIZED
     }
@@ -155,7 +155,7 @@ impl Filter for Beside {
             Ok(key) => key,
             Err(refusal) => return refusal,
         };
-        let mut places = ex.facts.take::<Places>().unwrap_or_default();
+        let mut places = ex.facts.take::<GuardPermits>().unwrap_or_default();
         places.0.push((place, key));
         ex.facts.put(places);
         Verdict::Next

@@ -9,7 +9,7 @@ use super::{InFlight, PerKey, counts::Counts};
 use crate::{
     base::{clock::Clock, metrics::Metrics},
     chain::{
-        Claims, Exchange, Facts, Filter, Identity, Verdict,
+        Claims, Exchange, Filter, Identity, RequestFacts, Verdict,
         testkit::{check, refused},
     },
     config::{diagnostic::Diagnostics, tree},
@@ -47,8 +47,8 @@ fn route(max: Option<u32>, per_key: Option<(u32, &str)>) -> Route {
 
 impl Route {
     /// Starts a request; returns its facts while it is in flight, or the reason of a refusal.
-    fn begin(&self, ip: &str, user: Option<&str>) -> Result<Facts, &'static str> {
-        let mut facts = Facts::new(Clock::test().now());
+    fn begin(&self, ip: &str, user: Option<&str>) -> Result<RequestFacts, &'static str> {
+        let mut facts = RequestFacts::new(Clock::test().now());
         facts.client.ip = ip.parse().unwrap();
         let mut ex = Exchange {
             head: &self.head,
@@ -187,7 +187,7 @@ proptest! {
     #[test]
     fn counts_are_those_of_a_list(steps in prop::collection::vec((0_u8..4, any::<bool>(), any::<prop::sample::Index>()), 0..200)) {
         let route = route(Some(5), Some((2, "client.ip")));
-        let mut under_way: Vec<(u8, Facts)> = Vec::new();
+        let mut under_way: Vec<(u8, RequestFacts)> = Vec::new();
         for (client, begins, which) in steps {
             if begins {
                 let began = route.begin(&format!("192.0.2.{client}"), None);

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use super::{
     keys::{self, Algorithm, Key},
-    token::{LONGEST, Rules, Token},
+    token::{MAX_TOKEN_LEN, Token, TokenRules},
 };
 
 /// Secret that only the seeds are signed with.
@@ -22,23 +22,23 @@ pub(crate) fn token(data: &[u8]) {
     let Ok(token) = Token::parse(text, &rules) else {
         return;
     };
-    assert!(text.len() <= LONGEST && text.bytes().filter(|b| *b == b'.').count() == 2);
+    assert!(text.len() <= MAX_TOKEN_LEN && text.bytes().filter(|b| *b == b'.').count() == 2);
     if let Ok(verified) = token.verify(&KEYS, &rules) {
         assert_eq!(verified.user.as_deref(), Some("seed"), "{text}");
         assert_eq!(verified.forward.len(), 2);
     }
     // If the text is a set of keys, it holds no secrets.
-    if let Ok(keys) = keys::set(data, keys::Secrets::Refused) {
+    if let Ok(keys) = keys::set(data, keys::SecretKeys::Refused) {
         assert!(keys.iter().all(|key| key.kind != keys::Kind::Secret));
     }
 }
 
-fn rules() -> Rules {
-    Rules {
+fn rules() -> TokenRules {
+    TokenRules {
         algorithms: [Algorithm::HS256].into(),
         needs_exp: true,
         forward: ["sub".into(), "roles".into()].into(),
-        ..Rules::default()
+        ..TokenRules::default()
     }
 }
 

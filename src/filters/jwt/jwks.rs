@@ -19,7 +19,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::keys::{self, Key, Secrets};
+use super::keys::{self, Key, SecretKeys};
 use crate::{
     base::{
         clock::Clock,
@@ -31,18 +31,18 @@ use crate::{
 };
 
 /// Maximum size of a JWK set, which usually has a few KiB.
-const LONGEST: usize = 256 * 1024;
+const MAX_SET_LEN: usize = 256 * 1024;
 /// Minimum time between two fetches, whatever keys tokens name.
-const PAUSE: Duration = Duration::from_secs(5);
+const MIN_FETCH_INTERVAL: Duration = Duration::from_secs(5);
 /// Maximum time that a request waits for keys being fetched.
-const PATIENCE: Duration = Duration::from_secs(1);
+const MAX_WAIT: Duration = Duration::from_secs(1);
 /// Maximum number of waiting requests.
-const WAITING: usize = 256;
+const MAX_WAITING: usize = 256;
 /// Delay after a failure, doubled with each further one.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 /// Minimum TTL of a response, also if its `max-age` is shorter.
-const LEAST_AGE: Duration = Duration::from_secs(10);
+const MIN_AGE: Duration = Duration::from_secs(10);
 
 const ACCEPT: HeaderValue =
     HeaderValue::from_static("application/jwk-set+json, application/json;q=0.9");
@@ -58,7 +58,7 @@ const FETCHES: (&str, &str) = (
 
 /// Fetch settings of one configuration.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(super) struct JwksSource {
     pub(super) url: Uri,
     pub(super) fetch: Fetch,
     /// Maximum time between two fetches.
@@ -82,14 +82,14 @@ pub(super) struct KeySet {
 #[derive(Clone, Debug, Default)]
 struct State {
     /// Keys of the last successful fetch.
-    known: Option<Known>,
+    known: Option<FetchedKeys>,
     /// Time of the next fetch; at once if `None`.
     due: Option<Instant>,
     failures: u32,
 }
 
 #[derive(Clone, Debug)]
-struct Known {
+struct FetchedKeys {
     keys: Arc<KeySet>,
     /// Time at which the keys should be replaced.
     fresh_until: Instant,
@@ -121,7 +121,7 @@ pub(super) struct Jwks {
 
 /// Result of a request for newer keys.
 #[derive(Debug)]
-pub(super) enum Newer {
+pub(super) enum RefreshOutcome {
     /// There are other keys.
     Changed,
     /// The keys were fetched recently, and there are no others.
@@ -146,7 +146,7 @@ impl Jwks {
             is_asking: AtomicBool::new(false),
             last: AtomicU64::new(0),
             born: clock.now(),
-            waiting: Semaphore::new(WAITING),
+            waiting: Semaphore::new(MAX_WAITING),
             metrics: metrics.clone(),
             up: metrics.gauge(UP.0, UP.1, &labels),
             ok: fetches("ok"),
@@ -165,36 +165,37 @@ impl Jwks {
 
     /// Requests other keys than those of `generation` and waits a moment for them. All waiting
     /// requests share one fetch, and no fetch follows shortly after another.
-    pub(super) async fn newer(&self, generation: Option<u64>) -> Newer {
+    pub(super) async fn newer(&self, generation: Option<u64>) -> RefreshOutcome {
         let mut over = self.over.subscribe();
-        let may_wait = self.is_asking.load(Ordering::Acquire) || self.since_last() >= Some(PAUSE);
+        let may_wait =
+            self.is_asking.load(Ordering::Acquire) || self.since_last() >= Some(MIN_FETCH_INTERVAL);
         // A fetch may have finished since the caller looked.
         if let Some(known) = &self.state.load().known
             && Some(known.keys.generation) != generation
         {
-            return Newer::Changed;
+            return RefreshOutcome::Changed;
         }
         // Even if this request does not wait: the next one with this key may find it.
         self.wanted.notify_one();
         let failures = self.state.load().failures;
         if !may_wait && self.since_last().is_some() {
             return if failures == 0 {
-                Newer::Same
+                RefreshOutcome::Same
             } else {
-                Newer::Unknown
+                RefreshOutcome::Unknown
             };
         }
         let Ok(_waits) = self.waiting.try_acquire() else {
-            return Newer::Unknown;
+            return RefreshOutcome::Unknown;
         };
-        if !matches!(timeout(PATIENCE, over.changed()).await, Ok(Ok(()))) {
-            return Newer::Unknown;
+        if !matches!(timeout(MAX_WAIT, over.changed()).await, Ok(Ok(()))) {
+            return RefreshOutcome::Unknown;
         }
         let state = self.state.load();
         match &state.known {
-            Some(known) if Some(known.keys.generation) != generation => Newer::Changed,
-            Some(_) if state.failures == 0 => Newer::Same,
-            Some(_) | None => Newer::Unknown,
+            Some(known) if Some(known.keys.generation) != generation => RefreshOutcome::Changed,
+            Some(_) if state.failures == 0 => RefreshOutcome::Same,
+            Some(_) | None => RefreshOutcome::Unknown,
         }
     }
 
@@ -206,7 +207,7 @@ impl Jwks {
     }
 
     /// Fetches the keys repeatedly, without end.
-    pub(super) async fn supervise(self: Arc<Self>, source: Arc<Source>) {
+    pub(super) async fn supervise(self: Arc<Self>, source: Arc<JwksSource>) {
         loop {
             let due = self.state.load().due;
             let rest = due.map_or(Duration::ZERO, |due| {
@@ -216,8 +217,8 @@ impl Jwks {
                 tokio::select! {
                     () = sleep(rest) => {}
                     () = self.wanted.notified() => {
-                        let since = self.since_last().unwrap_or(PAUSE);
-                        sleep(PAUSE.saturating_sub(since).min(rest)).await;
+                        let since = self.since_last().unwrap_or(MIN_FETCH_INTERVAL);
+                        sleep(MIN_FETCH_INTERVAL.saturating_sub(since).min(rest)).await;
                     }
                 }
             }
@@ -226,8 +227,8 @@ impl Jwks {
     }
 
     /// Fetches the keys once.
-    pub(super) async fn ask(&self, source: &Source) {
-        let asking = Asking::begin(self);
+    pub(super) async fn ask(&self, source: &JwksSource) {
+        let asking = FetchInFlight::begin(self);
         let found = self.fetch(source).await;
         let now = self.clock.now();
         let before = self.state.load_full();
@@ -239,7 +240,7 @@ impl Jwks {
                     info!(jwks = &*self.name, keys = keys.keys.len(); "JWK set fetched");
                 }
                 State {
-                    known: Some(Known {
+                    known: Some(FetchedKeys {
                         keys,
                         fresh_until: now + age,
                         fresh_until_wall: self.clock.wall() + age,
@@ -269,7 +270,7 @@ impl Jwks {
         self.over.send_modify(|count| *count += 1);
     }
 
-    fn tell(&self, problem: &AskError, state: &State, source: &Source) {
+    fn tell(&self, problem: &FetchFailure, state: &State, source: &JwksSource) {
         let known = state.known.as_ref();
         let until = known.and_then(|known| known.fresh_until.checked_add(source.stale));
         if until.is_some_and(|until| self.clock.now() < until) {
@@ -279,30 +280,33 @@ impl Jwks {
         }
     }
 
-    async fn fetch(&self, source: &Source) -> Result<(Arc<KeySet>, Duration), AskError> {
+    async fn fetch(&self, source: &JwksSource) -> Result<(Arc<KeySet>, Duration), FetchFailure> {
         let mut request = Request::new(());
         *request.uri_mut() = source.url.clone();
         request.headers_mut().insert(header::ACCEPT, ACCEPT);
-        let answer = source.fetch.send(request, source.deadline, LONGEST).await?;
+        let answer = source
+            .fetch
+            .send(request, source.deadline, MAX_SET_LEN)
+            .await?;
         if answer.status() != StatusCode::OK {
-            return Err(AskError::Status(answer.status()));
+            return Err(FetchFailure::Status(answer.status()));
         }
         let age = max_age(answer.headers())
-            .map_or(source.refresh, |age| age.max(LEAST_AGE).min(source.refresh));
+            .map_or(source.refresh, |age| age.max(MIN_AGE).min(source.refresh));
         Ok((self.read(answer.into_body())?, age))
     }
 
     /// Parses a document; returns the current set if the document is unchanged.
-    fn read(&self, document: Bytes) -> Result<Arc<KeySet>, AskError> {
+    fn read(&self, document: Bytes) -> Result<Arc<KeySet>, FetchFailure> {
         let before = self.state.load();
         if let Some(known) = &before.known
             && known.keys.document == document
         {
             return Ok(Arc::clone(&known.keys));
         }
-        let keys = keys::set(&document, Secrets::Refused)?;
+        let keys = keys::set(&document, SecretKeys::Refused)?;
         if keys.is_empty() {
-            return Err(AskError::NoKey);
+            return Err(FetchFailure::NoKey);
         }
         let generation = before
             .known
@@ -353,7 +357,7 @@ impl Zone for Jwks {
         let now = self.clock.now();
         if let Ok(keys) = self.read(Bytes::copy_from_slice(document.as_bytes())) {
             self.state.store(Arc::new(State {
-                known: Some(Known {
+                known: Some(FetchedKeys {
                     keys,
                     fresh_until: now + rest,
                     fresh_until_wall: until,
@@ -366,16 +370,16 @@ impl Zone for Jwks {
 }
 
 /// A fetch in flight; ends also if the fetch is cancelled.
-struct Asking<'a>(&'a Jwks);
+struct FetchInFlight<'a>(&'a Jwks);
 
-impl<'a> Asking<'a> {
+impl<'a> FetchInFlight<'a> {
     fn begin(jwks: &'a Jwks) -> Self {
         jwks.is_asking.store(true, Ordering::Release);
         Self(jwks)
     }
 }
 
-impl Drop for Asking<'_> {
+impl Drop for FetchInFlight<'_> {
     fn drop(&mut self) {
         self.0.is_asking.store(false, Ordering::Release);
     }
@@ -383,7 +387,7 @@ impl Drop for Asking<'_> {
 
 /// Reason why a fetch returned no keys.
 #[derive(Debug, thiserror::Error)]
-enum AskError {
+enum FetchFailure {
     #[error(transparent)]
     Fetch(#[from] FetchError),
     #[error("the response status is {0}")]

@@ -18,11 +18,11 @@ use x509_parser::{
 };
 
 /// RFC 7518, 3.2: a key for HS256 has at least as many bits as its hash.
-const SHORTEST_SECRET: usize = 32;
+const MIN_SECRET_LEN: usize = 32;
 /// RFC 7518, 3.3, and the range that the library can verify.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=4096;
 /// Maximum number of keys in one document.
-pub(super) const MOST_KEYS: usize = 64;
+pub(super) const MAX_KEYS: usize = 64;
 
 const P256: &str = "1.2.840.10045.3.1.7";
 const P384: &str = "1.3.132.0.34";
@@ -209,10 +209,10 @@ impl Key {
     }
 
     fn secret(bytes: &[u8]) -> Result<Self, KeyError> {
-        if bytes.len() < SHORTEST_SECRET {
+        if bytes.len() < MIN_SECRET_LEN {
             return Err(KeyError::new(
                 format!(
-                    "the secret has {} bytes: one shorter than {SHORTEST_SECRET} can be guessed",
+                    "the secret has {} bytes: one shorter than {MIN_SECRET_LEN} can be guessed",
                     bytes.len()
                 ),
                 "create one with `openssl rand -hex 32`, and share it with the token issuer",
@@ -278,7 +278,7 @@ pub(super) fn read(text: &str) -> Result<Vec<Key>, KeyError> {
         return pem(&trimmed.replace("\\n", "\n"));
     }
     if trimmed.starts_with('{') {
-        let keys = set(trimmed.as_bytes(), Secrets::Allowed)?;
+        let keys = set(trimmed.as_bytes(), SecretKeys::Allowed)?;
         if keys.is_empty() {
             return Err(KeyError::new("no key in the JWK set can be used", KINDS));
         }
@@ -377,7 +377,7 @@ fn public(info: &SubjectPublicKeyInfo<'_>) -> Result<Key, KeyError> {
 /// Permission for a set to hold secrets: never for a set fetched over the network, where its
 /// secrets would be public.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Secrets {
+pub(super) enum SecretKeys {
     Allowed,
     Refused,
 }
@@ -400,25 +400,25 @@ struct Jwk {
 }
 
 #[derive(Deserialize)]
-struct Set {
+struct JwkSet {
     keys: Vec<serde_json::Value>,
 }
 
 /// Returns the keys of a JWK set, or a single JWK, that can verify tokens. Other keys (for
 /// encryption, of unsupported kinds, broken ones) are left out, as RFC 7517, 5 requires.
-pub(super) fn set(text: &[u8], secrets: Secrets) -> Result<Vec<Key>, KeyError> {
+pub(super) fn set(text: &[u8], secrets: SecretKeys) -> Result<Vec<Key>, KeyError> {
     const HELP: &str = "write a JWK set: `{\"keys\": […]}`";
     let value: serde_json::Value = serde_json::from_slice(text)
         .map_err(|error| KeyError::new(format!("invalid JSON: {error}"), HELP))?;
     let list = if value.get("kty").is_some() {
         vec![value]
     } else {
-        let set: Set = serde_json::from_value(value)
+        let set: JwkSet = serde_json::from_value(value)
             .map_err(|error| KeyError::new(format!("invalid JWK set: {error}"), HELP))?;
         set.keys
     };
-    if list.len() > MOST_KEYS {
-        let message = format!("the JWK set has more than {MOST_KEYS} keys");
+    if list.len() > MAX_KEYS {
+        let message = format!("the JWK set has more than {MAX_KEYS} keys");
         return Err(KeyError::new(message, "remove keys that no longer sign"));
     }
     let known = list.into_iter().filter_map(|value| {
@@ -429,7 +429,7 @@ pub(super) fn set(text: &[u8], secrets: Secrets) -> Result<Vec<Key>, KeyError> {
 }
 
 impl Jwk {
-    fn key(&self, secrets: Secrets) -> Option<Key> {
+    fn key(&self, secrets: SecretKeys) -> Option<Key> {
         let signs = self
             .purpose
             .as_deref()
@@ -455,7 +455,7 @@ impl Jwk {
             ("EC", Some("P-256")) => on_curve(Kind::P256, 32),
             ("EC", Some("P-384")) => on_curve(Kind::P384, 48),
             ("OKP", Some("Ed25519")) => Key::point(Kind::Ed25519, &bytes(&self.x)?).ok(),
-            ("oct", _) if secrets == Secrets::Allowed => Key::secret(&bytes(&self.k)?).ok(),
+            ("oct", _) if secrets == SecretKeys::Allowed => Key::secret(&bytes(&self.k)?).ok(),
             _ => None,
         }?;
         if let Some(alg) = &self.alg {

@@ -23,21 +23,21 @@ use std::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use self::{
-    jwks::{Jwks, KeySet, Newer},
+    jwks::{Jwks, KeySet, RefreshOutcome},
     keys::Key,
-    source::{Found, Source},
-    token::{Problem, Rules, Token, Verified},
+    source::{SourceContent, TokenSource},
+    token::{Token, TokenError, TokenRules, Verified},
 };
 use crate::{
-    base::{clock::Clock, own_headers::OwnHeaders, recent::Recent},
+    base::{clock::Clock, gateway_headers::GatewayHeaders, recent_values::RecentValues},
     chain::{
-        AuthMetrics, BoxFuture, CompileCx, Exchange, Filter, FilterKind, Guard, Outcome, Phases,
-        Refusal, RequestChanges, Verdict,
+        AuthMetrics, BoxFuture, CompileContext, Exchange, Filter, FilterKind, Guard, Outcome,
+        Phases, Refusal, RequestChanges, Verdict,
     },
 };
 
 /// Maximum length of a remembered token; longer ones are verified again each time, to save memory.
-const LONGEST_REMEMBERED: usize = 4 * 1024;
+const MAX_REMEMBERED_LEN: usize = 4 * 1024;
 
 /// Value of `Retry-After`, in seconds, while there are no keys yet.
 const RETRY_AFTER: u32 = 2;
@@ -46,16 +46,16 @@ const RETRY_AFTER: u32 = 2;
 #[derive(Debug)]
 pub struct Jwt {
     keys: Keys,
-    sources: Box<[Source]>,
-    rules: Rules,
-    recent: Recent<Seen>,
+    sources: Box<[TokenSource]>,
+    rules: TokenRules,
+    recent: RecentValues<CachedToken>,
     is_optional: bool,
-    strip: Strip,
+    strip: TokenRemoval,
     /// Query parameters that are never sent to a backend.
     dropped: Box<[Box<str>]>,
-    /// Headers for claims, in the order of [`Rules::forward`].
+    /// Headers for claims, in the order of [`TokenRules::forward`].
     names: Box<[HeaderName]>,
-    own: OwnHeaders,
+    own: GatewayHeaders,
     challenges: Challenges,
     metrics: AuthMetrics,
     clock: Clock,
@@ -69,7 +69,7 @@ enum Keys {
 
 /// Parts of the request to the backend from which the token is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Strip {
+enum TokenRemoval {
     Query,
     Everywhere,
     Nowhere,
@@ -78,31 +78,31 @@ enum Strip {
 /// All possible `WWW-Authenticate` headers.
 #[derive(Debug)]
 struct Challenges {
-    problems: [HeaderValue; Problem::ALL.len()],
+    problems: [HeaderValue; TokenError::ALL.len()],
     denied: HeaderValue,
     missing: HeaderValue,
 }
 
 /// A token that was verified with keys of this generation.
 #[derive(Clone, Debug)]
-struct Seen {
+struct CachedToken {
     verified: Arc<Verified>,
     generation: u64,
 }
 
 /// Claims of this request for the backend.
-struct Forwarded(Arc<Verified>);
+struct ForwardedClaims(Arc<Verified>);
 
 /// Result of verifying a token.
 #[derive(Debug)]
-enum Judged {
+enum TokenVerdict {
     Passed(Arc<Verified>),
-    Wrong(Problem),
+    Wrong(TokenError),
     Unavailable,
 }
 
-impl From<Result<Arc<Verified>, Problem>> for Judged {
-    fn from(result: Result<Arc<Verified>, Problem>) -> Self {
+impl From<Result<Arc<Verified>, TokenError>> for TokenVerdict {
+    fn from(result: Result<Arc<Verified>, TokenError>) -> Self {
         match result {
             Ok(verified) => Self::Passed(verified),
             Err(problem) => Self::Wrong(problem),
@@ -119,7 +119,7 @@ impl FilterKind for Jwt {
         config.queries()
     }
 
-    fn compile(config: config::JwtConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+    fn compile(config: config::JwtConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
         config.compile(cx)
     }
 }
@@ -131,7 +131,7 @@ impl Filter for Jwt {
             // Keys may still be in flight.
             Keys::Remote { .. } => Phases::REQUEST.asynchronous(),
         };
-        let changes = !self.names.is_empty() || self.strip == Strip::Everywhere;
+        let changes = !self.names.is_empty() || self.strip == TokenRemoval::Everywhere;
         if changes {
             request | Phases::UPSTREAM
         } else {
@@ -152,11 +152,14 @@ impl Filter for Jwt {
     }
 
     fn credential_headers(&self) -> Vec<HeaderName> {
-        self.sources.iter().filter_map(Source::header).collect()
+        self.sources
+            .iter()
+            .filter_map(TokenSource::header)
+            .collect()
     }
 
     fn explain(&self, _ex: &Exchange<'_>) -> Vec<String> {
-        let places: Vec<String> = self.sources.iter().map(Source::describe).collect();
+        let places: Vec<String> = self.sources.iter().map(TokenSource::describe).collect();
         let algorithms: Vec<&str> = self.rules.algorithms.iter().map(|alg| alg.name()).collect();
         let mut lines = vec![format!(
             "a token in {}, signed by {}{}",
@@ -186,7 +189,7 @@ impl Filter for Jwt {
         };
         let judged = match &self.keys {
             Keys::Fixed(keys) => self.judge(&token, keys, 0).into(),
-            Keys::Remote { .. } => Judged::Unavailable,
+            Keys::Remote { .. } => TokenVerdict::Unavailable,
         };
         self.conclude(ex, judged)
     }
@@ -207,21 +210,21 @@ impl Filter for Jwt {
 
     fn request_changes(&self) -> RequestChanges {
         let stripped = match self.strip {
-            Strip::Everywhere => &*self.sources,
-            Strip::Query | Strip::Nowhere => &[],
+            TokenRemoval::Everywhere => &*self.sources,
+            TokenRemoval::Query | TokenRemoval::Nowhere => &[],
         };
-        let stripped = stripped.iter().filter_map(Source::header);
+        let stripped = stripped.iter().filter_map(TokenSource::header);
         RequestChanges::names(stripped.chain(self.own.names().cloned()))
     }
 
     fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
-        if self.strip == Strip::Everywhere {
+        if self.strip == TokenRemoval::Everywhere {
             for source in &self.sources {
                 source.strip(headers);
             }
         }
         self.own.strip(headers);
-        if let Some(Forwarded(verified)) = ex.facts.slot() {
+        if let Some(ForwardedClaims(verified)) = ex.facts.slot() {
             for (name, value) in self.names.iter().zip(&verified.forward) {
                 if let Some(value) = value {
                     headers.insert(name, value.clone());
@@ -233,19 +236,24 @@ impl Filter for Jwt {
 
 impl Jwt {
     /// Returns the token of the first location that has one; `Err(None)` if there is no token.
-    fn find<'a>(&'a self, ex: &Exchange<'a>) -> Result<Cow<'a, str>, Option<Problem>> {
+    fn find<'a>(&'a self, ex: &Exchange<'a>) -> Result<Cow<'a, str>, Option<TokenError>> {
         for source in &self.sources {
             match source.find(ex) {
-                Found::Nothing => {}
-                Found::Token(token) => return Ok(token),
-                Found::Unclear => return Err(Some(Problem::Malformed)),
+                SourceContent::Nothing => {}
+                SourceContent::Token(token) => return Ok(token),
+                SourceContent::Unclear => return Err(Some(TokenError::Malformed)),
             }
         }
         Err(None)
     }
 
     /// Verifies a token, or takes the result from the remembered tokens.
-    fn judge(&self, text: &str, keys: &[Key], generation: u64) -> Result<Arc<Verified>, Problem> {
+    fn judge(
+        &self,
+        text: &str,
+        keys: &[Key],
+        generation: u64,
+    ) -> Result<Arc<Verified>, TokenError> {
         let now = self.clock.wall().duration_since(UNIX_EPOCH);
         let now = now.map_or(0.0, |since| since.as_secs_f64());
         let fingerprint = self.recent.fingerprint([text.as_bytes()]);
@@ -253,7 +261,7 @@ impl Jwt {
             && seen.generation == generation
         {
             let timely = seen.verified.is_timely(now, self.rules.leeway);
-            if timely == Err(Problem::Expired) {
+            if timely == Err(TokenError::Expired) {
                 self.recent.remove(fingerprint);
             }
             return timely.map(|()| seen.verified);
@@ -261,8 +269,8 @@ impl Jwt {
         let verified = Token::parse(text, &self.rules)?.verify(keys, &self.rules)?;
         verified.is_timely(now, self.rules.leeway)?;
         let verified = Arc::new(verified);
-        if text.len() <= LONGEST_REMEMBERED {
-            let seen = Seen {
+        if text.len() <= MAX_REMEMBERED_LEN {
+            let seen = CachedToken {
                 verified: Arc::clone(&verified),
                 generation,
             };
@@ -271,7 +279,7 @@ impl Jwt {
         Ok(verified)
     }
 
-    async fn judge_remote(&self, text: &str, jwks: &Jwks, stale: Duration) -> Judged {
+    async fn judge_remote(&self, text: &str, jwks: &Jwks, stale: Duration) -> TokenVerdict {
         let with = |set: &KeySet| self.judge(text, &set.keys, set.generation);
         let known = jwks.keys(stale);
         let generation = known.as_ref().map(|set| set.generation);
@@ -280,13 +288,13 @@ impl Jwt {
             // A token that no key could make valid needs no keys.
             None => match Token::parse(text, &self.rules) {
                 Err(problem) => Err(problem),
-                Ok(_) => Err(Problem::Key),
+                Ok(_) => Err(TokenError::Key),
             },
         };
         let is_unknown = match &result {
-            Err(Problem::Key) => true,
+            Err(TokenError::Key) => true,
             // A token without `kid` may be signed with any new key.
-            Err(Problem::Signature) => {
+            Err(TokenError::Signature) => {
                 Token::parse(text, &self.rules).is_ok_and(|token| token.kid.is_none())
             }
             _ => false,
@@ -295,20 +303,20 @@ impl Jwt {
             return result.into();
         }
         match jwks.newer(generation).await {
-            Newer::Changed => match jwks.keys(stale) {
+            RefreshOutcome::Changed => match jwks.keys(stale) {
                 Some(set) => with(&set).into(),
-                None => Judged::Unavailable,
+                None => TokenVerdict::Unavailable,
             },
-            Newer::Same => result.into(),
-            Newer::Unknown => Judged::Unavailable,
+            RefreshOutcome::Same => result.into(),
+            RefreshOutcome::Unknown => TokenVerdict::Unavailable,
         }
     }
 
-    fn conclude(&self, ex: &mut Exchange<'_>, judged: Judged) -> Verdict {
+    fn conclude(&self, ex: &mut Exchange<'_>, judged: TokenVerdict) -> Verdict {
         let verified = match judged {
-            Judged::Passed(verified) => verified,
-            Judged::Wrong(problem) => return self.refuse(ex, Some(problem)),
-            Judged::Unavailable => {
+            TokenVerdict::Passed(verified) => verified,
+            TokenVerdict::Wrong(problem) => return self.refuse(ex, Some(problem)),
+            TokenVerdict::Unavailable => {
                 let refusal = Refusal::new(Outcome::Unavailable, "jwt_unavailable")
                     .detail("Tokens cannot be verified at the moment.")
                     .retry_after(RETRY_AFTER);
@@ -329,14 +337,14 @@ impl Jwt {
             identity.user = Some(Arc::clone(user));
         }
         if !self.names.is_empty() {
-            ex.facts.put(Forwarded(verified));
+            ex.facts.put(ForwardedClaims(verified));
         }
         Verdict::Next
     }
 
     /// Handles a request without a token (`None`) or with an invalid one: it passes without an
     /// identity if tokens are optional, and is refused otherwise.
-    fn refuse(&self, ex: &mut Exchange<'_>, problem: Option<Problem>) -> Verdict {
+    fn refuse(&self, ex: &mut Exchange<'_>, problem: Option<TokenError>) -> Verdict {
         let outcome = match problem {
             Some(_) => Outcome::Invalid,
             None => Outcome::Missing,

@@ -8,7 +8,7 @@ use crate::{base::query, chain::Exchange};
 
 /// A location of a token.
 #[derive(Debug)]
-pub(super) enum Source {
+pub(super) enum TokenSource {
     Header(HeaderName),
     Cookie(Box<str>),
     Query(Box<str>),
@@ -16,14 +16,14 @@ pub(super) enum Source {
 
 /// Content of a location.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found<'a> {
+pub(super) enum SourceContent<'a> {
     Nothing,
     Token(Cow<'a, str>),
     /// Several values, or a value that cannot be a token: the right one is unclear.
     Unclear,
 }
 
-impl Source {
+impl TokenSource {
     /// Creates a location; `None` if `name` is invalid for its `kind`.
     pub(super) fn new(kind: &str, name: &str) -> Option<Self> {
         let is_plain = |separators: &str| {
@@ -42,7 +42,7 @@ impl Source {
         }
     }
 
-    pub(super) fn find<'a>(&'a self, ex: &Exchange<'a>) -> Found<'a> {
+    pub(super) fn find<'a>(&'a self, ex: &Exchange<'a>) -> SourceContent<'a> {
         match self {
             Self::Header(name) => {
                 let values = ex.head.headers.get_all(name).iter();
@@ -58,7 +58,7 @@ impl Source {
             ),
             Self::Query(name) => match query::query_of(ex.head.raw_path()) {
                 Some(query) => single(query::values(query, name.as_bytes()), query::decoded),
-                None => Found::Nothing,
+                None => SourceContent::Nothing,
             },
         }
     }
@@ -120,19 +120,19 @@ fn credentials(value: &HeaderValue, takes_bare: bool) -> Option<&[u8]> {
 fn single<'a>(
     values: impl Iterator<Item = &'a [u8]>,
     decode: fn(&'a [u8]) -> Cow<'a, [u8]>,
-) -> Found<'a> {
+) -> SourceContent<'a> {
     let mut values = values.filter(|value| !value.is_empty());
     let Some(value) = values.next() else {
-        return Found::Nothing;
+        return SourceContent::Nothing;
     };
     if values.next().is_some() {
-        return Found::Unclear;
+        return SourceContent::Unclear;
     }
     let text = match decode(value) {
         Cow::Borrowed(bytes) => std::str::from_utf8(bytes).ok().map(Cow::Borrowed),
         Cow::Owned(bytes) => String::from_utf8(bytes).ok().map(Cow::Owned),
     };
-    text.map_or(Found::Unclear, Found::Token)
+    text.map_or(SourceContent::Unclear, SourceContent::Token)
 }
 
 fn strip_cookie(headers: &mut HeaderMap, name: &[u8]) {

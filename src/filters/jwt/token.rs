@@ -12,12 +12,12 @@ use crate::chain::Claims;
 
 /// Longest token that is parsed. Header sections are limited too, but cookies may be longer than
 /// this.
-pub(super) const LONGEST: usize = 8 * 1024;
+pub(super) const MAX_TOKEN_LEN: usize = 8 * 1024;
 
 /// Problem of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Problem {
+pub(super) enum TokenError {
     /// The token is not a signed JWT in compact form.
     Malformed,
     /// The token is signed with an algorithm that is not allowed here, or not at all.
@@ -34,7 +34,7 @@ pub(super) enum Problem {
     Audience,
 }
 
-impl Problem {
+impl TokenError {
     pub(super) const ALL: [Self; 9] = [
         Self::Malformed,
         Self::Algorithm,
@@ -79,7 +79,7 @@ impl Problem {
 
 /// Requirements for tokens.
 #[derive(Debug, Default)]
-pub(super) struct Rules {
+pub(super) struct TokenRules {
     pub(super) algorithms: Box<[Algorithm]>,
     /// Accepted issuers; any if empty.
     pub(super) issuers: Box<[Box<str>]>,
@@ -89,14 +89,14 @@ pub(super) struct Rules {
     pub(super) max_ttl: Option<Duration>,
     pub(super) needs_exp: bool,
     /// Required claims; a valid token without them is denied.
-    pub(super) require: Box<[Required]>,
+    pub(super) require: Box<[RequiredClaim]>,
     /// Claims that are sent to the backend as headers.
     pub(super) forward: Box<[Box<str>]>,
 }
 
 /// A claim that must be one of these values, or a list that contains one of them.
 #[derive(Debug)]
-pub(super) struct Required {
+pub(super) struct RequiredClaim {
     pub(super) claim: Box<str>,
     pub(super) values: Box<[Value]>,
 }
@@ -109,7 +109,7 @@ pub(super) struct Verified {
     pub(super) user: Option<Arc<str>>,
     /// True if the token has all required claims.
     pub(super) is_entitled: bool,
-    /// Values in the order of [`Rules::forward`]; `None` if absent or not a valid header value.
+    /// Values in the order of [`TokenRules::forward`]; `None` if absent or not a valid header value.
     pub(super) forward: Box<[Option<HeaderValue>]>,
     exp: Option<f64>,
     nbf: Option<f64>,
@@ -134,25 +134,25 @@ struct Header {
 }
 
 impl<'a> Token<'a> {
-    pub(super) fn parse(text: &'a str, rules: &Rules) -> Result<Self, Problem> {
-        if text.len() > LONGEST {
-            return Err(Problem::Malformed);
+    pub(super) fn parse(text: &'a str, rules: &TokenRules) -> Result<Self, TokenError> {
+        if text.len() > MAX_TOKEN_LEN {
+            return Err(TokenError::Malformed);
         }
-        let (signed, signature) = text.rsplit_once('.').ok_or(Problem::Malformed)?;
-        let (header, payload) = signed.split_once('.').ok_or(Problem::Malformed)?;
+        let (signed, signature) = text.rsplit_once('.').ok_or(TokenError::Malformed)?;
+        let (header, payload) = signed.split_once('.').ok_or(TokenError::Malformed)?;
         if payload.contains('.') {
-            return Err(Problem::Malformed);
+            return Err(TokenError::Malformed);
         }
         let header: Header = decode(header)?;
         // RFC 7515, 4.1.11: a critical extension that is not understood is refused.
         if header.crit.is_some() {
-            return Err(Problem::Malformed);
+            return Err(TokenError::Malformed);
         }
         let alg = Algorithm::parse(&header.alg)
             .filter(|alg| rules.algorithms.contains(alg))
-            .ok_or(Problem::Algorithm)?;
+            .ok_or(TokenError::Algorithm)?;
         if signature.is_empty() {
-            return Err(Problem::Signature);
+            return Err(TokenError::Signature);
         }
         Ok(Self {
             signed,
@@ -164,14 +164,14 @@ impl<'a> Token<'a> {
     }
 
     /// Verifies the signature with one of `keys`, then everything that does not depend on the time.
-    pub(super) fn verify(&self, keys: &[Key], rules: &Rules) -> Result<Verified, Problem> {
+    pub(super) fn verify(&self, keys: &[Key], rules: &TokenRules) -> Result<Verified, TokenError> {
         self.signature_by(keys)?;
         rules.judge(decode(self.payload)?)
     }
 
     /// Verifies the signature with the key that the token names, or one without a name (RFC 7515,
     /// 4.1.4).
-    fn signature_by(&self, keys: &[Key]) -> Result<(), Problem> {
+    fn signature_by(&self, keys: &[Key]) -> Result<(), TokenError> {
         let is_named = |key: &&Key| self.kid.is_none() || self.kid.as_deref() == key.kid.as_deref();
         let fitting = || keys.iter().filter(|key| key.fits(self.alg));
         let mut candidates = fitting().filter(is_named).peekable();
@@ -181,45 +181,45 @@ impl<'a> Token<'a> {
         } else {
             let mut nameless = fitting().filter(|key| key.kid.is_none()).peekable();
             if nameless.peek().is_none() {
-                return Err(Problem::Key);
+                return Err(TokenError::Key);
             }
             nameless.any(is_right)
         };
         if is_verified {
             Ok(())
         } else {
-            Err(Problem::Signature)
+            Err(TokenError::Signature)
         }
     }
 }
 
-fn decode<T: for<'de> Deserialize<'de>>(part: &str) -> Result<T, Problem> {
+fn decode<T: for<'de> Deserialize<'de>>(part: &str) -> Result<T, TokenError> {
     let bytes = URL_SAFE_NO_PAD.decode(part);
-    let bytes = bytes.map_err(|_| Problem::Malformed)?;
-    serde_json::from_slice(&bytes).map_err(|_| Problem::Malformed)
+    let bytes = bytes.map_err(|_| TokenError::Malformed)?;
+    serde_json::from_slice(&bytes).map_err(|_| TokenError::Malformed)
 }
 
-impl Rules {
-    fn judge(&self, claims: Map<String, Value>) -> Result<Verified, Problem> {
+impl TokenRules {
+    fn judge(&self, claims: Map<String, Value>) -> Result<Verified, TokenError> {
         let (exp, nbf, iat) = (
             date(&claims, "exp")?,
             date(&claims, "nbf")?,
             date(&claims, "iat")?,
         );
         if self.needs_exp && exp.is_none() {
-            return Err(Problem::Lifetime);
+            return Err(TokenError::Lifetime);
         }
         if let Some(most) = self.max_ttl {
             match (iat, exp) {
                 (Some(iat), Some(exp)) if exp - iat <= most.as_secs_f64() => {}
-                _ => return Err(Problem::Lifetime),
+                _ => return Err(TokenError::Lifetime),
             }
         }
         if !self.issuers.is_empty() && !names_one(claims.get("iss"), &self.issuers) {
-            return Err(Problem::Issuer);
+            return Err(TokenError::Issuer);
         }
         if !self.audiences.is_empty() && !names_one(claims.get("aud"), &self.audiences) {
-            return Err(Problem::Audience);
+            return Err(TokenError::Audience);
         }
         let user = claims.get("sub").and_then(Value::as_str).map(Into::into);
         let claims = Claims(Arc::new(claims));
@@ -244,12 +244,12 @@ impl Rules {
 }
 
 /// Parses a date (RFC 7519, 2): seconds since 1970, possibly with a fraction.
-fn date(claims: &Map<String, Value>, name: &str) -> Result<Option<f64>, Problem> {
+fn date(claims: &Map<String, Value>, name: &str) -> Result<Option<f64>, TokenError> {
     match claims.get(name) {
         None => Ok(None),
         Some(value) => match value.as_f64().filter(|seconds| seconds.is_finite()) {
             Some(seconds) => Ok(Some(seconds)),
-            None => Err(Problem::Malformed),
+            None => Err(TokenError::Malformed),
         },
     }
 }
@@ -269,20 +269,20 @@ fn names_one(claim: Option<&Value>, known: &[Box<str>]) -> bool {
 
 impl Verified {
     /// Checks that the token is valid at this time.
-    pub(super) fn is_timely(&self, now: f64, leeway: Duration) -> Result<(), Problem> {
+    pub(super) fn is_timely(&self, now: f64, leeway: Duration) -> Result<(), TokenError> {
         let leeway = leeway.as_secs_f64();
         // RFC 7519, 4.1.4: the token expires on `exp`.
         if self.exp.is_some_and(|exp| now >= exp + leeway) {
-            return Err(Problem::Expired);
+            return Err(TokenError::Expired);
         }
         if self.nbf.is_some_and(|nbf| now + leeway < nbf) {
-            return Err(Problem::NotYet);
+            return Err(TokenError::NotYet);
         }
         Ok(())
     }
 }
 
-impl Required {
+impl RequiredClaim {
     fn is_met(&self, claims: &Claims) -> bool {
         let is_wanted = |value: &Value| self.values.iter().any(|wanted| is_same(value, wanted));
         match claims.get(&self.claim) {

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Methods;
-use crate::{chain::CompileCx, config::tree::Spanned};
+use crate::{chain::CompileContext, config::tree::Spanned};
 
 /// Methods that may pass, such as `[GET, POST]`; all others get 405 with `Allow`. `GET` includes
 /// `HEAD`.
@@ -14,7 +14,7 @@ use crate::{chain::CompileCx, config::tree::Spanned};
 pub struct MethodsConfig(Vec<Spanned<String>>);
 
 impl MethodsConfig {
-    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<Methods> {
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Methods> {
         if self.0.is_empty() {
             cx.report(
                 "edgeway::methods::empty",

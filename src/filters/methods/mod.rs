@@ -6,7 +6,7 @@ mod tests;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 
-use crate::chain::{CompileCx, Exchange, Filter, FilterKind, Guard, Phases, Reply, Verdict};
+use crate::chain::{CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply, Verdict};
 
 const REQUEST_METHOD: HeaderName = header::ACCESS_CONTROL_REQUEST_METHOD;
 
@@ -23,7 +23,7 @@ impl FilterKind for Methods {
     type Config = config::MethodsConfig;
     type Filter = Self;
 
-    fn compile(config: config::MethodsConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+    fn compile(config: config::MethodsConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
         config.compile(cx)
     }
 }

@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     base::units::ByteSize,
-    chain::{Body, CompileCx},
+    chain::{Body, CompileContext},
     config::{diagnostic::Place, tree::Spanned},
     plugins,
 };
 
-const MOST: u64 = plugins::body::MOST as u64;
+const MAX_BODY_LEN: u64 = plugins::body::MAX_BODY_LEN as u64;
 
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -25,7 +25,7 @@ impl Default for BodyConfig {
     fn default() -> Self {
         Self {
             max: Spanned {
-                value: ByteSize(MOST),
+                value: ByteSize(MAX_BODY_LEN),
                 place: Place::default(),
             },
         }
@@ -33,9 +33,9 @@ impl Default for BodyConfig {
 }
 
 impl BodyConfig {
-    pub(super) fn compile(&self, cx: &mut CompileCx<'_>) -> Option<usize> {
+    pub(super) fn compile(&self, cx: &mut CompileContext<'_>) -> Option<usize> {
         let most = self.max.value.0;
-        if !(1..=MOST).contains(&most) {
+        if !(1..=MAX_BODY_LEN).contains(&most) {
             cx.report_at(
                 self.max.place,
                 "edgeway::plugins::body",

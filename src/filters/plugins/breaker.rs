@@ -9,8 +9,8 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::written::some_time;
-use crate::base::{breaker::Rule, units::Span};
+use super::settings::some_time;
+use crate::base::{breaker::BreakerRule, units::Span};
 
 /// Rule for skipping a failing plugin with `on_error: continue`.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
@@ -41,8 +41,8 @@ impl Default for BreakerConfig {
 }
 
 impl BreakerConfig {
-    pub(super) fn rule(self) -> Rule {
-        Rule {
+    pub(super) fn rule(self) -> BreakerRule {
+        BreakerRule {
             failures: self.failures,
             clients: self.clients,
             window: self.window.0,

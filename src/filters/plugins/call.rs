@@ -4,17 +4,17 @@ use std::net::IpAddr;
 
 use http::StatusCode;
 
-use super::Use;
+use super::RoutePlugin;
 use crate::{
-    base::breaker::Asks,
+    base::breaker::Permission,
     chain::{Exchange, Reply},
-    plugins::{Failure, Hook, Input, Kind, Output},
+    plugins::{Failure, FailureKind, Hook, Input, Output},
 };
 
 /// Reason of requests that a plugin's failure ends.
 const FAILED: &str = "plugin_failed";
 
-impl Use {
+impl RoutePlugin {
     pub(super) async fn call(&self, hook: Hook, input: Input) -> Result<Output, Failure> {
         self.is_asked()?;
         let client = input.ip;
@@ -35,12 +35,12 @@ impl Use {
             return Ok(());
         };
         match breaker.asks(|| self.clock.now()) {
-            Asks::Yes => {}
-            Asks::Again => {
+            Permission::Yes => {}
+            Permission::Again => {
                 self.metrics.breaker(false);
                 log::info!(plugin = &**self.plugin.name(); "plugin called again after its pause");
             }
-            Asks::No => {
+            Permission::No => {
                 self.metrics.left_out();
                 return Err(Failure::script(
                     "it failed too often and is paused for a while",
@@ -53,7 +53,7 @@ impl Use {
     /// Counts a hook that failed for this client, or returned something impossible.
     pub(super) fn count(&self, client: Option<IpAddr>, failure: &Failure) {
         self.metrics.failed(failure);
-        if failure.kind == Kind::Stuck {
+        if failure.kind == FailureKind::Stuck {
             self.metrics.stuck(&self.plugin);
         }
         if let Some(breaker) = &self.breaker

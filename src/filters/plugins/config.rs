@@ -11,14 +11,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Plugins, Use, Whose,
+    PluginSelection, Plugins, RoutePlugin,
     body::BodyConfig,
     breaker::BreakerConfig,
     failure::{OnErrorConfig, RoleConfig},
-    loaded::{Loaded, What},
-    metrics::{PluginMetrics, Version},
-    owners,
-    written::{OwnConfig, some_bytes, some_name, some_time},
+    kv_owners,
+    loaded::{LoadedPlugins, PluginIdentity},
+    metrics::{PluginMetrics, VersionMetric},
+    settings::{PluginSettings, some_bytes, some_name, some_time},
 };
 use crate::{
     base::{
@@ -28,15 +28,15 @@ use crate::{
         units::{ByteSize, Span},
         user_metrics::UserMetrics,
     },
-    chain::CompileCx,
+    chain::CompileContext,
     config::tree::{OneOrMany, Spanned},
     plugins::{
-        Isolation, Limits, Plugin,
+        HookLimits, Isolation, Plugin,
+        capabilities::{Capabilities, FETCH_DEADLINE, FetchOrigins, MAX_FETCHED_LEN},
         kv::{Kv, Memory},
-        late::{Late, Rooms},
         matcher::{HostPattern, Matcher, PathPattern},
-        powers::{FETCH_DEADLINE, LONGEST_FETCHED, Powers, Reach},
         schema::{self, ConfigSchema},
+        wait_until::{WaitUntil, WorkPermits},
     },
     zones::Zone,
 };
@@ -60,8 +60,8 @@ pub(super) struct PluginConfig {
     )]
     name: Option<String>,
     /// Value of `ctx.config`.
-    #[serde(default, skip_serializing_if = "OwnConfig::is_empty")]
-    config: OwnConfig,
+    #[serde(default, skip_serializing_if = "PluginSettings::is_empty")]
+    config: PluginSettings,
     /// Requests of the route that the plugin handles, decided without JavaScript; its own
     /// `config.matcher` applies as well.
     #[serde(
@@ -135,7 +135,7 @@ fn deadline() -> Span {
 }
 
 fn max_body() -> ByteSize {
-    ByteSize(LONGEST_FETCHED as u64)
+    ByteSize(MAX_FETCHED_LEN as u64)
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -173,7 +173,7 @@ struct LimitsConfig {
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        let limits = Limits::default();
+        let limits = HookLimits::default();
         Self {
             cpu: Span(limits.cpu),
             wall: Span(limits.wall),
@@ -184,9 +184,9 @@ impl Default for LimitsConfig {
 }
 
 impl PluginsConfig {
-    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<Plugins> {
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Plugins> {
         let own = self.identity_headers(cx);
-        let uses: Option<Vec<Use>> = self
+        let uses: Option<Vec<RoutePlugin>> = self
             .0
             .into_iter()
             .map(|plugin| plugin.compile(cx))
@@ -196,13 +196,13 @@ impl PluginsConfig {
             .collect();
         Some(Plugins {
             uses: uses?.into(),
-            whose: Whose::All,
+            whose: PluginSelection::All,
             own: own?.into(),
         })
     }
 
     /// Returns the headers that the plugins write for backends, and that no client may send.
-    fn identity_headers(&self, cx: &mut CompileCx<'_>) -> Option<Vec<HeaderName>> {
+    fn identity_headers(&self, cx: &mut CompileContext<'_>) -> Option<Vec<HeaderName>> {
         const CODE: &str = "edgeway::plugins::identity_headers";
         let mut names = Vec::new();
         let mut is_good = true;
@@ -224,7 +224,7 @@ impl PluginsConfig {
 }
 
 impl PluginConfig {
-    fn compile(mut self, cx: &mut CompileCx<'_>) -> Option<Use> {
+    fn compile(mut self, cx: &mut CompileContext<'_>) -> Option<RoutePlugin> {
         let name = self.called(cx);
         let powers = self.powers(&name, cx);
         let path = cx.folder.join(&self.file.value);
@@ -233,7 +233,7 @@ impl PluginConfig {
             .value
             .rsplit_once('/')
             .map_or("", |(folder, _)| folder);
-        let limits = Limits {
+        let limits = HookLimits {
             cpu: self.limits.cpu.0,
             wall: self.limits.wall.0,
             wait_until: self.limits.wait_until.0,
@@ -242,7 +242,7 @@ impl PluginConfig {
                 IsolationConfig::Worker => Isolation::Worker,
                 IsolationConfig::Thread => Isolation::Thread,
             },
-            ..Limits::default()
+            ..HookLimits::default()
         };
         let matcher = self.matches.compile(cx);
         let body = match &self.body {
@@ -253,8 +253,8 @@ impl PluginConfig {
         let is_right = self.obeys_its_schema(&name, &path, cx);
         let config = std::mem::take(&mut self.config.json);
         let config = serde_json::Value::Object(config).to_string();
-        let loaded = cx.zones.get_or_create("plugins", Loaded::default);
-        let what = What {
+        let loaded = cx.zones.get_or_create("plugins", LoadedPlugins::default);
+        let what = PluginIdentity {
             name: name.clone(),
             shown: shown.to_owned(),
             path,
@@ -283,7 +283,7 @@ impl PluginConfig {
                         look_at_heap(plugin, metrics)
                     },
                 );
-                Some(Use {
+                Some(RoutePlugin {
                     file: self.file.value.as_str().into(),
                     has_odd_paths: plugin.has_odd_paths()
                         || matcher.as_ref().is_some_and(Matcher::has_odd_paths),
@@ -308,7 +308,7 @@ impl PluginConfig {
                     geo: cx.shared.get(),
                     body: body?,
                     late: tasks(cx),
-                    logs: Rooms::default(),
+                    logs: WorkPermits::default(),
                 })
             }
             Err(failure) => {
@@ -327,7 +327,7 @@ impl PluginConfig {
 
 impl PluginConfig {
     /// Returns the name of the plugin in logs and metrics.
-    fn called(&self, cx: &CompileCx<'_>) -> String {
+    fn called(&self, cx: &CompileContext<'_>) -> String {
         if let Some(name) = &self.name {
             return name.clone();
         }
@@ -349,7 +349,7 @@ impl PluginConfig {
 
     /// Returns true if `config` matches the plugin's own schema, if it has one; reports problems of
     /// either.
-    fn obeys_its_schema(&self, name: &str, path: &Path, cx: &mut CompileCx<'_>) -> bool {
+    fn obeys_its_schema(&self, name: &str, path: &Path, cx: &mut CompileContext<'_>) -> bool {
         let folder = path.parent().unwrap_or(Path::new(""));
         // Registered before it is read, so that a change in between is noticed. The file may also
         // be added later.
@@ -387,7 +387,7 @@ impl PluginConfig {
     }
 
     /// Returns the Redis that stores the plugin's kv.
-    fn redis(&self, cx: &CompileCx<'_>) -> Option<Arc<Redis>> {
+    fn redis(&self, cx: &CompileContext<'_>) -> Option<Arc<Redis>> {
         let is_there = self
             .kv
             .as_ref()
@@ -396,7 +396,7 @@ impl PluginConfig {
     }
 
     /// Returns the capabilities of the plugin; reports those that cannot be provided.
-    fn powers(&self, plugin: &str, cx: &mut CompileCx<'_>) -> Option<Powers> {
+    fn powers(&self, plugin: &str, cx: &mut CompileContext<'_>) -> Option<Capabilities> {
         let mut env = serde_json::Map::new();
         let mut is_right = true;
         for name in &self.env {
@@ -410,14 +410,14 @@ impl PluginConfig {
             }
         }
         let kv_at = self.kv.as_ref().map(|kv| kv.place);
-        is_right &= kv_at.is_none_or(|at| owners::owns(plugin, &self.file.value, at, cx));
+        is_right &= kv_at.is_none_or(|at| kv_owners::owns(plugin, &self.file.value, at, cx));
         let kv = match &self.kv {
             None => None,
             Some(kv) if kv.value == KvConfig::Memory => {
                 let name = format!("kv of plugin {plugin}");
                 let memory = cx
                     .zones
-                    .get_or_create(&name, || Kept(Arc::new(Memory::new(cx.clock))));
+                    .get_or_create(&name, || KvZone(Arc::new(Memory::new(cx.clock))));
                 Some(Kv::memory(Arc::clone(&memory.0)))
             }
             Some(kv) => {
@@ -450,7 +450,7 @@ impl PluginConfig {
                 None
             }
         };
-        is_right.then(|| Powers {
+        is_right.then(|| Capabilities {
             env: serde_json::Value::Object(env).to_string(),
             kv,
             fetch,
@@ -461,60 +461,60 @@ impl PluginConfig {
 }
 
 /// Returns the plugin's own metrics, which continue over reloads.
-fn metrics(plugin: &str, cx: &CompileCx<'_>) -> Arc<UserMetrics> {
+fn metrics(plugin: &str, cx: &CompileContext<'_>) -> Arc<UserMetrics> {
     let name = format!("metrics of plugin {plugin}");
     let counted = cx.zones.get_or_create(&name, || {
         let counted = Arc::new(UserMetrics::new(plugin, cx.metrics));
         cx.metrics.serve_too(&counted);
-        Counted(counted)
+        CountedMemory(counted)
     });
     Arc::clone(&counted.0)
 }
 
 /// Returns the bounded background work of a plugin (`ctx.waitUntil`), shared by all routes with
 /// this plugin's name.
-fn late(plugin: &str, cx: &CompileCx<'_>) -> Late {
+fn late(plugin: &str, cx: &CompileContext<'_>) -> WaitUntil {
     let name = format!("work of plugin {plugin}");
-    let late = cx
-        .zones
-        .get_or_create(&name, || Left(Late::of(plugin, tasks(cx), cx.metrics)));
+    let late = cx.zones.get_or_create(&name, || {
+        RemainingBudget(WaitUntil::of(plugin, tasks(cx), cx.metrics))
+    });
     late.0.clone()
 }
 
 /// Returns the tasks that a stopping process waits for.
-fn tasks(cx: &CompileCx<'_>) -> Tasks {
+fn tasks(cx: &CompileContext<'_>) -> Tasks {
     let tasks = cx.shared.get::<Tasks>();
     tasks.map_or_else(Tasks::default, |tasks| Tasks::clone(&tasks))
 }
 
 /// Creates the series of a version, which ends with the last configuration that has it.
-fn version(plugin: &Plugin, cx: &CompileCx<'_>) {
+fn version(plugin: &Plugin, cx: &CompileContext<'_>) {
     let (name, version) = (&**plugin.name(), &**plugin.version());
     let zone = format!("version {version} of plugin {name} on {}", cx.route);
-    let known = || Version::new(cx.metrics, [cx.route, name, version]);
+    let known = || VersionMetric::new(cx.metrics, [cx.route, name, version]);
     cx.zones.get_or_create(&zone, known);
 }
 
-struct Left(Late);
+struct RemainingBudget(WaitUntil);
 
-impl Zone for Left {}
+impl Zone for RemainingBudget {}
 
-struct Counted(Arc<UserMetrics>);
+struct CountedMemory(Arc<UserMetrics>);
 
-impl Zone for Counted {}
+impl Zone for CountedMemory {}
 
 /// Memory of a plugin's kv, kept over reloads.
-struct Kept(Arc<Memory>);
+struct KvZone(Arc<Memory>);
 
-impl Zone for Kept {}
+impl Zone for KvZone {}
 
-fn reach(config: &FetchConfig) -> Result<Reach, String> {
+fn reach(config: &FetchConfig) -> Result<FetchOrigins, String> {
     let longest = usize::try_from(config.max_body.0).unwrap_or(usize::MAX);
-    Reach::new(&config.origins, config.deadline.0, longest)
+    FetchOrigins::new(&config.origins, config.deadline.0, longest)
 }
 
 /// Interval between two measurements of the heap, each of which walks the whole heap.
-const LOOK: Duration = Duration::from_secs(10);
+const MEASURE_INTERVAL: Duration = Duration::from_secs(10);
 
 async fn look_at_heap(plugin: Weak<Plugin>, metrics: Arc<PluginMetrics>) {
     while let Some(plugin) = plugin.upgrade() {
@@ -524,7 +524,7 @@ async fn look_at_heap(plugin: Weak<Plugin>, metrics: Arc<PluginMetrics>) {
         if looked.await.is_err() {
             return;
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(MEASURE_INTERVAL).await;
     }
 }
 
@@ -547,7 +547,7 @@ impl MatchConfig {
         self.host.is_empty() && self.path.is_empty() && self.method.is_empty()
     }
 
-    fn compile(&self, cx: &mut CompileCx<'_>) -> Option<Matcher> {
+    fn compile(&self, cx: &mut CompileContext<'_>) -> Option<Matcher> {
         let method = |text: &str| {
             Method::from_bytes(text.as_bytes())
                 .map_err(|_| format!("invalid method `{text}`: write one such as `GET`"))
@@ -566,7 +566,7 @@ impl MatchConfig {
 /// Parses each value; reports a problem at the place of the value.
 fn each<T>(
     written: &OneOrMany<Spanned<String>>,
-    cx: &mut CompileCx<'_>,
+    cx: &mut CompileContext<'_>,
     read: impl Fn(&str) -> Result<T, String>,
 ) -> Option<Vec<T>> {
     let mut all = Some(Vec::new());

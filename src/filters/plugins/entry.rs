@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::{Plugins, Use, path_of};
+use super::{Plugins, RoutePlugin, path_of};
 use crate::{
     chain::{Exchange, LateFields, LogFields, host::public_host},
-    plugins::{Answer, Failure, Hook, Input},
+    plugins::{Failure, Hook, HookResult, Input},
 };
 
 impl Plugins {
@@ -50,7 +50,7 @@ impl Plugins {
     }
 }
 
-impl Use {
+impl RoutePlugin {
     /// Calls `onLog`. A failure does not count for the breaker: no request is refused because a log
     /// line failed.
     async fn log(&self, input: Input) -> Option<Map<String, Value>> {
@@ -60,7 +60,7 @@ impl Use {
         let outcome = self.plugin.call(Hook::Log, input).await;
         self.metrics.called(Hook::Log, self.clock.now() - begun);
         let fields = outcome.and_then(|output| match output.answer {
-            Answer::Json(text) => serde_json::from_str(&text).map_err(|error| {
+            HookResult::Json(text) => serde_json::from_str(&text).map_err(|error| {
                 Failure::script(format!(
                     "the return value of onLog is not an object: {error}"
                 ))
@@ -79,20 +79,20 @@ impl Use {
 }
 
 /// Maximum number of fields that a plugin adds to a line, and maximum length of their names.
-const MOST_FIELDS: usize = 16;
-const LONGEST_NAME: usize = 64;
+const MAX_FIELDS: usize = 16;
+const MAX_NAME_LEN: usize = 64;
 
 /// Returns true if the fields are valid in a log line. Built-in JavaScript has checked them before,
 /// with better messages, unless the plugin has changed the objects that the check uses.
 fn are_fields(told: &Map<String, Value>) -> bool {
     let is_name = |name: &str| {
         let mut bytes = name.bytes();
-        (1..=LONGEST_NAME).contains(&name.len())
+        (1..=MAX_NAME_LEN).contains(&name.len())
             && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
     };
     let is_single = |value: &Value| !value.is_object() && !value.is_array();
     let mut fields = told.iter();
-    (1..=MOST_FIELDS).contains(&told.len())
+    (1..=MAX_FIELDS).contains(&told.len())
         && fields.all(|(name, value)| is_name(name) && is_single(value))
 }
 

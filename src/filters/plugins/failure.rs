@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::config::PluginConfig;
 use crate::{
-    chain::CompileCx,
+    chain::CompileContext,
     plugins::{Hook, Plugin},
 };
 
@@ -44,7 +44,7 @@ impl PluginConfig {
     pub(super) fn on_error(
         &self,
         plugin: &Plugin,
-        cx: &mut CompileCx<'_>,
+        cx: &mut CompileContext<'_>,
     ) -> Option<OnErrorConfig> {
         let name = plugin.name();
         let is_asked = plugin.has(Hook::Request);

@@ -9,26 +9,26 @@ use parking_lot::Mutex;
 
 use super::config::{FetchConfig, KvConfig};
 use crate::{
-    config::source::Beside,
-    plugins::{Failure, Limits, Plugin, powers::Powers, source::Source},
+    config::source::ReferencedFiles,
+    plugins::{Failure, HookLimits, Plugin, capabilities::Capabilities, source::Source},
     zones::Zone,
 };
 
 /// Loaded plugins, each kept for as long as some configuration uses it.
 #[derive(Debug, Default)]
-pub(super) struct Loaded(Mutex<HashMap<What, Weak<Plugin>>>);
+pub(super) struct LoadedPlugins(Mutex<HashMap<PluginIdentity, Weak<Plugin>>>);
 
-impl Zone for Loaded {}
+impl Zone for LoadedPlugins {}
 
 /// Identity of a plugin: plugins that differ here are loaded separately.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct What {
+pub(super) struct PluginIdentity {
     pub(super) name: String,
     /// Path as the configuration writes it, and the resolved path.
     pub(super) shown: String,
     pub(super) path: std::path::PathBuf,
     pub(super) config: String,
-    pub(super) limits: Limits,
+    pub(super) limits: HookLimits,
     pub(super) env: Vec<String>,
     pub(super) kv: Option<KvConfig>,
     /// Address in memory of the Redis of `kv`. The plugin holds a reference to it for its whole
@@ -37,14 +37,14 @@ pub(super) struct What {
     pub(super) fetch: Option<FetchConfig>,
 }
 
-impl Loaded {
+impl LoadedPlugins {
     /// Returns the loaded plugin if its files are unchanged; otherwise loads it again. Holders of
     /// the old plugin keep it.
     pub(super) fn get(
         &self,
-        what: What,
-        powers: Powers,
-        beside: &mut Beside,
+        what: PluginIdentity,
+        powers: Capabilities,
+        beside: &mut ReferencedFiles,
     ) -> Result<Arc<Plugin>, Failure> {
         let known = self.0.lock().get(&what).and_then(Weak::upgrade);
         if let Some(known) = known.filter(|known| known.source().is_current()) {
@@ -75,21 +75,21 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("plugin.js");
         std::fs::write(&path, "export function onRequest() {}").unwrap();
-        let loaded = Loaded::default();
+        let loaded = LoadedPlugins::default();
         let get = |redis: Option<usize>| {
-            let what = What {
+            let what = PluginIdentity {
                 name: "x".to_owned(),
                 shown: String::new(),
                 path: path.clone(),
                 config: "{}".to_owned(),
-                limits: Limits::default(),
+                limits: HookLimits::default(),
                 env: Vec::new(),
                 kv: Some(KvConfig::Redis),
                 redis,
                 fetch: None,
             };
-            let beside = &mut Beside::default();
-            loaded.get(what, Powers::default(), beside).unwrap()
+            let beside = &mut ReferencedFiles::default();
+            loaded.get(what, Capabilities::default(), beside).unwrap()
         };
         let first = get(Some(1));
         assert!(Arc::ptr_eq(&first, &get(Some(1))));

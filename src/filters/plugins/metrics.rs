@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     base::metrics::{Histogram, IntCounter, IntGauge, Metrics},
-    plugins::{Failure, Hook, Kind, Plugin},
+    plugins::{Failure, FailureKind, Hook, Plugin},
     zones::Zone,
 };
 
@@ -58,7 +58,7 @@ impl PluginMetrics {
         Self {
             isolates,
             calls: Hook::ALL.map(calls).into(),
-            failures: Kind::ALL.map(|kind| failures(kind.word())).into(),
+            failures: FailureKind::ALL.map(|kind| failures(kind.word())).into(),
             left_out: failures("breaker"),
             busy: failures("busy"),
             seconds: metrics.histogram(
@@ -94,7 +94,9 @@ impl PluginMetrics {
     }
 
     pub(super) fn failed(&self, failure: &Failure) {
-        let at = Kind::ALL.iter().position(|kind| *kind == failure.kind);
+        let at = FailureKind::ALL
+            .iter()
+            .position(|kind| *kind == failure.kind);
         if let Some(at) = at {
             self.failures[at].inc();
         }
@@ -115,7 +117,7 @@ impl PluginMetrics {
 
     /// Returns the failures by kind; only kinds with a count above zero.
     pub(super) fn failures(&self) -> Vec<(&'static str, u64)> {
-        let kinds = Kind::ALL.iter().map(|kind| kind.word());
+        let kinds = FailureKind::ALL.iter().map(|kind| kind.word());
         let kinds = kinds.zip(self.failures.iter().map(IntCounter::get));
         let others = [("breaker", self.left_out.get()), ("busy", self.busy.get())];
         let all = kinds.chain(others);
@@ -142,13 +144,13 @@ impl PluginMetrics {
 }
 
 /// Version of a plugin on a route, as a metric that exists while the version is loaded.
-pub(super) struct Version {
+pub(super) struct VersionMetric {
     metrics: Metrics,
     /// Route, plugin and version.
     values: [String; 3],
 }
 
-impl Version {
+impl VersionMetric {
     const FAMILY: &'static str = "edgeway_plugin_info";
 
     pub(super) fn new(metrics: &Metrics, values: [&str; 3]) -> Self {
@@ -168,9 +170,9 @@ impl Version {
     }
 }
 
-impl Zone for Version {}
+impl Zone for VersionMetric {}
 
-impl Drop for Version {
+impl Drop for VersionMetric {
     fn drop(&mut self) {
         self.metrics.forget(Self::FAMILY, &self.labels());
     }
@@ -179,7 +181,7 @@ impl Drop for Version {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugins::{Limits, powers::Powers, source::Source};
+    use crate::plugins::{HookLimits, capabilities::Capabilities, source::Source};
 
     #[test]
     fn a_configuration_that_is_not_taken_leaves_the_gauges_alone() {
@@ -188,7 +190,7 @@ mod tests {
         std::fs::write(&path, "export function onRequest() {}").unwrap();
         let load = |isolates| {
             let source = Source::read("x", &path).unwrap();
-            let (limits, powers) = (Limits::default(), Powers::default());
+            let (limits, powers) = (HookLimits::default(), Capabilities::default());
             Plugin::load("x", source, "{}".to_owned(), limits, powers, isolates).unwrap()
         };
         let (metrics, one, two) = (Metrics::default(), load(1), load(2));

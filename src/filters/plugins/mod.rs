@@ -4,21 +4,21 @@
 //! a response reach the client. A failing hook changes nothing; if the plugin is required
 //! (`on_error: refuse`), its failure ends the request.
 
-mod asked;
 mod body;
 mod breaker;
 mod call;
+mod client_request;
 mod config;
-mod done;
+mod effects;
 mod entry;
 mod failure;
+mod kv_owners;
 mod loaded;
 mod metrics;
-mod owners;
 mod reports;
+mod settings;
 #[cfg(test)]
 mod tests;
-mod written;
 
 use std::{
     any::Any,
@@ -32,42 +32,42 @@ use std::{
 use http::{HeaderMap, HeaderName, StatusCode, response};
 
 use self::{
-    done::{Done, changed, done, sent},
+    effects::{PluginEffects, changed, done, sent},
     metrics::PluginMetrics,
 };
 use crate::{
     base::{
         breaker::Breaker,
         clock::Clock,
-        geo::{Geo, Whereabouts},
+        geo::{ClientLocation, Geo},
         target::Slashes,
         tasks::Tasks,
     },
     chain::{
-        BoxFuture, CompileCx, Exchange, Filter, FilterKind, Guard, KeyBuilder, LateFields, Phase,
-        Phases, Reply, ReplyBody, Verdict, host::public_host,
+        BoxFuture, CompileContext, Exchange, Filter, FilterKind, Guard, KeyBuilder, LateFields,
+        Phase, Phases, Reply, ReplyBody, Verdict, host::public_host,
     },
     plugins::{
-        Answer, Failure, Hook, Input, Known, Plugin, Response,
+        ContextFacts, Failure, Hook, HookResult, Input, Plugin, Response,
         call::rewritten,
-        heads::{apply, apply_to_request, may_become},
-        late::Rooms,
+        header_changes::{apply, apply_to_request, may_become},
         matcher::Matcher,
+        wait_until::WorkPermits,
     },
 };
 
 /// The compiled filter: a route's plugins in their order.
 #[derive(Debug)]
 pub struct Plugins {
-    uses: Arc<[Use]>,
-    whose: Whose,
+    uses: Arc<[RoutePlugin]>,
+    whose: PluginSelection,
     /// Headers that plugins write for backends, and that no client may send.
     own: Arc<[HeaderName]>,
 }
 
 /// Selection of plugins whose hooks run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Whose {
+enum PluginSelection {
     All,
     /// Plugins that decide who may pass.
     Guards,
@@ -75,7 +75,7 @@ enum Whose {
 
 /// A plugin on a route.
 #[derive(Debug)]
-struct Use {
+struct RoutePlugin {
     plugin: Arc<Plugin>,
     /// File as the configuration writes it.
     file: Arc<str>,
@@ -99,7 +99,7 @@ struct Use {
     body: Option<usize>,
     /// Tasks that run `onLog`, and the number of requests at a time.
     late: Tasks,
-    logs: Rooms,
+    logs: WorkPermits,
 }
 
 impl FilterKind for Plugins {
@@ -107,7 +107,7 @@ impl FilterKind for Plugins {
     type Config = config::PluginsConfig;
     type Filter = Self;
 
-    fn compile(config: config::PluginsConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+    fn compile(config: config::PluginsConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
         config.compile(cx)
     }
 }
@@ -163,13 +163,13 @@ impl Filter for Plugins {
     fn guard_alone(&self) -> Option<Arc<dyn Filter>> {
         Some(Arc::new(Self {
             uses: Arc::clone(&self.uses),
-            whose: Whose::Guards,
+            whose: PluginSelection::Guards,
             own: Arc::clone(&self.own),
         }))
     }
 
     fn is_selective(&self) -> bool {
-        let chooses = |each: &Use| !each.matcher.is_for_all() || each.plugin.has_matcher();
+        let chooses = |each: &RoutePlugin| !each.matcher.is_for_all() || each.plugin.has_matcher();
         self.uses.iter().all(chooses)
     }
 
@@ -186,13 +186,15 @@ impl Filter for Plugins {
     }
 
     fn needs_every_header_now(&self, ex: &Exchange<'_>) -> bool {
-        let adds = |done: &Done| !done.response.is_empty();
-        ex.facts.slot::<Done>().is_some_and(adds) || self.first(Hook::Response, ex).is_some()
+        let adds = |done: &PluginEffects| !done.response.is_empty();
+        ex.facts.slot::<PluginEffects>().is_some_and(adds)
+            || self.first(Hook::Response, ex).is_some()
     }
 
     fn wants_body(&self, ex: &Exchange<'_>, phase: Phase) -> Option<usize> {
         let after_auth = phase == Phase::Authorized;
-        let is_meant = |each: &&Use| each.body.is_some() && self.runs(each) && each.is_for(ex);
+        let is_meant =
+            |each: &&RoutePlugin| each.body.is_some() && self.runs(each) && each.is_for(ex);
         let mut now = self
             .uses
             .iter()
@@ -262,7 +264,7 @@ impl Filter for Plugins {
     }
 
     fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
-        if let Some(done) = ex.facts.slot_mut::<Done>() {
+        if let Some(done) = ex.facts.slot_mut::<PluginEffects>() {
             apply(&std::mem::take(&mut done.response), &mut head.headers);
         }
     }
@@ -293,7 +295,7 @@ impl Filter for Plugins {
                 let Some(output) = each.run(ex, Hook::Error, input).await else {
                     continue;
                 };
-                if let Answer::Response(response) = output.answer {
+                if let HookResult::Response(response) = output.answer {
                     let own = self::reply(*response);
                     reply.status = own.status;
                     reply.body = own.body;
@@ -305,14 +307,14 @@ impl Filter for Plugins {
     }
 
     fn on_route(&self, ex: &Exchange<'_>) -> Option<Arc<str>> {
-        ex.facts.slot::<Done>()?.upstream.clone()
+        ex.facts.slot::<PluginEffects>()?.upstream.clone()
     }
 
     fn on_cache_key(&self, ex: &Exchange<'_>, key: &mut KeyBuilder) {
         if let Some(target) = &ex.facts.rewritten {
             key.part("rewritten", target);
         }
-        done::put_keys(ex, key);
+        effects::put_keys(ex, key);
     }
 
     fn on_log(&self, ex: &Exchange<'_>, late: &mut Option<LateFields>) {
@@ -322,18 +324,18 @@ impl Filter for Plugins {
 
 impl Plugins {
     /// Returns the plugins that have a hook, and handle this request.
-    fn with(&self, hook: Hook, ex: &Exchange<'_>) -> Vec<&Use> {
+    fn with(&self, hook: Hook, ex: &Exchange<'_>) -> Vec<&RoutePlugin> {
         let uses = self.uses.iter();
         uses.filter(|each| each.plugin.has(hook) && each.is_for(ex))
             .collect()
     }
 
-    fn runs(&self, each: &Use) -> bool {
-        self.whose == Whose::All || each.is_guard
+    fn runs(&self, each: &RoutePlugin) -> bool {
+        self.whose == PluginSelection::All || each.is_guard
     }
 
     /// Returns the first of these plugins.
-    fn first(&self, hook: Hook, ex: &Exchange<'_>) -> Option<&Use> {
+    fn first(&self, hook: Hook, ex: &Exchange<'_>) -> Option<&RoutePlugin> {
         let mut uses = self.uses.iter();
         uses.find(|each| each.plugin.has(hook) && each.is_for(ex))
     }
@@ -346,7 +348,7 @@ impl Plugins {
         match first {
             Some(first) => Box::pin(self.request(ex, after_auth, first)),
             // A type without size needs no allocation.
-            None => Box::pin(Passes),
+            None => Box::pin(PassFuture),
         }
     }
 
@@ -364,7 +366,7 @@ impl Plugins {
             }
             if each.plugin.has(Hook::CacheKey) {
                 let said = each.text(ex, Hook::CacheKey).await;
-                done::differ(ex, place, said);
+                effects::differ(ex, place, said);
             }
             if each.plugin.has(Hook::Route)
                 && let Some(reply) = each.route(ex).await
@@ -395,9 +397,9 @@ impl Plugins {
 }
 
 /// A future that lets the request pass.
-struct Passes;
+struct PassFuture;
 
-impl Future for Passes {
+impl Future for PassFuture {
     type Output = Verdict;
 
     fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Verdict> {
@@ -405,7 +407,7 @@ impl Future for Passes {
     }
 }
 
-impl Use {
+impl RoutePlugin {
     async fn request(&self, ex: &mut Exchange<'_>) -> Option<Reply> {
         let headers = changed(ex);
         let input = self.input(ex, headers, None);
@@ -413,7 +415,7 @@ impl Use {
         let outcome = self.call(Hook::Request, input).await;
         let outcome = outcome.and_then(|output| {
             let rewritten = match &output.answer {
-                Answer::Rewrite(url) => {
+                HookResult::Rewrite(url) => {
                     let target = rewritten(&origin(ex), url, self.slashes);
                     Some(target.inspect_err(|failure| self.count(client, failure))?)
                 }
@@ -425,10 +427,10 @@ impl Use {
             Ok(output) => output,
             Err(failure) => return self.failed(ex, Hook::Request, &failure),
         };
-        if let Answer::Response(response) = output.answer {
+        if let HookResult::Response(response) = output.answer {
             return Some(reply(*response));
         }
-        done::send(ex, output.request, !self.plugin.has(Hook::CacheKey));
+        effects::send(ex, output.request, !self.plugin.has(Hook::CacheKey));
         if !output.response.is_empty() {
             done(ex).response.extend(output.response);
         }
@@ -445,8 +447,8 @@ impl Use {
         let client = input.ip;
         let outcome = self.call(Hook::Route, input).await;
         let outcome = outcome.and_then(|output| match output.answer {
-            Answer::Text(name) if self.upstreams.contains(&name) => Ok(Some(name)),
-            Answer::Text(name) => {
+            HookResult::Text(name) if self.upstreams.contains(&name) => Ok(Some(name)),
+            HookResult::Text(name) => {
                 let why = format!("unknown upstream `{name}`");
                 let failure = Failure::script(why);
                 self.count(client, &failure);
@@ -470,7 +472,7 @@ impl Use {
         let input = self.input(ex, headers, None);
         let output = self.run(ex, hook, input).await.ok_or(())?;
         Ok(match output.answer {
-            Answer::Text(text) => Some(text),
+            HookResult::Text(text) => Some(text),
             _ => None,
         })
     }
@@ -482,10 +484,10 @@ impl Use {
         response: Option<(StatusCode, HeaderMap)>,
     ) -> Input {
         if let Some(geo) = &self.geo
-            && ex.facts.slot::<Whereabouts>().is_none()
+            && ex.facts.slot::<ClientLocation>().is_none()
         {
             let address = ex.facts.client.ip;
-            ex.facts.put(Whereabouts::of(Arc::clone(geo), address));
+            ex.facts.put(ClientLocation::of(Arc::clone(geo), address));
         }
         self.input_of(ex, headers, response)
     }
@@ -498,9 +500,9 @@ impl Use {
         response: Option<(StatusCode, HeaderMap)>,
     ) -> Input {
         let facts = &*ex.facts;
-        let place = facts.slot::<Whereabouts>().cloned();
+        let place = facts.slot::<ClientLocation>().cloned();
         let asked = || {
-            Some(Whereabouts::of(
+            Some(ClientLocation::of(
                 Arc::clone(self.geo.as_ref()?),
                 facts.client.ip,
             ))
@@ -521,7 +523,7 @@ impl Use {
             ip: Some(facts.client.ip),
             request_id: facts.request_id.as_str().to_owned(),
             route: facts.route.as_deref().unwrap_or_default().to_owned(),
-            known: Known {
+            known: ContextFacts {
                 claims: claims.map(|claims| Arc::clone(&claims.0)),
                 place: place.or_else(asked),
             },

@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use super::{Plugins, Use};
+use super::{Plugins, RoutePlugin};
 use crate::plugins::report::{Report, Reports};
 
 impl Plugins {
     pub(super) fn reports(&self) -> Reports {
         let uses = Arc::clone(&self.uses);
-        Reports::new(move || uses.iter().map(Use::report).collect())
+        Reports::new(move || uses.iter().map(RoutePlugin::report).collect())
     }
 }
 
-impl Use {
+impl RoutePlugin {
     fn report(&self) -> Report {
         Report {
             name: Arc::clone(self.plugin.name()),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Charge, RateLimit};
 use crate::{
-    chain::CompileCx,
+    chain::CompileContext,
     config::{
         diagnostic::{Place, suggest},
         tree::{
@@ -76,7 +76,7 @@ impl Serialize for UseConfig {
 }
 
 impl RateLimitConfig {
-    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<RateLimit> {
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<RateLimit> {
         let limits = cx.shared.get::<Limits>().unwrap_or_default();
         let mut charges: Vec<Charge> = Vec::new();
         let mut is_good = true;
@@ -86,7 +86,7 @@ impl RateLimitConfig {
             } else {
                 place
             };
-            let mut check = Check { cx, place };
+            let mut check = EntryCheck { cx, place };
             let is_twice = charges
                 .iter()
                 .any(|other| *other.limit.name == *value.limit);
@@ -106,12 +106,12 @@ impl RateLimitConfig {
 }
 
 /// An entry while it is checked.
-struct Check<'a, 'c> {
-    cx: &'a mut CompileCx<'c>,
+struct EntryCheck<'a, 'c> {
+    cx: &'a mut CompileContext<'c>,
     place: Place,
 }
 
-impl Check<'_, '_> {
+impl EntryCheck<'_, '_> {
     fn find(&mut self, limits: &Limits, name: &str, is_twice: bool) -> Option<Arc<Limit>> {
         if is_twice {
             self.cx.report_at(

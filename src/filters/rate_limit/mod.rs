@@ -5,10 +5,10 @@
 //! refuses for lack of an identity is counted under its other keys, so that guessing tokens does
 //! not bypass a limit.
 
-mod answer;
-mod beside;
 mod config;
+mod guard;
 mod remote;
+mod reply;
 #[cfg(test)]
 mod tests;
 
@@ -20,14 +20,16 @@ use std::{
 
 use http::{StatusCode, response};
 
-use self::beside::Beside;
+use self::guard::GuardLimits;
 use crate::{
     base::clock::Clock,
-    chain::{BoxFuture, CompileCx, Exchange, Filter, FilterKind, Guard, Phases, Reply, Verdict},
+    chain::{
+        BoxFuture, CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply, Verdict,
+    },
     limits::{
         gcra::Decision,
         key::Key,
-        limit::{Applies, Limit},
+        limit::{Limit, LimitMatch},
         shared,
     },
 };
@@ -61,14 +63,14 @@ impl Charge {
 
 /// Units that one request has taken so far.
 #[derive(Default)]
-struct Taken {
-    list: Vec<Take>,
+struct TakenUnits {
+    list: Vec<LimitDecision>,
     /// True once the limits keyed by identity have been applied.
     is_authorized: bool,
 }
 
 /// Decision of one limit.
-struct Take {
+struct LimitDecision {
     charge: usize,
     tier: usize,
     key: Key,
@@ -84,7 +86,7 @@ struct Take {
 #[derive(Clone, Copy)]
 enum Store {
     Memory(Instant),
-    Redis(shared::Taken),
+    Redis(shared::CapacitySource),
     /// Nothing was taken.
     None,
 }
@@ -94,7 +96,7 @@ enum Outcome {
     /// Pass after this delay; zero if there is none.
     Pass(Duration),
     /// Refuse; the takes must still be returned to Redis.
-    Refuse(Box<Reply>, Vec<Take>),
+    Refuse(Box<Reply>, Vec<LimitDecision>),
 }
 
 impl FilterKind for RateLimit {
@@ -102,7 +104,7 @@ impl FilterKind for RateLimit {
     type Config = config::RateLimitConfig;
     type Filter = Self;
 
-    fn compile(config: config::RateLimitConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+    fn compile(config: config::RateLimitConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
         config.compile(cx)
     }
 }
@@ -133,7 +135,7 @@ impl Filter for RateLimit {
     }
 
     fn guard_alone(&self) -> Option<Arc<dyn Filter>> {
-        Some(Arc::new(Beside::new(self)))
+        Some(Arc::new(GuardLimits::new(self)))
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
@@ -146,14 +148,14 @@ impl Filter for RateLimit {
 
     fn on_authorized(&self, ex: &mut Exchange<'_>) -> Verdict {
         let outcome = self.apply_at_once(self.round_two(), ex);
-        Taken::of(ex).is_authorized = true;
+        TakenUnits::of(ex).is_authorized = true;
         outcome.into()
     }
 
     fn on_authorized_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
         Box::pin(async move {
             let verdict = self.apply_waiting(self.round_two(), ex).await;
-            Taken::of(ex).is_authorized = true;
+            TakenUnits::of(ex).is_authorized = true;
             verdict
         })
     }
@@ -181,7 +183,7 @@ impl Filter for RateLimit {
     }
 
     fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
-        if let Some(taken) = ex.facts.slot::<Taken>() {
+        if let Some(taken) = ex.facts.slot::<TakenUnits>() {
             self.tell(&taken.list, &mut head.headers);
         }
     }
@@ -230,7 +232,7 @@ impl RateLimit {
     /// Counts the takes once all limits of a round have let the request pass: returned takes have
     /// not passed.
     fn count(&self, ex: &mut Exchange<'_>) {
-        let Some(taken) = ex.facts.slot_mut::<Taken>() else {
+        let Some(taken) = ex.facts.slot_mut::<TakenUnits>() else {
             return;
         };
         for take in taken.list.iter_mut().filter(|take| !take.is_counted) {
@@ -267,9 +269,9 @@ impl RateLimit {
     fn tier_of(&self, index: usize, ex: &Exchange<'_>) -> Option<usize> {
         let limit = &self.charges[index].limit;
         match limit.applies(ex) {
-            Applies::Yes => Some(limit.tier_of(ex)),
-            Applies::OtherClass => None,
-            Applies::Exempt => {
+            LimitMatch::Yes => Some(limit.tier_of(ex)),
+            LimitMatch::OtherClass => None,
+            LimitMatch::Exempt => {
                 limit.counts.exempt.inc();
                 None
             }
@@ -284,31 +286,31 @@ impl RateLimit {
         let decision = limit
             .table
             .take(key, &tier.quota, *cost, limit.max_delay, now);
-        let take = Take::new(index, number, key, Store::Memory(now), &decision);
+        let take = LimitDecision::new(index, number, key, Store::Memory(now), &decision);
         self.settle(take, decision, ex)
     }
 
     /// Records a decision, and returns its effect on the request.
-    fn settle(&self, take: Take, decision: Decision, ex: &mut Exchange<'_>) -> Outcome {
+    fn settle(&self, take: LimitDecision, decision: Decision, ex: &mut Exchange<'_>) -> Outcome {
         let limit = &self.charges[take.charge].limit;
         let wait = match decision {
             Decision::Refuse { retry_after, .. } => {
                 limit.counts.refused.inc();
-                return self.refuse(ex, take, answer::refusal(retry_after));
+                return self.refuse(ex, take, reply::refusal(retry_after));
             }
             Decision::Pass { wait, .. } => wait,
         };
         if !wait.is_zero() {
             ex.facts.limit = Some(Arc::clone(&limit.name));
         }
-        Taken::of(ex).list.push(take);
+        TakenUnits::of(ex).list.push(take);
         Outcome::Pass(wait)
     }
 
     /// Refuses a request, and returns its takes: a request refused by one limit is charged by none.
-    fn refuse(&self, ex: &mut Exchange<'_>, refusing: Take, reply: Reply) -> Outcome {
+    fn refuse(&self, ex: &mut Exchange<'_>, refusing: LimitDecision, reply: Reply) -> Outcome {
         ex.facts.limit = Some(Arc::clone(&self.charges[refusing.charge].limit.name));
-        let taken = std::mem::replace(&mut Taken::of(ex).list, vec![refusing]);
+        let taken = std::mem::replace(&mut TakenUnits::of(ex).list, vec![refusing]);
         let now = self.clock.now();
         let mut elsewhere = Vec::new();
         for take in taken {
@@ -326,7 +328,7 @@ impl RateLimit {
     }
 }
 
-impl Taken {
+impl TakenUnits {
     fn of<'f>(ex: &'f mut Exchange<'_>) -> &'f mut Self {
         if ex.facts.slot::<Self>().is_none() {
             ex.facts.put(Self::default());
@@ -335,7 +337,7 @@ impl Taken {
     }
 }
 
-impl Take {
+impl LimitDecision {
     fn new(charge: usize, tier: usize, key: Key, store: Store, decision: &Decision) -> Self {
         let (Decision::Pass {
             remaining, reset, ..
@@ -361,7 +363,7 @@ impl Take {
 
 /// Returns true if an identity filter refuses, before the limits keyed by identity were applied.
 fn is_unknown(ex: &Exchange<'_>, reply: &Reply) -> bool {
-    let taken = ex.facts.slot::<Taken>();
+    let taken = ex.facts.slot::<TakenUnits>();
     reply.status == StatusCode::UNAUTHORIZED && taken.is_none_or(|taken| !taken.is_authorized)
 }
 
@@ -387,11 +389,11 @@ impl Charge {
         let tier = limit.tier(limit.tier_of(ex));
         let name = &limit.name;
         match limit.applies(ex) {
-            Applies::Yes => {}
-            Applies::OtherClass => {
+            LimitMatch::Yes => {}
+            LimitMatch::OtherClass => {
                 return format!("{name}: does not count the class {}", ex.facts.class.name());
             }
-            Applies::Exempt => return format!("{name}: {} is exempt", ex.facts.client.ip),
+            LimitMatch::Exempt => return format!("{name}: {} is exempt", ex.facts.client.ip),
         }
         let by = match limit.keys.chosen(ex) {
             Some(item) => item.to_string(),

@@ -3,20 +3,20 @@
 
 use std::{ops::Range, time::Duration};
 
-use super::{Charge, Outcome, RateLimit, Store, Take, answer};
+use super::{Charge, LimitDecision, Outcome, RateLimit, Store, reply};
 use crate::{
     chain::{Exchange, Verdict},
     limits::{
         config::OnStoreError,
         gcra::Decision,
         key::Key,
-        limit::{Limit, Remote},
-        shared::{Demand, Shared},
+        limit::{Limit, SharedBuckets},
+        shared::{Demand, RedisBuckets},
     },
 };
 
 /// Query of one limit.
-struct Question {
+struct LimitQuery {
     charge: usize,
     tier: usize,
     key: Key,
@@ -68,12 +68,12 @@ impl RateLimit {
         let all_pass = answers.iter().all(|answer| answer.decision.passes());
         let mut longest = wait;
         for (question, answer) in questions.iter().zip(answers) {
-            let Question { charge, tier, key } = *question;
+            let LimitQuery { charge, tier, key } = *question;
             // If one limit refuses, nothing was taken from the others.
             if !all_pass && answer.decision.passes() {
                 continue;
             }
-            let take = Take::new(
+            let take = LimitDecision::new(
                 charge,
                 tier,
                 key,
@@ -89,14 +89,14 @@ impl RateLimit {
     }
 
     /// Returns the queries for the limits in Redis that count this request.
-    fn questions(&self, round: Range<usize>, ex: &Exchange<'_>) -> Vec<Question> {
+    fn questions(&self, round: Range<usize>, ex: &Exchange<'_>) -> Vec<LimitQuery> {
         let charges = round.filter(|index| self.charges[*index].limit.remote.is_some());
         charges
             .filter_map(|charge| {
                 let tier = self.tier_of(charge, ex)?;
                 let limit = &self.charges[charge].limit;
                 let key = limit.shared_key(ex, limit.tier(tier));
-                Some(Question { charge, tier, key })
+                Some(LimitQuery { charge, tier, key })
             })
             .collect()
     }
@@ -104,14 +104,15 @@ impl RateLimit {
     /// Applies each limit according to its `on_store_error`.
     fn without_redis(
         &self,
-        questions: &[Question],
+        questions: &[LimitQuery],
         wait: Duration,
         ex: &mut Exchange<'_>,
     ) -> Outcome {
         let now = self.clock.now();
         let (mut longest, mut denying) = (wait, None);
-        for Question { charge, tier, .. } in questions {
-            let Some(Remote { on_error, lost, .. }) = &self.charges[*charge].limit.remote else {
+        for LimitQuery { charge, tier, .. } in questions {
+            let Some(SharedBuckets { on_error, lost, .. }) = &self.charges[*charge].limit.remote
+            else {
                 continue;
             };
             lost.inc();
@@ -134,11 +135,11 @@ impl RateLimit {
             reset: Duration::from_secs(1),
             retry_after: Duration::from_secs(1),
         };
-        let take = Take::new(charge, tier, Key(0), Store::None, &nothing);
-        self.refuse(ex, take, answer::unavailable())
+        let take = LimitDecision::new(charge, tier, Key(0), Store::None, &nothing);
+        self.refuse(ex, take, reply::unavailable())
     }
 
-    async fn give_back(&self, takes: &[Take]) {
+    async fn give_back(&self, takes: &[LimitDecision]) {
         let Some(shared) = takes.first().and_then(|first| self.shared(first.charge)) else {
             return;
         };
@@ -152,7 +153,7 @@ impl RateLimit {
         shared.give_back(&taken).await;
     }
 
-    fn shared(&self, charge: usize) -> Option<&Shared> {
+    fn shared(&self, charge: usize) -> Option<&RedisBuckets> {
         let remote = self.charges[charge].limit.remote.as_ref()?;
         Some(&remote.shared)
     }

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use super::RateLimit;
 use crate::{
     chain::{
-        Claims, Class, CompileCx, Identity, Shared,
-        testkit::{Check, check_with, refused_with},
+        Claims, Class, CompileContext, Identity, Shared,
+        testkit::{FilterCheck, check_with, refused_with},
     },
     config::tree,
     limits::{config::LimitConfig, limit::Limits},
@@ -22,7 +22,7 @@ user: { key: [jwt.sub, client.ip], rate: 100/15min, tiers: { jwt.role: { admin: 
 ";
 
 /// Compiles `rate_limits`, as the gateway does before any route.
-fn share(limits: &str, cx: &mut CompileCx<'_>, shared: &mut Shared) {
+fn share(limits: &str, cx: &mut CompileContext<'_>, shared: &mut Shared) {
     let section = tree::parse(limits, 0, cx.diagnostics).expect("well formed");
     let mut all = Limits::default();
     for (name, node) in section.entries() {
@@ -35,7 +35,7 @@ fn share(limits: &str, cx: &mut CompileCx<'_>, shared: &mut Shared) {
 }
 
 #[track_caller]
-fn check(limits: &str, applied: &str) -> Check {
+fn check(limits: &str, applied: &str) -> FilterCheck {
     check_with::<RateLimit>(applied, |cx, shared| share(limits, cx, shared)).class(Class::Api)
 }
 
@@ -44,13 +44,13 @@ fn refused(limits: &str, applied: &str) -> Vec<String> {
     refused_with::<RateLimit>(applied, |cx, shared| share(limits, cx, shared))
 }
 
-fn times(check: Check, count: usize) -> Check {
+fn times(check: FilterCheck, count: usize) -> FilterCheck {
     (0..count).fold(check, |check, _| check.get("/"))
 }
 
 /// Returns the number of requests out of `count` that pass.
 #[track_caller]
-fn passes(check: Check, count: usize) -> (Check, usize) {
+fn passes(check: FilterCheck, count: usize) -> (FilterCheck, usize) {
     let mut passed = 0;
     let mut check = check;
     for _ in 0..count {
@@ -60,12 +60,12 @@ fn passes(check: Check, count: usize) -> (Check, usize) {
     (check, passed)
 }
 
-fn from(check: Check, ip: &str) -> Check {
+fn from(check: FilterCheck, ip: &str) -> FilterCheck {
     let ip = ip.parse().unwrap();
     check.client(|client| client.ip = ip)
 }
 
-fn known(check: Check, claims: &Value) -> Check {
+fn known(check: FilterCheck, claims: &Value) -> FilterCheck {
     let claims = claims.as_object().unwrap().clone();
     check.identity(Some(Identity {
         claims: Some(Claims(Arc::new(claims))),
@@ -74,12 +74,12 @@ fn known(check: Check, claims: &Value) -> Check {
 }
 
 #[track_caller]
-fn header<'c>(check: &'c Check, name: &str) -> Option<&'c str> {
+fn header<'c>(check: &'c FilterCheck, name: &str) -> Option<&'c str> {
     let value = check.last().headers.get(name)?;
     Some(value.to_str().unwrap())
 }
 
-fn counted(check: &Check, limit: &str, action: &'static str) -> u64 {
+fn counted(check: &FilterCheck, limit: &str, action: &'static str) -> u64 {
     let labels = [("limit", limit), ("action", action)];
     check
         .metrics
@@ -206,7 +206,8 @@ fn a_page_load_is_none_of_the_api_limits_business() {
 #[test]
 fn each_user_has_a_bucket_and_admins_a_larger_one() {
     let check = check(LIMITS, "[user]");
-    let as_user = |check: Check, sub, role| known(check, &json!({ "sub": sub, "role": role }));
+    let as_user =
+        |check: FilterCheck, sub, role| known(check, &json!({ "sub": sub, "role": role }));
     let (check, passed) = passes(as_user(check, "u1", "user"), 110);
     assert_eq!(passed, 100);
     let (check, passed) = passes(as_user(check, "a1", "admin"), 1010);
@@ -232,7 +233,7 @@ fn each_user_has_a_bucket_and_admins_a_larger_one() {
 fn the_first_part_with_a_listed_value_decides_the_tier() {
     let limits = "user: { key: client.ip, rate: 1/h, tiers: {
         'header:x-plan': { slow: { rate: 1/h, burst: 2 } }, jwt.role: { admin: { rate: 1/h, burst: 3 } } } }";
-    let send = |mut check: Check, plan: &str| {
+    let send = |mut check: FilterCheck, plan: &str| {
         let mut passed = 0;
         for _ in 0..5 {
             check = check.send("GET", "/", &[("x-plan", plan)], &[]);
@@ -252,7 +253,7 @@ fn the_first_part_with_a_listed_value_decides_the_tier() {
 fn a_tier_by_host_counts_however_the_host_is_written() {
     let limits =
         "sites: { key: host, rate: 1/h, tiers: { host: { Shop.test: { rate: 1/h, burst: 2 } } } }";
-    let ask = |check: Check, host: &str| check.send("GET", "/", &[("host", host)], &[]);
+    let ask = |check: FilterCheck, host: &str| check.send("GET", "/", &[("host", host)], &[]);
     let check = ask(ask(check(limits, "[sites]"), "shop.test"), "SHOP.test:8080");
     let check = ask(ask(ask(check, "shop.test"), "a.test"), "a.test");
     check.expect([200, 200, 429, 200, 429]);

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::RequestId;
-use crate::{chain::CompileCx, config::tree::Spanned};
+use crate::{chain::CompileContext, config::tree::Spanned};
 
 /// An id for each request, on its response, towards the origin and in the log.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -32,7 +32,7 @@ impl Default for RequestIdConfig {
 }
 
 impl RequestIdConfig {
-    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<RequestId> {
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<RequestId> {
         let Ok(header) = HeaderName::try_from(self.header.value.as_str()) else {
             cx.report_at(
                 self.header.place,

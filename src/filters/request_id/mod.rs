@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, response};
 
 use self::traceparent::IdOrigin;
 use crate::chain::{
-    self, CompileCx, Exchange, Filter, FilterKind, Phases, RequestChanges, Verdict,
+    self, CompileContext, Exchange, Filter, FilterKind, Phases, RequestChanges, Verdict,
 };
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -30,7 +30,7 @@ impl FilterKind for RequestId {
     type Config = config::RequestIdConfig;
     type Filter = Self;
 
-    fn compile(config: config::RequestIdConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+    fn compile(config: config::RequestIdConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
         config.compile(cx)
     }
 }

@@ -1,15 +1,15 @@
 //! The same id in response, origin and log.
 
 use super::RequestId;
-use crate::chain::testkit::{Answer, Check, check, refused};
+use crate::chain::testkit::{FilterCheck, TestResponse, check, refused};
 
 #[track_caller]
-fn in_answer(answer: &Answer) -> &str {
+fn in_answer(answer: &TestResponse) -> &str {
     answer.headers["x-request-id"].to_str().unwrap()
 }
 
 #[track_caller]
-fn at_origin<'a>(answer: &'a Answer, name: &str) -> &'a str {
+fn at_origin<'a>(answer: &'a TestResponse, name: &str) -> &'a str {
     let head = answer.upstream.as_ref().expect("the origin was asked");
     let mut values = head.headers.get_all(name).iter();
     let value = values.next().map_or("(absent)", |v| v.to_str().unwrap());
@@ -17,7 +17,7 @@ fn at_origin<'a>(answer: &'a Answer, name: &str) -> &'a str {
     value
 }
 
-fn from_proxy(check: Check) -> Check {
+fn from_proxy(check: FilterCheck) -> FilterCheck {
     check.client(|client| client.is_trusted = true)
 }
 

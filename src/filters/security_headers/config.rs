@@ -7,10 +7,10 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::SerializeMap};
 use serde_json::json;
 
-use super::{Ours, Policy, SecurityHeaders};
+use super::{AddedHeaders, Policy, SecurityHeaders};
 use crate::{
     base::units::Span,
-    chain::CompileCx,
+    chain::CompileContext,
     config::tree::{
         Spanned,
         short::{self, Short, read_short},
@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Capacity in the ready-made map for the origin's headers, so that the map need not grow.
-const ROOM: usize = 24;
+const HEADERS_CAPACITY: usize = 24;
 
 /// Forbids things that no page of a real app needs: another base for its links, plugins, and being
 /// framed by other sites. Helmet's own default also forbids inline scripts, without which no page
@@ -36,29 +36,29 @@ pub struct SecurityHeadersConfig {
     /// replaces it.
     policy: Policy,
     /// `Content-Security-Policy`. `upgrade-insecure-requests` is left out over plain HTTP.
-    csp: Spanned<Choice>,
+    csp: Spanned<HeaderChoice>,
     /// `Cross-Origin-Opener-Policy`, `same-origin` if absent.
-    opener_policy: Spanned<Choice>,
+    opener_policy: Spanned<HeaderChoice>,
     /// `Cross-Origin-Resource-Policy`, `same-origin` if absent.
-    resource_policy: Spanned<Choice>,
+    resource_policy: Spanned<HeaderChoice>,
     /// `Origin-Agent-Cluster`, `?1` if absent.
-    origin_agent_cluster: Spanned<Choice>,
+    origin_agent_cluster: Spanned<HeaderChoice>,
     /// `Referrer-Policy`, `same-origin` if absent.
-    referrer_policy: Spanned<Choice>,
+    referrer_policy: Spanned<HeaderChoice>,
     /// `Strict-Transport-Security`, only over TLS.
     hsts: Spanned<Hsts>,
     /// `X-Content-Type-Options`, `nosniff` if absent.
-    content_type_options: Spanned<Choice>,
+    content_type_options: Spanned<HeaderChoice>,
     /// `X-DNS-Prefetch-Control`, `off` if absent.
-    dns_prefetch_control: Spanned<Choice>,
+    dns_prefetch_control: Spanned<HeaderChoice>,
     /// `X-Download-Options`, `noopen` if absent.
-    download_options: Spanned<Choice>,
+    download_options: Spanned<HeaderChoice>,
     /// `X-Frame-Options`, `SAMEORIGIN` if absent.
-    frame_options: Spanned<Choice>,
+    frame_options: Spanned<HeaderChoice>,
     /// `X-Permitted-Cross-Domain-Policies`, `none` if absent.
-    permitted_cross_domain_policies: Spanned<Choice>,
+    permitted_cross_domain_policies: Spanned<HeaderChoice>,
     /// `X-XSS-Protection`, `0` if absent: the filters that it once switched on did harm.
-    xss_protection: Spanned<Choice>,
+    xss_protection: Spanned<HeaderChoice>,
     /// `Server`: `remove`, `keep` what the origin sends, or a text of your own.
     server: Spanned<Server>,
     /// `X-Powered-By`: `remove`, or `keep` what the origin sends.
@@ -67,7 +67,7 @@ pub struct SecurityHeadersConfig {
 
 /// Value of a header: the default, a text, or none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) enum Choice {
+pub(super) enum HeaderChoice {
     #[default]
     Default,
     Off,
@@ -120,7 +120,14 @@ impl Default for Hsts {
 
 impl SecurityHeadersConfig {
     /// Returns the headers that are a text or absent: key, name, as written, default.
-    fn texts(&self) -> [(&'static str, HeaderName, &Spanned<Choice>, &'static str); 11] {
+    fn texts(
+        &self,
+    ) -> [(
+        &'static str,
+        HeaderName,
+        &Spanned<HeaderChoice>,
+        &'static str,
+    ); 11] {
         [
             ("csp", header::CONTENT_SECURITY_POLICY, &self.csp, CSP),
             (
@@ -186,16 +193,18 @@ impl SecurityHeadersConfig {
         ]
     }
 
-    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<SecurityHeaders> {
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<SecurityHeaders> {
         let texts = self.texts();
-        let mut headers = HeaderMap::with_capacity(texts.len() + 2 + ROOM);
+        let mut headers = HeaderMap::with_capacity(texts.len() + 2 + HEADERS_CAPACITY);
         let mut is_good = true;
         for (_, name, choice, default) in texts {
             match &choice.value {
                 // Copied for each response without reference counting.
-                Choice::Default => drop(headers.insert(name, HeaderValue::from_static(default))),
-                Choice::Off => {}
-                Choice::Text(text) => is_good &= insert(&mut headers, name, text, choice, cx),
+                HeaderChoice::Default => {
+                    drop(headers.insert(name, HeaderValue::from_static(default)));
+                }
+                HeaderChoice::Off => {}
+                HeaderChoice::Text(text) => is_good &= insert(&mut headers, name, text, choice, cx),
             }
         }
         if let Server::Text(text) = &self.server.value {
@@ -206,8 +215,8 @@ impl SecurityHeadersConfig {
             tls.insert(header::STRICT_TRANSPORT_SECURITY, value);
         }
         is_good.then(|| SecurityHeaders {
-            plain: Ours::new(without_upgrade(headers)),
-            tls: Ours::new(tls),
+            plain: AddedHeaders::new(without_upgrade(headers)),
+            tls: AddedHeaders::new(tls),
             policy: self.policy,
             keep_server: self.server.value == Server::Keep,
             keep_powered_by: self.powered_by == PoweredBy::Keep,
@@ -220,7 +229,7 @@ fn insert<T>(
     name: HeaderName,
     text: &str,
     written: &Spanned<T>,
-    cx: &mut CompileCx<'_>,
+    cx: &mut CompileContext<'_>,
 ) -> bool {
     if let Ok(value) = HeaderValue::from_str(text)
         && !text.trim().is_empty()
@@ -237,7 +246,7 @@ fn insert<T>(
     false
 }
 
-fn hsts(fields: &Hsts, cx: &mut CompileCx<'_>) -> Option<HeaderValue> {
+fn hsts(fields: &Hsts, cx: &mut CompileContext<'_>) -> Option<HeaderValue> {
     if fields.is_off {
         return None;
     }
@@ -316,9 +325,9 @@ impl Serialize for SecurityHeadersConfig {
         map.serialize_entry("policy", &self.policy)?;
         for (key, _, choice, default) in self.texts() {
             match &choice.value {
-                Choice::Default => map.serialize_entry(key, default)?,
-                Choice::Off => map.serialize_entry(key, &false)?,
-                Choice::Text(text) => map.serialize_entry(key, text)?,
+                HeaderChoice::Default => map.serialize_entry(key, default)?,
+                HeaderChoice::Off => map.serialize_entry(key, &false)?,
+                HeaderChoice::Text(text) => map.serialize_entry(key, text)?,
             }
         }
         map.serialize_entry("hsts", &self.hsts)?;
@@ -359,29 +368,33 @@ impl Serialize for Hsts {
     }
 }
 
-impl<'de> Deserialize<'de> for Choice {
+impl<'de> Deserialize<'de> for HeaderChoice {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct Written;
-        impl de::Visitor<'_> for Written {
-            type Value = Choice;
+        struct HeadersMapping;
+        impl de::Visitor<'_> for HeadersMapping {
+            type Value = HeaderChoice;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a text, or `false` for no such header")
             }
 
-            fn visit_bool<E>(self, flag: bool) -> Result<Choice, E> {
-                Ok(if flag { Choice::Default } else { Choice::Off })
+            fn visit_bool<E>(self, flag: bool) -> Result<HeaderChoice, E> {
+                Ok(if flag {
+                    HeaderChoice::Default
+                } else {
+                    HeaderChoice::Off
+                })
             }
 
-            fn visit_u64<E>(self, number: u64) -> Result<Choice, E> {
-                Ok(Choice::Text(number.to_string()))
+            fn visit_u64<E>(self, number: u64) -> Result<HeaderChoice, E> {
+                Ok(HeaderChoice::Text(number.to_string()))
             }
 
-            fn visit_str<E>(self, text: &str) -> Result<Choice, E> {
-                Ok(Choice::Text(text.to_owned()))
+            fn visit_str<E>(self, text: &str) -> Result<HeaderChoice, E> {
+                Ok(HeaderChoice::Text(text.to_owned()))
             }
         }
-        d.deserialize_any(Written)
+        d.deserialize_any(HeadersMapping)
     }
 }
 
@@ -406,7 +419,7 @@ impl Serialize for Server {
     }
 }
 
-impl JsonSchema for Choice {
+impl JsonSchema for HeaderChoice {
     fn inline_schema() -> bool {
         true
     }

@@ -8,7 +8,7 @@ use std::{mem, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header, response};
 
-use crate::chain::{CompileCx, Exchange, Filter, FilterKind, Phases, ReadyLines, Scheme};
+use crate::chain::{CompileContext, Exchange, Filter, FilterKind, Phases, ReadyLines, Scheme};
 
 const X_POWERED_BY: HeaderName = HeaderName::from_static("x-powered-by");
 
@@ -16,9 +16,9 @@ const X_POWERED_BY: HeaderName = HeaderName::from_static("x-powered-by");
 #[derive(Debug)]
 pub struct SecurityHeaders {
     /// Initial headers of responses over plain HTTP.
-    plain: Ours,
+    plain: AddedHeaders,
     /// Initial headers of responses over TLS.
-    tls: Ours,
+    tls: AddedHeaders,
     policy: Policy,
     /// True to keep the origin's `Server`.
     keep_server: bool,
@@ -28,7 +28,7 @@ pub struct SecurityHeaders {
 
 /// Headers that this filter adds, made once.
 #[derive(Debug)]
-struct Ours {
+struct AddedHeaders {
     headers: HeaderMap<HeaderValue>,
     /// The same headers as the lines of an HTTP/1 response.
     lines: Arc<[u8]>,
@@ -65,7 +65,7 @@ impl FilterKind for SecurityHeaders {
     type Config = config::SecurityHeadersConfig;
     type Filter = Self;
 
-    fn compile(config: config::SecurityHeadersConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+    fn compile(config: config::SecurityHeadersConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
         config.compile(cx)
     }
 }
@@ -103,7 +103,7 @@ impl Filter for SecurityHeaders {
     }
 }
 
-impl Ours {
+impl AddedHeaders {
     fn new(headers: HeaderMap<HeaderValue>) -> Self {
         let mut lines = Vec::new();
         for (name, value) in &headers {

@@ -3,7 +3,7 @@
 use super::SecurityHeaders;
 use crate::chain::{
     Scheme,
-    testkit::{Answer, Check, check, refused},
+    testkit::{FilterCheck, TestResponse, check, refused},
 };
 
 const HELMET: [&str; 11] = [
@@ -20,12 +20,12 @@ const HELMET: [&str; 11] = [
     "x-permitted-cross-domain-policies",
 ];
 
-fn over_tls(check: Check) -> Check {
+fn over_tls(check: FilterCheck) -> FilterCheck {
     check.client(|client| client.scheme = Scheme::Https)
 }
 
 #[track_caller]
-fn value<'a>(answer: &'a Answer, name: &str) -> &'a str {
+fn value<'a>(answer: &'a TestResponse, name: &str) -> &'a str {
     let mut values = answer.headers.get_all(name).iter();
     let value = values.next().map_or("(absent)", |v| v.to_str().unwrap());
     assert!(values.next().is_none(), "`{name}` stands there twice");

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Timing;
-use crate::chain::CompileCx;
+use crate::chain::CompileContext;
 
 /// Headers that report the time taken by gateway and origin; both unless one is `false`.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -26,7 +26,7 @@ impl Default for TimingConfig {
 }
 
 impl TimingConfig {
-    pub(super) fn compile(&self, cx: &mut CompileCx<'_>) -> Option<Timing> {
+    pub(super) fn compile(&self, cx: &mut CompileContext<'_>) -> Option<Timing> {
         if !self.server_timing && !self.response_time {
             cx.report(
                 "edgeway::timing::nothing",

@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue, response};
 
 use crate::{
     base::clock::Clock,
-    chain::{CompileCx, Exchange, Filter, FilterKind, Phases},
+    chain::{CompileContext, Exchange, Filter, FilterKind, Phases},
 };
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -31,7 +31,7 @@ impl FilterKind for Timing {
     type Config = config::TimingConfig;
     type Filter = Self;
 
-    fn compile(config: config::TimingConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+    fn compile(config: config::TimingConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
         config.compile(cx)
     }
 }

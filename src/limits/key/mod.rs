@@ -61,7 +61,7 @@ pub enum Source {
 
 /// Value of one part of a request, byte for byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Sent<'e> {
+pub enum KeyValue<'e> {
     Nothing,
     One(Cow<'e, [u8]>),
     /// Several values, or one that is too long: backends differ in which of them they use.
@@ -237,13 +237,13 @@ impl Source {
 
     /// Returns the value of the part, byte for byte as a backend gets it, for callers that must
     /// separate all values that a backend could tell apart.
-    pub fn sent<'e>(&'e self, ex: &'e Exchange<'_>) -> Sent<'e> {
+    pub fn sent<'e>(&'e self, ex: &'e Exchange<'_>) -> KeyValue<'e> {
         match self {
             Self::Header(name) => {
                 let lines = ex.head.headers.get_all(name).iter();
-                Sent::of(lines.map(|line| line.as_bytes().trim_ascii()))
+                KeyValue::of(lines.map(|line| line.as_bytes().trim_ascii()))
             }
-            Self::Cookie(name) => Sent::of(query::cookies(&ex.head.headers, name.as_bytes())),
+            Self::Cookie(name) => KeyValue::of(query::cookies(&ex.head.headers, name.as_bytes())),
             Self::Query(name) => {
                 let query = query::query_of(ex.head.raw_path()).unwrap_or_default();
                 let pairs = query.split(|byte| *byte == b'&');
@@ -253,15 +253,15 @@ impl Source {
                     let rest = own.strip_prefix(name.as_bytes());
                     rest.is_some_and(|rest| matches!(rest, [] | [b'[', ..]))
                 });
-                Sent::of(named)
+                KeyValue::of(named)
             }
             Self::Claim(path) => {
                 let claims = ex.facts.identity.as_ref().and_then(|it| it.claims.as_ref());
                 match (claims.and_then(|claims| claims.get(path)), self.value(ex)) {
-                    (_, Some(value)) => Sent::One(value),
-                    (None | Some(Value::Null), None) => Sent::Nothing,
+                    (_, Some(value)) => KeyValue::One(value),
+                    (None | Some(Value::Null), None) => KeyValue::Nothing,
                     // Such as a list.
-                    (Some(_), None) => Sent::Unclear,
+                    (Some(_), None) => KeyValue::Unclear,
                 }
             }
             Self::ClientIp
@@ -270,7 +270,7 @@ impl Source {
             | Self::Route
             | Self::ApiKey
             | Self::User
-            | Self::Certificate => self.value(ex).map_or(Sent::Nothing, Sent::One),
+            | Self::Certificate => self.value(ex).map_or(KeyValue::Nothing, KeyValue::One),
         }
     }
 
@@ -304,7 +304,7 @@ impl Source {
     }
 }
 
-impl<'e> Sent<'e> {
+impl<'e> KeyValue<'e> {
     fn of(mut values: impl Iterator<Item = &'e [u8]>) -> Self {
         match (values.next(), values.next()) {
             (None, _) => Self::Nothing,

@@ -8,14 +8,14 @@ use serde_json::json;
 use super::*;
 use crate::{
     base::clock::Clock,
-    chain::{Claims, Facts, Identity},
+    chain::{Claims, Identity, RequestFacts},
     config::{diagnostic::Diagnostics, tree},
 };
 
 /// A request, as `Name: value` lines and facts about its client.
 struct Request {
     head: RequestHeader,
-    facts: Facts,
+    facts: RequestFacts,
 }
 
 fn request(target: &str, lines: &[(&str, &str)]) -> Request {
@@ -25,7 +25,7 @@ fn request(target: &str, lines: &[(&str, &str)]) -> Request {
     }
     Request {
         head,
-        facts: Facts::new(Clock::test().now()),
+        facts: RequestFacts::new(Clock::test().now()),
     }
 }
 

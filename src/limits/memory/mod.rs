@@ -1,6 +1,6 @@
 //! Buckets in memory: one table for each limit, in shards that are locked one at a time.
 //!
-//! A shard is an array of sets of [`WAYS`] slots. A key's hash selects its shard and set, and a
+//! A shard is an array of sets of [`SLOTS_PER_SET`] slots. A key's hash selects its shard and set, and a
 //! slot whose bucket is full again is free: absence and a full bucket mean the same, so no sweep is
 //! needed. A shard grows when a set has no free slot. If the shard may not grow, the bucket of the
 //! set that is nearest to full is replaced: it loses the least.
@@ -30,22 +30,22 @@ use crate::{
 };
 
 /// Slots of a set.
-const WAYS: usize = 16;
+const SLOTS_PER_SET: usize = 16;
 const SHARDS: usize = 32;
 
 /// Default of `max_keys`.
-pub const MAX_KEYS: usize = 1_000_000;
+pub const DEFAULT_MAX_KEYS: usize = 1_000_000;
 /// Minimum of `max_keys`: fewer would be less than a set for each shard.
-pub const MIN_KEYS: usize = WAYS * SHARDS;
+pub const MIN_KEYS: usize = SLOTS_PER_SET * SHARDS;
 /// Maximum of `max_keys`: more would be more memory than anyone intends.
-pub const MOST_KEYS: usize = 100_000_000;
+pub const MAX_CONFIGURED_KEYS: usize = 100_000_000;
 
 /// Maximum of buckets handed to a successor, the emptiest first: those that hold clients back. All
 /// others start full.
 const EXPORTED: usize = 100_000;
 
 /// The buckets of one limit.
-pub struct Table {
+pub struct BucketTable {
     clock: Clock,
     /// Start of the time in which buckets are counted.
     epoch: Instant,
@@ -59,15 +59,15 @@ pub struct Table {
 
 #[derive(Default)]
 struct Shard {
-    sets: Vec<Set>,
+    sets: Vec<SlotSet>,
 }
 
 /// Slots stored field by field: the keys are contiguous, and there is no padding.
 #[derive(Clone)]
-struct Set {
-    keys: [u128; WAYS],
-    nanos: [u64; WAYS],
-    fractions: [u32; WAYS],
+struct SlotSet {
+    keys: [u128; SLOTS_PER_SET],
+    nanos: [u64; SLOTS_PER_SET],
+    fractions: [u32; SLOTS_PER_SET],
 }
 
 /// State for a successor.
@@ -80,7 +80,7 @@ struct Exported {
     buckets: String,
 }
 
-impl Table {
+impl BucketTable {
     /// Creates an empty table for at most `max_keys` keys.
     pub fn new(max_keys: usize, clock: &Clock) -> Self {
         let mut seed = [[0; 8]; 2];
@@ -190,7 +190,7 @@ impl Table {
     /// Returns the memory of the buckets, in bytes.
     pub fn memory(&self) -> usize {
         let sets = |shard: &Mutex<Shard>| shard.lock().sets.capacity();
-        self.shards.iter().map(sets).sum::<usize>() * size_of::<Set>()
+        self.shards.iter().map(sets).sum::<usize>() * size_of::<SlotSet>()
     }
 
     fn shard(&self, key: Key) -> &Mutex<Shard> {
@@ -236,7 +236,7 @@ fn time_to_full(tat: Tat, now: u64) -> u64 {
 }
 
 fn max_sets(max_keys: usize) -> usize {
-    (max_keys / SHARDS / WAYS).max(1)
+    (max_keys / SHARDS / SLOTS_PER_SET).max(1)
 }
 
 /// Maps a hash to an index below `length`.
@@ -278,7 +278,7 @@ impl Shard {
     /// Moves all buckets into an array of another length. If a set has too many, those nearest to
     /// full are dropped.
     fn rebuild(&mut self, length: usize, now: u64) {
-        let before = std::mem::replace(&mut self.sets, vec![Set::EMPTY; length]);
+        let before = std::mem::replace(&mut self.sets, vec![SlotSet::EMPTY; length]);
         for (key, tat) in before.iter().flat_map(|set| set.live(now)) {
             let index = self.set_of(key);
             let (way, fullest) = self.sets[index].fullest();
@@ -293,11 +293,11 @@ impl Shard {
     }
 }
 
-impl Set {
+impl SlotSet {
     const EMPTY: Self = Self {
-        keys: [0; WAYS],
-        nanos: [0; WAYS],
-        fractions: [0; WAYS],
+        keys: [0; SLOTS_PER_SET],
+        nanos: [0; SLOTS_PER_SET],
+        fractions: [0; SLOTS_PER_SET],
     };
 
     fn tat(&self, way: usize) -> Tat {
@@ -315,14 +315,14 @@ impl Set {
 
     /// Returns the slot whose bucket is full first, or already is.
     fn fullest(&self) -> (usize, Tat) {
-        (0..WAYS)
+        (0..SLOTS_PER_SET)
             .map(|way| (way, self.tat(way)))
             .min_by_key(|(_, tat)| *tat)
             .unwrap_or_default()
     }
 
     fn live(&self, now: u64) -> impl Iterator<Item = (u128, Tat)> {
-        (0..WAYS)
+        (0..SLOTS_PER_SET)
             .map(|way| (self.keys[way], self.tat(way)))
             .filter(move |(_, tat)| !is_full(*tat, now))
     }
@@ -335,7 +335,7 @@ fn wall_nanos(clock: &Clock) -> u64 {
     })
 }
 
-impl Zone for Table {
+impl Zone for BucketTable {
     fn export(&self) -> Option<Value> {
         let at = wall_nanos(&self.clock);
         let buckets = self.emptiest(self.nanos(self.clock.now()));
@@ -388,7 +388,7 @@ impl Zone for Table {
     }
 }
 
-impl fmt::Debug for Table {
+impl fmt::Debug for BucketTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Table").finish_non_exhaustive()
     }

@@ -4,12 +4,12 @@ use serde_json::json;
 
 use super::*;
 
-fn table(max_keys: usize, clock: &Clock) -> Table {
+fn table(max_keys: usize, clock: &Clock) -> BucketTable {
     let forgotten = IntCounter::new("forgotten", "forgotten").unwrap();
-    Table::new(max_keys, clock).counting(forgotten)
+    BucketTable::new(max_keys, clock).counting(forgotten)
 }
 
-fn forgotten(table: &Table) -> u64 {
+fn forgotten(table: &BucketTable) -> u64 {
     table.forgotten.as_ref().map_or(0, IntCounter::get)
 }
 
@@ -18,18 +18,18 @@ fn quota(count: u32, per: &str, burst: u32) -> Quota {
     Quota::new(count, per, burst).unwrap()
 }
 
-fn key(table: &Table, number: u64) -> Key {
+fn key(table: &BucketTable, number: u64) -> Key {
     let mut hasher = table.hashing().begin();
     hasher.part(b'#', &number.to_le_bytes());
     hasher.finish()
 }
 
-fn take(table: &Table, number: u64, quota: &Quota) -> Decision {
+fn take(table: &BucketTable, number: u64, quota: &Quota) -> Decision {
     let key = key(table, number);
     table.take(key, quota, 1, Duration::ZERO, table.clock.now())
 }
 
-fn passes(table: &Table, number: u64, quota: &Quota, asked: u32) -> u32 {
+fn passes(table: &BucketTable, number: u64, quota: &Quota, asked: u32) -> u32 {
     let passed = (0..asked).filter(|_| take(table, number, quota).passes());
     u32::try_from(passed.count()).unwrap()
 }
@@ -37,7 +37,7 @@ fn passes(table: &Table, number: u64, quota: &Quota, asked: u32) -> u32 {
 #[test]
 fn each_key_has_a_bucket_of_its_own() {
     let clock = Clock::test();
-    let (table, quota) = (table(MAX_KEYS, &clock), quota(10, "1s", 5));
+    let (table, quota) = (table(DEFAULT_MAX_KEYS, &clock), quota(10, "1s", 5));
     for number in 0..1000 {
         assert_eq!(passes(&table, number, &quota, 8), 5);
     }
@@ -51,7 +51,7 @@ fn each_key_has_a_bucket_of_its_own() {
 #[test]
 fn slots_of_full_buckets_serve_others() {
     let clock = Clock::test();
-    let (table, quota) = (table(MAX_KEYS, &clock), quota(10, "1s", 1));
+    let (table, quota) = (table(DEFAULT_MAX_KEYS, &clock), quota(10, "1s", 1));
     for number in 0..200_000 {
         take(&table, number, &quota);
         if number % 1000 == 0 {
@@ -65,7 +65,7 @@ fn slots_of_full_buckets_serve_others() {
 #[test]
 fn hot_keys_keep_exact_counts_under_a_scan_of_a_million() {
     let clock = Clock::test();
-    let (table, quota) = (table(MAX_KEYS, &clock), quota(100, "1h", 100));
+    let (table, quota) = (table(DEFAULT_MAX_KEYS, &clock), quota(100, "1h", 100));
     let hot = 0..100;
     let mut passed = vec![0; 100];
     for number in 0..1_000_000 {
@@ -78,7 +78,11 @@ fn hot_keys_keep_exact_counts_under_a_scan_of_a_million() {
     }
     assert!(passed.iter().all(|passed| *passed == 100), "{passed:?}");
     // As documented: 27 MiB for a million keys.
-    assert!(table.memory() <= MAX_KEYS * 28, "{}", table.memory());
+    assert!(
+        table.memory() <= DEFAULT_MAX_KEYS * 28,
+        "{}",
+        table.memory()
+    );
     // Nearly all of them are still stored.
     let known = table.len();
     assert!(known > 850_000, "{known}");
@@ -105,7 +109,7 @@ fn what_is_nearest_to_full_gives_way() {
 #[test]
 fn what_is_given_back_was_never_taken() {
     let clock = Clock::test();
-    let (table, quota) = (table(MAX_KEYS, &clock), quota(1, "1h", 5));
+    let (table, quota) = (table(DEFAULT_MAX_KEYS, &clock), quota(1, "1h", 5));
     let (key, now) = (key(&table, 1), clock.now());
     for _ in 0..20 {
         assert!(table.take(key, &quota, 5, Duration::ZERO, now).passes());
@@ -118,7 +122,7 @@ fn what_is_given_back_was_never_taken() {
 #[test]
 fn a_smaller_table_keeps_the_emptiest_buckets() {
     let clock = Clock::test();
-    let (table, quota) = (table(MAX_KEYS, &clock), quota(100, "1h", 100));
+    let (table, quota) = (table(DEFAULT_MAX_KEYS, &clock), quota(100, "1h", 100));
     for number in 0..50_000 {
         take(&table, number, &quota);
     }
@@ -133,12 +137,12 @@ fn a_smaller_table_keeps_the_emptiest_buckets() {
 fn no_bucket_is_further_from_full_than_the_new_rate_has_it() {
     let clock = Clock::test();
     let (table, slow, quick) = (
-        table(MAX_KEYS, &clock),
+        table(DEFAULT_MAX_KEYS, &clock),
         quota(5, "1h", 5),
         quota(5, "1s", 5),
     );
     passes(&table, 1, &slow, 5);
-    table.resize(MAX_KEYS, quick.fill());
+    table.resize(DEFAULT_MAX_KEYS, quick.fill());
     assert_eq!(passes(&table, 1, &quick, 1), 0);
     clock.advance(Duration::from_millis(600));
     assert_eq!(passes(&table, 1, &quick, 9), 3);
@@ -148,7 +152,10 @@ fn no_bucket_is_further_from_full_than_the_new_rate_has_it() {
 fn a_successor_counts_on() {
     let clock = Clock::test();
     let quota = quota(10, "100s", 10);
-    let (old, new) = (table(MAX_KEYS, &clock), table(MAX_KEYS, &clock));
+    let (old, new) = (
+        table(DEFAULT_MAX_KEYS, &clock),
+        table(DEFAULT_MAX_KEYS, &clock),
+    );
     assert_eq!(old.export(), None);
     passes(&old, 1, &quota, 10);
     passes(&old, 2, &quota, 4);
@@ -174,7 +181,7 @@ fn what_another_version_exported_is_left_out() {
         json!({ "at": 1, "seed": [1, 2], "buckets": "?" }),
         json!({ "at": u64::MAX, "seed": [1, 2], "buckets": "AAAA" }),
     ] {
-        let table = table(MAX_KEYS, &clock);
+        let table = table(DEFAULT_MAX_KEYS, &clock);
         table.import(&exported);
         assert_eq!(passes(&table, 1, &quota, 20), 10);
     }
@@ -184,7 +191,10 @@ fn what_another_version_exported_is_left_out() {
 fn of_too_many_the_emptiest_are_handed_over() {
     let clock = Clock::test();
     let quota = quota(100, "1h", 100);
-    let (old, new) = (table(MAX_KEYS, &clock), table(MAX_KEYS, &clock));
+    let (old, new) = (
+        table(DEFAULT_MAX_KEYS, &clock),
+        table(DEFAULT_MAX_KEYS, &clock),
+    );
     for number in 0..300_000 {
         take(&old, number, &quota);
     }

@@ -6,7 +6,7 @@
 //! are on different nodes: all are queried at the same time, and what was taken is given back if
 //! one bucket refuses.
 
-mod ahead;
+mod leased;
 
 use std::{
     fmt,
@@ -25,10 +25,10 @@ use super::{
 use crate::base::redis::{FromRedisValue, ParsingError, Redis, Script, Unavailable, Value};
 
 /// Maximum delay of a request; it also keeps sums exact in Redis.
-const LONGEST_DELAY: Duration = Duration::from_hours(1);
+const MAX_DELAY: Duration = Duration::from_hours(1);
 
 /// The buckets in one Redis.
-pub struct Shared {
+pub struct RedisBuckets {
     redis: Arc<Redis>,
     take: Script,
     give_back: Script,
@@ -51,27 +51,27 @@ pub struct Demand<'a> {
 
 /// Decision of one bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct BucketDecision {
     pub decision: Decision,
     /// Source of the capacity, for giving it back.
-    pub taken: Taken,
+    pub taken: CapacitySource,
 }
 
 /// Source of taken capacity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Taken {
+pub enum CapacitySource {
     /// Redis, at this time in microseconds since 1970 by its clock.
     FromRedis(u64),
     FromLease,
 }
 
-impl Answer {
+impl BucketDecision {
     pub fn passes(&self) -> bool {
         self.decision.passes()
     }
 }
 
-impl Shared {
+impl RedisBuckets {
     pub fn new(redis: Arc<Redis>) -> Self {
         Self {
             redis,
@@ -93,7 +93,7 @@ impl Shared {
         &self,
         demands: &[Demand<'_>],
         now: Instant,
-    ) -> Result<Vec<Answer>, Unavailable> {
+    ) -> Result<Vec<BucketDecision>, Unavailable> {
         if demands.iter().all(|demand| demand.leases.is_none()) {
             self.take_together(demands).await
         } else {
@@ -102,7 +102,10 @@ impl Shared {
     }
 
     /// Takes all demands from Redis.
-    async fn take_together(&self, demands: &[Demand<'_>]) -> Result<Vec<Answer>, Unavailable> {
+    async fn take_together(
+        &self,
+        demands: &[Demand<'_>],
+    ) -> Result<Vec<BucketDecision>, Unavailable> {
         if demands.is_empty() {
             return Ok(Vec::new());
         }
@@ -111,8 +114,9 @@ impl Shared {
         }
         let single = demands.iter().map(std::slice::from_ref);
         let answers = join_all(single.map(|demand| self.take_at_once(demand))).await;
-        let is_refused = |answer: &Result<Vec<Answer>, _>| {
-            let has_passed = |answers: &Vec<Answer>| answers.iter().all(Answer::passes);
+        let is_refused = |answer: &Result<Vec<BucketDecision>, _>| {
+            let has_passed =
+                |answers: &Vec<BucketDecision>| answers.iter().all(BucketDecision::passes);
             !answer.as_ref().is_ok_and(has_passed)
         };
         if answers.iter().any(is_refused) {
@@ -125,16 +129,16 @@ impl Shared {
                 .collect();
             self.give_back(&taken).await;
         }
-        let answers: Result<Vec<Vec<Answer>>, Unavailable> = answers.into_iter().collect();
+        let answers: Result<Vec<Vec<BucketDecision>>, Unavailable> = answers.into_iter().collect();
         Ok(answers?.concat())
     }
 
     /// Gives capacity back to the source beside it, for a request that was refused elsewhere.
     /// Capacity that cannot be given back refills in time.
-    pub async fn give_back(&self, taken: &[(Demand<'_>, Taken)]) {
+    pub async fn give_back(&self, taken: &[(Demand<'_>, CapacitySource)]) {
         let given = taken.iter().filter_map(|(demand, taken)| match taken {
-            Taken::FromRedis(at) => Some((demand, *at)),
-            Taken::FromLease => {
+            CapacitySource::FromRedis(at) => Some((demand, *at)),
+            CapacitySource::FromLease => {
                 if let Some(leases) = demand.leases {
                     leases.put_back(demand.key, demand.cost);
                 }
@@ -156,7 +160,10 @@ impl Shared {
     }
 
     /// Takes from buckets on one node.
-    async fn take_at_once(&self, demands: &[Demand<'_>]) -> Result<Vec<Answer>, Unavailable> {
+    async fn take_at_once(
+        &self,
+        demands: &[Demand<'_>],
+    ) -> Result<Vec<BucketDecision>, Unavailable> {
         let texts: Vec<String> = demands.iter().map(|demand| self.text(demand)).collect();
         let keys: Vec<&[u8]> = texts.iter().map(String::as_bytes).collect();
         let mut args = Vec::with_capacity(demands.len() * 7);
@@ -175,7 +182,7 @@ impl Shared {
             };
             let (price, price_sub) = pair(quota.price(*cost), quota);
             let (full, full_sub) = pair(quota.full(), quota);
-            let room = quota.full() + quota.at(nanos(delay.min(LONGEST_DELAY)));
+            let room = quota.full() + quota.at(nanos(delay.min(MAX_DELAY)));
             let (room, room_sub) = pair(room, quota);
             args.extend([
                 u64::from(quota.count()),
@@ -187,7 +194,7 @@ impl Shared {
                 room_sub,
             ]);
         }
-        let Reply {
+        let ScriptResult {
             has_passed,
             now,
             states,
@@ -202,16 +209,16 @@ impl Shared {
                 max_delay,
                 ..
             } = demand;
-            let max_delay = (*max_delay).min(LONGEST_DELAY);
+            let max_delay = (*max_delay).min(MAX_DELAY);
             let (decision, _) = gcra::decide(state, now * 1000, quota, *cost, max_delay);
-            Answer {
+            BucketDecision {
                 decision,
-                taken: Taken::FromRedis(now),
+                taken: CapacitySource::FromRedis(now),
             }
         });
-        let answers: Vec<Answer> = answers.collect();
+        let answers: Vec<BucketDecision> = answers.collect();
         // The script and the algorithm agree, unless another program has written to the keys.
-        if has_passed != answers.iter().all(Answer::passes) {
+        if has_passed != answers.iter().all(BucketDecision::passes) {
             return Err(Unavailable::Response);
         }
         Ok(answers)
@@ -230,7 +237,7 @@ impl Shared {
 }
 
 /// Result of the script.
-struct Reply {
+struct ScriptResult {
     has_passed: bool,
     /// Time in microseconds since 1970.
     now: u64,
@@ -238,7 +245,7 @@ struct Reply {
     states: Vec<Tat>,
 }
 
-impl FromRedisValue for Reply {
+impl FromRedisValue for ScriptResult {
     fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
         let mut values = Vec::<Value>::from_redis_value(value)?.into_iter();
         let mut number = || u64::from_redis_value(values.next().unwrap_or(Value::Nil));
@@ -287,7 +294,7 @@ fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for RedisBuckets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared").finish_non_exhaustive()
     }

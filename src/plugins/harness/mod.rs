@@ -1,10 +1,10 @@
 //! Runs tests of plugins (`*.test.js`) in the engine that runs plugins.
 //!
 //! The tests have an isolate of their own. A plugin under test has another, with the limits that it
-//! has on a route: [`kit`] carries requests into it and results back.
+//! has on a route: [`test_kit`] carries requests into it and results back.
 
-mod answers;
-mod kit;
+mod fixtures;
+mod test_kit;
 #[cfg(test)]
 mod tests;
 
@@ -13,27 +13,27 @@ use std::{path::Path, sync::Arc, time::Duration};
 use http::{HeaderMap, Method};
 use log::Level;
 
-use self::kit::Kit;
+use self::test_kit::TestKit;
 use super::{
     body::Body,
-    budget::{Isolation, Limits},
+    budget::{HookLimits, Isolation},
     call::{Hook, Input, first},
-    error::{Failure, Kind},
+    capabilities::SharedCapabilities,
+    context_facts::ContextFacts,
+    error::{Failure, FailureKind},
     host::Log,
     isolate::Isolate,
-    known::Known,
-    powers::Given,
     source::Source,
 };
 
 /// Longest wait of a test for one operation.
-const PATIENCE: Duration = Duration::from_secs(10);
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Limits of tests, which compare much and are not on the path of a request.
-const OF_TESTS: Limits = Limits {
+const TEST_LIMITS: HookLimits = HookLimits {
     cpu: Duration::from_secs(30),
-    wall: PATIENCE,
-    wait_until: PATIENCE,
+    wall: OPERATION_TIMEOUT,
+    wait_until: OPERATION_TIMEOUT,
     memory: 64 << 20,
     stack: 256 << 10,
     load: Duration::from_secs(5),
@@ -45,12 +45,12 @@ const OF_TESTS: Limits = Limits {
 pub enum Event {
     /// A line of the test's own `console`.
     Line(Level, String),
-    Tested(Tested),
+    Tested(TestResult),
 }
 
 /// Result of one test.
 #[derive(Debug)]
-pub struct Tested {
+pub struct TestResult {
     pub name: String,
     pub outcome: Result<(), Failure>,
     pub took: Duration,
@@ -64,13 +64,13 @@ pub async fn run(
     tell: Arc<dyn Fn(Event) + Send + Sync>,
 ) -> Result<(), Failure> {
     let source = Source::read_tests(shown, file)?;
-    let kit = Arc::new(Kit::new(shown, source.folder(), tell));
+    let kit = Arc::new(TestKit::new(shown, source.folder(), tell));
     let log: Arc<dyn Log> = kit.clone();
     let isolate = Isolate::new(
         &source,
-        OF_TESTS,
+        TEST_LIMITS,
         "{}",
-        &Given::default(),
+        &SharedCapabilities::default(),
         &log,
         &Arc::default(),
     )?;
@@ -80,15 +80,15 @@ pub async fn run(
     while call.outcome.is_none() {
         if call.waiting.all.is_empty() {
             let why = "its promise never settles";
-            call.outcome = Some(Err(Failure::new(Kind::Wall, why)));
+            call.outcome = Some(Err(Failure::new(FailureKind::Wall, why)));
             break;
         }
-        let next = tokio::time::timeout(PATIENCE, first(&mut call.waiting.all)).await;
+        let next = tokio::time::timeout(OPERATION_TIMEOUT, first(&mut call.waiting.all)).await;
         if let Ok((promise, settled)) = next {
             call = isolate.settle(call, promise, settled);
         } else {
-            let why = format!("it waited for more than {PATIENCE:?}");
-            call.outcome = Some(Err(Failure::new(Kind::Wall, why)));
+            let why = format!("it waited for more than {OPERATION_TIMEOUT:?}");
+            call.outcome = Some(Err(Failure::new(FailureKind::Wall, why)));
         }
     }
     if let Some(Err(failure)) = call.outcome.take() {
@@ -106,7 +106,7 @@ fn nothing() -> Input {
         ip: None,
         request_id: String::new(),
         route: String::new(),
-        known: Known::default(),
+        known: ContextFacts::default(),
         response: None,
         reason: None,
         entry: None,

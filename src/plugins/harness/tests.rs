@@ -21,13 +21,13 @@ const KEPT: &str = "export async function onRequest(req, ctx) {
     req.headers.set('x-kept', `${ctx.env.REGION} ${await ctx.kv.increment('n')}`);
 }";
 
-struct Told {
+struct TestRun {
     events: Vec<Event>,
     loaded: Result<(), Failure>,
     _folder: TempDir,
 }
 
-async fn tested(text: &str) -> Told {
+async fn tested(text: &str) -> TestRun {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("plugin.js"), PLUGIN).unwrap();
     fs::write(folder.path().join("kept.js"), KEPT).unwrap();
@@ -46,15 +46,15 @@ async fn tested(text: &str) -> Told {
     )
     .await;
     let events = std::mem::take(&mut *events.lock());
-    Told {
+    TestRun {
         events,
         loaded,
         _folder: folder,
     }
 }
 
-impl Told {
-    fn tests(&self) -> Vec<&Tested> {
+impl TestRun {
+    fn tests(&self) -> Vec<&TestResult> {
         let mut all = Vec::new();
         for event in &self.events {
             if let Event::Tested(tested) = event {
@@ -235,7 +235,7 @@ async fn only_tests_find_what_is_for_tests() {
     let text = "import 'edgeway:test'; export function onRequest() {}";
     fs::write(folder.path().join("plugin.js"), text).unwrap();
     let source = Source::read("x", &folder.path().join("plugin.js")).unwrap();
-    let refused = crate::plugins::Trial::load(source, "{}".to_owned(), "{}".to_owned());
+    let refused = crate::plugins::ManualPlugin::load(source, "{}".to_owned(), "{}".to_owned());
     let failure = refused.map(|_| ()).unwrap_err();
     assert!(failure.message.contains("its own folder"), "{failure:?}");
     for text in [

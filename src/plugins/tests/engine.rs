@@ -9,22 +9,26 @@ use tokio::{
 use super::*;
 
 /// Returns powers with a kv, and with `fetch` from this origin.
-fn powers(origin: &str) -> powers::Powers {
+fn powers(origin: &str) -> capabilities::Capabilities {
     let (second, longest) = (Duration::from_secs(1), 1 << 10);
-    let reach = powers::Reach::new(&[origin.to_owned()], second, longest);
-    powers::Powers {
+    let reach = capabilities::FetchOrigins::new(&[origin.to_owned()], second, longest);
+    capabilities::Capabilities {
         env: String::new(),
         kv: Some(kv::Kv::memory(Arc::new(kv::Memory::new(&Clock::machine())))),
         fetch: Some(reach.unwrap()),
-        ..powers::Powers::default()
+        ..capabilities::Capabilities::default()
     }
 }
 
-pub(super) fn load_with_powers(text: &str, limits: Limits, origin: &str) -> Loaded {
+pub(super) fn load_with_powers(text: &str, limits: HookLimits, origin: &str) -> Loaded {
     try_with_powers(text, limits, origin).unwrap_or_else(|failure| panic!("{failure:?}"))
 }
 
-pub(super) fn try_with_powers(text: &str, limits: Limits, origin: &str) -> Result<Loaded, Failure> {
+pub(super) fn try_with_powers(
+    text: &str,
+    limits: HookLimits,
+    origin: &str,
+) -> Result<Loaded, Failure> {
     load_within(&[("plugin.js", text)], "{}", limits, powers(origin))
 }
 
@@ -59,16 +63,16 @@ const LOOPS: [&str; 2] = [
 
 #[tokio::test]
 async fn loops_over_what_is_there_at_once_are_stopped_by_both_limits() {
-    let patient = Limits {
+    let patient = HookLimits {
         cpu: Duration::from_mins(1),
-        ..Limits::default()
+        ..HookLimits::default()
     };
-    let busy = Limits {
+    let busy = HookLimits {
         wall: Duration::from_mins(1),
-        ..Limits::default()
+        ..HookLimits::default()
     };
     for attack in LOOPS {
-        for (limits, kind) in [(busy, Kind::Cpu), (patient, Kind::Wall)] {
+        for (limits, kind) in [(busy, FailureKind::Cpu), (patient, FailureKind::Wall)] {
             let loaded = load_with_powers(&attacking(attack), limits, "http://a.test");
             let failure = loaded.is_stopped(attack, Duration::from_secs(5)).await;
             assert_eq!(failure.kind, kind, "{attack}: {failure:?}");
@@ -79,9 +83,9 @@ async fn loops_over_what_is_there_at_once_are_stopped_by_both_limits() {
 
 #[tokio::test]
 async fn a_loop_over_what_is_there_at_once_lets_others_run() {
-    let limits = Limits {
+    let limits = HookLimits {
         cpu: Duration::from_mins(1),
-        ..Limits::default()
+        ..HookLimits::default()
     };
     let text = format!(
         "export async function onRequest(req, ctx) {{ {} }}",
@@ -137,7 +141,7 @@ async fn what_a_hook_did_not_wait_for_leaves_nothing_behind() {
     let mut asks = input();
     asks.headers.insert("x-count", "1".parse().unwrap());
     let output = loaded.plugin.call(Hook::Request, asks).await.unwrap();
-    assert!(matches!(output.answer, Answer::Response(response) if response.body == "0"));
+    assert!(matches!(output.answer, HookResult::Response(response) if response.body == "0"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -163,7 +167,7 @@ async fn no_hook_begins_where_one_was_stopped() {
     let mut stopped = 0;
     for ended in calls.join_all().await {
         if let Err(failure) = ended {
-            assert_eq!(failure.kind, Kind::Cpu, "{failure:?}");
+            assert_eq!(failure.kind, FailureKind::Cpu, "{failure:?}");
             stopped += 1;
         }
     }
@@ -192,9 +196,9 @@ async fn fetch_says_itself_how_a_request_is_sent() {
     }";
     let origin = format!("http://{address}");
     let text = text.replace("ORIGIN", &format!("'{origin}/'"));
-    let limits = Limits {
+    let limits = HookLimits {
         wall: Duration::from_secs(5),
-        ..Limits::default()
+        ..HookLimits::default()
     };
     let loaded = load_with_powers(&text, limits, &origin);
     let serve = async {
@@ -213,7 +217,7 @@ async fn fetch_says_itself_how_a_request_is_sent() {
         .expect("the hook fetched");
     let answer = output.unwrap().answer;
     assert!(
-        matches!(&answer, Answer::Response(response) if response.body == "ok"),
+        matches!(&answer, HookResult::Response(response) if response.body == "ok"),
         "{answer:?}"
     );
     for there in [
@@ -248,7 +252,7 @@ async fn functions_that_are_one_step_to_the_engine_are_counted_by_what_they_go_o
             "export async function onRequest() {{ const text = 'x'.repeat(1 << 20); {attack} }}"
         );
         let failure = load(&text).is_stopped(attack, Duration::from_secs(2)).await;
-        let is_stopped = matches!(failure.kind, Kind::Cpu | Kind::Memory);
+        let is_stopped = matches!(failure.kind, FailureKind::Cpu | FailureKind::Memory);
         assert!(is_stopped, "{attack}: {failure:?}");
     }
 }
@@ -256,9 +260,9 @@ async fn functions_that_are_one_step_to_the_engine_are_counted_by_what_they_go_o
 #[tokio::test]
 async fn what_is_too_long_is_refused_before_anybody_copies_it() {
     let text = "const why = async (what) => { try { await what(); } catch (error) { return `${error.name}: ${error.message}`; } };
-    const MOST = 256 << 10;
-    const bodies = ['x'.repeat(MOST + 1), 'é'.repeat(MOST / 2 + 1), new Uint8Array(MOST + 1), new ArrayBuffer(MOST + 1)];
-    const spoofed = Object.defineProperty(new Uint8Array(MOST + 1), 'length', { value: 1 });
+    const MAX_BODY = 256 << 10;
+    const bodies = ['x'.repeat(MAX_BODY + 1), 'é'.repeat(MAX_BODY / 2 + 1), new Uint8Array(MAX_BODY + 1), new ArrayBuffer(MAX_BODY + 1)];
+    const spoofed = Object.defineProperty(new Uint8Array(MAX_BODY + 1), 'length', { value: 1 });
     export async function onRequest(req, ctx) {
         const said = [];
         for (const body of [...bodies, spoofed]) said.push(await why(() => fetch('ORIGIN/', { method: 'POST', body })));
@@ -266,20 +270,20 @@ async fn what_is_too_long_is_refused_before_anybody_copies_it() {
         said.push(await why(() => fetch('ORIGIN/', { headers: { a: 'x'.repeat(8193) } })));
         said.push(await why(() => ctx.kv.put('k', 'x'.repeat(64 << 10))));
         said.push(await why(() => ctx.kv.get('k'.repeat((64 << 10) + 1))));
-        said.push(await why(() => fetch('ORIGIN/', { method: 'POST', body: 'x'.repeat(MOST) })));
+        said.push(await why(() => fetch('ORIGIN/', { method: 'POST', body: 'x'.repeat(MAX_BODY) })));
         said.push(await why(() => ctx.kv.put('k', 'x'.repeat((64 << 10) - 3))));
         return new Response(said.join('\\n'));
     }";
     // No listener there.
     let origin = "http://127.0.0.1:1";
-    let limits = Limits {
+    let limits = HookLimits {
         cpu: Duration::from_secs(5),
         wall: Duration::from_secs(10),
         load: Duration::from_secs(5),
-        ..Limits::default()
+        ..HookLimits::default()
     };
     let loaded = load_with_powers(&text.replace("ORIGIN", origin), limits, origin);
-    let Answer::Response(response) = loaded.request().await.unwrap().answer else {
+    let HookResult::Response(response) = loaded.request().await.unwrap().answer else {
         panic!("no answer");
     };
     let said = String::from_utf8(response.body.to_vec()).unwrap();

@@ -5,7 +5,7 @@ use super::*;
 use crate::base::clock::Clock;
 
 /// Each of these turns the stop into a rejected promise, and goes on.
-const SWALLOWS: [&str; 10] = [
+const STOP_CATCHERS: [&str; 10] = [
     "const f = async () => { for (;;); }; for (;;) f();",
     "const f = async () => { for (;;); }; for (;;) { try { f(); } catch {} finally { try { f(); } catch {} } }",
     "for (;;) new Promise(() => { for (;;); });",
@@ -19,7 +19,7 @@ const SWALLOWS: [&str; 10] = [
 ];
 
 /// The heap is full to its last bytes when these are stopped.
-const FULL: [&str; 5] = [
+const HEAP_FILLERS: [&str; 5] = [
     "for (;;) { try { for (;;); } catch {} }",
     "const f = async () => { for (;;); }; for (;;) { try { f(); } catch {} }",
     "const f = async () => { throw 1; }; for (;;) { try { f(); } catch {} all[--at] = 0; }",
@@ -29,7 +29,7 @@ const FULL: [&str; 5] = [
 
 #[tokio::test]
 async fn a_stop_that_is_swallowed_stops_all_the_same() {
-    for attack in SWALLOWS {
+    for attack in STOP_CATCHERS {
         for asynchronous in ["", "async "] {
             let loaded = load(&format!(
                 "export {asynchronous}function onRequest(req) {{ if (req.headers.has('host')) {{ {attack} }} }}"
@@ -37,7 +37,7 @@ async fn a_stop_that_is_swallowed_stops_all_the_same() {
             let clock = Clock::machine();
             let begun = clock.now();
             let failure = loaded.request().await.expect_err(attack);
-            let is_stopped = matches!(failure.kind, Kind::Cpu | Kind::Memory);
+            let is_stopped = matches!(failure.kind, FailureKind::Cpu | FailureKind::Memory);
             assert!(is_stopped, "{attack}: {failure:?}");
             assert!(clock.now() - begun < Duration::from_secs(2), "{attack}");
             let quiet = Input {
@@ -52,7 +52,7 @@ async fn a_stop_that_is_swallowed_stops_all_the_same() {
 
 #[tokio::test]
 async fn what_has_no_room_left_is_stopped_too() {
-    for attack in FULL {
+    for attack in HEAP_FILLERS {
         for is_async in ["", "async "] {
             let text = format!(
                 "let all = new Array(40000).fill(0), at = 0;
@@ -64,14 +64,14 @@ async fn what_has_no_room_left_is_stopped_too() {
                     {attack}
                 }}"
             );
-            let limits = Limits {
+            let limits = HookLimits {
                 memory: 2 << 20,
                 cpu: Duration::from_millis(100),
-                ..Limits::default()
+                ..HookLimits::default()
             };
             let loaded = engine::load_with_powers(&text, limits, "http://a.test");
             let failure = loaded.request().await.expect_err(attack);
-            let is_stopped = matches!(failure.kind, Kind::Cpu | Kind::Memory);
+            let is_stopped = matches!(failure.kind, FailureKind::Cpu | FailureKind::Memory);
             assert!(is_stopped, "{attack}: {failure:?}");
         }
     }
@@ -107,10 +107,10 @@ async fn a_heap_may_be_full_at_any_place() {
             return new Response(new TextEncoder().encode(parts + a), { headers: { 'x-c': btoa(String.fromCharCode(...digest)) } });
         }"#;
     let with = |memory| {
-        let limits = Limits {
+        let limits = HookLimits {
             memory,
             wall: Duration::from_millis(500),
-            ..Limits::default()
+            ..HookLimits::default()
         };
         engine::try_with_powers(text, limits, "http://a.test")
     };
@@ -137,7 +137,7 @@ async fn a_heap_may_be_full_at_any_place() {
 #[test]
 fn what_never_ends_loading_is_refused() {
     let doubling = "const p = Promise.resolve(); const f = () => { p.then(f); p.then(f); }; f();";
-    for attack in SWALLOWS.into_iter().chain([
+    for attack in STOP_CATCHERS.into_iter().chain([
         doubling,
         "export const config = { get matcher() { for (;;); } };",
     ]) {
@@ -166,7 +166,7 @@ async fn what_goes_on_in_an_instance_that_was_stopped_can_still_call() {
         loaded.request(),
         loaded.plugin.call(Hook::Request, stopping)
     );
-    assert_eq!(stopped.unwrap_err().kind, Kind::Cpu);
+    assert_eq!(stopped.unwrap_err().kind, FailureKind::Cpu);
     assert_eq!(waited.unwrap().request.len(), 1);
 }
 
@@ -202,10 +202,10 @@ async fn lists_of_texts_are_bounded_before_they_are_copied() {
         "flat = () => new Array(100000).fill(''); String(new URLSearchParams('a=b'))",
         "flat = () => new Array(100000).fill(''); return new Response('x')",
     ];
-    let limits = Limits {
+    let limits = HookLimits {
         cpu: Duration::from_secs(20),
         wall: Duration::from_secs(30),
-        ..Limits::default()
+        ..HookLimits::default()
     };
     for list in lists {
         let text = format!(
@@ -222,7 +222,9 @@ async fn lists_of_texts_are_bounded_before_they_are_copied() {
         let begun = clock.now();
         let said = match loaded.request().await {
             Ok(output) => match output.answer {
-                Answer::Response(response) => String::from_utf8_lossy(&response.body).into_owned(),
+                HookResult::Response(response) => {
+                    String::from_utf8_lossy(&response.body).into_owned()
+                }
                 other => panic!("{list}: {other:?}"),
             },
             Err(failure) => failure.message,
@@ -253,16 +255,16 @@ async fn our_functions_are_counted_by_what_they_are_given() {
             const list = new URLSearchParams([['a', long], ['b', long], ['c', long]]);
             export async function onRequest(req, ctx) {{ for (;;) {{ {attack} }} }}"
         );
-        let limits = Limits {
+        let limits = HookLimits {
             memory: 64 << 20,
             load: Duration::from_secs(5),
-            ..Limits::default()
+            ..HookLimits::default()
         };
         let loaded = engine::load_with_powers(&text, limits, "http://a.test");
         let clock = Clock::machine();
         let begun = clock.now();
         let failure = loaded.request().await.expect_err(attack);
-        assert_eq!(failure.kind, Kind::Cpu, "{attack}: {failure:?}");
+        assert_eq!(failure.kind, FailureKind::Cpu, "{attack}: {failure:?}");
         assert!(clock.now() - begun < Duration::from_secs(2), "{attack}");
     }
 }

@@ -2,12 +2,12 @@
 
 mod engine;
 mod escapes;
+mod log_line;
 mod patterns;
 mod slow;
 mod text;
 mod threads;
 mod web;
-mod words;
 
 use std::{fs, sync::Arc, time::Duration};
 
@@ -23,26 +23,31 @@ struct Loaded {
 }
 
 fn load_with(files: &[(&str, &str)], config: &str) -> Result<Loaded, Failure> {
-    load_within(files, config, Limits::default(), powers::Powers::default())
+    load_within(
+        files,
+        config,
+        HookLimits::default(),
+        capabilities::Capabilities::default(),
+    )
 }
 
 /// Loads with limits that are wide enough for a debug build.
 fn load_slow(files: &[(&str, &str)]) -> Loaded {
-    let limits = Limits {
+    let limits = HookLimits {
         cpu: Duration::from_secs(5),
         wall: Duration::from_secs(10),
         load: Duration::from_secs(5),
-        ..Limits::default()
+        ..HookLimits::default()
     };
-    load_within(files, "{}", limits, powers::Powers::default())
+    load_within(files, "{}", limits, capabilities::Capabilities::default())
         .unwrap_or_else(|failure| panic!("{failure:?}"))
 }
 
 fn load_within(
     files: &[(&str, &str)],
     config: &str,
-    limits: Limits,
-    powers: powers::Powers,
+    limits: HookLimits,
+    powers: capabilities::Capabilities,
 ) -> Result<Loaded, Failure> {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in files {
@@ -74,7 +79,7 @@ fn input() -> Input {
         ip: Some("192.0.2.1".parse().unwrap()),
         request_id: "id".to_owned(),
         route: "app".to_owned(),
-        known: Known::default(),
+        known: ContextFacts::default(),
         response: None,
         reason: None,
         entry: None,
@@ -124,7 +129,7 @@ async fn a_hook_reads_a_request_and_changes_it() {
         }",
     );
     let output = loaded.request().await.unwrap();
-    assert_eq!(output.answer, Answer::Nothing);
+    assert_eq!(output.answer, HookResult::Nothing);
     let mut headers = input().headers;
     for change in output.request {
         change.apply(&mut headers);
@@ -145,7 +150,7 @@ async fn a_hook_answers_at_once_or_later() {
         format!("export const proxy = () => {later}.then(() => {answer});"),
     ] {
         let output = load(&text).request().await.unwrap();
-        let Answer::Response(response) = output.answer else {
+        let HookResult::Response(response) = output.answer else {
             panic!("{output:?}");
         };
         assert_eq!(response.status, StatusCode::UNAUTHORIZED);
@@ -183,7 +188,7 @@ async fn an_answer_is_read_and_changed() {
 async fn errors_say_where() {
     let loaded = load("export function onRequest() {\n  const a = null;\n  return a.b;\n}");
     let failure = loaded.request().await.unwrap_err();
-    assert_eq!(failure.kind, Kind::Script);
+    assert_eq!(failure.kind, FailureKind::Script);
     assert!(failure.message.contains("TypeError"), "{failure:?}");
     assert!(
         failure.stack.contains("plugins/x/plugin.js:3:"),
@@ -191,7 +196,7 @@ async fn errors_say_where() {
     );
     let wrong = load_with(&[("plugin.js", "export function onRequest( {")], "{}");
     let failure = wrong.map(|_| ()).unwrap_err();
-    assert_eq!(failure.kind, Kind::Load);
+    assert_eq!(failure.kind, FailureKind::Load);
     assert!(
         failure.to_string().contains("plugins/x/plugin.js:1:"),
         "{failure}"
@@ -212,7 +217,7 @@ async fn modules_are_of_the_plugins_own_folder() {
         ("b.js", "export default 'b';"),
     ];
     let output = load_with(&files, "{}").unwrap().request().await.unwrap();
-    assert!(matches!(output.answer, Answer::Response(response) if response.body == "ab"));
+    assert!(matches!(output.answer, HookResult::Response(response) if response.body == "ab"));
     for (import, why) in [
         ("fs", "its own folder"),
         ("../../etc/passwd", "outside"),
@@ -275,7 +280,7 @@ async fn code_can_be_made_of_text() {
     let output = loaded.request().await.unwrap();
     let value = HeaderValue::from_static("true,true,2,2,3,4,SyntaxError");
     let name = HeaderName::from_static("x-made");
-    assert_eq!(output.request, [Change::Set(name, value)]);
+    assert_eq!(output.request, [HeaderChange::Set(name, value)]);
 }
 
 #[test]
@@ -362,7 +367,7 @@ async fn a_body_is_what_it_is_made_of_or_an_error() {
             ]);
         }",
     );
-    let Answer::Response(response) = loaded.request().await.unwrap().answer else {
+    let HookResult::Response(response) = loaded.request().await.unwrap().answer else {
         panic!("no answer");
     };
     let said: serde_json::Value = serde_json::from_slice(&response.body).unwrap();
@@ -384,21 +389,24 @@ async fn a_body_is_what_it_is_made_of_or_an_error() {
 #[tokio::test]
 async fn what_does_not_end_is_stopped_and_the_next_one_is_served() {
     for (attack, kind) in [
-        ("for (;;);", Kind::Cpu),
-        ("for (;;) { try { for (;;); } catch {} }", Kind::Cpu),
-        ("await 0; for (;;);", Kind::Cpu),
-        ("for (;;) await 0;", Kind::Cpu),
-        ("Promise.resolve().then(() => { for (;;); });", Kind::Cpu),
-        ("/(a+)+$/.test('a'.repeat(40) + 'b');", Kind::Cpu),
+        ("for (;;);", FailureKind::Cpu),
+        ("for (;;) { try { for (;;); } catch {} }", FailureKind::Cpu),
+        ("await 0; for (;;);", FailureKind::Cpu),
+        ("for (;;) await 0;", FailureKind::Cpu),
+        (
+            "Promise.resolve().then(() => { for (;;); });",
+            FailureKind::Cpu,
+        ),
+        ("/(a+)+$/.test('a'.repeat(40) + 'b');", FailureKind::Cpu),
         (
             "const a = []; for (;;) a.push(new Uint8Array(1 << 16));",
-            Kind::Memory,
+            FailureKind::Memory,
         ),
-        ("const f = () => f() + 1; f();", Kind::Script),
-        ("await new Promise(() => {});", Kind::Wall),
+        ("const f = () => f() + 1; f();", FailureKind::Script),
+        ("await new Promise(() => {});", FailureKind::Wall),
         (
             "await new Promise((keep) => setTimeout(keep, 60000));",
-            Kind::Wall,
+            FailureKind::Wall,
         ),
     ] {
         let loaded = load(&attacking(attack));
@@ -471,7 +479,7 @@ async fn a_proxy_of_next_goes_on_rewrites_and_redirects() {
         ..input()
     };
     let run = async |path: &str| loaded.plugin.call(Hook::Request, at(path)).await.unwrap();
-    let Answer::Response(redirect) = run("/old").await.answer else {
+    let HookResult::Response(redirect) = run("/old").await.answer else {
         panic!("no answer");
     };
     assert_eq!(redirect.status, StatusCode::TEMPORARY_REDIRECT);
@@ -479,7 +487,7 @@ async fn a_proxy_of_next_goes_on_rewrites_and_redirects() {
     let rewritten = run("/rewrite?y=1").await;
     assert_eq!(
         rewritten.answer,
-        Answer::Rewrite("https://a.test/to?y=1".to_owned())
+        HookResult::Rewrite("https://a.test/to?y=1".to_owned())
     );
     let mut with_cookie = at("/?y=1");
     let cookie = "a=1; user=%C3%BC".parse().unwrap();
@@ -527,14 +535,14 @@ async fn kv_and_env_are_there_if_they_were_given() {
         return Response.json([before ?? null, after, count, await ctx.kv.increment('n'), ctx.env]);
     }";
     let clock = Clock::machine();
-    let powers = powers::Powers {
+    let powers = capabilities::Capabilities {
         env: r#"{"A":"b"}"#.to_owned(),
         kv: Some(kv::Kv::memory(Arc::new(kv::Memory::new(&clock)))),
-        ..powers::Powers::default()
+        ..capabilities::Capabilities::default()
     };
     let files = [("plugin.js", text)];
-    let loaded = load_within(&files, "{}", Limits::default(), powers).unwrap();
-    let Answer::Response(response) = loaded.request().await.unwrap().answer else {
+    let loaded = load_within(&files, "{}", HookLimits::default(), powers).unwrap();
+    let HookResult::Response(response) = loaded.request().await.unwrap().answer else {
         panic!("no answer");
     };
     assert_eq!(response.body, r#"[null,{"n":1},2,3,{"A":"b"}]"#);

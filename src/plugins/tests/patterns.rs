@@ -63,16 +63,16 @@ async fn no_pattern_holds_a_worker() {
         let code = format!(
             "export async function onRequest(req) {{ const text = await req.text(); {way}; return new Response('read'); }}"
         );
-        let limits = Limits {
+        let limits = HookLimits {
             cpu: Duration::from_millis(50),
             memory: 64 << 20,
-            ..Limits::default()
+            ..HookLimits::default()
         };
         let loaded = load_within(
             &[("plugin.js", &code)],
             "{}",
             limits,
-            powers::Powers::default(),
+            capabilities::Capabilities::default(),
         );
         let loaded = loaded.unwrap_or_else(|failure| panic!("{way}: {failure:?}"));
         let begun = super::super::budget::thread_time();
@@ -89,7 +89,7 @@ async fn no_pattern_holds_a_worker() {
             assert!(failure.message.contains(&why), "{what}: {failure:?}");
         } else if let Err(failure) = outcome {
             assert!(
-                matches!(failure.kind, Kind::Cpu | Kind::Script),
+                matches!(failure.kind, FailureKind::Cpu | FailureKind::Script),
                 "{what}: {failure:?}"
             );
         }
@@ -121,7 +121,7 @@ async fn regular_expressions_are_as_they_were() {
         return new Response(all.map((is, at) => (is ? '' : String(at))).filter(Boolean).join());
     }";
     let output = load_slow(&[("plugin.js", text)]).request().await.unwrap();
-    let Answer::Response(answer) = output.answer else {
+    let HookResult::Response(answer) = output.answer else {
         panic!("no answer");
     };
     assert_eq!(answer.body, "", "these are not");
@@ -135,31 +135,31 @@ async fn a_hook_that_came_back_after_its_limit_has_failed_and_changed_nothing() 
             req.headers.set('x-seen', '1');
             if (req.method === 'POST') text.indexOf(part);
         }";
-    let over = Limits {
+    let over = HookLimits {
         cpu: Duration::from_millis(1),
-        ..Limits::default()
+        ..HookLimits::default()
     };
-    let patient = Limits {
+    let patient = HookLimits {
         cpu: Duration::from_mins(1),
         wall: Duration::from_millis(1),
-        ..Limits::default()
+        ..HookLimits::default()
     };
-    let enough = Limits {
+    let enough = HookLimits {
         cpu: Duration::from_mins(1),
         wall: Duration::from_mins(1),
-        ..Limits::default()
+        ..HookLimits::default()
     };
     for (limits, wanted) in [
-        (over, Some(Kind::Cpu)),
-        (patient, Some(Kind::Wall)),
+        (over, Some(FailureKind::Cpu)),
+        (patient, Some(FailureKind::Wall)),
         // The control.
         (enough, None),
     ] {
-        let limits = Limits {
+        let limits = HookLimits {
             load: Duration::from_secs(5),
             ..limits
         };
-        let powers = powers::Powers::default();
+        let powers = capabilities::Capabilities::default();
         let loaded = load_within(&[("plugin.js", text)], "{}", limits, powers);
         let loaded = loaded.unwrap_or_else(|failure| panic!("{failure:?}"));
         let slow = Input {

@@ -1,6 +1,6 @@
 //! Loops of native calls that take long: to the engine each is one step.
 
-use super::{words::bench_in, *};
+use super::{log_line::bench_in, *};
 
 /// Counts iterations, since their time depends on the machine.
 const LOOP: &str = "const text = 'y'.repeat(800000);
@@ -17,7 +17,7 @@ async fn once_one_was_stopped_late_the_next_are_stopped_early() {
     let mut turns = Vec::new();
     for _ in 0..3 {
         let failure = bench.with("x-loop").await.expect_err("it does not end");
-        assert_eq!(failure.kind, Kind::Cpu, "{failure:?}");
+        assert_eq!(failure.kind, FailureKind::Cpu, "{failure:?}");
         let all = bench.count("edgeway_plugin_user_turns_total{plugin=\"x\"}");
         turns.push(all - before);
         before = all;
@@ -30,14 +30,14 @@ async fn once_one_was_stopped_late_the_next_are_stopped_early() {
 async fn on_threads_one_is_stuck_and_the_next_are_stopped() {
     let bench = bench_in(LOOP, Duration::from_secs(5), Isolation::Thread);
     let failure = bench.with("x-loop").await.expect_err("it does not end");
-    assert_eq!(failure.kind, Kind::Stuck, "{failure:?}");
+    assert_eq!(failure.kind, FailureKind::Stuck, "{failure:?}");
     // Hooks that wait for the replacement thread may time out.
     let quiet = async { while bench.with("x-quiet").await.is_err() {} };
     let quiet = tokio::time::timeout(Duration::from_mins(1), quiet).await;
     quiet.expect("a thread takes its place");
     for _ in 0..3 {
         let failure = bench.with("x-loop").await.expect_err("it does not end");
-        assert_eq!(failure.kind, Kind::Cpu, "{failure:?}");
+        assert_eq!(failure.kind, FailureKind::Cpu, "{failure:?}");
         bench.with("x-quiet").await.unwrap();
     }
 }
@@ -52,15 +52,15 @@ async fn what_is_used_adds_up_over_waits() {
                 await ctx.kv.get('a');
             }
         }";
-    let limits = Limits {
+    let limits = HookLimits {
         cpu: Duration::from_millis(40),
         wall: Duration::from_secs(20),
         load: Duration::from_secs(5),
-        ..Limits::default()
+        ..HookLimits::default()
     };
-    let powers = powers::Powers {
+    let powers = capabilities::Capabilities {
         kv: Some(kv::Kv::memory(Arc::new(kv::Memory::new(&Clock::machine())))),
-        ..powers::Powers::default()
+        ..capabilities::Capabilities::default()
     };
     let loaded = load_within(&[("plugin.js", text)], "{}", limits, powers).unwrap();
     // Each iteration is less than twice the limit, and five are more, unless the machine is busy
@@ -69,7 +69,7 @@ async fn what_is_used_adds_up_over_waits() {
         let mut input = input();
         input.headers.insert("accept", "5".parse().unwrap());
         if let Err(failure) = loaded.plugin.call(Hook::Request, input).await {
-            assert_eq!(failure.kind, Kind::Cpu, "{failure:?}");
+            assert_eq!(failure.kind, FailureKind::Cpu, "{failure:?}");
             return;
         }
     }

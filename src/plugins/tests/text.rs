@@ -18,7 +18,7 @@ async fn said(text: &str, hook: Hook) -> Result<Output, Failure> {
 
 async fn answered(text: &str) -> Response {
     match said(text, Hook::Request).await.unwrap().answer {
-        Answer::Response(response) => *response,
+        HookResult::Response(response) => *response,
         other => panic!("{other:?}"),
     }
 }
@@ -33,15 +33,15 @@ async fn half_a_pair_is_sent_as_one_letter() {
     assert_eq!(body("'é\\udc00'").await, "é\u{fffd}");
     let key = "export const onCacheKey = () => 'a\\ud800';";
     let key = said(key, Hook::CacheKey).await.unwrap().answer;
-    assert_eq!(key, Answer::Text("a\u{fffd}".to_owned()));
+    assert_eq!(key, HookResult::Text("a\u{fffd}".to_owned()));
     let fields = "export const onLog = () => ({ a: 'b\\ud800' });";
     let fields = said(fields, Hook::Log).await.unwrap().answer;
-    assert_eq!(fields, Answer::Json("{\"a\":\"b\u{fffd}\"}".to_owned()));
+    assert_eq!(fields, HookResult::Json("{\"a\":\"b\u{fffd}\"}".to_owned()));
     let rewrite = "import { NextResponse } from 'next/server';
         export const proxy = () => NextResponse.rewrite('https://a.test/\\ud800');";
     let rewrite = said(rewrite, Hook::Request).await.unwrap().answer;
     let to = "https://a.test/%EF%BF%BD";
-    assert_eq!(rewrite, Answer::Rewrite(to.to_owned()));
+    assert_eq!(rewrite, HookResult::Rewrite(to.to_owned()));
 }
 
 #[tokio::test]
@@ -73,7 +73,7 @@ async fn half_a_pair_does_not_hide_what_was_thrown_or_written() {
     }";
     fs::write(folder.path().join("plugin.js"), text).unwrap();
     let source = source::Source::read("x", &folder.path().join("plugin.js")).unwrap();
-    let trial = Trial::load(source, "{}".to_owned(), "{}".to_owned()).unwrap();
+    let trial = ManualPlugin::load(source, "{}".to_owned(), "{}".to_owned()).unwrap();
     let ran = trial.run(Hook::Request, input()).await;
     assert_eq!(ran.outcome, Ok(Output::default()));
     let lines: Vec<_> = ran.lines.iter().map(|line| line.text.as_str()).collect();
@@ -90,9 +90,9 @@ async fn half_a_pair_goes_out_to_others_and_into_the_kv() {
         const answer = await fetch('ORIGIN/', { method: 'POST', body: 'a\\ud800b' });
         return new Response(`${kept === 'a\\ud800'} ${await answer.text()}`);
     }";
-    let limits = Limits {
+    let limits = HookLimits {
         wall: Duration::from_secs(5),
-        ..Limits::default()
+        ..HookLimits::default()
     };
     let loaded = load_with_powers(&text.replace("ORIGIN", &origin), limits, &origin);
     let serve = async {
@@ -110,25 +110,25 @@ async fn half_a_pair_goes_out_to_others_and_into_the_kv() {
     assert!(seen.ends_with("\r\n\r\na\u{fffd}b"), "{seen}");
     let answer = output.unwrap().answer;
     assert!(
-        matches!(&answer, Answer::Response(response) if response.body == "true ok"),
+        matches!(&answer, HookResult::Response(response) if response.body == "true ok"),
         "{answer:?}"
     );
 }
 
 #[tokio::test]
 async fn an_own_answer_has_a_bound() {
-    const MOST: usize = 1 << 20;
+    const MAX_LEN: usize = 1 << 20;
     for (body, most) in [
-        ("'x'.repeat(N)", MOST),
-        ("'é'.repeat(N)", MOST / 2),
-        ("new Uint8Array(N)", MOST),
-        ("new Uint16Array(N)", MOST / 2),
+        ("'x'.repeat(N)", MAX_LEN),
+        ("'é'.repeat(N)", MAX_LEN / 2),
+        ("new Uint8Array(N)", MAX_LEN),
+        ("new Uint16Array(N)", MAX_LEN / 2),
     ] {
         let text = |count: usize| {
             let body = body.replace('N', &count.to_string());
             format!("export const onRequest = async () => new Response({body});")
         };
-        assert_eq!(answered(&text(most)).await.body.len(), MOST, "{body}");
+        assert_eq!(answered(&text(most)).await.body.len(), MAX_LEN, "{body}");
         let failure = said(&text(most + 1), Hook::Request).await.expect_err(body);
         let why = "RangeError: the body of a plugin's response can have at most 1048576 bytes";
         assert_eq!(failure.message, why, "{body}");
@@ -145,7 +145,7 @@ async fn what_a_hook_gives_back_as_text_has_a_bound() {
     for (name, hook) in [("onCacheKey", Hook::CacheKey), ("onRoute", Hook::Route)] {
         let text = |count| format!("export const {name} = () => 'é'.repeat({count});");
         let output = said(&text(4096), hook).await.unwrap();
-        assert!(matches!(output.answer, Answer::Text(text) if text.len() == 8192));
+        assert!(matches!(output.answer, HookResult::Text(text) if text.len() == 8192));
         let failure = said(&text(4097), hook).await.unwrap_err();
         let why = "RangeError: the return value of a hook can have at most 8192 bytes";
         assert_eq!(failure.message, why);

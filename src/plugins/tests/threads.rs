@@ -14,20 +14,20 @@ const STUCK: &str = "
 const SOON: Duration = Duration::from_mins(1);
 
 fn on_threads(text: &str, wall: Duration, workers: usize) -> Loaded {
-    let limits = Limits {
+    let limits = HookLimits {
         wall,
         load: Duration::from_secs(5),
         isolation: Isolation::Thread,
-        ..Limits::default()
+        ..HookLimits::default()
     };
     loaded(text, limits, workers)
 }
 
-fn loaded(text: &str, limits: Limits, workers: usize) -> Loaded {
+fn loaded(text: &str, limits: HookLimits, workers: usize) -> Loaded {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("plugin.js"), text).unwrap();
     let source = source::Source::read("plugins/x", &folder.path().join("plugin.js")).unwrap();
-    let powers = powers::Powers::default();
+    let powers = capabilities::Capabilities::default();
     let plugin = Plugin::load("x", source, "{}".to_owned(), limits, powers, workers);
     Loaded {
         plugin: plugin
@@ -67,7 +67,7 @@ async fn until(what: impl Fn() -> bool) {
 }
 
 fn is_quiet(outcome: &Result<Output, Failure>) -> bool {
-    matches!(outcome, Ok(Output { answer: Answer::Response(answer), .. }) if answer.body == "quiet")
+    matches!(outcome, Ok(Output { answer: HookResult::Response(answer), .. }) if answer.body == "quiet")
 }
 
 #[tokio::test]
@@ -88,18 +88,18 @@ async fn a_hook_on_a_thread_does_what_it_does_on_a_worker() {
 #[tokio::test]
 async fn limits_hold_on_threads_and_the_next_hook_is_served() {
     for (attack, kind) in [
-        ("for (;;);", Kind::Cpu),
-        ("await 0; for (;;);", Kind::Cpu),
-        ("for (;;) await 0;", Kind::Cpu),
+        ("for (;;);", FailureKind::Cpu),
+        ("await 0; for (;;);", FailureKind::Cpu),
+        ("for (;;) await 0;", FailureKind::Cpu),
         (
             "const a = []; for (;;) a.push(new Uint8Array(1 << 20));",
-            Kind::Memory,
+            FailureKind::Memory,
         ),
-        ("throw new Error('no');", Kind::Script),
-        ("await new Promise(() => {});", Kind::Wall),
+        ("throw new Error('no');", FailureKind::Script),
+        ("await new Promise(() => {});", FailureKind::Wall),
         (
             "await new Promise((keep) => setTimeout(keep, 60000));",
-            Kind::Wall,
+            FailureKind::Wall,
         ),
     ] {
         let text = format!(
@@ -121,7 +121,7 @@ async fn whoever_waits_for_a_thread_that_is_stuck_is_told_in_time_and_others_are
     let begun = tokio::time::Instant::now();
     let failure = loaded.plugin.call(Hook::Request, attack()).await;
     let failure = failure.expect_err("it does not end");
-    assert_eq!(failure.kind, Kind::Stuck, "{failure:?}");
+    assert_eq!(failure.kind, FailureKind::Stuck, "{failure:?}");
     assert!(begun.elapsed() < wall * 2, "{:?}", begun.elapsed());
     assert_eq!(loaded.plugin.stuck(), 1);
     assert!(!loaded.plugin.is_out_of_threads());
@@ -130,9 +130,9 @@ async fn whoever_waits_for_a_thread_that_is_stuck_is_told_in_time_and_others_are
     until(|| loaded.plugin.stuck() == 0).await;
     assert!(is_quiet(&loaded.request().await));
     // On a worker the same holds the thread that runs it for as long as it takes.
-    let limits = Limits {
+    let limits = HookLimits {
         wall,
-        ..Limits::default()
+        ..HookLimits::default()
     };
     let held = self::loaded(STUCK, limits, 1);
     let begun = tokio::time::Instant::now();
@@ -144,10 +144,10 @@ async fn whoever_waits_for_a_thread_that_is_stuck_is_told_in_time_and_others_are
 async fn no_more_threads_are_stuck_than_may_be() {
     let loaded = on_threads(STUCK, Duration::from_millis(50), 1);
     until_full(&loaded).await;
-    assert_eq!(loaded.plugin.stuck(), crate::plugins::threads::MOST_STUCK);
+    assert_eq!(loaded.plugin.stuck(), crate::plugins::threads::MAX_STUCK);
     let begun = tokio::time::Instant::now();
     let failure = loaded.request().await.unwrap_err();
-    assert_eq!(failure.kind, Kind::Stuck, "{failure:?}");
+    assert_eq!(failure.kind, FailureKind::Stuck, "{failure:?}");
     assert!(begun.elapsed() < Duration::from_millis(40), "at once");
     until(|| loaded.plugin.stuck() == 0).await;
     until_quiet(&loaded).await;
@@ -160,7 +160,7 @@ async fn one_client_leaves_threads_to_others() {
     for _ in 0..20 {
         let attacked = loaded.plugin.call(Hook::Request, attack()).await;
         let failure = attacked.expect_err("it does not end");
-        assert_eq!(failure.kind, Kind::Stuck, "{failure:?}");
+        assert_eq!(failure.kind, FailureKind::Stuck, "{failure:?}");
         assert!(!loaded.plugin.is_out_of_threads());
         // Other clients are served, except while a thread is being started.
         until_quiet(&loaded).await;
@@ -199,7 +199,7 @@ async fn a_hook_that_nobody_waits_for_any_more_leaves_nothing_behind() {
         assert!(gone.is_err());
     }
     let output = loaded.request().await.unwrap();
-    let Answer::Response(answer) = output.answer else {
+    let HookResult::Response(answer) = output.answer else {
         panic!("no answer");
     };
     // The same instance as before: it did not count as stuck.

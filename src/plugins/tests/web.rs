@@ -37,7 +37,7 @@ async fn in_a_plugin() -> Vec<(String, Value)> {
     let files = [("plugin.js", plugin), ("web.js", SCRIPT)];
     let loaded = load_slow(&files);
     let output = loaded.request().await.unwrap();
-    let Answer::Response(response) = output.answer else {
+    let HookResult::Response(response) = output.answer else {
         panic!("{output:?}");
     };
     pairs(&response.body)

@@ -5,17 +5,17 @@
 //! There is no socket that another process could connect to, no path in a file system, and no bound
 //! on the size of the handover.
 
-mod give;
-mod take;
+mod hand_over;
+mod inherit;
 
 use std::os::fd::RawFd;
 
 use serde::{Deserialize, Serialize};
 
-pub(super) use self::take::name_of;
+pub(super) use self::inherit::name_of;
 pub use self::{
-    give::{Estate, HandoverError, Launch, Successor},
-    take::{Inherited, Report, TakeError},
+    hand_over::{HandoverError, InheritedState, Launch, Successor},
+    inherit::{Inherited, ReadinessReport, TakeError},
 };
 use crate::base::metrics::Metrics;
 
@@ -24,8 +24,8 @@ const VARIABLE: &str = "EDGEWAY_HANDOVER";
 
 /// Contents of [`VARIABLE`], as JSON. Two builds read it, so fields are added, never changed.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Letter {
-    /// Pipe for the report that we serve, or why not: one [`Answer`] in one line.
+struct HandoverManifest {
+    /// Pipe for the report that we serve, or why not: one [`SuccessorReport`] in one line.
     ready: RawFd,
     /// File in memory with the exported zones, as one JSON object.
     state: RawFd,
@@ -40,11 +40,11 @@ struct Letter {
     cache: Option<RawFd>,
     #[serde(default)]
     upgrades: Upgrades,
-    sockets: Vec<LetterSocket>,
+    sockets: Vec<ManifestSocket>,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct LetterSocket {
+struct ManifestSocket {
     /// The address as the configuration writes it.
     place: String,
     fd: RawFd,
@@ -52,12 +52,12 @@ struct LetterSocket {
 
 /// Launch parameters and inherited files of this process.
 #[derive(Debug)]
-pub struct Birth {
+pub struct LaunchState {
     pub launch: Launch,
     pub inherited: Inherited,
 }
 
-impl Birth {
+impl LaunchState {
     /// Must be called once, before any file is opened.
     pub fn of_this_process() -> Result<Self, TakeError> {
         let inherited = Inherited::take()?;
@@ -99,7 +99,7 @@ impl Upgrades {
 /// Report that a successor sends once.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
-enum Answer {
+enum SuccessorReport {
     Refused { error: String },
     Ready { ready: bool, version: String },
 }

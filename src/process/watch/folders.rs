@@ -17,14 +17,14 @@ const LINKS: usize = 40;
 
 /// The set of folders and names to watch. If it is equal, the watch continues unchanged.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Places {
-    pub(super) places: HashSet<Place>,
-    pub(super) names: Names,
+pub(super) struct WatchedFolders {
+    pub(super) places: HashSet<WatchedFolder>,
+    pub(super) names: WatchedNames,
 }
 
 /// A folder to watch.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Place {
+pub(super) struct WatchedFolder {
     pub(super) folder: PathBuf,
     /// True to watch everything below the folder.
     pub(super) is_deep: bool,
@@ -34,20 +34,20 @@ pub(super) struct Place {
 
 /// The names that matter in those folders, in which other programs may write too.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Names {
+pub(super) struct WatchedNames {
     exact: Arc<HashSet<OsString>>,
     patterns: Arc<[glob::Pattern]>,
 }
 
-impl PartialEq for Names {
+impl PartialEq for WatchedNames {
     fn eq(&self, other: &Self) -> bool {
         self.exact == other.exact && self.patterns == other.patterns
     }
 }
 
-impl Eq for Names {}
+impl Eq for WatchedNames {}
 
-impl Names {
+impl WatchedNames {
     /// Returns true if any of these paths may belong to the configuration.
     pub(super) fn any(&self, paths: &[PathBuf]) -> bool {
         let is_one = |path: &PathBuf| {
@@ -71,7 +71,7 @@ struct Found {
     patterns: Vec<glob::Pattern>,
 }
 
-impl Places {
+impl WatchedFolders {
     /// Places of the configuration at `path`, of which `sources` were read.
     pub(super) fn of(path: &Path, sources: &Sources) -> Self {
         let mut found = Found::default();
@@ -82,14 +82,17 @@ impl Places {
         for pattern in &sources.patterns {
             found.pattern(&absolute(pattern));
         }
-        let places = found.folders.into_iter().map(|(folder, is_deep)| Place {
-            id: fs::metadata(&folder).ok().map(|m| (m.dev(), m.ino())),
-            folder,
-            is_deep,
-        });
+        let places = found
+            .folders
+            .into_iter()
+            .map(|(folder, is_deep)| WatchedFolder {
+                id: fs::metadata(&folder).ok().map(|m| (m.dev(), m.ino())),
+                folder,
+                is_deep,
+            });
         Self {
             places: places.collect(),
-            names: Names {
+            names: WatchedNames {
                 exact: Arc::new(found.names),
                 patterns: found.patterns.into(),
             },
@@ -165,12 +168,12 @@ mod tests {
 
     use super::*;
 
-    fn places(root: &Path, main: &str, patterns: &[&str]) -> (Vec<String>, Names) {
+    fn places(root: &Path, main: &str, patterns: &[&str]) -> (Vec<String>, WatchedNames) {
         let sources = Sources {
             patterns: patterns.iter().map(|pattern| root.join(pattern)).collect(),
             ..Sources::default()
         };
-        let Places { places, names } = Places::of(&root.join(main), &sources);
+        let WatchedFolders { places, names } = WatchedFolders::of(&root.join(main), &sources);
         let shown = places.iter().filter_map(|place| {
             let below = place.folder.strip_prefix(root).ok()?.display();
             Some(format!("{below}{}", if place.is_deep { "/**" } else { "" }))

@@ -18,17 +18,17 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use self::folders::{Place, Places};
+use self::folders::{WatchedFolder, WatchedFolders};
 use crate::config::source::{self, Sources};
 
 /// A burst of changes that does not end is checked after this many pauses.
-const LONGEST_BURST: u32 = 10;
+const MAX_BURST: u32 = 10;
 /// Poll interval if the system does not report changes.
 const POLL: Duration = Duration::from_secs(2);
 
 /// Settings of a watch, and its action on a change.
 #[async_trait]
-pub(super) trait Watched: Send + Sync {
+pub(super) trait WatchSettings: Send + Sync {
     /// Time that files must be at rest before they are read. `None` while watching is off.
     fn debounce(&self) -> Option<Duration>;
 
@@ -41,10 +41,10 @@ pub(super) trait Watched: Send + Sync {
 pub(super) async fn run(
     path: PathBuf,
     mut read: watch::Receiver<Arc<Sources>>,
-    watched: impl Watched,
+    watched: impl WatchSettings,
 ) {
     let (tell, mut events) = mpsc::channel(1);
-    let mut eyes: Option<Eyes> = None;
+    let mut eyes: Option<FolderWatcher> = None;
     loop {
         let Some(pause) = watched.debounce() else {
             if eyes.take().is_some() {
@@ -56,12 +56,12 @@ pub(super) async fn run(
             continue;
         };
         // Computed with each check: folders come and go, and links change their target.
-        let places = Places::of(&path, &read.borrow_and_update());
+        let places = WatchedFolders::of(&path, &read.borrow_and_update());
         if eyes.as_ref().is_none_or(|eyes| eyes.places != places) {
             if eyes.is_none() {
                 info!(file:? = path; "configuration watched");
             }
-            eyes = Some(Eyes::open(places, &tell));
+            eyes = Some(FolderWatcher::open(places, &tell));
         }
         if is_changed(&path, &read).await {
             watched.changed().await;
@@ -88,7 +88,7 @@ async fn wait(
             }
         }
         _event = events.recv() => {
-            let at_latest = Instant::now() + pause * LONGEST_BURST;
+            let at_latest = Instant::now() + pause * MAX_BURST;
             loop {
                 let quiet = (Instant::now() + pause).min(at_latest);
                 if timeout_at(quiet, events.recv()).await.is_err() {
@@ -113,13 +113,13 @@ async fn is_changed(path: &Path, read: &watch::Receiver<Arc<Sources>>) -> bool {
 }
 
 /// File system watcher, active for as long as it lives.
-struct Eyes {
-    places: Places,
+struct FolderWatcher {
+    places: WatchedFolders,
     _watcher: Box<dyn Watcher + Send>,
 }
 
-impl Eyes {
-    fn open(places: Places, tell: &mpsc::Sender<()>) -> Self {
+impl FolderWatcher {
+    fn open(places: WatchedFolders, tell: &mpsc::Sender<()>) -> Self {
         let native = notify::recommended_watcher(teller(&places, tell));
         let watcher = native.and_then(|mut watcher| {
             look_at(&mut watcher, &places.places)?;
@@ -136,7 +136,7 @@ impl Eyes {
     }
 }
 
-fn poll(places: &Places, tell: &mpsc::Sender<()>) -> Box<dyn Watcher + Send> {
+fn poll(places: &WatchedFolders, tell: &mpsc::Sender<()>) -> Box<dyn Watcher + Send> {
     let config = Config::default().with_poll_interval(POLL);
     match PollWatcher::new(teller(places, tell), config) {
         Ok(mut watcher) => {
@@ -152,7 +152,7 @@ fn poll(places: &Places, tell: &mpsc::Sender<()>) -> Box<dyn Watcher + Send> {
     }
 }
 
-fn look_at(watcher: &mut impl Watcher, places: &HashSet<Place>) -> notify::Result<()> {
+fn look_at(watcher: &mut impl Watcher, places: &HashSet<WatchedFolder>) -> notify::Result<()> {
     for place in places {
         let mode = if place.is_deep {
             RecursiveMode::Recursive
@@ -165,7 +165,10 @@ fn look_at(watcher: &mut impl Watcher, places: &HashSet<Place>) -> notify::Resul
 }
 
 /// Callback that forwards events which may concern the configuration. One pending event is enough.
-fn teller(places: &Places, tell: &mpsc::Sender<()>) -> impl FnMut(notify::Result<Event>) + use<> {
+fn teller(
+    places: &WatchedFolders,
+    tell: &mpsc::Sender<()>,
+) -> impl FnMut(notify::Result<Event>) + use<> {
     let (names, tell) = (places.names.clone(), tell.clone());
     move |event| {
         let is_about_us = match event {

@@ -22,7 +22,7 @@ struct Reader {
 }
 
 #[async_trait]
-impl Watched for Arc<Reader> {
+impl WatchSettings for Arc<Reader> {
     fn debounce(&self) -> Option<Duration> {
         Some(PAUSE)
     }

@@ -11,18 +11,18 @@ use pingora_proxy::{Session, subrequest};
 use super::Flow;
 use crate::{
     cache::{
-        Claim,
-        budget::Permit,
+        WorkClaim,
+        budget::RenderPermit,
         metrics::Revalidation,
         nextjs::RequestShape,
-        policy::{Vary, Wants},
-        route::Personal,
+        policy::{RequestDirectives, Vary},
+        route::PersonalHeaders,
         store::Entry,
     },
     chain::{CacheFacts, CacheOutcome, Class, Client, Identity, RequestId},
     gateway::{Gateway, RouteCache},
     proxy::{
-        context::{Context, Place},
+        context::{Context, RoutePlacement},
         request,
     },
     routes::Params,
@@ -31,7 +31,7 @@ use crate::{
 
 /// Headers that concern only the client that sent the request: its own copy, its range, its demand
 /// for freshness.
-const OF_THE_CLIENT: [HeaderName; 11] = [
+const CLIENT_HEADERS: [HeaderName; 11] = [
     header::IF_NONE_MATCH,
     header::IF_MODIFIED_SINCE,
     header::IF_MATCH,
@@ -46,12 +46,12 @@ const OF_THE_CLIENT: [HeaderName; 11] = [
 ];
 
 /// Time limit of a revalidation. No client waits for it, so no one would notice that it never ends.
-const LONGEST: Duration = Duration::from_mins(2);
+const MAX_DURATION: Duration = Duration::from_mins(2);
 
 /// State of a background revalidation.
 pub(in crate::proxy) struct Background {
     gateway: Arc<Gateway>,
-    route: Option<Place>,
+    route: Option<RoutePlacement>,
     params: Params,
     client: Client,
     class: Class,
@@ -62,9 +62,9 @@ pub(in crate::proxy) struct Background {
     upstream: Option<Arc<Upstream>>,
     head: RequestHeader,
     flow: Box<Flow>,
-    _claim: Claim,
+    _claim: WorkClaim,
     /// Permit for the origin, held until the revalidation is over.
-    permit: Option<Permit>,
+    permit: Option<RenderPermit>,
 }
 
 /// Begins to revalidate `entry`, unless a revalidation is already running.
@@ -74,7 +74,7 @@ pub(super) fn begin(
     cache: &RouteCache,
     mut flow: Flow,
     entry: &Entry,
-    permit: Option<Permit>,
+    permit: Option<RenderPermit>,
 ) {
     if session.subrequest_spawner.is_none() {
         return;
@@ -85,7 +85,7 @@ pub(super) fn begin(
     let mut head = session.req_header().clone();
     head.set_method(Method::GET);
     head.set_version(Version::HTTP_11);
-    for name in &OF_THE_CLIENT {
+    for name in &CLIENT_HEADERS {
         head.remove_header(name);
     }
     if flow.personal.has_cookies && !varies_by(entry, &header::COOKIE) {
@@ -94,7 +94,7 @@ pub(super) fn begin(
         // window.
         flow.shape = flow.shape.map(RequestShape::without_cookies);
     }
-    let personal = Personal {
+    let personal = PersonalHeaders {
         // Cookies that the entry varies by are forwarded: the response may be private to this
         // client.
         has_cookies: flow.personal.has_cookies && head.headers.contains_key(&header::COOKIE),
@@ -103,7 +103,7 @@ pub(super) fn begin(
         ..flow.personal
     };
     let flow = Flow {
-        wants: Wants::default(),
+        wants: RequestDirectives::default(),
         personal,
         // The response is judged by these headers, not by others that the client sent.
         headers: Arc::new(head.headers.clone()),
@@ -146,7 +146,10 @@ pub(super) fn begin(
     handle.drain_tasks();
     cache.metrics.revalidation(Revalidation::Begun);
     ctx.live().background.spawn("revalidation", async move {
-        if tokio::time::timeout(LONGEST, prepared.run()).await.is_err() {
+        if tokio::time::timeout(MAX_DURATION, prepared.run())
+            .await
+            .is_err()
+        {
             log::warn!("stale response not revalidated in time");
         }
     });

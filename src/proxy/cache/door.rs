@@ -6,44 +6,44 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use pingora::{Error, ErrorType, Result, http::RequestHeader};
 use pingora_proxy::Session;
 
-use super::{Flow, answer, background, purge};
+use super::{Flow, background, purge, stored_response};
 use crate::{
     cache::{
-        budget::{Busy, By},
+        budget::{ClientKind, RenderQueueFull},
         metrics::Revalidation,
-        nextjs::{BadImage, RequestShape},
-        policy::{SentHeaders, Use, Variance, Vary},
-        store::{Entry, Found, Store},
-        tier::{Tiers, Waits},
+        nextjs::{InvalidImageRequest, RequestShape},
+        policy::{SentHeaders, Usability, Variance, Vary},
+        store::{Entry, Lookup, Store},
+        tier::{Tiers, WaitHistograms},
     },
     chain::{CacheFacts, CacheOutcome, Exchange, Reply},
-    gateway::{Fetching, Recognised, RouteCache},
+    gateway::{RecognisedRequest, RouteCache, UpstreamFetch},
     proxy::{
         context::{self, Context},
-        course::Course,
+        decision::Decision,
         request,
     },
     runtime::live::Live,
 };
 
 /// Decision about a request, and the cache facts for its log line.
-type Decision = (CacheFacts, Course);
+type CacheDecision = (CacheFacts, Decision);
 
 /// Decides how to serve a request: from the store, with a reply of the gateway, or from the origin.
-pub(in crate::proxy) async fn ask(head: &RequestHeader, ctx: &mut Context) -> Course {
+pub(in crate::proxy) async fn ask(head: &RequestHeader, ctx: &mut Context) -> Decision {
     if ctx.is_websocket {
-        return Course::GoesOn(None);
+        return Decision::GoesOn(None);
     }
     let gateway = Arc::clone(&ctx.gateway);
     let Some(route) = context::route(&gateway, ctx.route) else {
-        return Course::GoesOn(None);
+        return Decision::GoesOn(None);
     };
     let Some(cache) = &route.cache else {
-        return Course::GoesOn(None);
+        return Decision::GoesOn(None);
     };
     if purge::is_asked_for(head, cache) {
         let reply = purge::answer(head, ctx, cache).await;
-        return Course::Reply(Box::new(reply));
+        return Decision::Reply(Box::new(reply));
     }
     let live = Arc::clone(ctx.live());
     let (facts, course) = match recognise(head, ctx, cache, &live) {
@@ -68,9 +68,9 @@ pub(in crate::proxy) async fn serve(
     if let Some(flow) = refresh {
         let fetching = fetching(ctx, cache);
         let by = if is_crawler(session, fetching) {
-            By::Crawler
+            ClientKind::Crawler
         } else {
-            By::Person
+            ClientKind::Person
         };
         match fetching.map(|fetching| fetching.budget.revalidate(by)) {
             Some(None) => cache.metrics.revalidation(Revalidation::Postponed),
@@ -79,7 +79,7 @@ pub(in crate::proxy) async fn serve(
             }
         }
     }
-    answer::send(session, ctx, cache, entry).await
+    stored_response::send(session, ctx, cache, entry).await
 }
 
 /// Lets a request go to the origin and fill the cache. Returns a reply if it may not go now.
@@ -105,11 +105,11 @@ pub(in crate::proxy) async fn fetch(
     None
 }
 
-fn fetching<'c>(ctx: &Context, cache: &'c RouteCache) -> Option<&'c Fetching> {
+fn fetching<'c>(ctx: &Context, cache: &'c RouteCache) -> Option<&'c UpstreamFetch> {
     cache.upstream(&ctx.upstream.as_ref()?.name)
 }
 
-fn is_crawler(session: &Session, fetching: Option<&Fetching>) -> bool {
+fn is_crawler(session: &Session, fetching: Option<&UpstreamFetch>) -> bool {
     let crawlers = fetching.and_then(|fetching| fetching.crawlers.as_ref());
     let user_agent = session.req_header().headers.get(header::USER_AGENT);
     crawlers
@@ -123,7 +123,7 @@ async fn place(
     session: &Session,
     ctx: &mut Context,
     cache: &RouteCache,
-) -> std::result::Result<(), Busy> {
+) -> std::result::Result<(), RenderQueueFull> {
     let Some(fetching) = fetching(ctx, cache) else {
         return Ok(());
     };
@@ -141,7 +141,7 @@ struct Request<'a> {
     head: &'a RequestHeader,
     cache: &'a RouteCache,
     live: &'a Live,
-    seen: Recognised,
+    seen: RecognisedRequest,
     now: SystemTime,
     client: IpAddr,
     /// Request headers that the origin would get, once they were needed.
@@ -175,30 +175,30 @@ fn recognise<'a>(
     })
 }
 
-fn past(why: &'static str) -> Decision {
+fn past(why: &'static str) -> CacheDecision {
     let facts = CacheFacts::new(CacheOutcome::Bypass).why(why);
-    (facts, Course::GoesOn(None))
+    (facts, Decision::GoesOn(None))
 }
 
-fn only_if_cached() -> Decision {
+fn only_if_cached() -> CacheDecision {
     let reply = Reply::refuse(StatusCode::GATEWAY_TIMEOUT, "only_if_cached")
         .detail("No usable response is stored, and `only-if-cached` allows no other.");
     let facts = CacheFacts::new(CacheOutcome::Miss).why("only-if-cached");
-    (facts, Course::Reply(Box::new(reply)))
+    (facts, Decision::Reply(Box::new(reply)))
 }
 
 /// Refuses an image with the same message as the app.
-fn refuse_image(bad: &BadImage) -> Decision {
+fn refuse_image(bad: &InvalidImageRequest) -> CacheDecision {
     let text = HeaderValue::from_static("text/plain; charset=utf-8");
     let reply = Reply::bytes(StatusCode::BAD_REQUEST, text, bad.to_string());
     let facts = CacheFacts::new(CacheOutcome::Bypass).why("image");
-    (facts, Course::Reply(Box::new(reply)))
+    (facts, Decision::Reply(Box::new(reply)))
 }
 
 impl Request<'_> {
     /// Looks the request up by the headers that the origin would get. Usually the relevant ones
     /// equal those of the client; otherwise they are built.
-    fn find(&mut self, ctx: &mut Context) -> Found {
+    fn find(&mut self, ctx: &mut Context) -> Lookup {
         let found = self.store().find(&self.seen.key, self.sent());
         if !found.is_unclear || self.sent.is_some() {
             return found;
@@ -219,7 +219,7 @@ impl Request<'_> {
 
     /// Returns the lower tiers to look in on a miss. A response that the origin does not allow to
     /// store is in none of them.
-    fn tiers(&self, vary: Option<&Vary>) -> Option<(&Tiers, Option<&Waits>)> {
+    fn tiers(&self, vary: Option<&Vary>) -> Option<(&Tiers, Option<&WaitHistograms>)> {
         let tiers = self.cache.cache.tiers()?;
         let is_pass = self.is_pass(vary.and_then(|vary| self.sent().variance(vary)));
         let waits = self.cache.waits.as_ref();
@@ -233,12 +233,12 @@ impl Request<'_> {
         passes.contains(&self.seen.key, variance, &self.head.headers, now)
     }
 
-    fn bad_image(&self) -> Option<&BadImage> {
+    fn bad_image(&self) -> Option<&InvalidImageRequest> {
         self.seen.shape.as_ref().and_then(RequestShape::bad_image)
     }
 
     /// Looks the request up in the store, and in the lower tiers on a miss.
-    async fn decided(mut self, route: &Arc<str>, ctx: &mut Context) -> Decision {
+    async fn decided(mut self, route: &Arc<str>, ctx: &mut Context) -> CacheDecision {
         let found = self.find(ctx);
         if found.entry.is_some() || self.tiers(found.vary.as_ref()).is_none() {
             return self.decide(found);
@@ -268,7 +268,7 @@ impl Request<'_> {
         }
     }
 
-    fn decide(mut self, found: Found) -> Decision {
+    fn decide(mut self, found: Lookup) -> CacheDecision {
         if let Some(bad) = self.bad_image() {
             return refuse_image(bad);
         }
@@ -291,7 +291,7 @@ impl Request<'_> {
             let facts = CacheFacts::new(CacheOutcome::Miss).why(why);
             let variance = found.vary.and_then(|vary| self.sent().variance(&vary));
             let flow = self.flow(None, variance);
-            return (facts, Course::GoesOn(Some(flow)));
+            return (facts, Decision::GoesOn(Some(flow)));
         };
         if !self.seen.personal.may_read(&entry.headers) {
             return past(if self.seen.personal.has_identity {
@@ -311,27 +311,27 @@ impl Request<'_> {
         let is_plain = !self.seen.is_range && entry.is_whole();
         let usable = self.cache.usable(&lifetime, &self.seen.wants, self.now);
         let why = match usable {
-            Use::Fresh if is_plain => {
-                return (facts(CacheOutcome::Hit), Course::Stored(entry, None));
+            Usability::Fresh if is_plain => {
+                return (facts(CacheOutcome::Hit), Decision::Stored(entry, None));
             }
-            Use::StaleAsAsked if is_plain => {
-                return (facts(CacheOutcome::Stale), Course::Stored(entry, None));
+            Usability::StaleAsAsked if is_plain => {
+                return (facts(CacheOutcome::Stale), Decision::Stored(entry, None));
             }
             // A background revalidation does not run the filters that check the client's identity.
-            Use::StaleWhileRevalidate if is_plain && !self.is_known() => {
+            Usability::StaleWhileRevalidate if is_plain && !self.is_known() => {
                 let facts = facts(CacheOutcome::Stale);
                 let variance = Some(entry.variance);
                 let flow = self.flow(Some(Arc::clone(&entry)), variance);
-                return (facts, Course::Stored(entry, Some(flow)));
+                return (facts, Decision::Stored(entry, Some(flow)));
             }
-            Use::GatewayTimeout => return only_if_cached(),
+            Usability::GatewayTimeout => return only_if_cached(),
             _ if lifetime.is_fresh(self.now) => "request",
             _ => "stale",
         };
         let facts = CacheFacts::new(CacheOutcome::Expired).why(why);
         let variance = Some(entry.variance);
         let flow = self.flow(Some(entry), variance);
-        (facts, Course::GoesOn(Some(flow)))
+        (facts, Decision::GoesOn(Some(flow)))
     }
 
     fn is_known(&self) -> bool {

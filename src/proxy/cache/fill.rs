@@ -5,7 +5,7 @@ use pingora_cache::CachePhase;
 use pingora_proxy::Session;
 
 use crate::{
-    cache::{budget::Permit, store},
+    cache::{budget::RenderPermit, store},
     proxy::{context::Context, upstream},
 };
 
@@ -24,7 +24,7 @@ pub(in crate::proxy) fn received_body(
     }
     if is_end {
         // No matter how long the client reads, the origin is done.
-        drop(ctx.facts.take::<Permit>());
+        drop(ctx.facts.take::<RenderPermit>());
     }
     Ok(())
 }

@@ -8,9 +8,11 @@ use pingora::http::RequestHeader;
 use super::Flow;
 use crate::{
     cache::{
-        nextjs::{self, RequestShape, StoreAs},
-        policy::{self, Asked, Lifetime, Refusal, SentHeaders, Times, Variance, Vary},
-        route::Personal,
+        nextjs::{self, RequestShape, StorageRule},
+        policy::{
+            self, ExchangeTimes, Lifetime, NotStorable, OriginRequest, SentHeaders, Variance, Vary,
+        },
+        route::PersonalHeaders,
     },
     gateway::RouteCache,
     proxy::{context::Context, request},
@@ -48,33 +50,33 @@ impl Flow {
         &self,
         status: StatusCode,
         headers: &HeaderMap,
-        times: Times,
+        times: ExchangeTimes,
         cache: &RouteCache,
     ) -> std::result::Result<Lifetime, &'static str> {
         let store_as = match &self.shape {
             Some(shape) => nextjs::may_store(shape, status, headers)?,
-            None => StoreAs::Said,
+            None => StorageRule::Said,
         };
         if self.personal.has_cookies && !policy::is_for_everybody(headers) {
             return Err("cookies");
         }
         if self.personal.has_identity && !policy::allows_authorization(headers) {
-            return Err(Refusal::Authorization.reason());
+            return Err(NotStorable::Authorization.reason());
         }
         if self.personal.has_certificate && !policy::is_for_everybody(headers) {
             return Err("certificate");
         }
-        let asked = Asked {
+        let asked = OriginRequest {
             method: &Method::GET,
             headers: &self.headers,
             is_named: self.personal.is_named,
         };
         let rules = cache.rules(self.shape.as_ref());
         let lifetime =
-            policy::store(asked, status, headers, times, rules).map_err(Refusal::reason)?;
+            policy::store(asked, status, headers, times, rules).map_err(NotStorable::reason)?;
         Ok(match store_as {
-            StoreAs::Said => lifetime,
-            StoreAs::AtMost(most) => lifetime.at_most(most),
+            StorageRule::Said => lifetime,
+            StorageRule::AtMost(most) => lifetime.at_most(most),
         })
     }
 
@@ -86,7 +88,7 @@ impl Flow {
 
     /// Returns true if other requests wait for the response.
     pub(super) fn is_for_others(&self) -> bool {
-        self.personal == Personal::default()
+        self.personal == PersonalHeaders::default()
             && self.shape.as_ref().is_none_or(RequestShape::may_fill)
     }
 }

@@ -20,7 +20,7 @@ use crate::{
 
 /// Number of hits after which a compressed form of a stored response is worthwhile. Before,
 /// compressing it on its way to the client costs no more.
-const ASKED_FOR: u32 = 2;
+const MIN_REQUESTS: u32 = 2;
 
 /// Returns the compressed form of `entry` for this client, if there is one, and updates the headers
 /// in `head`. If there is none yet, one is made for the next client.
@@ -43,7 +43,7 @@ pub(super) fn choose(
     };
     let encoding = offer.encoding();
     let Some(form) = entry.form(encoding) else {
-        if entry.hits() >= ASKED_FOR {
+        if entry.hits() >= MIN_REQUESTS {
             make(live, cache, entry, encoding, offer.level_at_rest());
         }
         return None;

@@ -6,7 +6,6 @@
 //! that wait; validation; stale responses for a failing origin; ranges. Both use `cache::policy`
 //! and `cache::store`.
 
-mod answer;
 mod background;
 mod door;
 mod fill;
@@ -14,6 +13,7 @@ mod flow;
 mod forms;
 mod phases;
 mod purge;
+mod stored_response;
 mod stream;
 mod write;
 
@@ -22,7 +22,6 @@ use std::{sync::Arc, time::SystemTime};
 use http::HeaderMap;
 
 pub(super) use self::{
-    answer::send_direct,
     background::take,
     door::{ask, fetch, serve},
     fill::{has_read_all, received_body},
@@ -30,22 +29,23 @@ pub(super) use self::{
         answered, complete, enable, forward, hit, key, not_modified, range, serves_stale, storable,
         target,
     },
+    stored_response::send_direct,
     stream::{ClientStream, decouple},
     write::written,
 };
 use crate::cache::{
     key::Key,
     nextjs::RequestShape,
-    policy::{Variance, Wants},
-    route::Personal,
-    store::{Entry, Mark},
+    policy::{RequestDirectives, Variance},
+    route::PersonalHeaders,
+    store::{Entry, LogMark},
 };
 
 /// Cache state of a request that goes to the origin.
 pub(super) struct Flow {
     pub(super) key: Key,
-    wants: Wants,
-    personal: Personal,
+    wants: RequestDirectives,
+    personal: PersonalHeaders,
     /// Kind of the request to Next.js, where its rules apply.
     shape: Option<RequestShape>,
     /// Request headers of the client, by which its response is judged.
@@ -57,7 +57,7 @@ pub(super) struct Flow {
     /// Time of the last request to the origin.
     asked: SystemTime,
     /// Mark taken before the request to the origin: later purges also apply to its response.
-    mark: Mark,
+    mark: LogMark,
     /// Stored response that was found but may not be used as it is.
     found: Option<Arc<Entry>>,
     /// Variant that the request selects, as far as the `Vary` of the key's responses is known.

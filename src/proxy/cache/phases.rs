@@ -15,14 +15,14 @@ use pingora_proxy::{RangeType, Session, range_header_filter};
 use super::{Flow, stream};
 use crate::{
     cache::{
-        budget::Permit,
+        budget::RenderPermit,
         nextjs,
-        policy::{self, Lifetime, Refusal, Times, Use, Variance, Vary},
+        policy::{self, ExchangeTimes, Lifetime, NotStorable, Usability, Variance, Vary},
         route::{self, TAGS},
-        store::{About, Draft, Entry, Refresh, Wanted},
-        unusual::unusual_headers,
+        store::{Entry, EntryDraft, EntryRules, Refresh, RequestedLookup},
+        unusual_request::unusual_headers,
     },
-    chain::{CacheOutcome, Facts},
+    chain::{CacheOutcome, RequestFacts},
     gateway::RouteCache,
     proxy::context::{self, Context},
     routes::{Params, Target},
@@ -71,7 +71,7 @@ pub(in crate::proxy) fn key(ctx: &Context) -> Result<CacheKey> {
             route_cache(ctx).map(|it| Arc::clone(&it.unchanged)),
         ),
     };
-    key.extensions.insert(Wanted {
+    key.extensions.insert(RequestedLookup {
         key: flow.key.clone(),
         headers: Arc::clone(headers),
         unchanged,
@@ -94,9 +94,9 @@ pub(in crate::proxy) fn hit(meta: &CacheMeta, ctx: &mut Context) -> Option<Force
     let is_ours = lifetime.answered >= flow.came && !lifetime.always_validate;
     let usable = route_cache(ctx)?.usable(&lifetime, &flow.wants, now);
     let is_usable = match usable {
-        Use::Fresh | Use::StaleAsAsked => true,
-        Use::StaleWhileRevalidate => !flow.is_background && flow.found.is_none(),
-        Use::Validate | Use::GatewayTimeout => is_ours && lifetime.is_fresh(now),
+        Usability::Fresh | Usability::StaleAsAsked => true,
+        Usability::StaleWhileRevalidate => !flow.is_background && flow.found.is_none(),
+        Usability::Validate | Usability::GatewayTimeout => is_ours && lifetime.is_fresh(now),
     };
     if !is_usable {
         let is_same = flow
@@ -117,7 +117,7 @@ pub(in crate::proxy) fn hit(meta: &CacheMeta, ctx: &mut Context) -> Option<Force
     let is_fresh = lifetime.is_fresh(now);
     // This is the response of another request, or a stored one: the origin generates nothing for
     // it.
-    drop(ctx.facts.take::<Permit>());
+    drop(ctx.facts.take::<RenderPermit>());
     if let Some(facts) = ctx.facts.cache.as_mut() {
         facts.outcome = if is_fresh {
             CacheOutcome::Hit
@@ -304,7 +304,7 @@ fn judge(
         }
         _ => (head.status, head.headers.clone()),
     };
-    let times = Times {
+    let times = ExchangeTimes {
         asked: flow.asked,
         answered: live.world.clock.wall(),
     };
@@ -335,9 +335,12 @@ fn judge(
         Ok(decided) => decided,
         Err(why) => {
             uncacheable(why, facts);
-            if facts.slot::<Permit>().is_some_and(Permit::is_persons) {
+            if facts
+                .slot::<RenderPermit>()
+                .is_some_and(RenderPermit::is_persons)
+            {
                 // A stream, for example, is not a page that a person waits for.
-                drop(facts.take::<Permit>());
+                drop(facts.take::<RenderPermit>());
             }
             if let (Some(_), Some(cached)) = (&old, &mut facts.cache) {
                 // The stored response is sent again.
@@ -349,7 +352,7 @@ fn judge(
             }
             // A refusal for one client does not show what other clients may get.
             let is_for_others = flow.is_for_others() || flow.is_background;
-            if is_for_others && why != Refusal::RequestNoStore.reason() {
+            if is_for_others && why != NotStorable::RequestNoStore.reason() {
                 if flow.found.is_none() {
                     if !is_error(status) {
                         flow.pass(cache, live.world.clock.now());
@@ -379,7 +382,7 @@ fn judge(
             cached.outcome = CacheOutcome::Revalidated;
         }
     }
-    let about = About {
+    let about = EntryRules {
         route: facts.route.clone().unwrap_or_else(|| Arc::from("")),
         tags,
         max_object: cache.policy.max_object,
@@ -390,7 +393,7 @@ fn judge(
     flow.for_the_first = policy::for_the_first(&headers);
     policy::clean(&mut headers);
     policy::date(&mut headers, times.answered);
-    let answer = Answer {
+    let answer = OriginResponse {
         status,
         headers,
         lifetime,
@@ -408,21 +411,21 @@ fn is_error(status: StatusCode) -> bool {
 }
 
 /// Response that may be stored.
-struct Answer {
+struct OriginResponse {
     status: StatusCode,
     headers: HeaderMap,
     lifetime: Lifetime,
     variant: (Vary, Variance),
 }
 
-impl Answer {
+impl OriginResponse {
     /// Builds the metadata that Pingora passes to the store: a new response, or new headers for
     /// `old`.
     fn store(
         self,
         flow: &Flow,
         cache: &RouteCache,
-        mut about: About,
+        mut about: EntryRules,
         old: Option<Arc<Entry>>,
     ) -> Result<CacheMeta> {
         let Self {
@@ -449,7 +452,7 @@ impl Answer {
                 mark,
             }));
         } else {
-            meta.extensions_mut().insert(Arc::new(Draft {
+            meta.extensions_mut().insert(Arc::new(EntryDraft {
                 key: flow.key.clone(),
                 status,
                 headers,
@@ -464,7 +467,7 @@ impl Answer {
     }
 }
 
-fn uncacheable(why: &'static str, facts: &mut Facts) {
+fn uncacheable(why: &'static str, facts: &mut RequestFacts) {
     if let Some(facts) = &mut facts.cache {
         facts.is_stored = false;
         facts.why = Some(why);

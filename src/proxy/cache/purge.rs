@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::sync::oneshot;
 
 use crate::{
-    cache::purge::{Begun, How, Link, Purge, Receipt, Source, What},
+    cache::purge::{Purge, PurgeEffect, PurgeLink, PurgeTarget, Receipt, Source, StartedPurge},
     chain::{Reply, host::public_host},
     gateway::RouteCache,
     proxy::context::Context,
@@ -35,8 +35,12 @@ pub(super) async fn answer(request: &RequestHeader, ctx: &Context, cache: &Route
     let path = String::from_utf8_lossy(request.raw_path());
     let is_soft = request.headers.get(SOFT).is_some_and(|value| value == "1");
     let purge = Purge {
-        what: What::Url(format!("{}://{host}{path}", client.scheme.as_str())),
-        how: if is_soft { How::Soft } else { How::Hard },
+        what: PurgeTarget::Url(format!("{}://{host}{path}", client.scheme.as_str())),
+        how: if is_soft {
+            PurgeEffect::Soft
+        } else {
+            PurgeEffect::Hard
+        },
     };
     let (link, gateway) = (Arc::clone(cache.cache.link()), Arc::clone(&ctx.gateway));
     let live = ctx.live();
@@ -85,10 +89,10 @@ fn summary(receipt: &Receipt) -> serde_json::Value {
 /// stops.
 pub(super) async fn begin(
     live: &Live,
-    link: &Arc<Link>,
+    link: &Arc<PurgeLink>,
     purges: Vec<Purge>,
     source: Source,
-) -> Option<Begun> {
+) -> Option<StartedPurge> {
     let link = Arc::clone(link);
     to_the_end(live, async move { link.begin(purges, source).await }).await
 }

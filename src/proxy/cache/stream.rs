@@ -4,7 +4,7 @@
 //! Over HTTP/1 Pingora reads from the origin while it writes to the client. Over HTTP/2 it does one
 //! after the other, and every other reader of the same response would wait for a client whose
 //! stream has no window left. Such a session is therefore replaced with one that Pingora can leave
-//! in the middle of a write ([`Decoupled`]).
+//! in the middle of a write ([`DecoupledSession`]).
 
 use std::{
     fmt,
@@ -130,7 +130,7 @@ pub(in crate::proxy) fn decouple(session: &mut Session, ctx: &Context, piece: Op
     // No code sees this placeholder.
     let between = ServerSession::Custom(Box::new(()));
     if let ServerSession::H2(inner) = mem::replace(&mut *session.downstream_session, between) {
-        let decoupled = Decoupled {
+        let decoupled = DecoupledSession {
             inner,
             client: Arc::clone(client),
             waiting: Bytes::new(),
@@ -147,7 +147,7 @@ pub(in crate::proxy) fn decouple(session: &mut Session, ctx: &Context, piece: Op
 
 /// HTTP/2 session whose headers are written and whose body can be written in parts. A write
 /// continues when Pingora polls again.
-struct Decoupled {
+struct DecoupledSession {
     inner: HttpSession,
     client: Arc<ClientStream>,
     /// Rest of the chunk that is being written.
@@ -162,7 +162,7 @@ struct Decoupled {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl Decoupled {
+impl DecoupledSession {
     fn queue(&mut self, task: HttpTask) -> Result<()> {
         match task {
             HttpTask::Body(piece, is_last) => {
@@ -246,7 +246,7 @@ impl<T> Down for Result<T> {
     }
 }
 
-impl Drop for Decoupled {
+impl Drop for DecoupledSession {
     /// Resets a stream that is dropped before its end.
     fn drop(&mut self) {
         *self.client.body.lock() = None;
@@ -254,7 +254,7 @@ impl Drop for Decoupled {
 }
 
 #[async_trait]
-impl CustomSession for Decoupled {
+impl CustomSession for DecoupledSession {
     fn proxy_tasks_enabled(&self) -> bool {
         true
     }

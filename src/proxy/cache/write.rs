@@ -9,7 +9,7 @@ use crate::{
     cache::{
         key::Key,
         policy,
-        purge::{How, Purge, Source, What},
+        purge::{Purge, PurgeEffect, PurgeTarget, Source},
     },
     chain::host::{public_host, requested_host},
     proxy::context::{self, Context},
@@ -72,8 +72,8 @@ pub(in crate::proxy) async fn written(session: &Session, head: &ResponseHeader, 
     }
     if own_cache.is_some_and(|own| own.policy.purge_on_write) && head.status.is_success() {
         let path = String::from_utf8_lossy(target.path);
-        let what = What::Written(format!("{}://{host}{path}", client.scheme.as_str()));
-        let how = How::Hard;
+        let what = PurgeTarget::Written(format!("{}://{host}{path}", client.scheme.as_str()));
+        let how = PurgeEffect::Hard;
         // Purged before the response: a client that has written reads what it wrote. Other gateways
         // receive the purge too.
         let purges = vec![Purge { what, how }];

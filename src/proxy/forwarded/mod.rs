@@ -14,11 +14,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 pub(super) use self::reserved::{keep_passing, strip};
-use super::hop;
+use super::hop_by_hop;
 use crate::{
     base::{
-        heads::OpenRequest,
         net::{Hops, IpText, MAX_HOPS, TrustedProxies},
+        open_headers::OpenRequestHeaders,
     },
     chain::{
         Client, Scheme,
@@ -26,8 +26,8 @@ use crate::{
     },
     config::model::App,
     runtime::{
-        connection::Shown,
-        text::{ConnectionText, HostText},
+        connection::ClientCertificateStatus,
+        header_texts::{ConnectionText, HostText},
     },
 };
 
@@ -38,7 +38,7 @@ const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port")
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// Capacity for the five above, and for what filters usually add: an id, a trace, an encoding.
-const ROOM: usize = 9;
+const ADDED_CAPACITY: usize = 9;
 
 /// Result of verifying the client certificate: `SUCCESS` or `NONE`, as in nginx. The other two are
 /// present if a certificate was verified.
@@ -58,7 +58,7 @@ const PORT_443: HeaderValue = HeaderValue::from_static("443");
 
 /// Resolved address, trust and scheme of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Resolved {
+pub struct ResolvedClient {
     /// [`Client::ip`].
     pub ip: IpAddr,
     /// [`Client::is_trusted`].
@@ -76,15 +76,15 @@ pub fn resolve_client(
     peer: IpAddr,
     scheme: Scheme,
     trusted: &TrustedProxies,
-) -> Resolved {
+) -> ResolvedClient {
     if !trusted.trusts(peer) {
-        return Resolved {
+        return ResolvedClient {
             ip: peer.to_canonical(),
             is_trusted: false,
             scheme,
         };
     }
-    Resolved {
+    ResolvedClient {
         ip: hops(head, peer, trusted).client(),
         is_trusted: true,
         scheme: forwarded_scheme(head).unwrap_or(scheme),
@@ -179,7 +179,7 @@ pub struct Forwarding<'a> {
     pub trusted: &'a TrustedProxies,
     pub text: &'a ConnectionText,
     /// Certificate that the client presented in its handshake.
-    pub shown: Shown<'a>,
+    pub shown: ClientCertificateStatus<'a>,
     pub app: App,
     /// True if the request asks for a WebSocket and may have one.
     pub is_websocket: bool,
@@ -190,13 +190,13 @@ pub struct Forwarding<'a> {
 }
 
 /// Forwarding headers: the client and the site it requested.
-struct Said {
+struct ForwardingHeaders {
     chain: HeaderValue,
     public: Option<HeaderValue>,
     port: HeaderValue,
 }
 
-impl Said {
+impl ForwardingHeaders {
     fn of(head: &RequestHeader, cx: &Forwarding<'_>) -> Self {
         let client = cx.client;
         let known = head
@@ -234,11 +234,11 @@ impl Said {
         headers.insert(X_FORWARDED_PORT, self.port);
         headers.insert(X_REAL_IP, cx.text.ip(cx.client.ip));
         match cx.shown {
-            Shown::NotAsked => {}
-            Shown::Nothing => {
+            ClientCertificateStatus::NotAsked => {}
+            ClientCertificateStatus::Nothing => {
                 headers.insert(X_CLIENT_VERIFY, NONE);
             }
-            Shown::Verified(certificate) => {
+            ClientCertificateStatus::Verified(certificate) => {
                 headers.insert(X_CLIENT_VERIFY, SUCCESS);
                 headers.insert(X_CLIENT_CERT_SUBJECT, certificate.subject.clone());
                 headers.insert(X_CLIENT_CERT_FINGERPRINT, certificate.fingerprint.clone());
@@ -248,11 +248,13 @@ impl Said {
 }
 
 impl Forwarding<'_> {
-    /// Returns the number of headers that [`Said::write`] may add.
+    /// Returns the number of headers that [`ForwardingHeaders::write`] may add.
     fn room(&self) -> usize {
         match self.shown {
-            Shown::NotAsked => ROOM,
-            Shown::Nothing | Shown::Verified(_) => ROOM + 3,
+            ClientCertificateStatus::NotAsked => ADDED_CAPACITY,
+            ClientCertificateStatus::Nothing | ClientCertificateStatus::Verified(_) => {
+                ADDED_CAPACITY + 3
+            }
         }
     }
 }
@@ -260,8 +262,8 @@ impl Forwarding<'_> {
 /// Writes the forwarding headers into the client's own request, for readers that see it before a
 /// backend does: predicates of routes, keys, logs and plugins.
 pub(super) fn write(head: &mut RequestHeader, cx: &Forwarding<'_>) {
-    let said = Said::of(head, cx);
-    let mut open = OpenRequest::of(head, cx.room());
+    let said = ForwardingHeaders::of(head, cx);
+    let mut open = OpenRequestHeaders::of(head, cx.room());
     said.write(open.headers(), cx);
     open.close(head);
 }
@@ -272,14 +274,17 @@ pub(super) fn write(head: &mut RequestHeader, cx: &Forwarding<'_>) {
 ///
 /// `Host` stays as the client sent it. `X-Forwarded-For` begins with the resolved client: entries
 /// left of it are unverified, and an app that reads the leftmost entry would trust them.
-pub(super) fn open_upstream(upstream: &mut RequestHeader, cx: &Forwarding<'_>) -> OpenRequest {
-    let said = (!cx.is_written).then(|| Said::of(upstream, cx));
+pub(super) fn open_upstream(
+    upstream: &mut RequestHeader,
+    cx: &Forwarding<'_>,
+) -> OpenRequestHeaders {
+    let said = (!cx.is_written).then(|| ForwardingHeaders::of(upstream, cx));
     let doomed = doomed_names(upstream);
-    let wants_trailers = cx.takes_trailers && hop::wants_trailers(&upstream.headers);
+    let wants_trailers = cx.takes_trailers && hop_by_hop::wants_trailers(&upstream.headers);
     if cx.app == App::Nextjs {
         strip_internal_query(upstream);
     }
-    let mut open = OpenRequest::of(upstream, cx.room());
+    let mut open = OpenRequestHeaders::of(upstream, cx.room());
     let headers = open.headers();
     for name in &doomed {
         headers.remove(name);
@@ -322,7 +327,7 @@ fn doomed_names(head: &RequestHeader) -> Vec<HeaderName> {
         let is_doomed = match text[0] {
             b'x' => text.starts_with(b"x-") && is_internal_x(&text[2..], head),
             b'n' => text == b"next-resume",
-            b'c' | b'h' | b'k' | b'p' | b't' | b'u' => hop::is_hop_by_hop(text),
+            b'c' | b'h' | b'k' | b'p' | b't' | b'u' => hop_by_hop::is_hop_by_hop(text),
             _ => false,
         };
         if is_doomed {
@@ -382,15 +387,15 @@ fn strip_internal_query(head: &mut RequestHeader) {
 
 /// Returns true if a parameter's name, once decoded, is `nxtP…`, `nxtI…` or `__nextDataReq`.
 fn is_internal_parameter(parameter: &[u8]) -> bool {
-    const LONGEST: usize = b"__nextDataReq=".len();
+    const MAX_MARK_LEN: usize = b"__nextDataReq=".len();
     // A name with another first byte belongs to some app; `%` may hide either first byte.
     if !matches!(parameter.first(), Some(b'n' | b'_' | b'%')) {
         return false;
     }
-    let mut name = [0u8; LONGEST];
+    let mut name = [0u8; MAX_MARK_LEN];
     let mut length = 0;
     let mut rest = parameter;
-    while length < LONGEST {
+    while length < MAX_MARK_LEN {
         let (byte, used) = match rest {
             [] | [b'=', ..] => break,
             [b'%', high, low, ..] => match (hex(*high), hex(*low)) {

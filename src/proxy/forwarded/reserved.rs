@@ -6,7 +6,7 @@ use pingora::http::RequestHeader;
 
 use crate::{
     base::reserved_headers::{OVERRIDES, Reserved, ReservedHeaders},
-    proxy::hop::{self, BadConnection},
+    proxy::hop_by_hop::{self, BadConnection},
 };
 
 /// Removes reserved headers and those that `Connection` nominates. Otherwise a rule could depend on
@@ -24,7 +24,7 @@ pub(in crate::proxy) fn strip(
             None => {}
             Some(Reserved::Untrusted) if is_trusted => {}
             Some(Reserved::Always | Reserved::Untrusted) => doomed.push(name.clone()),
-            Some(Reserved::Connection) => hop::nominated(&head.headers, &mut doomed)?,
+            Some(Reserved::Connection) => hop_by_hop::nominated(&head.headers, &mut doomed)?,
         }
     }
     for name in &doomed {

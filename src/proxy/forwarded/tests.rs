@@ -30,14 +30,14 @@ fn head(target: &str, headers: &[(&str, &str)]) -> RequestHeader {
 
 /// Returns the request headers that a backend sees of a request from 127.0.0.1, on port 8080.
 fn upstream(networks: &[&str], app: App, head: RequestHeader) -> RequestHeader {
-    upstream_of(networks, app, Shown::NotAsked, head)
+    upstream_of(networks, app, ClientCertificateStatus::NotAsked, head)
 }
 
 /// Returns the same for a client that presented something in its handshake.
 fn upstream_of(
     networks: &[&str],
     app: App,
-    shown: Shown<'_>,
+    shown: ClientCertificateStatus<'_>,
     mut head: RequestHeader,
 ) -> RequestHeader {
     let peer = LOCAL.parse().unwrap();
@@ -228,7 +228,7 @@ fn who_asks_is_written_once_and_comes_out_the_same() {
             client: &client,
             trusted: &trusted,
             text: &ConnectionText::new(peer, 8080),
-            shown: Shown::NotAsked,
+            shown: ClientCertificateStatus::NotAsked,
             app: App::None,
             is_websocket: false,
             takes_trailers: false,
@@ -360,10 +360,20 @@ fn only_we_speak_of_a_clients_certificate() {
     // A proxy that is trusted for the client's address is not trusted for its certificate.
     for networks in [&[][..], &["127.0.0.0/8"]] {
         for (shown, verify, subject, fingerprint) in [
-            (Shown::NotAsked, "(absent)", "(absent)", "(absent)"),
-            (Shown::Nothing, "NONE", "(absent)", "(absent)"),
             (
-                Shown::Verified(&certificate),
+                ClientCertificateStatus::NotAsked,
+                "(absent)",
+                "(absent)",
+                "(absent)",
+            ),
+            (
+                ClientCertificateStatus::Nothing,
+                "NONE",
+                "(absent)",
+                "(absent)",
+            ),
+            (
+                ClientCertificateStatus::Verified(&certificate),
                 "SUCCESS",
                 "CN=ann,O=Example",
                 "ab01",

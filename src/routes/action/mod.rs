@@ -7,7 +7,7 @@ mod rewrite;
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    chain::CompileCx,
+    chain::CompileContext,
     config::{
         diagnostic::{Place, closest},
         model::RouteConfig,
@@ -16,7 +16,7 @@ use crate::{
 
 pub use self::{redirect::Redirect, respond::Respond, rewrite::Rewrite};
 
-use super::{ParamNames, Problem, Slashes};
+use super::{ParamNames, RouteProblem, Slashes};
 
 /// The action of a route, exactly one of these.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ pub struct Websocket {
 impl Action {
     /// Compiles the action of a route. Problems go to `cx`, and `None` means that one was reported,
     /// there or by the route table.
-    pub fn compile(config: &RouteConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+    pub fn compile(config: &RouteConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
         check_shape(config, cx)?;
         let names = ParamNames::of(&config.matches.value);
         if let Some(redirect) = &config.redirect {
@@ -82,13 +82,13 @@ impl Action {
 }
 
 /// Returns the slash treatment of the configuration.
-fn slashes(cx: &CompileCx<'_>) -> Slashes {
+fn slashes(cx: &CompileContext<'_>) -> Slashes {
     cx.shared.get().map(|slashes| *slashes).unwrap_or_default()
 }
 
 /// Checks that a route has exactly one action, and that `rewrite` and `websocket` are used only
 /// with `upstream`.
-fn check_shape(config: &RouteConfig, cx: &mut CompileCx<'_>) -> Option<()> {
+fn check_shape(config: &RouteConfig, cx: &mut CompileContext<'_>) -> Option<()> {
     const CODE: &str = "edgeway::route::action";
     let actions: Vec<(&str, Place)> = [
         ("upstream", config.upstream.as_ref().map(|s| s.place)),
@@ -132,7 +132,7 @@ fn check_shape(config: &RouteConfig, cx: &mut CompileCx<'_>) -> Option<()> {
     is_well.then_some(())
 }
 
-fn check_upstream(name: &str, place: Place, cx: &mut CompileCx<'_>) -> bool {
+fn check_upstream(name: &str, place: Place, cx: &mut CompileContext<'_>) -> bool {
     if cx.upstreams.iter().any(|known| known == name) {
         return true;
     }
@@ -148,10 +148,10 @@ fn check_upstream(name: &str, place: Place, cx: &mut CompileCx<'_>) -> bool {
 }
 
 fn told<T>(
-    result: Result<T, Problem>,
+    result: Result<T, RouteProblem>,
     code: &'static str,
     place: Place,
-    cx: &mut CompileCx<'_>,
+    cx: &mut CompileContext<'_>,
 ) -> Option<T> {
     result
         .map_err(|problem| cx.report_at(place, code, problem.message, problem.help))

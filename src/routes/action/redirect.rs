@@ -7,7 +7,7 @@ use crate::{
     chain::Reply,
     config::model::RedirectConfig,
     routes::{
-        BadTarget, ParamNames, Params, Problem, Target,
+        InvalidTarget, ParamNames, Params, RouteProblem, Target,
         params::RESERVED,
         template::{Part, Piece, Template},
     },
@@ -28,12 +28,12 @@ impl Redirect {
     pub(super) fn compile(
         config: &RedirectConfig,
         names: &ParamNames,
-    ) -> Result<Option<Self>, Problem> {
+    ) -> Result<Option<Self>, RouteProblem> {
         let status = StatusCode::from_u16(config.status)
             .ok()
             .filter(StatusCode::is_redirection)
             .ok_or_else(|| {
-                Problem::new(
+                RouteProblem::new(
                     format!("invalid redirect status {}", config.status),
                     "write 308 or 301 for good, 307, 302 or 303 for now",
                 )
@@ -78,15 +78,15 @@ impl Redirect {
     pub fn reply(&self, target: &Target<'_>, params: &Params) -> Reply {
         match self.location(target, params) {
             Some(location) => Reply::empty(self.status).header(LOCATION, location),
-            None => Reply::refuse(StatusCode::BAD_REQUEST, BadTarget::Host.reason())
+            None => Reply::refuse(StatusCode::BAD_REQUEST, InvalidTarget::Host.reason())
                 .detail("The request names no host."),
         }
     }
 }
 
-fn check_text(text: &str) -> Result<(), Problem> {
+fn check_text(text: &str) -> Result<(), RouteProblem> {
     if let Some(bad) = text.chars().find(|c| !c.is_ascii_graphic() || *c == '\\') {
-        return Err(Problem::new(
+        return Err(RouteProblem::new(
             format!("invalid redirect target `{text}`: it has {bad:?}"),
             "write it percent-encoded, as `%20` for a space",
         ));
@@ -96,13 +96,13 @@ fn check_text(text: &str) -> Result<(), Problem> {
             .is_some_and(|s| s.eq_ignore_ascii_case(start))
     };
     if text.starts_with("//") {
-        return Err(Problem::new(
+        return Err(RouteProblem::new(
             format!("`{text}` begins with `//`, which leaves the scheme open"),
             format!("write `https:{text}`"),
         ));
     }
     if !(starts("/") || starts("{path}") || starts("http://") || starts("https://")) {
-        return Err(Problem::new(
+        return Err(RouteProblem::new(
             format!("invalid redirect target `{text}`"),
             "write `https`, a path that begins with `/`, or an address with `http://` or `https://`",
         ));
@@ -112,9 +112,9 @@ fn check_text(text: &str) -> Result<(), Problem> {
 
 /// Checks that a client cannot choose the host of the new address. Of the client's input only the
 /// host may be used there, since it was validated: otherwise a link could redirect anywhere.
-fn check_authority(text: &str, to: &Template) -> Result<(), Problem> {
+fn check_authority(text: &str, to: &Template) -> Result<(), RouteProblem> {
     let refuse = |help: &str| {
-        Err(Problem::new(
+        Err(RouteProblem::new(
             format!("`{text}` lets a client choose the host it is sent to"),
             help,
         ))
@@ -141,7 +141,7 @@ fn check_authority(text: &str, to: &Template) -> Result<(), Problem> {
         }
     }
     if is_empty {
-        return Err(Problem::new(
+        return Err(RouteProblem::new(
             format!("`{text}` has no host"),
             "write it, or `{host}` for the requested host",
         ));

@@ -14,13 +14,13 @@ use pingora::http::RequestHeader;
 
 use crate::{
     base::units::whole_seconds,
-    chain::{CompileCx, Reply, ReplyBody},
+    chain::{CompileContext, Reply, ReplyBody},
     config::{
         diagnostic::Place,
         model::{MaintenanceConfig, RespondConfig},
         tree::Spanned,
     },
-    routes::Problem,
+    routes::RouteProblem,
 };
 
 /// A compiled fixed response.
@@ -50,7 +50,7 @@ impl Respond {
     pub(super) fn compile(
         config: &RespondConfig,
         place: Place,
-        cx: &mut CompileCx<'_>,
+        cx: &mut CompileContext<'_>,
     ) -> Option<Self> {
         let status = told(status(config), place, cx);
         let headers = told(headers(config), place, cx);
@@ -102,11 +102,15 @@ impl Respond {
     }
 }
 
-fn told<T>(result: Result<T, Problem>, place: Place, cx: &mut CompileCx<'_>) -> Option<T> {
+fn told<T>(
+    result: Result<T, RouteProblem>,
+    place: Place,
+    cx: &mut CompileContext<'_>,
+) -> Option<T> {
     super::told(result, CODE, place, cx)
 }
 
-fn status(config: &RespondConfig) -> Result<StatusCode, Problem> {
+fn status(config: &RespondConfig) -> Result<StatusCode, RouteProblem> {
     let number = match (&config.maintenance, config.status) {
         (_, Some(written)) => written,
         (Some(_), None) => 503,
@@ -116,7 +120,7 @@ fn status(config: &RespondConfig) -> Result<StatusCode, Problem> {
         .ok()
         .filter(|status| (200..600).contains(&status.as_u16()))
         .ok_or_else(|| {
-            Problem::new(
+            RouteProblem::new(
                 format!("invalid status {number}"),
                 "write one from 200 to 599",
             )
@@ -126,13 +130,13 @@ fn status(config: &RespondConfig) -> Result<StatusCode, Problem> {
         || config.maintenance.is_some();
     // RFC 9110, 15.3.5, 15.3.6 and 15.4.5: these never have a body.
     if has_body && matches!(number, 204 | 205 | 304) {
-        return Err(Problem::new(
+        return Err(RouteProblem::new(
             format!("a response with status {number} has no body"),
             "leave the body out, or write another status",
         ));
     }
     if config.maintenance.is_some() && number < 400 {
-        return Err(Problem::new(
+        return Err(RouteProblem::new(
             format!("status {number} would report success during maintenance"),
             "leave `status` out for 503",
         ));
@@ -140,29 +144,29 @@ fn status(config: &RespondConfig) -> Result<StatusCode, Problem> {
     Ok(status)
 }
 
-fn headers(config: &RespondConfig) -> Result<Vec<(HeaderName, HeaderValue)>, Problem> {
+fn headers(config: &RespondConfig) -> Result<Vec<(HeaderName, HeaderValue)>, RouteProblem> {
     let mut headers = Vec::with_capacity(config.headers.len());
     for (name, value) in &config.headers {
         let Ok(parsed) = HeaderName::from_bytes(name.as_bytes()) else {
-            return Err(Problem::new(
+            return Err(RouteProblem::new(
                 format!("invalid header name `{name}`"),
                 "write a name such as `x-served-by`",
             ));
         };
         if parsed == CONTENT_TYPE {
-            return Err(Problem::new(
+            return Err(RouteProblem::new(
                 "the content type is not written in `headers`",
                 "write it in `content_type`",
             ));
         }
         if [CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, UPGRADE, DATE].contains(&parsed) {
-            return Err(Problem::new(
+            return Err(RouteProblem::new(
                 format!("`{name}` is set by the gateway itself"),
                 "leave it out",
             ));
         }
         let Ok(value) = HeaderValue::from_str(value) else {
-            return Err(Problem::new(
+            return Err(RouteProblem::new(
                 format!("the value of `{name}` has bytes that are not allowed in a header"),
                 "write it in visible ASCII, on one line",
             ));
@@ -172,12 +176,12 @@ fn headers(config: &RespondConfig) -> Result<Vec<(HeaderName, HeaderValue)>, Pro
     Ok(headers)
 }
 
-fn content_type(config: &RespondConfig) -> Result<Option<HeaderValue>, Problem> {
+fn content_type(config: &RespondConfig) -> Result<Option<HeaderValue>, RouteProblem> {
     let Some(text) = &config.content_type else {
         return Ok(None);
     };
     if config.maintenance.is_some() || (config.body.is_none() && config.file.is_none()) {
-        return Err(Problem::new(
+        return Err(RouteProblem::new(
             "`content_type` has no effect without `body` or `file`",
             "leave it out",
         ));
@@ -187,7 +191,7 @@ fn content_type(config: &RespondConfig) -> Result<Option<HeaderValue>, Problem> 
         .filter(|_| text.contains('/'))
         .map(Some)
         .ok_or_else(|| {
-            Problem::new(
+            RouteProblem::new(
                 format!("invalid media type `{text}`"),
                 "write one such as `text/html; charset=utf-8`",
             )
@@ -198,7 +202,7 @@ fn body(
     config: &RespondConfig,
     content_type: Option<HeaderValue>,
     place: Place,
-    cx: &mut CompileCx<'_>,
+    cx: &mut CompileContext<'_>,
 ) -> Option<Body> {
     match (&config.body, &config.file, &config.maintenance) {
         (None, None, None) => Some(Body::ByStatus),
@@ -233,7 +237,7 @@ fn body(
 
 fn read(
     file: &Spanned<std::path::PathBuf>,
-    cx: &mut CompileCx<'_>,
+    cx: &mut CompileContext<'_>,
 ) -> Option<(std::path::PathBuf, Bytes)> {
     let path = cx.folder.join(&file.value);
     let shown = path.display();

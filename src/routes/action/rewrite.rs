@@ -6,7 +6,7 @@ use crate::{
     base::target::join,
     config::model::RewriteConfig,
     routes::{
-        BadTarget, ParamNames, Params, Problem, Slashes, Target, normalise,
+        InvalidTarget, ParamNames, Params, RouteProblem, Slashes, Target, normalise,
         template::{Part, Piece, Template},
     },
 };
@@ -39,12 +39,12 @@ impl Rewrite {
         config: &RewriteConfig,
         names: &ParamNames,
         slashes: Slashes,
-    ) -> Result<Option<Self>, Problem> {
+    ) -> Result<Option<Self>, RouteProblem> {
         let with = config.with.value.as_str();
         check_text(with)?;
         let kind = match (&config.prefix, &config.regex) {
             (Some(_), Some(_)) => {
-                return Err(Problem::new(
+                return Err(RouteProblem::new(
                     "a rewrite has `prefix` or `regex`, not both",
                     "leave one of them out",
                 ));
@@ -92,7 +92,7 @@ impl Rewrite {
         &self,
         target: &Target<'_>,
         params: &Params,
-    ) -> Result<Option<Vec<u8>>, BadTarget> {
+    ) -> Result<Option<Vec<u8>>, InvalidTarget> {
         let Some(path) = self.path(target, params) else {
             return Ok(None);
         };
@@ -137,21 +137,21 @@ fn copy(out: &mut Vec<u8>, value: &[u8], _: Part) {
     out.extend_from_slice(value);
 }
 
-fn no_slash(with: &str) -> Problem {
-    Problem::new(
+fn no_slash(with: &str) -> RouteProblem {
+    RouteProblem::new(
         format!("invalid path `{with}`: it does not begin with `/`"),
         format!("write `with: /{with}`"),
     )
 }
 
-fn has_query(with: &str) -> Problem {
-    Problem::new(
+fn has_query(with: &str) -> RouteProblem {
+    RouteProblem::new(
         format!("`{with}` has a query"),
         "leave it out: a rewrite changes the path, and the query goes along as it came",
     )
 }
 
-fn check_text(with: &str) -> Result<(), Problem> {
+fn check_text(with: &str) -> Result<(), RouteProblem> {
     if with.contains('?') {
         return Err(has_query(with));
     }
@@ -159,7 +159,7 @@ fn check_text(with: &str) -> Result<(), Problem> {
         .chars()
         .find(|c| !c.is_ascii_graphic() || matches!(c, '#' | '\\'))
     {
-        return Err(Problem::new(
+        return Err(RouteProblem::new(
             format!("invalid path `{with}`: it has {bad:?}"),
             "write it percent-encoded, as `%20` for a space",
         ));
@@ -167,7 +167,7 @@ fn check_text(with: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-fn check_prefix(prefix: &str, slashes: Slashes) -> Result<(), Problem> {
+fn check_prefix(prefix: &str, slashes: Slashes) -> Result<(), RouteProblem> {
     let help = match prefix.strip_suffix("/*").or(prefix.strip_suffix('*')) {
         Some("") => "write `prefix: /`".to_owned(),
         Some(prefix) => format!("write `prefix: {prefix}`"),
@@ -180,14 +180,14 @@ fn check_prefix(prefix: &str, slashes: Slashes) -> Result<(), Problem> {
             _ => "write the beginning of the path as clients send it".to_owned(),
         },
     };
-    Err(Problem::new(
+    Err(RouteProblem::new(
         format!("invalid path prefix `{prefix}`"),
         help,
     ))
 }
 
 /// Checks that each `$1` and `${name}` is a group: an unknown one would silently expand to nothing.
-fn check_groups(with: &str, regex: &Regex) -> Result<(), Problem> {
+fn check_groups(with: &str, regex: &Regex) -> Result<(), RouteProblem> {
     let mut left = with;
     while let Some(at) = left.find('$') {
         left = &left[at + 1..];
@@ -218,7 +218,7 @@ fn check_groups(with: &str, regex: &Regex) -> Result<(), Problem> {
         } else {
             format!("the groups are `$0` to `${}`", regex.captures_len() - 1)
         };
-        return Err(Problem::new(
+        return Err(RouteProblem::new(
             format!("`{with}` uses `${name}`, and the regular expression has no such group"),
             help,
         ));

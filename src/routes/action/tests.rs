@@ -31,7 +31,7 @@ fn read(yaml: &str, diagnostics: &mut Diagnostics) -> RouteConfig {
 fn compile_in(folder: &Path, config: &RouteConfig, mut diagnostics: Diagnostics) -> Compiled {
     let matches: (&MatchConfig, Place) = (&config.matches.value, config.matches.place);
     let table = RouteTable::compile(&[matches], Slashes::Merge, &mut diagnostics);
-    let mut cx = CompileCx {
+    let mut cx = CompileContext {
         place: Place::default(),
         route: "test",
         folder,
@@ -41,8 +41,8 @@ fn compile_in(folder: &Path, config: &RouteConfig, mut diagnostics: Diagnostics)
         metrics: &Metrics::default(),
         zones: &crate::zones::Zones::default(),
         shared: &crate::chain::Shared::default(),
-        work: &mut crate::chain::Work::default(),
-        beside: &mut crate::config::source::Beside::default(),
+        work: &mut crate::chain::BackgroundWork::default(),
+        beside: &mut crate::config::source::ReferencedFiles::default(),
         diagnostics: &mut diagnostics,
     };
     let action = Action::compile(config, &mut cx);

@@ -12,7 +12,7 @@ use crate::{
         model::MatchConfig,
     },
     routes::{
-        ParamNames, Problem, Slashes,
+        ParamNames, RouteProblem, Slashes,
         params::MAX_PARAMS,
         pattern::{HostPattern, PathPattern, Segment},
         predicate::Predicates,
@@ -20,10 +20,10 @@ use crate::{
     },
 };
 
-use super::{Group, Guarding, RegexEntry, Regexes, Route, RouteTable, guards::Guards};
+use super::{Group, RegexEntry, Regexes, Route, RouteProtection, RouteTable, guards::Guards};
 
 /// A route with its patterns parsed.
-struct Parsed {
+struct ParsedRoute {
     hosts: Vec<(HostPattern, Place)>,
     paths: Vec<(Path, Place)>,
     predicates: Predicates,
@@ -66,7 +66,7 @@ impl RouteTable {
         diagnostics: &mut Diagnostics,
     ) -> Option<Self> {
         let mut own = Diagnostics::default();
-        let parsed: Vec<Parsed> = routes
+        let parsed: Vec<ParsedRoute> = routes
             .iter()
             .map(|(config, place)| parse(config, *place, slashes, &mut own))
             .collect();
@@ -83,7 +83,7 @@ impl RouteTable {
     pub fn guard(
         &mut self,
         routes: &[(&MatchConfig, Place)],
-        guarding: &[Guarding],
+        guarding: &[RouteProtection],
         slashes: Slashes,
         diagnostics: &mut Diagnostics,
     ) {
@@ -92,11 +92,11 @@ impl RouteTable {
         for (route, guarding) in self.routes.iter_mut().zip(guarding) {
             route.predicates.guard(guarding.has_access);
         }
-        let mut parsed = Vec::<Parsed>::with_capacity(routes.len());
+        let mut parsed = Vec::<ParsedRoute>::with_capacity(routes.len());
         for (config, place) in routes {
             parsed.push(parse(config, *place, slashes, &mut told));
         }
-        let is_odd = |facts: &Parsed| facts.paths.iter().any(|(path, _)| path.is_odd());
+        let is_odd = |facts: &ParsedRoute| facts.paths.iter().any(|(path, _)| path.is_odd());
         let odd: Vec<bool> = parsed.iter().map(is_odd).collect();
         self.guarding = guarding.into();
         self.guards = Guards::new(&self.guarding, &odd, || {
@@ -126,7 +126,7 @@ impl RouteTable {
 
 /// Replaces the paths of each route with their forms in every reading, except for routes that take
 /// no other spelling.
-fn folded(parsed: &mut [Parsed], guarding: &[Guarding]) {
+fn folded(parsed: &mut [ParsedRoute], guarding: &[RouteProtection]) {
     for (facts, guarding) in parsed.iter_mut().zip(guarding) {
         let paths = std::mem::take(&mut facts.paths);
         if guarding.is_exact && !guarding.guards.is_empty() {
@@ -158,8 +158,8 @@ fn parse(
     place: Place,
     slashes: Slashes,
     diagnostics: &mut Diagnostics,
-) -> Parsed {
-    let mut report = |code, place, problem: Problem| {
+) -> ParsedRoute {
+    let mut report = |code, place, problem: RouteProblem| {
         diagnostics.push(Diagnostic::error(code, place, problem.message).help(problem.help));
     };
     let mut hosts = Vec::new();
@@ -179,7 +179,7 @@ fn parse(
     if let Some(text) = &config.path_regex {
         match crate::routes::regex(&text.value) {
             Ok(_) if !config.path.0.is_empty() => {
-                let problem = Problem::new(
+                let problem = RouteProblem::new(
                     "a route has `path` or `path_regex`, not both",
                     "write two routes, or one regular expression for all the paths",
                 );
@@ -194,7 +194,7 @@ fn parse(
     }
     let names = ParamNames::of(config);
     if names.len() > MAX_PARAMS {
-        let problem = Problem::new(
+        let problem = RouteProblem::new(
             format!(
                 "the paths of a route may have {MAX_PARAMS} names, these have {}",
                 names.len()
@@ -203,7 +203,7 @@ fn parse(
         );
         report("edgeway::route::bad_path", place, problem);
     }
-    Parsed {
+    ParsedRoute {
         hosts,
         paths,
         predicates: Predicates::compile(config, diagnostics),
@@ -248,7 +248,10 @@ impl std::fmt::Display for Path {
 
 /// Sorts every route to each of its hosts and paths (`None` is any host), and the routes of one
 /// host and path by their predicates.
-fn draft(parsed: &[Parsed], diagnostics: &mut Diagnostics) -> BTreeMap<Option<HostPattern>, Draft> {
+fn draft(
+    parsed: &[ParsedRoute],
+    diagnostics: &mut Diagnostics,
+) -> BTreeMap<Option<HostPattern>, Draft> {
     let mut drafts = BTreeMap::<Option<HostPattern>, Draft>::new();
     for (route, facts) in parsed.iter().enumerate() {
         let hosts = facts.hosts.iter().map(|(host, _)| Some(host.clone()));
@@ -283,7 +286,7 @@ fn draft(parsed: &[Parsed], diagnostics: &mut Diagnostics) -> BTreeMap<Option<Ho
     drafts
 }
 
-fn conflict(parsed: &[Parsed], first: &Entry, second: &Entry) -> Diagnostic {
+fn conflict(parsed: &[ParsedRoute], first: &Entry, second: &Entry) -> Diagnostic {
     let (path, _) = &parsed[second.route].paths[second.path];
     if first.route == second.route {
         return Diagnostic::error(
@@ -305,7 +308,7 @@ fn conflict(parsed: &[Parsed], first: &Entry, second: &Entry) -> Diagnostic {
 /// Warns of shadowed routes. A host's own `/*` comes before every route without that host, however
 /// exact the path of that route is, which the author may not have intended.
 fn warn_of_shadows(
-    parsed: &[Parsed],
+    parsed: &[ParsedRoute],
     drafts: &BTreeMap<Option<HostPattern>, Draft>,
     diagnostics: &mut Diagnostics,
 ) {
@@ -339,7 +342,7 @@ fn warn_of_shadows(
     }
 }
 
-fn shadow(parsed: &[Parsed], entry: &Entry, shadows: &[(&HostPattern, &Entry)]) -> Diagnostic {
+fn shadow(parsed: &[ParsedRoute], entry: &Entry, shadows: &[(&HostPattern, &Entry)]) -> Diagnostic {
     const SHOWN: usize = 3;
     let mut hosts = Vec::new();
     for (host, _) in shadows.iter().take(SHOWN) {
@@ -364,7 +367,7 @@ fn shadow(parsed: &[Parsed], entry: &Entry, shadows: &[(&HostPattern, &Entry)]) 
 }
 
 fn build(
-    parsed: Vec<Parsed>,
+    parsed: Vec<ParsedRoute>,
     drafts: BTreeMap<Option<HostPattern>, Draft>,
     diagnostics: &mut Diagnostics,
 ) -> RouteTable {
@@ -401,7 +404,7 @@ fn build(
     table
 }
 
-fn group(parsed: &[Parsed], draft: Draft, diagnostics: &mut Diagnostics) -> Group {
+fn group(parsed: &[ParsedRoute], draft: Draft, diagnostics: &mut Diagnostics) -> Group {
     let mut trie = Trie::new();
     let mut catch_all = Vec::new();
     let mut regexes = Vec::new();
@@ -427,7 +430,7 @@ fn group(parsed: &[Parsed], draft: Draft, diagnostics: &mut Diagnostics) -> Grou
     }
 }
 
-fn leaf(parsed: &[Parsed], entry: &Entry) -> Leaf {
+fn leaf(parsed: &[ParsedRoute], entry: &Entry) -> Leaf {
     let facts = &parsed[entry.route];
     let slots = match &facts.paths[entry.path].0 {
         Path::Pattern(pattern) | Path::EmptyEnd(pattern) => pattern

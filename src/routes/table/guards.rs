@@ -9,21 +9,21 @@ use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
 
 use pingora::http::RequestHeader;
 
-use super::{Found, Hit, Literal, RouteTable};
+use super::{Found, LiteralMatch, RouteCandidate, RouteTable};
 use crate::{
     base::{
         spelling::{Reading, readings},
         target::is_plain,
     },
-    routes::{Params, Target, predicate::Fit},
+    routes::{Params, Target, predicate::PredicateResult},
 };
 
 /// Length limit of the fast path; a longer path is checked by its readings.
-const LONGEST_PLAIN: usize = 256;
+const MAX_PLAIN_LEN: usize = 256;
 
 /// Protection of a route.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Guarding {
+pub struct RouteProtection {
     /// Numbers of its guards; equal filters have equal numbers.
     pub guards: BTreeSet<u32>,
     /// True if some guards control access.
@@ -36,7 +36,7 @@ pub struct Guarding {
     pub is_exact: bool,
 }
 
-impl Guarding {
+impl RouteProtection {
     /// Returns true if the route is guarded in every spelling of its paths.
     pub(super) fn takes_spellings(&self) -> bool {
         !self.is_exact && !self.guards.is_empty()
@@ -55,7 +55,7 @@ impl Guarding {
 
 /// Guards of a request that result from the readings of its path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Guarded {
+pub struct GuardSearchResult {
     /// The route that takes the request: the route of the original path, or of a reading if its app
     /// sees the same path.
     pub route: usize,
@@ -72,7 +72,7 @@ pub(super) struct Guards {
     /// The same routes with folded paths.
     pub(super) folded: Box<RouteTable>,
     /// Protection of each route.
-    of: Arc<[Guarding]>,
+    of: Arc<[RouteProtection]>,
     /// For each route, true if it reaches an app without some guard that another route has.
     lacking: Vec<bool>,
     /// True if a plain path may be a spelling of a guarded path that is not plain itself.
@@ -80,7 +80,7 @@ pub(super) struct Guards {
 }
 
 /// A reading, and the kinds of routes to compare it with.
-struct Look {
+struct GuardReading {
     reading: Reading,
     /// True if the reading has a trailing slash that the original path lacks: only regular
     /// expressions could match it.
@@ -91,7 +91,7 @@ impl Guards {
     /// Builds the search data; `None` if no guarded path could be requested in another spelling.
     /// `odd`: true for routes whose own paths are not plain.
     pub(super) fn new(
-        guarding: &Arc<[Guarding]>,
+        guarding: &Arc<[RouteProtection]>,
         odd: &[bool],
         folded: impl FnOnce() -> RouteTable,
     ) -> Option<Self> {
@@ -100,11 +100,11 @@ impl Guards {
             .filter(|route| route.takes_spellings())
             .map(|route| &route.guards)
             .collect();
-        let lacks = |route: &Guarding| {
+        let lacks = |route: &RouteProtection| {
             route.upstream.is_some() && sets.iter().any(|set| !set.is_subset(&route.guards))
         };
         let lacking: Vec<bool> = guarding.iter().map(lacks).collect();
-        let is_lacked = |route: &Guarding| {
+        let is_lacked = |route: &RouteProtection| {
             route.takes_spellings() && guarding.iter().any(|other| other.leads_past(route))
         };
         let mut odd = guarding.iter().zip(odd);
@@ -125,7 +125,7 @@ impl Guards {
         head: &RequestHeader,
         literal: usize,
     ) -> bool {
-        let mut room = [0; LONGEST_PLAIN];
+        let mut room = [0; MAX_PLAIN_LEN];
         let Some(small) = room.get_mut(..target.path.len()) else {
             return false;
         };
@@ -153,18 +153,18 @@ impl Guards {
         (target, head): (&Target<'_>, &RequestHeader),
         literal: usize,
         only_regexes: bool,
-        visit: &mut impl FnMut(&Hit<'_>),
+        visit: &mut impl FnMut(&RouteCandidate<'_>),
     ) {
         let own = &self.of[literal];
-        let _end = self.folded.walk(reading, &mut |hit: Hit<'_>| {
+        let _end = self.folded.walk(reading, &mut |hit: RouteCandidate<'_>| {
             let route = hit.leaf.route;
             if only_regexes && !matches!(hit.found, Found::Regex(_)) {
                 return ControlFlow::Continue(());
             }
             let is_certain = match self.folded.routes[route].predicates.fit(target, head) {
-                Fit::No(_) => return ControlFlow::Continue(()),
-                Fit::Unclear { .. } => false,
-                Fit::Yes => true,
+                PredicateResult::No(_) => return ControlFlow::Continue(()),
+                PredicateResult::Unclear { .. } => false,
+                PredicateResult::Yes => true,
             };
             if !self.has_all(literal, route) {
                 visit(&hit);
@@ -224,9 +224,9 @@ impl RouteTable {
         &self,
         target: &Target<'_>,
         head: &RequestHeader,
-        literal: &Literal,
+        literal: &LiteralMatch,
         params: &mut Params,
-    ) -> Option<Guarded> {
+    ) -> Option<GuardSearchResult> {
         let guards = self.guards.as_ref()?;
         // `OPTIONS *` has no path.
         if guards.is_plainly_unguarded(target, head, literal.route)
@@ -238,7 +238,7 @@ impl RouteTable {
         let mut first = None;
         let mut asked: Vec<usize> = Vec::new();
         let mut moved = None;
-        for Look {
+        for GuardReading {
             reading,
             only_regexes,
         } in guards.looks(target.path)
@@ -247,7 +247,7 @@ impl RouteTable {
                 path: reading.path(),
                 ..*target
             };
-            let mut visit = |hit: &Hit<'_>| {
+            let mut visit = |hit: &RouteCandidate<'_>| {
                 let route = hit.leaf.route;
                 if asked.contains(&route) {
                     return;
@@ -270,7 +270,7 @@ impl RouteTable {
         let route = moved.unwrap_or(literal.route);
         let others = asked.into_iter().chain(literal.also.iter().copied());
         let also = self.lacked(route, others.chain([literal.route]));
-        Some(Guarded {
+        Some(GuardSearchResult {
             route,
             by,
             reading,
@@ -281,15 +281,15 @@ impl RouteTable {
 
 impl Guards {
     /// Returns the readings of a path, and their forms with a trailing slash where that may matter.
-    fn looks(&self, path: &[u8]) -> Vec<Look> {
+    fn looks(&self, path: &[u8]) -> Vec<GuardReading> {
         let has_slash = matches!(path, [_, .., b'/']);
         let has_regexes = || {
             let mut groups = self.folded.groups.iter();
             groups.any(|group| group.regexes.is_some())
         };
         let readings = readings(path);
-        let slashed: Vec<Look> = if has_slash || has_regexes() {
-            let slashed = readings.iter().cloned().map(|reading| Look {
+        let slashed: Vec<GuardReading> = if has_slash || has_regexes() {
+            let slashed = readings.iter().cloned().map(|reading| GuardReading {
                 reading: reading.with_slash(),
                 only_regexes: !has_slash,
             });
@@ -297,7 +297,7 @@ impl Guards {
         } else {
             Vec::new()
         };
-        let plain = readings.into_iter().map(|reading| Look {
+        let plain = readings.into_iter().map(|reading| GuardReading {
             reading,
             only_regexes: false,
         });

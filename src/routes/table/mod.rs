@@ -13,12 +13,12 @@ use pingora::http::RequestHeader;
 use regex::bytes::{Regex, RegexSet};
 
 use self::guards::Guards;
-pub use self::guards::{Guarded, Guarding};
+pub use self::guards::{GuardSearchResult, RouteProtection};
 
 use super::{
     ParamNames, Params, Target,
     pattern::HostPattern,
-    predicate::{Fit, Predicates},
+    predicate::{PredicateResult, Predicates},
     trie::{Captures, Leaf, Trie},
 };
 
@@ -33,7 +33,7 @@ pub struct RouteTable {
     routes: Vec<Route>,
     /// Protection of each route, which also matters for ambiguous values of a request, whatever its
     /// path.
-    guarding: Arc<[Guarding]>,
+    guarding: Arc<[RouteProtection]>,
     /// `None` if no path is guarded, or all are guarded alike.
     guards: Option<Guards>,
 }
@@ -71,7 +71,7 @@ struct RegexEntry {
 }
 
 /// A route whose host and path match the request; its predicates are not checked yet.
-struct Hit<'a> {
+struct RouteCandidate<'a> {
     leaf: &'a Leaf,
     found: Found<'a>,
 }
@@ -83,14 +83,14 @@ enum Found<'a> {
 
 /// A route, and its result in a search.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Considered {
+pub struct ConsideredEntry {
     pub route: usize,
-    pub why: Why,
+    pub why: RouteReason,
 }
 
 /// Reason why a route was chosen, or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum RouteReason {
     Matched,
     /// The route matches too, but this one comes first.
     LessSpecific(usize),
@@ -102,7 +102,7 @@ pub enum Why {
 
 /// The route of a request by its original path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Literal {
+pub struct LiteralMatch {
     pub route: usize,
     /// Other routes that take the request if the app uses another value of a repeated name, and
     /// that have guards which this route lacks.
@@ -116,15 +116,15 @@ impl RouteTable {
         target: &Target<'_>,
         head: &RequestHeader,
         params: &mut Params,
-    ) -> Option<Literal> {
+    ) -> Option<LiteralMatch> {
         let mut taken = None;
         let mut also = Vec::new();
         let _found = self.walk(target, &mut |hit| {
             let route = hit.leaf.route;
             let (is_taken, goes_on) = match self.routes[route].predicates.fit(target, head) {
-                Fit::No(_) => return ControlFlow::Continue(()),
-                Fit::Yes => (true, ControlFlow::Break(())),
-                Fit::Unclear { is_taken } => (is_taken, ControlFlow::Continue(())),
+                PredicateResult::No(_) => return ControlFlow::Continue(()),
+                PredicateResult::Yes => (true, ControlFlow::Break(())),
+                PredicateResult::Unclear { is_taken } => (is_taken, ControlFlow::Continue(())),
             };
             if is_taken && taken.is_none() {
                 hit.fill(target.path, &self.routes[route].names, params);
@@ -138,13 +138,13 @@ impl RouteTable {
         if !also.is_empty() {
             also = self.lacked(route, also);
         }
-        Some(Literal { route, also })
+        Some(LiteralMatch { route, also })
     }
 
     /// Returns the result for each route when this request is looked up: first those whose host and
     /// path match, in the order of comparison, then the others.
-    pub fn explain(&self, target: &Target<'_>, head: &RequestHeader) -> Vec<Considered> {
-        let mut list = Vec::<Considered>::new();
+    pub fn explain(&self, target: &Target<'_>, head: &RequestHeader) -> Vec<ConsideredEntry> {
+        let mut list = Vec::<ConsideredEntry>::new();
         let mut matched = None;
         let _goes_through: ControlFlow<()> = self.walk(target, &mut |hit| {
             let route = hit.leaf.route;
@@ -153,28 +153,28 @@ impl RouteTable {
             }
             let fit = self.routes[route].predicates.fit(target, head);
             let why = match (fit, matched) {
-                (Fit::No(miss), _) => Why::Predicate(miss.to_string()),
-                (Fit::Unclear { is_taken: false }, _) => {
-                    Why::Predicate("only some of several values match".to_owned())
+                (PredicateResult::No(miss), _) => RouteReason::Predicate(miss.to_string()),
+                (PredicateResult::Unclear { is_taken: false }, _) => {
+                    RouteReason::Predicate("only some of several values match".to_owned())
                 }
-                (_, Some(first)) => Why::LessSpecific(first),
+                (_, Some(first)) => RouteReason::LessSpecific(first),
                 (_, None) => {
                     matched = Some(route);
-                    Why::Matched
+                    RouteReason::Matched
                 }
             };
-            list.push(Considered { route, why });
+            list.push(ConsideredEntry { route, why });
             ControlFlow::Continue(())
         });
         for (route, facts) in self.routes.iter().enumerate() {
             if list.iter().all(|considered| considered.route != route) {
                 let fits = |host: &HostPattern| host.matches(target.host);
                 let why = if facts.hosts.is_empty() || facts.hosts.iter().any(fits) {
-                    Why::Path
+                    RouteReason::Path
                 } else {
-                    Why::Host
+                    RouteReason::Host
                 };
-                list.push(Considered { route, why });
+                list.push(ConsideredEntry { route, why });
             }
         }
         list
@@ -212,7 +212,7 @@ impl RouteTable {
     fn walk<B>(
         &self,
         target: &Target<'_>,
-        visit: &mut impl FnMut(Hit<'_>) -> ControlFlow<B>,
+        visit: &mut impl FnMut(RouteCandidate<'_>) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
         if let Some(&group) = self.exact.get(target.host) {
             self.groups[group].walk(target.path, visit)?;
@@ -236,12 +236,12 @@ impl Group {
     fn walk<B>(
         &self,
         path: &[u8],
-        visit: &mut impl FnMut(Hit<'_>) -> ControlFlow<B>,
+        visit: &mut impl FnMut(RouteCandidate<'_>) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
         // `OPTIONS *` addresses the whole gateway, which only `/*` matches.
         if path.first() == Some(&b'/') {
             self.trie.walk(path, &mut |leaf, captures| {
-                visit(Hit {
+                visit(RouteCandidate {
                     leaf,
                     found: Found::Pattern(captures),
                 })
@@ -252,7 +252,7 @@ impl Group {
         }
         let captures = Captures::of_rest(path.len().min(1));
         for leaf in &self.catch_all {
-            visit(Hit {
+            visit(RouteCandidate {
                 leaf,
                 found: Found::Pattern(&captures),
             })?;
@@ -265,7 +265,7 @@ impl Regexes {
     fn walk<B>(
         &self,
         path: &[u8],
-        visit: &mut impl FnMut(Hit<'_>) -> ControlFlow<B>,
+        visit: &mut impl FnMut(RouteCandidate<'_>) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
         // Listing the matches needs an allocation; checking for any match needs none.
         if !self.set.is_match(path) {
@@ -274,7 +274,7 @@ impl Regexes {
         for index in self.set.matches(path) {
             let entry = &self.entries[index];
             for leaf in &entry.leaves {
-                visit(Hit {
+                visit(RouteCandidate {
                     leaf,
                     found: Found::Regex(entry.captures.as_ref()),
                 })?;
@@ -284,7 +284,7 @@ impl Regexes {
     }
 }
 
-impl Hit<'_> {
+impl RouteCandidate<'_> {
     fn fill(&self, path: &[u8], names: &ParamNames, params: &mut Params) {
         params.clear();
         match self.found {
@@ -308,7 +308,7 @@ impl Hit<'_> {
     }
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for RouteReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Matched => f.write_str("matched"),

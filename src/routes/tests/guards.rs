@@ -7,10 +7,10 @@ use super::*;
 /// Parses the guards of a route: one letter for each guard, a capital for a limit; `=` in front for
 /// `spelling: exact`. After a `>` comes the destination: another app, or nothing for a redirect;
 /// with `!` the route rewrites.
-fn guarding(letters: &str) -> Guarding {
+fn guarding(letters: &str) -> RouteProtection {
     let (letters, upstream) = letters.split_once('>').unwrap_or((letters, "app"));
     let guards = letters.trim_start_matches('=');
-    Guarding {
+    RouteProtection {
         guards: guards.bytes().map(u32::from).collect(),
         has_access: guards.bytes().any(|letter| letter.is_ascii_lowercase()),
         upstream: match upstream.trim_end_matches('!') {
@@ -29,7 +29,7 @@ fn guarded(yaml: &str, guards: &[&str]) -> Compiled {
     let node = tree::parse(yaml, 0, &mut diagnostics).unwrap();
     let list: Vec<tree::Spanned<MatchConfig>> = tree::read(&node, &mut diagnostics).unwrap();
     let routes: Vec<(&MatchConfig, Place)> = list.iter().map(|m| (&m.value, m.place)).collect();
-    let guarding: Vec<Guarding> = guards.iter().map(|letters| guarding(letters)).collect();
+    let guarding: Vec<RouteProtection> = guards.iter().map(|letters| guarding(letters)).collect();
     let table = compiled.table.as_mut().unwrap();
     table.guard(&routes, &guarding, Slashes::Merge, &mut diagnostics);
     assert_eq!(diagnostics.list(), []);

@@ -63,7 +63,7 @@ impl Compiled {
             .find(&target, &head, &mut params)
             .map(|found| found.route);
         let explained = table.explain(&target, &head);
-        let matched = explained.iter().find(|c| c.why == Why::Matched);
+        let matched = explained.iter().find(|c| c.why == RouteReason::Matched);
         assert_eq!(
             matched.map(|c| c.route),
             found,

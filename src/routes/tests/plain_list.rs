@@ -3,11 +3,11 @@
 use proptest::prelude::*;
 
 use super::{Compiled, compile, request};
-use crate::routes::{Params, Target, Why};
+use crate::routes::{Params, RouteReason, Target};
 
 /// A route in the plain list.
 #[derive(Clone, Debug)]
-struct Plain {
+struct PlainRoute {
     host: Option<&'static str>,
     path: PlainPath,
     methods: Vec<&'static str>,
@@ -21,7 +21,7 @@ enum PlainPath {
     Regex(&'static str),
 }
 
-impl Plain {
+impl PlainRoute {
     fn yaml(&self) -> String {
         let mut parts = Vec::new();
         if let Some(host) = self.host {
@@ -154,7 +154,7 @@ impl Plain {
     }
 }
 
-fn plain() -> impl Strategy<Value = Plain> {
+fn plain() -> impl Strategy<Value = PlainRoute> {
     let hosts = [
         None,
         Some("a.test"),
@@ -194,7 +194,7 @@ fn plain() -> impl Strategy<Value = Plain> {
         Some("~2"),
     ]);
     (prop::sample::select(hosts.to_vec()), path, methods, header).prop_map(
-        |(host, path, methods, header)| Plain {
+        |(host, path, methods, header)| PlainRoute {
             host,
             path,
             methods,
@@ -203,9 +203,9 @@ fn plain() -> impl Strategy<Value = Plain> {
     )
 }
 
-type Asked = (&'static str, String, &'static str, Option<&'static str>);
+type RequestCase = (&'static str, String, &'static str, Option<&'static str>);
 
-fn asked() -> impl Strategy<Value = Asked> {
+fn asked() -> impl Strategy<Value = RequestCase> {
     let hosts = [
         "a.test",
         "b.test",
@@ -226,15 +226,15 @@ fn asked() -> impl Strategy<Value = Asked> {
     )
 }
 
-fn yaml(routes: &[Plain]) -> String {
-    let routes: Vec<String> = routes.iter().map(Plain::yaml).collect();
+fn yaml(routes: &[PlainRoute]) -> String {
+    let routes: Vec<String> = routes.iter().map(PlainRoute::yaml).collect();
     format!("[{}]", routes.join(",\n"))
 }
 
 /// Returns the route, and its parameter values (by name) with `/*` last.
 fn ask(
     compiled: &Compiled,
-    (host, path, method, header): &Asked,
+    (host, path, method, header): &RequestCase,
 ) -> Option<(usize, Vec<(String, String)>)> {
     let headers: Vec<(&str, &str)> = header.iter().map(|value| ("x", *value)).collect();
     let (route, params) = compiled.find(&format!("{method} {host}{path}"), &headers)?;
@@ -261,7 +261,7 @@ proptest! {
         let has_conflict = pairs.into_iter().any(|(a, b)| routes[a].is_same(&routes[b]));
         prop_assert_eq!(all.table.is_none(), has_conflict, "{:#?}", all.diagnostics);
 
-        let mut kept = Vec::<Plain>::new();
+        let mut kept = Vec::<PlainRoute>::new();
         for route in routes.drain(..) {
             if kept.iter().all(|known| !known.is_same(&route)) {
                 kept.push(route);
@@ -299,7 +299,7 @@ proptest! {
         let table = compiled.table.as_ref().unwrap();
         let found = table.find(&target, &head, &mut params).map(|found| found.route);
         prop_assert_eq!(
-            table.explain(&target, &head).iter().find(|c| c.why == Why::Matched).map(|c| c.route),
+            table.explain(&target, &head).iter().find(|c| c.why == RouteReason::Matched).map(|c| c.route),
             found
         );
     }

@@ -30,7 +30,7 @@ use crate::base::units::whole_millis;
 const CONNECTIONS: usize = 128;
 
 /// Lifetime of a connection, longer than any read takes over loopback.
-const LIFE: Duration = Duration::from_secs(15);
+const MAX_LIFETIME: Duration = Duration::from_secs(15);
 
 /// Bytes that a connection may send before its header section is complete: the longest header
 /// section, and the read-ahead beyond its end.
@@ -75,13 +75,13 @@ impl Connections {
 }
 
 /// A listener whose connections are limited in number and lifetime.
-pub(super) struct Bounded<L> {
+pub(super) struct BoundedListener<L> {
     /// `None` once it was closed.
     inner: Option<L>,
     open: Connections,
 }
 
-impl<L> Bounded<L> {
+impl<L> BoundedListener<L> {
     pub(super) fn new(inner: L, open: &Connections) -> Self {
         Self {
             inner: Some(inner),
@@ -90,8 +90,8 @@ impl<L> Bounded<L> {
     }
 }
 
-impl<L: Listener> Listener for Bounded<L> {
-    type Io = Short<L::Io>;
+impl<L: Listener> Listener for BoundedListener<L> {
+    type Io = BoundedConnection<L::Io>;
     type Addr = L::Addr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
@@ -114,8 +114,8 @@ impl<L: Listener> Listener for Bounded<L> {
             self.inner = None;
             return std::future::pending().await;
         };
-        let life = Life::new(LIFE);
-        let short = Short {
+        let life = ConnectionLifetime::new(MAX_LIFETIME);
+        let short = BoundedConnection {
             inner,
             end: Box::pin(tokio::time::sleep_until(life.end())),
             life: Arc::new(life),
@@ -135,13 +135,13 @@ impl<L: Listener> Listener for Bounded<L> {
 
 /// Lifetime of a connection.
 #[derive(Debug)]
-pub(super) struct Life {
+pub(super) struct ConnectionLifetime {
     began: Instant,
     millis: AtomicU64,
     has_head: AtomicBool,
 }
 
-impl Life {
+impl ConnectionLifetime {
     fn new(span: Duration) -> Self {
         Self {
             began: Instant::now(),
@@ -167,9 +167,9 @@ impl Life {
 }
 
 /// A connection that fails once its lifetime is over.
-pub(super) struct Short<T> {
+pub(super) struct BoundedConnection<T> {
     inner: T,
-    life: Arc<Life>,
+    life: Arc<ConnectionLifetime>,
     /// Timer for the end at the time when it was set. When it fires, `life` is checked again.
     end: Pin<Box<Sleep>>,
     /// Number of bytes received.
@@ -177,12 +177,12 @@ pub(super) struct Short<T> {
     _permit: OwnedSemaphorePermit,
 }
 
-impl<T> Short<T> {
+impl<T> BoundedConnection<T> {
     pub(super) fn inner(&self) -> &T {
         &self.inner
     }
 
-    pub(super) fn life(&self) -> &Arc<Life> {
+    pub(super) fn life(&self) -> &Arc<ConnectionLifetime> {
         &self.life
     }
 
@@ -199,7 +199,7 @@ impl<T> Short<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Short<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for BoundedConnection<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -216,7 +216,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Short<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Short<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for BoundedConnection<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -260,7 +260,7 @@ mod tests {
     async fn a_silent_connection_ends() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut bounded = Bounded::new(listener, &Connections::default());
+        let mut bounded = BoundedListener::new(listener, &Connections::default());
         let _client = tokio::net::TcpStream::connect(address).await.unwrap();
         let (mut connection, _) = bounded.accept().await;
         assert_eq!(bounded.open.permits.available_permits(), CONNECTIONS - 1);
@@ -274,7 +274,7 @@ mod tests {
     async fn whoever_sends_more_than_any_request_has_is_cut() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut bounded = Bounded::new(listener, &Connections::default());
+        let mut bounded = BoundedListener::new(listener, &Connections::default());
         let client = tokio::net::TcpStream::connect(address).await.unwrap();
         let (mut connection, _) = bounded.accept().await;
         let sending = async move {
@@ -297,7 +297,7 @@ mod tests {
     async fn an_action_has_more_time_and_an_end_as_well() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut bounded = Bounded::new(listener, &Connections::default());
+        let mut bounded = BoundedListener::new(listener, &Connections::default());
         let _client = tokio::net::TcpStream::connect(address).await.unwrap();
         let (mut connection, _) = bounded.accept().await;
         let began = Instant::now();

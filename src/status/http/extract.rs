@@ -9,46 +9,46 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 
-use crate::status::actions::Refused;
+use crate::status::actions::ActionError;
 
 /// A part of the path, or the query.
-pub(super) struct Part<E>(pub(super) E);
+pub(super) struct UrlPart<E>(pub(super) E);
 
-impl<E, S> FromRequestParts<S> for Part<E>
+impl<E, S> FromRequestParts<S> for UrlPart<E>
 where
     E: FromRequestParts<S, Rejection: fmt::Display>,
     S: Send + Sync,
 {
-    type Rejection = Refused;
+    type Rejection = ActionError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ActionError> {
         let part = E::from_request_parts(parts, state).await;
         part.map(Self).map_err(|rejection| {
             let message = format!("the path or its query cannot be read: {rejection}");
-            Refused::new(400, "path", message)
+            ActionError::new(400, "path", message)
         })
     }
 }
 
 /// A required JSON object.
-pub(super) struct Body<T>(pub(super) T);
+pub(super) struct JsonBody<T>(pub(super) T);
 
 /// An optional JSON object.
-pub(super) struct Optional<T>(pub(super) T);
+pub(super) struct OptionalJsonBody<T>(pub(super) T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
-    type Rejection = Refused;
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
+    type Rejection = ActionError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
+    async fn from_request(request: Request, state: &S) -> Result<Self, ActionError> {
         let bytes = read(request, state).await?;
         parse(&bytes).map(Self)
     }
 }
 
-impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for Optional<T> {
-    type Rejection = Refused;
+impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalJsonBody<T> {
+    type Rejection = ActionError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
+    async fn from_request(request: Request, state: &S) -> Result<Self, ActionError> {
         let bytes = read(request, state).await?;
         if bytes.is_empty() {
             return Ok(Self(T::default()));
@@ -58,13 +58,13 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for Optional<
 }
 
 /// Reads a body with a JSON content type, which a browser's form cannot send.
-async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Refused> {
+async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ActionError> {
     let says = content_type(request.headers());
     let bytes =
         Bytes::from_request(request, state)
             .await
             .map_err(|rejection: BytesRejection| {
-                Refused::new(
+                ActionError::new(
                     rejection.status().as_u16(),
                     "body",
                     rejection.body_text().to_lowercase(),
@@ -75,7 +75,7 @@ async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Refu
         None => bytes.is_empty(),
     };
     if !is_json {
-        return Err(Refused::new(
+        return Err(ActionError::new(
             415,
             "content_type",
             "a body here is JSON: send it with `Content-Type: application/json`",
@@ -91,7 +91,7 @@ fn content_type(headers: &HeaderMap) -> Option<String> {
     Some(text.split(';').next().unwrap_or("").trim().to_owned())
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refused> {
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ActionError> {
     serde_json::from_slice(bytes)
-        .map_err(|error| Refused::new(400, "body", format!("the body cannot be read: {error}")))
+        .map_err(|error| ActionError::new(400, "body", format!("the body cannot be read: {error}")))
 }

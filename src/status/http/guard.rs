@@ -11,14 +11,14 @@ use axum::{
 };
 use subtle::ConstantTimeEq as _;
 
-use super::{Peer, pages};
+use super::{PeerAddress, pages};
 use crate::{
     base::{
         loopback::is_loopback_host,
         metrics::{IntCounter, Metrics},
         secret::Secret,
     },
-    status::actions::{Actions, Refused, TOKEN_MISSING},
+    status::actions::{ActionError, Actions, TOKEN_MISSING},
 };
 
 /// Limits of the header section, the same as the edge's defaults.
@@ -27,7 +27,7 @@ const MAX_HEADERS: usize = 128;
 
 /// Reachability of an admin listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reach {
+pub(super) enum Reachability {
     /// Any user who may open the socket's file, as the file system decides. No token is required.
     Socket,
     /// Any user of this machine, including browsers with foreign pages and apps that can be made to
@@ -39,7 +39,7 @@ pub(super) enum Reach {
 
 /// Why a request was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
+pub enum RejectionReason {
     LongHead,
     Host,
     CrossSite,
@@ -48,7 +48,7 @@ pub enum Reason {
     SocketOnly,
 }
 
-impl Reason {
+impl RejectionReason {
     pub const ALL: [Self; 6] = [
         Self::LongHead,
         Self::Host,
@@ -81,7 +81,7 @@ impl Reason {
         })
     }
 
-    fn refused(self) -> Refused {
+    fn refused(self) -> ActionError {
         let (status, message) = match self {
             Self::LongHead => (
                 431,
@@ -101,12 +101,12 @@ impl Reason {
                  `token` beside `admin.address`",
             ),
         };
-        Refused::new(status, self.word(), message)
+        ActionError::new(status, self.word(), message)
     }
 }
 
 pub(super) struct Guard {
-    pub(super) reach: Reach,
+    pub(super) reach: Reachability,
     pub(super) actions: Arc<dyn Actions>,
 }
 
@@ -114,7 +114,7 @@ pub(super) struct Guard {
 /// frames and reused connections.
 pub(super) async fn pass(
     State(guard): State<Arc<Guard>>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    ConnectInfo(peer): ConnectInfo<PeerAddress>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -127,7 +127,10 @@ pub(super) async fn pass(
             let path = request.uri().path();
             guard.actions.turned_away(peer.who, reason, path);
             let mut response = reason.refused().into_response();
-            if matches!(reason, Reason::TokenMissing | Reason::TokenWrong) {
+            if matches!(
+                reason,
+                RejectionReason::TokenMissing | RejectionReason::TokenWrong
+            ) {
                 let challenge = HeaderValue::from_static("Bearer");
                 response
                     .headers_mut()
@@ -154,29 +157,31 @@ pub(super) async fn pass(
 }
 
 impl Guard {
-    fn check(&self, request: &Request) -> Result<(), Reason> {
+    fn check(&self, request: &Request) -> Result<(), RejectionReason> {
         let headers = request.headers();
         if !is_bounded(request) {
-            return Err(Reason::LongHead);
+            return Err(RejectionReason::LongHead);
         }
         // A socket may be forwarded to a machine with a browser.
-        if self.reach != Reach::Network && !names_this_machine(request) {
-            return Err(Reason::Host);
+        if self.reach != Reachability::Network && !names_this_machine(request) {
+            return Err(RejectionReason::Host);
         }
         if !request.method().is_safe() && is_of_another_site(headers) {
-            return Err(Reason::CrossSite);
+            return Err(RejectionReason::CrossSite);
         }
         let path = request.uri().path();
-        if self.reach == Reach::Socket || pages::HEALTH.contains(&path) {
+        if self.reach == Reachability::Socket || pages::HEALTH.contains(&path) {
             return Ok(());
         }
         match (self.actions.token(), self.reach) {
             (Some(token), _) => has_token(headers, &token),
-            (None, Reach::Loopback) if path == pages::METRICS => Ok(()),
-            (None, Reach::Loopback) => Err(Reason::SocketOnly),
+            (None, Reachability::Loopback) if path == pages::METRICS => Ok(()),
+            (None, Reachability::Loopback) => Err(RejectionReason::SocketOnly),
             // The configuration requires a token there. If there is none all the same, every
             // request is rejected.
-            (None, Reach::Network | Reach::Socket) => Err(Reason::TokenMissing),
+            (None, Reachability::Network | Reachability::Socket) => {
+                Err(RejectionReason::TokenMissing)
+            }
         }
     }
 }
@@ -235,15 +240,15 @@ fn is_origin_of(origin: &[u8], host: &[u8]) -> bool {
 }
 
 /// Checks the token, which must be in the header and nowhere else (RFC 6750, 2.1).
-fn has_token(headers: &HeaderMap, token: &Secret) -> Result<(), Reason> {
+fn has_token(headers: &HeaderMap, token: &Secret) -> Result<(), RejectionReason> {
     let Some(shown) = bearer(headers) else {
-        return Err(Reason::TokenMissing);
+        return Err(RejectionReason::TokenMissing);
     };
     // In constant time, independent of how much is right.
     if shown.ct_eq(token.reveal().as_bytes()).into() {
         Ok(())
     } else {
-        Err(Reason::TokenWrong)
+        Err(RejectionReason::TokenWrong)
     }
 }
 
@@ -284,15 +289,15 @@ mod tests {
             "Bearer ",
         ] {
             let found = check(&[("authorization", wrong)]);
-            assert_eq!(found, Err(Reason::TokenWrong), "{wrong}");
+            assert_eq!(found, Err(RejectionReason::TokenWrong), "{wrong}");
         }
         for missing in ["Basic 0123456789abcdef", "0123456789abcdef", "Bearer", ""] {
             let found = check(&[("authorization", missing)]);
-            assert_eq!(found, Err(Reason::TokenMissing), "{missing}");
+            assert_eq!(found, Err(RejectionReason::TokenMissing), "{missing}");
         }
         let twice = ("authorization", "Bearer 0123456789abcdef");
-        assert_eq!(check(&[]), Err(Reason::TokenMissing));
-        assert_eq!(check(&[twice, twice]), Err(Reason::TokenMissing));
+        assert_eq!(check(&[]), Err(RejectionReason::TokenMissing));
+        assert_eq!(check(&[twice, twice]), Err(RejectionReason::TokenMissing));
     }
 
     fn request(target: &str, host: &str, count: usize, length: usize) -> Request {

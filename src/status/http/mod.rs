@@ -19,23 +19,23 @@ use axum::{
     serve::IncomingStream,
 };
 
-pub use self::{bounded::Connections, guard::Reason};
+pub use self::{bounded::Connections, guard::RejectionReason};
 use self::{
-    bounded::{Bounded, Life},
-    guard::{Guard, Reach},
+    bounded::{BoundedListener, ConnectionLifetime},
+    guard::{Guard, Reachability},
 };
 use super::{
-    actions::{Actions, Refused},
+    actions::{ActionError, Actions},
     snapshot::Source,
 };
-use crate::{base::tasks::Tasks, runtime::audit::Who};
+use crate::{base::tasks::Tasks, runtime::audit::Actor};
 
 /// Size limit of a body. The API takes a few words, never a document.
-const LONGEST_BODY: usize = 16 * 1024;
+const MAX_BODY_LEN: usize = 16 * 1024;
 
 /// State and actions of an admin listener. Cloning shares it.
 #[derive(Clone)]
-pub struct Served {
+pub struct AdminState {
     pub source: Arc<dyn Source>,
     pub actions: Arc<dyn Actions>,
     /// Owner of the actions that have begun, so that neither a client that disconnects nor a
@@ -50,18 +50,18 @@ pub struct Served {
 /// If the listener cannot be registered with the runtime.
 pub async fn serve_tcp(
     listener: std::net::TcpListener,
-    served: Served,
+    served: AdminState,
     open: &Connections,
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let reach = if listener.local_addr()?.ip().to_canonical().is_loopback() {
-        Reach::Loopback
+        Reachability::Loopback
     } else {
-        Reach::Network
+        Reachability::Network
     };
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let service = router(served, reach).into_make_service_with_connect_info::<Peer>();
-    axum::serve(Bounded::new(listener, open), service).await
+    let service = router(served, reach).into_make_service_with_connect_info::<PeerAddress>();
+    axum::serve(BoundedListener::new(listener, open), service).await
 }
 
 /// Same as [`serve_tcp`], on a unix socket.
@@ -71,13 +71,14 @@ pub async fn serve_tcp(
 /// If the listener cannot be registered with the runtime.
 pub async fn serve_unix(
     listener: std::os::unix::net::UnixListener,
-    served: Served,
+    served: AdminState,
     open: &Connections,
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::UnixListener::from_std(listener)?;
-    let service = router(served, Reach::Socket).into_make_service_with_connect_info::<Peer>();
-    axum::serve(Bounded::new(listener, open), service).await
+    let service =
+        router(served, Reachability::Socket).into_make_service_with_connect_info::<PeerAddress>();
+    axum::serve(BoundedListener::new(listener, open), service).await
 }
 
 /// Every path with its methods other than HEAD and OPTIONS.
@@ -88,7 +89,11 @@ pub fn paths() -> Vec<(&'static str, &'static str)> {
         .collect()
 }
 
-type Route = (&'static [&'static str], &'static str, MethodRouter<Served>);
+type Route = (
+    &'static [&'static str],
+    &'static str,
+    MethodRouter<AdminState>,
+);
 
 fn routes() -> Vec<Route> {
     let mut routes = pages::routes();
@@ -96,7 +101,7 @@ fn routes() -> Vec<Route> {
     routes
 }
 
-fn router(served: Served, reach: Reach) -> Router {
+fn router(served: AdminState, reach: Reachability) -> Router {
     let guard = Guard {
         reach,
         actions: Arc::clone(&served.actions),
@@ -107,47 +112,47 @@ fn router(served: Served, reach: Reach) -> Router {
             router.route(path, route)
         })
         .fallback(|| async {
-            Refused::new(
+            ActionError::new(
                 404,
                 "not_found",
                 "there are /metrics, /healthz, /readyz, /status and the API below /v1 here",
             )
         })
         .method_not_allowed_fallback(|| async {
-            Refused::new(
+            ActionError::new(
                 405,
                 "method",
                 "this path takes the methods of the `Allow` header only",
             )
         })
         .with_state(served)
-        .layer(DefaultBodyLimit::max(LONGEST_BODY))
+        .layer(DefaultBodyLimit::max(MAX_BODY_LEN))
         .layer(middleware::from_fn_with_state(Arc::new(guard), guard::pass))
 }
 
 /// The peer of a connection.
 #[derive(Clone, Debug)]
-struct Peer {
-    who: Who,
-    life: Arc<Life>,
+struct PeerAddress {
+    who: Actor,
+    life: Arc<ConnectionLifetime>,
 }
 
-impl Connected<IncomingStream<'_, Bounded<tokio::net::TcpListener>>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Bounded<tokio::net::TcpListener>>) -> Self {
+impl Connected<IncomingStream<'_, BoundedListener<tokio::net::TcpListener>>> for PeerAddress {
+    fn connect_info(stream: IncomingStream<'_, BoundedListener<tokio::net::TcpListener>>) -> Self {
         let address: &SocketAddr = stream.remote_addr();
         Self {
-            who: Who::Peer(*address),
+            who: Actor::Peer(*address),
             life: Arc::clone(stream.io().life()),
         }
     }
 }
 
-impl Connected<IncomingStream<'_, Bounded<tokio::net::UnixListener>>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Bounded<tokio::net::UnixListener>>) -> Self {
+impl Connected<IncomingStream<'_, BoundedListener<tokio::net::UnixListener>>> for PeerAddress {
+    fn connect_info(stream: IncomingStream<'_, BoundedListener<tokio::net::UnixListener>>) -> Self {
         // SO_PEERCRED: the process that opened the connection, as reported by the kernel.
         let found = stream.io().inner().peer_cred().ok();
         Self {
-            who: Who::Unix {
+            who: Actor::Unix {
                 uid: found.map(|found| found.uid()),
                 pid: found.and_then(|found| found.pid()),
             },
@@ -157,7 +162,7 @@ impl Connected<IncomingStream<'_, Bounded<tokio::net::UnixListener>>> for Peer {
 }
 
 /// A refusal in the common format of errors.
-impl IntoResponse for Refused {
+impl IntoResponse for ActionError {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         (status, Json(serde_json::json!({ "error": self }))).into_response()

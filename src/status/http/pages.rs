@@ -12,10 +12,10 @@ use axum::{
 use minijinja::Environment;
 use serde_json::json;
 
-use super::{Route, Served};
+use super::{AdminState, Route};
 use crate::{
     base::accept,
-    status::{actions::Refused, snapshot::Snapshot},
+    status::{actions::ActionError, snapshot::Snapshot},
 };
 
 /// Paths that report the health of the process and nothing of what it serves. Open to any client
@@ -33,12 +33,12 @@ pub(super) fn routes() -> Vec<Route> {
     ]
 }
 
-async fn metrics(State(served): State<Served>) -> Response {
+async fn metrics(State(served): State<AdminState>) -> Response {
     const TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
     ([(header::CONTENT_TYPE, TYPE)], served.source.metrics_text()).into_response()
 }
 
-async fn ready(State(served): State<Served>) -> Response {
+async fn ready(State(served): State<AdminState>) -> Response {
     match served.source.ready() {
         Ok(()) => Json(json!({ "ready": true, "reasons": [] })).into_response(),
         Err(reasons) => (
@@ -49,7 +49,7 @@ async fn ready(State(served): State<Served>) -> Response {
     }
 }
 
-async fn status(State(served): State<Served>, headers: HeaderMap) -> Response {
+async fn status(State(served): State<AdminState>, headers: HeaderMap) -> Response {
     let wants_html = headers.get(header::ACCEPT).is_some_and(|value| {
         accept::preferred(value.as_bytes(), &["application/json", "text/html"]) == Some(1)
     });
@@ -82,7 +82,7 @@ fn page(snapshot: &Snapshot) -> Response {
         Ok(body) => axum::response::Html(body).into_response(),
         Err(problem) => {
             log::error!(error:% = problem; "cannot render the status page");
-            Refused::new(
+            ActionError::new(
                 500,
                 "page",
                 "the page could not be made; ask for application/json",

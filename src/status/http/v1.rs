@@ -11,18 +11,20 @@ use axum::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Peer, Route, Served, bounded,
-    extract::{Body, Optional, Part},
+    AdminState, PeerAddress, Route, bounded,
+    extract::{JsonBody, OptionalJsonBody, UrlPart},
 };
 use crate::{
-    cache::purge::Order,
-    gateway::explain::Question,
-    runtime::audit::Who,
-    status::actions::{Actions, BackendName, NewBackend, NewBan, Profiles, Refused, SwitchTo},
+    cache::purge::PurgeRequest,
+    gateway::explain::ExplainRequest,
+    runtime::audit::Actor,
+    status::actions::{
+        ActionError, Actions, BackendName, NewBackend, NewBan, ProfileSelection, Profiles,
+    },
 };
 
 /// Size limit of a purge order, enough for hundreds of URLs.
-const LONGEST_ORDER: usize = 256 * 1024;
+const MAX_PURGE_LEN: usize = 256 * 1024;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -55,7 +57,7 @@ pub(super) fn routes() -> Vec<Route> {
         (
             &["POST"],
             "/v1/purge",
-            post(purge).layer(DefaultBodyLimit::max(LONGEST_ORDER)),
+            post(purge).layer(DefaultBodyLimit::max(MAX_PURGE_LEN)),
         ),
         (&["POST"], "/v1/explain", post(explain)),
         (&["GET"], "/v1/profiles", get(profiles)),
@@ -63,12 +65,12 @@ pub(super) fn routes() -> Vec<Route> {
     ]
 }
 
-type From = ConnectInfo<Peer>;
+type From = ConnectInfo<PeerAddress>;
 
 /// An empty JSON object.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Nothing {}
+struct EmptyBody {}
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -76,29 +78,29 @@ struct Force {
     force: bool,
 }
 
-async fn status(State(served): State<Served>) -> Response {
+async fn status(State(served): State<AdminState>) -> Response {
     Json(served.source.snapshot()).into_response()
 }
 
-async fn upstreams(State(served): State<Served>) -> Response {
+async fn upstreams(State(served): State<AdminState>) -> Response {
     let upstreams = served.source.snapshot().upstreams;
     Json(serde_json::json!({ "upstreams": upstreams })).into_response()
 }
 
-async fn bans(State(served): State<Served>) -> Response {
+async fn bans(State(served): State<AdminState>) -> Response {
     Json(serde_json::json!({ "bans": served.source.bans() })).into_response()
 }
 
-async fn profiles(State(served): State<Served>) -> Response {
+async fn profiles(State(served): State<AdminState>) -> Response {
     let config = served.source.snapshot().config;
     let (active, profiles) = (config.profile, config.profiles);
     Json(Profiles { active, profiles }).into_response()
 }
 
 async fn profile(
-    State(served): State<Served>,
+    State(served): State<AdminState>,
     ConnectInfo(peer): From,
-    Body(to): Body<SwitchTo>,
+    JsonBody(to): JsonBody<ProfileSelection>,
 ) -> Response {
     act(served, peer, |actions, who| async move {
         actions.profile(who, to).await
@@ -106,17 +108,20 @@ async fn profile(
     .await
 }
 
-async fn explain(State(served): State<Served>, Body(question): Body<Question>) -> Response {
+async fn explain(
+    State(served): State<AdminState>,
+    JsonBody(question): JsonBody<ExplainRequest>,
+) -> Response {
     match served.source.explain(&question) {
         Ok(explanation) => Json(explanation).into_response(),
-        Err(error) => Refused::new(422, "bad_request", error.to_string()).into_response(),
+        Err(error) => ActionError::new(422, "bad_request", error.to_string()).into_response(),
     }
 }
 
 async fn ban(
-    State(served): State<Served>,
+    State(served): State<AdminState>,
     ConnectInfo(peer): From,
-    Body(new): Body<NewBan>,
+    JsonBody(new): JsonBody<NewBan>,
 ) -> Response {
     act(served, peer, |actions, who| async move {
         actions.ban(who, new).await
@@ -125,10 +130,10 @@ async fn ban(
 }
 
 async fn unban(
-    State(served): State<Served>,
+    State(served): State<AdminState>,
     ConnectInfo(peer): From,
-    Part(Path(address)): Part<Path<String>>,
-    Optional(Nothing {}): Optional<Nothing>,
+    UrlPart(Path(address)): UrlPart<Path<String>>,
+    OptionalJsonBody(EmptyBody {}): OptionalJsonBody<EmptyBody>,
 ) -> Response {
     act(served, peer, |actions, who| async move {
         actions.unban(who, address).await
@@ -137,13 +142,13 @@ async fn unban(
 }
 
 async fn purge(
-    State(served): State<Served>,
+    State(served): State<AdminState>,
     ConnectInfo(peer): From,
-    Body(order): Body<serde_json::Value>,
+    JsonBody(order): JsonBody<serde_json::Value>,
 ) -> Response {
-    let order = match Order::from_json(&order) {
+    let order = match PurgeRequest::from_json(&order) {
         Ok(order) => order,
-        Err(error) => return Refused::new(422, "bad_purge", error.to_string()).into_response(),
+        Err(error) => return ActionError::new(422, "bad_purge", error.to_string()).into_response(),
     };
     let receipt = finish(served, peer, |actions, who| async move {
         actions.purge(who, order).await
@@ -155,9 +160,9 @@ async fn purge(
 }
 
 async fn reload(
-    State(served): State<Served>,
+    State(served): State<AdminState>,
     ConnectInfo(peer): From,
-    Optional(Nothing {}): Optional<Nothing>,
+    OptionalJsonBody(EmptyBody {}): OptionalJsonBody<EmptyBody>,
 ) -> Response {
     act(served, peer, |actions, who| async move {
         actions.reload(who).await
@@ -168,14 +173,14 @@ async fn reload(
 /// The program to start. The same program again if absent.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Program {
+struct UpgradeProgram {
     binary: Option<PathBuf>,
 }
 
 async fn upgrade(
-    State(served): State<Served>,
+    State(served): State<AdminState>,
     ConnectInfo(peer): From,
-    Optional(Program { binary }): Optional<Program>,
+    OptionalJsonBody(UpgradeProgram { binary }): OptionalJsonBody<UpgradeProgram>,
 ) -> Response {
     act(served, peer, |actions, who| async move {
         actions.upgrade(who, binary).await
@@ -184,10 +189,10 @@ async fn upgrade(
 }
 
 async fn add_backend(
-    State(served): State<Served>,
+    State(served): State<AdminState>,
     ConnectInfo(peer): From,
-    Part(Path(upstream)): Part<Path<String>>,
-    Body(backend): Body<NewBackend>,
+    UrlPart(Path(upstream)): UrlPart<Path<String>>,
+    JsonBody(backend): JsonBody<NewBackend>,
 ) -> Response {
     act(served, peer, |actions, who| async move {
         actions.add_backend(who, upstream, backend).await
@@ -196,10 +201,10 @@ async fn add_backend(
 }
 
 async fn remove_backend(
-    State(served): State<Served>,
+    State(served): State<AdminState>,
     ConnectInfo(peer): From,
-    Part(Path(backend)): Part<Path<BackendName>>,
-    Part(Query(Force { force })): Part<Query<Force>>,
+    UrlPart(Path(backend)): UrlPart<Path<BackendName>>,
+    UrlPart(Query(Force { force })): UrlPart<Query<Force>>,
 ) -> Response {
     act(served, peer, move |actions, who| async move {
         actions.remove_backend(who, backend, force).await
@@ -208,10 +213,10 @@ async fn remove_backend(
 }
 
 async fn drain(
-    State(served): State<Served>,
+    State(served): State<AdminState>,
     ConnectInfo(peer): From,
-    Part(Path(backend)): Part<Path<BackendName>>,
-    Optional(Force { force }): Optional<Force>,
+    UrlPart(Path(backend)): UrlPart<Path<BackendName>>,
+    OptionalJsonBody(Force { force }): OptionalJsonBody<Force>,
 ) -> Response {
     act(served, peer, move |actions, who| async move {
         actions.drain(who, backend, force).await
@@ -220,10 +225,10 @@ async fn drain(
 }
 
 async fn undrain(
-    State(served): State<Served>,
+    State(served): State<AdminState>,
     ConnectInfo(peer): From,
-    Part(Path(backend)): Part<Path<BackendName>>,
-    Optional(Nothing {}): Optional<Nothing>,
+    UrlPart(Path(backend)): UrlPart<Path<BackendName>>,
+    OptionalJsonBody(EmptyBody {}): OptionalJsonBody<EmptyBody>,
 ) -> Response {
     act(served, peer, |actions, who| async move {
         actions.undrain(who, backend).await
@@ -233,13 +238,13 @@ async fn undrain(
 
 /// Performs an action and responds with its result.
 async fn act<T, F>(
-    served: Served,
-    peer: Peer,
-    action: impl FnOnce(Arc<dyn Actions>, Who) -> F,
+    served: AdminState,
+    peer: PeerAddress,
+    action: impl FnOnce(Arc<dyn Actions>, Actor) -> F,
 ) -> Response
 where
     T: Serialize + Send + 'static,
-    F: Future<Output = Result<T, Refused>> + Send + 'static,
+    F: Future<Output = Result<T, ActionError>> + Send + 'static,
 {
     match finish(served, peer, action).await {
         Ok(done) => Json(done).into_response(),
@@ -249,13 +254,13 @@ where
 
 /// Performs an action to completion, even if the client disconnects.
 async fn finish<T, F>(
-    served: Served,
-    peer: Peer,
-    action: impl FnOnce(Arc<dyn Actions>, Who) -> F,
-) -> Result<T, Refused>
+    served: AdminState,
+    peer: PeerAddress,
+    action: impl FnOnce(Arc<dyn Actions>, Actor) -> F,
+) -> Result<T, ActionError>
 where
     T: Send + 'static,
-    F: Future<Output = Result<T, Refused>> + Send + 'static,
+    F: Future<Output = Result<T, ActionError>> + Send + 'static,
 {
     peer.life.allow(bounded::ACTION);
     let action = action(served.actions, peer.who);
@@ -266,6 +271,6 @@ where
     });
     // The process ends, and aborts the action.
     let message = "the gateway stops: the action was not finished";
-    let stopping = |_| Refused::new(503, "stopping", message);
+    let stopping = |_| ActionError::new(503, "stopping", message);
     told.await.map_err(stopping)?
 }

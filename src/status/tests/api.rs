@@ -183,7 +183,10 @@ async fn a_page_of_another_site_cannot_act() {
         assert_eq!(status, 200);
     }
     assert!(admin.done().is_empty());
-    assert_eq!(*admin.fake.turned_away.lock(), [Reason::CrossSite; 5]);
+    assert_eq!(
+        *admin.fake.turned_away.lock(),
+        [RejectionReason::CrossSite; 5]
+    );
     let headers = format!("{JSON}Origin: http://localhost\r\nSec-Fetch-Site: same-origin\r\n");
     let (status, _) = admin.ask("POST", DRAIN, &headers, "{}").await;
     assert_eq!(status, 200);
@@ -214,7 +217,7 @@ async fn with_a_token_only_health_is_open() {
     let (status, _) = admin.ask("POST", DRAIN, &right, "").await;
     assert_eq!(status, 200);
     let last = admin.fake.turned_away.lock().last().copied();
-    assert_eq!(last, Some(Reason::TokenWrong));
+    assert_eq!(last, Some(RejectionReason::TokenWrong));
 }
 
 /// Without a token, TCP allows only metrics and health, and no actions. The test uses the list that
@@ -254,7 +257,7 @@ async fn without_a_token_only_metrics_and_health_are_open() {
     }
     assert!(admin.done().is_empty());
     let refused = admin.fake.turned_away.lock();
-    assert_eq!(*refused, vec![Reason::SocketOnly; closed]);
+    assert_eq!(*refused, vec![RejectionReason::SocketOnly; closed]);
 }
 
 #[tokio::test]

@@ -17,19 +17,19 @@ use tokio::{
 use super::{
     Snapshot, Source,
     actions::{
-        Actions, BackendName, Done, NewBackend, NewBan, Refused, Reloaded, SwitchTo, Switched,
-        Upgraded,
+        ActionError, Actions, BackendName, BackendResult, NewBackend, NewBan, ProfileSelection,
+        ReloadResult, SwitchResult, UpgradeResult,
     },
-    client::{Client, ClientError, LOOK, Target},
-    http::{Connections, Reason, Served, serve_tcp, serve_unix},
+    client::{Client, ClientError, READ_TIMEOUT, Target},
+    http::{AdminState, Connections, RejectionReason, serve_tcp, serve_unix},
     snapshot::{BackendStatus, BanStatus},
     table,
 };
 use crate::{
     base::{secret::Secret, tasks::Tasks},
-    cache::purge::{Order, Others, Receipt, What},
-    gateway::explain::{ExplainError, Explanation, Question},
-    runtime::audit::Who,
+    cache::purge::{PeerStates, PurgeRequest, PurgeTarget, Receipt},
+    gateway::explain::{ExplainError, ExplainRequest, Explanation},
+    runtime::audit::Actor,
 };
 
 mod api;
@@ -40,7 +40,7 @@ struct Fake {
     is_down: AtomicBool,
     token: Option<Secret>,
     done: Mutex<Vec<String>>,
-    turned_away: Mutex<Vec<Reason>>,
+    turned_away: Mutex<Vec<RejectionReason>>,
     /// Gate that actions wait for.
     gate: Option<Semaphore>,
 }
@@ -50,7 +50,7 @@ impl Source for Fake {
         table::tests::full()
     }
 
-    fn explain(&self, question: &Question) -> Result<Explanation, ExplainError> {
+    fn explain(&self, question: &ExplainRequest) -> Result<Explanation, ExplainError> {
         Err(ExplainError::Url(question.url.clone()))
     }
 
@@ -75,12 +75,12 @@ impl Source for Fake {
 }
 
 impl Fake {
-    async fn act(&self, what: String) -> Result<Done, Refused> {
+    async fn act(&self, what: String) -> Result<BackendResult, ActionError> {
         if let Some(gate) = &self.gate {
             gate.acquire().await.unwrap().forget();
         }
         self.done.lock().push(what);
-        Ok(Done {
+        Ok(BackendResult {
             upstream: "web".to_owned(),
             backend: BackendStatus::default(),
         })
@@ -93,37 +93,50 @@ impl Actions for Fake {
         self.token.clone()
     }
 
-    fn turned_away(&self, _who: Who, reason: Reason, _path: &str) {
+    fn turned_away(&self, _who: Actor, reason: RejectionReason, _path: &str) {
         self.turned_away.lock().push(reason);
     }
 
-    async fn upgrade(&self, _who: Who, binary: Option<PathBuf>) -> Result<Upgraded, Refused> {
+    async fn upgrade(
+        &self,
+        _who: Actor,
+        binary: Option<PathBuf>,
+    ) -> Result<UpgradeResult, ActionError> {
         self.act(format!("upgrade {binary:?}")).await?;
-        Ok(Upgraded::default())
+        Ok(UpgradeResult::default())
     }
 
-    async fn reload(&self, _who: Who) -> Result<Reloaded, Refused> {
+    async fn reload(&self, _who: Actor) -> Result<ReloadResult, ActionError> {
         self.act("reload".to_owned()).await?;
-        Ok(Reloaded {
+        Ok(ReloadResult {
             generation: 2,
-            ..Reloaded::default()
+            ..ReloadResult::default()
         })
     }
 
-    async fn drain(&self, _who: Who, name: BackendName, force: bool) -> Result<Done, Refused> {
+    async fn drain(
+        &self,
+        _who: Actor,
+        name: BackendName,
+        force: bool,
+    ) -> Result<BackendResult, ActionError> {
         if name.upstream == "nowhere" {
-            return Err(Refused::new(404, "no_such_upstream", "there is none"));
+            return Err(ActionError::new(404, "no_such_upstream", "there is none"));
         }
         let what = format!("drain {}/{} {force}", name.upstream, name.address);
         self.act(what).await
     }
 
-    async fn profile(&self, _who: Who, to: SwitchTo) -> Result<Switched, Refused> {
+    async fn profile(
+        &self,
+        _who: Actor,
+        to: ProfileSelection,
+    ) -> Result<SwitchResult, ActionError> {
         self.act(format!("profile {:?}", to.name)).await?;
-        Ok(Switched::default())
+        Ok(SwitchResult::default())
     }
 
-    async fn ban(&self, _who: Who, ban: NewBan) -> Result<BanStatus, Refused> {
+    async fn ban(&self, _who: Actor, ban: NewBan) -> Result<BanStatus, ActionError> {
         self.act(format!(
             "ban {} {} {:?}",
             ban.address, ban.lasts, ban.reason
@@ -132,18 +145,18 @@ impl Actions for Fake {
         Ok(BanStatus::default())
     }
 
-    async fn unban(&self, _who: Who, address: String) -> Result<BanStatus, Refused> {
+    async fn unban(&self, _who: Actor, address: String) -> Result<BanStatus, ActionError> {
         self.act(format!("unban {address}")).await?;
         Ok(BanStatus::default())
     }
 
-    async fn purge(&self, _who: Who, order: Order) -> Result<Receipt, Refused> {
+    async fn purge(&self, _who: Actor, order: PurgeRequest) -> Result<Receipt, ActionError> {
         self.act(format!("purge {:?} {}", order.purges, order.fan_out))
             .await?;
         let others = match order.purges[0].what {
-            What::Tag(_) => Others::Waiting,
-            What::Prefix(_) => Others::Unreached,
-            What::Url(_) | What::Written(_) | What::All => Others::Reached,
+            PurgeTarget::Tag(_) => PeerStates::Waiting,
+            PurgeTarget::Prefix(_) => PeerStates::Unreached,
+            PurgeTarget::Url(_) | PurgeTarget::Written(_) | PurgeTarget::All => PeerStates::Reached,
         };
         Ok(Receipt {
             others,
@@ -158,26 +171,26 @@ impl Actions for Fake {
         })
     }
 
-    async fn undrain(&self, _who: Who, name: BackendName) -> Result<Done, Refused> {
+    async fn undrain(&self, _who: Actor, name: BackendName) -> Result<BackendResult, ActionError> {
         let what = format!("undrain {}/{}", name.upstream, name.address);
         self.act(what).await
     }
 
     async fn add_backend(
         &self,
-        _who: Who,
+        _who: Actor,
         upstream: String,
         new: NewBackend,
-    ) -> Result<Done, Refused> {
+    ) -> Result<BackendResult, ActionError> {
         self.act(format!("add {upstream} {new:?}")).await
     }
 
     async fn remove_backend(
         &self,
-        _who: Who,
+        _who: Actor,
         name: BackendName,
         force: bool,
-    ) -> Result<Done, Refused> {
+    ) -> Result<BackendResult, ActionError> {
         let what = format!("remove {}/{} {force}", name.upstream, name.address);
         self.act(what).await
     }
@@ -232,8 +245,8 @@ fn start_on(address: &str, fake: Fake) -> Admin {
     }
 }
 
-fn served(source: Arc<dyn Source>, fake: &Arc<Fake>, actions: &Tasks) -> Served {
-    Served {
+fn served(source: Arc<dyn Source>, fake: &Arc<Fake>, actions: &Tasks) -> AdminState {
+    AdminState {
         source,
         actions: Arc::clone(fake) as _,
         tasks: actions.clone(),
@@ -337,7 +350,7 @@ async fn names_are_escaped_on_the_page() {
             snapshot.routes[0].name = "<img onerror=x>".to_owned();
             snapshot
         }
-        fn explain(&self, question: &Question) -> Result<Explanation, ExplainError> {
+        fn explain(&self, question: &ExplainRequest) -> Result<Explanation, ExplainError> {
             Err(ExplainError::Url(question.url.clone()))
         }
         fn bans(&self) -> Vec<BanStatus> {
@@ -434,7 +447,7 @@ async fn the_client_reads_what_the_socket_serves() {
     assert_eq!((refused.status, &*refused.reason), (404, "not_found"));
     let drain = "/v1/upstreams/web/backends/127.0.0.1:3000/drain";
     let nothing = serde_json::json!({});
-    let drained: Done = client.post(drain, &nothing, LOOK).await.unwrap();
+    let drained: BackendResult = client.post(drain, &nothing, READ_TIMEOUT).await.unwrap();
     assert_eq!(drained.upstream, "web");
     assert_eq!(*fake.done.lock(), ["drain web/127.0.0.1:3000 false"]);
 }

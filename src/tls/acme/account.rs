@@ -36,13 +36,13 @@ use crate::base::{clock::Clock, http_date};
 /// Time limit of one exchange with the CA.
 const EXCHANGE: Duration = Duration::from_secs(30);
 /// Size limit of a response. A certificate chain is a few KiB.
-const LONGEST_ANSWER: usize = 1024 * 1024;
+const MAX_RESPONSE_LEN: usize = 1024 * 1024;
 
 const USER_AGENT: &str = concat!("edgeway/", env!("CARGO_PKG_VERSION"), " instant-acme");
 
 /// The CA that signs certificates for us.
 #[derive(Debug)]
-pub(super) struct Authority {
+pub(super) struct CaClient {
     /// The URL of its ACME directory.
     pub(super) directory: String,
     /// CA certificates that verify the directory's own certificate. Defaults to the system's.
@@ -55,15 +55,15 @@ pub(super) struct Authority {
 /// Delay that the CA requested with its last refusal. `instant-acme` keeps problem documents, but
 /// not their `Retry-After`.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Asked(Arc<Mutex<Option<Duration>>>);
+pub(super) struct RequestedDelay(Arc<Mutex<Option<Duration>>>);
 
-impl Asked {
+impl RequestedDelay {
     pub(super) fn to_wait(&self) -> Option<Duration> {
         *self.0.lock()
     }
 }
 
-impl Authority {
+impl CaClient {
     /// Permit to create an account. Only one at a time, or two would be created.
     async fn alone(&self) -> Result<SemaphorePermit<'_>, OrderError> {
         self.making.acquire().await.map_err(|_| OrderError::Stopped)
@@ -75,7 +75,7 @@ impl Authority {
         &self,
         store: &Store,
         clock: &Clock,
-        asked: &Asked,
+        asked: &RequestedDelay,
     ) -> Result<Account, OrderError> {
         let _alone = self.alone().await?;
         let client = self.client(clock, asked).await?;
@@ -90,7 +90,7 @@ impl Authority {
         &self,
         store: &Store,
         clock: &Clock,
-        asked: &Asked,
+        asked: &RequestedDelay,
     ) -> Result<Account, OrderError> {
         let _alone = self.alone().await?;
         let client = self.client(clock, asked).await?;
@@ -106,7 +106,7 @@ impl Authority {
         let Some(stored) = self.stored(store).await? else {
             return Ok(None);
         };
-        let client = self.client(clock, &Asked::default()).await?;
+        let client = self.client(clock, &RequestedDelay::default()).await?;
         let credentials = read(&stored)?;
         let builder = Account::builder_with_http(Box::new(client));
         Ok(Some(builder.from_credentials(credentials).await?))
@@ -114,7 +114,7 @@ impl Authority {
 
     async fn restore(
         &self,
-        client: Http,
+        client: AcmeHttpClient,
         store: &Store,
         mut stored: StoredAccount,
     ) -> Result<Account, OrderError> {
@@ -145,7 +145,7 @@ impl Authority {
     }
 
     /// Creates an account. Configuring the CA counts as agreement to its terms.
-    async fn create(&self, client: Http, store: &Store) -> Result<Account, OrderError> {
+    async fn create(&self, client: AcmeHttpClient, store: &Store) -> Result<Account, OrderError> {
         let contact = self.contact();
         let contact: Vec<&str> = contact.iter().map(String::as_str).collect();
         let wanted = NewAccount {
@@ -173,7 +173,11 @@ impl Authority {
         email.map(|email| format!("mailto:{email}")).collect()
     }
 
-    async fn client(&self, clock: &Clock, asked: &Asked) -> Result<Http, OrderError> {
+    async fn client(
+        &self,
+        clock: &Clock,
+        asked: &RequestedDelay,
+    ) -> Result<AcmeHttpClient, OrderError> {
         let roots = self.roots.clone();
         let is_https = self.directory.starts_with("https:");
         // The system's CA certificates are read from files.
@@ -181,7 +185,7 @@ impl Authority {
         let connector = tokio::task::spawn_blocking(made).await;
         let connector = connector.map_err(|_| OrderError::Stopped)??;
         let client = Client::builder(TokioExecutor::new()).build(connector);
-        Ok(Http {
+        Ok(AcmeHttpClient {
             client,
             clock: clock.clone(),
             asked: asked.clone(),
@@ -234,15 +238,15 @@ fn connector(roots: Option<&RootCertStore>, is_https: bool) -> Result<Connector,
 
 /// HTTP client for the CA, with deadlines and size limits.
 #[derive(Clone)]
-struct Http {
+struct AcmeHttpClient {
     client: Client<Connector, BodyWrapper<Bytes>>,
     clock: Clock,
-    asked: Asked,
+    asked: RequestedDelay,
 }
 
 type Exchange = Pin<Box<dyn Future<Output = Result<BytesResponse, Error>> + Send>>;
 
-impl HttpClient for Http {
+impl HttpClient for AcmeHttpClient {
     fn request(&self, mut request: Request<BodyWrapper<Bytes>>) -> Exchange {
         let agent = HeaderValue::from_static(USER_AGENT);
         request.headers_mut().insert(header::USER_AGENT, agent);
@@ -255,7 +259,7 @@ impl HttpClient for Http {
                 let value = parts.headers.get(header::RETRY_AFTER);
                 *asked.0.lock() = value.and_then(|value| wait_of(value, clock.wall()));
             }
-            let body = Limited::new(body, LONGEST_ANSWER).collect().await;
+            let body = Limited::new(body, MAX_RESPONSE_LEN).collect().await;
             let body = body.map_err(Error::Other)?.to_bytes();
             Ok(BytesResponse {
                 parts,

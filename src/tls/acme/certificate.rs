@@ -17,9 +17,9 @@ use x509_parser::{
 };
 
 /// Start of a stand-in's validity, set in the past because clients' clocks differ.
-const DATED_BACK: Duration = Duration::from_hours(1);
+const BACKDATED_BY: Duration = Duration::from_hours(1);
 /// Lifetime of a stand-in, short enough that expiry monitoring raises an alert.
-const STAND_IN: Duration = Duration::from_hours(7 * 24);
+const STAND_IN_LIFETIME: Duration = Duration::from_hours(7 * 24);
 
 /// A certificate with its key, ready to be served, and the values that decide its renewal.
 #[derive(Clone, Debug)]
@@ -98,8 +98,8 @@ pub(super) fn stand_in(name: &str, now: SystemTime) -> Result<Arc<CertifiedKey>,
     params
         .distinguished_name
         .push(DnType::CommonName, "Edgeway stand-in, not yet issued");
-    params.not_before = (now - DATED_BACK).into();
-    params.not_after = (now + STAND_IN).into();
+    params.not_before = (now - BACKDATED_BY).into();
+    params.not_after = (now + STAND_IN_LIFETIME).into();
     self_signed(&params)
 }
 
@@ -156,8 +156,8 @@ mod tests {
         let parsed = parse(&made.cert[0]).unwrap();
         assert_eq!(names(&parsed).collect::<Vec<_>>(), ["a.example"]);
         let validity = parsed.validity();
-        assert_eq!(moment(validity.not_before), now - DATED_BACK);
-        assert_eq!(moment(validity.not_after), now + STAND_IN);
+        assert_eq!(moment(validity.not_before), now - BACKDATED_BY);
+        assert_eq!(moment(validity.not_after), now + STAND_IN_LIFETIME);
     }
 
     #[test]

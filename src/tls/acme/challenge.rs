@@ -6,7 +6,7 @@ use ahash::RandomState;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 
-use super::managed::Managed;
+use super::managed::ManagedName;
 
 /// HTTP-01 responses by token (RFC 8555, 8.3). Every request reads this, so a lookup is a single
 /// load while nothing is pending.
@@ -23,14 +23,14 @@ impl Tokens {
     }
 
     /// Serves `answer` for `token` until the returned guard is dropped.
-    pub(super) fn show(self: &Arc<Self>, token: &str, answer: &str) -> Shown {
+    pub(super) fn show(self: &Arc<Self>, token: &str, answer: &str) -> ChallengeGuard {
         let answer = Bytes::copy_from_slice(answer.as_bytes());
         self.0.rcu(|tokens| {
             let mut tokens = HashMap::clone(tokens);
             tokens.insert(token.into(), answer.clone());
             tokens
         });
-        Shown::Token {
+        ChallengeGuard::Token {
             tokens: Arc::clone(self),
             token: token.into(),
         }
@@ -47,17 +47,17 @@ impl Tokens {
 
 /// Guard of a challenge response that is being served. Dropping it removes the response.
 #[derive(Debug)]
-pub(super) enum Shown {
+pub(super) enum ChallengeGuard {
     Token {
         tokens: Arc<Tokens>,
         token: Box<str>,
     },
     Certificate {
-        managed: Arc<Managed>,
+        managed: Arc<ManagedName>,
     },
 }
 
-impl Drop for Shown {
+impl Drop for ChallengeGuard {
     fn drop(&mut self) {
         match self {
             Self::Token { tokens, token } => tokens.take(token),

@@ -8,15 +8,15 @@ use rustls::RootCertStore;
 
 use super::{
     Acme, Role,
-    account::Authority,
+    account::CaClient,
     follower::Issuer,
     issuer::{Issuing, Shared},
-    managed::{Managed, Name},
+    managed::{ConfiguredName, ManagedName},
     store::Store,
 };
 use crate::{
     base::fetch,
-    chain::CompileCx,
+    chain::CompileContext,
     config::{
         diagnostic::{Diagnostic, Place},
         model::{AcmeConfig, ChallengeConfig},
@@ -28,8 +28,8 @@ use crate::{
 
 /// Listener settings that ACME depends on.
 #[derive(Debug, Default)]
-pub struct Uses<'a> {
-    pub names: Vec<Use<'a>>,
+pub struct ListenerUses<'a> {
+    pub names: Vec<ListenerUse<'a>>,
     /// Ports of listeners without TLS. 0 for a unix socket.
     pub plain_ports: Vec<u16>,
     /// Addresses of listeners as written.
@@ -38,7 +38,7 @@ pub struct Uses<'a> {
 
 /// The names of one listener.
 #[derive(Debug)]
-pub struct Use<'a> {
+pub struct ListenerUse<'a> {
     pub names: &'a [Spanned<String>],
     pub port: u16,
     /// `None` if the listener's TLS has errors.
@@ -49,9 +49,9 @@ impl Acme {
     /// Compiles the section, and loads stored certificates from its folder.
     pub fn compile(
         config: Option<&Spanned<AcmeConfig>>,
-        uses: &Uses<'_>,
+        uses: &ListenerUses<'_>,
         zones: &Zones,
-        cx: &mut CompileCx<'_>,
+        cx: &mut CompileContext<'_>,
     ) -> Option<Arc<Self>> {
         let first = uses.names.iter().find_map(|of| of.names.first());
         let (config, first) = match (config, first) {
@@ -102,12 +102,12 @@ impl Acme {
             // Keyed by folder: a different folder holds different certificates.
             let zone = format!("acme {} in {}", found.name, store.folder().display());
             let metrics = cx.metrics;
-            let managed = zones.get_or_create(&zone, || Managed::new(found.name, metrics));
+            let managed = zones.get_or_create(&zone, || ManagedName::new(found.name, metrics));
             managed.begin(&store, now);
             for listener in &found.listeners {
                 managed.add(listener);
             }
-            Name {
+            ConfiguredName {
                 managed,
                 challenges: found.challenges.into(),
             }
@@ -120,9 +120,9 @@ impl Acme {
 fn issue(
     config: &AcmeConfig,
     store: &Store,
-    authority: Option<Authority>,
+    authority: Option<CaClient>,
     shared: Arc<Shared>,
-    cx: &mut CompileCx<'_>,
+    cx: &mut CompileContext<'_>,
 ) -> Option<Role> {
     if let Err(error) = store.is_writable() {
         cx.report_at(
@@ -143,7 +143,11 @@ fn issue(
     })))
 }
 
-fn authority(config: &AcmeConfig, shared: &Shared, cx: &mut CompileCx<'_>) -> Option<Authority> {
+fn authority(
+    config: &AcmeConfig,
+    shared: &Shared,
+    cx: &mut CompileContext<'_>,
+) -> Option<CaClient> {
     let email = config.email.as_ref().and_then(|email| {
         if is_email(&email.value) {
             return Some(email.value.clone());
@@ -157,7 +161,7 @@ fn authority(config: &AcmeConfig, shared: &Shared, cx: &mut CompileCx<'_>) -> Op
         None
     });
     let roots = config.ca.as_ref().and_then(|ca| roots(ca, cx));
-    Some(Authority {
+    Some(CaClient {
         directory: directory(config.directory.as_ref(), cx)?,
         roots,
         email,
@@ -169,8 +173,8 @@ fn follow(
     config: &AcmeConfig,
     issuer: &Spanned<String>,
     store: &Store,
-    uses: &Uses<'_>,
-    cx: &mut CompileCx<'_>,
+    uses: &ListenerUses<'_>,
+    cx: &mut CompileContext<'_>,
 ) -> Option<Role> {
     if let Some(challenge) = &config.challenge
         && challenge.value == ChallengeConfig::TlsAlpn01
@@ -212,15 +216,20 @@ fn follow(
 }
 
 /// A name, its listeners and its challenges.
-struct Found {
+struct FoundName {
     name: Arc<str>,
     listeners: Vec<Arc<Certificates>>,
     challenges: Vec<ChallengeConfig>,
 }
 
 /// The names of all listeners, each once.
-fn names(config: &AcmeConfig, place: Place, uses: &Uses<'_>, cx: &mut CompileCx<'_>) -> Vec<Found> {
-    let mut found: Vec<(Arc<str>, Vec<&Use<'_>>)> = Vec::new();
+fn names(
+    config: &AcmeConfig,
+    place: Place,
+    uses: &ListenerUses<'_>,
+    cx: &mut CompileContext<'_>,
+) -> Vec<FoundName> {
+    let mut found: Vec<(Arc<str>, Vec<&ListenerUse<'_>>)> = Vec::new();
     for of in &uses.names {
         for Spanned { value, place } in of.names {
             let Some(name) = host_name(value, *place, cx) else {
@@ -263,7 +272,7 @@ fn names(config: &AcmeConfig, place: Place, uses: &Uses<'_>, cx: &mut CompileCx<
                 None => challenges(&ports, &uses.plain_ports),
             };
             let listeners = of.iter().filter_map(|of| of.certificates.clone());
-            Found {
+            FoundName {
                 name,
                 listeners: listeners.collect(),
                 challenges,
@@ -286,7 +295,7 @@ fn challenges(tls_ports: &[u16], plain_ports: &[u16]) -> Vec<ChallengeConfig> {
 }
 
 /// A name that a CA can validate with these challenges, in lower case.
-fn host_name(text: &str, place: Place, cx: &mut CompileCx<'_>) -> Option<Arc<str>> {
+fn host_name(text: &str, place: Place, cx: &mut CompileContext<'_>) -> Option<Arc<str>> {
     let Some(problem) = refused(text) else {
         return Some(text.to_ascii_lowercase().into());
     };
@@ -349,7 +358,7 @@ fn is_email(text: &str) -> bool {
     }
 }
 
-fn directory(config: Option<&Spanned<String>>, cx: &mut CompileCx<'_>) -> Option<String> {
+fn directory(config: Option<&Spanned<String>>, cx: &mut CompileContext<'_>) -> Option<String> {
     let Some(Spanned { value, place }) = config else {
         return Some(LetsEncrypt::Production.url().to_owned());
     };
@@ -393,7 +402,10 @@ fn is_loopback(host: &str) -> bool {
     host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-fn roots(ca: &Spanned<std::path::PathBuf>, cx: &mut CompileCx<'_>) -> Option<Arc<RootCertStore>> {
+fn roots(
+    ca: &Spanned<std::path::PathBuf>,
+    cx: &mut CompileContext<'_>,
+) -> Option<Arc<RootCertStore>> {
     let path = cx.folder.join(&ca.value);
     match fetch::roots(&path) {
         Ok(roots) => Some(Arc::new(roots)),

@@ -16,11 +16,11 @@ use tokio::{sync::Semaphore, time::timeout};
 use super::PREFIX;
 
 /// Time limit of a response from the issuer.
-const ANSWER: Duration = Duration::from_secs(5);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Size limit of a key authorization: a token, a full stop and a thumbprint.
-const LONGEST_ANSWER: usize = 1024;
+const MAX_RESPONSE_LEN: usize = 1024;
 /// Maximum number of requests in flight. A CA connects from a handful of places.
-const AT_ONCE: usize = 32;
+const MAX_IN_FLIGHT: usize = 32;
 
 /// Header that marks a forwarded challenge request. It prevents loops, and keeps the issuer's apps
 /// from responding in place of ours.
@@ -36,7 +36,7 @@ pub(super) struct Issuer {
 
 /// Response of the issuer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum IssuerResponse {
     Answer(Bytes),
     /// The issuer does not know this token.
     Nothing,
@@ -51,7 +51,7 @@ impl Issuer {
             client: Client::builder(TokioExecutor::new())
                 .pool_max_idle_per_host(0)
                 .build_http(),
-            slots: Semaphore::new(AT_ONCE),
+            slots: Semaphore::new(MAX_IN_FLIGHT),
         }
     }
 
@@ -60,20 +60,20 @@ impl Issuer {
     }
 
     /// Requests the key authorization of `token` from the issuer, for the host of the CA's request.
-    pub(super) async fn ask(&self, token: &str, host: Option<&HeaderValue>) -> Said {
+    pub(super) async fn ask(&self, token: &str, host: Option<&HeaderValue>) -> IssuerResponse {
         let Ok(_slot) = self.slots.try_acquire() else {
-            return Said::Failed;
+            return IssuerResponse::Failed;
         };
-        match timeout(ANSWER, self.fetch(token, host)).await {
+        match timeout(RESPONSE_TIMEOUT, self.fetch(token, host)).await {
             Ok(Ok(said)) => said,
             Ok(Err(error)) => {
                 let error = crate::base::error::chain(&*error);
                 warn!(issuer = self.address.as_str(), error:%; "the certificate issuer is unreachable");
-                Said::Failed
+                IssuerResponse::Failed
             }
             Err(_) => {
                 warn!(issuer = self.address.as_str(); "the certificate issuer took too long to respond");
-                Said::Failed
+                IssuerResponse::Failed
             }
         }
     }
@@ -82,7 +82,7 @@ impl Issuer {
         &self,
         token: &str,
         host: Option<&HeaderValue>,
-    ) -> Result<Said, Box<dyn std::error::Error + Send + Sync>> {
+    ) -> Result<IssuerResponse, Box<dyn std::error::Error + Send + Sync>> {
         let mut request = Request::get(format!("http://{}{PREFIX}{token}", self.address))
             .header(&FORWARDED, HeaderValue::from_static("1"))
             .header(header::CONNECTION, HeaderValue::from_static("close"))
@@ -92,9 +92,9 @@ impl Issuer {
         }
         let response = self.client.request(request).await?;
         if response.status() != StatusCode::OK {
-            return Ok(Said::Nothing);
+            return Ok(IssuerResponse::Nothing);
         }
-        let body = Limited::new(response.into_body(), LONGEST_ANSWER);
-        Ok(Said::Answer(body.collect().await?.to_bytes()))
+        let body = Limited::new(response.into_body(), MAX_RESPONSE_LEN);
+        Ok(IssuerResponse::Answer(body.collect().await?.to_bytes()))
     }
 }

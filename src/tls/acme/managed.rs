@@ -14,7 +14,7 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use super::{
     certificate::{self, Certificate},
-    schedule::{self, Standing},
+    schedule::{self, ScheduleInputs},
     store::{NameState, Store, Stored},
 };
 use crate::{
@@ -29,26 +29,26 @@ use crate::{
 
 /// A name as configured.
 #[derive(Clone, Debug)]
-pub(super) struct Name {
-    pub(super) managed: Arc<Managed>,
+pub(super) struct ConfiguredName {
+    pub(super) managed: Arc<ManagedName>,
     /// Challenges that can be served, the likeliest first. Empty for a follower.
     pub(super) challenges: Arc<[ChallengeConfig]>,
 }
 
 /// A name and its state, shared by all configurations that have it: its zone.
 #[derive(Debug)]
-pub(super) struct Managed {
+pub(super) struct ManagedName {
     pub(super) name: Arc<str>,
     /// Held while a certificate is being ordered.
     pub(super) alone: Arc<AsyncMutex<()>>,
-    shown: Mutex<Shown>,
-    served: Mutex<Served>,
+    shown: Mutex<ServedCertificates>,
+    served: Mutex<ServedCertificate>,
     metrics: NameMetrics,
 }
 
 /// Certificates served to clients and CAs, and the listeners that serve them.
 #[derive(Debug, Default)]
-struct Shown {
+struct ServedCertificates {
     /// Listeners of every configuration that is still alive: of the current one, of one that is
     /// being compiled, and of those that were replaced. Each lives as long as its configuration.
     listeners: Vec<Weak<Certificates>>,
@@ -57,7 +57,7 @@ struct Shown {
     challenge: Option<Arc<CertifiedKey>>,
 }
 
-impl Shown {
+impl ServedCertificates {
     fn each(&mut self, show: impl Fn(&Certificates)) {
         self.listeners.retain(|listener| match listener.upgrade() {
             Some(listener) => {
@@ -69,10 +69,10 @@ impl Shown {
     }
 }
 
-impl Zone for Managed {}
+impl Zone for ManagedName {}
 
 #[derive(Debug, Default)]
-struct Served {
+struct ServedCertificate {
     /// `None` while a stand-in is served.
     certificate: Option<Certificate>,
     state: NameState,
@@ -112,7 +112,7 @@ pub struct NameStatus {
     pub problem: Option<String>,
 }
 
-impl Name {
+impl ConfiguredName {
     /// Next challenge to attempt. It changes after a failure, since a proxy in front of us may
     /// block one of them.
     pub(super) fn challenge(&self) -> Option<ChallengeConfig> {
@@ -123,7 +123,7 @@ impl Name {
     }
 }
 
-impl Managed {
+impl ManagedName {
     pub(super) fn new(name: Arc<str>, metrics: &Metrics) -> Self {
         Self {
             metrics: NameMetrics::new(metrics, &name),
@@ -192,10 +192,10 @@ impl Managed {
         self.show(Arc::clone(&certificate.key));
         self.metrics.stand_in.set(0);
         let mut served = self.served.lock();
-        *served = Served {
+        *served = ServedCertificate {
             certificate: Some(certificate),
             state,
-            ..Served::default()
+            ..ServedCertificate::default()
         };
     }
 
@@ -216,7 +216,7 @@ impl Managed {
     pub(super) fn due(&self, directory: &str, now: SystemTime) -> SystemTime {
         let served = self.served.lock();
         let due = match &served.certificate {
-            Some(certificate) if served.state.directory == directory => Standing {
+            Some(certificate) if served.state.directory == directory => ScheduleInputs {
                 validity: certificate.from..certificate.until,
                 obtained: served.state.obtained(),
                 dice: certificate.dice(),

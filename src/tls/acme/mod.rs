@@ -26,14 +26,14 @@ use log::{error, info, warn};
 use tokio::{task::JoinSet, time::sleep};
 
 pub use self::{
-    config::{Use, Uses},
+    config::{ListenerUse, ListenerUses},
     follower::FORWARDED,
     managed::NameStatus,
 };
 use self::{
-    follower::{Issuer, Said},
+    follower::{Issuer, IssuerResponse},
     issuer::Issuing,
-    managed::{Managed, Name},
+    managed::{ConfiguredName, ManagedName},
     store::{Stamp, Store},
 };
 use crate::base::{error::chain, metrics::Series};
@@ -42,13 +42,13 @@ use crate::base::{error::chain, metrics::Series};
 pub const PREFIX: &str = "/.well-known/acme-challenge/";
 
 /// Interval at which a follower checks the folder.
-const LOOK: Duration = Duration::from_secs(3);
+const CHECK_INTERVAL: Duration = Duration::from_secs(3);
 
 /// ACME for the names of this gateway.
 #[derive(Debug)]
 pub struct Acme {
     role: Role,
-    names: Vec<Name>,
+    names: Vec<ConfiguredName>,
 }
 
 #[derive(Debug)]
@@ -59,7 +59,7 @@ enum Role {
 
 /// Outcome of a request below [`PREFIX`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum ChallengeOutcome {
     /// The key authorization.
     Known(Bytes),
     /// Unknown token. The app behind the gateway may know it.
@@ -87,11 +87,11 @@ impl Acme {
         token: &str,
         host: Option<&HeaderValue>,
         is_forwarded: bool,
-    ) -> Answer {
+    ) -> ChallengeOutcome {
         let unknown = if is_forwarded {
-            Answer::NotFound
+            ChallengeOutcome::NotFound
         } else {
-            Answer::Unknown
+            ChallengeOutcome::Unknown
         };
         if !challenge::is_token(token) {
             return unknown;
@@ -99,13 +99,13 @@ impl Acme {
         match &self.role {
             Role::Issues(issuing) => {
                 let known = issuing.shared.tokens.get(token);
-                known.map_or(unknown, Answer::Known)
+                known.map_or(unknown, ChallengeOutcome::Known)
             }
-            Role::Follows { .. } if is_forwarded => Answer::NotFound,
+            Role::Follows { .. } if is_forwarded => ChallengeOutcome::NotFound,
             Role::Follows { issuer, .. } => match issuer.ask(token, host).await {
-                Said::Answer(answer) => Answer::Known(answer),
-                Said::Nothing => Answer::Unknown,
-                Said::Failed => Answer::NoIssuer,
+                IssuerResponse::Answer(answer) => ChallengeOutcome::Known(answer),
+                IssuerResponse::Nothing => ChallengeOutcome::Unknown,
+                IssuerResponse::Failed => ChallengeOutcome::NoIssuer,
             },
         }
     }
@@ -126,7 +126,7 @@ impl Acme {
             .collect()
     }
 
-    fn status_of(&self, managed: &Managed) -> NameStatus {
+    fn status_of(&self, managed: &ManagedName) -> NameStatus {
         let state = managed.state();
         NameStatus {
             name: Arc::clone(&managed.name),
@@ -188,7 +188,7 @@ impl Acme {
                     return;
                 }
             }
-            sleep(LOOK).await;
+            sleep(CHECK_INTERVAL).await;
         }
     }
 
@@ -197,7 +197,7 @@ impl Acme {
         let Role::Follows { store, issuer } = &self.role else {
             return;
         };
-        for (Name { managed, .. }, seen) in self.names.iter().zip(seen) {
+        for (ConfiguredName { managed, .. }, seen) in self.names.iter().zip(seen) {
             let stamp = store.stamp(&managed.name);
             if stamp == *seen {
                 continue;

@@ -10,8 +10,8 @@ use instant_acme::{
 use super::{
     account::is_problem,
     certificate::{self, CertificateError},
-    challenge::{Shown, Tokens},
-    managed::Managed,
+    challenge::{ChallengeGuard, Tokens},
+    managed::ManagedName,
     schedule::Failure,
     store::{Pem, StoreError},
 };
@@ -25,8 +25,8 @@ const POLL: RetryPolicy = RetryPolicy::new()
     .timeout(Duration::from_mins(2));
 
 /// Parameters of an order, and the places that serve its challenge.
-pub(super) struct Wanted<'a> {
-    pub(super) managed: &'a Arc<Managed>,
+pub(super) struct OrderParameters<'a> {
+    pub(super) managed: &'a Arc<ManagedName>,
     pub(super) challenge: ChallengeConfig,
     /// The certificate that this one replaces: CAs exempt renewals from rate limits.
     pub(super) replaces: Option<CertificateIdentifier<'static>>,
@@ -105,7 +105,10 @@ fn is_refusal(problem: &Problem) -> bool {
 }
 
 /// Orders a certificate and proves control of the name.
-pub(super) async fn obtain(account: &Account, wanted: &Wanted<'_>) -> Result<Pem, OrderError> {
+pub(super) async fn obtain(
+    account: &Account,
+    wanted: &OrderParameters<'_>,
+) -> Result<Pem, OrderError> {
     let identifiers = [Identifier::Dns(wanted.managed.name.to_string())];
     let mut order = place(account, &identifiers, wanted.replaces.clone()).await?;
     // Served until the CA has decided.
@@ -137,7 +140,10 @@ async fn place(
     account.new_order(&NewOrder::new(identifiers)).await
 }
 
-async fn prove(order: &mut Order, wanted: &Wanted<'_>) -> Result<Vec<Shown>, OrderError> {
+async fn prove(
+    order: &mut Order,
+    wanted: &OrderParameters<'_>,
+) -> Result<Vec<ChallengeGuard>, OrderError> {
     let (kind, word) = match wanted.challenge {
         ChallengeConfig::Http01 => (ChallengeType::Http01, "http-01"),
         ChallengeConfig::TlsAlpn01 => (ChallengeType::TlsAlpn01, "tls-alpn-01"),
@@ -165,14 +171,18 @@ async fn prove(order: &mut Order, wanted: &Wanted<'_>) -> Result<Vec<Shown>, Ord
     Ok(shown)
 }
 
-fn show(wanted: &Wanted<'_>, token: &str, answer: &KeyAuthorization) -> Result<Shown, OrderError> {
+fn show(
+    wanted: &OrderParameters<'_>,
+    token: &str,
+    answer: &KeyAuthorization,
+) -> Result<ChallengeGuard, OrderError> {
     match wanted.challenge {
         ChallengeConfig::Http01 => Ok(wanted.tokens.show(token, answer.as_str())),
         ChallengeConfig::TlsAlpn01 => {
             let managed = wanted.managed;
             let certificate = certificate::challenge(&managed.name, answer.digest().as_ref())?;
             managed.show_challenge(Some(certificate));
-            Ok(Shown::Certificate {
+            Ok(ChallengeGuard::Certificate {
                 managed: Arc::clone(managed),
             })
         }
@@ -198,10 +208,10 @@ async fn refusal(order: &mut Order, otherwise: &str) -> OrderError {
 fn text(problem: &Problem) -> String {
     let said = said(problem);
     let plain = said.chars().map(|c| if c.is_control() { ' ' } else { c });
-    plain.take(LONGEST_TEXT).collect()
+    plain.take(MAX_TEXT_LEN).collect()
 }
 
-const LONGEST_TEXT: usize = 500;
+const MAX_TEXT_LEN: usize = 500;
 
 fn said(problem: &Problem) -> String {
     let kind = problem.r#type.as_deref().unwrap_or("no type");

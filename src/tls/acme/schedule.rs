@@ -7,7 +7,7 @@ use std::{
 
 /// Inputs of a name's schedule.
 #[derive(Clone, Debug)]
-pub(super) struct Standing {
+pub(super) struct ScheduleInputs {
     /// When the served certificate was signed, and until when it is valid.
     pub(super) validity: Range<SystemTime>,
     /// When the certificate was obtained.
@@ -27,7 +27,7 @@ pub(super) enum Failure {
     Unanswered,
 }
 
-impl Standing {
+impl ScheduleInputs {
     /// Time of renewal: two thirds of the lifetime, less up to a thirtieth so that names issued
     /// together are not renewed together, or a point in the window that the CA suggests.
     pub(super) fn renewal(&self) -> SystemTime {
@@ -38,7 +38,7 @@ impl Standing {
             // A late window must leave time for more than one attempt. A window that is always
             // "now" must not cause endless orders.
             let latest = self.validity.end - lifetime / 10;
-            let earliest = self.obtained + EARLIEST_BY_WINDOW;
+            let earliest = self.obtained + MIN_WINDOW_DELAY;
             return chosen.min(latest).max(earliest);
         }
         let due = self.validity.start + lifetime.mul_f64(2.0 / 3.0 - self.dice / 30.0);
@@ -54,9 +54,9 @@ impl Standing {
     }
 }
 
-const EARLIEST_BY_WINDOW: Duration = Duration::from_hours(1);
+const MIN_WINDOW_DELAY: Duration = Duration::from_hours(1);
 /// Longest delay that a CA can impose.
-const LONGEST_PAUSE: Duration = Duration::from_hours(7 * 24);
+const MAX_PAUSE: Duration = Duration::from_hours(7 * 24);
 
 /// Delay after the `failures`th failure in a row (1 is the first one). `dice` is from 0 to 1,
 /// `asked` is the CA's `Retry-After`.
@@ -76,7 +76,7 @@ pub(super) fn pause(
     let growth = factor.saturating_pow(failures.saturating_sub(1).min(16));
     let own = first.saturating_mul(growth).min(longest);
     let own = own.mul_f64(1.0 + dice / 10.0);
-    let asked = asked.unwrap_or_default().min(LONGEST_PAUSE);
+    let asked = asked.unwrap_or_default().min(MAX_PAUSE);
     own.max(asked)
 }
 
@@ -84,7 +84,7 @@ pub(super) fn pause(
 /// process that restarts in a loop is still limited to a few attempts per hour.
 pub(super) fn after_restart(next: SystemTime, now: SystemTime, was_asked: bool) -> SystemTime {
     let longest = if was_asked {
-        LONGEST_PAUSE
+        MAX_PAUSE
     } else {
         Duration::from_mins(15)
     };
@@ -113,8 +113,8 @@ mod tests {
         UNIX_EPOCH + 20_000 * DAY
     }
 
-    fn ninety_days(dice: f64) -> Standing {
-        Standing {
+    fn ninety_days(dice: f64) -> ScheduleInputs {
+        ScheduleInputs {
             validity: start()..start() + 90 * DAY,
             obtained: start(),
             dice,
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_far_off_asks_no_sooner_than_after_half_a_lifetime() {
-        let standing = Standing {
+        let standing = ScheduleInputs {
             obtained: start() + 1000 * DAY,
             ..ninety_days(0.5)
         };
@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn the_authority_chooses_within_bounds() {
         let with = |window: Range<SystemTime>, dice| {
-            let standing = Standing {
+            let standing = ScheduleInputs {
                 window: Some(window),
                 ..ninety_days(dice)
             };
@@ -154,7 +154,7 @@ mod tests {
         assert_eq!(with(window.clone(), 0.0), 30 * DAY);
         assert_eq!(with(window, 0.5), 31 * DAY);
         // A revoked certificate is renewed at once, except one that was just obtained.
-        assert_eq!(with(start() - DAY..start(), 0.5), EARLIEST_BY_WINDOW);
+        assert_eq!(with(start() - DAY..start(), 0.5), MIN_WINDOW_DELAY);
         let late = start() + 200 * DAY..start() + 201 * DAY;
         assert_eq!(with(late, 0.5), 81 * DAY);
     }
@@ -207,7 +207,7 @@ mod tests {
         fn a_renewal_is_always_before_the_end(
             days in 1_u32..1000, dice in 0.0..=1.0_f64, from in 0_u32..2000, width in 0_u32..50,
         ) {
-            let mut standing = Standing {
+            let mut standing = ScheduleInputs {
                 validity: start()..start() + days * DAY,
                 obtained: start(),
                 dice,

@@ -33,14 +33,14 @@ pub(super) struct Stamps(Vec<Stamp>);
 
 /// Decides when files are to be read.
 #[derive(Debug, Default)]
-pub(super) struct Turn {
+pub(super) struct ReadSchedule {
     seen: Stamps,
     is_new: bool,
 }
 
 /// Result of comparing the stamps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Due {
+pub(super) enum ReadDecision {
     Nothing,
     /// The files have changed since the last check.
     Changed,
@@ -59,7 +59,7 @@ pub(super) struct Files {
 
 #[derive(Debug, Default)]
 struct Pair {
-    turn: Turn,
+    turn: ReadSchedule,
     current: Option<Arc<Certificate>>,
     problem: Option<String>,
     is_missing: bool,
@@ -76,17 +76,17 @@ struct Folder {
 
 /// Result of a check.
 #[derive(Debug, Default)]
-pub(super) struct Look {
+pub(super) struct FilesCheck {
     /// All certificates, in the order of the configuration, if any has changed.
     pub(super) certificates: Option<Vec<Arc<Certificate>>>,
-    pub(super) events: Vec<Event>,
+    pub(super) events: Vec<FilesEvent>,
     /// True if everything on disk is what is served.
     pub(super) is_well: bool,
 }
 
 /// Event to report to the operator, once.
 #[derive(Debug)]
-pub(super) enum Event {
+pub(super) enum FilesEvent {
     /// A pair is newly served.
     Loaded(Arc<Certificate>, PairPaths),
     /// A pair has disappeared from its folder.
@@ -97,7 +97,7 @@ pub(super) enum Event {
 
 /// Problem with a source.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Trouble<'a> {
+pub(super) enum SourceProblem<'a> {
     Folder(&'a FolderError),
     Pair(&'a PairPaths, &'a PairError),
 }
@@ -143,22 +143,22 @@ fn stamp(path: &Path) -> Stamp {
     ))
 }
 
-impl Turn {
+impl ReadSchedule {
     /// Creates the state for files that were read right after `seen` was taken.
     pub(super) fn after(seen: Stamps) -> Self {
         Self { seen, is_new: true }
     }
 
-    pub(super) fn due(&mut self, now: Stamps) -> Due {
+    pub(super) fn due(&mut self, now: Stamps) -> ReadDecision {
         if now != self.seen {
             self.seen = now;
             self.is_new = true;
-            Due::Changed
+            ReadDecision::Changed
         } else if self.is_new {
             self.is_new = false;
-            Due::Settled
+            ReadDecision::Settled
         } else {
-            Due::Nothing
+            ReadDecision::Nothing
         }
     }
 }
@@ -184,7 +184,7 @@ impl Files {
     /// source. `report` receives each problem with the index of its source.
     pub(super) fn load(
         &mut self,
-        mut report: impl FnMut(usize, Trouble<'_>),
+        mut report: impl FnMut(usize, SourceProblem<'_>),
     ) -> Vec<(usize, Arc<Certificate>)> {
         let mut loaded = Vec::new();
         for (index, source) in self.sources.iter().enumerate() {
@@ -195,7 +195,7 @@ impl Files {
                     match pairs_in(path) {
                         Ok(found) => folder.pairs = found,
                         Err(error) => {
-                            report(index, Trouble::Folder(&error));
+                            report(index, SourceProblem::Folder(&error));
                             folder.problem = Some(error.to_string());
                         }
                     }
@@ -204,7 +204,7 @@ impl Files {
             };
             for paths in paths {
                 let mut pair = Pair {
-                    turn: Turn::after(paths.stamps()),
+                    turn: ReadSchedule::after(paths.stamps()),
                     ..Pair::default()
                 };
                 match pair::load(&paths, &self.provider) {
@@ -214,7 +214,7 @@ impl Files {
                         pair.current = Some(certificate);
                     }
                     Err(error) => {
-                        report(index, Trouble::Pair(&paths, &error));
+                        report(index, SourceProblem::Pair(&paths, &error));
                         pair.problem = Some(error.to_string());
                     }
                 }
@@ -242,8 +242,8 @@ impl Files {
     }
 
     /// Checks all files, and reads those that have changed. Blocks.
-    pub(super) fn look(&mut self) -> Look {
-        let mut look = Look::default();
+    pub(super) fn look(&mut self) -> FilesCheck {
+        let mut look = FilesCheck::default();
         let mut has_changed = self.look_at_folders(&mut look);
         let paths: Vec<PairPaths> = self
             .sources
@@ -277,7 +277,7 @@ impl Files {
 
     /// Finds the pairs in each folder. A folder that is empty or gone keeps the pairs it had: it is
     /// being replaced, or was removed by mistake.
-    fn look_at_folders(&mut self, look: &mut Look) -> bool {
+    fn look_at_folders(&mut self, look: &mut FilesCheck) -> bool {
         let mut has_changed = false;
         for (path, folder) in &mut self.folders {
             let found = match pairs_in(path) {
@@ -289,7 +289,7 @@ impl Files {
                     if is_settled && folder.problem.as_ref() != Some(&why) {
                         folder.problem = Some(why.clone());
                         let what = path.clone();
-                        look.events.push(Event::Trouble { what, why });
+                        look.events.push(FilesEvent::Trouble { what, why });
                     }
                     continue;
                 }
@@ -309,7 +309,7 @@ impl Files {
                 if pair.is_missing {
                     self.pairs.remove(&paths);
                     has_changed = true;
-                    look.events.push(Event::Gone(paths));
+                    look.events.push(FilesEvent::Gone(paths));
                 } else {
                     pair.is_missing = true;
                     kept.push(paths);
@@ -334,13 +334,13 @@ impl Pair {
         &mut self,
         paths: &PairPaths,
         provider: &CryptoProvider,
-        events: &mut Vec<Event>,
+        events: &mut Vec<FilesEvent>,
     ) -> bool {
         if self.is_missing {
             return false;
         }
         let due = self.turn.due(paths.stamps());
-        if due == Due::Nothing {
+        if due == ReadDecision::Nothing {
             return false;
         }
         match pair::load(paths, provider) {
@@ -352,7 +352,7 @@ impl Pair {
                 });
                 if !is_same {
                     let certificate = Arc::new(certificate);
-                    events.push(Event::Loaded(Arc::clone(&certificate), paths.clone()));
+                    events.push(FilesEvent::Loaded(Arc::clone(&certificate), paths.clone()));
                     self.current = Some(certificate);
                 }
                 !is_same
@@ -361,9 +361,9 @@ impl Pair {
                 let why = error.to_string();
                 // The halves of a pair arrive one after the other, so only a lasting problem is
                 // reported.
-                if due == Due::Settled && self.problem.as_ref() != Some(&why) {
+                if due == ReadDecision::Settled && self.problem.as_ref() != Some(&why) {
                     let what = paths.cert.clone();
-                    events.push(Event::Trouble {
+                    events.push(FilesEvent::Trouble {
                         what,
                         why: why.clone(),
                     });

@@ -6,12 +6,12 @@ use super::*;
 use crate::tls::{policy, testkit};
 
 /// A folder and the state of its watch.
-struct Watched {
+struct WatchedDir {
     folder: TempDir,
     files: Files,
 }
 
-impl Watched {
+impl WatchedDir {
     fn new(sources: impl FnOnce(&Path) -> Vec<Source>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         testkit::write_pair(folder.path(), "a", &["a.test"]);
@@ -52,9 +52,9 @@ impl Watched {
         });
         let file = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
         let told = look.events.iter().map(|event| match event {
-            Event::Loaded(certificate, _) => format!("loaded {}", certificate.title()),
-            Event::Gone(paths) => format!("gone {}", file(&paths.cert)),
-            Event::Trouble { what, .. } => format!("trouble {}", file(what)),
+            FilesEvent::Loaded(certificate, _) => format!("loaded {}", certificate.title()),
+            FilesEvent::Gone(paths) => format!("gone {}", file(&paths.cert)),
+            FilesEvent::Trouble { what, .. } => format!("trouble {}", file(what)),
         });
         (names, told.collect())
     }
@@ -84,14 +84,14 @@ impl Watched {
 
 #[test]
 fn what_does_not_change_is_read_once_more_and_left_alone() {
-    let mut watched = Watched::pair();
+    let mut watched = WatchedDir::pair();
     watched.expect_quiet();
     assert!(watched.files.is_well());
 }
 
 #[test]
 fn a_pair_that_is_replaced_by_halves_makes_no_noise() {
-    let mut watched = Watched::pair();
+    let mut watched = WatchedDir::pair();
     let (cert, key) = testkit::pair(&["new.test"]);
     watched.write("a.pem", &cert);
     watched.expect(None, &[]);
@@ -103,7 +103,7 @@ fn a_pair_that_is_replaced_by_halves_makes_no_noise() {
 
 #[test]
 fn what_stays_bad_is_told_once_and_what_was_there_stays() {
-    let mut watched = Watched::pair();
+    let mut watched = WatchedDir::pair();
     let (cert, key) = testkit::pair(&["new.test"]);
     watched.write("a.pem", &cert);
     watched.expect(None, &[]);
@@ -125,7 +125,7 @@ fn what_stays_bad_is_told_once_and_what_was_there_stays() {
 
 #[test]
 fn a_change_within_one_tick_of_the_clock_is_seen_at_the_next_look() {
-    let mut watched = Watched::pair();
+    let mut watched = WatchedDir::pair();
     watched.expect_quiet();
     let (cert, key) = testkit::pair(&["new.test"]);
     watched.write("a.pem", &cert);
@@ -133,13 +133,13 @@ fn a_change_within_one_tick_of_the_clock_is_seen_at_the_next_look() {
     // As if the new file had been checked already while it was the old one.
     let paths = watched.files.paths().next().unwrap().clone();
     let pair = watched.files.pairs.get_mut(&paths).unwrap();
-    pair.turn = Turn::after(paths.stamps());
+    pair.turn = ReadSchedule::after(paths.stamps());
     watched.expect(Some(&["new.test"]), &["loaded new.test"]);
 }
 
 #[test]
 fn pairs_come_to_a_folder_and_leave_it() {
-    let mut watched = Watched::folder();
+    let mut watched = WatchedDir::folder();
     let folder = watched.folder.path().to_owned();
     testkit::write_pair(&folder, "b", &["b.test"]);
     testkit::write_pair(&folder, ".draft", &["draft.test"]);
@@ -180,7 +180,7 @@ fn pairs_come_to_a_folder_and_leave_it() {
 
 #[test]
 fn a_folder_that_loses_everything_keeps_what_it_had() {
-    let mut watched = Watched::folder();
+    let mut watched = WatchedDir::folder();
     fs::remove_file(watched.path("a.key")).unwrap();
     let name = watched.folder.path().file_name().unwrap();
     let trouble = format!("trouble {}", name.to_string_lossy());
@@ -197,7 +197,7 @@ fn a_folder_that_loses_everything_keeps_what_it_had() {
 
 #[test]
 fn an_ocsp_answer_may_come_later() {
-    let mut watched = Watched::folder();
+    let mut watched = WatchedDir::folder();
     let answer =
         |last: u8| -> Vec<u8> { vec![0x30, 0x0a, 0x0a, 1, 0, 0xa0, 5, 0x30, 3, 2, 1, last] };
     assert_eq!(watched.files.certificates()[0].key.ocsp, None);

@@ -96,9 +96,9 @@ fn query<'a>(query: &'a str, name: &str) -> Option<&'a [u8]> {
 /// Points of a backend of weight 1: enough that shares differ by a few percent only.
 const POINTS: u64 = 160;
 /// Limit of points in total; heavier weights are scaled down to fit.
-const MOST_POINTS: u64 = 1 << 16;
+const MAX_POINTS: u64 = 1 << 16;
 /// Points that a key tries before a scan of all backends.
-const WALK: usize = 32;
+const MAX_PROBES: usize = 32;
 
 /// Points on a circle, each owned by a backend; a key belongs to the next point.
 #[derive(Debug)]
@@ -113,8 +113,8 @@ impl Ring {
         let mut points = Vec::new();
         for (index, (address, weight)) in backends.enumerate() {
             let mut count = u64::from(weight) * POINTS;
-            if total > MOST_POINTS {
-                count = (count * MOST_POINTS / total).max(1);
+            if total > MAX_POINTS {
+                count = (count * MAX_POINTS / total).max(1);
             }
             let own = hash64(address.as_bytes());
             let index = u16::try_from(index).unwrap_or(u16::MAX);
@@ -132,7 +132,7 @@ impl Ring {
         admits: impl Fn(&Backend) -> bool,
     ) -> Option<usize> {
         let start = self.0.partition_point(|(point, _)| *point < key);
-        for step in 0..WALK.min(self.0.len()) {
+        for step in 0..MAX_PROBES.min(self.0.len()) {
             let (_, index) = self.0[(start + step) % self.0.len()];
             let index = usize::from(index);
             if admits(list.get(index)?) {

@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use super::Members;
-use crate::upstreams::{backend::Backend, live::Cursor};
+use crate::upstreams::{backend::Backend, upstream_zone::Cursor};
 
 /// Chooses a backend. The rotation proposes one. Another is taken if it is idle and the proposed
 /// one is not, or if it has at least two requests fewer in flight: a difference of one only shows
@@ -58,14 +58,14 @@ pub(super) fn choose(
 /// Most turns that a backend can be owed: enough to even out a stall. A backend that stays slow
 /// reaches this too, and still gets only the turns in which it is as free as the others. A backend
 /// out of rotation is proposed no turns, so it is owed none.
-const MOST_OWED: i32 = 64;
+const MAX_OWED: i32 = 64;
 
 fn owed(backend: &Backend) -> i32 {
     backend.state.owed.load(Ordering::Relaxed)
 }
 
 fn shift(backend: &Backend, turns: i32) {
-    let now = (owed(backend) + turns).clamp(-MOST_OWED, MOST_OWED);
+    let now = (owed(backend) + turns).clamp(-MAX_OWED, MAX_OWED);
     // Two concurrent updates may lose a turn: the value is a hint, not an exact count.
     backend.state.owed.store(now, Ordering::Relaxed);
 }

@@ -20,7 +20,7 @@ pub(super) use self::{
     round_robin::Sequence,
     sticky::Sticky,
 };
-use super::{backend::Backend, live::Cursor};
+use super::{backend::Backend, upstream_zone::Cursor};
 
 /// Balancing method of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub(super) struct Members {
 }
 
 /// Input of a choice.
-pub(super) struct Choice<'a> {
+pub(super) struct BalanceInput<'a> {
     pub(super) head: &'a RequestHeader,
     pub(super) client: IpAddr,
     /// Nanoseconds of the upstream's epoch.
@@ -86,7 +86,7 @@ impl Members {
         &self,
         balance: &Balance,
         cursor: &Cursor,
-        choice: &Choice<'_>,
+        choice: &BalanceInput<'_>,
         admits: impl Fn(&Backend) -> bool,
     ) -> Option<&Arc<Backend>> {
         let index = match balance {

@@ -2,7 +2,7 @@
 //! requests in flight × recent time to first byte, per weight.
 
 use super::Members;
-use crate::upstreams::{backend::Backend, live::Cursor};
+use crate::upstreams::{backend::Backend, upstream_zone::Cursor};
 
 pub(super) fn choose(
     members: &Members,

@@ -1,10 +1,10 @@
 //! Smooth weighted rotation: weights 5, 1, 1 give a a b a c a a, not a a a a a b c.
 
 use super::Members;
-use crate::upstreams::{backend::Backend, live::Cursor};
+use crate::upstreams::{backend::Backend, upstream_zone::Cursor};
 
 /// Longest precomputed rotation. Weights that need more are rounded to fit.
-const LONGEST: u64 = 4096;
+const MAX_LEN: u64 = 4096;
 
 /// Whole rotation, computed when members change, so that a pick is one atomic addition and one
 /// lookup.
@@ -55,8 +55,8 @@ fn reduced(weights: &[u16]) -> Vec<i64> {
         .iter()
         .map(|weight| {
             let weight = u64::from(*weight) / divisor;
-            let fitted = if total > LONGEST {
-                weight * LONGEST / total
+            let fitted = if total > MAX_LEN {
+                weight * MAX_LEN / total
             } else {
                 weight
             };

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::{HashKey, Ring, hash64};
 use crate::upstreams::{
-    Ask, Lease, Outcome, Upstream,
+    Lease, LeaseRequest, Outcome, Upstream,
     tests::{Bench, CLIENT, head, take},
 };
 
@@ -169,7 +169,7 @@ fn ask<T>(
     if let Some((name, value)) = header {
         head.insert_header(name, value).unwrap();
     }
-    let ask = Ask {
+    let ask = LeaseRequest {
         head: &head,
         client: CLIENT,
         at: upstream.shared.clock.now(),

@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use pingora::http::RequestHeader;
 
-use self::probe::{How, HttpPlan};
+use self::probe::{HttpPlan, ProbeMethod};
 pub(super) use self::{
-    probe::{Plan, ProbeLog, ProbeReport, Prober},
-    state::{Change, Health, HealthExport, Rules, jittered},
+    probe::{ProbeLog, ProbePlan, ProbeReport, Prober},
+    state::{Health, HealthChange, HealthExport, HealthRules, jittered},
 };
 use super::compile::report_zero;
 use crate::{
-    chain::CompileCx,
+    chain::CompileContext,
     config::{
         diagnostic::Place,
         model::{HealthConfig, StatusSet, UpstreamConfig},
@@ -28,26 +28,26 @@ use crate::{
 pub(super) enum Probing {
     /// `health: false`: only drained backends, by a TCP connect each second, since the operator who
     /// drained them waits for them to come back. An ejection ends with its time.
-    Drained { plan: Plan },
+    Drained { plan: ProbePlan },
     /// No `health`: ejected backends too, so that an app that was restarted is back within seconds.
-    Out { plan: Plan },
+    Out { plan: ProbePlan },
     /// `health: { … }`: all of them.
     Active {
-        rules: Rules,
-        plan: Plan,
+        rules: HealthRules,
+        plan: ProbePlan,
         starts_up: bool,
     },
 }
 
 /// Interval of checks of a backend that is out, if none is configured.
-const LOOK_EACH: Duration = Duration::from_secs(1);
+const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Probing {
     /// Compiles the checks; `None` if a problem was reported.
-    pub(super) fn compile(config: &UpstreamConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
-        let look = Plan {
-            how: How::Tcp,
+    pub(super) fn compile(config: &UpstreamConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
+        let look = ProbePlan {
+            how: ProbeMethod::Tcp,
             timeout: LOOK_TIMEOUT,
         };
         let Some(written) = &config.health else {
@@ -66,10 +66,10 @@ impl Probing {
             let help = "write a time, such as `2s`; for no checks at all write `health: false`";
             report_zero(written.place, name, help, cx);
         }
-        let how = How::compile(health, written.place, cx)?;
+        let how = ProbeMethod::compile(health, written.place, cx)?;
         Some(Self::Active {
-            rules: Rules::from(health),
-            plan: Plan {
+            rules: HealthRules::from(health),
+            plan: ProbePlan {
                 how,
                 timeout: health.timeout.0,
             },
@@ -85,7 +85,7 @@ impl Probing {
     }
 
     /// Returns the method of checks.
-    pub(super) fn plan(&self) -> &Plan {
+    pub(super) fn plan(&self) -> &ProbePlan {
         match self {
             Self::Drained { plan } | Self::Out { plan } | Self::Active { plan, .. } => plan,
         }
@@ -94,14 +94,14 @@ impl Probing {
     /// Interval between two checks of a backend that is out.
     pub(super) fn interval_down(&self) -> Duration {
         match self {
-            Self::Drained { .. } | Self::Out { .. } => LOOK_EACH,
+            Self::Drained { .. } | Self::Out { .. } => RECHECK_INTERVAL,
             Self::Active { rules, .. } => rules.interval_down,
         }
     }
 }
 
-impl How {
-    fn compile(health: &HealthConfig, place: Place, cx: &mut CompileCx<'_>) -> Option<Self> {
+impl ProbeMethod {
+    fn compile(health: &HealthConfig, place: Place, cx: &mut CompileContext<'_>) -> Option<Self> {
         const CODE: &str = "edgeway::upstream::bad_health";
         let Some(path) = &health.path else {
             let for_http = [

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Longest body of a JSON health response.
-const LONGEST_BODY: usize = 64 * 1024;
+const MAX_BODY_LEN: usize = 64 * 1024;
 
 /// Result of a check, and its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,14 +72,14 @@ impl ProbeLog {
 
 /// Method of checking the backends of one upstream.
 #[derive(Clone, Debug)]
-pub(in crate::upstreams) struct Plan {
-    pub(super) how: How,
+pub(in crate::upstreams) struct ProbePlan {
+    pub(super) how: ProbeMethod,
     /// Deadline of one whole check.
     pub(in crate::upstreams) timeout: Duration,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum How {
+pub(super) enum ProbeMethod {
     /// Passes if the backend accepts a connection.
     Tcp,
     Http(Box<HttpPlan>),
@@ -123,7 +123,7 @@ struct HttpCheck {
 }
 
 impl Prober {
-    pub(in crate::upstreams) fn new(plan: &Plan, backend: &Backend) -> Option<Self> {
+    pub(in crate::upstreams) fn new(plan: &ProbePlan, backend: &Backend) -> Option<Self> {
         let mut peer = backend.peer.bare();
         let options = &mut peer.options;
         options.connection_timeout = Some(plan.timeout);
@@ -135,11 +135,11 @@ impl Prober {
         };
         let degraded = Arc::new(AtomicBool::new(false));
         let check: Box<dyn HealthCheck + Send + Sync> = match &plan.how {
-            How::Tcp => Box::new(ConnectCheck {
+            ProbeMethod::Tcp => Box::new(ConnectCheck {
                 connector: transport(),
                 peer,
             }),
-            How::Http(http) => {
+            ProbeMethod::Http(http) => {
                 let mut head = http.head.clone();
                 // With TLS a backend may serve several names; the check uses the one that its
                 // certificate is for.
@@ -214,7 +214,7 @@ impl HealthCheck for ConnectCheck {
 impl HealthCheck for HttpCheck {
     async fn check(&self, target: &Probed) -> Result<()> {
         let word = self.ask(&peer_at(&self.peer, target)).await?;
-        let is_degraded = word == Word::Degraded;
+        let is_degraded = word == HealthWord::Degraded;
         self.degraded.store(is_degraded, Ordering::Relaxed);
         Ok(())
     }
@@ -226,7 +226,7 @@ impl HealthCheck for HttpCheck {
 }
 
 impl HttpCheck {
-    async fn ask(&self, peer: &HttpPeer) -> Result<Word> {
+    async fn ask(&self, peer: &HttpPeer) -> Result<HealthWord> {
         // Never returned to the pool, so each check makes a connection of its own.
         let (mut session, _) = self.connector.get_http_session(peer).await?;
         if peer.options.alpn.get_min_http_version() == 2 && session.as_http2().is_none() {
@@ -246,14 +246,14 @@ impl HttpCheck {
                 continue;
             }
             body.extend_from_slice(&chunk);
-            if body.len() > LONGEST_BODY {
+            if body.len() > MAX_BODY_LEN {
                 return Error::e_explain(BODY, "it is longer than 64 KiB");
             }
         }
         if self.reads_body {
             status_of(&body)
         } else {
-            Ok(Word::Ok)
+            Ok(HealthWord::Ok)
         }
     }
 }
@@ -302,19 +302,19 @@ fn transport() -> &'static TransportConnector {
 const BODY: ErrorType = ErrorType::Custom("health body");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Word {
+enum HealthWord {
     Ok,
     Degraded,
 }
 
-fn status_of(body: &[u8]) -> Result<Word> {
+fn status_of(body: &[u8]) -> Result<HealthWord> {
     let json: serde_json::Value = match serde_json::from_slice(body) {
         Ok(json) => json,
         Err(_) => return Error::e_explain(BODY, "it is not JSON"),
     };
     match json.get("status").and_then(serde_json::Value::as_str) {
-        Some("ok") => Ok(Word::Ok),
-        Some("degraded") => Ok(Word::Degraded),
+        Some("ok") => Ok(HealthWord::Ok),
+        Some("degraded") => Ok(HealthWord::Degraded),
         Some(other) => {
             let shown: String = other.chars().take(40).collect();
             Error::e_explain(BODY, format!("status is `{}`", shown.escape_debug()))

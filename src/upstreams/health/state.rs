@@ -17,7 +17,7 @@ use crate::{
 const JITTER_PARTS: u64 = 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::upstreams) struct Rules {
+pub(in crate::upstreams) struct HealthRules {
     /// Passes in a row until a backend is up again.
     pub(in crate::upstreams) rise: u32,
     /// Failures in a row until a backend is down.
@@ -26,7 +26,7 @@ pub(in crate::upstreams) struct Rules {
     pub(in crate::upstreams) interval_down: Duration,
 }
 
-impl From<&HealthConfig> for Rules {
+impl From<&HealthConfig> for HealthRules {
     fn from(config: &HealthConfig) -> Self {
         Self {
             rise: config.rise.max(1),
@@ -79,7 +79,7 @@ impl HealthExport {
 
 /// Change of a backend's health.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::upstreams) enum Change {
+pub(in crate::upstreams) enum HealthChange {
     Up,
     Down,
 }
@@ -141,12 +141,12 @@ impl Health {
     /// rotation for another reason, so that it is checked as if down.
     pub(in crate::upstreams) fn observe(
         &mut self,
-        rules: Rules,
+        rules: HealthRules,
         passed: bool,
         is_out: bool,
         now: u64,
         seed: u64,
-    ) -> Option<Change> {
+    ) -> Option<HealthChange> {
         let needed = match (passed, self.fresh) {
             (true, true) => 1,
             (true, false) => rules.rise,
@@ -169,7 +169,11 @@ impl Health {
             rules.interval_down
         };
         self.next = now.saturating_add(jittered(interval, seed));
-        turned.then_some(if passed { Change::Up } else { Change::Down })
+        turned.then_some(if passed {
+            HealthChange::Up
+        } else {
+            HealthChange::Down
+        })
     }
 }
 
@@ -186,7 +190,7 @@ mod tests {
 
     use super::*;
 
-    const RULES: Rules = Rules {
+    const RULES: HealthRules = HealthRules {
         rise: 2,
         fall: 3,
         interval: Duration::from_secs(5),
@@ -194,7 +198,7 @@ mod tests {
     };
     const SECOND: u64 = 1_000_000_000;
 
-    fn run(health: &mut Health, results: &[bool]) -> Vec<Option<Change>> {
+    fn run(health: &mut Health, results: &[bool]) -> Vec<Option<HealthChange>> {
         results
             .iter()
             .map(|passed| health.observe(RULES, *passed, false, 0, 0))
@@ -209,20 +213,20 @@ mod tests {
             &[true, false, false, true, false, false, false],
         );
         assert_eq!(changes.iter().flatten().count(), 1);
-        assert_eq!(changes[6], Some(Change::Down));
+        assert_eq!(changes[6], Some(HealthChange::Down));
         let changes = run(&mut health, &[true, false, true, true]);
-        assert_eq!(changes, [None, None, None, Some(Change::Up)]);
+        assert_eq!(changes, [None, None, None, Some(HealthChange::Up)]);
     }
 
     #[test]
     fn who_starts_down_is_up_with_its_first_pass() {
         let mut health = Health::new(false);
         assert!(!health.is_up());
-        assert_eq!(run(&mut health, &[true]), [Some(Change::Up)]);
+        assert_eq!(run(&mut health, &[true]), [Some(HealthChange::Up)]);
         let mut failing = Health::new(false);
         assert_eq!(
             run(&mut failing, &[false, true, true]),
-            [None, None, Some(Change::Up)]
+            [None, None, Some(HealthChange::Up)]
         );
     }
 
@@ -264,8 +268,8 @@ mod tests {
                 check_invariants(&health);
                 match change {
                     None => prop_assert_eq!(before, health.is_up()),
-                    Some(Change::Up) => prop_assert!(!before && (row >= RULES.rise || index == 0)),
-                    Some(Change::Down) => prop_assert!(before && row >= RULES.fall),
+                    Some(HealthChange::Up) => prop_assert!(!before && (row >= RULES.rise || index == 0)),
+                    Some(HealthChange::Down) => prop_assert!(before && row >= RULES.fall),
                 }
                 let gap = health.next() - now;
                 let whole = if health.is_up() && !is_out { 5 * SECOND } else { SECOND };

@@ -40,7 +40,7 @@ fn eventful(bench: &Bench) -> Arc<Upstream> {
         let state = &backend.state;
         match &**backend.address() {
             "10.0.0.3:80" => {
-                let rules = super::super::health::Rules {
+                let rules = super::super::health::HealthRules {
                     rise: 2,
                     fall: 3,
                     interval: Duration::from_secs(5),
@@ -108,7 +108,7 @@ fn health_ejections_drains_and_members_are_handed_over() {
     assert_eq!(snapshot(&new, "10.0.0.1:80").state, "slow_start");
     // One pass was recorded already: one more, and it is up.
     let state = &new.backends()[2].state;
-    let rules = super::super::health::Rules {
+    let rules = super::super::health::HealthRules {
         rise: 2,
         fall: 3,
         interval: Duration::from_secs(5),

@@ -19,10 +19,12 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
-use super::{Ask, BackendId, Failure, Keeper, Lease, Outcome, Unavailable, Upstream};
+use super::{
+    AttemptFailure, BackendId, DecisionStore, Lease, LeaseRequest, Outcome, Unavailable, Upstream,
+};
 use crate::{
     base::{clock::Clock, metrics::Metrics},
-    chain::CompileCx,
+    chain::CompileContext,
     config::{
         diagnostic::{Diagnostics, Place},
         model::UpstreamConfig,
@@ -39,7 +41,7 @@ pub(super) struct Bench {
     pub(super) zones: Zones,
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
-    pub(super) keeper: Arc<Keeper>,
+    pub(super) keeper: Arc<DecisionStore>,
     /// Base folder of the paths in configurations.
     pub(super) folder: PathBuf,
 }
@@ -90,7 +92,7 @@ impl Bench {
         config: &Spanned<UpstreamConfig>,
     ) -> (Option<Arc<Upstream>>, Diagnostics) {
         let mut diagnostics = Diagnostics::default();
-        let mut cx = CompileCx {
+        let mut cx = CompileContext {
             place: Place::default(),
             route: "",
             folder: &self.folder,
@@ -100,8 +102,8 @@ impl Bench {
             metrics: &self.metrics,
             zones: &crate::zones::Zones::default(),
             shared: &crate::chain::Shared::default(),
-            work: &mut crate::chain::Work::default(),
-            beside: &mut crate::config::source::Beside::default(),
+            work: &mut crate::chain::BackgroundWork::default(),
+            beside: &mut crate::config::source::ReferencedFiles::default(),
             diagnostics: &mut diagnostics,
         };
         let key = Key {
@@ -128,7 +130,7 @@ pub(super) const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 /// Takes a lease without waiting; `None` if it would have to wait.
 pub(super) fn take(upstream: &Upstream, tried: &[BackendId]) -> Option<Lease> {
     let head = head("/");
-    let ask = Ask {
+    let ask = LeaseRequest {
         head: &head,
         client: CLIENT,
         at: upstream.shared.clock.now(),
@@ -140,7 +142,7 @@ pub(super) fn take(upstream: &Upstream, tried: &[BackendId]) -> Option<Lease> {
 
 async fn acquire(upstream: &Upstream) -> Result<Lease, Unavailable> {
     let head = head("/");
-    let ask = Ask {
+    let ask = LeaseRequest {
         head: &head,
         client: CLIENT,
         at: upstream.shared.clock.now(),
@@ -235,7 +237,7 @@ fn a_dead_backend_of_four_leaves_after_three_refusals_and_no_get_fails() {
             let tried = [lease.backend().id()];
             lease.finish(Outcome::ConnectFailed);
             assert!(
-                upstream.retry(1, Failure::Connect, true, true),
+                upstream.retry(1, AttemptFailure::Connect, true, true),
                 "tick {tick}"
             );
             lease = take(&upstream, &tried).unwrap();

@@ -6,7 +6,7 @@ use super::{
     Bench, FINE, FOUR, Outcome, Unavailable, acquire, acquire_beside, address, head, serve, settle,
     take,
 };
-use crate::upstreams::{Force, Keeper, MemberError, NewMember, Upstream};
+use crate::upstreams::{DecisionStore, Force, MemberError, NewMember, Upstream};
 
 fn new(address: &str) -> NewMember {
     NewMember {
@@ -66,7 +66,7 @@ fn a_cookie_does_not_lead_to_a_drained_backend_and_is_replaced() {
     let ask = || {
         let mut head = head("/");
         head.insert_header("cookie", pair.as_str()).unwrap();
-        let ask = super::Ask {
+        let ask = super::LeaseRequest {
             head: &head,
             client: super::CLIENT,
             at: upstream.shared.clock.now(),
@@ -341,7 +341,7 @@ fn an_address_that_cannot_be_one_is_refused_as_in_the_file() {
 fn decisions_survive_the_process() {
     let folder = tempfile::tempdir().unwrap();
     let process = || Bench {
-        keeper: Arc::new(Keeper::open(folder.path().join("backends.json"))),
+        keeper: Arc::new(DecisionStore::open(folder.path().join("backends.json"))),
         ..Bench::new()
     };
     let yaml = "{ backends: [10.0.0.1:80, 10.0.0.2:80] }";

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use tokio::task::JoinSet;
 
 use super::{Bench, acquire, take};
-use crate::upstreams::{Ask, Outcome, Unavailable, backend::BackendState, health::Health};
+use crate::upstreams::{LeaseRequest, Outcome, Unavailable, backend::BackendState, health::Health};
 
 fn state() -> BackendState {
     BackendState::new(Arc::from("127.0.0.1:3000"), Health::default(), None)
@@ -103,7 +103,7 @@ async fn who_asks_for_a_stream_too_many_is_told_at_once_and_holds_up_nobody() {
     let mut third = take(&upstream, &[]).expect("streams hold no place");
     assert!(!third.begin_stream(), "it keeps its place");
     drop(third);
-    let ask = |head: &'static pingora::http::RequestHeader, is_upgrade| Ask {
+    let ask = |head: &'static pingora::http::RequestHeader, is_upgrade| LeaseRequest {
         head,
         client: std::net::IpAddr::from([10, 0, 0, 9]),
         at: bench.clock.now(),

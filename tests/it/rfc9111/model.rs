@@ -5,8 +5,9 @@
 use std::time::{Duration, SystemTime};
 
 use edgeway::cache::policy::{
-    Asked, Lifetime, Rules, Target, Times, Use, Variance, Vary, Wants, after_error, clean, date,
-    invalidates, judge, merge, not_modified, store, to_not_modified, updates,
+    CacheRules, ExchangeTimes, Lifetime, OriginRequest, RequestDirectives, Target, Usability,
+    Variance, Vary, after_error, clean, date, invalidates, judge, merge, not_modified, store,
+    to_not_modified, updates,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
@@ -33,7 +34,7 @@ struct Outcome {
 }
 
 struct Model {
-    rules: Rules,
+    rules: CacheRules,
     entries: Vec<Entry>,
 }
 
@@ -91,21 +92,21 @@ fn run(case: &Case) -> Result<(), String> {
     Ok(())
 }
 
-fn rules_of(route: Route) -> Rules {
+fn rules_of(route: Route) -> CacheRules {
     let hour = Some(Duration::from_hours(1));
-    let plain = Rules::default();
+    let plain = CacheRules::default();
     match route {
         Route::Plain => plain,
-        Route::Heuristic => Rules {
+        Route::Heuristic => CacheRules {
             heuristic: Some(0.1),
             ..plain
         },
-        Route::Ttl => Rules { ttl: hour, ..plain },
-        Route::Isr => Rules {
+        Route::Ttl => CacheRules { ttl: hour, ..plain },
+        Route::Isr => CacheRules {
             stale_despite_s_maxage: true,
             ..plain
         },
-        Route::Bridged => Rules {
+        Route::Bridged => CacheRules {
             stale_if_error: hour,
             ..plain
         },
@@ -180,7 +181,7 @@ impl Model {
         let now = edgeway::base::clock::Clock::machine().wall();
         let request = headers_of(&step.request);
         let method = Method::from_bytes(step.method.as_bytes()).unwrap();
-        let wants = Wants::of(&request);
+        let wants = RequestDirectives::of(&request);
         if method != Method::GET && method != Method::HEAD {
             return self.write(step, &method, request);
         }
@@ -192,14 +193,16 @@ impl Model {
         };
         let kept = |door, entry: &Entry, saw| answer(door, entry, &method, &request, saw, now);
         match judge(&self.entries[at].lifetime, &wants, now) {
-            Use::Fresh | Use::StaleAsAsked => kept(Door::Cache, &self.entries[at], None),
-            Use::GatewayTimeout => nobody(),
-            Use::StaleWhileRevalidate => {
+            Usability::Fresh | Usability::StaleAsAsked => {
+                kept(Door::Cache, &self.entries[at], None)
+            }
+            Usability::GatewayTimeout => nobody(),
+            Usability::StaleWhileRevalidate => {
                 let outcome = kept(Door::Background, &self.entries[at], Some(request.clone()));
                 self.fetch(step, request.clone(), now);
                 outcome
             }
-            Use::Validate => {
+            Usability::Validate => {
                 let sent = conditions(&request, &self.entries[at].headers);
                 if matches!(step.status, 500 | 502 | 503 | 504)
                     && after_error(&self.entries[at].lifetime, &wants, now)
@@ -251,12 +254,12 @@ impl Model {
         mut headers: HeaderMap,
         now: SystemTime,
     ) -> bool {
-        let asked = Asked {
+        let asked = OriginRequest {
             method: &Method::GET,
             headers: request,
             is_named: false,
         };
-        let times = Times {
+        let times = ExchangeTimes {
             asked: now,
             answered: now,
         };

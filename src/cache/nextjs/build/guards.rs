@@ -9,7 +9,7 @@ use super::{super::paths, BuildError};
 
 /// Maximum backtracking steps of a matcher for one path; a matcher that needs more counts as a
 /// match.
-const MOST_STEPS: usize = 100_000;
+const MAX_STEPS: usize = 100_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Guards {
@@ -75,7 +75,7 @@ impl Guards {
             };
             for Matcher { regexp } in matchers {
                 let compiled = RegexBuilder::new(&regexp)
-                    .backtrack_limit(MOST_STEPS)
+                    .backtrack_limit(MAX_STEPS)
                     .build();
                 self.matchers
                     .push(compiled.map_err(|source| BuildError::Matcher {

@@ -21,7 +21,7 @@ pub(super) const TRACE: &str = "trace";
 pub(super) const SERVER_FILES: &str = "required-server-files.json";
 
 /// Files that identify a build, as far as they exist.
-const TELLING: [&str; 9] = [
+const IDENTIFYING_FILES: [&str; 9] = [
     BUILD_ID,
     ROUTES,
     IMAGES,
@@ -43,7 +43,7 @@ const MAX_DEPTH: usize = 32;
 /// Returns the digest of the build in `folder`.
 pub(super) fn of(folder: &Path) -> io::Result<u128> {
     let mut hasher = SipHasher13::new();
-    for name in TELLING {
+    for name in IDENTIFYING_FILES {
         add(&mut hasher, folder, Path::new(name))?;
     }
     let mut code = Vec::new();

@@ -18,7 +18,7 @@ use std::{
 
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{BadImage, image, image::Images};
+use super::{InvalidImageRequest, image, image::ImageRules};
 
 use guards::Guards;
 pub use watch::BuildWatch;
@@ -43,7 +43,7 @@ const FILES: [&str; 7] = [
 ];
 
 /// Maximum size of a manifest; those of the largest apps have a few megabytes.
-const LARGEST: u64 = 32 * 1024 * 1024;
+const MAX_FILE_SIZE: u64 = 32 * 1024 * 1024;
 
 /// A build of an app, as described by its folder (`.next`).
 #[derive(Debug)]
@@ -52,7 +52,7 @@ pub struct Build {
     mark: u128,
     base_path: Box<str>,
     guards: Guards,
-    images: Option<Images>,
+    images: Option<ImageRules>,
     stamp: Stamp,
 }
 
@@ -141,7 +141,7 @@ impl Build {
             id: Some(id.into()),
             base_path: routes.map(|routes| routes.base_path).unwrap_or_default(),
             guards,
-            images: images.and_then(Images::of),
+            images: images.and_then(ImageRules::of),
             stamp,
         })
     }
@@ -194,7 +194,7 @@ impl Build {
 
     /// Checks that a request to the image optimizer has an allowed width and quality. The app would
     /// refuse it with 400 and the same text.
-    pub fn allow_image(&self, query: Option<&[u8]>) -> Result<(), BadImage> {
+    pub fn allow_image(&self, query: Option<&[u8]>) -> Result<(), InvalidImageRequest> {
         match &self.images {
             Some(images) => images.allow(query.unwrap_or_default()),
             None => Ok(()),
@@ -211,7 +211,7 @@ struct Routes {
 
 /// Reads a file; `None` if it does not exist.
 fn read(file: &Path) -> Result<Option<Vec<u8>>, BuildError> {
-    let is_large = fs::metadata(file).is_ok_and(|about| about.len() > LARGEST);
+    let is_large = fs::metadata(file).is_ok_and(|about| about.len() > MAX_FILE_SIZE);
     let file = file.to_path_buf();
     if is_large {
         return Err(BuildError::Large { file });

@@ -5,8 +5,8 @@ use std::{fs, path::Path, sync::Arc};
 use http::{HeaderMap, Method};
 
 use super::{
-    super::{BadImage, NextRules, Paths, RequestShape, shape},
-    watch::{Before, Look},
+    super::{InvalidImageRequest, NextRules, PathSet, RequestShape, shape},
+    watch::{BuildCheck, WatchState},
     *,
 };
 use crate::chain::KeyBuilder;
@@ -23,7 +23,7 @@ const ALL_BUT: &str = r#"{ "version": 3, "middleware": { "/": { "files": [], "na
       "missing": [{ "type": "header", "key": "next-router-prefetch" }] }
 ] } }, "functions": {}, "sortedMiddleware": ["/"] }"#;
 
-const PICTURES: &str = r#"{ "version": 1, "images": { "deviceSizes": [640, 1080], "imageSizes": [64, 128], "path": "/_next/image",
+const IMAGES_MANIFEST: &str = r#"{ "version": 1, "images": { "deviceSizes": [640, 1080], "imageSizes": [64, 128], "path": "/_next/image",
     "loader": "default", "formats": ["image/webp"], "qualities": [75], "unoptimized": false } }"#;
 
 struct Folder(tempfile::TempDir);
@@ -51,7 +51,7 @@ impl Folder {
     }
 }
 
-fn asked(folder: &Folder, guarded: Option<Paths>, target: &str) -> RequestShape {
+fn asked(folder: &Folder, guarded: Option<PathSet>, target: &str) -> RequestShape {
     let (watch, _) = BuildWatch::new("web", folder.path());
     let rules = NextRules {
         build: Some(Arc::new(watch)),
@@ -123,7 +123,7 @@ fn a_middleware_without_a_matcher_guards_all_but_the_files_of_the_build() {
         Some("guarded")
     );
     assert_eq!(asked(&folder, None, "/_next/static/a.js").bypass(), None);
-    let own = Some(Paths::new(["/account/*"]));
+    let own = Some(PathSet::new(["/account/*"]));
     assert_eq!(asked(&folder, own.clone(), "/isr").bypass(), None);
     assert_eq!(asked(&folder, own, "/account/x").bypass(), Some("guarded"));
 }
@@ -198,7 +198,7 @@ fn no_key_of_draft_mode_is_kept_or_told() {
 /// R9: a refusal has the same text as in Next.js 16.4.
 #[test]
 fn pictures_that_the_app_would_refuse_are_refused_alike() {
-    let build = Folder::new(&[(BUILD_ID, "abc"), (IMAGES, PICTURES)]).build();
+    let build = Folder::new(&[(BUILD_ID, "abc"), (IMAGES, IMAGES_MANIFEST)]).build();
     let said = |query: &str| match build.allow_image(Some(query.as_bytes())) {
         Ok(()) => String::new(),
         Err(bad) => bad.to_string(),
@@ -252,17 +252,17 @@ fn pictures_that_the_app_would_refuse_are_refused_alike() {
     ] {
         assert_eq!(said(query), expected, "{query}");
     }
-    assert_eq!(build.allow_image(None), Err(BadImage::NoUrl));
-    let folder = Folder::new(&[(BUILD_ID, "abc"), (IMAGES, PICTURES)]);
+    assert_eq!(build.allow_image(None), Err(InvalidImageRequest::NoUrl));
+    let folder = Folder::new(&[(BUILD_ID, "abc"), (IMAGES, IMAGES_MANIFEST)]);
     let shape = |target| asked(&folder, None, target);
     let bad = shape("/_next/image?url=%2Fpic.png&w=65&q=75");
-    assert_eq!(bad.bad_image(), Some(&BadImage::Width(65)));
+    assert_eq!(bad.bad_image(), Some(&InvalidImageRequest::Width(65)));
     let good = shape("/_next/image?url=%2Fpic.png&w=64&q=75");
     assert_eq!(good.bad_image(), None);
     assert_eq!(shape("/isr?w=65").bad_image(), None);
     let long = format!("url={}&w=64&q=75", "a".repeat(4000));
     assert_eq!(said(&long), "\"url\" parameter is too long");
-    let none = PICTURES.replace("\"unoptimized\": false", "\"unoptimized\": true");
+    let none = IMAGES_MANIFEST.replace("\"unoptimized\": false", "\"unoptimized\": true");
     let build = Folder::new(&[(BUILD_ID, "abc"), (IMAGES, &none)]).build();
     assert_eq!(build.allow_image(Some(b"w=65")), Ok(()));
 }
@@ -357,7 +357,7 @@ fn a_build_is_another_one_if_anything_that_tells_is() {
 #[test]
 fn an_app_below_a_path_has_its_files_there() {
     let routes = r#"{ "version": 3, "basePath": "/docs" }"#;
-    let pictures = PICTURES.replace("/_next/image", "/docs/_next/image");
+    let pictures = IMAGES_MANIFEST.replace("/_next/image", "/docs/_next/image");
     let folder = Folder::new(&[(BUILD_ID, "abc"), (ROUTES, routes), (IMAGES, &pictures)]);
     assert!(asked(&folder, None, "/docs/_next/static/a.js").is_build_file());
     assert!(!asked(&folder, None, "/_next/static/a.js").is_build_file());
@@ -370,33 +370,33 @@ fn another_build_takes_the_place_once_its_files_are_still() {
     let folder = Folder::new(&[(BUILD_ID, "one"), (FUNCTIONS, SECRET)]);
     let (watch, error) = BuildWatch::new("web", folder.path());
     assert!(error.is_none());
-    let mut before = Before::default();
+    let mut before = WatchState::default();
     let mut look = || watch.look(&mut before);
     let id = || watch.now().id().map(str::to_owned);
-    assert!(matches!(look(), Look::Same));
-    assert!(matches!(look(), Look::Same));
+    assert!(matches!(look(), BuildCheck::Same));
+    assert!(matches!(look(), BuildCheck::Same));
 
     // `next build` begins: no id, then manifests one by one.
     fs::remove_file(folder.path().join(BUILD_ID)).unwrap();
     folder.write(FUNCTIONS, "{ \"func");
     for _ in 0..3 {
-        assert!(matches!(look(), Look::Same));
+        assert!(matches!(look(), BuildCheck::Same));
     }
     assert_eq!(id().as_deref(), Some("one"));
     assert!(watch.now().is_guarded(b"/secret"));
 
     folder.write(BUILD_ID, "two");
-    assert!(matches!(look(), Look::Same), "just written");
-    assert!(matches!(look(), Look::Broken(_)));
-    assert!(matches!(look(), Look::Same), "said once");
+    assert!(matches!(look(), BuildCheck::Same), "just written");
+    assert!(matches!(look(), BuildCheck::Broken(_)));
+    assert!(matches!(look(), BuildCheck::Same), "said once");
     assert_eq!(id().as_deref(), Some("one"));
 
     folder.write(FUNCTIONS, "{ \"functions\": {} }");
-    assert!(matches!(look(), Look::Same));
-    assert!(matches!(look(), Look::Changed(_)));
+    assert!(matches!(look(), BuildCheck::Same));
+    assert!(matches!(look(), BuildCheck::Changed(_)));
     assert_eq!(id().as_deref(), Some("two"));
     assert!(!watch.now().is_guarded(b"/secret"));
-    assert!(matches!(look(), Look::Same));
+    assert!(matches!(look(), BuildCheck::Same));
 }
 
 #[tokio::test(start_paused = true)]

@@ -25,7 +25,7 @@ pub struct BuildWatch {
 
 /// Outcome of a check of the folder.
 #[derive(Debug)]
-pub(super) enum Look {
+pub(super) enum BuildCheck {
     /// The folder is unchanged, or is being written.
     Same,
     /// Another build has replaced the one before.
@@ -36,7 +36,7 @@ pub(super) enum Look {
 
 /// State from the checks before.
 #[derive(Debug, Default)]
-pub(super) struct Before {
+pub(super) struct WatchState {
     seen: Stamp,
     told: Stamp,
 }
@@ -67,7 +67,7 @@ impl BuildWatch {
 
     /// Checks the folder at intervals, for as long as the future is polled.
     pub async fn watch(self: Arc<Self>) {
-        let mut before = Before::default();
+        let mut before = WatchState::default();
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -89,7 +89,7 @@ impl BuildWatch {
     /// Checks the folder once. A new build replaces the old one only if two checks in a row see the
     /// same folder: `next build` writes its files one after the other, and removes `BUILD_ID`
     /// first.
-    pub(super) fn look(&self, before: &mut Before) -> Look {
+    pub(super) fn look(&self, before: &mut WatchState) -> BuildCheck {
         let stamp = Stamp::of(&self.folder);
         let is_settled = before.seen == stamp;
         before.seen = stamp.clone();
@@ -98,7 +98,7 @@ impl BuildWatch {
             || stamp == *self.build.load().stamp()
             || stamp == before.told
         {
-            return Look::Same;
+            return BuildCheck::Same;
         }
         match Build::read(&self.folder) {
             Ok(build) => {
@@ -106,27 +106,27 @@ impl BuildWatch {
                 let before = self.build.swap(Arc::clone(&build));
                 if before.mark() == build.mark() {
                     // The folder was copied or touched, but not built again.
-                    return Look::Same;
+                    return BuildCheck::Same;
                 }
-                Look::Changed(build)
+                BuildCheck::Changed(build)
             }
             Err(error) => {
                 before.told = stamp;
-                Look::Broken(error)
+                BuildCheck::Broken(error)
             }
         }
     }
 
-    fn tell(&self, look: &Look) {
+    fn tell(&self, look: &BuildCheck) {
         let (upstream, folder) = (&self.upstream, self.folder.display());
         match look {
-            Look::Same => {}
-            Look::Changed(build) => {
+            BuildCheck::Same => {}
+            BuildCheck::Changed(build) => {
                 let id = build.id().unwrap_or_default();
                 let matchers = build.matchers();
                 info!(upstream:%, folder:%, build = id, matchers; "new build of the app found");
             }
-            Look::Broken(error) => {
+            BuildCheck::Broken(error) => {
                 let error = chain(error);
                 warn!(upstream:%, folder:%, error:%; "build of the app not read, still using the last one");
             }

@@ -130,7 +130,7 @@ fn dates_are_read_in_their_three_forms_and_any_case() {
 #[test]
 fn the_age_at_arrival_is_the_larger_of_what_age_and_date_say() {
     let age = |fields: &str, delay: u64| {
-        let times = Times {
+        let times = ExchangeTimes {
             asked: at(0) - secs(delay),
             answered: at(0),
         };
@@ -164,7 +164,7 @@ fn the_age_at_arrival_is_the_larger_of_what_age_and_date_say() {
 
 #[test]
 fn a_date_within_the_second_makes_no_age() {
-    let times = Times {
+    let times = ExchangeTimes {
         asked: at(0),
         answered: at(0) + Duration::from_millis(999),
     };
@@ -175,7 +175,7 @@ fn a_date_within_the_second_makes_no_age() {
         Duration::from_millis(999),
         "the delay counts, the date does not"
     );
-    let times = Times {
+    let times = ExchangeTimes {
         asked: times.answered,
         ..times
     };
@@ -209,9 +209,9 @@ fn it_is_fresh_until_its_age_reaches_its_lifetime() {
 fn guesses_are_made_only_where_the_route_asks_for_them() {
     let answer = "Last-Modified: @-1000\nDate: @0";
     assert_eq!(fresh_for(answer), Err("no-lifetime"));
-    let rules = Rules {
+    let rules = CacheRules {
         heuristic: Some(0.1),
-        ..Rules::default()
+        ..CacheRules::default()
     };
     let guess = |status, answer: &str| {
         kept_with(&rules, "", status, answer).map(|lifetime| lifetime.fresh_for.as_secs())
@@ -252,10 +252,10 @@ fn guesses_are_made_only_where_the_route_asks_for_them() {
 
 #[test]
 fn the_route_speaks_where_the_origin_does_not() {
-    let rules = Rules {
+    let rules = CacheRules {
         ttl: Some(secs(300)),
         by_status: vec![(404, secs(7)), (503, secs(2))],
-        ..Rules::default()
+        ..CacheRules::default()
     };
     let fresh = |status, answer: &str| {
         kept_with(&rules, "", status, answer).map(|lifetime| lifetime.fresh_for.as_secs())
@@ -276,29 +276,29 @@ fn the_route_speaks_where_the_origin_does_not() {
 
 #[test]
 fn stale_windows_are_the_origins_then_the_routes() {
-    let rules = Rules {
+    let rules = CacheRules {
         stale_while_revalidate: Some(secs(30)),
         stale_if_error: Some(secs(40)),
         max_stale_while_revalidate: Some(secs(100)),
-        ..Rules::default()
+        ..CacheRules::default()
     };
-    let windows = |rules: &Rules, cc: &str| {
+    let windows = |rules: &CacheRules, cc: &str| {
         let lifetime = kept_with(rules, "", 200, &format!("Cache-Control: {cc}")).unwrap();
         let (a, b) = (lifetime.stale_while_revalidate, lifetime.stale_if_error);
         (a.as_secs(), b.as_secs(), lifetime.must_revalidate)
     };
     let swr = "max-age=1, stale-while-revalidate";
     assert_eq!(
-        windows(&Rules::default(), &format!("{swr}=60")),
+        windows(&CacheRules::default(), &format!("{swr}=60")),
         (60, 0, false)
     );
     assert_eq!(
-        windows(&Rules::default(), &format!("{swr}=\"60\"")),
+        windows(&CacheRules::default(), &format!("{swr}=\"60\"")),
         (60, 0, false)
     );
-    assert_eq!(windows(&Rules::default(), swr), (0, 0, false));
+    assert_eq!(windows(&CacheRules::default(), swr), (0, 0, false));
     assert_eq!(
-        windows(&Rules::default(), "max-age=1, stale-if-error=9"),
+        windows(&CacheRules::default(), "max-age=1, stale-if-error=9"),
         (0, 9, false)
     );
     assert_eq!(windows(&rules, "max-age=1"), (30, 40, false));
@@ -320,7 +320,7 @@ fn stale_windows_are_the_origins_then_the_routes() {
     }
     let isr = "s-maxage=2, stale-while-revalidate=58";
     assert_eq!(windows(&rules, isr), (0, 0, true), "RFC 9111, 5.2.2.10");
-    let next = Rules {
+    let next = CacheRules {
         stale_despite_s_maxage: true,
         ..rules
     };

@@ -5,11 +5,11 @@ mod freshness;
 mod oracle;
 mod outgoing;
 mod properties;
+mod request_directives;
 mod storable;
 mod targeted;
 mod update;
 mod vary;
-mod wants;
 
 use std::time::{Duration, SystemTime};
 
@@ -49,8 +49,8 @@ fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-fn now() -> Times {
-    Times {
+fn now() -> ExchangeTimes {
+    ExchangeTimes {
         asked: at(0),
         answered: at(0),
     }
@@ -58,22 +58,22 @@ fn now() -> Times {
 
 /// Stores a 200 to a plain GET by the default rules.
 fn kept(answer: &str) -> Result<Lifetime, &'static str> {
-    kept_with(&Rules::default(), "", 200, answer)
+    kept_with(&CacheRules::default(), "", 200, answer)
 }
 
 fn kept_with(
-    rules: &Rules,
+    rules: &CacheRules,
     request: &str,
     status: u16,
     answer: &str,
 ) -> Result<Lifetime, &'static str> {
-    let asked = Asked {
+    let asked = OriginRequest {
         method: &Method::GET,
         headers: &head(request),
         is_named: false,
     };
     let status = StatusCode::from_u16(status).unwrap();
-    store(asked, status, &head(answer), now(), rules).map_err(Refusal::reason)
+    store(asked, status, &head(answer), now(), rules).map_err(NotStorable::reason)
 }
 
 /// Returns the freshness lifetime in seconds, or the reason why the response is not stored.

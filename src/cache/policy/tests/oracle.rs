@@ -101,14 +101,14 @@ proptest! {
         let options = CacheOptions { shared: true, ..CacheOptions::default() };
         let theirs = CachePolicy::new_options(&sent(&first), &response, at(0), options);
         // The other implementation always applies the heuristic.
-        let rules = Rules { heuristic: Some(0.1), ..Rules::default() };
+        let rules = CacheRules { heuristic: Some(0.1), ..CacheRules::default() };
         let ours = kept_with(&rules, &first, status, &answer);
         let is_used = match &ours {
             Ok(lifetime) => {
                 prop_assert!(theirs.is_storable() || status == 500);
-                let wants = Wants::of(&head(&second));
+                let wants = RequestDirectives::of(&head(&second));
                 let verdict = judge(lifetime, &wants, at(later));
-                matches!(verdict, Use::Fresh | Use::StaleAsAsked)
+                matches!(verdict, Usability::Fresh | Usability::StaleAsAsked)
             }
             // A response that cannot be used need not be stored.
             Err(_) => false,
@@ -142,7 +142,7 @@ proptest! {
         *response.headers_mut() = head(&answer);
         let options = CacheOptions { shared: true, ..CacheOptions::default() };
         let theirs = CachePolicy::new_options(&sent(""), &response, at(0), options);
-        let rules = Rules { heuristic: Some(0.1), ..Rules::default() };
+        let rules = CacheRules { heuristic: Some(0.1), ..CacheRules::default() };
         if let Ok(lifetime) = kept_with(&rules, "", 200, &answer) {
             prop_assert_eq!(lifetime.age(at(later)), theirs.age(at(later)));
             if !lifetime.always_validate && lifetime.fresh_for.subsec_nanos() == 0 {

@@ -75,7 +75,7 @@ fn headers() -> impl Strategy<Value = HeaderMap> {
     })
 }
 
-fn rules() -> impl Strategy<Value = Rules> {
+fn rules() -> impl Strategy<Value = CacheRules> {
     let span = || proptest::option::of((0u64..100_000).prop_map(secs));
     (
         span(),
@@ -86,7 +86,7 @@ fn rules() -> impl Strategy<Value = Rules> {
         any::<bool>(),
         -1.0..1e12f64,
     )
-        .prop_map(|(ttl, force, swr, sie, most, despite, share)| Rules {
+        .prop_map(|(ttl, force, swr, sie, most, despite, share)| CacheRules {
             ttl,
             force,
             by_status: vec![(404, Duration::MAX)],
@@ -95,17 +95,17 @@ fn rules() -> impl Strategy<Value = Rules> {
             stale_if_error: sie,
             max_stale_while_revalidate: most,
             stale_despite_s_maxage: despite,
-            ..Rules::default()
+            ..CacheRules::default()
         })
 }
 
 /// Ranks a decision by how freely the client may use the response.
-fn rank(verdict: Use) -> u8 {
+fn rank(verdict: Usability) -> u8 {
     match verdict {
-        Use::Fresh => 3,
-        Use::StaleWhileRevalidate => 2,
-        Use::StaleAsAsked => 1,
-        Use::Validate | Use::GatewayTimeout => 0,
+        Usability::Fresh => 3,
+        Usability::StaleWhileRevalidate => 2,
+        Usability::StaleAsAsked => 1,
+        Usability::Validate | Usability::GatewayTimeout => 0,
     }
 }
 
@@ -120,8 +120,8 @@ proptest! {
         times in (0i64..1 << 33, 0i64..1 << 33),
     ) {
         let status = StatusCode::from_u16(status).unwrap();
-        let asked = Asked { method: &Method::GET, headers: &request, is_named: false };
-        let arrival = Times { asked: at(0), answered: at(0) + secs(delay) };
+        let asked = OriginRequest { method: &Method::GET, headers: &request, is_named: false };
+        let arrival = ExchangeTimes { asked: at(0), answered: at(0) + secs(delay) };
         let Ok(lifetime) = store(asked, status, &answer, arrival, &rules) else {
             return Ok(());
         };
@@ -135,7 +135,7 @@ proptest! {
         prop_assert!(lifetime.usable_until() >= lifetime.fresh_until());
         prop_assert!(!answer.contains_key("set-cookie") && !status.is_informational());
         let (early, late) = (times.0.min(times.1), times.0.max(times.1));
-        let wants = Wants::of(&request);
+        let wants = RequestDirectives::of(&request);
         prop_assert!(lifetime.age(at(early)) <= lifetime.age(at(late)));
         prop_assert!(lifetime.is_fresh(at(early)) >= lifetime.is_fresh(at(late)));
         prop_assert!(lifetime.ttl(at(early)) >= lifetime.ttl(at(late)));
@@ -150,14 +150,14 @@ proptest! {
         answer in headers(),
         later in 0i64..100_000,
     ) {
-        let asked = Asked { method: &Method::GET, headers: &HeaderMap::new(), is_named: false };
-        let found = store(asked, StatusCode::OK, &answer, now(), &Rules::default());
+        let asked = OriginRequest { method: &Method::GET, headers: &HeaderMap::new(), is_named: false };
+        let found = store(asked, StatusCode::OK, &answer, now(), &CacheRules::default());
         if let Ok(lifetime) = found {
-            let plain = judge(&lifetime, &Wants::default(), at(later));
-            let asked = judge(&lifetime, &Wants::of(&request), at(later));
+            let plain = judge(&lifetime, &RequestDirectives::default(), at(later));
+            let asked = judge(&lifetime, &RequestDirectives::of(&request), at(later));
             if lifetime.must_revalidate {
                 prop_assert!(rank(asked) <= rank(plain));
-            } else if asked != Use::StaleAsAsked {
+            } else if asked != Usability::StaleAsAsked {
                 prop_assert!(rank(asked) <= rank(plain));
             }
         }

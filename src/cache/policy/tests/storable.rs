@@ -87,8 +87,8 @@ fn answers_that_must_be_validated_are_kept_if_they_can_be() {
         let answer = format!("{answer}\nETag: \"a\"");
         let lifetime = kept(&answer).unwrap();
         assert_eq!(lifetime.always_validate, always, "{answer}");
-        let verdict = judge(&lifetime, &Wants::default(), at(0));
-        assert_eq!(verdict == Use::Validate, always, "{answer}");
+        let verdict = judge(&lifetime, &RequestDirectives::default(), at(0));
+        assert_eq!(verdict == Usability::Validate, always, "{answer}");
     }
 }
 
@@ -98,7 +98,7 @@ fn final_statuses_are_kept_with_explicit_freshness_only() {
         200, 201, 203, 204, 299, 300, 301, 302, 303, 307, 308, 400, 403, 404, 410, 451, 499, 500,
         502, 503, 504, 599,
     ] {
-        let kept = |answer| kept_with(&Rules::default(), "", status, answer).map(drop);
+        let kept = |answer| kept_with(&CacheRules::default(), "", status, answer).map(drop);
         assert_eq!(kept("Cache-Control: max-age=60"), Ok(()), "{status}");
         assert_eq!(kept("ETag: \"a\""), Err("no-lifetime"), "{status}");
         // A validator alone is enough for a heuristically cacheable response.
@@ -107,7 +107,12 @@ fn final_statuses_are_kept_with_explicit_freshness_only() {
         assert_eq!(no_cache.is_ok(), is_plain, "{status}");
     }
     for status in [100, 101, 103, 206, 304] {
-        let kept = kept_with(&Rules::default(), "", status, "Cache-Control: max-age=60");
+        let kept = kept_with(
+            &CacheRules::default(),
+            "",
+            status,
+            "Cache-Control: max-age=60",
+        );
         assert_eq!(kept.map(drop), Err("status"), "{status}");
     }
 }
@@ -115,7 +120,7 @@ fn final_statuses_are_kept_with_explicit_freshness_only() {
 #[test]
 fn must_understand_overrules_no_store_for_statuses_that_are_understood() {
     let answer = "Cache-Control: must-understand, no-store, max-age=60";
-    let kept = |status, answer| kept_with(&Rules::default(), "", status, answer).map(drop);
+    let kept = |status, answer| kept_with(&CacheRules::default(), "", status, answer).map(drop);
     assert_eq!(kept(200, answer), Ok(()));
     assert_eq!(kept(404, answer), Ok(()));
     assert_eq!(kept(299, answer), Err("not-understood"));
@@ -133,17 +138,23 @@ fn must_understand_overrules_no_store_for_statuses_that_are_understood() {
 fn only_get_is_kept() {
     for (method, expected) in [
         (Method::GET, Ok(())),
-        (Method::HEAD, Err(Refusal::Method)),
-        (Method::POST, Err(Refusal::Method)),
-        (Method::OPTIONS, Err(Refusal::Method)),
+        (Method::HEAD, Err(NotStorable::Method)),
+        (Method::POST, Err(NotStorable::Method)),
+        (Method::OPTIONS, Err(NotStorable::Method)),
     ] {
-        let asked = Asked {
+        let asked = OriginRequest {
             method: &method,
             headers: &HeaderMap::new(),
             is_named: false,
         };
         let headers = head("Cache-Control: max-age=60");
-        let found = store(asked, StatusCode::OK, &headers, now(), &Rules::default());
+        let found = store(
+            asked,
+            StatusCode::OK,
+            &headers,
+            now(),
+            &CacheRules::default(),
+        );
         assert_eq!(found.map(drop), expected, "{method}");
     }
 }
@@ -152,7 +163,7 @@ fn only_get_is_kept() {
 fn requests_forbid_too() {
     let kept = |request, answer| {
         let answer = format!("Cache-Control: {answer}");
-        kept_with(&Rules::default(), request, 200, &answer).map(drop)
+        kept_with(&CacheRules::default(), request, 200, &answer).map(drop)
     };
     assert_eq!(
         kept("Cache-Control: no-store", "max-age=60"),
@@ -175,24 +186,30 @@ fn requests_forbid_too() {
             "{answer}"
         );
     }
-    let named = Asked {
+    let named = OriginRequest {
         method: &Method::GET,
         headers: &head("Authorization: x"),
         is_named: true,
     };
     let answer = head("Cache-Control: max-age=60");
-    let found = store(named, StatusCode::OK, &answer, now(), &Rules::default());
+    let found = store(
+        named,
+        StatusCode::OK,
+        &answer,
+        now(),
+        &CacheRules::default(),
+    );
     assert_eq!(found.map(drop), Ok(()));
 }
 
 #[test]
 fn force_overrules_the_origin_but_shares_nothing_personal() {
-    let rules = Rules {
+    let rules = CacheRules {
         ttl: Some(secs(30)),
         force: true,
         by_status: vec![(503, secs(3))],
         explicit_only: true,
-        ..Rules::default()
+        ..CacheRules::default()
     };
     let kept = |request: &str, status, answer: &str| {
         let found = kept_with(&rules, request, status, answer);
@@ -237,11 +254,11 @@ fn force_overrules_the_origin_but_shares_nothing_personal() {
 
 #[test]
 fn a_route_may_ask_for_explicit_permission() {
-    let rules = Rules {
+    let rules = CacheRules {
         ttl: Some(secs(30)),
         heuristic: Some(0.1),
         explicit_only: true,
-        ..Rules::default()
+        ..CacheRules::default()
     };
     for (answer, expected) in [
         ("", Err("not-explicit")),

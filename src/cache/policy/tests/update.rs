@@ -123,17 +123,30 @@ fn a_304_with_another_tag_is_about_something_else() {
 fn a_refreshed_answer_lives_again() {
     let mut stored = head("Cache-Control: max-age=60\nETag: \"a\"\nDate: @-100");
     merge(&mut stored, &head("Cache-Control: max-age=30"));
-    let asked = Asked {
+    let asked = OriginRequest {
         method: &Method::GET,
         headers: &HeaderMap::new(),
         is_named: false,
     };
-    let lifetime = store(asked, StatusCode::OK, &stored, now(), &Rules::default()).unwrap();
+    let lifetime = store(
+        asked,
+        StatusCode::OK,
+        &stored,
+        now(),
+        &CacheRules::default(),
+    )
+    .unwrap();
     assert_eq!(lifetime.fresh_left(at(0)), secs(30));
     // A 304 can also make the response unstorable.
     merge(&mut stored, &head("Cache-Control: no-store"));
-    let ended = store(asked, StatusCode::OK, &stored, now(), &Rules::default());
-    assert_eq!(ended, Err(Refusal::NoStore));
+    let ended = store(
+        asked,
+        StatusCode::OK,
+        &stored,
+        now(),
+        &CacheRules::default(),
+    );
+    assert_eq!(ended, Err(NotStorable::NoStore));
 }
 
 #[test]

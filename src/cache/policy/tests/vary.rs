@@ -107,7 +107,7 @@ fn what_may_matter_makes_a_difference() {
 fn variance(vary: &str, request: &str, changes: RequestChanges) -> Option<Variance> {
     let vary = Vary::of(&head(&format!("Vary: {vary}")));
     let headers = head(request);
-    let unchanged = Unchanged::new(changes);
+    let unchanged = UnchangedHeaders::new(changes);
     SentHeaders::of_client(&headers, &unchanged).variance(&vary)
 }
 

@@ -29,43 +29,43 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::timeout};
 
-pub use self::status::{Other, Status};
+pub use self::status::{LinkStatus, PeerStatus};
 use self::{
     outgoing::is_written,
     tickets::{Ticket, Tickets},
-    writes::Writes,
+    writes::WriteBatch,
 };
 use super::{
     Purge, Trust,
-    follower::{Follower, Step},
-    log::{Answer, Content, Entry, LEASE, Lease, Log, Position, Remote},
+    follower::{Follower, FollowerAction},
+    log::{Entry, EntryContent, LEASE, Lease, LogResponse, Position, PurgeLogStore, RedisPurgeLog},
     metrics::{PurgeMetrics, Source},
-    notes::Notes,
-    receipt::{Applied, Others, PATIENCE, Peers, Receipt},
+    receipt::{AppliedGateway, DEFAULT_WAIT, PeerStates, Peers, Receipt},
+    successor_purges::SuccessorPurges,
 };
 use crate::base::{
     clock::Clock,
     metrics::Metrics,
-    redis::{Redis, Settings, Unavailable},
+    redis::{Redis, RedisSettings, Unavailable},
     units::{millis, whole_millis},
 };
 
 /// Time between two queries.
 const POLL: Duration = Duration::from_millis(100);
 /// Time between two queries while a caller waits for a receipt.
-const POLL_WAITED_FOR: Duration = Duration::from_millis(20);
+const FAST_POLL: Duration = Duration::from_millis(20);
 /// Longest time between two queries for the leases of others, for the status.
-const LOOK: Duration = Duration::from_secs(1);
+const LEASE_POLL: Duration = Duration::from_secs(1);
 /// Minimum time between log lines about unsigned purges.
-const TELL: Duration = Duration::from_mins(1);
+const LOG_INTERVAL: Duration = Duration::from_mins(1);
 /// Number of own purges that are recognized in the log. More than can wait for Redis.
-const OWN: usize = 1024;
+const MAX_OWN_PURGES: usize = 1024;
 /// `trusted_until` of a gateway that shares with no other.
 const ALWAYS: u64 = u64::MAX;
 
 /// Scope of the wait after a purge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Awaited {
+pub enum WaitScope {
     /// Storage of this gateway only: the gateway that reported a write takes care of shared
     /// storage.
     Own,
@@ -75,7 +75,7 @@ pub enum Awaited {
     Writes,
 }
 
-impl Awaited {
+impl WaitScope {
     /// Returns the scope for the gateway that received the purges.
     fn of(purges: &[Purge]) -> Self {
         if purges.iter().all(is_written) {
@@ -95,7 +95,7 @@ pub trait Caches: Send + Sync {
 
     /// Waits, about a second at most, until persistent and shared storage know the applied purges.
     /// Returns `false` if shared storage does not know them in time.
-    fn settle(&self, awaited: Awaited) -> BoxFuture<'_, bool>;
+    fn settle(&self, awaited: WaitScope) -> BoxFuture<'_, bool>;
 
     /// Drops everything that this gateway stores by itself, in memory and on disk, and responses on
     /// their way there. Returns the number. Shared storage stays.
@@ -103,7 +103,7 @@ pub trait Caches: Send + Sync {
 }
 
 /// The link of one gateway. It outlives configurations.
-pub struct Link {
+pub struct PurgeLink {
     name: String,
     caches: Arc<dyn Caches>,
     clock: Clock,
@@ -115,7 +115,7 @@ pub struct Link {
     state: Mutex<State>,
     wake: Notify,
     /// Purges for the successor of this process.
-    notes: Notes,
+    notes: SuccessorPurges,
     /// True if, without a lease, responses that may have been purged are validated before use.
     validates: AtomicBool,
     /// Set once the lease is given up for good.
@@ -127,9 +127,9 @@ pub struct Link {
 #[derive(Default)]
 struct State {
     /// Settings of the Redis that is followed; `None` for a gateway that shares with no other.
-    settings: Option<Settings>,
+    settings: Option<RedisSettings>,
     follower: Follower,
-    /// Position to continue from at the next query, set by [`Link::resume`].
+    /// Position to continue from at the next query, set by [`PurgeLink::resume`].
     resume: Option<Position>,
     /// Position to continue from after that: the later one of another store of this gateway. It may
     /// belong to another log.
@@ -137,9 +137,9 @@ struct State {
     /// True if all entries after the position were applied.
     has_caught_up: bool,
     tickets: Tickets,
-    unsent: VecDeque<Unsent>,
+    unsent: VecDeque<UnsentPurges>,
     /// Purges caused by writes that are not in `unsent` yet.
-    writes: Writes,
+    writes: WriteBatch,
     /// Time when writes were last published.
     wrote: Option<Instant>,
     told_lost: Option<Instant>,
@@ -164,7 +164,7 @@ impl State {
     /// Remembers a purge that began here.
     fn remember(&mut self, drawn: &str, objects: u64) {
         self.own.push_back((drawn.to_owned(), objects));
-        if self.own.len() > OWN {
+        if self.own.len() > MAX_OWN_PURGES {
             self.own.pop_front();
         }
     }
@@ -179,13 +179,13 @@ impl State {
 }
 
 #[derive(Clone)]
-struct Unsent {
+struct UnsentPurges {
     drawn: String,
     purges: Arc<[Purge]>,
 }
 
 /// Purges that are applied here and sent to the other gateways.
-pub struct Begun {
+pub struct StartedPurge {
     /// Receipt with the results so far.
     pub receipt: Receipt,
     /// `None` if there are no other gateways.
@@ -195,7 +195,7 @@ pub struct Begun {
     at: Instant,
 }
 
-impl Link {
+impl PurgeLink {
     /// Creates the link. `host` is the name of this machine. Until the link runs, stored
     /// responses that are older than the link are not trusted.
     pub fn new(host: &str, caches: Arc<dyn Caches>, clock: &Clock, metrics: &Metrics) -> Self {
@@ -210,7 +210,7 @@ impl Link {
             trusted_until: AtomicU64::new(0),
             state: Mutex::default(),
             wake: Notify::new(),
-            notes: Notes::default(),
+            notes: SuccessorPurges::default(),
             validates: AtomicBool::new(false),
             has_left: AtomicBool::new(false),
             running: tokio::sync::Mutex::default(),
@@ -249,7 +249,7 @@ impl Link {
     }
 
     /// Returns the purges for the successor of this process.
-    pub fn notes(&self) -> &Notes {
+    pub fn notes(&self) -> &SuccessorPurges {
         &self.notes
     }
 
@@ -260,8 +260,8 @@ impl Link {
     }
 
     /// Waits for the other gateways, for five seconds at most.
-    pub async fn finish(&self, begun: Begun) -> Receipt {
-        let Begun {
+    pub async fn finish(&self, begun: StartedPurge) -> Receipt {
+        let StartedPurge {
             mut receipt,
             ticket,
             mut is_settled,
@@ -271,16 +271,16 @@ impl Link {
             let settled = async {
                 while !is_settled {
                     tokio::time::sleep(POLL).await;
-                    is_settled = self.caches.settle(Awaited::of(&receipt.purges)).await;
+                    is_settled = self.caches.settle(WaitScope::of(&receipt.purges)).await;
                 }
             };
             // In time or not, the ticket has the state.
             let both = async { tokio::join!(ticket.over(), settled) };
-            let _in_time = timeout(PATIENCE, both).await;
+            let _in_time = timeout(DEFAULT_WAIT, both).await;
             ticket.tell(&mut receipt);
-            if !is_settled && receipt.others == Others::Reached {
+            if !is_settled && receipt.others == PeerStates::Reached {
                 // A gateway that starts now would read older responses there.
-                receipt.others = Others::Waiting;
+                receipt.others = PeerStates::Waiting;
             }
         }
         let took = self.clock.now().saturating_duration_since(at);
@@ -293,7 +293,7 @@ impl Link {
 
     /// Applies `purges` here. The other gateways receive them from then on, even if no caller
     /// waits.
-    pub async fn begin(&self, purges: Vec<Purge>, source: Source) -> Begun {
+    pub async fn begin(&self, purges: Vec<Purge>, source: Source) -> StartedPurge {
         let at = self.clock.now();
         let objects = self.apply(&purges, source).await;
         self.notes.purged(&purges);
@@ -301,8 +301,8 @@ impl Link {
             purges,
             gateway: self.name.clone(),
             id: None,
-            others: Others::Alone,
-            applied: vec![Applied {
+            others: PeerStates::Alone,
+            applied: vec![AppliedGateway {
                 gateway: self.name.clone(),
                 objects: Some(objects),
             }],
@@ -313,8 +313,8 @@ impl Link {
         };
         // The other gateways receive them whatever happens to the tiers here.
         let ticket = self.enqueue(&receipt.purges, objects);
-        let is_settled = self.caches.settle(Awaited::of(&receipt.purges)).await;
-        Begun {
+        let is_settled = self.caches.settle(WaitScope::of(&receipt.purges)).await;
+        StartedPurge {
             receipt,
             ticket,
             is_settled,
@@ -339,7 +339,7 @@ impl Link {
         let Some(redis) = redis else {
             return pending().await;
         };
-        let log = Log::new(redis);
+        let log = RedisPurgeLog::new(redis);
         // Another query would take the lease again.
         while !self.has_left.load(Ordering::Acquire) {
             let pause = self.round(&log).await;
@@ -357,12 +357,12 @@ impl Link {
         self.wake.notify_one();
         // A query in flight would take the lease again.
         let _alone = self.running.lock().await;
-        if let Err(error) = Log::new(redis).leave(&self.name).await {
+        if let Err(error) = RedisPurgeLog::new(redis).leave(&self.name).await {
             ::log::debug!(error:%; "lease of purges not released, it expires by itself");
         }
     }
 
-    fn attach(&self, settings: Option<&Settings>) {
+    fn attach(&self, settings: Option<&RedisSettings>) {
         let mut state = self.state.lock();
         if settings.is_none() {
             state.unsent.clear();
@@ -384,14 +384,14 @@ impl Link {
 
     /// Sends one query and acts on the response. Returns the pause before the next query; `None`
     /// for no pause.
-    async fn round(&self, log: &impl Remote) -> Option<Duration> {
+    async fn round(&self, log: &impl PurgeLogStore) -> Option<Duration> {
         let answer = match self.send(log).await {
             Ok(()) => self.ask(log).await,
             Err(error) => self.ask(log).await.and(Err(error)),
         };
         let pause = match answer {
-            Ok(Step::Rest(_)) => Some(()),
-            Ok(Step::Apply(entries)) => {
+            Ok(FollowerAction::Rest(_)) => Some(()),
+            Ok(FollowerAction::Apply(entries)) => {
                 let since = self.clock.now();
                 for entry in entries {
                     self.take(entry).await;
@@ -402,7 +402,7 @@ impl Link {
                 }
                 None
             }
-            Ok(Step::Forget(end)) => {
+            Ok(FollowerAction::Forget(end)) => {
                 self.forget(end).await;
                 None
             }
@@ -415,10 +415,10 @@ impl Link {
         let is_waited_for = self.state.lock().tickets.are_waited_for(self.clock.now());
         let has_more = self.state.lock().writes.len() > 0;
         let is_soon = is_waited_for || has_more;
-        pause.map(|()| if is_soon { POLL_WAITED_FOR } else { POLL })
+        pause.map(|()| if is_soon { FAST_POLL } else { POLL })
     }
 
-    async fn ask(&self, log: &impl Remote) -> Result<Step, Unavailable> {
+    async fn ask(&self, log: &impl PurgeLogStore) -> Result<FollowerAction, Unavailable> {
         let sent = self.clock.now();
         let question = {
             let mut state = self.state.lock();
@@ -432,7 +432,9 @@ impl Link {
                 state.own.clear();
             }
             let expected = state.tickets.expected(sent);
-            let is_due = state.looked.is_none_or(|looked| sent >= looked + LOOK);
+            let is_due = state
+                .looked
+                .is_none_or(|looked| sent >= looked + LEASE_POLL);
             let mut question = state.follower.question(&self.name);
             question.validates = self.validates.load(Ordering::Relaxed);
             question.wants_leases = is_due || !expected.is_empty();
@@ -440,20 +442,20 @@ impl Link {
             question
         };
         let answer = log.sync(&question).await?;
-        Ok(self.answered(sent, question.expected.as_slice(), &answer))
+        Ok(self.follow(sent, question.expected.as_slice(), &answer))
     }
 
-    fn answered(&self, sent: Instant, expected: &[Position], answer: &Answer) -> Step {
+    fn follow(&self, sent: Instant, expected: &[Position], answer: &LogResponse) -> FollowerAction {
         let now = self.clock.now();
         let mut state = self.state.lock();
         state.last_error = None;
         state.compare(&answer.generation.name, now);
         let had_place = state.follower.position().is_some();
         let step = state.follower.next(sent, answer);
-        if had_place && matches!(step, Step::Forget(_)) {
+        if had_place && matches!(step, FollowerAction::Forget(_)) {
             state.doubt_until = Some(now + LEASE);
         }
-        state.has_caught_up = matches!(step, Step::Rest(_));
+        state.has_caught_up = matches!(step, FollowerAction::Rest(_));
         self.publish_trust(&state);
         if let Some(leases) = &answer.leases {
             let State {
@@ -466,7 +468,7 @@ impl Link {
             let lost = tickets.observe(expected, answer, leases, peers, *doubt_until, now);
             for (drawn, purges) in lost {
                 if state.unsent.iter().all(|unsent| unsent.drawn != drawn) {
-                    state.unsent.push_back(Unsent { drawn, purges });
+                    state.unsent.push_back(UnsentPurges { drawn, purges });
                 }
             }
             self.count_unsent(&state);
@@ -487,22 +489,22 @@ impl Link {
         };
         let objects = match (own, content) {
             (Some(objects), _) => objects,
-            (None, Content::Purges(purges)) => {
+            (None, EntryContent::Purges(purges)) => {
                 let objects = self.apply(&purges, Source::Gateway).await;
-                let awaited = match Awaited::of(&purges) {
-                    Awaited::Writes => Awaited::Own,
+                let awaited = match WaitScope::of(&purges) {
+                    WaitScope::Writes => WaitScope::Own,
                     other => other,
                 };
                 self.caches.settle(awaited).await;
                 objects
             }
-            (None, Content::Unknown) => {
+            (None, EntryContent::Unknown) => {
                 warn!(id:% = position.id; "purge not readable, whole cache dropped");
                 self.caches.forget().await
             }
             // It may have been a purge of the fleet, whose receipt must be true. An attacker who
             // can write it can also delete the log, which has the same effect.
-            (None, Content::Unsigned) => {
+            (None, EntryContent::Unsigned) => {
                 self.refused(&position);
                 self.caches.forget().await
             }
@@ -519,7 +521,7 @@ impl Link {
         let now = self.clock.now();
         let mut state = self.state.lock();
         let told = state.told_unsigned;
-        if told.is_none_or(|told| now.saturating_duration_since(told) >= TELL) {
+        if told.is_none_or(|told| now.saturating_duration_since(told) >= LOG_INTERVAL) {
             state.told_unsigned = Some(now);
             drop(state);
             warn!(id:% = position.id; "purge in redis not signed with the secret of `redis`, whole cache dropped");
@@ -586,7 +588,7 @@ impl Link {
     }
 }
 
-impl fmt::Debug for Link {
+impl fmt::Debug for PurgeLink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link")
             .field("name", &self.name)

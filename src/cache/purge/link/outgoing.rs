@@ -6,12 +6,12 @@ use ::log::warn;
 
 use super::{
     super::{
-        Purge, What,
-        log::{Published, Remote, draw},
+        Purge, PurgeTarget,
+        log::{Published, PurgeLogStore, draw},
     },
-    Link, State, TELL, Unsent,
+    LOG_INTERVAL, PurgeLink, State, UnsentPurges,
     tickets::Ticket,
-    writes::Pushed,
+    writes::PushOutcome,
 };
 use crate::base::redis::Unavailable;
 
@@ -22,9 +22,9 @@ const PACE: Duration = Duration::from_millis(20);
 const BATCH: usize = 8192;
 /// Number of operator purges that may wait for Redis. With one more, the other gateways drop
 /// everything.
-const UNSENT: usize = 256;
+const MAX_UNSENT: usize = 256;
 
-impl Link {
+impl PurgeLink {
     /// Queues `purges`, which are applied here, for the other gateways. Returns `None` if no caller
     /// has to wait for them.
     pub(super) fn enqueue(&self, purges: &[Purge], objects: u64) -> Option<Arc<Ticket>> {
@@ -37,14 +37,14 @@ impl Link {
             // No caller waits until a write is applied elsewhere.
             return None;
         }
-        let mut unsent = Unsent {
+        let mut unsent = UnsentPurges {
             drawn: draw(),
             purges: purges.into(),
         };
-        if state.unsent.len() >= UNSENT {
+        if state.unsent.len() >= MAX_UNSENT {
             // Too many to send one by one. The purge of all is not applied here, since each of them
             // was.
-            warn!(purges = UNSENT; "too many purges wait for redis, everything will be purged");
+            warn!(purges = MAX_UNSENT; "too many purges wait for redis, everything will be purged");
             unsent.purges = [Purge::ALL].into();
             let all = unsent.clone();
             state.tickets.replace(&all.drawn, &all.purges);
@@ -62,24 +62,24 @@ impl Link {
 
     /// Queues purges caused by writes for the other gateways.
     fn keep_writes(&self, state: &mut State, purges: &[Purge]) {
-        let mut worst = Pushed::Kept;
+        let mut worst = PushOutcome::Kept;
         for purge in purges {
-            if let What::Written(url) = &purge.what {
+            if let PurgeTarget::Written(url) = &purge.what {
                 match state.writes.push(url) {
-                    Pushed::Kept => {}
+                    PushOutcome::Kept => {}
                     kept => worst = kept,
                 }
             }
         }
         self.count_unsent(state);
         let now = self.clock.now();
-        let is_told = |told: Instant| now.saturating_duration_since(told) < TELL;
-        if worst == Pushed::Kept || state.told_lost.is_some_and(is_told) {
+        let is_told = |told: Instant| now.saturating_duration_since(told) < LOG_INTERVAL;
+        if worst == PushOutcome::Kept || state.told_lost.is_some_and(is_told) {
             return;
         }
         state.told_lost = Some(now);
         let waiting = state.writes.len();
-        if worst == Pushed::Folded {
+        if worst == PushOutcome::Folded {
             warn!(waiting; "too many writes of one host wait for redis, the other gateways will purge that whole host");
         } else {
             warn!(waiting; "writes of too many hosts wait for redis, some do not reach the other gateways");
@@ -99,11 +99,11 @@ impl Link {
         state.remember(&drawn, 0);
         // In case the log loses it.
         let _ticket = state.tickets.open(&drawn, &purges, now);
-        state.unsent.push_back(Unsent { drawn, purges });
+        state.unsent.push_back(UnsentPurges { drawn, purges });
     }
 
     /// Publishes waiting purges in order.
-    pub(super) async fn send(&self, log: &impl Remote) -> Result<(), Unavailable> {
+    pub(super) async fn send(&self, log: &impl PurgeLogStore) -> Result<(), Unavailable> {
         loop {
             let next = {
                 let mut state = self.state.lock();
@@ -112,7 +112,7 @@ impl Link {
                 }
                 state.unsent.front().cloned()
             };
-            let Some(Unsent { drawn, purges }) = next else {
+            let Some(UnsentPurges { drawn, purges }) = next else {
                 return Ok(());
             };
             let published = log.publish(&drawn, &purges).await?;
@@ -139,5 +139,5 @@ impl Link {
 }
 
 pub(super) fn is_written(purge: &Purge) -> bool {
-    matches!(purge.what, What::Written(_))
+    matches!(purge.what, PurgeTarget::Written(_))
 }

@@ -1,10 +1,10 @@
 //! Position in the log from which a gateway continues, if its storage is older than its process.
 
-use super::{super::log::Position, Link};
+use super::{super::log::Position, PurgeLink};
 
-impl Link {
+impl PurgeLink {
     /// Returns the position up to which the log is applied to storage here. Persistent storage has
-    /// to record a position taken before its content was written, for [`Link::resume`].
+    /// to record a position taken before its content was written, for [`PurgeLink::resume`].
     pub fn position(&self) -> Option<Position> {
         self.state.lock().follower.position().cloned()
     }
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
     use crate::{
         base::{clock::Clock, metrics::Metrics},
-        cache::purge::{Awaited, Caches, Purge, log::Id},
+        cache::purge::{Caches, Purge, WaitScope, log::Id},
     };
 
     struct Nothing;
@@ -60,7 +60,7 @@ mod tests {
             Box::pin(async move { vec![0; purges.len()] })
         }
 
-        fn settle(&self, _awaited: Awaited) -> BoxFuture<'_, bool> {
+        fn settle(&self, _awaited: WaitScope) -> BoxFuture<'_, bool> {
             Box::pin(async { true })
         }
 
@@ -78,7 +78,7 @@ mod tests {
 
     #[track_caller]
     fn assert_goes_on(asked: &[u64], first: u64, then: Option<u64>) {
-        let link = Link::new("a", Arc::new(Nothing), &Clock::test(), &Metrics::default());
+        let link = PurgeLink::new("a", Arc::new(Nothing), &Clock::test(), &Metrics::default());
         for number in asked {
             link.resume(at(*number));
         }
@@ -95,7 +95,7 @@ mod tests {
         assert_goes_on(&[5, 9], 5, Some(9));
         assert_goes_on(&[9, 5], 5, Some(9));
         assert_goes_on(&[5, 5], 5, Some(5));
-        let link = Link::new("a", Arc::new(Nothing), &Clock::test(), &Metrics::default());
+        let link = PurgeLink::new("a", Arc::new(Nothing), &Clock::test(), &Metrics::default());
         link.state.lock().follower.resume(at(7));
         link.resume(at(9));
         assert_eq!(link.state.lock().resume, None);

@@ -4,13 +4,13 @@ use std::time::SystemTime;
 
 use super::{
     super::{Trust, log::Id},
-    Link,
+    PurgeLink,
 };
 use crate::base::redis::Unavailable;
 
 /// State of one link.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Status {
+pub struct LinkStatus {
     /// This gateway's name in receipts.
     pub gateway: String,
     /// True if a Redis is configured.
@@ -29,22 +29,22 @@ pub struct Status {
     pub losses: u64,
     pub gaps: u64,
     pub replayed: u64,
-    pub others: Vec<Other>,
+    pub others: Vec<PeerStatus>,
 }
 
 /// Another gateway, according to the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Other {
+pub struct PeerStatus {
     pub gateway: String,
     pub is_leased: bool,
     pub applied: Id,
 }
 
-impl Link {
-    pub fn status(&self) -> Status {
+impl PurgeLink {
+    pub fn status(&self) -> LinkStatus {
         let trust = self.trust();
         let state = self.state.lock();
-        Status {
+        LinkStatus {
             gateway: self.name.clone(),
             is_shared: state.settings.is_some(),
             is_leased: state.settings.is_some() && trust == Trust::All,
@@ -61,7 +61,7 @@ impl Link {
             others: state
                 .others
                 .iter()
-                .map(|lease| Other {
+                .map(|lease| PeerStatus {
                     gateway: lease.gateway.clone(),
                     is_leased: lease.left > 0,
                     applied: lease.applied,

@@ -10,13 +10,13 @@ use tokio::sync::Notify;
 
 use super::super::{
     Purge,
-    log::{Answer, Lease, Position, Published},
-    receipt::{Others, PATIENCE, Peers, Progress, Receipt, View, Waiting},
+    log::{Lease, LogResponse, Position, Published},
+    receipt::{DEFAULT_WAIT, PeerStates, PeerView, Peers, Progress, Receipt, Waiting},
 };
 
 /// Time for which a purge is checked to be still in the log, with or without a waiting caller:
 /// longer than a failover takes.
-const KEPT: Duration = Duration::from_mins(1);
+const TICKET_TTL: Duration = Duration::from_mins(1);
 
 /// A purge on its way to the other gateways.
 pub(super) struct Ticket {
@@ -44,7 +44,7 @@ impl Ticket {
         let inner = self.inner.lock();
         match &inner.waiting {
             Some(waiting) => waiting.tell(receipt, inner.is_over),
-            None => receipt.others = Others::Unreached,
+            None => receipt.others = PeerStates::Unreached,
         }
     }
 }
@@ -81,7 +81,9 @@ impl Tickets {
 
     /// Returns true if a caller may be waiting for a purge now.
     pub(super) fn are_waited_for(&self, now: Instant) -> bool {
-        self.0.iter().any(|ticket| now < ticket.began + PATIENCE)
+        self.0
+            .iter()
+            .any(|ticket| now < ticket.began + DEFAULT_WAIT)
     }
 
     pub(super) fn published(
@@ -105,7 +107,7 @@ impl Tickets {
     /// Returns the positions of purges that are in the log and not over. Drops tickets that are too
     /// old to be checked.
     pub(super) fn expected(&mut self, now: Instant) -> Vec<Position> {
-        self.0.retain(|ticket| now < ticket.began + KEPT);
+        self.0.retain(|ticket| now < ticket.began + TICKET_TTL);
         let places = self.0.iter().filter_map(|ticket| {
             let inner = ticket.inner.lock();
             let waiting = inner.waiting.as_ref();
@@ -118,7 +120,7 @@ impl Tickets {
     pub(super) fn observe(
         &mut self,
         expected: &[Position],
-        answer: &Answer,
+        answer: &LogResponse,
         leases: &[Lease],
         peers: &Peers,
         doubt_until: Option<Instant>,
@@ -136,7 +138,7 @@ impl Tickets {
             let Some(is_there) = place.and_then(|at| answer.is_there.get(at)) else {
                 return true;
             };
-            let view = View {
+            let view = PeerView {
                 generation: answer.generation.clone(),
                 leases: leases.to_vec(),
                 is_there: *is_there,

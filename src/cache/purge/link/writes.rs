@@ -1,13 +1,13 @@
 //! Purges caused by writes for the other gateways. Any client can cause them, so they are bounded
 //! by host, and never turn into a purge of everything. A long URL counts as much as a short one,
-//! since it is sent in few bytes ([`Written::short`]).
+//! since it is sent in few bytes ([`WriteTarget::short`]).
 
 use std::{
     collections::{BTreeMap, HashSet},
     ops::Bound,
 };
 
-use super::super::{How, Purge, What, Written};
+use super::super::{Purge, PurgeEffect, PurgeTarget, WriteTarget};
 
 /// Maximum number of paths of one host. With more, the others purge that host and no other.
 const MAX_OF_HOST: usize = 16 * 1024;
@@ -17,10 +17,10 @@ const MAX: usize = 64 * 1024;
 /// Share of any host. If no host exceeds it, the first writes are sent and later ones are lost.
 const SHARE: usize = MAX / 16;
 /// Maximum bytes of scheme and host.
-const LONGEST_HOST: usize = 300;
+const MAX_HOST_LEN: usize = 300;
 
 #[derive(Debug, Default)]
-pub(super) struct Writes {
+pub(super) struct WriteBatch {
     hosts: BTreeMap<Box<str>, Host>,
     count: usize,
     /// The host whose turn was last.
@@ -37,7 +37,7 @@ enum Host {
 
 /// Outcome of adding a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pushed {
+pub(super) enum PushOutcome {
     Kept,
     /// A host will be purged as a whole, this one or one that exceeds its share.
     Folded,
@@ -45,7 +45,7 @@ pub(super) enum Pushed {
     Lost,
 }
 
-impl Writes {
+impl WriteBatch {
     pub(super) fn len(&self) -> usize {
         self.count
     }
@@ -55,30 +55,30 @@ impl Writes {
     }
 
     /// Adds a write. `url` has a scheme, a host and a path.
-    pub(super) fn push(&mut self, url: &str) -> Pushed {
-        let url = Written::short(url);
+    pub(super) fn push(&mut self, url: &str) -> PushOutcome {
+        let url = WriteTarget::short(url);
         let after_scheme = url.find("://").map_or(0, |at| at + 3);
         let path_at = url[after_scheme..].find(['/', '#']);
         let path_at = path_at.map_or(url.len(), |at| after_scheme + at);
         let (host, path) = url.split_at(path_at);
-        if host.len() > LONGEST_HOST {
-            return Pushed::Lost;
+        if host.len() > MAX_HOST_LEN {
+            return PushOutcome::Lost;
         }
         match self.hosts.get(host) {
-            Some(Host::All) => return Pushed::Folded,
-            Some(Host::Paths(paths)) if paths.contains(path) => return Pushed::Kept,
+            Some(Host::All) => return PushOutcome::Folded,
+            Some(Host::Paths(paths)) if paths.contains(path) => return PushOutcome::Kept,
             Some(Host::Paths(paths)) if paths.len() >= MAX_OF_HOST => {
                 self.fold(host.into());
-                return Pushed::Folded;
+                return PushOutcome::Folded;
             }
             Some(Host::Paths(_)) | None => {}
         }
-        let mut pushed = Pushed::Kept;
+        let mut pushed = PushOutcome::Kept;
         if self.count >= MAX {
             let Some(largest) = self.largest() else {
-                return Pushed::Lost;
+                return PushOutcome::Lost;
             };
-            pushed = Pushed::Folded;
+            pushed = PushOutcome::Folded;
             let is_own = *largest == *host;
             self.fold(largest);
             if is_own {
@@ -129,8 +129,8 @@ impl Writes {
                 break;
             };
             taken.extend(self.pop(&host).map(|(what, len)| {
-                bytes += len + ROUND_IT;
-                let how = How::Hard;
+                bytes += len + JSON_OVERHEAD;
+                let how = PurgeEffect::Hard;
                 Purge { what, how }
             }));
             self.last = host;
@@ -139,14 +139,14 @@ impl Writes {
     }
 
     /// Removes a purge of a host. Returns it with the length of its URL.
-    fn pop(&mut self, host: &str) -> Option<(What, usize)> {
+    fn pop(&mut self, host: &str) -> Option<(PurgeTarget, usize)> {
         let paths = match self.hosts.get_mut(host)? {
             Host::All => {
                 self.hosts.remove(host);
                 self.count -= 1;
                 let prefix = format!("{host}/");
                 let len = prefix.len();
-                return Some((What::Prefix(prefix), len));
+                return Some((PurgeTarget::Prefix(prefix), len));
             }
             Host::Paths(paths) => paths,
         };
@@ -158,12 +158,12 @@ impl Writes {
         self.count -= 1;
         let url = format!("{host}{path}");
         let len = url.len();
-        Some((What::Written(url), len))
+        Some((PurgeTarget::Written(url), len))
     }
 }
 
 /// Bytes of a purge in JSON in addition to its URL.
-const ROUND_IT: usize = 16;
+const JSON_OVERHEAD: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -177,7 +177,7 @@ mod tests {
         println!("seed {seed}");
         let mut random = fastrand::Rng::with_seed(seed);
         for _ in 0..20 {
-            let mut writes = Writes::default();
+            let mut writes = WriteBatch::default();
             let (mut wanted, mut folded) = (HashSet::new(), HashSet::new());
             let hosts = random.u32(1..50);
             let flooded = random.bool();
@@ -185,9 +185,9 @@ mod tests {
                 let host = if flooded { 0 } else { random.u32(..hosts) };
                 let (host, path) = (format!("h{host}"), format!("/{}", n / 2));
                 match writes.push(&format!("https://{host}{path}")) {
-                    Pushed::Kept => drop(wanted.insert((host, path))),
-                    Pushed::Folded => drop(folded.insert(host)),
-                    Pushed::Lost => panic!("there is room"),
+                    PushOutcome::Kept => drop(wanted.insert((host, path))),
+                    PushOutcome::Folded => drop(folded.insert(host)),
+                    PushOutcome::Lost => panic!("there is room"),
                 }
             }
             let mut told = HashSet::new();
@@ -198,7 +198,7 @@ mod tests {
                 }
                 for purge in some {
                     match purge.what {
-                        What::Written(url) => {
+                        PurgeTarget::Written(url) => {
                             let rest = url.strip_prefix("https://").unwrap();
                             let (host, path) = rest.split_at(rest.find('/').unwrap());
                             let told_once = told.insert((host.to_owned(), path.to_owned()));
@@ -206,7 +206,7 @@ mod tests {
                                 told_once && wanted.contains(&(host.to_owned(), path.to_owned()))
                             );
                         }
-                        What::Prefix(url) => {
+                        PurgeTarget::Prefix(url) => {
                             let host = url.strip_prefix("https://").unwrap().trim_end_matches('/');
                             assert!(folded.contains(host), "{url}");
                         }
@@ -220,7 +220,7 @@ mod tests {
         }
     }
 
-    fn write(writes: &mut Writes, url: &str) -> Pushed {
+    fn write(writes: &mut WriteBatch, url: &str) -> PushOutcome {
         let pushed = writes.push(url);
         let counted = writes.hosts.values().map(|host| match host {
             Host::Paths(paths) => paths.len(),
@@ -232,38 +232,44 @@ mod tests {
 
     #[test]
     fn a_flood_of_hosts_is_lost_rather_than_everything() {
-        let mut writes = Writes::default();
+        let mut writes = WriteBatch::default();
         for n in 0..MAX {
-            assert_eq!(writes.push(&format!("http://h{n}/a")), Pushed::Kept);
+            assert_eq!(writes.push(&format!("http://h{n}/a")), PushOutcome::Kept);
         }
-        assert_eq!(write(&mut writes, "http://more/a"), Pushed::Lost);
+        assert_eq!(write(&mut writes, "http://more/a"), PushOutcome::Lost);
         // For a host that waits already and does not exceed its share.
-        assert_eq!(write(&mut writes, "http://h1/b"), Pushed::Lost);
+        assert_eq!(write(&mut writes, "http://h1/b"), PushOutcome::Lost);
         assert_eq!(writes.take(1).len(), 1);
-        assert_eq!(write(&mut writes, "http://more/a"), Pushed::Kept);
-        let long = format!("http://{}/a", "h".repeat(LONGEST_HOST));
-        assert_eq!(write(&mut writes, &long), Pushed::Lost);
+        assert_eq!(write(&mut writes, "http://more/a"), PushOutcome::Kept);
+        let long = format!("http://{}/a", "h".repeat(MAX_HOST_LEN));
+        assert_eq!(write(&mut writes, &long), PushOutcome::Lost);
     }
 
     /// The host that exceeds its share pays for it.
     #[test]
     fn a_full_log_costs_the_host_that_has_most_of_it() {
-        let mut writes = Writes::default();
+        let mut writes = WriteBatch::default();
         for n in 0..MAX_OF_HOST {
-            assert_eq!(writes.push(&format!("http://flooded/{n}")), Pushed::Kept);
+            assert_eq!(
+                writes.push(&format!("http://flooded/{n}")),
+                PushOutcome::Kept
+            );
         }
         for n in 0..MAX - MAX_OF_HOST {
             let url = format!("http://h{}/{n}", n % 100);
-            assert_eq!(writes.push(&url), Pushed::Kept);
+            assert_eq!(writes.push(&url), PushOutcome::Kept);
         }
-        assert_eq!(write(&mut writes, "http://h1/last"), Pushed::Folded);
-        assert_eq!(write(&mut writes, "http://flooded/more"), Pushed::Folded);
+        assert_eq!(write(&mut writes, "http://h1/last"), PushOutcome::Folded);
+        assert_eq!(
+            write(&mut writes, "http://flooded/more"),
+            PushOutcome::Folded
+        );
         assert_eq!(writes.len(), MAX - MAX_OF_HOST + 2);
-        assert_eq!(write(&mut writes, "http://more/a"), Pushed::Kept);
+        assert_eq!(write(&mut writes, "http://more/a"), PushOutcome::Kept);
         let mut folded = Vec::new();
         while writes.len() > 0 {
             for purge in writes.take(4096) {
-                if let What::Prefix(prefix) = purge.what {
+                if let PurgeTarget::Prefix(prefix) = purge.what {
                     folded.push(prefix);
                 }
             }
@@ -274,21 +280,21 @@ mod tests {
     /// However long the URLs of one host are, another host has its turn soon.
     #[test]
     fn a_long_url_takes_little_room() {
-        let mut writes = Writes::default();
+        let mut writes = WriteBatch::default();
         let tail = "x".repeat(8000);
         for n in 0..4000 {
             let host = if n % 2 == 0 { 0 } else { n };
             let url = format!("http://h{host}/{n}/{tail}");
-            assert_eq!(writes.push(&url), Pushed::Kept);
+            assert_eq!(writes.push(&url), PushOutcome::Kept);
         }
-        assert_eq!(writes.push("http://shop/a"), Pushed::Kept);
+        assert_eq!(writes.push("http://shop/a"), PushOutcome::Kept);
         let mut batches = 0;
         loop {
             batches += 1;
             let some = writes.take(4096);
             let json = serde_json::to_string(&some).unwrap();
             assert!(some.len() >= 15 && json.len() < 5000, "{json}");
-            let shop = What::Written("http://shop/a".into());
+            let shop = PurgeTarget::Written("http://shop/a".into());
             if some.iter().any(|purge| purge.what == shop) {
                 break;
             }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
 use super::*;
-use crate::cache::purge::What;
+use crate::cache::purge::PurgeTarget;
 
 pub(super) const MIB: u64 = 1024 * 1024;
 
@@ -48,8 +48,8 @@ pub(super) fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
 }
 
 impl Bench {
-    pub(super) fn draft(&self, key: &Key) -> Draft {
-        Draft {
+    pub(super) fn draft(&self, key: &Key) -> EntryDraft {
+        EntryDraft {
             key: key.clone(),
             status: StatusCode::OK,
             headers: headers(&[("content-type", "text/html"), ("etag", "\"1\"")]),
@@ -64,7 +64,7 @@ impl Bench {
             },
             vary: Vary::Nothing,
             variance: Variance::default(),
-            about: About {
+            about: EntryRules {
                 route: "r".into(),
                 tags: Box::default(),
                 max_object: 8 * MIB,
@@ -76,20 +76,20 @@ impl Bench {
         }
     }
 
-    pub(super) fn tagged(&self, key: &Key, tags: &[&str]) -> Draft {
+    pub(super) fn tagged(&self, key: &Key, tags: &[&str]) -> EntryDraft {
         let mut draft = self.draft(key);
         draft.about.tags = tags.iter().map(|tag| (*tag).into()).collect();
         draft
     }
 
-    pub(super) fn varied(&self, key: &Key, field: &'static str, value: &str) -> Draft {
+    pub(super) fn varied(&self, key: &Key, field: &'static str, value: &str) -> EntryDraft {
         let mut draft = self.draft(key);
         draft.vary = Vary::of(&headers(&[("vary", field)]));
         draft.variance = draft.vary.variance(&headers(&[(field, value)]));
         draft
     }
 
-    pub(super) fn put(&self, draft: &Draft, body: &[u8]) -> Option<Arc<Entry>> {
+    pub(super) fn put(&self, draft: &EntryDraft, body: &[u8]) -> Option<Arc<Entry>> {
         self.store.insert(draft, &[Bytes::copy_from_slice(body)])
     }
 
@@ -99,7 +99,7 @@ impl Bench {
             .entry
     }
 
-    pub(super) fn purge(&self, what: What, how: How) -> u64 {
+    pub(super) fn purge(&self, what: PurgeTarget, how: PurgeEffect) -> u64 {
         self.store.purge(&Purge { what, how })
     }
 
@@ -110,15 +110,15 @@ impl Bench {
         assert_eq!(self.store.objects(), 0, "objects");
         assert_eq!(self.store.queues.lock().0.len(), 0, "in queues");
         assert_eq!(self.store.queues.lock().0.bytes(), 0, "bytes in queues");
-        assert_eq!(Ledger::get(&ledger.stored), 0, "stored");
-        assert_eq!(Ledger::get(&ledger.filling), 0, "filling");
+        assert_eq!(MemoryLedger::get(&ledger.stored), 0, "stored");
+        assert_eq!(MemoryLedger::get(&ledger.filling), 0, "filling");
         assert_eq!(self.store.fills.lock().len(), 0, "fills");
         let index = self.store.queues.lock().1.bytes();
         assert_eq!(self.store.bytes(), index, "live");
     }
 }
 
-pub(super) async fn read_all(mut reader: Reader) -> Result<Vec<u8>, Died> {
+pub(super) async fn read_all(mut reader: Reader) -> Result<Vec<u8>, FillEnd> {
     let mut all = Vec::new();
     while let Some(bytes) = reader.next().await? {
         assert!(!bytes.is_empty());
@@ -144,7 +144,7 @@ async fn a_filled_answer_is_found_and_read() {
     assert_eq!(read_all(stored.body.reader()).await.unwrap(), b"one two");
     assert_eq!(stored.headers[header::ETAG], "\"1\"");
     drop((early, stored));
-    assert_eq!(bench.purge(What::All, How::Hard), 1);
+    assert_eq!(bench.purge(PurgeTarget::All, PurgeEffect::Hard), 1);
     bench.expect_empty();
 }
 
@@ -160,8 +160,8 @@ async fn a_dead_writer_is_an_error_to_readers_and_the_old_answer_stays() {
     let mut reader = early.body.reader();
     assert_eq!(reader.next().await, Ok(Some(Bytes::from_static(b"ne"))));
     drop(fill);
-    assert_eq!(reader.next().await, Err(Died::Writer));
-    assert_eq!(read_all(early.body.reader()).await, Err(Died::Writer));
+    assert_eq!(reader.next().await, Err(FillEnd::Writer));
+    assert_eq!(read_all(early.body.reader()).await, Err(FillEnd::Writer));
     assert!(Arc::ptr_eq(&bench.get(&page).unwrap(), &old));
 }
 
@@ -179,7 +179,7 @@ async fn a_body_of_another_length_than_announced_dies() {
         expected: 3,
     };
     assert_eq!(fill.finish().unwrap_err(), error);
-    assert_eq!(read_all(reader).await, Err(Died::Writer));
+    assert_eq!(read_all(reader).await, Err(FillEnd::Writer));
     let mut fill = bench.store.begin(&draft);
     let error = FillError::Length {
         came: 4,
@@ -212,7 +212,7 @@ async fn what_grows_too_large_is_passed_on_whole_and_not_kept() {
                 assert!(bench.get(&page).is_none(), "nobody joins any more");
             }
         }
-        assert_eq!(fill.passed(), Some(Pass::TooLarge));
+        assert_eq!(fill.passed(), Some(NotStoredReason::TooLarge));
         let text = String::from_utf8(bench.metrics.text()).unwrap();
         for line in [
             "edgeway_cache_fills 1",
@@ -246,7 +246,7 @@ async fn who_reads_nothing_holds_up_others_for_a_while_only() {
     };
     let (read, ()) = tokio::join!(read_all(reads), written);
     assert_eq!(read.unwrap().len(), 5_000_000);
-    assert_eq!(idle.next().await, Err(Died::TooSlow));
+    assert_eq!(idle.next().await, Err(FillEnd::TooSlow));
 }
 
 #[tokio::test(start_paused = true)]
@@ -298,7 +298,7 @@ async fn a_response_of_unknown_length_is_held_for_nobody_who_takes_nothing() {
         assert!(written <= 512 * 1024, "{written}");
     };
     assert_eq!(error, FillError::NoReader);
-    assert_eq!(fill.passed(), Some(Pass::Slow));
+    assert_eq!(fill.passed(), Some(NotStoredReason::Slow));
 }
 
 #[tokio::test(start_paused = true)]
@@ -351,7 +351,7 @@ fn the_variant_is_the_latest_that_matches() {
         let headers = headers(fields);
         bench.store.find(&page, SentHeaders::whole(&headers))
     };
-    let body = |found: &Found| {
+    let body = |found: &Lookup| {
         let entry = found.entry.as_ref()?;
         Some(entry.body.whole()?.segments()[0].clone())
     };
@@ -398,12 +398,12 @@ async fn a_purge_wins_over_what_was_asked_for_before_it() {
     let bench = bench(10 * MIB);
     let page = key("/a");
     let body = Bytes::from_static(b"x");
-    for how in [How::Hard, How::Soft] {
+    for how in [PurgeEffect::Hard, PurgeEffect::Soft] {
         // Before the response arrives.
         let late = bench.tagged(&page, &["t"]);
-        bench.purge(What::Tag("t".into()), how);
+        bench.purge(PurgeTarget::Tag("t".into()), how);
         let mut fill = bench.store.begin(&late);
-        assert_eq!(fill.passed(), Some(Pass::Purged));
+        assert_eq!(fill.passed(), Some(NotStoredReason::Purged));
         let reader = fill.own_reader();
         fill.write(body.clone()).await.unwrap();
         assert!(fill.finish().unwrap().is_none());
@@ -413,16 +413,16 @@ async fn a_purge_wins_over_what_was_asked_for_before_it() {
         let mut fill = bench.store.begin(&bench.tagged(&page, &["t"]));
         let reader = fill.own_reader();
         fill.write(body.clone()).await.unwrap();
-        assert_eq!(bench.purge(What::Tag("t".into()), how), 1);
+        assert_eq!(bench.purge(PurgeTarget::Tag("t".into()), how), 1);
         assert!(bench.get(&page).is_none());
         fill.write(body.clone()).await.unwrap();
         assert!(fill.finish().unwrap().is_none());
         assert_eq!(read_all(reader).await.unwrap(), b"xx");
         // A purge of something else.
         let fill = bench.store.begin(&bench.tagged(&page, &["t"]));
-        assert_eq!(bench.purge(What::Tag("tt".into()), how), 0);
+        assert_eq!(bench.purge(PurgeTarget::Tag("tt".into()), how), 0);
         assert!(fill.finish().unwrap().is_some());
-        assert_eq!(bench.purge(What::All, How::Hard), 1);
+        assert_eq!(bench.purge(PurgeTarget::All, PurgeEffect::Hard), 1);
     }
     bench.expect_empty();
 }
@@ -433,18 +433,24 @@ fn a_soft_purge_makes_stale_at_that_instant() {
     let page = key("/a");
     bench.put(&bench.draft(&page), b"x").unwrap();
     bench.clock.advance(Duration::from_secs(10));
-    assert_eq!(bench.purge(What::Url("/a".into()), How::Soft), 1);
+    assert_eq!(
+        bench.purge(PurgeTarget::Url("/a".into()), PurgeEffect::Soft),
+        1
+    );
     let entry = bench.get(&page).unwrap();
     assert_eq!(entry.stale_since(), Some(bench.clock.wall()));
     assert_eq!(entry.lifetime().fresh_for, Duration::from_secs(10));
     // Another soft purge changes nothing, or the windows would never end.
     bench.clock.advance(Duration::from_secs(10));
-    assert_eq!(bench.purge(What::Url("/a".into()), How::Soft), 0);
+    assert_eq!(
+        bench.purge(PurgeTarget::Url("/a".into()), PurgeEffect::Soft),
+        0
+    );
     assert_eq!(entry.lifetime().fresh_for, Duration::from_secs(10));
     // A response that is stale already does not get its windows back.
     bench.put(&bench.draft(&page), b"x").unwrap();
     bench.clock.advance(Duration::from_mins(2));
-    assert_eq!(bench.purge(What::All, How::Soft), 1);
+    assert_eq!(bench.purge(PurgeTarget::All, PurgeEffect::Soft), 1);
     let entry = bench.get(&page).unwrap();
     assert_eq!(entry.lifetime().fresh_for, Duration::from_mins(1));
     let meta = entry.meta().unwrap();
@@ -456,7 +462,7 @@ fn a_304_gives_another_head_and_keeps_the_body() {
     let bench = bench(10 * MIB);
     let page = key("/a");
     let old = bench.put(&bench.tagged(&page, &["t"]), b"body").unwrap();
-    bench.purge(What::Tag("t".into()), How::Soft);
+    bench.purge(PurgeTarget::Tag("t".into()), PurgeEffect::Soft);
     let draft = bench.draft(&page);
     let refresh = |mark, old| {
         let headers = headers(&[("etag", "\"2\"")]);
@@ -472,9 +478,12 @@ fn a_304_gives_another_head_and_keeps_the_body() {
     // The old entry finds the same slot.
     assert!(refresh(bench.store.mark(), &old).is_some());
     let mark = bench.store.mark();
-    bench.purge(What::Tag("t".into()), How::Soft);
+    bench.purge(PurgeTarget::Tag("t".into()), PurgeEffect::Soft);
     assert!(refresh(mark, &new).is_none(), "asked for before the purge");
-    assert_eq!(bench.purge(What::Tag("t".into()), How::Hard), 1);
+    assert_eq!(
+        bench.purge(PurgeTarget::Tag("t".into()), PurgeEffect::Hard),
+        1
+    );
     assert!(refresh(bench.store.mark(), &new).is_none(), "gone");
     drop((old, new));
     bench.expect_empty();
@@ -502,7 +511,7 @@ fn compressed_forms_are_counted_and_go_first() {
     assert_eq!(bench.store.objects(), 3);
     assert_eq!(entry.form(Encoding::Br), None);
     assert!(bench.store.bytes() <= 930_000);
-    bench.purge(What::All, How::Hard);
+    bench.purge(PurgeTarget::All, PurgeEffect::Hard);
     assert!(
         !bench
             .store

@@ -40,7 +40,7 @@ impl Page {
         TAGS.iter().enumerate().filter(has).map(|(_, tag)| *tag)
     }
 
-    fn draft(self, bench: &Bench, number: usize) -> Draft {
+    fn draft(self, bench: &Bench, number: usize) -> EntryDraft {
         let key = self.key();
         let mut draft = match self.lang {
             0 => bench.draft(&key),
@@ -63,7 +63,7 @@ impl Page {
 
 /// An entry that should be stored.
 #[derive(Debug)]
-struct Known {
+struct ModelEntry {
     page: Page,
     number: usize,
     is_stale: bool,
@@ -71,7 +71,7 @@ struct Known {
 
 /// The last stored entry first.
 #[derive(Debug, Default)]
-struct Model(Vec<Known>);
+struct Model(Vec<ModelEntry>);
 
 impl Model {
     fn put(&mut self, page: Page, number: usize) {
@@ -82,7 +82,7 @@ impl Model {
         let is_stale = false;
         self.0.insert(
             0,
-            Known {
+            ModelEntry {
                 page,
                 number,
                 is_stale,
@@ -90,9 +90,9 @@ impl Model {
         );
     }
 
-    fn purge(&mut self, how: How, is_about: impl Fn(&Page) -> bool) -> u64 {
+    fn purge(&mut self, how: PurgeEffect, is_about: impl Fn(&Page) -> bool) -> u64 {
         let before = self.0.len();
-        if how == How::Hard {
+        if how == PurgeEffect::Hard {
             self.0.retain(|known| !is_about(&known.page));
             return (before - self.0.len()) as u64;
         }
@@ -190,7 +190,7 @@ impl Run {
                     tags: 0,
                 };
                 let removed = bench.store.remove(&page.key());
-                let expected = model.purge(How::Hard, |it| it.path == *path);
+                let expected = model.purge(PurgeEffect::Hard, |it| it.path == *path);
                 assert!(removed == expected || (!*is_exact && removed <= expected));
             }
             Step::Budget(budget) if !*is_exact => bench.store.set_budget(u64::from(*budget)),
@@ -239,7 +239,7 @@ impl Run {
         if dies {
             drop(fill);
             let read = read_all(reader).now_or_never().unwrap();
-            assert_eq!(read, Err(Died::Writer));
+            assert_eq!(read, Err(FillEnd::Writer));
             return;
         }
         let is_stored = fill.finish().unwrap().is_some();
@@ -258,24 +258,28 @@ impl Run {
             is_exact,
         } = self;
 
-        let how = if soft { How::Soft } else { How::Hard };
+        let how = if soft {
+            PurgeEffect::Soft
+        } else {
+            PurgeEffect::Hard
+        };
         let number = usize::from(what);
         let (what, expected) = match what {
             0..4 => {
                 let tag = TAGS[number];
                 let about = |page: &Page| page.tags().any(|it| it == tag);
-                (What::Tag(tag.into()), model.purge(how, about))
+                (PurgeTarget::Tag(tag.into()), model.purge(how, about))
             }
             4..10 => {
                 let path = what - 4;
                 let url = format!("/{}?q={}", path / 2, path % 2);
                 let about = |page: &Page| page.path == path;
-                (What::Url(url), model.purge(how, about))
+                (PurgeTarget::Url(url), model.purge(how, about))
             }
             _ => {
                 let about = |page: &Page| page.path / 2 == 1;
                 (
-                    What::Prefix("https://shop/1".into()),
+                    PurgeTarget::Prefix("https://shop/1".into()),
                     model.purge(how, about),
                 )
             }
@@ -287,7 +291,8 @@ impl Run {
     fn check(&self) {
         let store = self.bench.store;
         let budget = store.budget();
-        let is_within = store.bytes() <= budget || Ledger::get(&store.ledger.stored) <= budget / 2;
+        let is_within =
+            store.bytes() <= budget || MemoryLedger::get(&store.ledger.stored) <= budget / 2;
         assert!(is_within, "{} of {budget}", store.bytes());
         let mut entries = Vec::new();
         store.for_each(|entry| entries.push(Arc::clone(entry)));
@@ -297,14 +302,17 @@ impl Run {
         }
         let bytes = |entry: &Arc<Entry>| entry.seat.bytes.load(Ordering::Relaxed);
         let stored: u64 = entries.iter().map(bytes).sum();
-        assert_eq!(stored, Ledger::get(&store.ledger.stored));
+        assert_eq!(stored, MemoryLedger::get(&store.ledger.stored));
         let queues = store.queues.lock();
         assert_eq!(stored, queues.0.bytes());
         assert_eq!(entries.len(), queues.0.len());
         drop(queues);
-        let targets = TAGS.map(|tag| Target::of(&What::Tag(tag.into())));
-        let urls = (0..PATHS).map(|path| What::Url(format!("/{}?q={}", path / 2, path % 2)));
-        for target in targets.into_iter().chain(urls.map(|url| Target::of(&url))) {
+        let targets = TAGS.map(|tag| PurgeMatcher::of(&PurgeTarget::Tag(tag.into())));
+        let urls = (0..PATHS).map(|path| PurgeTarget::Url(format!("/{}?q={}", path / 2, path % 2)));
+        for target in targets
+            .into_iter()
+            .chain(urls.map(|url| PurgeMatcher::of(&url)))
+        {
             let about = |entry: &&Arc<Entry>| target.is_about(&entry.key, &entry.about.tags);
             let shards = store.shards.iter().map(|shard| {
                 let part = shard.read();
@@ -327,7 +335,7 @@ fn run(budget: u64, is_exact: bool, steps: &[Step]) {
         run.step(number, step);
         run.check();
     }
-    run.bench.purge(What::All, How::Hard);
+    run.bench.purge(PurgeTarget::All, PurgeEffect::Hard);
     run.bench.expect_empty();
 }
 
@@ -356,7 +364,7 @@ fn popular_answers_stay() {
             .unwrap();
     }
     let size = bench.store.bytes() / 1000;
-    bench.purge(What::All, How::Hard);
+    bench.purge(PurgeTarget::All, PurgeEffect::Hard);
     bench.store.set_budget(size * 671);
     let mut random = fastrand::Rng::with_seed(1);
     let weights: Vec<f64> = (1..=1000).map(|n| 1.0 / f64::from(n)).collect();

@@ -5,7 +5,7 @@ use pingora_cache::{CacheMeta, HitHandler, Storage, storage::PurgeTarget, trace:
 use super::*;
 
 async fn lookup(bench: &Bench, page: &Key) -> Option<(CacheMeta, HitHandler)> {
-    let wanted = Wanted {
+    let wanted = RequestedLookup {
         key: page.clone(),
         headers: Arc::default(),
         unchanged: None,
@@ -36,7 +36,7 @@ async fn a_miss_is_written_read_along_and_hit() {
     let bench = bench(10 * MIB);
     let page = key("/a");
     assert!(lookup(&bench, &page).await.is_none());
-    let wanted = Wanted {
+    let wanted = RequestedLookup {
         key: page.clone(),
         headers: Arc::default(),
         unchanged: None,
@@ -113,7 +113,7 @@ async fn a_broken_off_answer_is_an_error_to_pingora() {
     let bench = bench(10 * MIB);
     let page = key("/a");
     let trace = Span::inactive().handle();
-    let wanted = Wanted {
+    let wanted = RequestedLookup {
         key: page.clone(),
         headers: Arc::default(),
         unchanged: None,
@@ -148,7 +148,7 @@ async fn a_validated_answer_gets_its_new_head_and_one_key_is_purged() {
         mark: bench.store.mark(),
         old,
     };
-    let wanted = Wanted {
+    let wanted = RequestedLookup {
         key: page.clone(),
         headers: Arc::default(),
         unchanged: None,

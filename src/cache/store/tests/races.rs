@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use super::*;
 
 /// Returns the current response of the origin.
-fn answer(bench: &Bench, page: &Key, versions: &AtomicU64) -> Draft {
+fn answer(bench: &Bench, page: &Key, versions: &AtomicU64) -> EntryDraft {
     // The mark is taken before the request.
     let mut draft = bench.tagged(page, &["t"]);
     let version = versions.load(Ordering::SeqCst);
@@ -64,9 +64,12 @@ fn nothing_older_than_a_purge_is_found_after_it() {
         for round in 0..5000 {
             let version = versions.fetch_add(1, Ordering::SeqCst) + 1;
             match round % 4 {
-                0 => bench.purge(What::Url("/a".into()), How::Hard),
-                1 => bench.purge(What::Tag("t".into()), How::Hard),
-                2 => bench.purge(What::Prefix("https://shop/".into()), How::Hard),
+                0 => bench.purge(PurgeTarget::Url("/a".into()), PurgeEffect::Hard),
+                1 => bench.purge(PurgeTarget::Tag("t".into()), PurgeEffect::Hard),
+                2 => bench.purge(
+                    PurgeTarget::Prefix("https://shop/".into()),
+                    PurgeEffect::Hard,
+                ),
                 _ => bench.store.remove(&page),
             };
             for _ in 0..3 {
@@ -80,7 +83,7 @@ fn nothing_older_than_a_purge_is_found_after_it() {
         is_done.store(true, Ordering::SeqCst);
         assert!(found > 0, "there was something to be found at times");
     });
-    bench.purge(What::All, How::Hard);
+    bench.purge(PurgeTarget::All, PurgeEffect::Hard);
     bench.expect_empty();
 }
 
@@ -96,7 +99,10 @@ fn what_many_do_at_once_is_counted_right() {
                     let page = key(&format!("/{}", random.u8(..40)));
                     match random.u8(..8) {
                         0 => {
-                            bench.purge(What::Tag(format!("{}", random.u8(..4))), How::Hard);
+                            bench.purge(
+                                PurgeTarget::Tag(format!("{}", random.u8(..4))),
+                                PurgeEffect::Hard,
+                            );
                         }
                         1 => {
                             if let Some(entry) = bench.get(&page) {
@@ -117,7 +123,7 @@ fn what_many_do_at_once_is_counted_right() {
         }
     });
     assert!(bench.store.bytes() <= MIB, "{}", bench.store.bytes());
-    bench.purge(What::All, How::Hard);
+    bench.purge(PurgeTarget::All, PurgeEffect::Hard);
     for tag in ["0", "1", "2", "3"] {
         assert_eq!(bench.store.quota(tag, 300_000).used(), 0);
     }

@@ -8,14 +8,14 @@ use std::{
 use log::{info, warn};
 use parking_lot::Mutex;
 
-use super::metrics::Fault;
+use super::metrics::FolderFault;
 use crate::base::clock::Clock;
 
 /// Time between two attempts.
-pub(super) const PAUSE: Duration = Duration::from_secs(3);
+pub(super) const RETRY_INTERVAL: Duration = Duration::from_secs(3);
 /// Time before a busy folder is logged: another process may be about to let go of it, as in an
 /// upgrade.
-const PATIENCE: Duration = Duration::from_secs(2);
+const LOG_DELAY: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -27,7 +27,7 @@ pub(super) enum State {
     /// Purges made while no process had the folder are not known yet.
     CatchingUp,
     Up,
-    Down(Fault),
+    Down(FolderFault),
 }
 
 impl State {
@@ -113,7 +113,7 @@ impl Health {
         let now = self.clock.now();
         let mut inner = self.inner.lock();
         if let State::Down(_) = state {
-            inner.retry_at = Some(now + PAUSE);
+            inner.retry_at = Some(now + RETRY_INTERVAL);
         }
         if inner.state != state {
             inner.since = self.clock.wall();
@@ -126,7 +126,7 @@ impl Health {
         match state {
             State::Busy => {
                 let since = *inner.busy_since.get_or_insert(now);
-                if now.saturating_duration_since(since) >= PATIENCE && !inner.has_told {
+                if now.saturating_duration_since(since) >= LOG_DELAY && !inner.has_told {
                     inner.has_told = true;
                     drop(inner);
                     warn!(folder:%; "cache folder in use by another process, nothing stored on disk until it is released");

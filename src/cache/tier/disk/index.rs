@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use lru::LruCache;
 
-use super::super::stamps::{self, Digest, Written};
+use super::super::stamps::{self, Digest, WriteChange};
 use crate::cache::{key::Key, policy::Variance};
 
 /// Files take up whole blocks.
@@ -88,7 +88,7 @@ fn short(digest: &Digest) -> u64 {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Kept {
+struct IndexEntry {
     blocks: u32,
     /// Sequence number: a later write has a higher one.
     number: u64,
@@ -96,7 +96,7 @@ struct Kept {
 
 #[derive(Debug)]
 pub(super) struct Index {
-    files: LruCache<Name, Kept>,
+    files: LruCache<Name, IndexEntry>,
     /// Names by the digests of place and URL.
     found: BTreeSet<(u64, Name)>,
     /// Number of announced writes, by the digests of place and URL.
@@ -143,7 +143,7 @@ impl Index {
 
     pub(super) fn insert(&mut self, name: Name, len: u64) {
         self.numbers += 1;
-        let kept = Kept {
+        let kept = IndexEntry {
             blocks: blocks(len),
             number: self.numbers,
         };
@@ -163,7 +163,7 @@ impl Index {
         let blocks = blocks(len);
         self.blocks += u64::from(blocks);
         self.found.extend([(name.place, name), (name.url, name)]);
-        self.files.put(name, Kept { blocks, number });
+        self.files.put(name, IndexEntry { blocks, number });
         self.files.demote(&name);
     }
 
@@ -176,7 +176,7 @@ impl Index {
     }
 
     /// Returns the entries that a write may have changed.
-    pub(super) fn of(&self, written: &Written) -> Vec<Name> {
+    pub(super) fn of(&self, written: &WriteChange) -> Vec<Name> {
         let digest = short(&written.digest());
         let least = Name::default();
         let from = self.found.range((digest, least)..);
@@ -186,7 +186,7 @@ impl Index {
     }
 
     /// Returns true if an existing or announced entry may be changed by a write.
-    pub(super) fn has(&self, written: &Written) -> bool {
+    pub(super) fn has(&self, written: &WriteChange) -> bool {
         let digest = short(&written.digest());
         let mut from = self.found.range((digest, Name::default())..);
         let is_there = from.next().is_some_and(|(found, _)| *found == digest);
@@ -309,7 +309,7 @@ mod tests {
             stamp => panic!("{stamp:?}"),
         };
         let exact = url(&page("/a", Some(b"x")));
-        let any = Written { url: None, ..exact };
+        let any = WriteChange { url: None, ..exact };
         assert_eq!(index.of(&exact), [one]);
         let mut all = index.of(&any);
         all.sort_unstable_by_key(|name| *name != one);

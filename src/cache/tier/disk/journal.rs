@@ -60,7 +60,7 @@ pub(super) struct Journal {
 
 /// Result of opening a journal.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(super) enum OpenedJournal {
     Whole(Journal, Vec<Record>),
     /// Missing, truncated or changed.
     Lost,
@@ -75,19 +75,21 @@ pub(super) enum AppendError {
 }
 
 impl Journal {
-    pub(super) fn open(path: &Path) -> io::Result<Found> {
+    pub(super) fn open(path: &Path) -> io::Result<OpenedJournal> {
         let opened = OpenOptions::new()
             .read(true)
             .write(true)
             .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
             .open(path);
         let file = match opened {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Lost),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(OpenedJournal::Lost);
+            }
             opened => opened?,
         };
         let bytes = fs::read(path)?;
         let Some((records, at)) = read(&bytes) else {
-            return Ok(Found::Lost);
+            return Ok(OpenedJournal::Lost);
         };
         let journal = Self {
             file,
@@ -95,7 +97,7 @@ impl Journal {
             size: bytes.len() as u64,
             unnamed_in: None,
         };
-        Ok(Found::Whole(journal, records))
+        Ok(OpenedJournal::Whole(journal, records))
     }
 
     /// Replaces the journal by a new one: either the new one is complete, or, after an error, the
@@ -254,7 +256,7 @@ mod tests {
         assert!(new.sync().is_err() && new.sync().is_err());
         new.append_last(7).unwrap();
         old.append_last(5).unwrap();
-        let Found::Whole(_, found) = Journal::open(&path).unwrap() else {
+        let OpenedJournal::Whole(_, found) = Journal::open(&path).unwrap() else {
             panic!("it is whole");
         };
         assert_eq!(found, [begin.clone(), Record::All(7)]);

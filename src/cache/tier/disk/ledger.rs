@@ -13,8 +13,8 @@ use http::HeaderName;
 
 use super::{
     super::{
-        coded,
-        stamps::{self, Digest, Stamp, Subject, Written},
+        codec,
+        stamps::{self, Digest, EntrySubject, Stamp, WriteChange},
     },
     journal::Record,
 };
@@ -29,10 +29,10 @@ const PREFIX_TEXT: usize = 256 << 10;
 pub(super) const VARIES: usize = 16;
 const VARY_TEXT: usize = 4 << 10;
 /// Records that wait for the journal. With more, the journal is rewritten.
-const PENDING: usize = 20_000;
+const MAX_PENDING: usize = 20_000;
 
 #[derive(Debug)]
-pub(super) struct Ledger {
+pub(super) struct DiskLedger {
     id: u128,
     position: u64,
     floor: u64,
@@ -64,7 +64,7 @@ pub(super) enum Pending {
     WriteAnew(Vec<Record>),
 }
 
-impl Ledger {
+impl DiskLedger {
     /// Creates the ledger of a new journal.
     pub(super) fn new(id: u128) -> Self {
         Self {
@@ -170,7 +170,7 @@ impl Ledger {
 
     fn remember(&mut self, record: Record) {
         self.noted += 1;
-        if self.pending.len() < PENDING {
+        if self.pending.len() < MAX_PENDING {
             self.pending.push(record);
         } else {
             self.pending.clear();
@@ -208,9 +208,9 @@ impl Ledger {
 
     /// Returns the writes recorded by an earlier process. Each is looked up by its digest as if
     /// that were of a place, which works as well.
-    pub(super) fn written(&self) -> impl Iterator<Item = Written> {
+    pub(super) fn written(&self) -> impl Iterator<Item = WriteChange> {
         let digests = self.written.iter();
-        digests.map(|digest| Written {
+        digests.map(|digest| WriteChange {
             place: *digest,
             region: 0,
             url: None,
@@ -264,7 +264,7 @@ impl Ledger {
         if position == self.position {
             return false;
         }
-        let subject = Subject::new(key, tags);
+        let subject = EntrySubject::new(key, tags);
         let mut digests = subject.digests.iter();
         if digests.any(|digest| self.digests.get(digest).is_some_and(|at| *at > position)) {
             return true;
@@ -283,7 +283,7 @@ impl Ledger {
 
     /// Learns a list of fields. Returns `false` if it is known, or too long to be remembered.
     pub(super) fn learn(&mut self, vary: &Vary) -> bool {
-        let Some(names) = coded::fields(vary).filter(|names| !names.is_empty()) else {
+        let Some(names) = codec::fields(vary).filter(|names| !names.is_empty()) else {
             return false;
         };
         let text: usize = names.iter().map(|name| name.as_str().len()).sum();
@@ -329,7 +329,7 @@ impl Ledger {
     pub(super) fn give_back(&mut self, pending: Pending) {
         match pending {
             Pending::Append(mut records) => {
-                if records.len() + self.pending.len() > PENDING {
+                if records.len() + self.pending.len() > MAX_PENDING {
                     self.pending.clear();
                     self.is_overrun = true;
                 } else {

@@ -12,7 +12,7 @@ const BUCKETS: &[f64] = &[
 /// Result of a lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
-pub(super) enum Looked {
+pub(super) enum LookupOutcome {
     Hit,
     Miss,
     Error,
@@ -21,7 +21,7 @@ pub(super) enum Looked {
 /// Outcome of writing an entry to the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
-pub(super) enum Written {
+pub(super) enum WriteOutcome {
     Stored,
     /// A purge since its request affects the entry.
     Purged,
@@ -31,7 +31,7 @@ pub(super) enum Written {
     Error,
 }
 
-impl Written {
+impl WriteOutcome {
     const ALL: [Self; 5] = [
         Self::Stored,
         Self::Purged,
@@ -54,7 +54,7 @@ impl Written {
 /// Reasons why a file was removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
-pub(super) enum Dropped {
+pub(super) enum RemovalReason {
     /// Removed to make room.
     Evicted,
     Purged,
@@ -64,7 +64,7 @@ pub(super) enum Dropped {
     Damaged,
 }
 
-impl Dropped {
+impl RemovalReason {
     const ALL: [Self; 4] = [Self::Evicted, Self::Purged, Self::Expired, Self::Damaged];
 
     const fn name(self) -> &'static str {
@@ -80,7 +80,7 @@ impl Dropped {
 /// Faults of a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
-pub(super) enum Fault {
+pub(super) enum FolderFault {
     Full,
     ReadOnly,
     /// The folder, or something that must be in it, does not exist.
@@ -91,7 +91,7 @@ pub(super) enum Fault {
     Io,
 }
 
-impl Fault {
+impl FolderFault {
     const ALL: [Self; 6] = [
         Self::Full,
         Self::ReadOnly,
@@ -133,9 +133,9 @@ impl Fault {
 #[derive(Debug)]
 pub(super) struct DiskMetrics {
     seconds: [Histogram; 3],
-    writes: [IntCounter; Written::ALL.len()],
-    dropped: [IntCounter; Dropped::ALL.len()],
-    errors: [IntCounter; Fault::ALL.len()],
+    writes: [IntCounter; WriteOutcome::ALL.len()],
+    dropped: [IntCounter; RemovalReason::ALL.len()],
+    errors: [IntCounter; FolderFault::ALL.len()],
     pub(super) bytes_read: IntCounter,
     pub(super) bytes_written: IntCounter,
     pub(super) up: IntGauge,
@@ -165,7 +165,7 @@ impl DiskMetrics {
         let gauge = |name, help| metrics.gauge(name, help, &[]);
         Self {
             seconds: [seconds("hit"), seconds("miss"), seconds("error")],
-            writes: Written::ALL.map(|outcome| {
+            writes: WriteOutcome::ALL.map(|outcome| {
                 metrics.counter(
                     "edgeway_cache_disk_writes_total",
                     "Entries to be written to disk: `stored`; `purged` meanwhile; requested before \
@@ -174,7 +174,7 @@ impl DiskMetrics {
                     &[("outcome", outcome.name())],
                 )
             }),
-            dropped: Dropped::ALL.map(|why| {
+            dropped: RemovalReason::ALL.map(|why| {
                 metrics.counter(
                     "edgeway_cache_disk_dropped_total",
                     "Entries removed from disk: `evicted` to make room, `purged`, `expired`, or \
@@ -182,7 +182,7 @@ impl DiskMetrics {
                     &[("why", why.name())],
                 )
             }),
-            errors: Fault::ALL.map(|kind| {
+            errors: FolderFault::ALL.map(|kind| {
                 metrics.counter(
                     "edgeway_cache_disk_errors_total",
                     "Disk faults: it is `full` or `read_only`, something in the folder is \
@@ -210,21 +210,21 @@ impl DiskMetrics {
         }
     }
 
-    pub(super) fn looked(&self, looked: Looked, took: Duration) {
+    pub(super) fn looked(&self, looked: LookupOutcome, took: Duration) {
         self.seconds[looked as usize].observe(took.as_secs_f64());
     }
 
-    pub(super) fn wrote(&self, written: Written) {
+    pub(super) fn wrote(&self, written: WriteOutcome) {
         self.writes[written as usize].inc();
     }
 
-    pub(super) fn dropped_all(&self, all: &[Dropped]) {
+    pub(super) fn dropped_all(&self, all: &[RemovalReason]) {
         for why in all {
             self.dropped[*why as usize].inc();
         }
     }
 
-    pub(super) fn failed(&self, fault: Fault) {
+    pub(super) fn failed(&self, fault: FolderFault) {
         self.errors[fault as usize].inc();
     }
 }

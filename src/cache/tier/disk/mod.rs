@@ -5,23 +5,23 @@
 //! requested before a purge that affects it is neither read nor written ([`ledger`]): a purge
 //! counts as settled once the journal holds it durably. One process has the folder ([`folder`]).
 //! Its successor in an upgrade waits for it, and purges that reach the old process after that are
-//! left for the successor ([`late`]). While the disk does not work ([`health`]), the tier behaves
+//! left for the successor ([`deferred_purges`]). While the disk does not work ([`health`]), the tier behaves
 //! as if it were empty.
 //!
 //! No thread that serves requests touches a file: reads and writes run on a bounded number of
 //! threads for blocking work.
 
-mod changed;
+mod deferred_purges;
 mod folder;
 mod health;
 mod index;
 mod journal;
-mod late;
 mod ledger;
 mod metrics;
-mod missed;
+mod missed_purges;
 mod object;
 mod open;
+mod pending_changes;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -49,31 +49,31 @@ use tokio::{
 
 pub use self::health::Status;
 use self::{
+    deferred_purges::DeferredPurges,
     health::{Health, State},
     index::Name,
-    late::Late,
-    metrics::{DiskMetrics, Fault, Looked, Written},
-    missed::Missed,
-    open::{Open, Reading},
+    metrics::{DiskMetrics, FolderFault, LookupOutcome, WriteOutcome},
+    missed_purges::MissedPurges,
+    open::{OpenDisk, ReadOutcome},
 };
-use super::{Tiers, coded::Decoded, queue::Queue, stamps::Stamp, time_to_live};
+use super::{Tiers, codec::Decoded, queue::BoundedQueue, stamps::Stamp, time_to_live};
 use crate::{
     base::{clock::Clock, metrics::Metrics},
     cache::{
         key::Key,
         policy::{Variance, Vary},
-        store::{Entry, Store, Whole},
+        store::{Entry, Store, WholeBody},
     },
 };
 
 /// Time that a request waits for the disk; then the origin is requested.
-const PATIENCE: Duration = Duration::from_millis(250);
+const READ_TIMEOUT: Duration = Duration::from_millis(250);
 /// Maximum number of concurrent reads.
 const READS: usize = 16;
 /// Number of slow reads in a row after which the disk is left alone for a while.
-const STRIKES: u32 = 3;
+const MAX_SLOW_READS: u32 = 3;
 /// Time that a purge waits for the disk.
-const SETTLE: Duration = Duration::from_secs(1);
+const PURGE_TIMEOUT: Duration = Duration::from_secs(1);
 /// First bit of the epoch in a position, above its own number: it tells openings of the folder
 /// apart. A process that opens a folder every 3 s has epochs for a year.
 const EPOCH_AT: u32 = 40;
@@ -82,7 +82,7 @@ const EPOCHS: u64 = (1 << (64 - EPOCH_AT)) - 1;
 
 /// Settings of the disk from the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct DiskSettings {
     pub folder: PathBuf,
     /// Bytes of files, each rounded up to whole blocks.
     pub size: u64,
@@ -103,14 +103,14 @@ pub(super) struct Disk {
     all_metrics: Metrics,
     /// Metrics, once the disk is configured.
     metrics: OnceLock<DiskMetrics>,
-    settings: ArcSwapOption<Settings>,
-    open: ArcSwapOption<Opened>,
+    settings: ArcSwapOption<DiskSettings>,
+    open: ArcSwapOption<OpenFolder>,
     /// Number of openings so far.
     epochs: AtomicU64,
     /// Purges while no folder was open.
-    missed: Mutex<Missed>,
-    last: Mutex<Option<Last>>,
-    queue: Queue,
+    missed: Mutex<MissedPurges>,
+    last: Mutex<Option<LastFolder>>,
+    queue: BoundedQueue,
     wake: Notify,
     health: Health,
     /// True once purges made while no process had the folder are known, or cannot be found out.
@@ -122,12 +122,12 @@ pub(super) struct Disk {
     wanted: AtomicU64,
     /// True once this process has let go of the folder for good.
     is_released: AtomicBool,
-    late: Arc<Late>,
+    late: Arc<DeferredPurges>,
 }
 
 /// The folder that is open, or was open last.
 #[derive(Debug)]
-struct Last {
+struct LastFolder {
     folder: PathBuf,
     journal: u128,
     /// True if the folder was closed with all purges in its journal.
@@ -136,8 +136,8 @@ struct Last {
 
 /// An open folder, with the epoch that tells its positions from those of other openings.
 #[derive(Debug)]
-struct Opened {
-    open: Arc<Open>,
+struct OpenFolder {
+    open: Arc<OpenDisk>,
     epoch: u64,
 }
 
@@ -153,7 +153,7 @@ impl Disk {
             epochs: AtomicU64::new(0),
             missed: Mutex::default(),
             last: Mutex::default(),
-            queue: Queue::default(),
+            queue: BoundedQueue::default(),
             wake: Notify::new(),
             health: Health::new(clock),
             is_caught_up: AtomicBool::new(false),
@@ -188,7 +188,7 @@ impl Disk {
         })
     }
 
-    fn readable(&self) -> Option<Arc<Open>> {
+    fn readable(&self) -> Option<Arc<OpenDisk>> {
         let allows = match self.health.state() {
             State::Up => true,
             State::Down(fault) => fault.allows_reading(),
@@ -217,28 +217,28 @@ impl Disk {
         let start = self.clock.now();
         let names = open.candidates(names(&open, key, headers));
         let (looked, decoded) = if names.is_empty() {
-            (Looked::Miss, None)
+            (LookupOutcome::Miss, None)
         } else {
             let reading = self.read(open, names, key.clone(), max_object);
-            match timeout(PATIENCE, reading).await {
+            match timeout(READ_TIMEOUT, reading).await {
                 Ok(Some(reading)) => {
                     self.strikes.store(0, Ordering::Relaxed);
                     let metrics = self.metrics();
                     metrics.bytes_read.inc_by(reading.bytes);
                     metrics.dropped_all(&reading.dropped);
                     match reading.decoded {
-                        Some(decoded) => (Looked::Hit, Some(decoded)),
-                        None => (Looked::Miss, None),
+                        Some(decoded) => (LookupOutcome::Hit, Some(decoded)),
+                        None => (LookupOutcome::Miss, None),
                     }
                 }
-                Ok(None) => (Looked::Error, None),
+                Ok(None) => (LookupOutcome::Error, None),
                 Err(_late) => {
-                    self.metrics().failed(Fault::Slow);
-                    if self.strikes.fetch_add(1, Ordering::Relaxed) + 1 >= STRIKES {
+                    self.metrics().failed(FolderFault::Slow);
+                    if self.strikes.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_SLOW_READS {
                         let late = "reading took longer than 250 ms";
-                        self.set(State::Down(Fault::Slow), Some(late.to_owned()));
+                        self.set(State::Down(FolderFault::Slow), Some(late.to_owned()));
                     }
-                    (Looked::Error, None)
+                    (LookupOutcome::Error, None)
                 }
             }
         };
@@ -250,11 +250,11 @@ impl Disk {
     /// Reads the first usable entry; `None` after an error.
     async fn read(
         &self,
-        open: Arc<Open>,
+        open: Arc<OpenDisk>,
         names: Vec<Name>,
         key: Key,
         max_object: u64,
-    ) -> Option<Reading> {
+    ) -> Option<ReadOutcome> {
         let permit = Arc::clone(&self.reads).acquire_owned().await.ok()?;
         let now = self.clock.wall();
         let read = spawn_blocking(move || {
@@ -280,7 +280,7 @@ impl Disk {
         if self.is_released.load(Ordering::SeqCst) {
             return;
         }
-        let len = entry.body.whole().map(Whole::len);
+        let len = entry.body.whole().map(WholeBody::len);
         let is_small = len.is_some_and(|len| len <= settings.max_object);
         let now = self.clock.wall();
         let left = || time_to_live(&entry.lifetime(), &entry.headers, now);
@@ -288,11 +288,11 @@ impl Disk {
             return;
         }
         match self.health.state() {
-            State::Down(_) => self.metrics().wrote(Written::Error),
-            State::Off | State::Opening | State::Busy => self.metrics().wrote(Written::Early),
+            State::Down(_) => self.metrics().wrote(WriteOutcome::Error),
+            State::Off | State::Opening | State::Busy => self.metrics().wrote(WriteOutcome::Early),
             State::Up | State::CatchingUp => {
                 if !self.queue.push(entry) {
-                    self.metrics().wrote(Written::QueueFull);
+                    self.metrics().wrote(WriteOutcome::QueueFull);
                 }
             }
         }
@@ -330,7 +330,7 @@ impl Disk {
 
     /// Waits until all purges so far are durable in the journal, if the disk takes them.
     pub(super) async fn settle(&self) {
-        if timeout(SETTLE, self.settled()).await.is_err() {
+        if timeout(PURGE_TIMEOUT, self.settled()).await.is_err() {
             debug!("purge waiting for the cache disk");
         }
     }
@@ -364,7 +364,7 @@ impl Disk {
     }
 
     /// Writes the recorded purges to the journal. Returns `false` if the disk does not take them.
-    async fn flush(&self, open: &Arc<Open>) -> bool {
+    async fn flush(&self, open: &Arc<OpenDisk>) -> bool {
         let noted = open.noted();
         if open.is_synced(noted) {
             return true;
@@ -407,7 +407,7 @@ impl Disk {
         match left.await.ok()? {
             Ok(is_taken_up) => Some(is_taken_up),
             Err(error) => {
-                self.metrics().failed(Fault::of(&error));
+                self.metrics().failed(FolderFault::of(&error));
                 None
             }
         }
@@ -430,7 +430,7 @@ impl Disk {
         if error.kind() == io::ErrorKind::NotConnected {
             return;
         }
-        let fault = Fault::of(error);
+        let fault = FolderFault::of(error);
         self.metrics().failed(fault);
         self.set(State::Down(fault), Some(error.to_string()));
     }
@@ -458,7 +458,7 @@ impl Tiers {
     }
 }
 
-impl Opened {
+impl OpenFolder {
     fn note(&self, store: &Store, stamp: &Stamp) {
         let position = self.open.note(stamp);
         store.observe_disk(self.epoch | position);
@@ -472,7 +472,7 @@ impl Opened {
     }
 }
 
-fn begin_to_flush(open: &Arc<Open>, turn: OwnedMutexGuard<()>) -> JoinHandle<io::Result<()>> {
+fn begin_to_flush(open: &Arc<OpenDisk>, turn: OwnedMutexGuard<()>) -> JoinHandle<io::Result<()>> {
     let open = Arc::clone(open);
     spawn_blocking(move || {
         let outcome = open.flush();
@@ -483,7 +483,7 @@ fn begin_to_flush(open: &Arc<Open>, turn: OwnedMutexGuard<()>) -> JoinHandle<io:
 }
 
 /// Returns the possible names of the entry for a request: one for each known list of `Vary` fields.
-fn names(open: &Open, key: &Key, headers: &HeaderMap) -> Vec<Name> {
+fn names(open: &OpenDisk, key: &Key, headers: &HeaderMap) -> Vec<Name> {
     let first = Name::new(key, Variance::default());
     let mut names = vec![first];
     let varies = open.varies();

@@ -2,7 +2,7 @@
 
 use bytes::{Buf, Bytes};
 
-use super::super::coded::{self, Decoded};
+use super::super::codec::{self, Decoded};
 use crate::cache::{key::Key, store::Entry};
 
 const MAGIC: &[u8; 8] = b"EDGEWAY1";
@@ -11,7 +11,7 @@ const HEAD: usize = 8 + 16 + 8 + 4;
 
 /// Encodes an entry. Returns `None` if the body is incomplete or the response has `Vary: *`.
 pub(super) fn encode(journal: u128, position: u64, entry: &Entry) -> Option<Vec<u8>> {
-    let coded = coded::encode(entry)?;
+    let coded = codec::encode(entry)?;
     let mut bytes = Vec::with_capacity(HEAD + coded.len());
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&journal.to_be_bytes());
@@ -35,6 +35,6 @@ pub(super) fn decode(journal: u128, mut bytes: Bytes, key: Option<&Key>) -> Opti
     if head.get_u32() != checksum {
         return None;
     }
-    let decoded = coded::decode(bytes, key).ok()?;
+    let decoded = codec::decode(bytes, key).ok()?;
     Some((position, decoded))
 }

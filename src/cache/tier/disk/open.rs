@@ -19,37 +19,37 @@ use parking_lot::Mutex;
 use rustix::fs::OFlags;
 
 use super::{
-    super::{coded::Decoded, stamps::Stamp, time_to_live},
-    changed::Changed,
+    super::{codec::Decoded, stamps::Stamp, time_to_live},
+    deferred_purges,
     folder::{Folder, OpenError, make},
     index::{Index, Name},
-    journal::{AppendError, Found, Journal, Record},
-    late,
-    ledger::{Ledger, Pending},
-    metrics::Dropped,
+    journal::{AppendError, Journal, OpenedJournal, Record},
+    ledger::{DiskLedger, Pending},
+    metrics::RemovalReason,
     object,
-    walk::Walk,
+    pending_changes::PendingChanges,
+    walk::FolderWalk,
 };
 use crate::cache::{key::Key, policy::Vary, purge::Position, store::Entry};
 
 /// Length of the journal file.
 const JOURNAL: u64 = 4 << 20;
 /// Bytes that the file of an entry may have in addition to the body.
-const MOST_HEAD: u64 = 1 << 20;
+const MAX_HEAD_LEN: u64 = 1 << 20;
 /// Number of files that are removed in one go after the budget was reduced.
 const BATCH: usize = 1024;
 /// Tolerance for a clock that was set back since a response arrived. Beyond this its age is
 /// unknown.
-const AHEAD: Duration = Duration::from_mins(1);
+const MAX_CLOCK_SKEW: Duration = Duration::from_mins(1);
 
 #[derive(Debug)]
-pub(super) struct Open {
+pub(super) struct OpenDisk {
     folder: Folder,
     journal: Mutex<Journal>,
-    pub(super) ledger: Mutex<Ledger>,
+    pub(super) ledger: Mutex<DiskLedger>,
     pub(super) index: Mutex<Index>,
     /// Purges caused by writes.
-    pub(super) changed: Changed,
+    pub(super) changed: PendingChanges,
     /// Held while names in the folder change: one change at a time.
     pub(super) changing: Mutex<()>,
     /// Number of durable records in the journal, and the last position among them.
@@ -58,7 +58,7 @@ pub(super) struct Open {
     /// Set while everything is purged and the files still exist.
     pub(super) is_to_be_emptied: AtomicBool,
     pub(super) has_trash: AtomicBool,
-    pub(super) walk: Walk,
+    pub(super) walk: FolderWalk,
     /// Copy of the ledger's lists, for requests.
     varies: ArcSwap<Vec<Vary>>,
     /// Set once another process may have the folder.
@@ -67,13 +67,13 @@ pub(super) struct Open {
 
 /// Result of reading.
 #[derive(Debug, Default)]
-pub(super) struct Reading {
+pub(super) struct ReadOutcome {
     pub(super) decoded: Option<Decoded>,
     pub(super) bytes: u64,
-    pub(super) dropped: Vec<Dropped>,
+    pub(super) dropped: Vec<RemovalReason>,
 }
 
-impl Open {
+impl OpenDisk {
     /// Locks the folder, and reads the record of purges. Without that record no entry in the folder
     /// counts.
     pub(super) fn take(root: &Path) -> Result<Self, OpenError> {
@@ -84,8 +84,10 @@ impl Open {
             move |source| OpenError::Io { what, path, source }
         };
         let known = match Journal::open(&path).map_err(failed("read"))? {
-            Found::Whole(journal, records) => Ledger::read(records).map(|it| (journal, it)),
-            Found::Lost => None,
+            OpenedJournal::Whole(journal, records) => {
+                DiskLedger::read(records).map(|it| (journal, it))
+            }
+            OpenedJournal::Lost => None,
         };
         let (journal, ledger) = if let Some(known) = known {
             known
@@ -94,7 +96,7 @@ impl Open {
             folder
                 .discard_objects()
                 .map_err(failed("empty the folder of"))?;
-            let ledger = Ledger::new(fastrand::u128(..));
+            let ledger = DiskLedger::new(fastrand::u128(..));
             let mut journal =
                 Journal::create(&path, JOURNAL, &ledger.records()).map_err(failed("write"))?;
             journal.sync().map_err(failed("write"))?;
@@ -111,10 +113,10 @@ impl Open {
             folder,
             journal: Mutex::new(journal),
             index: Mutex::default(),
-            changed: Changed::new(ledger.written()),
+            changed: PendingChanges::new(ledger.written()),
             ledger: Mutex::new(ledger),
             changing: Mutex::default(),
-            walk: Walk::default(),
+            walk: FolderWalk::default(),
             is_closed: AtomicBool::new(false),
         };
         open.take_late()
@@ -272,8 +274,8 @@ impl Open {
         key: &Key,
         max_object: u64,
         now: SystemTime,
-    ) -> io::Result<Reading> {
-        let mut reading = Reading::default();
+    ) -> io::Result<ReadOutcome> {
+        let mut reading = ReadOutcome::default();
         for name in names {
             let path = self.path(*name);
             let mut file = match open_for_reading(&path) {
@@ -284,9 +286,9 @@ impl Open {
                 opened => opened?,
             };
             let len = file.metadata()?.len();
-            if len > max_object + MOST_HEAD {
+            if len > max_object + MAX_HEAD_LEN {
                 self.remove(*name, &file)?;
-                reading.dropped.push(Dropped::Evicted);
+                reading.dropped.push(RemovalReason::Evicted);
                 continue;
             }
             let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
@@ -309,18 +311,19 @@ impl Open {
         Ok(reading)
     }
 
-    fn judge(&self, bytes: Bytes, key: &Key, now: SystemTime) -> Result<Decoded, Dropped> {
+    fn judge(&self, bytes: Bytes, key: &Key, now: SystemTime) -> Result<Decoded, RemovalReason> {
         let id = self.ledger.lock().id();
-        let (position, decoded) = object::decode(id, bytes, Some(key)).ok_or(Dropped::Damaged)?;
-        let is_purged = |ledger: &Ledger| ledger.is_purged(position, key, &decoded.tags);
+        let (position, decoded) =
+            object::decode(id, bytes, Some(key)).ok_or(RemovalReason::Damaged)?;
+        let is_purged = |ledger: &DiskLedger| ledger.is_purged(position, key, &decoded.tags);
         if self.changed.has_staged(key) || is_purged(&self.ledger.lock()) {
-            return Err(Dropped::Purged);
+            return Err(RemovalReason::Purged);
         }
         let ahead = decoded.lifetime.answered.duration_since(now);
-        if ahead.is_ok_and(|ahead| ahead > AHEAD)
+        if ahead.is_ok_and(|ahead| ahead > MAX_CLOCK_SKEW)
             || time_to_live(&decoded.lifetime, &decoded.headers, now).is_zero()
         {
-            return Err(Dropped::Expired);
+            return Err(RemovalReason::Expired);
         }
         Ok(decoded)
     }
@@ -347,15 +350,15 @@ impl Open {
         removed
     }
 
-    /// Writes an entry that was requested at `position`. Returns [`Stored::Purged`] if a purge
+    /// Writes an entry that was requested at `position`. Returns [`StoreOutcome::Purged`] if a purge
     /// since then affects it; `None` if it cannot be encoded or is larger than the budget.
     pub(super) fn write(
         &self,
         entry: &Entry,
         position: u64,
         budget: u64,
-        dropped: &mut Vec<Dropped>,
-    ) -> io::Result<Option<Stored>> {
+        dropped: &mut Vec<RemovalReason>,
+    ) -> io::Result<Option<StoreOutcome>> {
         // A position that a crash could revert might be assigned to another purge.
         if position > self.synced_position.load(Ordering::SeqCst) {
             self.flush()?;
@@ -363,7 +366,7 @@ impl Open {
         let id = {
             let ledger = self.ledger.lock();
             if ledger.is_unwritable(position, &entry.key, &entry.about.tags) {
-                return Ok(Some(Stored::Purged));
+                return Ok(Some(StoreOutcome::Purged));
             }
             ledger.id()
         };
@@ -389,7 +392,7 @@ impl Open {
         self.index.lock().insert(name, len);
         drop(changing);
         self.learn(&entry.vary);
-        Ok(Some(Stored::Bytes(len)))
+        Ok(Some(StoreOutcome::Bytes(len)))
     }
 
     fn learn(&self, vary: &Vary) {
@@ -409,7 +412,7 @@ impl Open {
         more: u64,
         budget: u64,
         files: usize,
-        dropped: &mut Vec<Dropped>,
+        dropped: &mut Vec<RemovalReason>,
     ) -> io::Result<bool> {
         for _ in 0..files {
             let victim = self.index.lock().victim(more, budget);
@@ -420,7 +423,7 @@ impl Open {
             let mut index = self.index.lock();
             if removed.is_ok() {
                 index.remove(&name);
-                dropped.push(Dropped::Evicted);
+                dropped.push(RemovalReason::Evicted);
             } else {
                 index.spare(&name);
             }
@@ -430,9 +433,9 @@ impl Open {
         Ok(self.index.lock().victim(more, budget).is_none())
     }
 
-    /// Same as [`Open::make_room`] after the budget was reduced, some files at a time. Returns
+    /// Same as [`OpenDisk::make_room`] after the budget was reduced, some files at a time. Returns
     /// `true` once it is done.
-    pub(super) fn shrink(&self, budget: u64, dropped: &mut Vec<Dropped>) -> io::Result<bool> {
+    pub(super) fn shrink(&self, budget: u64, dropped: &mut Vec<RemovalReason>) -> io::Result<bool> {
         let _changing = self.changing.lock();
         self.may_change()?;
         self.make_room(0, budget, BATCH, dropped)
@@ -441,7 +444,7 @@ impl Open {
     /// Takes over the purges of a process that had let go of the folder. Returns true if there were
     /// any.
     pub(super) fn take_late(&self) -> io::Result<bool> {
-        let found = late::read(&self.folder.late())?;
+        let found = deferred_purges::read(&self.folder.late())?;
         for stamp in found.iter().flat_map(|(_, stamps)| stamps) {
             if self.heeds(stamp) {
                 self.note(stamp);
@@ -469,7 +472,7 @@ impl Open {
 
 /// Outcome of writing an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stored {
+pub(super) enum StoreOutcome {
     Bytes(u64),
     Purged,
 }

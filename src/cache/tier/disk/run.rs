@@ -17,15 +17,15 @@ use tokio::{
 
 use super::{
     super::stamps::Stamp,
-    Disk, EPOCH_AT, EPOCHS, Last, Opened, Settings,
+    Disk, DiskSettings, EPOCH_AT, EPOCHS, LastFolder, OpenFolder,
     folder::{Folder, OpenError},
-    health::{PAUSE, State},
-    metrics::{DiskMetrics, Fault, Written},
-    open::{Open, Stored},
+    health::{RETRY_INTERVAL, State},
+    metrics::{DiskMetrics, FolderFault, WriteOutcome},
+    open::{OpenDisk, StoreOutcome},
 };
 use crate::cache::{
-    purge::Link,
-    store::{Entry, Whole},
+    purge::PurgeLink,
+    store::{Entry, WholeBody},
 };
 
 /// Longest wait before the next round of work.
@@ -47,15 +47,15 @@ const BATCH: usize = 32;
 const PROBE: u64 = 256 << 10;
 
 /// The folder was lost and has to be opened again.
-struct Lost;
+struct FolderLost;
 
 impl Disk {
     /// Runs the disk of a configuration for as long as the future is polled. `link` reports purges
     /// made while this process was not there, if purges are shared.
     pub(in super::super) async fn supervise(
         self: &Arc<Self>,
-        settings: Option<Settings>,
-        link: &Link,
+        settings: Option<DiskSettings>,
+        link: &PurgeLink,
         is_shared: bool,
     ) {
         let before = self.settings.load_full();
@@ -96,21 +96,21 @@ impl Disk {
                     }
                 },
             };
-            let Lost = self.run(&opened, &settings, link, is_shared).await;
+            let FolderLost = self.run(&opened, &settings, link, is_shared).await;
             self.give_up(&opened).await;
         }
     }
 
     /// Opens the folder. After a failure, returns the time to wait before the next attempt.
-    async fn take(&self, settings: &Settings) -> Result<Arc<Opened>, Duration> {
+    async fn take(&self, settings: &DiskSettings) -> Result<Arc<OpenFolder>, Duration> {
         if self.epochs.load(Ordering::SeqCst) >= EPOCHS {
             let error = "the folder was opened too often: restart the gateway";
-            self.set(State::Down(Fault::Io), Some(error.to_owned()));
-            return Err(PAUSE);
+            self.set(State::Down(FolderFault::Io), Some(error.to_owned()));
+            return Err(RETRY_INTERVAL);
         }
         let root = settings.folder.clone();
-        let Some(outcome) = self.job(move || Open::take(&root)).await else {
-            return Err(PAUSE);
+        let Some(outcome) = self.job(move || OpenDisk::take(&root)).await else {
+            return Err(RETRY_INTERVAL);
         };
         let open = match outcome {
             Ok(open) => open,
@@ -120,27 +120,27 @@ impl Disk {
             }
             Err(error) => {
                 let fault = match &error {
-                    OpenError::Io { source, .. } => Fault::of(source),
-                    OpenError::NotOurs { .. } | OpenError::Busy => Fault::Permission,
+                    OpenError::Io { source, .. } => FolderFault::of(source),
+                    OpenError::NotOurs { .. } | OpenError::Busy => FolderFault::Permission,
                 };
                 self.metrics().failed(fault);
                 self.set(State::Down(fault), Some(error.to_string()));
-                return Err(PAUSE);
+                return Err(RETRY_INTERVAL);
             }
         };
         let opened = self.begin(open, settings);
         if self.is_released.load(Ordering::SeqCst) {
             // It was given away while it was opened. Earlier purges are recorded in it by now.
             self.leave(&opened).await;
-            return Err(PAUSE);
+            return Err(RETRY_INTERVAL);
         }
         Ok(opened)
     }
 
     /// Makes the folder available to requests and purges.
-    pub(super) fn begin(&self, open: Open, settings: &Settings) -> Arc<Opened> {
+    pub(super) fn begin(&self, open: OpenDisk, settings: &DiskSettings) -> Arc<OpenFolder> {
         let epoch = self.epochs.fetch_add(1, Ordering::SeqCst) + 1;
-        let opened = Arc::new(Opened {
+        let opened = Arc::new(OpenFolder {
             open: Arc::new(open),
             epoch: epoch << EPOCH_AT,
         });
@@ -151,13 +151,13 @@ impl Disk {
                 opened.note(self.store, &stamp);
             }
         }
-        let now = Last {
+        let now = LastFolder {
             folder: settings.folder.clone(),
             journal: opened.open.id(),
             is_whole: false,
         };
         let last = self.last.lock().replace(now);
-        let is_as_left = |last: &Last| {
+        let is_as_left = |last: &LastFolder| {
             let is_same = last.folder == settings.folder && last.journal == opened.open.id();
             is_same && last.is_whole
         };
@@ -174,11 +174,11 @@ impl Disk {
     /// Does all work in a folder until it is lost.
     async fn run(
         self: &Arc<Self>,
-        opened: &Arc<Opened>,
-        settings: &Settings,
-        link: &Link,
+        opened: &Arc<OpenFolder>,
+        settings: &DiskSettings,
+        link: &PurgeLink,
         is_shared: bool,
-    ) -> Lost {
+    ) -> FolderLost {
         let open = &opened.open;
         let began = self.clock.now();
         if is_shared {
@@ -201,7 +201,7 @@ impl Disk {
                 return pending().await;
             }
             if self.health.is_due() && self.retry(open).await.is_err() {
-                return Lost;
+                return FolderLost;
             }
             let passed = self.clock.now().saturating_duration_since(began);
             turn = (turn + 1) % SELDOM;
@@ -252,7 +252,13 @@ impl Disk {
 
     /// Flushes purges of this process, takes over those of the process before, and notes the
     /// position in the log of purges.
-    async fn follow(&self, open: &Arc<Open>, link: &Link, is_shared: bool, looks_for_late: bool) {
+    async fn follow(
+        &self,
+        open: &Arc<OpenDisk>,
+        link: &PurgeLink,
+        is_shared: bool,
+        looks_for_late: bool,
+    ) {
         // Everything up to here is recorded, and flushed below.
         let place = link
             .position()
@@ -290,7 +296,7 @@ impl Disk {
 
     /// Reduces the folder to the budget. Returns `true` once it is small enough; `None` after an
     /// error.
-    async fn shrink(&self, open: &Arc<Open>, budget: u64) -> Option<bool> {
+    async fn shrink(&self, open: &Arc<OpenDisk>, budget: u64) -> Option<bool> {
         let shrunk = Arc::clone(open);
         let (outcome, dropped) = self
             .job(move || {
@@ -303,7 +309,7 @@ impl Disk {
     }
 
     /// Writes a few of the waiting entries. Returns `true` if there may be more.
-    async fn write(self: &Arc<Self>, opened: &Arc<Opened>, budget: u64) -> bool {
+    async fn write(self: &Arc<Self>, opened: &Arc<OpenFolder>, budget: u64) -> bool {
         let entries: Vec<_> = std::iter::from_fn(|| self.queue.pop())
             .take(BATCH)
             .collect();
@@ -317,38 +323,43 @@ impl Disk {
         has_more
     }
 
-    fn write_all(&self, opened: &Opened, entries: &[Arc<Entry>], budget: u64) -> io::Result<()> {
+    fn write_all(
+        &self,
+        opened: &OpenFolder,
+        entries: &[Arc<Entry>],
+        budget: u64,
+    ) -> io::Result<()> {
         let metrics = self.metrics();
         let mut outcome = Ok(());
         for entry in entries {
             let mut dropped = Vec::new();
             let written = match opened.position(entry.mark.disk) {
-                None => Ok(Written::Early),
-                Some(_) if outcome.is_err() => Ok(Written::Error),
+                None => Ok(WriteOutcome::Early),
+                Some(_) if outcome.is_err() => Ok(WriteOutcome::Error),
                 Some(position) => {
                     // From here on this tier counts the writes that affect the entry; the store
                     // knows those before.
                     let announced = opened.open.announce(entry);
                     let written = if self.store.is_outdated(entry) {
-                        Ok(Some(Stored::Purged))
+                        Ok(Some(StoreOutcome::Purged))
                     } else {
                         opened.open.write(entry, position, budget, &mut dropped)
                     };
                     drop(announced);
                     written.map(|stored| match stored {
-                        Some(Stored::Bytes(len)) => {
+                        Some(StoreOutcome::Bytes(len)) => {
                             metrics.bytes_written.inc_by(len);
-                            Written::Stored
+                            WriteOutcome::Stored
                         }
-                        Some(Stored::Purged) => Written::Purged,
-                        None => Written::Error,
+                        Some(StoreOutcome::Purged) => WriteOutcome::Purged,
+                        None => WriteOutcome::Error,
                     })
                 }
             };
             metrics.dropped_all(&dropped);
-            metrics.wrote(*written.as_ref().unwrap_or(&Written::Error));
+            metrics.wrote(*written.as_ref().unwrap_or(&WriteOutcome::Error));
             if let Err(error) = written {
-                let len = entry.body.whole().map_or(0, Whole::len);
+                let len = entry.body.whole().map_or(0, WholeBody::len);
                 self.wanted.store(len, Ordering::Relaxed);
                 outcome = Err(error);
             }
@@ -358,12 +369,12 @@ impl Disk {
 
     fn drop_queue(&self) {
         while self.queue.pop().is_some() {
-            self.metrics().wrote(Written::Error);
+            self.metrics().wrote(WriteOutcome::Error);
         }
     }
 
     /// Checks a disk that failed a while ago.
-    async fn retry(&self, open: &Arc<Open>) -> Result<(), Lost> {
+    async fn retry(&self, open: &Arc<OpenDisk>) -> Result<(), FolderLost> {
         let wanted = self.wanted.load(Ordering::Relaxed).max(PROBE);
         let probed = Arc::clone(open);
         let outcome = self
@@ -386,7 +397,7 @@ impl Disk {
                 self.set(state, None);
                 Ok(())
             }
-            Some(Ok(false)) => Err(Lost),
+            Some(Ok(false)) => Err(FolderLost),
             Some(Err(error)) => {
                 self.failed(&error);
                 Ok(())
@@ -406,9 +417,9 @@ impl Disk {
         if let Ok(done) = timeout(SLOW, &mut work).await {
             return done;
         }
-        self.metrics().failed(Fault::Slow);
+        self.metrics().failed(FolderFault::Slow);
         let late = "no operation completed for 5 s".to_owned();
-        self.set(State::Down(Fault::Slow), Some(late));
+        self.set(State::Down(FolderFault::Slow), Some(late));
         work.await
     }
 
@@ -423,7 +434,7 @@ impl Disk {
     }
 
     /// Closes a folder that is no longer the one that was locked.
-    async fn give_up(&self, opened: &Arc<Opened>) {
+    async fn give_up(&self, opened: &Arc<OpenFolder>) {
         self.end(opened);
         let open = Arc::clone(&opened.open);
         let _closed = self.job(move || open.close()).await;
@@ -431,12 +442,12 @@ impl Disk {
 
     /// Lets go of the folder for good: another process serves, or this one ends. Waiting entries
     /// are written first, for a short while.
-    pub(in super::super) async fn release(self: &Arc<Self>, link: &Link) {
+    pub(in super::super) async fn release(self: &Arc<Self>, link: &PurgeLink) {
         self.is_released.store(true, Ordering::SeqCst);
         self.let_go(Some(link)).await;
     }
 
-    async fn let_go(self: &Arc<Self>, link: Option<&Link>) {
+    async fn let_go(self: &Arc<Self>, link: Option<&PurgeLink>) {
         let Some(opened) = self.open.load_full() else {
             if link.is_some() {
                 self.pass_on().await;
@@ -482,7 +493,7 @@ impl Disk {
         is_late
     }
 
-    pub(super) async fn leave(&self, opened: &Arc<Opened>) {
+    pub(super) async fn leave(&self, opened: &Arc<OpenFolder>) {
         self.end(opened);
         let open = Arc::clone(&opened.open);
         let closing = spawn_blocking(move || {
@@ -497,7 +508,7 @@ impl Disk {
                     last.is_whole = true;
                 }
             }
-            Ok(Ok(Err(error))) => self.metrics().failed(Fault::of(&error)),
+            Ok(Ok(Err(error))) => self.metrics().failed(FolderFault::of(&error)),
             Ok(Err(_)) | Err(_) => {}
         }
         self.queue.clear();
@@ -510,7 +521,7 @@ impl Disk {
     }
 
     /// Ends the use of a folder: purges go elsewhere from now on.
-    pub(super) fn end(&self, opened: &Opened) {
+    pub(super) fn end(&self, opened: &OpenFolder) {
         let _missed = self.missed.lock();
         self.open.store(None);
         if let Some(last) = &mut *self.last.lock() {

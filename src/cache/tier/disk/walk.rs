@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     index::Name,
-    open::{Open, remove_file},
+    open::{OpenDisk, remove_file},
 };
 
 /// Number of files that are added to the index in one go.
@@ -21,12 +21,12 @@ const BATCH: usize = 1024;
 
 /// State of the walk; the index is complete once it is done.
 #[derive(Debug, Default)]
-pub(super) struct Walk {
+pub(super) struct FolderWalk {
     has_begun: AtomicBool,
     is_done: AtomicBool,
 }
 
-impl Open {
+impl OpenDisk {
     pub(super) fn is_to_be_emptied(&self) -> bool {
         self.is_to_be_emptied.load(Ordering::SeqCst)
     }

@@ -12,9 +12,9 @@
 //! a marker; without the marker they do not count.
 //!
 //! A purge that cannot be stamped now waits here, and until it is stamped, this gateway reads no
-//! entry that it may affect ([`Part`]).
+//! entry that it may affect ([`PurgePartition`]).
 
-mod stamping;
+mod send_stamps;
 
 use std::{
     sync::{
@@ -32,13 +32,13 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, time::timeout};
 
 use super::{
-    coded::Decoded,
+    codec::Decoded,
     lists::{VARIES, names, number, varies_of},
-    metrics::{Asked, Dropped, TierMetrics, Waits, Written},
-    part::Part,
-    queue::Queue,
+    metrics::{DiscardReason, LookupOutcome, TierMetrics, WaitHistograms, WriteOutcome},
+    partition::PurgePartition,
+    queue::BoundedQueue,
     signed,
-    stamps::{self, Digest, Stamp, Subject, Written as Write},
+    stamps::{self, Digest, EntrySubject, Stamp, WriteChange as Write},
     time_to_live,
 };
 use crate::{
@@ -50,7 +50,7 @@ use crate::{
     cache::{
         key::Key,
         policy::{Variance, Vary},
-        store::{Entry, Mark, Store, Whole},
+        store::{Entry, LogMark, Store, WholeBody},
     },
 };
 
@@ -59,13 +59,13 @@ const PARTS: usize = 64;
 /// Maximum number of variants of all keys of one URL.
 const VARIANTS: usize = 128;
 /// Longest time that an entry is stored.
-const LONGEST: Duration = Duration::from_hours(7 * 24);
+const MAX_TTL: Duration = Duration::from_hours(7 * 24);
 /// Largest difference between the clocks of two gateways.
 const SKEW: Duration = Duration::from_mins(1);
 /// Minimum time between log lines about unusable entries.
-const TELL: Duration = Duration::from_mins(1);
+const LOG_INTERVAL: Duration = Duration::from_mins(1);
 /// Number of entries that are written between two rounds of stamps.
-const WRITTEN_AT_ONCE: usize = 64;
+const WRITE_BATCH: usize = 64;
 /// Time between two attempts to stamp waiting purges.
 const RETRY: Duration = Duration::from_millis(100);
 /// First bit of the epoch in a position, above its own number: it identifies the Redis.
@@ -82,8 +82,8 @@ pub(super) struct Level2 {
     /// Tells positions of this Redis from those of another one, which a reload may bring.
     epoch: u64,
     scripts: Scripts,
-    parts: Box<[Part]>,
-    queue: Queue,
+    parts: Box<[PurgePartition]>,
+    queue: BoundedQueue,
     /// Largest body, in bytes, that is written; 0 if entries are neither written nor read, and only
     /// purges are stamped: other gateways may do both.
     max_object: AtomicU64,
@@ -105,12 +105,12 @@ struct Scripts {
 }
 
 /// Reasons why nothing was read.
-enum Nothing {
+enum ReadMiss {
     Miss,
     Error,
 }
 
-impl From<Unavailable> for Nothing {
+impl From<Unavailable> for ReadMiss {
     fn from(_: Unavailable) -> Self {
         Self::Error
     }
@@ -128,7 +128,7 @@ impl Level2 {
         let count = if redis.is_cluster() { PARTS } else { 1 };
         Self {
             parts: (0..count)
-                .map(|number| Part::new(redis.prefix(), number))
+                .map(|number| PurgePartition::new(redis.prefix(), number))
                 .collect(),
             signer: redis
                 .settings()
@@ -157,7 +157,7 @@ impl Level2 {
                     include_str!("../lua/store.lua")
                 )),
             },
-            queue: Queue::default(),
+            queue: BoundedQueue::default(),
             max_object: AtomicU64::new(0),
             varies: ArcSwap::from_pointee(vec![Vary::Nothing]),
             stamping: tokio::sync::Mutex::default(),
@@ -201,9 +201,9 @@ impl Level2 {
         key: &Key,
         headers: &HeaderMap,
         keeps_private: bool,
-        waits: &Waits,
+        waits: &WaitHistograms,
     ) -> Option<Decoded> {
-        let digest = Subject::part_of(key);
+        let digest = EntrySubject::part_of(key);
         let part = &self.parts[stamps::part(&digest, self.parts.len())];
         if !self.is_used() || part.awaits(key, &digest) {
             return None;
@@ -213,15 +213,15 @@ impl Level2 {
         let took = self.clock.now().saturating_duration_since(start);
         match read {
             Ok(decoded) => {
-                waits.add(Asked::Hit, took);
+                waits.add(LookupOutcome::Hit, took);
                 Some(decoded)
             }
-            Err(Nothing::Miss) => {
-                waits.add(Asked::Miss, took);
+            Err(ReadMiss::Miss) => {
+                waits.add(LookupOutcome::Miss, took);
                 None
             }
-            Err(Nothing::Error) => {
-                waits.add(Asked::Error, took);
+            Err(ReadMiss::Error) => {
+                waits.add(LookupOutcome::Error, took);
                 None
             }
         }
@@ -229,17 +229,17 @@ impl Level2 {
 
     async fn read(
         &self,
-        part: &Part,
+        part: &PurgePartition,
         key: &Key,
         headers: &HeaderMap,
         keeps_private: bool,
-    ) -> Result<Decoded, Nothing> {
+    ) -> Result<Decoded, ReadMiss> {
         let start = self.clock.now();
         let guesses = self.guesses(headers);
         let mut answer = self.ask(part, key, &guesses).await?;
         if answer.first().is_some_and(|kind| kind == b"vary") {
             let varies = answer.get(2).map(Vec::as_slice).unwrap_or_default();
-            let known = varies_of(varies).ok_or(Nothing::Error)?;
+            let known = varies_of(varies).ok_or(ReadMiss::Error)?;
             let guess = |vary: &Vary| Some((names(vary)?, vary.variance(headers)));
             let guesses: Vec<_> = known.iter().filter_map(guess).collect();
             known.iter().rev().for_each(|vary| self.learn(vary));
@@ -248,41 +248,41 @@ impl Level2 {
             let left = self.patience().saturating_sub(passed);
             answer = timeout(left, self.ask(part, key, &guesses))
                 .await
-                .map_err(|_elapsed| Nothing::Error)??;
+                .map_err(|_elapsed| ReadMiss::Error)??;
         }
         if answer.first().is_some_and(|kind| kind == b"large") {
-            return Err(self.dropped(Dropped::Bounds, key));
+            return Err(self.dropped(DiscardReason::Bounds, key));
         }
         let [kind, _, passed, bytes] =
-            <[Vec<u8>; 4]>::try_from(answer).map_err(|_| Nothing::Miss)?;
+            <[Vec<u8>; 4]>::try_from(answer).map_err(|_| ReadMiss::Miss)?;
         if kind != b"hit" {
-            return Err(Nothing::Miss);
+            return Err(ReadMiss::Miss);
         }
         self.metrics.bytes_read.inc_by(bytes.len() as u64);
         let (bytes, prefix) = (Bytes::from(bytes), self.redis.prefix());
         let mut decoded = signed::decode(&self.signer, prefix, bytes, key, keeps_private)
             .map_err(|why| self.dropped(why, key))?;
         let passed = number(&passed).map(Duration::from_millis);
-        let passed = passed.ok_or_else(|| self.dropped(Dropped::Damaged, key))?;
+        let passed = passed.ok_or_else(|| self.dropped(DiscardReason::Damaged, key))?;
         // Redis measures the age, since clocks differ; but it is not much below the signed one.
         let now = self.clock.wall();
         let signed = now.duration_since(decoded.lifetime.answered);
         let passed = passed.max(signed.unwrap_or_default().saturating_sub(SKEW));
-        decoded.lifetime.answered = now.checked_sub(passed).ok_or(Nothing::Miss)?;
+        decoded.lifetime.answered = now.checked_sub(passed).ok_or(ReadMiss::Miss)?;
         Ok(decoded)
     }
 
     /// Counts an unusable entry, and logs one now and then.
-    fn dropped(&self, why: Dropped, key: &Key) -> Nothing {
+    fn dropped(&self, why: DiscardReason, key: &Key) -> ReadMiss {
         self.metrics.dropped(why);
         let now = self.clock.now();
         let mut told = self.told.lock();
-        if told.is_none_or(|told| now.saturating_duration_since(told) >= TELL) {
+        if told.is_none_or(|told| now.saturating_duration_since(told) >= LOG_INTERVAL) {
             *told = Some(now);
             drop(told);
             warn!(reason = why.name(), url = key.url(); "cache entry in redis not used");
         }
-        Nothing::Miss
+        ReadMiss::Miss
     }
 
     /// Returns the time for a lookup. Timers fire late on a busy machine; the Redis client allows
@@ -293,7 +293,7 @@ impl Level2 {
 
     async fn ask(
         &self,
-        part: &Part,
+        part: &PurgePartition,
         key: &Key,
         guesses: &[(String, Variance)],
     ) -> Result<Vec<Vec<u8>>, Unavailable> {
@@ -315,7 +315,7 @@ impl Level2 {
     }
 
     /// Takes the position of the last purge from the response of a script.
-    fn saw(&self, part: &Part, answer: &[Vec<u8>]) {
+    fn saw(&self, part: &PurgePartition, answer: &[Vec<u8>]) {
         if let Some(last) = answer.get(1).and_then(|last| number(last)) {
             self.observe(last);
         } else {
@@ -344,12 +344,12 @@ impl Level2 {
     /// Queues an entry to be written soon.
     pub(super) fn stored(&self, entry: &Arc<Entry>) {
         let most = self.max_object.load(Ordering::Relaxed);
-        let len = entry.body.whole().map(Whole::len);
+        let len = entry.body.whole().map(WholeBody::len);
         if len.is_none_or(|len| len > most) || most == 0 || !self.is_worth(entry) {
             return;
         }
         if !self.queue.push(entry) {
-            self.metrics.wrote(Written::QueueFull);
+            self.metrics.wrote(WriteOutcome::QueueFull);
         }
     }
 
@@ -361,7 +361,7 @@ impl Level2 {
     /// Returns the time for which an entry may be of use.
     fn time_to_live(&self, entry: &Entry) -> Duration {
         let now = self.clock.wall();
-        time_to_live(&entry.lifetime(), &entry.headers, now).min(LONGEST)
+        time_to_live(&entry.lifetime(), &entry.headers, now).min(MAX_TTL)
     }
 
     /// Queues a purge: until it is stamped, no entry that it may affect is read.
@@ -381,7 +381,7 @@ impl Level2 {
     }
 
     fn is_behind(&self) -> bool {
-        self.parts.iter().any(Part::is_behind)
+        self.parts.iter().any(PurgePartition::is_behind)
     }
 
     /// Writes waiting entries and stamps waiting purges for as long as the future is polled.
@@ -411,7 +411,7 @@ impl Level2 {
     /// Writes some of the waiting entries, before waiting purges are stamped: the stamping removes
     /// them if necessary. Returns true if there may be more.
     async fn write_some(&self) -> bool {
-        for _ in 0..WRITTEN_AT_ONCE {
+        for _ in 0..WRITE_BATCH {
             let Some(entry) = self.queue.pop() else {
                 return false;
             };
@@ -421,19 +421,19 @@ impl Level2 {
         true
     }
 
-    async fn write(&self, entry: &Entry) -> Written {
+    async fn write(&self, entry: &Entry) -> WriteOutcome {
         let time_to_live = self.time_to_live(entry);
         let Some(position) = self.position(entry.mark) else {
-            return Written::Error;
+            return WriteOutcome::Error;
         };
         if !self.is_used() || time_to_live.is_zero() {
-            return Written::Older;
+            return WriteOutcome::Older;
         }
         let bytes = signed::encode(&self.signer, self.redis.prefix(), entry);
         let (Some(names), Some(bytes)) = (names(&entry.vary), bytes) else {
-            return Written::Error;
+            return WriteOutcome::Error;
         };
-        let subject = Subject::new(&entry.key, &entry.about.tags);
+        let subject = EntrySubject::new(&entry.key, &entry.about.tags);
         let part = &self.parts[stamps::part(&subject.part, self.parts.len())];
         let (url, target_at) = stamps::url(&entry.key);
         let now = self.clock.wall();
@@ -469,24 +469,24 @@ impl Level2 {
         let answer: Result<Vec<Vec<u8>>, _> =
             self.redis.eval(&self.scripts.store, &keys, &args).await;
         let Ok(answer) = answer else {
-            return Written::Error;
+            return WriteOutcome::Error;
         };
         self.saw(part, &answer);
         match answer.first().map(Vec::as_slice) {
             Some(b"stored") => {
                 self.metrics.bytes_written.inc_by(len);
                 self.learn(&entry.vary);
-                Written::Stored
+                WriteOutcome::Stored
             }
-            Some(b"older") => Written::Older,
-            Some(b"purged") => Written::Purged,
-            _ => Written::Error,
+            Some(b"older") => WriteOutcome::Older,
+            Some(b"purged") => WriteOutcome::Purged,
+            _ => WriteOutcome::Error,
         }
     }
 
     /// Returns the position of purges known at the request of an entry; `None` if it is from
     /// another Redis.
-    fn position(&self, mark: Mark) -> Option<u64> {
+    fn position(&self, mark: LogMark) -> Option<u64> {
         let own = (1 << EPOCH_AT) - 1;
         (mark.shared & !own == self.epoch && mark.shared & own != 0).then_some(mark.shared & own)
     }

@@ -78,7 +78,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         visitor: V,
     ) -> Result<V::Value, ReadError> {
         match &self.node.value {
-            _ if name == PLACED => visitor.visit_seq(Placed {
+            _ if name == PLACED => visitor.visit_seq(SpannedAccess {
                 value: self,
                 place: self.node.place,
                 next: 0,
@@ -257,7 +257,7 @@ impl<'de> Deserializer<'de> for Name<'_> {
         visitor: V,
     ) -> Result<V::Value, ReadError> {
         if name == PLACED {
-            visitor.visit_seq(Placed {
+            visitor.visit_seq(SpannedAccess {
                 place: self.key.place,
                 value: self,
                 next: 0,
@@ -286,13 +286,13 @@ impl<'de> Deserializer<'de> for Name<'_> {
 }
 
 /// A place and its value, in the form that `Spanned` expects.
-struct Placed<D> {
+struct SpannedAccess<D> {
     value: D,
     place: Place,
     next: u8,
 }
 
-impl<'de, D: Deserializer<'de, Error = ReadError> + Copy> de::SeqAccess<'de> for Placed<D> {
+impl<'de, D: Deserializer<'de, Error = ReadError> + Copy> de::SeqAccess<'de> for SpannedAccess<D> {
     type Error = ReadError;
 
     fn next_element_seed<T: de::DeserializeSeed<'de>>(
@@ -318,23 +318,23 @@ struct Variant<'n, D> {
 
 impl<'de, 'a> de::EnumAccess<'de> for Variant<'_, Reader<'a>> {
     type Error = ReadError;
-    type Variant = Held<'a>;
+    type Variant = VariantValue<'a>;
 
     fn variant_seed<T: de::DeserializeSeed<'de>>(
         self,
         seed: T,
-    ) -> Result<(T::Value, Held<'a>), ReadError> {
+    ) -> Result<(T::Value, VariantValue<'a>), ReadError> {
         let name = seed.deserialize(StrDeserializer::new(self.name))?;
-        Ok((name, Held { value: self.value }))
+        Ok((name, VariantValue { value: self.value }))
     }
 }
 
 /// The value of a variant.
-struct Held<'a> {
+struct VariantValue<'a> {
     value: Option<Reader<'a>>,
 }
 
-impl<'a> Held<'a> {
+impl<'a> VariantValue<'a> {
     fn read<T>(
         self,
         read: impl FnOnce(Reader<'a>) -> Result<T, ReadError>,
@@ -346,7 +346,7 @@ impl<'a> Held<'a> {
     }
 }
 
-impl<'de> de::VariantAccess<'de> for Held<'_> {
+impl<'de> de::VariantAccess<'de> for VariantValue<'_> {
     type Error = ReadError;
 
     fn unit_variant(self) -> Result<(), ReadError> {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
     base::{fetch::Fetch, loopback::is_loopback_host, units::Span},
-    chain::CompileCx,
+    chain::CompileContext,
     config::{
         diagnostic::Place,
         tree::{
@@ -22,15 +22,15 @@ use crate::{
     },
     filters::jwt::{
         Keys,
-        jwks::{Jwks, Source},
+        jwks::{Jwks, JwksSource},
     },
 };
 
 const REFRESH: Span = Span::secs(300);
 const STALE: Span = Span::secs(3600);
 const DEADLINE: Span = Span::secs(5);
-const SHORTEST_REFRESH: Span = Span::secs(1);
-const LONGEST_DEADLINE: Span = Span::secs(30);
+const MIN_REFRESH: Span = Span::secs(1);
+const MAX_DEADLINE: Span = Span::secs(30);
 
 /// A JWK set behind a URL.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -94,21 +94,13 @@ impl Serialize for JwksConfig {
 }
 
 impl JwksConfig {
-    pub(super) fn compile(&self, place: Place, cx: &mut CompileCx<'_>) -> Option<Keys> {
+    pub(super) fn compile(&self, place: Place, cx: &mut CompileContext<'_>) -> Option<Keys> {
         const CODE: &str = "edgeway::jwt::jwks";
         let url = self.url(place, cx);
         let mut is_good = true;
         for (what, span, bounds) in [
-            (
-                "refresh",
-                &self.refresh,
-                SHORTEST_REFRESH..=Span::secs(86_400),
-            ),
-            (
-                "timeout",
-                &self.timeout,
-                Span::millis(10)..=LONGEST_DEADLINE,
-            ),
+            ("refresh", &self.refresh, MIN_REFRESH..=Span::secs(86_400)),
+            ("timeout", &self.timeout, Span::millis(10)..=MAX_DEADLINE),
         ] {
             if !bounds.contains(&span.value) {
                 is_good = false;
@@ -148,7 +140,7 @@ impl JwksConfig {
         let jwks = cx
             .zones
             .get_or_create(&zone, || Jwks::new(shown, cx.clock, cx.metrics));
-        let source = Arc::new(Source {
+        let source = Arc::new(JwksSource {
             url,
             fetch,
             refresh: self.refresh.value.0,
@@ -170,7 +162,7 @@ impl JwksConfig {
         })
     }
 
-    fn url(&self, place: Place, cx: &mut CompileCx<'_>) -> Option<Uri> {
+    fn url(&self, place: Place, cx: &mut CompileContext<'_>) -> Option<Uri> {
         const CODE: &str = "edgeway::jwt::jwks";
         const EXAMPLE: &str = "write one such as `https://login.example.com/.well-known/jwks.json`";
         let url = self.url.parse::<Uri>().ok().filter(|url| {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
     base::secret,
-    chain::CompileCx,
+    chain::CompileContext,
     config::tree::{
         Spanned,
         short::{self, Short, read_short},
@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Maximum size of a key file, which usually has a few KiB.
-const LARGEST_FILE: u64 = 256 * 1024;
+const MAX_FILE_SIZE: u64 = 256 * 1024;
 
 /// A key: a text, or a mapping with its name.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -83,15 +83,15 @@ impl Serialize for KeyText {
 
 impl Spanned<KeyConfig> {
     /// Reads the keys in one text or file; a reload reads them again.
-    pub(super) fn read(&self, cx: &mut CompileCx<'_>) -> Option<Vec<Key>> {
+    pub(super) fn read(&self, cx: &mut CompileContext<'_>) -> Option<Vec<Key>> {
         const CODE: &str = "edgeway::jwt::key";
         let text = match self.value.key.path() {
             None => Ok(self.value.key.0.clone()),
             Some(path) => std::fs::metadata(path)
                 .map_err(|error| error.to_string())
                 .and_then(|metadata| {
-                    if metadata.len() > LARGEST_FILE {
-                        return Err(format!("it is larger than {LARGEST_FILE} bytes"));
+                    if metadata.len() > MAX_FILE_SIZE {
+                        return Err(format!("it is larger than {MAX_FILE_SIZE} bytes"));
                     }
                     let text = std::fs::read_to_string(path);
                     text.map_err(|error| error.to_string())

@@ -16,18 +16,18 @@ use self::{
     place::{Scalar, SourceConfig},
 };
 use super::{
-    Challenges, Jwt, Keys, Strip,
-    keys::{self, Algorithm, Key, MOST_KEYS},
-    source::Source,
-    token::{Problem, Required, Rules},
+    Challenges, Jwt, Keys, TokenRemoval,
+    keys::{self, Algorithm, Key, MAX_KEYS},
+    source::TokenSource,
+    token::{RequiredClaim, TokenError, TokenRules},
 };
 use crate::{
-    base::{own_headers::OwnHeaders, recent::Recent, units::Span},
-    chain::{AuthMetrics, CompileCx},
+    base::{gateway_headers::GatewayHeaders, recent_values::RecentValues, units::Span},
+    chain::{AuthMetrics, CompileContext},
     config::tree::{OneOrMany, Spanned},
 };
 
-const LONGEST_LEEWAY: Span = Span::secs(5);
+const MAX_LEEWAY: Span = Span::secs(5);
 /// Maximum number of verified tokens that each filter remembers.
 const REMEMBERED: usize = 4096;
 
@@ -90,7 +90,7 @@ impl Default for JwtConfig {
             algorithms: Vec::new(),
             issuer: OneOrMany::default(),
             audience: OneOrMany::default(),
-            leeway: Spanned::nowhere(LONGEST_LEEWAY),
+            leeway: Spanned::nowhere(MAX_LEEWAY),
             max_ttl: None,
             require_exp: true,
             require: BTreeMap::new(),
@@ -112,15 +112,15 @@ impl JwtConfig {
             .collect()
     }
 
-    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<Jwt> {
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Jwt> {
         let keys = self.keys(cx);
-        let sources: Vec<Option<Source>> = self
+        let sources: Vec<Option<TokenSource>> = self
             .token
             .0
             .iter()
             .map(|source| source.value.compile(source.place, cx))
             .collect();
-        let sources: Option<Vec<Source>> = sources.into_iter().collect();
+        let sources: Option<Vec<TokenSource>> = sources.into_iter().collect();
         let names = self.forwarded(cx);
         let challenges = self.challenges(cx);
         let is_timely = self.has_good_times(cx);
@@ -131,15 +131,15 @@ impl JwtConfig {
             return None;
         }
         let strip = match self.strip {
-            None => Strip::Query,
-            Some(true) => Strip::Everywhere,
-            Some(false) => Strip::Nowhere,
+            None => TokenRemoval::Query,
+            Some(true) => TokenRemoval::Everywhere,
+            Some(false) => TokenRemoval::Nowhere,
         };
         let dropped = match strip {
-            Strip::Query | Strip::Everywhere => self.queries(),
-            Strip::Nowhere => Vec::new(),
+            TokenRemoval::Query | TokenRemoval::Everywhere => self.queries(),
+            TokenRemoval::Nowhere => Vec::new(),
         };
-        let rules = Rules {
+        let rules = TokenRules {
             algorithms,
             issuers: self.issuer.0.into_iter().map(Into::into).collect(),
             audiences: self.audience.0.into_iter().map(Into::into).collect(),
@@ -149,7 +149,7 @@ impl JwtConfig {
             require: self
                 .require
                 .into_iter()
-                .map(|(claim, values)| Required {
+                .map(|(claim, values)| RequiredClaim {
                     claim: claim.into(),
                     values: values.0.into_iter().map(Scalar::value).collect(),
                 })
@@ -160,11 +160,11 @@ impl JwtConfig {
             keys,
             sources: sources.into(),
             rules,
-            recent: Recent::new(REMEMBERED),
+            recent: RecentValues::new(REMEMBERED),
             is_optional: self.optional,
             strip,
             dropped: dropped.into_iter().map(Into::into).collect(),
-            own: OwnHeaders::new(names.iter().cloned()),
+            own: GatewayHeaders::new(names.iter().cloned()),
             names: names.into(),
             challenges,
             metrics: AuthMetrics::new("jwt", cx.route, cx.metrics),
@@ -172,15 +172,15 @@ impl JwtConfig {
         })
     }
 
-    fn keys(&self, cx: &mut CompileCx<'_>) -> Option<Keys> {
+    fn keys(&self, cx: &mut CompileContext<'_>) -> Option<Keys> {
         const CODE: &str = "edgeway::jwt::keys";
         match (&self.keys, &self.jwks) {
             (Some(keys), None) => {
                 let read: Vec<Option<Vec<Key>>> = keys.0.iter().map(|key| key.read(cx)).collect();
                 let keys: Option<Vec<Vec<Key>>> = read.into_iter().collect();
                 let keys = keys?.concat();
-                if keys.len() > MOST_KEYS {
-                    let message = format!("more than {MOST_KEYS} keys");
+                if keys.len() > MAX_KEYS {
+                    let message = format!("more than {MAX_KEYS} keys");
                     cx.report(CODE, message, "remove keys that no longer sign");
                     return None;
                 }
@@ -203,7 +203,7 @@ impl JwtConfig {
 
     /// Returns the configured algorithms, each of which must have a key; or the algorithms of the
     /// keys.
-    fn algorithms(&self, keys: &Keys, cx: &mut CompileCx<'_>) -> Option<Box<[Algorithm]>> {
+    fn algorithms(&self, keys: &Keys, cx: &mut CompileContext<'_>) -> Option<Box<[Algorithm]>> {
         const CODE: &str = "edgeway::jwt::algorithms";
         let written = || self.algorithms.iter().map(|alg| alg.value);
         let keys = match keys {
@@ -268,7 +268,7 @@ impl JwtConfig {
         is_good.then(|| written().collect())
     }
 
-    fn forwarded(&self, cx: &mut CompileCx<'_>) -> Option<Vec<HeaderName>> {
+    fn forwarded(&self, cx: &mut CompileContext<'_>) -> Option<Vec<HeaderName>> {
         const CODE: &str = "edgeway::jwt::forward";
         let mut names: Vec<HeaderName> = Vec::new();
         let mut is_good = true;
@@ -291,15 +291,15 @@ impl JwtConfig {
         is_good.then_some(names)
     }
 
-    fn has_good_times(&self, cx: &mut CompileCx<'_>) -> bool {
+    fn has_good_times(&self, cx: &mut CompileContext<'_>) -> bool {
         let mut is_good = true;
-        if self.leeway.value > LONGEST_LEEWAY {
+        if self.leeway.value > MAX_LEEWAY {
             is_good = false;
             cx.report_at(
                 self.leeway.place,
                 "edgeway::jwt::leeway",
                 format!(
-                    "`leeway: {}` is longer than {LONGEST_LEEWAY}",
+                    "`leeway: {}` is longer than {MAX_LEEWAY}",
                     self.leeway.value
                 ),
                 "expired tokens would stay valid: synchronize clocks by NTP, and write `5s` or less",
@@ -328,7 +328,7 @@ impl JwtConfig {
     }
 
     /// Builds the `WWW-Authenticate` header of each refusal.
-    fn challenges(&self, cx: &mut CompileCx<'_>) -> Option<Challenges> {
+    fn challenges(&self, cx: &mut CompileContext<'_>) -> Option<Challenges> {
         let realm = &self.realm.value;
         let is_plain = |c: char| (c.is_ascii_graphic() || c == ' ') && c != '"' && c != '\\';
         if realm.is_empty() || !realm.chars().all(is_plain) {
@@ -344,7 +344,7 @@ impl JwtConfig {
         // RFC 6750, 3: a request without a token gets no error code.
         let missing = format!("Bearer realm=\"{realm}\"");
         Some(Challenges {
-            problems: Problem::ALL.map(|problem| {
+            problems: TokenError::ALL.map(|problem| {
                 let description = problem.description();
                 made(format!(
                     "{missing}, error=\"invalid_token\", error_description=\"{description}\""

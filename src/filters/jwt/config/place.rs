@@ -6,12 +6,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 use crate::{
-    chain::CompileCx,
+    chain::CompileContext,
     config::{
         diagnostic::Place,
         tree::short::{self, Short, read_short},
     },
-    filters::jwt::source::Source,
+    filters::jwt::source::TokenSource,
 };
 
 /// Location of a token in a request: exactly one of the three.
@@ -85,7 +85,7 @@ impl SourceConfig {
             .collect()
     }
 
-    pub(super) fn compile(&self, place: Place, cx: &mut CompileCx<'_>) -> Option<Source> {
+    pub(super) fn compile(&self, place: Place, cx: &mut CompileContext<'_>) -> Option<TokenSource> {
         const CODE: &str = "edgeway::jwt::token";
         let names = self.names();
         let (kind, name) = match names[..] {
@@ -100,7 +100,7 @@ impl SourceConfig {
                 return None;
             }
         };
-        let source = Source::new(kind, name);
+        let source = TokenSource::new(kind, name);
         if source.is_none() {
             let message = format!("invalid {kind} name `{name}`");
             let help = "write the name as clients send it, such as `query: token`";

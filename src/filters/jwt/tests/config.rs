@@ -5,7 +5,7 @@ use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use super::{Files, RSA, SECRET, Signer};
 use crate::{
     base::{clock::Clock, metrics::Metrics},
-    chain::{CompileCx, FilterKind as _, Shared, Work, testkit::refused},
+    chain::{BackgroundWork, CompileContext, FilterKind as _, Shared, testkit::refused},
     config::{
         diagnostic::{Diagnostics, Place},
         tree,
@@ -21,7 +21,7 @@ pub(super) fn compiled(yaml: &str) -> Jwt {
     let config = tree::read(&node, &mut diagnostics).unwrap();
     let filter = Jwt::compile(
         config,
-        &mut CompileCx {
+        &mut CompileContext {
             place: Place::default(),
             route: "test",
             folder: std::path::Path::new("."),
@@ -31,8 +31,8 @@ pub(super) fn compiled(yaml: &str) -> Jwt {
             metrics: &Metrics::default(),
             zones: &Zones::default(),
             shared: &Shared::default(),
-            work: &mut Work::default(),
-            beside: &mut crate::config::source::Beside::default(),
+            work: &mut BackgroundWork::default(),
+            beside: &mut crate::config::source::ReferencedFiles::default(),
             diagnostics: &mut diagnostics,
         },
     );

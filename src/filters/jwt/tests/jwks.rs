@@ -29,10 +29,10 @@ use crate::{
         metrics::Metrics,
         tasks::Tasks,
     },
-    chain::testkit::{Check, check_with},
+    chain::testkit::{FilterCheck, check_with},
     filters::jwt::{
         Jwt,
-        jwks::{Jwks, Source},
+        jwks::{Jwks, JwksSource},
     },
     zones::Zone as _,
 };
@@ -103,8 +103,8 @@ impl World {
         self.shared.asked.load(Ordering::SeqCst)
     }
 
-    fn source(&self) -> Arc<Source> {
-        Arc::new(Source {
+    fn source(&self) -> Arc<JwksSource> {
+        Arc::new(JwksSource {
             url: self.url.parse().unwrap(),
             fetch: Fetch::new(&Trust::Plain).unwrap(),
             refresh: Duration::from_mins(5),
@@ -114,7 +114,7 @@ impl World {
     }
 
     /// Returns a filter that fetches here, and the keys that it uses.
-    fn filter(&self, stale: &str) -> (Check, Arc<Jwks>) {
+    fn filter(&self, stale: &str) -> (FilterCheck, Arc<Jwks>) {
         let mut kept = None;
         let zone = format!("jwks {}", self.url);
         let yaml = format!("{{ jwks: {{ url: '{}', stale: {stale} }} }}", self.url);

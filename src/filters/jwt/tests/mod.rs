@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use super::{Jwt, keys};
 use crate::{
     base::metrics::Metrics,
-    chain::testkit::{Check, check},
+    chain::testkit::{FilterCheck, check},
 };
 
 /// Time of the test clock, in seconds since 1970.
@@ -117,7 +117,7 @@ impl Files {
     }
 }
 
-fn guard(more: &str) -> Check {
+fn guard(more: &str) -> FilterCheck {
     check::<Jwt>(&format!("{{ keys: \"{SECRET}\"{more} }}"))
 }
 
@@ -126,7 +126,7 @@ trait Tokens: Sized {
     fn expect_refused(self, status: u16, reason: &str) -> Self;
 }
 
-impl Tokens for Check {
+impl Tokens for FilterCheck {
     fn bearer(self, token: &str) -> Self {
         let value = format!("Bearer {token}");
         self.send("GET", "/", &[("authorization", &value)], &[])
@@ -355,7 +355,7 @@ fn times_are_compared_each_time_with_the_leeway_and_no_more() {
 fn a_playback_token_of_90_seconds_passes_at_89_and_fails_at_96() {
     let issued = |life: i64| by_secret(&json!({ "iat": NOW, "exp": NOW + life }));
     let yaml = ", max_ttl: 90s, leeway: 5s, token: { query: token }";
-    let get = |check: Check, token: &str| check.get(&format!("/manifest?token={token}"));
+    let get = |check: FilterCheck, token: &str| check.get(&format!("/manifest?token={token}"));
     let check = get(guard(yaml).advance("89s"), &issued(90)).expect([200]);
     let check = get(check.advance("7s"), &issued(90)).expect_refused(401, "jwt_expired");
     let _ = get(check, &issued(91)).expect_refused(401, "jwt_lifetime");
@@ -450,7 +450,7 @@ fn keys_are_read_from_certificates_and_sets_too() {
         .bearer(&by_secret(&claims()))
         .expect([200]);
     assert_eq!(
-        keys::set(set.to_string().as_bytes(), keys::Secrets::Refused)
+        keys::set(set.to_string().as_bytes(), keys::SecretKeys::Refused)
             .unwrap()
             .len(),
         1
@@ -460,7 +460,7 @@ fn keys_are_read_from_certificates_and_sets_too() {
         let mut jwk = signer.jwk("e");
         jwk[name] = json!(value);
         assert!(
-            keys::set(jwk.to_string().as_bytes(), keys::Secrets::Allowed)
+            keys::set(jwk.to_string().as_bytes(), keys::SecretKeys::Allowed)
                 .unwrap()
                 .is_empty()
         );

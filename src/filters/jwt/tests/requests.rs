@@ -4,11 +4,11 @@ use serde_json::{Value, json};
 
 use super::{SECRET, Tokens, by_secret, claims, config, counted, guard, with};
 use crate::chain::{
-    Exchange, Facts, Filter as _,
-    testkit::{Answer, Check},
+    Exchange, Filter as _, RequestFacts,
+    testkit::{FilterCheck, TestResponse},
 };
 
-fn given<'a>(answer: &'a Answer, name: &str) -> Vec<&'a str> {
+fn given<'a>(answer: &'a TestResponse, name: &str) -> Vec<&'a str> {
     let head = answer.upstream.as_ref().expect("it went on");
     head.headers
         .get_all(name)
@@ -20,7 +20,7 @@ fn given<'a>(answer: &'a Answer, name: &str) -> Vec<&'a str> {
 #[test]
 fn who_is_known_and_lacks_a_claim_is_forbidden() {
     let check = guard(", require: { role: [admin, owner], email_verified: true }");
-    let verdict = |check: Check, claims: &Value| check.bearer(&by_secret(&with(claims)));
+    let verdict = |check: FilterCheck, claims: &Value| check.bearer(&by_secret(&with(claims)));
     let good = json!({ "email_verified": true });
     let check = verdict(check, &good).expect([200]);
     let check = check.get("/").expect_refused(401, "jwt_missing");
@@ -115,7 +115,7 @@ fn claims_become_headers_that_no_client_can_send() {
         ("X-O", "root"),
         ("X-Other", "kept"),
     ];
-    let send = |check: Check, token: Option<&str>| {
+    let send = |check: FilterCheck, token: Option<&str>| {
         let value = format!("Bearer {}", token.unwrap_or_default());
         let mut headers = forged.to_vec();
         if token.is_some() {
@@ -197,7 +197,7 @@ fn explain_says_what_is_looked_for() {
         "{{ keys: \"{SECRET}\", require: {{ role: [a, b] }}, token: [header:Authorization, query:t] }}"
     ));
     let head = pingora::http::RequestHeader::build("GET", b"/", None).unwrap();
-    let mut facts = Facts::new(crate::base::clock::Clock::test().now());
+    let mut facts = RequestFacts::new(crate::base::clock::Clock::test().now());
     let lines = filter.explain(&Exchange {
         head: &head,
         facts: &mut facts,

@@ -7,7 +7,7 @@ use std::fs;
 use tempfile::TempDir;
 
 use super::Plugins;
-use crate::chain::testkit::{Check, check, refused};
+use crate::chain::testkit::{FilterCheck, check, refused};
 
 fn folder(text: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -37,7 +37,7 @@ fn written(folders: &[&TempDir], more: &str) -> String {
 }
 
 #[track_caller]
-fn with(text: &str, more: &str) -> Check {
+fn with(text: &str, more: &str) -> FilterCheck {
     let folder = folder(text);
     check::<Plugins>(&route(&[&folder], more))
 }

@@ -17,11 +17,11 @@ use tokio::{
 };
 
 use super::{
-    account::{Asked, Authority, on_disk},
+    account::{CaClient, RequestedDelay, on_disk},
     certificate::Certificate,
     challenge::Tokens,
-    managed::{Managed, Name},
-    order::{self, OrderError, Wanted},
+    managed::{ConfiguredName, ManagedName},
+    order::{self, OrderError, OrderParameters},
     schedule,
     store::{NameState, Pem, Store, Stored, seconds},
 };
@@ -31,22 +31,22 @@ use crate::{
 };
 
 /// Maximum number of orders in flight.
-const AT_ONCE: usize = 4;
+const MAX_ORDERS: usize = 4;
 /// Time limit of a whole order.
 const ORDER: Duration = Duration::from_mins(5);
 /// The longest sleep, because the system clock may be set meanwhile, or the machine suspended.
-const LOOK: Duration = Duration::from_mins(10);
+const MAX_SLEEP: Duration = Duration::from_mins(10);
 /// Delay before a retry while another process orders the name.
-const BUSY: Duration = Duration::from_secs(10);
+const LOCKED_RETRY: Duration = Duration::from_secs(10);
 /// Shortest interval between fetches of renewal information, whatever the CA requests.
-const WINDOW_AT_MOST: Duration = Duration::from_hours(1);
-const WINDOW_AT_LEAST: Duration = Duration::from_hours(24);
+const MIN_WINDOW_REFRESH: Duration = Duration::from_hours(1);
+const MAX_WINDOW_REFRESH: Duration = Duration::from_hours(24);
 const WINDOW_AFTER_FAILURE: Duration = Duration::from_hours(6);
 
 /// Configured state of a gateway that orders certificates.
 #[derive(Debug)]
 pub(super) struct Issuing {
-    pub(super) authority: Authority,
+    pub(super) authority: CaClient,
     pub(super) store: Store,
     pub(super) shared: Arc<Shared>,
     pub(super) clock: Clock,
@@ -68,7 +68,7 @@ impl Default for Shared {
     fn default() -> Self {
         Self {
             tokens: Arc::default(),
-            slots: Arc::new(Semaphore::new(AT_ONCE)),
+            slots: Arc::new(Semaphore::new(MAX_ORDERS)),
             making: Arc::new(Semaphore::new(1)),
             orders: Tasks::default(),
         }
@@ -79,7 +79,7 @@ impl Zone for Shared {}
 
 impl Issuing {
     /// Manages `name` for as long as it is polled.
-    pub(super) async fn keep(self: &Arc<Self>, name: &Name) {
+    pub(super) async fn keep(self: &Arc<Self>, name: &ConfiguredName) {
         let managed = &name.managed;
         loop {
             // Waits for an order of another configuration to complete.
@@ -90,7 +90,7 @@ impl Issuing {
                 Ok(wait) if !wait.is_zero() => {
                     drop(alone);
                     debug!(name = &*managed.name, seconds = wait.as_secs(); "certificate request postponed");
-                    sleep(wait.min(LOOK)).await;
+                    sleep(wait.min(MAX_SLEEP)).await;
                     self.ask_for_window(managed).await;
                 }
                 _ => self.renew(name, alone).await,
@@ -99,9 +99,9 @@ impl Issuing {
     }
 
     /// Orders a certificate. The order continues even if this future is dropped.
-    async fn renew(self: &Arc<Self>, name: &Name, alone: OwnedMutexGuard<()>) {
+    async fn renew(self: &Arc<Self>, name: &ConfiguredName, alone: OwnedMutexGuard<()>) {
         let Ok(slot) = Arc::clone(&self.shared.slots).acquire_owned().await else {
-            return sleep(BUSY).await;
+            return sleep(LOCKED_RETRY).await;
         };
         let (over, is_over) = oneshot::channel();
         let (own, name) = (Arc::clone(self), name.clone());
@@ -119,12 +119,12 @@ impl Issuing {
             let _replaced = over.send(is_busy);
         });
         if is_over.await.unwrap_or(true) {
-            sleep(BUSY).await;
+            sleep(LOCKED_RETRY).await;
         }
     }
 
     /// Makes one attempt. False if another process is ordering, whose outcome is on disk later.
-    async fn attempt(&self, name: &Name) -> Result<bool, OrderError> {
+    async fn attempt(&self, name: &ConfiguredName) -> Result<bool, OrderError> {
         let managed = &name.managed;
         let store = self.store.clone();
         let of = Arc::clone(&managed.name);
@@ -135,7 +135,7 @@ impl Issuing {
         let Some(_lock) = lock else {
             return Ok(false);
         };
-        let asked = Asked::default();
+        let asked = RequestedDelay::default();
         let ordered = timeout(ORDER, self.order(name, &asked)).await;
         match ordered.unwrap_or(Err(OrderError::TooLong)) {
             Ok((pem, certificate)) => self.issued(managed, pem, certificate).await,
@@ -145,7 +145,7 @@ impl Issuing {
     }
 
     /// Loads a certificate that another process has put into the folder.
-    async fn take_over(&self, managed: &Managed) -> bool {
+    async fn take_over(&self, managed: &ManagedName) -> bool {
         let store = self.store.clone();
         let of = Arc::clone(&managed.name);
         let Ok(Some(stored)) = on_disk(move || store.load(&of)).await else {
@@ -161,14 +161,18 @@ impl Issuing {
         true
     }
 
-    async fn order(&self, name: &Name, asked: &Asked) -> Result<(Pem, Certificate), OrderError> {
+    async fn order(
+        &self,
+        name: &ConfiguredName,
+        asked: &RequestedDelay,
+    ) -> Result<(Pem, Certificate), OrderError> {
         let managed = &name.managed;
         let Some(challenge) = name.challenge() else {
             return Err(OrderError::NoChallenge(
                 "challenge that a listener can respond to",
             ));
         };
-        let wanted = Wanted {
+        let wanted = OrderParameters {
             managed,
             challenge,
             replaces: managed.replaces(),
@@ -192,7 +196,7 @@ impl Issuing {
         Ok((pem, certificate))
     }
 
-    async fn issued(&self, managed: &Managed, pem: Pem, certificate: Certificate) {
+    async fn issued(&self, managed: &ManagedName, pem: Pem, certificate: Certificate) {
         let state = NameState {
             directory: self.authority.directory.clone(),
             obtained: seconds(self.clock.wall()),
@@ -215,9 +219,9 @@ impl Issuing {
         managed.serve(Stored { certificate, state });
     }
 
-    async fn failed(&self, managed: &Managed, error: &OrderError, asked: Option<Duration>) {
+    async fn failed(&self, managed: &ManagedName, error: &OrderError, asked: Option<Duration>) {
         if matches!(error, OrderError::Stopped) {
-            return sleep(BUSY).await;
+            return sleep(LOCKED_RETRY).await;
         }
         let outcome = error.outcome();
         let mut state = managed.state();
@@ -244,7 +248,7 @@ impl Issuing {
 
     /// Fetches the renewal window from the CA (RFC 9773), if that is due. Without a window the
     /// local schedule applies.
-    async fn ask_for_window(&self, managed: &Managed) {
+    async fn ask_for_window(&self, managed: &ManagedName) {
         let now = self.clock.wall();
         let Some(id) = managed.window_due(&self.authority.directory, now) else {
             return;
@@ -257,10 +261,10 @@ impl Issuing {
         };
         match asked {
             Ok(Some((window, again))) => {
-                let again = again.clamp(WINDOW_AT_MOST, WINDOW_AT_LEAST);
+                let again = again.clamp(MIN_WINDOW_REFRESH, MAX_WINDOW_REFRESH);
                 managed.set_window(Some(window), now + again);
             }
-            Ok(None) => managed.set_window(None, now + WINDOW_AT_LEAST),
+            Ok(None) => managed.set_window(None, now + MAX_WINDOW_REFRESH),
             Err(error) => {
                 debug!(name = &*managed.name, error:% = chain(&error); "the CA did not say when to renew");
                 managed.set_window(None, now + WINDOW_AFTER_FAILURE);

@@ -19,17 +19,17 @@ use crate::{
 };
 
 /// Response of the fake CA: status, headers, body.
-type Says = (u16, Vec<(&'static str, String)>, String);
+type CaResponse = (u16, Vec<(&'static str, String)>, String);
 
 /// Fake CA over plain HTTP on loopback. It verifies no signatures.
-struct FakeAuthority {
+struct FakeCa {
     url: String,
     asked: Arc<Mutex<Vec<String>>>,
     _serving: JoinSet<()>,
 }
 
-impl FakeAuthority {
-    async fn start(says: impl Fn(&str, usize) -> Says + Send + Sync + 'static) -> Self {
+impl FakeCa {
+    async fn start(says: impl Fn(&str, usize) -> CaResponse + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let asked: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -104,7 +104,7 @@ fn directory(base: &str) -> String {
     .to_string()
 }
 
-fn problem(status: u16, kind: &str) -> Says {
+fn problem(status: u16, kind: &str) -> CaResponse {
     let body = serde_json::json!({
         "type": format!("urn:ietf:params:acme:error:{kind}"),
         "detail": "as it is told",
@@ -115,8 +115,8 @@ fn problem(status: u16, kind: &str) -> Says {
 
 struct Setup {
     issuing: Arc<Issuing>,
-    managed: Arc<Managed>,
-    name: Name,
+    managed: Arc<ManagedName>,
+    name: ConfiguredName,
     metrics: Metrics,
     _folder: TempDir,
 }
@@ -125,14 +125,14 @@ fn setup(directory: &str) -> Setup {
     let folder = tempfile::tempdir().unwrap();
     let metrics = Metrics::default();
     let shared = Arc::<Shared>::default();
-    let managed = Arc::new(Managed::new("shop.example".into(), &metrics));
-    let name = Name {
+    let managed = Arc::new(ManagedName::new("shop.example".into(), &metrics));
+    let name = ConfiguredName {
         managed: Arc::clone(&managed),
         challenges: [ChallengeConfig::TlsAlpn01, ChallengeConfig::Http01].into(),
     };
     Setup {
         issuing: Arc::new(Issuing {
-            authority: Authority {
+            authority: CaClient {
                 directory: directory.to_owned(),
                 roots: Some(Arc::new(rustls::RootCertStore::empty())),
                 email: None,
@@ -197,7 +197,7 @@ impl Setup {
 
 #[tokio::test]
 async fn the_authority_is_left_alone_for_as_long_as_it_asks() {
-    let authority = FakeAuthority::start(|_, _| {
+    let authority = FakeCa::start(|_, _| {
         let (status, _, body) = problem(429, "rateLimited");
         (status, vec![("retry-after", "7200".to_owned())], body)
     })
@@ -233,7 +233,7 @@ async fn the_authority_is_left_alone_for_as_long_as_it_asks() {
 
 #[tokio::test]
 async fn an_account_that_was_forgotten_is_made_again() {
-    let authority = FakeAuthority::start(|path, before| match (path, before) {
+    let authority = FakeCa::start(|path, before| match (path, before) {
         ("/order", 0) => problem(400, "accountDoesNotExist"),
         _ => problem(403, "rejectedIdentifier"),
     })
@@ -270,7 +270,7 @@ async fn an_authority_that_cannot_be_reached_is_asked_again_soon() {
 
 #[tokio::test]
 async fn a_renewal_is_when_the_authority_would_like_it() {
-    let authority = FakeAuthority::start(|path, _| {
+    let authority = FakeCa::start(|path, _| {
         assert!(path.starts_with("/renewal/"), "{path}");
         let body = r#"{ "suggestedWindow":
             { "start": "2027-02-01T00:00:00Z", "end": "2027-02-02T00:00:00Z" } }"#;
@@ -296,7 +296,7 @@ async fn a_renewal_is_when_the_authority_would_like_it() {
 
     // Without an account there is no request. With one there is none right after the start.
     issuing.ask_for_window(managed).await;
-    let asked = Asked::default();
+    let asked = RequestedDelay::default();
     let known = issuing
         .authority
         .account(&issuing.store, &issuing.clock, &asked);
@@ -314,7 +314,7 @@ async fn a_renewal_is_when_the_authority_would_like_it() {
 
 #[tokio::test]
 async fn what_another_process_got_is_taken_over() {
-    let authority = FakeAuthority::start(|_, _| problem(403, "rejectedIdentifier")).await;
+    let authority = FakeCa::start(|_, _| problem(403, "rejectedIdentifier")).await;
     let directory = format!("{}/directory", authority.url);
     let setup = setup(&directory);
     let busy = setup.issuing.store.lock("shop.example").unwrap();
@@ -331,7 +331,7 @@ async fn what_another_process_got_is_taken_over() {
 
     // The control: a certificate of another CA is served, and replaced at once.
     setup.keep("https://staging.example/directory");
-    let managed = Managed::new("shop.example".into(), &setup.metrics);
+    let managed = ManagedName::new("shop.example".into(), &setup.metrics);
     let now = setup.issuing.clock.wall();
     managed.begin(&setup.issuing.store, now);
     assert!(managed.serial().is_some());
@@ -341,7 +341,7 @@ async fn what_another_process_got_is_taken_over() {
 /// As in a reload: the tasks of a name stop at any point and start again.
 #[tokio::test]
 async fn a_hundred_reloads_order_once() {
-    let authority = FakeAuthority::start(|_, _| problem(403, "rejectedIdentifier")).await;
+    let authority = FakeCa::start(|_, _| problem(403, "rejectedIdentifier")).await;
     let setup = setup(&format!("{}/directory", authority.url));
     for _ in 0..100 {
         let (issuing, name) = (Arc::clone(&setup.issuing), setup.name.clone());

@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_tungstenite::{accept_async_with_config, tungstenite::protocol::WebSocketConfig};
 
-const LARGEST: usize = 64 << 20;
+const MAX_MESSAGE: usize = 64 << 20;
 
 /// Sends each message back.
 pub(crate) struct WsOrigin {
@@ -76,8 +76,8 @@ impl WsOrigin {
 
 async fn echo(stream: TcpStream, counts: Arc<WsCounts>) {
     let config = WebSocketConfig::default()
-        .max_message_size(Some(LARGEST))
-        .max_frame_size(Some(LARGEST));
+        .max_message_size(Some(MAX_MESSAGE))
+        .max_frame_size(Some(MAX_MESSAGE));
     let Ok(mut socket) = accept_async_with_config(stream, Some(config)).await else {
         return;
     };

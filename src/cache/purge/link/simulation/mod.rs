@@ -17,9 +17,9 @@ use std::{
 
 use fastrand::Rng;
 
-use self::model::{Data, Model, Way};
+use self::model::{Data, Model, ModelConnection};
 use super::{
-    super::{How, What},
+    super::{PurgeEffect, PurgeTarget},
     *,
 };
 use crate::base::redis::{Identity, Mode};
@@ -50,16 +50,16 @@ struct Stored {
 
 /// A model of the store: fills have marks, and a purge wins over a fill that began before.
 #[derive(Default)]
-struct Toy(Mutex<ToyInner>);
+struct ModelStore(Mutex<ModelStoreState>);
 
 #[derive(Clone, Default)]
-struct ToyInner {
+struct ModelStoreState {
     stored: HashMap<usize, Stored>,
     /// Fills in flight: key and content.
     fills: Vec<(usize, Stored)>,
 }
 
-impl ToyInner {
+impl ModelStoreState {
     fn drop_all_of(&mut self, purge: &Purge) {
         let is_meant = |key: usize| key_of(purge).is_none_or(|meant| meant == key);
         self.fills.retain(|(key, _)| !is_meant(*key));
@@ -69,12 +69,12 @@ impl ToyInner {
 
 fn key_of(purge: &Purge) -> Option<usize> {
     match &purge.what {
-        What::Url(url) => url[1..].parse().ok(),
+        PurgeTarget::Url(url) => url[1..].parse().ok(),
         _ => None,
     }
 }
 
-impl Caches for Toy {
+impl Caches for ModelStore {
     fn apply<'a>(&'a self, purges: &'a [Purge]) -> BoxFuture<'a, Vec<u64>> {
         Box::pin(async move {
             meanwhile().await;
@@ -86,7 +86,7 @@ impl Caches for Toy {
         })
     }
 
-    fn settle(&self, _awaited: Awaited) -> BoxFuture<'_, bool> {
+    fn settle(&self, _awaited: WaitScope) -> BoxFuture<'_, bool> {
         Box::pin(async {
             meanwhile().await;
             true
@@ -96,28 +96,28 @@ impl Caches for Toy {
     fn forget(&self) -> BoxFuture<'_, u64> {
         Box::pin(async move {
             meanwhile().await;
-            *self.0.lock() = ToyInner::default();
+            *self.0.lock() = ModelStoreState::default();
             1
         })
     }
 }
 
 type Running = Pin<Box<dyn Future<Output = ()>>>;
-type Told = Arc<Mutex<Option<Begun>>>;
+type ReportedPurges = Arc<Mutex<Option<StartedPurge>>>;
 
 struct Gateway {
-    link: Arc<Link>,
-    toy: Arc<Toy>,
+    link: Arc<PurgeLink>,
+    toy: Arc<ModelStore>,
     round: Option<Running>,
-    disk: Option<(ToyInner, Position)>,
+    disk: Option<(ModelStoreState, Position)>,
 }
 
-struct Asked {
+struct PendingPurge {
     by: usize,
     key: usize,
     version: u64,
     running: Option<Running>,
-    begun: Told,
+    begun: ReportedPurges,
 }
 
 struct World {
@@ -126,7 +126,7 @@ struct World {
     model: Arc<Model>,
     origin: [u64; KEYS],
     gateways: Vec<Gateway>,
-    asked: Vec<Asked>,
+    asked: Vec<PendingPurge>,
     /// Claims of receipts: the lowest version that this gateway (by name), or any, may have.
     applied: HashMap<(String, usize), u64>,
     over: [u64; KEYS],
@@ -137,8 +137,8 @@ struct World {
     replayed: u64,
 }
 
-fn settings() -> Settings {
-    Settings {
+fn settings() -> RedisSettings {
+    RedisSettings {
         mode: Mode::Single,
         nodes: Vec::new(),
         identity: Identity::default(),
@@ -183,10 +183,10 @@ impl World {
     }
 
     fn gateway(&mut self, number: usize) -> Gateway {
-        let toy = Arc::new(Toy::default());
+        let toy = Arc::new(ModelStore::default());
         let caches = Arc::clone(&toy) as Arc<dyn Caches>;
         let name = format!("g{number}");
-        let link = Link::new(&name, caches, &self.clock, &Metrics::default());
+        let link = PurgeLink::new(&name, caches, &self.clock, &Metrics::default());
         link.attach(Some(&settings()));
         link.set_validates(self.rng.bool());
         Gateway {
@@ -218,7 +218,7 @@ impl World {
         let round = gateway.round.get_or_insert_with(|| {
             let (link, way) = (
                 Arc::clone(&gateway.link),
-                Way(Arc::clone(&self.model), number),
+                ModelConnection(Arc::clone(&self.model), number),
             );
             Box::pin(async move {
                 link.round(&way).await;
@@ -232,17 +232,17 @@ impl World {
     fn ask(&mut self, by: usize) {
         let key = self.rng.usize(..KEYS);
         self.origin[key] += 1;
-        let begun = Told::default();
+        let begun = ReportedPurges::default();
         let (link, into) = (Arc::clone(&self.gateways[by].link), Arc::clone(&begun));
         let purge = Purge {
-            what: What::Url(format!("/{key}")),
-            how: How::Hard,
+            what: PurgeTarget::Url(format!("/{key}")),
+            how: PurgeEffect::Hard,
         };
         let running: Running = Box::pin(async move {
             let begun = link.begin(vec![purge], Source::Admin).await;
             *into.lock() = Some(begun);
         });
-        self.asked.push(Asked {
+        self.asked.push(PendingPurge {
             by,
             key,
             version: self.origin[key],
@@ -267,7 +267,7 @@ impl World {
         ticket.tell(&mut receipt);
         drop(guard);
         let (asked_by, key, version) = (asked.by, asked.key, asked.version);
-        for Applied { gateway, .. } in &receipt.applied {
+        for AppliedGateway { gateway, .. } in &receipt.applied {
             let floor = self.applied.entry((gateway.clone(), key)).or_default();
             *floor = version.max(*floor);
         }

@@ -14,7 +14,8 @@ use super::{
     super::super::{
         Id, Position, Purge,
         log::{
-            Answer, Content, Entry, Follows, Generation, Lease, Published, Question, Remote, draw,
+            Entry, EntryContent, Generation, Lease, LogContinuity, LogQuery, LogResponse,
+            Published, PurgeLogStore, draw,
         },
     },
     GATEWAYS, meanwhile,
@@ -26,7 +27,7 @@ const LOG_KEPT: usize = 6;
 
 #[derive(Clone, Debug)]
 pub(super) enum Command {
-    Sync(Question),
+    Sync(LogQuery),
     Publish(String, Vec<Purge>),
 }
 
@@ -36,12 +37,12 @@ pub(super) struct Data {
     pub(super) generation: Option<(String, u64)>,
     pub(super) log: Vec<Entry>,
     last: Id,
-    gateways: BTreeMap<String, Held>,
+    gateways: BTreeMap<String, LeaseRecord>,
 }
 
 /// The end of a lease, the last applied entry, the numbers of dropped responses, and the behaviour
 /// without a lease.
-type Held = (u64, Id, Vec<(Id, u64)>, bool);
+type LeaseRecord = (u64, Id, Vec<(Id, u64)>, bool);
 
 impl Data {
     fn ensure(&mut self, now: u64) -> Generation {
@@ -67,7 +68,7 @@ impl Data {
         };
         self.log.push(Entry {
             position,
-            content: Content::Purges(purges),
+            content: EntryContent::Purges(purges),
         });
         let over = self.log.len().saturating_sub(LOG_KEPT);
         self.log.drain(..over);
@@ -88,17 +89,17 @@ impl Data {
             .collect()
     }
 
-    fn sync(&mut self, question: &Question, now: u64) -> Answer {
+    fn sync(&mut self, question: &LogQuery, now: u64) -> LogResponse {
         let generation = self.ensure(now);
         let is_there = |position: &Position| self.log.iter().any(|e| e.position == *position);
         let place = question.position.as_ref().filter(|place| is_there(place));
         let is_there = question.expected.iter().map(is_there).collect();
         let Some(place) = place else {
             let end = self.log.last().expect("never empty").position.clone();
-            return Answer {
+            return LogResponse {
                 generation,
                 leased: None,
-                follows: Follows::Gap(end),
+                follows: LogContinuity::Gap(end),
                 leases: Some(self.leases(now)),
                 is_there,
             };
@@ -120,10 +121,10 @@ impl Data {
         } else {
             left = 0;
         }
-        Answer {
+        LogResponse {
             generation,
             leased: (left > 0).then(|| Duration::from_millis(left)),
-            follows: Follows::Entries(entries),
+            follows: LogContinuity::Entries(entries),
             leases: Some(self.leases(now)),
             is_there,
         }
@@ -214,10 +215,10 @@ impl Model {
 }
 
 /// The connection of one gateway to the Redis.
-pub(super) struct Way(pub(super) Arc<Model>, pub(super) usize);
+pub(super) struct ModelConnection(pub(super) Arc<Model>, pub(super) usize);
 
-impl Remote for Way {
-    async fn sync(&self, question: &Question) -> Result<Answer, Unavailable> {
+impl PurgeLogStore for ModelConnection {
+    async fn sync(&self, question: &LogQuery) -> Result<LogResponse, Unavailable> {
         let command = Command::Sync(question.clone());
         self.0
             .send(self.1, command, |data, now| data.sync(question, now))

@@ -14,7 +14,7 @@ fn an_answer_from_the_future_has_no_age_and_goes() {
     let bench = bench();
     let names = [Name::new(&key("/a"), Variance::default())];
     let asked = bench.clock.wall();
-    for (back, dropped) in [(59, None), (62, Some(Dropped::Expired))] {
+    for (back, dropped) in [(59, None), (62, Some(RemovalReason::Expired))] {
         assert!(bench.write("/a", 1));
         let now = asked - Duration::from_secs(back);
         let reading = bench.open.read(&names, &key("/a"), 8 * MIB, now).unwrap();
@@ -68,7 +68,7 @@ fn everything_may_be_purged_while_a_folder_is_walked() {
         for _ in 0..round * 50 {
             std::thread::yield_now();
         }
-        bench.note(&What::All);
+        bench.note(&PurgeTarget::All);
         bench.open.empty().unwrap();
         bench.open.sweep().unwrap();
         walking.join().unwrap().unwrap();

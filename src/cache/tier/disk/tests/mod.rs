@@ -11,16 +11,16 @@ use proptest::{collection::vec, prelude::*};
 use tempfile::TempDir;
 
 use super::{
-    journal::{AppendError, Found, Journal, Record},
-    ledger::Ledger,
-    metrics::Dropped,
-    open::Stored,
+    journal::{AppendError, Journal, OpenedJournal, Record},
+    ledger::DiskLedger,
+    metrics::RemovalReason,
+    open::StoreOutcome,
     *,
 };
 use crate::cache::{
     policy::Lifetime,
-    purge::{Id, Position, What},
-    store::{About, Draft},
+    purge::{Id, Position, PurgeTarget},
+    store::{EntryDraft, EntryRules},
 };
 
 const MIB: u64 = 1 << 20;
@@ -29,7 +29,7 @@ struct Bench {
     temp: TempDir,
     store: &'static Store,
     clock: Clock,
-    open: Arc<Open>,
+    open: Arc<OpenDisk>,
 }
 
 fn bench() -> Bench {
@@ -45,8 +45,8 @@ fn bench() -> Bench {
     }
 }
 
-fn opened(folder: &Path) -> Arc<Open> {
-    Arc::new(Open::take(&folder.join("cache")).unwrap())
+fn opened(folder: &Path) -> Arc<OpenDisk> {
+    Arc::new(OpenDisk::take(&folder.join("cache")).unwrap())
 }
 
 fn key(path: &str) -> Key {
@@ -55,7 +55,7 @@ fn key(path: &str) -> Key {
 
 impl Bench {
     fn entry(&self, key: &Key, tags: &[&str], vary: Vary, variance: Variance) -> Arc<Entry> {
-        let draft = Draft {
+        let draft = EntryDraft {
             key: key.clone(),
             status: StatusCode::OK,
             headers: HeaderMap::new(),
@@ -70,7 +70,7 @@ impl Bench {
             },
             vary,
             variance,
-            about: About {
+            about: EntryRules {
                 route: "r".into(),
                 tags: tags.iter().map(|tag| (*tag).into()).collect(),
                 max_object: 8 * MIB,
@@ -90,14 +90,14 @@ impl Bench {
     fn write(&self, path: &str, position: u64) -> bool {
         let entry = self.entry(&key(path), &["t"], Vary::Nothing, Variance::default());
         let written = self.open.write(&entry, position, 64 * MIB, &mut Vec::new());
-        matches!(written.unwrap(), Some(Stored::Bytes(_)))
+        matches!(written.unwrap(), Some(StoreOutcome::Bytes(_)))
     }
 
-    fn read(&self, path: &str) -> Reading {
+    fn read(&self, path: &str) -> ReadOutcome {
         self.read_of(path, &HeaderMap::new())
     }
 
-    fn read_of(&self, path: &str, headers: &HeaderMap) -> Reading {
+    fn read_of(&self, path: &str, headers: &HeaderMap) -> ReadOutcome {
         let key = key(path);
         let names = self.open.candidates(names(&self.open, &key, headers));
         let now = self.clock.wall();
@@ -108,7 +108,7 @@ impl Bench {
         self.read(path).decoded.is_some()
     }
 
-    fn note(&self, what: &What) {
+    fn note(&self, what: &PurgeTarget) {
         for stamp in Stamp::of(what) {
             self.open.note(&stamp);
         }
@@ -131,12 +131,12 @@ impl Bench {
 fn what_was_purged_and_flushed_is_gone_after_a_restart_and_nothing_else() {
     let mut bench = bench();
     let kinds = [
-        What::Url("https://shop/a".into()),
-        What::Url("/a".into()),
-        What::Prefix("/a".into()),
-        What::Prefix("shop/a".into()),
-        What::Tag("t".into()),
-        What::All,
+        PurgeTarget::Url("https://shop/a".into()),
+        PurgeTarget::Url("/a".into()),
+        PurgeTarget::Prefix("/a".into()),
+        PurgeTarget::Prefix("shop/a".into()),
+        PurgeTarget::Tag("t".into()),
+        PurgeTarget::All,
     ];
     for (number, what) in kinds.iter().enumerate() {
         let position = bench.open.position();
@@ -165,7 +165,7 @@ fn what_was_purged_and_flushed_is_gone_after_a_restart_and_nothing_else() {
 fn a_purge_of_all_takes_the_files_along() {
     let mut bench = bench();
     assert!(bench.write("/a", 1));
-    bench.note(&What::All);
+    bench.note(&PurgeTarget::All);
     assert!(bench.open.is_to_be_emptied());
     bench.open.flush().unwrap();
     bench.open.empty().unwrap();
@@ -182,7 +182,7 @@ fn a_purge_of_all_takes_the_files_along() {
 #[test]
 fn an_entry_is_written_no_sooner_than_its_position_is_for_good() {
     let mut bench = bench();
-    bench.note(&What::Url("/x".into()));
+    bench.note(&PurgeTarget::Url("/x".into()));
     let position = bench.open.position();
     assert!(bench.write("/a", position));
     // The write has flushed it.
@@ -212,7 +212,7 @@ fn damage_of_any_kind_is_dropped_and_never_served() {
         std::fs::write(&path, bytes).unwrap();
         let reading = bench.read("/a");
         assert!(reading.decoded.is_none(), "{number}");
-        assert_eq!(reading.dropped, [Dropped::Damaged], "{number}");
+        assert_eq!(reading.dropped, [RemovalReason::Damaged], "{number}");
         assert!(!path.exists(), "{number}");
     }
     // The control.
@@ -239,7 +239,7 @@ fn another_keys_file_is_not_an_answer() {
     let bench = bench();
     assert!(bench.write("/a", 1) && bench.write("/b", 1));
     std::fs::rename(bench.file("/a"), bench.file("/b")).unwrap();
-    assert_eq!(bench.read("/b").dropped, [Dropped::Damaged]);
+    assert_eq!(bench.read("/b").dropped, [RemovalReason::Damaged]);
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn entries_of_a_lost_journal_are_nobodys() {
     let path = bench.file("/a");
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(&path, kept).unwrap();
-    assert_eq!(bench.read("/a").dropped, [Dropped::Damaged]);
+    assert_eq!(bench.read("/a").dropped, [RemovalReason::Damaged]);
 }
 
 #[test]
@@ -271,7 +271,7 @@ fn variants_are_found_by_lists_that_survive() {
         let variance = vary.variance(&request(value));
         let entry = bench.entry(&key("/a"), &[], vary.clone(), variance);
         let written = bench.open.write(&entry, 1, 64 * MIB, &mut Vec::new());
-        assert!(matches!(written.unwrap(), Some(Stored::Bytes(_))));
+        assert!(matches!(written.unwrap(), Some(StoreOutcome::Bytes(_))));
     }
     bench.open.flush().unwrap();
     bench.restart();
@@ -333,7 +333,7 @@ fn what_is_of_no_use_any_more_goes() {
     let bench = bench();
     assert!(bench.write("/a", 1));
     bench.clock.advance(Duration::from_secs(61));
-    assert_eq!(bench.read("/a").dropped, [Dropped::Expired]);
+    assert_eq!(bench.read("/a").dropped, [RemovalReason::Expired]);
     assert!(!bench.file("/a").exists());
 }
 
@@ -342,14 +342,14 @@ fn purges_of_who_has_let_go_are_taken_up() {
     let mut bench = bench();
     assert!(bench.write("/a", 1) && bench.write("/b", 1));
     let folder = bench.open.folder().late();
-    let stamps = Stamp::of(&What::Url("/a".into()));
-    let path = late::leave(&folder, &stamps).unwrap();
+    let stamps = Stamp::of(&PurgeTarget::Url("/a".into()));
+    let path = deferred_purges::leave(&folder, &stamps).unwrap();
     assert!(bench.open.take_late().unwrap());
     assert!(!path.exists());
     bench.restart();
     assert!(!bench.is_there("/a") && bench.is_there("/b"));
     // Without a running process, the next one that opens the folder takes them over.
-    late::leave(&folder, &[Stamp::All]).unwrap();
+    deferred_purges::leave(&folder, &[Stamp::All]).unwrap();
     bench.restart();
     assert!(!bench.is_there("/b"));
 }
@@ -358,7 +358,7 @@ fn purges_of_who_has_let_go_are_taken_up() {
 fn a_journal_that_is_full_is_written_anew() {
     let mut bench = bench();
     assert!(bench.write("/a", 1) && bench.write("/b", 1));
-    bench.note(&What::Url("/a".into()));
+    bench.note(&PurgeTarget::Url("/a".into()));
     // More than fit into one file.
     for number in 0..60_u32 {
         for more in 0..2000_u32 {
@@ -424,7 +424,7 @@ proptest! {
                 Err(AppendError::Io(error)) => panic!("{error}"),
             }
         }
-        let Found::Whole(_, found) = Journal::open(&path).unwrap() else {
+        let OpenedJournal::Whole(_, found) = Journal::open(&path).unwrap() else {
             panic!("it is whole");
         };
         prop_assert_eq!(&found, &all);
@@ -463,11 +463,11 @@ proptest! {
                         prop_assert_eq!(bench.write(&path(number), position), may);
                     }
                 }
-                6 => bench.note(&What::Url(path(number))),
-                7 => bench.note(&What::Prefix(format!("/{number}/"))),
+                6 => bench.note(&PurgeTarget::Url(path(number))),
+                7 => bench.note(&PurgeTarget::Prefix(format!("/{number}/"))),
                 8 => bench.open.flush().unwrap(),
                 9 => bench.open.walk().unwrap(),
-                10 => bench.note(&What::All),
+                10 => bench.note(&PurgeTarget::All),
                 _ => {
                     let lost = bench.open.noted();
                     let is_flushed = bench.open.is_synced(lost);
@@ -507,22 +507,22 @@ proptest! {
         purges in vec((0_u8..5, 0_u8..6), 0..40),
         asked in vec((0_u64..50, 0_u8..6), 20),
     ) {
-        let mut ledger = Ledger::new(1);
+        let mut ledger = DiskLedger::new(1);
         for (kind, number) in purges {
             let what = match kind {
-                0 => What::Url(format!("/{number}")),
-                1 => What::Prefix(format!("/{number}")),
-                2 => What::Tag(number.to_string()),
-                3 => What::Written(format!("http://shop/{number}")),
-                _ if number == 0 => What::All,
-                _ => What::Url(format!("other/{number}")),
+                0 => PurgeTarget::Url(format!("/{number}")),
+                1 => PurgeTarget::Prefix(format!("/{number}")),
+                2 => PurgeTarget::Tag(number.to_string()),
+                3 => PurgeTarget::Written(format!("http://shop/{number}")),
+                _ if number == 0 => PurgeTarget::All,
+                _ => PurgeTarget::Url(format!("other/{number}")),
             };
             for stamp in Stamp::of(&what) {
                 ledger.note(&stamp);
             }
         }
         ledger.follow(Position { id: Id(3, 1), drawn: "x".to_owned() });
-        let again = Ledger::read(ledger.records()).unwrap();
+        let again = DiskLedger::read(ledger.records()).unwrap();
         prop_assert_eq!(again.records(), ledger.records());
         for (position, number) in asked {
             let key = key(&format!("/{number}"));

@@ -14,34 +14,35 @@ fn process() -> Process {
 }
 
 impl Process {
-    fn settings(&self, folder: &str) -> Settings {
-        Settings {
+    fn settings(&self, folder: &str) -> DiskSettings {
+        DiskSettings {
             folder: self.bench.temp.path().join(folder),
             size: 64 * MIB,
             max_object: 8 * MIB,
         }
     }
 
-    fn open(&self, folder: &str) -> Arc<Opened> {
+    fn open(&self, folder: &str) -> Arc<OpenFolder> {
         let settings = self.settings(folder);
         self.disk.settings.store(Some(Arc::new(settings.clone())));
-        let open = Open::take(&settings.folder).unwrap();
+        let open = OpenDisk::take(&settings.folder).unwrap();
         self.disk.begin(open, &settings)
     }
 
     /// Simulates that the folder vanishes.
-    fn lose(&self, opened: &Opened) {
+    fn lose(&self, opened: &OpenFolder) {
         self.disk.end(opened);
         opened.open.close();
     }
 
     fn purge(&self) {
-        self.disk.purged(&Stamp::of(&What::Url("/x".into()))[0]);
+        self.disk
+            .purged(&Stamp::of(&PurgeTarget::Url("/x".into()))[0]);
     }
 }
 
 /// Returns true if all entries of the folder count as purged.
-fn is_all_purged(opened: &Opened) -> bool {
+fn is_all_purged(opened: &OpenFolder) -> bool {
     opened.open.is_to_be_emptied()
 }
 
@@ -145,8 +146,8 @@ async fn a_disk_that_hangs_is_not_waited_for_once_that_is_known() {
     process.purge();
     let began = tokio::time::Instant::now();
     process.disk.settle().await;
-    assert_eq!(began.elapsed(), SETTLE);
-    process.disk.set(State::Down(Fault::Slow), None);
+    assert_eq!(began.elapsed(), PURGE_TIMEOUT);
+    process.disk.set(State::Down(FolderFault::Slow), None);
     let began = tokio::time::Instant::now();
     process.disk.settle().await;
     assert_eq!(began.elapsed(), Duration::ZERO);

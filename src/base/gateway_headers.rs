@@ -1,0 +1,132 @@
+//! Request headers that the gateway itself sets for a backend, so that no client may send them.
+
+use http::{HeaderMap, HeaderName, header};
+
+use super::reserved_headers::is_known;
+
+/// Header names that clients cannot send.
+#[derive(Clone, Debug, Default)]
+pub struct GatewayHeaders(Box<[HeaderName]>);
+
+/// Reason why the gateway cannot own a header, and what to write instead.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct GatewayHeaderError {
+    message: String,
+    pub help: &'static str,
+}
+
+/// Headers about message framing, the connection, or the requested site.
+const FRAMING_HEADERS: [HeaderName; 10] = [
+    header::HOST,
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
+    header::CONNECTION,
+    header::UPGRADE,
+    header::TE,
+    header::TRAILER,
+    header::EXPECT,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+impl GatewayHeaders {
+    pub fn new(names: impl IntoIterator<Item = HeaderName>) -> Self {
+        Self(names.into_iter().collect())
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &HeaderName> {
+        self.0.iter()
+    }
+
+    pub fn as_slice(&self) -> &[HeaderName] {
+        &self.0
+    }
+
+    /// Parses a header name that the gateway may own.
+    pub fn parse(text: &str) -> Result<HeaderName, GatewayHeaderError> {
+        let refuse = |message: String, help| GatewayHeaderError { message, help };
+        let Ok(name) = HeaderName::from_bytes(text.as_bytes()) else {
+            let message = format!("invalid header name `{text}`");
+            return Err(refuse(message, "write a name such as `X-User-Id`"));
+        };
+        if FRAMING_HEADERS.contains(&name) || is_known(&name) {
+            let message = format!("reserved header name `{text}`");
+            let help = "write a name that nothing else uses, such as `X-User-Id`";
+            return Err(refuse(message, help));
+        }
+        if name.as_str().contains('_') {
+            let message = format!("`{text}` has an underscore, which many apps take for a hyphen");
+            return Err(refuse(message, "write it with hyphens"));
+        }
+        Ok(name)
+    }
+
+    /// Removes what a client has sent under these names. `X_User_Id` counts as `X-User-Id`: CGI,
+    /// WSGI and PHP cannot tell them apart.
+    pub fn strip(&self, headers: &mut HeaderMap) {
+        for name in &self.0 {
+            headers.remove(name);
+        }
+        let is_like = |name: &HeaderName| {
+            name.as_str().contains('_') && self.0.iter().any(|own| is_alike(name, own))
+        };
+        while let Some(name) = headers.keys().find(|name| is_like(name)).cloned() {
+            headers.remove(&name);
+        }
+    }
+}
+
+fn is_alike(name: &HeaderName, own: &HeaderName) -> bool {
+    let (name, own) = (name.as_str().as_bytes(), own.as_str().as_bytes());
+    name.len() == own.len()
+        && name
+            .iter()
+            .zip(own)
+            .all(|(byte, wanted)| byte == wanted || (*byte == b'_' && *wanted == b'-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn no_spelling_of_an_own_header_passes() {
+        let own = GatewayHeaders::new([HeaderName::from_static("x-user-id")]);
+        let mut headers = HeaderMap::new();
+        for name in [
+            "X-User-Id",
+            "x_user_id",
+            "X_USER-ID",
+            "x-user-idx",
+            "x_other",
+        ] {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            headers.append(&name, HeaderValue::from_static("1"));
+            headers.append(&name, HeaderValue::from_static("2"));
+        }
+        own.strip(&mut headers);
+        let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["x-user-idx", "x_other"]);
+    }
+
+    #[test]
+    fn names_with_a_meaning_of_their_own_are_refused() {
+        for name in [
+            "Host",
+            "content-length",
+            "X-Forwarded-For",
+            "X-Real-IP",
+            "X_User",
+            "a b",
+        ] {
+            assert!(GatewayHeaders::parse(name).is_err(), "{name}");
+        }
+        for name in ["X-User-Id", "Authorization", "Remote-User"] {
+            assert!(GatewayHeaders::parse(name).is_ok(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Request and response headers taken apart, changed on their bare header map, and put together
+//! again.
+//!
+//! `insert_header` of a `RequestHeader` or `ResponseHeader` parses and copies the name and keeps a
+//! second map with the spelling of each name. For the dozen headers that every response gets, this
+//! costs several times the insertion itself, so the headers are opened once for all changes of a
+//! phase. The price: names are sent in lower case, which RFC 9110, 5.1 allows and HTTP/2 requires.
+
+use std::mem;
+
+use http::{HeaderMap, HeaderValue, StatusCode, request, response};
+use pingora::http::{RequestHeader, ResponseHeader};
+
+/// A `RequestHeader` taken apart. The original stays empty until [`OpenRequestHeaders::close`].
+#[must_use]
+#[derive(Debug)]
+pub struct OpenRequestHeaders {
+    parts: request::Parts,
+    /// Request target that `Parts` cannot carry, because the URI does not render it.
+    target: Option<Box<[u8]>>,
+    /// HTTP/2's end-of-stream flag, which `Parts` cannot carry either.
+    end_stream: Option<bool>,
+}
+
+/// A `ResponseHeader` taken apart. The original stays empty until [`OpenResponseHeaders::close`].
+#[must_use]
+#[derive(Debug)]
+pub struct OpenResponseHeaders {
+    pub parts: response::Parts,
+    /// Reason phrase, if it is not the status code's own.
+    phrase: Option<Box<str>>,
+}
+
+impl OpenRequestHeaders {
+    /// Takes `head` apart and reserves capacity for `more` additional names.
+    pub fn of(head: &mut RequestHeader, more: usize) -> Self {
+        let shown = head
+            .uri
+            .path_and_query()
+            .map_or(&b""[..], |path| path.as_str().as_bytes());
+        let target = (head.raw_path().as_ptr() != shown.as_ptr() || !head.raw_path_is_utf8())
+            .then(|| head.raw_path().into());
+        let end_stream = head.send_end_stream();
+        let nothing = RequestHeader::from(http::Request::new(()).into_parts().0);
+        let mut parts: request::Parts = mem::replace(head, nothing).into();
+        reserve(&mut parts.headers, more);
+        Self {
+            parts,
+            target,
+            end_stream,
+        }
+    }
+
+    pub fn headers(&mut self) -> &mut HeaderMap {
+        &mut self.parts.headers
+    }
+
+    /// Puts the parts back into `head`.
+    pub fn close(self, head: &mut RequestHeader) {
+        put_back(head, RequestHeader::from(self.parts));
+        if let Some(target) = self.target {
+            let kept = head.set_raw_path(&target);
+            debug_assert!(kept.is_ok(), "the target was accepted before");
+        }
+        if let Some(end_stream) = self.end_stream {
+            head.set_send_end_stream(end_stream);
+        }
+    }
+}
+
+impl OpenResponseHeaders {
+    /// Takes `head` apart and reserves capacity for `more` additional names.
+    pub fn of(head: &mut ResponseHeader, more: usize) -> Self {
+        let phrase = head
+            .get_reason_phrase()
+            .filter(|phrase| !is_usual(phrase, head.status))
+            .map(Into::into);
+        let nothing = ResponseHeader::from(http::Response::new(()).into_parts().0);
+        let mut parts: response::Parts = mem::replace(head, nothing).into();
+        reserve(&mut parts.headers, more);
+        Self { parts, phrase }
+    }
+
+    /// Puts the parts back into `head`.
+    pub fn close(self, head: &mut ResponseHeader) {
+        put_back(head, ResponseHeader::from(self.parts));
+        if let Some(phrase) = self.phrase {
+            let kept = head.set_reason_phrase(Some(&phrase));
+            debug_assert!(kept.is_ok(), "the phrase was there before");
+        }
+    }
+}
+
+/// Returns true if `phrase` is the standard one of `status`. Pingora returns that very string if
+/// the response has no phrase of its own.
+fn is_usual(phrase: &str, status: StatusCode) -> bool {
+    status
+        .canonical_reason()
+        .is_some_and(|usual| std::ptr::eq(usual, phrase) || usual == phrase)
+}
+
+/// Puts `head` back without dropping the placeholder, which owns no memory. Dropping it piece by
+/// piece would take a hundred instructions each time.
+fn put_back<H>(place: &mut H, head: H) {
+    mem::forget(mem::replace(place, head));
+}
+
+/// Reserves capacity at once, because growing step by step would rehash every name at each step.
+fn reserve(headers: &mut HeaderMap<HeaderValue>, more: usize) {
+    // Past its limit (32,768 names) the map stays as it is; later insertions then return an error.
+    let _unbounded = headers.try_reserve(more);
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header;
+
+    use super::*;
+
+    #[test]
+    fn a_request_keeps_all_that_its_headers_are_not() {
+        for target in [
+            &b"/a%2Fb?q=\xff"[..],
+            b"/plain?x=1",
+            b"http://example.com/absolute",
+            b"*",
+        ] {
+            let mut head = RequestHeader::build("OPTIONS", target, None).unwrap();
+            head.set_version(http::Version::HTTP_2);
+            head.set_send_end_stream(false);
+            head.insert_header("X-One", "1").unwrap();
+            let is_utf8 = head.raw_path_is_utf8();
+            let mut open = OpenRequestHeaders::of(&mut head, 1);
+            let host = HeaderValue::from_static("example.com");
+            open.headers().insert(header::HOST, host);
+            open.close(&mut head);
+            assert_eq!(head.raw_path(), target);
+            assert_eq!(head.raw_path_is_utf8(), is_utf8);
+            assert_eq!(head.method, "OPTIONS");
+            assert_eq!(head.version, http::Version::HTTP_2);
+            assert_eq!(head.send_end_stream(), Some(false));
+            assert_eq!(head.headers["x-one"], "1");
+            assert_eq!(head.headers["host"], "example.com");
+        }
+    }
+
+    #[test]
+    fn an_answer_keeps_status_version_and_phrase() {
+        let mut head = ResponseHeader::build(404, None).unwrap();
+        head.set_version(http::Version::HTTP_11);
+        head.set_reason_phrase(Some("Nowhere")).unwrap();
+        head.append_header("Set-Cookie", "a=1").unwrap();
+        head.append_header("Set-Cookie", "b=2").unwrap();
+        let mut open = OpenResponseHeaders::of(&mut head, 1);
+        let server = HeaderValue::from_static("edgeway");
+        open.parts.headers.insert(header::SERVER, server);
+        open.close(&mut head);
+        assert_eq!(head.status, 404);
+        assert_eq!(head.version, http::Version::HTTP_11);
+        assert_eq!(head.get_reason_phrase(), Some("Nowhere"));
+        let cookies: Vec<_> = head.headers.get_all("set-cookie").iter().collect();
+        assert_eq!(cookies, ["a=1", "b=2"]);
+        assert_eq!(head.headers["server"], "edgeway");
+        // Pingora panics if its map of spellings and the header map disagree.
+        let mut wire = bytes::BytesMut::new();
+        head.header_to_h1_wire(&mut wire);
+        assert!(
+            wire.starts_with(b"set-cookie: a=1\r\n") || wire.starts_with(b"Set-Cookie: a=1\r\n")
+        );
+    }
+}

@@ -1,0 +1,144 @@
+//! A bounded memory of recently computed values, found by a keyed hash of their inputs.
+
+use std::{collections::HashMap, fmt, hash::Hasher as _};
+
+use ahash::RandomState;
+use parking_lot::Mutex;
+use ring::rand::{SecureRandom, SystemRandom};
+use siphasher::sip128::{Hasher128, SipHasher24};
+
+const SHARDS: usize = 16;
+
+/// A hash of the inputs that a value was computed from.
+///
+/// The hash has 128 bits and a secret key: two different inputs collide only by chance, and no
+/// attacker can search for two that do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fingerprint(u128);
+
+/// The most recent values. Reading one takes the lock of its shard, one of 16; values not read for
+/// two generations are forgotten.
+pub struct RecentValues<V> {
+    seed: [u8; 16],
+    /// Limit on the values in one generation of one shard.
+    most: usize,
+    shards: [Mutex<Shard<V>>; SHARDS],
+}
+
+struct Shard<V> {
+    young: HashMap<Fingerprint, V, RandomState>,
+    old: HashMap<Fingerprint, V, RandomState>,
+}
+
+impl<V> Default for Shard<V> {
+    fn default() -> Self {
+        Self {
+            young: HashMap::default(),
+            old: HashMap::default(),
+        }
+    }
+}
+
+impl<V: Clone> RecentValues<V> {
+    /// Creates a memory that keeps at least half of `most` values and never more than `most`.
+    pub fn new(most: usize) -> Self {
+        let mut seed = [0; 16];
+        let filled = SystemRandom::new().fill(&mut seed);
+        filled.expect("the system has randomness: TLS could not do without it either");
+        Self {
+            seed,
+            most: (most / 2 / SHARDS).max(1),
+            shards: std::array::from_fn(|_| Mutex::default()),
+        }
+    }
+
+    /// Returns the fingerprint of these parts, in this memory.
+    pub fn fingerprint<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) -> Fingerprint {
+        let mut hasher = SipHasher24::new_with_key(&self.seed);
+        for part in parts {
+            // Length-prefixed, so that adjacent parts cannot run together.
+            hasher.write_u64(part.len() as u64);
+            hasher.write(part);
+        }
+        Fingerprint(hasher.finish128().as_u128())
+    }
+
+    pub fn get(&self, of: Fingerprint) -> Option<V> {
+        let mut shard = self.shard(of).lock();
+        if let Some(value) = shard.young.get(&of) {
+            return Some(value.clone());
+        }
+        let value = shard.old.remove(&of)?;
+        self.put(&mut shard, of, value.clone());
+        Some(value)
+    }
+
+    pub fn insert(&self, of: Fingerprint, value: V) {
+        self.put(&mut self.shard(of).lock(), of, value);
+    }
+
+    /// Forgets one value.
+    pub fn remove(&self, of: Fingerprint) {
+        let mut shard = self.shard(of).lock();
+        shard.young.remove(&of);
+        shard.old.remove(&of);
+    }
+
+    fn put(&self, shard: &mut Shard<V>, of: Fingerprint, value: V) {
+        if shard.young.len() >= self.most {
+            shard.old = std::mem::take(&mut shard.young);
+        }
+        shard.young.insert(of, value);
+    }
+
+    fn shard(&self, of: Fingerprint) -> &Mutex<Shard<V>> {
+        &self.shards[(of.0 as usize) % SHARDS]
+    }
+}
+
+impl<V> fmt::Debug for RecentValues<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recent").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(recent: &RecentValues<u32>, number: u32) -> Fingerprint {
+        recent.fingerprint([&number.to_le_bytes()[..]])
+    }
+
+    #[test]
+    fn what_is_asked_for_stays_and_what_is_not_makes_room() {
+        let recent = RecentValues::new(1024);
+        recent.insert(of(&recent, 0), 0);
+        recent.insert(of(&recent, 1), 1);
+        for number in 2..20_000 {
+            recent.insert(of(&recent, number), number);
+            assert_eq!(recent.get(of(&recent, 0)), Some(0), "{number}");
+        }
+        assert_eq!(recent.get(of(&recent, 1)), None);
+        let held: usize = recent
+            .shards
+            .iter()
+            .map(|shard| shard.lock())
+            .map(|shard| shard.young.len() + shard.old.len())
+            .sum();
+        assert!((512..=1024).contains(&held), "{held}");
+        recent.remove(of(&recent, 0));
+        assert_eq!(recent.get(of(&recent, 0)), None);
+    }
+
+    #[test]
+    fn a_fingerprint_is_of_all_parts_in_their_frames_and_of_one_memory() {
+        let recent = RecentValues::<u32>::new(2);
+        let print = |parts: &[&str]| recent.fingerprint(parts.iter().map(|part| part.as_bytes()));
+        assert_eq!(print(&["ab", "c"]), print(&["ab", "c"]));
+        assert_ne!(print(&["ab", "c"]), print(&["a", "bc"]));
+        assert_ne!(print(&["a", ""]), print(&["a"]));
+        let other = RecentValues::<u32>::new(2);
+        assert_ne!(print(&["a"]), other.fingerprint([&b"a"[..]]));
+    }
+}

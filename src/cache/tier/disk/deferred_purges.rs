@@ -1,0 +1,151 @@
+//! Purges of a process that has let go of its folder and still finishes requests in flight. It
+//! leaves them in files for the process that has the folder now.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use parking_lot::Mutex;
+
+use super::{super::stamps::Stamp, missed_purges::MissedPurges};
+use crate::base::private_file;
+
+/// Purges to be left for another process, and files that were left.
+#[derive(Debug, Default)]
+pub(super) struct DeferredPurges {
+    /// Folder for the files, once this process has let go.
+    folder: Mutex<Option<PathBuf>>,
+    stamps: Mutex<MissedPurges>,
+    /// Files that were not taken over yet, as far as known.
+    left: Mutex<Vec<PathBuf>>,
+}
+
+impl DeferredPurges {
+    pub(super) fn begin(&self, folder: PathBuf) {
+        *self.folder.lock() = Some(folder);
+    }
+
+    pub(super) fn has_begun(&self) -> bool {
+        self.folder.lock().is_some()
+    }
+
+    pub(super) fn push(&self, stamp: Stamp) {
+        self.stamps.lock().push(stamp);
+    }
+
+    /// Writes the waiting purges to a file. Purges that cannot be written wait for the next
+    /// attempt. Blocks; one call at a time.
+    pub(super) fn write(&self) -> io::Result<()> {
+        let Some(folder) = self.folder.lock().clone() else {
+            return Ok(());
+        };
+        let stamps = self.stamps.lock().take();
+        if stamps.is_empty() {
+            return Ok(());
+        }
+        let left = leave(&folder, &stamps);
+        if left.is_err() {
+            let mut waiting = self.stamps.lock();
+            let since = waiting.take();
+            stamps
+                .into_iter()
+                .chain(since)
+                .for_each(|stamp| waiting.push(stamp));
+        }
+        self.left.lock().push(left?);
+        Ok(())
+    }
+
+    /// Returns true if all files were taken over. Blocks.
+    pub(super) fn is_taken_up(&self) -> bool {
+        let mut left = self.left.lock().clone();
+        left.retain(|path| !path.exists());
+        let gone = left;
+        let mut left = self.left.lock();
+        left.retain(|path| !gone.contains(path));
+        left.is_empty()
+    }
+}
+
+/// Writes purges to a file. Returns the path; the file exists until another process takes it over.
+pub(super) fn leave(folder: &Path, stamps: &[Stamp]) -> io::Result<PathBuf> {
+    let path = folder.join(format!("{:032x}", fastrand::u128(..)));
+    let payload = postcard::to_allocvec(stamps).expect("stamps are plain data");
+    let mut bytes = crc32fast::hash(&payload).to_be_bytes().to_vec();
+    bytes.extend_from_slice(&payload);
+    private_file::write(&path, &bytes)?;
+    Ok(path)
+}
+
+/// Reads all files that were left. An unreadable file may have been a purge of anything.
+pub(super) fn read(folder: &Path) -> io::Result<Vec<(PathBuf, Vec<Stamp>)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        // The file is still being written; or its writer has died, and with it all that waited for
+        // it.
+        if path.extension().is_some() {
+            continue;
+        }
+        let stamps = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            bytes => decode(&bytes?).unwrap_or_else(|| vec![Stamp::All]),
+        };
+        found.push((path, stamps));
+    }
+    Ok(found)
+}
+
+fn decode(bytes: &[u8]) -> Option<Vec<Stamp>> {
+    let (checksum, payload) = bytes.split_first_chunk()?;
+    if u32::from_be_bytes(*checksum) != crc32fast::hash(payload) {
+        return None;
+    }
+    postcard::from_bytes(payload).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_left_waits() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = temp.path().join("late");
+        let late = DeferredPurges::default();
+        let stamp = |number| Stamp::Everywhere([number; 16]);
+        late.begin(folder.clone());
+        late.push(stamp(1));
+        assert!(late.write().is_err() && late.is_taken_up());
+        late.push(stamp(2));
+        fs::create_dir(&folder).unwrap();
+        late.write().unwrap();
+        late.write().unwrap();
+        let found = read(&folder).unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].1, [stamp(1), stamp(2)]);
+        assert!(!late.is_taken_up());
+        fs::remove_file(&found[0].0).unwrap();
+        assert!(late.is_taken_up());
+    }
+
+    #[test]
+    fn what_is_left_is_found_and_what_is_damaged_is_everything() {
+        let folder = tempfile::tempdir().unwrap();
+        let stamps = vec![
+            Stamp::Everywhere([3; 16]),
+            Stamp::Prefix(b"/a".as_slice().into()),
+        ];
+        let path = leave(folder.path(), &stamps).unwrap();
+        assert_eq!(read(folder.path()).unwrap(), [(path.clone(), stamps)]);
+        let bytes = fs::read(&path).unwrap();
+        for cut in 0..bytes.len() {
+            fs::write(&path, &bytes[..cut]).unwrap();
+            let found = read(folder.path()).unwrap();
+            assert_eq!(found, [(path.clone(), vec![Stamp::All])], "{cut}");
+        }
+        fs::rename(&path, path.with_extension("1.new")).unwrap();
+        assert_eq!(read(folder.path()).unwrap(), []);
+    }
+}

@@ -1,0 +1,105 @@
+//! Files besides the configuration's own that it depends on, such as plugins: their paths, and a
+//! check for changes.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    hash::{DefaultHasher, Hasher as _},
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+/// Length up to which the bytes of a file are compared.
+const MAX_FILE_SIZE: u64 = 16 << 20;
+
+/// Files by path, with the stamp of their content. A missing file is recorded as well: it may
+/// appear later.
+#[derive(Clone, Debug, Default)]
+pub struct ReferencedFiles(BTreeMap<PathBuf, Option<Stamp>>);
+
+/// The length of a file, and a hash of its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp(u64, u64);
+
+impl ReferencedFiles {
+    /// Records a file that contained `text` when it was read.
+    pub fn read(&mut self, path: PathBuf, text: &[u8]) {
+        let length = u64::try_from(text.len()).unwrap_or(u64::MAX);
+        let most = usize::try_from(MAX_FILE_SIZE)
+            .unwrap_or(usize::MAX)
+            .min(text.len());
+        let stamp = Stamp(length, digest(&text[..most]));
+        self.0.insert(path, Some(stamp));
+    }
+
+    /// Records a file in its current state: a file that could not be used may be replaced.
+    pub fn missed(&mut self, path: PathBuf) {
+        let stamp = look(&path);
+        self.0.insert(path, stamp);
+    }
+
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.0.keys().map(PathBuf::as_path)
+    }
+
+    /// Returns true if a file has changed since. Reads the files.
+    pub fn is_changed(&self) -> bool {
+        self.0.iter().any(|(path, stamp)| look(path) != *stamp)
+    }
+}
+
+/// Reads the stamp of a file, if it is readable.
+fn look(path: &Path) -> Option<Stamp> {
+    let file = File::open(path).ok()?;
+    let length = file.metadata().ok()?.len();
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_SIZE).read_to_end(&mut bytes).ok()?;
+    Some(Stamp(length, digest(&bytes)))
+}
+
+/// Hashes bytes. Collisions are harmless: the files are the operator's own.
+fn digest(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn files_that_change_come_or_go_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let (there, later) = (folder.path().join("a"), folder.path().join("b"));
+        fs::write(&there, "one").unwrap();
+        let mut beside = ReferencedFiles::default();
+        assert!(!beside.is_changed());
+        beside.read(there.clone(), b"one");
+        beside.missed(later.clone());
+        assert!(!beside.is_changed());
+        fs::write(&there, "two").unwrap();
+        assert!(beside.is_changed());
+        fs::write(&there, "one").unwrap();
+        assert!(!beside.is_changed());
+        fs::write(&later, "").unwrap();
+        assert!(beside.is_changed());
+        // Recorded again, it is unchanged.
+        beside.missed(later);
+        assert!(!beside.is_changed());
+        fs::remove_file(&there).unwrap();
+        assert!(beside.is_changed());
+    }
+
+    #[test]
+    fn what_was_read_before_it_changed_is_news_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        fs::write(&path, "two").unwrap();
+        let mut beside = ReferencedFiles::default();
+        beside.read(path, b"one");
+        assert!(beside.is_changed());
+    }
+}

@@ -1,0 +1,28 @@
+//! Access to a raw request head before it is read, for requests that may skip Pingora's session.
+
+use bytes::{Buf, Bytes};
+
+use super::{super::body_remainder::BodyRemainder, ConnIo};
+
+impl ConnIo {
+    /// Returns the head that is about to be read. No body follows it.
+    pub(in crate::edge) fn head(&self) -> Bytes {
+        Bytes::copy_from_slice(&self.input[..self.unread()])
+    }
+
+    /// Skips the head of a request whose response was sent without reading it.
+    pub(in crate::edge) fn skip_head(&mut self) {
+        self.input.advance(self.unread());
+        self.rest = BodyRemainder::Bytes(0);
+    }
+
+    fn unread(&self) -> usize {
+        match self.rest {
+            BodyRemainder::Bytes(length) => {
+                let length = usize::try_from(length).unwrap_or(usize::MAX);
+                length.min(self.input.len())
+            }
+            BodyRemainder::Chunks(..) => 0,
+        }
+    }
+}

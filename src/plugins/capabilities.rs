@@ -1,0 +1,206 @@
+//! Powers of a plugin beyond its own request, as its configuration grants them.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode, Uri};
+use parking_lot::Mutex;
+
+use super::{kv::Kv, wait_until::WaitUntil};
+use crate::base::{
+    fetch::{Fetch, FetchError},
+    user_metrics::UserMetrics,
+};
+
+/// Default deadline of a `fetch` and default size limit of its response.
+pub const FETCH_DEADLINE: Duration = Duration::from_millis(200);
+pub const MAX_FETCHED_LEN: usize = 256 << 10;
+
+/// Powers that a plugin was granted.
+#[derive(Default)]
+pub struct Capabilities {
+    /// Environment variables that the plugin may read, as a JSON object.
+    pub env: String,
+    pub kv: Option<Kv>,
+    pub fetch: Option<FetchOrigins>,
+    /// Metrics that the plugin defines.
+    pub metrics: Arc<UserMetrics>,
+    /// Runner of the plugin's `ctx.waitUntil` work.
+    pub late: WaitUntil,
+}
+
+/// Origins that a plugin may fetch from.
+#[derive(Debug)]
+pub struct FetchOrigins {
+    /// Each origin with its HTTP client.
+    origins: Vec<(Origin, Fetch)>,
+    /// Responses that a test defines; nothing else can be fetched then.
+    answers: Option<FixtureResponses>,
+    deadline: Duration,
+    longest: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Origin {
+    scheme: String,
+    host: String,
+    port: u16,
+}
+
+/// Response to a `fetch`.
+#[derive(Clone, Debug)]
+pub(super) struct FetchResponse {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+/// Responses of URLs, or errors, one after the other; the last one repeats.
+#[derive(Debug, Default)]
+pub(super) struct FixtureResponses(
+    pub(super) Mutex<HashMap<String, VecDeque<Result<FetchResponse, String>>>>,
+);
+
+impl FixtureResponses {
+    fn next(&self, url: &str) -> Result<FetchResponse, String> {
+        let mut all = self.0.lock();
+        let Some(answers) = all.get_mut(url) else {
+            return Err(format!("the test has no response for `{url}`"));
+        };
+        let next = if answers.len() > 1 {
+            answers.pop_front()
+        } else {
+            answers.front().cloned()
+        };
+        next.unwrap_or_else(|| Err(format!("the test has no response for `{url}`")))
+    }
+}
+
+impl FetchOrigins {
+    /// Creates the reach of `origins`, such as `https://flags.example.com`.
+    ///
+    /// Reads the system's CA certificates if one of them uses https.
+    pub fn new(origins: &[String], deadline: Duration, longest: usize) -> Result<Self, String> {
+        if origins.is_empty() {
+            return Err("`origins` is empty, so `fetch` could reach no origin".to_owned());
+        }
+        let origins = origins.iter().map(|text| {
+            let url: Uri = text.parse().map_err(|_| not_an_origin(text))?;
+            let is_whole = matches!(url.path(), "" | "/") && url.query().is_none();
+            let origin = Origin::of(&url).filter(|_| is_whole);
+            let origin = origin.ok_or_else(|| not_an_origin(text))?;
+            let client = Fetch::to(&url, Path::new(""), None);
+            Ok((origin, client.map_err(|error| error.to_string())?))
+        });
+        Ok(Self {
+            origins: origins.collect::<Result<_, String>>()?,
+            answers: None,
+            deadline,
+            longest,
+        })
+    }
+
+    /// Creates a reach without a network: `answers` has the responses of each URL.
+    pub(super) fn answering(answers: FixtureResponses) -> Self {
+        Self {
+            origins: Vec::new(),
+            answers: Some(answers),
+            deadline: Duration::ZERO,
+            longest: 0,
+        }
+    }
+
+    pub(super) async fn fetch(
+        &self,
+        method: Method,
+        url: &str,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<FetchResponse, String> {
+        if let Some(answers) = &self.answers {
+            return answers.next(url);
+        }
+        let uri: Uri = url.parse().map_err(|_| format!("invalid URL `{url}`"))?;
+        let origin =
+            Origin::of(&uri).ok_or_else(|| format!("`{url}` is not an http or https URL"))?;
+        let listed = self.origins.iter().find(|(listed, _)| *listed == origin);
+        let Some((_, client)) = listed else {
+            return Err(format!(
+                "`{}://{}` is not in this plugin's `fetch` list",
+                origin.scheme, origin.host
+            ));
+        };
+        let mut request = Request::new(body);
+        *request.method_mut() = method;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = headers;
+        let answer = client.send_with_body(request, self.deadline, self.longest);
+        let answer = answer
+            .await
+            .map_err(|error: FetchError| error.to_string())?;
+        let (head, body) = answer.into_parts();
+        Ok(FetchResponse {
+            status: head.status,
+            headers: head.headers,
+            body,
+        })
+    }
+}
+
+impl Origin {
+    fn of(url: &Uri) -> Option<Self> {
+        let scheme = url.scheme_str()?.to_ascii_lowercase();
+        let usual = match scheme.as_str() {
+            "http" => 80,
+            "https" => 443,
+            _ => return None,
+        };
+        let authority = url.authority()?;
+        if authority.as_str().contains('@') {
+            return None;
+        }
+        Some(Self {
+            scheme,
+            host: authority.host().to_ascii_lowercase(),
+            port: authority.port_u16().unwrap_or(usual),
+        })
+    }
+}
+
+fn not_an_origin(text: &str) -> String {
+    format!("invalid origin `{text}`: write one such as `https://flags.example.com`")
+}
+
+impl fmt::Debug for Capabilities {
+    /// Omits values: some are secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Powers")
+            .field("fetch", &self.fetch)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Powers shared by the instances of a plugin.
+pub(super) type SharedCapabilities = Arc<Capabilities>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_are_compared_as_the_web_does() {
+        let of = |text: &str| Origin::of(&text.parse().unwrap());
+        assert_eq!(of("https://A.test/x?y"), of("HTTPS://a.test:443"));
+        assert_ne!(of("http://a.test"), of("https://a.test"));
+        assert_ne!(of("http://a.test:8080"), of("http://a.test"));
+        assert_eq!(of("ftp://a.test"), None);
+        assert_eq!(of("http://user@a.test"), None);
+        assert_eq!(of("/x"), None);
+    }
+}

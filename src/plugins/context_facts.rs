@@ -1,0 +1,37 @@
+//! Facts about the client: the claims of its token, and the location of its address.
+
+use std::sync::Arc;
+
+use rquickjs::{Ctx, Function, Object, Result};
+use serde_json::{Map, Value};
+
+use super::host::State;
+use crate::base::geo::ClientLocation;
+
+/// Facts that a hook can read from its context; neither costs anything before it is read.
+#[derive(Clone, Debug, Default)]
+pub struct ContextFacts {
+    /// Claims of a verified token.
+    pub claims: Option<Arc<Map<String, Value>>>,
+    pub place: Option<ClientLocation>,
+}
+
+/// Adds the functions that read these facts to `host`.
+pub(super) fn functions<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<()> {
+    let s = Arc::clone(state);
+    let claims = move |ctx: Ctx<'js>, call: u32| {
+        s.with(&ctx, call, |call| {
+            let claims = call.input.known.claims.as_ref();
+            Ok(claims.and_then(|claims| serde_json::to_string(&**claims).ok()))
+        })
+    };
+    host.set("claims", Function::new(ctx.clone(), claims)?)?;
+    let s = Arc::clone(state);
+    let place = move |ctx: Ctx<'js>, call: u32| {
+        s.with(&ctx, call, |call| {
+            let place = call.input.known.place.as_ref();
+            Ok(place.and_then(|place| place.json().map(str::to_owned)))
+        })
+    };
+    host.set("place", Function::new(ctx.clone(), place)?)
+}

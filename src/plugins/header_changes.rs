@@ -1,0 +1,80 @@
+//! Header changes by hooks, and the headers that only the gateway may set.
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+
+use super::{
+    call::{HeaderChange, Response},
+    error::Failure,
+};
+
+/// Returns true if a header belongs to the connection or to the framing, which the gateway
+/// controls: changes by plugins are ignored, as browsers ignore forbidden header names.
+pub fn is_ours(name: &HeaderName) -> bool {
+    const OURS: [&str; 9] = [
+        "connection",
+        "content-length",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "http2-settings",
+    ];
+    OURS.contains(&name.as_str())
+}
+
+/// Applies the changes of a hook to response headers.
+pub fn apply(changes: &[HeaderChange], headers: &mut HeaderMap) {
+    for change in changes.iter().filter(|change| !is_ours(change.name())) {
+        change.clone().apply(headers);
+    }
+}
+
+/// Applies the changes of a hook to request headers.
+pub fn apply_to_request(changes: &[HeaderChange], headers: &mut HeaderMap) {
+    let others = |change: &&HeaderChange| !is_ours(change.name()) && *change.name() != header::HOST;
+    for change in changes.iter().filter(others) {
+        change.clone().apply(headers);
+    }
+}
+
+/// Refuses a new status that would add or remove the body of the response.
+pub fn may_become(from: StatusCode, to: StatusCode) -> Result<(), Failure> {
+    if framing(from) == framing(to) {
+        return Ok(());
+    }
+    Err(Failure::script(format!(
+        "status {from} cannot be changed to {to}: one of them has no body"
+    )))
+}
+
+/// Returns a number for how clients find the end of a response: one kind cannot become another.
+fn framing(status: StatusCode) -> u8 {
+    match status {
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => 0,
+        StatusCode::RESET_CONTENT => 1,
+        _ => 2,
+    }
+}
+
+impl Response {
+    /// Returns the content type, if there is a body, and the response without the headers that are
+    /// not sent.
+    pub fn sent(mut self) -> (Option<HeaderValue>, Self) {
+        let content_type = self.headers.remove(header::CONTENT_TYPE);
+        self.headers.remove(header::DATE);
+        let ours: Vec<HeaderName> = self
+            .headers
+            .keys()
+            .filter(|n| is_ours(n))
+            .cloned()
+            .collect();
+        for name in ours {
+            self.headers.remove(name);
+        }
+        let text = || HeaderValue::from_static("text/plain; charset=utf-8");
+        let content_type = (!self.body.is_empty()).then(|| content_type.unwrap_or_else(text));
+        (content_type, self)
+    }
+}

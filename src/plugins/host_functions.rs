@@ -1,0 +1,160 @@
+//! Host functions of `ctx.kv` and `fetch`.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::Method;
+use rquickjs::{Array, Ctx, Exception, Function, Object, Result, Value, function::Opt};
+use serde_json::json;
+
+use super::{
+    capabilities::{Capabilities, SharedCapabilities},
+    host::{MAX_HEADER_LEN, State, few_bytes, flat, map},
+    kv,
+    usv_string::{self, UsvString, length},
+};
+
+/// Longest request body. It is held until the request is sent, and a hook may wait for many.
+const MAX_BODY_LEN: usize = 256 << 10;
+
+/// Methods that the Fetch standard refuses.
+const FORBIDDEN_METHODS: [&str; 3] = ["CONNECT", "TRACE", "TRACK"];
+/// Headers that control how a request is sent, which the gateway decides: setting them has no
+/// effect, as the Fetch standard has it. Headers that it keeps from scripts to protect a browser's
+/// user (`cookie`, `origin`, `referer`) may be passed on here.
+const GATEWAY_HEADERS: [&str; 12] = [
+    "accept-encoding",
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Adds these functions to `host`.
+pub(super) fn functions<'js>(
+    ctx: &Ctx<'js>,
+    host: &Object<'js>,
+    state: &Arc<State>,
+    given: &SharedCapabilities,
+) -> Result<()> {
+    let (s, given_kv) = (Arc::clone(state), Arc::clone(given));
+    let kv = move |ctx: Ctx<'js>,
+                   what: String,
+                   key: rquickjs::String<'js>,
+                   value: Opt<Option<rquickjs::String<'js>>>,
+                   by: Opt<i64>,
+                   millis: Opt<f64>| {
+        if given_kv.kv.is_none() {
+            let why =
+                "this plugin has no kv: write `kv: memory` or `kv: redis` in its configuration";
+            return Err(Exception::throw_type(&ctx, why));
+        }
+        let powers = Arc::clone(&given_kv);
+        let value = value.0.flatten();
+        // Before they are copied out of its own heap.
+        let (long, more) = (length(&key), value.as_ref().map_or(0, length));
+        s.pass(&ctx, long.saturating_add(more))?;
+        kv::fits(long, more).map_err(|why| Exception::throw_message(&ctx, &why))?;
+        let key = usv_string::read(&key)?;
+        let value = value.map_or_else(|| Ok(String::new()), |value| usv_string::read(&value))?;
+        let time = millis.0.filter(|millis| *millis > 0.0);
+        let time = time.and_then(|millis| Duration::try_from_secs_f64(millis / 1000.0).ok());
+        let by = by.0.unwrap_or(1);
+        s.wait(&ctx, async move {
+            remember(&powers, &what, &key, value, by, time).await
+        })
+    };
+    host.set("kv", Function::new(ctx.clone(), kv)?)?;
+    let (s, given) = (Arc::clone(state), Arc::clone(given));
+    let fetch = move |ctx: Ctx<'js>,
+                      UsvString(method): UsvString,
+                      url: rquickjs::String<'js>,
+                      headers: Array<'js>,
+                      body: Value<'js>| {
+        if given.fetch.is_none() {
+            let why = "this plugin may not fetch: list origins in `fetch` of its configuration";
+            return Err(Exception::throw_type(&ctx, why));
+        }
+        let long = length(&url);
+        s.pass(&ctx, long)?;
+        if long > MAX_HEADER_LEN {
+            let why = format!("a URL to fetch can have at most {MAX_HEADER_LEN} bytes");
+            return Err(Exception::throw_type(&ctx, &why));
+        }
+        let url = usv_string::read(&url)?;
+        let method = Method::from_bytes(method.as_bytes())
+            .ok()
+            .filter(|method| !FORBIDDEN_METHODS.contains(&method.as_str()))
+            .ok_or_else(|| Exception::throw_type(&ctx, "invalid method to fetch with"))?;
+        let mut headers = map(&ctx, &s.texts(&ctx, &headers)?)?;
+        for name in GATEWAY_HEADERS {
+            headers.remove(name);
+        }
+        // The body is processed even if it is too long.
+        s.pass(&ctx, MAX_BODY_LEN)?;
+        let body = few_bytes(&body, MAX_BODY_LEN).map_err(|()| {
+            let why = format!("a body to fetch with can have at most {MAX_BODY_LEN} bytes");
+            Exception::throw_type(&ctx, &why)
+        })?;
+        let powers = Arc::clone(&given);
+        s.wait(&ctx, async move {
+            ask(&powers, method, &url, headers, body).await
+        })
+    };
+    host.set("fetch", Function::new(ctx.clone(), fetch)?)
+}
+
+async fn remember(
+    powers: &Capabilities,
+    what: &str,
+    key: &str,
+    value: String,
+    by: i64,
+    time: Option<Duration>,
+) -> std::result::Result<String, String> {
+    let Some(kv) = &powers.kv else {
+        return Err("this plugin has no kv".to_owned());
+    };
+    let json = match what {
+        "get" => kv.get(key).await?.map_or(json!(null), |text| json!(text)),
+        "put" => {
+            kv.put(key, value, time).await?;
+            json!(null)
+        }
+        "increment" => json!(kv.increment(key, by, time).await?),
+        _ => {
+            kv.delete(key).await?;
+            json!(null)
+        }
+    };
+    Ok(json.to_string())
+}
+
+async fn ask(
+    powers: &Capabilities,
+    method: Method,
+    url: &str,
+    headers: http::HeaderMap,
+    body: Bytes,
+) -> std::result::Result<String, String> {
+    let Some(reach) = &powers.fetch else {
+        return Err("this plugin may not fetch".to_owned());
+    };
+    let fetched = reach.fetch(method, url, headers, body).await?;
+    // As text: JSON cannot carry bytes, and base64 of large responses costs more than it helps.
+    let text = String::from_utf8(fetched.body.to_vec())
+        .map_err(|_| format!("the response of `{url}` is not UTF-8 text"))?;
+    let answer = json!({
+        "status": fetched.status.as_u16(),
+        "headers": flat(&fetched.headers),
+        "body": text,
+    });
+    Ok(answer.to_string())
+}

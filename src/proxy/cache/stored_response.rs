@@ -1,0 +1,217 @@
+//! Sends a stored response: complete, with headers only, or as 304 if the client's copy is current.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, StatusCode, Version, header, response};
+use pingora::{
+    Error, ErrorType, Result,
+    http::{RequestHeader, ResponseHeader},
+};
+use pingora_proxy::Session;
+
+use super::forms;
+use crate::{
+    cache::{
+        policy,
+        store::{Entry, WholeBody},
+    },
+    chain::{Chain, Exchange, Phase, Protocol, RequestFacts},
+    gateway::RouteCache,
+    proxy::{
+        context::{self, Context},
+        direct::DirectClient,
+        reply, request, respond,
+    },
+};
+
+/// Stored response in the form that one client gets.
+struct StoredResponse<'e> {
+    head: response::Parts,
+    /// Value of `Date`: when the response was generated.
+    made: Option<HeaderValue>,
+    body: Option<ResponseContent<'e>>,
+}
+
+/// Body bytes to send.
+enum ResponseContent<'e> {
+    Plain(&'e WholeBody),
+    Coded(Bytes),
+}
+
+/// Destination of a response.
+trait ResponseSink {
+    fn request(&self) -> &RequestHeader;
+
+    async fn piece(&mut self, piece: Option<Bytes>, is_last: bool) -> Result<()>;
+}
+
+impl ResponseSink for Session {
+    fn request(&self) -> &RequestHeader {
+        self.req_header()
+    }
+
+    async fn piece(&mut self, piece: Option<Bytes>, is_last: bool) -> Result<()> {
+        self.write_response_body(piece, is_last).await
+    }
+}
+
+impl ResponseSink for DirectClient<'_> {
+    fn request(&self) -> &RequestHeader {
+        self.request
+    }
+
+    async fn piece(&mut self, piece: Option<Bytes>, is_last: bool) -> Result<()> {
+        self.write(piece, is_last).await
+    }
+}
+
+/// Sends `entry`, which is complete in the store.
+pub(super) async fn send(
+    session: &mut Session,
+    ctx: &mut Context,
+    cache: &RouteCache,
+    entry: &Arc<Entry>,
+) -> Result<()> {
+    request::end_if_draining(session, ctx);
+    let StoredResponse { head, made, body } =
+        prepare(session.req_header(), ctx, cache, entry).await?;
+    let is_http2 = session.req_header().version == Version::HTTP_2;
+    let chain = context::chain(&ctx.gateway, ctx.route);
+    respond::leave_to_connection(&mut ctx.facts, ctx.connection.as_deref(), made);
+    let head = Box::new(ResponseHeader::from(head));
+    let is_over = body.is_none();
+    session
+        .write_response_header(head, is_over && !is_http2)
+        .await?;
+    if let Some(body) = body {
+        write(session, chain, &mut ctx.facts, body).await?;
+    } else if is_http2 {
+        // Pingora does not pass the end of the stream with the headers on HTTP/2.
+        session.write_response_body(None, true).await?;
+    }
+    if !is_http2 {
+        // A request body that was not read would be in the way of the next request.
+        reply::linger(session).await;
+    }
+    Ok(())
+}
+
+/// Sends `entry` as [`send`] does, but without a Pingora session.
+pub(in crate::proxy) async fn send_direct(
+    client: &mut DirectClient<'_>,
+    ctx: &mut Context,
+    entry: &Arc<Entry>,
+) -> Result<()> {
+    let gateway = Arc::clone(&ctx.gateway);
+    let Some(cache) = context::cache(&gateway, ctx.route) else {
+        return Err(Error::new_in(ErrorType::Custom("no cache")));
+    };
+    let StoredResponse { head, body, .. } = prepare(client.request, ctx, cache, entry).await?;
+    let lines = std::mem::take(&mut ctx.facts.lines);
+    let clock = &ctx.live().world.clock;
+    client.head(head, &lines, body.is_none(), clock).await?;
+    match body {
+        Some(body) => {
+            let chain = context::chain(&gateway, ctx.route);
+            write(client, chain, &mut ctx.facts, body).await
+        }
+        None => Ok(()),
+    }
+}
+
+/// Prepares the response to `request` from `entry`, and runs the response phase on it.
+async fn prepare<'e>(
+    request: &RequestHeader,
+    ctx: &mut Context,
+    cache: &RouteCache,
+    entry: &'e Arc<Entry>,
+) -> Result<StoredResponse<'e>> {
+    let Some(body) = entry.body.whole() else {
+        return Err(Error::new_in(ErrorType::Custom("not whole")));
+    };
+    let live = Arc::clone(ctx.live());
+    let now = live.world.clock.now();
+    ctx.facts.first_byte = Some(now - ctx.facts.started);
+    let is_head = request.method == Method::HEAD;
+    let is_confirmed = policy::not_modified(
+        &request.headers,
+        &request.method,
+        entry.status,
+        &entry.headers,
+    );
+    let (mut head, ()) = http::Response::new(()).into_parts();
+    head.status = entry.status;
+    head.headers.clone_from(&entry.headers);
+    // The age at the time when the stored response was found usable.
+    let age = ctx.facts.cache.and_then(|cached| cached.age);
+    let age = age.unwrap_or_else(|| entry.lifetime().age(live.world.clock.wall()));
+    head.headers
+        .insert(header::AGE, HeaderValue::from(age.as_secs()));
+    let length = body.len();
+    let has_no_body = entry.status == StatusCode::NO_CONTENT;
+    if is_confirmed {
+        head.status = StatusCode::NOT_MODIFIED;
+        policy::to_not_modified(&mut head.headers);
+    } else if !has_no_body {
+        head.headers
+            .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    let Context {
+        gateway,
+        route,
+        facts,
+        ..
+    } = ctx;
+    let chain = context::chain(gateway, *route);
+    let mut ex = Exchange {
+        head: request,
+        facts,
+    };
+    if ex.facts.client.protocol != Protocol::Http2 {
+        ex.facts.lines = chain.ready_lines(&ex);
+    }
+    let form = if is_confirmed {
+        None
+    } else {
+        forms::choose(&live, cache, entry, &mut ex, &mut head)
+    };
+    chain.on_response(&mut ex, &mut head).await;
+    facts.status = head.status.as_u16();
+    let is_headless = is_head || is_confirmed || has_no_body;
+    let is_over = is_headless || length == 0;
+    Ok(StoredResponse {
+        head,
+        made: entry.headers.get(header::DATE).cloned(),
+        body: (!is_over).then(|| form.map_or(ResponseContent::Plain(body), ResponseContent::Coded)),
+    })
+}
+
+async fn write(
+    client: &mut impl ResponseSink,
+    chain: &Chain,
+    facts: &mut RequestFacts,
+    body: ResponseContent<'_>,
+) -> Result<()> {
+    let body = match body {
+        ResponseContent::Coded(form) => return client.piece(Some(form), true).await,
+        ResponseContent::Plain(body) => body,
+    };
+    let mut left = body.len();
+    for chunk in body.segments() {
+        left -= chunk.len() as u64;
+        let mut piece = Some(chunk.clone());
+        if chain.has(Phase::ResponseBody) {
+            let mut ex = Exchange {
+                head: client.request(),
+                facts,
+            };
+            chain.on_response_body(&mut ex, &mut piece, left == 0);
+        }
+        if left > 0 && piece.as_ref().is_none_or(Bytes::is_empty) {
+            continue;
+        }
+        client.piece(piece, left == 0).await?;
+    }
+    Ok(())
+}

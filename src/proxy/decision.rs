@@ -1,0 +1,135 @@
+//! Decides what happens to a request before it goes to a backend. The filters and the cache decide
+//! before any part of the request is read or a response is written. Then the decision is carried
+//! out.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pingora::{Result, http::RequestHeader};
+use pingora_proxy::Session;
+
+use super::{
+    body,
+    cache::{self, Flow},
+    context::{self, Context},
+    reply,
+    request::{self, FilterOutcome},
+    request_end,
+};
+use crate::{
+    cache::store::Entry,
+    chain::{Body, HookProgress, Reply},
+    runtime::{connection::Connection, live::Live},
+};
+
+pub(super) enum Decision {
+    /// A reply of the gateway.
+    Reply(Box<Reply>),
+    /// A stored response. With a flow it is revalidated in the background.
+    Stored(Arc<Entry>, Option<Box<Flow>>),
+    /// Forwarding to a backend. With a flow the response may fill the cache.
+    GoesOn(Option<Box<Flow>>),
+}
+
+/// Processes a request as far as possible without a backend. Returns `true` if a response was sent.
+/// If so, the next similar request takes the fast path without Pingora's proxy.
+pub(super) async fn run(live: &Live, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+    let course = if let Some(course) = ctx.course.take() {
+        course
+    } else {
+        let connection = request::connection(session);
+        request::enter(session, connection.as_deref());
+        match request::own_answer(session.req_header_mut(), connection, ctx).await {
+            Some(reply) => Decision::Reply(reply),
+            None => filter(session, ctx).await,
+        }
+    };
+    let outcome = follow(live, course, session, ctx).await;
+    let outcome = outcome.map_err(request_end::of_client);
+    remember(live, ctx, matches!(outcome, Ok(true)));
+    outcome
+}
+
+/// Records whether requests like this one get a response without a backend.
+pub(super) fn remember(live: &Live, ctx: &Context, is_answered: bool) {
+    let Some(connection) = &ctx.connection else {
+        return;
+    };
+    let head = connection.fingerprint();
+    if is_answered {
+        live.lately.insert(head);
+    } else {
+        live.lately.remove(head);
+    }
+}
+
+/// Decides the course of a request without a body that arrived on `connection`.
+pub(super) async fn decide(
+    head: &mut RequestHeader,
+    connection: Option<Arc<Connection>>,
+    ctx: &mut Context,
+) -> Decision {
+    if let Some(reply) = request::own_answer(head, connection, ctx).await {
+        return Decision::Reply(reply);
+    }
+    ctx.facts.body = Body::Whole(Bytes::new());
+    match request::filter(head, ctx, &mut HookProgress::default()).await {
+        FilterOutcome::Reply(reply) => Decision::Reply(reply),
+        // No filter needs to wait for the body: it is already present.
+        FilterOutcome::Passed | FilterOutcome::Body(_) => cache::ask(head, ctx).await,
+    }
+}
+
+/// Runs the request through its filters, which may need its body, and through the cache.
+async fn filter(session: &mut Session, ctx: &mut Context) -> Decision {
+    let mut round = HookProgress::default();
+    loop {
+        match request::filter(session.req_header(), ctx, &mut round).await {
+            FilterOutcome::Reply(reply) => return Decision::Reply(reply),
+            FilterOutcome::Passed => return cache::ask(session.req_header(), ctx).await,
+            FilterOutcome::Body(most) => {
+                // Boxed, because otherwise every request's future would be as large.
+                if let Err(failure) = Box::pin(body::read(session, ctx, most)).await {
+                    return Decision::Reply(failure.into());
+                }
+            }
+        }
+    }
+}
+
+/// Carries out `course`. Returns `true` if a response was sent.
+async fn follow(
+    live: &Live,
+    course: Decision,
+    session: &mut Session,
+    ctx: &mut Context,
+) -> Result<bool> {
+    let reply = match course {
+        Decision::Reply(reply) => reply,
+        Decision::Stored(entry, refresh) => {
+            cache::serve(session, ctx, &entry, refresh).await?;
+            return Ok(true);
+        }
+        Decision::GoesOn(flow) => {
+            request::settle(session);
+            let refused = match flow {
+                Some(flow) => cache::fetch(session, ctx, flow).await,
+                None => None,
+            };
+            match refused {
+                Some(reply) => reply,
+                None => return Ok(false),
+            }
+        }
+    };
+    request::end_if_draining(session, ctx);
+    let Context {
+        gateway,
+        route,
+        facts,
+        ..
+    } = ctx;
+    let chain = context::chain(gateway, *route);
+    reply::send(session, chain, facts, &live.world.clock, *reply).await?;
+    Ok(true)
+}

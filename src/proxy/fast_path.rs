@@ -1,0 +1,356 @@
+//! Responds to requests that need no backend, without Pingora's proxy: see
+//! [`crate::runtime::fast_path`].
+//!
+//! A request is decided on as in the proxy, but from a copy of its headers and before any byte of
+//! it is read. A stored response is written at once. Another reply of the gateway gets a session.
+//! Every other request goes to the proxy, which continues with the decision.
+
+use std::{any::Any, mem::MaybeUninit, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::{HeaderName, HeaderValue, Method, Uri, Version, header, uri::PathAndQuery};
+use pingora::{
+    Error,
+    http::RequestHeader,
+    protocols::{Stream, http::ReusableHttpStream},
+};
+use pingora_proxy::{Session, SubrequestSpawner};
+
+use super::{
+    Service, cache,
+    context::Context,
+    decision::{self, Decision},
+    direct::DirectClient,
+    request_end, upstream,
+};
+use crate::{
+    base::http::has,
+    cache::store::Entry,
+    runtime::{
+        connection::Connection,
+        fast_path::{FastPathOutcome, FastPathService, Fingerprint, ReuseLimits},
+        live::Live,
+    },
+};
+
+/// Bound on header fields. A request with more of them is left to the session.
+const MAX_FIELDS: usize = 64;
+
+/// Fast path around `service`.
+pub struct FastPath {
+    live: Arc<Live>,
+    service: Arc<Service>,
+}
+
+/// Request that was decided on without a session.
+pub(super) struct DecidedRequest {
+    ctx: Box<Context>,
+    head: RequestHeader,
+}
+
+impl FastPath {
+    pub fn new(live: &Arc<Live>, service: &Arc<Service>) -> Self {
+        Self {
+            live: Arc::clone(live),
+            service: Arc::clone(service),
+        }
+    }
+
+    async fn attempt(
+        &self,
+        mut stream: Stream,
+        head: &Bytes,
+        keep: ReuseLimits,
+    ) -> FastPathOutcome<Stream> {
+        let Some(mut request) = parse(head) else {
+            // The bytes were scanned before, so Pingora must report the error.
+            return FastPathOutcome::GoesOn(stream, None);
+        };
+        let connection = connection(&stream);
+        let mut ctx = Box::new(Context::new(&self.live));
+        let course = decision::decide(&mut request, connection, &mut ctx).await;
+        match course {
+            Decision::Stored(entry, None) if let Some(keeps) = keeps(&request, &ctx, keep) => {
+                let mut client = DirectClient::new(&mut stream, &request, keeps);
+                let is_sent = self.send(&mut client, &mut ctx, &entry).await;
+                if is_sent && keeps {
+                    return FastPathOutcome::Over(Some(stream));
+                }
+                stream.shutdown().await;
+                FastPathOutcome::Over(None)
+            }
+            Decision::GoesOn(_) => {
+                self.live.http.shortcuts_missed.inc();
+                ctx.course = Some(course);
+                let head = request;
+                FastPathOutcome::GoesOn(stream, Some(Box::new(DecidedRequest { ctx, head })))
+            }
+            course => {
+                ctx.course = Some(course);
+                // Boxed: most responses are sent above, and each would carry the size of this
+                // future.
+                Box::pin(self.answer(stream, request, ctx, keep)).await
+            }
+        }
+    }
+
+    /// Sends a stored response without a session. Returns `false` if the client did not get all of
+    /// it.
+    async fn send(
+        &self,
+        client: &mut DirectClient<'_>,
+        ctx: &mut Context,
+        entry: &Arc<Entry>,
+    ) -> bool {
+        let live = &self.live;
+        let sent = cache::send_direct(client, ctx, entry).await;
+        let sent = sent.map_err(request_end::of_client);
+        decision::remember(live, ctx, sent.is_ok());
+        let status = client.status;
+        if let Err(error) = &sent {
+            request_end::broke_off(error, status, ctx);
+        }
+        upstream::over(ctx);
+        let passed = request_end::TransferResults {
+            request: client.request,
+            sent: client.sent,
+            received: 0,
+            status,
+        };
+        request_end::log(live, &passed, ctx);
+        sent.is_ok()
+    }
+
+    /// Sends a reply through a session, which reads the request headers again.
+    async fn answer(
+        &self,
+        stream: Stream,
+        request: RequestHeader,
+        mut ctx: Box<Context>,
+        keep: ReuseLimits,
+    ) -> FastPathOutcome<Stream> {
+        let mut session = Session::new_h1(stream);
+        let client = &mut session.downstream_session;
+        client.set_keepalive_reuses_remaining(Some(keep.left));
+        if !matches!(client.read_request().await, Ok(true)) {
+            log::error!("parsed request headers rejected by Pingora");
+            return FastPathOutcome::Over(None);
+        }
+        *session.req_header_mut() = request;
+        if keep.is_stopping {
+            session.set_keepalive(None);
+        }
+        if ctx.gateway.cache.is_some() {
+            let service = Arc::clone(&self.service);
+            session.subrequest_spawner = Some(SubrequestSpawner::new(service));
+        }
+        match decision::run(&self.live, &mut session, &mut ctx).await {
+            Ok(_) => self.over(session, &mut ctx).await,
+            Err(error) => self.failed(session, &mut ctx, &error).await,
+        }
+    }
+
+    async fn over(&self, session: Session, ctx: &mut Context) -> FastPathOutcome<Stream> {
+        upstream::over(ctx);
+        request_end::log(&self.live, &request_end::TransferResults::of(&session), ctx);
+        FastPathOutcome::Over(finish(session).await)
+    }
+
+    async fn failed(
+        &self,
+        mut session: Session,
+        ctx: &mut Context,
+        error: &Error,
+    ) -> FastPathOutcome<Stream> {
+        let live = &self.live;
+        let failed = request_end::failed(live, &mut session, error, ctx).await;
+        upstream::over(ctx);
+        request_end::log(live, &request_end::TransferResults::of(&session), ctx);
+        let stream = if failed.can_reuse_downstream {
+            finish(session).await
+        } else {
+            None
+        };
+        FastPathOutcome::Over(stream)
+    }
+}
+
+/// Parses the request headers as Pingora does, except for the spelling of their names.
+fn parse(head: &Bytes) -> Option<RequestHeader> {
+    let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut read = httparse::Request::new(&mut []);
+    read.parse_with_uninit_headers(head, &mut room).ok()?;
+    // The URI keeps the target byte for byte.
+    let target = read
+        .path
+        .filter(|target| target.starts_with('/') && target.is_ascii())?;
+    let target = PathAndQuery::from_maybe_shared(head.slice_ref(target.as_bytes())).ok()?;
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    parts.method = Method::from_bytes(read.method?.as_bytes()).ok()?;
+    parts.uri = Uri::from(target);
+    parts.version = match read.version? {
+        1 => Version::HTTP_11,
+        _ => Version::HTTP_10,
+    };
+    parts.headers.reserve(read.headers.len());
+    for field in read.headers {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+        let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value)).ok()?;
+        parts.headers.append(name, value);
+    }
+    Some(RequestHeader::from(parts))
+}
+
+/// Returns true if another request may follow on the connection, or `None` where Pingora decides.
+fn keeps(request: &RequestHeader, ctx: &Context, keep: ReuseLimits) -> Option<bool> {
+    let is_kept = asks_to_keep(request)?;
+    let connection = ctx.connection.as_ref()?;
+    Some(is_kept && keep.left > 0 && !keep.is_stopping && !connection.listener.is_draining())
+}
+
+/// Returns the client's choice about the connection, if it is an unambiguous one.
+fn asks_to_keep(request: &RequestHeader) -> Option<bool> {
+    if request.version != Version::HTTP_11 {
+        return None;
+    }
+    if !has(&request.headers, &header::CONNECTION) {
+        return Some(true);
+    }
+    let mut lines = request.headers.get_all(header::CONNECTION).iter();
+    let first = lines.next().map(HeaderValue::as_bytes);
+    if lines.next().is_some() {
+        return None;
+    }
+    match first {
+        None => Some(true),
+        Some(value) if value.eq_ignore_ascii_case(b"keep-alive") => Some(true),
+        Some(value) if value.eq_ignore_ascii_case(b"close") => Some(false),
+        Some(_) => None,
+    }
+}
+
+/// Returns the connection that `stream` belongs to.
+fn connection(stream: &Stream) -> Option<Arc<Connection>> {
+    let digest = stream.get_proxy_digest()?;
+    let connection = digest.user_data.as_ref()?;
+    connection.downcast_ref::<Arc<Connection>>().map(Arc::clone)
+}
+
+async fn finish(session: Session) -> Option<Stream> {
+    // Errors here are caused by the client, which is gone.
+    let stream: Option<ReusableHttpStream> = session.downstream_session.finish().await.ok()?;
+    Some(stream?.into_parts().0)
+}
+
+/// Continues a request that the fast path began, with its decision so far.
+pub(super) fn take_up(
+    session: &mut Session,
+    ctx: &mut Box<Context>,
+    carried: Box<dyn Any + Send + Sync>,
+) {
+    let Ok(carried) = carried.downcast::<DecidedRequest>() else {
+        return;
+    };
+    let DecidedRequest { ctx: begun, head } = *carried;
+    *session.req_header_mut() = head;
+    *ctx = begun;
+}
+
+impl FastPathService<Stream> for FastPath {
+    fn suits(&self, head: Fingerprint) -> bool {
+        self.live.lately.contains(head)
+    }
+
+    fn attempt<'a>(
+        &'a self,
+        stream: Stream,
+        head: &'a Bytes,
+        keep: ReuseLimits,
+    ) -> BoxFuture<'a, FastPathOutcome<Stream>> {
+        Box::pin(self.attempt(stream, head, keep))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pingora::protocols::{http::ServerSession, l4::stream::Stream as Socket};
+    use proptest::prelude::*;
+    use tokio::{io::AsyncWriteExt, net::UnixStream};
+
+    use super::*;
+
+    async fn read_by_pingora(head: &[u8]) -> RequestHeader {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(head).await.unwrap();
+        let mut session = ServerSession::new_http1(Box::new(Socket::from(ours)));
+        assert!(session.read_request().await.unwrap());
+        session.req_header().clone()
+    }
+
+    #[track_caller]
+    fn check(head: &str) {
+        let read = parse(&Bytes::copy_from_slice(head.as_bytes())).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let pingoras = runtime.block_on(read_by_pingora(head.as_bytes()));
+        assert_eq!(read.method, pingoras.method);
+        assert_eq!(read.version, pingoras.version);
+        assert_eq!(read.raw_path(), pingoras.raw_path());
+        assert_eq!(read.uri, pingoras.uri);
+        assert_eq!(read.headers, pingoras.headers);
+    }
+
+    proptest! {
+        #[test]
+        fn a_head_is_what_pingora_reads(
+            target in r"/[!$%&'()*+,./0-9:;=@A-Z\[\]^_a-z{|}~-]{0,40}(\?[!$-;=?-~]{0,40})?",
+            version in 0..2,
+            lines in proptest::collection::vec(
+                "(x[a-zA-Z0-9!$*_.|~-]{0,20}|Cookie|accept):[ \t]?[ -~\t\u{a1}-\u{ff}]{0,40}\r\n",
+                0..12,
+            ),
+        ) {
+            let lines = lines.concat();
+            check(&format!("GET {target} HTTP/1.{version}\r\nHost: a.test\r\n{lines}\r\n"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_plain_word_about_the_connection_is_left_to_pingora() {
+        let asks = |lines: &str| {
+            let head = format!("GET / HTTP/1.1\r\nhost: a.test\r\n{lines}\r\n");
+            asks_to_keep(&parse(&Bytes::from(head)).unwrap())
+        };
+        assert_eq!(asks(""), Some(true));
+        assert_eq!(asks("connection: Keep-Alive\r\n"), Some(true));
+        assert_eq!(asks("Connection: CLOSE\r\n"), Some(false));
+        assert_eq!(asks("connection: close, x-a\r\n"), None);
+        assert_eq!(
+            asks("connection: keep-alive\r\nconnection: close\r\n"),
+            None
+        );
+        assert_eq!(
+            asks("connection: close\r\nx: y\r\nconnection: close\r\n"),
+            None
+        );
+        let old = Bytes::from_static(b"GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\n");
+        assert_eq!(asks_to_keep(&parse(&old).unwrap()), None);
+    }
+
+    #[test]
+    fn what_is_no_plain_head_is_left_to_pingora() {
+        let of = |head: &str| parse(&Bytes::copy_from_slice(head.as_bytes()));
+        assert!(of("GET http://a.test/x HTTP/1.1\r\nhost: a.test\r\n\r\n").is_none());
+        assert!(of("GET * HTTP/1.1\r\nhost: a.test\r\n\r\n").is_none());
+        assert!(of("GET /\u{e9} HTTP/1.1\r\nhost: a.test\r\n\r\n").is_none());
+        let many = "a: b\r\n".repeat(MAX_FIELDS + 1);
+        assert!(of(&format!("GET / HTTP/1.1\r\n{many}\r\n")).is_none());
+        check(&format!(
+            "GET / HTTP/1.1\r\n{}\r\n",
+            "a: b\r\n".repeat(MAX_FIELDS)
+        ));
+    }
+}

@@ -1,0 +1,210 @@
+//! End of requests: the reply to a failure, and the access log.
+
+use http::StatusCode;
+use pingora::{Error, ErrorSource, ErrorType, http::RequestHeader};
+use pingora_proxy::{FailToProxy, Session};
+
+use super::{
+    context::{self, Context},
+    error::Failure,
+    guard, reply, upstream,
+};
+use crate::{chain::Exchange, runtime::live::Live};
+
+/// Sends a reply in place of the response that a backend failed to deliver.
+pub(super) async fn failed(
+    live: &Live,
+    session: &mut Session,
+    error: &Error,
+    ctx: &mut Context,
+) -> FailToProxy {
+    let failure = upstream::look_round(failure(error, ctx), ctx);
+    let planned = ctx.reply.take();
+    let is_planned = planned.is_some();
+    let is_background = ctx.is_background();
+    let mut reply = planned.unwrap_or_else(|| Box::new(failure.reply()));
+    let Context {
+        gateway,
+        route,
+        facts,
+        connection,
+        ..
+    } = ctx;
+    facts.reason = reply.reason;
+    if !is_planned {
+        failure.report(facts, error);
+    }
+    if is_background {
+        return FailToProxy {
+            error_code: 0,
+            can_reuse_downstream: false,
+        };
+    }
+    if reply::begun(session).is_none() {
+        reply::settle(session);
+    }
+    let is_pending = session.has_pending_downstream_tasks();
+    let begun = reply::begun(session);
+    let is_gone = matches!(failure, Failure::ClientGone | Failure::SendTimeout);
+    if begun.is_some() || is_pending || (is_gone && !is_planned) {
+        // A response that has begun cannot be taken back. The connection is closed abruptly, so
+        // that no client takes a partial response for a complete one.
+        facts.status = status(begun.map(|head| head.status), failure);
+        if let Some(connection) = connection {
+            connection.break_off();
+        }
+        return FailToProxy {
+            error_code: 0,
+            can_reuse_downstream: false,
+        };
+    }
+    let status = reply.status.as_u16();
+    let chain = context::chain(gateway, *route);
+    if let Some(connection) = connection {
+        // These lines belong to the response that never came.
+        drop(connection.take_lines());
+    }
+    // Pingora accepts no further request on this connection once the upstream request failed. A
+    // client that does not see `Connection: close` would send its next request into a reset.
+    reply.close = true;
+    // The result of the write changes nothing: the connection ends either way.
+    drop(reply::send(session, chain, facts, &live.world.clock, *reply).await);
+    FailToProxy {
+        error_code: status,
+        can_reuse_downstream: false,
+    }
+}
+
+/// Records that a response of the gateway broke off because its client left or was disconnected.
+/// `begun` is the status of the response headers that were sent.
+pub(super) fn broke_off(error: &Error, begun: Option<StatusCode>, ctx: &mut Context) {
+    let failure = failure(error, ctx);
+    ctx.facts.reason = Some(failure.reason());
+    ctx.facts.status = status(begun, failure);
+    failure.report(&ctx.facts, error);
+}
+
+/// Records that a response from Pingora's cache phases broke off. Those phases do not call the
+/// failure hook.
+pub(super) fn note_break(session: &Session, error: Option<&Error>, ctx: &mut Context) {
+    let has_left = ctx.client_left.get().is_some();
+    if ctx.facts.status != 0 || (error.is_none() && !has_left) {
+        return;
+    }
+    let begun = reply::begun(session).map(|head| head.status);
+    if let Some(error) = error {
+        broke_off(error, begun, ctx);
+    } else {
+        let left = Error::new_down(ErrorType::ConnectionClosed);
+        broke_off(&left, begun, ctx);
+    }
+}
+
+/// Names the client as the source of an error in writing a response of the gateway. Pingora leaves
+/// the source open.
+#[expect(
+    clippy::unnecessary_box_returns,
+    reason = "Pingora's errors come and go in boxes"
+)]
+pub(super) fn of_client(mut error: Box<Error>) -> Box<Error> {
+    let is_write = matches!(
+        error.etype(),
+        ErrorType::WriteError | ErrorType::WriteTimedout
+    );
+    if is_write && *error.esource() == ErrorSource::Unset {
+        error.as_down();
+    }
+    error
+}
+
+fn failure(error: &Error, ctx: &Context) -> Failure {
+    let cut = ctx
+        .connection
+        .as_ref()
+        .and_then(|c| c.request_close_reason());
+    match (ctx.client_left.get(), cut) {
+        // The client has not seen the failure that ended the fill.
+        (Some(left), None) if *error.esource() != ErrorSource::Upstream => *left,
+        _ => Failure::of(error, upstream::expired(error, ctx), cut),
+    }
+}
+
+/// Returns the status that is logged for an incomplete response: the one that was sent, or else the
+/// one of the failure.
+fn status(begun: Option<StatusCode>, failure: Failure) -> u16 {
+    begun.unwrap_or(failure.status()).as_u16()
+}
+
+/// Transfer results of one request on the wire.
+pub(super) struct TransferResults<'a> {
+    pub(super) request: &'a RequestHeader,
+    /// Number of body bytes sent; `received` is the number received.
+    pub(super) sent: u64,
+    pub(super) received: u64,
+    /// Status of the response that has begun, if one has.
+    pub(super) status: Option<StatusCode>,
+}
+
+impl<'a> TransferResults<'a> {
+    pub(super) fn of(session: &'a Session) -> Self {
+        Self {
+            request: session.req_header(),
+            sent: session.body_bytes_sent() as u64,
+            received: session.body_bytes_read() as u64,
+            status: reply::begun(session).map(|head| head.status),
+        }
+    }
+}
+
+/// Counts the request and writes its log line.
+pub(super) fn log(live: &Live, passed: &TransferResults<'_>, ctx: &mut Context) {
+    let now = live.world.clock.now();
+    let Context {
+        gateway,
+        route,
+        facts,
+        connection,
+        ..
+    } = ctx;
+    facts.bytes_sent = passed.sent;
+    facts.bytes_received = passed.received;
+    if facts.status == 0 {
+        let status = passed.status.unwrap_or(Failure::ClientGone.status());
+        facts.status = status.as_u16();
+    }
+    facts.total = now - facts.started;
+    if let (Some(cached), Some(cache)) = (&facts.cache, context::cache(gateway, *route)) {
+        cache.metrics.count(cached);
+    }
+    let metrics = context::metrics(gateway, *route);
+    let request = passed.request;
+    metrics.count(&request.method, facts.status);
+    metrics.seconds.observe(facts.total.as_secs_f64());
+    if let Some(first_byte) = facts.first_byte {
+        metrics.first_byte.observe(first_byte.as_secs_f64());
+    }
+    if let Some(reason) = facts.reason {
+        live.http.refuse(reason);
+    }
+    if let Some(noted) = &facts.noted {
+        live.note(noted, facts);
+    }
+    guard::over(live, gateway, facts, connection.as_deref());
+    let chain = context::chain(gateway, *route);
+    chain.on_log(&Exchange {
+        head: request,
+        facts,
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_never_began_has_the_status_of_its_failure() {
+        assert_eq!(status(Some(StatusCode::OK), Failure::ClientGone), 200);
+        assert_eq!(status(None, Failure::ClientGone), 499);
+        assert_eq!(status(None, Failure::Internal), 500);
+    }
+}

@@ -1,0 +1,114 @@
+//! Fast path for responses that the gateway makes itself, without Pingora's proxy.
+//!
+//! Pingora's future for a request has room for everything that may happen on the way to a backend
+//! and back, and is created, moved and dropped with each request. A request that is served from the
+//! cache, redirected or refused needs none of it, but that is known only once its filters have run.
+//! So requests that were recently served here are remembered by a [`Fingerprint`], and requests
+//! with the same one take this path first. A request that turns out to need the proxy continues
+//! there with its state, and only its header section is parsed twice.
+
+use std::{
+    any::Any,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+/// Fingerprint of the request line and the host of a request. Zero is reserved.
+pub type Fingerprint = u64;
+
+/// Number of slots. A newer fingerprint replaces the one in its slot.
+const SLOTS: usize = 16 * 1024;
+
+/// Fingerprints of requests that were recently served here. It is only a guess: nothing but the
+/// choice of the path depends on it.
+#[derive(Debug)]
+pub struct RecentRequests(Box<[AtomicU64]>);
+
+impl Default for RecentRequests {
+    fn default() -> Self {
+        Self((0..SLOTS).map(|_| AtomicU64::new(0)).collect())
+    }
+}
+
+impl RecentRequests {
+    #[inline]
+    pub fn contains(&self, head: Fingerprint) -> bool {
+        head != 0 && self.slot(head).load(Ordering::Relaxed) == head
+    }
+
+    #[inline]
+    pub fn insert(&self, head: Fingerprint) {
+        let slot = self.slot(head);
+        // Rarely a change, so the cache line stays shared among all processors.
+        if head != 0 && slot.load(Ordering::Relaxed) != head {
+            slot.store(head, Ordering::Relaxed);
+        }
+    }
+
+    pub fn remove(&self, head: Fingerprint) {
+        if self.contains(head) {
+            self.slot(head).store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn slot(&self, head: Fingerprint) -> &AtomicU64 {
+        let [low, high, ..] = head.to_le_bytes();
+        &self.0[usize::from(u16::from_le_bytes([low, high])) % SLOTS]
+    }
+}
+
+/// Serves requests without Pingora's proxy, if possible. `S`: a connection.
+pub trait FastPathService<S>: Send + Sync {
+    /// Returns true if an attempt is worthwhile.
+    fn suits(&self, head: Fingerprint) -> bool;
+
+    /// Attempts a `GET` that has no body, no `Upgrade` and no `Expect`. Its `head` is the next to
+    /// be read from `stream`.
+    fn attempt<'a>(
+        &'a self,
+        stream: S,
+        head: &'a Bytes,
+        keep: ReuseLimits,
+    ) -> BoxFuture<'a, FastPathOutcome<S>>;
+}
+
+/// Limits on reusing a connection after this request.
+#[derive(Clone, Copy, Debug)]
+pub struct ReuseLimits {
+    /// Number of further requests allowed.
+    pub left: u32,
+    /// True if the connection ends in any case.
+    pub is_stopping: bool,
+}
+
+/// Result of an attempt.
+pub enum FastPathOutcome<S> {
+    /// The request is complete, and the connection continues or not. Its header section may not
+    /// have been read from the stream.
+    Over(Option<S>),
+    /// The proxy must continue the request. Its header section was not read from the stream.
+    GoesOn(S, Option<Box<dyn Any + Send + Sync>>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_put_in_is_there_until_another_one_takes_its_place() {
+        let lately = RecentRequests::default();
+        assert!(!lately.contains(7) && !lately.contains(0));
+        lately.insert(0);
+        lately.insert(7);
+        assert!(lately.contains(7) && !lately.contains(0));
+        let other = 7 + SLOTS as u64;
+        lately.remove(other);
+        assert!(lately.contains(7), "only its own");
+        lately.insert(other);
+        assert!(lately.contains(other) && !lately.contains(7));
+        lately.remove(other);
+        assert!(!lately.contains(other));
+    }
+}

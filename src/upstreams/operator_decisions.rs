@@ -1,0 +1,243 @@
+//! Operators' decisions on an upstream's backends: backends added at run time, and drained ones.
+//! They outlive reloads in the zone, and the process in a small file.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use parking_lot::Mutex;
+use serde_json::{Map, Value, json};
+
+use super::target::{Target, parse_target};
+use crate::base::private_file;
+
+/// Decisions on one upstream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct OperatorDecisions {
+    /// Added backends, in the order in which they were added.
+    pub(super) added: Vec<AddedBackend>,
+    /// Addresses that get no new requests, even while they are unknown: DNS may remove one for a
+    /// moment.
+    pub(super) drained: BTreeSet<String>,
+}
+
+/// Backend that was added at run time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct AddedBackend {
+    pub(super) target: Target,
+    /// Weight, at least 1.
+    pub(super) weight: u16,
+}
+
+impl OperatorDecisions {
+    fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.drained.is_empty()
+    }
+
+    pub(super) fn to_json(&self) -> Value {
+        let added: Vec<Value> = self
+            .added
+            .iter()
+            .map(|added| json!({ "address": added.target.to_string(), "weight": added.weight }))
+            .collect();
+        json!({ "added": added, "drained": self.drained })
+    }
+
+    /// Reads as much as possible; another version may have written more, or in another form.
+    pub(super) fn from_json(value: &Value) -> Self {
+        let list = |key: &str| {
+            value
+                .get(key)
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+        };
+        let mut decisions = Self::default();
+        for target in list("added").filter_map(read_added) {
+            if !decisions
+                .added
+                .iter()
+                .any(|known| known.target == target.target)
+            {
+                decisions.added.push(target);
+            }
+        }
+        decisions.drained = list("drained")
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect();
+        decisions
+    }
+}
+
+fn read_added(value: &Value) -> Option<AddedBackend> {
+    let target = parse_target(value.get("address")?.as_str()?).ok()?;
+    target.socket_address()?;
+    let weight = value.get("weight").map_or(Some(1), Value::as_u64)?;
+    let weight = u16::try_from(weight).ok().filter(|weight| *weight > 0)?;
+    Some(AddedBackend { target, weight })
+}
+
+/// Store for the decisions on all upstreams of a process, so that they survive a crash.
+#[derive(Debug, Default)]
+pub struct DecisionStore {
+    /// Path of the file; `None` if the decisions end with the process.
+    path: Option<PathBuf>,
+    kept: Mutex<BTreeMap<String, OperatorDecisions>>,
+}
+
+impl DecisionStore {
+    /// Reads the decisions that an earlier process left at `path`, and stores them there from now
+    /// on. The file is created with the first decision.
+    pub fn open(path: PathBuf) -> Self {
+        let kept = match read(&path) {
+            Ok(kept) => kept,
+            Err(error) => {
+                log::error!(
+                    path:? = path, error:%;
+                    "added and drained backends not read, starting without them"
+                );
+                BTreeMap::new()
+            }
+        };
+        for (upstream, decisions) in &kept {
+            let added: Vec<String> = decisions
+                .added
+                .iter()
+                .map(|a| a.target.to_string())
+                .collect();
+            let drained = &decisions.drained;
+            log::info!(upstream, added:?, drained:?; "added and drained backends restored");
+        }
+        Self {
+            path: Some(path),
+            kept: Mutex::new(kept),
+        }
+    }
+
+    pub(super) fn of(&self, upstream: &str) -> OperatorDecisions {
+        self.kept.lock().get(upstream).cloned().unwrap_or_default()
+    }
+
+    /// Stores the decisions. A file error is only logged: the decisions hold in this process all
+    /// the same.
+    pub(super) fn keep(&self, upstream: &str, decisions: &OperatorDecisions) {
+        let mut kept = self.kept.lock();
+        if decisions.is_empty() {
+            kept.remove(upstream);
+        } else {
+            kept.insert(upstream.to_owned(), decisions.clone());
+        }
+        let Some(path) = &self.path else { return };
+        if let Err(error) = write(path, &kept) {
+            log::error!(
+                path:? = path, error:%;
+                "added and drained backends not saved, a crash would lose them"
+            );
+        }
+    }
+}
+
+fn read(path: &Path) -> io::Result<BTreeMap<String, OperatorDecisions>> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(error) => return Err(error),
+    };
+    let value: Value = serde_json::from_slice(&text)?;
+    let upstreams = value.get("upstreams").and_then(Value::as_object);
+    let upstreams = upstreams.ok_or_else(|| io::Error::other("it has no `upstreams`"))?;
+    Ok(upstreams
+        .iter()
+        .map(|(name, value)| (name.clone(), OperatorDecisions::from_json(value)))
+        .filter(|(_, decisions)| !decisions.is_empty())
+        .collect())
+}
+
+fn write(path: &Path, kept: &BTreeMap<String, OperatorDecisions>) -> io::Result<()> {
+    let upstreams: Map<String, Value> = kept
+        .iter()
+        .map(|(name, decisions)| (name.clone(), decisions.to_json()))
+        .collect();
+    let mut text = serde_json::to_vec_pretty(&json!({ "upstreams": upstreams }))?;
+    text.push(b'\n');
+    if let Some(folder) = path.parent() {
+        private_file::make_folder(folder)?;
+    }
+    private_file::write(path, &text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decisions(added: &[&str], drained: &[&str]) -> OperatorDecisions {
+        OperatorDecisions {
+            added: added
+                .iter()
+                .map(|text| AddedBackend {
+                    target: parse_target(text).unwrap(),
+                    weight: 2,
+                })
+                .collect(),
+            drained: drained.iter().map(|text| (*text).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn the_next_process_finds_what_was_decided() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state/backends.json");
+        let keeper = DecisionStore::open(path.clone());
+        assert_eq!(keeper.of("web"), OperatorDecisions::default());
+        let web = decisions(
+            &["127.0.0.1:3004", "unix:/run/a b.sock"],
+            &["127.0.0.1:3001"],
+        );
+        keeper.keep("web", &web);
+        keeper.keep("api", &decisions(&[], &["127.0.0.1:5000"]));
+        keeper.keep("api", &OperatorDecisions::default());
+        let next = DecisionStore::open(path.clone());
+        assert_eq!(next.of("web"), web);
+        assert_eq!(next.of("api"), OperatorDecisions::default());
+        let files = fs::read_dir(path.parent().unwrap()).unwrap().count();
+        assert_eq!(files, 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("backends.json");
+        for garbage in ["", "{", "[]", r#"{ "upstreams": 3 }"#] {
+            fs::write(&path, garbage).unwrap();
+            assert_eq!(
+                DecisionStore::open(path.clone()).of("web"),
+                OperatorDecisions::default()
+            );
+        }
+        let text = r#"{ "upstreams": { "web": {
+            "added": [{ "address": "nowhere" }, { "address": "127.0.0.1:1", "weight": 0 }, 7,
+                      { "address": "127.0.0.1:2", "since": "later versions" },
+                      { "address": "127.0.0.1:2", "weight": 9 }],
+            "drained": [3, "127.0.0.1:3"], "more": {} }, "api": [] } }"#;
+        fs::write(&path, text).unwrap();
+        let keeper = DecisionStore::open(path);
+        let mut expected = decisions(&["127.0.0.1:2"], &["127.0.0.1:3"]);
+        expected.added[0].weight = 1;
+        assert_eq!(keeper.of("web"), expected);
+        assert_eq!(keeper.of("api"), OperatorDecisions::default());
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_stops_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        let keeper = DecisionStore::open(file.join("backends.json"));
+        let web = decisions(&[], &["127.0.0.1:3001"]);
+        keeper.keep("web", &web);
+        assert_eq!(keeper.of("web"), web);
+    }
+}
