@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod net;
 pub mod open_headers;
 pub mod origin;
+pub(crate) mod out;
 pub mod private_file;
 pub mod query;
 pub mod recent_values;

@@ -9,7 +9,6 @@ mod demo;
 mod drain;
 mod explain;
 mod hash;
-pub(crate) mod out;
 mod plugin;
 mod profile;
 mod program;
@@ -29,7 +28,10 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::filters::{self, custom::CustomFilter};
+use crate::{
+    base::out,
+    filters::{self, custom::CustomFilter},
+};
 
 /// Exit status of a refused configuration (`EX_CONFIG` of sysexits.h): systemd's
 /// `RestartPreventExitStatus` keeps it from restarting for ever.

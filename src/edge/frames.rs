@@ -4,7 +4,7 @@
 //! It reads only frame headers (RFC 9113, 4.1). The `h2` crate, which reads the same bytes
 //! afterwards, validates the frames.
 
-use crate::{config::model::Http2Config, runtime::connection::CloseReason};
+use crate::{config::model::Http2Config, connection::CloseReason};
 
 /// Length of the connection preface that a client sends before its first frame.
 const PREFACE: u32 = 24;

@@ -29,11 +29,9 @@ use tokio::task::JoinSet;
 
 use super::{conn::ConnIo, frames::FrameLimits, serve::Shared};
 use crate::{
+    connection::http2::Streams,
+    connection::{CloseReason, Connection},
     gateway::Listener,
-    runtime::{
-        connection::{CloseReason, Connection},
-        http2::Streams,
-    },
 };
 
 /// Flow-control window of a stream: bytes of a request body that a client may send before they are

@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use super::{serve::Shared, transport::Socket};
-use crate::{base::unix_socket, gateway::ListenAddress, runtime::live::Live};
+use crate::{base::unix_socket, gateway::ListenAddress, live::Live};
 
 /// Connections that may wait for `accept`; the kernel's own limit if that is lower.
 const BACKLOG: i32 = 4096;

@@ -23,15 +23,13 @@ use super::{
 };
 use crate::{
     base::tasks::Tasks,
+    connection::admission::Admission,
+    connection::fast_path::FastPathService,
+    connection::listener::{ListenerFacts, ListenerId},
+    connection::refusal::Refuse,
+    connection::registry::ConnectionSelection,
     gateway::{Drain, Listener},
-    runtime::{
-        admission::Admission,
-        connections::ConnectionSelection,
-        fast_path::FastPathService,
-        listener::{ListenerFacts, ListenerId},
-        live::Live,
-        refusal::Refuse,
-    },
+    live::Live,
 };
 
 /// All listeners of the process, including those that drain.

@@ -26,15 +26,13 @@ use super::{
     transport::{Socket, Transport},
 };
 use crate::{
+    connection::admission::{Admission, AdmissionGuard, AdmissionRefusal},
+    connection::fast_path::{FastPathOutcome, FastPathService, ReuseLimits},
+    connection::listener::ListenerFacts,
+    connection::refusal::{Refusal, Refuse},
+    connection::registry::Connections,
+    connection::{Connection, ConnectionFacts},
     gateway::Listener,
-    runtime::{
-        admission::{Admission, AdmissionGuard, AdmissionRefusal},
-        connection::{Connection, ConnectionFacts},
-        connections::Connections,
-        fast_path::{FastPathOutcome, FastPathService, ReuseLimits},
-        listener::ListenerFacts,
-        refusal::{Refusal, Refuse},
-    },
     tls,
 };
 

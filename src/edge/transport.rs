@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use crate::runtime::progress::Progress;
+use crate::connection::progress::Progress;
 
 /// Socket of a client, of either family, and the client's progress in reading.
 #[derive(Debug)]

@@ -16,10 +16,8 @@ use crate::{
     cache::purge::{Purge, PurgeRequest, Receipt, Source},
     config::model::File,
     gateway::Gateway,
-    runtime::{
-        audit::{Actor, AuditEntry, Outcome},
-        live::Live,
-    },
+    live::Live,
+    live::audit::{Actor, AuditEntry, Outcome},
     status::{
         actions::{
             ActionError, Actions, BackendName, BackendResult, NewBackend, NewBan, ProfileSelection,

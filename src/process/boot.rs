@@ -28,7 +28,8 @@ use crate::{
     },
     edge::worker,
     gateway::{self, World},
-    runtime::{audit::Actor, live::Live},
+    live::Live,
+    live::audit::Actor,
     status::actions::{Actions as _, SUCCEEDED},
     upstreams::DecisionStore,
 };
@@ -142,7 +143,7 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
         control.tasks().spawn("watch", watching);
     }
     if !hello.is_empty() {
-        crate::cli::out::note(&hello.join("\n"));
+        crate::base::out::note(&hello.join("\n"));
     }
 
     control.succeed(&mut inherited, inheritance);

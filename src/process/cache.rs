@@ -16,7 +16,7 @@ use crate::{
         succession::{self, InheritingStore, TransferTotals},
     },
     gateway::Gateway,
-    runtime::live::Live,
+    live::Live,
 };
 
 /// Capacity of the pipe, large enough that the reader has work while the writer pauses.

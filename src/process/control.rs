@@ -26,12 +26,10 @@ use crate::{
     },
     edge::listeners::{Inherit, Listeners, PrepareError},
     gateway::{Drain, Gateway},
+    live::reload::{self, Candidate, InvalidCandidate},
+    live::supervisor::Supervisor,
+    live::{Live, SwitchReason},
     proxy,
-    runtime::{
-        live::{Live, SwitchReason},
-        reload::{self, Candidate, InvalidCandidate},
-        supervisor::Supervisor,
-    },
     status::{
         actions::{ActionError, ReloadResult, ZoneChanges},
         http::AdminState,

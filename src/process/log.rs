@@ -14,7 +14,7 @@ use ahash::RandomState;
 use log::{Level, Log, Metadata, Record};
 use parking_lot::Mutex;
 
-use crate::{base::clock::Clock, runtime::audit};
+use crate::{base::clock::Clock, live::audit};
 
 /// Maximum number of lines of a kind within [`WINDOW`].
 const MAX_LINES: u32 = 20;

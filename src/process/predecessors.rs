@@ -29,7 +29,7 @@ use crate::{
         Cache,
         purge::{Purge, SuccessorPurge},
     },
-    runtime::live::Live,
+    live::Live,
     status::snapshot::Predecessor,
 };
 

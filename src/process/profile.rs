@@ -12,7 +12,8 @@ use crate::{
         self, Gateway,
         profiles::{self, ProfileSelection},
     },
-    runtime::{live::SwitchReason, reload::Candidate},
+    live::SwitchReason,
+    live::reload::Candidate,
     status::actions::{ActionError, SwitchResult},
 };
 

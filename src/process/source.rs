@@ -9,9 +9,10 @@ use chrono::{DateTime, SecondsFormat, Utc};
 
 use super::{bans, control::Control, plugins, purges};
 use crate::{
+    connection::listener::ListenerMetrics,
     edge::listeners::ListenerInfo,
     gateway::explain::{self, ExplainError, ExplainRequest, ExplainScope, Explanation},
-    runtime::{listener::ListenerMetrics, live::Live},
+    live::Live,
     status::snapshot::{
         BanStatus, BansStatus, CertificateStatus, ConfigStatus, ListenerStatus, RedisStatus,
         RouteStatus, Snapshot, Source, State, UpstreamStatus,

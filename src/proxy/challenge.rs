@@ -6,7 +6,7 @@ use pingora::http::RequestHeader;
 use super::{context::Context, request};
 use crate::{
     chain::{Reply, RequestId},
-    runtime::connection::Connection,
+    connection::Connection,
     tls::acme::{ChallengeOutcome, FORWARDED, PREFIX},
 };
 

@@ -17,9 +17,11 @@ use super::{
 };
 use crate::{
     chain::{Chain, Exchange, HookProgress, Reply, RequestFacts},
+    connection::Connection,
+    connection::deadline::Watch,
     gateway::{Gateway, Route, RouteCache, metrics::RouteMetrics},
+    live::Live,
     routes::Params,
-    runtime::{connection::Connection, deadline::Watch, live::Live},
     upstreams::{BackendId, Lease, UpgradeGate, Upstream},
 };
 

@@ -19,7 +19,8 @@ use super::{
 use crate::{
     cache::store::Entry,
     chain::{Body, HookProgress, Reply},
-    runtime::{connection::Connection, live::Live},
+    connection::Connection,
+    live::Live,
 };
 
 pub(super) enum Decision {

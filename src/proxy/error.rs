@@ -9,7 +9,8 @@ use pingora::{Error, ErrorSource, ErrorType};
 use crate::{
     cache::store::FillEnd,
     chain::{Reply, RequestFacts},
-    runtime::{connection::CloseReason, deadline::Expired},
+    connection::CloseReason,
+    connection::deadline::Expired,
     upstreams::is_alert,
 };
 

@@ -1,5 +1,5 @@
 //! Responds to requests that need no backend, without Pingora's proxy: see
-//! [`crate::runtime::fast_path`].
+//! [`crate::connection::fast_path`].
 //!
 //! A request is decided on as in the proxy, but from a copy of its headers and before any byte of
 //! it is read. A stored response is written at once. Another reply of the gateway gets a session.
@@ -27,11 +27,9 @@ use super::{
 use crate::{
     base::http::has,
     cache::store::Entry,
-    runtime::{
-        connection::Connection,
-        fast_path::{FastPathOutcome, FastPathService, Fingerprint, ReuseLimits},
-        live::Live,
-    },
+    connection::Connection,
+    connection::fast_path::{FastPathOutcome, FastPathService, Fingerprint, ReuseLimits},
+    live::Live,
 };
 
 /// Bound on header fields. A request with more of them is left to the session.

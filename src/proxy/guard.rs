@@ -11,13 +11,11 @@ use super::context::Context;
 use crate::{
     base::{http::list_of, query::cookies},
     chain::{Client, Protocol, Reply, RequestFacts, host::public_host},
+    connection::{CloseReason, Connection},
     gateway::{Challenge, FloodGuard, Gateway},
     limits::flood::InFlightGuard,
+    live::Live,
     routes::Target,
-    runtime::{
-        connection::{CloseReason, Connection},
-        live::Live,
-    },
 };
 
 /// Reason of a refusal of a banned client.

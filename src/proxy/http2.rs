@@ -12,8 +12,8 @@ use pingora::http::RequestHeader;
 use super::error::Failure;
 use crate::{
     config::model::UnderscoresConfig,
+    connection::header_texts::ConnectionText,
     gateway::{Limits, Listener},
-    runtime::header_texts::ConnectionText,
 };
 
 /// No registered method has more than 17 letters.

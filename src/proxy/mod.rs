@@ -48,7 +48,7 @@ use crate::{
     base::open_headers::OpenResponseHeaders,
     chain::{Phase, Verdict},
     config::model::App,
-    runtime::live::Live,
+    live::Live,
     tls, upstreams,
 };
 

@@ -18,12 +18,10 @@ use pingora::{
 use super::{guard::BANNED, reply, request};
 use crate::{
     chain::{Exchange, Reply, RequestFacts, RequestId},
+    connection::Connection,
+    connection::refusal::{Refusal, Refuse},
     gateway::Gateway,
-    runtime::{
-        connection::Connection,
-        live::Live,
-        refusal::{Refusal, Refuse},
-    },
+    live::Live,
 };
 
 /// Builds and logs refusals for the edge.

@@ -24,9 +24,9 @@ use crate::{
         host::{public_host, requested_host},
     },
     config::model::App,
+    connection::{ClientCertificateStatus, Connection},
     gateway::Gateway,
     routes::{self, Action, LiteralMatch, Params, Target},
-    runtime::connection::{ClientCertificateStatus, Connection},
 };
 
 /// Result of running a request through its filters.
@@ -366,7 +366,7 @@ pub(super) fn enter(session: &mut Session, connection: Option<&Connection>) {
 /// Prepares the session of a request that goes to a backend.
 pub(super) fn settle(session: &mut Session) {
     // Disables Pingora's timeouts on the client side of a tunnel or a long response: the deadlines
-    // of `runtime::deadline` see both sides.
+    // of `connection::deadline` see both sides.
     session.set_read_timeout(None);
 }
 

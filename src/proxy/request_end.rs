@@ -9,7 +9,7 @@ use super::{
     error::Failure,
     guard, reply, upstream,
 };
-use crate::{chain::Exchange, runtime::live::Live};
+use crate::{chain::Exchange, live::Live};
 
 /// Sends a reply in place of the response that a backend failed to deliver.
 pub(super) async fn failed(

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     base::open_headers::OpenResponseHeaders,
     chain::{CacheOutcome, Exchange, Phase, Protocol, ReadyLines, RequestFacts},
-    runtime::connection::Connection,
+    connection::Connection,
 };
 
 /// Runs the response phase on the response headers `head`.

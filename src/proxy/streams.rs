@@ -10,8 +10,8 @@ use pingora::{Error, ErrorSource, ErrorType, Result, http::RequestHeader};
 use super::{context::Context, grpc};
 use crate::{
     base::http::begins_with,
+    connection::deadline::Expired,
     gateway::Limits,
-    runtime::deadline::Expired,
     upstreams::{Protocol, Timeouts},
 };
 

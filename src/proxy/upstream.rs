@@ -24,7 +24,7 @@ use super::{
 use crate::{
     base::{http::begins_with, units::whole_millis},
     chain::host::public_host,
-    runtime::deadline::Expired,
+    connection::deadline::Expired,
     upstreams::{
         AttemptFailure as TryFailure, LeaseRequest, Outcome, Protocol, Unavailable, UpgradeGate,
     },

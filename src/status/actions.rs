@@ -17,7 +17,7 @@ use crate::{
         diagnostic::{Diagnostics, Problem, Style},
         source::Sources,
     },
-    runtime::audit::Actor,
+    live::audit::Actor,
 };
 
 /// Actions of the admin API on the running gateway.

@@ -60,7 +60,7 @@ impl PeerTemplate {
         options.connection_timeout = Some(timeouts.connect);
         options.total_connection_timeout = Some(timeouts.connect);
         // No timeouts for reads and writes here: Pingora has only one for both headers and body.
-        // `runtime::deadline` watches over connections, `proxy` over streams.
+        // `connection::deadline` watches over connections, `proxy` over streams.
         options.tcp_keepalive = Some(TcpKeepalive {
             idle: Duration::from_mins(1),
             interval: Duration::from_secs(10),

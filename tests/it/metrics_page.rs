@@ -3,9 +3,10 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use edgeway::{
+    connection::listener::ListenerMetrics,
     gateway::{self, World},
+    live::Live,
     process::handover::Upgrades,
-    runtime::{listener::ListenerMetrics, live::Live},
     status::{http::RejectionReason, metrics_page},
 };
 

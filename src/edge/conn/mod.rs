@@ -41,9 +41,9 @@ use super::{
     head::{self, Head, HeadLimits, ScanResult, Scanner},
     transport::Transport,
 };
-use crate::runtime::{
+use crate::{
+    connection::refusal::Refusal,
     connection::{CloseReason, Connection, Stage},
-    refusal::Refusal,
 };
 
 /// Capacity for response headers with a small body. A larger body is written together with the
@@ -532,8 +532,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        edge::transport::Socket,
-        runtime::{connection::ConnectionFacts, listener::ListenerFacts},
+        connection::ConnectionFacts, connection::listener::ListenerFacts, edge::transport::Socket,
     };
 
     fn pair() -> (ConnIo, UnixStream) {

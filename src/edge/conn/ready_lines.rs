@@ -2,7 +2,7 @@
 //! `Date`.
 
 use super::{ConnIo, WRITE_BUFFER};
-use crate::runtime::connection::ReadyHeaderLines;
+use crate::connection::ReadyHeaderLines;
 
 impl ConnIo {
     /// Buffers response headers with the additions in `lines`.

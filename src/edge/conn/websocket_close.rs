@@ -12,8 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use super::{ConnIo, READ_BUFFER};
 use crate::{
+    connection::ReadyHeaderLines,
     edge::websocket::{GOING_AWAY, Outgoing},
-    runtime::connection::ReadyHeaderLines,
 };
 
 /// State of a connection that has become a WebSocket.
@@ -121,11 +121,9 @@ mod tests {
 
     use super::*;
     use crate::{
+        connection::listener::ListenerFacts,
+        connection::{CloseReason, Connection, ConnectionFacts},
         edge::transport::{Socket, Transport},
-        runtime::{
-            connection::{CloseReason, Connection, ConnectionFacts},
-            listener::ListenerFacts,
-        },
     };
 
     const HEAD: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";

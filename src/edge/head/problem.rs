@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use http::StatusCode;
 
-use crate::runtime::refusal::Refusal;
+use crate::connection::refusal::Refusal;
 
 /// Length limit of a target in the log.
 const LOGGED_TARGET: usize = 1024;

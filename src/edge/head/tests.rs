@@ -9,13 +9,11 @@ use tokio::io::AsyncWriteExt;
 
 use super::*;
 use crate::{
+    connection::listener::ListenerFacts,
+    connection::{Connection, ConnectionFacts},
     edge::{
         conn::{ConnIo, HeadWait},
         transport::{Socket, Transport},
-    },
-    runtime::{
-        connection::{Connection, ConnectionFacts},
-        listener::ListenerFacts,
     },
 };
 

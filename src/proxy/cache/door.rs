@@ -18,12 +18,12 @@ use crate::{
     },
     chain::{CacheFacts, CacheOutcome, Exchange, Reply},
     gateway::{RecognisedRequest, RouteCache, UpstreamFetch},
+    live::Live,
     proxy::{
         context::{self, Context},
         decision::Decision,
         request,
     },
-    runtime::live::Live,
 };
 
 /// Decision about a request, and the cache facts for its log line.

@@ -15,7 +15,7 @@ use crate::{
     chain::Exchange,
     filters::compression::Offer,
     gateway::RouteCache,
-    runtime::live::Live,
+    live::Live,
 };
 
 /// Number of hits after which a compressed form of a stored response is worthwhile. Before,

@@ -11,8 +11,8 @@ use crate::{
     cache::purge::{Purge, PurgeEffect, PurgeLink, PurgeTarget, Receipt, Source, StartedPurge},
     chain::{Reply, host::public_host},
     gateway::RouteCache,
+    live::Live,
     proxy::context::Context,
-    runtime::live::Live,
 };
 
 /// Header that selects a soft purge with `1`: matches are marked as stale instead of removed.

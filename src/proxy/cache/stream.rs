@@ -44,7 +44,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::time::Sleep;
 
 use crate::{
-    cache::store::Client, chain::Protocol, proxy::context::Context, runtime::connection::Connection,
+    cache::store::Client, chain::Protocol, connection::Connection, proxy::context::Context,
 };
 
 /// HTTP/2 stream of a client, as its writer and the store see it.

@@ -25,10 +25,8 @@ use crate::{
         host::{first_element, forwarded_port, public_host_with},
     },
     config::model::App,
-    runtime::{
-        connection::ClientCertificateStatus,
-        header_texts::{ConnectionText, HostText},
-    },
+    connection::ClientCertificateStatus,
+    connection::header_texts::{ConnectionText, HostText},
 };
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");

@@ -28,7 +28,7 @@ use super::{
     actions::{ActionError, Actions},
     snapshot::Source,
 };
-use crate::{base::tasks::Tasks, runtime::audit::Actor};
+use crate::{base::tasks::Tasks, live::audit::Actor};
 
 /// Size limit of a body. The API takes a few words, never a document.
 const MAX_BODY_LEN: usize = 16 * 1024;

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     cache::purge::PurgeRequest,
     gateway::explain::ExplainRequest,
-    runtime::audit::Actor,
+    live::audit::Actor,
     status::actions::{
         ActionError, Actions, BackendName, NewBackend, NewBan, ProfileSelection, Profiles,
     },

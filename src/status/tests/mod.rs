@@ -29,7 +29,7 @@ use crate::{
     base::{secret::Secret, tasks::Tasks},
     cache::purge::{PeerStates, PurgeRequest, PurgeTarget, Receipt},
     gateway::explain::{ExplainError, ExplainRequest, Explanation},
-    runtime::audit::Actor,
+    live::audit::Actor,
 };
 
 mod api;

@@ -3,10 +3,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use super::{
-    live::{Live, SwitchReason},
-    supervisor::Supervisor,
-};
+use super::{Live, SwitchReason, supervisor::Supervisor};
 use crate::{
     config::{diagnostic::Diagnostics, model::File, source::Sources},
     gateway::{self, Gateway, Loaded},

@@ -11,7 +11,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    connection::Connection,
+    Connection,
     listener::{ListenerFacts, ListenerId},
 };
 use crate::base::clock::Clock;

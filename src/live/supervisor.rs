@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::live::Live;
+use super::Live;
 use crate::{base::tasks::Tasks, gateway::Gateway, upstreams};
 
 /// Tasks beside the requests. Dropping it stops all of them.

@@ -14,11 +14,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{
-    connection::{CloseReason, Connection},
-    deadline::Watch,
-    pace::PaceLimits,
-};
+use super::{CloseReason, Connection, deadline::Watch, pace::PaceLimits};
 use crate::gateway::Limits;
 
 /// The longest frame that a client may send (RFC 9113, 4.2).
@@ -151,7 +147,7 @@ impl Streams {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::{connection::ConnectionFacts, listener::ListenerFacts};
+    use crate::{connection::ConnectionFacts, connection::listener::ListenerFacts};
 
     fn connection() -> Arc<Connection> {
         Arc::new(Connection::new(

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use http::StatusCode;
 
-use super::connection::Connection;
+use super::Connection;
 
 /// A request that the edge refuses itself.
 #[derive(Clone, Debug, PartialEq, Eq)]

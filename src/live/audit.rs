@@ -15,7 +15,7 @@ use std::{
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 
-use super::live::Live;
+use super::Live;
 use crate::{
     base::units::{Span, millis},
     cache::purge::{Purge, Receipt},

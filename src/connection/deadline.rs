@@ -35,7 +35,7 @@ pub enum Expired {
 /// backend's socket never shuts down the next one's.
 #[derive(Debug, Default)]
 pub struct Watch {
-    /// Milliseconds since [`super::connections::Connections`] began. 0 for no deadline.
+    /// Milliseconds since [`super::registry::Connections`] began. 0 for no deadline.
     next: AtomicU64,
     /// Deadline of the whole request, in the same unit.
     total: AtomicU64,
@@ -58,7 +58,7 @@ struct Socket {
 
 impl Watch {
     /// Begins an attempt on this socket. The response headers are due by `head`, the whole response
-    /// by `total` (both in milliseconds of [`super::connections::Connections::millis`]), and later
+    /// by `total` (both in milliseconds of [`super::registry::Connections::millis`]), and later
     /// chunks within `step` of one another.
     pub fn begin(
         &self,

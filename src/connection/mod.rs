@@ -1,10 +1,23 @@
 //! Shared state of a client's connection and its requests: the peer, the TLS parameters, the stage,
 //! and the means to end it from outside.
 //!
-//! Each stage has a deadline, checked by the task of [`super::connections`]. The connection only
+//! Each stage has a deadline, checked by the task of [`registry`]. The connection only
 //! records that a stage has begun, which costs a store and reads no clock. An expired connection is
 //! ended by shutting down the socket's reading side: the reader sees the end of the stream, looks
 //! up the close reason, and may still send a response.
+
+pub mod admission;
+mod close_reason;
+pub mod deadline;
+pub mod fast_path;
+pub mod header_texts;
+pub mod http2;
+pub mod listener;
+pub mod pace;
+pub mod progress;
+pub mod refusal;
+pub mod registry;
+mod socket;
 
 use std::{
     fmt,
@@ -19,10 +32,10 @@ use std::{
 };
 
 use http::HeaderValue;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
-pub use super::close_reason::CloseReason;
-use super::{
+pub use self::close_reason::CloseReason;
+use self::{
     admission::AdmissionGuard,
     deadline::Watch,
     fast_path::Fingerprint,
@@ -31,6 +44,7 @@ use super::{
     listener::ListenerFacts,
     pace::{Pace, PaceLimits},
     progress::Progress,
+    socket::{forget_unsent, reset, shut_down, unsent},
 };
 use crate::{
     chain::{ClientCertificate, Scheme},
@@ -320,7 +334,7 @@ impl Connection {
     }
 
     /// Returns true if no request is in flight.
-    pub(super) fn is_idle(&self) -> bool {
+    fn is_idle(&self) -> bool {
         match self.stage() {
             Stage::Idle | Stage::Head => true,
             Stage::Request => false,
@@ -344,7 +358,7 @@ impl Connection {
     }
 
     /// Ends this connection at once, in both directions, without another response.
-    pub(super) fn end(&self) {
+    fn end(&self) {
         if !self.break_off() {
             shut_down(&self.socket.lock(), rustix::net::Shutdown::Both);
         }
@@ -440,7 +454,7 @@ impl Connection {
     }
 
     /// Ends everything that has expired, `elapsed` milliseconds after the last check.
-    pub(super) fn check(&self, now: u64, elapsed: u64) {
+    fn check(&self, now: u64, elapsed: u64) {
         let config = self.listener.config();
         let limits = &config.limits;
         let bounds = PaceLimits {
@@ -506,74 +520,6 @@ impl Connection {
         if Duration::from_millis(now - at) >= most {
             self.end();
         }
-    }
-}
-
-/// Shuts down the socket whose lock is held, unless it is closed.
-#[allow(
-    unsafe_code,
-    reason = "the socket's owner lets go of it under the lock that is held here"
-)]
-fn shut_down(socket: &MutexGuard<'_, Option<RawFd>>, how: rustix::net::Shutdown) {
-    let Some(fd) = **socket else { return };
-    // SAFETY: the owner calls `socket_gone` before it closes the socket, which waits for the lock.
-    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-    if let Err(error) = rustix::net::shutdown(fd, how) {
-        log::debug!(error:%; "client left before its connection was closed");
-    }
-}
-
-/// Resets the connection. RFC 9112, 8: a response that ends with its connection counts as complete,
-/// unless the connection ends in an error.
-#[allow(
-    unsafe_code,
-    reason = "the socket's owner lets go of it under the lock that is held here"
-)]
-fn reset(socket: &MutexGuard<'_, Option<RawFd>>) {
-    let Some(fd) = **socket else { return };
-    // SAFETY: as in `shut_down`.
-    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-    if let Err(error) = rustix::net::connect_unspec(fd) {
-        log::debug!(error:%; "cannot reset a client's connection");
-        shut_down(socket, rustix::net::Shutdown::Both);
-    }
-}
-
-/// Bytes that the kernel holds until the peer has acknowledged them.
-#[cfg(target_os = "linux")]
-#[allow(
-    unsafe_code,
-    reason = "rustix knows no such question, and the socket is held as in `shut_down`"
-)]
-fn unsent(socket: &MutexGuard<'_, Option<RawFd>>) -> Option<u64> {
-    // tcp(7) and unix(7): SIOCOUTQ, which is TIOCOUTQ, writes an int.
-    type OutQueue = rustix::ioctl::Getter<0x5411, i32>;
-    let fd = (**socket)?;
-    // SAFETY: the owner calls `socket_gone` before it closes the socket, which waits for the lock.
-    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-    // SAFETY: the request number belongs to this type, and the kernel writes no more than that.
-    let unsent = unsafe { rustix::ioctl::ioctl(fd, OutQueue::new()) };
-    unsent.ok()?.try_into().ok()
-}
-
-/// Returns `None`: elsewhere, progress only shows in the writes that the client accepts.
-#[cfg(not(target_os = "linux"))]
-fn unsent(_socket: &MutexGuard<'_, Option<RawFd>>) -> Option<u64> {
-    None
-}
-
-/// Discards unsent data when the socket closes. Otherwise the kernel would retry for minutes, and
-/// keep the memory for that long.
-#[allow(
-    unsafe_code,
-    reason = "the socket's owner lets go of it under the lock that is held here"
-)]
-fn forget_unsent(socket: &MutexGuard<'_, Option<RawFd>>) {
-    let Some(fd) = **socket else { return };
-    // SAFETY: as in `shut_down`.
-    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-    if let Err(error) = rustix::net::sockopt::set_socket_linger(fd, Some(Duration::ZERO)) {
-        log::debug!(error:%; "cannot discard the unsent data of a client's socket");
     }
 }
 

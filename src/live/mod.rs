@@ -1,5 +1,9 @@
 //! The gateway that serves, swapped as a whole.
 
+pub mod audit;
+pub mod reload;
+pub mod supervisor;
+
 use std::{
     sync::Arc,
     time::{Instant, SystemTime},
@@ -8,12 +12,10 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use super::{
-    admission::ConnectionTotal, audit::LineBound, connections::Connections,
-    fast_path::RecentRequests,
-};
+use self::audit::LineBound;
 use crate::{
     base::{metrics::IntGauge, tasks::Tasks},
+    connection::{admission::ConnectionTotal, fast_path::RecentRequests, registry::Connections},
     gateway::{Gateway, World, metrics::HttpMetrics},
 };
 
@@ -23,9 +25,9 @@ pub struct Live {
     loaded: Mutex<ServingConfiguration>,
     metrics: ReloadMetrics,
     /// Limits of lines about clients in the audit log.
-    pub(super) noted: LineBound,
-    pub(super) banned: LineBound,
-    pub(super) purged: LineBound,
+    noted: LineBound,
+    banned: LineBound,
+    purged: LineBound,
     pub world: World,
     pub connections: Connections,
     pub total: Arc<ConnectionTotal>,
@@ -138,7 +140,7 @@ impl Live {
     }
 
     /// Replaces the gateway from the next request on. Returns the number of the configuration.
-    pub(super) fn swap(&self, gateway: Arc<Gateway>, how: SwitchReason) -> u64 {
+    fn swap(&self, gateway: Arc<Gateway>, how: SwitchReason) -> u64 {
         gateway.profiles.hold();
         self.gateway.store(gateway);
         let mut loaded = self.loaded.lock();
@@ -153,7 +155,7 @@ impl Live {
     }
 
     /// Records that a configuration was refused.
-    pub(super) fn refused(&self, why: String) {
+    fn refused(&self, why: String) {
         let mut loaded = self.loaded.lock();
         loaded.last_error = Some(why);
         self.metrics.set(&loaded);

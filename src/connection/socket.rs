@@ -1,0 +1,76 @@
+//! Operations on a client's socket from outside its owner, under the lock that keeps it open.
+
+use std::{
+    os::fd::{BorrowedFd, RawFd},
+    time::Duration,
+};
+
+use parking_lot::MutexGuard;
+
+/// Shuts down the socket whose lock is held, unless it is closed.
+#[allow(
+    unsafe_code,
+    reason = "the socket's owner lets go of it under the lock that is held here"
+)]
+pub(super) fn shut_down(socket: &MutexGuard<'_, Option<RawFd>>, how: rustix::net::Shutdown) {
+    let Some(fd) = **socket else { return };
+    // SAFETY: the owner calls `socket_gone` before it closes the socket, which waits for the lock.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    if let Err(error) = rustix::net::shutdown(fd, how) {
+        log::debug!(error:%; "client left before its connection was closed");
+    }
+}
+
+/// Resets the connection. RFC 9112, 8: a response that ends with its connection counts as complete,
+/// unless the connection ends in an error.
+#[allow(
+    unsafe_code,
+    reason = "the socket's owner lets go of it under the lock that is held here"
+)]
+pub(super) fn reset(socket: &MutexGuard<'_, Option<RawFd>>) {
+    let Some(fd) = **socket else { return };
+    // SAFETY: as in `shut_down`.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    if let Err(error) = rustix::net::connect_unspec(fd) {
+        log::debug!(error:%; "cannot reset a client's connection");
+        shut_down(socket, rustix::net::Shutdown::Both);
+    }
+}
+
+/// Bytes that the kernel holds until the peer has acknowledged them.
+#[cfg(target_os = "linux")]
+#[allow(
+    unsafe_code,
+    reason = "rustix knows no such question, and the socket is held as in `shut_down`"
+)]
+pub(super) fn unsent(socket: &MutexGuard<'_, Option<RawFd>>) -> Option<u64> {
+    // tcp(7) and unix(7): SIOCOUTQ, which is TIOCOUTQ, writes an int.
+    type OutQueue = rustix::ioctl::Getter<0x5411, i32>;
+    let fd = (**socket)?;
+    // SAFETY: the owner calls `socket_gone` before it closes the socket, which waits for the lock.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    // SAFETY: the request number belongs to this type, and the kernel writes no more than that.
+    let unsent = unsafe { rustix::ioctl::ioctl(fd, OutQueue::new()) };
+    unsent.ok()?.try_into().ok()
+}
+
+/// Returns `None`: elsewhere, progress only shows in the writes that the client accepts.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn unsent(_socket: &MutexGuard<'_, Option<RawFd>>) -> Option<u64> {
+    None
+}
+
+/// Discards unsent data when the socket closes. Otherwise the kernel would retry for minutes, and
+/// keep the memory for that long.
+#[allow(
+    unsafe_code,
+    reason = "the socket's owner lets go of it under the lock that is held here"
+)]
+pub(super) fn forget_unsent(socket: &MutexGuard<'_, Option<RawFd>>) {
+    let Some(fd) = **socket else { return };
+    // SAFETY: as in `shut_down`.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    if let Err(error) = rustix::net::sockopt::set_socket_linger(fd, Some(Duration::ZERO)) {
+        log::debug!(error:%; "cannot discard the unsent data of a client's socket");
+    }
+}
