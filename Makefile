@@ -16,14 +16,12 @@ demo: setup ## build Edgeway and serve the built-in demonstration on 127.0.0.1:8
 test: setup-tests ## format, lints, unit, and end-to-end tests with real apps and a browser
 	@$(MAKE) --no-print-directory -j2 apps build-tests
 	@scripts/slow-crates
-	scripts/run-tests
+	CARGO=scripts/linted scripts/run-tests
 
-# The systemd test needs the same library: built here, it is not compiled once more.
 .PHONY: build-tests
 build-tests:
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --all-targets --test drills --test systemd --locked -- -D warnings
-	$(CARGO) test --no-run --locked --lib --bins --examples --test it --test systemd --timings
+	scripts/linted test --no-run --locked --lib --bins --examples --test it --test systemd --test drills --timings
 
 .PHONY: setup
 setup: ## check the tools, and install Debian packages that are missing
