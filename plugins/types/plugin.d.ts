@@ -174,7 +174,7 @@ export interface LogEntry {
   readonly class: string;
   readonly upstream: string | null;
   readonly backend: string | null;
-  readonly tries: number;
+  readonly attempts: number;
   readonly upstream_status: number | null;
   readonly cache: string | null;
   readonly cache_why: string | null;

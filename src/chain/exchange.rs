@@ -90,7 +90,7 @@ pub struct UpstreamFacts {
     pub name: Option<Arc<str>>,
     /// Backend of the last attempt.
     pub backend: Option<Arc<str>>,
-    pub tries: u32,
+    pub attempts: u32,
     /// Status of the backend's response; 0 if there was none.
     pub status: u16,
     /// Time from the start of the request to the start of the last attempt.

@@ -38,21 +38,22 @@ pub struct ListenerMetrics {
 
 impl ListenerMetrics {
     pub fn new(metrics: &Metrics, name: &str) -> Self {
-        let connections = |state| {
-            metrics.gauge(
-                "edgeway_connections",
-                "Client connections by listener: all that are open, and those of them that are idle.",
-                &[("listener", name), ("state", state)],
-            )
-        };
         Self {
             accepted: metrics.counter(
                 "edgeway_connections_accepted_total",
                 "Client connections accepted since the start.",
                 &[("listener", name)],
             ),
-            open: connections("open"),
-            idle: connections("idle"),
+            open: metrics.gauge(
+                "edgeway_connections",
+                "Open client connections, idle ones included.",
+                &[("listener", name)],
+            ),
+            idle: metrics.gauge(
+                "edgeway_connections_idle",
+                "Client connections without a request.",
+                &[("listener", name)],
+            ),
         }
     }
 }

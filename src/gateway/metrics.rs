@@ -106,7 +106,7 @@ impl RouteMetrics {
         Self {
             requests: std::iter::repeat_with(OnceLock::new).take(600).collect(),
             seconds: metrics.histogram(
-                "edgeway_http_request_seconds",
+                "edgeway_http_request_duration_seconds",
                 "Time from the request headers to the last byte of the response.",
                 &labels,
             ),
@@ -167,7 +167,7 @@ impl HttpMetrics {
             metrics: metrics.clone(),
             in_flight: metrics.gauge("edgeway_http_in_flight", "Requests in flight.", &[]),
             shortcuts_missed: metrics.counter(
-                "edgeway_http_shortcuts_missed_total",
+                "edgeway_http_fast_path_misses_total",
                 "HTTP/1 requests that attempted the fast path in vain: similar ones had needed no backend.",
                 &[],
             ),
@@ -222,8 +222,12 @@ mod tests {
         old.forget_stale_metrics(&world.metrics);
         let open = crate::base::metrics::Metrics::gauge;
         let gauge = |name: &str| {
-            let labels = [("listener", name), ("state", "open")];
-            open(&world.metrics, "edgeway_connections", "open", &labels)
+            open(
+                &world.metrics,
+                "edgeway_connections",
+                "open",
+                &[("listener", name)],
+            )
         };
         gauge("l-old").inc();
         old.routes[0].metrics.count(&Method::GET, 200);

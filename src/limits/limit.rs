@@ -245,7 +245,7 @@ impl LimitConfig {
         }
         let metrics = cx.metrics;
         let forgotten = metrics.counter(
-            "edgeway_rate_limit_forgotten_total",
+            "edgeway_rate_limit_evictions_total",
             "Buckets that were reused for other keys before they were full again.",
             &[("limit", &name.name)],
         );

@@ -47,7 +47,7 @@ pub struct Context {
     pub(super) lease: Option<Lease>,
     pub(super) tried: Vec<BackendId>,
     /// Number of attempts after a pooled connection turned out to be stale.
-    pub(super) stale_tries: u32,
+    pub(super) stale_attempts: u32,
     /// Start of the current attempt.
     pub(super) tried_at: Instant,
     /// Reply to send instead of the one that Pingora's error implies.
@@ -111,7 +111,7 @@ impl Context {
             upstream: None,
             lease: None,
             tried: Vec::new(),
-            stale_tries: 0,
+            stale_attempts: 0,
             tried_at: now,
             reply: None,
             is_websocket: false,

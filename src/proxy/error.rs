@@ -256,7 +256,7 @@ impl Failure {
             route = facts.route.as_deref().unwrap_or_default(),
             upstream = facts.upstream.name.as_deref().unwrap_or_default(),
             backend = facts.upstream.backend.as_deref().unwrap_or_default(),
-            tries = facts.upstream.tries,
+            attempts = facts.upstream.attempts,
             reason = self.reason(),
             error:%;
             "request failed"

@@ -62,7 +62,7 @@ pub(super) async fn peer(session: &mut Session, ctx: &mut Context) -> Result<Box
     } else {
         upstream.peer(&lease)
     };
-    if ctx.stale_tries > 0 {
+    if ctx.stale_attempts > 0 {
         // A pool group of its own: it contains no stale connection.
         peer.group_key = fastrand::u64(..);
         peer.options.idle_timeout = Some(Duration::from_millis(1));
@@ -88,7 +88,7 @@ pub(super) async fn peer(session: &mut Session, ctx: &mut Context) -> Result<Box
     let facts = &mut ctx.facts;
     facts.upstream.name = Some(Arc::clone(&upstream.name));
     facts.upstream.backend = Some(Arc::clone(lease.backend().address()));
-    facts.upstream.tries += 1;
+    facts.upstream.attempts += 1;
     facts.upstream.started = Some(ctx.tried_at - facts.started);
     ctx.lease = Some(lease);
     Ok(peer)
@@ -429,8 +429,8 @@ pub(super) fn failed(
         if let Some(lease) = ctx.lease.take() {
             ctx.tried.push(lease.backend().id());
         }
-        let retry = ctx.stale_tries < MAX_STALE && is_repeatable(session);
-        ctx.stale_tries += u32::from(retry);
+        let retry = ctx.stale_attempts < MAX_STALE && is_repeatable(session);
+        ctx.stale_attempts += u32::from(retry);
         error.set_retry(retry);
         // This needs no action by an operator.
         log::debug!(retry, error:%; "pooled connection was already closed");
@@ -485,7 +485,7 @@ fn note_retry(ctx: &Context, failure: Failure, error: &Error) {
         request_id = ctx.facts.request_id.as_str(),
         upstream = ctx.facts.upstream.name.as_deref().unwrap_or_default(),
         backend = ctx.facts.upstream.backend.as_deref().unwrap_or_default(),
-        tries = ctx.facts.upstream.tries,
+        attempts = ctx.facts.upstream.attempts,
         reason = failure.reason(),
         error:%;
         "retrying"
@@ -502,7 +502,7 @@ fn may_retry(session: &Session, ctx: &Context, failure: TryFailure) -> bool {
     !reply::is_on_its_way(session)
         && upstream.retry(
             // A stale connection does not count as an attempt at the backend.
-            ctx.facts.upstream.tries - ctx.stale_tries,
+            ctx.facts.upstream.attempts - ctx.stale_attempts,
             failure,
             is_idempotent,
             is_whole,

@@ -85,7 +85,7 @@ impl Expiries {
 
 const DAY: i64 = 24 * 60 * 60;
 
-pub(super) const NAME: &str = "edgeway_certificate_expiry_seconds";
+pub(super) const NAME: &str = "edgeway_certificate_expiry_timestamp_seconds";
 
 fn gauge(metrics: &Metrics, listener: &str, name: &str) -> IntGauge {
     metrics.gauge(

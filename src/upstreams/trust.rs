@@ -158,7 +158,7 @@ fn warn_of_no_system(place: Place, cx: &mut CompileContext<'_>) {
         Err(error) => format!("this machine's CA certificates cannot be used: {error}"),
     };
     cx.diagnostics.push(
-        Diagnostic::warning("edgeway::upstream::tls_no_authorities", place, why).help(
+        Diagnostic::warning("edgeway::upstream::tls_no_ca_certificates", place, why).help(
             "install the package `ca-certificates`, or name the trusted ones: `tls: { ca: ca.pem }`",
         ),
     );

@@ -114,15 +114,18 @@ impl Pair {
             let of = |series: &str| sum_of(&text, series) as u64;
             let within = |bound: &str| {
                 of(&format!(
-                    "edgeway_cache_level2_seconds_bucket{{route=\"app\",le=\"{bound}\"}}"
+                    "edgeway_cache_level2_lookup_duration_seconds_bucket{{route=\"app\",le=\"{bound}\"}}"
                 ))
             };
             let came = |result: &str| {
                 of(&format!(
-                    "edgeway_cache_level2_seconds_count{{route=\"app\",result=\"{result}\"}}"
+                    "edgeway_cache_level2_lookup_duration_seconds_count{{route=\"app\",result=\"{result}\"}}"
                 ))
             };
-            let (all, timely) = (of("edgeway_cache_level2_seconds_count"), within("0.02"));
+            let (all, timely) = (
+                of("edgeway_cache_level2_lookup_duration_seconds_count"),
+                within("0.02"),
+            );
             Report::note(format!(
                 "level 2 was asked {all} times ({} hits, {} misses, {} errors): {} within 1 ms, \
                  {} within 5 ms, {} within 15 ms, {timely} within 20 ms",

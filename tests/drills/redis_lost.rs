@@ -145,14 +145,14 @@ routes:
         for gateway in &self.gateways {
             let text = gateway.admin_get("/metrics").await.text();
             let of = |series: &str| sum_of(&text, series) as u64;
-            let all = of("edgeway_redis_seconds_count");
-            let timely = of("edgeway_redis_seconds_bucket{le=\"0.02\"}");
+            let all = of("edgeway_redis_command_duration_seconds_count");
+            let timely = of("edgeway_redis_command_duration_seconds_bucket{le=\"0.02\"}");
             Report::note(format!(
                 "{all} commands: {} within 1 ms, {} within 5 ms, {} within 15 ms, {timely} within 20 ms; \
                  {} timeouts, {} of a lost connection; {} not sent",
-                of("edgeway_redis_seconds_bucket{le=\"0.001\"}"),
-                of("edgeway_redis_seconds_bucket{le=\"0.005\"}"),
-                of("edgeway_redis_seconds_bucket{le=\"0.015\"}"),
+                of("edgeway_redis_command_duration_seconds_bucket{le=\"0.001\"}"),
+                of("edgeway_redis_command_duration_seconds_bucket{le=\"0.005\"}"),
+                of("edgeway_redis_command_duration_seconds_bucket{le=\"0.015\"}"),
                 of("edgeway_redis_errors_total{kind=\"timeout\"}"),
                 of("edgeway_redis_errors_total{kind=\"connection\"}"),
                 of("edgeway_redis_errors_total{kind=\"open\"}"),

@@ -80,7 +80,7 @@ async fn an_empty_folder_becomes_a_served_certificate_and_a_restart_asks_for_not
     assert!(other.is_err(), "{other:?}");
     let issued = "edgeway_acme_orders_total{outcome=\"issued\"}";
     assert_eq!(first.count(issued).await, 2);
-    assert_eq!(first.count("edgeway_acme_stand_in").await, 0);
+    assert_eq!(first.count("edgeway_acme_self_signed").await, 0);
     assert_eq!((pebble.orders(), pebble.accounts()), (2, 1));
     // Three files and a lock for each name, and the account.
     assert_eq!(is_private(&kept), 9);
@@ -121,7 +121,7 @@ async fn a_challenge_is_answered_in_the_handshake() {
     let path = "/.well-known/acme-challenge/of-an-app";
     let answer = client::send(local(plain), &request(path)).await.unwrap();
     assert_eq!(answer.text(), "app");
-    assert_eq!(gateway.count("edgeway_acme_stand_in").await, 0);
+    assert_eq!(gateway.count("edgeway_acme_self_signed").await, 0);
 }
 
 #[tokio::test]
@@ -171,7 +171,7 @@ async fn a_challenge_that_nobody_answers_leaves_the_stand_in_and_is_not_repeated
     assert!(shown.names().1.contains("Edgeway stand-in"), "{shown:?}");
     let trusted = pebble::get(local(tls), "shop.test", &pebble.trust(), "/").await;
     assert!(trusted.is_err(), "{trusted:?}");
-    assert_eq!(first.count("edgeway_acme_stand_in").await, 1);
+    assert_eq!(first.count("edgeway_acme_self_signed").await, 1);
     let kept = state(folder.path(), "shop.test");
     assert_eq!(kept["failures"], 1);
     let now = Clock::machine()

@@ -29,7 +29,7 @@ const MINUTE: &[(&str, &str)] = &[
     ("cache-tag", "posts"),
 ];
 const WRITTEN: &str = "edgeway_cache_disk_writes_total{outcome=\"stored\"}";
-const FOUND: &str = "edgeway_cache_disk_seconds_count{result=\"hit\"}";
+const FOUND: &str = "edgeway_cache_disk_lookup_duration_seconds_count{result=\"hit\"}";
 const DAMAGED: &str = "edgeway_cache_disk_dropped_total{why=\"damaged\"}";
 const UP: &str = "edgeway_cache_disk_up";
 const DISK: &str = "{ disk: { folder: kept, size: 64MiB } }";

@@ -242,7 +242,7 @@ async fn a_flood_of_writes_takes_out_what_it_is_about_and_nothing_else() {
         "seed {seed}: {there} of {untouched}"
     );
     let found = one
-        .count("edgeway_cache_disk_seconds_count{result=\"hit\"}")
+        .count("edgeway_cache_disk_lookup_duration_seconds_count{result=\"hit\"}")
         .await;
     assert!(found >= there as u64, "{found} from disk");
 }

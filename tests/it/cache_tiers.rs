@@ -16,8 +16,8 @@ use crate::support::{
 const SOON: Duration = Duration::from_secs(20);
 const MINUTE: &[(&str, &str)] = &[("cache-control", "max-age=60"), ("etag", "\"a\"")];
 const WRITTEN: &str = "edgeway_cache_level2_writes_total{outcome=\"stored\"}";
-const FOUND: &str = "edgeway_cache_level2_seconds_count{result=\"hit\"}";
-const ASKED: &str = "edgeway_cache_level2_seconds_count";
+const FOUND: &str = "edgeway_cache_level2_lookup_duration_seconds_count{result=\"hit\"}";
+const ASKED: &str = "edgeway_cache_level2_lookup_duration_seconds_count";
 
 fn yaml(origin: SocketAddr, redis: &str, cache: &str) -> String {
     format!(
@@ -374,7 +374,8 @@ async fn a_redis_that_is_paused_flushed_or_killed_fails_no_request() {
     // this checks only that waits are bounded, and that nearly all are short.
     let all = first.count(ASKED).await;
     let within = async |bound: &str| {
-        let series = format!("edgeway_cache_level2_seconds_bucket{{le=\"{bound}\"}}");
+        let series =
+            format!("edgeway_cache_level2_lookup_duration_seconds_bucket{{le=\"{bound}\"}}");
         first.count(&series).await
     };
     let (short, bounded) = (within("0.025").await, within("0.5").await);

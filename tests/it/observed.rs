@@ -118,7 +118,7 @@ async fn metrics_count_by_route_and_never_by_what_clients_invent() {
     );
     assert_eq!(
         gateway
-            .count("edgeway_http_request_seconds_count{route=\"the-app\"}")
+            .count("edgeway_http_request_duration_seconds_count{route=\"the-app\"}")
             .await,
         4
     );

@@ -245,8 +245,8 @@ fn told(file: &Path, method: &str, target: &str, more: &[String]) -> Value {
             "target": request["target"],
             "headers": told_headers(&request["headers"]),
         })),
-        "status": told["answer"]["status"],
-        "headers": told_headers(&told["answer"]["headers"]),
+        "status": told["response"]["status"],
+        "headers": told_headers(&told["response"]["headers"]),
     })
 }
 

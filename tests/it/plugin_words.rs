@@ -175,7 +175,7 @@ routes: [{{ match: {{ path: '/*' }}, upstream: app, plugins: [{{ file: x/plugin.
         fs::create_dir(folder.join("x")).expect("the folder is ours");
         let text = "export const onLog = async (entry, ctx) => {
             await new Promise((keep) => setTimeout(keep, 100));
-            return { path: entry.path + ' \"', tries: entry.tries };
+            return { path: entry.path + ' \"', tries: entry.attempts };
         };";
         fs::write(folder.join("x/plugin.js"), text).expect("the folder is ours");
     })

@@ -509,7 +509,7 @@ async fn no_request_fails_while_a_cluster_loses_a_master_and_its_replica_takes_o
     });
     let (lost, answered) = (
         "edgeway_rate_limit_store_errors_total",
-        "edgeway_redis_seconds_count{outcome=\"ok\"}",
+        "edgeway_redis_command_duration_seconds_count{outcome=\"ok\"}",
     );
     let master = cluster.masters()[0];
     cluster.0[master].kill();

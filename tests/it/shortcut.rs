@@ -13,7 +13,7 @@ use crate::support::{
     wait::wait_for,
 };
 
-const MISSED: &str = "edgeway_http_shortcuts_missed_total";
+const MISSED: &str = "edgeway_http_fast_path_misses_total";
 const SOON: Duration = Duration::from_secs(10);
 
 async fn front(origin: std::net::SocketAddr) -> Gateway {

@@ -257,7 +257,7 @@ routes:
         let said = String::from_utf8_lossy(&check.stderr).into_owned()
             + &String::from_utf8_lossy(&check.stdout);
         assert!(check.status.success(), "a warning only: {said}");
-        assert!(said.contains("tls_no_authorities"), "{said}");
+        assert!(said.contains("tls_no_ca_certificates"), "{said}");
         assert!(said.contains(why), "{said}");
     }
 }

@@ -11,7 +11,7 @@ const BUCKETS: &[f64] = &[
 
 const UP: &str = "edgeway_redis_up";
 const ERRORS: &str = "edgeway_redis_errors_total";
-const WAITS: &str = "edgeway_redis_seconds";
+const WAITS: &str = "edgeway_redis_command_duration_seconds";
 
 /// All families; none of them exists without Redis.
 pub(super) const FAMILIES: [&str; 3] = [UP, ERRORS, WAITS];

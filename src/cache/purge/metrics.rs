@@ -83,7 +83,7 @@ impl PurgeMetrics {
                 &[],
             ),
             seconds: metrics.histogram(
-                "edgeway_cache_purge_seconds",
+                "edgeway_cache_purge_duration_seconds",
                 "Time from the start of a purge until every gateway had applied it or lost its \
                  lease.",
                 &[],

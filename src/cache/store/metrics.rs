@@ -73,7 +73,7 @@ impl StoreMetrics {
             ),
             passes: NotStoredReason::ALL.map(|pass| {
                 metrics.counter(
-                    "edgeway_cache_passes_total",
+                    "edgeway_cache_not_stored_total",
                     "Responses that should have been stored and were only forwarded, by reason.",
                     &[("reason", pass.name())],
                 )

@@ -27,7 +27,7 @@ impl WaitHistograms {
     pub fn level2(metrics: &Metrics, route: &str) -> Self {
         Self(["hit", "miss", "error"].map(|result| {
             metrics.histogram_with(
-                "edgeway_cache_level2_seconds",
+                "edgeway_cache_level2_lookup_duration_seconds",
                 "Time that requests waited for cache entries in Redis, by outcome: `hit`, `miss` \
                  or `error`.",
                 &[("route", route), ("result", result)],

@@ -70,8 +70,8 @@ pub(super) struct Options {
     #[arg(long, value_name = "STATUS", default_value = "200")]
     status: u16,
     /// A header of the backend's response
-    #[arg(long = "answer-header", value_name = "HEADER")]
-    answer: Vec<String>,
+    #[arg(long = "response-header", value_name = "HEADER")]
+    response_headers: Vec<String>,
     /// Fate of the request if `onRequest` or `onRoute` fails, as configured on a route; one with
     /// `role: auth` refuses
     #[arg(long, value_name = "WHAT", default_value = "refuse")]
@@ -125,7 +125,7 @@ pub(super) async fn run(options: &Options) -> Outcome {
         .map_err(|_| format!("invalid status {}", options.status))?;
     let answer = SimulatedResponse {
         status,
-        headers: headers(&options.answer)?,
+        headers: headers(&options.response_headers)?,
         body: None,
         reason: None,
     };
@@ -418,7 +418,7 @@ impl SimulatedRequest<'_> {
         let body = head.body.as_ref();
         let told = json!({
             "request": request,
-            "answer": {
+            "response": {
                 "status": head.status.as_u16(),
                 "headers": lines(&head.headers),
                 "body": body.map(|body| String::from_utf8_lossy(body)),

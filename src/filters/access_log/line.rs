@@ -310,8 +310,8 @@ fn put_json_upstream(out: &mut Vec<u8>, facts: &RequestFacts) {
     let upstream = &facts.upstream;
     put_optional_text(out, b",\"upstream\":", upstream.name.as_deref());
     put_optional_text(out, b",\"backend\":", upstream.backend.as_deref());
-    out.extend_from_slice(b",\"tries\":");
-    put_number(out, upstream.tries.into());
+    out.extend_from_slice(b",\"attempts\":");
+    put_number(out, upstream.attempts.into());
     out.extend_from_slice(b",\"upstream_status\":");
     match upstream.status {
         0 => out.extend_from_slice(b"null"),

@@ -68,7 +68,7 @@ fn line_beside(yaml: &str, secret_queries: &[String]) -> String {
     facts.first_byte = Some(Duration::from_micros(9_500));
     facts.upstream.name = Some("web".into());
     facts.upstream.backend = Some("127.0.0.1:3000".into());
-    facts.upstream.tries = 2;
+    facts.upstream.attempts = 2;
     facts.upstream.status = 200;
     facts.upstream.first_byte = Some(Duration::from_micros(8_250));
     facts.status = 200;
@@ -161,7 +161,7 @@ fn a_json_line_tells_everything_but_secrets() {
       "class": "page",
       "upstream": "web",
       "backend": "127.0.0.1:3000",
-      "tries": 2,
+      "attempts": 2,
       "upstream_status": 200,
       "cache": null,
       "cache_why": null,

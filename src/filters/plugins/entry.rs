@@ -119,7 +119,7 @@ fn told(ex: &Exchange<'_>) -> Value {
         "class": facts.class.name(),
         "upstream": upstream.name.as_deref(),
         "backend": upstream.backend.as_deref(),
-        "tries": upstream.tries,
+        "attempts": upstream.attempts,
         "upstream_status": Some(upstream.status).filter(|status| *status != 0),
         "cache": facts.cache.map(|cached| cached.outcome.name()),
         "cache_why": facts.cache.and_then(|cached| cached.why),

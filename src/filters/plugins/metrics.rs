@@ -62,7 +62,7 @@ impl PluginMetrics {
             left_out: failures("breaker"),
             busy: failures("busy"),
             seconds: metrics.histogram(
-                "edgeway_plugin_seconds",
+                "edgeway_plugin_duration_seconds",
                 "Duration of plugin hooks, waiting included.",
                 &labels,
             ),

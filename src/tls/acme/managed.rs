@@ -88,7 +88,7 @@ struct NameMetrics {
 }
 
 const ORDERS: &str = "edgeway_acme_orders_total";
-const STAND_IN: &str = "edgeway_acme_stand_in";
+const STAND_IN: &str = "edgeway_acme_self_signed";
 
 /// Name that an ACME series belongs to.
 pub(super) fn name_of(series: Series<'_>) -> Option<&str> {

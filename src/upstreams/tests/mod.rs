@@ -537,7 +537,7 @@ fn the_examples_of_the_documentation_hold() {
             let (upstream, said) = bench.compile(&config);
             assert!(upstream.is_some(), "{}: {said:#?}", name.name);
             // This warning depends on the machine.
-            let is_of_machine = |code| code == "edgeway::upstream::tls_no_authorities";
+            let is_of_machine = |code| code == "edgeway::upstream::tls_no_ca_certificates";
             let others: Vec<_> = said
                 .list()
                 .iter()

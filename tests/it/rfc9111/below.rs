@@ -20,8 +20,8 @@ use crate::support::{
 
 const WRITTEN: &str = "edgeway_cache_level2_writes_total{outcome=\"stored\"}";
 const FOLLOWS: &str = "edgeway_cache_purge_link_up";
-const FOUND_ON_DISK: &str = "edgeway_cache_disk_seconds_count{result=\"hit\"}";
-const FOUND: &str = "edgeway_cache_level2_seconds_count{result=\"hit\"}";
+const FOUND_ON_DISK: &str = "edgeway_cache_disk_lookup_duration_seconds_count{result=\"hit\"}";
+const FOUND: &str = "edgeway_cache_level2_lookup_duration_seconds_count{result=\"hit\"}";
 
 /// Cases with stale responses that have no window and cannot be validated: those are not stored
 /// there, since hardly any request can use them.

@@ -121,7 +121,7 @@ impl Course {
     pub(crate) async fn level2_hits(&self) -> u64 {
         let mut hits = 0;
         for gateway in &self.gateways {
-            let found = "edgeway_cache_level2_seconds_count{result=\"hit\"}";
+            let found = "edgeway_cache_level2_lookup_duration_seconds_count{result=\"hit\"}";
             hits += gateway.count(found).await;
         }
         hits

@@ -98,8 +98,9 @@ async fn each_name_is_answered_by_its_own_certificate() {
     // The expiry of each is a metric.
     let now = chrono::Utc::now().timestamp() as f64;
     for name in ["first.test", "*.shops.test", "bot.test"] {
-        let series =
-            format!("edgeway_certificate_expiry_seconds{{listener=\"web\",name=\"{name}\"}}");
+        let series = format!(
+            "edgeway_certificate_expiry_timestamp_seconds{{listener=\"web\",name=\"{name}\"}}"
+        );
         let days = (site.gateway.metric(&series).await - now) / 86_400.0;
         assert!((87.0..91.0).contains(&days), "{name}: {days} days");
     }

@@ -216,7 +216,7 @@ async fn what_grows_too_large_is_passed_on_whole_and_not_kept() {
         let text = String::from_utf8(bench.metrics.text()).unwrap();
         for line in [
             "edgeway_cache_fills 1",
-            "edgeway_cache_passes_total{reason=\"too_large\"} 1",
+            "edgeway_cache_not_stored_total{reason=\"too_large\"} 1",
         ] {
             assert!(text.contains(line), "{text}");
         }

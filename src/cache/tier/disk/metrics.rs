@@ -148,7 +148,7 @@ impl DiskMetrics {
     pub(super) fn new(metrics: &Metrics) -> Self {
         let seconds = |result| {
             metrics.histogram_with(
-                "edgeway_cache_disk_seconds",
+                "edgeway_cache_disk_lookup_duration_seconds",
                 "Time that requests waited for cache entries on disk, by outcome: `hit`, `miss` or \
                  `error`.",
                 &[("result", result)],
