@@ -4,11 +4,12 @@
 //!
 //! In reading order; a module imports only from above itself (`docs/architecture.md`).
 
-pub mod base;
+pub use edgeway_base as base;
+pub use edgeway_config as config;
+pub use edgeway_core::{chain, limits, zones};
+
 pub mod cache;
-pub mod chain;
 pub mod cli;
-pub mod config;
 pub mod connection;
 pub mod edge;
 pub mod filters;
@@ -16,7 +17,6 @@ pub mod filters;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod gateway;
-pub mod limits;
 pub mod live;
 pub mod plugins;
 pub mod process;
@@ -25,7 +25,6 @@ pub mod routes;
 pub mod status;
 pub mod tls;
 pub mod upstreams;
-pub mod zones;
 
 /// Version of this build: the package's version, or the value of `EDGEWAY_VERSION` at build time.
 pub const VERSION: &str = match option_env!("EDGEWAY_VERSION") {

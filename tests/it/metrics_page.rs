@@ -64,7 +64,10 @@ fn no_metric_of_the_code_is_missing_on_the_page() {
         .map(|family| family.name)
         .collect();
     let mut missing = BTreeSet::new();
-    for text in sources(&root().join("src")) {
+    for text in ["src", "crates"]
+        .iter()
+        .flat_map(|folder| sources(&root().join(folder)))
+    {
         // Metrics that only tests use are in the test module at the end.
         let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or("");
         for (at, _) in code.match_indices("\"edgeway_") {

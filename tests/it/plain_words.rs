@@ -116,6 +116,7 @@ fn texts() -> Texts {
     let mut found = Vec::new();
     for folder in [
         "src",
+        "crates",
         "tests",
         "docs",
         "examples",

@@ -81,57 +81,55 @@ impl Serialize for KeyText {
     }
 }
 
-impl Spanned<KeyConfig> {
-    /// Reads the keys in one text or file; a reload reads them again.
-    pub(super) fn read(&self, cx: &mut CompileContext<'_>) -> Option<Vec<Key>> {
-        const CODE: &str = "edgeway::jwt::key";
-        let text = match self.value.key.path() {
-            None => Ok(self.value.key.0.clone()),
-            Some(path) => std::fs::metadata(path)
-                .map_err(|error| error.to_string())
-                .and_then(|metadata| {
-                    if metadata.len() > MAX_FILE_SIZE {
-                        return Err(format!("it is larger than {MAX_FILE_SIZE} bytes"));
-                    }
-                    let text = std::fs::read_to_string(path);
-                    text.map_err(|error| error.to_string())
-                }),
-        };
-        let text = match text {
-            Ok(text) => text,
-            Err(error) => {
-                let path = self.value.key.path().unwrap_or_default();
-                let message = format!("cannot read the key in `{path}`: {error}");
-                let help = "name a file with a public key or a certificate in PEM, a JWK set, or \
-                            a secret";
-                cx.report_at(self.place, CODE, message, help);
-                return None;
-            }
-        };
-        let mut keys = match keys::read(&text) {
-            Ok(keys) => keys,
-            Err(error) => {
-                let message = match self.value.key.path() {
-                    Some(path) => format!("`{path}`: {error}"),
-                    None => error.to_string(),
-                };
-                cx.report_at(self.place, CODE, message, error.help);
-                return None;
-            }
-        };
-        if let Some(kid) = &self.value.kid {
-            let [key] = &mut keys[..] else {
-                let message = format!("several keys have the name `{kid}`");
-                cx.report_at(
-                    self.place,
-                    CODE,
-                    message,
-                    "remove `kid`: the set names its keys itself",
-                );
-                return None;
-            };
-            key.kid = Some(kid.as_str().into());
+/// Reads the keys in one text or file; a reload reads them again.
+pub(super) fn read(key: &Spanned<KeyConfig>, cx: &mut CompileContext<'_>) -> Option<Vec<Key>> {
+    const CODE: &str = "edgeway::jwt::key";
+    let text = match key.value.key.path() {
+        None => Ok(key.value.key.0.clone()),
+        Some(path) => std::fs::metadata(path)
+            .map_err(|error| error.to_string())
+            .and_then(|metadata| {
+                if metadata.len() > MAX_FILE_SIZE {
+                    return Err(format!("it is larger than {MAX_FILE_SIZE} bytes"));
+                }
+                let text = std::fs::read_to_string(path);
+                text.map_err(|error| error.to_string())
+            }),
+    };
+    let text = match text {
+        Ok(text) => text,
+        Err(error) => {
+            let path = key.value.key.path().unwrap_or_default();
+            let message = format!("cannot read the key in `{path}`: {error}");
+            let help = "name a file with a public key or a certificate in PEM, a JWK set, or \
+                        a secret";
+            cx.report_at(key.place, CODE, message, help);
+            return None;
         }
-        Some(keys)
+    };
+    let mut keys = match keys::read(&text) {
+        Ok(keys) => keys,
+        Err(error) => {
+            let message = match key.value.key.path() {
+                Some(path) => format!("`{path}`: {error}"),
+                None => error.to_string(),
+            };
+            cx.report_at(key.place, CODE, message, error.help);
+            return None;
+        }
+    };
+    if let Some(kid) = &key.value.kid {
+        let [only] = &mut keys[..] else {
+            let message = format!("several keys have the name `{kid}`");
+            cx.report_at(
+                key.place,
+                CODE,
+                message,
+                "remove `kid`: the set names its keys itself",
+            );
+            return None;
+        };
+        only.kid = Some(kid.as_str().into());
     }
+    Some(keys)
 }

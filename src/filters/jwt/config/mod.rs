@@ -176,7 +176,8 @@ impl JwtConfig {
         const CODE: &str = "edgeway::jwt::keys";
         match (&self.keys, &self.jwks) {
             (Some(keys), None) => {
-                let read: Vec<Option<Vec<Key>>> = keys.0.iter().map(|key| key.read(cx)).collect();
+                let read: Vec<Option<Vec<Key>>> =
+                    keys.0.iter().map(|key| key::read(key, cx)).collect();
                 let keys: Option<Vec<Vec<Key>>> = read.into_iter().collect();
                 let keys = keys?.concat();
                 if keys.len() > MAX_KEYS {

@@ -1,0 +1,307 @@
+//! A small HTTP client for the gateway's own requests: key sets, authorization checks.
+//!
+//! A deadline covers the whole exchange, the response has a size limit, and redirects are not
+//! followed. Connections are kept alive between exchanges. HTTPS certificates are always verified.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, Uri, header};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::{body::Incoming, client::conn::http1};
+use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{self, connect::HttpConnector},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+};
+use rustls::{ClientConfig, RootCertStore, crypto::ring};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::timeout,
+};
+
+const USER_AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("edgeway/", env!("CARGO_PKG_VERSION")));
+
+/// Idle connections kept for one host.
+const IDLE_CONNECTIONS: usize = 32;
+/// Idle timeout, shorter than the minute after which many servers close idle connections.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// Reason why there is no response.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    #[error("no response within {0:?}")]
+    Late(Duration),
+    #[error("the response is larger than {0} bytes")]
+    TooLong(usize),
+    #[error("{}", crate::error::chain(.0))]
+    Exchange(#[from] legacy::Error),
+    #[error("incomplete response: {0}")]
+    Broken(String),
+    #[error("cannot connect: {0}")]
+    Connect(#[from] std::io::Error),
+    #[error("{}", crate::error::chain(.0))]
+    Http(#[from] hyper::Error),
+}
+
+/// CA certificates that server certificates are verified against.
+#[derive(Clone, Debug)]
+pub enum Trust {
+    /// The system's CA certificates.
+    System,
+    /// These CA certificates alone.
+    Roots(Arc<RootCertStore>),
+    /// No TLS.
+    Plain,
+}
+
+/// Reason why no client can be made for a URL, with help.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct TrustError {
+    message: String,
+    pub help: &'static str,
+    /// True if the file of CA certificates is at fault.
+    pub is_file: bool,
+}
+
+/// An HTTP client. Clones share its connections.
+#[derive(Clone, Debug)]
+pub struct Fetch(legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
+
+impl Fetch {
+    /// Creates a client; reads the system's CA certificates if `trust` names them.
+    pub fn new(trust: &Trust) -> Result<Self, rustls::Error> {
+        let builder = HttpsConnectorBuilder::new().with_tls_config(tls(trust)?);
+        let builder = match trust {
+            Trust::Plain => builder.https_or_http(),
+            Trust::System | Trust::Roots(_) => builder.https_only(),
+        };
+        let connector = builder.enable_http1().enable_http2().build();
+        Ok(Self(
+            legacy::Client::builder(TokioExecutor::new())
+                .pool_timer(TokioTimer::new())
+                .pool_max_idle_per_host(IDLE_CONNECTIONS)
+                .pool_idle_timeout(IDLE)
+                .build(connector),
+        ))
+    }
+
+    /// Creates a client for `url` that trusts the CA certificates in the file `ca`, or else the
+    /// system's.
+    pub fn to(url: &Uri, folder: &Path, ca: Option<&Path>) -> Result<Self, TrustError> {
+        let trust = match ca {
+            Some(ca) => {
+                let roots = roots(&folder.join(ca)).map_err(|problem| TrustError {
+                    message: format!("cannot use `{}`: {problem}", ca.display()),
+                    help: "name a PEM file with the CA certificate",
+                    is_file: true,
+                })?;
+                Trust::Roots(Arc::new(roots))
+            }
+            None if url.scheme_str() == Some("http") => Trust::Plain,
+            None => Trust::System,
+        };
+        Self::new(&trust).map_err(|error| TrustError {
+            message: format!("cannot load the system's CA certificates: {error}"),
+            help: "install the package `ca-certificates`, or name a file: `ca: ca.pem`",
+            is_file: false,
+        })
+    }
+
+    /// Sends a request without a body and returns the whole response, which must arrive within
+    /// `deadline` and have at most `longest` bytes.
+    pub async fn send(
+        &self,
+        request: Request<()>,
+        deadline: Duration,
+        longest: usize,
+    ) -> Result<Response<Bytes>, FetchError> {
+        let request = request.map(|()| Bytes::new());
+        self.send_with_body(request, deadline, longest).await
+    }
+
+    /// Sends a request with a body, otherwise like [`Self::send`].
+    pub async fn send_with_body(
+        &self,
+        mut request: Request<Bytes>,
+        deadline: Duration,
+        longest: usize,
+    ) -> Result<Response<Bytes>, FetchError> {
+        let headers = request.headers_mut();
+        headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
+        let sent = self.0.request(request.map(Full::new));
+        let exchange = async {
+            let (parts, body) = sent.await?.into_parts();
+            Ok(Response::from_parts(parts, whole(body, longest).await?))
+        };
+        let late = |_| FetchError::Late(deadline);
+        timeout(deadline, exchange).await.map_err(late)?
+    }
+}
+
+/// Client-side TLS configuration. Reads the system's CA certificates if `trust` names them.
+pub fn tls(trust: &Trust) -> Result<ClientConfig, rustls::Error> {
+    let provider = Arc::new(ring::default_provider());
+    let config =
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let config = match trust {
+        Trust::System => config.try_with_platform_verifier()?,
+        Trust::Roots(roots) => config.with_root_certificates(Arc::clone(roots)),
+        Trust::Plain => config.with_root_certificates(RootCertStore::empty()),
+    };
+    Ok(config.with_no_client_auth())
+}
+
+/// Sends one HTTP/1.1 request over its own connection and returns the whole response. The caller
+/// sets the deadline.
+pub async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    mut request: Request<Bytes>,
+    longest: usize,
+) -> Result<Response<Bytes>, FetchError> {
+    let headers = request.headers_mut();
+    headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let answer = async {
+        let (parts, body) = sender
+            .send_request(request.map(Full::new))
+            .await?
+            .into_parts();
+        Ok(Response::from_parts(parts, whole(body, longest).await?))
+    };
+    // The connection future transfers the bytes of the response, and ends no later.
+    tokio::pin!(connection);
+    tokio::pin!(answer);
+    tokio::select! {
+        biased;
+        answer = &mut answer => answer,
+        _ended = &mut connection => answer.await,
+    }
+}
+
+/// Reads a whole body, which may have at most `longest` bytes.
+async fn whole(body: Incoming, longest: usize) -> Result<Bytes, FetchError> {
+    let body = Limited::new(body, longest).collect().await;
+    let body = body.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            FetchError::TooLong(longest)
+        } else {
+            FetchError::Broken(crate::error::chain(&*error))
+        }
+    })?;
+    Ok(body.to_bytes())
+}
+
+/// Reads the CA certificates of a PEM file.
+pub fn roots(path: &Path) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    let read = CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())?;
+    for certificate in read {
+        let certificate = certificate.map_err(|error| error.to_string())?;
+        roots.add(certificate).map_err(|error| error.to_string())?;
+    }
+    if roots.is_empty() {
+        return Err("no certificate found".to_owned());
+    }
+    Ok(roots)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+    use crate::tasks::Tasks;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// Replies to each connection's first request with these bytes, then stays silent.
+    async fn server(tasks: &Tasks, answer: &'static [u8]) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tasks.spawn("server", async move {
+            let mut open = Vec::new();
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = [0; 2048];
+                let length = stream.read(&mut head).await.unwrap();
+                assert!(head[..length].starts_with(b"GET /x HTTP/1.1\r\n"));
+                stream.write_all(answer).await.unwrap();
+                open.push(stream);
+            }
+        });
+        address
+    }
+
+    async fn fetch(
+        answer: &'static [u8],
+        deadline: Duration,
+    ) -> Result<Response<Bytes>, FetchError> {
+        let tasks = Tasks::default();
+        let address = server(&tasks, answer).await;
+        let request = Request::get(format!("http://{address}/x"))
+            .body(())
+            .unwrap();
+        let client = Fetch::new(&Trust::Plain).unwrap();
+        client.send(request, deadline, 16).await
+    }
+
+    #[tokio::test]
+    async fn an_answer_comes_whole_and_redirects_are_answers() {
+        let answer = fetch(
+            b"HTTP/1.1 302 Found\r\nlocation: /y\r\ncontent-length: 2\r\n\r\nok",
+            PATIENCE,
+        );
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.status(), 302);
+        assert_eq!(answer.headers()["location"], "/y");
+        assert_eq!(&answer.body()[..], b"ok");
+    }
+
+    #[tokio::test]
+    async fn a_long_answer_is_cut_and_a_slow_one_given_up() {
+        let long = b"HTTP/1.1 200 OK\r\ncontent-length: 17\r\n\r\n12345678901234567";
+        let error = fetch(long, PATIENCE).await.unwrap_err();
+        assert!(matches!(error, FetchError::TooLong(16)), "{error}");
+        let short = Duration::from_millis(20);
+        // The headers alone are no response either.
+        for slow in [
+            &b""[..],
+            b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n1234",
+        ] {
+            let error = fetch(slow, short).await.unwrap_err();
+            assert!(matches!(error, FetchError::Late(_)), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_an_error_that_says_so() {
+        let unused = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = unused.local_addr().unwrap();
+        drop(unused);
+        let client = Fetch::new(&Trust::Plain).unwrap();
+        let request = Request::get(format!("http://{address}/x"))
+            .body(())
+            .unwrap();
+        let error = client.send(request, PATIENCE, 16).await.unwrap_err();
+        assert!(error.to_string().contains("refused"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn who_speaks_tls_speaks_nothing_else() {
+        let roots = Arc::new(RootCertStore::empty());
+        let client = Fetch::new(&Trust::Roots(roots)).unwrap();
+        let request = Request::get("http://127.0.0.1:1/x").body(()).unwrap();
+        let error = client.send(request, PATIENCE, 16).await.unwrap_err();
+        assert!(matches!(error, FetchError::Exchange(_)), "{error}");
+    }
+}

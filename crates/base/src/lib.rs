@@ -1,0 +1,38 @@
+//! Foundations of all other modules: units, addresses, HTTP grammar, time, tasks, metrics. Knows
+//! nothing of gateways, routes or filters.
+
+pub mod accept;
+#[cfg(feature = "jemalloc")]
+pub mod alloc;
+pub mod breaker;
+pub mod clock;
+pub mod credential;
+pub mod digits;
+pub mod encoding;
+pub mod error;
+pub mod fair_queue;
+pub mod fetch;
+pub mod gateway_headers;
+pub mod geo;
+pub mod host;
+pub mod http;
+pub mod http_date;
+pub mod log_file;
+pub mod loopback;
+pub mod metrics;
+pub mod net;
+pub mod open_headers;
+pub mod origin;
+pub mod out;
+pub mod private_file;
+pub mod query;
+pub mod recent_values;
+pub mod redis;
+pub mod reserved_headers;
+pub mod secret;
+pub mod spelling;
+pub mod target;
+pub mod tasks;
+pub mod units;
+pub mod unix_socket;
+pub mod user_metrics;

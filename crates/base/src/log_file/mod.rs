@@ -1,0 +1,16 @@
+//! Log files that never block the caller: lines go to memory, and a thread writes them to stdout or
+//! to a file that may rotate, be moved, or be full for a while.
+
+mod output;
+mod rotation;
+mod stamp;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use self::{
+    output::Target,
+    rotation::RotationPolicy,
+    stamp::TimestampCache,
+    writer::{LogKind, LogMetrics, WriterHandle, flush, reopen},
+};

@@ -1,0 +1,382 @@
+//! Tests of the log's contents under disk failures, renames and load.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+use super::{
+    LogKind, LogMetrics, RotationPolicy, Target, WriterHandle,
+    writer::{is_open, reopen},
+};
+use crate::{clock::Clock, metrics::Metrics};
+
+const COUNTED: LogKind = LogKind {
+    name: "test log",
+    written: ("edgeway_test_lines_total", "Lines written."),
+    dropped: ("edgeway_test_dropped_total", "Lines lost."),
+    failing: ("edgeway_test_failing", "Files that cannot be written."),
+};
+
+/// Longer than any wait of a passing test.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Held by tests that reopen every log, or that fail if another test does.
+static REOPENING: Mutex<()> = Mutex::new(());
+
+/// A log in its own folder.
+struct Log {
+    folder: tempfile::TempDir,
+    clock: Clock,
+    metrics: Metrics,
+    rotation: RotationPolicy,
+    capacity: usize,
+}
+
+impl Log {
+    fn new() -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            clock: Clock::test(),
+            metrics: Metrics::default(),
+            rotation: RotationPolicy::NEVER,
+            capacity: 8 * 1024 * 1024,
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("access.log")
+    }
+
+    fn user(&self) -> WriterHandle {
+        self.user_of(&Target::File(self.path()))
+    }
+
+    fn user_of(&self, target: &Target) -> WriterHandle {
+        WriterHandle::join_sized(
+            target,
+            self.rotation.clone(),
+            &self.clock,
+            &LogMetrics::new(&self.metrics, &COUNTED),
+            self.capacity,
+            Duration::from_millis(5),
+        )
+    }
+
+    fn count(&self, name: &str) -> u64 {
+        let text = String::from_utf8(self.metrics.text()).unwrap();
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    fn written(&self) -> u64 {
+        self.count("edgeway_test_lines_total")
+    }
+
+    fn dropped(&self) -> u64 {
+        self.count("edgeway_test_dropped_total")
+    }
+
+    fn is_failing(&self) -> bool {
+        self.count("edgeway_test_failing") == 1
+    }
+
+    /// Every line in the folder, in the current file and the archives.
+    fn all_lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for entry in std::fs::read_dir(self.folder.path()).unwrap() {
+            lines.extend(lines_of(&entry.unwrap().path()));
+        }
+        lines
+    }
+}
+
+fn lines_of(path: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(text.is_empty() || text.ends_with('\n'), "a line is cut");
+    text.lines().map(str::to_owned).collect()
+}
+
+fn push(user: &WriterHandle, line: &str) {
+    user.push(|out, _| {
+        out.extend_from_slice(line.as_bytes());
+        out.push(b'\n');
+    });
+}
+
+#[track_caller]
+fn wait_for(what: &str, mut is_true: impl FnMut() -> bool) {
+    let clock = Clock::machine();
+    let end = clock.now() + PATIENCE;
+    while !is_true() {
+        assert!(clock.now() < end, "{what}: not so after {PATIENCE:?}");
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+}
+
+/// Waits for the lines of this log only: other tests' logs may fail on purpose.
+#[track_caller]
+fn wait_written(log: &Log, lines: u64) {
+    wait_for("lines are written", || log.written() >= lines);
+    assert_eq!(log.written(), lines);
+}
+
+#[test]
+fn every_line_of_many_threads_arrives_once_and_whole() {
+    let log = Log::new();
+    let user = Arc::new(log.user());
+    let threads: Vec<_> = (0..8)
+        .map(|thread| {
+            let user = Arc::clone(&user);
+            std::thread::spawn(move || {
+                for line in 0..2000 {
+                    push(
+                        &user,
+                        &format!("{thread} {line} {}", "x".repeat(line % 100)),
+                    );
+                }
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    wait_written(&log, 16_000);
+    let mut lines = lines_of(&log.path());
+    lines.sort();
+    lines.dedup();
+    assert_eq!(lines.len(), 16_000);
+    assert_eq!(log.dropped(), 0);
+}
+
+#[test]
+fn lines_of_one_thread_keep_their_order() {
+    let log = Log::new();
+    let user = log.user();
+    for line in 0..5000 {
+        push(&user, &line.to_string());
+    }
+    wait_written(&log, 5000);
+    let expected: Vec<String> = (0..5000).map(|line| line.to_string()).collect();
+    assert_eq!(lines_of(&log.path()), expected);
+}
+
+#[test]
+fn a_line_after_a_long_silence_wakes_the_writer() {
+    let log = Log::new();
+    let user = log.user();
+    for line in 1..=2 {
+        push(&user, "hello");
+        wait_written(&log, line);
+        wait_for("the writer sleeps", || user.is_asleep());
+    }
+}
+
+#[test]
+fn a_full_buffer_drops_lines_and_counts_them() {
+    let mut log = Log::new();
+    log.capacity = 4096;
+    // Cannot be opened: the path's folder is a file.
+    std::fs::write(log.folder.path().join("file"), "").unwrap();
+    let user = log.user_of(&Target::File(log.folder.path().join("file/access.log")));
+    for _ in 0..1000 {
+        push(&user, &"x".repeat(99));
+    }
+    let dropped = log.dropped();
+    assert!((900..1000).contains(&dropped), "{dropped}");
+    assert_eq!(log.written(), 0);
+    // Pending lines are discarded when the last filter that logs here is gone.
+    drop(user);
+    wait_for("the writer ends", || log.dropped() == 1000);
+}
+
+#[test]
+fn a_full_disk_keeps_requests_going_and_is_followed_by_every_held_line() {
+    let _alone = REOPENING.lock();
+    let log = Log::new();
+    let full = log.folder.path().join("full.log");
+    std::os::unix::fs::symlink("/dev/full", &full).unwrap();
+    let user = log.user_of(&Target::File(full.clone()));
+    for line in 0..100 {
+        push(&user, &line.to_string());
+    }
+    wait_for("the writer fails", || log.is_failing());
+    assert_eq!(log.written(), 0);
+    // Space is available again: the same path leads to a good file.
+    std::fs::remove_file(&full).unwrap();
+    reopen();
+    wait_written(&log, 100);
+    assert_eq!(lines_of(&full).len(), 100);
+    assert_eq!(log.dropped(), 0);
+}
+
+#[test]
+fn a_folder_that_goes_and_comes_back_loses_nothing_since() {
+    let log = Log::new();
+    let folder = log.folder.path().join("logs");
+    std::fs::create_dir(&folder).unwrap();
+    let path = folder.join("access.log");
+    let user = log.user_of(&Target::File(path.clone()));
+    push(&user, "before");
+    wait_written(&log, 1);
+
+    std::fs::remove_dir_all(&folder).unwrap();
+    // The path is checked once a second.
+    log.clock.advance(Duration::from_secs(1));
+    push(&user, "meanwhile");
+    wait_for("the writer fails", || log.is_failing());
+    assert_eq!(log.written(), 1);
+
+    std::fs::create_dir(&folder).unwrap();
+    wait_written(&log, 2);
+    push(&user, "after");
+    wait_written(&log, 3);
+    assert_eq!(lines_of(&path), ["meanwhile", "after"]);
+    wait_for("the failure is over", || !log.is_failing());
+}
+
+#[test]
+fn ten_rotations_by_size_keep_the_newest_and_lose_nothing() {
+    let mut log = Log::new();
+    log.rotation = RotationPolicy {
+        every: None,
+        size: Some(1000),
+        keep: 20,
+    };
+    let user = log.user();
+    // 10 bytes each with its end: 100 to a file, and 10 files are full at the end.
+    for line in 0..1050 {
+        push(&user, &format!("{line:09}"));
+    }
+    wait_written(&log, 1050);
+    let archives = std::fs::read_dir(log.folder.path()).unwrap().count() - 1;
+    assert_eq!(archives, 10);
+    let mut lines = log.all_lines();
+    lines.sort();
+    let expected: Vec<String> = (0..1050).map(|line| format!("{line:09}")).collect();
+    assert_eq!(lines, expected);
+    assert_eq!(lines_of(&log.path()).len(), 50);
+
+    // With a smaller `keep`, surplus archives are deleted at the next rotation.
+    log.rotation = RotationPolicy {
+        every: None,
+        size: Some(1000),
+        keep: 3,
+    };
+    let second = log.user();
+    for line in 1050..1150 {
+        push(&second, &format!("{line:09}"));
+    }
+    wait_written(&log, 1150);
+    let mut names: Vec<_> = std::fs::read_dir(log.folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(
+        names,
+        ["access.log", "access.log.1", "access.log.2", "access.log.3"]
+    );
+}
+
+#[test]
+fn days_turn_while_running_and_across_a_restart() {
+    let mut log = Log::new();
+    log.rotation = RotationPolicy {
+        every: Some(Duration::from_hours(24)),
+        size: None,
+        keep: 7,
+    };
+    // Left behind by an old process.
+    std::fs::write(log.path(), "old\n").unwrap();
+    let old = std::time::UNIX_EPOCH + Duration::from_hours(24);
+    let file = std::fs::File::options()
+        .write(true)
+        .open(log.path())
+        .unwrap();
+    file.set_modified(old).unwrap();
+
+    let user = log.user();
+    for day in 0..9 {
+        push(&user, &format!("day {day}"));
+        wait_written(&log, day + 1);
+        log.clock.advance(Duration::from_hours(24));
+    }
+    assert_eq!(lines_of(&log.path()), ["day 8"]);
+    let archive = |number: u32| {
+        let path = log.folder.path().join(format!("access.log.{number}"));
+        lines_of(&path)
+    };
+    assert_eq!(archive(1), ["day 7"]);
+    assert_eq!(archive(7), ["day 1"]);
+    assert_eq!(archive(8), Vec::<String>::new());
+}
+
+#[test]
+fn a_file_moved_away_is_followed_by_a_new_one() {
+    let _alone = REOPENING.lock();
+    let log = Log::new();
+    let user = log.user();
+    let moved = log.folder.path().join("moved.log");
+    push(&user, "one");
+    wait_written(&log, 1);
+
+    std::fs::rename(log.path(), &moved).unwrap();
+    push(&user, "two");
+    wait_written(&log, 2);
+    reopen();
+    wait_for("the new file is there", || log.path().exists());
+    push(&user, "three");
+    wait_written(&log, 3);
+    assert_eq!(lines_of(&moved), ["one", "two"]);
+    assert_eq!(lines_of(&log.path()), ["three"]);
+
+    // Without a signal, the move is noticed within a second.
+    std::fs::rename(log.path(), &moved).unwrap();
+    log.clock.advance(Duration::from_secs(1));
+    push(&user, "four");
+    wait_written(&log, 4);
+    assert_eq!(lines_of(&moved), ["three"]);
+    assert_eq!(lines_of(&log.path()), ["four"]);
+}
+
+#[test]
+fn one_file_has_one_writer_that_ends_with_its_last_filter() {
+    let log = Log::new();
+    let (first, second) = (log.user(), log.user());
+    assert!(first.shares_with(&second));
+    push(&first, "one");
+    drop(first);
+    push(&second, "two");
+    drop(second);
+    wait_written(&log, 2);
+    wait_for("the writer ends", || !is_open(&log.path()));
+    let third = log.user();
+    push(&third, "three");
+    wait_written(&log, 3);
+    assert_eq!(lines_of(&log.path()), ["one", "two", "three"]);
+}
+
+#[test]
+fn a_flush_waits_for_what_was_logged_before_it() {
+    let log = Log::new();
+    let user = log.user();
+    for round in 1..=20 {
+        push(&user, "line");
+        assert!(user.flush(PATIENCE));
+        assert_eq!(lines_of(&log.path()).len(), round);
+    }
+}
+
+#[test]
+fn a_flush_of_a_broken_target_ends_at_its_deadline() {
+    let log = Log::new();
+    let user = log.user_of(&Target::File("/dev/full".into()));
+    push(&user, "line");
+    assert!(!user.flush(Duration::from_millis(50)));
+    drop(user);
+    wait_for("the line is given up", || log.dropped() == 1);
+}

@@ -1,0 +1,342 @@
+//! Rendering of problems as a report for people, as lines for tools, and as JSON.
+
+use std::fmt;
+
+use miette::{
+    GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteError, MietteSpanContents,
+    SourceCode, SourceSpan, SpanContents,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Diagnostic, Diagnostics, Place, Severity, mask::Mask};
+use crate::source::{Location, Sources};
+
+/// Output format of problems.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// A report with excerpts of the file and a caret below the place.
+    Graphical { colour: bool },
+    /// A line for each problem: `conf/x.yaml:12:5: error: …`.
+    Lines,
+    /// An array with an object for each problem.
+    Json,
+}
+
+impl Severity {
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        }
+    }
+}
+
+impl Diagnostics {
+    /// Returns all problems in the order of their places, main file first.
+    pub fn sorted(&self) -> Vec<&Diagnostic> {
+        let mut sorted: Vec<_> = self.list().iter().collect();
+        sorted.sort_by_key(|d| (d.place.file, d.place.start, d.severity));
+        sorted
+    }
+
+    /// Counts problems: `3 errors, 1 warning`; `None` if there are none.
+    pub fn summary(&self) -> Option<String> {
+        let count = |severity: Severity| {
+            let count = self
+                .list()
+                .iter()
+                .filter(|d| d.severity == severity)
+                .count();
+            let plural = if count == 1 { "" } else { "s" };
+            (count > 0).then(|| format!("{count} {}{plural}", severity.word()))
+        };
+        match (count(Severity::Error), count(Severity::Warning)) {
+            (Some(errors), Some(warnings)) => Some(format!("{errors}, {warnings}")),
+            (one, None) | (None, one) => one,
+        }
+    }
+
+    /// Renders all problems, with a summary line for people; empty if there are none.
+    pub fn render(&self, sources: &Sources, style: Style) -> String {
+        let mask = Mask::of(sources, &self.hidden);
+        let sorted = self.sorted().into_iter().map(|one| mask.diagnostic(one));
+        let mut out = String::new();
+        match style {
+            Style::Graphical { colour } => {
+                for problem in sorted {
+                    out.push_str(&graphical(&problem, sources, &mask.shown, colour));
+                    out.push('\n');
+                }
+                if let Some(summary) = self.summary() {
+                    out.push_str(&summary);
+                    out.push('\n');
+                }
+            }
+            Style::Lines => {
+                for problem in sorted {
+                    out.push_str(&problem.plain_line(sources));
+                    out.push('\n');
+                }
+            }
+            Style::Json => {
+                out = serde_json::to_string_pretty(&self.problems(sources)).expect("plain data");
+                out.push('\n');
+            }
+        }
+        out
+    }
+}
+
+impl Diagnostics {
+    /// Returns all problems as plain data, in the order of their places.
+    pub fn problems(&self, sources: &Sources) -> Vec<Problem> {
+        let mask = Mask::of(sources, &self.hidden);
+        self.sorted()
+            .into_iter()
+            .map(|problem| Problem::new(&mask.diagnostic(problem), sources))
+            .collect()
+    }
+}
+
+/// A problem as plain data, for programs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// `error` or `warning`.
+    pub severity: String,
+    pub code: String,
+    pub file: String,
+    pub line: usize,
+    pub column: usize,
+    pub end_line: usize,
+    pub end_column: usize,
+    pub message: String,
+    pub help: Option<String>,
+    pub related: Vec<Related>,
+}
+
+/// A place related to a problem.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Related {
+    pub file: String,
+    pub line: usize,
+    pub column: usize,
+    pub message: String,
+}
+
+impl Problem {
+    fn new(problem: &Diagnostic, sources: &Sources) -> Self {
+        let at = sources.locate(problem.place);
+        let related = problem.related.iter().map(|(place, text)| {
+            let at = sources.locate(*place);
+            Related {
+                file: at.file,
+                line: at.line,
+                column: at.column,
+                message: text.clone(),
+            }
+        });
+        Self {
+            severity: problem.severity.word().to_owned(),
+            code: problem.code.to_owned(),
+            file: at.file,
+            line: at.line,
+            column: at.column,
+            end_line: at.end_line,
+            end_column: at.end_column,
+            message: problem.message.clone(),
+            help: problem.help.clone(),
+            related: related.collect(),
+        }
+    }
+}
+
+impl Diagnostic {
+    /// Formats `conf/x.yaml:12:5: error: …; help: …`, on one line.
+    pub fn line(&self, sources: &Sources) -> String {
+        let mask = Mask::of(sources, &[]);
+        mask.diagnostic(self).plain_line(sources)
+    }
+
+    fn plain_line(&self, sources: &Sources) -> String {
+        let Location {
+            file, line, column, ..
+        } = sources.locate(self.place);
+        let mut text = format!(
+            "{file}:{line}:{column}: {}: {}",
+            self.severity.word(),
+            self.message
+        );
+        if let Some(help) = &self.help {
+            text.push_str("; help: ");
+            text.push_str(help);
+        }
+        text.replace(['\r', '\n'], " ")
+    }
+}
+
+/// Renders a report; excerpts come from `shown`, whose texts are masked.
+fn graphical(problem: &Diagnostic, sources: &Sources, shown: &Sources, colour: bool) -> String {
+    let at = sources.locate(problem.place);
+    let severity = match (colour, problem.severity) {
+        (false, severity) => severity.word().to_owned(),
+        (true, Severity::Error) => "\u{1b}[1;31merror\u{1b}[0m".to_owned(),
+        (true, Severity::Warning) => "\u{1b}[1;33mwarning\u{1b}[0m".to_owned(),
+    };
+    // Editors and terminals turn this line into a link.
+    let mut out = format!(
+        "{}:{}:{}: {severity}: {} [{}]\n",
+        at.file, at.line, at.column, problem.message, problem.code
+    );
+    let theme = if colour {
+        GraphicalTheme::unicode()
+    } else {
+        GraphicalTheme::unicode_nocolor()
+    };
+    let handler = GraphicalReportHandler::new_themed(theme)
+        .with_width(100)
+        .with_wrap_lines(false)
+        .with_context_lines(1)
+        .with_links(false);
+    let report = Report::of(problem, shown);
+    snippet(&mut out, &handler, &report);
+    for other in &report.elsewhere {
+        snippet(&mut out, &handler, other);
+    }
+    out
+}
+
+fn snippet(out: &mut String, handler: &GraphicalReportHandler, report: &Report<'_>) {
+    let mut text = String::new();
+    if handler.render_report(&mut text, report).is_err() {
+        return;
+    }
+    // The first line is the message, which is printed above already.
+    for line in text.lines().skip(1) {
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+}
+
+/// A problem in miette's form.
+struct Report<'a> {
+    problem: Option<&'a Diagnostic>,
+    text: Text<'a>,
+    labels: Vec<LabeledSpan>,
+    /// Related places in other files.
+    elsewhere: Vec<Report<'a>>,
+    message: &'a str,
+}
+
+impl<'a> Report<'a> {
+    fn of(problem: &'a Diagnostic, sources: &'a Sources) -> Self {
+        let place = problem.place;
+        let mut report = Self::at(place, &problem.message, None, sources);
+        report.problem = Some(problem);
+        for (other, text) in &problem.related {
+            if other.file == place.file {
+                let span = first_line(report.text.text, *other);
+                report
+                    .labels
+                    .push(LabeledSpan::new_with_span(Some(text.clone()), span));
+            } else {
+                report
+                    .elsewhere
+                    .push(Self::at(*other, text, Some(text), sources));
+            }
+        }
+        report
+    }
+
+    fn at(place: Place, message: &'a str, label: Option<&str>, sources: &'a Sources) -> Self {
+        let text = sources.text(place.file);
+        let span = first_line(text, place);
+        Self {
+            problem: None,
+            text: Text {
+                name: sources.locate(place).file,
+                text,
+            },
+            labels: vec![LabeledSpan::new_primary_with_span(
+                label.map(str::to_owned),
+                span,
+            )],
+            elsewhere: Vec::new(),
+            message,
+        }
+    }
+}
+
+/// Returns the part of a place on its first line: a mapping of fifty lines needs no fifty carets.
+fn first_line(text: &str, place: Place) -> SourceSpan {
+    let start = (place.start as usize).min(text.len());
+    let end = (place.end as usize).clamp(start, text.len());
+    let covered = text.get(start..end).unwrap_or_default();
+    let len = covered.lines().next().unwrap_or_default().trim_end().len();
+    (start, len).into()
+}
+
+impl fmt::Debug for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.message)
+    }
+}
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A single line, because it is removed again.
+        f.write_str(&self.message.replace('\n', " "))
+    }
+}
+
+impl std::error::Error for Report<'_> {}
+
+impl miette::Diagnostic for Report<'_> {
+    fn severity(&self) -> Option<miette::Severity> {
+        Some(match self.problem.map(|p| p.severity) {
+            Some(Severity::Error) => miette::Severity::Error,
+            Some(Severity::Warning) => miette::Severity::Warning,
+            None => miette::Severity::Advice,
+        })
+    }
+
+    fn help<'b>(&'b self) -> Option<Box<dyn fmt::Display + 'b>> {
+        let help = self.problem?.help.as_deref()?;
+        Some(Box::new(help))
+    }
+
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        // A file that could not be read has no excerpt.
+        (!self.text.text.is_empty()).then_some(&self.text as &dyn SourceCode)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        (!self.text.text.is_empty())
+            .then(|| Box::new(self.labels.iter().cloned()) as Box<dyn Iterator<Item = _>>)
+    }
+}
+
+/// A file whose columns count characters; miette's own count bytes.
+struct Text<'a> {
+    name: String,
+    text: &'a str,
+}
+
+impl SourceCode for Text<'_> {
+    fn read_span<'b>(
+        &'b self,
+        span: &SourceSpan,
+        before: usize,
+        after: usize,
+    ) -> Result<Box<dyn SpanContents<'b> + 'b>, MietteError> {
+        let contents = self.text.read_span(span, before, after)?;
+        let (_, column) = crate::source::position(self.text, contents.span().offset());
+        Ok(Box::new(MietteSpanContents::new_named(
+            self.name.clone(),
+            contents.data(),
+            *contents.span(),
+            contents.line(),
+            column - 1,
+            contents.line_count(),
+        )))
+    }
+}

@@ -1,0 +1,287 @@
+//! Conversion of a tree to a `File`, section by section, so that a mistake in one hides none in
+//! another.
+
+use std::sync::Arc;
+
+use super::{
+    AdminConfig, File, Key, ListenerConfig, Node, RouteConfig, RouteNode, Spanned, UpstreamConfig,
+};
+use crate::{
+    diagnostic::{Diagnostic, Diagnostics, Place, suggest},
+    tree::{Value, read},
+};
+
+/// Top-level keys of the file.
+const KEYS: &[&str] = &[
+    "listeners",
+    "admin",
+    "trusted_proxies",
+    "upstreams",
+    "defaults",
+    "routes",
+    "access_log",
+    "audit_log",
+    "flood_guard",
+    "geo",
+    "acme",
+    "redis",
+    "rate_limits",
+    "cache",
+    "profiles",
+    "drain",
+    "watch",
+    "merge_slashes",
+    "include",
+];
+
+/// Keys of a route, besides the names of filters.
+pub const ROUTE_KEYS: &[&str] = &[
+    "match",
+    "name",
+    "upstream",
+    "redirect",
+    "respond",
+    "rewrite",
+    "websocket",
+    "pass_headers",
+    "spelling",
+];
+
+type Entry = (Key, Node);
+
+impl File {
+    /// Reads a whole configuration; `filters` are the names of all filters.
+    ///
+    /// `None` if there was any error, all of which are in `diagnostics`.
+    pub fn read(node: &Node, filters: &[&str], diagnostics: &mut Diagnostics) -> Option<Self> {
+        let mut reader = Sections {
+            node,
+            filters,
+            found: Diagnostics::default(),
+        };
+        let file = reader.file();
+        let is_right = !reader.found.has_errors();
+        diagnostics.extend(reader.found);
+        file.filter(|_| is_right)
+    }
+}
+
+struct Sections<'a> {
+    node: &'a Node,
+    filters: &'a [&'a str],
+    found: Diagnostics,
+}
+
+impl Sections<'_> {
+    fn file(&mut self) -> Option<File> {
+        let Value::Map(entries) = &self.node.value else {
+            let message = format!(
+                "expected a mapping with `listeners` and `routes`, found {}",
+                self.node.kind()
+            );
+            self.found.push(
+                Diagnostic::error("edgeway::config::wrong_type", self.node.place, message)
+                    .help("see `conf/edgeway.yaml` for the smallest useful file"),
+            );
+            return None;
+        };
+        for (key, _) in entries {
+            self.known(key, KEYS, &[], self.node);
+        }
+        Some(File {
+            listeners: self.listeners(),
+            admin: self.section::<AdminConfig>("admin").unwrap_or_default(),
+            trusted_proxies: self.section("trusted_proxies").unwrap_or_default(),
+            upstreams: self.upstreams(),
+            defaults: self.defaults(),
+            routes: self.routes(),
+            access_log: self.node.entry("access_log").cloned(),
+            acme: self.section("acme"),
+            audit_log: self.section("audit_log"),
+            redis: self.section("redis"),
+            flood_guard: self.section("flood_guard"),
+            geo: self.section("geo"),
+            cache: self.section("cache"),
+            profiles: self.mapping("profiles"),
+            tree: Arc::new(self.node.clone()),
+            rate_limits: self.mapping("rate_limits"),
+            drain: self.section("drain").unwrap_or_default(),
+            watch: self.section("watch"),
+            merge_slashes: self.section("merge_slashes"),
+        })
+    }
+
+    /// Reads a section that may be absent, or empty because all of it is commented out.
+    fn section<T: serde::de::DeserializeOwned>(&mut self, key: &str) -> Option<T> {
+        let node = self.node.get(key)?;
+        match node.value {
+            Value::Null => None,
+            _ => read(node, &mut self.found),
+        }
+    }
+
+    fn listeners(&mut self) -> Vec<Spanned<ListenerConfig>> {
+        let example = "add `listeners: [{ address: \"127.0.0.1:8080\" }]`";
+        self.required("listeners", "a listener", example)
+            .iter()
+            .filter_map(|node| read(node, &mut self.found))
+            .collect()
+    }
+
+    fn upstreams(&mut self) -> Vec<(Key, Spanned<UpstreamConfig>)> {
+        self.mapping("upstreams")
+            .into_iter()
+            .filter_map(|(key, node)| Some((key, read(&node, &mut self.found)?)))
+            .collect()
+    }
+
+    fn defaults(&mut self) -> Vec<Entry> {
+        let entries = self.mapping("defaults");
+        let filters = self.filters;
+        if let Some(level) = self.node.get("defaults") {
+            for (key, _) in &entries {
+                self.known(key, &[], filters, level);
+            }
+        }
+        entries
+    }
+
+    fn routes(&mut self) -> Vec<RouteNode> {
+        let example = "add `routes: [{ match: { path: /* }, upstream: NAME }]`";
+        self.required("routes", "a route", example)
+            .iter()
+            .filter_map(|node| self.route(node))
+            .collect()
+    }
+
+    /// Separates the keys of a route from its filters and reads the keys.
+    fn route(&mut self, node: &Node) -> Option<RouteNode> {
+        let Value::Map(entries) = &node.value else {
+            // The reader reports the wrong type.
+            let _none = read::<RouteConfig>(node, &mut self.found);
+            return None;
+        };
+        let (mut keys, mut filters) = (Vec::new(), Vec::new());
+        for (key, value) in entries {
+            if self.filters.contains(&key.name.as_str()) {
+                filters.push((key.clone(), value.clone()));
+            } else if ROUTE_KEYS.contains(&key.name.as_str()) {
+                keys.push((key.clone(), value.clone()));
+            } else if let Some(meant) = self.known(key, ROUTE_KEYS, self.filters, node)
+                && ROUTE_KEYS.contains(&meant.as_str())
+            {
+                // Reported. Its value is read under the right name, to find problems in it as well.
+                let (name, place) = (meant, key.place);
+                keys.push((Key { name, place }, value.clone()));
+            }
+        }
+        let keys = Node {
+            place: node.place,
+            value: Value::Map(keys),
+        };
+        Some(RouteNode {
+            place: node.place,
+            config: read(&keys, &mut self.found)?,
+            filters,
+        })
+    }
+
+    /// Reports an unknown key; returns the key that was probably meant.
+    fn known(
+        &mut self,
+        key: &Key,
+        keys: &[&str],
+        filters: &[&str],
+        level: &Node,
+    ) -> Option<String> {
+        let name = key.name.as_str();
+        if keys.contains(&name) || filters.contains(&name) {
+            return None;
+        }
+        let absent = || {
+            keys.iter()
+                .chain(filters)
+                .copied()
+                .filter(|known| level.get(known).is_none())
+        };
+        self.found.push(
+            Diagnostic::error(
+                "edgeway::config::unknown_key",
+                key.place,
+                format!("unknown key `{name}`"),
+            )
+            .help(suggest(name, absent(), "the keys left to use here are")),
+        );
+        crate::diagnostic::closest(name, absent()).map(str::to_owned)
+    }
+
+    /// Returns the items of a list that must not be empty.
+    fn required(&mut self, key: &str, what: &str, example: &str) -> Vec<Node> {
+        let (place, found) = match self.node.entry(key) {
+            Some((
+                _,
+                Node {
+                    value: Value::List(items),
+                    ..
+                },
+            )) if !items.is_empty() => {
+                return items.clone();
+            }
+            Some((
+                key,
+                Node {
+                    value: Value::Null | Value::List(_),
+                    ..
+                },
+            )) => (
+                key.place,
+                format!("`{}` is empty: {what} is needed", key.name),
+            ),
+            Some((_, node)) => (
+                node.place,
+                format!("expected a list, found {}", node.kind()),
+            ),
+            None => (
+                beginning(self.node),
+                format!("`{key}` is missing: {what} is needed"),
+            ),
+        };
+        let code = match self.node.entry(key) {
+            None => "edgeway::config::missing_key",
+            Some(_) => "edgeway::config::wrong_type",
+        };
+        self.found
+            .push(Diagnostic::error(code, place, found).help(example));
+        Vec::new()
+    }
+
+    /// Returns the entries of a section of names.
+    fn mapping(&mut self, key: &str) -> Vec<Entry> {
+        let Some(node) = self.node.get(key) else {
+            return Vec::new();
+        };
+        match &node.value {
+            Value::Map(entries) => entries.clone(),
+            Value::Null => Vec::new(),
+            _ => {
+                self.found.push(
+                    Diagnostic::error(
+                        "edgeway::config::wrong_type",
+                        node.place,
+                        format!("expected a mapping, found {}", node.kind()),
+                    )
+                    .help(format!("write `{key}:` and below it one `name: …` each")),
+                );
+                Vec::new()
+            }
+        }
+    }
+}
+
+/// Returns a file's first character, as the place of a missing section.
+fn beginning(node: &Node) -> Place {
+    Place {
+        end: node.place.end.min(node.place.start + 1),
+        ..node.place
+    }
+}

@@ -1,0 +1,362 @@
+//! The `listeners:` section and `acme:` as written.
+
+use std::path::PathBuf;
+
+use schemars::{JsonSchema, Schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::json;
+
+use super::{OneOrMany, Spanned, shorthand::at_least_one};
+use crate::{
+    base::units::{ByteSize, Span},
+    tree::short::{self, Short, read_short},
+};
+
+/// An address at which clients connect.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListenerConfig {
+    /// `127.0.0.1:8080`, `[::1]:8080`, `:8080` (all addresses) or `unix:/run/edgeway/http.sock`.
+    pub address: Spanned<String>,
+    /// The name in metrics and logs; the address if absent.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Permissions of a unix socket, in octal: `"0660"`.
+    #[serde(default)]
+    pub mode: Option<Spanned<String>>,
+    /// Enables TLS: certificates, versions, client certificates.
+    #[serde(default)]
+    pub tls: Option<Spanned<TlsConfig>>,
+    /// Redirects clients to HTTPS: `https`, or a mapping.
+    #[serde(default)]
+    pub redirect: Option<Spanned<ToHttpsConfig>>,
+    /// Takes the client's address from the PROXY protocol (v1 and v2), which then must begin each
+    /// connection: a list of the networks that may send it, or a mapping.
+    #[serde(default)]
+    pub proxy_protocol: Option<Spanned<ProxyProtocolConfig>>,
+    /// HTTP/2: over TLS by ALPN, without TLS only where `cleartext` is set.
+    #[serde(default)]
+    pub http2: Http2Config,
+    /// Limits on the clients' use of resources.
+    #[serde(default)]
+    pub limits: Spanned<LimitsConfig>,
+    /// Header names with an underscore, which some apps treat as a hyphen: `drop` removes the
+    /// header (as nginx does), `refuse` responds with 400, `allow` passes it on.
+    #[serde(default)]
+    pub underscores: UnderscoresConfig,
+}
+
+/// TLS of a listener. Versions 1.2 and 1.3, ECDHE with AEAD ciphers only.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// `{ cert: site.pem, key: site.key }` or `{ dir: tls/ }`, or a list of them. The names that a
+    /// certificate is for are read from it. Files are watched, and reloaded when they change.
+    #[serde(default, skip_serializing_if = "OneOrMany::is_empty")]
+    pub certificates: OneOrMany<Spanned<CertificateConfig>>,
+    /// Names to get certificates for by ACME; the account is configured under `acme:`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub acme: Vec<Spanned<String>>,
+    /// Response to a client that requests a name without a certificate: the `default` certificate
+    /// (the first one), or `refuse` ends the handshake.
+    #[serde(default)]
+    pub unknown_names: UnknownNamesConfig,
+    /// Lowest TLS version: `"1.2"` or `"1.3"`.
+    #[serde(default)]
+    pub min_version: MinVersionConfig,
+    /// Requests a client certificate issued by the CA in this PEM file.
+    #[serde(default)]
+    pub client_ca: Option<Spanned<PathBuf>>,
+    /// Requirement of a client certificate: `required` or `optional`.
+    #[serde(default)]
+    pub client_certificate: Option<Spanned<ClientCertificateConfig>>,
+    /// Time limit of a handshake.
+    #[serde(default = "five_seconds")]
+    pub handshake_timeout: Span,
+}
+
+fn five_seconds() -> Span {
+    Span::secs(5)
+}
+
+/// Certificates from files.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CertificateConfig {
+    /// The chain, leaf first, in PEM.
+    pub cert: Option<Spanned<PathBuf>>,
+    /// Its private key, in PEM.
+    pub key: Option<Spanned<PathBuf>>,
+    /// A stapled OCSP response in DER, kept fresh by other means.
+    pub ocsp: Option<Spanned<PathBuf>>,
+    /// A folder with pairs `NAME.pem` (or `.crt`) and `NAME.key`, and optionally `NAME.ocsp`; or
+    /// with folders in certbot's layout (`NAME/fullchain.pem` and `NAME/privkey.pem`).
+    pub dir: Option<Spanned<PathBuf>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownNamesConfig {
+    #[default]
+    Default,
+    Refuse,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum MinVersionConfig {
+    #[default]
+    #[serde(rename = "1.2")]
+    Tls12,
+    #[serde(rename = "1.3")]
+    Tls13,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientCertificateConfig {
+    Required,
+    Optional,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum UnderscoresConfig {
+    #[default]
+    Drop,
+    Refuse,
+    Allow,
+}
+
+/// Redirects clients from HTTP to HTTPS with 308: `https`, or a mapping. ACME challenges, the
+/// health paths of upstreams, `/healthz` and `/readyz` are served nevertheless.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = or_https)]
+pub struct ToHttpsConfig {
+    /// The port in the browser's address bar. If absent: that of a listener with `tls`, 443 if one
+    /// has it or none has TLS.
+    pub port: Option<u16>,
+    /// Paths that are served without TLS: `/exact` or `/prefix/*`.
+    pub except: Vec<Spanned<String>>,
+}
+
+/// PROXY protocol: a list of networks, or a mapping.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields)]
+#[schemars(transform = or_a_list_of_networks)]
+pub struct ProxyProtocolConfig {
+    /// The networks that may send it; connections from others are closed. On a unix socket the mode
+    /// decides about access, and this may be empty.
+    pub from: Vec<Spanned<String>>,
+    /// Time limit for receiving its header.
+    #[serde(default = "three_seconds")]
+    pub timeout: Span,
+}
+
+fn three_seconds() -> Span {
+    Span::secs(3)
+}
+
+/// HTTP/2 to clients.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http2Config {
+    /// Off with `enabled: false`.
+    pub enabled: bool,
+    /// Accepts HTTP/2 without TLS from clients with prior knowledge.
+    pub cleartext: bool,
+    /// Concurrent streams on one connection.
+    #[serde(deserialize_with = "at_least_one")]
+    #[schemars(range(min = 1))]
+    pub concurrent_streams: u32,
+    /// Streams that a client may reset within 10 s.
+    pub resets: u32,
+    /// PING frames that a client may send within 10 s.
+    pub pings: u32,
+    /// SETTINGS frames that a client may send within 10 s.
+    pub settings: u32,
+    /// Total streams on one connection, after which the client must open another one.
+    #[serde(deserialize_with = "at_least_one")]
+    #[schemars(range(min = 1))]
+    pub streams: u32,
+    /// Maximum age of a connection; streams in flight may finish.
+    pub max_age: Span,
+}
+
+impl Default for Http2Config {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            cleartext: false,
+            concurrent_streams: 128,
+            resets: 200,
+            pings: 100,
+            settings: 50,
+            // More than a browser ever needs, and few enough that memory is freed eventually.
+            streams: 10_000,
+            max_age: Span::secs(3600),
+        }
+    }
+}
+
+/// Resource limits for the clients of a listener, individually and in total.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// Concurrent connections. If absent: three eighths of the files that the process may open,
+    /// shared by all listeners without this key.
+    pub connections: Option<u32>,
+    /// Concurrent connections from one address (IPv6: from one /64); no limit if absent.
+    pub connections_per_ip: Option<u32>,
+    /// Concurrent connections from one network (IPv4 /24, IPv6 /48); no limit if absent.
+    pub connections_per_network: Option<u32>,
+    /// Requests on one HTTP/1 connection before it is closed (nginx: `keepalive_requests`).
+    #[serde(deserialize_with = "at_least_one")]
+    #[schemars(range(min = 1))]
+    pub requests_per_connection: u32,
+    /// Time from a request's first byte (or the start of the connection) to the end of its header
+    /// section.
+    pub header_timeout: Span,
+    /// Time between two requests.
+    pub idle_timeout: Span,
+    /// Minimum rate of a request body in bytes per second; 0 for no limit. Only time spent waiting
+    /// for the client counts.
+    pub body_rate: ByteSize,
+    /// Time for which a body may be slower than `body_rate` before it ends with 408.
+    pub body_grace: Span,
+    /// Time for which a client may read nothing of a pending response.
+    pub send_timeout: Span,
+    /// Maximum length of the request line; longer ones get 414.
+    pub request_line: ByteSize,
+    /// Maximum length of the header section, request line included; longer ones get 431.
+    pub headers: ByteSize,
+    /// Maximum number of headers; a request with more gets 431.
+    #[serde(deserialize_with = "at_least_one")]
+    #[schemars(range(min = 1, max = 200))]
+    pub header_count: u32,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            connections: None,
+            connections_per_ip: None,
+            connections_per_network: None,
+            requests_per_connection: 1000,
+            header_timeout: Span::secs(10),
+            idle_timeout: Span::secs(60),
+            body_rate: ByteSize(1024),
+            body_grace: Span::secs(10),
+            send_timeout: Span::secs(60),
+            request_line: ByteSize(8 * 1024),
+            headers: ByteSize(32 * 1024),
+            header_count: 128,
+        }
+    }
+}
+
+/// The ACME account used to obtain certificates.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AcmeConfig {
+    /// Contact address for the CA.
+    #[serde(default)]
+    pub email: Option<Spanned<String>>,
+    /// `letsencrypt`, `letsencrypt-staging`, or the URL of an ACME directory.
+    #[serde(default)]
+    pub directory: Option<Spanned<String>>,
+    /// A PEM file with the CA that issued the directory's own certificate, for private directories.
+    #[serde(default)]
+    pub ca: Option<Spanned<PathBuf>>,
+    /// Folder for account and certificates, readable by this process only.
+    pub folder: Spanned<PathBuf>,
+    /// If several gateways share the names: the address (`10.0.0.5:80`) of the gateway that
+    /// requests certificates. The others forward challenges to it, read the folder, which is shared
+    /// or copied to them, and do not contact the CA. If absent, this gateway requests them.
+    #[serde(default)]
+    pub issuer: Option<Spanned<String>>,
+    /// `http-01` or `tls-alpn-01`; if absent the first that a listener can serve, `tls-alpn-01`
+    /// before `http-01`.
+    #[serde(default)]
+    pub challenge: Option<Spanned<ChallengeConfig>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum ChallengeConfig {
+    #[serde(rename = "http-01")]
+    Http01,
+    #[serde(rename = "tls-alpn-01")]
+    TlsAlpn01,
+}
+
+/// Implements reading with [`Short`], and writing with the derived implementation.
+macro_rules! short {
+    ($($type:ty),*) => {$(
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                read_short(d)
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                // Calls the inherent method that `#[serde(remote = "Self")]` generated.
+                Self::serialize(self, s)
+            }
+        }
+    )*};
+}
+
+short!(ToHttpsConfig, ProxyProtocolConfig);
+
+impl Short for ToHttpsConfig {
+    const WHAT: &'static str = "`https`, or a mapping such as `{ port: 8443 }`";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn text(text: &str) -> Option<Result<Self, String>> {
+        Some(match text {
+            "https" => Ok(Self::default()),
+            _ => Err(format!(
+                "a listener redirects to `https` only, found `{text}`\nhelp: write `redirect: https`; for other redirects write a route with `redirect:`"
+            )),
+        })
+    }
+}
+
+impl Short for ProxyProtocolConfig {
+    const WHAT: &'static str =
+        "a list of networks such as `[10.0.0.0/8]`, or a mapping such as `{ from: [10.0.0.0/8] }`";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn text(text: &str) -> Option<Result<Self, String>> {
+        Some(Err(format!(
+            "expected a list of networks, found `{text}`\nhelp: write `[{text}]`"
+        )))
+    }
+
+    const TAKES_LIST: bool = true;
+
+    fn list(from: Vec<Spanned<String>>) -> Option<Result<Self, String>> {
+        Some(Ok(Self {
+            from,
+            timeout: three_seconds(),
+        }))
+    }
+}
+
+fn or_https(schema: &mut Schema) {
+    short::or(schema, json!({ "const": "https" }));
+}
+
+fn or_a_list_of_networks(schema: &mut Schema) {
+    short::or(
+        schema,
+        json!({ "type": "array", "items": { "type": "string" }, "minItems": 1 }),
+    );
+}

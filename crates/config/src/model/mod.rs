@@ -1,0 +1,162 @@
+//! The sections of the YAML as written. Filters stay raw nodes, which their own slices read.
+
+mod admin;
+mod cache;
+mod file;
+mod flood_guard;
+mod geo;
+mod listener;
+mod redis;
+mod route;
+mod shorthand;
+#[cfg(test)]
+mod tests;
+mod upstream;
+
+use std::{sync::Arc, time::Duration};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    admin::{AdminConfig, AuditLogConfig},
+    cache::{
+        CacheConfig, DiskConfig, FanOutConfig, ProfileCacheConfig, ProfileConfig,
+        ProfileRouteConfig, PurgeConfig, PurgeLinkLost, SharedConfig, SharedPlace,
+    },
+    file::ROUTE_KEYS,
+    flood_guard::{BanConfig, FloodChallengeConfig, FloodGuardConfig},
+    geo::GeoConfig,
+    listener::{
+        AcmeConfig, CertificateConfig, ChallengeConfig, ClientCertificateConfig, Http2Config,
+        LimitsConfig, ListenerConfig, MinVersionConfig, ProxyProtocolConfig, TlsConfig,
+        ToHttpsConfig, UnderscoresConfig, UnknownNamesConfig,
+    },
+    redis::{RedisConfig, RedisMode, RedisTlsConfig, RedisUrl, SentinelConfig},
+    route::{
+        MaintenanceConfig, MatchConfig, RedirectConfig, RespondConfig, RewriteConfig, RouteConfig,
+        SpellingConfig, WebsocketConfig,
+    },
+    upstream::{
+        App, BackendConfig, BackendTarget, EjectConfig, HealthConfig, InFlightConfig, PoolConfig,
+        ProtocolConfig, RetryConfig, RetryOn, ScaleConfig, ScaleManager, StatusSet, StickyConfig,
+        TimeoutsConfig, UpstreamConfig, UpstreamTlsConfig,
+    },
+};
+pub use super::tree::OneOrMany;
+use super::tree::{Key, Node, Spanned, short};
+use crate::base::units::Span;
+
+/// A whole configuration as written.
+#[derive(Clone, Debug)]
+pub struct File {
+    pub listeners: Vec<Spanned<ListenerConfig>>,
+    pub admin: AdminConfig,
+    pub trusted_proxies: Vec<Spanned<String>>,
+    pub upstreams: Vec<(Key, Spanned<UpstreamConfig>)>,
+    /// Filters of every route that does not override them.
+    pub defaults: Vec<(Key, Node)>,
+    pub routes: Vec<RouteNode>,
+    /// Raw node, read by the `access_log` slice.
+    pub access_log: Option<(Key, Node)>,
+    pub acme: Option<Spanned<AcmeConfig>>,
+    /// Raw nodes, read by the limits.
+    pub rate_limits: Vec<(Key, Node)>,
+    pub audit_log: Option<AuditLogConfig>,
+    pub redis: Option<Spanned<RedisConfig>>,
+    pub flood_guard: Option<Spanned<FloodGuardConfig>>,
+    pub geo: Option<Spanned<GeoConfig>>,
+    pub cache: Option<Spanned<CacheConfig>>,
+    /// Raw nodes, from which the overlays are built.
+    pub profiles: Vec<(Key, Node)>,
+    /// The whole tree as read, for comparison with another file.
+    pub tree: Arc<Node>,
+    pub drain: Spanned<DrainConfig>,
+    pub watch: Option<Spanned<WatchConfig>>,
+    /// Repeated slashes of a path are merged into one, unless this is `false`.
+    pub merge_slashes: Option<Spanned<bool>>,
+}
+
+/// A route as written, its filters left raw.
+#[derive(Clone, Debug)]
+pub struct RouteNode {
+    pub place: crate::diagnostic::Place,
+    pub config: RouteConfig,
+    pub filters: Vec<(Key, Node)>,
+}
+
+impl RouteNode {
+    /// Returns the display name: the route's name, or else its methods, host and path as written.
+    pub fn name(&self) -> String {
+        if let Some(name) = &self.config.name {
+            return name.value.clone();
+        }
+        let MatchConfig {
+            host,
+            path,
+            path_regex,
+            method,
+            ..
+        } = &self.config.matches.value;
+        let host = host.0.first().map_or("", |host| host.value.as_str());
+        let path = path.0.first().or(path_regex.as_ref());
+        let path = path.map_or("/*", |path| path.value.as_str());
+        let methods: Vec<&str> = method.0.iter().map(|m| m.value.as_str()).collect();
+        match methods.as_slice() {
+            [] => format!("{host}{path}"),
+            methods => format!("{} {host}{path}", methods.join(",")),
+        }
+    }
+}
+
+/// Reloads the configuration when its files change: `true`, or a mapping.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = short::or_flag)]
+pub struct WatchConfig {
+    /// Off with `enabled: false`.
+    pub enabled: bool,
+    /// Time for which the files must stay unchanged before they are read.
+    pub debounce: Span,
+}
+
+impl Default for WatchConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            debounce: Span(Duration::from_millis(500)),
+        }
+    }
+}
+
+/// Draining of connections when the gateway stops, or a listener is removed.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DrainConfig {
+    /// Time for which `/readyz` fails before the gateway stops accepting, so that load balancers in
+    /// front can switch first.
+    pub announce: Span,
+    /// Time for which idle connections stay open, for a request that the client may have sent
+    /// already.
+    pub idle: Span,
+    /// Deadline for requests and tunnels in flight, which are then closed.
+    pub deadline: Span,
+}
+
+impl Default for DrainConfig {
+    fn default() -> Self {
+        Self {
+            announce: Span(Duration::ZERO),
+            idle: Span(Duration::from_secs(1)),
+            deadline: Span(Duration::from_secs(30)),
+        }
+    }
+}
+
+/// Wraps a default, which has no place in a file.
+fn unplaced<T>(value: T) -> Spanned<T> {
+    Spanned {
+        value,
+        place: crate::diagnostic::Place::default(),
+    }
+}

@@ -1,0 +1,201 @@
+//! The `routes:` section as written, without filters.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    OneOrMany,
+    shorthand::{self, reply_status},
+};
+use crate::{
+    base::{secret, units::Span},
+    tree::{Spanned, short},
+};
+
+/// The keys of a route itself; its filters are kept separately.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RouteConfig {
+    #[serde(rename = "match")]
+    pub matches: Spanned<MatchConfig>,
+    /// The name in metrics and logs; host and path if absent.
+    #[serde(default)]
+    pub name: Option<Spanned<String>>,
+    /// Sends the request to this upstream.
+    #[serde(default)]
+    pub upstream: Option<Spanned<String>>,
+    /// Responds with a redirect.
+    #[serde(default)]
+    pub redirect: Option<Spanned<RedirectConfig>>,
+    /// Responds without a backend.
+    #[serde(default)]
+    pub respond: Option<Spanned<RespondConfig>>,
+    /// Changes the path before it goes upstream.
+    #[serde(default)]
+    pub rewrite: Option<Spanned<RewriteConfig>>,
+    /// Allows WebSocket upgrades.
+    #[serde(default)]
+    pub websocket: Option<Spanned<WebsocketConfig>>,
+    /// Headers that override a request for some apps, and reach the backend on this route only:
+    /// `X-HTTP-Method-Override`, `X-HTTP-Method`, `X-Method-Override`, `X-Original-URL`,
+    /// `X-Original-URI`, `X-Rewrite-URL`, `Proxy`. No rule of the gateway considers their values.
+    #[serde(default, skip_serializing_if = "OneOrMany::is_empty")]
+    pub pass_headers: OneOrMany<Spanned<String>>,
+    /// Spellings of its paths that a guarded route takes: every spelling that some app may treat as
+    /// the same (`folded`, the default), or no other (`exact`).
+    #[serde(default)]
+    pub spelling: Option<Spanned<SpellingConfig>>,
+}
+
+/// `folded` or `exact`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SpellingConfig {
+    #[default]
+    Folded,
+    Exact,
+}
+
+/// `true`, or `{ idle: 1h }`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = short::or_flag)]
+pub struct WebsocketConfig {
+    /// Off with `enabled: false`.
+    pub enabled: bool,
+    /// Longest silence of both sides; the upstream's `stream_idle` if absent.
+    pub idle: Option<Span>,
+}
+
+impl Default for WebsocketConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            idle: None,
+        }
+    }
+}
+
+/// Conditions on the requests that a route takes. All of them must hold.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MatchConfig {
+    /// `shop.example.com` or `*.example.com` (any depth below it); any host if absent.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    pub host: OneOrMany<Spanned<String>>,
+    /// `/exact`, `/prefix/*`, `/users/{id}`, or a list of them.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    pub path: OneOrMany<Spanned<String>>,
+    /// A regular expression over the whole path, as a last resort.
+    pub path_regex: Option<Spanned<String>>,
+    /// `GET`, or a list of methods.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    pub method: OneOrMany<Spanned<String>>,
+    /// The name of a listener, or a list of them: requests that it accepted.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    pub listener: OneOrMany<Spanned<String>>,
+    /// Header → value; `"*"` for any value, `~` before a regular expression.
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        serialize_with = "secret::by_name"
+    )]
+    pub header: BTreeMap<String, Spanned<String>>,
+    /// Query name → value, as for headers.
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        serialize_with = "secret::by_name"
+    )]
+    pub query: BTreeMap<String, Spanned<String>>,
+    /// Cookie → value, as for headers.
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        serialize_with = "secret::by_name"
+    )]
+    pub cookie: BTreeMap<String, Spanned<String>>,
+}
+
+/// `https`, a target such as `/new/{rest}` or `https://example.com/…`, or
+/// `{ to: …, status: 308 }`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RedirectConfig {
+    /// Target, which may use `{param}` of the path, `{path}`, `{query}`, `{host}`, `{rest}` (what
+    /// `/*` matched).
+    pub to: String,
+    /// 301, 302, 303, 307 or 308. If absent: 308 to `https`, which is permanent; else 307, which
+    /// browsers do not cache and which preserves method and body.
+    pub status: u16,
+}
+
+/// A redirect as a mapping.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RedirectMapping {
+    /// `https`, or a target, which may use `{param}` of the path, `{path}`, `{query}`,
+    /// `{host}` and `{rest}` (what `/*` matched).
+    pub(super) to: Spanned<String>,
+    /// If absent: 308 to `https`, which is permanent; else 307, which browsers do not cache and
+    /// which preserves method and body.
+    #[serde(default, deserialize_with = "shorthand::redirect_status")]
+    #[schemars(transform = shorthand::redirect_statuses)]
+    pub(super) status: Option<u16>,
+}
+
+/// A fixed response: a mapping, the status alone, or the body alone.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields)]
+#[schemars(transform = short::or_number, transform = short::or_text)]
+pub struct RespondConfig {
+    /// 200 if absent; the maintenance page has 503.
+    #[serde(default, deserialize_with = "reply_status")]
+    #[schemars(range(min = 200, max = 599))]
+    pub status: Option<u16>,
+    /// The body as written.
+    #[serde(default)]
+    pub body: Option<String>,
+    /// A file that contains the body, read together with the configuration.
+    #[serde(default)]
+    pub file: Option<Spanned<PathBuf>>,
+    /// The built-in maintenance page with `Retry-After`.
+    #[serde(default)]
+    pub maintenance: Option<MaintenanceConfig>,
+    #[serde(default)]
+    pub content_type: Option<String>,
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        serialize_with = "secret::by_name"
+    )]
+    pub headers: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MaintenanceConfig {
+    /// Time after which clients should retry, as `Retry-After`.
+    pub retry_after: Span,
+    /// Message for the reader, one sentence.
+    pub message: String,
+}
+
+impl Default for MaintenanceConfig {
+    fn default() -> Self {
+        Self {
+            retry_after: Span::secs(60),
+            message: "We are working on this site and will be back shortly.".to_owned(),
+        }
+    }
+}
+
+/// `{ prefix: /api, with: / }`, `{ regex: "^/old/(.*)$", with: "/new/$1" }`, or
+/// `{ with: /index.html }` for the whole path.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RewriteConfig {
+    #[serde(default)]
+    pub prefix: Option<Spanned<String>>,
+    #[serde(default)]
+    pub regex: Option<Spanned<String>>,
+    pub with: Spanned<String>,
+}

@@ -1,0 +1,426 @@
+//! Types with a shorter form than their mapping, and numbers with bounds.
+
+use std::{borrow::Cow, fmt};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, Error as _},
+};
+use serde_json::json;
+
+use super::{
+    BackendConfig, BackendTarget, HealthConfig, InFlightConfig, RedirectConfig, RespondConfig,
+    Spanned, StatusSet, UpstreamTlsConfig, WatchConfig, WebsocketConfig, route::RedirectMapping,
+    upstream::BackendMapping,
+};
+use crate::tree::short::{self, Short, read_short};
+
+const REDIRECT_STATUSES: [u16; 5] = [301, 302, 303, 307, 308];
+
+/// Implements reading with [`Short`]; writing uses the derived implementation.
+macro_rules! reads_short {
+    ($($type:ty),*) => {$(
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                read_short(d)
+            }
+        }
+    )*};
+}
+
+macro_rules! writes_derived {
+    ($($type:ty),*) => {$(
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                // Calls the inherent method that `#[serde(remote = "Self")]` generated.
+                Self::serialize(self, s)
+            }
+        }
+    )*};
+}
+
+reads_short!(
+    BackendConfig,
+    HealthConfig,
+    InFlightConfig,
+    RedirectConfig,
+    RespondConfig,
+    UpstreamTlsConfig,
+    WatchConfig,
+    WebsocketConfig
+);
+writes_derived!(
+    HealthConfig,
+    InFlightConfig,
+    RespondConfig,
+    UpstreamTlsConfig,
+    WatchConfig,
+    WebsocketConfig
+);
+
+impl Short for BackendConfig {
+    const WHAT: &'static str = "a backend such as `127.0.0.1:3000`, or a mapping";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let BackendMapping {
+            address,
+            dns,
+            weight,
+        } = BackendMapping::deserialize(d)?;
+        if weight == 0 {
+            return Err(D::Error::custom(
+                "a backend's weight must be at least 1\nhelp: remove the backend to send it nothing",
+            ));
+        }
+        let target = match (address, dns) {
+            (Some(address), None) => BackendTarget::Address(address),
+            (None, Some(dns)) => BackendTarget::Dns(dns),
+            (Some(_), Some(_)) => {
+                return Err(D::Error::custom(
+                    "a backend has `address` or `dns`, not both\nhelp: make it two backends",
+                ));
+            }
+            (None, None) => {
+                return Err(D::Error::custom(
+                    "this backend has no address\nhelp: add `address: 127.0.0.1:3000` or `dns: \"name:3000\"`",
+                ));
+            }
+        };
+        Ok(Self { target, weight })
+    }
+
+    fn text(text: &str) -> Option<Result<Self, String>> {
+        Some(Ok(Self {
+            target: BackendTarget::Address(text.to_owned()),
+            weight: 1,
+        }))
+    }
+}
+
+impl From<BackendConfig> for BackendMapping {
+    fn from(backend: BackendConfig) -> Self {
+        let (address, dns) = match backend.target {
+            BackendTarget::Address(address) => (Some(address), None),
+            BackendTarget::Dns(dns) => (None, Some(dns)),
+        };
+        Self {
+            address,
+            dns,
+            weight: backend.weight,
+        }
+    }
+}
+
+impl JsonSchema for BackendConfig {
+    fn schema_name() -> Cow<'static, str> {
+        "Backend".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let mut schema = BackendMapping::json_schema(generator);
+        schema.insert(
+            "oneOf".to_owned(),
+            json!([{ "required": ["address"] }, { "required": ["dns"] }]),
+        );
+        short::or_text(&mut schema);
+        schema
+    }
+}
+
+impl Short for HealthConfig {
+    const WHAT: &'static str =
+        "a mapping such as `{ path: /api/health }`, a path, or `false` for no checks";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn flag(enabled: bool) -> Option<Result<Self, String>> {
+        Some(Ok(Self {
+            enabled,
+            ..Self::default()
+        }))
+    }
+
+    fn text(path: &str) -> Option<Result<Self, String>> {
+        if !path.starts_with('/') {
+            return None;
+        }
+        Some(Ok(Self {
+            path: Some(Spanned::nowhere(path.to_owned())),
+            ..Self::default()
+        }))
+    }
+}
+
+impl Short for InFlightConfig {
+    const WHAT: &'static str = "a number of requests, or a mapping such as `{ per_backend: 100 }`";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn number(number: u64) -> Option<Result<Self, String>> {
+        Some(match u32::try_from(number) {
+            Ok(per_backend) if per_backend > 0 => Ok(Self {
+                per_backend,
+                ..Self::default()
+            }),
+            _ => Err(format!("must be from 1 to {}, found {number}", u32::MAX)),
+        })
+    }
+}
+
+impl Short for WebsocketConfig {
+    const WHAT: &'static str = "`true`, `false` or a mapping such as `{ idle: 1h }`";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn flag(enabled: bool) -> Option<Result<Self, String>> {
+        Some(Ok(Self {
+            enabled,
+            idle: None,
+        }))
+    }
+}
+
+impl Short for WatchConfig {
+    const WHAT: &'static str = "`true`, `false` or a mapping such as `{ debounce: 2s }`";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn flag(enabled: bool) -> Option<Result<Self, String>> {
+        Some(Ok(Self {
+            enabled,
+            ..Self::default()
+        }))
+    }
+}
+
+impl Short for UpstreamTlsConfig {
+    const WHAT: &'static str = "`true`, `false` or a mapping such as `{ name: api.internal }`";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn flag(enabled: bool) -> Option<Result<Self, String>> {
+        Some(Ok(Self {
+            enabled,
+            ..Self::default()
+        }))
+    }
+}
+
+impl Short for RespondConfig {
+    const WHAT: &'static str =
+        "a mapping such as `{ status: 200, body: ok }`, a status, or the text of the body";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn number(status: u64) -> Option<Result<Self, String>> {
+        Some(reply_status_of(status).map(|status| Self {
+            status: Some(status),
+            ..Self::empty()
+        }))
+    }
+
+    fn text(body: &str) -> Option<Result<Self, String>> {
+        Some(Ok(Self {
+            body: Some(body.to_owned()),
+            ..Self::empty()
+        }))
+    }
+}
+
+impl RespondConfig {
+    fn empty() -> Self {
+        Self {
+            status: None,
+            body: None,
+            file: None,
+            maintenance: None,
+            content_type: None,
+            headers: std::collections::BTreeMap::new(),
+        }
+    }
+}
+
+impl Short for RedirectConfig {
+    const WHAT: &'static str =
+        "`https`, a target, or a mapping such as `{ to: /new, status: 308 }`";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let RedirectMapping { to, status } = RedirectMapping::deserialize(d)?;
+        Self::of(&to.value, status).map_err(D::Error::custom)
+    }
+
+    fn text(to: &str) -> Option<Result<Self, String>> {
+        Some(Self::of(to, None))
+    }
+}
+
+impl RedirectConfig {
+    fn of(to: &str, status: Option<u16>) -> Result<Self, String> {
+        if to.is_empty() {
+            return Err(
+                "a redirect needs a target\nhelp: write `https`, a path such as `/new`, or a URL"
+                    .to_owned(),
+            );
+        }
+        Ok(Self {
+            to: to.to_owned(),
+            status: status.unwrap_or(if to == "https" { 308 } else { 307 }),
+        })
+    }
+}
+
+impl JsonSchema for RedirectConfig {
+    fn schema_name() -> Cow<'static, str> {
+        "Redirect".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let mut schema = RedirectMapping::json_schema(generator);
+        short::or_text(&mut schema);
+        schema
+    }
+}
+
+/// A single status or a single range.
+struct Statuses(u16, u16);
+
+impl<'de> Deserialize<'de> for Statuses {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl de::Visitor<'_> for Either {
+            type Value = Statuses;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a status such as 200, or a range such as `200-399`")
+            }
+
+            fn visit_u64<E: de::Error>(self, status: u64) -> Result<Statuses, E> {
+                self.visit_str(&status.to_string())
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Statuses, E> {
+                let status = |text: &str| {
+                    let digits = text.trim();
+                    digits
+                        .parse()
+                        .ok()
+                        .filter(|status| digits.len() == 3 && (100..=599).contains(status))
+                };
+                let (first, last) = text.split_once('-').unwrap_or((text, text));
+                match (status(first), status(last)) {
+                    (Some(first), Some(last)) if first <= last => Ok(Statuses(first, last)),
+                    (Some(first), Some(last)) => Err(E::custom(format_args!(
+                        "invalid range `{text}`: it is reversed\nhelp: write `{last}-{first}`"
+                    ))),
+                    _ => Err(E::custom(format_args!(
+                        "invalid status `{text}`\nhelp: write a status from 100 to 599, or a range such as `200-399`"
+                    ))),
+                }
+            }
+        }
+        d.deserialize_any(Either)
+    }
+}
+
+impl<'de> Deserialize<'de> for StatusSet {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let super::OneOrMany(statuses) = super::OneOrMany::<Statuses>::deserialize(d)?;
+        Ok(Self(statuses.into_iter().map(|s| (s.0, s.1)).collect()))
+    }
+}
+
+impl Serialize for StatusSet {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_seq(self.0.iter().map(|(first, last)| {
+            if first == last {
+                json!(first)
+            } else {
+                json!(format!("{first}-{last}"))
+            }
+        }))
+    }
+}
+
+impl JsonSchema for StatusSet {
+    fn schema_name() -> Cow<'static, str> {
+        "StatusSet".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let single = json!({ "type": "integer", "minimum": 100, "maximum": 599 });
+        let range = json!({ "type": "string", "pattern": "^[1-5][0-9]{2}(-[1-5][0-9]{2})?$" });
+        json_schema!({
+            "description": "Statuses: `200`, `200-399`, or a list of both. Ranges include both ends.",
+            "anyOf": [
+                single,
+                range,
+                { "type": "array", "minItems": 1, "items": { "anyOf": [single, range] } },
+            ],
+        })
+    }
+}
+
+pub(super) fn at_least_one<'de, D: Deserializer<'de>>(d: D) -> Result<u32, D::Error> {
+    match u32::deserialize(d)? {
+        0 => Err(D::Error::custom("must be at least 1, found 0")),
+        number => Ok(number),
+    }
+}
+
+fn reply_status_of(status: u64) -> Result<u16, String> {
+    u16::try_from(status)
+        .ok()
+        .filter(|status| (200..=599).contains(status))
+        .ok_or_else(|| format!("the status of a reply must be from 200 to 599, found {status}"))
+}
+
+pub(super) fn reply_status<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u16>, D::Error> {
+    Option::<u64>::deserialize(d)?
+        .map(|status| reply_status_of(status).map_err(D::Error::custom))
+        .transpose()
+}
+
+pub(super) fn redirect_status<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u16>, D::Error> {
+    match Option::<u16>::deserialize(d)? {
+        Some(status) if !REDIRECT_STATUSES.contains(&status) => {
+            Err(D::Error::custom(format_args!(
+                "invalid redirect status {status}\nhelp: write 301 or 308 (for good), 302 or 307 (for now), or 303 (look there with GET)"
+            )))
+        }
+        status => Ok(status),
+    }
+}
+
+pub(super) fn redirect_statuses(schema: &mut Schema) {
+    schema.remove("format");
+    schema.remove("minimum");
+    schema.remove("maximum");
+    schema.insert("type".to_owned(), json!("integer"));
+    schema.insert("enum".to_owned(), json!(REDIRECT_STATUSES));
+}
+
+/// Allows the path of a check in the schema as well.
+pub(super) fn or_a_path(schema: &mut Schema) {
+    short::or(schema, json!({ "type": "string", "pattern": "^/" }));
+}
+
+/// Allows bare numbers in the schema where the words of an enum are statuses.
+pub(super) fn or_a_status_number(schema: &mut Schema) {
+    short::or(
+        schema,
+        json!({ "type": "integer", "enum": [502, 503, 504] }),
+    );
+}

@@ -1,0 +1,415 @@
+//! The sections of an upstream as written.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::shorthand::{at_least_one, or_a_path, or_a_status_number};
+use crate::{
+    base::units::{Percent, Span},
+    tree::{Spanned, short},
+};
+
+/// A named group of backends.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpstreamConfig {
+    /// Preset for the kind of app: sets the pool's idle time and the request headers that are
+    /// removed.
+    #[serde(default)]
+    pub app: App,
+    /// `127.0.0.1:3000`, `unix:/run/app.sock`, `{ address: …, weight: 2 }` or `{ dns:
+    /// "api.internal:5000" }`.
+    pub backends: Vec<Spanned<BackendConfig>>,
+    /// `round_robin`, `least_conn`, `p2c` or `hash:<key>` with a key of `client.ip`, `path`,
+    /// `uri`, `header:NAME`, `cookie:NAME` or `query:NAME`. `least_conn` if absent.
+    #[serde(default)]
+    pub balance: Option<Spanned<String>>,
+    /// Keeps a browser on its backend.
+    #[serde(default)]
+    pub sticky: Option<StickyConfig>,
+    /// Active health checks. If absent, only ejected backends are checked, by a TCP connect each
+    /// second; `false` for no checks at all. Drained backends are checked in any case.
+    #[serde(default)]
+    pub health: Option<Spanned<HealthConfig>>,
+    #[serde(default)]
+    pub timeouts: TimeoutsConfig,
+    #[serde(default)]
+    pub retry: RetryConfig,
+    /// Passive health: a backend that keeps failing leaves rotation for a while.
+    #[serde(default)]
+    pub eject: EjectConfig,
+    #[serde(default)]
+    pub max_in_flight: InFlightConfig,
+    /// Concurrent streams to one backend: each WebSocket, event feed (`text/event-stream`) and gRPC
+    /// call whose response has begun. They do not count towards `max_in_flight`; requests beyond
+    /// the limit get 503.
+    #[serde(default = "max_streams", deserialize_with = "at_least_one")]
+    #[schemars(range(min = 1))]
+    pub max_streams: u32,
+    /// A recovered backend ramps up to its share over this time; `0` for at once.
+    #[serde(default)]
+    pub slow_start: Option<Span>,
+    #[serde(default)]
+    pub pool: PoolConfig,
+    /// Uses TLS to the backends: `true`, or a mapping.
+    #[serde(default)]
+    pub tls: Option<Spanned<UpstreamTlsConfig>>,
+    /// Protocol to the backends: `http1` or `h2` (gRPC).
+    #[serde(default)]
+    pub protocol: ProtocolConfig,
+    /// Units with which `edgeway scale` starts and stops the apps.
+    #[serde(default)]
+    pub scale: Option<Spanned<ScaleConfig>>,
+    /// Build folder of a Next.js app (`.next`): its build id, the paths that its middleware guards
+    /// and the sizes of images are read there.
+    #[serde(default)]
+    pub folder: Option<Spanned<PathBuf>>,
+    /// Paths of a Next.js app whose responses are never shared, instead of those that its
+    /// middleware guards according to the build: `/account/*` with everything below it, or a whole
+    /// path; `[]` for none.
+    #[serde(default)]
+    pub guarded: Option<Vec<Spanned<String>>>,
+    /// Substrings of `User-Agent`, in any case, that identify crawlers; a list of some sixty if
+    /// absent. With `app: nextjs` their misses wait for permits of `revalidations`.
+    #[serde(default)]
+    pub crawlers: Option<Spanned<Vec<String>>>,
+    /// Cached responses that may be revalidated at once, and pages that may be rendered for
+    /// crawlers.
+    #[serde(default = "revalidations")]
+    pub revalidations: Spanned<u32>,
+}
+
+fn max_streams() -> u32 {
+    10_000
+}
+
+fn revalidations() -> Spanned<u32> {
+    super::unplaced(4)
+}
+
+/// Starting and stopping of the apps by `edgeway scale`: one unit of systemd for each port. All
+/// backends of the upstream must then be at one address with ports of one range.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScaleConfig {
+    /// The unit of the app on a port, such as `node-app@{port}.service`.
+    pub unit: Spanned<String>,
+    /// Port range of the apps, both ends included, such as `3000-3031`.
+    pub ports: Spanned<String>,
+    /// Manager of the units: the `system`, or the `user` who runs `edgeway scale`.
+    #[serde(default)]
+    pub manager: ScaleManager,
+    /// Address at which the apps listen; `127.0.0.1` if absent.
+    #[serde(default)]
+    pub address: Option<Spanned<String>>,
+}
+
+/// The systemd manager of the units.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ScaleManager {
+    /// `systemctl`.
+    #[default]
+    System,
+    /// `systemctl --user`.
+    User,
+}
+
+/// TLS to backends: `true`, `false`, or a mapping. Certificates are always verified.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = short::or_flag)]
+pub struct UpstreamTlsConfig {
+    /// Off with `enabled: false`.
+    pub enabled: bool,
+    /// The name for SNI, which the certificate must be valid for. If absent: the `dns` name of the
+    /// backends, which they must share.
+    pub name: Option<Spanned<String>>,
+    /// A PEM file of CA certificates, instead of the system's.
+    pub ca: Option<Spanned<PathBuf>>,
+    /// A client certificate, in PEM, with its `key`.
+    pub cert: Option<Spanned<PathBuf>>,
+    /// The private key of `cert`, in PEM.
+    pub key: Option<Spanned<PathBuf>>,
+}
+
+impl Default for UpstreamTlsConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            name: None,
+            ca: None,
+            cert: None,
+            key: None,
+        }
+    }
+}
+
+/// Protocol to backends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum ProtocolConfig {
+    /// HTTP/1.1.
+    #[default]
+    #[serde(rename = "http1")]
+    Http1,
+    /// HTTP/2, by ALPN with `tls` and with prior knowledge without.
+    #[serde(rename = "h2")]
+    H2,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum App {
+    #[default]
+    None,
+    Node,
+    Nextjs,
+}
+
+/// A backend: `127.0.0.1:3000`, `unix:/run/app.sock`, or a mapping.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "BackendMapping")]
+pub struct BackendConfig {
+    pub target: BackendTarget,
+    /// Share of the requests, at least 1.
+    pub weight: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BackendTarget {
+    /// `IP:PORT` or `unix:PATH`.
+    Address(String),
+    /// `NAME:PORT`, resolved again when its TTL ends.
+    Dns(String),
+}
+
+/// A backend as a mapping: `address` or `dns`, not both.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BackendMapping {
+    /// `127.0.0.1:3000` or `unix:/run/app.sock`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) address: Option<String>,
+    /// A name and a port, `api.internal:5000`, resolved again when its TTL ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) dns: Option<String>,
+    /// Share of the requests, relative to the weights of the others.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1))]
+    pub(super) weight: u16,
+}
+
+fn one() -> u16 {
+    1
+}
+
+/// A cookie that names the backend.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StickyConfig {
+    /// The cookie's name.
+    pub cookie: Spanned<String>,
+    /// Time for which the browser keeps it; for the session if absent.
+    #[serde(default)]
+    pub max_age: Option<Span>,
+}
+
+/// Active health checks: a mapping, the path alone, or `false` for none.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = or_a_path, transform = short::or_flag)]
+pub struct HealthConfig {
+    /// Off with `enabled: false`.
+    pub enabled: bool,
+    /// HTTP check of this path; a TCP connect if absent.
+    pub path: Option<Spanned<String>>,
+    /// The `Host` of the check; if absent the backend's address, or with `tls` the name in its
+    /// certificate.
+    pub host: Option<String>,
+    /// Statuses that count as healthy: `200`, `200-399`, a list of both; `200-399` if absent.
+    pub expect: Option<Spanned<StatusSet>>,
+    /// Reads a JSON body's `status`: `ok` and `degraded` keep the backend, `down` ejects it.
+    pub json: bool,
+    /// Time between two checks of a healthy backend, ± 10 %.
+    pub interval: Span,
+    /// Time between two checks of a backend that is down.
+    pub interval_down: Span,
+    /// Time limit of one whole check.
+    pub timeout: Span,
+    /// Successes in a row until a backend is healthy again.
+    #[serde(deserialize_with = "at_least_one")]
+    #[schemars(range(min = 1))]
+    pub rise: u32,
+    /// Failures in a row until a backend is down.
+    #[serde(deserialize_with = "at_least_one")]
+    #[schemars(range(min = 1))]
+    pub fall: u32,
+    /// True if backends count as down until their first check passes.
+    pub start_down: bool,
+}
+
+impl Default for HealthConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            path: None,
+            host: None,
+            expect: None,
+            json: false,
+            interval: Span::secs(5),
+            interval_down: Span::secs(1),
+            timeout: Span::secs(2),
+            rise: 2,
+            fall: 3,
+            start_down: false,
+        }
+    }
+}
+
+/// Statuses: `200`, `200-399`, or a list of both. Ranges include both ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatusSet(pub Vec<(u16, u16)>);
+
+impl Default for StatusSet {
+    fn default() -> Self {
+        Self(vec![(200, 399)])
+    }
+}
+
+impl StatusSet {
+    pub fn contains(&self, status: u16) -> bool {
+        self.0
+            .iter()
+            .any(|(first, last)| (*first..=*last).contains(&status))
+    }
+}
+
+/// Time limits of each step towards a backend.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TimeoutsConfig {
+    /// TCP connect (and TLS handshake).
+    pub connect: Span,
+    /// Time from the last byte sent to the end of the response headers.
+    pub first_byte: Span,
+    /// Time between two chunks of a response. With `protocol: h2` the longer of this and
+    /// `first_byte` limits both.
+    pub idle: Span,
+    /// Time between two messages of a WebSocket or of a gRPC call, or two events of an SSE feed.
+    pub stream_idle: Span,
+    /// Time limit of the whole request, retries included; none if absent. Streams are not limited.
+    pub total: Option<Span>,
+}
+
+impl Default for TimeoutsConfig {
+    fn default() -> Self {
+        Self {
+            connect: Span::secs(1),
+            first_byte: Span::secs(30),
+            idle: Span::secs(60),
+            stream_idle: Span::secs(3600),
+            total: None,
+        }
+    }
+}
+
+/// Conditions for a retry on another backend. Conditions that are not listed are not retried, and a
+/// request that is not idempotent never is once it was sent.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetryConfig {
+    /// Total attempts; 1 for no retries.
+    #[serde(deserialize_with = "at_least_one")]
+    #[schemars(range(min = 1))]
+    pub attempts: u32,
+    pub on: Vec<RetryOn>,
+    /// Retries allowed as a share of requests over the last 10 s (and at least 3 in any 10 s).
+    pub budget: Percent,
+}
+
+impl Default for RetryConfig {
+    fn default() -> Self {
+        Self {
+            attempts: 2,
+            on: vec![RetryOn::Connect, RetryOn::Reset],
+            budget: Percent(10.0),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[schemars(transform = or_a_status_number)]
+pub enum RetryOn {
+    /// The connection could not be established.
+    #[serde(rename = "connect")]
+    Connect,
+    /// Reset or close before the first byte of a response.
+    #[serde(rename = "reset")]
+    Reset,
+    #[serde(rename = "502")]
+    Status502,
+    #[serde(rename = "503")]
+    Status503,
+    #[serde(rename = "504")]
+    Status504,
+}
+
+/// Passive health.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct EjectConfig {
+    /// Failures in a row (no connection, reset, timeout, 502, 503 or 504) until ejection; 0 for
+    /// never.
+    pub errors: u32,
+    /// Length of the first ejection; each further one is twice as long.
+    #[serde(rename = "for")]
+    pub span: Span,
+    /// Longest ejection.
+    pub max: Span,
+}
+
+impl Default for EjectConfig {
+    fn default() -> Self {
+        Self {
+            errors: 5,
+            span: Span::secs(10),
+            max: Span::secs(300),
+        }
+    }
+}
+
+/// Limits on requests in flight: a mapping, or `per_backend` alone.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = short::or_number)]
+pub struct InFlightConfig {
+    /// Requests in flight to one backend.
+    #[serde(deserialize_with = "at_least_one")]
+    #[schemars(range(min = 1))]
+    pub per_backend: u32,
+    /// Requests that may wait for a permit.
+    pub queue: u32,
+    /// Longest wait of a request before it gets 503.
+    pub wait: Span,
+}
+
+impl Default for InFlightConfig {
+    fn default() -> Self {
+        Self {
+            per_backend: 1024,
+            queue: 256,
+            wait: Span::secs(1),
+        }
+    }
+}
+
+/// Idle connections kept to backends.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PoolConfig {
+    /// Longest idle time of a connection. If absent: 4 s for `node` and `nextjs` (Node closes at 5
+    /// s), 60 s otherwise; and a second less than the backend's own `Keep-Alive: timeout`.
+    pub idle: Option<Span>,
+}

@@ -1,0 +1,131 @@
+//! YAML nodes with their places: parsed from text by [`parse()`], converted to types by [`read()`].
+
+mod parse;
+mod read;
+mod scalar;
+pub mod short;
+mod spanned;
+mod syntax;
+#[cfg(test)]
+mod tests;
+
+use crate::diagnostic::Place;
+
+pub(crate) use self::parse::parse_with;
+pub use self::{parse::parse, read::read, spanned::OneOrMany};
+
+/// A YAML value and its place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    pub place: Place,
+    pub value: Value,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    Null,
+    Bool(bool),
+    Integer(i64),
+    Float(f64),
+    Text(String),
+    List(Vec<Node>),
+    /// Entries in the order of the file.
+    Map(Vec<(Key, Node)>),
+}
+
+/// A key of a mapping and its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    pub name: String,
+    pub place: Place,
+}
+
+/// A value and its place. Deserializes from any node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spanned<T> {
+    pub value: T,
+    pub place: Place,
+}
+
+impl Node {
+    pub fn get(&self, key: &str) -> Option<&Self> {
+        self.entry(key).map(|(_, node)| node)
+    }
+
+    /// Returns a key as written, and its value.
+    pub fn entry(&self, key: &str) -> Option<&(Key, Self)> {
+        self.entries().iter().find(|(k, _)| k.name == key)
+    }
+
+    /// Returns the entries of a mapping; empty for any other value.
+    pub fn entries(&self) -> &[(Key, Self)] {
+        match &self.value {
+            Value::Map(entries) => entries,
+            _ => &[],
+        }
+    }
+
+    /// Describes the value for messages: "a list", "the number 80".
+    pub fn kind(&self) -> String {
+        match &self.value {
+            Value::Null => "nothing".into(),
+            Value::Bool(flag) => format!("`{flag}`"),
+            Value::Integer(number) => format!("the number {number}"),
+            Value::Float(number) => format!("the number {number}"),
+            Value::Text(text) => format!("the text `{}`", excerpt(text)),
+            Value::List(_) => "a list".into(),
+            Value::Map(_) => "a mapping".into(),
+        }
+    }
+
+    /// Returns true if both values are equal, regardless of their places and the order of keys.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        match (&self.value, &other.value) {
+            (Value::Null, Value::Null) => true,
+            (Value::Bool(one), Value::Bool(two)) => one == two,
+            (Value::Integer(one), Value::Integer(two)) => one == two,
+            (Value::Float(one), Value::Float(two)) => one.total_cmp(two).is_eq(),
+            (Value::Text(one), Value::Text(two)) => one == two,
+            (Value::List(one), Value::List(two)) => {
+                one.len() == two.len() && one.iter().zip(two).all(|(a, b)| a.says_the_same(b))
+            }
+            (Value::Map(one), Value::Map(two)) => {
+                one.len() == two.len()
+                    && one.iter().enumerate().all(|(at, (key, node))| {
+                        // Usually the order is the same.
+                        let same = two.get(at).filter(|(k, _)| k.name == key.name);
+                        let same = same.or_else(|| other.entry(&key.name));
+                        same.is_some_and(|(_, there)| node.says_the_same(there))
+                    })
+            }
+            _ => false,
+        }
+    }
+
+    /// Returns the number of nested levels of lists and mappings.
+    fn height(&self) -> usize {
+        match &self.value {
+            Value::List(items) => 1 + items.iter().map(Self::height).max().unwrap_or(0),
+            Value::Map(entries) => 1 + entries.iter().map(|(_, n)| n.height()).max().unwrap_or(0),
+            _ => 0,
+        }
+    }
+
+    fn size(&self) -> usize {
+        match &self.value {
+            Value::List(items) => 1 + items.iter().map(Self::size).sum::<usize>(),
+            Value::Map(entries) => 1 + entries.iter().map(|(_, n)| n.size()).sum::<usize>(),
+            _ => 1,
+        }
+    }
+}
+
+/// Returns the beginning of a text, for messages.
+pub(super) fn excerpt(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    if line.chars().count() > 60 || line.len() < text.trim_end().len() {
+        line.chars().take(60).chain(['…']).collect()
+    } else {
+        line.to_owned()
+    }
+}

@@ -1,0 +1,216 @@
+//! Syntax errors of YAML, explained for people who write configurations.
+
+use crate::diagnostic::{Diagnostic, Place};
+
+/// A text that is not valid YAML.
+pub(super) struct SyntaxError<'a> {
+    pub(super) text: &'a str,
+    pub(super) file: u16,
+    /// Offset at which the parser stopped.
+    pub(super) at: usize,
+    /// Message of the parser; it is matched below, and `syntax_errors_are_explained` notices a
+    /// change.
+    pub(super) info: &'a str,
+    /// The innermost bracket that is still open.
+    pub(super) open: Option<u32>,
+}
+
+impl SyntaxError<'_> {
+    pub(super) fn explain(&self) -> Diagnostic {
+        self.tab()
+            .or_else(|| self.unclosed())
+            .unwrap_or_else(|| self.other())
+    }
+
+    fn tell(&self, start: usize, len: usize, message: impl Into<String>, help: &str) -> Diagnostic {
+        let offset = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let place = Place {
+            file: self.file,
+            start: offset(start),
+            end: offset(start + len),
+        };
+        Diagnostic::error("edgeway::yaml::syntax", place, message).help(help)
+    }
+
+    fn line_start(&self, at: usize) -> usize {
+        self.text[..at].rfind('\n').map_or(0, |n| n + 1)
+    }
+
+    /// Returns the rest of the line from `at` on.
+    fn rest(&self, at: usize) -> &str {
+        self.text[at..].lines().next().unwrap_or_default()
+    }
+
+    /// Finds a tab in the indentation of this line, or of the next one if the parser means that.
+    fn tab(&self) -> Option<Diagnostic> {
+        let mut start = self.line_start(self.at);
+        if self.info.contains("found a tab") {
+            start = self.text[self.at..]
+                .find('\n')
+                .map_or(start, |n| self.at + n + 1);
+        }
+        let line = self.rest(start);
+        let indent = &line[..line.len() - line.trim_start().len()];
+        let tab = start + indent.find('\t')?;
+        Some(self.tell(tab, 1, "a tab cannot indent YAML", "use spaces"))
+    }
+
+    /// Finds a bracket from an earlier line that was probably forgotten.
+    fn unclosed(&self) -> Option<Diagnostic> {
+        let open = self.open? as usize;
+        let bracket = self.text[open..].chars().next()?;
+        let between = self.text.get(open..self.at)?;
+        if !between.contains('\n') || self.info.contains("quoted") {
+            return None;
+        }
+        let close = if bracket == '[' { "]" } else { "}" };
+        Some(self.tell(
+            open,
+            1,
+            format!("this `{bracket}` is never closed"),
+            &format!("add a `{close}`; text that contains brackets needs quotes"),
+        ))
+    }
+
+    fn other(&self) -> Diagnostic {
+        let (at, info) = (self.at, self.info);
+        let rest = self.rest(at);
+        let first = rest.chars().next();
+        let width = first.map_or(0, char::len_utf8);
+        let tell = |len: usize, message: &str, help: &str| self.tell(at, len, message, help);
+        if self.rest(self.line_start(at)).contains("${") && self.open.is_some() {
+            return tell(
+                width,
+                "`${…}` without quotes cannot stand inside `{ }` and `[ ]`",
+                "put quotes round it: `\"${NAME}\"`",
+            );
+        }
+        if info.contains("mapping values are not allowed") {
+            return self.second_colon(width);
+        }
+        if info.contains("simple key expect") {
+            return self.no_colon();
+        }
+        if info.contains("unknown anchor") {
+            let word = rest.split([' ', ',', ']', '}']).next().unwrap_or_default();
+            return tell(
+                word.len(),
+                &format!("unknown alias `{word}`"),
+                &format!("put quotes round text that begins with `*`: `\"{word}\"`"),
+            );
+        }
+        for (part, message, help) in [
+            (
+                "did not find expected key",
+                "the indentation of this line matches no line above",
+                "indent it like the lines that it belongs to",
+            ),
+            (
+                "expected '-' indicator",
+                "this line is indented like a list but is not an item",
+                "begin it with `- `, or indent it as far as what it belongs to",
+            ),
+            (
+                "end of stream",
+                "this quote is never closed",
+                "close it at the end of the value",
+            ),
+            (
+                "indentation in quoted scalar",
+                "this quote is not closed on its line",
+                "close it at the end of the value",
+            ),
+            (
+                "unknown escape",
+                "a `\\` in double quotes begins an escape, and this text has an unknown one",
+                "use single quotes, in which `\\` is only itself",
+            ),
+            (
+                "trailing content",
+                "text follows the closing quote",
+                "put the quotes round the whole value",
+            ),
+            (
+                "misplaced bracket",
+                "this bracket has no opening bracket",
+                "remove it, or put quotes round text that contains brackets",
+            ),
+            (
+                "expected node content",
+                "a value is missing here",
+                "remove the comma, or write a value",
+            ),
+            (
+                "expected ',' or '}'",
+                "expected `,` or `}` here",
+                "separate the entries with `, `; text with brackets or `: ` in it needs quotes",
+            ),
+            (
+                "expected ',' or ']'",
+                "expected `,` or `]` here",
+                "separate the items with `, `; text with brackets or `: ` in it needs quotes",
+            ),
+        ] {
+            if info.contains(part) {
+                return tell(width, message, help);
+            }
+        }
+        if let Some(mark) = first.filter(|c| "@`%&!|>".contains(*c)) {
+            return tell(
+                width,
+                &format!("a value without quotes cannot begin with `{mark}`"),
+                "put quotes round it",
+            );
+        }
+        tell(
+            width,
+            &format!("not valid YAML: {info}"),
+            "check the indentation, and that each quote and bracket is closed",
+        )
+    }
+
+    fn second_colon(&self, width: usize) -> Diagnostic {
+        let start = self.line_start(self.at);
+        let before = &self.text[start..self.at];
+        if let Some(colon) = before.find(": ") {
+            let value = before[colon + 2..].trim_start();
+            let from = self.at - value.len();
+            let whole = self.rest(from).trim_end();
+            return self.tell(
+                from,
+                whole.len(),
+                "a value without quotes cannot contain `: `",
+                &format!(
+                    "put quotes round it, `\"{whole}\"`, or begin a new line for the second key"
+                ),
+            );
+        }
+        let key = before.trim_start();
+        self.tell(
+            self.at - key.len(),
+            key.len().max(width),
+            format!("`{key}:` cannot begin a mapping here"),
+            "indent it as far as the keys beside it, and check that the line above has its `: `",
+        )
+    }
+
+    /// Reports the last nonempty line before the parser's position.
+    fn no_colon(&self) -> Diagnostic {
+        let line = self.text[..self.at]
+            .lines()
+            .rev()
+            .find(|line| {
+                let line = line.trim();
+                !line.is_empty() && !line.starts_with('#')
+            })
+            .unwrap_or_default();
+        let start = line.as_ptr().addr() - self.text.as_ptr().addr();
+        let word = line.trim();
+        self.tell(
+            start + line.len() - line.trim_start().len(),
+            word.len(),
+            "this line has no `: `",
+            "write `key: value`, with a space after the colon",
+        )
+    }
+}
