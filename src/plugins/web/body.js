@@ -1,4 +1,4 @@
-// Request bodies, and `FormData` as far as URL-encoded forms need it.
+// Request bodies, and the part of `FormData` that URL-encoded forms need.
 (function (host, web) {
   class FormData {
     #pairs = [];
@@ -60,10 +60,10 @@
   delete FormData.of;
   globalThis.FormData = FormData;
 
-  // Reads the body of the request of a call; only once, as in the Fetch standard.
+  // Returns the readers of a call's request body. It can be read once, as in the Fetch standard.
   web.bodyReader = (call, headers) => {
     let isUsed = false;
-    const take = (read) => {
+    const consume = (read) => {
       if (isUsed) throw new TypeError('the body of this request has already been read');
       const body = read(call);
       isUsed = host.hasBody(call);
@@ -74,12 +74,12 @@
         return isUsed;
       },
       body: () => (host.hasBody(call) ? new Uint8Array(host.bodyBytes(call)) : null),
-      text: () => take(host.bodyText),
-      arrayBuffer: () => take(host.bodyBytes),
+      text: () => consume(host.bodyText),
+      arrayBuffer: () => consume(host.bodyBytes),
       formData() {
         const type = (headers().get('content-type') ?? '').split(';', 1)[0].trim().toLowerCase();
         if (type !== 'application/x-www-form-urlencoded') throw new TypeError('the body of this request is not a URL-encoded form');
-        return formOf([...new URLSearchParams(take(host.bodyText))]);
+        return formOf([...new URLSearchParams(consume(host.bodyText))]);
       },
     };
   };

@@ -12,14 +12,14 @@
     }
     return String(value);
   };
-  const at = (level) => (...values) => host.log(level, values.map(show).join(' '));
+  const logAt = (level) => (...values) => host.log(level, values.map(show).join(' '));
   web.show = show;
   globalThis.console = {
-    error: at(0),
-    warn: at(1),
-    info: at(2),
-    log: at(2),
-    debug: at(3),
-    trace: at(3),
+    error: logAt(0),
+    warn: logAt(1),
+    info: logAt(2),
+    log: logAt(2),
+    debug: logAt(3),
+    trace: logAt(3),
   };
 });

@@ -1,6 +1,6 @@
 // Text encodings, base64 and `crypto`.
 (function (host, web) {
-  const view = (data) => {
+  const bytesOf = (data) => {
     if (data instanceof ArrayBuffer) return new Uint8Array(data);
     if (ArrayBuffer.isView(data)) return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
     throw new TypeError('expected an ArrayBuffer or a typed array');
@@ -42,22 +42,22 @@
 
     decode(data) {
       if (data === undefined) return '';
-      const text = host.utf8Decode(view(data), this.#fatal);
+      const text = host.utf8Decode(bytesOf(data), this.#fatal);
       if (text === undefined || text === null) throw new TypeError('invalid UTF-8');
       return !this.#ignoreBOM && text.startsWith('\uFEFF') ? text.slice(1) : text;
     }
   };
 
-  const invalid = (message) => new DOMException(message, 'InvalidCharacterError');
+  const invalidCharacter = (message) => new DOMException(message, 'InvalidCharacterError');
   globalThis.btoa = (text) => {
-    const coded = host.btoa(String(text));
-    if (coded === undefined || coded === null) throw invalid('btoa accepts only characters up to U+00FF');
-    return coded;
+    const encoded = host.btoa(String(text));
+    if (encoded === undefined || encoded === null) throw invalidCharacter('btoa can encode only characters up to U+00FF');
+    return encoded;
   };
   globalThis.atob = (text) => {
-    const plain = host.atob(String(text));
-    if (plain === undefined || plain === null) throw invalid('invalid base64');
-    return plain;
+    const decoded = host.atob(String(text));
+    if (decoded === undefined || decoded === null) throw invalidCharacter('invalid base64');
+    return decoded;
   };
 
   const HASHES = ['SHA-1', 'SHA-256', 'SHA-384', 'SHA-512'];
@@ -68,7 +68,7 @@
     }
     return name;
   };
-  const isHmac = (algorithm) => {
+  const requireHmac = (algorithm) => {
     const name = String(algorithm?.name ?? algorithm).toUpperCase();
     if (name !== 'HMAC') {
       throw new DOMException(`unsupported algorithm \`${name}\`: use HMAC`, 'NotSupportedError');
@@ -105,7 +105,7 @@
     static use(key, usage) {
       if (!(key instanceof CryptoKey)) throw new TypeError('expected a CryptoKey');
       if (!key.#usages.includes(usage)) {
-        throw new DOMException(`this key cannot be used for \`${usage}\``, 'InvalidAccessError');
+        throw new DOMException(`this key cannot be used for \`${usage}\`: add it to \`usages\` of importKey`, 'InvalidAccessError');
       }
       return [key.#hash, key.#bytes];
     }
@@ -115,29 +115,29 @@
 
   const subtle = {
     async digest(algorithm, data) {
-      return host.digest(hashOf(algorithm), view(data));
+      return host.digest(hashOf(algorithm), bytesOf(data));
     },
 
     async importKey(format, data, algorithm, extractable, usages) {
-      if (format !== 'raw') throw new DOMException('keys can only be imported as `raw`', 'NotSupportedError');
-      isHmac(algorithm);
+      if (format !== 'raw') throw new DOMException('unsupported key format: use `raw`', 'NotSupportedError');
+      requireHmac(algorithm);
       const unknown = [...usages].find((usage) => usage !== 'sign' && usage !== 'verify');
       if (unknown !== undefined) throw new SyntaxError(`an HMAC key cannot be used for \`${unknown}\``);
-      return new CryptoKey(view(data).slice(), hashOf(algorithm.hash), [...usages]);
+      return new CryptoKey(bytesOf(data).slice(), hashOf(algorithm.hash), [...usages]);
     },
 
     async sign(algorithm, key, data) {
-      isHmac(algorithm);
-      return host.hmac(...use(key, 'sign'), view(data));
+      requireHmac(algorithm);
+      return host.hmac(...use(key, 'sign'), bytesOf(data));
     },
 
     async verify(algorithm, key, signature, data) {
-      isHmac(algorithm);
-      return host.hmacVerify(...use(key, 'verify'), view(signature), view(data));
+      requireHmac(algorithm);
+      return host.hmacVerify(...use(key, 'verify'), bytesOf(signature), bytesOf(data));
     },
   };
 
-  const MOST_RANDOM = 65536;
+  const MAX_RANDOM_BYTES = 65536;
   globalThis.CryptoKey = CryptoKey;
   globalThis.crypto = {
     subtle,
@@ -146,10 +146,10 @@
       if (!ArrayBuffer.isView(array) || array instanceof Float32Array || array instanceof Float64Array || array instanceof DataView) {
         throw new DOMException('getRandomValues needs an array of integers', 'TypeMismatchError');
       }
-      if (array.byteLength > MOST_RANDOM) {
-        throw new DOMException(`getRandomValues can fill at most ${MOST_RANDOM} bytes`, 'QuotaExceededError');
+      if (array.byteLength > MAX_RANDOM_BYTES) {
+        throw new DOMException(`getRandomValues can fill at most ${MAX_RANDOM_BYTES} bytes`, 'QuotaExceededError');
       }
-      view(array).set(new Uint8Array(host.random(array.byteLength)));
+      bytesOf(array).set(new Uint8Array(host.random(array.byteLength)));
       return array;
     },
 
@@ -161,5 +161,5 @@
       return text.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
     },
   };
-  web.bytes = view;
+  web.bytes = bytesOf;
 });

@@ -1,4 +1,4 @@
-// `Headers` of the Fetch standard: a list of their own, or a view of headers that the gateway
+// `Headers` of the Fetch standard: a list in the engine, or a view of headers that the gateway
 // holds.
 (function (host, web) {
   const NAME = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
@@ -13,13 +13,13 @@
     return text;
   };
 
-  // Cookies of several lines are one list (RFC 9113, 8.2.3), as in Node.js.
-  const between = (name) => (name === 'cookie' ? '; ' : ', ');
+  // Several `Cookie` fields are one list (RFC 9113, 8.2.3), as in Node.js.
+  const separatorOf = (name) => (name === 'cookie' ? '; ' : ', ');
 
   // Argument that makes `Headers` a view of the current exchange, and the view's number: twice the
   // number of its call, plus 1 for the headers of the response.
-  const HEAD = Symbol('head');
-  let head = 0;
+  const VIEW = Symbol('view');
+  let viewNumber = 0;
 
   const { headerGet, headerChange } = host;
 
@@ -28,8 +28,8 @@
     #list;
 
     constructor(init) {
-      if (init === HEAD) {
-        this.#list = head;
+      if (init === VIEW) {
+        this.#list = viewNumber;
         return;
       }
       this.#list = [];
@@ -51,16 +51,16 @@
 
     delete(name) {
       if (typeof this.#list === 'number') return headerChange(this.#list, 0, name);
-      const wanted = nameOf(name);
-      this.#list = this.#list.filter(([known]) => known !== wanted);
+      const lowerName = nameOf(name);
+      this.#list = this.#list.filter(([other]) => other !== lowerName);
     }
 
     get(name) {
       const list = this.#list;
       if (typeof list === 'number') return headerGet(list, name);
-      const wanted = nameOf(name);
-      const values = list.filter(([known]) => known === wanted);
-      return values.length === 0 ? null : values.map((pair) => pair[1]).join(between(wanted));
+      const lowerName = nameOf(name);
+      const values = list.filter(([other]) => other === lowerName);
+      return values.length === 0 ? null : values.map((pair) => pair[1]).join(separatorOf(lowerName));
     }
 
     has(name) {
@@ -69,15 +69,15 @@
 
     set(name, value) {
       if (typeof this.#list === 'number') return headerChange(this.#list, 1, name, value);
-      const wanted = nameOf(name);
+      const lowerName = nameOf(name);
       const text = valueOf(value);
-      const at = this.#list.findIndex(([known]) => known === wanted);
+      const at = this.#list.findIndex(([other]) => other === lowerName);
       if (at < 0) {
-        this.#list.push([wanted, text]);
+        this.#list.push([lowerName, text]);
         return;
       }
-      this.#list[at] = [wanted, text];
-      this.#list = this.#list.filter(([known], index) => index <= at || known !== wanted);
+      this.#list[at] = [lowerName, text];
+      this.#list = this.#list.filter(([other], index) => index <= at || other !== lowerName);
     }
 
     getSetCookie() {
@@ -97,7 +97,7 @@
       for (const name of names) {
         const values = pairs.filter((pair) => pair[0] === name).map((pair) => pair[1]);
         if (name === 'set-cookie') yield* values.map((value) => [name, value]);
-        else yield [name, values.join(between(name))];
+        else yield [name, values.join(separatorOf(name))];
       }
     }
 
@@ -134,8 +134,8 @@
   delete Headers.pairs;
 
   web.headersOf = (call, which) => {
-    head = call * 2 + which;
-    return new Headers(HEAD);
+    viewNumber = call * 2 + which;
+    return new Headers(VIEW);
   };
   globalThis.Headers = Headers;
 });

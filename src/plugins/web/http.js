@@ -1,4 +1,4 @@
-// `Request` and `Response` of the Fetch standard, as far as hooks have them.
+// `Request` and `Response` of the Fetch standard, with the members that hooks can use.
 (function (host, web) {
   const NO_BODY = [204, 205, 304];
   const { fact } = host;
@@ -51,7 +51,7 @@
 
     static json(value, init = {}) {
       const text = JSON.stringify(value);
-      if (text === undefined) throw new TypeError('this cannot be written as JSON');
+      if (text === undefined) throw new TypeError('the value cannot be converted to JSON');
       const headers = new Headers(init?.headers);
       if (!headers.has('content-type')) headers.set('content-type', 'application/json');
       return new this(text, { ...init, headers });
@@ -68,14 +68,14 @@
       return this.#isUsed;
     }
 
-    #take() {
+    #consume() {
       if (this.#isUsed) throw new TypeError('the body of this response has already been read');
       this.#isUsed = this.#body !== null;
       return this.#body ?? '';
     }
 
     async text() {
-      const body = this.#take();
+      const body = this.#consume();
       return typeof body === 'string' ? body : new TextDecoder().decode(body);
     }
 
@@ -84,7 +84,7 @@
     }
 
     async arrayBuffer() {
-      const body = this.#take();
+      const body = this.#consume();
       return typeof body === 'string' ? new TextEncoder().encode(body).buffer : web.bytes(body).slice().buffer;
     }
 
@@ -92,38 +92,38 @@
       return response.#body;
     }
   }
-  // A fetched response, whose status may forbid a body.
+  // Returns the response to a `fetch`. Its body is left out if the status forbids one.
   web.fetched = (status, pairs, body) => new Response(NO_BODY.includes(status) ? null : body, { status, headers: pairs });
   web.bodyOf = Response.body;
   delete Response.body;
 
-  // The current request. Two private fields and no private method: the engine has room for
-  // two in each object, and each further one costs as much as reading a header.
+  // The current request. Two private fields and no private method: each object of the engine has
+  // room for two, and each further one costs as much as reading a header.
   let callOf;
-  let keptOf;
+  let cachedOf;
   let readerOf;
   class HookRequest {
-    // Its headers, or the number of the call until they are first read.
-    #of;
+    // Headers, or the number of the call until they are first read.
+    #headersOrCall;
     // Properties that few hooks read.
-    #more;
+    #cached;
 
     constructor(call) {
       if (typeof call !== 'number') {
         throw new TypeError('NextRequest cannot be created: use `NextResponse.next({ request: { headers } })` to change the request');
       }
-      this.#of = call;
+      this.#headersOrCall = call;
     }
 
-    // Two objects that change the same headers would differ from Fetch.
+    // Refused: a clone would change the same headers, and has its own in the Fetch standard.
     clone() {
       throw new TypeError('request.clone() is not available: copy its headers with `new Headers(request.headers)`');
     }
 
     static {
-      callOf = (request) => (typeof request.#of === 'number' ? request.#of : callOfHeaders(request.#of));
-      keptOf = (request) => (request.#more ??= {});
-      readerOf = (request) => (keptOf(request).reader ??= web.bodyReader(callOf(request), () => request.headers));
+      callOf = (request) => (typeof request.#headersOrCall === 'number' ? request.#headersOrCall : callOfHeaders(request.#headersOrCall));
+      cachedOf = (request) => (request.#cached ??= {});
+      readerOf = (request) => (cachedOf(request).reader ??= web.bodyReader(callOf(request), () => request.headers));
     }
 
     get body() {
@@ -163,16 +163,16 @@
     }
 
     get headers() {
-      if (typeof this.#of === 'number') this.#of = headersOf(this.#of, 0);
-      return this.#of;
+      if (typeof this.#headersOrCall === 'number') this.#headersOrCall = headersOf(this.#headersOrCall, 0);
+      return this.#headersOrCall;
     }
 
     get cookies() {
-      return (keptOf(this).cookies ??= web.cookiesOf(this.headers));
+      return (cachedOf(this).cookies ??= web.cookiesOf(this.headers));
     }
 
     get nextUrl() {
-      return (keptOf(this).nextUrl ??= web.nextUrlOf(this.url, this.headers));
+      return (cachedOf(this).nextUrl ??= web.nextUrlOf(this.url, this.headers));
     }
   }
   web.callOf = callOf;

@@ -21,9 +21,9 @@
     }
     return cookies;
   };
-  const nameOf = (named) => (typeof named === 'object' && named !== null ? named.name : String(named));
+  const nameOf = (nameOrCookie) => (typeof nameOrCookie === 'object' && nameOrCookie !== null ? nameOrCookie.name : String(nameOrCookie));
 
-  // The cookies of a request; changes are written to its headers.
+  // Cookies of a request; changes are written to its headers.
   class RequestCookies {
     #headers;
 
@@ -45,33 +45,33 @@
       return this.#all().size;
     }
 
-    get(named) {
-      const name = nameOf(named);
+    get(nameOrCookie) {
+      const name = nameOf(nameOrCookie);
       const cookies = this.#all();
       return cookies.has(name) ? { name, value: cookies.get(name) } : undefined;
     }
 
-    getAll(named) {
+    getAll(nameOrCookie) {
       const all = [...this.#all()].map(([name, value]) => ({ name, value }));
-      return named === undefined ? all : all.filter(({ name }) => name === nameOf(named));
+      return nameOrCookie === undefined ? all : all.filter(({ name }) => name === nameOf(nameOrCookie));
     }
 
-    has(named) {
-      return this.#all().has(nameOf(named));
+    has(nameOrCookie) {
+      return this.#all().has(nameOf(nameOrCookie));
     }
 
-    set(named, value) {
+    set(nameOrCookie, value) {
       const cookies = this.#all();
-      cookies.set(nameOf(named), String(typeof named === 'object' ? named.value : value));
+      cookies.set(nameOf(nameOrCookie), String(typeof nameOrCookie === 'object' ? nameOrCookie.value : value));
       this.#write(cookies);
       return this;
     }
 
     delete(names) {
       const cookies = this.#all();
-      const gone = (Array.isArray(names) ? names : [names]).map((name) => cookies.delete(nameOf(name)));
+      const removed = (Array.isArray(names) ? names : [names]).map((name) => cookies.delete(nameOf(name)));
       this.#write(cookies);
-      return Array.isArray(names) ? gone : gone[0];
+      return Array.isArray(names) ? removed : removed[0];
     }
 
     clear() {
@@ -88,7 +88,7 @@
     }
   }
 
-  const attributes = (cookie) => {
+  const setCookieOf = (cookie) => {
     const text = [`${cookie.name}=${encodeURIComponent(cookie.value ?? '')}`, `Path=${cookie.path ?? '/'}`];
     const expires = cookie.maxAge ? Date.now() + cookie.maxAge * 1000 : cookie.expires;
     if (expires || expires === 0) {
@@ -104,7 +104,7 @@
     return text.join('; ');
   };
 
-  // The cookies that a response sets: each once, the last one counts.
+  // Cookies that a response sets. Each name is set once, and the last value replaces earlier ones.
   class ResponseCookies {
     #headers;
 
@@ -120,31 +120,31 @@
       });
     }
 
-    get(named) {
-      const found = this.#parsed().findLast(({ name }) => name === nameOf(named));
+    get(nameOrCookie) {
+      const found = this.#parsed().findLast(({ name }) => name === nameOf(nameOrCookie));
       return found && { name: found.name, value: found.value };
     }
 
-    getAll(named) {
+    getAll(nameOrCookie) {
       const all = this.#parsed().map(({ name, value }) => ({ name, value }));
-      return named === undefined ? all : all.filter(({ name }) => name === nameOf(named));
+      return nameOrCookie === undefined ? all : all.filter(({ name }) => name === nameOf(nameOrCookie));
     }
 
-    has(named) {
-      return this.get(named) !== undefined;
+    has(nameOrCookie) {
+      return this.get(nameOrCookie) !== undefined;
     }
 
-    set(named, value, options) {
-      const cookie = typeof named === 'object' ? named : { name: String(named), value: String(value), ...options };
+    set(nameOrCookie, value, options) {
+      const cookie = typeof nameOrCookie === 'object' ? nameOrCookie : { name: String(nameOrCookie), value: String(value), ...options };
       const others = this.#parsed().filter(({ name }) => name !== cookie.name);
       this.#headers.delete('set-cookie');
       for (const { line } of others) this.#headers.append('set-cookie', line);
-      this.#headers.append('set-cookie', attributes(cookie));
+      this.#headers.append('set-cookie', setCookieOf(cookie));
       return this;
     }
 
-    delete(named, options) {
-      const cookie = typeof named === 'object' ? named : { name: String(named), ...options };
+    delete(nameOrCookie, options) {
+      const cookie = typeof nameOrCookie === 'object' ? nameOrCookie : { name: String(nameOrCookie), ...options };
       return this.set({ ...cookie, value: '', expires: new Date(0) });
     }
 
@@ -169,7 +169,8 @@
 
   class NextResponse extends Response {
     #cookies;
-    #then = { kind: 'respond' };
+    // The effect on the request: respond, continue or rewrite.
+    #outcome = { kind: 'respond' };
 
     get cookies() {
       return (this.#cookies ??= new ResponseCookies(this.headers));
@@ -190,45 +191,45 @@
       return new NextResponse(null, { ...(typeof init === 'object' ? init : {}), headers, status });
     }
 
-    static #going(then, init) {
+    static #continuing(outcome, init) {
       const response = new NextResponse(null, init);
-      response.#then = { ...then, request: init?.request?.headers && new Headers(init.request.headers) };
+      response.#outcome = { ...outcome, request: init?.request?.headers && new Headers(init.request.headers) };
       return response;
     }
 
     static next(init) {
-      return NextResponse.#going({ kind: 'next' }, init);
+      return NextResponse.#continuing({ kind: 'next' }, init);
     }
 
     static rewrite(url, init) {
-      return NextResponse.#going({ kind: 'rewrite', url: new URL(url).href }, init);
+      return NextResponse.#continuing({ kind: 'rewrite', url: new URL(url).href }, init);
     }
 
-    static then(response) {
-      return response instanceof NextResponse ? response.#then : { kind: 'respond' };
+    static outcome(response) {
+      return response instanceof NextResponse ? response.#outcome : { kind: 'respond' };
     }
   }
-  web.thenOf = NextResponse.then;
-  delete NextResponse.then;
+  web.outcomeOf = NextResponse.outcome;
+  delete NextResponse.outcome;
 
   web.cookiesOf = (headers) => new RequestCookies(headers);
   web.responseCookiesOf = (headers) => new ResponseCookies(headers);
 
-  // A click in the browser requests data (`rsc`) with a parameter that does not belong to the page:
-  // it is hidden from `proxy.js`.
-  const MARK = '_rsc';
+  // Query parameter of the router's requests for data (`rsc`). It is no part of the page's URL, so
+  // `proxy.js` does not see it.
+  const RSC_PARAMETER = '_rsc';
   web.nextUrlOf = (url, headers) => {
     const next = new NextURL(url);
-    if (headers.has('rsc') && next.searchParams.has(MARK)) next.searchParams.delete(MARK);
+    if (headers.has('rsc') && next.searchParams.has(RSC_PARAMETER)) next.searchParams.delete(RSC_PARAMETER);
     return next;
   };
 
-  // Tells the client the target of a rewrite, for the address in the browser.
-  web.tellRewrite = (url, request, to, answer) => {
+  // Sets the headers from which the router in the browser learns the target of a rewrite.
+  web.setRewriteHeaders = (url, request, to, response) => {
     if (!request.has('rsc')) return;
     const [from, target] = [web.nextUrlOf(url, request), new URL(to)];
-    if (target.pathname !== from.pathname) answer.set('x-nextjs-rewritten-path', target.pathname);
-    if (target.search !== from.search && target.search !== '') answer.set('x-nextjs-rewritten-query', target.search.slice(1));
+    if (target.pathname !== from.pathname) response.set('x-nextjs-rewritten-path', target.pathname);
+    if (target.search !== from.search && target.search !== '') response.set('x-nextjs-rewritten-query', target.search.slice(1));
   };
   globalThis.NextResponse = NextResponse;
 });

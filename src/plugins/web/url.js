@@ -35,32 +35,32 @@
     }
 
     delete(name, value) {
-      const keeps = ([known, has]) => known !== String(name) || (value !== undefined && has !== String(value));
-      this.#pairs = this.#pairs.filter(keeps);
+      const stays = ([other, held]) => other !== String(name) || (value !== undefined && held !== String(value));
+      this.#pairs = this.#pairs.filter(stays);
       this.#changed();
     }
 
     get(name) {
-      return this.#pairs.find(([known]) => known === String(name))?.[1] ?? null;
+      return this.#pairs.find(([other]) => other === String(name))?.[1] ?? null;
     }
 
     getAll(name) {
-      return this.#pairs.filter(([known]) => known === String(name)).map((pair) => pair[1]);
+      return this.#pairs.filter(([other]) => other === String(name)).map((pair) => pair[1]);
     }
 
     has(name, value) {
-      return this.#pairs.some(([known, has]) => known === String(name) && (value === undefined || has === String(value)));
+      return this.#pairs.some(([other, held]) => other === String(name) && (value === undefined || held === String(value)));
     }
 
     set(name, value) {
-      const at = this.#pairs.findIndex(([known]) => known === String(name));
+      const at = this.#pairs.findIndex(([other]) => other === String(name));
       if (at < 0) return this.append(name, value);
       this.#pairs[at] = [String(name), String(value)];
-      this.#pairs = this.#pairs.filter(([known], index) => index <= at || known !== String(name));
+      this.#pairs = this.#pairs.filter(([other], index) => index <= at || other !== String(name));
       this.#changed();
     }
 
-    // By UTF-16 code units and stable, as in the standard.
+    // Sorts by UTF-16 code units, stably, as in the standard.
     sort() {
       this.#pairs.sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0));
       this.#changed();
@@ -131,11 +131,11 @@
       return (this.#params ??= paramsOf(this.search, change));
     }
 
-    #set(part, value, isOurs = false) {
+    #set(part, value, isFromParams = false) {
       const parts = host.urlSet(this.#parts[0], part, String(value));
       if (part === 'href' && (parts ?? null) === null) throw new TypeError(`Invalid URL: ${value}`);
       this.#parts = parts ?? this.#parts;
-      if (this.#params !== undefined && !isOurs && (part === 'search' || part === 'href')) {
+      if (this.#params !== undefined && !isFromParams && (part === 'search' || part === 'href')) {
         readParams(this.#params, this.search);
       }
     }

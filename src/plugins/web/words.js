@@ -1,9 +1,9 @@
 // Outputs of a plugin in `ctx`: `log`, `metrics` and `waitUntil`.
 (function (host, web) {
-  // Pairs of names and strings; other values are converted to JSON.
-  const pairsOf = (object, what) => {
+  // Returns names and values as a flat list of strings; other values are converted to JSON.
+  const pairsOf = (object, label) => {
     if (object === undefined || object === null) return [];
-    if (typeof object !== 'object') throw new TypeError(`${what} must be an object`);
+    if (typeof object !== 'object') throw new TypeError(`${label} must be an object`);
     const flat = [];
     for (const [name, value] of Object.entries(object)) {
       if (value !== undefined) flat.push(name, web.show(value));
@@ -12,8 +12,8 @@
   };
 
   web.logOf = (call) => {
-    const at = (level) => (message, fields) => host.say(call, level, web.show(message), pairsOf(fields, 'fields'));
-    return Object.freeze({ error: at(0), warn: at(1), info: at(2), debug: at(3) });
+    const logAt = (level) => (message, fields) => host.say(call, level, web.show(message), pairsOf(fields, 'fields'));
+    return Object.freeze({ error: logAt(0), warn: logAt(1), info: logAt(2), debug: logAt(3) });
   };
 
   const metric = (kind) => (name, labels) => {
