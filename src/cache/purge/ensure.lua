@@ -1,16 +1,16 @@
--- KEYS: the log of purges (a stream), and what is known of the gateways (a hash). In the hash
--- `#` is the generation: what was drawn when the log was begun, and when that was. Every
--- other field is a gateway: when its lease runs out, the last entry that it has applied, and
--- what it dropped for the last ones.
+-- KEYS: the log of purges (a stream), and the state of the gateways (a hash). In the hash, `#` is
+-- the generation: the nonce and the time at which the log was created. Every other field
+-- is a gateway: the time at which its lease expires, the last entry that it has applied, and the
+-- number of responses that it dropped for each of the last entries.
 --
--- ARGV[1]: something drawn at random; ARGV[2]: how long a lease lasts.
+-- ARGV[1]: a nonce; ARGV[2]: duration of a lease, in milliseconds.
 local log, gateways = KEYS[1], KEYS[2]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local lasts = tonumber(ARGV[2])
 local generation = redis.call('HGET', gateways, '#')
 if not generation or redis.call('EXISTS', log) == 0 then
-  -- One of them was lost, or there was nothing: nobody's place in the old log counts.
+  -- One of the keys was lost, or neither exists: positions in the old log are no longer valid.
   redis.call('DEL', log, gateways)
   generation = string.format('%s %.0f', ARGV[1], now)
   redis.call('HSET', gateways, '#', generation)
@@ -23,7 +23,7 @@ end
 local function age()
   return now - tonumber(string.match(generation, ' (%d+)$'))
 end
--- Who holds a lease, and who held one not long ago.
+-- Returns the gateways that hold a lease, and those whose lease expired recently.
 local function leases()
   local answer = {}
   local all = redis.call('HGETALL', gateways)

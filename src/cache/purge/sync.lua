@@ -1,13 +1,13 @@
--- A gateway says how far it is, is told what follows, and has its lease renewed.
+-- Records the position of a gateway, returns the entries after it, and renews the lease.
 --
--- ARGV[3]: the gateway. ARGV[4], ARGV[5]: its place, an entry's id and what was drawn for it;
--- empty without one. ARGV[6]: what it dropped for the last entries. ARGV[7]: entries at most.
--- ARGV[8]: whether it asks for the leases of all. Then ids and what was drawn for them, of
--- entries that are to be there.
+-- ARGV[3]: the gateway. ARGV[4], ARGV[5]: its position, as the id and the nonce of an entry;
+-- empty without one. ARGV[6]: the number of responses that it dropped for each of the last entries.
+-- ARGV[7]: limit on returned entries. ARGV[8]: `1` to request the leases of all gateways. Then
+-- pairs of id and nonce, of entries to look up.
 --
--- The answer: 1 if its place is in the log, else 0; the generation and its age; the milliseconds
--- that its lease lasts, 0 without one; what follows, or the last entry if its place is
--- not there; leases; for each entry asked for whether it is there.
+-- Returns 1 if the position is in the log, else 0; the generation and its age; the milliseconds
+-- until the lease expires, 0 without one; the entries after the position, or the last entry if the
+-- position is not in the log; the leases; for each entry to look up, 1 if it is in the log, else 0.
 local function is_there(id, drawn)
   local entry = redis.call('XRANGE', log, id, id)[1]
   return entry and entry[2][2] == drawn
@@ -22,16 +22,16 @@ else
   local follow = redis.call('XRANGE', log, '(' .. place, '+', 'COUNT', ARGV[7])
   for i, entry in ipairs(follow) do
     local text = entry[2][4] or ''
-    -- More is nothing that a gateway has written.
+    -- A longer text was not written by a gateway.
     answer[5][i] = {entry[1], entry[2][2], #text > 4194304 and '?' or text}
   end
   local known = redis.call('HGET', gateways, gateway)
   local ends, id, said = string.match(known or '', '^(%d+) (%S+) (%S*)$')
   local left = ends and ends - now or 0
-  -- Who let it run out may have been passed over: it applies all there is before it counts
-  -- again.
+  -- Purges may not have waited for a gateway whose lease expired: it applies all entries before it
+  -- gets a lease again.
   if left > 0 or #follow == 0 then
-    -- More than a lease lasts: the clock was put back.
+    -- A remainder above the duration of a lease: the clock was set back.
     if left < lasts * 2 / 3 or left > lasts or id ~= place or said ~= done then
       left = lasts
       local value = string.format('%.0f %s %s', now + lasts, place, done)

@@ -1,9 +1,10 @@
 -- Stamps are one sorted set, so that they are lost together or not at all:
---   score 0                a list of purged prefixes with their positions
---   '!'                    what is older than its score counts as purged
+--   score 0                the list of purged prefixes, each with the position of its purge
+--   '!'                    responses with a position below its score count as purged
 --   a digest               the position of the last purge of a URL or tag
 --   '='                    the position of the last purge
--- `low` are its first two. Positions have 16 digits: doubles hold them, `tostring` does not.
+-- `low` holds its first two members. Positions have 16 digits: doubles hold them exactly, and
+-- `tostring` rounds them.
 local function text(number)
   return string.format('%.0f', number)
 end
@@ -16,7 +17,8 @@ local function low_of(stamps)
   return low
 end
 
--- `about` is position, time of the answer, URL, where its path begins, and digests.
+-- Returns true if an entry was purged. `about` is its position, the time of the response, the URL,
+-- the index at which its path begins, and the digests.
 local function is_purged(stamps, low, about)
   local position = tonumber(about[1])
   if position < tonumber(low[4]) then

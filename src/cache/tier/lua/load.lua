@@ -1,5 +1,5 @@
--- KEYS: entries of a URL, stamps, marker. ARGV: the most bytes of an entry, the key's hash, then
--- pairs of a list of fields and the request's variance in them.
+-- Loads an entry. KEYS: entries of a URL, stamps, marker. ARGV: size limit of an entry in bytes,
+-- the key's hash, then pairs of a list of fields and the request's variance for it.
 local key, stamps, marker, hash = KEYS[1], KEYS[2], KEYS[3], ARGV[2]
 local low = low_of(stamps)
 if not low then
@@ -8,7 +8,7 @@ end
 local last = redis.call('ZSCORE', stamps, '=')
 local least = tonumber(redis.call('GET', marker) or '')
 local varies = redis.call('HGET', key, 'v' .. hash)
--- More is nothing that a gateway has written.
+-- A longer list was not written by a gateway.
 if not least or not varies or #varies > 4096 then
   return { 'miss', last }
 end

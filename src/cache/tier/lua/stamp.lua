@@ -1,9 +1,9 @@
--- KEYS: stamps. ARGV: position, most digests, most prefixes, then pairs of kind and value.
--- With no pairs they are made if they are not there.
+-- Records purges. KEYS: stamps. ARGV: position, limit on digests, limit on prefixes, then pairs of
+-- kind and value. Without pairs, creates the stamps if they do not exist.
 local stamps, position = KEYS[1], tonumber(ARGV[1])
 local low = low_of(stamps)
 if not low then
-  -- Whatever was purged before is not known any more.
+  -- Earlier purges are unknown from here on.
   redis.call('DEL', stamps)
   redis.call('ZADD', stamps, 0, 'P' .. cmsgpack.pack({}), ARGV[1], '!', ARGV[1], '=')
   return ARGV[1]
@@ -40,7 +40,7 @@ if surplus > 0 then
   local last = redis.call('ZRANGE', stamps, surplus + 1, surplus + 1, 'WITHSCORES')
   floor = math.max(floor, tonumber(last[2]))
 end
--- What is below counts as purged without its stamp.
+-- Positions below the floor count as purged without a stamp.
 redis.call('ZREMRANGEBYSCORE', stamps, '(0', text(floor))
 local kept = {}
 for _, purged in ipairs(prefixes) do
@@ -50,6 +50,6 @@ for _, purged in ipairs(prefixes) do
 end
 redis.call('ZREM', stamps, low[1])
 redis.call('ZADD', stamps, 0, 'P' .. cmsgpack.pack(kept), text(floor), '!')
--- Never below what is purged: another gateway may have had a later position and been first.
+-- Never below a recorded purge: another gateway may have written a later position first.
 redis.call('ZADD', stamps, 'GT', text(math.max(tonumber(ARGV[1]), floor)), '=')
 return redis.call('ZSCORE', stamps, '=')

@@ -1,6 +1,6 @@
--- KEYS: entries of a URL, stamps, marker, writes. ARGV: position, milliseconds since the answer,
--- time to live, most variants, variance, list of fields, entry, URL, where its path begins, the
--- key's hash, two slots of the table of writes, digests.
+-- Stores an entry. KEYS: entries of a URL, stamps, marker, writes. ARGV: position, milliseconds
+-- since the response, time to live, limit on variants, variance, list of fields, entry, URL, index
+-- at which its path begins, the key's hash, two slots of the table of writes, digests.
 local key, stamps, marker, writes = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local low = low_of(stamps)
 if not low then
@@ -13,9 +13,9 @@ for i = 13, #ARGV do
   about[#about + 1] = ARGV[i]
 end
 local vary, name = ARGV[6], hash .. ARGV[5]
--- A slot of the table of writes stands for many URLs, so what is refused may be the newest
--- response there is: an older one must not outlast it. Positions say nothing of that: a gateway
--- that has not heard of Redis for a while has a low one for what it has just asked for.
+-- A slot of the table of writes stands for many URLs, so a refused response may be the newest one:
+-- an older one must not outlast it. Positions do not show this: a gateway that has not reached
+-- Redis for a while has a low position for a response that it has just requested.
 local function refuse()
   local old = redis.call('HGET', key, 'm' .. name)
   old = old and cmsgpack.unpack(old)
@@ -43,7 +43,7 @@ if old then
 elseif redis.call('HLEN', key) > 2 * tonumber(ARGV[4]) then
   redis.call('DEL', key)
 end
--- The newest first, and no more than anybody would ask for.
+-- The newest list of fields first, and no more lists than a load tries.
 local varies, count = vary .. '\n', 1
 for known in string.gmatch(redis.call('HGET', key, 'v' .. hash) or '', '([^\n]*)\n') do
   if known ~= vary and count < 4 then
@@ -54,7 +54,7 @@ redis.call('HSET', key, 'v' .. hash, varies, 'm' .. name, cmsgpack.pack(about), 
 if redis.call('PTTL', key) < lasts then
   redis.call('PEXPIRE', key, lasts)
 end
--- What was there before the marker was does not count by it.
+-- A new marker begins at this position: entries from before it do not count.
 if not least then
   redis.call('SET', marker, ARGV[1], 'PX', lasts)
 elseif redis.call('PTTL', marker) < lasts then

@@ -1,4 +1,4 @@
--- The next position: later than every one before, and than those before the key was lost.
+-- Returns the next position. It is later than all earlier ones, even if the key was lost.
 local time = redis.call('TIME')
 local next = time[1] * 1000000 + time[2]
 local last = tonumber(redis.call('GET', KEYS[1]) or '0')

@@ -1,7 +1,6 @@
--- Gives back what was taken from one bucket. What has flowed back by itself since then is
--- not given twice.
+-- Gives back capacity that was taken from one bucket, less the part that has refilled since then.
 --
--- ARGV: N; the price; when it was taken, in microseconds.
+-- ARGV: N; the cost; the time at which it was taken, in microseconds.
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local state = redis.call('GET', KEYS[1])

@@ -1,11 +1,12 @@
--- Asks for something from the bucket of each key, and takes it from all of them or from none.
+-- Takes capacity from the bucket of each key: from all of them or from none.
 --
--- A bucket is the time at which it is full again: microseconds, nanoseconds below one, and
--- a fraction in Nths of a nanosecond, where N is the limit's count. Sums are pairs of whole
--- microseconds and Nths of a nanosecond below one, so that all of them are exact in doubles.
+-- A bucket is stored as the time at which it is full again: microseconds, nanoseconds below one
+-- microsecond, and a fraction in Nths of a nanosecond, where N is the limit's count. Sums are pairs
+-- of whole microseconds and Nths of a nanosecond below one microsecond, so that all of them are
+-- exact in doubles.
 --
--- ARGV, for each key: N; the price; a whole bucket; how far ahead the time may lie, which is
--- a whole bucket and what a request may be held back for.
+-- ARGV, for each key: N; the cost; the time in which an empty bucket refills; how far ahead the
+-- stored time may lie, which is that time plus the longest delay of a request.
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local answer = {1, time[1], time[2]}
@@ -23,7 +24,7 @@ for i, key in ipairs(KEYS) do
     whole = tonumber(whole)
     if whole and whole >= now then
       us, sub = whole, nanos * n + math.min(fraction, n - 1)
-      -- Further ahead than it can be by this limit: it was another one, or another clock.
+      -- Further ahead than this limit allows: written for another limit, or by another clock.
       local most = now + room + 1000000
       if us > most or (us == most and sub > room_sub) then
         us, sub = now + room, room_sub
@@ -38,7 +39,7 @@ for i, key in ipairs(KEYS) do
   if us > now + room or (us == now + room and sub > room_sub) then
     answer[1] = 0
   elseif us > now + full or (us == now + full and sub > full_sub) then
-    -- Who waits does so for whole nanoseconds.
+    -- A request is delayed by whole nanoseconds.
     sub = sub + (full_sub - sub) % n
     if sub >= scale then
       us, sub = us + 1, sub - scale
@@ -47,14 +48,14 @@ for i, key in ipairs(KEYS) do
   after[i] = {us, sub, n}
 end
 if answer[1] == 0 then
-  -- What was lowered stays so and flows back from here on, or it would begin anew each time.
+  -- A lowered bucket is stored and refills from here on; otherwise it would be lowered each time.
   after = lowered
 end
 for i, key in ipairs(KEYS) do
   if after[i] then
     local us, sub, n = after[i][1], after[i][2], after[i][3]
     local state = string.format('%.0f:%.0f:%.0f', us, math.floor(sub / n), sub % n)
-    -- Gone once it is full: a bucket that is not there is full.
+    -- Expires once it is full: a missing bucket is full.
     redis.call('SET', key, state, 'PX', math.floor((us - now) / 1000) + 2)
   end
 end
