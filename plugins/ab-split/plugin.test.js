@@ -10,14 +10,14 @@ test('a new visitor gets a variant and a cookie', async () => {
   assert.match(done.headers.get('set-cookie'), /^ab=b; Path=\/; Expires=[\w, :]+ GMT; Max-Age=2592000; Secure; SameSite=lax$/);
 });
 
-test('whoever has one keeps it', async () => {
+test('a visitor with a variant keeps it', async () => {
   const { onRequest } = plugin({ config: { variants: { a: 1, b: 99 } } });
   const done = await onRequest(visit('theme=dark; ab=a'));
   assert.equal(done.request.headers.get('x-variant'), 'a');
   assert.equal(done.headers.get('set-cookie'), null);
 });
 
-test('a variant that is no more, or never was, is chosen anew', async () => {
+test('an ended or unknown variant is replaced', async () => {
   const { onRequest } = plugin({ config: { variants: { a: 1, b: 0 } } });
   for (const cookie of ['ab=b', 'ab=c', 'ab=', 'ab=toString']) {
     const done = await onRequest(visit(cookie));
@@ -26,14 +26,14 @@ test('a variant that is no more, or never was, is chosen anew', async () => {
   }
 });
 
-test('weights are kept', async () => {
+test('variants are chosen by weight', async () => {
   const { onRequest } = plugin({ config: { variants: { a: 3, b: 1 } } });
   const seen = { a: 0, b: 0 };
   for (let count = 0; count < 1000; count += 1) {
     const done = await onRequest(visit());
     seen[done.request.headers.get('x-variant')] += 1;
   }
-  // 750 are expected; 100 away is more than seven standard deviations.
+  // 750 are expected; a difference of 100 is more than seven standard deviations.
   assert.ok(Math.abs(seen.a - 750) < 100, JSON.stringify(seen));
 });
 
@@ -43,7 +43,7 @@ test('clients cannot send the header', async () => {
   assert.equal(done.request.headers.get('x-ab'), 'a');
 });
 
-test('the cache keeps an answer for each, and others are told', async () => {
+test('the cache stores a response for each variant, and Vary informs other caches', async () => {
   const { onRequest, onCacheKey, onResponse } = plugin({ config: { variants: { a: 1, b: 1 } } });
   const { request } = await onRequest(visit('ab=b'));
   assert.equal((await onCacheKey(request)).value, 'b');
@@ -51,7 +51,7 @@ test('the cache keeps an answer for each, and others are told', async () => {
   assert.equal(done.headers.get('vary'), 'Accept-Encoding, Cookie');
 });
 
-test('weights that say nothing are refused', async () => {
+test('weights without one above 0 are refused', async () => {
   const { onRequest } = plugin({ config: { variants: { a: 0 } } });
-  await assert.rejects(onRequest(visit()), /weight for each/);
+  await assert.rejects(onRequest(visit()), /weight of 0 or more for each/);
 });

@@ -1,7 +1,7 @@
-// api-key: lets clients pass that show a key, and tells the backend whose it is.
+// api-key: admits clients with a valid key, and passes the key's name to the backend.
 //
-// Keys are random and long, so their SHA-256 can stand in a configuration: nobody finds a
-// key by its hash.
+// Keys are long and random, so the configuration can contain their SHA-256: a key cannot be found
+// from its hash.
 
 const defaults = { header: 'x-api-key', client_header: 'x-client', plan_header: 'x-plan', keys: [] };
 
@@ -11,8 +11,8 @@ const read = (config) => {
   const byHash = new Map();
   for (const key of all.keys) {
     const hash = /^sha256:([0-9a-f]{64})$/i.exec(key?.hash ?? '')?.[1];
-    // The hash is not repeated: somebody may have written the key itself.
-    if (!hash || !key.name) throw new Error(`each of \`keys\` has a name and a hash such as sha256:…, but \`${key?.name ?? ''}\` has not`);
+    // The message does not repeat the hash: it may be the key itself, written by mistake.
+    if (!hash || !key.name) throw new Error(`invalid entry \`${key?.name ?? ''}\` in \`keys\`: it needs a name and a hash such as sha256:…`);
     byHash.set(hash.toLowerCase(), key);
   }
   return { ...all, byHash };
@@ -29,10 +29,10 @@ const refuse = (status, error) =>
 export async function onRequest(request, ctx) {
   settings ??= read(ctx.config);
   const { header, client_header, plan_header, byHash } = settings;
-  const shown = request.headers.get(header);
-  if (shown === null) return refuse(401, 'api_key_missing');
-  // Found by its hash: how long that takes says nothing of any key.
-  const key = byHash.get(await sha256(shown));
+  const sent = request.headers.get(header);
+  if (sent === null) return refuse(401, 'api_key_missing');
+  // Looked up by hash: the time that it takes reveals nothing about a key.
+  const key = byHash.get(await sha256(sent));
   if (key === undefined) return refuse(401, 'api_key_invalid');
   if (key.methods && !key.methods.includes(request.method)) return refuse(403, 'api_key_method');
   request.headers.delete(header);

@@ -14,18 +14,18 @@ const loaded = async () =>
       ],
     },
   });
-const ask = (headers, method = 'GET') => new Request('https://api.test/items', { method, headers });
+const requestWith = (headers, method = 'GET') => new Request('https://api.test/items', { method, headers });
 
-test('a key opens, and the backend learns whose it is', async () => {
+test('a valid key is admitted, and the backend gets its name', async () => {
   const { onRequest } = await loaded();
-  const done = await onRequest(ask({ 'x-api-key': 'ek_acme' }));
+  const done = await onRequest(requestWith({ 'x-api-key': 'ek_acme' }));
   assert.equal(done.response, undefined);
   assert.equal(done.request.headers.get('x-client'), 'acme');
   assert.equal(done.request.headers.get('x-plan'), 'gold');
   assert.equal(done.request.headers.get('x-api-key'), null);
 });
 
-test('no key and a wrong one are told apart', async () => {
+test('a missing key and an unknown key get different errors', async () => {
   const { onRequest } = await loaded();
   for (const [headers, error] of [
     [{}, 'api_key_missing'],
@@ -34,24 +34,24 @@ test('no key and a wrong one are told apart', async () => {
     [{ 'x-api-key': 'ek_acme, ek_globex' }, 'api_key_invalid'],
     [{ 'x-client': 'acme' }, 'api_key_missing'],
   ]) {
-    const { response } = await onRequest(ask(headers));
+    const { response } = await onRequest(requestWith(headers));
     assert.equal(response.status, 401);
     assert.equal(response.headers.get('www-authenticate'), 'ApiKey');
     assert.deepEqual(await response.json(), { error });
   }
 });
 
-test('a key may be for some methods only', async () => {
+test('a key can be limited to some methods', async () => {
   const { onRequest } = await loaded();
-  const read = await onRequest(ask({ 'x-api-key': 'ek_globex', 'x-plan': 'gold' }));
+  const read = await onRequest(requestWith({ 'x-api-key': 'ek_globex', 'x-plan': 'gold' }));
   assert.equal(read.response, undefined);
-  // It has no plan, whatever the client says.
+  // This key has no plan, and the client's header is removed.
   assert.equal(read.request.headers.get('x-plan'), null);
-  const write = await onRequest(ask({ 'x-api-key': 'ek_globex' }, 'POST'));
+  const write = await onRequest(requestWith({ 'x-api-key': 'ek_globex' }, 'POST'));
   assert.equal(write.response.status, 403);
 });
 
-test('a key in the place of a hash is refused, and not repeated', () => {
+test('a key instead of a hash is refused, and the message does not contain it', () => {
   const config = { keys: [{ name: 'acme', hash: 'ek_acme' }] };
   assert.throws(() => plugin({ config }), (error) => /`config.keys\[0\].hash` does not match/.test(error.message) && !/ek_acme/.test(error.message));
 });

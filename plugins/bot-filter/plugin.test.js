@@ -11,7 +11,7 @@ test('browsers and search engines pass', async () => {
   }
 });
 
-test('scanners and greedy crawlers are refused', async () => {
+test('scanners and crawlers are refused', async () => {
   const { onRequest } = plugin();
   for (const agent of ['sqlmap/1.8', 'Mozilla/5.0 (compatible; AhrefsBot/7.0)', 'Scrapy/2.11 (+https://scrapy.org)', `${BROWSER} Bytespider`]) {
     const { response } = await onRequest(by(agent));
@@ -20,7 +20,7 @@ test('scanners and greedy crawlers are refused', async () => {
   }
 });
 
-test('own lists count, and what is allowed goes first', async () => {
+test('configured lists replace the defaults, and `allow` takes precedence', async () => {
   const { onRequest } = plugin({ config: { deny: ['^curl/', 'monitor'], allow: ['our-monitor/\\d+'], status: 429 } });
   assert.equal((await onRequest(by('curl/8.5.0'))).response.status, 429);
   assert.equal((await onRequest(by('a Monitor'))).response.status, 429);
@@ -28,29 +28,29 @@ test('own lists count, and what is allowed goes first', async () => {
   assert.equal((await onRequest(by('sqlmap/1.8'))).response, undefined);
 });
 
-test('clients without a name are refused where that is wanted', async () => {
+test('clients without a User-Agent are refused if configured', async () => {
   const { onRequest } = plugin({ config: { empty: 'refuse' } });
   assert.equal((await onRequest(by(undefined))).response.status, 403);
   assert.equal((await onRequest(by(' '))).response.status, 403);
   assert.equal((await onRequest(by(BROWSER))).response, undefined);
 });
 
-test('marking lets pass and tells the backend', async () => {
+test('`mark` admits clients and reports the match to the backend', async () => {
   const { onRequest } = plugin({ config: { action: 'mark', empty: 'refuse' } });
   const bot = await onRequest(by('Nikto/2.5'));
   assert.equal(bot.response, undefined);
   assert.equal(bot.request.headers.get('x-bot'), 'nikto');
   assert.equal((await onRequest(by(''))).request.headers.get('x-bot'), 'unnamed');
-  // What a client says of itself by that name does not count.
-  const claims = await onRequest(by(BROWSER, { 'x-bot': 'googlebot' }));
-  assert.equal(claims.request.headers.get('x-bot'), null);
+  // The header of the client is removed.
+  const forged = await onRequest(by(BROWSER, { 'x-bot': 'googlebot' }));
+  assert.equal(forged.request.headers.get('x-bot'), null);
 });
 
-test('a name of any length costs little', async () => {
+test('a long User-Agent costs little', async () => {
   const { onRequest } = plugin();
   assert.equal((await onRequest(by('a'.repeat(8000)))).response, undefined);
 });
 
-test('what it does not know is refused', async () => {
+test('an unknown action is refused', async () => {
   assert.throws(() => plugin({ config: { action: 'drop' } }), /action/);
 });

@@ -1,7 +1,7 @@
-// feature-flags: fetches a list of flags, and tells the backend which are on for a visitor.
+// feature-flags: fetches a list of flags, and reports to the backend which are on for a visitor.
 //
-// What was fetched is kept by each instance, and in the kv for all of them. A service that does
-// not answer changes nothing: the last good list holds until there is another one.
+// Each instance keeps the list in memory, and the kv stores it for all of them. If the service does
+// not respond, the last valid list stays in use until there is a new one.
 
 const defaults = { refresh: 30, retry: 5, header: 'x-flags', cookie: 'visitor', max_age: 365 * 24 * 3600, fallback: {} };
 const KEY = 'flags';
@@ -9,69 +9,69 @@ const KEY = 'flags';
 let settings;
 const read = (config) => {
   const all = { ...defaults, ...config };
-  if (typeof all.url !== 'string') throw new Error('`url` is where the flags are fetched');
+  if (typeof all.url !== 'string') throw new Error('`url` must be the URL of the flags');
   return { ...all, fallback: checked(all.fallback) };
 };
 
 const isObject = (value) => typeof value === 'object' && value !== null && !Array.isArray(value);
 
-// A flag is on, off, a word, or on for some.
+// Validates flags: each is true, false, a string, or on for a percentage of visitors.
 const checked = (flags) => {
-  if (!isObject(flags)) throw new Error('flags are an object');
+  if (!isObject(flags)) throw new Error('flags must be an object');
   for (const [name, flag] of Object.entries(flags)) {
-    const isRight = typeof flag === 'boolean' || typeof flag === 'string' || (isObject(flag) && flag.percent >= 0 && flag.percent <= 100);
-    if (!isRight) throw new Error(`the flag \`${name}\` is neither true, false, a word nor { percent: 10 }`);
+    const isValid = typeof flag === 'boolean' || typeof flag === 'string' || (isObject(flag) && flag.percent >= 0 && flag.percent <= 100);
+    if (!isValid) throw new Error(`invalid flag \`${name}\`: use true, false, a string or { percent: 10 }`);
   }
   return flags;
 };
 
-// What this instance has: the list, and until when nobody needs to be asked.
-let known;
+// List of this instance, and the time until which it is valid.
+let current;
 
 const fetched = async ({ url }) => {
-  const answer = await fetch(url, { headers: { accept: 'application/json' } });
-  if (!answer.ok) throw new Error(`it answered ${answer.status}`);
-  return checked(await answer.json());
+  const response = await fetch(url, { headers: { accept: 'application/json' } });
+  if (!response.ok) throw new Error(`the service responded with status ${response.status}`);
+  return checked(await response.json());
 };
 
 const flagsOf = async (settings, { kv }) => {
   const now = Date.now();
-  if (known && now < known.until) return known.flags;
-  let kept;
+  if (current && now < current.until) return current.flags;
+  let stored;
   try {
-    kept = await kv.get(KEY);
-    if (kept && now < kept.until) return (known = kept).flags;
-    // One of all instances asks; the others make do with what there is, if there is anything.
+    stored = await kv.get(KEY);
+    if (stored && now < stored.until) return (current = stored).flags;
+    // One of all instances fetches; the others use the last list, if there is one.
     const isFirst = (await kv.increment('asks', 1, { ttl: settings.retry })) === 1;
-    const last = kept ?? known;
+    const last = stored ?? current;
     if (!isFirst && last) {
-      known = { flags: last.flags, until: now + 1000 };
-      return known.flags;
+      current = { flags: last.flags, until: now + 1000 };
+      return current.flags;
     }
   } catch (error) {
-    console.warn(`the kv cannot be asked: ${error.message}`);
+    console.warn(`the kv cannot be read: ${error.message}`);
   }
   try {
-    known = { flags: await fetched(settings), until: now + settings.refresh * 1000 };
+    current = { flags: await fetched(settings), until: now + settings.refresh * 1000 };
   } catch (error) {
     console.warn(`the flags cannot be fetched: ${error.message}`);
-    known = { flags: (kept ?? known)?.flags ?? settings.fallback, until: now + settings.retry * 1000 };
-    return known.flags;
+    current = { flags: (stored ?? current)?.flags ?? settings.fallback, until: now + settings.retry * 1000 };
+    return current.flags;
   }
   try {
-    await kv.put(KEY, known);
+    await kv.put(KEY, current);
     await kv.delete('asks');
   } catch (error) {
-    console.warn(`the flags cannot be kept: ${error.message}`);
+    console.warn(`the flags cannot be stored in the kv: ${error.message}`);
   }
-  return known.flags;
+  return current.flags;
 };
 
-// A number from 0 to 100 for a visitor and a flag, always the same (FNV-1a).
+// Returns a number from 0 to 100, always the same for one visitor and flag (FNV-1a).
 const share = (text) => {
   let hash = 0x811c9dc5;
   for (const byte of new TextEncoder().encode(text)) hash = Math.imul(hash ^ byte, 0x01000193) >>> 0;
-  // The last letters would hardly move it.
+  // Mixes the bits: in FNV-1a the last characters hardly change the upper ones.
   hash = Math.imul(hash ^ (hash >>> 16), 0x45d9f3b) >>> 0;
   hash = (hash ^ (hash >>> 16)) >>> 0;
   return (hash / 2 ** 32) * 100;
@@ -89,7 +89,7 @@ export async function onRequest(request, ctx) {
     const value = isObject(flag) ? share(`${name}:${id}`) < flag.percent : flag;
     if (value !== false) on[name] = value;
   }
-  // As ASCII, which JSON can always be.
+  // Escaped to ASCII, which JSON always allows.
   const text = JSON.stringify(on).replace(/[^\x20-\x7e]/g, (letter) => `\\u${letter.charCodeAt(0).toString(16).padStart(4, '0')}`);
   request.headers.set(header, text);
   if (!isNew) return;
@@ -98,7 +98,7 @@ export async function onRequest(request, ctx) {
   return response;
 }
 
-// Answers differ by what is on, and not by whom it is on for.
+// Responses depend on the flags that are on, and not on the visitor.
 export function onCacheKey(request, ctx) {
   settings ??= read(ctx.config);
   return request.headers.get(settings.header);

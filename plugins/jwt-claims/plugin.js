@@ -1,25 +1,25 @@
-// jwt-claims: tells the backend what a verified token says, in headers that clients cannot send.
+// jwt-claims: passes claims of a verified token to the backend in headers that clients cannot send.
 //
-// The filter `jwt` verifies; this only reads what it has found. Whatever a claim is made of, a
-// reader must get it as one value: what would fall apart in a header is left out.
+// The filter `jwt` verifies the token; this plugin only reads its claims. A reader must get each
+// value of a claim as one value: a value that a reader would split is left out.
 
 const defaults = { headers: { 'x-user-id': 'sub' }, separator: ',', require: {}, anonymous: 'pass' };
 
 let settings;
 const read = (config) => {
   const all = { ...defaults, ...config };
-  if (all.anonymous !== 'pass' && all.anonymous !== 'refuse') throw new Error('`anonymous` is `pass` or `refuse`');
-  if (typeof all.separator !== 'string' || all.separator === '') throw new Error('`separator` is what stands between values');
+  if (all.anonymous !== 'pass' && all.anonymous !== 'refuse') throw new Error(`invalid \`anonymous\` \`${all.anonymous}\`: use \`pass\` or \`refuse\``);
+  if (typeof all.separator !== 'string' || all.separator === '') throw new Error('invalid `separator`: use a text that is not empty');
   return { ...all, headers: Object.entries(all.headers), require: Object.entries(all.require) };
 };
 
-// A claim by its name, or by a path into it: `realm_access.roles`.
+// Returns a claim by its name, or by a path into it: `realm_access.roles`.
 const own = (value, name) => (typeof value === 'object' && value !== null && Object.hasOwn(value, name) ? value[name] : undefined);
 const claim = (claims, path) => own(claims, path) ?? path.split('.').reduce(own, claims);
 
 const isSingle = (value) => ['string', 'number', 'boolean'].includes(typeof value);
 
-// Bytes of UTF-8, each as the letter that a header has for it.
+// Returns the UTF-8 bytes of a text, each as one character, as headers need them.
 const bytes = (text) => Array.from(new TextEncoder().encode(text), (byte) => String.fromCharCode(byte)).join('');
 
 const asHeader = (value, separator) => {
@@ -35,7 +35,7 @@ const refuse = (status, error) =>
 export function onRequest(request, ctx) {
   settings ??= read(ctx.config);
   const { headers, separator, require, anonymous } = settings;
-  // First of all what clients made up.
+  // Removes forged headers of clients first.
   for (const [name] of headers) request.headers.delete(name);
   const claims = ctx.jwt;
   if (claims === undefined) {

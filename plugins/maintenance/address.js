@@ -1,4 +1,4 @@
-// Networks such as `10.0.0.0/8` and `fd00::/8`, and which addresses are in them.
+// Networks such as `10.0.0.0/8` and `fd00::/8`, and the check for addresses in them.
 
 const v4 = (text) => {
   const parts = text.split('.');
@@ -6,19 +6,19 @@ const v4 = (text) => {
   return parts.map(Number);
 };
 
-// The 16 bytes of an address; those of IPv4 as IPv6 has them (RFC 4291, 2.5.5.2).
+// Returns the 16 bytes of an address; IPv4 is mapped to IPv6 (RFC 4291, 2.5.5.2).
 export const bytes = (text) => {
-  const old = v4(text);
-  if (old) return [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, ...old];
-  let plain = text;
+  const ipv4 = v4(text);
+  if (ipv4) return [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, ...ipv4];
+  let address = text;
   const tail = /^(.*:)(\d+\.\d+\.\d+\.\d+)$/.exec(text);
   if (tail) {
     const last = v4(tail[2]);
     if (!last) return undefined;
     const hex = (at) => ((last[at] << 8) | last[at + 1]).toString(16);
-    plain = `${tail[1]}${hex(0)}:${hex(2)}`;
+    address = `${tail[1]}${hex(0)}:${hex(2)}`;
   }
-  const halves = plain.split('::');
+  const halves = address.split('::');
   if (halves.length > 2) return undefined;
   const [head, rest] = halves.map((half) => (half === '' ? [] : half.split(':')));
   const missing = 8 - head.length - (rest?.length ?? 0);
@@ -34,7 +34,7 @@ const network = (text) => {
   const whole = v4(address) ? 32 : 128;
   const bits = length === undefined ? whole : /^\d{1,3}$/.test(length) ? Number(length) : Number.NaN;
   if (start === undefined || more.length > 0 || !(bits <= whole)) {
-    throw new Error(`\`${text}\` is no network, such as 10.0.0.0/8 or fd00::/8`);
+    throw new Error(`invalid network \`${text}\`: use an address or a network such as 10.0.0.0/8 or fd00::/8`);
   }
   return { start, bits: bits + (128 - whole) };
 };
@@ -46,7 +46,7 @@ const has = ({ start, bits }, address) =>
     return (byte & mask) === (address[at] & mask);
   });
 
-// A function that says whether an address is in one of these.
+// Returns a function that checks if an address is in one of the networks.
 export const networks = (list) => {
   const all = list.map(network);
   return (text) => {

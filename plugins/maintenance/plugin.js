@@ -1,4 +1,4 @@
-// maintenance: answers 503 to everybody but those who do the work.
+// maintenance: responds with 503 to all clients except those of the people who do the maintenance.
 import { networks } from './address.js';
 
 let settings;

@@ -26,21 +26,21 @@ test('a playlist and its segments pass with one token, below its folder', async 
   }
 });
 
-test('in the path it stays with relative names', async () => {
+test('a token in the path is kept by relative URLs', async () => {
   const token = await sign(SECRET, '/watch/42/');
   const playlist = new URL(`https://video.test/watch/42/~${token}/index.m3u8`);
   const segment = new URL('720p/segment-1.ts', playlist);
   const done = await at(segment.pathname);
   assert.equal(done.rewrite, 'https://video.test/watch/42/720p/segment-1.ts');
   assert.equal(done.headers.get('set-cookie'), null);
-  // A name that leaves the folder leaves the token behind.
+  // A relative URL that leaves the folder loses the token.
   const outside = new URL('../../../43/segment-1.ts', segment);
   assert.equal(outside.pathname, '/watch/43/segment-1.ts');
   assert.equal(await refusal(await at(outside.pathname)), 'token_missing');
   assert.equal(await refusal(await at(`/watch/43/~${token}/segment-1.ts`)), 'token_invalid');
 });
 
-test('the parameter becomes a cookie of the folder', async () => {
+test('a token in the parameter is stored in a cookie for the folder', async () => {
   const token = await sign(SECRET, '/watch/42/', 60);
   const first = await at(`/watch/42/index.m3u8?token=${token}`);
   assert.match(first.headers.get('set-cookie'), /^playback=\d+\.2\.[\w-]+; Path=\/watch\/42\/; Expires=[\w, :]+ GMT; Max-Age=(59|60); Secure; HttpOnly; SameSite=lax$/);
@@ -50,7 +50,7 @@ test('the parameter becomes a cookie of the folder', async () => {
   assert.equal(await refusal(await at('/watch/43/segment-1.ts', `playback=${token}`)), 'token_invalid');
 });
 
-test('a token ends', async () => {
+test('a token expires', async () => {
   const good = await sign(SECRET, '/watch/42/', 90, Date.now() - 85_000);
   assert.equal((await at(`/watch/42/a?token=${good}`)).response, undefined);
   const late = await sign(SECRET, '/watch/42/', 90, Date.now() - 91_000);
@@ -59,12 +59,12 @@ test('a token ends', async () => {
   assert.equal((await lenient.onRequest(`https://video.test/watch/42/a?token=${late}`)).response, undefined);
 });
 
-test('one that is good for too long is not taken', async () => {
+test('a token that is valid for too long is refused', async () => {
   const token = await sign(SECRET, '/watch/42/', 3600);
   assert.equal(await refusal(await at(`/watch/42/a?token=${token}`)), 'token_invalid');
 });
 
-test('what was not signed is refused', async () => {
+test('missing and forged tokens are refused', async () => {
   assert.equal(await refusal(await at('/watch/42/a')), 'token_missing');
   assert.equal(await refusal(await at('/watch/42/a?token=')), 'token_missing');
   const token = await sign(SECRET, '/watch/42/');
@@ -78,7 +78,7 @@ test('what was not signed is refused', async () => {
   }
 });
 
-test('a slash in disguise is no way out of the folder', async () => {
+test('an encoded slash does not leave the folder', async () => {
   const token = await sign(SECRET, '/watch/42/');
   for (const path of ['/watch/42/x%2F..%2F..%2F43/a', '/watch/42/%5c../a']) {
     assert.equal(await refusal(await at(`${path}?token=${token}`), 400), 'path_invalid', path);
@@ -86,7 +86,7 @@ test('a slash in disguise is no way out of the folder', async () => {
   assert.equal(await refusal(await at(`/watch/42/../43/a?token=${token}`)), 'token_invalid');
 });
 
-test('two secrets are good while one takes the place of the other', async () => {
+test('two secrets are valid while one replaces the other', async () => {
   const both = plugin({ config: { secrets: [OTHER, SECRET] } });
   for (const secret of [SECRET, OTHER]) {
     const done = await both.onRequest(`https://video.test/watch/42/a?token=${await sign(secret, '/watch/42/')}`);
@@ -94,7 +94,7 @@ test('two secrets are good while one takes the place of the other', async () => 
   }
 });
 
-test('secrets may come from the environment', async () => {
+test('secrets can come from the environment', async () => {
   const { onRequest } = plugin({ config: { secrets_from: ['PLAYBACK'] }, env: { PLAYBACK: OTHER } });
   const done = await onRequest(`https://video.test/watch/42/a?token=${await sign(OTHER, '/watch/42/')}`);
   assert.equal(done.response, undefined);
@@ -102,7 +102,7 @@ test('secrets may come from the environment', async () => {
   await assert.rejects(unset.onRequest('https://video.test/'), /32 characters/);
 });
 
-test('short secrets are refused, and not repeated', async () => {
+test('short secrets are refused, and the message does not contain them', async () => {
   for (const secrets of [['short'], [SECRET, 'short']]) {
     assert.throws(() => plugin({ config: { secrets } }), (error) => /`config.secrets/.test(error.message) && !/short'/.test(error.message));
   }
@@ -110,4 +110,4 @@ test('short secrets are refused, and not repeated', async () => {
   await assert.rejects(plugin({ config: { secrets: [] } }).onRequest('https://video.test/'), /32 characters/);
 });
 
-test('a token is for a folder', () => assert.rejects(sign(SECRET, '/watch/42'), TypeError));
+test('only a folder can be signed', () => assert.rejects(sign(SECRET, '/watch/42'), TypeError));

@@ -1,8 +1,8 @@
-// Tokens of the plugin `signed-url`. It runs in the gateway and in node alike: an app signs
-// with `sign`, and `crypto` and `btoa` are all that this needs.
+// Tokens of the plugin `signed-url`. This module runs in the gateway and in Node: an app signs with
+// `sign`. It needs only `crypto`, `atob` and `btoa`.
 //
-// A token is EXPIRES.DEPTH.SIGNATURE: seconds since 1970; of how many folders the prefix is
-// made; HMAC-SHA-256 of `EXPIRES\nPREFIX` as base64url. It opens every path below the prefix.
+// A token is EXPIRES.DEPTH.SIGNATURE: seconds since 1970; the number of folders in the prefix;
+// HMAC-SHA-256 of `EXPIRES\nPREFIX` as base64url. It is valid for every path below the prefix.
 
 const encoder = new TextEncoder();
 const TOKEN = /^(\d{1,12})\.(\d{1,2})\.([\w-]{43})$/;
@@ -12,10 +12,10 @@ const importKey = (secret) =>
 
 const signed = (expires, prefix) => encoder.encode(`${expires}\n${prefix}`);
 
-/** A token for all below `prefix`, such as `/watch/42/`, good for `seconds` (90). */
+/** Returns a token for all paths below `prefix`, such as `/watch/42/`, valid for `seconds` (90). */
 export async function sign(secret, prefix, seconds = 90, now = Date.now()) {
   const { pathname } = new URL(prefix, 'http://localhost');
-  if (!pathname.endsWith('/')) throw new TypeError('a prefix ends with `/`: a token is for a folder');
+  if (!pathname.endsWith('/')) throw new TypeError(`invalid prefix \`${prefix}\`: a token is for a folder, so it must end with \`/\``);
   const expires = Math.floor(now / 1000) + seconds;
   const signature = await crypto.subtle.sign('HMAC', await importKey(secret), signed(expires, pathname));
   const text = btoa(String.fromCharCode(...new Uint8Array(signature)));
@@ -23,10 +23,10 @@ export async function sign(secret, prefix, seconds = 90, now = Date.now()) {
   return `${expires}.${depth}.${text.replaceAll('+', '-').replaceAll('/', '_').replace(/=+$/, '')}`;
 }
 
-/** The keys that tokens are verified with. */
+/** Imports secrets as keys that verify tokens. */
 export const keysOf = (secrets) => Promise.all(secrets.map(importKey));
 
-/** What a token says of a path: the prefix and when it ends, or nothing if it is not for it. */
+/** Returns the prefix and expiry of a token that is valid for a path; otherwise `undefined`. */
 export async function verify(keys, token, pathname) {
   const [, expires, depth, text] = TOKEN.exec(token) ?? [];
   if (expires === undefined) return undefined;
@@ -36,7 +36,7 @@ export async function verify(keys, token, pathname) {
   const binary = atob(text.replaceAll('-', '+').replaceAll('_', '/'));
   const signature = Uint8Array.from(binary, (letter) => letter.charCodeAt(0));
   for (const key of keys) {
-    // Compares in a time that does not tell how much of it is right.
+    // Compares in constant time.
     if (await crypto.subtle.verify('HMAC', key, signature, signed(expires, prefix))) {
       return { prefix, expires: Number(expires) };
     }

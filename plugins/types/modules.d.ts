@@ -1,11 +1,12 @@
-// Modules that the gateway has built in. (A file without imports: so they are declared, not added to.)
+// Modules that are built into the gateway. This file has no imports: with one, the declarations
+// would only extend existing modules.
 
 declare module 'next/server' {
   export const NextResponse: typeof globalThis.NextResponse;
   export type NextResponse = globalThis.NextResponse;
   export const NextRequest: abstract new () => import('./plugin.d.ts').HookRequest;
   export type NextRequest = import('./plugin.d.ts').HookRequest;
-  /** The second argument of a proxy is `ctx`, which has `waitUntil`. */
+  /** Type of a proxy's second argument: `ctx`, which has `waitUntil`. */
   export type NextFetchEvent = import('./plugin.d.ts').Context;
   export type NextProxy = (request: NextRequest, event: NextFetchEvent) => Response | null | undefined | void | Promise<Response | null | undefined | void>;
   export type NextMiddleware = NextProxy;
@@ -13,7 +14,7 @@ declare module 'next/server' {
   export type MiddlewareConfig = ProxyConfig;
 }
 
-/** What `edgeway plugin test` gives to tests. */
+/** Module that `edgeway plugin test` provides to tests. */
 declare module 'edgeway:test' {
   type Ask = Request | string | URL;
 
@@ -23,42 +24,42 @@ declare module 'edgeway:test' {
     route?: string;
     /** Claims, for `ctx.jwt`. */
     jwt?: object;
-    /** A place, for `ctx.geo`. */
+    /** Location of the client, for `ctx.geo`. */
     geo?: object;
-    /** For hooks that get an answer. */
+    /** The request, for hooks that get a response. */
     request?: Ask;
   }
 
   interface Done {
-    /** The plugin's own answer. */
+    /** The plugin's own response. */
     response?: Response;
-    /** Where the request is rewritten to. */
+    /** Target of a rewrite. */
     rewrite?: string;
-    /** What `onCacheKey`, `onRoute` or `onLog` gave back. */
+    /** Return value of `onCacheKey`, `onRoute` or `onLog`. */
     value?: any;
-    /** The request as it goes on. */
+    /** The request as it is forwarded. */
     request: Request;
-    /** Of the answer under way, with what the hook changed. */
+    /** Status and headers of the current response, with the changes of the hook. */
     status?: number;
     headers: Headers;
     console: { level: 'error' | 'warn' | 'info' | 'debug'; text: string }[];
-    /** Milliseconds. */
+    /** CPU time and elapsed time in milliseconds. */
     cpu: number;
     wall: number;
   }
 
-  /** What `fetch` of the plugin gets: an answer, or why there is none. */
+  /** Result of the plugin's `fetch`: a response, or the error for which there is none. */
   interface FetchAnswer {
     status?: number;
     headers?: { [name: string]: string };
     body?: string;
-    /** The body as JSON, in place of `body`. */
+    /** The body as JSON, instead of `body`. */
     json?: unknown;
     error?: string;
   }
 
   interface Loaded {
-    /** The names of those that it exports. */
+    /** Names of the hooks that the plugin exports. */
     hooks: string[];
     onRequest(request: Ask, context?: CallContext): Promise<Done>;
     onCacheKey(request: Ask, context?: CallContext): Promise<Done>;
@@ -73,7 +74,7 @@ declare module 'edgeway:test' {
   export function test(name: string, run: () => unknown): void;
   export default test;
 
-  /** Loads the plugin as a route does: `./plugin.js` unless `file` says otherwise. */
+  /** Loads the plugin as a route does: `file`, or `./plugin.js` if absent. */
   export function plugin(options?: { file?: string; config?: object; env?: { [name: string]: string }; fetch?: { [url: string]: FetchAnswer | FetchAnswer[] } }): Loaded;
 
   type Expected = RegExp | (new (...values: any[]) => Error) | ((error: any) => boolean) | { [key: string]: unknown };
@@ -81,7 +82,7 @@ declare module 'edgeway:test' {
   export const assert: {
     (value: unknown, message?: string): asserts value;
     ok(value: unknown, message?: string): asserts value;
-    /** By `Object.is`. */
+    /** Compares with `Object.is`. */
     equal(actual: unknown, expected: unknown, message?: string): void;
     notEqual(actual: unknown, expected: unknown, message?: string): void;
     deepEqual(actual: unknown, expected: unknown, message?: string): void;

@@ -1,11 +1,10 @@
 /// <reference path="./modules.d.ts" />
 
-// Types of Edgeway plugins. What they mean: docs/plugins.md.
-
+// Types of Edgeway plugins, which docs/plugins.md explains.
 
 type Awaitable<T> = T | Promise<T>;
 
-/** Anything that JSON can say. */
+/** Any value that JSON can represent. */
 export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
 
 export interface Cookie {
@@ -13,7 +12,7 @@ export interface Cookie {
   value: string;
 }
 
-/** The attributes of a cookie that an answer sets. */
+/** Attributes of a cookie that a response sets. */
 export interface CookieOptions {
   domain?: string;
   expires?: Date | number;
@@ -28,7 +27,7 @@ export interface CookieOptions {
   secure?: boolean;
 }
 
-/** The cookies that a request brought; changes go into its head. */
+/** Cookies of a request; changes are written to its headers. */
 export interface RequestCookies extends Iterable<[string, Cookie]> {
   readonly size: number;
   get(name: string | { name: string }): Cookie | undefined;
@@ -42,7 +41,7 @@ export interface RequestCookies extends Iterable<[string, Cookie]> {
   toString(): string;
 }
 
-/** The cookies that an answer sets. */
+/** Cookies that a response sets. */
 export interface ResponseCookies {
   get(name: string | { name: string }): Cookie | undefined;
   getAll(name?: string | { name: string }): Cookie[];
@@ -61,14 +60,14 @@ export interface NextURL extends URL {
   clone(): NextURL;
 }
 
-/** Where a client is; what the files do not say is absent. */
+/** Location of a client; values that the files do not have are absent. */
 export interface Place {
-  /** Two letters: `DE`. */
+  /** Country code of two letters: `DE`. */
   readonly country?: string;
   readonly continent?: string;
-  /** In English. */
+  /** Name in English. */
   readonly city?: string;
-  /** Of ISO 3166-2, without the country: `BY`. */
+  /** Code of ISO 3166-2 without the country: `BY`. */
   readonly region?: string;
   readonly latitude?: number;
   readonly longitude?: number;
@@ -77,27 +76,27 @@ export interface Place {
   readonly organization?: string;
 }
 
-/** The request under way. What is set in its headers reaches the backend. */
+/** The current request. Headers set here reach the backend. */
 export interface HookRequest {
   readonly method: string;
-  /** As the client sees it. */
+  /** The URL as the client sees it. */
   readonly url: string;
   readonly ip: string;
   readonly headers: Headers;
   readonly cookies: RequestCookies;
   readonly nextUrl: NextURL;
-  /** Where the configuration says `body`: JSON and forms; otherwise `null`. */
+  /** The body, if it is JSON or a form and the configuration has `body`; otherwise `null`. */
   readonly body: Uint8Array | null;
   readonly bodyUsed: boolean;
-  /** Rejects where there is a body that was not read. */
+  /** Rejects if there is a body that was not buffered. */
   text(): Promise<string>;
   json(): Promise<any>;
   arrayBuffer(): Promise<ArrayBuffer>;
-  /** Of `application/x-www-form-urlencoded`. */
+  /** Parses `application/x-www-form-urlencoded`. */
   formData(): Promise<FormData>;
 }
 
-/** The answer under way. */
+/** The current response. */
 export interface HookResponse {
   status: number;
   readonly ok: boolean;
@@ -105,16 +104,16 @@ export interface HookResponse {
   readonly cookies: ResponseCookies;
 }
 
-/** Values under keys, the plugin's own. */
+/** Key-value store of the plugin. */
 export interface Kv {
   get<T = Json>(key: string): Promise<T | undefined>;
-  /** `ttl` in seconds; without it the value stays. */
+  /** Stores a value for `ttl` seconds; without `ttl` it does not expire. */
   put(key: string, value: Json, options?: { ttl?: number }): Promise<void>;
   delete(key: string): Promise<void>;
   increment(key: string, by?: number, options?: { ttl?: number }): Promise<number>;
 }
 
-/** What the gateway's log gets, with the plugin's name and the request's id. */
+/** Writes to the gateway's log, with the plugin's name and the request's id. */
 export interface Log {
   error(message: unknown, fields?: { [name: string]: unknown }): void;
   warn(message: unknown, fields?: { [name: string]: unknown }): void;
@@ -124,10 +123,10 @@ export interface Log {
 
 type Labels = { [name: string]: string | number | boolean };
 
-/** Served with those of the gateway as `edgeway_plugin_user_…`. */
+/** Metrics of the plugin, served with those of the gateway as `edgeway_plugin_user_…`. */
 export interface Metrics {
   counter(name: string, labels?: Labels): { inc(by?: number): void };
-  /** Of seconds. */
+  /** Histogram of seconds. */
   histogram(name: string, labels?: Labels): { observe(value: number): void };
 }
 
@@ -139,24 +138,24 @@ export interface Context<Config = { [key: string]: any }> {
   readonly metrics: Metrics;
   readonly request: HookRequest;
   readonly ip: string;
-  /** The claims of the token that the filter `jwt` has verified. */
+  /** Claims of the token that the filter `jwt` has verified. */
   readonly jwt?: { readonly [claim: string]: Json };
-  /** Where the client is, by the files of the section `geo`. */
+  /** Location of the client, from the files of the section `geo`. */
   readonly geo?: Place;
   readonly requestId: string;
   readonly route: string;
-  /** The hook is over without it, and it goes on for 5 s at most. */
+  /** Lets work continue after the hook has ended, for at most 5 s. */
   waitUntil(promise: unknown): void;
 }
 
-/** Why there is no answer of the backend. */
+/** Reason why there is no response from the backend. */
 export interface Failed {
   readonly status: number;
-  /** A fixed word, the same as in logs and metrics; may be empty. */
+  /** Fixed word, the same as in logs and metrics; may be empty. */
   readonly reason: string;
 }
 
-/** What became of a request, as the access log says it. */
+/** Outcome of a request, with the fields of the access log. */
 export interface LogEntry {
   readonly id: string;
   readonly client: string;
@@ -166,7 +165,7 @@ export interface LogEntry {
   readonly host: string;
   readonly path: string;
   readonly protocol: string;
-  /** 0 if the client left before an answer. */
+  /** 0 if the client disconnected before a response. */
   readonly status: number;
   readonly bytes_in: number;
   readonly bytes_out: number;
@@ -186,7 +185,7 @@ export interface LogEntry {
   readonly user: string | null;
 }
 
-/** What its line gets besides. */
+/** Additional fields for the line in the access log. */
 export type LogFields = { [name: string]: string | number | boolean | null | undefined };
 
 export type OnLog<C = any> = (entry: LogEntry, ctx: Context<C>) => Awaitable<LogFields | null | undefined | void>;
@@ -198,23 +197,23 @@ export type OnUpstreamResponse<C = any> = (response: HookResponse, ctx: Context<
 export type OnResponse<C = any> = (response: HookResponse, ctx: Context<C>) => Awaitable<void>;
 export type OnError<C = any> = (failed: Failed, ctx: Context<C>) => Awaitable<Response | null | undefined | void>;
 
-/** What is asked of a request beside its path; `value` is a regular expression for all of it. */
+/** Condition on a request beside its path; `value` is a regular expression for the whole value. */
 export type MatcherCondition =
   | { type: 'header' | 'cookie' | 'query'; key: string; value?: string }
   | { type: 'host'; key?: undefined; value: string };
 
 export interface MatcherEntry {
   source: string;
-  /** All of them must be there, … */
+  /** All of these must match, … */
   has?: MatcherCondition[];
   /** … and none of these. */
   missing?: MatcherCondition[];
 }
 
-/** The export `config`: which requests the plugin is for, as in Next.js. */
+/** Export `config`: selects the requests of the plugin, as in Next.js. */
 export interface ProxyConfig {
   matcher?: string | MatcherEntry | (string | MatcherEntry)[];
-  /** Known from Next.js, and without meaning here. */
+  /** Accepted for compatibility with Next.js, without effect. */
   runtime?: string;
   regions?: string | string[];
   unstable_allowDynamic?: string | string[];
@@ -224,13 +223,13 @@ interface NextResponseInit extends ResponseInit {
   request?: { headers?: Headers };
 }
 
-/** As in Next.js. */
+/** Constructor and static methods of `NextResponse`, as in Next.js. */
 interface NextResponseConstructor {
   new (body?: BodyInit | null, init?: ResponseInit): NextResponse;
   readonly prototype: NextResponse;
   json(value: any, init?: ResponseInit): NextResponse;
   redirect(url: string | URL, init?: number | ResponseInit): NextResponse;
-  /** To another path of the same host. */
+  /** Rewrites to another path of the same host. */
   rewrite(url: string | URL, init?: NextResponseInit): NextResponse;
   next(init?: NextResponseInit): NextResponse;
 }
@@ -239,6 +238,6 @@ declare global {
   interface NextResponse extends Response {
     readonly cookies: ResponseCookies;
   }
-  /** There without an import; `next/server` has it too. */
+  /** Available without an import; `next/server` exports it too. */
   var NextResponse: NextResponseConstructor;
 }
