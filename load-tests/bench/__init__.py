@@ -1,1 +1,1 @@
-"""What `load-tests/compare` is made of; the standard library and nothing else."""
+"""Modules of `load-tests/compare`; they use only the standard library."""

@@ -1,4 +1,4 @@
-"""Processes that we started, where they run, and their end."""
+"""Processes started for a measurement: their CPUs, their CPU time, and their termination."""
 
 import ctypes
 import os
@@ -17,20 +17,21 @@ TICKS = os.sysconf("SC_CLK_TCK")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Trouble(Exception):
-    """What stops the comparison, in words for whoever started it."""
+class MeasurementError(Exception):
+    """An error that stops the measurement; the message is for the user."""
 
 
 class Fleet:
-    """Starts processes on their CPU and stops every one of them at the end, come what may."""
+    """Starts processes on their CPUs, and stops all of them at the end, also after an error."""
 
     def __init__(self) -> None:
         if not {ORIGIN_CPU, PROXY_CPU} <= os.sched_getaffinity(0):
-            raise Trouble("two CPUs (0 and 1) are needed: one for the proxy, one for the rest")
+            raise MeasurementError(
+                "CPUs 0 and 1 are required: one for the proxy, one for everything else")
         self._started: list[subprocess.Popen] = []
 
     def __enter__(self) -> "Fleet":
-        # Debian's nginx, started by root, gives its workers to another user.
+        # Readable by others: Debian's nginx, started by root, runs its workers as another user.
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="edgeway-compare-"))
         self.folder.chmod(0o755)
         return self
@@ -43,7 +44,7 @@ class Fleet:
     def start(self, command: list[str], cpu: int, env: dict[str, str] | None = None,
               log: str = "output") -> subprocess.Popen:
         def prepare() -> None:
-            # Dies with us even when we are killed without a chance to clean up.
+            # Ends with this process, even if that is killed before it can clean up.
             _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             os.sched_setaffinity(0, {cpu})
 
@@ -55,7 +56,7 @@ class Fleet:
         return process
 
     def stop(self, process: subprocess.Popen, sign: signal.Signals, wait: float = 20.0) -> None:
-        """Ends a process; its whole group, which is its own, when it does not end in time."""
+        """Stops a process; kills its process group if it does not end in time."""
         if process.poll() is None:
             process.send_signal(sign)
             try:
@@ -79,17 +80,18 @@ class Fleet:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if process.poll() is not None:
-                raise Trouble(f"{name} ended with {process.returncode}:\n{self.tail(name)}")
+                raise MeasurementError(
+                    f"{name} exited with status {process.returncode}:\n{self.tail(name)}")
             try:
                 socket.create_connection(("127.0.0.1", port), timeout=1).close()
                 return
             except OSError:
                 time.sleep(0.05)
-        raise Trouble(f"{name} did not listen within {seconds:.0f} s:\n{self.tail(name)}")
+        raise MeasurementError(f"{name} did not listen within {seconds:.0f} s:\n{self.tail(name)}")
 
 
 def free_ports(count: int) -> list[int]:
-    """Loopback ports that nobody has just now, different from one another."""
+    """Returns different loopback ports that are free now."""
     sockets = [socket.socket() for _ in range(count)]
     for each in sockets:
         each.bind(("127.0.0.1", 0))
@@ -100,14 +102,14 @@ def free_ports(count: int) -> list[int]:
 
 
 def tree(pid: int) -> list[int]:
-    """A process and all its descendants."""
+    """Returns the ids of a process and all its descendants."""
     parents: dict[int, int] = {}
     for entry in pathlib.Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 parents[int(entry.name)] = int(_stat(entry)[1])
             except (OSError, IndexError, ValueError):
-                continue  # It ended while we looked.
+                continue  # The process has ended.
     found = [pid]
     for each in found:
         found.extend(child for child, parent in parents.items() if parent == each)
@@ -115,9 +117,9 @@ def tree(pid: int) -> list[int]:
 
 
 def cpu_time(pids: list[int]) -> tuple[dict[str, int], int]:
-    """CPU time of processes in nanoseconds: by thread from the scheduler, and in all by ticks.
+    """Returns CPU time in nanoseconds: by thread from the scheduler, and in total from ticks.
 
-    Only the second counts threads that have ended, so both are needed.
+    Only the total includes threads that have ended, so both are needed.
     """
     threads: dict[str, int] = {}
     ticks = 0
@@ -136,7 +138,7 @@ def cpu_time(pids: list[int]) -> tuple[dict[str, int], int]:
 
 
 def cpu_between(before: tuple[dict[str, int], int], after: tuple[dict[str, int], int]) -> int:
-    """Nanoseconds spent between two readings of `cpu_time`."""
+    """Returns the CPU time in nanoseconds between two results of `cpu_time`."""
     threads_before, ticks_before = before
     threads_after, ticks_after = after
     if not threads_after or threads_before.keys() - threads_after.keys():
@@ -145,7 +147,7 @@ def cpu_between(before: tuple[dict[str, int], int], after: tuple[dict[str, int],
 
 
 def busy(cpu: int) -> int:
-    """Nanoseconds for which a CPU was not idle, since boot."""
+    """Returns the nanoseconds since boot in which a CPU was not idle."""
     for line in pathlib.Path("/proc/stat").read_text().splitlines():
         fields = line.split()
         if fields[0] == f"cpu{cpu}":
@@ -155,5 +157,5 @@ def busy(cpu: int) -> int:
 
 
 def _stat(process: pathlib.Path) -> list[str]:
-    """The fields of /proc/PID/stat after the name, which may hold spaces."""
+    """Returns the fields of /proc/PID/stat after the name, which can contain spaces."""
     return (process / "stat").read_text().rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""The figures: CPU time, instructions and system calls per request."""
+"""Measurements: CPU time, instructions and system calls per request, memory per connection."""
 
 import pathlib
 import re
@@ -9,17 +9,17 @@ import subprocess
 import sys
 import time
 
-from . import fleet as places
-from .fleet import Fleet, Trouble, busy, cpu_between, cpu_time, tree
+from .fleet import (
+    ORIGIN_CPU, PROXY_CPU, Fleet, MeasurementError, busy, cpu_between, cpu_time, tree)
 from .proxies import Proxy
-from .workloads import NAME, Workload, ask, ask_on, connect
+from .workloads import NAME, Workload, connect, request, request_on
 
-# Tool, and Debian's package that has it.
+# Debian package of each tool.
 TOOLS = {"nginx": "nginx-light", "wrk": "wrk", "valgrind": "valgrind", "strace": "strace"}
 
 
 def require_tools(figures: list[str], proxies: list[str]) -> None:
-    """Refuses to begin without what is needed; system calls are left out without strace."""
+    """Raises an error if a tool is missing; without strace, only skips the system calls."""
     wanted = ["nginx"]
     if "cpu" in figures or "syscalls" in figures:
         wanted.append("wrk")
@@ -30,12 +30,12 @@ def require_tools(figures: list[str], proxies: list[str]) -> None:
             wanted.append("strace")
         else:
             figures.remove("syscalls")
-            say("no strace: system calls are not counted")
+            say("strace is missing: system calls are not counted")
     missing = [TOOLS[tool] for tool in wanted if not shutil.which(tool)]
     if missing:
-        raise Trouble(f"missing tools; on Debian: apt install {' '.join(missing)}")
+        raise MeasurementError(f"missing tools; on Debian: apt install {' '.join(missing)}")
     if not proxies:
-        raise Trouble("no proxy to measure")
+        raise MeasurementError("no proxy to measure: name one with --proxies")
 
 
 def say(text: str) -> None:
@@ -43,8 +43,8 @@ def say(text: str) -> None:
 
 
 def load(fleet: Fleet, proxy: Proxy, workload: Workload, seconds: int, connections: int) -> dict:
-    """Puts load on a proxy; what the load generator saw, all requests answered."""
-    command = ["taskset", "-c", str(places.ORIGIN_CPU), "wrk", "-t1", f"-c{connections}",
+    """Puts load on a proxy; returns the results, and raises an error if any request failed."""
+    command = ["taskset", "-c", str(ORIGIN_CPU), "wrk", "-t1", f"-c{connections}",
                f"-d{seconds}s", "--timeout", "10s", "--latency"]
     script = workload.lua()
     if script:
@@ -59,12 +59,12 @@ def load(fleet: Fleet, proxy: Proxy, workload: Workload, seconds: int, connectio
                           check=False)
     found = re.search(r"(\d+) requests in", done.stdout)
     if done.returncode or not found or int(found[1]) == 0:
-        raise Trouble(f"no load on {proxy.name}: {done.stdout}{done.stderr}")
+        raise MeasurementError(f"wrk made no requests to {proxy.name}: {done.stdout}{done.stderr}")
     for bad in ("Non-2xx", "Socket errors"):
         line = next((line for line in done.stdout.splitlines() if bad in line), None)
-        # The generator counts the close that it asked for as a read error.
+        # wrk counts the close that it requested as a read error.
         if line and not (bad == "Socket errors" and not workload.keep_alive):
-            raise Trouble(f"{proxy.name}, {workload.path}: {line.strip()}")
+            raise MeasurementError(f"{proxy.name}, {workload.path}: {line.strip()}")
     p99 = re.search(r"99%\s+([\d.]+)(us|ms|s)\b", done.stdout)
     scale = {"us": 0.001, "ms": 1.0, "s": 1000.0}
     return {"requests": int(found[1]),
@@ -72,7 +72,7 @@ def load(fleet: Fleet, proxy: Proxy, workload: Workload, seconds: int, connectio
 
 
 def cpu(fleet: Fleet, proxies: list[Proxy], workload: Workload, args, taken: dict) -> None:
-    """CPU time per request of each proxy's process tree, in rounds that take turns."""
+    """Measures CPU time per request of each proxy's process tree; proxies take turns in rounds."""
     for proxy in proxies:
         taken[proxy.name]["cpu_us"] = []
         taken[proxy.name]["requests_per_second"] = []
@@ -81,17 +81,17 @@ def cpu(fleet: Fleet, proxies: list[Proxy], workload: Workload, args, taken: dic
     try:
         for proxy in proxies:
             proxy.start()
-            proxy.prove(workload)
+            proxy.verify(workload)
             load(fleet, proxy, workload, 1, args.connections)
         for round_number in range(args.rounds):
-            # Each round begins with another proxy, so that none is always first.
+            # Each round begins with a different proxy, so that none is always first.
             shift = round_number % len(proxies)
             for proxy in proxies[shift:] + proxies[:shift]:
                 pids = tree(proxy.process.pid)
-                machine, before, begin = busy(places.PROXY_CPU), cpu_time(pids), time.monotonic()
+                machine, before, begin = busy(PROXY_CPU), cpu_time(pids), time.monotonic()
                 seen = load(fleet, proxy, workload, args.seconds, args.connections)
                 spent, took = cpu_between(before, cpu_time(pids)), time.monotonic() - begin
-                foreign = (busy(places.PROXY_CPU) - machine - spent) / took / 1e7
+                foreign = (busy(PROXY_CPU) - machine - spent) / took / 1e7
                 figures = taken[proxy.name]
                 figures["cpu_us"].append(round(spent / seen["requests"] / 1000, 3))
                 figures["requests_per_second"].append(round(seen["requests"] / args.seconds))
@@ -106,9 +106,9 @@ def cpu(fleet: Fleet, proxies: list[Proxy], workload: Workload, args, taken: dic
 
 def instructions(fleet: Fleet, proxies: list[Proxy], workload: Workload, args,
                  taken: dict) -> None:
-    """User instructions per request: the difference between a long run and a short one.
+    """Measures user-space instructions per request: the difference of a long and a short run.
 
-    Several times, since timers and wake-ups go by the clock and the clock goes by the machine.
+    Repeated, because timers and wake-ups depend on the speed of the machine.
     """
     few, many = args.requests // 4, args.requests
     for proxy in proxies:
@@ -126,31 +126,32 @@ def _count(fleet: Fleet, proxy: Proxy, workload: Workload, times: int, keep) -> 
     out = fleet.folder / f"callgrind-{proxy.name}-{times}"
     try:
         proxy.start(["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"])
-        # The pool is filled and lazy statics are made in both runs alike.
+        # Both runs fill the connection pool and initialize lazy statics.
         port, cert = proxy.port_for(workload), proxy.settings.cert
-        ask(port, workload, 50, cert)
-        ask(port, workload, times, cert)
+        request(port, workload, 50, cert)
+        request(port, workload, times, cert)
     finally:
         proxy.stop()
     if not out.exists():
-        raise Trouble(f"valgrind counted nothing of {proxy.name}:\n{fleet.tail(proxy.name)}")
+        raise MeasurementError(
+            f"valgrind wrote no file for {proxy.name}:\n{fleet.tail(proxy.name)}")
     text = out.read_text(errors="replace")
-    # A dump of several parts has a summary in each.
+    # A dump can have several parts, each with a summary.
     parts = re.findall(r"^(?:summary|totals): (\d+)", text, re.MULTILINE)
     if not parts:
-        raise Trouble(f"no summary in {out.name}:\n{fleet.tail(proxy.name)}")
+        raise MeasurementError(f"no summary in {out.name}:\n{fleet.tail(proxy.name)}")
     if keep:
         requests = f"{'tls-' if workload.tls else ''}{workload.path.strip('/')}-{times}"
         shutil.copy(out, keep / f"{proxy.name}-{requests}.callgrind")
     return int(parts[-1])
 
 
-# Connections that idle while memory is read.
+# Number of idle connections for which memory is measured.
 IDLE = 1000
 
 
 def idle(fleet: Fleet, proxies: list[Proxy], workload: Workload, taken: dict) -> None:
-    """Resident memory that one idle connection takes, after it asked once."""
+    """Measures resident memory per idle connection, after one request on each."""
     low, high = resource.getrlimit(resource.RLIMIT_NOFILE)
     if low < 2 * IDLE:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(high, 4 * IDLE), high))
@@ -159,12 +160,12 @@ def idle(fleet: Fleet, proxies: list[Proxy], workload: Workload, taken: dict) ->
         try:
             proxy.start()
             port, cert = proxy.port_for(workload), proxy.settings.cert
-            ask(port, workload, 200, cert)
+            request(port, workload, 200, cert)
             before = resident(tree(proxy.process.pid))
             for _ in range(IDLE):
                 connection = connect(port, workload, cert)
                 connections.append(connection)
-                ask_on(connection, port, workload, 1)
+                request_on(connection, port, workload, 1)
             after = resident(tree(proxy.process.pid))
         finally:
             for connection in connections:
@@ -175,25 +176,25 @@ def idle(fleet: Fleet, proxies: list[Proxy], workload: Workload, taken: dict) ->
 
 
 def resident(pids: list[int]) -> int:
-    """Resident bytes of processes, pages that they share counted once for each."""
+    """Returns the resident bytes of processes; shared pages count once for each process."""
     pages = sum(int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
     return pages * resource.getpagesize()
 
 
 def syscalls(fleet: Fleet, proxies: list[Proxy], workload: Workload, args, taken: dict) -> None:
-    """System calls per request under load, by name; those below 0.02 are left out."""
+    """Measures system calls per request under load, by name; those below 0.02 are left out."""
     for proxy in proxies:
         try:
             proxy.start()
-            proxy.prove(workload)
+            proxy.verify(workload)
             load(fleet, proxy, workload, 1, args.connections)
             out = fleet.folder / f"strace-{proxy.name}"
             attach = [each for pid in tree(proxy.process.pid) for each in ("-p", str(pid))]
             tracer = fleet.start(["strace", "-f", "-c", "-U", "calls,name", "-o", str(out),
-                                  *attach], places.ORIGIN_CPU, log="strace")
+                                  *attach], ORIGIN_CPU, log="strace")
             time.sleep(0.5)
             if tracer.poll() is not None:
-                say(f"strace cannot attach, system calls are not counted: {fleet.tail('strace')}")
+                say(f"strace cannot attach: system calls are not counted: {fleet.tail('strace')}")
                 return
             seen = load(fleet, proxy, workload, 2, args.connections)
             fleet.stop(tracer, signal.SIGINT)

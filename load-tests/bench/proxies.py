@@ -1,4 +1,4 @@
-"""The origin and the proxies in front of it: how each is started and what it must answer with."""
+"""The origin and the proxies: how each is started, and the response headers it must send."""
 
 import dataclasses
 import os
@@ -7,13 +7,12 @@ import signal
 import subprocess
 import urllib.request
 
-from . import fleet as places
-from .fleet import Fleet, Trouble, free_ports
-from .workloads import NAME, Workload, ask
+from .fleet import ORIGIN_CPU, PROXY_CPU, Fleet, MeasurementError, free_ports
+from .workloads import NAME, Workload, request
 
 HERE = pathlib.Path(__file__).resolve().parent.parent
 
-# What Edgeway adds to each answer over plain HTTP, so what a fair front has to add too.
+# Headers that Edgeway adds to each response over plain HTTP; nginx must add them too.
 FRONT_HEADERS = (
     "x-request-id", "content-security-policy", "cross-origin-opener-policy",
     "cross-origin-resource-policy", "origin-agent-cluster", "referrer-policy",
@@ -24,7 +23,7 @@ FRONT_HEADERS = (
 
 @dataclasses.dataclass
 class Settings:
-    """What the command line says about the proxies."""
+    """Command line options of the proxies."""
 
     edgeway: pathlib.Path
     bare: pathlib.Path
@@ -40,7 +39,7 @@ class Settings:
         return self.fleet.folder / "site.key"
 
     def make_certificate(self) -> None:
-        """The certificate of every proxy: P-256, as most sites have."""
+        """Creates the certificate of all proxies: P-256, as most sites have."""
         output(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
                 "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30", "-subj", f"/CN={NAME}",
                 "-addext", f"subjectAltName=DNS:{NAME}", "-out", str(self.cert),
@@ -63,19 +62,19 @@ def nginx_conf(settings: Settings, template: str, name: str, **values: str) -> p
 
 
 class Origin:
-    """nginx that answers from memory, on the CPU of the load generator."""
+    """nginx that responds from memory, on the CPU of the load generator."""
 
     def __init__(self, settings: Settings) -> None:
         (self.port,) = free_ports(1)
         conf = nginx_conf(settings, "origin.nginx.conf", "origin", PORT=str(self.port),
                           B1K="a" * 1024, B2K="b" * 2048, B64K="$b2k" * 32)
         process = settings.fleet.start(
-            ["nginx", "-c", str(conf), "-p", str(conf.parent)], places.ORIGIN_CPU, log="origin")
+            ["nginx", "-c", str(conf), "-p", str(conf.parent)], ORIGIN_CPU, log="origin")
         settings.fleet.wait_for(process, self.port, "origin", 10)
 
 
 class Proxy:
-    """One contestant. `start` may be called again after `stop`."""
+    """A proxy to measure. `start` may be called again after `stop`."""
 
     name = ""
     stop_signal = signal.SIGTERM
@@ -92,7 +91,7 @@ class Proxy:
         return self.tls_port if workload.tls else self.port
 
     def command(self, alone: bool) -> list[str]:
-        """The command line; `alone` asks for one process, for the instruction counter."""
+        """Returns the command line; `alone` means one process, for the instruction counter."""
         raise NotImplementedError
 
     def env(self) -> dict[str, str]:
@@ -104,7 +103,7 @@ class Proxy:
     def start(self, under: list[str] | None = None) -> None:
         self.process = self.fleet.start(
             [*(under or []), *self.command(alone=under is not None)],
-            places.PROXY_CPU, self.env(), log=self.name)
+            PROXY_CPU, self.env(), log=self.name)
         for port in (self.port, self.tls_port):
             self.fleet.wait_for(self.process, port, self.name, 120 if under else 15)
 
@@ -113,13 +112,14 @@ class Proxy:
             self.fleet.stop(self.process, self.stop_signal)
             self.process = None
 
-    def prove(self, workload: Workload) -> None:
-        """Asks once, and refuses to measure a proxy that does not do its part."""
-        head = ask(self.port_for(workload), workload, 1, self.settings.cert).decode("latin-1").lower()
+    def verify(self, workload: Workload) -> None:
+        """Sends one request, and raises an error if the response lacks a header."""
+        head = request(self.port_for(workload), workload, 1, self.settings.cert)
+        head = head.decode("latin-1").lower()
         names = {line.partition(":")[0] for line in head.split("\r\n")[1:]}
         missing = [name for name in self.headers if name not in names]
         if missing:
-            raise Trouble(f"{self.name} does not send {', '.join(missing)}")
+            raise MeasurementError(f"{self.name} does not send {', '.join(missing)}")
 
 
 class Edgeway(Proxy):
@@ -146,16 +146,17 @@ class Edgeway(Proxy):
             "BENCH_LOG": str(self.fleet.folder / "edgeway-access.log"),
         }
 
-    def prove(self, workload: Workload) -> None:
-        """As all do; and plugins run where they are to, and nowhere else."""
+    def verify(self, workload: Workload) -> None:
+        """Checks also that exactly the plugin hooks of the workload have run."""
         before = self.calls()
-        super().prove(workload)
+        super().verify(workload)
         ran = self.calls() - before
         if ran != workload.hooks:
-            raise Trouble(f"{self.name} ran {ran} hooks of plugins, and not {workload.hooks}")
+            raise MeasurementError(
+                f"{self.name} ran {ran} plugin hooks instead of {workload.hooks}")
 
     def calls(self) -> int:
-        """How many hooks of plugins have run without a failure."""
+        """Returns the number of plugin hooks that have run without a failure."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/metrics", timeout=30) as page:
             lines = page.read().decode().splitlines()
         count = {"edgeway_plugin_calls_total": 1, "edgeway_plugin_failures_total": -1}
@@ -185,7 +186,7 @@ class Bare(Proxy):
 
 
 class Nginx(Proxy):
-    """nginx as a front that does what Edgeway does: ids, headers, access log."""
+    """nginx with the features of Edgeway: request ids, headers, access log."""
 
     name = "nginx"
     headers = FRONT_HEADERS
@@ -203,7 +204,7 @@ class Nginx(Proxy):
 
 
 class PlainNginx(Nginx):
-    """nginx that does nothing but proxying, as bare Pingora does."""
+    """nginx that only proxies, as bare Pingora does."""
 
     name = "nginx-plain"
     headers = ()
@@ -213,14 +214,14 @@ class PlainNginx(Nginx):
 PROXIES = {kind.name: kind for kind in (Edgeway, Bare, Nginx, PlainNginx)}
 
 
-def need(binary: pathlib.Path, how: str) -> None:
+def need(binary: pathlib.Path, command: str) -> None:
     if not os.access(binary, os.X_OK):
-        raise Trouble(f"no program at {binary}; build it with `{how}`")
+        raise MeasurementError(f"no program at {binary}: build it with `{command}`")
 
 
 def need_file(path: pathlib.Path) -> None:
     if not path.exists():
-        raise Trouble(f"{path.name} was not made; is openssl installed?")
+        raise MeasurementError(f"cannot create {path.name}: check that openssl is installed")
 
 
 def output(command: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""The table, the thresholds, and what is noted about the machine."""
+"""The tables, the thresholds, and the description of the machine."""
 
 import os
 import pathlib
@@ -6,27 +6,27 @@ import platform
 import statistics
 import subprocess
 
-# Figure in the results, name in the table, decimals.
+# Key in the results: column title, number of decimals.
 FIGURES = {"cpu_us": ("CPU µs", 1), "instructions": ("instructions", 0),
            "idle_kib": ("idle KiB", 1)}
 
 
-def middle(value):
-    """The one figure that stands for a measurement: the median of rounds, or itself."""
+def median_of(value):
+    """Returns the median of a list, or a single value unchanged."""
     if isinstance(value, list):
-        known = [each for each in value if each is not None]
-        return statistics.median(known) if known else None
+        present = [each for each in value if each is not None]
+        return statistics.median(present) if present else None
     return value
 
 
 def ratio(taken: dict, figure: str, proxy: str, over: str) -> float | None:
-    """How many times as much one proxy needs as another."""
-    ours, theirs = (middle(taken.get(name, {}).get(figure)) for name in (proxy, over))
+    """Returns the figure of one proxy divided by that of another."""
+    ours, theirs = (median_of(taken.get(name, {}).get(figure)) for name in (proxy, over))
     return ours / theirs if ours and theirs else None
 
 
 def table(workload: str, taken: dict) -> str:
-    """One workload as a Markdown table."""
+    """Returns the results of one workload as a Markdown table."""
     others = [name for name in ("bare", "nginx") if name in taken]
     head = [workload]
     for title, _ in FIGURES.values():
@@ -37,7 +37,7 @@ def table(workload: str, taken: dict) -> str:
         row = [name]
         for figure, (_, decimals) in FIGURES.items():
             value = figures.get(figure)
-            text = "–" if not value else f"{middle(value):,.{decimals}f}"
+            text = "–" if not value else f"{median_of(value):,.{decimals}f}"
             if isinstance(value, list) and len(value) > 1:
                 text += f" ({min(value):,.{decimals}f}–{max(value):,.{decimals}f})"
             row.append(text)
@@ -45,9 +45,9 @@ def table(workload: str, taken: dict) -> str:
                 times = ratio(taken, figure, name, other)
                 row.append("–" if times is None else f"{times:.2f}")
         row.append(_plain(figures.get("syscalls"), ".1f"))
-        row.append(_plain(middle(figures.get("requests_per_second")), ",.0f"))
-        row.append(_plain(middle(figures.get("p99_ms")), ".1f"))
-        foreign = middle(figures.get("foreign_percent"))
+        row.append(_plain(median_of(figures.get("requests_per_second")), ",.0f"))
+        row.append(_plain(median_of(figures.get("p99_ms")), ".1f"))
+        foreign = median_of(figures.get("foreign_percent"))
         row.append("–" if foreign is None else f"{foreign:.0f} %")
         rows.append(row)
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
@@ -66,16 +66,16 @@ def _plain(value, form: str) -> str:
 
 
 def verdicts(thresholds: list[dict], workloads: dict) -> list[dict]:
-    """Each threshold that this run can judge, and whether it was kept."""
+    """Returns each threshold that this run can evaluate, with the measured value and the result."""
     found = []
     for limit in thresholds:
         taken = workloads.get(limit["workload"], {})
         if "over" in limit:
             measured = ratio(taken, limit["figure"], limit["proxy"], limit["over"])
         else:
-            measured = middle(taken.get(limit["proxy"], {}).get(limit["figure"]))
+            measured = median_of(taken.get(limit["proxy"], {}).get(limit["figure"]))
         if "minus" in limit:
-            less = middle(workloads.get(limit["minus"], {}).get(limit["proxy"], {})
+            less = median_of(workloads.get(limit["minus"], {}).get(limit["proxy"], {})
                           .get(limit["figure"]))
             measured = None if None in (measured, less) else measured - less
         if measured is not None:
@@ -98,7 +98,7 @@ def sentence(verdict: dict) -> str:
 
 
 def machine(folder: pathlib.Path) -> dict:
-    """What a reader needs to know to compare two results."""
+    """Describes the machine, so that two results can be compared."""
     model = next((line.partition(":")[2].strip()
                   for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
                   if line.startswith("model name")), platform.machine())

@@ -1,11 +1,11 @@
-"""What is asked of the proxies, and the small client that asks a fixed number of times."""
+"""Requests sent to the proxies, and a small client that sends a fixed number of them."""
 
 import dataclasses
 import pathlib
 import socket
 import ssl
 
-from .fleet import Trouble
+from .fleet import MeasurementError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,26 +13,26 @@ class Workload:
     """One kind of request, the same for every proxy."""
 
     path: str
-    answer_bytes: int
+    response_bytes: int
     body_bytes: int = 0
     keep_alive: bool = True
     tls: bool = False
     headers: tuple[tuple[str, str], ...] = ()
-    # How many hooks of plugins Edgeway has to run for it.
+    # Number of plugin hooks that Edgeway must run for the request.
     hooks: int = 0
 
     @property
     def idles(self) -> bool:
-        """Whether idle connections after it tell something that another one does not."""
-        return self.keep_alive and not self.body_bytes and self.answer_bytes <= 1024
+        """True if the memory of idle connections is measured after this workload."""
+        return self.keep_alive and not self.body_bytes and self.response_bytes <= 1024
 
     @property
     def countable(self) -> bool:
-        """Whether instructions can be counted on one connection."""
+        """True if instructions can be counted on one connection."""
         return self.keep_alive
 
     def request(self, port: int) -> bytes:
-        """The request as bytes, the same as the load generator's."""
+        """Returns the request as bytes, the same as the load generator's."""
         body = b"x" * self.body_bytes
         method = "POST" if body else "GET"
         host = NAME if self.tls else "127.0.0.1"
@@ -45,14 +45,14 @@ class Workload:
         return head.encode() + b"\r\n" + body
 
     def lua(self) -> str | None:
-        """The load generator's script, where one is needed."""
+        """Returns the script for the load generator, or None if it needs none."""
         script = "".join(f'wrk.headers["{name}"] = "{value}"\n' for name, value in self.headers)
         if self.body_bytes:
             script += f'wrk.method = "POST"\nwrk.body = string.rep("x", {self.body_bytes})\n'
         return script or None
 
 
-# What the plugins of `plugin-3h` and its like read.
+# Headers that the plugin of `plugin-3h` and similar workloads reads.
 BROWSER = (("Accept", "text/html"), ("Accept-Language", "de-CH"), ("Cookie", "plan=gold"))
 
 WORKLOADS = {
@@ -72,12 +72,12 @@ WORKLOADS = {
     "tls-conn-1k": Workload("/1k", 1024, keep_alive=False, tls=True),
 }
 
-# The name in the certificate, which the load generator looks up as well.
+# Host name in the certificate; the load generator resolves it too.
 NAME = "localhost"
 
 
 def connect(port: int, workload: Workload, cert: pathlib.Path) -> socket.socket:
-    """A connection, with TLS 1.3 where the workload wants TLS."""
+    """Opens a connection, with TLS 1.3 if the workload uses TLS."""
     connection = socket.create_connection(("127.0.0.1", port), timeout=30)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if not workload.tls:
@@ -87,33 +87,36 @@ def connect(port: int, workload: Workload, cert: pathlib.Path) -> socket.socket:
     return context.wrap_socket(connection, server_hostname=NAME)
 
 
-def ask(port: int, workload: Workload, times: int, cert: pathlib.Path) -> bytes:
-    """Asks one after the other on one connection; the head of the last answer."""
+def request(port: int, workload: Workload, times: int, cert: pathlib.Path) -> bytes:
+    """Sends requests in sequence on one new connection; returns the last header section."""
     with connect(port, workload, cert) as connection:
-        return ask_on(connection, port, workload, times)
+        return request_on(connection, port, workload, times)
 
 
-def ask_on(connection: socket.socket, port: int, workload: Workload, times: int) -> bytes:
-    """As `ask`, on a connection that is there and stays."""
-    request = workload.request(port)
+def request_on(connection: socket.socket, port: int, workload: Workload, times: int) -> bytes:
+    """As `request`, on an open connection, which stays open."""
+    sent = workload.request(port)
     head = b""
     for _ in range(times):
-        connection.sendall(request)
-        answer = connection.recv(262144)
-        while b"\r\n\r\n" not in answer:
+        connection.sendall(sent)
+        received = connection.recv(262144)
+        while b"\r\n\r\n" not in received:
             more = connection.recv(262144)
             if not more:
-                raise Trouble(f"connection closed in the head of an answer: {answer[:300]!r}")
-            answer += more
-        head, _, body = answer.partition(b"\r\n\r\n")
+                raise MeasurementError(
+                    f"connection closed within the response headers: {received[:300]!r}")
+            received += more
+        head, _, body = received.partition(b"\r\n\r\n")
         if not head.startswith(b"HTTP/1.1 200"):
-            raise Trouble(f"not the answer that was expected: {head[:300]!r}")
-        missing = workload.answer_bytes - len(body)
+            raise MeasurementError(f"unexpected response: {head[:300]!r}")
+        missing = workload.response_bytes - len(body)
         while missing > 0:
             more = connection.recv(262144)
             if not more:
-                raise Trouble(f"connection closed {missing} bytes before the end of a body")
+                raise MeasurementError(
+                    f"connection closed {missing} bytes before the end of the body")
             missing -= len(more)
         if missing < 0:
-            raise Trouble(f"body is {-missing} bytes too long; is it chunked? {head[:400]!r}")
+            raise MeasurementError(
+                f"body {-missing} bytes too long, perhaps chunked: {head[:400]!r}")
     return head

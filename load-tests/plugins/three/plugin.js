@@ -1,4 +1,4 @@
-// Reads three headers, tests the path, sets two: what `plugin-3h` and its like measure.
+// Reads three headers, tests the path and sets two headers, for `plugin-3h` and similar workloads.
 const PATH = /^\/(\d)[a-z]+$/;
 
 export function onRequest(request) {
