@@ -1,10 +1,10 @@
-# The daily commands. Each installs what it needs beyond cargo, node, npm and make.
+# Everyday commands. Each installs its requirements except cargo, node, npm and make.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 CARGO ?= cargo
 
 .PHONY: help
-help: ## this list
+help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 16
 
 .PHONY: demo
@@ -13,7 +13,7 @@ demo: setup ## build Edgeway and serve the built-in demonstration on 127.0.0.1:8
 	exec target/release/edgeway demo
 
 .PHONY: test
-test: setup-tests ## format, lints, unit, and end-to-end tests with real apps and a browser
+test: setup-tests ## check format and lints, run unit tests and end-to-end tests with real apps and a browser
 	@$(MAKE) --no-print-directory -j2 apps build-tests
 	@scripts/slow-crates
 	CARGO=scripts/linted scripts/run-tests
@@ -24,40 +24,40 @@ build-tests:
 	scripts/linted test --no-run --locked --lib --bins --examples --test it --test systemd --test drills --timings
 
 .PHONY: setup
-setup: ## check the tools, and install Debian packages that are missing
+setup: ## check the tools and install missing Debian packages
 	@scripts/setup
 
 .PHONY: setup-tests
-setup-tests: ## the same, and what the end-to-end tests need: a browser, Redis, openssl, pebble, other gateways, Python
+setup-tests: ## as setup, with the requirements of the end-to-end tests: a browser, Redis, openssl, pebble, other gateways, Python
 	@scripts/setup chromium openssl pebble curl python3 python3-venv redis-server nginx haproxy caddy
 
 .PHONY: setup-drills
-setup-drills: ## the same, and what the drills need: a load generator, Redis, testssl.sh
+setup-drills: ## as setup, with the requirements of the drills: a load generator, Redis, testssl.sh
 	@scripts/setup nghttp2-client openssl testssl.sh redis-server wrk
 
 .PHONY: apps
-apps: ## install and build what the end-to-end tests run in node and Python
+apps: ## install and build the Node and Python programs of the end-to-end tests
 	@tests/apps/build.sh
 
 .PHONY: schema
-schema: ## write conf/schema.json anew
+schema: ## regenerate conf/schema.json
 	$(CARGO) run --quiet --locked -- schema > conf/schema.json
 
 .PHONY: metrics-page
-metrics-page: ## write docs/metrics.md anew
+metrics-page: ## regenerate docs/metrics.md
 	WRITE_METRICS_PAGE=1 $(CARGO) test --quiet --locked --test it metrics_page
 
 .PHONY: test-systemd
-test-systemd: setup ## the units under a real systemd user manager: restarts, crashes, upgrades
+test-systemd: setup ## test the units under a real systemd user manager: restarts, crashes, upgrades
 	@scripts/test-systemd
 
-# Where things go; DESTDIR stages them in another folder.
+# Destination folders; DESTDIR stages the installation in another folder.
 PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
 UNITDIR ?= $(SYSCONFDIR)/systemd/system
 
 .PHONY: install
-install: ## build a release and install the program, its systemd units and a starter configuration
+install: ## build a release and install the program, its systemd units and an initial configuration
 	$(CARGO) build --profile dist --locked --bin edgeway
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' SYSCONFDIR='$(SYSCONFDIR)' UNITDIR='$(UNITDIR)' scripts/install target/dist/edgeway
 
@@ -67,5 +67,5 @@ compare: setup ## measure Edgeway, bare Pingora and nginx side by side
 	load-tests/compare
 
 .PHONY: drills
-drills: setup-drills apps ## the long runs: killed instances, large bodies, idle WebSockets, a hanging upstream, floods, testssl.sh
+drills: setup-drills apps ## run the drills: killed instances, large bodies, idle WebSockets, a hanging upstream, floods, testssl.sh
 	$(CARGO) test --release --locked --test drills
