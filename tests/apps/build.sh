@@ -1,34 +1,35 @@
 #!/bin/sh
-# Installs and builds what the end-to-end tests run in node and Python: the apps, peers, and what drives the browser.
-# Does nothing for what is fresh, says nothing unless it fails.
+# Installs and builds the Node and Python programs of the end-to-end tests: the apps, the peers, and
+# the client of the browser. Skips what is up to date, and prints nothing unless it fails.
 set -eu
 cd "$(dirname "$0")/.."
 export NEXT_TELEMETRY_DISABLED=1 CI=1
 
-# Two at once would tread on one another's files.
+# A second build at the same time would overwrite the same files.
 exec 9>apps/.build.lock
 if command -v flock >/dev/null; then flock 9; fi
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
-# quietly WHAT COMMAND…: the output is shown only if the command fails.
+# quietly LABEL COMMAND…: shows the output only if the command fails.
 quietly() {
-    what=$1
+    label=$1
     shift
     if ! "$@" >"$log" 2>&1; then
         cat "$log" >&2
-        echo "tests: $what failed" >&2
+        echo "tests: $label failed" >&2
         exit 1
     fi
 }
 
-# stamp PATH…: one line that changes with the content and the names of these files and folders, and with node itself.
+# stamp PATH…: prints a hash of the names and contents of these files and folders, and of the node
+# version.
 stamp() {
     { node --version; find "$@" -type f | LC_ALL=C sort | xargs sha256sum; } | sha256sum | cut -d' ' -f1
 }
 
-# is_fresh FILE STAMP
+# is_fresh FILE STAMP: succeeds if the file contains the stamp.
 is_fresh() {
     [ -f "$1" ] && [ "$(cat "$1")" = "$2" ]
 }
@@ -48,14 +49,14 @@ if ! is_fresh apps/peers/.venv/.stamp "$installed"; then
     echo "$installed" >apps/peers/.venv/.stamp
 fi
 
-# build FOLDER SOURCE…
+# build FOLDER SOURCE…: builds a Next.js app if its sources have changed.
 build() {
     folder=$1
     shift
     cd "$folder"
     built=$(stamp package-lock.json next.config.js app "$@")
     if ! is_fresh .next/.stamp "$built"; then
-        # The build of an older source must not answer for this one.
+        # A failed build must not leave the build of older sources.
         rm -rf .next
         quietly "next build in tests/$folder" node node_modules/next/dist/bin/next build
         echo "$built" >.next/.stamp
@@ -65,7 +66,7 @@ build() {
 
 build apps/next proxy.js lib public
 
-# deploys NAME DEPLOYMENT TEXT: a build of the smallest app, kept under its name.
+# deploys NAME DEPLOYMENT TEXT: builds the smallest app into builds/NAME.
 deploys() {
     cd apps/next/deploys
     built=$(stamp ../package-lock.json next.config.js app)
@@ -82,12 +83,12 @@ deploys() {
     cd ../../..
 }
 
-# With a `deploymentId` that a team leaves as it is, with another one, and without.
+# Two builds with the same `deploymentId`, one with another, and two without.
 deploys fixed-one d1 one
 deploys fixed-two d1 two
 deploys moved d2 two
 deploys plain-one "" one
 deploys plain-two "" one
-# Older ones, as small as their cases need.
+# Older versions of Next.js, with only the pages that their tests need.
 build apps/next15 middleware.js
 build apps/next14 middleware.js

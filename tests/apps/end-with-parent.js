@@ -1,5 +1,5 @@
-// Preloaded into the apps by the tests (`node --import`): a process whose starter is gone must not stay behind.
-// The starter holds the other end of standard input; however it dies, the pipe closes.
+// Preloaded into the apps by the tests (`node --import`), so that an app ends with the test that
+// started it. The test holds the other end of standard input: however it ends, the pipe closes.
 process.stdin.on('end', () => process.exit(0));
 process.stdin.on('error', () => process.exit(0));
 process.stdin.resume();

@@ -1,4 +1,5 @@
-// What the checks stand on: one browser, a fresh context for each look, and what the browser complained about.
+// Support for the checks: one browser, a new context for each visit, and the errors that the
+// browser reports.
 import { createServer } from 'node:http';
 
 import { chromium } from 'playwright-core';
@@ -19,15 +20,16 @@ const browser = await chromium.launch({
 });
 const stops = [() => browser.close()];
 
-/** What the browser said since the last call, for a failed check. */
+/** Messages of the browser since the last call, for the report of a failed check. */
 const said = [];
 export const takeSaid = () => said.splice(0);
 
 export const stop = () => Promise.all(stops.map((end) => end()));
 
 /**
- * A page of a visitor who was never here before, at this address.
- * `problems` are the errors of its console, refused content among them; `answer` is the first response.
+ * Opens this address as a new visitor.
+ * `problems` are the errors in the console, including refused content; `answer` is the first
+ * response.
  */
 export async function visit(address, options = {}, prepare = async () => {}) {
   const context = await browser.newContext(options);
@@ -50,7 +52,7 @@ export async function visit(address, options = {}, prepare = async () => {}) {
   return { page, problems, answer, leave: () => context.close() };
 }
 
-/** Until React has taken over this element. */
+/** Waits until React has hydrated this element. */
 export async function isAlive(page, selector) {
   const element = await page.waitForSelector(selector);
   await page.waitForFunction((node) => Object.keys(node).some((key) => key.startsWith('__reactProps')), element);
@@ -64,7 +66,7 @@ export async function waitFor(isSo) {
   }
 }
 
-/** A gateway as it must not be: each answer is held back until all of it is there. */
+/** Starts a gateway that buffers each response until it is complete, as a control. */
 export async function holding(origin) {
   const server = createServer(async (incoming, outgoing) => {
     const { accept = '*/*' } = incoming.headers;
@@ -81,7 +83,10 @@ export async function holding(origin) {
   return `http://127.0.0.1:${server.address().port}`;
 }
 
-/** The lowest contrast of a text to what is behind it (WCAG 2.2, 1.4.3 asks for 4.5), and whether the page is as wide as its window. */
+/**
+ * Returns the lowest contrast between text and background (WCAG 2.2, 1.4.3 requires 4.5), and
+ * `fits`: true if the page is no wider than its window.
+ */
 export function legibility(page) {
   return page.evaluate(() => {
     const rgb = (color) => color.match(/[\d.]+/g).map(Number);
@@ -92,7 +97,7 @@ export function legibility(page) {
       });
       return 0.2126 * r + 0.7152 * g + 0.0722 * b;
     };
-    // What is behind everything; it follows the page's color scheme.
+    // Background of the page itself, which depends on its color scheme.
     const probe = document.body.appendChild(document.createElement('i'));
     probe.style.backgroundColor = 'Canvas';
     const canvas = getComputedStyle(probe).backgroundColor;
@@ -115,7 +120,7 @@ export function legibility(page) {
   });
 }
 
-/** For a person who wants to look: `BROWSER_SHOTS=folder` keeps pictures. */
+/** Saves a screenshot for a person to look at, if `BROWSER_SHOTS` names a folder. */
 export async function shot(page, name) {
   const folder = process.env.BROWSER_SHOTS;
   if (folder) await page.screenshot({ path: `${folder}/${name}.png`, fullPage: true });

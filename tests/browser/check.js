@@ -1,11 +1,13 @@
-// Looks at the gateway through a real browser. `tests/it/browser.rs` starts it with the addresses of its gateways:
+// Checks the gateway with a real browser. `tests/it/browser.rs` passes it the URLs of gateways:
 //
-// - `front`: the apps behind the defaults, with a WebSocket route;
-// - `api`: `/api/echo` for pages of `front` at 127.0.0.1, `/api/echo/closed` for no other origin, and nothing else;
-// - `strict`, the control of much: a Content-Security-Policy without inline scripts, inline styles and pictures; no WebSockets;
-// - `odd`, too: `no-referrer`, and the headers of React's requests taken away;
-// - `admin` and `token`: the admin listener of `front`, and what it asks for;
-// - `secure`: as `front`, over TLS with a certificate that nobody signed; `secureOld` without HTTP/2.
+// - `front`: the apps with default settings, and a WebSocket route;
+// - `api`: only `/api/echo`, open to pages of `front` at 127.0.0.1, and `/api/echo/closed`, open to
+//   no other origin;
+// - `strict`, a control: a Content-Security-Policy without inline scripts, inline styles and
+//   images; no WebSockets;
+// - `odd`, another control: `no-referrer`, and without the headers of React's requests;
+// - `admin` and `token`: the admin listener of `front`, and its token;
+// - `secure`: as `front`, over TLS with a self-signed certificate; `secureOld` without HTTP/2.
 //
 // It prints `{"passed": [names], "failed": [{"check", "why", "said"}]}`.
 import assert from 'node:assert/strict';
@@ -50,7 +52,7 @@ const checks = {
       await page.click('a[href="/isr"]');
       await page.waitForSelector('text=Made again every 60 s');
       const isSame = await page.evaluate(() => window.isSame === true);
-      // A page that is made for each visitor is not fetched whole before.
+      // A dynamic page is not prefetched completely.
       await page.goBack();
       await page.click('a[href="/dynamic"]');
       await page.waitForSelector('text=user:nobody');
@@ -64,11 +66,11 @@ const checks = {
       return { isSame, prefetched, answers, problems };
     };
     const { isSame, prefetched, answers, problems } = await follow(front);
-    assert.ok(isSame, 'the page was not loaded anew');
+    assert.ok(isSame, 'the page was not reloaded');
     assert.ok(prefetched > 0 && answers.length > prefetched, `${prefetched} of ${answers.length} came before the click`);
     assert.ok(answers.some((answer) => answer.prefetch), 'prefetches are among them');
     for (const { url, status, type } of answers) {
-      // This one is for the invited only: its data is elsewhere.
+      // The proxy redirects this page, and so its data.
       const isSecret = new URL(url).pathname === '/secret';
       assert.equal(status, isSecret ? 307 : 200, url);
       if (!isSecret) assert.match(type, /^text\/x-component/, url);
@@ -76,11 +78,11 @@ const checks = {
     assert.deepEqual(problems, []);
 
     const control = await follow(odd);
-    assert.ok(!control.isSame, 'without the headers of such requests the page is loaded anew');
+    assert.ok(!control.isSame, 'without the headers of such requests the page is reloaded');
   },
 
-  async 'a server action answers a script'() {
-    // With `no-referrer` too: a script's request keeps its origin.
+  async 'a server action responds to a script'() {
+    // Also with `no-referrer`: the request of a script keeps its `Origin`.
     for (const origin of [front, odd]) {
       const actions = [];
       const { page, problems, leave } = await visit(`${origin}/form`, {}, async (page) => {
@@ -95,14 +97,14 @@ const checks = {
       });
       await page.click('button');
       await page.waitForSelector('text=greeted:Ada');
-      assert.ok(await page.evaluate(() => window.isSame === true), 'the page was not loaded anew');
+      assert.ok(await page.evaluate(() => window.isSame === true), 'the page was not reloaded');
       assert.deepEqual(actions, ['POST']);
       assert.deepEqual(problems, []);
       await leave();
     }
   },
 
-  async 'a server action answers a form without scripts'() {
+  async 'a server action responds to a form without scripts'() {
     const submit = async (origin) => {
       const { page, problems, leave } = await visit(`${origin}/form`, { javaScriptEnabled: false });
       const [answer] = await Promise.all([
@@ -122,7 +124,7 @@ const checks = {
     assert.equal(control.status, 500);
   },
 
-  async 'a picture is shown'() {
+  async 'an image is shown'() {
     const picture = async (origin) => {
       const { page, leave } = await visit(`${origin}/picture`);
       const [width, source] = await page.$eval('img', async (image) => {
@@ -294,7 +296,7 @@ const checks = {
     assert.ok(light.spoilt.contrast < 4.5);
     assert.notEqual(light.background, dark.background);
 
-    // A policy that refuses our style leaves a page without it that can be read.
+    // With a policy that refuses our style, the page is readable without it.
     for (const scheme of ['light', 'dark']) {
       const { isStyled, contrast, fits, refused } = await look(strict, scheme);
       assert.ok(!isStyled && refused.length > 0);
@@ -337,5 +339,5 @@ for (const [check, run] of Object.entries(checks)) {
 }
 await stop();
 console.log(JSON.stringify({ passed, failed }));
-// The starter holds standard input open, which would keep this process.
+// The parent holds standard input open, which would keep this process alive.
 process.exit(0);

@@ -1,5 +1,5 @@
-// Pages as Next.js serves them: each takes BUSY milliseconds of this process to make, and may
-// be kept for a second. It knows how many it had at once of each kind.
+// Pages as Next.js serves them: each takes BUSY milliseconds of CPU time to render, and is fresh
+// for a second. `/counts` returns the number of requests in flight by kind, and its maximum.
 'use strict';
 
 const busy = Number(process.env.BUSY);
@@ -26,7 +26,7 @@ require('node:http')
       isOver = true;
     };
     response.on('close', over);
-    // Rendering waits for data, then takes the process for itself.
+    // Rendering waits for data, then blocks the process.
     setTimeout(() => {
       const until = performance.now() + busy;
       while (performance.now() < until);
@@ -39,5 +39,5 @@ require('node:http')
     }, 40);
   })
   .listen(Number(process.env.PORT), '127.0.0.1');
-// It ends with whoever started it.
+// Ends with the process that started this one.
 process.stdin.on('end', () => process.exit()).resume();

@@ -1,4 +1,5 @@
-// An app that takes TIME milliseconds for each request, and knows how many it had at once.
+// An app that takes TIME milliseconds for each request. `/most` returns the number of requests in
+// flight, and its maximum.
 'use strict';
 
 const time = Number(process.env.TIME);
@@ -26,5 +27,5 @@ require('node:http')
     }, time);
   })
   .listen(Number(process.env.PORT), '127.0.0.1');
-// It ends with whoever started it.
+// Ends with the process that started this one.
 process.stdin.on('end', () => process.exit()).resume();

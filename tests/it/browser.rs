@@ -27,9 +27,9 @@ const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 const CHECKS: &[&str] = &[
     "a page comes alive",
     "a link changes the page in place",
-    "a server action answers a script",
-    "a server action answers a form without scripts",
-    "a picture is shown",
+    "a server action responds to a script",
+    "a server action responds to a form without scripts",
+    "an image is shown",
     "a streamed page shows what it has",
     "events come as they happen",
     "a WebSocket echoes",

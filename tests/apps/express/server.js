@@ -1,7 +1,9 @@
-// A small Express app with what a gateway must carry: a JSON store, feeds, slow answers, large bodies, WebSockets.
+// A small Express app for tests of the gateway: a JSON store, event streams, slow responses, large
+// bodies, WebSockets.
 //
-// PORT (0 for any), HOST, KEEP_ALIVE_MS (Node's own 5000 if absent), LATENCY_MS (before each answer of `/api`).
-// It prints one line `listening PORT` when it is ready, and leaves on SIGTERM once its requests have ended.
+// PORT (0 for any), HOST, KEEP_ALIVE_MS (Node's default of 5000 if absent), LATENCY_MS (delay of
+// each response of `/api`). It prints one line `listening PORT` when it is ready, and exits on
+// SIGTERM once its requests have ended.
 import { once } from 'node:events';
 import { createServer } from 'node:http';
 
@@ -24,7 +26,7 @@ const counts = {
   closedSockets: 0,
   connections: 0,
 };
-/** Writes by the `x-request-mark` they carried: a number above one is a request that came twice. */
+/** Number of writes by `x-request-mark`: above one, a request arrived twice. */
 const writesByMark = new Map();
 const items = new Map();
 let nextId = 1;
@@ -94,7 +96,7 @@ api
   });
 app.use('/api', api);
 
-/** Says what reached the app. */
+/** Returns the request as it reached the app. */
 app.all('/echo', async (request, response) => {
   let length = 0;
   for await (const piece of request) length += piece.length;
@@ -123,7 +125,7 @@ app.get('/status/:code', (request, response) => {
   response.status(Number(request.params.code)).json({ code: Number(request.params.code) });
 });
 
-/** An event every `every` ms (300), for ever unless `events` says when to end. */
+/** Sends an event every `every` ms (300): `events` of them, or without end if absent. */
 app.get('/sse', (request, response) => {
   const every = Number(request.query.every ?? 300);
   const events = Number(request.query.events ?? Infinity);
@@ -145,7 +147,7 @@ app.get('/sse', (request, response) => {
   send();
 });
 
-/** Counts a body as it comes and keeps none of it. */
+/** Counts the bytes of a body as it arrives, and stores none of it. */
 app.post('/upload', async (request, response) => {
   let bytes = 0;
   let pieces = 0;
@@ -162,7 +164,7 @@ app.post('/upload', async (request, response) => {
   response.json({ bytes, pieces, chunked: request.get('transfer-encoding') === 'chunked' });
 });
 
-/** `bytes` bytes, never more in memory than the client's side takes; `chunked` leaves the length out. */
+/** Sends `bytes` bytes at the speed of the client; `chunked` leaves out `Content-Length`. */
 app.get('/download', async (request, response) => {
   let left = Number(request.query.bytes ?? MIB);
   response.type('application/octet-stream');

@@ -1,7 +1,7 @@
-// The same few handlers in the frameworks that people put behind a gateway, to learn which spellings of a path
-// each of them takes for one of its own.
+// The same few handlers in several frameworks, to find the spellings of a path that each framework
+// routes to a handler.
 //
-// `node server.js FRAMEWORK`; PORT (0 for any). Each handler answers with its name in `x-handler`.
+// `node server.js FRAMEWORK`; PORT (0 for any). Each handler sends its name in `x-handler`.
 import { createServer } from 'node:http';
 
 const port = Number(process.env.PORT ?? 0);
@@ -26,7 +26,7 @@ const frameworks = {
   async fastify() {
     return fastify({});
   },
-  /** All that makes it take more spellings. */
+  /** Fastify with all options that make it accept more spellings. */
   async fastify_loose() {
     return fastify({
       routerOptions: {

@@ -2,7 +2,7 @@ import { NextResponse } from 'next/server';
 
 export const config = { matcher: ['/secret', '/secret/:path*', '/edge/:path*'] };
 
-/** Lets only those in who carry the cookie `auth=ok`; below `/edge` it does all that a proxy may. */
+/** Admits requests with the cookie `auth=ok`; below `/edge` it does everything that a proxy can. */
 export function proxy(request) {
   const [, first, kind] = request.nextUrl.pathname.split('/');
   if (first === 'edge') return edge[kind]?.(request);
@@ -60,7 +60,7 @@ const edge = {
     response.headers.append('vary', 'accept-language');
     return response;
   },
-  // What the request asks for: lists of `[how, name, value]` for what goes on and for the answer.
+  // Changes that the request lists: `[method, name, value]` for request and response headers.
   many(request) {
     const { sent, answered = [], cookies = [] } = JSON.parse(request.headers.get('x-ask') ?? '{}');
     const work = (headers, list) => {
@@ -86,7 +86,7 @@ const edge = {
     const all = [request.method, pathname, search, [...searchParams.keys()].join('.')];
     return NextResponse.next({ headers: { 'x-edge-url': encodeURI(all.join(' ')) } });
   },
-  // Answers of its own.
+  // Responses of the proxy itself.
   json: (request) => NextResponse.json({ error: 'no', path: request.nextUrl.pathname }, { status: 401, headers: { 'x-edge': 'json' } }),
   text: () => new Response('not here\n', { status: 410, headers: { 'content-type': 'text/plain', 'x-edge': 'text' } }),
   empty: () => new NextResponse(null, { status: 204 }),

@@ -1,7 +1,7 @@
 /** @type {import('next').NextConfig} */
 export default {
-  // The app stands in the gateway's repository: tracing must not wander up to it.
+  // The app is inside the gateway's repository: file tracing must not include its parent folders.
   outputFileTracingRoot: import.meta.dirname,
-  // No picture of these apps is asked for.
+  // No test requests an image of this app.
   images: { unoptimized: true },
 };

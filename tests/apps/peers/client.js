@@ -1,9 +1,10 @@
-// A client of WebSockets by `ws`: `client.js URL SEED SOCKETS`. Draws messages, fragments and ends; leaves with 1 if anything comes back that is not what it should be.
+// WebSocket client with `ws`: `client.js URL SEED SOCKETS`. Draws messages, fragments and closes at
+// random; exits with status 1 if anything unexpected is received.
 import WebSocket from 'ws';
 
 const [url, seed, count] = [process.argv[2], Number(process.argv[3]), Number(process.argv[4])];
 let state = seed >>> 0;
-/** mulberry32: below `below`. */
+/** Returns a random integer below `below` (mulberry32). */
 function random(below) {
   state = (state + 0x6d2b79f5) >>> 0;
   let mixed = Math.imul(state ^ (state >>> 15), state | 1);

@@ -1,4 +1,4 @@
-"""A client of WebSockets by the `websockets` library: `client.py URL SEED SOCKETS`. Draws as client.js does."""
+"""WebSocket client with the `websockets` library, as client.js: `client.py URL SEED SOCKETS`."""
 
 import asyncio
 import random

@@ -1,6 +1,7 @@
-// An origin on Node's own http and `ws`: what each backend of the matrix is asked for. origin.py says the same by uvicorn.
+// Origin with Node's http module and `ws`, as a backend of the matrix. origin.py does the same with
+// uvicorn.
 //
-// PORT, HOST. It closes connections that idle for a second, and says so (`Keep-Alive`).
+// PORT, HOST. It closes connections that are idle for a second, and announces this (`Keep-Alive`).
 import { createHash } from 'node:crypto';
 import { createServer } from 'node:http';
 
@@ -9,7 +10,7 @@ import { WebSocketServer } from 'ws';
 let sockets = 0;
 const numbers = new WeakMap();
 
-/** Pieces as they come: `/stream?pieces=5&every=100`. */
+/** Streams pieces at intervals: `/stream?pieces=5&every=100`. */
 async function stream(url, response) {
   const [pieces, every] = [url.searchParams.get('pieces') ?? 3, url.searchParams.get('every') ?? 100];
   response.writeHead(200, { 'content-type': 'text/plain' });
@@ -31,7 +32,7 @@ async function upload(request, response) {
   response.end(JSON.stringify({ length, sha256: hash.digest('hex') }));
 }
 
-/** Begins a response and breaks the connection: `/die?framing=length`, or in chunks. */
+/** Begins a response and closes the connection: `/die?framing=length`, or chunked. */
 function die(url, response) {
   if (url.searchParams.get('framing') === 'length') response.setHeader('content-length', '100000');
   response.write('the first of it');
@@ -53,7 +54,7 @@ server.on('connection', (socket) => {
   numbers.set(socket, sockets);
 });
 
-/** Echoes, but for orders: `order:close:CODE:REASON`, `order:pieces:COUNT:LENGTH`. */
+/** Echoes messages, except `order:close:CODE:REASON` and `order:pieces:COUNT:LENGTH`. */
 const websockets = new WebSocketServer({ server, path: '/ws', maxPayload: 64 * 1024 * 1024 });
 websockets.on('connection', (socket) => {
   socket.on('message', (data, isBinary) => {

@@ -1,4 +1,4 @@
-"""What origin.js says, for uvicorn: `uvicorn origin:app`."""
+"""The origin of origin.js for uvicorn: `uvicorn origin:app`."""
 
 import asyncio
 import hashlib
@@ -68,7 +68,7 @@ async def die(query, send):
     await begin(send, 200, headers)
     await piece(send, b"the first of it")
     await asyncio.sleep(0.1)
-    # uvicorn closes the connection of an app that fails in the middle.
+    # uvicorn closes the connection of an app that fails within a response.
     raise RuntimeError("told to")
 
 

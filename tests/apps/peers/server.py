@@ -1,4 +1,4 @@
-"""The WebSocket of origin.js by the `websockets` library: `server.py PORT`."""
+"""The WebSocket server of origin.js with the `websockets` library: `server.py PORT`."""
 
 import asyncio
 import sys

@@ -2,7 +2,7 @@
 
 import { useState } from 'react';
 
-/** Reacts to clicks only where the scripts of the page run. */
+/** Counts clicks, if the scripts of the page run. */
 export default function Counter() {
   const [clicks, setClicks] = useState(0);
   return <button onClick={() => setClicks(clicks + 1)}>{`clicks:${clicks}`}</button>;

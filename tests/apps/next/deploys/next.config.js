@@ -1,4 +1,4 @@
-// Built several times, with `deploymentId` and without (tests/apps/build.sh).
+// Built several times, with and without `deploymentId` (tests/apps/build.sh).
 /** @type {import('next').NextConfig} */
 export default {
   turbopack: { root: `${import.meta.dirname}/..` },

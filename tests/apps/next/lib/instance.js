@@ -1,4 +1,4 @@
-// What one process knows about itself. Route handlers may be bundled apart, so the state hangs on the process.
+// State of this process. Route handlers may be bundled separately, so it is stored in `globalThis`.
 const state = (globalThis.edgewayTestState ??= {
   health: 'ok',
   healthHits: 0,
@@ -11,12 +11,12 @@ const state = (globalThis.edgewayTestState ??= {
 
 export default state;
 
-/** Names the process that answered, so that a test can count who served what. */
+/** Returns the port and id of this process, so that tests can count responses by instance. */
 export function instance() {
   return { port: Number(process.env.PORT ?? 0), pid: process.pid };
 }
 
-/** JSON that says who answered, in the body and in a header. */
+/** Returns JSON with the instance that responded, in the body and in a header. */
 export function answer(body, init = {}) {
   const headers = new Headers(init.headers);
   headers.set('x-instance', String(instance().port));

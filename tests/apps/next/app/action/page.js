@@ -3,7 +3,7 @@ import { connection } from 'next/server';
 import state from '../../lib/instance.js';
 import { greet } from './actions.js';
 
-/** The hidden field `$ACTION_ID_…` of this form is the id that the header `Next-Action` takes. */
+/** A form whose hidden field `$ACTION_ID_…` has the id for the header `Next-Action`. */
 export default async function Action() {
   await connection();
   return (

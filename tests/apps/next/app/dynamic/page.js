@@ -2,7 +2,7 @@ import { cookies, headers } from 'next/headers';
 
 import { instance } from '../../lib/instance.js';
 
-/** Shows what this visitor sent, so it must never be kept for another. */
+/** Shows the headers of the request, so it must never be stored for another visitor. */
 export default async function Dynamic() {
   const user = (await cookies()).get('user')?.value ?? 'nobody';
   const sent = [...(await headers())].sort();

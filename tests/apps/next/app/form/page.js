@@ -4,7 +4,7 @@ import { useActionState } from 'react';
 
 import { greetAgain } from '../action/actions.js';
 
-/** Says the same with JavaScript, by a fetch, and without, by a new page. */
+/** Shows the same text with JavaScript, by a fetch, and without, by a new page. */
 export default function Form() {
   const [said, send] = useActionState(greetAgain, 'nothing yet');
   return (

@@ -1,6 +1,6 @@
 import { notFound } from 'next/navigation';
 
-/** A 404 that says for how long it holds. */
+/** A 404 with a freshness lifetime. */
 export default function Gone() {
   notFound();
 }

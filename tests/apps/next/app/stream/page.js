@@ -6,7 +6,7 @@ async function Late({ after, children }) {
   return <p>{children}</p>;
 }
 
-/** The shell goes out at once, then one piece after half a second and one after a second and a half. */
+/** Sends the shell at once, one piece after half a second and one after a second and a half. */
 export default async function Stream() {
   await connection();
   return (

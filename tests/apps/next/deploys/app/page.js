@@ -1,4 +1,4 @@
-// Rendered while it is built: two builds of this same code differ in nothing else.
+// Rendered at build time: two builds of this code differ only in this text.
 export const dynamic = 'force-static';
 
 export default function Page() {

@@ -1,6 +1,6 @@
 export const dynamic = 'force-dynamic';
 
-/** JSON in two pieces, 800 ms apart. */
+/** Sends JSON in two pieces, 800 ms apart. */
 export function GET() {
   const encoder = new TextEncoder();
   const body = new ReadableStream({

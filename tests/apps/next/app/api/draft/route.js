@@ -4,7 +4,7 @@ import { answer } from '../../../lib/instance.js';
 
 export const dynamic = 'force-dynamic';
 
-/** Makes an editor of whoever asks. */
+/** Enables draft mode for the client. */
 export async function GET() {
   (await draftMode()).enable();
   return answer({ draft: true });

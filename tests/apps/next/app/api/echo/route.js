@@ -2,7 +2,7 @@ import { answer } from '../../../lib/instance.js';
 
 export const dynamic = 'force-dynamic';
 
-/** Says what reached the app. */
+/** Returns the request as it reached the app. */
 async function echo(request) {
   const body = await request.arrayBuffer();
   return answer({

@@ -2,7 +2,7 @@ import { answer } from '../../../lib/instance.js';
 
 export const dynamic = 'force-dynamic';
 
-/** An answer with about `bytes` of headers, in values of 4 kB as long preload lists are. */
+/** Sends a response with about `bytes` of headers, in values of 4 kB like long preload lists. */
 export function GET(request) {
   const bytes = Number(new URL(request.url).searchParams.get('bytes') ?? 1024);
   const headers = new Headers();

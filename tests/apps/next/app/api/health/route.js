@@ -10,7 +10,7 @@ export function GET() {
   );
 }
 
-/** `{"status": "ok" | "degraded" | "down"}` sets what the check says from now on. */
+/** Sets the result of further health checks: `{"status": "ok" | "degraded" | "down"}`. */
 export async function PUT(request) {
   const { status } = await request.json();
   if (!['ok', 'degraded', 'down'].includes(status)) {

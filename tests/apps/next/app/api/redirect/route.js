@@ -1,8 +1,8 @@
 export const dynamic = 'force-dynamic';
 
 /**
- * Redirects as a middleware of Next 15 does: to an absolute address on the app's own authority.
- * `to=foreign` sends elsewhere, which a gateway must leave alone; `to=relative` names no host.
+ * Redirects as a middleware of Next.js 15 does: to an absolute URL with the app's host and port.
+ * `to=foreign` redirects to another host, which a gateway must not change; `to=relative` has none.
  */
 export function GET(request) {
   const port = process.env.PORT;

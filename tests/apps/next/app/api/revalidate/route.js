@@ -4,7 +4,7 @@ import { answer } from '../../../lib/instance.js';
 
 export const dynamic = 'force-dynamic';
 
-/** Has this instance make the page at `path` again. */
+/** Revalidates the page at `path` in this instance. */
 export function POST(request) {
   const path = new URL(request.url).searchParams.get('path');
   revalidatePath(path);

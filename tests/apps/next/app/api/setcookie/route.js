@@ -4,7 +4,7 @@ export const dynamic = 'force-dynamic';
 
 let next = 0;
 
-/** A new session for everyone who asks. */
+/** Starts a new session with each request. */
 export function GET() {
   next += 1;
   return answer({ sid: next }, { headers: { 'set-cookie': `sid=${next}; Path=/; HttpOnly` } });

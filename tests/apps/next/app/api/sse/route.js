@@ -3,8 +3,8 @@ import state, { answer } from '../../../lib/instance.js';
 export const dynamic = 'force-dynamic';
 
 /**
- * An event every 300 ms, ten of them unless `events` says otherwise.
- * With `stats` it says instead how many feeds are open, ended and were left by their client.
+ * Sends an event every 300 ms: `events` of them, or ten if absent.
+ * With `stats`, returns the numbers of open, ended and cancelled streams instead.
  */
 export function GET(request) {
   const query = new URL(request.url).searchParams;

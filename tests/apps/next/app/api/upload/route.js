@@ -2,7 +2,7 @@ import { answer } from '../../../lib/instance.js';
 
 export const dynamic = 'force-dynamic';
 
-/** Counts a body as it comes and keeps none of it. */
+/** Counts the bytes of a body as it arrives, and stores none of it. */
 export async function POST(request) {
   let bytes = 0;
   let pieces = 0;

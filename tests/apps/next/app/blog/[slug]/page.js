@@ -2,7 +2,7 @@ import state from '../../../lib/instance.js';
 
 export const revalidate = 60;
 
-/** None is made before somebody asks for it. */
+/** No page is rendered at build time, only on the first request. */
 export function generateStaticParams() {
   return [];
 }

@@ -2,7 +2,7 @@ import { answer } from '../../../lib/instance.js';
 
 export const dynamic = 'force-dynamic';
 
-/** Says what the proxy has made of the request, with the headers that it asks for. */
+/** Returns the request after the proxy, with the response headers that `x-ask` requests. */
 function echo(request) {
   const named = [...request.headers].filter(([name]) => name.startsWith('x-edge') || name === 'cookie');
   const { pathname, search } = new URL(request.url);

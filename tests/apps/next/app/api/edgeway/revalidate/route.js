@@ -1,4 +1,4 @@
-// What gateways tell this instance before they purge. Only they know the token.
+// Receives purges from gateways, before they purge themselves. Only gateways have the token.
 
 import { createHash, timingSafeEqual } from 'node:crypto';
 import { revalidatePath, revalidateTag } from 'next/cache';
@@ -9,9 +9,9 @@ const digest = (text) => createHash('sha256').update(text).digest();
 
 function isGateway(request) {
   const token = process.env.EDGEWAY_FAN_OUT_TOKEN;
-  const shown = request.headers.get('authorization') ?? '';
-  // Digests have one length, as timingSafeEqual wants it.
-  return Boolean(token) && timingSafeEqual(digest(shown), digest(`Bearer ${token}`));
+  const sent = request.headers.get('authorization') ?? '';
+  // Digests have the same length, which timingSafeEqual requires.
+  return Boolean(token) && timingSafeEqual(digest(sent), digest(`Bearer ${token}`));
 }
 
 export async function POST(request) {
@@ -19,7 +19,7 @@ export async function POST(request) {
   const { paths = [], prefixes = [], tags = [] } = await request.json();
   for (const path of paths) revalidatePath(path);
   for (const prefix of prefixes) revalidatePath(prefix, 'layout');
-  // Next 16 asks for the second argument; those before it do not look at it.
+  // Next.js 16 requires the second argument; earlier versions ignore it.
   for (const tag of tags) revalidateTag(tag, { expire: 0 });
   return Response.json({ done: true });
 }
