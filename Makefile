@@ -21,7 +21,7 @@ test: setup-tests ## check format and lints, run unit tests and end-to-end tests
 .PHONY: build-tests
 build-tests:
 	$(CARGO) fmt --all --check
-	scripts/linted test --no-run --locked --lib --bins --examples --test it --test systemd --test drills --timings
+	scripts/linted test --workspace --no-run --locked --lib --bins --examples --test it --test systemd --test drills --timings
 
 .PHONY: setup
 setup: ## check the tools and install missing Debian packages

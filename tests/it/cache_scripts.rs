@@ -9,7 +9,7 @@ impl Scripts<'_> {
     fn run(&self, text: &str, keys: &[&str], args: &[&str]) -> String {
         let text = format!(
             "{}{text}",
-            include_str!("../../src/cache/tier/lua/common.lua")
+            include_str!("../../crates/cache/src/tier/lua/common.lua")
         );
         let count = keys.len().to_string();
         let call = [&["EVAL", &text, &count], keys, args].concat();
@@ -17,7 +17,7 @@ impl Scripts<'_> {
     }
 
     fn tick(&self) -> u64 {
-        let text = include_str!("../../src/cache/tier/lua/tick.lua");
+        let text = include_str!("../../crates/cache/src/tier/lua/tick.lua");
         self.run(text, &["position"], &[])
             .parse()
             .expect("a position is a number")
@@ -25,14 +25,14 @@ impl Scripts<'_> {
 
     /// Stamps a purge; two digests and two prefixes are kept.
     fn stamp(&self, position: u64, stamps: &[&str]) {
-        let text = include_str!("../../src/cache/tier/lua/stamp.lua");
+        let text = include_str!("../../crates/cache/src/tier/lua/stamp.lua");
         let position = position.to_string();
         let args = [&[position.as_str(), "6", "2"], stamps].concat();
         self.run(text, &["stamps"], &args);
     }
 
     fn store(&self, position: u64, passed: u64, body: &str) -> String {
-        let text = include_str!("../../src/cache/tier/lua/store.lua");
+        let text = include_str!("../../crates/cache/src/tier/lua/store.lua");
         let (position, passed) = (position.to_string(), passed.to_string());
         let args = [
             &position, &passed, "60000", "64", "0", "", body, "shop/a?x", "5", "hash", "7", "8",
@@ -45,13 +45,13 @@ impl Scripts<'_> {
 
     /// Records a write.
     fn written(&self, position: u64, key: &str, slot: &str) {
-        let text = include_str!("../../src/cache/tier/lua/written.lua");
+        let text = include_str!("../../crates/cache/src/tier/lua/written.lua");
         let position = position.to_string();
         self.run(text, &["stamps", "writes", key], &[&position, slot]);
     }
 
     fn load(&self) -> String {
-        let text = include_str!("../../src/cache/tier/lua/load.lua");
+        let text = include_str!("../../crates/cache/src/tier/lua/load.lua");
         let keys = ["entry", "stamps", "marker"];
         let answer = self.run(text, &keys, &["99", "hash", "", "0"]);
         let last = answer.rsplit(' ').next().unwrap_or_default();

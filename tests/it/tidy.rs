@@ -79,6 +79,7 @@ fn module(file: &str) -> Option<&str> {
     };
     match file.split_once("/src/")? {
         ("core", file) => file.split_once('/').map(|(m, _)| m),
+        ("script", _) => Some("plugins"),
         (name, _) => Some(name),
     }
 }

@@ -1,5 +1,11 @@
 //! Decoders and sample data for tests.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a failure here fails the test that uses it"
+)]
+
 use std::io::Read;
 
 use super::Encoding;

@@ -4,6 +4,12 @@
 //! check::<Methods>("[GET]").get("/").request("POST", "/").expect([200, 405]);
 //! ```
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a failure here fails the test that uses it"
+)]
+
 use std::{
     path::Path,
     sync::{

@@ -1,0 +1,436 @@
+//! The cache: which responses may be stored and for how long ([`policy`]), where they are stored
+//! ([`store`]), and how they are purged ([`purge`]). `proxy` decides which requests use it.
+
+pub mod budget;
+mod digest;
+mod hit_for_miss;
+pub mod key;
+pub mod metrics;
+pub mod name_set;
+pub mod nextjs;
+pub mod policy;
+pub mod purge;
+pub mod route;
+pub mod store;
+pub mod succession;
+pub mod tier;
+pub mod unusual_request;
+
+use edgeway_base as base;
+use edgeway_core::{chain, limits, zones};
+
+use std::{
+    collections::HashSet, fmt, future::pending, panic::resume_unwind, sync::Arc, time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use pingora_cache::lock::{CacheKeyLockImpl, CacheLock};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::Semaphore;
+
+pub use self::hit_for_miss::HitForMiss;
+use self::{
+    key::Key,
+    policy::Lifetime,
+    purge::{Position, Purge, PurgeLink, Source, SuccessorPurge, WaitScope},
+    store::{Entry, Store},
+    tier::{DiskSettings, DiskStatus, TierObserver, Tiers, WaitHistograms},
+};
+use crate::{
+    base::{clock::Clock, encoding::Encoding, metrics::Metrics, net::CidrSet, redis::Redis},
+    zones::{Zone, Zones},
+};
+
+/// Time after which a fill without response headers no longer keeps other requests from the
+/// origin.
+const MAX_LOCK_AGE: Duration = Duration::from_mins(1);
+
+/// The cache of one configuration: the store, which outlives the configuration, and the settings.
+pub struct Cache {
+    kept: Arc<CacheZone>,
+    memory: u64,
+    max_object: u64,
+    /// Largest body stored in level 2, if level 2 is used.
+    shared: Option<u64>,
+    disk: Option<DiskSettings>,
+    /// Clients whose `PURGE` requests are obeyed.
+    pub purgers: CidrSet,
+    validates_what_may_be_purged: bool,
+}
+
+/// Settings of the `cache` section.
+pub struct CacheSettings {
+    pub memory: u64,
+    pub max_object: u64,
+    /// Largest body stored in Redis (`shared: redis`).
+    pub shared: Option<u64>,
+    pub disk: Option<DiskSettings>,
+    pub purgers: CidrSet,
+    /// `on_purge_link_lost: revalidate`.
+    pub validates_what_may_be_purged: bool,
+}
+
+/// State that outlives a configuration. Pingora requires `'static` references, so the state is
+/// created once for as long as some configuration has a cache, and emptied with the last.
+struct CacheZone {
+    store: &'static Store,
+    lock: &'static CacheKeyLockImpl,
+    passes: HitForMiss,
+    link: Arc<PurgeLink>,
+    tiers: Arc<Tiers>,
+    /// Fetches and encodings in progress.
+    claimed: Mutex<HashSet<WorkInFlight>>,
+    /// Permits for encoding stored responses.
+    coding: Arc<Semaphore>,
+}
+
+/// Work that runs once at a time for one entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum WorkKind {
+    Fetch,
+    Code(Encoding),
+}
+
+type WorkInFlight = (u128, u128, WorkKind);
+
+/// Right to revalidate or encode one entry, held until dropped.
+pub struct WorkClaim {
+    kept: Arc<CacheZone>,
+    work: WorkInFlight,
+}
+
+impl Drop for WorkClaim {
+    fn drop(&mut self) {
+        self.kept.claimed.lock().remove(&self.work);
+    }
+}
+
+/// State that the next process inherits.
+#[derive(Serialize, Deserialize)]
+struct Exported {
+    /// Position in the log up to which purges are applied here: entries that a successor takes over
+    /// from this process are no older.
+    #[serde(flatten)]
+    position: Option<Position>,
+    /// True if some purges were not recorded on disk.
+    #[serde(default)]
+    owes_disk: bool,
+}
+
+impl Zone for CacheZone {
+    fn export(&self) -> Option<Value> {
+        let exported = Exported {
+            position: self.link.position(),
+            owes_disk: self.tiers.owes_disk(),
+        };
+        serde_json::to_value(exported).ok()
+    }
+
+    fn import(&self, exported: &Value) {
+        let Ok(exported) = Exported::deserialize(exported) else {
+            return;
+        };
+        if exported.owes_disk {
+            self.tiers.inherit_debt();
+        }
+        if let Some(position) = exported.position {
+            self.link.resume(position);
+        }
+    }
+}
+
+impl Drop for CacheZone {
+    fn drop(&mut self) {
+        self.store.forget(&Purge::ALL);
+        self.tiers.abandon();
+    }
+}
+
+impl Cache {
+    pub fn new(settings: CacheSettings, zones: &Zones, clock: &Clock, metrics: &Metrics) -> Self {
+        let kept = zones.get_or_create("cache", || {
+            let store = Store::new(settings.memory, clock.clone(), metrics);
+            let tiers = Arc::new(Tiers::new(store, clock, metrics));
+            store.set_watch(Box::new(TierObserver(Arc::clone(&tiers))));
+            let below = Arc::clone(&tiers);
+            let caches = Arc::new(Caches {
+                store,
+                tiers: below,
+            });
+            CacheZone {
+                store,
+                lock: Box::leak(CacheLock::new_boxed(MAX_LOCK_AGE)),
+                passes: HitForMiss::default(),
+                link: Arc::new(PurgeLink::new(&host(), caches, clock, metrics)),
+                tiers,
+                claimed: Mutex::default(),
+                coding: Arc::new(Semaphore::new(1)),
+            }
+        });
+        if settings.shared.is_some() {
+            tier::register(metrics);
+        }
+        if settings.disk.is_some() {
+            tier::register_disk(metrics);
+        }
+        Self {
+            kept,
+            memory: settings.memory,
+            max_object: settings.max_object,
+            shared: settings.shared,
+            disk: settings.disk,
+            purgers: settings.purgers,
+            validates_what_may_be_purged: settings.validates_what_may_be_purged,
+        }
+    }
+
+    /// Runs the background work of this configuration until it stops serving.
+    pub async fn supervise(self: Arc<Self>, redis: Option<Arc<Redis>>) {
+        self.kept.store.set_budget(self.memory);
+        let CacheZone { tiers, link, .. } = &*self.kept;
+        let tiers = tiers.supervise(redis.clone(), self.shared, self.disk.clone(), link);
+        link.set_validates(self.validates_what_may_be_purged);
+        let link = Arc::clone(link).supervise(redis);
+        let ((), ()) = tokio::join!(tiers, link);
+    }
+
+    pub fn store(&self) -> &'static Store {
+        self.kept.store
+    }
+
+    /// Returns the tiers below the store, if this configuration uses any.
+    pub fn tiers(&self) -> Option<&Tiers> {
+        let are_used = self.shared.is_some() || self.disk.is_some();
+        are_used.then_some(&*self.kept.tiers)
+    }
+
+    /// Returns the state of the disk tier, if there is one.
+    pub fn disk(&self) -> Option<DiskStatus> {
+        self.kept.tiers.disk()
+    }
+
+    /// Releases the disk to another process: this one serves no more requests.
+    pub async fn release_disk(&self) {
+        self.kept.tiers.release_disk(&self.kept.link).await;
+    }
+
+    /// Waits until the latest removals are recorded on disk (RFC 9111, 4.4), so that no crash
+    /// brings the removed responses back.
+    pub async fn settle_disk(&self) {
+        self.kept.tiers.settle_disk().await;
+    }
+
+    /// Returns the metrics of how long a route's requests wait for level 2.
+    pub fn waits(&self, metrics: &Metrics, route: &str) -> Option<WaitHistograms> {
+        self.shared.map(|_| WaitHistograms::level2(metrics, route))
+    }
+
+    pub fn lock(&self) -> &'static CacheKeyLockImpl {
+        self.kept.lock
+    }
+
+    pub fn passes(&self) -> &HitForMiss {
+        &self.kept.passes
+    }
+
+    /// Claims the revalidation of `entry`; `None` while another request holds the claim.
+    pub fn claim(&self, entry: &Entry) -> Option<WorkClaim> {
+        self.claim_work(entry, WorkKind::Fetch)
+    }
+
+    /// Claims the encoding of `entry`; `None` while another request holds the claim.
+    pub fn claim_form(&self, entry: &Entry, encoding: Encoding) -> Option<WorkClaim> {
+        self.claim_work(entry, WorkKind::Code(encoding))
+    }
+
+    fn claim_work(&self, entry: &Entry, what: WorkKind) -> Option<WorkClaim> {
+        let work = (entry.key.hash(), entry.variance.0, what);
+        let is_first = self.kept.claimed.lock().insert(work);
+        is_first.then(|| WorkClaim {
+            kept: Arc::clone(&self.kept),
+            work,
+        })
+    }
+
+    /// Returns the semaphore that bounds how many stored responses are encoded at once.
+    pub fn coding(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.kept.coding)
+    }
+
+    /// Returns the link that carries purges to the other gateways.
+    pub fn link(&self) -> &Arc<PurgeLink> {
+        &self.kept.link
+    }
+
+    /// Removes the stored responses for the URL of a key: an unsafe request may have changed the
+    /// resource (RFC 9111, 4.4).
+    pub fn remove(&self, key: &Key) {
+        self.store().remove(key);
+        self.link().notes().removed(key);
+    }
+
+    /// Applies a purge that the predecessor still receives.
+    pub async fn heed(&self, note: SuccessorPurge) {
+        match note {
+            // The predecessor no longer sends it to the other gateways, so `begin` does.
+            SuccessorPurge::Purged(purges) => {
+                drop(self.link().begin(purges, Source::Gateway).await);
+            }
+            SuccessorPurge::Removed(key) => {
+                if let Some(key) = Key::parse(&key) {
+                    self.remove(&key);
+                }
+            }
+        }
+    }
+
+    /// Returns true if a completed purge may have covered the response without reaching this
+    /// gateway. The response is then validated with the origin.
+    pub fn must_validate(&self, lifetime: &Lifetime) -> bool {
+        self.validates_what_may_be_purged && !self.kept.link.trust().covers(lifetime)
+    }
+
+    /// Memory for stored responses, in bytes.
+    pub fn memory(&self) -> u64 {
+        self.memory
+    }
+
+    /// Largest response that is stored, in bytes, unless a route sets its own limit.
+    pub fn max_object(&self) -> u64 {
+        self.max_object
+    }
+}
+
+/// The caches that purges are applied to.
+struct Caches {
+    store: &'static Store,
+    tiers: Arc<Tiers>,
+}
+
+impl purge::Caches for Caches {
+    fn apply<'a>(&'a self, purges: &'a [Purge]) -> BoxFuture<'a, Vec<u64>> {
+        Box::pin(async move {
+            let purge = |store: &Store, purges: &[Purge]| {
+                let objects = purges.iter().map(|purge| store.purge(purge));
+                objects.collect()
+            };
+            if purges.iter().all(is_quick) {
+                return purge(self.store, purges);
+            }
+            let (store, purges) = (self.store, purges.to_vec());
+            off_the_workers(move || purge(store, &purges)).await
+        })
+    }
+
+    fn settle(&self, awaited: WaitScope) -> BoxFuture<'_, bool> {
+        Box::pin(self.tiers.settle(awaited))
+    }
+
+    fn forget(&self) -> BoxFuture<'_, u64> {
+        let store = self.store;
+        Box::pin(async move {
+            let objects = off_the_workers(move || store.forget(&Purge::ALL)).await;
+            self.tiers.forget().await;
+            objects
+        })
+    }
+}
+
+/// Returns true if the purge covers few responses and the index finds them.
+fn is_quick(purge: &Purge) -> bool {
+    match purge.what {
+        purge::PurgeTarget::Url(_) | purge::PurgeTarget::Written(_) => true,
+        purge::PurgeTarget::Tag(_) | purge::PurgeTarget::Prefix(_) | purge::PurgeTarget::All => {
+            false
+        }
+    }
+}
+
+/// Runs work on a blocking thread: a purge over a million responses takes a second, and would hold
+/// up all connections of a worker.
+async fn off_the_workers<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            // The process ends.
+            Err(_) => pending().await,
+        },
+    }
+}
+
+/// Returns the host name of this machine, or `gateway` if it is unknown.
+fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    name.map_or_else(|_| "gateway".to_owned(), |name| name.trim().to_owned())
+}
+
+impl fmt::Debug for Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache")
+            .field("memory", &self.memory)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread::{self, ThreadId};
+
+    use super::{
+        key::Key,
+        purge::{Caches as _, PurgeEffect, PurgeTarget},
+        store::StoreObserver,
+        *,
+    };
+
+    /// The threads that purges were applied on.
+    #[derive(Debug, Default)]
+    struct PurgeThreads(Arc<Mutex<Vec<ThreadId>>>);
+
+    impl StoreObserver for PurgeThreads {
+        fn stored(&self, _entry: &Arc<Entry>) {}
+
+        fn purged(&self, _purge: &Purge) {
+            self.0.lock().push(thread::current().id());
+        }
+
+        fn removed(&self, _key: &Key) {}
+    }
+
+    #[tokio::test]
+    async fn a_purge_that_may_be_about_many_answers_leaves_the_worker_to_others() {
+        let (clock, metrics) = (Clock::test(), Metrics::default());
+        let store = Store::new(1 << 20, clock.clone(), &metrics);
+        let threads = Arc::default();
+        assert!(store.set_watch(Box::new(PurgeThreads(Arc::clone(&threads)))));
+        let tiers = Arc::new(Tiers::new(store, &clock, &metrics));
+        let caches = Caches { store, tiers };
+        let worker = thread::current().id();
+        let purge = |what| Purge {
+            what,
+            how: PurgeEffect::Hard,
+        };
+        let applied_here = || {
+            let threads = std::mem::take(&mut *threads.lock());
+            threads.iter().all(|thread| *thread == worker)
+        };
+        assert_eq!(
+            caches.apply(&[purge(PurgeTarget::Url("/a".into()))]).await,
+            [0]
+        );
+        assert!(applied_here(), "one URL is quick");
+        for what in [
+            PurgeTarget::All,
+            PurgeTarget::Tag("t".into()),
+            PurgeTarget::Prefix("/a".into()),
+        ] {
+            let long = [purge(PurgeTarget::Url("/a".into())), purge(what)];
+            assert_eq!(caches.apply(&long).await, [0, 0]);
+            assert!(!applied_here(), "{long:?}");
+        }
+        assert_eq!(caches.forget().await, 0);
+    }
+}

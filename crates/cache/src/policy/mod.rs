@@ -1,0 +1,162 @@
+//! The rules of RFC 9111 as pure functions: headers, a route's rules and times in, decisions out.
+//!
+//! In the order of a request: [`RequestDirectives`] holds the client's directives, [`judge`] decides how a
+//! stored response may be used, and [`not_modified`] checks if the client already has it. For a
+//! response of the origin, [`store`] decides if it is stored and for how long, [`clean`] removes
+//! headers that are not stored, [`merge`] applies a 304, and [`invalidates`] lists the targets that
+//! an unsafe request made invalid. Nothing here reads a clock or keeps state.
+
+mod browser;
+mod cache_status;
+#[cfg(any(test, fuzzing, feature = "testkit"))]
+pub mod checks;
+mod conditional;
+mod directives;
+mod freshness;
+mod invalidate;
+mod merge;
+mod request_directives;
+mod storable;
+mod targeted;
+mod vary;
+
+#[cfg(test)]
+mod tests;
+
+use std::time::{Duration, SystemTime};
+
+pub use browser::browser;
+pub use cache_status::{CacheStatus, Forward, Served};
+pub use conditional::{has_validator, not_modified, to_not_modified};
+pub use invalidate::{Target, invalidates};
+pub use merge::{clean, date, for_the_first, merge, updates};
+pub use request_directives::{RequestDirectives, Usability, after_error, judge};
+pub use storable::{
+    NotStorable, OriginRequest, again, allows_authorization, is_for_everybody, may_be_kept, store,
+};
+pub use vary::{SentHeaders, UnchangedHeaders, Variance, Vary, is_left_alone};
+
+/// Rules of a route beside the origin's directives. The default is plain RFC 9111.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CacheRules {
+    /// Freshness lifetime of a response for which the origin sets none.
+    pub ttl: Option<Duration>,
+    /// Applies `ttl` whatever the origin sends, `no-store` and `private` included. A response with
+    /// `Set-Cookie` is still not stored.
+    pub force: bool,
+    /// Freshness lifetime per status; also allows statuses that are not heuristically cacheable.
+    pub by_status: Vec<(u16, Duration)>,
+    /// Fraction of the time since `Last-Modified` for which a response without a lifetime counts as
+    /// fresh (RFC 9111, 4.2.2); 0.1 is usual. `None` disables heuristic freshness.
+    pub heuristic: Option<f64>,
+    /// Time for which a stale response is served during its revalidation, where the origin sets
+    /// none.
+    pub stale_while_revalidate: Option<Duration>,
+    /// Time for which a stale response is served if the origin fails, where the origin sets none.
+    pub stale_if_error: Option<Duration>,
+    /// Upper bound of `stale-while-revalidate`, also of the origin's.
+    pub max_stale_while_revalidate: Option<Duration>,
+    /// Applies `stale-while-revalidate` beside `s-maxage` too, as Next.js, CDNs and RFC 5861
+    /// intend, although RFC 9111, 5.2.2.10 makes `s-maxage` imply `proxy-revalidate`.
+    pub stale_despite_s_maxage: bool,
+    /// Stores nothing without `s-maxage` or `max-age` above zero: Next.js marks responses that may
+    /// be stored, and a response without either comes from application code.
+    pub explicit_only: bool,
+}
+
+/// Times at which a request was sent and its response headers arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExchangeTimes {
+    pub asked: SystemTime,
+    pub answered: SystemTime,
+}
+
+/// Times during which a stored response may be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lifetime {
+    /// Arrival of the response headers that set this lifetime: the first ones, or those of the last
+    /// 304.
+    pub answered: SystemTime,
+    /// Age at that time (RFC 9111, 4.2.3).
+    pub initial_age: Duration,
+    /// Freshness lifetime, counted from age zero (RFC 9111, 4.2.1).
+    pub fresh_for: Duration,
+    /// Time counted from the end of freshness; zero if the origin forbids it.
+    pub stale_while_revalidate: Duration,
+    /// Time counted from the end of freshness; zero if the origin forbids it.
+    pub stale_if_error: Duration,
+    /// Set by `no-cache`: never used without validation.
+    pub always_validate: bool,
+    /// Set by `must-revalidate`, `proxy-revalidate` or a directive that implies them: never used
+    /// once stale, whatever the client allows. The two windows above hold what the origin itself
+    /// allows; they are zero in this case, except for [`CacheRules::stale_despite_s_maxage`].
+    pub must_revalidate: bool,
+}
+
+impl Lifetime {
+    /// Calculates `current_age` of RFC 9111, 4.2.3. If the clock goes back, the age does not fall
+    /// below the initial age.
+    #[inline]
+    pub fn age(&self, now: SystemTime) -> Duration {
+        let resident = now.duration_since(self.answered).unwrap_or_default();
+        self.initial_age.saturating_add(resident)
+    }
+
+    /// Returns true if the response is fresh by the clock; [`judge`] decides if it may be used.
+    #[inline]
+    pub fn is_fresh(&self, now: SystemTime) -> bool {
+        self.age(now) < self.fresh_for
+    }
+
+    /// Time left until the response turns stale; zero if it is stale.
+    pub fn fresh_left(&self, now: SystemTime) -> Duration {
+        self.fresh_for.saturating_sub(self.age(now))
+    }
+
+    /// Time since the response turned stale; zero if it is fresh, and at the moment it turns stale.
+    pub fn stale_for(&self, now: SystemTime) -> Duration {
+        self.age(now).saturating_sub(self.fresh_for)
+    }
+
+    /// Time at which freshness ends or ended.
+    pub fn fresh_until(&self) -> SystemTime {
+        let until = if self.fresh_for >= self.initial_age {
+            self.answered
+                .checked_add(self.fresh_for.saturating_sub(self.initial_age))
+        } else {
+            self.answered
+                .checked_sub(self.initial_age.saturating_sub(self.fresh_for))
+        };
+        // Both spans are below about 70 years, so only a clock near the end of its range gets here.
+        until.unwrap_or(self.answered)
+    }
+
+    /// Time after which the response may not be used without validation. A response with a
+    /// validator is worth keeping beyond it.
+    pub fn usable_until(&self) -> SystemTime {
+        let window = self.stale_while_revalidate.max(self.stale_if_error);
+        let until = self.fresh_until();
+        until.checked_add(window).unwrap_or(until)
+    }
+
+    /// Limits freshness to `fresh_for` and forbids stale use.
+    #[must_use]
+    pub fn at_most(self, fresh_for: Duration) -> Self {
+        Self {
+            fresh_for: self.fresh_for.min(fresh_for),
+            stale_while_revalidate: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
+            ..self
+        }
+    }
+
+    /// Seconds of freshness left, negative if stale: `ttl` of `Cache-Status` (RFC 9211, 2.4).
+    pub fn ttl(&self, now: SystemTime) -> i64 {
+        let seconds = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
+        if self.is_fresh(now) {
+            seconds(self.fresh_left(now))
+        } else {
+            -seconds(self.stale_for(now))
+        }
+    }
+}

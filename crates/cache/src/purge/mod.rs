@@ -1,0 +1,70 @@
+//! Purges of stored responses, and their delivery to every gateway.
+//!
+//! Purges are entries of one stream in Redis ([`log`]). Each gateway reads the stream from the last
+//! entry that it has applied ([`follower`]), and holds a lease there that records its position. A
+//! purge is over when every gateway with a live lease has applied it or its lease has run out
+//! ([`receipt`]). [`link`] runs all of this beside requests.
+
+mod follower;
+pub mod link;
+mod log;
+mod metrics;
+mod parse;
+mod raw_response;
+mod receipt;
+mod successor_purges;
+mod write_target;
+
+pub(crate) use self::write_target::{HostPath, WriteTarget, long, place, split_authority};
+pub use self::{
+    follower::Trust,
+    link::{Caches, PurgeLink, StartedPurge, WaitScope},
+    log::{Id, Position},
+    metrics::Source,
+    parse::{InvalidPurge, MAX_PURGES, PurgeRequest},
+    receipt::{AppliedGateway, Instance, PeerStates, Receipt, Shortfall},
+    successor_purges::{SuccessorPurge, SuccessorPurges},
+};
+
+/// Target of a purge.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum PurgeTarget {
+    /// A URL in all forms: every scheme, encoding, variant and RSC form. A path alone (`/x?y`)
+    /// stands for any host. Without a query only the path without a query is purged, whatever its
+    /// `_rsc`.
+    Url(String),
+    /// Every URL that begins with this text; `/blog/` alone stands for any host.
+    Prefix(String),
+    /// Every response that carries exactly this tag.
+    Tag(String),
+    /// The responses that a write to this URL has changed (`purge_on_write`): the item and the list
+    /// that contains it, with any query, with or without a trailing slash. Only gateways send it.
+    Written(String),
+    All,
+}
+
+/// Effect on the purged responses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum PurgeEffect {
+    /// Removed.
+    #[default]
+    Hard,
+    /// Marked as stale: validated before use, or served during revalidation if their
+    /// `stale_while_revalidate` allows it.
+    Soft,
+}
+
+/// A purge. In JSON: `{"url": "/blog"}`, `{"prefix": …}`, `{"tag": …}` or `{"all": true}`, each
+/// with `"soft": true` for a soft one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Purge {
+    pub what: PurgeTarget,
+    pub how: PurgeEffect,
+}
+
+impl Purge {
+    pub const ALL: Self = Self {
+        what: PurgeTarget::All,
+        how: PurgeEffect::Hard,
+    };
+}

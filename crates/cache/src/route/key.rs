@@ -1,0 +1,155 @@
+//! Cache keys of a route's requests.
+
+use std::borrow::Cow;
+
+use crate::{
+    base::query,
+    chain::{Exchange, KeyBuilder, host::public_host},
+    key::Key,
+    limits::key::{KeyItem, KeyValue, Source},
+    name_set::NameSet,
+};
+
+/// Parts of the cache key beside scheme, host and path.
+#[derive(Debug, Default)]
+pub struct KeyRules {
+    pub query: Query,
+    /// True if parameters outside the key still reach the origin.
+    pub passes_unkeyed: bool,
+    /// Parts of the request by which responses differ.
+    pub by: Box<[KeyItem]>,
+}
+
+/// Query parameters that are part of the key, as sent and in their order.
+#[derive(Debug, Default)]
+pub enum Query {
+    #[default]
+    All,
+    Without(NameSet),
+    Only(NameSet),
+}
+
+impl KeyRules {
+    pub fn sources(&self) -> impl Iterator<Item = &Source> {
+        self.by.iter().flat_map(KeyItem::sources)
+    }
+
+    /// Returns true if the key identifies this one client: by a proven identity, not by something
+    /// that many clients share, such as a role.
+    pub fn names(&self, ex: &Exchange<'_>) -> bool {
+        let is_one = |source: &Source| match source {
+            Source::Claim(claim) => claim == "sub",
+            Source::User | Source::ApiKey | Source::Certificate => true,
+            _ => false,
+        };
+        let mut naming = self.sources().filter(|source| is_one(source));
+        naming.any(|source| source.value(ex).is_some())
+    }
+
+    /// Returns `target` as sent to the origin when other clients may get the response: without
+    /// parameters that are not part of the key, except those named `kept`. `None` if the target
+    /// stays as it is.
+    pub fn target_of(&self, target: &[u8], kept: Option<&[u8]>) -> Option<Vec<u8>> {
+        if self.passes_unkeyed || self.query.is_all() {
+            return None;
+        }
+        let query = query::query_of(target)?;
+        let stays = |parameter: &&[u8]| {
+            self.query.counts(parameter)
+                || kept.is_some_and(|kept| query::name_of(parameter) == kept)
+        };
+        let mut parameters = query.split(|byte| *byte == b'&');
+        if parameters.all(|parameter| stays(&parameter)) {
+            return None;
+        }
+        let mut sent = target[..target.len() - query.len() - 1].to_vec();
+        for (number, parameter) in query.split(|byte| *byte == b'&').filter(stays).enumerate() {
+            sent.push(if number == 0 { b'?' } else { b'&' });
+            sent.extend_from_slice(parameter);
+        }
+        Some(sent)
+    }
+
+    /// Returns the part of a query (without its `?`) that belongs to the key.
+    pub fn query_of<'q>(&self, query: Option<&'q [u8]>) -> Option<Cow<'q, [u8]>> {
+        query.and_then(|query| self.query.of(query))
+    }
+
+    /// Builds the key of the request; `parts` holds what filters and the app add. Returns an error
+    /// if the value of a part is ambiguous: backends differ in which of several values they use.
+    pub fn key(&self, ex: &Exchange<'_>, mut parts: KeyBuilder) -> Result<Key, &'static str> {
+        for item in &self.by {
+            for source in item.sources() {
+                let value = match source.sent(ex) {
+                    KeyValue::Nothing => None,
+                    KeyValue::One(value) => Some(value),
+                    KeyValue::Unclear => return Err("unclear"),
+                };
+                // An absent value differs from an empty one.
+                parts.part(
+                    if value.is_some() { "by" } else { "by none of" },
+                    source.to_string().as_bytes(),
+                );
+                parts.part("=", &value.unwrap_or_default());
+                if source.needs_identity()
+                    && let Some(issuer) = issuer(ex)
+                {
+                    // Two issuers may give the same name to two people.
+                    parts.part("issuer", issuer.as_bytes());
+                }
+            }
+        }
+        let target = ex.head.raw_path();
+        let (path, query) = match target.iter().position(|byte| *byte == b'?') {
+            Some(at) => (&target[..at], Some(&target[at + 1..])),
+            None => (target, None),
+        };
+        let query = self.query_of(query);
+        let host = public_host(ex.head, &ex.facts.client);
+        let host = if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            Cow::Owned(host.to_ascii_lowercase())
+        } else {
+            Cow::Borrowed(host)
+        };
+        Ok(Key::new(
+            ex.facts.client.scheme.as_str(),
+            &host,
+            path,
+            query.as_deref(),
+            parts.as_bytes(),
+        ))
+    }
+}
+
+fn issuer<'e>(ex: &'e Exchange<'_>) -> Option<Cow<'e, str>> {
+    let claims = ex.facts.identity.as_ref()?.claims.as_ref()?;
+    claims.text("iss")
+}
+
+impl Query {
+    /// Returns true if all parameters are part of the key.
+    pub fn is_all(&self) -> bool {
+        matches!(self, Self::All)
+    }
+
+    /// Returns true if a parameter is part of the key, by its decoded name.
+    fn counts(&self, parameter: &[u8]) -> bool {
+        let name = || query::name_of(parameter);
+        match self {
+            Self::All => true,
+            Self::Without(names) => !names.contains(&name()),
+            Self::Only(names) => names.contains(&name()),
+        }
+    }
+
+    /// Returns the part of a query that belongs to the key; `None` if nothing is left.
+    fn of<'q>(&self, query: &'q [u8]) -> Option<Cow<'q, [u8]>> {
+        let counts = |parameter: &&[u8]| self.counts(parameter);
+        let mut parameters = query.split(|byte| *byte == b'&');
+        if parameters.all(|parameter| counts(&parameter)) {
+            return Some(Cow::Borrowed(query));
+        }
+        let kept: Vec<&[u8]> = query.split(|byte| *byte == b'&').filter(counts).collect();
+        (!kept.is_empty()).then(|| Cow::Owned(kept.join(&b'&')))
+    }
+}

@@ -1,0 +1,485 @@
+//! A part of the store: entries by key, with an index by path and an index by tag.
+//!
+//! The indexes hold no text: they find candidates by hash, and the caller compares them with the
+//! data in the entries. All lists are linked through the slots of entries, so that an entry leaves
+//! them without a search.
+
+use std::sync::Arc;
+
+use ahash::RandomState;
+use hashbrown::{HashTable, hash_table::Entry as TableEntry};
+
+use super::{
+    Lookup,
+    entry::Entry,
+    evict::grow,
+    target::{PurgeMatcher, without_slash},
+};
+use crate::{
+    key::Key,
+    policy::{SentHeaders, Variance, Vary},
+    purge::{self, HostPath, WriteTarget},
+};
+
+const NONE: u32 = u32::MAX;
+
+/// Maximum number of variants of one key. Without it, `Vary: User-Agent` would fill the store with
+/// one page. Each hit looks at all variants.
+const MAX_VARIANTS: usize = 64;
+
+/// Seeds of the hashes: a client that knows only keys cannot fill one bucket.
+#[derive(Debug, Default)]
+pub(super) struct Hashes(RandomState);
+
+impl Hashes {
+    fn key(&self, hash: u128) -> u64 {
+        self.0.hash_one(hash)
+    }
+
+    fn bytes(&self, bytes: &[u8]) -> u64 {
+        self.0.hash_one(bytes)
+    }
+
+    /// Returns the hash of a path. A long path is hashed by the digest of it without its trailing
+    /// slash, since other gateways report no more than that.
+    fn path(&self, path: &[u8]) -> u64 {
+        match purge::long(without_slash(path)) {
+            Some(digest) => self.bytes(&digest),
+            None => self.bytes(path),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Shard {
+    slots: Vec<Slot>,
+    free: u32,
+    len: usize,
+    /// The first slot of each key.
+    keys: HashTable<u32>,
+    /// The first slot of each path.
+    paths: HashTable<Head>,
+    /// The first posting of each tag.
+    tags: HashTable<Head>,
+    postings: Vec<TagEntry>,
+    free_posting: u32,
+}
+
+#[derive(Debug)]
+struct Slot {
+    entry: Option<Arc<Entry>>,
+    /// The next variant of the key, or the next free slot.
+    next: u32,
+    path_before: u32,
+    path_after: u32,
+    /// The first posting of the entry.
+    posting: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    hash: u64,
+    first: u32,
+}
+
+/// A tag of an entry.
+#[derive(Debug)]
+struct TagEntry {
+    slot: u32,
+    before: u32,
+    /// The next posting of the tag, or the next free one.
+    after: u32,
+    /// The next posting of the entry.
+    sibling: u32,
+}
+
+impl Shard {
+    pub(super) fn new() -> Self {
+        Self {
+            free: NONE,
+            free_posting: NONE,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Returns the bytes of the shard in memory, without the entries.
+    pub(super) fn size(&self) -> usize {
+        self.slots.capacity() * size_of::<Slot>()
+            + self.postings.capacity() * size_of::<TagEntry>()
+            + self.keys.allocation_size()
+            + self.paths.allocation_size()
+            + self.tags.allocation_size()
+    }
+
+    /// Returns true if most of the shard is empty, so that [`Shard::rebuilt`] releases memory.
+    pub(super) fn is_sparse(&self) -> bool {
+        self.slots.len() > 4 * self.len.max(64) || (self.len == 0 && !self.slots.is_empty())
+    }
+
+    /// Returns a shard with the same entries and no free slots.
+    pub(super) fn rebuilt(self, hashes: &Hashes) -> Self {
+        let mut new = Self::new();
+        for entry in self.slots.into_iter().filter_map(|slot| slot.entry) {
+            new.insert(hashes, &entry);
+        }
+        new
+    }
+
+    /// Returns the number of slots, taken or free; [`Shard::at`] takes their numbers.
+    pub(super) fn slots(&self) -> u32 {
+        u32::try_from(self.slots.len()).unwrap_or(NONE)
+    }
+
+    pub(super) fn at(&self, slot: u32) -> Option<&Arc<Entry>> {
+        self.slots.get(slot as usize)?.entry.as_ref()
+    }
+
+    /// Selects the variant for this request: among those that match, one in flight first, then the
+    /// one with the latest headers (RFC 9111, 4.1). `vary` is that of the newest variant.
+    pub(super) fn find(&self, hashes: &Hashes, key: &Key, request: SentHeaders<'_>) -> Lookup {
+        let mut computed: Option<(&Vary, Variance)> = None;
+        let mut is_unclear = false;
+        let mut best: Option<&Arc<Entry>> = None;
+        let mut newest: Option<&Arc<Entry>> = None;
+        for (_, entry) in self.variants(hashes, key) {
+            if newest.is_none_or(|newest| is_before(newest, entry)) {
+                newest = Some(entry);
+            }
+            if best.is_some_and(|best| is_before(entry, best)) {
+                continue;
+            }
+            let variance = match (&entry.vary, computed) {
+                (Vary::Everything, _) => continue,
+                (Vary::Nothing, _) => Variance::default(),
+                (vary, Some((last, variance))) if last == vary => variance,
+                (vary, _) => {
+                    let Some(variance) = request.variance(vary) else {
+                        is_unclear = true;
+                        continue;
+                    };
+                    computed = Some((vary, variance));
+                    variance
+                }
+            };
+            if variance == entry.variance {
+                best = Some(entry);
+            }
+        }
+        Lookup {
+            entry: best.cloned(),
+            vary: newest.map(|entry| entry.vary.clone()),
+            is_unclear,
+        }
+    }
+
+    /// Returns all variants of a key, the last one stored first.
+    pub(super) fn variants<'a>(
+        &'a self,
+        hashes: &Hashes,
+        key: &Key,
+    ) -> impl Iterator<Item = (u32, &'a Arc<Entry>)> + use<'a> {
+        let hash = hashes.key(key.hash());
+        let first = self.keys.find(hash, |at| self.entry(*at).key == *key);
+        self.chain(first.copied())
+    }
+
+    /// Same as [`Shard::variants`] if only the hash is known: Pingora's purges of one key.
+    pub(super) fn variants_by_hash<'a>(
+        &'a self,
+        hashes: &Hashes,
+        hash: u128,
+    ) -> impl Iterator<Item = (u32, &'a Arc<Entry>)> + use<'a> {
+        let first = self
+            .keys
+            .find(hashes.key(hash), |at| self.entry(*at).key.hash() == hash);
+        self.chain(first.copied())
+    }
+
+    fn chain(&self, first: Option<u32>) -> impl Iterator<Item = (u32, &Arc<Entry>)> {
+        let after = |at: &u32| {
+            let next = self.slots[*at as usize].next;
+            (next != NONE).then_some(next)
+        };
+        std::iter::successors(first, after).map(|at| (at, self.entry(at)))
+    }
+
+    /// Returns the slot of the entry with the same seat, whether it was refreshed or not.
+    pub(super) fn slot_of(&self, hashes: &Hashes, entry: &Entry) -> Option<u32> {
+        let mut variants = self.variants(hashes, &entry.key);
+        let found = variants.find(|(_, it)| Arc::ptr_eq(&it.seat, &entry.seat));
+        found.map(|(at, _)| at)
+    }
+
+    /// Returns the slot of a seat that eviction selected.
+    pub(super) fn slot_of_seat(&self, hashes: &Hashes, hash: u128, id: u64) -> Option<u32> {
+        let mut variants = self.variants_by_hash(hashes, hash);
+        variants.find(|(_, it)| it.seat.id == id).map(|(at, _)| at)
+    }
+
+    /// Returns the entries that a newly completed entry replaces: older ones for the same requests,
+    /// and beyond [`MAX_VARIANTS`] the oldest.
+    pub(super) fn replaced_by(&self, hashes: &Hashes, entry: &Entry) -> Vec<u32> {
+        let mut others: Vec<_> = self
+            .variants(hashes, &entry.key)
+            .filter(|(_, it)| it.is_whole() && !Arc::ptr_eq(&it.seat, &entry.seat))
+            .collect();
+        let mut replaced = Vec::new();
+        others.retain(|(at, it)| {
+            // A response without `Vary` matches the requests of older variants too.
+            let is_same = (it.vary == entry.vary && it.variance == entry.variance)
+                || entry.vary == Vary::Nothing;
+            if is_same {
+                replaced.push(*at);
+            }
+            !is_same
+        });
+        while others.len() >= MAX_VARIANTS {
+            let oldest = others.iter().enumerate();
+            let oldest = oldest.min_by_key(|(_, (_, it))| it.lifetime().answered);
+            let Some((place, _)) = oldest else { break };
+            replaced.push(others.swap_remove(place).0);
+        }
+        replaced
+    }
+
+    pub(super) fn insert(&mut self, hashes: &Hashes, entry: &Arc<Entry>) -> u32 {
+        let slot = Slot {
+            entry: None,
+            next: NONE,
+            path_before: NONE,
+            path_after: NONE,
+            posting: NONE,
+        };
+        let at = if self.free == NONE {
+            grow(&mut self.slots);
+            self.slots.push(slot);
+            self.slots() - 1
+        } else {
+            let at = self.free;
+            self.free = self.slots[at as usize].next;
+            self.slots[at as usize] = slot;
+            at
+        };
+        self.len += 1;
+        self.slots[at as usize].entry = Some(Arc::clone(entry));
+        self.link_key(hashes, &entry.key, at);
+        self.link_path(hashes, entry.key.path(), at);
+        for tag in &entry.about.tags {
+            self.link_tag(hashes.bytes(tag.as_bytes()), at);
+        }
+        at
+    }
+
+    /// Replaces an entry by a refreshed one. Key and tags are the same.
+    pub(super) fn replace(&mut self, at: u32, entry: Arc<Entry>) -> Option<Arc<Entry>> {
+        self.slots[at as usize].entry.replace(entry)
+    }
+
+    pub(super) fn remove(&mut self, hashes: &Hashes, at: u32) -> Arc<Entry> {
+        let entry = Arc::clone(self.entry(at));
+        self.unlink_tags(hashes, &entry, at);
+        self.unlink_path(hashes, entry.key.path(), at);
+        self.unlink_key(hashes, &entry.key, at);
+        let slot = &mut self.slots[at as usize];
+        slot.entry = None;
+        slot.next = std::mem::replace(&mut self.free, at);
+        self.len -= 1;
+        entry
+    }
+
+    /// Returns the slots that a target may affect; `None` if all have to be checked.
+    pub(super) fn candidates(&self, hashes: &Hashes, target: &PurgeMatcher) -> Option<Vec<u32>> {
+        match target {
+            PurgeMatcher::Url { path, .. } => Some(self.of_path(hashes, path).collect()),
+            PurgeMatcher::Written(WriteTarget { item, list, .. }) => {
+                let mut found = Vec::new();
+                for place in [Some(item), list.as_ref()].into_iter().flatten() {
+                    match place {
+                        HostPath::Path(path) => {
+                            found.extend(self.of_path(hashes, path));
+                            found.extend(self.of_path(hashes, &[path, &b"/"[..]].concat()));
+                        }
+                        HostPath::Digests { path, .. } => {
+                            found.extend(self.of_hash(hashes.bytes(path)));
+                        }
+                    }
+                }
+                Some(found)
+            }
+            PurgeMatcher::Tag(tag) => {
+                let hash = hashes.bytes(tag.as_bytes());
+                let head = self.tags.find(hash, |head| head.hash == hash);
+                let after = |at: &u32| {
+                    let next = self.postings[*at as usize].after;
+                    (next != NONE).then_some(next)
+                };
+                let postings = std::iter::successors(head.map(|head| head.first), after);
+                let slots = postings.map(|at| self.postings[at as usize].slot);
+                Some(slots.collect())
+            }
+            PurgeMatcher::Prefix { .. } | PurgeMatcher::All => None,
+        }
+    }
+
+    /// Returns the slots of a path, and of other paths with the same hash.
+    fn of_path(&self, hashes: &Hashes, path: &[u8]) -> impl Iterator<Item = u32> {
+        self.of_hash(hashes.path(path))
+    }
+
+    fn of_hash(&self, hash: u64) -> impl Iterator<Item = u32> {
+        let head = self.paths.find(hash, |head| head.hash == hash);
+        let after = |at: &u32| {
+            let next = self.slots[*at as usize].path_after;
+            (next != NONE).then_some(next)
+        };
+        std::iter::successors(head.map(|head| head.first), after)
+    }
+
+    fn entry(&self, at: u32) -> &Arc<Entry> {
+        let entry = self.slots[at as usize].entry.as_ref();
+        entry.expect("what is linked is taken")
+    }
+
+    fn link_key(&mut self, hashes: &Hashes, key: &Key, at: u32) {
+        let Self { slots, keys, .. } = self;
+        let key_of = |at: u32| {
+            let entry = slots[at as usize].entry.as_ref();
+            &entry.expect("what is linked is taken").key
+        };
+        let found = keys.entry(
+            hashes.key(key.hash()),
+            |at| key_of(*at) == key,
+            |at| hashes.key(key_of(*at).hash()),
+        );
+        match found {
+            TableEntry::Occupied(mut first) => {
+                let next = std::mem::replace(first.get_mut(), at);
+                slots[at as usize].next = next;
+            }
+            TableEntry::Vacant(place) => {
+                place.insert(at);
+            }
+        }
+    }
+
+    fn unlink_key(&mut self, hashes: &Hashes, key: &Key, at: u32) {
+        let next = self.slots[at as usize].next;
+        let hash = hashes.key(key.hash());
+        let Self { slots, keys, .. } = self;
+        let key_of = |at: u32| slots[at as usize].entry.as_ref().map(|entry| &entry.key);
+        let first = keys.find_entry(hash, |first| key_of(*first) == Some(key));
+        let mut first = first.expect("a linked key is found");
+        if *first.get() == at {
+            if next == NONE {
+                first.remove();
+            } else {
+                *first.get_mut() = next;
+            }
+            return;
+        }
+        let mut before = *first.get();
+        while slots[before as usize].next != at {
+            before = slots[before as usize].next;
+        }
+        slots[before as usize].next = next;
+    }
+
+    fn link_path(&mut self, hashes: &Hashes, path: &[u8], at: u32) {
+        let after = link(&mut self.paths, hashes.path(path), at);
+        self.slots[at as usize].path_after = after;
+        if after != NONE {
+            self.slots[after as usize].path_before = at;
+        }
+    }
+
+    fn unlink_path(&mut self, hashes: &Hashes, path: &[u8], at: u32) {
+        let slot = &self.slots[at as usize];
+        let (before, after) = (slot.path_before, slot.path_after);
+        if after != NONE {
+            self.slots[after as usize].path_before = before;
+        }
+        if before == NONE {
+            unlink(&mut self.paths, hashes.path(path), after);
+        } else {
+            self.slots[before as usize].path_after = after;
+        }
+    }
+
+    fn link_tag(&mut self, hash: u64, slot: u32) {
+        let at = if self.free_posting == NONE {
+            self.postings.len()
+        } else {
+            self.free_posting as usize
+        };
+        let number = u32::try_from(at).expect("fewer postings than that have room");
+        let after = link(&mut self.tags, hash, number);
+        if after != NONE {
+            self.postings[after as usize].before = number;
+        }
+        let sibling = std::mem::replace(&mut self.slots[slot as usize].posting, number);
+        let posting = TagEntry {
+            slot,
+            before: NONE,
+            after,
+            sibling,
+        };
+        if at == self.postings.len() {
+            grow(&mut self.postings);
+            self.postings.push(posting);
+        } else {
+            self.free_posting = self.postings[at].after;
+            self.postings[at] = posting;
+        }
+    }
+
+    fn unlink_tags(&mut self, hashes: &Hashes, entry: &Entry, slot: u32) {
+        let mut at = std::mem::replace(&mut self.slots[slot as usize].posting, NONE);
+        // Each posting was put before the one linked earlier.
+        for tag in entry.about.tags.iter().rev() {
+            let posting = &self.postings[at as usize];
+            let (before, after, sibling) = (posting.before, posting.after, posting.sibling);
+            if after != NONE {
+                self.postings[after as usize].before = before;
+            }
+            if before == NONE {
+                unlink(&mut self.tags, hashes.bytes(tag.as_bytes()), after);
+            } else {
+                self.postings[before as usize].after = after;
+            }
+            self.postings[at as usize].after = std::mem::replace(&mut self.free_posting, at);
+            at = sibling;
+        }
+    }
+}
+
+/// Returns true if `b` takes precedence over `a`.
+fn is_before(a: &Entry, b: &Entry) -> bool {
+    let rank = |entry: &Entry| (!entry.is_whole(), entry.answered());
+    rank(a) < rank(b)
+}
+
+/// Puts `first` at the front of a list. Returns the former first element.
+fn link(table: &mut HashTable<Head>, hash: u64, first: u32) -> u32 {
+    match table.entry(hash, |head| head.hash == hash, |head| head.hash) {
+        TableEntry::Occupied(mut head) => std::mem::replace(&mut head.get_mut().first, first),
+        TableEntry::Vacant(place) => {
+            place.insert(Head { hash, first });
+            NONE
+        }
+    }
+}
+
+/// Makes `first` the first element of a list; `NONE` removes the list.
+fn unlink(table: &mut HashTable<Head>, hash: u64, first: u32) {
+    let head = table.find_entry(hash, |head| head.hash == hash);
+    let mut head = head.expect("a list that has members is found");
+    if first == NONE {
+        head.remove();
+    } else {
+        head.get_mut().first = first;
+    }
+}

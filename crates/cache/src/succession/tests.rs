@@ -1,0 +1,307 @@
+//! Tests of a transfer from one store to another, through a pipe in memory.
+
+use std::{io, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use tokio::io::{AsyncWriteExt, duplex};
+
+use super::*;
+use crate::{
+    base::{clock::Clock, metrics::Metrics},
+    key::Key,
+    policy::{Lifetime, SentHeaders, Variance, Vary},
+    purge::{Purge, PurgeEffect, PurgeTarget},
+    store::{Entry, EntryDraft, EntryRules, Store},
+};
+
+const MIB: u64 = 1 << 20;
+
+struct Process {
+    store: &'static Store,
+    clock: Clock,
+}
+
+fn process(clock: &Clock, budget: u64) -> Process {
+    Process {
+        store: Store::new(budget, clock.clone(), &Metrics::default()),
+        clock: clock.clone(),
+    }
+}
+
+fn key(path: &str) -> Key {
+    Key::new("https", "shop", path.as_bytes(), None, b"upstream: a")
+}
+
+fn headers(name: &'static str, value: &str) -> HeaderMap {
+    let name = HeaderName::from_static(name);
+    [(name, HeaderValue::from_str(value).unwrap())]
+        .into_iter()
+        .collect()
+}
+
+fn tag(name: &str) -> Purge {
+    Purge {
+        what: PurgeTarget::Tag(name.to_owned()),
+        how: PurgeEffect::Hard,
+    }
+}
+
+fn about(route: &str) -> EntryRules {
+    EntryRules {
+        route: route.into(),
+        tags: Box::default(),
+        max_object: 8 * MIB,
+        is_compressible: false,
+        quota: None,
+        keeps_private: false,
+    }
+}
+
+impl Process {
+    fn draft(&self, path: &str) -> EntryDraft {
+        EntryDraft {
+            key: key(path),
+            status: StatusCode::OK,
+            headers: headers("etag", "\"1\""),
+            lifetime: Lifetime {
+                answered: self.clock.wall(),
+                initial_age: Duration::from_secs(7),
+                fresh_for: Duration::from_mins(5),
+                stale_while_revalidate: Duration::ZERO,
+                stale_if_error: Duration::ZERO,
+                always_validate: false,
+                must_revalidate: false,
+            },
+            vary: Vary::Nothing,
+            variance: Variance::default(),
+            about: EntryRules {
+                tags: [path[1..].into(), "every".into()].into(),
+                ..about("shop")
+            },
+            mark: self.store.mark(),
+        }
+    }
+
+    fn keep(&self, path: &str, body: &str) {
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        assert!(self.store.insert(&self.draft(path), &[body]).is_some());
+    }
+
+    fn find_for(&self, path: &str, request: &HeaderMap) -> Option<Arc<Entry>> {
+        let found = self.store.find(&key(path), SentHeaders::whole(request));
+        found.entry
+    }
+
+    fn find(&self, path: &str) -> Option<Arc<Entry>> {
+        self.find_for(path, &HeaderMap::new())
+    }
+
+    fn body(&self, path: &str) -> Option<String> {
+        let entry = self.find(path)?;
+        let segments = entry.body.whole()?.segments().concat();
+        String::from_utf8(segments).ok()
+    }
+}
+
+/// All routes but `gone` store their responses.
+fn routes(name: &str) -> Option<EntryRules> {
+    (name != "gone").then(|| about(name))
+}
+
+async fn hand_over(old: &Process, heir: InheritingStore) -> (TransferTotals, io::Result<()>) {
+    let (writing, reading) = duplex(1000);
+    let giving = give(old.store, &old.clock, writing);
+    let taking = heir.take(&old.clock, reading, Arc::new(routes));
+    let (given, taken) = tokio::join!(giving, taking);
+    match given {
+        Ok(given) => assert_eq!(given.entries, taken.0.entries + taken.0.left_out),
+        // A successor without room stops reading.
+        Err(error) => assert_eq!(error.kind(), io::ErrorKind::BrokenPipe),
+    }
+    taken
+}
+
+#[tokio::test]
+async fn an_heir_goes_on_with_what_was_kept() {
+    let clock = Clock::test();
+    let (old, new) = (process(&clock, 64 * MIB), process(&clock, 64 * MIB));
+    for n in 0..50 {
+        old.keep(&format!("/{n}"), &format!("body {n}"));
+    }
+    for language in ["de", "en"] {
+        let request = headers("accept-language", language);
+        let vary = Vary::of(&headers("vary", "accept-language"));
+        let draft = EntryDraft {
+            variance: vary.variance(&request),
+            vary,
+            ..old.draft("/in")
+        };
+        let body = Bytes::copy_from_slice(language.as_bytes());
+        assert!(old.store.insert(&draft, &[body]).is_some());
+    }
+    let gone = EntryDraft {
+        about: about("gone"),
+        ..old.draft("/gone")
+    };
+    assert!(old.store.insert(&gone, &[]).is_some());
+    // A fill in progress is not a stored response yet.
+    let fill = old.store.begin(&old.draft("/growing"));
+    clock.advance(Duration::from_secs(10));
+
+    let (moved, outcome) = hand_over(&old, InheritingStore::new(new.store)).await;
+    outcome.unwrap();
+    assert_eq!((moved.entries, moved.left_out), (52, 1));
+    for n in 0..50 {
+        assert_eq!(new.body(&format!("/{n}")), Some(format!("body {n}")));
+    }
+    let entry = new.find("/7").unwrap();
+    assert_eq!(entry.lifetime().age(clock.wall()), Duration::from_secs(17));
+    assert_eq!(entry.headers, headers("etag", "\"1\""));
+    for language in ["de", "en"] {
+        let request = headers("accept-language", language);
+        let entry = new.find_for("/in", &request).unwrap();
+        assert_eq!(
+            entry.body.whole().unwrap().segments().concat(),
+            language.as_bytes()
+        );
+    }
+    assert!(new.find("/gone").is_none());
+    assert!(new.find("/growing").is_none());
+    assert_eq!(new.store.purge(&tag("7")), 1);
+    assert!(new.find("/7").is_none());
+    drop(fill);
+}
+
+#[tokio::test]
+async fn a_purge_wins_whenever_it_comes() {
+    let clock = Clock::test();
+    let (old, new) = (process(&clock, 64 * MIB), process(&clock, 64 * MIB));
+    let heir = InheritingStore::new(new.store);
+    for path in ["/before", "/at-both", "/at-heir", "/after", "/stays"] {
+        old.keep(path, "old");
+    }
+    old.store.purge(&tag("before"));
+    new.store.purge(&tag("at-heir"));
+    new.store.remove(&key("/at-both"));
+    let (moved, outcome) = hand_over(&old, heir).await;
+    outcome.unwrap();
+    assert_eq!((moved.entries, moved.left_out), (2, 2));
+    new.store.purge(&tag("after"));
+    for path in ["/before", "/at-both", "/at-heir", "/after"] {
+        assert!(new.find(path).is_none(), "{path}");
+    }
+    assert_eq!(new.body("/stays").as_deref(), Some("old"));
+    // The control: with a later mark the entries come back.
+    let (moved, _) = hand_over(&old, InheritingStore::new(new.store)).await;
+    assert_eq!(moved.entries, 3);
+    assert!(new.find("/at-heir").is_some());
+}
+
+#[tokio::test]
+async fn what_the_heir_fetched_itself_stays() {
+    let clock = Clock::test();
+    let (old, new) = (process(&clock, 64 * MIB), process(&clock, 64 * MIB));
+    old.keep("/a", "old");
+    clock.advance(Duration::from_secs(1));
+    let heir = InheritingStore::new(new.store);
+    new.keep("/a", "new");
+    let (moved, outcome) = hand_over(&old, heir).await;
+    outcome.unwrap();
+    assert_eq!((moved.entries, moved.left_out), (0, 1));
+    assert_eq!(new.body("/a").as_deref(), Some("new"));
+}
+
+#[tokio::test]
+async fn a_smaller_heir_takes_what_is_asked_for_most() {
+    let clock = Clock::test();
+    let (old, new) = (process(&clock, 64 * MIB), process(&clock, 4 * MIB));
+    let body = "x".repeat(100_000);
+    for n in 0..200 {
+        old.keep(&format!("/{n}"), &body);
+    }
+    let asked_for = || (0..200).step_by(10).map(|n| format!("/{n}"));
+    for path in asked_for() {
+        old.find(&path).unwrap();
+    }
+    let (moved, outcome) = hand_over(&old, InheritingStore::new(new.store)).await;
+    outcome.unwrap();
+    assert!((30..=41).contains(&moved.entries), "{moved:?}");
+    assert!(moved.bytes < 8 * MIB, "{moved:?}");
+    assert!(new.store.bytes() <= 4 * MIB);
+    for path in asked_for() {
+        assert!(new.find(&path).is_some(), "{path}");
+    }
+    // The hits come along: they are not the first to be evicted.
+    for n in 0..200 {
+        new.keep(&format!("/new/{n}"), &body);
+    }
+    let left = asked_for().filter(|path| new.find(path).is_some()).count();
+    assert!(left > 10, "{left}");
+}
+
+#[tokio::test]
+async fn what_breaks_off_leaves_what_came_whole() {
+    let clock = Clock::test();
+    let (old, new) = (process(&clock, 64 * MIB), process(&clock, 64 * MIB));
+    for n in 0..10 {
+        old.keep(&format!("/{n}"), &"x".repeat(1000));
+    }
+    let mut all = Vec::new();
+    let given = give(old.store, &clock, &mut all).await.unwrap();
+    assert_eq!(given.bytes, (all.len() - LENGTH) as u64);
+    let half = &all[..all.len() / 2];
+    let heir = InheritingStore::new(new.store);
+    let (moved, outcome) = heir.take(&clock, half, Arc::new(routes)).await;
+    assert_eq!(
+        outcome.map_err(|error| error.kind()),
+        Err(io::ErrorKind::UnexpectedEof)
+    );
+    assert_eq!((moved.entries, new.store.objects()), (5, 5));
+}
+
+#[tokio::test]
+async fn what_is_no_entry_is_left_out_or_ends_it() {
+    let clock = Clock::test();
+    let (old, new) = (process(&clock, 64 * MIB), process(&clock, 64 * MIB));
+    old.keep("/a", "a");
+    old.keep("/b", "b");
+    let mut all = Vec::new();
+    give(old.store, &clock, &mut all).await.unwrap();
+    let take = async |bytes: &[u8]| {
+        let heir = InheritingStore::new(new.store);
+        heir.take(&clock, bytes, Arc::new(routes)).await
+    };
+    // One byte of a body is changed, and the length of a route's name is too large.
+    let mut damaged = all.clone();
+    let end = damaged.len() - LENGTH - 1;
+    damaged[end] ^= 1;
+    damaged[LENGTH + 1] = 0xff;
+    let (moved, outcome) = take(&damaged).await;
+    outcome.unwrap();
+    assert_eq!((moved.entries, moved.left_out), (0, 2));
+    for start in [[0xff; 4], [0, 0, 0, 1]] {
+        let (moved, outcome) = take(&start).await;
+        assert_eq!(
+            outcome.map_err(|error| error.kind()),
+            Err(io::ErrorKind::InvalidData)
+        );
+        assert_eq!(moved.entries, 0);
+    }
+    assert_eq!(new.store.objects(), 0);
+}
+
+#[tokio::test]
+async fn nobody_who_reads_ends_the_giving() {
+    let clock = Clock::test();
+    let old = process(&clock, 64 * MIB);
+    old.keep("/a", "a");
+    let (mut writing, reading) = duplex(10);
+    writing.write_all(b"x").await.unwrap();
+    drop(reading);
+    let given = give(old.store, &clock, writing).await;
+    assert_eq!(
+        given.map_err(|error| error.kind()),
+        Err(io::ErrorKind::BrokenPipe)
+    );
+}

@@ -1,0 +1,341 @@
+//! Index of the entries on disk, so that no file is looked up in vain, with the order of eviction.
+//!
+//! The index takes about 250 bytes per entry. An entry takes at least 4 KiB of disk, so the size of
+//! the tier bounds the index: 512 MiB of small responses have 131,072 entries and 33 MB of index.
+//!
+//! Names contain digests of host and path and of the URL: the entries that a write has changed are
+//! found without reading a file.
+
+use std::collections::{BTreeSet, HashMap};
+
+use lru::LruCache;
+
+use super::super::stamps::{self, Digest, WriteChange};
+use crate::{key::Key, policy::Variance};
+
+/// Files take up whole blocks.
+const BLOCK: u64 = 4096;
+
+/// The name of an entry's file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Name {
+    pub(super) hash: u128,
+    pub(super) variance: u128,
+    /// Digest of host and path.
+    pub(super) place: u64,
+    /// Digest of scheme, host, path and query.
+    pub(super) url: u64,
+}
+
+impl Name {
+    pub(super) fn new(key: &Key, variance: Variance) -> Self {
+        Self {
+            hash: key.hash(),
+            variance: variance.0,
+            place: short(&stamps::place(key)),
+            url: short(&stamps::origin(key)),
+        }
+    }
+
+    /// Returns the name for the same key with another variance.
+    pub(super) fn with(self, variance: Variance) -> Self {
+        Self {
+            variance: variance.0,
+            ..self
+        }
+    }
+
+    /// Returns the names of the folder and of the file.
+    pub(super) fn file(self) -> (String, String) {
+        let Self {
+            hash,
+            variance,
+            place,
+            url,
+        } = self;
+        (
+            format!("{:02x}", hash >> 120),
+            format!("{hash:032x}-{variance:032x}-{place:016x}-{url:016x}"),
+        )
+    }
+
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split('-');
+        let mut next = |len: usize| {
+            let text = parts.next()?;
+            let is_plain = text.len() == len && !text.starts_with('+');
+            is_plain.then(|| u128::from_str_radix(text, 16).ok())?
+        };
+        let name = Self {
+            hash: next(32)?,
+            variance: next(32)?,
+            place: u64::try_from(next(16)?).ok()?,
+            url: u64::try_from(next(16)?).ok()?,
+        };
+        parts.next().is_none().then_some(name)
+    }
+
+    /// Returns true for a name from a version whose names had fewer digests.
+    pub(super) fn is_old(text: &str) -> bool {
+        let is_hex = |part: &str| part.len() == 32 && part.bytes().all(|b| b.is_ascii_hexdigit());
+        text.split_once('-')
+            .is_some_and(|(hash, variance)| is_hex(hash) && is_hex(variance))
+    }
+}
+
+fn short(digest: &Digest) -> u64 {
+    digest.first_chunk().copied().map_or(0, u64::from_be_bytes)
+}
+
+#[derive(Clone, Copy, Debug)]
+struct IndexEntry {
+    blocks: u32,
+    /// Sequence number: a later write has a higher one.
+    number: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Index {
+    files: LruCache<Name, IndexEntry>,
+    /// Names by the digests of place and URL.
+    found: BTreeSet<(u64, Name)>,
+    /// Number of announced writes, by the digests of place and URL.
+    announced: HashMap<u64, u32>,
+    blocks: u64,
+    numbers: u64,
+    /// Number of times the index was cleared.
+    cleared: u64,
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Self {
+            files: LruCache::unbounded(),
+            found: BTreeSet::new(),
+            announced: HashMap::new(),
+            blocks: 0,
+            // Lower numbers are for entries that were there at the start.
+            numbers: 1 << 32,
+            cleared: 0,
+        }
+    }
+}
+
+impl Index {
+    pub(super) fn bytes(&self) -> u64 {
+        self.blocks * BLOCK
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Returns the existing ones among `names`, the last written first.
+    pub(super) fn newest(&mut self, names: &[Name]) -> Vec<Name> {
+        let found = names.iter().filter_map(|name| {
+            let kept = self.files.get(name)?;
+            Some((kept.number, *name))
+        });
+        let mut found: Vec<_> = found.collect();
+        found.sort_unstable_by_key(|(number, _)| std::cmp::Reverse(*number));
+        found.into_iter().map(|(_, name)| name).collect()
+    }
+
+    pub(super) fn insert(&mut self, name: Name, len: u64) {
+        self.numbers += 1;
+        let kept = IndexEntry {
+            blocks: blocks(len),
+            number: self.numbers,
+        };
+        self.blocks += u64::from(kept.blocks);
+        self.found.extend([(name.place, name), (name.url, name)]);
+        if let Some(before) = self.files.put(name, kept) {
+            self.blocks -= u64::from(before.blocks);
+        }
+    }
+
+    /// Inserts an entry that was there at the start: it is evicted before all present ones.
+    /// `number` gives the order among such entries.
+    pub(super) fn insert_oldest(&mut self, name: Name, len: u64, number: u64) {
+        if self.files.contains(&name) {
+            return;
+        }
+        let blocks = blocks(len);
+        self.blocks += u64::from(blocks);
+        self.found.extend([(name.place, name), (name.url, name)]);
+        self.files.put(name, IndexEntry { blocks, number });
+        self.files.demote(&name);
+    }
+
+    pub(super) fn remove(&mut self, name: &Name) {
+        if let Some(kept) = self.files.pop(name) {
+            self.blocks -= u64::from(kept.blocks);
+            self.found.remove(&(name.place, *name));
+            self.found.remove(&(name.url, *name));
+        }
+    }
+
+    /// Returns the entries that a write may have changed.
+    pub(super) fn of(&self, written: &WriteChange) -> Vec<Name> {
+        let digest = short(&written.digest());
+        let least = Name::default();
+        let from = self.found.range((digest, least)..);
+        from.take_while(|(found, _)| *found == digest)
+            .map(|(_, name)| *name)
+            .collect()
+    }
+
+    /// Returns true if an existing or announced entry may be changed by a write.
+    pub(super) fn has(&self, written: &WriteChange) -> bool {
+        let digest = short(&written.digest());
+        let mut from = self.found.range((digest, Name::default())..);
+        let is_there = from.next().is_some_and(|(found, _)| *found == digest);
+        is_there || self.announced.contains_key(&digest)
+    }
+
+    /// Announces an entry that is about to be written: from now on writes that affect the entry
+    /// count.
+    pub(super) fn announce(&mut self, name: &Name) {
+        for digest in [name.place, name.url] {
+            *self.announced.entry(digest).or_default() += 1;
+        }
+    }
+
+    /// Retracts an announcement, after the entry was written or given up.
+    pub(super) fn retract(&mut self, name: &Name) {
+        for digest in [name.place, name.url] {
+            if let Some(count) = self.announced.get_mut(&digest) {
+                *count -= 1;
+                if *count == 0 {
+                    self.announced.remove(&digest);
+                }
+            }
+        }
+    }
+
+    /// Returns the next entry to evict if `more` bytes would exceed the budget.
+    pub(super) fn victim(&self, more: u64, budget: u64) -> Option<Name> {
+        let more = u64::from(blocks(more)) * BLOCK;
+        if self.bytes() + more <= budget {
+            return None;
+        }
+        self.files.peek_lru().map(|(name, _)| *name)
+    }
+
+    /// Moves an entry that cannot be removed now to the end of the eviction order.
+    pub(super) fn spare(&mut self, name: &Name) {
+        self.files.promote(name);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.files.clear();
+        self.found.clear();
+        self.blocks = 0;
+        self.cleared += 1;
+    }
+
+    pub(super) fn cleared(&self) -> u64 {
+        self.cleared
+    }
+}
+
+fn blocks(len: u64) -> u32 {
+    u32::try_from(len.div_ceil(BLOCK)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(number: u128) -> Name {
+        Name {
+            hash: number << 120,
+            variance: number,
+            place: u64::try_from(number).unwrap() / 2,
+            url: u64::try_from(number).unwrap() + 1000,
+        }
+    }
+
+    #[test]
+    fn names_are_read_as_they_were_written() {
+        let (folder, file) = name(0xab).file();
+        assert_eq!(folder, "ab");
+        assert_eq!(Name::parse(&file), Some(name(0xab)));
+        let old = &file[..65];
+        for wrong in ["", "ab-cd", &file[1..], &format!("{file}.tmp"), "+-+", old] {
+            assert_eq!(Name::parse(wrong), None, "{wrong}");
+        }
+        assert!(Name::is_old(old) && !Name::is_old(&file) && !Name::is_old("probe.tmp"));
+    }
+
+    #[test]
+    fn the_one_that_was_not_used_for_longest_goes_first() {
+        let mut index = Index::default();
+        for number in 1..=3 {
+            index.insert(name(number), 1);
+        }
+        // From the start, the newest first.
+        index.insert_oldest(name(5), 4097, 5);
+        index.insert_oldest(name(4), 4096, 4);
+        assert_eq!((index.len(), index.bytes()), (5, 6 * BLOCK));
+        assert_eq!(
+            index.newest(&[name(1), name(9), name(5)]),
+            [name(1), name(5)]
+        );
+        assert_eq!(index.victim(0, 6 * BLOCK), None);
+        index.spare(&name(2));
+        let order = std::iter::from_fn(|| {
+            let victim = index.victim(1, BLOCK)?;
+            index.remove(&victim);
+            Some(victim)
+        });
+        assert_eq!(order.collect::<Vec<_>>(), [4, 3, 1, 5, 2].map(name));
+        assert_eq!((index.len(), index.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn what_a_write_has_changed_is_found() {
+        let mut index = Index::default();
+        let page = |path: &str, query: Option<&[u8]>| {
+            Key::new("http", "a", path.as_bytes(), query, b"extra")
+        };
+        let of = |key: &Key| Name::new(key, Variance(7));
+        let (one, other) = (of(&page("/a", Some(b"x"))), of(&page("/a/", Some(b"y"))));
+        index.insert(one, 1);
+        index.insert_oldest(other, 1, 1);
+        index.insert(of(&page("/b", None)), 1);
+        let url = |key: &Key| match stamps::Stamp::of_key(key) {
+            stamps::Stamp::Written(written) => written,
+            stamp => panic!("{stamp:?}"),
+        };
+        let exact = url(&page("/a", Some(b"x")));
+        let any = WriteChange { url: None, ..exact };
+        assert_eq!(index.of(&exact), [one]);
+        let mut all = index.of(&any);
+        all.sort_unstable_by_key(|name| *name != one);
+        assert_eq!(all, [one, other]);
+        index.remove(&one);
+        assert!(index.has(&any) && !index.has(&exact));
+        index.announce(&one);
+        index.announce(&one);
+        index.retract(&one);
+        assert!(index.has(&exact));
+        index.retract(&one);
+        assert!(!index.has(&exact));
+        index.clear();
+        assert!(!index.has(&any));
+        assert_eq!(index.of(&any), []);
+    }
+
+    #[test]
+    fn what_is_written_again_counts_once() {
+        let mut index = Index::default();
+        index.insert(name(1), 10 * BLOCK);
+        index.insert(name(1), 1);
+        index.insert_oldest(name(1), 9 * BLOCK, 1);
+        assert_eq!((index.len(), index.bytes()), (1, BLOCK));
+        index.remove(&name(1));
+        index.remove(&name(1));
+        assert_eq!((index.len(), index.bytes()), (0, 0));
+    }
+}

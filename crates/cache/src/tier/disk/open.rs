@@ -1,0 +1,524 @@
+//! A folder that this process has locked, with its content. All functions here that touch files
+//! block.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rustix::fs::OFlags;
+
+use super::{
+    super::{codec::Decoded, stamps::Stamp, time_to_live},
+    deferred_purges,
+    folder::{Folder, OpenError, make},
+    index::{Index, Name},
+    journal::{AppendError, Journal, OpenedJournal, Record},
+    ledger::{DiskLedger, Pending},
+    metrics::RemovalReason,
+    object,
+    pending_changes::PendingChanges,
+    walk::FolderWalk,
+};
+use crate::{key::Key, policy::Vary, purge::Position, store::Entry};
+
+/// Length of the journal file.
+const JOURNAL: u64 = 4 << 20;
+/// Bytes that the file of an entry may have in addition to the body.
+const MAX_HEAD_LEN: u64 = 1 << 20;
+/// Number of files that are removed in one go after the budget was reduced.
+const BATCH: usize = 1024;
+/// Tolerance for a clock that was set back since a response arrived. Beyond this its age is
+/// unknown.
+const MAX_CLOCK_SKEW: Duration = Duration::from_mins(1);
+
+#[derive(Debug)]
+pub(super) struct OpenDisk {
+    folder: Folder,
+    journal: Mutex<Journal>,
+    pub(super) ledger: Mutex<DiskLedger>,
+    pub(super) index: Mutex<Index>,
+    /// Purges caused by writes.
+    pub(super) changed: PendingChanges,
+    /// Held while names in the folder change: one change at a time.
+    pub(super) changing: Mutex<()>,
+    /// Number of durable records in the journal, and the last position among them.
+    synced: AtomicU64,
+    synced_position: AtomicU64,
+    /// Set while everything is purged and the files still exist.
+    pub(super) is_to_be_emptied: AtomicBool,
+    pub(super) has_trash: AtomicBool,
+    pub(super) walk: FolderWalk,
+    /// Copy of the ledger's lists, for requests.
+    varies: ArcSwap<Vec<Vary>>,
+    /// Set once another process may have the folder.
+    is_closed: AtomicBool,
+}
+
+/// Result of reading.
+#[derive(Debug, Default)]
+pub(super) struct ReadOutcome {
+    pub(super) decoded: Option<Decoded>,
+    pub(super) bytes: u64,
+    pub(super) dropped: Vec<RemovalReason>,
+}
+
+impl OpenDisk {
+    /// Locks the folder, and reads the record of purges. Without that record no entry in the folder
+    /// counts.
+    pub(super) fn take(root: &Path) -> Result<Self, OpenError> {
+        let folder = Folder::open(root)?;
+        let path = folder.base().join("journal");
+        let failed = |what| {
+            let path = path.clone();
+            move |source| OpenError::Io { what, path, source }
+        };
+        let known = match Journal::open(&path).map_err(failed("read"))? {
+            OpenedJournal::Whole(journal, records) => {
+                DiskLedger::read(records).map(|it| (journal, it))
+            }
+            OpenedJournal::Lost => None,
+        };
+        let (journal, ledger) = if let Some(known) = known {
+            known
+        } else {
+            // In this order: the entries belong to no journal, even if this is interrupted.
+            folder
+                .discard_objects()
+                .map_err(failed("empty the folder of"))?;
+            let ledger = DiskLedger::new(fastrand::u128(..));
+            let mut journal =
+                Journal::create(&path, JOURNAL, &ledger.records()).map_err(failed("write"))?;
+            journal.sync().map_err(failed("write"))?;
+            (journal, ledger)
+        };
+        let open = Self {
+            varies: ArcSwap::from_pointee(ledger.varies().to_vec()),
+            synced: AtomicU64::new(0),
+            synced_position: AtomicU64::new(ledger.position()),
+            // Files that a crash between a purge of all and their removal left are purged all the
+            // same.
+            is_to_be_emptied: AtomicBool::new(false),
+            has_trash: AtomicBool::new(false),
+            folder,
+            journal: Mutex::new(journal),
+            index: Mutex::default(),
+            changed: PendingChanges::new(ledger.written()),
+            ledger: Mutex::new(ledger),
+            changing: Mutex::default(),
+            walk: FolderWalk::default(),
+            is_closed: AtomicBool::new(false),
+        };
+        open.take_late()
+            .map_err(failed("read the files beside the journal of"))?;
+        Ok(open)
+    }
+
+    pub(super) fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// Unlocks the folder for other processes. From now on files that are read are not removed.
+    pub(super) fn close(&self) {
+        if !self.is_closed.swap(true, Ordering::SeqCst) {
+            // Waits for changes in progress.
+            let _changing = self.changing.lock();
+            let _journal = self.journal.lock();
+            self.folder.unlock();
+        }
+    }
+
+    /// Returns the number of entries, and the bytes of their files.
+    pub(super) fn count(&self) -> (usize, u64) {
+        let index = self.index.lock();
+        (index.len(), index.bytes())
+    }
+
+    pub(super) fn varies(&self) -> Arc<Vec<Vary>> {
+        self.varies.load_full()
+    }
+
+    /// Returns the id of the journal: no other folder has the same.
+    pub(super) fn id(&self) -> u128 {
+        self.ledger.lock().id()
+    }
+
+    /// Returns the position of the last purge.
+    pub(super) fn position(&self) -> u64 {
+        self.ledger.lock().position()
+    }
+
+    pub(super) fn followed(&self) -> Option<Position> {
+        self.ledger.lock().followed().cloned()
+    }
+
+    /// Records that all purges up to this position in the log of purges are known.
+    pub(super) fn follow(&self, position: Position) {
+        self.ledger.lock().follow(position);
+    }
+
+    /// Records a purge: from now on no older entry that it affects is read. Returns its position.
+    /// Does not block.
+    pub(super) fn note(&self, stamp: &Stamp) -> u64 {
+        let mut ledger = self.ledger.lock();
+        let position = ledger.note(stamp);
+        if let Stamp::Written(written) = stamp {
+            self.changed.noted(written);
+        }
+        if *stamp == Stamp::All {
+            self.is_to_be_emptied.store(true, Ordering::SeqCst);
+        }
+        position
+    }
+
+    /// Returns the number of records that have to be in the journal for all purges so far to
+    /// survive.
+    pub(super) fn noted(&self) -> u64 {
+        self.ledger.lock().noted()
+    }
+
+    pub(super) fn is_synced(&self, noted: u64) -> bool {
+        self.synced.load(Ordering::SeqCst) >= noted
+    }
+
+    /// Makes all recorded purges survive the end of this process, and a power failure.
+    pub(super) fn flush(&self) -> io::Result<()> {
+        let mut journal = self.journal.lock();
+        if self.is_closed.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        let (pending, noted, position) = {
+            let mut ledger = self.ledger.lock();
+            if self.is_synced(ledger.noted()) {
+                return Ok(());
+            }
+            (ledger.take_pending(), ledger.noted(), ledger.position())
+        };
+        if let Err(error) = self.put(&mut journal, &pending) {
+            self.ledger.lock().give_back(pending);
+            return Err(error);
+        }
+        if let Err(error) = journal.sync() {
+            // It is unknown which records the disk has, and which of two journals.
+            self.ledger.lock().give_back(Pending::WriteAnew(Vec::new()));
+            return Err(error);
+        }
+        drop(journal);
+        self.synced.fetch_max(noted, Ordering::SeqCst);
+        self.synced_position.fetch_max(position, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn put(&self, journal: &mut Journal, pending: &Pending) -> io::Result<()> {
+        let all: Vec<Record>;
+        let records = match pending {
+            Pending::Append(records) => match journal.append(records) {
+                Ok(()) => return Ok(()),
+                Err(AppendError::Io(error)) => return Err(error),
+                Err(AppendError::Full) => {
+                    all = self.ledger.lock().records();
+                    &all
+                }
+            },
+            Pending::WriteAnew(records) => records,
+        };
+        match Journal::create(&self.folder.base().join("journal"), JOURNAL, records) {
+            Ok(new) => {
+                *journal = new;
+                Ok(())
+            }
+            Err(error) => {
+                // The old journal is still in place, with room for this record: it is better to
+                // have no entries than purged ones.
+                let position = self.note(&Stamp::All);
+                journal.append_last(position).map_err(|_| error)
+            }
+        }
+    }
+
+    pub(super) fn may_change(&self) -> io::Result<()> {
+        if self.is_closed.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        Ok(())
+    }
+
+    pub(super) fn path(&self, name: Name) -> PathBuf {
+        let (folder, file) = name.file();
+        self.folder.objects().join(folder).join(file)
+    }
+
+    /// Returns the ones among `names` that may exist, the newest first if that is known.
+    pub(super) fn candidates(&self, names: Vec<Name>) -> Vec<Name> {
+        if self.is_walked() {
+            self.index.lock().newest(&names)
+        } else {
+            names
+        }
+    }
+
+    /// Returns the first of `names` that may be used. Unusable ones before it are removed.
+    pub(super) fn read(
+        &self,
+        names: &[Name],
+        key: &Key,
+        max_object: u64,
+        now: SystemTime,
+    ) -> io::Result<ReadOutcome> {
+        let mut reading = ReadOutcome::default();
+        for name in names {
+            let path = self.path(*name);
+            let mut file = match open_for_reading(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.index.lock().remove(name);
+                    continue;
+                }
+                opened => opened?,
+            };
+            let len = file.metadata()?.len();
+            if len > max_object + MAX_HEAD_LEN {
+                self.remove(*name, &file)?;
+                reading.dropped.push(RemovalReason::Evicted);
+                continue;
+            }
+            let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
+            file.read_to_end(&mut bytes)?;
+            reading.bytes += bytes.len() as u64;
+            match self.judge(bytes.into(), key, now) {
+                Ok(decoded) => {
+                    // This makes the order of use survive a restart. If it fails, the order of
+                    // writing counts.
+                    let _touched = file.set_modified(now);
+                    reading.decoded = Some(decoded);
+                    return Ok(reading);
+                }
+                Err(why) => {
+                    self.remove(*name, &file)?;
+                    reading.dropped.push(why);
+                }
+            }
+        }
+        Ok(reading)
+    }
+
+    fn judge(&self, bytes: Bytes, key: &Key, now: SystemTime) -> Result<Decoded, RemovalReason> {
+        let id = self.ledger.lock().id();
+        let (position, decoded) =
+            object::decode(id, bytes, Some(key)).ok_or(RemovalReason::Damaged)?;
+        let is_purged = |ledger: &DiskLedger| ledger.is_purged(position, key, &decoded.tags);
+        if self.changed.has_staged(key) || is_purged(&self.ledger.lock()) {
+            return Err(RemovalReason::Purged);
+        }
+        let ahead = decoded.lifetime.answered.duration_since(now);
+        if ahead.is_ok_and(|ahead| ahead > MAX_CLOCK_SKEW)
+            || time_to_live(&decoded.lifetime, &decoded.headers, now).is_zero()
+        {
+            return Err(RemovalReason::Expired);
+        }
+        Ok(decoded)
+    }
+
+    /// Removes a file that was read, unless it has been replaced since.
+    pub(super) fn remove(&self, name: Name, read: &File) -> io::Result<()> {
+        let path = self.path(name);
+        let changing = self.changing.lock();
+        if self.may_change().is_err() {
+            return Ok(());
+        }
+        let is_same = fs::symlink_metadata(&path).is_ok_and(|found| {
+            read.metadata()
+                .is_ok_and(|own| (own.dev(), own.ino()) == (found.dev(), found.ino()))
+        });
+        if !is_same {
+            return Ok(());
+        }
+        let removed = remove_file(&path);
+        if removed.is_ok() {
+            self.index.lock().remove(&name);
+        }
+        drop(changing);
+        removed
+    }
+
+    /// Writes an entry that was requested at `position`. Returns [`StoreOutcome::Purged`] if a purge
+    /// since then affects it; `None` if it cannot be encoded or is larger than the budget.
+    pub(super) fn write(
+        &self,
+        entry: &Entry,
+        position: u64,
+        budget: u64,
+        dropped: &mut Vec<RemovalReason>,
+    ) -> io::Result<Option<StoreOutcome>> {
+        // A position that a crash could revert might be assigned to another purge.
+        if position > self.synced_position.load(Ordering::SeqCst) {
+            self.flush()?;
+        }
+        let id = {
+            let ledger = self.ledger.lock();
+            if ledger.is_unwritable(position, &entry.key, &entry.about.tags) {
+                return Ok(Some(StoreOutcome::Purged));
+            }
+            ledger.id()
+        };
+        let Some(bytes) = object::encode(id, position, entry) else {
+            return Ok(None);
+        };
+        let len = bytes.len() as u64;
+        let name = Name::new(&entry.key, entry.variance);
+        let path = self.path(name);
+        let changing = self.changing.lock();
+        self.may_change()?;
+        if len > budget {
+            return Ok(None);
+        }
+        self.make_room(len, budget, usize::MAX, dropped)?;
+        let partial = path.with_extension("tmp");
+        let written = write_new(&partial, &bytes).and_then(|()| fs::rename(&partial, &path));
+        if let Err(error) = written {
+            // The error that matters is the returned one.
+            let _removed = fs::remove_file(&partial);
+            return Err(error);
+        }
+        self.index.lock().insert(name, len);
+        drop(changing);
+        self.learn(&entry.vary);
+        Ok(Some(StoreOutcome::Bytes(len)))
+    }
+
+    fn learn(&self, vary: &Vary) {
+        if matches!(vary, Vary::Nothing) || self.varies.load().contains(vary) {
+            return;
+        }
+        let mut ledger = self.ledger.lock();
+        if ledger.learn(vary) {
+            self.varies.store(Arc::new(ledger.varies().to_vec()));
+        }
+    }
+
+    /// Removes entries in the order of eviction until `more` bytes fit into the budget, or until
+    /// this number of files is removed. Returns `true` in the first case.
+    fn make_room(
+        &self,
+        more: u64,
+        budget: u64,
+        files: usize,
+        dropped: &mut Vec<RemovalReason>,
+    ) -> io::Result<bool> {
+        for _ in 0..files {
+            let victim = self.index.lock().victim(more, budget);
+            let Some(name) = victim else {
+                return Ok(true);
+            };
+            let removed = remove_file(&self.path(name));
+            let mut index = self.index.lock();
+            if removed.is_ok() {
+                index.remove(&name);
+                dropped.push(RemovalReason::Evicted);
+            } else {
+                index.spare(&name);
+            }
+            drop(index);
+            removed?;
+        }
+        Ok(self.index.lock().victim(more, budget).is_none())
+    }
+
+    /// Same as [`OpenDisk::make_room`] after the budget was reduced, some files at a time. Returns
+    /// `true` once it is done.
+    pub(super) fn shrink(&self, budget: u64, dropped: &mut Vec<RemovalReason>) -> io::Result<bool> {
+        let _changing = self.changing.lock();
+        self.may_change()?;
+        self.make_room(0, budget, BATCH, dropped)
+    }
+
+    /// Takes over the purges of a process that had let go of the folder. Returns true if there were
+    /// any.
+    pub(super) fn take_late(&self) -> io::Result<bool> {
+        let found = deferred_purges::read(&self.folder.late())?;
+        for stamp in found.iter().flat_map(|(_, stamps)| stamps) {
+            if self.heeds(stamp) {
+                self.note(stamp);
+            }
+        }
+        if found.is_empty() {
+            return Ok(false);
+        }
+        self.flush()?;
+        for (path, _) in &found {
+            remove_file(path)?;
+        }
+        Ok(true)
+    }
+
+    /// Checks that the disk works again, and takes a file of `len` bytes.
+    pub(super) fn probe(&self, len: u64) -> io::Result<()> {
+        self.flush()?;
+        let path = self.folder.objects().join("probe.tmp");
+        let written = write_probe(&path, len);
+        let removed = remove_file(&path);
+        written.and(removed)
+    }
+}
+
+/// Outcome of writing an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StoreOutcome {
+    Bytes(u64),
+    Purged,
+}
+
+pub(super) fn open_for_reading(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)
+}
+
+fn create_new(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let created = match create_new(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if let Some(folder) = path.parent() {
+                make(folder)?;
+            }
+            create_new(path)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            remove_file(path)?;
+            create_new(path)
+        }
+        created => created,
+    };
+    created?.write_all(bytes)
+}
+
+fn write_probe(path: &Path, len: u64) -> io::Result<()> {
+    remove_file(path)?;
+    let mut file = create_new(path)?;
+    io::copy(&mut io::repeat(b'x').take(len), &mut file)?;
+    file.sync_data()
+}
+
+pub(super) fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,205 @@
+//! Stamps that purges leave outside of memory, and the check of entries against them.
+//!
+//! A purge of a URL or a tag leaves a stamp under a digest of it. An entry has the digests of every
+//! such purge that would affect it: a few for its URL and one for each tag. So a few lookups tell
+//! if it was purged since its request, whatever the number of purges. Two purges with the same
+//! digest would purge a little too much, never too little.
+
+use serde::{Deserialize, Serialize};
+
+pub(super) use crate::digest::Digest;
+use crate::{
+    digest::digest,
+    key::Key,
+    purge::{self, HostPath, PurgeTarget},
+    store::{PurgeMatcher, scheme, without_rsc, without_scheme, without_slash},
+};
+
+/// Number of regions of hosts.
+const REGIONS: u8 = 32;
+
+/// The stamp of a purge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Stamp {
+    /// All affected entries lie in the part of this digest.
+    Url {
+        part: Digest,
+        digest: Digest,
+    },
+    /// A tag, or a path with any query.
+    Everywhere(Digest),
+    /// Prefix of URLs without their scheme, or of paths.
+    Prefix(Box<[u8]>),
+    All,
+    /// A change by a write, which any client can cause: it counts only if it affects something
+    /// stored.
+    Written(WriteChange),
+}
+
+/// A change by a write: one URL of one origin, or all of a path of a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(super) struct WriteChange {
+    /// Digest of host and path, which all affected entries share.
+    pub(super) place: Digest,
+    /// Region of the host: floods at one host do not affect most others.
+    pub(super) region: u8,
+    /// `None`: any query.
+    pub(super) url: Option<OneUrl>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(super) struct OneUrl {
+    /// All affected entries lie in the part of this digest.
+    pub(super) part: Digest,
+    pub(super) digest: Digest,
+}
+
+impl WriteChange {
+    /// Returns the slot for entries about to be written, in a table with `slots` slots per region.
+    pub(super) fn slot(&self, slots: u32) -> u32 {
+        slot(self.region, &self.digest(), slots)
+    }
+
+    /// Returns the digest that all affected entries have among theirs.
+    pub(super) fn digest(&self) -> Digest {
+        self.url.map_or(self.place, |url| url.digest)
+    }
+}
+
+impl Stamp {
+    pub(super) fn of(what: &PurgeTarget) -> Vec<Self> {
+        let one = match PurgeMatcher::of(what) {
+            PurgeMatcher::Written(purge::WriteTarget {
+                authority,
+                item,
+                list,
+            }) => {
+                let written = |place| {
+                    Self::Written(WriteChange {
+                        place,
+                        region: region(&authority),
+                        url: None,
+                    })
+                };
+                let places = [Some(item), list].into_iter().flatten();
+                let places = places.filter_map(|place| match place {
+                    // The root is not an item of a list: the URL itself is another purge.
+                    HostPath::Path(path) if path.is_empty() => None,
+                    HostPath::Path(path) => Some(purge::place(&authority, &path)),
+                    HostPath::Digests { place, .. } => Some(place),
+                });
+                return places.map(written).collect();
+            }
+            PurgeMatcher::Url {
+                authority,
+                path,
+                query,
+                ..
+            } => Self::Url {
+                part: digest(b"path", &[&path, &query]),
+                digest: match authority {
+                    Some(authority) => digest(b"url", &[&authority, &path, &query]),
+                    None => digest(b"path", &[&path, &query]),
+                },
+            },
+            // A path with any query.
+            PurgeMatcher::Prefix { prefix, .. } => match prefix.split_last() {
+                Some((b'?', path)) if !path.contains(&b'?') => {
+                    Self::Everywhere(digest(b"queries", &[path]))
+                }
+                _ => Self::Prefix(prefix),
+            },
+            PurgeMatcher::Tag(tag) => Self::Everywhere(digest(b"tag", &[tag.as_bytes()])),
+            PurgeMatcher::All => Self::All,
+        };
+        vec![one]
+    }
+
+    /// Returns the stamp of all entries under the URL of a key, for RFC 9111, 4.4.
+    pub(super) fn of_key(key: &Key) -> Self {
+        let query = without_rsc(key.query().unwrap_or_default());
+        let (path, authority) = (key.path(), key.authority());
+        Self::Written(WriteChange {
+            place: place(key),
+            region: region(authority),
+            url: Some(OneUrl {
+                part: digest(b"path", &[path, &query]),
+                digest: digest(b"origin", &[scheme(key), authority, path, &query]),
+            }),
+        })
+    }
+}
+
+/// Returns the digest of the host and the path of a key.
+pub(super) fn place(key: &Key) -> Digest {
+    purge::place(key.authority(), without_slash(key.path()))
+}
+
+/// Returns the region of a host, below [`REGIONS`].
+fn region(authority: &[u8]) -> u8 {
+    digest(b"host", &[authority])[0] % REGIONS
+}
+
+/// Returns the digest of the URL of a key, with its scheme.
+pub(super) fn origin(key: &Key) -> Digest {
+    let query = without_rsc(key.query().unwrap_or_default());
+    digest(
+        b"origin",
+        &[scheme(key), key.authority(), key.path(), &query],
+    )
+}
+
+/// Data of an entry that purges can match.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct EntrySubject {
+    /// The same for all entries of one path and query.
+    pub(super) part: Digest,
+    pub(super) digests: Vec<Digest>,
+}
+
+impl EntrySubject {
+    pub(super) fn new(key: &Key, tags: &[Box<str>]) -> Self {
+        let query = without_rsc(key.query().unwrap_or_default());
+        let (path, authority) = (key.path(), key.authority());
+        let part = digest(b"path", &[path, &query]);
+        let mut digests = vec![
+            part,
+            digest(b"url", &[authority, path, &query]),
+            digest(b"origin", &[scheme(key), authority, path, &query]),
+            place(key),
+        ];
+        if key.query().is_some() {
+            let whole = [authority, path].concat();
+            digests.extend([digest(b"queries", &[path]), digest(b"queries", &[&whole])]);
+        }
+        digests.extend(tags.iter().map(|tag| digest(b"tag", &[tag.as_bytes()])));
+        Self { part, digests }
+    }
+
+    /// Returns only the digest that selects the part.
+    pub(super) fn part_of(key: &Key) -> Digest {
+        let query = without_rsc(key.query().unwrap_or_default());
+        digest(b"path", &[key.path(), &query])
+    }
+}
+
+fn slot(region: u8, digest: &Digest, slots: u32) -> u32 {
+    let number = u32::from_be_bytes([digest[4], digest[5], digest[6], digest[7]]);
+    u32::from(region) * slots + number % slots
+}
+
+/// Returns the slots of all writes that can affect a key.
+pub(super) fn slots(key: &Key, slots: u32) -> [u32; 2] {
+    let region = region(key.authority());
+    [place(key), origin(key)].map(|digest| slot(region, &digest, slots))
+}
+
+/// Returns which of `parts` a digest belongs to.
+pub(super) fn part(digest: &Digest, parts: usize) -> usize {
+    usize::from(digest[0]) % parts
+}
+
+/// Returns a key's URL without its scheme, and the offset of the path in it.
+pub(super) fn url(key: &Key) -> (&[u8], usize) {
+    (without_scheme(key), key.authority().len())
+}

@@ -1,0 +1,337 @@
+//! Test API beside the Web API: `test`, `assert`, and the plugins under test.
+
+use std::{
+    collections::VecDeque,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use log::Level;
+use parking_lot::Mutex;
+use rquickjs::{Ctx, Exception, Function, Object, Result, context::EvalOptions, function::Opt};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::{Event, TestResult, fixtures};
+use crate::{
+    base::{clock::Clock, geo::ClientLocation},
+    body::Body,
+    budget::HookLimits,
+    call::{HeaderChange, Hook, HookResult, Input, Output},
+    context_facts::ContextFacts,
+    error::{Failure, FailureKind},
+    host::{Log, State},
+    manual_call::{ConsoleLine, ManualPlugin, ManualResult},
+    source::Source,
+};
+
+/// State of one file's tests outside the engine.
+pub(super) struct TestKit {
+    shown: String,
+    folder: PathBuf,
+    tell: Arc<dyn Fn(Event) + Send + Sync>,
+    clock: Clock,
+    progress: Arc<Mutex<Progress>>,
+    plugins: Arc<Mutex<Vec<Arc<ManualPlugin>>>>,
+}
+
+#[derive(Default)]
+struct Progress {
+    /// Tests that have not begun.
+    ahead: VecDeque<String>,
+    /// Running test, and its start.
+    running: Option<(String, Instant)>,
+}
+
+impl TestKit {
+    pub(super) fn new(shown: &str, folder: &Path, tell: Arc<dyn Fn(Event) + Send + Sync>) -> Self {
+        Self {
+            shown: shown.to_owned(),
+            folder: folder.to_owned(),
+            tell,
+            clock: Clock::machine(),
+            progress: Arc::default(),
+            plugins: Arc::default(),
+        }
+    }
+
+    /// Reports the running test and all later ones as failed: the engine was stopped midway.
+    pub(super) fn stopped(&self, failure: &Failure) {
+        let mut progress = self.progress.lock();
+        if let Some((name, begun)) = progress.running.take() {
+            (self.tell)(Event::Tested(TestResult {
+                name,
+                outcome: Err(failure.clone()),
+                took: self.clock.now().duration_since(begun),
+            }));
+        }
+        for name in progress.ahead.drain(..) {
+            let why = "not run: an earlier test had to be stopped";
+            (self.tell)(Event::Tested(TestResult {
+                name,
+                outcome: Err(Failure::script(why)),
+                took: Duration::ZERO,
+            }));
+        }
+    }
+
+    fn progress<'js>(&self, ctx: &Ctx<'js>, host: &Object<'js>) -> Result<()> {
+        let progress = Arc::clone(&self.progress);
+        let named = move |name: String| progress.lock().ahead.push_back(name);
+        host.set("testNamed", Function::new(ctx.clone(), named)?)?;
+        let (progress, clock) = (Arc::clone(&self.progress), self.clock.clone());
+        let begun = move || {
+            let mut progress = progress.lock();
+            let next = progress.ahead.pop_front();
+            progress.running = next.map(|name| (name, clock.now()));
+        };
+        host.set("testBegun", Function::new(ctx.clone(), begun)?)?;
+        let (progress, clock) = (Arc::clone(&self.progress), self.clock.clone());
+        let tell = Arc::clone(&self.tell);
+        let ended = move |message: Opt<Option<String>>, stack: Opt<Option<String>>| {
+            let Some((name, begun)) = progress.lock().running.take() else {
+                return;
+            };
+            let outcome = match message.0.flatten() {
+                None => Ok(()),
+                Some(message) => Err(Failure {
+                    kind: FailureKind::Script,
+                    message,
+                    stack: own_lines(&stack.0.flatten().unwrap_or_default()),
+                }),
+            };
+            let took = clock.now().duration_since(begun);
+            tell(Event::Tested(TestResult {
+                name,
+                outcome,
+                took,
+            }));
+        };
+        host.set("testEnded", Function::new(ctx.clone(), ended)?)
+    }
+
+    fn plugins<'js>(&self, ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<()> {
+        let (shown, folder) = (self.shown.clone(), self.folder.clone());
+        let plugins = Arc::clone(&self.plugins);
+        let load = move |ctx: Ctx<'js>,
+                         file: String,
+                         config: String,
+                         env: String,
+                         fetch: Opt<Option<String>>|
+              -> Result<Vec<String>> {
+            let name = file.trim_start_matches("./");
+            let reach = fetch.0.flatten().map(|fetch| fixtures::read(&fetch));
+            let reach = reach
+                .transpose()
+                .map_err(|why| Exception::throw_type(&ctx, &why))?;
+            let loaded = Source::read(&shown, &folder.join(name)).and_then(|source| {
+                ManualPlugin::load_within(source, config, env, reach, HookLimits::default())
+            });
+            let trial = loaded.map_err(|failure| {
+                // Its own stack trace is more precise than the test's.
+                let text = format!("{}\n{}", failure.message, failure.stack);
+                Exception::throw_message(&ctx, text.trim_end())
+            })?;
+            let hooks = Hook::ALL.into_iter().filter(|hook| trial.has(*hook));
+            let hooks: Vec<String> = hooks.map(|hook| hook.name().to_owned()).collect();
+            let mut plugins = plugins.lock();
+            plugins.push(Arc::new(trial));
+            // Its number, and the hooks that it exports.
+            let number = (plugins.len() - 1).to_string();
+            Ok([vec![number], hooks].concat())
+        };
+        host.set("pluginLoad", Function::new(ctx.clone(), load)?)?;
+        let (plugins, state) = (Arc::clone(&self.plugins), Arc::clone(state));
+        let call = move |ctx: Ctx<'js>, number: usize, asked: String| {
+            let trial = plugins.lock().get(number).cloned();
+            let Some(trial) = trial else {
+                return Err(Exception::throw_message(&ctx, "unknown plugin number"));
+            };
+            let (hook, input) = read(&asked).map_err(|why| Exception::throw_type(&ctx, &why))?;
+            state.wait(&ctx, async move {
+                let ran = trial.run(hook, input.clone()).await;
+                Ok(told(&input, ran).to_string())
+            })
+        };
+        host.set("pluginCall", Function::new(ctx.clone(), call)?)
+    }
+}
+
+impl Log for TestKit {
+    fn line(&self, level: Level, text: &str) {
+        (self.tell)(Event::Line(level, text.to_owned()));
+    }
+
+    fn extend<'js>(
+        &self,
+        ctx: &Ctx<'js>,
+        host: &Object<'js>,
+        web: &Object<'js>,
+        state: &Arc<State>,
+    ) -> Result<()> {
+        self.progress(ctx, host)?;
+        self.plugins(ctx, host, state)?;
+        let mut options = EvalOptions::default();
+        options.filename = Some("edgeway/testing.js".to_owned());
+        let part: Function<'js> = ctx.eval_with_options(include_str!("testing.js"), options)?;
+        part.call((host.clone(), web.clone()))
+    }
+}
+
+/// Removes stack trace lines of code that the gateway puts under tests.
+fn own_lines(stack: &str) -> String {
+    let lines = stack.lines();
+    let lines = lines.filter(|line| !line.contains("(edgeway/") && !line.contains("(native)"));
+    lines.collect::<Vec<_>>().join("\n").trim_end().to_owned()
+}
+
+/// Hook call that a test makes.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct HookCall {
+    hook: String,
+    method: String,
+    url: String,
+    headers: Vec<(String, String)>,
+    body: Option<String>,
+    ip: String,
+    request_id: String,
+    route: String,
+    jwt: Option<Map<String, Value>>,
+    geo: Option<Map<String, Value>>,
+    /// Status of the response, for hooks that have one.
+    status: Option<u16>,
+    answer: Vec<(String, String)>,
+    reason: Option<String>,
+    entry: Option<String>,
+}
+
+fn read(asked: &str) -> std::result::Result<(Hook, Input), String> {
+    let asked: HookCall = serde_json::from_str(asked).map_err(|error| error.to_string())?;
+    let hook = Hook::ALL.into_iter().find(|hook| hook.name() == asked.hook);
+    let response = match asked.status {
+        Some(status) => {
+            let status = StatusCode::from_u16(status)
+                .map_err(|_| format!("invalid response status {status}"))?;
+            Some((status, headers(asked.answer)?))
+        }
+        None => None,
+    };
+    let method = Method::from_bytes(asked.method.as_bytes())
+        .map_err(|_| format!("invalid method `{}`", asked.method))?;
+    let input = Input {
+        method,
+        url: asked.url,
+        headers: headers(asked.headers)?,
+        body: asked
+            .body
+            .map_or(Body::None, |body| Body::Whole(body.into())),
+        ip: asked.ip.parse().ok(),
+        request_id: asked.request_id,
+        route: asked.route,
+        known: ContextFacts {
+            claims: asked.jwt.map(Arc::new),
+            place: asked
+                .geo
+                .map(|geo| ClientLocation::said(Value::Object(geo).to_string())),
+        },
+        response,
+        reason: asked.reason.map(Into::into),
+        entry: asked.entry,
+    };
+    let hook = hook.ok_or_else(|| format!("unknown hook `{}`", asked.hook))?;
+    Ok((hook, input))
+}
+
+/// Maps each character to one byte, as the Fetch standard defines for header values.
+pub(super) fn headers(pairs: Vec<(String, String)>) -> std::result::Result<HeaderMap, String> {
+    let mut headers = HeaderMap::with_capacity(pairs.len());
+    for (name, value) in pairs {
+        let bytes: Option<Vec<u8>> = value
+            .chars()
+            .map(|letter| u8::try_from(u32::from(letter)).ok())
+            .collect();
+        let value = bytes.and_then(|bytes| HeaderValue::from_bytes(&bytes).ok());
+        let name_of_it = HeaderName::from_bytes(name.as_bytes()).ok();
+        let (Some(name), Some(value)) = (name_of_it, value) else {
+            return Err(format!("invalid header `{name}`"));
+        };
+        headers.append(name, value);
+    }
+    Ok(headers)
+}
+
+/// Result of a hook as the test reads it.
+fn told(input: &Input, ran: ManualResult) -> Value {
+    let ManualResult {
+        outcome,
+        lines,
+        cpu,
+        wall,
+    } = ran;
+    let lines: Vec<Value> = lines
+        .into_iter()
+        .map(|ConsoleLine { level, text }| {
+            json!({ "level": level.as_str().to_ascii_lowercase(), "text": text })
+        })
+        .collect();
+    let mut told = match outcome {
+        Ok(output) => done(input, output),
+        Err(failure) => json!({
+            "failure": {
+                "kind": failure.kind.word(),
+                "message": failure.message,
+                "stack": failure.stack,
+            },
+        }),
+    };
+    told["console"] = lines.into();
+    told["cpu"] = (cpu.as_secs_f64() * 1000.0).into();
+    told["wall"] = (wall.as_secs_f64() * 1000.0).into();
+    told
+}
+
+fn done(input: &Input, output: Output) -> Value {
+    let (status, answer) = match &input.response {
+        Some((status, headers)) => (Some(*status), headers.clone()),
+        None => (None, HeaderMap::new()),
+    };
+    let status = output.status.or(status);
+    let mut told = json!({
+        "request": changed(input.headers.clone(), output.request),
+        "status": status.map(|status| status.as_u16()),
+        "answer": changed(answer, output.response),
+    });
+    match output.answer {
+        HookResult::Nothing => {}
+        HookResult::Response(response) => {
+            told["response"] = json!({
+                "status": response.status.as_u16(),
+                "headers": pairs(&response.headers),
+                "body": STANDARD.encode(&response.body),
+            });
+        }
+        HookResult::Rewrite(url) => told["rewrite"] = url.into(),
+        HookResult::Text(text) => told["value"] = text.into(),
+        HookResult::Json(text) => told["value"] = serde_json::from_str(&text).unwrap_or_default(),
+    }
+    told
+}
+
+fn changed(mut headers: HeaderMap, changes: Vec<HeaderChange>) -> Vec<[String; 2]> {
+    for change in changes {
+        change.apply(&mut headers);
+    }
+    pairs(&headers)
+}
+
+fn pairs(headers: &HeaderMap) -> Vec<[String; 2]> {
+    let pair = |(name, value): (&HeaderName, &HeaderValue)| {
+        let value = value.as_bytes().iter().copied().map(char::from).collect();
+        [name.as_str().to_owned(), value]
+    };
+    headers.iter().map(pair).collect()
+}

@@ -1,0 +1,361 @@
+//! A certificate and its key, read from PEM files and checked: that they match, the names they are
+//! for, and how long they are valid.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustls::{Error as TlsError, InconsistentKeys, crypto::CryptoProvider, sign::CertifiedKey};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject};
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
+
+/// A certificate with its key, ready to be served.
+#[derive(Debug)]
+pub(super) struct Certificate {
+    pub(super) key: Arc<CertifiedKey>,
+    /// The DNS names of the certificate, in lower case. Empty if it is for addresses only.
+    pub(super) names: Box<[Box<str>]>,
+    /// Seconds since 1970.
+    pub(super) not_after: i64,
+    pub(super) not_before: i64,
+    /// In hex.
+    pub(super) serial: Box<str>,
+}
+
+/// Paths of a certificate, its key and its OCSP response.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct PairPaths {
+    pub(super) cert: PathBuf,
+    pub(super) key: PathBuf,
+    pub(super) ocsp: Option<Ocsp>,
+}
+
+/// Path of an OCSP response.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Ocsp {
+    Needed(PathBuf),
+    /// Nothing is stapled if the file does not exist.
+    IfThere(PathBuf),
+}
+
+/// A file of a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Cert,
+    Key,
+    Ocsp,
+}
+
+impl Ocsp {
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Self::Needed(path) | Self::IfThere(path) => path,
+        }
+    }
+
+    fn read(&self) -> Result<Option<Vec<u8>>, PairError> {
+        let path = self.path();
+        let answer = match fs::read(path) {
+            Ok(answer) => answer,
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound && matches!(self, Self::IfThere(_)) =>
+            {
+                return Ok(None);
+            }
+            Err(source) => {
+                let path = path.to_owned();
+                return Err(PairError::Read { path, source });
+            }
+        };
+        if is_ocsp_answer(&answer) {
+            return Ok(Some(answer));
+        }
+        Err(PairError::BadOcsp {
+            path: path.to_owned(),
+        })
+    }
+}
+
+/// Returns true for a complete `OCSPResponse` with status `successful` (RFC 6960, 4.2.1).
+fn is_ocsp_answer(der: &[u8]) -> bool {
+    use x509_parser::der_parser::der::parse_der_sequence;
+    let Ok((rest, sequence)) = parse_der_sequence(der) else {
+        return false;
+    };
+    let Ok(parts) = sequence.as_sequence() else {
+        return false;
+    };
+    let is_successful = parts.first().is_some_and(|status| status.as_u32() == Ok(0));
+    rest.is_empty() && is_successful && parts.len() == 2
+}
+
+/// Why a pair of files cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PairError {
+    #[error("cannot read `{}`: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("`{}` is not a PEM file: {source}", path.display())]
+    Pem { path: PathBuf, source: pem::Error },
+    #[error("`{}` holds no certificate", path.display())]
+    NoCertificate { path: PathBuf },
+    #[error("invalid certificate in `{}`", path.display())]
+    BadCertificate { path: PathBuf },
+    #[error("the certificate in `{}` has no subject alternative names", path.display())]
+    NoNames { path: PathBuf },
+    #[error("`{}` holds no private key", path.display())]
+    NoKey { path: PathBuf },
+    #[error("the private key in `{}` is encrypted", path.display())]
+    Encrypted { path: PathBuf },
+    #[error("the private key in `{}` cannot be used: {source}", path.display())]
+    BadKey { path: PathBuf, source: TlsError },
+    #[error("`{}` is not the key of the certificate in `{}`", key.display(), cert.display())]
+    Mismatch { cert: PathBuf, key: PathBuf },
+    #[error("`{}` holds no successful OCSP response in DER", path.display())]
+    BadOcsp { path: PathBuf },
+    #[error("the first certificate in `{}` is not the one that the key is for", path.display())]
+    Order { path: PathBuf },
+}
+
+impl PairError {
+    /// Advice on how to fix the problem.
+    pub(super) fn help(&self) -> String {
+        match self {
+            Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                "paths start at the folder of the configuration".to_owned()
+            }
+            Self::Read { .. } => "it must be a file that the gateway's user may read".to_owned(),
+            Self::Pem { path, .. } => format!(
+                "PEM has its Base64 between `-----BEGIN …-----` and `-----END …-----`; write the whole file again: `{}`",
+                path.display()
+            ),
+            Self::NoCertificate { path } => format!(
+                "a PEM file begins with `-----BEGIN CERTIFICATE-----`; one in DER is turned into it by `openssl x509 -inform der -in {0} -out {0}.pem`",
+                path.display()
+            ),
+            Self::BadCertificate { path } => format!(
+                "see what `openssl x509 -noout -text -in {}` says of it",
+                path.display()
+            ),
+            Self::NoNames { .. } => {
+                "browsers do not look at the common name: have it issued with `subjectAltName`".to_owned()
+            }
+            Self::NoKey { .. } => {
+                "a PEM file with a key has `-----BEGIN PRIVATE KEY-----` (or `EC`, `RSA`)".to_owned()
+            }
+            Self::Encrypted { path } => format!(
+                "the gateway cannot ask for its password: keep it as `openssl pkey -in {0} -out {0}.plain` writes it, readable by the gateway's user only",
+                path.display()
+            ),
+            Self::BadKey { .. } => {
+                "use a key of type P-256, P-384, Ed25519, or RSA of 2048 to 8192 bits".to_owned()
+            }
+            Self::Mismatch { .. } => {
+                "a certificate goes with the one key that it was requested with: look for files mixed up, or replaced by halves".to_owned()
+            }
+            Self::BadOcsp { .. } => {
+                "fetch it again with `openssl ocsp … -respout FILE`, or remove `ocsp`".to_owned()
+            }
+            Self::Order { .. } => {
+                "write the chain with the site's own certificate first, then those that signed it"
+                    .to_owned()
+            }
+        }
+    }
+
+    /// The file that caused the error.
+    pub(super) fn part(&self, paths: &PairPaths) -> Part {
+        match self {
+            Self::NoKey { .. }
+            | Self::Encrypted { .. }
+            | Self::BadKey { .. }
+            | Self::Mismatch { .. } => Part::Key,
+            Self::Read { path, .. } | Self::Pem { path, .. } if *path == paths.key => Part::Key,
+            Self::Read { path, .. } if *path != paths.cert => Part::Ocsp,
+            Self::BadOcsp { .. } => Part::Ocsp,
+            Self::Read { .. }
+            | Self::Pem { .. }
+            | Self::NoCertificate { .. }
+            | Self::BadCertificate { .. }
+            | Self::NoNames { .. }
+            | Self::Order { .. } => Part::Cert,
+        }
+    }
+}
+
+impl Certificate {
+    /// Title in logs and metrics: the certificate's first name.
+    pub(super) fn title(&self) -> &str {
+        self.names.first().map_or("(addresses)", |name| name)
+    }
+}
+
+/// Loads a pair and checks it.
+pub(super) fn load(paths: &PairPaths, provider: &CryptoProvider) -> Result<Certificate, PairError> {
+    let chain = chain(&paths.cert)?;
+    let key = key(&paths.key)?;
+    let leaf = chain.first().map(AsRef::as_ref).unwrap_or_default();
+    let bad = || PairError::BadCertificate {
+        path: paths.cert.clone(),
+    };
+    let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| bad())?;
+    let (names, has_addresses) = names(&parsed).ok_or_else(bad)?;
+    let not_before = parsed.validity().not_before.timestamp();
+    let serial = format!("{:X}", parsed.serial).into_boxed_str();
+    let not_after = parsed.validity().not_after.timestamp();
+    let belongs = |chain, key: &PrivateKeyDer<'static>| {
+        CertifiedKey::from_der(chain, key.clone_key(), provider)
+    };
+    let mut certified = match belongs(chain.clone(), &key) {
+        Ok(certified) => certified,
+        Err(TlsError::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+            let is_later = chain[1..]
+                .iter()
+                .any(|other| belongs(vec![other.clone()], &key).is_ok());
+            return Err(if is_later {
+                PairError::Order {
+                    path: paths.cert.clone(),
+                }
+            } else {
+                PairError::Mismatch {
+                    cert: paths.cert.clone(),
+                    key: paths.key.clone(),
+                }
+            });
+        }
+        Err(TlsError::InvalidCertificate(_)) => return Err(bad()),
+        Err(source) => {
+            return Err(PairError::BadKey {
+                path: paths.key.clone(),
+                source,
+            });
+        }
+    };
+    if names.is_empty() && !has_addresses {
+        return Err(PairError::NoNames {
+            path: paths.cert.clone(),
+        });
+    }
+    if let Some(ocsp) = &paths.ocsp {
+        certified.ocsp = ocsp.read()?;
+    }
+    Ok(Certificate {
+        key: Arc::new(certified),
+        names,
+        not_after,
+        not_before,
+        serial,
+    })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, PairError> {
+    fs::read(path).map_err(|source| PairError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Reads every certificate of a PEM file, which must have at least one.
+pub(super) fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, PairError> {
+    let text = read(path)?;
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(&text)
+        .collect::<Result<_, _>>()
+        .map_err(|source| PairError::Pem {
+            path: path.to_owned(),
+            source,
+        })?;
+    if chain.is_empty() {
+        return Err(PairError::NoCertificate {
+            path: path.to_owned(),
+        });
+    }
+    Ok(chain)
+}
+
+fn key(path: &Path) -> Result<PrivateKeyDer<'static>, PairError> {
+    let text = read(path)?;
+    let is_encrypted = [&b"ENCRYPTED PRIVATE KEY"[..], b"Proc-Type: 4,ENCRYPTED"]
+        .iter()
+        .any(|mark| memchr::memmem::find(&text, mark).is_some());
+    let path = path.to_owned();
+    if is_encrypted {
+        return Err(PairError::Encrypted { path });
+    }
+    PrivateKeyDer::from_pem_slice(&text).map_err(|source| match source {
+        pem::Error::NoItemsFound => PairError::NoKey { path },
+        source => PairError::Pem { path, source },
+    })
+}
+
+/// The DNS names, in lower case, and true if there are addresses. `None` if the extension cannot be
+/// parsed.
+fn names(certificate: &X509Certificate<'_>) -> Option<(Box<[Box<str>]>, bool)> {
+    let extension = certificate.subject_alternative_name().ok()?;
+    let Some(extension) = extension else {
+        return Some((Box::default(), false));
+    };
+    let mut names = Vec::new();
+    let mut has_addresses = false;
+    for name in &extension.value.general_names {
+        match name {
+            GeneralName::DNSName(name) => {
+                let name = name.strip_suffix('.').unwrap_or(name);
+                names.push(name.to_ascii_lowercase().into_boxed_str());
+            }
+            GeneralName::IPAddress(_) => has_addresses = true,
+            _ => {}
+        }
+    }
+    Some((names.into_boxed_slice(), has_addresses))
+}
+
+/// Expiry of a certificate in DER, in seconds since 1970.
+pub(super) fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    Some(parsed.validity().not_after.timestamp())
+}
+
+/// Creates a certificate for these names that counts as valid until `not_after`, in seconds since
+/// 1970, regardless of its own dates.
+#[cfg(test)]
+pub(crate) fn certificate(names: &[&str], not_after: i64) -> std::sync::Arc<Certificate> {
+    let folder = tempfile::tempdir().unwrap();
+    crate::testkit::write_pair(folder.path(), "a", names);
+    let paths = PairPaths {
+        cert: folder.path().join("a.pem"),
+        key: folder.path().join("a.key"),
+        ocsp: None,
+    };
+    let certificate = load(&paths, crate::policy::provider()).unwrap();
+    std::sync::Arc::new(Certificate {
+        not_after,
+        ..certificate
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn half_of_an_ocsp_answer_is_none(
+            body in prop::collection::vec(any::<u8>(), 0..100),
+            noise in prop::collection::vec(any::<u8>(), 0..60),
+            status in 0..7u8,
+            at in any::<prop::sample::Index>(),
+        ) {
+            let length = u8::try_from(body.len()).unwrap();
+            let octets = [&[0x04, length][..], &body].concat();
+            let tagged = [&[0xa0, length + 2][..], &octets].concat();
+            let answer = [&[0x30, length + 7, 0x0a, 1, status][..], &tagged].concat();
+            prop_assert_eq!(is_ocsp_answer(&answer), status == 0);
+            prop_assert!(!is_ocsp_answer(&answer[..at.index(answer.len())]));
+            prop_assert!(!is_ocsp_answer(&[&answer[..], &[0]].concat()));
+            is_ocsp_answer(&noise);
+        }
+    }
+}

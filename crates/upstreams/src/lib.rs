@@ -1,0 +1,525 @@
+//! Live upstreams: named groups of backends, and the choice of a backend for each request.
+//!
+//! A configuration compiles to [`Upstream`]s. The proxy takes a place on one
+//! ([`Upstream::acquire`]), connects to the lease's peer ([`Upstream::peer`]), and reports the
+//! outcome ([`Lease::finish`]). Balancers, health, ejection, retries and DNS are inside; their
+//! counts outlive reloads in a zone.
+
+mod backend;
+mod balance;
+mod compile;
+mod dns;
+mod eject;
+mod handover;
+mod health;
+mod latency;
+mod lease;
+mod members;
+mod metrics;
+mod operate;
+mod operator_decisions;
+mod peer;
+mod queue;
+mod retry;
+mod scale;
+mod snapshot;
+mod supervise;
+mod system;
+mod target;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod trust;
+mod upgrade;
+mod upstream_zone;
+mod wire;
+
+use edgeway_base as base;
+use edgeway_config as config;
+use edgeway_core::{chain, zones};
+
+use std::{
+    fmt,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use http::{HeaderName, HeaderValue, header};
+use parking_lot::Mutex;
+use pingora::{http::RequestHeader, upstreams::peer::HttpPeer};
+
+pub use self::{
+    backend::{Backend, BackendId, BackendOrigin},
+    compile::zone,
+    dns::{DnsError, Resolve, Resolved, SystemResolver},
+    lease::{Lease, Outcome},
+    operate::{Force, MemberError, NewMember},
+    operator_decisions::DecisionStore,
+    retry::{AttemptFailure, RetryPolicy, may_retry},
+    scale::Scale,
+    snapshot::{BackendSnapshot, ProbeSnapshot, UpstreamSnapshot},
+    supervise::{supervise, supervise_with},
+    system::authorities_file,
+    target::Target,
+    tls::is_alert,
+    upgrade::{UpgradeGate, UpgradeSocket},
+    wire::Protocol,
+};
+use self::{
+    balance::{Balance, BalanceInput, Members, Sticky},
+    health::Probing,
+    members::Sources,
+    peer::Pool,
+    queue::{MaxWait, QueueExit},
+    upgrade::UpgradeConnector,
+    upstream_zone::Shared,
+    wire::Wire,
+};
+use crate::{
+    base::http::begins_with,
+    config::model::{App, TimeoutsConfig},
+};
+
+/// Compiled upstream: a named group of backends.
+pub struct Upstream {
+    pub name: Arc<str>,
+    pub app: App,
+    pub timeouts: Timeouts,
+    wire: Wire,
+    pub retry: RetryPolicy,
+    /// Most requests that may wait for a place, and their longest wait.
+    queue_limit: u32,
+    queue_wait: Duration,
+    balance: Balance,
+    sticky: Option<Sticky>,
+    pool: Pool,
+    probing: Probing,
+    sources: Sources,
+    scale: Option<Scale>,
+    /// Swapped whole when DNS results change, and when a backend is added or removed.
+    members: ArcSwap<Members>,
+    rebuilding: Mutex<()>,
+    /// True while no lookup of some name has ended: a request that finds no backend may wait for
+    /// one. Turns false once, when the supervisor has tried all names.
+    awaiting_dns: AtomicBool,
+    shared: Arc<Shared>,
+}
+
+/// Timeouts of each step towards a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    pub connect: Duration,
+    /// From the last byte sent to the response headers.
+    pub first_byte: Duration,
+    /// Between two chunks of a response body.
+    pub idle: Duration,
+    /// Between two messages of a WebSocket or two events of an SSE feed.
+    pub stream_idle: Duration,
+    /// Whole request, including retries.
+    pub total: Option<Duration>,
+}
+
+impl From<&TimeoutsConfig> for Timeouts {
+    fn from(config: &TimeoutsConfig) -> Self {
+        Self {
+            connect: config.connect.0,
+            first_byte: config.first_byte.0,
+            idle: config.idle.0,
+            stream_idle: config.stream_idle.0,
+            total: config.total.map(|total| total.0),
+        }
+    }
+}
+
+/// Requirements of a request for a lease.
+#[derive(Clone, Copy)]
+pub struct LeaseRequest<'a> {
+    pub head: &'a RequestHeader,
+    /// Address of the client.
+    pub client: IpAddr,
+    /// Start of the attempt.
+    pub at: Instant,
+    /// Backends of earlier attempts: chosen again only if no other is in rotation.
+    pub tried: &'a [BackendId],
+    /// True if the request asks for a WebSocket and may have one.
+    pub is_upgrade: bool,
+}
+
+impl LeaseRequest<'_> {
+    /// Returns true if the response is likely a stream, judging by the request. Called only if a
+    /// backend has as many streams as allowed.
+    #[cold]
+    fn is_for_stream(&self) -> bool {
+        let begins = |name: HeaderName, text: &[u8]| {
+            let value = self.head.headers.get(name);
+            value.is_some_and(|value| begins_with(value.as_bytes(), text))
+        };
+        self.is_upgrade
+            || begins(header::ACCEPT, b"text/event-stream")
+            || begins(header::CONTENT_TYPE, b"application/grpc")
+    }
+}
+
+/// Reason why a request got no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    /// All places are taken and the queue is full.
+    #[error("all backends are busy and the queue is full")]
+    QueueFull,
+    /// Longest wait exceeded.
+    #[error("all backends are busy and none became free in time")]
+    QueueTimeout,
+    /// Request for a stream while every backend has as many as allowed.
+    #[error("all backends have their maximum of streams")]
+    StreamsFull,
+    /// No address to connect to: DNS has returned none so far, or all are drained.
+    #[error("no backend is available for requests")]
+    NoBackend,
+}
+
+impl Unavailable {
+    /// Returns the reason for log, metric and status page.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::QueueTimeout => "queue_timeout",
+            Self::StreamsFull => "streams_full",
+            Self::NoBackend => "no_backend",
+        }
+    }
+}
+
+/// Reason why no place is free right now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Blocked {
+    Full,
+    Streams,
+    Empty,
+}
+
+impl Upstream {
+    /// Takes a place on a backend, at once if one is free: then without lock or allocation.
+    /// Otherwise the request waits behind earlier ones, for up to `max_in_flight.wait`.
+    ///
+    /// # Errors
+    /// When there is none: the request gets 503.
+    pub async fn acquire(&self, ask: &LeaseRequest<'_>) -> Result<Lease, Unavailable> {
+        let queue = &self.shared.live.queue;
+        let now = self.shared.nanos(ask.at);
+        if ask.tried.is_empty() {
+            self.shared.live.budget.request(now);
+        }
+        // No request overtakes those that wait.
+        if queue.len() == 0
+            && let Some(found) = self.find(ask, now)
+        {
+            return found;
+        }
+        let find = || self.find(ask, self.shared.now());
+        let patience = MaxWait {
+            wait: self.queue_wait,
+            answer: self.usual_answer(),
+        };
+        match queue.wait(self.queue_limit, patience, find).await {
+            Ok(found) => found,
+            Err(QueueExit::Full) => Err(Unavailable::QueueFull),
+            Err(QueueExit::Timeout) if self.members.load().list.is_empty() => {
+                Err(Unavailable::NoBackend)
+            }
+            Err(QueueExit::Timeout) => Err(Unavailable::QueueTimeout),
+        }
+    }
+
+    /// Returns the average response time of the backends; `None` before the first response.
+    fn usual_answer(&self) -> Option<Duration> {
+        let members = self.members.load();
+        let known = || {
+            members
+                .list
+                .iter()
+                .filter_map(|member| member.state.latency.average())
+        };
+        let count = u32::try_from(known().count()).unwrap_or(u32::MAX);
+        known().sum::<Duration>().checked_div(count)
+    }
+
+    /// Returns a place, or the reason why there can be none; `None` if it is worth waiting.
+    fn find(&self, ask: &LeaseRequest<'_>, now: u64) -> Option<Result<Lease, Unavailable>> {
+        match self.try_acquire(ask, now) {
+            Ok(lease) => Some(Ok(lease)),
+            Err(Blocked::Full) => None,
+            // It would hold up the requests behind it for as long as streams last.
+            Err(Blocked::Streams) => Some(Err(Unavailable::StreamsFull)),
+            Err(Blocked::Empty) if self.awaiting_dns.load(Ordering::Relaxed) => None,
+            Err(Blocked::Empty) => Some(Err(Unavailable::NoBackend)),
+        }
+    }
+
+    /// Returns the peer of the lease's request. Pingora's timeouts for reads and writes are off.
+    pub fn peer(&self, lease: &Lease) -> Box<HttpPeer> {
+        lease.backend().peer(self.pool)
+    }
+
+    /// Returns a peer like [`Upstream::peer`] for a request that asks for another protocol: a
+    /// connection of its own, whose response is held back by `gate`.
+    pub fn upgrade_peer(&self, lease: &Lease, gate: Arc<UpgradeGate>) -> Box<HttpPeer> {
+        let mut peer = self.peer(lease);
+        // A pool group of its own: after a refused upgrade no other request may reuse the
+        // connection.
+        peer.group_key = fastrand::u64(..);
+        peer.options.idle_timeout = Some(Duration::from_millis(1));
+        peer.options.custom_l4 = Some(Arc::new(UpgradeConnector { gate }));
+        peer
+    }
+
+    /// Returns the protocol of the backends.
+    pub fn protocol(&self) -> Protocol {
+        self.wire.protocol
+    }
+
+    /// Returns true if the backends use HTTP/2.
+    pub fn is_h2(&self) -> bool {
+        self.protocol() == Protocol::H2
+    }
+
+    /// Returns the name that the backends' certificates are for, if the upstream uses TLS.
+    pub fn tls_name(&self) -> Option<&str> {
+        self.wire.tls.as_ref().map(|trust| trust.name.as_str())
+    }
+
+    /// Returns the `Set-Cookie` that keeps the client on the lease's backend; `None` if the
+    /// upstream is not sticky or the client has it already.
+    pub fn sticky_cookie(&self, lease: &Lease) -> Option<HeaderValue> {
+        if lease.came_by_cookie() {
+            return None;
+        }
+        let cookie = lease.backend().cookie.as_ref()?;
+        Some(cookie.set_cookie.clone())
+    }
+
+    /// Takes one retry from the budget; returns false if the budget is used up.
+    pub fn retry_allowed(&self) -> bool {
+        let budget = &self.shared.live.budget;
+        let allowed = budget.take(self.retry.budget, self.shared.now());
+        if allowed {
+            self.shared.metrics.retries.inc();
+        }
+        allowed
+    }
+
+    /// Returns true if a request may be retried: by its policy and by the budget, from which it
+    /// then takes one. `tries` is the number of attempts so far. `replayable` is true if all of the
+    /// body that was read is still available.
+    ///
+    /// A refused connection takes nothing from the budget: the backend was sent nothing, the
+    /// attempt cost no more than connecting, and the backend is out after three of them.
+    pub fn retry(
+        &self,
+        tries: u32,
+        failure: AttemptFailure,
+        is_idempotent: bool,
+        replayable: bool,
+    ) -> bool {
+        if !may_retry(&self.retry, tries, failure, is_idempotent, replayable) {
+            return false;
+        }
+        if failure == AttemptFailure::Connect {
+            self.shared.metrics.retries.inc();
+            return true;
+        }
+        self.retry_allowed()
+    }
+
+    /// Returns the present backends; DNS may change them.
+    pub fn backends(&self) -> Vec<Arc<Backend>> {
+        self.members.load().list.to_vec()
+    }
+
+    /// Returns true if all backends are out of rotation, so that all are used.
+    pub fn is_all_down(&self) -> bool {
+        self.shared.live.in_panic()
+    }
+
+    /// Returns the balancing method, as written in the configuration.
+    pub fn balance_name(&self) -> String {
+        self.balance.name()
+    }
+
+    /// Returns the time for which idle connections are kept if neither the configuration nor the
+    /// backend sets one.
+    pub fn pool_default(&self) -> Duration {
+        self.pool.default
+    }
+
+    /// Ends waits for DNS after all names were tried once: no address will come soon.
+    fn stop_awaiting_dns(&self) {
+        if self.awaiting_dns.swap(false, Ordering::Relaxed) {
+            self.shared.live.queue.wake();
+        }
+    }
+
+    /// Updates the panic mode and wakes the queue: backends may be back.
+    fn look_round(&self) {
+        let members = self.members.load();
+        self.judge_panic(&members, self.shared.now());
+        self.shared.live.queue.wake();
+    }
+
+    fn try_acquire(&self, ask: &LeaseRequest<'_>, now: u64) -> Result<Lease, Blocked> {
+        let members = self.members.load();
+        if members.list.is_empty() {
+            return Err(Blocked::Empty);
+        }
+        if !self.shared.live.in_panic() {
+            let terms = SelectionTerms {
+                tried: ask.tried,
+                in_panic: false,
+                by_share: true,
+            };
+            if let Some(lease) = self.offer(&members, ask, now, terms) {
+                return Ok(lease);
+            }
+        }
+        self.look_again(&members, ask, now)
+    }
+
+    /// Finds out why the strict terms admit no backend, and relaxes them where allowed.
+    #[cold]
+    fn look_again(
+        &self,
+        members: &Members,
+        ask: &LeaseRequest<'_>,
+        now: u64,
+    ) -> Result<Lease, Blocked> {
+        let in_panic = self.judge_panic(members, now);
+        if members.list.iter().all(|backend| backend.is_drained()) {
+            return Err(Blocked::Empty);
+        }
+        let is_usable = |backend: &Arc<Backend>| {
+            !backend.is_drained() && (in_panic || backend.state.is_up(now))
+        };
+        let is_untried = |backend: &Arc<Backend>| !ask.tried.contains(&backend.id());
+        let some_untried = members
+            .list
+            .iter()
+            .any(|backend| is_usable(backend) && is_untried(backend));
+        let terms = SelectionTerms {
+            tried: if some_untried { ask.tried } else { &[] },
+            in_panic,
+            by_share: false,
+        };
+        let offered = self.offer(members, ask, now, terms);
+        offered.ok_or_else(|| {
+            let max_streams = self.shared.max_streams;
+            let mut usable = members.list.iter().filter(|b| is_usable(b)).peekable();
+            let is_full = usable.peek().is_some()
+                && usable.all(|backend| !backend.state.has_room_for_stream(max_streams));
+            if is_full && ask.is_for_stream() {
+                Blocked::Streams
+            } else {
+                Blocked::Full
+            }
+        })
+    }
+
+    /// Determines whether all backends are out, so that all are used: except drained ones, which
+    /// are out on purpose.
+    fn judge_panic(&self, members: &Members, now: u64) -> bool {
+        let mut offered = members.list.iter().filter(|b| !b.is_drained()).peekable();
+        let in_panic = offered.peek().is_some() && !offered.any(|backend| backend.state.is_up(now));
+        if self.shared.live.set_panic(in_panic) {
+            self.shared.metrics.panic.set(in_panic.into());
+            let upstream = &*self.name;
+            if in_panic {
+                log::error!(upstream; "all backends out of rotation, using all of them");
+            } else {
+                log::warn!(upstream; "backend returned to rotation, using only those in rotation");
+            }
+        }
+        in_panic
+    }
+
+    fn offer(
+        &self,
+        members: &Members,
+        ask: &LeaseRequest<'_>,
+        now: u64,
+        terms: SelectionTerms<'_>,
+    ) -> Option<Lease> {
+        let max = self.shared.max_in_flight;
+        let max_streams = self.shared.max_streams;
+        let slow_start = self.shared.slow_start;
+        let admits = |backend: &Backend| {
+            (terms.in_panic || backend.state.is_up(now))
+                && backend.state.has_place(max)
+                && (backend.state.has_room_for_stream(max_streams) || !ask.is_for_stream())
+                && !terms.tried.contains(&backend.id())
+                && (!terms.by_share || takes_its_share(backend, slow_start, now))
+        };
+        if let Some(backend) = self.by_cookie(members, ask, &admits)
+            && backend.state.reserve(max)
+        {
+            return Some(Lease::new(backend.clone(), now, true));
+        }
+        let choice = BalanceInput {
+            head: ask.head,
+            client: ask.client,
+            now,
+        };
+        // Other requests may take the last place between the choice and the reservation. As many
+        // rounds as that can fail in, without spending long here.
+        for _ in 0..=members.list.len().min(8) {
+            let backend =
+                members.choose(&self.balance, &self.shared.live.cursor, &choice, admits)?;
+            if backend.state.reserve(max) {
+                return Some(Lease::new(backend.clone(), now, false));
+            }
+        }
+        None
+    }
+
+    /// Returns the backend of the client's cookie, if it may be chosen.
+    fn by_cookie<'m>(
+        &self,
+        members: &'m Members,
+        ask: &LeaseRequest<'_>,
+        admits: &impl Fn(&Backend) -> bool,
+    ) -> Option<&'m Arc<Backend>> {
+        let sent = self.sticky.as_ref()?.sent(ask.head)?;
+        members.list.iter().find(|backend| {
+            backend.cookie.as_ref().is_some_and(|own| own.value == sent) && admits(backend)
+        })
+    }
+}
+
+/// Terms for choosing a backend.
+#[derive(Clone, Copy)]
+struct SelectionTerms<'a> {
+    /// Backends to exclude.
+    tried: &'a [BackendId],
+    /// Include backends that are out of rotation.
+    in_panic: bool,
+    /// Admit backends in slow start only for their share.
+    by_share: bool,
+}
+
+/// Returns true for a part of the requests offered to a backend in slow start.
+fn takes_its_share(backend: &Backend, slow_start: Duration, now: u64) -> bool {
+    let share = backend.state.share(slow_start, now);
+    share >= 1.0 || fastrand::f64() < share
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream")
+            .field("name", &self.name)
+            .field("balance", &self.balance)
+            .field("members", &self.members.load().list)
+            .finish_non_exhaustive()
+    }
+}
