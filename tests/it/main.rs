@@ -22,6 +22,7 @@ mod cli;
 mod client_limits;
 mod config;
 mod container;
+mod dependencies;
 mod edge;
 mod explain;
 mod express_front;
