@@ -146,7 +146,7 @@ impl Operator {
             }
         });
         outcome.await.map(|backend| {
-            let mut backend = status(&backend);
+            let mut backend = BackendStatus::from(backend);
             backend.add_in_flight(self.in_flight_before(&name.upstream, &backend.address));
             BackendResult {
                 upstream: name.upstream.clone(),
@@ -355,11 +355,6 @@ impl Actions for Operator {
 
 fn forced(force: bool) -> Force {
     if force { Force::Yes } else { Force::No }
-}
-
-fn status(backend: &BackendSnapshot) -> BackendStatus {
-    let value = serde_json::to_value(backend).expect("plain data");
-    serde_json::from_value(value).expect("the status is made for it")
 }
 
 fn no_such_upstream<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> ActionError {

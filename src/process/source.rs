@@ -136,8 +136,7 @@ impl Source for RunningState {
             upstreams: upstreams
                 .into_iter()
                 .map(|upstream| {
-                    let value = serde_json::to_value(upstream.snapshot());
-                    let mut status = UpstreamStatus::from_value(value.unwrap_or_default());
+                    let mut status = UpstreamStatus::from(upstream.snapshot());
                     for backend in &mut status.backends {
                         let line = &self.control.line;
                         let older = line

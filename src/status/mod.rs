@@ -11,5 +11,6 @@ pub mod snapshot;
 pub mod table;
 #[cfg(test)]
 mod tests;
+mod upstreams;
 
 pub use self::snapshot::{Snapshot, Source};

@@ -466,28 +466,31 @@ pub(super) mod tests {
                 action: "upstream api".into(),
                 filters: vec!["request_id".into(), "access_log".into()],
             }],
-            upstreams: vec![UpstreamStatus::from_value(json!({
-                "name": "web",
-                "balance": "least_conn",
-                "queue": 0,
-                "panic": false,
-                "backends": [
-                    {
-                        "address": "127.0.0.1:3000", "weight": 1, "state": "healthy",
-                        "in_flight": 2, "requests": 3100, "failures": 0, "ewma_ms": 4.25,
-                        "probe": { "passed": true, "text": "200", "took_ms": 0.4, "ago": 2.0 },
-                    },
-                    {
-                        "address": "127.0.0.1:3001", "weight": 2, "state": "ejected",
-                        "in_flight": 0, "requests": 120, "failures": 9,
-                        "ejected_for": 4.2, "ejected_because": "errors",
-                        "probe": {
-                            "passed": false, "text": "connection refused", "took_ms": 0.1,
-                            "ago": 1.0,
+            upstreams: vec![
+                serde_json::from_value(json!({
+                    "name": "web",
+                    "balance": "least_conn",
+                    "queue": 0,
+                    "panic": false,
+                    "backends": [
+                        {
+                            "address": "127.0.0.1:3000", "weight": 1, "state": "healthy",
+                            "in_flight": 2, "requests": 3100, "failures": 0, "ewma_ms": 4.25,
+                            "probe": { "passed": true, "text": "200", "took_ms": 0.4, "ago": 2.0 },
                         },
-                    },
-                ],
-            }))],
+                        {
+                            "address": "127.0.0.1:3001", "weight": 2, "state": "ejected",
+                            "in_flight": 0, "requests": 120, "failures": 9,
+                            "ejected_for": 4.2, "ejected_because": "errors",
+                            "probe": {
+                                "passed": false, "text": "connection refused", "took_ms": 0.1,
+                                "ago": 1.0,
+                            },
+                        },
+                    ],
+                }))
+                .unwrap(),
+            ],
         }
     }
 

@@ -4,6 +4,7 @@
 mod bounded;
 mod extract;
 mod guard;
+mod page;
 mod pages;
 mod v1;
 

@@ -1,22 +1,16 @@
 //! Pages for reading: metrics, health, and the state as JSON and as HTML.
 
-use std::sync::LazyLock;
-
 use axum::{
     Json,
     extract::State,
     http::{HeaderMap, HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
+    response::{Html, IntoResponse, Response},
     routing::get,
 };
-use minijinja::Environment;
 use serde_json::json;
 
-use super::{AdminState, Route};
-use crate::{
-    base::accept,
-    status::{actions::ActionError, snapshot::Snapshot},
-};
+use super::{AdminState, Route, page};
+use crate::base::accept;
 
 /// Paths that report the health of the process and nothing of what it serves. Open to any client
 /// that can connect.
@@ -55,7 +49,7 @@ async fn status(State(served): State<AdminState>, headers: HeaderMap) -> Respons
     });
     let snapshot = served.source.snapshot();
     let mut response = if wants_html {
-        page(&snapshot)
+        Html(page::status(&snapshot).into_string()).into_response()
     } else {
         Json(snapshot).into_response()
     };
@@ -63,31 +57,4 @@ async fn status(State(served): State<AdminState>, headers: HeaderMap) -> Respons
         .headers_mut()
         .insert(header::VARY, HeaderValue::from_static("Accept"));
     response
-}
-
-static PAGES: LazyLock<Environment<'static>> = LazyLock::new(|| {
-    let mut pages = Environment::new();
-    // The file name's extension enables escaping.
-    pages
-        .add_template("status.html", include_str!("../status.html"))
-        .expect("a template of ours, loaded by a test");
-    pages
-});
-
-fn page(snapshot: &Snapshot) -> Response {
-    let rendered = PAGES
-        .get_template("status.html")
-        .and_then(|template| template.render(minijinja::value::Serde(snapshot)));
-    match rendered {
-        Ok(body) => axum::response::Html(body).into_response(),
-        Err(problem) => {
-            log::error!(error:% = problem; "cannot render the status page");
-            ActionError::new(
-                500,
-                "page",
-                "the page could not be made; ask for application/json",
-            )
-            .into_response()
-        }
-    }
 }
