@@ -3,7 +3,7 @@
 use http::{HeaderName, Method, header};
 use pingora::http::RequestHeader;
 
-use crate::chain::Class;
+use crate::{base::http::weighted, chain::Class};
 
 static NEXT_ACTION: HeaderName = HeaderName::from_static("next-action");
 
@@ -107,12 +107,15 @@ fn names_prefetch(purpose: &[u8]) -> bool {
 }
 
 fn names_page(accept: &[u8]) -> bool {
-    accept.split(|&b| b == b',').any(|part| {
-        let media = part.split(|&b| b == b';').next().unwrap_or_default();
-        [&b"text/html"[..], b"text/x-component", b"text/*", b"*/*"]
-            .iter()
-            .any(|page| media.trim_ascii().eq_ignore_ascii_case(page))
-    })
+    accept
+        .split(|&b| b == b',')
+        .filter_map(weighted)
+        .any(|(media, weight)| {
+            weight.is_wanted()
+                && [&b"text/html"[..], b"text/x-component", b"text/*", b"*/*"]
+                    .iter()
+                    .any(|page| media.eq_ignore_ascii_case(page))
+        })
 }
 
 #[cfg(test)]
@@ -211,6 +214,12 @@ mod tests {
             "GET",
             "/data",
             &[("accept", "application/json")],
+            Class::Api,
+        );
+        check(
+            "GET",
+            "/data",
+            &[("accept", "application/json, text/html;q=0")],
             Class::Api,
         );
     }

@@ -1,5 +1,7 @@
 //! Media type negotiation: picks the type we can produce that a client's `Accept` prefers.
 
+use crate::http::{Weight, essence, weighted};
+
 /// Specificity of a match between a media range of `Accept` and an offer; a narrower range
 /// overrides a wider one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,33 +23,30 @@ const MAX_RANGES: usize = 64;
 /// RFC 9110, 12.5.1; beyond it, `application/problem+json` and similar types count as
 /// `application/json`.
 pub fn preferred(accept: &[u8], offers: &[&str]) -> Option<usize> {
-    let mut best: Option<(u16, Specificity, usize)> = None;
+    let mut best: Option<(Weight, Specificity, usize)> = None;
     for (index, offer) in offers.iter().enumerate() {
-        let Some((reach, quality)) = liking(accept, offer) else {
+        let Some((reach, weight)) = range_of(accept, offer) else {
             continue;
         };
-        if quality > 0 && best.is_none_or(|(q, r, _)| (quality, reach) > (q, r)) {
-            best = Some((quality, reach, index));
+        if weight.is_wanted() && best.is_none_or(|(w, r, _)| (weight, reach) > (w, r)) {
+            best = Some((weight, reach, index));
         }
     }
     best.filter(|(_, reach, _)| *reach > Specificity::Any)
         .map(|(_, _, index)| index)
 }
 
-/// Returns the narrowest range that matches `offer`, and its q-value in thousandths.
-fn liking(accept: &[u8], offer: &str) -> Option<(Specificity, u16)> {
-    let mut found: Option<(Specificity, u16)> = None;
+/// Returns the narrowest range that matches `offer`, and its weight. A range with an invalid weight
+/// counts as not acceptable.
+fn range_of(accept: &[u8], offer: &str) -> Option<(Specificity, Weight)> {
+    let mut found: Option<(Specificity, Weight)> = None;
     for range in accept.split(|b| *b == b',').take(MAX_RANGES) {
-        let mut parts = range.split(|b| *b == b';').map(<[u8]>::trim_ascii);
-        let name = parts.next().unwrap_or_default();
+        let (name, weight) = weighted(range).unwrap_or((essence(range), Weight::NONE));
         let Some(reach) = reach(name, offer.as_bytes()) else {
             continue;
         };
-        let quality = parts
-            .find_map(|p| p.strip_prefix(b"q=").or_else(|| p.strip_prefix(b"Q=")))
-            .map_or(1000, thousandths);
         if found.is_none_or(|(r, _)| reach > r) {
-            found = Some((reach, quality));
+            found = Some((reach, weight));
         }
     }
     found
@@ -69,26 +68,6 @@ fn reach(range: &[u8], offer: &[u8]) -> Option<Specificity> {
         return Some(Specificity::Type);
     }
     (offer.ends_with(b"/json") && subtype.ends_with(b"+json")).then_some(Specificity::Exact)
-}
-
-/// Parses `0.85` as 850. An invalid value counts as 0: what cannot be parsed is not acceptable.
-pub fn thousandths(text: &[u8]) -> u16 {
-    let (whole, fraction) = match text.iter().position(|b| *b == b'.') {
-        Some(dot) => (&text[..dot], &text[dot + 1..]),
-        None => (text, &[][..]),
-    };
-    if fraction.len() > 3 || !fraction.iter().all(u8::is_ascii_digit) {
-        return 0;
-    }
-    match whole {
-        b"1" if fraction.iter().all(|b| *b == b'0') => 1000,
-        b"0" => [100, 10, 1]
-            .iter()
-            .zip(fraction)
-            .map(|(scale, digit)| scale * u16::from(digit - b'0'))
-            .sum(),
-        _ => 0,
-    }
 }
 
 #[cfg(test)]

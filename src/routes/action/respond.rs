@@ -13,7 +13,7 @@ use http::{
 use pingora::http::RequestHeader;
 
 use crate::{
-    base::units::whole_seconds,
+    base::{accept, units::whole_seconds},
     chain::{CompileContext, Reply, ReplyBody},
     config::{
         diagnostic::Place,
@@ -43,6 +43,9 @@ enum Body {
 }
 
 const CODE: &str = "edgeway::route::bad_respond";
+
+/// Media types of the maintenance page.
+const MAINTENANCE_TYPES: [&str; 2] = ["text/html", "application/json"];
 const MAX_FILE: u64 = 1 << 20;
 static NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
@@ -82,13 +85,10 @@ impl Respond {
             Body::Maintenance { html, json } => {
                 reason = Some("maintenance");
                 let accept = head.headers.get(ACCEPT).map(HeaderValue::as_bytes);
-                let has = |media: &[u8]| {
-                    accept.is_some_and(|accept| accept.windows(media.len()).any(|w| w == media))
-                };
-                if has(b"json") && !has(b"text/html") {
-                    json.clone()
-                } else {
-                    html.clone()
+                // Without a preference, the reader is likely a person.
+                match accept.and_then(|accept| accept::preferred(accept, &MAINTENANCE_TYPES)) {
+                    Some(1) => json.clone(),
+                    _ => html.clone(),
                 }
             }
         };

@@ -481,14 +481,17 @@ fn maintenance_is_503_with_a_time_and_a_page() {
     let (content_type, page) = content(&reply);
     assert_eq!(content_type, "text/html; charset=utf-8");
     assert!(page.contains("<p>&lt;b&gt;soon&lt;/b&gt;</p>"), "{page}");
-    let reply = route.reply("application/json");
-    assert_eq!(
-        content(&reply),
-        (
-            "application/json",
-            r#"{"error":"maintenance","message":"<b>soon</b>"}"#
-        )
-    );
+    for accept in ["application/json", "text/html;q=0.5, application/json"] {
+        assert_eq!(
+            content(&route.reply(accept)),
+            (
+                "application/json",
+                r#"{"error":"maintenance","message":"<b>soon</b>"}"#
+            )
+        );
+    }
+    let reply = route.reply("application/json;q=0, */*");
+    assert_eq!(content(&reply).0, "text/html; charset=utf-8");
 }
 
 #[test]
