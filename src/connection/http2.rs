@@ -147,7 +147,7 @@ impl Streams {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{connection::ConnectionFacts, connection::listener::ListenerFacts};
+    use crate::connection::{ConnectionFacts, listener::ListenerFacts};
 
     fn connection() -> Arc<Connection> {
         Arc::new(Connection::new(

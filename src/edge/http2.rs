@@ -29,8 +29,7 @@ use tokio::task::JoinSet;
 
 use super::{conn::ConnIo, frames::FrameLimits, serve::Shared};
 use crate::{
-    connection::http2::Streams,
-    connection::{CloseReason, Connection},
+    connection::{CloseReason, Connection, http2::Streams},
     gateway::Listener,
 };
 

@@ -23,11 +23,13 @@ use super::{
 };
 use crate::{
     base::tasks::Tasks,
-    connection::admission::Admission,
-    connection::fast_path::FastPathService,
-    connection::listener::{ListenerFacts, ListenerId},
-    connection::refusal::Refuse,
-    connection::registry::ConnectionSelection,
+    connection::{
+        admission::Admission,
+        fast_path::FastPathService,
+        listener::{ListenerFacts, ListenerId},
+        refusal::Refuse,
+        registry::ConnectionSelection,
+    },
     gateway::{Drain, Listener},
     live::Live,
 };

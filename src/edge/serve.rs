@@ -26,12 +26,14 @@ use super::{
     transport::{Socket, Transport},
 };
 use crate::{
-    connection::admission::{Admission, AdmissionGuard, AdmissionRefusal},
-    connection::fast_path::{FastPathOutcome, FastPathService, ReuseLimits},
-    connection::listener::ListenerFacts,
-    connection::refusal::{Refusal, Refuse},
-    connection::registry::Connections,
-    connection::{Connection, ConnectionFacts},
+    connection::{
+        Connection, ConnectionFacts,
+        admission::{Admission, AdmissionGuard, AdmissionRefusal},
+        fast_path::{FastPathOutcome, FastPathService, ReuseLimits},
+        listener::ListenerFacts,
+        refusal::{Refusal, Refuse},
+        registry::Connections,
+    },
     gateway::Listener,
     tls,
 };

@@ -16,8 +16,10 @@ use crate::{
     cache::purge::{Purge, PurgeRequest, Receipt, Source},
     config::model::File,
     gateway::Gateway,
-    live::Live,
-    live::audit::{Actor, AuditEntry, Outcome},
+    live::{
+        Live,
+        audit::{Actor, AuditEntry, Outcome},
+    },
     status::{
         actions::{
             ActionError, Actions, BackendName, BackendResult, NewBackend, NewBan, ProfileSelection,

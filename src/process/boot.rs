@@ -28,8 +28,7 @@ use crate::{
     },
     edge::worker,
     gateway::{self, World},
-    live::Live,
-    live::audit::Actor,
+    live::{Live, audit::Actor},
     status::actions::{Actions as _, SUCCEEDED},
     upstreams::DecisionStore,
 };
@@ -125,7 +124,6 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
     let live = Arc::new(Live::new(gateway, world));
     let (line, succeeded) = Lineage::new(launch, &mut inherited);
     let control = Control::new(&live, file, path, read, line, workers.clone());
-    control.allow_files(&live.gateway());
     control.start(&mut |place| inherited.socket(place)).await?;
     control.line.manager.orphaned(&inherited.close_rest());
     control.tasks().spawn("log", own_log::supervise());

@@ -11,7 +11,7 @@ use tokio::{runtime::Handle, sync::watch};
 
 use super::{
     actions::Operator,
-    admin::{Admin, AdminError, SocketKeeper},
+    admin::{Admin, AdminError, PreparedAdmin, SocketKeeper},
     last_good, plugins,
     source::RunningState,
     upgrade::Lineage,
@@ -24,11 +24,13 @@ use crate::{
         model::File,
         source::Sources,
     },
-    edge::listeners::{Inherit, Listeners, PrepareError},
+    edge::listeners::{Inherit, Listeners, PrepareError, PreparedListeners},
     gateway::{Drain, Gateway},
-    live::reload::{self, Candidate, InvalidCandidate},
-    live::supervisor::Supervisor,
-    live::{Live, SwitchReason},
+    live::{
+        Live, SwitchReason,
+        reload::{self, Candidate, InvalidCandidate},
+        supervisor::Supervisor,
+    },
     proxy,
     status::{
         actions::{ActionError, ReloadResult, ZoneChanges},
@@ -68,6 +70,12 @@ pub enum StartError {
     Admin(#[from] AdminError),
 }
 
+/// Sockets that are bound for a gateway and do not accept yet.
+struct Prepared {
+    listeners: PreparedListeners,
+    admin: PreparedAdmin,
+}
+
 impl Control {
     pub(super) fn new(
         live: &Arc<Live>,
@@ -96,15 +104,37 @@ impl Control {
     /// Opens the listeners of the gateway.
     pub(super) async fn start(self: &Arc<Self>, inherit: Inherit<'_>) -> Result<(), StartError> {
         let gateway = self.live.gateway();
-        let listeners = self.listeners.prepare(&gateway.listeners, inherit)?;
-        let admin = self.admin.prepare(&gateway.admin, inherit)?;
-        self.admin.commit(admin, &self.served());
-        self.listeners
-            .commit(listeners, &gateway.listeners, gateway.drain)
-            .await;
         // State that the predecessor left and no zone claimed is dropped.
-        self.live.world.zones.settle();
+        let settle = || drop(self.live.world.zones.settle());
+        let prepared = self.prepare(&gateway, inherit)?;
+        self.apply(&gateway, prepared, settle).await;
         Ok(())
+    }
+
+    /// Binds the sockets that a gateway needs and this process does not have. Nothing has changed if
+    /// this fails.
+    fn prepare(&self, gateway: &Gateway, inherit: Inherit<'_>) -> Result<Prepared, StartError> {
+        Ok(Prepared {
+            listeners: self.listeners.prepare(&gateway.listeners, inherit)?,
+            admin: self.admin.prepare(&gateway.admin, inherit)?,
+        })
+    }
+
+    /// Serves a gateway, the first one and each later one: lets `swap` put it into service, then
+    /// opens its listeners and drains those that it does not have.
+    async fn apply<T>(
+        self: &Arc<Self>,
+        gateway: &Gateway,
+        prepared: Prepared,
+        swap: impl FnOnce() -> T,
+    ) -> T {
+        let swapped = swap();
+        self.allow_files(gateway);
+        self.admin.commit(prepared.admin, &self.served());
+        self.listeners
+            .commit(prepared.listeners, &gateway.listeners, gateway.drain)
+            .await;
+        swapped
     }
 
     /// The configuration sources read last, and those of each later read.
@@ -246,20 +276,15 @@ impl Control {
         how: SwitchReason,
     ) -> Result<(u64, ZoneChanges), ActionError> {
         let gateway = &candidate.gateway;
-        let listeners = self
-            .listeners
-            .prepare(&gateway.listeners, &mut |_| None)
-            .map_err(|error| cannot_bind(candidate, &error))?;
-        let admin = self
-            .admin
-            .prepare(&gateway.admin, &mut |_| None)
-            .map_err(|error| ActionError::new(409, "admin_listener", error::chain(&error)))?;
-        let (generation, zones) = reload::take(&self.live, &self.supervisor, gateway, how);
-        self.listeners
-            .commit(listeners, &gateway.listeners, gateway.drain)
-            .await;
-        self.admin.commit(admin, &self.served());
-        self.allow_files(gateway);
+        let prepared = self.prepare(gateway, &mut |_| None);
+        let prepared = prepared.map_err(|error| match error {
+            StartError::Listener(error) => cannot_bind(candidate, &error),
+            StartError::Admin(error) => {
+                ActionError::new(409, "admin_listener", error::chain(&error))
+            }
+        })?;
+        let swap = || reload::take(&self.live, &self.supervisor, gateway, how);
+        let (generation, zones) = self.apply(gateway, prepared, swap).await;
         Ok((
             generation,
             ZoneChanges {
@@ -279,7 +304,7 @@ impl Control {
     }
 
     /// Raises the limit of open files, and warns where connections may exceed it.
-    pub(super) fn allow_files(&self, gateway: &Gateway) {
+    fn allow_files(&self, gateway: &Gateway) {
         let files = super::files::raise();
         let connections = self.live.total.allow_files(files);
         for listener in &gateway.listeners {

@@ -12,8 +12,7 @@ use crate::{
         self, Gateway,
         profiles::{self, ProfileSelection},
     },
-    live::SwitchReason,
-    live::reload::Candidate,
+    live::{SwitchReason, reload::Candidate},
     status::actions::{ActionError, SwitchResult},
 };
 

@@ -17,8 +17,7 @@ use super::{
 };
 use crate::{
     chain::{Chain, Exchange, HookProgress, Reply, RequestFacts},
-    connection::Connection,
-    connection::deadline::Watch,
+    connection::{Connection, deadline::Watch},
     gateway::{Gateway, Route, RouteCache, metrics::RouteMetrics},
     live::Live,
     routes::Params,

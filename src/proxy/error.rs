@@ -9,8 +9,7 @@ use pingora::{Error, ErrorSource, ErrorType};
 use crate::{
     cache::store::FillEnd,
     chain::{Reply, RequestFacts},
-    connection::CloseReason,
-    connection::deadline::Expired,
+    connection::{CloseReason, deadline::Expired},
     upstreams::is_alert,
 };
 

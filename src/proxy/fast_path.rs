@@ -27,8 +27,10 @@ use super::{
 use crate::{
     base::http::has,
     cache::store::Entry,
-    connection::Connection,
-    connection::fast_path::{FastPathOutcome, FastPathService, Fingerprint, ReuseLimits},
+    connection::{
+        Connection,
+        fast_path::{FastPathOutcome, FastPathService, Fingerprint, ReuseLimits},
+    },
     live::Live,
 };
 

@@ -18,8 +18,10 @@ use pingora::{
 use super::{guard::BANNED, reply, request};
 use crate::{
     chain::{Exchange, Reply, RequestFacts, RequestId},
-    connection::Connection,
-    connection::refusal::{Refusal, Refuse},
+    connection::{
+        Connection,
+        refusal::{Refusal, Refuse},
+    },
     gateway::Gateway,
     live::Live,
 };

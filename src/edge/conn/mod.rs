@@ -41,10 +41,7 @@ use super::{
     head::{self, Head, HeadLimits, ScanResult, Scanner},
     transport::Transport,
 };
-use crate::{
-    connection::refusal::Refusal,
-    connection::{CloseReason, Connection, Stage},
-};
+use crate::connection::{CloseReason, Connection, Stage, refusal::Refusal};
 
 /// Capacity for response headers with a small body. A larger body is written together with the
 /// headers in one call.
@@ -532,7 +529,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        connection::ConnectionFacts, connection::listener::ListenerFacts, edge::transport::Socket,
+        connection::{ConnectionFacts, listener::ListenerFacts},
+        edge::transport::Socket,
     };
 
     fn pair() -> (ConnIo, UnixStream) {

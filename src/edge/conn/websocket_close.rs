@@ -121,8 +121,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        connection::listener::ListenerFacts,
-        connection::{CloseReason, Connection, ConnectionFacts},
+        connection::{CloseReason, Connection, ConnectionFacts, listener::ListenerFacts},
         edge::transport::{Socket, Transport},
     };
 

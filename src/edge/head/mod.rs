@@ -24,8 +24,8 @@ use self::{
 };
 pub(super) use self::{field::is_name_byte, problem::timeout};
 use crate::{
-    config::model::UnderscoresConfig, connection::fast_path::Fingerprint,
-    connection::refusal::Refusal,
+    config::model::UnderscoresConfig,
+    connection::{fast_path::Fingerprint, refusal::Refusal},
 };
 
 /// Longest target that Pingora's URI accepts, regardless of the configuration.

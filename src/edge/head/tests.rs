@@ -9,8 +9,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::*;
 use crate::{
-    connection::listener::ListenerFacts,
-    connection::{Connection, ConnectionFacts},
+    connection::{Connection, ConnectionFacts, listener::ListenerFacts},
     edge::{
         conn::{ConnIo, HeadWait},
         transport::{Socket, Transport},

@@ -25,8 +25,10 @@ use crate::{
         host::{first_element, forwarded_port, public_host_with},
     },
     config::model::App,
-    connection::ClientCertificateStatus,
-    connection::header_texts::{ConnectionText, HostText},
+    connection::{
+        ClientCertificateStatus,
+        header_texts::{ConnectionText, HostText},
+    },
 };
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
