@@ -76,7 +76,7 @@ pub(super) trait Gateway {
 
 /// Returns true if the backend gets no new requests.
 pub(super) fn is_drained(backend: &BackendStatus) -> bool {
-    matches!(backend.state.as_str(), "draining" | "drained")
+    matches!(&*backend.state, "draining" | "drained")
 }
 
 /// Formats a count: `1 request`, `3 requests`.
@@ -306,9 +306,9 @@ pub(super) mod tests {
         BackendStatus {
             address: address.to_owned(),
             weight: 1,
-            state: "healthy".to_owned(),
+            state: "healthy".into(),
             healthy: true,
-            origin: origin.to_owned(),
+            origin: origin.to_owned().into(),
             ..BackendStatus::default()
         }
     }
@@ -370,7 +370,7 @@ pub(super) mod tests {
                 }
                 backend.in_flight = backend.in_flight.saturating_sub(*finishes);
                 if backend.in_flight == 0 {
-                    backend.state = "drained".to_owned();
+                    backend.state = "drained".into();
                 }
                 let probe = backend.probe.get_or_insert_default();
                 let bad = broken.get(&backend.address);
@@ -389,7 +389,7 @@ pub(super) mod tests {
             let forced = if force { " by force" } else { "" };
             self.note(format!("drain {}{forced}", name.address));
             self.with(&name.address, |backend| {
-                "draining".clone_into(&mut backend.state);
+                backend.state = "draining".into();
                 Ok(backend.clone())
             })
         }
@@ -397,7 +397,7 @@ pub(super) mod tests {
         async fn undrain(&self, name: &Name) -> Result<BackendStatus, RequestFailure> {
             self.note(format!("undrain {}", name.address));
             self.with(&name.address, |backend| {
-                "healthy".clone_into(&mut backend.state);
+                backend.state = "healthy".into();
                 Ok(backend.clone())
             })
         }
@@ -411,7 +411,7 @@ pub(super) mod tests {
             self.note(format!("add {}", name.address));
             let mut added = backend(&name.address, "added");
             if drained {
-                added.state = "drained".to_owned();
+                added.state = "drained".into();
             }
             let mut state = self.state.borrow_mut();
             state.upstream.backends.push(added.clone());

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     base::units::Span,
-    status::snapshot::{BackendStatus, ScaleStatus, UpstreamStatus},
+    status::snapshot::{BackendStatus, Scale, UpstreamStatus},
 };
 
 #[derive(Debug, clap::Args)]
@@ -161,7 +161,7 @@ impl Plan {
                 .collect(),
             down: down.into_iter().map(|port| app(port, true)).collect(),
             count,
-            manager: match scale.manager.as_str() {
+            manager: match &*scale.manager {
                 "user" => Manager::User,
                 _ => Manager::System,
             },
@@ -170,7 +170,7 @@ impl Plan {
 }
 
 /// Port of a backend, if it is in the range of `scale`.
-fn port_of(backend: &BackendStatus, scale: &ScaleStatus) -> Option<u16> {
+fn port_of(backend: &BackendStatus, scale: &Scale) -> Option<u16> {
     let at: SocketAddr = backend.address.parse().ok()?;
     let is_own =
         at.ip() == scale.address && (scale.first_port..=scale.last_port).contains(&at.port());
@@ -367,16 +367,16 @@ mod tests {
     fn gateway(added: &[(&str, &str)]) -> FakeGateway {
         let gateway = FakeGateway::new(&["127.0.0.1:3000", "127.0.0.1:3001"]);
         let mut state = gateway.state.borrow_mut();
-        state.upstream.scale = Some(ScaleStatus {
+        state.upstream.scale = Some(Scale {
             unit: "node-app@{port}.service".to_owned(),
             first_port: 3000,
             last_port: 3007,
-            manager: "user".to_owned(),
+            manager: "user".into(),
             address: "127.0.0.1".parse().unwrap(),
         });
         for (address, is) in added {
             let mut added = backend(address, "added");
-            (*is).clone_into(&mut added.state);
+            added.state = (*is).to_owned().into();
             state.upstream.backends.push(added);
         }
         drop(state);

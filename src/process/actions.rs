@@ -26,9 +26,9 @@ use crate::{
             ReloadResult, SwitchResult, UpgradeResult,
         },
         http::RejectionReason,
-        snapshot::{BackendStatus, BanStatus},
+        snapshot::BanStatus,
     },
-    upstreams::{BackendSnapshot, Force, MemberError, NewMember, Upstream},
+    upstreams::{BackendStatus, Force, MemberError, NewMember, Upstream},
 };
 
 /// Shortest interval between audit lines about rejected requests. Without it, any client that can
@@ -133,7 +133,7 @@ impl Operator {
         action: &'static str,
         who: Actor,
         name: &BackendName,
-        act: impl FnOnce(&Upstream) -> Result<BackendSnapshot, MemberError> + Send,
+        act: impl FnOnce(&Upstream) -> Result<BackendStatus, MemberError> + Send,
     ) -> Result<BackendResult, ActionError> {
         let target = format!("{}/{}", name.upstream, name.address);
         let outcome = self.in_turn(action, who, target, |gateway| {
@@ -147,8 +147,7 @@ impl Operator {
                 )),
             }
         });
-        outcome.await.map(|backend| {
-            let mut backend = BackendStatus::from(backend);
+        outcome.await.map(|mut backend| {
             backend.add_in_flight(self.in_flight_before(&name.upstream, &backend.address));
             BackendResult {
                 upstream: name.upstream.clone(),

@@ -15,7 +15,7 @@ use crate::{
     live::Live,
     status::snapshot::{
         BanStatus, BansStatus, CertificateStatus, ConfigStatus, ListenerStatus, RedisStatus,
-        RouteStatus, Snapshot, Source, State, UpstreamStatus,
+        RouteStatus, Snapshot, Source, State,
     },
 };
 
@@ -136,7 +136,7 @@ impl Source for RunningState {
             upstreams: upstreams
                 .into_iter()
                 .map(|upstream| {
-                    let mut status = UpstreamStatus::from(upstream.snapshot());
+                    let mut status = upstream.snapshot();
                     for backend in &mut status.backends {
                         let line = &self.control.line;
                         let older = line

@@ -11,6 +11,5 @@ pub mod snapshot;
 pub mod table;
 #[cfg(test)]
 mod tests;
-mod upstreams;
 
 pub use self::snapshot::{Snapshot, Source};

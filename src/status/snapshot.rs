@@ -3,9 +3,11 @@
 //! JSON, page and terminal table all use this type. It contains nothing secret: names, addresses
 //! and counts, never header values, keys or the text of the configuration.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+pub use crate::upstreams::{BackendStatus, ProbeStatus, Scale, UpstreamStatus};
 
 use crate::gateway::explain::{ExplainError, ExplainRequest, Explanation};
 
@@ -273,96 +275,6 @@ pub struct PluginRouteStatus {
     pub failures: BTreeMap<String, u64>,
     /// True if the plugin failed too often and is suspended for a while.
     pub left_out: bool,
-}
-
-/// An upstream.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct UpstreamStatus {
-    pub name: String,
-    pub balance: String,
-    /// `http1` or `h2`.
-    pub protocol: String,
-    /// The name in the backends' certificates, if they use TLS.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls: Option<String>,
-    pub backends: Vec<BackendStatus>,
-    /// Settings with which `edgeway scale` starts and stops the apps.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub scale: Option<ScaleStatus>,
-    /// Requests that wait for a permit.
-    pub queue: u64,
-    /// True if all backends are out of rotation, so all are used.
-    pub panic: bool,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct BackendStatus {
-    pub address: String,
-    pub weight: u64,
-    /// `healthy`, `slow_start`, `ejected` or `down`; `draining` or `drained` while it must get no
-    /// requests.
-    pub state: String,
-    /// Result of active checks; true if there are none.
-    pub healthy: bool,
-    /// Source of the backend: `file`, `dns` or `added`.
-    pub origin: String,
-    pub in_flight: u64,
-    pub requests: u64,
-    pub failures: u64,
-    /// Average time to the first byte.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ewma_ms: Option<f64>,
-    /// Part of the full share during slow start, 0.1 to 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub slow_start: Option<f64>,
-    /// Seconds until requests are sent to it again.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ejected_for: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ejected_because: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub probe: Option<ProbeStatus>,
-}
-
-/// The last active check of a backend.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ProbeStatus {
-    pub passed: bool,
-    pub text: String,
-    pub took_ms: f64,
-    /// Seconds since the check ended.
-    pub ago: f64,
-    /// Number of completed checks.
-    pub count: u64,
-    /// Number of checks that passed in a row, up to the last one.
-    pub passed_in_a_row: u64,
-    /// True while another check runs.
-    pub running: bool,
-}
-
-/// Settings for starting the apps of an upstream, from `upstreams::Scale`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ScaleStatus {
-    /// Name of the unit, with `{port}` in it.
-    pub unit: String,
-    pub first_port: u16,
-    pub last_port: u16,
-    /// `system` or `user`.
-    pub manager: String,
-    pub address: IpAddr,
-}
-
-impl BackendStatus {
-    /// Adds requests in flight in other processes of this gateway.
-    pub fn add_in_flight(&mut self, more: u64) {
-        self.in_flight += more;
-        if more > 0 && self.state == "drained" {
-            "draining".clone_into(&mut self.state);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -256,7 +256,7 @@ fn backend_row(upstream: &UpstreamStatus, backend: &BackendStatus) -> [String; 8
     [
         upstream.name.clone(),
         backend.address.clone(),
-        backend.state.clone(),
+        backend.state.to_string(),
         backend.in_flight.to_string(),
         backend.requests.to_string(),
         backend.failures.to_string(),

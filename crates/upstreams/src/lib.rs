@@ -22,7 +22,7 @@ mod peer;
 mod queue;
 mod retry;
 mod scale;
-mod snapshot;
+mod status;
 mod supervise;
 mod system;
 mod target;
@@ -62,7 +62,7 @@ pub use self::{
     operator_decisions::DecisionStore,
     retry::{AttemptFailure, RetryPolicy, may_retry},
     scale::Scale,
-    snapshot::{BackendSnapshot, ProbeSnapshot, UpstreamSnapshot},
+    status::{BackendStatus, ProbeStatus, UpstreamStatus},
     supervise::{supervise, supervise_with},
     system::authorities_file,
     target::Target,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BackendSnapshot, Upstream,
+    BackendStatus, Upstream,
     backend::{Backend, BackendOrigin},
     operator_decisions::{AddedBackend, OperatorDecisions},
     target::{Target, parse_target},
@@ -107,7 +107,7 @@ impl Upstream {
     ///
     /// # Errors
     /// When there is none, or when no other would be left and that is not forced.
-    pub fn drain(&self, address: &str, force: Force) -> Result<BackendSnapshot, MemberError> {
+    pub fn drain(&self, address: &str, force: Force) -> Result<BackendStatus, MemberError> {
         let mut decisions = self.shared.live.decisions();
         let backend = self.known(address)?;
         if force == Force::No && !backend.is_drained() && self.is_last(&backend) {
@@ -126,7 +126,7 @@ impl Upstream {
             );
             self.members_changed();
         }
-        Ok(self.look_at(&backend, self.shared.now()))
+        Ok(self.backend_status(&backend, self.shared.now()))
     }
 
     /// Undrains a backend, with a slow start if `slow_start` is set. An earlier ejection ends: an
@@ -134,7 +134,7 @@ impl Upstream {
     ///
     /// # Errors
     /// When there is none.
-    pub fn undrain(&self, address: &str) -> Result<BackendSnapshot, MemberError> {
+    pub fn undrain(&self, address: &str) -> Result<BackendStatus, MemberError> {
         let mut decisions = self.shared.live.decisions();
         let backend = self.known(address)?;
         let now = self.shared.now();
@@ -151,14 +151,14 @@ impl Upstream {
             );
             self.members_changed();
         }
-        Ok(self.look_at(&backend, now))
+        Ok(self.backend_status(&backend, now))
     }
 
     /// Adds a backend beside those in the configuration, until it is removed again.
     ///
     /// # Errors
     /// When its address is invalid, or when there is one of that address.
-    pub fn add_member(&self, new: &NewMember) -> Result<BackendSnapshot, MemberError> {
+    pub fn add_member(&self, new: &NewMember) -> Result<BackendStatus, MemberError> {
         let target = parse_target(&new.address).map_err(|why| MemberError::BadAddress {
             message: why.message,
             help: why.help,
@@ -195,18 +195,14 @@ impl Upstream {
         log::info!(upstream = &*self.name, backend, drained; "backend added");
         self.apply(decisions);
         let added = self.known(&address)?;
-        Ok(self.look_at(&added, self.shared.now()))
+        Ok(self.backend_status(&added, self.shared.now()))
     }
 
     /// Removes a backend that was added at run time. Its requests in flight are finished.
     ///
     /// # Errors
     /// When it was not added at run time, or when it still serves and that is not forced.
-    pub fn remove_member(
-        &self,
-        address: &str,
-        force: Force,
-    ) -> Result<BackendSnapshot, MemberError> {
+    pub fn remove_member(&self, address: &str, force: Force) -> Result<BackendStatus, MemberError> {
         let mut decisions = self.shared.live.decisions();
         let backend = self.known(address)?;
         let address = backend.address().to_string();
@@ -222,7 +218,7 @@ impl Upstream {
         if force == Force::No && in_flight > 0 {
             return Err(MemberError::Busy { address, in_flight });
         }
-        let last = self.look_at(&backend, self.shared.now());
+        let last = self.backend_status(&backend, self.shared.now());
         decisions
             .added
             .retain(|added| added.target != backend.target);

@@ -1,9 +1,12 @@
 //! Validated settings of `edgeway scale`. The gateway itself starts nothing: the command reads
 //! these settings and does.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{members::Source, target::Target};
 use crate::{
@@ -20,14 +23,14 @@ const CODE: &str = "edgeway::upstream::bad_scale";
 const PORT: &str = "{port}";
 
 /// Settings for starting the apps of an upstream: one unit for each port.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scale {
     /// Name of the unit, with `{port}` in it.
     pub unit: String,
     pub first_port: u16,
     pub last_port: u16,
     /// `system` or `user`.
-    pub manager: &'static str,
+    pub manager: Cow<'static, str>,
     pub address: IpAddr,
 }
 
@@ -50,7 +53,8 @@ impl Scale {
             manager: match written.manager {
                 ScaleManager::System => "system",
                 ScaleManager::User => "user",
-            },
+            }
+            .into(),
             address: address?,
         };
         scale.check_backends(config, sources, cx).then_some(scale)

@@ -262,7 +262,7 @@ async fn a_command_that_ends_with_us_is_no_broken_build() {
 #[test]
 fn who_is_drained_already_is_left_alone() {
     let gateway = FakeGateway::new(&THREE);
-    gateway.with(THREE[1], |backend| "drained".clone_into(&mut backend.state));
+    gateway.with(THREE[1], |backend| backend.state = "drained".into());
     let upstream = gateway.state.borrow().upstream.clone();
     let plan = Plan::make(&options(&[]), &upstream).unwrap();
     let names: Vec<_> = plan.steps.iter().map(|step| &*step.name.address).collect();

@@ -203,7 +203,7 @@ async fn a_killed_backend_is_back_within_seconds_of_its_restart() {
         });
     }
     let snapshot = upstream.snapshot();
-    assert_eq!(snapshot.backends[0].ejected_because, Some("refused"));
+    assert_eq!(snapshot.backends[0].ejected_because, Some("refused".into()));
     let listener = TcpListener::bind(address).await.unwrap();
     let back = until(&upstream, "healthy").await;
     assert!(back < Duration::from_secs(4), "{back:?} of 60 s");

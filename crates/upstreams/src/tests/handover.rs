@@ -1,12 +1,12 @@
 //! A successor process continues from the state of the previous one.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use http::HeaderValue;
 use serde_json::{Map, Value, json};
 
 use super::{Bench, FINE, Outcome, serve, take};
-use crate::{BackendSnapshot, Force, NewMember, Upstream};
+use crate::{BackendStatus, Force, NewMember, Upstream};
 
 const YAML: &str = "{ balance: round_robin, slow_start: 60s, \
     eject: { errors: 3, for: 10s }, health: { interval: 5s }, \
@@ -21,7 +21,7 @@ fn successor(old: &Bench) -> Bench {
     new
 }
 
-fn snapshot(upstream: &Upstream, address: &str) -> BackendSnapshot {
+fn snapshot(upstream: &Upstream, address: &str) -> BackendStatus {
     let mut all = upstream.snapshot().backends.into_iter();
     all.find(|b| b.address == address).expect("it is there")
 }
@@ -77,17 +77,20 @@ fn health_ejections_drains_and_members_are_handed_over() {
     let old = eventful(&old_bench);
     let new_bench = successor(&old_bench);
     let new = new_bench.upstream(YAML);
-    let states = |upstream: &Upstream| -> Vec<(String, &'static str, u16)> {
+    let states = |upstream: &Upstream| -> Vec<(String, Cow<'static, str>, u64)> {
         let all = upstream.snapshot().backends.into_iter();
         all.map(|b| (b.address, b.state, b.weight)).collect()
     };
     assert_eq!(states(&new), states(&old));
-    let words: Vec<_> = states(&new).iter().map(|(_, state, _)| *state).collect();
+    let words: Vec<_> = states(&new)
+        .iter()
+        .map(|(_, state, _)| state.clone())
+        .collect();
     assert_eq!(words, ["ejected", "drained", "down", "healthy", "healthy"]);
 
     let (before, after) = (snapshot(&old, "10.0.0.1:80"), snapshot(&new, "10.0.0.1:80"));
     assert_eq!(after.ejected_for, before.ejected_for);
-    assert_eq!(after.ejected_because, Some("refused"));
+    assert_eq!(after.ejected_because, Some("refused".into()));
     let (before, after) = (snapshot(&old, "10.0.0.4:80"), snapshot(&new, "10.0.0.4:80"));
     assert!(before.ewma_ms.is_some());
     assert_eq!(after.ewma_ms, before.ewma_ms);
@@ -189,7 +192,7 @@ fn what_another_version_tells_is_read_as_far_as_it_goes() {
         .snapshot()
         .backends
         .iter()
-        .map(|b| b.state)
+        .map(|b| b.state.clone())
         .collect();
     assert_eq!(words, ["ejected", "drained", "healthy", "healthy"]);
     assert_eq!(upstream.shared.live.resolved().len(), 1);

@@ -273,11 +273,11 @@ fn errors_eject_half_at_most() {
     let bench = Bench::new();
     let upstream = bench.upstream(&format!("{{ balance: round_robin, backends: {FOUR} }}"));
     serve(&upstream, 400, |_| Outcome::Status(503));
-    let states: Vec<&str> = upstream
+    let states: Vec<_> = upstream
         .snapshot()
         .backends
         .iter()
-        .map(|b| b.state)
+        .map(|b| b.state.clone())
         .collect();
     assert_eq!(
         states.iter().filter(|s| **s == "ejected").count(),

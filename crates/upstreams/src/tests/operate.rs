@@ -1,6 +1,6 @@
 //! Operations at run time: drained backends, and members that are added and removed.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use super::{
     Bench, FINE, FOUR, Outcome, Unavailable, acquire, acquire_beside, address, head, serve, settle,
@@ -16,10 +16,10 @@ fn new(address: &str) -> NewMember {
     }
 }
 
-fn state(upstream: &Upstream, address: &str) -> &'static str {
+fn state(upstream: &Upstream, address: &str) -> Cow<'static, str> {
     let snapshot = upstream.snapshot();
     let found = snapshot.backends.iter().find(|b| b.address == address);
-    found.map_or("gone", |backend| backend.state)
+    found.map_or("gone".into(), |backend| backend.state.clone())
 }
 
 fn addresses(upstream: &Upstream) -> Vec<String> {
@@ -97,7 +97,7 @@ fn what_is_under_way_finishes_and_the_state_says_when() {
     let lease = take(&upstream, &[]).unwrap();
     let drained = address(&lease);
     let told = upstream.drain(&drained, Force::No).unwrap();
-    assert_eq!((told.state, told.in_flight), ("draining", 1));
+    assert_eq!((&*told.state, told.in_flight), ("draining", 1));
     assert!(told.healthy, "it is not ill");
     upstream.publish();
     let text = String::from_utf8(bench.metrics.text()).unwrap();
@@ -260,7 +260,7 @@ fn drains_and_members_outlive_reloads() {
     let states: Vec<_> = list.iter().map(|address| state(&new, address)).collect();
     assert_eq!(states, ["drained", "healthy", "drained", "healthy"]);
     let snapshot = new.snapshot();
-    let origins: Vec<_> = snapshot.backends.iter().map(|b| b.origin).collect();
+    let origins: Vec<_> = snapshot.backends.iter().map(|b| b.origin.clone()).collect();
     assert_eq!(origins, ["file", "file", "added", "added"]);
     assert_eq!(snapshot.backends[3].weight, 3);
 }
@@ -270,7 +270,7 @@ fn members_come_and_go() {
     let bench = Bench::new();
     let upstream = bench.upstream("{ backends: [10.0.0.1:80] }");
     let told = upstream.add_member(&new("10.0.0.2:80")).unwrap();
-    assert_eq!((told.state, told.origin), ("healthy", "added"));
+    assert_eq!((&*told.state, &*told.origin), ("healthy", "added"));
     assert_eq!(serve(&upstream, 10, |_| FINE).len(), 2);
     let refused = upstream.add_member(&new("10.0.0.2:80")).unwrap_err();
     assert_eq!(refused.reason(), "backend_exists");
@@ -294,7 +294,7 @@ fn members_come_and_go() {
 
     // Added again while its last request still goes on: the same backend, not drained.
     let told = upstream.add_member(&new("10.0.0.2:80")).unwrap();
-    assert_eq!((told.state, told.in_flight), ("healthy", 1));
+    assert_eq!((&*told.state, told.in_flight), ("healthy", 1));
     lease.finish(FINE);
     assert_eq!(upstream.backends()[1].in_flight(), 0);
 }

@@ -1,65 +1,72 @@
-//! Snapshot of an upstream for status pages and `/metrics`: plain data of one moment.
+//! Status of an upstream for the admin API and `/metrics`: plain data of one moment.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Scale, Upstream, backend::Backend};
 use crate::base::units::millis;
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct UpstreamSnapshot {
+/// Status of an upstream at one moment: what the admin API sends and the command line reads.
+///
+/// A field that the sender does not know has its default, so that releases understand each other.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UpstreamStatus {
     pub name: String,
     pub balance: String,
     /// Protocol: `http1` or `h2`.
-    pub protocol: &'static str,
+    pub protocol: Cow<'static, str>,
     /// Name in the backends' certificates, if the upstream uses TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<String>,
-    pub backends: Vec<BackendSnapshot>,
+    pub backends: Vec<BackendStatus>,
     /// Settings by which `edgeway scale` starts and stops the apps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scale: Option<Scale>,
-    /// Requests that wait for a place.
-    pub queue: u32,
+    /// Requests that wait for a permit.
+    pub queue: u64,
     /// True if all backends are out of rotation, so that all are used.
     pub panic: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct BackendSnapshot {
+/// Status of a backend.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BackendStatus {
     pub address: String,
-    pub weight: u16,
+    pub weight: u64,
     /// State: `healthy`, `slow_start`, `ejected` or `down`; `draining` or `drained` while it gets
     /// no new requests.
-    pub state: &'static str,
-    pub in_flight: u32,
-    /// Source: `file`, `dns` or `added`.
-    pub origin: &'static str,
+    pub state: Cow<'static, str>,
     /// Result of active checks; true without checks.
     pub healthy: bool,
+    /// Source: `file`, `dns` or `added`.
+    pub origin: Cow<'static, str>,
+    pub in_flight: u64,
+    /// Attempts that ended.
+    pub requests: u64,
+    pub failures: u64,
+    /// Average time to first byte, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ewma_ms: Option<f64>,
+    /// Part of the full share during slow start, 0.1 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<f64>,
     /// Time until the ejection ends, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ejected_for: Option<f64>,
     /// Cause of the ejection: `refused` or `errors`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub ejected_because: Option<&'static str>,
-    /// Part of the full share during slow start, 0.1 to 1.
+    pub ejected_because: Option<Cow<'static, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub slow_start: Option<f64>,
-    /// Average time to first byte, in milliseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ewma_ms: Option<f64>,
-    /// Attempts that ended.
-    pub requests: u64,
-    pub failures: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub probe: Option<ProbeSnapshot>,
+    pub probe: Option<ProbeStatus>,
 }
 
-/// Last check of a backend.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct ProbeSnapshot {
+/// Last active check of a backend.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProbeStatus {
     pub passed: bool,
     /// Result as text, such as `200`, `degraded`, `connection refused`.
     pub text: String,
@@ -74,19 +81,33 @@ pub struct ProbeSnapshot {
     pub running: bool,
 }
 
+impl BackendStatus {
+    /// Adds requests in flight in other processes of this gateway.
+    pub fn add_in_flight(&mut self, more: u64) {
+        self.in_flight += more;
+        if more > 0 && self.state == "drained" {
+            self.state = "draining".into();
+        }
+    }
+}
+
 impl Upstream {
     /// Returns the present state.
-    pub fn snapshot(&self) -> UpstreamSnapshot {
+    pub fn snapshot(&self) -> UpstreamStatus {
         let now = self.shared.now();
         let members = self.members.load();
-        UpstreamSnapshot {
+        UpstreamStatus {
             name: self.name.to_string(),
             balance: self.balance.name(),
-            protocol: self.protocol().as_str(),
+            protocol: self.protocol().as_str().into(),
             tls: self.tls_name().map(str::to_owned),
-            backends: members.list.iter().map(|b| self.look_at(b, now)).collect(),
+            backends: members
+                .list
+                .iter()
+                .map(|b| self.backend_status(b, now))
+                .collect(),
             scale: self.scale.clone(),
-            queue: self.shared.live.queue.len(),
+            queue: self.shared.live.queue.len().into(),
             panic: self.shared.live.in_panic(),
         }
     }
@@ -108,7 +129,7 @@ impl Upstream {
         }
     }
 
-    pub(super) fn look_at(&self, backend: &Backend, now: u64) -> BackendSnapshot {
+    pub(super) fn backend_status(&self, backend: &Backend, now: u64) -> BackendStatus {
         let state = &backend.state;
         let is_up = state.is_up(now);
         let healthy = state.is_healthy();
@@ -117,9 +138,9 @@ impl Upstream {
         let is_slow = is_up && share < 1.0;
         let in_flight = state.in_flight();
         let probes = state.probes.lock().clone();
-        BackendSnapshot {
+        BackendStatus {
             address: state.address.to_string(),
-            weight: backend.weight,
+            weight: backend.weight.into(),
             state: match (healthy, ejected_until, is_slow) {
                 _ if state.is_drained() && in_flight > 0 => "draining",
                 _ if state.is_drained() => "drained",
@@ -127,19 +148,20 @@ impl Upstream {
                 (true, Some(_), _) => "ejected",
                 (true, None, true) => "slow_start",
                 (true, None, false) => "healthy",
-            },
-            in_flight,
-            origin: backend.origin.as_str(),
+            }
+            .into(),
+            in_flight: in_flight.into(),
+            origin: backend.origin.as_str().into(),
             healthy,
             ejected_for: ejected_until.map(|until| seconds(until - now)),
             ejected_because: ejected_until
                 .and_then(|_| state.ejection.lock().cause())
-                .map(super::eject::Cause::as_str),
+                .map(|cause| cause.as_str().into()),
             slow_start: is_slow.then_some(share),
             ewma_ms: state.latency.average().map(millis),
             requests: backend.metrics.requests(),
             failures: backend.metrics.failures(),
-            probe: probes.last.map(|probe| ProbeSnapshot {
+            probe: probes.last.map(|probe| ProbeStatus {
                 passed: probe.passed,
                 text: probe.text,
                 took_ms: millis(probe.took),
