@@ -15,7 +15,7 @@ use crate::{
     chain::CompileContext,
     config::tree::{
         Spanned,
-        short::{self, Short, read_short},
+        short::{self, Short, reads_short},
     },
 };
 
@@ -86,11 +86,7 @@ impl Short for RotateConfig {
     }
 }
 
-impl<'de> Deserialize<'de> for RotateConfig {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        read_short(d)
-    }
-}
+reads_short!(RotateConfig);
 
 impl Serialize for RotateConfig {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {

@@ -1,13 +1,13 @@
 //! Configuration of `body_limit` as written, and its compilation.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::BodyLimit;
 use crate::{
     base::units::{ByteSize, UnitError},
     chain::CompileContext,
-    config::tree::short::{self, Short, read_short},
+    config::tree::short::{self, Short, reads_short, writes_mapping},
 };
 
 /// Maximum size of a request body: a size, or a mapping.
@@ -52,17 +52,8 @@ impl Short for BodyLimitConfig {
     }
 }
 
-impl<'de> Deserialize<'de> for BodyLimitConfig {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        read_short(d)
-    }
-}
-
-impl Serialize for BodyLimitConfig {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        Self::serialize(self, s)
-    }
-}
+reads_short!(BodyLimitConfig);
+writes_mapping!(BodyLimitConfig);
 
 impl BodyLimitConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<BodyLimit> {

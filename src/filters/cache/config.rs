@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
     base::units::{ByteSize, Percent, Rate, Span},
@@ -17,7 +17,7 @@ use crate::{
     chain::CompileContext,
     config::tree::{
         Spanned,
-        short::{self, Short, read_short},
+        short::{self, Short, reads_short, writes_mapping},
     },
     limits::{gcra::Quota, key::KeyItem, memory::BucketTable},
 };
@@ -205,17 +205,8 @@ impl Short for ClientDirectivesConfig {
     }
 }
 
-impl<'de> Deserialize<'de> for ClientDirectivesConfig {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        read_short(d)
-    }
-}
-
-impl Serialize for ClientDirectivesConfig {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        Self::serialize(self, s)
-    }
-}
+reads_short!(ClientDirectivesConfig);
+writes_mapping!(ClientDirectivesConfig);
 
 impl Default for RouteCacheConfig {
     fn default() -> Self {
@@ -254,17 +245,8 @@ impl Short for RouteCacheConfig {
     }
 }
 
-impl<'de> Deserialize<'de> for RouteCacheConfig {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        read_short(d)
-    }
-}
-
-impl Serialize for RouteCacheConfig {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        Self::serialize(self, s)
-    }
-}
+reads_short!(RouteCacheConfig);
+writes_mapping!(RouteCacheConfig);
 
 impl RouteCacheConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<RouteCachePolicy> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{
     Compression, CompressionRules, Offer,
@@ -16,7 +16,7 @@ use crate::{
         diagnostic::closest,
         tree::{
             Spanned,
-            short::{self, Short, read_short},
+            short::{self, Short, reads_short, writes_mapping},
         },
     },
 };
@@ -103,17 +103,8 @@ impl Short for CompressionConfig {
     }
 }
 
-impl<'de> Deserialize<'de> for CompressionConfig {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        read_short(d)
-    }
-}
-
-impl Serialize for CompressionConfig {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        Self::serialize(self, s)
-    }
-}
+reads_short!(CompressionConfig);
+writes_mapping!(CompressionConfig);
 
 impl CompressionConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Compression> {

@@ -1,7 +1,7 @@
 //! Configuration of `csrf` as written, and its compilation.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Csrf;
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     chain::CompileContext,
     config::tree::{
         Spanned,
-        short::{self, Short, read_short},
+        short::{self, Short, reads_short, writes_mapping},
     },
 };
 
@@ -38,17 +38,8 @@ impl Short for CsrfConfig {
     }
 }
 
-impl<'de> Deserialize<'de> for CsrfConfig {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        read_short(d)
-    }
-}
-
-impl Serialize for CsrfConfig {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        Self::serialize(self, s)
-    }
-}
+reads_short!(CsrfConfig);
+writes_mapping!(CsrfConfig);
 
 impl CsrfConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Csrf> {

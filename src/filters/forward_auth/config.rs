@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use http::{HeaderName, Uri};
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Cache, ForwardAuth, gate::Gates};
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     chain::{AuthMetrics, CompileContext},
     config::tree::{
         Spanned,
-        short::{self, Short, read_short},
+        short::{self, Short, reads_short, writes_mapping},
     },
 };
 
@@ -113,17 +113,8 @@ impl Short for ForwardAuthConfig {
     }
 }
 
-impl<'de> Deserialize<'de> for ForwardAuthConfig {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        read_short(d)
-    }
-}
-
-impl Serialize for ForwardAuthConfig {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        Self::serialize(self, s)
-    }
-}
+reads_short!(ForwardAuthConfig);
+writes_mapping!(ForwardAuthConfig);
 
 impl ForwardAuthConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<ForwardAuth> {

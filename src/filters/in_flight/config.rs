@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use schemars::{JsonSchema, Schema};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 
 use super::{InFlight, PerKey, counts::Counts};
@@ -11,7 +11,7 @@ use crate::{
     chain::CompileContext,
     config::tree::{
         Spanned,
-        short::{self, Short, read_short},
+        short::{self, Short, reads_short, writes_mapping},
     },
     limits::key::KeyList,
 };
@@ -55,17 +55,8 @@ impl Short for RouteInFlightConfig {
     }
 }
 
-impl<'de> Deserialize<'de> for RouteInFlightConfig {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        read_short(d)
-    }
-}
-
-impl Serialize for RouteInFlightConfig {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        Self::serialize(self, s)
-    }
-}
+reads_short!(RouteInFlightConfig);
+writes_mapping!(RouteInFlightConfig);
 
 impl RouteInFlightConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<InFlight> {

@@ -12,7 +12,7 @@ use crate::{
         diagnostic::{Place, suggest},
         tree::{
             OneOrMany, Spanned,
-            short::{self, Short, read_short},
+            short::{self, Short, reads_short},
         },
     },
     limits::limit::{Limit, Limits},
@@ -60,11 +60,7 @@ impl Short for UseConfig {
     }
 }
 
-impl<'de> Deserialize<'de> for UseConfig {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        read_short(d)
-    }
-}
+reads_short!(UseConfig);
 
 impl Serialize for UseConfig {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {

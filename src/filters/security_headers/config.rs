@@ -13,7 +13,7 @@ use crate::{
     chain::CompileContext,
     config::tree::{
         Spanned,
-        short::{self, Short, read_short},
+        short::{self, Short, reads_short},
     },
 };
 
@@ -313,11 +313,7 @@ impl Short for SecurityHeadersConfig {
     }
 }
 
-impl<'de> Deserialize<'de> for SecurityHeadersConfig {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        read_short(d)
-    }
-}
+reads_short!(SecurityHeadersConfig);
 
 impl Serialize for SecurityHeadersConfig {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
@@ -352,11 +348,7 @@ impl Short for Hsts {
     }
 }
 
-impl<'de> Deserialize<'de> for Hsts {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        read_short(d)
-    }
-}
+reads_short!(Hsts);
 
 impl Serialize for Hsts {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::unplaced;
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     },
     tree::{
         Spanned,
-        short::{self, Short, read_short},
+        short::{self, Short, reads_short, writes_mapping},
     },
 };
 
@@ -190,14 +190,5 @@ impl Short for SharedConfig {
     }
 }
 
-impl<'de> Deserialize<'de> for SharedConfig {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        read_short(d)
-    }
-}
-
-impl Serialize for SharedConfig {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        Self::serialize(self, s)
-    }
-}
+reads_short!(SharedConfig);
+writes_mapping!(SharedConfig);

@@ -12,7 +12,7 @@ use crate::{
     },
     tree::{
         OneOrMany, Spanned,
-        short::{self, Short, read_short},
+        short::{self, Short, reads_short, writes_mapping},
     },
 };
 
@@ -194,17 +194,8 @@ impl Short for RedisConfig {
     }
 }
 
-impl<'de> Deserialize<'de> for RedisConfig {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        read_short(d)
-    }
-}
-
-impl Serialize for RedisConfig {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        Self::serialize(self, s)
-    }
-}
+reads_short!(RedisConfig);
+writes_mapping!(RedisConfig);
 
 impl Short for RedisTlsConfig {
     const WHAT: &'static str = "`true`, `false` or a mapping such as `{ ca: ca.pem }`";
@@ -221,17 +212,8 @@ impl Short for RedisTlsConfig {
     }
 }
 
-impl<'de> Deserialize<'de> for RedisTlsConfig {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        read_short(d)
-    }
-}
-
-impl Serialize for RedisTlsConfig {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        Self::serialize(self, s)
-    }
-}
+reads_short!(RedisTlsConfig);
+writes_mapping!(RedisTlsConfig);
 
 #[cfg(test)]
 mod tests {

@@ -14,31 +14,9 @@ use super::{
     Spanned, StatusSet, UpstreamTlsConfig, WatchConfig, WebsocketConfig, route::RedirectMapping,
     upstream::BackendMapping,
 };
-use crate::tree::short::{self, Short, read_short};
+use crate::tree::short::{self, Short, reads_short, writes_mapping};
 
 const REDIRECT_STATUSES: [u16; 5] = [301, 302, 303, 307, 308];
-
-/// Implements reading with [`Short`]; writing uses the derived implementation.
-macro_rules! reads_short {
-    ($($type:ty),*) => {$(
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-                read_short(d)
-            }
-        }
-    )*};
-}
-
-macro_rules! writes_derived {
-    ($($type:ty),*) => {$(
-        impl Serialize for $type {
-            fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-                // Calls the inherent method that `#[serde(remote = "Self")]` generated.
-                Self::serialize(self, s)
-            }
-        }
-    )*};
-}
 
 reads_short!(
     BackendConfig,
@@ -50,7 +28,7 @@ reads_short!(
     WatchConfig,
     WebsocketConfig
 );
-writes_derived!(
+writes_mapping!(
     HealthConfig,
     InFlightConfig,
     RespondConfig,

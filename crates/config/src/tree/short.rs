@@ -1,7 +1,7 @@
 //! Values with a short form: a word, a number or a list instead of a mapping.
 //!
 //! A type derives the reading of its mapping with `#[serde(remote = "Self")]`, which leaves
-//! `Deserialize` itself to be implemented with [`read_short`].
+//! `Deserialize` itself to [`reads_short`], and `Serialize` to [`writes_mapping`].
 //!
 //! ```text
 //! #[derive(Deserialize, JsonSchema)]
@@ -15,9 +15,7 @@
 //!     fn flag(flag: bool) -> Option<Result<Self, String>> { … }
 //! }
 //!
-//! impl<'de> Deserialize<'de> for ThingConfig {
-//!     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> { read_short(d) }
-//! }
+//! reads_short!(ThingConfig);
 //! ```
 
 use std::{fmt, marker::PhantomData};
@@ -30,6 +28,33 @@ use serde::{
 use serde_json::{Value, json};
 
 use super::Spanned;
+
+/// Implements `Deserialize` for types with a short form, by [`Short`].
+#[macro_export]
+macro_rules! reads_short {
+    ($($type:ty),* $(,)?) => {$(
+        impl<'de> ::serde::Deserialize<'de> for $type {
+            fn deserialize<D: ::serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                $crate::tree::short::read_short(d)
+            }
+        }
+    )*};
+}
+
+/// Implements `Serialize` for types with a short form: they are written as mappings.
+#[macro_export]
+macro_rules! writes_mapping {
+    ($($type:ty),* $(,)?) => {$(
+        impl ::serde::Serialize for $type {
+            fn serialize<S: ::serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                // Calls the inherent method that `#[serde(remote = "Self")]` generated.
+                Self::serialize(self, s)
+            }
+        }
+    )*};
+}
+
+pub use crate::{reads_short, writes_mapping};
 
 /// A type that is written as a mapping, or in a short form.
 ///

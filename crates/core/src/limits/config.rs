@@ -17,7 +17,7 @@ use crate::{
     chain::Class,
     config::tree::{
         OneOrMany, Spanned,
-        short::{self, Short, read_short},
+        short::{self, Short, reads_short, writes_mapping},
     },
 };
 
@@ -175,17 +175,8 @@ impl Short for LimitConfig {
     }
 }
 
-impl<'de> Deserialize<'de> for LimitConfig {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        read_short(d)
-    }
-}
-
-impl Serialize for LimitConfig {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        Self::serialize(self, s)
-    }
-}
+reads_short!(LimitConfig);
+writes_mapping!(LimitConfig);
 
 impl Short for TierConfig {
     const WHAT: &'static str = "a rate such as `10/s`, or a mapping with `rate`";
@@ -200,17 +191,8 @@ impl Short for TierConfig {
     }
 }
 
-impl<'de> Deserialize<'de> for TierConfig {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        read_short(d)
-    }
-}
-
-impl Serialize for TierConfig {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        Self::serialize(self, s)
-    }
-}
+reads_short!(TierConfig);
+writes_mapping!(TierConfig);
 
 impl ClassName {
     pub(super) fn class(self) -> Class {

@@ -8,7 +8,7 @@ use std::{
 
 use http::Uri;
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
     base::{fetch::Fetch, loopback::is_loopback_host, units::Span},
@@ -17,7 +17,7 @@ use crate::{
         diagnostic::Place,
         tree::{
             Spanned,
-            short::{self, Short, read_short},
+            short::{self, Short, reads_short, writes_mapping},
         },
     },
     filters::jwt::{
@@ -81,17 +81,8 @@ impl Short for JwksConfig {
     }
 }
 
-impl<'de> Deserialize<'de> for JwksConfig {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        read_short(d)
-    }
-}
-
-impl Serialize for JwksConfig {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        Self::serialize(self, s)
-    }
-}
+reads_short!(JwksConfig);
+writes_mapping!(JwksConfig);
 
 impl JwksConfig {
     pub(super) fn compile(&self, place: Place, cx: &mut CompileContext<'_>) -> Option<Keys> {

@@ -8,7 +8,7 @@ use crate::{
     chain::CompileContext,
     config::tree::{
         Spanned,
-        short::{self, Short, read_short},
+        short::{self, Short, reads_short},
     },
     filters::jwt::keys::{self, Key},
 };
@@ -43,11 +43,7 @@ impl Short for KeyConfig {
     }
 }
 
-impl<'de> Deserialize<'de> for KeyConfig {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        read_short(d)
-    }
-}
+reads_short!(KeyConfig);
 
 impl Serialize for KeyConfig {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {

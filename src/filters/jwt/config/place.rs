@@ -9,7 +9,7 @@ use crate::{
     chain::CompileContext,
     config::{
         diagnostic::Place,
-        tree::short::{self, Short, read_short},
+        tree::short::{self, Short, reads_short},
     },
     filters::jwt::source::TokenSource,
 };
@@ -57,11 +57,7 @@ impl Short for SourceConfig {
     }
 }
 
-impl<'de> Deserialize<'de> for SourceConfig {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        read_short(d)
-    }
-}
+reads_short!(SourceConfig);
 
 impl Serialize for SourceConfig {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
