@@ -3,14 +3,10 @@
 use std::{fmt, io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
-use http::{Method, Request, header};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http::{Method, Request, Response, StatusCode, header};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
     time::timeout,
 };
@@ -20,7 +16,10 @@ use super::{
     actions::{ActionError, SUCCEEDED, TOKEN_MISSING},
 };
 use crate::{
-    base::{error, secret::Secret},
+    base::{
+        fetch::{self, FetchError},
+        secret::Secret,
+    },
     cache::purge::Receipt,
 };
 
@@ -180,7 +179,7 @@ impl Client {
                     continue;
                 }
                 Ok(Err(error)) => Err(error),
-                Ok(Ok((status, body))) => read(target, status, &body),
+                Ok(Ok(response)) => read(target, response.status(), response.body()),
             };
             match answer {
                 // The action was not done, because an upgrade came first.
@@ -213,8 +212,8 @@ fn request(
     method: &Method,
     path: &str,
     body: Option<&Bytes>,
-) -> Request<Full<Bytes>> {
-    let mut request = Request::new(Full::new(body.cloned().unwrap_or_default()));
+) -> Request<Bytes> {
+    let mut request = Request::new(body.cloned().unwrap_or_default());
     *request.method_mut() = method.clone();
     *request.uri_mut() = path.parse().expect("paths of ours");
     let headers = request.headers_mut();
@@ -237,70 +236,42 @@ fn request(
     request
 }
 
-type AdminResponse = (u16, Bytes);
-
-async fn ask(target: &Target, request: Request<Full<Bytes>>) -> Result<AdminResponse, ClientError> {
+async fn ask(target: &Target, request: Request<Bytes>) -> Result<Response<Bytes>, ClientError> {
     let connected = |source| ClientError::Connect {
         target: target.clone(),
         source,
     };
-    match target {
+    let response = match target {
         Target::Socket(socket) => {
             let stream = UnixStream::connect(socket).await.map_err(connected)?;
-            exchange(target, stream, request).await
+            fetch::exchange(stream, request, MAX_RESPONSE_LEN).await
         }
         Target::Address(address) => {
             let stream = TcpStream::connect(address).await.map_err(connected)?;
-            exchange(target, stream, request).await
-        }
-    }
-}
-
-async fn exchange(
-    target: &Target,
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    request: Request<Full<Bytes>>,
-) -> Result<AdminResponse, ClientError> {
-    let failed = |error: hyper::Error| {
-        if error.is_parse() {
-            return ClientError::Stranger {
-                target: target.clone(),
-            };
-        }
-        ClientError::Answer {
-            target: target.clone(),
-            why: error::chain(&error),
+            fetch::exchange(stream, request, MAX_RESPONSE_LEN).await
         }
     };
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(failed)?;
-    let answer = async {
-        let answer = sender.send_request(request).await.map_err(failed)?;
-        let status = answer.status().as_u16();
-        let body = Limited::new(answer.into_body(), MAX_RESPONSE_LEN);
-        let body = body.collect().await.map_err(|why| ClientError::Answer {
+    response.map_err(|error| match error {
+        FetchError::Http(error) if error.is_parse() => ClientError::Stranger {
             target: target.clone(),
-            why: why.to_string(),
-        })?;
-        Ok((status, body.to_bytes()))
-    };
-    // The connection transfers the response's bytes, and ends no later.
-    tokio::pin!(connection);
-    tokio::pin!(answer);
-    tokio::select! {
-        biased;
-        answer = &mut answer => answer,
-        _ = &mut connection => answer.await,
-    }
+        },
+        error => ClientError::Answer {
+            target: target.clone(),
+            why: error.to_string(),
+        },
+    })
 }
 
 /// Parses the response into data, or into the refusal that it is.
-fn read<T: DeserializeOwned>(target: &Target, status: u16, body: &[u8]) -> Result<T, ClientError> {
+fn read<T: DeserializeOwned>(
+    target: &Target,
+    status: StatusCode,
+    body: &[u8],
+) -> Result<T, ClientError> {
     let stranger = || ClientError::Stranger {
         target: target.clone(),
     };
-    if (200..300).contains(&status) {
+    if status.is_success() {
         return serde_json::from_slice(body).map_err(|_| stranger());
     }
     let mut body: Value = serde_json::from_slice(body).map_err(|_| stranger())?;

@@ -1,9 +1,17 @@
-//! A small HTTP client for the gateway's own requests: key sets, authorization checks.
+//! The HTTP client for the gateway's own requests: key sets, authorization checks, the CA, the
+//! admin API, warming.
 //!
 //! A deadline covers the whole exchange, the response has a size limit, and redirects are not
-//! followed. Connections are kept alive between exchanges. HTTPS certificates are always verified.
+//! followed. Connections are kept alive between exchanges. HTTPS certificates are always verified,
+//! unless the caller brings a TLS configuration that does not.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, Uri, header};
@@ -20,6 +28,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::timeout,
 };
+use tower_service::Service;
 
 const USER_AGENT: HeaderValue =
     HeaderValue::from_static(concat!("edgeway/", env!("CARGO_PKG_VERSION")));
@@ -36,7 +45,7 @@ pub enum FetchError {
     Late(Duration),
     #[error("the response is larger than {0} bytes")]
     TooLong(usize),
-    #[error("{}", crate::error::chain(.0))]
+    #[error("{}", legacy_message(.0))]
     Exchange(#[from] legacy::Error),
     #[error("incomplete response: {0}")]
     Broken(String),
@@ -44,6 +53,16 @@ pub enum FetchError {
     Connect(#[from] std::io::Error),
     #[error("{}", crate::error::chain(.0))]
     Http(#[from] hyper::Error),
+}
+
+/// Message for a failed exchange; the client's own text names itself before the cause.
+fn legacy_message(error: &legacy::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) if error.is_connect() => {
+            format!("cannot connect: {}", crate::error::chain(cause))
+        }
+        _ => crate::error::chain(error),
+    }
 }
 
 /// CA certificates that server certificates are verified against.
@@ -67,26 +86,78 @@ pub struct TrustError {
     pub is_file: bool,
 }
 
+/// Schemes of the URLs that a client accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Schemes {
+    HttpsOnly,
+    HttpAndHttps,
+}
+
+/// Connector that opens connections to the URL's host, or to one address for every host.
+#[derive(Clone, Debug)]
+struct Connector {
+    http: HttpConnector,
+    /// URL of the address to connect to.
+    to: Option<Uri>,
+}
+
+impl Connector {
+    fn new(to: Option<SocketAddr>) -> Self {
+        let mut http = HttpConnector::new();
+        // TLS is added above.
+        http.enforce_http(false);
+        let to = to.map(|address| {
+            let url = format!("http://{address}/");
+            url.parse().expect("an address is an authority")
+        });
+        Self { http, to }
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = <HttpConnector as Service<Uri>>::Response;
+    type Error = <HttpConnector as Service<Uri>>::Error;
+    type Future = <HttpConnector as Service<Uri>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.http.poll_ready(cx)
+    }
+
+    fn call(&mut self, url: Uri) -> Self::Future {
+        self.http.call(self.to.clone().unwrap_or(url))
+    }
+}
+
 /// An HTTP client. Clones share its connections.
 #[derive(Clone, Debug)]
-pub struct Fetch(legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
+pub struct Fetch(legacy::Client<HttpsConnector<Connector>, Full<Bytes>>);
 
 impl Fetch {
     /// Creates a client; reads the system's CA certificates if `trust` names them.
     pub fn new(trust: &Trust) -> Result<Self, rustls::Error> {
-        let builder = HttpsConnectorBuilder::new().with_tls_config(tls(trust)?);
-        let builder = match trust {
-            Trust::Plain => builder.https_or_http(),
-            Trust::System | Trust::Roots(_) => builder.https_only(),
+        let schemes = match trust {
+            Trust::Plain => Schemes::HttpAndHttps,
+            Trust::System | Trust::Roots(_) => Schemes::HttpsOnly,
         };
-        let connector = builder.enable_http1().enable_http2().build();
-        Ok(Self(
+        Ok(Self::with_tls(tls(trust)?, schemes, None))
+    }
+
+    /// Creates a client with a TLS configuration, which connects to `to` for every host if given.
+    pub fn with_tls(config: ClientConfig, schemes: Schemes, to: Option<SocketAddr>) -> Self {
+        let builder = HttpsConnectorBuilder::new().with_tls_config(config);
+        let builder = match schemes {
+            Schemes::HttpAndHttps => builder.https_or_http(),
+            Schemes::HttpsOnly => builder.https_only(),
+        };
+        let builder = builder.enable_http1().enable_http2();
+        let connector = builder.wrap_connector(Connector::new(to));
+        Self(
             legacy::Client::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())
                 .pool_max_idle_per_host(IDLE_CONNECTIONS)
                 .pool_idle_timeout(IDLE)
                 .build(connector),
-        ))
+        )
     }
 
     /// Creates a client for `url` that trusts the CA certificates in the file `ca`, or else the
@@ -126,16 +197,44 @@ impl Fetch {
     /// Sends a request with a body, otherwise like [`Self::send`].
     pub async fn send_with_body(
         &self,
-        mut request: Request<Bytes>,
+        request: Request<Bytes>,
         deadline: Duration,
         longest: usize,
     ) -> Result<Response<Bytes>, FetchError> {
+        self.exchange(request, deadline, async |body| whole(body, longest).await)
+            .await
+    }
+
+    /// Sends a request without a body, reads the response to its end and returns the length of its
+    /// body instead of the body.
+    pub async fn measure(
+        &self,
+        request: Request<()>,
+        deadline: Duration,
+    ) -> Result<Response<u64>, FetchError> {
+        let request = request.map(|()| Bytes::new());
+        self.exchange(request, deadline, async |mut body| {
+            let mut length = 0;
+            while let Some(frame) = body.frame().await {
+                length += frame?.data_ref().map_or(0, |data| data.len() as u64);
+            }
+            Ok(length)
+        })
+        .await
+    }
+
+    async fn exchange<T>(
+        &self,
+        mut request: Request<Bytes>,
+        deadline: Duration,
+        read: impl AsyncFnOnce(Incoming) -> Result<T, FetchError>,
+    ) -> Result<Response<T>, FetchError> {
         let headers = request.headers_mut();
         headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
         let sent = self.0.request(request.map(Full::new));
         let exchange = async {
             let (parts, body) = sent.await?.into_parts();
-            Ok(Response::from_parts(parts, whole(body, longest).await?))
+            Ok(Response::from_parts(parts, read(body).await?))
         };
         let late = |_| FetchError::Late(deadline);
         timeout(deadline, exchange).await.map_err(late)?

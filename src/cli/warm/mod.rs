@@ -1,6 +1,6 @@
 //! `edgeway warm FILE`: fetches listed URLs, so that the first client finds them in the cache.
 
-mod link;
+mod fetch;
 mod list;
 mod trust;
 
@@ -11,7 +11,6 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
     time::Duration,
 };
 
@@ -20,12 +19,16 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use serde::Serialize;
 
 use self::{
-    link::{RequestSettings, WarmResponse, WorkerConnection},
+    fetch::{Fetcher, WarmResponse},
     list::Base,
 };
 use super::{out, progress::Progress};
 use crate::{
-    base::{clock::Clock, units::Span},
+    base::{
+        clock::Clock,
+        fetch::{Fetch, Schemes},
+        units::Span,
+    },
     edge::worker,
 };
 
@@ -128,9 +131,9 @@ fn try_run(options: &Options) -> Result<ExitCode, String> {
     }
     let mut headers: HeaderMap = options.headers.iter().cloned().collect();
     headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
-    let asker = RequestSettings {
-        to: options.to,
-        tls: Arc::new(trust::tls(options.ca.as_deref(), options.insecure)?),
+    let tls = trust::tls(options.ca.as_deref(), options.insecure)?;
+    let fetcher = Fetcher {
+        client: Fetch::with_tls(tls, Schemes::HttpAndHttps, options.to),
         headers,
         deadline: options.timeout.0,
     };
@@ -139,7 +142,7 @@ fn try_run(options: &Options) -> Result<ExitCode, String> {
     let runtime = worker::single().map_err(|error| format!("cannot start the runtime: {error}"))?;
     let summary = runtime.block_on(async {
         let round = SharedList::new(&urls, &options.encodings);
-        let workers = (0..options.concurrency).map(|_| round.work(&asker));
+        let workers = (0..options.concurrency).map(|_| round.work(&fetcher));
         let is_stopped = tokio::select! {
             _ = join_all(workers) => false,
             heard = tokio::signal::ctrl_c() => heard.is_ok(),
@@ -203,14 +206,13 @@ impl<'a> SharedList<'a> {
 
     /// Fetches the URLs one after the other, each with its encodings in order: the response that
     /// the gateway makes for the first may serve the others.
-    async fn work(&self, asker: &RequestSettings) {
-        let mut link = WorkerConnection::new(asker);
+    async fn work(&self, fetcher: &Fetcher) {
         while let Some(url) = self.urls.get(self.next.get()) {
             self.next.set(self.next.get() + 1);
             for encoding in self.encodings {
-                let answer = link.get(url, encoding).await;
-                let answer = answer.map_err(|error| error.to_string());
-                self.done.borrow_mut().note(url, encoding, answer);
+                let response = fetcher.get(url, encoding).await;
+                let response = response.map_err(|error| error.to_string());
+                self.done.borrow_mut().note(url, encoding, response);
             }
         }
     }
@@ -230,16 +232,16 @@ impl<'a> SharedList<'a> {
 }
 
 impl Done {
-    fn note(&mut self, url: &Uri, encoding: &HeaderValue, answer: Result<WarmResponse, String>) {
+    fn note(&mut self, url: &Uri, encoding: &HeaderValue, response: Result<WarmResponse, String>) {
         self.requests += 1;
         self.progress.step_done();
-        let why = match answer {
-            Ok(answer) => {
-                self.bytes += answer.bytes;
-                let result = answer.cache.unwrap_or_else(|| "none".to_owned());
+        let why = match response {
+            Ok(response) => {
+                self.bytes += response.bytes;
+                let result = response.cache.unwrap_or_else(|| "none".to_owned());
                 *self.results.entry(result).or_default() += 1;
                 // An error may be stored as well, but warming was not meant for it.
-                (answer.status >= 400).then(|| format!("status {}", answer.status))
+                (response.status >= 400).then(|| format!("status {}", response.status))
             }
             Err(why) => Some(why),
         };

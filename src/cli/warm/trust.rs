@@ -30,7 +30,6 @@ pub(super) fn tls(ca: Option<&Path>, is_insecure: bool) -> Result<ClientConfig, 
         let verifier = Arc::new(AcceptAnyCertificate(algorithms));
         config.dangerous().set_certificate_verifier(verifier);
     }
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }
 

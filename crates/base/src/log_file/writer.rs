@@ -202,7 +202,7 @@ impl WriterHandle {
     }
 }
 
-#[cfg(any(test, feature = "testkit"))]
+#[cfg(test)]
 impl WriterHandle {
     pub fn is_asleep(&self) -> bool {
         self.shared.is_asleep.load(Ordering::Relaxed)

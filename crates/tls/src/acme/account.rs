@@ -9,29 +9,25 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, header};
-use http_body_util::{BodyExt, Limited};
-use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
+use http_body_util::BodyExt;
 use instant_acme::{
     Account, AccountCredentials, BodyWrapper, BytesResponse, Error, HttpClient, NewAccount,
 };
 use log::info;
 use parking_lot::Mutex;
-use rustls::{ClientConfig, RootCertStore, crypto::ring};
+use rustls::RootCertStore;
 use serde::Deserialize;
-use tokio::{
-    sync::{Semaphore, SemaphorePermit},
-    time::timeout,
-};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
     order::OrderError,
     store::{Store, StoreError, StoredAccount},
 };
-use crate::base::{clock::Clock, http_date};
+use crate::base::{
+    clock::Clock,
+    fetch::{self, Fetch, FetchError, Schemes, Trust},
+    http_date,
+};
 
 /// Time limit of one exchange with the CA.
 const EXCHANGE: Duration = Duration::from_secs(30);
@@ -178,15 +174,18 @@ impl CaClient {
         clock: &Clock,
         asked: &RequestedDelay,
     ) -> Result<AcmeHttpClient, OrderError> {
-        let roots = self.roots.clone();
-        let is_https = self.directory.starts_with("https:");
+        let trust = self.roots.clone().map_or(Trust::System, Trust::Roots);
+        // Plain HTTP is for directories on loopback. An HTTPS directory must not lead to it.
+        let schemes = if self.directory.starts_with("https:") {
+            Schemes::HttpsOnly
+        } else {
+            Schemes::HttpAndHttps
+        };
         // The system's CA certificates are read from files.
-        let made = move || connector(roots.as_deref(), is_https);
-        let connector = tokio::task::spawn_blocking(made).await;
-        let connector = connector.map_err(|_| OrderError::Stopped)??;
-        let client = Client::builder(TokioExecutor::new()).build(connector);
+        let tls = tokio::task::spawn_blocking(move || fetch::tls(&trust)).await;
+        let tls = tls.map_err(|_| OrderError::Stopped)?;
         Ok(AcmeHttpClient {
-            client,
+            fetch: Fetch::with_tls(tls.map_err(OrderError::Tls)?, schemes, None),
             clock: clock.clone(),
             asked: asked.clone(),
         })
@@ -213,33 +212,10 @@ fn read(stored: &StoredAccount) -> Result<AccountCredentials, OrderError> {
     read.map_err(OrderError::Account)
 }
 
-type Connector = HttpsConnector<HttpConnector>;
-
-fn connector(roots: Option<&RootCertStore>, is_https: bool) -> Result<Connector, OrderError> {
-    let provider = Arc::new(ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(OrderError::Tls)?;
-    let config = match roots {
-        Some(roots) => config.with_root_certificates(roots.clone()),
-        None => config
-            .try_with_platform_verifier()
-            .map_err(OrderError::Tls)?,
-    };
-    let builder = HttpsConnectorBuilder::new().with_tls_config(config.with_no_client_auth());
-    // Plain HTTP is for directories on loopback. An HTTPS directory must not lead to it.
-    let builder = if is_https {
-        builder.https_only()
-    } else {
-        builder.https_or_http()
-    };
-    Ok(builder.enable_http1().enable_http2().build())
-}
-
 /// HTTP client for the CA, with deadlines and size limits.
 #[derive(Clone)]
 struct AcmeHttpClient {
-    client: Client<Connector, BodyWrapper<Bytes>>,
+    fetch: Fetch,
     clock: Clock,
     asked: RequestedDelay,
 }
@@ -250,25 +226,26 @@ impl HttpClient for AcmeHttpClient {
     fn request(&self, mut request: Request<BodyWrapper<Bytes>>) -> Exchange {
         let agent = HeaderValue::from_static(USER_AGENT);
         request.headers_mut().insert(header::USER_AGENT, agent);
-        let sent = self.client.request(request);
-        let (clock, asked) = (self.clock.clone(), self.asked.clone());
-        let exchange = async move {
-            let response = sent.await.map_err(|error| Error::Other(Box::new(error)))?;
-            let (parts, body) = response.into_parts();
+        let client = self.clone();
+        Box::pin(async move {
+            let other = |error: FetchError| Error::Other(Box::new(error));
+            let (parts, body) = request.into_parts();
+            // The body is in memory, so that reading it cannot fail.
+            let body = body.collect().await.unwrap_or_default().to_bytes();
+            let request = Request::from_parts(parts, body);
+            let sent = client
+                .fetch
+                .send_with_body(request, EXCHANGE, MAX_RESPONSE_LEN);
+            let (parts, body) = sent.await.map_err(other)?.into_parts();
             if parts.status.is_client_error() || parts.status.is_server_error() {
                 let value = parts.headers.get(header::RETRY_AFTER);
-                *asked.0.lock() = value.and_then(|value| wait_of(value, clock.wall()));
+                *client.asked.0.lock() =
+                    value.and_then(|value| wait_of(value, client.clock.wall()));
             }
-            let body = Limited::new(body, MAX_RESPONSE_LEN).collect().await;
-            let body = body.map_err(Error::Other)?.to_bytes();
             Ok(BytesResponse {
                 parts,
                 body: Box::new(body),
             })
-        };
-        Box::pin(async move {
-            let slow = || Error::Other("the CA took too long to respond".into());
-            timeout(EXCHANGE, exchange).await.map_err(|_| slow())?
         })
     }
 }

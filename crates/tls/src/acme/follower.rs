@@ -5,15 +5,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
 use log::warn;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::sync::Semaphore;
 
 use super::PREFIX;
+use crate::base::{
+    error,
+    fetch::{Fetch, FetchError, Trust},
+};
 
 /// Time limit of a response from the issuer.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,7 +29,7 @@ pub static FORWARDED: HeaderName = HeaderName::from_static("edgeway-acme-forward
 #[derive(Debug)]
 pub(super) struct Issuer {
     address: String,
-    client: Client<HttpConnector, Empty<Bytes>>,
+    client: Fetch,
     slots: Semaphore,
 }
 
@@ -47,10 +46,7 @@ impl Issuer {
     pub(super) fn new(address: String) -> Self {
         Self {
             address,
-            // No connection is kept: weeks may pass before the next request.
-            client: Client::builder(TokioExecutor::new())
-                .pool_max_idle_per_host(0)
-                .build_http(),
+            client: Fetch::new(&Trust::Plain).expect("without TLS nothing is loaded"),
             slots: Semaphore::new(MAX_IN_FLIGHT),
         }
     }
@@ -64,15 +60,10 @@ impl Issuer {
         let Ok(_slot) = self.slots.try_acquire() else {
             return IssuerResponse::Failed;
         };
-        match timeout(RESPONSE_TIMEOUT, self.fetch(token, host)).await {
-            Ok(Ok(said)) => said,
-            Ok(Err(error)) => {
-                let error = crate::base::error::chain(&*error);
-                warn!(issuer = self.address.as_str(), error:%; "the certificate issuer is unreachable");
-                IssuerResponse::Failed
-            }
-            Err(_) => {
-                warn!(issuer = self.address.as_str(); "the certificate issuer took too long to respond");
+        match self.fetch(token, host).await {
+            Ok(response) => response,
+            Err(error) => {
+                warn!(issuer = self.address.as_str(), error:% = error::chain(&error); "the certificate issuer is unreachable");
                 IssuerResponse::Failed
             }
         }
@@ -82,19 +73,25 @@ impl Issuer {
         &self,
         token: &str,
         host: Option<&HeaderValue>,
-    ) -> Result<IssuerResponse, Box<dyn std::error::Error + Send + Sync>> {
-        let mut request = Request::get(format!("http://{}{PREFIX}{token}", self.address))
-            .header(&FORWARDED, HeaderValue::from_static("1"))
-            .header(header::CONNECTION, HeaderValue::from_static("close"))
-            .body(Empty::new())?;
+    ) -> Result<IssuerResponse, FetchError> {
+        let mut request = Request::new(());
+        *request.uri_mut() = format!("http://{}{PREFIX}{token}", self.address)
+            .parse()
+            .map_err(|_| FetchError::Broken("the token is no part of a URL".to_owned()))?;
+        let headers = request.headers_mut();
+        headers.insert(&FORWARDED, HeaderValue::from_static("1"));
+        // Weeks may pass before the next request.
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         if let Some(host) = host {
-            request.headers_mut().insert(header::HOST, host.clone());
+            headers.insert(header::HOST, host.clone());
         }
-        let response = self.client.request(request).await?;
-        if response.status() != StatusCode::OK {
-            return Ok(IssuerResponse::Nothing);
-        }
-        let body = Limited::new(response.into_body(), MAX_RESPONSE_LEN);
-        Ok(IssuerResponse::Answer(body.collect().await?.to_bytes()))
+        let response = self
+            .client
+            .send(request, RESPONSE_TIMEOUT, MAX_RESPONSE_LEN);
+        let response = response.await?;
+        Ok(match response.status() {
+            StatusCode::OK => IssuerResponse::Answer(response.into_body()),
+            _ => IssuerResponse::Nothing,
+        })
     }
 }
