@@ -52,8 +52,8 @@ routes:
         let begun = Instant::now();
         let limit = Duration::from_secs(10);
         let back = until(limit, &mut async || {
-            let answer = gateway.get("/api/items").await;
-            (answer.status() == 200).then(|| begun.elapsed())
+            let response = gateway.get("/api/items").await;
+            (response.status() == 200).then(|| begun.elapsed())
         })
         .await;
         (down, back)
@@ -61,9 +61,9 @@ routes:
     let (others, (down, back)) = tokio::join!(others, drill);
     let refused = down.status(502) + down.status(503);
     report.check(
-        refused == down.total() && down.failed.is_empty() && down.cut == 0,
+        refused == down.total() && down.failed.is_empty() && down.truncated == 0,
         format!(
-            "while all are down each of {} requests is told so: {:?}",
+            "while all are down each of {} requests gets 503: {:?}",
             down.total(),
             down.statuses
         ),
@@ -79,7 +79,7 @@ routes:
     let after = lanes(gateway.address(), 4, 400, |_| get("/api/items")).await;
     report.check(after.errors() == 0, format!("then {:?}", after.statuses));
     report.check(
-        others.errors() == 0 && others.cut == 0,
+        others.errors() == 0 && others.truncated == 0,
         format!(
             "what needs no backend was served throughout: {:?}",
             others.statuses

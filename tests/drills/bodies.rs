@@ -60,18 +60,18 @@ async fn exchange(gateway: &Gateway, request: &Request) -> (u16, u64, u64) {
     let mut highest = gateway.rss();
     let mut connection = gateway.connect().await;
     let exchange = async {
-        let head = connection
+        let headers = connection
             .start(request)
             .await
-            .expect("the gateway answers");
+            .expect("the gateway responds");
         let (mut bytes, mut last) = (0, Vec::new());
-        while let Some(piece) = connection.piece().await.expect("the body is whole") {
+        while let Some(piece) = connection.piece().await.expect("the body is complete") {
             bytes += piece.len() as u64;
             last = piece.to_vec();
         }
         let counted = serde_json::from_slice::<serde_json::Value>(&last).ok();
-        let counted = counted.and_then(|answer| answer["bytes"].as_u64());
-        (head.status, counted.unwrap_or(bytes))
+        let counted = counted.and_then(|response| response["bytes"].as_u64());
+        (headers.status, counted.unwrap_or(bytes))
     };
     tokio::pin!(exchange);
     let mut look = tokio::time::interval(std::time::Duration::from_millis(20));

@@ -45,7 +45,7 @@ pub(crate) async fn run(report: &mut Report) {
         connection
             .send(&get("/status-not-there"))
             .await
-            .expect("an answer");
+            .expect("a response");
     }
     let before = gateway.rss();
     for object in 0..OBJECTS {
@@ -75,7 +75,9 @@ pub(crate) async fn run(report: &mut Report) {
         hits += usize::from(fetch(&mut connection, zipf.next()).await);
     }
     let ratio = hits as f64 / COUNTED as f64;
-    Report::note(format!("Zipf(1.0) over {OBJECTS} answers: {ratio:.3} hits"));
+    Report::note(format!(
+        "Zipf(1.0) over {OBJECTS} responses: {ratio:.3} hits"
+    ));
     report.check(ratio >= 0.80, "at least 80 % are hits");
     pass(Duration::from_secs(12)).await;
     let grown = gateway.rss().saturating_sub(before);
@@ -88,10 +90,10 @@ pub(crate) async fn run(report: &mut Report) {
 
 /// Requests an object; returns true for a hit.
 async fn fetch(connection: &mut Connection, object: usize) -> bool {
-    let answer = connection.send(&get(&format!("/{object}"))).await;
-    let answer = answer.expect("an answer");
-    assert_eq!(answer.status(), 200);
-    answer.header("x-cache-status") == Some("HIT")
+    let response = connection.send(&get(&format!("/{object}"))).await;
+    let response = response.expect("a response");
+    assert_eq!(response.status(), 200);
+    response.header("x-cache-status") == Some("HIT")
 }
 
 fn mebibytes(bytes: u64) -> f64 {

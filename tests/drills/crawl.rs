@@ -59,7 +59,7 @@ impl App {
             .expect("node is installed");
         let address = (std::net::Ipv4Addr::LOCALHOST, port).into();
         let app = Self { child, address };
-        wait_for("the app answers", Duration::from_secs(10), async || {
+        wait_for("the app responds", Duration::from_secs(10), async || {
             app.counts().await
         })
         .await;
@@ -68,12 +68,12 @@ impl App {
 
     /// Returns counts by kind of page; the maximum in flight is since the last call.
     async fn counts(&self) -> Option<Value> {
-        let answer = client::send(self.address, &get("/counts")).await.ok()?;
-        Some(answer.json())
+        let response = client::send(self.address, &get("/counts")).await.ok()?;
+        Some(response.json())
     }
 
     async fn most(&self, kind: &str) -> u64 {
-        let counts = self.counts().await.expect("the app still answers");
+        let counts = self.counts().await.expect("the app still responds");
         counts[kind]["most"].as_u64().unwrap_or(0)
     }
 }
@@ -116,11 +116,11 @@ async fn send(
         Some(open) => open,
         None => Connection::open(to).await.ok()?,
     };
-    let answer = open.send(request).await.ok()?;
-    if answer.header("connection") != Some("close") {
+    let response = open.send(request).await.ok()?;
+    if response.header("connection") != Some("close") {
         *connection = Some(open);
     }
-    Some(answer.status())
+    Some(response.status())
 }
 
 fn page_of(page: usize) -> Request {
@@ -150,7 +150,7 @@ pub(crate) async fn run(report: &mut Report) {
     ));
     report.check(
         within[1] + within[2] == 0,
-        "within the window all are answered at once",
+        "within the window all get a response at once",
     );
     report.check(
         most <= BUDGET,
@@ -194,7 +194,7 @@ async fn people(report: &mut Report, app: &App, to: SocketAddr) {
                 get(&format!("/visited/{pair}-{index}-{visit}"))
             });
             let (tally, ()) = tokio::join!(visits, crawl);
-            report.check(tally.errors() == 0, "people are all answered");
+            report.check(tally.errors() == 0, "people all get responses");
             p90[index] = tally.quantile_of(200, 0.9);
         }
         let ratio = p90[1].as_secs_f64() / p90[0].as_secs_f64();

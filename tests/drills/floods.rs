@@ -79,8 +79,8 @@ async fn requests(report: &mut Report, address: SocketAddr) {
         .output()
         .await
         .expect("h2load is installed: run `make drills`");
-    let said = String::from_utf8_lossy(&output.stdout);
-    let line = |start: &str| said.lines().find(|line| line.starts_with(start));
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = |start: &str| text.lines().find(|line| line.starts_with(start));
     Report::note(line("finished").unwrap_or("h2load did not finish"));
     let requests = line("requests:").unwrap_or_default();
     report.check(
@@ -208,8 +208,8 @@ async fn once(address: SocketAddr, flood: &Flood, end: Instant) {
             let request = block("GET", "/");
             let mut bytes = Vec::with_capacity(PIECE);
             while bytes.len() < PIECE {
-                let whole = END_HEADERS | END_STREAM;
-                bytes.extend(frame(HEADERS, whole, next, &request));
+                let flags = END_HEADERS | END_STREAM;
+                bytes.extend(frame(HEADERS, flags, next, &request));
                 if matches!(flood.again, Again::Resets) {
                     bytes.extend(frame(RST_STREAM, 0, next, &[0, 0, 0, 8]));
                 }

@@ -50,7 +50,7 @@ routes:
         let attack = lanes(address, 100, u64::MAX, |_| get("/hangs"));
         let measured = paced(address, 200, LENGTH, |_| get("/well"));
         let attacked = tokio::select! {
-            _ = attack => unreachable!("a hanging upstream never answers so many"),
+            _ = attack => unreachable!("a hanging upstream never sends so many responses"),
             tally = measured => tally,
         };
         let (before, during) = (quiet.quantile(0.9), attacked.quantile(0.9));

@@ -82,15 +82,15 @@ impl Pair {
     }
 
     /// Checks the effects of a lost Redis.
-    async fn lost(&self, report: &mut Report, what: &str) {
+    async fn lost(&self, report: &mut Report, fault: &str) {
         pass(WHILE).await;
         report.check(
             self.are_linked(false).await && !self.share().await,
-            format!("{what}: the link of purges is lost, and nothing is shared"),
+            format!("{fault}: the link of purges is lost, and nothing is shared"),
         );
     }
 
-    async fn back(&self, report: &mut Report, what: &str) {
+    async fn back(&self, report: &mut Report, fault: &str) {
         let begun = Instant::now();
         let after = until(PATIENCE, &mut async || {
             (self.are_linked(true).await && self.share().await).then(|| begun.elapsed())
@@ -98,7 +98,7 @@ impl Pair {
         .await;
         report.check(
             after.is_some_and(|after| after < BACK_WITHIN),
-            format!("{what}: the link is back and answers are shared after {after:.2?}"),
+            format!("{fault}: the link is back and responses are shared after {after:.2?}"),
         );
     }
 
@@ -148,7 +148,7 @@ pub(crate) async fn run(report: &mut Report) {
     let mut redis = Redis::start().await;
     let pair = Pair::start(&redis).await;
     let shared = until(PATIENCE, &mut async || pair.share().await.then_some(())).await;
-    report.check(shared.is_some(), "control: the gateways share answers");
+    report.check(shared.is_some(), "control: the gateways share responses");
     let load = |at: usize| {
         endless_paced(pair.gateways[at].address(), PER_SECOND / 2, move |turn| {
             // Half of it is new to both gateways, and the other gateway got the other half a moment
@@ -184,7 +184,7 @@ pub(crate) async fn run(report: &mut Report) {
         let tally = load.stop().await;
         report.check(
             tally.status(200) == tally.total(),
-            format!("{} of {} answered", tally.status(200), tally.total()),
+            format!("{} of {} served", tally.status(200), tally.total()),
         );
         Report::note(format!(
             "p50 {:.2?}, p99 {:.2?}, at most {:.2?}",

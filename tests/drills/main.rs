@@ -71,14 +71,14 @@ struct Report {
 }
 
 impl Report {
-    fn check(&mut self, holds: bool, what: impl Display) {
+    fn check(&mut self, holds: bool, message: impl Display) {
         let mark = if holds { "ok    " } else { "BROKEN" };
-        println!("  {mark} {what}");
+        println!("  {mark} {message}");
         self.broken += usize::from(!holds);
     }
 
-    fn note(what: impl Display) {
-        println!("         {what}");
+    fn note(message: impl Display) {
+        println!("         {message}");
     }
 }
 

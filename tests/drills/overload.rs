@@ -49,7 +49,7 @@ impl App {
             .spawn()
             .expect("node is installed");
         let app = Self { child, port };
-        wait_for("the app answers", Duration::from_secs(10), async || {
+        wait_for("the app responds", Duration::from_secs(10), async || {
             app.most().await
         })
         .await;
@@ -59,8 +59,8 @@ impl App {
     /// Returns the maximum number of requests in flight since the last call.
     async fn most(&self) -> Option<u64> {
         let address = (std::net::Ipv4Addr::LOCALHOST, self.port).into();
-        let answer = client::send(address, &get("/most")).await.ok()?;
-        answer.json()["most"].as_u64()
+        let response = client::send(address, &get("/most")).await.ok()?;
+        response.json()["most"].as_u64()
     }
 }
 
@@ -74,7 +74,7 @@ async fn load(app: &App, bounds: &str, filter: &str, per_second: u32) -> (Tally,
     .await;
     app.most().await;
     let tally = paced(gateway.address(), per_second, LENGTH, |_| get("/work")).await;
-    let most = app.most().await.expect("the app still answers");
+    let most = app.most().await.expect("the app still responds");
     gateway.counts("edgeway_http_in_flight", 0).await;
     let refused = gateway.count("edgeway_refused_total").await;
     assert_eq!(refused, tally.status(503), "each refusal has a reason");
@@ -112,9 +112,9 @@ pub(crate) async fn run(report: &mut Report) {
             most <= u64::from(PLACES),
             format!("{name}: never more than {PLACES} at once"),
         );
-        let known = tally.status(200) + tally.status(503);
+        let accounted = tally.status(200) + tally.status(503);
         report.check(
-            known == tally.total(),
+            accounted == tally.total(),
             format!("{name}: 200 or 503, and nothing else"),
         );
         let served = u64::from(CAPACITY) * LENGTH.as_secs();

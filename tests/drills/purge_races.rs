@@ -20,7 +20,7 @@ pub(crate) async fn run(report: &mut Report) {
     ] {
         let course = Course::start(LANES, cache).await;
         let outcome = course.race(rounds, true).await;
-        tell(report, cache, &outcome);
+        report_outcome(report, cache, &outcome);
         if cache.contains("1MiB") {
             let hits = course.level2_hits().await;
             report.check(hits > 0, format!("level 2 took part: {hits} hits"));
@@ -33,9 +33,9 @@ pub(crate) async fn run(report: &mut Report) {
     lost(report, &serving, false).await;
 }
 
-fn tell(report: &mut Report, cache: &str, outcome: &Outcome) {
+fn report_outcome(report: &mut Report, cache: &str, outcome: &Outcome) {
     Report::note(format!(
-        "cache: {cache}: {} rounds in {:.0?}; both gateways had an answer before {} of them",
+        "cache: {cache}: {} rounds in {:.0?}; both gateways had a response before {} of them",
         outcome.rounds, outcome.took, outcome.filled
     ));
     Report::note(format!("faults: {:?}", outcome.faults));
@@ -74,19 +74,22 @@ fn tell(report: &mut Report, cache: &str, outcome: &Outcome) {
 
 async fn lost(report: &mut Report, course: &Course, validates: bool) {
     let lost = course.lose(if validates { 6 } else { 2 }).await;
-    for late in lost.late.iter().take(5).filter(|_| validates) {
-        Report::note(late);
+    for overdue in lost.overdue.iter().take(5).filter(|_| validates) {
+        Report::note(overdue);
     }
-    let what = format!(
+    let summary = format!(
         "of {} reads 3 s after the loss, {} are older than it; before that {} were",
         lost.reads,
-        lost.late.len(),
+        lost.overdue.len(),
         lost.early
     );
     if validates {
-        let holds = lost.late.is_empty() && lost.reads > 0 && lost.early > 0;
-        report.check(holds, format!("revalidate: {what}"));
+        let holds = lost.overdue.is_empty() && lost.reads > 0 && lost.early > 0;
+        report.check(holds, format!("revalidate: {summary}"));
     } else {
-        report.check(!lost.late.is_empty(), format!("control, serve: {what}"));
+        report.check(
+            !lost.overdue.is_empty(),
+            format!("control, serve: {summary}"),
+        );
     }
 }

@@ -99,7 +99,7 @@ routes:
     }
 
     /// Checks the effects of a lost Redis, and that each gateway counts by itself.
-    async fn by_themselves(&mut self, report: &mut Report, what: &str) {
+    async fn by_themselves(&mut self, report: &mut Report, fault: &str) {
         let begun = Instant::now();
         let down = until(BACK_WITHIN, &mut async || {
             self.are_up(0).await.then(|| begun.elapsed())
@@ -107,13 +107,13 @@ routes:
         .await;
         report.check(
             down.is_some(),
-            format!("{what}: `edgeway_redis_up` is 0 after {down:.2?}"),
+            format!("{fault}: `edgeway_redis_up` is 0 after {down:.2?}"),
         );
         pass(WHILE).await;
         let passed = self.passed().await;
         report.check(
             passed == 6,
-            format!("{what}: each gateway lets 3 of 3 pass by itself ({passed} of 6)"),
+            format!("{fault}: each gateway lets 3 of 3 pass by itself ({passed} of 6)"),
         );
         self.questions += 1;
         let (client, mut passed) = (format!("alone-{}", self.questions), 0);
@@ -123,15 +123,15 @@ routes:
         }
         report.check(
             passed == 3 && self.are_up(0).await,
-            format!("{what}: the limit goes on, {passed} of 4 pass at one gateway"),
+            format!("{fault}: the limit goes on, {passed} of 4 pass at one gateway"),
         );
     }
 
-    async fn back(&mut self, report: &mut Report, what: &str, clients: u32) {
+    async fn back(&mut self, report: &mut Report, fault: &str, clients: u32) {
         let after = self.shared_after(clients).await;
         report.check(
             after.is_some_and(|after| after < BACK_WITHIN) && self.are_up(1).await,
-            format!("{what}: shared again after {after:.2?}"),
+            format!("{fault}: shared again after {after:.2?}"),
         );
     }
 
@@ -181,11 +181,11 @@ routes:
         pass(WHILE).await;
         for load in loads {
             let tally = load.stop().await;
-            let answered = tally.status(200) + tally.status(429);
+            let accounted = tally.status(200) + tally.status(429);
             report.check(
-                answered == tally.total() && tally.status(429) > 0,
+                accounted == tally.total() && tally.status(429) > 0,
                 format!(
-                    "{answered} of {} answered by the limit: {:?}",
+                    "{accounted} of {} served by the limit: {:?}",
                     tally.total(),
                     tally.statuses
                 ),

@@ -60,7 +60,7 @@ pub(crate) async fn run(report: &mut Report) {
     let before = gateway.rss();
 
     let wrk = Wrk::start(to, 16, EVERY * RELOADS + Duration::from_secs(2));
-    let kept = endless(to, 4, Lanes::Kept, |_| get("/kept"));
+    let keep_alive = endless(to, 4, Lanes::KeepAlive, |_| get("/kept"));
     let fresh = endless(to, 4, Lanes::Fresh, |_| get("/fresh"));
     let start = Instant::now();
     let mut taken = 0;
@@ -78,7 +78,7 @@ pub(crate) async fn run(report: &mut Report) {
         wrk.failed == 0 && wrk.requests > 1000,
         format!("wrk: {} requests, {} failed", wrk.requests, wrk.failed),
     );
-    unharmed(report, "kept connections", &kept.stop().await);
+    unharmed(report, "keep-alive connections", &keep_alive.stop().await);
     unharmed(report, "new connections", &fresh.stop().await);
     let alive = sockets::alive(&mut open).await;
     report.check(
@@ -96,34 +96,38 @@ pub(crate) async fn run(report: &mut Report) {
         ),
     );
 
-    let kept = endless(to, 4, Lanes::Kept, |_| get("/kept"));
+    let keep_alive = endless(to, 4, Lanes::KeepAlive, |_| get("/kept"));
     let mut wrong = 0;
     for turn in 0..BROKEN {
         let broken = "routes: [{ match: { path: /* }, upstrem: app }]\n";
         wrong += u32::from(gateway.reload(broken).await);
         let status = gateway.status().await;
         let error = status["config"]["last_error"].as_str().unwrap_or_default();
-        let told = error.contains("upstrem")
+        let is_reported = error.contains("upstrem")
             && gateway.count("edgeway_config_last_reload_success").await == 0;
-        wrong += u32::from(!told);
+        wrong += u32::from(!is_reported);
         wrong += u32::from(!gateway.reload(&yaml(turn)).await);
         wrong += u32::from(gateway.count("edgeway_config_last_reload_success").await != 1);
     }
     report.check(
         wrong == 0,
-        format!("{BROKEN} broken files between good ones: refused, told, and without effect"),
+        format!("{BROKEN} broken files between good ones: refused, reported, and without effect"),
     );
-    unharmed(report, "kept connections meanwhile", &kept.stop().await);
+    unharmed(
+        report,
+        "keep-alive connections meanwhile",
+        &keep_alive.stop().await,
+    );
     let alive = sockets::alive(&mut open).await;
     report.check(alive == SOCKETS, format!("{alive} WebSockets echo on"));
 }
 
-pub(crate) fn unharmed(report: &mut Report, what: &str, tally: &Tally) {
-    let failed = tally.errors() + tally.cut;
+pub(crate) fn unharmed(report: &mut Report, load: &str, tally: &Tally) {
+    let failed = tally.errors() + tally.truncated;
     report.check(
         failed == 0 && tally.total() > 1000,
         format!(
-            "{what}: {} requests, {failed} failed, slowest {:.1?} {}",
+            "{load}: {} requests, {failed} failed, slowest {:.1?} {}",
             tally.total(),
             tally.times.iter().max().copied().unwrap_or_default(),
             tally.failed.first().map_or("", String::as_str)

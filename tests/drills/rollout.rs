@@ -76,8 +76,8 @@ routes:
     };
     let (tally, took) = under_load(&gateway, kill).await;
     Report::note(format!(
-        "kill -9 of each in turn took {took:.1?}; {} answers that had begun were cut",
-        tally.cut
+        "kill -9 of each in turn took {took:.1?}; {} responses that had begun were truncated",
+        tally.truncated
     ));
     report.check(
         tally.errors() == 0,
@@ -101,14 +101,14 @@ routes:
             last_line(&ran)
         ),
     );
-    let kept = pids(&fleet)
+    let untouched = pids(&fleet)
         .iter()
         .zip(&before)
         .filter(|(a, b)| a == b)
         .count();
     report.check(
-        kept == usize::from(INSTANCES) - 1,
-        format!("{kept} of {INSTANCES} instances were left alone"),
+        untouched == usize::from(INSTANCES) - 1,
+        format!("{untouched} of {INSTANCES} instances were left alone"),
     );
     unharmed(report, "while it was", &tally);
     fleet.build("good");
@@ -176,14 +176,14 @@ async fn under_load<T>(gateway: &Gateway, work: impl Future<Output = T>) -> (Tal
     (load.stop().await, outcome)
 }
 
-fn unharmed(report: &mut Report, what: &str, tally: &Tally) {
+fn unharmed(report: &mut Report, load: &str, tally: &Tally) {
     report.check(
-        tally.errors() == 0 && tally.cut == 0,
+        tally.errors() == 0 && tally.truncated == 0,
         format!(
-            "{what}: {} requests, {} failed, {} cut, 99 % within {:.1?}, slowest {:.1?} {:?}",
+            "{load}: {} requests, {} failed, {} truncated, 99 % within {:.1?}, slowest {:.1?} {:?}",
             tally.total(),
             tally.errors(),
-            tally.cut,
+            tally.truncated,
             tally.quantile(0.99),
             tally.quantile(1.0),
             tally.failed.first()

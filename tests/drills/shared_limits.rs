@@ -84,11 +84,11 @@ async fn outcome(report: &mut Report, redis: &Redis, store: &str) -> Outcome {
     }
     let took = begun.elapsed();
     let all = || tallies.iter().flatten();
-    let known: u64 = all().map(|t| t.status(200) + t.status(429)).sum();
+    let accounted: u64 = all().map(|t| t.status(200) + t.status(429)).sum();
     let total: u64 = all().map(Tally::total).sum();
     report.check(
-        known == total,
-        format!("{store}: {known} of {total} requests answered 200 or 429"),
+        accounted == total,
+        format!("{store}: {accounted} of {total} requests got 200 or 429"),
     );
     let info = redis.cli(&["INFO", "commandstats"]);
     let calls = info

@@ -31,7 +31,7 @@ const LENGTH: Duration = Duration::from_secs(14);
 const BYTE: Duration = Duration::from_secs(1);
 /// The gateway's own default.
 const DUE: Duration = Duration::from_secs(10);
-const EARLY_OR_LATE: Duration = Duration::from_secs(1);
+const TOLERANCE: Duration = Duration::from_secs(1);
 const ROUNDS: usize = 3;
 const MIB: u64 = 1024 * 1024;
 /// Memory that an allocator may keep.
@@ -40,7 +40,7 @@ const SLACK: u64 = 4 * MIB;
 /// End of one connection.
 struct End {
     took: Duration,
-    was_told: bool,
+    got_408: bool,
 }
 
 pub(crate) async fn run(report: &mut Report) {
@@ -105,16 +105,16 @@ where
         clients.join_all().await
     };
     let (ends, others) = tokio::join!(dripping, ordinary());
-    let in_time = |end: &&End| end.took.abs_diff(DUE) <= EARLY_OR_LATE;
-    let cut = ends.iter().filter(in_time).count();
-    let told = ends.iter().filter(|end| end.was_told).count();
+    let in_time = |end: &&End| end.took.abs_diff(DUE) <= TOLERANCE;
+    let on_time = ends.iter().filter(in_time).count();
+    let with_408 = ends.iter().filter(|end| end.got_408).count();
     let first = ends.iter().map(|end| end.took).min().unwrap_or_default();
     let last = ends.iter().map(|end| end.took).max().unwrap_or_default();
     report.check(
-        cut == ends.len() && told == ends.len(),
-        format!("{cut} cut at 10 s ± 1 s ({first:.2?} to {last:.2?}), {told} told 408"),
+        on_time == ends.len() && with_408 == ends.len(),
+        format!("{on_time} closed at 10 s ± 1 s ({first:.2?} to {last:.2?}), {with_408} with 408"),
     );
-    let failed = others.errors() + others.cut;
+    let failed = others.errors() + others.truncated;
     report.check(
         failed == 0,
         format!("{failed} of {} others failed", others.total()),
@@ -173,14 +173,14 @@ async fn drip(from: IpAddr, to: SocketAddr) -> End {
         }
         std::future::pending::<()>().await;
     };
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     tokio::select! {
         () = dripping => {}
         // A reset is an end as well.
-        _end = reading.read_to_end(&mut answer) => {}
+        _end = reading.read_to_end(&mut response) => {}
     }
     End {
         took: started.elapsed(),
-        was_told: answer.starts_with(b"HTTP/1.1 408 "),
+        got_408: response.starts_with(b"HTTP/1.1 408 "),
     }
 }

@@ -9,7 +9,7 @@ use tokio::{io::AsyncWriteExt, net::TcpSocket};
 use crate::{
     Report,
     support::{
-        certificates::Authority,
+        certificates::Ca,
         client::{Connection, get},
         gateway::Gateway,
         http2,
@@ -63,7 +63,7 @@ enum Held {
 
 pub(crate) async fn run(report: &mut Report) {
     let origin = BigOrigin::start().await;
-    let authority = Authority::new();
+    let ca = Ca::new();
     for (name, target, client, most) in WAYS {
         let gateway = Gateway::start_in(
             &format!(
@@ -78,13 +78,13 @@ routes:
 ",
                 origin.address()
             ),
-            |folder| authority.site(&[SITE]).write(folder, "site"),
+            |folder| ca.site(&[SITE]).write(folder, "site"),
         )
         .await;
-        let trust = Arc::new(authority.trust());
+        let trust = Arc::new(ca.trust());
         // The response is stored at each place, and each thread has been busy once.
         for turn in 0..20 {
-            let (status, length) = whole(&gateway, client, target, &trust).await;
+            let (status, length) = read_response(&gateway, client, target, &trust).await;
             assert_eq!(length, BYTES);
             let is_hit = status.as_deref() == Some("HIT");
             assert_eq!(is_hit, turn > 0 && target.starts_with("/kept"), "{name}");
@@ -105,7 +105,7 @@ routes:
 }
 
 /// Returns `X-Cache-Status` for such a client, and the length of the body that it reads.
-async fn whole(
+async fn read_response(
     gateway: &Gateway,
     client: Client,
     target: &str,
@@ -125,12 +125,12 @@ async fn whole(
         }
         Client::Http2 => {
             let client = http2::Client::open(gateway.address()).await;
-            let answer = client.get(target).await;
-            let status = answer.header(STATUS).map(str::to_owned);
-            return (status, answer.body.len());
+            let response = client.get(target).await;
+            let status = response.header(STATUS).map(str::to_owned);
+            return (status, response.body.len());
         }
     };
-    let response = response.expect("it answers");
+    let response = response.expect("it responds");
     let status = response.header(STATUS).map(str::to_owned);
     (status, response.body.len())
 }
@@ -141,8 +141,8 @@ async fn begin(gateway: &Gateway, client: Client, target: &str, trust: &Arc<Clie
         Client::Plain => {
             let stream = connect(gateway.address()).await;
             let mut connection = Connection::over(stream, SITE.to_owned());
-            let head = connection.start(&get(target)).await.expect("it answers");
-            assert_way(target, head.header("x-cache-status"));
+            let headers = connection.start(&get(target)).await.expect("it responds");
+            assert_way(target, headers.header("x-cache-status"));
             Held::Plain(connection.leave(WHY))
         }
         Client::Tls => {
@@ -154,8 +154,8 @@ async fn begin(gateway: &Gateway, client: Client, target: &str, trust: &Arc<Clie
                 .await
                 .expect("the certificate holds");
             let mut connection = Connection::over(stream, SITE.to_owned());
-            let head = connection.start(&get(target)).await.expect("it answers");
-            assert_way(target, head.header("x-cache-status"));
+            let headers = connection.start(&get(target)).await.expect("it responds");
+            assert_way(target, headers.header("x-cache-status"));
             Held::Tls(Box::new(connection.leave(WHY)))
         }
         Client::Http2 => {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::{
     Report,
     support::{
-        certificates::{Authority, Wanted},
+        certificates::{Ca, Wanted},
         client::{Connection, get},
         gateway::Gateway,
         origins::EchoOrigin,
@@ -17,11 +17,11 @@ use crate::{
 /// Findings about the test's environment rather than the gateway. The same ones as in
 /// `SECURITY.md`.
 const EXPLAINED: [(&str, &str); 3] = [
-    ("cert_chain_of_trust", "the authority is the test's own"),
-    ("cert_revocation", "the authority has neither CRL nor OCSP"),
+    ("cert_chain_of_trust", "the CA is the test's own"),
+    ("cert_revocation", "the CA has neither CRL nor OCSP"),
     (
         "BREACH",
-        "compressed answers: csrf tokens and `cache-control` are the app's",
+        "compressed responses: csrf tokens and `cache-control` are the app's",
     ),
 ];
 
@@ -30,7 +30,7 @@ pub(crate) async fn run(report: &mut Report) {
         report.check(false, "testssl is there: `make drills` installs it");
         return;
     }
-    let authority = Authority::new();
+    let ca = Ca::new();
     let origin = EchoOrigin::start().await;
     let yaml = format!(
         "
@@ -47,13 +47,10 @@ routes:
     let gateway = Gateway::start_in(&yaml, |folder| {
         let sites = folder.join("sites");
         fs::create_dir(&sites).expect("the folder takes folders");
-        authority
-            .issue(&Wanted::site(&["localhost"]))
-            .write(&sites, "ec");
-        authority
-            .issue(&Wanted::site(&["localhost"]).rsa())
+        ca.issue(&Wanted::site(&["localhost"])).write(&sites, "ec");
+        ca.issue(&Wanted::site(&["localhost"]).rsa())
             .write(&sites, "rsa");
-        fs::write(folder.join("ca.pem"), authority.pem()).expect("the folder takes files");
+        fs::write(folder.join("ca.pem"), ca.pem()).expect("the folder takes files");
     })
     .await;
     let file = gateway.folder().join("testssl.json");
@@ -95,7 +92,7 @@ routes:
         );
         let is_bad = ["MEDIUM", "HIGH", "CRITICAL"].contains(&&*severity);
         let line = format!("{severity} {id}: {text}");
-        match EXPLAINED.iter().find(|(known, _)| id.starts_with(known)) {
+        match EXPLAINED.iter().find(|(prefix, _)| id.starts_with(prefix)) {
             Some((_, why)) if is_bad => Report::note(format!("{line} ({why})")),
             _ if is_bad => {
                 bad += 1;
@@ -118,11 +115,11 @@ routes:
         });
         report.check(seen, format!("a certificate with {kind} was looked at"));
     }
-    let config = Arc::new(authority.trust());
+    let config = Arc::new(ca.trust());
     let open = Connection::open_tls(gateway.address(), "localhost", &config).await;
-    let answer = match open {
+    let response = match open {
         Ok(mut open) => open.send(&get("/")).await,
         Err(error) => Err(error),
     };
-    report.check(answer.is_ok(), "the gateway still serves");
+    report.check(response.is_ok(), "the gateway still serves");
 }

@@ -60,7 +60,7 @@ routes:
     let h2 = gateway.listener("h2").parse().expect("an address");
     let to = gateway.address();
     let wrk = Wrk::start(to, 16, EVERY * UPGRADES + Duration::from_secs(3));
-    let kept = endless(to, 4, Lanes::Kept, |_| get("/kept"));
+    let keep_alive = endless(to, 4, Lanes::KeepAlive, |_| get("/kept"));
     let fresh = endless(to, 4, Lanes::Fresh, |_| get("/fresh"));
     let stop = Arc::new(AtomicBool::new(false));
     let mut streams = JoinSet::new();
@@ -102,13 +102,13 @@ routes:
         wrk.failed == 0 && wrk.requests > 1000,
         format!("wrk: {} requests, {} failed", wrk.requests, wrk.failed),
     );
-    unharmed(report, "kept connections", &kept.stop().await);
+    unharmed(report, "keep-alive connections", &keep_alive.stop().await);
     unharmed(report, "new connections", &fresh.stop().await);
     report.check(
         streams.failed.is_empty() && streams.connections > u64::from(UPGRADES),
         format!(
             "HTTP/2: {} requests on {} connections, {} failed",
-            streams.answered,
+            streams.succeeded,
             streams.connections,
             streams.failed.len()
         ),

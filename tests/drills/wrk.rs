@@ -36,14 +36,14 @@ impl Wrk {
 }
 
 impl Outcome {
-    fn read(said: &str) -> Self {
+    fn read(output: &str) -> Self {
         let numbers = |line: &str| -> u64 {
             line.split(|c: char| !c.is_ascii_digit())
                 .filter_map(|number| number.parse::<u64>().ok())
                 .sum()
         };
         let mut outcome = Self::default();
-        for line in said.lines().map(str::trim) {
+        for line in output.lines().map(str::trim) {
             if line.contains(" requests in ") {
                 let first = line.split(' ').next().unwrap_or_default();
                 outcome.requests = first.parse().unwrap_or_default();

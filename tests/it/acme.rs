@@ -36,7 +36,7 @@ async fn gateway(plain: u16, tls: u16, names: &str, acme: &str) -> Gateway {
 
 fn state(folder: &Path, name: &str) -> Value {
     let path = folder.join("certificates").join(name).join("state.json");
-    let text = fs::read_to_string(path).expect("the state of a name is kept");
+    let text = fs::read_to_string(path).expect("the state of a name is stored");
     serde_json::from_str(&text).expect("it is JSON")
 }
 
@@ -65,8 +65,11 @@ async fn an_empty_folder_becomes_a_served_certificate_and_a_restart_asks_for_not
     let (plain, tls) = (free_port(), free_port());
     let pebble = Pebble::start(plain, free_port()).await;
     let folder = tempfile::tempdir().unwrap();
-    let kept = folder.path().join("acme");
-    let section = pebble.section(&kept, ", challenge: http-01, email: ops@example.com");
+    let state_folder = folder.path().join("acme");
+    let section = pebble.section(
+        &state_folder,
+        ", challenge: http-01, email: ops@example.com",
+    );
     let names = "shop.test, WWW.shop.test";
     let mut first = gateway(plain, tls, names, &section).await;
 
@@ -83,7 +86,7 @@ async fn an_empty_folder_becomes_a_served_certificate_and_a_restart_asks_for_not
     assert_eq!(first.count("edgeway_acme_self_signed").await, 0);
     assert_eq!((pebble.orders(), pebble.accounts()), (2, 1));
     // Three files and a lock for each name, and the account.
-    assert_eq!(is_private(&kept), 9);
+    assert_eq!(is_private(&state_folder), 9);
     assert!(
         pebble.log().contains("validate w/ HTTP: "),
         "{}",
@@ -102,7 +105,7 @@ async fn an_empty_folder_becomes_a_served_certificate_and_a_restart_asks_for_not
 }
 
 #[tokio::test]
-async fn a_challenge_is_answered_in_the_handshake() {
+async fn a_tls_alpn_challenge_is_completed_in_the_handshake() {
     let (plain, tls) = (free_port(), free_port());
     // No listener accepts Pebble's HTTP validation.
     let pebble = Pebble::start(free_port(), tls).await;
@@ -119,8 +122,8 @@ async fn a_challenge_is_answered_in_the_handshake() {
     assert_eq!(pebble.orders(), 1);
     // A challenge path that belongs to no order is the app's.
     let path = "/.well-known/acme-challenge/of-an-app";
-    let answer = client::send(local(plain), &request(path)).await.unwrap();
-    assert_eq!(answer.text(), "app");
+    let response = client::send(local(plain), &request(path)).await.unwrap();
+    assert_eq!(response.text(), "app");
     assert_eq!(gateway.count("edgeway_acme_self_signed").await, 0);
 }
 
@@ -141,15 +144,15 @@ async fn a_certificate_is_renewed_while_it_is_served() {
     let renewed = get_when_trusted(tls, "shop.test", &pebble.trust()).await;
     assert_ne!(renewed.serial(), old);
     assert_eq!(pebble.orders(), 1);
-    let kept = state(folder.path(), "shop.test");
-    assert_eq!(kept["failures"], 0);
-    assert_eq!(kept["next_try"], 0);
+    let saved = state(folder.path(), "shop.test");
+    assert_eq!(saved["failures"], 0);
+    assert_eq!(saved["next_try"], 0);
     let log = gateway.stderr();
     assert!(log.contains("certificate issued"), "{log}");
 }
 
 #[tokio::test]
-async fn a_challenge_that_nobody_answers_leaves_the_stand_in_and_is_not_repeated() {
+async fn a_failed_challenge_leaves_the_stand_in_and_is_not_repeated() {
     let (plain, tls) = (free_port(), free_port());
     // Pebble validates at a port without a listener.
     let pebble = Pebble::start(free_port(), free_port()).await;
@@ -172,14 +175,14 @@ async fn a_challenge_that_nobody_answers_leaves_the_stand_in_and_is_not_repeated
     let trusted = pebble::get(local(tls), "shop.test", &pebble.trust(), "/").await;
     assert!(trusted.is_err(), "{trusted:?}");
     assert_eq!(first.count("edgeway_acme_self_signed").await, 1);
-    let kept = state(folder.path(), "shop.test");
-    assert_eq!(kept["failures"], 1);
+    let saved = state(folder.path(), "shop.test");
+    assert_eq!(saved["failures"], 1);
     let now = Clock::machine()
         .wall()
         .duration_since(UNIX_EPOCH)
         .unwrap()
         .as_secs();
-    let wait = kept["next_try"].as_u64().unwrap() - now;
+    let wait = saved["next_try"].as_u64().unwrap() - now;
     assert!((100..140).contains(&wait), "{wait}");
     let status = first.admin_get("/status").await.json();
     let [certificate] = &status["certificates"].as_array().expect("a list")[..] else {
@@ -190,10 +193,7 @@ async fn a_challenge_that_nobody_answers_leaves_the_stand_in_and_is_not_repeated
     assert_eq!(certificate["expires"], Value::Null);
     let log = first.stderr();
     assert!(log.contains("certificate not issued"), "{log}");
-    assert!(
-        log.contains("connection refused"),
-        "what the authority saw: {log}"
-    );
+    assert!(log.contains("connection refused"), "what the CA saw: {log}");
 
     first.terminate(Duration::from_secs(10)).await;
     drop(first);
@@ -217,8 +217,8 @@ async fn two_gateways_with_one_issuer_serve_one_certificate() {
     let follower = gateway(follower_plain, follower_tls, "shop.test", &section).await;
     let path = "/.well-known/acme-challenge/token";
     let ask = async |port: u16| {
-        let answer = client::send(local(port), &request(path)).await.unwrap();
-        (answer.status(), answer.text())
+        let response = client::send(local(port), &request(path)).await.unwrap();
+        (response.status(), response.text())
     };
     // Without an issuer no gateway can respond, and the refusal has its reason.
     assert_eq!(ask(follower_plain).await.0, 502);

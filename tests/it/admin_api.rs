@@ -49,11 +49,11 @@ async fn start(yaml: &str) -> Gateway {
 /// Returns the lines of the audit log, once there are at least `at_least`.
 async fn audited(gateway: &Gateway, at_least: usize) -> Vec<Value> {
     let file = gateway.folder().join("audit.log");
-    let what = format!("the audit log has {at_least} lines");
-    wait_for(&what, SOON, async || {
+    let condition = format!("the audit log has {at_least} lines");
+    wait_for(&condition, SOON, async || {
         let text = fs::read_to_string(&file).unwrap_or_default();
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        let lines: Vec<Value> = whole
+        let complete = text.rfind('\n').map_or("", |end| &text[..end]);
+        let lines: Vec<Value> = complete
             .lines()
             .map(|line| serde_json::from_str(line).expect("each line is JSON"))
             .collect();
@@ -107,8 +107,8 @@ async fn a_reload_by_command_says_what_changed_and_is_audited() {
     let file = gateway.folder().join("edgeway.yaml");
     let file = file.to_str().unwrap();
     let asked = edgeway(&["reload", "--json", "-c", file]);
-    let told: Value = serde_json::from_str(&asked.stdout).unwrap();
-    assert_eq!((asked.status, &told["generation"]), (0, &json!(4)));
+    let outcome: Value = serde_json::from_str(&asked.stdout).unwrap();
+    assert_eq!((asked.status, &outcome["generation"]), (0, &json!(4)));
 
     gateway.signal(Signal::HUP);
     let lines = audited(&gateway, 4).await;
@@ -129,7 +129,7 @@ async fn a_reload_by_command_says_what_changed_and_is_audited() {
 }
 
 #[tokio::test]
-async fn a_refused_reload_is_told_as_check_tells_it() {
+async fn a_refused_reload_reports_what_check_reports() {
     let gateway = start(WITH_ALL).await;
     gateway.configure(&WITH_ALL.replace("upstream: web", "upstrem: web"));
     let file = gateway.folder().join("edgeway.yaml");
@@ -143,9 +143,9 @@ async fn a_refused_reload_is_told_as_check_tells_it() {
     );
     assert!(checked.stderr.contains("did you mean `upstream`?"));
 
-    let answer = gateway.send_admin(&post("/v1/reload", "")).await;
-    assert_eq!(answer.status(), 422);
-    let error = &answer.json()["error"];
+    let response = gateway.send_admin(&post("/v1/reload", "")).await;
+    assert_eq!(response.status(), 422);
+    let error = &response.json()["error"];
     assert_eq!(error["reason"], "config");
     let problem = &error["problems"][0];
     assert_eq!(problem["code"], "edgeway::config::unknown_key");
@@ -181,9 +181,9 @@ async fn backends_are_drained_added_and_removed() {
     );
     let drain = |path: &str, body: Value| json_post(&format!("{path}/drain"), &body);
     let send = async |request: Request, status: u16| {
-        let answer = gateway.send_admin(&request).await;
-        assert_eq!(answer.status(), status, "{}", answer.text());
-        answer.json()
+        let response = gateway.send_admin(&request).await;
+        assert_eq!(response.status(), status, "{}", response.text());
+        response.json()
     };
 
     let last = send(drain(&first, json!({})), 409).await;
@@ -198,10 +198,13 @@ async fn backends_are_drained_added_and_removed() {
     assert_eq!(drained["backend"]["state"], "drained");
     assert_eq!(gateway.get("/").await.status(), 200);
 
-    let told = send(get("/v1/upstreams"), 200).await;
-    let told = told["upstreams"][0]["backends"].as_array().unwrap().clone();
-    assert_eq!(told.len(), 2);
-    assert_eq!(told[0]["state"], "drained");
+    let upstreams = send(get("/v1/upstreams"), 200).await;
+    let backends = upstreams["upstreams"][0]["backends"]
+        .as_array()
+        .unwrap()
+        .clone();
+    assert_eq!(backends.len(), 2);
+    assert_eq!(backends[0]["state"], "drained");
     let written = send(Request::new("DELETE", &first), 409).await;
     assert_eq!(written["error"]["reason"], "backend_written");
     let undrained = send(post(&format!("{first}/undrain"), ""), 200).await;
@@ -217,7 +220,7 @@ async fn backends_are_drained_added_and_removed() {
     assert_eq!(nowhere["error"]["reason"], "no_such_upstream");
 
     let lines = audited(&gateway, 10).await;
-    let told: Vec<_> = lines
+    let entries: Vec<_> = lines
         .iter()
         .map(|line| {
             let text = |key: &str| line[key].as_str().unwrap_or("").to_owned();
@@ -225,7 +228,7 @@ async fn backends_are_drained_added_and_removed() {
         })
         .collect();
     assert_eq!(
-        told,
+        entries,
         [
             "drain refused",
             "add_backend ok",
@@ -247,10 +250,10 @@ async fn backends_are_drained_added_and_removed() {
 async fn a_token_opens_the_address_and_the_socket_needs_none() {
     let gateway = start(&with_token()).await;
     for path in ["/status", "/metrics", "/v1/status", "/nothing"] {
-        let answer = gateway.send_admin_tcp(&get(path)).await;
-        assert_eq!(answer.status(), 401, "{path}");
-        assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
-        assert!(!answer.text().contains("127.0.0.1:1"));
+        let response = gateway.send_admin_tcp(&get(path)).await;
+        assert_eq!(response.status(), 401, "{path}");
+        assert_eq!(response.header("www-authenticate"), Some("Bearer"));
+        assert!(!response.text().contains("127.0.0.1:1"));
         let right = gateway.send_admin_tcp(&bearer(get(path), TOKEN)).await;
         assert_ne!(right.status(), 401, "{path}");
     }
@@ -318,7 +321,7 @@ async fn a_token_opens_the_address_and_the_socket_needs_none() {
 
 /// By default: the configuration has no admin section except a port for this test.
 #[tokio::test]
-async fn whoever_runs_on_this_machine_sees_health_and_counts_and_does_nothing() {
+async fn local_processes_see_health_and_counts_and_change_nothing() {
     let gateway = Gateway::start(
         "upstreams: { web: { backends: [127.0.0.1:1, 127.0.0.1:2] } }\n\
          routes: [{ match: {}, upstream: web }]\n",
@@ -335,13 +338,13 @@ async fn whoever_runs_on_this_machine_sees_health_and_counts_and_does_nothing() 
         if method == "POST" {
             request = json_post(&path, &json!({ "address": "127.0.0.1:3" }));
         }
-        let answer = gateway.send_admin_tcp(&request).await;
+        let response = gateway.send_admin_tcp(&request).await;
         if ["/metrics", "/healthz", "/readyz"].contains(&&*path) {
-            assert_ne!(answer.status(), 403, "{path}");
+            assert_ne!(response.status(), 403, "{path}");
             continue;
         }
-        assert_eq!(answer.status(), 403, "{method} {path}");
-        let error = answer.json()["error"].clone();
+        assert_eq!(response.status(), 403, "{method} {path}");
+        let error = response.json()["error"].clone();
         assert_eq!(error["reason"], "socket_only", "{method} {path}");
         closed += 1;
     }
@@ -411,7 +414,7 @@ async fn a_user_without_rights_cannot_open_the_socket() {
 }
 
 #[tokio::test]
-async fn another_token_holds_from_the_reload_on() {
+async fn a_changed_token_holds_from_the_reload_on() {
     let gateway = start(&with_token()).await;
     let other = TOKEN.replace('0', "x");
     fs::write(gateway.folder().join("token"), &other).unwrap();
@@ -429,15 +432,15 @@ async fn another_token_holds_from_the_reload_on() {
 }
 
 #[tokio::test]
-async fn an_address_of_the_network_answers_with_a_token_under_any_name() {
+async fn a_network_address_requires_the_token_and_accepts_any_host() {
     let gateway = start(&with_token().replace("127.0.0.1:0", "0.0.0.0:0")).await;
     let mut address = gateway.admin();
     address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
     let named = get("/status").header("host", "gateway.internal");
     let refused = client::send(address, &named).await.unwrap();
     assert_eq!(refused.status(), 401);
-    let answered = client::send(address, &bearer(named, TOKEN)).await.unwrap();
-    assert_eq!(answered.status(), 200);
+    let accepted = client::send(address, &bearer(named, TOKEN)).await.unwrap();
+    assert_eq!(accepted.status(), 200);
 }
 
 #[tokio::test]
@@ -450,8 +453,8 @@ async fn pages_of_other_sites_and_rebound_names_do_nothing() {
         ("host", "evil.test:9900", 421),
         ("content-type", "text/plain", 415),
     ] {
-        let answer = gateway.send_admin_tcp(&reload().header(name, value)).await;
-        assert_eq!(answer.status(), status, "{name}");
+        let response = gateway.send_admin_tcp(&reload().header(name, value)).await;
+        assert_eq!(response.status(), status, "{name}");
     }
     let looked = bearer(get("/v1/reload"), TOKEN);
     assert_eq!(gateway.send_admin_tcp(&looked).await.status(), 405);
@@ -465,16 +468,16 @@ async fn pages_of_other_sites_and_rebound_names_do_nothing() {
 async fn a_full_disk_under_the_audit_log_holds_up_no_action() {
     let gateway = start(&WITH_ALL.replace("audit.log", "/dev/full")).await;
     for generation in 2..6 {
-        let answer = gateway.send_admin(&post("/v1/reload", "")).await;
-        assert_eq!(answer.json()["generation"], generation);
+        let response = gateway.send_admin(&post("/v1/reload", "")).await;
+        assert_eq!(response.json()["generation"], generation);
     }
     wait_for("the failure is counted", SOON, async || {
         (gateway.count("edgeway_audit_failing").await == 1).then_some(())
     })
     .await;
     assert_eq!(gateway.count("edgeway_audit_lines_total").await, 0);
-    let said = gateway.stderr();
-    assert!(said.contains("cannot write the audit log"), "{said}");
+    let log = gateway.stderr();
+    assert!(log.contains("cannot write the audit log"), "{log}");
 }
 
 #[tokio::test]
@@ -482,9 +485,9 @@ async fn without_an_audit_log_actions_stand_in_the_process_log() {
     let yaml = WITH_ALL.replace("audit_log: { file: audit.log }\n", "");
     let gateway = start(&yaml).await;
     assert_eq!(over_socket(&gateway, &["reload"]).status, 0);
-    let said = gateway.stderr();
-    let line = said.lines().find(|line| line.contains("edgeway::audit"));
-    let line = line.expect("it is told");
+    let log = gateway.stderr();
+    let line = log.lines().find(|line| line.contains("edgeway::audit"));
+    let line = line.expect("it is reported");
     for part in [
         "action=reload",
         "who=unix uid",

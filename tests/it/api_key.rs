@@ -10,7 +10,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn a_key_that_was_made_opens_the_gate_and_is_kept_nowhere() {
+async fn a_generated_key_authenticates_and_is_stored_nowhere() {
     let made = edgeway_fed(&["hash", "api-key", "acme"], "");
     assert_eq!(made.status, 0, "{}", made.stderr);
     let key = made.stderr.trim().rsplit(' ').next().unwrap().to_owned();
@@ -48,16 +48,16 @@ routes:
 
     let lines = gateway.log_lines(3).await;
     // Each request came on its own connection, so their lines may be in any order.
-    let mut said: Vec<_> = lines
+    let mut entries: Vec<_> = lines
         .iter()
         .map(|line| {
             let user = line["user"].as_str();
             (line["path"].as_str(), line["reason"].as_str(), user)
         })
         .collect();
-    said.sort_unstable();
+    entries.sort_unstable();
     assert_eq!(
-        said,
+        entries,
         [
             (Some("/a"), Some("api_key_missing"), None),
             (Some("/b"), Some("api_key_invalid"), None),

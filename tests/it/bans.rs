@@ -33,12 +33,14 @@ async fn connect(address: &str, gateway: &Gateway) -> Connection {
 async fn ask(address: &str, gateway: &Gateway) -> Option<Response> {
     let mut connection = connect(address, gateway).await;
     let sent = connection.send(&get("/")).await;
-    let is_closed = matches!(sent, Err(ClientError::NoAnswer | ClientError::Io(_)));
-    (!is_closed).then(|| sent.expect("an answer, or a closed connection"))
+    let is_closed = matches!(sent, Err(ClientError::NoResponse | ClientError::Io(_)));
+    (!is_closed).then(|| sent.expect("a response, or a closed connection"))
 }
 
 async fn status(address: &str, gateway: &Gateway) -> Option<u16> {
-    ask(address, gateway).await.map(|answer| answer.status())
+    ask(address, gateway)
+        .await
+        .map(|response| response.status())
 }
 
 fn run(gateway: &Gateway, command: &[&str]) -> Ran {
@@ -54,8 +56,8 @@ async fn audited(gateway: &Gateway, action: &str) -> Vec<Value> {
         SOON,
         async || {
             let text = fs::read_to_string(&file).unwrap_or_default();
-            let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-            let lines = whole
+            let complete = text.rfind('\n').map_or("", |end| &text[..end]);
+            let lines = complete
                 .lines()
                 .map(|line| serde_json::from_str(line).expect("JSON"));
             let lines: Vec<Value> = lines
@@ -71,27 +73,27 @@ async fn audited(gateway: &Gateway, action: &str) -> Vec<Value> {
 async fn refusals_become_a_ban_that_is_seen_and_lifted() {
     let guard = "flood_guard: { requests: 2/1min, ban: { after: 3, within: 1min, for: 10min } }\n";
     let gateway = Gateway::start(&format!("{guard}{BASE}")).await;
-    let mut kept = connect("127.0.0.3", &gateway).await;
+    let mut connection = connect("127.0.0.3", &gateway).await;
     for expected in [200, 200, 429, 429] {
-        assert_eq!(kept.send(&get("/")).await.unwrap().status(), expected);
+        assert_eq!(connection.send(&get("/")).await.unwrap().status(), expected);
     }
-    let told = gateway.status().await;
-    assert_eq!(told["bans"], json!({ "active": 0, "struck": 1 }));
+    let counts = gateway.status().await;
+    assert_eq!(counts["bans"], json!({ "active": 0, "struck": 1 }));
     // The third refusal still has its own reason and status.
-    let last = kept.send(&get("/")).await.unwrap();
+    let last = connection.send(&get("/")).await.unwrap();
     assert_eq!(last.status(), 429);
     wait_for("it is banned", SOON, async || {
         (gateway.status().await["bans"]["active"] == 1).then_some(())
     })
     .await;
-    let banned = kept.send(&get("/")).await.unwrap();
+    let banned = connection.send(&get("/")).await.unwrap();
     assert_eq!(
         (banned.status(), banned.header("connection")),
         (403, Some("close"))
     );
     let left: u64 = banned.header("retry-after").unwrap().parse().unwrap();
     assert!((590..=600).contains(&left), "{left}");
-    assert!(kept.is_closed().await);
+    assert!(connection.is_closed().await);
     assert_eq!(status("127.0.0.3", &gateway).await, None);
     assert_eq!(status("127.0.0.4", &gateway).await, Some(200));
     gateway
@@ -300,7 +302,7 @@ async fn a_ban_by_hand_needs_no_section_and_outlives_reload_and_upgrade() {
 }
 
 #[tokio::test]
-async fn a_banned_client_is_closed_before_it_has_said_anything() {
+async fn a_banned_client_is_closed_before_it_sends_anything() {
     let gateway = Gateway::start(BASE).await;
     let mut waiting = connect("127.0.0.6", &gateway).await;
     assert_eq!(waiting.send(&get("/")).await.unwrap().status(), 200);
@@ -333,7 +335,7 @@ async fn a_connection_of_http2_ends_with_its_clients_ban() {
 }
 
 #[tokio::test]
-async fn what_makes_no_sense_is_refused_with_its_reason() {
+async fn invalid_bans_are_refused_with_their_reason() {
     let gateway = Gateway::start(&format!("trusted_proxies: [10.0.0.0/8]\n{BASE}")).await;
     let ban =
         |body: Value| post("/v1/bans", body.to_string()).header("content-type", "application/json");
@@ -367,12 +369,16 @@ async fn what_makes_no_sense_is_refused_with_its_reason() {
             (404, "not_banned"),
         ),
     ] {
-        let answer = gateway.send_admin(&request).await;
-        let reason = answer.json()["error"]["reason"]
+        let response = gateway.send_admin(&request).await;
+        let reason = response.json()["error"]["reason"]
             .as_str()
             .unwrap()
             .to_owned();
-        assert_eq!((answer.status(), reason.as_str()), expected, "{request:?}");
+        assert_eq!(
+            (response.status(), reason.as_str()),
+            expected,
+            "{request:?}"
+        );
     }
     let refused = &audited(&gateway, "ban").await[0];
     assert_eq!(
@@ -390,20 +396,20 @@ async fn what_makes_no_sense_is_refused_with_its_reason() {
     );
     let lift = Request::new("DELETE", "/v1/bans/2001:db8::%2F64");
     assert_eq!(gateway.send_admin(&lift).await.status(), 200);
-    let told = run(&gateway, &["ban", "nowhere"]);
-    assert_eq!(told.status, 2);
+    let refused = run(&gateway, &["ban", "nowhere"]);
+    assert_eq!(refused.status, 2);
     assert!(
-        told.stderr.contains("invalid client address"),
+        refused.stderr.contains("invalid client address"),
         "{}",
-        told.stderr
+        refused.stderr
     );
 }
 
 #[tokio::test]
-async fn a_ban_ends_where_its_address_is_said_to_be_a_proxy_s() {
+async fn a_ban_ends_once_its_address_is_a_trusted_proxy() {
     let gateway = Gateway::start(BASE).await;
-    let said = run(&gateway, &["ban", "127.0.0.5"]);
-    assert_eq!(said.status, 0, "{}", said.stderr);
+    let outcome = run(&gateway, &["ban", "127.0.0.5"]);
+    assert_eq!(outcome.status, 0, "{}", outcome.stderr);
     assert_eq!(status("127.0.0.5", &gateway).await, None);
     assert!(
         gateway
@@ -413,8 +419,8 @@ async fn a_ban_ends_where_its_address_is_said_to_be_a_proxy_s() {
     assert_eq!(status("127.0.0.5", &gateway).await, Some(200));
     // The proxy's clients are other addresses.
     let mut proxied = connect("127.0.0.5", &gateway).await;
-    let said = run(&gateway, &["ban", "192.0.2.7"]);
-    assert_eq!(said.status, 0, "{}", said.stderr);
+    let outcome = run(&gateway, &["ban", "192.0.2.7"]);
+    assert_eq!(outcome.status, 0, "{}", outcome.stderr);
     let ask = get("/").header("x-forwarded-for", "192.0.2.7");
     assert_eq!(proxied.send(&ask).await.unwrap().status(), 403);
 }

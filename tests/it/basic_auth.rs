@@ -79,8 +79,8 @@ async fn login(to: SocketAddr, from: &str, credentials: String) -> u16 {
     let open = Connection::open_from(from, to).await;
     let shown = format!("Basic {}", STANDARD.encode(credentials));
     let request = get("/").header("Authorization", shown);
-    let answer = open.expect("it listens").send(&request).await;
-    answer.expect("it answers").status()
+    let response = open.expect("it listens").send(&request).await;
+    response.expect("it responds").status()
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use tokio::{io::AsyncWriteExt, net::TcpStream, process::Command, sync::Semaphore
 use tokio_rustls::TlsConnector;
 
 use crate::support::{
-    certificates::Authority,
+    certificates::Ca,
     client::{ClientError, Connection, Request, get},
     gateway::Gateway,
     http2,
@@ -96,7 +96,7 @@ impl Site {
         let plans = Arc::<Plans>::default();
         let origin = PlannedOrigin::start(&plans).await;
         let http2 = PlannedHttp2::start(&plans).await;
-        let authority = Authority::new();
+        let ca = Ca::new();
         let yaml = format!(
             "
 listeners:
@@ -126,12 +126,12 @@ routes:
             let text = "export const onResponse = (response) => { response.headers.set('x-script', '1'); };";
             fs::create_dir(folder.join("x")).expect("the folder is ours");
             fs::write(folder.join("x/plugin.js"), text).expect("the folder is ours");
-            authority.site(&[SITE]).write(folder, "site");
+            ca.site(&[SITE]).write(folder, "site");
         })
         .await;
         Self {
             gateway,
-            trust: authority.trust(),
+            trust: ca.trust(),
             plans,
             _origin: origin,
             _http2: http2,
@@ -248,7 +248,7 @@ impl Ask {
                     site.gateway.connect().await.send(&request).await
                 };
                 let got = sent.map_err(|error| error.to_string())?;
-                let headers = got.head.headers.iter();
+                let headers = got.headers.fields.iter();
                 Ok(Got {
                     status: got.status(),
                     body: if got.status() == 206 {
@@ -256,7 +256,7 @@ impl Ask {
                     } else {
                         got.decoded()
                     },
-                    interim: got.head.interim.clone(),
+                    interim: got.headers.interim.clone(),
                     headers: headers
                         .map(|(name, value)| (name.to_ascii_lowercase(), value.clone()))
                         .collect(),
@@ -288,7 +288,7 @@ impl Ask {
                 } else {
                     verify::decoded(coding, &got.body)?
                 };
-                let headers = got.head.headers.iter();
+                let headers = got.parts.headers.iter();
                 Ok(Got {
                     status: got.status(),
                     body,
@@ -353,7 +353,7 @@ impl Ask {
 }
 
 fn judge_part(plan: &Plan, got: &Got) -> Result<(), String> {
-    let whole = plan.body();
+    let full = plan.body();
     let kind = got.headers.get("content-type").map_or("", String::as_str);
     if let Some(boundary) = kind.strip_prefix("multipart/byteranges; boundary=") {
         let end = format!("\r\n--{boundary}--\r\n");
@@ -363,9 +363,9 @@ fn judge_part(plan: &Plan, got: &Got) -> Result<(), String> {
             Err("the last part has no end".to_owned())
         };
     }
-    let said = got.headers.get("content-range").map_or("", String::as_str);
-    let parsed = said.strip_prefix("bytes ").and_then(|said| {
-        let (span, total) = said.split_once('/')?;
+    let content_range = got.headers.get("content-range").map_or("", String::as_str);
+    let parsed = content_range.strip_prefix("bytes ").and_then(|value| {
+        let (span, total) = value.split_once('/')?;
         let (from, to) = span.split_once('-')?;
         Some((
             from.parse::<usize>().ok()?,
@@ -374,10 +374,10 @@ fn judge_part(plan: &Plan, got: &Got) -> Result<(), String> {
         ))
     });
     let Some((from, to, total)) = parsed else {
-        return Err(format!("content-range {said:?}"));
+        return Err(format!("content-range {content_range:?}"));
     };
-    if total != whole.len() || whole.get(from..=to) != Some(&got.body) {
-        return Err(format!("{} bytes, said to be {said}", got.body.len()));
+    if total != full.len() || full.get(from..=to) != Some(&got.body) {
+        return Err(format!("{} bytes of {content_range}", got.body.len()));
     }
     Ok(())
 }
@@ -437,7 +437,7 @@ async fn case(site: &Site, number: u64, seed: u64) -> Result<usize, String> {
     let mut random = fastrand::Rng::with_seed(seed ^ (number.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
     let random = &mut random;
     let way = *random.choice(&WAYS).expect("there are some");
-    let (route, is_kept) = *random.choice(&ROUTES).expect("there are some");
+    let (route, is_cached) = *random.choice(&ROUTES).expect("there are some");
     let cache_control = match way {
         "validated" => "no-cache",
         "expired" => "max-age=1",
@@ -489,7 +489,7 @@ async fn case(site: &Site, number: u64, seed: u64) -> Result<usize, String> {
                 pass(Duration::from_millis(1100)).await;
                 site.plans.fail(&path);
                 // A variant that was not requested yet is not stored.
-                may_fail = !is_kept || plan.status != 200 || plan.coding.is_some();
+                may_fail = !is_cached || plan.status != 200 || plan.coding.is_some();
             }
             "purged" => {
                 let purge = Request::new("PURGE", &path).header("host", SITE);
@@ -519,7 +519,7 @@ async fn case(site: &Site, number: u64, seed: u64) -> Result<usize, String> {
 }
 
 #[tokio::test]
-async fn what_the_gateway_says_itself_arrives_whole() {
+async fn responses_of_the_gateway_itself_arrive_complete() {
     let site = Site::start().await;
     let protocols = [
         Protocol::Http10,
@@ -566,7 +566,7 @@ fn setting(name: &str, otherwise: u64) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_body_arrives_whole_whatever_its_way() {
+async fn every_body_arrives_complete_over_every_protocol() {
     let seed = setting("EDGEWAY_BODIES_SEED", fastrand::u64(..));
     let cases = setting("EDGEWAY_BODIES_CASES", CASES);
     println!("EDGEWAY_BODIES_SEED={seed} EDGEWAY_BODIES_CASES={cases}");
@@ -616,7 +616,7 @@ for line in sys.stdin:
 "#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_of_other_makes_read_the_same_bodies() {
+async fn third_party_clients_read_the_same_bodies() {
     let site = Site::start().await;
     let seed = setting("EDGEWAY_BODIES_SEED", fastrand::u64(..));
     println!("EDGEWAY_BODIES_SEED={seed}");
@@ -654,10 +654,10 @@ async fn clients_of_other_makes_read_the_same_bodies() {
                 .output()
                 .await
                 .expect("curl is installed");
-            let said = String::from_utf8_lossy(&ran.stderr);
+            let stderr = String::from_utf8_lossy(&ran.stderr);
             assert!(
                 ran.status.success(),
-                "{version} {url} {turn}: {said} {plan:?}"
+                "{version} {url} {turn}: {stderr} {plan:?}"
             );
             assert!(
                 ran.stdout == plan.content(),
@@ -685,7 +685,7 @@ async fn clients_of_other_makes_read_the_same_bodies() {
 
 /// The control: each of these is truncated or wrong in one way, and the harness detects it.
 #[tokio::test]
-async fn the_harness_takes_no_body_that_does_not_hold() {
+async fn the_harness_rejects_every_corrupt_body() {
     let gzip = {
         use std::io::Write;
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -702,18 +702,18 @@ async fn the_harness_takes_no_body_that_does_not_hold() {
         out
     };
     let zstd = zstd::encode_all(&[b'x'; 3000][..], 1).expect("a buffer takes all");
-    for (coding, whole) in [("gzip", gzip), ("br", br), ("zstd", zstd)] {
+    for (coding, encoded) in [("gzip", gzip), ("br", br), ("zstd", zstd)] {
         assert_eq!(
-            verify::decoded(coding, &whole).map(|all| all.len()),
+            verify::decoded(coding, &encoded).map(|all| all.len()),
             Ok(3000)
         );
-        for cut in 0..whole.len() {
+        for length in 0..encoded.len() {
             assert!(
-                verify::decoded(coding, &whole[..cut]).is_err(),
-                "{coding} {cut}"
+                verify::decoded(coding, &encoded[..length]).is_err(),
+                "{coding} {length}"
             );
         }
-        let more = [&whole[..], b"x"].concat();
+        let more = [&encoded[..], b"x"].concat();
         assert!(verify::decoded(coding, &more).is_err(), "{coding} and more");
     }
     let digest = format!(
@@ -758,18 +758,18 @@ async fn the_harness_takes_no_body_that_does_not_hold() {
 
 #[tokio::test]
 #[should_panic(expected = "was not read to its end")]
-async fn the_harness_lets_no_body_be_forgotten() {
+async fn the_harness_rejects_bodies_left_unread() {
     let good = [("/", "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc")];
     let origin = ScriptedOrigin::start(&good).await;
     let mut connection = Connection::open(origin.address())
         .await
         .expect("it listens");
-    connection.start(&get("/")).await.expect("it answers");
+    connection.start(&get("/")).await.expect("it responds");
     drop(connection);
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_while_a_response_is_stored_is_what_the_log_says() {
+async fn a_client_that_leaves_while_a_response_is_stored_is_logged_as_such() {
     let site = Site::start().await;
     for (number, (route, _)) in ROUTES.iter().take(2).enumerate() {
         let path = format!("/{route}/left");
@@ -791,7 +791,7 @@ async fn a_client_that_leaves_while_a_response_is_stored_is_what_the_log_says() 
         let request = get(&path)
             .header("host", SITE)
             .header("accept-encoding", "gzip");
-        leaving.start(&request).await.expect("it answers");
+        leaving.start(&request).await.expect("it responds");
         leaving
             .piece()
             .await
@@ -813,10 +813,10 @@ async fn a_client_that_leaves_while_a_response_is_stored_is_what_the_log_says() 
 /// A stream that is cut off, at the drain's deadline or by the origin, is visibly truncated: by a
 /// missing last chunk, by TLS, by a stream without its end, by a reset.
 #[tokio::test]
-async fn what_is_cut_is_seen_to_be_cut() {
+async fn truncated_responses_are_seen_as_truncated() {
     for by_drain in [true, false] {
         let mut origin = SseOrigin::start(Duration::from_millis(20)).await;
-        let authority = Authority::new();
+        let ca = Ca::new();
         let mut gateway = Gateway::start_in(
             &format!(
                 "
@@ -829,28 +829,28 @@ routes: [{{ match: {{ path: /* }}, upstream: web }}]
 ",
                 origin.address()
             ),
-            |folder| authority.site(&[SITE]).write(folder, "site"),
+            |folder| ca.site(&[SITE]).write(folder, "site"),
         )
         .await;
         let request = get("/").header("host", SITE);
         let mut old = gateway.connect().await;
-        let old_head = old
+        let old_headers = old
             .start(&request.clone().http10())
             .await
             .expect("it is fed");
         let mut new = gateway.connect().await;
-        let new_head = new.start(&request).await.expect("it is fed");
+        let new_headers = new.start(&request).await.expect("it is fed");
         let tls = gateway
             .listener("tls")
             .parse()
             .expect("it is on an address");
-        let trust = Arc::new(authority.trust());
+        let trust = Arc::new(ca.trust());
         let tls = Connection::open_tls(tls, SITE, &trust).await;
         let mut tls = tls.expect("it listens");
-        let tls_head = tls.start(&request).await.expect("it is fed");
+        let tls_headers = tls.start(&request).await.expect("it is fed");
         let http2 = http2::Client::open(gateway.address()).await;
         let http2 = http2.send(http2::request("GET", "/"), "");
-        let cut = async {
+        let interruption = async {
             pass(Duration::from_millis(300)).await;
             if by_drain {
                 gateway.terminate(SOON).await;
@@ -859,15 +859,18 @@ routes: [{{ match: {{ path: /* }}, upstream: web }}]
             }
         };
         let (old, new, tls, http2, ()) = tokio::join!(
-            old.finish(old_head),
-            new.finish(new_head),
-            tls.finish(tls_head),
+            old.finish(old_headers),
+            new.finish(new_headers),
+            tls.finish(tls_headers),
             http2,
-            cut,
+            interruption,
         );
         for (name, outcome) in [("1.0", old), ("1.1", new), ("tls", tls)] {
-            let is_cut = outcome.as_ref().is_err_and(ClientError::is_cut);
-            assert!(is_cut, "{name}, by the drain: {by_drain}: {outcome:?}");
+            let is_truncated = outcome.as_ref().is_err_and(ClientError::is_truncated);
+            assert!(
+                is_truncated,
+                "{name}, by the drain: {by_drain}: {outcome:?}"
+            );
         }
         assert!(http2.is_err(), "by the drain: {by_drain}: {http2:?}");
     }

@@ -8,7 +8,7 @@ use crate::support::{
     client::{self, Request, Response, get, post},
     gateway::Gateway,
     http2,
-    origins::{AnsweringOrigin, NumberedOrigin, Origin},
+    origins::{FixedOrigin, NumberedOrigin, Origin},
     wait::{pass, wait_for},
 };
 
@@ -35,37 +35,37 @@ async fn origin(path: &str, headers: &[(&str, &str)]) -> Origin<NumberedOrigin> 
 }
 
 /// Returns the cache status of a response.
-fn done(answer: &Response) -> &str {
-    answer.header("x-cache-status").unwrap_or("nothing")
+fn done(response: &Response) -> &str {
+    response.header("x-cache-status").unwrap_or("nothing")
 }
 
 #[track_caller]
-fn assert_answer(answer: &Response, cache: &str, body: &str) {
-    assert_eq!((done(answer), &*answer.text()), (cache, body));
+fn assert_response(response: &Response, cache: &str, body: &str) {
+    assert_eq!((done(response), &*response.text()), (cache, body));
 }
 
 const MINUTE: &[(&str, &str)] = &[("cache-control", "max-age=60"), ("etag", "\"a\"")];
 
 #[tokio::test]
-async fn an_answer_is_kept_as_the_origin_says_and_served_with_its_age() {
+async fn a_response_is_stored_as_the_origin_allows_and_served_with_its_age() {
     let origin = origin("/a", MINUTE).await;
     let gateway = front(origin.address(), "{}").await;
     let first = gateway.get("/a").await;
-    assert_answer(&first, "MISS", "/a #1");
+    assert_response(&first, "MISS", "/a #1");
     assert_eq!(
         first.header("cache-status"),
         Some("Edgeway; fwd=uri-miss; fwd-status=200; stored")
     );
     let second = gateway.get("/a").await;
-    assert_answer(&second, "HIT", "/a #1");
+    assert_response(&second, "HIT", "/a #1");
     assert!(second.header("age").is_some());
     assert_eq!(second.header("etag"), Some("\"a\""));
     assert_eq!(second.header("content-length"), Some("5"));
     let status = second.header("cache-status").unwrap();
     assert!(status.starts_with("Edgeway; hit; ttl="), "{status}");
     // Another target is another stored response.
-    assert_answer(&gateway.get("/a?x=1").await, "MISS", "/a #2");
-    assert_eq!(origin.settings().answers("/a"), 2);
+    assert_response(&gateway.get("/a?x=1").await, "MISS", "/a #2");
+    assert_eq!(origin.settings().requests("/a"), 2);
     gateway
         .counts(
             "edgeway_cache_requests_total{route=\"app\",result=\"hit\"}",
@@ -81,24 +81,27 @@ async fn an_answer_is_kept_as_the_origin_says_and_served_with_its_age() {
 }
 
 #[tokio::test]
-async fn a_head_and_a_condition_are_answered_from_a_get() {
+async fn head_and_conditional_requests_are_served_from_a_stored_get() {
     let origin = origin("/a", MINUTE).await;
     let gateway = front(origin.address(), "{}").await;
     gateway.get("/a").await;
-    let head = gateway.send(&Request::new("HEAD", "/a")).await;
-    assert_eq!((done(&head), head.status()), ("HIT", 200));
+    let response = gateway.send(&Request::new("HEAD", "/a")).await;
+    assert_eq!((done(&response), response.status()), ("HIT", 200));
     assert_eq!(
-        (head.header("content-length"), &*head.text()),
+        (response.header("content-length"), &*response.text()),
         (Some("5"), "")
     );
-    let known = get("/a").header("if-none-match", "\"a\"");
-    let known = gateway.send(&known).await;
-    assert_eq!((done(&known), known.status()), ("HIT", 304));
-    assert_eq!((known.header("etag"), &*known.text()), (Some("\"a\""), ""));
-    assert_eq!(known.header("content-length"), None);
+    let conditional = get("/a").header("if-none-match", "\"a\"");
+    let response = gateway.send(&conditional).await;
+    assert_eq!((done(&response), response.status()), ("HIT", 304));
+    assert_eq!(
+        (response.header("etag"), &*response.text()),
+        (Some("\"a\""), "")
+    );
+    assert_eq!(response.header("content-length"), None);
     let other = get("/a").header("if-none-match", "\"b\"");
-    assert_answer(&gateway.send(&other).await, "HIT", "/a #1");
-    assert_eq!(origin.settings().answers("/a"), 1);
+    assert_response(&gateway.send(&other).await, "HIT", "/a #1");
+    assert_eq!(origin.settings().requests("/a"), 1);
 }
 
 #[tokio::test]
@@ -106,34 +109,34 @@ async fn a_get_with_a_body_does_not_fill_the_store() {
     let origin = origin("/a", MINUTE).await;
     let gateway = front(origin.address(), "{}").await;
     let with_body = get("/a").body("q=poison");
-    assert_answer(&gateway.send(&with_body).await, "BYPASS", "/a #1");
+    assert_response(&gateway.send(&with_body).await, "BYPASS", "/a #1");
     let in_chunks = get("/a").chunks(["q=poison"]);
-    assert_answer(&gateway.send(&in_chunks).await, "BYPASS", "/a #2");
+    assert_response(&gateway.send(&in_chunks).await, "BYPASS", "/a #2");
     let client = http2::Client::open(gateway.address()).await;
     let sent = client.send(http2::request("GET", "/a"), "q=poison").await;
-    let answer = sent.expect("an answer");
-    assert_eq!(answer.header("x-cache-status"), Some("BYPASS"));
-    assert_answer(&gateway.get("/a").await, "MISS", "/a #4");
+    let response = sent.expect("a response");
+    assert_eq!(response.header("x-cache-status"), Some("BYPASS"));
+    assert_response(&gateway.get("/a").await, "MISS", "/a #4");
     // The response to a clean request is not poisoned.
-    assert_answer(&gateway.send(&with_body).await, "HIT", "/a #4");
+    assert_response(&gateway.send(&with_body).await, "HIT", "/a #4");
 }
 
 #[tokio::test]
-async fn http2_is_answered_from_the_same_store() {
+async fn http2_is_served_from_the_same_store() {
     let origin = origin("/a", MINUTE).await;
     let gateway = front(origin.address(), "{}").await;
     let client = http2::Client::open(gateway.address()).await;
     for expected in ["MISS", "HIT", "HIT"] {
-        let answer = client.get("/a").await;
-        assert_eq!(answer.status(), 200);
-        assert_eq!(answer.header("x-cache-status"), Some(expected));
-        assert_eq!(answer.text(), "/a #1");
+        let response = client.get("/a").await;
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.header("x-cache-status"), Some(expected));
+        assert_eq!(response.text(), "/a #1");
     }
-    assert_eq!(origin.settings().answers("/a"), 1);
+    assert_eq!(origin.settings().requests("/a"), 1);
 }
 
 #[tokio::test]
-async fn a_stale_answer_is_validated() {
+async fn a_stale_response_is_revalidated() {
     let origin = origin(
         "/a",
         &[
@@ -144,29 +147,29 @@ async fn a_stale_answer_is_validated() {
     )
     .await;
     let gateway = front(origin.address(), "{}").await;
-    assert_answer(&gateway.get("/a").await, "MISS", "/a #1");
-    let told = [
+    assert_response(&gateway.get("/a").await, "MISS", "/a #1");
+    let new_headers = [
         ("cache-control", "max-age=60"),
         ("etag", "\"a\""),
         ("x-new", "yes"),
     ];
-    origin.settings().tell("/a", 200, &told);
+    origin.settings().tell("/a", 200, &new_headers);
     let second = gateway.get("/a").await;
-    assert_answer(&second, "REVALIDATED", "/a #1");
+    assert_response(&second, "REVALIDATED", "/a #1");
     assert_eq!(second.header("x-new"), Some("yes"));
     assert_eq!(
         second.header("cache-status"),
         Some("Edgeway; fwd=stale; fwd-status=304; stored")
     );
-    let asked = origin.counts().heads();
+    let asked = origin.counts().received();
     assert_eq!(asked.last().unwrap().header("if-none-match"), Some("\"a\""));
     let third = gateway.get("/a").await;
-    assert_answer(&third, "HIT", "/a #1");
+    assert_response(&third, "HIT", "/a #1");
     assert_eq!(third.header("x-new"), Some("yes"));
 }
 
 #[tokio::test]
-async fn a_stale_answer_is_replaced_by_a_new_one() {
+async fn a_stale_response_is_replaced_by_a_new_one() {
     let origin = origin(
         "/a",
         &[
@@ -183,12 +186,12 @@ async fn a_stale_answer_is_replaced_by_a_new_one() {
         200,
         &[("cache-control", "max-age=60"), ("etag", "\"b\"")],
     );
-    assert_answer(&gateway.get("/a").await, "EXPIRED", "/a #2");
-    assert_answer(&gateway.get("/a").await, "HIT", "/a #2");
+    assert_response(&gateway.get("/a").await, "EXPIRED", "/a #2");
+    assert_response(&gateway.get("/a").await, "HIT", "/a #2");
 }
 
 #[tokio::test]
-async fn within_its_window_a_stale_answer_is_served_while_one_request_fetches_another() {
+async fn within_its_window_a_stale_response_is_served_while_one_request_revalidates_it() {
     let headers = [
         ("cache-control", "max-age=60, stale-while-revalidate=600"),
         ("age", "61"),
@@ -201,17 +204,17 @@ async fn within_its_window_a_stale_answer_is_served_while_one_request_fetches_an
     let mut asked = JoinSet::new();
     for _ in 0..20 {
         let to = gateway.address();
-        asked.spawn(async move { client::send(to, &get("/a")).await.expect("an answer") });
+        asked.spawn(async move { client::send(to, &get("/a")).await.expect("a response") });
     }
-    for answer in asked.join_all().await {
-        assert_answer(&answer, "STALE", "/a #1");
+    for response in asked.join_all().await {
+        assert_response(&response, "STALE", "/a #1");
     }
-    wait_for("the new answer is there", SOON, async || {
+    wait_for("the new response is there", SOON, async || {
         (done(&gateway.get("/a").await) == "HIT").then_some(())
     })
     .await;
-    assert_answer(&gateway.get("/a").await, "HIT", "/a #2");
-    assert_eq!(origin.settings().answers("/a"), 2);
+    assert_response(&gateway.get("/a").await, "HIT", "/a #2");
+    assert_eq!(origin.settings().requests("/a"), 2);
     gateway
         .counts(
             "edgeway_cache_revalidations_total{route=\"app\",outcome=\"begun\"}",
@@ -221,7 +224,7 @@ async fn within_its_window_a_stale_answer_is_served_while_one_request_fetches_an
 }
 
 #[tokio::test]
-async fn a_failing_origin_is_covered_by_what_is_stale() {
+async fn a_failing_origin_is_covered_by_stale_responses() {
     let headers = [
         ("cache-control", "max-age=60, stale-if-error=600"),
         ("age", "61"),
@@ -230,60 +233,60 @@ async fn a_failing_origin_is_covered_by_what_is_stale() {
     let gateway = front(origin.address(), "{}").await;
     gateway.get("/a").await;
     origin.settings().tell("/a", 503, &[]);
-    assert_answer(&gateway.get("/a").await, "STALE", "/a #1");
+    assert_response(&gateway.get("/a").await, "STALE", "/a #1");
     origin.stop();
-    assert_answer(&gateway.get("/a").await, "STALE", "/a #1");
+    assert_response(&gateway.get("/a").await, "STALE", "/a #1");
     // A response that was never stored cannot be served.
     let other = gateway.get("/b").await;
     assert!(other.status() >= 502, "{}", other.status());
 }
 
 #[tokio::test]
-async fn a_hundred_requests_for_what_nobody_has_are_one_to_the_origin() {
+async fn a_hundred_concurrent_misses_are_one_request_to_the_origin() {
     let origin = origin("/a", MINUTE).await;
     origin.settings().slow("/a", Duration::from_millis(200));
     let gateway = front(origin.address(), "{}").await;
     let mut asked = JoinSet::new();
     for _ in 0..100 {
         let to = gateway.address();
-        asked.spawn(async move { client::send(to, &get("/a")).await.expect("an answer") });
+        asked.spawn(async move { client::send(to, &get("/a")).await.expect("a response") });
     }
-    let answers = asked.join_all().await;
-    assert!(answers.iter().all(|answer| answer.text() == "/a #1"));
+    let responses = asked.join_all().await;
+    assert!(responses.iter().all(|response| response.text() == "/a #1"));
     assert_eq!(
-        answers
+        responses
             .iter()
-            .filter(|answer| done(answer) == "MISS")
+            .filter(|response| done(response) == "MISS")
             .count(),
         1
     );
-    assert_eq!(origin.settings().answers("/a"), 1);
+    assert_eq!(origin.settings().requests("/a"), 1);
     // Without a cache every request goes to the origin.
     let without = front(origin.address(), "false").await;
     for _ in 0..3 {
         without.get("/a").await;
     }
-    assert_eq!(origin.settings().answers("/a"), 4);
+    assert_eq!(origin.settings().requests("/a"), 4);
 }
 
 #[tokio::test]
-async fn what_is_not_kept_does_not_make_others_wait() {
+async fn uncacheable_responses_do_not_make_others_wait() {
     let origin = origin("/a", &[("cache-control", "no-store")]).await;
     origin.settings().slow("/a", Duration::from_millis(300));
     let gateway = front(origin.address(), "{}").await;
-    assert_answer(&gateway.get("/a").await, "MISS", "/a #1");
+    assert_response(&gateway.get("/a").await, "MISS", "/a #1");
     let mut asked = JoinSet::new();
     for _ in 0..10 {
         let to = gateway.address();
-        asked.spawn(async move { client::send(to, &get("/a")).await.expect("an answer") });
+        asked.spawn(async move { client::send(to, &get("/a")).await.expect("a response") });
     }
     asked.join_all().await;
-    assert_eq!(origin.settings().answers("/a"), 11);
+    assert_eq!(origin.settings().requests("/a"), 11);
     assert_eq!(origin.settings().most("/a"), 10);
 }
 
 #[tokio::test]
-async fn a_write_makes_what_is_kept_of_its_target_go() {
+async fn a_write_invalidates_the_stored_responses_of_its_target() {
     let origin = origin("/tasks/7", MINUTE).await;
     origin.settings().tell("/tasks", 200, MINUTE);
     let gateway = front(origin.address(), "{ purge_on_write: true }").await;
@@ -302,25 +305,25 @@ async fn a_write_makes_what_is_kept_of_its_target_go() {
 }
 
 #[tokio::test]
-async fn ranges_come_from_what_is_kept_and_else_from_the_origin() {
+async fn ranges_come_from_stored_responses_or_else_from_the_origin() {
     let origin = origin("/a", MINUTE).await;
     let gateway = front(origin.address(), "{}").await;
     let part = get("/a").header("range", "bytes=1-2");
     assert_eq!(done(&gateway.send(&part).await), "BYPASS");
     gateway.get("/a").await;
-    let answer = gateway.send(&part).await;
+    let response = gateway.send(&part).await;
     assert_eq!(
-        (answer.status(), done(&answer), &*answer.text()),
+        (response.status(), done(&response), &*response.text()),
         (206, "HIT", "a ")
     );
-    assert_eq!(answer.header("content-range"), Some("bytes 1-2/5"));
+    assert_eq!(response.header("content-range"), Some("bytes 1-2/5"));
 }
 
 /// An empty body has no range that a 206 could name.
 #[tokio::test]
 async fn a_range_of_an_empty_stored_body_is_the_whole_of_it() {
     let headers = [("cache-control", "max-age=60"), ("etag", "\"a\"")];
-    let origin = AnsweringOrigin::start(200, &headers, "").await;
+    let origin = FixedOrigin::start(200, &headers, "").await;
     let gateway = front(origin.address(), "{}").await;
     gateway.get("/a").await;
     for range in [
@@ -346,7 +349,7 @@ async fn a_range_of_an_empty_stored_body_is_the_whole_of_it() {
 }
 
 #[tokio::test]
-async fn who_asks_for_something_newer_gets_it_where_the_route_lets_clients() {
+async fn a_client_that_asks_for_a_newer_response_gets_it_where_the_route_allows() {
     let origin = origin("/a", MINUTE).await;
     let gateway = front(origin.address(), "{ client_directives: true }").await;
     let nothing = gateway
@@ -364,7 +367,7 @@ async fn who_asks_for_something_newer_gets_it_where_the_route_lets_clients() {
     let newer = gateway
         .send(&get("/a").header("cache-control", "no-cache"))
         .await;
-    assert_answer(&newer, "REVALIDATED", "/a #1");
+    assert_response(&newer, "REVALIDATED", "/a #1");
     let deaf = front(origin.address(), "{}").await;
     deaf.get("/a").await;
     let newer = deaf
@@ -374,7 +377,7 @@ async fn who_asks_for_something_newer_gets_it_where_the_route_lets_clients() {
 }
 
 #[tokio::test]
-async fn nobody_gets_what_is_anothers() {
+async fn personal_responses_reach_no_other_client() {
     let headers = [("cache-control", "max-age=60")];
     let origin = origin("/a", &headers).await;
     origin.settings().tell(
@@ -409,11 +412,11 @@ async fn nobody_gets_what_is_anothers() {
 }
 
 #[tokio::test]
-async fn who_was_let_pass_by_a_service_is_somebody_without_a_name_too() {
+async fn a_client_that_forward_auth_accepted_is_personal_without_a_name_too() {
     let origin = origin("/a", &[("cache-control", "max-age=60")]).await;
     let public = [("cache-control", "public, max-age=60")];
     origin.settings().tell("/public", 200, &public);
-    let service = AnsweringOrigin::start(200, &[], "").await;
+    let service = FixedOrigin::start(200, &[], "").await;
     let asks = format!(", forward_auth: 'http://{}/verify'", service.address());
     let gateway = front_with(origin.address(), "{}", &asks).await;
     for _ in 0..2 {
@@ -425,7 +428,7 @@ async fn who_was_let_pass_by_a_service_is_somebody_without_a_name_too() {
 }
 
 #[tokio::test]
-async fn variants_are_told_apart_by_what_the_answer_varies_by() {
+async fn variants_are_selected_by_the_fields_in_vary() {
     let origin = origin(
         "/a",
         &[("cache-control", "max-age=60"), ("vary", "accept-language")],
@@ -433,17 +436,17 @@ async fn variants_are_told_apart_by_what_the_answer_varies_by() {
     .await;
     let gateway = front(origin.address(), "{}").await;
     let of = |language: &str| get("/a").header("accept-language", language);
-    assert_answer(&gateway.send(&of("de")).await, "MISS", "/a #1");
+    assert_response(&gateway.send(&of("de")).await, "MISS", "/a #1");
     let english = gateway.send(&of("en")).await;
-    assert_answer(&english, "MISS", "/a #2");
+    assert_response(&english, "MISS", "/a #2");
     assert!(
         english
             .header("cache-status")
             .unwrap()
             .contains("fwd=vary-miss")
     );
-    assert_answer(&gateway.send(&of("de")).await, "HIT", "/a #1");
-    assert_answer(&gateway.send(&of("en")).await, "HIT", "/a #2");
+    assert_response(&gateway.send(&of("de")).await, "HIT", "/a #1");
+    assert_response(&gateway.send(&of("en")).await, "HIT", "/a #2");
 }
 
 #[tokio::test]
@@ -457,7 +460,7 @@ async fn a_client_that_leaves_does_not_stop_the_fill() {
         .await
         .unwrap();
     wait_for("the origin is asked", SOON, async || {
-        (origin.settings().answers("/a") == 1).then_some(())
+        (origin.settings().requests("/a") == 1).then_some(())
     })
     .await;
     drop(connection);
@@ -467,7 +470,7 @@ async fn a_client_that_leaves_does_not_stop_the_fill() {
 }
 
 #[tokio::test]
-async fn an_answer_is_coded_once_and_kept_in_its_codings() {
+async fn a_response_is_encoded_once_and_stored_in_each_encoding() {
     let headers = [
         ("cache-control", "max-age=60"),
         ("content-type", "text/plain"),
@@ -480,28 +483,34 @@ async fn an_answer_is_coded_once_and_kept_in_its_codings() {
     let gateway = front_with(origin.address(), "{}", compression).await;
     let plain = gateway.get("/a").await;
     assert_eq!(done(&plain), "MISS");
-    let coded = |accepted: &str| get("/a").header("accept-encoding", accepted);
+    let accepting = |accepted: &str| get("/a").header("accept-encoding", accepted);
     // Whatever the client accepts, it is one response of the origin.
     for accepted in ["gzip", "gzip, deflate, br", "br;q=0.1, gzip"] {
-        let answer = gateway.send(&coded(accepted)).await;
+        let response = gateway.send(&accepting(accepted)).await;
         assert_eq!(
-            (done(&answer), answer.header("content-encoding")),
+            (done(&response), response.header("content-encoding")),
             ("HIT", Some("gzip"))
         );
     }
     // Once it is stored with this encoding, its length is known.
-    let kept = wait_for("it is kept as gzip", SOON, async || {
-        let answer = gateway.send(&coded("gzip")).await;
-        answer.header("content-length").is_some().then_some(answer)
+    let encoded = wait_for("it is stored as gzip", SOON, async || {
+        let response = gateway.send(&accepting("gzip")).await;
+        response
+            .header("content-length")
+            .is_some()
+            .then_some(response)
     })
     .await;
-    assert_eq!(kept.header("etag"), Some("W/\"a\""));
+    assert_eq!(encoded.header("etag"), Some("W/\"a\""));
     assert_eq!(
-        kept.header("vary").map(str::to_ascii_lowercase).as_deref(),
+        encoded
+            .header("vary")
+            .map(str::to_ascii_lowercase)
+            .as_deref(),
         Some("accept-encoding")
     );
     let mut text = String::new();
-    let body = kept.body.to_vec();
+    let body = encoded.body.to_vec();
     std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&*body), &mut text).unwrap();
     assert_eq!(text, plain.text());
     let still = gateway.get("/a").await;
@@ -510,28 +519,28 @@ async fn an_answer_is_coded_once_and_kept_in_its_codings() {
         ("HIT", None)
     );
     assert_eq!(still.text(), plain.text());
-    let known = gateway
-        .send(&coded("gzip").header("if-none-match", "W/\"a\""))
+    let not_modified = gateway
+        .send(&accepting("gzip").header("if-none-match", "W/\"a\""))
         .await;
-    assert_eq!(known.status(), 304);
-    assert_eq!(origin.settings().answers("/a"), 1);
+    assert_eq!(not_modified.status(), 304);
+    assert_eq!(origin.settings().requests("/a"), 1);
 }
 
 #[tokio::test]
-async fn a_hit_for_a_request_with_a_body_is_whole() {
+async fn a_hit_for_a_request_with_a_body_is_complete() {
     let origin = origin("/a", MINUTE).await;
     let gateway = front(origin.address(), "{}").await;
     gateway.get("/a").await;
     for _ in 0..3 {
         // A GET may have a body that is not read: the connection ends with the response.
-        let answer = gateway.send(&get("/a").body("unwanted")).await;
-        assert_answer(&answer, "HIT", "/a #1");
-        assert_eq!(answer.header("connection"), Some("close"));
+        let response = gateway.send(&get("/a").body("unwanted")).await;
+        assert_response(&response, "HIT", "/a #1");
+        assert_eq!(response.header("connection"), Some("close"));
     }
 }
 
 #[tokio::test]
-async fn a_stored_answer_keeps_the_date_at_which_it_was_made() {
+async fn a_stored_response_keeps_its_date() {
     const LONG_AGO: &str = "Thu, 01 Jan 2015 08:00:00 GMT";
     let headers = [
         ("cache-control", "max-age=999999999"),
@@ -543,11 +552,11 @@ async fn a_stored_answer_keeps_the_date_at_which_it_was_made() {
     gateway.get("/a").await;
     let hit = gateway.get("/a").await;
     assert_eq!((done(&hit), hit.header("date")), ("HIT", Some(LONG_AGO)));
-    let known = gateway
+    let not_modified = gateway
         .send(&get("/a").header("if-none-match", "\"a\""))
         .await;
     assert_eq!(
-        (known.status(), known.header("date")),
+        (not_modified.status(), not_modified.header("date")),
         (304, Some(LONG_AGO))
     );
     let part = gateway.send(&get("/a").header("range", "bytes=0-0")).await;
@@ -558,7 +567,7 @@ async fn a_stored_answer_keeps_the_date_at_which_it_was_made() {
 }
 
 #[tokio::test]
-async fn a_304_about_another_answer_changes_nothing() {
+async fn a_304_about_another_response_changes_nothing() {
     let headers = [
         ("cache-control", "max-age=60"),
         ("etag", "\"a\""),
@@ -567,22 +576,22 @@ async fn a_304_about_another_answer_changes_nothing() {
     let origin = origin("/a", &headers).await;
     let gateway = front(origin.address(), "{}").await;
     gateway.get("/a").await;
-    let told = [
+    let new_headers = [
         ("cache-control", "max-age=60"),
         ("etag", "\"b\""),
         ("x-new", "yes"),
     ];
-    origin.settings().tell("/a", 304, &told);
+    origin.settings().tell("/a", 304, &new_headers);
     for _ in 0..2 {
-        let answer = gateway.get("/a").await;
-        assert_answer(&answer, "REVALIDATED", "/a #1");
-        assert_eq!(answer.header("etag"), Some("\"a\""));
-        assert_eq!(answer.header("x-new"), None);
+        let response = gateway.get("/a").await;
+        assert_response(&response, "REVALIDATED", "/a #1");
+        assert_eq!(response.header("etag"), Some("\"a\""));
+        assert_eq!(response.header("x-new"), None);
     }
 }
 
 #[tokio::test]
-async fn a_client_that_got_a_stale_answer_of_a_dead_origin_may_ask_again() {
+async fn a_client_that_got_a_stale_response_of_a_dead_origin_may_retry() {
     let headers = [
         ("cache-control", "max-age=60, stale-if-error=600"),
         ("age", "61"),
@@ -593,13 +602,13 @@ async fn a_client_that_got_a_stale_answer_of_a_dead_origin_may_ask_again() {
     connection.send(&get("/a")).await.unwrap();
     origin.stop();
     let stale = connection.send(&get("/a")).await.unwrap();
-    assert_answer(&stale, "STALE", "/a #1");
+    assert_response(&stale, "STALE", "/a #1");
     // The client learns that this connection ends.
     assert_eq!(stale.header("connection"), Some("close"));
 }
 
 #[tokio::test]
-async fn what_the_origin_has_taken_back_is_not_served_stale() {
+async fn responses_that_the_origin_withdrew_are_not_served_stale() {
     let headers = [
         ("cache-control", "max-age=60, stale-while-revalidate=600"),
         ("age", "61"),
@@ -613,15 +622,15 @@ async fn what_the_origin_has_taken_back_is_not_served_stale() {
         .tell("/a", 200, &[("cache-control", "private")]);
     let mine = get("/a").header("cache-control", "no-cache, no-store");
     assert_eq!(done(&gateway.send(&mine).await), "EXPIRED");
-    assert_answer(&gateway.get("/a").await, "STALE", "/a #1");
-    wait_for("the private answer is known", SOON, async || {
+    assert_response(&gateway.get("/a").await, "STALE", "/a #1");
+    wait_for("the private response is known", SOON, async || {
         (done(&gateway.get("/a").await) == "MISS").then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn over_http2_a_head_without_a_body_has_none() {
+async fn over_http2_responses_to_head_have_no_body() {
     let headers = [("cache-control", "no-store"), ("etag", "\"a\"")];
     let origin = origin("/a", &headers).await;
     let gateway = front(origin.address(), "{}").await;
@@ -632,23 +641,23 @@ async fn over_http2_a_head_without_a_body_has_none() {
             .method(method)
             .uri("http://app.test/a")
     };
-    let known = request("GET").header("if-none-match", "\"a\"");
-    let known = client.send(known, "").await.expect("an answer");
-    assert_eq!((known.status(), known.text()), (304, ""));
-    let head = client.send(request("HEAD"), "").await.expect("an answer");
-    assert_eq!((head.status(), head.text()), (200, ""));
+    let conditional = request("GET").header("if-none-match", "\"a\"");
+    let response = client.send(conditional, "").await.expect("a response");
+    assert_eq!((response.status(), response.text()), (304, ""));
+    let response = client.send(request("HEAD"), "").await.expect("a response");
+    assert_eq!((response.status(), response.text()), (200, ""));
     assert_eq!(client.get("/a").await.text(), "/a #3");
 }
 
 #[tokio::test]
-async fn an_answer_without_content_may_name_a_length_and_is_kept_all_the_same() {
+async fn a_response_without_content_may_declare_a_length_and_is_stored() {
     let origin = origin("/a", MINUTE).await;
     origin.settings().tell("/a", 204, MINUTE);
     let gateway = front(origin.address(), "{}").await;
     for expected in ["MISS", "HIT", "HIT"] {
-        let answer = gateway.get("/a").await;
-        assert_answer(&answer, expected, "");
-        assert_eq!(answer.status(), 204);
-        assert_eq!(answer.header("content-length"), None);
+        let response = gateway.get("/a").await;
+        assert_response(&response, expected, "");
+        assert_eq!(response.status(), 204);
+        assert_eq!(response.header("content-length"), None);
     }
 }

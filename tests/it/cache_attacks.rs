@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use crate::support::{
     client::{Request, get},
     gateway::Gateway,
-    origins::ToldOrigin,
+    origins::PresetOrigin,
 };
 
 async fn front(origin: SocketAddr) -> Gateway {
@@ -25,22 +25,25 @@ fn on(host: &str, target: &str) -> Request {
 }
 
 #[tokio::test]
-async fn an_answer_that_breaks_off_is_broken_for_all_who_read_along_and_not_kept() {
-    let mut origin = ToldOrigin::start().await;
+async fn a_truncated_response_is_truncated_for_all_collapsed_requests_and_not_stored() {
+    let mut origin = PresetOrigin::start().await;
     origin.settings().tell("/a", 200, minute());
     origin.settings().hold("/a");
     let gateway = front(origin.address()).await;
     let mut readers = Vec::new();
     for expected in ["MISS", "HIT", "HIT"] {
         let mut connection = gateway.connect().await;
-        let head = connection.start(&get("/a")).await.expect("a head");
-        assert_eq!(head.header("x-cache-status"), Some(expected));
-        readers.push((connection, head));
+        let headers = connection.start(&get("/a")).await.expect("headers");
+        assert_eq!(headers.header("x-cache-status"), Some(expected));
+        readers.push((connection, headers));
     }
     origin.stop();
-    for (mut connection, head) in readers {
-        let broken = connection.finish(head).await.expect_err("no whole answer");
-        assert!(broken.is_cut(), "{broken:?}");
+    for (mut connection, headers) in readers {
+        let broken = connection
+            .finish(headers)
+            .await
+            .expect_err("no complete response");
+        assert!(broken.is_truncated(), "{broken:?}");
     }
     // All have the same cause, which is logged once.
     for line in gateway.log_lines(3).await {
@@ -56,8 +59,8 @@ async fn an_answer_that_breaks_off_is_broken_for_all_who_read_along_and_not_kept
 }
 
 #[tokio::test]
-async fn hosts_are_one_in_any_spelling_and_no_client_names_another_one() {
-    let origin = ToldOrigin::start().await;
+async fn a_host_is_one_key_in_any_spelling_and_clients_cannot_change_it() {
+    let origin = PresetOrigin::start().await;
     origin.settings().tell("/a", 200, minute());
     let gateway = front(origin.address()).await;
     let forwarded = on("shop.test", "/a")
@@ -76,8 +79,8 @@ async fn hosts_are_one_in_any_spelling_and_no_client_names_another_one() {
         on("shop.test", "/%61"),
         on("shop.test", "//a"),
     ] {
-        let answer = gateway.send(&same).await;
-        assert_eq!(answer.header("x-cache-status"), Some("HIT"), "{same:?}");
+        let response = gateway.send(&same).await;
+        assert_eq!(response.header("x-cache-status"), Some("HIT"), "{same:?}");
     }
     for refused in [
         on("shop.test", "http://evil.test/a"),
@@ -87,25 +90,25 @@ async fn hosts_are_one_in_any_spelling_and_no_client_names_another_one() {
         assert_eq!(gateway.send(&refused).await.status(), 400, "{refused:?}");
     }
     for other in ["/A", "/a%2F", "/a?", "/a/"] {
-        let answer = gateway.send(&on("shop.test", other)).await;
-        assert_ne!(answer.header("x-cache-status"), Some("HIT"), "{other}");
+        let response = gateway.send(&on("shop.test", other)).await;
+        assert_ne!(response.header("x-cache-status"), Some("HIT"), "{other}");
     }
 }
 
 #[tokio::test]
-async fn one_address_has_so_many_variants_and_no_more() {
-    let origin = ToldOrigin::start().await;
-    let mut told = minute();
-    told.push(("vary".to_owned(), "Foo".to_owned()));
-    origin.settings().tell("/a", 200, told);
+async fn variants_of_one_url_are_bounded() {
+    let origin = PresetOrigin::start().await;
+    let mut headers = minute();
+    headers.push(("vary".to_owned(), "Foo".to_owned()));
+    origin.settings().tell("/a", 200, headers);
     let gateway = front(origin.address()).await;
     let mut connection = gateway.connect().await;
     for number in 0..300 {
         let request = get("/a").header("foo", number.to_string());
-        connection.send(&request).await.expect("an answer");
+        connection.send(&request).await.expect("a response");
     }
-    let kept = gateway.count("edgeway_cache_objects").await;
-    assert!(kept <= 64, "{kept}");
+    let stored = gateway.count("edgeway_cache_objects").await;
+    assert!(stored <= 64, "{stored}");
     let newest = gateway.send(&get("/a").header("foo", "299")).await;
     assert_eq!(newest.header("x-cache-status"), Some("HIT"));
 }

@@ -85,24 +85,24 @@ async fn ask(gateway: &Gateway, path: &str) -> Response {
     gateway.send(&page(path)).await
 }
 
-fn done(answer: &Response) -> &str {
-    answer.header("x-cache-status").unwrap_or("nothing")
+fn done(response: &Response) -> &str {
+    response.header("x-cache-status").unwrap_or("nothing")
 }
 
 #[track_caller]
-fn assert_answer(answer: &Response, cache: &str, body: &str) {
-    assert_eq!((done(answer), &*answer.text()), (cache, body));
+fn assert_response(response: &Response, cache: &str, body: &str) {
+    assert_eq!((done(response), &*response.text()), (cache, body));
 }
 
 /// Sends a request, and waits until the disk has the response.
 async fn written(gateway: &Gateway, request: &Request) -> Response {
     let before = gateway.metric(WRITTEN).await;
-    let answer = gateway.send(request).await;
+    let response = gateway.send(request).await;
     wait_for("it is on disk", SOON, async || {
         (gateway.metric(WRITTEN).await > before).then_some(())
     })
     .await;
-    answer
+    response
 }
 
 async fn end(gateway: &mut Gateway, signal: Signal) {
@@ -139,7 +139,7 @@ fn objects(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[tokio::test]
-async fn what_is_stored_survives_the_process_however_it_ends() {
+async fn stored_responses_survive_the_process_however_it_ends() {
     let origin = origin(&["/a", "/h"]).await;
     let headers = [
         ("cache-control", "max-age=60"),
@@ -151,28 +151,28 @@ async fn what_is_stored_survives_the_process_however_it_ends() {
     let mut gateway = front(&origin).await;
     let of = |language: &str| page("/v").header("accept-language", language);
     for request in [page("/a"), of("de"), of("fr"), page("/s")] {
-        let answer = written(&gateway, &request).await;
-        assert_eq!(done(&answer), "MISS");
+        let response = written(&gateway, &request).await;
+        assert_eq!(done(&response), "MISS");
     }
     pass(Duration::from_millis(1100)).await;
     for (round, signal) in [Signal::TERM, Signal::KILL].into_iter().enumerate() {
         restart(&mut gateway, signal).await;
         let found = gateway.count(FOUND).await;
-        let answer = ask(&gateway, "/a").await;
-        assert_answer(&answer, "HIT", "/a #1");
-        assert_eq!(answer.header("etag"), Some("\"a\""));
-        let age: u64 = answer.header("age").unwrap().parse().unwrap();
+        let response = ask(&gateway, "/a").await;
+        assert_response(&response, "HIT", "/a #1");
+        assert_eq!(response.header("etag"), Some("\"a\""));
+        let age: u64 = response.header("age").unwrap().parse().unwrap();
         assert!((1..60).contains(&age), "{age}");
         assert_eq!(gateway.count(FOUND).await, found + 1);
         // From now on it is in memory.
-        assert_answer(&ask(&gateway, "/a").await, "HIT", "/a #1");
+        assert_response(&ask(&gateway, "/a").await, "HIT", "/a #1");
         assert_eq!(gateway.count(FOUND).await, found + 1);
-        assert_answer(&gateway.send(&of("fr")).await, "HIT", "/v #2");
-        assert_answer(&gateway.send(&of("de")).await, "HIT", "/v #1");
+        assert_response(&gateway.send(&of("fr")).await, "HIT", "/v #2");
+        assert_response(&gateway.send(&of("de")).await, "HIT", "/v #1");
         let number = 3 + round;
-        let answer = gateway.send(&of(&format!("x{number}"))).await;
-        assert_answer(&answer, "MISS", &format!("/v #{number}"));
-        assert_answer(
+        let response = gateway.send(&of(&format!("x{number}"))).await;
+        assert_response(&response, "MISS", &format!("/v #{number}"));
+        assert_response(
             &ask(&gateway, "/s").await,
             "STALE",
             &format!("/s #{}", 1 + round),
@@ -185,32 +185,32 @@ async fn what_is_stored_survives_the_process_however_it_ends() {
     }
     // Kinds of a first request, each after its own restart.
     restart(&mut gateway, Signal::KILL).await;
-    let answer = gateway
+    let response = gateway
         .send(&page("/a").header("if-none-match", "\"a\""))
         .await;
-    assert_eq!((answer.status(), done(&answer)), (304, "HIT"));
+    assert_eq!((response.status(), done(&response)), (304, "HIT"));
     restart(&mut gateway, Signal::KILL).await;
-    let answer = gateway.send(&page("/a").header("range", "bytes=1-2")).await;
-    assert_eq!((answer.status(), &*answer.text()), (206, "a "));
-    assert_eq!(origin.settings().answers("/a"), 1);
+    let response = gateway.send(&page("/a").header("range", "bytes=1-2")).await;
+    assert_eq!((response.status(), &*response.text()), (206, "a "));
+    assert_eq!(origin.settings().requests("/a"), 1);
 }
 
 /// The control for the tests of this file.
 #[tokio::test]
-async fn without_a_disk_nothing_survives() {
+async fn without_a_disk_no_stored_response_survives() {
     let origin = origin(&["/a"]).await;
     let mut gateway = Gateway::start(&yaml(origin.address(), "{ memory: 64MiB }", "")).await;
-    assert_answer(&ask(&gateway, "/a").await, "MISS", "/a #1");
+    assert_response(&ask(&gateway, "/a").await, "MISS", "/a #1");
     end(&mut gateway, Signal::TERM).await;
     gateway.start_again(&[], &[]).await;
-    assert_answer(&ask(&gateway, "/a").await, "MISS", "/a #2");
+    assert_response(&ask(&gateway, "/a").await, "MISS", "/a #2");
     let metrics = gateway.admin_get("/metrics").await.text();
     assert!(!metrics.contains("edgeway_cache_disk"), "{metrics}");
     assert!(gateway.status().await["cache_disk"].is_null());
 }
 
 #[tokio::test]
-async fn what_was_damaged_is_dropped_and_fetched_anew() {
+async fn corrupt_objects_are_dropped_and_fetched_again() {
     let origin = origin(&["/a"]).await;
     let mut gateway = front(&origin).await;
     let folder = gateway.folder().join("kept");
@@ -233,18 +233,18 @@ async fn what_was_damaged_is_dropped_and_fetched_anew() {
         fs::write(file, bytes).unwrap();
         gateway.start_again(&[], &[]).await;
         up(&gateway).await;
-        let answer = written(&gateway, &page("/a")).await;
-        assert_answer(&answer, "MISS", &format!("/a #{}", number + 2));
+        let response = written(&gateway, &page("/a")).await;
+        assert_response(&response, "MISS", &format!("/a #{}", number + 2));
         assert_eq!(gateway.count(DAMAGED).await, 1, "{number}");
     }
     // The control: an unchanged file is served.
     restart(&mut gateway, Signal::KILL).await;
-    assert_answer(&ask(&gateway, "/a").await, "HIT", "/a #6");
+    assert_response(&ask(&gateway, "/a").await, "HIT", "/a #6");
     assert_eq!(gateway.count(DAMAGED).await, 0);
 }
 
 #[tokio::test]
-async fn the_folder_is_for_our_eyes_and_not_used_if_it_is_not() {
+async fn a_folder_that_others_can_read_is_not_used() {
     let origin = origin(&["/a"]).await;
     let gateway = front(&origin).await;
     written(&gateway, &page("/a")).await;
@@ -259,21 +259,21 @@ async fn the_folder_is_for_our_eyes_and_not_used_if_it_is_not() {
     }
     drop(gateway);
     let gateway = Gateway::start_in(&yaml(origin.address(), DISK, ""), |folder| {
-        let kept = folder.join("kept");
-        fs::create_dir(&kept).unwrap();
-        fs::set_permissions(&kept, fs::Permissions::from_mode(0o777)).unwrap();
+        let cache_folder = folder.join("kept");
+        fs::create_dir(&cache_folder).unwrap();
+        fs::set_permissions(&cache_folder, fs::Permissions::from_mode(0o777)).unwrap();
     })
     .await;
     stands(&gateway, "permission").await;
     assert_eq!(done(&ask(&gateway, "/a").await), "MISS");
     assert!(gateway.stderr().contains("is accessible to other users"));
-    let kept = gateway.folder().join("kept");
-    fs::set_permissions(&kept, fs::Permissions::from_mode(0o755)).unwrap();
+    let cache_folder = gateway.folder().join("kept");
+    fs::set_permissions(&cache_folder, fs::Permissions::from_mode(0o755)).unwrap();
     stands(&gateway, "up").await;
 }
 
 #[tokio::test]
-async fn what_was_purged_does_not_come_back() {
+async fn purged_responses_do_not_come_back() {
     let paths = ["/u/a", "/p/a", "/t/a", "/k/a", "/w/a"];
     let origin = origin(&[]).await;
     let plain = [("cache-control", "max-age=60")];
@@ -292,17 +292,17 @@ async fn what_was_purged_does_not_come_back() {
     let write = post("/w/a", "x").header("host", "shop.test");
     assert_eq!(gateway.send(&write).await.status(), 200);
     restart(&mut gateway, Signal::KILL).await;
-    assert_answer(&ask(&gateway, "/k/a").await, "HIT", "/k/a #1");
+    assert_response(&ask(&gateway, "/k/a").await, "HIT", "/k/a #1");
     for path in ["/u/a", "/p/a", "/t/a"] {
-        assert_answer(&ask(&gateway, path).await, "MISS", &format!("{path} #2"));
+        assert_response(&ask(&gateway, path).await, "MISS", &format!("{path} #2"));
     }
-    assert_answer(&ask(&gateway, "/w/a").await, "MISS", "/w/a #3");
+    assert_response(&ask(&gateway, "/w/a").await, "MISS", "/w/a #3");
     wait_for("they are on disk again", SOON, async || {
         (gateway.count(WRITTEN).await == 4).then_some(())
     })
     .await;
     restart(&mut gateway, Signal::KILL).await;
-    assert_answer(&ask(&gateway, "/u/a").await, "HIT", "/u/a #2");
+    assert_response(&ask(&gateway, "/u/a").await, "HIT", "/u/a #2");
     purge(&gateway, json!([{ "all": true }])).await;
     restart(&mut gateway, Signal::KILL).await;
     for path in paths {
@@ -311,20 +311,20 @@ async fn what_was_purged_does_not_come_back() {
 }
 
 #[tokio::test]
-async fn a_journal_that_was_cut_is_no_journal() {
+async fn a_truncated_journal_is_discarded() {
     let origin = origin(&["/a"]).await;
     let mut gateway = front(&origin).await;
     written(&gateway, &page("/a")).await;
     purge(&gateway, json!([{ "url": "/b" }])).await;
     let journal = gateway.folder().join("kept/v1/journal");
-    for (number, cut) in [0, 20, 4000].into_iter().enumerate() {
+    for (number, length) in [0, 20, 4000].into_iter().enumerate() {
         end(&mut gateway, Signal::KILL).await;
         let bytes = fs::read(&journal).unwrap();
-        fs::write(&journal, &bytes[..cut]).unwrap();
+        fs::write(&journal, &bytes[..length]).unwrap();
         gateway.start_again(&[], &[]).await;
         up(&gateway).await;
-        let answer = written(&gateway, &page("/a")).await;
-        assert_answer(&answer, "MISS", &format!("/a #{}", number + 2));
+        let response = written(&gateway, &page("/a")).await;
+        assert_response(&response, "MISS", &format!("/a #{}", number + 2));
     }
 }
 
@@ -337,7 +337,7 @@ async fn leased(gateway: &Gateway) {
 }
 
 #[tokio::test]
-async fn what_others_purged_while_nobody_was_here_does_not_come_back() {
+async fn responses_purged_by_peers_while_stopped_do_not_come_back() {
     let redis = Redis::start().await;
     let more = format!("redis: {}\n", redis.section(", timeout: 1s"));
     let origin = origin(&["/a", "/b"]).await;
@@ -352,7 +352,7 @@ async fn what_others_purged_while_nobody_was_here_does_not_come_back() {
     leased(&other).await;
     for signal in [Signal::TERM, Signal::KILL] {
         restart(&mut gateway, signal).await;
-        assert_answer(&ask(&gateway, "/a").await, "HIT", "/a #1");
+        assert_response(&ask(&gateway, "/a").await, "HIT", "/a #1");
         leased(&gateway).await;
     }
     end(&mut gateway, Signal::KILL).await;
@@ -361,8 +361,8 @@ async fn what_others_purged_while_nobody_was_here_does_not_come_back() {
     assert_eq!(receipt.status(), 202, "{}", receipt.text());
     gateway.start_again(&[], &[]).await;
     up(&gateway).await;
-    assert_answer(&ask(&gateway, "/a").await, "MISS", "/a #2");
-    assert_answer(&ask(&gateway, "/b").await, "HIT", "/b #1");
+    assert_response(&ask(&gateway, "/a").await, "MISS", "/a #2");
+    assert_response(&ask(&gateway, "/b").await, "HIT", "/b #1");
     leased(&gateway).await;
     // The log has lost the gateway's position: anything may have been purged.
     end(&mut gateway, Signal::KILL).await;
@@ -370,7 +370,7 @@ async fn what_others_purged_while_nobody_was_here_does_not_come_back() {
     leased(&other).await;
     gateway.start_again(&[], &[]).await;
     up(&gateway).await;
-    assert_answer(&ask(&gateway, "/b").await, "MISS", "/b #2");
+    assert_response(&ask(&gateway, "/b").await, "MISS", "/b #2");
 }
 
 #[tokio::test]
@@ -410,22 +410,22 @@ async fn one_process_has_the_folder_and_another_serves_without_it() {
     stands(&second, "busy").await;
     assert_eq!(second.count(UP).await, 0);
     wait_for("the log says so", SOON, async || {
-        let said = second.stderr();
-        said.contains("folder in use by another process")
+        let log = second.stderr();
+        log.contains("folder in use by another process")
             .then_some(())
     })
     .await;
-    assert_answer(&ask(&second, "/a").await, "MISS", "/a #2");
-    assert_answer(&ask(&first, "/a").await, "HIT", "/a #1");
+    assert_response(&ask(&second, "/a").await, "MISS", "/a #2");
+    assert_response(&ask(&first, "/a").await, "HIT", "/a #1");
     // A purge that it received meanwhile holds once it owns the folder.
     purge(&second, json!([{ "url": "/a" }])).await;
     end(&mut first, Signal::KILL).await;
     up(&second).await;
-    assert_answer(&ask(&second, "/a").await, "MISS", "/a #3");
+    assert_response(&ask(&second, "/a").await, "MISS", "/a #3");
 }
 
 #[tokio::test]
-async fn what_a_gateway_without_the_folder_was_told_outlives_it() {
+async fn purges_sent_to_a_gateway_without_the_folder_outlive_it() {
     let origin = origin(&["/a", "/b"]).await;
     let mut first = front(&origin).await;
     for path in ["/a", "/b"] {
@@ -441,8 +441,8 @@ async fn what_a_gateway_without_the_folder_was_told_outlives_it() {
     purge(&second, json!([{ "url": "/a" }])).await;
     end(&mut second, Signal::TERM).await;
     restart(&mut first, Signal::KILL).await;
-    assert_answer(&ask(&first, "/a").await, "MISS", "/a #2");
-    assert_answer(&ask(&first, "/b").await, "HIT", "/b #1");
+    assert_response(&ask(&first, "/a").await, "MISS", "/a #2");
+    assert_response(&ask(&first, "/b").await, "HIT", "/b #1");
     // An upgrade of it does not bring anything back either.
     second.start_again(&[], &[]).await;
     stands(&second, "busy").await;
@@ -450,7 +450,7 @@ async fn what_a_gateway_without_the_folder_was_told_outlives_it() {
     second.upgrade().await;
     end(&mut first, Signal::KILL).await;
     up(&second).await;
-    assert_answer(&ask(&second, "/b").await, "MISS", "/b #2");
+    assert_response(&ask(&second, "/b").await, "MISS", "/b #2");
 }
 
 #[tokio::test]
@@ -472,7 +472,7 @@ async fn after_an_upgrade_everything_is_there_within_a_second() {
         began.elapsed()
     );
     for path in &paths {
-        assert_answer(&ask(&gateway, path).await, "HIT", &format!("{path} #1"));
+        assert_response(&ask(&gateway, path).await, "HIT", &format!("{path} #1"));
     }
     // Some responses may have been transferred in memory: the disk has all of them.
     wait_for("the folder is known", SOON, async || {
@@ -484,7 +484,7 @@ async fn after_an_upgrade_everything_is_there_within_a_second() {
 
 /// A write is still in flight at the old process when the new one serves.
 #[tokio::test]
-async fn what_the_old_process_removes_is_gone_in_the_new_one() {
+async fn responses_removed_by_the_old_process_are_gone_in_the_new_one() {
     let origin = origin(&["/a", "/b"]).await;
     let mut gateway = front(&origin).await;
     for path in ["/a", "/b"] {
@@ -497,19 +497,19 @@ async fn what_the_old_process_removes_is_gone_in_the_new_one() {
         let write = post("/a", "x").header("host", "shop.test");
         client::send(address, &write).await
     });
-    wait_for("the write is under way", SOON, async || {
-        (origin.settings().answers("/a") == 2).then_some(())
+    wait_for("the write is in flight", SOON, async || {
+        (origin.settings().requests("/a") == 2).then_some(())
     })
     .await;
     gateway.upgrade().await;
     up(&gateway).await;
-    assert_answer(&ask(&gateway, "/b").await, "HIT", "/b #1");
-    let answer = writing.join_all().await.remove(0);
-    let answer = answer.expect("the old process answers");
-    assert_eq!(answer.status(), 200);
+    assert_response(&ask(&gateway, "/b").await, "HIT", "/b #1");
+    let response = writing.join_all().await.remove(0);
+    let response = response.expect("the old process responds");
+    assert_eq!(response.status(), 200);
     origin.settings().slow("/a", Duration::ZERO);
     // The response was sent after the new process knew of the purge.
-    assert_answer(&ask(&gateway, "/a").await, "MISS", "/a #3");
+    assert_response(&ask(&gateway, "/a").await, "MISS", "/a #3");
 }
 
 #[tokio::test]
@@ -527,10 +527,10 @@ async fn a_reload_switches_it_on_and_off_and_elsewhere() {
     assert!(gateway.reload(&on).await);
     up(&gateway).await;
     restart(&mut gateway, Signal::TERM).await;
-    assert_answer(&ask(&gateway, "/a").await, "HIT", "/a #1");
+    assert_response(&ask(&gateway, "/a").await, "HIT", "/a #1");
     // It was purged while the disk was off.
-    let answer = written(&gateway, &page("/b")).await;
-    assert_answer(&answer, "MISS", "/b #2");
+    let response = written(&gateway, &page("/b")).await;
+    assert_response(&response, "MISS", "/b #2");
     // Another folder begins empty, and this one stays as it is.
     let elsewhere = "{ disk: { folder: other, size: 8MiB } }";
     let before = objects(&gateway.folder().join("kept"));
@@ -582,13 +582,13 @@ impl Mounted {
         let own = own.join(" ");
         let yaml = yaml(origin.address(), DISK, "");
         let gateway = Gateway::start_in(&yaml, |folder| {
-            let kept = folder.join("kept");
-            fs::create_dir(&kept).expect("the folder is the test's own");
+            let cache_folder = folder.join("kept");
+            fs::create_dir(&cache_folder).expect("the folder is the test's own");
             let program = folder.join("edgeway");
             let script = format!(
                 "#!/bin/sh\nexec unshare {own} sh -c 'mount -t tmpfs -o \
                  {options},mode=700 none {} && exec {} \"$@\"' sh \"$@\"\n",
-                kept.display(),
+                cache_folder.display(),
                 env!("CARGO_BIN_EXE_edgeway"),
             );
             fs::write(&program, script).expect("the folder takes files");
@@ -603,7 +603,7 @@ impl Mounted {
     }
 
     /// Path of the folder as the gateway's process sees it.
-    fn kept(&self) -> PathBuf {
+    fn cache_folder(&self) -> PathBuf {
         let folder = self.gateway.folder().join("kept");
         let inside = folder.strip_prefix("/").expect("it begins there");
         PathBuf::from(format!("/proc/{}/root", self.gateway.pid())).join(inside)
@@ -631,7 +631,7 @@ async fn a_full_disk_keeps_nobody_from_being_served() {
     };
     let gateway = &mounted.gateway;
     written(gateway, &page("/a")).await;
-    let filler = mounted.kept().join("filler");
+    let filler = mounted.cache_folder().join("filler");
     fs::write(&filler, vec![1; 4 << 20]).expect_err("there is no room for that");
     for path in ["/b", "/b?1"] {
         assert_eq!(done(&ask(gateway, path).await), "MISS");
@@ -644,15 +644,15 @@ async fn a_full_disk_keeps_nobody_from_being_served() {
             .await
             > 0
     );
-    assert_answer(&ask(gateway, "/b").await, "HIT", "/b #1");
+    assert_response(&ask(gateway, "/b").await, "HIT", "/b #1");
     // Purges still hold, and existing entries are read.
     purge(gateway, json!([{ "url": "/b" }])).await;
-    assert_answer(&ask(gateway, "/b").await, "MISS", "/b #3");
+    assert_response(&ask(gateway, "/b").await, "MISS", "/b #3");
     // One line, however often it is retried.
     pass(Duration::from_secs(4)).await;
     let lines = gateway.stderr();
-    let told = lines.matches("cache disk failed").count();
-    assert_eq!(told, 1, "{lines}");
+    let reports = lines.matches("cache disk failed").count();
+    assert_eq!(reports, 1, "{lines}");
     fs::remove_file(&filler).unwrap();
     stands(gateway, "up").await;
     written(gateway, &page("/c")).await;
@@ -673,14 +673,14 @@ async fn a_disk_that_is_read_only_keeps_nobody_from_being_served() {
     mounted.mount(&["mount", "-o", "remount,bind,ro", objects]);
     assert_eq!(done(&ask(gateway, "/b").await), "MISS");
     stands(gateway, "read_only").await;
-    assert_answer(&ask(gateway, "/b").await, "HIT", "/b #1");
-    assert_answer(&ask(gateway, "/a").await, "HIT", "/a #1");
+    assert_response(&ask(gateway, "/b").await, "HIT", "/b #1");
+    assert_response(&ask(gateway, "/a").await, "HIT", "/a #1");
     purge(gateway, json!([{ "url": "/a" }])).await;
-    assert_answer(&ask(gateway, "/a").await, "MISS", "/a #2");
+    assert_response(&ask(gateway, "/a").await, "MISS", "/a #2");
     mounted.mount(&["umount", objects]);
     stands(gateway, "up").await;
-    let answer = written(gateway, &page("/b?2")).await;
-    assert_eq!(done(&answer), "MISS");
+    let response = written(gateway, &page("/b?2")).await;
+    assert_eq!(done(&response), "MISS");
 }
 
 #[tokio::test]
@@ -692,39 +692,39 @@ async fn a_folder_that_cannot_be_written_is_no_reason_not_to_start() {
     let gateway = &mounted.gateway;
     stands(gateway, "read_only").await;
     assert_eq!(done(&ask(gateway, "/a").await), "MISS");
-    assert_answer(&ask(gateway, "/a").await, "HIT", "/a #1");
-    let kept = gateway.folder().join("kept");
-    let kept = kept.to_str().expect("the path is ASCII");
-    mounted.mount(&["mount", "-o", "remount,rw", kept]);
+    assert_response(&ask(gateway, "/a").await, "HIT", "/a #1");
+    let cache_folder = gateway.folder().join("kept");
+    let cache_folder = cache_folder.to_str().expect("the path is ASCII");
+    mounted.mount(&["mount", "-o", "remount,rw", cache_folder]);
     stands(gateway, "up").await;
     // It was requested before the purges since then were known.
-    let answer = written(gateway, &page("/a?1")).await;
-    assert_eq!(done(&answer), "MISS");
+    let response = written(gateway, &page("/a?1")).await;
+    assert_eq!(done(&response), "MISS");
 }
 
 #[tokio::test]
-async fn a_folder_that_was_removed_is_made_anew() {
+async fn a_folder_that_was_removed_is_created_again() {
     let origin = origin(&["/a", "/b"]).await;
     let mut gateway = front(&origin).await;
     written(&gateway, &page("/a")).await;
     let folder = gateway.folder().join("kept");
     fs::remove_dir_all(&folder).unwrap();
     assert_eq!(done(&ask(&gateway, "/b").await), "MISS");
-    assert_answer(&ask(&gateway, "/a").await, "HIT", "/a #1");
+    assert_response(&ask(&gateway, "/a").await, "HIT", "/a #1");
     wait_for("the folder is used again", SOON, async || {
         let is_there = folder.join("v1/lock").exists();
         (is_there && gateway.count(UP).await == 1).then_some(())
     })
     .await;
-    let answer = written(&gateway, &page("/b?1")).await;
-    assert_eq!(done(&answer), "MISS");
+    let response = written(&gateway, &page("/b?1")).await;
+    assert_eq!(done(&response), "MISS");
     restart(&mut gateway, Signal::KILL).await;
     assert_eq!(done(&ask(&gateway, "/b?1").await), "HIT");
 }
 
 /// Opening a pipe blocks until the other end is open, which simulates a hanging disk.
 #[tokio::test]
-async fn a_disk_that_does_not_answer_is_not_waited_for() {
+async fn a_disk_that_does_not_respond_is_not_waited_for() {
     let origin = origin(&["/a"]).await;
     let mut gateway = front(&origin).await;
     for number in 0..4 {
@@ -742,18 +742,18 @@ async fn a_disk_that_does_not_answer_is_not_waited_for() {
     up(&gateway).await;
     for number in 0..3 {
         let began = Instant::now();
-        let answer = ask(&gateway, &format!("/a?{number}")).await;
+        let response = ask(&gateway, &format!("/a?{number}")).await;
         let took = began.elapsed();
-        assert_eq!(done(&answer), "MISS");
+        assert_eq!(done(&response), "MISS");
         let waited = Duration::from_millis(250)..Duration::from_secs(3);
         assert!(waited.contains(&took), "{took:?}");
     }
-    let late = "edgeway_cache_disk_errors_total{kind=\"slow\"}";
-    assert_eq!(gateway.count(late).await, 3);
+    let slow_errors = "edgeway_cache_disk_errors_total{kind=\"slow\"}";
+    assert_eq!(gateway.count(slow_errors).await, 3);
     stands(&gateway, "slow").await;
     // The disk is left alone for a while.
     assert_eq!(done(&ask(&gateway, "/a?3").await), "MISS");
-    assert_eq!(gateway.count(late).await, 3);
+    assert_eq!(gateway.count(slow_errors).await, 3);
     // Other operations on the disk work, so it is used again.
     up(&gateway).await;
     // No hanging operation keeps the process from exiting.

@@ -27,7 +27,7 @@ const SOON: Duration = Duration::from_secs(30);
 const HOUR: &[(&str, &str)] = &[("cache-control", "max-age=3600")];
 const IN_REDIS: &str = "edgeway_cache_level2_writes_total{outcome=\"stored\"}";
 const ON_DISK: &str = "edgeway_cache_disk_writes_total{outcome=\"stored\"}";
-const KEPT: usize = 40;
+const STORED: usize = 40;
 const LANES: usize = 8;
 
 /// Number of writes; `FLOOD_WRITES` makes a run longer.
@@ -72,7 +72,7 @@ fn is_hit(response: &Response) -> bool {
 /// Returns the body of each page, and whether it came from the cache.
 async fn pages(gateway: &Gateway) -> Vec<(bool, String)> {
     let mut pages = Vec::new();
-    for page in 0..KEPT {
+    for page in 0..STORED {
         let response = ask(gateway, &format!("/kept/{page}")).await;
         pages.push((is_hit(&response), response.text()));
     }
@@ -96,7 +96,7 @@ async fn flood(gateway: &Gateway, origin: &Origin<NumberedOrigin>, seed: u64) ->
     let mut random = fastrand::Rng::with_seed(seed);
     let mut written = BTreeSet::new();
     let mut lanes: Vec<Vec<Request>> = (0..LANES).map(|_| Vec::new()).collect();
-    let some: Vec<usize> = (0..KEPT / 4).map(|_| random.usize(..KEPT)).collect();
+    let some: Vec<usize> = (0..STORED / 4).map(|_| random.usize(..STORED)).collect();
     let (every, mut next) = ((writes() / some.len()).max(1), some.iter());
     for number in 0..writes() {
         let path = format!("/w{number}/x");
@@ -145,12 +145,12 @@ async fn flood(gateway: &Gateway, origin: &Origin<NumberedOrigin>, seed: u64) ->
 /// Invariant: whatever clients write to, and however often, stored responses for other paths are
 /// still served, and those that were written to are not.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_of_writes_takes_out_what_it_is_about_and_nothing_else() {
+async fn a_flood_of_writes_invalidates_its_targets_and_nothing_else() {
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let redis = Redis::start().await;
     let origin = NumberedOrigin::start().await;
-    for page in 0..KEPT {
+    for page in 0..STORED {
         origin.settings().tell(&format!("/kept/{page}"), 200, HOUR);
     }
     for number in 0..200 {
@@ -172,7 +172,7 @@ async fn a_flood_of_writes_takes_out_what_it_is_about_and_nothing_else() {
         let all = now
             .iter()
             .zip(before)
-            .all(|(now, before)| now - before >= KEPT as f64);
+            .all(|(now, before)| now - before >= STORED as f64);
         all.then_some(())
     })
     .await;
@@ -189,13 +189,19 @@ async fn a_flood_of_writes_takes_out_what_it_is_about_and_nothing_else() {
     pass(Duration::from_millis(500)).await;
     // A new gateway has nothing in memory: it serves from Redis.
     let three = front(&memory).await;
-    let assert_right = |what: &str, pages: &[(bool, String)]| {
+    let assert_right = |moment: &str, pages: &[(bool, String)]| {
         for (page, (is_hit, text)) in pages.iter().enumerate() {
             if written.contains(&page) {
-                assert_ne!(*text, first[page].1, "seed {seed}: {what}: {page} is stale");
+                assert_ne!(
+                    *text, first[page].1,
+                    "seed {seed}: {moment}: {page} is stale"
+                );
             } else {
                 let same = (*is_hit, text.as_str()) == (true, first[page].1.as_str());
-                assert!(same, "seed {seed}: {what}: {page} is gone: {is_hit} {text}");
+                assert!(
+                    same,
+                    "seed {seed}: {moment}: {page} is gone: {is_hit} {text}"
+                );
             }
         }
     };
@@ -250,7 +256,7 @@ async fn a_flood_of_writes_takes_out_what_it_is_about_and_nothing_else() {
 /// A response that was in flight during a write to its path is not served to the client that has
 /// written, from any tier.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_has_written_reads_what_it_wrote_whatever_was_on_its_way() {
+async fn a_client_reads_its_own_writes_whatever_fills_are_in_flight() {
     let redis = Redis::start().await;
     let origin = NumberedOrigin::start().await;
     let mut slow = HashMap::new();

@@ -24,9 +24,9 @@ const OLD: [(&str, &str); 4] = [
 
 async fn origin() -> Origin<NumberedOrigin> {
     let origin = NumberedOrigin::start().await;
-    for (path, says) in OLD {
+    for (path, cache_control) in OLD {
         let age = if path == "/late" { "62" } else { "61" };
-        let headers = [("cache-control", says), ("age", age)];
+        let headers = [("cache-control", cache_control), ("age", age)];
         origin.settings().tell(path, 200, &headers);
     }
     let fresh = [("cache-control", "max-age=600")];
@@ -45,30 +45,30 @@ async fn front(origin: SocketAddr, health: &str) -> Gateway {
     .await
 }
 
-fn done(answer: &Response) -> (u16, Option<&str>) {
-    (answer.status(), answer.header("x-cache-status"))
+fn done(response: &Response) -> (u16, Option<&str>) {
+    (response.status(), response.header("x-cache-status"))
 }
 
 /// Checks that stale responses are served within their windows, and that all other requests fail.
 async fn holds(gateway: &Gateway) {
     let cached = async |path: &str, cache: &str| {
-        let answer = gateway.get(path).await;
-        assert_eq!(done(&answer), (200, Some(cache)), "{path}");
-        assert_eq!(answer.text(), format!("{path} #1"));
+        let response = gateway.get(path).await;
+        assert_eq!(done(&response), (200, Some(cache)), "{path}");
+        assert_eq!(response.text(), format!("{path} #1"));
     };
     for _ in 0..3 {
         cached("/fresh", "HIT").await;
         cached("/revalidate", "STALE").await;
         cached("/error", "STALE").await;
         for path in ["/late", "/must", "/new", "/plain/fresh"] {
-            let answer = gateway.get(path).await;
-            assert_eq!(answer.status(), 503, "{path}: {}", answer.text());
+            let response = gateway.get(path).await;
+            assert_eq!(response.status(), 503, "{path}: {}", response.text());
         }
     }
 }
 
 #[tokio::test]
-async fn what_is_stale_is_served_within_its_window_and_nothing_else() {
+async fn stale_responses_are_served_within_their_window_only() {
     let mut origin = origin().await;
     let gateway = front(origin.address(), "false").await;
     let all = OLD.map(|(path, _)| path);
@@ -82,7 +82,7 @@ async fn what_is_stale_is_served_within_its_window_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn with_health_checks_everything_else_is_told_that_there_is_nobody() {
+async fn with_health_checks_everything_else_gets_503() {
     let mut origin = origin().await;
     let health = "{ path: /up, interval: 200ms, fall: 1 }";
     let gateway = front(origin.address(), health).await;

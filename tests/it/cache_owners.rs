@@ -6,7 +6,7 @@ use std::{net::SocketAddr, time::Duration};
 use crate::support::{
     client::{Request, Response, get},
     gateway::Gateway,
-    origins::{Origin, ToldOrigin},
+    origins::{Origin, PresetOrigin},
     wait::wait_for,
 };
 
@@ -30,13 +30,13 @@ async fn plain_front(origin: SocketAddr) -> Gateway {
     .await
 }
 
-fn tell(origin: &Origin<ToldOrigin>, path: &str, status: u16, headers: &[(&str, &str)]) {
+fn set_response(origin: &Origin<PresetOrigin>, path: &str, status: u16, headers: &[(&str, &str)]) {
     let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
     let headers = headers.iter().map(owned).collect();
     origin.settings().tell(path, status, headers);
 }
 
-fn asked(origin: &Origin<ToldOrigin>, path: &str) -> usize {
+fn asked(origin: &Origin<PresetOrigin>, path: &str) -> usize {
     origin.settings().asked(path).len()
 }
 
@@ -50,7 +50,7 @@ fn with_cookie(path: &str, cookie: &str) -> Request {
 
 /// Sends a request for a stale page until a background revalidation of it is over: then the page is
 /// fresh, or the next revalidation begins.
-async fn refresh(gateway: &Gateway, origin: &Origin<ToldOrigin>, path: &str, request: &Request) {
+async fn refresh(gateway: &Gateway, origin: &Origin<PresetOrigin>, path: &str, request: &Request) {
     let before = asked(origin, path);
     wait_for("a refresh is over", SOON, async || {
         let response = gateway.send(request).await;
@@ -60,31 +60,31 @@ async fn refresh(gateway: &Gateway, origin: &Origin<ToldOrigin>, path: &str, req
 }
 
 #[tokio::test]
-async fn a_refresh_that_carries_cookies_is_kept_only_if_it_is_for_everybody() {
-    let origin = ToldOrigin::start().await;
+async fn a_refresh_with_cookies_is_stored_only_if_it_is_public() {
+    let origin = PresetOrigin::start().await;
     let gateway = plain_front(origin.address()).await;
-    for (path, next, is_kept) in [
+    for (path, next, is_stored) in [
         ("/own", "max-age=600", false),
         ("/all", "public, max-age=600", true),
         ("/shared", "s-maxage=600", true),
     ] {
         let first = [("cache-control", STALE), ("age", "61"), ("vary", "Cookie")];
-        tell(&origin, path, 200, &first);
+        set_response(&origin, path, 200, &first);
         let alice = with_cookie(path, "sid=alice");
         assert_eq!(done(&gateway.send(&alice).await), "MISS");
-        tell(&origin, path, 200, &[("cache-control", next)]);
+        set_response(&origin, path, 200, &[("cache-control", next)]);
         refresh(&gateway, &origin, path, &alice).await;
         for other in [get(path), with_cookie(path, "sid=bob")] {
             let response = gateway.send(&other).await;
             let is_alices = response.text() == format!("{path} #2");
-            assert_eq!(is_alices, is_kept, "{path}: {other:?}");
+            assert_eq!(is_alices, is_stored, "{path}: {other:?}");
         }
     }
 }
 
 #[tokio::test]
 async fn a_header_that_one_route_lets_pass_reaches_no_stored_response() {
-    let origin = ToldOrigin::start().await;
+    let origin = PresetOrigin::start().await;
     let gateway = front(
         origin.address(),
         "- { name: passing, match: { path: /po/*, header: { X-Int: '1' } }, upstream: app, pass_headers: [X-Original-URL], cache: {} }
@@ -94,7 +94,7 @@ async fn a_header_that_one_route_lets_pass_reaches_no_stored_response() {
 ",
     )
     .await;
-    tell(&origin, "/po/a", 200, &[("cache-control", "max-age=600")]);
+    set_response(&origin, "/po/a", 200, &[("cache-control", "max-age=600")]);
     let by = |kind: &str, url: &str| {
         let request = get("/po/a").header("x-int", kind);
         match url {
@@ -127,7 +127,7 @@ async fn a_header_that_one_route_lets_pass_reaches_no_stored_response() {
 
 #[tokio::test]
 async fn a_304_takes_nothing_out_of_vary() {
-    let origin = ToldOrigin::start().await;
+    let origin = PresetOrigin::start().await;
     let gateway = plain_front(origin.address()).await;
     for (path, vary) in [
         ("/narrower", "Accept-Encoding"),
@@ -140,7 +140,7 @@ async fn a_304_takes_nothing_out_of_vary() {
             ("vary", "Cookie"),
             ("etag", "\"a\""),
         ];
-        tell(&origin, path, 200, &first);
+        set_response(&origin, path, 200, &first);
         let (alice, bob) = (with_cookie(path, "sid=a"), with_cookie(path, "sid=b"));
         assert_eq!(done(&gateway.send(&alice).await), "MISS");
         let next = [
@@ -148,11 +148,11 @@ async fn a_304_takes_nothing_out_of_vary() {
             ("vary", vary),
             ("etag", "\"a\""),
         ];
-        tell(&origin, path, 304, &next);
+        set_response(&origin, path, 304, &next);
         let validated = gateway.send(&alice).await;
         assert_eq!(done(&validated), "REVALIDATED");
         assert_eq!(validated.text(), format!("{path} #1"));
-        tell(&origin, path, 200, &next);
+        set_response(&origin, path, 200, &next);
         for other in [&bob, &get(path)] {
             let response = gateway.send(other).await;
             assert_ne!(response.text(), format!("{path} #1"), "{other:?}");
@@ -161,8 +161,8 @@ async fn a_304_takes_nothing_out_of_vary() {
 }
 
 #[tokio::test]
-async fn cookies_that_frameworks_cut_differently_go_past_a_cache_that_goes_by_them() {
-    let origin = ToldOrigin::start().await;
+async fn ambiguous_cookies_bypass_a_cache_keyed_by_cookies() {
+    let origin = PresetOrigin::start().await;
     let gateway = front(
         origin.address(),
         "- { match: { path: /bypass/* }, upstream: app, cache: { anonymous_cookies: [theme], bypass: ['cookie:sid'] } }
@@ -175,7 +175,7 @@ async fn cookies_that_frameworks_cut_differently_go_past_a_cache_that_goes_by_th
     .await;
     let public = [("cache-control", "public, max-age=600")];
     for path in ["/bypass/a", "/key/a", "/anonymous/a", "/a"] {
-        tell(&origin, path, 200, &public);
+        set_response(&origin, path, 200, &public);
         let goes_by_cookies = matches!(path, "/bypass/a" | "/key/a");
         gateway.get(path).await;
         for line in [
@@ -201,7 +201,7 @@ async fn cookies_that_frameworks_cut_differently_go_past_a_cache_that_goes_by_th
         ("/anonymous/c", "theme=a; theme_b=c", "HIT"),
         ("/all/a", "theme=a sid=x", "HIT"),
     ] {
-        tell(&origin, path, 200, &[("cache-control", "max-age=600")]);
+        set_response(&origin, path, 200, &[("cache-control", "max-age=600")]);
         let request = with_cookie(path, line);
         assert_eq!(done(&gateway.send(&request).await), "MISS", "{path}");
         assert_eq!(done(&gateway.get(path).await), expected, "{path}");
@@ -209,8 +209,8 @@ async fn cookies_that_frameworks_cut_differently_go_past_a_cache_that_goes_by_th
 }
 
 #[tokio::test]
-async fn a_response_with_more_tags_than_are_kept_is_not_stored() {
-    let origin = ToldOrigin::start().await;
+async fn a_response_with_too_many_tags_is_not_stored() {
+    let origin = PresetOrigin::start().await;
     let gateway = front(
         origin.address(),
         "- { name: app, match: { path: '/*' }, upstream: app, cache: { tags: [own] } }\n",
@@ -234,8 +234,8 @@ async fn a_response_with_more_tags_than_are_kept_is_not_stored() {
         ("/empty", "cache-tag", ",".repeat(300), true),
         ("/same", "cache-tag", "a,".repeat(300), true),
     ] {
-        let told = [("cache-control", "max-age=600"), (name, tags.as_str())];
-        tell(&origin, path, 200, &told);
+        let headers = [("cache-control", "max-age=600"), (name, tags.as_str())];
+        set_response(&origin, path, 200, &headers);
         let first = gateway.get(path).await;
         let status = first.header("cache-status").unwrap_or_default();
         assert_eq!(status.contains("tags"), !is_stored, "{path}: {status}");
@@ -247,40 +247,40 @@ async fn a_response_with_more_tags_than_are_kept_is_not_stored() {
 }
 
 #[tokio::test]
-async fn a_clients_own_header_leaves_what_others_have_stored() {
-    let origin = ToldOrigin::start().await;
+async fn a_clients_own_header_removes_no_stored_response() {
+    let origin = PresetOrigin::start().await;
     let gateway = plain_front(origin.address()).await;
     let stale = [("cache-control", STALE), ("age", "61")];
-    tell(&origin, "/a", 200, &stale);
+    set_response(&origin, "/a", 200, &stale);
     gateway.get("/a").await;
     // The origin responds like this to a request with a header that is in no key.
-    tell(&origin, "/a", 200, &[("cache-control", "no-store")]);
+    set_response(&origin, "/a", 200, &[("cache-control", "no-store")]);
     let evil = get("/a").header("x-evil", "1");
     refresh(&gateway, &origin, "/a", &evil).await;
-    tell(&origin, "/a", 200, &stale);
+    set_response(&origin, "/a", 200, &stale);
     assert_eq!(done(&gateway.get("/a").await), "STALE");
 
-    tell(&origin, "/b", 200, &[("cache-control", "no-store")]);
+    set_response(&origin, "/b", 200, &[("cache-control", "no-store")]);
     gateway.send(&get("/b").header("x-evil", "1")).await;
-    tell(&origin, "/b", 200, &[("cache-control", "max-age=600")]);
+    set_response(&origin, "/b", 200, &[("cache-control", "max-age=600")]);
     origin.settings().hold("/b");
     let mut readers = Vec::new();
     for expected in ["MISS", "HIT", "HIT"] {
         let mut connection = gateway.connect().await;
-        let head = connection.start(&get("/b")).await.expect("a head");
-        assert_eq!(head.header("x-cache-status"), Some(expected));
-        readers.push((connection, head));
+        let headers = connection.start(&get("/b")).await.expect("headers");
+        assert_eq!(headers.header("x-cache-status"), Some(expected));
+        readers.push((connection, headers));
     }
     origin.settings().release("/b");
-    for (mut connection, head) in readers {
-        connection.finish(head).await.expect("a body");
+    for (mut connection, headers) in readers {
+        connection.finish(headers).await.expect("a body");
     }
     assert_eq!(asked(&origin, "/b"), 2);
 }
 
 #[tokio::test]
 async fn a_write_through_a_route_without_a_cache_removes_what_another_route_has_stored() {
-    let origin = ToldOrigin::start().await;
+    let origin = PresetOrigin::start().await;
     let gateway = front(
         origin.address(),
         "- { match: { path: /m/*, method: [GET, HEAD] }, upstream: app, cache: { key: { ignore_query: ['utm_*'] } } }
@@ -289,7 +289,7 @@ async fn a_write_through_a_route_without_a_cache_removes_what_another_route_has_
     )
     .await;
     let fresh = [("cache-control", "max-age=600")];
-    tell(&origin, "/m/a", 200, &fresh);
+    set_response(&origin, "/m/a", 200, &fresh);
     for method in ["POST", "PUT", "DELETE", "PATCH", "PURGE-IT"] {
         gateway.get("/m/a").await;
         assert_eq!(done(&gateway.get("/m/a").await), "HIT");
@@ -305,7 +305,7 @@ async fn a_write_through_a_route_without_a_cache_removes_what_another_route_has_
     let other = Request::new("OPTIONS", "/m/a");
     gateway.send(&other).await;
     assert_eq!(done(&gateway.get("/m/a").await), "HIT");
-    tell(&origin, "/m/a", 500, &fresh);
+    set_response(&origin, "/m/a", 500, &fresh);
     gateway.send(&Request::new("POST", "/m/a")).await;
     assert_eq!(done(&gateway.get("/m/a").await), "HIT");
 }

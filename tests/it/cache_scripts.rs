@@ -39,8 +39,8 @@ impl Scripts<'_> {
             "u1", "t1",
         ];
         let keys = ["entry", "stamps", "marker", "writes"];
-        let answer = self.run(text, &keys, &args);
-        answer.split(' ').next().unwrap_or_default().to_owned()
+        let response = self.run(text, &keys, &args);
+        response.split(' ').next().unwrap_or_default().to_owned()
     }
 
     /// Records a write.
@@ -53,16 +53,16 @@ impl Scripts<'_> {
     fn load(&self) -> String {
         let text = include_str!("../../crates/cache/src/tier/lua/load.lua");
         let keys = ["entry", "stamps", "marker"];
-        let answer = self.run(text, &keys, &["99", "hash", "", "0"]);
-        let last = answer.rsplit(' ').next().unwrap_or_default();
-        let first = answer.split(' ').next().unwrap_or_default();
-        let told = if first == "hit" { last } else { first };
-        told.to_owned()
+        let response = self.run(text, &keys, &["99", "hash", "", "0"]);
+        let last = response.rsplit(' ').next().unwrap_or_default();
+        let first = response.split(' ').next().unwrap_or_default();
+        let result = if first == "hit" { last } else { first };
+        result.to_owned()
     }
 }
 
 #[tokio::test]
-async fn what_was_asked_for_before_a_purge_is_neither_written_nor_read_after_it() {
+async fn a_fill_that_began_before_a_purge_is_neither_written_nor_read_after_it() {
     let redis = Redis::start().await;
     let scripts = Scripts(&redis);
     assert_eq!(
@@ -113,7 +113,7 @@ async fn what_was_asked_for_before_a_purge_is_neither_written_nor_read_after_it(
 
 /// Writes leave nothing behind that grows, and remove only the responses that they apply to.
 #[tokio::test]
-async fn what_was_written_to_is_neither_written_nor_read_after_it() {
+async fn a_fill_that_began_before_an_unsafe_request_is_neither_written_nor_read_after_it() {
     let redis = Redis::start().await;
     let scripts = Scripts(&redis);
     scripts.stamp(scripts.tick(), &[]);
@@ -180,37 +180,37 @@ async fn a_response_that_is_refused_leaves_no_older_one_behind() {
 
 /// A queued response is stored even if stamps are queued too: the stamp removes it.
 #[tokio::test]
-async fn what_is_stored_before_the_purge_of_it_is_stamped_goes_with_the_stamp() {
+async fn a_response_stored_before_its_purge_is_stamped_goes_with_the_stamp() {
     let redis = Redis::start().await;
     let scripts = Scripts(&redis);
     scripts.stamp(scripts.tick(), &[]);
-    for what in ["entry", "marker", "u1", "t1", "shop/", "/a?", "all"] {
-        let take_out = |position| match what {
-            "entry" | "marker" => scripts.written(position, what, "7"),
-            "u1" | "t1" => scripts.stamp(position, &["digest", what]),
+    for kind in ["entry", "marker", "u1", "t1", "shop/", "/a?", "all"] {
+        let take_out = |position| match kind {
+            "entry" | "marker" => scripts.written(position, kind, "7"),
+            "u1" | "t1" => scripts.stamp(position, &["digest", kind]),
             "all" => scripts.stamp(position, &["all", ""]),
             prefix => scripts.stamp(position, &["prefix", prefix]),
         };
         // Requested before the purge was recorded, and after its position was taken.
         let before = scripts.tick();
         let purge = scripts.tick();
-        assert_eq!(scripts.store(before, 0, "old"), "stored", "{what}");
-        assert_eq!(scripts.load(), "old", "{what}");
+        assert_eq!(scripts.store(before, 0, "old"), "stored", "{kind}");
+        assert_eq!(scripts.load(), "old", "{kind}");
         take_out(purge);
-        assert_eq!(scripts.load(), "miss", "{what}");
-        assert_eq!(scripts.store(before, 0, "again"), "purged", "{what}");
+        assert_eq!(scripts.load(), "miss", "{kind}");
+        assert_eq!(scripts.store(before, 0, "again"), "purged", "{kind}");
         // An earlier position that arrives later undoes nothing.
         take_out(before);
-        assert_eq!(scripts.store(before, 0, "again"), "purged", "{what}");
-        assert_eq!(scripts.load(), "miss", "{what}");
+        assert_eq!(scripts.store(before, 0, "again"), "purged", "{kind}");
+        assert_eq!(scripts.load(), "miss", "{kind}");
         let after = scripts.tick();
-        assert_eq!(scripts.store(after, 0, "new"), "stored", "{what}");
-        assert_eq!(scripts.load(), "new", "{what}");
+        assert_eq!(scripts.store(after, 0, "new"), "stored", "{kind}");
+        assert_eq!(scripts.load(), "new", "{kind}");
     }
 }
 
 #[tokio::test]
-async fn stamps_are_bounded_and_what_is_older_than_the_oldest_counts_as_purged() {
+async fn stamps_are_bounded_and_older_entries_count_as_purged() {
     let redis = Redis::start().await;
     let scripts = Scripts(&redis);
     scripts.stamp(scripts.tick(), &[]);

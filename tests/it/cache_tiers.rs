@@ -76,19 +76,19 @@ async fn ask(gateway: &Gateway, path: &str) -> Response {
     gateway.send(&page(path)).await
 }
 
-fn done(answer: &Response) -> &str {
-    answer.header("x-cache-status").unwrap_or("nothing")
+fn done(response: &Response) -> &str {
+    response.header("x-cache-status").unwrap_or("nothing")
 }
 
 #[track_caller]
-fn assert_answer(answer: &Response, cache: &str, body: &str) {
-    assert_eq!((done(answer), &*answer.text()), (cache, body));
+fn assert_response(response: &Response, cache: &str, body: &str) {
+    assert_eq!((done(response), &*response.text()), (cache, body));
 }
 
 async fn written(gateway: &Gateway, path: &str) {
     let before = gateway.metric(WRITTEN).await;
-    let answer = ask(gateway, path).await;
-    assert_eq!(done(&answer), "MISS");
+    let response = ask(gateway, path).await;
+    assert_eq!(done(&response), "MISS");
     wait_for("it is in level 2", SOON, async || {
         (gateway.metric(WRITTEN).await > before).then_some(())
     })
@@ -96,7 +96,7 @@ async fn written(gateway: &Gateway, path: &str) {
 }
 
 #[tokio::test]
-async fn what_one_gateway_has_the_others_need_not_ask_for() {
+async fn a_response_that_one_gateway_stored_serves_all() {
     let redis = Redis::start().await;
     let origin = origin(&["/a"]).await;
     let first = front(&origin, &patient(&redis)).await;
@@ -104,22 +104,22 @@ async fn what_one_gateway_has_the_others_need_not_ask_for() {
     written(&first, "/a").await;
     pass(Duration::from_millis(1100)).await;
     let found = second.count(FOUND).await;
-    let answer = ask(&second, "/a").await;
-    assert_answer(&answer, "HIT", "/a #1");
-    assert_eq!(answer.header("etag"), Some("\"a\""));
-    let age: u64 = answer.header("age").unwrap().parse().unwrap();
+    let response = ask(&second, "/a").await;
+    assert_response(&response, "HIT", "/a #1");
+    assert_eq!(response.header("etag"), Some("\"a\""));
+    let age: u64 = response.header("age").unwrap().parse().unwrap();
     assert!((1..60).contains(&age), "{age}");
     assert_eq!(second.count(FOUND).await, found + 1);
     let of_route = format!("{ASKED}{{route=\"app\",result=\"hit\"}}");
     assert_eq!(second.count(&of_route).await, found + 1);
     // From now on it has the response in memory.
-    assert_answer(&ask(&second, "/a").await, "HIT", "/a #1");
+    assert_response(&ask(&second, "/a").await, "HIT", "/a #1");
     assert_eq!(second.count(FOUND).await, found + 1);
-    assert_eq!(origin.settings().answers("/a"), 1);
+    assert_eq!(origin.settings().requests("/a"), 1);
 }
 
 #[tokio::test]
-async fn many_who_miss_ask_redis_once() {
+async fn concurrent_misses_are_one_lookup_in_redis() {
     let redis = Redis::start().await;
     let origin = origin(&["/a"]).await;
     let first = front(&origin, &patient(&redis)).await;
@@ -129,18 +129,18 @@ async fn many_who_miss_ask_redis_once() {
     let mut set = JoinSet::new();
     for _ in 0..100 {
         let to = second.address();
-        set.spawn(async move { client::send(to, &page("/a")).await.expect("an answer") });
+        set.spawn(async move { client::send(to, &page("/a")).await.expect("a response") });
     }
-    for answer in set.join_all().await {
-        assert_answer(&answer, "HIT", "/a #1");
+    for response in set.join_all().await {
+        assert_response(&response, "HIT", "/a #1");
     }
-    assert_eq!(origin.settings().answers("/a"), 1);
+    assert_eq!(origin.settings().requests("/a"), 1);
     // Requests that arrived during the first lookup waited for it; later ones found it in memory.
     assert!(second.count(ASKED).await <= asked + 2);
 }
 
 #[tokio::test]
-async fn variants_are_found_by_what_the_request_says() {
+async fn variants_are_selected_by_the_request() {
     let redis = Redis::start().await;
     let origin = origin(&[]).await;
     let headers = [
@@ -153,21 +153,21 @@ async fn variants_are_found_by_what_the_request_says() {
     let of = |language| page("/a").header("accept-language", language);
     for (count, language) in ["de", "fr"].into_iter().enumerate() {
         let before = first.metric(WRITTEN).await;
-        let answer = first.send(&of(language)).await;
-        assert_answer(&answer, "MISS", &format!("/a #{}", count + 1));
+        let response = first.send(&of(language)).await;
+        assert_response(&response, "MISS", &format!("/a #{}", count + 1));
         wait_for("it is in level 2", SOON, async || {
             (first.metric(WRITTEN).await > before).then_some(())
         })
         .await;
     }
-    assert_answer(&second.send(&of("fr")).await, "HIT", "/a #2");
-    assert_answer(&second.send(&of("de")).await, "HIT", "/a #1");
-    assert_answer(&second.send(&of("it")).await, "MISS", "/a #3");
-    assert_answer(&ask(&second, "/a").await, "MISS", "/a #4");
+    assert_response(&second.send(&of("fr")).await, "HIT", "/a #2");
+    assert_response(&second.send(&of("de")).await, "HIT", "/a #1");
+    assert_response(&second.send(&of("it")).await, "MISS", "/a #3");
+    assert_response(&ask(&second, "/a").await, "MISS", "/a #4");
 }
 
 #[tokio::test]
-async fn what_was_purged_is_not_read_by_a_gateway_that_comes_later() {
+async fn purged_responses_are_not_read_by_a_gateway_that_joins_later() {
     let redis = Redis::start().await;
     let origin = origin(&["/a/1", "/b"]).await;
     let first = front(&origin, &patient(&redis)).await;
@@ -183,20 +183,20 @@ async fn what_was_purged_is_not_read_by_a_gateway_that_comes_later() {
     );
     let later = front(&origin, &patient(&redis)).await;
     // The second response went to the write; this is the path's third request.
-    assert_answer(&ask(&later, "/a/1").await, "MISS", "/a/1 #4");
-    assert_answer(&ask(&later, "/a/1?x=1").await, "MISS", "/a/1 #5");
-    assert_answer(&ask(&later, "/b").await, "HIT", "/b #1");
+    assert_response(&ask(&later, "/a/1").await, "MISS", "/a/1 #4");
+    assert_response(&ask(&later, "/a/1?x=1").await, "MISS", "/a/1 #5");
+    assert_response(&ask(&later, "/b").await, "HIT", "/b #1");
     // A response that was requested after it is stored again.
     let last = front(&origin, &patient(&redis)).await;
-    wait_for("the new answer is shared", SOON, async || {
-        let answer = ask(&last, "/a/1").await;
-        (answer.text() == "/a/1 #4").then_some(())
+    wait_for("the new response is shared", SOON, async || {
+        let response = ask(&last, "/a/1").await;
+        (response.text() == "/a/1 #4").then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_stale_answer_is_worth_its_validator() {
+async fn a_stale_response_is_revalidated_from_level_2() {
     let redis = Redis::start().await;
     let origin = origin(&[]).await;
     let headers = [
@@ -208,11 +208,11 @@ async fn a_stale_answer_is_worth_its_validator() {
     let first = front(&origin, &patient(&redis)).await;
     let second = front(&origin, &patient(&redis)).await;
     written(&first, "/a").await;
-    assert_answer(&ask(&second, "/a").await, "REVALIDATED", "/a #1");
+    assert_response(&ask(&second, "/a").await, "REVALIDATED", "/a #1");
 }
 
 #[tokio::test]
-async fn large_answers_stay_in_memory() {
+async fn large_responses_stay_in_memory() {
     let redis = Redis::start().await;
     let origin = origin(&["/large", "/small"]).await;
     origin.settings().pad("/large", 20_000);
@@ -250,7 +250,7 @@ async fn damaged_entries_are_dropped_and_counted() {
             assert_eq!(redis.cli(&["EVAL", script, "1", key]), "1");
         }
     }
-    assert_answer(&ask(&second, "/a").await, "MISS", "/a #2");
+    assert_response(&ask(&second, "/a").await, "MISS", "/a #2");
     assert_eq!(second.count("edgeway_cache_level2_damaged_total").await, 1);
 }
 
@@ -275,7 +275,7 @@ async fn refused(gateway: &Gateway, reason: &str) -> u64 {
 /// A process that can write to Redis without the secret of the fleet cannot put a page into a
 /// cache.
 #[tokio::test]
-async fn what_the_fleet_has_not_signed_is_served_to_nobody() {
+async fn unsigned_entries_are_never_served() {
     let redis = Redis::start().await;
     let origin = origin(&["/a", "/b"]).await;
     let first = front(&origin, &patient(&redis)).await;
@@ -297,8 +297,8 @@ async fn what_the_fleet_has_not_signed_is_served_to_nobody() {
         forge(&redis, script);
         let other = front(&origin, &section).await;
         wait_for("level 2 is asked", SOON, async || {
-            let answer = ask(&other, &path).await;
-            assert_ne!(done(&answer), "STALE");
+            let response = ask(&other, &path).await;
+            assert_ne!(done(&response), "STALE");
             (refused(&other, reason).await > 0).then_some(())
         })
         .await;
@@ -342,7 +342,7 @@ async fn an_entry_that_is_copied_to_another_key_is_refused() {
     });
     assert!(copied.count() > 0);
     let second = front(&origin, &patient(&redis)).await;
-    assert_answer(&ask(&second, "/b").await, "MISS", "/b #2");
+    assert_response(&ask(&second, "/b").await, "MISS", "/b #2");
     assert_eq!(refused(&second, "key").await, 1);
 }
 
@@ -352,7 +352,7 @@ async fn a_redis_that_is_paused_flushed_or_killed_fails_no_request() {
     let origin = origin(&["/a"]).await;
     let first = front(&origin, &redis.section("")).await;
     // Each of them is a miss, in memory and below.
-    let load = endless(first.address(), 4, Lanes::Kept, |turn| {
+    let load = endless(first.address(), 4, Lanes::KeepAlive, |turn| {
         page(&format!("/a?{turn}"))
     });
     let some_time = Duration::from_millis(700);
@@ -383,7 +383,7 @@ async fn a_redis_that_is_paused_flushed_or_killed_fails_no_request() {
     assert!(short * 100 >= all * 98, "{short} of {all}");
     // Redis is used again.
     let second = front(&origin, &redis.section("")).await;
-    wait_for("answers are shared again", SOON, async || {
+    wait_for("responses are shared again", SOON, async || {
         let at = format!("/a?{}", fastrand::u64(..));
         ask(&first, &at).await;
         pass(Duration::from_millis(50)).await;

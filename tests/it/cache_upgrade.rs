@@ -51,12 +51,14 @@ fn paths(count: usize) -> Vec<String> {
     (0..count).map(|n| format!("/page/{n}")).collect()
 }
 
-fn done(answer: &Response) -> &str {
-    answer.header("x-cache-status").unwrap_or("nothing")
+fn done(response: &Response) -> &str {
+    response.header("x-cache-status").unwrap_or("nothing")
 }
 
-fn age(answer: &Response) -> u64 {
-    let age = answer.header("age").expect("a stored answer has an age");
+fn age(response: &Response) -> u64 {
+    let age = response
+        .header("age")
+        .expect("a stored response has an age");
     age.parse().expect("an age is a number")
 }
 
@@ -78,8 +80,8 @@ async fn taken(gateway: &Gateway, times: usize) {
 
 async fn purge(gateway: &Gateway, json: &str) {
     let order = post("/v1/purge", json.to_owned()).header("content-type", "application/json");
-    let answer = gateway.send_admin(&order).await;
-    assert_eq!(answer.status(), 200, "{}", answer.text());
+    let response = gateway.send_admin(&order).await;
+    assert_eq!(response.status(), 200, "{}", response.text());
 }
 
 fn kill(pid: u32) {
@@ -88,7 +90,7 @@ fn kill(pid: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_kept_is_served_after_an_upgrade_and_after_a_restart_it_is_not() {
+async fn stored_responses_survive_an_upgrade_and_not_a_restart() {
     let mut paths = paths(40);
     paths.push("/other/x".to_owned());
     let origin = origin(&paths).await;
@@ -109,19 +111,19 @@ async fn what_was_kept_is_served_after_an_upgrade_and_after_a_restart_it_is_not(
         taken(&gateway, round).await;
         assert_eq!(gateway.count("edgeway_cache_objects").await, 43);
         for path in &paths {
-            let answer = gateway.get(path).await;
-            assert_eq!((done(&answer), answer.status()), ("HIT", 200), "{path}");
-            assert_eq!(answer.text(), format!("{path} #1"));
-            assert!((30..60).contains(&age(&answer)), "{}", age(&answer));
-            assert_eq!(origin.settings().answers(path), 1, "{path}");
+            let response = gateway.get(path).await;
+            assert_eq!((done(&response), response.status()), ("HIT", 200), "{path}");
+            assert_eq!(response.text(), format!("{path} #1"));
+            assert!((30..60).contains(&age(&response)), "{}", age(&response));
+            assert_eq!(origin.settings().requests(path), 1, "{path}");
         }
         for (request, body) in [(&in_german, "#1"), (&in_french, "#2")] {
-            let answer = gateway.send(request).await;
-            assert_eq!(done(&answer), "HIT");
-            assert!(answer.text().ends_with(body), "{}", answer.text());
+            let response = gateway.send(request).await;
+            assert_eq!(done(&response), "HIT");
+            assert!(response.text().ends_with(body), "{}", response.text());
         }
-        let coded = get("/page/1").header("accept-encoding", "gzip");
-        assert_eq!(done(&gateway.send(&coded).await), "HIT");
+        let accepting_gzip = get("/page/1").header("accept-encoding", "gzip");
+        assert_eq!(done(&gateway.send(&accepting_gzip).await), "HIT");
     }
     // By its tag, which was transferred with it.
     purge(&gateway, r#"{ "tag": "tag-page-7" }"#).await;
@@ -134,7 +136,7 @@ async fn what_was_kept_is_served_after_an_upgrade_and_after_a_restart_it_is_not(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_route_that_keeps_nothing_any_more_takes_nothing_over() {
+async fn a_route_without_a_cache_takes_no_stored_response_over() {
     let paths = ["/page/1".to_owned(), "/other/x".to_owned()];
     let origin = origin(&paths).await;
     let text = yaml(origin.address(), "");
@@ -181,7 +183,7 @@ async fn a_purge_wins_while_the_cache_is_handed_over_and_after() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_old_process_still_writes_is_gone_in_the_new_one() {
+async fn writes_through_the_old_process_invalidate_in_the_new_one() {
     let paths = [
         "/page".to_owned(),
         "/page/1".to_owned(),
@@ -194,8 +196,8 @@ async fn what_the_old_process_still_writes_is_gone_in_the_new_one() {
     let mut writes = JoinSet::new();
     let address = gateway.address();
     writes.spawn(async move { client::send(address, &post("/page/1", "x")).await });
-    wait_for("the write is under way", SOON, async || {
-        (origin.settings().answers("/page/1") == 2).then_some(())
+    wait_for("the write is in flight", SOON, async || {
+        (origin.settings().requests("/page/1") == 2).then_some(())
     })
     .await;
     let old = gateway.upgrade().await;
@@ -223,15 +225,15 @@ async fn what_the_old_process_still_writes_is_gone_in_the_new_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_old_process_that_dies_meanwhile_takes_nothing_along() {
+async fn an_old_process_that_dies_during_the_takeover_loses_nothing() {
     let (origin, mut gateway, paths) = large("").await;
     // Without it, the old process might have exited by itself.
     origin.settings().slow("/slow", Duration::from_mins(1));
     let mut busy = gateway.connect().await;
     let request = "GET /slow HTTP/1.1\r\nhost: a\r\n\r\n";
     busy.write(request).await.expect("it is sent");
-    wait_for("it is under way", SOON, async || {
-        (origin.settings().answers("/slow") == 1).then_some(())
+    wait_for("it is in flight", SOON, async || {
+        (origin.settings().requests("/slow") == 1).then_some(())
     })
     .await;
     let load = endless(gateway.address(), 4, Lanes::Fresh, |n| {

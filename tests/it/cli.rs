@@ -122,7 +122,7 @@ fn a_command_that_does_not_exist_is_refused_on_stderr() {
 }
 
 #[test]
-fn check_succeeds_for_what_is_right_and_fails_for_what_is_not() {
+fn check_succeeds_for_valid_files_and_fails_for_others() {
     let right = edgeway(&["check", "-c", ROUTES]);
     assert_eq!((right.status, right.stdout.as_str()), (0, ""));
     assert_eq!(
@@ -147,7 +147,7 @@ fn check_succeeds_for_what_is_right_and_fails_for_what_is_not() {
 }
 
 #[test]
-fn a_warning_is_told_and_fails_nothing() {
+fn a_warning_is_reported_and_fails_nothing() {
     let folder = tempfile::tempdir().expect("a folder for the test can be made");
     let file = folder.path().join("edgeway.yaml");
     let yaml = "listeners: [{ address: 127.0.0.1:8080 }]\n\
@@ -185,7 +185,7 @@ fn tools_get_problems_as_a_json_list_on_stdout() {
 }
 
 #[test]
-fn what_is_printed_is_a_configuration_of_the_same_meaning() {
+fn the_printed_configuration_is_equivalent() {
     let printed = edgeway(&["check", "-c", ROUTES, "--print"]);
     assert_eq!((printed.status, printed.stderr.as_str()), (0, ""));
     let folder = tempfile::tempdir().expect("a folder for the test can be made");
@@ -198,7 +198,7 @@ fn what_is_printed_is_a_configuration_of_the_same_meaning() {
 }
 
 #[test]
-fn what_is_broken_is_not_printed() {
+fn a_broken_configuration_is_not_printed() {
     let ran = edgeway(&["check", "-c", BROKEN, "--print"]);
     assert_eq!((ran.status, ran.stdout.as_str()), (1, ""));
     assert!(ran.stderr.contains("3 errors"), "{}", ran.stderr);
@@ -229,16 +229,16 @@ fn the_schema_that_is_printed_is_the_one_in_the_repository() {
     let ran = edgeway(&["schema"]);
     assert_eq!((ran.status, ran.stderr.as_str()), (0, ""));
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/schema.json");
-    let kept = fs::read_to_string(path).expect("conf/schema.json is there");
+    let stored = fs::read_to_string(path).expect("conf/schema.json is there");
     let read = |text: &str| serde_json::from_str::<Value>(text).expect("it is JSON");
     assert!(
-        read(&ran.stdout) == read(&kept),
+        read(&ran.stdout) == read(&stored),
         "conf/schema.json is stale: run `make schema`"
     );
 }
 
 #[tokio::test]
-async fn a_warning_is_told_when_the_gateway_starts() {
+async fn warnings_are_logged_at_start() {
     let yaml = |used: &str| {
         format!(
             "upstreams: {{ spare: {{ backends: [127.0.0.1:1] }} }}
@@ -254,6 +254,6 @@ routes: [{{ match: {{ path: /* }}, {used} }}]
     );
     // The control.
     let quiet = Gateway::start(&yaml("upstream: spare")).await;
-    let told = quiet.stderr();
-    assert!(!told.contains("edgeway::upstream::unused"), "{told}");
+    let log = quiet.stderr();
+    assert!(!log.contains("edgeway::upstream::unused"), "{log}");
 }

@@ -73,7 +73,7 @@ fn every_broken_file_is_explained() {
 }
 
 #[test]
-fn what_is_doubtful_is_told_and_served_all_the_same() {
+fn doubtful_configuration_is_reported_and_served() {
     let files = files("warned");
     assert!(files.len() >= 4, "{files:?}");
     for path in files {
@@ -84,7 +84,7 @@ fn what_is_doubtful_is_told_and_served_all_the_same() {
 }
 
 #[test]
-fn routes_that_cannot_be_told_apart_are_named_both() {
+fn routes_that_cannot_be_distinguished_are_both_reported() {
     let (sources, diagnostics) = check(Path::new("tests/it/config/bad/ambiguous_routes.yaml"));
     let [problem] = diagnostics.list() else {
         panic!("{diagnostics:#?}");
@@ -97,7 +97,7 @@ fn routes_that_cannot_be_told_apart_are_named_both() {
 }
 
 #[test]
-fn three_independent_mistakes_of_structure_are_told_at_once() {
+fn three_independent_mistakes_of_structure_are_reported_at_once() {
     let (sources, diagnostics) = check(Path::new("tests/it/config/bad/three_mistakes.yaml"));
     let lines = diagnostics.render(&sources, Style::Lines);
     let starts: Vec<_> = lines

@@ -31,7 +31,7 @@ async fn process_1_of_a_container_stays_and_ends_with_the_gateway() {
     fs::write(dir.path().join("edgeway.yaml"), config).unwrap();
     let ready = dir.path().join("ready.json");
     let log = dir.path().join("stderr");
-    let said = fs::File::create(&log).unwrap();
+    let stderr = fs::File::create(&log).unwrap();
     let Some(container) = namespaces::unshare(&CONTAINER, "true") else {
         return;
     };
@@ -44,7 +44,7 @@ async fn process_1_of_a_container_stays_and_ends_with_the_gateway() {
         .current_dir(dir.path())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(said)
+        .stderr(stderr)
         .spawn()
         .expect("unshare is part of any Linux");
     let serving = async |not: u64| {
@@ -66,11 +66,11 @@ async fn process_1_of_a_container_stays_and_ends_with_the_gateway() {
         // From the second time on, the signal reaches the serving process through process 1.
         kill_process(init, Signal::USR2).unwrap();
         newest = serving(newest).await;
-        let answer = client::send(address, &get("/")).await.unwrap();
-        assert_eq!(answer.status(), 200);
+        let response = client::send(address, &get("/")).await.unwrap();
+        assert_eq!(response.status(), 200);
         wait_for("process 1 is told which one serves", SOON, async || {
-            let said = fs::read_to_string(&log).unwrap();
-            (said.matches("takeover complete").count() == upgrades).then_some(())
+            let lines = fs::read_to_string(&log).unwrap();
+            (lines.matches("takeover complete").count() == upgrades).then_some(())
         })
         .await;
     }

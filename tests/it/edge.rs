@@ -289,9 +289,9 @@ async fn a_silent_origin_ends_in_504_at_the_deadline() {
     let reply = hasty.get("/").await;
     assert_eq!(reply.status(), 504);
     assert!(
-        reply.head.at < Duration::from_millis(550),
+        reply.headers.at < Duration::from_millis(550),
         "{:?}",
-        reply.head.at
+        reply.headers.at
     );
     // The control.
     let patient = Gateway::start(&config("10s")).await;
@@ -344,9 +344,9 @@ async fn past_the_bound_requests_wait_and_past_the_queue_they_are_told_to_come_b
     let waited = gateway.get("/health").await;
     assert_eq!(waited.status(), 503);
     assert!(
-        waited.head.at >= Duration::from_millis(250),
+        waited.headers.at >= Duration::from_millis(250),
         "{:?}",
-        waited.head.at
+        waited.headers.at
     );
 }
 
@@ -362,7 +362,9 @@ async fn an_answer_that_breaks_midway_is_cut_and_never_made_whole() {
         for request in [get("/"), get("/").header("accept-encoding", "gzip")] {
             let answer = client::send(gateway.address(), &request).await;
             assert!(
-                answer.as_ref().is_err_and(client::ClientError::is_cut),
+                answer
+                    .as_ref()
+                    .is_err_and(client::ClientError::is_truncated),
                 "{failure:?}: {answer:?}"
             );
         }
@@ -410,8 +412,8 @@ impl Parrot {
 /// Returns the header names of a response, sorted, with duplicates.
 fn names(answer: &Response) -> Vec<&str> {
     let mut names: Vec<&str> = answer
-        .head
         .headers
+        .fields
         .iter()
         .map(|(name, _)| name.as_str())
         .collect();
@@ -472,6 +474,6 @@ routes:
 
         let missing = connection.send(&get("/nowhere")).await.unwrap();
         assert_eq!(missing.status(), 404);
-        assert_eq!(missing.head.headers_named("x-frame-options").count(), 1);
+        assert_eq!(missing.headers.get_all("x-frame-options").count(), 1);
     }
 }

@@ -57,11 +57,11 @@ fn explain_says_which_route_and_why() {
 #[test]
 fn explain_says_the_same_to_tools() {
     let all = explained("json");
-    for answer in all.split("$ edgeway explain ").skip(1) {
-        let (request, json) = answer.split_once('\n').expect("the answer follows");
-        let answer: Value = serde_json::from_str(json).expect("it is JSON");
-        assert!(answer["route"].is_string(), "{request}: {answer}");
-        let considered = answer["considered"].as_array().expect("it is a list");
+    for response in all.split("$ edgeway explain ").skip(1) {
+        let (request, json) = response.split_once('\n').expect("the response follows");
+        let response: Value = serde_json::from_str(json).expect("it is JSON");
+        assert!(response["route"].is_string(), "{request}: {response}");
+        let considered = response["considered"].as_array().expect("it is a list");
         assert_eq!(considered.len(), 15, "{request}: every route is judged");
     }
     let first = all.split("\n\n").next().expect("there is a first");
@@ -69,7 +69,7 @@ fn explain_says_the_same_to_tools() {
 }
 
 #[test]
-fn what_cannot_be_explained_is_told_on_stderr() {
+fn requests_that_cannot_be_explained_are_reported_on_stderr() {
     for (request, why) in [
         (
             ["GET", "ftp://x/"],
@@ -89,7 +89,7 @@ fn what_cannot_be_explained_is_told_on_stderr() {
 }
 
 #[test]
-fn explain_tells_a_path_without_a_route_from_a_host_without_one() {
+fn explain_distinguishes_a_path_without_a_route_from_a_host_without_one() {
     let dir = tempfile::tempdir().expect("a folder for the test can be made");
     let file = dir.path().join("edgeway.yaml");
     let yaml = "listeners: [{ address: '127.0.0.1:0' }]\nroutes:\n  - match: { host: a.test, path: /here }\n    respond: ok\n";
@@ -134,7 +134,7 @@ routes:
 ";
 
 #[test]
-fn explain_says_what_the_cache_goes_by() {
+fn explain_shows_the_cache_key() {
     let dir = tempfile::tempdir().expect("a folder for the test can be made");
     let file = dir.path().join("edgeway.yaml");
     std::fs::write(&file, CACHED).expect("the folder takes files");
@@ -165,10 +165,10 @@ fn explain_says_what_the_cache_goes_by() {
 }
 
 #[tokio::test]
-async fn the_running_gateway_says_what_it_has_stored() {
+async fn explain_shows_what_the_running_gateway_has_stored() {
     let origin = NumberedOrigin::start().await;
-    let told = [("cache-control", "max-age=60"), ("vary", "x-kind")];
-    origin.settings().tell("/a", 200, &told);
+    let response_headers = [("cache-control", "max-age=60"), ("vary", "x-kind")];
+    origin.settings().tell("/a", 200, &response_headers);
     let gateway = Gateway::start(&format!(
         "listeners: [{{ address: 127.0.0.1:0 }}]\n\
          upstreams: {{ app: {{ backends: ['{}'], health: false }} }}\n\
@@ -181,10 +181,10 @@ async fn the_running_gateway_says_what_it_has_stored() {
         let question = serde_json::json!({ "method": "GET", "url": url, "headers": headers });
         let asked =
             post("/v1/explain", question.to_string()).header("content-type", "application/json");
-        let answer = gateway.send_admin(&asked).await;
-        assert_eq!(answer.status(), 200, "{}", answer.text());
-        let answer: Value = serde_json::from_str(&answer.text()).expect("it is JSON");
-        answer["cache"]["now"].clone()
+        let response = gateway.send_admin(&asked).await;
+        assert_eq!(response.status(), 200, "{}", response.text());
+        let response: Value = serde_json::from_str(&response.text()).expect("it is JSON");
+        response["cache"]["now"].clone()
     };
     let now = explain(&[]).await;
     assert_eq!(

@@ -71,8 +71,8 @@ async fn an_api_is_read_and_written_through_the_gateway() {
     let missing = gateway.get("/api/items/1").await;
     assert_eq!(missing.status(), 404);
     assert_eq!(missing.json(), json!({ "error": "no such item" }));
-    let head = gateway.send(&Request::new("HEAD", "/api/items")).await;
-    assert_eq!((head.status(), head.body.len()), (200, 0));
+    let head_response = gateway.send(&Request::new("HEAD", "/api/items")).await;
+    assert_eq!((head_response.status(), head_response.body.len()), (200, 0));
     // Each write arrived once.
     assert_eq!(app.stats().await["writes"], 3);
 }
@@ -94,18 +94,18 @@ async fn targets_and_headers_reach_the_app_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn what_the_app_says_of_its_own_connection_stays_between_it_and_us() {
+async fn connection_fields_of_the_app_are_not_forwarded() {
     let app = ExpressApp::start().await;
     let gateway = front(&app, "").await;
-    let answer = gateway.get("/echo").await;
-    assert_eq!(answer.header("keep-alive"), None);
+    let response = gateway.get("/echo").await;
+    assert_eq!(response.header("keep-alive"), None);
     // The control: the app itself sends it.
     let direct = client::send(app.address(), &get("/echo")).await.unwrap();
     assert!(direct.header("keep-alive").is_some());
 }
 
 #[tokio::test]
-async fn uploads_arrive_whole_with_a_length_and_in_chunks() {
+async fn uploads_arrive_complete_with_a_length_and_in_chunks() {
     let app = ExpressApp::start().await;
     let gateway = front(&app, "").await;
     let sized = gateway.send(&post("/upload", "").filler(20 * MIB)).await;
@@ -145,8 +145,8 @@ async fn an_upload_passes_while_it_is_being_sent() {
         .await;
     }
     client.write("0\r\n\r\n").await.unwrap();
-    let head = client.read_head().await.unwrap();
-    assert_eq!(client.finish(head).await.unwrap().json()["bytes"], 3000);
+    let headers = client.read_headers().await.unwrap();
+    assert_eq!(client.finish(headers).await.unwrap().json()["bytes"], 3000);
 
     // The control: a client that disconnects midway does not count as finished.
     let mut client = Connection::open(gateway.address()).await.unwrap();
@@ -159,7 +159,7 @@ async fn an_upload_passes_while_it_is_being_sent() {
     })
     .await;
     drop(client);
-    wait_for("the app's upload was cut", SOON, async || {
+    wait_for("the app's upload was truncated", SOON, async || {
         (app.stats().await["cutUploads"] == 1).then_some(())
     })
     .await;
@@ -178,14 +178,14 @@ async fn a_client_that_waits_for_100_continue_gets_it() {
     client.write(head(5)).await.unwrap();
     assert_eq!(client.read_interim().await.unwrap(), 100);
     client.write("12345").await.unwrap();
-    let answer = client.read_head().await.unwrap();
-    assert_eq!(answer.status, 200);
-    assert_eq!(client.finish(answer).await.unwrap().json()["bytes"], 5);
+    let response = client.read_headers().await.unwrap();
+    assert_eq!(response.status, 200);
+    assert_eq!(client.finish(response).await.unwrap().json()["bytes"], 5);
 
     // The control: a body that is too long is refused before a byte of it is sent.
     let mut client = Connection::open(gateway.address()).await.unwrap();
     client.write(head(65 * MIB)).await.unwrap();
-    assert_eq!(client.read_answer().await.unwrap().status(), 413);
+    assert_eq!(client.read_response().await.unwrap().status(), 413);
 }
 
 #[tokio::test]
@@ -210,7 +210,7 @@ routes:
         assert_eq!(client.read_interim().await.unwrap(), 100);
         client.write_chunk(&[b'x'; 2000]).await.unwrap();
         client.write_chunk(b"").await.unwrap();
-        client.read_answer().await.unwrap().status()
+        client.read_response().await.unwrap().status()
     };
     assert_eq!(refused("1000B").await, 413);
     // The control: below the limit it arrives.
@@ -218,15 +218,15 @@ routes:
 }
 
 #[tokio::test]
-async fn downloads_arrive_whole_and_a_cut_is_seen_as_a_cut() {
+async fn downloads_arrive_complete_and_truncation_is_visible() {
     let mut app = ExpressApp::start().await;
     let gateway = front(&app, "").await;
     for target in [
         "/download?bytes=20000000",
         "/download?bytes=20000000&chunked=1",
     ] {
-        let answer = gateway.get(target).await;
-        assert_eq!((answer.status(), answer.body.len()), (200, 20_000_000));
+        let response = gateway.get(target).await;
+        assert_eq!((response.status(), response.body.len()), (200, 20_000_000));
     }
     // A client that disconnects stops the app's work.
     let mut client = Connection::open(gateway.address()).await.unwrap();
@@ -237,7 +237,7 @@ async fn downloads_arrive_whole_and_a_cut_is_seen_as_a_cut() {
     client.piece().await.unwrap();
     client.leave("leaving is what is tested");
     wait_for(
-        "the app's download was cut",
+        "the app's download was truncated",
         Duration::from_secs(1),
         async || (app.stats().await["cutDownloads"] == 1).then_some(()),
     )
@@ -259,8 +259,8 @@ async fn downloads_arrive_whole_and_a_cut_is_seen_as_a_cut() {
             }
         };
         assert!(
-            end.is_err_and(|error| error.is_cut()),
-            "{target} ended as if whole"
+            end.is_err_and(|error| error.is_truncated()),
+            "{target} ended as if complete"
         );
         app.restart().await;
         wait_for(
@@ -294,7 +294,7 @@ async fn echo(socket: &mut WebSocketStream<tokio::net::TcpStream>, message: Mess
     let back = back
         .expect("an echo comes")
         .expect("the socket is open")
-        .expect("the frame is whole");
+        .expect("the frame is complete");
     assert!(back == message, "{length} bytes came back changed");
 }
 
@@ -318,7 +318,7 @@ async fn websocket_messages_pass_both_ways_however_large() {
 }
 
 #[tokio::test]
-async fn a_vanished_websocket_peer_is_known_to_the_other() {
+async fn the_end_of_one_websocket_peer_reaches_the_other() {
     let mut app = ExpressApp::start().await;
     let gateway = front(&app, SOCKETS).await;
     let mut left = socket(&gateway).await;

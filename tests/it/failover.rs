@@ -79,7 +79,7 @@ async fn no_read_fails_while_an_instance_is_killed_and_comes_back() {
 }
 
 #[tokio::test]
-async fn while_all_backends_are_down_clients_are_told_to_come_back() {
+async fn while_all_backends_are_down_clients_get_retry_after() {
     let mut apps = ExpressApp::several(2).await;
     let list = backends(&apps);
     let gateway = front(&list, "    app: node\n    health: { path: /health }").await;
@@ -87,16 +87,16 @@ async fn while_all_backends_are_down_clients_are_told_to_come_back() {
     for app in &mut apps {
         app.kill();
     }
-    let told = wait_for("all are known to be down", SOON, async || {
-        let answer = gateway.get("/api/items").await;
-        (answer.status() == 503).then_some(answer)
+    let refused = wait_for("all are known to be down", SOON, async || {
+        let response = gateway.get("/api/items").await;
+        (response.status() == 503).then_some(response)
     })
     .await;
-    assert_eq!(told.header("retry-after"), Some("1"));
+    assert_eq!(refused.header("retry-after"), Some("1"));
     assert!(
-        told.text().contains("could not be reached"),
+        refused.text().contains("could not be reached"),
         "{}",
-        told.text()
+        refused.text()
     );
     apps[0].restart().await;
     wait_for("one is back", SOON, async || {
@@ -114,27 +114,27 @@ async fn a_dropped_connection_is_retried_for_reads_and_never_for_writes() {
     let gateway = front(&quoted(&[origin.address()]), settings).await;
     let mut client = gateway.connect().await;
     for turn in 0..20 {
-        let answer = client
+        let response = client
             .send(&get("/").header(MARK, format!("get-{turn}")))
             .await
             .unwrap();
-        assert_eq!(answer.status(), 200, "read {turn}");
+        assert_eq!(response.status(), 200, "read {turn}");
     }
     let mut refused = 0;
     for turn in 0..20 {
         let mark = format!("post-{turn}");
-        let answer = client
+        let response = client
             .send(&post("/", "x").header(MARK, &mark))
             .await
             .expect("a connection that was not said to close takes the next request");
         assert!(
-            [200, 502].contains(&answer.status()),
+            [200, 502].contains(&response.status()),
             "write {turn}: {}",
-            answer.status()
+            response.status()
         );
-        refused += u32::from(answer.status() == 502);
+        refused += u32::from(response.status() == 502);
         assert!(origin.counts().times(&mark) <= 1, "write {turn} came twice");
-        if answer.header("connection") == Some("close") {
+        if response.header("connection") == Some("close") {
             client = gateway.connect().await;
         }
     }
@@ -191,7 +191,7 @@ async fn a_failing_instance_leaves_rotation_and_returns() {
     };
     // The control: while the instance is healthy it serves half.
     assert!(share().await >= 8);
-    for failure in [Failure::ResetBeforeAnswer, Failure::Hang] {
+    for failure in [Failure::ResetBeforeResponse, Failure::Hang] {
         bad.settings().fail(failure);
         wait_for(
             "the instance left rotation",

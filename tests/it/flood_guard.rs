@@ -26,7 +26,10 @@ async fn from(address: &str, gateway: &Gateway, request: &Request) -> Response {
     let address: IpAddr = address.parse().expect("an address");
     let connection = Connection::open_from(address, gateway.address()).await;
     let mut connection = connection.expect("the gateway accepts connections");
-    connection.send(request).await.expect("the gateway answers")
+    connection
+        .send(request)
+        .await
+        .expect("the gateway responds")
 }
 
 async fn statuses(address: &str, gateway: &Gateway, targets: &[&str]) -> Vec<u16> {
@@ -38,7 +41,7 @@ async fn statuses(address: &str, gateway: &Gateway, targets: &[&str]) -> Vec<u16
 }
 
 #[tokio::test]
-async fn a_flood_is_refused_whatever_it_asks_for_and_others_are_not() {
+async fn a_flood_is_refused_on_every_path_and_other_clients_are_not() {
     let gateway = Gateway::start(&format!(
         "flood_guard: {{ requests: 4/1min, exempt: [127.0.0.9] }}\n{ROUTE}"
     ))
@@ -70,11 +73,11 @@ async fn a_flood_is_refused_whatever_it_asks_for_and_others_are_not() {
 }
 
 #[tokio::test]
-async fn waiting_as_long_as_told_lets_the_next_one_pass() {
+async fn the_next_request_passes_after_the_retry_after() {
     let gateway = Gateway::start(&format!("flood_guard: {{ requests: 2/1s }}\n{ROUTE}")).await;
     let refused = wait_for("the flood is refused", SOON, async || {
-        let answer = gateway.get("/").await;
-        (answer.status() == 429).then_some(answer)
+        let response = gateway.get("/").await;
+        (response.status() == 429).then_some(response)
     })
     .await;
     let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
@@ -132,7 +135,7 @@ async fn a_trusted_proxys_clients_are_counted_and_not_the_proxy() {
 }
 
 #[tokio::test]
-async fn requests_at_once_are_bounded_and_their_places_come_back() {
+async fn concurrent_requests_are_bounded_and_their_permits_come_back() {
     let origin = SlowOrigin::start(Duration::from_secs(30)).await;
     let gateway = Gateway::start(&format!(
         "flood_guard: {{ requests: 1000/s, in_flight: 2 }}\n\
@@ -146,7 +149,7 @@ async fn requests_at_once_are_bounded_and_their_places_come_back() {
         let to = gateway.address();
         slow.spawn(async move { client::send(to, &get("/slow")).await });
     }
-    wait_for("both are under way", SOON, async || {
+    wait_for("both are in flight", SOON, async || {
         (origin.counts().requests() == 2).then_some(())
     })
     .await;
@@ -167,7 +170,7 @@ async fn requests_at_once_are_bounded_and_their_places_come_back() {
 }
 
 #[tokio::test]
-async fn an_open_websocket_takes_no_place() {
+async fn an_open_websocket_holds_no_permit() {
     let origin = WsOrigin::start().await;
     let gateway = Gateway::start(&format!(
         "flood_guard: {{ in_flight: 1 }}\n\
@@ -185,8 +188,8 @@ async fn an_open_websocket_takes_no_place() {
     let mut open = Vec::new();
     for _ in 0..3 {
         let mut connection = gateway.connect().await;
-        let head = connection.start(&upgrade).await.expect("it is upgraded");
-        assert_eq!(head.status, 101);
+        let headers = connection.start(&upgrade).await.expect("it is upgraded");
+        assert_eq!(headers.status, 101);
         open.push(connection);
     }
     assert_eq!(gateway.get("/").await.status(), 200);
@@ -232,7 +235,7 @@ process.stdin.on('end', () => process.exit()).resume();
         .expect("node is installed");
     let app = Clearing { child, port };
     let address = (std::net::Ipv4Addr::LOCALHOST, port).into();
-    wait_for("the app answers", SOON, async || {
+    wait_for("the app responds", SOON, async || {
         client::send(address, &get("/")).await.ok()
     })
     .await;
@@ -284,9 +287,9 @@ async fn a_browser_that_asks_too_often_passes_the_challenge_once() {
     let cookie = cookie.split(';').next().unwrap();
     for target in [back, "/api/x"] {
         let with = navigation(target).header("cookie", format!("theme=dark; {cookie}"));
-        let answer = gateway.send(&with).await;
+        let response = gateway.send(&with).await;
         assert_eq!(
-            (answer.status(), answer.text()),
+            (response.status(), response.text()),
             (200, format!("app {target}"))
         );
     }

@@ -9,10 +9,10 @@ use std::{
 use tokio::task::JoinSet;
 
 use crate::support::{
-    certificates::{Authority, Wanted},
+    certificates::{Ca, Wanted},
     client::{self, Request, Response, get, post},
     gateway::Gateway,
-    origins::{AnsweringOrigin, EchoOrigin, SecureOrigin, echoed},
+    origins::{EchoOrigin, FixedOrigin, SecureOrigin, echoed},
     ports::free_port,
     wait::wait_for,
 };
@@ -22,7 +22,7 @@ const SOON: Duration = Duration::from_secs(20);
 #[tokio::test]
 async fn the_service_decides_and_its_death_denies_at_once() {
     let origin = EchoOrigin::start().await;
-    let mut service = AnsweringOrigin::start(200, &[("X-User", "ann")], "").await;
+    let mut service = FixedOrigin::start(200, &[("X-User", "ann")], "").await;
     let yaml = format!(
         "trusted_proxies: [127.0.0.1]
 upstreams: {{ app: {{ backends: [\"{}\"] }} }}
@@ -50,7 +50,7 @@ routes:
     let seen = passed.json();
     assert_eq!(echoed(&seen, "x-user"), Some("ann"));
     assert_eq!(seen["length"], 5, "the body goes on");
-    let asked = service.counts().heads();
+    let asked = service.counts().received();
     let asked = asked.last().expect("it was asked");
     assert_eq!(
         (asked.method.as_str(), asked.target.as_str()),
@@ -146,9 +146,9 @@ async fn a_slow_service_costs_its_timeout_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_service_over_tls_is_who_the_authority_says() {
+async fn a_service_over_tls_needs_a_certificate_of_the_ca() {
     let origin = EchoOrigin::start().await;
-    let (ours, theirs) = (Authority::new(), Authority::new());
+    let (ours, theirs) = (Ca::new(), Ca::new());
     let service = SecureOrigin::start_http1(&ours.issue(&Wanted::site(&["localhost"]))).await;
     let yaml = format!(
         "upstreams: {{ app: {{ backends: [\"{}\"] }} }}
@@ -207,7 +207,7 @@ process.stdin.on('end', () => process.exit()).resume();
             .expect("node is installed");
         let service = Self { child, port };
         let address = (std::net::Ipv4Addr::LOCALHOST, port).into();
-        wait_for("the service answers", SOON, async || {
+        wait_for("the service responds", SOON, async || {
             client::send(address, &get("/")).await.ok()
         })
         .await;
@@ -236,7 +236,7 @@ fn from(address: &str, cookie: &str) -> Request {
 }
 
 #[tokio::test]
-async fn a_request_that_the_service_finds_faulty_is_refused_alone() {
+async fn a_request_that_the_service_rejects_as_malformed_is_refused_alone() {
     let (origin, service) = (EchoOrigin::start().await, Verifier::start().await);
     let large = format!("x={}", "a".repeat(17_000));
     for on_error in ["deny", "allow"] {
@@ -263,7 +263,7 @@ async fn a_request_that_the_service_finds_faulty_is_refused_alone() {
 }
 
 #[tokio::test]
-async fn one_client_that_holds_all_places_keeps_nobody_out() {
+async fn one_client_that_holds_all_permits_blocks_no_other() {
     let (origin, service) = (EchoOrigin::start().await, Verifier::start().await);
     for on_error in ["deny", "allow"] {
         let more = format!("max_in_flight: 2, timeout: 1s, on_error: {on_error}");
@@ -272,7 +272,7 @@ async fn one_client_that_holds_all_places_keeps_nobody_out() {
         let mut flood: JoinSet<Response> = (0..40)
             .map(|_| async move {
                 let sent = client::send(to, &from("192.0.2.1", "hang")).await;
-                sent.expect("it is answered")
+                sent.expect("it gets a response")
             })
             .collect();
         // Two requests are at the service and eight wait; none of the others passes.

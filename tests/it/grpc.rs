@@ -16,10 +16,10 @@ use tonic::{
 };
 
 use crate::support::{
-    certificates::{Authority, replace},
+    certificates::{Ca, replace},
     client::post,
     gateway::Gateway,
-    grpc::{DETAILS, Say, TalkClient, TalkServer, say},
+    grpc::{DETAILS, TalkClient, TalkRequest, TalkServer, message},
     ports::free_port,
     wait::wait_for,
 };
@@ -60,8 +60,8 @@ async fn pair() -> (TalkServer, Gateway, TalkClient) {
 }
 
 /// `times` responses, `pause` milliseconds apart.
-fn repeat(text: &str, times: u32, pause: u32) -> Say {
-    Say {
+fn repeat(text: &str, times: u32, pause: u32) -> TalkRequest {
+    TalkRequest {
         text: text.to_owned(),
         times,
         pause,
@@ -71,7 +71,7 @@ fn repeat(text: &str, times: u32, pause: u32) -> Say {
 #[tokio::test]
 async fn a_call_passes_with_its_metadata_both_ways() {
     let (server, gateway, mut client) = pair().await;
-    let mut request = Request::new(say("hello"));
+    let mut request = Request::new(message("hello"));
     request
         .metadata_mut()
         .insert("x-said", MetadataValue::from_static("twice"));
@@ -95,28 +95,36 @@ async fn a_call_passes_with_its_metadata_both_ways() {
 #[tokio::test]
 async fn calls_of_every_kind_pass() {
     let (server, _gateway, mut client) = pair().await;
-    let answers = client.repeat(repeat("again", 100, 0)).await.unwrap();
-    let answers: Vec<_> = answers.map(|heard| heard.unwrap().number).collect().await;
-    assert_eq!(answers, (0..100).collect::<Vec<_>>());
+    let responses = client.repeat(repeat("again", 100, 0)).await.unwrap();
+    let responses: Vec<_> = responses
+        .map(|response| response.unwrap().number)
+        .collect()
+        .await;
+    assert_eq!(responses, (0..100).collect::<Vec<_>>());
 
-    let words = stream::iter(["a", "b", "c"].map(say));
-    let heard = client.collect(words).await.unwrap();
-    assert_eq!((heard.text.as_str(), heard.number), ("abc", 3));
+    let requests = stream::iter(["a", "b", "c"].map(message));
+    let response = client.collect(requests).await.unwrap();
+    assert_eq!((response.text.as_str(), response.number), ("abc", 3));
 
     // Each message gets its response before the next one is sent: nothing waits for the end of a
     // stream.
-    let (tell, told) = tokio::sync::mpsc::channel(1);
-    let words = stream::unfold(told, |mut told| async { Some((told.recv().await?, told)) });
-    tell.send(say("0")).await.unwrap();
-    let mut answers = client.chat(words).await.unwrap();
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    let requests = stream::unfold(receiver, |mut receiver| async {
+        Some((receiver.recv().await?, receiver))
+    });
+    sender.send(message("0")).await.unwrap();
+    let mut responses = client.chat(requests).await.unwrap();
     for number in 0..20 {
-        let heard = timeout(WITHIN, answers.message()).await.unwrap();
-        assert_eq!(heard.unwrap().unwrap().text, number.to_string());
-        tell.send(say(&(number + 1).to_string())).await.unwrap();
+        let response = timeout(WITHIN, responses.message()).await.unwrap();
+        assert_eq!(response.unwrap().unwrap().text, number.to_string());
+        sender
+            .send(message(&(number + 1).to_string()))
+            .await
+            .unwrap();
     }
-    drop(tell);
-    assert_eq!(answers.message().await.unwrap().unwrap().number, 20);
-    assert!(answers.message().await.unwrap().is_none());
+    drop(sender);
+    assert_eq!(responses.message().await.unwrap().unwrap().number, 20);
+    assert!(responses.message().await.unwrap().is_none());
     assert_eq!(server.counts().cancelled(), 0);
 }
 
@@ -130,16 +138,16 @@ async fn a_failure_arrives_with_its_details() {
         assert_eq!(status.metadata().get("x-why").unwrap(), "because");
     };
     // A response that ends with its headers.
-    check(client.echo(say("fail")).await.unwrap_err());
+    check(client.echo(message("fail")).await.unwrap_err());
     // Trailers after messages.
-    let mut answers = client.repeat(repeat("break", 3, 0)).await.unwrap();
+    let mut responses = client.repeat(repeat("break", 3, 0)).await.unwrap();
     for number in 0..3 {
-        assert_eq!(answers.message().await.unwrap().unwrap().number, number);
+        assert_eq!(responses.message().await.unwrap().unwrap().number, number);
     }
-    check(answers.message().await.unwrap_err());
+    check(responses.message().await.unwrap_err());
     // Before the client has sent all of its messages.
-    let words = stream::iter([say("a"), say("fail")]).chain(stream::pending());
-    let early = timeout(WITHIN, client.collect(words)).await.unwrap();
+    let requests = stream::iter([message("a"), message("fail")]).chain(stream::pending());
+    let early = timeout(WITHIN, client.collect(requests)).await.unwrap();
     check(early.unwrap_err());
 }
 
@@ -148,9 +156,9 @@ async fn large_messages_pass_both_ways() {
     let (_server, _gateway, mut client) = pair().await;
     // More than any window on the path, and more than may be kept for a retry.
     let text = "0123456789abcdef".repeat(12 * 1024 * 1024 / 16);
-    let heard = client.echo(say(&text)).await.unwrap();
-    assert_eq!(heard.get_ref().text.len(), text.len());
-    assert!(heard.get_ref().text == text);
+    let response = client.echo(message(&text)).await.unwrap();
+    assert_eq!(response.get_ref().text.len(), text.len());
+    assert!(response.get_ref().text == text);
 }
 
 #[tokio::test]
@@ -173,10 +181,10 @@ async fn a_deadline_ends_the_call_and_the_servers_work() {
 #[tokio::test]
 async fn a_client_that_leaves_cancels_its_call_and_no_other() {
     let (server, gateway, mut client) = pair().await;
-    let mut answers = client.repeat(repeat("on", 1_000_000, 10)).await.unwrap();
-    answers.message().await.unwrap().unwrap();
+    let mut responses = client.repeat(repeat("on", 1_000_000, 10)).await.unwrap();
+    responses.message().await.unwrap().unwrap();
     let mut others = client.repeat(repeat("on", 1_000_000, 10)).await.unwrap();
-    drop(answers);
+    drop(responses);
     wait_for("the server was told", WITHIN, async || {
         (server.counts().cancelled() == 1).then_some(())
     })
@@ -194,16 +202,18 @@ async fn a_client_that_leaves_cancels_its_call_and_no_other() {
 async fn calls_share_a_connection() {
     let (server, gateway, client) = pair().await;
     let mut warm = client.clone();
-    warm.echo(say("first")).await.unwrap();
+    warm.echo(message("first")).await.unwrap();
     // All of them are in flight at once.
     let mut open = Vec::new();
     for _ in 0..40 {
-        let (tell, told) = tokio::sync::mpsc::channel(1);
-        let words = stream::unfold(told, |mut told| async { Some((told.recv().await?, told)) });
-        tell.send(say("x")).await.unwrap();
-        let mut answers = client.clone().chat(words).await.unwrap();
-        answers.message().await.unwrap().unwrap();
-        open.push((tell, answers));
+        let (sender, receiver) = tokio::sync::mpsc::channel(1);
+        let requests = stream::unfold(receiver, |mut receiver| async {
+            Some((receiver.recv().await?, receiver))
+        });
+        sender.send(message("x")).await.unwrap();
+        let mut responses = client.clone().chat(requests).await.unwrap();
+        responses.message().await.unwrap().unwrap();
+        open.push((sender, responses));
     }
     assert_eq!(server.counts().connections(), 1);
     let series = "edgeway_backend_in_flight{upstream=\"talk\"}";
@@ -216,7 +226,7 @@ async fn a_silent_call_ends_alone() {
     let timeouts = "timeouts: { stream_idle: 700ms, first_byte: 100ms }";
     let gateway = gateway(server.address(), timeouts).await;
     let mut client = TalkClient::connect(gateway.address()).await;
-    client.echo(say("first")).await.unwrap();
+    client.echo(message("first")).await.unwrap();
     // The gaps between its messages are shorter than the timeout, and the call lasts longer.
     let mut lively = client.repeat(repeat("on", 1_000_000, 50)).await.unwrap();
     lively.message().await.unwrap().unwrap();
@@ -245,11 +255,11 @@ async fn a_silent_call_ends_alone() {
 }
 
 #[tokio::test]
-async fn what_the_gateway_refuses_is_the_status_of_the_call() {
+async fn refusals_of_the_gateway_are_grpc_statuses() {
     let nobody = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let down = gateway(nobody, "").await;
     let mut client = TalkClient::connect(down.address()).await;
-    let status = client.echo(say("hello")).await.unwrap_err();
+    let status = client.echo(message("hello")).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     assert!(
         status.message().starts_with("upstream_connect: "),
@@ -262,7 +272,7 @@ async fn what_the_gateway_refuses_is_the_status_of_the_call() {
     let server = TalkServer::start().await;
     let small = gateway_with(server.address(), "", "body_limit: 1KiB").await;
     let mut client = TalkClient::connect(small.address()).await;
-    let status = client.echo(say(&"x".repeat(4096))).await.unwrap_err();
+    let status = client.echo(message(&"x".repeat(4096))).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
 
     // The control: for other requests a failure keeps its HTTP status.
@@ -272,12 +282,12 @@ async fn what_the_gateway_refuses_is_the_status_of_the_call() {
 }
 
 #[tokio::test]
-async fn answers_in_trailers_are_not_compressed_and_filters_see_their_end() {
+async fn responses_with_trailers_are_not_compressed_and_filters_see_their_end() {
     let server = TalkServer::start().await;
     let filters = "body_limit: false\n    compression: { min_size: 0B, types: ['application/*'] }";
     let gateway = gateway_with(server.address(), "", filters).await;
     let mut client = TalkClient::connect(gateway.address()).await;
-    let mut request = Request::new(say(&"compress me ".repeat(1000)));
+    let mut request = Request::new(message(&"compress me ".repeat(1000)));
     let accept = MetadataValue::from_static("gzip, br");
     request.metadata_mut().insert("accept-encoding", accept);
     let response = client.echo(request).await.unwrap();
@@ -287,11 +297,11 @@ async fn answers_in_trailers_are_not_compressed_and_filters_see_their_end() {
 #[tokio::test]
 async fn tls_on_both_sides() {
     let folder = tempfile::tempdir().unwrap();
-    let authority = Authority::new();
-    let (ca, dir) = (folder.path().join("ca.pem"), folder.path().display());
-    replace(&ca, authority.pem());
-    authority.site(&["edge.test"]).write(folder.path(), "edge");
-    let server = TalkServer::start_tls(&authority.site(&["talk.test"])).await;
+    let ca = Ca::new();
+    let (ca_file, dir) = (folder.path().join("ca.pem"), folder.path().display());
+    replace(&ca_file, ca.pem());
+    ca.site(&["edge.test"]).write(folder.path(), "edge");
+    let server = TalkServer::start_tls(&ca.site(&["talk.test"])).await;
     let gateway = Gateway::start(&format!(
         "listeners:
   - name: web
@@ -308,26 +318,26 @@ routes:
     upstream: talk
 ",
         server.address(),
-        ca.display()
+        ca_file.display()
     ))
     .await;
     let tls = ClientTlsConfig::new()
-        .ca_certificate(Certificate::from_pem(authority.pem()))
+        .ca_certificate(Certificate::from_pem(ca.pem()))
         .domain_name("edge.test");
     let endpoint = Endpoint::from_shared(format!("https://{}", gateway.address())).unwrap();
     let mut client = TalkClient::to(endpoint.tls_config(tls).unwrap()).await;
     assert_eq!(
-        client.echo(say("hello")).await.unwrap().get_ref().text,
+        client.echo(message("hello")).await.unwrap().get_ref().text,
         "hello"
     );
     let (uri, headers) = server.counts().newest();
     assert!(uri.starts_with("https://"), "{uri}");
     assert_eq!(headers["x-forwarded-proto"], "https");
-    let words = stream::iter(["a", "b"].map(say));
-    let answers = client.chat(words).await.unwrap();
-    assert_eq!(answers.count().await, 2);
+    let requests = stream::iter(["a", "b"].map(message));
+    let responses = client.chat(requests).await.unwrap();
+    assert_eq!(responses.count().await, 2);
     assert_eq!(
-        client.echo(say("fail")).await.unwrap_err().details(),
+        client.echo(message("fail")).await.unwrap_err().details(),
         DETAILS
     );
 }

@@ -22,7 +22,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use crate::support::{
-    certificates::{Authority, Issued},
+    certificates::{Ca, Issued},
     client::{Request, find, get},
     gateway::Gateway,
     http2,
@@ -69,7 +69,7 @@ routes:
     .await
 }
 
-/// Origin that writes `answer` before or after it has read a request head, and then echoes. It
+/// Origin that writes `response` before or after it has read a request head, and then echoes. It
 /// records the heads, and the bytes that arrived with them.
 struct RawOrigin {
     address: SocketAddr,
@@ -80,9 +80,9 @@ struct RawOrigin {
 
 #[derive(Clone, Debug, Default)]
 struct Script {
-    answer: Vec<u8>,
+    response: Vec<u8>,
     is_hasty: bool,
-    /// Number of pieces in which `answer` is written.
+    /// Number of pieces in which `response` is written.
     pieces: usize,
 }
 
@@ -157,7 +157,7 @@ impl RawOrigin {
         origin
     }
 
-    fn says(&self, script: Script) {
+    fn set_script(&self, script: Script) {
         *self.script.lock() = script;
     }
 
@@ -198,8 +198,8 @@ async fn serve(
 }
 
 async fn write(stream: &mut (impl AsyncWrite + Unpin), script: &Script) -> io::Result<()> {
-    let size = script.answer.len().div_ceil(script.pieces.max(1)).max(1);
-    for piece in script.answer.chunks(size) {
+    let size = script.response.len().div_ceil(script.pieces.max(1)).max(1);
+    for piece in script.response.chunks(size) {
         stream.write_all(piece).await?;
         stream.flush().await?;
         tokio::task::yield_now().await;
@@ -227,13 +227,13 @@ async fn a_backend_gets_a_plain_handshake_and_then_what_the_client_sends() {
 }
 
 #[tokio::test]
-async fn so_does_one_behind_tls_or_a_unix_socket() {
+async fn a_backend_behind_tls_or_a_unix_socket_gets_a_plain_handshake_too() {
     let folder = tempfile::tempdir().expect("a folder for the test can be made");
-    let authority = Authority::new();
-    let ca = folder.path().join("ca.pem");
-    std::fs::write(&ca, authority.pem()).expect("the folder is ours");
-    let secure = RawOrigin::start_secure(&authority.site(&["api.test"])).await;
-    let tls = format!("tls: {{ name: api.test, ca: {} }}", ca.display());
+    let ca = Ca::new();
+    let ca_file = folder.path().join("ca.pem");
+    std::fs::write(&ca_file, ca.pem()).expect("the folder is ours");
+    let secure = RawOrigin::start_secure(&ca.site(&["api.test"])).await;
+    let tls = format!("tls: {{ name: api.test, ca: {} }}", ca_file.display());
     let gateway = front_with(&secure.address.to_string(), &tls).await;
     // Over TLS, bytes before the request cannot be distinguished from the rest of the TLS
     // handshake.
@@ -261,7 +261,7 @@ async fn exchanges(gateway: &Gateway, origin: &RawOrigin, cases: usize, is_hasty
         let first: Vec<u8> = (0..random.usize(..3) * random.usize(..5000))
             .map(|_| random.u8(..))
             .collect();
-        let answer = format!(
+        let response = format!(
             "{SWITCH}{}\r\n{}\r\nSec-WebSocket-Accept: {}\r\n{}\r\n",
             random
                 .choice(["Connection: Upgrade", "connection: keep-alive, upgrade"])
@@ -278,8 +278,8 @@ async fn exchanges(gateway: &Gateway, origin: &RawOrigin, cases: usize, is_hasty
                 ])
                 .expect("some"),
         );
-        origin.says(Script {
-            answer: [answer.as_bytes(), &first].concat(),
+        origin.set_script(Script {
+            response: [response.as_bytes(), &first].concat(),
             is_hasty: is_hasty_too && random.bool(),
             pieces: random.usize(1..4),
         });
@@ -352,9 +352,9 @@ async fn exchanges(gateway: &Gateway, origin: &RawOrigin, cases: usize, is_hasty
                 seen[body..].to_vec(),
             )
         };
-        let rest = async { write.write_all(&sent[early..]).await.expect("it takes it") };
-        let both = timeout(PATIENCE, async { tokio::join!(exchange, rest) }).await;
-        let ((told, echoed), ()) = both.unwrap_or_else(|_| panic!("{context}: it hangs"));
+        let remaining = async { write.write_all(&sent[early..]).await.expect("it takes it") };
+        let both = timeout(PATIENCE, async { tokio::join!(exchange, remaining) }).await;
+        let ((reply, echoed), ()) = both.unwrap_or_else(|_| panic!("{context}: it hangs"));
 
         let asked = origin.head();
         assert!(
@@ -377,18 +377,18 @@ async fn exchanges(gateway: &Gateway, origin: &RawOrigin, cases: usize, is_hasty
         for name in ["content-length", "transfer-encoding", "keep-alive"] {
             assert_eq!(of(&asked, name), [""; 0], "{context}");
         }
-        assert!(told.starts_with("http/1.1 101 "), "{context}: {told}");
-        assert_eq!(of(&told, "connection"), ["upgrade"], "{context}");
-        assert_eq!(of(&told, "upgrade"), ["websocket"], "{context}");
+        assert!(reply.starts_with("http/1.1 101 "), "{context}: {reply}");
+        assert_eq!(of(&reply, "connection"), ["upgrade"], "{context}");
+        assert_eq!(of(&reply, "upgrade"), ["websocket"], "{context}");
         for name in ["keep-alive", "transfer-encoding", "content-length"] {
-            assert_eq!(of(&told, name), [""; 0], "{context}");
+            assert_eq!(of(&reply, name), [""; 0], "{context}");
         }
         assert!(echoed == expected, "{context}: other bytes than were sent");
     }
 }
 
 #[tokio::test]
-async fn what_is_no_handshake_is_refused_at_the_edge() {
+async fn malformed_handshakes_are_refused_at_the_edge() {
     let origin = RawOrigin::start().await;
     let gateway = front(origin.address).await;
     let with = |change: &[(&str, Option<&str>)]| {
@@ -423,17 +423,17 @@ async fn what_is_no_handshake_is_refused_at_the_edge() {
     ];
     let count = requests.len();
     for (status, reason, request) in requests {
-        let answer = gateway.send(&request).await;
-        assert_eq!(answer.status(), status, "{reason}: {request:?}");
-        let told = answer.header(version);
-        assert_eq!(told, (status == 426).then_some("13"), "{request:?}");
+        let response = gateway.send(&request).await;
+        assert_eq!(response.status(), status, "{reason}: {request:?}");
+        let supported = response.header(version);
+        assert_eq!(supported, (status == 426).then_some("13"), "{request:?}");
     }
     let post = "POST /ws HTTP/1.1\r\nhost: a.test\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     let mut connection = gateway.connect().await;
     connection.write(post).await.unwrap();
-    let head = connection.read_head().await.unwrap();
-    assert_eq!(connection.finish(head).await.unwrap().status(), 400);
+    let headers = connection.read_headers().await.unwrap();
+    assert_eq!(connection.finish(headers).await.unwrap().status(), 400);
     assert!(
         origin.heads.lock().is_empty(),
         "none of them reached the backend"
@@ -467,9 +467,9 @@ async fn a_protocol_that_the_connection_does_not_go_with_is_a_plain_request() {
             .header("upgrade", "websocket")
             .body("four"),
     ] {
-        let answer = gateway.send(&request).await;
-        assert_eq!(answer.status(), 200, "{request:?}");
-        let seen = answer.text().to_lowercase();
+        let response = gateway.send(&request).await;
+        assert_eq!(response.status(), 200, "{request:?}");
+        let seen = response.text().to_lowercase();
         assert!(
             !seen.contains("\"upgrade\"") && !seen.contains("http2-settings"),
             "{seen}"
@@ -496,14 +496,14 @@ async fn a_protocol_that_the_connection_does_not_go_with_is_a_plain_request() {
 
 /// A 101 that the client did not request is 502 at once, over any protocol.
 #[tokio::test]
-async fn a_backend_cannot_switch_to_what_nobody_asked_for() {
+async fn a_backend_cannot_switch_to_an_unrequested_protocol() {
     let right = format!(
         "Upgrade: websocket\r\nSec-WebSocket-Accept: {}\r\n",
         accept(KEY)
     );
     let head = |lines: &str| format!("{SWITCH}{lines}\r\n");
     let plain = head(&format!("Connection: Upgrade\r\n{right}"));
-    let answers = [
+    let responses = [
         ("/plain", plain.as_str()),
         ("/bare", &head("")),
         (
@@ -513,7 +513,7 @@ async fn a_backend_cannot_switch_to_what_nobody_asked_for() {
             )),
         ),
     ];
-    let origin = ScriptedOrigin::start(&answers).await;
+    let origin = ScriptedOrigin::start(&responses).await;
     let gateway = front(origin.address()).await;
     let client = http2::Client::open(gateway.address()).await;
     for path in ["/plain", "/bare", "/ws"] {
@@ -543,7 +543,7 @@ async fn a_backend_cannot_switch_to_what_nobody_asked_for() {
 }
 
 #[tokio::test]
-async fn a_101_has_to_answer_the_handshake() {
+async fn a_101_has_to_match_the_handshake() {
     let origin = RawOrigin::start().await;
     let gateway = front(origin.address).await;
     let accept = format!("Sec-WebSocket-Accept: {}\r\n", accept(KEY));
@@ -561,17 +561,17 @@ async fn a_101_has_to_answer_the_handshake() {
         (["", upgrade, &accept], 502),
     ] {
         for is_hasty in [false, true] {
-            origin.says(Script {
-                answer: format!("{SWITCH}{}\r\n", lines.concat()).into_bytes(),
+            origin.set_script(Script {
+                response: format!("{SWITCH}{}\r\n", lines.concat()).into_bytes(),
                 is_hasty,
                 pieces: 1,
             });
             let mut client = gateway.connect().await;
             let began = tokio::time::Instant::now();
-            let head = client.start(&handshake()).await.expect("an answer");
-            assert_eq!(head.status, status, "{lines:?}");
+            let headers = client.start(&handshake()).await.expect("a response");
+            assert_eq!(headers.status, status, "{lines:?}");
             if status != 101 {
-                client.finish(head).await.expect("its page");
+                client.finish(headers).await.expect("its page");
             }
             assert!(began.elapsed() < Duration::from_secs(2), "{lines:?}");
         }

@@ -19,7 +19,7 @@ use crate::support::{
 const SOON: Duration = Duration::from_secs(5);
 
 #[tokio::test]
-async fn an_echo_tells_what_was_sent() {
+async fn an_echo_reports_what_was_sent() {
     let origin = EchoOrigin::start().await;
     let mut connection = Connection::open(origin.address()).await.unwrap();
     for turn in 0..3 {
@@ -35,8 +35,8 @@ async fn an_echo_tells_what_was_sent() {
     }
     let chunked = Request::new("PUT", "/").chunks(["123", "4567"]);
     assert_eq!(connection.send(&chunked).await.unwrap().json()["length"], 7);
-    let head = connection.send(&Request::new("HEAD", "/")).await.unwrap();
-    assert_eq!((head.status(), head.body.len()), (200, 0));
+    let head_response = connection.send(&Request::new("HEAD", "/")).await.unwrap();
+    assert_eq!((head_response.status(), head_response.body.len()), (200, 0));
     assert_eq!(origin.counts().connections(), 1);
     assert_eq!(origin.counts().requests(), 5);
 }
@@ -44,9 +44,9 @@ async fn an_echo_tells_what_was_sent() {
 #[tokio::test]
 async fn pieces_of_a_body_carry_the_moment_they_came() {
     let origin = DripOrigin::start(Duration::from_millis(100)).await;
-    let answer = client::send(origin.address(), &get("/")).await.unwrap();
+    let response = client::send(origin.address(), &get("/")).await.unwrap();
     let times: Vec<Duration> = ["piece-0", "piece-1", "piece-2"]
-        .map(|piece| answer.arrival_of(piece).unwrap())
+        .map(|piece| response.arrival_of(piece).unwrap())
         .into();
     assert!(
         times[1].saturating_sub(times[0]) >= Duration::from_millis(60),
@@ -56,7 +56,7 @@ async fn pieces_of_a_body_carry_the_moment_they_came() {
         times[2].saturating_sub(times[1]) >= Duration::from_millis(60),
         "{times:?}"
     );
-    assert_eq!(answer.arrival_of("piece-3"), None);
+    assert_eq!(response.arrival_of("piece-3"), None);
 }
 
 #[tokio::test]
@@ -64,20 +64,20 @@ async fn large_bodies_are_counted_both_ways() {
     let origin = BigOrigin::start().await;
     let mut connection = Connection::open(origin.address()).await.unwrap();
     for target in ["/?bytes=3000000", "/?bytes=3000000&chunked=1"] {
-        let answer = connection.send(&get(target)).await.unwrap();
-        assert_eq!(answer.body.len(), 3_000_000);
+        let response = connection.send(&get(target)).await.unwrap();
+        assert_eq!(response.body.len(), 3_000_000);
     }
     for upload in [
         post("/", "").filler(3_000_000),
         post("/", "").filler_chunked(3_000_000),
     ] {
-        let answer = connection.send(&upload).await.unwrap();
-        assert_eq!(answer.json()["bytes"], 3_000_000);
+        let response = connection.send(&upload).await.unwrap();
+        assert_eq!(response.json()["bytes"], 3_000_000);
     }
 }
 
 #[tokio::test]
-async fn each_failure_is_told_apart() {
+async fn each_failure_is_distinguished() {
     let fails = async |failure| {
         let origin = ResettingOrigin::start(failure).await;
         assert_eq!(
@@ -89,21 +89,21 @@ async fn each_failure_is_told_apart() {
         );
         client::send(origin.address(), &get("/")).await
     };
-    let reset = fails(Failure::ResetBeforeAnswer).await.unwrap_err();
-    assert!(!reset.is_cut(), "{reset}");
+    let reset = fails(Failure::ResetBeforeResponse).await.unwrap_err();
+    assert!(!reset.is_truncated(), "{reset}");
     let in_body = fails(Failure::ResetInBody).await.unwrap_err();
-    assert!(in_body.is_cut(), "{in_body}");
+    assert!(in_body.is_truncated(), "{in_body}");
     let in_chunks = fails(Failure::EndInChunks).await.unwrap_err();
-    assert!(in_chunks.is_cut(), "{in_chunks}");
+    assert!(in_chunks.is_truncated(), "{in_chunks}");
     assert_eq!(fails(Failure::Status(503)).await.unwrap().status(), 503);
 }
 
 #[tokio::test]
-async fn a_flapping_origin_fails_while_it_is_told_to() {
+async fn a_flapping_origin_fails_on_demand() {
     let origin = FlappingOrigin::start().await;
     let ask = async || client::send(origin.address(), &get("/")).await;
     assert_eq!(ask().await.unwrap().status(), 200);
-    origin.settings().fail(Failure::ResetBeforeAnswer);
+    origin.settings().fail(Failure::ResetBeforeResponse);
     assert!(ask().await.is_err());
     origin.settings().recover();
     assert_eq!(ask().await.unwrap().status(), 200);
@@ -121,8 +121,8 @@ async fn a_stopped_origin_refuses_and_comes_back_on_its_port() {
     })
     .await;
     origin.resume().await;
-    let answer = client::send(origin.address(), &get("/")).await.unwrap();
-    assert_eq!(answer.status(), 200);
+    let response = client::send(origin.address(), &get("/")).await.unwrap();
+    assert_eq!(response.status(), 200);
 }
 
 #[tokio::test]

@@ -27,11 +27,11 @@ const PATHS: usize = 24;
     clippy::too_many_lines,
     reason = "one exchange, from what is drawn to what came of it"
 )]
-async fn what_is_for_the_next_hop_goes_no_further() {
+async fn hop_by_hop_fields_are_not_forwarded() {
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let mut answers = Vec::new();
+    let mut responses = Vec::new();
     let mut nominated = Vec::new();
     for case in 0..PATHS {
         let mut lines: Vec<String> = HOP
@@ -69,15 +69,15 @@ async fn what_is_for_the_next_hop_goes_no_further() {
         } else {
             ""
         };
-        answers.push((
+        responses.push((
             format!("/{case}"),
             format!("{early}HTTP/1.1 200 OK\r\n{}\r\n\r\nok", lines.join("\r\n")),
         ));
         nominated.push(named);
     }
-    let script: Vec<(&str, &str)> = answers
+    let script: Vec<(&str, &str)> = responses
         .iter()
-        .map(|(path, answer)| (&**path, &**answer))
+        .map(|(path, response)| (&**path, &**response))
         .collect();
     let origin = ScriptedOrigin::start(&script).await;
     let gateway = Gateway::start(&format!(
@@ -93,7 +93,7 @@ routes: [{{ match: {{ path: /* }}, upstream: app, cache: {{}} }}]
     for turn in 0..2 {
         for (case, named) in nominated.iter().enumerate() {
             let path = format!("/{case}");
-            let context = format!("seed {seed}, {path}, turn {turn}: {:?}", answers[case].1);
+            let context = format!("seed {seed}, {path}, turn {turn}: {:?}", responses[case].1);
             // A hand-written request: informational responses before the final one are checked,
             // too.
             let mut stream = TcpStream::connect(gateway.address()).await.unwrap();
@@ -119,10 +119,10 @@ routes: [{{ match: {{ path: /* }}, upstream: app, cache: {{}} }}]
             assert!(last.contains(added), "{context}: {raw}");
             assert_eq!(raw.matches(added).count(), 1, "{context}: {raw}");
             for name in NAMES {
-                let is_kept = !named.contains(&name);
+                let is_forwarded = !named.contains(&name);
                 let name = name.to_lowercase();
-                assert_eq!(over_1(&name), is_kept, "{context}: {raw}");
-                assert_eq!(over_2.header(&name).is_some(), is_kept, "{context}");
+                assert_eq!(over_1(&name), is_forwarded, "{context}: {raw}");
+                assert_eq!(over_2.header(&name).is_some(), is_forwarded, "{context}");
             }
             assert!(
                 over_1("cache-control") && over_2.header("cache-control").is_some(),

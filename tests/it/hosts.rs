@@ -14,8 +14,8 @@ async fn hosts_without_a_route_are_misdirected_where_routes_name_hosts() {
 ";
     let gateway = Gateway::start(named).await;
     let asked = async |gateway: &Gateway, host: &str, path: &str| {
-        let answer = gateway.send(&get(path).header("host", host)).await;
-        (answer.status(), answer.text())
+        let response = gateway.send(&get(path).header("host", host)).await;
+        (response.status(), response.text())
     };
     for (host, path, status) in [
         ("a.test", "/here", 200),
@@ -64,14 +64,17 @@ routes:
     let gateway = Gateway::start(&config("https")).await;
     for method in ["GET", "POST", "DELETE"] {
         let request = Request::new(method, "/a//b?c=%20").header("host", "shop.test:8080");
-        let answer = gateway.send(&request).await;
-        assert_eq!(answer.status(), 308, "{method}");
-        let location = answer.header("location");
+        let response = gateway.send(&request).await;
+        assert_eq!(response.status(), 308, "{method}");
+        let location = response.header("location");
         assert_eq!(location, Some("https://shop.test/a/b?c=%20"), "{method}");
-        assert_eq!(answer.header("x-request-id").unwrap_or_default().len(), 32);
+        assert_eq!(
+            response.header("x-request-id").unwrap_or_default().len(),
+            32
+        );
     }
-    let head = gateway.send(&Request::new("HEAD", "/")).await;
-    assert_eq!((head.status(), head.body.len()), (308, 0));
+    let head_response = gateway.send(&Request::new("HEAD", "/")).await;
+    assert_eq!((head_response.status(), head_response.body.len()), (308, 0));
     let line = &gateway.log_lines(4).await[0];
     assert_eq!(
         (&line["status"], &line["path"]),
@@ -82,8 +85,8 @@ routes:
     // The connection continues afterwards.
     let mut connection = gateway.connect().await;
     for _ in 0..2 {
-        let answer = connection.send(&get("/form")).await.unwrap();
-        assert_eq!(answer.status(), 308);
+        let response = connection.send(&get("/form")).await.unwrap();
+        assert_eq!(response.status(), 308);
     }
 
     for path in ["/healthz", "/api/health", "/.well-known/acme-challenge/x"] {
@@ -94,7 +97,7 @@ routes:
 
     let mut old = Connection::open(gateway.address()).await.unwrap();
     old.write("GET / HTTP/1.0\r\n\r\n").await.unwrap();
-    assert_eq!(old.read_answer().await.unwrap().status(), 400);
+    assert_eq!(old.read_response().await.unwrap().status(), 400);
 
     let gateway = Gateway::start(&config("{ port: 8443, except: [/open/*] }")).await;
     let moved = gateway.send(&get("/x").header("host", "[::1]:8080")).await;

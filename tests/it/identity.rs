@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::{
     cli::edgeway_fed,
     support::{
-        certificates::{Authority, Wanted},
+        certificates::{Ca, Wanted},
         client::{Connection, Response, get},
         gateway::Gateway,
         http2,
@@ -116,13 +116,13 @@ routes:
                 "  - { name: plugin, match: { path: '/plugin/*' }, upstream: app, plugins: [{ file: show.js, on_error: continue }] }\n",
             );
         }
-        let authority = Authority::new();
+        let ca = Ca::new();
         let own = Wanted::client(&[(DnType::CommonName, "ann")]);
-        let own = authority.issue(&own);
+        let own = ca.issue(&own);
         let line = edgeway_fed(&["hash", "api-key", "--stdin", "ann"], KEY);
         let gateway = Gateway::start_in(&yaml, |folder| {
-            authority.site(&["a.test"]).write(folder, "a");
-            fs::write(folder.join("ca.pem"), authority.pem()).unwrap();
+            ca.site(&["a.test"]).write(folder, "a");
+            fs::write(folder.join("ca.pem"), ca.pem()).unwrap();
             fs::write(folder.join("keys"), &line.stdout).unwrap();
             let show = "export const onRequest = (request) =>
                 Response.json({ headers: [...request.headers] });";
@@ -135,8 +135,8 @@ routes:
             forward,
             has_plugin,
             has_predicates,
-            nobody: Arc::new(authority.trust()),
-            ann: Arc::new(authority.trust_with(Some(&own))),
+            nobody: Arc::new(ca.trust()),
+            ann: Arc::new(ca.trust_with(Some(&own))),
         }
     }
 }
@@ -186,13 +186,13 @@ impl Drawn {
         let mut headers = Vec::new();
         for _ in 0..random.usize(..8) {
             let own = [site.forward];
-            let known: Vec<&str> = CLAIMS
+            let names: Vec<&str> = CLAIMS
                 .iter()
                 .chain(&FROM_PROXIES)
                 .chain(&own)
                 .copied()
                 .collect();
-            let name = known[random.usize(..known.len())];
+            let name = names[random.usize(..names.len())];
             let value = match name {
                 "x-client-verify" if random.bool() => "SUCCESS",
                 "x-forwarded-proto" if random.bool() => "https",
@@ -256,8 +256,8 @@ impl Drawn {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         connection.write(self.raw(host)).await.unwrap();
-        let head = connection.read_head().await.unwrap();
-        connection.finish(head).await.unwrap()
+        let headers = connection.read_headers().await.unwrap();
+        connection.finish(headers).await.unwrap()
     }
 
     /// Returns the request in HTTP/1 syntax.
@@ -284,7 +284,7 @@ impl Drawn {
         raw
     }
 
-    async fn send_http2(&self, site: &Site) -> http2::Answer {
+    async fn send_http2(&self, site: &Site) -> http2::Response {
         let address = site.gateway.listeners().await["plain"];
         let client = http2::Client::open(address).await;
         let mut request = http2::request("GET", self.path);
@@ -332,8 +332,8 @@ impl Drawn {
             "/pass/x" => (200, "pass"),
             "/verify/x" if self.is_certified() => (200, "verified"),
             "/secure/x" => {
-                let says = self.sent("x-forwarded-proto") == Some("https");
-                let is_secure = is_tls || (self.way == Way::Trusted && says);
+                let claims_https = self.sent("x-forwarded-proto") == Some("https");
+                let is_secure = is_tls || (self.way == Way::Trusted && claims_https);
                 (200, if is_secure { "secure" } else { "open" })
             }
             "/plugin/x" => (200, "plugin"),
@@ -425,7 +425,7 @@ fn headers_of(seen: &Value) -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn nothing_forged_is_ever_taken_for_the_gateways_word() {
+async fn forged_identity_headers_never_reach_an_origin() {
     let rounds = std::env::var("EDGEWAY_IDENTITY_ROUNDS");
     let rounds = rounds.map_or(ROUNDS, |rounds| rounds.parse().expect("a number"));
     let seed = std::env::var("EDGEWAY_IDENTITY_SEED");
@@ -441,15 +441,15 @@ async fn nothing_forged_is_ever_taken_for_the_gateways_word() {
         for _ in 0..REQUESTS {
             let drawn = Drawn::of(&site, &mut random);
             let (status, route, seen) = if drawn.way == Way::Http2 {
-                let answer = drawn.send_http2(&site).await;
-                let seen = (answer.status() == 200).then(|| headers_of(&answer.json()));
-                let route = answer.header("x-route").unwrap_or_default().to_owned();
-                (answer.status(), route, seen)
+                let response = drawn.send_http2(&site).await;
+                let seen = (response.status() == 200).then(|| headers_of(&response.json()));
+                let route = response.header("x-route").unwrap_or_default().to_owned();
+                (response.status(), route, seen)
             } else {
-                let answer = drawn.send(&site).await;
-                let seen = (answer.status() == 200).then(|| headers_of(&answer.json()));
-                let route = answer.header("x-route").unwrap_or_default().to_owned();
-                (answer.status(), route, seen)
+                let response = drawn.send(&site).await;
+                let seen = (response.status() == 200).then(|| headers_of(&response.json()));
+                let route = response.header("x-route").unwrap_or_default().to_owned();
+                (response.status(), route, seen)
             };
             let came = (status, route.as_str());
             assert_eq!(came, drawn.expected(), "seed {seed}: {drawn:#?}");
@@ -545,7 +545,7 @@ routes:
 }
 
 #[tokio::test]
-async fn what_connection_names_is_seen_by_no_rule_either() {
+async fn fields_named_in_connection_match_no_rule() {
     let origin = EchoOrigin::start().await;
     let gateway = Gateway::start(&format!(
         "

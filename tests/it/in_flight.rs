@@ -46,7 +46,7 @@ async fn begin(waiting: &mut Waiting, from: &str, gateway: &Gateway, then: u64) 
 }
 
 async fn counted(gateway: &Gateway, requests: u64) {
-    wait_for(&format!("{requests} are under way"), SOON, async || {
+    wait_for(&format!("{requests} are in flight"), SOON, async || {
         (gateway.count(GAUGE).await == requests).then_some(())
     })
     .await;
@@ -58,19 +58,19 @@ async fn ask(from: &str, gateway: &Gateway) -> Response {
         .await
         .expect("the gateway accepts connections");
     let request = get("/slow").header("accept", "application/json");
-    connection.send(&request).await.expect("an answer")
+    connection.send(&request).await.expect("a response")
 }
 
 #[track_caller]
-fn assert_refused(answer: &Response, reason: &str) {
-    assert_eq!(answer.status(), 503);
-    assert_eq!(answer.header("retry-after"), Some("1"));
-    let told = answer.text();
-    assert!(told.contains(&format!("\"{reason}\"")), "{told}");
+fn assert_refused(response: &Response, reason: &str) {
+    assert_eq!(response.status(), 503);
+    assert_eq!(response.header("retry-after"), Some("1"));
+    let body = response.text();
+    assert!(body.contains(&format!("\"{reason}\"")), "{body}");
 }
 
 #[tokio::test]
-async fn a_route_and_each_client_have_so_many_places() {
+async fn requests_in_flight_are_limited_per_route_and_per_client() {
     let origin = never().await;
     let gateway = Gateway::start(&yaml(origin.address(), "{ max: 3, per_key: 2 }", "")).await;
     let mut waiting = Waiting::new();
@@ -121,7 +121,7 @@ async fn a_reload_in_the_middle_keeps_the_counts_right() {
 }
 
 #[tokio::test]
-async fn a_websocket_has_its_place_until_it_ends() {
+async fn a_websocket_holds_its_permit_until_it_ends() {
     let origin = WsOrigin::start().await;
     let gateway = Gateway::start(&yaml(origin.address(), "1", "")).await;
     let upgrade = get("/slow")
@@ -130,29 +130,29 @@ async fn a_websocket_has_its_place_until_it_ends() {
         .header("sec-websocket-version", "13")
         .header("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA==");
     let mut connection = gateway.connect().await;
-    let head = connection.start(&upgrade).await.expect("it is upgraded");
-    assert_eq!(head.status, 101);
+    let headers = connection.start(&upgrade).await.expect("it is upgraded");
+    assert_eq!(headers.status, 101);
     assert_refused(&ask("127.0.0.1", &gateway).await, "in_flight");
     drop(connection);
     counted(&gateway, 0).await;
 }
 
 #[tokio::test]
-async fn a_stream_that_is_reset_gives_its_place_back() {
+async fn a_reset_stream_releases_its_permit() {
     let origin = never().await;
     let gateway = Gateway::start(&yaml(origin.address(), "1", "")).await;
     let client = http2::Client::open(gateway.address()).await;
     let begun = client.begin(http2::request("GET", "/slow"), true).await;
-    let (answer, stream) = begun.expect("it is sent");
+    let (response, stream) = begun.expect("it is sent");
     counted(&gateway, 1).await;
     assert_eq!(client.get("/slow").await.status(), 503);
     // A client that loses interest resets the stream.
-    drop((answer, stream));
+    drop((response, stream));
     counted(&gateway, 0).await;
 }
 
 #[tokio::test]
-async fn waiting_in_an_upstreams_queue_is_being_under_way() {
+async fn requests_in_an_upstreams_queue_count_as_in_flight() {
     let origin = never().await;
     let bounds = ", max_in_flight: { per_backend: 1, queue: 1, wait: 60s }";
     let gateway = Gateway::start(&yaml(origin.address(), "3", bounds)).await;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::support::{
     client::{Request, get},
     gateway::Gateway,
-    origins::{AnsweringOrigin, EchoOrigin, Origin, echoed},
+    origins::{EchoOrigin, FixedOrigin, Origin, echoed},
     wait::wait_for,
 };
 
@@ -139,10 +139,10 @@ async fn administrators_pass_users_are_forbidden_and_strangers_unknown() {
     let none = URL_SAFE_NO_PAD.encode("{\"alg\":\"none\"}");
     let payload = URL_SAFE_NO_PAD.encode(claims("admin").to_string());
     for token in [forged.expect("it can sign"), format!("{none}.{payload}.")] {
-        let answer = gateway.send(&shown("/admin", &token)).await;
-        assert_eq!(answer.status(), 401);
-        let told = answer.header("www-authenticate").unwrap_or_default();
-        assert!(told.contains("error=\"invalid_token\""), "{told}");
+        let response = gateway.send(&shown("/admin", &token)).await;
+        assert_eq!(response.status(), 401);
+        let challenge = response.header("www-authenticate").unwrap_or_default();
+        assert!(challenge.contains("error=\"invalid_token\""), "{challenge}");
     }
     assert_eq!(origin.counts().requests(), 1);
     let algorithm = Some("jwt_algorithm");
@@ -180,19 +180,19 @@ async fn a_playback_token_passes_for_its_time_and_is_seen_by_nobody() {
     );
     let gateway = Gateway::start_with(&config, &[("PLAYBACK", SECRET)]).await;
     let aged = |age: i64| by_secret(&json!({ "iat": now() - age, "exp": now() - age + 90 }));
-    let (good, late) = (aged(89), aged(96));
+    let (good, expired) = (aged(89), aged(96));
     let ask = |token: &str| get(&format!("/api/player/manifest?v=1&ticket={token}&x=2"));
     let passed = gateway.send(&ask(&good)).await;
     assert_eq!(passed.status(), 200);
     assert_eq!(passed.json()["target"], "/api/player/manifest?v=1&x=2");
     // Percent-encoded, which an app would decode.
-    let coded = good.replace('.', "%2E");
-    let coded = gateway.send(&get(&format!("/a?tick%65t={coded}"))).await;
+    let encoded = good.replace('.', "%2E");
+    let response = gateway.send(&get(&format!("/a?tick%65t={encoded}"))).await;
     assert_eq!(
-        (coded.status(), coded.json()["target"].as_str()),
+        (response.status(), response.json()["target"].as_str()),
         (200, Some("/a"))
     );
-    assert_eq!(gateway.send(&ask(&late)).await.status(), 401);
+    assert_eq!(gateway.send(&ask(&expired)).await.status(), 401);
     let long = by_secret(&json!({ "iat": now(), "exp": now() + 91 }));
     assert_eq!(gateway.send(&ask(&long)).await.status(), 401);
     let lines = gateway.log_lines(4).await;
@@ -204,7 +204,7 @@ async fn a_playback_token_passes_for_its_time_and_is_seen_by_nobody() {
     assert!(lines.iter().any(|line| line["query"] == query));
     let log = fs::read_to_string(gateway.folder().join("access.log")).expect("it is there");
     let everything = format!("{log}{}{}", gateway.stderr(), gateway.status().await);
-    for token in [&good, &late, &long] {
+    for token in [&good, &expired, &long] {
         for part in token.split('.') {
             assert!(!everything.contains(part), "{everything}");
         }
@@ -221,8 +221,8 @@ async fn a_token_in_the_query_is_not_logged_for_requests_that_miss_its_route() {
     let gateway = Gateway::start_with(&config, &[("KEY", SECRET)]).await;
     let token = by_secret(&json!({ "sub": "u1", "exp": now() + 60 }));
     for (path, status) in [("/vidoe", 200), ("/video/%zz", 400), ("/video", 200)] {
-        let answer = gateway.get(&format!("{path}?ticket={token}")).await;
-        assert_eq!(answer.status(), status, "{path}");
+        let response = gateway.get(&format!("{path}?ticket={token}")).await;
+        assert_eq!(response.status(), status, "{path}");
     }
     for line in gateway.log_lines(3).await {
         assert_eq!(line["query"], "ticket=[redacted]", "{line}");
@@ -230,7 +230,7 @@ async fn a_token_in_the_query_is_not_logged_for_requests_that_miss_its_route() {
 }
 
 #[tokio::test]
-async fn a_preflight_needs_no_token_and_an_optional_one_tells_people_apart() {
+async fn a_preflight_needs_no_token_and_an_optional_one_identifies_users() {
     let origin = EchoOrigin::start().await;
     let config = yaml(
         &origin,
@@ -244,17 +244,17 @@ async fn a_preflight_needs_no_token_and_an_optional_one_tells_people_apart() {
         (shown("/", "forged.token.x"), None),
         (shown("/", &token), Some("ann")),
     ] {
-        let answer = gateway.send(&request.header("X-User", "root")).await;
-        assert_eq!(answer.status(), 200);
-        assert_eq!(echoed(&answer.json(), "x-user"), user);
+        let response = gateway.send(&request.header("X-User", "root")).await;
+        assert_eq!(response.status(), 200);
+        assert_eq!(echoed(&response.json(), "x-user"), user);
     }
     assert!(gateway.reload(&required).await);
     assert_eq!(gateway.get("/").await.status(), 401);
     let preflight = Request::new("OPTIONS", "/")
         .header("origin", "https://a.test")
         .header("access-control-request-method", "GET");
-    let answer = gateway.send(&preflight).await;
-    assert_eq!(answer.status(), 204);
+    let response = gateway.send(&preflight).await;
+    assert_eq!(response.status(), 204);
     // The page that sent the request can read a 401.
     let refused = gateway
         .send(&get("/").header("origin", "https://a.test"))
@@ -264,10 +264,10 @@ async fn a_preflight_needs_no_token_and_an_optional_one_tells_people_apart() {
 }
 
 #[tokio::test]
-async fn keys_of_a_url_change_while_requests_go_on_and_are_kept_without_it() {
+async fn keys_of_a_url_change_under_load_and_outlive_its_failure() {
     let origin = EchoOrigin::start().await;
     let (first, second) = (Issuer::new("first"), Issuer::new("second"));
-    let mut keys = AnsweringOrigin::start(200, &[], &first.set()).await;
+    let mut keys = FixedOrigin::start(200, &[], &first.set()).await;
     let config = yaml(
         &origin,
         &format!("jwt: {{ jwks: \"http://{}/keys\" }}", keys.address()),
@@ -280,9 +280,13 @@ async fn keys_of_a_url_change_while_requests_go_on_and_are_kept_without_it() {
     assert_eq!(gateway.count("edgeway_jwks_up").await, 1);
     keys.settings().set(200, &[], &second.set());
     wait_for("the new key is known", ROTATED, async || {
-        let answer = gateway.send(&shown("/", &new)).await;
-        assert!([200, 401].contains(&answer.status()), "{}", answer.status());
-        (answer.status() == 200).then_some(())
+        let response = gateway.send(&shown("/", &new)).await;
+        assert!(
+            [200, 401].contains(&response.status()),
+            "{}",
+            response.status()
+        );
+        (response.status() == 200).then_some(())
     })
     .await;
     assert_eq!(gateway.send(&shown("/", &old)).await.status(), 401);

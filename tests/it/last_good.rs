@@ -51,49 +51,49 @@ fn run(folder: &Path, arguments: &[&str]) -> Output {
 }
 
 #[tokio::test]
-async fn a_start_from_the_last_good_serves_what_its_files_no_longer_say() {
+async fn a_start_from_the_last_good_serves_the_stored_configuration() {
     let environment = [("GREETING", "secret-greeting")];
     let mut gateway = Gateway::start_prepared(MAIN, &environment, write_all).await;
-    let bundle = wait_for("the configuration is kept", WITHIN, async || {
+    let bundle = wait_for("the configuration is stored", WITHIN, async || {
         bundles(gateway.folder()).into_iter().next()
     })
     .await;
     let mode = fs::metadata(&bundle).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    let kept = fs::read_to_string(&bundle).unwrap();
-    assert!(kept.contains("${GREETING}"), "{kept}");
-    assert!(!kept.contains("secret-greeting"), "{kept}");
+    let stored = fs::read_to_string(&bundle).unwrap();
+    assert!(stored.contains("${GREETING}"), "{stored}");
+    assert!(!stored.contains("secret-greeting"), "{stored}");
 
     gateway.terminate(WITHIN).await;
     for broken in ["edgeway.yaml", "routes.d/more.yaml"] {
         fs::write(gateway.folder().join(broken), "routes: [{ mach: {} }]\n").unwrap();
     }
     let refused = run(gateway.folder(), &["-c", "edgeway.yaml"]);
-    let said = String::from_utf8(refused.stderr).unwrap();
-    assert_eq!(refused.status.code(), Some(EX_CONFIG), "{said}");
-    assert!(said.contains("unknown key `mach`"), "{said}");
+    let stderr = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(EX_CONFIG), "{stderr}");
+    assert!(stderr.contains("unknown key `mach`"), "{stderr}");
     assert!(
-        said.contains("`edgeway run --config edgeway.yaml --last-good`"),
-        "{said}"
+        stderr.contains("`edgeway run --config edgeway.yaml --last-good`"),
+        "{stderr}"
     );
-    assert_eq!(fs::read_to_string(&bundle).unwrap(), kept);
+    assert_eq!(fs::read_to_string(&bundle).unwrap(), stored);
 
     let environment = [("GREETING", "another greeting")];
     gateway.start_again(&["--last-good"], &environment).await;
     assert_eq!(gateway.get("/main").await.text(), "from the folder");
     assert_eq!(gateway.get("/more").await.text(), "another greeting");
-    let said = gateway.stderr();
+    let stderr = gateway.stderr();
     assert!(
-        said.contains("this is the last good configuration of"),
-        "{said}"
+        stderr.contains("this is the last good configuration of"),
+        "{stderr}"
     );
-    assert!(said.contains("began to serve at 20"), "{said}");
+    assert!(stderr.contains("began to serve at 20"), "{stderr}");
     // The bundle is still from the moment when it began to serve.
-    assert_eq!(fs::read_to_string(&bundle).unwrap(), kept);
+    assert_eq!(fs::read_to_string(&bundle).unwrap(), stored);
 }
 
 #[tokio::test]
-async fn a_plugin_that_was_broken_on_the_disk_is_told_and_no_start_is_promised() {
+async fn a_plugin_broken_on_disk_is_reported_and_the_last_good_is_not_offered() {
     let yaml = "routes: [{ match: { path: /* }, plugins: [{ file: x/plugin.js, on_error: continue }], respond: ok }]\n";
     let plugin = "export const onRequest = () => new Response('from the plugin');\n";
     let mut gateway = Gateway::start_prepared(yaml, &[], |folder| {
@@ -101,7 +101,7 @@ async fn a_plugin_that_was_broken_on_the_disk_is_told_and_no_start_is_promised()
         fs::write(folder.join("x/plugin.js"), plugin).expect("the folder takes files");
     })
     .await;
-    wait_for("the configuration is kept", WITHIN, async || {
+    wait_for("the configuration is stored", WITHIN, async || {
         bundles(gateway.folder()).into_iter().next()
     })
     .await;
@@ -111,16 +111,16 @@ async fn a_plugin_that_was_broken_on_the_disk_is_told_and_no_start_is_promised()
 
     let refused = |arguments: &[&str]| {
         let refused = run(gateway.folder(), arguments);
-        let said = String::from_utf8(refused.stderr).unwrap();
-        assert_eq!(refused.status.code(), Some(EX_CONFIG), "{said}");
-        assert!(said.contains("x/plugin.js:1:"), "{said}");
-        said
+        let stderr = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!(refused.status.code(), Some(EX_CONFIG), "{stderr}");
+        assert!(stderr.contains("x/plugin.js:1:"), "{stderr}");
+        stderr
     };
-    let said = refused(&[]);
-    assert!(said.contains("what they name has changed"), "{said}");
-    assert!(!said.contains("edgeway.yaml --last-good"), "{said}");
-    let said = refused(&["--last-good"]);
-    assert!(said.contains("put back the file"), "{said}");
+    let stderr = refused(&[]);
+    assert!(stderr.contains("what they name has changed"), "{stderr}");
+    assert!(!stderr.contains("edgeway.yaml --last-good"), "{stderr}");
+    let stderr = refused(&["--last-good"]);
+    assert!(stderr.contains("put back the file"), "{stderr}");
 
     // The saved configuration uses the plugin file as it is now.
     fs::write(&file, plugin).unwrap();
@@ -130,19 +130,19 @@ async fn a_plugin_that_was_broken_on_the_disk_is_told_and_no_start_is_promised()
 }
 
 #[test]
-fn where_nothing_was_kept_there_is_nothing_to_start_from() {
+fn without_a_stored_configuration_last_good_fails() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("edgeway.yaml"), "routes: [").unwrap();
     let refused = run(folder.path(), &[]);
-    let said = String::from_utf8(refused.stderr).unwrap();
-    assert_eq!(refused.status.code(), Some(EX_CONFIG), "{said}");
-    assert!(!said.contains("--last-good"), "{said}");
+    let stderr = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(EX_CONFIG), "{stderr}");
+    assert!(!stderr.contains("--last-good"), "{stderr}");
     let none = run(folder.path(), &["--last-good"]);
-    let said = String::from_utf8(none.stderr).unwrap();
-    assert_eq!(none.status.code(), Some(EX_CONFIG), "{said}");
+    let stderr = String::from_utf8(none.stderr).unwrap();
+    assert_eq!(none.status.code(), Some(EX_CONFIG), "{stderr}");
     assert!(
-        said.contains("no last good configuration of `edgeway.yaml`"),
-        "{said}"
+        stderr.contains("no last good configuration of `edgeway.yaml`"),
+        "{stderr}"
     );
 }
 
@@ -151,11 +151,11 @@ async fn a_state_folder_that_cannot_be_written_is_one_warning() {
     let yaml = "routes: [{ match: { path: /* }, respond: ok }]\n";
     let environment = [("STATE_DIRECTORY", "/dev/null/state")];
     let gateway = Gateway::start_with(yaml, &environment).await;
-    let what = "cannot store the configuration for `--last-good`";
-    wait_for("it is told", WITHIN, async || {
-        gateway.stderr().contains(what).then_some(())
+    let message = "cannot store the configuration for `--last-good`";
+    wait_for("it is reported", WITHIN, async || {
+        gateway.stderr().contains(message).then_some(())
     })
     .await;
     assert_eq!(gateway.get("/").await.text(), "ok");
-    assert_eq!(gateway.stderr().matches(what).count(), 1);
+    assert_eq!(gateway.stderr().matches(message).count(), 1);
 }

@@ -16,7 +16,7 @@ use crate::support::{
     apps::{App, ExpressApp},
     client::{Connection, get},
     gateway::Gateway,
-    grpc::{TalkClient, TalkServer, say},
+    grpc::{TalkClient, TalkServer, message},
     sockets::{self, Socket},
     wait::wait_for,
 };
@@ -63,7 +63,7 @@ async fn refused(gateway: &Gateway) -> u16 {
         .await
         .expect("it listens");
     match client_async("ws://shop.test/ws", stream).await {
-        Err(tungstenite::Error::Http(answer)) => answer.status().as_u16(),
+        Err(tungstenite::Error::Http(response)) => response.status().as_u16(),
         other => panic!("it was not refused: {:?}", other.map(|_| ())),
     }
 }
@@ -152,12 +152,12 @@ routes: [{{ match: {{ path: /* }}, upstream: chat }}]
     let mut client = TalkClient::connect(gateway.address()).await;
     let mut open = Vec::new();
     for count in 1..=8 {
-        let mut said = say("on");
-        (said.times, said.pause) = (1_000_000, 50);
-        let mut heard = client.repeat(said).await.expect("there is a place");
-        let first = heard.message().await.expect("it goes on");
+        let mut request = message("on");
+        (request.times, request.pause) = (1_000_000, 50);
+        let mut stream = client.repeat(request).await.expect("there is a place");
+        let first = stream.message().await.expect("it goes on");
         assert!(first.is_some());
-        open.push(heard);
+        open.push(stream);
         until_leases(&gateway, (count, count)).await;
     }
     drop(open);

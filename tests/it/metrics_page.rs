@@ -48,16 +48,16 @@ fn the_page_of_metrics_is_fresh() {
     if std::env::var_os("WRITE_METRICS_PAGE").is_some() {
         fs::write(&path, &made).expect("docs/metrics.md can be written");
     }
-    let kept = fs::read_to_string(&path).unwrap_or_default();
+    let on_disk = fs::read_to_string(&path).unwrap_or_default();
     assert!(
-        kept == made,
+        on_disk == made,
         "docs/metrics.md is stale: run `make metrics-page`"
     );
 }
 
 #[test]
 fn no_metric_of_the_code_is_missing_on_the_page() {
-    let known: BTreeSet<String> = everything()
+    let listed: BTreeSet<String> = everything()
         .metrics
         .families()
         .into_iter()
@@ -72,7 +72,7 @@ fn no_metric_of_the_code_is_missing_on_the_page() {
         let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or("");
         for (at, _) in code.match_indices("\"edgeway_") {
             let name: String = code[at + 1..].chars().take_while(|c| *c != '"').collect();
-            if !known.contains(&name) {
+            if !listed.contains(&name) {
                 missing.insert(name);
             }
         }

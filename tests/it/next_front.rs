@@ -59,9 +59,9 @@ async fn pages_and_files_arrive_as_the_app_sends_them() {
         "/picture",
     ] {
         let own = app.send(&visit(target)).await;
-        let answer = gateway.send(&visit(target)).await;
-        assert_eq!(answer.status(), own.status(), "{target}");
-        assert_eq!(answer.body, own.body, "{target}");
+        let response = gateway.send(&visit(target)).await;
+        assert_eq!(response.status(), own.status(), "{target}");
+        assert_eq!(response.body, own.body, "{target}");
         for name in [
             "content-type",
             "cache-control",
@@ -69,12 +69,16 @@ async fn pages_and_files_arrive_as_the_app_sends_them() {
             "location",
             "last-modified",
         ] {
-            assert_eq!(answer.header(name), own.header(name), "{name} of {target}");
+            assert_eq!(
+                response.header(name),
+                own.header(name),
+                "{name} of {target}"
+            );
         }
         for member in ["rsc", "next-router-state-tree"] {
             let varies = |vary: Option<&str>| vary.is_some_and(|v| v.contains(member));
             assert_eq!(
-                varies(answer.header("vary")),
+                varies(response.header("vary")),
                 varies(own.header("vary")),
                 "Vary of {target}"
             );
@@ -196,10 +200,14 @@ async fn a_server_action_works_whatever_forwarded_host_a_client_forges() {
     let app = NextApp::shared().await;
     let gateway = front(app).await;
     let call = action(app, "http://shop.test", "evil.test").await;
-    let answer = gateway.send(&call).await;
-    assert_eq!(answer.status(), 200, "{}", answer.text());
-    assert!(answer.text().contains("greeted:Ada"), "{}", answer.text());
-    assert_eq!(answer.header("content-type"), Some("text/x-component"));
+    let response = gateway.send(&call).await;
+    assert_eq!(response.status(), 200, "{}", response.text());
+    assert!(
+        response.text().contains("greeted:Ada"),
+        "{}",
+        response.text()
+    );
+    assert_eq!(response.header("content-type"), Some("text/x-component"));
     // The control: the app by itself trusts the forged host and refuses its own form.
     assert_eq!(app.send(&call).await.status(), 500);
 }
@@ -209,9 +217,9 @@ async fn a_foreign_form_cannot_pose_as_the_apps_own() {
     let app = NextApp::shared().await;
     let gateway = front(app).await;
     let call = action(app, "https://evil.test", "evil.test").await;
-    let answer = gateway.send(&call).await;
-    assert_eq!(answer.status(), 500);
-    assert!(!answer.text().contains("greeted"), "{}", answer.text());
+    let response = gateway.send(&call).await;
+    assert_eq!(response.status(), 500);
+    assert!(!response.text().contains("greeted"), "{}", response.text());
     // The control: the app by itself lets the same call through.
     let own = app.send(&call).await;
     assert_eq!(own.status(), 200);
@@ -245,14 +253,14 @@ async fn images_come_in_the_format_that_was_asked_for() {
     for (accept, kind) in [("image/webp", "image/webp"), ("image/png", "image/png")] {
         let request = visit(image).header("accept", accept);
         let own = app.send(&request).await;
-        let answer = gateway.send(&request).await;
-        assert_eq!(answer.status(), 200);
-        assert_eq!(answer.header("content-type"), Some(kind));
-        assert_eq!(answer.body, own.body);
-        assert_eq!(answer.header("etag"), own.header("etag"));
-        assert_eq!(answer.header("content-encoding"), None);
+        let response = gateway.send(&request).await;
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.header("content-type"), Some(kind));
+        assert_eq!(response.body, own.body);
+        assert_eq!(response.header("etag"), own.header("etag"));
+        assert_eq!(response.header("content-encoding"), None);
         assert_eq!(
-            answer.header("content-disposition"),
+            response.header("content-disposition"),
             own.header("content-disposition")
         );
     }
@@ -264,15 +272,15 @@ async fn images_come_in_the_format_that_was_asked_for() {
 }
 
 #[tokio::test]
-async fn a_redirect_to_the_apps_own_authority_leads_to_the_public_one() {
+async fn redirects_to_the_apps_own_authority_lead_to_the_public_one() {
     let app = NextApp::shared().await;
     let gateway = front(app).await;
     let location = async |to: &str| {
-        let answer = gateway
+        let response = gateway
             .send(&visit(&format!("/api/redirect?to={to}")))
             .await;
-        assert_eq!(answer.status(), 307);
-        answer.header("location").map(str::to_owned)
+        assert_eq!(response.status(), 307);
+        response.header("location").map(str::to_owned)
     };
     let public = format!("http://{SHOP}/login?from=redirect");
     assert_eq!(location("localhost").await.as_ref(), Some(&public));
@@ -384,13 +392,13 @@ async fn the_app_never_sees_a_forged_subrequest() {
 }
 
 #[tokio::test]
-async fn answers_do_not_tell_what_the_app_is_made_of() {
+async fn responses_do_not_reveal_the_framework() {
     let app = NextApp::shared().await;
     let gateway = front(app).await;
-    let answer = gateway.get("/isr").await;
-    assert_eq!(answer.header("x-powered-by"), None);
+    let response = gateway.get("/isr").await;
+    assert_eq!(response.header("x-powered-by"), None);
     // The browser's router reads such headers.
-    assert!(answer.header("x-nextjs-cache").is_some());
+    assert!(response.header("x-nextjs-cache").is_some());
     // The control.
     assert_eq!(
         app.get("/isr").await.header("x-powered-by"),
@@ -399,7 +407,7 @@ async fn answers_do_not_tell_what_the_app_is_made_of() {
 }
 
 #[tokio::test]
-async fn long_headers_pass_as_far_as_the_app_takes_them() {
+async fn long_headers_pass_up_to_the_limit_of_the_app() {
     let app = NextApp::shared().await;
     let gateway = front(app).await;
     let with_cookies =
@@ -410,9 +418,9 @@ async fn long_headers_pass_as_far_as_the_app_takes_them() {
     assert_eq!(gateway.send(&with_cookies(17_000)).await.status(), 431);
     assert_eq!(app.send(&with_cookies(17_000)).await.status(), 431);
 
-    let answer = gateway.get("/api/headers?bytes=60000").await;
-    assert_eq!(answer.status(), 200);
-    assert_eq!(answer.header("x-long-14").map(str::len), Some(4000));
+    let response = gateway.get("/api/headers?bytes=60000").await;
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.header("x-long-14").map(str::len), Some(4000));
 }
 
 #[tokio::test]
@@ -426,11 +434,11 @@ async fn an_upgrade_on_a_page_is_refused_before_the_app() {
         .header("upgrade", "websocket")
         .header("sec-websocket-version", "13")
         .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
-    let answer = gateway.send(&upgrade).await;
+    let response = gateway.send(&upgrade).await;
     assert!(
-        [400, 403, 426].contains(&answer.status()),
+        [400, 403, 426].contains(&response.status()),
         "{}",
-        answer.status()
+        response.status()
     );
     assert_eq!(origin.counts().requests(), 0);
     // The control: without the upgrade the same request arrives.
@@ -439,7 +447,7 @@ async fn an_upgrade_on_a_page_is_refused_before_the_app() {
 }
 
 #[tokio::test]
-async fn a_kept_connection_serves_page_after_page() {
+async fn a_keep_alive_connection_serves_page_after_page() {
     let app = NextApp::shared().await;
     let gateway = front(app).await;
     let mut connection = Connection::open(gateway.address()).await.unwrap();

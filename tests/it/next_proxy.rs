@@ -79,7 +79,7 @@ const VISITORS: [Visitor; 7] = [
             "count=%31; a; b=; =c; words=%C3%A4%20b; count=2; x=%E0%A4%A",
         )],
     ),
-    ("a look at the head", "HEAD", &[("cookie", "variant=a")]),
+    ("a look at the headers", "HEAD", &[("cookie", "variant=a")]),
     (
         "a click",
         "GET",
@@ -114,11 +114,11 @@ fn requests() -> impl Iterator<Item = (String, Request)> {
 const TO_CLIENTS: [&str; 4] = ["x-edge", "x-edge-cookies", "x-edge-url", "x-edge-variant"];
 
 /// Parts of a response that must be the same for a client.
-fn seen(answer: &Response) -> Value {
-    let cookies = answer.head.headers_named("set-cookie");
+fn seen(response: &Response) -> Value {
+    let cookies = response.headers.get_all("set-cookie");
     let mut cookies: Vec<String> = cookies.map(without_seconds).collect();
     cookies.sort_unstable();
-    let location = answer.header("location").map(|location| {
+    let location = response.header("location").map(|location| {
         let base = url::Url::parse(&format!("http://{HOST}/")).expect("it is one");
         base.join(location).map_or(location.to_owned(), Into::into)
     });
@@ -131,17 +131,17 @@ fn seen(answer: &Response) -> Value {
         "allow",
     ]
     .iter()
-    .filter_map(|name| Some(format!("{name}: {}", answer.header(name)?)))
+    .filter_map(|name| Some(format!("{name}: {}", response.header(name)?)))
     .collect();
     own.extend(
         ["x-nextjs-rewritten-path", "x-nextjs-rewritten-query"]
             .iter()
-            .filter_map(|name| Some(format!("{name}: {}", answer.header(name)?))),
+            .filter_map(|name| Some(format!("{name}: {}", response.header(name)?))),
     );
-    let content_type = answer.header("content-type").unwrap_or("");
+    let content_type = response.header("content-type").unwrap_or("");
     // Either the request that the app's own route received, or the proxy's response.
-    let body = if content_type.contains("json") && !answer.body.is_empty() {
-        let mut body = answer.json();
+    let body = if content_type.contains("json") && !response.body.is_empty() {
+        let mut body = response.json();
         if let Some(body) = body.as_object_mut() {
             body.remove("instance");
             // Next.js passes headers that are for the client to its app as well.
@@ -151,12 +151,12 @@ fn seen(answer: &Response) -> Value {
         }
         body
     } else if content_type.contains("text/plain") {
-        answer.text().into()
+        response.text().into()
     } else {
         Value::Null
     };
     json!({
-        "status": answer.status(),
+        "status": response.status(),
         "location": location,
         "cookies": cookies,
         "headers": own,
@@ -213,12 +213,12 @@ async fn a_proxy_does_at_the_edge_what_it_does_in_next() {
     .await;
     let bare = front(&without, "").await;
     let (mut count, mut differ, mut differ_without) = (0, Vec::new(), 0);
-    for (what, request) in requests() {
+    for (name, request) in requests() {
         let expected = seen(&next.send(&request).await);
         let got = seen(&edge.send(&request).await);
         count += 1;
         if got != expected {
-            differ.push(format!("{what}\n  next {expected}\n  edge {got}"));
+            differ.push(format!("{name}\n  next {expected}\n  edge {got}"));
         }
         differ_without += usize::from(seen(&bare.send(&request).await) != expected);
     }
@@ -230,7 +230,7 @@ async fn a_proxy_does_at_the_edge_what_it_does_in_next() {
 }
 
 /// Names and values of response headers.
-const ANSWERED: [&str; 7] = [
+const RESPONSE_HEADERS: [&str; 7] = [
     "x-out-a",
     "x-out-b",
     "x-from",
@@ -260,9 +260,9 @@ fn changes(random: &mut fastrand::Rng, names: &[&str], most: usize) -> Value {
 }
 
 /// Response headers by name, however they are split into lines.
-fn listed(answer: &Response) -> Value {
-    let all = ANSWERED.iter().map(|name| {
-        let values = answer.head.headers_named(name);
+fn listed(response: &Response) -> Value {
+    let all = RESPONSE_HEADERS.iter().map(|name| {
+        let values = response.headers.get_all(name);
         let lines = values.map(|line| match *name {
             "set-cookie" => vec![without_seconds(line)],
             "vary" => line
@@ -280,9 +280,9 @@ fn listed(answer: &Response) -> Value {
         (*name, values)
     });
     json!({
-        "status": answer.status(),
+        "status": response.status(),
         "headers": all.collect::<std::collections::BTreeMap<_, _>>(),
-        "app": answer.json()["headers"],
+        "app": response.json()["headers"],
     })
 }
 
@@ -290,13 +290,13 @@ fn listed(answer: &Response) -> Value {
 /// Next.js.
 #[tokio::test]
 async fn several_values_of_a_header_arrive_as_in_next() {
-    let says = |what: &str| {
-        std::env::var(format!("EDGEWAY_NEXT_HEADERS_{what}"))
+    let number = |variable: &str| {
+        std::env::var(format!("EDGEWAY_NEXT_HEADERS_{variable}"))
             .ok()?
             .parse()
             .ok()
     };
-    let seed = says("SEED").unwrap_or_else(|| fastrand::u64(..));
+    let seed = number("SEED").unwrap_or_else(|| fastrand::u64(..));
     println!("EDGEWAY_NEXT_HEADERS_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let (inside, without) = (NextApp::start().await, NextApp::start_without_proxy().await);
@@ -304,16 +304,21 @@ async fn several_values_of_a_header_arrive_as_in_next() {
     let plugins = ", plugins: [{ file: edge/proxy.js, on_error: refuse }]";
     let edge = front(&without, plugins).await;
     let (mut differ, mut several) = (Vec::new(), 0);
-    let count = says("CASES").unwrap_or(150);
+    let count = number("CASES").unwrap_or(150);
     for _ in 0..count {
         let random = &mut random;
         let origin: Vec<_> = (0..random.usize(..4))
-            .map(|_| [ANSWERED[random.usize(..7)], VALUES[random.usize(..6)]])
+            .map(|_| {
+                [
+                    RESPONSE_HEADERS[random.usize(..7)],
+                    VALUES[random.usize(..6)],
+                ]
+            })
             .collect();
         // In Next.js `response.cookies` forgets cookies that were put into the headers; here they
         // stay, so one request has one or the other.
         let sets_cookies = random.u8(..4) == 0;
-        let names = ANSWERED.into_iter();
+        let names = RESPONSE_HEADERS.into_iter();
         let names: Vec<_> = names
             .filter(|name| !sets_cookies || *name != "set-cookie")
             .collect();
@@ -399,7 +404,7 @@ fn conditions() -> Vec<Value> {
 }
 
 /// Queries and request headers.
-const HEADS: [(&str, Headers); 29] = [
+const HEADER_CASES: [(&str, Headers); 29] = [
     ("", &[]),
     ("", &[("purpose", "prefetch")]),
     ("", &[("Purpose", "Prefetch")]),
@@ -432,7 +437,7 @@ const HEADS: [(&str, Headers); 29] = [
 ];
 
 #[tokio::test]
-async fn a_matcher_looks_at_the_head_as_in_next() {
+async fn a_matcher_reads_the_request_headers_as_in_next() {
     let conditions = conditions();
     let with_paths = |key: &str, path: &dyn Fn(usize) -> String| -> Value {
         let all = conditions.iter().enumerate();
@@ -458,7 +463,7 @@ async fn a_matcher_looks_at_the_head_as_in_next() {
     .await;
     let (mut differ, mut counts) = (Vec::new(), [0, 0]);
     for (number, asked) in conditions.iter().enumerate() {
-        for (query, headers) in HEADS {
+        for (query, headers) in HEADER_CASES {
             let mut request = Request::new("GET", &format!("/edge/init/{number}{query}"));
             if !headers.iter().any(|(name, _)| *name == "host") {
                 request = request.header("host", HOST);

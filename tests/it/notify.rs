@@ -41,16 +41,16 @@ const SOON: Duration = Duration::from_secs(10);
 struct Manager {
     socket: UnixDatagram,
     dir: TempDir,
-    told: Vec<Told>,
+    messages: Vec<Notification>,
 }
 
 /// Message of the gateway.
-struct Told {
+struct Notification {
     lines: Vec<String>,
     socket: Option<OwnedFd>,
 }
 
-impl Told {
+impl Notification {
     fn has(&self, line: &str) -> bool {
         self.lines.iter().any(|l| l == line)
     }
@@ -73,7 +73,7 @@ impl Manager {
         Self {
             socket,
             dir,
-            told: Vec::new(),
+            messages: Vec::new(),
         }
     }
 
@@ -99,7 +99,7 @@ impl Manager {
                 _ => None,
             });
             let text = String::from_utf8_lossy(&bytes[..received.bytes]).into_owned();
-            self.told.push(Told {
+            self.messages.push(Notification {
                 lines: text.lines().map(str::to_owned).collect(),
                 socket,
             });
@@ -112,27 +112,29 @@ impl Manager {
     }
 
     async fn heard_after(&mut self, line: &str, after: usize) -> usize {
-        wait_for(&format!("{line} is told"), SOON, async || {
+        wait_for(&format!("{line} is reported"), SOON, async || {
             self.receive();
-            let found = self.told[after..].iter().position(|told| told.has(line))?;
+            let found = self.messages[after..]
+                .iter()
+                .position(|message| message.has(line))?;
             Some(after + found)
         })
         .await
     }
 
     /// Returns the sockets that the manager would pass to the next process.
-    fn kept(&mut self) -> Vec<(String, OwnedFd)> {
+    fn stored_sockets(&mut self) -> Vec<(String, OwnedFd)> {
         self.receive();
-        let mut kept: Vec<(String, OwnedFd)> = Vec::new();
-        for told in self.told.drain(..) {
-            let name = told.value("FDNAME").unwrap_or_default().to_owned();
-            if told.has("FDSTOREREMOVE=1") {
-                kept.retain(|(kept, _)| *kept != name);
-            } else if told.has("FDSTORE=1") {
-                kept.push((name, told.socket.expect("a socket comes with it")));
+        let mut sockets: Vec<(String, OwnedFd)> = Vec::new();
+        for message in self.messages.drain(..) {
+            let name = message.value("FDNAME").unwrap_or_default().to_owned();
+            if message.has("FDSTOREREMOVE=1") {
+                sockets.retain(|(stored, _)| *stored != name);
+            } else if message.has("FDSTORE=1") {
+                sockets.push((name, message.socket.expect("a socket comes with it")));
             }
         }
-        kept
+        sockets
     }
 }
 
@@ -147,27 +149,27 @@ fn listener(port: u16, name: &str) -> String {
 }
 
 #[tokio::test]
-async fn the_manager_hears_of_the_start_a_reload_and_the_stop() {
+async fn the_manager_is_notified_of_start_reload_and_stop() {
     let mut manager = Manager::listen();
     let (a, b) = (free_port(), free_port());
     let both = config(&format!("{}, {}", listener(a, "a"), listener(b, "b")));
     let environment = [("NOTIFY_SOCKET", &*manager.path())];
     let mut gateway = Gateway::start_with(&both, &environment).await;
     let ready = manager.heard("READY=1").await;
-    let status = manager.told[ready].value("STATUS").unwrap();
+    let status = manager.messages[ready].value("STATUS").unwrap();
     assert!(status.contains(&format!("127.0.0.1:{a}")), "{status}");
 
-    // A reload is announced before and after, and the socket of a removed listener is not kept.
+    // A reload is announced before and after, and the socket of a removed listener is not stored.
     assert!(gateway.reload(&config(&listener(a, "a"))).await);
     let reloading = manager.heard("RELOADING=1").await;
     assert!(reloading > ready);
-    let since = manager.told[reloading].value("MONOTONIC_USEC").unwrap();
+    let since = manager.messages[reloading].value("MONOTONIC_USEC").unwrap();
     assert!(since.parse::<u64>().unwrap() > 0);
     let again = manager.heard_after("READY=1", reloading).await;
-    let names: Vec<_> = manager.told[reloading..=again]
+    let names: Vec<_> = manager.messages[reloading..=again]
         .iter()
-        .filter(|told| told.has("FDSTOREREMOVE=1"))
-        .filter_map(|told| told.value("FDNAME"))
+        .filter(|message| message.has("FDSTOREREMOVE=1"))
+        .filter_map(|message| message.value("FDNAME"))
         .collect();
     assert_eq!(names, [format!("127.0.0.1~{b}")]);
 
@@ -178,9 +180,11 @@ async fn the_manager_hears_of_the_start_a_reload_and_the_stop() {
 
     assert!(gateway.terminate(SOON).await.success());
     let stopping = manager.heard_after("STOPPING=1", refused).await;
-    let extended = manager.told[stopping].value("EXTEND_TIMEOUT_USEC").unwrap();
+    let extended = manager.messages[stopping]
+        .value("EXTEND_TIMEOUT_USEC")
+        .unwrap();
     assert!(extended.parse::<u64>().unwrap() >= 30_000_000, "{extended}");
-    assert!(manager.told[stopping + 1..].is_empty());
+    assert!(manager.messages[stopping + 1..].is_empty());
 }
 
 #[tokio::test]
@@ -215,23 +219,23 @@ async fn an_upgrade_names_the_new_main_process_which_then_speaks_for_itself() {
     gateway.upgrade().await;
     let main = format!("MAINPID={}", gateway.pid());
     let named = manager.heard(&main).await;
-    assert!(manager.told[named].has("READY=1"));
+    assert!(manager.messages[named].has("READY=1"));
     // Messages before it are not from the new process: systemd would ignore those.
     let b_name = format!("FDNAME=127.0.0.1~{b}");
-    let kept = manager.heard(&b_name).await;
-    assert!(kept > named);
-    manager.heard_after("READY=1", kept).await;
+    let at = manager.heard(&b_name).await;
+    assert!(at > named);
+    manager.heard_after("READY=1", at).await;
     assert!(gateway.terminate_newest(SOON).await);
-    manager.heard_after("STOPPING=1", kept).await;
+    manager.heard_after("STOPPING=1", at).await;
 }
 
 /// Starts the gateway as systemd does: sockets from 3 on, and the variables that name them.
-fn start(yaml: &str, dir: &TempDir, kept: &[(String, OwnedFd)], notify: &str) -> Child {
+fn start(yaml: &str, dir: &TempDir, sockets: &[(String, OwnedFd)], notify: &str) -> Child {
     let file = dir.path().join("edgeway.yaml");
     std::fs::write(&file, yaml).expect("the folder takes files");
-    let names: Vec<&str> = kept.iter().map(|(name, _)| name.as_str()).collect();
+    let names: Vec<&str> = sockets.iter().map(|(name, _)| name.as_str()).collect();
     // Out of the way of the numbers that they get.
-    let moved: Vec<OwnedFd> = kept
+    let moved: Vec<OwnedFd> = sockets
         .iter()
         .map(|(_, fd)| fcntl_dupfd_cloexec(fd, 64).expect("numbers are left"))
         .collect();
@@ -249,9 +253,9 @@ fn start(yaml: &str, dir: &TempDir, kept: &[(String, OwnedFd)], notify: &str) ->
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    if !kept.is_empty() {
+    if !sockets.is_empty() {
         command
-            .env("LISTEN_FDS", kept.len().to_string())
+            .env("LISTEN_FDS", sockets.len().to_string())
             .env("LISTEN_FDNAMES", names.join(":"));
     }
     let place = move || {
@@ -275,7 +279,7 @@ fn start(yaml: &str, dir: &TempDir, kept: &[(String, OwnedFd)], notify: &str) ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sockets_that_the_manager_keeps_refuse_nobody_over_a_crash_and_a_restart() {
+async fn stored_sockets_refuse_no_connection_over_a_crash_and_a_restart() {
     let mut manager = Manager::listen();
     let dir = tempfile::tempdir().unwrap();
     let port = free_port();
@@ -289,12 +293,12 @@ async fn sockets_that_the_manager_keeps_refuse_nobody_over_a_crash_and_a_restart
     let to = ([127, 0, 0, 1], port).into();
     let mut child = start(&yaml, &dir, &[], &manager.path());
     manager.heard("READY=1").await;
-    let mut kept = manager.kept();
-    let mut names: Vec<&str> = kept.iter().map(|(name, _)| name.as_str()).collect();
+    let mut sockets = manager.stored_sockets();
+    let mut names: Vec<&str> = sockets.iter().map(|(name, _)| name.as_str()).collect();
     names.sort_unstable();
     let unix = format!("unix~{}", path.display());
     assert_eq!(names, [&*format!("127.0.0.1~{port}"), &unix]);
-    assert!(kept.iter().all(|(_, fd)| socket_acceptconn(fd).unwrap()));
+    assert!(sockets.iter().all(|(_, fd)| socket_acceptconn(fd).unwrap()));
 
     let fresh = endless(to, 4, Lanes::Fresh, |_| get("/"));
     for signal in [Signal::KILL, Signal::TERM] {
@@ -307,21 +311,21 @@ async fn sockets_that_the_manager_keeps_refuse_nobody_over_a_crash_and_a_restart
         let waiting = client::send(to, &asked);
         let again = async {
             pass(Duration::from_millis(50)).await;
-            manager.told.clear();
-            child = start(&yaml, &dir, &kept, &manager.path());
+            manager.messages.clear();
+            child = start(&yaml, &dir, &sockets, &manager.path());
         };
-        let (answer, ()) = tokio::join!(waiting, again);
-        assert_eq!(answer.unwrap().status(), 200);
+        let (response, ()) = tokio::join!(waiting, again);
+        assert_eq!(response.unwrap().status(), 200);
         manager.heard("READY=1").await;
         // The path of the socket stays, so clients still reach the socket.
         assert!(std::os::unix::net::UnixStream::connect(&path).is_ok());
-        assert_eq!(manager.kept().len(), 2);
+        assert_eq!(manager.stored_sockets().len(), 2);
     }
     pass(Duration::from_millis(100)).await;
     let tally = fresh.stop().await;
     child.kill().unwrap();
     child.wait().unwrap();
-    kept.clear();
+    sockets.clear();
     let refused: Vec<_> = tally
         .failed
         .iter()
@@ -330,7 +334,7 @@ async fn sockets_that_the_manager_keeps_refuse_nobody_over_a_crash_and_a_restart
     assert!(refused.is_empty(), "{refused:?}");
     // Requests in flight at the kill are lost, and no others.
     assert!(
-        tally.failed.len() as u64 + tally.cut <= 4,
+        tally.failed.len() as u64 + tally.truncated <= 4,
         "{:?}",
         tally.failed
     );
@@ -338,7 +342,7 @@ async fn sockets_that_the_manager_keeps_refuse_nobody_over_a_crash_and_a_restart
 }
 
 #[tokio::test]
-async fn sockets_of_an_earlier_configuration_are_not_kept_for_ever() {
+async fn stored_sockets_of_an_earlier_configuration_are_removed() {
     let mut manager = Manager::listen();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("web.sock");
@@ -348,7 +352,7 @@ async fn sockets_of_an_earlier_configuration_are_not_kept_for_ever() {
     std::fs::remove_file(&path).unwrap();
     let gone_name = gone_at.to_string().replace(':', "~");
     let lost_name = format!("unix~{}", path.display());
-    let kept = [
+    let sockets = [
         (gone_name.clone(), OwnedFd::from(gone)),
         (lost_name.clone(), OwnedFd::from(lost)),
     ];
@@ -358,19 +362,19 @@ async fn sockets_of_an_earlier_configuration_are_not_kept_for_ever() {
         path.display()
     ));
     let yaml = format!("admin: {{ address: off, socket: off }}\n{yaml}");
-    let mut child = start(&yaml, &dir, &kept, &manager.path());
-    drop(kept);
+    let mut child = start(&yaml, &dir, &sockets, &manager.path());
+    drop(sockets);
     manager.heard("READY=1").await;
     child.kill().unwrap();
     child.wait().unwrap();
-    let told: Vec<(&str, bool)> = manager
-        .told
+    let stored: Vec<(&str, bool)> = manager
+        .messages
         .iter()
-        .filter_map(|told| Some((told.value("FDNAME")?, told.has("FDSTOREREMOVE=1"))))
+        .filter_map(|message| Some((message.value("FDNAME")?, message.has("FDSTOREREMOVE=1"))))
         .collect();
-    assert!(told.contains(&(&gone_name, true)), "{told:?}");
+    assert!(stored.contains(&(&gone_name, true)), "{stored:?}");
     // A new socket replaces the old one, which would be found first.
-    let of_lost: Vec<bool> = told
+    let of_lost: Vec<bool> = stored
         .iter()
         .filter(|(name, _)| *name == lost_name)
         .map(|(_, is_removed)| *is_removed)

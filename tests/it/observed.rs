@@ -30,13 +30,13 @@ routes:
 async fn each_request_is_one_line_that_names_it() {
     let origin = EchoOrigin::start().await;
     let gateway = front(origin.address(), "").await;
-    let answer = gateway.get("/app/a?b=c&token=hunter2").await;
+    let response = gateway.get("/app/a?b=c&token=hunter2").await;
     gateway.get("/nowhere").await;
     let lines = gateway.log_lines(2).await;
     let (served, refused) = (&lines[0], &lines[1]);
-    assert_eq!(served["id"], answer.header("x-request-id").unwrap());
+    assert_eq!(served["id"], response.header("x-request-id").unwrap());
     // The origin got the same request id.
-    let headers = answer.json()["headers"].to_string();
+    let headers = response.json()["headers"].to_string();
     assert!(
         headers.contains(served["id"].as_str().unwrap()),
         "{headers}"
@@ -45,7 +45,7 @@ async fn each_request_is_one_line_that_names_it() {
     assert_eq!(served["path"], "/app/a");
     assert_eq!(served["status"], 200);
     assert_eq!(served["route"], "the-app");
-    assert_eq!(served["bytes_out"], answer.body.len());
+    assert_eq!(served["bytes_out"], response.body.len());
     assert!(!served.to_string().contains("hunter2"), "{served}");
     assert!(
         served.to_string().contains(&origin.address().to_string()),
@@ -58,7 +58,7 @@ async fn each_request_is_one_line_that_names_it() {
 }
 
 #[tokio::test]
-async fn a_log_that_was_moved_away_is_opened_anew() {
+async fn a_log_that_was_moved_away_is_reopened() {
     let origin = EchoOrigin::start().await;
     let gateway = front(origin.address(), "").await;
     gateway.get("/app/before").await;
@@ -90,7 +90,7 @@ async fn a_log_that_was_moved_away_is_opened_anew() {
 }
 
 #[tokio::test]
-async fn metrics_count_by_route_and_never_by_what_clients_invent() {
+async fn metrics_count_by_route_and_never_by_values_of_clients() {
     let origin = EchoOrigin::start().await;
     let gateway = front(origin.address(), "").await;
     for _ in 0..3 {
@@ -130,7 +130,7 @@ async fn metrics_count_by_route_and_never_by_what_clients_invent() {
 }
 
 #[tokio::test]
-async fn requests_under_way_are_seen_as_such() {
+async fn requests_in_flight_are_counted_as_such() {
     let origin = SlowOrigin::start(Duration::from_secs(30)).await;
     let gateway = front(origin.address(), "").await;
     let mut waiting = Connection::open(gateway.address()).await.unwrap();
@@ -150,7 +150,7 @@ async fn requests_under_way_are_seen_as_such() {
 }
 
 #[tokio::test]
-async fn the_admin_listener_answers_reads_alone_and_only_to_this_machine() {
+async fn the_admin_listener_serves_only_reads_and_only_this_machine() {
     let origin = EchoOrigin::start().await;
     let gateway = front(origin.address(), "").await;
     for (target, wanted, over_tcp) in [
@@ -185,7 +185,7 @@ async fn the_admin_listener_answers_reads_alone_and_only_to_this_machine() {
 }
 
 #[tokio::test]
-async fn asked_to_leave_it_finishes_what_it_began() {
+async fn sigterm_lets_requests_in_flight_finish() {
     let origin = SlowOrigin::start(Duration::from_millis(700)).await;
     let mut gateway = front(origin.address(), "").await;
     let address = gateway.address();
@@ -195,15 +195,15 @@ async fn asked_to_leave_it_finishes_what_it_began() {
     busy.write("GET /app/a HTTP/1.1\r\nhost: a\r\n\r\n")
         .await
         .unwrap();
-    wait_for("the request is under way", SOON, async || {
+    wait_for("the request is in flight", SOON, async || {
         (origin.counts().requests() == 1).then_some(())
     })
     .await;
-    let answered = async {
-        let head = busy.read_head().await.unwrap();
-        busy.finish(head).await.unwrap().status()
+    let status = async {
+        let headers = busy.read_headers().await.unwrap();
+        busy.finish(headers).await.unwrap().status()
     };
-    let (ended, status) = tokio::join!(gateway.terminate(Duration::from_secs(8)), answered);
+    let (ended, status) = tokio::join!(gateway.terminate(Duration::from_secs(8)), status);
     assert_eq!(status, 200);
     assert!(ended.success(), "{ended}");
     assert!(idle.is_closed().await);
@@ -236,17 +236,17 @@ async fn several_addresses_and_a_unix_socket_serve_the_same() {
     .await;
     for name in ["one", "two"] {
         let address = gateway.listener(name).parse().unwrap();
-        let answer = client::send(address, &get("/app/a")).await.unwrap();
-        assert_eq!(answer.status(), 200, "{name}");
+        let response = client::send(address, &get("/app/a")).await.unwrap();
+        assert_eq!(response.status(), 200, "{name}");
     }
     let mut stream = tokio::net::UnixStream::connect(&socket).await.unwrap();
     stream
         .write_all(b"GET /app/a HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
         .await
         .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    assert!(response.starts_with("HTTP/1.1 200"), "{response}");
     let lines = gateway.log_lines(3).await;
     let mut listeners: Vec<&str> = lines
         .iter()

@@ -85,14 +85,17 @@ async fn a_filter_of_ones_own_is_one_like_any_other() {
         Some("Thu, 31 Dec 2099 00:00:00 GMT")
     );
     assert_eq!(current.header("link"), Some(link));
-    let late = gateway.get("/v0/items").await;
-    assert_eq!((late.status(), late.header("link")), (410, Some(link)));
+    let response = gateway.get("/v0/items").await;
+    assert_eq!(
+        (response.status(), response.header("link")),
+        (410, Some(link))
+    );
     let other = gateway.get("/v2/items").await;
     assert_eq!((other.status(), other.header("sunset")), (200, None));
     // The access log, the status and a reload know the filter.
     let lines = gateway.log_lines(3).await;
-    let late = lines.iter().find(|line| line["path"] == "/v0/items");
-    assert_eq!(late.expect("it is logged")["reason"], "sunset");
+    let line = lines.iter().find(|line| line["path"] == "/v0/items");
+    assert_eq!(line.expect("it is logged")["reason"], "sunset");
     let status = gateway.status().await;
     assert!(
         status["routes"][0]["filters"]

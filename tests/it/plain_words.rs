@@ -219,7 +219,7 @@ fn words_are_those_of_the_field() {
 }
 
 #[test]
-fn a_word_that_is_not_ours_is_found_where_it_stands() {
+fn forbidden_words_are_found_with_their_line() {
     let mut texts = Texts::default();
     let code = "//! What it answers.\n\n/// A response.\n// anew\nlet x = \"`anew` and anew\";\n";
     texts.rust(Path::new("src/a.rs"), code);

@@ -192,7 +192,7 @@ async fn a_client_that_waits_for_leave_gets_it() {
     client.write(head).await.expect("it takes it");
     assert_eq!(client.read_interim().await.expect("leave"), 100);
     client.write("true").await.expect("it takes it");
-    let head = client.read_head().await.expect("an answer");
+    let head = client.read_headers().await.expect("an answer");
     let answer = client.finish(head).await.expect("an answer");
     assert_eq!(answer.text(), "true");
     assert_eq!(answer.header("x-was-expect"), None);
@@ -310,7 +310,7 @@ async fn nothing_is_read_before_a_client_is_known() {
     // Its body never arrives, and the response is sent all the same.
     let head = "POST / HTTP/1.1\r\nhost: a.test\r\ncontent-type: application/json\r\ncontent-length: 4\r\n\r\n";
     client.write(head).await.expect("it takes it");
-    let answer = client.read_answer().await.expect("an answer");
+    let answer = client.read_response().await.expect("an answer");
     assert_eq!(answer.status(), 405);
 }
 

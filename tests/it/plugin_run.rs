@@ -215,7 +215,7 @@ fn seen(answer: &Response) -> Value {
         let pairs = pairs.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         json!({ "method": seen["method"], "target": seen["target"], "headers": seen_headers(pairs) })
     });
-    let headers = &answer.head.headers;
+    let headers = &answer.headers.fields;
     let pairs = headers
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_str()));

@@ -107,7 +107,7 @@ async fn ab_split_gives_a_visitor_one_variant_and_the_cache_an_answer_for_each()
     let other = if variant == "ab=a" { "ab=b" } else { "ab=a" };
     let other = of(&gateway, "/", &[("cookie", other)]).await;
     assert_eq!(other.header("x-cache-status"), Some("MISS"));
-    assert_eq!(origin.settings().answers("/"), 2);
+    assert_eq!(origin.settings().requests("/"), 2);
 }
 
 #[tokio::test]
@@ -695,5 +695,5 @@ async fn what_is_fetched_anew_is_what_the_plugin_made_of_the_request() {
         (cached(&answer) == "HIT").then_some(answer)
     });
     assert_eq!(fresh.await.text(), "/b #2");
-    assert_eq!(origin.settings().answers("/a"), 0);
+    assert_eq!(origin.settings().requests("/a"), 0);
 }

@@ -27,8 +27,8 @@ const PEAK: &str = "profiles: { peak: { cache: { ttl: 30min } } }\n";
 async fn start() -> (Gateway, Origin<NumberedOrigin>) {
     let origin = NumberedOrigin::start().await;
     origin.settings().tell("/silent", 200, &[]);
-    let told = [("cache-control", "max-age=60")];
-    origin.settings().tell("/told", 200, &told);
+    let headers = [("cache-control", "max-age=60")];
+    origin.settings().tell("/told", 200, &headers);
     let gateway = Gateway::start(&yaml(&origin, PEAK)).await;
     (gateway, origin)
 }
@@ -45,9 +45,9 @@ async fn active(gateway: &Gateway) -> Value {
 
 /// Returns the seconds for which a response stays fresh, as clients see them.
 async fn ttl(gateway: &Gateway, path: &str) -> u64 {
-    let answer = gateway.get(path).await;
-    assert_eq!(answer.header("x-cache-status"), Some("HIT"), "{path}");
-    let status = answer.header("cache-status").expect("it is there");
+    let response = gateway.get(path).await;
+    assert_eq!(response.header("x-cache-status"), Some("HIT"), "{path}");
+    let status = response.header("cache-status").expect("it is there");
     let ttl = status.split("ttl=").nth(1).expect("it is said");
     ttl.parse().expect("it is a number")
 }
@@ -58,11 +58,11 @@ async fn the_time_that_clients_see_changes_without_a_restart() {
     gateway.get("/silent").await;
     gateway.get("/told").await;
     assert!((290..=300).contains(&ttl(&gateway, "/silent").await));
-    let answer = switch(&gateway, json!("peak")).await;
-    assert_eq!(answer.status(), 200, "{}", answer.text());
-    let answer = answer.json();
+    let response = switch(&gateway, json!("peak")).await;
+    assert_eq!(response.status(), 200, "{}", response.text());
+    let response = response.json();
     assert_eq!(
-        (&answer["active"], &answer["reset"]),
+        (&response["active"], &response["reset"]),
         (&json!("peak"), &json!(1))
     );
     assert!((1790..=1800).contains(&ttl(&gateway, "/silent").await));
@@ -77,9 +77,9 @@ async fn the_time_that_clients_see_changes_without_a_restart() {
         1
     );
     assert_eq!(active(&gateway).await, "peak");
-    let answer = switch(&gateway, Value::Null).await.json();
+    let response = switch(&gateway, Value::Null).await.json();
     assert_eq!(
-        (&answer["active"], &answer["reset"]),
+        (&response["active"], &response["reset"]),
         (&Value::Null, &json!(2))
     );
     assert!((290..=300).contains(&ttl(&gateway, "/silent").await));
@@ -89,25 +89,25 @@ async fn the_time_that_clients_see_changes_without_a_restart() {
             .await,
         0
     );
-    assert_eq!(origin.settings().answers("/silent"), 2);
+    assert_eq!(origin.settings().requests("/silent"), 2);
     // No file was read again.
     let reloads = "edgeway_config_reloads_total{outcome=\"ok\"}";
     assert_eq!(gateway.count(reloads).await, 0);
 }
 
 #[tokio::test]
-async fn what_cannot_be_switched_is_told() {
+async fn profiles_that_cannot_be_switched_are_reported() {
     let (gateway, _origin) = start().await;
-    let answer = switch(&gateway, json!("paek")).await;
-    assert_eq!(answer.status(), 404);
-    let error = &answer.json()["error"];
+    let response = switch(&gateway, json!("paek")).await;
+    assert_eq!(response.status(), 404);
+    let error = &response.json()["error"];
     assert_eq!(error["reason"], "no_such_profile");
     assert_eq!(error["message"], "unknown profile `paek`; there is `peak`");
     assert_eq!(active(&gateway).await, Value::Null);
 }
 
 #[tokio::test]
-async fn the_profile_is_kept_over_reloads_and_upgrades_until_it_is_gone() {
+async fn the_profile_survives_reloads_and_upgrades_until_it_is_removed() {
     let (mut gateway, origin) = start().await;
     switch(&gateway, json!("peak")).await;
     assert!(gateway.reload(&yaml(&origin, PEAK)).await);

@@ -9,7 +9,7 @@ use tokio::{io::AsyncWriteExt, net::UnixStream, time::Instant};
 use tokio_rustls::TlsConnector;
 
 use crate::support::{
-    certificates::Authority,
+    certificates::Ca,
     client::{Connection, get},
     gateway::Gateway,
     origins::{EchoOrigin, Origin},
@@ -118,7 +118,7 @@ async fn a_header_in_pieces_and_a_request_in_the_same_segment_are_told_apart() {
             let request = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
             let rest = [&header[end..], request].concat();
             connection.write(&rest).await.unwrap();
-            let head = connection.read_head().await.expect("it is served");
+            let head = connection.read_headers().await.expect("it is served");
             let answer = connection.finish(head).await.unwrap().json();
             assert_eq!(self::header(&answer, "x-real-ip"), "192.0.2.7", "{end}");
         }
@@ -211,7 +211,7 @@ async fn clients_are_counted_by_the_address_in_the_header() {
 #[tokio::test]
 async fn the_header_comes_before_tls() {
     let origin = EchoOrigin::start().await;
-    let authority = Authority::new();
+    let authority = Ca::new();
     let yaml = format!(
         "
 listeners:

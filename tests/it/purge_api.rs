@@ -17,12 +17,12 @@ use crate::support::{
 };
 
 const SOON: Duration = Duration::from_secs(10);
-const KEPT: &[(&str, &str)] = &[("cache-control", "max-age=600"), ("cache-tag", "posts")];
+const HEADERS: &[(&str, &str)] = &[("cache-control", "max-age=600"), ("cache-tag", "posts")];
 
 async fn origin(paths: &[&str]) -> Origin<NumberedOrigin> {
     let origin = NumberedOrigin::start().await;
     for path in paths {
-        origin.settings().tell(path, 200, KEPT);
+        origin.settings().tell(path, 200, HEADERS);
     }
     origin
 }
@@ -75,15 +75,15 @@ fn of_shop(request: Request) -> Request {
 }
 
 async fn read(gateway: &Gateway, path: &str) -> (String, String) {
-    let answer = gateway.send(&of_shop(get(path))).await;
-    let cache = answer.header("x-cache-status").unwrap_or("-").to_owned();
-    (cache, answer.text())
+    let response = gateway.send(&of_shop(get(path))).await;
+    let cache = response.header("x-cache-status").unwrap_or("-").to_owned();
+    (cache, response.text())
 }
 
 async fn purge(gateway: &Gateway, order: &Value) -> (u16, Value) {
     let request = post("/v1/purge", order.to_string()).header("content-type", "application/json");
-    let answer = gateway.send_admin(&request).await;
-    (answer.status(), answer.json())
+    let response = gateway.send_admin(&request).await;
+    (response.status(), response.json())
 }
 
 async fn audited(gateway: &Gateway) -> Vec<Value> {
@@ -155,7 +155,7 @@ async fn a_purge_reaches_every_gateway_and_the_receipt_names_them() {
 }
 
 #[tokio::test]
-async fn without_redis_this_gateway_is_all_there_is() {
+async fn without_redis_a_purge_covers_this_gateway_only() {
     let origin = origin(&["/a"]).await;
     let gateway = front(origin.address(), "", "", "{}").await;
     gateway.get("/a").await;
@@ -247,7 +247,7 @@ fn method(path: &str) -> Request {
 }
 
 #[tokio::test]
-async fn who_is_allowed_purges_by_method() {
+async fn allowed_clients_purge_by_method() {
     let origin = origin(&["/a", "/plain/a"]).await;
     let allow = "trusted_proxies: [127.0.0.1]\ncache: { purge: { allow: [192.0.2.0/24] } }";
     let gateway = front(origin.address(), "", allow, "{}").await;
@@ -272,7 +272,7 @@ async fn who_is_allowed_purges_by_method() {
         json!([{ "url": "http://shop.test/a", "soft": true }])
     );
     assert_eq!(read(&gateway, "/a").await.0, "EXPIRED");
-    assert_eq!(origin.settings().answers("/a"), 3);
+    assert_eq!(origin.settings().requests("/a"), 3);
     let line = &audited(&gateway).await[0];
     assert_eq!(
         (&line["action"], &line["who"], &line["route"]),
@@ -284,7 +284,7 @@ async fn who_is_allowed_purges_by_method() {
 }
 
 #[tokio::test]
-async fn where_nobody_may_purge_by_method_it_is_the_origins() {
+async fn where_no_client_may_purge_by_method_it_is_forwarded() {
     let origin = origin(&["/a"]).await;
     let gateway = front(origin.address(), "", "", "{}").await;
     let passed: Response = gateway.send(&method("/a")).await;
@@ -298,21 +298,25 @@ fn fan_out(more: &str) -> String {
 }
 
 #[tokio::test]
-async fn instances_are_told_before_gateways_and_named() {
+async fn instances_are_purged_before_gateways_and_named() {
     let origin = origin(&["/a", "/told"]).await;
     let gateway = front(origin.address(), "", &fan_out(""), "{}").await;
     gateway.get("/a").await;
     let (status, receipt) = purge(&gateway, &json!({ "url": "/a" })).await;
-    let told = json!([{ "address": origin.address().to_string(), "status": 200 }]);
-    assert_eq!((status, &receipt["instances"]), (200, &told), "{receipt}");
-    assert_eq!(origin.settings().answers("/told"), 1);
+    let expected = json!([{ "address": origin.address().to_string(), "status": 200 }]);
+    assert_eq!(
+        (status, &receipt["instances"]),
+        (200, &expected),
+        "{receipt}"
+    );
+    assert_eq!(origin.settings().requests("/told"), 1);
     let (_, receipt) = purge(&gateway, &json!({ "url": "/a", "fan_out": false })).await;
     assert_eq!(receipt["instances"], Value::Null);
-    assert_eq!(origin.settings().answers("/told"), 1);
+    assert_eq!(origin.settings().requests("/told"), 1);
 }
 
 #[tokio::test]
-async fn an_instance_that_refuses_or_is_gone_is_told_and_the_gateway_purges_all_the_same() {
+async fn an_instance_that_refuses_or_is_gone_is_reported_and_the_gateway_still_purges() {
     let mut origin = origin(&["/a"]).await;
     origin.settings().tell("/told", 401, &[]);
     let more = fan_out(", purge: { allow: [127.0.0.1] }");
@@ -357,7 +361,7 @@ async fn no_purge_waits_for_a_gateway_that_was_stopped() {
 /// Invariant: no receipt is 200 while a gateway that was known a moment ago serves an older
 /// response; the receipt names it instead.
 #[tokio::test]
-async fn a_receipt_names_who_may_still_serve_what_is_older() {
+async fn a_receipt_names_gateways_that_may_serve_older_responses() {
     for (lost, status) in [("serve", 202), ("revalidate", 200)] {
         let redis = Redis::start().await;
         let to: SocketAddr = redis.address().parse().expect("an address");
@@ -383,7 +387,7 @@ async fn a_receipt_names_who_may_still_serve_what_is_older() {
             read(&two, path).await;
         }
         // The link is cut for longer than its lease lasts.
-        relay.set(Wire::Cut);
+        relay.set(Wire::Closed);
         wait_for("it has no lease", SOON, async || {
             let leased = two.status().await["purges"]["leased"].take();
             (leased == false).then_some(())
@@ -414,7 +418,7 @@ async fn a_receipt_names_who_may_still_serve_what_is_older() {
 /// Invariant: no receipt is 200 while a gateway serves an older response, even if a process writes
 /// to Redis without the secret: a purge that was made unreadable drops everything.
 #[tokio::test]
-async fn a_purge_that_somebody_has_spoilt_in_redis_is_no_purge_that_was_applied() {
+async fn a_corrupt_purge_in_redis_does_not_count_as_applied() {
     for spoilt in ["x", "", "[]"] {
         let redis = Redis::start().await;
         let to: SocketAddr = redis.address().parse().expect("an address");

@@ -35,7 +35,7 @@ const FAR: Duration = Duration::from_millis(30);
 const MAX_WRITES: usize = 20_000;
 const LANES: usize = 8;
 /// Number of pages without a write.
-const KEPT: usize = 40;
+const STORED: usize = 40;
 
 /// Two gateways, the first of which has a slow link to Redis.
 struct Fleet {
@@ -190,7 +190,7 @@ impl Flood {
 /// Invariant: however many writes there are, and wherever, a purge of an operator waits for none of
 /// them.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_purge_is_done_while_anybody_writes() {
+async fn a_purge_completes_during_a_flood_of_writes() {
     let fleet = Fleet::start().await;
     let [far, near] = &fleet.gateways;
     for (asked, flooded, folder) in [
@@ -228,7 +228,7 @@ async fn a_purge_is_done_while_anybody_writes() {
 
 /// Invariant: however many writes there are, new responses get to Redis.
 #[tokio::test(flavor = "multi_thread")]
-async fn new_pages_get_to_redis_while_anybody_writes() {
+async fn new_pages_reach_redis_during_a_flood_of_writes() {
     let fleet = Fleet::start().await;
     let [far, near] = &fleet.gateways;
     for folder in ["/plain", "/w"] {
@@ -268,7 +268,7 @@ async fn writes_to_long_urls_of_any_host_cost_the_others_nothing() {
     let [far, near] = &fleet.gateways;
     let tail = "x".repeat(7000);
     let long = |number: usize| format!("/long/{number}/{tail}");
-    let pages: Vec<String> = (0..KEPT)
+    let pages: Vec<String> = (0..STORED)
         .map(|number| match number % 4 {
             0 => long(number),
             1 => format!("/long/{number}"),
@@ -280,11 +280,11 @@ async fn writes_to_long_urls_of_any_host_cost_the_others_nothing() {
         fleet.filled(page).await;
         before.push(ask(near, page).await.text());
     }
-    let told = || -> usize {
+    let log_length = || -> usize {
         let len = fleet.redis.cli(&["XLEN", "edgeway:{purge}:log"]);
         len.parse().expect("a number")
     };
-    let entries = told();
+    let entries = log_length();
     // All of it waits for Redis.
     fleet.wire.set(Wire::Stalled);
     wait_for("redis is lost", SOON, async || {
@@ -322,7 +322,7 @@ async fn writes_to_long_urls_of_any_host_cost_the_others_nothing() {
         (far.status().await["purges"]["unsent"] == 0).then_some(())
     })
     .await;
-    let entries = told() - entries;
+    let entries = log_length() - entries;
     assert!(entries < WRITES / 20, "{entries} entries of the log");
     for (number, page) in pages.iter().enumerate() {
         if !written.contains(&number) {
@@ -331,6 +331,6 @@ async fn writes_to_long_urls_of_any_host_cost_the_others_nothing() {
             assert_eq!(response.text(), before[number]);
         }
     }
-    let said = far.stderr();
-    assert!(!said.contains("too many"), "{said}");
+    let log = far.stderr();
+    assert!(!log.contains("too many"), "{log}");
 }

@@ -149,8 +149,8 @@ impl Gateway {
     }
 
     async fn leased(&self, is_leased: bool) {
-        let what = format!("{} has a lease: {is_leased}", self.link.name());
-        wait_for(&what, PATIENCE, async || {
+        let condition = format!("{} has a lease: {is_leased}", self.link.name());
+        wait_for(&condition, PATIENCE, async || {
             (self.link.status().is_leased == is_leased).then_some(())
         })
         .await;
@@ -213,7 +213,7 @@ async fn a_purge_reaches_every_gateway_and_the_receipt_says_what_each_dropped() 
 }
 
 #[tokio::test]
-async fn who_cannot_say_so_is_waited_for_until_its_lease_runs_out() {
+async fn a_silent_gateway_is_waited_for_until_its_lease_expires() {
     let redis = Redis::start().await;
     let [a, b, c] = three(&redis).await;
     b.fill("/x", 1);
@@ -286,7 +286,7 @@ async fn without_redis_the_receipt_says_so_and_the_purge_is_sent_when_it_is_back
 }
 
 #[tokio::test]
-async fn who_goes_on_from_a_position_keeps_what_was_not_purged_since() {
+async fn a_gateway_that_continues_from_a_position_keeps_entries_not_purged_since() {
     let redis = Redis::start().await;
     let [a, b, _c] = three(&redis).await;
     let position = b.link.position().expect("it follows");
@@ -341,7 +341,7 @@ async fn in_a_cluster_the_log_lies_on_one_machine() {
 
 /// Otherwise a gateway that starts now would read an older response from the shared cache.
 #[tokio::test]
-async fn a_purge_is_not_over_before_what_gateways_share_knows_of_it() {
+async fn a_purge_is_not_over_before_the_shared_store_applied_it() {
     let redis = Redis::start().await;
     let [a, b, _c] = three(&redis).await;
     b.fill("/x", 1);
@@ -349,18 +349,18 @@ async fn a_purge_is_not_over_before_what_gateways_share_knows_of_it() {
     let receipt = a.purge("/x").await;
     assert_eq!(receipt.others, PeerStates::Waiting, "{receipt:?}");
     assert_eq!((receipt.applied.len(), b.toy.get("/x")), (3, None));
-    let known = async {
+    let catching_up = async {
         pass(Duration::from_millis(300)).await;
         a.toy.is_behind.store(false, Ordering::SeqCst);
     };
-    let (receipt, ()) = tokio::join!(a.purge("/x"), known);
+    let (receipt, ()) = tokio::join!(a.purge("/x"), catching_up);
     assert!(receipt.is_over(), "{receipt:?}");
     assert!(receipt.took_ms >= 300.0, "{receipt:?}");
 }
 
 /// With `on_purge_link_lost: serve` it continues to serve: other gateways cannot know otherwise.
 #[tokio::test]
-async fn who_serves_without_a_lease_is_named_until_it_has_applied_it() {
+async fn a_gateway_without_a_lease_is_named_until_it_has_applied_the_purge() {
     let redis = Redis::start().await;
     let [a, b, c] = three(&redis).await;
     b.fill("/x", 1);
@@ -383,7 +383,7 @@ async fn who_serves_without_a_lease_is_named_until_it_has_applied_it() {
 
 /// Redis returns without its data: the gateways that were there before are known all the same.
 #[tokio::test]
-async fn after_a_flush_who_was_there_before_is_waited_for_or_named() {
+async fn after_a_flush_earlier_gateways_are_waited_for_or_named() {
     let redis = Redis::start().await;
     let [a, b, c] = three(&redis).await;
     c.link.leave(Arc::clone(&c.client)).await;
@@ -412,7 +412,7 @@ async fn after_a_flush_who_was_there_before_is_waited_for_or_named() {
 /// Fills race purges while the connections of the link are cut, the log is flushed, and Redis
 /// pauses for a moment.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_gateway_that_is_named_serves_older_whatever_happens_to_the_link() {
+async fn no_gateway_named_as_done_serves_older_responses_whatever_the_link_does() {
     const ROUNDS: u64 = 1000;
     const AT_ONCE: u64 = 20;
     let redis = Redis::start().await;
@@ -457,9 +457,12 @@ async fn no_gateway_that_is_named_serves_older_whatever_happens_to_the_link() {
             overs += u64::from(receipt.is_over());
             for gateway in [&a, &b] {
                 if names(&receipt).contains(&gateway.link.name())
-                    && let Some(kept) = gateway.toy.get(&key)
+                    && let Some(cached) = gateway.toy.get(&key)
                 {
-                    assert!(kept >= new, "{key} is {kept}, purged at {new}: {receipt:?}");
+                    assert!(
+                        cached >= new,
+                        "{key} is {cached}, purged at {new}: {receipt:?}"
+                    );
                 }
             }
         }

@@ -5,7 +5,7 @@ use futures_util::future::join;
 use crate::support::races::Course;
 
 #[tokio::test]
-async fn no_gateway_that_a_receipt_names_serves_what_is_older_than_the_purge() {
+async fn no_gateway_that_a_receipt_names_serves_responses_older_than_the_purge() {
     let course = Course::start(40, "{ shared: redis }").await;
     let outcome = course.race(160, true).await;
     assert_eq!(outcome.older, Vec::<String>::new());
@@ -21,10 +21,10 @@ async fn nothing_older_than_the_loss_of_the_link_is_fresh_three_seconds_after_it
     // The control: a gateway that continues to serve serves older responses.
     let serve = lose("{ on_purge_link_lost: serve }");
     let (validating, serving) = join(revalidate, serve).await;
-    assert_eq!(validating.late, Vec::<String>::new());
+    assert_eq!(validating.overdue, Vec::<String>::new());
     assert!(
         validating.reads > 0 && validating.early > 0,
         "{validating:?}"
     );
-    assert!(!serving.late.is_empty(), "{serving:?}");
+    assert!(!serving.overdue.is_empty(), "{serving:?}");
 }

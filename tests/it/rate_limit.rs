@@ -32,7 +32,7 @@ routes:
 
 /// Responses to requests that were sent one after another.
 struct Sent {
-    answers: Vec<Response>,
+    responses: Vec<Response>,
     /// Upper bound of the time between the first decision and the last.
     longest: Duration,
 }
@@ -41,18 +41,21 @@ impl Sent {
     async fn to(gateway: &Gateway, requests: impl IntoIterator<Item = Request>) -> Self {
         let mut connection = gateway.connect().await;
         let begun = Instant::now();
-        let mut answers = Vec::new();
+        let mut responses = Vec::new();
         for request in requests {
-            answers.push(connection.send(&request).await.expect("an answer"));
+            responses.push(connection.send(&request).await.expect("a response"));
         }
         Self {
-            answers,
+            responses,
             longest: begun.elapsed(),
         }
     }
 
     fn passed(&self) -> usize {
-        let passed = self.answers.iter().filter(|answer| answer.status() == 200);
+        let passed = self
+            .responses
+            .iter()
+            .filter(|response| response.status() == 200);
         passed.count()
     }
 }
@@ -64,20 +67,20 @@ fn refilled(rate: f64, time: Duration) -> usize {
         clippy::cast_sign_loss,
         reason = "small"
     )]
-    let whole = (rate * time.as_secs_f64()).floor() as usize;
-    whole
+    let tokens = (rate * time.as_secs_f64()).floor() as usize;
+    tokens
 }
 
-fn retry_after(answer: &Response) -> u64 {
-    let value = answer
+fn retry_after(response: &Response) -> u64 {
+    let value = response
         .header("retry-after")
         .expect("it says when to come again");
     value.parse().expect("whole seconds")
 }
 
 /// Returns `r` and `t` of the only item in `RateLimit`.
-fn state(answer: &Response) -> (u64, u64) {
-    let value = answer
+fn state(response: &Response) -> (u64, u64) {
+    let value = response
         .header("ratelimit")
         .expect("it says where the client stands");
     let mut parameters = value.split(';').skip(1).map(|parameter| {
@@ -100,9 +103,12 @@ async fn sixty_requests_in_an_instant_pass_as_the_model_says_and_waiting_helps()
     );
     if sent.longest < Duration::from_millis(900) {
         // The bucket that refuses is empty.
-        let last = sent.answers.last().expect("sixty answers");
+        let last = sent.responses.last().expect("sixty responses");
         assert!(passed < 30, "{passed}");
-        let refused = sent.answers.iter().find(|answer| answer.status() == 429);
+        let refused = sent
+            .responses
+            .iter()
+            .find(|response| response.status() == 429);
         let refused = refused.expect("more than thirty were refused");
         assert_eq!(retry_after(refused), 1);
         assert_eq!(state(refused).0, 0);
@@ -116,11 +122,11 @@ async fn sixty_requests_in_an_instant_pass_as_the_model_says_and_waiting_helps()
 }
 
 #[tokio::test]
-async fn whoever_waits_for_as_long_as_was_said_passes() {
+async fn a_client_that_waits_for_the_retry_after_passes() {
     let gateway = Gateway::start(LIMITS).await;
     let sent = Sent::to(&gateway, (0..6).map(|_| get("/login"))).await;
     assert_eq!(sent.passed(), 5);
-    let refused = &sent.answers[5];
+    let refused = &sent.responses[5];
     // Twelve seconds, less the time since the first of them.
     let least = 12 - sent.longest.as_secs().min(11);
     assert!(
@@ -135,9 +141,9 @@ async fn whoever_waits_for_as_long_as_was_said_passes() {
     for _ in 0..3 {
         let refused = gateway.get("/login").await;
         assert_eq!(refused.status(), 429);
-        let told = retry_after(&refused);
-        assert!((1..=2).contains(&told), "{told}");
-        pass(Duration::from_secs(told)).await;
+        let seconds = retry_after(&refused);
+        assert!((1..=2).contains(&seconds), "{seconds}");
+        pass(Duration::from_secs(seconds)).await;
         assert_eq!(gateway.get("/login").await.status(), 200);
     }
 }
@@ -161,15 +167,15 @@ async fn a_page_load_meets_no_limit_and_the_api_does() {
     let sent = Sent::to(&gateway, load).await;
     assert_eq!(sent.passed(), 39);
     assert!(
-        sent.answers
+        sent.responses
             .iter()
-            .all(|answer| answer.header("ratelimit").is_none())
+            .all(|response| response.header("ratelimit").is_none())
     );
     let sent = Sent::to(&gateway, (0..40).map(|_| get("/api/x"))).await;
     let first = sent
-        .answers
+        .responses
         .iter()
-        .position(|answer| answer.status() == 429);
+        .position(|response| response.status() == 429);
     let first = first.unwrap_or(40);
     // The 21st, unless a tenth of a second has passed by then.
     let more = refilled(10.0, sent.longest);
@@ -194,7 +200,7 @@ routes: [{ match: { path: /* }, respond: { body: ok } }]
     let json = get("/api/x").header("accept", "application/json");
     let sent = Sent::to(&gateway, [get("/"), get("/"), json, prefetch]).await;
     assert_eq!(sent.passed(), 2);
-    let refused = &sent.answers[2];
+    let refused = &sent.responses[2];
     assert_eq!(refused.status(), 429);
     assert_eq!(refused.json()["error"]["reason"], "rate_limit");
     assert_eq!(
@@ -203,7 +209,7 @@ routes: [{ match: { path: /* }, respond: { body: ok } }]
     );
     assert!((1799..=1800).contains(&retry_after(refused)));
     assert!(refused.header("x-request-id").is_some());
-    for refused in &sent.answers[2..] {
+    for refused in &sent.responses[2..] {
         assert_eq!(refused.header("cache-control"), Some("no-store"));
     }
     let lines = gateway.log_lines(4).await;
@@ -237,9 +243,9 @@ async fn counts_go_on_over_twenty_reloads_and_three_upgrades() {
     let mut gateway = Gateway::start(LIMITS).await;
     let mut left = 30;
     let ask = async |gateway: &Gateway| {
-        let answer = gateway.get("/day").await;
-        assert_eq!(answer.status(), 200);
-        state(&answer).0
+        let response = gateway.get("/day").await;
+        assert_eq!(response.status(), 200);
+        state(&response).0
     };
     for round in 0..20 {
         left -= 1;
@@ -296,8 +302,8 @@ async fn many_connections_together_take_no_more_than_one() {
         tasks.spawn(async move {
             let mut passed = 0;
             for _ in 0..20 {
-                let answer = connection.send(&get("/day")).await.expect("an answer");
-                passed += usize::from(answer.status() == 200);
+                let response = connection.send(&get("/day")).await.expect("a response");
+                passed += usize::from(response.status() == 200);
             }
             passed
         });
@@ -307,7 +313,7 @@ async fn many_connections_together_take_no_more_than_one() {
 }
 
 #[test]
-fn explain_says_what_would_count_a_request() {
+fn explain_shows_the_limits_of_a_request() {
     let explain = |arguments: &[&str]| {
         let mut all = vec![
             "explain",
@@ -345,9 +351,9 @@ fn explain_says_what_would_count_a_request() {
             &["partner: 1000/h by client.network, burst 1000, at a cost of 2"],
         ),
     ] {
-        let said = explain(arguments);
+        let output = explain(arguments);
         for line in lines {
-            assert!(said.contains(line), "{arguments:?}\n{said}");
+            assert!(output.contains(line), "{arguments:?}\n{output}");
         }
     }
 }
@@ -385,7 +391,7 @@ async fn redis_is_up(gateway: &Gateway, is_up: u64) {
 }
 
 #[tokio::test]
-async fn gateways_share_what_is_in_redis_and_nothing_else() {
+async fn gateways_share_only_the_limits_in_redis() {
     let redis = Redis::start().await;
     let one = Gateway::start(&in_redis(&redis.url())).await;
     let two = Gateway::start(&in_redis(&redis.url())).await;
@@ -399,8 +405,8 @@ async fn gateways_share_what_is_in_redis_and_nothing_else() {
     }
     assert_eq!(passed, 10);
     // A request that one limit refused is charged to none, in Redis as in memory.
-    let answer = two.get("/wide").await;
-    assert_eq!(state(&answer).0, 89);
+    let response = two.get("/wide").await;
+    assert_eq!(state(&response).0, 89);
     let own = one.get("/own").await;
     assert_eq!(state(&own).0, 4);
     let refused = one.get("/shared").await;
@@ -416,7 +422,7 @@ async fn gateways_share_what_is_in_redis_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn without_redis_each_limit_goes_on_as_it_says() {
+async fn without_redis_each_limit_uses_its_fallback() {
     let mut redis = Redis::start().await;
     let gateway = Gateway::start(&in_redis(&redis.url())).await;
     redis_is_up(&gateway, 1).await;
@@ -467,7 +473,7 @@ routes:
         let token = token(Algorithm::HS256, SECRET, sub, role);
         let sent = Sent::to(&gateway, (0..40).map(|_| shown(&token))).await;
         assert_eq!(sent.passed(), passes, "{sub}");
-        assert_eq!(sent.answers[39].status(), 429);
+        assert_eq!(sent.responses[39].status(), 429);
     }
     // None of that was charged to the address: ten guesses of any kind are allowed, and no more.
     let none = format!(
@@ -482,10 +488,10 @@ routes:
     );
     let guesses = (0..15).map(|guess| shown(if guess % 2 == 0 { &none } else { &forged }));
     let sent = Sent::to(&gateway, guesses).await;
-    let statuses: Vec<u16> = sent.answers.iter().map(Response::status).collect();
+    let statuses: Vec<u16> = sent.responses.iter().map(Response::status).collect();
     assert_eq!(statuses[..10], [401; 10]);
     assert_eq!(statuses[10..], [429; 5]);
-    assert!(retry_after(&sent.answers[10]) > 300);
+    assert!(retry_after(&sent.responses[10]) > 300);
     let refused = "edgeway_refused_total{reason=\"rate_limit\"}";
     gateway.counts(refused, 30 + 10 + 30 + 5).await;
 }

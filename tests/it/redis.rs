@@ -13,7 +13,7 @@ use rcgen::DnType;
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::support::{
-    certificates::{Authority, Wanted},
+    certificates::{Ca, Wanted},
     client::get,
     gateway::{Gateway, sum_of},
     redis::{Cluster, Redis, Watched},
@@ -52,8 +52,8 @@ impl Supervised {
     }
 
     async fn is_up(&self, is_up: bool, within: Duration) {
-        let what = format!("redis is up: {is_up}");
-        wait_for(&what, within, async || {
+        let condition = format!("redis is up: {is_up}");
+        wait_for(&condition, within, async || {
             (self.client.is_up() == is_up).then_some(())
         })
         .await;
@@ -102,7 +102,7 @@ async fn echo(client: &Client, script: &Script, number: i64) -> Result<i64, Unav
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_script_is_known_again_after_redis_was_flushed_or_restarted() {
+async fn a_script_is_loaded_again_after_redis_was_flushed_or_restarted() {
     let mut redis = Redis::start().await;
     let supervised = Supervised::up(single(&redis)).await;
     let script = Script::new("return tonumber(ARGV[1])");
@@ -110,11 +110,11 @@ async fn a_script_is_known_again_after_redis_was_flushed_or_restarted() {
     redis.flush();
     assert_eq!(echo(&supervised.client, &script, 2).await, Ok(2));
     redis.restart().await;
-    let answer = wait_for("commands pass again", BACK_WITHIN, async || {
+    let response = wait_for("commands pass again", BACK_WITHIN, async || {
         echo(&supervised.client, &script, 3).await.ok()
     })
     .await;
-    assert_eq!(answer, 3);
+    assert_eq!(response, 3);
     // The script is known by its hash: no second call for each.
     let before = redis.cli(&["INFO", "commandstats"]);
     for number in 0..10 {
@@ -164,7 +164,7 @@ async fn a_redis_that_hangs_costs_a_few_commands_their_deadline_and_others_nothi
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_is_gone_is_known_to_be_before_anybody_asks_and_is_found_again() {
+async fn a_lost_redis_is_detected_before_any_command_and_found_again() {
     let mut redis = Redis::start().await;
     let supervised = Supervised::up(single(&redis)).await;
     for _ in 0..2 {
@@ -195,8 +195,8 @@ async fn a_command_that_is_refused_is_no_reason_to_give_redis_up() {
         supervised.metric("edgeway_redis_errors_total{kind=\"response\"}"),
         10
     );
-    let told = supervised.client.status().last_error.unwrap();
-    assert!(told.contains("WRONGTYPE"), "{told}");
+    let reason = supervised.client.status().last_error.unwrap();
+    assert!(reason.contains("WRONGTYPE"), "{reason}");
     // A replica takes no writes: the client looks for another server.
     redis.cli(&["REPLICAOF", "127.0.0.1", "1"]);
     assert_eq!(
@@ -211,7 +211,7 @@ async fn a_command_that_is_refused_is_no_reason_to_give_redis_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn commands_share_the_connections_and_come_back_to_whoever_asked() {
+async fn commands_share_connections_and_each_gets_its_own_reply() {
     let redis = Redis::start().await;
     let supervised = Supervised::up(single(&redis)).await;
     let script = Arc::new(Script::new("return tonumber(ARGV[1])"));
@@ -220,12 +220,12 @@ async fn commands_share_the_connections_and_come_back_to_whoever_asked() {
         let (client, script) = (Arc::clone(&supervised.client), Arc::clone(&script));
         asking.spawn(async move { (number, echo(&client, &script, number).await) });
     }
-    while let Some(answer) = asking.join_next().await {
-        let (number, answer) = answer.unwrap();
+    while let Some(response) = asking.join_next().await {
+        let (number, response) = response.unwrap();
         // A slow machine may be late, but never mixes up responses.
         assert!(
-            answer == Ok(number) || answer.is_err(),
-            "{number}: {answer:?}"
+            response == Ok(number) || response.is_err(),
+            "{number}: {response:?}"
         );
     }
     assert!(redis.clients().len() <= 2, "{:?}", redis.clients());
@@ -333,8 +333,8 @@ fn yaml(section: &str) -> String {
 }
 
 async fn gateway_is_up(gateway: &Gateway, is_up: bool, within: Duration) {
-    let what = format!("edgeway_redis_up is {is_up}");
-    wait_for(&what, within, async || {
+    let condition = format!("edgeway_redis_up is {is_up}");
+    wait_for(&condition, within, async || {
         (gateway.count("edgeway_redis_up").await == u64::from(is_up)).then_some(())
     })
     .await;
@@ -347,7 +347,7 @@ async fn a_gateway_starts_without_redis_and_says_once_when_it_comes_and_goes() {
     let gateway = Gateway::start(&yaml(&redis.url())).await;
     assert_eq!(gateway.get("/").await.status(), 200);
     gateway_is_up(&gateway, false, PATIENCE).await;
-    wait_for("the loss is told", PATIENCE, async || {
+    wait_for("the loss is reported", PATIENCE, async || {
         gateway.stderr().contains("redis lost").then_some(())
     })
     .await;
@@ -413,17 +413,16 @@ async fn the_connections_outlive_reloads_that_leave_the_section_alone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_with_a_password_comes_in_over_tls_and_the_password_shows_nowhere() {
     const PASSWORD: &str = "correct-horse-battery";
-    let authority = Authority::new();
+    let ca = Ca::new();
     let folder = tempfile::tempdir().unwrap();
-    authority.site(&["127.0.0.1"]).write(folder.path(), "redis");
-    authority
-        .issue(&Wanted::client(&[(DnType::CommonName, "edgeway")]))
+    ca.site(&["127.0.0.1"]).write(folder.path(), "redis");
+    ca.issue(&Wanted::client(&[(DnType::CommonName, "edgeway")]))
         .write(folder.path(), "client");
-    fs::write(folder.path().join("ca.pem"), authority.pem()).unwrap();
+    fs::write(folder.path().join("ca.pem"), ca.pem()).unwrap();
     let at = |name: &str| folder.path().join(name).display().to_string();
     let port = crate::support::ports::free_port();
     let password = format!(">{PASSWORD}");
-    let (ca, cert, key) = (at("ca.pem"), at("redis.pem"), at("redis.key"));
+    let (ca_file, cert, key) = (at("ca.pem"), at("redis.pem"), at("redis.key"));
     let (own, own_key) = (at("client.pem"), at("client.key"));
     let arguments = [
         "--tls-port",
@@ -431,7 +430,7 @@ async fn a_user_with_a_password_comes_in_over_tls_and_the_password_shows_nowhere
         "--port",
         "0",
         "--tls-ca-cert-file",
-        &ca,
+        &ca_file,
         "--tls-cert-file",
         &cert,
         "--tls-key-file",
@@ -453,11 +452,13 @@ async fn a_user_with_a_password_comes_in_over_tls_and_the_password_shows_nowhere
         "+time",
         "+cluster|slots",
     ];
-    let credentials = ["--tls", "--cacert", &ca, "--cert", &own, "--key", &own_key];
+    let credentials = [
+        "--tls", "--cacert", &ca_file, "--cert", &own, "--key", &own_key,
+    ];
     let redis = Redis::start_at(port, &arguments, &credentials).await;
     let section = |password: &str, tls: &str| {
         format!(
-            "{{ url: 'rediss://edgeway:{password}@127.0.0.1:{}', tls: {{ ca: '{ca}'{tls} }} }}",
+            "{{ url: 'rediss://edgeway:{password}@127.0.0.1:{}', tls: {{ ca: '{ca_file}'{tls} }} }}",
             redis.port()
         )
     };
@@ -475,12 +476,12 @@ async fn a_user_with_a_password_comes_in_over_tls_and_the_password_shows_nowhere
         ),
     ] {
         assert!(gateway.reload(&yaml(&text)).await);
-        let told = wait_for("it is told why", PATIENCE, async || {
+        let reason = wait_for("the reason is reported", PATIENCE, async || {
             let status = gateway.status().await;
             status["redis"]["last_error"].as_str().map(str::to_owned)
         })
         .await;
-        assert!(told.contains(why), "{why}: {told}");
+        assert!(reason.contains(why), "{why}: {reason}");
         assert_eq!(gateway.count("edgeway_redis_up").await, 0);
         assert_eq!(gateway.send(&get("/")).await.status(), 200);
     }

@@ -18,28 +18,28 @@ use crate::support::{
 const SOON: Duration = Duration::from_secs(5);
 
 /// Configuration whose response to `/` is `body`.
-fn says(body: &str) -> String {
+fn responding(body: &str) -> String {
     format!("routes: [{{ match: {{ path: / }}, respond: {{ body: \"{body}\" }} }}]\n")
 }
 
 #[tokio::test]
 async fn another_configuration_serves_from_the_next_request_on() {
-    let gateway = Gateway::start(&says("one")).await;
-    let mut kept = gateway.connect().await;
-    assert_eq!(kept.send(&get("/")).await.unwrap().text(), "one");
-    assert!(gateway.reload(&says("two")).await);
+    let gateway = Gateway::start(&responding("one")).await;
+    let mut connection = gateway.connect().await;
+    assert_eq!(connection.send(&get("/")).await.unwrap().text(), "one");
+    assert!(gateway.reload(&responding("two")).await);
     // On the same connection too.
-    assert_eq!(kept.send(&get("/")).await.unwrap().text(), "two");
+    assert_eq!(connection.send(&get("/")).await.unwrap().text(), "two");
     assert_eq!(gateway.get("/").await.text(), "two");
     assert_eq!(gateway.count("edgeway_config_generation").await, 2);
     assert_eq!(gateway.count("edgeway_config_last_reload_success").await, 1);
-    let said = gateway.stderr();
-    assert!(said.contains("configuration reloaded: ~ route /"), "{said}");
+    let log = gateway.stderr();
+    assert!(log.contains("configuration reloaded: ~ route /"), "{log}");
 }
 
 #[tokio::test]
 async fn a_refused_file_changes_nothing_and_says_what_is_wrong() {
-    let gateway = Gateway::start(&says("one")).await;
+    let gateway = Gateway::start(&responding("one")).await;
     for turn in 0..5 {
         let broken = "routes: [{ match: { path: / }, upstrem: nobody }]\n";
         assert!(!gateway.reload(broken).await);
@@ -50,14 +50,14 @@ async fn a_refused_file_changes_nothing_and_says_what_is_wrong() {
         assert!(error.contains("upstrem"), "{error}");
         assert!(error.contains("edgeway.yaml:"), "{error}");
         assert_eq!(status["config"]["generation"], 1 + turn);
-        assert!(gateway.reload(&says("one")).await);
+        assert!(gateway.reload(&responding("one")).await);
         assert_eq!(gateway.count("edgeway_config_last_reload_success").await, 1);
     }
     assert_eq!(gateway.count("edgeway_config_generation").await, 6);
 }
 
 #[tokio::test]
-async fn a_request_under_way_keeps_the_configuration_that_it_began_with() {
+async fn a_request_in_flight_keeps_the_configuration_that_it_began_with() {
     let origin = SlowOrigin::start(Duration::from_millis(700)).await;
     let with = |header: &str| {
         format!(
@@ -79,9 +79,9 @@ routes: [{{ match: {{ path: /* }}, upstream: app }}]
     })
     .await;
     assert!(gateway.reload(&with("second")).await);
-    let answer = slow.read_head().await.unwrap();
-    assert_eq!(answer.header("x-edition"), Some("first"));
-    slow.finish(answer).await.unwrap();
+    let response = slow.read_headers().await.unwrap();
+    assert_eq!(response.header("x-edition"), Some("first"));
+    slow.finish(response).await.unwrap();
     let next = slow.send(&get("/")).await.unwrap();
     assert_eq!(next.header("x-edition"), Some("second"));
 }
@@ -150,10 +150,10 @@ async fn an_added_listener_serves_and_a_removed_one_drains_while_a_third_goes_on
     assert_eq!(client::send(new, &get("/")).await.unwrap().text(), "hello");
     nobody_is_at(old).await;
     // Requests in flight at the removed listener are finished, with `Connection: close`.
-    let answer = busy.read_head().await.unwrap();
-    assert_eq!(answer.status, 200);
-    assert_eq!(answer.header("connection"), Some("close"));
-    busy.finish(answer).await.unwrap();
+    let response = busy.read_headers().await.unwrap();
+    assert_eq!(response.status, 200);
+    assert_eq!(response.header("connection"), Some("close"));
+    busy.finish(response).await.unwrap();
     assert!(idle.is_closed().await);
     assert_eq!(sockets::alive(&mut open).await, 3);
     // And back.
@@ -164,11 +164,11 @@ async fn an_added_listener_serves_and_a_removed_one_drains_while_a_third_goes_on
 }
 
 #[tokio::test]
-async fn an_address_that_is_taken_refuses_the_whole_configuration() {
+async fn an_address_in_use_refuses_the_configuration() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let free = free_port();
-    let gateway = Gateway::start(&says("one")).await;
+    let gateway = Gateway::start(&responding("one")).await;
     let with = |address: SocketAddr| {
         format!(
             "listeners:
@@ -176,7 +176,7 @@ async fn an_address_that_is_taken_refuses_the_whole_configuration() {
   - {{ address: \"127.0.0.1:{free}\", name: more }}
   - {{ address: \"{address}\", name: taken }}
 {}",
-            says("two")
+            responding("two")
         )
     };
     assert!(!gateway.reload(&with(address)).await);
@@ -187,9 +187,9 @@ async fn an_address_that_is_taken_refuses_the_whole_configuration() {
             .await
             .is_err()
     );
-    let said = gateway.stderr();
-    let told = format!("cannot listen on {address}");
-    assert!(said.contains(&told), "{said}");
+    let log = gateway.stderr();
+    let message = format!("cannot listen on {address}");
+    assert!(log.contains(&message), "{log}");
     // The control: once the port is free it is used.
     drop(taken);
     assert!(gateway.reload(&with(address)).await);
@@ -204,14 +204,14 @@ async fn limits_and_names_of_a_listener_change_under_its_connections() {
     let limited = |limits: &str, name: &str| {
         format!(
             "listeners: [{{ address: \"127.0.0.1:{{port}}\", name: {name}, limits: {{ {limits} }} }}]\n{}",
-            says("hello")
+            responding("hello")
         )
     };
     let port = free_port().to_string();
     let yaml = |limits, name| limited(limits, name).replace("{port}", &port);
     let gateway = Gateway::start(&yaml("idle_timeout: 60s", "web")).await;
-    let mut kept = gateway.connect().await;
-    assert_eq!(kept.send(&get("/")).await.unwrap().text(), "hello");
+    let mut connection = gateway.connect().await;
+    assert_eq!(connection.send(&get("/")).await.unwrap().text(), "hello");
     assert!(
         gateway
             .reload(&yaml("idle_timeout: 300ms, connections_per_ip: 1", "shop"))
@@ -225,26 +225,26 @@ async fn limits_and_names_of_a_listener_change_under_its_connections() {
     .await;
     // The new idle timeout applies to existing connections, too.
     wait_for("the idle connection was closed", SOON, async || {
-        kept.is_closed().await.then_some(())
+        connection.is_closed().await.then_some(())
     })
     .await;
 }
 
 #[tokio::test]
 async fn the_admin_listener_follows() {
-    let mut gateway = Gateway::start(&says("one")).await;
+    let mut gateway = Gateway::start(&responding("one")).await;
     let other = free_port();
     let socket = gateway.folder().join("admin.sock");
     gateway.configure(&format!(
         "admin: {{ address: \"127.0.0.1:{other}\", socket: {} }}\n{}",
         socket.display(),
-        says("two")
+        responding("two")
     ));
     gateway.signal(Signal::HUP);
     let to: SocketAddr = ([127, 0, 0, 1], other).into();
-    wait_for("the admin listener answers elsewhere", SOON, async || {
-        let answer = client::send(to, &get("/readyz")).await.ok()?;
-        (answer.status() == 200).then_some(())
+    wait_for("the admin listener responds elsewhere", SOON, async || {
+        let response = client::send(to, &get("/readyz")).await.ok()?;
+        (response.status() == 200).then_some(())
     })
     .await;
     assert!(Connection::open(gateway.admin()).await.is_err());
@@ -255,16 +255,16 @@ async fn the_admin_listener_follows() {
 }
 
 /// Checks that reloads, by hand or by the storm, did not affect a load.
-fn assert_unharmed(what: &str, tally: &Tally) {
+fn assert_unharmed(load: &str, tally: &Tally) {
     assert!(
         tally.total() > 100,
-        "{what}: only {} requests",
+        "{load}: only {} requests",
         tally.total()
     );
     assert_eq!(
-        tally.errors() + tally.cut,
+        tally.errors() + tally.truncated,
         0,
-        "{what}: {:?} {:?}",
+        "{load}: {:?} {:?}",
         tally.statuses,
         tally.failed
     );
@@ -294,17 +294,17 @@ routes:
     };
     let gateway = Gateway::start(&yaml(0)).await;
     let mut open = sockets::open_many(gateway.address(), 20).await;
-    let kept = endless(gateway.address(), 4, Lanes::Kept, |_| get("/kept"));
+    let keep_alive = endless(gateway.address(), 4, Lanes::KeepAlive, |_| get("/kept"));
     let fresh = endless(gateway.address(), 2, Lanes::Fresh, |_| get("/fresh"));
     for turn in 1..=30 {
         if turn % 5 == 0 {
             assert!(!gateway.reload("routes: [{ mtch: { path: / } }]\n").await);
         }
         assert!(gateway.reload(&yaml(turn)).await);
-        let answer = gateway.get("/").await;
-        assert_eq!(answer.header("x-turn"), Some(turn.to_string().as_str()));
+        let response = gateway.get("/").await;
+        assert_eq!(response.header("x-turn"), Some(turn.to_string().as_str()));
     }
-    assert_unharmed("kept connections", &kept.stop().await);
+    assert_unharmed("keep-alive connections", &keep_alive.stop().await);
     assert_unharmed("new connections", &fresh.stop().await);
     assert_eq!(sockets::alive(&mut open).await, 20);
     assert_eq!(ws.opened(), 20);
@@ -312,31 +312,31 @@ routes:
 
 #[tokio::test]
 async fn reloads_at_a_time_wait_for_one_another() {
-    let gateway = Gateway::start(&says("one")).await;
-    gateway.configure(&says("two"));
+    let gateway = Gateway::start(&responding("one")).await;
+    gateway.configure(&responding("two"));
     let ask = Request::new("POST", "/v1/reload");
-    let answers = tokio::join!(
+    let responses = tokio::join!(
         gateway.send_admin(&ask),
         gateway.send_admin(&ask),
         gateway.send_admin(&ask),
         gateway.send_admin(&ask),
         gateway.send_admin(&ask)
     );
-    let answers: [_; 5] = answers.into();
-    let mut generations: Vec<u64> = answers
+    let responses: [_; 5] = responses.into();
+    let mut generations: Vec<u64> = responses
         .iter()
-        .map(|answer| {
-            assert_eq!(answer.status(), 200, "{}", answer.text());
-            answer.json()["generation"].as_u64().unwrap()
+        .map(|response| {
+            assert_eq!(response.status(), 200, "{}", response.text());
+            response.json()["generation"].as_u64().unwrap()
         })
         .collect();
     generations.sort_unstable();
     assert_eq!(generations, [2, 3, 4, 5, 6]);
     // One of them found the change.
-    let changed: usize = answers
+    let changed: usize = responses
         .iter()
-        .map(|answer| {
-            answer.json()["changes"]["routes"]["changed"]
+        .map(|response| {
+            response.json()["changes"]["routes"]["changed"]
                 .as_array()
                 .unwrap()
                 .len()

@@ -65,7 +65,7 @@ async fn a_response_without_content_has_no_chunks() {
 }
 
 #[tokio::test]
-async fn a_response_has_the_version_of_who_sends_it() {
+async fn a_response_has_the_http_version_of_its_sender() {
     let old = "HTTP/1.0 200 OK\r\ncontent-length: 2\r\ncache-control: max-age=60\r\n\r\nok";
     let (gateway, _origin) = front(&[("/a", old), ("/kept/a", old), ("/kept/b", old)]).await;
     for (path, version) in [
@@ -86,7 +86,7 @@ async fn a_response_has_the_version_of_who_sends_it() {
 }
 
 #[tokio::test]
-async fn what_a_backend_requires_is_said() {
+async fn requirements_of_a_backend_are_forwarded() {
     let required = "HTTP/1.1 426 Upgrade Required\r\nupgrade: WebSocket\r\nconnection: upgrade\r\ncontent-length: 2\r\n\r\nno";
     let (gateway, _origin) = front(&[("/a", required)]).await;
     let got = raw(&gateway, "/a", "1.1", b"no").await.to_lowercase();
@@ -94,6 +94,6 @@ async fn what_a_backend_requires_is_said() {
     assert!(got.contains("\r\nupgrade: websocket\r\n"), "{got}");
     // RFC 9113, 8.2.2: no connection-specific header.
     let client = http2::Client::open(gateway.address()).await;
-    let answer = client.get("/a").await;
-    assert_eq!((answer.status(), answer.header("upgrade")), (426, None));
+    let response = client.get("/a").await;
+    assert_eq!((response.status(), response.header("upgrade")), (426, None));
 }

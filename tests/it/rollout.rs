@@ -47,8 +47,8 @@ async fn served_by(gateway: &Gateway, count: u64) -> Vec<u16> {
 }
 
 #[track_caller]
-fn assert_whole(tally: &Tally, at_least: u64) {
-    assert_eq!((tally.errors(), tally.cut), (0, 0), "{tally:?}");
+fn assert_lossless(tally: &Tally, at_least: u64) {
+    assert_eq!((tally.errors(), tally.truncated), (0, 0), "{tally:?}");
     assert!(tally.total() >= at_least, "only {} requests", tally.total());
 }
 
@@ -62,7 +62,7 @@ async fn a_drained_backend_gets_nothing_new_while_requests_and_sockets_finish() 
     let held = held
         .iter()
         .find(|b| b["in_flight"] == 1)
-        .expect("the socket is under way");
+        .expect("the socket is open");
     let address = held["address"].as_str().unwrap().to_owned();
     let (drained, other) = if addresses(&apps[..1]) == address {
         (&apps[0], &apps[1])
@@ -76,7 +76,7 @@ async fn a_drained_backend_gets_nothing_new_while_requests_and_sockets_finish() 
     let soon = ["drain", &name, "--wait", "300ms"];
     let drain = edgeway(&gateway, &soon);
     let (tally, ran) = tokio::join!(slow, drain);
-    assert_whole(&tally, 10);
+    assert_lossless(&tally, 10);
     assert_eq!(ran.status, Some(1), "{ran:?}");
     assert!(
         ran.stderr.contains("1 request still in flight"),
@@ -188,7 +188,7 @@ async fn a_rollout_of_four_apps_costs_no_request() {
     let fleet = Fleet::start(4, 4).await;
     let gateway = front(&fleet.backends(4), HEALTH).await;
     let before: Vec<_> = fleet.ports().map(|port| fleet.pid(port)).collect();
-    let load = endless(gateway.address(), 4, Lanes::Kept, request);
+    let load = endless(gateway.address(), 4, Lanes::KeepAlive, request);
     let fresh = endless(gateway.address(), 2, Lanes::Fresh, request);
     let ran = fleet
         .edgeway(
@@ -204,8 +204,8 @@ async fn a_rollout_of_four_apps_costs_no_request() {
         )
         .await;
     assert_eq!(ran.status, Some(0), "{ran:?}");
-    assert_whole(&load.stop().await, 200);
-    assert_whole(&fresh.stop().await, 50);
+    assert_lossless(&load.stop().await, 200);
+    assert_lossless(&fresh.stop().await, 50);
     for (port, old) in fleet.ports().zip(before) {
         assert_ne!(fleet.pid(port), old, "{port} is a new process");
     }
@@ -248,7 +248,7 @@ async fn the_same_restarts_without_a_drain_are_felt() {
 async fn a_broken_build_stops_at_the_first_and_no_user_meets_it() {
     let fleet = Fleet::start(3, 3).await;
     let gateway = front(&fleet.backends(3), HEALTH).await;
-    let load = endless(gateway.address(), 4, Lanes::Kept, request);
+    let load = endless(gateway.address(), 4, Lanes::KeepAlive, request);
     fleet.build("broken");
     let rollout = ["rollout", "web", "--timeout", "5s"];
     let command = ["--", "systemctl", "restart", "node-app@{port}"];
@@ -257,13 +257,17 @@ async fn a_broken_build_stops_at_the_first_and_no_user_meets_it() {
         .await;
     assert_eq!(ran.status, Some(1), "{ran:?}");
     let first = fleet.address(0);
-    for said in [
+    for expected in [
         format!("web/{first}: did not come back within 5s"),
         "connection refused".to_owned(),
         format!("edgeway undrain web/{first}"),
         format!("not restarted: {}, {}", fleet.address(1), fleet.address(2)),
     ] {
-        assert!(ran.stderr.contains(&said), "{said}\n---\n{}", ran.stderr);
+        assert!(
+            ran.stderr.contains(&expected),
+            "{expected}\n---\n{}",
+            ran.stderr
+        );
     }
     let now = states(&gateway, "web").await;
     assert_eq!(now[0], format!("{first} drained"));
@@ -305,9 +309,9 @@ async fn a_broken_build_stops_at_the_first_and_no_user_meets_it() {
     let with_mend = [&rollout[..], &["--on-fail", &mend], &command].concat();
     let ran = fleet.edgeway(&gateway, &with_mend).await;
     assert_eq!(ran.status, Some(1), "a failure all the same: {ran:?}");
-    let said = format!("web/{first}: back in rotation after `--on-fail`");
-    assert!(ran.stderr.contains(&said), "{}", ran.stderr);
-    assert_whole(&load.stop().await, 200);
+    let expected = format!("web/{first}: back in rotation after `--on-fail`");
+    assert!(ran.stderr.contains(&expected), "{}", ran.stderr);
+    assert_lossless(&load.stop().await, 200);
     assert_eq!(served_by(&gateway, 60).await.len(), 3);
 }
 
@@ -344,7 +348,7 @@ async fn scaling_up_and_down_costs_no_request() {
         fleet.first_port, fleet.last_port
     );
     let gateway = front(&fleet.backends(2), &scale).await;
-    let load = endless(gateway.address(), 4, Lanes::Kept, request);
+    let load = endless(gateway.address(), 4, Lanes::KeepAlive, request);
     let started = fleet.log().len();
 
     let ran = fleet.edgeway(&gateway, &["scale", "web", "4"]).await;
@@ -380,12 +384,12 @@ async fn scaling_up_and_down_costs_no_request() {
         .await;
     assert_eq!(ran.status, Some(1), "{ran:?}");
     assert_eq!(states(&gateway, "web").await.len(), 2);
-    assert_whole(&load.stop().await, 200);
+    assert_lossless(&load.stop().await, 200);
 }
 
 /// Runs the configuration of the page, and compares each command with its output there.
 #[tokio::test]
-async fn what_the_page_shows_is_what_happens() {
+async fn the_example_in_the_docs_does_what_it_shows() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/rollout.md");
     let page = fs::read_to_string(page).unwrap();
     let blocks = |kind: &str| -> Vec<String> {

@@ -237,7 +237,7 @@ routes:
 }
 
 #[test]
-fn editors_point_out_what_is_plainly_wrong() {
+fn editors_point_out_obvious_mistakes() {
     let editor = Editor::new();
     for wrong in [
         with(", respond: ok, compresion: true", ""),

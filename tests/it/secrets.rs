@@ -384,7 +384,7 @@ async fn a_gateway_that_runs_shows_no_secret_of_its_configuration() {
         let status = gateway.send(&request).await.status();
         assert!(status >= 400, "{path}: {status}");
     }
-    let mut told = String::new();
+    let mut outputs = String::new();
     for path in [
         "/",
         "/status",
@@ -397,7 +397,7 @@ async fn a_gateway_that_runs_shows_no_secret_of_its_configuration() {
         "/v1/profiles",
         "/v1/nothing",
     ] {
-        told.push_str(&gateway.admin_get(path).await.text());
+        outputs.push_str(&gateway.admin_get(path).await.text());
     }
     for path in [
         "/a", "/token", "/jwt", "/basic", "/asked", "/keys", "/moved", "/plugin",
@@ -406,18 +406,18 @@ async fn a_gateway_that_runs_shows_no_secret_of_its_configuration() {
         let explained = post("/v1/explain", question).header("content-type", "application/json");
         let explained = gateway.send_admin(&explained).await;
         assert_eq!(explained.status(), 200, "{path}");
-        told.push_str(&explained.text());
+        outputs.push_str(&explained.text());
     }
     let bad = yaml.replace("rate: 100/s", "rate: many, bogus: 1");
     let bad = bad.replace("X-Backend-Key:", "X Backend Key:");
     assert!(!gateway.reload(&bad).await);
     let refused = gateway.send_admin(&post("/v1/reload", "")).await;
-    told.push_str(&refused.text());
-    told.push_str(&gateway.stderr());
+    outputs.push_str(&refused.text());
+    outputs.push_str(&gateway.stderr());
     let lines = gateway.log_lines(7).await;
-    told.push_str(&Value::from(lines).to_string());
+    outputs.push_str(&Value::from(lines).to_string());
     let audit = gateway.folder().join("audit.log");
-    told.push_str(&fs::read_to_string(audit).expect("refusals are in it"));
+    outputs.push_str(&fs::read_to_string(audit).expect("refusals are in it"));
     let file = gateway.folder().join("edgeway.yaml");
     let file = file.to_str().expect("a plain path");
     let command = |arguments: &[&str]| {
@@ -429,7 +429,7 @@ async fn a_gateway_that_runs_shows_no_secret_of_its_configuration() {
             .expect("the program runs");
         [ran.stdout, ran.stderr].map(|out| String::from_utf8_lossy(&out).into_owned())
     };
-    told.extend(command(&["check"]));
+    outputs.extend(command(&["check"]));
     gateway.configure(&yaml);
     for arguments in [
         &["check", "--print"][..],
@@ -438,16 +438,16 @@ async fn a_gateway_that_runs_shows_no_secret_of_its_configuration() {
         &["explain", "GET", "/keys"],
         &["explain", "GET", "/moved"],
     ] {
-        told.extend(command(arguments));
+        outputs.extend(command(arguments));
     }
     for part in ["edgeway_", "forward_auth_unavailable", "[redacted]"] {
-        assert!(told.contains(part), "{part} is not in {told}");
+        assert!(outputs.contains(part), "{part} is not in {outputs}");
     }
     for (secret, number) in secrets.iter().zip(1..) {
         assert!(
-            !told.contains(secret.as_str()),
-            "secret {number} is in {told}"
+            !outputs.contains(secret.as_str()),
+            "secret {number} is in {outputs}"
         );
     }
-    assert!(!told.contains("marker"), "{told}");
+    assert!(!outputs.contains("marker"), "{outputs}");
 }

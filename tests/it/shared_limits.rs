@@ -74,8 +74,8 @@ fn now() -> Instant {
 }
 
 /// Time of the decision in Redis, in microseconds.
-fn time_of(answer: &BucketDecision) -> u64 {
-    match answer.taken {
+fn time_of(response: &BucketDecision) -> u64 {
+    match response.taken {
         CapacitySource::FromRedis(at) => at,
         CapacitySource::FromLease => unreachable!("no lease was asked for"),
     }
@@ -88,7 +88,7 @@ struct Model(HashMap<(&'static str, u128), Tat>);
 impl Model {
     /// Takes all or nothing, as a request does.
     fn take(&mut self, demands: &[Demand<'static>], at: u64) -> Vec<Decision> {
-        let said: Vec<(Decision, Tat)> = demands
+        let decisions: Vec<(Decision, Tat)> = demands
             .iter()
             .map(|demand| {
                 let tat = self.0.get(&(demand.limit, demand.key.0));
@@ -96,12 +96,15 @@ impl Model {
                 decide(tat, at * 1000, demand.quota, demand.cost, demand.max_delay)
             })
             .collect();
-        if said.iter().all(|(decision, _)| decision.passes()) {
-            for (demand, (_, after)) in demands.iter().zip(&said) {
+        if decisions.iter().all(|(decision, _)| decision.passes()) {
+            for (demand, (_, after)) in demands.iter().zip(&decisions) {
                 self.0.insert((demand.limit, demand.key.0), *after);
             }
         }
-        said.into_iter().map(|(decision, _)| decision).collect()
+        decisions
+            .into_iter()
+            .map(|(decision, _)| decision)
+            .collect()
     }
 
     fn give_back(&mut self, demand: &Demand<'static>, taken: u64, at: u64) {
@@ -154,15 +157,15 @@ async fn the_script_decides_as_the_rule_does_to_the_nanosecond() {
                 demands.push(another);
             }
         }
-        let answers = shared.take(&demands, now()).await.expect("redis answers");
-        let at = time_of(&answers[0]);
-        let said: Vec<Decision> = answers.iter().map(|answer| answer.decision).collect();
+        let responses = shared.take(&demands, now()).await.expect("redis responds");
+        let at = time_of(&responses[0]);
+        let decisions: Vec<Decision> = responses.iter().map(|response| response.decision).collect();
         assert_eq!(
-            said,
+            decisions,
             model.take(&demands, at),
             "step {step} of seed {seed}: {demands:?}"
         );
-        if said.iter().all(Decision::passes) {
+        if decisions.iter().all(Decision::passes) {
             passed += 1;
         } else {
             refused += 1;
@@ -178,7 +181,7 @@ async fn the_script_decides_as_the_rule_does_to_the_nanosecond() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_given_back_is_there_again_and_never_twice() {
+async fn a_refunded_permit_is_available_again_and_only_once() {
     let redis = Redis::start().await;
     let (shared, _tasks) = shared(Mode::Single, &redis.address()).await;
     let quota: &'static Quota = Box::leak(Box::new(quota(7, Duration::from_mins(1), 10)));
@@ -255,8 +258,8 @@ async fn a_bucket_of_a_slower_limit_flows_back_as_fast_as_the_new_one() {
             leases: None,
         };
         let passes = async |quota| {
-            let answers = shared.take(&[demand(quota)], now()).await;
-            answers.expect("redis answers")[0].passes()
+            let responses = shared.take(&[demand(quota)], now()).await;
+            responses.expect("redis responds")[0].passes()
         };
         assert!(passes(&slow).await);
         if let Some(foreign) = foreign {
@@ -292,10 +295,10 @@ async fn buckets_are_gone_from_redis_once_they_are_full_and_their_keys_say_nothi
     let keys = redis.cli(&["KEYS", "*"]);
     assert_eq!(keys.lines().count(), 50);
     for key in keys.lines() {
-        let rest = key
+        let hash = key
             .strip_prefix("test:limit:edge:")
             .expect("each has our prefix");
-        assert_eq!(rest.len(), 22, "{key}");
+        assert_eq!(hash.len(), 22, "{key}");
         let left: i64 = redis.cli(&["PTTL", key]).parse().unwrap();
         assert!(left <= 260, "{left}");
     }
@@ -329,12 +332,14 @@ async fn in_a_cluster_a_request_that_one_limit_refuses_is_charged_by_none() {
             of("narrow", number / 2, &narrow),
             of("other", number, &wide),
         ];
-        let answers = wait_for("the cluster answers", Duration::from_secs(10), async || {
-            shared.take(&demands, now()).await.ok()
-        })
+        let responses = wait_for(
+            "the cluster responds",
+            Duration::from_secs(10),
+            async || shared.take(&demands, now()).await.ok(),
+        )
         .await;
-        let all = answers.iter().all(|answer| answer.decision.passes());
-        assert_eq!(all, number % 2 == 0, "{number}: {answers:?}");
+        let all = responses.iter().all(|response| response.decision.passes());
+        assert_eq!(all, number % 2 == 0, "{number}: {responses:?}");
         passed += u32::from(all);
     }
     let asked = Demand {
@@ -345,9 +350,9 @@ async fn in_a_cluster_a_request_that_one_limit_refuses_is_charged_by_none() {
         max_delay: Duration::ZERO,
         leases: None,
     };
-    let answer = shared.take(&[asked], now()).await.unwrap()[0];
-    let Decision::Pass { remaining, .. } = answer.decision else {
-        panic!("{answer:?}");
+    let response = shared.take(&[asked], now()).await.unwrap()[0];
+    let Decision::Pass { remaining, .. } = response.decision else {
+        panic!("{response:?}");
     };
     assert_eq!(remaining, 100 - passed - 1);
 }
@@ -378,8 +383,8 @@ async fn with_leases_redis_is_asked_less_and_little_more_passes_than_without() {
             max_delay: Duration::ZERO,
             leases: Some(leases),
         };
-        let answer = shared.take(&[demand], now()).await.expect("redis answers")[0];
-        passed += u32::from(answer.passes());
+        let response = shared.take(&[demand], now()).await.expect("redis responds")[0];
+        passed += u32::from(response.passes());
         if number == 99 {
             asked = evals();
         }
@@ -401,8 +406,8 @@ async fn gateway(redis: &str, more: &str) -> Gateway {
 }
 
 async fn is_up(gateway: &Gateway, is_up: u64, within: Duration) {
-    let what = format!("edgeway_redis_up is {is_up}");
-    wait_for(&what, within, async || {
+    let condition = format!("edgeway_redis_up is {is_up}");
+    wait_for(&condition, within, async || {
         (gateway.count("edgeway_redis_up").await == is_up).then_some(())
     })
     .await;
@@ -493,7 +498,7 @@ async fn no_request_fails_while_redis_is_killed_paused_or_flushed_and_limits_go_
     )
     .await;
     let tally = load.stop().await;
-    assert_eq!((tally.errors(), tally.cut), (0, 0), "{tally:?}");
+    assert_eq!((tally.errors(), tally.truncated), (0, 0), "{tally:?}");
     assert!(gateway.count("edgeway_rate_limit_store_errors_total").await > 0);
 }
 
@@ -507,7 +512,7 @@ async fn no_request_fails_while_a_cluster_loses_a_master_and_its_replica_takes_o
     let load = load::endless_paced(gateway.address(), 100, |turn| {
         get("/").header("x-client", (turn % 400).to_string())
     });
-    let (lost, answered) = (
+    let (lost, completed) = (
         "edgeway_rate_limit_store_errors_total",
         "edgeway_redis_command_duration_seconds_count{outcome=\"ok\"}",
     );
@@ -515,12 +520,12 @@ async fn no_request_fails_while_a_cluster_loses_a_master_and_its_replica_takes_o
     cluster.0[master].kill();
     is_up(&gateway, 0, Duration::from_secs(10)).await;
     // Keys on other nodes work meanwhile; the replica takes at least a second.
-    let (before, before_ok) = (gateway.count(lost).await, gateway.count(answered).await);
+    let (before, before_ok) = (gateway.count(lost).await, gateway.count(completed).await);
     wait_for(
         "some are counted here",
         Duration::from_secs(10),
         async || {
-            (gateway.count(lost).await > before && gateway.count(answered).await > before_ok)
+            (gateway.count(lost).await > before && gateway.count(completed).await > before_ok)
                 .then_some(())
         },
     )
@@ -542,5 +547,5 @@ async fn no_request_fails_while_a_cluster_loses_a_master_and_its_replica_takes_o
     )
     .await;
     let tally = load.stop().await;
-    assert_eq!((tally.errors(), tally.cut), (0, 0), "{tally:?}");
+    assert_eq!((tally.errors(), tally.truncated), (0, 0), "{tally:?}");
 }

@@ -16,7 +16,7 @@ use crate::{
     plugins::{names, of, route_of, with},
     support::{
         apps::ExpressApp,
-        origins::{AnsweringOrigin, EchoOrigin, NumberedOrigin, echoed},
+        origins::{EchoOrigin, FixedOrigin, NumberedOrigin, echoed},
         wait::wait_for,
     },
 };
@@ -74,7 +74,7 @@ async fn jwt_claims_requires_what_it_is_told_to() {
         let answer = of(&gateway, "/", &[("authorization", &token)]).await;
         assert_eq!(answer.status(), status, "{token}");
     }
-    assert_eq!(origin.settings().answers("/"), 1);
+    assert_eq!(origin.settings().requests("/"), 1);
 }
 
 #[tokio::test]
@@ -129,7 +129,7 @@ async fn geo_header_has_an_answer_for_each_country_in_the_cache() {
 async fn feature_flags_keeps_what_was_good_last() {
     let app = ExpressApp::start().await;
     let flags = r#"{"new-search":true,"old":false,"beta":{"percent":100}}"#;
-    let service = AnsweringOrigin::start(200, &[("content-type", "application/json")], flags).await;
+    let service = FixedOrigin::start(200, &[("content-type", "application/json")], flags).await;
     let gateway = with("feature-flags", app.address(), |yaml| {
         let own = format!("http://{}", service.address());
         yaml.replace("https://flags.example.com", &own)

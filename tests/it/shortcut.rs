@@ -105,7 +105,7 @@ async fn what_comes_behind_it_waits_and_its_target_stays_as_it_was_read() {
     let three = [head("/b/../a"), head("/old"), head("/b/../a")].concat();
     client.write(three).await.unwrap();
     for expected in [(200, "/a #2"), (307, ""), (200, "/a #2")] {
-        let head = client.read_head().await.unwrap();
+        let head = client.read_headers().await.unwrap();
         let answer = client.finish(head).await.unwrap();
         assert_eq!(answer.status(), expected.0);
         if expected.0 == 200 {
@@ -147,8 +147,8 @@ fn lasting(answer: &Response) -> Vec<(String, String)> {
         "cache-status",
     ];
     let mut headers: Vec<_> = answer
-        .head
         .headers
+        .fields
         .iter()
         .map(|(name, value)| (name.to_ascii_lowercase(), value.clone()))
         .filter(|(name, _)| !passing.contains(&name.as_str()))
@@ -209,7 +209,7 @@ async fn a_hit_is_the_same_whichever_way_it_goes() {
             assert_eq!(lasting(&again), lasting(&first), "{path}");
             assert!(again.body == first.body, "{path}");
         }
-        assert_eq!(origin.settings().answers(path), 1, "{path}");
+        assert_eq!(origin.settings().requests(path), 1, "{path}");
     }
     assert_eq!(gateway.count(MISSED).await, 0);
     let lines = gateway.log_lines(6 * cases.len()).await;

@@ -51,7 +51,7 @@ async fn busy(gateway: &Gateway, origin: &Origin<SlowOrigin>) -> Connection {
 }
 
 #[tokio::test]
-async fn a_request_under_way_is_finished_and_the_process_leaves_at_once_then() {
+async fn a_request_in_flight_is_finished_and_the_process_then_exits_at_once() {
     let (origin, mut gateway) = slow_front(Duration::from_millis(2500), "").await;
     let mut busy = busy(&gateway, &origin).await;
     let mut idle = gateway.connect().await;
@@ -67,10 +67,10 @@ async fn a_request_under_way_is_finished_and_the_process_leaves_at_once_then() {
     assert!(ready.text().contains("draining"), "{}", ready.text());
     // A connection without a request is closed after `idle`.
     assert!(idle.is_closed().await);
-    let answer = busy.read_head().await.unwrap();
-    assert_eq!(answer.status, 200);
-    assert_eq!(answer.header("connection"), Some("close"));
-    busy.finish(answer).await.unwrap();
+    let response = busy.read_headers().await.unwrap();
+    assert_eq!(response.status, 200);
+    assert_eq!(response.header("connection"), Some("close"));
+    busy.finish(response).await.unwrap();
     let status = gateway.terminate(SOON).await;
     assert!(status.success(), "{status}");
     let took = begun.elapsed();
@@ -78,7 +78,7 @@ async fn a_request_under_way_is_finished_and_the_process_leaves_at_once_then() {
 }
 
 #[tokio::test]
-async fn an_empty_gateway_leaves_at_once() {
+async fn an_idle_gateway_exits_at_once() {
     let (_origin, mut gateway) = slow_front(Duration::ZERO, "").await;
     let begun = Instant::now();
     assert!(gateway.terminate(SOON).await.success());
@@ -86,7 +86,7 @@ async fn an_empty_gateway_leaves_at_once() {
 }
 
 #[tokio::test]
-async fn balancers_in_front_are_told_before_anything_is_refused() {
+async fn balancers_in_front_are_notified_before_any_request_is_refused() {
     let (_origin, mut gateway) = slow_front(Duration::ZERO, "drain: { announce: 1500ms }").await;
     let begun = Instant::now();
     gateway.signal(Signal::TERM);
@@ -105,7 +105,7 @@ async fn balancers_in_front_are_told_before_anything_is_refused() {
 }
 
 #[tokio::test]
-async fn what_outlives_the_deadline_is_cut() {
+async fn requests_that_outlive_the_deadline_are_closed() {
     let (origin, mut gateway) = slow_front(
         Duration::from_secs(20),
         "drain: { idle: 100ms, deadline: 700ms }",
@@ -115,11 +115,11 @@ async fn what_outlives_the_deadline_is_cut() {
     let begun = Instant::now();
     assert!(gateway.terminate(SOON).await.success());
     assert!(begun.elapsed() >= Duration::from_millis(700));
-    assert!(busy.read_head().await.is_err());
+    assert!(busy.read_headers().await.is_err());
 }
 
 #[tokio::test]
-async fn a_second_signal_cuts_short() {
+async fn a_second_signal_ends_the_drain() {
     let (origin, mut gateway) = slow_front(Duration::from_secs(20), "").await;
     let _busy = busy(&gateway, &origin).await;
     gateway.signal(Signal::TERM);
@@ -146,7 +146,7 @@ routes: [{{ match: {{ path: /* }}, upstream: app, websocket: true }}]
 }
 
 #[tokio::test]
-async fn websockets_are_told_at_the_deadline_that_we_go_away() {
+async fn websockets_get_a_close_frame_at_the_deadline() {
     let origin = WsOrigin::start().await;
     let mut gateway = Gateway::start(&websocket_front(origin.address())).await;
     let mut open = sockets::open_many(gateway.address(), 8).await;
@@ -154,9 +154,13 @@ async fn websockets_are_told_at_the_deadline_that_we_go_away() {
     let begun = Instant::now();
     gateway.signal(Signal::TERM);
     for socket in &mut open {
-        let told = socket.next().await.expect("it is told").expect("a frame");
-        let Message::Close(Some(close)) = told else {
-            panic!("no close frame: {told:?}");
+        let message = socket
+            .next()
+            .await
+            .expect("it is reported")
+            .expect("a frame");
+        let Message::Close(Some(close)) = message else {
+            panic!("no close frame: {message:?}");
         };
         assert_eq!(u16::from(close.code), 1001);
         // It was alive until then.
@@ -176,7 +180,7 @@ async fn websockets_are_told_at_the_deadline_that_we_go_away() {
 }
 
 #[tokio::test]
-async fn in_the_middle_of_a_frame_there_is_a_cut_and_no_false_frame() {
+async fn a_websocket_within_a_frame_is_closed_without_a_forged_frame() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut gateway = Gateway::start(&websocket_front(listener.local_addr().unwrap())).await;
     let mut client = TcpStream::connect(gateway.address()).await.unwrap();
@@ -205,7 +209,7 @@ async fn in_the_middle_of_a_frame_there_is_a_cut_and_no_false_frame() {
 
 /// The engine cannot be stopped inside of such a call, and this one takes minutes.
 #[tokio::test]
-async fn a_worker_that_does_not_come_back_keeps_no_process_from_leaving() {
+async fn a_stuck_worker_does_not_delay_the_exit() {
     let yaml = "
 drain: { idle: 100ms, deadline: 500ms }
 routes: [{ match: { path: /* }, plugins: [{ file: x/plugin.js, on_error: continue }], respond: ok }]

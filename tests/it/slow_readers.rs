@@ -13,7 +13,7 @@ use crate::support::{
     client::{Connection, get},
     gateway::Gateway,
     http2,
-    origins::{BigOrigin, ToldOrigin},
+    origins::{BigOrigin, PresetOrigin},
     wait::wait_for,
 };
 
@@ -68,7 +68,7 @@ async fn a_client_that_does_not_read_holds_up_nobody_who_reads_the_same() {
 
 #[tokio::test]
 async fn a_stream_without_room_holds_up_nobody_who_reads_the_same() {
-    let origin = ToldOrigin::start().await;
+    let origin = PresetOrigin::start().await;
     let minute = vec![("cache-control".to_owned(), "max-age=60".to_owned())];
     origin.settings().tell("/a", 200, minute);
     origin.settings().hold("/a");

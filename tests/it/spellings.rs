@@ -40,17 +40,17 @@ fn cases() -> usize {
     cases.map_or(60, |cases| cases.parse().expect("a number"))
 }
 
-fn random(what: &str) -> fastrand::Rng {
+fn random(variable: &str) -> fastrand::Rng {
     let seed = std::env::var("SPELLING_SEED");
     let seed = seed.map_or_else(
         |_| fastrand::u64(..),
         |seed| seed.parse().expect("a number"),
     );
-    println!("{what}: SPELLING_SEED={seed}");
+    println!("{variable}: SPELLING_SEED={seed}");
     fastrand::Rng::with_seed(seed)
 }
 
-fn coded(byte: u8, random: &mut fastrand::Rng) -> String {
+fn encoded(byte: u8, random: &mut fastrand::Rng) -> String {
     if random.bool() {
         format!("%{byte:02X}")
     } else {
@@ -96,9 +96,9 @@ fn spelled(path: &str, random: &mut fastrand::Rng) -> String {
         }
         match random.u8(..7) {
             0 | 1 => out.push(letter.to_ascii_uppercase()),
-            2 => out.push_str(&coded(byte, random)),
+            2 => out.push_str(&encoded(byte, random)),
             3 => {
-                let code = coded(byte, random);
+                let code = encoded(byte, random);
                 write!(out, "%25{}", &code[1..]).expect("a String takes all");
             }
             4 if byte == b'/' => out.push_str("//"),
@@ -160,12 +160,12 @@ fn on(host: &str, target: &str) -> Request {
     get(target).header("host", host.to_owned())
 }
 
-fn handler(answer: &Response) -> Option<&str> {
-    answer.header("x-handler")
+fn handler(response: &Response) -> Option<&str> {
+    response.header("x-handler")
 }
 
-fn is_guarded(answer: &Response) -> bool {
-    handler(answer).is_some_and(|handler| GUARDED.contains(&handler))
+fn is_guarded(response: &Response) -> bool {
+    handler(response).is_some_and(|handler| GUARDED.contains(&handler))
 }
 
 async fn all_apps() -> Vec<(&'static str, App)> {
@@ -196,20 +196,21 @@ async fn no_spelling_reaches_a_guarded_handler_without_its_key() {
         });
         for (name, app) in &apps {
             for host in [format!("{name}.test"), format!("one.{name}.test")] {
-                let answer = gateway.send(&on(&host, &target)).await;
-                assert!(!is_guarded(&answer), "{host} {target}: {answer:?}");
+                let response = gateway.send(&on(&host, &target)).await;
+                assert!(!is_guarded(&response), "{host} {target}: {response:?}");
                 if normal.is_err() {
-                    assert_eq!(answer.status(), 400, "{host} {target}");
+                    assert_eq!(response.status(), 400, "{host} {target}");
                 }
             }
             let Ok(normal) = &normal else { continue };
             // With the key, the app gets the normal form, and nothing else changes.
             let request = on(&format!("{name}.test"), &target).header("x-api-key", key.clone());
-            let answer = gateway.send(&request).await;
+            let response = gateway.send(&request).await;
             let own = app.send(&on(&format!("{name}.test"), normal)).await;
-            let of = |answer: &Response| (answer.status(), handler(answer).map(str::to_owned));
-            assert_eq!(of(&answer), of(&own), "{name} {target} as {normal}");
-            reached += usize::from(is_guarded(&answer));
+            let of =
+                |response: &Response| (response.status(), handler(response).map(str::to_owned));
+            assert_eq!(of(&response), of(&own), "{name} {target} as {normal}");
+            reached += usize::from(is_guarded(&response));
             // The control: without folding, some spelling bypasses the guard.
             let exact = gateway
                 .send(&on(&format!("exact.{name}.test"), &target))
@@ -222,7 +223,7 @@ async fn no_spelling_reaches_a_guarded_handler_without_its_key() {
 }
 
 #[tokio::test]
-async fn the_spellings_that_are_known_are_guarded() {
+async fn known_spellings_are_guarded() {
     let apps = all_apps().await;
     let named: Vec<(&str, &App)> = apps.iter().map(|(name, app)| (*name, app)).collect();
     let (gateway, key) = front(&named).await;
@@ -282,12 +283,13 @@ async fn no_spelling_of_a_next_js_path_leads_around_a_guard() {
     let app = NextApp::shared().await;
     let (gateway, key) = front(&[("next", app)]).await;
     let mut random = random("spellings for Next.js");
-    let is_hello = |answer: &Response| answer.status() == 200 && answer.text().contains("world");
+    let is_hello =
+        |response: &Response| response.status() == 200 && response.text().contains("world");
     let mut reached = 0;
     for _ in 0..cases() {
         let target = spelled("/api/hello", &mut random);
-        let answer = gateway.send(&on("next.test", &target)).await;
-        assert!(!is_hello(&answer), "{target}: {answer:?}");
+        let response = gateway.send(&on("next.test", &target)).await;
+        assert!(!is_hello(&response), "{target}: {response:?}");
         let with_key = on("next.test", &target).header("x-api-key", key.clone());
         reached += usize::from(is_hello(&gateway.send(&with_key).await));
     }
@@ -387,8 +389,8 @@ routes:
     for target in ["/api/admin", "/API/admin", "/Api/admin/", "/api%2Fadmin"] {
         assert_eq!(gateway.get(target).await.status(), 401, "{target}");
     }
-    let known = gateway.send(&get("/API/admin").header("x-key", "1")).await;
-    assert_eq!(handler(&known), Some("admin"));
+    let response = gateway.send(&get("/API/admin").header("x-key", "1")).await;
+    assert_eq!(handler(&response), Some("admin"));
     assert_eq!(handler(&gateway.get("/OPEN").await), Some("open"));
     // The control: a plugin that is not a guard applies to its own paths only.
     let gateway = Gateway::start_in(&config("on_error: continue"), guard).await;

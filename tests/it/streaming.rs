@@ -39,12 +39,12 @@ fn gzipped(target: &str) -> Request {
 }
 
 /// Returns the arrival time of the text, after decoding the pieces up to then.
-fn arrival(answer: &Response, text: &str) -> Option<Duration> {
-    if answer.header("content-encoding").is_none() {
-        return answer.arrival_of(text);
+fn arrival(response: &Response, text: &str) -> Option<Duration> {
+    if response.header("content-encoding").is_none() {
+        return response.arrival_of(text);
     }
     let mut decoder = flate2::write::GzDecoder::new(Vec::new());
-    answer.pieces.iter().find_map(|(at, piece)| {
+    response.pieces.iter().find_map(|(at, piece)| {
         decoder.write_all(piece).expect("the body is gzip");
         decoder.flush().expect("a buffer takes all");
         let so_far = decoder.get_ref();
@@ -63,11 +63,11 @@ async fn added(
     for _ in 0..ROUNDS {
         let own = client::send(direct, request)
             .await
-            .expect("the origin answers");
-        let answer = gateway.send(request).await;
+            .expect("the origin responds");
+        let response = gateway.send(request).await;
         for (best, text) in best.iter_mut().zip(texts) {
             let there = arrival(&own, text).expect("the origin sends it");
-            let here = arrival(&answer, text).expect("the gateway sends it");
+            let here = arrival(&response, text).expect("the gateway sends it");
             *best = (*best).min(here.saturating_sub(there));
         }
         if best.iter().all(|added| *added <= ADDED) {
@@ -85,17 +85,21 @@ async fn a_suspense_page_streams_through_compression() {
     let added = added(app.address(), &gateway, &gzipped("/stream"), &texts).await;
     assert!(added.iter().all(|added| *added <= ADDED), "{added:?}");
 
-    let answer = gateway.send(&gzipped("/stream")).await;
-    assert_eq!(answer.header("content-encoding"), Some("gzip"));
-    let times = texts.map(|text| arrival(&answer, text).unwrap());
+    let response = gateway.send(&gzipped("/stream")).await;
+    assert_eq!(response.header("content-encoding"), Some("gzip"));
+    let times = texts.map(|text| arrival(&response, text).unwrap());
     assert!(is_streamed(&times), "{times:?}");
 
     // The control: the same page from a buffering gateway fails the check.
-    let mut lump = answer.clone();
+    let mut lump = response.clone();
     let at = lump.pieces.last().unwrap().0;
     lump.pieces = vec![(
         at,
-        answer.pieces.iter().flat_map(|(_, p)| p.clone()).collect(),
+        response
+            .pieces
+            .iter()
+            .flat_map(|(_, p)| p.clone())
+            .collect(),
     )];
     assert!(!is_streamed(
         &texts.map(|text| arrival(&lump, text).unwrap())
@@ -116,10 +120,10 @@ async fn a_dripping_page_is_flushed_at_each_piece_in_every_encoding() {
     let origin = DripOrigin::start(Duration::from_millis(250)).await;
     let gateway = front(origin.address(), "none", COMPRESSED).await;
     let texts = ["piece-0", "piece-1", "piece-2"];
-    let late = added(origin.address(), &gateway, &gzipped("/"), &texts).await;
-    assert!(late.iter().all(|added| *added <= ADDED), "{late:?}");
-    let late = added(origin.address(), &gateway, &get("/"), &texts).await;
-    assert!(late.iter().all(|added| *added <= ADDED), "{late:?}");
+    let delays = added(origin.address(), &gateway, &gzipped("/"), &texts).await;
+    assert!(delays.iter().all(|added| *added <= ADDED), "{delays:?}");
+    let delays = added(origin.address(), &gateway, &get("/"), &texts).await;
+    assert!(delays.iter().all(|added| *added <= ADDED), "{delays:?}");
     assert_eq!(
         gateway.send(&gzipped("/")).await.header("content-encoding"),
         Some("gzip")
@@ -133,7 +137,7 @@ async fn a_dripping_page_is_flushed_at_each_piece_in_every_encoding() {
 }
 
 #[tokio::test]
-async fn a_long_answer_of_our_own_is_coded_whole() {
+async fn a_long_response_of_our_own_is_encoded_in_one_piece() {
     let body = "the edge answers itself; ".repeat(200);
     let gateway = Gateway::start(&format!(
         "
@@ -148,18 +152,22 @@ routes:
     ))
     .await;
     let mut connection = gateway.connect().await;
-    let answer = connection.send(&gzipped("/coded")).await.unwrap();
-    assert_eq!(answer.header("content-encoding"), Some("gzip"));
-    assert!(answer.body.len() < body.len() / 10, "{}", answer.body.len());
+    let response = connection.send(&gzipped("/coded")).await.unwrap();
+    assert_eq!(response.header("content-encoding"), Some("gzip"));
+    assert!(
+        response.body.len() < body.len() / 10,
+        "{}",
+        response.body.len()
+    );
     let mut decoder = flate2::write::GzDecoder::new(Vec::new());
-    decoder.write_all(&answer.body).expect("the body is gzip");
-    assert_eq!(decoder.finish().expect("it is whole"), body.as_bytes());
+    decoder.write_all(&response.body).expect("the body is gzip");
+    assert_eq!(decoder.finish().expect("it is complete"), body.as_bytes());
 
     // HEAD has the same headers and no body: the connection stays in sync.
     let head = Request::new("HEAD", "/coded").header("accept-encoding", "gzip");
-    let head = connection.send(&head).await.unwrap();
-    assert_eq!(head.header("content-encoding"), Some("gzip"));
-    assert!(head.body.is_empty());
+    let head_response = connection.send(&head).await.unwrap();
+    assert_eq!(head_response.header("content-encoding"), Some("gzip"));
+    assert!(head_response.body.is_empty());
 
     // The control: with compression off, the same body is sent unchanged.
     let plain = connection.send(&gzipped("/plain")).await.unwrap();
@@ -168,14 +176,14 @@ routes:
 }
 
 #[tokio::test]
-async fn a_feed_passes_event_by_event_and_uncoded() {
+async fn a_feed_passes_event_by_event_and_unencoded() {
     let app = NextApp::shared().await;
     let gateway = front(app.address(), "nextjs", COMPRESSED).await;
     let texts = ["\"event\":0", "\"event\":1", "\"event\":2"];
     let feed = gzipped("/api/sse?events=3").header("accept", "text/event-stream");
-    let answer = gateway.send(&feed).await;
-    assert_eq!(answer.header("content-encoding"), None);
-    assert_eq!(answer.header("content-type"), Some("text/event-stream"));
+    let response = gateway.send(&feed).await;
+    assert_eq!(response.header("content-encoding"), None);
+    assert_eq!(response.header("content-type"), Some("text/event-stream"));
     // Compared with the app without its own gzip, as the gateway requests it.
     let added = added(app.address(), &gateway, &get("/api/sse?events=3"), &texts).await;
     assert!(added.iter().all(|added| *added <= ADDED), "{added:?}");
@@ -207,7 +215,7 @@ async fn a_client_that_leaves_a_feed_ends_it_at_the_origin() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_is_known_to_the_real_apps() {
+async fn the_real_apps_see_clients_disconnect() {
     let next = NextApp::start().await;
     let express = ExpressApp::start().await;
     for (app, kind, target) in [
@@ -230,7 +238,7 @@ async fn a_client_that_leaves_is_known_to_the_real_apps() {
 }
 
 #[tokio::test]
-async fn a_silent_feed_outlives_the_gap_that_ends_other_answers() {
+async fn a_silent_feed_outlives_the_gap_that_ends_other_responses() {
     let origin = SseOrigin::start(Duration::from_millis(900)).await;
     let short = |stream: &str| {
         format!(
@@ -247,14 +255,16 @@ routes:
         )
     };
     let patient = Gateway::start(&short("10s")).await;
-    let answer = patient.send(&get("/?events=2")).await;
-    assert!(answer.text().contains("event-1"), "{}", answer.text());
+    let response = patient.send(&get("/?events=2")).await;
+    assert!(response.text().contains("event-1"), "{}", response.text());
     // The control: with a short timeout for streams too, the stream is cut off, and its client
     // knows.
     let hasty = Gateway::start(&short("300ms")).await;
-    let cut = client::send(hasty.address(), &get("/?events=2")).await;
+    let truncated = client::send(hasty.address(), &get("/?events=2")).await;
     assert!(
-        cut.as_ref().is_err_and(client::ClientError::is_cut),
-        "{cut:?}"
+        truncated
+            .as_ref()
+            .is_err_and(client::ClientError::is_truncated),
+        "{truncated:?}"
     );
 }

@@ -265,10 +265,10 @@ fn every_filter_has_its_folder_its_page_and_its_example() {
 #[test]
 fn the_schema_in_the_repository_is_fresh() {
     let path = root().join("conf/schema.json");
-    let kept = fs::read_to_string(&path).expect("conf/schema.json is there");
-    let kept: serde_json::Value = serde_json::from_str(&kept).expect("it is JSON");
+    let stored = fs::read_to_string(&path).expect("conf/schema.json is there");
+    let stored: serde_json::Value = serde_json::from_str(&stored).expect("it is JSON");
     assert!(
-        kept == edgeway::gateway::schema::document(),
+        stored == edgeway::gateway::schema::document(),
         "conf/schema.json is stale: run `make schema`"
     );
 }
@@ -286,8 +286,8 @@ fn every_example_configuration_is_well_formed() {
         let (gateway, diagnostics) = edgeway::gateway::compile(&file, folder, &world);
         assert!(gateway.is_some(), "{}: {diagnostics:#?}", path.display());
         // A warning in an example would teach readers to ignore warnings.
-        let told = diagnostics.list().iter().chain(loaded.diagnostics.list());
-        assert_eq!(told.count(), 0, "{}: {diagnostics:#?}", path.display());
+        let problems = diagnostics.list().iter().chain(loaded.diagnostics.list());
+        assert_eq!(problems.count(), 0, "{}: {diagnostics:#?}", path.display());
         seen += 1;
     }
     assert!(seen > FILTERS.len(), "only {seen} examples were found");

@@ -15,7 +15,7 @@ use crate::support::{
 
 /// Starts an origin that responds on each connection before it has read a request, and then echoes
 /// the bytes after the request.
-async fn hasty_origin(answer: &'static str) -> (SocketAddr, JoinSet<()>) {
+async fn hasty_origin(response: &'static str) -> (SocketAddr, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0")
         .await
         .expect("loopback has a free port");
@@ -27,15 +27,15 @@ async fn hasty_origin(answer: &'static str) -> (SocketAddr, JoinSet<()>) {
             let (stream, _) = listener.accept().await.expect("it listens");
             open.spawn(async move {
                 // The connection ends when the gateway closes it.
-                let _outcome = answer_and_echo(stream, answer).await;
+                let _outcome = respond_and_echo(stream, response).await;
             });
         }
     });
     (address, tasks)
 }
 
-async fn answer_and_echo(mut stream: TcpStream, answer: &str) -> io::Result<()> {
-    stream.write_all(answer.as_bytes()).await?;
+async fn respond_and_echo(mut stream: TcpStream, response: &str) -> io::Result<()> {
+    stream.write_all(response.as_bytes()).await?;
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await?.to_ascii_lowercase());
@@ -80,8 +80,8 @@ async fn a_backend_that_switches_at_once_gets_its_tunnel() {
     let gateway = front(origin).await;
     for turn in 0..30 {
         let mut client = gateway.connect().await;
-        let answer = client.start(&upgrade()).await.unwrap();
-        assert_eq!(answer.status, 101);
+        let response = client.start(&upgrade()).await.unwrap();
+        assert_eq!(response.status, 101);
         let mut stream = client.into_stream();
         stream.write_all(b"echo").await.unwrap();
         let mut back = [0; 4];
@@ -94,13 +94,13 @@ async fn a_backend_that_switches_at_once_gets_its_tunnel() {
 }
 
 #[tokio::test]
-async fn a_backend_that_refuses_is_heard_and_the_connection_lives_on() {
+async fn a_refusal_of_the_backend_is_forwarded_and_the_connection_continues() {
     let refuse = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 2\r\n\r\nno";
     let (origin, _serving) = hasty_origin(refuse).await;
     let gateway = front(origin).await;
     let mut client: Connection = gateway.connect().await;
     for _ in 0..10 {
-        let answer = client.send(&upgrade()).await.unwrap();
-        assert_eq!((answer.status(), answer.text().as_str()), (403, "no"));
+        let response = client.send(&upgrade()).await.unwrap();
+        assert_eq!((response.status(), response.text().as_str()), (403, "no"));
     }
 }

@@ -68,22 +68,22 @@ routes: [{{ match: {{ path: /* }}, upstream: app }}]
     .await
 }
 
-fn assert_whole(tally: &Tally, what: &str) {
-    assert!(tally.total() > 50, "{what}: {} requests", tally.total());
+fn assert_lossless(tally: &Tally, load: &str) {
+    assert!(tally.total() > 50, "{load}: {} requests", tally.total());
     assert_eq!(
         tally.errors(),
         0,
-        "{what}: {:?} {:?}",
+        "{load}: {:?} {:?}",
         tally.statuses,
         tally.failed
     );
-    assert_eq!(tally.cut, 0, "{what}");
+    assert_eq!(tally.truncated, 0, "{load}");
 }
 
 /// Waits until the responding process is the outcome of `upgrades` upgrades: for a moment both
 /// processes respond.
 async fn done(gateway: &Gateway, upgrades: u64) {
-    wait_for("the new process answers", SOON, async || {
+    wait_for("the new process responds", SOON, async || {
         (gateway.count(DONE).await == upgrades).then_some(())
     })
     .await;
@@ -109,7 +109,7 @@ async fn upgrades_under_load_lose_nothing_and_sockets_live_on_where_they_are() {
     let (echo, ws) = (EchoOrigin::start().await, WsOrigin::start().await);
     let mut gateway = front(&echo, &ws, "drain: { deadline: 60s }").await;
     let (web, h2) = (gateway.address(), gateway.listener("h2").parse().unwrap());
-    let kept = endless(web, 8, Lanes::Kept, |_| get("/kept"));
+    let keep_alive = endless(web, 8, Lanes::KeepAlive, |_| get("/kept"));
     let fresh = endless(web, 4, Lanes::Fresh, |_| get("/fresh"));
     let admin = endless(gateway.admin(), 1, Lanes::Fresh, |_| get("/healthz"));
     let stop = Arc::new(AtomicBool::new(false));
@@ -128,11 +128,11 @@ async fn upgrades_under_load_lose_nothing_and_sockets_live_on_where_they_are() {
     pass(Duration::from_millis(300)).await;
     stop.store(true, Ordering::Relaxed);
     let streams = streams.join_next().await.unwrap().unwrap();
-    assert_whole(&kept.stop().await, "kept connections");
-    assert_whole(&fresh.stop().await, "new connections");
-    assert_whole(&admin.stop().await, "admin");
+    assert_lossless(&keep_alive.stop().await, "keep-alive connections");
+    assert_lossless(&fresh.stop().await, "new connections");
+    assert_lossless(&admin.stop().await, "admin");
     assert_eq!(streams.failed, [""; 0]);
-    assert!(streams.answered > 50, "{streams:?}");
+    assert!(streams.succeeded > 50, "{streams:?}");
     assert!(streams.connections > 3, "{streams:?}");
 
     // Each old process remains only for its socket, and the newest knows of all of them.
@@ -163,7 +163,7 @@ async fn a_restart_without_an_upgrade_is_seen_to_lose_requests() {
 }
 
 #[tokio::test]
-async fn a_request_under_way_is_finished_by_the_old_process_which_then_leaves() {
+async fn a_request_in_flight_is_finished_by_the_old_process_which_then_exits() {
     let origin = SlowOrigin::start(Duration::from_millis(1500)).await;
     let mut gateway = Gateway::start(&format!(
         "
@@ -184,15 +184,18 @@ routes: [{{ match: {{ path: /* }}, upstream: app }}]
     .await;
     let begun = Instant::now();
     let old = gateway.upgrade().await;
-    let told = wait_for("the new process knows of the old one", SOON, async || {
+    let process = wait_for("the new process knows of the old one", SOON, async || {
         let status = gateway.status().await;
         status["predecessors"].get(0).cloned()
     })
     .await;
-    assert_eq!(told["pid"], old);
-    assert_eq!(told["version"], edgeway::VERSION);
-    assert_eq!(told["connections"], 2);
-    assert!(told["since"].as_str().unwrap().ends_with('Z'), "{told}");
+    assert_eq!(process["pid"], old);
+    assert_eq!(process["version"], edgeway::VERSION);
+    assert_eq!(process["connections"], 2);
+    assert!(
+        process["since"].as_str().unwrap().ends_with('Z'),
+        "{process}"
+    );
     // A connection without a request is closed after `idle`, not at once.
     assert!(idle.is_closed().await);
     assert!(
@@ -200,12 +203,12 @@ routes: [{{ match: {{ path: /* }}, upstream: app }}]
         "{:?}",
         begun.elapsed()
     );
-    let answer = busy.read_head().await.unwrap();
+    let response = busy.read_headers().await.unwrap();
     assert_eq!(
-        (answer.status, answer.header("connection")),
+        (response.status, response.header("connection")),
         (200, Some("close"))
     );
-    busy.finish(answer).await.unwrap();
+    busy.finish(response).await.unwrap();
     gone(old, Duration::from_secs(2)).await;
     wait_for("the new process knows that it has left", SOON, async || {
         let status = gateway.status().await;
@@ -223,7 +226,7 @@ async fn a_successor_that_does_not_serve_leaves_the_old_process_serving() {
     let (echo, ws) = (EchoOrigin::start().await, WsOrigin::start().await);
     let gateway = front(&echo, &ws, "").await;
     let pid = gateway.pid();
-    for (turn, (program, said)) in [
+    for (turn, (program, expected)) in [
         (PathBuf::from("/bin/false"), "ended before it was ready"),
         (gateway.folder().join("missing"), "cannot start"),
         (script(&gateway, "exit 1"), "ended before it was ready"),
@@ -244,7 +247,7 @@ async fn a_successor_that_does_not_serve_leaves_the_old_process_serving() {
             .filter(|l| l.contains("upgrade failed"))
             .collect();
         assert_eq!(failures.len(), turn + 1);
-        assert!(failures[turn].contains(said), "{}", failures[turn]);
+        assert!(failures[turn].contains(expected), "{}", failures[turn]);
         assert_eq!(gateway.get("/still").await.status(), 200);
     }
     assert_eq!(gateway.count(DONE).await, 0);
@@ -273,7 +276,7 @@ async fn a_stop_during_an_upgrade_stops_both_processes() {
 }
 
 #[tokio::test]
-async fn a_broken_configuration_is_told_by_the_successor_and_serves_nothing() {
+async fn a_broken_configuration_is_reported_by_the_successor_and_serves_nothing() {
     let (echo, ws) = (EchoOrigin::start().await, WsOrigin::start().await);
     let mut gateway = front(&echo, &ws, "").await;
     let file = gateway.folder().join("edgeway.yaml");
@@ -322,13 +325,16 @@ async fn an_upgrade_may_follow_another_that_still_finishes_and_a_stop_waits_for_
     let oldest = gateway.upgrade().await;
     let mut second = sockets::open(gateway.address()).await;
     let old = gateway.upgrade().await;
-    let known = wait_for("both are known", SOON, async || {
+    let processes = wait_for("both are known", SOON, async || {
         let status = gateway.status().await;
         let list = status["predecessors"].as_array().unwrap().clone();
         (list.len() == 2).then_some(list)
     })
     .await;
-    let pids: Vec<_> = known.iter().map(|p| p["pid"].as_u64().unwrap()).collect();
+    let pids: Vec<_> = processes
+        .iter()
+        .map(|p| p["pid"].as_u64().unwrap())
+        .collect();
     assert_eq!(pids, [u64::from(oldest), u64::from(old)]);
     let newest = gateway.pid();
     gateway.signal(Signal::TERM);
@@ -357,39 +363,39 @@ fn command(gateway: &Gateway, arguments: &[&str]) -> (bool, String) {
         .args(["--socket", gateway.admin_socket()])
         .output()
         .expect("the binary starts");
-    let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
-    said.push_str(&String::from_utf8_lossy(&output.stderr));
-    (output.status.success(), said)
+    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.push_str(&String::from_utf8_lossy(&output.stderr));
+    (output.status.success(), text)
 }
 
 #[tokio::test]
-async fn the_command_says_what_came_of_it() {
+async fn the_command_reports_the_outcome() {
     let (echo, ws) = (EchoOrigin::start().await, WsOrigin::start().await);
     let mut gateway = front(&echo, &ws, "").await;
-    let (done, said) = command(&gateway, &["/bin/false"]);
+    let (done, text) = command(&gateway, &["/bin/false"]);
     assert!(
-        !done && said.contains("ended before it was ready"),
-        "{said}"
+        !done && text.contains("ended before it was ready"),
+        "{text}"
     );
-    let (done, said) = command(&gateway, &["/bin/missing"]);
-    assert!(!done && said.contains("/bin/missing"), "{said}");
+    let (done, text) = command(&gateway, &["/bin/missing"]);
+    assert!(!done && text.contains("/bin/missing"), "{text}");
     // Over TCP without a token no client can upgrade.
     let asked = post("/v1/upgrade", "");
     assert_eq!(gateway.send_admin_tcp(&asked).await.status(), 403);
 
-    let (done, said) = command(&gateway, &[]);
-    assert!(done, "{said}");
+    let (done, text) = command(&gateway, &[]);
+    assert!(done, "{text}");
     gateway.upgraded().await;
     let line = format!(
         "process {} serves, version {}",
         gateway.pid(),
         edgeway::VERSION
     );
-    assert!(said.contains(&line), "{said}");
-    let (done, said) = command(&gateway, &[env!("CARGO_BIN_EXE_edgeway"), "--json"]);
-    assert!(done, "{said}");
+    assert!(text.contains(&line), "{text}");
+    let (done, text) = command(&gateway, &[env!("CARGO_BIN_EXE_edgeway"), "--json"]);
+    assert!(done, "{text}");
     gateway.upgraded().await;
-    let json: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(json["pid"], gateway.pid());
 }
 
@@ -433,11 +439,11 @@ routes: [{{ match: {{ path: /* }}, upstream: app, websocket: true }}]
     })
     .await;
     let path = format!("/v1/upstreams/app/backends/{}/drain", one.address());
-    let answer = gateway.send_admin(&post(&path, "")).await;
-    assert_eq!(answer.status(), 200);
-    let answer: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
-    assert_eq!(answer["backend"]["state"], "draining", "{answer}");
-    assert_eq!(answer["backend"]["in_flight"], 2, "{answer}");
+    let response = gateway.send_admin(&post(&path, "")).await;
+    assert_eq!(response.status(), 200);
+    let response: serde_json::Value = serde_json::from_slice(&response.body).unwrap();
+    assert_eq!(response["backend"]["state"], "draining", "{response}");
+    assert_eq!(response["backend"]["in_flight"], 2, "{response}");
     assert_eq!(backend().await, ("draining".to_owned(), 2));
     assert_eq!(sockets::alive(&mut open).await, 4);
     drop(open);
@@ -448,7 +454,7 @@ routes: [{{ match: {{ path: /* }}, upstream: app, websocket: true }}]
 }
 
 #[tokio::test]
-async fn what_is_asked_for_during_an_upgrade_is_done_by_the_new_process() {
+async fn actions_requested_during_an_upgrade_are_done_by_the_new_process() {
     let (one, two) = (EchoOrigin::start().await, EchoOrigin::start().await);
     let mut gateway = front_of(&one, &two).await;
     let go = gateway.folder().join("go");
@@ -486,8 +492,8 @@ async fn what_is_asked_for_during_an_upgrade_is_done_by_the_new_process() {
             .await
             .unwrap()
             .unwrap();
-        let said = String::from_utf8_lossy(&outcome.stderr).into_owned();
-        assert!(outcome.status.success(), "{said}");
+        let stderr = String::from_utf8_lossy(&outcome.stderr).into_owned();
+        assert!(outcome.status.success(), "{stderr}");
     }
     wait_for(
         "both reloads are done by the new process",
@@ -507,7 +513,7 @@ async fn what_is_asked_for_during_an_upgrade_is_done_by_the_new_process() {
 }
 
 #[tokio::test]
-async fn a_successor_takes_what_its_configuration_has_and_closes_the_rest() {
+async fn a_successor_takes_its_configured_sockets_and_closes_others() {
     let text = |listeners: &str| {
         format!(
             "listeners: [{listeners}]\nroutes: [{{ match: {{ path: /* }}, respond: {{ status: 200, body: ok }} }}]\n"

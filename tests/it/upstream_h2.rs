@@ -13,7 +13,7 @@ use http::HeaderMap;
 use tokio::{net::TcpStream, task::JoinSet};
 
 use crate::support::{
-    certificates::{Authority, replace},
+    certificates::{Ca, replace},
     client::{get, post},
     gateway::Gateway,
     origins::{EchoOrigin, Http2Origin, SecureOrigin},
@@ -47,7 +47,7 @@ struct Client {
 }
 
 /// Response; the body ended properly if there is no `error`.
-struct Answer {
+struct Response {
     status: u16,
     headers: HeaderMap,
     body: Vec<u8>,
@@ -67,16 +67,16 @@ impl Client {
         }
     }
 
-    async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+    async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Response {
         let mut request = http::Request::get(format!("http://shop.example.com{path}"));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let mut sender = self.sender.clone().ready().await.unwrap();
-        let (answer, _) = sender
+        let (response, _) = sender
             .send_request(request.body(()).unwrap(), true)
             .unwrap();
-        let (head, mut stream) = answer.await.unwrap().into_parts();
+        let (head, mut stream) = response.await.unwrap().into_parts();
         let (mut body, mut error) = (Vec::new(), None);
         while let Some(piece) = stream.data().await {
             match piece {
@@ -94,7 +94,7 @@ impl Client {
             None => stream.trailers().await.unwrap(),
             Some(_) => None,
         };
-        Answer {
+        Response {
             status: head.status.as_u16(),
             headers: head.headers,
             body,
@@ -135,13 +135,13 @@ async fn ends_alone(settings: &str, path: &str, status: u16, reason: &str) {
 }
 
 #[tokio::test]
-async fn an_answer_that_does_not_begin_ends_alone() {
+async fn a_response_that_does_not_begin_ends_alone() {
     let settings = "timeouts: { first_byte: 400ms, idle: 400ms }";
     ends_alone(settings, "/silent", 504, "upstream_timeout").await;
 }
 
 #[tokio::test]
-async fn an_answer_that_stops_ends_alone() {
+async fn a_response_that_stops_ends_alone() {
     let settings = "timeouts: { first_byte: 400ms, idle: 400ms }";
     ends_alone(settings, "/gap", 200, "upstream_idle").await;
 }
@@ -171,7 +171,7 @@ async fn clients_of_http1_reach_it_as_well() {
 }
 
 #[tokio::test]
-async fn only_idempotent_requests_are_tried_again() {
+async fn only_idempotent_requests_are_retried() {
     for (path, reason) in [
         ("/refuse", "upstream_reset"),
         ("/goaway", "upstream_reset"),
@@ -191,35 +191,35 @@ async fn only_idempotent_requests_are_tried_again() {
 }
 
 #[tokio::test]
-async fn trailers_reach_clients_that_have_a_place_for_them() {
+async fn trailers_reach_clients_that_can_receive_them() {
     let origin = Http2Origin::start().await;
     let gateway = gateway(origin.address(), "").await;
     let client = Client::connect(&gateway).await;
-    let answer = client.get("/trailers", &[]).await;
-    assert!(answer.error.is_none());
-    assert_eq!(answer.trailers.unwrap()["x-sum"], "42");
+    let response = client.get("/trailers", &[]).await;
+    assert!(response.error.is_none());
+    assert_eq!(response.trailers.unwrap()["x-sum"], "42");
     // HTTP/1.1 has trailers, but Pingora does not write them: a complete body without them.
     let mut connection = gateway.connect().await;
     for _ in 0..2 {
         let plain = connection.send(&get("/trailers")).await.unwrap();
-        assert_eq!(plain.body.len(), answer.body.len());
+        assert_eq!(plain.body.len(), response.body.len());
         assert_eq!(plain.header("transfer-encoding"), Some("chunked"));
     }
 }
 
 /// However a response ends, the encoder writes its end.
 #[tokio::test]
-async fn a_coded_answer_is_whole_however_it_ends() {
+async fn an_encoded_response_is_complete_however_it_ends() {
     let origin = Http2Origin::start().await;
     let gateway = gateway(origin.address(), "").await;
     let client = Client::connect(&gateway).await;
     for path in ["/trailers", "/late-end"] {
         let plain = client.get(path, &[]).await.body;
         assert!(plain.len() > 4000);
-        let coded = client.get(path, &[("accept-encoding", "gzip")]).await;
-        assert_eq!(coded.headers["content-encoding"], "gzip");
-        assert!(coded.error.is_none());
-        assert_eq!(unzipped(&coded.body), plain, "{path}");
+        let encoded = client.get(path, &[("accept-encoding", "gzip")]).await;
+        assert_eq!(encoded.headers["content-encoding"], "gzip");
+        assert!(encoded.error.is_none());
+        assert_eq!(unzipped(&encoded.body), plain, "{path}");
         let http1 = gateway
             .send(&get(path).header("accept-encoding", "gzip"))
             .await;
@@ -228,14 +228,14 @@ async fn a_coded_answer_is_whole_however_it_ends() {
     }
 }
 
-fn unzipped(coded: &[u8]) -> Vec<u8> {
+fn unzipped(encoded: &[u8]) -> Vec<u8> {
     let mut decoder = flate2::write::GzDecoder::new(Vec::new());
-    decoder.write_all(coded).expect("it is gzip");
-    decoder.finish().expect("it is whole")
+    decoder.write_all(encoded).expect("it is gzip");
+    decoder.finish().expect("it is complete")
 }
 
 #[tokio::test]
-async fn backends_that_speak_http1_only_are_told_apart() {
+async fn backends_that_speak_http1_only_are_reported() {
     let plain = EchoOrigin::start().await;
     let clear = gateway(plain.address(), "").await;
     assert_eq!(clear.get("/").await.status(), 502);
@@ -243,11 +243,11 @@ async fn backends_that_speak_http1_only_are_told_apart() {
     assert_eq!(line["reason"], "upstream_bad_answer", "{line}");
 
     let folder = tempfile::tempdir().unwrap();
-    let authority = Authority::new();
-    let ca = folder.path().join("ca.pem");
-    replace(&ca, authority.pem());
-    let tls = format!("tls: {{ name: api.test, ca: '{}' }}", ca.display());
-    let secure = SecureOrigin::start_http1(&authority.site(&["api.test"])).await;
+    let ca = Ca::new();
+    let ca_file = folder.path().join("ca.pem");
+    replace(&ca_file, ca.pem());
+    let tls = format!("tls: {{ name: api.test, ca: '{}' }}", ca_file.display());
+    let secure = SecureOrigin::start_http1(&ca.site(&["api.test"])).await;
     let tls = gateway(secure.address(), &tls).await;
     assert_eq!(tls.get("/").await.status(), 502);
     let line = tls.log_lines(1).await.remove(0);
@@ -260,7 +260,7 @@ async fn backends_that_speak_http1_only_are_told_apart() {
 }
 
 #[tokio::test]
-async fn checks_ask_by_http2() {
+async fn health_checks_use_http2() {
     let origin = Http2Origin::start().await;
     let down = EchoOrigin::start().await;
     let gateway = Gateway::start(&format!(

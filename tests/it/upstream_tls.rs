@@ -11,7 +11,7 @@ use rcgen::DnType;
 use tempfile::TempDir;
 
 use crate::support::{
-    certificates::{Authority, Issued, Wanted, replace},
+    certificates::{Ca, Issued, Wanted, replace},
     client::{Response, get},
     gateway::Gateway,
     origins::SecureOrigin,
@@ -22,19 +22,19 @@ const NAME: &str = "api.test";
 const WITHIN: Duration = Duration::from_secs(10);
 
 /// CA whose certificate is in a file.
-struct Known {
-    authority: Authority,
+struct CaFolder {
+    ca: Ca,
     folder: TempDir,
 }
 
-impl Known {
+impl CaFolder {
     fn new() -> Self {
-        let known = Self {
-            authority: Authority::new(),
+        let trusted = Self {
+            ca: Ca::new(),
             folder: tempfile::tempdir().unwrap(),
         };
-        known.file("ca.pem", known.authority.pem());
-        known
+        trusted.file("ca.pem", trusted.ca.pem());
+        trusted
     }
 
     fn file(&self, name: &str, text: &str) -> String {
@@ -43,7 +43,7 @@ impl Known {
         path.display().to_string()
     }
 
-    fn ca(&self) -> String {
+    fn ca_file(&self) -> String {
         self.folder.path().join("ca.pem").display().to_string()
     }
 }
@@ -81,22 +81,19 @@ async fn refused(gateway: &Gateway, why: &str) -> Response {
             .await,
         1
     );
-    let told = gateway.stderr();
-    assert!(
-        told.contains("TLS handshake with a backend failed"),
-        "{told}"
-    );
-    assert!(told.contains(why), "not `{why}`: {told}");
+    let log = gateway.stderr();
+    assert!(log.contains("TLS handshake with a backend failed"), "{log}");
+    assert!(log.contains(why), "not `{why}`: {log}");
     response
 }
 
 #[tokio::test]
-async fn a_backend_that_proves_its_name_is_spoken_to() {
-    let known = Known::new();
-    let origin = SecureOrigin::start(&known.authority.site(&[NAME])).await;
+async fn a_backend_with_a_valid_certificate_is_used() {
+    let trusted = CaFolder::new();
+    let origin = SecureOrigin::start(&trusted.ca.site(&[NAME])).await;
     let gateway = gateway(
         &origin,
-        &format!("{{ name: {NAME}, ca: '{}' }}", known.ca()),
+        &format!("{{ name: {NAME}, ca: '{}' }}", trusted.ca_file()),
     )
     .await;
     let seen = gateway
@@ -128,12 +125,12 @@ async fn a_backend_that_proves_its_name_is_spoken_to() {
 }
 
 #[tokio::test]
-async fn a_backend_of_another_authority_is_refused() {
-    let known = Known::new();
-    let origin = SecureOrigin::start(&Authority::new().site(&[NAME])).await;
+async fn a_backend_of_another_ca_is_refused() {
+    let trusted = CaFolder::new();
+    let origin = SecureOrigin::start(&Ca::new().site(&[NAME])).await;
     let gateway = gateway(
         &origin,
-        &format!("{{ name: {NAME}, ca: '{}' }}", known.ca()),
+        &format!("{{ name: {NAME}, ca: '{}' }}", trusted.ca_file()),
     )
     .await;
     refused(&gateway, "unknown issuer").await;
@@ -142,11 +139,11 @@ async fn a_backend_of_another_authority_is_refused() {
 
 #[tokio::test]
 async fn a_backend_of_another_name_is_refused() {
-    let known = Known::new();
-    let origin = SecureOrigin::start(&known.authority.site(&["other.test"])).await;
+    let trusted = CaFolder::new();
+    let origin = SecureOrigin::start(&trusted.ca.site(&["other.test"])).await;
     let gateway = gateway(
         &origin,
-        &format!("{{ name: {NAME}, ca: '{}' }}", known.ca()),
+        &format!("{{ name: {NAME}, ca: '{}' }}", trusted.ca_file()),
     )
     .await;
     refused(&gateway, "name mismatch").await;
@@ -154,38 +151,38 @@ async fn a_backend_of_another_name_is_refused() {
 
 #[tokio::test]
 async fn an_expired_certificate_is_refused() {
-    let known = Known::new();
-    let old = known.authority.issue(&Wanted::site(&[NAME]).days(-90, -1));
+    let trusted = CaFolder::new();
+    let old = trusted.ca.issue(&Wanted::site(&[NAME]).days(-90, -1));
     let origin = SecureOrigin::start(&old).await;
     let gateway = gateway(
         &origin,
-        &format!("{{ name: {NAME}, ca: '{}' }}", known.ca()),
+        &format!("{{ name: {NAME}, ca: '{}' }}", trusted.ca_file()),
     )
     .await;
     refused(&gateway, "expired certificate").await;
 }
 
 #[tokio::test]
-async fn a_self_signed_certificate_is_refused_unless_it_is_named_as_the_authority() {
-    let known = Known::new();
+async fn a_self_signed_certificate_is_refused_unless_it_is_the_ca() {
+    let trusted = CaFolder::new();
     let identity = Issued::self_signed(&Wanted::site(&[NAME]));
     let origin = SecureOrigin::start(&identity).await;
     let stranger = gateway(
         &origin,
-        &format!("{{ name: {NAME}, ca: '{}' }}", known.ca()),
+        &format!("{{ name: {NAME}, ca: '{}' }}", trusted.ca_file()),
     )
     .await;
     refused(&stranger, "unknown issuer").await;
     // Small setups trust a single self-signed certificate.
-    let file = known.file("self.pem", &identity.cert);
+    let file = trusted.file("self.pem", &identity.cert);
     let friend = gateway(&origin, &format!("{{ name: {NAME}, ca: '{file}' }}")).await;
     assert_eq!(friend.get("/").await.status(), 200);
 }
 
 #[tokio::test]
-async fn the_systems_authorities_count_where_none_are_written() {
-    let known = Known::new();
-    let origin = SecureOrigin::start(&known.authority.site(&[NAME])).await;
+async fn the_system_cas_are_trusted_where_none_are_configured() {
+    let trusted = CaFolder::new();
+    let origin = SecureOrigin::start(&trusted.ca.site(&[NAME])).await;
     let tls = format!("{{ name: {NAME} }}");
     let stranger = gateway(&origin, &tls).await;
     refused(&stranger, "unknown issuer").await;
@@ -203,7 +200,7 @@ routes:
         origin.address()
     );
     let environment = [
-        ("SSL_CERT_FILE", known.ca()),
+        ("SSL_CERT_FILE", trusted.ca_file()),
         ("SSL_CERT_DIR", String::new()),
     ];
     let environment = environment
@@ -214,10 +211,10 @@ routes:
 }
 
 #[tokio::test]
-async fn a_machine_without_authorities_serves_what_needs_none() {
-    let known = Known::new();
-    let origin = SecureOrigin::start(&known.authority.site(&[NAME])).await;
-    let empty = known.folder.path().display().to_string();
+async fn a_machine_without_cas_serves_upstreams_that_need_none() {
+    let trusted = CaFolder::new();
+    let origin = SecureOrigin::start(&trusted.ca.site(&[NAME])).await;
+    let empty = trusted.folder.path().display().to_string();
     let yaml = format!(
         "upstreams:
   own:
@@ -235,10 +232,10 @@ routes:
     upstream: system
 ",
         origin.address(),
-        known.ca()
+        trusted.ca_file()
     );
-    let whole = format!("listeners: [{{ address: '127.0.0.1:8080' }}]\n{yaml}");
-    let file = known.file("edgeway.yaml", &whole);
+    let full = format!("listeners: [{{ address: '127.0.0.1:8080' }}]\n{yaml}");
+    let file = trusted.file("edgeway.yaml", &full);
     // First an unreadable path; then a machine without CA certificates.
     for (path, folder, why) in [
         ("/nowhere/at/all", "/nowhere", "cannot be used"),
@@ -254,38 +251,38 @@ routes:
             .envs(environment)
             .output()
             .unwrap();
-        let said = String::from_utf8_lossy(&check.stderr).into_owned()
+        let report = String::from_utf8_lossy(&check.stderr).into_owned()
             + &String::from_utf8_lossy(&check.stdout);
-        assert!(check.status.success(), "a warning only: {said}");
-        assert!(said.contains("tls_no_ca_certificates"), "{said}");
-        assert!(said.contains(why), "{said}");
+        assert!(check.status.success(), "a warning only: {report}");
+        assert!(report.contains("tls_no_ca_certificates"), "{report}");
+        assert!(report.contains(why), "{report}");
     }
 }
 
 #[tokio::test]
 async fn a_backend_that_asks_for_a_certificate_gets_ours() {
-    let known = Known::new();
-    let clients = Authority::new();
-    let identity = known.authority.site(&[NAME]);
+    let trusted = CaFolder::new();
+    let clients = Ca::new();
+    let identity = trusted.ca.site(&[NAME]);
     let origin = SecureOrigin::start_with(&identity, Some(clients.roots())).await;
     let show = |identity: &Issued, name: &str| {
-        let cert = known.file(&format!("{name}.pem"), &identity.cert);
-        let key = known.file(&format!("{name}.key"), &identity.key);
+        let cert = trusted.file(&format!("{name}.pem"), &identity.cert);
+        let key = trusted.file(&format!("{name}.key"), &identity.key);
         format!(
             "{{ name: {NAME}, ca: '{}', cert: '{cert}', key: '{key}' }}",
-            known.ca()
+            trusted.ca_file()
         )
     };
     let ours = show(&clients.issue(&gateway_certificate()), "ours");
     let friend = gateway(&origin, &ours).await;
     assert_eq!(friend.get("/").await.json()["client"], true);
 
-    let strange = show(&Authority::new().issue(&gateway_certificate()), "strange");
+    let strange = show(&Ca::new().issue(&gateway_certificate()), "strange");
     let stranger = gateway(&origin, &strange).await;
     refused(&stranger, "the backend").await;
     let nobody = gateway(
         &origin,
-        &format!("{{ name: {NAME}, ca: '{}' }}", known.ca()),
+        &format!("{{ name: {NAME}, ca: '{}' }}", trusted.ca_file()),
     )
     .await;
     refused(&nobody, "the backend asks for a client certificate").await;
@@ -293,18 +290,18 @@ async fn a_backend_that_asks_for_a_certificate_gets_ours() {
 
 #[tokio::test]
 async fn upstreams_of_one_address_never_share_a_connection() {
-    let known = Known::new();
-    let clients = Authority::new();
-    let both = known.authority.site(&[NAME, "second.test"]);
+    let trusted = CaFolder::new();
+    let clients = Ca::new();
+    let both = trusted.ca.site(&[NAME, "second.test"]);
     let origin = SecureOrigin::start(&both).await;
-    let more = known.file(
+    let more = trusted.file(
         "more.pem",
-        &format!("{}{}", known.authority.pem(), clients.pem()),
+        &format!("{}{}", trusted.ca.pem(), clients.pem()),
     );
     let identity = clients.issue(&gateway_certificate());
-    let cert = known.file("client.pem", &identity.cert);
-    let key = known.file("client.key", &identity.key);
-    let ca = known.ca();
+    let cert = trusted.file("client.pem", &identity.cert);
+    let key = trusted.file("client.key", &identity.key);
+    let ca = trusted.ca_file();
     let trusts = [
         format!("{{ name: {NAME}, ca: '{ca}' }}"),
         format!("{{ name: second.test, ca: '{ca}' }}"),
@@ -346,11 +343,11 @@ async fn upstreams_of_one_address_never_share_a_connection() {
 }
 
 #[tokio::test]
-async fn checks_trust_whom_requests_trust() {
-    let known = Known::new();
-    let good = SecureOrigin::start(&known.authority.site(&[NAME])).await;
-    let bad = SecureOrigin::start(&known.authority.site(&["other.test"])).await;
-    let tls = format!("{{ name: {NAME}, ca: '{}' }}", known.ca());
+async fn health_checks_trust_the_same_cas_as_requests() {
+    let trusted = CaFolder::new();
+    let good = SecureOrigin::start(&trusted.ca.site(&[NAME])).await;
+    let bad = SecureOrigin::start(&trusted.ca.site(&["other.test"])).await;
+    let tls = format!("{{ name: {NAME}, ca: '{}' }}", trusted.ca_file());
     for health in [
         "{ path: /health, interval: 50ms, interval_down: 50ms, fall: 1 }",
         "{ interval: 50ms, interval_down: 50ms, fall: 1 }",
@@ -390,8 +387,8 @@ routes:
 
 #[tokio::test]
 async fn a_backend_with_a_bad_certificate_leaves_rotation_until_it_has_a_good_one() {
-    let known = Known::new();
-    let good = SecureOrigin::start(&known.authority.site(&[NAME])).await;
+    let trusted = CaFolder::new();
+    let good = SecureOrigin::start(&trusted.ca.site(&[NAME])).await;
     let bad = SecureOrigin::start(&Issued::self_signed(&Wanted::site(&[NAME]))).await;
     let gateway = Gateway::start(&format!(
         "upstreams:
@@ -406,7 +403,7 @@ routes:
 ",
         good.address(),
         bad.address(),
-        known.ca()
+        trusted.ca_file()
     ))
     .await;
     // Each attempt at the bad backend is retried: nothing was sent yet.
@@ -424,16 +421,16 @@ routes:
         (probe["text"] == "TLS: unknown issuer").then_some(())
     })
     .await;
-    let told = gateway.stderr();
-    let lines = told.matches("TLS handshake with a backend failed").count();
-    assert_eq!(lines, 1, "once in ten seconds: {told}");
+    let log = gateway.stderr();
+    let lines = log.matches("TLS handshake with a backend failed").count();
+    assert_eq!(lines, 1, "once in ten seconds: {log}");
 }
 
 #[tokio::test]
 async fn a_silent_handshake_is_bounded_by_the_connect_timeout() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let known = Known::new();
+    let trusted = CaFolder::new();
     let gateway = Gateway::start(&format!(
         "upstreams:
   app:
@@ -446,20 +443,20 @@ routes:
   - match: {{ path: /* }}
     upstream: app
 ",
-        known.ca()
+        trusted.ca_file()
     ))
     .await;
-    let answer = tokio::time::timeout(Duration::from_secs(5), gateway.get("/")).await;
-    assert_eq!(answer.expect("long before").status(), 502);
+    let response = tokio::time::timeout(Duration::from_secs(5), gateway.get("/")).await;
+    assert_eq!(response.expect("long before").status(), 502);
     assert_eq!(gateway.log_lines(1).await[0]["reason"], "upstream_connect");
     drop(listener);
 }
 
 #[tokio::test]
 async fn backends_on_unix_sockets_speak_tls_under_a_name() {
-    let known = Known::new();
-    let origin = SecureOrigin::start(&known.authority.site(&[NAME])).await;
-    let path = known.folder.path().join("app.sock");
+    let trusted = CaFolder::new();
+    let origin = SecureOrigin::start(&trusted.ca.site(&[NAME])).await;
+    let path = trusted.folder.path().join("app.sock");
     let bridge = bridge(&path, origin.address());
     let gateway = Gateway::start(&format!(
         "upstreams:
@@ -472,7 +469,7 @@ routes:
     upstream: app
 ",
         path.display(),
-        known.ca()
+        trusted.ca_file()
     ))
     .await;
     assert_eq!(gateway.get("/").await.json()["sni"], NAME);

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::{
     cli::{Ran, edgeway_fed},
     support::{
-        certificates::Authority,
+        certificates::Ca,
         client::get,
         gateway::Gateway,
         origins::{NumberedOrigin, Origin},
@@ -18,12 +18,12 @@ const PATHS: [&str; 3] = ["/api/products", "/api/deals", "/api/categories"];
 
 async fn origin() -> Origin<NumberedOrigin> {
     let origin = NumberedOrigin::start().await;
-    let kept = [
+    let headers = [
         ("cache-control", "max-age=60"),
         ("content-type", "application/json"),
     ];
     for path in PATHS {
-        origin.settings().tell(path, 200, &kept);
+        origin.settings().tell(path, 200, &headers);
     }
     origin
 }
@@ -67,18 +67,18 @@ async fn the_first_client_finds_what_was_warmed_up_in_both_encodings() {
     for path in PATHS {
         for encoding in ["identity", "zstd, br, gzip"] {
             let asked = get(path).header("accept-encoding", encoding);
-            let answer = gateway.send(&asked).await;
-            assert_eq!(answer.header("x-cache-status"), Some("HIT"), "{path}");
+            let response = gateway.send(&asked).await;
+            assert_eq!(response.header("x-cache-status"), Some("HIT"), "{path}");
         }
-        assert_eq!(origin.settings().answers(path), 1);
+        assert_eq!(origin.settings().requests(path), 1);
     }
 }
 
 #[tokio::test]
-async fn each_encoding_of_an_origin_that_codes_is_fetched() {
+async fn each_encoding_of_an_origin_that_compresses_is_fetched() {
     let origin = NumberedOrigin::start().await;
-    let kept = [("cache-control", "max-age=60"), ("vary", "x-form")];
-    origin.settings().tell("/a", 200, &kept);
+    let headers = [("cache-control", "max-age=60"), ("vary", "x-form")];
+    origin.settings().tell("/a", 200, &headers);
     let gateway = Gateway::start(&yaml(origin.address())).await;
     let url = format!("http://{}/a", gateway.address());
     let ran = warm(&["--encoding", "identity", "-H", "X-Form: b"], &url).await;
@@ -88,8 +88,8 @@ async fn each_encoding_of_an_origin_that_codes_is_fetched() {
         first.starts_with("1 requests for 1 URLs, 5 bytes in "),
         "{first}"
     );
-    let answer = gateway.send(&get("/a").header("x-form", "b")).await;
-    assert_eq!(answer.header("x-cache-status"), Some("HIT"));
+    let response = gateway.send(&get("/a").header("x-form", "b")).await;
+    assert_eq!(response.header("x-cache-status"), Some("HIT"));
     assert_eq!(
         gateway.get("/a").await.header("x-cache-status"),
         Some("MISS")
@@ -97,7 +97,7 @@ async fn each_encoding_of_an_origin_that_codes_is_fetched() {
 }
 
 #[tokio::test]
-async fn what_fails_is_told_with_its_reason() {
+async fn failed_targets_are_reported_with_their_reason() {
     let origin = origin().await;
     origin.settings().tell("/broken", 500, &[]);
     let gateway = Gateway::start(&yaml(origin.address())).await;
@@ -133,28 +133,28 @@ async fn what_fails_is_told_with_its_reason() {
 #[tokio::test]
 async fn a_local_listener_is_asked_for_a_public_name_over_tls() {
     let origin = origin().await;
-    let authority = Authority::new();
+    let ca = Ca::new();
     let tls = "{ certificates: { cert: a.pem, key: a.key } }";
     let yaml = yaml(origin.address()).replace(" }]\nup", &format!(", tls: {tls} }}]\nup"));
     let gateway = Gateway::start_in(&yaml, |folder| {
-        authority.site(&["shop.test"]).write(folder, "a");
-        std::fs::write(folder.join("ca.pem"), authority.pem()).expect("the folder takes files");
+        ca.site(&["shop.test"]).write(folder, "a");
+        std::fs::write(folder.join("ca.pem"), ca.pem()).expect("the folder takes files");
     })
     .await;
     let to = gateway.address().to_string();
-    let ca = gateway.folder().join("ca.pem");
-    let ca = ca.to_str().expect("the folder's name is text");
+    let ca_file = gateway.folder().join("ca.pem");
+    let ca_file = ca_file.to_str().expect("the folder's name is text");
     let list = "https://shop.test/api/deals\n";
     let ran = warm(&["--to", &to], list).await;
-    assert_eq!(ran.status, 1, "nobody knows its authority");
+    assert_eq!(ran.status, 1, "nobody knows its CA");
     assert!(ran.stdout.contains("certificate"), "{}", ran.stdout);
-    assert_eq!(origin.settings().answers("/api/deals"), 0);
-    let ran = warm(&["--to", &to, "--ca", ca], list).await;
+    assert_eq!(origin.settings().requests("/api/deals"), 0);
+    let ran = warm(&["--to", &to, "--ca", ca_file], list).await;
     assert_eq!(ran.status, 0, "{}{}", ran.stdout, ran.stderr);
     assert!(ran.stdout.contains("MISS         1\n"), "{}", ran.stdout);
     let ran = warm(&["--to", &to, "--insecure"], list).await;
     assert_eq!(ran.status, 0, "{}{}", ran.stdout, ran.stderr);
     assert!(ran.stdout.contains("HIT          2"), "{}", ran.stdout);
-    let ran = warm(&["--to", &to, "--ca", ca], "https://other.test/\n").await;
+    let ran = warm(&["--to", &to, "--ca", ca_file], "https://other.test/\n").await;
     assert_eq!(ran.status, 1, "it is no certificate of that name");
 }

@@ -6,14 +6,14 @@ use crate::support::{gateway::Gateway, wait::wait_for};
 
 const SOON: Duration = Duration::from_secs(15);
 
-fn says(body: &str) -> String {
+fn responding(body: &str) -> String {
     format!(
         "watch: {{ debounce: 50ms }}\n\
          routes: [{{ match: {{ path: / }}, respond: {{ body: \"{body}\" }} }}]\n"
     )
 }
 
-async fn until_it_says(gateway: &Gateway, body: &str) {
+async fn until_response_is(gateway: &Gateway, body: &str) {
     wait_for(&format!("it says `{body}`"), SOON, async || {
         (gateway.get("/").await.text() == body).then_some(())
     })
@@ -21,13 +21,13 @@ async fn until_it_says(gateway: &Gateway, body: &str) {
 }
 
 #[tokio::test]
-async fn changed_files_are_taken_in_and_broken_ones_change_nothing() {
-    let gateway = Gateway::start(&says("one")).await;
-    gateway.configure(&says("two"));
-    until_it_says(&gateway, "two").await;
-    gateway.configure(&says("three"));
-    until_it_says(&gateway, "three").await;
-    gateway.configure(&says("four").replace("respond", "repond"));
+async fn changed_files_are_loaded_and_broken_ones_change_nothing() {
+    let gateway = Gateway::start(&responding("one")).await;
+    gateway.configure(&responding("two"));
+    until_response_is(&gateway, "two").await;
+    gateway.configure(&responding("three"));
+    until_response_is(&gateway, "three").await;
+    gateway.configure(&responding("four").replace("respond", "repond"));
     let refused = "edgeway_config_reloads_total{outcome=\"refused\"}";
     wait_for("the broken file is refused", SOON, async || {
         (gateway.count(refused).await == 1).then_some(())
@@ -35,12 +35,12 @@ async fn changed_files_are_taken_in_and_broken_ones_change_nothing() {
     .await;
     assert_eq!(gateway.get("/").await.text(), "three");
     wait_for("the log says why", SOON, async || {
-        let said = gateway.stderr();
-        said.contains("unknown key `repond`").then_some(())
+        let log = gateway.stderr();
+        log.contains("unknown key `repond`").then_some(())
     })
     .await;
-    gateway.configure(&says("five"));
-    until_it_says(&gateway, "five").await;
+    gateway.configure(&responding("five"));
+    until_response_is(&gateway, "five").await;
     assert_eq!(gateway.count(refused).await, 1);
     // Each change once, however many events there were.
     let taken = "edgeway_config_reloads_total{outcome=\"ok\"}";
@@ -49,25 +49,25 @@ async fn changed_files_are_taken_in_and_broken_ones_change_nothing() {
     let file = gateway.folder().join("edgeway.yaml");
     let text = fs::read_to_string(&file).unwrap();
     fs::write(&file, text.replace("five", "six")).unwrap();
-    until_it_says(&gateway, "six").await;
+    until_response_is(&gateway, "six").await;
 }
 
 #[tokio::test]
 async fn a_configuration_may_end_the_watch_and_begin_it_again() {
-    let gateway = Gateway::start(&says("one")).await;
-    let off = says("two").replace("{ debounce: 50ms }", "false");
+    let gateway = Gateway::start(&responding("one")).await;
+    let off = responding("two").replace("{ debounce: 50ms }", "false");
     gateway.configure(&off);
-    until_it_says(&gateway, "two").await;
-    let told = "configuration no longer watched";
+    until_response_is(&gateway, "two").await;
+    let message = "configuration no longer watched";
     wait_for("the watch ends", SOON, async || {
-        gateway.stderr().contains(told).then_some(())
+        gateway.stderr().contains(message).then_some(())
     })
     .await;
     // Only because a reload was requested.
-    assert!(gateway.reload(&says("three")).await);
+    assert!(gateway.reload(&responding("three")).await);
     assert_eq!(gateway.get("/").await.text(), "three");
-    gateway.configure(&says("four"));
-    until_it_says(&gateway, "four").await;
+    gateway.configure(&responding("four"));
+    until_response_is(&gateway, "four").await;
     let taken = "edgeway_config_reloads_total{outcome=\"ok\"}";
     assert_eq!(gateway.count(taken).await, 3);
 }
@@ -92,13 +92,13 @@ async fn with_plugin(text: &str) -> Gateway {
         let main = "import { text } from './lib/text.js';
             export const onRequest = () => new Response(text);";
         fs::write(plugin.join("plugin.js"), main).expect("the folder is ours");
-        fs::write(plugin.join("lib/text.js"), says_it(text)).expect("the folder is ours");
+        fs::write(plugin.join("lib/text.js"), module_text(text)).expect("the folder is ours");
         fs::write(plugin.join("lib/unused.js"), "never read").expect("the folder is ours");
     })
     .await
 }
 
-fn says_it(text: &str) -> String {
+fn module_text(text: &str) -> String {
     format!("export const text = '{text}';")
 }
 
@@ -106,10 +106,10 @@ fn says_it(text: &str) -> String {
 async fn files_of_plugins_are_watched_and_one_that_does_not_load_leaves_the_one_before() {
     let gateway = with_plugin("one").await;
     let plugin = gateway.folder().join("plugins/x");
-    until_it_says(&gateway, "one").await;
+    until_response_is(&gateway, "one").await;
     // A module that the first one imports.
-    fs::write(plugin.join("lib/text.js"), says_it("two")).unwrap();
-    until_it_says(&gateway, "two").await;
+    fs::write(plugin.join("lib/text.js"), module_text("two")).unwrap();
+    until_response_is(&gateway, "two").await;
     wait_for("the log says what", SOON, async || {
         let log = gateway.stderr();
         log.contains("configuration reloaded: ~ plugin x")
@@ -132,31 +132,31 @@ async fn files_of_plugins_are_watched_and_one_that_does_not_load_leaves_the_one_
     assert_eq!(gateway.count("edgeway_config_last_reload_success").await, 0);
     assert_eq!(gateway.get("/").await.text(), "two");
     // It is repaired, and then replaced by a rename, as editors do it.
-    fs::write(plugin.join("lib/text.js"), says_it("three")).unwrap();
-    until_it_says(&gateway, "three").await;
-    fs::write(plugin.join("lib/new"), says_it("four")).unwrap();
+    fs::write(plugin.join("lib/text.js"), module_text("three")).unwrap();
+    until_response_is(&gateway, "three").await;
+    fs::write(plugin.join("lib/new"), module_text("four")).unwrap();
     fs::rename(plugin.join("lib/new"), plugin.join("lib/text.js")).unwrap();
-    until_it_says(&gateway, "four").await;
+    until_response_is(&gateway, "four").await;
     // Files that no module imports do not count.
     let taken = "edgeway_config_reloads_total{outcome=\"ok\"}";
     let before = gateway.count(taken).await;
     fs::write(plugin.join("lib/unused.js"), "still never read").unwrap();
-    fs::write(plugin.join("lib/text.js"), says_it("five")).unwrap();
-    until_it_says(&gateway, "five").await;
+    fs::write(plugin.join("lib/text.js"), module_text("five")).unwrap();
+    until_response_is(&gateway, "five").await;
     assert_eq!(gateway.count(taken).await, before + 1);
     assert_eq!(gateway.count(refused).await, 1);
 }
 
 #[tokio::test]
-async fn a_module_that_is_missed_is_waited_for() {
+async fn a_missing_module_is_watched_for() {
     let gateway = with_plugin("one").await;
     let lib = gateway.folder().join("plugins/x/lib/text.js");
     fs::remove_file(&lib).unwrap();
     let refused = "edgeway_config_reloads_total{outcome=\"refused\"}";
     gateway.counts(refused, 1).await;
     assert_eq!(gateway.get("/").await.text(), "one");
-    fs::write(&lib, says_it("two")).unwrap();
-    until_it_says(&gateway, "two").await;
+    fs::write(&lib, module_text("two")).unwrap();
+    until_response_is(&gateway, "two").await;
     // A missing plugin is waited for as well.
     gateway.configure(&plugins(&["y", "x"]));
     gateway.counts(refused, 2).await;
@@ -166,5 +166,5 @@ async fn a_module_that_is_missed_is_waited_for() {
     let text = "export const onRequest = () => new Response('three');";
     fs::write(gateway.folder().join("plugins/new/plugin.js"), text).unwrap();
     fs::rename(gateway.folder().join("plugins/new"), folder).unwrap();
-    until_it_says(&gateway, "three").await;
+    until_response_is(&gateway, "three").await;
 }

@@ -42,29 +42,29 @@ struct Machine {
 }
 
 impl Machine {
-    fn check(&mut self, holds: bool, what: impl Display) {
+    fn check(&mut self, holds: bool, message: impl Display) {
         let mark = if holds { "ok    " } else { "BROKEN" };
-        println!("  {mark} {what}");
+        println!("  {mark} {message}");
         self.broken += usize::from(!holds);
     }
 
     /// Checks that no request failed except, at most, `at_most` that were in flight.
-    fn check_load(&mut self, tally: &Tally, at_most: u64, what: &str) {
+    fn check_load(&mut self, tally: &Tally, at_most: u64, message: &str) {
         let refused = tally.failed.iter().filter(|f| f.contains("connect to"));
         let refused = refused.count();
-        let lost = tally.errors() + tally.cut;
+        let lost = tally.errors() + tally.truncated;
         let longest = tally.times.iter().max().copied().unwrap_or_default();
         self.check(
             refused == 0 && lost <= at_most && tally.status(200) > 100,
             format!(
-                "{what}: {} requests, {refused} refused, {lost} lost {:?}",
+                "{message}: {} requests, {refused} refused, {lost} lost {:?}",
                 tally.total(),
                 tally.failed
             ),
         );
         self.check(
             longest < self.patience,
-            format!("{what}: nobody waited longer than {longest:?}"),
+            format!("{message}: nobody waited longer than {longest:?}"),
         );
     }
 }
@@ -101,8 +101,8 @@ fn kill(pid: i32, signal: Signal) {
 }
 
 async fn serves(address: SocketAddr) -> Option<()> {
-    let answer = client::send(address, &get("/echo")).await.ok()?;
-    (answer.status() == 200).then_some(())
+    let response = client::send(address, &get("/echo")).await.ok()?;
+    (response.status() == 200).then_some(())
 }
 
 /// Waits until another process than `before` is the main one and the unit is active.
@@ -216,7 +216,7 @@ async fn lifecycle(machine: &mut Machine) {
     let status = property("StatusText");
     machine.check(status.contains("serving on"), format!("status: {status}"));
     let stored = property("NFileDescriptorStore");
-    machine.check(stored == "2", format!("{stored} sockets are kept"));
+    machine.check(stored == "2", format!("{stored} sockets are stored"));
     let pid = main_pid();
     let (reloaded, text) = ask(&["reload", UNIT]).await;
     machine.check(reloaded && main_pid() == pid, format!("reload {text}"));
@@ -259,7 +259,7 @@ async fn upgrades(machine: &mut Machine) {
     ask(&["restart", UNIT]).await;
     let restarts = property("NRestarts");
     let fresh = endless(machine.address, 2, Lanes::Fresh, |_| get("/echo"));
-    let kept = endless(machine.address, 2, Lanes::Kept, |_| get("/echo"));
+    let keep_alive = endless(machine.address, 2, Lanes::KeepAlive, |_| get("/echo"));
     for _ in 0..5 {
         pass(Duration::from_millis(300)).await;
         let pid = main_pid();
@@ -268,22 +268,26 @@ async fn upgrades(machine: &mut Machine) {
     }
     pass(Duration::from_millis(300)).await;
     machine.check_load(&fresh.stop().await, 0, "5 upgrades, new connections");
-    machine.check_load(&kept.stop().await, 0, "5 upgrades, kept connections");
+    machine.check_load(
+        &keep_alive.stop().await,
+        0,
+        "5 upgrades, keep-alive connections",
+    );
     let after = property("NRestarts");
     machine.check(after == restarts, format!("NRestarts={after} as before"));
     let stored = property("NFileDescriptorStore");
-    machine.check(stored == "2", format!("{stored} sockets are kept still"));
+    machine.check(stored == "2", format!("{stored} sockets are still stored"));
 }
 
 async fn stops_after_an_upgrade(machine: &mut Machine) {
     println!("stop after an upgrade, with a download of 3 s on the process before");
-    let mut whole = 0;
+    let mut complete = 0;
     for _ in 0..8 {
         ask(&["start", UNIT]).await;
         let address = machine.address;
         let download = async move {
-            let answer = client::send(address, &get("/drip?pieces=30")).await;
-            answer.is_ok_and(|answer| answer.text().contains("piece-29"))
+            let response = client::send(address, &get("/drip?pieces=30")).await;
+            response.is_ok_and(|response| response.text().contains("piece-29"))
         };
         let stop = async {
             pass(Duration::from_millis(300)).await;
@@ -293,10 +297,13 @@ async fn stops_after_an_upgrade(machine: &mut Machine) {
             ask(&["stop", UNIT]).await;
             property("Result")
         };
-        let (is_whole, result) = tokio::join!(download, stop);
-        whole += usize::from(is_whole && result == "success");
+        let (is_complete, result) = tokio::join!(download, stop);
+        complete += usize::from(is_complete && result == "success");
     }
-    machine.check(whole == 8, format!("{whole} of 8 downloads were finished"));
+    machine.check(
+        complete == 8,
+        format!("{complete} of 8 downloads were finished"),
+    );
 }
 
 async fn watchdog(machine: &mut Machine) {

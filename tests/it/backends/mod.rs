@@ -70,7 +70,7 @@ async fn check(mut peer: Peer, origin: Option<Peer>) {
     plain(&gateway).await;
     streams(&gateway, "/stream?pieces=5&every=100").await;
     uploads(&gateway, &mut random).await;
-    kept_and_closed(&gateway).await;
+    keep_alive_and_close(&gateway).await;
     failures(&gateway, peer.kind()).await;
     websockets(&gateway, &mut random).await;
     curl(&gateway).await;
@@ -89,23 +89,29 @@ async fn check(mut peer: Peer, origin: Option<Peer>) {
 async fn plain(gateway: &Gateway) {
     let mut connection = gateway.connect().await;
     for _ in 0..5 {
-        let answer = connection.send(&get("/plain")).await.unwrap();
-        assert_eq!((answer.status(), answer.text().as_str()), (200, "plain"));
-        let head = connection
+        let response = connection.send(&get("/plain")).await.unwrap();
+        assert_eq!(
+            (response.status(), response.text().as_str()),
+            (200, "plain")
+        );
+        let head_response = connection
             .send(&Request::new("HEAD", "/plain"))
             .await
             .unwrap();
-        assert_eq!((head.status(), head.body.len()), (200, 0));
+        assert_eq!((head_response.status(), head_response.body.len()), (200, 0));
     }
 }
 
 /// Checks that pieces arrive as they are sent: the first one well before the last.
 async fn streams(gateway: &Gateway, target: &str) {
-    let answer = gateway.get(target).await;
-    assert_eq!(answer.status(), 200);
+    let response = gateway.get(target).await;
+    assert_eq!(response.status(), 200);
     let text = "piece 0\npiece 1\npiece 2\npiece 3\npiece 4\n";
-    assert_eq!(answer.text(), text);
-    let (first, last) = (answer.arrival_of("piece 0"), answer.arrival_of("piece 4"));
+    assert_eq!(response.text(), text);
+    let (first, last) = (
+        response.arrival_of("piece 0"),
+        response.arrival_of("piece 4"),
+    );
     let apart = last
         .expect("it came")
         .saturating_sub(first.expect("it came"));
@@ -128,12 +134,12 @@ async fn uploads(gateway: &Gateway, random: &mut fastrand::Rng) {
             let piece = random.usize(1..100_000);
             asked.chunks(body.chunks(piece).map(<[u8]>::to_vec))
         };
-        let answer = connection.send(&asked).await.unwrap();
-        assert_eq!(answer.status(), 200);
-        let told = answer.json();
-        assert_eq!(told["length"], length, "case {case}");
+        let response = connection.send(&asked).await.unwrap();
+        assert_eq!(response.status(), 200);
+        let received = response.json();
+        assert_eq!(received["length"], length, "case {case}");
         assert_eq!(
-            told["sha256"],
+            received["sha256"],
             hex(digest(&SHA256, &body).as_ref()),
             "case {case}"
         );
@@ -142,7 +148,7 @@ async fn uploads(gateway: &Gateway, random: &mut fastrand::Rng) {
 
 /// Checks that connections are reused, and that a connection that the backend has closed meanwhile
 /// fails no request.
-async fn kept_and_closed(gateway: &Gateway) {
+async fn keep_alive_and_close(gateway: &Gateway) {
     for round in 0..3 {
         for _ in 0..8 {
             assert_eq!(gateway.get("/plain").await.status(), 200, "round {round}");
@@ -152,7 +158,10 @@ async fn kept_and_closed(gateway: &Gateway) {
         pass(Duration::from_millis(985 + round * 10)).await;
         let together = futures_util::future::join_all((0..4).map(|_| gateway.get("/plain")));
         assert!(
-            together.await.iter().all(|answer| answer.status() == 200),
+            together
+                .await
+                .iter()
+                .all(|response| response.status() == 200),
             "round {round}"
         );
         pass(Duration::from_millis(1300)).await;
@@ -162,31 +171,28 @@ async fn kept_and_closed(gateway: &Gateway) {
         assert_eq!(posted.status(), 200, "round {round}");
     }
     // Retries leave no line in the log.
-    let said = gateway.stderr();
-    assert!(
-        !said.contains("ERROR") && !said.contains("retrying"),
-        "{said}"
-    );
+    let log = gateway.stderr();
+    assert!(!log.contains("ERROR") && !log.contains("retrying"), "{log}");
 }
 
 /// Checks that error responses of the backend arrive unchanged, and truncated ones truncated.
 async fn failures(gateway: &Gateway, kind: Kind) {
-    let answer = gateway.get("/fails").await;
+    let response = gateway.get("/fails").await;
     assert_eq!(
-        (answer.status(), answer.text().as_str()),
+        (response.status(), response.text().as_str()),
         (500, "it failed")
     );
-    assert_eq!(answer.header("x-kept"), Some("1"));
+    assert_eq!(response.header("x-kept"), Some("1"));
     for framing in ["length", "chunks"] {
         let mut connection = gateway.connect().await;
-        let cut = connection
+        let truncated = connection
             .send(&get(&format!("/die?framing={framing}")))
             .await;
-        match cut {
-            Err(ClientError::Cut { .. }) => {}
+        match truncated {
+            Err(ClientError::Truncated { .. }) => {}
             // Caddy 2.6 ends a chunked body as if it were complete: no client behind it can tell.
-            Ok(answer) if kind == Kind::Caddy && framing == "chunks" => {
-                assert_eq!(answer.text(), "the first of it");
+            Ok(response) if kind == Kind::Caddy && framing == "chunks" => {
+                assert_eq!(response.text(), "the first of it");
             }
             other => panic!("{framing}: {other:?}"),
         }
@@ -206,9 +212,9 @@ async fn websockets(gateway: &Gateway, random: &mut fastrand::Rng) {
         let seed = random.u32(..).to_string();
         client.args([&url, &seed, &count]);
         let ran = run(&mut client).await;
-        let told = String::from_utf8_lossy(&ran.stdout);
+        let stdout = String::from_utf8_lossy(&ran.stdout);
         assert!(
-            ran.status.success() && told.contains("sockets"),
+            ran.status.success() && stdout.contains("sockets"),
             "{client:?}: {ran:?}"
         );
     }
@@ -316,8 +322,8 @@ async fn next_js() {
     let gateway = front(app.address()).await;
     let mut connection = gateway.connect().await;
     for _ in 0..5 {
-        let answer = connection.send(&get("/api/hello")).await.unwrap();
-        assert_eq!(answer.json()["hello"], "world");
+        let response = connection.send(&get("/api/hello")).await.unwrap();
+        assert_eq!(response.json()["hello"], "world");
     }
     let pieces = gateway.get("/api/chunked").await;
     let (first, last) = (pieces.arrival_of("first"), pieces.arrival_of("last"));

@@ -65,7 +65,7 @@ impl Peer {
 
     /// Starts a proxy that forwards to `origin`.
     pub(super) async fn start_before(kind: Kind, origin: Option<&Self>) -> Self {
-        let mut said = String::new();
+        let mut log = String::new();
         // Another process on this machine may take the port before the bind.
         for _ in 0..5 {
             let port = free_port();
@@ -90,9 +90,9 @@ impl Peer {
             if peer.is_ready().await {
                 return peer;
             }
-            said = tail(&peer.dir.path().join("output"));
+            log = tail(&peer.dir.path().join("output"));
         }
-        panic!("{kind:?} did not start:\n{said}");
+        panic!("{kind:?} did not start:\n{log}");
     }
 
     async fn is_ready(&mut self) -> bool {

@@ -13,7 +13,7 @@ use super::{GAP, SECOND, about, closes, drip, proxied, refused};
 use crate::support::{
     client::{ClientError, get, post},
     gateway::Gateway,
-    http2::{self, Client, upload, whole},
+    http2::{self, Client, read_response, upload},
     origins::{BigOrigin, EchoOrigin, SlowOrigin},
     wait::{pass, wait_for},
 };
@@ -65,7 +65,7 @@ async fn a_body_that_drips_is_ended_with_408_and_the_backend_is_not_blamed() {
         connection.write([b'x'; 1000]).await.unwrap();
         pass(Duration::from_millis(250)).await;
     }
-    assert_eq!(connection.read_answer().await.unwrap().status(), 200);
+    assert_eq!(connection.read_response().await.unwrap().status(), 200);
 }
 
 #[tokio::test]
@@ -90,7 +90,7 @@ async fn a_slow_backend_is_not_held_against_a_body() {
         .unwrap();
     assert_eq!(connection.read_interim().await.unwrap(), 100);
     connection.write("x").await.unwrap();
-    assert_eq!(connection.read_answer().await.unwrap().status(), 200);
+    assert_eq!(connection.read_response().await.unwrap().status(), 200);
 
     // The backend reads nothing, so the body stops: the backend's own deadline ends the request.
     let deaf = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -128,7 +128,7 @@ async fn an_answer_left_unread_is_cut_and_a_slow_reader_is_not() {
         }
     };
     assert!(
-        outcome.as_ref().is_err_and(ClientError::is_cut),
+        outcome.as_ref().is_err_and(ClientError::is_truncated),
         "{outcome:?} after {got}"
     );
 
@@ -186,12 +186,12 @@ routes:
                 .unwrap();
             pass(Duration::from_millis(200)).await;
         }
-        whole(well).await.unwrap()
+        read_response(well).await.unwrap()
     };
     let slow = async {
         let answer = tokio::select! {
             () = dripping => unreachable!("it pends"),
-            answer = whole(slow) => answer.unwrap(),
+            answer = read_response(slow) => answer.unwrap(),
         };
         (answer, started.elapsed())
     };

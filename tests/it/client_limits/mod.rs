@@ -13,7 +13,7 @@ use tokio::{
 use tokio_tungstenite::{client_async, tungstenite::Message};
 
 use crate::support::{
-    certificates::Authority,
+    certificates::Ca,
     client::{Connection, get},
     gateway::Gateway,
     origins::{SseOrigin, WsOrigin},
@@ -141,7 +141,7 @@ async fn a_head_has_its_time_however_it_drips() {
 
 #[tokio::test]
 async fn a_head_has_its_time_inside_tls_too() {
-    let authority = Authority::new();
+    let authority = Ca::new();
     let limits =
         "limits: { header_timeout: 1s }, tls: { certificates: { cert: site.pem, key: site.key } }";
     let yaml = format!("listeners: [{{ address: \"127.0.0.1:0\", name: web, {limits} }}]{HELLO}");
@@ -189,7 +189,7 @@ async fn the_last_request_of_a_connection_is_told_so() {
         let answer = connection.send(&get("/")).await.unwrap();
         assert_eq!(answer.status(), 200);
         let closes = answer.header("connection") == Some("close");
-        assert_eq!(closes, turn == 3, "{turn}: {:?}", answer.head);
+        assert_eq!(closes, turn == 3, "{turn}: {:?}", answer.headers);
     }
     assert!(connection.is_closed().await);
 }

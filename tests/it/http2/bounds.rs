@@ -12,7 +12,7 @@ use crate::support::{
     http2::{
         CONTINUATION, Client, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, Frames, GOAWAY,
         HEADERS, NO_ERROR, PING, PREFACE, PRIORITY, RST_STREAM, SETTINGS, WINDOW_UPDATE, block,
-        field, frame, request, whole,
+        field, frame, read_response, request,
     },
     origins::{BigOrigin, EchoOrigin, SlowOrigin, SseOrigin},
     wait::wait_for,
@@ -84,7 +84,7 @@ async fn a_body_that_drips_ends_its_stream_and_no_other() {
     let client = Client::open(gateway.address()).await;
     let asked = request("POST", "/large");
     let (answer, mut stream) = client.begin(asked, false).await.unwrap();
-    let mut answer = std::pin::pin!(whole(answer));
+    let mut answer = std::pin::pin!(read_response(answer));
     let started = Instant::now();
     let mut steps = tokio::time::interval(Duration::from_millis(50));
     let answer = loop {
@@ -336,7 +336,7 @@ async fn streams_under_way_finish_when_the_gateway_leaves() {
     .await;
     gateway.signal(Signal::TERM);
     assert_eq!(idle.goaways().await.first(), Some(&NO_ERROR));
-    assert_eq!(whole(answer).await.unwrap().status(), 200);
+    assert_eq!(read_response(answer).await.unwrap().status(), 200);
     drop(stream);
     assert!(busy.ended().await.is_ok());
     let status = gateway.terminate(Duration::from_secs(10)).await;

@@ -12,8 +12,8 @@ use crate::support::{
     client::get,
     gateway::Gateway,
     http2::{
-        Answer, Client, DATA, END_HEADERS, END_STREAM, Frames, HEADERS, PREFACE, RST_STREAM,
-        SETTINGS, block, field, frame, next, request, upload, whole,
+        Client, DATA, END_HEADERS, END_STREAM, Frames, HEADERS, PREFACE, RST_STREAM, Response,
+        SETTINGS, block, field, frame, next, read_response, request, upload,
     },
     origins::{
         BigOrigin, DripOrigin, EchoOrigin, Failure, ResettingOrigin, ScriptedOrigin, SseOrigin,
@@ -303,7 +303,7 @@ async fn large_bodies_pass_both_ways_and_memory_stays() {
     for n in 1..=64 {
         upload(&mut stream, piece.clone(), n == 64).await.unwrap();
     }
-    assert_eq!(whole(answer).await.unwrap().json()["bytes"], SIZE);
+    assert_eq!(read_response(answer).await.unwrap().json()["bytes"], SIZE);
     let grown = gateway.rss().saturating_sub(before);
     assert!(grown < 16 * MIB, "{grown} bytes more than before");
 
@@ -327,7 +327,7 @@ async fn a_body_that_is_too_long_is_answered_while_it_still_comes() {
         // The client never ends it: the response has to arrive before.
         upload(&mut stream, piece.clone(), false).await.unwrap();
         drop(upload(&mut stream, piece, false).await);
-        let answer = whole(answer).await.unwrap();
+        let answer = read_response(answer).await.unwrap();
         assert_eq!(answer.status(), 413);
         assert!(answer.header("x-request-id").is_some());
     }
@@ -433,7 +433,7 @@ async fn an_answer_without_a_body_ends_with_its_head() {
     let origin = EchoOrigin::start().await;
     let gateway = gateway(CLEARTEXT, origin.address(), "").await;
     let client = Client::open(gateway.address()).await;
-    let head: Answer = client.send(request("HEAD", "/"), "").await.unwrap();
+    let head: Response = client.send(request("HEAD", "/"), "").await.unwrap();
     assert_eq!((head.status(), head.body.len()), (200, 0));
     assert!(head.header("content-length").is_some());
     // The control: the same over HTTP/1.

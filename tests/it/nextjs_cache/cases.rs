@@ -16,7 +16,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn pages_files_payloads_and_pictures_are_kept() {
+async fn pages_files_payloads_and_images_are_stored() {
     let app = NextApp::shared().await;
     let gateway = front(app).await;
     let page = gateway.get("/").await.text();
@@ -99,8 +99,8 @@ async fn nobody_sees_anothers_page() {
 async fn each_visitor_gets_a_session_of_his_own() {
     shows_of_16(Recipe::Everything, async |to| {
         let sid = async || {
-            let answer = ask(to, &get("/api/setcookie")).await?;
-            Ok::<_, String>(answer.header("set-cookie").map(str::to_owned))
+            let response = ask(to, &get("/api/setcookie")).await?;
+            Ok::<_, String>(response.header("set-cookie").map(str::to_owned))
         };
         demand(sid().await? != sid().await?, "one session for two")
     })
@@ -109,16 +109,16 @@ async fn each_visitor_gets_a_session_of_his_own() {
 
 /// Case 5.
 #[tokio::test]
-async fn who_takes_no_gzip_gets_none() {
+async fn clients_that_accept_no_gzip_get_none() {
     shows_of_16(Recipe::Everything, async |to| {
-        let coded = get("/isr").header("accept-encoding", "gzip");
-        let coded = ask(to, &coded).await?;
+        let encoded = get("/isr").header("accept-encoding", "gzip");
+        let encoded = ask(to, &encoded).await?;
         demand(
-            coded.header("content-encoding") == Some("gzip"),
-            "not coded",
+            encoded.header("content-encoding") == Some("gzip"),
+            "not encoded",
         )?;
         let plain = ask(to, &get("/isr")).await?;
-        demand(plain.header("content-encoding").is_none(), "coded")?;
+        demand(plain.header("content-encoding").is_none(), "encoded")?;
         has(&plain, "made:")
     })
     .await;
@@ -155,8 +155,10 @@ async fn a_guarded_page_stays_guarded() {
 #[tokio::test]
 async fn an_editor_sees_the_draft_and_nobody_else_does() {
     let app = NextApp::shared().await;
-    let answer = app.get("/api/draft").await;
-    let cookie = answer.header("set-cookie").expect("draft mode is a cookie");
+    let response = app.get("/api/draft").await;
+    let cookie = response
+        .header("set-cookie")
+        .expect("draft mode is a cookie");
     let cookie = cookie.split(';').next().unwrap().to_owned();
     shows_of_16(Recipe::Everything, async |to| {
         has(&ask(to, &get("/draft-page")).await?, "draft:off")?;
@@ -179,22 +181,22 @@ async fn an_editor_sees_the_draft_and_nobody_else_does() {
 
 /// Cases 10 and 11.
 #[tokio::test]
-async fn pictures_differ_by_what_a_client_takes_and_by_their_query() {
-    const PICTURE: &str = "/_next/image?url=%2Fpicture.png&w=64&q=75";
+async fn images_vary_by_accept_and_by_their_query() {
+    const IMAGE: &str = "/_next/image?url=%2Fpicture.png&w=64&q=75";
     shows_of_16(Recipe::Everything, async |to| {
         for accept in ["image/avif", "image/webp", "image/png", "image/avif"] {
-            let answer = ask(to, &get(PICTURE).header("accept", accept)).await?;
-            is_a(&answer, 200, accept)?;
+            let response = ask(to, &get(IMAGE).header("accept", accept)).await?;
+            is_a(&response, 200, accept)?;
         }
         Ok(())
     })
     .await;
     shows_of_16(Recipe::DecodedPath, async |to| {
-        let one = ask(to, &get(PICTURE).header("accept", "image/webp")).await?;
+        let one = ask(to, &get(IMAGE).header("accept", "image/webp")).await?;
         let other = "/_next/image?url=%2Fother.png&w=128&q=75";
         let other = ask(to, &get(other).header("accept", "image/webp")).await?;
-        demand(one.status() == 200 && other.status() == 200, "no pictures")?;
-        demand(one.body != other.body, "the same picture")
+        demand(one.status() == 200 && other.status() == 200, "no images")?;
+        demand(one.body != other.body, "the same image")
     })
     .await;
 }
@@ -240,7 +242,7 @@ routes:
 
 /// Case 12.
 #[tokio::test]
-async fn a_coded_letter_switches_no_page_off() {
+async fn a_percent_encoded_letter_replaces_no_stored_page() {
     shows_of_16(Recipe::DecodedPath, async |to| {
         // The app responds to this spelling with 404, and never gets it from the gateway.
         ask(to, &get("/%69sr")).await?;
@@ -289,8 +291,8 @@ async fn streams_are_live_for_everybody() {
     ] {
         shows_of_16(Recipe::Everything, async |to| {
             for _ in 0..2 {
-                let answer = ask(to, &get(target)).await?;
-                let [first, last] = [first, last].map(|text| answer.arrival_of(text));
+                let response = ask(to, &get(target)).await?;
+                let [first, last] = [first, last].map(|text| response.arrival_of(text));
                 let apart = last
                     .zip(first)
                     .map(|(last, first)| last.saturating_sub(first));
@@ -308,7 +310,7 @@ async fn streams_are_live_for_everybody() {
 
 /// Case 16.
 #[tokio::test]
-async fn an_expired_page_is_soon_a_new_one() {
+async fn an_expired_page_is_soon_replaced() {
     shows_of_16(Recipe::Everything, async |to| {
         ask(to, &get("/isr-quick")).await?;
         pass(Duration::from_millis(4500)).await;
@@ -330,15 +332,15 @@ async fn the_router_gets_its_data_and_is_not_sent_round() {
     shows_of_16(Recipe::NoQuery, async |to| {
         for target in ["/isr", "/login", "/dynamic", "/isr?a=1&b=2"] {
             for _ in 0..2 {
-                let mut answer = ask(to, &router(target)).await?;
+                let mut response = ask(to, &router(target)).await?;
                 let mut hops = 0;
-                while answer.status() == 307 {
+                while response.status() == 307 {
                     hops += 1;
                     demand(hops < 3, format!("{target} goes round"))?;
-                    let location = answer.header("location").unwrap_or_default().to_owned();
-                    answer = ask(to, &router(&location)).await?;
+                    let location = response.header("location").unwrap_or_default().to_owned();
+                    response = ask(to, &router(&location)).await?;
                 }
-                is_a(&answer, 200, "text/x-component")?;
+                is_a(&response, 200, "text/x-component")?;
             }
         }
         Ok(())
@@ -348,11 +350,14 @@ async fn the_router_gets_its_data_and_is_not_sent_round() {
 
 /// Case 19.
 #[tokio::test]
-async fn a_head_leaves_no_empty_page() {
+async fn a_head_request_stores_no_empty_page() {
     shows_of_16(Recipe::Everything, async |to| {
         for _ in 0..2 {
-            let head = ask(to, &Request::new("HEAD", "/isr")).await?;
-            demand(head.status() == 200 && head.body.is_empty(), "not a HEAD")?;
+            let head_response = ask(to, &Request::new("HEAD", "/isr")).await?;
+            demand(
+                head_response.status() == 200 && head_response.body.is_empty(),
+                "not a HEAD",
+            )?;
             has(&ask(to, &get("/isr")).await?, "made:")?;
         }
         Ok(())
@@ -372,15 +377,15 @@ async fn long_cookies_arrive() {
 
 /// Case 21.
 #[tokio::test]
-async fn a_part_of_a_file_is_a_part() {
+async fn a_range_of_a_file_is_partial() {
     shows_of_16(Recipe::Everything, async |to| {
         for _ in 0..2 {
             let part = ask(to, &get("/notes.txt").header("range", "bytes=2-9")).await?;
             demand(part.status() == 206 && part.body.len() == 8, "not a part")?;
-            let whole = ask(to, &get("/notes.txt")).await?;
+            let full = ask(to, &get("/notes.txt")).await?;
             demand(
-                whole.status() == 200 && whole.body.len() == 1559,
-                "not the whole",
+                full.status() == 200 && full.body.len() == 1559,
+                "not all of it",
             )?;
         }
         Ok(())
@@ -410,12 +415,12 @@ async fn a_socket_that_the_app_is_about_to_close_fails_no_request() {
 
 /// Case 24.
 #[tokio::test]
-async fn an_answer_that_says_nothing_is_asked_for_anew() {
+async fn a_response_without_cache_control_is_fetched_again() {
     shows_of_16(Recipe::Everything, async |to| {
         for turn in ["one", "two"] {
-            let answer = ask(to, &get("/api/echo").header("x-turn", turn)).await?;
-            let said = answer.json();
-            demand(said["headers"]["x-turn"] == turn, format!("{said}"))?;
+            let response = ask(to, &get("/api/echo").header("x-turn", turn)).await?;
+            let echo = response.json();
+            demand(echo["headers"]["x-turn"] == turn, format!("{echo}"))?;
         }
         Ok(())
     })
@@ -424,7 +429,7 @@ async fn an_answer_that_says_nothing_is_asked_for_anew() {
 
 /// Case 26.
 #[tokio::test]
-async fn an_action_of_another_build_gets_the_apps_own_answer() {
+async fn an_action_of_another_build_gets_the_apps_own_response() {
     let app = NextApp::shared().await;
     let gateway = front(app).await;
     let call = post("/action", "[]")
@@ -433,10 +438,10 @@ async fn an_action_of_another_build_gets_the_apps_own_answer() {
     let own = app.send(&call).await;
     assert_eq!(own.status(), 409, "{}", own.text());
     for _ in 0..2 {
-        let answer = gateway.send(&call).await;
-        assert_eq!(answer.status(), 409);
-        assert_eq!(answer.header("x-nextjs-action-not-found"), Some("1"));
-        assert_eq!(answer.body, own.body);
+        let response = gateway.send(&call).await;
+        assert_eq!(response.status(), 409);
+        assert_eq!(response.header("x-nextjs-action-not-found"), Some("1"));
+        assert_eq!(response.body, own.body);
     }
     // Nothing of it stays: the page itself is there.
     assert_eq!(gateway.get("/action").await.status(), 200);
@@ -444,15 +449,18 @@ async fn an_action_of_another_build_gets_the_apps_own_answer() {
 
 /// R1: responses with these statuses are not stored, although they have `s-maxage`.
 #[tokio::test]
-async fn what_is_not_there_now_may_be_there_soon() {
+async fn a_not_found_page_may_exist_soon() {
     let gateway = front(NextApp::shared().await).await;
     for (target, status) in [("/gone", 404), ("/moved", 307)] {
         for _ in 0..2 {
-            let answer = gateway.get(target).await;
-            assert_eq!(answer.status(), status, "{target}");
-            let said = answer.header("cache-control").unwrap_or_default();
-            assert!(said.contains("s-maxage"), "{target}: {said}");
-            assert_ne!(status_of(&answer), "HIT", "{target}");
+            let response = gateway.get(target).await;
+            assert_eq!(response.status(), status, "{target}");
+            let cache_control = response.header("cache-control").unwrap_or_default();
+            assert!(
+                cache_control.contains("s-maxage"),
+                "{target}: {cache_control}"
+            );
+            assert_ne!(status_of(&response), "HIT", "{target}");
         }
     }
     // For the router a redirect is a 200 with a `location`, and stays one.
@@ -466,13 +474,13 @@ async fn what_is_not_there_now_may_be_there_soon() {
 /// R5: a stale response is served with its age while one request revalidates it, also to members,
 /// whose own responses are not stored.
 #[tokio::test]
-async fn a_stale_page_says_how_old_it_is_and_is_made_anew_behind() {
+async fn a_stale_page_has_its_age_and_is_revalidated_in_the_background() {
     let gateway = front(NextApp::shared().await).await;
     let member = get("/isr-quick").header("cookie", "user=alice");
     let alone = gateway.send(&member).await;
     assert_ne!(status_of(&alone), "HIT");
     assert_ne!(status_of(&gateway.send(&member).await), "HIT");
-    wait_for("the page is kept", Duration::from_secs(10), async || {
+    wait_for("the page is stored", Duration::from_secs(10), async || {
         (status_of(&gateway.get("/isr-quick").await) == "HIT").then_some(())
     })
     .await;

@@ -26,9 +26,9 @@ async fn a_deploy_empties_pages_but_not_the_files_of_the_build() {
         .split('"')
         .find(|text| text.starts_with("/_next/static/") && text.ends_with(".js"))
         .expect("the page has scripts");
-    let kept = [get("/isr"), router("/isr?_rsc"), get(chunk)];
-    warm(app, &kept).await;
-    for request in &kept {
+    let warmed = [get("/isr"), router("/isr?_rsc"), get(chunk)];
+    warm(app, &warmed).await;
+    for request in &warmed {
         gateway.send(request).await;
         assert_eq!(status_of(&gateway.send(request).await), "HIT");
     }
@@ -38,12 +38,12 @@ async fn a_deploy_empties_pages_but_not_the_files_of_the_build() {
     assert_eq!(status_of(&gateway.get("/isr").await), "HIT");
     fs::write(&id, "two").unwrap();
     wait_for("the page is another", Duration::from_secs(10), async || {
-        let answer = gateway.get("/isr").await;
-        (status_of(&answer) != "HIT").then_some(())
+        let response = gateway.get("/isr").await;
+        (status_of(&response) != "HIT").then_some(())
     })
     .await;
-    assert_ne!(status_of(&gateway.send(&kept[1]).await), "HIT");
-    assert_eq!(status_of(&gateway.send(&kept[2]).await), "HIT");
+    assert_ne!(status_of(&gateway.send(&warmed[1]).await), "HIT");
+    assert_eq!(status_of(&gateway.send(&warmed[2]).await), "HIT");
 }
 
 /// Folder of a build of `tests/apps/next/deploys`.
@@ -95,7 +95,7 @@ async fn each_real_build_is_another_one_and_a_copy_is_not() {
             }
             let gateway = front_with(app, &format!("folder: {}", folder.display())).await;
             let is_hit = async || status_of(&gateway.get("/isr").await) == "HIT";
-            wait_for("the page is kept", Duration::from_secs(10), async || {
+            wait_for("the page is stored", Duration::from_secs(10), async || {
                 is_hit().await.then_some(())
             })
             .await;
@@ -118,8 +118,8 @@ async fn each_real_build_is_another_one_and_a_copy_is_not() {
             } else {
                 copy(&built(after), &folder);
             }
-            let what = format!("{before} gives way to {after}, by_link: {by_link}");
-            wait_for(&what, Duration::from_secs(10), async || {
+            let condition = format!("{before} gives way to {after}, by_link: {by_link}");
+            wait_for(&condition, Duration::from_secs(10), async || {
                 (!is_hit().await).then_some(())
             })
             .await;

@@ -85,27 +85,30 @@ fn demand(is_so: bool, otherwise: impl Into<String>) -> Outcome {
 }
 
 /// Checks the status and the kind of body of a response.
-fn is_a(answer: &Response, status: u16, kind: &str) -> Outcome {
-    let has = answer.header("content-type").unwrap_or_default();
+fn is_a(response: &Response, status: u16, kind: &str) -> Outcome {
+    let has = response.header("content-type").unwrap_or_default();
     demand(
-        answer.status() == status && has.starts_with(kind),
-        format!("{} {has} in the place of {status} {kind}", answer.status()),
+        response.status() == status && has.starts_with(kind),
+        format!(
+            "{} {has} in the place of {status} {kind}",
+            response.status()
+        ),
     )
 }
 
-fn has(answer: &Response, text: &str) -> Outcome {
-    let body = answer.text();
+fn has(response: &Response, text: &str) -> Outcome {
+    let body = response.text();
     demand(body.contains(text), format!("no `{text}` in {body}"))
 }
 
 /// Returns the cache status of a response.
-fn status_of(answer: &Response) -> &str {
-    answer.header("x-cache-status").unwrap_or("none")
+fn status_of(response: &Response) -> &str {
+    response.header("x-cache-status").unwrap_or("none")
 }
 
 /// Returns the number after `made:`.
-fn made_at(answer: &Response) -> u64 {
-    let text = answer.text();
+fn made_at(response: &Response) -> u64 {
+    let text = response.text();
     let (_, rest) = text
         .split_once("made:")
         .expect("the page says when it was made");
@@ -120,8 +123,8 @@ async fn warm(app: &App, requests: &[Request]) {
             "the app's page is fresh",
             Duration::from_secs(10),
             async || {
-                let answer = app.send(request).await;
-                (answer.header("x-nextjs-cache") != Some("STALE")).then_some(())
+                let response = app.send(request).await;
+                (response.header("x-nextjs-cache") != Some("STALE")).then_some(())
             },
         )
         .await;

@@ -11,7 +11,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::support::client::{self, Head, Request, Response};
+use crate::support::client::{self, Request, Response, ResponseHeaders};
 
 /// Caching rule of such a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,15 +34,15 @@ impl Naive {
     pub(super) async fn start(recipe: Recipe, origin: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let kept: Arc<Mutex<HashMap<String, Response>>> = Arc::default();
+        let store: Arc<Mutex<HashMap<String, Response>>> = Arc::default();
         let tasks = Tasks::default();
         let each = tasks.clone();
         tasks.spawn("naive cache", async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let kept = Arc::clone(&kept);
+                let store = Arc::clone(&store);
                 each.spawn("naive exchange", async move {
                     // A client that disconnects is not an error.
-                    let _gone = serve(stream, recipe, origin, &kept).await;
+                    let _gone = serve(stream, recipe, origin, &store).await;
                 });
             }
         });
@@ -65,7 +65,7 @@ async fn serve(
     mut stream: TcpStream,
     recipe: Recipe,
     origin: SocketAddr,
-    kept: &Mutex<HashMap<String, Response>>,
+    store: &Mutex<HashMap<String, Response>>,
 ) -> Option<()> {
     let mut head = Vec::new();
     while client::find(&head, b"\r\n\r\n").is_none() {
@@ -92,32 +92,34 @@ async fn serve(
         Recipe::DecodedPath => percent_decode_str(path).decode_utf8_lossy().into_owned(),
         Recipe::Everything | Recipe::NoQuery => target.to_owned(),
     };
-    let found = kept.lock().get(&key).cloned();
-    let answer = if let Some(found) = found {
+    let found = store.lock().get(&key).cloned();
+    let response = if let Some(found) = found {
         found
     } else {
-        let answer = client::send(origin, &request).await.ok()?;
-        if keeps(recipe, &answer.head) {
-            kept.lock().insert(key, answer.clone());
+        let response = client::send(origin, &request).await.ok()?;
+        if keeps(recipe, &response.headers) {
+            store.lock().insert(key, response.clone());
         }
-        answer
+        response
     };
-    stream.write_all(&written(&answer)).await.ok()?;
+    stream.write_all(&written(&response)).await.ok()?;
     stream.shutdown().await.ok()
 }
 
-fn keeps(recipe: Recipe, head: &Head) -> bool {
-    let said = head.header("cache-control").unwrap_or_default();
+fn keeps(recipe: Recipe, headers: &ResponseHeaders) -> bool {
+    let cache_control = headers.header("cache-control").unwrap_or_default();
     match recipe {
         Recipe::Everything => true,
-        Recipe::DecodedPath => said.contains("s-maxage") || said.contains("public"),
+        Recipe::DecodedPath => {
+            cache_control.contains("s-maxage") || cache_control.contains("public")
+        }
         Recipe::NoQuery => false,
     }
 }
 
-fn written(answer: &Response) -> Vec<u8> {
-    let mut bytes = format!("HTTP/1.1 {} X\r\n", answer.status());
-    for (name, value) in &answer.head.headers {
+fn written(response: &Response) -> Vec<u8> {
+    let mut bytes = format!("HTTP/1.1 {} X\r\n", response.status());
+    for (name, value) in &response.headers.fields {
         let is_framing = [
             "content-length",
             "transfer-encoding",
@@ -132,7 +134,7 @@ fn written(answer: &Response) -> Vec<u8> {
     }
     bytes.push_str(&format!(
         "content-length: {}\r\nconnection: close\r\n\r\n",
-        answer.body.len()
+        response.body.len()
     ));
-    [bytes.as_bytes(), &answer.body].concat()
+    [bytes.as_bytes(), &response.body].concat()
 }

@@ -15,8 +15,8 @@ async fn the_old_hole_is_closed(app: &App) {
     // The control: the app by itself.
     has(&app.send(&forged).await, "for the invited only").unwrap();
     shows(app, Recipe::Everything, async |to| -> Outcome {
-        let answer = ask(to, &forged).await?;
-        demand(answer.status() == 307, "the middleware was skipped")?;
+        let response = ask(to, &forged).await?;
+        demand(response.status() == 307, "the middleware was skipped")?;
         demand(
             ask(to, &get("/secret")).await?.status() == 307,
             "open to all",
@@ -39,7 +39,7 @@ async fn a_routers_redirect_is_no_browsers(app: &App) {
 
 /// Checks that ISR pages and payloads are stored: without `_rsc`, and with a
 /// `stale-while-revalidate` without a number.
-async fn pages_are_kept(app: &App) {
+async fn pages_are_stored(app: &App) {
     let gateway = front(app).await;
     let requests = [get("/isr"), router("/isr"), router("/isr?_rsc=abc")];
     warm(app, &requests).await;
@@ -61,7 +61,7 @@ async fn next_15_2() {
     let app = OldNextApp::start_15().await;
     the_old_hole_is_closed(&app).await;
     a_routers_redirect_is_no_browsers(&app).await;
-    pages_are_kept(&app).await;
+    pages_are_stored(&app).await;
 }
 
 #[tokio::test]
@@ -72,5 +72,5 @@ async fn next_14_2() {
     let app = OldNextApp::start_14().await;
     the_old_hole_is_closed(&app).await;
     a_routers_redirect_is_no_browsers(&app).await;
-    pages_are_kept(&app).await;
+    pages_are_stored(&app).await;
 }

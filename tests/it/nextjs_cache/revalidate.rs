@@ -83,8 +83,8 @@ async fn revalidate(gateway: &Gateway, paths: &str) -> Value {
 /// Requests a page until it is in the cache.
 async fn fill(gateway: &Gateway, request: &Request) {
     wait_for("the page is in the cache", SOON, async || {
-        let answer = gateway.send(request).await;
-        (status_of(&answer) == "HIT").then_some(())
+        let response = gateway.send(request).await;
+        (status_of(&response) == "HIT").then_some(())
     })
     .await;
 }
@@ -108,16 +108,16 @@ async fn after_revalidate_every_read_anywhere_is_newer_than_the_call() {
         let called = now();
         let receipt = revalidate(&gateways[0], "['/isr']").await;
         assert_eq!(receipt["others"], "reached", "{receipt}");
-        let told = receipt["instances"].as_array().expect("they are named");
-        assert!(told.iter().all(|it| it["status"] == 200), "{receipt}");
-        assert_eq!(told.len(), 2, "{receipt}");
+        let instances = receipt["instances"].as_array().expect("they are named");
+        assert!(instances.iter().all(|it| it["status"] == 200), "{receipt}");
+        assert_eq!(instances.len(), 2, "{receipt}");
         let applied = receipt["applied"].as_array().expect("they are named");
         assert_eq!(applied.len(), 2, "{receipt}");
         for at in 0..100 {
             let read = &reads[at / 2 % 2];
-            let answer = gateways[at % 2].send(read).await;
-            let made = made_at(&answer);
-            let cache = status_of(&answer);
+            let response = gateways[at % 2].send(read).await;
+            let made = made_at(&response);
+            let cache = status_of(&response);
             assert!(made > called, "read {at}: {cache}, {made} against {called}");
         }
     }

@@ -14,10 +14,10 @@ use super::{
     script::{Expected, filled},
 };
 use crate::support::{
-    client::{Connection, Head, Request, Response},
+    client::{Connection, Request, Response, ResponseHeaders},
     gateway::Gateway,
     http2,
-    origins::{NUMBER, Origin, Received, ToldOrigin},
+    origins::{NUMBER, Origin, PresetOrigin, Received},
     wait::wait_for,
 };
 
@@ -56,7 +56,7 @@ pub(super) struct Bench {
     /// The gateway's configuration.
     pub(super) yaml: String,
     http2: http2::Client,
-    origin: Origin<ToldOrigin>,
+    origin: Origin<PresetOrigin>,
     pub(super) slots: Arc<Semaphore>,
 }
 
@@ -69,7 +69,7 @@ struct Outcome {
 
 /// Response in flight: its headers have arrived.
 enum Pending {
-    Http1(Box<(Connection, Head)>),
+    Http1(Box<(Connection, ResponseHeaders)>),
     Whole(Outcome),
 }
 
@@ -195,7 +195,7 @@ fn can_join(step: &Step, next: &Step) -> bool {
 
 impl Bench {
     pub(super) async fn start(more: &str) -> Self {
-        let origin = ToldOrigin::start().await;
+        let origin = PresetOrigin::start().await;
         let rules = [
             (Route::Plain, "mode: strict"),
             (Route::Heuristic, "mode: strict, heuristic: 10%"),
@@ -319,7 +319,7 @@ impl Bench {
                 request = request.header(name, value);
             }
             let answer = self.http2.send(request, "").await.expect("an answer");
-            let headers = answer.head.headers.iter();
+            let headers = answer.parts.headers.iter();
             return Pending::Whole(Outcome {
                 status: answer.status(),
                 headers: headers
@@ -388,11 +388,14 @@ impl Pending {
             Self::Whole(outcome) => outcome,
             Self::Http1(under_way) => {
                 let (mut connection, head) = *under_way;
-                let Response { head, body, .. } =
-                    connection.finish(head).await.expect("a whole answer");
+                let Response {
+                    headers: head,
+                    body,
+                    ..
+                } = connection.finish(head).await.expect("a whole answer");
                 Outcome {
                     status: head.status,
-                    headers: head.headers,
+                    headers: head.fields,
                     body: String::from_utf8_lossy(&body).into_owned(),
                 }
             }

@@ -254,7 +254,7 @@ impl App {
             .iter()
             .map(|&(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
-        let mut said = String::new();
+        let mut output = String::new();
         // Another process on this machine may take the port before the app binds it.
         for _ in 0..5 {
             let port = free_port();
@@ -270,9 +270,9 @@ impl App {
             if app.is_ready().await {
                 return app;
             }
-            said = tail(&app.dir.path().join("output"));
+            output = tail(&app.dir.path().join("output"));
         }
-        panic!("the {kind:?} app did not start:\n{said}");
+        panic!("the {kind:?} app did not start:\n{output}");
     }
 
     /// Returns true once the health check succeeds, false if the process exits before.
@@ -283,8 +283,8 @@ impl App {
             if child.try_wait().is_ok_and(|ended| ended.is_some()) {
                 return Some(false);
             }
-            let answer = client::send(address, &get(health)).await.ok()?;
-            (answer.status() == 200).then_some(true)
+            let response = client::send(address, &get(health)).await.ok()?;
+            (response.status() == 200).then_some(true)
         })
         .await;
         ready.unwrap_or(false)
@@ -304,7 +304,7 @@ impl App {
 
     pub(crate) async fn send(&self, request: &Request) -> Response {
         let sent = client::send(self.address(), request).await;
-        sent.expect("the app answers")
+        sent.expect("the app responds")
     }
 
     pub(crate) async fn get(&self, target: &str) -> Response {
@@ -365,8 +365,11 @@ impl Drop for App {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
-            let said = tail(&self.dir.path().join("output"));
-            eprintln!("--- the {:?} app on {} said:\n{said}", self.kind, self.port);
+            let output = tail(&self.dir.path().join("output"));
+            eprintln!(
+                "--- the {:?} app on {} logged:\n{output}",
+                self.kind, self.port
+            );
         }
     }
 }

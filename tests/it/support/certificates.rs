@@ -20,7 +20,7 @@ use super::mmdb::loopback_in_munich;
 
 /// CA that signs certificates.
 #[derive(Debug)]
-pub(crate) struct Authority {
+pub(crate) struct Ca {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
     der: CertificateDer<'static>,
@@ -105,14 +105,14 @@ impl Wanted {
     }
 }
 
-impl Authority {
+impl Ca {
     pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         let number = fastrand::u32(..);
         params
             .distinguished_name
-            .push(DnType::CommonName, format!("test authority {number}"));
+            .push(DnType::CommonName, format!("test CA {number}"));
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.not_before = day!(-2);
@@ -161,7 +161,7 @@ impl Authority {
 
     pub(crate) fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
-        roots.add(self.der.clone()).expect("it is an authority");
+        roots.add(self.der.clone()).expect("it is a CA");
         roots
     }
 
@@ -261,19 +261,15 @@ pub(crate) fn files_of_examples() -> &'static Path {
     let (_, path) = FOLDER.get_or_init(|| {
         let folder = tempfile::tempdir().expect("a folder for the test can be made");
         let path = folder.path().to_owned();
-        let authority = Authority::new();
+        let ca = Ca::new();
         let sites = path.join("tls/sites");
         fs::create_dir_all(&sites).expect("the folder takes folders");
-        authority
-            .site(&["example.com", "www.example.com"])
+        ca.site(&["example.com", "www.example.com"])
             .write(&path.join("tls"), "example.com");
-        authority
-            .issue(&Wanted::site(&["example.com", "www.example.com"]).rsa())
+        ca.issue(&Wanted::site(&["example.com", "www.example.com"]).rsa())
             .write(&path.join("tls"), "example.com-rsa");
-        authority
-            .site(&["*.shops.example.com"])
-            .write(&sites, "shops");
-        fs::write(path.join("tls/clients-ca.pem"), authority.pem()).expect("it takes files");
+        ca.site(&["*.shops.example.com"]).write(&sites, "shops");
+        fs::write(path.join("tls/clients-ca.pem"), ca.pem()).expect("it takes files");
         // For the password `wonderland`, quick to compare.
         let alice = "alice:$2y$04$abcdefghijklmnopqrstuujZkTwHUiJ9XdZPwKfcfDo7dMp5DjlTu\n";
         fs::write(path.join("users.htpasswd"), alice).expect("it takes files");

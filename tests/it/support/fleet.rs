@@ -117,8 +117,8 @@ impl Fleet {
                 std::time::Duration::from_secs(20),
                 async || {
                     let health = get(kind.health());
-                    let answer = client::send(([127, 0, 0, 1], port).into(), &health).await;
-                    answer.is_ok().then_some(())
+                    let response = client::send(([127, 0, 0, 1], port).into(), &health).await;
+                    response.is_ok().then_some(())
                 },
             )
             .await;

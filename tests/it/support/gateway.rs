@@ -167,7 +167,7 @@ impl Gateway {
     /// Sends one request on its own connection.
     pub(crate) async fn send(&self, request: &Request) -> Response {
         let sent = client::send(self.address(), request).await;
-        sent.expect("the gateway answers")
+        sent.expect("the gateway responds")
     }
 
     pub(crate) async fn get(&self, target: &str) -> Response {
@@ -180,13 +180,13 @@ impl Gateway {
         let stream = stream.expect("the admin socket can be opened");
         let mut connection = Connection::over(stream, "localhost".to_owned());
         let sent = connection.send(request).await;
-        sent.expect("the admin listener answers")
+        sent.expect("the admin listener responds")
     }
 
     /// Sends a request to the admin listener over TCP, as any local process can.
     pub(crate) async fn send_admin_tcp(&self, request: &Request) -> Response {
         let sent = client::send(self.admin(), request).await;
-        sent.expect("the admin listener answers")
+        sent.expect("the admin listener responds")
     }
 
     pub(crate) async fn admin_get(&self, target: &str) -> Response {
@@ -206,8 +206,8 @@ impl Gateway {
 
     /// Waits until the count is `expected`: a request is counted when its response has been sent.
     pub(crate) async fn counts(&self, series: &str, expected: u64) {
-        let what = format!("{series} is {expected}");
-        wait_for(&what, Duration::from_secs(5), async || {
+        let condition = format!("{series} is {expected}");
+        wait_for(&condition, Duration::from_secs(5), async || {
             (self.count(series).await == expected).then_some(())
         })
         .await;
@@ -222,8 +222,8 @@ impl Gateway {
             async || {
                 let text = fs::read_to_string(&file).unwrap_or_default();
                 // A line that is being written has no end yet.
-                let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-                let lines: Vec<Value> = whole
+                let complete = text.rfind('\n').map_or("", |end| &text[..end]);
+                let lines: Vec<Value> = complete
                     .lines()
                     .map(|line| serde_json::from_str(line).expect("each log line is JSON"))
                     .collect();
@@ -380,7 +380,7 @@ impl Drop for Gateway {
         if std::thread::panicking() {
             let folder = self.dir.path();
             eprintln!(
-                "--- the gateway said:\n{}\n--- its access log:\n{}",
+                "--- the gateway logged:\n{}\n--- its access log:\n{}",
                 tail(&folder.join("stderr")),
                 tail(&folder.join("access.log"))
             );
@@ -459,19 +459,19 @@ fn complete(yaml: &str, dir: &Path) -> String {
                 .is_some_and(|rest| rest.starts_with(':'))
         })
     };
-    let mut whole = String::new();
+    let mut all = String::new();
     if !has("listeners") {
-        whole.push_str("listeners: [{ address: \"127.0.0.1:0\", name: web }]\n");
+        all.push_str("listeners: [{ address: \"127.0.0.1:0\", name: web }]\n");
     }
     if !has("admin") {
-        whole.push_str("admin: { address: \"127.0.0.1:0\" }\n");
+        all.push_str("admin: { address: \"127.0.0.1:0\" }\n");
     }
     if !has("access_log") {
         let log = dir.join("access.log");
         let line = format!("access_log: {{ file: {}, format: json }}\n", log.display());
-        whole.push_str(&line);
+        all.push_str(&line);
     }
-    whole + yaml
+    all + yaml
 }
 
 pub(crate) fn sum_of(metrics: &str, series: &str) -> f64 {

@@ -34,7 +34,7 @@ use tonic_prost::ProstCodec;
 
 /// Request message.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct Say {
+pub(crate) struct TalkRequest {
     /// Text; the words `wait`, `fail`, `break` and `reset` are commands.
     #[prost(string, tag = "1")]
     pub(crate) text: String,
@@ -48,17 +48,17 @@ pub(crate) struct Say {
 
 /// Response message.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct Heard {
+pub(crate) struct TalkResponse {
     #[prost(string, tag = "1")]
     pub(crate) text: String,
     #[prost(uint32, tag = "2")]
     pub(crate) number: u32,
 }
 
-pub(crate) fn say(text: &str) -> Say {
-    Say {
+pub(crate) fn message(text: &str) -> TalkRequest {
+    TalkRequest {
         text: text.to_owned(),
-        ..Say::default()
+        ..TalkRequest::default()
     }
 }
 
@@ -72,7 +72,7 @@ pub(crate) struct TalkCounts {
     calls: AtomicU64,
     /// Calls that were cancelled before their response.
     cancelled: AtomicU64,
-    heads: Mutex<Vec<(String, HeaderMap)>>,
+    received: Mutex<Vec<(String, HeaderMap)>>,
 }
 
 impl TalkCounts {
@@ -90,7 +90,7 @@ impl TalkCounts {
 
     /// Returns the URI and the headers of the newest call.
     pub(crate) fn newest(&self) -> (String, HeaderMap) {
-        self.heads.lock().last().cloned().unwrap()
+        self.received.lock().last().cloned().unwrap()
     }
 }
 
@@ -114,8 +114,8 @@ impl Drop for Open {
     }
 }
 
-type Answers = Pin<Box<dyn Stream<Item = Result<Heard, Status>> + Send>>;
-type Answering<T> = Pin<Box<dyn Future<Output = Result<Response<T>, Status>> + Send>>;
+type ResponseStream = Pin<Box<dyn Stream<Item = Result<TalkResponse, Status>> + Send>>;
+type ResponseFuture<T> = Pin<Box<dyn Future<Output = Result<Response<T>, Status>> + Send>>;
 
 #[derive(Clone)]
 struct Talk(Arc<TalkCounts>);
@@ -140,30 +140,30 @@ fn failure() -> Status {
     )
 }
 
-async fn pause(say: &Say) {
-    tokio::time::sleep(Duration::from_millis(say.pause.into())).await;
+async fn pause(message: &TalkRequest) {
+    tokio::time::sleep(Duration::from_millis(message.pause.into())).await;
 }
 
-impl UnaryService<Say> for Talk {
-    type Response = Heard;
-    type Future = Answering<Heard>;
+impl UnaryService<TalkRequest> for Talk {
+    type Response = TalkResponse;
+    type Future = ResponseFuture<TalkResponse>;
 
-    fn call(&mut self, request: Request<Say>) -> Self::Future {
+    fn call(&mut self, request: Request<TalkRequest>) -> Self::Future {
         let mut open = self.open();
         Box::pin(async move {
-            let said = request.metadata().get("x-said").cloned();
-            let say = request.into_inner();
-            pause(&say).await;
+            let mark = request.metadata().get("x-said").cloned();
+            let message = request.into_inner();
+            pause(&message).await;
             open.over();
-            if say.text == "fail" {
+            if message.text == "fail" {
                 return Err(failure());
             }
-            let mut response = Response::new(Heard {
-                text: say.text,
+            let mut response = Response::new(TalkResponse {
+                text: message.text,
                 number: 1,
             });
-            if let Some(said) = said {
-                response.metadata_mut().insert("x-heard", said);
+            if let Some(mark) = mark {
+                response.metadata_mut().insert("x-heard", mark);
             }
             Ok(response)
         })
@@ -173,30 +173,33 @@ impl UnaryService<Say> for Talk {
 /// Method that sends `times` responses.
 struct Repeat(Talk);
 
-impl server::ServerStreamingService<Say> for Repeat {
-    type Response = Heard;
-    type ResponseStream = Answers;
-    type Future = Answering<Answers>;
+impl server::ServerStreamingService<TalkRequest> for Repeat {
+    type Response = TalkResponse;
+    type ResponseStream = ResponseStream;
+    type Future = ResponseFuture<ResponseStream>;
 
-    fn call(&mut self, request: Request<Say>) -> Self::Future {
+    fn call(&mut self, request: Request<TalkRequest>) -> Self::Future {
         let open = self.0.open();
-        let say = request.into_inner();
+        let message = request.into_inner();
         Box::pin(async move {
-            let answers = stream::unfold((open, say, 0), |(mut open, say, number)| async move {
-                if number > say.times {
-                    return None;
-                }
-                if number == say.times {
-                    open.over();
-                    let breaks = say.text == "break";
-                    return breaks.then(|| (Err(failure()), (open, say, number + 1)));
-                }
-                pause(&say).await;
-                let text = say.text.clone();
-                let heard = Heard { text, number };
-                Some((Ok(heard), (open, say, number + 1)))
-            });
-            Ok(Response::new(Box::pin(answers) as Answers))
+            let responses = stream::unfold(
+                (open, message, 0),
+                |(mut open, message, number)| async move {
+                    if number > message.times {
+                        return None;
+                    }
+                    if number == message.times {
+                        open.over();
+                        let breaks = message.text == "break";
+                        return breaks.then(|| (Err(failure()), (open, message, number + 1)));
+                    }
+                    pause(&message).await;
+                    let text = message.text.clone();
+                    let response = TalkResponse { text, number };
+                    Some((Ok(response), (open, message, number + 1)))
+                },
+            );
+            Ok(Response::new(Box::pin(responses) as ResponseStream))
         })
     }
 }
@@ -204,26 +207,26 @@ impl server::ServerStreamingService<Say> for Repeat {
 /// Method that sends one response to all messages.
 struct Collect(Talk);
 
-impl ClientStreamingService<Say> for Collect {
-    type Response = Heard;
-    type Future = Answering<Heard>;
+impl ClientStreamingService<TalkRequest> for Collect {
+    type Response = TalkResponse;
+    type Future = ResponseFuture<TalkResponse>;
 
-    fn call(&mut self, request: Request<Streaming<Say>>) -> Self::Future {
+    fn call(&mut self, request: Request<Streaming<TalkRequest>>) -> Self::Future {
         let mut open = self.0.open();
-        let mut words = request.into_inner();
+        let mut messages = request.into_inner();
         Box::pin(async move {
             let (mut text, mut number) = (String::new(), 0);
-            while let Some(say) = words.message().await? {
+            while let Some(message) = messages.message().await? {
                 number += 1;
-                if say.text == "fail" {
+                if message.text == "fail" {
                     // Before the client has sent all of its messages.
                     open.over();
                     return Err(failure());
                 }
-                text.push_str(&say.text);
+                text.push_str(&message.text);
             }
             open.over();
-            Ok(Response::new(Heard { text, number }))
+            Ok(Response::new(TalkResponse { text, number }))
         })
     }
 }
@@ -231,23 +234,26 @@ impl ClientStreamingService<Say> for Collect {
 /// Method that responds to each message as it arrives.
 struct Chat(Talk);
 
-impl StreamingService<Say> for Chat {
-    type Response = Heard;
-    type ResponseStream = Answers;
-    type Future = Answering<Answers>;
+impl StreamingService<TalkRequest> for Chat {
+    type Response = TalkResponse;
+    type ResponseStream = ResponseStream;
+    type Future = ResponseFuture<ResponseStream>;
 
-    fn call(&mut self, request: Request<Streaming<Say>>) -> Self::Future {
+    fn call(&mut self, request: Request<Streaming<TalkRequest>>) -> Self::Future {
         let open = self.0.open();
-        let words = request.into_inner();
+        let messages = request.into_inner();
         Box::pin(async move {
-            let answers = stream::unfold(
-                (open, words, 0),
-                |(mut open, mut words, number)| async move {
-                    match words.message().await {
-                        Ok(Some(say)) => {
-                            pause(&say).await;
-                            let text = say.text;
-                            Some((Ok(Heard { text, number }), (open, words, number + 1)))
+            let responses = stream::unfold(
+                (open, messages, 0),
+                |(mut open, mut messages, number)| async move {
+                    match messages.message().await {
+                        Ok(Some(message)) => {
+                            pause(&message).await;
+                            let text = message.text;
+                            Some((
+                                Ok(TalkResponse { text, number }),
+                                (open, messages, number + 1),
+                            ))
                         }
                         Ok(None) => {
                             open.over();
@@ -258,7 +264,7 @@ impl StreamingService<Say> for Chat {
                     }
                 },
             );
-            Ok(Response::new(Box::pin(answers) as Answers))
+            Ok(Response::new(Box::pin(responses) as ResponseStream))
         })
     }
 }
@@ -274,11 +280,11 @@ impl Service<http::Request<Body>> for Talk {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         self.0.calls.fetch_add(1, Ordering::SeqCst);
-        let head = (request.uri().to_string(), request.headers().clone());
-        self.0.heads.lock().push(head);
+        let headers = (request.uri().to_string(), request.headers().clone());
+        self.0.received.lock().push(headers);
         let talk = self.clone();
         Box::pin(async move {
-            let codec = ProstCodec::<Heard, Say>::default();
+            let codec = ProstCodec::<TalkResponse, TalkRequest>::default();
             let mut grpc = server::Grpc::new(codec).max_decoding_message_size(usize::MAX);
             Ok(match request.uri().path() {
                 "/test.Talk/Echo" => grpc.unary(talk, request).await,
@@ -393,44 +399,47 @@ impl TalkClient {
 
     pub(crate) async fn echo(
         &mut self,
-        request: impl tonic::IntoRequest<Say>,
-    ) -> Result<Response<Heard>, Status> {
+        request: impl tonic::IntoRequest<TalkRequest>,
+    ) -> Result<Response<TalkResponse>, Status> {
         self.ready().await?;
         let path = PathAndQuery::from_static("/test.Talk/Echo");
         let request = request.into_request();
         self.0.unary(request, path, ProstCodec::default()).await
     }
 
-    pub(crate) async fn repeat(&mut self, say: Say) -> Result<Streaming<Heard>, Status> {
+    pub(crate) async fn repeat(
+        &mut self,
+        message: TalkRequest,
+    ) -> Result<Streaming<TalkResponse>, Status> {
         self.ready().await?;
         let path = PathAndQuery::from_static("/test.Talk/Repeat");
-        let asked = self
+        let response = self
             .0
-            .server_streaming(Request::new(say), path, ProstCodec::default());
-        Ok(asked.await?.into_inner())
+            .server_streaming(Request::new(message), path, ProstCodec::default());
+        Ok(response.await?.into_inner())
     }
 
     pub(crate) async fn collect(
         &mut self,
-        words: impl Stream<Item = Say> + Send + 'static,
-    ) -> Result<Heard, Status> {
+        messages: impl Stream<Item = TalkRequest> + Send + 'static,
+    ) -> Result<TalkResponse, Status> {
         self.ready().await?;
         let path = PathAndQuery::from_static("/test.Talk/Collect");
-        let asked =
+        let response =
             self.0
-                .client_streaming(Request::new(words.boxed()), path, ProstCodec::default());
-        Ok(asked.await?.into_inner())
+                .client_streaming(Request::new(messages.boxed()), path, ProstCodec::default());
+        Ok(response.await?.into_inner())
     }
 
     pub(crate) async fn chat(
         &mut self,
-        words: impl Stream<Item = Say> + Send + 'static,
-    ) -> Result<Streaming<Heard>, Status> {
+        messages: impl Stream<Item = TalkRequest> + Send + 'static,
+    ) -> Result<Streaming<TalkResponse>, Status> {
         self.ready().await?;
         let path = PathAndQuery::from_static("/test.Talk/Chat");
-        let asked = self
-            .0
-            .streaming(Request::new(words.boxed()), path, ProstCodec::default());
-        Ok(asked.await?.into_inner())
+        let response =
+            self.0
+                .streaming(Request::new(messages.boxed()), path, ProstCodec::default());
+        Ok(response.await?.into_inner())
     }
 }

@@ -48,27 +48,27 @@ pub(crate) struct Client {
 
 /// Complete response.
 #[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) head: http::response::Parts,
+pub(crate) struct Response {
+    pub(crate) parts: http::response::Parts,
     pub(crate) body: Bytes,
     pub(crate) trailers: Option<HeaderMap>,
 }
 
-impl Answer {
+impl Response {
     pub(crate) fn status(&self) -> u16 {
-        self.head.status.as_u16()
+        self.parts.status.as_u16()
     }
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.head.headers.get(name)?.to_str().ok()
+        self.parts.headers.get(name)?.to_str().ok()
     }
 
     pub(crate) fn text(&self) -> &str {
-        std::str::from_utf8(&self.body).expect("the answer is text")
+        std::str::from_utf8(&self.body).expect("the response is text")
     }
 
     pub(crate) fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.body).expect("the answer is JSON")
+        serde_json::from_slice(&self.body).expect("the response is JSON")
     }
 }
 
@@ -108,11 +108,11 @@ impl Client {
     pub(crate) async fn begin(
         &self,
         request: http::request::Builder,
-        is_whole: bool,
+        is_end: bool,
     ) -> Result<(h2::client::ResponseFuture, SendStream<Bytes>), h2::Error> {
         let request = request.body(()).expect("a request is well formed");
         let mut send = self.send.clone().ready().await?;
-        send.send_request(request, is_whole)
+        send.send_request(request, is_end)
     }
 
     /// Sends a request and reads the complete response.
@@ -120,21 +120,21 @@ impl Client {
         &self,
         request: http::request::Builder,
         body: impl Into<Bytes>,
-    ) -> Result<Answer, h2::Error> {
+    ) -> Result<Response, h2::Error> {
         let body = body.into();
         let is_head = request.method_ref() == Some(&http::Method::HEAD);
-        let (answer, mut stream) = self.begin(request, body.is_empty()).await?;
+        let (response, mut stream) = self.begin(request, body.is_empty()).await?;
         if !body.is_empty() {
             // The request may be refused before all of it is sent: then the response has the
             // reason.
             drop(upload(&mut stream, body, true).await);
         }
-        within(read(answer, is_head)).await
+        within(read(response, is_head)).await
     }
 
-    pub(crate) async fn get(&self, target: &str) -> Answer {
+    pub(crate) async fn get(&self, target: &str) -> Response {
         let sent = self.send(request("GET", target), "").await;
-        sent.expect("the gateway answers")
+        sent.expect("the gateway responds")
     }
 
     /// Returns how the connection ended.
@@ -147,7 +147,7 @@ impl Client {
 /// Outcomes of the requests of a load over HTTP/2.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    pub(crate) answered: u64,
+    pub(crate) succeeded: u64,
     /// Requests that a connection with a GOAWAY did not process, and that were sent again on
     /// another.
     pub(crate) moved: u64,
@@ -163,8 +163,8 @@ pub(crate) async fn endless(to: SocketAddr, target: &str, stop: &AtomicBool) -> 
         tally.connections += 1;
         while !stop.load(Ordering::Relaxed) {
             match client.send(request("GET", target), "").await {
-                Ok(answer) if answer.status() == 200 => tally.answered += 1,
-                Ok(answer) => tally.failed.push(format!("status {}", answer.status())),
+                Ok(response) if response.status() == 200 => tally.succeeded += 1,
+                Ok(response) => tally.failed.push(format!("status {}", response.status())),
                 // RFC 9113, 6.8: streams above the last one were not and will not be processed.
                 Err(error)
                     if error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR) =>
@@ -183,17 +183,19 @@ pub(crate) async fn endless(to: SocketAddr, target: &str, stop: &AtomicBool) -> 
 }
 
 /// Reads the rest of a response to any method but `HEAD`, and verifies its body.
-pub(crate) async fn whole(answer: h2::client::ResponseFuture) -> Result<Answer, h2::Error> {
-    read(answer, false).await
+pub(crate) async fn read_response(
+    response: h2::client::ResponseFuture,
+) -> Result<Response, h2::Error> {
+    read(response, false).await
 }
 
-async fn read(answer: h2::client::ResponseFuture, is_head: bool) -> Result<Answer, h2::Error> {
-    let (head, mut body) = answer.await?.into_parts();
+async fn read(response: h2::client::ResponseFuture, is_head: bool) -> Result<Response, h2::Error> {
+    let (parts, mut body) = response.await?.into_parts();
     let header = |name: &str| {
-        let value = head.headers.get(name)?;
+        let value = parts.headers.get(name)?;
         Some(value.to_str().expect("a header is text").to_owned())
     };
-    let status = head.status.as_u16();
+    let status = parts.status.as_u16();
     let has_body = !is_head && !matches!(status, 204 | 304);
     let mut verifier = has_body.then(|| Verifier::of(status, &header));
     let mut all = BytesMut::new();
@@ -210,8 +212,8 @@ async fn read(answer: h2::client::ResponseFuture, is_head: bool) -> Result<Answe
         let held = verifier.end();
         held.unwrap_or_else(|why| panic!("a body that does not hold: {why}"));
     }
-    Ok(Answer {
-        head,
+    Ok(Response {
+        parts,
         body: all.freeze(),
         trailers,
     })
@@ -302,10 +304,10 @@ impl Frames {
     }
 
     fn take(&mut self) -> Option<Frame> {
-        let head = self.input.get(..9)?;
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-        let (kind, flags) = (head[3], head[4]);
-        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        let header = self.input.get(..9)?;
+        let length = u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize;
+        let (kind, flags) = (header[3], header[4]);
+        let stream = u32::from_be_bytes([header[5], header[6], header[7], header[8]]);
         if self.input.len() < 9 + length {
             return None;
         }

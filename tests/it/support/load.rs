@@ -25,7 +25,7 @@ pub(crate) struct Tally {
     /// Errors of requests without a readable response.
     pub(crate) failed: Vec<String>,
     /// Responses that had begun and whose connection broke.
-    pub(crate) cut: u64,
+    pub(crate) truncated: u64,
     /// Responses by the port of the instance that sent them.
     pub(crate) served: BTreeMap<u16, u64>,
     pub(crate) times: Vec<Duration>,
@@ -48,7 +48,7 @@ impl Tally {
     }
 
     pub(crate) fn total(&self) -> u64 {
-        self.statuses.values().sum::<u64>() + self.failed.len() as u64 + self.cut
+        self.statuses.values().sum::<u64>() + self.failed.len() as u64 + self.truncated
     }
 
     pub(crate) fn served_by(&self, port: u16) -> u64 {
@@ -66,17 +66,20 @@ impl Tally {
         quantile(times.map_or(&[], Vec::as_slice), share)
     }
 
-    fn add(&mut self, answer: Result<Response, ClientError>, took: Duration) {
-        match answer {
-            Ok(answer) => {
-                *self.statuses.entry(answer.status()).or_default() += 1;
+    fn add(&mut self, response: Result<Response, ClientError>, took: Duration) {
+        match response {
+            Ok(response) => {
+                *self.statuses.entry(response.status()).or_default() += 1;
                 self.times.push(took);
-                self.times_of.entry(answer.status()).or_default().push(took);
-                if let Some(port) = served_by(&answer) {
+                self.times_of
+                    .entry(response.status())
+                    .or_default()
+                    .push(took);
+                if let Some(port) = served_by(&response) {
                     *self.served.entry(port).or_default() += 1;
                 }
             }
-            Err(error) if error.is_cut() => self.cut += 1,
+            Err(error) if error.is_truncated() => self.truncated += 1,
             Err(error) => self.failed.push(error.to_string()),
         }
     }
@@ -89,7 +92,7 @@ impl Tally {
             *self.served.entry(port).or_default() += count;
         }
         self.failed.extend(other.failed);
-        self.cut += other.cut;
+        self.truncated += other.truncated;
         self.times.extend(other.times);
         for (status, times) in other.times_of {
             self.times_of.entry(status).or_default().extend(times);
@@ -106,11 +109,11 @@ fn quantile(times: &[Duration], share: f64) -> Duration {
 }
 
 /// Returns the instance that responded: apps name it in a header, the test origins in their JSON.
-fn served_by(answer: &Response) -> Option<u16> {
-    if let Some(port) = answer.header("x-instance") {
+fn served_by(response: &Response) -> Option<u16> {
+    if let Some(port) = response.header("x-instance") {
         return port.parse().ok();
     }
-    let body: serde_json::Value = serde_json::from_slice(&answer.body).ok()?;
+    let body: serde_json::Value = serde_json::from_slice(&response.body).ok()?;
     body["port"].as_u64()?.try_into().ok()
 }
 
@@ -149,7 +152,7 @@ pub(crate) async fn paced(
 /// Connection handling of a load's lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lanes {
-    Kept,
+    KeepAlive,
     /// A new connection for each request.
     Fresh,
 }
@@ -177,7 +180,7 @@ pub(crate) fn endless_paced(
     request: impl Fn(u64) -> Request + Send + Sync + 'static,
 ) -> Endless {
     let pace = Pace::Each(Duration::from_secs(1) / per_second);
-    begin(to, per_second as usize, Lanes::Kept, pace, request)
+    begin(to, per_second as usize, Lanes::KeepAlive, pace, request)
 }
 
 fn begin(
@@ -203,11 +206,11 @@ fn begin(
                     turn_of(start + gap * turn).await;
                 }
                 let begun = Instant::now();
-                let answer = exchange(&mut connection, to, &request(turn)).await;
+                let response = exchange(&mut connection, to, &request(turn)).await;
                 if kind == Lanes::Fresh {
                     connection = None;
                 }
-                tally.add(answer, begun.elapsed());
+                tally.add(response, begun.elapsed());
             }
             tally
         });
@@ -219,11 +222,11 @@ impl Endless {
     /// Stops the load and returns its outcomes.
     pub(crate) async fn stop(self) -> Tally {
         self.stop.store(true, Ordering::Relaxed);
-        let mut whole = Tally::default();
+        let mut total = Tally::default();
         for tally in self.lanes.join_all().await {
-            whole.merge(tally);
+            total.merge(tally);
         }
-        whole
+        total
     }
 }
 
@@ -252,16 +255,16 @@ async fn run(
                     turn_of(start + gap * turn).await;
                 }
                 let begun = Instant::now();
-                let answer = exchange(&mut connection, to, &request(turn)).await;
-                tally.add(answer, begun.elapsed());
+                let response = exchange(&mut connection, to, &request(turn)).await;
+                tally.add(response, begun.elapsed());
             }
         });
     }
-    let mut whole = Tally::default();
+    let mut total = Tally::default();
     while let Some(tally) = work.join_next().await {
-        whole.merge(tally.expect("a lane does not panic"));
+        total.merge(tally.expect("a lane does not panic"));
     }
-    whole
+    total
 }
 
 /// Sends one request on the lane's connection, which is dropped when it breaks or should close.
@@ -274,14 +277,14 @@ async fn exchange(
         Some(connection) => connection,
         None => Connection::open(to).await?,
     };
-    let answer = connection.send(request).await?;
-    let closes = answer
+    let response = connection.send(request).await?;
+    let closes = response
         .header("connection")
         .is_some_and(|v| v.eq_ignore_ascii_case("close"));
     if !closes {
         *lane = Some(connection);
     }
-    Ok(answer)
+    Ok(response)
 }
 
 /// Runs twenty lanes that send at the same time, repeatedly at the moment when an origin closes
@@ -296,8 +299,8 @@ pub(crate) async fn race(
     for lane in 0..20 {
         // Each lane aims at a different moment from 5 ms before to 5 ms after.
         let early = Duration::from_millis(5).saturating_sub(Duration::from_micros(500 * lane));
-        let late = Duration::from_micros(500 * lane).saturating_sub(Duration::from_millis(5));
-        let gap = idle.saturating_sub(early) + late;
+        let delay = Duration::from_micros(500 * lane).saturating_sub(Duration::from_millis(5));
+        let gap = idle.saturating_sub(early) + delay;
         lanes.spawn(async move {
             let (mut connection, mut seen) = (None, Vec::new());
             for round in 0..rounds {
@@ -309,9 +312,9 @@ pub(crate) async fn race(
                     "POST" => post("/", "x"),
                     _ => get("/"),
                 };
-                let answer = exchange(&mut connection, to, &request.header(MARK, &mark)).await;
-                let answer = answer.expect("the gateway answers each request");
-                seen.push((mark, answer.status()));
+                let response = exchange(&mut connection, to, &request.header(MARK, &mark)).await;
+                let response = response.expect("the gateway responds to each request");
+                seen.push((mark, response.status()));
             }
             seen
         });

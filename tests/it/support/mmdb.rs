@@ -100,10 +100,10 @@ fn encode(value: &Value, out: &mut Vec<u8>) {
         }
         Value::Bool(is_so) => head(14, usize::from(*is_so), out),
         Value::Number(number) => {
-            if let Some(whole) = number.as_u64() {
-                let whole = u32::try_from(whole).expect("it is small");
+            if let Some(integer) = number.as_u64() {
+                let integer = u32::try_from(integer).expect("it is small");
                 head(6, 4, out);
-                out.extend(whole.to_be_bytes());
+                out.extend(integer.to_be_bytes());
             } else {
                 head(3, 8, out);
                 out.extend(number.as_f64().expect("it is a number").to_be_bytes());

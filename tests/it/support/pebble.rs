@@ -25,7 +25,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use super::{
-    certificates::Authority,
+    certificates::Ca,
     gateway::tail,
     ports::free_port,
     wait::{until, wait_for},
@@ -36,7 +36,7 @@ const READY_WITHIN: Duration = Duration::from_secs(20);
 /// Running CA, for which every name is at 127.0.0.1. It ends with the test.
 #[derive(Debug)]
 pub(crate) struct Pebble {
-    authority: Child,
+    ca: Child,
     names: Child,
     folder: TempDir,
     port: u16,
@@ -47,7 +47,7 @@ impl Pebble {
     /// Starts a CA that validates HTTP-01 and TLS-ALPN-01 at these ports.
     pub(crate) async fn start(http: u16, tls: u16) -> Self {
         let folder = tempfile::tempdir().expect("a folder for the test can be made");
-        let own = Authority::new();
+        let own = Ca::new();
         own.site(&["127.0.0.1"]).write(folder.path(), "pebble");
         let at = |file: &str| folder.path().join(file);
         fs::write(at("ca.pem"), own.pem()).expect("the folder takes files");
@@ -90,7 +90,7 @@ impl Pebble {
             ]
             .concat(),
         );
-        let authority = run(
+        let ca = run(
             "pebble",
             &[
                 "-config".to_owned(),
@@ -111,7 +111,7 @@ impl Pebble {
         };
         let root = until(READY_WITHIN, &mut ask).await;
         let mut pebble = Self {
-            authority,
+            ca,
             names,
             port,
             root: root
@@ -140,7 +140,7 @@ impl Pebble {
     /// Returns the configuration of a client that trusts only this CA.
     pub(crate) fn trust(&self) -> ClientConfig {
         let mut roots = RootCertStore::empty();
-        roots.add(self.root.clone()).expect("it is an authority");
+        roots.add(self.root.clone()).expect("it is a CA");
         client().with_root_certificates(roots).with_no_client_auth()
     }
 
@@ -163,7 +163,7 @@ impl Pebble {
     }
 
     fn stopped(&mut self) -> String {
-        for child in [&mut self.authority, &mut self.names] {
+        for child in [&mut self.ca, &mut self.names] {
             // It may have ended by itself; both calls then fail, which is fine.
             drop(child.kill());
             drop(child.wait());
@@ -176,7 +176,7 @@ impl Drop for Pebble {
     fn drop(&mut self) {
         let log = self.stopped();
         if std::thread::panicking() {
-            eprintln!("--- pebble said:\n{log}");
+            eprintln!("--- pebble logged:\n{log}");
         }
     }
 }
@@ -271,7 +271,7 @@ pub(crate) fn local(port: u16) -> SocketAddr {
 pub(crate) fn trusting() -> ClientConfig {
     client()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody))
+        .with_custom_certificate_verifier(Arc::new(AnyServer))
         .with_no_client_auth()
 }
 
@@ -282,9 +282,9 @@ fn client() -> rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier> {
 }
 
 #[derive(Debug)]
-struct Anybody;
+struct AnyServer;
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AnyServer {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

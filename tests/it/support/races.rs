@@ -65,7 +65,7 @@ pub(crate) struct Lost {
     pub(crate) early: u64,
     /// Reads three seconds after the loss or later; the next field counts versions from before it.
     pub(crate) reads: u64,
-    pub(crate) late: Vec<String>,
+    pub(crate) overdue: Vec<String>,
 }
 
 /// Client of both gateways.
@@ -101,8 +101,8 @@ impl Course {
         let mut names = [String::new(), String::new()];
         for (gateway, name) in gateways.iter().zip(&mut names) {
             let status = gateway.status().await;
-            let known = status["purges"]["gateway"].as_str();
-            name.push_str(known.expect("a gateway has a name"));
+            let name_of = status["purges"]["gateway"].as_str();
+            name.push_str(name_of.expect("a gateway has a name"));
         }
         let course = Self {
             redis,
@@ -133,8 +133,8 @@ impl Course {
             wait_for("the gateways know one another", PATIENCE, async || {
                 let purges = gateway.status().await["purges"].take();
                 let others = purges["others"].as_array()?;
-                let is_known = others.iter().any(|other| other["leased"] == true);
-                (purges["leased"] == true && is_known).then_some(())
+                let is_linked = others.iter().any(|other| other["leased"] == true);
+                (purges["leased"] == true && is_linked).then_some(())
             })
             .await;
         }
@@ -232,8 +232,8 @@ impl Course {
         let gateway = &self.gateways[fastrand::usize(..2)];
         let request = post("/v1/purge", order.to_string());
         let request = request.header("content-type", "application/json");
-        let answer = gateway.send_admin(&request).await;
-        serde_json::from_slice(&answer.body).map_err(|error| format!("{order}: {error}"))
+        let response = gateway.send_admin(&request).await;
+        serde_json::from_slice(&response.body).map_err(|error| format!("{order}: {error}"))
     }
 
     /// Checks the response of each gateway after a purge.
@@ -268,15 +268,15 @@ impl Course {
 
     async fn read(&self, client: &mut Client, at: usize, item: usize) -> Result<Seen, String> {
         let ask = get(&format!("/{item}/page")).header("host", "shop");
-        let answer = client.send(at, self.gateways[at].address(), &ask).await;
-        let answer = answer.map_err(|error| format!("{}: {error}", self.names[at]))?;
-        let (status, version) = (answer.status(), Version::of(&answer));
+        let response = client.send(at, self.gateways[at].address(), &ask).await;
+        let response = response.map_err(|error| format!("{}: {error}", self.names[at]))?;
+        let (status, version) = (response.status(), Version::of(&response));
         match version {
             Some(version) if status == 200 => Ok(Seen {
                 version,
-                is_hit: answer.header("x-cache-status") == Some("HIT"),
+                is_hit: response.header("x-cache-status") == Some("HIT"),
             }),
-            _ => Err(format!("{}: {status} {}", self.names[at], answer.text())),
+            _ => Err(format!("{}: {status} {}", self.names[at], response.text())),
         }
     }
 
@@ -286,16 +286,16 @@ impl Course {
         let relay = &self.relays[fastrand::usize(..2)];
         match fastrand::u8(..20) {
             0..5 => {
-                relay.set(Wire::Cut);
+                relay.set(Wire::Closed);
                 between(50, 1500).await;
                 relay.set(Wire::Open);
-                "wire cut for a moment"
+                "wire closed for a moment"
             }
             5..8 => {
-                relay.set(Wire::Cut);
+                relay.set(Wire::Closed);
                 between(3200, 4500).await;
                 relay.set(Wire::Open);
-                "wire cut until the lease is lost"
+                "wire closed until the lease is lost"
             }
             8..12 => {
                 relay.set(Wire::Stalled);
@@ -334,9 +334,9 @@ impl Course {
         for turn in 0..times {
             let mut client = Client::default();
             for item in 0..self.items {
-                self.read(&mut client, 1, item).await.expect("an answer");
+                self.read(&mut client, 1, item).await.expect("a response");
             }
-            let wire = [Wire::Cut, Wire::Stalled][turn as usize % 2];
+            let wire = [Wire::Closed, Wire::Stalled][turn as usize % 2];
             self.relays[1].set(wire);
             let at = origin.now();
             for item in 0..self.items {
@@ -351,15 +351,15 @@ impl Course {
             let reads = async {
                 while origin.now() < at + LEASE + Duration::from_secs(2) {
                     let item = fastrand::usize(..self.items);
-                    let is_late = origin.now() >= at + LEASE;
-                    let seen = self.read(&mut client, 1, item).await.expect("an answer");
+                    let is_overdue = origin.now() >= at + LEASE;
+                    let seen = self.read(&mut client, 1, item).await.expect("a response");
                     let is_older = seen.version.read_at < at;
-                    lost.reads += u64::from(is_late);
-                    lost.early += u64::from(is_older && !is_late);
-                    if is_older && is_late {
+                    lost.reads += u64::from(is_overdue);
+                    lost.early += u64::from(is_older && !is_overdue);
+                    if is_older && is_overdue {
                         let version = seen.version;
                         let passed = origin.now().saturating_sub(at);
-                        lost.late
+                        lost.overdue
                             .push(format!("item {item}: {version:?}, {passed:?} after {at:?}"));
                     }
                     up_to(5).await;
@@ -381,9 +381,9 @@ impl Client {
         request: &Request,
     ) -> client::Result<Response> {
         if let Some(connection) = &mut self.0[at]
-            && let Ok(answer) = connection.send(request).await
+            && let Ok(response) = connection.send(request).await
         {
-            return Ok(answer);
+            return Ok(response);
         }
         // No connection yet, or one that has ended.
         let connection = self.0[at].insert(Connection::open(to).await?);

@@ -100,9 +100,9 @@ impl Redis {
     async fn ready(&self) {
         let mut ask = async || (self.try_cli(&["PING"])? == "PONG").then_some(());
         if until(READY_WITHIN, &mut ask).await.is_none() {
-            let said = self.run_cli(&["PING"]);
+            let pong = self.run_cli(&["PING"]);
             panic!(
-                "redis-server is not ready: {said:?} {}",
+                "redis-server is not ready: {pong:?} {}",
                 tail(&self.log_file())
             );
         }
@@ -207,7 +207,7 @@ impl Drop for Redis {
         self.kill();
         if std::thread::panicking() {
             eprintln!(
-                "--- redis on {} said:\n{}",
+                "--- redis on {} logged:\n{}",
                 self.port,
                 tail(&self.log_file())
             );
@@ -339,13 +339,14 @@ impl Watched {
         };
         wait_for("the sentinels know one another", READY_WITHIN, async || {
             let knows_all = |sentinel: &Redis| {
-                let told = sentinel.cli(&["SENTINEL", "MASTER", "main"]);
-                let told: Vec<&str> = told.lines().collect();
-                let says = |name: &str, value: &str| {
-                    told.windows(2)
+                let reply = sentinel.cli(&["SENTINEL", "MASTER", "main"]);
+                let reply: Vec<&str> = reply.lines().collect();
+                let has = |name: &str, value: &str| {
+                    reply
+                        .windows(2)
                         .any(|pair| pair[0] == name && pair[1] == value)
                 };
-                says("num-other-sentinels", "2") && says("num-slaves", "1")
+                has("num-other-sentinels", "2") && has("num-slaves", "1")
             };
             watched.sentinels.iter().all(knows_all).then_some(())
         })

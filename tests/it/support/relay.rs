@@ -26,7 +26,7 @@ pub(crate) enum Wire {
     /// Connections stay, and no data passes.
     Stalled,
     /// Connections break, and new ones break at once.
-    Cut,
+    Closed,
 }
 
 /// Relay that ends when dropped.
@@ -56,7 +56,7 @@ impl Relay {
                 let Ok((stream, _)) = listener.accept().await else {
                     continue;
                 };
-                if *state.borrow() != Wire::Cut {
+                if *state.borrow() != Wire::Closed {
                     connections.spawn(carry(stream, to, state.clone(), delay));
                 }
             }
@@ -125,7 +125,7 @@ async fn take(
     loop {
         let read = tokio::select! {
             read = from.read(&mut buffer) => read.unwrap_or(0),
-            _ = wire.wait_for(|wire| *wire == Wire::Cut) => 0,
+            _ = wire.wait_for(|wire| *wire == Wire::Closed) => 0,
         };
         let piece = (Instant::now() + delay, buffer[..read].to_vec());
         if read == 0 || send.send(piece).await.is_err() {
@@ -145,7 +145,7 @@ async fn give(
         let Ok(now) = now.map(|now| *now) else {
             return;
         };
-        if now == Wire::Cut || to.write_all(&bytes).await.is_err() {
+        if now == Wire::Closed || to.write_all(&bytes).await.is_err() {
             return;
         }
     }

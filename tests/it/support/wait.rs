@@ -8,13 +8,13 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// Polls until there is a result; fails the test after `limit`.
 pub(crate) async fn wait_for<T>(
-    what: &str,
+    condition: &str,
     limit: Duration,
     mut ask: impl AsyncFnMut() -> Option<T>,
 ) -> T {
     match until(limit, &mut ask).await {
-        Some(answer) => answer,
-        None => panic!("waited {limit:?} in vain until {what}"),
+        Some(response) => response,
+        None => panic!("waited {limit:?} in vain until {condition}"),
     }
 }
 
@@ -25,8 +25,8 @@ pub(crate) async fn until<T>(
 ) -> Option<T> {
     let end = Instant::now() + limit;
     loop {
-        if let Some(answer) = ask().await {
-            return Some(answer);
+        if let Some(response) = ask().await {
+            return Some(response);
         }
         if Instant::now() >= end {
             return None;

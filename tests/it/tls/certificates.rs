@@ -24,15 +24,15 @@ use tokio::task::JoinSet;
 
 use super::{SOON, Site, WATCHED, serial, without_names};
 use crate::support::{
-    certificates::{Authority, Wanted},
+    certificates::{Ca, Wanted},
     client::{Connection, get},
     wait::wait_for,
 };
 
 /// Returns a client that can verify handshakes with these schemes only.
-fn limited(authority: &Authority, takes: impl Fn(SignatureScheme) -> bool) -> Arc<ClientConfig> {
-    let whole = rustls::crypto::ring::default_provider();
-    let mut algorithms = whole.signature_verification_algorithms;
+fn limited(ca: &Ca, takes: impl Fn(SignatureScheme) -> bool) -> Arc<ClientConfig> {
+    let defaults = rustls::crypto::ring::default_provider();
+    let mut algorithms = defaults.signature_verification_algorithms;
     let mapping: Vec<_> = algorithms
         .mapping
         .iter()
@@ -42,21 +42,21 @@ fn limited(authority: &Authority, takes: impl Fn(SignatureScheme) -> bool) -> Ar
     algorithms.mapping = Box::leak(mapping.into_boxed_slice());
     let provider = CryptoProvider {
         signature_verification_algorithms: algorithms,
-        ..whole
+        ..defaults
     };
     let versions = rustls::DEFAULT_VERSIONS;
-    Arc::new(authority.trust_through(provider, versions, None))
+    Arc::new(ca.trust_through(provider, versions, None))
 }
 
 #[tokio::test]
-async fn each_name_is_answered_by_its_own_certificate() {
+async fn each_name_gets_its_own_certificate() {
     let mut serials = Vec::new();
     let site = Site::start(
         "{ certificates: [{ cert: first.pem, key: first.key }, { dir: sites }, { cert: plain.pem, key: plain.key }] }",
-        |authority, folder| {
+        |ca, folder| {
             let mut put = |folder: &Path, file: &str, names: &[&str]| {
                 fs::create_dir_all(folder).unwrap();
-                let issued = authority.site(names);
+                let issued = ca.site(names);
                 issued.write(folder, file);
                 serials.push(issued);
             };
@@ -67,7 +67,7 @@ async fn each_name_is_answered_by_its_own_certificate() {
             // The layout of certbot.
             let live = folder.join("sites/bot.test");
             fs::create_dir_all(&live).unwrap();
-            let issued = authority.site(&["bot.test"]);
+            let issued = ca.site(&["bot.test"]);
             fs::write(live.join("fullchain.pem"), &issued.cert).unwrap();
             fs::write(live.join("privkey.pem"), &issued.key).unwrap();
             serials.push(issued);
@@ -92,7 +92,7 @@ async fn each_name_is_answered_by_its_own_certificate() {
     // A wildcard matches one label, and a client without SNI gets the first certificate.
     let refuses = site.connect("a.b.shops.test", &site.trust()).await;
     assert!(refuses.is_err());
-    let nameless = Arc::new(without_names(site.authority.trust()));
+    let nameless = Arc::new(without_names(site.ca.trust()));
     let open = site.connect("first.test", &nameless).await.unwrap();
     assert_eq!(serial(&open), first);
     // The expiry of each is a metric.
@@ -108,8 +108,8 @@ async fn each_name_is_answered_by_its_own_certificate() {
 
 #[tokio::test]
 async fn unknown_names_are_refused_where_that_is_asked_for() {
-    let prepare = |authority: &Authority, folder: &Path| {
-        authority.site(&["known.test"]).write(folder, "a");
+    let prepare = |ca: &Ca, folder: &Path| {
+        ca.site(&["known.test"]).write(folder, "a");
     };
     let strict = Site::start(
         "{ certificates: { cert: a.pem, key: a.key }, unknown_names: refuse }",
@@ -117,7 +117,7 @@ async fn unknown_names_are_refused_where_that_is_asked_for() {
     )
     .await;
     strict.connect("known.test", &strict.trust()).await.unwrap();
-    let nameless = Arc::new(without_names(strict.authority.trust()));
+    let nameless = Arc::new(without_names(strict.ca.trust()));
     for (name, config) in [("other.test", strict.trust()), ("known.test", nameless)] {
         let error = strict.connect(name, &config).await.unwrap_err();
         assert!(error.to_string().contains("UnrecognisedName"), "{error}");
@@ -135,12 +135,12 @@ async fn keys_of_two_kinds_stand_side_by_side() {
     let mut issued = Vec::new();
     let site = Site::start(
         "{ certificates: [{ cert: rsa.pem, key: rsa.key }, { cert: ec.pem, key: ec.key }] }",
-        |authority, folder| {
+        |ca, folder| {
             for (file, wanted) in [
                 ("rsa", Wanted::site(&["both.test"]).rsa()),
                 ("ec", Wanted::site(&["both.test"])),
             ] {
-                let pair = authority.issue(&wanted);
+                let pair = ca.issue(&wanted);
                 pair.write(folder, file);
                 issued.push(pair);
             }
@@ -154,7 +154,7 @@ async fn keys_of_two_kinds_stand_side_by_side() {
     let only = |words: &'static [&str]| {
         // The client must support the CA's own signature scheme, so only the scheme names of TLS
         // 1.3 distinguish a P-256 signature of a certificate from one of a handshake.
-        limited(&site.authority, move |scheme| {
+        limited(&site.ca, move |scheme| {
             let name = format!("{scheme:?}");
             words.iter().any(|word| name.contains(word))
         })
@@ -175,7 +175,7 @@ async fn keys_of_two_kinds_stand_side_by_side() {
 async fn certificates_are_replaced_under_load() {
     let site = Site::start(
         "{ certificates: { cert: a.pem, key: a.key } }",
-        |authority, folder| authority.site(&["load.test"]).write(folder, "a"),
+        |ca, folder| ca.site(&["load.test"]).write(folder, "a"),
     )
     .await;
     let site = Arc::new(site);
@@ -196,9 +196,12 @@ async fn certificates_are_replaced_under_load() {
                 if !keeps {
                     connection = open().await.expect("it is served");
                 }
-                let answer = connection.send(&get("/")).await.expect("it is answered");
-                assert_eq!(answer.status(), 200);
-                if answer.header("connection") == Some("close") {
+                let response = connection
+                    .send(&get("/"))
+                    .await
+                    .expect("it gets a response");
+                assert_eq!(response.status(), 200);
+                if response.header("connection") == Some("close") {
                     // The connection has had its maximum number of requests.
                     connection = open().await.expect("it is served");
                 }
@@ -208,7 +211,7 @@ async fn certificates_are_replaced_under_load() {
     }
     for round in 0..3 {
         let before = served.load(Ordering::Relaxed);
-        let next = site.authority.site(&["load.test"]);
+        let next = site.ca.site(&["load.test"]);
         next.write(site.gateway.folder(), "a");
         wait_for("the new certificate is shown", WATCHED, async || {
             (site.serial("load.test").await == next.serial).then_some(())
@@ -225,15 +228,15 @@ async fn certificates_are_replaced_under_load() {
 }
 
 #[tokio::test]
-async fn a_bad_pair_changes_nothing_and_is_complained_about_once() {
+async fn a_bad_pair_changes_nothing_and_is_logged_once() {
     let site = Site::start(
         "{ certificates: { cert: a.pem, key: a.key } }",
-        |authority, folder| authority.site(&["a.test"]).write(folder, "a"),
+        |ca, folder| ca.site(&["a.test"]).write(folder, "a"),
     )
     .await;
     let folder = site.gateway.folder().to_owned();
     let served = site.serial("a.test").await;
-    let next = site.authority.site(&["a.test"]);
+    let next = site.ca.site(&["a.test"]);
     let well = "edgeway_certificate_last_reload_success{listener=\"web\"}";
     assert_eq!(site.gateway.count(well).await, 1);
     let complaints = || {
@@ -265,7 +268,7 @@ async fn a_bad_pair_changes_nothing_and_is_complained_about_once() {
     assert_eq!(site.serial("a.test").await, served);
     // The control: the complete new pair is loaded, without a restart.
     next.write(&folder, "a");
-    wait_for("the new pair answers", WATCHED, async || {
+    wait_for("the new pair responds", WATCHED, async || {
         (site.serial("a.test").await == next.serial).then_some(())
     })
     .await;
@@ -278,10 +281,10 @@ async fn a_bad_pair_changes_nothing_and_is_complained_about_once() {
 
 #[tokio::test]
 async fn folders_and_symlinks_are_followed() {
-    let site = Site::start("{ certificates: { dir: live } }", |authority, folder| {
+    let site = Site::start("{ certificates: { dir: live } }", |ca, folder| {
         // Like mounted secrets: the files are links through a link that is replaced.
         fs::create_dir_all(folder.join("live/..one")).unwrap();
-        let first = authority.site(&["a.test"]);
+        let first = ca.site(&["a.test"]);
         fs::write(folder.join("live/..one/tls.crt"), &first.cert).unwrap();
         fs::write(folder.join("live/..one/tls.key"), &first.key).unwrap();
         symlink("..one", folder.join("live/..data")).unwrap();
@@ -290,14 +293,14 @@ async fn folders_and_symlinks_are_followed() {
     })
     .await;
     let live = site.gateway.folder().join("live");
-    let next = site.authority.site(&["a.test"]);
+    let next = site.ca.site(&["a.test"]);
     fs::create_dir_all(live.join("..two")).unwrap();
     fs::write(live.join("..two/tls.crt"), &next.cert).unwrap();
     fs::write(live.join("..two/tls.key"), &next.key).unwrap();
     symlink("..two", live.join("..draft")).unwrap();
     fs::rename(live.join("..draft"), live.join("..data")).unwrap();
     let shows = async |name: &str, serial: u64| {
-        wait_for("the certificate answers", WATCHED, async || {
+        wait_for("the certificate responds", WATCHED, async || {
             let open = site.connect(name, &site.trust()).await;
             open.is_ok_and(|open| super::serial(&open) == serial)
                 .then_some(())
@@ -306,7 +309,7 @@ async fn folders_and_symlinks_are_followed() {
     };
     shows("a.test", next.serial).await;
     // Another pair is added, and removed.
-    let more = site.authority.site(&["b.test"]);
+    let more = site.ca.site(&["b.test"]);
     more.write(&live, "b");
     shows("b.test", more.serial).await;
     fs::remove_file(live.join("b.key")).unwrap();
@@ -327,30 +330,30 @@ async fn folders_and_symlinks_are_followed() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_runs_out_is_served_and_complained_about() {
+async fn a_certificate_that_expires_is_served_and_logged() {
     let site = Site::start(
         "{ certificates: [{ cert: old.pem, key: old.key }, { cert: new.pem, key: new.key }] }",
-        |authority, folder| {
+        |ca, folder| {
             let old = Wanted::site(&["old.test"]).days(-80, 10);
-            authority.issue(&old).write(folder, "old");
-            authority.site(&["new.test"]).write(folder, "new");
+            ca.issue(&old).write(folder, "old");
+            ca.site(&["new.test"]).write(folder, "new");
         },
     )
     .await;
     site.connect("old.test", &site.trust()).await.unwrap();
-    let said = wait_for("it is complained about", SOON, async || {
+    let log = wait_for("it is complained about", SOON, async || {
         let text = site.gateway.stderr();
         text.contains("expires in 9 days").then_some(text)
     })
     .await;
-    assert!(said.contains("old.test"), "{said}");
+    assert!(log.contains("old.test"), "{log}");
     // The control.
-    assert!(!said.contains("new.test"), "{said}");
+    assert!(!log.contains("new.test"), "{log}");
 }
 
 #[tokio::test]
-async fn a_stapled_answer_is_shown_and_replaced() {
-    let answer = |byte: u8| {
+async fn a_stapled_ocsp_response_is_sent_and_replaced() {
+    let response = |byte: u8| {
         [
             &[
                 0x30, 0x0b, 0x0a, 0x01, 0, 0xa0, 0x06, 0x30, 0x04, 0x04, 0x02, byte,
@@ -361,15 +364,15 @@ async fn a_stapled_answer_is_shown_and_replaced() {
     };
     let site = Site::start(
         "{ certificates: { cert: a.pem, key: a.key, ocsp: a.ocsp } }",
-        |authority, folder| {
-            authority.site(&["a.test"]).write(folder, "a");
-            fs::write(folder.join("a.ocsp"), answer(1)).unwrap();
+        |ca, folder| {
+            ca.site(&["a.test"]).write(folder, "a");
+            fs::write(folder.join("a.ocsp"), response(1)).unwrap();
         },
     )
     .await;
-    let mut config = site.authority.trust();
+    let mut config = site.ca.trust();
     let stapled = Arc::new(Mutex::new(Vec::new()));
-    let roots = Arc::new(site.authority.roots());
+    let roots = Arc::new(site.ca.roots());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let inner = WebPkiServerVerifier::builder_with_provider(roots, provider)
         .build()
@@ -385,11 +388,11 @@ async fn a_stapled_answer_is_shown_and_replaced() {
     config.resumption = rustls::client::Resumption::disabled();
     let config = Arc::new(config);
     site.connect("a.test", &config).await.unwrap();
-    assert_eq!(*stapled.lock(), answer(1));
-    fs::write(site.gateway.folder().join("a.ocsp"), answer(2)).unwrap();
-    wait_for("the new answer is shown", WATCHED, async || {
+    assert_eq!(*stapled.lock(), response(1));
+    fs::write(site.gateway.folder().join("a.ocsp"), response(2)).unwrap();
+    wait_for("the new response is shown", WATCHED, async || {
         site.connect("a.test", &config).await.unwrap();
-        (*stapled.lock() == answer(2)).then_some(())
+        (*stapled.lock() == response(2)).then_some(())
     })
     .await;
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{Site, Tls, WATCHED};
 use crate::support::{
-    certificates::{Authority, Issued, Wanted, replace},
+    certificates::{Ca, Issued, Wanted, replace},
     client::{ClientError, Response, get},
     wait::wait_for,
 };
@@ -18,15 +18,15 @@ const OPTIONAL: &str =
     "{ certificates: { dir: sites }, client_ca: ca.pem, client_certificate: optional }";
 const NONE: &str = "{ certificates: { dir: sites } }";
 
-fn prepare(authority: &Authority, folder: &Path) {
+fn prepare(ca: &Ca, folder: &Path) {
     fs::create_dir(folder.join("sites")).unwrap();
     let names = ["a.test", "b.test"];
-    authority.site(&names).write(&folder.join("sites"), "a");
-    fs::write(folder.join("ca.pem"), authority.pem()).unwrap();
+    ca.site(&names).write(&folder.join("sites"), "a");
+    fs::write(folder.join("ca.pem"), ca.pem()).unwrap();
 }
 
-fn ann(authority: &Authority) -> Issued {
-    authority.issue(&Wanted::client(&[
+fn ann(ca: &Ca) -> Issued {
+    ca.issue(&Wanted::client(&[
         (DnType::CountryName, "DE"),
         (DnType::OrganizationName, "Müller, Söhne & Co"),
         (DnType::CommonName, "ann"),
@@ -36,12 +36,12 @@ fn ann(authority: &Authority) -> Issued {
 const ANN: &str = "CN=ann,O=M\\c3\\bcller\\, S\\c3\\b6hne & Co,C=DE";
 
 fn with(site: &Site, own: &Issued) -> Arc<ClientConfig> {
-    Arc::new(site.authority.trust_with(Some(own)))
+    Arc::new(site.ca.trust_with(Some(own)))
 }
 
 /// Returns the headers about the client's certificate that the origin received.
-fn told(answer: &Response) -> [Value; 3] {
-    let echo = answer.json();
+fn client_headers(response: &Response) -> [Value; 3] {
+    let echo = response.json();
     // As pairs, in their order.
     let headers = echo["headers"].as_array().expect("a list").clone();
     let value = |name: &str| {
@@ -77,18 +77,21 @@ async fn exchange(open: Result<Tls, ClientError>) -> Result<Response, ClientErro
 }
 
 #[tokio::test]
-async fn a_certificate_is_required_and_origins_are_told_whose() {
+async fn a_certificate_is_required_and_its_holder_is_forwarded() {
     let site = Site::start(REQUIRED, prepare).await;
-    let own = ann(&site.authority);
-    let answer = exchange(site.connect("a.test", &with(&site, &own)).await).await;
+    let own = ann(&site.ca);
+    let response = exchange(site.connect("a.test", &with(&site, &own)).await).await;
     let expected = ["SUCCESS".to_owned(), ANN.to_owned(), fingerprint(&own)];
-    assert_eq!(told(&answer.unwrap()), expected.map(Value::from));
+    assert_eq!(
+        client_headers(&response.unwrap()),
+        expected.map(Value::from)
+    );
 
     // No certificate, one of another CA, an expired one, and one for a site.
-    let stranger = ann(&Authority::new());
+    let stranger = ann(&Ca::new());
     let old = Wanted::client(&[(DnType::CommonName, "old")]).days(-20, -10);
-    let old = site.authority.issue(&old);
-    let wrong = site.authority.site(&["c.test"]);
+    let old = site.ca.issue(&old);
+    let wrong = site.ca.site(&["c.test"]);
     let refused = [
         site.trust(),
         with(&site, &stranger),
@@ -97,8 +100,8 @@ async fn a_certificate_is_required_and_origins_are_told_whose() {
     ];
     let count = refused.len() as u64;
     for config in refused {
-        let answer = exchange(site.connect("a.test", &config).await).await;
-        assert!(answer.is_err(), "{answer:?}");
+        let response = exchange(site.connect("a.test", &config).await).await;
+        assert!(response.is_err(), "{response:?}");
     }
     site.refuses("tls_handshake", count).await;
 }
@@ -106,24 +109,24 @@ async fn a_certificate_is_required_and_origins_are_told_whose() {
 #[tokio::test]
 async fn a_certificate_may_be_optional() {
     let site = Site::start(OPTIONAL, prepare).await;
-    let answer = exchange(site.connect("a.test", &site.trust()).await).await;
+    let response = exchange(site.connect("a.test", &site.trust()).await).await;
     let expected = [Value::from("NONE"), Value::Null, Value::Null];
-    assert_eq!(told(&answer.unwrap()), expected);
-    let own = ann(&site.authority);
-    let answer = exchange(site.connect("a.test", &with(&site, &own)).await).await;
-    assert_eq!(told(&answer.unwrap())[1], ANN);
-    let stranger = ann(&Authority::new());
-    let answer = exchange(site.connect("a.test", &with(&site, &stranger)).await).await;
-    assert!(answer.is_err(), "{answer:?}");
+    assert_eq!(client_headers(&response.unwrap()), expected);
+    let own = ann(&site.ca);
+    let response = exchange(site.connect("a.test", &with(&site, &own)).await).await;
+    assert_eq!(client_headers(&response.unwrap())[1], ANN);
+    let stranger = ann(&Ca::new());
+    let response = exchange(site.connect("a.test", &with(&site, &stranger)).await).await;
+    assert!(response.is_err(), "{response:?}");
 }
 
 #[tokio::test]
-async fn nobody_speaks_for_certificates_where_none_are_asked_for() {
+async fn no_certificate_is_forwarded_where_none_is_requested() {
     let site = Site::start(NONE, prepare).await;
-    let own = ann(&site.authority);
-    let answer = exchange(site.connect("a.test", &with(&site, &own)).await).await;
+    let own = ann(&site.ca);
+    let response = exchange(site.connect("a.test", &with(&site, &own)).await).await;
     assert_eq!(
-        told(&answer.unwrap()),
+        client_headers(&response.unwrap()),
         [Value::Null, Value::Null, Value::Null]
     );
 }
@@ -131,18 +134,16 @@ async fn nobody_speaks_for_certificates_where_none_are_asked_for() {
 #[tokio::test]
 async fn a_session_that_goes_on_is_still_the_same_clients() {
     let site = Site::start(REQUIRED, prepare).await;
-    let own = ann(&site.authority);
+    let own = ann(&site.ca);
     for version in [&version::TLS12, &version::TLS13] {
         let provider = rustls::crypto::ring::default_provider();
-        let config = site
-            .authority
-            .trust_through(provider, &[version], Some(&own));
+        let config = site.ca.trust_through(provider, &[version], Some(&own));
         let config = Arc::new(config);
         for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
             let open = site.connect("a.test", &config).await.unwrap();
             let met = open.tls().handshake_kind();
-            let answer = exchange(Ok(open)).await.unwrap();
-            assert_eq!(told(&answer)[1], ANN);
+            let response = exchange(Ok(open)).await.unwrap();
+            assert_eq!(client_headers(&response)[1], ANN);
             assert_eq!(met, Some(kind), "{version:?}");
         }
     }
@@ -153,7 +154,7 @@ async fn a_session_opens_no_listener_but_its_own() {
     let site = Site::start_with(&[("open", NONE), ("closed", REQUIRED)], prepare).await;
     for version in [&version::TLS12, &version::TLS13] {
         let provider = rustls::crypto::ring::default_provider();
-        let config = site.authority.trust_through(provider, &[version], None);
+        let config = site.ca.trust_through(provider, &[version], None);
         let config = Arc::new(config);
         let open = site.connect_to("open", "a.test", &config).await;
         exchange(open).await.unwrap();
@@ -162,22 +163,22 @@ async fn a_session_opens_no_listener_but_its_own() {
         assert_eq!(open.tls().handshake_kind(), Some(HandshakeKind::Resumed));
         exchange(Ok(open)).await.unwrap();
         let open = site.connect_to("closed", "a.test", &config).await;
-        let answer = exchange(open).await;
-        assert!(answer.is_err(), "{version:?}: {answer:?}");
+        let response = exchange(open).await;
+        assert!(response.is_err(), "{version:?}: {response:?}");
     }
 }
 
 #[tokio::test]
-async fn new_authorities_end_the_sessions_of_the_old_ones() {
+async fn new_cas_end_the_sessions_of_the_old_ones() {
     let site = Site::start(REQUIRED, prepare).await;
-    let own = ann(&site.authority);
+    let own = ann(&site.ca);
     let config = with(&site, &own);
     for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
         let open = site.connect("a.test", &config).await.unwrap();
         assert_eq!(open.tls().handshake_kind(), Some(kind));
         exchange(Ok(open)).await.unwrap();
     }
-    let other = Authority::new();
+    let other = Ca::new();
     replace(&site.gateway.folder().join("ca.pem"), other.pem());
     wait_for("the client is a stranger", WATCHED, async || {
         exchange(site.connect("a.test", &config).await).await.err()
@@ -185,8 +186,8 @@ async fn new_authorities_end_the_sessions_of_the_old_ones() {
     .await;
     // The control: clients of the new CA are admitted.
     let bob = other.issue(&Wanted::client(&[(DnType::CommonName, "bob")]));
-    let answer = exchange(site.connect("a.test", &with(&site, &bob)).await).await;
-    assert_eq!(told(&answer.unwrap())[1], "CN=bob");
+    let response = exchange(site.connect("a.test", &with(&site, &bob)).await).await;
+    assert_eq!(client_headers(&response.unwrap())[1], "CN=bob");
 }
 
 #[tokio::test]
@@ -194,8 +195,8 @@ async fn the_host_must_be_the_name_that_was_asked_for() {
     let site = Site::start_with(&[("web", OPTIONAL), ("open", NONE)], prepare).await;
     let mut open = site.connect("a.test", &site.trust()).await.unwrap();
     let mut status = async |host: &str| {
-        let answer = open.send(&get("/").header("host", host)).await.unwrap();
-        answer.status()
+        let response = open.send(&get("/").header("host", host)).await.unwrap();
+        response.status()
     };
     assert_eq!(status("b.test").await, 421);
     // The same connection continues.
@@ -205,17 +206,17 @@ async fn the_host_must_be_the_name_that_was_asked_for() {
     assert_eq!(status("127.0.0.1").await, 421);
     site.refuses("wrong_name", 2).await;
     // A client without SNI may only use an address as host.
-    let nameless = Arc::new(super::without_names(site.authority.trust()));
+    let nameless = Arc::new(super::without_names(site.ca.trust()));
     let mut open = site.connect("a.test", &nameless).await.unwrap();
     for (host, expected) in [("127.0.0.1", 200), ("[::1]:443", 200), ("a.test", 421)] {
-        let answer = open.send(&get("/").header("host", host)).await.unwrap();
-        assert_eq!(answer.status(), expected, "{host}");
+        let response = open.send(&get("/").header("host", host)).await.unwrap();
+        assert_eq!(response.status(), expected, "{host}");
     }
     // The control: on the other listener, a connection may be used for any host.
     let mut open = site
         .connect_to("open", "a.test", &site.trust())
         .await
         .unwrap();
-    let answer = open.send(&get("/").header("host", "b.test")).await.unwrap();
-    assert_eq!(answer.status(), 200);
+    let response = open.send(&get("/").header("host", "b.test")).await.unwrap();
+    assert_eq!(response.status(), 200);
 }

@@ -21,14 +21,14 @@ use tokio_rustls::TlsConnector;
 
 use super::{SOON, Site};
 use crate::support::{
-    certificates::Authority,
+    certificates::Ca,
     client::{self, Connection, get},
 };
 
 const PLAIN: &str = "{ certificates: { cert: a.pem, key: a.key } }";
 
-fn prepare(authority: &Authority, folder: &Path) {
-    authority.site(&["a.test"]).write(folder, "a");
+fn prepare(ca: &Ca, folder: &Path) {
+    ca.site(&["a.test"]).write(folder, "a");
 }
 
 fn versions(
@@ -36,7 +36,7 @@ fn versions(
     versions: &[&'static rustls::SupportedProtocolVersion],
 ) -> Arc<rustls::ClientConfig> {
     let provider = rustls::crypto::ring::default_provider();
-    Arc::new(site.authority.trust_through(provider, versions, None))
+    Arc::new(site.ca.trust_through(provider, versions, None))
 }
 
 #[tokio::test]
@@ -68,7 +68,7 @@ async fn old_versions_are_refused_where_that_is_asked_for() {
 #[tokio::test]
 async fn our_order_of_ciphers_counts_unless_the_client_has_no_hardware_for_aes() {
     let site = Site::start(PLAIN, prepare).await;
-    let whole = rustls::crypto::ring::default_provider();
+    let defaults = rustls::crypto::ring::default_provider();
     for (version, offered, expected) in [
         (&version::TLS13, [1, 0, 2], "TLS13_AES_128_GCM_SHA256"),
         (&version::TLS13, [0, 2, 1], "TLS13_AES_128_GCM_SHA256"),
@@ -90,10 +90,10 @@ async fn our_order_of_ciphers_counts_unless_the_client_has_no_hardware_for_aes()
         ),
     ] {
         let provider = CryptoProvider {
-            cipher_suites: offered.map(|index| whole.cipher_suites[index]).to_vec(),
-            ..whole.clone()
+            cipher_suites: offered.map(|index| defaults.cipher_suites[index]).to_vec(),
+            ..defaults.clone()
         };
-        let config = site.authority.trust_through(provider, &[version], None);
+        let config = site.ca.trust_through(provider, &[version], None);
         let config = Arc::new(config);
         // A resumed session keeps its cipher.
         for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
@@ -144,11 +144,11 @@ async fn a_handshake_has_a_deadline() {
         let mut socket = TcpStream::connect(site.gateway.address()).await.unwrap();
         let began = Instant::now();
         socket.write_all(begun).await.unwrap();
-        let mut rest = Vec::new();
+        let mut remaining = Vec::new();
         // The connection is closed, or reset if received data was not read.
-        drop(socket.read_to_end(&mut rest).await);
+        drop(socket.read_to_end(&mut remaining).await);
         let took = began.elapsed();
-        assert_eq!(rest, b"");
+        assert_eq!(remaining, b"");
         assert!(
             took >= Duration::from_millis(250) && took < SOON,
             "{took:?}"
@@ -163,27 +163,27 @@ async fn a_handshake_has_a_deadline() {
 }
 
 #[tokio::test]
-async fn plain_http_is_told_to_use_https() {
+async fn plain_http_on_a_tls_port_gets_a_400_that_names_https() {
     let site = Site::start(PLAIN, prepare).await;
-    let answer = client::send(site.gateway.address(), &get("/"))
+    let response = client::send(site.gateway.address(), &get("/"))
         .await
         .unwrap();
-    assert_eq!(answer.status(), 400);
-    assert!(answer.text().contains("https://"), "{}", answer.text());
-    assert_eq!(answer.header("connection"), Some("close"));
+    assert_eq!(response.status(), 400);
+    assert!(response.text().contains("https://"), "{}", response.text());
+    assert_eq!(response.header("connection"), Some("close"));
     site.refuses("plain_http", 1).await;
     // The control: bytes that are neither get an alert.
     let mut socket = TcpStream::connect(site.gateway.address()).await.unwrap();
     socket.write_all(&[0; 64]).await.unwrap();
-    let mut rest = Vec::new();
-    drop(socket.read_to_end(&mut rest).await);
-    assert_eq!(rest.first(), Some(&0x15), "{rest:?}");
+    let mut remaining = Vec::new();
+    drop(socket.read_to_end(&mut remaining).await);
+    assert_eq!(remaining.first(), Some(&0x15), "{remaining:?}");
     site.refuses("tls_handshake", 1).await;
     site.refuses("plain_http", 1).await;
 }
 
 #[tokio::test]
-async fn head_and_body_of_an_answer_come_in_one_record() {
+async fn headers_and_body_of_a_response_come_in_one_record() {
     let site = Site::start(PLAIN, prepare).await;
     for version in [&version::TLS12, &version::TLS13] {
         let config = versions(&site, &[version]);
@@ -200,10 +200,10 @@ async fn head_and_body_of_an_answer_come_in_one_record() {
         open.send(&get("/")).await.unwrap();
         for _ in 0..3 {
             seen.lock().clear();
-            let answer = open
+            let response = open
                 .send(&get("/").header("x-filler", "y".repeat(700)))
                 .await;
-            assert!(answer.unwrap().body.len() > 700);
+            assert!(response.unwrap().body.len() > 700);
             assert_eq!(records(&seen.lock()), [APPLICATION_DATA], "{version:?}");
         }
         // The control: a longer response takes more than one record.

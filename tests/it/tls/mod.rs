@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use crate::support::{
-    certificates::Authority,
+    certificates::Ca,
     client::{ClientError, Connection},
     gateway::Gateway,
     origins::{EchoOrigin, Origin},
@@ -35,22 +35,19 @@ type Tls = Connection<TlsStream<TcpStream>>;
 /// Gateway with TLS listeners, in front of an echo origin.
 struct Site {
     gateway: Gateway,
-    authority: Authority,
+    ca: Ca,
     _origin: Origin<EchoOrigin>,
 }
 
 impl Site {
     /// Starts a site with one listener. `prepare` writes the files that `tls` names into the
     /// folder.
-    async fn start(tls: &str, prepare: impl FnOnce(&Authority, &Path)) -> Self {
+    async fn start(tls: &str, prepare: impl FnOnce(&Ca, &Path)) -> Self {
         Self::start_with(&[("web", tls)], prepare).await
     }
 
-    async fn start_with(
-        listeners: &[(&str, &str)],
-        prepare: impl FnOnce(&Authority, &Path),
-    ) -> Self {
-        let authority = Authority::new();
+    async fn start_with(listeners: &[(&str, &str)], prepare: impl FnOnce(&Ca, &Path)) -> Self {
+        let ca = Ca::new();
         let origin = EchoOrigin::start().await;
         let mut yaml = "listeners:\n".to_owned();
         for (name, tls) in listeners {
@@ -63,16 +60,16 @@ impl Site {
              routes:\n  - {{ match: {{ path: /* }}, upstream: app }}\n",
             origin.address()
         ));
-        let gateway = Gateway::start_in(&yaml, |folder| prepare(&authority, folder)).await;
+        let gateway = Gateway::start_in(&yaml, |folder| prepare(&ca, folder)).await;
         Self {
             gateway,
-            authority,
+            ca,
             _origin: origin,
         }
     }
 
     fn trust(&self) -> Arc<ClientConfig> {
-        Arc::new(self.authority.trust())
+        Arc::new(self.ca.trust())
     }
 
     async fn connect(&self, site: &str, config: &Arc<ClientConfig>) -> Result<Tls, ClientError> {

@@ -7,16 +7,16 @@ use rustls::{ClientConfig, HandshakeKind, SupportedProtocolVersion, version};
 
 use super::Site;
 use crate::support::{
-    certificates::{Authority, Issued, Wanted},
+    certificates::{Ca, Issued, Wanted},
     client::get,
 };
 
 const REQUIRED: &str = "{ certificates: { cert: a.pem, key: a.key }, client_ca: ca.pem }";
 
-fn prepare(authority: &Authority, folder: &Path) {
-    authority.site(&["a.test"]).write(folder, "a");
-    fs::write(folder.join("ca.pem"), authority.pem()).unwrap();
-    let both = format!("{}{}", authority.pem(), Authority::new().pem());
+fn prepare(ca: &Ca, folder: &Path) {
+    ca.site(&["a.test"]).write(folder, "a");
+    fs::write(folder.join("ca.pem"), ca.pem()).unwrap();
+    let both = format!("{}{}", ca.pem(), Ca::new().pem());
     fs::write(folder.join("both.pem"), both).unwrap();
 }
 
@@ -26,9 +26,7 @@ fn client(
     version: &'static SupportedProtocolVersion,
 ) -> Arc<ClientConfig> {
     let provider = rustls::crypto::ring::default_provider();
-    let config = site
-        .authority
-        .trust_through(provider, &[version], Some(own));
+    let config = site.ca.trust_through(provider, &[version], Some(own));
     Arc::new(config)
 }
 
@@ -51,7 +49,7 @@ async fn reload(site: &Site, from: &str, to: &str) -> bool {
 async fn sessions_go_on_over_reloads_until_others_decide_about_clients() {
     let site = Site::start(REQUIRED, prepare).await;
     let own = site
-        .authority
+        .ca
         .issue(&Wanted::client(&[(DnType::CommonName, "ann")]));
     let clients = [&version::TLS12, &version::TLS13].map(|version| client(&site, &own, version));
     for config in &clients {
@@ -80,7 +78,7 @@ async fn sessions_go_on_over_reloads_until_others_decide_about_clients() {
 async fn sessions_go_on_over_upgrades() {
     let mut site = Site::start(REQUIRED, prepare).await;
     let own = site
-        .authority
+        .ca
         .issue(&Wanted::client(&[(DnType::CommonName, "ann")]));
     let config = client(&site, &own, &version::TLS13);
     assert_eq!(kind(&site, &config).await, HandshakeKind::Full);
@@ -93,7 +91,7 @@ async fn sessions_go_on_over_upgrades() {
 #[tokio::test]
 async fn a_pair_that_is_half_written_is_refused_and_changes_nothing() {
     let site = Site::start("{ certificates: { cert: a.pem, key: a.key } }", prepare).await;
-    let other = site.authority.site(&["a.test"]);
+    let other = site.ca.site(&["a.test"]);
     other.write(site.gateway.folder(), "b");
     let half = fs::read(site.gateway.folder().join("b.pem")).unwrap();
     fs::write(site.gateway.folder().join("b.pem"), &half[..half.len() / 2]).unwrap();

@@ -8,16 +8,16 @@ use serde_json::json;
 
 use super::{CACHE_CONTROL, PROXY, VARY};
 use crate::support::{
-    certificates::{Authority, Wanted},
+    certificates::{Ca, Wanted},
     client::{Connection, Request, Response, get},
     gateway::Gateway,
-    origins::{NumberedOrigin, Origin, ReflectingOrigin, ToldOrigin, echoed},
+    origins::{NumberedOrigin, Origin, PresetOrigin, ReflectingOrigin, echoed},
 };
 
 const SECRET: &str = "thirty-two bytes that nobody else knows";
 
 /// Returns the last path segment that selects these headers.
-fn saying(cache_control: &str, vary: &str) -> String {
+fn selecting(cache_control: &str, vary: &str) -> String {
     let of = |all: &[&str], one: &str| all.iter().position(|it| *it == one).expect("it is one");
     format!("{}-{}", of(&CACHE_CONTROL, cache_control), of(&VARY, vary))
 }
@@ -66,7 +66,7 @@ async fn routes_that_ask_for_something_else_share_nothing() {
 ",
     )
     .await;
-    let path = format!("/{}", saying("max-age=600", ""));
+    let path = format!("/{}", selecting("max-age=600", ""));
     let beta = gateway.send(&get(&path).header("x-beta", "1")).await;
     assert_eq!(
         (done(&beta), target(&beta)),
@@ -80,7 +80,7 @@ async fn routes_that_ask_for_something_else_share_nothing() {
 }
 
 #[tokio::test]
-async fn what_varies_by_a_header_of_the_gateways_goes_by_what_the_origin_got() {
+async fn vary_on_a_header_of_the_gateway_uses_the_forwarded_value() {
     let origin = reflecting().await;
     let gateway = front(
         &origin,
@@ -90,7 +90,7 @@ async fn what_varies_by_a_header_of_the_gateways_goes_by_what_the_origin_got() {
         ),
     )
     .await;
-    let by_user = format!("/{}", saying("public, max-age=600", "X-User-Id"));
+    let by_user = format!("/{}", selecting("public, max-age=600", "X-User-Id"));
     let user = |sub: &str| {
         let token = token(&json!({ "sub": sub, "exp": 4_000_000_000_u64 }));
         get(&by_user).header("authorization", token)
@@ -100,16 +100,16 @@ async fn what_varies_by_a_header_of_the_gateways_goes_by_what_the_origin_got() {
         let user = echoed(&response.json(), "x-user-id").map(str::to_owned);
         (done(&response).to_owned(), user)
     };
-    let said = |status: &str, user: Option<&str>| (status.to_owned(), user.map(str::to_owned));
-    assert_eq!(seen(&user("ann")).await, said("MISS", Some("ann")));
-    assert_eq!(seen(&user("ann")).await, said("HIT", Some("ann")));
-    assert_eq!(seen(&user("bob")).await, said("MISS", Some("bob")));
+    let outcome = |status: &str, user: Option<&str>| (status.to_owned(), user.map(str::to_owned));
+    assert_eq!(seen(&user("ann")).await, outcome("MISS", Some("ann")));
+    assert_eq!(seen(&user("ann")).await, outcome("HIT", Some("ann")));
+    assert_eq!(seen(&user("bob")).await, outcome("MISS", Some("bob")));
     // The client's own value does not count.
     let forged = get(&by_user).header("x-user-id", "ann");
-    assert_eq!(seen(&forged).await, said("MISS", None));
-    assert_eq!(seen(&get(&by_user)).await, said("HIT", None));
+    assert_eq!(seen(&forged).await, outcome("MISS", None));
+    assert_eq!(seen(&get(&by_user)).await, outcome("HIT", None));
 
-    let by_address = format!("/{}", saying("max-age=600", "X-Real-IP"));
+    let by_address = format!("/{}", selecting("max-age=600", "X-Real-IP"));
     let from = async |address: &str| {
         let proxy = PROXY.parse().expect("an address");
         let mut proxy = Connection::open_from(proxy, gateway.address())
@@ -120,9 +120,9 @@ async fn what_varies_by_a_header_of_the_gateways_goes_by_what_the_origin_got() {
         let seen = echoed(&response.json(), "x-real-ip").map(str::to_owned);
         (done(&response).to_owned(), seen)
     };
-    assert_eq!(from("10.0.0.1").await, said("MISS", Some("10.0.0.1")));
-    assert_eq!(from("10.0.0.2").await, said("MISS", Some("10.0.0.2")));
-    assert_eq!(from("10.0.0.1").await, said("HIT", Some("10.0.0.1")));
+    assert_eq!(from("10.0.0.1").await, outcome("MISS", Some("10.0.0.1")));
+    assert_eq!(from("10.0.0.2").await, outcome("MISS", Some("10.0.0.2")));
+    assert_eq!(from("10.0.0.1").await, outcome("HIT", Some("10.0.0.1")));
 }
 
 #[tokio::test]
@@ -136,7 +136,7 @@ async fn parameters_out_of_the_key_do_not_reach_the_origin() {
 ",
     )
     .await;
-    let path = format!("/{}", saying("max-age=600", ""));
+    let path = format!("/{}", selecting("max-age=600", ""));
     for (query, expected) in [
         ("?utm_source=evil&page=1", "MISS"),
         ("?%75tm_source=evil&page=1", "HIT"),
@@ -159,7 +159,7 @@ async fn parameters_out_of_the_key_do_not_reach_the_origin() {
 }
 
 #[tokio::test]
-async fn a_part_of_the_key_that_may_be_read_in_two_ways_goes_past_the_cache() {
+async fn an_ambiguous_part_of_the_key_bypasses_the_cache() {
     let origin = reflecting().await;
     let gateway = front(
         &origin,
@@ -171,9 +171,9 @@ async fn a_part_of_the_key_that_may_be_read_in_two_ways_goes_past_the_cache() {
 ",
     )
     .await;
-    let path = format!("/{}", saying("max-age=600", ""));
+    let path = format!("/{}", selecting("max-age=600", ""));
     let long = "x".repeat(5000);
-    let past: [&[(&str, &str)]; 9] = [
+    let bypassing: [&[(&str, &str)]; 9] = [
         &[("cookie", "lang=de; lang=en")],
         &[("cookie", "lang=de"), ("cookie", "lang=en")],
         &[("cookie", "lang=de; lang =en")],
@@ -184,7 +184,7 @@ async fn a_part_of_the_key_that_may_be_read_in_two_ways_goes_past_the_cache() {
         &[("x-fresh", ""), ("x-fresh", "1")],
         &[("x-fresh", &long)],
     ];
-    for headers in past {
+    for headers in bypassing {
         for _ in 0..2 {
             let request = headers
                 .iter()
@@ -212,7 +212,7 @@ async fn two_issuers_of_one_name_name_two_people() {
         ),
     )
     .await;
-    let path = format!("/{}", saying("max-age=600", ""));
+    let path = format!("/{}", selecting("max-age=600", ""));
     let of = |issuer: &str| {
         let claims = json!({ "sub": "ann", "iss": issuer, "exp": 4_000_000_000_u64 });
         get(&path).header("authorization", token(&claims))
@@ -238,7 +238,7 @@ async fn behind_a_trusted_proxy_both_hosts_and_the_port_count() {
     let origin = reflecting().await;
     let routes = "  - { name: app, match: { path: '/*' }, upstream: app, cache: {} }\n";
     let gateway = front(&origin, "trusted_proxies: [127.0.0.0/8]", routes).await;
-    let path = format!("/{}", saying("max-age=600", ""));
+    let path = format!("/{}", selecting("max-age=600", ""));
     let asked = async |host: &str, public: &str, port: &str| {
         let request = get(&path)
             .header("host", host)
@@ -258,16 +258,16 @@ async fn behind_a_trusted_proxy_both_hosts_and_the_port_count() {
 }
 
 #[tokio::test]
-async fn what_a_certificate_opened_is_for_its_holder() {
-    let authority = Authority::new();
+async fn a_response_to_a_client_certificate_is_personal() {
+    let ca = Ca::new();
     let origin = reflecting().await;
-    let client = |name| authority.issue(&Wanted::client(&[(DnType::CommonName, name)]));
+    let client = |name| ca.issue(&Wanted::client(&[(DnType::CommonName, name)]));
     let (ann, bob) = (client("ann"), client("bob"));
     let prepare = |folder: &Path| {
         fs::create_dir(folder.join("sites")).expect("a folder");
-        let site = authority.site(&["a.test"]);
+        let site = ca.site(&["a.test"]);
         site.write(&folder.join("sites"), "site");
-        fs::write(folder.join("ca.pem"), authority.pem()).expect("a file");
+        fs::write(folder.join("ca.pem"), ca.pem()).expect("a file");
     };
     let yaml = format!(
         "listeners:
@@ -283,52 +283,53 @@ routes:
     let gateway = Gateway::start_in(&yaml, prepare).await;
     let ask = async |listener: &str, own, path: &str| {
         let address = gateway.listener(listener).parse().expect("an address");
-        let config = Arc::new(authority.trust_with(own));
+        let config = Arc::new(ca.trust_with(own));
         let connection = Connection::open_tls(address, "a.test", &config).await;
         let response = connection.expect("it listens").send(&get(path)).await;
         let response = response.expect("a response");
         let holder = echoed(&response.json(), "x-client-cert-subject").map(str::to_owned);
         (done(&response).to_owned(), holder)
     };
-    let said = |status: &str, holder: Option<&str>| (status.to_owned(), holder.map(str::to_owned));
+    let outcome =
+        |status: &str, holder: Option<&str>| (status.to_owned(), holder.map(str::to_owned));
     let (ann, bob) = (Some(&ann), Some(&bob));
-    let path = format!("/{}", saying("max-age=600", ""));
+    let path = format!("/{}", selecting("max-age=600", ""));
     for (own, name) in [(ann, "CN=ann"), (bob, "CN=bob"), (ann, "CN=ann")] {
-        assert_eq!(ask("asking", own, &path).await, said("MISS", Some(name)));
+        assert_eq!(ask("asking", own, &path).await, outcome("MISS", Some(name)));
     }
-    assert_eq!(ask("asking", None, &path).await, said("MISS", None));
-    assert_eq!(ask("tls", None, &path).await, said("MISS", None));
-    assert_eq!(ask("asking", None, &path).await, said("HIT", None));
+    assert_eq!(ask("asking", None, &path).await, outcome("MISS", None));
+    assert_eq!(ask("tls", None, &path).await, outcome("MISS", None));
+    assert_eq!(ask("asking", None, &path).await, outcome("HIT", None));
     // A holder does not get responses for strangers either, unless the origin says so.
     assert_eq!(
         ask("asking", ann, &path).await,
-        said("MISS", Some("CN=ann"))
+        outcome("MISS", Some("CN=ann"))
     );
-    let public = format!("/{}", saying("public, max-age=600", ""));
+    let public = format!("/{}", selecting("public, max-age=600", ""));
     assert_eq!(
         ask("asking", ann, &public).await,
-        said("MISS", Some("CN=ann"))
+        outcome("MISS", Some("CN=ann"))
     );
     assert_eq!(
         ask("asking", bob, &public).await,
-        said("HIT", Some("CN=ann"))
+        outcome("HIT", Some("CN=ann"))
     );
-    assert_eq!(ask("asking", None, &public).await, said("MISS", None));
+    assert_eq!(ask("asking", None, &public).await, outcome("MISS", None));
     let by_subject = format!(
         "/{}",
-        saying("public, max-age=600", "X-Client-Cert-Subject")
+        selecting("public, max-age=600", "X-Client-Cert-Subject")
     );
     assert_eq!(
         ask("asking", ann, &by_subject).await,
-        said("MISS", Some("CN=ann"))
+        outcome("MISS", Some("CN=ann"))
     );
     assert_eq!(
         ask("asking", bob, &by_subject).await,
-        said("MISS", Some("CN=bob"))
+        outcome("MISS", Some("CN=bob"))
     );
     assert_eq!(
         ask("asking", ann, &by_subject).await,
-        said("HIT", Some("CN=ann"))
+        outcome("HIT", Some("CN=ann"))
     );
     // The key names the holder: a copy for each.
     let own = format!("/own{path}");
@@ -339,15 +340,15 @@ routes:
     ] {
         assert_eq!(
             ask("asking", holder, &own).await,
-            said(expected, Some(name))
+            outcome(expected, Some(name))
         );
     }
 }
 
 #[tokio::test]
 async fn a_failure_does_not_end_collapsing() {
-    let origin = ToldOrigin::start().await;
-    let told = origin.settings();
+    let origin = PresetOrigin::start().await;
+    let settings = origin.settings();
     let fresh = || vec![("cache-control".to_owned(), "max-age=60".to_owned())];
     let gateway = Gateway::start(&format!(
         "upstreams: {{ app: {{ backends: ['{}'], health: false }} }}\n\
@@ -357,24 +358,24 @@ async fn a_failure_does_not_end_collapsing() {
     .await;
     for status in [401, 403, 404, 429, 500, 503] {
         let path = format!("/{status}");
-        told.tell(&path, status, Vec::new());
+        settings.tell(&path, status, Vec::new());
         assert_eq!(gateway.get(&path).await.status(), status);
-        told.tell(&path, 200, fresh());
-        told.hold(&path);
+        settings.tell(&path, 200, fresh());
+        settings.hold(&path);
         let mut first = gateway.connect().await;
-        let head = first.start(&get(&path)).await.expect("a head");
+        let headers = first.start(&get(&path)).await.expect("headers");
         let mut second = gateway.connect().await;
-        let other = second.start(&get(&path)).await.expect("a head");
-        told.release(&path);
-        first.finish(head).await.expect("a body");
+        let other = second.start(&get(&path)).await.expect("headers");
+        settings.release(&path);
+        first.finish(headers).await.expect("a body");
         let other = second.finish(other).await.expect("a body");
         assert_eq!(done(&other), "HIT", "{status}");
-        assert_eq!(told.asked(&path).len(), 2, "{status}");
+        assert_eq!(settings.asked(&path).len(), 2, "{status}");
     }
 }
 
 #[tokio::test]
-async fn nobody_has_the_origin_asked_at_will() {
+async fn no_client_can_force_requests_to_the_origin() {
     let origin = NumberedOrigin::start().await;
     let fresh = [("cache-control", "max-age=600"), ("etag", "\"a\"")];
     origin.settings().tell("/a", 200, &fresh);

@@ -31,7 +31,7 @@ impl Reflection {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let pairs = body["headers"].as_array().expect("a list").iter();
         // A validated response has the headers of a 304: it varies by both.
-        let vary = response.head.headers_named("vary");
+        let vary = response.headers.get_all("vary");
         let vary = vary.chain(body["vary"].as_str());
         Some(Self {
             origin: text(&body["origin"]),
@@ -77,8 +77,8 @@ impl Reflection {
             // koa's `cookies`: spaces around `=` count.
             pairs(line.split(';').map(|pair| pair.trim_start_matches(' '))),
             // Python's `SimpleCookie`: a space is an end as well, and `;` between quotes is not.
-            pairs(cut_outside_of_quotes(&line, true).into_iter()),
-            pairs(cut_outside_of_quotes(&line, false).into_iter()),
+            pairs(split_outside_quotes(&line, true).into_iter()),
+            pairs(split_outside_quotes(&line, false).into_iter()),
         ]
     }
 
@@ -95,7 +95,7 @@ impl Reflection {
     }
 
     pub(super) fn is_storable(&self) -> bool {
-        !self.says("private") && !self.says("no-store")
+        !self.has_directive("private") && !self.has_directive("no-store")
     }
 
     fn target_without(&self, unkeyed: &[&str]) -> String {
@@ -110,14 +110,14 @@ impl Reflection {
             let name = decoded(pair.split('=').next().unwrap_or_default());
             !unkeyed.iter().any(|own| name.starts_with(own))
         };
-        let kept: Vec<&str> = query.split('&').filter(is_keyed).collect();
-        match kept[..] {
+        let keyed: Vec<&str> = query.split('&').filter(is_keyed).collect();
+        match keyed[..] {
             [] => path.to_owned(),
-            _ => format!("{path}?{}", kept.join("&")),
+            _ => format!("{path}?{}", keyed.join("&")),
         }
     }
 
-    fn says(&self, directive: &str) -> bool {
+    fn has_directive(&self, directive: &str) -> bool {
         let lines = [&self.cache_control, &self.cache_control_now];
         let mut all = lines
             .into_iter()
@@ -133,7 +133,7 @@ fn pairs<'p>(pairs: impl Iterator<Item = &'p str>) -> Vec<(String, String)> {
         .collect()
 }
 
-fn cut_outside_of_quotes(line: &str, at_blanks: bool) -> Vec<&str> {
+fn split_outside_quotes(line: &str, at_blanks: bool) -> Vec<&str> {
     let mut is_quoted = false;
     let parts = line.split(|c: char| {
         is_quoted ^= c == '"';
@@ -150,10 +150,10 @@ pub(super) fn may_be_served(
     own: &Reflection,
     route: &Route,
 ) -> Result<(), String> {
-    let same = |what: &str, is_same: bool| {
+    let same = |part: &str, is_same: bool| {
         is_same
             .then_some(())
-            .ok_or_else(|| format!("another {what}"))
+            .ok_or_else(|| format!("another {part}"))
     };
     same("origin", stored.origin == own.origin)?;
     let unkeyed = route.passed_parameters();
@@ -208,26 +208,26 @@ pub(super) fn may_be_served(
 
 /// Checks that a response for one client reaches others only if the origin allows it.
 fn personal(stored: &Reflection, own: &Reflection, route: &Route) -> Result<(), String> {
-    let is_for_all = stored.says("public") || stored.says("s-maxage");
+    let is_for_all = stored.has_directive("public") || stored.has_directive("s-maxage");
     for name in ["authorization", "x-user-id", "x-client-cert-fingerprint"] {
         if name == "x-user-id" && !route.knows_users() {
             // Without an identity filter it is an ordinary client header.
             continue;
         }
         let (theirs, mine) = (stored.values(name), own.values(name));
-        let is_allowed =
-            is_for_all || (stored.says("must-revalidate") && name != "x-client-cert-fingerprint");
+        let is_allowed = is_for_all
+            || (stored.has_directive("must-revalidate") && name != "x-client-cert-fingerprint");
         if !theirs.is_empty() && theirs != mine && !is_allowed && !route.names_user() {
             return Err(format!("it was made for whoever has another {name}"));
         }
     }
-    let is_known = route.ignores_cookies || route.names_user();
+    let is_identified = route.ignores_cookies || route.names_user();
     let is_keyed = |name: &str| route.key.contains(&&*format!("cookie:{name}"));
     let readings = stored.readings();
     let mut names = readings.iter().flatten().map(|(name, _)| name.as_str());
     let has_others = !names.all(is_keyed);
     let is_same = stored.values("cookie") == own.values("cookie");
-    if !is_known && has_others && !is_for_all && !is_same {
+    if !is_identified && has_others && !is_for_all && !is_same {
         return Err("it was made for whoever has other cookies".to_owned());
     }
     if stored.is_storable() {

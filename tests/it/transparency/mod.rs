@@ -23,7 +23,7 @@ use self::{
     judge::Reflection,
 };
 use crate::support::{
-    certificates::{Authority, Wanted},
+    certificates::{Ca, Wanted},
     client::{Connection, Response},
     gateway::Gateway,
     origins::{Origin, ReflectingOrigin},
@@ -89,21 +89,21 @@ struct Pair {
 
 impl Pair {
     async fn start(configuration: &Configuration) -> Self {
-        let authority = Authority::new();
+        let ca = Ca::new();
         let origins = [
             ReflectingOrigin::start("one", &CACHE_CONTROL, &VARY).await,
             ReflectingOrigin::start("two", &CACHE_CONTROL, &VARY).await,
         ];
         let addresses = origins.each_ref().map(Origin::address);
-        let client = |name| authority.issue(&Wanted::client(&[(DnType::CommonName, name)]));
+        let client = |name| ca.issue(&Wanted::client(&[(DnType::CommonName, name)]));
         let (ann, bob) = (client("ann"), client("bob"));
         let clients = [None, Some(&ann), Some(&bob)];
-        let clients = clients.map(|own| Arc::new(authority.trust_with(own)));
+        let clients = clients.map(|own| Arc::new(ca.trust_with(own)));
         let prepare = |folder: &Path| {
             fs::create_dir(folder.join("sites")).expect("a folder");
-            let site = authority.site(&draw::HOSTS);
+            let site = ca.site(&draw::HOSTS);
             site.write(&folder.join("sites"), "site");
-            fs::write(folder.join("ca.pem"), authority.pem()).expect("a file");
+            fs::write(folder.join("ca.pem"), ca.pem()).expect("a file");
         };
         let start = async |keeps| {
             let yaml = configuration.yaml(&addresses, keeps);
@@ -199,7 +199,7 @@ async fn check(seed: u64, configuration: &Configuration) -> (usize, usize) {
 }
 
 #[tokio::test]
-async fn what_is_stored_is_served_to_whom_the_origin_would_have_sent_it() {
+async fn stored_responses_reach_only_clients_that_the_origin_would_have_sent_them_to() {
     let (seed, count) = plan();
     let (mut hits, mut naive) = (0, 0);
     for number in 0..count {

@@ -17,7 +17,7 @@ use super::{Exchange, Origin, Serve, Then};
 pub(crate) struct ClosingOrigin {
     idle: Duration,
     /// Set if it sends `Keep-Alive: timeout=…`, as Node does.
-    says_so: bool,
+    sends_timeout: bool,
     closed: AtomicU64,
 }
 
@@ -31,10 +31,10 @@ impl ClosingOrigin {
         Self::listen(idle, false).await
     }
 
-    async fn listen(idle: Duration, says_so: bool) -> Origin<Self> {
+    async fn listen(idle: Duration, sends_timeout: bool) -> Origin<Self> {
         let origin = Self {
             idle,
-            says_so,
+            sends_timeout,
             closed: AtomicU64::new(0),
         };
         Origin::listen(origin).await
@@ -49,7 +49,7 @@ impl ClosingOrigin {
 #[async_trait]
 impl Serve for ClosingOrigin {
     async fn serve(&self, exchange: &mut Exchange<'_>) -> io::Result<Then> {
-        let keep_alive = if self.says_so {
+        let keep_alive = if self.sends_timeout {
             format!("keep-alive: timeout={}\r\n", self.idle.as_secs())
         } else {
             String::new()

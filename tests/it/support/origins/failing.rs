@@ -12,7 +12,7 @@ use super::{Exchange, Origin, Serve, Then};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
     /// A reset after the request was read, before any byte of a response.
-    ResetBeforeAnswer,
+    ResetBeforeResponse,
     /// A reset in the middle of a response of known length.
     ResetInBody,
     /// An end in the middle of a chunked response, without its last chunk.
@@ -27,7 +27,7 @@ impl Failure {
     async fn happen(self, exchange: &mut Exchange<'_>) -> io::Result<Then> {
         exchange.drain().await?;
         match self {
-            Self::ResetBeforeAnswer => Ok(Then::Reset),
+            Self::ResetBeforeResponse => Ok(Then::Reset),
             Self::ResetInBody => {
                 exchange
                     .write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nonly the beginning")

@@ -22,7 +22,7 @@ pub(crate) struct Http2Counts {
     requests: AtomicU64,
     /// Streams that were cancelled.
     cancelled: AtomicU64,
-    heads: Mutex<Vec<Request<()>>>,
+    received: Mutex<Vec<Request<()>>>,
 }
 
 impl Http2Counts {
@@ -39,7 +39,7 @@ impl Http2Counts {
     }
 
     pub(crate) fn newest(&self) -> HeaderMap {
-        self.heads.lock().last().unwrap().headers().clone()
+        self.received.lock().last().unwrap().headers().clone()
     }
 }
 
@@ -95,28 +95,28 @@ async fn serve(socket: tokio::net::TcpStream, number: u64, counts: Arc<Http2Coun
         return;
     };
     let mut streams = JoinSet::new();
-    while let Some(Ok((request, mut answer))) = connection.accept().await {
+    while let Some(Ok((request, mut response))) = connection.accept().await {
         let count = counts.requests.fetch_add(1, Ordering::SeqCst) + 1;
         let (head, _body) = request.into_parts();
         let path = head.uri.path().to_owned();
-        counts.heads.lock().push(Request::from_parts(head, ()));
+        counts.received.lock().push(Request::from_parts(head, ()));
         match (&*path, count) {
-            ("/reset", 1) => answer.send_reset(Reason::INTERNAL_ERROR),
-            ("/refuse", 1) => answer.send_reset(Reason::REFUSED_STREAM),
+            ("/reset", 1) => response.send_reset(Reason::INTERNAL_ERROR),
+            ("/refuse", 1) => response.send_reset(Reason::REFUSED_STREAM),
             ("/goaway", 1) => {
                 connection.abrupt_shutdown(Reason::NO_ERROR);
             }
             _ => {
                 let counts = Arc::clone(&counts);
                 streams.spawn(async move {
-                    respond(&path, number, answer, &counts).await;
+                    respond(&path, number, response, &counts).await;
                 });
             }
         }
     }
 }
 
-async fn respond(path: &str, number: u64, mut answer: SendResponse<Bytes>, counts: &Http2Counts) {
+async fn respond(path: &str, number: u64, mut response: SendResponse<Bytes>, counts: &Http2Counts) {
     let gone = || {
         counts.cancelled.fetch_add(1, Ordering::SeqCst);
     };
@@ -126,10 +126,10 @@ async fn respond(path: &str, number: u64, mut answer: SendResponse<Bytes>, count
         .unwrap();
     if path == "/silent" {
         // Until the peer cancels it.
-        drop(std::future::poll_fn(|cx| answer.poll_reset(cx)).await);
+        drop(std::future::poll_fn(|cx| response.poll_reset(cx)).await);
         return gone();
     }
-    let Ok(mut body) = answer.send_response(head, false) else {
+    let Ok(mut body) = response.send_response(head, false) else {
         return gone();
     };
     let page = Bytes::from("<p>A page of some length.</p>\n".repeat(200));

@@ -1,18 +1,18 @@
 //! Origins in this process, named by their behaviour. Each listens on its own port and counts
 //! requests; everything ends when the origin is dropped.
 
-mod answering;
 mod closing;
 mod failing;
+mod fixed;
 mod http2;
 mod numbered;
 mod plain;
 pub(crate) mod planned;
+mod preset;
 mod reflecting;
 mod scripted;
 mod secure;
 mod streams;
-mod told;
 mod versioned;
 mod websocket;
 
@@ -38,17 +38,17 @@ use tokio::{
 use super::client::find;
 
 pub(crate) use self::{
-    answering::AnsweringOrigin,
     closing::{ClosingOrigin, OnceOrigin},
     failing::{Failure, FlappingOrigin, ResettingOrigin},
+    fixed::FixedOrigin,
     http2::Http2Origin,
     numbered::NumberedOrigin,
     plain::{BigOrigin, EchoOrigin, SlowOrigin, echoed},
+    preset::{NUMBER, PresetOrigin},
     reflecting::ReflectingOrigin,
     scripted::ScriptedOrigin,
     secure::SecureOrigin,
     streams::{DripOrigin, SseOrigin},
-    told::{NUMBER, ToldOrigin},
     versioned::{Version, VersionedOrigin},
     websocket::WsOrigin,
 };
@@ -64,7 +64,7 @@ pub(crate) struct Counts {
     /// Streams whose client disconnected before their end.
     cancelled: AtomicU64,
     marks: Mutex<HashMap<String, u32>>,
-    heads: Mutex<Vec<Received>>,
+    received: Mutex<Vec<Received>>,
 }
 
 impl Counts {
@@ -86,8 +86,8 @@ impl Counts {
     }
 
     /// Returns the received request heads, the newest last (the first thousand are kept).
-    pub(crate) fn heads(&self) -> Vec<Received> {
-        self.heads.lock().clone()
+    pub(crate) fn received(&self) -> Vec<Received> {
+        self.received.lock().clone()
     }
 
     fn saw(&self, request: &Received) {
@@ -95,9 +95,9 @@ impl Counts {
         if let Some(mark) = request.header(MARK) {
             *self.marks.lock().entry(mark.to_owned()).or_default() += 1;
         }
-        let mut heads = self.heads.lock();
-        if heads.len() < 1000 {
-            heads.push(request.clone());
+        let mut received = self.received.lock();
+        if received.len() < 1000 {
+            received.push(request.clone());
         }
     }
 
@@ -432,8 +432,8 @@ impl Exchange<'_> {
     async fn chunk(&mut self, bytes: &[u8]) -> io::Result<()> {
         debug_assert!(self.chunked, "a chunk follows a chunked head");
         let head = format!("{:x}\r\n", bytes.len());
-        let whole = [head.as_bytes(), bytes, b"\r\n"].concat();
-        self.write(&whole).await
+        let chunk = [head.as_bytes(), bytes, b"\r\n"].concat();
+        self.write(&chunk).await
     }
 
     async fn end(&mut self) -> io::Result<Then> {

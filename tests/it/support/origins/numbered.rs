@@ -19,8 +19,8 @@ struct Path {
     headers: Vec<(String, String)>,
     delay: Duration,
     pad: usize,
-    answers: u32,
-    under_way: u32,
+    requests: u32,
+    in_flight: u32,
     most: u32,
 }
 
@@ -36,9 +36,9 @@ impl NumberedOrigin {
     /// headers, a request with that tag gets 304.
     pub(crate) fn tell(&self, path: &str, status: u16, headers: &[(&str, &str)]) {
         let mut paths = self.paths.lock();
-        let told = paths.entry(path.to_owned()).or_default();
-        told.status = status;
-        told.headers = headers
+        let state = paths.entry(path.to_owned()).or_default();
+        state.status = status;
+        state.headers = headers
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
@@ -55,13 +55,16 @@ impl NumberedOrigin {
     }
 
     /// Returns the number of requests for `path`.
-    pub(crate) fn answers(&self, path: &str) -> u32 {
-        self.paths.lock().get(path).map_or(0, |told| told.answers)
+    pub(crate) fn requests(&self, path: &str) -> u32 {
+        self.paths
+            .lock()
+            .get(path)
+            .map_or(0, |state| state.requests)
     }
 
     /// Returns the maximum number of requests for `path` in flight at once.
     pub(crate) fn most(&self, path: &str) -> u32 {
-        self.paths.lock().get(path).map_or(0, |told| told.most)
+        self.paths.lock().get(path).map_or(0, |state| state.most)
     }
 }
 
@@ -71,42 +74,42 @@ impl Serve for NumberedOrigin {
         exchange.drain().await?;
         let target = exchange.request.target.clone();
         let path = target.split('?').next().unwrap_or_default().to_owned();
-        let told = {
+        let state = {
             let mut paths = self.paths.lock();
-            let told = paths.entry(path.clone()).or_default();
-            told.answers += 1;
-            told.under_way += 1;
-            told.most = told.most.max(told.under_way);
-            told.clone()
+            let state = paths.entry(path.clone()).or_default();
+            state.requests += 1;
+            state.in_flight += 1;
+            state.most = state.most.max(state.in_flight);
+            state.clone()
         };
-        if !told.delay.is_zero() {
-            pass(told.delay).await;
+        if !state.delay.is_zero() {
+            pass(state.delay).await;
         }
-        if let Some(told) = self.paths.lock().get_mut(&path) {
-            told.under_way -= 1;
+        if let Some(state) = self.paths.lock().get_mut(&path) {
+            state.in_flight -= 1;
         }
-        let tag = told.headers.iter().find(|(name, _)| name == "etag");
-        let is_known = tag
+        let tag = state.headers.iter().find(|(name, _)| name == "etag");
+        let is_unchanged = tag
             .is_some_and(|(_, tag)| exchange.request.header("if-none-match") == Some(tag.as_str()));
-        let status = match told.status {
+        let status = match state.status {
             0 => 200,
-            _ if is_known => 304,
+            _ if is_unchanged => 304,
             status => status,
         };
-        let body = format!("{path} #{}{}", told.answers, "x".repeat(told.pad));
-        let mut answer = format!("HTTP/1.1 {status} As told\r\n");
-        for (name, value) in &told.headers {
-            answer.push_str(&format!("{name}: {value}\r\n"));
+        let body = format!("{path} #{}{}", state.requests, "x".repeat(state.pad));
+        let mut response = format!("HTTP/1.1 {status} As told\r\n");
+        for (name, value) in &state.headers {
+            response.push_str(&format!("{name}: {value}\r\n"));
         }
         if status == 304 {
-            answer.push_str("\r\n");
+            response.push_str("\r\n");
         } else {
-            answer.push_str(&format!("content-length: {}\r\n\r\n", body.len()));
+            response.push_str(&format!("content-length: {}\r\n\r\n", body.len()));
             if exchange.request.method != "HEAD" {
-                answer.push_str(&body);
+                response.push_str(&body);
             }
         }
-        exchange.write(answer.as_bytes()).await?;
+        exchange.write(response.as_bytes()).await?;
         Ok(Then::Keep)
     }
 }

@@ -292,11 +292,11 @@ impl PlannedHttp2 {
                         return;
                     };
                     let mut streams = JoinSet::new();
-                    while let Some(Ok((request, answer))) = connection.accept().await {
+                    while let Some(Ok((request, response))) = connection.accept().await {
                         let plans = Arc::clone(&plans);
                         streams.spawn(async move {
                             // The peer may disconnect at any moment.
-                            drop(respond(&request.into_parts().0, answer, &plans).await);
+                            drop(respond(&request.into_parts().0, response, &plans).await);
                         });
                     }
                 });
@@ -315,12 +315,12 @@ impl PlannedHttp2 {
 
 async fn respond(
     request: &http::request::Parts,
-    mut answer: SendResponse<Bytes>,
+    mut response: SendResponse<Bytes>,
     plans: &Plans,
 ) -> Result<(), h2::Error> {
     let head = |status: u16| Response::builder().status(status);
     let Some(plan) = plans.ask(request.uri.path()) else {
-        let mut stream = answer.send_response(head(503).body(()).unwrap(), false)?;
+        let mut stream = response.send_response(head(503).body(()).unwrap(), false)?;
         return stream.send_data(Bytes::from_static(b"bad"), true);
     };
     let body = plan.body();
@@ -337,7 +337,7 @@ async fn respond(
     let is_bare = is_same || request.method == http::Method::HEAD;
     // Without any byte to send and without a length, the headers themselves end the stream.
     let is_over = is_bare || (body.is_empty() && !plan.has_trailers);
-    let mut stream = answer.send_response(head.body(()).unwrap(), is_over)?;
+    let mut stream = response.send_response(head.body(()).unwrap(), is_over)?;
     if is_over {
         return Ok(());
     }

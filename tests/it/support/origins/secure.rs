@@ -121,7 +121,7 @@ impl SecureOrigin {
                         "connection": number,
                     });
                     // The peer may disconnect at any moment.
-                    drop(answer(stream, seen).await);
+                    drop(response(stream, seen).await);
                 });
             }
         });
@@ -145,7 +145,7 @@ impl SecureOrigin {
     }
 }
 
-async fn answer(
+async fn response(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     mut seen: serde_json::Value,
 ) -> std::io::Result<()> {

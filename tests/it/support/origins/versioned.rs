@@ -52,8 +52,8 @@ impl VersionedOrigin {
 }
 
 impl Version {
-    pub(crate) fn of(answer: &Response) -> Option<Self> {
-        let text = answer.text();
+    pub(crate) fn of(response: &Response) -> Option<Self> {
+        let text = response.text();
         let mut words = text.split(' ');
         let (number, read_at) = (words.next()?, words.next()?);
         Some(Self {
@@ -75,12 +75,12 @@ impl Serve for VersionedOrigin {
         }
         let more = "x".repeat(LENGTH);
         let body = format!("{number} {} {more}", read_at.as_micros());
-        let answer = format!(
+        let response = format!(
             "HTTP/1.1 200 OK\r\ncache-control: max-age=600\r\ncache-tag: item-{item}\r\n\
              content-length: {}\r\n\r\n{body}",
             body.len()
         );
-        exchange.write(answer.as_bytes()).await?;
+        exchange.write(response.as_bytes()).await?;
         Ok(Then::Keep)
     }
 }

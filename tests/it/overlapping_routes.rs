@@ -38,7 +38,7 @@ async fn ask(gateway: &Gateway, request: &Request) -> (u16, Option<String>) {
 }
 
 #[tokio::test]
-async fn another_value_leads_around_no_guard() {
+async fn another_value_bypasses_no_guard() {
     let app = EchoOrigin::start().await;
     let gateway = front(
         &[("app", app.address())],
@@ -70,7 +70,7 @@ async fn another_value_leads_around_no_guard() {
 }
 
 #[tokio::test]
-async fn a_redirect_beside_it_hides_no_guard() {
+async fn a_redirect_on_an_overlapping_route_hides_no_guard() {
     let app = EchoOrigin::start().await;
     let gateway = front(
         &[("app", app.address())],
@@ -112,7 +112,7 @@ async fn no_spelling_reaches_an_upstream_that_its_path_does_not_lead_to() {
 }
 
 #[tokio::test]
-async fn limits_of_the_path_as_it_came_and_of_its_readings_count() {
+async fn limits_of_the_received_path_and_of_its_interpretations_count() {
     let app = EchoOrigin::start().await;
     let gateway = front(
         &[("app", app.address())],

@@ -9,11 +9,11 @@ use tokio::sync::Notify;
 use super::{Exchange, Origin, Received, Serve, Then};
 
 /// Field that numbers a response. A 304 has none, since it refers to another response.
-pub(crate) const NUMBER: &str = "answer-number";
+pub(crate) const NUMBER: &str = "response-number";
 
 /// Serves each path (without its query) as configured, with `PATH #N` as the N-th body.
 #[derive(Default)]
-pub(crate) struct ToldOrigin {
+pub(crate) struct PresetOrigin {
     paths: Mutex<HashMap<String, Path>>,
     released: Notify,
 }
@@ -26,7 +26,7 @@ struct Path {
     is_held: bool,
 }
 
-impl ToldOrigin {
+impl PresetOrigin {
     pub(crate) async fn start() -> Origin<Self> {
         Origin::listen(Self::default()).await
     }
@@ -34,9 +34,9 @@ impl ToldOrigin {
     /// Sets the response for `path` from now on, whatever the request is.
     pub(crate) fn tell(&self, path: &str, status: u16, headers: Vec<(String, String)>) {
         let mut paths = self.paths.lock();
-        let told = paths.entry(path.to_owned()).or_default();
-        told.status = status;
-        told.headers = headers;
+        let state = paths.entry(path.to_owned()).or_default();
+        state.status = status;
+        state.headers = headers;
     }
 
     /// Holds back the last half of each body of `path`, now in chunks, until it is released.
@@ -49,8 +49,8 @@ impl ToldOrigin {
     }
 
     pub(crate) fn release(&self, path: &str) {
-        if let Some(told) = self.paths.lock().get_mut(path) {
-            told.is_held = false;
+        if let Some(state) = self.paths.lock().get_mut(path) {
+            state.is_held = false;
         }
         self.released.notify_waiters();
     }
@@ -60,7 +60,7 @@ impl ToldOrigin {
         let paths = self.paths.lock();
         paths
             .get(path)
-            .map_or_else(Vec::new, |told| told.asked.clone())
+            .map_or_else(Vec::new, |state| state.asked.clone())
     }
 
     async fn is_released(&self, path: &str) {
@@ -68,7 +68,12 @@ impl ToldOrigin {
             let released = self.released.notified();
             tokio::pin!(released);
             released.as_mut().enable();
-            if self.paths.lock().get(path).is_none_or(|told| !told.is_held) {
+            if self
+                .paths
+                .lock()
+                .get(path)
+                .is_none_or(|state| !state.is_held)
+            {
                 return;
             }
             released.await;
@@ -77,17 +82,17 @@ impl ToldOrigin {
 }
 
 #[async_trait]
-impl Serve for ToldOrigin {
+impl Serve for PresetOrigin {
     async fn serve(&self, exchange: &mut Exchange<'_>) -> io::Result<Then> {
         exchange.drain().await?;
         let target = exchange.request.target.clone();
         let path = target.split('?').next().unwrap_or_default().to_owned();
         let (status, headers, number, is_held) = {
             let mut paths = self.paths.lock();
-            let told = paths.entry(path.clone()).or_default();
-            told.asked.push(exchange.request.clone());
-            let number = told.asked.len();
-            (told.status, told.headers.clone(), number, told.is_held)
+            let state = paths.entry(path.clone()).or_default();
+            state.asked.push(exchange.request.clone());
+            let number = state.asked.len();
+            (state.status, state.headers.clone(), number, state.is_held)
         };
         let mut head = format!("HTTP/1.1 {status} As told\r\n");
         for (name, value) in &headers {

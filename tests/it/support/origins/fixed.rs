@@ -8,35 +8,35 @@ use parking_lot::Mutex;
 use super::{Exchange, Origin, Serve, Then};
 
 /// Sends the same response to every request, until the test changes it.
-pub(crate) struct AnsweringOrigin {
-    answer: Mutex<String>,
+pub(crate) struct FixedOrigin {
+    response: Mutex<String>,
 }
 
-impl AnsweringOrigin {
+impl FixedOrigin {
     pub(crate) async fn start(status: u16, headers: &[(&str, &str)], body: &str) -> Origin<Self> {
         let origin = Self {
-            answer: Mutex::default(),
+            response: Mutex::default(),
         };
         origin.set(status, headers, body);
         Origin::listen(origin).await
     }
 
     pub(crate) fn set(&self, status: u16, headers: &[(&str, &str)], body: &str) {
-        let mut answer = format!("HTTP/1.1 {status} As told\r\n");
+        let mut response = format!("HTTP/1.1 {status} As told\r\n");
         for (name, value) in headers {
-            answer.push_str(&format!("{name}: {value}\r\n"));
+            response.push_str(&format!("{name}: {value}\r\n"));
         }
-        answer.push_str(&format!("content-length: {}\r\n\r\n{body}", body.len()));
-        *self.answer.lock() = answer;
+        response.push_str(&format!("content-length: {}\r\n\r\n{body}", body.len()));
+        *self.response.lock() = response;
     }
 }
 
 #[async_trait]
-impl Serve for AnsweringOrigin {
+impl Serve for FixedOrigin {
     async fn serve(&self, exchange: &mut Exchange<'_>) -> io::Result<Then> {
         exchange.drain().await?;
-        let answer = self.answer.lock().clone();
-        exchange.write(answer.as_bytes()).await?;
+        let response = self.response.lock().clone();
+        exchange.write(response.as_bytes()).await?;
         Ok(Then::Keep)
     }
 }
