@@ -21,14 +21,14 @@ const browser = await chromium.launch({
 const stops = [() => browser.close()];
 
 /** Messages of the browser since the last call, for the report of a failed check. */
-const said = [];
-export const takeSaid = () => said.splice(0);
+const consoleLines = [];
+export const takeConsole = () => consoleLines.splice(0);
 
 export const stop = () => Promise.all(stops.map((end) => end()));
 
 /**
  * Opens this address as a new visitor.
- * `problems` are the errors in the console, including refused content; `answer` is the first
+ * `problems` are the errors in the console, including refused content; `response` is the first
  * response.
  */
 export async function visit(address, options = {}, prepare = async () => {}) {
@@ -38,18 +38,18 @@ export async function visit(address, options = {}, prepare = async () => {}) {
   const problems = [];
   const note = (line) => {
     problems.push(line);
-    said.push(`${address}: ${line}`);
+    consoleLines.push(`${address}: ${line}`);
   };
   page.on('console', (message) => {
     if (message.type() === 'error') note(`${message.text()} (${message.location().url})`);
   });
   page.on('pageerror', (error) => note(`uncaught: ${error.message}`));
   page.on('requestfailed', (request) => {
-    said.push(`${address}: ${request.method()} ${request.url()}: ${request.failure()?.errorText}`);
+    consoleLines.push(`${address}: ${request.method()} ${request.url()}: ${request.failure()?.errorText}`);
   });
   await prepare(page);
-  const answer = await page.goto(address);
-  return { page, problems, answer, leave: () => context.close() };
+  const response = await page.goto(address);
+  return { page, problems, response, leave: () => context.close() };
 }
 
 /** Waits until React has hydrated this element. */
@@ -70,9 +70,9 @@ export async function waitFor(isSo) {
 export async function holding(origin) {
   const server = createServer(async (incoming, outgoing) => {
     const { accept = '*/*' } = incoming.headers;
-    const answer = await fetch(origin + incoming.url, { headers: { accept } });
-    const body = Buffer.from(await answer.arrayBuffer());
-    outgoing.writeHead(answer.status, { 'content-type': answer.headers.get('content-type') ?? 'text/plain' });
+    const response = await fetch(origin + incoming.url, { headers: { accept } });
+    const body = Buffer.from(await response.arrayBuffer());
+    outgoing.writeHead(response.status, { 'content-type': response.headers.get('content-type') ?? 'text/plain' });
     outgoing.end(body);
   });
   await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));

@@ -9,19 +9,19 @@
 // - `admin` and `token`: the admin listener of `front`, and its token;
 // - `secure`: as `front`, over TLS with a self-signed certificate; `secureOld` without HTTP/2.
 //
-// It prints `{"passed": [names], "failed": [{"check", "why", "said"}]}`.
+// It prints `{"passed": [names], "failed": [{"check", "why", "console"}]}`.
 import assert from 'node:assert/strict';
 
-import { holding, isAlive, legibility, shot, stop, takeSaid, visit, waitFor } from './bench.js';
+import { holding, isAlive, legibility, shot, stop, takeConsole, visit, waitFor } from './bench.js';
 
 const { front, api, strict, odd, admin, token, secure, secureOld } = JSON.parse(process.argv[2]);
 const isCsp = (line) => line.includes('Content Security Policy');
 
 const checks = {
   async 'a page comes alive'() {
-    const { page, problems, answer, leave } = await visit(`${front}/`);
-    assert.match(answer.headers()['content-security-policy'], /frame-ancestors/, 'the defaults are on');
-    assert.ok(answer.headers()['content-encoding'], 'the defaults are on');
+    const { page, problems, response, leave } = await visit(`${front}/`);
+    assert.match(response.headers()['content-security-policy'], /frame-ancestors/, 'the defaults are on');
+    assert.ok(response.headers()['content-encoding'], 'the defaults are on');
     await isAlive(page, 'button');
     await page.click('button');
     await page.waitForSelector('text=clicks:1');
@@ -56,20 +56,20 @@ const checks = {
       await page.goBack();
       await page.click('a[href="/dynamic"]');
       await page.waitForSelector('text=user:nobody');
-      const answers = data.map((response) => ({
+      const responses = data.map((response) => ({
         url: response.url(),
         status: response.status(),
         type: response.headers()['content-type'],
         prefetch: 'next-router-prefetch' in response.request().headers(),
       }));
       await leave();
-      return { isSame, prefetched, answers, problems };
+      return { isSame, prefetched, responses, problems };
     };
-    const { isSame, prefetched, answers, problems } = await follow(front);
+    const { isSame, prefetched, responses, problems } = await follow(front);
     assert.ok(isSame, 'the page was not reloaded');
-    assert.ok(prefetched > 0 && answers.length > prefetched, `${prefetched} of ${answers.length} came before the click`);
-    assert.ok(answers.some((answer) => answer.prefetch), 'prefetches are among them');
-    for (const { url, status, type } of answers) {
+    assert.ok(prefetched > 0 && responses.length > prefetched, `${prefetched} of ${responses.length} came before the click`);
+    assert.ok(responses.some((response) => response.prefetch), 'prefetches are among them');
+    for (const { url, status, type } of responses) {
       // The proxy redirects this page, and so its data.
       const isSecret = new URL(url).pathname === '/secret';
       assert.equal(status, isSecret ? 307 : 200, url);
@@ -107,15 +107,15 @@ const checks = {
   async 'a server action responds to a form without scripts'() {
     const submit = async (origin) => {
       const { page, problems, leave } = await visit(`${origin}/form`, { javaScriptEnabled: false });
-      const [answer] = await Promise.all([
+      const [response] = await Promise.all([
         page.waitForResponse((response) => response.request().method() === 'POST'),
         page.click('button'),
       ]);
       await page.waitForLoadState();
-      const { origin: sent } = await answer.request().allHeaders();
-      const said = answer.status() === 200 ? await page.textContent('#said') : undefined;
+      const { origin: sent } = await response.request().allHeaders();
+      const said = response.status() === 200 ? await page.textContent('#said') : undefined;
       await leave();
-      return { status: answer.status(), sent, said, problems };
+      return { status: response.status(), sent, said, problems };
     };
     assert.deepEqual(await submit(front), { status: 200, sent: front, said: 'greeted:Ada', problems: [] });
 
@@ -198,7 +198,7 @@ const checks = {
   async 'a WebSocket echoes'() {
     const echo = async (origin) => {
       const { page, leave } = await visit(`${origin}/picture`);
-      const answer = await page.evaluate(
+      const response = await page.evaluate(
         () =>
           new Promise((resolve) => {
             const socket = new WebSocket(`${location.origin.replace('http', 'ws')}/ws`);
@@ -211,7 +211,7 @@ const checks = {
           }),
       );
       await leave();
-      return answer;
+      return response;
     };
     assert.deepEqual(await echo(front), { data: 'hello', code: 1000, wasClean: true });
     assert.equal(await echo(strict), 'refused');
@@ -243,7 +243,7 @@ const checks = {
   async 'pages of listed origins read an API'() {
     const put = async (from, path) => {
       const { page, leave } = await visit(`${from}/login`);
-      const answer = await page.evaluate(
+      const response = await page.evaluate(
         (address) =>
           fetch(address, {
             method: 'PUT',
@@ -259,7 +259,7 @@ const checks = {
         api + path,
       );
       await leave();
-      return answer;
+      return response;
     };
     assert.deepEqual(await put(front, '/api/echo'), { method: 'PUT', mark: 'seen' });
     assert.equal(await put(front.replace('127.0.0.1', 'localhost'), '/api/echo'), 'TypeError');
@@ -268,11 +268,11 @@ const checks = {
 
   async 'our error page is readable'() {
     const look = async (origin, colorScheme) => {
-      const { page, problems, answer, leave } = await visit(`${origin}/missing`, {
+      const { page, problems, response, leave } = await visit(`${origin}/missing`, {
         colorScheme,
         viewport: { width: 390, height: 700 },
       });
-      assert.equal(answer.status(), 404);
+      assert.equal(response.status(), 404);
       assert.equal(await page.textContent('h1'), '404 Not Found');
       const [isStyled, background] = await page.evaluate(() => [
         getComputedStyle(document.querySelector('main')).maxWidth !== 'none',
@@ -327,13 +327,13 @@ const checks = {
 const passed = [];
 const failed = [];
 for (const [check, run] of Object.entries(checks)) {
-  takeSaid();
+  takeConsole();
   const begun = performance.now();
   try {
     await run();
     passed.push(check);
   } catch (error) {
-    failed.push({ check, why: String(error.stack), said: takeSaid() });
+    failed.push({ check, why: String(error.stack), console: takeConsole() });
   }
   console.error(`${check}: ${Math.round(performance.now() - begun)} ms`);
 }

@@ -51,11 +51,11 @@ struct Failure {
     check: String,
     why: String,
     /// Lines of the browser's console.
-    said: Vec<String>,
+    console: Vec<String>,
 }
 
 #[tokio::test]
-async fn a_browser_finds_pages_and_apis_as_their_makers_meant_them() {
+async fn a_browser_finds_pages_and_apis_unchanged() {
     let next = NextApp::shared().await;
     let express = ExpressApp::start().await;
     let upstreams = format!(
@@ -69,7 +69,7 @@ upstreams:
     );
     let serve = async |routes: &str| Gateway::start(&format!("{upstreams}{routes}")).await;
 
-    let whole = "
+    let all_routes = "
 routes:
   - match: { path: /* }
     upstream: web
@@ -79,10 +79,10 @@ routes:
 ";
     // A browser gets access with a token.
     let admin = format!("admin: {{ address: 127.0.0.1:0, token: {TOKEN} }}");
-    let front = serve(&format!("{admin}{whole}")).await;
+    let front = serve(&format!("{admin}{all_routes}")).await;
     let folder = tempfile::tempdir().expect("a folder for the test can be made");
-    let secure = serve(&format!("{}{whole}", tls(folder.path(), true))).await;
-    let old = serve(&format!("{}{whole}", tls(folder.path(), false))).await;
+    let secure = serve(&format!("{}{all_routes}", tls(folder.path(), true))).await;
+    let old = serve(&format!("{}{all_routes}", tls(folder.path(), false))).await;
     let api = serve(&format!(
         "
 routes:
@@ -210,15 +210,15 @@ async fn look(places: &Value) -> Outcome {
         .expect("the browser is done in time")
         .expect("a child of ours can be waited for");
     drop(stdin);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "the looks ended early:\n{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "the looks ended early:\n{stderr}");
     serde_json::from_slice(&output.stdout).expect("check.js prints JSON")
 }
 
 fn describe(failure: &Failure) -> String {
-    let said = failure.said.join("\n  ");
+    let console = failure.console.join("\n  ");
     format!(
-        "--- {}\n{}\nthe browser said:\n  {said}",
+        "--- {}\n{}\nthe browser's console:\n  {console}",
         failure.check, failure.why
     )
 }

@@ -18,10 +18,10 @@ let step = 'nothing';
 function next(socket, name) {
   return new Promise((done, failed) => {
     const timer = setTimeout(() => failed(new Error(`no ${name} after ${step}`)), 20000);
-    const over = (act) => (...told) => {
+    const over = (act) => (...values) => {
       clearTimeout(timer);
       socket.removeAllListeners();
-      act(told);
+      act(values);
     };
     socket.once(name, over(done));
     socket.once('error', over(([error]) => failed(error)));
@@ -71,8 +71,8 @@ async function talk() {
   } else {
     step = `an order to close with ${code}`;
     socket.send(`order:close:${code}:${reason}`);
-    const [told, why] = await ended;
-    must(told === code && why.toString() === reason, `${told} ${why}`);
+    const [received, why] = await ended;
+    must(received === code && why.toString() === reason, `${received} ${why}`);
   }
 }
 

@@ -24,9 +24,9 @@ async def app(scope, receive, send):
     elif path == "/die":
         await die(query, send)
     elif path == "/fails":
-        await answer(send, 500, b"it failed", [(b"x-kept", b"1")])
+        await respond(send, 500, b"it failed", [(b"x-kept", b"1")])
     else:
-        await answer(send, 200, b"plain")
+        await respond(send, 200, b"plain")
 
 
 async def begin(send, status, headers):
@@ -37,7 +37,7 @@ async def piece(send, body, more=True):
     await send({"type": "http.response.body", "body": body, "more_body": more})
 
 
-async def answer(send, status, body, headers=()):
+async def respond(send, status, body, headers=()):
     await begin(send, status, [*headers, (b"content-length", str(len(body)).encode())])
     await piece(send, body, more=False)
 
@@ -59,8 +59,8 @@ async def upload(receive, send):
         length += len(body)
         if not event.get("more_body"):
             break
-    told = json.dumps({"length": length, "sha256": digest.hexdigest()})
-    await answer(send, 200, told.encode(), [(b"content-type", b"application/json")])
+    report = json.dumps({"length": length, "sha256": digest.hexdigest()})
+    await respond(send, 200, report.encode(), [(b"content-type", b"application/json")])
 
 
 async def die(query, send):
@@ -69,7 +69,7 @@ async def die(query, send):
     await piece(send, b"the first of it")
     await asyncio.sleep(0.1)
     # uvicorn closes the connection of an app that fails within a response.
-    raise RuntimeError("told to")
+    raise RuntimeError("on request")
 
 
 async def websocket(receive, send):

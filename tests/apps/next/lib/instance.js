@@ -17,7 +17,7 @@ export function instance() {
 }
 
 /** Returns JSON with the instance that responded, in the body and in a header. */
-export function answer(body, init = {}) {
+export function respond(body, init = {}) {
   const headers = new Headers(init.headers);
   headers.set('x-instance', String(instance().port));
   return Response.json({ instance: instance(), ...body }, { ...init, headers });

@@ -1,11 +1,11 @@
 import { draftMode } from 'next/headers';
 
-import { answer } from '../../../lib/instance.js';
+import { respond } from '../../../lib/instance.js';
 
 export const dynamic = 'force-dynamic';
 
 /** Enables draft mode for the client. */
 export async function GET() {
   (await draftMode()).enable();
-  return answer({ draft: true });
+  return respond({ draft: true });
 }

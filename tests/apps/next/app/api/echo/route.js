@@ -1,11 +1,11 @@
-import { answer } from '../../../lib/instance.js';
+import { respond } from '../../../lib/instance.js';
 
 export const dynamic = 'force-dynamic';
 
 /** Returns the request as it reached the app. */
 async function echo(request) {
   const body = await request.arrayBuffer();
-  return answer({
+  return respond({
     method: request.method,
     url: request.url,
     headers: Object.fromEntries(request.headers),

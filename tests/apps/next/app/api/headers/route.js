@@ -1,4 +1,4 @@
-import { answer } from '../../../lib/instance.js';
+import { respond } from '../../../lib/instance.js';
 
 export const dynamic = 'force-dynamic';
 
@@ -9,5 +9,5 @@ export function GET(request) {
   for (let left = bytes, at = 0; left > 0; left -= 4000, at += 1) {
     headers.set(`x-long-${at}`, 'x'.repeat(Math.min(left, 4000)));
   }
-  return answer({ bytes }, { headers });
+  return respond({ bytes }, { headers });
 }

@@ -1,10 +1,10 @@
-import state, { answer } from '../../../lib/instance.js';
+import state, { respond } from '../../../lib/instance.js';
 
 export const dynamic = 'force-dynamic';
 
 export function GET() {
   state.healthHits += 1;
-  return answer(
+  return respond(
     { status: state.health, hits: state.healthHits, renders: state.renders, uptime: process.uptime() },
     { status: state.health === 'down' ? 503 : 200, headers: { 'cache-control': 'no-store' } },
   );
@@ -14,8 +14,8 @@ export function GET() {
 export async function PUT(request) {
   const { status } = await request.json();
   if (!['ok', 'degraded', 'down'].includes(status)) {
-    return answer({ error: 'status is ok, degraded or down' }, { status: 422 });
+    return respond({ error: 'status is ok, degraded or down' }, { status: 422 });
   }
   state.health = status;
-  return answer({ status });
+  return respond({ status });
 }

@@ -1,7 +1,7 @@
-import { answer } from '../../../lib/instance.js';
+import { respond } from '../../../lib/instance.js';
 
 export const dynamic = 'force-dynamic';
 
 export function GET() {
-  return answer({ hello: 'world' });
+  return respond({ hello: 'world' });
 }

@@ -1,6 +1,6 @@
 import { revalidatePath } from 'next/cache';
 
-import { answer } from '../../../lib/instance.js';
+import { respond } from '../../../lib/instance.js';
 
 export const dynamic = 'force-dynamic';
 
@@ -8,5 +8,5 @@ export const dynamic = 'force-dynamic';
 export function POST(request) {
   const path = new URL(request.url).searchParams.get('path');
   revalidatePath(path);
-  return answer({ revalidated: path });
+  return respond({ revalidated: path });
 }

@@ -1,4 +1,4 @@
-import { answer } from '../../../lib/instance.js';
+import { respond } from '../../../lib/instance.js';
 
 export const dynamic = 'force-dynamic';
 
@@ -7,5 +7,5 @@ let next = 0;
 /** Starts a new session with each request. */
 export function GET() {
   next += 1;
-  return answer({ sid: next }, { headers: { 'set-cookie': `sid=${next}; Path=/; HttpOnly` } });
+  return respond({ sid: next }, { headers: { 'set-cookie': `sid=${next}; Path=/; HttpOnly` } });
 }

@@ -1,4 +1,4 @@
-import { answer } from '../../../lib/instance.js';
+import { respond } from '../../../lib/instance.js';
 
 export const dynamic = 'force-dynamic';
 
@@ -6,5 +6,5 @@ export const dynamic = 'force-dynamic';
 export async function GET(request) {
   const ms = Number(new URL(request.url).searchParams.get('ms') ?? 1000);
   await new Promise((resolve) => setTimeout(resolve, ms));
-  return answer({ slept: ms });
+  return respond({ slept: ms });
 }

@@ -1,4 +1,4 @@
-import state, { answer } from '../../../lib/instance.js';
+import state, { respond } from '../../../lib/instance.js';
 
 export const dynamic = 'force-dynamic';
 
@@ -10,7 +10,7 @@ export function GET(request) {
   const query = new URL(request.url).searchParams;
   if (query.has('stats')) {
     const { openStreams: open, endedStreams: ended, cancelledStreams: cancelled } = state;
-    return answer({ open, ended, cancelled });
+    return respond({ open, ended, cancelled });
   }
 
   const events = Number(query.get('events') ?? 10);

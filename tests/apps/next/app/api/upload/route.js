@@ -1,4 +1,4 @@
-import { answer } from '../../../lib/instance.js';
+import { respond } from '../../../lib/instance.js';
 
 export const dynamic = 'force-dynamic';
 
@@ -10,5 +10,5 @@ export async function POST(request) {
     bytes += piece.byteLength;
     pieces += 1;
   }
-  return answer({ bytes, pieces });
+  return respond({ bytes, pieces });
 }

@@ -1,4 +1,4 @@
-import { answer } from '../../../lib/instance.js';
+import { respond } from '../../../lib/instance.js';
 
 export const dynamic = 'force-dynamic';
 
@@ -7,7 +7,7 @@ function echo(request) {
   const named = [...request.headers].filter(([name]) => name.startsWith('x-edge') || name === 'cookie');
   const { pathname, search } = new URL(request.url);
   const { origin = [] } = JSON.parse(request.headers.get('x-ask') ?? '{}');
-  return answer(
+  return respond(
     { method: request.method, pathname, search, headers: Object.fromEntries(named) },
     { headers: [['x-from', 'app'], ...origin] },
   );
