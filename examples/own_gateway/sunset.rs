@@ -90,10 +90,10 @@ impl Filter for Sunset {
     }
 
     /// The gateway's own replies pass here too, so that a 410 names the replacement.
-    fn on_response(&self, _ex: &mut Exchange<'_>, head: &mut response::Parts) {
-        head.headers.insert(SUNSET, self.date.clone());
+    fn on_response(&self, _ex: &mut Exchange<'_>, parts: &mut response::Parts) {
+        parts.headers.insert(SUNSET, self.date.clone());
         if let Some(link) = &self.link {
-            head.headers.append(header::LINK, link.clone());
+            parts.headers.append(header::LINK, link.clone());
         }
     }
 

@@ -80,12 +80,12 @@ def verdicts(thresholds: list[dict], workloads: dict) -> list[dict]:
             measured = None if None in (measured, less) else measured - less
         if measured is not None:
             found.append({**limit, "measured": round(measured, 3),
-                          "kept": measured <= limit["at_most"]})
+                          "met": measured <= limit["at_most"]})
     return found
 
 
 def sentence(verdict: dict) -> str:
-    word = "kept" if verdict["kept"] else "EXCEEDED"
+    word = "met" if verdict["met"] else "EXCEEDED"
     if "minus" in verdict:
         return (f"{verdict['workload']}: {verdict['proxy']} has {verdict['measured']:.0f} more "
                 f"{verdict['figure']} than for {verdict['minus']}, "
