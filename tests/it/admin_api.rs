@@ -78,7 +78,7 @@ fn json_post(path: &str, body: &Value) -> Request {
 }
 
 #[tokio::test]
-async fn a_reload_by_command_says_what_changed_and_is_audited() {
+async fn a_reload_by_command_reports_its_changes_and_is_audited() {
     let gateway = start(WITH_ALL).await;
     let same = over_socket(&gateway, &["reload"]);
     assert_eq!(
@@ -465,7 +465,7 @@ async fn pages_of_other_sites_and_rebound_names_do_nothing() {
 }
 
 #[tokio::test]
-async fn a_full_disk_under_the_audit_log_holds_up_no_action() {
+async fn a_full_disk_under_the_audit_log_blocks_no_action() {
     let gateway = start(&WITH_ALL.replace("audit.log", "/dev/full")).await;
     for generation in 2..6 {
         let response = gateway.send_admin(&post("/v1/reload", "")).await;
@@ -481,7 +481,7 @@ async fn a_full_disk_under_the_audit_log_holds_up_no_action() {
 }
 
 #[tokio::test]
-async fn without_an_audit_log_actions_stand_in_the_process_log() {
+async fn without_an_audit_log_actions_are_in_the_process_log() {
     let yaml = WITH_ALL.replace("audit_log: { file: audit.log }\n", "");
     let gateway = start(&yaml).await;
     assert_eq!(over_socket(&gateway, &["reload"]).status, 0);

@@ -163,7 +163,7 @@ async fn refusals_become_a_ban_that_is_seen_and_lifted() {
 }
 
 #[tokio::test]
-async fn the_spared_and_the_trusted_are_never_banned_by_rule() {
+async fn exempt_and_trusted_addresses_are_never_banned_by_rule() {
     let guard = "trusted_proxies: [127.0.0.8]\n\
         flood_guard: { requests: 1/1min, exempt: [127.0.0.9], ban: { after: 2 } }\n";
     let gateway = Gateway::start(&format!("{guard}{BASE}")).await;
@@ -241,7 +241,7 @@ async fn guessing_keys_is_noted_and_banned() {
 }
 
 #[tokio::test]
-async fn going_over_a_rate_limit_again_and_again_is_banned() {
+async fn repeatedly_exceeding_a_rate_limit_is_banned() {
     let yaml = format!(
         "flood_guard: {{ ban: {{ after: 2 }} }}\n\
          rate_limits: {{ edge: {{ rate: 1/min, key: client.ip }} }}\n{}",

@@ -84,7 +84,7 @@ async fn login(to: SocketAddr, from: &str, credentials: String) -> u16 {
 }
 
 #[tokio::test]
-async fn one_address_that_guesses_locks_nobody_out() {
+async fn one_guessing_address_locks_no_other_out() {
     const FLOOD: usize = 90;
     let users = ["ann", "bob", "eve"].map(|user| {
         let ran = edgeway_fed(&["hash", "password", "--user", user], "wonderland");

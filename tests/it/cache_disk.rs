@@ -374,7 +374,7 @@ async fn responses_purged_by_peers_while_stopped_do_not_come_back() {
 }
 
 #[tokio::test]
-async fn without_redis_the_disk_is_used_after_a_lease_as_the_section_says() {
+async fn without_redis_the_disk_is_used_after_a_lease_as_configured() {
     let origin = origin(&["/a"]).await;
     for (lost, expected) in [("serve", "HIT"), ("revalidate", "REVALIDATED")] {
         let mut redis = Redis::start().await;
@@ -623,7 +623,7 @@ impl Mounted {
 }
 
 #[tokio::test]
-async fn a_full_disk_keeps_nobody_from_being_served() {
+async fn a_full_disk_fails_no_request() {
     let origin = origin(&["/a", "/b", "/c"]).await;
     // The journal's space is reserved from the beginning.
     let Some(mounted) = Mounted::start(&origin, "size=6m").await else {
@@ -659,7 +659,7 @@ async fn a_full_disk_keeps_nobody_from_being_served() {
 }
 
 #[tokio::test]
-async fn a_disk_that_is_read_only_keeps_nobody_from_being_served() {
+async fn a_read_only_disk_fails_no_request() {
     let origin = origin(&["/a", "/b"]).await;
     let Some(mounted) = Mounted::start(&origin, "size=16m").await else {
         return;
@@ -684,7 +684,7 @@ async fn a_disk_that_is_read_only_keeps_nobody_from_being_served() {
 }
 
 #[tokio::test]
-async fn a_folder_that_cannot_be_written_is_no_reason_not_to_start() {
+async fn a_gateway_starts_with_a_folder_that_cannot_be_written() {
     let origin = origin(&["/a"]).await;
     let Some(mounted) = Mounted::begin(&origin, "size=16m,ro").await else {
         return;

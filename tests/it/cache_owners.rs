@@ -279,7 +279,7 @@ async fn a_clients_own_header_removes_no_stored_response() {
 }
 
 #[tokio::test]
-async fn a_write_through_a_route_without_a_cache_removes_what_another_route_has_stored() {
+async fn a_write_on_a_route_without_a_cache_invalidates_responses_of_another_route() {
     let origin = PresetOrigin::start().await;
     let gateway = front(
         origin.address(),

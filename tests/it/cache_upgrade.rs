@@ -260,7 +260,7 @@ async fn an_old_process_that_dies_during_the_takeover_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_redis_the_new_process_knows_its_place_among_purges() {
+async fn with_redis_the_new_process_continues_at_its_position_in_the_purge_log() {
     let redis = Redis::start().await;
     let paths = paths(10);
     let origin = origin(&paths).await;

@@ -79,7 +79,7 @@ macro_rules! snapshot {
 pub(crate) use snapshot;
 
 #[test]
-fn every_command_says_what_it_takes() {
+fn every_command_has_help() {
     let commands = [
         "",
         "run",

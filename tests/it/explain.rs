@@ -38,7 +38,7 @@ fn explained(format: &str) -> String {
 }
 
 #[test]
-fn explain_says_which_route_and_why() {
+fn explain_names_the_route_and_the_reason() {
     // The filters are the same each time: once is enough.
     let all = explained("text");
     let mut seen = false;
@@ -55,7 +55,7 @@ fn explain_says_which_route_and_why() {
 }
 
 #[test]
-fn explain_says_the_same_to_tools() {
+fn explain_prints_the_same_as_json() {
     let all = explained("json");
     for response in all.split("$ edgeway explain ").skip(1) {
         let (request, json) = response.split_once('\n').expect("the response follows");

@@ -342,7 +342,7 @@ async fn the_end_of_one_websocket_peer_reaches_the_other() {
 }
 
 #[tokio::test]
-async fn upgrades_pass_only_where_a_route_says_so() {
+async fn upgrades_pass_only_where_a_route_allows_them() {
     let origin = WsOrigin::start().await;
     let yaml = |websocket: bool| {
         format!(

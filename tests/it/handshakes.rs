@@ -220,7 +220,7 @@ fn fields(head: &str) -> Vec<&str> {
 /// a GET that requests a WebSocket without body framing, and then exactly the bytes that the client
 /// sends; the client gets the backend's bytes behind one 101.
 #[tokio::test]
-async fn a_backend_gets_a_plain_handshake_and_then_what_the_client_sends() {
+async fn a_backend_gets_a_plain_handshake_and_then_the_bytes_of_the_client() {
     let origin = RawOrigin::start().await;
     let gateway = front(origin.address).await;
     exchanges(&gateway, &origin, cases("EDGEWAY_HANDSHAKES", 150), true).await;

@@ -172,7 +172,7 @@ async fn administrators_pass_users_are_forbidden_and_strangers_unknown() {
 }
 
 #[tokio::test]
-async fn a_playback_token_passes_for_its_time_and_is_seen_by_nobody() {
+async fn a_playback_token_passes_until_it_expires_and_is_not_forwarded() {
     let origin = EchoOrigin::start().await;
     let config = yaml(
         &origin,
@@ -314,7 +314,7 @@ async fn keys_of_a_url_change_under_load_and_outlive_its_failure() {
 }
 
 #[tokio::test]
-async fn a_reload_takes_up_a_changed_key_and_forgets_what_the_old_one_verified() {
+async fn a_reload_loads_a_changed_key_and_drops_tokens_verified_by_the_old_one() {
     let origin = EchoOrigin::start().await;
     let (first, second) = (Issuer::new("a"), Issuer::new("a"));
     let config = yaml(&origin, "jwt: { keys: file:jwt.pub }");

@@ -69,7 +69,7 @@ async fn refused(gateway: &Gateway) -> u16 {
 }
 
 #[tokio::test]
-async fn three_hundred_sockets_keep_nobody_from_a_page() {
+async fn three_hundred_websockets_delay_no_page() {
     let app = ExpressApp::start().await;
     let gateway = front(&app, "max_in_flight: { per_backend: 2, queue: 0 }").await;
     let mut open = sockets::open_many(gateway.address(), 300).await;

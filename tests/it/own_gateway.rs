@@ -149,7 +149,7 @@ async fn a_filter_of_ones_own_is_one_like_any_other() {
 }
 
 #[test]
-fn the_page_shows_what_the_example_says() {
+fn the_page_shows_the_code_of_the_example() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/adding-a-filter.md");
     let page = fs::read_to_string(page).expect("it is there");
     let code: String = ["main.rs", "sunset.rs", "edgeway.yaml"]

@@ -184,7 +184,7 @@ async fn where_nothing_is_cached_nothing_can_be_purged() {
 }
 
 #[tokio::test]
-async fn without_its_redis_a_gateway_purges_itself_and_says_so() {
+async fn a_gateway_that_lost_its_redis_purges_itself_and_reports_it() {
     let mut redis = Redis::start().await;
     let origin = origin(&["/a"]).await;
     let [one, two] = two(origin.address(), &redis, "{}").await;

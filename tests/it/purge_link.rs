@@ -189,7 +189,7 @@ async fn three(redis: &Redis) -> [Gateway; 3] {
 }
 
 #[tokio::test]
-async fn a_purge_reaches_every_gateway_and_the_receipt_says_what_each_dropped() {
+async fn a_purge_reaches_every_gateway_and_the_receipt_counts_what_each_dropped() {
     let redis = Redis::start().await;
     let [a, b, c] = three(&redis).await;
     for gateway in [&a, &b] {
@@ -245,7 +245,7 @@ async fn a_silent_gateway_is_waited_for_until_its_lease_expires() {
 }
 
 #[tokio::test]
-async fn without_redis_the_receipt_says_so_and_the_purge_is_sent_when_it_is_back() {
+async fn without_redis_the_receipt_reports_it_and_the_purge_is_sent_on_reconnect() {
     let mut redis = Redis::start().await;
     let [a, b, _c] = three(&redis).await;
     b.fill("/x", 1);

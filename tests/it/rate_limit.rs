@@ -92,7 +92,7 @@ fn state(response: &Response) -> (u64, u64) {
 }
 
 #[tokio::test]
-async fn sixty_requests_in_an_instant_pass_as_the_model_says_and_waiting_helps() {
+async fn sixty_requests_in_an_instant_pass_as_the_model_predicts_and_waiting_helps() {
     let gateway = Gateway::start(LIMITS).await;
     let sent = Sent::to(&gateway, (0..60).map(|_| get("/api/x"))).await;
     let (passed, more) = (sent.passed(), refilled(10.0, sent.longest));
@@ -187,7 +187,7 @@ async fn a_page_load_meets_no_limit_and_the_api_does() {
 }
 
 #[tokio::test]
-async fn a_refusal_says_why_to_clients_logs_and_metrics() {
+async fn a_refusal_has_its_reason_in_the_response_the_log_and_the_metrics() {
     let yaml = "
 rate_limits: { few: 2/h }
 defaults: { rate_limit: few }

@@ -180,7 +180,7 @@ async fn a_lost_redis_is_detected_before_any_command_and_found_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_command_that_is_refused_is_no_reason_to_give_redis_up() {
+async fn a_refused_command_does_not_mark_redis_as_lost() {
     let redis = Redis::start().await;
     let supervised = Supervised::up(single(&redis)).await;
     redis.cli(&["RPUSH", "test:list", "x"]);
@@ -341,7 +341,7 @@ async fn gateway_is_up(gateway: &Gateway, is_up: bool, within: Duration) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_gateway_starts_without_redis_and_says_once_when_it_comes_and_goes() {
+async fn a_gateway_starts_without_redis_and_logs_once_when_it_comes_and_goes() {
     let mut redis = Redis::start().await;
     redis.kill();
     let gateway = Gateway::start(&yaml(&redis.url())).await;

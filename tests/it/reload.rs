@@ -38,7 +38,7 @@ async fn another_configuration_serves_from_the_next_request_on() {
 }
 
 #[tokio::test]
-async fn a_refused_file_changes_nothing_and_says_what_is_wrong() {
+async fn a_refused_file_changes_nothing_and_its_problem_is_reported() {
     let gateway = Gateway::start(&responding("one")).await;
     for turn in 0..5 {
         let broken = "routes: [{ match: { path: / }, upstrem: nobody }]\n";

@@ -263,7 +263,7 @@ fn no_mistake_beside_a_secret_shows_it() {
 }
 
 #[test]
-fn plugins_keep_what_their_schema_or_the_environment_makes_a_secret() {
+fn plugins_hide_values_that_their_schema_or_the_environment_marks_as_secret() {
     let folder = tempfile::tempdir().expect("a folder");
     let write = |name: &str, text: &str| fs::write(folder.path().join(name), text);
     let yaml = "listeners: [{ address: 127.0.0.1:8080 }]

@@ -212,7 +212,7 @@ fn pingora_is_named_where_it_may_be() {
 }
 
 #[test]
-fn every_file_says_what_it_is_for() {
+fn every_file_begins_with_its_purpose() {
     let silent: Vec<_> = sources()
         .into_iter()
         .filter(|(_, text)| !text.starts_with("//! "))

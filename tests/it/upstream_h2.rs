@@ -147,7 +147,7 @@ async fn a_response_that_stops_ends_alone() {
 }
 
 #[tokio::test]
-async fn a_request_that_takes_too_long_in_all_ends_alone() {
+async fn a_request_beyond_its_total_timeout_ends_alone() {
     let settings = "timeouts: { total: 400ms }";
     ends_alone(settings, "/silent", 504, "upstream_total_timeout").await;
     // Also while data flows.

@@ -49,7 +49,7 @@ async fn warm(arguments: &[&str], list: &str) -> Ran {
 }
 
 #[tokio::test]
-async fn the_first_client_finds_what_was_warmed_up_in_both_encodings() {
+async fn the_first_client_hits_warmed_responses_in_both_encodings() {
     let origin = origin().await;
     let gateway = Gateway::start(&yaml(origin.address())).await;
     let base = format!("http://{}", gateway.address());

@@ -83,7 +83,7 @@ async fn a_browser_gets_html_and_the_router_its_payload() {
 
 /// Case 3.
 #[tokio::test]
-async fn nobody_sees_anothers_page() {
+async fn no_client_gets_the_page_of_another() {
     shows_of_16(Recipe::Everything, async |to| {
         for (user, sees) in [("alice", "user:alice"), ("bob", "user:bob")] {
             let page = get("/dynamic").header("cookie", format!("user={user}"));
@@ -153,7 +153,7 @@ async fn a_guarded_page_stays_guarded() {
 
 /// Cases 8 and 9.
 #[tokio::test]
-async fn an_editor_sees_the_draft_and_nobody_else_does() {
+async fn only_the_editor_sees_the_draft() {
     let app = NextApp::shared().await;
     let response = app.get("/api/draft").await;
     let cookie = response
@@ -270,7 +270,7 @@ async fn a_page_does_not_pass_for_a_file_of_the_build() {
 
 /// Case 14.
 #[tokio::test]
-async fn a_prefetch_of_the_middleware_is_nobodys_page() {
+async fn a_prefetch_of_the_middleware_is_never_served_as_a_page() {
     shows_of_16(Recipe::Everything, async |to| {
         for target in ["/dynamic", "/isr"] {
             ask(to, &get(target).header("x-middleware-prefetch", "1")).await?;

@@ -170,13 +170,13 @@ impl Ca {
         self.trust_with(None)
     }
 
-    /// Returns [`Authority::trust`] with a client certificate.
+    /// Returns [`Ca::trust`] with a client certificate.
     pub(crate) fn trust_with(&self, own: Option<&Issued>) -> ClientConfig {
         let versions = rustls::DEFAULT_VERSIONS;
         self.trust_through(rustls::crypto::ring::default_provider(), versions, own)
     }
 
-    /// Returns [`Authority::trust`] for a client with only this provider and these versions.
+    /// Returns [`Ca::trust`] for a client with only this provider and these versions.
     pub(crate) fn trust_through(
         &self,
         provider: CryptoProvider,

@@ -107,7 +107,7 @@ async fn each_name_gets_its_own_certificate() {
 }
 
 #[tokio::test]
-async fn unknown_names_are_refused_where_that_is_asked_for() {
+async fn unknown_names_are_refused_where_configured() {
     let prepare = |ca: &Ca, folder: &Path| {
         ca.site(&["known.test"]).write(folder, "a");
     };
@@ -131,7 +131,7 @@ async fn unknown_names_are_refused_where_that_is_asked_for() {
 }
 
 #[tokio::test]
-async fn keys_of_two_kinds_stand_side_by_side() {
+async fn keys_of_two_kinds_are_served_side_by_side() {
     let mut issued = Vec::new();
     let site = Site::start(
         "{ certificates: [{ cert: rsa.pem, key: rsa.key }, { cert: ec.pem, key: ec.key }] }",

@@ -40,7 +40,7 @@ fn versions(
 }
 
 #[tokio::test]
-async fn old_versions_are_refused_where_that_is_asked_for() {
+async fn old_versions_are_refused_where_configured() {
     let strict = Site::start(
         "{ certificates: { cert: a.pem, key: a.key }, min_version: \"1.3\" }",
         prepare,
