@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_is_no_preference() {
+    fn a_wildcard_is_no_preference() {
         check("*/*", None);
         check("", None);
         check("text/x-component", None);

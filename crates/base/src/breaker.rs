@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn one_client_opens_it_for_nobody() {
+    fn one_client_cannot_open_it_for_others() {
         let clock = Clock::test();
         let breaker = breaker(5, 3);
         let v6 = |host: u16| Some(IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, host]));

@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_leaves_takes_no_turn_along() {
+    async fn a_waiter_that_leaves_takes_no_turn_along() {
         let turns = FairQueue::new(1);
         let first = turns.next(address(1)).await;
         for last in 2..5 {

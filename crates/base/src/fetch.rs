@@ -265,7 +265,7 @@ pub async fn exchange(
     headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let answer = async {
+    let response = async {
         let (parts, body) = sender
             .send_request(request.map(Full::new))
             .await?
@@ -274,11 +274,11 @@ pub async fn exchange(
     };
     // The connection future transfers the bytes of the response, and ends no later.
     tokio::pin!(connection);
-    tokio::pin!(answer);
+    tokio::pin!(response);
     tokio::select! {
         biased;
-        answer = &mut answer => answer,
-        _ended = &mut connection => answer.await,
+        response = &mut response => response,
+        _ended = &mut connection => response.await,
     }
 }
 
@@ -324,7 +324,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(20);
 
     /// Replies to each connection's first request with these bytes, then stays silent.
-    async fn server(tasks: &Tasks, answer: &'static [u8]) -> SocketAddr {
+    async fn server(tasks: &Tasks, response: &'static [u8]) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tasks.spawn("server", async move {
@@ -334,7 +334,7 @@ mod tests {
                 let mut head = [0; 2048];
                 let length = stream.read(&mut head).await.unwrap();
                 assert!(head[..length].starts_with(b"GET /x HTTP/1.1\r\n"));
-                stream.write_all(answer).await.unwrap();
+                stream.write_all(response).await.unwrap();
                 open.push(stream);
             }
         });
@@ -342,11 +342,11 @@ mod tests {
     }
 
     async fn fetch(
-        answer: &'static [u8],
+        response: &'static [u8],
         deadline: Duration,
     ) -> Result<Response<Bytes>, FetchError> {
         let tasks = Tasks::default();
-        let address = server(&tasks, answer).await;
+        let address = server(&tasks, response).await;
         let request = Request::get(format!("http://{address}/x"))
             .body(())
             .unwrap();
@@ -355,19 +355,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_comes_whole_and_redirects_are_answers() {
-        let answer = fetch(
+    async fn a_response_arrives_complete_and_redirects_are_responses() {
+        let response = fetch(
             b"HTTP/1.1 302 Found\r\nlocation: /y\r\ncontent-length: 2\r\n\r\nok",
             PATIENCE,
         );
-        let answer = answer.await.unwrap();
-        assert_eq!(answer.status(), 302);
-        assert_eq!(answer.headers()["location"], "/y");
-        assert_eq!(&answer.body()[..], b"ok");
+        let response = response.await.unwrap();
+        assert_eq!(response.status(), 302);
+        assert_eq!(response.headers()["location"], "/y");
+        assert_eq!(&response.body()[..], b"ok");
     }
 
     #[tokio::test]
-    async fn a_long_answer_is_cut_and_a_slow_one_given_up() {
+    async fn a_long_response_is_refused_and_a_slow_one_abandoned() {
         let long = b"HTTP/1.1 200 OK\r\ncontent-length: 17\r\n\r\n12345678901234567";
         let error = fetch(long, PATIENCE).await.unwrap_err();
         assert!(matches!(error, FetchError::TooLong(16)), "{error}");
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_there_is_an_error_that_says_so() {
+    async fn a_server_that_is_not_there_is_an_error_that_names_it() {
         let unused = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = unused.local_addr().unwrap();
         drop(unused);
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_speaks_tls_speaks_nothing_else() {
+    async fn a_tls_client_speaks_nothing_else() {
         let roots = Arc::new(RootCertStore::empty());
         let client = Fetch::new(&Trust::Roots(roots)).unwrap();
         let request = Request::get("http://127.0.0.1:1/x").body(()).unwrap();

@@ -126,9 +126,9 @@ impl Geo {
 impl Place {
     /// Adds data that is still missing.
     fn add(&mut self, record: &Record<'_>) {
-        let add = |known: &mut Option<String>, said: Option<&str>| {
+        let add = |known: &mut Option<String>, value: Option<&str>| {
             if known.is_none() {
-                *known = said.map(str::to_owned);
+                *known = value.map(str::to_owned);
             }
         };
         add(&mut self.country, record.country.iso_code);

@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn vary_is_asked_by_name_on_any_line() {
+    fn vary_is_looked_up_by_name_on_any_line() {
         let headers = lines(&VARY, &["rsc, Accept-encoding", "Origin"]);
         assert!(varies_by(&headers, &http::header::ACCEPT_ENCODING));
         assert!(varies_by(&headers, &http::header::ORIGIN));

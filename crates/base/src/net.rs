@@ -383,7 +383,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clients_are_told_apart_by_what_one_subscriber_has() {
+    fn clients_are_distinguished_by_the_network_of_one_subscriber() {
         for (client, own, around) in [
             ("192.0.2.7", "192.0.2.7", "192.0.2.0"),
             ("::ffff:192.0.2.7", "192.0.2.7", "192.0.2.0"),
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_network_says_what_to_write() {
+    fn an_invalid_network_is_refused_with_a_remedy() {
         for (text, message, help) in [
             (
                 "10.0.0.1/8",
@@ -464,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn an_untrusted_peer_is_the_client_whatever_it_says() {
+    fn an_untrusted_peer_is_the_client_whatever_it_claims() {
         assert_eq!(client(&[], "192.0.2.1", &["6.6.6.6"]), "192.0.2.1");
         assert_eq!(
             client(&["10.0.0.0/8"], "192.0.2.1", &["6.6.6.6, 10.0.0.1"]),

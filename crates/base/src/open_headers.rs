@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_keeps_status_version_and_phrase() {
+    fn a_response_keeps_status_version_and_phrase() {
         let mut head = ResponseHeader::build(404, None).unwrap();
         head.set_version(http::Version::HTTP_11);
         head.set_reason_phrase(Some("Nowhere")).unwrap();

@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_origin_is_refused_with_the_right_form() {
+    fn an_invalid_origin_is_refused_with_the_right_form() {
         for (text, message) in [
             (
                 "shop.example.com",

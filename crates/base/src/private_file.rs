@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_private_and_whole() {
+    fn files_are_private_and_complete() {
         let folder = tempfile::tempdir().unwrap();
         let below = folder.path().join("a/b");
         make_folder(&below).unwrap();

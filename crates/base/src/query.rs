@@ -249,9 +249,9 @@ fn parted(pair: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-fn is_called(coded: &[u8], name: &[u8]) -> bool {
+fn is_called(encoded: &[u8], name: &[u8]) -> bool {
     // An encoded name is longer than its decoded form.
-    coded.len() >= name.len() && percent_decode(coded).eq(name.iter().copied())
+    encoded.len() >= name.len() && percent_decode(encoded).eq(name.iter().copied())
 }
 
 #[cfg(test)]
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn cookies_are_found_in_any_line_and_only_by_their_whole_names() {
+    fn cookies_are_found_in_any_line_and_only_by_their_full_names() {
         let mut headers = HeaderMap::new();
         for line in ["a=1; sid=x=y", "sid=2;asid=3; sid2=4"] {
             headers.append(header::COOKIE, HeaderValue::from_static(line));

@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for_stays_and_what_is_not_makes_room() {
+    fn values_in_use_stay_and_others_make_room() {
         let recent = RecentValues::new(1024);
         recent.insert(of(&recent, 0), 0);
         recent.insert(of(&recent, 1), 1);

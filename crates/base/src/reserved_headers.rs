@@ -333,7 +333,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(4096))]
 
         #[test]
-        fn tables_say_what_the_lists_say(name in name()) {
+        fn tables_agree_with_the_lists(name in name()) {
             let found = reserved().find(name.as_bytes());
             prop_assert_eq!(found == Some(Reserved::Always), is_taken(&name), "{}", name);
             let from_proxies = FROM_PROXIES.contains(&name.as_str());
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_demand_that_never_holds_is_told() {
+    fn a_requirement_that_never_holds_is_reported() {
         let reserved = reserved();
         let why = |name: &'static str| reserved.never_seen(&HeaderName::from_static(name));
         assert_eq!(why("x-user-id"), Some(UnusableHeader::Own));

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::target::coded;
+use super::target::encoded_byte;
 
 /// Bytes of a path, each with its offset in the original path.
 type DecodedPath = Vec<(u8, usize)>;
@@ -247,7 +247,7 @@ fn whole(text: &DecodedPath) -> DecodedPath {
 /// Returns the byte that `%xx` at `at` encodes.
 fn code_at(text: &DecodedPath, at: usize) -> Option<u8> {
     let three = [text.get(at)?.0, text.get(at + 1)?.0, text.get(at + 2)?.0];
-    coded(&three, 0).filter(|_| three[0] == b'%')
+    encoded_byte(&three, 0).filter(|_| three[0] == b'%')
 }
 
 /// Replaces overlong UTF-8 forms of ASCII bytes (RFC 3629, 10), which old decoders accept.

@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_a_task_starts_is_waited_for_as_well() {
+    async fn tasks_started_by_a_task_are_awaited_too() {
         let (tasks, is_done) = (Tasks::default(), Arc::new(AtomicBool::new(false)));
         let (inner, done) = (tasks.clone(), Arc::clone(&is_done));
         tasks.spawn("outer", async move {

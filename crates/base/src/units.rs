@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_tell_decimal_from_binary() {
+    fn sizes_distinguish_decimal_from_binary() {
         assert_eq!("500kB".parse(), Ok(ByteSize(500_000)));
         assert_eq!("512KiB".parse(), Ok(ByteSize(524_288)));
         assert_eq!("1.5MiB".parse(), Ok(ByteSize(1_572_864)));

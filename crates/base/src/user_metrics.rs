@@ -282,23 +282,23 @@ mod tests {
         b.count(counter, "logins", labels(&[("how", "a\"\n")]), 1.0)
             .unwrap();
         b.count(histogram, "waited", Vec::new(), 0.002).unwrap();
-        let said = text(&metrics);
+        let page = text(&metrics);
         for line in [
             "edgeway_plugin_user_logins_total{how=\"form\",plugin=\"a\"} 3",
             "edgeway_plugin_user_logins_total{how=\"a\\\"\\n\",plugin=\"b\"} 1",
             "edgeway_plugin_user_waited_bucket{plugin=\"b\",le=\"0.0025\"} 1",
             "edgeway_plugin_user_waited_count{plugin=\"b\"} 1",
         ] {
-            assert!(said.contains(&format!("{line}\n")), "{line}: {said}");
+            assert!(page.contains(&format!("{line}\n")), "{line}: {page}");
         }
         let head = "# TYPE edgeway_plugin_user_logins_total counter";
-        assert_eq!(said.matches(head).count(), 1, "{said}");
+        assert_eq!(page.matches(head).count(), 1, "{page}");
         drop(b);
         assert!(!text(&metrics).contains("plugin_user_waited"));
     }
 
     #[test]
-    fn what_is_no_metric_is_told_and_what_is_too_much_is_counted() {
+    fn invalid_metrics_are_reported_and_excess_ones_are_counted() {
         let (metrics, [a, _b]) = two();
         let counter = UserKind::Counter;
         for (name, pairs, value) in [
@@ -323,10 +323,10 @@ mod tests {
             let labels = labels(&[("n", &n.to_string())]);
             a.count(counter, "x", labels, 1.0).unwrap();
         }
-        let said = text(&metrics);
-        let series = said.matches("edgeway_plugin_user_x_total{").count();
+        let page = text(&metrics);
+        let series = page.matches("edgeway_plugin_user_x_total{").count();
         assert_eq!(series, MAX_SERIES);
         let refused = "edgeway_plugin_metrics_refused_total{plugin=\"a\"} 50\n";
-        assert!(said.contains(refused), "{said}");
+        assert!(page.contains(refused), "{page}");
     }
 }

@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_hash_is_refused_without_being_repeated() {
+    fn an_invalid_hash_is_refused_without_being_repeated() {
         for text in [
             "ek_secret",
             "sha256:12",

@@ -11,11 +11,11 @@ use std::io::Read;
 use super::Encoding;
 
 /// Decodes as much as possible from the beginning of a stream, complete or not.
-pub fn decoded(encoding: Encoding, mut coded: &[u8]) -> Vec<u8> {
+pub fn decoded(encoding: Encoding, mut encoded: &[u8]) -> Vec<u8> {
     let mut reader: Box<dyn Read + '_> = match encoding {
-        Encoding::Gzip => Box::new(flate2::bufread::GzDecoder::new(&mut coded)),
-        Encoding::Br => Box::new(brotli::Decompressor::new(&mut coded, 4096)),
-        Encoding::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(&mut coded).unwrap()),
+        Encoding::Gzip => Box::new(flate2::bufread::GzDecoder::new(&mut encoded)),
+        Encoding::Br => Box::new(brotli::Decompressor::new(&mut encoded, 4096)),
+        Encoding::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(&mut encoded).unwrap()),
     };
     let (mut out, mut buffer) = (Vec::new(), [0; 4096]);
     while let Ok(length @ 1..) = reader.read(&mut buffer) {
@@ -25,12 +25,12 @@ pub fn decoded(encoding: Encoding, mut coded: &[u8]) -> Vec<u8> {
 }
 
 /// Returns true if a stream is complete to its last byte.
-pub fn is_complete(encoding: Encoding, mut coded: &[u8]) -> bool {
+pub fn is_complete(encoding: Encoding, mut encoded: &[u8]) -> bool {
     let mut sink = Vec::new();
     match encoding {
-        Encoding::Gzip => flate2::bufread::GzDecoder::new(&mut coded).read_to_end(&mut sink),
-        Encoding::Br => brotli::Decompressor::new(&mut coded, 4096).read_to_end(&mut sink),
-        Encoding::Zstd => zstd::stream::read::Decoder::with_buffer(&mut coded)
+        Encoding::Gzip => flate2::bufread::GzDecoder::new(&mut encoded).read_to_end(&mut sink),
+        Encoding::Br => brotli::Decompressor::new(&mut encoded, 4096).read_to_end(&mut sink),
+        Encoding::Zstd => zstd::stream::read::Decoder::with_buffer(&mut encoded)
             .unwrap()
             .read_to_end(&mut sink),
     }

@@ -54,14 +54,14 @@ fn the_clients_weight_goes_first_and_our_order_second() {
 }
 
 #[test]
-fn a_whole_body_comes_back_at_every_level() {
+fn a_body_survives_the_round_trip_at_every_level() {
     let body = "edgeway ".repeat(4000);
     for encoding in Encoding::ALL {
         for level in encoding.levels() {
-            let coded = encode(encoding, level, body.as_bytes()).unwrap();
-            assert!(coded.len() < body.len() / 20, "{encoding:?} {level}");
-            assert_eq!(decoded(encoding, &coded), body.as_bytes());
-            assert!(is_complete(encoding, &coded), "{encoding:?} {level}");
+            let encoded = encode(encoding, level, body.as_bytes()).unwrap();
+            assert!(encoded.len() < body.len() / 20, "{encoding:?} {level}");
+            assert_eq!(decoded(encoding, &encoded), body.as_bytes());
+            assert!(is_complete(encoding, &encoded), "{encoding:?} {level}");
         }
     }
 }
@@ -77,14 +77,14 @@ fn a_level_out_of_range_is_taken_for_the_nearest() {
 #[test]
 fn an_empty_body_is_a_complete_stream() {
     for encoding in Encoding::ALL {
-        let coded = encode(encoding, 5, b"").unwrap();
-        assert!(!coded.is_empty());
-        assert!(is_complete(encoding, &coded), "{encoding:?}");
+        let encoded = encode(encoding, 5, b"").unwrap();
+        assert!(!encoded.is_empty());
+        assert!(is_complete(encoding, &encoded), "{encoding:?}");
     }
 }
 
 #[test]
-fn a_stream_that_was_not_ended_is_seen_to_be_cut() {
+fn a_stream_without_its_end_is_recognised_as_truncated() {
     for encoding in Encoding::ALL {
         let mut out = Vec::new();
         let mut encoder = Encoder::new(encoding, 5, None).unwrap();
@@ -95,7 +95,7 @@ fn a_stream_that_was_not_ended_is_seen_to_be_cut() {
 }
 
 #[test]
-fn large_chunks_are_flushed_whole() {
+fn large_chunks_are_flushed_completely() {
     let chunk = noise(1 << 20);
     for encoding in Encoding::ALL {
         let mut out = Vec::new();

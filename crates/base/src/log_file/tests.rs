@@ -125,7 +125,7 @@ fn wait_written(log: &Log, lines: u64) {
 }
 
 #[test]
-fn every_line_of_many_threads_arrives_once_and_whole() {
+fn every_line_of_many_threads_arrives_once_and_complete() {
     let log = Log::new();
     let user = Arc::new(log.user());
     let threads: Vec<_> = (0..8)

@@ -87,7 +87,7 @@ struct State {
     since: SystemTime,
     last_error: Option<String>,
     /// True if a refused command has been logged since Redis was last up.
-    is_refusal_told: bool,
+    is_refusal_reported: bool,
 }
 
 impl Redis {
@@ -107,7 +107,7 @@ impl Redis {
                 is_up: None,
                 since: clock.wall(),
                 last_error: None,
-                is_refusal_told: false,
+                is_refusal_reported: false,
             }),
             changed: Arc::default(),
             settings,
@@ -166,7 +166,7 @@ impl Redis {
                 Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
                     link.send(&script.by_text(keys, args)).await
                 }
-                answer => answer,
+                reply => reply,
             }
         })
         .await
@@ -193,9 +193,9 @@ impl Redis {
         }
         let mut link = links.pick();
         let start = self.clock.now();
-        let answer = timeout(patience(self.settings.timeout), ask(&mut link)).await;
+        let reply = timeout(patience(self.settings.timeout), ask(&mut link)).await;
         let took = self.clock.now().saturating_duration_since(start);
-        let problem = match answer {
+        let problem = match reply {
             Ok(Ok(value)) => {
                 links.parts[part].passed();
                 match T::from_redis_value(value) {
@@ -235,7 +235,7 @@ impl Redis {
                 self.metrics.response.inc();
                 links.parts[part].passed();
                 let mut state = self.state.lock();
-                let is_news = !std::mem::replace(&mut state.is_refusal_told, true);
+                let is_news = !std::mem::replace(&mut state.is_refusal_reported, true);
                 if is_news {
                     state.last_error = Some(why.clone());
                 }
@@ -300,7 +300,7 @@ impl Redis {
         }
         state.is_up = Some(true);
         state.since = self.clock.wall();
-        state.is_refusal_told = false;
+        state.is_refusal_reported = false;
         drop(state);
         info!(
             address = self.settings.address(), mode = self.settings.mode.name();

@@ -323,7 +323,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_says_who_where_and_how() {
+    fn a_url_has_the_user_the_address_and_the_transport() {
         let url: Url = "rediss://alice:p%40ss@cache.internal:7000/3"
             .parse()
             .unwrap();
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_url_is_refused_without_repeating_it() {
+    fn an_invalid_url_is_refused_without_repeating_it() {
         for text in [
             "127.0.0.1:6379",
             "http://u:hunter2@h/",

@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_passes_for_what_it_is_not() {
+    fn an_entry_passes_only_with_its_own_signature() {
         let (one, other) = (signer(&["a"]), signer(&["b"]));
         let tag = one.sign("entry", &[b"key", b"body"]);
         assert!(one.verifies("entry", &[b"key", b"body"], &tag));

@@ -150,8 +150,8 @@ impl Redis {
             });
         }
         let (mut passed, mut last) = (0, String::new());
-        while let Some(answer) = asked.join_next().await {
-            let Ok((at, why)) = answer else { continue };
+        while let Some(result) = asked.join_next().await {
+            let Ok((at, why)) = result else { continue };
             let part = &links.parts[at];
             let Some(why) = why else {
                 passed += 1;

@@ -268,7 +268,7 @@ fn scan(path: &[u8]) -> Result<TargetParts, InvalidTarget> {
                 1
             }
             PERCENT => {
-                found |= scan_coded(path, at)?;
+                found |= scan_encoded(path, at)?;
                 3
             }
             HIGH => {
@@ -285,8 +285,8 @@ fn scan(path: &[u8]) -> Result<TargetParts, InvalidTarget> {
 }
 
 /// Returns the flags for `%xx` at `at`.
-fn scan_coded(path: &[u8], at: usize) -> Result<u8, InvalidTarget> {
-    let byte = coded(path, at).ok_or(InvalidTarget::Percent)?;
+fn scan_encoded(path: &[u8], at: usize) -> Result<u8, InvalidTarget> {
+    let byte = encoded_byte(path, at).ok_or(InvalidTarget::Percent)?;
     match byte {
         0 => return Err(InvalidTarget::Nul),
         b'\\' => return Err(InvalidTarget::Backslash),
@@ -335,7 +335,7 @@ fn rebuilt(path: &[u8], found: u8, slashes: Slashes) -> Vec<u8> {
         at += 1;
         match byte {
             b'%' => {
-                let byte = coded(path, at - 1).unwrap_or(byte);
+                let byte = encoded_byte(path, at - 1).unwrap_or(byte);
                 at += 2;
                 put(&mut out, byte, is_unreserved(byte));
             }
@@ -368,18 +368,19 @@ fn put(out: &mut Vec<u8>, byte: u8, is_plain: bool) {
 /// `%2e%2e/`.
 fn is_dot_segment(path: &[u8], at: usize) -> Result<bool, InvalidTarget> {
     let before = &path[..at];
-    let after_coded_slash = at >= 3 && coded(path, at - 3) == Some(b'/') && before[at - 3] == b'%';
-    if !after_coded_slash && before.last().is_some_and(|&b| b != b'/') {
+    let after_encoded_slash =
+        at >= 3 && encoded_byte(path, at - 3) == Some(b'/') && before[at - 3] == b'%';
+    if !after_encoded_slash && before.last().is_some_and(|&b| b != b'/') {
         return Ok(false);
     }
-    let mut is_coded = after_coded_slash;
+    let mut is_encoded = after_encoded_slash;
     let mut next = at;
     for _ in 0..2 {
         match path.get(next) {
             Some(b'.') => next += 1,
-            Some(b'%') if coded(path, next) == Some(b'.') => {
+            Some(b'%') if encoded_byte(path, next) == Some(b'.') => {
                 next += 3;
-                is_coded = true;
+                is_encoded = true;
             }
             _ => break,
         }
@@ -388,14 +389,14 @@ fn is_dot_segment(path: &[u8], at: usize) -> Result<bool, InvalidTarget> {
         None | Some(b'/' | b'?') => {}
         // Some backends remove parameters from a segment before they resolve it.
         Some(b';') => return Err(InvalidTarget::DotParameters),
-        Some(b'%') => match coded(path, next) {
-            Some(b'/') => is_coded = true,
+        Some(b'%') => match encoded_byte(path, next) {
+            Some(b'/') => is_encoded = true,
             Some(b';') => return Err(InvalidTarget::DotParameters),
             _ => return Ok(false),
         },
         Some(_) => return Ok(false),
     }
-    if is_coded {
+    if is_encoded {
         Err(InvalidTarget::CodedDots)
     } else {
         Ok(true)
@@ -403,7 +404,7 @@ fn is_dot_segment(path: &[u8], at: usize) -> Result<bool, InvalidTarget> {
 }
 
 /// Returns the byte that `%xx` at `at` encodes.
-pub(super) fn coded(path: &[u8], at: usize) -> Option<u8> {
+pub(super) fn encoded_byte(path: &[u8], at: usize) -> Option<u8> {
     let hex = |byte: u8| char::from(byte).to_digit(16);
     let (high, low) = (hex(*path.get(at + 1)?)?, hex(*path.get(at + 2)?)?);
     u8::try_from(high << 4 | low).ok()

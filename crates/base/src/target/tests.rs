@@ -77,7 +77,7 @@ fn the_rest_stays_byte_for_byte_and_costs_nothing() {
 }
 
 #[test]
-fn a_path_without_another_spelling_says_so() {
+fn a_path_without_another_spelling_is_recognised() {
     let has = |raw: &str| {
         let normal = normalise(raw.as_bytes(), Slashes::Merge).unwrap();
         normal.has_spellings
@@ -93,7 +93,7 @@ fn a_path_without_another_spelling_says_so() {
 }
 
 #[test]
-fn what_can_be_read_in_two_ways_is_refused() {
+fn an_ambiguous_target_is_refused() {
     for (raw, why) in [
         ("/%2e%2e/x", InvalidTarget::CodedDots),
         ("/a/.%2E", InvalidTarget::CodedDots),
@@ -201,7 +201,7 @@ fn decode(path: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut at = 0;
     while at < path.len() {
-        match coded(path, at) {
+        match encoded_byte(path, at) {
             Some(byte) if path[at] == b'%' => {
                 out.push(byte);
                 at += 3;
