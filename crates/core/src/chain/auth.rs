@@ -174,7 +174,7 @@ mod tests {
     use crate::base::clock::Clock;
 
     #[test]
-    fn a_refusal_is_counted_noted_and_says_how_to_do_better() {
+    fn a_refusal_is_counted_logged_and_names_the_remedy() {
         let (clock, metrics) = (Clock::test(), Metrics::default());
         let auth = AuthMetrics::new("jwt", "api", &metrics);
         let mut facts = RequestFacts::new(clock.now());

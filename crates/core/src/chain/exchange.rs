@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_are_told_apart_by_type() {
+    fn slots_are_distinguished_by_type() {
         let mut facts = RequestFacts::new(crate::base::clock::Clock::test().now());
         facts.put(1u8);
         facts.put("text");

@@ -87,10 +87,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_line_has_what_was_told_or_goes_without() {
-        let told = || LogFields::from([("x".into(), Map::new())]);
+    async fn a_line_has_the_late_fields_or_is_written_without_them() {
+        let fields = || LogFields::from([("x".into(), Map::new())]);
         let all = async |tasks: &Tasks| tasks.join().await;
-        assert_eq!(written(all, Box::pin(async move { told() })).await, 1);
+        assert_eq!(written(all, Box::pin(async move { fields() })).await, 1);
         let ends = async |tasks: &Tasks| {
             tasks.stop();
             tasks.join().await;

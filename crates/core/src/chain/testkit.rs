@@ -50,7 +50,7 @@ pub struct FilterCheck {
     client: Client,
     class: Class,
     identity: Option<Identity>,
-    answers: Vec<TestResponse>,
+    responses: Vec<TestResponse>,
     /// The fake backend.
     backend: Backend,
     behind: Arc<AtomicU16>,
@@ -119,7 +119,10 @@ pub fn check_with<K: FilterKind>(
 pub fn warnings<K: FilterKind>(yaml: &str) -> Vec<String> {
     let (check, diagnostics) = compile::<K>(yaml, |_, _| {});
     assert!(check.is_some(), "`{yaml}` was refused: {diagnostics:#?}");
-    let messages = diagnostics.list().iter().map(|told| told.message.clone());
+    let messages = diagnostics
+        .list()
+        .iter()
+        .map(|diagnostic| diagnostic.message.clone());
     messages.collect()
 }
 
@@ -199,7 +202,7 @@ fn compile<K: FilterKind>(
         client: Client::default(),
         class: Class::default(),
         identity: None,
-        answers: Vec::new(),
+        responses: Vec::new(),
         backend: Backend {
             status: 200,
             headers: vec![("content-type".into(), "text/plain".into())],
@@ -292,8 +295,8 @@ impl FilterCheck {
             head.append_header((*name).to_owned(), *value)
                 .expect("a header");
         }
-        let answer = run(self.exchange(head, body));
-        self.answers.push(answer);
+        let response = run(self.exchange(head, body));
+        self.responses.push(response);
         self
     }
 
@@ -304,7 +307,7 @@ impl FilterCheck {
         reason = "it ends most tests, and goes on in some"
     )]
     pub fn expect<const N: usize>(mut self, statuses: [u16; N]) -> Self {
-        let seen: Vec<u16> = self.answers.drain(..).map(|a| a.status).collect();
+        let seen: Vec<u16> = self.responses.drain(..).map(|a| a.status).collect();
         assert_eq!(seen, statuses);
         self
     }
@@ -312,7 +315,7 @@ impl FilterCheck {
     /// Returns the last response.
     #[track_caller]
     pub fn last(&self) -> &TestResponse {
-        self.answers.last().expect("a request was sent")
+        self.responses.last().expect("a request was sent")
     }
 
     /// Returns the filter's part of the cache key for a GET with these headers, which must pass.

@@ -18,7 +18,7 @@ struct Spy {
     name: &'static str,
     phases: Phases,
     calls: Arc<Mutex<Vec<String>>>,
-    answers: bool,
+    replies: bool,
 }
 
 impl Spy {
@@ -27,7 +27,7 @@ impl Spy {
     }
 
     fn verdict(&self) -> Verdict {
-        if self.answers {
+        if self.replies {
             Reply::refuse(StatusCode::FORBIDDEN, "spy").into()
         } else {
             Verdict::Next
@@ -75,7 +75,7 @@ impl Filter for Spy {
 
     fn on_route(&self, _ex: &Exchange<'_>) -> Option<Arc<str>> {
         self.note("route");
-        self.answers.then(|| self.name.into())
+        self.replies.then(|| self.name.into())
     }
 
     fn on_cache_key(&self, _ex: &Exchange<'_>, key: &mut KeyBuilder) {
@@ -106,13 +106,13 @@ fn calls(spies: &[(&'static str, Phases, bool)]) -> (Vec<String>, Chain) {
     let calls = Arc::new(Mutex::new(Vec::new()));
     let filters = spies
         .iter()
-        .map(|(name, phases, answers)| Named {
+        .map(|(name, phases, replies)| Named {
             name,
             filter: Arc::new(Spy {
                 name,
                 phases: *phases,
                 calls: Arc::clone(&calls),
-                answers: *answers,
+                replies: *replies,
             }),
         })
         .collect();
@@ -146,7 +146,7 @@ fn calls(spies: &[(&'static str, Phases, bool)]) -> (Vec<String>, Chain) {
 }
 
 #[test]
-fn requests_meet_filters_in_order_and_answers_in_reverse() {
+fn requests_pass_filters_in_order_and_responses_in_reverse() {
     let phases = Phases::REQUEST | Phases::UPSTREAM | Phases::RESPONSE | Phases::LOG;
     let (calls, _) = calls(&[("a", phases, false), ("b", phases, false)]);
     assert_eq!(
@@ -165,7 +165,7 @@ fn requests_meet_filters_in_order_and_answers_in_reverse() {
 }
 
 #[test]
-fn a_filter_that_answers_ends_the_request_and_its_reply_passes_the_response_phase() {
+fn a_filter_that_replies_ends_the_request_and_its_reply_passes_the_response_phase() {
     let phases = Phases::REQUEST | Phases::RESPONSE | Phases::ERROR;
     let (calls, _) = calls(&[("a", phases, true), ("b", phases, false)]);
     assert_eq!(
@@ -181,7 +181,7 @@ fn a_filter_that_answers_ends_the_request_and_its_reply_passes_the_response_phas
 }
 
 #[test]
-fn phases_say_which_twin_is_called() {
+fn phases_determine_which_twin_is_called() {
     let waits = (Phases::REQUEST | Phases::RESPONSE).asynchronous();
     let (calls, _) = calls(&[
         ("a", waits, false),
@@ -199,7 +199,7 @@ fn phases_say_which_twin_is_called() {
 }
 
 #[test]
-fn what_nobody_asked_for_is_not_called() {
+fn a_phase_that_no_filter_requested_is_not_called() {
     let (calls, chain) = calls(&[("a", Phases::LOG, true), ("b", Phases::NONE, true)]);
     assert_eq!(calls, ["a.log"]);
     assert!(chain.has(Phase::Log));
@@ -263,7 +263,7 @@ fn a_request_that_a_filter_is_not_for_meets_the_others_alone() {
             name,
             phases,
             calls: Arc::clone(&calls),
-            answers: false,
+            replies: false,
         })
     };
     let choosing = Choosing(spy("choosing", Phases::LOG | Phases::RESPONSE));

@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_client_is_refused() {
+    fn an_invalid_client_address_is_refused() {
         for text in [
             "",
             "example.com",

@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_free_first_makes_room() {
+    fn the_ban_that_ends_first_makes_room() {
         let (bans, _) = bans();
         by_hand(&bans, "198.51.100.1", MINUTE);
         for number in 0..u32::try_from(MAX_BANS).unwrap() {

@@ -105,13 +105,13 @@ mod tests {
     }
 
     #[test]
-    fn one_that_would_last_longer_than_allowed_clears_nobody() {
+    fn a_clearance_longer_than_allowed_is_refused() {
         check(&cookie(10_000, "192.0.2.1"), "192.0.2.1", 6_399, false);
         check(&cookie(u64::MAX, "192.0.2.1"), "192.0.2.1", 6_400, false);
     }
 
     #[test]
-    fn what_was_changed_or_is_of_another_form_clears_nobody() {
+    fn a_changed_or_malformed_clearance_is_refused() {
         let good = cookie(10_000, "192.0.2.1");
         for wrong in [
             good.replace("v1.", "v2."),

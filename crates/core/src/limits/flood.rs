@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn each_window_counts_anew_and_knows_the_one_before() {
+    fn each_window_counts_from_zero_and_knows_the_previous_one() {
         let clock = Clock::test();
         let windows = Windows::new(&clock, SECOND, 1024);
         for expected in 1..=5 {
@@ -231,14 +231,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_over_is_not_under_way() {
-        let under_way = InFlightCounts::default();
-        let (first, count) = under_way.enter(ip(1));
+    fn finished_requests_are_not_in_flight() {
+        let in_flight = InFlightCounts::default();
+        let (first, count) = in_flight.enter(ip(1));
         assert_eq!(count, 1);
-        let (second, count) = under_way.enter(ip(1));
+        let (second, count) = in_flight.enter(ip(1));
         assert_eq!(count, 2);
-        assert_eq!(under_way.enter(ip(2)).1, 1);
+        assert_eq!(in_flight.enter(ip(2)).1, 1);
         drop((first, second));
-        assert_eq!(under_way.enter(ip(1)).1, 1);
+        assert_eq!(in_flight.enter(ip(1)).1, 1);
     }
 }

@@ -303,7 +303,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn exactly_what_the_bound_allows_passes(quota in quotas(), steps in steps()) {
+        fn exactly_as_much_as_the_limit_allows_passes(quota in quotas(), steps in steps()) {
             let (mut bucket, mut model) = (Bucket::new(quota), Model::default());
             for (thousandths, cost) in steps {
                 bucket.now += quota.per / u64::from(quota.count) * u64::from(thousandths) / 1000
@@ -317,7 +317,7 @@ mod tests {
         }
 
         #[test]
-        fn who_waits_exactly_as_told_passes_and_nobody_does_earlier(
+        fn a_client_passes_after_exactly_the_given_wait_and_not_earlier(
             quota in quotas(),
             steps in steps(),
             delay in 0u64..10 * SECOND,
@@ -358,8 +358,8 @@ mod tests {
             let (mut bucket, mut passed) = (Bucket::new(quota), Model::default());
             for (thousandths, cost) in steps {
                 bucket.now += u64::from(thousandths);
-                let answer = bucket.ask(cost.min(quota.burst), Duration::from_nanos(delay));
-                if let Decision::Pass { wait, .. } = answer {
+                let decision = bucket.ask(cost.min(quota.burst), Duration::from_nanos(delay));
+                if let Decision::Pass { wait, .. } = decision {
                     prop_assert!(nanos(wait) <= delay);
                     let at = bucket.now + nanos(wait);
                     prop_assert!(passed.takes(&quota, at, cost.min(quota.burst)));
@@ -382,7 +382,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_given_back_late_never_lets_more_pass(
+        fn tokens_returned_late_never_let_more_pass(
             quota in quotas(),
             first in 1u32..6,
             steps in steps(),
@@ -517,7 +517,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_told_in_whole_seconds() {
+    fn rates_are_reported_in_full_seconds() {
         for (count, per, window) in [
             (10, SECOND, (10, 1)),
             (1000, 900 * SECOND, (1000, 900)),

@@ -345,7 +345,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_schedule_lets_more_pass_than_the_bound_says(
+        fn no_schedule_lets_more_pass_than_the_bound_allows(
             steps in steps(),
             (count, burst) in (1..200_u32, 1..60_u32),
             share in 1..=100_u32,
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_asks_often_is_served_by_a_lease_and_one_that_does_not_is_not() {
+    fn a_frequent_client_is_served_by_a_lease_and_a_rare_one_is_not() {
         let quota = Quota::new(1000, Duration::from_mins(1), 1000).unwrap();
         let (clock, leases, mut bucket) =
             (Clock::test(), Leases::new(Percent(10.0)), Bucket::default());
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_spent_is_given_back() {
+    fn unspent_tokens_are_given_back() {
         let quota = Quota::new(10, Duration::from_hours(1), 100).unwrap();
         let (clock, leases, mut bucket) =
             (Clock::test(), Leases::new(Percent(50.0)), Bucket::default());

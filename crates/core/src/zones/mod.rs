@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_configuration_does_not_ask_for_starts_anew_while_holders_keep_theirs() {
+    fn a_zone_that_a_configuration_does_not_name_starts_again_while_holders_keep_theirs() {
         let zones = Zones::default();
         let old = count(&zones, "web");
         old.set(5);

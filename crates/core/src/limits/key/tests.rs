@@ -188,7 +188,7 @@ fn several_values_are_as_good_as_none() {
 }
 
 #[test]
-fn routes_have_buckets_of_their_own_if_asked_for() {
+fn routes_have_buckets_of_their_own_if_configured() {
     let on = |route: &str| {
         let mut request = ip("192.0.2.1");
         request.facts.route = Some(route.into());
@@ -200,7 +200,7 @@ fn routes_have_buckets_of_their_own_if_asked_for() {
 }
 
 #[test]
-fn what_a_request_lacks_falls_through_the_list_and_at_last_to_its_address() {
+fn missing_parts_fall_through_the_list_and_at_last_to_the_address() {
     let plain = || ip("192.0.2.1");
     let list = "[jwt.sub, header:X-Id, client.network]";
     same(
@@ -299,8 +299,8 @@ fn lists_read_back_as_they_are_printed() {
 }
 
 #[test]
-fn wrong_parts_say_what_to_write() {
-    for (yaml, said) in [
+fn invalid_parts_are_reported_with_a_remedy() {
+    for (yaml, message) in [
         (
             "client_ip",
             "unknown key `client_ip`; help: did you mean `client.ip`?",
@@ -326,6 +326,6 @@ fn wrong_parts_say_what_to_write() {
             "`host+host+host+host+host` has 5 parts; help: join 4 at most",
         ),
     ] {
-        assert_eq!(refused(yaml), said);
+        assert_eq!(refused(yaml), message);
     }
 }

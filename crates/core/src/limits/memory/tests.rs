@@ -172,7 +172,7 @@ fn a_successor_counts_on() {
 }
 
 #[test]
-fn what_another_version_exported_is_left_out() {
+fn exports_of_another_version_are_left_out() {
     let clock = Clock::test();
     let quota = quota(10, "100s", 10);
     for exported in [

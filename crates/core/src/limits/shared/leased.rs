@@ -56,7 +56,8 @@ impl RedisBuckets {
     ) -> Result<Vec<BucketDecision>, Unavailable> {
         let plans: Vec<Plan> = demands.iter().map(|demand| demand.plan(now)).collect();
         let outcome = self.ask_ahead(demands, &plans, now).await;
-        let has_passed = |answers: &Vec<BucketDecision>| answers.iter().all(BucketDecision::passes);
+        let has_passed =
+            |outcomes: &Vec<BucketDecision>| outcomes.iter().all(BucketDecision::passes);
         if !outcome.as_ref().is_ok_and(has_passed) {
             for (demand, plan) in demands.iter().zip(&plans) {
                 if let (Plan::Spent(_), Some(leases)) = (plan, demand.leases) {
@@ -82,14 +83,14 @@ impl RedisBuckets {
             })
             .collect();
         let more: Vec<Demand<'_>> = asked.iter().map(|(demand, n)| demand.and(*n)).collect();
-        let mut answers = self.take_together(&more).await?;
-        let has_passed = answers.iter().all(BucketDecision::passes);
-        for ((demand, ahead), answer) in asked.iter().zip(&mut answers) {
+        let mut outcomes = self.take_together(&more).await?;
+        let has_passed = outcomes.iter().all(BucketDecision::passes);
+        for ((demand, ahead), outcome) in asked.iter().zip(&mut outcomes) {
             let (1.., Some(leases)) = (*ahead, demand.leases) else {
                 continue;
             };
             if has_passed {
-                self.keep(demand, *ahead, leases, answer, now).await;
+                self.keep(demand, *ahead, leases, outcome, now).await;
             } else {
                 leases.is_short(demand.key, now);
             }
@@ -97,15 +98,15 @@ impl RedisBuckets {
         if !has_passed && asked.iter().any(|(_, ahead)| *ahead > 0) {
             // The lease alone may be the reason for the refusal.
             let plain: Vec<Demand<'_>> = asked.iter().map(|(demand, _)| **demand).collect();
-            answers = self.take_together(&plain).await?;
+            outcomes = self.take_together(&plain).await?;
         }
-        let mut answers = answers.into_iter();
+        let mut outcomes = outcomes.into_iter();
         let all = plans.iter().filter_map(|plan| match plan {
             Plan::Spent(decision) => Some(BucketDecision {
                 decision: *decision,
                 taken: CapacitySource::FromLease,
             }),
-            Plan::Ask { .. } => answers.next(),
+            Plan::Ask { .. } => outcomes.next(),
         });
         Ok(all.collect())
     }
@@ -116,15 +117,15 @@ impl RedisBuckets {
         demand: &Demand<'_>,
         ahead: u32,
         leases: &Leases,
-        answer: &mut BucketDecision,
+        outcome: &mut BucketDecision,
         now: Instant,
     ) {
-        let CapacitySource::FromRedis(at) = answer.taken else {
+        let CapacitySource::FromRedis(at) = outcome.taken else {
             return;
         };
-        let unspent = leases.keep(demand.key, demand.quota, ahead, (answer.decision, at), now);
+        let unspent = leases.keep(demand.key, demand.quota, ahead, (outcome.decision, at), now);
         self.return_unspent(demand.limit, unspent).await;
-        if let Decision::Pass { remaining, .. } = &mut answer.decision {
+        if let Decision::Pass { remaining, .. } = &mut outcome.decision {
             *remaining = remaining.saturating_add(ahead);
         }
     }

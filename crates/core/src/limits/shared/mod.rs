@@ -113,24 +113,25 @@ impl RedisBuckets {
             return self.take_at_once(demands).await;
         }
         let single = demands.iter().map(std::slice::from_ref);
-        let answers = join_all(single.map(|demand| self.take_at_once(demand))).await;
-        let is_refused = |answer: &Result<Vec<BucketDecision>, _>| {
+        let outcomes = join_all(single.map(|demand| self.take_at_once(demand))).await;
+        let is_refused = |outcome: &Result<Vec<BucketDecision>, _>| {
             let has_passed =
-                |answers: &Vec<BucketDecision>| answers.iter().all(BucketDecision::passes);
-            !answer.as_ref().is_ok_and(has_passed)
+                |outcomes: &Vec<BucketDecision>| outcomes.iter().all(BucketDecision::passes);
+            !outcome.as_ref().is_ok_and(has_passed)
         };
-        if answers.iter().any(is_refused) {
-            let taken = demands.iter().zip(&answers);
-            let taken = taken.filter(|(_, answer)| !is_refused(answer));
+        if outcomes.iter().any(is_refused) {
+            let taken = demands.iter().zip(&outcomes);
+            let taken = taken.filter(|(_, outcome)| !is_refused(outcome));
             let taken: Vec<_> = taken
-                .filter_map(|(demand, answer)| {
-                    Some((*demand, answer.as_ref().ok()?.first()?.taken))
+                .filter_map(|(demand, outcome)| {
+                    Some((*demand, outcome.as_ref().ok()?.first()?.taken))
                 })
                 .collect();
             self.give_back(&taken).await;
         }
-        let answers: Result<Vec<Vec<BucketDecision>>, Unavailable> = answers.into_iter().collect();
-        Ok(answers?.concat())
+        let outcomes: Result<Vec<Vec<BucketDecision>>, Unavailable> =
+            outcomes.into_iter().collect();
+        Ok(outcomes?.concat())
     }
 
     /// Gives capacity back to the source beside it, for a request that was refused elsewhere.
@@ -202,7 +203,7 @@ impl RedisBuckets {
         if states.len() != demands.len() {
             return Err(Unavailable::Response);
         }
-        let answers = demands.iter().zip(states).map(|(demand, state)| {
+        let outcomes = demands.iter().zip(states).map(|(demand, state)| {
             let Demand {
                 quota,
                 cost,
@@ -216,12 +217,12 @@ impl RedisBuckets {
                 taken: CapacitySource::FromRedis(now),
             }
         });
-        let answers: Vec<BucketDecision> = answers.collect();
+        let outcomes: Vec<BucketDecision> = outcomes.collect();
         // The script and the algorithm agree, unless another program has written to the keys.
-        if has_passed != answers.iter().all(BucketDecision::passes) {
+        if has_passed != outcomes.iter().all(BucketDecision::passes) {
             return Err(Unavailable::Response);
         }
-        Ok(answers)
+        Ok(outcomes)
     }
 
     fn text(&self, demand: &Demand<'_>) -> String {
@@ -321,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_whole_microseconds_and_a_rest() {
+    fn times_are_microseconds_and_a_remainder() {
         // 7 in 10 ms: one is 1,428,571 ns and 3/7.
         let quota = Quota::new(7, Duration::from_millis(10), 7).unwrap();
         assert_eq!(pair(quota.price(1), &quota), (1428, 571 * 7 + 3));
