@@ -113,7 +113,7 @@ pub(super) struct BackendState {
     pub(super) health: Mutex<Health>,
     pub(super) ejection: Mutex<Ejection>,
     pub(super) probes: Mutex<ProbeLog>,
-    pub(super) tls_said: LastTlsLine,
+    pub(super) last_tls_line: LastTlsLine,
     series: Option<(Metrics, Arc<str>)>,
 }
 
@@ -150,9 +150,9 @@ pub(super) enum KeepAlive {
     /// No response seen yet.
     Unknown,
     /// Response without `Keep-Alive: timeout`.
-    Unsaid,
+    Unannounced,
     /// Value of `Keep-Alive: timeout` in a response.
-    Said(Duration),
+    Announced(Duration),
 }
 
 /// Longest `Keep-Alive: timeout` that is accepted.
@@ -160,22 +160,22 @@ const MAX_KEEP_ALIVE: u64 = 600;
 
 impl KeepAlive {
     const UNKNOWN: u64 = 0;
-    const UNSAID: u64 = u64::MAX;
+    const UNANNOUNCED: u64 = u64::MAX;
 
     fn unpack(word: u64) -> Self {
         match word {
             Self::UNKNOWN => Self::Unknown,
-            Self::UNSAID => Self::Unsaid,
+            Self::UNANNOUNCED => Self::Unannounced,
             // One more than the seconds, so that `timeout=0` differs from unknown.
-            seconds => Self::Said(Duration::from_secs(seconds - 1)),
+            seconds => Self::Announced(Duration::from_secs(seconds - 1)),
         }
     }
 
     fn pack(self) -> u64 {
         match self {
             Self::Unknown => Self::UNKNOWN,
-            Self::Unsaid => Self::UNSAID,
-            Self::Said(timeout) => timeout.as_secs().min(MAX_KEEP_ALIVE) + 1,
+            Self::Unannounced => Self::UNANNOUNCED,
+            Self::Announced(timeout) => timeout.as_secs().min(MAX_KEEP_ALIVE) + 1,
         }
     }
 }
@@ -202,7 +202,7 @@ impl BackendState {
             health: Mutex::new(health),
             ejection: Mutex::default(),
             probes: Mutex::default(),
-            tls_said: LastTlsLine::default(),
+            last_tls_line: LastTlsLine::default(),
             series,
         }
     }
@@ -378,8 +378,8 @@ impl BackendState {
         KeepAlive::unpack(self.keep_alive.load(Ordering::Relaxed))
     }
 
-    pub(super) fn learn_keep_alive(&self, said: KeepAlive) {
-        let word = said.pack();
+    pub(super) fn learn_keep_alive(&self, keep_alive: KeepAlive) {
+        let word = keep_alive.pack();
         if self.keep_alive.load(Ordering::Relaxed) != word {
             self.keep_alive.store(word, Ordering::Relaxed);
         }
@@ -423,8 +423,8 @@ impl Backend {
     pub fn learn_keep_alive(&self, header: Option<&HeaderValue>) {
         self.state
             .learn_keep_alive(match header.and_then(keep_alive_timeout) {
-                Some(seconds) => KeepAlive::Said(Duration::from_secs(seconds)),
-                None => KeepAlive::Unsaid,
+                Some(seconds) => KeepAlive::Announced(Duration::from_secs(seconds)),
+                None => KeepAlive::Unannounced,
             });
     }
 }
@@ -475,17 +475,17 @@ mod tests {
     }
 
     #[test]
-    fn what_an_app_said_packs_into_one_word() {
-        for said in [
+    fn the_announced_keep_alive_packs_into_one_word() {
+        for keep_alive in [
             KeepAlive::Unknown,
-            KeepAlive::Unsaid,
-            KeepAlive::Said(Duration::ZERO),
-            KeepAlive::Said(Duration::from_secs(5)),
+            KeepAlive::Unannounced,
+            KeepAlive::Announced(Duration::ZERO),
+            KeepAlive::Announced(Duration::from_secs(5)),
         ] {
-            assert_eq!(KeepAlive::unpack(said.pack()), said);
+            assert_eq!(KeepAlive::unpack(keep_alive.pack()), keep_alive);
         }
-        let long = KeepAlive::Said(Duration::from_secs(u64::MAX));
-        let believed = KeepAlive::Said(Duration::from_secs(MAX_KEEP_ALIVE));
+        let long = KeepAlive::Announced(Duration::from_secs(u64::MAX));
+        let believed = KeepAlive::Announced(Duration::from_secs(MAX_KEEP_ALIVE));
         assert_eq!(KeepAlive::unpack(long.pack()), believed);
     }
 
@@ -500,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_drained_gives_no_place_and_still_takes_them_back() {
+    fn a_drained_backend_gives_no_permit_and_still_takes_them_back() {
         let state = state();
         assert!(state.reserve(u32::MAX));
         assert!(state.set_drained(true));

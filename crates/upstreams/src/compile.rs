@@ -318,7 +318,7 @@ mod tests {
 
     /// Returns the diagnostics of `yaml`, each as `message; help`, errors and warnings.
     #[track_caller]
-    fn said(yaml: &str) -> Vec<String> {
+    fn messages(yaml: &str) -> Vec<String> {
         let (upstream, diagnostics) = Bench::new().try_compile(yaml);
         assert_eq!(
             upstream.is_none(),
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_addresses_say_what_to_write() {
+    fn invalid_addresses_are_reported_with_a_remedy() {
         for (address, message) in [
             (
                 "127.0.0.1",
@@ -370,14 +370,21 @@ mod tests {
                 "invalid backend address `?`; write `IP:PORT`, `unix:PATH` or `{ dns: \"NAME:PORT\" }`",
             ),
         ] {
-            assert_eq!(said(&format!("{{ backends: ['{address}'] }}")), [message]);
+            assert_eq!(
+                messages(&format!("{{ backends: ['{address}'] }}")),
+                [message]
+            );
         }
         let long = format!("{{ backends: ['unix:/{}'] }}", "x".repeat(120));
-        assert!(said(&long)[0].contains("too long"), "{:?}", said(&long));
+        assert!(
+            messages(&long)[0].contains("too long"),
+            "{:?}",
+            messages(&long)
+        );
     }
 
     #[test]
-    fn bad_names_say_what_to_write() {
+    fn invalid_names_are_reported_with_a_remedy() {
         for (name, message) in [
             (
                 "10.0.0.1:80",
@@ -401,7 +408,7 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                said(&format!("{{ backends: [{{ dns: '{name}' }}] }}")),
+                messages(&format!("{{ backends: [{{ dns: '{name}' }}] }}")),
                 [message]
             );
         }
@@ -432,18 +439,18 @@ mod tests {
             ),
         ] {
             let yaml = format!("{{ backends: [10.0.0.1:80], balance: '{balance}' }}");
-            assert_eq!(said(&yaml), [help]);
+            assert_eq!(messages(&yaml), [help]);
         }
     }
 
     #[test]
-    fn all_problems_are_told_at_once() {
-        let said = said(
+    fn all_problems_are_reported_at_once() {
+        let lines = messages(
             "{ backends: [10.0.0.1:80, 10.0.0.1:80, 10.0.0.2], balance: fastest, \
                sticky: { cookie: 'a b' }, timeouts: { connect: 0s }, \
                eject: { for: 0s }, health: { json: true, interval: 0s } }",
         );
-        let messages: Vec<&str> = said.iter().map(|s| s.split(';').next().unwrap()).collect();
+        let messages: Vec<&str> = lines.iter().map(|s| s.split(';').next().unwrap()).collect();
         assert_eq!(
             messages,
             [
@@ -461,12 +468,12 @@ mod tests {
 
     #[test]
     fn an_upstream_needs_a_backend() {
-        assert!(said("{ backends: [] }")[0].contains("has no backends"));
+        assert!(messages("{ backends: [] }")[0].contains("has no backends"));
     }
 
     #[test]
     fn one_port_with_many_workers_is_pointed_out() {
-        let warned = |yaml| said(yaml).len();
+        let warned = |yaml| messages(yaml).len();
         assert_eq!(
             warned("{ backends: [127.0.0.1:3000], balance: least_conn }"),
             1
@@ -492,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_checks_say_what_to_write() {
+    fn invalid_checks_are_reported_with_a_remedy() {
         for (health, message) in [
             (
                 "{ path: health }",
@@ -508,7 +515,7 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                said(&format!("{{ backends: [10.0.0.1:80], health: {health} }}")),
+                messages(&format!("{{ backends: [10.0.0.1:80], health: {health} }}")),
                 [message]
             );
         }

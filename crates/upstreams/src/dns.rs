@@ -92,11 +92,11 @@ async fn ask_servers(name: &str) -> Result<Resolved, DnsError> {
     options.cache_size = 0;
     let resolver = builder.build().map_err(|e| explain(&e))?;
     let found = resolver.lookup_ip(name).await.map_err(|e| explain(&e))?;
-    let answers = found.as_lookup().answers();
+    let records = found.as_lookup().answers();
     // Aliases count as well: the shortest TTL limits the whole chain.
-    let ttl = answers.iter().map(|record| record.ttl).min().unwrap_or(0);
+    let ttl = records.iter().map(|record| record.ttl).min().unwrap_or(0);
     Ok(Resolved::new(
-        addresses(answers),
+        addresses(records),
         Duration::from_secs(ttl.into()),
     ))
 }
@@ -170,7 +170,7 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     #[test]
-    fn answers_hold_as_long_as_they_say_within_bounds() {
+    fn resolved_addresses_hold_for_their_ttl_within_bounds() {
         let mut schedule = Schedule::default();
         for (ttl, seconds) in [(0, 1), (1, 1), (30, 30), (300, 300), (86_400, 300)] {
             let news = schedule.observe(Some(Duration::from_secs(ttl)), 7 * SECOND);
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_told_once_and_tried_again_ever_more_seldom() {
+    fn failures_are_reported_once_and_retried_ever_more_seldom() {
         let mut schedule = Schedule::default();
         let mut waits = Vec::new();
         for index in 0..8 {
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_answers_is_no_change() {
+    fn the_order_of_addresses_is_no_change() {
         let ips =
             |list: &[&str]| -> Vec<IpAddr> { list.iter().map(|a| a.parse().unwrap()).collect() };
         let one = Resolved::new(ips(&["10.0.0.2", "10.0.0.1"]), MAX_TTL);

@@ -113,9 +113,9 @@ impl Zone for UpstreamZone {
                 self.set_resolved(name, &addresses);
             }
         }
-        let backends = entries(exported, "backends").filter_map(|(address, told)| {
-            let told = BackendExport::deserialize(told).ok()?;
-            Some((address.clone(), told))
+        let backends = entries(exported, "backends").filter_map(|(address, export)| {
+            let export = BackendExport::deserialize(export).ok()?;
+            Some((address.clone(), export))
         });
         *self.inherited.lock() = Inherited {
             at: self.now(),
@@ -143,8 +143,8 @@ impl UpstreamZone {
         if now.saturating_sub(inherited.at) > nanos(MAX_AGE) {
             inherited.backends.clear();
         }
-        if let Some(told) = inherited.backends.remove(&*state.address) {
-            told.give(state, inherited.at);
+        if let Some(export) = inherited.backends.remove(&*state.address) {
+            export.give(state, inherited.at);
         }
     }
 }
@@ -164,8 +164,8 @@ impl BackendExport {
             }),
             keep_alive: match state.keep_alive() {
                 KeepAlive::Unknown => None,
-                KeepAlive::Unsaid => Some(KeepAliveExport::Unsaid),
-                KeepAlive::Said(span) => Some(KeepAliveExport::Seconds(span.as_secs())),
+                KeepAlive::Unannounced => Some(KeepAliveExport::Unsaid),
+                KeepAlive::Announced(span) => Some(KeepAliveExport::Seconds(span.as_secs())),
             },
             probes: ProbesExport {
                 count: probes.count,
@@ -199,9 +199,9 @@ impl BackendExport {
         }
         match self.keep_alive {
             None => {}
-            Some(KeepAliveExport::Unsaid) => state.learn_keep_alive(KeepAlive::Unsaid),
+            Some(KeepAliveExport::Unsaid) => state.learn_keep_alive(KeepAlive::Unannounced),
             Some(KeepAliveExport::Seconds(seconds)) => {
-                state.learn_keep_alive(KeepAlive::Said(Duration::from_secs(seconds)));
+                state.learn_keep_alive(KeepAlive::Announced(Duration::from_secs(seconds)));
             }
         }
         let ProbesExport {

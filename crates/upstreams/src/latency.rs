@@ -93,7 +93,7 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     #[test]
-    fn it_follows_what_it_sees() {
+    fn the_average_follows_its_samples() {
         let latency = Latency::default();
         assert_eq!(latency.nanos(0), None);
         latency.sample(Duration::from_millis(10), 0);

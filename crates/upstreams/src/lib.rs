@@ -223,7 +223,7 @@ impl Upstream {
         let find = || self.find(ask, self.shared.now());
         let patience = MaxWait {
             wait: self.queue_wait,
-            answer: self.usual_answer(),
+            response_time: self.usual_response_time(),
         };
         match queue.wait(self.queue_limit, patience, find).await {
             Ok(found) => found,
@@ -236,7 +236,7 @@ impl Upstream {
     }
 
     /// Returns the average response time of the backends; `None` before the first response.
-    fn usual_answer(&self) -> Option<Duration> {
+    fn usual_response_time(&self) -> Option<Duration> {
         let members = self.members.load();
         let known = || {
             members

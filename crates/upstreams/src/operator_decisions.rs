@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_left_out() {
+    fn unreadable_entries_are_left_out() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("backends.json");
         for garbage in ["", "{", "[]", r#"{ "upstreams": 3 }"#] {
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_cannot_be_written_stops_nobody() {
+    fn a_folder_that_cannot_be_written_stops_no_decision() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();

@@ -32,8 +32,8 @@ impl Pool {
         match (self.fixed, keep_alive) {
             (Some(fixed), _) => fixed,
             (None, KeepAlive::Unknown) => self.default.min(INITIAL_IDLE),
-            (None, KeepAlive::Unsaid) => self.default,
-            (None, KeepAlive::Said(timeout)) => timeout
+            (None, KeepAlive::Unannounced) => self.default,
+            (None, KeepAlive::Announced(timeout)) => timeout
                 .checked_sub(MARGIN)
                 .unwrap_or_default()
                 .max(timeout.min(MARGIN) / 2),
@@ -108,15 +108,15 @@ mod tests {
             fixed: None,
             default: secs(60),
         };
-        for (said, idle) in [
+        for (keep_alive, idle) in [
             (KeepAlive::Unknown, secs(1)),
-            (KeepAlive::Unsaid, secs(60)),
-            (KeepAlive::Said(secs(5)), secs(4)),
-            (KeepAlive::Said(secs(72)), secs(71)),
-            (KeepAlive::Said(secs(1)), Duration::from_millis(500)),
-            (KeepAlive::Said(secs(0)), Duration::ZERO),
+            (KeepAlive::Unannounced, secs(60)),
+            (KeepAlive::Announced(secs(5)), secs(4)),
+            (KeepAlive::Announced(secs(72)), secs(71)),
+            (KeepAlive::Announced(secs(1)), Duration::from_millis(500)),
+            (KeepAlive::Announced(secs(0)), Duration::ZERO),
         ] {
-            assert_eq!(pool.idle(said), idle, "{said:?}");
+            assert_eq!(pool.idle(keep_alive), idle, "{keep_alive:?}");
         }
     }
 
@@ -126,12 +126,12 @@ mod tests {
             fixed: Some(secs(60)),
             default: secs(4),
         };
-        for said in [
+        for keep_alive in [
             KeepAlive::Unknown,
-            KeepAlive::Unsaid,
-            KeepAlive::Said(secs(5)),
+            KeepAlive::Unannounced,
+            KeepAlive::Announced(secs(5)),
         ] {
-            assert_eq!(pool.idle(said), secs(60));
+            assert_eq!(pool.idle(keep_alive), secs(60));
         }
     }
 }

@@ -55,7 +55,7 @@ pub(super) struct MaxWait {
     pub(super) wait: Duration,
     /// Average response time; in a lasting overload no request waits for more than half of it.
     /// `None` if unknown: then `wait` holds.
-    pub(super) answer: Option<Duration>,
+    pub(super) response_time: Option<Duration>,
 }
 
 impl Default for WaitQueue {
@@ -117,13 +117,15 @@ impl WaitQueue {
                 self.freed.notified().await;
             }
         };
-        let short = patience.answer.map(|answer| (answer / 2).max(MIN_WAIT));
+        let short = patience
+            .response_time
+            .map(|response_time| (response_time / 2).max(MIN_WAIT));
         let short = short.filter(|short| *short < patience.wait);
         // Registered from here on: the overload may begin before this request waits.
         let mut begins = pin!(self.overloaded.notified());
         begins.as_mut().enable();
         let is_short = short.is_some() && self.is_overloaded(came, patience);
-        let told = async {
+        let notified = async {
             let Some(short) = short else {
                 return pending().await;
             };
@@ -135,7 +137,7 @@ impl WaitQueue {
         tokio::select! {
             biased;
             found = found => Ok(found),
-            () = told => Err(QueueExit::Timeout),
+            () = notified => Err(QueueExit::Timeout),
             () = sleep_until(came + patience.wait) => Err(QueueExit::Timeout),
         }
     }
@@ -143,20 +145,20 @@ impl WaitQueue {
     /// Returns true in an overload: the queue has not been empty for longer than a burst may last.
     /// It ends once no request has waited for one response time.
     fn is_overloaded(&self, now: Instant, patience: MaxWait) -> bool {
-        let Some(answer) = patience.answer else {
+        let Some(response_time) = patience.response_time else {
             return false;
         };
         let now = nanos(now - self.epoch);
         let last = self.last.swap(now, Ordering::Relaxed);
         let was_empty = self.len() <= 1;
         let is_on = self.is_shedding.load(Ordering::Relaxed);
-        if was_empty && (!is_on || now.saturating_sub(last) > nanos(answer)) {
+        if was_empty && (!is_on || now.saturating_sub(last) > nanos(response_time)) {
             self.since.store(now, Ordering::Relaxed);
             self.is_shedding.store(false, Ordering::Relaxed);
             return false;
         }
         let since = self.since.load(Ordering::Relaxed);
-        let rush = (answer * OVERLOAD_FACTOR).max(MIN_OVERLOAD);
+        let rush = (response_time * OVERLOAD_FACTOR).max(MIN_OVERLOAD);
         if !is_on && now.saturating_sub(since) > nanos(rush) {
             self.is_shedding.store(true, Ordering::Relaxed);
             self.overloaded.notify_waiters();
@@ -200,7 +202,10 @@ mod tests {
 
     /// Returns the patience of a request while response times are unknown.
     fn rush(wait: Duration) -> MaxWait {
-        MaxWait { wait, answer: None }
+        MaxWait {
+            wait,
+            response_time: None,
+        }
     }
 
     /// Runs spawned tasks as far as they go.
@@ -239,7 +244,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn places_go_to_those_who_came_first() {
+    async fn permits_go_to_the_first_in_the_queue() {
         let set = tokio::task::LocalSet::new();
         let bench = Bench::default();
         set.run_until(async {
@@ -277,7 +282,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waited_too_long_leaves_and_blocks_nobody() {
+    async fn a_waiter_that_times_out_leaves_and_blocks_no_other() {
         let set = tokio::task::LocalSet::new();
         let bench = Bench::default();
         set.run_until(async {
@@ -314,11 +319,14 @@ mod tests {
         assert_eq!(found.await, Ok(2));
     }
 
-    const ANSWER: Duration = Duration::from_millis(50);
+    const RESPONSE_TIME: Duration = Duration::from_millis(50);
 
     fn known(wait: Duration) -> MaxWait {
-        let answer = Some(ANSWER);
-        MaxWait { wait, answer }
+        let response_time = Some(RESPONSE_TIME);
+        MaxWait {
+            wait,
+            response_time,
+        }
     }
 
     /// Returns the time for which one more request waits in vain.
@@ -330,30 +338,32 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn in_a_rush_everybody_may_wait_and_in_an_overload_that_lasts_nobody_for_long() {
+    async fn in_a_rush_all_may_wait_and_in_a_lasting_overload_none_for_long() {
         let queue = WaitQueue::default();
         // A burst: the full wait, for the first request and for one that comes soon after.
         let (first, second) = tokio::join!(waits(&queue), async {
-            tokio::time::sleep(ANSWER * 9).await;
-            queue.wait(100, known(ANSWER * 2), || None::<()>).await
+            tokio::time::sleep(RESPONSE_TIME * 9).await;
+            queue
+                .wait(100, known(RESPONSE_TIME * 2), || None::<()>)
+                .await
         });
         assert_eq!((first, second), (LONG, Err(QueueExit::Timeout)));
         // The queue was empty: the next requests are a burst again. Once that has lasted, new
         // requests and waiting ones wait for half a response time.
         let (first, late) = tokio::join!(waits(&queue), async {
-            tokio::time::sleep(ANSWER * 11).await;
+            tokio::time::sleep(RESPONSE_TIME * 11).await;
             waits(&queue).await
         });
         let is_about = |waited: Duration, wanted: Duration| {
             waited >= wanted && waited < wanted + Duration::from_millis(3)
         };
-        assert!(is_about(first, ANSWER * 11), "{first:?}");
-        assert!(is_about(late, ANSWER / 2), "{late:?}");
+        assert!(is_about(first, RESPONSE_TIME * 11), "{first:?}");
+        assert!(is_about(late, RESPONSE_TIME / 2), "{late:?}");
         // The overload goes on while a request comes within a response time, empty or not.
-        tokio::time::sleep(ANSWER / 2).await;
-        assert!(is_about(waits(&queue).await, ANSWER / 2));
+        tokio::time::sleep(RESPONSE_TIME / 2).await;
+        assert!(is_about(waits(&queue).await, RESPONSE_TIME / 2));
         // And ends after a pause.
-        tokio::time::sleep(ANSWER * 2).await;
+        tokio::time::sleep(RESPONSE_TIME * 2).await;
         assert_eq!(waits(&queue).await, LONG);
     }
 
@@ -362,7 +372,7 @@ mod tests {
         let queue = WaitQueue::default();
         let short = Duration::from_millis(10);
         let (_, waited) = tokio::join!(waits(&queue), async {
-            tokio::time::sleep(ANSWER * 11).await;
+            tokio::time::sleep(RESPONSE_TIME * 11).await;
             let came = Instant::now();
             let left = queue.wait(100, known(short), || None::<()>).await;
             assert_eq!(left, Err(QueueExit::Timeout));

@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_listed_is_tried_again() {
+    fn only_listed_failures_are_retried() {
         let default = RetryPolicy::from(&RetryConfig::default());
         let cases = [
             // failure, idempotent, replayable, retried
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn statuses_are_tried_again_where_the_policy_says_so_and_never_for_a_post() {
+    fn statuses_are_retried_where_the_policy_allows_it_and_never_for_a_post() {
         let policy = policy(3, &[RetryOn::Status503]);
         assert!(may_retry(
             &policy,

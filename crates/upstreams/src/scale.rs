@@ -167,7 +167,7 @@ mod tests {
     use super::super::tests::Bench;
 
     #[track_caller]
-    fn said(backends: &str, scale: &str) -> Vec<String> {
+    fn messages(backends: &str, scale: &str) -> Vec<String> {
         let yaml = format!("{{ backends: {backends}, scale: {scale} }}");
         let (upstream, diagnostics) = Bench::new().try_compile(&yaml);
         assert_eq!(upstream.is_none(), diagnostics.has_errors());
@@ -176,14 +176,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_told_in_the_status() {
+    fn the_configured_scale_is_in_the_status() {
         let upstream = Bench::new().upstream(
             "{ backends: ['127.0.0.1:3000'], \
                scale: { unit: 'node-app@{port}.service', ports: 3000-3031, manager: user } }",
         );
-        let told = serde_json::to_value(upstream.snapshot()).unwrap();
+        let status = serde_json::to_value(upstream.snapshot()).unwrap();
         assert_eq!(
-            told["scale"],
+            status["scale"],
             serde_json::json!({
                 "unit": "node-app@{port}.service", "first_port": 3000, "last_port": 3031,
                 "manager": "user", "address": "127.0.0.1",
@@ -192,9 +192,9 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_told_all_at_once() {
+    fn mistakes_are_reported_all_at_once() {
         assert_eq!(
-            said(
+            messages(
                 "['127.0.0.1:3000']",
                 "{ unit: app, ports: '3001', address: 0.0.0.0 }"
             ),
@@ -207,19 +207,19 @@ mod tests {
         for ports in ["0-5", "3005-3000", "a-b", "3000-70000"] {
             let scale = format!("{{ unit: 'a@{{port}}', ports: {ports} }}");
             let expected = format!("invalid port range `{ports}`");
-            assert_eq!(said("['127.0.0.1:3000']", &scale), [expected]);
+            assert_eq!(messages("['127.0.0.1:3000']", &scale), [expected]);
         }
         for unit in ["--now@{port}", "a b@{port}", "a@{port};reboot", "a/{port}"] {
             let scale = format!("{{ unit: '{unit}', ports: 3000-3031 }}");
             let expected = format!("invalid unit name `{unit}`");
-            assert_eq!(said("['127.0.0.1:3000']", &scale), [expected]);
+            assert_eq!(messages("['127.0.0.1:3000']", &scale), [expected]);
         }
     }
 
     #[test]
     fn every_backend_is_one_that_could_be_started() {
         assert_eq!(
-            said(
+            messages(
                 "['127.0.0.1:3000', '127.0.0.1:2999', '10.0.0.1:3001', 'unix:/run/a.sock', { dns: 'a:3002' }]",
                 "{ unit: 'a@{port}', ports: 3000-3031 }"
             ),

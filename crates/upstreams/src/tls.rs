@@ -49,7 +49,7 @@ pub(super) fn why(error: &Error) -> Option<&'static str> {
         return None;
     }
     let text = error.to_string();
-    let known = MESSAGES.iter().find(|(said, _)| text.contains(said));
+    let known = MESSAGES.iter().find(|(message, _)| text.contains(message));
     Some(known.map_or("no TLS handshake", |(_, word)| word))
 }
 
@@ -65,7 +65,7 @@ pub(super) struct LastTlsLine {
     /// Nanoseconds of the upstream's epoch; 0 for never.
     at: AtomicU64,
     /// Failures since then.
-    unsaid: AtomicU32,
+    suppressed: AtomicU32,
 }
 
 impl LastTlsLine {
@@ -80,9 +80,9 @@ impl LastTlsLine {
                 .compare_exchange(at, now, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok();
         if speaks {
-            return Some(self.unsaid.swap(0, Ordering::Relaxed));
+            return Some(self.suppressed.swap(0, Ordering::Relaxed));
         }
-        self.unsaid.fetch_add(1, Ordering::Relaxed);
+        self.suppressed.fetch_add(1, Ordering::Relaxed);
         None
     }
 }
@@ -91,7 +91,7 @@ impl Backend {
     /// Logs a TLS failure with this backend, though not for each request.
     pub fn report_tls(&self, error: &Error) {
         let now = self.shared.now();
-        let Some(unsaid) = self.state.tls_said.may_speak(now) else {
+        let Some(suppressed) = self.state.last_tls_line.may_speak(now) else {
             return;
         };
         log::error!(
@@ -99,7 +99,7 @@ impl Backend {
             backend = &**self.address(),
             name = self.peer.tls_name(),
             why = why(error).unwrap_or("no TLS handshake"),
-            failures_since_last_line = unsaid,
+            failures_since_last_line = suppressed,
             error:%;
             "TLS handshake with a backend failed"
         );
@@ -111,19 +111,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_failure_in_ten_seconds_is_told_with_the_count_of_the_others() {
+    fn one_failure_in_ten_seconds_is_logged_with_the_count_of_the_others() {
         const SECOND: u64 = 1_000_000_000;
-        let said = LastTlsLine::default();
-        assert_eq!(said.may_speak(SECOND), Some(0));
+        let line = LastTlsLine::default();
+        assert_eq!(line.may_speak(SECOND), Some(0));
         for _ in 0..7 {
-            assert_eq!(said.may_speak(5 * SECOND), None);
+            assert_eq!(line.may_speak(5 * SECOND), None);
         }
-        assert_eq!(said.may_speak(11 * SECOND), Some(7));
-        assert_eq!(said.may_speak(12 * SECOND), None);
+        assert_eq!(line.may_speak(11 * SECOND), Some(7));
+        assert_eq!(line.may_speak(12 * SECOND), None);
     }
 
     #[test]
-    fn only_what_is_of_tls_is_told_so() {
+    fn only_tls_failures_are_reported_as_such() {
         let because = |etype, text: &str| *Error::explain(etype, text.to_owned());
         let refused = because(ErrorType::ConnectRefused, "invalid peer certificate");
         assert_eq!(why(&refused), None);

@@ -323,7 +323,7 @@ mod tests {
     use super::super::tests::{Bench, folder_of_certificates as folder, take};
 
     /// Returns the diagnostics of `tls` and `backends`; `DIR` stands for the folder.
-    fn said(folder: &TempDir, backends: &str, tls: &str) -> Vec<String> {
+    fn messages(folder: &TempDir, backends: &str, tls: &str) -> Vec<String> {
         let dir = folder.path().display().to_string();
         let tls = tls.replace("DIR", &dir);
         let yaml = format!("{{ backends: [{backends}], tls: {tls} }}");
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_whole_is_taken() {
+    fn complete_trust_settings_are_accepted() {
         let folder = folder();
         for (backends, tls) in [
             ("10.0.0.1:443", "{ name: api.internal, ca: DIR/ca.pem }"),
@@ -356,13 +356,13 @@ mod tests {
             ),
             ("10.0.0.1:443", "false"),
         ] {
-            let said = said(&folder, backends, tls);
-            assert_eq!(said, [""; 0], "{backends} {tls}");
+            let messages = messages(&folder, backends, tls);
+            assert_eq!(messages, [""; 0], "{backends} {tls}");
         }
     }
 
     #[test]
-    fn what_is_missing_or_does_not_fit_is_told() {
+    fn missing_or_mismatched_trust_settings_are_reported() {
         let folder = folder();
         let name = |message: &str| format!("edgeway::upstream::tls_name: {message}");
         let file = |message: &str| format!("edgeway::upstream::tls_file: {message}");
@@ -430,7 +430,11 @@ mod tests {
                 ],
             ),
         ] {
-            assert_eq!(said(&folder, backends, tls), expected, "{backends} {tls}");
+            assert_eq!(
+                messages(&folder, backends, tls),
+                expected,
+                "{backends} {tls}"
+            );
         }
     }
 

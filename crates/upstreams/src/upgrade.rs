@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_for_the_gate_is_woken() {
+    async fn a_waiter_at_the_gate_is_woken() {
         let (gate, io, mut backend) = gated();
         gate.close();
         backend.write_all(b"a").await.unwrap();

@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn verification_is_on_and_the_name_is_said() {
+    fn verification_is_on_and_the_name_is_sent() {
         let target = Target::Inet("127.0.0.1:443".parse().unwrap());
         let wire = Wire {
             protocol: Protocol::Http1,

@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_is_found_in_any_line_and_only_by_its_whole_name() {
+    fn a_cookie_is_found_in_any_line_and_only_by_its_full_name() {
         let head = head(&["a=1; stick=x", "theme=dark;stickier=no; stick2=y"]);
         assert_eq!(cookie(&head, "stick"), Some(&b"x"[..]));
         assert_eq!(cookie(&head, "stick2"), Some(&b"y"[..]));

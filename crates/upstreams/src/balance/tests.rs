@@ -32,12 +32,12 @@ fn run(
     takes: impl Fn(char) -> u64,
 ) -> Served {
     let mut served = Served::new();
-    let mut under_way: Vec<(u64, u64, Lease)> = Vec::new();
+    let mut in_flight: Vec<(u64, u64, Lease)> = Vec::new();
     let mut now = 0;
     for _ in 0..count {
-        if under_way.len() == lanes {
-            let first = (0..lanes).min_by_key(|lane| under_way[*lane].0).unwrap();
-            let (end, start, lease) = under_way.remove(first);
+        if in_flight.len() == lanes {
+            let first = (0..lanes).min_by_key(|lane| in_flight[*lane].0).unwrap();
+            let (end, start, lease) = in_flight.remove(first);
             bench.clock.advance(Duration::from_nanos(end - now));
             now = end;
             let first_byte = Duration::from_nanos(end - start);
@@ -45,15 +45,15 @@ fn run(
         }
         let lease = take(upstream, &[]).expect("there are places");
         *served.entry(name(&lease)).or_default() += 1;
-        under_way.push((now + takes(name(&lease)), now, lease));
+        in_flight.push((now + takes(name(&lease)), now, lease));
     }
-    check_invariants(upstream, under_way.len());
+    check_invariants(upstream, in_flight.len());
     served
 }
 
-fn check_invariants(upstream: &Upstream, under_way: usize) {
+fn check_invariants(upstream: &Upstream, in_flight: usize) {
     let counted: u32 = upstream.backends().iter().map(|b| b.in_flight()).sum();
-    assert_eq!(usize::try_from(counted).unwrap(), under_way);
+    assert_eq!(usize::try_from(counted).unwrap(), in_flight);
 }
 
 fn of(served: &Served, name: char) -> u32 {
@@ -108,7 +108,7 @@ fn a_slow_backend_gets_least() {
 }
 
 #[test]
-fn weights_are_kept() {
+fn weights_are_respected() {
     let backends = "[{ address: '10.0.0.1:80', weight: 2 }, 10.0.0.2:80]";
     for balance in ["least_conn", "round_robin"] {
         let bench = Bench::new();
@@ -128,7 +128,7 @@ fn weights_are_kept() {
 }
 
 #[test]
-fn who_is_passed_over_leaves_its_share_to_all() {
+fn a_skipped_backend_leaves_its_share_to_all() {
     for balance in ["least_conn", "round_robin"] {
         let bench = Bench::new();
         let upstream = bench.upstream(&format!("{{ balance: {balance}, backends: {FOUR} }}"));
@@ -145,7 +145,7 @@ fn who_is_passed_over_leaves_its_share_to_all() {
 }
 
 #[test]
-fn p2c_prefers_who_answers_sooner() {
+fn p2c_prefers_the_faster_backend() {
     let bench = Bench::new();
     let upstream = bench.upstream("{ balance: p2c, backends: [10.0.0.1:80, 10.0.0.2:80] }");
     fastrand::seed(4);
@@ -270,7 +270,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn any_weights_and_any_outages_give_somebody_in_rotation(
+    fn any_weights_and_any_outages_give_a_backend_in_rotation(
         weights in proptest::collection::vec(1u16..50, 1..8),
         out in proptest::collection::vec(any::<bool>(), 8),
         balance in prop_oneof!["round_robin", "least_conn", "p2c", "hash:client[.]ip"],
@@ -304,7 +304,7 @@ proptest! {
     }
 
     #[test]
-    fn a_full_ring_falls_to_whoever_is_left(key in any::<u64>(), left in 0usize..6) {
+    fn a_full_ring_falls_to_the_remaining_backend(key in any::<u64>(), left in 0usize..6) {
         let bench = Bench::new();
         let upstream = bench.upstream(
             "{ balance: 'hash:client.ip', backends: [10.0.0.1:80, 10.0.0.2:80, 10.0.0.3:80, 10.0.0.4:80, 10.0.0.5:80, 10.0.0.6:80] }",

@@ -233,10 +233,10 @@ impl HttpCheck {
         session.write_request_header(head).await?;
         session.finish_request_body().await?;
         session.read_response_header().await?;
-        let answer = session
+        let response = session
             .response_header()
             .ok_or_else(|| Error::new(ErrorType::ConnectionClosed))?;
-        expected(&self.expect, answer)?;
+        expected(&self.expect, response)?;
         let mut body = Vec::new();
         while let Some(chunk) = session.read_response_body().await? {
             if !self.reads_body {
@@ -255,8 +255,8 @@ impl HttpCheck {
     }
 }
 
-fn expected(expect: &StatusSet, answer: &ResponseHeader) -> Result<()> {
-    let status = answer.status.as_u16();
+fn expected(expect: &StatusSet, response: &ResponseHeader) -> Result<()> {
+    let status = response.status.as_u16();
     if expect.contains(status) {
         return Ok(());
     }

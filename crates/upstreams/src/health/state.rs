@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn who_starts_down_is_up_with_its_first_pass() {
+    fn a_backend_that_starts_down_is_up_with_its_first_pass() {
         let mut health = Health::new(false);
         assert!(!health.is_up());
         assert_eq!(run(&mut health, &[true]), [Some(HealthChange::Up)]);

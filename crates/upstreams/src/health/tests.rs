@@ -128,7 +128,7 @@ async fn json_checks_go_by_the_word() {
 }
 
 #[tokio::test]
-async fn an_answer_that_drips_is_bounded_as_a_whole() {
+async fn a_response_that_drips_is_bounded_in_total() {
     // Each part comes well within the timeout, the whole does not.
     const DRIP: &[&str] = &[
         "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n",
@@ -149,7 +149,7 @@ async fn an_answer_that_drips_is_bounded_as_a_whole() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_connection_refused() {
+async fn a_closed_port_is_connection_refused() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);

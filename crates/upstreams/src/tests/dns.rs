@@ -17,8 +17,8 @@ struct FakeDns(Mutex<HashMap<String, Result<Resolved, DnsError>>>);
 impl FakeDns {
     fn set(&self, name: &str, addresses: &[&str], ttl: u64) {
         let ips = addresses.iter().map(|a| a.parse().unwrap());
-        let answer = Resolved::new(ips, Duration::from_secs(ttl));
-        self.0.lock().insert(name.into(), Ok(answer));
+        let resolved = Resolved::new(ips, Duration::from_secs(ttl));
+        self.0.lock().insert(name.into(), Ok(resolved));
     }
 
     fn fail(&self, name: &str) {
@@ -28,8 +28,8 @@ impl FakeDns {
 
 impl Resolve for FakeDns {
     fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Resolved, DnsError>> {
-        let answer = self.0.lock().get(name).cloned();
-        Box::pin(async move { answer.unwrap_or(Err(DnsError::NoSuchHost)) })
+        let result = self.0.lock().get(name).cloned();
+        Box::pin(async move { result.unwrap_or(Err(DnsError::NoSuchHost)) })
     }
 }
 

@@ -52,8 +52,8 @@ fn eventful(bench: &Bench) -> Arc<Upstream> {
                 state.set_healthy(false, now);
             }
             "10.0.0.4:80" => {
-                let said = HeaderValue::from_static("timeout=5");
-                backend.learn_keep_alive(Some(&said));
+                let keep_alive = HeaderValue::from_static("timeout=5");
+                backend.learn_keep_alive(Some(&keep_alive));
             }
             _ => {}
         }
@@ -174,7 +174,7 @@ fn a_backend_that_dns_names_later_takes_its_part_then_unless_it_is_old() {
 }
 
 #[test]
-fn what_another_version_tells_is_read_as_far_as_it_goes() {
+fn the_export_of_another_version_is_read_as_far_as_possible() {
     let bench = Bench::new();
     let exported = json!({ "upstream web": {
         "since": "a later version",
@@ -222,14 +222,14 @@ fn garbage_is_ignored_and_no_time_is_believed_without_bound() {
     }
     let bench = Bench::new();
     let far = u64::MAX;
-    let told: Value = json!({ "backends": { "10.0.0.1:80": {
+    let exported: Value = json!({ "backends": { "10.0.0.1:80": {
         "ejected_for_ms": far, "health": { "due_in_ms": far, "against": far >> 40 },
         "ejection": { "last": { "cause": "errors", "span_ms": far, "ends_in_ms": far,
                                 "ended_ago_ms": 0 } },
     } } });
     bench
         .zones
-        .inherit(Map::from_iter([("upstream web".to_owned(), told)]));
+        .inherit(Map::from_iter([("upstream web".to_owned(), exported)]));
     let upstream = bench.upstream(YAML);
     let out = snapshot(&upstream, "10.0.0.1:80").ejected_for.unwrap();
     assert!(out <= 3600.0, "{out}");

@@ -82,8 +82,8 @@ impl Bench {
         let Some(config) = config else {
             return (None, diagnostics);
         };
-        let (upstream, said) = self.compile(&config);
-        diagnostics.extend(said);
+        let (upstream, problems) = self.compile(&config);
+        diagnostics.extend(problems);
         (upstream, diagnostics)
     }
 
@@ -203,7 +203,7 @@ async fn settle() {
 }
 
 #[test]
-fn leases_count_what_is_under_way() {
+fn leases_count_requests_in_flight() {
     let bench = Bench::new();
     let upstream = bench.upstream("{ backends: [10.0.0.1:80] }");
     let backend = upstream.backends().remove(0);
@@ -224,11 +224,11 @@ fn a_dead_backend_of_four_leaves_after_three_refusals_and_no_get_fails() {
     let dead = "10.0.0.3:80";
     let mut refused = 0;
     // 200 requests a second for 30 s, eight in flight at any time.
-    let mut under_way: Vec<Lease> = Vec::new();
+    let mut in_flight: Vec<Lease> = Vec::new();
     for tick in 0..6000 {
         bench.clock.advance(Duration::from_millis(5));
-        if under_way.len() == 8 {
-            under_way.remove(tick % 8).finish(FINE);
+        if in_flight.len() == 8 {
+            in_flight.remove(tick % 8).finish(FINE);
         }
         upstream.shared.live.budget.request(upstream.shared.now());
         let mut lease = take(&upstream, &[]).unwrap();
@@ -243,7 +243,7 @@ fn a_dead_backend_of_four_leaves_after_three_refusals_and_no_get_fails() {
             lease = take(&upstream, &tried).unwrap();
             assert_ne!(address(&lease), dead);
         }
-        under_way.push(lease);
+        in_flight.push(lease);
     }
     // Out for 10 s, then for 20: no supervisor runs here.
     assert!(
@@ -290,7 +290,7 @@ fn errors_eject_half_at_most() {
 }
 
 #[test]
-fn when_all_refuse_all_are_used_and_that_is_said() {
+fn when_all_refuse_all_are_used_and_that_is_logged() {
     let bench = Bench::new();
     let upstream = bench.upstream("{ backends: [10.0.0.1:80, 10.0.0.2:80] }");
     serve(&upstream, 20, |_| Outcome::ConnectFailed);
@@ -329,7 +329,7 @@ fn a_client_that_leaves_is_no_failure() {
 }
 
 #[test]
-fn who_comes_back_gets_its_share_slowly() {
+fn a_backend_that_comes_back_gets_its_share_slowly() {
     let bench = Bench::new();
     let upstream = bench.upstream(&format!(
         "{{ balance: round_robin, slow_start: 10s, backends: {FOUR} }}"
@@ -350,7 +350,7 @@ fn who_comes_back_gets_its_share_slowly() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_finds_no_place_waits_for_one() {
+async fn a_request_that_gets_no_permit_waits_for_one() {
     let bench = Bench::new();
     let upstream = bench.upstream(
         "{ backends: [10.0.0.1:80, 10.0.0.2:80], max_in_flight: { per_backend: 1, queue: 1, wait: 1s } }",
@@ -454,8 +454,8 @@ fn peers_have_their_connect_timeout_and_learn_the_idle_time() {
     assert!(options().tcp_keepalive.is_some());
     lease.backend().learn_keep_alive(None);
     assert_eq!(options().idle_timeout, secs(60));
-    let said = http::HeaderValue::from_static("timeout=5");
-    lease.backend().learn_keep_alive(Some(&said));
+    let keep_alive = http::HeaderValue::from_static("timeout=5");
+    lease.backend().learn_keep_alive(Some(&keep_alive));
     assert_eq!(options().idle_timeout, secs(4));
 }
 
@@ -468,7 +468,7 @@ fn unix_sockets_are_peers_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn places_stay_bounded_under_threads_and_nobody_is_forgotten() {
+async fn permits_stay_bounded_under_threads_and_no_waiter_is_forgotten() {
     const LANES: u32 = 32;
     const EACH: u32 = 500;
     // With a slow first byte, other load on the machine does not count as an overload, which would
@@ -534,11 +534,11 @@ fn the_examples_of_the_documentation_hold() {
                 folder: folder.path().to_owned(),
                 ..Bench::new()
             };
-            let (upstream, said) = bench.compile(&config);
-            assert!(upstream.is_some(), "{}: {said:#?}", name.name);
+            let (upstream, problems) = bench.compile(&config);
+            assert!(upstream.is_some(), "{}: {problems:#?}", name.name);
             // This warning depends on the machine.
             let is_of_machine = |code| code == "edgeway::upstream::tls_no_ca_certificates";
-            let others: Vec<_> = said
+            let others: Vec<_> = problems
                 .list()
                 .iter()
                 .filter(|d| !is_of_machine(d.code))

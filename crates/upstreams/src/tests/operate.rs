@@ -91,14 +91,14 @@ fn a_cookie_does_not_lead_to_a_drained_backend_and_is_replaced() {
 }
 
 #[test]
-fn what_is_under_way_finishes_and_the_state_says_when() {
+fn requests_in_flight_finish_and_the_state_shows_when() {
     let bench = Bench::new();
     let upstream = bench.upstream(&format!("{{ backends: {FOUR} }}"));
     let lease = take(&upstream, &[]).unwrap();
     let drained = address(&lease);
-    let told = upstream.drain(&drained, Force::No).unwrap();
-    assert_eq!((&*told.state, told.in_flight), ("draining", 1));
-    assert!(told.healthy, "it is not ill");
+    let status = upstream.drain(&drained, Force::No).unwrap();
+    assert_eq!((&*status.state, status.in_flight), ("draining", 1));
+    assert!(status.healthy, "it is not ill");
     upstream.publish();
     let text = String::from_utf8(bench.metrics.text()).unwrap();
     let series = |name: &str| format!(r#"{name}{{backend="{drained}",upstream="web"}} 1"#);
@@ -122,7 +122,7 @@ fn panic_uses_all_but_the_drained() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_all_are_drained_nobody_waits() {
+async fn when_all_are_drained_no_request_waits() {
     let bench = Bench::new();
     let upstream = bench.upstream(
         "{ backends: [10.0.0.1:80, 10.0.0.2:80], \
@@ -146,7 +146,7 @@ async fn when_all_are_drained_nobody_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_gets_a_place_as_soon_as_a_backend_is_no_longer_drained() {
+async fn a_waiter_gets_a_permit_as_soon_as_a_backend_is_no_longer_drained() {
     let bench = Bench::new();
     let upstream = bench.upstream(
         "{ backends: [10.0.0.1:80, 10.0.0.2:80], \
@@ -182,7 +182,7 @@ fn the_last_in_rotation_is_drained_only_by_force() {
 }
 
 #[test]
-fn an_unknown_address_is_told_with_those_there_are() {
+fn an_unknown_address_is_reported_with_the_known_ones() {
     let bench = Bench::new();
     let upstream = bench.upstream("{ backends: [10.0.0.1:80, 'unix:/run/app.sock'] }");
     let refused = upstream.drain("10.0.0.1:81", Force::No).unwrap_err();
@@ -198,14 +198,14 @@ fn an_unknown_address_is_told_with_those_there_are() {
 }
 
 #[test]
-fn failures_of_what_was_cut_do_not_count_against_who_comes_back() {
+fn failures_of_closed_requests_do_not_count_against_a_returning_backend() {
     let bench = Bench::new();
     let upstream = bench.upstream("{ slow_start: 10s, backends: [10.0.0.1:80, 10.0.0.2:80] }");
     let leases: Vec<_> = (0..20).map(|_| take(&upstream, &[]).unwrap()).collect();
     upstream.drain("10.0.0.1:80", Force::No).unwrap();
     for lease in leases {
-        let is_cut = address(&lease) == "10.0.0.1:80";
-        lease.finish(if is_cut { Outcome::Reset } else { FINE });
+        let is_drained = address(&lease) == "10.0.0.1:80";
+        lease.finish(if is_drained { Outcome::Reset } else { FINE });
     }
     upstream.undrain("10.0.0.1:80").unwrap();
     assert_eq!(state(&upstream, "10.0.0.1:80"), "slow_start");
@@ -269,8 +269,8 @@ fn drains_and_members_outlive_reloads() {
 fn members_come_and_go() {
     let bench = Bench::new();
     let upstream = bench.upstream("{ backends: [10.0.0.1:80] }");
-    let told = upstream.add_member(&new("10.0.0.2:80")).unwrap();
-    assert_eq!((&*told.state, &*told.origin), ("healthy", "added"));
+    let status = upstream.add_member(&new("10.0.0.2:80")).unwrap();
+    assert_eq!((&*status.state, &*status.origin), ("healthy", "added"));
     assert_eq!(serve(&upstream, 10, |_| FINE).len(), 2);
     let refused = upstream.add_member(&new("10.0.0.2:80")).unwrap_err();
     assert_eq!(refused.reason(), "backend_exists");
@@ -293,8 +293,8 @@ fn members_come_and_go() {
     assert_eq!(reason(Force::Yes), "no_such_backend");
 
     // Added again while its last request still goes on: the same backend, not drained.
-    let told = upstream.add_member(&new("10.0.0.2:80")).unwrap();
-    assert_eq!((&*told.state, told.in_flight), ("healthy", 1));
+    let status = upstream.add_member(&new("10.0.0.2:80")).unwrap();
+    assert_eq!((&*status.state, status.in_flight), ("healthy", 1));
     lease.finish(FINE);
     assert_eq!(upstream.backends()[1].in_flight(), 0);
 }

@@ -141,7 +141,7 @@ async fn an_interval_made_shorter_counts_at_once() {
 }
 
 #[tokio::test]
-async fn what_was_supervised_ends_with_its_last_holder() {
+async fn a_supervised_task_ends_with_its_last_holder() {
     let tasks = Tasks::default();
     let (address, asked) = app(&tasks, Duration::from_millis(200)).await;
     let bench = bench();

@@ -88,7 +88,7 @@ const SMALL: &str = "{ backends: [10.0.0.1:80, 10.0.0.2:80], max_streams: 1,
     max_in_flight: { per_backend: 1, queue: 8, wait: 60s } }";
 
 #[tokio::test]
-async fn who_asks_for_a_stream_too_many_is_told_at_once_and_holds_up_nobody() {
+async fn a_stream_over_the_limit_is_refused_at_once_and_delays_no_other() {
     let bench = Bench::new();
     let upstream = bench.upstream(SMALL);
     let mut open = Vec::new();
@@ -136,7 +136,7 @@ async fn who_asks_for_a_stream_too_many_is_told_at_once_and_holds_up_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn places_and_streams_stay_bounded_under_threads_and_nobody_is_forgotten() {
+async fn permits_and_streams_stay_bounded_under_threads_and_no_waiter_is_forgotten() {
     const SLOW: Outcome = Outcome::Ok {
         first_byte: std::time::Duration::from_mins(1),
     };
@@ -177,7 +177,7 @@ async fn places_and_streams_stay_bounded_under_threads_and_nobody_is_forgotten()
 }
 
 #[test]
-fn streams_are_load_to_those_who_balance() {
+fn streams_count_as_load_when_balancing() {
     for balance in ["least_conn", "p2c"] {
         let bench = Bench::new();
         let upstream = bench.upstream(&format!(
