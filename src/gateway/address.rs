@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_told_how_to_be_one() {
+    fn an_invalid_address_is_reported_with_a_remedy() {
         for text in [
             "8080",
             "localhost:80",

@@ -104,7 +104,7 @@ mod tests {
     use super::AdminSocket;
     use crate::gateway::{World, compile, load_text};
 
-    fn told(admin: &str) -> Vec<String> {
+    fn messages(admin: &str) -> Vec<String> {
         let yaml = format!(
             "listeners: [{{ address: 127.0.0.1:8080 }}]\nroutes: [{{ match: {{}}, respond: ok }}]\n\
              admin: {admin}\n"
@@ -118,20 +118,21 @@ mod tests {
             assert!(!printed.contains("0123456789"), "{printed}");
             assert!(!format!("{:?}", gateway.admin).contains("0123456789"));
         }
-        let said = diagnostics.list().iter();
-        said.map(|d| format!("{}; {}", d.message, d.help.clone().unwrap_or_default()))
+        let problems = diagnostics.list().iter();
+        problems
+            .map(|d| format!("{}; {}", d.message, d.help.clone().unwrap_or_default()))
             .collect()
     }
 
     #[test]
     fn other_machines_need_a_token() {
-        assert_eq!(told("{ address: 127.0.0.1:9900 }"), [""; 0]);
+        assert_eq!(messages("{ address: 127.0.0.1:9900 }"), [""; 0]);
         assert_eq!(
-            told("{ address: 0.0.0.0:9900, token: 0123456789abcdef }"),
+            messages("{ address: 0.0.0.0:9900, token: 0123456789abcdef }"),
             [""; 0]
         );
         assert_eq!(
-            told("{ address: 0.0.0.0:9900 }"),
+            messages("{ address: 0.0.0.0:9900 }"),
             [
                 "the admin listener on `0.0.0.0:9900` would be open to others; add a `token` \
                  beside it, such as `token: file:admin.token`, or write a loopback address such \
@@ -163,13 +164,13 @@ mod tests {
         let help = "`openssl rand -hex 32 > admin.token` makes one; then write `token: \
                     file:admin.token`";
         assert_eq!(
-            told("{ address: 0.0.0.0:9900, token: short }"),
+            messages("{ address: 0.0.0.0:9900, token: short }"),
             [format!(
                 "the admin token has 5 characters, at least 16 are needed; {help}"
             )]
         );
         assert_eq!(
-            told("{ token: 'a token of many words' }"),
+            messages("{ token: 'a token of many words' }"),
             [format!(
                 "the admin token has characters that are not allowed in a header; {help}"
             )]

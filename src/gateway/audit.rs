@@ -94,7 +94,7 @@ impl Compiler<'_> {
 mod tests {
     use crate::gateway::{World, compile, load_text};
 
-    fn told(file: &str) -> Vec<String> {
+    fn messages(file: &str) -> Vec<String> {
         let yaml = format!(
             "listeners: [{{ address: 127.0.0.1:8080 }}]\nroutes: [{{ match: {{}}, respond: ok }}]\n\
              audit_log: {{ file: {file} }}\n"
@@ -104,18 +104,19 @@ mod tests {
         let (_, diagnostics) = compile(&file, folder.path(), &World::default());
         // A check creates no file.
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
-        let said = diagnostics.list().iter();
-        said.map(|d| format!("{}: {}", d.severity.word(), d.message))
+        let problems = diagnostics.list().iter();
+        problems
+            .map(|d| format!("{}: {}", d.severity.word(), d.message))
             .collect()
     }
 
     #[test]
     fn the_file_may_be_made_and_its_folder_is_there() {
-        assert_eq!(told("audit.log"), [""; 0]);
-        assert_eq!(told("/tmp"), ["error: invalid file path `/tmp`"]);
-        assert_eq!(told("''"), ["error: invalid file path ``"]);
+        assert_eq!(messages("audit.log"), [""; 0]);
+        assert_eq!(messages("/tmp"), ["error: invalid file path `/tmp`"]);
+        assert_eq!(messages("''"), ["error: invalid file path ``"]);
         assert_eq!(
-            told("nowhere/audit.log"),
+            messages("nowhere/audit.log"),
             ["warning: the folder of the audit log `nowhere/audit.log` does not exist"]
         );
     }

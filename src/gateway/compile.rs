@@ -142,8 +142,8 @@ impl Compiler<'_> {
         let mut used = HashSet::new();
         let file = self.file;
         let section = file.cache.as_ref();
-        let told = section.and_then(|section| section.value.fan_out.as_ref());
-        used.extend(told.map(|told| told.upstream.value.as_str()));
+        let configured = section.and_then(|section| section.value.fan_out.as_ref());
+        used.extend(configured.map(|configured| configured.upstream.value.as_str()));
         let routes: Vec<Option<Route>> = file
             .routes
             .iter()

@@ -258,7 +258,7 @@ fn settle(head: &mut RequestHeader, gateway: &Gateway, facts: &RequestFacts) {
     }
     let ip = facts.client.ip.to_string();
     let host = head.headers.get(header::HOST).cloned();
-    let said = [
+    let forwarding = [
         ("x-real-ip", HeaderValue::from_str(&ip).ok()),
         ("x-forwarded-for", HeaderValue::from_str(&ip).ok()),
         (
@@ -267,7 +267,7 @@ fn settle(head: &mut RequestHeader, gateway: &Gateway, facts: &RequestFacts) {
         ),
         ("x-forwarded-host", host),
     ];
-    for (name, value) in said {
+    for (name, value) in forwarding {
         if let Some(value) = value {
             let inserted = head.insert_header(name, value);
             debug_assert!(inserted.is_ok(), "four names more");

@@ -90,7 +90,7 @@ pub(super) fn explain(
         tag.render(|slot| params.get(*slot, target.path))
     };
     Some(ExplainedCache {
-        policy: said(cache, is_nextjs),
+        policy: policy_lines(cache, is_nextjs),
         tags: cache.tags.iter().map(tag).collect(),
         not_kept: seen.as_ref().ok().and_then(not_kept).map(str::to_owned),
         now: now.map(|now| match &seen {
@@ -162,7 +162,7 @@ fn not_kept(seen: &RecognisedRequest) -> Option<&'static str> {
 }
 
 /// Returns the rules of the route in addition to the origin's headers, one line for each.
-fn said(cache: &RouteCache, is_nextjs: bool) -> Vec<String> {
+fn policy_lines(cache: &RouteCache, is_nextjs: bool) -> Vec<String> {
     let policy = &cache.policy;
     let rules: &CacheRules = if is_nextjs {
         &policy.nextjs

@@ -48,18 +48,18 @@ struct FanOutNotice {
 
 impl FanOutNotice {
     fn of(purges: &[Purge]) -> Self {
-        let mut told = Self::default();
+        let mut notice = Self::default();
         for purge in purges {
             match &purge.what {
                 PurgeTarget::Url(url) | PurgeTarget::Written(url) => {
-                    told.paths.insert(path_of(url).to_owned())
+                    notice.paths.insert(path_of(url).to_owned())
                 }
-                PurgeTarget::Prefix(prefix) => told.prefixes.insert(folder_of(prefix).to_owned()),
-                PurgeTarget::Tag(tag) => told.tags.insert(tag.clone()),
-                PurgeTarget::All => told.prefixes.insert("/".to_owned()),
+                PurgeTarget::Prefix(prefix) => notice.prefixes.insert(folder_of(prefix).to_owned()),
+                PurgeTarget::Tag(tag) => notice.tags.insert(tag.clone()),
+                PurgeTarget::All => notice.prefixes.insert("/".to_owned()),
             };
         }
-        told
+        notice
     }
 }
 
@@ -83,20 +83,20 @@ fn folder_of(prefix: &str) -> &str {
 
 impl FanOut {
     /// Notifies every known instance, drained or not, and returns the result of each.
-    pub async fn tell(&self, purges: &[Purge]) -> Vec<Instance> {
-        let told = serde_json::to_vec(&FanOutNotice::of(purges)).expect("plain data");
-        let told = Bytes::from(told);
+    pub async fn notify(&self, purges: &[Purge]) -> Vec<Instance> {
+        let notice = serde_json::to_vec(&FanOutNotice::of(purges)).expect("plain data");
+        let notice = Bytes::from(notice);
         let backends = self.upstream.backends();
         let each = backends.iter().map(|backend| {
             let (address, target) = (backend.address().to_string(), backend.target().clone());
-            let request = self.request(&target, told.clone());
+            let request = self.request(&target, notice.clone());
             async move {
-                let answer = timeout(DEADLINE, ask(&target, request)).await;
-                let answer = answer.unwrap_or(Err(FetchError::Late(DEADLINE)));
+                let result = timeout(DEADLINE, ask(&target, request)).await;
+                let result = result.unwrap_or(Err(FetchError::Late(DEADLINE)));
                 Instance {
                     address,
-                    status: answer.as_ref().ok().copied(),
-                    error: answer.err().map(|error| error.to_string()),
+                    status: result.as_ref().ok().copied(),
+                    error: result.err().map(|error| error.to_string()),
                 }
             }
         });
@@ -123,7 +123,7 @@ impl FanOut {
 }
 
 async fn ask(target: &Target, request: Request<Bytes>) -> Result<u16, FetchError> {
-    let answer = match target {
+    let response = match target {
         Target::Inet(address) => {
             let stream = TcpStream::connect(address).await?;
             fetch::exchange(stream, request, MAX_RESPONSE_LEN).await?
@@ -133,7 +133,7 @@ async fn ask(target: &Target, request: Request<Bytes>) -> Result<u16, FetchError
             fetch::exchange(stream, request, MAX_RESPONSE_LEN).await?
         }
     };
-    Ok(answer.status().as_u16())
+    Ok(response.status().as_u16())
 }
 
 impl Compiler<'_> {
@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn apps_are_told_of_paths_and_tags() {
+    fn apps_are_notified_of_paths_and_tags() {
         let purges = [
             json!({ "url": "https://shop.test/blog?page=2" }),
             json!({ "url": "/blog" }),
@@ -220,9 +220,9 @@ mod tests {
             json!({ "tag": "posts" }),
         ];
         let purges = purges.map(|json| Purge::from_json(&json).unwrap());
-        let told = serde_json::to_value(FanOutNotice::of(&purges)).unwrap();
+        let notice = serde_json::to_value(FanOutNotice::of(&purges)).unwrap();
         assert_eq!(
-            told,
+            notice,
             json!({ "paths": ["/", "/blog"], "prefixes": ["/", "/blog"], "tags": ["posts"] })
         );
         let all = FanOutNotice::of(&[Purge::ALL]);

@@ -39,7 +39,7 @@ pub struct FloodGuard {
     pub requests: u64,
     pub in_flight: u64,
     pub windows: Arc<Windows>,
-    pub under_way: Arc<InFlightCounts>,
+    pub in_flight_counts: Arc<InFlightCounts>,
     exempt: CidrSet,
     /// Rule for banning a client after refusals; no bans if absent.
     pub ban: Option<StrikeRule>,
@@ -113,7 +113,7 @@ impl Compiler<'_> {
             requests: u64::from(requests.value.count),
             in_flight: u64::from(in_flight.value),
             windows,
-            under_way: InFlightCounts::of(&world.zones),
+            in_flight_counts: InFlightCounts::of(&world.zones),
             exempt: exempt.iter().copied().collect(),
             ban: ban.flatten(),
             challenge: challenge.flatten(),
@@ -324,7 +324,7 @@ mod tests {
 
     const KEY: &str = "key: 0123456789abcdef0123456789abcdef";
 
-    fn told(flood_guard: &str) -> (Option<FloodGuard>, Vec<String>) {
+    fn compiled(flood_guard: &str) -> (Option<FloodGuard>, Vec<String>) {
         let yaml = format!(
             "listeners: [{{ address: 127.0.0.1:8080 }}]\nroutes: [{{ match: {{}}, respond: ok }}]\n\
              flood_guard: {flood_guard}\n"
@@ -334,33 +334,33 @@ mod tests {
             .file
             .unwrap_or_else(|| panic!("{:?}", loaded.diagnostics));
         let (gateway, diagnostics) = compile(&file, Path::new("."), &World::default());
-        let said = diagnostics
+        let messages = diagnostics
             .list()
             .iter()
             .map(|d| d.message.clone())
             .collect();
-        (gateway.and_then(|gateway| gateway.flood_guard), said)
+        (gateway.and_then(|gateway| gateway.flood_guard), messages)
     }
 
     #[track_caller]
     fn refused(flood_guard: &str, expected: &str) {
-        let (guard, said) = told(flood_guard);
+        let (guard, messages) = compiled(flood_guard);
         assert!(guard.is_none());
-        assert_eq!(said, [expected], "{flood_guard}");
+        assert_eq!(messages, [expected], "{flood_guard}");
     }
 
     fn challenge(redirect: &str) -> Option<Challenge> {
         let yaml = format!("{{ challenge: {{ redirect: '{redirect}', above: 30/s, {KEY} }} }}");
-        told(&yaml).0?.challenge
+        compiled(&yaml).0?.challenge
     }
 
     #[test]
     fn without_the_section_there_is_no_guard_and_an_empty_one_has_defaults() {
-        assert!(told("").0.is_none());
-        let guard = told("{}").0.unwrap();
+        assert!(compiled("").0.is_none());
+        let guard = compiled("{}").0.unwrap();
         assert_eq!((guard.requests, guard.in_flight), (100, 50));
         assert!(guard.ban.is_none() && guard.challenge.is_none());
-        let guard = told("{ ban: {}, exempt: [10.0.0.0/8] }").0.unwrap();
+        let guard = compiled("{ ban: {}, exempt: [10.0.0.0/8] }").0.unwrap();
         let ban = guard.ban.unwrap();
         assert_eq!(
             (ban.after, ban.within.as_secs(), ban.lasts.as_secs()),
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_refuse_everybody_is_refused() {
+    fn a_setting_that_would_refuse_every_request_is_refused() {
         refused(
             "{ requests: 1000/15min }",
             "`1000/15min` counts over 15min, and the guard counts over 100ms to 1min",
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn a_challenge_is_whole() {
+    fn a_challenge_is_complete() {
         let with = |more: &str| format!("{{ challenge: {{ redirect: /c, {more} }} }}");
         let above = "and must be at least 1 and less than `requests: 100/s`";
         refused(

@@ -22,7 +22,7 @@ impl Guards {
     pub(super) fn number(&mut self, name: &'static str, node: &Node) -> u32 {
         let same = |known: &Option<(&'static str, Node)>| {
             let known = known.as_ref();
-            known.is_some_and(|(own, at)| *own == name && at.says_the_same(node))
+            known.is_some_and(|(own, at)| *own == name && at.has_same_value(node))
         };
         let index = self.0.iter().position(same).unwrap_or_else(|| {
             self.0.push(Some((name, node.clone())));

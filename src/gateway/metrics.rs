@@ -202,8 +202,8 @@ mod tests {
 
     fn gateway(text: &str, world: &World) -> Option<Gateway> {
         let loaded = load_text("edgeway.yaml", text);
-        let told = format!("{:?}", loaded.diagnostics);
-        let file = loaded.file.unwrap_or_else(|| panic!("{told}"));
+        let problems = format!("{:?}", loaded.diagnostics);
+        let file = loaded.file.unwrap_or_else(|| panic!("{problems}"));
         compile(&file, std::path::Path::new("."), world).0
     }
 
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn methods_that_nobody_registered_are_other() {
+    fn unregistered_methods_are_counted_as_other() {
         let metrics = Metrics::default();
         let route = RouteMetrics::new(&metrics, &"r".into());
         route.count(&Method::GET, 200);

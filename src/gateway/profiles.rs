@@ -121,8 +121,8 @@ impl fmt::Debug for Profiles {
 pub(super) fn overlaid(mut cache: Node, profile: &Node, route: &str) -> Node {
     let of_route = profile.get("routes").and_then(|routes| routes.get(route));
     let of_route = of_route.and_then(|route| route.get(CACHE));
-    for (said, is_for_all) in [(profile.get(CACHE), true), (of_route, false)] {
-        for (key, node) in said.map_or(&[][..], Node::entries) {
+    for (section, is_for_all) in [(profile.get(CACHE), true), (of_route, false)] {
+        for (key, node) in section.map_or(&[][..], Node::entries) {
             let Value::Map(entries) = &mut cache.value else {
                 continue;
             };
@@ -155,7 +155,7 @@ impl Compiler<'_> {
         let of_routes = profile.get("routes").map_or(&[][..], Node::entries);
         let names: HashSet<String> = file.routes.iter().map(RouteNode::name).collect();
         let mut is_wrong = false;
-        for (route, said) in of_routes {
+        for (route, section) in of_routes {
             let mut of_name = file.routes.iter().filter(|node| node.name() == route.name);
             let problem = if !names.contains(&route.name) {
                 let names = names.iter().map(String::as_str);
@@ -167,7 +167,7 @@ impl Compiler<'_> {
                     message,
                     "write `cache: {}` on the route, or remove it here".into(),
                 ))
-            } else if !says_anything(said.get(CACHE)) {
+            } else if !has_entries(section.get(CACHE)) {
                 let message = format!("nothing is set for the route `{}`", route.name);
                 Some((
                     message,
@@ -187,12 +187,12 @@ impl Compiler<'_> {
         let changes = |node: &RouteNode| {
             let cache = cache_of(file, node)?;
             let overlaid = overlaid(cache.clone(), profile, &node.name());
-            (!overlaid.says_the_same(&cache)).then_some(())
+            (!overlaid.has_same_value(&cache)).then_some(())
         };
         if file.routes.iter().any(|node| changes(node).is_some()) {
             return;
         }
-        let help = if says_anything(profile.get(CACHE)) {
+        let help = if has_entries(profile.get(CACHE)) {
             "its routes have the same values already, or no `ttl` to raise: name the \
              route, `routes: { NAME: { cache: { ttl: 30min } } }`"
         } else {
@@ -203,7 +203,7 @@ impl Compiler<'_> {
     }
 }
 
-fn says_anything(cache: Option<&Node>) -> bool {
+fn has_entries(cache: Option<&Node>) -> bool {
     let entries = cache.map_or(&[][..], Node::entries);
     entries.iter().any(|(_, node)| node.value != Value::Null)
 }
@@ -295,17 +295,17 @@ routes:
         world: &World,
     ) -> (Vec<String>, Option<Gateway>) {
         let loaded = load_text("edgeway.yaml", &format!("{BASE}profiles: {profiles}\n"));
-        let told = format!("{:?}", loaded.diagnostics);
-        let file = loaded.file.unwrap_or_else(|| panic!("{told}"));
+        let problems = format!("{:?}", loaded.diagnostics);
+        let file = loaded.file.unwrap_or_else(|| panic!("{problems}"));
         let (gateway, diagnostics) = compile_with(&file, Path::new("."), world, wanted);
-        let told = diagnostics.list().iter().map(|it| it.message.clone());
-        (told.collect(), gateway)
+        let messages = diagnostics.list().iter().map(|it| it.message.clone());
+        (messages.collect(), gateway)
     }
 
     #[track_caller]
     fn check(profiles: &str, message: &str) {
-        let (told, _) = compiled(profiles, ProfileSelection::Same, &World::default());
-        assert_eq!(told, [message], "{profiles}");
+        let (messages, _) = compiled(profiles, ProfileSelection::Same, &World::default());
+        assert_eq!(messages, [message], "{profiles}");
     }
 
     fn ttl(gateway: &Gateway, route: &str) -> Option<Duration> {
@@ -333,19 +333,19 @@ routes:
             "{ peak: { cache: { ttl: 5min } } }",
             "the profile `peak` changes nothing",
         );
-        let (told, _) = compiled(
+        let (messages, _) = compiled(
             "{ peak: { cache: { tll: 5min } } }",
             ProfileSelection::Same,
             &World::default(),
         );
-        assert!(told[0].contains("tll"), "{told:?}");
+        assert!(messages[0].contains("tll"), "{messages:?}");
         let good = "{ peak: { cache: { ttl: 30min } } }";
-        let (told, gateway) = compiled(good, ProfileSelection::Same, &World::default());
-        assert_eq!((told, gateway.is_some()), (Vec::new(), true));
+        let (messages, gateway) = compiled(good, ProfileSelection::Same, &World::default());
+        assert_eq!((messages, gateway.is_some()), (Vec::new(), true));
     }
 
     #[test]
-    fn a_profile_raises_what_routes_say_and_no_more() {
+    fn a_profile_raises_the_times_of_routes_and_nothing_else() {
         let profiles = "{ peak: { cache: { ttl: 30min, stale_if_error: 1h } }, \
                         all: { cache: { ttl: 10min }, routes: { pages: { cache: { ttl: 20min } } } } }";
         let world = World::default();

@@ -434,18 +434,20 @@ mod tests {
              redis: {section}\n"
         );
         let loaded = load_text("t.yaml", &yaml);
-        let told = format!("{:?}", loaded.diagnostics);
-        let file = loaded.file.unwrap_or_else(|| panic!("{told}"));
+        let problems = format!("{:?}", loaded.diagnostics);
+        let file = loaded.file.unwrap_or_else(|| panic!("{problems}"));
         let (gateway, diagnostics) = compile(&file, Path::new("."), world);
-        let said = diagnostics.list().iter();
-        let said = said.map(|d| format!("{}: {}", d.code, d.message)).collect();
-        (gateway, said)
+        let messages = diagnostics.list().iter();
+        let messages = messages
+            .map(|d| format!("{}: {}", d.code, d.message))
+            .collect();
+        (gateway, messages)
     }
 
     #[track_caller]
     fn settings(section: &str) -> RedisSettings {
-        let (gateway, said) = gateway(section, &World::default());
-        let gateway = gateway.unwrap_or_else(|| panic!("{said:?}"));
+        let (gateway, messages) = gateway(section, &World::default());
+        let gateway = gateway.unwrap_or_else(|| panic!("{messages:?}"));
         gateway.redis.unwrap().settings().clone()
     }
 
@@ -474,8 +476,8 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_told_with_its_reason() {
-        for (section, told) in [
+    fn an_impossible_section_is_reported_with_its_reason() {
+        for (section, expected) in [
             ("{}", "edgeway::redis::address: `redis` has no address"),
             (
                 "{ url: redis://a, nodes: [b], mode: cluster }",
@@ -530,23 +532,23 @@ mod tests {
                 "edgeway::redis::prefix: invalid key prefix `{x}`",
             ),
         ] {
-            let (gateway, said) = gateway(section, &World::default());
-            assert_eq!(said, [told], "{section}");
+            let (gateway, messages) = gateway(section, &World::default());
+            assert_eq!(messages, [expected], "{section}");
             assert!(gateway.is_none(), "{section}");
         }
-        let (gateway, said) = gateway(
+        let (gateway, messages) = gateway(
             "{ url: rediss://a, tls: { insecure: true } }",
             &World::default(),
         );
         assert_eq!(
-            said,
+            messages,
             ["edgeway::redis::insecure: the certificate of Redis is not verified"]
         );
         assert!(gateway.is_some());
     }
 
     #[test]
-    fn the_client_is_kept_as_long_as_the_section_says_the_same() {
+    fn the_client_is_retained_as_long_as_the_section_is_the_same() {
         let world = World::default();
         let client = |section: &str| {
             world.zones.begin();

@@ -128,8 +128,8 @@ fn allow_variables(schema: &mut Value) {
         let mut closed = std::mem::take(schema);
         let mut whole = Map::new();
         for key in ["description", "default"] {
-            if let Some(said) = closed.as_object_mut().and_then(|map| map.shift_remove(key)) {
-                whole.insert(key.to_owned(), said);
+            if let Some(value) = closed.as_object_mut().and_then(|map| map.shift_remove(key)) {
+                whole.insert(key.to_owned(), value);
             }
         }
         whole.insert("anyOf".to_owned(), json!([closed, variable]));

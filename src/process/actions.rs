@@ -97,7 +97,7 @@ impl Operator {
     async fn turn(&self) -> Option<tokio::sync::MutexGuard<'_, File>> {
         tokio::select! {
             turn = self.control.turn.lock() => Some(turn),
-            () = self.control.told_to_stop() => None,
+            () = self.control.stop_requested() => None,
         }
     }
 
@@ -113,7 +113,7 @@ impl Operator {
         let purges = purges.collect::<Result<Vec<_>, _>>()?;
         // Instances come first, so that everything the gateways fetch from then on is new.
         let instances = match &gateway.fan_out {
-            Some(fan_out) if order.fan_out => fan_out.tell(&order.purges).await,
+            Some(fan_out) if order.fan_out => fan_out.notify(&order.purges).await,
             _ => Vec::new(),
         };
         let (link, mut begun) = {
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_upstream_is_told_with_those_that_there_are() {
+    fn an_unknown_upstream_is_reported_with_the_known_ones() {
         let refused = no_such_upstream("wbe", ["web", "api"].into_iter());
         assert_eq!(
             refused.message,

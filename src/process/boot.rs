@@ -172,15 +172,15 @@ async fn serve_until_the_end(
         () = until_stopped(control, &mut signals) => None,
         Ok(succeeded) = &mut hears => Some(succeeded),
     };
-    let cut_short = async {
-        told_to_stop(&mut signals).await;
+    let hurried = async {
+        stop_signal(&mut signals).await;
         warn!("stopping at once, not waiting for requests in flight");
     };
     match succeeded {
         None => {
             tokio::select! {
                 () = control.stop() => {}
-                () = cut_short => {}
+                () = hurried => {}
             }
             // An upgrade was too far on to be undone, but the successor was stopped, too.
             if let Ok(SuccessionNotice {
@@ -212,7 +212,7 @@ async fn serve_until_the_end(
         }
         Some(SuccessionNotice { init: None, .. }) => tokio::select! {
             () = control.leave() => {}
-            () = cut_short => {}
+            () = hurried => {}
         },
     }
     0
@@ -245,6 +245,6 @@ async fn until_stopped(control: &Arc<Control>, signals: &mut Signals) {
     }
 }
 
-async fn told_to_stop(signals: &mut Signals) {
+async fn stop_signal(signals: &mut Signals) {
     while signals.next().await != SignalAction::Stop {}
 }

@@ -56,27 +56,35 @@ pub(super) async fn give(cache: &Cache, pipe: OwnedFd, live: &Live) {
 pub(super) struct InheritedCache {
     pipe: OwnedFd,
     cache: Arc<Cache>,
-    heir: InheritingStore,
+    inheriting: InheritingStore,
 }
 
 impl InheritedCache {
     /// Prepares the transfer. Must be called before clients can reach this process.
     pub(super) fn of(pipe: Option<OwnedFd>, gateway: &Gateway) -> Option<Self> {
         let (pipe, cache) = (pipe?, gateway.cache.clone()?);
-        let heir = InheritingStore::new(cache.store());
-        Some(Self { pipe, cache, heir })
+        let inheriting = InheritingStore::new(cache.store());
+        Some(Self {
+            pipe,
+            cache,
+            inheriting,
+        })
     }
 
     /// Receives stored responses until the predecessor has sent all.
     pub(super) async fn take(self, live: Arc<Live>) {
-        let Self { pipe, cache, heir } = self;
+        let Self {
+            pipe,
+            cache,
+            inheriting,
+        } = self;
         let pipe = match pipe::Receiver::from_owned_fd(pipe) {
             Ok(pipe) => pipe,
             Err(error) => return warn!(error:%; "cannot take over the cache"),
         };
         let clock = live.world.clock.clone();
         let abouts = Arc::new(move |route: &str| about(&live.gateway(), &cache, route));
-        let (moved, outcome) = heir.take(&clock, pipe, abouts).await;
+        let (moved, outcome) = inheriting.take(&clock, pipe, abouts).await;
         let TransferTotals {
             entries,
             bytes,

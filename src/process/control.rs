@@ -171,7 +171,7 @@ impl Control {
         }
         self.line.manager.reloading();
         let outcome = self.reload_from(path, &mut file).await;
-        self.tell_manager();
+        self.notify_manager();
         outcome
     }
 
@@ -185,7 +185,7 @@ impl Control {
         let candidate = match found {
             Ok(candidate) => candidate,
             Err(refused) => {
-                self.tell_refused(path, &refused);
+                self.report_refused(path, &refused);
                 return Err(refused);
             }
         };
@@ -197,7 +197,7 @@ impl Control {
             Ok(taken) => taken,
             Err(refused) => {
                 reload::refuse(&self.live, refused.message.clone());
-                self.tell_refused(path, &refused);
+                self.report_refused(path, &refused);
                 self.sources.send_replace(Arc::new(candidate.sources));
                 return Err(refused);
             }
@@ -295,7 +295,7 @@ impl Control {
         ))
     }
 
-    fn tell_refused(&self, path: &Path, refused: &ActionError) {
+    fn report_refused(&self, path: &Path, refused: &ActionError) {
         let generation = self.live.loaded().generation;
         error!(
             file:% = path.display(), reason = &*refused.reason, generation;

@@ -42,7 +42,7 @@ pub(super) struct InitProcess {
 impl InitProcess {
     /// Creates it, with the writing end of the pipe that all gateways of this container hold.
     pub(super) fn new() -> io::Result<(Self, OwnedFd)> {
-        let (gateways, told) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (gateways, reports) = pipe_with(PipeFlags::CLOEXEC)?;
         let init = Self {
             gateways: pipe::Receiver::from_owned_fd(gateways)?,
             child: signal(SignalKind::child())?,
@@ -53,26 +53,26 @@ impl InitProcess {
             user2: signal(SignalKind::user_defined2())?,
             wards: GatewayProcess::default(),
         };
-        Ok((init, told))
+        Ok((init, reports))
     }
 
     /// Runs until no gateway is left in the container. Returns the exit status of the last one.
     pub(super) async fn run(mut self, first: u32) -> u8 {
         self.wards.serves(first);
         info!(pid = first; "staying as the first process of a container, another one serves");
-        let mut told = [0; 4];
+        let mut pid_bytes = [0; 4];
         let mut filled = 0;
         loop {
             tokio::select! {
                 // A signal goes to the process that serves by now.
                 biased;
-                read = self.gateways.read(&mut told[filled..]) => match read {
+                read = self.gateways.read(&mut pid_bytes[filled..]) => match read {
                     Ok(0) => break,
                     Ok(read) => {
                         filled += read;
-                        if filled == told.len() {
+                        if filled == pid_bytes.len() {
                             filled = 0;
-                            self.wards.serves(u32::from_ne_bytes(told));
+                            self.wards.serves(u32::from_ne_bytes(pid_bytes));
                         }
                     }
                     Err(error) => {
@@ -139,7 +139,7 @@ impl InitProcess {
 }
 
 /// Reports to process 1 that this process serves.
-pub(super) fn tell(init: &OwnedFd) {
+pub(super) fn report_pid(init: &OwnedFd) {
     if let Err(error) = rustix::io::write(init, &std::process::id().to_ne_bytes()) {
         warn!(error:%; "cannot tell the first process of this container that we serve");
     }

@@ -62,7 +62,7 @@ pub enum LastGoodError {
 /// Stores the texts of the configuration at `path`, which serves now. Blocks. An obstacle is logged
 /// once, and has no other effect.
 pub fn keep(path: &Path, sources: &Sources) {
-    static TOLD: AtomicBool = AtomicBool::new(false);
+    static REPORTED: AtomicBool = AtomicBool::new(false);
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock();
     let kept = state_folder(path)
@@ -70,10 +70,10 @@ pub fn keep(path: &Path, sources: &Sources) {
         .and_then(|state| write(&state, path, sources, Clock::default().wall()));
     match kept {
         Ok(file) => {
-            TOLD.store(false, Ordering::Relaxed);
+            REPORTED.store(false, Ordering::Relaxed);
             debug!(file:?; "configuration stored for `--last-good`");
         }
-        Err(error) if TOLD.swap(true, Ordering::Relaxed) => {
+        Err(error) if REPORTED.swap(true, Ordering::Relaxed) => {
             debug!(error:% = chain(&error); "cannot store the configuration for `--last-good`");
         }
         Err(error) => {
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_found_by_any_name_of_its_file_and_no_other() {
+    fn the_stored_configuration_is_found_by_any_name_of_its_file_and_no_other() {
         let folder = tempfile::tempdir().unwrap();
         let (state, conf) = (folder.path().join("state"), folder.path().join("conf"));
         fs::create_dir(&conf).unwrap();
@@ -206,13 +206,13 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_cannot_be_written_is_told() {
+    fn a_folder_that_cannot_be_written_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
         fs::write(&state, "a file").unwrap();
         let path = folder.path().join("edgeway.yaml");
         let error = write(&state, &path, &sources(""), UNIX_EPOCH).unwrap_err();
-        let told = chain(&error);
-        assert!(told.starts_with("cannot write `"), "{told}");
+        let message = chain(&error);
+        assert!(message.starts_with("cannot write `"), "{message}");
     }
 }

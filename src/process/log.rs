@@ -83,7 +83,7 @@ pub(super) async fn supervise() {
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         look.tick().await;
-        logger.tell(LineKind::Ended);
+        logger.report(LineKind::Ended);
     }
 }
 
@@ -149,7 +149,7 @@ impl BoundedLogger {
     }
 
     /// Reports left-out lines, and drops the windows.
-    fn tell(&self, which: LineKind) {
+    fn report(&self, which: LineKind) {
         let now = self.clock.now();
         for shard in &self.shards {
             let is_due = |window: &RecentLines| which == LineKind::All || window.has_ended(now);
@@ -230,7 +230,7 @@ impl Log for BoundedLogger {
     }
 
     fn flush(&self) {
-        self.tell(LineKind::All);
+        self.report(LineKind::All);
         self.inner.flush();
     }
 }
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn crates_that_write_whole_requests_are_quiet_unless_they_are_named() {
+    fn crates_that_log_full_requests_are_quiet_unless_they_are_named() {
         let quiet = "pingora=off,pingora_core=error,pingora_proxy=off,";
         for (written, expected) in [
             ("debug", format!("{quiet}debug")),
@@ -366,18 +366,18 @@ mod tests {
             ("WARN line 1: 980 similar lines left out", 1),
             ("WARN line 1", 1),
         ]);
-        bench.logger.tell(LineKind::Ended);
+        bench.logger.report(LineKind::Ended);
         bench.check(&[]);
     }
 
     #[test]
-    fn what_was_left_out_is_told_though_nothing_more_comes() {
+    fn omitted_lines_are_reported_though_no_more_lines_come() {
         let bench = bench("info");
         bench.log(Level::Info, 1, 25);
-        bench.logger.tell(LineKind::Ended);
+        bench.logger.report(LineKind::Ended);
         bench.check(&[("INFO line 1", 20)]);
         bench.clock.advance(WINDOW);
-        bench.logger.tell(LineKind::Ended);
+        bench.logger.report(LineKind::Ended);
         bench.check(&[("INFO line 1: 5 similar lines left out", 1)]);
         bench.log(Level::Info, 1, 21);
         bench.logger.flush();
@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_debugs_sees_all_and_what_is_filtered_counts_for_nothing() {
+    fn debug_shows_all_lines_and_filtered_ones_do_not_count() {
         let bench = bench("warn,edgeway=debug");
         bench.log(Level::Debug, 1, 100);
         bench.log(Level::Trace, 1, 100);

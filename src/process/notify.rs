@@ -49,33 +49,33 @@ impl ServiceManager {
         self.is_there
     }
 
-    fn tell(&self, state: &[NotifyState<'_>]) {
-        self.tell_with(state, None);
+    fn send(&self, state: &[NotifyState<'_>]) {
+        self.send_with(state, None);
     }
 
-    fn tell_with(&self, state: &[NotifyState<'_>], socket: Option<BorrowedFd<'_>>) {
+    fn send_with(&self, state: &[NotifyState<'_>], socket: Option<BorrowedFd<'_>>) {
         if !self.is_there || !self.is_main.load(Ordering::Acquire) {
             return;
         }
-        let told = match socket {
+        let sent = match socket {
             Some(socket) => sd_notify::notify_with_fds(state, &[socket]),
             None => sd_notify::notify(state),
         };
-        if let Err(error) = told {
+        if let Err(error) = sent {
             warn!(error:%; "cannot report our state to the service manager");
         }
     }
 
     /// Reports that we serve.
     pub(super) fn serving(&self, status: &str) {
-        self.tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+        self.send(&[NotifyState::Ready, NotifyState::Status(status)]);
     }
 
     /// Reports that the configuration is being read again. [`ServiceManager::serving`] follows in any
     /// case.
     pub(super) fn reloading(&self) {
         match NotifyState::monotonic_usec_now() {
-            Ok(now) => self.tell(&[NotifyState::Reloading, now]),
+            Ok(now) => self.send(&[NotifyState::Reloading, now]),
             Err(error) => debug!(error:%; "the clock cannot be read"),
         }
     }
@@ -83,7 +83,7 @@ impl ServiceManager {
     /// Reports that requests in flight are finishing, for at most `at_most`.
     pub(super) fn stopping(&self, at_most: Duration) {
         let micros = u32::try_from(at_most.as_micros()).unwrap_or(u32::MAX);
-        self.tell(&[
+        self.send(&[
             NotifyState::Stopping,
             NotifyState::Status("finishing requests in flight"),
             NotifyState::ExtendTimeoutUsec(micros),
@@ -93,7 +93,7 @@ impl ServiceManager {
     /// Reports another process as the main one. From now on the manager listens only to that one.
     pub(super) fn succeeded_by(&self, pid: u32, version: &str) {
         let status = format!("serving, upgraded to version {version}");
-        self.tell(&[
+        self.send(&[
             NotifyState::MainPid(pid),
             NotifyState::Ready,
             NotifyState::Status(&status),
@@ -121,7 +121,7 @@ impl ServiceManager {
         let mut kept = self.kept.lock();
         // This comes first: a new socket in place of an orphaned one has the same name.
         for name in std::mem::take(&mut *self.orphaned.lock()) {
-            self.tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]);
+            self.send(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]);
             kept.remove(&name);
         }
         let mut wanted = BTreeSet::new();
@@ -132,13 +132,13 @@ impl ServiceManager {
             };
             if !kept.contains(&name) {
                 let state = [NotifyState::FdStore, NotifyState::FdName(&name)];
-                self.tell_with(&state, Some(socket.as_fd()));
+                self.send_with(&state, Some(socket.as_fd()));
             }
             wanted.insert(name);
         }
         // Without a listener, the port would stay open and accept nothing.
         for name in kept.difference(&wanted) {
-            self.tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
+            self.send(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
         }
         *kept = wanted;
     }
@@ -149,7 +149,7 @@ impl ServiceManager {
             return;
         };
         debug!(seconds = limit.as_secs_f64(); "service manager watchdog enabled");
-        beat(limit / 2, &workers, || self.tell(&[NotifyState::Watchdog])).await;
+        beat(limit / 2, &workers, || self.send(&[NotifyState::Watchdog])).await;
     }
 }
 
@@ -172,8 +172,8 @@ async fn beat(period: Duration, workers: &Handle, alive: impl Fn()) {
         if asked.is_empty() {
             asked.spawn_on(async {}, workers);
         }
-        let answer = tokio::time::timeout(period / 2, asked.join_next()).await;
-        if answer.is_err() {
+        let result = tokio::time::timeout(period / 2, asked.join_next()).await;
+        if result.is_err() {
             error!("no worker responds, leaving the restart to the service manager");
             was_silent = true;
             continue;
@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_watchdog_is_fed_while_workers_answer() {
+    async fn the_watchdog_is_fed_while_workers_respond() {
         let fed = AtomicUsize::new(0);
         let count = || {
             fed.fetch_add(1, Ordering::Relaxed);

@@ -53,7 +53,7 @@ type ReportHandler = dyn Fn(SuccessorPurge) + Send + Sync;
 
 struct RemainingPredecessor {
     pipe: Arc<OwnedFd>,
-    told: Option<Predecessor>,
+    report: Option<Predecessor>,
 }
 
 impl Predecessors {
@@ -69,7 +69,7 @@ impl Predecessors {
         let _first = self.heeds.set(Box::new(heeds));
         let left = pipes.into_iter().map(|pipe| RemainingPredecessor {
             pipe: Arc::new(pipe),
-            told: None,
+            report: None,
         });
         self.left.lock().extend(left);
         self.is_awaited.send_replace(true);
@@ -124,7 +124,7 @@ impl Predecessors {
                 heeds(note);
                 continue;
             }
-            let Ok(told) = serde_json::from_str::<Predecessor>(&line) else {
+            let Ok(report) = serde_json::from_str::<Predecessor>(&line) else {
                 // The end of a line whose beginning another process of ours has read. It may have
                 // been about a purge.
                 if let (Err(_), Some(heeds)) =
@@ -136,7 +136,7 @@ impl Predecessors {
             };
             let mut left = self.left.lock();
             if let Some(one) = left.iter_mut().find(|one| Arc::ptr_eq(&one.pipe, pipe)) {
-                one.told = Some(told);
+                one.report = Some(report);
             }
         }
         Ok(())
@@ -145,7 +145,7 @@ impl Predecessors {
     fn forget(&self, pipe: &Arc<OwnedFd>) {
         let mut left = self.left.lock();
         if let Some(at) = left.iter().position(|one| Arc::ptr_eq(&one.pipe, pipe)) {
-            let pid = left.remove(at).told.map_or(0, |told| told.pid);
+            let pid = left.remove(at).report.map_or(0, |report| report.pid);
             info!(pid, left = left.len(); "previous process finished and exited");
         }
         self.count.send_replace(left.len());
@@ -154,15 +154,17 @@ impl Predecessors {
     /// The last report of each predecessor.
     pub(super) fn list(&self) -> Vec<Predecessor> {
         let left = self.left.lock();
-        left.iter().filter_map(|one| one.told.clone()).collect()
+        left.iter().filter_map(|one| one.report.clone()).collect()
     }
 
     /// Number of the predecessors' requests in flight to a backend.
     pub(super) fn in_flight(&self, upstream: &str, address: &str) -> u64 {
         let name = backend_name(upstream, address);
         let left = self.left.lock();
-        let told = left.iter().filter_map(|one| one.told.as_ref());
-        told.filter_map(|told| told.in_flight.get(&name)).sum()
+        let reports = left.iter().filter_map(|one| one.report.as_ref());
+        reports
+            .filter_map(|report| report.in_flight.get(&name))
+            .sum()
     }
 
     /// Waits until the last predecessor has left.
@@ -197,7 +199,7 @@ impl Predecessors {
 
 /// Sends reports to the successor until this process ends. The first line means that everything is
 /// the successor's.
-pub(super) async fn tell(pipe: OwnedFd, live: Arc<Live>) {
+pub(super) async fn report_to_successor(pipe: OwnedFd, live: Arc<Live>) {
     let pipe = match pipe::Sender::from_owned_fd(pipe) {
         Ok(pipe) => pipe,
         Err(error) => return debug!(error:%; "cannot tell the successor how much is left"),
@@ -226,14 +228,14 @@ pub(super) async fn tell(pipe: OwnedFd, live: Arc<Live>) {
             tick.reset_immediately();
             continue;
         }
-        let told = Predecessor {
+        let report = Predecessor {
             pid: std::process::id(),
             version: crate::VERSION.to_owned(),
             connections: u64::try_from(live.connections.open()).unwrap_or(u64::MAX),
             in_flight: in_flight(&live),
             since: since.clone(),
         };
-        let Ok(mut line) = serde_json::to_vec(&told) else {
+        let Ok(mut line) = serde_json::to_vec(&report) else {
             return;
         };
         line.push(b'\n');
@@ -316,8 +318,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_left_is_known_until_its_process_ends() {
-        let ((first, mut first_tells), (last, mut last_tells)) = (pipe(), pipe());
+    async fn the_last_report_is_known_until_its_process_ends() {
+        let ((first, mut first_writer), (last, mut last_writer)) = (pipe(), pipe());
         let calls = Arc::new(AtomicUsize::new(0));
         let called = Arc::clone(&calls);
         let known = Arc::new(Predecessors::default());
@@ -326,24 +328,24 @@ mod tests {
         known.follow(vec![first, last], heeds, move || {
             called.fetch_add(1, Ordering::Relaxed);
         });
-        first_tells.write_all(line(1, 7).as_bytes()).unwrap();
+        first_writer.write_all(line(1, 7).as_bytes()).unwrap();
         until(|| known.list().len() == 1).await;
         // The one before the last was succeeded long ago.
         assert_eq!(calls.load(Ordering::Relaxed), 0);
         // It still removes an entry from its cache.
         let note = "{\"removed\":[104,105]}\n";
-        first_tells.write_all(note.as_bytes()).unwrap();
+        first_writer.write_all(note.as_bytes()).unwrap();
         assert_eq!(
             heeded.recv().await,
             Some(SuccessorPurge::Removed(b"hi".to_vec()))
         );
         // A line of a later version has no meaning for us. The end of a line that another process
         // has begun to read may have been about anything.
-        first_tells.write_all(b"\"later\"\n:[104]}\n").unwrap();
+        first_writer.write_all(b"\"later\"\n:[104]}\n").unwrap();
         let all = SuccessorPurge::Purged(vec![Purge::ALL]);
         assert_eq!(heeded.recv().await, Some(all));
-        last_tells.write_all(line(2, 3).as_bytes()).unwrap();
-        last_tells.write_all(line(2, 1).as_bytes()).unwrap();
+        last_writer.write_all(line(2, 3).as_bytes()).unwrap();
+        last_writer.write_all(line(2, 1).as_bytes()).unwrap();
         until(|| {
             known
                 .list()
@@ -354,11 +356,11 @@ mod tests {
         assert_eq!(calls.load(Ordering::Relaxed), 1);
         assert_eq!(known.in_flight("web", "a:1"), 8);
         assert_eq!(known.in_flight("web", "a:2"), 0);
-        drop(last_tells);
+        drop(last_writer);
         until(|| known.list().len() == 1).await;
         assert_eq!(known.in_flight("web", "a:1"), 7);
         assert_eq!(known.list()[0].pid, 1);
-        drop(first_tells);
+        drop(first_writer);
         tokio::time::timeout(Duration::from_secs(10), known.gone())
             .await
             .unwrap();
@@ -366,8 +368,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_predecessor_that_dies_before_it_tells_leaves_everything_to_us() {
-        let (last, tells) = pipe();
+    async fn a_predecessor_that_dies_before_its_report_leaves_everything_to_us() {
+        let (last, writer) = pipe();
         let (call, mut called) = tokio::sync::oneshot::channel();
         let known = Arc::new(Predecessors::default());
         known.follow(vec![last], |_| (), move || call.send(()).unwrap());
@@ -376,29 +378,29 @@ mod tests {
         let at_once = Duration::ZERO;
         let handed_over = tokio::time::timeout(at_once, known.handed_over());
         assert!(handed_over.await.is_err());
-        drop(tells);
+        drop(writer);
         called.await.unwrap();
         known.handed_over().await;
         known.gone().await;
     }
 
     #[tokio::test]
-    async fn a_process_without_a_predecessor_waits_for_nobody() {
+    async fn a_process_without_a_predecessor_does_not_wait() {
         let known = Predecessors::default();
         known.handed_over().await;
         known.gone().await;
     }
 
     #[tokio::test]
-    async fn a_successor_that_did_not_come_takes_nothing_away() {
-        let (first, mut tells) = pipe();
+    async fn a_successor_that_failed_takes_nothing_away() {
+        let (first, mut writer) = pipe();
         let known = Arc::new(Predecessors::default());
         known.follow(vec![first], |_| (), || ());
         let lent = known.lend().unwrap();
         assert_eq!(lent.len(), 1);
         drop(lent);
         known.resume();
-        tells.write_all(line(1, 5).as_bytes()).unwrap();
+        writer.write_all(line(1, 5).as_bytes()).unwrap();
         until(|| known.list().len() == 1).await;
     }
 }

@@ -27,7 +27,7 @@ impl Control {
         let began = self.live.world.clock.now();
         let file = tokio::select! {
             file = self.turn.lock() => file,
-            () = self.told_to_stop() => {
+            () = self.stop_requested() => {
                 let message = "the gateway is stopping: no profile is switched";
                 return Err(ActionError::new(409, "stopping", message));
             }

@@ -58,7 +58,7 @@ struct SuccessorResources {
     /// Everything that the successor inherits.
     estate: InheritedState,
     /// Pipe for reports of this process to the successor.
-    told: OwnedFd,
+    report_writer: OwnedFd,
     /// The next role of process 1.
     init: Option<InitProcess>,
     /// This process's cache, and the pipe to write it to.
@@ -78,7 +78,7 @@ impl Lineage {
         launch: Launch,
         inherited: &mut Inherited,
     ) -> (Self, oneshot::Receiver<SuccessionNotice>) {
-        let (succeeded, hears) = oneshot::channel();
+        let (succeeded, notice) = oneshot::channel();
         let line = Self {
             launch,
             manager: ServiceManager::new(inherited.is_succession()),
@@ -89,7 +89,7 @@ impl Lineage {
             giving: watch::Sender::new(false),
             succeeded: Mutex::new(Some(succeeded)),
         };
-        (line, hears)
+        (line, notice)
     }
 
     /// Returns true if another process serves.
@@ -138,7 +138,7 @@ impl Control {
         self.line.count(&self.live.world.metrics);
         let pipes = std::mem::take(&mut inherited.predecessors);
         if !inherited.is_succession() {
-            return self.tell_manager();
+            return self.notify_manager();
         }
         info!(processes = pipes.len(); "taking over from the previous process");
         let control = Arc::clone(self);
@@ -146,9 +146,9 @@ impl Control {
         let heeds = move |note| cache::heed(&live, note);
         self.line.predecessors.follow(pipes, heeds, move || {
             control.line.manager.succeed();
-            control.tell_manager();
+            control.notify_manager();
             if let Some(init) = &*control.line.init.lock() {
-                init::tell(init);
+                init::report_pid(init);
             }
             info!("previous process no longer accepts connections, takeover complete");
         });
@@ -161,7 +161,7 @@ impl Control {
 
     /// Reports to the service manager that we serve, and the sockets that it must keep for the next
     /// process.
-    pub(super) fn tell_manager(&self) {
+    pub(super) fn notify_manager(&self) {
         let manager = &self.line.manager;
         self.with_sockets(|sockets| manager.keep(sockets));
         let listeners: Vec<String> = self
@@ -257,7 +257,7 @@ impl Control {
         })?;
         let SuccessorResources {
             estate,
-            told,
+            report_writer,
             init,
             cache,
         } = prepared;
@@ -286,8 +286,8 @@ impl Control {
         // To process 1, a closed pipe is the end of a gateway. The successor holds a pipe of its
         // own.
         self.line.init.lock().take();
-        let telling = predecessors::tell(told, Arc::clone(&self.live));
-        self.tasks().spawn("tell the successor", telling);
+        let reporting = predecessors::report_to_successor(report_writer, Arc::clone(&self.live));
+        self.tasks().spawn("tell the successor", reporting);
         if let Some((cache, pipe)) = cache {
             self.line.giving.send_replace(true);
             let control = Arc::clone(self);
@@ -311,7 +311,7 @@ impl Control {
             };
             sockets.iter().map(owned).collect()
         })?;
-        let (hears, told) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (report_reader, report_writer) = pipe_with(PipeFlags::CLOEXEC)?;
         let (init, to_init) = match &*self.line.init.lock() {
             Some(to_init) => (None, Some(to_init.try_clone()?)),
             None if init::is_needed() => {
@@ -323,7 +323,7 @@ impl Control {
         let mut upgrades = *self.line.upgrades.lock();
         upgrades.succeeded += 1;
         let mut predecessors = self.line.predecessors.lend()?;
-        predecessors.push(hears);
+        predecessors.push(report_reader);
         let (cached, cache) = match &self.live.gateway().cache {
             Some(cache) => {
                 let (cached, pipe) = cache::pipe()?;
@@ -343,7 +343,7 @@ impl Control {
         };
         Ok(SuccessorResources {
             estate,
-            told,
+            report_writer,
             init,
             cache,
         })
@@ -374,12 +374,12 @@ impl Control {
             // A successor that serves has accepted connections, which must not be lost.
             biased;
             serves = successor.serves(READY_WITHIN) => serves?,
-            () = self.told_to_stop() => successor.stops(STOP_TIMEOUT).await?,
+            () = self.stop_requested() => successor.stops(STOP_TIMEOUT).await?,
         };
         Ok((successor, version))
     }
 
-    pub(super) async fn told_to_stop(&self) {
+    pub(super) async fn stop_requested(&self) {
         // The sender is a field of `self`, so it outlives this.
         drop(self.stopping.subscribe().wait_for(|stops| *stops).await);
     }
@@ -400,8 +400,11 @@ impl Control {
         }
         if let Some(cache) = &gateway.cache {
             // The last requests may have removed something.
-            let told = cache.link().notes().all_told();
-            if tokio::time::timeout(REPORT_TIMEOUT, told).await.is_err() {
+            let reported = cache.link().notes().all_told();
+            if tokio::time::timeout(REPORT_TIMEOUT, reported)
+                .await
+                .is_err()
+            {
                 warn!("cannot send the last purges to the successor");
             }
         }

@@ -46,8 +46,8 @@ pub(super) async fn read(
     let asks = head.headers.contains_key(header::EXPECT);
     if asks && ctx.facts.client.protocol == Protocol::Http11 {
         // RFC 9110, 10.1.1: the client waits for it, and no backend has the request yet.
-        let told = session.as_mut().write_continue_response().await;
-        told.map_err(|_| Failure::ClientGone)?;
+        let sent = session.as_mut().write_continue_response().await;
+        sent.map_err(|_| Failure::ClientGone)?;
         ctx.early.has_continued = true;
         if let Some(connection) = &ctx.connection {
             connection.pace.release();
@@ -62,11 +62,11 @@ pub(super) async fn read(
         return Err(Failure::BodyTimeout);
     };
     let (bytes, is_whole) = read.map_err(|error| {
-        let cut = ctx
+        let close_reason = ctx
             .connection
             .as_ref()
             .and_then(|c| c.request_close_reason());
-        Failure::of(&error, None, cut)
+        Failure::of(&error, None, close_reason)
     })?;
     let bytes = bytes.freeze();
     if session.as_ref().retry_buffer_truncated() {

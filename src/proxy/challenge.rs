@@ -22,7 +22,7 @@ pub(super) fn is_asked(head: &RequestHeader, ctx: &Context) -> bool {
 
 /// Returns the response to an ACME challenge. Returns `None` for every other request, and for
 /// challenges that an app may be able to respond to.
-pub(super) async fn answer(
+pub(super) async fn respond(
     head: &RequestHeader,
     connection: Option<&Connection>,
     ctx: &mut Context,
@@ -36,10 +36,10 @@ pub(super) async fn answer(
     }
     let host = head.headers.get(http::header::HOST);
     let is_forwarded = head.headers.contains_key(&FORWARDED);
-    let reply = match acme.answer(token, host, is_forwarded).await {
-        ChallengeOutcome::Known(answer) => {
+    let reply = match acme.respond(token, host, is_forwarded).await {
+        ChallengeOutcome::Known(key_authorization) => {
             let content_type = HeaderValue::from_static("application/octet-stream");
-            Reply::bytes(StatusCode::OK, content_type, answer)
+            Reply::bytes(StatusCode::OK, content_type, key_authorization)
         }
         ChallengeOutcome::Unknown => return None,
         ChallengeOutcome::NotFound => Reply::refuse(StatusCode::NOT_FOUND, "acme_unknown_token"),

@@ -60,7 +60,7 @@ pub struct Context {
     /// Deadline of a whole request to an HTTP/2 backend.
     pub(super) due: Option<Instant>,
     /// Time at which the backend's response began.
-    pub(super) answered_at: Option<Instant>,
+    pub(super) responded_at: Option<Instant>,
     /// State of the flood guard for this request.
     pub(super) guarded: GuardedRequest,
     /// True if the response over HTTP/2 has headers only.
@@ -117,7 +117,7 @@ impl Context {
             upgrade: None,
             early: EarlyBody::default(),
             due: None,
-            answered_at: None,
+            responded_at: None,
             guarded: GuardedRequest::default(),
             is_bare: false,
             is_body_over: false,

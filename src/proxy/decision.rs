@@ -40,7 +40,7 @@ pub(super) async fn run(live: &Live, session: &mut Session, ctx: &mut Context) -
     } else {
         let connection = request::connection(session);
         request::enter(session, connection.as_deref());
-        match request::own_answer(session.req_header_mut(), connection, ctx).await {
+        match request::own_reply(session.req_header_mut(), connection, ctx).await {
             Some(reply) => Decision::Reply(reply),
             None => filter(session, ctx).await,
         }
@@ -52,12 +52,12 @@ pub(super) async fn run(live: &Live, session: &mut Session, ctx: &mut Context) -
 }
 
 /// Records whether requests like this one get a response without a backend.
-pub(super) fn remember(live: &Live, ctx: &Context, is_answered: bool) {
+pub(super) fn remember(live: &Live, ctx: &Context, is_served_here: bool) {
     let Some(connection) = &ctx.connection else {
         return;
     };
     let head = connection.fingerprint();
-    if is_answered {
+    if is_served_here {
         live.lately.insert(head);
     } else {
         live.lately.remove(head);
@@ -70,7 +70,7 @@ pub(super) async fn decide(
     connection: Option<Arc<Connection>>,
     ctx: &mut Context,
 ) -> Decision {
-    if let Some(reply) = request::own_answer(head, connection, ctx).await {
+    if let Some(reply) = request::own_reply(head, connection, ctx).await {
         return Decision::Reply(reply);
     }
     ctx.facts.body = Body::Whole(Bytes::new());

@@ -52,10 +52,10 @@ impl<'a> DirectClient<'a> {
         is_last: bool,
         clock: &Clock,
     ) -> Result<()> {
-        let said = DirectHeaders::of(&head.headers);
-        self.is_chunked = !is_last && !said.has_length;
+        let present = DirectHeaders::of(&head.headers);
+        self.is_chunked = !is_last && !present.has_length;
         let status = head.status;
-        let head = self.text(head, &said, lines, clock);
+        let head = self.text(head, &present, lines, clock);
         self.status = Some(status);
         self.stream
             .write_all(&head)
@@ -94,11 +94,11 @@ impl<'a> DirectClient<'a> {
     fn text(
         &self,
         mut head: response::Parts,
-        said: &DirectHeaders,
+        present: &DirectHeaders,
         lines: &ReadyLines,
         clock: &Clock,
     ) -> Vec<u8> {
-        if said.has_connection {
+        if present.has_connection {
             // Written below, no matter which value a filter set.
             head.headers.remove(header::CONNECTION);
         }
@@ -112,12 +112,12 @@ impl<'a> DirectClient<'a> {
         if let ReadyLines::Given(lines) = lines {
             text.extend_from_slice(lines);
         }
-        if !said.has_date {
+        if !present.has_date {
             text.extend_from_slice(b"Date: ");
             text.extend_from_slice(reply::date(clock).as_bytes());
             text.extend_from_slice(b"\r\n");
         }
-        if self.is_chunked && !said.has_coding {
+        if self.is_chunked && !present.has_coding {
             text.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
         }
         ResponseHeader::from(head).header_to_h1_wire(&mut text);
@@ -153,16 +153,16 @@ struct DirectHeaders {
 
 impl DirectHeaders {
     fn of(headers: &HeaderMap) -> Self {
-        let mut said = Self::default();
+        let mut present = Self::default();
         for name in headers.keys() {
             match *name {
-                header::CONTENT_LENGTH => said.has_length = true,
-                header::TRANSFER_ENCODING => said.has_coding = true,
-                header::DATE => said.has_date = true,
-                header::CONNECTION => said.has_connection = true,
+                header::CONTENT_LENGTH => present.has_length = true,
+                header::TRANSFER_ENCODING => present.has_coding = true,
+                header::DATE => present.has_date = true,
+                header::CONNECTION => present.has_connection = true,
                 _ => {}
             }
         }
-        said
+        present
     }
 }

@@ -66,7 +66,7 @@ pub(crate) enum Failure {
     /// A backend closed its connection before its response was complete.
     Reset,
     /// The response of a backend is not valid HTTP.
-    BadAnswer,
+    BadResponse,
     /// The response of a backend did not begin in time.
     FirstByte,
     /// The response of a backend stalled.
@@ -104,7 +104,7 @@ impl Failure {
         Self::AllDown,
         Self::Tls,
         Self::Reset,
-        Self::BadAnswer,
+        Self::BadResponse,
         Self::FirstByte,
         Self::Idle,
         Self::Total,
@@ -138,7 +138,7 @@ impl Failure {
             Self::AllDown => "upstream_down",
             Self::Tls => "upstream_tls",
             Self::Reset => "upstream_reset",
-            Self::BadAnswer => "upstream_bad_answer",
+            Self::BadResponse => "upstream_bad_answer",
             Self::FirstByte => "upstream_timeout",
             Self::Idle => "upstream_idle",
             Self::Total => "upstream_total_timeout",
@@ -168,7 +168,7 @@ impl Failure {
             Self::NoBackend | Self::Overload | Self::GoingAway | Self::AllDown => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::Connect | Self::Tls | Self::Reset | Self::BadAnswer => StatusCode::BAD_GATEWAY,
+            Self::Connect | Self::Tls | Self::Reset | Self::BadResponse => StatusCode::BAD_GATEWAY,
             Self::FirstByte | Self::Idle | Self::Total => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -198,7 +198,7 @@ impl Failure {
             Self::NoBackend | Self::Overload => {
                 "The site is busy right now. Please try again in a moment."
             }
-            Self::Connect | Self::AllDown | Self::Tls | Self::Reset | Self::BadAnswer => {
+            Self::Connect | Self::AllDown | Self::Tls | Self::Reset | Self::BadResponse => {
                 "The site could not be reached. Please try again in a moment."
             }
             Self::FirstByte | Self::Idle | Self::Total => {
@@ -262,11 +262,15 @@ impl Failure {
         );
     }
 
-    /// Maps a Pingora error and an `expired` deadline to a failure. `cut` is the close reason if
-    /// the gateway itself closed the client's connection.
-    pub(crate) fn of(error: &Error, expired: Option<Expired>, cut: Option<CloseReason>) -> Self {
+    /// Maps a Pingora error and an `expired` deadline to a failure. `close_reason` is present if the
+    /// gateway itself closed the client's connection.
+    pub(crate) fn of(
+        error: &Error,
+        expired: Option<Expired>,
+        close_reason: Option<CloseReason>,
+    ) -> Self {
         use ErrorType as E;
-        match cut {
+        match close_reason {
             Some(CloseReason::SendTimeout) => return Self::SendTimeout,
             Some(CloseReason::BodyTimeout) => return Self::BodyTimeout,
             Some(CloseReason::GoingAway) => return Self::GoingAway,
@@ -300,10 +304,10 @@ impl Failure {
                     | E::TLSWantX509Lookup,
                 ) => Self::Tls,
                 (None, E::InvalidHTTPHeader | E::H1Error | E::InvalidH2 | E::H2Downgrade) => {
-                    Self::BadAnswer
+                    Self::BadResponse
                 }
                 (None, _) if is_alert(error) => Self::Tls,
-                (None, E::H2Error) if is_no_h2(error) => Self::BadAnswer,
+                (None, E::H2Error) if is_no_h2(error) => Self::BadResponse,
                 (None, _) => Self::Reset,
             },
             ErrorSource::Downstream => match error.etype() {

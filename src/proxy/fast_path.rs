@@ -90,7 +90,7 @@ impl FastPath {
                 ctx.course = Some(course);
                 // Boxed: most responses are sent above, and each would carry the size of this
                 // future.
-                Box::pin(self.answer(stream, request, ctx, keep)).await
+                Box::pin(self.respond(stream, request, ctx, keep)).await
             }
         }
     }
@@ -123,7 +123,7 @@ impl FastPath {
     }
 
     /// Sends a reply through a session, which reads the request headers again.
-    async fn answer(
+    async fn respond(
         &self,
         stream: Stream,
         request: RequestHeader,
@@ -305,7 +305,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_head_is_what_pingora_reads(
+        fn a_head_is_parsed_as_pingora_parses_it(
             target in r"/[!$%&'()*+,./0-9:;=@A-Z\[\]^_a-z{|}~-]{0,40}(\?[!$-;=?-~]{0,40})?",
             version in 0..2,
             lines in proptest::collection::vec(
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_plain_head_is_left_to_pingora() {
+    fn a_head_that_is_not_plain_is_left_to_pingora() {
         let of = |head: &str| parse(&Bytes::copy_from_slice(head.as_bytes()));
         assert!(of("GET http://a.test/x HTTP/1.1\r\nhost: a.test\r\n\r\n").is_none());
         assert!(of("GET * HTTP/1.1\r\nhost: a.test\r\n\r\n").is_none());

@@ -41,7 +41,7 @@ const VALUE: &AsciiSet = &NON_ALPHANUMERIC
 /// Request as the flood guard counts it, until the request is over.
 #[derive(Debug, Default)]
 pub(super) struct GuardedRequest {
-    under_way: Option<InFlightGuard>,
+    in_flight: Option<InFlightGuard>,
     is_suspicious: bool,
 }
 
@@ -54,7 +54,7 @@ impl GuardedRequest {
     /// Stops counting a request that became a tunnel. The connection limits of the listener bound
     /// tunnels.
     pub(super) fn is_tunnel(&mut self) {
-        self.under_way = None;
+        self.in_flight = None;
     }
 }
 
@@ -82,7 +82,7 @@ pub(super) fn enter(gateway: &Gateway, client: &Client) -> Result<GuardedRequest
             .detail("Too many requests come from your address. Please wait a moment.")
             .into());
     }
-    let (under, open) = guard.under_way.enter(client);
+    let (under, open) = guard.in_flight_counts.enter(client);
     if open > guard.in_flight {
         let reply =
             Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, IN_FLIGHT).retry_after(Duration::ZERO);
@@ -94,7 +94,7 @@ pub(super) fn enter(gateway: &Gateway, client: &Client) -> Result<GuardedRequest
         asked > challenge.above || guard.windows.before(client) > challenge.above
     };
     Ok(GuardedRequest {
-        under_way: Some(under),
+        in_flight: Some(under),
         is_suspicious: guard.challenge.as_ref().is_some_and(is_above),
     })
 }

@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_connection_names_ends_here() {
+    fn headers_named_by_connection_end_here() {
         for (lines, names) in [
             (&["keep-alive"][..], &[][..]),
             (&["close, X-Mine"], &["x-mine"]),
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_obeyed_is_refused() {
+    fn a_connection_header_that_cannot_be_obeyed_is_refused() {
         for line in [
             "Host",
             "Content-Length",
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_keeps_what_is_for_everybody() {
+    fn a_response_keeps_its_end_to_end_headers() {
         let mut head = ResponseHeader::build(200, None).unwrap();
         for (name, value) in [
             ("Connection", "x-mine, Close"),
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_required_is_said_if_it_can_be_had() {
+    fn a_required_upgrade_is_named_if_it_is_available() {
         for (status, upgrade, expected) in [
             (426, "websocket", Some("websocket")),
             (426, "h2c, WebSocket", Some("websocket")),
@@ -233,9 +233,9 @@ mod tests {
             head.append_header("Connection", "upgrade").unwrap();
             head.append_header("Upgrade", upgrade).unwrap();
             strip_response(&mut head);
-            let told = head.headers.get(header::UPGRADE);
-            let told = told.map(|told| told.to_str().unwrap());
-            assert_eq!(told, expected, "{status} {upgrade}");
+            let value = head.headers.get(header::UPGRADE);
+            let value = value.map(|value| value.to_str().unwrap());
+            assert_eq!(value, expected, "{status} {upgrade}");
         }
     }
 

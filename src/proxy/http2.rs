@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_gets_the_form_that_http_1_has() {
+    fn headers_of_http_2_get_the_form_of_http_1() {
         let mut head = head(
             "https://shop.example.com:8443/a%2Fb?c=d",
             &[("cookie", "a=1"), ("accept", "*/*"), ("cookie", "b=2; c=3")],

@@ -264,14 +264,14 @@ impl ProxyHttp for Proxy {
             respond::interim(session, head, ctx).await;
             return Ok(());
         }
-        upstream::answered(session, head, ctx)?;
+        upstream::on_origin_response(session, head, ctx)?;
         let (chain, mut ex) = ctx.exchange(session.req_header());
         if chain.has(Phase::UpstreamResponse) {
             let mut open = OpenResponseHeaders::of(head, 0);
             chain.on_upstream_response(&mut ex, &mut open.parts).await;
             open.close(head);
         }
-        cache::answered(session, head, ctx);
+        cache::on_origin_response(session, head, ctx);
         cache::written(session, head, ctx).await;
         Ok(())
     }

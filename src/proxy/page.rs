@@ -47,9 +47,9 @@ enum TemplateMark {
     End,
 }
 
-static TEMPLATE: LazyLock<Box<[TemplatePart]>> = LazyLock::new(|| cut(include_str!("page.html")));
+static TEMPLATE: LazyLock<Box<[TemplatePart]>> = LazyLock::new(|| split(include_str!("page.html")));
 
-fn cut(mut rest: &'static str) -> Box<[TemplatePart]> {
+fn split(mut rest: &'static str) -> Box<[TemplatePart]> {
     let mut pieces = Vec::new();
     while let Some((text, tail)) = rest.split_once("{{") {
         let (name, tail) = tail.split_once("}}").expect("each mark is closed");
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_browser_gets_a_whole_page_without_scripts_or_outside_files() {
+    fn a_browser_gets_a_complete_page_without_scripts_or_outside_files() {
         let (content_type, body) = render(&PAGE, "text/html,*/*;q=0.8");
         assert_eq!(content_type, "text/html; charset=utf-8");
         assert!(body.starts_with("<!doctype html>"), "{body}");
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_from_outside_is_escaped() {
+    fn text_from_outside_is_escaped() {
         let page = Page {
             detail: Some("<script>alert('1') & \"x\"</script>"),
             request_id: "a\"b",
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn each_status_has_something_to_say() {
+    fn each_status_has_a_text() {
         for code in 400..600 {
             let page = Page {
                 status: StatusCode::from_u16(code).unwrap(),

@@ -97,7 +97,7 @@ impl Refuser {
         gateway.fallback.on_log(&Exchange { head, facts });
     }
 
-    async fn answer(&self, connection: &Connection, refusal: &Refusal) -> Result<Vec<u8>> {
+    async fn response(&self, connection: &Connection, refusal: &Refusal) -> Result<Vec<u8>> {
         let gateway = self.live.gateway();
         let head = head(refusal);
         let mut facts = self.facts(connection, &head, &gateway);
@@ -116,8 +116,8 @@ impl Refuser {
 impl Refuse for Refuser {
     async fn refuse(&self, connection: &Connection, refusal: &Refusal) -> Vec<u8> {
         self.live.http.refuse(refusal.reason);
-        match self.answer(connection, refusal).await {
-            Ok(answer) => answer,
+        match self.response(connection, refusal).await {
+            Ok(response) => response,
             Err(error) => {
                 warn!(error:%; "no response written to a refused request");
                 Vec::new()

@@ -40,16 +40,16 @@ pub(super) enum FilterOutcome {
 
 /// Returns the gateway's own reply to a request on `connection`, before any filter runs, or `None`
 /// if the request may go on.
-pub(super) async fn own_answer(
+pub(super) async fn own_reply(
     head: &mut RequestHeader,
     connection: Option<Arc<Connection>>,
     ctx: &mut Context,
 ) -> Option<Box<Reply>> {
     if challenge::is_asked(head, ctx) {
         // Boxed, because otherwise every request's future would be as large.
-        let answer = Box::pin(challenge::answer(head, connection.as_deref(), ctx)).await;
-        if answer.is_some() {
-            return answer;
+        let reply = Box::pin(challenge::respond(head, connection.as_deref(), ctx)).await;
+        if reply.is_some() {
+            return reply;
         }
     }
     match begin(head, connection, ctx) {

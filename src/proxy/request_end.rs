@@ -118,14 +118,14 @@ pub(super) fn of_client(mut error: Box<Error>) -> Box<Error> {
 }
 
 fn failure(error: &Error, ctx: &Context) -> Failure {
-    let cut = ctx
+    let close_reason = ctx
         .connection
         .as_ref()
         .and_then(|c| c.request_close_reason());
-    match (ctx.client_left.get(), cut) {
+    match (ctx.client_left.get(), close_reason) {
         // The client has not seen the failure that ended the fill.
         (Some(left), None) if *error.esource() != ErrorSource::Upstream => *left,
-        _ => Failure::of(error, upstream::expired(error, ctx), cut),
+        _ => Failure::of(error, upstream::expired(error, ctx), close_reason),
     }
 }
 
@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_that_never_began_has_the_status_of_its_failure() {
+    fn a_response_that_never_began_has_the_status_of_its_failure() {
         assert_eq!(status(Some(StatusCode::OK), Failure::ClientGone), 200);
         assert_eq!(status(None, Failure::ClientGone), 499);
         assert_eq!(status(None, Failure::Internal), 500);

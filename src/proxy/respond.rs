@@ -25,7 +25,7 @@ pub(super) async fn begin(session: &mut Session, head: &mut ResponseHeader, ctx:
     ctx.is_bare = request.version == Version::HTTP_2
         && (request.method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED);
     let started = ctx.facts.started;
-    let now = ctx.answered_at;
+    let now = ctx.responded_at;
     let now = now.unwrap_or_else(|| ctx.live().world.clock.now());
     ctx.facts.first_byte = Some(now - started);
     let cookie = upstream::cookie(ctx);

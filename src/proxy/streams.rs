@@ -110,7 +110,7 @@ pub(super) fn expired(error: &Error, ctx: &Context) -> Option<Expired> {
     let now = ctx.live().world.clock.now();
     Some(if ctx.due.is_some_and(|due| now >= due) {
         Expired::Total
-    } else if ctx.answered_at.is_some() {
+    } else if ctx.responded_at.is_some() {
         Expired::Idle
     } else {
         Expired::FirstByte

@@ -164,7 +164,7 @@ pub(super) fn sent_body(body: Option<&Bytes>, is_end: bool, ctx: &mut Context) {
     if let (Some(watch), Some(upstream)) = (&ctx.watch, &ctx.upstream) {
         watch.body.received(body.len());
         let now = ctx.live().connections.now();
-        if ctx.answered_at.is_some() {
+        if ctx.responded_at.is_some() {
             watch.moved(now);
         } else {
             watch.sent_body(now + whole_millis(upstream.timeouts.first_byte));
@@ -186,7 +186,7 @@ pub(super) fn interim(head: &mut ResponseHeader, ctx: &Context) {
 
 /// Handles the response headers of a backend. Returns an error if another backend should get the
 /// request.
-pub(super) fn answered(
+pub(super) fn on_origin_response(
     session: &Session,
     head: &mut ResponseHeader,
     ctx: &mut Context,
@@ -201,12 +201,12 @@ pub(super) fn answered(
     ctx.facts.upstream.first_byte = Some(now - ctx.tried_at);
     lease.backend().learn_keep_alive(seen.keep_alive);
     if head.status == StatusCode::SWITCHING_PROTOCOLS
-        && !(ctx.is_websocket && websocket::is_answered(session.req_header(), head))
+        && !(ctx.is_websocket && websocket::is_accepted(session.req_header(), head))
     {
         // The backend is alive and has responded, but its response is meaningless.
-        let answered = Outcome::Status(head.status.as_u16());
+        let outcome = Outcome::Status(head.status.as_u16());
         if let Some(lease) = ctx.lease.take() {
-            lease.finish(answered);
+            lease.finish(outcome);
         }
         return bad_switch(ctx.is_websocket);
     }
@@ -224,7 +224,7 @@ pub(super) fn answered(
     {
         return fail(ctx, Failure::Overload);
     }
-    ctx.answered_at = Some(now);
+    ctx.responded_at = Some(now);
     if let (Some(watch), StreamKind::Grpc) = (&ctx.watch, seen.streams) {
         // Both sides send whenever they have a message.
         watch.body.over();
@@ -421,7 +421,7 @@ pub(super) fn failed(
     // does not mean that the app is unhealthy.
     let is_stale = is_pooled
         && failure == Failure::Reset
-        && ctx.answered_at.is_none()
+        && ctx.responded_at.is_none()
         && !streams::is_own_end(&error);
     if is_stale {
         // The backend is not at fault, but it may be stopping, so another backend is the better
@@ -448,7 +448,7 @@ pub(super) fn failed(
         });
     }
     let retry = matches!(failure, Failure::Reset | Failure::Tls)
-        && ctx.answered_at.is_none()
+        && ctx.responded_at.is_none()
         && may_retry(session, ctx, TryFailure::Reset);
     error.set_retry(retry);
     if !retry {

@@ -51,7 +51,7 @@ pub(super) fn check_request(head: &RequestHeader) -> std::result::Result<(), Fai
 }
 
 /// Returns true if a 101 to `request` begins the WebSocket that it asked for (RFC 6455, 4.1).
-pub(super) fn is_answered(request: &RequestHeader, head: &ResponseHeader) -> bool {
+pub(super) fn is_accepted(request: &RequestHeader, head: &ResponseHeader) -> bool {
     let Some(key) = only(&request.headers, &header::SEC_WEBSOCKET_KEY) else {
         return false;
     };
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn who_names_both_the_protocol_and_the_connection_asks_for_it() {
+    fn a_handshake_names_both_the_protocol_and_the_connection() {
         assert!(is_asked_for(&request("GET", &SAMPLE)));
         assert!(is_asked_for(&with("connection", Some("UPGRADE"))));
         assert!(is_asked_for(&with("upgrade", Some("h2c, WebSocket"))));
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_the_one_to_this_key() {
+    fn a_response_must_match_the_key_of_the_request() {
         // RFC 6455, 1.3.
         let right = [
             ("connection", "Upgrade"),
@@ -205,17 +205,17 @@ mod tests {
             ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
         ];
         let asked = request("GET", &SAMPLE);
-        assert!(is_answered(&asked, &response(&right)));
+        assert!(is_accepted(&asked, &response(&right)));
         for left_out in 0..right.len() {
             let mut fields = right.to_vec();
             fields.remove(left_out);
-            assert!(!is_answered(&asked, &response(&fields)), "{fields:?}");
+            assert!(!is_accepted(&asked, &response(&fields)), "{fields:?}");
         }
         let other = with("sec-websocket-key", Some("AAAAAAAAAAAAAAAAAAAAAA=="));
-        assert!(!is_answered(&other, &response(&right)));
+        assert!(!is_accepted(&other, &response(&right)));
         let mut protocol = right;
         protocol[1].1 = "h2c";
-        assert!(!is_answered(&asked, &response(&protocol)));
+        assert!(!is_accepted(&asked, &response(&protocol)));
     }
 
     proptest! {

@@ -108,7 +108,7 @@ impl Delta {
             .filter_map(|(name, node)| {
                 let others = before.get_mut(&name);
                 let same = others.and_then(|others| {
-                    let at = others.iter().position(|other| other.says_the_same(node))?;
+                    let at = others.iter().position(|other| other.has_same_value(node))?;
                     Some(others.swap_remove(at))
                 });
                 same.is_none().then_some(name)
@@ -188,19 +188,19 @@ fn upstreams(file: &File) -> Vec<(String, &Node)> {
 
 /// Returns the other keys whose values differ. A key without a value equals an absent key.
 fn sections(old: &Node, new: &Node) -> Vec<String> {
-    let said = |tree: &Node| -> Vec<String> {
+    let names_of = |tree: &Node| -> Vec<String> {
         let entries = tree.entries().iter();
-        let said = entries
+        let keys = entries
             .filter(|(key, node)| !NAMED.contains(&key.name.as_str()) && node.value != Value::Null);
-        said.map(|(key, _)| key.name.clone()).collect()
+        keys.map(|(key, _)| key.name.clone()).collect()
     };
-    let mut names = said(new);
-    let gone: Vec<_> = said(old)
+    let mut names = names_of(new);
+    let gone: Vec<_> = names_of(old)
         .into_iter()
         .filter(|name| !names.contains(name))
         .collect();
     names.retain(|name| match (old.get(name), new.get(name)) {
-        (Some(before), Some(now)) => !before.says_the_same(now),
+        (Some(before), Some(now)) => !before.has_same_value(now),
         _ => true,
     });
     names.extend(gone);
@@ -230,8 +230,8 @@ routes:
     fn file(text: &str) -> File {
         let (sources, tree, mut diagnostics) = load_text("edgeway.yaml", text);
         let file = File::read(&tree.unwrap(), &["body_limit"], &mut diagnostics);
-        let told: Vec<_> = diagnostics.list().iter().map(|d| &d.message).collect();
-        file.unwrap_or_else(|| panic!("{told:?} in {:?}", sources.files))
+        let messages: Vec<_> = diagnostics.list().iter().map(|d| &d.message).collect();
+        file.unwrap_or_else(|| panic!("{messages:?} in {:?}", sources.files))
     }
 
     fn between(old: &str, new: &str) -> Vec<String> {
@@ -249,7 +249,7 @@ routes:
     }
 
     #[test]
-    fn what_is_said_otherwise_is_told_by_name() {
+    fn what_differs_is_reported_by_name() {
         check("p2c", "round_robin", &["~ upstream web"]);
         check(
             "  api: {",
@@ -324,7 +324,7 @@ routes:
     }
 
     #[test]
-    fn routes_of_one_name_are_told_apart_by_what_they_say() {
+    fn routes_of_one_name_are_distinguished_by_their_content() {
         let with = |routes: &str| {
             let (head, _) = BASE.split_once("routes:\n").unwrap();
             format!("{head}routes:\n{routes}")

@@ -355,20 +355,20 @@ mod tests {
     }
 
     #[test]
-    fn a_challenge_has_its_own_answer_until_it_is_over() {
+    fn a_challenge_has_its_own_certificate_until_it_ends() {
         let (certificates, _) = certificates(UnknownNamesConfig::Default, &["a.test"]);
-        let answer = certificate(&["a.test"], 0);
+        let challenge = certificate(&["a.test"], 0);
         assert!(certificates.challenge("a.test").is_none());
-        certificates.set_challenge("A.test", Some(Arc::clone(&answer.key)));
+        certificates.set_challenge("A.test", Some(Arc::clone(&challenge.key)));
         let found = certificates.challenge("a.test").unwrap();
-        assert!(Arc::ptr_eq(&found, &answer.key));
+        assert!(Arc::ptr_eq(&found, &challenge.key));
         assert!(certificates.choose(Some("a.test"), P256).is_none());
         certificates.set_challenge("a.test", None);
         assert!(certificates.challenge("a.test").is_none());
     }
 
     #[test]
-    fn of_two_for_one_name_the_one_that_lasts_longer_answers() {
+    fn of_two_certificates_for_one_name_the_one_that_lasts_longer_is_served() {
         let early = certificate(&["a.test"], 1_000);
         let late = certificate(&["a.test", "b.test"], 2_000);
         for both in [[&early, &late], [&late, &early]] {

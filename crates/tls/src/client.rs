@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_that_has_run_out_says_nothing() {
+    fn an_expired_certificate_proves_nothing() {
         let certificate = made(&[(DnType::CommonName, utf8("ann"))]);
         let end = 1_893_456_000;
         assert!(read(&certificate, end).is_some());
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fingerprint_is_the_hash_of_the_whole_certificate() {
+    fn the_fingerprint_is_the_hash_of_the_full_certificate() {
         let certificate = made(&[]);
         let client = read(&certificate, 0).unwrap();
         let hash = digest::digest(&digest::SHA256, &certificate);
@@ -222,7 +222,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_escaped_reads_back(value in any::<String>()) {
+        fn escaped_text_reads_back(value in any::<String>()) {
             let mut text = String::new();
             escape(&value, &mut text);
             prop_assert!(text.bytes().all(|byte| matches!(byte, b' '..=b'~')));

@@ -145,7 +145,7 @@ mod tests {
     use crate::pair::{Certificate, certificate};
 
     /// Warning about a certificate with a lifetime of `lifetime` days that is `age` days old.
-    fn said(lifetime: i64, age: i64) -> Option<String> {
+    fn message(lifetime: i64, age: i64) -> Option<String> {
         let made = certificate(&["a.test"], lifetime * super::DAY);
         let certificate = Certificate {
             not_before: 0,
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_about_to_run_out_is_told_in_time() {
+    fn a_certificate_about_to_expire_is_reported_in_time() {
         for (lifetime, age, expected) in [
             (90, 60, None),
             (90, 72, None),
@@ -174,7 +174,11 @@ mod tests {
             (6, 4, None),
             (6, 5, Some("expires in a day")),
         ] {
-            assert_eq!(said(lifetime, age).as_deref(), expected, "{lifetime} {age}");
+            assert_eq!(
+                message(lifetime, age).as_deref(),
+                expected,
+                "{lifetime} {age}"
+            );
         }
     }
 }

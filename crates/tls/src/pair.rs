@@ -57,8 +57,8 @@ impl Ocsp {
 
     fn read(&self) -> Result<Option<Vec<u8>>, PairError> {
         let path = self.path();
-        let answer = match fs::read(path) {
-            Ok(answer) => answer,
+        let response = match fs::read(path) {
+            Ok(response) => response,
             Err(error)
                 if error.kind() == io::ErrorKind::NotFound && matches!(self, Self::IfThere(_)) =>
             {
@@ -69,8 +69,8 @@ impl Ocsp {
                 return Err(PairError::Read { path, source });
             }
         };
-        if is_ocsp_answer(&answer) {
-            return Ok(Some(answer));
+        if is_ocsp_response(&response) {
+            return Ok(Some(response));
         }
         Err(PairError::BadOcsp {
             path: path.to_owned(),
@@ -79,7 +79,7 @@ impl Ocsp {
 }
 
 /// Returns true for a complete `OCSPResponse` with status `successful` (RFC 6960, 4.2.1).
-fn is_ocsp_answer(der: &[u8]) -> bool {
+fn is_ocsp_response(der: &[u8]) -> bool {
     use x509_parser::der_parser::der::parse_der_sequence;
     let Ok((rest, sequence)) = parse_der_sequence(der) else {
         return false;
@@ -342,7 +342,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn half_of_an_ocsp_answer_is_none(
+        fn a_truncated_ocsp_response_is_none(
             body in prop::collection::vec(any::<u8>(), 0..100),
             noise in prop::collection::vec(any::<u8>(), 0..60),
             status in 0..7u8,
@@ -351,11 +351,11 @@ mod tests {
             let length = u8::try_from(body.len()).unwrap();
             let octets = [&[0x04, length][..], &body].concat();
             let tagged = [&[0xa0, length + 2][..], &octets].concat();
-            let answer = [&[0x30, length + 7, 0x0a, 1, status][..], &tagged].concat();
-            prop_assert_eq!(is_ocsp_answer(&answer), status == 0);
-            prop_assert!(!is_ocsp_answer(&answer[..at.index(answer.len())]));
-            prop_assert!(!is_ocsp_answer(&[&answer[..], &[0]].concat()));
-            is_ocsp_answer(&noise);
+            let response = [&[0x30, length + 7, 0x0a, 1, status][..], &tagged].concat();
+            prop_assert_eq!(is_ocsp_response(&response), status == 0);
+            prop_assert!(!is_ocsp_response(&response[..at.index(response.len())]));
+            prop_assert!(!is_ocsp_response(&[&response[..], &[0]].concat()));
+            is_ocsp_response(&noise);
         }
     }
 }

@@ -114,14 +114,14 @@ impl std::fmt::Debug for Sessions {
 pub(super) struct Clients(String);
 
 impl Clients {
-    /// Clients signed by a CA certificate in `said`. `mode` is part of the key, because a client
+    /// Clients signed by a CA certificate in `cas`. `mode` is part of the key, because a client
     /// that may connect without a certificate has proved nothing.
-    pub(super) fn signed_by<'a>(said: impl Iterator<Item = &'a [u8]>, mode: &str) -> Self {
+    pub(super) fn signed_by<'a>(cas: impl Iterator<Item = &'a [u8]>, mode: &str) -> Self {
         let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
         digest.update(mode.as_bytes());
-        for authority in said {
-            digest.update(&(authority.len() as u64).to_be_bytes());
-            digest.update(authority);
+        for ca in cas {
+            digest.update(&(ca.len() as u64).to_be_bytes());
+            digest.update(ca);
         }
         Self(format!(", clients {}", hex::encode(digest.finish())))
     }
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_left_out() {
+    fn unreadable_entries_are_left_out() {
         let sessions = sessions(&Zones::default(), &Clients::default());
         let before = sessions.export();
         for strange in [

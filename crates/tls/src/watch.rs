@@ -175,7 +175,7 @@ impl Watch {
         server: &Server,
     ) {
         for event in &look.events {
-            self.tell(event);
+            self.report(event);
         }
         self.is_well.set(i64::from(look.is_well));
         if let Some(certificates) = look.certificates {
@@ -209,7 +209,7 @@ impl Watch {
         }
     }
 
-    fn tell(&self, event: &FilesEvent) {
+    fn report(&self, event: &FilesEvent) {
         let listener = &*self.listener;
         match event {
             FilesEvent::Loaded(certificate, paths) => info!(

@@ -73,10 +73,16 @@ fn every_example_prints_as_what_reads_back_the_same() {
         let name = path.display().to_string();
         let printed = if printed.contains(secret::REDACTED) {
             // The redacted value is no longer a secret, and no setting accepts it as one.
-            let told = load_text(&name, &printed).diagnostics;
-            let told = told.list().iter().map(|told| told.message.as_str());
+            let problems = load_text(&name, &printed).diagnostics;
+            let messages = problems
+                .list()
+                .iter()
+                .map(|problem| problem.message.as_str());
             let wanted = "this is what `check --print` shows instead of a secret";
-            assert!(told.clone().any(|told| told == wanted), "{name}\n{printed}");
+            assert!(
+                messages.clone().any(|message| message == wanted),
+                "{name}\n{printed}"
+            );
             without_secrets += 1;
             // Any other secret in its place works as well.
             printed.replace(secret::REDACTED, SECRET)
@@ -141,14 +147,14 @@ fn secrets_are_not_printed() {
 }
 
 #[test]
-fn secrets_are_not_said_of_what_a_route_takes_either() {
+fn secrets_in_the_match_of_a_route_are_redacted() {
     let yaml = "listeners: [{ address: 127.0.0.1:8080 }]\n\
                 routes: [{ match: { header: { X-Purge-Key: hunter2, X-A: b } }, respond: ok }]\n";
     let file = load_text("test.yaml", yaml).file.unwrap();
     let (gateway, _) = compile(&file, Path::new("."), &World::default());
     let gateway = gateway.unwrap();
-    let said = &gateway.routes[0].matches;
-    assert_eq!(said, "/* header X-A=b header X-Purge-Key=[redacted]");
+    let matches = &gateway.routes[0].matches;
+    assert_eq!(matches, "/* header X-A=b header X-Purge-Key=[redacted]");
     assert!(!super::yaml(&file, &gateway, &[]).contains("hunter2"));
 }
 
@@ -231,7 +237,7 @@ fn documents() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn whatever_is_printed_reads_back(document in documents()) {
+    fn printed_values_read_back(document in documents()) {
         let yaml = serde_saphyr::to_string(&document).unwrap();
         prop_assert_eq!(read(&yaml), document, "{}", yaml);
     }

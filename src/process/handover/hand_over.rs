@@ -33,7 +33,7 @@ const NOT_INHERITED: [&str; 5] = [
     "WATCHDOG_PID",
 ];
 /// Size limit of a successor's report.
-const MAX_ANSWER: u64 = 1 << 20;
+const MAX_REPORT_LEN: u64 = 1 << 20;
 /// Time limit for a successor that has refused to exit by itself.
 const LEAVE: Duration = Duration::from_secs(2);
 
@@ -113,14 +113,14 @@ pub enum HandoverError {
         #[source]
         source: io::Error,
     },
-    #[error("`{}` does not serve: {said}", program.display())]
-    Refused { program: PathBuf, said: String },
+    #[error("`{}` does not serve: {message}", program.display())]
+    Refused { program: PathBuf, message: String },
     #[error("`{}` ended before it was ready; its last log lines say why", program.display())]
     Ended { program: PathBuf },
     #[error("`{}` was not ready within {} s, and was ended", program.display(), within.as_secs())]
     Late { program: PathBuf, within: Duration },
-    #[error("unexpected message from `{}`: {said:?}", program.display())]
-    Unclear { program: PathBuf, said: String },
+    #[error("unexpected message from `{}`: {message:?}", program.display())]
+    Unclear { program: PathBuf, message: String },
     #[error("`{}` did not serve yet when the gateway was stopped", program.display())]
     Stopped { program: PathBuf },
 }
@@ -132,7 +132,7 @@ pub struct Successor {
     pid: Pid,
     /// `None` if the process was gone before the handle was opened.
     handle: Option<OwnedFd>,
-    answer: File,
+    report_reader: File,
     serves: bool,
 }
 
@@ -154,10 +154,10 @@ impl Successor {
         };
         let started = parcel.send(&program, &launch.arguments);
         match started {
-            Ok((pid, answer)) => Ok(Self {
+            Ok((pid, report_reader)) => Ok(Self {
                 pid,
-                handle: handle_of(pid, &answer),
-                answer,
+                handle: handle_of(pid, &report_reader),
+                report_reader,
                 program,
                 serves: false,
             }),
@@ -172,11 +172,11 @@ impl Successor {
     /// Waits until the successor serves, and returns its version.
     pub async fn serves(&mut self, within: Duration) -> Result<String, HandoverError> {
         let program = || self.program.clone();
-        let said = match tokio::time::timeout(within, self.hear()).await {
-            Ok(Ok(said)) if said.is_empty() => {
+        let message = match tokio::time::timeout(within, self.hear()).await {
+            Ok(Ok(message)) if message.is_empty() => {
                 return Err(HandoverError::Ended { program: program() });
             }
-            Ok(Ok(said)) => said,
+            Ok(Ok(message)) => message,
             Ok(Err(source)) => {
                 return Err(HandoverError::Prepare {
                     program: program(),
@@ -191,7 +191,7 @@ impl Successor {
                 });
             }
         };
-        match serde_json::from_str(&said) {
+        match serde_json::from_str(&message) {
             Ok(SuccessorReport::Ready {
                 ready: true,
                 version,
@@ -204,12 +204,12 @@ impl Successor {
                 drop(tokio::time::timeout(LEAVE, self.hear()).await);
                 Err(HandoverError::Refused {
                     program: program(),
-                    said: error,
+                    message: error,
                 })
             }
             Ok(SuccessorReport::Ready { .. }) | Err(_) => Err(HandoverError::Unclear {
                 program: program(),
-                said,
+                message,
             }),
         }
     }
@@ -238,9 +238,9 @@ impl Successor {
 
     /// Reads one line, or everything before the end of the pipe.
     async fn hear(&self) -> io::Result<String> {
-        let pipe = pipe::Receiver::from_file(self.answer.try_clone()?)?;
+        let pipe = pipe::Receiver::from_file(self.report_reader.try_clone()?)?;
         let mut bytes = Vec::new();
-        let mut pipe = pipe.take(MAX_ANSWER);
+        let mut pipe = pipe.take(MAX_REPORT_LEN);
         let mut buffer = [0; 4096];
         while !bytes.ends_with(b"\n") {
             let read = pipe.read(&mut buffer).await?;
@@ -265,9 +265,9 @@ impl Drop for Successor {
 ///
 /// The process keeps its number while it holds the pipe open. If the pipe is still open after the
 /// handle was made, the handle is that of the process.
-fn handle_of(pid: Pid, answer: &File) -> Option<OwnedFd> {
+fn handle_of(pid: Pid, report_reader: &File) -> Option<OwnedFd> {
     let handle = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-    let mut polled = [PollFd::new(answer, PollFlags::IN)];
+    let mut polled = [PollFd::new(report_reader, PollFlags::IN)];
     let now = Timespec::default();
     poll(&mut polled, Some(&now)).ok()?;
     let has_left = polled[0].revents().contains(PollFlags::HUP);
@@ -279,8 +279,8 @@ struct InheritedFiles<'a> {
     letter: HandoverManifest,
     /// Kept open until the successor has its own copies.
     state: OwnedFd,
-    answer: OwnedFd,
-    answering: OwnedFd,
+    report_reader: OwnedFd,
+    report_writer: OwnedFd,
     others: Vec<BorrowedFd<'a>>,
 }
 
@@ -289,14 +289,14 @@ impl<'a> InheritedFiles<'a> {
         let state = memfd_create("edgeway-state", MemfdFlags::CLOEXEC)?;
         let mut file = File::from(state);
         file.write_all(&serde_json::to_vec(&estate.state)?)?;
-        let (answer, answering) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (report_reader, report_writer) = pipe_with(PipeFlags::CLOEXEC)?;
         let mut others: Vec<BorrowedFd<'a>> = Vec::new();
         let mut list = |fd: &'a OwnedFd| {
             others.push(fd.as_fd());
             fd.as_raw_fd()
         };
         let letter = HandoverManifest {
-            ready: answering.as_raw_fd(),
+            ready: report_writer.as_raw_fd(),
             state: file.as_raw_fd(),
             predecessors: estate.predecessors.iter().map(&mut list).collect(),
             init: estate.init.as_ref().map(&mut list),
@@ -314,8 +314,8 @@ impl<'a> InheritedFiles<'a> {
         Ok(Self {
             letter,
             state: file.into(),
-            answer,
-            answering,
+            report_reader,
+            report_writer,
             others,
         })
     }
@@ -328,26 +328,26 @@ impl<'a> InheritedFiles<'a> {
             command.env_remove(name);
         }
         command.env(VARIABLE, serde_json::to_string(&self.letter)?);
-        let answering = self.answering.as_raw_fd();
+        let report_writer = self.report_writer.as_raw_fd();
         let mut given: Vec<RawFd> = self.others.iter().map(AsRawFd::as_raw_fd).collect();
-        given.extend([self.state.as_raw_fd(), answering]);
-        start_twice(&mut command, given, answering);
+        given.extend([self.state.as_raw_fd(), report_writer]);
+        start_twice(&mut command, given, report_writer);
         let mut between = command.spawn()?;
         between.wait()?;
         // Without our own copy, the pipe closes with the successor.
-        drop(self.answering);
-        let mut answer = File::from(self.answer);
+        drop(self.report_writer);
+        let mut report_reader = File::from(self.report_reader);
         let mut pid = [0; 4];
-        answer.read_exact(&mut pid)?;
+        report_reader.read_exact(&mut pid)?;
         let pid = Pid::from_raw(i32::from_ne_bytes(pid)).ok_or(io::ErrorKind::InvalidData)?;
-        Ok((pid, answer))
+        Ok((pid, report_reader))
     }
 }
 
 /// Makes the program start in a grandchild whose parent exits at once, with `given` open, and its
-/// process id written to `answering`.
+/// process id written to `report_writer`.
 #[allow(unsafe_code, reason = "there is no other way to fork twice")]
-fn start_twice(command: &mut Command, given: Vec<RawFd>, answering: RawFd) {
+fn start_twice(command: &mut Command, given: Vec<RawFd>, report_writer: RawFd) {
     let prepare = move || {
         // SAFETY: this is the child's only thread. Until it runs the program it makes system calls
         // only, and does not otherwise use the copy of the parent's memory.
@@ -364,8 +364,8 @@ fn start_twice(command: &mut Command, given: Vec<RawFd>, answering: RawFd) {
         }
         let own = getpid().as_raw_nonzero().get().to_ne_bytes();
         // SAFETY: as above.
-        let answering = unsafe { BorrowedFd::borrow_raw(answering) };
-        rustix::io::write(answering, &own)?;
+        let report_writer = unsafe { BorrowedFd::borrow_raw(report_writer) };
+        rustix::io::write(report_writer, &own)?;
         Ok(())
     };
     // SAFETY: `prepare` makes system calls only. It takes no lock and allocates no memory.
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_successor_that_serves_says_its_version() {
+    async fn a_successor_that_serves_reports_its_version() {
         let version = outcome(
             r#"echo '{"ready":true,"version":"9.9"}' >/proc/$$/fd/$R"#,
             SOON,
@@ -424,28 +424,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_successor_refuses_is_told() {
-        let told = outcome(
+    async fn the_refusal_of_a_successor_is_reported() {
+        let error = outcome(
             r#"echo '{"error":"line 3: no"}' >/proc/$$/fd/$R; exit 78"#,
             SOON,
         )
         .await;
-        assert_eq!(told.unwrap_err(), "`/bin/sh` does not serve: line 3: no");
-        let told = outcome("echo hello >/proc/$$/fd/$R", SOON)
+        assert_eq!(error.unwrap_err(), "`/bin/sh` does not serve: line 3: no");
+        let error = outcome("echo hello >/proc/$$/fd/$R", SOON)
             .await
             .unwrap_err();
-        assert!(told.contains("unexpected message from"), "{told}");
-        let told = outcome("exit 1", SOON).await.unwrap_err();
-        assert!(told.contains("ended before it was ready"), "{told}");
+        assert!(error.contains("unexpected message from"), "{error}");
+        let error = outcome("exit 1", SOON).await.unwrap_err();
+        assert!(error.contains("ended before it was ready"), "{error}");
     }
 
     #[tokio::test]
-    async fn one_that_hangs_is_ended() {
+    async fn a_successor_that_hangs_is_ended() {
         let mut hung = Successor::start(&shell("exec sleep 600"), None, &estate()).unwrap();
         let pid = hung.pid();
         assert!(is_alive(pid));
-        let told = hung.serves(Duration::from_millis(200)).await.unwrap_err();
-        assert!(matches!(told, HandoverError::Late { .. }), "{told}");
+        let error = hung.serves(Duration::from_millis(200)).await.unwrap_err();
+        assert!(matches!(error, HandoverError::Late { .. }), "{error}");
         let handle = hung.handle.as_ref().unwrap().try_clone().unwrap();
         drop(hung);
         // A handle becomes readable once its process has ended.
@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_is_told_to_stop_leaves_or_serves_all_the_same() {
+    async fn a_successor_asked_to_stop_leaves_or_serves_all_the_same() {
         for (script, expected) in [
             ("exec sleep 600", None),
             (
@@ -483,7 +483,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_cannot_be_started_is_told_at_once() {
+    async fn a_program_that_cannot_be_started_is_reported_at_once() {
         let folder = tempfile::tempdir().unwrap();
         let text = folder.path().join("text");
         std::fs::write(&text, "not a program").unwrap();

@@ -177,15 +177,15 @@ impl ReadinessReport {
         });
     }
 
-    fn say(&self, answer: &SuccessorReport) {
+    fn say(&self, report: &SuccessorReport) {
         let Some(pipe) = &self.0 else { return };
-        let said = serde_json::to_vec(answer)
+        let written = serde_json::to_vec(report)
             .map_err(io::Error::from)
             .and_then(|mut line| {
                 line.push(b'\n');
                 (&**pipe).write_all(&line)
             });
-        if let Err(error) = said {
+        if let Err(error) = written {
             warn!(error:%; "cannot tell the predecessor that we serve");
         }
     }
@@ -278,14 +278,14 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_is_opened_and_answered() {
-        let (mut answer, answering) = pipe_with(PipeFlags::CLOEXEC)
+    fn a_handover_manifest_is_read_and_acknowledged() {
+        let (mut report_reader, report_writer) = pipe_with(PipeFlags::CLOEXEC)
             .map(|(read, write)| (File::from(read), write.into_raw_fd()))
             .unwrap();
         let socket = tcp();
         let port = socket.local_addr().unwrap().port();
         let letter = HandoverManifest {
-            ready: answering,
+            ready: report_writer,
             state: state(r#"{"web":{"down":true}}"#),
             sockets: vec![ManifestSocket {
                 place: "127.0.0.1:0".into(),
@@ -302,30 +302,30 @@ mod tests {
         assert!(inherited.socket("127.0.0.1:0").is_none());
         inherited.report().serves();
         drop(inherited);
-        let mut said = String::new();
-        answer.read_to_string(&mut said).unwrap();
+        let mut report = String::new();
+        report_reader.read_to_string(&mut report).unwrap();
         let version = env!("CARGO_PKG_VERSION");
         assert_eq!(
-            said,
+            report,
             format!("{{\"ready\":true,\"version\":\"{version}\"}}\n")
         );
     }
 
     #[test]
-    fn what_is_wrong_with_a_letter_is_told_to_its_sender() {
-        let (mut answer, answering) = pipe_with(PipeFlags::CLOEXEC)
+    fn an_invalid_handover_manifest_is_reported_to_the_predecessor() {
+        let (mut report_reader, report_writer) = pipe_with(PipeFlags::CLOEXEC)
             .map(|(read, write)| (File::from(read), write.into_raw_fd()))
             .unwrap();
         let letter = HandoverManifest {
-            ready: answering,
+            ready: report_writer,
             state: state("no JSON"),
             ..HandoverManifest::default()
         };
         let error = Inherited::open(&letter).unwrap_err();
         assert!(matches!(error, TakeError::State(_)), "{error}");
-        let mut said = String::new();
-        answer.read_to_string(&mut said).unwrap();
-        assert!(said.contains("cannot read the state"), "{said}");
+        let mut report = String::new();
+        report_reader.read_to_string(&mut report).unwrap();
+        assert!(report.contains("cannot read the state"), "{report}");
     }
 
     #[test]
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unix_socket_without_its_path_is_bound_anew() {
+    fn a_unix_socket_without_its_path_is_bound_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
         let place = format!("unix:{}", path.display());

@@ -43,7 +43,7 @@ pub(super) async fn run(
     mut read: watch::Receiver<Arc<Sources>>,
     watched: impl WatchSettings,
 ) {
-    let (tell, mut events) = mpsc::channel(1);
+    let (sender, mut events) = mpsc::channel(1);
     let mut eyes: Option<FolderWatcher> = None;
     loop {
         let Some(pause) = watched.debounce() else {
@@ -61,7 +61,7 @@ pub(super) async fn run(
             if eyes.is_none() {
                 info!(file:? = path; "configuration watched");
             }
-            eyes = Some(FolderWatcher::open(places, &tell));
+            eyes = Some(FolderWatcher::open(places, &sender));
         }
         if is_changed(&path, &read).await {
             watched.changed().await;
@@ -119,15 +119,15 @@ struct FolderWatcher {
 }
 
 impl FolderWatcher {
-    fn open(places: WatchedFolders, tell: &mpsc::Sender<()>) -> Self {
-        let native = notify::recommended_watcher(teller(&places, tell));
+    fn open(places: WatchedFolders, sender: &mpsc::Sender<()>) -> Self {
+        let native = notify::recommended_watcher(forwarder(&places, sender));
         let watcher = native.and_then(|mut watcher| {
             look_at(&mut watcher, &places.places)?;
             Ok(Box::new(watcher) as Box<dyn Watcher + Send>)
         });
         let watcher = watcher.unwrap_or_else(|error| {
             warn!(error:%; "no notifications of changed files, polling them instead");
-            poll(&places, tell)
+            poll(&places, sender)
         });
         Self {
             places,
@@ -136,9 +136,9 @@ impl FolderWatcher {
     }
 }
 
-fn poll(places: &WatchedFolders, tell: &mpsc::Sender<()>) -> Box<dyn Watcher + Send> {
+fn poll(places: &WatchedFolders, sender: &mpsc::Sender<()>) -> Box<dyn Watcher + Send> {
     let config = Config::default().with_poll_interval(POLL);
-    match PollWatcher::new(teller(places, tell), config) {
+    match PollWatcher::new(forwarder(places, sender), config) {
         Ok(mut watcher) => {
             if let Err(error) = look_at(&mut watcher, &places.places) {
                 warn!(error:%; "cannot watch a folder of the configuration");
@@ -165,11 +165,11 @@ fn look_at(watcher: &mut impl Watcher, places: &HashSet<WatchedFolder>) -> notif
 }
 
 /// Callback that forwards events which may concern the configuration. One pending event is enough.
-fn teller(
+fn forwarder(
     places: &WatchedFolders,
-    tell: &mpsc::Sender<()>,
+    sender: &mpsc::Sender<()>,
 ) -> impl FnMut(notify::Result<Event>) + use<> {
-    let (names, tell) = (places.names.clone(), tell.clone());
+    let (names, sender) = (places.names.clone(), sender.clone());
     move |event| {
         let is_about_us = match event {
             // Opening and reading, which we do ourselves.
@@ -186,7 +186,7 @@ fn teller(
         };
         if is_about_us {
             // Full: a check is pending anyway.
-            let _told = tell.try_send(());
+            let _sent = sender.try_send(());
         }
     }
 }

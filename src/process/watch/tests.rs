@@ -70,8 +70,9 @@ impl Setup {
 
     /// Waits until the sources read last contain `text`.
     async fn until(&mut self, text: &str) {
-        let says = |read: &Arc<Sources>| read.files.iter().any(|(_, said)| said.contains(text));
-        let seen = tokio::time::timeout(SOON, self.read.wait_for(says)).await;
+        let has_text =
+            |read: &Arc<Sources>| read.files.iter().any(|(_, content)| content.contains(text));
+        let seen = tokio::time::timeout(SOON, self.read.wait_for(has_text)).await;
         assert!(seen.is_ok(), "`{text}` was not seen");
     }
 
@@ -144,7 +145,7 @@ async fn files_that_a_pattern_finds_later_are_read_and_watched() {
 }
 
 #[tokio::test]
-async fn a_burst_is_one_reload_and_what_says_the_same_is_none() {
+async fn a_burst_is_one_reload_and_an_unchanged_file_is_none() {
     let mut setup = Setup::new(|folder| fs::write(folder.join("edgeway.yaml"), "a: 0").unwrap());
     let main = setup.path("edgeway.yaml");
     for count in 0..20 {
@@ -165,7 +166,7 @@ async fn a_burst_is_one_reload_and_what_says_the_same_is_none() {
 }
 
 #[tokio::test]
-async fn what_somebody_else_has_read_is_not_read_again() {
+async fn a_file_that_another_reload_has_read_is_not_read_again() {
     let mut setup = Setup::new(|folder| fs::write(folder.join("edgeway.yaml"), "a: 0").unwrap());
     let main = setup.path("edgeway.yaml");
     fs::write(&main, "a: one").unwrap();

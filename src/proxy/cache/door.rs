@@ -42,7 +42,7 @@ pub(in crate::proxy) async fn ask(head: &RequestHeader, ctx: &mut Context) -> De
         return Decision::GoesOn(None);
     };
     if purge::is_asked_for(head, cache) {
-        let reply = purge::answer(head, ctx, cache).await;
+        let reply = purge::respond(head, ctx, cache).await;
         return Decision::Reply(Box::new(reply));
     }
     let live = Arc::clone(ctx.live());

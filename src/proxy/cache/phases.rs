@@ -233,7 +233,11 @@ pub(in crate::proxy) fn target(target: &[u8], ctx: &Context) -> Option<Vec<u8>> 
 }
 
 /// Records the response headers of the origin before they are stored.
-pub(in crate::proxy) fn answered(session: &Session, head: &ResponseHeader, ctx: &mut Context) {
+pub(in crate::proxy) fn on_origin_response(
+    session: &Session,
+    head: &ResponseHeader,
+    ctx: &mut Context,
+) {
     let status = head.status;
     if let Some(facts) = &mut ctx.facts.cache {
         facts.origin_status = status.as_u16();
@@ -393,13 +397,13 @@ fn judge(
     flow.for_the_first = policy::for_the_first(&headers);
     policy::clean(&mut headers);
     policy::date(&mut headers, times.answered);
-    let answer = OriginResponse {
+    let response = OriginResponse {
         status,
         headers,
         lifetime,
         variant,
     };
-    match answer.store(flow, cache, about, old) {
+    match response.store(flow, cache, about, old) {
         Ok(meta) => RespCacheable::Cacheable(meta),
         Err(_) => refuse("head"),
     }

@@ -25,7 +25,7 @@ pub(super) fn is_asked_for(request: &RequestHeader, cache: &RouteCache) -> bool 
 }
 
 /// Purges the requested URL, and replies with the result.
-pub(super) async fn answer(request: &RequestHeader, ctx: &Context, cache: &RouteCache) -> Reply {
+pub(super) async fn respond(request: &RequestHeader, ctx: &Context, cache: &RouteCache) -> Reply {
     let client = &ctx.facts.client;
     if !cache.cache.purgers.contains(client.ip) {
         return Reply::refuse(StatusCode::FORBIDDEN, "purge_denied")
@@ -48,7 +48,7 @@ pub(super) async fn answer(request: &RequestHeader, ctx: &Context, cache: &Route
     let work = async move {
         // Instances first: responses that the gateways fetch afterwards are new.
         let instances = match &gateway.fan_out {
-            Some(fan_out) => fan_out.tell(&purges).await,
+            Some(fan_out) => fan_out.notify(&purges).await,
             None => Vec::new(),
         };
         let mut begun = link.begin(purges, Source::Method).await;
@@ -102,10 +102,10 @@ async fn to_the_end<T: Send + 'static>(
     live: &Live,
     work: impl Future<Output = T> + Send + 'static,
 ) -> Option<T> {
-    let (tell, told) = oneshot::channel();
+    let (sender, receiver) = oneshot::channel();
     live.background.spawn("purge", async move {
         // A client that has left gets no result.
-        drop(tell.send(work.await));
+        drop(sender.send(work.await));
     });
-    told.await.ok()
+    receiver.await.ok()
 }

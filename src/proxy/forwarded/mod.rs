@@ -262,9 +262,9 @@ impl Forwarding<'_> {
 /// Writes the forwarding headers into the client's own request, for readers that see it before a
 /// backend does: predicates of routes, keys, logs and plugins.
 pub(super) fn write(head: &mut RequestHeader, cx: &Forwarding<'_>) {
-    let said = ForwardingHeaders::of(head, cx);
+    let forwarding = ForwardingHeaders::of(head, cx);
     let mut open = OpenRequestHeaders::of(head, cx.room());
-    said.write(open.headers(), cx);
+    forwarding.write(open.headers(), cx);
     open.close(head);
 }
 
@@ -278,7 +278,7 @@ pub(super) fn open_upstream(
     upstream: &mut RequestHeader,
     cx: &Forwarding<'_>,
 ) -> OpenRequestHeaders {
-    let said = (!cx.is_written).then(|| ForwardingHeaders::of(upstream, cx));
+    let forwarding = (!cx.is_written).then(|| ForwardingHeaders::of(upstream, cx));
     let doomed = doomed_names(upstream);
     let wants_trailers = cx.takes_trailers && hop_by_hop::wants_trailers(&upstream.headers);
     if cx.app == App::Nextjs {
@@ -289,8 +289,8 @@ pub(super) fn open_upstream(
     for name in &doomed {
         headers.remove(name);
     }
-    if let Some(said) = said {
-        said.write(headers, cx);
+    if let Some(forwarding) = forwarding {
+        forwarding.write(headers, cx);
     }
     if wants_trailers {
         headers.insert(header::TE, TRAILERS);

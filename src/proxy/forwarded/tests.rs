@@ -83,7 +83,7 @@ fn values<const N: usize>(head: &RequestHeader, expected: [(&str, &str); N]) {
 
 /// The cache selects variants by the client's own value of these headers.
 #[test]
-fn what_is_said_to_be_left_alone_is() {
+fn headers_configured_to_be_left_alone_are() {
     let names = [
         "accept",
         "accept-charset",
@@ -120,7 +120,7 @@ fn what_is_said_to_be_left_alone_is() {
 }
 
 #[test]
-fn an_untrusted_client_says_nothing_of_itself() {
+fn an_untrusted_client_cannot_describe_itself() {
     let seen = upstream(
         &[],
         App::None,
@@ -200,7 +200,7 @@ fn a_trusted_proxy_speaks_for_its_client() {
 }
 
 #[test]
-fn who_asks_is_written_once_and_comes_out_the_same() {
+fn the_client_is_written_once_and_read_back_the_same() {
     let networks = ["127.0.0.0/8", "10.0.0.0/8"];
     let sent = [
         ("Host", "internal:8080"),
@@ -434,7 +434,7 @@ fn internal_parameters_are_stripped_for_nextjs_only() {
 }
 
 #[test]
-fn answers_lose_what_middleware_told_its_server() {
+fn responses_lose_the_headers_of_middleware_for_its_server() {
     let mut head = ResponseHeader::build(200, None).unwrap();
     for name in [
         "x-middleware-set-cookie",

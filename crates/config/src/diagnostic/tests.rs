@@ -185,7 +185,7 @@ fn lines_and_json_are_sorted_by_place() {
 }
 
 #[test]
-fn the_same_problem_is_told_once() {
+fn the_same_problem_is_reported_once() {
     let mut diagnostics = one(Diagnostic::error("edgeway::x", Place::default(), "m"));
     diagnostics.push(Diagnostic::error("edgeway::x", Place::default(), "m"));
     assert_eq!(diagnostics.list().len(), 1);

@@ -15,7 +15,7 @@ use crate::{
 
 const FILTERS: &[&str] = &["access", "methods", "body_limit", "compression"];
 
-fn told(text: &str, diagnostics: &Diagnostics) -> Vec<String> {
+fn messages(text: &str, diagnostics: &Diagnostics) -> Vec<String> {
     diagnostics
         .list()
         .iter()
@@ -32,13 +32,13 @@ fn file(text: &str) -> Result<File, Vec<String>> {
     let node = parse(text, 0, &mut diagnostics).expect("it is YAML");
     let file = File::read(&node, FILTERS, &mut diagnostics);
     assert_eq!(file.is_none(), diagnostics.has_errors());
-    file.ok_or_else(|| told(text, &diagnostics))
+    file.ok_or_else(|| messages(text, &diagnostics))
 }
 
 fn value<T: DeserializeOwned>(text: &str) -> Result<T, Vec<String>> {
     let mut diagnostics = Diagnostics::default();
     let node = parse(text, 0, &mut diagnostics).expect("it is YAML");
-    read(&node, &mut diagnostics).ok_or_else(|| told(text, &diagnostics))
+    read(&node, &mut diagnostics).ok_or_else(|| messages(text, &diagnostics))
 }
 
 #[track_caller]
@@ -92,7 +92,7 @@ routes:
 "#;
 
 #[test]
-fn a_whole_file_is_read_with_its_filters_raw() {
+fn a_complete_file_is_read_with_its_filters_raw() {
     let file = file(WHOLE).unwrap();
     assert_eq!(file.listeners[1].mode.as_ref().unwrap().value, "0660");
     assert_eq!(file.admin.address.unwrap().value, "127.0.0.1:9900");
@@ -138,7 +138,7 @@ fn a_whole_file_is_read_with_its_filters_raw() {
 }
 
 #[test]
-fn mistakes_of_all_sections_are_told_at_once() {
+fn mistakes_of_all_sections_are_reported_at_once() {
     let text = r"
 listners: []
 listeners:
@@ -334,7 +334,7 @@ fn survives<T: DeserializeOwned + Serialize>(text: &str) {
 }
 
 #[test]
-fn what_is_printed_can_be_read() {
+fn printed_text_can_be_read() {
     survives::<BackendConfig>("127.0.0.1:1");
     survives::<BackendConfig>("{ dns: \"a:1\", weight: 3 }");
     survives::<StatusSet>("[200, 300-399]");
@@ -405,10 +405,10 @@ fn survive(text: &str) {
         Style::Lines,
         Style::Json,
     ] {
-        let told = diagnostics.render(&sources, style);
+        let rendered = diagnostics.render(&sources, style);
         assert_eq!(
             diagnostics.list().is_empty(),
-            told.is_empty() || told == "[]\n"
+            rendered.is_empty() || rendered == "[]\n"
         );
     }
 }

@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_that_change_come_or_go_are_told() {
+    fn files_that_change_appear_or_disappear_are_reported() {
         let folder = tempfile::tempdir().unwrap();
         let (there, later) = (folder.path().join("a"), folder.path().join("b"));
         fs::write(&there, "one").unwrap();

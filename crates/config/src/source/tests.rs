@@ -117,7 +117,7 @@ fn keys_are_never_expanded() {
 }
 
 #[test]
-fn a_variable_that_is_not_set_is_told_at_its_own_place() {
+fn a_variable_that_is_not_set_is_reported_at_its_own_place() {
     let text = "a: ü-${NOPE}-${PORT}\nb: \"${ALSO-NOT}\"\nc: ${\nd: '${}'\n";
     assert_eq!(
         Folder::with(&[("main.yaml", text)]).problems(),
@@ -225,7 +225,7 @@ fn the_same_key_in_two_files_is_an_error_that_names_both() {
 }
 
 #[test]
-fn wrong_includes_are_told() {
+fn invalid_includes_are_reported() {
     for (include, expected) in [
         (
             "none.yaml",
@@ -305,7 +305,7 @@ fn a_folder_whose_name_looks_like_a_pattern_is_only_a_folder() {
 }
 
 #[test]
-fn a_main_file_that_cannot_be_read_is_told_without_a_tree() {
+fn a_main_file_that_cannot_be_read_is_reported_without_a_tree() {
     let folder = Folder::with(&[("a/b", "")]);
     for (name, why) in [
         ("none.yaml", "no such file"),
@@ -343,7 +343,7 @@ fn a_text_needs_no_file() {
 }
 
 #[test]
-fn what_was_kept_reads_as_the_files_did() {
+fn stored_sources_read_as_the_files_did() {
     let files = [
         (
             "main.yaml",
@@ -391,7 +391,7 @@ fn what_was_kept_reads_as_the_files_did() {
 }
 
 #[test]
-fn a_file_that_was_not_kept_is_told() {
+fn a_file_that_was_not_stored_is_reported() {
     let folder = Folder::with(&[("main.yaml", "a: 1\n"), ("b.yaml", "b: 1\n")]);
     let (mut sources, ..) = folder.load();
     sources.files[0].1 = "include: b.yaml\n".to_owned();

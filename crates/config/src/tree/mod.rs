@@ -79,7 +79,7 @@ impl Node {
     }
 
     /// Returns true if both values are equal, regardless of their places and the order of keys.
-    pub fn says_the_same(&self, other: &Self) -> bool {
+    pub fn has_same_value(&self, other: &Self) -> bool {
         match (&self.value, &other.value) {
             (Value::Null, Value::Null) => true,
             (Value::Bool(one), Value::Bool(two)) => one == two,
@@ -87,7 +87,7 @@ impl Node {
             (Value::Float(one), Value::Float(two)) => one.total_cmp(two).is_eq(),
             (Value::Text(one), Value::Text(two)) => one == two,
             (Value::List(one), Value::List(two)) => {
-                one.len() == two.len() && one.iter().zip(two).all(|(a, b)| a.says_the_same(b))
+                one.len() == two.len() && one.iter().zip(two).all(|(a, b)| a.has_same_value(b))
             }
             (Value::Map(one), Value::Map(two)) => {
                 one.len() == two.len()
@@ -95,7 +95,7 @@ impl Node {
                         // Usually the order is the same.
                         let same = two.get(at).filter(|(k, _)| k.name == key.name);
                         let same = same.or_else(|| other.entry(&key.name));
-                        same.is_some_and(|(_, there)| node.says_the_same(there))
+                        same.is_some_and(|(_, there)| node.has_same_value(there))
                     })
             }
             _ => false,

@@ -338,7 +338,7 @@ impl<'t> Builder<'t, '_, '_> {
     /// Records the bracket of a flow collection; returns false for a block. A tag or an anchor may
     /// precede the bracket.
     fn open(&mut self, bracket: char, place: Place) -> bool {
-        let covered = self.cut(place);
+        let covered = self.slice(place);
         let Some(at) = covered.find(bracket) else {
             return false;
         };
@@ -360,7 +360,7 @@ impl<'t> Builder<'t, '_, '_> {
     /// Ends the place of a scalar at its last character: the parser's span extends past a closing
     /// quote, over spaces and a comment.
     fn trim(&self, place: Place, style: ScalarStyle) -> Place {
-        let covered = self.cut(place);
+        let covered = self.slice(place);
         let quote = match style {
             ScalarStyle::SingleQuoted => '\'',
             ScalarStyle::DoubleQuoted => '"',
@@ -377,7 +377,7 @@ impl<'t> Builder<'t, '_, '_> {
         }
     }
 
-    fn cut(&self, place: Place) -> &'t str {
+    fn slice(&self, place: Place) -> &'t str {
         self.text
             .get(place.start as usize..place.end as usize)
             .unwrap_or_default()

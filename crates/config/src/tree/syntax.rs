@@ -22,7 +22,13 @@ impl SyntaxError<'_> {
             .unwrap_or_else(|| self.other())
     }
 
-    fn tell(&self, start: usize, len: usize, message: impl Into<String>, help: &str) -> Diagnostic {
+    fn problem(
+        &self,
+        start: usize,
+        len: usize,
+        message: impl Into<String>,
+        help: &str,
+    ) -> Diagnostic {
         let offset = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let place = Place {
             file: self.file,
@@ -52,7 +58,7 @@ impl SyntaxError<'_> {
         let line = self.rest(start);
         let indent = &line[..line.len() - line.trim_start().len()];
         let tab = start + indent.find('\t')?;
-        Some(self.tell(tab, 1, "a tab cannot indent YAML", "use spaces"))
+        Some(self.problem(tab, 1, "a tab cannot indent YAML", "use spaces"))
     }
 
     /// Finds a bracket from an earlier line that was probably forgotten.
@@ -64,7 +70,7 @@ impl SyntaxError<'_> {
             return None;
         }
         let close = if bracket == '[' { "]" } else { "}" };
-        Some(self.tell(
+        Some(self.problem(
             open,
             1,
             format!("this `{bracket}` is never closed"),
@@ -77,9 +83,9 @@ impl SyntaxError<'_> {
         let rest = self.rest(at);
         let first = rest.chars().next();
         let width = first.map_or(0, char::len_utf8);
-        let tell = |len: usize, message: &str, help: &str| self.tell(at, len, message, help);
+        let problem = |len: usize, message: &str, help: &str| self.problem(at, len, message, help);
         if self.rest(self.line_start(at)).contains("${") && self.open.is_some() {
-            return tell(
+            return problem(
                 width,
                 "`${…}` without quotes cannot stand inside `{ }` and `[ ]`",
                 "put quotes round it: `\"${NAME}\"`",
@@ -93,7 +99,7 @@ impl SyntaxError<'_> {
         }
         if info.contains("unknown anchor") {
             let word = rest.split([' ', ',', ']', '}']).next().unwrap_or_default();
-            return tell(
+            return problem(
                 word.len(),
                 &format!("unknown alias `{word}`"),
                 &format!("put quotes round text that begins with `*`: `\"{word}\"`"),
@@ -152,17 +158,17 @@ impl SyntaxError<'_> {
             ),
         ] {
             if info.contains(part) {
-                return tell(width, message, help);
+                return problem(width, message, help);
             }
         }
         if let Some(mark) = first.filter(|c| "@`%&!|>".contains(*c)) {
-            return tell(
+            return problem(
                 width,
                 &format!("a value without quotes cannot begin with `{mark}`"),
                 "put quotes round it",
             );
         }
-        tell(
+        problem(
             width,
             &format!("not valid YAML: {info}"),
             "check the indentation, and that each quote and bracket is closed",
@@ -176,7 +182,7 @@ impl SyntaxError<'_> {
             let value = before[colon + 2..].trim_start();
             let from = self.at - value.len();
             let whole = self.rest(from).trim_end();
-            return self.tell(
+            return self.problem(
                 from,
                 whole.len(),
                 "a value without quotes cannot contain `: `",
@@ -186,7 +192,7 @@ impl SyntaxError<'_> {
             );
         }
         let key = before.trim_start();
-        self.tell(
+        self.problem(
             self.at - key.len(),
             key.len().max(width),
             format!("`{key}:` cannot begin a mapping here"),
@@ -206,7 +212,7 @@ impl SyntaxError<'_> {
             .unwrap_or_default();
         let start = line.as_ptr().addr() - self.text.as_ptr().addr();
         let word = line.trim();
-        self.tell(
+        self.problem(
             start + line.len() - line.trim_start().len(),
             word.len(),
             "this line has no `: `",

@@ -21,12 +21,12 @@ fn problems(text: &str) -> Vec<String> {
         .iter()
         .map(|d| {
             let help = d.help.as_deref().unwrap_or_default();
-            format!("<{}>: {}; {help}", cut(text, d.place), d.message)
+            format!("<{}>: {}; {help}", slice(text, d.place), d.message)
         })
         .collect()
 }
 
-fn cut(text: &str, place: Place) -> &str {
+fn slice(text: &str, place: Place) -> &str {
     &text[place.start as usize..place.end as usize]
 }
 
@@ -37,9 +37,9 @@ fn what_stands_for_a_secret_is_read_as_none() {
         "a: Bearer [redacted]",
         "a: [\"redis://u:[redacted]@h/1\"]",
     ] {
-        let said = problems(text).join("\n");
+        let messages = problems(text).join("\n");
         let wanted = "this is what `check --print` shows instead of a secret; write `file:PATH` or `${NAME}`";
-        assert!(said.contains(wanted), "{text}: {said}");
+        assert!(messages.contains(wanted), "{text}: {messages}");
     }
 }
 
@@ -50,7 +50,7 @@ fn places_are_byte_offsets_also_after_other_scripts() {
         "\u{feff}a: ü\r\nkey: [x, 'süß', \"q\"] # é\r\nb: 7\r\nlast: { m: 𝄞, n: 1 }\r\n",
     ] {
         let root = tree(text);
-        let covered = |node: &Node| cut(text, node.place).to_owned();
+        let covered = |node: &Node| slice(text, node.place).to_owned();
         assert_eq!(covered(root.get("a").unwrap()), "ü", "{text:?}");
         let list = root.get("key").unwrap();
         assert_eq!(covered(list), "[x, 'süß', \"q\"]");
@@ -68,7 +68,7 @@ fn places_are_byte_offsets_also_after_other_scripts() {
         let keys: Vec<_> = last
             .entries()
             .iter()
-            .map(|(k, _)| cut(text, k.place))
+            .map(|(k, _)| slice(text, k.place))
             .collect();
         assert_eq!(keys, ["m", "n"]);
     }
@@ -79,14 +79,14 @@ fn block_collections_reach_from_the_first_key_to_the_last_value() {
     let text = "a:\n  b: 1\n  c:\n    - x\n    - y: \"2\" # two\n\n# more\nd:\n";
     let root = tree(text);
     assert_eq!(
-        cut(text, root.get("a").unwrap().place),
+        slice(text, root.get("a").unwrap().place),
         "b: 1\n  c:\n    - x\n    - y: \"2\""
     );
     assert_eq!(
-        cut(text, root.get("a").unwrap().get("c").unwrap().place),
+        slice(text, root.get("a").unwrap().get("c").unwrap().place),
         "- x\n    - y: \"2\""
     );
-    assert_eq!(cut(text, root.get("d").unwrap().place), "d");
+    assert_eq!(slice(text, root.get("d").unwrap().place), "d");
     assert_eq!(root.get("d").unwrap().value, Value::Null);
 }
 
@@ -110,7 +110,7 @@ fn a_quoted_scalar_ends_with_its_quote() {
         "\"two\n  lines\"",
     ] {
         let text = format!("k: {written} # 'c' \"d\"\nl: 1\n");
-        assert_eq!(cut(&text, tree(&text).get("k").unwrap().place), written);
+        assert_eq!(slice(&text, tree(&text).get("k").unwrap().place), written);
     }
 }
 
@@ -125,7 +125,7 @@ fn an_empty_file_is_nothing() {
 fn aliases_are_copies() {
     let text = "a: &x { k: [1] } # one\nb: *x\nc: [*x, *x]\n";
     let root = tree(text);
-    assert!(cut(text, root.get("a").unwrap().place).ends_with("{ k: [1] }"));
+    assert!(slice(text, root.get("a").unwrap().place).ends_with("{ k: [1] }"));
     assert_eq!(root.get("a"), root.get("b"));
     let Value::List(items) = &root.get("c").unwrap().value else {
         panic!("{root:?}")
@@ -179,7 +179,7 @@ fn depth_is_bounded_with_and_without_aliases() {
 }
 
 #[test]
-fn problems_of_the_notation_are_told_in_plain_words() {
+fn syntax_problems_are_reported_in_plain_words() {
     for (text, expected) in [
         (
             "a: 1\na: 2\n",
@@ -278,11 +278,11 @@ fn syntax_errors_are_explained() {
             "<\t>: a tab cannot indent YAML; use spaces",
         ),
     ] {
-        let told = problems(text);
-        assert_eq!(told.len(), 1, "{text:?}: {told:?}");
-        assert!(told[0].starts_with(expected), "{text:?}: {told:?}");
+        let messages = problems(text);
+        assert_eq!(messages.len(), 1, "{text:?}: {messages:?}");
+        assert!(messages[0].starts_with(expected), "{text:?}: {messages:?}");
         // Each problem has a help text.
-        assert!(!told[0].ends_with("; "), "{told:?}");
+        assert!(!messages[0].ends_with("; "), "{messages:?}");
     }
 }
 

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_to_a_challenge_holds_its_digest() {
+    fn the_challenge_certificate_holds_the_digest() {
         let made = challenge("a.example", &[7; 32]).unwrap();
         let parsed = parse(&made.cert[0]).unwrap();
         let id = parsed

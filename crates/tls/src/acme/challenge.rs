@@ -22,12 +22,12 @@ impl Tokens {
         self.0.load().get(token).cloned()
     }
 
-    /// Serves `answer` for `token` until the returned guard is dropped.
-    pub(super) fn show(self: &Arc<Self>, token: &str, answer: &str) -> ChallengeGuard {
-        let answer = Bytes::copy_from_slice(answer.as_bytes());
+    /// Serves `key_authorization` for `token` until the returned guard is dropped.
+    pub(super) fn show(self: &Arc<Self>, token: &str, key_authorization: &str) -> ChallengeGuard {
+        let key_authorization = Bytes::copy_from_slice(key_authorization.as_bytes());
         self.0.rcu(|tokens| {
             let mut tokens = HashMap::clone(tokens);
-            tokens.insert(token.into(), answer.clone());
+            tokens.insert(token.into(), key_authorization.clone());
             tokens
         });
         ChallengeGuard::Token {
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_answered_while_it_is_shown() {
+    fn a_token_is_found_while_it_is_shown() {
         let tokens = Arc::new(Tokens::default());
         assert!(tokens.is_empty());
         let shown = tokens.show("abc", "abc.thumb");

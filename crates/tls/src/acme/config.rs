@@ -484,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn the_challenge_that_the_authority_can_reach_comes_first() {
+    fn the_challenge_that_the_ca_can_reach_comes_first() {
         use ChallengeConfig::{Http01, TlsAlpn01};
         for (tls, plain, expected) in [
             (443, &[80][..], vec![TlsAlpn01, Http01]),

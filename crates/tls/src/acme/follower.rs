@@ -36,7 +36,7 @@ pub(super) struct Issuer {
 /// Response of the issuer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum IssuerResponse {
-    Answer(Bytes),
+    KeyAuthorization(Bytes),
     /// The issuer does not know this token.
     Nothing,
     Failed,
@@ -90,7 +90,7 @@ impl Issuer {
             .send(request, RESPONSE_TIMEOUT, MAX_RESPONSE_LEN);
         let response = response.await?;
         Ok(match response.status() {
-            StatusCode::OK => IssuerResponse::Answer(response.into_body()),
+            StatusCode::OK => IssuerResponse::KeyAuthorization(response.into_body()),
             _ => IssuerResponse::Nothing,
         })
     }

@@ -82,7 +82,7 @@ impl Acme {
     }
 
     /// Looks up `token`, the part of the path after [`PREFIX`].
-    pub async fn answer(
+    pub async fn respond(
         &self,
         token: &str,
         host: Option<&HeaderValue>,
@@ -103,7 +103,9 @@ impl Acme {
             }
             Role::Follows { .. } if is_forwarded => ChallengeOutcome::NotFound,
             Role::Follows { issuer, .. } => match issuer.ask(token, host).await {
-                IssuerResponse::Answer(answer) => ChallengeOutcome::Known(answer),
+                IssuerResponse::KeyAuthorization(key_authorization) => {
+                    ChallengeOutcome::Known(key_authorization)
+                }
                 IssuerResponse::Nothing => ChallengeOutcome::Unknown,
                 IssuerResponse::Failed => ChallengeOutcome::NoIssuer,
             },

@@ -164,8 +164,8 @@ async fn prove(
         let mut challenge = authorization
             .challenge(kind.clone())
             .ok_or(OrderError::NoChallenge(word))?;
-        let answer = challenge.key_authorization();
-        shown.push(show(wanted, &challenge.token, &answer)?);
+        let key_authorization = challenge.key_authorization();
+        shown.push(show(wanted, &challenge.token, &key_authorization)?);
         challenge.set_ready().await?;
     }
     Ok(shown)
@@ -174,13 +174,14 @@ async fn prove(
 fn show(
     wanted: &OrderParameters<'_>,
     token: &str,
-    answer: &KeyAuthorization,
+    key_authorization: &KeyAuthorization,
 ) -> Result<ChallengeGuard, OrderError> {
     match wanted.challenge {
-        ChallengeConfig::Http01 => Ok(wanted.tokens.show(token, answer.as_str())),
+        ChallengeConfig::Http01 => Ok(wanted.tokens.show(token, key_authorization.as_str())),
         ChallengeConfig::TlsAlpn01 => {
             let managed = wanted.managed;
-            let certificate = certificate::challenge(&managed.name, answer.digest().as_ref())?;
+            let certificate =
+                certificate::challenge(&managed.name, key_authorization.digest().as_ref())?;
             managed.show_challenge(Some(certificate));
             Ok(ChallengeGuard::Certificate {
                 managed: Arc::clone(managed),
@@ -206,14 +207,16 @@ async fn refusal(order: &mut Order, otherwise: &str) -> OrderError {
 
 /// A problem in one line. It may quote what third parties sent to the CA.
 fn text(problem: &Problem) -> String {
-    let said = said(problem);
-    let plain = said.chars().map(|c| if c.is_control() { ' ' } else { c });
+    let message = message(problem);
+    let plain = message
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c });
     plain.take(MAX_TEXT_LEN).collect()
 }
 
 const MAX_TEXT_LEN: usize = 500;
 
-fn said(problem: &Problem) -> String {
+fn message(problem: &Problem) -> String {
     let kind = problem.r#type.as_deref().unwrap_or("no type");
     let kind = kind.rsplit(':').next().unwrap_or(kind);
     match &problem.detail {

@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_far_off_asks_no_sooner_than_after_half_a_lifetime() {
+    fn a_clock_that_is_far_off_renews_no_sooner_than_after_half_a_lifetime() {
         let standing = ScheduleInputs {
             obtained: start() + 1000 * DAY,
             ..ninety_days(0.5)
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn the_authority_chooses_within_bounds() {
+    fn the_ca_chooses_the_time_within_bounds() {
         let with = |window: Range<SystemTime>, dice| {
             let standing = ScheduleInputs {
                 window: Some(window),
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn the_authority_is_not_asked_before_it_wants_to_be() {
+    fn the_ca_is_not_asked_before_its_retry_after() {
         let asked = Some(Duration::from_hours(20));
         assert_eq!(
             pause(Failure::Refused, 1, asked, 0.5),

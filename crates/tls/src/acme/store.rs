@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_read_by_us_alone() {
+    fn stored_files_are_readable_by_us_alone() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::new(folder.path().join("acme"));
         assert!(store.load("a.example").unwrap().is_none());

@@ -51,24 +51,24 @@ impl WatchedDir {
             titles.collect()
         });
         let file = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
-        let told = look.events.iter().map(|event| match event {
+        let messages = look.events.iter().map(|event| match event {
             FilesEvent::Loaded(certificate, _) => format!("loaded {}", certificate.title()),
             FilesEvent::Gone(paths) => format!("gone {}", file(&paths.cert)),
             FilesEvent::Trouble { what, .. } => format!("trouble {}", file(what)),
         });
-        (names, told.collect())
+        (names, messages.collect())
     }
 
     /// Checks the files, and expects these names and events.
     #[track_caller]
-    fn expect(&mut self, names: Option<&[&str]>, told: &[&str]) {
-        let (found, said) = self.look();
+    fn expect(&mut self, names: Option<&[&str]>, expected: &[&str]) {
+        let (found, messages) = self.look();
         let names = names.map(|names| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>());
         assert_eq!(
-            (found, &said[..]),
+            (found, &messages[..]),
             (
                 names,
-                &told.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>()[..]
+                &expected.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>()[..]
             )
         );
     }
@@ -102,7 +102,7 @@ fn a_pair_that_is_replaced_by_halves_makes_no_noise() {
 }
 
 #[test]
-fn what_stays_bad_is_told_once_and_what_was_there_stays() {
+fn a_file_that_stays_invalid_is_reported_once_and_the_old_one_stays() {
     let mut watched = WatchedDir::pair();
     let (cert, key) = testkit::pair(&["new.test"]);
     watched.write("a.pem", &cert);
@@ -196,19 +196,18 @@ fn a_folder_that_loses_everything_keeps_what_it_had() {
 }
 
 #[test]
-fn an_ocsp_answer_may_come_later() {
+fn an_ocsp_response_may_come_later() {
     let mut watched = WatchedDir::folder();
-    let answer =
-        |last: u8| -> Vec<u8> { vec![0x30, 0x0a, 0x0a, 1, 0, 0xa0, 5, 0x30, 3, 2, 1, last] };
+    let ocsp = |last: u8| -> Vec<u8> { vec![0x30, 0x0a, 0x0a, 1, 0, 0xa0, 5, 0x30, 3, 2, 1, last] };
     assert_eq!(watched.files.certificates()[0].key.ocsp, None);
-    fs::write(watched.path("a.ocsp"), answer(1)).unwrap();
+    fs::write(watched.path("a.ocsp"), ocsp(1)).unwrap();
     watched.expect(Some(&["a.test"]), &["loaded a.test"]);
-    assert_eq!(watched.files.certificates()[0].key.ocsp, Some(answer(1)));
+    assert_eq!(watched.files.certificates()[0].key.ocsp, Some(ocsp(1)));
     // A truncated response is invalid.
-    fs::write(watched.path("a.ocsp"), &answer(2)[..8]).unwrap();
+    fs::write(watched.path("a.ocsp"), &ocsp(2)[..8]).unwrap();
     watched.expect(None, &[]);
     watched.expect(None, &["trouble a.pem"]);
-    assert_eq!(watched.files.certificates()[0].key.ocsp, Some(answer(1)));
+    assert_eq!(watched.files.certificates()[0].key.ocsp, Some(ocsp(1)));
     fs::remove_file(watched.path("a.ocsp")).unwrap();
     watched.expect(Some(&["a.test"]), &["loaded a.test"]);
     assert_eq!(watched.files.certificates()[0].key.ocsp, None);

@@ -96,9 +96,9 @@ impl Rounds {
         match error {
             ReadError::Reported => return ReadError::Reported,
             ReadError::Missing(field) => {
-                let is_told = node.get(field).is_some()
+                let is_reported = node.get(field).is_some()
                     || self.meant.borrow().contains(&(address(node), field));
-                if !is_told {
+                if !is_reported {
                     let message = match &node.value {
                         Value::Map(entries) if entries.is_empty() => {
                             format!("`{field}` is missing in this empty mapping")
@@ -138,7 +138,7 @@ impl Rounds {
                 .help(suggest(&key, known.iter().copied(), "the keys here are")),
             ),
             ReadError::Message(text) => {
-                let (message, help) = told_and_help(text);
+                let (message, help) = message_and_help(text);
                 self.report(
                     Diagnostic::error("edgeway::config::bad_value", node.place, message)
                         .maybe_help(help),
@@ -182,7 +182,7 @@ fn allowed(word: &str, known: &[&str]) -> String {
 }
 
 /// Separates the problem from the advice.
-fn told_and_help(text: String) -> (String, Option<String>) {
+fn message_and_help(text: String) -> (String, Option<String>) {
     if let Some((message, help)) = text.split_once("\nhelp: ") {
         return (message.to_owned(), Some(help.to_owned()));
     }

@@ -113,7 +113,7 @@ fn every_problem_is_found_at_once() {
 }
 
 #[test]
-fn what_is_missing_is_told_once_and_not_as_a_consequence() {
+fn a_missing_key_is_reported_once_and_not_as_a_consequence() {
     assert_eq!(
         read_text::<Shop>("port: 80").unwrap_err(),
         ["<port: 80>: `name` is missing here; add `name: …`"]

@@ -31,7 +31,7 @@ struct FakeCa {
 }
 
 impl FakeCa {
-    async fn start(says: impl Fn(&str, usize) -> CaResponse + Send + Sync + 'static) -> Self {
+    async fn start(respond: impl Fn(&str, usize) -> CaResponse + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let asked: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -53,15 +53,15 @@ impl FakeCa {
                         let url = format!("{base}/account/{before}");
                         (201, vec![("location", url)], "{}".to_owned())
                     }
-                    path => says(path, before),
+                    path => respond(path, before),
                 };
-                let mut answer =
+                let mut response =
                     format!("HTTP/1.1 {status} X\r\nreplay-nonce: n\r\nconnection: close\r\n");
                 for (name, value) in headers {
-                    write!(answer, "{name}: {value}\r\n").unwrap();
+                    write!(response, "{name}: {value}\r\n").unwrap();
                 }
-                write!(answer, "content-length: {}\r\n\r\n{body}", body.len()).unwrap();
-                socket.write_all(answer.as_bytes()).await.unwrap();
+                write!(response, "content-length: {}\r\n\r\n{body}", body.len()).unwrap();
+                socket.write_all(response.as_bytes()).await.unwrap();
             }
         });
         Self {
@@ -198,7 +198,7 @@ impl Setup {
 }
 
 #[tokio::test]
-async fn the_authority_is_left_alone_for_as_long_as_it_asks() {
+async fn the_retry_after_of_the_ca_is_respected() {
     let authority = FakeCa::start(|_, _| {
         let (status, _, body) = problem(429, "rateLimited");
         (status, vec![("retry-after", "7200".to_owned())], body)
@@ -251,7 +251,7 @@ async fn an_account_that_was_forgotten_is_made_again() {
 }
 
 #[tokio::test]
-async fn an_authority_that_cannot_be_reached_is_asked_again_soon() {
+async fn an_unreachable_ca_is_tried_again_soon() {
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/directory", closed.local_addr().unwrap());
     drop(closed);
@@ -271,7 +271,7 @@ async fn an_authority_that_cannot_be_reached_is_asked_again_soon() {
 }
 
 #[tokio::test]
-async fn a_renewal_is_when_the_authority_would_like_it() {
+async fn a_renewal_is_in_the_window_that_the_ca_suggests() {
     let authority = FakeCa::start(|path, _| {
         assert!(path.starts_with("/renewal/"), "{path}");
         let body = r#"{ "suggestedWindow":
@@ -315,7 +315,7 @@ async fn a_renewal_is_when_the_authority_would_like_it() {
 }
 
 #[tokio::test]
-async fn what_another_process_got_is_taken_over() {
+async fn certificates_of_another_process_are_taken_over() {
     let authority = FakeCa::start(|_, _| problem(403, "rejectedIdentifier")).await;
     let directory = format!("{}/directory", authority.url);
     let setup = setup(&directory);
