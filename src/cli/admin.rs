@@ -73,7 +73,7 @@ impl AdminOption {
         runtime
             .block_on(question(client))
             .map_err(|error| match error {
-                ClientError::Refused { refused, .. } => told(&refused, form),
+                ClientError::Refused { refused, .. } => report_refusal(&refused, form),
                 other => {
                     out::note(&format!("edgeway: {other}"));
                     ExitCode::FAILURE
@@ -98,13 +98,13 @@ impl AdminOption {
             OutputFormat::Text
         };
         match self.ask(form, question) {
-            Ok(answer) => {
+            Ok(result) => {
                 match form {
                     OutputFormat::Json => {
-                        let json = serde_json::to_string_pretty(&answer);
+                        let json = serde_json::to_string_pretty(&result);
                         out::data(&json.expect("plain data"));
                     }
-                    OutputFormat::Text => text(&answer),
+                    OutputFormat::Text => text(&result),
                 }
                 ExitCode::SUCCESS
             }
@@ -190,7 +190,7 @@ fn read_token(path: &Path) -> Result<Secret, String> {
 }
 
 /// Prints a refusal. Problems of a configuration appear as in `edgeway check`.
-fn told(refused: &ActionError, form: OutputFormat) -> ExitCode {
+fn report_refusal(refused: &ActionError, form: OutputFormat) -> ExitCode {
     match form {
         OutputFormat::Json => {
             let text = serde_json::to_string_pretty(&json!({ "error": refused }));
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn the_configuration_says_where_its_gateway_is() {
+    fn the_configuration_names_the_address_of_its_gateway() {
         for (yaml, expected) in [
             ("listeners: []", vec!["127.0.0.1:9900"]),
             ("admin: { address: 127.0.0.1:9901 }", vec!["127.0.0.1:9901"]),

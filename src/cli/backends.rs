@@ -256,7 +256,7 @@ async fn interrupted(interrupt: &Interrupt) {
 /// Runs `work`, which is notified when the user presses Ctrl-C or sends SIGTERM.
 pub(super) async fn interruptible<F: Future>(work: impl FnOnce(Interrupt) -> F) -> F::Output {
     use tokio::signal::unix::{SignalKind, signal};
-    let (tell, interrupt) = watch::channel(false);
+    let (sender, interrupt) = watch::channel(false);
     let work = work(interrupt);
     tokio::pin!(work);
     let (Ok(mut int), Ok(mut term)) = (
@@ -271,7 +271,7 @@ pub(super) async fn interruptible<F: Future>(work: impl FnOnce(Interrupt) -> F) 
             _ = int.recv() => {}
             _ = term.recv() => {}
         }
-        tell.send_replace(true);
+        sender.send_replace(true);
     }
 }
 
@@ -357,7 +357,7 @@ pub(super) mod tests {
                     "unknown upstream `{name}`"
                 )));
             }
-            let told = state.upstream.clone();
+            let snapshot = state.upstream.clone();
             let FakeState {
                 upstream,
                 finishes,
@@ -382,7 +382,7 @@ pub(super) mod tests {
                     None => probe.passed_in_a_row + 1,
                 };
             }
-            Ok(told)
+            Ok(snapshot)
         }
 
         async fn drain(&self, name: &Name, force: bool) -> Result<BackendStatus, RequestFailure> {
@@ -470,7 +470,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_gateway_that_was_restarted_counts_anew() {
+    fn a_gateway_that_was_restarted_counts_from_zero() {
         let mut since = CheckBaseline::now(&probed(70, 70, true));
         assert_eq!(since.good(&probed(2, 2, false)), 2);
         assert_eq!(since.good(&probed(3, 3, false)), 3);
@@ -480,7 +480,7 @@ pub(super) mod tests {
     async fn a_gateway_that_is_away_for_a_while_is_waited_for() {
         let gateway = FakeGateway::new(&["127.0.0.1:3001"]);
         let name: Name = "web/127.0.0.1:3001".parse().unwrap();
-        let (_tell, interrupt) = interrupt();
+        let (_sender, interrupt) = interrupt();
         gateway.state.borrow_mut().away = 5;
         let deadline = Duration::from_secs(1);
         assert_eq!(

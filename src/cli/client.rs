@@ -108,7 +108,7 @@ fn trouble(error: ClientError) -> RequestFailure {
         ClientError::Stranger { .. } | ClientError::Withheld { .. } => {
             RequestFailure::Refused(error.to_string())
         }
-        ClientError::Connect { .. } | ClientError::Answer { .. } | ClientError::Slow { .. } => {
+        ClientError::Connect { .. } | ClientError::Response { .. } | ClientError::Slow { .. } => {
             RequestFailure::Away(error.to_string())
         }
     }

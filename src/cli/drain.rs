@@ -43,8 +43,8 @@ pub(super) fn run(options: &Options) -> ExitCode {
     } = options;
     client::ask(admin, async |gateway| {
         match drain(&gateway, backend, wait.0, *force).await {
-            Ok(told) => {
-                out::note(&told);
+            Ok(message) => {
+                out::note(&message);
                 ExitCode::SUCCESS
             }
             Err(NotEmpty::Trouble(trouble)) => failed(&trouble),
@@ -136,9 +136,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_says_how_many_are_left() {
+    async fn the_number_of_remaining_requests_is_printed() {
         assert_eq!(drained(3, 0, 5).await, Err(NotEmpty::Left(3)));
-        let told = drained(1, 0, 0).await.unwrap();
-        assert_eq!(told, "web/127.0.0.1:3000 is draining: 1 request in flight");
+        let message = drained(1, 0, 0).await.unwrap();
+        assert_eq!(
+            message,
+            "web/127.0.0.1:3000 is draining: 1 request in flight"
+        );
     }
 }

@@ -134,8 +134,8 @@ fn text(explanation: &Explanation) -> String {
 }
 
 fn put_cache(line: &mut impl FnMut(&str, &str), cache: &ExplainedCache) {
-    for (index, said) in cache.policy.iter().enumerate() {
-        line(if index == 0 { "cache" } else { "" }, said);
+    for (index, text) in cache.policy.iter().enumerate() {
+        line(if index == 0 { "cache" } else { "" }, text);
     }
     if !cache.tags.is_empty() {
         line("tags", &cache.tags.join(", "));

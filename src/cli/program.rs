@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn how_a_program_ended_is_told() {
+    async fn the_way_a_program_ended_is_reported() {
         assert_eq!(Machine.run(&words("true")).await, Ok(()));
         let failed = Machine.run(&words("false")).await.unwrap_err();
         assert_eq!(failed, "exit status: 1");

@@ -84,7 +84,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
         OutputFormat::Json => {
             out::data(&serde_json::to_string_pretty(&receipt).expect("plain data"));
         }
-        OutputFormat::Text => out::data(&told(&receipt)),
+        OutputFormat::Text => out::data(&receipt_text(&receipt)),
     }
     if receipt.is_over() {
         ExitCode::SUCCESS
@@ -94,7 +94,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
 }
 
 /// Formats the receipt: the purges, the gateways that completed them, and those that did not.
-fn told(receipt: &Receipt) -> String {
+fn receipt_text(receipt: &Receipt) -> String {
     let mut text = String::new();
     let mut line = |word: &str, rest: String| {
         // Writing to a String cannot fail.
@@ -109,7 +109,7 @@ fn told(receipt: &Receipt) -> String {
         } else {
             "failed"
         };
-        line(word, instance_told(instance));
+        line(word, instance_text(instance));
     }
     for AppliedGateway { gateway, objects } in &receipt.applied {
         let objects = match objects {
@@ -137,7 +137,7 @@ fn told(receipt: &Receipt) -> String {
     text
 }
 
-fn instance_told(instance: &Instance) -> String {
+fn instance_text(instance: &Instance) -> String {
     let Instance {
         address,
         status,
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn all_is_said_and_never_meant_by_silence() {
+    fn a_purge_of_all_is_explicit() {
         assert_eq!(order(&["--all"]).unwrap().purges, [Purge::ALL]);
         assert!(!order(&["--all", "--no-fan-out"]).unwrap().fan_out);
         let error = order(&[]).unwrap_err();
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_receipt_names_everybody() {
+    fn a_receipt_names_every_gateway() {
         let mut receipt = receipt(PeerStates::Waiting);
         receipt.applied.push(AppliedGateway {
             gateway: "web-2/90ab33d0".to_owned(),
@@ -249,7 +249,7 @@ mod tests {
                 error: Some("no response within 2s".to_owned()),
             },
         ];
-        insta::assert_snapshot!(told(&receipt), @r"
+        insta::assert_snapshot!(receipt_text(&receipt), @r"
         purged    url /blog
         purged    tag posts (soft)
         notified  10.0.0.1:3000: 200
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn each_outcome_is_told() {
+    fn each_outcome_is_printed() {
         for (others, last) in [
             (
                 PeerStates::Alone,
@@ -275,7 +275,7 @@ mod tests {
                 "not reached: Redis is lost; they follow as soon as it is back",
             ),
         ] {
-            let text = told(&receipt(others));
+            let text = receipt_text(&receipt(others));
             assert_eq!(text.lines().last(), Some(&*format!("others    {last}")));
         }
     }

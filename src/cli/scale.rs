@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_told_with_what_to_do() {
+    fn an_impossible_scale_is_reported_with_a_remedy() {
         let refused = plan(&gateway(&[]), 1).unwrap_err();
         assert!(
             refused.starts_with("2 backends of upstream `web` are written"),
@@ -468,8 +468,8 @@ mod tests {
         fails: Option<&'static str>,
     ) -> (Result<(), ScaleError>, Vec<String>, Vec<String>) {
         let plan = plan(gateway, count).unwrap();
-        let (progress, said) = Progress::kept(plan.up.len());
-        let (_tell, interrupt) = interrupt();
+        let (progress, lines) = Progress::kept(plan.up.len());
+        let (_sender, interrupt) = interrupt();
         let scaling = Scaling {
             gateway,
             programs: &Fake { gateway, fails },
@@ -480,14 +480,14 @@ mod tests {
             interrupt,
         };
         let outcome = scaling.run(&plan).await;
-        let said = said.borrow().clone();
-        (outcome, gateway.log(), said)
+        let lines = lines.borrow().clone();
+        (outcome, gateway.log(), lines)
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_new_app_is_started_added_and_checked_before_it_serves() {
         let gateway = gateway(&[]);
-        let (outcome, log, said) = scale(&gateway, 3, None).await;
+        let (outcome, log, lines) = scale(&gateway, 3, None).await;
         assert_eq!(outcome, Ok(()));
         assert_eq!(
             log,
@@ -497,9 +497,9 @@ mod tests {
                 "undrain 127.0.0.1:3002",
             ]
         );
-        assert_eq!(said.last().unwrap(), "upstream `web` has 3 backends");
-        let (_, _, said) = scale(&gateway, 3, None).await;
-        assert_eq!(said, ["upstream `web` has 3 backends already"]);
+        assert_eq!(lines.last().unwrap(), "upstream `web` has 3 backends");
+        let (_, _, lines) = scale(&gateway, 3, None).await;
+        assert_eq!(lines, ["upstream `web` has 3 backends already"]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -524,7 +524,7 @@ mod tests {
         let gateway = gateway(&[]);
         let bad = ("127.0.0.1:3002".to_owned(), "connection refused".to_owned());
         gateway.state.borrow_mut().broken.extend([bad]);
-        let (outcome, log, said) = scale(&gateway, 4, None).await;
+        let (outcome, log, lines) = scale(&gateway, 4, None).await;
         assert_eq!(outcome, Err(ScaleError::Failed));
         assert_eq!(
             log,
@@ -535,15 +535,15 @@ mod tests {
                 "systemctl --user stop -- node-app@3002.service",
             ]
         );
-        let said = said.join("\n");
-        assert!(said.contains("is not healthy after 10s"), "{said}");
-        assert!(said.contains("connection refused"), "{said}");
+        let lines = lines.join("\n");
+        assert!(lines.contains("is not healthy after 10s"), "{lines}");
+        assert!(lines.contains("connection refused"), "{lines}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_unit_that_cannot_be_started_is_told_with_the_command() {
+    async fn a_unit_that_cannot_be_started_is_reported_with_the_command() {
         let gateway = gateway(&[("127.0.0.1:3002", "drained")]);
-        let (outcome, log, said) = scale(&gateway, 3, Some("start")).await;
+        let (outcome, log, lines) = scale(&gateway, 3, Some("start")).await;
         assert_eq!(outcome, Err(ScaleError::Failed));
         assert_eq!(
             log[1..],
@@ -553,10 +553,10 @@ mod tests {
             ]
         );
         assert!(
-            said.iter().any(|line| line.contains(
+            lines.iter().any(|line| line.contains(
                 "`systemctl --user start -- node-app@3002.service` failed: exit status: 1"
             )),
-            "{said:?}"
+            "{lines:?}"
         );
     }
 }

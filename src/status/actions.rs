@@ -252,7 +252,7 @@ mod tests {
     use crate::gateway;
 
     #[test]
-    fn a_refused_configuration_is_told_whole() {
+    fn a_refused_configuration_is_reported_in_full() {
         let loaded = gateway::load_text("x.yaml", "listners: []\nroutes: []\n");
         let refused = ActionError::configuration(&loaded.sources, &loaded.diagnostics);
         assert_eq!(refused.status, 422);

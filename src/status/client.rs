@@ -58,7 +58,7 @@ pub enum ClientError {
     #[error("cannot reach a gateway at {target}: {source}")]
     Connect { target: Target, source: io::Error },
     #[error("the gateway at {target} sent no response: {why}")]
-    Answer { target: Target, why: String },
+    Response { target: Target, why: String },
     #[error("the gateway at {target} did not respond within {} s", deadline.as_secs())]
     Slow { target: Target, deadline: Duration },
     #[error("{target} does not respond like a gateway")]
@@ -165,7 +165,7 @@ impl Client {
             let token = self.token.as_ref().filter(|_| unreached.is_none());
             let question = request(target, token, &method, path, body.as_ref());
             let asked = timeout(deadline, ask(target, question)).await;
-            let answer = match asked {
+            let result = match asked {
                 Err(_) => Err(ClientError::Slow {
                     target: target.clone(),
                     deadline,
@@ -181,7 +181,7 @@ impl Client {
                 Ok(Err(error)) => Err(error),
                 Ok(Ok(response)) => read(target, response.status(), response.body()),
             };
-            match answer {
+            match result {
                 // The action was not done, because an upgrade came first.
                 Err(ClientError::Refused { refused, .. })
                     if refused.reason == SUCCEEDED && successions < SUCCESSIONS =>
@@ -200,7 +200,7 @@ impl Client {
                         None => ClientError::Refused { target, refused },
                     });
                 }
-                answer => return answer,
+                result => return result,
             }
         }
     }
@@ -255,7 +255,7 @@ async fn ask(target: &Target, request: Request<Bytes>) -> Result<Response<Bytes>
         FetchError::Http(error) if error.is_parse() => ClientError::Stranger {
             target: target.clone(),
         },
-        error => ClientError::Answer {
+        error => ClientError::Response {
             target: target.clone(),
             why: error.to_string(),
         },
@@ -299,7 +299,7 @@ mod tests {
     use crate::base::tasks::Tasks;
 
     /// Creates a client of a server that sends `answer` on each connection.
-    async fn somebody(answer: &'static str) -> (Client, Tasks) {
+    async fn somebody(response: &'static str) -> (Client, Tasks) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let tasks = Tasks::default();
@@ -308,25 +308,25 @@ mod tests {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let mut asked = [0; 1024];
                 let _length = stream.read(&mut asked).await.unwrap();
-                stream.write_all(answer.as_bytes()).await.unwrap();
+                stream.write_all(response.as_bytes()).await.unwrap();
             }
         });
         (Client::new(Target::Address(address)), tasks)
     }
 
     #[tokio::test]
-    async fn whoever_is_no_gateway_is_told_apart() {
-        for answer in [
+    async fn a_server_that_is_no_gateway_is_recognised() {
+        for response in [
             "SSH-2.0-x\r\n\r\n",
             "HTTP/1.1 abc\r\n\r\n",
             "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",
             "HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\n{}",
         ] {
-            let (client, _tasks) = somebody(answer).await;
+            let (client, _tasks) = somebody(response).await;
             let error = client.snapshot().await.unwrap_err();
             assert!(
                 matches!(error, ClientError::Stranger { .. }),
-                "{answer}: {error}"
+                "{response}: {error}"
             );
         }
     }
@@ -348,7 +348,7 @@ mod tests {
 
     /// Invariant: a process that listens in place of a stopped gateway never sees its token.
     #[tokio::test]
-    async fn the_token_is_shown_to_nobody_who_took_the_place_of_a_gateway() {
+    async fn the_token_is_not_sent_to_a_server_in_place_of_a_gateway() {
         let folder = tempfile::tempdir().unwrap();
         let gone = folder.path().join("gone.sock");
         let dead = folder.path().join("dead.sock");
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_next_place_is_tried_where_nobody_is() {
+    async fn the_next_address_is_tried_where_no_server_is() {
         let folder = tempfile::tempdir().unwrap();
         let (gone, silent) = (
             folder.path().join("gone.sock"),

@@ -558,7 +558,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn an_empty_gateway_prints_its_head_only() {
+    fn an_empty_gateway_prints_its_header_only() {
         assert_eq!(render_text(&Snapshot::default()).lines().count(), 3);
     }
 

@@ -123,7 +123,7 @@ pub(super) async fn run(options: &Options) -> Outcome {
     let input = input(options)?;
     let status = StatusCode::from_u16(options.status)
         .map_err(|_| format!("invalid status {}", options.status))?;
-    let answer = SimulatedResponse {
+    let response = SimulatedResponse {
         status,
         headers: headers(&options.response_headers)?,
         body: None,
@@ -169,7 +169,7 @@ pub(super) async fn run(options: &Options) -> Outcome {
             "its `config.matcher` is not for this request to {}: no hook runs\n",
             way.input.url
         ));
-        way.tell(true, &answer);
+        way.print_result(true, &response);
         return Ok(true);
     }
     let mut own = way.request().await;
@@ -181,14 +181,14 @@ pub(super) async fn run(options: &Options) -> Outcome {
         header_changes::apply(&way.added, &mut own.headers);
         own
     } else {
-        let mut answer = answer;
-        way.answered(Hook::UpstreamResponse, &mut answer).await;
-        header_changes::apply(&way.added, &mut answer.headers);
-        answer
+        let mut response = response;
+        way.on_response(Hook::UpstreamResponse, &mut response).await;
+        header_changes::apply(&way.added, &mut response.headers);
+        response
     };
-    way.answered(Hook::Response, &mut head).await;
+    way.on_response(Hook::Response, &mut head).await;
     way.logged(&head).await;
-    way.tell(is_sent, &head);
+    way.print_result(is_sent, &head);
     Ok(way.is_well)
 }
 
@@ -242,7 +242,7 @@ impl SimulatedRequest<'_> {
         hook: Hook,
         headers: &HeaderMap,
         response: Option<(StatusCode, HeaderMap)>,
-        told: HookInput,
+        hook_input: HookInput,
     ) -> Option<Result<Output, Failure>> {
         if !self.trial.has(hook) {
             return None;
@@ -250,8 +250,8 @@ impl SimulatedRequest<'_> {
         let input = Input {
             headers: headers.clone(),
             response,
-            reason: told.reason.map(Cow::Borrowed),
-            entry: told.entry,
+            reason: hook_input.reason.map(Cow::Borrowed),
+            entry: hook_input.entry,
             ..self.input.clone()
         };
         let mut ran = self.trial.run(hook, input).await;
@@ -282,13 +282,13 @@ impl SimulatedRequest<'_> {
             body: None,
             reason: Some(FAILED),
         };
-        let told = HookInput {
+        let input = HookInput {
             reason: Some(FAILED),
             entry: None,
         };
         let response = Some((head.status, HeaderMap::new()));
         let headers = self.headers.clone();
-        let outcome = self.meet(Hook::Error, &headers, response, told).await;
+        let outcome = self.meet(Hook::Error, &headers, response, input).await;
         if let Some(Ok(Output {
             answer: HookResult::Response(response),
             ..
@@ -344,8 +344,10 @@ impl SimulatedRequest<'_> {
     /// Runs the hook before the backend. Returns the response if it ends the request.
     async fn sent(&mut self) -> Option<SimulatedResponse> {
         let headers = self.headers.clone();
-        let told = HookInput::default();
-        let outcome = self.meet(Hook::UpstreamRequest, &headers, None, told).await;
+        let input = HookInput::default();
+        let outcome = self
+            .meet(Hook::UpstreamRequest, &headers, None, input)
+            .await;
         match outcome {
             None => None,
             Some(Err(_)) => self.failed().await,
@@ -357,7 +359,7 @@ impl SimulatedRequest<'_> {
     }
 
     /// Runs a response hook.
-    async fn answered(&mut self, hook: Hook, head: &mut SimulatedResponse) {
+    async fn on_response(&mut self, hook: Hook, head: &mut SimulatedResponse) {
         let headers = self.input.headers.clone();
         let response = Some((head.status, head.headers.clone()));
         let outcome = self
@@ -393,16 +395,16 @@ impl SimulatedRequest<'_> {
             "route": self.input.route,
             "reason": head.reason,
         });
-        let told = HookInput {
+        let input = HookInput {
             reason: None,
             entry: Some(entry.to_string()),
         };
         let headers = self.input.headers.clone();
-        self.meet(Hook::Log, &headers, None, told).await;
+        self.meet(Hook::Log, &headers, None, input).await;
     }
 
     /// Prints the resulting request and response as JSON.
-    fn tell(&self, is_sent: bool, head: &SimulatedResponse) {
+    fn print_result(&self, is_sent: bool, head: &SimulatedResponse) {
         if !self.options.json {
             return;
         }
@@ -416,7 +418,7 @@ impl SimulatedRequest<'_> {
             })
         });
         let body = head.body.as_ref();
-        let told = json!({
+        let result = json!({
             "request": request,
             "response": {
                 "status": head.status.as_u16(),
@@ -425,7 +427,7 @@ impl SimulatedRequest<'_> {
                 "reason": head.reason,
             },
         });
-        out::data(&format!("{told:#}\n"));
+        out::data(&format!("{result:#}\n"));
     }
 }
 

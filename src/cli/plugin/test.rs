@@ -88,11 +88,11 @@ async fn run_file(file: &Path, count: &Arc<Mutex<Count>>) {
     out::data(&format!("▶ {shown}\n"));
     let folder = shown.rsplit_once('/').map_or(".", |(folder, _)| folder);
     let (tested, of) = (Arc::clone(count), shown.clone());
-    let tell = move |event| match event {
+    let report = move |event| match event {
         Event::Line(level, text) => out::data(&format!("  {}{text}\n", prefix(level))),
         Event::Tested(test) => tested.lock().add(&of, test),
     };
-    if let Err(failure) = harness::run(folder, file, Arc::new(tell)).await {
+    if let Err(failure) = harness::run(folder, file, Arc::new(report)).await {
         count.lock().add(
             &shown,
             TestResult {

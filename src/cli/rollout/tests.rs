@@ -62,7 +62,7 @@ impl Programs for Fake<'_> {
 struct Done {
     outcome: Result<(), RolloutError>,
     log: Vec<String>,
-    said: Vec<String>,
+    lines: Vec<String>,
 }
 
 async fn roll(
@@ -73,7 +73,7 @@ async fn roll(
 ) -> Done {
     let upstream = gateway.state.borrow().upstream.clone();
     let plan = Plan::make(&options(arguments), &upstream).unwrap();
-    let (progress, said) = Progress::kept(plan.steps.len());
+    let (progress, lines) = Progress::kept(plan.steps.len());
     let rollout = Rollout {
         gateway,
         programs,
@@ -82,11 +82,11 @@ async fn roll(
         interrupt,
     };
     let outcome = rollout.run().await;
-    let said = said.borrow().clone();
+    let lines = lines.borrow().clone();
     Done {
         outcome,
         log: gateway.log(),
-        said,
+        lines,
     }
 }
 
@@ -103,7 +103,7 @@ fn fake(gateway: &FakeGateway) -> Fake<'_> {
 #[tokio::test(start_paused = true)]
 async fn one_at_a_time_is_drained_restarted_and_taken_in_again() {
     let gateway = FakeGateway::new(&THREE);
-    let (_tell, interrupt) = interrupt();
+    let (_sender, interrupt) = interrupt();
     let done = roll(&gateway, &[], &fake(&gateway), interrupt).await;
     assert_eq!(done.outcome, Ok(()));
     let each = |port| {
@@ -114,16 +114,16 @@ async fn one_at_a_time_is_drained_restarted_and_taken_in_again() {
         ]
     };
     assert_eq!(done.log, [each(3000), each(3001), each(3002)].concat());
-    assert_eq!(done.said.last().unwrap(), "3 backends restarted");
+    assert_eq!(done.lines.last().unwrap(), "3 backends restarted");
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_under_way_are_waited_for_and_what_is_cut_is_told() {
+async fn requests_in_flight_are_awaited_and_closed_ones_are_reported() {
     let gateway = FakeGateway::new(&THREE);
     gateway.state.borrow_mut().finishes = 1;
     gateway.with(THREE[0], |backend| backend.in_flight = 20);
     gateway.with(THREE[1], |backend| backend.in_flight = 1000);
-    let (_tell, interrupt) = interrupt();
+    let (_sender, interrupt) = interrupt();
     let before = tokio::time::Instant::now();
     let done = roll(
         &gateway,
@@ -134,13 +134,13 @@ async fn requests_under_way_are_waited_for_and_what_is_cut_is_told() {
     .await;
     assert_eq!(done.outcome, Ok(()));
     assert!(before.elapsed() >= Duration::from_secs(7));
-    let cut: Vec<_> = done
-        .said
+    let closed: Vec<_> = done
+        .lines
         .iter()
         .filter(|line| line.contains("cuts"))
         .collect();
-    assert_eq!(cut.len(), 1, "{:?}", done.said);
-    assert!(cut[0].starts_with("web/127.0.0.1:3001: 9"), "{cut:?}");
+    assert_eq!(closed.len(), 1, "{:?}", done.lines);
+    assert!(closed[0].starts_with("web/127.0.0.1:3001: 9"), "{closed:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -150,7 +150,7 @@ async fn it_stops_at_the_first_that_does_not_come_back_which_stays_drained() {
         broken: Some("3001"),
         ..fake(&gateway)
     };
-    let (_tell, interrupt) = interrupt();
+    let (_sender, interrupt) = interrupt();
     let done = roll(&gateway, &["--timeout", "4s"], &programs, interrupt).await;
     assert_eq!(done.outcome, Err(RolloutError::Failed));
     assert_eq!(
@@ -158,7 +158,7 @@ async fn it_stops_at_the_first_that_does_not_come_back_which_stays_drained() {
         ["drain 127.0.0.1:3001", "run restart node@3001"]
     );
     assert_eq!(
-        done.said[done.said.len() - 3..],
+        done.lines[done.lines.len() - 3..],
         [
             "web/127.0.0.1:3001: did not come back within 4s: 0 good checks in a row, the \
              last one: connection refused; it stays drained, so no user reaches it",
@@ -177,7 +177,7 @@ async fn on_fail_runs_for_it_and_takes_it_in_if_that_helps() {
             mends,
             ..fake(&gateway)
         };
-        let (_tell, interrupt) = interrupt();
+        let (_sender, interrupt) = interrupt();
         let arguments = ["--on-fail", "rollback {port} 'a b'"];
         let done = roll(&gateway, &arguments, &programs, interrupt).await;
         assert_eq!(
@@ -198,16 +198,16 @@ async fn on_fail_runs_for_it_and_takes_it_in_if_that_helps() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_end_that_is_wanted_before_the_command_undoes_the_drain() {
+async fn an_interrupt_before_the_command_undoes_the_drain() {
     let gateway = FakeGateway::new(&THREE);
     gateway.with(THREE[0], |backend| backend.in_flight = u64::MAX);
     gateway.state.borrow_mut().finishes = 0;
-    let (tell, interrupt) = interrupt();
+    let (sender, interrupt) = interrupt();
     let programs = fake(&gateway);
     let rolling = roll(&gateway, &[], &programs, interrupt);
     let end = async {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        tell.send_replace(true);
+        sender.send_replace(true);
     };
     let (done, ()) = tokio::join!(rolling, end);
     assert_eq!(done.outcome, Err(RolloutError::Interrupted));
@@ -215,36 +215,36 @@ async fn an_end_that_is_wanted_before_the_command_undoes_the_drain() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_end_that_is_wanted_after_the_command_leaves_it_drained_and_says_so() {
+async fn an_interrupt_after_the_command_leaves_it_drained_with_a_note() {
     let gateway = FakeGateway::new(&THREE);
-    let (tell, interrupt) = interrupt();
+    let (sender, interrupt) = interrupt();
     let programs = Fake {
         on_run: RefCell::new(Some(Box::new(move || {
-            tell.send_replace(true);
+            sender.send_replace(true);
         }))),
         ..fake(&gateway)
     };
     let done = roll(&gateway, &[], &programs, interrupt).await;
     assert_eq!(done.outcome, Err(RolloutError::Interrupted));
     assert_eq!(done.log, ["drain 127.0.0.1:3000", "run restart node@3000"]);
-    let said = done.said.join("\n");
+    let lines = done.lines.join("\n");
     assert!(
-        said.contains("edgeway undrain web/127.0.0.1:3000"),
-        "{said}"
+        lines.contains("edgeway undrain web/127.0.0.1:3000"),
+        "{lines}"
     );
     assert!(
-        said.contains("not restarted: 127.0.0.1:3001, 127.0.0.1:3002"),
-        "{said}"
+        lines.contains("not restarted: 127.0.0.1:3001, 127.0.0.1:3002"),
+        "{lines}"
     );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_command_that_ends_with_us_is_no_broken_build() {
     let gateway = FakeGateway::new(&THREE);
-    let (tell, interrupt) = interrupt();
+    let (sender, interrupt) = interrupt();
     let programs = Fake {
         on_run: RefCell::new(Some(Box::new(move || {
-            tell.send_replace(true);
+            sender.send_replace(true);
         }))),
         ends_with: Some("signal 2"),
         ..fake(&gateway)
@@ -252,15 +252,15 @@ async fn a_command_that_ends_with_us_is_no_broken_build() {
     let done = roll(&gateway, &["--on-fail", "mend"], &programs, interrupt).await;
     assert_eq!(done.outcome, Err(RolloutError::Interrupted));
     assert_eq!(done.log, ["drain 127.0.0.1:3000", "run restart node@3000"]);
-    let said = done.said.join("\n");
+    let lines = done.lines.join("\n");
     assert!(
-        said.contains("edgeway undrain web/127.0.0.1:3000"),
-        "{said}"
+        lines.contains("edgeway undrain web/127.0.0.1:3000"),
+        "{lines}"
     );
 }
 
 #[test]
-fn who_is_drained_already_is_left_alone() {
+fn a_backend_that_is_drained_already_is_left_alone() {
     let gateway = FakeGateway::new(&THREE);
     gateway.with(THREE[1], |backend| backend.state = "drained".into());
     let upstream = gateway.state.borrow().upstream.clone();
@@ -281,7 +281,7 @@ fn the_only_one_is_restarted_by_force_only() {
 }
 
 #[test]
-fn a_dry_run_says_each_step() {
+fn a_dry_run_prints_each_step() {
     let gateway = FakeGateway::new(&THREE[..2]);
     let upstream = gateway.state.borrow().upstream.clone();
     let arguments = ["--on-fail", "rollback {port}", "--probes", "2"];

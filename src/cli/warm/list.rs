@@ -116,15 +116,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_url_is_told_with_its_line() {
+    fn an_invalid_url_is_reported_with_its_line() {
         for line in [
             "a.test/x",
             "ftp://a.test/",
             "https:///x",
             "http://u:p@a.test/",
         ] {
-            let told = format!("line 1: `{line}` is not an http or https URL");
-            check(line, None, Err(&told));
+            let message = format!("line 1: `{line}` is not an http or https URL");
+            check(line, None, Err(&message));
         }
         for base in ["a.test", "https://a.test/x", "https://a.test/?x"] {
             assert!(base.parse::<Base>().is_err(), "{base}");

@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_sends_more_than_any_request_has_is_cut() {
+    async fn a_client_that_sends_too_much_is_closed() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut bounded = BoundedListener::new(listener, &Connections::default());

@@ -59,7 +59,7 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalJ
 
 /// Reads a body with a JSON content type, which a browser's form cannot send.
 async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ActionError> {
-    let says = content_type(request.headers());
+    let content_type = content_type(request.headers());
     let bytes =
         Bytes::from_request(request, state)
             .await
@@ -70,8 +70,8 @@ async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Acti
                     rejection.body_text().to_lowercase(),
                 )
             })?;
-    let is_json = match says.as_deref() {
-        Some(says) => says.eq_ignore_ascii_case("application/json"),
+    let is_json = match content_type.as_deref() {
+        Some(content_type) => content_type.eq_ignore_ascii_case("application/json"),
         None => bytes.is_empty(),
     };
     if !is_json {

@@ -215,7 +215,7 @@ fn names_this_machine(request: &Request) -> bool {
 /// Detects requests from pages of other sites. A page of ours is marked as such, and programs send
 /// no mark. Another site's page cannot read the response, but its action would be done.
 fn is_of_another_site(headers: &HeaderMap) -> bool {
-    let says_other = headers
+    let is_cross_site = headers
         .get_all("sec-fetch-site")
         .iter()
         .any(|site| site != "same-origin");
@@ -226,7 +226,7 @@ fn is_of_another_site(headers: &HeaderMap) -> bool {
         .get_all(header::ORIGIN)
         .iter()
         .any(|origin| !is_origin_of(origin.as_bytes(), host));
-    says_other || has_other_origin
+    is_cross_site || has_other_origin
 }
 
 /// Returns true if an origin is plain `http://HOST`. There is no TLS here.
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_the_whole_of_one_bearer() {
+    fn a_token_is_the_full_value_of_one_bearer() {
         let token = Secret::new("0123456789abcdef");
         let check = |list: &[(&'static str, &str)]| has_token(&headers(list), &token);
         for good in ["Bearer 0123456789abcdef", "bearer  0123456789abcdef "] {
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn heads_are_bounded_as_at_the_edge() {
+    fn header_sections_are_bounded_as_at_the_edge() {
         for (count, length, is_bounded) in [
             (1, 0, true),
             (MAX_HEADERS, 10, true),

@@ -264,13 +264,13 @@ where
 {
     peer.life.allow(bounded::ACTION);
     let action = action(served.actions, peer.who);
-    let (tell, told) = tokio::sync::oneshot::channel();
+    let (sender, receiver) = tokio::sync::oneshot::channel();
     served.tasks.spawn("admin action", async move {
         // A client that has disconnected gets no response.
-        drop(tell.send(action.await));
+        drop(sender.send(action.await));
     });
     // The process ends, and aborts the action.
     let message = "the gateway stops: the action was not finished";
     let stopping = |_| ActionError::new(503, "stopping", message);
-    told.await.map_err(stopping)?
+    receiver.await.map_err(stopping)?
 }

@@ -13,11 +13,11 @@ const DRAIN: &str = "/v1/upstreams/web/backends/127.0.0.1:3000/drain";
 impl Admin {
     async fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, Value) {
         let mut stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
-        let answer = self
+        let response = self
             .send_over(&mut stream, method, path, headers, body)
             .await;
-        let status = answer[9..12].parse().unwrap();
-        let body = answer.split_once("\r\n\r\n").unwrap().1;
+        let status = response[9..12].parse().unwrap();
+        let body = response.split_once("\r\n\r\n").unwrap().1;
         (status, serde_json::from_str(body).unwrap_or_default())
     }
 
@@ -62,7 +62,7 @@ async fn each_path_takes_the_methods_it_is_listed_with() {
 }
 
 #[tokio::test]
-async fn actions_say_what_they_are_given() {
+async fn actions_return_their_target() {
     let admin = start();
     let encoded = "/v1/upstreams/web/backends/unix%3A%2Frun%2Fapp.sock";
     for (method, path, body, done) in [
@@ -93,9 +93,9 @@ async fn actions_say_what_they_are_given() {
             "remove web/unix:/run/app.sock true",
         ),
     ] {
-        let (status, answer) = admin.ask(method, path, JSON, body).await;
-        assert_eq!(status, 200, "{method} {path}: {answer}");
-        assert_eq!(answer["upstream"], "web");
+        let (status, body) = admin.ask(method, path, JSON, body).await;
+        assert_eq!(status, 200, "{method} {path}: {body}");
+        assert_eq!(body["upstream"], "web");
         assert_eq!(admin.done(), [done]);
     }
     let (status, _) = admin.ask("POST", DRAIN, LOCAL, "").await;
@@ -105,9 +105,9 @@ async fn actions_say_what_they_are_given() {
 #[tokio::test]
 async fn bans_are_listed_set_and_lifted() {
     let admin = start();
-    let (status, answer) = admin.ask("GET", "/v1/bans", LOCAL, "").await;
+    let (status, body) = admin.ask("GET", "/v1/bans", LOCAL, "").await;
     assert_eq!(
-        (status, &answer["bans"][0]["address"]),
+        (status, &body["bans"][0]["address"]),
         (200, &"192.0.2.7".into())
     );
     for (method, path, body, done) in [
@@ -130,8 +130,8 @@ async fn bans_are_listed_set_and_lifted() {
             "unban 2001:db8::/64",
         ),
     ] {
-        let (status, answer) = admin.ask(method, path, JSON, body).await;
-        assert_eq!(status, 200, "{method} {path}: {answer}");
+        let (status, body) = admin.ask(method, path, JSON, body).await;
+        assert_eq!(status, 200, "{method} {path}: {body}");
         assert_eq!(admin.done(), [done]);
     }
     let (status, reason, _) = admin.refused("POST", "/v1/bans", JSON, "{}").await;
@@ -139,7 +139,7 @@ async fn bans_are_listed_set_and_lifted() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_refused_in_json() {
+async fn unreadable_bodies_are_refused_in_json() {
     let admin = start();
     let form = "Host: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n";
     let long = format!(r#"{{"force":{}}}"#, " ".repeat(20_000));
@@ -200,13 +200,13 @@ async fn with_a_token_only_health_is_open() {
     });
     for (method, path) in all_paths() {
         let is_open = ["/healthz", "/readyz"].contains(&path.as_str());
-        let answer = admin.send(method, &path, LOCAL).await;
-        let is_refused = answer.starts_with("HTTP/1.1 401 ");
-        assert_eq!(is_refused, !is_open, "{path}: {answer}");
+        let response = admin.send(method, &path, LOCAL).await;
+        let is_refused = response.starts_with("HTTP/1.1 401 ");
+        assert_eq!(is_refused, !is_open, "{path}: {response}");
         assert_eq!(
-            answer.contains("www-authenticate: Bearer\r\n"),
+            response.contains("www-authenticate: Bearer\r\n"),
             is_refused,
-            "{answer}"
+            "{response}"
         );
     }
     assert!(admin.done().is_empty());
@@ -245,12 +245,12 @@ async fn without_a_token_only_metrics_and_health_are_open() {
             "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", listed,
         ] {
             let headers = format!("{JSON}Authorization: Bearer {TOKEN}\r\n");
-            let answer = admin.send(method, &path, &headers).await;
-            let is_refused = answer.starts_with("HTTP/1.1 403 ");
+            let response = admin.send(method, &path, &headers).await;
+            let is_refused = response.starts_with("HTTP/1.1 403 ");
             assert_eq!(
                 is_refused,
                 !open.contains(&&*path),
-                "{method} {path}: {answer}"
+                "{method} {path}: {response}"
             );
             closed += usize::from(is_refused);
         }
@@ -280,7 +280,7 @@ async fn what_others_can_reach_is_closed_without_a_token_and_takes_any_host_with
 }
 
 #[tokio::test]
-async fn an_action_is_finished_though_nobody_waits_for_it() {
+async fn an_action_is_finished_though_its_client_left() {
     let admin = start_with(Fake {
         gate: Some(Semaphore::new(0)),
         ..Fake::default()
@@ -303,21 +303,21 @@ async fn an_action_is_finished_though_nobody_waits_for_it() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         admin.actions.stop();
     };
-    let (answer, ()) = tokio::join!(asked, stop);
-    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-    assert!(answer.contains(r#""reason":"stopping""#), "{answer}");
+    let (response, ()) = tokio::join!(asked, stop);
+    assert!(response.starts_with("HTTP/1.1 503 "), "{response}");
+    assert!(response.contains(r#""reason":"stopping""#), "{response}");
 }
 
 #[tokio::test]
-async fn a_purge_is_told_with_the_status_of_what_is_missing() {
+async fn a_purge_gets_the_status_of_what_is_missing() {
     let admin = start();
     for (body, status) in [
         (r#"{"url":"/a"}"#, 200),
         (r#"{"tag":"a"}"#, 202),
         (r#"{"prefix":"/a"}"#, 503),
     ] {
-        let (answered, receipt) = admin.ask("POST", "/v1/purge", JSON, body).await;
-        assert_eq!(answered, status, "{receipt}");
+        let (found, receipt) = admin.ask("POST", "/v1/purge", JSON, body).await;
+        assert_eq!(found, status, "{receipt}");
         assert_eq!(receipt["gateway"], "a");
         let mut client = Client::new(Target::Address(admin.address));
         client.token = admin.shown.clone();

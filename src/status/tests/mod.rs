@@ -276,10 +276,10 @@ impl Admin {
             "{method} {path} HTTP/1.1\r\ncontent-length: {length}\r\n{token}{headers}\r\n{body}"
         );
         stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
+        let mut response = String::new();
         // Terminates, because each response closes its connection.
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer
+        stream.read_to_string(&mut response).await.unwrap();
+        response
     }
 }
 
@@ -287,13 +287,13 @@ const LOCAL: &str = "Host: localhost\r\n";
 
 #[tokio::test]
 async fn metrics_come_in_the_text_format() {
-    let answer = start().send("GET", "/metrics", LOCAL).await;
-    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    let response = start().send("GET", "/metrics", LOCAL).await;
+    assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
     assert!(
-        answer.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n"),
-        "{answer}"
+        response.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n"),
+        "{response}"
     );
-    assert!(answer.ends_with("edgeway_x_total 1\n"), "{answer}");
+    assert!(response.ends_with("edgeway_x_total 1\n"), "{response}");
 }
 
 #[tokio::test]
@@ -394,15 +394,15 @@ async fn names_are_escaped_on_the_page() {
 async fn a_rebound_name_is_turned_away() {
     let admin = start();
     for path in ["/status", "/metrics", "/nothing"] {
-        let answer = admin.send("GET", path, "Host: evil.test:9900\r\n").await;
-        assert!(answer.starts_with("HTTP/1.1 421 "), "{answer}");
-        assert!(!answer.contains("3000"), "{answer}");
+        let response = admin.send("GET", path, "Host: evil.test:9900\r\n").await;
+        assert!(response.starts_with("HTTP/1.1 421 "), "{response}");
+        assert!(!response.contains("3000"), "{response}");
     }
     for host in ["127.0.0.1:9900", "[::1]:9900", "localhost"] {
-        let answer = admin
+        let response = admin
             .send("GET", "/healthz", &format!("Host: {host}\r\n"))
             .await;
-        assert!(answer.starts_with("HTTP/1.1 200 "), "{host}: {answer}");
+        assert!(response.starts_with("HTTP/1.1 200 "), "{host}: {response}");
     }
 }
 
@@ -419,9 +419,12 @@ async fn other_paths_and_methods_get_json() {
     assert!(get.starts_with("HTTP/1.1 405 "), "{get}");
     assert!(get.contains("allow: POST\r\n"), "{get}");
     assert!(post.contains(r#""reason":"method""#), "{post}");
-    for answer in [missing, post] {
-        assert!(answer.contains("cache-control: no-store\r\n"), "{answer}");
-        assert!(answer.contains("connection: close\r\n"), "{answer}");
+    for response in [missing, post] {
+        assert!(
+            response.contains("cache-control: no-store\r\n"),
+            "{response}"
+        );
+        assert!(response.contains("connection: close\r\n"), "{response}");
     }
 }
 
