@@ -117,7 +117,7 @@ fn what_is_printed_of_a_default_reads_back_as_the_same() {
 }
 
 #[test]
-fn a_slip_of_the_finger_in_a_key_is_told_with_what_was_meant() {
+fn a_misspelt_key_is_reported_with_the_right_one() {
     for entry in FILTERS {
         let written = |key: &str| match mapping(entry) {
             Some(_) => format!("{{ {key}x: 1 }}"),
@@ -129,14 +129,14 @@ fn a_slip_of_the_finger_in_a_key_is_told_with_what_was_meant() {
         for (key, _) in keys {
             let (compiled, diagnostics) = compile(entry, &written(&key));
             assert!(!compiled, "{}.{key}x was accepted", entry.name);
-            let told = diagnostics.list().iter().any(|problem| {
+            let is_guessed = diagnostics.list().iter().any(|problem| {
                 problem.message.contains(&format!("`{key}x`"))
                     && problem
                         .help
                         .as_deref()
                         .is_some_and(|help| help.contains(&format!("did you mean `{key}`?")))
             });
-            assert!(told, "{}.{key}x: {diagnostics:#?}", entry.name);
+            assert!(is_guessed, "{}.{key}x: {diagnostics:#?}", entry.name);
         }
     }
 }
@@ -156,7 +156,7 @@ fn a_filter_without_keys_refuses_a_mapping() {
 }
 
 #[test]
-fn an_editor_is_told_what_each_key_does_and_which_there_are() {
+fn the_schema_describes_each_key() {
     for entry in FILTERS {
         let Some((full, keys)) = mapping(entry).or_else(|| item(entry)) else {
             continue;
@@ -164,8 +164,12 @@ fn an_editor_is_told_what_each_key_does_and_which_there_are() {
         assert_eq!(full["additionalProperties"], false, "{}", entry.name);
         assert!(!keys.is_empty(), "{}", entry.name);
         for (key, schema) in keys {
-            let says = schema["description"].as_str().unwrap_or_default();
-            assert!(!says.is_empty(), "{}.{key} has no description", entry.name);
+            let description = schema["description"].as_str().unwrap_or_default();
+            assert!(
+                !description.is_empty(),
+                "{}.{key} has no description",
+                entry.name
+            );
         }
     }
 }

@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_says_who_did_what_and_what_came_of_it() {
+    fn a_line_has_the_actor_the_action_and_the_outcome() {
         let who = Actor::Unix {
             uid: Some(1000),
             pid: Some(42),
@@ -382,10 +382,10 @@ mod tests {
     fn a_flood_is_a_hundred_lines_a_second_and_a_number() {
         let bound = LineBound::default();
         let flood = |second, requests| {
-            let told: Vec<_> = (0..requests)
+            let counts: Vec<_> = (0..requests)
                 .filter_map(|_| bound.one_more(second))
                 .collect();
-            (told.len(), told.iter().sum::<u64>())
+            (counts.len(), counts.iter().sum::<u64>())
         };
         assert_eq!(flood(0, 99), (99, 0));
         assert_eq!(flood(0, 42), (1, 0));

@@ -56,10 +56,10 @@ pub fn classify(path: &[u8], head: &RequestHeader) -> Class {
 /// Classifies by headers in one pass, which costs less than five lookups.
 fn by_headers(head: &RequestHeader) -> Class {
     // A client whose `Accept` contains no page wants data.
-    let (mut says_accept, mut accepts_page) = (false, false);
+    let (mut has_accept, mut accepts_page) = (false, false);
     for (name, value) in &head.headers {
         if *name == header::ACCEPT {
-            says_accept = true;
+            has_accept = true;
             accepts_page |= names_page(value.as_bytes());
             continue;
         }
@@ -72,7 +72,7 @@ fn by_headers(head: &RequestHeader) -> Class {
             return Class::Prefetch;
         }
     }
-    if says_accept && !accepts_page {
+    if has_accept && !accepts_page {
         Class::Api
     } else {
         Class::Page
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_tell_files_and_api() {
+    fn paths_distinguish_files_and_api() {
         check("GET", "/_next/static/chunks/a.txt", &[], Class::Static);
         check("GET", "/fonts/inter.WOFF2", &[], Class::Static);
         check("HEAD", "/app.js", &[], Class::Static);
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_tell_prefetches_and_actions() {
+    fn headers_distinguish_prefetches_and_actions() {
         check("POST", "/form", &[("next-action", "7f")], Class::Action);
         check("POST", "/form", &[], Class::Api);
         check("GET", "/form", &[("next-action", "7f")], Class::Page);
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn accept_tells_pages_from_data() {
+    fn accept_distinguishes_pages_from_data() {
         check(
             "GET",
             "/",

@@ -276,14 +276,14 @@ fn check_normal(text: &str, slashes: Slashes) -> Result<(), RouteProblem> {
         );
     }
     if !text.is_ascii() {
-        let coded: String = text
+        let encoded: String = text
             .bytes()
             .map(|b| match b {
                 0x80.. => format!("%{b:02X}"),
                 _ => char::from(b).to_string(),
             })
             .collect();
-        return refuse("it has letters beyond ASCII", format!("write `{coded}`"));
+        return refuse("it has letters beyond ASCII", format!("write `{encoded}`"));
     }
     match normalise(text.as_bytes(), slashes) {
         Ok(normal) => match normal.rewritten() {
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_paths_are_told_what_to_write() {
+    fn invalid_paths_are_reported_with_a_remedy() {
         for (text, help) in [
             ("api/*", "write `/api/*`"),
             (
@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_hosts_are_told_what_to_write() {
+    fn invalid_hosts_are_reported_with_a_remedy() {
         for (text, help) in [
             ("https://a.test/x", "write `a.test`"),
             ("a.test:8080", "write `a.test`"),

@@ -42,7 +42,7 @@ fn deny_wins_over_allow() {
 }
 
 #[test]
-fn everybody_else_passes_where_only_some_are_denied() {
+fn all_others_pass_where_only_some_are_denied() {
     statuses(
         "{ deny: [192.0.2.0/24] }",
         [("192.0.2.1", 403), ("198.51.100.1", 200), ("::1", 200)],
@@ -62,7 +62,7 @@ fn the_clients_address_counts_and_not_the_proxys() {
 }
 
 #[test]
-fn wrong_lists_say_what_to_write() {
+fn invalid_lists_are_reported_with_a_remedy() {
     assert_eq!(
         refused::<Access>("{ allow: [10.0.0.1/8, example.com] }"),
         [

@@ -112,7 +112,7 @@ impl Line<'_> {
     fn put_json(&self, out: &mut Vec<u8>, stamp: &mut TimestampCache) {
         let (ex, facts) = (self.ex, &*self.ex.facts);
         let (path, query) = self.target();
-        let said = LoggedHeaders::of(ex);
+        let logged = LoggedHeaders::of(ex);
         out.reserve(1024);
         out.extend_from_slice(b"{\"time\":\"");
         stamp.put_rfc3339(out, self.wall);
@@ -127,7 +127,7 @@ impl Line<'_> {
         out.extend_from_slice(b"\",\"scheme\":\"");
         out.extend_from_slice(facts.client.scheme.as_str().as_bytes());
         out.extend_from_slice(b"\",\"host\":\"");
-        put_json(out, said.host);
+        put_json(out, logged.host);
         out.extend_from_slice(b"\",\"path\":\"");
         put_json(out, path);
         out.extend_from_slice(b"\",\"query\":");
@@ -159,15 +159,15 @@ impl Line<'_> {
         put_optional_text(out, b",\"reason\":", facts.why());
         put_optional_text(out, b",\"limit\":", facts.limit.as_deref());
         put_optional_bytes(out, b",\"user\":", user(facts));
-        put_optional_bytes(out, b",\"user_agent\":", said.user_agent);
-        put_optional_bytes(out, b",\"referer\":", said.referer);
+        put_optional_bytes(out, b",\"user_agent\":", logged.user_agent);
+        put_optional_bytes(out, b",\"referer\":", logged.referer);
         out.extend_from_slice(b"}\n");
     }
 
     fn put_compat(&self, out: &mut Vec<u8>, stamp: &mut TimestampCache) {
         let (ex, facts) = (self.ex, &*self.ex.facts);
         let (path, query) = self.target();
-        let said = LoggedHeaders::of(ex);
+        let logged = LoggedHeaders::of(ex);
         out.reserve(1024);
         put_address(out, facts.client.ip);
         out.extend_from_slice(b" - ");
@@ -192,7 +192,7 @@ impl Line<'_> {
         );
         out.push(b' ');
         put_number(out, facts.bytes_sent);
-        for header in [said.referer, said.user_agent] {
+        for header in [logged.referer, logged.user_agent] {
             out.extend_from_slice(b" \"");
             put_compat(out, header.unwrap_or(b"-"));
             out.push(b'"');
@@ -255,25 +255,27 @@ struct LoggedHeaders<'a> {
 
 impl<'a> LoggedHeaders<'a> {
     fn of(ex: &Exchange<'a>) -> Self {
-        let mut said = Self::default();
+        let mut logged = Self::default();
         // The first line of each header is used.
         for (name, value) in &ex.head.headers {
             let value = value.as_bytes();
             match name.as_str().as_bytes() {
-                b"host" if said.host.is_empty() => said.host = value,
-                b"user-agent" if said.user_agent.is_none() => {
-                    said.user_agent = Some(&value[..value.len().min(MAX_HEADER_LEN)]);
+                b"host" if logged.host.is_empty() => logged.host = value,
+                b"user-agent" if logged.user_agent.is_none() => {
+                    logged.user_agent = Some(&value[..value.len().min(MAX_HEADER_LEN)]);
                 }
-                b"referer" if said.referer.is_none() => said.referer = Some(without_query(value)),
+                b"referer" if logged.referer.is_none() => {
+                    logged.referer = Some(without_query(value))
+                }
                 _ => {}
             }
         }
         if let Some(authority) = ex.head.uri.authority() {
             // Drops a user and password before the host.
             let text = authority.as_str();
-            said.host = text.rsplit('@').next().unwrap_or(text).as_bytes();
+            logged.host = text.rsplit('@').next().unwrap_or(text).as_bytes();
         }
-        said
+        logged
     }
 }
 

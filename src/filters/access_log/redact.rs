@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_coded_name_is_judged_by_its_end() {
+    fn a_long_encoded_name_is_judged_by_its_end() {
         let name = format!("{}_%74oken", "a".repeat(200));
         check(&format!("{name}=1"), &format!("{name}=[redacted]"));
     }

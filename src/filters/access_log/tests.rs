@@ -128,7 +128,7 @@ fn compile_beside(yaml: &str, secret_queries: &[String]) -> (super::AccessLog, C
 }
 
 #[test]
-fn what_another_filter_reads_as_a_secret_is_not_written_whatever_redact_says() {
+fn secrets_of_other_filters_are_never_written_whatever_redact_lists() {
     for redact in ["", ", redact: []"] {
         let yaml = format!("{{ file: FILE{redact} }}");
         let line = line_beside(&yaml, &["page".to_owned()]);
@@ -138,7 +138,7 @@ fn what_another_filter_reads_as_a_secret_is_not_written_whatever_redact_says() {
 }
 
 #[test]
-fn a_json_line_tells_everything_but_secrets() {
+fn a_json_line_has_everything_but_secrets() {
     let line = line_of("{ file: FILE }");
     assert!(!line.contains("hunter2"), "{line}");
     let value: serde_json::Value = serde_json::from_str(&line).unwrap();
@@ -222,7 +222,7 @@ fn a_password_in_an_absolute_target_is_not_written() {
 }
 
 #[test]
-fn a_request_that_got_nowhere_has_a_whole_line_too() {
+fn a_request_that_got_nowhere_has_a_complete_line_too() {
     let line = bare_line("json", "OPTIONS", b"*");
     let value: serde_json::Value = serde_json::from_str(&line).unwrap();
     assert_eq!(value["path"], "*");
@@ -256,7 +256,7 @@ fn nothing_is_opened_before_the_first_line() {
 }
 
 #[test]
-fn mistakes_are_refused_with_what_to_write_instead() {
+fn mistakes_are_refused_with_a_remedy() {
     let mut seen = String::new();
     for yaml in [
         "{ file: stderr, rotate: { every: 5s, size: 1KiB, keep: 0 } }",

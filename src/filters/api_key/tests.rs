@@ -66,10 +66,10 @@ fn a_key_may_stand_behind_bearer() {
 }
 
 #[test]
-fn a_refusal_says_how_to_ask_and_why() {
-    let answers = known("").get("/");
-    assert_eq!(answers.last().reason, Some("api_key_missing"));
-    let challenge = answers.last().headers.get("www-authenticate").unwrap();
+fn a_refusal_names_the_scheme_and_the_reason() {
+    let check = known("").get("/");
+    assert_eq!(check.last().reason, Some("api_key_missing"));
+    let challenge = check.last().headers.get("www-authenticate").unwrap();
     assert_eq!(challenge, "ApiKey header=\"x-api-key\"");
     let wrong = known("").send("GET", "/", &[("X-API-Key", "wrong")], &[]);
     assert_eq!(wrong.last().reason, Some("api_key_invalid"));
@@ -121,20 +121,20 @@ fn each_key_has_a_rate_of_its_own() {
     let slow = &[("X-API-Key", "slow-slow-slow-slow-slow")][..];
     let fast = &[("X-API-Key", "fast-fast-fast-fast-fast")][..];
     let once = &[("X-API-Key", "once-once-once-once-once")][..];
-    let answers = check::<ApiKey>(&yaml)
+    let check = check::<ApiKey>(&yaml)
         .send("GET", "/", slow, &[])
         .send("GET", "/", slow, &[])
         .send("GET", "/", slow, &[]);
-    assert_eq!(answers.last().reason, Some("api_key_rate"));
-    assert_eq!(answers.last().headers.get("retry-after").unwrap(), "30");
-    let answers = answers
+    assert_eq!(check.last().reason, Some("api_key_rate"));
+    assert_eq!(check.last().headers.get("retry-after").unwrap(), "30");
+    let check = check
         .send("GET", "/", fast, &[])
         .send("GET", "/", fast, &[])
         .send("GET", "/", fast, &[])
         .send("GET", "/", once, &[])
         .send("GET", "/", once, &[])
         .expect([200, 200, 429, 200, 200, 200, 200, 429]);
-    answers
+    check
         .advance("30s")
         .send("GET", "/", slow, &[])
         .send("GET", "/", slow, &[])
@@ -161,9 +161,9 @@ fn keys_may_be_in_a_file() {
 }
 
 #[test]
-fn what_cannot_be_keys_says_what_to_write() {
+fn invalid_keys_are_reported_with_a_remedy() {
     let hash = hash(KEY);
-    for (yaml, says) in [
+    for (yaml, expected) in [
         ("{}".to_owned(), "has no keys"),
         (
             "{ keys: [{ name: a, hash: ek_clear }] }".to_owned(),
@@ -191,13 +191,13 @@ fn what_cannot_be_keys_says_what_to_write() {
         ),
         ("{ file: nowhere.keys }".to_owned(), "cannot read the keys"),
     ] {
-        let told = refused::<ApiKey>(&yaml);
-        assert!(told[0].contains(says), "{yaml}: {told:?}");
-        assert!(!told[0].contains("ek_clear"), "{told:?}");
+        let messages = refused::<ApiKey>(&yaml);
+        assert!(messages[0].contains(expected), "{yaml}: {messages:?}");
+        assert!(!messages[0].contains("ek_clear"), "{messages:?}");
     }
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), format!("a {hash} often\nonlyname\n")).unwrap();
-    let told = refused::<ApiKey>(&format!("{{ file: '{}' }}", file.path().display()));
-    assert!(told[0].contains("line 1 of"), "{told:?}");
-    assert!(told[1].contains("line 2 of"), "{told:?}");
+    let messages = refused::<ApiKey>(&format!("{{ file: '{}' }}", file.path().display()));
+    assert!(messages[0].contains("line 1 of"), "{messages:?}");
+    assert!(messages[1].contains("line 2 of"), "{messages:?}");
 }

@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn somebodys_password_is_not_remembered_for_nobody() {
+    async fn the_password_of_a_user_is_not_remembered_for_an_unknown_name() {
         let checks = Comparisons::default();
         let hash = hash(4);
         let shown = checks.fingerprint(b"", "carol", b"wonderland");

@@ -28,7 +28,7 @@ fn status(authorization: &str) -> u16 {
 }
 
 #[test]
-fn the_right_password_passes_and_nothing_else() {
+fn the_right_password_passes_and_no_other() {
     for (credentials, expected) in [
         ("alice:wonderland", 200),
         ("bob:builder:é", 200),
@@ -57,14 +57,14 @@ fn the_right_password_passes_and_nothing_else() {
 }
 
 #[test]
-fn a_refusal_asks_for_a_password_and_says_why() {
-    let answers = known("realm: 'Staff \"only\"'").get("/");
-    let asked = answers.last().headers.get("www-authenticate").unwrap();
+fn a_refusal_asks_for_a_password_and_names_the_reason() {
+    let check = known("realm: 'Staff \"only\"'").get("/");
+    let asked = check.last().headers.get("www-authenticate").unwrap();
     assert_eq!(asked, r#"Basic realm="Staff \"only\"", charset="UTF-8""#);
-    assert_eq!(answers.last().reason, Some("basic_auth_missing"));
+    assert_eq!(check.last().reason, Some("basic_auth_missing"));
     let wrong = basic("alice:x");
-    let answers = known("").send("GET", "/", &[("Authorization", &wrong)], &[]);
-    assert_eq!(answers.last().reason, Some("basic_auth_invalid"));
+    let check = known("").send("GET", "/", &[("Authorization", &wrong)], &[]);
+    assert_eq!(check.last().reason, Some("basic_auth_invalid"));
 }
 
 #[test]
@@ -81,13 +81,13 @@ fn the_backend_gets_the_name_and_neither_password_nor_the_clients_word() {
 }
 
 #[test]
-fn who_was_recognised_by_one_list_is_a_stranger_to_another() {
+fn a_user_of_one_list_is_unknown_to_another() {
     let right = basic("alice:wonderland");
     let headers = [("Authorization", &*right)];
-    let answers = known("")
+    let first = known("")
         .send("GET", "/", &headers, &[])
         .send("GET", "/", &headers, &[]);
-    answers.expect([200, 200]);
+    first.expect([200, 200]);
     let other = check::<BasicAuth>(&format!("{{ users: {{ alice: '{}' }} }}", hash("other")));
     other.send("GET", "/", &headers, &[]).expect([401]);
 }
@@ -105,9 +105,9 @@ fn users_may_be_in_a_file() {
 }
 
 #[test]
-fn what_cannot_be_users_says_what_to_write() {
+fn invalid_users_are_reported_with_a_remedy() {
     let hash = hash("x");
-    for (yaml, says) in [
+    for (yaml, expected) in [
         ("{}".to_owned(), "has no users"),
         (
             "{ users: { a: hunter2 } }".to_owned(),
@@ -127,13 +127,13 @@ fn what_cannot_be_users_says_what_to_write() {
             "characters that are not allowed in a header",
         ),
     ] {
-        let told = refused::<BasicAuth>(&yaml);
-        assert!(told[0].contains(says), "{yaml}: {told:?}");
-        assert!(!told[0].contains("hunter2"), "{told:?}");
+        let messages = refused::<BasicAuth>(&yaml);
+        assert!(messages[0].contains(expected), "{yaml}: {messages:?}");
+        assert!(!messages[0].contains("hunter2"), "{messages:?}");
     }
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), format!("a:{hash}\nb\na:{hash}\n")).unwrap();
-    let told = refused::<BasicAuth>(&format!("{{ file: '{}' }}", file.path().display()));
-    assert!(told[0].contains("line 2 of"), "{told:?}");
-    assert!(told[1].contains("`a` is listed twice"), "{told:?}");
+    let messages = refused::<BasicAuth>(&format!("{{ file: '{}' }}", file.path().display()));
+    assert!(messages[0].contains("line 2 of"), "{messages:?}");
+    assert!(messages[1].contains("`a` is listed twice"), "{messages:?}");
 }

@@ -56,7 +56,7 @@ fn messages_of_a_websocket_are_no_body() {
 }
 
 #[test]
-fn wrong_limits_say_what_to_write() {
+fn invalid_limits_are_reported_with_a_remedy() {
     assert_eq!(
         refused::<BodyLimit>("0"),
         [

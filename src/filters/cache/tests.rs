@@ -16,7 +16,7 @@ fn text(facts: &CacheFacts) -> String {
 }
 
 #[test]
-fn cache_status_says_what_was_done() {
+fn cache_status_names_the_outcome() {
     let hit = CacheFacts {
         ttl: Some(57),
         age: Some(Duration::from_secs(3)),

@@ -79,7 +79,7 @@ fn all_that_is_written_must_fit() {
 }
 
 #[test]
-fn what_is_no_subject_and_no_fingerprint_is_refused() {
+fn a_value_that_is_no_subject_and_no_fingerprint_is_refused() {
     for (yaml, expected) in [
         ("{ subject: ann }", "invalid subject"),
         ("{ subject: '~(' }", "is not a regular expression"),

@@ -166,16 +166,16 @@ impl Filter for Compression {
             return;
         }
         let mut out = Vec::new();
-        let coded = match &mut stream.encoder {
+        let encoded = match &mut stream.encoder {
             Some(encoder) if end => encoder.finish(&input, &mut out),
             Some(encoder) => encoder.push(&input, &mut out),
             None => return,
         };
-        if end || coded.is_err() {
+        if end || encoded.is_err() {
             // Frees the memory now: it is not needed until the log line is written.
             stream.encoder = None;
         }
-        if let Err(error) = coded {
+        if let Err(error) = encoded {
             // Without its end the encoded stream is visibly truncated; no false data is sent.
             log::error!(error:%; "compressed response ended early");
             return;

@@ -39,15 +39,15 @@ fn get(check: FilterCheck, accept: &str) -> FilterCheck {
     check.send("GET", "/", &[("Accept-Encoding", accept)], &[])
 }
 
-fn coding(answer: &TestResponse) -> Option<&str> {
-    answer
+fn coding(response: &TestResponse) -> Option<&str> {
+    response
         .headers
         .get("content-encoding")
         .map(|value| value.to_str().unwrap())
 }
 
-fn vary(answer: &TestResponse) -> Vec<&str> {
-    answer
+fn vary(response: &TestResponse) -> Vec<&str> {
+    response
         .headers
         .get_all("vary")
         .iter()
@@ -70,15 +70,15 @@ fn the_client_gets_the_coding_that_it_likes_best() {
         ("", None),
     ] {
         let check = get(html("{}", &[]), accept);
-        let answer = check.last();
-        assert_eq!(coding(answer), expected.map(Encoding::name), "{accept}");
+        let response = check.last();
+        assert_eq!(coding(response), expected.map(Encoding::name), "{accept}");
         match expected {
             Some(encoding) => {
-                assert_eq!(decoded(encoding, &answer.body), page(), "{accept}");
-                assert!(is_complete(encoding, &answer.body), "{accept}");
-                assert!(answer.body.len() < 400, "{}", answer.body.len());
+                assert_eq!(decoded(encoding, &response.body), page(), "{accept}");
+                assert!(is_complete(encoding, &response.body), "{accept}");
+                assert!(response.body.len() < 400, "{}", response.body.len());
             }
-            None => assert_eq!(answer.body, page(), "{accept}"),
+            None => assert_eq!(response.body, page(), "{accept}"),
         }
     }
 }
@@ -106,7 +106,7 @@ fn our_order_decides_among_equals() {
 }
 
 #[test]
-fn the_head_of_a_coded_answer_speaks_of_the_coded_bytes() {
+fn the_headers_of_an_encoded_response_describe_the_encoded_bytes() {
     let check = get(
         html(
             "{}",
@@ -120,19 +120,19 @@ fn the_head_of_a_coded_answer_speaks_of_the_coded_bytes() {
         ),
         "gzip",
     );
-    let answer = check.last();
-    assert_eq!(answer.headers["etag"], r#"W/"abc""#);
-    assert_eq!(answer.headers["transfer-encoding"], "chunked");
+    let response = check.last();
+    assert_eq!(response.headers["etag"], r#"W/"abc""#);
+    assert_eq!(response.headers["transfer-encoding"], "chunked");
     for gone in [
         "content-length",
         "accept-ranges",
         "content-digest",
         "digest",
     ] {
-        assert!(!answer.headers.contains_key(gone), "{gone}");
+        assert!(!response.headers.contains_key(gone), "{gone}");
     }
     assert_eq!(
-        vary(answer),
+        vary(response),
         ["rsc, next-router-state-tree", "Accept-Encoding"]
     );
 }
@@ -146,7 +146,7 @@ fn weak_tags_stay_and_malformed_ones_go() {
 }
 
 #[test]
-fn vary_is_there_once_also_on_the_plain_answer() {
+fn vary_is_there_once_also_on_the_plain_response() {
     for (sent, expected) in [
         ("Accept-Encoding", "Accept-Encoding"),
         ("rsc, accept-encoding", "rsc, accept-encoding"),
@@ -165,7 +165,7 @@ fn vary_is_there_once_also_on_the_plain_answer() {
 }
 
 #[test]
-fn what_never_is_coded_is_not_touched() {
+fn a_response_that_is_never_encoded_is_not_touched() {
     for (content_type, headers) in [
         ("text/event-stream", &[][..]),
         ("text/event-stream; charset=utf-8", &[]),
@@ -183,11 +183,11 @@ fn what_never_is_coded_is_not_touched() {
         let mut all = vec![("ETag", r#""abc""#)];
         all.extend_from_slice(headers);
         let check = get(typed("{}", content_type, &all), "gzip, br, zstd");
-        let answer = check.last();
-        assert_eq!(answer.body, page(), "{content_type} {headers:?}");
-        assert_eq!(answer.headers["etag"], r#""abc""#);
-        assert_eq!(answer.headers["content-length"], "4096");
-        assert!(vary(answer).is_empty(), "{content_type} {headers:?}");
+        let response = check.last();
+        assert_eq!(response.body, page(), "{content_type} {headers:?}");
+        assert_eq!(response.headers["etag"], r#""abc""#);
+        assert_eq!(response.headers["content-length"], "4096");
+        assert!(vary(response).is_empty(), "{content_type} {headers:?}");
     }
 }
 
@@ -201,8 +201,8 @@ fn an_origins_own_coding_arrives_once() {
 }
 
 #[test]
-fn statuses_without_a_whole_body_are_left_alone() {
-    for (status, coded) in [
+fn statuses_without_a_full_body_are_left_alone() {
+    for (status, is_encoded) in [
         (200, true),
         (404, true),
         (500, true),
@@ -216,31 +216,31 @@ fn statuses_without_a_whole_body_are_left_alone() {
             &[&page()],
         );
         let check = get(check, "gzip");
-        assert_eq!(coding(check.last()).is_some(), coded, "{status}");
-        assert_eq!(!vary(check.last()).is_empty(), coded, "{status}");
+        assert_eq!(coding(check.last()).is_some(), is_encoded, "{status}");
+        assert_eq!(!vary(check.last()).is_empty(), is_encoded, "{status}");
     }
 }
 
 #[test]
-fn small_answers_stay_plain_and_unknown_lengths_do_not() {
-    let answer = |length: Option<&str>, yaml: &str| {
+fn small_responses_stay_plain_and_unknown_lengths_do_not() {
+    let is_encoded = |length: Option<&str>, yaml: &str| {
         let mut headers = vec![("Content-Type", "text/html")];
         headers.extend(length.map(|length| ("Content-Length", length)));
         let check = get(
             check::<Compression>(yaml).backend(200, &headers, &[&page()]),
             "gzip",
         );
-        let answer = check.last();
-        assert_eq!(coding(answer).is_some(), !vary(answer).is_empty());
-        coding(answer).is_some()
+        let response = check.last();
+        assert_eq!(coding(response).is_some(), !vary(response).is_empty());
+        coding(response).is_some()
     };
-    assert!(!answer(Some("1023"), "{}"));
-    assert!(answer(Some("1024"), "{}"));
-    assert!(answer(Some("1025"), "{}"));
-    assert!(answer(None, "{}"));
-    assert!(!answer(Some("4095"), "{ min_size: 4KiB }"));
-    assert!(answer(Some("1"), "{ min_size: 0 }"));
-    assert!(!answer(Some("0"), "{ min_size: 0 }"));
+    assert!(!is_encoded(Some("1023"), "{}"));
+    assert!(is_encoded(Some("1024"), "{}"));
+    assert!(is_encoded(Some("1025"), "{}"));
+    assert!(is_encoded(None, "{}"));
+    assert!(!is_encoded(Some("4095"), "{ min_size: 4KiB }"));
+    assert!(is_encoded(Some("1"), "{ min_size: 0 }"));
+    assert!(!is_encoded(Some("0"), "{ min_size: 0 }"));
 }
 
 #[test]
@@ -251,17 +251,17 @@ fn each_chunk_is_out_before_the_next_comes_in() {
             check::<Compression>("{}").backend(200, &[("Content-Type", "text/html")], &chunks),
             encoding.name(),
         );
-        let answer = check.last();
-        assert_eq!(coding(answer), Some(encoding.name()));
+        let response = check.last();
+        assert_eq!(coding(response), Some(encoding.name()));
         let mut sent = Vec::new();
-        for (chunk, length) in chunks.iter().zip(&answer.flushed) {
+        for (chunk, length) in chunks.iter().zip(&response.flushed) {
             sent.extend_from_slice(chunk);
-            let seen = decoded(encoding, &answer.body[..*length]);
+            let seen = decoded(encoding, &response.body[..*length]);
             assert_eq!(seen, sent, "{encoding:?}");
         }
         // The empty chunk moved nothing.
-        assert_eq!(answer.flushed[0], answer.flushed[1]);
-        assert!(is_complete(encoding, &answer.body));
+        assert_eq!(response.flushed[0], response.flushed[1]);
+        assert!(is_complete(encoding, &response.body));
     }
 }
 
@@ -281,16 +281,16 @@ fn an_end_without_bytes_completes_the_stream() {
 }
 
 #[test]
-fn head_has_the_head_of_get_and_no_body() {
+fn a_head_response_has_the_headers_of_get_and_no_body() {
     let headers = [("Accept-Encoding", "gzip")];
     let check = html("{}", &[("ETag", r#""abc""#)]).send("HEAD", "/", &headers, &[]);
-    let answer = check.last();
-    assert_eq!(coding(answer), Some("gzip"));
-    assert_eq!(answer.headers["etag"], r#"W/"abc""#);
-    assert!(!answer.headers.contains_key("content-length"));
-    assert!(!answer.headers.contains_key("transfer-encoding"));
+    let response = check.last();
+    assert_eq!(coding(response), Some("gzip"));
+    assert_eq!(response.headers["etag"], r#"W/"abc""#);
+    assert!(!response.headers.contains_key("content-length"));
+    assert!(!response.headers.contains_key("transfer-encoding"));
     // The body passes unchanged: there is no stream.
-    assert_eq!(answer.body, page());
+    assert_eq!(response.body, page());
 }
 
 #[test]
@@ -356,7 +356,7 @@ fn a_304_confirms_the_tag_that_the_client_has() {
 }
 
 #[test]
-fn a_304_of_a_picture_is_left_alone() {
+fn a_304_of_an_image_is_left_alone() {
     let check = check::<Compression>("{}")
         .backend(304, &[("ETag", "x"), ("Content-Type", "image/png")], &[])
         .get("/");
@@ -365,7 +365,7 @@ fn a_304_of_a_picture_is_left_alone() {
 
 #[test]
 fn types_are_a_list_with_wildcards() {
-    let is_coded = |yaml: &str, content_type: &str| {
+    let is_encoded = |yaml: &str, content_type: &str| {
         coding(get(typed(yaml, content_type, &[]), "gzip").last()).is_some()
     };
     for content_type in [
@@ -380,16 +380,16 @@ fn types_are_a_list_with_wildcards() {
         "image/svg+xml",
         "font/ttf",
     ] {
-        assert!(is_coded("{}", content_type), "{content_type}");
+        assert!(is_encoded("{}", content_type), "{content_type}");
     }
     for content_type in ["application/zip", "application/+json", "video/mp4", "json"] {
-        assert!(!is_coded("{}", content_type), "{content_type}");
+        assert!(!is_encoded("{}", content_type), "{content_type}");
     }
     let yaml = "{ types: [Text/*, application/*+json] }";
-    assert!(is_coded(yaml, "text/anything"));
-    assert!(is_coded(yaml, "application/hal+json"));
-    assert!(!is_coded(yaml, "application/json"));
-    assert!(!is_coded(yaml, "text/event-stream"));
+    assert!(is_encoded(yaml, "text/anything"));
+    assert!(is_encoded(yaml, "application/hal+json"));
+    assert!(!is_encoded(yaml, "application/json"));
+    assert!(!is_encoded(yaml, "text/event-stream"));
 }
 
 #[test]
@@ -423,7 +423,7 @@ fn bytes_are_counted_before_and_after() {
 }
 
 #[test]
-fn mistakes_are_told_with_what_to_write() {
+fn mistakes_are_reported_with_a_remedy() {
     for (yaml, message) in [
         (
             "[brotli]",

@@ -15,8 +15,8 @@ fn preflight(check: FilterCheck, origin: &str, more: &[(&str, &str)]) -> FilterC
     check.send("OPTIONS", "/", &headers, &[])
 }
 
-fn all<'a>(answer: &'a TestResponse, name: &str) -> Vec<&'a str> {
-    answer
+fn all<'a>(response: &'a TestResponse, name: &str) -> Vec<&'a str> {
+    response
         .headers
         .get_all(name)
         .iter()
@@ -24,8 +24,8 @@ fn all<'a>(answer: &'a TestResponse, name: &str) -> Vec<&'a str> {
         .collect()
 }
 
-fn allowed(answer: &TestResponse) -> Vec<&str> {
-    all(answer, "access-control-allow-origin")
+fn allowed(response: &TestResponse) -> Vec<&str> {
+    all(response, "access-control-allow-origin")
 }
 
 #[test]
@@ -41,15 +41,15 @@ fn listed_origins_may_read_and_others_not() {
         ("", false),
     ] {
         let check = get(check::<Cors>(SHOP), origin);
-        let answer = check.last();
-        assert_eq!(answer.status, 200);
-        assert_eq!(allowed(answer), [origin][..usize::from(is_listed)]);
-        assert_eq!(all(answer, "vary"), ["Origin"]);
+        let response = check.last();
+        assert_eq!(response.status, 200);
+        assert_eq!(allowed(response), [origin][..usize::from(is_listed)]);
+        assert_eq!(all(response, "vary"), ["Origin"]);
     }
 }
 
 #[test]
-fn an_answer_without_an_origin_varies_too() {
+fn a_response_without_an_origin_varies_too() {
     let check = check::<Cors>(SHOP).get("/");
     assert!(allowed(check.last()).is_empty());
     assert_eq!(all(check.last(), "vary"), ["Origin"]);
@@ -90,28 +90,28 @@ fn the_apps_own_permission_is_replaced() {
 }
 
 #[test]
-fn a_preflight_of_a_listed_origin_is_answered_here() {
+fn a_preflight_of_a_listed_origin_gets_its_response_here() {
     let check = preflight(
         check::<Cors>(SHOP),
         "https://shop.test",
         &[("Access-Control-Request-Headers", "authorization,x-one")],
     );
-    let answer = check.last();
-    assert_eq!(answer.status, 204);
-    assert!(answer.upstream.is_none());
-    assert_eq!(answer.reason, None);
-    assert_eq!(allowed(answer), ["https://shop.test"]);
+    let response = check.last();
+    assert_eq!(response.status, 204);
+    assert!(response.upstream.is_none());
+    assert_eq!(response.reason, None);
+    assert_eq!(allowed(response), ["https://shop.test"]);
     assert_eq!(
-        all(answer, "access-control-allow-methods"),
+        all(response, "access-control-allow-methods"),
         ["GET, HEAD, POST, PUT, PATCH, DELETE"]
     );
     assert_eq!(
-        all(answer, "access-control-allow-headers"),
+        all(response, "access-control-allow-headers"),
         ["authorization,x-one"]
     );
-    assert_eq!(all(answer, "access-control-max-age"), ["600"]);
+    assert_eq!(all(response, "access-control-max-age"), ["600"]);
     assert_eq!(
-        all(answer, "vary"),
+        all(response, "vary"),
         [
             "Access-Control-Request-Method, Access-Control-Request-Headers",
             "Origin"
@@ -122,13 +122,13 @@ fn a_preflight_of_a_listed_origin_is_answered_here() {
 #[test]
 fn a_preflight_of_another_origin_is_refused() {
     let check = preflight(check::<Cors>(SHOP), "https://evil.test", &[]);
-    let answer = check.last();
-    assert_eq!(answer.status, 403);
-    assert_eq!(answer.reason, Some("cors"));
-    assert!(answer.upstream.is_none());
-    assert!(allowed(answer).is_empty());
-    assert!(all(answer, "access-control-allow-methods").is_empty());
-    assert!(all(answer, "vary").contains(&"Origin"));
+    let response = check.last();
+    assert_eq!(response.status, 403);
+    assert_eq!(response.reason, Some("cors"));
+    assert!(response.upstream.is_none());
+    assert!(allowed(response).is_empty());
+    assert!(all(response, "access-control-allow-methods").is_empty());
+    assert!(all(response, "vary").contains(&"Origin"));
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn other_options_requests_are_the_apps() {
 }
 
 #[test]
-fn what_is_configured_is_what_is_allowed() {
+fn exactly_the_configured_values_are_allowed() {
     let yaml = "{ origins: [https://shop.test], methods: [GET, PUT], headers: [X-One, X-Two],
                   expose: [X-Total, ETag], credentials: true, max_age: 1h }";
     let check = preflight(
@@ -151,24 +151,24 @@ fn what_is_configured_is_what_is_allowed() {
         "https://shop.test",
         &[("Access-Control-Request-Headers", "x-three")],
     );
-    let answer = check.last();
-    assert_eq!(all(answer, "access-control-allow-methods"), ["GET, PUT"]);
+    let response = check.last();
+    assert_eq!(all(response, "access-control-allow-methods"), ["GET, PUT"]);
     assert_eq!(
-        all(answer, "access-control-allow-headers"),
+        all(response, "access-control-allow-headers"),
         ["X-One, X-Two"]
     );
-    assert_eq!(all(answer, "access-control-allow-credentials"), ["true"]);
-    assert_eq!(all(answer, "access-control-max-age"), ["3600"]);
-    assert!(all(answer, "access-control-expose-headers").is_empty());
+    assert_eq!(all(response, "access-control-allow-credentials"), ["true"]);
+    assert_eq!(all(response, "access-control-max-age"), ["3600"]);
+    assert!(all(response, "access-control-expose-headers").is_empty());
 
     let check = get(check, "https://shop.test");
-    let answer = check.last();
+    let response = check.last();
     assert_eq!(
-        all(answer, "access-control-expose-headers"),
+        all(response, "access-control-expose-headers"),
         ["X-Total, ETag"]
     );
-    assert_eq!(all(answer, "access-control-allow-credentials"), ["true"]);
-    assert!(all(answer, "access-control-allow-methods").is_empty());
+    assert_eq!(all(response, "access-control-allow-credentials"), ["true"]);
+    assert!(all(response, "access-control-allow-methods").is_empty());
 
     let check = get(check, "https://evil.test");
     assert!(all(check.last(), "access-control-allow-credentials").is_empty());
@@ -176,7 +176,7 @@ fn what_is_configured_is_what_is_allowed() {
 }
 
 #[test]
-fn everybody_is_a_star_that_varies_by_nothing() {
+fn any_origin_is_a_star_that_varies_by_nothing() {
     let check = get(check::<Cors>("{ origins: ['*'] }"), "https://any.test");
     assert_eq!(allowed(check.last()), ["*"]);
     assert!(all(check.last(), "vary").is_empty());
@@ -203,7 +203,7 @@ fn null_is_an_origin_where_it_is_listed() {
 }
 
 #[test]
-fn mistakes_are_told_with_what_to_write() {
+fn mistakes_are_reported_with_a_remedy() {
     for (yaml, message) in [
         (
             "{ origins: ['https://shop.test/app'] }",

@@ -23,7 +23,7 @@ fn https(check: FilterCheck) -> FilterCheck {
 }
 
 #[test]
-fn what_a_browser_says_of_the_site_decides() {
+fn the_sec_fetch_site_of_a_browser_decides() {
     for (site, status) in [
         ("same-origin", 200),
         ("none", 200),
@@ -131,7 +131,7 @@ fn listed_origins_pass_whatever_the_site() {
 }
 
 #[test]
-fn only_what_may_change_something_is_looked_at() {
+fn only_unsafe_methods_are_checked() {
     let cross = [HOST, ("Sec-Fetch-Site", "cross-site")];
     let mut check = check::<Csrf>("true");
     for method in [
@@ -171,7 +171,7 @@ fn a_refusal_has_its_reason_and_reaches_no_backend() {
 }
 
 #[test]
-fn mistakes_are_told_with_what_to_write() {
+fn mistakes_are_reported_with_a_remedy() {
     assert_eq!(
         refused::<Csrf>("{ origins: [shop.test, 'https://shop.test/'] }"),
         [

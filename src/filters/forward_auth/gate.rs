@@ -113,7 +113,7 @@ impl Gate {
 
 impl GatePermit<'_> {
     /// Records a response of the service.
-    pub(super) fn answered(&self) {
+    pub(super) fn succeeded(&self) {
         self.gate.breaker.passed();
     }
 
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_service_that_fails_for_several_rests_and_is_asked_again() {
+    async fn a_service_that_fails_for_several_clients_pauses_and_is_tried_again() {
         let (clock, gate) = (Clock::test(), gate(9));
         let enter = |last| gate.enter(client(last), Duration::ZERO, || clock.now());
         for _ in 0..100 {
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_the_same_has_the_same_gate_while_somebody_has_it() {
+    fn the_same_service_has_the_same_gate_while_a_filter_holds_it() {
         let gates = Gates::default();
         let url = Uri::from_static;
         let first = gates.get_or_create(&url("http://a/?key=1"), 9);

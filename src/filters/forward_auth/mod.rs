@@ -18,7 +18,7 @@ use log::{info, warn};
 
 use self::{
     gate::{Gate, GateClosed},
-    verdict::{Allowed, NoVerdict, Verdict as Said},
+    verdict::{Allowed, NoVerdict, Verdict as AuthVerdict},
 };
 use crate::{
     base::{
@@ -85,7 +85,7 @@ struct Cache {
 
 #[derive(Clone, Debug)]
 struct CachedVerdict {
-    said: Said,
+    verdict: AuthVerdict,
     until: Instant,
 }
 
@@ -161,22 +161,22 @@ impl Filter for ForwardAuth {
                 && let Some(kept) = cache.recent.get(fingerprint)
                 && self.clock.now() < kept.until
             {
-                return self.conclude(ex, kept.said);
+                return self.conclude(ex, kept.verdict);
             }
-            let said = match self.ask(question, ex.facts.client.ip).await {
-                Ok(said) => said,
+            let verdict = match self.ask(question, ex.facts.client.ip).await {
+                Ok(verdict) => verdict,
                 Err(unjudged) => return self.unjudged(ex, unjudged),
             };
             if let Some((cache, fingerprint)) = cached
-                && said.may_be_kept()
+                && verdict.may_be_kept()
             {
                 let kept = CachedVerdict {
-                    said: said.clone(),
+                    verdict: verdict.clone(),
                     until: self.clock.now() + cache.lasts,
                 };
                 cache.recent.insert(fingerprint, kept);
             }
-            self.conclude(ex, said)
+            self.conclude(ex, verdict)
         })
     }
 
@@ -256,7 +256,11 @@ impl ForwardAuth {
         cache.recent.fingerprint(parts)
     }
 
-    async fn ask(&self, question: Request<()>, client: IpAddr) -> Result<Said, VerdictError> {
+    async fn ask(
+        &self,
+        question: Request<()>,
+        client: IpAddr,
+    ) -> Result<AuthVerdict, VerdictError> {
         let now = || self.clock.now();
         let slot = match self.gate.enter(client, self.deadline * 2, now).await {
             Ok(slot) => slot,
@@ -271,10 +275,10 @@ impl ForwardAuth {
             .send(question, self.deadline, MAX_RESPONSE_LEN)
             .await;
         let (problem, is_failure) = match response {
-            Ok(response) => match Said::of(response, &self.copied, self.user.as_ref()) {
-                Ok(said) => {
-                    slot.answered();
-                    return Ok(said);
+            Ok(response) => match AuthVerdict::of(response, &self.copied, self.user.as_ref()) {
+                Ok(verdict) => {
+                    slot.succeeded();
+                    return Ok(verdict);
                 }
                 Err(NoVerdict::Fails(status)) => (format!("it responded with {status}"), true),
                 Err(NoVerdict::Unclear(status)) => (format!("it responded with {status}"), false),
@@ -295,9 +299,9 @@ impl ForwardAuth {
         })
     }
 
-    fn conclude(&self, ex: &mut Exchange<'_>, said: Said) -> Verdict {
-        match said {
-            Said::Allowed(allowed) => {
+    fn conclude(&self, ex: &mut Exchange<'_>, verdict: AuthVerdict) -> Verdict {
+        match verdict {
+            AuthVerdict::Allowed(allowed) => {
                 self.metrics.count(Outcome::Passed);
                 // The client was authorized, whether or not its user is known: the backend's
                 // response may be for this client alone.
@@ -310,7 +314,7 @@ impl ForwardAuth {
                 }
                 Verdict::Next
             }
-            Said::Denied(denied) => {
+            AuthVerdict::Denied(denied) => {
                 let mut reply = denied.reply();
                 reply.reason = Some(DENIED);
                 self.metrics.note(ex.facts, denied.outcome(), &reply, None);

@@ -61,7 +61,7 @@ impl Service {
         let address = runtime.block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
-            let app = Router::new().fallback(answer).with_state(state);
+            let app = Router::new().fallback(respond).with_state(state);
             tasks.spawn("service", async move {
                 axum::serve(listener, app).await.unwrap();
             });
@@ -92,7 +92,7 @@ impl Service {
     }
 }
 
-async fn answer(State(shared): State<Shared>, request: Request) -> Response<Body> {
+async fn respond(State(shared): State<Shared>, request: Request) -> Response<Body> {
     shared.asked.fetch_add(1, Ordering::SeqCst);
     let line = format!("{} {}", request.method(), request.uri());
     shared.heads.lock().push((line, request.headers().clone()));
@@ -100,15 +100,15 @@ async fn answer(State(shared): State<Shared>, request: Request) -> Response<Body
     if script.hangs {
         std::future::pending::<()>().await;
     }
-    let mut answer = Response::builder().status(script.status);
+    let mut response = Response::builder().status(script.status);
     for (name, value) in script.headers {
-        answer = answer.header(name, value);
+        response = response.header(name, value);
     }
-    answer.body(Body::from(script.body)).unwrap()
+    response.body(Body::from(script.body)).unwrap()
 }
 
-fn given<'a>(answer: &'a TestResponse, name: &str) -> Vec<&'a str> {
-    let head = answer.upstream.as_ref().expect("it went on");
+fn given<'a>(response: &'a TestResponse, name: &str) -> Vec<&'a str> {
+    let head = response.upstream.as_ref().expect("it went on");
     let values = head.headers.get_all(name).iter();
     values.map(|value| value.to_str().unwrap()).collect()
 }
@@ -123,7 +123,7 @@ fn counted(metrics: &Metrics, outcome: &str) -> u64 {
 }
 
 #[test]
-fn the_service_is_told_what_is_asked_and_by_whom_and_nothing_that_a_client_claims() {
+fn the_service_learns_the_request_and_its_client_and_nothing_that_a_client_claims() {
     let service = Service::new(204);
     let check = service.filter("").client(|client| {
         client.ip = "203.0.113.9".parse().unwrap();
@@ -177,7 +177,7 @@ fn the_service_is_told_what_is_asked_and_by_whom_and_nothing_that_a_client_claim
 }
 
 #[test]
-fn what_the_service_says_of_a_client_reaches_the_backend_and_what_the_client_says_does_not() {
+fn headers_of_the_service_reach_the_backend_and_those_of_the_client_do_not() {
     let service = Service::new(200);
     service
         .set(|script| script.headers = vec![("x-user", "ann"), ("x-role", "a"), ("x-role", "b")]);
@@ -205,7 +205,7 @@ fn what_the_service_says_of_a_client_reaches_the_backend_and_what_the_client_say
 }
 
 #[test]
-fn a_no_and_the_way_to_log_in_go_to_the_client_as_they_are() {
+fn a_denial_and_a_login_redirect_go_to_the_client_unchanged() {
     let service = Service::new(302);
     service.set(|script| {
         script.headers = vec![
@@ -218,17 +218,17 @@ fn a_no_and_the_way_to_log_in_go_to_the_client_as_they_are() {
         script.body = "<a>log in</a>".to_owned();
     });
     let check = service.filter("").get("/");
-    let answer = check.last();
+    let response = check.last();
     assert_eq!(
-        (answer.status, answer.reason, answer.is_strike),
+        (response.status, response.reason, response.is_strike),
         (302, Some("forward_auth_denied"), false)
     );
-    assert_eq!(answer.headers["location"], "https://login.test/?back=%2F");
-    let cookies: Vec<_> = answer.headers.get_all("set-cookie").iter().collect();
+    assert_eq!(response.headers["location"], "https://login.test/?back=%2F");
+    let cookies: Vec<_> = response.headers.get_all("set-cookie").iter().collect();
     assert_eq!(cookies, ["state=1; Path=/", "other=2"]);
-    assert_eq!(answer.headers["cache-control"], "no-store");
-    assert!(!answer.headers.contains_key("connection"));
-    assert_eq!(answer.body, b"<a>log in</a>");
+    assert_eq!(response.headers["cache-control"], "no-store");
+    assert!(!response.headers.contains_key("connection"));
+    assert_eq!(response.body, b"<a>log in</a>");
     service.set(|script| {
         script.status = 401;
         script.headers = vec![("www-authenticate", "Basic realm=\"x\"")];
@@ -341,7 +341,7 @@ fn a_service_that_fails_is_left_alone_and_found_again() {
 }
 
 #[test]
-fn what_was_said_holds_for_the_same_question_and_its_time() {
+fn a_verdict_holds_for_the_same_question_and_its_time() {
     let service = Service::new(200);
     service.set(|script| script.headers = vec![("x-user", "ann")]);
     let get = |check: FilterCheck, cookie: &str, path: &str| {
@@ -378,42 +378,42 @@ fn what_was_said_holds_for_the_same_question_and_its_time() {
 }
 
 #[test]
-fn mistakes_are_refused_with_what_to_write_instead() {
-    let says = |yaml: &str, words: &[&str]| {
-        let told = refused::<ForwardAuth>(yaml).join("\n");
+fn mistakes_are_refused_with_a_remedy() {
+    let check_messages = |yaml: &str, words: &[&str]| {
+        let messages = refused::<ForwardAuth>(yaml).join("\n");
         for word in words {
-            assert!(told.contains(word), "{yaml}: {told}");
+            assert!(messages.contains(word), "{yaml}: {messages}");
         }
     };
     let with = |more: &str| format!("{{ url: 'http://127.0.0.1:1/', {more} }}");
-    says("{}", &["`forward_auth` has no `url`", "url: http://"]);
-    says("127.0.0.1:9000", &["invalid URL"]);
-    says("{ url: 'ftp://a/' }", &["invalid URL"]);
-    let told = "a URL with a user or a password is not supported";
-    says("{ url: 'http://u:p@a/' }", &[told]);
-    says(&with("ca: a.pem"), &["`ca` is for HTTPS"]);
-    says(
+    check_messages("{}", &["`forward_auth` has no `url`", "url: http://"]);
+    check_messages("127.0.0.1:9000", &["invalid URL"]);
+    check_messages("{ url: 'ftp://a/' }", &["invalid URL"]);
+    let expected = "a URL with a user or a password is not supported";
+    check_messages("{ url: 'http://u:p@a/' }", &[expected]);
+    check_messages(&with("ca: a.pem"), &["`ca` is for HTTPS"]);
+    check_messages(
         "{ url: 'https://a/', ca: /nowhere }",
         &["cannot use `/nowhere`"],
     );
-    says(
+    check_messages(
         &with("headers: [Host]"),
         &["header `Host` cannot be forwarded"],
     );
-    says(
+    check_messages(
         &with("headers: [X-Forwarded-For]"),
         &["sets `X-Forwarded-For` itself"],
     );
-    says(&with("copy: [Content-Length]"), &["reserved header name"]);
-    says(&with("copy: [X_User]"), &["underscore"]);
-    says(&with("user: 'a b'"), &["cannot be forwarded"]);
-    says(&with("timeout: 0s"), &["`timeout: 0s` is not between"]);
-    says(&with("cache: 1h"), &["`cache: 1h` is not between"]);
-    says(
+    check_messages(&with("copy: [Content-Length]"), &["reserved header name"]);
+    check_messages(&with("copy: [X_User]"), &["underscore"]);
+    check_messages(&with("user: 'a b'"), &["cannot be forwarded"]);
+    check_messages(&with("timeout: 0s"), &["`timeout: 0s` is not between"]);
+    check_messages(&with("cache: 1h"), &["`cache: 1h` is not between"]);
+    check_messages(
         &with("max_in_flight: 0"),
         &["`max_in_flight: 0` is not between"],
     );
-    says(&with("on_error: pass"), &["pass"]);
+    check_messages(&with("on_error: pass"), &["pass"]);
 }
 
 #[test]

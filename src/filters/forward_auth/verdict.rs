@@ -62,11 +62,11 @@ impl Verdict {
     /// Derives the verdict from a status. A 4xx is about this request, whatever its problem: it
     /// denies this request, and has no effect on others.
     pub(super) fn of(
-        answer: Response<Bytes>,
+        response: Response<Bytes>,
         copied: &[HeaderName],
         user: Option<&HeaderName>,
     ) -> Result<Self, NoVerdict> {
-        let (mut parts, body) = answer.into_parts();
+        let (mut parts, body) = response.into_parts();
         let headers = &mut parts.headers;
         match parts.status.as_u16() {
             200..=299 => {

@@ -4,15 +4,15 @@ use super::Headers;
 use crate::chain::testkit::{TestResponse, check, refused};
 
 #[track_caller]
-fn at_origin<'a>(answer: &'a TestResponse, name: &str) -> Vec<&'a str> {
-    let head = answer.upstream.as_ref().expect("the origin was asked");
+fn at_origin<'a>(response: &'a TestResponse, name: &str) -> Vec<&'a str> {
+    let head = response.upstream.as_ref().expect("the origin was asked");
     let values = head.headers.get_all(name).iter();
     values.map(|v| v.to_str().unwrap()).collect()
 }
 
 #[track_caller]
-fn at_client<'a>(answer: &'a TestResponse, name: &str) -> Vec<&'a str> {
-    let values = answer.headers.get_all(name).iter();
+fn at_client<'a>(response: &'a TestResponse, name: &str) -> Vec<&'a str> {
+    let values = response.headers.get_all(name).iter();
     values.map(|v| v.to_str().unwrap()).collect()
 }
 
@@ -45,7 +45,7 @@ fn requests_are_changed_towards_the_origin() {
 }
 
 #[test]
-fn answers_are_changed_towards_the_client() {
+fn responses_are_changed_towards_the_client() {
     let check = check::<Headers>(
         "{ response: { set: { Cache-Control: no-store }, add: { Vary: Cookie }, remove: ['X-Aspnet*'] } }",
     )
@@ -128,7 +128,7 @@ fn a_host_that_we_do_not_repeat_leaves_its_header_out() {
 }
 
 #[test]
-fn every_mistake_is_reported_with_what_to_write() {
+fn every_mistake_is_reported_with_a_remedy() {
     assert_eq!(
         refused::<Headers>(
             "{ request: { set: { Host: a, X-A: '{client_ip}', 'X B': c }, remove: ['*', Upgrade] }, \

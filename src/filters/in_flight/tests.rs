@@ -116,7 +116,7 @@ fn a_client_has_its_own_places() {
 }
 
 #[test]
-fn who_asks_is_counted_once_that_is_known() {
+fn a_client_is_counted_once_it_is_known() {
     let route = route(Some(3), Some((1, "[jwt.sub, client.ip]")));
     let of_u1 = route.begin(A, Some("u1")).unwrap();
     assert_eq!(route.begin(B, Some("u1")).err(), Some("in_flight_key"));
@@ -132,9 +132,9 @@ fn who_asks_is_counted_once_that_is_known() {
 }
 
 #[test]
-fn another_bound_counts_what_is_under_way() {
+fn a_changed_limit_counts_requests_in_flight() {
     let old = route(Some(3), None);
-    let under_way = [old.begin(A, None).unwrap(), old.begin(A, None).unwrap()];
+    let in_flight = [old.begin(A, None).unwrap(), old.begin(A, None).unwrap()];
     // A reload does the same: it makes another filter over the same counts.
     let new = Route {
         filter: InFlight {
@@ -145,7 +145,7 @@ fn another_bound_counts_what_is_under_way() {
         ..route(None, None)
     };
     assert_eq!(new.begin(A, None).err(), Some("in_flight"));
-    drop(under_way);
+    drop(in_flight);
     drop(old);
     assert!(new.begin(A, None).is_ok());
 }
@@ -185,14 +185,14 @@ fn threads_never_pass_a_bound_and_lose_no_place() {
 proptest! {
     /// Compares the counts with a plain list of requests in flight.
     #[test]
-    fn counts_are_those_of_a_list(steps in prop::collection::vec((0_u8..4, any::<bool>(), any::<prop::sample::Index>()), 0..200)) {
+    fn counts_agree_with_those_of_a_list(steps in prop::collection::vec((0_u8..4, any::<bool>(), any::<prop::sample::Index>()), 0..200)) {
         let route = route(Some(5), Some((2, "client.ip")));
-        let mut under_way: Vec<(u8, RequestFacts)> = Vec::new();
+        let mut in_flight: Vec<(u8, RequestFacts)> = Vec::new();
         for (client, begins, which) in steps {
             if begins {
                 let began = route.begin(&format!("192.0.2.{client}"), None);
-                let of_client = under_way.iter().filter(|(other, _)| *other == client).count();
-                let expected = if under_way.len() >= 5 {
+                let of_client = in_flight.iter().filter(|(other, _)| *other == client).count();
+                let expected = if in_flight.len() >= 5 {
                     Some("in_flight")
                 } else if of_client >= 2 {
                     Some("in_flight_key")
@@ -201,13 +201,13 @@ proptest! {
                 };
                 prop_assert_eq!(began.as_ref().err().copied(), expected);
                 if let Ok(facts) = began {
-                    under_way.push((client, facts));
+                    in_flight.push((client, facts));
                 }
-            } else if !under_way.is_empty() {
-                let at = which.index(under_way.len());
-                under_way.swap_remove(at);
+            } else if !in_flight.is_empty() {
+                let at = which.index(in_flight.len());
+                in_flight.swap_remove(at);
             }
-            prop_assert_eq!(route.gauge(), i64::try_from(under_way.len()).unwrap());
+            prop_assert_eq!(route.gauge(), i64::try_from(in_flight.len()).unwrap());
         }
     }
 }
@@ -222,7 +222,7 @@ fn one_after_the_other_is_never_too_many() {
 }
 
 #[test]
-fn a_bound_of_nothing_says_what_to_write() {
+fn a_limit_of_zero_is_reported_with_a_remedy() {
     assert!(refused::<InFlight>("0")[0].starts_with("`in_flight` of 0 would refuse"));
     assert!(refused::<InFlight>("{ max: 3, per_key: 0 }")[0].starts_with("`in_flight` of 0"));
     let of_nobody = refused::<InFlight>("{ max: 3, key: client.network }");

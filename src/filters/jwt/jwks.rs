@@ -258,7 +258,7 @@ impl Jwks {
                     due: Some(now + retry.min(LAST_RETRY).min(source.refresh)),
                     failures: before.failures.saturating_add(1),
                 };
-                self.tell(&problem, &failed, source);
+                self.report(&problem, &failed, source);
                 failed
             }
         };
@@ -270,7 +270,7 @@ impl Jwks {
         self.over.send_modify(|count| *count += 1);
     }
 
-    fn tell(&self, problem: &FetchFailure, state: &State, source: &JwksSource) {
+    fn report(&self, problem: &FetchFailure, state: &State, source: &JwksSource) {
         let known = state.known.as_ref();
         let until = known.and_then(|known| known.fresh_until.checked_add(source.stale));
         if until.is_some_and(|until| self.clock.now() < until) {
@@ -284,16 +284,16 @@ impl Jwks {
         let mut request = Request::new(());
         *request.uri_mut() = source.url.clone();
         request.headers_mut().insert(header::ACCEPT, ACCEPT);
-        let answer = source
+        let response = source
             .fetch
             .send(request, source.deadline, MAX_SET_LEN)
             .await?;
-        if answer.status() != StatusCode::OK {
-            return Err(FetchFailure::Status(answer.status()));
+        if response.status() != StatusCode::OK {
+            return Err(FetchFailure::Status(response.status()));
         }
-        let age = max_age(answer.headers())
+        let age = max_age(response.headers())
             .map_or(source.refresh, |age| age.max(MIN_AGE).min(source.refresh));
-        Ok((self.read(answer.into_body())?, age))
+        Ok((self.read(response.into_body())?, age))
     }
 
     /// Parses a document; returns the current set if the document is unchanged.

@@ -22,7 +22,7 @@ fn get_includes_head() {
 }
 
 #[test]
-fn a_refusal_says_what_is_allowed() {
+fn a_refusal_lists_the_allowed_methods() {
     let check = check::<Methods>("[GET, POST, GET]").request("PUT", "/");
     assert_eq!(check.last().headers["allow"], "GET, HEAD, POST");
     assert_eq!(check.last().reason, Some("method"));
@@ -45,7 +45,7 @@ fn a_preflight_passes_where_its_method_would() {
 }
 
 #[test]
-fn wrong_lists_say_what_to_write() {
+fn invalid_lists_are_reported_with_a_remedy() {
     assert_eq!(
         refused::<Methods>("[get, 'G T', POST]"),
         [

@@ -124,7 +124,7 @@ impl Filter for RateLimit {
         let mut phases = round(Phases::REQUEST, early, early_waits)
             | round(Phases::AUTHORIZED, late, late_waits)
             | round(Phases::ERROR, late, late_waits);
-        if self.tells() {
+        if self.writes_headers() {
             phases = phases | Phases::RESPONSE;
         }
         phases
@@ -184,7 +184,7 @@ impl Filter for RateLimit {
 
     fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
         if let Some(taken) = ex.facts.slot::<TakenUnits>() {
-            self.tell(&taken.list, &mut head.headers);
+            self.write_headers(&taken.list, &mut head.headers);
         }
     }
 

@@ -62,25 +62,25 @@ impl RateLimit {
             .iter()
             .map(|question| self.demand(question.charge, question.tier, question.key))
             .collect();
-        let Ok(answers) = shared.take(&demands, self.clock.now()).await else {
+        let Ok(outcomes) = shared.take(&demands, self.clock.now()).await else {
             return self.without_redis(&questions, wait, ex);
         };
-        let all_pass = answers.iter().all(|answer| answer.decision.passes());
+        let all_pass = outcomes.iter().all(|outcome| outcome.decision.passes());
         let mut longest = wait;
-        for (question, answer) in questions.iter().zip(answers) {
+        for (question, outcome) in questions.iter().zip(outcomes) {
             let LimitQuery { charge, tier, key } = *question;
             // If one limit refuses, nothing was taken from the others.
-            if !all_pass && answer.decision.passes() {
+            if !all_pass && outcome.decision.passes() {
                 continue;
             }
             let take = LimitDecision::new(
                 charge,
                 tier,
                 key,
-                Store::Redis(answer.taken),
-                &answer.decision,
+                Store::Redis(outcome.taken),
+                &outcome.decision,
             );
-            match self.settle(take, answer.decision, ex) {
+            match self.settle(take, outcome.decision, ex) {
                 Outcome::Pass(wait) => longest = longest.max(wait),
                 refusal @ Outcome::Refuse(..) => return refusal,
             }

@@ -47,21 +47,22 @@ fn is_legacy(headers: HeadersConfig) -> bool {
 
 impl RateLimit {
     /// Returns true if responses carry rate limit headers.
-    pub(super) fn tells(&self) -> bool {
+    pub(super) fn writes_headers(&self) -> bool {
         let mut limits = self.charges.iter().map(|charge| &charge.limit);
         limits.any(|limit| limit.headers != HeadersConfig::Off)
     }
 
-    pub(super) fn tell(&self, list: &[LimitDecision], headers: &mut HeaderMap) {
-        self.tell_standard(list, headers);
-        self.tell_legacy(list, headers);
+    pub(super) fn write_headers(&self, list: &[LimitDecision], headers: &mut HeaderMap) {
+        self.write_standard(list, headers);
+        self.write_legacy(list, headers);
     }
 
-    fn tell_standard(&self, list: &[LimitDecision], headers: &mut HeaderMap) {
-        let told = |take: &&LimitDecision| is_standard(self.charges[take.charge].limit.headers);
+    fn write_standard(&self, list: &[LimitDecision], headers: &mut HeaderMap) {
+        let is_written =
+            |take: &&LimitDecision| is_standard(self.charges[take.charge].limit.headers);
         let (mut state, mut policies) = (Vec::with_capacity(64), Vec::new());
         let mut only = None;
-        for take in list.iter().filter(told) {
+        for take in list.iter().filter(is_written) {
             let limit = &self.charges[take.charge].limit;
             let policy = &limit.tier(take.tier).policy;
             if !state.is_empty() {
@@ -98,9 +99,13 @@ impl RateLimit {
 
     /// Adds the legacy headers. They have room for one limit: the one with the fewest requests
     /// left.
-    fn tell_legacy(&self, list: &[LimitDecision], headers: &mut HeaderMap) {
-        let told = |take: &&LimitDecision| is_legacy(self.charges[take.charge].limit.headers);
-        let Some(take) = list.iter().filter(told).min_by_key(|take| take.remaining) else {
+    fn write_legacy(&self, list: &[LimitDecision], headers: &mut HeaderMap) {
+        let is_written = |take: &&LimitDecision| is_legacy(self.charges[take.charge].limit.headers);
+        let Some(take) = list
+            .iter()
+            .filter(is_written)
+            .min_by_key(|take| take.remaining)
+        else {
             return;
         };
         let quota = &self.charges[take.charge].limit.tier(take.tier).quota;

@@ -103,7 +103,7 @@ fn five_a_minute_come_at_once_and_then_one_each_twelve_seconds() {
 }
 
 #[test]
-fn sixty_requests_in_a_tenth_of_a_second_pass_as_the_model_says() {
+fn sixty_requests_in_a_tenth_of_a_second_pass_as_in_the_model() {
     let (mut check, mut passed) = (check(LIMITS, "[edge]"), 0);
     for _ in 0..60 {
         check = check.get("/").advance("1666us");
@@ -119,7 +119,7 @@ fn sixty_requests_in_a_tenth_of_a_second_pass_as_the_model_says() {
 }
 
 #[test]
-fn clients_are_told_where_they_stand() {
+fn clients_get_their_remaining_quota() {
     let check = check(LIMITS, "[edge]").get("/");
     assert_eq!(
         header(&check, "ratelimit-policy"),
@@ -138,7 +138,7 @@ fn clients_are_told_where_they_stand() {
 }
 
 #[test]
-fn several_limits_are_told_in_one_line_beside_the_origins() {
+fn several_limits_are_in_one_line_beside_those_of_the_origin() {
     let origin = [("RateLimit", "\"app\";r=1;t=1")];
     let check = check(LIMITS, "[edge, login]")
         .backend(200, &origin, &[b"ok"])
@@ -155,7 +155,7 @@ fn several_limits_are_told_in_one_line_beside_the_origins() {
 }
 
 #[test]
-fn the_headers_are_those_that_were_asked_for() {
+fn the_headers_are_those_that_were_configured() {
     for (headers, standard, legacy) in [
         ("standard", true, false),
         ("legacy", false, true),
@@ -360,8 +360,8 @@ fn a_delay_holds_requests_back_before_it_refuses() {
 }
 
 #[test]
-fn wrong_uses_say_what_to_write() {
-    for (applied, said) in [
+fn invalid_uses_are_reported_with_a_remedy() {
+    for (applied, message) in [
         (
             "[logn]",
             "unknown limit `logn` in `rate_limits`; help: did you mean `login`?",
@@ -379,7 +379,7 @@ fn wrong_uses_say_what_to_write() {
             "a request of `cost: 6` would never pass `login`, which allows 5 at once; help: write 5 or less, or a larger `burst` at the limit and in its tiers",
         ),
     ] {
-        assert_eq!(refused(LIMITS, applied), [said]);
+        assert_eq!(refused(LIMITS, applied), [message]);
     }
     assert_eq!(
         refused("", "[edge]"),
@@ -390,15 +390,15 @@ fn wrong_uses_say_what_to_write() {
 }
 
 /// Returns the messages about a limit that is written like this.
-fn said(limit: &str) -> Vec<String> {
+fn messages(limit: &str) -> Vec<String> {
     let mut all = refused(&format!("a: {limit}"), "[a]");
     // Leaves out the message about the use of an undefined limit.
-    all.retain(|said| !said.starts_with("unknown limit"));
+    all.retain(|message| !message.starts_with("unknown limit"));
     all
 }
 
 #[test]
-fn wrong_limits_say_what_to_write() {
+fn invalid_limits_are_reported_with_a_remedy() {
     for (limit, message) in [
         ("{ rate: 10 }", "invalid rate `10`"),
         ("{ burst: 3 }", "missing"),
@@ -450,10 +450,10 @@ fn wrong_limits_say_what_to_write() {
         ),
         ("{ rate: 1/s, burts: 3 }", "unknown"),
     ] {
-        let said = said(limit);
+        let messages = messages(limit);
         assert!(
-            said.len() == 1 && said[0].contains(message),
-            "{limit}: {said:#?}"
+            messages.len() == 1 && messages[0].contains(message),
+            "{limit}: {messages:#?}"
         );
     }
 }

@@ -4,13 +4,13 @@ use super::RequestId;
 use crate::chain::testkit::{FilterCheck, TestResponse, check, refused};
 
 #[track_caller]
-fn in_answer(answer: &TestResponse) -> &str {
-    answer.headers["x-request-id"].to_str().unwrap()
+fn in_response(response: &TestResponse) -> &str {
+    response.headers["x-request-id"].to_str().unwrap()
 }
 
 #[track_caller]
-fn at_origin<'a>(answer: &'a TestResponse, name: &str) -> &'a str {
-    let head = answer.upstream.as_ref().expect("the origin was asked");
+fn at_origin<'a>(response: &'a TestResponse, name: &str) -> &'a str {
+    let head = response.upstream.as_ref().expect("the origin was asked");
     let mut values = head.headers.get_all(name).iter();
     let value = values.next().map_or("(absent)", |v| v.to_str().unwrap());
     assert!(values.next().is_none(), "`{name}` stands there twice");
@@ -22,13 +22,13 @@ fn from_proxy(check: FilterCheck) -> FilterCheck {
 }
 
 #[test]
-fn answer_and_origin_see_the_same_id() {
+fn response_and_origin_have_the_same_id() {
     let check = check::<RequestId>("{}").get("/");
-    let id = in_answer(check.last()).to_owned();
+    let id = in_response(check.last()).to_owned();
     assert_eq!(id.len(), 32);
     assert_eq!(at_origin(check.last(), "x-request-id"), id);
     let check = check.get("/");
-    assert_ne!(in_answer(check.last()), id);
+    assert_ne!(in_response(check.last()), id);
 }
 
 #[test]
@@ -40,22 +40,22 @@ fn a_clients_own_id_is_replaced() {
         from_proxy(check::<RequestId>("{}")),
     ] {
         let check = check.send("GET", "/", &sent, &[]);
-        assert_ne!(in_answer(check.last()), "mine");
+        assert_ne!(in_response(check.last()), "mine");
         assert_eq!(
             at_origin(check.last(), "x-request-id"),
-            in_answer(check.last())
+            in_response(check.last())
         );
     }
 }
 
 #[test]
-fn a_trusted_proxys_id_is_taken_over_where_asked_for() {
+fn the_id_of_a_trusted_proxy_is_adopted_where_configured() {
     let check = from_proxy(check::<RequestId>("{ trust: true }"));
     let check = check.send("GET", "/", &[("X-Request-Id", "edge-1")], &[]);
-    assert_eq!(in_answer(check.last()), "edge-1");
+    assert_eq!(in_response(check.last()), "edge-1");
     assert_eq!(at_origin(check.last(), "x-request-id"), "edge-1");
     let check = check.send("GET", "/", &[("X-Request-Id", "not an id")], &[]);
-    assert_eq!(in_answer(check.last()).len(), 32);
+    assert_eq!(in_response(check.last()).len(), 32);
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn an_origins_own_id_gives_way_to_ours() {
         check.last().headers.get_all("x-request-id").iter().count(),
         1
     );
-    assert_ne!(in_answer(check.last()), "theirs");
+    assert_ne!(in_response(check.last()), "theirs");
 }
 
 #[test]
@@ -79,13 +79,13 @@ fn a_trace_begins_with_the_requests_id() {
     let check = check::<RequestId>("{}").get("/");
     let parent = at_origin(check.last(), "traceparent");
     assert!(
-        parent.starts_with(&format!("00-{}-", in_answer(check.last()))),
+        parent.starts_with(&format!("00-{}-", in_response(check.last()))),
         "{parent}"
     );
 }
 
 #[test]
-fn a_valid_trace_passes_and_an_invalid_one_is_begun_anew() {
+fn a_valid_trace_passes_and_an_invalid_one_is_started_again() {
     const VALID: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let check = check::<RequestId>("{}");
     let check = check.send(
@@ -107,13 +107,13 @@ fn a_valid_trace_passes_and_an_invalid_one_is_begun_anew() {
     ] {
         let check = self::check::<RequestId>("{}").send("GET", "/", sent, &[]);
         let parent = at_origin(check.last(), "traceparent");
-        assert!(parent.contains(in_answer(check.last())), "{parent}");
+        assert!(parent.contains(in_response(check.last())), "{parent}");
         assert_eq!(at_origin(check.last(), "tracestate"), "(absent)");
     }
 }
 
 #[test]
-fn traces_are_left_alone_where_told_so() {
+fn traces_are_left_alone_where_configured() {
     let check = check::<RequestId>("{ traceparent: false }");
     let check = check.send("GET", "/", &[("tracestate", "a=1")], &[]);
     assert_eq!(at_origin(check.last(), "traceparent"), "(absent)");

@@ -25,15 +25,15 @@ fn over_tls(check: FilterCheck) -> FilterCheck {
 }
 
 #[track_caller]
-fn value<'a>(answer: &'a TestResponse, name: &str) -> &'a str {
-    let mut values = answer.headers.get_all(name).iter();
+fn value<'a>(response: &'a TestResponse, name: &str) -> &'a str {
+    let mut values = response.headers.get_all(name).iter();
     let value = values.next().map_or("(absent)", |v| v.to_str().unwrap());
     assert!(values.next().is_none(), "`{name}` stands there twice");
     value
 }
 
 #[test]
-fn helmets_eleven_are_on_every_answer_over_tls() {
+fn the_eleven_headers_of_helmet_are_on_every_response_over_tls() {
     for yaml in ["{}", "helmet"] {
         let check = over_tls(check::<SecurityHeaders>(yaml)).get("/");
         for name in HELMET {
@@ -67,7 +67,7 @@ fn values_are_helmets_but_for_the_content_policy() {
 }
 
 #[test]
-fn plain_http_is_not_told_to_use_tls() {
+fn plain_http_gets_no_hsts() {
     let check = check::<SecurityHeaders>("helmet").get("/");
     assert_eq!(value(check.last(), "strict-transport-security"), "(absent)");
     assert_eq!(
@@ -85,8 +85,8 @@ fn an_origins_own_headers_win_unless_overridden() {
         ("Content-Security-Policy", "default-src 'self'"),
         ("Strict-Transport-Security", "max-age=60"),
     ];
-    let answer = |yaml| over_tls(check::<SecurityHeaders>(yaml)).backend(200, &origin, &[]);
-    let check = answer("helmet").get("/");
+    let request = |yaml| over_tls(check::<SecurityHeaders>(yaml)).backend(200, &origin, &[]);
+    let check = request("helmet").get("/");
     assert_eq!(
         value(check.last(), "content-security-policy"),
         "default-src 'self'"
@@ -95,7 +95,7 @@ fn an_origins_own_headers_win_unless_overridden() {
         value(check.last(), "strict-transport-security"),
         "max-age=60"
     );
-    let check = answer("{ policy: override, csp: false }").get("/");
+    let check = request("{ policy: override, csp: false }").get("/");
     assert_eq!(
         value(check.last(), "content-security-policy"),
         "default-src 'self'"
@@ -127,20 +127,20 @@ fn all_lines_of_an_origins_header_stay() {
 }
 
 #[test]
-fn nobody_learns_what_runs_behind() {
+fn the_software_behind_the_gateway_is_hidden() {
     let origin = [("Server", "nginx/1.0"), ("X-Powered-By", "Next.js")];
-    let answer = |yaml| {
+    let request = |yaml| {
         check::<SecurityHeaders>(yaml)
             .backend(200, &origin, &[])
             .get("/")
     };
-    let check = answer("helmet");
+    let check = request("helmet");
     assert_eq!(value(check.last(), "server"), "(absent)");
     assert_eq!(value(check.last(), "x-powered-by"), "(absent)");
-    let check = answer("{ server: keep, powered_by: keep }");
+    let check = request("{ server: keep, powered_by: keep }");
     assert_eq!(value(check.last(), "server"), "nginx/1.0");
     assert_eq!(value(check.last(), "x-powered-by"), "Next.js");
-    let check = answer("{ server: shop }");
+    let check = request("{ server: shop }");
     assert_eq!(value(check.last(), "server"), "shop");
 }
 
@@ -182,7 +182,7 @@ fn a_policy_of_nothing_but_upgrading_is_absent_over_plain_http() {
 }
 
 #[test]
-fn wrong_values_say_what_to_write() {
+fn invalid_values_are_reported_with_a_remedy() {
     assert_eq!(
         refused::<SecurityHeaders>("shield"),
         ["unknown set of security headers `shield`; help: write `helmet`"]

@@ -51,7 +51,7 @@ impl Action {
         let names = ParamNames::of(&config.matches.value);
         if let Some(redirect) = &config.redirect {
             let compiled = Redirect::compile(&redirect.value, &names);
-            return told(compiled, "edgeway::route::bad_redirect", redirect.place, cx)
+            return reported(compiled, "edgeway::route::bad_redirect", redirect.place, cx)
                 .flatten()
                 .map(Self::Redirect);
         }
@@ -63,7 +63,7 @@ impl Action {
         let rewrite = match &config.rewrite {
             Some(rewrite) => {
                 let compiled = Rewrite::compile(&rewrite.value, &names, slashes(cx));
-                let compiled = told(compiled, "edgeway::route::bad_rewrite", rewrite.place, cx);
+                let compiled = reported(compiled, "edgeway::route::bad_rewrite", rewrite.place, cx);
                 Some(compiled.flatten()?)
             }
             None => None,
@@ -147,7 +147,7 @@ fn check_upstream(name: &str, place: Place, cx: &mut CompileContext<'_>) -> bool
     false
 }
 
-fn told<T>(
+fn reported<T>(
     result: Result<T, RouteProblem>,
     code: &'static str,
     place: Place,

@@ -55,9 +55,9 @@ impl Respond {
         place: Place,
         cx: &mut CompileContext<'_>,
     ) -> Option<Self> {
-        let status = told(status(config), place, cx);
-        let headers = told(headers(config), place, cx);
-        let content_type = told(content_type(config), place, cx);
+        let status = reported(status(config), place, cx);
+        let headers = reported(headers(config), place, cx);
+        let content_type = reported(content_type(config), place, cx);
         let body = body(config, content_type.clone().flatten(), place, cx);
         let (status, mut headers, body) = (status?, headers?, body?);
         content_type?;
@@ -102,12 +102,12 @@ impl Respond {
     }
 }
 
-fn told<T>(
+fn reported<T>(
     result: Result<T, RouteProblem>,
     place: Place,
     cx: &mut CompileContext<'_>,
 ) -> Option<T> {
-    super::told(result, CODE, place, cx)
+    super::reported(result, CODE, place, cx)
 }
 
 fn status(config: &RespondConfig) -> Result<StatusCode, RouteProblem> {

@@ -63,13 +63,13 @@ fn compile(yaml: &str) -> Compiled {
 #[track_caller]
 fn refuses(yaml: &str, problems: &[&str]) {
     let compiled = compile(yaml);
-    let told: Vec<String> = compiled
+    let messages: Vec<String> = compiled
         .diagnostics
         .list()
         .iter()
         .map(|d| format!("{}; {}", d.message, d.help.as_deref().unwrap_or_default()))
         .collect();
-    assert_eq!(told, problems, "{yaml}");
+    assert_eq!(messages, problems, "{yaml}");
     assert!(compiled.action.is_none(), "{yaml}");
 }
 
@@ -209,7 +209,7 @@ fn no_redirect_leads_to_a_host_that_the_client_wrote() {
 }
 
 #[test]
-fn wrong_redirects_are_told_what_to_write() {
+fn invalid_redirects_are_reported_with_a_remedy() {
     for (to, status, problem) in [
         (
             "/{idd}",
@@ -279,7 +279,7 @@ fn wrong_redirects_are_told_what_to_write() {
 }
 
 #[test]
-fn a_path_that_cannot_be_read_is_told_once() {
+fn a_path_that_cannot_be_read_is_reported_once() {
     refuses(
         "{ match: { path: ['x/{id}'] }, redirect: { to: '/{id}', status: 301 } }",
         &["invalid path `x/{id}`: it does not begin with `/`; write `/x/{id}`"],
@@ -287,7 +287,7 @@ fn a_path_that_cannot_be_read_is_told_once() {
 }
 
 #[test]
-fn a_prefix_is_replaced_at_whole_segments() {
+fn a_prefix_is_replaced_at_full_segments() {
     let route = compile("{ match: {}, upstream: web, rewrite: { prefix: /api, with: / } }");
     route.rewrites("h/api/x?y=%2e%2e", Some("/x?y=%2e%2e"));
     route.rewrites("h/api", Some("/"));
@@ -330,7 +330,7 @@ fn a_regex_rewrite_takes_groups() {
 }
 
 #[test]
-fn without_prefix_and_regex_the_whole_path_is_new() {
+fn without_prefix_and_regex_the_full_path_is_new() {
     let route = compile(
         "{ match: { path: ['/users/{id}/*'] }, upstream: web, rewrite: { with: '/u/{rest}/of/{id}' } }",
     );
@@ -338,7 +338,7 @@ fn without_prefix_and_regex_the_whole_path_is_new() {
 }
 
 #[test]
-fn wrong_rewrites_are_told_what_to_write() {
+fn invalid_rewrites_are_reported_with_a_remedy() {
     for (rewrite, problem) in [
         (
             "{ prefix: /a, regex: b, with: / }",
@@ -521,13 +521,13 @@ fn a_file_is_read_once_and_bounded() {
     ] {
         let compiled = compiled(file);
         assert!(compiled.action.is_none(), "{file}");
-        let told = &compiled.diagnostics.list()[0].message;
-        assert!(told.contains(message), "{told}");
+        let reported = &compiled.diagnostics.list()[0].message;
+        assert!(reported.contains(message), "{reported}");
     }
 }
 
 #[test]
-fn wrong_answers_are_told_what_to_write() {
+fn invalid_responses_are_reported_with_a_remedy() {
     for (respond, problem) in [
         (
             "{ status: 204, body: x }",

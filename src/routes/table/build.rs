@@ -88,13 +88,13 @@ impl RouteTable {
         diagnostics: &mut Diagnostics,
     ) {
         // Problems in them were reported when the table was compiled.
-        let mut told = Diagnostics::default();
+        let mut ignored = Diagnostics::default();
         for (route, guarding) in self.routes.iter_mut().zip(guarding) {
             route.predicates.guard(guarding.has_access);
         }
         let mut parsed = Vec::<ParsedRoute>::with_capacity(routes.len());
         for (config, place) in routes {
-            parsed.push(parse(config, *place, slashes, &mut told));
+            parsed.push(parse(config, *place, slashes, &mut ignored));
         }
         let is_odd = |facts: &ParsedRoute| facts.paths.iter().any(|(path, _)| path.is_odd());
         let odd: Vec<bool> = parsed.iter().map(is_odd).collect();
@@ -270,14 +270,14 @@ fn draft(
             }
         }
     }
-    let mut told = BTreeSet::new();
+    let mut reported = BTreeSet::new();
     for draft in drafts.values_mut() {
         for entries in draft.values_mut() {
             entries.sort_by_key(|entry| parsed[entry.route].predicates.rank());
             for pair in entries.windows(2) {
                 let [first, second] = pair else { continue };
                 let rank = |entry: &Entry| parsed[entry.route].predicates.rank();
-                if rank(first) == rank(second) && told.insert((first.route, second.route)) {
+                if rank(first) == rank(second) && reported.insert((first.route, second.route)) {
                     diagnostics.push(conflict(parsed, first, second));
                 }
             }
@@ -312,7 +312,7 @@ fn warn_of_shadows(
     drafts: &BTreeMap<Option<HostPattern>, Draft>,
     diagnostics: &mut Diagnostics,
 ) {
-    let mut told = BTreeSet::new();
+    let mut reported = BTreeSet::new();
     // An exact host has no host below it that could take its requests.
     let wide = |host: &Option<HostPattern>| !matches!(host, Some(HostPattern::Exact(_)));
     for (host, draft) in drafts.iter().filter(|(host, _)| wide(host)) {
@@ -334,7 +334,7 @@ fn warn_of_shadows(
                         Some((other, entry))
                     })
                     .collect();
-                if !shadows.is_empty() && told.insert((entry.route, entry.path)) {
+                if !shadows.is_empty() && reported.insert((entry.route, entry.path)) {
                     diagnostics.push(shadow(parsed, entry, &shadows));
                 }
             }

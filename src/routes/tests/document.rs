@@ -67,7 +67,7 @@ fn the_example_is_true() {
 }
 
 #[test]
-fn what_the_page_says_is_refused_is_refused() {
+fn paths_documented_as_refused_are_refused() {
     for path in [
         "/%2e", "/a/.%2E", "/..%2f", "/%00", "/%5c", "/..;", "/.;a/", "/..%3B", "/\\", "/ ", "/#",
         "/?#", "/%x",

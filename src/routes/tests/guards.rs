@@ -134,7 +134,7 @@ fn an_open_route_below_a_guarded_one_stays_open() {
 }
 
 #[test]
-fn every_guard_that_may_be_meant_is_asked() {
+fn every_guard_that_may_be_meant_runs() {
     let all = guarded(
         "[{ path: [/*] }, { path: [/api/*] }, { path: [/files/*] }, { path: [/both/*] }, { path: [/same/*] }]",
         &["w", "a", "f", "aw", "w"],
@@ -182,7 +182,7 @@ fn hosts_predicates_and_regular_expressions_count_as_ever() {
 }
 
 #[test]
-fn what_another_app_or_a_redirect_takes_hides_no_guard() {
+fn routes_of_another_app_or_a_redirect_hide_no_guard() {
     for beside in [">", ">two", ">two!"] {
         let all = guarded(
             "[{ path: [/*] }, { path: [/docs/*] }, { path: [/docs] }, { path: [/account/], method: [GET] }, { path: [/account] }]",

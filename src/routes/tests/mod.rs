@@ -165,7 +165,7 @@ fn hosts_come_before_paths_and_fall_through() {
 }
 
 #[test]
-fn a_host_of_its_own_shadows_and_is_told() {
+fn a_host_of_its_own_shadows_and_is_reported() {
     let routes = compile("[{ path: [/api/*] }, { host: ['*.example.com'], path: [/*] }]");
     routes.reach(&[("GET a.example.com/api/x", "1"), ("GET other/api/x", "0")]);
     assert_eq!(
@@ -278,7 +278,7 @@ fn regexes_come_after_patterns_and_before_the_catch_all() {
 }
 
 #[test]
-fn routes_that_nothing_tells_apart_are_an_error_at_both() {
+fn indistinguishable_routes_are_an_error_at_both() {
     let routes = compile(
         "[{ host: [a.test, b.test], path: ['/x/{id}', /y] }, { host: [B.test], path: ['/x/{name}'] }]",
     );
@@ -318,7 +318,7 @@ fn routes_that_nothing_tells_apart_are_an_error_at_both() {
 }
 
 #[test]
-fn all_that_is_wrong_is_told_at_its_place() {
+fn every_mistake_is_reported_at_its_place() {
     let routes = compile(
         "[{ host: ['a.test:80'], path: [api], method: [get] },
           { path: [/b], path_regex: 'b' },
@@ -343,7 +343,7 @@ fn all_that_is_wrong_is_told_at_its_place() {
 }
 
 #[test]
-fn explain_says_why_the_others_lost() {
+fn explain_gives_the_reason_why_the_others_lost() {
     let routes = compile(
         "[{ path: [/*] }, { path: [/a/*] }, { path: [/a/b], method: [POST, PUT] }, { path: [/z] }, { host: [a.test] }]",
     );

@@ -46,73 +46,73 @@ fn printed(yaml: &str) -> String {
 }
 
 #[track_caller]
-fn says(yaml: &str, words: &[&str]) {
-    let told = refused::<Jwt>(yaml).join("\n");
+fn check_messages(yaml: &str, words: &[&str]) {
+    let messages = refused::<Jwt>(yaml).join("\n");
     for word in words {
-        assert!(told.contains(word), "{yaml}: {told}");
+        assert!(messages.contains(word), "{yaml}: {messages}");
     }
-    assert!(!told.contains(SECRET), "{told}");
+    assert!(!messages.contains(SECRET), "{messages}");
 }
 
 #[test]
-fn mistakes_are_refused_with_what_to_write_instead() {
+fn mistakes_are_refused_with_a_remedy() {
     let with = |more: &str| format!("{{ keys: \"{SECRET}\", {more} }}");
-    says(
+    check_messages(
         "{}",
         &["`jwt` has neither `keys` nor `jwks`", "keys: file:"],
     );
-    says(
+    check_messages(
         "{ keys: short }",
         &["the secret has 5 bytes", "openssl rand -hex 32"],
     );
-    says(
+    check_messages(
         "{ keys: 'file:/nowhere' }",
         &["cannot read the key in `/nowhere`"],
     );
-    says(
+    check_messages(
         &with("jwks: 'https://a.test/k'"),
         &["both `keys` and `jwks`", "remove one"],
     );
-    says(&with("algorithms: [none]"), &["none"]);
-    says(
+    check_messages(&with("algorithms: [none]"), &["none"]);
+    check_messages(
         &with("algorithms: [RS256]"),
         &["no key fits `RS256`", "a secret", "HS256"],
     );
-    says(&with("leeway: 6s"), &["longer than 5s", "NTP"]);
-    says(&with("max_ttl: 0s"), &["no token is valid", "90s"]);
-    says(
+    check_messages(&with("leeway: 6s"), &["longer than 5s", "NTP"]);
+    check_messages(&with("max_ttl: 0s"), &["no token is valid", "90s"]);
+    check_messages(
         &with("max_ttl: 90s, require_exp: false"),
         &["needs tokens that expire"],
     );
-    says(
+    check_messages(
         &with("token: nowhere"),
         &["invalid token source", "query:NAME"],
     );
-    says(&with("token: { cookie: 'a=b' }"), &["invalid cookie name"]);
-    says(
+    check_messages(&with("token: { cookie: 'a=b' }"), &["invalid cookie name"]);
+    check_messages(
         &with("token: { cookie: a, query: b }"),
         &["one of `header`, `cookie` and `query`", "list"],
     );
-    says(
+    check_messages(
         &with("token: {}"),
         &["one of `header`, `cookie` and `query`"],
     );
-    says(&with("forward: { sub: Host }"), &["reserved header name"]);
-    says(&with("forward: { sub: X_User }"), &["underscore"]);
-    says(
+    check_messages(&with("forward: { sub: Host }"), &["reserved header name"]);
+    check_messages(&with("forward: { sub: X_User }"), &["underscore"]);
+    check_messages(
         &with("forward: { sub: X-A, role: x-a }"),
         &["two claims are forwarded"],
     );
-    says(&with("realm: 'a\"b'"), &["invalid realm"]);
-    says(&with("require: { role: [] }"), &["empty"]);
+    check_messages(&with("realm: 'a\"b'"), &["invalid realm"]);
+    check_messages(&with("require: { role: [] }"), &["empty"]);
 }
 
 #[test]
-fn keys_that_are_none_or_should_not_be_there_are_told() {
+fn invalid_or_misplaced_keys_are_reported() {
     let files = Files::new();
     let check = |text: &str, words: &[&str]| {
         let file = files.put("key", text);
-        says(&format!("{{ keys: '{file}' }}"), words);
+        check_messages(&format!("{{ keys: '{file}' }}"), words);
     };
     check(RSA, &["private key", "openssl pkey"]);
     check(
@@ -137,7 +137,7 @@ fn keys_that_are_none_or_should_not_be_there_are_told() {
     check(&many.to_string(), &["more than 64 keys"]);
     // A key that no algorithm uses is a mistake.
     let file = files.put("ec", &pem);
-    says(
+    check_messages(
         &format!("{{ keys: ['{file}', \"{SECRET}\"], algorithms: [ES256] }}"),
         &["a secret is listed", "HS256"],
     );
@@ -166,33 +166,33 @@ fn rsa_of(bits: usize) -> String {
 
 #[test]
 fn a_url_of_keys_is_https_or_of_this_machine() {
-    says(
+    check_messages(
         "{ jwks: 'http://login.test/k' }",
         &["fetched without TLS", "allow_http"],
     );
-    says("{ jwks: 'ftp://login.test/k' }", &["invalid JWK set URL"]);
-    says("{ jwks: login.test }", &["invalid JWK set URL", "https://"]);
-    says(
+    check_messages("{ jwks: 'ftp://login.test/k' }", &["invalid JWK set URL"]);
+    check_messages("{ jwks: login.test }", &["invalid JWK set URL", "https://"]);
+    check_messages(
         "{ jwks: 'https://u:p@login.test/k' }",
         &["cannot have a user or a password"],
     );
-    says(
+    check_messages(
         "{ jwks: { url: 'https://a.test/k', ca: /nowhere } }",
         &["cannot use `/nowhere`"],
     );
-    says(
+    check_messages(
         "{ jwks: { url: 'http://localhost/k', ca: a.pem } }",
         &["`ca` is for HTTPS"],
     );
-    says(
+    check_messages(
         "{ jwks: { url: 'http://localhost/k', refresh: 1ms } }",
         &["`refresh: 1ms`"],
     );
-    says(
+    check_messages(
         "{ jwks: { url: 'http://localhost/k', timeout: 1h } }",
         &["`timeout: 1h`"],
     );
-    says(
+    check_messages(
         "{ jwks: 'http://localhost/k', algorithms: [HS256] }",
         &["`HS256` needs a secret"],
     );

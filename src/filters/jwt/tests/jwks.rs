@@ -80,7 +80,7 @@ impl World {
         let address = runtime.block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
-            let app = Router::new().route("/keys", get(answer)).with_state(state);
+            let app = Router::new().route("/keys", get(respond)).with_state(state);
             tasks.spawn(
                 "keys",
                 async move { axum::serve(listener, app).await.unwrap() },
@@ -139,18 +139,18 @@ impl World {
     }
 }
 
-async fn answer(State(shared): State<Shared>) -> Response<Body> {
+async fn respond(State(shared): State<Shared>) -> Response<Body> {
     shared.asked.fetch_add(1, Ordering::SeqCst);
     let hold = shared.script.lock().hold.clone();
     if let Some(hold) = hold {
         hold.notified().await;
     }
     let script = shared.script.lock();
-    let mut answer = Response::builder().status(script.status);
+    let mut response = Response::builder().status(script.status);
     if let Some(cache) = script.cache {
-        answer = answer.header(header::CACHE_CONTROL, cache);
+        response = response.header(header::CACHE_CONTROL, cache);
     }
-    answer.body(Body::from(script.body.clone())).unwrap()
+    response.body(Body::from(script.body.clone())).unwrap()
 }
 
 fn signer() -> Signer {
@@ -204,7 +204,7 @@ fn a_request_waits_for_the_first_keys_a_moment() {
 }
 
 #[test]
-fn a_key_that_is_not_known_is_asked_for_once_and_forged_names_cost_nothing() {
+fn an_unknown_key_is_fetched_once_and_forged_names_cost_nothing() {
     let (a, b) = (signer(), signer());
     let world = World::new(&set(&[(&a, "a")]));
     let (mut check, jwks) = world.filter("1h");
@@ -239,7 +239,7 @@ fn a_key_that_is_not_known_is_asked_for_once_and_forged_names_cost_nothing() {
 }
 
 #[test]
-fn old_keys_are_used_for_a_while_when_nobody_answers() {
+fn old_keys_are_used_for_a_while_when_the_issuer_is_unreachable() {
     let a = signer();
     let world = World::new(&set(&[(&a, "a")]));
     let (check, jwks) = world.filter("1h");
@@ -264,7 +264,7 @@ fn old_keys_are_used_for_a_while_when_nobody_answers() {
 }
 
 #[test]
-fn what_is_no_set_of_keys_changes_nothing() {
+fn an_invalid_key_set_changes_nothing() {
     let a = signer();
     let world = World::new(&set(&[(&a, "a")]));
     let (mut check, jwks) = world.filter("1h");
@@ -310,7 +310,7 @@ fn a_slow_server_holds_up_requests_for_a_moment_only() {
 }
 
 #[test]
-fn an_answer_says_how_long_it_is_good_within_bounds() {
+fn a_response_sets_its_lifetime_within_bounds() {
     let a = signer();
     let world = World::new(&set(&[(&a, "a")]));
     let (check, jwks) = world.filter("0s");
@@ -338,7 +338,7 @@ fn an_answer_says_how_long_it_is_good_within_bounds() {
 }
 
 #[test]
-fn a_process_that_takes_over_knows_the_keys_and_asks_at_once() {
+fn a_successor_knows_the_keys_and_fetches_at_once() {
     let a = signer();
     let world = World::new(&set(&[(&a, "a")]));
     let (_, jwks) = world.filter("1h");

@@ -373,9 +373,9 @@ fn a_playback_token_of_90_seconds_passes_at_89_and_fails_at_96() {
 #[test]
 fn issuer_and_audience_are_whom_the_file_names() {
     let check = |claims: &Value, reason: Option<&'static str>| {
-        let answer = guard(", issuer: [a, https://b.test], audience: [shop, admin]")
+        let check = guard(", issuer: [a, https://b.test], audience: [shop, admin]")
             .bearer(&by_secret(&with(claims)));
-        assert_eq!(answer.last().reason, reason, "{claims}");
+        assert_eq!(check.last().reason, reason, "{claims}");
     };
     check(&json!({ "iss": "a", "aud": "shop" }), None);
     check(

@@ -8,8 +8,8 @@ use crate::chain::{
     testkit::{FilterCheck, TestResponse},
 };
 
-fn given<'a>(answer: &'a TestResponse, name: &str) -> Vec<&'a str> {
-    let head = answer.upstream.as_ref().expect("it went on");
+fn given<'a>(response: &'a TestResponse, name: &str) -> Vec<&'a str> {
+    let head = response.upstream.as_ref().expect("it went on");
     head.headers
         .get_all(name)
         .iter()
@@ -18,7 +18,7 @@ fn given<'a>(answer: &'a TestResponse, name: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn who_is_known_and_lacks_a_claim_is_forbidden() {
+fn a_known_client_without_a_required_claim_is_forbidden() {
     let check = guard(", require: { role: [admin, owner], email_verified: true }");
     let verdict = |check: FilterCheck, claims: &Value| check.bearer(&by_secret(&with(claims)));
     let good = json!({ "email_verified": true });
@@ -32,16 +32,16 @@ fn who_is_known_and_lacks_a_claim_is_forbidden() {
         json!({ "email_verified": "true" }),
         json!({}),
     ] {
-        let answer = verdict(
+        let check = verdict(
             guard(", require: { role: [admin, owner], email_verified: true }"),
             &bad,
         );
-        let told = answer.last().headers["www-authenticate"].to_str().unwrap();
+        let challenge = check.last().headers["www-authenticate"].to_str().unwrap();
         assert_eq!(
-            told,
+            challenge,
             "Bearer realm=\"restricted\", error=\"insufficient_scope\""
         );
-        let _ = answer.expect_refused(403, "jwt_claims");
+        let _ = check.expect_refused(403, "jwt_claims");
     }
     assert_eq!(counted(&check.metrics, "passed"), 1);
     let inner = ", require: { realm_access.roles: admin, n: 7, scope: read }";
@@ -51,7 +51,7 @@ fn who_is_known_and_lacks_a_claim_is_forbidden() {
 }
 
 #[test]
-fn a_refusal_says_how_to_do_better() {
+fn a_refusal_names_the_remedy() {
     let check = guard(", realm: 'the shop'").get("/");
     assert_eq!(
         check.last().headers["www-authenticate"],
@@ -127,14 +127,14 @@ fn claims_become_headers_that_no_client_can_send() {
         "roles": ["a", "b c"], "n": 7, "role": "line\nbreak", "o": { "a": 1 },
     })));
     let check = send(guard(&format!(", {forward}")), Some(&token));
-    let answer = check.last();
-    assert_eq!(given(answer, "x-user-id"), ["u1"]);
-    assert_eq!(given(answer, "x-roles"), ["a,b c"]);
-    assert_eq!(given(answer, "x-n"), ["7"]);
+    let response = check.last();
+    assert_eq!(given(response, "x-user-id"), ["u1"]);
+    assert_eq!(given(response, "x-roles"), ["a,b c"]);
+    assert_eq!(given(response, "x-n"), ["7"]);
     for absent in ["x_user_id", "x-role", "x-o"] {
-        assert_eq!(given(answer, absent), [""; 0], "{absent}");
+        assert_eq!(given(response, absent), [""; 0], "{absent}");
     }
-    assert_eq!(given(answer, "x-other"), ["kept"]);
+    assert_eq!(given(response, "x-other"), ["kept"]);
     // A list whose items are ambiguous in a header is left out.
     let sly = by_secret(&with(&json!({ "roles": ["user,admin"] })));
     let check = send(check, Some(&sly));
@@ -150,7 +150,7 @@ fn claims_become_headers_that_no_client_can_send() {
 }
 
 #[test]
-fn optional_takes_everybody_and_tells_them_apart() {
+fn optional_lets_all_pass_and_distinguishes_them() {
     let (good, bad) = (by_secret(&claims()), "x.y.z");
     let check = guard(", optional: true, forward: { sub: X-User-Id }")
         .get("/")
@@ -168,7 +168,7 @@ fn optional_takes_everybody_and_tells_them_apart() {
 }
 
 #[test]
-fn the_token_goes_on_or_stays_as_the_file_says() {
+fn the_token_is_forwarded_or_removed_as_configured() {
     let token = by_secret(&claims());
     let value = format!("Bearer {token}");
     let cookie = format!("a=1; sid={token}; b=2");
@@ -192,7 +192,7 @@ fn the_token_goes_on_or_stays_as_the_file_says() {
 }
 
 #[test]
-fn explain_says_what_is_looked_for() {
+fn explain_names_where_the_token_is_expected() {
     let filter = config::compiled(&format!(
         "{{ keys: \"{SECRET}\", require: {{ role: [a, b] }}, token: [header:Authorization, query:t] }}"
     ));
