@@ -310,8 +310,8 @@ mod tests {
     async fn churn(steps: Vec<(u8, u16, u16)>) {
         let turns = FairQueue::new(3);
         let (mut waiting, mut held) = (JoinSet::new(), Vec::new());
-        for (what, site, network) in steps {
-            match what {
+        for (step, site, network) in steps {
+            match step {
                 0..10 => {
                     waiting.spawn(wait(&turns, v6(site, network)));
                 }

@@ -201,7 +201,7 @@ impl Fetch {
         deadline: Duration,
         longest: usize,
     ) -> Result<Response<Bytes>, FetchError> {
-        self.exchange(request, deadline, async |body| whole(body, longest).await)
+        self.exchange(request, deadline, async |body| collect(body, longest).await)
             .await
     }
 
@@ -236,8 +236,8 @@ impl Fetch {
             let (parts, body) = sent.await?.into_parts();
             Ok(Response::from_parts(parts, read(body).await?))
         };
-        let late = |_| FetchError::Late(deadline);
-        timeout(deadline, exchange).await.map_err(late)?
+        let timed_out = |_| FetchError::Late(deadline);
+        timeout(deadline, exchange).await.map_err(timed_out)?
     }
 }
 
@@ -270,7 +270,7 @@ pub async fn exchange(
             .send_request(request.map(Full::new))
             .await?
             .into_parts();
-        Ok(Response::from_parts(parts, whole(body, longest).await?))
+        Ok(Response::from_parts(parts, collect(body, longest).await?))
     };
     // The connection future transfers the bytes of the response, and ends no later.
     tokio::pin!(connection);
@@ -283,7 +283,7 @@ pub async fn exchange(
 }
 
 /// Reads a whole body, which may have at most `longest` bytes.
-async fn whole(body: Incoming, longest: usize) -> Result<Bytes, FetchError> {
+async fn collect(body: Incoming, longest: usize) -> Result<Bytes, FetchError> {
     let body = Limited::new(body, longest).collect().await;
     let body = body.map_err(|error| {
         if error.is::<LengthLimitError>() {

@@ -95,9 +95,9 @@ impl Weight {
     /// Parses `0`, `0.5`, `1.000`. Digits beyond the third are dropped; `None` if the text is not a
     /// q-value.
     pub fn parse(text: &[u8]) -> Option<Self> {
-        let (whole, digits) = match text {
-            [whole @ (b'0' | b'1')] => (*whole, &[][..]),
-            [whole @ (b'0' | b'1'), b'.', digits @ ..] => (*whole, digits),
+        let (integer, digits) = match text {
+            [integer @ (b'0' | b'1')] => (*integer, &[][..]),
+            [integer @ (b'0' | b'1'), b'.', digits @ ..] => (*integer, digits),
             _ => return None,
         };
         if !digits.iter().all(u8::is_ascii_digit) {
@@ -105,7 +105,7 @@ impl Weight {
         }
         let digit = |at: usize| u16::from(digits.get(at).map_or(0, |b| b - b'0'));
         let thousandths =
-            u16::from(whole - b'0') * 1000 + digit(0) * 100 + digit(1) * 10 + digit(2);
+            u16::from(integer - b'0') * 1000 + digit(0) * 100 + digit(1) * 10 + digit(2);
         (thousandths <= 1000).then_some(Self(thousandths))
     }
 

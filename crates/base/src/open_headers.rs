@@ -55,15 +55,15 @@ impl OpenRequestHeaders {
         &mut self.parts.headers
     }
 
-    /// Puts the parts back into `head`.
-    pub fn close(self, head: &mut RequestHeader) {
-        put_back(head, RequestHeader::from(self.parts));
+    /// Puts the parts back into `request`.
+    pub fn close(self, request: &mut RequestHeader) {
+        put_back(request, RequestHeader::from(self.parts));
         if let Some(target) = self.target {
-            let kept = head.set_raw_path(&target);
-            debug_assert!(kept.is_ok(), "the target was accepted before");
+            let accepted = request.set_raw_path(&target);
+            debug_assert!(accepted.is_ok(), "the target was accepted before");
         }
         if let Some(end_stream) = self.end_stream {
-            head.set_send_end_stream(end_stream);
+            request.set_send_end_stream(end_stream);
         }
     }
 }
@@ -81,12 +81,12 @@ impl OpenResponseHeaders {
         Self { parts, phrase }
     }
 
-    /// Puts the parts back into `head`.
-    pub fn close(self, head: &mut ResponseHeader) {
-        put_back(head, ResponseHeader::from(self.parts));
+    /// Puts the parts back into `response`.
+    pub fn close(self, response: &mut ResponseHeader) {
+        put_back(response, ResponseHeader::from(self.parts));
         if let Some(phrase) = self.phrase {
-            let kept = head.set_reason_phrase(Some(&phrase));
-            debug_assert!(kept.is_ok(), "the phrase was there before");
+            let accepted = response.set_reason_phrase(Some(&phrase));
+            debug_assert!(accepted.is_ok(), "the phrase was there before");
         }
     }
 }
@@ -125,45 +125,45 @@ mod tests {
             b"http://example.com/absolute",
             b"*",
         ] {
-            let mut head = RequestHeader::build("OPTIONS", target, None).unwrap();
-            head.set_version(http::Version::HTTP_2);
-            head.set_send_end_stream(false);
-            head.insert_header("X-One", "1").unwrap();
-            let is_utf8 = head.raw_path_is_utf8();
-            let mut open = OpenRequestHeaders::of(&mut head, 1);
+            let mut request = RequestHeader::build("OPTIONS", target, None).unwrap();
+            request.set_version(http::Version::HTTP_2);
+            request.set_send_end_stream(false);
+            request.insert_header("X-One", "1").unwrap();
+            let is_utf8 = request.raw_path_is_utf8();
+            let mut open = OpenRequestHeaders::of(&mut request, 1);
             let host = HeaderValue::from_static("example.com");
             open.headers().insert(header::HOST, host);
-            open.close(&mut head);
-            assert_eq!(head.raw_path(), target);
-            assert_eq!(head.raw_path_is_utf8(), is_utf8);
-            assert_eq!(head.method, "OPTIONS");
-            assert_eq!(head.version, http::Version::HTTP_2);
-            assert_eq!(head.send_end_stream(), Some(false));
-            assert_eq!(head.headers["x-one"], "1");
-            assert_eq!(head.headers["host"], "example.com");
+            open.close(&mut request);
+            assert_eq!(request.raw_path(), target);
+            assert_eq!(request.raw_path_is_utf8(), is_utf8);
+            assert_eq!(request.method, "OPTIONS");
+            assert_eq!(request.version, http::Version::HTTP_2);
+            assert_eq!(request.send_end_stream(), Some(false));
+            assert_eq!(request.headers["x-one"], "1");
+            assert_eq!(request.headers["host"], "example.com");
         }
     }
 
     #[test]
     fn a_response_keeps_status_version_and_phrase() {
-        let mut head = ResponseHeader::build(404, None).unwrap();
-        head.set_version(http::Version::HTTP_11);
-        head.set_reason_phrase(Some("Nowhere")).unwrap();
-        head.append_header("Set-Cookie", "a=1").unwrap();
-        head.append_header("Set-Cookie", "b=2").unwrap();
-        let mut open = OpenResponseHeaders::of(&mut head, 1);
+        let mut response = ResponseHeader::build(404, None).unwrap();
+        response.set_version(http::Version::HTTP_11);
+        response.set_reason_phrase(Some("Nowhere")).unwrap();
+        response.append_header("Set-Cookie", "a=1").unwrap();
+        response.append_header("Set-Cookie", "b=2").unwrap();
+        let mut open = OpenResponseHeaders::of(&mut response, 1);
         let server = HeaderValue::from_static("edgeway");
         open.parts.headers.insert(header::SERVER, server);
-        open.close(&mut head);
-        assert_eq!(head.status, 404);
-        assert_eq!(head.version, http::Version::HTTP_11);
-        assert_eq!(head.get_reason_phrase(), Some("Nowhere"));
-        let cookies: Vec<_> = head.headers.get_all("set-cookie").iter().collect();
+        open.close(&mut response);
+        assert_eq!(response.status, 404);
+        assert_eq!(response.version, http::Version::HTTP_11);
+        assert_eq!(response.get_reason_phrase(), Some("Nowhere"));
+        let cookies: Vec<_> = response.headers.get_all("set-cookie").iter().collect();
         assert_eq!(cookies, ["a=1", "b=2"]);
-        assert_eq!(head.headers["server"], "edgeway");
+        assert_eq!(response.headers["server"], "edgeway");
         // Pingora panics if its map of spellings and the header map disagree.
         let mut wire = bytes::BytesMut::new();
-        head.header_to_h1_wire(&mut wire);
+        response.header_to_h1_wire(&mut wire);
         assert!(
             wire.starts_with(b"set-cookie: a=1\r\n") || wire.starts_with(b"Set-Cookie: a=1\r\n")
         );

@@ -54,15 +54,19 @@ pub fn without(target: &[u8], names: &[Box<str>]) -> Option<Vec<u8>> {
         return None;
     }
     let path = &target[..target.len() - query.len() - 1];
-    let mut kept = Vec::with_capacity(target.len());
-    kept.extend_from_slice(path);
+    let mut remaining = Vec::with_capacity(target.len());
+    remaining.extend_from_slice(path);
     for pair in query.split(|byte| *byte == b'&') {
         if !is_doomed(pair) {
-            kept.push(if kept.len() == path.len() { b'?' } else { b'&' });
-            kept.extend_from_slice(pair);
+            remaining.push(if remaining.len() == path.len() {
+                b'?'
+            } else {
+                b'&'
+            });
+            remaining.extend_from_slice(pair);
         }
     }
-    Some(kept)
+    Some(remaining)
 }
 
 /// Returns the values of the cookie `name`, over all lines: HTTP/2 may split them.
@@ -286,9 +290,9 @@ mod tests {
             ("/token=1", None),
             ("/a?", None),
         ] {
-            let kept = without(target.as_bytes(), &names);
-            let kept = kept.map(|kept| String::from_utf8(kept).unwrap());
-            assert_eq!(kept.as_deref(), expected, "{target}");
+            let remaining = without(target.as_bytes(), &names);
+            let remaining = remaining.map(|remaining| String::from_utf8(remaining).unwrap());
+            assert_eq!(remaining.as_deref(), expected, "{target}");
         }
     }
 
@@ -547,9 +551,9 @@ mod tests {
         #[test]
         fn no_target_keeps_what_is_taken_out(target in "[/?&=%a-c0-9tT]{0,40}") {
             let names = [Box::from("a"), Box::from("t")];
-            if let Some(kept) = without(target.as_bytes(), &names) {
-                prop_assert!(kept.len() < target.len());
-                prop_assert_eq!(without(&kept, &names), None);
+            if let Some(remaining) = without(target.as_bytes(), &names) {
+                prop_assert!(remaining.len() < target.len());
+                prop_assert_eq!(without(&remaining, &names), None);
             }
         }
     }

@@ -107,7 +107,7 @@ pub fn without_shapes(text: &str) -> Cow<'_, str> {
 
 /// Returns true if a name is `word` (in lower case), or ends with it at the start of a word: after
 /// a non-letter, or at a capital (`reset_token`, `resetToken`). Some words may follow anything.
-pub fn is_named(name: &[u8], word: &[u8], is_whole: bool) -> bool {
+pub fn is_named(name: &[u8], word: &[u8], is_exact: bool) -> bool {
     let Some(start) = name.len().checked_sub(word.len()) else {
         return false;
     };
@@ -118,7 +118,7 @@ pub fn is_named(name: &[u8], word: &[u8], is_whole: bool) -> bool {
         return true;
     };
     let is_capital = name[start..].first().is_some_and(u8::is_ascii_uppercase);
-    !is_whole
+    !is_exact
         && (!before.is_ascii_alphabetic()
             || (is_capital && before.is_ascii_lowercase())
             || SUFFIXES.contains(&word))
@@ -127,7 +127,7 @@ pub fn is_named(name: &[u8], word: &[u8], is_whole: bool) -> bool {
 /// Returns the displayable form of a value with this name.
 pub fn shown<'a>(name: &str, value: &'a str) -> &'a str {
     let hides = |word: &str| match word.strip_prefix('=') {
-        Some(whole) => is_named(name.as_bytes(), whole.as_bytes(), true),
+        Some(exact) => is_named(name.as_bytes(), exact.as_bytes(), true),
         None => is_named(name.as_bytes(), word.as_bytes(), false),
     };
     // `*` means any value.

@@ -158,11 +158,11 @@ impl Reading {
             let page = path[from..].strip_suffix(JSON)?;
             (0..base, from..from + page.len())
         } else {
-            let whole = path.strip_suffix(RSC)?;
-            let whole = whole.strip_suffix(PREFETCH).unwrap_or(whole);
-            let mut parts = whole.windows(SEGMENTS.len());
+            let stripped = path.strip_suffix(RSC)?;
+            let stripped = stripped.strip_suffix(PREFETCH).unwrap_or(stripped);
+            let mut parts = stripped.windows(SEGMENTS.len());
             let end = parts.position(|part| part == SEGMENTS);
-            (0..0, 0..end.unwrap_or(whole.len()))
+            (0..0, 0..end.unwrap_or(stripped.len()))
         };
         // Next.js calls the page at the root `index`.
         let page = match &path[page.clone()] {
@@ -208,16 +208,16 @@ fn decoded(path: &[u8], decoding: Decoding) -> DecodedPath {
         Decoding::Kept => once(&raw, b"/\\;?#%"),
         Decoding::Once => once(&raw, b""),
         Decoding::Twice => once(&once(&raw, b""), b""),
-        Decoding::Whole => whole(&raw),
+        Decoding::Whole => decoded_fully(&raw),
     };
     folded(&without_overlong(text))
 }
 
-fn once(text: &DecodedPath, kept: &[u8]) -> DecodedPath {
+fn once(text: &DecodedPath, protected: &[u8]) -> DecodedPath {
     let mut out = DecodedPath::with_capacity(text.len());
     let mut at = 0;
     while let Some(&(byte, from)) = text.get(at) {
-        if let Some(code) = code_at(text, at).filter(|code| !kept.contains(code)) {
+        if let Some(code) = code_at(text, at).filter(|code| !protected.contains(code)) {
             out.push((code, from));
             at += 3;
         } else {
@@ -229,7 +229,7 @@ fn once(text: &DecodedPath, kept: &[u8]) -> DecodedPath {
 }
 
 /// Decodes completely in one pass: sequences completed by a decoded byte are decoded at once.
-fn whole(text: &DecodedPath) -> DecodedPath {
+fn decoded_fully(text: &DecodedPath) -> DecodedPath {
     let mut out = DecodedPath::with_capacity(text.len());
     for byte in text {
         out.push(*byte);
@@ -490,15 +490,15 @@ mod tests {
                 prop_assert!(!text.windows(2).any(|two| two == b"//"));
                 prop_assert!(!text.iter().any(u8::is_ascii_uppercase));
                 prop_assert_eq!(text.len(), reading.from.len());
-                let whole = reading.origin(0..text.len());
-                prop_assert!(whole.end <= path.len() && whole.start <= whole.end);
+                let range = reading.origin(0..text.len());
+                prop_assert!(range.end <= path.len() && range.start <= range.end);
             }
         }
 
         #[test]
         fn what_is_decoded_at_once_is_what_is_decoded_again_and_again(path in "/(%25|25|2|5|%|f|F){0,16}") {
             let mut text: DecodedPath = path.bytes().zip(0..).collect();
-            let all = whole(&text);
+            let all = decoded_fully(&text);
             loop {
                 let next = once(&text, b"");
                 if next.len() == text.len() {

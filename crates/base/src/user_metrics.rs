@@ -157,11 +157,11 @@ impl UserKind {
 
 impl Series {
     fn new(kind: UserKind, name: &str, labels: HashMap<String, String>) -> Result<Self, String> {
-        let whole = match kind {
+        let full_name = match kind {
             UserKind::Counter => format!("{PREFIX}{name}_total"),
             UserKind::Histogram => format!("{PREFIX}{name}"),
         };
-        let opts = Opts::new(whole, HELP).const_labels(labels);
+        let opts = Opts::new(full_name, HELP).const_labels(labels);
         let made = match kind {
             UserKind::Counter => Counter::with_opts(opts).map(Self::Counter),
             UserKind::Histogram => {

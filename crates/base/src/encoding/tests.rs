@@ -121,14 +121,14 @@ proptest! {
         level in 1u8..7,
         knows_length in any::<bool>(),
     ) {
-        let whole = chunks.concat();
-        let length = knows_length.then_some(whole.len() as u64);
+        let input = chunks.concat();
+        let length = knows_length.then_some(input.len() as u64);
         let mut encoder = Encoder::new(encoding, level, length).unwrap();
         let (mut out, mut sent) = (Vec::new(), 0);
         for chunk in &chunks {
             encoder.push(chunk, &mut out).unwrap();
             sent += chunk.len();
-            prop_assert_eq!(&decoded(encoding, &out)[..], &whole[..sent]);
+            prop_assert_eq!(&decoded(encoding, &out)[..], &input[..sent]);
         }
         encoder.finish(&[], &mut out).unwrap();
         prop_assert!(is_complete(encoding, &out));

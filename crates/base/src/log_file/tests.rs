@@ -108,11 +108,14 @@ fn push(user: &WriterHandle, line: &str) {
 }
 
 #[track_caller]
-fn wait_for(what: &str, mut is_true: impl FnMut() -> bool) {
+fn wait_for(description: &str, mut is_true: impl FnMut() -> bool) {
     let clock = Clock::machine();
     let end = clock.now() + PATIENCE;
     while !is_true() {
-        assert!(clock.now() < end, "{what}: not so after {PATIENCE:?}");
+        assert!(
+            clock.now() < end,
+            "{description}: not so after {PATIENCE:?}"
+        );
         std::thread::park_timeout(Duration::from_millis(1));
     }
 }

@@ -94,7 +94,7 @@ impl Connections {
         usize::from(slot(key) / (SLOTS / PARTS))
     }
 
-    pub(super) fn is_whole(&self) -> bool {
+    pub(super) fn is_complete(&self) -> bool {
         let mut parts = self.parts.iter();
         parts.all(|part| !part.is_open.load(Ordering::Relaxed))
     }

@@ -132,7 +132,7 @@ impl Redis {
     /// Returns true if all parts of Redis are reachable.
     pub fn is_up(&self) -> bool {
         let links = self.links.load();
-        links.as_ref().is_some_and(|links| links.is_whole())
+        links.as_ref().is_some_and(|links| links.is_complete())
     }
 
     /// Returns true if a family of metrics belongs to this client.

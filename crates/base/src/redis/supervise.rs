@@ -66,9 +66,9 @@ impl Redis {
             sleep(waits.next(fastrand::f64())).await;
             match self.connect(&probes).await {
                 Ok(links) => {
-                    let is_whole = links.is_whole();
+                    let is_complete = links.is_complete();
                     self.links.store(Some(Arc::new(links)));
-                    if is_whole {
+                    if is_complete {
                         self.went_up();
                     }
                 }
@@ -97,18 +97,18 @@ impl Redis {
     async fn watch(&self, links: &Arc<Connections>, probes: &[Vec<String>]) {
         let mut broken_since = None;
         loop {
-            let is_whole = links.is_whole();
-            if is_whole {
+            let is_complete = links.is_complete();
+            if is_complete {
                 broken_since = None;
             }
-            let wait = if is_whole { PING } else { MIN_DELAY };
+            let wait = if is_complete { PING } else { MIN_DELAY };
             let _woken = timeout(wait, self.changed.notified()).await;
             let current = self.links.load_full();
             if !current.is_some_and(|current| Arc::ptr_eq(&current, links)) {
                 return;
             }
             match self.ask(links, probes).await {
-                Ok(()) if links.is_whole() => self.went_up(),
+                Ok(()) if links.is_complete() => self.went_up(),
                 Ok(()) => {
                     let since = *broken_since.get_or_insert_with(Instant::now);
                     if since.elapsed() >= RECONNECT_AFTER {
@@ -134,11 +134,11 @@ impl Redis {
             links.parts[0].passed();
             return Ok(());
         }
-        let mut asked = JoinSet::new();
+        let mut tasks = JoinSet::new();
         let limit = self.settings.timeout;
         for (at, keys) in probes.iter().enumerate() {
             let (mut link, keys) = (links.pick(), keys.clone());
-            asked.spawn(async move {
+            tasks.spawn(async move {
                 for key in keys {
                     let mut exists = redis::cmd("EXISTS");
                     exists.arg(key);
@@ -150,7 +150,7 @@ impl Redis {
             });
         }
         let (mut passed, mut last) = (0, String::new());
-        while let Some(result) = asked.join_next().await {
+        while let Some(result) = tasks.join_next().await {
             let Ok((at, why)) = result else { continue };
             let part = &links.parts[at];
             let Some(why) = why else {
@@ -234,8 +234,8 @@ impl Backoff {
             return Duration::ZERO;
         }
         let factor = 2_u32.saturating_pow(attempt - 1);
-        let whole = MIN_DELAY.saturating_mul(factor).min(MAX_DELAY);
-        whole.mul_f64(0.5 + chance / 2.0)
+        let delay = MIN_DELAY.saturating_mul(factor).min(MAX_DELAY);
+        delay.mul_f64(0.5 + chance / 2.0)
     }
 }
 
