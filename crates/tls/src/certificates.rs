@@ -389,7 +389,7 @@ mod tests {
         #[test]
         fn the_index_finds_what_a_list_would(
             sets in prop::collection::vec(prop::collection::vec(0..12usize, 1..4), 1..5),
-            asked in "[ab]\\.(x\\.)?[ab]\\.test",
+            server_name in "[ab]\\.(x\\.)?[ab]\\.test",
         ) {
             const NAMES: [&str; 12] = [
                 "a.test", "b.test", "a.a.test", "b.a.test", "a.b.test", "b.b.test", "a.x.a.test",
@@ -404,12 +404,12 @@ mod tests {
                 })
                 .collect();
             let index = Index::new(&all);
-            let exact = all.iter().find(|c| c.names.iter().any(|name| **name == *asked));
-            let wild = asked.split_once('.').map(|(_, parent)| format!("*.{parent}"));
+            let exact = all.iter().find(|c| c.names.iter().any(|name| **name == *server_name));
+            let wild = server_name.split_once('.').map(|(_, parent)| format!("*.{parent}"));
             let wild = wild.and_then(|wild| {
                 all.iter().find(|c| c.names.iter().any(|name| **name == *wild))
             });
-            let found = index.find(&asked).map(|kinds| &kinds.0[0]);
+            let found = index.find(&server_name).map(|kinds| &kinds.0[0]);
             prop_assert_eq!(found.map(Arc::as_ptr), exact.or(wild).map(Arc::as_ptr));
         }
     }

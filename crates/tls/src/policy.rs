@@ -182,14 +182,12 @@ impl ClientCaError {
 
 /// Creates a verifier that trusts these CA certificates.
 pub(super) fn verifier(
-    authorities: &[CertificateDer<'static>],
+    cas: &[CertificateDer<'static>],
     mode: ClientCertificateConfig,
 ) -> Result<Arc<dyn ClientCertVerifier>, ClientCaError> {
     let mut roots = RootCertStore::empty();
-    for authority in authorities {
-        roots
-            .add(authority.clone())
-            .map_err(ClientCaError::Unusable)?;
+    for ca in cas {
+        roots.add(ca.clone()).map_err(ClientCaError::Unusable)?;
     }
     let builder =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider()));

@@ -63,12 +63,12 @@ impl ClientCa {
 
     /// Reads the file. Returns `None` if its contents are the same as before.
     pub(super) fn read(&mut self) -> Result<Option<Arc<dyn ClientCertVerifier>>, ClientCaError> {
-        let authorities = pair::chain(&self.path)?;
-        if authorities == self.current {
+        let cas = pair::chain(&self.path)?;
+        if cas == self.current {
             return Ok(None);
         }
-        let verifier = policy::verifier(&authorities, self.mode)?;
-        self.current = authorities;
+        let verifier = policy::verifier(&cas, self.mode)?;
+        self.current = cas;
         Ok(Some(verifier))
     }
 
@@ -78,7 +78,7 @@ impl ClientCa {
             ClientCertificateConfig::Required => "required",
             ClientCertificateConfig::Optional => "optional",
         };
-        Clients::signed_by(self.current.iter().map(|authority| &**authority), mode)
+        Clients::signed_by(self.current.iter().map(|ca| &**ca), mode)
     }
 
     /// The new verifier, if the file has changed and is usable.
@@ -95,9 +95,9 @@ impl ClientCa {
             Err(error) => {
                 let why = error.to_string();
                 if due == ReadDecision::Settled && self.problem.as_ref() != Some(&why) {
-                    let what = self.path.clone();
+                    let path = self.path.clone();
                     self.problem = Some(why.clone());
-                    events.push(FilesEvent::Trouble { what, why });
+                    events.push(FilesEvent::Trouble { path, why });
                 }
                 None
             }
@@ -220,9 +220,9 @@ impl Watch {
                 "certificate loaded"
             ),
             FilesEvent::Gone(paths) => info!(listener, file:? = paths.cert; "certificate removed"),
-            FilesEvent::Trouble { what, why } => warn!(
+            FilesEvent::Trouble { path, why } => warn!(
                 listener,
-                file:? = what,
+                file:? = path,
                 error = why.as_str();
                 "changed certificate unusable, keeping the previous one"
             ),

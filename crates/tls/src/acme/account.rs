@@ -71,10 +71,10 @@ impl CaClient {
         &self,
         store: &Store,
         clock: &Clock,
-        asked: &RequestedDelay,
+        delay: &RequestedDelay,
     ) -> Result<Account, OrderError> {
         let _alone = self.alone().await?;
-        let client = self.client(clock, asked).await?;
+        let client = self.client(clock, delay).await?;
         match self.stored(store).await? {
             Some(stored) => self.restore(client, store, stored).await,
             None => self.create(client, store).await,
@@ -86,10 +86,10 @@ impl CaClient {
         &self,
         store: &Store,
         clock: &Clock,
-        asked: &RequestedDelay,
+        delay: &RequestedDelay,
     ) -> Result<Account, OrderError> {
         let _alone = self.alone().await?;
-        let client = self.client(clock, asked).await?;
+        let client = self.client(clock, delay).await?;
         self.create(client, store).await
     }
 
@@ -172,7 +172,7 @@ impl CaClient {
     async fn client(
         &self,
         clock: &Clock,
-        asked: &RequestedDelay,
+        delay: &RequestedDelay,
     ) -> Result<AcmeHttpClient, OrderError> {
         let trust = self.roots.clone().map_or(Trust::System, Trust::Roots);
         // Plain HTTP is for directories on loopback. An HTTPS directory must not lead to it.
@@ -187,7 +187,7 @@ impl CaClient {
         Ok(AcmeHttpClient {
             fetch: Fetch::with_tls(tls.map_err(OrderError::Tls)?, schemes, None),
             clock: clock.clone(),
-            asked: asked.clone(),
+            delay: delay.clone(),
         })
     }
 }
@@ -217,7 +217,7 @@ fn read(stored: &StoredAccount) -> Result<AccountCredentials, OrderError> {
 struct AcmeHttpClient {
     fetch: Fetch,
     clock: Clock,
-    asked: RequestedDelay,
+    delay: RequestedDelay,
 }
 
 type Exchange = Pin<Box<dyn Future<Output = Result<BytesResponse, Error>> + Send>>;
@@ -239,7 +239,7 @@ impl HttpClient for AcmeHttpClient {
             let (parts, body) = sent.await.map_err(other)?.into_parts();
             if parts.status.is_client_error() || parts.status.is_server_error() {
                 let value = parts.headers.get(header::RETRY_AFTER);
-                *client.asked.0.lock() =
+                *client.delay.0.lock() =
                     value.and_then(|value| wait_of(value, client.clock.wall()));
             }
             Ok(BytesResponse {

@@ -78,7 +78,7 @@ impl Certificate {
     /// Identifier of this certificate in renewal information (RFC 9773, 4.1).
     pub(super) fn identifier(&self) -> Option<CertificateIdentifier<'static>> {
         let parsed = parse(self.key.cert.first()?)?;
-        let authority =
+        let key_identifier =
             parsed
                 .iter_extensions()
                 .find_map(|extension| match extension.parsed_extension() {
@@ -86,7 +86,8 @@ impl Certificate {
                     _ => None,
                 })?;
         let serial = parsed.tbs_certificate.raw_serial();
-        let id = CertificateIdentifier::new(Der::from_slice(authority.0), Der::from_slice(serial));
+        let id =
+            CertificateIdentifier::new(Der::from_slice(key_identifier.0), Der::from_slice(serial));
         Some(id.into_owned())
     }
 }

@@ -83,10 +83,10 @@ impl Acme {
         let store = Store::new(cx.folder.join(&config.folder.value));
         // Checked on followers too, so that one file can serve all gateways.
         let shared = zones.get_or_create("acme", Shared::default);
-        let authority = authority(config, &shared, cx);
+        let ca_client = ca_client(config, &shared, cx);
         let role = match &config.issuer {
             Some(issuer) => follow(config, issuer, &store, uses, cx),
-            None => issue(config, &store, authority, shared, cx),
+            None => issue(config, &store, ca_client, shared, cx),
         };
         let names = names(config, *place, uses, cx);
         if names.is_empty() {
@@ -120,7 +120,7 @@ impl Acme {
 fn issue(
     config: &AcmeConfig,
     store: &Store,
-    authority: Option<CaClient>,
+    ca_client: Option<CaClient>,
     shared: Arc<Shared>,
     cx: &mut CompileContext<'_>,
 ) -> Option<Role> {
@@ -136,14 +136,14 @@ fn issue(
         );
     }
     Some(Role::Issues(Arc::new(Issuing {
-        authority: authority?,
+        ca: ca_client?,
         store: store.clone(),
         shared,
         clock: cx.clock.clone(),
     })))
 }
 
-fn authority(
+fn ca_client(
     config: &AcmeConfig,
     shared: &Shared,
     cx: &mut CompileContext<'_>,

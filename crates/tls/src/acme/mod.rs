@@ -136,7 +136,7 @@ impl Acme {
             next: match &self.role {
                 Role::Issues(issuing) => {
                     let now = issuing.clock.wall();
-                    Some(managed.due(&issuing.authority.directory, now))
+                    Some(managed.due(&issuing.ca.directory, now))
                 }
                 Role::Follows { .. } => None,
             },

@@ -66,7 +66,7 @@ const MAX_PAUSE: Duration = Duration::from_hours(7 * 24);
 pub(super) fn pause(
     failure: Failure,
     failures: u32,
-    asked: Option<Duration>,
+    retry_after: Option<Duration>,
     dice: f64,
 ) -> Duration {
     let (first, factor, longest) = match failure {
@@ -76,8 +76,8 @@ pub(super) fn pause(
     let growth = factor.saturating_pow(failures.saturating_sub(1).min(16));
     let own = first.saturating_mul(growth).min(longest);
     let own = own.mul_f64(1.0 + dice / 10.0);
-    let asked = asked.unwrap_or_default().min(MAX_PAUSE);
-    own.max(asked)
+    let retry_after = retry_after.unwrap_or_default().min(MAX_PAUSE);
+    own.max(retry_after)
 }
 
 /// Remaining delay after a restart. It is shortened, because operators restart after a change; a
@@ -177,9 +177,9 @@ mod tests {
 
     #[test]
     fn the_ca_is_not_asked_before_its_retry_after() {
-        let asked = Some(Duration::from_hours(20));
+        let retry_after = Some(Duration::from_hours(20));
         assert_eq!(
-            pause(Failure::Refused, 1, asked, 0.5),
+            pause(Failure::Refused, 1, retry_after, 0.5),
             Duration::from_hours(20)
         );
         let endless = Some(Duration::MAX);

@@ -92,7 +92,7 @@ pub(super) enum FilesEvent {
     /// A pair has disappeared from its folder.
     Gone(PairPaths),
     /// The files cannot be used, and the previous certificate stays in use.
-    Trouble { what: PathBuf, why: String },
+    Trouble { path: PathBuf, why: String },
 }
 
 /// Problem with a source.
@@ -288,15 +288,15 @@ impl Files {
                     folder.suspicion = Some(why.clone());
                     if is_settled && folder.problem.as_ref() != Some(&why) {
                         folder.problem = Some(why.clone());
-                        let what = path.clone();
-                        look.events.push(FilesEvent::Trouble { what, why });
+                        let path = path.clone();
+                        look.events.push(FilesEvent::Trouble { path, why });
                     }
                     continue;
                 }
             };
             folder.suspicion = None;
             folder.problem = None;
-            let mut kept = Vec::new();
+            let mut retained = Vec::new();
             for paths in folder
                 .pairs
                 .drain(..)
@@ -312,7 +312,7 @@ impl Files {
                     look.events.push(FilesEvent::Gone(paths));
                 } else {
                     pair.is_missing = true;
-                    kept.push(paths);
+                    retained.push(paths);
                 }
             }
             for paths in &found {
@@ -321,7 +321,7 @@ impl Files {
                 }
             }
             folder.pairs = found;
-            folder.pairs.extend(kept);
+            folder.pairs.extend(retained);
             folder.pairs.sort();
         }
         has_changed
@@ -362,9 +362,9 @@ impl Pair {
                 // The halves of a pair arrive one after the other, so only a lasting problem is
                 // reported.
                 if due == ReadDecision::Settled && self.problem.as_ref() != Some(&why) {
-                    let what = paths.cert.clone();
+                    let path = paths.cert.clone();
                     events.push(FilesEvent::Trouble {
-                        what,
+                        path,
                         why: why.clone(),
                     });
                     self.problem = Some(why);

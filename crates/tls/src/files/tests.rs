@@ -54,7 +54,7 @@ impl WatchedDir {
         let messages = look.events.iter().map(|event| match event {
             FilesEvent::Loaded(certificate, _) => format!("loaded {}", certificate.title()),
             FilesEvent::Gone(paths) => format!("gone {}", file(&paths.cert)),
-            FilesEvent::Trouble { what, .. } => format!("trouble {}", file(what)),
+            FilesEvent::Trouble { path, .. } => format!("trouble {}", file(path)),
         });
         (names, messages.collect())
     }

@@ -46,7 +46,7 @@ const WINDOW_AFTER_FAILURE: Duration = Duration::from_hours(6);
 /// Configured state of a gateway that orders certificates.
 #[derive(Debug)]
 pub(super) struct Issuing {
-    pub(super) authority: CaClient,
+    pub(super) ca: CaClient,
     pub(super) store: Store,
     pub(super) shared: Arc<Shared>,
     pub(super) clock: Clock,
@@ -85,7 +85,7 @@ impl Issuing {
             // Waits for an order of another configuration to complete.
             let alone = Arc::clone(&managed.alone).lock_owned().await;
             let now = self.clock.wall();
-            let due = managed.due(&self.authority.directory, now);
+            let due = managed.due(&self.ca.directory, now);
             match due.duration_since(now) {
                 Ok(wait) if !wait.is_zero() => {
                     drop(alone);
@@ -135,11 +135,11 @@ impl Issuing {
         let Some(_lock) = lock else {
             return Ok(false);
         };
-        let asked = RequestedDelay::default();
-        let ordered = timeout(ORDER, self.order(name, &asked)).await;
+        let delay = RequestedDelay::default();
+        let ordered = timeout(ORDER, self.order(name, &delay)).await;
         match ordered.unwrap_or(Err(OrderError::TooLong)) {
             Ok((pem, certificate)) => self.issued(managed, pem, certificate).await,
-            Err(error) => self.failed(managed, &error, asked.to_wait()).await,
+            Err(error) => self.failed(managed, &error, delay.to_wait()).await,
         }
         Ok(true)
     }
@@ -164,7 +164,7 @@ impl Issuing {
     async fn order(
         &self,
         name: &ConfiguredName,
-        asked: &RequestedDelay,
+        delay: &RequestedDelay,
     ) -> Result<(Pem, Certificate), OrderError> {
         let managed = &name.managed;
         let Some(challenge) = name.challenge() else {
@@ -178,14 +178,11 @@ impl Issuing {
             replaces: managed.replaces(),
             tokens: &self.shared.tokens,
         };
-        let account = self
-            .authority
-            .account(&self.store, &self.clock, asked)
-            .await?;
+        let account = self.ca.account(&self.store, &self.clock, delay).await?;
         let obtained = match order::obtain(&account, &wanted).await {
             Err(OrderError::UnknownAccount) => {
-                warn!(directory = self.authority.directory.as_str(); "the CA does not know our account, creating a new one");
-                let made = self.authority.new_account(&self.store, &self.clock, asked);
+                warn!(directory = self.ca.directory.as_str(); "the CA does not know our account, creating a new one");
+                let made = self.ca.new_account(&self.store, &self.clock, delay);
                 order::obtain(&made.await?, &wanted).await
             }
             obtained => obtained,
@@ -198,13 +195,13 @@ impl Issuing {
 
     async fn issued(&self, managed: &ManagedName, pem: Pem, certificate: Certificate) {
         let state = NameState {
-            directory: self.authority.directory.clone(),
+            directory: self.ca.directory.clone(),
             obtained: seconds(self.clock.wall()),
             ..NameState::default()
         };
         let (store, of) = (self.store.clone(), Arc::clone(&managed.name));
-        let kept = state.clone();
-        let saved = on_disk(move || store.save(&of, &pem, &kept)).await;
+        let saved_state = state.clone();
+        let saved = on_disk(move || store.save(&of, &pem, &saved_state)).await;
         if let Err(error) = saved {
             // The certificate serves anyway. It has to be ordered again only after a restart.
             warn!(name = &*managed.name, error:% = chain(&error); "certificate issued but not stored");
@@ -219,16 +216,26 @@ impl Issuing {
         managed.serve(Stored { certificate, state });
     }
 
-    async fn failed(&self, managed: &ManagedName, error: &OrderError, asked: Option<Duration>) {
+    async fn failed(
+        &self,
+        managed: &ManagedName,
+        error: &OrderError,
+        retry_after: Option<Duration>,
+    ) {
         if matches!(error, OrderError::Stopped) {
             return sleep(LOCKED_RETRY).await;
         }
         let outcome = error.outcome();
         let mut state = managed.state();
         state.failures = state.failures.saturating_add(1);
-        let pause = schedule::pause(error.failure(), state.failures, asked, fastrand::f64());
+        let pause = schedule::pause(
+            error.failure(),
+            state.failures,
+            retry_after,
+            fastrand::f64(),
+        );
         state.next_try = seconds(self.clock.wall() + pause).saturating_add(1);
-        state.was_asked_to_wait = asked.is_some_and(|asked| asked >= pause);
+        state.was_asked_to_wait = retry_after.is_some_and(|retry_after| retry_after >= pause);
         state.problem = Some(chain(error));
         warn!(
             name = &*managed.name,
@@ -250,16 +257,16 @@ impl Issuing {
     /// local schedule applies.
     async fn ask_for_window(&self, managed: &ManagedName) {
         let now = self.clock.wall();
-        let Some(id) = managed.window_due(&self.authority.directory, now) else {
+        let Some(id) = managed.window_due(&self.ca.directory, now) else {
             return;
         };
-        let account = self.authority.known_account(&self.store, &self.clock).await;
-        let asked = match account {
+        let account = self.ca.known_account(&self.store, &self.clock).await;
+        let outcome = match account {
             Ok(Some(account)) => window(&account, &id).await,
             Ok(None) => Ok(None),
             Err(error) => Err(error),
         };
-        match asked {
+        match outcome {
             Ok(Some((window, again))) => {
                 let again = again.clamp(MIN_WINDOW_REFRESH, MAX_WINDOW_REFRESH);
                 managed.set_window(Some(window), now + again);

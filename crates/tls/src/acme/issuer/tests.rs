@@ -26,7 +26,7 @@ type CaResponse = (u16, Vec<(&'static str, String)>, String);
 /// Fake CA over plain HTTP on loopback. It verifies no signatures.
 struct FakeCa {
     url: String,
-    asked: Arc<Mutex<Vec<String>>>,
+    requests: Arc<Mutex<Vec<String>>>,
     _serving: JoinSet<()>,
 }
 
@@ -34,8 +34,8 @@ impl FakeCa {
     async fn start(respond: impl Fn(&str, usize) -> CaResponse + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
-        let (base, log) = (url.clone(), Arc::clone(&asked));
+        let requests: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (base, log) = (url.clone(), Arc::clone(&requests));
         let mut serving = JoinSet::new();
         serving.spawn(async move {
             loop {
@@ -44,7 +44,7 @@ impl FakeCa {
                 let before = {
                     let mut log = log.lock();
                     log.push(path.clone());
-                    log.iter().filter(|asked| **asked == path).count() - 1
+                    log.iter().filter(|request| **request == path).count() - 1
                 };
                 let (status, headers, body) = match path.as_str() {
                     "/directory" => (200, vec![], directory(&base)),
@@ -66,14 +66,14 @@ impl FakeCa {
         });
         Self {
             url,
-            asked,
+            requests,
             _serving: serving,
         }
     }
 
     fn times(&self, path: &str) -> usize {
-        let asked = self.asked.lock();
-        asked.iter().filter(|asked| *asked == path).count()
+        let requests = self.requests.lock();
+        requests.iter().filter(|request| *request == path).count()
     }
 }
 
@@ -134,7 +134,7 @@ fn setup(directory: &str) -> Setup {
     };
     Setup {
         issuing: Arc::new(Issuing {
-            authority: CaClient {
+            ca: CaClient {
                 directory: directory.to_owned(),
                 roots: Some(Arc::new(rustls::RootCertStore::empty())),
                 email: None,
@@ -177,7 +177,7 @@ impl Setup {
 
     fn due(&self) -> Duration {
         let now = self.issuing.clock.wall();
-        let due = self.managed.due(&self.issuing.authority.directory, now);
+        let due = self.managed.due(&self.issuing.ca.directory, now);
         due.duration_since(now).unwrap()
     }
 
@@ -199,12 +199,12 @@ impl Setup {
 
 #[tokio::test]
 async fn the_retry_after_of_the_ca_is_respected() {
-    let authority = FakeCa::start(|_, _| {
+    let ca = FakeCa::start(|_, _| {
         let (status, _, body) = problem(429, "rateLimited");
         (status, vec![("retry-after", "7200".to_owned())], body)
     })
     .await;
-    let setup = setup(&format!("{}/directory", authority.url));
+    let setup = setup(&format!("{}/directory", ca.url));
     assert_eq!(setup.due(), Duration::ZERO);
     assert!(setup.issuing.attempt(&setup.name).await.unwrap());
     assert!(
@@ -235,19 +235,19 @@ async fn the_retry_after_of_the_ca_is_respected() {
 
 #[tokio::test]
 async fn an_account_that_was_forgotten_is_made_again() {
-    let authority = FakeCa::start(|path, before| match (path, before) {
+    let ca = FakeCa::start(|path, before| match (path, before) {
         ("/order", 0) => problem(400, "accountDoesNotExist"),
         _ => problem(403, "rejectedIdentifier"),
     })
     .await;
-    let setup = setup(&format!("{}/directory", authority.url));
+    let setup = setup(&format!("{}/directory", ca.url));
     assert!(setup.issuing.attempt(&setup.name).await.unwrap());
-    assert_eq!(authority.times("/account"), 2);
-    assert_eq!(authority.times("/order"), 2);
+    assert_eq!(ca.times("/account"), 2);
+    assert_eq!(ca.times("/order"), 2);
     assert!(setup.counted("refused"));
     // The control: a known account is not created again.
     assert!(setup.issuing.attempt(&setup.name).await.unwrap());
-    assert_eq!(authority.times("/account"), 2);
+    assert_eq!(ca.times("/account"), 2);
 }
 
 #[tokio::test]
@@ -272,7 +272,7 @@ async fn an_unreachable_ca_is_tried_again_soon() {
 
 #[tokio::test]
 async fn a_renewal_is_in_the_window_that_the_ca_suggests() {
-    let authority = FakeCa::start(|path, _| {
+    let ca = FakeCa::start(|path, _| {
         assert!(path.starts_with("/renewal/"), "{path}");
         let body = r#"{ "suggestedWindow":
             { "start": "2027-02-01T00:00:00Z", "end": "2027-02-02T00:00:00Z" } }"#;
@@ -283,7 +283,7 @@ async fn a_renewal_is_in_the_window_that_the_ca_suggests() {
         )
     })
     .await;
-    let directory = format!("{}/directory", authority.url);
+    let directory = format!("{}/directory", ca.url);
     let setup = setup(&directory);
     let Setup {
         issuing, managed, ..
@@ -298,10 +298,8 @@ async fn a_renewal_is_in_the_window_that_the_ca_suggests() {
 
     // Without an account there is no request. With one there is none right after the start.
     issuing.ask_for_window(managed).await;
-    let asked = RequestedDelay::default();
-    let known = issuing
-        .authority
-        .account(&issuing.store, &issuing.clock, &asked);
+    let delay = RequestedDelay::default();
+    let known = issuing.ca.account(&issuing.store, &issuing.clock, &delay);
     known.await.unwrap();
     issuing.ask_for_window(managed).await;
     assert_eq!(setup.due(), own);
@@ -316,17 +314,17 @@ async fn a_renewal_is_in_the_window_that_the_ca_suggests() {
 
 #[tokio::test]
 async fn certificates_of_another_process_are_taken_over() {
-    let authority = FakeCa::start(|_, _| problem(403, "rejectedIdentifier")).await;
-    let directory = format!("{}/directory", authority.url);
+    let ca = FakeCa::start(|_, _| problem(403, "rejectedIdentifier")).await;
+    let directory = format!("{}/directory", ca.url);
     let setup = setup(&directory);
     let busy = setup.issuing.store.lock("shop.example").unwrap();
     assert!(busy.is_some());
     assert!(!setup.issuing.attempt(&setup.name).await.unwrap());
-    assert_eq!(authority.times("/order"), 0);
+    assert_eq!(ca.times("/order"), 0);
 
     setup.keep(&directory);
     assert!(setup.issuing.attempt(&setup.name).await.unwrap());
-    assert_eq!(authority.times("/order"), 0);
+    assert_eq!(ca.times("/order"), 0);
     let stored = setup.issuing.store.load("shop.example").unwrap().unwrap();
     assert_eq!(setup.managed.serial(), Some(stored.certificate.serial));
     assert!(setup.due() > Duration::from_hours(57 * 24));
@@ -343,8 +341,8 @@ async fn certificates_of_another_process_are_taken_over() {
 /// As in a reload: the tasks of a name stop at any point and start again.
 #[tokio::test]
 async fn a_hundred_reloads_order_once() {
-    let authority = FakeCa::start(|_, _| problem(403, "rejectedIdentifier")).await;
-    let setup = setup(&format!("{}/directory", authority.url));
+    let ca = FakeCa::start(|_, _| problem(403, "rejectedIdentifier")).await;
+    let setup = setup(&format!("{}/directory", ca.url));
     for _ in 0..100 {
         let (issuing, name) = (Arc::clone(&setup.issuing), setup.name.clone());
         let mut keeping = JoinSet::new();
@@ -354,8 +352,8 @@ async fn a_hundred_reloads_order_once() {
     }
     // The order that the first of them began has completed, and its result holds.
     let _over = setup.managed.alone.lock().await;
-    assert_eq!(authority.times("/order"), 1);
-    assert_eq!(authority.times("/account"), 1);
+    assert_eq!(ca.times("/order"), 1);
+    assert_eq!(ca.times("/account"), 1);
     assert_eq!(setup.managed.state().failures, 1);
     assert!(setup.due() > Duration::from_mins(1));
     assert!(setup.counted("refused"));
