@@ -56,12 +56,12 @@ fn keys_of(schema: &Value, definitions: &Value) -> Option<(Value, Vec<(String, V
     let properties = properties
         .into_iter()
         .map(|(key, schema)| {
-            let mut whole = resolved(&schema, definitions);
+            let mut property = resolved(&schema, definitions);
             // The description of the property replaces the description of its type.
             if let Some(description) = schema.get("description") {
-                whole["description"] = description.clone();
+                property["description"] = description.clone();
             }
-            (key, whole)
+            (key, property)
         })
         .collect();
     Some((full, properties))

@@ -213,7 +213,7 @@ impl AuditEntry {
     fn log(&self) {
         let text = |text: Option<&str>| text.unwrap_or("-").to_owned();
         let request = self.request.as_ref();
-        let what = match self.who {
+        let note = match self.who {
             Actor::Client(_) => "client recorded",
             Actor::Gateway => "gateway acted by a rule",
             Actor::Signal | Actor::Watch | Actor::Peer(_) | Actor::Unix { .. } => "operator acted",
@@ -231,7 +231,7 @@ impl AuditEntry {
             subject = text(request.and_then(|request| request.subject.as_deref())),
             route = text(request.and_then(|request| request.route.as_deref())),
             request_id = text(request.map(|request| request.request_id.as_str()));
-            "{what}"
+            "{note}"
         );
     }
 }

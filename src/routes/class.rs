@@ -22,13 +22,13 @@ const IMAGE_ENDINGS: [&str; 9] = [
 ///
 /// The path takes precedence over headers wherever a client could otherwise choose a class with a
 /// wider limit by sending a header: `/api/` stays [`Class::Api`] with a prefetch header too.
-pub fn classify(path: &[u8], head: &RequestHeader) -> Class {
+pub fn classify(path: &[u8], request: &RequestHeader) -> Class {
     if is_api(path) {
         return Class::Api;
     }
-    match head.method {
+    match request.method {
         Method::GET | Method::HEAD => {}
-        Method::POST if head.headers.contains_key(&NEXT_ACTION) => return Class::Action,
+        Method::POST if request.headers.contains_key(&NEXT_ACTION) => return Class::Action,
         _ => return Class::Api,
     }
     if path.starts_with(b"/_next/static/") {
@@ -50,14 +50,14 @@ pub fn classify(path: &[u8], head: &RequestHeader) -> Class {
             return Class::Image;
         }
     }
-    by_headers(head)
+    by_headers(request)
 }
 
 /// Classifies by headers in one pass, which costs less than five lookups.
-fn by_headers(head: &RequestHeader) -> Class {
+fn by_headers(request: &RequestHeader) -> Class {
     // A client whose `Accept` contains no page wants data.
     let (mut has_accept, mut accepts_page) = (false, false);
-    for (name, value) in &head.headers {
+    for (name, value) in &request.headers {
         if *name == header::ACCEPT {
             has_accept = true;
             accepts_page |= names_page(value.as_bytes());
@@ -124,11 +124,15 @@ mod tests {
 
     #[track_caller]
     fn check(method: &str, path: &str, headers: &[(&'static str, &str)], class: Class) {
-        let mut head = RequestHeader::build(method, path.as_bytes(), None).unwrap();
+        let mut request = RequestHeader::build(method, path.as_bytes(), None).unwrap();
         for (name, value) in headers {
-            head.append_header(*name, *value).unwrap();
+            request.append_header(*name, *value).unwrap();
         }
-        assert_eq!(classify(path.as_bytes(), &head), class, "{method} {path}");
+        assert_eq!(
+            classify(path.as_bytes(), &request),
+            class,
+            "{method} {path}"
+        );
     }
 
     #[test]

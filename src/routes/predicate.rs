@@ -144,8 +144,8 @@ impl Predicates {
     }
 
     /// Compares a request with every condition.
-    pub(super) fn fit(&self, target: &Target<'_>, head: &RequestHeader) -> PredicateResult<'_> {
-        if !self.methods.is_empty() && !self.methods.contains(&head.method) {
+    pub(super) fn fit(&self, target: &Target<'_>, request: &RequestHeader) -> PredicateResult<'_> {
+        if !self.methods.is_empty() && !self.methods.contains(&request.method) {
             return PredicateResult::No(FailedPredicate::Method(&self.methods));
         }
         if !self.listeners.is_empty()
@@ -155,7 +155,7 @@ impl Predicates {
         }
         let mut fit = PredicateResult::Yes;
         for (name, want) in &self.headers {
-            let values = head.headers.get_all(name).iter();
+            let values = request.headers.get_all(name).iter();
             match of_several(values.map(|value| want.takes(value.as_bytes()))) {
                 Some(true) => {}
                 Some(false) => fit = fit.unclear(true),
@@ -171,7 +171,7 @@ impl Predicates {
             }
         }
         for (name, want) in &self.cookies {
-            let values = cookie_values(&head.headers, name);
+            let values = cookie_values(&request.headers, name);
             match of_several(values.map(|value| want.takes(&value))) {
                 Some(true) => {}
                 Some(false) => fit = fit.unclear(self.is_guarded),

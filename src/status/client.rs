@@ -164,8 +164,8 @@ impl Client {
             let target = *targets.peek().expect("a client has a target");
             let token = self.token.as_ref().filter(|_| unreached.is_none());
             let question = request(target, token, &method, path, body.as_ref());
-            let asked = timeout(deadline, ask(target, question)).await;
-            let result = match asked {
+            let outcome = timeout(deadline, ask(target, question)).await;
+            let result = match outcome {
                 Err(_) => Err(ClientError::Slow {
                     target: target.clone(),
                     deadline,
@@ -306,8 +306,8 @@ mod tests {
         tasks.spawn("somebody", async move {
             loop {
                 let (mut stream, _) = listener.accept().await.unwrap();
-                let mut asked = [0; 1024];
-                let _length = stream.read(&mut asked).await.unwrap();
+                let mut received = [0; 1024];
+                let _length = stream.read(&mut received).await.unwrap();
                 stream.write_all(response.as_bytes()).await.unwrap();
             }
         });
@@ -355,7 +355,7 @@ mod tests {
         drop(UnixListener::bind(&dead).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = Target::Address(listener.local_addr().unwrap());
-        let asked = |sockets: &[&PathBuf]| {
+        let attempt = |sockets: &[&PathBuf]| {
             let sockets = sockets.iter().map(|path| Target::Socket((*path).clone()));
             let client = Client {
                 targets: sockets.chain([address.clone()]).collect(),
@@ -381,13 +381,13 @@ mod tests {
             }
         };
         for sockets in [&[&gone][..], &[&dead], &[&gone, &dead]] {
-            let (is_shown, error) = asked(sockets).await;
+            let (is_shown, error) = attempt(sockets).await;
             assert!(!is_shown, "{sockets:?}");
             let text = error.to_string();
             assert!(text.contains(&format!("--admin {address}")), "{text}");
         }
         // As the only target, it gets the token.
-        let (is_shown, error) = asked(&[]).await;
+        let (is_shown, error) = attempt(&[]).await;
         assert!(is_shown);
         assert!(matches!(error, ClientError::Refused { .. }), "{error}");
     }
@@ -405,8 +405,11 @@ mod tests {
         assert!(client.snapshot().await.is_ok());
         // A server accepts the connection, so the action may be done and no other target is used.
         client.targets[0] = Target::Socket(silent);
-        let asked = client.delete::<Value>("/x", Duration::from_millis(50));
-        assert!(matches!(asked.await.unwrap_err(), ClientError::Slow { .. }));
+        let attempt = client.delete::<Value>("/x", Duration::from_millis(50));
+        assert!(matches!(
+            attempt.await.unwrap_err(),
+            ClientError::Slow { .. }
+        ));
 
         client.targets = vec![Target::Socket(gone)];
         let error = client.snapshot().await.unwrap_err().to_string();

@@ -16,7 +16,7 @@ pub(super) struct Redactor {
 
 struct Word {
     text: Box<[u8]>,
-    is_whole: bool,
+    is_exact: bool,
 }
 
 impl Redactor {
@@ -24,11 +24,11 @@ impl Redactor {
         let mut words: Vec<Word> = words
             .into_iter()
             .map(|word| {
-                let whole = word.as_ref().strip_prefix('=');
-                let text = whole.unwrap_or(word.as_ref()).to_ascii_lowercase();
+                let exact = word.as_ref().strip_prefix('=');
+                let text = exact.unwrap_or(word.as_ref()).to_ascii_lowercase();
                 Word {
                     text: text.into_bytes().into(),
-                    is_whole: whole.is_some(),
+                    is_exact: exact.is_some(),
                 }
             })
             .filter(|word| !word.text.is_empty())
@@ -81,7 +81,7 @@ impl Redactor {
         let (start, end) = self.by_end[end_of(name)];
         self.words[usize::from(start)..usize::from(end)]
             .iter()
-            .any(|word| secret::is_named(name, &word.text, word.is_whole))
+            .any(|word| secret::is_named(name, &word.text, word.is_exact))
     }
 }
 

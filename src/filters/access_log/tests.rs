@@ -21,11 +21,14 @@ fn lines_of(path: &Path) -> Vec<String> {
 }
 
 #[track_caller]
-fn wait_for(what: &str, mut is_true: impl FnMut() -> bool) {
+fn wait_for(description: &str, mut is_true: impl FnMut() -> bool) {
     let clock = Clock::machine();
     let end = clock.now() + PATIENCE;
     while !is_true() {
-        assert!(clock.now() < end, "{what}: not so after {PATIENCE:?}");
+        assert!(
+            clock.now() < end,
+            "{description}: not so after {PATIENCE:?}"
+        );
         std::thread::park_timeout(Duration::from_millis(1));
     }
 }
@@ -42,7 +45,7 @@ fn line_beside(yaml: &str, secret_queries: &[String]) -> String {
     let path = folder.path().join("access.log");
     let yaml = yaml.replace("FILE", &path.display().to_string());
     let (filter, clock, _metrics) = compile_beside(&yaml, secret_queries);
-    let mut head = pingora::http::RequestHeader::build(
+    let mut request = pingora::http::RequestHeader::build(
         "GET",
         b"/caf\xc3\xa9/a%20b?page=2&token=hunter2",
         None,
@@ -55,7 +58,7 @@ fn line_beside(yaml: &str, secret_queries: &[String]) -> String {
         ("authorization", "Bearer hunter2"),
         ("cookie", "session=hunter2"),
     ] {
-        head.insert_header(name, value).unwrap();
+        request.insert_header(name, value).unwrap();
     }
     let mut facts = RequestFacts::new(clock.now());
     facts.client.ip = "203.0.113.9".parse().unwrap();
@@ -80,7 +83,7 @@ fn line_beside(yaml: &str, secret_queries: &[String]) -> String {
     clock.advance(Duration::from_micros(12_345));
     facts.total = Duration::from_micros(12_345);
     let ex = Exchange {
-        head: &head,
+        head: &request,
         facts: &mut facts,
     };
     filter.on_log(&ex, &mut None);
@@ -197,10 +200,10 @@ fn bare_line(format: &str, method: &str, target: &[u8]) -> String {
     let path = folder.path().join("access.log");
     let yaml = format!("{{ file: {}, format: {format} }}", path.display());
     let (filter, clock, _metrics) = compile(&yaml);
-    let head = pingora::http::RequestHeader::build(method, target, None).unwrap();
+    let request = pingora::http::RequestHeader::build(method, target, None).unwrap();
     let mut facts = RequestFacts::new(clock.now());
     let ex = Exchange {
-        head: &head,
+        head: &request,
         facts: &mut facts,
     };
     filter.on_log(&ex, &mut None);

@@ -264,8 +264,8 @@ impl KeysFound {
         let same = self.keys.entry(hash.bucket()).or_default();
         let is_twice = same.iter().any(|other| other.hash.is(&hash));
         if is_twice || !self.names.insert(key.name.clone()) {
-            let what = if is_twice { "hash" } else { "name" };
-            let message = format!("{at}duplicate {what}, already used by `{shown}`");
+            let kind = if is_twice { "hash" } else { "name" };
+            let message = format!("{at}duplicate {kind}, already used by `{shown}`");
             let help = "remove one of the two";
             self.wrong("edgeway::api_key::twice", place, message, help, cx);
             return;

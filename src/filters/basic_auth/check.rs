@@ -98,8 +98,8 @@ impl Comparisons {
     ///
     /// For an unknown user (`is_somebody` is false) the comparison takes as long, and success is
     /// not remembered: a fast second response would reveal another user's password.
-    pub(super) async fn verify(&self, asked: Credentials<'_>) -> ComparisonResult {
-        let Credentials { shown, now, .. } = asked;
+    pub(super) async fn verify(&self, credentials: Credentials<'_>) -> ComparisonResult {
+        let Credentials { shown, now, .. } = credentials;
         if self.is_known(shown, now) {
             return ComparisonResult::Right;
         }
@@ -109,11 +109,11 @@ impl Comparisons {
             // Another request with the same credentials was first.
             return compared;
         }
-        let Some(turn) = self.turns.next(asked.client).await else {
+        let Some(turn) = self.turns.next(credentials.client).await else {
             return ComparisonResult::Busy;
         };
-        let hash = Arc::clone(asked.hash);
-        let password = asked.password;
+        let hash = Arc::clone(credentials.hash);
+        let password = credentials.password;
         // A comparison continues when its client has disconnected, and keeps its turn.
         let compared = tokio::task::spawn_blocking(move || {
             let is_right = hash.verify(&password);
@@ -121,7 +121,7 @@ impl Comparisons {
             is_right
         });
         let compared = match compared.await {
-            Ok(true) if asked.is_somebody => {
+            Ok(true) if credentials.is_somebody => {
                 self.known.insert(shown, now);
                 ComparisonResult::Right
             }
@@ -161,7 +161,7 @@ mod tests {
         Arc::new(text.parse().unwrap())
     }
 
-    fn asked<'a>(
+    fn credentials<'a>(
         shown: Fingerprint,
         hash: &'a Arc<PasswordHash>,
         password: &[u8],
@@ -181,7 +181,7 @@ mod tests {
         let checks = Comparisons::default();
         let turns = checks.turns.free();
         let (hash, shown) = (hash(10), checks.fingerprint(b"", "alice", b"x"));
-        let compared = checks.verify(asked(shown, &hash, b"x"));
+        let compared = checks.verify(credentials(shown, &hash, b"x"));
         let left = tokio::time::timeout(Duration::ZERO, compared).await;
         assert!(left.is_err());
         assert_eq!(checks.turns.free(), turns - 1);
@@ -201,7 +201,7 @@ mod tests {
         ] {
             let shown = checks.fingerprint(b"", "alice", password);
             // Far more requests than one address has a share for.
-            let all = (0..100).map(|_| checks.verify(asked(shown, &hash, password)));
+            let all = (0..100).map(|_| checks.verify(credentials(shown, &hash, password)));
             let all = futures_util::future::join_all(all).await;
             assert!(all.iter().all(|compared| *compared == expected), "{all:?}");
             assert!(checks.in_flight.lock().is_empty());
@@ -217,12 +217,12 @@ mod tests {
             (false, ComparisonResult::Wrong),
             (true, ComparisonResult::Right),
         ] {
-            let asked = Credentials {
+            let credentials = Credentials {
                 is_somebody,
-                ..asked(shown, &hash, b"wonderland")
+                ..credentials(shown, &hash, b"wonderland")
             };
-            let now = asked.now;
-            assert_eq!(checks.verify(asked).await, expected);
+            let now = credentials.now;
+            assert_eq!(checks.verify(credentials).await, expected);
             assert_eq!(checks.is_known(shown, now), is_somebody);
         }
     }

@@ -130,7 +130,7 @@ impl BasicAuth {
         };
         let now = self.clock.now();
         let shown = self.checks.fingerprint(&self.list, &name, &password);
-        let asked = Credentials {
+        let credentials = Credentials {
             shown,
             hash,
             password,
@@ -138,7 +138,7 @@ impl BasicAuth {
             client: ex.facts.client.ip,
             now,
         };
-        match self.checks.verify(asked).await {
+        match self.checks.verify(credentials).await {
             ComparisonResult::Right => {}
             ComparisonResult::Wrong => {
                 let known = user.map(|user| &*user.name);

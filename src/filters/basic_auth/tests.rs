@@ -59,8 +59,11 @@ fn the_right_password_passes_and_no_other() {
 #[test]
 fn a_refusal_asks_for_a_password_and_names_the_reason() {
     let check = known("realm: 'Staff \"only\"'").get("/");
-    let asked = check.last().headers.get("www-authenticate").unwrap();
-    assert_eq!(asked, r#"Basic realm="Staff \"only\"", charset="UTF-8""#);
+    let challenge = check.last().headers.get("www-authenticate").unwrap();
+    assert_eq!(
+        challenge,
+        r#"Basic realm="Staff \"only\"", charset="UTF-8""#
+    );
     assert_eq!(check.last().reason, Some("basic_auth_missing"));
     let wrong = basic("alice:x");
     let check = known("").send("GET", "/", &[("Authorization", &wrong)], &[]);

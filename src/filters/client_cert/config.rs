@@ -47,7 +47,7 @@ fn subject(written: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Sub
     if let Some(pattern) = text.strip_prefix('~') {
         // The pattern matches the whole subject: a subject issued by another CA may contain any
         // text within its parts.
-        return match whole(pattern) {
+        return match anchored(pattern) {
             Ok(regex) => Some(Subject::Like(regex)),
             Err(error) => {
                 let error = error.to_string();
@@ -70,7 +70,7 @@ fn subject(written: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Sub
     Some(Subject::Exact(text.into()))
 }
 
-fn whole(pattern: &str) -> Result<Regex, regex::Error> {
+fn anchored(pattern: &str) -> Result<Regex, regex::Error> {
     // Compiled alone first: a stray bracket could close the group around the pattern.
     Regex::new(pattern)?;
     RegexBuilder::new(&format!("^(?:{pattern})$"))

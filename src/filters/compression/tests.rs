@@ -334,13 +334,16 @@ fn the_origin_is_asked_for_plain_bytes() {
 
 #[test]
 fn a_304_confirms_the_tag_that_the_client_has() {
-    let confirm = |asked: &str, tag: &str| {
+    let confirm = |if_none_match: &str, tag: &str| {
         let check = check::<Compression>("{}")
             .backend(304, &[("ETag", tag)], &[])
             .send(
                 "GET",
                 "/",
-                &[("Accept-Encoding", "gzip"), ("If-None-Match", asked)],
+                &[
+                    ("Accept-Encoding", "gzip"),
+                    ("If-None-Match", if_none_match),
+                ],
                 &[],
             );
         assert_eq!(vary(check.last()), ["Accept-Encoding"]);

@@ -74,12 +74,12 @@ impl Filter for Cors {
                 .header(header::VARY, PREFLIGHT_VARY)
                 .into();
         }
-        let asked = ex.header(&header::ACCESS_CONTROL_REQUEST_HEADERS);
+        let requested = ex.header(&header::ACCESS_CONTROL_REQUEST_HEADERS);
         let mut reply = Reply::empty(StatusCode::NO_CONTENT)
             .header(header::ACCESS_CONTROL_ALLOW_METHODS, self.methods.clone())
             .header(header::ACCESS_CONTROL_MAX_AGE, self.max_age.clone())
             .header(header::VARY, PREFLIGHT_VARY);
-        if let Some(headers) = self.headers.as_ref().or(asked) {
+        if let Some(headers) = self.headers.as_ref().or(requested) {
             reply = reply.header(header::ACCESS_CONTROL_ALLOW_HEADERS, headers.clone());
         }
         reply.into()

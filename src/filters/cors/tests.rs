@@ -133,10 +133,10 @@ fn a_preflight_of_another_origin_is_refused() {
 
 #[test]
 fn other_options_requests_are_the_apps() {
-    let asked = ("Access-Control-Request-Method", "PUT");
+    let method = ("Access-Control-Request-Method", "PUT");
     let check = check::<Cors>(SHOP)
         .request("OPTIONS", "/")
-        .send("OPTIONS", "/", &[asked], &[])
+        .send("OPTIONS", "/", &[method], &[])
         .send("OPTIONS", "/", &[("Origin", "https://shop.test")], &[]);
     assert_eq!(allowed(check.last()), ["https://shop.test"]);
     check.expect([200, 200, 200]);

@@ -230,10 +230,10 @@ impl ForwardAuthConfig {
             .cache
             .as_ref()
             .map(|cache| ("cache", cache, MAX_CACHE_TTL));
-        for (what, span, most) in std::iter::once(timeout).chain(cache) {
+        for (key, span, most) in std::iter::once(timeout).chain(cache) {
             if !(least..=most).contains(&span.value) {
                 is_good = false;
-                let message = format!("`{what}: {}` is not between {least} and {most}", span.value);
+                let message = format!("`{key}: {}` is not between {least} and {most}", span.value);
                 cx.report_at(span.place, CODE, message, "write a time such as `1s`");
             }
         }

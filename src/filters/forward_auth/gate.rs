@@ -92,8 +92,8 @@ impl Gate {
         patience: Duration,
         now: impl Fn() -> Instant,
     ) -> Result<GatePermit<'_>, GateClosed> {
-        let asks = self.breaker.asks(&now);
-        if asks == Permission::No {
+        let permission = self.breaker.asks(&now);
+        if permission == Permission::No {
             return Err(GateClosed::Rests);
         }
         let place = tokio::time::timeout(patience, self.places.next(client)).await;
@@ -105,7 +105,7 @@ impl Gate {
         Ok(GatePermit {
             gate: self,
             client,
-            is_again: asks == Permission::Again,
+            is_again: permission == Permission::Again,
             _place: place,
         })
     }

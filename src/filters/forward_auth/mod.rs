@@ -158,23 +158,23 @@ impl Filter for ForwardAuth {
                 (cache, fingerprint)
             });
             if let Some((cache, fingerprint)) = cached
-                && let Some(kept) = cache.recent.get(fingerprint)
-                && self.clock.now() < kept.until
+                && let Some(entry) = cache.recent.get(fingerprint)
+                && self.clock.now() < entry.until
             {
-                return self.conclude(ex, kept.verdict);
+                return self.conclude(ex, entry.verdict);
             }
             let verdict = match self.ask(question, ex.facts.client.ip).await {
                 Ok(verdict) => verdict,
                 Err(unjudged) => return self.unjudged(ex, unjudged),
             };
             if let Some((cache, fingerprint)) = cached
-                && verdict.may_be_kept()
+                && verdict.may_be_cached()
             {
-                let kept = CachedVerdict {
+                let entry = CachedVerdict {
                     verdict: verdict.clone(),
                     until: self.clock.now() + cache.lasts,
                 };
-                cache.recent.insert(fingerprint, kept);
+                cache.recent.insert(fingerprint, entry);
             }
             self.conclude(ex, verdict)
         })
@@ -237,14 +237,14 @@ impl ForwardAuth {
 
     /// Returns a hash of everything that the verdict depends on, which the request id is not.
     fn fingerprint(&self, cache: &Cache, question: &Request<()>) -> Fingerprint {
-        let asked = [
+        let own = [
             &X_FORWARDED_METHOD,
             &X_FORWARDED_PROTO,
             &X_FORWARDED_HOST,
             &X_FORWARDED_URI,
             &X_FORWARDED_FOR,
         ];
-        let names = asked.into_iter().chain(&self.sent);
+        let names = own.into_iter().chain(&self.sent);
         let parts = names.flat_map(|name| {
             let values = question.headers().get_all(name);
             // A name marks the end of the values before it, since each value follows its own mark.

@@ -36,7 +36,7 @@ struct Script {
 #[derive(Clone, Default)]
 struct Shared {
     script: Arc<Mutex<Script>>,
-    asked: Arc<AtomicUsize>,
+    requests: Arc<AtomicUsize>,
     heads: Arc<Mutex<Vec<(String, HeaderMap)>>>,
 }
 
@@ -79,8 +79,8 @@ impl Service {
         change(&mut self.shared.script.lock());
     }
 
-    fn asked(&self) -> usize {
-        self.shared.asked.load(Ordering::SeqCst)
+    fn requests(&self) -> usize {
+        self.shared.requests.load(Ordering::SeqCst)
     }
 
     fn last(&self) -> (String, HeaderMap) {
@@ -93,7 +93,7 @@ impl Service {
 }
 
 async fn respond(State(shared): State<Shared>, request: Request) -> Response<Body> {
-    shared.asked.fetch_add(1, Ordering::SeqCst);
+    shared.requests.fetch_add(1, Ordering::SeqCst);
     let line = format!("{} {}", request.method(), request.uri());
     shared.heads.lock().push((line, request.headers().clone()));
     let script = shared.script.lock().clone();
@@ -295,7 +295,7 @@ fn what_one_client_brings_about_closes_nothing_for_others_and_opens_nothing_for_
                 check = check.expect([status]);
             }
         }
-        assert_eq!(service.asked(), 70, "none is remembered");
+        assert_eq!(service.requests(), 70, "none is remembered");
         assert_eq!(counted(&check.metrics, "denied"), 70);
         // A response that cannot be interpreted lets no request pass either.
         for (status, length) in [(302, 0), (200, 65 * 1024)] {
@@ -309,7 +309,7 @@ fn what_one_client_brings_about_closes_nothing_for_others_and_opens_nothing_for_
         for _ in 0..20 {
             check = by(check, 1).get("/").expect([unjudged]);
         }
-        assert_eq!(service.asked(), 110);
+        assert_eq!(service.requests(), 110);
         service.set(|script| script.status = 403);
         let _ = by(check, 2).get("/").expect([403]);
     }
@@ -322,22 +322,22 @@ fn a_service_that_fails_is_left_alone_and_found_again() {
     for number in 0..20 {
         check = by(check, number % 3).get("/").expect([503]);
     }
-    assert_eq!(service.asked(), 5);
+    assert_eq!(service.requests(), 5);
     check = check.advance("1s");
     for number in 0..20 {
         check = by(check, number % 3).get("/").expect([503]);
     }
-    assert_eq!(service.asked(), 10);
+    assert_eq!(service.requests(), 10);
     service.set(|script| script.status = 200);
     check = check.advance("1s").get("/").get("/").get("/");
     check = check.expect([200, 200, 200]);
-    assert_eq!(service.asked(), 13);
+    assert_eq!(service.requests(), 13);
     // A refusal counts as a response.
     service.set(|script| script.status = 403);
     for number in 0..20 {
         check = by(check, number % 3).get("/").expect([403]);
     }
-    assert_eq!(service.asked(), 33);
+    assert_eq!(service.requests(), 33);
 }
 
 #[test]
@@ -350,19 +350,19 @@ fn a_verdict_holds_for_the_same_question_and_its_time() {
     let check = service.filter(", cache: 10s, copy: [X-User]");
     let check = get(get(check, "a=1", "/"), "a=1", "/");
     assert_eq!(given(check.last(), "x-user"), ["ann"]);
-    assert_eq!(service.asked(), 1);
+    assert_eq!(service.requests(), 1);
     // Other credentials, paths, methods and clients make a different request.
     let check = get(get(check, "a=2", "/"), "a=1", "/other").expect([200, 200, 200, 200]);
     let check = check.send("POST", "/", &[("cookie", "a=1")], &[]);
     let check = check.send("GET", "/", &[("authorization", "a=1")], &[]);
     let check = check.client(|client| client.ip = "192.0.2.1".parse().unwrap());
     let check = get(check, "a=1", "/").expect([200, 200, 200]);
-    assert_eq!(service.asked(), 6);
+    assert_eq!(service.requests(), 6);
     // A refusal is cached as long.
     service.set(|script| script.status = 403);
     let check = get(check, "a=1", "/").expect([200]).advance("10s");
     let _ = get(get(check, "a=1", "/"), "a=1", "/").expect([403, 403]);
-    assert_eq!(service.asked(), 7);
+    assert_eq!(service.requests(), 7);
     // A response for one client, or for one time, is not cached; nor is a failure.
     for (status, headers) in [
         (200, vec![("set-cookie", "a=1")]),
@@ -371,9 +371,9 @@ fn a_verdict_holds_for_the_same_question_and_its_time() {
         (500, vec![]),
     ] {
         service.set(|script| (script.status, script.headers) = (status, headers));
-        let before = service.asked();
+        let before = service.requests();
         let _ = service.filter(", cache: 10s").get("/").get("/");
-        assert_eq!(service.asked(), before + 2, "{status}");
+        assert_eq!(service.requests(), before + 2, "{status}");
     }
 }
 
@@ -422,5 +422,5 @@ fn a_url_alone_is_enough() {
     let _ = check::<ForwardAuth>(&format!("'{}'", service.url))
         .get("/")
         .expect([200]);
-    assert_eq!(service.asked(), 1);
+    assert_eq!(service.requests(), 1);
 }

@@ -23,7 +23,7 @@ pub(super) struct Allowed {
     /// Values for the backend, in the order of the names.
     pub(super) copied: Box<[Vec<HeaderValue>]>,
     pub(super) user: Option<Arc<str>>,
-    may_be_kept: bool,
+    may_be_cached: bool,
 }
 
 /// The client gets this response instead.
@@ -75,7 +75,7 @@ impl Verdict {
                 Ok(Self::Allowed(Arc::new(Allowed {
                     copied: copied.iter().map(all).collect(),
                     user: user.filter(|user| !user.is_empty()).map(Into::into),
-                    may_be_kept: may_be_kept(headers),
+                    may_be_cached: may_be_cached(headers),
                 })))
             }
             400..=499 => Ok(Self::denied(parts.status, parts.headers, body)),
@@ -100,21 +100,21 @@ impl Verdict {
 
     /// Returns true if the verdict also applies to other identical requests. A cookie is for one
     /// client; a redirect to a login form, or a problem of one request, is for one time.
-    pub(super) fn may_be_kept(&self) -> bool {
+    pub(super) fn may_be_cached(&self) -> bool {
         match self {
-            Self::Allowed(allowed) => allowed.may_be_kept,
+            Self::Allowed(allowed) => allowed.may_be_cached,
             Self::Denied(denied) => {
                 let is_no = matches!(
                     denied.status,
                     StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
                 );
-                is_no && may_be_kept(&denied.headers)
+                is_no && may_be_cached(&denied.headers)
             }
         }
     }
 }
 
-fn may_be_kept(headers: &HeaderMap) -> bool {
+fn may_be_cached(headers: &HeaderMap) -> bool {
     !headers.contains_key(header::SET_COOKIE)
         && !has_token(headers, &header::CACHE_CONTROL, "no-store")
         && !has_token(headers, &header::CACHE_CONTROL, "no-cache")

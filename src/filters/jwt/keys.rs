@@ -309,7 +309,7 @@ fn pem(text: &str) -> Result<Vec<Key>, KeyError> {
         let block =
             block.map_err(|error| KeyError::new(format!("invalid PEM: {error}"), WRITE_PUBLIC))?;
         let der = &block.contents[..];
-        let broken = |what: &str| KeyError::new(format!("invalid {what}"), WRITE_PUBLIC);
+        let broken = |part: &str| KeyError::new(format!("invalid {part}"), WRITE_PUBLIC);
         let key = match block.label.as_str() {
             "PUBLIC KEY" => {
                 let (_, info) =
@@ -446,9 +446,9 @@ impl Jwk {
         };
         let on_curve = |kind: Kind, length: usize| {
             let (x, y) = (bytes(&self.x)?, bytes(&self.y)?);
-            let is_whole = x.len() == length && y.len() == length;
+            let has_full_length = x.len() == length && y.len() == length;
             let point = [&[4][..], &x, &y].concat();
-            is_whole.then(|| Key::point(kind, &point).ok())?
+            has_full_length.then(|| Key::point(kind, &point).ok())?
         };
         let mut key = match (self.kty.as_str(), self.crv.as_deref()) {
             ("RSA", _) => Key::rsa(&bytes(&self.n)?, &bytes(&self.e)?).ok(),

@@ -139,7 +139,7 @@ fn strip_cookie(headers: &mut HeaderMap, name: &[u8]) {
     if query::cookies(headers, name).next().is_none() {
         return;
     }
-    let mut kept: Vec<u8> = Vec::new();
+    let mut remaining: Vec<u8> = Vec::new();
     for line in headers.get_all(header::COOKIE) {
         for pair in line.as_bytes().split(|byte| *byte == b';') {
             let pair = pair.trim_ascii();
@@ -147,15 +147,15 @@ fn strip_cookie(headers: &mut HeaderMap, name: &[u8]) {
             if pair.is_empty() || own == Some(name) {
                 continue;
             }
-            if !kept.is_empty() {
-                kept.extend_from_slice(b"; ");
+            if !remaining.is_empty() {
+                remaining.extend_from_slice(b"; ");
             }
-            kept.extend_from_slice(pair);
+            remaining.extend_from_slice(pair);
         }
     }
     headers.remove(header::COOKIE);
-    if let Ok(value) = HeaderValue::from_bytes(&kept)
-        && !kept.is_empty()
+    if let Ok(value) = HeaderValue::from_bytes(&remaining)
+        && !remaining.is_empty()
     {
         headers.insert(header::COOKIE, value);
     }

@@ -318,8 +318,8 @@ fn header_of(claims: &Claims, name: &str) -> Option<HeaderValue> {
         }
         _ => claims.text(name)?.into_owned(),
     };
-    let is_whole = !text.is_empty() && text.trim() == text;
+    let is_trimmed = !text.is_empty() && text.trim() == text;
     HeaderValue::from_bytes(text.as_bytes())
         .ok()
-        .filter(|_| is_whole)
+        .filter(|_| is_trimmed)
 }

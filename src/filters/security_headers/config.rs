@@ -273,7 +273,7 @@ fn without_upgrade(mut headers: HeaderMap<HeaderValue>) -> HeaderMap<HeaderValue
     let Some(csp) = headers.get(header::CONTENT_SECURITY_POLICY) else {
         return headers;
     };
-    let kept: Vec<&str> = csp
+    let remaining: Vec<&str> = csp
         .to_str()
         .unwrap_or_default()
         .split(';')
@@ -281,8 +281,8 @@ fn without_upgrade(mut headers: HeaderMap<HeaderValue>) -> HeaderMap<HeaderValue
         .filter(|directive| !directive.eq_ignore_ascii_case("upgrade-insecure-requests"))
         .filter(|directive| !directive.is_empty())
         .collect();
-    match HeaderValue::try_from(kept.join("; ")) {
-        Ok(value) if !kept.is_empty() => {
+    match HeaderValue::try_from(remaining.join("; ")) {
+        Ok(value) if !remaining.is_empty() => {
             headers.insert(header::CONTENT_SECURITY_POLICY, value);
         }
         _ => {

@@ -76,7 +76,7 @@ impl Respond {
     }
 
     /// Returns the response to this request.
-    pub fn reply(&self, head: &RequestHeader) -> Reply {
+    pub fn reply(&self, request: &RequestHeader) -> Reply {
         let mut reason = None;
         let body = match &self.body {
             Body::ByStatus if self.status.as_u16() >= 400 => ReplyBody::Page { detail: None },
@@ -84,7 +84,7 @@ impl Respond {
             Body::Fixed(body) => body.clone(),
             Body::Maintenance { html, json } => {
                 reason = Some("maintenance");
-                let accept = head.headers.get(ACCEPT).map(HeaderValue::as_bytes);
+                let accept = request.headers.get(ACCEPT).map(HeaderValue::as_bytes);
                 // Without a preference, the reader is likely a person.
                 match accept.and_then(|accept| accept::preferred(accept, &MAINTENANCE_TYPES)) {
                     Some(1) => json.clone(),

@@ -122,10 +122,10 @@ impl Rewrite {
             }
             Kind::Regex { regex, with } => {
                 let found = regex.captures(target.path)?;
-                let whole = found.get(0)?;
-                out.extend_from_slice(&target.path[..whole.start()]);
+                let matched = found.get(0)?;
+                out.extend_from_slice(&target.path[..matched.start()]);
                 found.expand(with, &mut out);
-                out.extend_from_slice(&target.path[whole.end()..]);
+                out.extend_from_slice(&target.path[matched.end()..]);
             }
             Kind::Whole(with) => with.write(&mut out, target, params, copy),
         }

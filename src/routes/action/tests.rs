@@ -85,11 +85,11 @@ impl Compiled {
     fn with<T>(&self, url: &str, act: impl FnOnce(&Action, &Target<'_>, &Params) -> T) -> T {
         let (host, path) = url.split_at(url.find(['/', '*']).expect("a path"));
         let target = Target::new(host, path.as_bytes());
-        let head = RequestHeader::build("GET", b"/", None).unwrap();
+        let request = RequestHeader::build("GET", b"/", None).unwrap();
         let mut params = Params::default();
         let table = self.table.as_ref().expect("a table");
         let found = table
-            .find(&target, &head, &mut params)
+            .find(&target, &request, &mut params)
             .map(|found| found.route);
         assert_eq!(found, Some(0), "{url} does not reach the route");
         act(self.action(), &target, &params)
@@ -120,10 +120,10 @@ impl Compiled {
     }
 
     fn reply(&self, accept: &str) -> Reply {
-        let mut head = RequestHeader::build("GET", b"/", None).unwrap();
-        head.append_header("accept", accept).unwrap();
+        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+        request.append_header("accept", accept).unwrap();
         match self.action() {
-            Action::Respond(respond) => respond.reply(&head),
+            Action::Respond(respond) => respond.reply(&request),
             other => panic!("{other:?} does not respond"),
         }
     }

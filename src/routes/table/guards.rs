@@ -122,7 +122,7 @@ impl Guards {
     fn is_plainly_unguarded(
         &self,
         target: &Target<'_>,
-        head: &RequestHeader,
+        request: &RequestHeader,
         literal: usize,
     ) -> bool {
         let mut room = [0; MAX_PLAIN_LEN];
@@ -139,7 +139,7 @@ impl Guards {
             ..*target
         };
         let mut is_guarded = false;
-        self.search(&folded, (target, head), literal, false, &mut |_| {
+        self.search(&folded, (target, request), literal, false, &mut |_| {
             is_guarded = true;
         });
         !is_guarded
@@ -204,12 +204,12 @@ impl RouteTable {
         let Some(own) = self.guarding.get(route) else {
             return Vec::new();
         };
-        let mut asked = own.guards.clone();
+        let mut covered = own.guards.clone();
         let mut lacked = Vec::new();
         for other in others {
             let guards = &self.guarding[other].guards;
-            if !guards.is_subset(&asked) {
-                asked.extend(guards);
+            if !guards.is_subset(&covered) {
+                covered.extend(guards);
                 lacked.push(other);
             }
         }
@@ -223,20 +223,20 @@ impl RouteTable {
     pub fn guarded(
         &self,
         target: &Target<'_>,
-        head: &RequestHeader,
+        request: &RequestHeader,
         literal: &LiteralMatch,
         params: &mut Params,
     ) -> Option<GuardSearchResult> {
         let guards = self.guards.as_ref()?;
         // `OPTIONS *` has no path.
-        if guards.is_plainly_unguarded(target, head, literal.route)
+        if guards.is_plainly_unguarded(target, request, literal.route)
             || target.path.first() != Some(&b'/')
         {
             return None;
         }
         let own = &guards.of[literal.route];
         let mut first = None;
-        let mut asked: Vec<usize> = Vec::new();
+        let mut found: Vec<usize> = Vec::new();
         let mut moved = None;
         for GuardReading {
             reading,
@@ -249,10 +249,10 @@ impl RouteTable {
             };
             let mut visit = |hit: &RouteCandidate<'_>| {
                 let route = hit.leaf.route;
-                if asked.contains(&route) {
+                if found.contains(&route) {
                     return;
                 }
-                asked.push(route);
+                found.push(route);
                 first.get_or_insert_with(|| (route, Box::from(reading.path())));
                 // With a rewrite, the app gets a path derived from the original one.
                 if moved.is_none() && guards.of[route].is_of_app(own) && !own.rewrites {
@@ -263,12 +263,12 @@ impl RouteTable {
                     params.move_to(|part| reading.origin(part));
                 }
             };
-            let of = (target, head);
+            let of = (target, request);
             guards.search(&folded, of, literal.route, only_regexes, &mut visit);
         }
         let (by, reading) = first?;
         let route = moved.unwrap_or(literal.route);
-        let others = asked.into_iter().chain(literal.also.iter().copied());
+        let others = found.into_iter().chain(literal.also.iter().copied());
         let also = self.lacked(route, others.chain([literal.route]));
         Some(GuardSearchResult {
             route,

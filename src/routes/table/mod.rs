@@ -114,14 +114,14 @@ impl RouteTable {
     pub fn find(
         &self,
         target: &Target<'_>,
-        head: &RequestHeader,
+        request: &RequestHeader,
         params: &mut Params,
     ) -> Option<LiteralMatch> {
         let mut taken = None;
         let mut also = Vec::new();
         let _found = self.walk(target, &mut |hit| {
             let route = hit.leaf.route;
-            let (is_taken, goes_on) = match self.routes[route].predicates.fit(target, head) {
+            let (is_taken, goes_on) = match self.routes[route].predicates.fit(target, request) {
                 PredicateResult::No(_) => return ControlFlow::Continue(()),
                 PredicateResult::Yes => (true, ControlFlow::Break(())),
                 PredicateResult::Unclear { is_taken } => (is_taken, ControlFlow::Continue(())),
@@ -143,7 +143,7 @@ impl RouteTable {
 
     /// Returns the result for each route when this request is looked up: first those whose host and
     /// path match, in the order of comparison, then the others.
-    pub fn explain(&self, target: &Target<'_>, head: &RequestHeader) -> Vec<ConsideredEntry> {
+    pub fn explain(&self, target: &Target<'_>, request: &RequestHeader) -> Vec<ConsideredEntry> {
         let mut list = Vec::<ConsideredEntry>::new();
         let mut matched = None;
         let _goes_through: ControlFlow<()> = self.walk(target, &mut |hit| {
@@ -151,7 +151,7 @@ impl RouteTable {
             if list.iter().any(|considered| considered.route == route) {
                 return ControlFlow::Continue(());
             }
-            let fit = self.routes[route].predicates.fit(target, head);
+            let fit = self.routes[route].predicates.fit(target, request);
             let why = match (fit, matched) {
                 (PredicateResult::No(miss), _) => RouteReason::Predicate(miss.to_string()),
                 (PredicateResult::Unclear { is_taken: false }, _) => {

@@ -205,7 +205,7 @@ fn plain() -> impl Strategy<Value = PlainRoute> {
 
 type RequestCase = (&'static str, String, &'static str, Option<&'static str>);
 
-fn asked() -> impl Strategy<Value = RequestCase> {
+fn request_case() -> impl Strategy<Value = RequestCase> {
     let hosts = [
         "a.test",
         "b.test",
@@ -253,7 +253,7 @@ proptest! {
     #[test]
     fn the_table_finds_what_the_plain_list_finds(
         mut routes in prop::collection::vec(plain(), 1..14),
-        requests in prop::collection::vec(asked(), 1..12),
+        requests in prop::collection::vec(request_case(), 1..12),
         turn in any::<prop::sample::Index>(),
     ) {
         let all = compile(&yaml(&routes));
@@ -261,29 +261,29 @@ proptest! {
         let has_conflict = pairs.into_iter().any(|(a, b)| routes[a].is_same(&routes[b]));
         prop_assert_eq!(all.table.is_none(), has_conflict, "{:#?}", all.diagnostics);
 
-        let mut kept = Vec::<PlainRoute>::new();
+        let mut distinct = Vec::<PlainRoute>::new();
         for route in routes.drain(..) {
-            if kept.iter().all(|known| !known.is_same(&route)) {
-                kept.push(route);
+            if distinct.iter().all(|known| !known.is_same(&route)) {
+                distinct.push(route);
             }
         }
-        let compiled = compile(&yaml(&kept));
-        let turn = turn.index(kept.len());
-        let mut turned = kept.clone();
+        let compiled = compile(&yaml(&distinct));
+        let turn = turn.index(distinct.len());
+        let mut turned = distinct.clone();
         turned.rotate_left(turn);
         turned.reverse();
         let turned_table = compile(&yaml(&turned));
         for request in &requests {
             let (host, path, method, header) = request;
             let found = ask(&compiled, request);
-            let expected = (0..kept.len())
-                .filter(|&route| kept[route].takes(host, path, method, *header))
-                .min_by_key(|&route| kept[route].key());
-            let expected = expected.map(|route| (route, kept[route].values(path)));
-            prop_assert_eq!(&found, &expected, "{:?} in {}", request, yaml(&kept));
+            let expected = (0..distinct.len())
+                .filter(|&route| distinct[route].takes(host, path, method, *header))
+                .min_by_key(|&route| distinct[route].key());
+            let expected = expected.map(|route| (route, distinct[route].values(path)));
+            prop_assert_eq!(&found, &expected, "{:?} in {}", request, yaml(&distinct));
 
             let elsewhere = ask(&turned_table, request)
-                .map(|(route, values)| ((kept.len() - 1 - route + turn) % kept.len(), values));
+                .map(|(route, values)| ((distinct.len() - 1 - route + turn) % distinct.len(), values));
             prop_assert_eq!(elsewhere, found, "the order of the file must not count");
         }
     }

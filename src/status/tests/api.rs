@@ -286,9 +286,9 @@ async fn an_action_is_finished_though_its_client_left() {
         ..Fake::default()
     });
     let mut stream = tokio::net::TcpStream::connect(admin.address).await.unwrap();
-    let asked = admin.send_over(&mut stream, "POST", DRAIN, LOCAL, "");
+    let sending = admin.send_over(&mut stream, "POST", DRAIN, LOCAL, "");
     // The action waits behind the gate, so there is no response. Then the client disconnects.
-    tokio::time::timeout(Duration::from_millis(100), asked)
+    tokio::time::timeout(Duration::from_millis(100), sending)
         .await
         .unwrap_err();
     drop(stream);
@@ -298,12 +298,12 @@ async fn an_action_is_finished_though_its_client_left() {
         tokio::task::yield_now().await;
     }
     // An end of the process in the middle is reported.
-    let asked = admin.send("POST", DRAIN, LOCAL);
+    let sending = admin.send("POST", DRAIN, LOCAL);
     let stop = async {
         tokio::time::sleep(Duration::from_millis(100)).await;
         admin.actions.stop();
     };
-    let (response, ()) = tokio::join!(asked, stop);
+    let (response, ()) = tokio::join!(sending, stop);
     assert!(response.starts_with("HTTP/1.1 503 "), "{response}");
     assert!(response.contains(r#""reason":"stopping""#), "{response}");
 }

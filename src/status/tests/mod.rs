@@ -75,11 +75,11 @@ impl Source for Fake {
 }
 
 impl Fake {
-    async fn act(&self, what: String) -> Result<BackendResult, ActionError> {
+    async fn act(&self, action: String) -> Result<BackendResult, ActionError> {
         if let Some(gate) = &self.gate {
             gate.acquire().await.unwrap().forget();
         }
-        self.done.lock().push(what);
+        self.done.lock().push(action);
         Ok(BackendResult {
             upstream: "web".to_owned(),
             backend: BackendStatus::default(),
@@ -123,8 +123,8 @@ impl Actions for Fake {
         if name.upstream == "nowhere" {
             return Err(ActionError::new(404, "no_such_upstream", "there is none"));
         }
-        let what = format!("drain {}/{} {force}", name.upstream, name.address);
-        self.act(what).await
+        let action = format!("drain {}/{} {force}", name.upstream, name.address);
+        self.act(action).await
     }
 
     async fn profile(
@@ -172,8 +172,8 @@ impl Actions for Fake {
     }
 
     async fn undrain(&self, _who: Actor, name: BackendName) -> Result<BackendResult, ActionError> {
-        let what = format!("undrain {}/{}", name.upstream, name.address);
-        self.act(what).await
+        let action = format!("undrain {}/{}", name.upstream, name.address);
+        self.act(action).await
     }
 
     async fn add_backend(
@@ -191,8 +191,8 @@ impl Actions for Fake {
         name: BackendName,
         force: bool,
     ) -> Result<BackendResult, ActionError> {
-        let what = format!("remove {}/{} {force}", name.upstream, name.address);
-        self.act(what).await
+        let action = format!("remove {}/{} {force}", name.upstream, name.address);
+        self.act(action).await
     }
 }
 

@@ -89,14 +89,14 @@ impl JwksConfig {
         const CODE: &str = "edgeway::jwt::jwks";
         let url = self.url(place, cx);
         let mut is_good = true;
-        for (what, span, bounds) in [
+        for (key, span, bounds) in [
             ("refresh", &self.refresh, MIN_REFRESH..=Span::secs(86_400)),
             ("timeout", &self.timeout, Span::millis(10)..=MAX_DEADLINE),
         ] {
             if !bounds.contains(&span.value) {
                 is_good = false;
                 let (least, most) = (bounds.start(), bounds.end());
-                let message = format!("`{what}: {}` is not between {least} and {most}", span.value);
+                let message = format!("`{key}: {}` is not between {least} and {most}", span.value);
                 let help = format!("write a time such as `{most}`");
                 cx.report_at(span.place, CODE, message, help);
             }
@@ -143,9 +143,9 @@ impl JwksConfig {
             "{zone} each {} within {} stale {}",
             self.refresh.value, self.timeout.value, self.stale
         );
-        let (kept, asked) = (Arc::clone(&jwks), Arc::clone(&source));
+        let (supervised, endpoint) = (Arc::clone(&jwks), Arc::clone(&source));
         cx.work.add(task, move || {
-            Arc::clone(&kept).supervise(Arc::clone(&asked))
+            Arc::clone(&supervised).supervise(Arc::clone(&endpoint))
         });
         Some(Keys::Remote {
             jwks,

@@ -49,7 +49,7 @@ struct Script {
 #[derive(Clone)]
 struct Shared {
     script: Arc<Mutex<Script>>,
-    asked: Arc<AtomicUsize>,
+    requests: Arc<AtomicUsize>,
 }
 
 /// A server of keys on loopback, and the gateway's side of it.
@@ -74,7 +74,7 @@ impl World {
                 cache: None,
                 hold: None,
             })),
-            asked: Arc::default(),
+            requests: Arc::default(),
         };
         let (tasks, state) = (Tasks::default(), shared.clone());
         let address = runtime.block_on(async {
@@ -99,8 +99,8 @@ impl World {
         change(&mut self.shared.script.lock());
     }
 
-    fn asked(&self) -> usize {
-        self.shared.asked.load(Ordering::SeqCst)
+    fn requests(&self) -> usize {
+        self.shared.requests.load(Ordering::SeqCst)
     }
 
     fn source(&self) -> Arc<JwksSource> {
@@ -115,17 +115,17 @@ impl World {
 
     /// Returns a filter that fetches here, and the keys that it uses.
     fn filter(&self, stale: &str) -> (FilterCheck, Arc<Jwks>) {
-        let mut kept = None;
+        let mut compiled = None;
         let zone = format!("jwks {}", self.url);
         let yaml = format!("{{ jwks: {{ url: '{}', stale: {stale} }} }}", self.url);
         let check = check_with::<Jwt>(&yaml, |cx, _| {
             let (clock, metrics) = (cx.clock, cx.metrics);
-            kept = Some(
+            compiled = Some(
                 cx.zones
                     .get_or_create(&zone, || Jwks::new("keys", clock, metrics)),
             );
         });
-        (check, kept.unwrap())
+        (check, compiled.unwrap())
     }
 
     fn fetch(&self, jwks: &Jwks) {
@@ -140,7 +140,7 @@ impl World {
 }
 
 async fn respond(State(shared): State<Shared>) -> Response<Body> {
-    shared.asked.fetch_add(1, Ordering::SeqCst);
+    shared.requests.fetch_add(1, Ordering::SeqCst);
     let hold = shared.script.lock().hold.clone();
     if let Some(hold) = hold {
         hold.notified().await;
@@ -191,7 +191,7 @@ fn before_the_first_fetch_tokens_cannot_be_judged_and_then_they_can() {
     world.fetch(&jwks);
     assert!(up(&check.metrics));
     let _ = check.bearer(&token).expect([200]);
-    assert_eq!(world.asked(), 1);
+    assert_eq!(world.requests(), 1);
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn an_unknown_key_is_fetched_once_and_forged_names_cost_nothing() {
             .bearer(&long_lived(&b, "forged"))
             .expect_refused(401, "jwt_key");
     }
-    assert_eq!(world.asked(), 1);
+    assert_eq!(world.requests(), 1);
     // Later one request brings the new keys for all, and the old keys are dropped together with the
     // tokens they have verified.
     check = check.bearer(&long_lived(&a, "a")).expect([200]);
@@ -225,7 +225,7 @@ fn an_unknown_key_is_fetched_once_and_forged_names_cost_nothing() {
     world.supervise(&jwks);
     check = check.bearer(&fresh).expect([200]);
     world.tasks.stop();
-    assert_eq!(world.asked(), 2);
+    assert_eq!(world.requests(), 2);
     for _ in 0..20 {
         check = check
             .bearer(&long_lived(&b, "forged"))
@@ -235,7 +235,7 @@ fn an_unknown_key_is_fetched_once_and_forged_names_cost_nothing() {
         .bearer(&long_lived(&a, "a"))
         .expect_refused(401, "jwt_key");
     let _ = check.bearer(&fresh).expect([200]);
-    assert_eq!(world.asked(), 2);
+    assert_eq!(world.requests(), 2);
 }
 
 #[test]
@@ -303,7 +303,7 @@ fn a_slow_server_holds_up_requests_for_a_moment_only() {
     world.supervise(&jwks);
     let token = long_lived(&a, "a");
     let check = check.bearer(&token).expect_refused(503, "jwt_unavailable");
-    assert_eq!(world.asked(), 1);
+    assert_eq!(world.requests(), 1);
     world.set(|script| script.hold = None);
     hold.notify_one();
     let _ = check.bearer(&token).expect([200]);

@@ -196,10 +196,10 @@ fn explain_names_where_the_token_is_expected() {
     let filter = config::compiled(&format!(
         "{{ keys: \"{SECRET}\", require: {{ role: [a, b] }}, token: [header:Authorization, query:t] }}"
     ));
-    let head = pingora::http::RequestHeader::build("GET", b"/", None).unwrap();
+    let request = pingora::http::RequestHeader::build("GET", b"/", None).unwrap();
     let mut facts = RequestFacts::new(crate::base::clock::Clock::test().now());
     let lines = filter.explain(&Exchange {
-        head: &head,
+        head: &request,
         facts: &mut facts,
     });
     assert_eq!(
