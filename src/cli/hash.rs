@@ -16,7 +16,7 @@ const MAX_INPUT_LEN: u64 = 4096;
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
     #[command(subcommand)]
-    what: HashCommand,
+    command: HashCommand,
 }
 
 #[derive(Debug, Subcommand)]
@@ -42,7 +42,7 @@ enum HashCommand {
 }
 
 pub(super) fn run(options: &Options) -> ExitCode {
-    let outcome = match &options.what {
+    let outcome = match &options.command {
         HashCommand::Password { user } => password(user.as_deref()),
         HashCommand::ApiKey { name, stdin } => api_key(name, *stdin),
     };

@@ -21,7 +21,7 @@ enum ReportStyle {
     Bar(Option<ProgressBar>),
     Lines,
     #[cfg(test)]
-    Kept(std::rc::Rc<std::cell::RefCell<Vec<String>>>),
+    Recorded(std::rc::Rc<std::cell::RefCell<Vec<String>>>),
 }
 
 impl Progress {
@@ -39,9 +39,9 @@ impl Progress {
 
     /// Keeps the lines for a test.
     #[cfg(test)]
-    pub(super) fn kept(total: usize) -> (Self, std::rc::Rc<std::cell::RefCell<Vec<String>>>) {
+    pub(super) fn recorded(total: usize) -> (Self, std::rc::Rc<std::cell::RefCell<Vec<String>>>) {
         let lines = std::rc::Rc::default();
-        let how = ReportStyle::Kept(std::rc::Rc::clone(&lines));
+        let how = ReportStyle::Recorded(std::rc::Rc::clone(&lines));
         (Self::new(total, how), lines)
     }
 
@@ -59,18 +59,18 @@ impl Progress {
             ReportStyle::Bar(Some(bar)) => bar.println(line),
             ReportStyle::Bar(None) | ReportStyle::Lines => out::note(line),
             #[cfg(test)]
-            ReportStyle::Kept(lines) => lines.borrow_mut().push(line.to_owned()),
+            ReportStyle::Recorded(lines) => lines.borrow_mut().push(line.to_owned()),
         }
     }
 
     /// Shows the current step.
-    pub(super) fn now(&self, what: &str) {
+    pub(super) fn now(&self, text: &str) {
         match &self.how {
-            ReportStyle::Bar(Some(bar)) => bar.set_message(what.to_owned()),
+            ReportStyle::Bar(Some(bar)) => bar.set_message(text.to_owned()),
             ReportStyle::Bar(None) => {}
-            ReportStyle::Lines => out::note(what),
+            ReportStyle::Lines => out::note(text),
             #[cfg(test)]
-            ReportStyle::Kept(lines) => lines.borrow_mut().push(what.to_owned()),
+            ReportStyle::Recorded(lines) => lines.borrow_mut().push(text.to_owned()),
         }
     }
 

@@ -16,7 +16,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
     #[command(flatten)]
-    what: PurgeArguments,
+    arguments: PurgeArguments,
     /// Mark what is found as stale instead of dropping it
     #[arg(long)]
     soft: bool,
@@ -54,7 +54,7 @@ impl Options {
             prefixes,
             tags,
             all,
-        } = &self.what;
+        } = &self.arguments;
         let named = [("url", urls), ("prefix", prefixes), ("tag", tags)];
         let named = named.into_iter().flat_map(|(key, values)| {
             let purge = move |value| json!({ key: value, "soft": self.soft });
@@ -73,10 +73,10 @@ pub(super) fn run(options: &Options) -> ExitCode {
     } else {
         OutputFormat::Text
     };
-    let asked = options
+    let outcome = options
         .admin
         .ask(form, async |client| client.purge(&order).await);
-    let receipt = match asked {
+    let receipt = match outcome {
         Ok(receipt) => receipt,
         Err(status) => return status,
     };

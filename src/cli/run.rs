@@ -96,7 +96,7 @@ fn load(options: &Options) -> Result<(Loaded, Vec<String>), last_good::LastGoodE
         "edgeway: this is the last good configuration of `{shown}`, which began to serve at {since}\n\
          help: repair the file and reload"
     );
-    Ok((gateway::load_kept(path, &found.kept), vec![hello]))
+    Ok((gateway::load_stored(path, &found.kept), vec![hello]))
 }
 
 /// Prints the available fallback.

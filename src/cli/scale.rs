@@ -468,7 +468,7 @@ mod tests {
         fails: Option<&'static str>,
     ) -> (Result<(), ScaleError>, Vec<String>, Vec<String>) {
         let plan = plan(gateway, count).unwrap();
-        let (progress, lines) = Progress::kept(plan.up.len());
+        let (progress, lines) = Progress::recorded(plan.up.len());
         let (_sender, interrupt) = interrupt();
         let scaling = Scaling {
             gateway,

@@ -15,7 +15,7 @@ use super::{
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
     #[command(subcommand)]
-    what: UpstreamCommand,
+    command: UpstreamCommand,
 }
 
 #[derive(Debug, Subcommand)]
@@ -58,7 +58,7 @@ struct RemoveOptions {
 }
 
 pub(super) fn run(options: &Options) -> ExitCode {
-    match &options.what {
+    match &options.command {
         UpstreamCommand::Add(options) => add(options),
         UpstreamCommand::Remove(options) => remove(options),
     }

@@ -426,14 +426,14 @@ fn describe(config: &MatchConfig) -> String {
     if !config.listener.0.is_empty() {
         words.push(format!("listener {}", texts(&config.listener)));
     }
-    for (what, demands) in [
+    for (kind, demands) in [
         ("header", &config.header),
         ("query", &config.query),
         ("cookie", &config.cookie),
     ] {
         for (name, value) in demands {
             let value = secret::shown(name, &value.value);
-            words.push(format!("{what} {name}={value}"));
+            words.push(format!("{kind} {name}={value}"));
         }
     }
     words.retain(|word| !word.is_empty());

@@ -200,7 +200,7 @@ pub fn explain(
             None => Some(421),
         },
         action: route.map(|route| {
-            let action = what_it_does(route, &target, &params);
+            let action = action_text(route, &target, &params);
             secret::without_shapes(&action).into_owned()
         }),
         upstream_target: route.and_then(|route| sent_on(route, &target, &params)),
@@ -243,21 +243,26 @@ fn request<'u>(
 
 /// Removes headers that clients may not send, and writes the forwarding headers if routes read
 /// them.
-fn settle(head: &mut RequestHeader, gateway: &Gateway, facts: &RequestFacts) {
+fn settle(request: &mut RequestHeader, gateway: &Gateway, facts: &RequestFacts) {
     let is_reserved = |name: &&HeaderName| {
         let found = gateway.reserved.find(name.as_str().as_bytes());
         matches!(found, Some(Reserved::Always | Reserved::Untrusted))
     };
-    let doomed: Vec<HeaderName> = head.headers.keys().filter(is_reserved).cloned().collect();
+    let doomed: Vec<HeaderName> = request
+        .headers
+        .keys()
+        .filter(is_reserved)
+        .cloned()
+        .collect();
     for name in doomed {
-        head.remove_header(&name);
+        request.remove_header(&name);
     }
     let mut routes = gateway.routes.iter();
     if !gateway.reserved.is_read() && !routes.any(|route| route.reads_written) {
         return;
     }
     let ip = facts.client.ip.to_string();
-    let host = head.headers.get(header::HOST).cloned();
+    let host = request.headers.get(header::HOST).cloned();
     let forwarding = [
         ("x-real-ip", HeaderValue::from_str(&ip).ok()),
         ("x-forwarded-for", HeaderValue::from_str(&ip).ok()),
@@ -269,7 +274,7 @@ fn settle(head: &mut RequestHeader, gateway: &Gateway, facts: &RequestFacts) {
     ];
     for (name, value) in forwarding {
         if let Some(value) = value {
-            let inserted = head.insert_header(name, value);
+            let inserted = request.insert_header(name, value);
             debug_assert!(inserted.is_ok(), "four names more");
         }
     }
@@ -298,7 +303,7 @@ impl ExplainedFilter {
 fn considered(
     gateway: &Gateway,
     target: &Target<'_>,
-    head: &RequestHeader,
+    request: &RequestHeader,
     guarded: Option<&GuardSearchResult>,
 ) -> Vec<ConsideredRoute> {
     let name = |index: usize| {
@@ -309,7 +314,7 @@ fn considered(
     let why = |why| match why {
         RouteReason::Matched => "matched".to_owned(),
         RouteReason::LessSpecific(winner) => format!("less specific than {}", name(winner)),
-        RouteReason::Predicate(what) => format!("path fits, but {what}"),
+        RouteReason::Predicate(predicate) => format!("path fits, but {predicate}"),
         RouteReason::Path => "another path".to_owned(),
         RouteReason::Host => "another host".to_owned(),
     };
@@ -322,7 +327,7 @@ fn considered(
     });
     let literal = gateway
         .table
-        .explain(target, head)
+        .explain(target, request)
         .into_iter()
         .map(|considered| ConsideredRoute {
             route: name(considered.route),
@@ -356,7 +361,7 @@ fn sent_on(route: &Route, target: &Target<'_>, params: &Params) -> Option<String
 }
 
 /// Describes the action, with the target of a redirect.
-fn what_it_does(route: &Route, target: &Target<'_>, params: &Params) -> String {
+fn action_text(route: &Route, target: &Target<'_>, params: &Params) -> String {
     match &route.action {
         Action::Redirect(redirect) => match redirect.location(target, params) {
             Some(location) => format!(

@@ -193,7 +193,7 @@ fn policy_lines(cache: &RouteCache, is_nextjs: bool) -> Vec<String> {
             "else for {percent} % of the time since `Last-Modified`"
         ));
     }
-    for (window, what) in [
+    for (window, condition) in [
         (
             rules.stale_while_revalidate,
             "while it is revalidated, where the origin does not say",
@@ -204,7 +204,7 @@ fn policy_lines(cache: &RouteCache, is_nextjs: bool) -> Vec<String> {
         ),
     ] {
         if let Some(window) = window {
-            lines.push(format!("stale for {} {what}", Span(window)));
+            lines.push(format!("stale for {} {condition}", Span(window)));
         }
     }
     if let Some(ttl) = policy.browser_ttl {

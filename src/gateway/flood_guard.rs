@@ -208,8 +208,8 @@ impl Compiler<'_> {
         } = &config.value;
         let slashes = self.slashes();
         let target = target(&redirect.value, slashes);
-        let mut wrong = |place: Place, what: String, help: &str| {
-            self.error("edgeway::flood_guard::challenge", place, what, help);
+        let mut wrong = |place: Place, message: String, help: &str| {
+            self.error("edgeway::flood_guard::challenge", place, message, help);
         };
         if target.is_none() {
             wrong(
@@ -425,8 +425,8 @@ mod tests {
         }
         for url in ["/", "/?x=1"] {
             let yaml = format!("{{ challenge: {{ redirect: '{url}', above: 30/s, {KEY} }} }}");
-            let whole = "and all below it is the whole site: no client would be challenged";
-            refused(&yaml, &format!("`{url}` {whole}"));
+            let explanation = "and all below it is the whole site: no client would be challenged";
+            refused(&yaml, &format!("`{url}` {explanation}"));
         }
     }
 

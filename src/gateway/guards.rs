@@ -63,9 +63,9 @@ impl DetachedGuard {
 impl Route {
     /// Returns the guards of this route that have not checked a request yet, and marks them in
     /// `asked`.
-    pub fn guards_beside(&self, asked: &mut BTreeSet<u32>) -> Chain {
+    pub fn guards_beside(&self, covered: &mut BTreeSet<u32>) -> Chain {
         let guards = self.guards.iter();
-        let missing = guards.filter(|guard| asked.insert(guard.number));
+        let missing = guards.filter(|guard| covered.insert(guard.number));
         Chain::new(missing.map(|guard| guard.named.clone()).collect())
     }
 }

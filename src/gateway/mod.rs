@@ -170,8 +170,8 @@ pub fn load(path: &Path) -> Loaded {
 }
 
 /// Reads a configuration as [`load`] does, with the kept texts of the files at `path`.
-pub fn load_kept(path: &Path, kept: &SourceTexts) -> Loaded {
-    read(source::load_kept(path, kept))
+pub fn load_stored(path: &Path, stored: &SourceTexts) -> Loaded {
+    read(source::load_stored(path, stored))
 }
 
 /// Reads a configuration from a text in place of the file `name`.

@@ -177,16 +177,16 @@ impl Compiler<'_> {
                     self.error("edgeway::route::unknown_listener", *place, message, help);
                 }
             }
-            let asked = super::effective::filters(file, node.place, &node.filters);
-            let asked = { asked }.find(|(entry, _)| entry.name == "client_cert");
-            let Some((_, wanted)) = asked else { continue };
+            let filters = super::effective::filters(file, node.place, &node.filters);
+            let filters = { filters }.find(|(entry, _)| entry.name == "client_cert");
+            let Some((_, wanted)) = filters else { continue };
             let takes = |listener: &&Arc<Listener>| {
                 bound.is_empty() || bound.iter().any(|name| *name.value == *listener.name)
             };
-            let asks = |listener: &Arc<Listener>| {
+            let asks_clients = |listener: &Arc<Listener>| {
                 listener.tls.as_ref().is_some_and(|tls| tls.asks_clients)
             };
-            if !listeners.iter().filter(takes).any(asks) {
+            if !listeners.iter().filter(takes).any(asks_clients) {
                 self.error(
                     "edgeway::client_cert::nobody_asks",
                     wanted.place,

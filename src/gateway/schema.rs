@@ -126,14 +126,14 @@ fn allow_variables(schema: &mut Value) {
     let variable = json!({ "$ref": format!("#/$defs/{VARIABLE}") });
     if is_closed(schema) {
         let mut closed = std::mem::take(schema);
-        let mut whole = Map::new();
+        let mut wrapper = Map::new();
         for key in ["description", "default"] {
             if let Some(value) = closed.as_object_mut().and_then(|map| map.shift_remove(key)) {
-                whole.insert(key.to_owned(), value);
+                wrapper.insert(key.to_owned(), value);
             }
         }
-        whole.insert("anyOf".to_owned(), json!([closed, variable]));
-        *schema = Value::Object(whole);
+        wrapper.insert("anyOf".to_owned(), json!([closed, variable]));
+        *schema = Value::Object(wrapper);
         return;
     }
     let Value::Object(schema) = schema else {

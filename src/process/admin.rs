@@ -223,9 +223,9 @@ impl Admin {
 
     /// Closes the listeners. The path of the unix socket stays if another process keeps the socket
     /// for the next one.
-    pub(super) fn close(&self, kept: SocketKeeper) {
+    pub(super) fn close(&self, keeper: SocketKeeper) {
         *self.tcp.lock() = None;
-        match kept {
+        match keeper {
             SocketKeeper::ByOthers => *self.socket.lock() = None,
             SocketKeeper::ByNobody => self.remove_socket(),
         }

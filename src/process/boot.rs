@@ -94,9 +94,9 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
         launch,
         mut inherited,
     } = birth;
-    let kept = path.as_deref().and_then(state_folder);
+    let folder = path.as_deref().and_then(state_folder);
     let world = World {
-        keeper: kept
+        keeper: folder
             .map(|folder| Arc::new(DecisionStore::open(folder.join("backends.json"))))
             .unwrap_or_default(),
         workers: Some(workers.clone()),

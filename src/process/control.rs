@@ -288,7 +288,7 @@ impl Control {
         Ok((
             generation,
             ZoneChanges {
-                kept: zones.kept,
+                kept: zones.retained,
                 added: zones.added,
                 dropped: zones.dropped,
             },

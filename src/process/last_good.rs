@@ -65,10 +65,10 @@ pub fn keep(path: &Path, sources: &Sources) {
     static REPORTED: AtomicBool = AtomicBool::new(false);
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock();
-    let kept = state_folder(path)
+    let folder = state_folder(path)
         .ok_or(LastGoodError::NoFolder)
         .and_then(|state| write(&state, path, sources, Clock::default().wall()));
-    match kept {
+    match folder {
         Ok(file) => {
             REPORTED.store(false, Ordering::Relaxed);
             debug!(file:?; "configuration stored for `--last-good`");
@@ -84,8 +84,8 @@ pub fn keep(path: &Path, sources: &Sources) {
 
 /// Same as [`keep`], on a thread that may block.
 pub async fn keep_later(path: PathBuf, sources: Sources) {
-    let kept = tokio::task::spawn_blocking(move || keep(&path, &sources)).await;
-    if let Err(error) = kept {
+    let stored = tokio::task::spawn_blocking(move || keep(&path, &sources)).await;
+    if let Err(error) = stored {
         warn!(error:%; "configuration not stored for `--last-good`");
     }
 }

@@ -385,8 +385,8 @@ mod tests {
             ("INFO line 1", 20),
             ("INFO line 1: 1 similar lines left out", 1),
         ]);
-        let kept: usize = bench.logger.shards.iter().map(|s| s.lock().len()).sum();
-        assert_eq!(kept, 0);
+        let buffered: usize = bench.logger.shards.iter().map(|s| s.lock().len()).sum();
+        assert_eq!(buffered, 0);
     }
 
     #[test]

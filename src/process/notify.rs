@@ -29,7 +29,7 @@ pub(super) struct ServiceManager {
     /// The manager listens to the main process only.
     is_main: AtomicBool,
     /// Names of the sockets that the manager stores.
-    kept: Mutex<BTreeSet<String>>,
+    stored: Mutex<BTreeSet<String>>,
     /// Names of stored sockets of a predecessor that we do not use.
     orphaned: Mutex<BTreeSet<String>>,
 }
@@ -40,7 +40,7 @@ impl ServiceManager {
         Arc::new(Self {
             is_there: std::env::var_os("NOTIFY_SOCKET").is_some(),
             is_main: AtomicBool::new(!is_succession),
-            kept: Mutex::default(),
+            stored: Mutex::default(),
             orphaned: Mutex::default(),
         })
     }
@@ -118,11 +118,11 @@ impl ServiceManager {
         if !self.is_there || !self.is_main.load(Ordering::Acquire) {
             return;
         }
-        let mut kept = self.kept.lock();
+        let mut stored = self.stored.lock();
         // This comes first: a new socket in place of an orphaned one has the same name.
         for name in std::mem::take(&mut *self.orphaned.lock()) {
             self.send(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]);
-            kept.remove(&name);
+            stored.remove(&name);
         }
         let mut wanted = BTreeSet::new();
         for (place, socket) in sockets {
@@ -130,17 +130,17 @@ impl ServiceManager {
                 debug!(place = place.as_str(); "systemd keeps no socket of this name");
                 continue;
             };
-            if !kept.contains(&name) {
+            if !stored.contains(&name) {
                 let state = [NotifyState::FdStore, NotifyState::FdName(&name)];
                 self.send_with(&state, Some(socket.as_fd()));
             }
             wanted.insert(name);
         }
         // Without a listener, the port would stay open and accept nothing.
-        for name in kept.difference(&wanted) {
+        for name in stored.difference(&wanted) {
             self.send(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
         }
-        *kept = wanted;
+        *stored = wanted;
     }
 
     /// Feeds the watchdog for as long as this thread and one of the workers respond.
@@ -165,14 +165,14 @@ async fn beat(period: Duration, workers: &Handle, alive: impl Fn()) {
     let mut tick = tokio::time::interval(period);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // Kept across ticks, so that a check that gets no response is sent once.
-    let mut asked = JoinSet::new();
+    let mut tasks = JoinSet::new();
     let mut was_silent = false;
     loop {
         tick.tick().await;
-        if asked.is_empty() {
-            asked.spawn_on(async {}, workers);
+        if tasks.is_empty() {
+            tasks.spawn_on(async {}, workers);
         }
-        let result = tokio::time::timeout(period / 2, asked.join_next()).await;
+        let result = tokio::time::timeout(period / 2, tasks.join_next()).await;
         if result.is_err() {
             error!("no worker responds, leaving the restart to the service manager");
             was_silent = true;

@@ -322,14 +322,14 @@ mod tests {
         let ((first, mut first_writer), (last, mut last_writer)) = (pipe(), pipe());
         let calls = Arc::new(AtomicUsize::new(0));
         let called = Arc::clone(&calls);
-        let known = Arc::new(Predecessors::default());
+        let predecessors = Arc::new(Predecessors::default());
         let (heeds, mut heeded) = mpsc::unbounded_channel();
         let heeds = move |note| heeds.send(note).unwrap();
-        known.follow(vec![first, last], heeds, move || {
+        predecessors.follow(vec![first, last], heeds, move || {
             called.fetch_add(1, Ordering::Relaxed);
         });
         first_writer.write_all(line(1, 7).as_bytes()).unwrap();
-        until(|| known.list().len() == 1).await;
+        until(|| predecessors.list().len() == 1).await;
         // The one before the last was succeeded long ago.
         assert_eq!(calls.load(Ordering::Relaxed), 0);
         // It still removes an entry from its cache.
@@ -347,21 +347,21 @@ mod tests {
         last_writer.write_all(line(2, 3).as_bytes()).unwrap();
         last_writer.write_all(line(2, 1).as_bytes()).unwrap();
         until(|| {
-            known
+            predecessors
                 .list()
                 .iter()
                 .any(|p| (p.pid, p.connections) == (2, 1))
         })
         .await;
         assert_eq!(calls.load(Ordering::Relaxed), 1);
-        assert_eq!(known.in_flight("web", "a:1"), 8);
-        assert_eq!(known.in_flight("web", "a:2"), 0);
+        assert_eq!(predecessors.in_flight("web", "a:1"), 8);
+        assert_eq!(predecessors.in_flight("web", "a:2"), 0);
         drop(last_writer);
-        until(|| known.list().len() == 1).await;
-        assert_eq!(known.in_flight("web", "a:1"), 7);
-        assert_eq!(known.list()[0].pid, 1);
+        until(|| predecessors.list().len() == 1).await;
+        assert_eq!(predecessors.in_flight("web", "a:1"), 7);
+        assert_eq!(predecessors.list()[0].pid, 1);
         drop(first_writer);
-        tokio::time::timeout(Duration::from_secs(10), known.gone())
+        tokio::time::timeout(Duration::from_secs(10), predecessors.gone())
             .await
             .unwrap();
         assert_eq!(calls.load(Ordering::Relaxed), 1);
@@ -371,36 +371,36 @@ mod tests {
     async fn a_predecessor_that_dies_before_its_report_leaves_everything_to_us() {
         let (last, writer) = pipe();
         let (call, mut called) = tokio::sync::oneshot::channel();
-        let known = Arc::new(Predecessors::default());
-        known.follow(vec![last], |_| (), move || call.send(()).unwrap());
+        let predecessors = Arc::new(Predecessors::default());
+        predecessors.follow(vec![last], |_| (), move || call.send(()).unwrap());
         tokio::task::yield_now().await;
         assert!(called.try_recv().is_err());
         let at_once = Duration::ZERO;
-        let handed_over = tokio::time::timeout(at_once, known.handed_over());
+        let handed_over = tokio::time::timeout(at_once, predecessors.handed_over());
         assert!(handed_over.await.is_err());
         drop(writer);
         called.await.unwrap();
-        known.handed_over().await;
-        known.gone().await;
+        predecessors.handed_over().await;
+        predecessors.gone().await;
     }
 
     #[tokio::test]
     async fn a_process_without_a_predecessor_does_not_wait() {
-        let known = Predecessors::default();
-        known.handed_over().await;
-        known.gone().await;
+        let predecessors = Predecessors::default();
+        predecessors.handed_over().await;
+        predecessors.gone().await;
     }
 
     #[tokio::test]
     async fn a_successor_that_failed_takes_nothing_away() {
         let (first, mut writer) = pipe();
-        let known = Arc::new(Predecessors::default());
-        known.follow(vec![first], |_| (), || ());
-        let lent = known.lend().unwrap();
+        let predecessors = Arc::new(Predecessors::default());
+        predecessors.follow(vec![first], |_| (), || ());
+        let lent = predecessors.lend().unwrap();
         assert_eq!(lent.len(), 1);
         drop(lent);
-        known.resume();
+        predecessors.resume();
         writer.write_all(line(1, 5).as_bytes()).unwrap();
-        until(|| known.list().len() == 1).await;
+        until(|| predecessors.list().len() == 1).await;
     }
 }

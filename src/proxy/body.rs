@@ -43,8 +43,8 @@ pub(super) async fn read(
         }
         None => most.min(STREAMED),
     };
-    let asks = head.headers.contains_key(header::EXPECT);
-    if asks && ctx.facts.client.protocol == Protocol::Http11 {
+    let expects_continue = head.headers.contains_key(header::EXPECT);
+    if expects_continue && ctx.facts.client.protocol == Protocol::Http11 {
         // RFC 9110, 10.1.1: the client waits for it, and no backend has the request yet.
         let sent = session.as_mut().write_continue_response().await;
         sent.map_err(|_| Failure::ClientGone)?;
@@ -61,7 +61,7 @@ pub(super) async fn read(
     let Ok(read) = tokio::time::timeout(within, all(session, most)).await else {
         return Err(Failure::BodyTimeout);
     };
-    let (bytes, is_whole) = read.map_err(|error| {
+    let (bytes, is_complete) = read.map_err(|error| {
         let close_reason = ctx
             .connection
             .as_ref()
@@ -72,7 +72,7 @@ pub(super) async fn read(
     if session.as_ref().retry_buffer_truncated() {
         ctx.early.held = Some(bytes);
         ctx.facts.body = Body::TooLong;
-    } else if is_whole {
+    } else if is_complete {
         ctx.facts.body = Body::Whole(bytes);
     } else {
         ctx.facts.body = Body::TooLong;

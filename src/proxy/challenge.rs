@@ -13,11 +13,11 @@ use crate::{
 /// Returns true if this request may be an ACME challenge that this gateway or its issuer can
 /// respond to.
 #[inline]
-pub(super) fn is_asked(head: &RequestHeader, ctx: &Context) -> bool {
+pub(super) fn is_asked(request: &RequestHeader, ctx: &Context) -> bool {
     let Some(acme) = &ctx.gateway.acme else {
         return false;
     };
-    acme.is_asked() && head.raw_path().starts_with(PREFIX.as_bytes())
+    acme.is_asked() && request.raw_path().starts_with(PREFIX.as_bytes())
 }
 
 /// Returns the response to an ACME challenge. Returns `None` for every other request, and for

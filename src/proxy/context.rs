@@ -143,20 +143,32 @@ impl Context {
 
 impl Context {
     /// Returns the route's chain, and the request as its filters see it.
-    pub(super) fn exchange<'a>(&'a mut self, head: &'a RequestHeader) -> (&'a Chain, Exchange<'a>) {
+    pub(super) fn exchange<'a>(
+        &'a mut self,
+        request: &'a RequestHeader,
+    ) -> (&'a Chain, Exchange<'a>) {
         let facts = &mut self.facts;
-        (chain(&self.gateway, self.route), Exchange { head, facts })
+        (
+            chain(&self.gateway, self.route),
+            Exchange {
+                head: request,
+                facts,
+            },
+        )
     }
 
     /// Assigns the request to the route at `index`.
-    pub(super) fn enter(&mut self, index: usize, head: &RequestHeader) {
+    pub(super) fn enter(&mut self, index: usize, request: &RequestHeader) {
         let Some(route) = self.gateway.route(index) else {
             return;
         };
         let facts = &mut self.facts;
         facts.route = Some(Arc::clone(&route.name));
         self.upstream.clone_from(&route.upstream);
-        let is_short = route.chain.is_short_for(&Exchange { head, facts });
+        let is_short = route.chain.is_short_for(&Exchange {
+            head: request,
+            facts,
+        });
         self.route = Some(RoutePlacement {
             route: index,
             is_short,

@@ -204,13 +204,18 @@ fn parse(head: &Bytes) -> Option<RequestHeader> {
 
 /// Returns true if another request may follow on the connection, or `None` where Pingora decides.
 fn keeps(request: &RequestHeader, ctx: &Context, keep: ReuseLimits) -> Option<bool> {
-    let is_kept = asks_to_keep(request)?;
+    let wants_keep_alive = asks_keep_alive(request)?;
     let connection = ctx.connection.as_ref()?;
-    Some(is_kept && keep.left > 0 && !keep.is_stopping && !connection.listener.is_draining())
+    Some(
+        wants_keep_alive
+            && keep.left > 0
+            && !keep.is_stopping
+            && !connection.listener.is_draining(),
+    )
 }
 
 /// Returns the client's choice about the connection, if it is an unambiguous one.
-fn asks_to_keep(request: &RequestHeader) -> Option<bool> {
+fn asks_keep_alive(request: &RequestHeader) -> Option<bool> {
     if request.version != Version::HTTP_11 {
         return None;
     }
@@ -320,24 +325,24 @@ mod tests {
 
     #[test]
     fn what_is_no_plain_word_about_the_connection_is_left_to_pingora() {
-        let asks = |lines: &str| {
+        let wants = |lines: &str| {
             let head = format!("GET / HTTP/1.1\r\nhost: a.test\r\n{lines}\r\n");
-            asks_to_keep(&parse(&Bytes::from(head)).unwrap())
+            asks_keep_alive(&parse(&Bytes::from(head)).unwrap())
         };
-        assert_eq!(asks(""), Some(true));
-        assert_eq!(asks("connection: Keep-Alive\r\n"), Some(true));
-        assert_eq!(asks("Connection: CLOSE\r\n"), Some(false));
-        assert_eq!(asks("connection: close, x-a\r\n"), None);
+        assert_eq!(wants(""), Some(true));
+        assert_eq!(wants("connection: Keep-Alive\r\n"), Some(true));
+        assert_eq!(wants("Connection: CLOSE\r\n"), Some(false));
+        assert_eq!(wants("connection: close, x-a\r\n"), None);
         assert_eq!(
-            asks("connection: keep-alive\r\nconnection: close\r\n"),
+            wants("connection: keep-alive\r\nconnection: close\r\n"),
             None
         );
         assert_eq!(
-            asks("connection: close\r\nx: y\r\nconnection: close\r\n"),
+            wants("connection: close\r\nx: y\r\nconnection: close\r\n"),
             None
         );
         let old = Bytes::from_static(b"GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\n");
-        assert_eq!(asks_to_keep(&parse(&old).unwrap()), None);
+        assert_eq!(asks_keep_alive(&parse(&old).unwrap()), None);
     }
 
     #[test]

@@ -55,19 +55,23 @@ pub(super) fn expect(session: &mut Session, is_encoded: bool) {
 
 #[async_trait]
 impl HttpModule for FinalHeaders {
-    async fn response_header_filter(&mut self, head: &mut ResponseHeader, end: bool) -> Result<()> {
-        if head.status.is_informational() {
+    async fn response_header_filter(
+        &mut self,
+        response: &mut ResponseHeader,
+        end: bool,
+    ) -> Result<()> {
+        if response.status.is_informational() {
             return Ok(());
         }
         if self.is_http10 {
             // RFC 9112, 6.1: HTTP/1.0 does not support chunked bodies.
-            head.remove_header(&header::TRANSFER_ENCODING);
+            response.remove_header(&header::TRANSFER_ENCODING);
         }
         if self.is_encoded && end {
             // There is no body, not even an empty one in this content coding.
-            head.remove_header(&header::CONTENT_ENCODING);
-            head.remove_header(&header::TRANSFER_ENCODING);
-            head.insert_header(header::CONTENT_LENGTH, HeaderValue::from_static("0"))?;
+            response.remove_header(&header::CONTENT_ENCODING);
+            response.remove_header(&header::TRANSFER_ENCODING);
+            response.insert_header(header::CONTENT_LENGTH, HeaderValue::from_static("0"))?;
         }
         Ok(())
     }

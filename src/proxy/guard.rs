@@ -75,8 +75,8 @@ pub(super) fn enter(gateway: &Gateway, client: &Client) -> Result<GuardedRequest
     let Some(guard) = watching(gateway, client) else {
         return Ok(GuardedRequest::default());
     };
-    let asked = guard.windows.count(client);
-    if asked > guard.requests {
+    let count = guard.windows.count(client);
+    if count > guard.requests {
         return Err(Reply::refuse(StatusCode::TOO_MANY_REQUESTS, FLOOD)
             .retry_after(guard.windows.left())
             .detail("Too many requests come from your address. Please wait a moment.")
@@ -91,7 +91,7 @@ pub(super) fn enter(gateway: &Gateway, client: &Client) -> Result<GuardedRequest
             .into());
     }
     let is_above = |challenge: &Challenge| {
-        asked > challenge.above || guard.windows.before(client) > challenge.above
+        count > challenge.above || guard.windows.before(client) > challenge.above
     };
     Ok(GuardedRequest {
         in_flight: Some(under),
@@ -103,7 +103,7 @@ pub(super) fn enter(gateway: &Gateway, client: &Client) -> Result<GuardedRequest
 /// is about to.
 pub(super) fn challenge(
     ctx: &Context,
-    head: &RequestHeader,
+    request: &RequestHeader,
     target: &Target<'_>,
 ) -> Option<Box<Reply>> {
     let challenge = ctx.gateway.flood_guard.as_ref()?.challenge.as_ref()?;
@@ -112,14 +112,14 @@ pub(super) fn challenge(
     }
     let client = &ctx.facts.client;
     let now = ctx.live().world.clock.wall();
-    let has_passed = cookies(&head.headers, challenge.cookie.as_bytes()).any(|cookie| {
+    let has_passed = cookies(&request.headers, challenge.cookie.as_bytes()).any(|cookie| {
         let cookie = std::str::from_utf8(cookie).unwrap_or_default();
         challenge.clearance.clears(cookie, client.ip, now)
     });
     if has_passed {
         return None;
     }
-    if !is_navigation(head) {
+    if !is_navigation(request) {
         // This window makes the next one suspicious, no matter how many requests come in it.
         let windows = &ctx.gateway.flood_guard.as_ref()?.windows;
         let left = windows.left() + windows.length();
@@ -130,13 +130,13 @@ pub(super) fn challenge(
                 .into(),
         );
     }
-    let path = head.raw_path();
+    let path = request.raw_path();
     let path = if path.len() > MAX_RETURN_LEN {
         b"/"
     } else {
         path
     };
-    let host = public_host(head, client);
+    let host = public_host(request, client);
     let mut original = format!("{}://{host}", client.scheme.as_str()).into_bytes();
     original.extend_from_slice(path);
     let location = format!("{}{}", challenge.location, percent_encode(&original, VALUE));
@@ -188,13 +188,13 @@ fn watching(gateway: &Gateway, client: IpAddr) -> Option<&FloodGuard> {
 }
 
 /// Returns true if a browser navigates to a page. Only then can it show a challenge.
-fn is_navigation(head: &RequestHeader) -> bool {
-    let is_look = head.method == Method::GET || head.method == Method::HEAD;
+fn is_navigation(request: &RequestHeader) -> bool {
+    let is_look = request.method == Method::GET || request.method == Method::HEAD;
     let takes_html = |member: &[u8]| {
         let essence = member.split(|byte| *byte == b';').next();
         essence.is_some_and(|kind| kind.trim_ascii().eq_ignore_ascii_case(b"text/html"))
     };
-    is_look && list_of(&head.headers, &header::ACCEPT).any(takes_html)
+    is_look && list_of(&request.headers, &header::ACCEPT).any(takes_html)
 }
 
 #[cfg(test)]
@@ -203,11 +203,11 @@ mod tests {
 
     #[track_caller]
     fn check(method: &str, accept: &[&str], is_page: bool) {
-        let mut head = RequestHeader::build(method, b"/", None).unwrap();
+        let mut request = RequestHeader::build(method, b"/", None).unwrap();
         for line in accept {
-            head.append_header("accept", *line).unwrap();
+            request.append_header("accept", *line).unwrap();
         }
-        assert_eq!(is_navigation(&head), is_page, "{method} {accept:?}");
+        assert_eq!(is_navigation(&request), is_page, "{method} {accept:?}");
     }
 
     #[test]

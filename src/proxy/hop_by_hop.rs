@@ -94,24 +94,26 @@ pub(super) fn is_plain(connection: &[u8]) -> bool {
 
 /// Removes hop-by-hop response headers, and those that `Connection` nominates.
 #[cold]
-pub(super) fn strip_response(head: &mut ResponseHeader) {
+pub(super) fn strip_response(response: &mut ResponseHeader) {
     const CONNECTION: HeaderName = header::CONNECTION;
-    let mut doomed: Vec<HeaderName> = list_of(&head.headers, &CONNECTION)
+    let mut doomed: Vec<HeaderName> = list_of(&response.headers, &CONNECTION)
         .filter_map(|name| HeaderName::from_bytes(name).ok())
         .filter(|name| !is_for_all(name.as_str()))
         .collect();
     // RFC 9110, 15.5.22: the required protocol. WebSocket is the one that is forwarded.
-    let requires_websocket = head.status == StatusCode::UPGRADE_REQUIRED
-        && list_of(&head.headers, &header::UPGRADE).any(|it| it.eq_ignore_ascii_case(b"websocket"));
-    let names = head.headers.keys();
+    let requires_websocket = response.status == StatusCode::UPGRADE_REQUIRED
+        && list_of(&response.headers, &header::UPGRADE)
+            .any(|it| it.eq_ignore_ascii_case(b"websocket"));
+    let names = response.headers.keys();
     doomed.extend(names.filter(|name| ends_here(name.as_str())).cloned());
     doomed.push(CONNECTION);
     for name in doomed {
-        head.remove_header(&name);
+        response.remove_header(&name);
     }
     if requires_websocket {
         let websocket = HeaderValue::from_static("websocket");
-        head.insert_header(header::UPGRADE, websocket)
+        response
+            .insert_header(header::UPGRADE, websocket)
             .expect("a name and a value of HTTP");
     }
 }
@@ -185,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_response_keeps_its_end_to_end_headers() {
-        let mut head = ResponseHeader::build(200, None).unwrap();
+        let mut response = ResponseHeader::build(200, None).unwrap();
         for (name, value) in [
             ("Connection", "x-mine, Close"),
             ("Connection", "cache-control, Content-Length, UPGRADE"),
@@ -203,12 +205,12 @@ mod tests {
             ("Proxy-Status", "edge"),
             ("Test", "5"),
         ] {
-            head.append_header(name, value).unwrap();
+            response.append_header(name, value).unwrap();
         }
-        strip_response(&mut head);
-        let mut left: Vec<&str> = head.headers.keys().map(HeaderName::as_str).collect();
+        strip_response(&mut response);
+        let mut left: Vec<&str> = response.headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
-        let kept = [
+        let end_to_end = [
             "cache-control",
             "content-length",
             "proxy-status",
@@ -216,9 +218,9 @@ mod tests {
             "upgrade-insecure",
             "x-other",
         ];
-        assert_eq!(left, kept);
+        assert_eq!(left, end_to_end);
         // Pingora panics if its map of spellings and the headers drift apart.
-        head.header_to_h1_wire(&mut bytes::BytesMut::new());
+        response.header_to_h1_wire(&mut bytes::BytesMut::new());
     }
 
     #[test]
@@ -229,11 +231,11 @@ mod tests {
             (426, "h2c", None),
             (400, "websocket", None),
         ] {
-            let mut head = ResponseHeader::build(status, None).unwrap();
-            head.append_header("Connection", "upgrade").unwrap();
-            head.append_header("Upgrade", upgrade).unwrap();
-            strip_response(&mut head);
-            let value = head.headers.get(header::UPGRADE);
+            let mut response = ResponseHeader::build(status, None).unwrap();
+            response.append_header("Connection", "upgrade").unwrap();
+            response.append_header("Upgrade", upgrade).unwrap();
+            strip_response(&mut response);
+            let value = response.headers.get(header::UPGRADE);
             let value = value.map(|value| value.to_str().unwrap());
             assert_eq!(value, expected, "{status} {upgrade}");
         }

@@ -35,53 +35,56 @@ const SINGLE: [HeaderName; 6] = [
 
 /// Checks the request headers against the limits of `listener`, and normalises them.
 pub(super) fn settle(
-    head: &mut RequestHeader,
+    request: &mut RequestHeader,
     listener: &Listener,
     text: &ConnectionText,
 ) -> Result<(), Failure> {
-    check_line(head, &listener.limits)?;
-    let odd = check_fields(head, &listener.limits)?;
+    check_line(request, &listener.limits)?;
+    let odd = check_fields(request, &listener.limits)?;
     if odd.has_underscore {
         match listener.underscores {
             UnderscoresConfig::Allow => {}
             UnderscoresConfig::Refuse => return Err(Failure::BadHeader),
-            UnderscoresConfig::Drop => drop_underscores(head),
+            UnderscoresConfig::Drop => drop_underscores(request),
         }
     }
     if odd.cookies > 1
-        && let Some(joined) = joined_cookies(&head.headers)
+        && let Some(joined) = joined_cookies(&request.headers)
     {
-        head.insert_header(header::COOKIE, joined)
+        request
+            .insert_header(header::COOKIE, joined)
             .map_err(|_| Failure::BadHeader)?;
     }
-    name_host(head, text)
+    name_host(request, text)
 }
 
-fn check_line(head: &RequestHeader, limits: &Limits) -> Result<(), Failure> {
-    let method = head.method.as_str();
+fn check_line(request: &RequestHeader, limits: &Limits) -> Result<(), Failure> {
+    let method = request.method.as_str();
     let is_method_byte = |byte: u8| byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_');
     if method.len() > MAX_METHOD_LEN || !method.bytes().all(is_method_byte) {
         return Err(Failure::BadRequest);
     }
-    if matches!(head.method, Method::TRACE | Method::CONNECT) {
+    if matches!(request.method, Method::TRACE | Method::CONNECT) {
         return Err(Failure::Method);
     }
-    match head.raw_path() {
+    match request.raw_path() {
         [b'/', ..] => {}
-        b"*" if head.method == Method::OPTIONS => {}
+        b"*" if request.method == Method::OPTIONS => {}
         _ => return Err(Failure::BadPath),
     }
-    if !head.raw_path().is_ascii() || head.raw_path().iter().any(|byte| b"\"<>".contains(byte)) {
+    if !request.raw_path().is_ascii()
+        || request.raw_path().iter().any(|byte| b"\"<>".contains(byte))
+    {
         return Err(Failure::BadPath);
     }
-    if line_length(head) - "\r\n".len() > limits.request_line {
+    if line_length(request) - "\r\n".len() > limits.request_line {
         return Err(Failure::LongLine);
     }
     Ok(())
 }
 
-fn line_length(head: &RequestHeader) -> usize {
-    head.method.as_str().len() + head.raw_path().len() + LINE
+fn line_length(request: &RequestHeader) -> usize {
+    request.method.as_str().len() + request.raw_path().len() + LINE
 }
 
 /// Unusual properties of request headers.
@@ -91,10 +94,10 @@ struct UnusualHeaders {
     cookies: usize,
 }
 
-fn check_fields(head: &RequestHeader, limits: &Limits) -> Result<UnusualHeaders, Failure> {
+fn check_fields(request: &RequestHeader, limits: &Limits) -> Result<UnusualHeaders, Failure> {
     let mut odd = UnusualHeaders::default();
-    let mut length = line_length(head) + "\r\n".len();
-    for (name, value) in &head.headers {
+    let mut length = line_length(request) + "\r\n".len();
+    for (name, value) in &request.headers {
         let text = name.as_str();
         length += text.len() + value.len() + FIELD;
         if text.len() > MAX_NAME_LEN {
@@ -104,18 +107,18 @@ fn check_fields(head: &RequestHeader, limits: &Limits) -> Result<UnusualHeaders,
         odd.cookies += usize::from(*name == header::COOKIE);
     }
     // Cookies count once, as HTTP/1 sends them.
-    let count = head.headers.len() - odd.cookies.saturating_sub(1);
+    let count = request.headers.len() - odd.cookies.saturating_sub(1);
     if length > limits.headers || count > limits.header_count {
         return Err(Failure::LongHead);
     }
     // If there are as many lines as names, no name is repeated.
-    if head.headers.len() != head.headers.keys_len() {
-        let is_twice = |name: &HeaderName| head.headers.get_all(name).iter().nth(1).is_some();
+    if request.headers.len() != request.headers.keys_len() {
+        let is_twice = |name: &HeaderName| request.headers.get_all(name).iter().nth(1).is_some();
         if SINGLE.iter().any(is_twice) {
             return Err(Failure::BadHeader);
         }
     }
-    match head.headers.get(header::EXPECT) {
+    match request.headers.get(header::EXPECT) {
         Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
             Err(Failure::Expectation)
         }
@@ -123,16 +126,16 @@ fn check_fields(head: &RequestHeader, limits: &Limits) -> Result<UnusualHeaders,
     }
 }
 
-fn drop_underscores(head: &mut RequestHeader) {
+fn drop_underscores(request: &mut RequestHeader) {
     let has_underscore = |name: &&HeaderName| name.as_str().contains('_');
-    let names: Vec<HeaderName> = head
+    let names: Vec<HeaderName> = request
         .headers
         .keys()
         .filter(has_underscore)
         .cloned()
         .collect();
     for name in names {
-        head.remove_header(&name);
+        request.remove_header(&name);
     }
 }
 
@@ -152,20 +155,21 @@ fn joined_cookies(headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 /// Turns `:authority` into `Host`. Pingora has checked that they agree if both are present.
-fn name_host(head: &mut RequestHeader, text: &ConnectionText) -> Result<(), Failure> {
-    let Some(authority) = head.uri.authority() else {
+fn name_host(request: &mut RequestHeader, text: &ConnectionText) -> Result<(), Failure> {
+    let Some(authority) = request.uri.authority() else {
         return Ok(());
     };
-    if !head.headers.contains_key(header::HOST) {
+    if !request.headers.contains_key(header::HOST) {
         let host = text
             .host_value(authority.as_str().as_bytes())
             .map_or_else(|| HeaderValue::from_str(authority.as_str()), Ok)
             .map_err(|_| Failure::BadHost)?;
-        head.insert_header(header::HOST, host)
+        request
+            .insert_header(header::HOST, host)
             .map_err(|_| Failure::BadHost)?;
     }
-    if let Some(path) = head.uri.path_and_query() {
-        head.set_uri(Uri::from(path.clone()));
+    if let Some(path) = request.uri.path_and_query() {
+        request.set_uri(Uri::from(path.clone()));
     }
     Ok(())
 }
@@ -186,9 +190,9 @@ mod tests {
         request.body(()).unwrap().into_parts().0.into()
     }
 
-    fn settled(head: &mut RequestHeader, listener: &Listener) -> Result<(), Failure> {
+    fn settled(request: &mut RequestHeader, listener: &Listener) -> Result<(), Failure> {
         let text = ConnectionText::new(Ipv4Addr::LOCALHOST.into(), 443);
-        settle(head, listener, &text)
+        settle(request, listener, &text)
     }
 
     #[track_caller]

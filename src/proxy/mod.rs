@@ -69,7 +69,7 @@ pub fn service(live: &Arc<Live>) -> Service {
         max_retries: 16,
         // Bound on all idle connections to backends. Above it the oldest ones are closed.
         upstream_keepalive_pool_size: 4096,
-        ca_file: upstreams::authorities_file(),
+        ca_file: upstreams::ca_file(),
         ..ServerConf::default()
     };
     let hooks = Proxy {
@@ -139,19 +139,19 @@ impl ProxyHttp for Proxy {
     fn cache_not_modified_filter(
         &self,
         session: &Session,
-        head: &ResponseHeader,
+        response: &ResponseHeader,
         _ctx: &mut Box<Context>,
     ) -> Result<bool> {
-        Ok(cache::not_modified(session.req_header(), head))
+        Ok(cache::not_modified(session.req_header(), response))
     }
 
     fn range_header_filter(
         &self,
         session: &mut Session,
-        head: &mut ResponseHeader,
+        response: &mut ResponseHeader,
         _ctx: &mut Box<Context>,
     ) -> RangeType {
-        cache::range(session.req_header(), head)
+        cache::range(session.req_header(), response)
     }
 
     fn should_serve_stale(
@@ -166,10 +166,10 @@ impl ProxyHttp for Proxy {
     fn response_cache_filter(
         &self,
         session: &Session,
-        head: &ResponseHeader,
+        response: &ResponseHeader,
         ctx: &mut Box<Context>,
     ) -> Result<RespCacheable> {
-        Ok(cache::storable(session, head, ctx))
+        Ok(cache::storable(session, response, ctx))
     }
 
     fn upstream_response_body_filter(
@@ -257,36 +257,36 @@ impl ProxyHttp for Proxy {
     async fn upstream_response_filter(
         &self,
         session: &mut Session,
-        head: &mut ResponseHeader,
+        response: &mut ResponseHeader,
         ctx: &mut Box<Context>,
     ) -> Result<()> {
-        if is_interim(head) {
-            respond::interim(session, head, ctx).await;
+        if is_interim(response) {
+            respond::interim(session, response, ctx).await;
             return Ok(());
         }
-        upstream::on_origin_response(session, head, ctx)?;
+        upstream::on_origin_response(session, response, ctx)?;
         let (chain, mut ex) = ctx.exchange(session.req_header());
         if chain.has(Phase::UpstreamResponse) {
-            let mut open = OpenResponseHeaders::of(head, 0);
+            let mut open = OpenResponseHeaders::of(response, 0);
             chain.on_upstream_response(&mut ex, &mut open.parts).await;
-            open.close(head);
+            open.close(response);
         }
-        cache::on_origin_response(session, head, ctx);
-        cache::written(session, head, ctx).await;
+        cache::on_origin_response(session, response, ctx);
+        cache::written(session, response, ctx).await;
         Ok(())
     }
 
     async fn response_filter(
         &self,
         session: &mut Session,
-        head: &mut ResponseHeader,
+        response: &mut ResponseHeader,
         ctx: &mut Box<Context>,
     ) -> Result<()> {
-        if is_interim(head) || ctx.is_background() {
+        if is_interim(response) || ctx.is_background() {
             return Ok(());
         }
-        cache::complete(head, ctx)?;
-        respond::begin(session, head, ctx).await;
+        cache::complete(response, ctx)?;
+        respond::begin(session, response, ctx).await;
         Ok(())
     }
 
@@ -369,9 +369,9 @@ impl ProxyHttp for Proxy {
         _: &Session,
         ctx: &Box<Context>,
         error: &Error,
-        what: ProxyWarnLogContext,
+        context: ProxyWarnLogContext,
     ) -> bool {
-        if what == ProxyWarnLogContext::DownstreamCache {
+        if context == ProxyWarnLogContext::DownstreamCache {
             // Only the first reason counts.
             ctx.client_left.get_or_init(|| Failure::of_leaving(error));
         }
@@ -381,6 +381,6 @@ impl ProxyHttp for Proxy {
 
 /// Returns true for `100 Continue` and `103 Early Hints`, which are forwarded unchanged. `101`
 /// starts a tunnel.
-fn is_interim(head: &ResponseHeader) -> bool {
-    head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS
+fn is_interim(response: &ResponseHeader) -> bool {
+    response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS
 }

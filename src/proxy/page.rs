@@ -150,7 +150,7 @@ impl Page<'_> {
             message: &'a str,
             request_id: Option<&'a str>,
         }
-        let whole = WholePage {
+        let page = WholePage {
             error: Error {
                 status: self.status.as_u16(),
                 reason: self.reason,
@@ -159,7 +159,7 @@ impl Page<'_> {
             },
         };
         let mut out = Vec::with_capacity(192);
-        serde_json::to_writer(&mut out, &whole).expect("plain text and numbers always print");
+        serde_json::to_writer(&mut out, &page).expect("plain text and numbers always print");
         out.push(b'\n');
         Bytes::from(out)
     }

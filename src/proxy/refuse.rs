@@ -43,30 +43,30 @@ impl Refuser {
 const UNREAD_METHOD: &str = "-";
 const UNREAD_TARGET: &[u8] = b"-";
 
-fn head(refusal: &Refusal) -> RequestHeader {
+fn request(refusal: &Refusal) -> RequestHeader {
     let method = refusal.method.as_deref().unwrap_or(UNREAD_METHOD);
     let target = refusal
         .target
         .as_deref()
         .map_or(UNREAD_TARGET, str::as_bytes);
-    let mut head = RequestHeader::build(method, target, Some(0))
+    let mut request = RequestHeader::build(method, target, Some(0))
         .or_else(|_| RequestHeader::build(UNREAD_METHOD, b"/", Some(0)))
         .expect("a hyphen is a method");
-    head.set_version(Version::HTTP_11);
-    head
+    request.set_version(Version::HTTP_11);
+    request
 }
 
 /// Returns headers and body as HTTP/1.1, the last bytes of the connection.
-fn bytes(head: &ResponseHeader, body: Option<&Bytes>) -> Vec<u8> {
-    let reason = head.status.canonical_reason().unwrap_or_default();
-    let mut out = format!("HTTP/1.1 {} {reason}\r\n", head.status.as_str()).into_bytes();
+fn bytes(response: &ResponseHeader, body: Option<&Bytes>) -> Vec<u8> {
+    let reason = response.status.canonical_reason().unwrap_or_default();
+    let mut out = format!("HTTP/1.1 {} {reason}\r\n", response.status.as_str()).into_bytes();
     let mut put = |name: &[u8], value: &[u8]| {
         out.extend_from_slice(name);
         out.extend_from_slice(b": ");
         out.extend_from_slice(value);
         out.extend_from_slice(b"\r\n");
     };
-    for (name, value) in &head.headers {
+    for (name, value) in &response.headers {
         put(name.as_str().as_bytes(), value.as_bytes());
     }
     put(header::CONNECTION.as_str().as_bytes(), b"close");
@@ -91,23 +91,28 @@ impl Refuser {
     }
 
     /// Logs and counts a request that ended here.
-    fn log(&self, gateway: &Gateway, head: &RequestHeader, facts: &mut RequestFacts) {
+    fn log(&self, gateway: &Gateway, request: &RequestHeader, facts: &mut RequestFacts) {
         facts.total = self.live.world.clock.now() - facts.started;
-        gateway.fallback_metrics.count(&head.method, facts.status);
-        gateway.fallback.on_log(&Exchange { head, facts });
+        gateway
+            .fallback_metrics
+            .count(&request.method, facts.status);
+        gateway.fallback.on_log(&Exchange {
+            head: request,
+            facts,
+        });
     }
 
     async fn response(&self, connection: &Connection, refusal: &Refusal) -> Result<Vec<u8>> {
         let gateway = self.live.gateway();
-        let head = head(refusal);
-        let mut facts = self.facts(connection, &head, &gateway);
+        let request = request(refusal);
+        let mut facts = self.facts(connection, &request, &gateway);
         let reply = Reply::refuse(refusal.status, refusal.reason)
             .detail(refusal.detail)
             .closing();
         let clock = &self.live.world.clock;
-        let made = reply::make(&head, &gateway.fallback, &mut facts, clock, reply).await?;
+        let made = reply::make(&request, &gateway.fallback, &mut facts, clock, reply).await?;
         facts.bytes_sent = made.1.as_ref().map_or(0, |body| body.len() as u64);
-        self.log(&gateway, &head, &mut facts);
+        self.log(&gateway, &request, &mut facts);
         Ok(bytes(&made.0, made.1.as_ref()))
     }
 }

@@ -68,8 +68,8 @@ pub(super) async fn make(
             grpc::translate(&mut reply);
         }
     }
-    let mut head = ResponseHeader::build_no_case(reply.status, Some(reply.headers.len() + 5))?;
-    let mut open = OpenResponseHeaders::of(&mut head, 0);
+    let mut response = ResponseHeader::build_no_case(reply.status, Some(reply.headers.len() + 5))?;
+    let mut open = OpenResponseHeaders::of(&mut response, 0);
     let headers = &mut open.parts.headers;
     let (content_type, body) = match reply.body {
         ReplyBody::Empty => (None, Bytes::new()),
@@ -100,15 +100,15 @@ pub(super) async fn make(
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     }
     chain.on_response(&mut ex, &mut open.parts).await;
-    open.close(&mut head);
+    open.close(&mut response);
     // A filter that announced another body than this one, such as a compressed one, makes it here.
     let mut body = Some(body)
         .filter(|body| !body.is_empty() && !has_no_body && request.method != Method::HEAD);
     if body.is_some() {
         chain.on_response_body(&mut ex, &mut body, true);
     }
-    facts.status = head.status.as_u16();
-    Ok((head, body))
+    facts.status = response.status.as_u16();
+    Ok((response, body))
 }
 
 /// Returns the headers of the response that has begun. `100 Continue` and the like begin none.

@@ -41,18 +41,18 @@ pub(super) enum FilterOutcome {
 /// Returns the gateway's own reply to a request on `connection`, before any filter runs, or `None`
 /// if the request may go on.
 pub(super) async fn own_reply(
-    head: &mut RequestHeader,
+    request: &mut RequestHeader,
     connection: Option<Arc<Connection>>,
     ctx: &mut Context,
 ) -> Option<Box<Reply>> {
-    if challenge::is_asked(head, ctx) {
+    if challenge::is_asked(request, ctx) {
         // Boxed, because otherwise every request's future would be as large.
-        let reply = Box::pin(challenge::respond(head, connection.as_deref(), ctx)).await;
+        let reply = Box::pin(challenge::respond(request, connection.as_deref(), ctx)).await;
         if reply.is_some() {
             return reply;
         }
     }
-    match begin(head, connection, ctx) {
+    match begin(request, connection, ctx) {
         Ok(()) => None,
         Err(reply) => {
             // The request filters never see this request, but the log must show it.
@@ -74,55 +74,58 @@ pub(super) fn end_if_draining(session: &mut Session, ctx: &Context) {
 /// Sets the client, target, route and class that later hooks use. Returns the reply to a request
 /// that goes no further.
 fn begin(
-    head: &mut RequestHeader,
+    request: &mut RequestHeader,
     connection: Option<Arc<Connection>>,
     ctx: &mut Context,
 ) -> std::result::Result<(), Box<Reply>> {
     let connection = connection.ok_or(Failure::Internal)?;
-    let is_http2 = head.version == http::Version::HTTP_2;
-    ctx.facts.client = client(head, &connection, &ctx.gateway);
+    let is_http2 = request.version == http::Version::HTTP_2;
+    ctx.facts.client = client(request, &connection, &ctx.gateway);
     let is_trusted = ctx.facts.client.is_trusted;
-    forwarded::strip(head, &ctx.gateway.reserved, is_trusted).map_err(|_| Failure::BadHeader)?;
+    forwarded::strip(request, &ctx.gateway.reserved, is_trusted).map_err(|_| Failure::BadHeader)?;
     ctx.watch = Some(connection.request_watch(is_http2));
-    if head.method != http::Method::GET && head.headers.contains_key(header::EXPECT) {
+    if request.method != http::Method::GET && request.headers.contains_key(header::EXPECT) {
         connection.pace.hold();
     }
     let connection = ctx.connection.insert(connection);
     ctx.guarded = guard::enter(&ctx.gateway, &ctx.facts.client)?;
     if is_http2 {
         let listener = connection.listener.config();
-        http2::settle(head, &listener, &connection.text)?;
+        http2::settle(request, &listener, &connection.text)?;
     }
 
     let normal =
-        routes::normalise(head.raw_path(), ctx.gateway.slashes).map_err(|_| Failure::BadPath)?;
+        routes::normalise(request.raw_path(), ctx.gateway.slashes).map_err(|_| Failure::BadPath)?;
     let has_spellings = normal.has_spellings;
     let authority = normal.authority.map(<[u8]>::to_vec);
     if let Some(target) = normal.rewritten() {
-        head.set_raw_path(&target).map_err(|_| Failure::BadPath)?;
+        request
+            .set_raw_path(&target)
+            .map_err(|_| Failure::BadPath)?;
         if let Some(authority) = authority {
             // RFC 9112, 3.2.2: the authority of the target takes precedence, and replaces `Host`.
             let value = HeaderValue::from_bytes(&authority).map_err(|_| Failure::BadRequest)?;
-            head.insert_header(header::HOST, value)
+            request
+                .insert_header(header::HOST, value)
                 .map_err(|_| Failure::BadRequest)?;
         }
     }
 
     if ctx.gateway.reserved.is_read() {
-        write_forwarding(head, ctx);
+        write_forwarding(request, ctx);
     }
     let text = ctx.connection.as_ref().map(|connection| &connection.text);
-    let known = match (text, head.headers.get(header::HOST)) {
+    let known = match (text, request.headers.get(header::HOST)) {
         (Some(text), Some(raw)) => text.host(raw),
         _ => None,
     };
     let host = if let Some(known) = known {
         Cow::Borrowed(&*known.name)
     } else {
-        let named = requested_host(head);
+        let named = requested_host(request);
         let host = routes::host_of(named).map_err(|_| Failure::BadHost)?;
         if let Some(text) = text {
-            text.remember_host(|| forwarded::host_text(head, &ctx.facts.client, &host));
+            text.remember_host(|| forwarded::host_text(request, &ctx.facts.client, &host));
         }
         host
     };
@@ -135,21 +138,21 @@ fn begin(
     }
     let target = Target {
         listener: &ctx.facts.client.listener,
-        ..Target::new(&host, head.raw_path())
+        ..Target::new(&host, request.raw_path())
     };
     if ctx.guarded.is_suspicious()
-        && let Some(reply) = guard::challenge(ctx, head, &target)
+        && let Some(reply) = guard::challenge(ctx, request, &target)
     {
         return Err(reply);
     }
-    ctx.facts.class = routes::classify(target.path, head);
-    let mut found = ctx.gateway.table.find(&target, head, &mut ctx.params);
+    ctx.facts.class = routes::classify(target.path, request);
+    let mut found = ctx.gateway.table.find(&target, request, &mut ctx.params);
     if let Some(literal) = &mut found
         && (!literal.also.is_empty()
             || ctx.gateway.table.lacks_guards(literal.route, has_spellings))
     {
-        let asked = (&target, &*head, has_spellings);
-        ctx.also = guarded(&ctx.gateway, literal, asked, &mut ctx.params);
+        let lookup = (&target, &*request, has_spellings);
+        ctx.also = guarded(&ctx.gateway, literal, lookup, &mut ctx.params);
     }
     let found = found.map(|literal| literal.route);
     if found.is_none() && !ctx.gateway.table.serves_host(&host) {
@@ -159,7 +162,7 @@ fn begin(
         let listener = connection.listener.config();
         to_https::reply(
             listener.redirect.as_ref()?,
-            head,
+            request,
             target.path,
             &ctx.facts.client,
         )
@@ -168,12 +171,12 @@ fn begin(
         if ctx.gateway.reserved.passes_overrides()
             && let Some(route) = ctx.gateway.route(index)
         {
-            forwarded::keep_passing(head, &route.pass_headers);
+            forwarded::keep_passing(request, &route.pass_headers);
         }
         if !ctx.gateway.reserved.is_read() && reads_written(ctx, index) {
-            write_forwarding(head, ctx);
+            write_forwarding(request, ctx);
         }
-        ctx.enter(index, head);
+        ctx.enter(index, request);
     }
     match redirect {
         Some(reply) => Err(reply),
@@ -195,12 +198,12 @@ fn reads_written(ctx: &Context, route: usize) -> bool {
 
 /// Writes the forwarding headers into the request, because not only backends read them there.
 #[cold]
-fn write_forwarding(head: &mut RequestHeader, ctx: &Context) {
+fn write_forwarding(request: &mut RequestHeader, ctx: &Context) {
     let Some(connection) = &ctx.connection else {
         return;
     };
     let who = forwarding(ctx, connection);
-    forwarded::write(head, &who);
+    forwarded::write(request, &who);
 }
 
 /// Returns the forwarding information about the request's client.
@@ -234,10 +237,10 @@ fn guarded(
         literal.route = guarded.route;
         literal.also = guarded.also;
     }
-    let mut asked = gateway.route(literal.route)?.guarding.guards.clone();
+    let mut covered = gateway.route(literal.route)?.guarding.guards.clone();
     let routes = literal.also.iter().filter_map(|index| {
         let route = gateway.route(*index)?;
-        Some((*index, route.guards_beside(&mut asked)))
+        Some((*index, route.guards_beside(&mut covered)))
     });
     let routes: VecDeque<_> = routes.collect();
     (!routes.is_empty()).then(|| {
@@ -249,7 +252,7 @@ fn guarded(
 }
 
 /// Runs the guards of other routes, if there are any. Returns `None` once the request has passed.
-async fn pass_others(head: &RequestHeader, ctx: &mut Context) -> Option<FilterOutcome> {
+async fn pass_others(request: &RequestHeader, ctx: &mut Context) -> Option<FilterOutcome> {
     let Context {
         gateway,
         facts,
@@ -259,7 +262,7 @@ async fn pass_others(head: &RequestHeader, ctx: &mut Context) -> Option<FilterOu
     let others = also.as_mut()?;
     while let Some((index, chain)) = others.routes.front() {
         let mut ex = Exchange {
-            head,
+            head: request,
             facts: &mut *facts,
         };
         match chain.on_request(&mut ex, &mut others.round).await {
@@ -271,7 +274,7 @@ async fn pass_others(head: &RequestHeader, ctx: &mut Context) -> Option<FilterOu
         if let Some(Action::Respond(respond)) = action
             && respond.status().as_u16() >= 400
         {
-            return Some(FilterOutcome::Reply(Box::new(respond.reply(head))));
+            return Some(FilterOutcome::Reply(Box::new(respond.reply(request))));
         }
         others.routes.pop_front();
         others.round = HookProgress::default();
@@ -282,19 +285,19 @@ async fn pass_others(head: &RequestHeader, ctx: &mut Context) -> Option<FilterOu
 
 /// Runs the request filters, starting at `round`, and then the route's action.
 pub(super) async fn filter(
-    head: &RequestHeader,
+    request: &RequestHeader,
     ctx: &mut Context,
     round: &mut HookProgress,
 ) -> FilterOutcome {
     if ctx.also.is_some() {
         // Boxed, because otherwise every request's future would be as large.
-        if let Some(filtered) = Box::pin(pass_others(head, ctx)).await {
+        if let Some(filtered) = Box::pin(pass_others(request, ctx)).await {
             return filtered;
         }
     }
-    let (chain, mut ex) = ctx.exchange(head);
+    let (chain, mut ex) = ctx.exchange(request);
     match chain.on_request(&mut ex, round).await {
-        HookOutcome::Over(Verdict::Next) => match act(head, ctx) {
+        HookOutcome::Over(Verdict::Next) => match act(request, ctx) {
             Some(reply) => FilterOutcome::Reply(reply),
             None => FilterOutcome::Passed,
         },
@@ -304,8 +307,8 @@ pub(super) async fn filter(
 }
 
 /// Applies the route's action. Returns a reply if the action is one.
-fn act(head: &RequestHeader, ctx: &mut Context) -> Option<Box<Reply>> {
-    let is_upgrade = websocket::is_asked_for(head);
+fn act(request: &RequestHeader, ctx: &mut Context) -> Option<Box<Reply>> {
+    let is_upgrade = websocket::is_asked_for(request);
     let Context {
         gateway,
         route,
@@ -316,22 +319,25 @@ fn act(head: &RequestHeader, ctx: &mut Context) -> Option<Box<Reply>> {
         ..
     } = ctx;
     let chain = context::chain(gateway, *route);
-    let ex = Exchange { head, facts };
+    let ex = Exchange {
+        head: request,
+        facts,
+    };
     let action = &context::route(gateway, *route)?.action;
     let forward = match action {
         Action::Forward(forward) => forward,
         Action::Redirect(redirect) => {
-            let host = public_host(head, &ex.facts.client);
-            let target = Target::new(host, head.raw_path());
+            let host = public_host(request, &ex.facts.client);
+            let target = Target::new(host, request.raw_path());
             return Some(Box::new(redirect.reply(&target, params)));
         }
-        Action::Respond(respond) => return Some(Box::new(respond.reply(head))),
+        Action::Respond(respond) => return Some(Box::new(respond.reply(request))),
     };
     if is_upgrade {
         if forward.websocket.is_none() {
             return Some(Box::new(Failure::Upgrade.reply()));
         }
-        if let Err(failure) = websocket::check_request(head) {
+        if let Err(failure) = websocket::check_request(request) {
             return Some(Box::new(failure.reply()));
         }
         *is_websocket = true;
@@ -370,10 +376,10 @@ pub(super) fn settle(session: &mut Session) {
     session.set_read_timeout(None);
 }
 
-/// Turns `head`, a copy of the client's request headers, into those for the backend.
+/// Turns `request`, a copy of the client's request headers, into those for the backend.
 pub(super) async fn forward(
     session: &Session,
-    head: &mut RequestHeader,
+    request: &mut RequestHeader,
     ctx: &mut Context,
 ) -> Result<()> {
     let Some(connection) = &ctx.connection else {
@@ -381,14 +387,14 @@ pub(super) async fn forward(
     };
     if let Some(target) = &ctx.facts.rewritten {
         // The route's own rewrite applies to the path that the client sent.
-        head.set_raw_path(target)?;
+        request.set_raw_path(target)?;
     } else if let Some(route) = context::route(&ctx.gateway, ctx.route)
         && let Action::Forward(forward) = &route.action
         && let Some(rewrite) = &forward.rewrite
     {
         let target = Target::new("", session.req_header().raw_path());
         match rewrite.apply(&target, &ctx.params) {
-            Ok(Some(path)) => head.set_raw_path(&path)?,
+            Ok(Some(path)) => request.set_raw_path(&path)?,
             Ok(None) => {}
             Err(_) => return Err(Error::new_down(ErrorType::InvalidHTTPHeader)),
         }
@@ -396,14 +402,14 @@ pub(super) async fn forward(
     let chain = context::chain(&ctx.gateway, ctx.route);
     let dropped = chain.dropped_queries();
     if !dropped.is_empty()
-        && let Some(target) = query::without(head.raw_path(), dropped)
+        && let Some(target) = query::without(request.raw_path(), dropped)
     {
-        head.set_raw_path(&target)?;
+        request.set_raw_path(&target)?;
     }
-    if let Some(target) = cache::target(head.raw_path(), ctx) {
-        head.set_raw_path(&target)?;
+    if let Some(target) = cache::target(request.raw_path(), ctx) {
+        request.set_raw_path(&target)?;
     }
-    let mut open = open(head, connection, ctx);
+    let mut open = open(request, connection, ctx);
     if chain.has(Phase::Upstream) {
         let mut ex = Exchange {
             head: session.req_header(),
@@ -411,19 +417,19 @@ pub(super) async fn forward(
         };
         chain.on_upstream(&mut ex, open.headers()).await;
     }
-    open.close(head);
+    open.close(request);
     if ctx.early.has_continued {
-        head.remove_header(&header::EXPECT);
+        request.remove_header(&header::EXPECT);
     }
     if session.req_header().version == http::Version::HTTP_10 {
-        name_host(head, ctx)?;
+        name_host(request, ctx)?;
     }
     Ok(())
 }
 
-/// Opens `head`, a copy of the client's request headers, as a backend gets it before filters change
-/// it.
-fn open(head: &mut RequestHeader, connection: &Connection, ctx: &Context) -> OpenRequestHeaders {
+/// Opens `request`, a copy of the client's request headers, as a backend gets it before filters
+/// change it.
+fn open(request: &mut RequestHeader, connection: &Connection, ctx: &Context) -> OpenRequestHeaders {
     let forwarding = Forwarding {
         app: ctx.upstream.as_ref().map_or(App::None, |u| u.app),
         is_websocket: ctx.is_websocket,
@@ -431,29 +437,29 @@ fn open(head: &mut RequestHeader, connection: &Connection, ctx: &Context) -> Ope
         is_written: ctx.gateway.reserved.is_read(),
         ..forwarding(ctx, connection)
     };
-    forwarded::open_upstream(head, &forwarding)
+    forwarded::open_upstream(request, &forwarding)
 }
 
 /// Returns the target that the route rewrites the client's to, if it does.
-pub(super) fn rewritten(head: &RequestHeader, ctx: &Context) -> Option<Vec<u8>> {
+pub(super) fn rewritten(request: &RequestHeader, ctx: &Context) -> Option<Vec<u8>> {
     let Action::Forward(forward) = &context::route(&ctx.gateway, ctx.route)?.action else {
         return None;
     };
     let rewrite = forward.rewrite.as_ref()?;
-    let target = Target::new("", head.raw_path());
+    let target = Target::new("", request.raw_path());
     rewrite.apply(&target, &ctx.params).ok()?
 }
 
-/// Returns the headers that a backend would get for the client's `head`, or `None` if they are not
-/// known before the request is forwarded.
+/// Returns the headers that a backend would get for the client's `request`, or `None` if they are
+/// not known before the request is forwarded.
 ///
 /// The same code that forwards requests builds them, so that no separate list can differ from it.
 #[cold]
-pub(super) fn sent_headers(head: &RequestHeader, ctx: &mut Context) -> Option<HeaderMap> {
-    let mut sent = head.clone();
+pub(super) fn sent_headers(request: &RequestHeader, ctx: &mut Context) -> Option<HeaderMap> {
+    let mut sent = request.clone();
     let connection = ctx.connection.as_ref()?;
     let mut open = open(&mut sent, connection, ctx);
-    let (chain, mut ex) = ctx.exchange(head);
+    let (chain, mut ex) = ctx.exchange(request);
     let is_known = chain.foresee_upstream(&mut ex, open.headers());
     let headers = std::mem::take(open.headers());
     open.close(&mut sent);
@@ -462,14 +468,14 @@ pub(super) fn sent_headers(head: &RequestHeader, ctx: &mut Context) -> Option<He
 
 /// Adds `Host` to an HTTP/1.0 request that omits it. The backend gets the request in HTTP/1.1,
 /// which requires it. The value is the backend's own name (as in nginx).
-fn name_host(head: &mut RequestHeader, ctx: &Context) -> Result<()> {
-    if head.headers.contains_key(header::HOST) {
+fn name_host(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
+    if request.headers.contains_key(header::HOST) {
         return Ok(());
     }
     let backend = ctx.facts.upstream.backend.as_deref().unwrap_or_default();
     let is_host = routes::host_of(backend.as_bytes()).is_ok_and(|host| !host.is_empty());
     let host = if is_host { backend } else { "localhost" };
-    head.insert_header(header::HOST, host)
+    request.insert_header(header::HOST, host)
 }
 
 /// Longest header section that Node accepts, with a margin for its own count
@@ -477,16 +483,16 @@ fn name_host(head: &mut RequestHeader, ctx: &Context) -> Result<()> {
 const NODE_HEAD: usize = 16_000;
 
 /// Returns true if the headers to forward are longer than the app accepts.
-pub(super) fn is_too_long(head: &RequestHeader, app: App) -> bool {
+pub(super) fn is_too_long(request: &RequestHeader, app: App) -> bool {
     if app == App::None {
         return false;
     }
-    let fields: usize = head
+    let fields: usize = request
         .headers
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len())
         .sum();
-    fields + head.raw_path().len() > NODE_HEAD
+    fields + request.raw_path().len() > NODE_HEAD
 }
 
 /// Returns the connection that the request arrived on.
@@ -500,16 +506,24 @@ pub(super) fn connection(session: &Session) -> Option<Arc<Connection>> {
 }
 
 /// Returns the client of a request with these headers on this connection.
-pub(super) fn client(head: &RequestHeader, connection: &Connection, gateway: &Gateway) -> Client {
-    let who =
-        forwarded::resolve_client(head, connection.peer, connection.scheme(), &gateway.trusted);
+pub(super) fn client(
+    request: &RequestHeader,
+    connection: &Connection,
+    gateway: &Gateway,
+) -> Client {
+    let who = forwarded::resolve_client(
+        request,
+        connection.peer,
+        connection.scheme(),
+        &gateway.trusted,
+    );
     Client {
         ip: who.ip,
         peer: connection.peer,
         port: connection.peer_port,
         is_trusted: who.is_trusted,
         scheme: who.scheme,
-        protocol: match head.version {
+        protocol: match request.version {
             http::Version::HTTP_10 | http::Version::HTTP_09 => Protocol::Http10,
             http::Version::HTTP_2 => Protocol::Http2,
             _ => Protocol::Http11,

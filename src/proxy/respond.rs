@@ -16,21 +16,21 @@ use crate::{
     connection::Connection,
 };
 
-/// Runs the response phase on the response headers `head`.
-pub(super) async fn begin(session: &mut Session, head: &mut ResponseHeader, ctx: &mut Context) {
+/// Runs the response phase on the headers of `response`.
+pub(super) async fn begin(session: &mut Session, response: &mut ResponseHeader, ctx: &mut Context) {
     request::end_if_draining(session, ctx);
     // RFC 9110, 6.2: a response has the version of its sender. Pingora leaves the origin's.
-    head.set_version(Version::HTTP_11);
+    response.set_version(Version::HTTP_11);
     let request = session.req_header();
     ctx.is_bare = request.version == Version::HTTP_2
-        && (request.method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED);
+        && (request.method == Method::HEAD || response.status == StatusCode::NOT_MODIFIED);
     let started = ctx.facts.started;
     let now = ctx.responded_at;
     let now = now.unwrap_or_else(|| ctx.live().world.clock.now());
     ctx.facts.first_byte = Some(now - started);
     let cookie = upstream::cookie(ctx);
     let is_h2 = streams::is_h2(ctx);
-    let was_encoded = is_h2 && head.headers.contains_key(header::CONTENT_ENCODING);
+    let was_encoded = is_h2 && response.headers.contains_key(header::CONTENT_ENCODING);
     let Context {
         gateway,
         route,
@@ -40,8 +40,11 @@ pub(super) async fn begin(session: &mut Session, head: &mut ResponseHeader, ctx:
     } = ctx;
     let chain = context::chain(gateway, *route);
     if facts.client.protocol != Protocol::Http2 {
-        let head = session.req_header();
-        let lines = chain.ready_lines(&Exchange { head, facts });
+        let request = session.req_header();
+        let lines = chain.ready_lines(&Exchange {
+            head: request,
+            facts,
+        });
         facts.lines = lines;
     }
     let is_stored = facts.cache.is_some_and(|cached| {
@@ -49,7 +52,7 @@ pub(super) async fn begin(session: &mut Session, head: &mut ResponseHeader, ctx:
         matches!(cached.outcome, Hit | Revalidated | Stale)
     });
     let made = if is_stored {
-        head.headers.get(header::DATE).cloned()
+        response.headers.get(header::DATE).cloned()
     } else {
         None
     };
@@ -58,19 +61,19 @@ pub(super) async fn begin(session: &mut Session, head: &mut ResponseHeader, ctx:
             head: session.req_header(),
             facts,
         };
-        let mut open = OpenResponseHeaders::of(head, 0);
+        let mut open = OpenResponseHeaders::of(response, 0);
         if let Some(cookie) = cookie {
             open.parts.headers.append(header::SET_COOKIE, cookie);
         }
         chain.on_response(&mut ex, &mut open.parts).await;
-        open.close(head);
+        open.close(response);
     }
     leave_to_connection(facts, connection.as_deref(), made);
     if facts.client.protocol == Protocol::Http10 {
-        without_chunks(session, head, connection.as_deref());
+        without_chunks(session, response, connection.as_deref());
     }
     if is_h2 {
-        let is_encoded = !was_encoded && head.headers.contains_key(header::CONTENT_ENCODING);
+        let is_encoded = !was_encoded && response.headers.contains_key(header::CONTENT_ENCODING);
         final_headers::expect(session, is_encoded);
     }
 }
@@ -79,16 +82,16 @@ pub(super) async fn begin(session: &mut Session, head: &mut ResponseHeader, ctx:
 /// its connection.
 fn without_chunks(
     session: &mut Session,
-    head: &mut ResponseHeader,
+    response: &mut ResponseHeader,
     connection: Option<&Connection>,
 ) {
-    head.remove_header(&header::TRANSFER_ENCODING);
+    response.remove_header(&header::TRANSFER_ENCODING);
     let has_no_body = session.req_header().method == Method::HEAD
         || matches!(
-            head.status,
+            response.status,
             StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
         );
-    if !has_no_body && !head.headers.contains_key(header::CONTENT_LENGTH) {
+    if !has_no_body && !response.headers.contains_key(header::CONTENT_LENGTH) {
         session.set_keepalive(None);
         if let Some(connection) = connection {
             connection.end_body();
@@ -97,19 +100,19 @@ fn without_chunks(
 }
 
 /// Forwards an interim response of a backend.
-pub(super) async fn interim(session: &mut Session, head: &mut ResponseHeader, ctx: &Context) {
-    upstream::interim(head, ctx);
+pub(super) async fn interim(session: &mut Session, response: &mut ResponseHeader, ctx: &Context) {
+    upstream::interim(response, ctx);
     if ctx.is_background() {
         return;
     }
     match ctx.facts.client.protocol {
         // RFC 9110, 15.2: HTTP/1.0 has no interim responses.
         Protocol::Http10 => session.set_ignore_info_resp(true),
-        Protocol::Http11 if session.cache.enabled() && head.status != StatusCode::CONTINUE => {
+        Protocol::Http11 if session.cache.enabled() && response.status != StatusCode::CONTINUE => {
             // Pingora drops it if the headers of a response that is stored arrive in the same read,
             // and would write it a second time if they do not.
             session.set_ignore_info_resp(false);
-            let written = session.as_mut().write_response_header_ref(head).await;
+            let written = session.as_mut().write_response_header_ref(response).await;
             session.set_ignore_info_resp(true);
             if let Err(error) = written {
                 log::debug!(error:%; "client left before its response");

@@ -67,7 +67,7 @@ pub(super) struct StreamRequest<'a> {
     pub(super) headers: &'a HeaderMap,
     pub(super) started: Instant,
     /// True once the whole request body has arrived.
-    pub(super) is_whole: bool,
+    pub(super) is_complete: bool,
     pub(super) limits: &'a Limits,
 }
 
@@ -78,7 +78,7 @@ fn silence(request: &StreamRequest<'_>, timeouts: &Timeouts) -> Option<Duration>
         return None;
     }
     let silence = timeouts.first_byte.max(timeouts.idle);
-    if request.is_whole {
+    if request.is_complete {
         return Some(silence);
     }
     let length: u64 = request
@@ -129,8 +129,8 @@ pub(super) fn check_due(ctx: &Context) -> Result<()> {
 
 /// Returns an error if TLS negotiated another protocol than the upstream is configured for: Pingora
 /// would continue in HTTP/1.1, where gRPC loses its trailers.
-pub(super) fn check_protocol(head: &RequestHeader, ctx: &Context) -> Result<()> {
-    if is_h2(ctx) && head.version != Version::HTTP_2 {
+pub(super) fn check_protocol(request: &RequestHeader, ctx: &Context) -> Result<()> {
+    if is_h2(ctx) && request.version != Version::HTTP_2 {
         return Err(
             Error::explain(ErrorType::H2Downgrade, "the backend did not accept HTTP/2").into_up(),
         );
@@ -163,7 +163,7 @@ mod tests {
     #[track_caller]
     fn check(
         headers: &[(&'static str, &'static str)],
-        is_whole: bool,
+        is_complete: bool,
         total: Option<u64>,
         seconds: u64,
     ) {
@@ -178,7 +178,7 @@ mod tests {
         let request = StreamRequest {
             headers: &headers,
             started: clock.now(),
-            is_whole,
+            is_complete,
             limits: &Limits::new(&LimitsConfig::default()),
         };
         let timeouts = timeouts(total.map(Duration::from_secs));

@@ -13,14 +13,14 @@ use crate::{
 /// trusted proxy may have terminated TLS where this listener has none.
 pub(super) fn reply(
     to: &ToHttps,
-    head: &RequestHeader,
+    request: &RequestHeader,
     path: &[u8],
     client: &Client,
 ) -> Option<Box<Reply>> {
     if client.scheme == Scheme::Https || !to.takes(path) {
         return None;
     }
-    let host = forwarded::without_port(public_host(head, client));
+    let host = forwarded::without_port(public_host(request, client));
     if host.is_empty() {
         // HTTP/1.0 may omit it, and then there is no host to redirect the client to.
         return Some(Failure::BadHost.into());
@@ -29,7 +29,7 @@ pub(super) fn reply(
     if to.port != 443 {
         location.extend_from_slice(format!(":{}", to.port).as_bytes());
     }
-    location.extend_from_slice(head.raw_path());
+    location.extend_from_slice(request.raw_path());
     let Ok(location) = HeaderValue::from_bytes(&location) else {
         return Some(Failure::BadPath.into());
     };
@@ -52,16 +52,16 @@ mod tests {
             ]
             .into(),
         };
-        let mut head = RequestHeader::build("POST", target.as_bytes(), None).unwrap();
+        let mut request = RequestHeader::build("POST", target.as_bytes(), None).unwrap();
         if let Some(host) = host {
-            head.insert_header(header::HOST, host).unwrap();
+            request.insert_header(header::HOST, host).unwrap();
         }
         let client = Client {
             scheme,
             ..Client::default()
         };
         let path = target.split('?').next().unwrap_or_default();
-        let reply = reply(&to, &head, path.as_bytes(), &client)?;
+        let reply = reply(&to, &request, path.as_bytes(), &client)?;
         let found = reply
             .headers
             .iter()

@@ -73,12 +73,12 @@ pub(super) async fn peer(session: &mut Session, ctx: &mut Context) -> Result<Box
     }
     ctx.tried_at = lease.since();
     if let (Protocol::H2, Some(connection)) = (upstream.protocol(), &ctx.connection) {
-        let is_whole = session.as_mut().is_body_done();
+        let is_complete = session.as_mut().is_body_done();
         let listener = connection.listener.config();
         let request = streams::StreamRequest {
             headers: &session.req_header().headers,
             started: ctx.facts.started,
-            is_whole,
+            is_complete,
             limits: &listener.limits,
         };
         let bounds = streams::bounds(&request, &upstream.timeouts, ctx.tried_at);
@@ -173,10 +173,10 @@ pub(super) fn sent_body(body: Option<&Bytes>, is_end: bool, ctx: &mut Context) {
 }
 
 /// Handles an interim response of a backend.
-pub(super) fn interim(head: &mut ResponseHeader, ctx: &Context) {
+pub(super) fn interim(response: &mut ResponseHeader, ctx: &Context) {
     // Pingora writes these headers unchanged.
-    hop_by_hop::strip_response(head);
-    if head.status == StatusCode::CONTINUE
+    hop_by_hop::strip_response(response);
+    if response.status == StatusCode::CONTINUE
         && !ctx.is_background()
         && let Some(connection) = &ctx.connection
     {
@@ -188,7 +188,7 @@ pub(super) fn interim(head: &mut ResponseHeader, ctx: &Context) {
 /// request.
 pub(super) fn on_origin_response(
     session: &Session,
-    head: &mut ResponseHeader,
+    response: &mut ResponseHeader,
     ctx: &mut Context,
 ) -> Result<()> {
     let (Some(upstream), Some(lease)) = (&ctx.upstream, &ctx.lease) else {
@@ -196,28 +196,28 @@ pub(super) fn on_origin_response(
     };
     let (idle, stream_idle) = (upstream.timeouts.idle, upstream.timeouts.stream_idle);
     let now = ctx.live().world.clock.now();
-    let seen = GatewayDirectives::of(head);
-    ctx.facts.upstream.status = head.status.as_u16();
+    let seen = GatewayDirectives::of(response);
+    ctx.facts.upstream.status = response.status.as_u16();
     ctx.facts.upstream.first_byte = Some(now - ctx.tried_at);
     lease.backend().learn_keep_alive(seen.keep_alive);
-    if head.status == StatusCode::SWITCHING_PROTOCOLS
-        && !(ctx.is_websocket && websocket::is_accepted(session.req_header(), head))
+    if response.status == StatusCode::SWITCHING_PROTOCOLS
+        && !(ctx.is_websocket && websocket::is_accepted(session.req_header(), response))
     {
         // The backend is alive and has responded, but its response is meaningless.
-        let outcome = Outcome::Status(head.status.as_u16());
+        let outcome = Outcome::Status(response.status.as_u16());
         if let Some(lease) = ctx.lease.take() {
             lease.finish(outcome);
         }
         return bad_switch(ctx.is_websocket);
     }
-    if let 502..=504 = head.status.as_u16()
-        && may_retry(session, ctx, TryFailure::Status(head.status.as_u16()))
+    if let 502..=504 = response.status.as_u16()
+        && may_retry(session, ctx, TryFailure::Status(response.status.as_u16()))
     {
-        let mut error = Error::new_up(ErrorType::HTTPStatus(head.status.as_u16()));
+        let mut error = Error::new_up(ErrorType::HTTPStatus(response.status.as_u16()));
         error.set_retry(true);
         return Err(error);
     }
-    let is_switch = head.status == StatusCode::SWITCHING_PROTOCOLS;
+    let is_switch = response.status == StatusCode::SWITCHING_PROTOCOLS;
     if (is_switch || seen.streams != StreamKind::Nothing)
         && let Some(lease) = &mut ctx.lease
         && !lease.begin_stream()
@@ -234,7 +234,7 @@ pub(super) fn on_origin_response(
             ctx.due = None;
         }
     } else if let Some(watch) = &ctx.watch {
-        let stream = if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        let stream = if response.status == StatusCode::SWITCHING_PROTOCOLS {
             ctx.guarded.is_tunnel();
             match &ctx.connection {
                 Some(connection) if ctx.is_websocket => connection.set_websocket(),
@@ -255,40 +255,40 @@ pub(super) fn on_origin_response(
     let ends_here = seen.ends_here;
     if seen.keep_alive.is_some() {
         // The backend's keep-alive promise does not apply to connections of clients.
-        head.remove_header(&KEEP_ALIVE);
+        response.remove_header(&KEEP_ALIVE);
     }
     if ends_here {
-        hop_by_hop::strip_response(head);
+        hop_by_hop::strip_response(response);
     }
-    if head.status == StatusCode::SWITCHING_PROTOCOLS {
-        websocket::begin(head)?;
+    if response.status == StatusCode::SWITCHING_PROTOCOLS {
+        websocket::begin(response)?;
     }
     if is_internal {
-        forwarded::strip_internal_response(head);
+        forwarded::strip_internal_response(response);
     }
-    if head.status == StatusCode::NO_CONTENT {
+    if response.status == StatusCode::NO_CONTENT {
         // Neither is allowed (RFC 9110, 8.6; RFC 9112, 6.1), and a cache that stores the
         // response would wait for a body.
-        head.remove_header(&header::CONTENT_LENGTH);
-        head.remove_header(&header::TRANSFER_ENCODING);
+        response.remove_header(&header::CONTENT_LENGTH);
+        response.remove_header(&header::TRANSFER_ENCODING);
     }
     if !has_location {
         return Ok(());
     }
     for name in [header::LOCATION, header::CONTENT_LOCATION] {
-        if let Some(value) = head.headers.get(&name)
+        if let Some(value) = response.headers.get(&name)
             && let Some(lease) = &ctx.lease
             && let Some(public) =
                 public_location(session.req_header(), value, lease.backend().address(), ctx)
         {
-            head.insert_header(name, public)?;
+            response.insert_header(name, public)?;
         }
     }
     Ok(())
 }
 
-fn bad_switch(is_asked: bool) -> Result<()> {
-    let why = if is_asked {
+fn bad_switch(is_requested: bool) -> Result<()> {
+    let why = if is_requested {
         "the backend's 101 does not match the handshake"
     } else {
         "the backend switched to a protocol that was not requested"
@@ -498,14 +498,14 @@ fn may_retry(session: &Session, ctx: &Context, failure: TryFailure) -> bool {
         return false;
     };
     let is_idempotent = session.req_header().method.is_idempotent();
-    let is_whole = !session.as_ref().retry_buffer_truncated();
+    let is_replayable = !session.as_ref().retry_buffer_truncated();
     !reply::is_on_its_way(session)
         && upstream.retry(
             // A stale connection does not count as an attempt at the backend.
             ctx.facts.upstream.attempts - ctx.stale_attempts,
             failure,
             is_idempotent,
-            is_whole,
+            is_replayable,
         )
 }
 
@@ -558,9 +558,9 @@ impl StreamKind {
 }
 
 impl<'h> GatewayDirectives<'h> {
-    fn of(head: &'h ResponseHeader) -> Self {
+    fn of(response: &'h ResponseHeader) -> Self {
         let mut seen = Self::default();
-        for (name, value) in &head.headers {
+        for (name, value) in &response.headers {
             match *name {
                 header::CONTENT_TYPE => {
                     seen.streams = StreamKind::of(value.as_bytes());

@@ -24,20 +24,20 @@ const KEY: usize = 24;
 /// backend, as is one without `Connection: Upgrade` (RFC 9110, 7.8), and any in a version without
 /// upgrades.
 #[inline]
-pub(super) fn is_asked_for(head: &RequestHeader) -> bool {
-    head.version == Version::HTTP_11
-        && has(&head.headers, &UPGRADE)
-        && has_token(&head.headers, &UPGRADE, WEBSOCKET)
-        && has_token(&head.headers, &CONNECTION, "upgrade")
+pub(super) fn is_asked_for(request: &RequestHeader) -> bool {
+    request.version == Version::HTTP_11
+        && has(&request.headers, &UPGRADE)
+        && has_token(&request.headers, &UPGRADE, WEBSOCKET)
+        && has_token(&request.headers, &CONNECTION, "upgrade")
 }
 
 /// Checks a request that asks for a WebSocket (RFC 6455, 4.2.1).
-pub(super) fn check_request(head: &RequestHeader) -> std::result::Result<(), Failure> {
-    let headers = &head.headers;
+pub(super) fn check_request(request: &RequestHeader) -> std::result::Result<(), Failure> {
+    let headers = &request.headers;
     let length = headers.get(header::CONTENT_LENGTH);
     let has_body = headers.contains_key(header::TRANSFER_ENCODING)
         || length.is_some_and(|length| length.as_bytes() != b"0");
-    if head.method != Method::GET || has_body {
+    if request.method != Method::GET || has_body {
         return Err(Failure::Handshake);
     }
     match only(headers, &header::SEC_WEBSOCKET_VERSION) {
@@ -51,23 +51,23 @@ pub(super) fn check_request(head: &RequestHeader) -> std::result::Result<(), Fai
 }
 
 /// Returns true if a 101 to `request` begins the WebSocket that it asked for (RFC 6455, 4.1).
-pub(super) fn is_accepted(request: &RequestHeader, head: &ResponseHeader) -> bool {
+pub(super) fn is_accepted(request: &RequestHeader, response: &ResponseHeader) -> bool {
     let Some(key) = only(&request.headers, &header::SEC_WEBSOCKET_KEY) else {
         return false;
     };
-    let upgrade = only(&head.headers, &UPGRADE);
+    let upgrade = only(&response.headers, &UPGRADE);
     upgrade.is_some_and(|protocol| protocol.eq_ignore_ascii_case(WEBSOCKET.as_bytes()))
-        && has_token(&head.headers, &CONNECTION, "upgrade")
-        && only(&head.headers, &header::SEC_WEBSOCKET_ACCEPT) == Some(accept(key).as_bytes())
+        && has_token(&response.headers, &CONNECTION, "upgrade")
+        && only(&response.headers, &header::SEC_WEBSOCKET_ACCEPT) == Some(accept(key).as_bytes())
 }
 
 /// Sets the headers of a 101 to the protocol that the client asked for, and removes those of a
 /// body, which a 101 does not have (RFC 9110, 15.2).
-pub(super) fn begin(head: &mut ResponseHeader) -> Result<()> {
-    head.remove_header(&header::CONTENT_LENGTH);
-    head.remove_header(&header::TRANSFER_ENCODING);
-    head.insert_header(CONNECTION, "Upgrade")?;
-    head.insert_header(UPGRADE, WEBSOCKET)
+pub(super) fn begin(response: &mut ResponseHeader) -> Result<()> {
+    response.remove_header(&header::CONTENT_LENGTH);
+    response.remove_header(&header::TRANSFER_ENCODING);
+    response.insert_header(CONNECTION, "Upgrade")?;
+    response.insert_header(UPGRADE, WEBSOCKET)
 }
 
 /// Returns the proof that the key was read.
@@ -204,18 +204,18 @@ mod tests {
             ("upgrade", "WebSocket"),
             ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
         ];
-        let asked = request("GET", &SAMPLE);
-        assert!(is_accepted(&asked, &response(&right)));
+        let handshake = request("GET", &SAMPLE);
+        assert!(is_accepted(&handshake, &response(&right)));
         for left_out in 0..right.len() {
             let mut fields = right.to_vec();
             fields.remove(left_out);
-            assert!(!is_accepted(&asked, &response(&fields)), "{fields:?}");
+            assert!(!is_accepted(&handshake, &response(&fields)), "{fields:?}");
         }
         let other = with("sec-websocket-key", Some("AAAAAAAAAAAAAAAAAAAAAA=="));
         assert!(!is_accepted(&other, &response(&right)));
         let mut protocol = right;
         protocol[1].1 = "h2c";
-        assert!(!is_accepted(&asked, &response(&protocol)));
+        assert!(!is_accepted(&handshake, &response(&protocol)));
     }
 
     proptest! {

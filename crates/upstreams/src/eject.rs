@@ -283,9 +283,9 @@ mod tests {
         ) {
             let mut ejection = Ejection::default();
             let (mut now, mut row) = (0, 0u32);
-            for (what, seconds) in steps {
+            for (step, seconds) in steps {
                 now += seconds * SECOND;
-                let until = match what {
+                let until = match step {
                     0 => { ejection.success(); row = 0; None }
                     1 => { row += 1; fail(&mut ejection, Cause::Refused, now) }
                     _ => { row += 1; fail(&mut ejection, Cause::Errors, now) }

@@ -64,7 +64,7 @@ pub use self::{
     scale::Scale,
     status::{BackendStatus, ProbeStatus, UpstreamStatus},
     supervise::{supervise, supervise_with},
-    system::authorities_file,
+    system::ca_file,
     target::Target,
     tls::is_alert,
     upgrade::{UpgradeGate, UpgradeSocket},

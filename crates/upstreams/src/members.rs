@@ -143,13 +143,13 @@ impl Upstream {
         let list: Vec<Arc<Backend>> = members
             .into_iter()
             .filter_map(|member| {
-                let kept = old.list.iter().find(|backend| {
+                let existing = old.list.iter().find(|backend| {
                     backend.target == member.target
                         && backend.weight == member.weight
                         && backend.origin == member.origin
                         && backend.authority == member.authority
                 });
-                kept.cloned().or_else(|| self.backend(member))
+                existing.cloned().or_else(|| self.backend(member))
             })
             .collect();
         let states = list.iter().map(|backend| backend.state.clone()).collect();

@@ -85,15 +85,15 @@ fn read_added(value: &Value) -> Option<AddedBackend> {
 pub struct DecisionStore {
     /// Path of the file; `None` if the decisions end with the process.
     path: Option<PathBuf>,
-    kept: Mutex<BTreeMap<String, OperatorDecisions>>,
+    stored: Mutex<BTreeMap<String, OperatorDecisions>>,
 }
 
 impl DecisionStore {
     /// Reads the decisions that an earlier process left at `path`, and stores them there from now
     /// on. The file is created with the first decision.
     pub fn open(path: PathBuf) -> Self {
-        let kept = match read(&path) {
-            Ok(kept) => kept,
+        let stored = match read(&path) {
+            Ok(stored) => stored,
             Err(error) => {
                 log::error!(
                     path:? = path, error:%;
@@ -102,7 +102,7 @@ impl DecisionStore {
                 BTreeMap::new()
             }
         };
-        for (upstream, decisions) in &kept {
+        for (upstream, decisions) in &stored {
             let added: Vec<String> = decisions
                 .added
                 .iter()
@@ -113,25 +113,29 @@ impl DecisionStore {
         }
         Self {
             path: Some(path),
-            kept: Mutex::new(kept),
+            stored: Mutex::new(stored),
         }
     }
 
     pub(super) fn of(&self, upstream: &str) -> OperatorDecisions {
-        self.kept.lock().get(upstream).cloned().unwrap_or_default()
+        self.stored
+            .lock()
+            .get(upstream)
+            .cloned()
+            .unwrap_or_default()
     }
 
     /// Stores the decisions. A file error is only logged: the decisions hold in this process all
     /// the same.
     pub(super) fn keep(&self, upstream: &str, decisions: &OperatorDecisions) {
-        let mut kept = self.kept.lock();
+        let mut stored = self.stored.lock();
         if decisions.is_empty() {
-            kept.remove(upstream);
+            stored.remove(upstream);
         } else {
-            kept.insert(upstream.to_owned(), decisions.clone());
+            stored.insert(upstream.to_owned(), decisions.clone());
         }
         let Some(path) = &self.path else { return };
-        if let Err(error) = write(path, &kept) {
+        if let Err(error) = write(path, &stored) {
             log::error!(
                 path:? = path, error:%;
                 "added and drained backends not saved, a crash would lose them"
@@ -156,8 +160,8 @@ fn read(path: &Path) -> io::Result<BTreeMap<String, OperatorDecisions>> {
         .collect())
 }
 
-fn write(path: &Path, kept: &BTreeMap<String, OperatorDecisions>) -> io::Result<()> {
-    let upstreams: Map<String, Value> = kept
+fn write(path: &Path, stored: &BTreeMap<String, OperatorDecisions>) -> io::Result<()> {
+    let upstreams: Map<String, Value> = stored
         .iter()
         .map(|(name, decisions)| (name.clone(), decisions.to_json()))
         .collect();

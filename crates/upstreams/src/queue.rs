@@ -321,7 +321,7 @@ mod tests {
 
     const RESPONSE_TIME: Duration = Duration::from_millis(50);
 
-    fn known(wait: Duration) -> MaxWait {
+    fn max_wait(wait: Duration) -> MaxWait {
         let response_time = Some(RESPONSE_TIME);
         MaxWait {
             wait,
@@ -332,7 +332,7 @@ mod tests {
     /// Returns the time for which one more request waits in vain.
     async fn waits(queue: &WaitQueue) -> Duration {
         let came = Instant::now();
-        let left = queue.wait(100, known(LONG), || None::<()>).await;
+        let left = queue.wait(100, max_wait(LONG), || None::<()>).await;
         assert_eq!(left, Err(QueueExit::Timeout));
         came.elapsed()
     }
@@ -344,7 +344,7 @@ mod tests {
         let (first, second) = tokio::join!(waits(&queue), async {
             tokio::time::sleep(RESPONSE_TIME * 9).await;
             queue
-                .wait(100, known(RESPONSE_TIME * 2), || None::<()>)
+                .wait(100, max_wait(RESPONSE_TIME * 2), || None::<()>)
                 .await
         });
         assert_eq!((first, second), (LONG, Err(QueueExit::Timeout)));
@@ -374,7 +374,7 @@ mod tests {
         let (_, waited) = tokio::join!(waits(&queue), async {
             tokio::time::sleep(RESPONSE_TIME * 11).await;
             let came = Instant::now();
-            let left = queue.wait(100, known(short), || None::<()>).await;
+            let left = queue.wait(100, max_wait(short), || None::<()>).await;
             assert_eq!(left, Err(QueueExit::Timeout));
             came.elapsed()
         });

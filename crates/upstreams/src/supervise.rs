@@ -151,12 +151,12 @@ impl Supervisor {
             ..
         } = &mut *self.work;
         for (name, schedule) in names {
-            let is_asked = looking_up.values().any(|asked| asked == name);
+            let is_asked = looking_up.values().any(|looked_up| looked_up == name);
             if is_asked || schedule.next() > now {
                 continue;
             }
-            let (asked, resolver) = (name.clone(), self.resolver.clone());
-            let task = lookups.spawn(async move { resolver.resolve(&asked).await });
+            let (looked_up, resolver) = (name.clone(), self.resolver.clone());
+            let task = lookups.spawn(async move { resolver.resolve(&looked_up).await });
             looking_up.insert(task.id(), name.clone());
         }
     }

@@ -13,7 +13,7 @@ const NONE: &str = "/dev/null";
 
 /// Returns the number of CA certificates, or why they cannot be used. Read once, as Pingora reads
 /// them.
-pub(super) fn authorities() -> &'static Result<usize, String> {
+pub(super) fn ca_count() -> &'static Result<usize, String> {
     static FOUND: OnceLock<Result<usize, String>> = OnceLock::new();
     FOUND.get_or_init(|| {
         let list = rustls_native_certs::load_native_certs().map_err(|error| error.to_string())?;
@@ -26,8 +26,8 @@ pub(super) fn authorities() -> &'static Result<usize, String> {
 }
 
 /// Returns the file that connectors read instead of the system's, if that one cannot be used.
-pub fn authorities_file() -> Option<String> {
-    match authorities() {
+pub fn ca_file() -> Option<String> {
+    match ca_count() {
         Ok(_) => None,
         Err(error) => {
             log::warn!(
@@ -42,7 +42,7 @@ pub fn authorities_file() -> Option<String> {
 /// Returns the options of the gateway's own connectors.
 pub(super) fn connector_options() -> ConnectorOptions {
     ConnectorOptions::from_server_conf(&ServerConf {
-        ca_file: authorities().is_err().then(|| NONE.to_owned()),
+        ca_file: ca_count().is_err().then(|| NONE.to_owned()),
         ..ServerConf::default()
     })
 }

@@ -52,8 +52,8 @@ fn trust(
     let (config, place) = (&tls.value, tls.place);
     // All parts are compiled, so that all problems are reported.
     let name = name(config, place, sources, cx);
-    let authorities = if let Some(file) = &config.ca {
-        authorities(file, cx).map(Some)
+    let cas = if let Some(file) = &config.ca {
+        ca_certificates(file, cx).map(Some)
     } else {
         warn_of_no_system(place, cx);
         Some(None)
@@ -74,10 +74,10 @@ fn trust(
             None
         }
     };
-    let (name, authorities, client) = (name?, authorities?, client?);
-    let contents = contents(authorities.as_deref(), client.as_ref());
-    let (authorities, client) = (
-        authorities.map(|list| list.iter().map(wrapped).collect()),
+    let (name, cas, client) = (name?, cas?, client?);
+    let contents = contents(cas.as_deref(), client.as_ref());
+    let (cas, client) = (
+        cas.map(|list| list.iter().map(wrapped).collect()),
         client.map(|client| {
             let chain = client.chain.iter().map(|der| der.to_vec()).collect();
             Arc::new(CertKey::new(chain, client.key))
@@ -85,7 +85,7 @@ fn trust(
     );
     Some(Trust {
         name,
-        authorities,
+        cas,
         client,
         contents,
     })
@@ -152,7 +152,7 @@ fn name(
 
 /// Warns if the system has no CA certificates: without trust no backend can be reached.
 fn warn_of_no_system(place: Place, cx: &mut CompileContext<'_>) {
-    let why = match system::authorities() {
+    let why = match system::ca_count() {
         Ok(0) => "this machine has no CA certificates".to_owned(),
         Ok(_) => return,
         Err(error) => format!("this machine's CA certificates cannot be used: {error}"),
@@ -164,15 +164,15 @@ fn warn_of_no_system(place: Place, cx: &mut CompileContext<'_>) {
     );
 }
 
-fn authorities(
+fn ca_certificates(
     file: &Spanned<PathBuf>,
     cx: &mut CompileContext<'_>,
 ) -> Option<Vec<CertificateDer<'static>>> {
     let list = certificates(file, "ca", cx)?;
     let mut store = RootCertStore::empty();
     for (index, certificate) in list.iter().enumerate() {
-        let is_whole = x509_parser::parse_x509_certificate(certificate).is_ok();
-        if store.add(certificate.clone()).is_err() || !is_whole {
+        let is_valid = x509_parser::parse_x509_certificate(certificate).is_ok();
+        if store.add(certificate.clone()).is_err() || !is_valid {
             cx.report_at(
                 file.place,
                 FILE,
@@ -204,13 +204,13 @@ fn pair(
     let chain = certificates(cert, "cert", cx);
     let der = private_key(key, cx);
     let (chain, der) = (chain?, der?);
-    let is_whole = |der: &CertificateDer<'_>| x509_parser::parse_x509_certificate(der).is_ok();
+    let is_valid = |der: &CertificateDer<'_>| x509_parser::parse_x509_certificate(der).is_ok();
     let provider = rustls::crypto::ring::default_provider();
     // As Pingora will read it, from the bytes alone.
     let key_again = PrivateKeyDer::try_from(der.secret_der().to_vec());
     let matched = CertifiedKey::from_der(chain.clone(), der.clone_key(), &provider);
     let (message, help) = match (matched, key_again) {
-        (Ok(_), Ok(_)) if chain.iter().all(is_whole) => {
+        (Ok(_), Ok(_)) if chain.iter().all(is_valid) => {
             return Some(Client {
                 chain,
                 key: der.secret_der().to_vec(),
@@ -299,13 +299,13 @@ fn wrapped(certificate: &CertificateDer<'static>) -> WrappedX509 {
     WrappedX509::new(certificate.to_vec(), parse_x509)
 }
 
-fn contents(authorities: Option<&[CertificateDer<'static>]>, client: Option<&Client>) -> u64 {
+fn contents(cas: Option<&[CertificateDer<'static>]>, client: Option<&Client>) -> u64 {
     let mut text = Vec::new();
     let mut add = |bytes: &[u8]| {
         text.extend((bytes.len() as u64).to_be_bytes());
         text.extend_from_slice(bytes);
     };
-    for certificate in authorities.unwrap_or_default() {
+    for certificate in cas.unwrap_or_default() {
         add(certificate);
     }
     add(&[]);

@@ -44,7 +44,7 @@ pub(super) struct Wire {
 pub(super) struct Trust {
     pub(super) name: ServerName,
     /// CA certificates to trust; the system's if absent.
-    pub(super) authorities: Option<Arc<CaType>>,
+    pub(super) cas: Option<Arc<CaType>>,
     pub(super) client: Option<Arc<CertKey>>,
     /// Hash of all that the two above hold, byte for byte.
     pub(super) contents: u64,
@@ -124,7 +124,7 @@ impl Wire {
             }
         }
         if let Some(trust) = &self.tls {
-            options.ca.clone_from(&trust.authorities);
+            options.ca.clone_from(&trust.cas);
             peer.client_cert_key.clone_from(&trust.client);
         }
         Some(peer)
@@ -184,7 +184,7 @@ mod tests {
     fn trust(name: &str, contents: u64) -> Trust {
         Trust {
             name: ServerName::parse(name).unwrap(),
-            authorities: None,
+            cas: None,
             client: None,
             contents,
         }

@@ -15,7 +15,7 @@ use crate::plugins::Failure;
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
     #[command(subcommand)]
-    what: PluginCommand,
+    command: PluginCommand,
 }
 
 #[derive(Debug, Subcommand)]
@@ -34,7 +34,7 @@ enum PluginCommand {
 }
 
 pub(super) fn run(options: &Options) -> ExitCode {
-    let outcome = match &options.what {
+    let outcome = match &options.command {
         PluginCommand::New(options) => new::run(options),
         PluginCommand::Test(options) => block_on(test::run(options)),
         PluginCommand::Run(options) => block_on(run::run(options)),

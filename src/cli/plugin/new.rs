@@ -50,7 +50,7 @@ pub(super) fn run(options: &Options) -> Outcome {
 
 fn write(folder: &Path, name: &str) -> Result<(), String> {
     let cannot =
-        |what: &Path, error: std::io::Error| format!("cannot make {}: {error}", what.display());
+        |path: &Path, error: std::io::Error| format!("cannot make {}: {error}", path.display());
     if let Some(parent) = folder.parent() {
         fs::create_dir_all(parent).map_err(|error| cannot(parent, error))?;
     }

@@ -17,7 +17,7 @@ use crate::plugins::{
 const MAX_PRINTED: usize = 4 << 10;
 
 pub(super) fn printed(hook: Hook, ran: &ManualResult) -> String {
-    let what = match &ran.outcome {
+    let text = match &ran.outcome {
         Err(failure) => format!("failed ({})", failure.kind.word()),
         Ok(output) => match &output.answer {
             HookResult::Nothing => "goes on".to_owned(),
@@ -27,7 +27,7 @@ pub(super) fn printed(hook: Hook, ran: &ManualResult) -> String {
         },
     };
     let mut text = format!(
-        "{:<20}{what}  ({} CPU, {} in total)\n",
+        "{:<20}{text}  ({} CPU, {} in total)\n",
         hook.name(),
         millis(ran.cpu),
         millis(ran.wall),

@@ -154,7 +154,7 @@ pub(super) async fn run(options: &Options) -> Outcome {
         }
     };
     let is_meant = trial.is_for(&input);
-    let mut way = SimulatedRequest {
+    let mut simulation = SimulatedRequest {
         options,
         trial,
         headers: input.headers.clone(),
@@ -165,31 +165,33 @@ pub(super) async fn run(options: &Options) -> Outcome {
         is_well: true,
     };
     if !is_meant {
-        way.say(&format!(
+        simulation.say(&format!(
             "its `config.matcher` is not for this request to {}: no hook runs\n",
-            way.input.url
+            simulation.input.url
         ));
-        way.print_result(true, &response);
+        simulation.print_result(true, &response);
         return Ok(true);
     }
-    let mut own = way.request().await;
+    let mut own = simulation.request().await;
     if own.is_none() {
-        own = way.sent().await;
+        own = simulation.sent().await;
     }
     let is_sent = own.is_none();
     let mut head = if let Some(mut own) = own {
-        header_changes::apply(&way.added, &mut own.headers);
+        header_changes::apply(&simulation.added, &mut own.headers);
         own
     } else {
         let mut response = response;
-        way.on_response(Hook::UpstreamResponse, &mut response).await;
-        header_changes::apply(&way.added, &mut response.headers);
+        simulation
+            .on_response(Hook::UpstreamResponse, &mut response)
+            .await;
+        header_changes::apply(&simulation.added, &mut response.headers);
         response
     };
-    way.on_response(Hook::Response, &mut head).await;
-    way.logged(&head).await;
-    way.print_result(is_sent, &head);
-    Ok(way.is_well)
+    simulation.on_response(Hook::Response, &mut head).await;
+    simulation.logged(&head).await;
+    simulation.print_result(is_sent, &head);
+    Ok(simulation.is_well)
 }
 
 fn object(option: &str, text: &str, example: &str) -> Result<Map<String, Value>, String> {
@@ -490,12 +492,12 @@ fn input(options: &Options) -> Result<Input, String> {
         .map_err(|_| format!("invalid method `{}`; write one such as GET", options.method))?;
     let given = headers(&options.headers)?;
     let host = given.get(header::HOST).and_then(|host| host.to_str().ok());
-    let whole = match options.url.strip_prefix('/') {
+    let absolute = match options.url.strip_prefix('/') {
         Some(path) => format!("http://{}/{path}", host.unwrap_or("localhost")),
         None => options.url.clone(),
     };
     let is_http = |url: &Url| url.has_host() && matches!(url.scheme(), "http" | "https");
-    let url = Url::parse(&whole).ok().filter(is_http);
+    let url = Url::parse(&absolute).ok().filter(is_http);
     let url = url.ok_or_else(|| {
         format!(
             "`{}` is neither a path such as /x nor a URL such as https://shop.example.com/x",
@@ -520,14 +522,14 @@ fn input(options: &Options) -> Result<Input, String> {
         all.insert(header::CONTENT_LENGTH, data.len().into());
     }
     // The path stays as written, because the gateway matches that form.
-    let behind = whole.split_once("://").map_or("", |(_, rest)| rest);
+    let behind = absolute.split_once("://").map_or("", |(_, rest)| rest);
     let has_path = behind
         .find(['/', '?'])
         .is_some_and(|at| behind[at..].starts_with('/'));
-    let url = match whole.split_once('#') {
+    let url = match absolute.split_once('#') {
         _ if !has_path => url.to_string(),
-        Some((whole, _)) => whole.to_owned(),
-        None => whole,
+        Some((absolute, _)) => absolute.to_owned(),
+        None => absolute,
     };
     let url = in_normal_form(url)?;
     Ok(Input {

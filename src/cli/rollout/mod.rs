@@ -51,11 +51,11 @@ pub(super) struct Options {
 
 pub(super) fn run(options: &Options) -> ExitCode {
     client::ask(&options.admin, async |gateway| {
-        interruptible(|interrupt| whole(options, &gateway, interrupt)).await
+        interruptible(|interrupt| roll_out(options, &gateway, interrupt)).await
     })
 }
 
-async fn whole(options: &Options, gateway: &Remote, interrupt: Interrupt) -> ExitCode {
+async fn roll_out(options: &Options, gateway: &Remote, interrupt: Interrupt) -> ExitCode {
     let upstream = match gateway.upstream(&options.upstream).await {
         Ok(upstream) => upstream,
         Err(trouble) => return failed(&trouble),

@@ -73,7 +73,7 @@ async fn roll(
 ) -> Done {
     let upstream = gateway.state.borrow().upstream.clone();
     let plan = Plan::make(&options(arguments), &upstream).unwrap();
-    let (progress, lines) = Progress::kept(plan.steps.len());
+    let (progress, lines) = Progress::recorded(plan.steps.len());
     let rollout = Rollout {
         gateway,
         programs,

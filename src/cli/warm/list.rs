@@ -28,7 +28,7 @@ impl std::str::FromStr for Base {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let bad = || format!("invalid URL `{text}`; write one such as `https://shop.example.com`");
-        let url = whole(text).ok_or_else(bad)?;
+        let url = absolute_url(text).ok_or_else(bad)?;
         if url.path() != "/" || url.query().is_some() {
             return Err(bad());
         }
@@ -50,10 +50,9 @@ pub(super) fn read(text: &str, base: Option<&Base>) -> Result<Vec<Uri>, InvalidL
             why,
         };
         let url = match (line.starts_with('/'), base) {
-            (false, _) => whole(line).ok_or_else(|| bad("is not an http or https URL")),
-            (true, Some(Base(base))) => {
-                whole(&format!("{base}{line}")).ok_or_else(|| bad("is not the path of a URL"))
-            }
+            (false, _) => absolute_url(line).ok_or_else(|| bad("is not an http or https URL")),
+            (true, Some(Base(base))) => absolute_url(&format!("{base}{line}"))
+                .ok_or_else(|| bad("is not the path of a URL")),
             (true, None) => Err(bad(
                 "is a path: name the site with `--base https://shop.example.com`",
             )),
@@ -64,7 +63,7 @@ pub(super) fn read(text: &str, base: Option<&Base>) -> Result<Vec<Uri>, InvalidL
 }
 
 /// Parses a complete URL. `Uri` has no fragments: they are never sent.
-fn whole(text: &str) -> Option<Uri> {
+fn absolute_url(text: &str) -> Option<Uri> {
     let url: Uri = text.parse().ok()?;
     let is_http = matches!(url.scheme_str(), Some("http" | "https"));
     let has_host = url.host().is_some_and(|host| !host.is_empty());

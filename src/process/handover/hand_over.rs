@@ -385,12 +385,12 @@ mod tests {
 
     /// Launches a shell script as the successor. `$R` is the pipe for its report.
     fn shell(script: &str) -> Launch {
-        let whole = format!(
+        let script = format!(
             "R=$(echo \"$EDGEWAY_HANDOVER\" | sed 's/.*\"ready\":\\([0-9]*\\).*/\\1/'); {script}"
         );
         Launch {
             program: "/bin/sh".into(),
-            arguments: vec!["-c".into(), whole.into()],
+            arguments: vec!["-c".into(), script.into()],
         }
     }
 

@@ -115,8 +115,8 @@ impl Found {
                         && links > 0
                     {
                         self.watch(&folder, name);
-                        let whole = folder.join(target).join(rest.as_path());
-                        return self.file(&whole, links - 1);
+                        let resolved = folder.join(target).join(rest.as_path());
+                        return self.file(&resolved, links - 1);
                     }
                     if rest.as_path().as_os_str().is_empty() {
                         self.watch(&folder, name);

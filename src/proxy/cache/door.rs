@@ -48,7 +48,7 @@ pub(in crate::proxy) async fn ask(head: &RequestHeader, ctx: &mut Context) -> De
     let live = Arc::clone(ctx.live());
     let (facts, course) = match recognise(head, ctx, cache, &live) {
         Ok(request) => request.decided(&route.name, ctx).await,
-        Err(why) => past(why),
+        Err(why) => bypass(why),
     };
     ctx.facts.cache = Some(facts);
     course
@@ -175,7 +175,7 @@ fn recognise<'a>(
     })
 }
 
-fn past(why: &'static str) -> CacheDecision {
+fn bypass(why: &'static str) -> CacheDecision {
     let facts = CacheFacts::new(CacheOutcome::Bypass).why(why);
     (facts, Decision::GoesOn(None))
 }
@@ -278,11 +278,11 @@ impl Request<'_> {
             }
             if self.head.method == Method::HEAD {
                 // A HEAD request does not ask for the body.
-                return past("head");
+                return bypass("head");
             }
             if self.seen.is_range {
                 // The range that the client wants does not justify fetching the whole.
-                return past("range");
+                return bypass("range");
             }
             let why = match found.vary {
                 Some(_) => "vary-miss",
@@ -294,7 +294,7 @@ impl Request<'_> {
             return (facts, Decision::GoesOn(Some(flow)));
         };
         if !self.seen.personal.may_read(&entry.headers) {
-            return past(if self.seen.personal.has_identity {
+            return bypass(if self.seen.personal.has_identity {
                 "authorization"
             } else {
                 "certificate"

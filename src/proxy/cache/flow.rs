@@ -66,14 +66,14 @@ impl Flow {
         if self.personal.has_certificate && !policy::is_for_everybody(headers) {
             return Err("certificate");
         }
-        let asked = OriginRequest {
+        let request = OriginRequest {
             method: &Method::GET,
             headers: &self.headers,
             is_named: self.personal.is_named,
         };
         let rules = cache.rules(self.shape.as_ref());
         let lifetime =
-            policy::store(asked, status, headers, times, rules).map_err(NotStorable::reason)?;
+            policy::store(request, status, headers, times, rules).map_err(NotStorable::reason)?;
         Ok(match store_as {
             StorageRule::Said => lifetime,
             StorageRule::AtMost(most) => lifetime.at_most(most),

@@ -133,24 +133,24 @@ pub(in crate::proxy) fn hit(meta: &CacheMeta, ctx: &mut Context) -> Option<Force
 }
 
 /// Returns true if the client's own copy is still current.
-pub(in crate::proxy) fn not_modified(request: &RequestHeader, head: &ResponseHeader) -> bool {
+pub(in crate::proxy) fn not_modified(request: &RequestHeader, response: &ResponseHeader) -> bool {
     policy::not_modified(
         &request.headers,
         &request.method,
-        head.status,
-        &head.headers,
+        response.status,
+        &response.headers,
     )
 }
 
 /// Returns the ranges of a stored response that the request asks for, and makes its headers those
 /// of a 206 or 416. For an empty body it ignores `Range` (RFC 9110, 14.2), as nginx does for ranges
 /// from its start: `Content-Range` cannot name a part of it, and Pingora would subtract from zero.
-pub(in crate::proxy) fn range(request: &RequestHeader, head: &mut ResponseHeader) -> RangeType {
-    let length = head.headers.get(header::CONTENT_LENGTH);
+pub(in crate::proxy) fn range(request: &RequestHeader, response: &mut ResponseHeader) -> RangeType {
+    let length = response.headers.get(header::CONTENT_LENGTH);
     if length.is_some_and(|length| length.as_bytes().iter().all(|digit| *digit == b'0')) {
         return RangeType::None;
     }
-    range_header_filter(request, head, Some(MAX_RANGES))
+    range_header_filter(request, response, Some(MAX_RANGES))
 }
 
 /// Returns true if a stale response may replace a failure. It never allows one without an error:
@@ -206,7 +206,7 @@ pub(in crate::proxy) fn serves_stale(
 }
 
 /// Prepares the request for the origin: other clients may share its response.
-pub(in crate::proxy) fn forward(head: &mut RequestHeader, ctx: &mut Context) {
+pub(in crate::proxy) fn forward(request: &mut RequestHeader, ctx: &mut Context) {
     let now = ctx.live().world.clock.wall();
     let Some(flow) = &mut ctx.cache else {
         return;
@@ -215,7 +215,7 @@ pub(in crate::proxy) fn forward(head: &mut RequestHeader, ctx: &mut Context) {
     let is_everybodys = |shape: &nextjs::RequestShape| !shape.keeps_credentials();
     if flow.shape.as_ref().is_some_and(is_everybodys) {
         for name in &nextjs::CREDENTIALS {
-            head.remove_header(name);
+            request.remove_header(name);
         }
     }
 }
@@ -228,17 +228,17 @@ pub(in crate::proxy) fn target(target: &[u8], ctx: &Context) -> Option<Vec<u8>> 
         return None;
     }
     // Next.js checks its hash of headers that are in the key, and redirects to the right one.
-    let kept = flow.shape.as_ref().map(|_| &b"_rsc"[..]);
-    route_cache(ctx)?.policy.key.target_of(target, kept)
+    let retained = flow.shape.as_ref().map(|_| &b"_rsc"[..]);
+    route_cache(ctx)?.policy.key.target_of(target, retained)
 }
 
 /// Records the response headers of the origin before they are stored.
 pub(in crate::proxy) fn on_origin_response(
     session: &Session,
-    head: &ResponseHeader,
+    response: &ResponseHeader,
     ctx: &mut Context,
 ) {
-    let status = head.status;
+    let status = response.status;
     if let Some(facts) = &mut ctx.facts.cache {
         facts.origin_status = status.as_u16();
     }
@@ -246,25 +246,25 @@ pub(in crate::proxy) fn on_origin_response(
         && status == StatusCode::NOT_MODIFIED
         && session.cache.enabled()
     {
-        flow.confirmed = Some(head.headers.clone());
+        flow.confirmed = Some(response.headers.clone());
     }
 }
 
 /// Adds the headers that were not stored to the stored ones, because this client's request produced
 /// the response.
-pub(in crate::proxy) fn complete(head: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
+pub(in crate::proxy) fn complete(response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
     let Some(flow) = &ctx.cache else {
         return Ok(());
     };
-    if head.status == StatusCode::RANGE_NOT_SATISFIABLE {
+    if response.status == StatusCode::RANGE_NOT_SATISFIABLE {
         // Pingora makes the 416 from the headers of the whole response, whose digests do not match
         // its body.
         for name in ["content-digest", "repr-digest", "digest", "content-md5"] {
-            head.remove_header(name);
+            response.remove_header(name);
         }
     }
     for (name, value) in &flow.for_the_first {
-        head.append_header(name, value)?;
+        response.append_header(name, value)?;
     }
     Ok(())
 }
@@ -272,7 +272,7 @@ pub(in crate::proxy) fn complete(head: &mut ResponseHeader, ctx: &mut Context) -
 /// Decides if the origin's response may be stored.
 pub(in crate::proxy) fn storable(
     session: &Session,
-    head: &ResponseHeader,
+    response: &ResponseHeader,
     ctx: &mut Context,
 ) -> RespCacheable {
     let gateway = Arc::clone(&ctx.gateway);
@@ -281,7 +281,7 @@ pub(in crate::proxy) fn storable(
     let (Some(mut flow), Some(cache)) = (ctx.cache.take(), cache) else {
         return refuse("no flow");
     };
-    let mut decided = judge(session, head, ctx, (&mut *flow, cache));
+    let mut decided = judge(session, response, ctx, (&mut *flow, cache));
     ctx.cache = Some(flow);
     stream::name_client(&mut decided, ctx);
     decided
@@ -481,17 +481,17 @@ fn uncacheable(why: &'static str, facts: &mut RequestFacts) {
 /// Builds the metadata that Pingora uses until the response is in the store. The store uses the
 /// extensions.
 fn meta(status: StatusCode, headers: &HeaderMap, lifetime: &Lifetime) -> Result<CacheMeta> {
-    let mut head = ResponseHeader::build_no_case(status, Some(headers.len()))?;
+    let mut response = ResponseHeader::build_no_case(status, Some(headers.len()))?;
     for (name, value) in headers {
-        head.append_header(name, value)?;
+        response.append_header(name, value)?;
     }
     let age = lifetime.initial_age.as_secs();
     if age > 0 {
         // This response was already this old on arrival.
-        head.insert_header(header::AGE, age)?;
+        response.insert_header(header::AGE, age)?;
     }
     let (until, from) = (lifetime.fresh_until(), lifetime.answered);
-    Ok(CacheMeta::new(until, from, 0, 0, head))
+    Ok(CacheMeta::new(until, from, 0, 0, response))
 }
 
 /// Returns the tags of the route and those of the origin, or an error if there are too many.

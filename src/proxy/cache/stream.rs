@@ -83,8 +83,8 @@ impl Client for ClientStream {
 impl Client for Connection {
     fn is_ready(&self) -> bool {
         let is_ready = self.ask_socket(|socket| {
-            let asked = PollFlags::OUT | PollFlags::RDHUP;
-            let mut sockets = [PollFd::from_borrowed_fd(socket, asked)];
+            let flags = PollFlags::OUT | PollFlags::RDHUP;
+            let mut sockets = [PollFd::from_borrowed_fd(socket, flags)];
             poll(&mut sockets, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
         });
         is_ready.unwrap_or(true)
@@ -311,12 +311,20 @@ impl CustomSession for DecoupledSession {
         self.sent
     }
 
-    async fn write_response_header(&mut self, head: Box<ResponseHeader>, end: bool) -> Result<()> {
-        self.inner.write_response_header(head, end)
+    async fn write_response_header(
+        &mut self,
+        response: Box<ResponseHeader>,
+        end: bool,
+    ) -> Result<()> {
+        self.inner.write_response_header(response, end)
     }
 
-    async fn write_response_header_ref(&mut self, head: &ResponseHeader, end: bool) -> Result<()> {
-        self.inner.write_response_header_ref(head, end)
+    async fn write_response_header_ref(
+        &mut self,
+        response: &ResponseHeader,
+        end: bool,
+    ) -> Result<()> {
+        self.inner.write_response_header_ref(response, end)
     }
 
     async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {

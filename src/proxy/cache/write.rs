@@ -16,8 +16,8 @@ use crate::{
     routes::{self, Target, normalise},
 };
 
-/// Invalidates stored responses after the origin responded to a request with `head`.
-pub(in crate::proxy) async fn written(session: &Session, head: &ResponseHeader, ctx: &Context) {
+/// Invalidates stored responses after the origin responded to a request with `response`.
+pub(in crate::proxy) async fn written(session: &Session, response: &ResponseHeader, ctx: &Context) {
     let request = session.req_header();
     if matches!(
         request.method,
@@ -39,10 +39,10 @@ pub(in crate::proxy) async fn written(session: &Session, head: &ResponseHeader, 
     };
     let gone = policy::invalidates(
         &request.method,
-        head.status,
+        response.status,
         client.scheme.as_str(),
         &own,
-        &head.headers,
+        &response.headers,
     );
     let mut is_removed = false;
     for target in &gone {
@@ -70,7 +70,7 @@ pub(in crate::proxy) async fn written(session: &Session, head: &ResponseHeader, 
     if is_removed {
         cache.settle_disk().await;
     }
-    if own_cache.is_some_and(|own| own.policy.purge_on_write) && head.status.is_success() {
+    if own_cache.is_some_and(|own| own.policy.purge_on_write) && response.status.is_success() {
         let path = String::from_utf8_lossy(target.path);
         let what = PurgeTarget::Written(format!("{}://{host}{path}", client.scheme.as_str()));
         let how = PurgeEffect::Hard;

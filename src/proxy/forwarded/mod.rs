@@ -72,7 +72,7 @@ pub struct ResolvedClient {
 /// A unix socket peer is given as a loopback address: a client that may open the socket is as close
 /// as a process on this machine.
 pub fn resolve_client(
-    head: &RequestHeader,
+    request: &RequestHeader,
     peer: IpAddr,
     scheme: Scheme,
     trusted: &TrustedProxies,
@@ -85,20 +85,20 @@ pub fn resolve_client(
         };
     }
     ResolvedClient {
-        ip: hops(head, peer, trusted).client(),
+        ip: hops(request, peer, trusted).client(),
         is_trusted: true,
-        scheme: forwarded_scheme(head).unwrap_or(scheme),
+        scheme: forwarded_scheme(request).unwrap_or(scheme),
     }
 }
 
-fn hops(head: &RequestHeader, peer: IpAddr, trusted: &TrustedProxies) -> Hops {
-    let lines = head.headers.get_all(X_FORWARDED_FOR);
+fn hops(request: &RequestHeader, peer: IpAddr, trusted: &TrustedProxies) -> Hops {
+    let lines = request.headers.get_all(X_FORWARDED_FOR);
     trusted.walk(peer, lines.iter().map(HeaderValue::as_bytes))
 }
 
 /// Returns the scheme as the outermost proxy saw it.
-fn forwarded_scheme(head: &RequestHeader) -> Option<Scheme> {
-    let first = first_element(head, &X_FORWARDED_PROTO)?;
+fn forwarded_scheme(request: &RequestHeader) -> Option<Scheme> {
+    let first = first_element(request, &X_FORWARDED_PROTO)?;
     if first.eq_ignore_ascii_case("https") || first.eq_ignore_ascii_case("wss") {
         Some(Scheme::Https)
     } else if first.eq_ignore_ascii_case("http") || first.eq_ignore_ascii_case("ws") {
@@ -111,13 +111,13 @@ fn forwarded_scheme(head: &RequestHeader) -> Option<Scheme> {
 /// Returns [`public_host`] and its port as header values. The host is `None` if the client sent
 /// none.
 fn public_and_port(
-    head: &RequestHeader,
+    request: &RequestHeader,
     client: &Client,
     text: &ConnectionText,
 ) -> (Option<HeaderValue>, HeaderValue) {
-    let whole = head.headers.get(header::HOST);
-    let host = public_host_with(head, client, whole);
-    let port = forwarded_port(head, client).map(str::as_bytes);
+    let host_header = request.headers.get(header::HOST);
+    let host = public_host_with(request, client, host_header);
+    let port = forwarded_port(request, client).map(str::as_bytes);
     let port = match port.or_else(|| port_of(host)) {
         Some(digits) => text.port(digits),
         None => match client.scheme {
@@ -125,8 +125,8 @@ fn public_and_port(
             Scheme::Https => PORT_443,
         },
     };
-    let public = match whole {
-        Some(whole) if whole.as_bytes() == host => Some(whole.clone()),
+    let public = match host_header {
+        Some(host_header) if host_header.as_bytes() == host => Some(host_header.clone()),
         _ if host.is_empty() => None,
         _ => HeaderValue::from_bytes(host).ok(),
     };
@@ -135,14 +135,14 @@ fn public_and_port(
 
 /// Resolves the `Host` header for later requests; `name` is the host as routes match it. Returns
 /// `None` if a trusted proxy reports the host instead.
-pub fn host_text(head: &RequestHeader, client: &Client, name: &str) -> Option<HostText> {
+pub fn host_text(request: &RequestHeader, client: &Client, name: &str) -> Option<HostText> {
     if client.is_trusted {
         return None;
     }
     // The port is computed for this host alone, so no listener's text can replace it.
-    let (public, port) = public_and_port(head, client, &ConnectionText::new(client.peer, 0));
+    let (public, port) = public_and_port(request, client, &ConnectionText::new(client.peer, 0));
     Some(HostText {
-        raw: head.headers.get(header::HOST)?.clone(),
+        raw: request.headers.get(header::HOST)?.clone(),
         scheme: client.scheme,
         name: name.into(),
         public: public?,
@@ -197,19 +197,19 @@ struct ForwardingHeaders {
 }
 
 impl ForwardingHeaders {
-    fn of(head: &RequestHeader, cx: &Forwarding<'_>) -> Self {
+    fn of(request: &RequestHeader, cx: &Forwarding<'_>) -> Self {
         let client = cx.client;
-        let known = head
+        let known = request
             .headers
             .get(header::HOST)
-            .and_then(|whole| cx.text.host(whole))
+            .and_then(|host_header| cx.text.host(host_header))
             .filter(|known| known.scheme == client.scheme && !client.is_trusted);
         let (public, port) = match known {
             Some(known) => (Some(known.public.clone()), known.port.clone()),
-            None => public_and_port(head, client, cx.text),
+            None => public_and_port(request, client, cx.text),
         };
         let chain = if client.is_trusted {
-            chain_value(&hops(head, client.peer, cx.trusted))
+            chain_value(&hops(request, client.peer, cx.trusted))
         } else {
             cx.text.ip(client.ip)
         };
@@ -261,11 +261,11 @@ impl Forwarding<'_> {
 
 /// Writes the forwarding headers into the client's own request, for readers that see it before a
 /// backend does: predicates of routes, keys, logs and plugins.
-pub(super) fn write(head: &mut RequestHeader, cx: &Forwarding<'_>) {
-    let forwarding = ForwardingHeaders::of(head, cx);
-    let mut open = OpenRequestHeaders::of(head, cx.room());
+pub(super) fn write(request: &mut RequestHeader, cx: &Forwarding<'_>) {
+    let forwarding = ForwardingHeaders::of(request, cx);
+    let mut open = OpenRequestHeaders::of(request, cx.room());
     forwarding.write(open.headers(), cx);
-    open.close(head);
+    open.close(request);
 }
 
 /// Opens a copy of the client's request headers and prepares it for a backend. Removes headers that
@@ -320,12 +320,12 @@ fn chain_value(hops: &Hops) -> HeaderValue {
 
 /// Returns the headers of this request that must not reach a backend. Usually there are none, and
 /// then this allocates nothing.
-fn doomed_names(head: &RequestHeader) -> Vec<HeaderName> {
+fn doomed_names(request: &RequestHeader) -> Vec<HeaderName> {
     let mut doomed = Vec::new();
-    for name in head.headers.keys() {
+    for name in request.headers.keys() {
         let text = name.as_str().as_bytes();
         let is_doomed = match text[0] {
-            b'x' => text.starts_with(b"x-") && is_internal_x(&text[2..], head),
+            b'x' => text.starts_with(b"x-") && is_internal_x(&text[2..], request),
             b'n' => text == b"next-resume",
             b'c' | b'h' | b'k' | b'p' | b't' | b'u' => hop_by_hop::is_hop_by_hop(text),
             _ => false,
@@ -338,7 +338,7 @@ fn doomed_names(head: &RequestHeader) -> Vec<HeaderName> {
 }
 
 /// Checks for headers that frameworks use internally; `name` comes without its `x-`.
-fn is_internal_x(name: &[u8], head: &RequestHeader) -> bool {
+fn is_internal_x(name: &[u8], request: &RequestHeader) -> bool {
     match name.first() {
         Some(b'm') => name.starts_with(b"middleware-") || name == b"matched-path",
         Some(b'i') => name.starts_with(b"invoke-"),
@@ -347,7 +347,7 @@ fn is_internal_x(name: &[u8], head: &RequestHeader) -> bool {
                 || name.starts_with(b"nextjs-rewritten-")
                 || name.starts_with(b"next-revalidate")
                 || name.starts_with(b"next-resume-")
-                || (name == b"nextjs-data" && !asks_for_data(head.raw_path()))
+                || (name == b"nextjs-data" && !asks_for_data(request.raw_path()))
         }
         Some(b'p') => name.starts_with(b"prerender-revalidate"),
         Some(b'v') => name.starts_with(b"vercel-"),
@@ -364,8 +364,8 @@ fn asks_for_data(target: &[u8]) -> bool {
 }
 
 /// Removes Next.js's internal parameters from the query. The rest stays byte for byte.
-fn strip_internal_query(head: &mut RequestHeader) {
-    let target = head.raw_path();
+fn strip_internal_query(request: &mut RequestHeader) {
+    let target = request.raw_path();
     let Some(mark) = target.iter().position(|b| *b == b'?') else {
         return;
     };
@@ -373,15 +373,19 @@ fn strip_internal_query(head: &mut RequestHeader) {
     if !query.split(|b| *b == b'&').any(is_internal_parameter) {
         return;
     }
-    let mut kept = path.to_vec();
+    let mut remaining = path.to_vec();
     for parameter in query
         .split(|b| *b == b'&')
         .filter(|parameter| !is_internal_parameter(parameter))
     {
-        kept.push(if kept.len() == path.len() { b'?' } else { b'&' });
-        kept.extend_from_slice(parameter);
+        remaining.push(if remaining.len() == path.len() {
+            b'?'
+        } else {
+            b'&'
+        });
+        remaining.extend_from_slice(parameter);
     }
-    let set = head.set_raw_path(&kept);
+    let set = request.set_raw_path(&remaining);
     debug_assert!(set.is_ok(), "a shorter query is as good as the whole one");
 }
 
@@ -423,11 +427,11 @@ fn hex(digit: u8) -> Option<u8> {
 
 /// Removes headers that a framework's middleware sends to its own server. `x-nextjs-*` and
 /// `x-action-*` stay, because the router in the browser reads them.
-pub fn strip_internal_response(head: &mut ResponseHeader) {
+pub fn strip_internal_response(response: &mut ResponseHeader) {
     let is_doomed = |name: &&HeaderName| is_internal_response(name);
-    let doomed: Vec<HeaderName> = head.headers.keys().filter(is_doomed).cloned().collect();
+    let doomed: Vec<HeaderName> = response.headers.keys().filter(is_doomed).cloned().collect();
     for name in doomed {
-        head.remove_header(&name);
+        response.remove_header(&name);
     }
 }
 

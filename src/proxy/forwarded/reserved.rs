@@ -14,30 +14,30 @@ use crate::{
 ///
 /// It checks each name once, and allocates only if there is something to remove.
 pub(in crate::proxy) fn strip(
-    head: &mut RequestHeader,
+    request: &mut RequestHeader,
     reserved: &ReservedHeaders,
     is_trusted: bool,
 ) -> Result<(), BadConnection> {
     let mut doomed = Vec::new();
-    for name in head.headers.keys() {
+    for name in request.headers.keys() {
         match reserved.find(name.as_str().as_bytes()) {
             None => {}
             Some(Reserved::Untrusted) if is_trusted => {}
             Some(Reserved::Always | Reserved::Untrusted) => doomed.push(name.clone()),
-            Some(Reserved::Connection) => hop_by_hop::nominated(&head.headers, &mut doomed)?,
+            Some(Reserved::Connection) => hop_by_hop::nominated(&request.headers, &mut doomed)?,
         }
     }
     for name in &doomed {
-        head.remove_header(name);
+        request.remove_header(name);
     }
     Ok(())
 }
 
 /// Removes those override headers that another route allows but this route does not.
-pub(in crate::proxy) fn keep_passing(head: &mut RequestHeader, passing: &[HeaderName]) {
+pub(in crate::proxy) fn keep_passing(request: &mut RequestHeader, passing: &[HeaderName]) {
     for name in OVERRIDES {
-        if !passing.iter().any(|other| other == name) && head.headers.contains_key(name) {
-            head.remove_header(name);
+        if !passing.iter().any(|other| other == name) && request.headers.contains_key(name) {
+            request.remove_header(name);
         }
     }
 }

@@ -20,17 +20,17 @@ fn trusted(networks: &[&str]) -> TrustedProxies {
     )
 }
 
-fn head(target: &str, headers: &[(&str, &str)]) -> RequestHeader {
-    let mut head = RequestHeader::build("GET", target.as_bytes(), None).unwrap();
+fn request(target: &str, headers: &[(&str, &str)]) -> RequestHeader {
+    let mut request = RequestHeader::build("GET", target.as_bytes(), None).unwrap();
     for (name, value) in headers {
-        head.append_header((*name).to_owned(), *value).unwrap();
+        request.append_header((*name).to_owned(), *value).unwrap();
     }
-    head
+    request
 }
 
 /// Returns the request headers that a backend sees of a request from 127.0.0.1, on port 8080.
-fn upstream(networks: &[&str], app: App, head: RequestHeader) -> RequestHeader {
-    upstream_of(networks, app, ClientCertificateStatus::NotAsked, head)
+fn upstream(networks: &[&str], app: App, request: RequestHeader) -> RequestHeader {
+    upstream_of(networks, app, ClientCertificateStatus::NotAsked, request)
 }
 
 /// Returns the same for a client that presented something in its handshake.
@@ -38,13 +38,13 @@ fn upstream_of(
     networks: &[&str],
     app: App,
     shown: ClientCertificateStatus<'_>,
-    mut head: RequestHeader,
+    mut request: RequestHeader,
 ) -> RequestHeader {
     let peer = LOCAL.parse().unwrap();
     let trusted = trusted(networks);
-    let resolved = resolve_client(&head, peer, Scheme::Http, &trusted);
+    let resolved = resolve_client(&request, peer, Scheme::Http, &trusted);
     let reserved = ReservedHeaders::new(&[], [], false);
-    strip(&mut head, &reserved, resolved.is_trusted).unwrap();
+    strip(&mut request, &reserved, resolved.is_trusted).unwrap();
     let client = Client {
         ip: resolved.ip,
         peer,
@@ -62,22 +62,22 @@ fn upstream_of(
         takes_trailers: false,
         is_written: false,
     };
-    open_upstream(&mut head, &cx).close(&mut head);
-    head
+    open_upstream(&mut request, &cx).close(&mut request);
+    request
 }
 
 #[track_caller]
-fn value<'h>(head: &'h RequestHeader, name: &str) -> &'h str {
-    let mut all = head.headers.get_all(name).iter();
+fn value<'h>(request: &'h RequestHeader, name: &str) -> &'h str {
+    let mut all = request.headers.get_all(name).iter();
     let first = all.next().map_or("(absent)", |v| v.to_str().unwrap());
     assert!(all.next().is_none(), "`{name}` stands there twice");
     first
 }
 
 #[track_caller]
-fn values<const N: usize>(head: &RequestHeader, expected: [(&str, &str); N]) {
+fn values<const N: usize>(request: &RequestHeader, expected: [(&str, &str); N]) {
     for (name, text) in expected {
-        assert_eq!(value(head, name), text, "{name}");
+        assert_eq!(value(request, name), text, "{name}");
     }
 }
 
@@ -108,11 +108,11 @@ fn headers_configured_to_be_left_alone_are() {
         for app in [App::None, App::Node, App::Nextjs] {
             for name in names {
                 let lines = [("Host", "a.test"), (name, "one"), (name, "two")];
-                let seen = upstream(networks, app, head("/", &lines));
+                let seen = upstream(networks, app, request("/", &lines));
                 let values: Vec<_> = seen.headers.get_all(name).iter().collect();
                 assert_eq!(values, ["one", "two"], "{name}");
                 assert!(is_left_alone(&HeaderName::from_static(name)));
-                let seen = upstream(networks, app, head("/", &lines[..1]));
+                let seen = upstream(networks, app, request("/", &lines[..1]));
                 assert!(!seen.headers.contains_key(name), "{name}");
             }
         }
@@ -124,7 +124,7 @@ fn an_untrusted_client_cannot_describe_itself() {
     let seen = upstream(
         &[],
         App::None,
-        head(
+        request(
             "/",
             &[
                 ("Host", "shop.test:8080"),
@@ -169,7 +169,7 @@ fn a_trusted_proxy_speaks_for_its_client() {
     let seen = upstream(
         &["127.0.0.0/8", "10.0.0.0/8"],
         App::None,
-        head(
+        request(
             "/",
             &[
                 ("Host", "internal:8080"),
@@ -211,8 +211,8 @@ fn the_client_is_written_once_and_read_back_the_same() {
         ("Connection", "X-Real-IP, keep-alive"),
     ];
     for networks in [&networks[..], &[]] {
-        let late = upstream(networks, App::None, head("/", &sent));
-        let mut early = head("/", &sent);
+        let late = upstream(networks, App::None, request("/", &sent));
+        let mut early = request("/", &sent);
         let (peer, trusted) = (LOCAL.parse().unwrap(), trusted(networks));
         let who = resolve_client(&early, peer, Scheme::Http, &trusted);
         let reserved = ReservedHeaders::new(&[], [], true);
@@ -253,7 +253,7 @@ fn nonsense_from_a_trusted_proxy_falls_back_to_what_we_see() {
     let seen = upstream(
         &[LOCAL],
         App::None,
-        head(
+        request(
             "/",
             &[
                 ("Host", "shop.test"),
@@ -278,9 +278,9 @@ fn nonsense_from_a_trusted_proxy_falls_back_to_what_we_see() {
 
 #[test]
 fn the_target_of_an_absolute_request_comes_before_its_host() {
-    let head = head("http://shop.test:81/a", &[("Host", "evil.test")]);
-    assert_eq!(public_host(&head, &Client::default()), "shop.test:81");
-    let seen = upstream(&[], App::Nextjs, head);
+    let sent = request("http://shop.test:81/a", &[("Host", "evil.test")]);
+    assert_eq!(public_host(&sent, &Client::default()), "shop.test:81");
+    let seen = upstream(&[], App::Nextjs, sent);
     assert_eq!(value(&seen, "x-forwarded-host"), "shop.test:81");
     assert_eq!(seen.raw_path(), b"http://shop.test:81/a");
 }
@@ -290,7 +290,7 @@ fn a_request_without_a_host_forwards_none() {
     let seen = upstream(
         &[],
         App::None,
-        head("/", &[("X-Forwarded-Host", "evil.test")]),
+        request("/", &[("X-Forwarded-Host", "evil.test")]),
     );
     values(
         &seen,
@@ -330,7 +330,7 @@ fn internal_headers_never_reach_a_backend() {
     for app in [App::None, App::Node, App::Nextjs] {
         for trust in [&[][..], &[LOCAL]] {
             let sent: Vec<_> = internal.iter().chain(&passing).map(|n| (*n, "1")).collect();
-            let seen = upstream(trust, app, head("/", &sent));
+            let seen = upstream(trust, app, request("/", &sent));
             for name in internal {
                 assert_eq!(value(&seen, name), "(absent)", "{name}");
             }
@@ -379,7 +379,7 @@ fn only_we_speak_of_a_clients_certificate() {
                 "ab01",
             ),
         ] {
-            let sent = upstream_of(networks, App::None, shown, head("/", &forged));
+            let sent = upstream_of(networks, App::None, shown, request("/", &forged));
             values(
                 &sent,
                 [
@@ -404,7 +404,7 @@ fn the_routers_data_header_passes_where_it_belongs() {
         ("/shop/_next/data/build/index.json", "1"),
         ("/page?x=/_next/data/", "(absent)"),
     ] {
-        let seen = upstream(&[], App::Nextjs, head(target, &[("x-nextjs-data", "1")]));
+        let seen = upstream(&[], App::Nextjs, request(target, &[("x-nextjs-data", "1")]));
         assert_eq!(value(&seen, "x-nextjs-data"), expected, "{target}");
     }
 }
@@ -423,7 +423,7 @@ fn internal_parameters_are_stripped_for_nextjs_only() {
         ("/a?__nextDataReqs=1", "/a?__nextDataReqs=1"),
         ("/a?", "/a?"),
     ] {
-        let seen = |app| upstream(&[], app, head(target, &[]));
+        let seen = |app| upstream(&[], app, request(target, &[]));
         assert_eq!(
             seen(App::Nextjs).raw_path(),
             stripped.as_bytes(),
@@ -435,17 +435,17 @@ fn internal_parameters_are_stripped_for_nextjs_only() {
 
 #[test]
 fn responses_lose_the_headers_of_middleware_for_its_server() {
-    let mut head = ResponseHeader::build(200, None).unwrap();
+    let mut response = ResponseHeader::build(200, None).unwrap();
     for name in [
         "x-middleware-set-cookie",
         "x-middleware-next",
         "x-nextjs-cache",
         "x-action-redirect",
     ] {
-        head.append_header(name, "1").unwrap();
+        response.append_header(name, "1").unwrap();
     }
-    strip_internal_response(&mut head);
-    let mut left: Vec<_> = head.headers.keys().map(HeaderName::as_str).collect();
+    strip_internal_response(&mut response);
+    let mut left: Vec<_> = response.headers.keys().map(HeaderName::as_str).collect();
     left.sort_unstable();
     assert_eq!(left, ["x-action-redirect", "x-nextjs-cache"]);
 }

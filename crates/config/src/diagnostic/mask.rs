@@ -213,11 +213,11 @@ impl FoundSecret {
         let plugins = plugins(text);
         let mut at = 0;
         while let Some(key) = KEY.captures_at(text, at) {
-            let whole = key.get(0).expect("it matched").range();
+            let matched = key.get(0).expect("it matched").range();
             let name = key.iter().skip(1).flatten().next();
             let Some(name) = name else { break };
             // The last byte may begin the next key, or the value.
-            at = (whole.end - 1).max(whole.start + 1);
+            at = (matched.end - 1).max(matched.start + 1);
             while !text.is_char_boundary(at) {
                 at += 1;
             }
@@ -292,7 +292,7 @@ impl FoundSecret {
             let inner = &text[line.clone()];
             match KEY.captures(inner) {
                 Some(found) if all => {
-                    let end = found.get(0).map_or(0, |whole| whole.end());
+                    let end = found.get(0).map_or(0, |matched| matched.end());
                     self.hide(line.start + end.min(inner.len())..line.end);
                 }
                 Some(_) => {}

@@ -107,12 +107,12 @@ conf/1.yaml:1:1: warning: written again [edgeway::y]
 #[test]
 fn a_place_of_many_lines_is_marked_on_its_first() {
     let sources = sources(&["a:\n  b: 1\n  c: 2\n"]);
-    let whole = Place {
+    let place = Place {
         file: 0,
         start: 5,
         end: 16,
     };
-    let text = one(Diagnostic::error("edgeway::x", whole, "m")).render(&sources, PLAIN);
+    let text = one(Diagnostic::error("edgeway::x", place, "m")).render(&sources, PLAIN);
     assert!(
         text.contains(" 2 │   b: 1\n   ·   ────\n 3 │   c: 2\n"),
         "{text}"

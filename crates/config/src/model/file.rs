@@ -216,7 +216,7 @@ impl Sections<'_> {
     }
 
     /// Returns the items of a list that must not be empty.
-    fn required(&mut self, key: &str, what: &str, example: &str) -> Vec<Node> {
+    fn required(&mut self, key: &str, needed: &str, example: &str) -> Vec<Node> {
         let (place, found) = match self.node.entry(key) {
             Some((
                 _,
@@ -235,7 +235,7 @@ impl Sections<'_> {
                 },
             )) => (
                 key.place,
-                format!("`{}` is empty: {what} is needed", key.name),
+                format!("`{}` is empty: {needed} is needed", key.name),
             ),
             Some((_, node)) => (
                 node.place,
@@ -243,7 +243,7 @@ impl Sections<'_> {
             ),
             None => (
                 beginning(self.node),
-                format!("`{key}` is missing: {what} is needed"),
+                format!("`{key}` is missing: {needed} is needed"),
             ),
         };
         let code = match self.node.entry(key) {

@@ -64,9 +64,9 @@ pub fn load_text(name: &str, text: &str) -> (Sources, Option<Node>, Diagnostics)
 
 /// Reads the texts that were kept when `path` was read, like [`load`] but without reading files or
 /// listing folders. Values still come from the environment.
-pub fn load_kept(path: &Path, kept: &SourceTexts) -> (Sources, Option<Node>, Diagnostics) {
+pub fn load_stored(path: &Path, stored: &SourceTexts) -> (Sources, Option<Node>, Diagnostics) {
     let mut loader = Loader::new(path, &environment);
-    loader.kept = Some(kept);
+    loader.stored = Some(stored);
     loader.main(|loader| loader.file(path, None))
 }
 
@@ -136,7 +136,7 @@ struct Loader<'a> {
     diagnostics: Diagnostics,
     environment: Environment<'a>,
     /// Texts to read instead of the files on disk.
-    kept: Option<&'a SourceTexts>,
+    stored: Option<&'a SourceTexts>,
     /// Absolute folder of the main file.
     folder: PathBuf,
     /// Canonical paths of the files being read, outermost first, and of all files read so far.
@@ -151,7 +151,7 @@ impl<'a> Loader<'a> {
             sources: Sources::default(),
             diagnostics: Diagnostics::default(),
             environment,
-            kept: None,
+            stored: None,
             folder: std::path::absolute(&folder).unwrap_or(folder),
             open: Vec::new(),
             read: Vec::new(),
@@ -168,7 +168,7 @@ impl<'a> Loader<'a> {
 
     /// Reads a file; `at` is the place that names it, `None` for the main file.
     fn file(&mut self, path: &Path, at: Option<Place>) -> Option<Node> {
-        let canonical = match self.kept {
+        let canonical = match self.stored {
             Some(_) => path.to_owned(),
             None => std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()),
         };
@@ -176,8 +176,8 @@ impl<'a> Loader<'a> {
             return None;
         }
         self.read.push((canonical.clone(), at));
-        let text = match self.kept {
-            Some(kept) => kept.text(path, &self.sources),
+        let text = match self.stored {
+            Some(stored) => stored.text(path, &self.sources),
             None => read_text(path),
         };
         let text = match text {
@@ -337,11 +337,11 @@ impl<'a> Loader<'a> {
             require_literal_separator: true,
             require_literal_leading_dot: true,
         };
-        if let Some(kept) = self.kept {
+        if let Some(stored) = self.stored {
             let pattern = glob::Pattern::new(&escaped);
             return pattern.map_or_else(
                 |_| Vec::new(),
-                |pattern| kept.matching(&pattern, options, &self.sources),
+                |pattern| stored.matching(&pattern, options, &self.sources),
             );
         }
         let paths = match glob::glob_with(&escaped, options) {

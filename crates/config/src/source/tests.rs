@@ -359,13 +359,13 @@ fn stored_sources_read_as_the_files_did() {
     ];
     let folder = Folder::with(&files);
     let (sources, tree, _) = folder.load();
-    let kept = SourceTexts::new(&sources);
-    let json = serde_json::to_string(&kept).unwrap();
+    let stored = SourceTexts::new(&sources);
+    let json = serde_json::to_string(&stored).unwrap();
     assert!(
         !json.contains(&*folder.0.path().to_string_lossy()),
         "{json}"
     );
-    let kept: SourceTexts = serde_json::from_str(&json).unwrap();
+    let stored: SourceTexts = serde_json::from_str(&json).unwrap();
     let path = folder.0.path().join("main.yaml");
     // None of the files is valid any more, and there are others.
     for (name, _) in files {
@@ -375,7 +375,7 @@ fn stored_sources_read_as_the_files_did() {
     fs::remove_file(folder.0.path().join("other/y/x1.yaml")).unwrap();
     let read = |path: &Path| {
         let mut loader = Loader::new(path, &pretended);
-        loader.kept = Some(&kept);
+        loader.stored = Some(&stored);
         let (sources, node, diagnostics) = loader.main(|loader| loader.file(path, None));
         assert_eq!(diagnostics.render(&sources, Style::Lines), "");
         (sources, shown(&node.unwrap()))
@@ -395,9 +395,9 @@ fn a_file_that_was_not_stored_is_reported() {
     let folder = Folder::with(&[("main.yaml", "a: 1\n"), ("b.yaml", "b: 1\n")]);
     let (mut sources, ..) = folder.load();
     sources.files[0].1 = "include: b.yaml\n".to_owned();
-    let kept = SourceTexts::new(&sources);
+    let stored = SourceTexts::new(&sources);
     let path = folder.0.path().join("main.yaml");
-    let (_, _, diagnostics) = load_kept(&path, &kept);
+    let (_, _, diagnostics) = load_stored(&path, &stored);
     let message = &diagnostics.list()[0].message;
     assert!(
         message.ends_with("it is not part of the stored configuration"),

@@ -181,13 +181,13 @@ impl SyntaxError<'_> {
         if let Some(colon) = before.find(": ") {
             let value = before[colon + 2..].trim_start();
             let from = self.at - value.len();
-            let whole = self.rest(from).trim_end();
+            let value = self.rest(from).trim_end();
             return self.problem(
                 from,
-                whole.len(),
+                value.len(),
                 "a value without quotes cannot contain `: `",
                 &format!(
-                    "put quotes round it, `\"{whole}\"`, or begin a new line for the second key"
+                    "put quotes round it, `\"{value}\"`, or begin a new line for the second key"
                 ),
             );
         }

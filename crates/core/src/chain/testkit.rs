@@ -285,17 +285,18 @@ impl FilterCheck {
         headers: &[(&str, &str)],
         body: &[&[u8]],
     ) -> Self {
-        let mut head = RequestHeader::build(
+        let mut request = RequestHeader::build(
             Method::from_bytes(method.as_bytes()).expect("a method"),
             path.as_bytes(),
             None,
         )
         .expect("a request line");
         for (name, value) in headers {
-            head.append_header((*name).to_owned(), *value)
+            request
+                .append_header((*name).to_owned(), *value)
                 .expect("a header");
         }
-        let response = run(self.exchange(head, body));
+        let response = run(self.exchange(request, body));
         self.responses.push(response);
         self
     }
@@ -321,13 +322,13 @@ impl FilterCheck {
     /// Returns the filter's part of the cache key for a GET with these headers, which must pass.
     #[track_caller]
     pub fn key(&self, headers: &[(&'static str, &str)]) -> KeyBuilder {
-        let mut head = RequestHeader::build("GET", b"/", None).expect("a head");
+        let mut request = RequestHeader::build("GET", b"/", None).expect("a head");
         for (name, value) in headers {
-            head.append_header(*name, *value).expect("a header");
+            request.append_header(*name, *value).expect("a header");
         }
         let mut facts = RequestFacts::new(self.clock.now());
         let mut ex = Exchange {
-            head: &head,
+            head: &request,
             facts: &mut facts,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -345,13 +346,13 @@ impl FilterCheck {
         key
     }
 
-    async fn exchange(&self, head: RequestHeader, body: &[&[u8]]) -> TestResponse {
+    async fn exchange(&self, request: RequestHeader, body: &[&[u8]]) -> TestResponse {
         let mut facts = RequestFacts::new(self.clock.now());
         facts.client = self.client.clone();
         facts.class = self.class;
         facts.identity = self.identity.clone().map(Box::new);
         let mut ex = Exchange {
-            head: &head,
+            head: &request,
             facts: &mut facts,
         };
         let mut round = HookProgress::default();
@@ -362,16 +363,16 @@ impl FilterCheck {
                     return self.reply(&mut ex, *reply).await;
                 }
                 HookOutcome::Body(most) => {
-                    let whole = body.concat();
-                    ex.facts.body = if whole.len() <= most {
-                        Body::Whole(whole.into())
+                    let bytes = body.concat();
+                    ex.facts.body = if bytes.len() <= most {
+                        Body::Whole(bytes.into())
                     } else {
                         Body::TooLong
                     };
                 }
             }
         }
-        let mut upstream = head.clone();
+        let mut upstream = request.clone();
         let mut open = OpenRequestHeaders::of(&mut upstream, 0);
         self.chain.on_upstream(&mut ex, open.headers()).await;
         open.close(&mut upstream);
@@ -420,22 +421,23 @@ impl FilterCheck {
     /// Sends a reply through the response phase as `proxy/reply.rs` does.
     async fn reply(&self, ex: &mut Exchange<'_>, mut reply: Reply) -> TestResponse {
         self.chain.on_error(ex, &mut reply).await;
-        let mut head = ResponseHeader::build(
+        let mut response = ResponseHeader::build(
             StatusCode::from_u16(reply.status.as_u16()).expect("a status"),
             None,
         )
         .expect("a status");
         for (name, value) in &reply.headers {
-            head.append_header(name.clone(), value.clone())
+            response
+                .append_header(name.clone(), value.clone())
                 .expect("a header");
         }
-        let mut open = OpenResponseHeaders::of(&mut head, 0);
+        let mut open = OpenResponseHeaders::of(&mut response, 0);
         self.chain.on_response(ex, &mut open.parts).await;
-        open.close(&mut head);
+        open.close(&mut response);
         self.chain.on_log(ex);
         TestResponse {
-            status: head.status.as_u16(),
-            headers: head.headers.clone(),
+            status: response.status.as_u16(),
+            headers: response.headers.clone(),
             body: match reply.body {
                 super::ReplyBody::Bytes { body, .. } => body.to_vec(),
                 super::ReplyBody::Empty | super::ReplyBody::Page { .. } => Vec::new(),

@@ -121,10 +121,10 @@ fn calls(spies: &[(&'static str, Phases, bool)]) -> (Vec<String>, Chain) {
         .build()
         .unwrap();
     runtime.block_on(async {
-        let head = RequestHeader::build("GET", b"/", None).unwrap();
+        let request = RequestHeader::build("GET", b"/", None).unwrap();
         let mut facts = RequestFacts::new(Clock::test().now());
         let mut ex = Exchange {
-            head: &head,
+            head: &request,
             facts: &mut facts,
         };
         let turn = chain
@@ -216,10 +216,10 @@ fn the_first_filter_that_names_an_upstream_wins_and_key_parts_add_up() {
         ("b", phases, true),
         ("c", phases, true),
     ]);
-    let head = RequestHeader::build("GET", b"/", None).unwrap();
+    let request = RequestHeader::build("GET", b"/", None).unwrap();
     let mut facts = RequestFacts::new(Clock::test().now());
     let mut ex = Exchange {
-        head: &head,
+        head: &request,
         facts: &mut facts,
     };
     assert_eq!(chain.on_route(&ex).as_deref(), Some("b"));
@@ -277,10 +277,13 @@ fn a_request_that_a_filter_is_not_for_meets_the_others_alone() {
         ("/a", &["other.log", "choosing.log"][..]),
         ("/b", &["other.log"]),
     ] {
-        let head = RequestHeader::build("GET", path.as_bytes(), None).unwrap();
+        let request = RequestHeader::build("GET", path.as_bytes(), None).unwrap();
         let mut facts = RequestFacts::new(Clock::test().now());
         let facts = &mut facts;
-        let ex = Exchange { head: &head, facts };
+        let ex = Exchange {
+            head: &request,
+            facts,
+        };
         let is_short = chain.is_short_for(&ex);
         let own = if is_short { chain.short() } else { &chain };
         assert_eq!(

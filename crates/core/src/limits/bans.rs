@@ -168,7 +168,7 @@ impl Bans {
             strikes,
         });
         self.put(&mut ends, Arc::clone(&ban));
-        self.forget_past(&mut ends, now);
+        self.forget_expired(&mut ends, now);
         drop(ends);
         self.strikes.forget(address);
         match by {
@@ -185,7 +185,7 @@ impl Bans {
         let now = self.now();
         let mut ends = self.ends.lock();
         let ban = self.take(&mut ends, address);
-        self.forget_past(&mut ends, now);
+        self.forget_expired(&mut ends, now);
         drop(ends);
         ban.filter(|ban| ban.until > now)
     }
@@ -220,7 +220,7 @@ impl Bans {
     /// refusals.
     pub fn counts(&self) -> (usize, usize) {
         let now = self.now();
-        self.forget_past(&mut self.ends.lock(), now);
+        self.forget_expired(&mut self.ends.lock(), now);
         self.strikes.tidy(now);
         (self.len.load(Ordering::Relaxed), self.strikes.len())
     }
@@ -256,7 +256,7 @@ impl Bans {
         Some(ban)
     }
 
-    fn forget_past(&self, ends: &mut BTreeSet<(u64, Address)>, now: u64) {
+    fn forget_expired(&self, ends: &mut BTreeSet<(u64, Address)>, now: u64) {
         while let Some((until, address)) = ends.first().copied()
             && until <= now
         {

@@ -41,7 +41,7 @@ pub struct Leases {
 #[derive(Clone, Copy, Debug)]
 struct RecentClient {
     /// Number of requests since `since`.
-    asked: u32,
+    requests: u32,
     since: Instant,
     /// End of the time in which nothing is taken in advance, since the bucket had too little left.
     short_until: Option<Instant>,
@@ -107,7 +107,7 @@ impl Leases {
             return Plan::Ask { ahead: 0 };
         }
         let watched = shard.entry(key).or_insert(RecentClient {
-            asked: 0,
+            requests: 0,
             since: now,
             short_until: None,
             lease: None,
@@ -127,7 +127,7 @@ impl Leases {
         }
         let is_short = watched.short_until.is_some_and(|until| now < until);
         // One lease at a time: the rest of this one is given back first.
-        let ahead = if watched.asked > LEASE_THRESHOLD && !is_short && watched.lease.is_none() {
+        let ahead = if watched.requests > LEASE_THRESHOLD && !is_short && watched.lease.is_none() {
             self.size(quota)
         } else {
             0
@@ -227,10 +227,10 @@ impl RecentClient {
     /// Counts requests of the last second and half of those before.
     fn count(&mut self, now: Instant) {
         if now.saturating_duration_since(self.since) > SECOND {
-            self.asked /= 2;
+            self.requests /= 2;
             self.since = now;
         }
-        self.asked = (self.asked + 1).min(4 * LEASE_THRESHOLD);
+        self.requests = (self.requests + 1).min(4 * LEASE_THRESHOLD);
         if self.lease.is_some_and(|lease| lease.tokens == 0) {
             self.lease = None;
         }
@@ -382,7 +382,7 @@ mod tests {
         let quota = Quota::new(1000, Duration::from_mins(1), 1000).unwrap();
         let (clock, leases, mut bucket) =
             (Clock::test(), Leases::new(Percent(10.0)), Bucket::default());
-        let mut asked = 0;
+        let mut calls = 0;
         for number in 0..400 {
             clock.advance(Duration::from_millis(2));
             let before = bucket.0;
@@ -393,10 +393,10 @@ mod tests {
                 clock.now(),
                 1_000_000 + 2000 * number
             ));
-            asked += u32::from(bucket.0 != before);
+            calls += u32::from(bucket.0 != before);
         }
         // Five single ones, then one call for each hundred.
-        assert!((6..=10).contains(&asked), "{asked}");
+        assert!((6..=10).contains(&calls), "{calls}");
         for number in 0..20 {
             clock.advance(Duration::from_millis(700));
             leases.sweep(clock.now());

@@ -212,12 +212,12 @@ impl LimitConfig {
         check.delay(&self.delay);
         check.max_keys(&self.max_keys);
         check.store(&self, has_redis);
-        let whole = TierConfig {
+        let default_tier = TierConfig {
             rate: self.rate.value,
             burst: self.burst.as_ref().map(|burst| burst.value),
         };
         let place = self.burst.as_ref().map_or(self.rate.place, |b| b.place);
-        let mut all: Vec<_> = check.tier(whole, None, place).into_iter().collect();
+        let mut all: Vec<_> = check.tier(default_tier, None, place).into_iter().collect();
         let mut members = Vec::new();
         for (source, tiers) in self.tiers.0 {
             check.has_texts(&source);

@@ -131,7 +131,7 @@ impl Strikes {
         for shard in &self.shards {
             let mut shard = shard.lock();
             let before = shard.clients.len();
-            shard.forget_past(now);
+            shard.forget_expired(now);
             let room = shard.clients.len() * 2;
             shard.clients.shrink_to(room);
             self.changed(before, shard.clients.len());
@@ -154,7 +154,7 @@ impl Strikes {
 }
 
 impl Shard {
-    fn forget_past(&mut self, now: u64) {
+    fn forget_expired(&mut self, now: u64) {
         self.clients.retain(|_, struck| struck.until > now);
     }
 
@@ -162,7 +162,7 @@ impl Shard {
     fn make_room(&mut self, now: u64) {
         if now >= self.next {
             self.next = now + SCAN_INTERVAL_MILLIS;
-            self.forget_past(now);
+            self.forget_expired(now);
             if self.clients.len() < MAX_CLIENTS {
                 return;
             }

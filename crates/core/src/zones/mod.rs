@@ -53,7 +53,7 @@ struct Entry {
 /// Result of a round, each list sorted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SettleResult {
-    pub kept: Vec<String>,
+    pub retained: Vec<String>,
     pub added: Vec<String>,
     pub dropped: Vec<String>,
 }
@@ -110,7 +110,7 @@ impl Zones {
             } else if entry.made == round {
                 &mut settled.added
             } else {
-                &mut settled.kept
+                &mut settled.retained
             };
             list.push(name.clone());
             entry.used == round
@@ -118,7 +118,7 @@ impl Zones {
         // Zones that do not exist by now would only import outdated state.
         inner.inherited = Map::new();
         drop(inner);
-        settled.kept.sort();
+        settled.retained.sort();
         settled.added.sort();
         settled.dropped.sort();
         settled
@@ -226,7 +226,7 @@ mod tests {
         count(&zones, "api");
         count(&zones, "new");
         let settled = zones.settle();
-        assert_eq!(settled.kept, ["api"]);
+        assert_eq!(settled.retained, ["api"]);
         assert_eq!(settled.added, ["new"]);
         assert_eq!(settled.dropped, ["web"]);
         zones.begin();

@@ -56,14 +56,17 @@ impl HashKey {
         }
     }
 
-    pub(crate) fn hash(&self, head: &RequestHeader, client: IpAddr) -> u64 {
+    pub(crate) fn hash(&self, request: &RequestHeader, client: IpAddr) -> u64 {
         let part = match self {
             Self::ClientIp => None,
-            Self::Path => Some(head.uri.path().as_bytes()),
-            Self::Uri => head.uri.path_and_query().map(|uri| uri.as_str().as_bytes()),
-            Self::Header(name) => head.headers.get(name).map(http::HeaderValue::as_bytes),
-            Self::Cookie(name) => cookie(head, name),
-            Self::Query(name) => query(head.uri.query().unwrap_or(""), name),
+            Self::Path => Some(request.uri.path().as_bytes()),
+            Self::Uri => request
+                .uri
+                .path_and_query()
+                .map(|uri| uri.as_str().as_bytes()),
+            Self::Header(name) => request.headers.get(name).map(http::HeaderValue::as_bytes),
+            Self::Cookie(name) => cookie(request, name),
+            Self::Query(name) => query(request.uri.query().unwrap_or(""), name),
         };
         match (part.filter(|part| !part.is_empty()), client.to_canonical()) {
             (Some(part), _) => hash64(part),
@@ -184,11 +187,11 @@ mod tests {
 
     #[test]
     fn a_missing_key_falls_to_the_client() {
-        let mut head = RequestHeader::build("GET", b"/a?id=7&user=", None).unwrap();
-        head.append_header("x-user", "ada").unwrap();
+        let mut request = RequestHeader::build("GET", b"/a?id=7&user=", None).unwrap();
+        request.append_header("x-user", "ada").unwrap();
         let client: IpAddr = "192.0.2.1".parse().unwrap();
-        let by_client = HashKey::ClientIp.hash(&head, client);
-        let key = |text: &str| HashKey::parse(text).unwrap().hash(&head, client);
+        let by_client = HashKey::ClientIp.hash(&request, client);
+        let key = |text: &str| HashKey::parse(text).unwrap().hash(&request, client);
         assert_eq!(key("header:x-none"), by_client);
         assert_eq!(key("cookie:sid"), by_client);
         assert_eq!(key("query:user"), by_client, "empty is missing");
@@ -197,6 +200,6 @@ mod tests {
         assert_eq!(key("path"), hash64(b"/a"));
         assert_eq!(key("uri"), hash64(b"/a?id=7&user="));
         let mapped: IpAddr = "::ffff:192.0.2.1".parse().unwrap();
-        assert_eq!(HashKey::ClientIp.hash(&head, mapped), by_client);
+        assert_eq!(HashKey::ClientIp.hash(&request, mapped), by_client);
     }
 }

@@ -48,8 +48,8 @@ impl Sticky {
     }
 
     /// Returns the value that the browser sent, if it is valid.
-    pub(crate) fn sent(&self, head: &RequestHeader) -> Option<u64> {
-        let text = cookie(head, &self.cookie)?;
+    pub(crate) fn sent(&self, request: &RequestHeader) -> Option<u64> {
+        let text = cookie(request, &self.cookie)?;
         (text.len() == 16)
             .then(|| std::str::from_utf8(text).ok())
             .flatten()
@@ -58,29 +58,29 @@ impl Sticky {
 }
 
 /// Returns the first value of the cookie `name` that is not empty.
-pub(super) fn cookie<'a>(head: &'a RequestHeader, name: &'a str) -> Option<&'a [u8]> {
-    cookies(&head.headers, name.as_bytes()).find(|value| !value.is_empty())
+pub(super) fn cookie<'a>(request: &'a RequestHeader, name: &'a str) -> Option<&'a [u8]> {
+    cookies(&request.headers, name.as_bytes()).find(|value| !value.is_empty())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn head(cookies: &[&str]) -> RequestHeader {
-        let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+    fn request(cookies: &[&str]) -> RequestHeader {
+        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
         for line in cookies {
-            head.append_header("cookie", *line).unwrap();
+            request.append_header("cookie", *line).unwrap();
         }
-        head
+        request
     }
 
     #[test]
     fn a_cookie_is_found_in_any_line_and_only_by_its_full_name() {
-        let head = head(&["a=1; stick=x", "theme=dark;stickier=no; stick2=y"]);
-        assert_eq!(cookie(&head, "stick"), Some(&b"x"[..]));
-        assert_eq!(cookie(&head, "stick2"), Some(&b"y"[..]));
-        assert_eq!(cookie(&head, "theme"), Some(&b"dark"[..]));
-        assert_eq!(cookie(&head, "tick"), None);
+        let request = request(&["a=1; stick=x", "theme=dark;stickier=no; stick2=y"]);
+        assert_eq!(cookie(&request, "stick"), Some(&b"x"[..]));
+        assert_eq!(cookie(&request, "stick2"), Some(&b"y"[..]));
+        assert_eq!(cookie(&request, "theme"), Some(&b"dark"[..]));
+        assert_eq!(cookie(&request, "tick"), None);
     }
 
     #[test]
@@ -94,7 +94,7 @@ mod tests {
             "{line}"
         );
         let pair = line.split(';').next().unwrap();
-        assert_eq!(sticky.sent(&head(&[pair])), Some(value.value));
+        assert_eq!(sticky.sent(&request(&[pair])), Some(value.value));
         assert_ne!(value.value, sticky.value("api", "10.0.0.1:3000").value);
     }
 
@@ -107,7 +107,7 @@ mod tests {
             "stick=12",
             "other=0123456789abcdef",
         ] {
-            assert_eq!(sticky.sent(&head(&[bad])), None, "{bad}");
+            assert_eq!(sticky.sent(&request(&[bad])), None, "{bad}");
         }
         assert_eq!(Sticky::new("a b", None), None);
         assert_eq!(Sticky::new("", None), None);

@@ -177,9 +177,9 @@ impl Health {
 
 /// Returns `interval`, up to a tenth shorter or longer.
 pub(crate) fn jittered(interval: Duration, seed: u64) -> u64 {
-    let whole = nanos(interval);
-    let tenth = whole / JITTER_PARTS;
-    whole - tenth + seed % (2 * tenth + 1)
+    let full = nanos(interval);
+    let tenth = full / JITTER_PARTS;
+    full - tenth + seed % (2 * tenth + 1)
 }
 
 #[cfg(test)]
@@ -270,8 +270,8 @@ mod tests {
                     Some(HealthChange::Down) => prop_assert!(before && row >= RULES.fall),
                 }
                 let gap = health.next() - now;
-                let whole = if health.is_up() && !is_out { 5 * SECOND } else { SECOND };
-                prop_assert!(gap >= whole - whole / 10 && gap <= whole + whole / 10);
+                let expected = if health.is_up() && !is_out { 5 * SECOND } else { SECOND };
+                prop_assert!(gap >= expected - expected / 10 && gap <= expected + expected / 10);
                 now = health.next();
             }
         }

@@ -65,7 +65,7 @@ async fn names_are_looked_up_again_when_their_time_is_over() {
         ["10.0.0.1:5000", "10.0.0.2:5000", "10.0.0.9:80"]
     );
 
-    let kept = upstream.backends().remove(1);
+    let unchanged = upstream.backends().remove(1);
     dns.set("api.internal", &["10.0.0.2", "10.0.0.3"], 30);
     pass(&bench, Duration::from_secs(29)).await;
     assert_eq!(addresses(&upstream).len(), 3, "it holds for 30 s");
@@ -75,7 +75,7 @@ async fn names_are_looked_up_again_when_their_time_is_over() {
         ["10.0.0.2:5000", "10.0.0.3:5000", "10.0.0.9:80"]
     );
     assert!(
-        Arc::ptr_eq(&kept, &upstream.backends()[0]),
+        Arc::ptr_eq(&unchanged, &upstream.backends()[0]),
         "who stays is the same"
     );
 

@@ -23,8 +23,8 @@ use crate::{
 async fn app(tasks: &Tasks, pause: Duration) -> (String, Arc<AtomicU32>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let asked = Arc::new(AtomicU32::new(0));
-    let count = Arc::clone(&asked);
+    let checks = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&checks);
     let connections = Tasks::default();
     tasks.spawn("app", async move {
         while let Ok((mut stream, _)) = listener.accept().await {
@@ -42,7 +42,7 @@ async fn app(tasks: &Tasks, pause: Duration) -> (String, Arc<AtomicU32>) {
             });
         }
     });
-    (address, asked)
+    (address, checks)
 }
 
 fn count(upstream: &Upstream) -> u64 {
@@ -80,11 +80,11 @@ fn bench() -> Bench {
 #[tokio::test]
 async fn reloads_make_no_checks() {
     let tasks = Tasks::default();
-    let (address, asked) = app(&tasks, Duration::ZERO).await;
+    let (address, checks) = app(&tasks, Duration::ZERO).await;
     let yaml = format!("{{ backends: ['{address}'], health: {{ path: /, interval: 1s }} }}");
     let upstream = reload_for_two_seconds(&bench(), &yaml).await;
-    let asked = asked.load(Ordering::Relaxed);
-    assert!((2..=4).contains(&asked), "{asked} checks in 2 s");
+    let checks = checks.load(Ordering::Relaxed);
+    assert!((2..=4).contains(&checks), "{checks} checks in 2 s");
     assert!(count(&upstream) >= 2);
 }
 
@@ -92,14 +92,14 @@ async fn reloads_make_no_checks() {
 async fn reloads_starve_no_check() {
     let tasks = Tasks::default();
     // No configuration lasts for as long as a check of this app.
-    let (address, asked) = app(&tasks, Duration::from_millis(300)).await;
+    let (address, checks) = app(&tasks, Duration::from_millis(300)).await;
     let yaml = format!("{{ backends: ['{address}'], health: {{ path: /, interval: 100ms }} }}");
     let upstream = reload_for_two_seconds(&bench(), &yaml).await;
-    let (asked, ended) = (asked.load(Ordering::Relaxed), count(&upstream));
+    let (checks, ended) = (checks.load(Ordering::Relaxed), count(&upstream));
     assert!(ended >= 3, "{ended} checks ended");
     assert!(
-        u64::from(asked) <= ended + 1,
-        "{asked} began, {ended} ended: none is given up"
+        u64::from(checks) <= ended + 1,
+        "{checks} began, {ended} ended: none is given up"
     );
 }
 
@@ -143,14 +143,14 @@ async fn an_interval_made_shorter_counts_at_once() {
 #[tokio::test]
 async fn a_supervised_task_ends_with_its_last_holder() {
     let tasks = Tasks::default();
-    let (address, asked) = app(&tasks, Duration::from_millis(200)).await;
+    let (address, checks) = app(&tasks, Duration::from_millis(200)).await;
     let bench = bench();
     let yaml = format!("{{ backends: ['{address}'], health: {{ path: / }} }}");
     let upstream = bench.upstream(&yaml);
     let live = Arc::downgrade(&upstream.shared.live);
     let work = Tasks::default();
     work.spawn("supervise", supervise(upstream.clone()));
-    until(|| asked.load(Ordering::Relaxed) == 1).await;
+    until(|| checks.load(Ordering::Relaxed) == 1).await;
     // A check is running when the upstream is removed from the configuration.
     work.stop();
     drop(upstream);

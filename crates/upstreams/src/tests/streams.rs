@@ -103,35 +103,38 @@ async fn a_stream_over_the_limit_is_refused_at_once_and_delays_no_other() {
     let mut third = take(&upstream, &[]).expect("streams hold no place");
     assert!(!third.begin_stream(), "it keeps its place");
     drop(third);
-    let ask = |head: &'static pingora::http::RequestHeader, is_upgrade| LeaseRequest {
-        head,
+    let ask = |request: &'static pingora::http::RequestHeader, is_upgrade| LeaseRequest {
+        head: request,
         client: std::net::IpAddr::from([10, 0, 0, 9]),
         at: bench.clock.now(),
         tried: &[],
         is_upgrade,
     };
-    let head = |name: &'static str, value: &'static str| {
-        let mut head = pingora::http::RequestHeader::build("GET", b"/", None).unwrap();
-        head.insert_header(name, value).unwrap();
-        &*Box::leak(Box::new(head))
+    let request = |name: &'static str, value: &'static str| {
+        let mut request = pingora::http::RequestHeader::build("GET", b"/", None).unwrap();
+        request.insert_header(name, value).unwrap();
+        &*Box::leak(Box::new(request))
     };
-    for (head, is_upgrade) in [
-        (head("x", "y"), true),
-        (head("accept", "text/event-stream"), false),
-        (head("content-type", "application/grpc+proto"), false),
+    for (request, is_upgrade) in [
+        (request("x", "y"), true),
+        (request("accept", "text/event-stream"), false),
+        (request("content-type", "application/grpc+proto"), false),
     ] {
-        let refused = upstream.acquire(&ask(head, is_upgrade)).await;
+        let refused = upstream.acquire(&ask(request, is_upgrade)).await;
         assert_eq!(refused.unwrap_err(), Unavailable::StreamsFull);
     }
     // The control: a page.
     drop(
         upstream
-            .acquire(&ask(head("accept", "text/html"), false))
+            .acquire(&ask(request("accept", "text/html"), false))
             .await
             .unwrap(),
     );
     drop(open.pop());
-    let socket = upstream.acquire(&ask(head("x", "y"), true)).await.unwrap();
+    let socket = upstream
+        .acquire(&ask(request("x", "y"), true))
+        .await
+        .unwrap();
     assert_eq!(socket.backend().in_flight(), 1, "the one that has room");
 }
 

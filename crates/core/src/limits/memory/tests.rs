@@ -29,8 +29,8 @@ fn take(table: &BucketTable, number: u64, quota: &Quota) -> Decision {
     table.take(key, quota, 1, Duration::ZERO, table.clock.now())
 }
 
-fn passes(table: &BucketTable, number: u64, quota: &Quota, asked: u32) -> u32 {
-    let passed = (0..asked).filter(|_| take(table, number, quota).passes());
+fn passes(table: &BucketTable, number: u64, quota: &Quota, requests: u32) -> u32 {
+    let passed = (0..requests).filter(|_| take(table, number, quota).passes());
     u32::try_from(passed.count()).unwrap()
 }
 

@@ -74,7 +74,7 @@ impl RedisBuckets {
         plans: &[Plan],
         now: Instant,
     ) -> Result<Vec<BucketDecision>, Unavailable> {
-        let asked: Vec<(&Demand<'_>, u32)> = demands
+        let planned: Vec<(&Demand<'_>, u32)> = demands
             .iter()
             .zip(plans)
             .filter_map(|(demand, plan)| match plan {
@@ -82,10 +82,10 @@ impl RedisBuckets {
                 Plan::Ask { ahead } => Some((demand, *ahead)),
             })
             .collect();
-        let more: Vec<Demand<'_>> = asked.iter().map(|(demand, n)| demand.and(*n)).collect();
+        let more: Vec<Demand<'_>> = planned.iter().map(|(demand, n)| demand.and(*n)).collect();
         let mut outcomes = self.take_together(&more).await?;
         let has_passed = outcomes.iter().all(BucketDecision::passes);
-        for ((demand, ahead), outcome) in asked.iter().zip(&mut outcomes) {
+        for ((demand, ahead), outcome) in planned.iter().zip(&mut outcomes) {
             let (1.., Some(leases)) = (*ahead, demand.leases) else {
                 continue;
             };
@@ -95,9 +95,9 @@ impl RedisBuckets {
                 leases.is_short(demand.key, now);
             }
         }
-        if !has_passed && asked.iter().any(|(_, ahead)| *ahead > 0) {
+        if !has_passed && planned.iter().any(|(_, ahead)| *ahead > 0) {
             // The lease alone may be the reason for the refusal.
-            let plain: Vec<Demand<'_>> = asked.iter().map(|(demand, _)| **demand).collect();
+            let plain: Vec<Demand<'_>> = planned.iter().map(|(demand, _)| **demand).collect();
             outcomes = self.take_together(&plain).await?;
         }
         let mut outcomes = outcomes.into_iter();

@@ -254,7 +254,7 @@ impl FromRedisValue for ScriptResult {
         let (seconds, micros) = (number()?, number()?);
         let now = seconds
             .checked_mul(1_000_000)
-            .and_then(|whole| whole.checked_add(micros))
+            .and_then(|total| total.checked_add(micros))
             .filter(|now| now.checked_mul(1000).is_some())
             .ok_or_else(|| ParsingError::from("the time of redis is out of range".to_owned()))?;
         let states = values.map(|value| String::from_redis_value(value).map(|text| read(&text)));
@@ -287,8 +287,8 @@ fn read(state: &str) -> Tat {
 /// Splits a time in Nths of a nanosecond as the scripts do: whole microseconds, and the rest.
 fn pair(time: u128, quota: &Quota) -> (u64, u64) {
     let micro = quota.scale() * 1000;
-    let whole = |number: u128| u64::try_from(number).unwrap_or(u64::MAX);
-    (whole(time / micro), whole(time % micro))
+    let saturated = |number: u128| u64::try_from(number).unwrap_or(u64::MAX);
+    (saturated(time / micro), saturated(time % micro))
 }
 
 fn nanos(span: Duration) -> u64 {
