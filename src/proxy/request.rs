@@ -99,15 +99,13 @@ fn begin(
     let has_spellings = normal.has_spellings;
     let authority = normal.authority.map(<[u8]>::to_vec);
     if let Some(target) = normal.rewritten() {
-        request
-            .set_raw_path(&target)
-            .map_err(|_| Failure::BadPath)?;
+        let set = request.set_raw_path(&target);
+        set.map_err(|_| Failure::BadPath)?;
         if let Some(authority) = authority {
             // RFC 9112, 3.2.2: the authority of the target takes precedence, and replaces `Host`.
             let value = HeaderValue::from_bytes(&authority).map_err(|_| Failure::BadRequest)?;
-            request
-                .insert_header(header::HOST, value)
-                .map_err(|_| Failure::BadRequest)?;
+            let inserted = request.insert_header(header::HOST, value);
+            inserted.map_err(|_| Failure::BadRequest)?;
         }
     }
 

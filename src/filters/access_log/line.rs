@@ -265,7 +265,7 @@ impl<'a> LoggedHeaders<'a> {
                     logged.user_agent = Some(&value[..value.len().min(MAX_HEADER_LEN)]);
                 }
                 b"referer" if logged.referer.is_none() => {
-                    logged.referer = Some(without_query(value))
+                    logged.referer = Some(without_query(value));
                 }
                 _ => {}
             }
