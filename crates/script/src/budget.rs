@@ -3,14 +3,14 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::step_limit::{self, StepLimit};
+use super::step_limit::StepLimit;
 
 /// Resources that a hook may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,7 +60,8 @@ impl Default for HookLimits {
 /// few steps each time that the handler is not called twice: its time is counted from the start.
 ///
 /// A pause of a virtual machine adds several milliseconds to whatever thread it falls on. So the
-/// time between two readings of the clock counts for half the limit at most.
+/// time between two readings of the clock counts for half the limit at most. A hook that held the
+/// CPU for more than twice the limit is stopped all the same: it would fail in the end.
 #[derive(Default)]
 pub(super) struct CpuBudget {
     limit: AtomicU64,
@@ -71,15 +72,10 @@ pub(super) struct CpuBudget {
     used: AtomicU64,
     /// CPU time at the last reading: at the start, or at the first interrupt; zero before that.
     looked_at: AtomicU64,
-    /// CPU time read since the hook was entered.
-    held: AtomicU64,
     is_over: AtomicBool,
     /// Bytes processed by host functions.
     passed: AtomicU64,
     pub(super) steps: StepLimit,
-    /// Value of `held` at the last interrupt, and the steps from there to the next.
-    asked_at: AtomicU64,
-    left: AtomicU32,
 }
 
 /// Bytes after which a host function checks the budget too. It processes them in less than a
@@ -87,39 +83,6 @@ pub(super) struct CpuBudget {
 const PIECE: u64 = 64 << 10;
 /// Bytes that each call of a host function counts for in addition to its data.
 const CALL: u64 = 64;
-/// Nanoseconds that a step may take before the engine must interrupt more often than by default. A
-/// step takes about 100, unless it calls a native function that processes much data.
-const SLOW: u64 = 2_000;
-/// Nanoseconds between interrupts while steps are slow.
-const SLOW_STEP_INTERVAL_NANOS: u64 = 500_000;
-/// Steps of a hook before the first and the second interrupt, where early interrupts pay off.
-const FIRST: u32 = 64;
-const SECOND: u32 = 512;
-
-/// Marks a plugin, in all its instances, whose hooks are interrupted early. Code that held the CPU
-/// for long is likely to run again, and would hold it each time.
-#[derive(Debug, Default)]
-pub(super) struct EarlyInterrupt(AtomicU32);
-
-impl EarlyInterrupt {
-    /// Hooks that are watched after a slow one.
-    const HOOKS: u32 = 10_000;
-
-    /// Starts watching, after a hook held the CPU or a thread.
-    pub(super) fn begin(&self) {
-        self.0.store(Self::HOOKS, Ordering::Relaxed);
-    }
-
-    /// Counts a hook that begins; returns true if it is watched.
-    pub(super) fn counts(&self) -> bool {
-        let left = self.0.load(Ordering::Relaxed);
-        if left > 0 {
-            // Two concurrent calls may count as one.
-            self.0.store(left - 1, Ordering::Relaxed);
-        }
-        left > 0
-    }
-}
 
 impl CpuBudget {
     /// Starts or resumes a hook that has used `used`. With `is_counted` its time counts from here
@@ -134,17 +97,6 @@ impl CpuBudget {
         let now = if is_counted { began } else { 0 };
         self.looked_at.store(now, Ordering::Relaxed);
         self.is_over.store(false, Ordering::Relaxed);
-        self.held.store(0, Ordering::Relaxed);
-        self.asked_at.store(0, Ordering::Relaxed);
-    }
-
-    /// Has the engine interrupt the hook early, so that slow steps are found early. That takes
-    /// about 50 µs, and as long again within the hook.
-    pub(super) fn ask_early(&self) {
-        if self.left.load(Ordering::Relaxed) == FIRST {
-            return;
-        }
-        self.ask_after(FIRST);
     }
 
     /// Ends the run and returns the CPU time counted against the hook so far.
@@ -184,26 +136,30 @@ impl CpuBudget {
         self.looked_at.load(Ordering::Relaxed) > 0
     }
 
-    fn look(&self) {
+    fn look(&self) -> u64 {
         let now = thread_time().max(1);
         let before = match self.looked_at.swap(now, Ordering::Relaxed) {
             0 => now,
             before => before,
         };
-        let passed = now.saturating_sub(before);
-        self.held.fetch_add(passed, Ordering::Relaxed);
-        let counts = passed.min(self.limit.load(Ordering::Relaxed) / 2);
+        let limit = self.limit.load(Ordering::Relaxed);
+        let counts = now.saturating_sub(before).min(limit / 2);
         self.used.fetch_add(counts, Ordering::Relaxed);
+        now
     }
 
     /// Returns the engine's interrupt handler, which returns true if the hook must stop.
-    pub(super) fn asks(self: &Arc<Self>) -> impl FnMut() -> bool + Send + 'static {
+    pub(super) fn interrupt_handler(self: &Arc<Self>) -> impl FnMut() -> bool + Send + 'static {
         let own = Arc::clone(self);
         move || {
             // Steps run by the gateway call this within itself: its captures are not used after
             // them.
             let budget = Arc::clone(&own);
-            !budget.steps.are_ours() && budget.is_asked()
+            if budget.steps.is_skipping() || !budget.is_spent() {
+                return false;
+            }
+            budget.steps.interrupt_next();
+            true
         }
     }
 
@@ -212,50 +168,17 @@ impl CpuBudget {
     pub(super) fn passes(&self, bytes: usize) -> bool {
         let more = (bytes as u64).saturating_add(CALL);
         let before = self.passed.fetch_add(more, Ordering::Relaxed);
-        before / PIECE == before.wrapping_add(more) / PIECE || !self.is_spent()
-    }
-
-    fn is_asked(&self) -> bool {
-        let is_over = self.is_spent();
-        if !is_over {
-            self.keep_pace();
-        }
-        is_over
-    }
-
-    /// Has the engine interrupt often while each step takes long.
-    fn keep_pace(&self) {
-        let held = self.held.load(Ordering::Relaxed);
-        let since = held.saturating_sub(self.asked_at.swap(held, Ordering::Relaxed));
-        // Before the first interrupt, the default number of steps.
-        let steps = match self.left.swap(step_limit::ALL, Ordering::Relaxed) {
-            0 => step_limit::ALL,
-            steps => steps,
-        };
-        let pace = since / u64::from(steps);
-        if pace > SLOW {
-            let left = u32::try_from(SLOW_STEP_INTERVAL_NANOS / pace)
-                .unwrap_or(1)
-                .max(1);
-            self.ask_after(left);
-        } else if steps == FIRST {
-            // Those steps were as much the gateway's as the hook's.
-            self.ask_after(SECOND);
-        }
-    }
-
-    fn ask_after(&self, steps: u32) {
-        self.steps.leave(steps);
-        self.left.store(steps, Ordering::Relaxed);
+        let is_same_piece = before / PIECE == before.wrapping_add(more) / PIECE;
+        !self.is_over() && (is_same_piece || !self.is_spent())
     }
 
     fn is_spent(&self) -> bool {
-        self.look();
-        let used = self.used.load(Ordering::Relaxed);
-        let is_over = used > self.limit.load(Ordering::Relaxed);
+        let now = self.look();
+        let limit = self.limit.load(Ordering::Relaxed);
+        let held = now.saturating_sub(self.began.load(Ordering::Relaxed));
+        let is_over = self.used.load(Ordering::Relaxed) > limit || held / 2 > limit;
         if is_over {
             self.is_over.store(true, Ordering::Relaxed);
-            self.steps.stop();
         }
         is_over
     }
@@ -287,28 +210,39 @@ mod tests {
 
     #[test]
     fn a_pause_of_the_machine_stops_no_hook() {
-        let limit = Duration::from_millis(5);
+        let limit = Duration::from_millis(100);
         let budget = CpuBudget::default();
         budget.enter(limit, Duration::ZERO, true);
-        for _ in 0..2 {
-            work(limit * 4);
-            assert!(!budget.is_spent());
-        }
-        work(limit);
+        work(limit * 3 / 2);
+        assert!(!budget.is_spent());
+        // Half of the limit is left.
+        work(limit / 4);
+        assert!(!budget.is_spent());
+        budget.enter(limit, budget.leave(), true);
+        work(limit / 2);
         assert!(budget.is_spent() && budget.is_over());
-        assert!(budget.is_late());
-        // A hook that resumes starts with what it has used.
+        assert!(!budget.is_late());
+        // A hook that resumes starts with the time that it has used.
         budget.enter(limit, limit, true);
         work(Duration::from_micros(1));
         assert!(budget.is_spent());
     }
 
     #[test]
-    fn a_hook_that_is_asked_once_is_not_counted() {
+    fn more_than_twice_the_limit_is_over_at_the_first_interrupt() {
         let limit = Duration::from_millis(1);
         let budget = CpuBudget::default();
         budget.enter(limit, Duration::ZERO, false);
-        work(limit * 2);
+        work(limit * 3);
+        assert!(budget.is_spent() && budget.is_late());
+    }
+
+    #[test]
+    fn a_hook_that_is_never_interrupted_is_not_counted() {
+        let limit = Duration::from_millis(50);
+        let budget = CpuBudget::default();
+        budget.enter(limit, Duration::ZERO, false);
+        work(limit);
         assert_eq!(budget.leave(), Duration::ZERO);
         assert!(!budget.is_spent());
         for _ in 0..3 {

@@ -13,8 +13,6 @@ pub(super) struct Entry<'js> {
     pub(super) forget: Function<'js>,
 }
 
-/// Function that does nothing; kept as long as the engine lives, see [`super::step_limit`].
+/// Function that does nothing, see [`super::step_limit`].
 #[derive(JsLifetime)]
-pub(super) struct NoOp<'js>(
-    #[expect(dead_code, reason = "kept, and called by its address")] pub(super) Function<'js>,
-);
+pub(super) struct NoOp<'js>(pub(super) Function<'js>);

@@ -175,8 +175,8 @@ pub(super) fn functions<'js>(
     body::functions(ctx, &host, state)?;
     outcome(ctx, &host, state)?;
     let s = Arc::clone(state);
-    let room = move |is_reading: bool| s.budget.steps.read(is_reading);
-    host.set("room", Function::new(ctx.clone(), room)?)?;
+    let set_parsing = move |ctx: Ctx<'js>, is_parsing| s.budget.steps.set_parsing(&ctx, is_parsing);
+    host.set("setParsing", Function::new(ctx.clone(), set_parsing)?)?;
     values::functions(ctx, &host, &state.budget)?;
     host_functions::functions(ctx, &host, state, given)?;
     log_line::functions(ctx, &host, state, given)?;

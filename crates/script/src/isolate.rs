@@ -12,7 +12,7 @@ use std::{
 use rquickjs::{CatchResultExt, Context, Ctx, Function, Module, Object, Runtime, Value};
 
 use super::{
-    budget::{CpuBudget, EarlyInterrupt, HookLimits, Isolation},
+    budget::{CpuBudget, HookLimits, Isolation},
     call::{Call, Hook, HookResult, Input, OperationResult},
     capabilities::SharedCapabilities,
     entry::Entry,
@@ -57,7 +57,6 @@ pub(super) struct Isolate {
     state: Arc<State>,
     budget: Arc<CpuBudget>,
     limits: HookLimits,
-    wary: Arc<EarlyInterrupt>,
     exports: Exports,
     calls: AtomicU32,
     /// Set once the isolate was interrupted midway.
@@ -83,7 +82,6 @@ impl Isolate {
         config: &str,
         given: &SharedCapabilities,
         log: &Arc<dyn Log>,
-        wary: &Arc<EarlyInterrupt>,
     ) -> Result<Self, Failure> {
         let out_of_memory =
             |_| Failure::new(FailureKind::Memory, "not enough memory for an engine");
@@ -98,13 +96,13 @@ impl Isolate {
         };
         // The engine reads a module as if memory never ran out.
         allow(limits.memory.saturating_add(LOADING));
-        runtime.set_interrupt_handler(Some(Box::new(budget.asks())));
+        runtime.set_interrupt_handler(Some(Box::new(budget.interrupt_handler())));
         let context = Context::full(&runtime).map_err(out_of_memory)?;
         let state = Arc::new(State::new(Arc::clone(log), &budget));
         let loaded = context.with(|ctx| {
             budget.enter(limits.load, Duration::ZERO, false);
-            let counted = budget.steps.count(&ctx);
-            counted.catch(&ctx).map_err(Failure::of)?;
+            let prepared = budget.steps.prepare(&ctx);
+            prepared.catch(&ctx).map_err(Failure::of)?;
             load(&ctx, source, config, given, &state, &budget)
                 .catch(&ctx)
                 .map_err(Failure::of)
@@ -133,7 +131,6 @@ impl Isolate {
             state,
             budget,
             limits,
-            wary: Arc::clone(wary),
             exports,
             calls: AtomicU32::new(0),
             is_broken: AtomicBool::new(false),
@@ -163,13 +160,6 @@ impl Isolate {
 
     pub(super) fn is_broken(&self) -> bool {
         self.is_broken.load(Ordering::Relaxed)
-    }
-
-    /// Condemns the isolate like [`Isolate::condemn`]: a hook that does not come out holds a
-    /// thread.
-    pub(super) fn give_up(&self) {
-        self.condemn();
-        self.wary.begin();
     }
 
     /// Heap in use, in bytes.
@@ -239,12 +229,7 @@ impl Isolate {
                     self.condemn();
                 }
             }
-            let is_watched = call.entries == 1 && self.wary.counts();
-            if is_watched {
-                self.budget.ask_early();
-            }
             *state.call.lock() = Some(call);
-            let is_counted = is_counted || is_watched;
             self.budget.enter(self.limits.cpu, used, is_counted);
             let outcome = match &entry {
                 Some(entry) => what(entry, id).catch(&ctx).map_err(Failure::of),
@@ -270,9 +255,6 @@ impl Isolate {
         // Waiting in between does not reduce it.
         let is_late = self.budget.is_late() || call.held / 2 > self.limits.cpu;
         if self.budget.is_over() || is_over || is_late {
-            if is_late {
-                self.wary.begin();
-            }
             let most = self.limits.cpu;
             let why = format!("it used more than {most:?} of CPU time");
             call.outcome = Some(Err(Failure::new(FailureKind::Cpu, why)));

@@ -14,7 +14,7 @@ use log::{Level, Record};
 use parking_lot::Mutex;
 
 use super::{
-    budget::{EarlyInterrupt, HookLimits, Isolation},
+    budget::{HookLimits, Isolation},
     call::{Call, Hook, Input, Output, first},
     capabilities::{Capabilities, SharedCapabilities},
     conditions::ClientRequest,
@@ -37,7 +37,6 @@ pub struct Plugin {
     /// `config` of the plugin, as JSON.
     config: String,
     pub(super) limits: HookLimits,
-    wary: Arc<EarlyInterrupt>,
     pub(super) given: SharedCapabilities,
     pub(super) log: Arc<dyn Log>,
     hooks: u8,
@@ -128,10 +127,9 @@ impl Plugin {
     ) -> Result<Self, Failure> {
         let name: Arc<str> = name.into();
         let given = Arc::new(powers);
-        let wary = Arc::default();
         let mut isolates = Vec::with_capacity(workers.max(1));
         for _ in 0..workers.max(1) {
-            let isolate = Isolate::new(&source, limits, &config, &given, &log, &wary)?;
+            let isolate = Isolate::new(&source, limits, &config, &given, &log)?;
             isolates.push(Arc::new(isolate));
         }
         source.close();
@@ -156,9 +154,7 @@ impl Plugin {
             Isolation::Thread => {
                 let (source, config) = (Arc::clone(&source), config.clone());
                 let (given, log) = (Arc::clone(&given), Arc::clone(&log));
-                let wary = Arc::clone(&wary);
-                let make =
-                    Box::new(move || Isolate::new(&source, limits, &config, &given, &log, &wary));
+                let make = Box::new(move || Isolate::new(&source, limits, &config, &given, &log));
                 let threads = PluginThreads::start(Arc::clone(&name), limits, isolates, make)?;
                 (Box::default(), Some(threads))
             }
@@ -172,7 +168,6 @@ impl Plugin {
             limits,
             given,
             log,
-            wary,
             hooks,
             matcher,
             slots,
@@ -357,7 +352,7 @@ impl Plugin {
 
     fn another(&self) -> Result<Isolate, Failure> {
         let (source, limits, config) = (&self.source, self.limits, &self.config);
-        Isolate::new(source, limits, config, &self.given, &self.log, &self.wary)
+        Isolate::new(source, limits, config, &self.given, &self.log)
     }
 
     /// Replaces an isolate that was interrupted midway with a new one.

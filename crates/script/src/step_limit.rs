@@ -1,15 +1,19 @@
-//! Control over when the engine next calls its interrupt handler.
+//! Access to an engine while it runs: a stop that code cannot catch, and the heap limit.
 //!
-//! The engine counts its steps (calls, and iterations of loops) down from 10,000 and calls the
-//! handler at zero. Nothing outside can set that number. Each call counts, so calls of a function
-//! that does nothing bring the interrupt nearer.
+//! The engine calls an interrupt handler after every 10,000 steps (calls, and iterations of loops),
+//! and its stop cannot be caught by `catch`. Two things that holds do not suffice for:
+//!
+//! - Native code catches the stop: `for (;;) new Promise(() => { for (;;); })` makes a rejected
+//!   promise of it and goes on. Each stop falls into the inner loop, so the outer one never ends.
+//!   The remedy is to interrupt the next step too, and each after it. No function of the engine
+//!   brings an interrupt nearer, but each call counts as a step: calls that do nothing are as good.
+//! - The engine parses code as if memory never ran out, and makes a stop without memory one that
+//!   can be caught. So the heap limit has to be raised while code is parsed, and for a stop. The
+//!   safe function for that waits for the lock that whatever runs holds.
 
 use std::{
     ptr::NonNull,
-    sync::{
-        OnceLock,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering},
 };
 
 use rquickjs::{Ctx, qjs};
@@ -17,59 +21,36 @@ use rquickjs::{Ctx, qjs};
 use super::entry::NoOp;
 
 /// Steps between two interrupts, as the engine defines them.
-pub(super) const ALL: u32 = 10_000;
-/// Bytes that the heap may exceed its limit by once a hook is stopped: a stop without memory could
-/// be caught, and ends the process if it rejects a promise.
+const STEPS: u32 = 10_000;
+/// Bytes that the heap may exceed its limit by once a hook is stopped.
 const SPARE_HEAP: usize = 1 << 20;
 /// The same while the engine parses code.
-const READING: usize = 8 << 20;
+const PARSER_HEAP: usize = 8 << 20;
 
 #[derive(Default)]
 pub(super) struct StepLimit {
-    engine: OnceLock<Engine>,
+    context: AtomicPtr<qjs::JSContext>,
     /// True while the gateway runs the steps, and not the hook.
-    is_passing: AtomicBool,
-    was_asked: AtomicBool,
-    has_spare: AtomicBool,
+    is_skipping: AtomicBool,
+    was_interrupted: AtomicBool,
+    is_stopped: AtomicBool,
     /// Heap limit, in bytes.
     memory: AtomicUsize,
 }
 
-struct Engine {
-    context: NonNull<qjs::JSContext>,
-    /// Function for which the engine has nothing to do.
-    nothing: qjs::JSValue,
-}
-
-#[allow(
-    unsafe_code,
-    reason = "pointers of the engine are passed with its lock"
-)]
-// SAFETY: only code that runs in the engine uses them, and it holds the engine's lock.
-unsafe impl Send for Engine {}
-#[allow(
-    unsafe_code,
-    reason = "pointers of the engine are passed with its lock"
-)]
-// SAFETY: as above.
-unsafe impl Sync for Engine {}
-
 impl StepLimit {
-    /// Starts counting steps of the engine of `ctx`.
-    pub(super) fn count(&self, ctx: &Ctx<'_>) -> rquickjs::Result<()> {
+    /// Prepares stops of the engine of `ctx`.
+    pub(super) fn prepare(&self, ctx: &Ctx<'_>) -> rquickjs::Result<()> {
         // Resolving a promise that is resolved already does nothing, and needs no frame.
         let (_promise, resolve, _reject) = ctx.promise()?;
         resolve.call::<_, ()>(())?;
-        let engine = Engine {
-            context: ctx.as_raw(),
-            nothing: resolve.as_value().as_raw(),
-        };
-        if ctx.store_userdata(NoOp(resolve)).is_err() || self.engine.set(engine).is_err() {
+        if ctx.store_userdata(NoOp(resolve)).is_err() {
             return Err(rquickjs::Exception::throw_message(
                 ctx,
                 "its steps could not be counted",
             ));
         }
+        self.context.store(ctx.as_raw().as_ptr(), Ordering::Relaxed);
         Ok(())
     }
 
@@ -79,92 +60,66 @@ impl StepLimit {
     }
 
     /// Adjusts the heap limit as the engine starts or stops parsing code.
-    pub(super) fn read(&self, is_reading: bool) {
-        let Some(engine) = self.engine.get() else {
-            return;
-        };
-        let most = self.memory.load(Ordering::Relaxed);
-        let more = if is_reading {
-            READING
-        } else if self.has_spare.load(Ordering::Relaxed) {
+    pub(super) fn set_parsing(&self, ctx: &Ctx<'_>, is_parsing: bool) {
+        let spare = if self.is_stopped.load(Ordering::Relaxed) {
             SPARE_HEAP
         } else {
             0
         };
-        engine.allow(most.saturating_add(more));
+        self.allow(ctx, if is_parsing { PARSER_HEAP } else { spare });
     }
 
     /// Returns true if the gateway ran the steps that caused the interrupt.
-    pub(super) fn are_ours(&self) -> bool {
-        let is_passing = self.is_passing.load(Ordering::Relaxed);
-        if is_passing {
-            self.was_asked.store(true, Ordering::Relaxed);
+    pub(super) fn is_skipping(&self) -> bool {
+        let is_skipping = self.is_skipping.load(Ordering::Relaxed);
+        if is_skipping {
+            self.was_interrupted.store(true, Ordering::Relaxed);
         }
-        is_passing
+        is_skipping
     }
 
-    /// Brings the next interrupt to at most `left` steps from now, at some 5 ns for each skipped
-    /// step. The caller must hold the engine's lock.
-    pub(super) fn leave(&self, left: u32) {
-        let Some(engine) = self.engine.get() else {
+    /// Has the engine interrupt its next step too, some 0.1 ms from now. Only the interrupt handler
+    /// may call this.
+    #[allow(unsafe_code, reason = "the engine calls its handler without a context")]
+    pub(super) fn interrupt_next(&self) {
+        let context = self.context.load(Ordering::Relaxed);
+        let Some(context) = NonNull::new(context) else {
             return;
         };
-        self.is_passing.store(true, Ordering::Relaxed);
-        self.was_asked.store(false, Ordering::Relaxed);
-        // Inside the interrupt handler the count has started again, so this many steps are skipped.
-        // Elsewhere an interrupt may come on the way, and as many are skipped from there.
-        let mut ahead = ALL.saturating_sub(left);
-        while ahead > 0 {
-            engine.step();
-            ahead -= 1;
-            if self.was_asked.swap(false, Ordering::Relaxed) {
-                ahead = ALL.saturating_sub(left);
+        // SAFETY: the handler is called by the engine of this context, which runs with its lock
+        // held; neither outlives this call.
+        let ctx = unsafe { Ctx::from_raw(context) };
+        if !self.is_stopped.swap(true, Ordering::Relaxed) {
+            self.allow(&ctx, SPARE_HEAP);
+        }
+        let Some(no_op) = ctx.userdata::<NoOp<'_>>() else {
+            return;
+        };
+        self.is_skipping.store(true, Ordering::Relaxed);
+        self.was_interrupted.store(false, Ordering::Relaxed);
+        // An interrupt by a step starts the count, so all steps but the last are skipped. One by a
+        // regular expression does not: a second comes on the way, and as many are skipped from
+        // there.
+        let mut left = STEPS - 1;
+        while left > 0 {
+            // Its error is the one of a full stack, and the step counts all the same.
+            let _counted = no_op.0.call::<_, ()>(());
+            left -= 1;
+            if self.was_interrupted.swap(false, Ordering::Relaxed) {
+                left = STEPS - 1;
             }
         }
-        self.is_passing.store(false, Ordering::Relaxed);
+        self.is_skipping.store(false, Ordering::Relaxed);
     }
 
-    /// Stops a hook that is over its limit. Native code that catches errors also catches the
-    /// engine's stop, as a promise does with errors of its function; so the next step is stopped
-    /// too, and each after it.
-    pub(super) fn stop(&self) {
-        if let Some(engine) = self.engine.get()
-            && !self.has_spare.swap(true, Ordering::Relaxed)
-        {
-            engine.allow(
-                self.memory
-                    .load(Ordering::Relaxed)
-                    .saturating_add(SPARE_HEAP),
-            );
-        }
-        self.leave(1);
-    }
-}
-
-#[allow(
-    unsafe_code,
-    reason = "the engine's count and its limit have no other way in while it runs"
-)]
-impl Engine {
-    fn step(&self) {
-        // SAFETY: the context lives for as long as the engine that runs, which keeps the function
-        // too; it returns `undefined`, which needs no freeing.
+    /// Lets the heap exceed its limit by this many bytes.
+    #[allow(unsafe_code, reason = "the safe function waits for the engine's lock")]
+    fn allow(&self, ctx: &Ctx<'_>, more: usize) {
+        let most = self.memory.load(Ordering::Relaxed).saturating_add(more);
+        // SAFETY: the runtime is the one of a context that lives, and this sets a number.
         unsafe {
-            qjs::JS_Call(
-                self.context.as_ptr(),
-                self.nothing,
-                qjs::JS_UNDEFINED,
-                0,
-                std::ptr::null_mut(),
-            );
-        }
-    }
-
-    fn allow(&self, bytes: usize) {
-        // SAFETY: as above, and it sets a number.
-        unsafe {
-            let runtime = qjs::JS_GetRuntime(self.context.as_ptr());
-            qjs::JS_SetMemoryLimit(runtime, bytes as qjs::size_t);
+            let runtime = qjs::JS_GetRuntime(ctx.as_raw().as_ptr());
+            qjs::JS_SetMemoryLimit(runtime, most as qjs::size_t);
         }
     }
 }

@@ -368,7 +368,7 @@ impl Shared {
                 |job: &Job| matches!(&job.what, JobKind::Settle(step, ..) if step.lane == lane.id);
             state.jobs.retain(|job| !is_of_lane(job));
             if let Some(isolate) = &lane.isolate {
-                isolate.give_up();
+                isolate.condemn();
             }
             give_way(lane.thread);
         }

@@ -72,7 +72,6 @@ pub async fn run(
         "{}",
         &SharedCapabilities::default(),
         &log,
-        &Arc::default(),
     )?;
     // Tests need no request; their runner is called like a hook.
     let call = isolate.call(nothing());

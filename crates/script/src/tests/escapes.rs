@@ -4,8 +4,8 @@
 use super::*;
 use crate::base::clock::Clock;
 
-/// Each of these turns the stop into a rejected promise, and goes on.
-const STOP_CATCHERS: [&str; 10] = [
+/// Each of these has native code catch the stop, most as a rejected promise, and goes on.
+const STOP_CATCHERS: [&str; 12] = [
     "const f = async () => { for (;;); }; for (;;) f();",
     "const f = async () => { for (;;); }; for (;;) { try { f(); } catch {} finally { try { f(); } catch {} } }",
     "for (;;) new Promise(() => { for (;;); });",
@@ -16,6 +16,8 @@ const STOP_CATCHERS: [&str; 10] = [
     "const f = () => new Promise(() => { f(); for (;;); }); for (;;) f();",
     "const g = (async function* () { for (;;) yield 1; })(); for (;;) g.next();",
     "for (;;) new Promise(() => { while (true) /(a+)+$/.test('a'.repeat(40) + 'b'); });",
+    "for (;;) new Promise(() => { /(a+)+$/.test('a'.repeat(40) + 'b'); });",
+    "class C { constructor(f) { f(() => {}, () => {}); } } for (;;) Promise.try.call(C, () => { for (;;); });",
 ];
 
 /// The heap is full to its last bytes when these are stopped.

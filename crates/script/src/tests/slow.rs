@@ -3,42 +3,42 @@
 use super::{log_line::bench_in, *};
 
 /// Counts iterations, since their time depends on the machine.
-const LOOP: &str = "const text = 'y'.repeat(800000);
+const LOOP: &str = "const text = 'y'.repeat(100000);
     export function onRequest(req, ctx) {
         if (!req.headers.has('x-loop')) return new Response('quiet');
         const turns = ctx.metrics.counter('turns');
         for (;;) { turns.inc(); text.indexOf('yx'); }
     }";
 
+/// Steps between two interrupts of the engine.
+const STEPS: u64 = 10_000;
+
 #[tokio::test]
-async fn once_one_was_stopped_late_the_next_are_stopped_early() {
+async fn a_loop_of_slow_calls_ends_at_the_first_interrupt() {
     let bench = bench_in(LOOP, Duration::from_secs(5), Isolation::Worker);
     let mut before = 0;
-    let mut turns = Vec::new();
     for _ in 0..3 {
         let failure = bench.with("x-loop").await.expect_err("it does not end");
         assert_eq!(failure.kind, FailureKind::Cpu, "{failure:?}");
         let all = bench.count("edgeway_plugin_user_turns_total{plugin=\"x\"}");
-        turns.push(all - before);
+        // Each iteration has two calls, beside the step of the loop.
+        assert!(all - before <= STEPS / 3, "{before} → {all}");
         before = all;
         bench.with("x-quiet").await.unwrap();
     }
-    assert!(turns[1].max(turns[2]) * 4 < turns[0], "{turns:?}");
 }
 
 #[tokio::test]
-async fn on_threads_one_is_stuck_and_the_next_are_stopped() {
+async fn on_threads_a_loop_of_slow_calls_holds_its_thread_and_nobody_else() {
     let bench = bench_in(LOOP, Duration::from_secs(5), Isolation::Thread);
-    let failure = bench.with("x-loop").await.expect_err("it does not end");
-    assert_eq!(failure.kind, FailureKind::Stuck, "{failure:?}");
-    // Hooks that wait for the replacement thread may time out.
-    let quiet = async { while bench.with("x-quiet").await.is_err() {} };
-    let quiet = tokio::time::timeout(Duration::from_mins(1), quiet).await;
-    quiet.expect("a thread takes its place");
     for _ in 0..3 {
         let failure = bench.with("x-loop").await.expect_err("it does not end");
-        assert_eq!(failure.kind, FailureKind::Cpu, "{failure:?}");
-        bench.with("x-quiet").await.unwrap();
+        let is_stopped = matches!(failure.kind, FailureKind::Stuck | FailureKind::Cpu);
+        assert!(is_stopped, "{failure:?}");
+        // Hooks that wait for the replacement thread may time out.
+        let quiet = async { while bench.with("x-quiet").await.is_err() {} };
+        let quiet = tokio::time::timeout(Duration::from_mins(1), quiet).await;
+        quiet.expect("a thread takes its place");
     }
 }
 

@@ -1,14 +1,14 @@
 // Code from strings, such as `new Function`. The engine parses it as if memory were unlimited, so
 // some is reserved while it parses.
 (function (host) {
-  const { room } = host;
+  const { setParsing } = host;
   const { apply, construct } = Reflect;
   const withReservedMemory = (parse) => {
-    room(true);
+    setParsing(true);
     try {
       return parse();
     } finally {
-      room(false);
+      setParsing(false);
     }
   };
   const traps = {
