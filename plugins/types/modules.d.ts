@@ -49,7 +49,7 @@ declare module 'edgeway:test' {
   }
 
   /** Result of the plugin's `fetch`: a response, or the error for which there is none. */
-  interface FetchAnswer {
+  interface FetchResponse {
     status?: number;
     headers?: { [name: string]: string };
     body?: string;
@@ -75,7 +75,7 @@ declare module 'edgeway:test' {
   export default test;
 
   /** Loads the plugin as a route does: `file`, or `./plugin.js` if absent. */
-  export function plugin(options?: { file?: string; config?: object; env?: { [name: string]: string }; fetch?: { [url: string]: FetchAnswer | FetchAnswer[] } }): Loaded;
+  export function plugin(options?: { file?: string; config?: object; env?: { [name: string]: string }; fetch?: { [url: string]: FetchResponse | FetchResponse[] } }): Loaded;
 
   type Expected = RegExp | (new (...values: any[]) => Error) | ((error: any) => boolean) | { [key: string]: unknown };
 

@@ -25,7 +25,7 @@ impl Written {
 }
 
 #[test]
-fn a_run_goes_by_the_plugins_own_matcher() {
+fn a_run_applies_the_plugins_own_matcher() {
     let written = Written::new(
         "export const config = { matcher: '/a/:path*' };
          export const proxy = () => new Response('here');",
@@ -38,7 +38,7 @@ fn a_run_goes_by_the_plugins_own_matcher() {
 }
 
 #[test]
-fn a_run_goes_by_what_the_matcher_asks_of_the_head() {
+fn a_run_applies_header_conditions_of_the_matcher() {
     let written = Written::new(
         "export const config = { matcher: [{
              source: '/a/:path*',
@@ -89,7 +89,7 @@ fn a_run_refuses_what_the_gateway_would() {
 }
 
 #[test]
-fn a_run_shows_what_was_left_undone_and_reads_a_form() {
+fn a_run_shows_failed_background_work_and_reads_a_form() {
     let written = Written::new(
         "export async function onRequest(request, ctx) {
              ctx.waitUntil(Promise.reject(new TypeError('too late')));
@@ -108,7 +108,7 @@ fn a_run_shows_what_was_left_undone_and_reads_a_form() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_fetches_from_the_origins_that_it_is_told() {
+async fn a_run_fetches_from_the_given_origins() {
     let origin = EchoOrigin::start().await;
     let url = format!("http://{}", origin.address());
     let ran = tokio::task::spawn_blocking(move || {

@@ -90,7 +90,7 @@ const LIMITS: &str = "limits: { cpu: 100ms, wall: 2s }";
 const SLOW: &str = "limits: { cpu: 100ms, wall: 2s }, on_error: continue";
 
 #[tokio::test]
-async fn a_body_is_read_and_goes_on_as_it_came() {
+async fn a_body_is_read_and_forwarded_unchanged() {
     let mut tasks = JoinSet::new();
     let backend = mirror(&mut tasks).await;
     let plugin = format!("{{ file: x/plugin.js, body: {{}}, {SLOW} }}");
@@ -130,7 +130,7 @@ async fn a_body_is_read_and_goes_on_as_it_came() {
 }
 
 #[tokio::test]
-async fn what_is_too_long_or_of_another_kind_is_not_there_and_goes_on_untouched() {
+async fn long_bodies_and_other_types_are_unavailable_and_forwarded_unchanged() {
     let mut tasks = JoinSet::new();
     let backend = mirror(&mut tasks).await;
     let plugin = format!("{{ file: x/plugin.js, body: {{ max: 4KiB }}, {SLOW} }}");
@@ -180,7 +180,7 @@ async fn what_is_too_long_or_of_another_kind_is_not_there_and_goes_on_untouched(
 }
 
 #[tokio::test]
-async fn a_client_that_waits_for_leave_gets_it() {
+async fn a_client_that_expects_100_continue_gets_it() {
     let mut tasks = JoinSet::new();
     let backend = mirror(&mut tasks).await;
     let plugin = format!("{{ file: x/plugin.js, body: {{}}, {SLOW} }}");
@@ -227,7 +227,7 @@ async fn bodies_come_by_http2_too() {
 }
 
 #[tokio::test]
-async fn a_plugin_answers_by_the_body_in_front_of_an_app() {
+async fn a_plugin_responds_by_the_body_in_front_of_an_app() {
     let app = ExpressApp::start().await;
     let text = "export async function onRequest(request) {
         if (request.method !== 'POST') return;
@@ -298,7 +298,7 @@ async fn a_plugin_answers_by_the_body_in_front_of_an_app() {
 }
 
 #[tokio::test]
-async fn nothing_is_read_before_a_client_is_known() {
+async fn no_body_is_read_before_authentication() {
     let mut tasks = JoinSet::new();
     let backend = mirror(&mut tasks).await;
     // Every method but GET is refused before the plugin runs.
@@ -315,7 +315,7 @@ async fn nothing_is_read_before_a_client_is_known() {
 }
 
 #[test]
-fn a_body_has_bounds_that_check_tells() {
+fn check_reports_the_bounds_of_a_body() {
     let folder = tempfile::tempdir().expect("there is room");
     fs::write(folder.path().join("plugin.js"), SHOWS).expect("it is ours");
     let config = folder.path().join("edgeway.yaml");

@@ -60,7 +60,7 @@ async fn claims_are_those_of_a_token_that_was_verified() {
 }
 
 #[tokio::test]
-async fn a_place_is_that_of_the_client_and_of_no_proxy() {
+async fn a_location_is_that_of_the_client_and_of_no_proxy() {
     let geo = "trusted_proxies: [127.0.0.1]\ngeo: { file: city.mmdb }";
     let gateway = showing(geo, "", "").await;
     let munich = json!({
@@ -76,7 +76,7 @@ async fn a_place_is_that_of_the_client_and_of_no_proxy() {
 }
 
 #[test]
-fn two_files_are_one_place_and_the_first_one_counts() {
+fn two_geo_files_are_merged_and_the_first_one_wins() {
     let folder = tempfile::tempdir().expect("there is room");
     let read = |name: &str, bytes: Vec<u8>| {
         let path = folder.path().join(name);
@@ -141,7 +141,7 @@ async fn a_file_that_is_replaced_is_read_by_a_reload() {
 }
 
 #[test]
-fn check_says_which_file_is_wrong() {
+fn check_names_the_invalid_file() {
     let folder = tempfile::tempdir().expect("there is room");
     let check = |geo: &str| {
         let yaml = format!(
@@ -187,7 +187,7 @@ fn check_says_which_file_is_wrong() {
 }
 
 #[test]
-fn a_run_by_hand_is_told_what_to_know() {
+fn a_manual_run_takes_claims_and_location() {
     let folder = tempfile::tempdir().expect("there is room");
     let file = folder.path().join("plugin.js");
     let text = "export const onRequest = (request, ctx) => new Response(`${ctx.jwt?.sub} ${ctx.geo?.country}`);";

@@ -251,7 +251,7 @@ fn told(file: &Path, method: &str, target: &str, more: &[String]) -> Value {
 }
 
 #[tokio::test]
-async fn a_run_says_what_a_gateway_does() {
+async fn a_run_shows_the_same_as_a_gateway() {
     let says = |what: &str| {
         std::env::var(format!("EDGEWAY_PLUGIN_RUN_{what}"))
             .ok()?

@@ -46,7 +46,7 @@ const LATE: &str = "export function onRequest(request, ctx) {
 }";
 
 #[tokio::test]
-async fn the_log_and_the_metrics_have_what_a_plugin_says() {
+async fn the_log_and_the_metrics_have_the_output_of_plugins() {
     let (_origin, gateway) = with(
         "export function onRequest(request, ctx) {
             ctx.log.warn('seen', { path: request.nextUrl.pathname, user: 'a b' });
@@ -91,7 +91,7 @@ async fn a_line_of_console_is_one_line_of_the_log() {
 }
 
 #[tokio::test]
-async fn work_is_done_behind_the_answer() {
+async fn work_is_done_after_the_response() {
     let (origin, gateway) = with(LATE, "").await;
     let answer = gateway.get("/").await;
     let id = answer.header("x-request-id").expect("each has one");
@@ -104,7 +104,7 @@ async fn work_is_done_behind_the_answer() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_stops_finishes_what_was_left_and_waits_no_longer() {
+async fn a_stopping_gateway_finishes_background_work_and_waits_no_longer() {
     let (origin, mut gateway) = with(LATE, "").await;
     gateway.get("/").await;
     gateway.signal(Signal::TERM);
@@ -129,7 +129,7 @@ const TELLS: &str = "export async function onLog(entry, ctx) {
 }";
 
 #[tokio::test]
-async fn a_line_of_the_access_log_has_what_a_plugin_tells_and_nobody_waits_for_it() {
+async fn access_log_lines_have_fields_of_plugins_and_no_request_waits() {
     let (_origin, gateway) = with(TELLS, "").await;
     let mut connection = gateway.connect().await;
     // One connection: each request gets its response while `onLog` of the previous one still runs.
@@ -162,7 +162,7 @@ async fn a_line_of_the_access_log_has_what_a_plugin_tells_and_nobody_waits_for_i
 }
 
 #[tokio::test]
-async fn the_other_format_has_the_fields_too_and_a_stop_loses_no_line() {
+async fn the_compat_format_has_the_fields_too_and_a_stop_loses_no_line() {
     let origin = EchoOrigin::start().await;
     let yaml = format!(
         "access_log: {{ file: compat.log, format: compat }}
@@ -192,7 +192,7 @@ routes: [{{ match: {{ path: '/*' }}, upstream: app, plugins: [{{ file: x/plugin.
 }
 
 #[tokio::test]
-async fn the_status_knows_each_plugin_and_its_version() {
+async fn the_status_lists_each_plugin_and_its_version() {
     let text = "export function onRequest(request) { if (request.nextUrl.pathname === '/no') throw new Error('no'); }";
     let (origin, gateway) = with(text, ", breaker: { failures: 2, clients: 1 }").await;
     gateway.get("/").await;

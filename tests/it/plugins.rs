@@ -69,7 +69,7 @@ pub(crate) async fn of(gateway: &Gateway, target: &str, headers: &[(&str, &str)]
 }
 
 #[test]
-fn each_passes_its_own_tests_and_says_how() {
+fn each_shipped_plugin_passes_its_own_tests() {
     let names = names();
     assert!(names.len() >= 8, "{names:?}");
     for name in &names {
@@ -91,7 +91,7 @@ fn each_passes_its_own_tests_and_says_how() {
 }
 
 #[tokio::test]
-async fn ab_split_gives_a_visitor_one_variant_and_the_cache_an_answer_for_each() {
+async fn ab_split_gives_a_visitor_one_variant_and_the_cache_a_response_for_each() {
     let origin = NumberedOrigin::start().await;
     let gateway = with("ab-split", origin.address(), |yaml| yaml).await;
     let first = of(&gateway, "/", &[]).await;
@@ -111,7 +111,7 @@ async fn ab_split_gives_a_visitor_one_variant_and_the_cache_an_answer_for_each()
 }
 
 #[tokio::test]
-async fn ab_split_tells_the_backend_and_clients_cannot() {
+async fn ab_split_names_the_variant_to_the_backend_and_clients_cannot() {
     let origin = EchoOrigin::start().await;
     let gateway = with("ab-split", origin.address(), |yaml| yaml).await;
     let headers = [("cookie", "ab=b"), ("x-variant", "z")];
@@ -120,7 +120,7 @@ async fn ab_split_tells_the_backend_and_clients_cannot() {
 }
 
 #[tokio::test]
-async fn bot_filter_refuses_what_says_that_it_is_one() {
+async fn bot_filter_refuses_declared_bots() {
     let origin = EchoOrigin::start().await;
     let gateway = with("bot-filter", origin.address(), |yaml| yaml).await;
     let refused = of(&gateway, "/", &[("user-agent", "sqlmap/1.8")]).await;
@@ -254,7 +254,7 @@ async fn signed_url_opens_one_folder_for_ninety_seconds() {
 }
 
 #[tokio::test]
-async fn signed_url_shares_what_the_cache_keeps_as_its_readme_says() {
+async fn signed_url_shares_stored_responses_as_its_readme_says() {
     let origin = NumberedOrigin::start().await;
     let cached = "upstream: app\n    cache: { ttl: 1min, key: { ignore_query: [token] }, anonymous_cookies: [playback] }";
     let gateway = with("signed-url", origin.address(), |yaml| {
@@ -381,7 +381,7 @@ export function onUpstreamRequest(request) {
 }
 
 #[tokio::test]
-async fn what_a_plugin_says_of_a_client_no_client_says_on_any_route() {
+async fn identity_headers_of_a_plugin_are_forged_on_no_route() {
     let origin = EchoOrigin::start().await;
     for (reserved, forged) in [
         (", identity_headers: [X-User-Id]", None),
@@ -417,7 +417,7 @@ routes:
 }
 
 #[test]
-fn check_says_where_a_plugin_is_wrong() {
+fn check_shows_where_a_plugin_is_wrong() {
     let folder = tempfile::tempdir().unwrap();
     let made = new_plugin(folder.path());
     let yaml = "listeners: [{ address: 127.0.0.1:8080 }]
@@ -444,7 +444,7 @@ routes:
 }
 
 #[test]
-fn a_config_that_a_plugins_schema_refuses_is_shown_where_it_stands() {
+fn a_config_that_a_plugins_schema_refuses_is_shown_at_its_line() {
     let folder = tempfile::tempdir().unwrap();
     let made = new_plugin(folder.path());
     let check = |config: &str| {
@@ -469,7 +469,7 @@ fn a_config_that_a_plugins_schema_refuses_is_shown_where_it_stands() {
 }
 
 #[tokio::test]
-async fn a_plugin_that_the_engine_cannot_stop_holds_nobody_if_it_has_threads() {
+async fn a_plugin_that_the_engine_cannot_stop_blocks_no_request_with_threads() {
     let yaml = "
 routes:
 - match: { path: /* }
@@ -555,7 +555,7 @@ fn a_new_plugin_passes_its_tests_and_is_never_overwritten() {
 }
 
 #[test]
-fn a_run_says_what_a_plugin_did_and_where_it_failed() {
+fn a_run_shows_what_a_plugin_did_and_where_it_failed() {
     let folder = tempfile::tempdir().unwrap();
     let made = new_plugin(folder.path());
     let file = format!("{made}/plugin.js");
@@ -628,7 +628,7 @@ fn a_run_says_what_a_plugin_did_and_where_it_failed() {
 }
 
 #[test]
-fn tests_that_fail_say_so_and_where() {
+fn failed_tests_are_reported_with_positions() {
     let folder = tempfile::tempdir().unwrap();
     let made = new_plugin(folder.path());
     let test = format!("{made}/more.test.js");
@@ -657,7 +657,7 @@ fn tests_that_fail_say_so_and_where() {
 }
 
 #[tokio::test]
-async fn what_is_fetched_anew_is_what_the_plugin_made_of_the_request() {
+async fn a_revalidation_sends_the_request_as_the_plugin_changed_it() {
     let origin = NumberedOrigin::start().await;
     let stale = [
         ("cache-control", "max-age=60, stale-while-revalidate=600"),

@@ -31,7 +31,7 @@ fn token(claims: &Value) -> String {
 }
 
 #[tokio::test]
-async fn jwt_claims_tells_the_app_what_the_token_says() {
+async fn jwt_claims_forwards_the_claims_of_the_token() {
     let app = ExpressApp::start().await;
     let gateway = with("jwt-claims", app.address(), |yaml| yaml).await;
     let seen = async |token: Option<&str>| {
@@ -56,7 +56,7 @@ async fn jwt_claims_tells_the_app_what_the_token_says() {
 }
 
 #[tokio::test]
-async fn jwt_claims_requires_what_it_is_told_to() {
+async fn jwt_claims_requires_the_configured_claims() {
     let origin = NumberedOrigin::start().await;
     let gateway = with("jwt-claims", origin.address(), |yaml| {
         yaml.replace(
@@ -78,7 +78,7 @@ async fn jwt_claims_requires_what_it_is_told_to() {
 }
 
 #[tokio::test]
-async fn geo_header_tells_the_app_where_a_visitor_is() {
+async fn geo_header_forwards_the_location_of_the_visitor() {
     let app = ExpressApp::start().await;
     let gateway = with("geo-header", app.address(), |yaml| {
         format!("trusted_proxies: [127.0.0.1]\n{yaml}")
@@ -104,7 +104,7 @@ async fn geo_header_tells_the_app_where_a_visitor_is() {
 }
 
 #[tokio::test]
-async fn geo_header_has_an_answer_for_each_country_in_the_cache() {
+async fn geo_header_has_a_stored_response_for_each_country() {
     let origin = NumberedOrigin::start().await;
     let gateway = with("geo-header", origin.address(), |yaml| {
         let cached = "upstream: app\n    cache: { ttl: 1min }";
@@ -126,7 +126,7 @@ async fn geo_header_has_an_answer_for_each_country_in_the_cache() {
 }
 
 #[tokio::test]
-async fn feature_flags_keeps_what_was_good_last() {
+async fn feature_flags_uses_the_last_valid_flags() {
     let app = ExpressApp::start().await;
     let flags = r#"{"new-search":true,"old":false,"beta":{"percent":100}}"#;
     let service = FixedOrigin::start(200, &[("content-type", "application/json")], flags).await;
@@ -181,7 +181,7 @@ async fn feature_flags_keeps_what_was_good_last() {
 }
 
 #[tokio::test]
-async fn feature_flags_goes_without_a_service() {
+async fn feature_flags_works_without_its_service() {
     let origin = EchoOrigin::start().await;
     let gateway = with("feature-flags", origin.address(), |yaml| {
         // The port is closed.

@@ -75,7 +75,7 @@ pub(super) fn functions<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<Sta
     let text = move |ctx: Ctx<'js>, call: u32| {
         s.with(&ctx, call, |call| {
             let bytes = call.input.body.bytes(&ctx)?;
-            s.pass(&ctx, bytes.len())?;
+            s.charge(&ctx, bytes.len())?;
             let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
             Ok(String::from_utf8_lossy(bytes).into_owned())
         })
@@ -85,7 +85,7 @@ pub(super) fn functions<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<Sta
     let bytes = move |ctx: Ctx<'js>, call: u32| {
         s.with(&ctx, call, |call| {
             let bytes = call.input.body.bytes(&ctx)?;
-            s.pass(&ctx, bytes.len())?;
+            s.charge(&ctx, bytes.len())?;
             ArrayBuffer::new_copy(ctx.clone(), bytes)
         })
     };

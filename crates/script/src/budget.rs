@@ -71,10 +71,10 @@ pub(super) struct CpuBudget {
     /// CPU time counted against this hook.
     used: AtomicU64,
     /// CPU time at the last reading: at the start, or at the first interrupt; zero before that.
-    looked_at: AtomicU64,
+    last_reading: AtomicU64,
     is_over: AtomicBool,
     /// Bytes processed by host functions.
-    passed: AtomicU64,
+    processed: AtomicU64,
     pub(super) steps: StepLimit,
 }
 
@@ -95,14 +95,14 @@ impl CpuBudget {
             .store(time_of(ClockId::Monotonic), Ordering::Relaxed);
         self.began.store(began, Ordering::Relaxed);
         let now = if is_counted { began } else { 0 };
-        self.looked_at.store(now, Ordering::Relaxed);
+        self.last_reading.store(now, Ordering::Relaxed);
         self.is_over.store(false, Ordering::Relaxed);
     }
 
     /// Ends the run and returns the CPU time counted against the hook so far.
     pub(super) fn leave(&self) -> Duration {
         if self.is_counted() {
-            self.look();
+            self.read_clock();
         }
         Duration::from_nanos(self.used.load(Ordering::Relaxed))
     }
@@ -114,10 +114,10 @@ impl CpuBudget {
     /// Returns true if the hook held the CPU for more than twice the limit since it was entered,
     /// even if the engine never interrupted it: its calls take long. A pause of the machine cannot
     /// be told apart from that, so time up to the limit is ignored.
-    pub(super) fn is_late(&self) -> bool {
+    pub(super) fn is_twice_over(&self) -> bool {
         let limit = self.limit.load(Ordering::Relaxed);
         // CPU time is never longer than elapsed time, and reading it takes a system call.
-        nanos(self.passed_by()) / 2 > limit && nanos(self.thread_time()) / 2 > limit
+        nanos(self.elapsed()) / 2 > limit && nanos(self.thread_time()) / 2 > limit
     }
 
     /// CPU time of this thread since the hook was entered.
@@ -127,18 +127,18 @@ impl CpuBudget {
     }
 
     /// Elapsed time since the hook was entered.
-    pub(super) fn passed_by(&self) -> Duration {
+    pub(super) fn elapsed(&self) -> Duration {
         let entered = self.entered.load(Ordering::Relaxed);
         Duration::from_nanos(time_of(ClockId::Monotonic).saturating_sub(entered))
     }
 
     fn is_counted(&self) -> bool {
-        self.looked_at.load(Ordering::Relaxed) > 0
+        self.last_reading.load(Ordering::Relaxed) > 0
     }
 
-    fn look(&self) -> u64 {
+    fn read_clock(&self) -> u64 {
         let now = thread_time().max(1);
-        let before = match self.looked_at.swap(now, Ordering::Relaxed) {
+        let before = match self.last_reading.swap(now, Ordering::Relaxed) {
             0 => now,
             before => before,
         };
@@ -165,15 +165,15 @@ impl CpuBudget {
 
     /// Counts bytes that a host function processes: to the engine each call is one step, however
     /// long it takes. Returns `false` if the hook must stop.
-    pub(super) fn passes(&self, bytes: usize) -> bool {
+    pub(super) fn charge(&self, bytes: usize) -> bool {
         let more = (bytes as u64).saturating_add(CALL);
-        let before = self.passed.fetch_add(more, Ordering::Relaxed);
+        let before = self.processed.fetch_add(more, Ordering::Relaxed);
         let is_same_piece = before / PIECE == before.wrapping_add(more) / PIECE;
         !self.is_over() && (is_same_piece || !self.is_spent())
     }
 
     fn is_spent(&self) -> bool {
-        let now = self.look();
+        let now = self.read_clock();
         let limit = self.limit.load(Ordering::Relaxed);
         let held = now.saturating_sub(self.began.load(Ordering::Relaxed));
         let is_over = self.used.load(Ordering::Relaxed) > limit || held / 2 > limit;
@@ -221,7 +221,7 @@ mod tests {
         budget.enter(limit, budget.leave(), true);
         work(limit / 2);
         assert!(budget.is_spent() && budget.is_over());
-        assert!(!budget.is_late());
+        assert!(!budget.is_twice_over());
         // A hook that resumes starts with the time that it has used.
         budget.enter(limit, limit, true);
         work(Duration::from_micros(1));
@@ -234,7 +234,7 @@ mod tests {
         let budget = CpuBudget::default();
         budget.enter(limit, Duration::ZERO, false);
         work(limit * 3);
-        assert!(budget.is_spent() && budget.is_late());
+        assert!(budget.is_spent() && budget.is_twice_over());
     }
 
     #[test]

@@ -167,7 +167,7 @@ pub fn rewritten(own: &str, url: &str, slashes: Slashes) -> Result<Box<[u8]>, Fa
 /// Result of a hook.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Output {
-    pub answer: HookResult,
+    pub result: HookResult,
     /// Changes to the request headers and to the response headers.
     pub request: Vec<HeaderChange>,
     pub response: Vec<HeaderChange>,
@@ -224,9 +224,9 @@ pub(super) struct Call {
     pub(super) entries: u32,
     /// Number of pending `ctx.waitUntil` promises, and why one was rejected.
     pub(super) promises: u32,
-    pub(super) broken: Option<Failure>,
-    /// True once the hook is over while its promises go on.
-    pub(super) is_late: bool,
+    pub(super) rejection: Option<Failure>,
+    /// True once the hook is over while its promises go on: it can change nothing any more.
+    pub(super) is_background: bool,
 }
 
 impl Call {
@@ -252,20 +252,20 @@ impl Call {
             held: Duration::ZERO,
             entries: 0,
             promises: 0,
-            broken: None,
-            is_late: false,
+            rejection: None,
+            is_background: false,
         }
     }
 
     /// Returns true if nothing is left to wait for.
     pub(super) fn is_over(&self) -> bool {
-        self.outcome.is_some() || (self.is_late && self.promises == 0)
+        self.outcome.is_some() || (self.is_background && self.promises == 0)
     }
 
-    pub(super) fn output(&mut self, answer: HookResult) -> Output {
+    pub(super) fn output(&mut self, result: HookResult) -> Output {
         let [request, response] = std::mem::take(&mut self.changes);
         Output {
-            answer,
+            result,
             request,
             response,
             status: self.status,
@@ -296,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_there_and_does_not_reach_the_engine_is_forgotten_as_well() {
+    fn results_that_do_not_reach_the_engine_are_dropped_as_well() {
         let forgotten = DroppedPromises::default();
         let mut waits = PendingOperations {
             all: Vec::new(),

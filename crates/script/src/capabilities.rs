@@ -1,4 +1,4 @@
-//! Powers of a plugin beyond its own request, as its configuration grants them.
+//! Capabilities of a plugin beyond its own request, as its configuration grants them.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -22,7 +22,7 @@ use crate::base::{
 pub const FETCH_DEADLINE: Duration = Duration::from_millis(200);
 pub const MAX_FETCHED_LEN: usize = 256 << 10;
 
-/// Powers that a plugin was granted.
+/// Capabilities that a plugin was granted.
 #[derive(Default)]
 pub struct Capabilities {
     /// Environment variables that the plugin may read, as a JSON object.
@@ -32,7 +32,7 @@ pub struct Capabilities {
     /// Metrics that the plugin defines.
     pub metrics: Arc<UserMetrics>,
     /// Runner of the plugin's `ctx.waitUntil` work.
-    pub late: WaitUntil,
+    pub wait_until: WaitUntil,
 }
 
 /// Origins that a plugin may fetch from.
@@ -41,7 +41,7 @@ pub struct FetchOrigins {
     /// Each origin with its HTTP client.
     origins: Vec<(Origin, Fetch)>,
     /// Responses that a test defines; nothing else can be fetched then.
-    answers: Option<FixtureResponses>,
+    fixtures: Option<FixtureResponses>,
     deadline: Duration,
     longest: usize,
 }
@@ -70,20 +70,20 @@ pub(super) struct FixtureResponses(
 impl FixtureResponses {
     fn next(&self, url: &str) -> Result<FetchResponse, String> {
         let mut all = self.0.lock();
-        let Some(answers) = all.get_mut(url) else {
+        let Some(fixtures) = all.get_mut(url) else {
             return Err(format!("the test has no response for `{url}`"));
         };
-        let next = if answers.len() > 1 {
-            answers.pop_front()
+        let next = if fixtures.len() > 1 {
+            fixtures.pop_front()
         } else {
-            answers.front().cloned()
+            fixtures.front().cloned()
         };
         next.unwrap_or_else(|| Err(format!("the test has no response for `{url}`")))
     }
 }
 
 impl FetchOrigins {
-    /// Creates the reach of `origins`, such as `https://flags.example.com`.
+    /// Prepares requests to `origins`, such as `https://flags.example.com`.
     ///
     /// Reads the system's CA certificates if one of them uses https.
     pub fn new(origins: &[String], deadline: Duration, longest: usize) -> Result<Self, String> {
@@ -100,17 +100,17 @@ impl FetchOrigins {
         });
         Ok(Self {
             origins: origins.collect::<Result<_, String>>()?,
-            answers: None,
+            fixtures: None,
             deadline,
             longest,
         })
     }
 
-    /// Creates a reach without a network: `answers` has the responses of each URL.
-    pub(super) fn answering(answers: FixtureResponses) -> Self {
+    /// Prepares responses without a network: `fixtures` has the responses of each URL.
+    pub(super) fn with_fixtures(fixtures: FixtureResponses) -> Self {
         Self {
             origins: Vec::new(),
-            answers: Some(answers),
+            fixtures: Some(fixtures),
             deadline: Duration::ZERO,
             longest: 0,
         }
@@ -123,8 +123,8 @@ impl FetchOrigins {
         headers: HeaderMap,
         body: Bytes,
     ) -> Result<FetchResponse, String> {
-        if let Some(answers) = &self.answers {
-            return answers.next(url);
+        if let Some(fixtures) = &self.fixtures {
+            return fixtures.next(url);
         }
         let uri: Uri = url.parse().map_err(|_| format!("invalid URL `{url}`"))?;
         let origin =
@@ -140,11 +140,11 @@ impl FetchOrigins {
         *request.method_mut() = method;
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
-        let answer = client.send_with_body(request, self.deadline, self.longest);
-        let answer = answer
+        let response = client.send_with_body(request, self.deadline, self.longest);
+        let response = response
             .await
             .map_err(|error: FetchError| error.to_string())?;
-        let (head, body) = answer.into_parts();
+        let (head, body) = response.into_parts();
         Ok(FetchResponse {
             status: head.status,
             headers: head.headers,
@@ -180,13 +180,13 @@ fn not_an_origin(text: &str) -> String {
 impl fmt::Debug for Capabilities {
     /// Omits values: some are secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Powers")
+        f.debug_struct("Capabilities")
             .field("fetch", &self.fetch)
             .finish_non_exhaustive()
     }
 }
 
-/// Powers shared by the instances of a plugin.
+/// Capabilities shared by the instances of a plugin.
 pub(super) type SharedCapabilities = Arc<Capabilities>;
 
 #[cfg(test)]
@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn origins_are_compared_as_the_web_does() {
+    fn origins_are_compared_as_on_the_web() {
         let of = |text: &str| Origin::of(&text.parse().unwrap());
         assert_eq!(of("https://A.test/x?y"), of("HTTPS://a.test:443"));
         assert_ne!(of("http://a.test"), of("https://a.test"));

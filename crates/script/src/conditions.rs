@@ -47,13 +47,13 @@ impl Conditions {
         of("has", &self.has).or_else(|| of("missing", &self.missing))
     }
 
-    pub(super) fn hold(&self, asked: &ClientRequest<'_>) -> bool {
+    pub(super) fn hold(&self, request: &ClientRequest<'_>) -> bool {
         // The plugin decides where matching gave up: it can look itself.
         let mut missing = self.missing.iter();
         self.has
             .iter()
-            .all(|each| each.is_met(asked) != Some(false))
-            && missing.all(|each| each.is_met(asked) != Some(true))
+            .all(|each| each.is_met(request) != Some(false))
+            && missing.all(|each| each.is_met(request) != Some(true))
     }
 }
 
@@ -75,8 +75,8 @@ enum Place {
 
 impl Condition {
     /// Returns `None` if matching gave up.
-    fn is_met(&self, asked: &ClientRequest<'_>) -> Option<bool> {
-        match (self.place.value(asked), &self.value) {
+    fn is_met(&self, request: &ClientRequest<'_>) -> Option<bool> {
+        match (self.place.value(request), &self.value) {
             (None, _) => Some(false),
             (Some(_), None) => Some(true),
             (Some(value), Some(regex)) => regex.is_match(&*value).ok(),
@@ -86,12 +86,12 @@ impl Condition {
 
 impl Place {
     /// Returns the value at this place; an empty value counts as absent.
-    fn value<'r>(&self, asked: &'r ClientRequest<'_>) -> Option<Cow<'r, str>> {
+    fn value<'r>(&self, request: &'r ClientRequest<'_>) -> Option<Cow<'r, str>> {
         let value = match self {
-            Self::Header(name, mark) => header(asked.headers, name, *mark)?,
-            Self::Cookie(name) => cookie(asked.headers, name)?,
-            Self::Query(name) => return parameter(query_of(asked.target)?, name),
-            Self::Host => Cow::Borrowed(&*asked.host),
+            Self::Header(name, mark) => header(request.headers, name, *mark)?,
+            Self::Cookie(name) => cookie(request.headers, name)?,
+            Self::Query(name) => return parameter(query_of(request.target)?, name),
+            Self::Host => Cow::Borrowed(&*request.host),
         };
         Some(value).filter(|value| !value.is_empty())
     }
@@ -289,25 +289,25 @@ mod tests {
         take(&mut entry)
     }
 
-    /// `asked` is the query, then header lines.
+    /// `request` is the query, then header lines.
     #[track_caller]
-    fn assert_hold(written: &Value, asked: &[&str], expected: bool) {
+    fn assert_hold(written: &Value, request: &[&str], expected: bool) {
         let conditions = conditions(written.clone()).unwrap().unwrap();
         let mut headers = HeaderMap::new();
-        for line in &asked[1..] {
+        for line in &request[1..] {
             let (name, value) = line.split_once(": ").unwrap();
             let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
             // Each character is one byte.
             let value: Vec<u8> = value.chars().map(|c| u8::try_from(c).unwrap()).collect();
             headers.append(name, HeaderValue::from_bytes(&value).unwrap());
         }
-        let target = format!("/a{}", asked[0]);
-        let asked = ClientRequest {
+        let target = format!("/a{}", request[0]);
+        let request = ClientRequest {
             headers: &headers,
             target: target.as_bytes(),
             host: Cow::Borrowed("shop.test"),
         };
-        assert_eq!(conditions.hold(&asked), expected, "{written} {asked:?}");
+        assert_eq!(conditions.hold(&request), expected, "{written} {request:?}");
     }
 
     fn one(kind: &str, key: &str, value: Option<&str>) -> Value {
@@ -317,15 +317,15 @@ mod tests {
     #[track_caller]
     fn assert_met(condition: &Value, yes: &[&[&str]], no: &[&[&str]]) {
         for (all, is_met) in [(yes, true), (no, false)] {
-            for asked in all {
-                assert_hold(&json!({ "has": [condition] }), asked, is_met);
-                assert_hold(&json!({ "missing": [condition] }), asked, !is_met);
+            for request in all {
+                assert_hold(&json!({ "has": [condition] }), request, is_met);
+                assert_hold(&json!({ "missing": [condition] }), request, !is_met);
             }
         }
     }
 
     #[test]
-    fn a_header_is_there_or_is_like_its_value() {
+    fn a_header_exists_or_matches_its_value() {
         assert_met(
             &one("header", "X-A", None),
             &[&["", "x-a: 1"], &["", "x-a: ", "x-a: "], &["", "x-a: é"]],
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_like_its_value() {
+    fn a_host_matches_its_value() {
         let host = |value: &str| json!({ "type": "host", "value": value });
         assert_met(&host("shop\\.test"), &[&[""]], &[]);
         assert_met(&host("(?<name>.*)\\.test"), &[&[""]], &[]);
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn all_are_had_and_none_may_be_there() {
+    fn all_of_has_and_none_of_missing_must_match() {
         let prefetch = json!({ "missing": [
             { "type": "header", "key": "next-router-prefetch" },
             { "type": "header", "key": "purpose", "value": "prefetch" },
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_hard_to_tell_is_for_the_plugin() {
+    fn undecided_conditions_run_the_plugin() {
         let hard = one("query", "a", Some("(?:(?!x)(?:a|aa))*c"));
         let query = format!("?a={}b", "a".repeat(100));
         assert_hold(&json!({ "has": [hard] }), &[&query], true);
@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_condition_is_said() {
+    fn invalid_conditions_are_reported() {
         for (list, why) in [
             (json!({ "type": "header", "key": "a" }), "a list, such as"),
             (json!(["header"]), "not an object such as"),
@@ -504,8 +504,11 @@ mod tests {
             ),
         ] {
             for key in ["has", "missing"] {
-                let said = conditions(json!({ key: list })).unwrap_err();
-                assert!(said.contains(why) && said.contains(key), "{list}: {said}");
+                let message = conditions(json!({ key: list })).unwrap_err();
+                assert!(
+                    message.contains(why) && message.contains(key),
+                    "{list}: {message}"
+                );
             }
         }
         assert!(

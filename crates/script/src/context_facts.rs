@@ -13,7 +13,7 @@ use crate::base::geo::ClientLocation;
 pub struct ContextFacts {
     /// Claims of a verified token.
     pub claims: Option<Arc<Map<String, Value>>>,
-    pub place: Option<ClientLocation>,
+    pub location: Option<ClientLocation>,
 }
 
 /// Adds the functions that read these facts to `host`.
@@ -27,11 +27,11 @@ pub(super) fn functions<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<Sta
     };
     host.set("claims", Function::new(ctx.clone(), claims)?)?;
     let s = Arc::clone(state);
-    let place = move |ctx: Ctx<'js>, call: u32| {
+    let location = move |ctx: Ctx<'js>, call: u32| {
         s.with(&ctx, call, |call| {
-            let place = call.input.known.place.as_ref();
-            Ok(place.and_then(|place| place.json().map(str::to_owned)))
+            let location = call.input.known.location.as_ref();
+            Ok(location.and_then(|location| location.json().map(str::to_owned)))
         })
     };
-    host.set("place", Function::new(ctx.clone(), place)?)
+    host.set("location", Function::new(ctx.clone(), location)?)
 }

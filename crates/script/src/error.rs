@@ -97,12 +97,12 @@ impl Failure {
     pub(super) fn of(error: CaughtError<'_>) -> Self {
         match error {
             CaughtError::Exception(exception) => {
-                let told = |what: &str| {
+                let property = |what: &str| {
                     let text = exception.as_object().get::<_, Option<UsvString>>(what);
                     text.ok().flatten().map(|text| text.0)
                 };
-                let name = told("name");
-                let mut message = told("message").unwrap_or_default();
+                let name = property("name");
+                let mut message = property("message").unwrap_or_default();
                 let is_memory = message == "out of memory";
                 if let Some(hint) = hints::of(&message) {
                     message.push_str(": ");
@@ -119,7 +119,7 @@ impl Failure {
                         Some(name) => format!("{name}: {message}"),
                         None => message,
                     }),
-                    stack: cut(told("stack").unwrap_or_default().trim_end().to_owned()),
+                    stack: cut(property("stack").unwrap_or_default().trim_end().to_owned()),
                 }
             }
             CaughtError::Value(value) => {

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_matched_is_said() {
+    fn unsupported_expressions_are_reported() {
         for wrong in ["(", "[a", "\\cA", "\\ud83d", "a**b(", "(?<é"] {
             let why = anchored(wrong).unwrap_err();
             assert!(

@@ -65,12 +65,12 @@ pub(super) trait Log: Send + Sync {
     fn line(&self, level: Level, text: &str);
 
     /// Writes a line of `ctx.log`.
-    fn said(&self, said: &PluginLogLine<'_>) {
-        self.line(said.level, &said.line());
+    fn request_line(&self, line: &PluginLogLine<'_>) {
+        self.line(line.level, &line.line());
     }
 
     /// Reports failed `ctx.waitUntil` work.
-    fn left_undone(&self, plugin: &str, request_id: &str, failure: &Failure) {
+    fn background_failed(&self, plugin: &str, request_id: &str, failure: &Failure) {
         log::warn!(
             plugin = plugin, hook = "waitUntil", kind = failure.kind.word(),
             request_id = request_id, error:% = failure;
@@ -102,8 +102,8 @@ impl State {
     }
 
     /// Counts bytes that a host function processes, see [`CpuBudget::passes`].
-    pub(super) fn pass(&self, ctx: &Ctx<'_>, bytes: usize) -> Result<()> {
-        values::pass(ctx, &self.budget, bytes)
+    pub(super) fn charge(&self, ctx: &Ctx<'_>, bytes: usize) -> Result<()> {
+        values::charge(ctx, &self.budget, bytes)
     }
 
     /// Returns the strings of an array, within bounds.
@@ -117,7 +117,7 @@ impl State {
         ctx: &Ctx<'_>,
         work: impl Future<Output = OperationResult> + Send + 'static,
     ) -> Result<u32> {
-        self.pass(ctx, 0)?;
+        self.charge(ctx, 0)?;
         let mut running = self.call.lock();
         let Some(call) = running.as_deref_mut() else {
             return Err(Exception::throw_type(
@@ -142,7 +142,7 @@ impl State {
         id: u32,
         what: impl FnOnce(&mut Call) -> Result<T>,
     ) -> Result<T> {
-        self.pass(ctx, 0)?;
+        self.charge(ctx, 0)?;
         let mut running = self.call.lock();
         match running.as_deref_mut() {
             Some(call) if call.id == id => what(call),
@@ -154,8 +154,8 @@ impl State {
 impl Call {
     /// Refuses changes once the hook is over: changes would have no effect, though the hook's work
     /// goes on.
-    fn still(&self, ctx: &Ctx<'_>) -> Result<()> {
-        if self.is_late {
+    fn can_change(&self, ctx: &Ctx<'_>) -> Result<()> {
+        if self.is_background {
             return Err(Exception::throw_type(ctx, "this request has ended"));
         }
         Ok(())
@@ -166,7 +166,7 @@ impl Call {
 pub(super) fn functions<'js>(
     ctx: &Ctx<'js>,
     state: &Arc<State>,
-    given: &SharedCapabilities,
+    capabilities: &SharedCapabilities,
 ) -> Result<Object<'js>> {
     let host = Object::new(ctx.clone())?;
     headers(ctx, &host, state)?;
@@ -178,8 +178,8 @@ pub(super) fn functions<'js>(
     let set_parsing = move |ctx: Ctx<'js>, is_parsing| s.budget.steps.set_parsing(&ctx, is_parsing);
     host.set("setParsing", Function::new(ctx.clone(), set_parsing)?)?;
     values::functions(ctx, &host, &state.budget)?;
-    host_functions::functions(ctx, &host, state, given)?;
-    log_line::functions(ctx, &host, state, given)?;
+    host_functions::functions(ctx, &host, state, capabilities)?;
+    log_line::functions(ctx, &host, state, capabilities)?;
     Ok(host)
 }
 
@@ -187,11 +187,11 @@ fn headers<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resul
     let s = Arc::clone(state);
     let get = move |ctx: Ctx<'js>, head: u32, UsvString(name): UsvString| {
         let (call, which) = head_of(head);
-        s.pass(&ctx, name.len())?;
+        s.charge(&ctx, name.len())?;
         let joined = s.with(&ctx, call, |call| Ok(joined(&call.heads[which], &name)))?;
         match joined {
             Some(text) => {
-                s.pass(&ctx, text.len())?;
+                s.charge(&ctx, text.len())?;
                 text.into_js(&ctx)
             }
             None => Ok(Value::new_null(ctx)),
@@ -202,7 +202,7 @@ fn headers<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resul
     let all = move |ctx: Ctx<'js>, head: u32| {
         let (call, which) = head_of(head);
         let all = s.with(&ctx, call, |call| Ok(flat(&call.heads[which])))?;
-        s.pass(&ctx, all.iter().map(String::len).sum())?;
+        s.charge(&ctx, all.iter().map(String::len).sum())?;
         Result::Ok(all)
     };
     host.set("headerAll", Function::new(ctx.clone(), all)?)?;
@@ -213,13 +213,13 @@ fn headers<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resul
                        UsvString(name): UsvString,
                        value: Opt<UsvString>| {
         let (call, which) = head_of(head);
-        s.pass(&ctx, name.len())?;
+        s.charge(&ctx, name.len())?;
         let name = header_name(&ctx, &name)?;
         let change = match how {
             0 => HeaderChange::Delete(name),
             how => {
                 let value = value.0.map(|value| value.0).unwrap_or_default();
-                s.pass(&ctx, value.len())?;
+                s.charge(&ctx, value.len())?;
                 let value = header_value(&ctx, &value)?;
                 if how == 1 {
                     HeaderChange::Set(name, value)
@@ -229,7 +229,7 @@ fn headers<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resul
             }
         };
         s.with(&ctx, call, |call| {
-            call.still(&ctx)?;
+            call.can_change(&ctx)?;
             if call.changes[which].len() >= MAX_HEADERS {
                 let why = format!("a hook can change at most {MAX_HEADERS} headers");
                 return Err(Exception::throw_range(&ctx, &why));
@@ -321,12 +321,12 @@ fn facts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<
     host.set("sleep", Function::new(ctx.clone(), sleep)?)?;
     let s = Arc::clone(state);
     let log = move |ctx: Ctx<'js>, at: u8, UsvString(text): UsvString| {
-        s.pass(&ctx, text.len())?;
+        s.charge(&ctx, text.len())?;
         let end = text.floor_char_boundary(MAX_LINE_LEN);
         s.log.line(level(at), &text[..end]);
         Result::Ok(())
     };
-    host.set("log", Function::new(ctx.clone(), log)?)
+    host.set("consoleLine", Function::new(ctx.clone(), log)?)
 }
 
 pub(super) fn level(at: u8) -> Level {
@@ -343,14 +343,14 @@ fn outcome<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resul
     let status = move |ctx: Ctx<'js>, call: u32, status: u16| {
         let status = status_of(&ctx, status)?;
         s.with(&ctx, call, |call| {
-            call.still(&ctx)?;
+            call.can_change(&ctx)?;
             call.status = Some(status);
             Ok(())
         })
     };
     host.set("status", Function::new(ctx.clone(), status)?)?;
     let s = Arc::clone(state);
-    let done = move |ctx: Ctx<'js>, call: u32, kind: u8, text: Opt<UsvString>| {
+    let finish = move |ctx: Ctx<'js>, call: u32, kind: u8, text: Opt<UsvString>| {
         let text = text.0.map(|text| text.0).unwrap_or_default();
         if text.len() > MAX_LOGGED_LEN {
             let what = if kind == 1 {
@@ -361,24 +361,24 @@ fn outcome<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resul
             let why = format!("{what} can have at most {MAX_LOGGED_LEN} bytes");
             return Err(Exception::throw_range(&ctx, &why));
         }
-        let answer = match kind {
+        let result = match kind {
             0 => HookResult::Nothing,
             1 => HookResult::Rewrite(text),
             2 => HookResult::Text(text),
             _ => HookResult::Json(text),
         };
         s.with(&ctx, call, |call| {
-            call.outcome.get_or_insert(Ok(answer));
+            call.outcome.get_or_insert(Ok(result));
             Ok(())
         })
     };
-    host.set("done", Function::new(ctx.clone(), done)?)?;
+    host.set("finish", Function::new(ctx.clone(), finish)?)?;
     let s = Arc::clone(state);
     let respond =
         move |ctx: Ctx<'js>, call: u32, status: u16, headers: Array<'js>, body: Value<'js>| {
-            let body = few_bytes(&body, MAX_RESPONSE_LEN);
+            let body = bounded_bytes(&body, MAX_RESPONSE_LEN);
             // The body was processed even if it is too long.
-            s.pass(&ctx, body.as_ref().map_or(MAX_RESPONSE_LEN, Bytes::len))?;
+            s.charge(&ctx, body.as_ref().map_or(MAX_RESPONSE_LEN, Bytes::len))?;
             let response = Response {
                 status: status_of(&ctx, status)?,
                 headers: map(&ctx, &s.texts(&ctx, &headers)?)?,
@@ -390,8 +390,8 @@ fn outcome<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resul
                 })?,
             };
             s.with(&ctx, call, |call| {
-                let answer = HookResult::Response(Box::new(response));
-                call.outcome.get_or_insert(Ok(answer));
+                let result = HookResult::Response(Box::new(response));
+                call.outcome.get_or_insert(Ok(result));
                 Ok(())
             })
         };
@@ -428,7 +428,7 @@ pub(super) fn map(ctx: &Ctx<'_>, flat: &[String]) -> Result<HeaderMap> {
 
 /// Returns the bytes of a string, a buffer or a view of one; `Err` if there are more than `most`,
 /// which are not copied.
-pub(super) fn few_bytes(value: &Value<'_>, most: usize) -> std::result::Result<Bytes, ()> {
+pub(super) fn bounded_bytes(value: &Value<'_>, most: usize) -> std::result::Result<Bytes, ()> {
     if let Some(text) = value.as_string() {
         if usv_string::length(text) > most {
             return Err(());

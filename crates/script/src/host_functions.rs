@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{
     capabilities::{Capabilities, SharedCapabilities},
-    host::{MAX_HEADER_LEN, State, few_bytes, flat, map},
+    host::{MAX_HEADER_LEN, State, bounded_bytes, flat, map},
     kv,
     usv_string::{self, UsvString, length},
 };
@@ -42,25 +42,25 @@ pub(super) fn functions<'js>(
     ctx: &Ctx<'js>,
     host: &Object<'js>,
     state: &Arc<State>,
-    given: &SharedCapabilities,
+    capabilities: &SharedCapabilities,
 ) -> Result<()> {
-    let (s, given_kv) = (Arc::clone(state), Arc::clone(given));
+    let (s, shared) = (Arc::clone(state), Arc::clone(capabilities));
     let kv = move |ctx: Ctx<'js>,
                    what: String,
                    key: rquickjs::String<'js>,
                    value: Opt<Option<rquickjs::String<'js>>>,
                    by: Opt<i64>,
                    millis: Opt<f64>| {
-        if given_kv.kv.is_none() {
+        if shared.kv.is_none() {
             let why =
                 "this plugin has no kv: write `kv: memory` or `kv: redis` in its configuration";
             return Err(Exception::throw_type(&ctx, why));
         }
-        let powers = Arc::clone(&given_kv);
+        let capabilities = Arc::clone(&shared);
         let value = value.0.flatten();
         // Before they are copied out of its own heap.
         let (long, more) = (length(&key), value.as_ref().map_or(0, length));
-        s.pass(&ctx, long.saturating_add(more))?;
+        s.charge(&ctx, long.saturating_add(more))?;
         kv::fits(long, more).map_err(|why| Exception::throw_message(&ctx, &why))?;
         let key = usv_string::read(&key)?;
         let value = value.map_or_else(|| Ok(String::new()), |value| usv_string::read(&value))?;
@@ -68,22 +68,22 @@ pub(super) fn functions<'js>(
         let time = time.and_then(|millis| Duration::try_from_secs_f64(millis / 1000.0).ok());
         let by = by.0.unwrap_or(1);
         s.wait(&ctx, async move {
-            remember(&powers, &what, &key, value, by, time).await
+            kv_operation(&capabilities, &what, &key, value, by, time).await
         })
     };
     host.set("kv", Function::new(ctx.clone(), kv)?)?;
-    let (s, given) = (Arc::clone(state), Arc::clone(given));
+    let (s, capabilities) = (Arc::clone(state), Arc::clone(capabilities));
     let fetch = move |ctx: Ctx<'js>,
                       UsvString(method): UsvString,
                       url: rquickjs::String<'js>,
                       headers: Array<'js>,
                       body: Value<'js>| {
-        if given.fetch.is_none() {
+        if capabilities.fetch.is_none() {
             let why = "this plugin may not fetch: list origins in `fetch` of its configuration";
             return Err(Exception::throw_type(&ctx, why));
         }
         let long = length(&url);
-        s.pass(&ctx, long)?;
+        s.charge(&ctx, long)?;
         if long > MAX_HEADER_LEN {
             let why = format!("a URL to fetch can have at most {MAX_HEADER_LEN} bytes");
             return Err(Exception::throw_type(&ctx, &why));
@@ -98,28 +98,28 @@ pub(super) fn functions<'js>(
             headers.remove(name);
         }
         // The body is processed even if it is too long.
-        s.pass(&ctx, MAX_BODY_LEN)?;
-        let body = few_bytes(&body, MAX_BODY_LEN).map_err(|()| {
+        s.charge(&ctx, MAX_BODY_LEN)?;
+        let body = bounded_bytes(&body, MAX_BODY_LEN).map_err(|()| {
             let why = format!("a body to fetch with can have at most {MAX_BODY_LEN} bytes");
             Exception::throw_type(&ctx, &why)
         })?;
-        let powers = Arc::clone(&given);
+        let capabilities = Arc::clone(&capabilities);
         s.wait(&ctx, async move {
-            ask(&powers, method, &url, headers, body).await
+            send(&capabilities, method, &url, headers, body).await
         })
     };
     host.set("fetch", Function::new(ctx.clone(), fetch)?)
 }
 
-async fn remember(
-    powers: &Capabilities,
+async fn kv_operation(
+    capabilities: &Capabilities,
     what: &str,
     key: &str,
     value: String,
     by: i64,
     time: Option<Duration>,
 ) -> std::result::Result<String, String> {
-    let Some(kv) = &powers.kv else {
+    let Some(kv) = &capabilities.kv else {
         return Err("this plugin has no kv".to_owned());
     };
     let json = match what {
@@ -137,24 +137,24 @@ async fn remember(
     Ok(json.to_string())
 }
 
-async fn ask(
-    powers: &Capabilities,
+async fn send(
+    capabilities: &Capabilities,
     method: Method,
     url: &str,
     headers: http::HeaderMap,
     body: Bytes,
 ) -> std::result::Result<String, String> {
-    let Some(reach) = &powers.fetch else {
+    let Some(origins) = &capabilities.fetch else {
         return Err("this plugin may not fetch".to_owned());
     };
-    let fetched = reach.fetch(method, url, headers, body).await?;
+    let fetched = origins.fetch(method, url, headers, body).await?;
     // As text: JSON cannot carry bytes, and base64 of large responses costs more than it helps.
     let text = String::from_utf8(fetched.body.to_vec())
         .map_err(|_| format!("the response of `{url}` is not UTF-8 text"))?;
-    let answer = json!({
+    let response = json!({
         "status": fetched.status.as_u16(),
         "headers": flat(&fetched.headers),
         "body": text,
     });
-    Ok(answer.to_string())
+    Ok(response.to_string())
 }

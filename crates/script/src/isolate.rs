@@ -33,8 +33,8 @@ const WEB: [(&str, &str); 11] = [
     ("edgeway/body.js", include_str!("web/body.js")),
     ("edgeway/next.js", include_str!("web/next.js")),
     ("edgeway/hooks.js", include_str!("web/hooks.js")),
-    ("edgeway/reach.js", include_str!("web/reach.js")),
-    ("edgeway/words.js", include_str!("web/words.js")),
+    ("edgeway/fetch.js", include_str!("web/fetch.js")),
+    ("edgeway/output.js", include_str!("web/output.js")),
 ];
 
 /// Entry of a hook from which its time is counted from the start: most hooks are entered less
@@ -80,7 +80,7 @@ impl Isolate {
         source: &Arc<Source>,
         limits: HookLimits,
         config: &str,
-        given: &SharedCapabilities,
+        capabilities: &SharedCapabilities,
         log: &Arc<dyn Log>,
     ) -> Result<Self, Failure> {
         let out_of_memory =
@@ -103,7 +103,7 @@ impl Isolate {
             budget.enter(limits.load, Duration::ZERO, false);
             let prepared = budget.steps.prepare(&ctx);
             prepared.catch(&ctx).map_err(Failure::of)?;
-            load(&ctx, source, config, given, &state, &budget)
+            load(&ctx, source, config, capabilities, &state, &budget)
                 .catch(&ctx)
                 .map_err(Failure::of)
         });
@@ -171,7 +171,7 @@ impl Isolate {
     pub(super) fn begin(&self, call: Box<Call>, hook: Hook) -> Box<Call> {
         let input = &call.input;
         let status = input.response.as_ref().map(|(status, _)| status.as_u16());
-        let told = input
+        let detail = input
             .entry
             .clone()
             .map(Cow::Owned)
@@ -179,8 +179,8 @@ impl Isolate {
         self.enter(call, |entry, call| {
             let begin = entry.begin[hook as usize].as_ref();
             let Some(begin) = begin else { return Ok(true) };
-            let is_over = match told {
-                Some(told) => begin.call::<_, Option<bool>>((call, status, &*told))?,
+            let is_over = match detail {
+                Some(detail) => begin.call::<_, Option<bool>>((call, status, &*detail))?,
                 None => begin.call::<_, Option<bool>>((call, status))?,
             };
             Ok(is_over == Some(true))
@@ -196,21 +196,21 @@ impl Isolate {
     ) -> Box<Call> {
         call.waiting.settling = None;
         self.enter(call, |entry, _| {
-            let (is_kept, json) = match settled {
+            let (is_fulfilled, json) = match settled {
                 Ok(json) => (true, json),
                 Err(why) => (false, why),
             };
-            entry.settle.call::<_, ()>((promise, is_kept, json))?;
+            entry.settle.call::<_, ()>((promise, is_fulfilled, json))?;
             Ok(false)
         })
     }
 
-    /// Runs a part of a call in the engine, and all jobs that follow from it. `what` returns true
+    /// Runs a part of a call in the engine, and all jobs that follow from it. `run` returns true
     /// if the hook is over and wants nothing.
     fn enter(
         &self,
         mut call: Box<Call>,
-        what: impl FnOnce(&Entry<'_>, u32) -> rquickjs::Result<bool>,
+        run: impl FnOnce(&Entry<'_>, u32) -> rquickjs::Result<bool>,
     ) -> Box<Call> {
         call.entries = call.entries.saturating_add(1);
         // On a thread of its own a clock costs little beside getting there, and a hook that calls
@@ -232,7 +232,7 @@ impl Isolate {
             *state.call.lock() = Some(call);
             self.budget.enter(self.limits.cpu, used, is_counted);
             let outcome = match &entry {
-                Some(entry) => what(entry, id).catch(&ctx).map_err(Failure::of),
+                Some(entry) => run(entry, id).catch(&ctx).map_err(Failure::of),
                 None => Err(Failure::load("it has no entry")),
             };
             drop(entry);
@@ -253,12 +253,12 @@ impl Isolate {
             call.held += self.budget.thread_time();
         }
         // Waiting in between does not reduce it.
-        let is_late = self.budget.is_late() || call.held / 2 > self.limits.cpu;
-        if self.budget.is_over() || is_over || is_late {
+        let is_twice_over = self.budget.is_twice_over() || call.held / 2 > self.limits.cpu;
+        if self.budget.is_over() || is_over || is_twice_over {
             let most = self.limits.cpu;
             let why = format!("it used more than {most:?} of CPU time");
             call.outcome = Some(Err(Failure::new(FailureKind::Cpu, why)));
-        } else if self.budget.passed_by() > self.limits.wall {
+        } else if self.budget.elapsed() > self.limits.wall {
             let most = self.limits.wall;
             let why = format!("it did not end within {most:?}");
             call.outcome = Some(Err(Failure::new(FailureKind::Wall, why)));
@@ -284,17 +284,17 @@ fn load<'js>(
     ctx: &Ctx<'js>,
     source: &Source,
     config: &str,
-    given: &SharedCapabilities,
+    capabilities: &SharedCapabilities,
     state: &Arc<State>,
     budget: &CpuBudget,
 ) -> rquickjs::Result<Exports> {
-    let host = host::functions(ctx, state, given)?;
+    let host = host::functions(ctx, state, capabilities)?;
     let web = Object::new(ctx.clone())?;
     web.set("config", ctx.json_parse(config)?)?;
-    let env = if given.env.is_empty() {
+    let env = if capabilities.env.is_empty() {
         "{}"
     } else {
-        &given.env
+        &capabilities.env
     };
     web.set("env", ctx.json_parse(env)?)?;
     for (name, text) in WEB {

@@ -146,8 +146,8 @@ impl Kv {
             }
             Store::Redis(remote) => {
                 let key = remote.key(key);
-                let gone = remote.redis.run::<u64>(&key, cmd("DEL").arg(&key)).await;
-                gone.map(drop).map_err(unavailable)
+                let removed = remote.redis.run::<u64>(&key, cmd("DEL").arg(&key)).await;
+                removed.map(drop).map_err(unavailable)
             }
         }
     }
@@ -280,8 +280,8 @@ impl Values {
     }
 
     fn remove(&mut self, key: &str) {
-        if let Some(gone) = self.all.remove(key) {
-            self.bytes -= key.len() + gone.text.len();
+        if let Some(removed) = self.all.remove(key) {
+            self.bytes -= key.len() + removed.text.len();
         }
     }
 
@@ -308,7 +308,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn values_are_there_for_their_time() {
+    async fn values_exist_until_their_ttl() {
         let clock = Clock::test();
         let kv = Kv::memory(Arc::new(Memory::new(&clock)));
         let second = Some(Duration::from_secs(1));
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn there_is_room_for_so_much_and_no_more() {
+    async fn keys_and_bytes_are_bounded() {
         let clock = Clock::test();
         let memory = Arc::new(Memory::new(&clock));
         let kv = Kv::memory(Arc::clone(&memory));
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_refused_leaves_the_old_value() {
+    async fn a_refused_put_leaves_the_old_value() {
         let kv = Kv::memory(Arc::new(Memory::new(&Clock::test())));
         kv.put("00000000", "old".into(), None).await.unwrap();
         let large = "x".repeat(MAX_VALUE_LEN - 8);
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_time_that_no_clock_counts_is_for_good() {
+    async fn a_ttl_beyond_the_clock_means_for_ever() {
         let clock = Clock::test();
         let kv = Kv::memory(Arc::new(Memory::new(&clock)));
         let times = [Duration::MAX, Duration::from_secs(u64::MAX >> 1)];
@@ -387,7 +387,7 @@ mod tests {
 
     /// Invariant: two plugins have no key in common, whatever their names and keys.
     #[test]
-    fn no_key_of_a_plugin_is_one_of_another() {
+    fn no_plugin_uses_keys_of_another() {
         let seed = fastrand::u64(..);
         println!("seed {seed}");
         let mut random = fastrand::Rng::with_seed(seed);
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn one_name_is_of_one_file() {
+    fn one_name_belongs_to_one_file() {
         let folder = tempfile::tempdir().unwrap();
         let [one, other] = ["one.js", "other.js"].map(|name| folder.path().join(name));
         std::fs::write(&one, "").unwrap();
@@ -437,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_many_count_for_the_first_time_lose_nothing() {
+    fn concurrent_first_increments_lose_nothing() {
         const THREADS: usize = 4;
         const KEYS: usize = 2000;
         let memory = Memory::new(&Clock::test());

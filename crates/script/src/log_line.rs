@@ -46,15 +46,15 @@ pub(super) fn functions<'js>(
     ctx: &Ctx<'js>,
     host: &Object<'js>,
     state: &Arc<State>,
-    given: &SharedCapabilities,
+    capabilities: &SharedCapabilities,
 ) -> Result<()> {
     let s = Arc::clone(state);
-    let say =
+    let log_line =
         move |ctx: Ctx<'js>, call: u32, at: u8, UsvString(text): UsvString, flat: Array<'js>| {
-            s.pass(&ctx, text.len())?;
+            s.charge(&ctx, text.len())?;
             let fields = fields(&ctx, s.texts(&ctx, &flat)?)?;
             let id = s.with(&ctx, call, |call| Ok(call.input.request_id.clone()))?;
-            s.log.said(&PluginLogLine {
+            s.log.request_line(&PluginLogLine {
                 level: level(at),
                 request_id: &id,
                 text: &one_line(&text),
@@ -62,14 +62,14 @@ pub(super) fn functions<'js>(
             });
             Result::Ok(())
         };
-    host.set("say", Function::new(ctx.clone(), say)?)?;
-    let (s, metrics) = (Arc::clone(state), Arc::clone(given));
+    host.set("logLine", Function::new(ctx.clone(), log_line)?)?;
+    let (s, metrics) = (Arc::clone(state), Arc::clone(capabilities));
     let count = move |ctx: Ctx<'js>,
                       kind: u8,
                       UsvString(name): UsvString,
                       labels: Array<'js>,
                       value: f64| {
-        s.pass(&ctx, name.len())?;
+        s.charge(&ctx, name.len())?;
         let labels = s.texts(&ctx, &labels)?;
         let kind = match kind {
             0 => UserKind::Counter,
@@ -78,13 +78,13 @@ pub(super) fn functions<'js>(
         let counted = metrics.metrics.count(kind, &name, pairs(labels), value);
         counted.map_err(|why| Exception::throw_type(&ctx, &why))
     };
-    host.set("count", Function::new(ctx.clone(), count)?)?;
+    host.set("countMetric", Function::new(ctx.clone(), count)?)?;
     promises(ctx, host, state)
 }
 
 fn promises<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<()> {
     let s = Arc::clone(state);
-    let promise = move |ctx: Ctx<'js>, call: u32| {
+    let add = move |ctx: Ctx<'js>, call: u32| {
         s.with(&ctx, call, |call| {
             if call.promises >= MAX_PROMISES {
                 let why =
@@ -95,19 +95,19 @@ fn promises<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resu
             Ok(())
         })
     };
-    host.set("promise", Function::new(ctx.clone(), promise)?)?;
+    host.set("addPromise", Function::new(ctx.clone(), add)?)?;
     let s = Arc::clone(state);
-    let kept = move |ctx: Ctx<'js>, call: u32| {
+    let fulfilled = move |ctx: Ctx<'js>, call: u32| {
         s.with(&ctx, call, |call| {
             call.promises = call.promises.saturating_sub(1);
             Ok(())
         })
     };
-    host.set("kept", Function::new(ctx.clone(), kept)?)?;
+    host.set("promiseFulfilled", Function::new(ctx.clone(), fulfilled)?)?;
     let s = Arc::clone(state);
-    let broken = move |ctx: Ctx<'js>, call: u32, thrown: Opt<Value<'js>>| {
+    let rejected = move |ctx: Ctx<'js>, call: u32, thrown: Opt<Value<'js>>| {
         // Only one failure is reported, and each may be as long as its heap.
-        if s.with(&ctx, call, |call| Ok(call.broken.is_some()))? {
+        if s.with(&ctx, call, |call| Ok(call.rejection.is_some()))? {
             return s.with(&ctx, call, |call| {
                 call.promises = call.promises.saturating_sub(1);
                 Ok(())
@@ -119,11 +119,11 @@ fn promises<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resu
         };
         s.with(&ctx, call, |call| {
             call.promises = call.promises.saturating_sub(1);
-            call.broken.get_or_insert(failure);
+            call.rejection.get_or_insert(failure);
             Ok(())
         })
     };
-    host.set("broken", Function::new(ctx.clone(), broken)?)
+    host.set("promiseRejected", Function::new(ctx.clone(), rejected)?)
 }
 
 fn pairs(flat: Vec<String>) -> Vec<(String, String)> {
@@ -132,7 +132,7 @@ fn pairs(flat: Vec<String>) -> Vec<(String, String)> {
 }
 
 fn fields(ctx: &Ctx<'_>, flat: Vec<String>) -> Result<Vec<(String, String)>> {
-    let mut room = MAX_LINE_LEN;
+    let mut left = MAX_LINE_LEN;
     let mut fields = pairs(flat);
     if fields.len() > MAX_FIELDS {
         let why = format!("a log line can have at most {MAX_FIELDS} fields");
@@ -149,8 +149,8 @@ fn fields(ctx: &Ctx<'_>, flat: Vec<String>) -> Result<Vec<(String, String)>> {
             let why = format!("invalid field name `{name}`");
             return Err(Exception::throw_type(ctx, &why));
         }
-        value.truncate(value.floor_char_boundary(room));
-        room -= value.len();
+        value.truncate(value.floor_char_boundary(left));
+        left -= value.len();
         let is_word = |b: u8| b.is_ascii_graphic() && !b"\"=\\".contains(&b);
         if value.is_empty() || !value.bytes().all(is_word) {
             *value = format!("{value:?}");

@@ -26,7 +26,7 @@ use crate::base::{clock::Clock, target::Slashes};
 #[derive(Debug)]
 pub struct ManualPlugin {
     plugin: Arc<Plugin>,
-    late: WaitUntil,
+    wait_until: WaitUntil,
     lines: Arc<ConsoleLines>,
     clock: Clock,
 }
@@ -57,7 +57,7 @@ impl Log for ConsoleLines {
         self.0.lock().push(ConsoleLine { level, text });
     }
 
-    fn left_undone(&self, _plugin: &str, _request_id: &str, failure: &Failure) {
+    fn background_failed(&self, _plugin: &str, _request_id: &str, failure: &Failure) {
         self.line(Level::Warn, &format!("waitUntil failed: {failure}"));
     }
 }
@@ -81,20 +81,20 @@ impl ManualPlugin {
             schema.demand(&config)?;
         }
         let clock = Clock::machine();
-        let late = WaitUntil::default();
-        let powers = Capabilities {
+        let wait_until = WaitUntil::default();
+        let capabilities = Capabilities {
             env,
-            late: late.clone(),
+            wait_until: wait_until.clone(),
             kv: Some(Kv::memory(Arc::new(Memory::new(&clock)))),
             fetch,
             metrics: Arc::default(),
         };
         let lines = Arc::new(ConsoleLines::default());
         let log: Arc<dyn Log> = lines.clone();
-        let plugin = Plugin::load_logging("trial", source, config, limits, powers, 1, log)?;
+        let plugin = Plugin::load_logging("trial", source, config, limits, capabilities, 1, log)?;
         Ok(Self {
             plugin: Arc::new(plugin),
-            late,
+            wait_until,
             lines,
             clock,
         })
@@ -127,10 +127,10 @@ impl ManualPlugin {
         let cpu = Duration::from_nanos(thread_time().saturating_sub(cpu));
         let wall = self.clock.now().duration_since(begun);
         // The author wants to see the work that it left behind too.
-        self.late.join().await;
+        self.wait_until.join().await;
         // As the gateway does.
         let outcome = outcome.and_then(|output| {
-            if let HookResult::Rewrite(to) = &output.answer {
+            if let HookResult::Rewrite(to) = &output.result {
                 rewritten(&url, to, Slashes::default())?;
             }
             Ok(output)

@@ -345,11 +345,11 @@ impl OwnPattern {
     pub(super) fn is_for_reading<'r>(
         &self,
         reading: &str,
-        asked: impl FnOnce() -> ClientRequest<'r>,
+        request: impl FnOnce() -> ClientRequest<'r>,
     ) -> bool {
         let conditions = self.conditions.as_ref();
         self.path.is_for_reading(reading)
-            && conditions.is_none_or(|conditions| conditions.hold(&asked()))
+            && conditions.is_none_or(|conditions| conditions.hold(&request()))
     }
 
     /// Returns true if a plainly written path may be another spelling of the entry's path.
@@ -357,11 +357,15 @@ impl OwnPattern {
         self.path.is_odd()
     }
 
-    /// Returns true if the request matches. `asked` is called only if the path matches and there
+    /// Returns true if the request matches. `request` is called only if the path matches and there
     /// are conditions.
-    pub(super) fn is_for<'r>(&self, path: &str, asked: impl FnOnce() -> ClientRequest<'r>) -> bool {
+    pub(super) fn is_for<'r>(
+        &self,
+        path: &str,
+        request: impl FnOnce() -> ClientRequest<'r>,
+    ) -> bool {
         let conditions = self.conditions.as_ref();
-        self.path.is_for(path) && conditions.is_none_or(|conditions| conditions.hold(&asked()))
+        self.path.is_for(path) && conditions.is_none_or(|conditions| conditions.hold(&request()))
     }
 }
 
@@ -424,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn sources_of_next_match_as_there() {
+    fn sources_match_as_in_next() {
         assert_next(
             "/about",
             &["/about", "/about/"],
@@ -457,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_is_for_what_next_makes_of_the_page_too() {
+    fn a_source_matches_the_data_urls_of_next_too() {
         assert_next(
             "/dashboard/:path*",
             &[
@@ -493,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_too_many_steps_is_for_the_plugin() {
+    fn patterns_with_too_many_steps_run_the_plugin() {
         let all_but = PathPattern::of_next("/((?!api|_next/static).*)").unwrap();
         let guarded = PathPattern::of_next("/((?:(?!secret).)*)").unwrap();
         let hard = PathPattern::of_next("/((?:(?!x)(?:a|aa))*c)").unwrap();
@@ -506,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_of_routes_match_as_there() {
+    fn paths_match_as_in_routes() {
         let is_for =
             |pattern: &str, path: &str| PathPattern::of_route(pattern).unwrap().is_for(path);
         assert!(is_for("/a", "/a") && !is_for("/a", "/a/"));
@@ -535,21 +539,21 @@ mod tests {
     }
 
     #[test]
-    fn the_head_is_looked_at_only_where_the_path_fits_and_something_is_asked_of_it() {
+    fn headers_are_read_only_for_matching_paths_with_conditions() {
         let read = |json| read(json).unwrap().remove(0);
-        let unasked = || -> ClientRequest<'_> { panic!("it was looked at") };
-        assert!(read("\"/a\"").is_for("/a", unasked));
+        let unread = || -> ClientRequest<'_> { panic!("it was looked at") };
+        assert!(read("\"/a\"").is_for("/a", unread));
         let none = read(r#"{ "source": "/a", "has": [], "missing": [] }"#);
-        assert!(none.is_for("/a", unasked));
+        assert!(none.is_for("/a", unread));
         let has = read(r#"{ "source": "/a", "has": [{ "type": "query", "key": "b" }] }"#);
-        assert!(!has.is_for("/b", unasked));
+        assert!(!has.is_for("/b", unread));
         let headers = http::HeaderMap::new();
-        let asked = |target: &'static str| ClientRequest {
+        let request = |target: &'static str| ClientRequest {
             headers: &headers,
             target: target.as_bytes(),
             host: Cow::Borrowed("a.test"),
         };
-        assert!(has.is_for("/a", || asked("/a?b=1")) && !has.is_for("/a", || asked("/a")));
+        assert!(has.is_for("/a", || request("/a?b=1")) && !has.is_for("/a", || request("/a")));
     }
 
     #[test]

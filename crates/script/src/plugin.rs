@@ -37,7 +37,7 @@ pub struct Plugin {
     /// `config` of the plugin, as JSON.
     config: String,
     pub(super) limits: HookLimits,
-    pub(super) given: SharedCapabilities,
+    pub(super) capabilities: SharedCapabilities,
     pub(super) log: Arc<dyn Log>,
     hooks: u8,
     /// Entries of the plugin's own `config.matcher`.
@@ -92,12 +92,12 @@ impl Log for PluginLog {
         self.write(level, &one_line(text), &[("plugin", &self.0)]);
     }
 
-    fn said(&self, said: &PluginLogLine<'_>) {
-        let own = [("plugin", &*self.0), ("request_id", said.request_id)];
-        let fields = said.fields.iter();
+    fn request_line(&self, line: &PluginLogLine<'_>) {
+        let own = [("plugin", &*self.0), ("request_id", line.request_id)];
+        let fields = line.fields.iter();
         let fields = fields.map(|(name, value)| (name.as_str(), value.as_str()));
         let all: Vec<(&str, &str)> = own.into_iter().chain(fields).collect();
-        self.write(said.level, said.text, &all);
+        self.write(line.level, line.text, &all);
     }
 }
 
@@ -108,11 +108,11 @@ impl Plugin {
         source: Arc<Source>,
         config: String,
         limits: HookLimits,
-        powers: Capabilities,
+        capabilities: Capabilities,
         workers: usize,
     ) -> Result<Self, Failure> {
         let log = Arc::new(PluginLog(name.into()));
-        Self::load_logging(name, source, config, limits, powers, workers, log)
+        Self::load_logging(name, source, config, limits, capabilities, workers, log)
     }
 
     /// Loads like [`Plugin::load`]; lines of `console` go to `log`.
@@ -121,15 +121,15 @@ impl Plugin {
         source: Arc<Source>,
         config: String,
         limits: HookLimits,
-        powers: Capabilities,
+        capabilities: Capabilities,
         workers: usize,
         log: Arc<dyn Log>,
     ) -> Result<Self, Failure> {
         let name: Arc<str> = name.into();
-        let given = Arc::new(powers);
+        let capabilities = Arc::new(capabilities);
         let mut isolates = Vec::with_capacity(workers.max(1));
         for _ in 0..workers.max(1) {
-            let isolate = Isolate::new(&source, limits, &config, &given, &log)?;
+            let isolate = Isolate::new(&source, limits, &config, &capabilities, &log)?;
             isolates.push(Arc::new(isolate));
         }
         source.close();
@@ -153,8 +153,9 @@ impl Plugin {
             Isolation::Worker => (isolates.into_iter().map(Slot::new).collect(), None),
             Isolation::Thread => {
                 let (source, config) = (Arc::clone(&source), config.clone());
-                let (given, log) = (Arc::clone(&given), Arc::clone(&log));
-                let make = Box::new(move || Isolate::new(&source, limits, &config, &given, &log));
+                let (capabilities, log) = (Arc::clone(&capabilities), Arc::clone(&log));
+                let make =
+                    Box::new(move || Isolate::new(&source, limits, &config, &capabilities, &log));
                 let threads = PluginThreads::start(Arc::clone(&name), limits, isolates, make)?;
                 (Box::default(), Some(threads))
             }
@@ -166,7 +167,7 @@ impl Plugin {
             loaded: OnceLock::new(),
             config,
             limits,
-            given,
+            capabilities,
             log,
             hooks,
             matcher,
@@ -194,15 +195,19 @@ impl Plugin {
     }
 
     /// Returns true if the plugin's own `config.matcher` matches this path and the request.
-    pub fn is_for<'r>(&self, path: &str, asked: impl Fn() -> ClientRequest<'r>) -> bool {
+    pub fn is_for<'r>(&self, path: &str, request: impl Fn() -> ClientRequest<'r>) -> bool {
         let mut own = self.matcher.iter();
-        self.matcher.is_empty() || own.any(|pattern| pattern.is_for(path, &asked))
+        self.matcher.is_empty() || own.any(|pattern| pattern.is_for(path, &request))
     }
 
     /// Matches like [`Plugin::is_for`], on a path as some app may read it.
-    pub fn is_for_reading<'r>(&self, reading: &str, asked: impl Fn() -> ClientRequest<'r>) -> bool {
+    pub fn is_for_reading<'r>(
+        &self,
+        reading: &str,
+        request: impl Fn() -> ClientRequest<'r>,
+    ) -> bool {
         let mut own = self.matcher.iter();
-        self.matcher.is_empty() || own.any(|pattern| pattern.is_for_reading(reading, &asked))
+        self.matcher.is_empty() || own.any(|pattern| pattern.is_for_reading(reading, &request))
     }
 
     /// Returns the matcher entries that a client can match or avoid at will, each with the
@@ -257,8 +262,8 @@ impl Plugin {
         if let Some(threads) = &self.threads {
             // Boxed: most plugins have no threads, and each call would carry the room for it.
             let (outcome, step) = Box::pin(threads.call(hook, input)).await?;
-            if is_left(&outcome, &step.call) {
-                self.go_on(RemainingWork::Thread(step));
+            if leaves_work(&outcome, &step.call) {
+                self.spawn_remaining(RemainingWork::Thread(step));
             }
             return outcome;
         }
@@ -272,7 +277,7 @@ impl Plugin {
                 // The promises that it waits for would stay in the engine for ever.
                 isolate.condemn();
                 self.renew(slot, &isolate);
-                return Err(self.too_long());
+                return Err(self.wall_exceeded());
             };
             call = waited;
         }
@@ -280,18 +285,18 @@ impl Plugin {
             self.renew(slot, &isolate);
         }
         let outcome = match call.outcome.take() {
-            Some(Ok(answer)) => Ok(call.output(answer)),
+            Some(Ok(result)) => Ok(call.output(result)),
             Some(Err(failure)) => Err(failure),
             None => Err(Failure::new(FailureKind::Wall, "its promise never settles")),
         };
-        if is_left(&outcome, &call) {
+        if leaves_work(&outcome, &call) {
             let at = self.slots.iter().position(|own| std::ptr::eq(own, slot));
-            self.go_on(RemainingWork::Worker(at.unwrap_or(0), isolate, call));
+            self.spawn_remaining(RemainingWork::Worker(at.unwrap_or(0), isolate, call));
         }
         outcome
     }
 
-    fn too_long(&self) -> Failure {
+    fn wall_exceeded(&self) -> Failure {
         let most = self.limits.wall;
         Failure::new(FailureKind::Wall, format!("it did not end within {most:?}"))
     }
@@ -352,7 +357,7 @@ impl Plugin {
 
     fn another(&self) -> Result<Isolate, Failure> {
         let (source, limits, config) = (&self.source, self.limits, &self.config);
-        Isolate::new(source, limits, config, &self.given, &self.log)
+        Isolate::new(source, limits, config, &self.capabilities, &self.log)
     }
 
     /// Replaces an isolate that was interrupted midway with a new one.
@@ -371,9 +376,9 @@ impl Plugin {
 }
 
 /// Returns true if a hook left work behind, or a failure to report, and can still go on.
-fn is_left(outcome: &Result<Output, Failure>, call: &Call) -> bool {
+fn leaves_work(outcome: &Result<Output, Failure>, call: &Call) -> bool {
     let is_stopped = matches!(outcome, Err(failure) if failure.kind.is_fatal());
-    !is_stopped && (call.promises > 0 || call.broken.is_some())
+    !is_stopped && (call.promises > 0 || call.rejection.is_some())
 }
 
 impl fmt::Debug for Plugin {

@@ -220,7 +220,7 @@ fn find(value: &Value, key: &str) -> Option<Vec<Step>> {
 /// Collects the errors that carry information; the others only report that one of these occurred.
 fn collect(error: &ValidationError<'_, '_>, all: &mut Vec<SchemaError>) {
     let here: Vec<Step> = steps(error);
-    let mut say = |key: Option<&str>, why: String| {
+    let mut report = |key: Option<&str>, why: String| {
         let key = key.map(|key| Step::Key(key.to_owned()));
         let at = here.iter().cloned().chain(key).collect();
         let wrong = SchemaError { at, why };
@@ -237,31 +237,31 @@ fn collect(error: &ValidationError<'_, '_>, all: &mut Vec<SchemaError>) {
             }
             let is_deeper = choices.iter().any(|choice| choice.at.len() > here.len());
             let lead = if is_deeper { "does not fit: " } else { "" };
-            let said = |choice: SchemaError| match choice.at.get(here.len()) {
+            let describe = |choice: SchemaError| match choice.at.get(here.len()) {
                 Some(Step::Key(key)) => format!("`{key}` {}", choice.why),
                 _ => choice.why,
             };
-            let mut choices: Vec<String> = choices.into_iter().map(said).collect();
+            let mut choices: Vec<String> = choices.into_iter().map(describe).collect();
             choices.dedup();
-            say(None, format!("{lead}{}", choices.join(", or ")));
+            report(None, format!("{lead}{}", choices.join(", or ")));
         }
         ErrorKind::AdditionalProperties { got } => {
             for key in got {
-                say(Some(key), "is an unknown key".to_owned());
+                report(Some(key), "is an unknown key".to_owned());
             }
         }
         ErrorKind::Required { want } => {
             for key in want {
-                say(Some(key), "is missing".to_owned());
+                report(Some(key), "is missing".to_owned());
             }
         }
         ErrorKind::Type { got, want } => {
             let want: Vec<String> = want.iter().map(|kind| kind.to_string()).collect();
-            say(None, format!("is {got}, not {}", want.join(" or ")));
+            report(None, format!("is {got}, not {}", want.join(" or ")));
         }
         // The value is not repeated: it may be a secret.
-        ErrorKind::Pattern { want, .. } => say(None, format!("does not match `{want}`")),
-        ErrorKind::Format { want, .. } => say(None, format!("is not a valid `{want}`")),
+        ErrorKind::Pattern { want, .. } => report(None, format!("does not match `{want}`")),
+        ErrorKind::Format { want, .. } => report(None, format!("is not a valid `{want}`")),
         ErrorKind::PropertyName { prop } => {
             let mut names = Vec::new();
             for cause in &error.causes {
@@ -269,10 +269,10 @@ fn collect(error: &ValidationError<'_, '_>, all: &mut Vec<SchemaError>) {
             }
             let why: Vec<String> = names.into_iter().map(|name| name.why).collect();
             let why = why.join(" and ");
-            say(Some(prop), format!("{WRONG_NAME} {why}"));
+            report(Some(prop), format!("{WRONG_NAME} {why}"));
         }
-        ErrorKind::FalseSchema => say(None, "is not allowed".to_owned()),
-        kind if error.causes.is_empty() => say(None, format!("does not fit: {kind}")),
+        ErrorKind::FalseSchema => report(None, "is not allowed".to_owned()),
+        kind if error.causes.is_empty() => report(None, format!("does not fit: {kind}")),
         _ => {
             for cause in &error.causes {
                 collect(cause, all);
@@ -298,14 +298,14 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn said(schema: &Value, config: &Value) -> Vec<String> {
+    fn errors(schema: &Value, config: &Value) -> Vec<String> {
         let schema = ConfigSchema::parse(&schema.to_string()).unwrap();
         let all = schema.check(config);
         all.iter().map(ToString::to_string).collect()
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_its_place_and_all_at_once() {
+    fn all_errors_are_reported_with_their_positions() {
         let schema = json!({
             "type": "object",
             "additionalProperties": false,
@@ -318,12 +318,12 @@ mod tests {
             },
         });
         let right = json!({ "secret": "abc", "hosts": ["a.test"], "mode": "on", "ttl": null });
-        assert_eq!(said(&schema, &right), [""; 0]);
+        assert_eq!(errors(&schema, &right), [""; 0]);
         let wrong = json!({ "hosts": ["a.test", 5], "mode": "x", "ttl": "1s", "sercet": "abc" });
-        let mut said = said(&schema, &wrong);
-        said.sort();
+        let mut found = errors(&schema, &wrong);
+        found.sort();
         assert_eq!(
-            said,
+            found,
             [
                 "`config.hosts[1]` is number, not string",
                 "`config.mode` does not fit: value must be one of 'on', 'off'",
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_a_secret_is_not_repeated_and_names_are() {
+    fn errors_repeat_names_and_no_values() {
         let schema = json!({
             "anyOf": [{ "required": ["key"] }, { "required": ["keys"] }],
             "properties": {
@@ -345,14 +345,14 @@ mod tests {
             },
         });
         assert_eq!(
-            said(&schema, &json!({})),
+            errors(&schema, &json!({})),
             ["`config` does not fit: `key` is missing, or `keys` is missing"]
         );
         let wrong = json!({ "key": "secret", "of": "secret", "headers": { "a": 1 } });
-        let mut said = said(&schema, &wrong);
-        said.sort();
+        let mut found = errors(&schema, &wrong);
+        found.sort();
         assert_eq!(
-            said,
+            found,
             [
                 "`config.headers.a` has a name that does not match `^x-`",
                 "`config.key` does not match `^sha256:`",
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_schema_says_why() {
+    fn an_invalid_schema_is_refused_with_its_reason() {
         for (text, why) in [
             ("{", "EOF"),
             (r#"{ "type": "text" }"#, "metaschema"),
@@ -416,7 +416,7 @@ mod tests {
                 "unevaluatedProperties": false,
             } },
         });
-        assert_eq!(said(&tree, &json!({ "next": { "next": {} } })), [""; 0]);
-        assert!(!said(&tree, &json!({ "next": { "nxet": {} } })).is_empty());
+        assert_eq!(errors(&tree, &json!({ "next": { "next": {} } })), [""; 0]);
+        assert!(!errors(&tree, &json!({ "next": { "nxet": {} } })).is_empty());
     }
 }

@@ -159,16 +159,16 @@ impl PluginThreads {
         let step = self
             .step(until, JobKind::Begin(hook, Box::new(input)))
             .await?;
-        let mut step = self.rest(step, until).await?;
+        let mut step = self.resume(step, until).await?;
         let outcome = match step.call.outcome.take() {
-            Some(outcome) => outcome.map(|answer| step.call.output(answer)),
-            None => Err(self.0.too_long()),
+            Some(outcome) => outcome.map(|result| step.call.output(result)),
+            None => Err(self.0.wall_exceeded()),
         };
         Ok((outcome, step))
     }
 
     /// Resumes a call until it is over.
-    pub(super) async fn rest(
+    pub(super) async fn resume(
         &self,
         mut step: HookStep,
         until: Instant,
@@ -187,7 +187,7 @@ impl PluginThreads {
             let Some((promise, settled)) = settled else {
                 // The promises that it waits for would stay in the engine for ever.
                 step.isolate.condemn();
-                return Err(self.0.too_long());
+                return Err(self.0.wall_exceeded());
             };
             // Its time may be over before a lane takes it.
             step.call.waiting.settling = Some(promise);
@@ -200,11 +200,11 @@ impl PluginThreads {
     /// Runs one step. However far away `until` is, the step holds the engine no longer than a hook
     /// may.
     async fn step(&self, until: Instant, what: JobKind) -> Result<HookStep, Failure> {
-        let (done, mut answer) = oneshot::channel();
+        let (done, mut result) = oneshot::channel();
         let id = self.0.post(what, done)?;
         let mut within = until.min(Instant::now() + self.0.limits.wall);
         loop {
-            match timeout_at(within, &mut answer).await {
+            match timeout_at(within, &mut result).await {
                 Ok(Ok(step)) => return step,
                 Ok(Err(_)) => {
                     return Err(Failure::new(
@@ -221,7 +221,7 @@ impl PluginThreads {
             }
         }
         let is_stuck = self.0.give_up(id);
-        let failure = self.0.too_long();
+        let failure = self.0.wall_exceeded();
         Err(if is_stuck {
             Failure::new(
                 FailureKind::Stuck,
@@ -280,7 +280,7 @@ impl State {
 }
 
 impl Shared {
-    fn too_long(&self) -> Failure {
+    fn wall_exceeded(&self) -> Failure {
         let most = self.limits.wall;
         Failure::new(FailureKind::Wall, format!("it did not end within {most:?}"))
     }

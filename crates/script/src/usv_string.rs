@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn half_a_pair_becomes_one_letter_and_all_others_stay() {
+    fn an_unpaired_surrogate_becomes_one_character_and_others_stay() {
         let half = |low: u8| [0xed, 0xa0 | low, 0x80];
         let all = [
             &half(0)[..],

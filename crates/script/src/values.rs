@@ -40,7 +40,7 @@ pub(super) fn functions<'js>(
     texts(ctx, host, budget)?;
     let b = Arc::clone(budget);
     let digest = move |ctx: Ctx<'js>, hash: String, data: TypedArray<'js, u8>| {
-        pass(&ctx, &b, size(&data))?;
+        charge(&ctx, &b, size(&data))?;
         digest_of(ctx, hash, data)
     };
     host.set("digest", Function::new(ctx.clone(), digest)?)?;
@@ -49,7 +49,7 @@ pub(super) fn functions<'js>(
                      hash: String,
                      secret: TypedArray<'js, u8>,
                      data: TypedArray<'js, u8>| {
-        pass(&ctx, &b, size(&secret) + size(&data))?;
+        charge(&ctx, &b, size(&secret) + size(&data))?;
         hmac_of(ctx, hash, secret, data)
     };
     host.set("hmac", Function::new(ctx.clone(), hmac)?)?;
@@ -59,13 +59,13 @@ pub(super) fn functions<'js>(
                        secret: TypedArray<'js, u8>,
                        signature: TypedArray<'js, u8>,
                        data: TypedArray<'js, u8>| {
-        pass(&ctx, &b, size(&secret) + size(&signature) + size(&data))?;
+        charge(&ctx, &b, size(&secret) + size(&signature) + size(&data))?;
         Ok::<_, Error>(hmac_verify(hash, secret, signature, data))
     };
     host.set("hmacVerify", Function::new(ctx.clone(), verify)?)?;
     let b = Arc::clone(budget);
     let random = move |ctx: Ctx<'js>, length: usize| {
-        pass(&ctx, &b, length)?;
+        charge(&ctx, &b, length)?;
         random(ctx, length)
     };
     host.set("random", Function::new(ctx.clone(), random)?)
@@ -74,7 +74,7 @@ pub(super) fn functions<'js>(
 fn texts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, budget: &Arc<CpuBudget>) -> Result<()> {
     let b = Arc::clone(budget);
     let parse = move |ctx: Ctx<'js>, UsvString(text): UsvString, base: Opt<Option<UsvString>>| {
-        pass(&ctx, &b, text.len())?;
+        charge(&ctx, &b, text.len())?;
         Ok::<_, Error>(url_parse(text, base))
     };
     host.set("urlParse", Function::new(ctx.clone(), parse)?)?;
@@ -83,13 +83,13 @@ fn texts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, budget: &Arc<CpuBudget>) -> Re
                     UsvString(url): UsvString,
                     part: String,
                     UsvString(value): UsvString| {
-        pass(&ctx, &b, url.len() + value.len())?;
+        charge(&ctx, &b, url.len() + value.len())?;
         Ok::<_, Error>(url_set(url, part, value))
     };
     host.set("urlSet", Function::new(ctx.clone(), set)?)?;
     let b = Arc::clone(budget);
     let parse = move |ctx: Ctx<'js>, UsvString(text): UsvString| {
-        pass(&ctx, &b, text.len())?;
+        charge(&ctx, &b, text.len())?;
         Ok::<_, Error>(query_parse(text))
     };
     host.set("queryParse", Function::new(ctx.clone(), parse)?)?;
@@ -101,26 +101,26 @@ fn texts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, budget: &Arc<CpuBudget>) -> Re
     host.set("queryPrint", Function::new(ctx.clone(), print)?)?;
     let b = Arc::clone(budget);
     let encode = move |ctx: Ctx<'js>, UsvString(text): UsvString| {
-        pass(&ctx, &b, text.len())?;
+        charge(&ctx, &b, text.len())?;
         // A copy, which counts as the plugin's memory.
         ArrayBuffer::new_copy(ctx, text.as_bytes())
     };
     host.set("utf8Encode", Function::new(ctx.clone(), encode)?)?;
     let b = Arc::clone(budget);
     let decode = move |ctx: Ctx<'js>, bytes: TypedArray<'js, u8>, fatal: bool| {
-        pass(&ctx, &b, size(&bytes))?;
+        charge(&ctx, &b, size(&bytes))?;
         Ok::<_, Error>(utf8_decode(bytes, fatal))
     };
     host.set("utf8Decode", Function::new(ctx.clone(), decode)?)?;
     let b = Arc::clone(budget);
     let encode = move |ctx: Ctx<'js>, UsvString(text): UsvString| {
-        pass(&ctx, &b, text.len())?;
+        charge(&ctx, &b, text.len())?;
         Ok::<_, Error>(btoa(text))
     };
     host.set("btoa", Function::new(ctx.clone(), encode)?)?;
     let b = Arc::clone(budget);
     let decode = move |ctx: Ctx<'js>, UsvString(text): UsvString| {
-        pass(&ctx, &b, text.len())?;
+        charge(&ctx, &b, text.len())?;
         Ok::<_, Error>(atob(text))
     };
     host.set("atob", Function::new(ctx.clone(), decode)?)
@@ -134,7 +134,7 @@ pub(super) fn texts_of(
     array: &Array<'_>,
 ) -> Result<Vec<String>> {
     let mut texts = Vec::new();
-    let mut room = MAX_TEXTS_LEN;
+    let mut left = MAX_TEXTS_LEN;
     // The engine's own function for the length is limited to 2³¹, and panics beyond.
     let length: f64 = array.as_object().get("length")?;
     for at in 0..=MAX_TEXTS {
@@ -142,20 +142,20 @@ pub(super) fn texts_of(
             break;
         }
         let UsvString(text) = array.get(at as usize)?;
-        pass(ctx, budget, text.len())?;
-        if text.len() > room || at == MAX_TEXTS {
+        charge(ctx, budget, text.len())?;
+        if text.len() > left || at == MAX_TEXTS {
             let why =
                 format!("a list can have at most {MAX_TEXTS} strings and {MAX_TEXTS_LEN} bytes");
             return Err(Exception::throw_range(ctx, &why));
         }
-        room -= text.len();
+        left -= text.len();
         texts.push(text);
     }
     Ok(texts)
 }
 
-pub(super) fn pass(ctx: &Ctx<'_>, budget: &CpuBudget, bytes: usize) -> Result<()> {
-    if budget.passes(bytes) {
+pub(super) fn charge(ctx: &Ctx<'_>, budget: &CpuBudget, bytes: usize) -> Result<()> {
+    if budget.charge(bytes) {
         return Ok(());
     }
     let _thrown = Exception::throw_message(ctx, "this hook used too much CPU time");
@@ -260,13 +260,13 @@ fn btoa(text: String) -> Option<String> {
 
 #[expect(clippy::needless_pass_by_value, reason = "as the engine passes it")]
 fn atob(text: String) -> Option<String> {
-    let coded: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
-    let mut coded = coded.as_str();
-    if coded.len().is_multiple_of(4) {
-        coded = coded.strip_suffix('=').unwrap_or(coded);
-        coded = coded.strip_suffix('=').unwrap_or(coded);
+    let encoded: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
+    let mut encoded = encoded.as_str();
+    if encoded.len().is_multiple_of(4) {
+        encoded = encoded.strip_suffix('=').unwrap_or(encoded);
+        encoded = encoded.strip_suffix('=').unwrap_or(encoded);
     }
-    let bytes = FORGIVING.decode(coded).ok()?;
+    let bytes = FORGIVING.decode(encoded).ok()?;
     Some(bytes.into_iter().map(char::from).collect())
 }
 

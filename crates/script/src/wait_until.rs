@@ -32,7 +32,7 @@ const MAX_IN_FLIGHT: usize = 256;
 #[derive(Clone, Debug, Default)]
 pub struct WaitUntil {
     tasks: Tasks,
-    rooms: WorkPermits,
+    permits: WorkPermits,
     counts: Option<WaitUntilMetrics>,
 }
 
@@ -56,7 +56,7 @@ impl WaitUntil {
         };
         Self {
             tasks,
-            rooms: WorkPermits::default(),
+            permits: WorkPermits::default(),
             counts: Some(WaitUntilMetrics {
                 done: counter("done"),
                 failed: counter("failed"),
@@ -88,8 +88,8 @@ pub struct WorkPermit(Arc<AtomicUsize>);
 impl WorkPermits {
     /// Takes a place, if one is free.
     pub fn one(&self) -> Option<WorkPermit> {
-        let room = WorkPermit(Arc::clone(&self.0));
-        (self.0.fetch_add(1, Ordering::Relaxed) < MAX_IN_FLIGHT).then_some(room)
+        let permit = WorkPermit(Arc::clone(&self.0));
+        (self.0.fetch_add(1, Ordering::Relaxed) < MAX_IN_FLIGHT).then_some(permit)
     }
 }
 
@@ -117,24 +117,24 @@ impl RemainingWork {
 
 impl Plugin {
     /// Runs the remaining work of a call; the hook does not wait for that work.
-    pub(super) fn go_on(self: &Arc<Self>, mut rest: RemainingWork) {
-        let late = &self.given.late;
+    pub(super) fn spawn_remaining(self: &Arc<Self>, mut rest: RemainingWork) {
+        let wait_until = &self.capabilities.wait_until;
         let call = rest.call();
-        let Some(room) = late.rooms.one() else {
-            late.count(|counts| &counts.dropped);
+        let Some(permit) = wait_until.permits.one() else {
+            wait_until.count(|counts| &counts.dropped);
             log::warn!(
                 plugin = &**self.name(), request_id = &*call.input.request_id;
                 "background work of a plugin dropped, too much is running"
             );
             return;
         };
-        call.is_late = true;
+        call.is_background = true;
         // It has as much CPU time as a hook, whose use does not count here.
         call.used = Duration::ZERO;
         let plugin = Arc::clone(self);
         let name = format!("work of plugin {}", self.name());
-        late.tasks.spawn(name, async move {
-            let _room = room;
+        wait_until.tasks.spawn(name, async move {
+            let _permit = permit;
             plugin.finish(rest).await;
         });
     }
@@ -152,12 +152,12 @@ impl Plugin {
             }
             RemainingWork::Thread(step) => self.thread(step).await,
         };
-        let late = &self.given.late;
+        let wait_until = &self.capabilities.wait_until;
         let Some(failure) = failure else {
-            return late.count(|counts| &counts.done);
+            return wait_until.count(|counts| &counts.done);
         };
-        late.count(|counts| &counts.failed);
-        self.log.left_undone(self.name(), &id, &failure);
+        wait_until.count(|counts| &counts.failed);
+        self.log.background_failed(self.name(), &id, &failure);
     }
 
     async fn worker(&self, slot: &Slot, isolate: &Isolate, call: Box<Call>) -> Option<Failure> {
@@ -173,7 +173,7 @@ impl Plugin {
 
     async fn thread(&self, step: HookStep) -> Option<Failure> {
         let until = Instant::now() + self.limits.wait_until;
-        let ended = self.threads.as_ref()?.rest(step, until).await;
+        let ended = self.threads.as_ref()?.resume(step, until).await;
         match ended {
             Ok(step) => failure_of(step.call),
             Err(failure) if failure.kind == FailureKind::Wall => Some(self.unfinished()),
@@ -191,6 +191,6 @@ impl Plugin {
 fn failure_of(mut call: Box<Call>) -> Option<Failure> {
     match call.outcome.take() {
         Some(Err(failure)) => Some(failure),
-        _ => call.broken.take(),
+        _ => call.rejection.take(),
     }
 }

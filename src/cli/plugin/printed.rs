@@ -19,7 +19,7 @@ const MAX_PRINTED: usize = 4 << 10;
 pub(super) fn printed(hook: Hook, ran: &ManualResult) -> String {
     let text = match &ran.outcome {
         Err(failure) => format!("failed ({})", failure.kind.word()),
-        Ok(output) => match &output.answer {
+        Ok(output) => match &output.result {
             HookResult::Nothing => "goes on".to_owned(),
             HookResult::Response(response) => format!("responds {}", response.status),
             HookResult::Rewrite(url) => format!("goes on to {url}"),
@@ -56,7 +56,7 @@ fn put_output(text: &mut String, output: &Output) {
     if let Some(status) = output.status {
         put(text, "response", &format!("status {status}"));
     }
-    if let HookResult::Response(response) = &output.answer {
+    if let HookResult::Response(response) = &output.result {
         let SimulatedResponse { headers, body, .. } = own((**response).clone());
         let body = body.unwrap_or_default();
         for (name, value) in &headers {

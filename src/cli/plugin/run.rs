@@ -214,7 +214,7 @@ fn known(options: &Options) -> Result<ContextFacts, String> {
     let place = place.map(|text| object("--geo", text, r#"{"country": "DE"}"#));
     Ok(ContextFacts {
         claims: claims.transpose()?.map(Arc::new),
-        place: place
+        location: place
             .transpose()?
             .map(|place| ClientLocation::said(Value::Object(place).to_string())),
     })
@@ -257,8 +257,8 @@ impl SimulatedRequest<'_> {
             ..self.input.clone()
         };
         let mut ran = self.trial.run(hook, input).await;
-        if let (Hook::Route, Ok(Output { answer, .. })) = (hook, &ran.outcome)
-            && let HookResult::Text(name) = answer
+        if let (Hook::Route, Ok(Output { result, .. })) = (hook, &ran.outcome)
+            && let HookResult::Text(name) = result
             && !self.options.upstreams.is_empty()
             && !self.options.upstreams.contains(name)
         {
@@ -292,7 +292,7 @@ impl SimulatedRequest<'_> {
         let headers = self.headers.clone();
         let outcome = self.meet(Hook::Error, &headers, response, input).await;
         if let Some(Ok(Output {
-            answer: HookResult::Response(response),
+            result: HookResult::Response(response),
             ..
         })) = outcome
         {
@@ -316,10 +316,10 @@ impl SimulatedRequest<'_> {
                 }
             }
             Some(Ok(output)) => {
-                if let HookResult::Response(response) = output.answer {
+                if let HookResult::Response(response) = output.result {
                     return Some(own(*response));
                 }
-                if let HookResult::Rewrite(url) = &output.answer
+                if let HookResult::Rewrite(url) = &output.result
                     && let Ok(target) = rewritten(&self.input.url, url, Slashes::default())
                 {
                     self.target = Some(String::from_utf8_lossy(&target).into_owned());
@@ -333,7 +333,7 @@ impl SimulatedRequest<'_> {
         match self.meet(Hook::Route, &headers, None, none()).await {
             Some(Err(_)) => self.failed().await,
             Some(Ok(Output {
-                answer: HookResult::Text(name),
+                result: HookResult::Text(name),
                 ..
             })) => {
                 self.upstream = Some(name);

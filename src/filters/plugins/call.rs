@@ -16,7 +16,7 @@ const FAILED: &str = "plugin_failed";
 
 impl RoutePlugin {
     pub(super) async fn call(&self, hook: Hook, input: Input) -> Result<Output, Failure> {
-        self.is_asked()?;
+        self.is_enabled()?;
         let client = input.ip;
         let begun = self.clock.now();
         let outcome = self.plugin.call(hook, input).await;
@@ -30,7 +30,7 @@ impl RoutePlugin {
     }
 
     /// Returns `Err` while the plugin is skipped.
-    pub(super) fn is_asked(&self) -> Result<(), Failure> {
+    pub(super) fn is_enabled(&self) -> Result<(), Failure> {
         let Some(breaker) = &self.breaker else {
             return Ok(());
         };
@@ -74,7 +74,7 @@ impl RoutePlugin {
         match self.call(hook, input).await {
             Ok(output) => Some(output),
             Err(failure) => {
-                self.tell(ex, hook, &failure);
+                self.report_failure(ex, hook, &failure);
                 None
             }
         }
@@ -87,7 +87,7 @@ impl RoutePlugin {
         hook: Hook,
         failure: &Failure,
     ) -> Option<Reply> {
-        self.tell(ex, hook, failure);
+        self.report_failure(ex, hook, failure);
         if self.breaker.is_some() {
             return None;
         }
@@ -102,7 +102,7 @@ impl RoutePlugin {
         );
     }
 
-    pub(super) fn tell(&self, ex: &mut Exchange<'_>, hook: Hook, failure: &Failure) {
+    pub(super) fn report_failure(&self, ex: &mut Exchange<'_>, hook: Hook, failure: &Failure) {
         ex.facts.degraded = Some(FAILED);
         self.warn(hook, ex.facts.request_id.as_str(), failure);
     }

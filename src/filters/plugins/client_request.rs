@@ -13,13 +13,13 @@ impl RoutePlugin {
         let target = ex.head.raw_path();
         let path = &*path_of(target);
         let host = || host_name(public_host(ex.head, &ex.facts.client));
-        let asked = || ClientRequest {
+        let request = || ClientRequest {
             headers: &ex.head.headers,
             target,
             host: host(),
         };
         let is_met =
-            self.matcher.is_for(&ex.head.method, path, host) && self.plugin.is_for(path, asked);
+            self.matcher.is_for(&ex.head.method, path, host) && self.plugin.is_for(path, request);
         if is_met || !self.is_guard {
             return is_met;
         }
@@ -29,7 +29,7 @@ impl RoutePlugin {
         let is_read_so = |reading: &[u8]| {
             let reading = String::from_utf8_lossy(reading);
             let own = self.matcher.is_for_reading(&ex.head.method, &reading, host);
-            own && self.plugin.is_for_reading(&reading, asked)
+            own && self.plugin.is_for_reading(&reading, request)
         };
         has_paths
             && (self.has_odd_paths || has_spellings(raw))

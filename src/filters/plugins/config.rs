@@ -226,7 +226,7 @@ impl PluginsConfig {
 impl PluginConfig {
     fn compile(mut self, cx: &mut CompileContext<'_>) -> Option<RoutePlugin> {
         let name = self.called(cx);
-        let powers = self.powers(&name, cx);
+        let capabilities = self.capabilities(&name, cx);
         let path = cx.folder.join(&self.file.value);
         let shown = self
             .file
@@ -265,8 +265,8 @@ impl PluginConfig {
             redis,
             fetch: self.fetch.as_ref().map(|fetch| fetch.value.clone()),
         };
-        let powers = powers.filter(|_| is_right)?;
-        match loaded.get(what, powers, cx.beside) {
+        let capabilities = capabilities.filter(|_| is_right)?;
+        match loaded.get(what, capabilities, cx.beside) {
             Ok(plugin) => {
                 let on_error = self.on_error(&plugin, cx)?;
                 plugin.loaded(cx.clock.wall());
@@ -307,7 +307,7 @@ impl PluginConfig {
                     slashes: cx.shared.get().map(|slashes| *slashes).unwrap_or_default(),
                     geo: cx.shared.get(),
                     body: body?,
-                    late: tasks(cx),
+                    log_tasks: tasks(cx),
                     logs: WorkPermits::default(),
                 })
             }
@@ -396,7 +396,7 @@ impl PluginConfig {
     }
 
     /// Returns the capabilities of the plugin; reports those that cannot be provided.
-    fn powers(&self, plugin: &str, cx: &mut CompileContext<'_>) -> Option<Capabilities> {
+    fn capabilities(&self, plugin: &str, cx: &mut CompileContext<'_>) -> Option<Capabilities> {
         let mut env = serde_json::Map::new();
         let mut is_right = true;
         for name in &self.env {
@@ -455,7 +455,7 @@ impl PluginConfig {
             kv,
             fetch,
             metrics: metrics(plugin, cx),
-            late: late(plugin, cx),
+            wait_until: wait_until(plugin, cx),
         })
     }
 }
@@ -473,12 +473,12 @@ fn metrics(plugin: &str, cx: &CompileContext<'_>) -> Arc<UserMetrics> {
 
 /// Returns the bounded background work of a plugin (`ctx.waitUntil`), shared by all routes with
 /// this plugin's name.
-fn late(plugin: &str, cx: &CompileContext<'_>) -> WaitUntil {
+fn wait_until(plugin: &str, cx: &CompileContext<'_>) -> WaitUntil {
     let name = format!("work of plugin {plugin}");
-    let late = cx.zones.get_or_create(&name, || {
+    let shared = cx.zones.get_or_create(&name, || {
         RemainingBudget(WaitUntil::of(plugin, tasks(cx), cx.metrics))
     });
-    late.0.clone()
+    shared.0.clone()
 }
 
 /// Returns the tasks that a stopping process waits for.

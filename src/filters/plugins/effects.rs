@@ -26,7 +26,7 @@ pub(super) struct PluginEffects {
 /// Part of the cache key.
 enum CacheKeyPart {
     /// Text that the plugin at this place of the list returned.
-    Said(usize, String),
+    Returned(usize, String),
     /// Range of the changes to the request.
     Sent(Range<usize>),
 }
@@ -66,10 +66,10 @@ pub(super) fn send(ex: &mut Exchange<'_>, changes: Vec<HeaderChange>, is_key: bo
 
 /// Adds the text that the plugin at `place` returned to the cache key. If it failed, adds all
 /// changes that plugins have made: no client gets a response that was made for another.
-pub(super) fn differ(ex: &mut Exchange<'_>, place: usize, said: Result<Option<String>, ()>) {
-    let part = match said {
+pub(super) fn differ(ex: &mut Exchange<'_>, place: usize, returned: Result<Option<String>, ()>) {
+    let part = match returned {
         Ok(None) => return,
-        Ok(Some(text)) => CacheKeyPart::Said(place, text),
+        Ok(Some(text)) => CacheKeyPart::Returned(place, text),
         Err(()) => CacheKeyPart::Sent(0..sent(ex).len()),
     };
     done(ex).keys.push(part);
@@ -81,7 +81,7 @@ pub(super) fn put_keys(ex: &Exchange<'_>, key: &mut KeyBuilder) {
     };
     for part in &done.keys {
         match part {
-            CacheKeyPart::Said(place, text) => {
+            CacheKeyPart::Returned(place, text) => {
                 // Two plugins may return the same text with different meanings.
                 key.part("plugin", &place.to_le_bytes());
                 key.part("says", text.as_bytes());

@@ -20,30 +20,30 @@ impl Plugins {
             if !each.plugin.has(Hook::Log) || !each.is_for(ex) {
                 continue;
             }
-            let Some(room) = each.logs.one() else {
+            let Some(permit) = each.logs.one() else {
                 each.metrics.busy();
                 continue;
             };
-            let entry = entry.get_or_insert_with(|| told(ex).to_string());
+            let entry = entry.get_or_insert_with(|| facts_of(ex).to_string());
             let input = Input {
                 entry: Some(entry.clone()),
                 ..each.input_of(ex, ex.head.headers.clone(), None)
             };
-            calls.push((at, input, room));
+            calls.push((at, input, permit));
         }
         let Some((first, ..)) = calls.first() else {
             return;
         };
-        let (uses, tasks) = (Arc::clone(&self.uses), self.uses[*first].late.clone());
+        let (uses, tasks) = (Arc::clone(&self.uses), self.uses[*first].log_tasks.clone());
         *late = Some(LateFields::new(tasks, async move {
             let mut fields = LogFields::new();
-            for (at, input, room) in calls {
+            for (at, input, permit) in calls {
                 let each = &uses[at];
-                if let Some(told) = each.log(input).await.filter(are_fields) {
+                if let Some(logged) = each.log(input).await.filter(are_fields) {
                     let name = Arc::clone(each.plugin.name());
-                    fields.entry(name).or_default().extend(told);
+                    fields.entry(name).or_default().extend(logged);
                 }
-                drop(room);
+                drop(permit);
             }
             fields
         }));
@@ -54,12 +54,12 @@ impl RoutePlugin {
     /// Calls `onLog`. A failure does not count for the breaker: no request is refused because a log
     /// line failed.
     async fn log(&self, input: Input) -> Option<Map<String, Value>> {
-        self.is_asked().ok()?;
+        self.is_enabled().ok()?;
         let id = input.request_id.clone();
         let begun = self.clock.now();
         let outcome = self.plugin.call(Hook::Log, input).await;
         self.metrics.called(Hook::Log, self.clock.now() - begun);
-        let fields = outcome.and_then(|output| match output.answer {
+        let fields = outcome.and_then(|output| match output.result {
             HookResult::Json(text) => serde_json::from_str(&text).map_err(|error| {
                 Failure::script(format!(
                     "the return value of onLog is not an object: {error}"
@@ -84,21 +84,21 @@ const MAX_NAME_LEN: usize = 64;
 
 /// Returns true if the fields are valid in a log line. Built-in JavaScript has checked them before,
 /// with better messages, unless the plugin has changed the objects that the check uses.
-fn are_fields(told: &Map<String, Value>) -> bool {
+fn are_fields(fields: &Map<String, Value>) -> bool {
     let is_name = |name: &str| {
         let mut bytes = name.bytes();
         (1..=MAX_NAME_LEN).contains(&name.len())
             && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
     };
     let is_single = |value: &Value| !value.is_object() && !value.is_array();
-    let mut fields = told.iter();
-    (1..=MAX_FIELDS).contains(&told.len())
-        && fields.all(|(name, value)| is_name(name) && is_single(value))
+    let mut pairs = fields.iter();
+    (1..=MAX_FIELDS).contains(&fields.len())
+        && pairs.all(|(name, value)| is_name(name) && is_single(value))
 }
 
 /// Returns the facts as in the access log, without the query, which may hold secrets: the plugin
 /// knows which parameters it may log, and finds them in `ctx.request`.
-fn told(ex: &Exchange<'_>) -> Value {
+fn facts_of(ex: &Exchange<'_>) -> Value {
     let facts = &*ex.facts;
     let (client, upstream) = (&facts.client, &facts.upstream);
     let millis = |time: std::time::Duration| time.as_secs_f64() * 1000.0;

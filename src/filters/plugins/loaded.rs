@@ -43,7 +43,7 @@ impl LoadedPlugins {
     pub(super) fn get(
         &self,
         what: PluginIdentity,
-        powers: Capabilities,
+        capabilities: Capabilities,
         beside: &mut ReferencedFiles,
     ) -> Result<Arc<Plugin>, Failure> {
         let known = self.0.lock().get(&what).and_then(Weak::upgrade);
@@ -56,7 +56,14 @@ impl LoadedPlugins {
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
         let config = what.config.clone();
         let files = Arc::clone(&source);
-        let plugin = Plugin::load(&what.name, source, config, what.limits, powers, workers);
+        let plugin = Plugin::load(
+            &what.name,
+            source,
+            config,
+            what.limits,
+            capabilities,
+            workers,
+        );
         files.note(beside);
         let plugin = Arc::new(plugin?);
         let mut all = self.0.lock();

@@ -190,11 +190,11 @@ mod tests {
         std::fs::write(&path, "export function onRequest() {}").unwrap();
         let load = |isolates| {
             let source = Source::read("x", &path).unwrap();
-            let (limits, powers) = (HookLimits::default(), Capabilities::default());
-            Plugin::load("x", source, "{}".to_owned(), limits, powers, isolates).unwrap()
+            let (limits, capabilities) = (HookLimits::default(), Capabilities::default());
+            Plugin::load("x", source, "{}".to_owned(), limits, capabilities, isolates).unwrap()
         };
         let (metrics, one, two) = (Metrics::default(), load(1), load(2));
-        let says = |open: u8, isolates: u8| {
+        let shows = |open: u8, isolates: u8| {
             let text = String::from_utf8(metrics.text()).unwrap();
             for (name, value) in [("breaker_open", open), ("isolates", isolates)] {
                 let line = format!("edgeway_plugin_{name}{{plugin=\"x\",route=\"r\"}} {value}\n");
@@ -205,8 +205,8 @@ mod tests {
         runs.taken(&one);
         runs.breaker(true);
         let candidate = PluginMetrics::new(&metrics, "r", &two);
-        says(1, 1);
+        shows(1, 1);
         candidate.taken(&two);
-        says(0, 2);
+        shows(0, 2);
     }
 }

@@ -98,7 +98,7 @@ struct RoutePlugin {
     /// Maximum size of a body that the plugin gets, if it gets any.
     body: Option<usize>,
     /// Tasks that run `onLog`, and the number of requests at a time.
-    late: Tasks,
+    log_tasks: Tasks,
     logs: WorkPermits,
 }
 
@@ -260,7 +260,7 @@ impl Filter for Plugins {
         ex: &'a mut Exchange<'_>,
         head: &'a mut response::Parts,
     ) -> BoxFuture<'a, ()> {
-        Box::pin(self.answered(ex, head, Hook::UpstreamResponse))
+        Box::pin(self.run_on_response(ex, head, Hook::UpstreamResponse))
     }
 
     fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
@@ -278,7 +278,7 @@ impl Filter for Plugins {
         if self.first(Hook::Response, ex).is_none() {
             return Box::pin(ready(()));
         }
-        Box::pin(self.answered(ex, head, Hook::Response))
+        Box::pin(self.run_on_response(ex, head, Hook::Response))
     }
 
     fn on_error_async<'a>(
@@ -288,14 +288,14 @@ impl Filter for Plugins {
     ) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             for each in self.with(Hook::Error, ex) {
-                let answer = Some((reply.status, HeaderMap::new()));
+                let response = Some((reply.status, HeaderMap::new()));
                 let headers = changed(ex);
-                let mut input = each.input(ex, headers, answer);
+                let mut input = each.input(ex, headers, response);
                 input.reason = reply.reason.map(Cow::Borrowed);
                 let Some(output) = each.run(ex, Hook::Error, input).await else {
                     continue;
                 };
-                if let HookResult::Response(response) = output.answer {
+                if let HookResult::Response(response) = output.result {
                     let own = self::reply(*response);
                     reply.status = own.status;
                     reply.body = own.body;
@@ -365,8 +365,8 @@ impl Plugins {
                 return reply.into();
             }
             if each.plugin.has(Hook::CacheKey) {
-                let said = each.text(ex, Hook::CacheKey).await;
-                effects::differ(ex, place, said);
+                let returned = each.text(ex, Hook::CacheKey).await;
+                effects::differ(ex, place, returned);
             }
             if each.plugin.has(Hook::Route)
                 && let Some(reply) = each.route(ex).await
@@ -377,18 +377,18 @@ impl Plugins {
         Verdict::Next
     }
 
-    async fn answered(&self, ex: &mut Exchange<'_>, head: &mut response::Parts, hook: Hook) {
+    async fn run_on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts, hook: Hook) {
         // Responses pass the plugins in the reverse order of requests.
         for each in self.with(hook, ex).into_iter().rev() {
-            let answer = Some((head.status, head.headers.clone()));
+            let response = Some((head.status, head.headers.clone()));
             let headers = ex.head.headers.clone();
-            let input = each.input(ex, headers, answer);
+            let input = each.input(ex, headers, response);
             if let Some(output) = each.run(ex, hook, input).await {
                 apply(&output.response, &mut head.headers);
                 if let Some(status) = output.status {
                     match may_become(head.status, status) {
                         Ok(()) => head.status = status,
-                        Err(failure) => each.tell(ex, hook, &failure),
+                        Err(failure) => each.report_failure(ex, hook, &failure),
                     }
                 }
             }
@@ -414,7 +414,7 @@ impl RoutePlugin {
         let client = input.ip;
         let outcome = self.call(Hook::Request, input).await;
         let outcome = outcome.and_then(|output| {
-            let rewritten = match &output.answer {
+            let rewritten = match &output.result {
                 HookResult::Rewrite(url) => {
                     let target = rewritten(&origin(ex), url, self.slashes);
                     Some(target.inspect_err(|failure| self.count(client, failure))?)
@@ -427,7 +427,7 @@ impl RoutePlugin {
             Ok(output) => output,
             Err(failure) => return self.failed(ex, Hook::Request, &failure),
         };
-        if let HookResult::Response(response) = output.answer {
+        if let HookResult::Response(response) = output.result {
             return Some(reply(*response));
         }
         effects::send(ex, output.request, !self.plugin.has(Hook::CacheKey));
@@ -446,7 +446,7 @@ impl RoutePlugin {
         let input = self.input(ex, headers, None);
         let client = input.ip;
         let outcome = self.call(Hook::Route, input).await;
-        let outcome = outcome.and_then(|output| match output.answer {
+        let outcome = outcome.and_then(|output| match output.result {
             HookResult::Text(name) if self.upstreams.contains(&name) => Ok(Some(name)),
             HookResult::Text(name) => {
                 let why = format!("unknown upstream `{name}`");
@@ -471,7 +471,7 @@ impl RoutePlugin {
         let headers = changed(ex);
         let input = self.input(ex, headers, None);
         let output = self.run(ex, hook, input).await.ok_or(())?;
-        Ok(match output.answer {
+        Ok(match output.result {
             HookResult::Text(text) => Some(text),
             _ => None,
         })
@@ -500,8 +500,8 @@ impl RoutePlugin {
         response: Option<(StatusCode, HeaderMap)>,
     ) -> Input {
         let facts = &*ex.facts;
-        let place = facts.slot::<ClientLocation>().cloned();
-        let asked = || {
+        let location = facts.slot::<ClientLocation>().cloned();
+        let unread = || {
             Some(ClientLocation::of(
                 Arc::clone(self.geo.as_ref()?),
                 facts.client.ip,
@@ -525,7 +525,7 @@ impl RoutePlugin {
             route: facts.route.as_deref().unwrap_or_default().to_owned(),
             known: ContextFacts {
                 claims: claims.map(|claims| Arc::clone(&claims.0)),
-                place: place.or_else(asked),
+                location: location.or_else(unread),
             },
             response,
             reason: None,

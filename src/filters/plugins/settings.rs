@@ -147,7 +147,7 @@ mod tests {
     use crate::config::{diagnostic::Diagnostics, tree};
 
     #[test]
-    fn what_is_wrong_is_shown_where_it_stands() {
+    fn mistakes_are_shown_at_their_positions() {
         let yaml = "a: { b: [1, 0x10, x] }\nc: 1.5\n";
         let mut diagnostics = Diagnostics::default();
         let config: PluginSettings = tree::parse(yaml, 0, &mut diagnostics)
@@ -168,12 +168,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_mapping_is_refused() {
+    fn only_mappings_are_accepted() {
         let mut diagnostics = Diagnostics::default();
         let config: Option<PluginSettings> = tree::parse("[1]", 0, &mut diagnostics)
             .and_then(|node| tree::read(&node, &mut diagnostics));
         assert!(config.is_none());
-        let said = &diagnostics.list()[0].message;
-        assert_eq!(said, "expected a mapping, found a list");
+        let message = &diagnostics.list()[0].message;
+        assert_eq!(message, "expected a mapping, found a list");
     }
 }

@@ -47,7 +47,7 @@ pub(super) fn read(json: &str) -> Result<FetchOrigins, String> {
         "`fetch` maps URLs to responses: { status, headers, body }, { json } or { error }"
             .to_owned()
     })?;
-    let answers = FixtureResponses::default();
+    let fixtures = FixtureResponses::default();
     for (url, written) in written {
         let all = match written {
             ResponseList::Many(all) => all,
@@ -55,9 +55,9 @@ pub(super) fn read(json: &str) -> Result<FetchOrigins, String> {
         };
         let all = all.into_iter().map(FixtureResponse::made);
         let all = all.collect::<Result<_, String>>()?;
-        answers.0.lock().insert(url, all);
+        fixtures.0.lock().insert(url, all);
     }
-    Ok(FetchOrigins::answering(answers))
+    Ok(FetchOrigins::with_fixtures(fixtures))
 }
 
 impl FixtureResponse {

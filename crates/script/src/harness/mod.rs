@@ -61,10 +61,10 @@ pub struct TestResult {
 pub async fn run(
     shown: &str,
     file: &Path,
-    tell: Arc<dyn Fn(Event) + Send + Sync>,
+    report: Arc<dyn Fn(Event) + Send + Sync>,
 ) -> Result<(), Failure> {
     let source = Source::read_tests(shown, file)?;
-    let kit = Arc::new(TestKit::new(shown, source.folder(), tell));
+    let kit = Arc::new(TestKit::new(shown, source.folder(), report));
     let log: Arc<dyn Log> = kit.clone();
     let isolate = Isolate::new(
         &source,

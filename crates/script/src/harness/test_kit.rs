@@ -32,7 +32,7 @@ use crate::{
 pub(super) struct TestKit {
     shown: String,
     folder: PathBuf,
-    tell: Arc<dyn Fn(Event) + Send + Sync>,
+    report: Arc<dyn Fn(Event) + Send + Sync>,
     clock: Clock,
     progress: Arc<Mutex<Progress>>,
     plugins: Arc<Mutex<Vec<Arc<ManualPlugin>>>>,
@@ -47,11 +47,15 @@ struct Progress {
 }
 
 impl TestKit {
-    pub(super) fn new(shown: &str, folder: &Path, tell: Arc<dyn Fn(Event) + Send + Sync>) -> Self {
+    pub(super) fn new(
+        shown: &str,
+        folder: &Path,
+        report: Arc<dyn Fn(Event) + Send + Sync>,
+    ) -> Self {
         Self {
             shown: shown.to_owned(),
             folder: folder.to_owned(),
-            tell,
+            report,
             clock: Clock::machine(),
             progress: Arc::default(),
             plugins: Arc::default(),
@@ -62,7 +66,7 @@ impl TestKit {
     pub(super) fn stopped(&self, failure: &Failure) {
         let mut progress = self.progress.lock();
         if let Some((name, begun)) = progress.running.take() {
-            (self.tell)(Event::Tested(TestResult {
+            (self.report)(Event::Tested(TestResult {
                 name,
                 outcome: Err(failure.clone()),
                 took: self.clock.now().duration_since(begun),
@@ -70,7 +74,7 @@ impl TestKit {
         }
         for name in progress.ahead.drain(..) {
             let why = "not run: an earlier test had to be stopped";
-            (self.tell)(Event::Tested(TestResult {
+            (self.report)(Event::Tested(TestResult {
                 name,
                 outcome: Err(Failure::script(why)),
                 took: Duration::ZERO,
@@ -90,7 +94,7 @@ impl TestKit {
         };
         host.set("testBegun", Function::new(ctx.clone(), begun)?)?;
         let (progress, clock) = (Arc::clone(&self.progress), self.clock.clone());
-        let tell = Arc::clone(&self.tell);
+        let report = Arc::clone(&self.report);
         let ended = move |message: Opt<Option<String>>, stack: Opt<Option<String>>| {
             let Some((name, begun)) = progress.lock().running.take() else {
                 return;
@@ -104,7 +108,7 @@ impl TestKit {
                 }),
             };
             let took = clock.now().duration_since(begun);
-            tell(Event::Tested(TestResult {
+            report(Event::Tested(TestResult {
                 name,
                 outcome,
                 took,
@@ -130,30 +134,30 @@ impl TestKit {
             let loaded = Source::read(&shown, &folder.join(name)).and_then(|source| {
                 ManualPlugin::load_within(source, config, env, reach, HookLimits::default())
             });
-            let trial = loaded.map_err(|failure| {
+            let plugin = loaded.map_err(|failure| {
                 // Its own stack trace is more precise than the test's.
                 let text = format!("{}\n{}", failure.message, failure.stack);
                 Exception::throw_message(&ctx, text.trim_end())
             })?;
-            let hooks = Hook::ALL.into_iter().filter(|hook| trial.has(*hook));
+            let hooks = Hook::ALL.into_iter().filter(|hook| plugin.has(*hook));
             let hooks: Vec<String> = hooks.map(|hook| hook.name().to_owned()).collect();
             let mut plugins = plugins.lock();
-            plugins.push(Arc::new(trial));
+            plugins.push(Arc::new(plugin));
             // Its number, and the hooks that it exports.
             let number = (plugins.len() - 1).to_string();
             Ok([vec![number], hooks].concat())
         };
         host.set("pluginLoad", Function::new(ctx.clone(), load)?)?;
         let (plugins, state) = (Arc::clone(&self.plugins), Arc::clone(state));
-        let call = move |ctx: Ctx<'js>, number: usize, asked: String| {
-            let trial = plugins.lock().get(number).cloned();
-            let Some(trial) = trial else {
+        let call = move |ctx: Ctx<'js>, number: usize, call: String| {
+            let plugin = plugins.lock().get(number).cloned();
+            let Some(plugin) = plugin else {
                 return Err(Exception::throw_message(&ctx, "unknown plugin number"));
             };
-            let (hook, input) = read(&asked).map_err(|why| Exception::throw_type(&ctx, &why))?;
+            let (hook, input) = read(&call).map_err(|why| Exception::throw_type(&ctx, &why))?;
             state.wait(&ctx, async move {
-                let ran = trial.run(hook, input.clone()).await;
-                Ok(told(&input, ran).to_string())
+                let ran = plugin.run(hook, input.clone()).await;
+                Ok(result_of(&input, ran).to_string())
             })
         };
         host.set("pluginCall", Function::new(ctx.clone(), call)?)
@@ -162,7 +166,7 @@ impl TestKit {
 
 impl Log for TestKit {
     fn line(&self, level: Level, text: &str) {
-        (self.tell)(Event::Line(level, text.to_owned()));
+        (self.report)(Event::Line(level, text.to_owned()));
     }
 
     fn extend<'js>(
@@ -204,45 +208,45 @@ struct HookCall {
     geo: Option<Map<String, Value>>,
     /// Status of the response, for hooks that have one.
     status: Option<u16>,
-    answer: Vec<(String, String)>,
+    response_headers: Vec<(String, String)>,
     reason: Option<String>,
     entry: Option<String>,
 }
 
-fn read(asked: &str) -> std::result::Result<(Hook, Input), String> {
-    let asked: HookCall = serde_json::from_str(asked).map_err(|error| error.to_string())?;
-    let hook = Hook::ALL.into_iter().find(|hook| hook.name() == asked.hook);
-    let response = match asked.status {
+fn read(json: &str) -> std::result::Result<(Hook, Input), String> {
+    let call: HookCall = serde_json::from_str(json).map_err(|error| error.to_string())?;
+    let hook = Hook::ALL.into_iter().find(|hook| hook.name() == call.hook);
+    let response = match call.status {
         Some(status) => {
             let status = StatusCode::from_u16(status)
                 .map_err(|_| format!("invalid response status {status}"))?;
-            Some((status, headers(asked.answer)?))
+            Some((status, headers(call.response_headers)?))
         }
         None => None,
     };
-    let method = Method::from_bytes(asked.method.as_bytes())
-        .map_err(|_| format!("invalid method `{}`", asked.method))?;
+    let method = Method::from_bytes(call.method.as_bytes())
+        .map_err(|_| format!("invalid method `{}`", call.method))?;
     let input = Input {
         method,
-        url: asked.url,
-        headers: headers(asked.headers)?,
-        body: asked
+        url: call.url,
+        headers: headers(call.headers)?,
+        body: call
             .body
             .map_or(Body::None, |body| Body::Whole(body.into())),
-        ip: asked.ip.parse().ok(),
-        request_id: asked.request_id,
-        route: asked.route,
+        ip: call.ip.parse().ok(),
+        request_id: call.request_id,
+        route: call.route,
         known: ContextFacts {
-            claims: asked.jwt.map(Arc::new),
-            place: asked
+            claims: call.jwt.map(Arc::new),
+            location: call
                 .geo
                 .map(|geo| ClientLocation::said(Value::Object(geo).to_string())),
         },
         response,
-        reason: asked.reason.map(Into::into),
-        entry: asked.entry,
+        reason: call.reason.map(Into::into),
+        entry: call.entry,
     };
-    let hook = hook.ok_or_else(|| format!("unknown hook `{}`", asked.hook))?;
+    let hook = hook.ok_or_else(|| format!("unknown hook `{}`", call.hook))?;
     Ok((hook, input))
 }
 
@@ -265,7 +269,7 @@ pub(super) fn headers(pairs: Vec<(String, String)>) -> std::result::Result<Heade
 }
 
 /// Result of a hook as the test reads it.
-fn told(input: &Input, ran: ManualResult) -> Value {
+fn result_of(input: &Input, ran: ManualResult) -> Value {
     let ManualResult {
         outcome,
         lines,
@@ -278,8 +282,8 @@ fn told(input: &Input, ran: ManualResult) -> Value {
             json!({ "level": level.as_str().to_ascii_lowercase(), "text": text })
         })
         .collect();
-    let mut told = match outcome {
-        Ok(output) => done(input, output),
+    let mut result = match outcome {
+        Ok(output) => output_of(input, output),
         Err(failure) => json!({
             "failure": {
                 "kind": failure.kind.word(),
@@ -288,37 +292,37 @@ fn told(input: &Input, ran: ManualResult) -> Value {
             },
         }),
     };
-    told["console"] = lines.into();
-    told["cpu"] = (cpu.as_secs_f64() * 1000.0).into();
-    told["wall"] = (wall.as_secs_f64() * 1000.0).into();
-    told
+    result["console"] = lines.into();
+    result["cpu"] = (cpu.as_secs_f64() * 1000.0).into();
+    result["wall"] = (wall.as_secs_f64() * 1000.0).into();
+    result
 }
 
-fn done(input: &Input, output: Output) -> Value {
-    let (status, answer) = match &input.response {
+fn output_of(input: &Input, output: Output) -> Value {
+    let (status, headers) = match &input.response {
         Some((status, headers)) => (Some(*status), headers.clone()),
         None => (None, HeaderMap::new()),
     };
     let status = output.status.or(status);
-    let mut told = json!({
+    let mut result = json!({
         "request": changed(input.headers.clone(), output.request),
         "status": status.map(|status| status.as_u16()),
-        "answer": changed(answer, output.response),
+        "responseHeaders": changed(headers, output.response),
     });
-    match output.answer {
+    match output.result {
         HookResult::Nothing => {}
         HookResult::Response(response) => {
-            told["response"] = json!({
+            result["response"] = json!({
                 "status": response.status.as_u16(),
                 "headers": pairs(&response.headers),
                 "body": STANDARD.encode(&response.body),
             });
         }
-        HookResult::Rewrite(url) => told["rewrite"] = url.into(),
-        HookResult::Text(text) => told["value"] = text.into(),
-        HookResult::Json(text) => told["value"] = serde_json::from_str(&text).unwrap_or_default(),
+        HookResult::Rewrite(url) => result["rewrite"] = url.into(),
+        HookResult::Text(text) => result["value"] = text.into(),
+        HookResult::Json(text) => result["value"] = serde_json::from_str(&text).unwrap_or_default(),
     }
-    told
+    result
 }
 
 fn changed(mut headers: HeaderMap, changes: Vec<HeaderChange>) -> Vec<[String; 2]> {

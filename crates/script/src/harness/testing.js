@@ -42,22 +42,22 @@
   globalThis.Request ??= Request;
 
   // A response that the plugin made, for the test to read.
-  const answered = ({ status, headers, body }) =>
+  const pluginResponse = ({ status, headers, body }) =>
     web.fetched(status, headers, Uint8Array.from(atob(body), (letter) => letter.charCodeAt(0)));
 
   const asRequest = (request) => (typeof request === 'string' || request instanceof URL ? new globalThis.Request(request) : request);
 
   const call = async (number, hook, subject, context = {}) => {
-    const isAnswer = hook === 'onResponse' || hook === 'onUpstreamResponse';
+    const hasResponse = hook === 'onResponse' || hook === 'onUpstreamResponse';
     const isError = hook === 'onError';
     const isLog = hook === 'onLog';
-    const given = isAnswer || isError || isLog ? (context.request ?? 'http://localhost/') : subject;
-    const request = asRequest(given);
+    const source = hasResponse || isError || isLog ? (context.request ?? 'http://localhost/') : subject;
+    const request = asRequest(source);
     if (typeof request?.url !== 'string') throw new TypeError(`${hook} must be called with a Request or a URL`);
-    if ((isAnswer || isError) && !Number.isInteger(subject?.status)) throw new TypeError(`${hook} must be called with an object that has a status`);
+    if ((hasResponse || isError) && !Number.isInteger(subject?.status)) throw new TypeError(`${hook} must be called with an object that has a status`);
     const headers = web.pairsOf(request.headers);
     if (!request.headers.has('host')) headers.unshift(['host', new URL(request.url).host]);
-    const asked = {
+    const input = {
       hook,
       method: request.method,
       url: request.url,
@@ -68,42 +68,42 @@
       route: context.route ?? 'test',
       jwt: context.jwt ?? null,
       geo: context.geo ?? null,
-      status: isAnswer || isError ? subject.status : null,
-      answer: isAnswer && subject.headers ? web.pairsOf(subject.headers) : [],
+      status: hasResponse || isError ? subject.status : null,
+      responseHeaders: hasResponse && subject.headers ? web.pairsOf(subject.headers) : [],
       entry: isLog ? JSON.stringify(subject ?? {}) : null,
       reason: isError ? (subject.reason ?? null) : null,
     };
-    const told = await web.later(host.pluginCall(number, JSON.stringify(asked)));
-    if (told.failure) {
-      const { kind, message, stack } = told.failure;
+    const result = await web.operation(host.pluginCall(number, JSON.stringify(input)));
+    if (result.failure) {
+      const { kind, message, stack } = result.failure;
       const error = new Error(message);
       Object.defineProperty(error, 'name', { value: 'PluginFailure', configurable: true });
       Object.defineProperty(error, 'stack', { value: stack, configurable: true });
-      throw Object.assign(error, { kind, console: told.console });
+      throw Object.assign(error, { kind, console: result.console });
     }
     return {
-      response: told.response && answered(told.response),
-      rewrite: told.rewrite,
-      value: told.value,
-      request: new globalThis.Request(request, { headers: told.request }),
-      status: told.status ?? undefined,
-      headers: new Headers(told.answer),
-      console: told.console,
-      cpu: told.cpu,
-      wall: told.wall,
+      response: result.response && pluginResponse(result.response),
+      rewrite: result.rewrite,
+      value: result.value,
+      request: new globalThis.Request(request, { headers: result.request }),
+      status: result.status ?? undefined,
+      headers: new Headers(result.responseHeaders),
+      console: result.console,
+      cpu: result.cpu,
+      wall: result.wall,
     };
   };
 
   // Responses for `fetch`, with headers as pairs.
-  const answersOf = (fetch) => {
-    const one = (answer) => ({ ...answer, headers: web.pairsOf(new Headers(answer?.headers)) });
-    const all = Object.entries(fetch).map(([url, answers]) => [url, Array.isArray(answers) ? answers.map(one) : one(answers)]);
+  const fixturesOf = (fetch) => {
+    const one = (fixture) => ({ ...fixture, headers: web.pairsOf(new Headers(fixture?.headers)) });
+    const all = Object.entries(fetch).map(([url, fixtures]) => [url, Array.isArray(fixtures) ? fixtures.map(one) : one(fixtures)]);
     return JSON.stringify(Object.fromEntries(all));
   };
 
   const plugin = ({ file = './plugin.js', config = {}, env = {}, fetch } = {}) => {
-    const answers = fetch === undefined ? null : answersOf(fetch);
-    const [number, ...has] = host.pluginLoad(String(file), JSON.stringify(config), JSON.stringify(env), answers);
+    const fixtures = fetch === undefined ? null : fixturesOf(fetch);
+    const [number, ...has] = host.pluginLoad(String(file), JSON.stringify(config), JSON.stringify(env), fixtures);
     const loaded = { hooks: has };
     for (const hook of HOOKS) {
       loaded[hook] = (subject, context) => {

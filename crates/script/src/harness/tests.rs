@@ -17,7 +17,7 @@ export function onResponse(res, ctx) { res.headers.set('x-of', ctx.request.url);
 export function onError(failed) { return new Response(`${failed.status} ${failed.reason}`, { status: 502 }); }
 export const onCacheKey = (req) => req.headers.get('accept');";
 
-const KEPT: &str = "export async function onRequest(req, ctx) {
+const STORING: &str = "export async function onRequest(req, ctx) {
     req.headers.set('x-kept', `${ctx.env.REGION} ${await ctx.kv.increment('n')}`);
 }";
 
@@ -30,7 +30,7 @@ struct TestRun {
 async fn tested(text: &str) -> TestRun {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("plugin.js"), PLUGIN).unwrap();
-    fs::write(folder.path().join("kept.js"), KEPT).unwrap();
+    fs::write(folder.path().join("kept.js"), STORING).unwrap();
     let file = folder.path().join("plugin.test.js");
     fs::write(
         &file,
@@ -84,7 +84,7 @@ impl TestRun {
 
 #[tokio::test]
 async fn a_test_calls_hooks_and_reads_what_they_did() {
-    let told = tested(
+    let tested_file = tested(
         "const p = plugin({ config: { text: 'hello' } });
         test('a request goes on', async () => {
             const done = await p.onRequest(new Request('https://a.test/x?y', { headers: { a: '1' } }), { route: 'shop' });
@@ -126,12 +126,12 @@ async fn a_test_calls_hooks_and_reads_what_they_did() {
         test('it waits', () => new Promise((keep) => setTimeout(keep, 1)));",
     )
     .await;
-    told.passes(8);
+    tested_file.passes(8);
 }
 
 #[tokio::test]
-async fn failures_say_what_and_where() {
-    let told = tested(
+async fn failures_have_messages_and_positions() {
+    let tested_file = tested(
         "test('equal', () => {
             assert.equal(1, 2);
         });
@@ -142,31 +142,45 @@ async fn failures_say_what_and_where() {
         test('good', () => console.log('a line'));",
     )
     .await;
-    let equal = told.failure("equal");
+    let equal = tested_file.failure("equal");
     assert_eq!(equal.message, "AssertionError: expected 2, got 1");
     assert!(
         equal.stack.contains("(plugins/x/plugin.test.js:3:"),
         "{equal:?}"
     );
     assert!(!equal.stack.contains("edgeway/"), "{equal:?}");
-    let thrown = told.failure("plugin");
+    let thrown = tested_file.failure("plugin");
     assert!(thrown.message.contains("on purpose"), "{thrown:?}");
     assert!(
         thrown.stack.contains("(plugins/x/plugin.js:2:"),
         "{thrown:?}"
     );
-    assert_eq!(told.failure("thrown").message, "it threw \"a text\"");
-    assert!(told.failure("load").message.contains("plugins/x/gone.js"));
-    assert!(told.failure("nested").message.contains("within a test"));
-    assert!(told.tests()[5].outcome.is_ok());
+    assert_eq!(tested_file.failure("thrown").message, "it threw \"a text\"");
+    assert!(
+        tested_file
+            .failure("load")
+            .message
+            .contains("plugins/x/gone.js")
+    );
+    assert!(
+        tested_file
+            .failure("nested")
+            .message
+            .contains("within a test")
+    );
+    assert!(tested_file.tests()[5].outcome.is_ok());
     let is_line =
         |event: &Event| matches!(event, Event::Line(Level::Info, text) if text == "a line");
-    assert!(told.events.iter().any(is_line), "{:?}", told.events);
+    assert!(
+        tested_file.events.iter().any(is_line),
+        "{:?}",
+        tested_file.events
+    );
 }
 
 #[tokio::test]
-async fn assertions_hold_for_what_is_so_and_for_nothing_else() {
-    let told = tested(
+async fn assertions_hold_for_true_claims_only() {
+    let tested_file = tested(
         "const holds = [
             () => assert(1), () => assert.ok('a'), () => assert.equal(NaN, NaN), () => assert.notEqual(0, -0),
             () => assert.deepEqual({ a: [1, { b: new Map([['c', new Set([1])]]) }] }, { a: [1, { b: new Map([['c', new Set([1])]]) }] }),
@@ -190,20 +204,25 @@ async fn assertions_hold_for_what_is_so_and_for_nothing_else() {
         });",
     )
     .await;
-    told.passes(25);
+    tested_file.passes(25);
 }
 
 #[tokio::test]
-async fn what_does_not_end_fails_and_so_do_those_behind_it() {
-    let told = tested(
+async fn a_test_that_does_not_end_fails_and_so_do_later_ones() {
+    let tested_file = tested(
         "test('first', () => {});
         test('never', () => new Promise(() => {}));
         test('behind', () => {});",
     )
     .await;
-    assert!(told.tests()[0].outcome.is_ok());
-    assert!(told.failure("never").message.contains("never settles"));
-    assert!(told.failure("behind").message.contains("not run"));
+    assert!(tested_file.tests()[0].outcome.is_ok());
+    assert!(
+        tested_file
+            .failure("never")
+            .message
+            .contains("never settles")
+    );
+    assert!(tested_file.failure("behind").message.contains("not run"));
 }
 
 #[tokio::test]
@@ -219,18 +238,18 @@ async fn a_plugin_under_test_has_the_limits_of_a_route() {
     fs::write(&file, text).unwrap();
     let passed = Arc::new(Mutex::new(0));
     let count = Arc::clone(&passed);
-    let tell = move |event| {
+    let report = move |event| {
         if let Event::Tested(tested) = event {
             tested.outcome.unwrap();
             *count.lock() += 1;
         }
     };
-    run("x", &file, Arc::new(tell)).await.unwrap();
+    run("x", &file, Arc::new(report)).await.unwrap();
     assert_eq!(*passed.lock(), 2);
 }
 
 #[tokio::test]
-async fn only_tests_find_what_is_for_tests() {
+async fn only_tests_can_import_the_test_module() {
     let folder = tempfile::tempdir().unwrap();
     let text = "import 'edgeway:test'; export function onRequest() {}";
     fs::write(folder.path().join("plugin.js"), text).unwrap();
@@ -248,6 +267,6 @@ async fn only_tests_find_what_is_for_tests() {
             "{failure:?}"
         );
     }
-    let told = tested("nothing();").await;
-    assert!(told.loaded.unwrap_err().message.contains("nothing"));
+    let tested_file = tested("nothing();").await;
+    assert!(tested_file.loaded.unwrap_err().message.contains("nothing"));
 }

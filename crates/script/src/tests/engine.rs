@@ -8,8 +8,8 @@ use tokio::{
 
 use super::*;
 
-/// Returns powers with a kv, and with `fetch` from this origin.
-fn powers(origin: &str) -> capabilities::Capabilities {
+/// Returns capabilities with a kv, and with `fetch` from this origin.
+fn capabilities(origin: &str) -> capabilities::Capabilities {
     let (second, longest) = (Duration::from_secs(1), 1 << 10);
     let reach = capabilities::FetchOrigins::new(&[origin.to_owned()], second, longest);
     capabilities::Capabilities {
@@ -29,11 +29,11 @@ pub(super) fn try_with_powers(
     limits: HookLimits,
     origin: &str,
 ) -> Result<Loaded, Failure> {
-    load_within(&[("plugin.js", text)], "{}", limits, powers(origin))
+    load_within(&[("plugin.js", text)], "{}", limits, capabilities(origin))
 }
 
 #[tokio::test]
-async fn a_module_that_is_imported_later_is_of_the_version_that_was_loaded_or_none() {
+async fn later_imports_get_the_loaded_version_or_fail() {
     let text = "import './a.js';
         export async function onRequest(req) {
             req.headers.set('x-a', (await import('./a.js')).version);
@@ -62,7 +62,7 @@ const LOOPS: [&str; 2] = [
 ];
 
 #[tokio::test]
-async fn loops_over_what_is_there_at_once_are_stopped_by_both_limits() {
+async fn loops_over_ready_operations_are_stopped_by_both_limits() {
     let patient = HookLimits {
         cpu: Duration::from_mins(1),
         ..HookLimits::default()
@@ -82,7 +82,7 @@ async fn loops_over_what_is_there_at_once_are_stopped_by_both_limits() {
 }
 
 #[tokio::test]
-async fn a_loop_over_what_is_there_at_once_lets_others_run() {
+async fn a_loop_over_ready_operations_lets_other_tasks_run() {
     let limits = HookLimits {
         cpu: Duration::from_mins(1),
         ..HookLimits::default()
@@ -105,7 +105,7 @@ async fn a_loop_over_what_is_there_at_once_lets_others_run() {
 }
 
 #[tokio::test]
-async fn what_a_hook_did_not_wait_for_leaves_nothing_behind() {
+async fn operations_that_a_hook_did_not_await_leave_nothing_behind() {
     let loaded = load(
         "let ran = 0;
         export async function onRequest(req) {
@@ -141,11 +141,11 @@ async fn what_a_hook_did_not_wait_for_leaves_nothing_behind() {
     let mut asks = input();
     asks.headers.insert("x-count", "1".parse().unwrap());
     let output = loaded.plugin.call(Hook::Request, asks).await.unwrap();
-    assert!(matches!(output.answer, HookResult::Response(response) if response.body == "0"));
+    assert!(matches!(output.result, HookResult::Response(response) if response.body == "0"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn no_hook_begins_where_one_was_stopped() {
+async fn no_hook_begins_in_an_instance_that_was_stopped() {
     let loaded = Arc::new(load(
         "let isSpoilt = false;
         export function onRequest(req) {
@@ -175,7 +175,7 @@ async fn no_hook_begins_where_one_was_stopped() {
 }
 
 #[tokio::test]
-async fn fetch_says_itself_how_a_request_is_sent() {
+async fn fetch_controls_how_a_request_is_sent() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let text = "export async function onRequest(req, ctx) {
@@ -191,8 +191,8 @@ async fn fetch_says_itself_how_a_request_is_sent() {
             host: 'evil.test', 'Content-Length': '3', 'transfer-encoding': 'chunked',
             connection: 'x-a', upgrade: 'x', 'x-a': 'b', cookie: 'c=d',
         };
-        const answer = await fetch(ORIGIN, { method: 'POST', headers, body: 'four' });
-        return new Response(await answer.text());
+        const response = await fetch(ORIGIN, { method: 'POST', headers, body: 'four' });
+        return new Response(await response.text());
     }";
     let origin = format!("http://{address}");
     let text = text.replace("ORIGIN", &format!("'{origin}/'"));
@@ -207,18 +207,18 @@ async fn fetch_says_itself_how_a_request_is_sent() {
         while !seen.ends_with(b"four") {
             assert_ne!(stream.read_buf(&mut seen).await.unwrap(), 0);
         }
-        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-        stream.write_all(answer).await.unwrap();
+        let response = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+        stream.write_all(response).await.unwrap();
         String::from_utf8(seen).unwrap().to_ascii_lowercase()
     };
     let both = async { tokio::join!(loaded.request(), serve) };
     let (output, seen) = timeout(Duration::from_secs(20), both)
         .await
         .expect("the hook fetched");
-    let answer = output.unwrap().answer;
+    let result = output.unwrap().result;
     assert!(
-        matches!(&answer, HookResult::Response(response) if response.body == "ok"),
-        "{answer:?}"
+        matches!(&result, HookResult::Response(response) if response.body == "ok"),
+        "{result:?}"
     );
     for there in [
         "x-a: b",
@@ -228,19 +228,19 @@ async fn fetch_says_itself_how_a_request_is_sent() {
     ] {
         assert!(seen.contains(&format!("{there}\r\n")), "{there}: {seen}");
     }
-    for gone in [
+    for absent in [
         "evil",
         "chunked",
         "upgrade",
         "connection: x-a",
         "content-length: 3",
     ] {
-        assert!(!seen.contains(gone), "{gone}: {seen}");
+        assert!(!seen.contains(absent), "{absent}: {seen}");
     }
 }
 
 #[tokio::test]
-async fn functions_that_are_one_step_to_the_engine_are_counted_by_what_they_go_over() {
+async fn native_functions_are_counted_by_their_data() {
     for attack in [
         "const all = []; for (;;) all.push(new TextEncoder().encode(text));",
         "const bytes = new TextEncoder().encode(text); for (;;) crypto.subtle.digest('SHA-256', bytes);",
@@ -258,21 +258,21 @@ async fn functions_that_are_one_step_to_the_engine_are_counted_by_what_they_go_o
 }
 
 #[tokio::test]
-async fn what_is_too_long_is_refused_before_anybody_copies_it() {
+async fn long_arguments_are_refused_before_they_are_copied() {
     let text = "const why = async (what) => { try { await what(); } catch (error) { return `${error.name}: ${error.message}`; } };
     const MAX_BODY = 256 << 10;
     const bodies = ['x'.repeat(MAX_BODY + 1), 'é'.repeat(MAX_BODY / 2 + 1), new Uint8Array(MAX_BODY + 1), new ArrayBuffer(MAX_BODY + 1)];
     const spoofed = Object.defineProperty(new Uint8Array(MAX_BODY + 1), 'length', { value: 1 });
     export async function onRequest(req, ctx) {
-        const said = [];
-        for (const body of [...bodies, spoofed]) said.push(await why(() => fetch('ORIGIN/', { method: 'POST', body })));
-        said.push(await why(() => fetch('ORIGIN/' + 'x'.repeat(8192))));
-        said.push(await why(() => fetch('ORIGIN/', { headers: { a: 'x'.repeat(8193) } })));
-        said.push(await why(() => ctx.kv.put('k', 'x'.repeat(64 << 10))));
-        said.push(await why(() => ctx.kv.get('k'.repeat((64 << 10) + 1))));
-        said.push(await why(() => fetch('ORIGIN/', { method: 'POST', body: 'x'.repeat(MAX_BODY) })));
-        said.push(await why(() => ctx.kv.put('k', 'x'.repeat((64 << 10) - 3))));
-        return new Response(said.join('\\n'));
+        const lines = [];
+        for (const body of [...bodies, spoofed]) lines.push(await why(() => fetch('ORIGIN/', { method: 'POST', body })));
+        lines.push(await why(() => fetch('ORIGIN/' + 'x'.repeat(8192))));
+        lines.push(await why(() => fetch('ORIGIN/', { headers: { a: 'x'.repeat(8193) } })));
+        lines.push(await why(() => ctx.kv.put('k', 'x'.repeat(64 << 10))));
+        lines.push(await why(() => ctx.kv.get('k'.repeat((64 << 10) + 1))));
+        lines.push(await why(() => fetch('ORIGIN/', { method: 'POST', body: 'x'.repeat(MAX_BODY) })));
+        lines.push(await why(() => ctx.kv.put('k', 'x'.repeat((64 << 10) - 3))));
+        return new Response(lines.join('\\n'));
     }";
     // No listener there.
     let origin = "http://127.0.0.1:1";
@@ -283,35 +283,38 @@ async fn what_is_too_long_is_refused_before_anybody_copies_it() {
         ..HookLimits::default()
     };
     let loaded = load_with_powers(&text.replace("ORIGIN", origin), limits, origin);
-    let HookResult::Response(response) = loaded.request().await.unwrap().answer else {
-        panic!("no answer");
+    let HookResult::Response(response) = loaded.request().await.unwrap().result else {
+        panic!("no response");
     };
-    let said = String::from_utf8(response.body.to_vec()).unwrap();
-    let said: Vec<&str> = said.split('\n').collect();
-    assert_eq!(said.len(), 11, "{said:?}");
-    for line in &said[..5] {
+    let lines = String::from_utf8(response.body.to_vec()).unwrap();
+    let lines: Vec<&str> = lines.split('\n').collect();
+    assert_eq!(lines.len(), 11, "{lines:?}");
+    for line in &lines[..5] {
         assert_eq!(
             *line,
             "TypeError: a body to fetch with can have at most 262144 bytes"
         );
     }
     assert_eq!(
-        said[5],
+        lines[5],
         "TypeError: a URL to fetch can have at most 8192 bytes"
     );
-    assert_eq!(said[6], "TypeError: invalid header value");
-    for line in &said[7..9] {
+    assert_eq!(lines[6], "TypeError: invalid header value");
+    for line in &lines[7..9] {
         assert_eq!(
             *line,
             "Error: a key and its value can have at most 65536 bytes"
         );
     }
-    assert!(said[9].starts_with("TypeError: fetch failed: "), "{said:?}");
-    assert_eq!(said[10], "");
+    assert!(
+        lines[9].starts_with("TypeError: fetch failed: "),
+        "{lines:?}"
+    );
+    assert_eq!(lines[10], "");
 }
 
 #[tokio::test]
-async fn a_length_that_is_none_ends_nothing_but_the_hook() {
+async fn an_overridden_length_has_no_effect() {
     let loaded = load(
         "export async function onRequest() {
             const bytes = Object.defineProperty(new Uint8Array(3), 'length', { value: 'x' });

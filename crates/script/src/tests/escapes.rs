@@ -30,7 +30,7 @@ const HEAP_FILLERS: [&str; 5] = [
 ];
 
 #[tokio::test]
-async fn a_stop_that_is_swallowed_stops_all_the_same() {
+async fn a_stop_that_native_code_catches_still_stops_the_hook() {
     for attack in STOP_CATCHERS {
         for asynchronous in ["", "async "] {
             let loaded = load(&format!(
@@ -53,7 +53,7 @@ async fn a_stop_that_is_swallowed_stops_all_the_same() {
 }
 
 #[tokio::test]
-async fn what_has_no_room_left_is_stopped_too() {
+async fn hooks_with_a_full_heap_are_stopped_too() {
     for attack in HEAP_FILLERS {
         for is_async in ["", "async "] {
             let text = format!(
@@ -81,8 +81,8 @@ async fn what_has_no_room_left_is_stopped_too() {
 
 /// Wherever the heap runs out, the engine goes on, and can be freed.
 #[tokio::test]
-async fn a_heap_may_be_full_at_any_place() {
-    let text = r#"const kept = new Map();
+async fn the_heap_may_become_full_at_any_point() {
+    let text = r#"const stored = new Map();
         class Own extends Map { #a = [1]; get a() { return this.#a; } static { this.b = {}; } }
         function* numbers() { for (let n = 0; n < 5; n++) yield { n }; }
         async function* later() { for (let n = 0; n < 5; n++) yield await { n }; }
@@ -96,11 +96,11 @@ async fn a_heap_may_be_full_at_any_place() {
             const text = JSON.stringify(JSON.parse('[1,{"a":[2,"é"]}]')) + 'a-b-c'.replace(/(b)|(?<n>c)/g, (all) => `${all}!`);
             const parts = text.split(/,/).join('|').padStart(300, 'é').toUpperCase().normalize('NFD');
             req.headers.set('x-a', new URL('http://a.test/?b=c#d').searchParams.get('b'));
-            for (const [name, value] of req.headers) kept.set(name + parts.length, value);
+            for (const [name, value] of req.headers) stored.set(name + parts.length, value);
             try { null.x; } catch (error) { ctx.log.info(error.stack); }
             const proxy = new Proxy({}, { get: (target, name) => [target, name], ownKeys: () => ['a'] });
             Reflect.ownKeys(proxy).concat(proxy.a, Object.entries(own), [new Uint8Array(64).subarray(3), 10n ** 40n, Symbol('s')]);
-            label: for (const a in { b: 1, c: 2 }) { try { continue label; } finally { kept.clear(); } }
+            label: for (const a in { b: 1, c: 2 }) { try { continue label; } finally { stored.clear(); } }
             const { a = new Date(0).toISOString(), ...rest } = Object.create({ z: 1 }, { y: { value: 1, enumerable: true } });
             Promise.resolve().then(() => rest.y);
             const made = new Function('a', 'if (a) { let b = 1; for (const c of [1]) { b += c; } return [b, { a }, `${a}`]; }');
@@ -137,7 +137,7 @@ async fn a_heap_may_be_full_at_any_place() {
 }
 
 #[test]
-fn what_never_ends_loading_is_refused() {
+fn plugins_that_never_finish_loading_are_refused() {
     let doubling = "const p = Promise.resolve(); const f = () => { p.then(f); p.then(f); }; f();";
     for attack in STOP_CATCHERS.into_iter().chain([
         doubling,
@@ -153,7 +153,7 @@ fn what_never_ends_loading_is_refused() {
 }
 
 #[tokio::test]
-async fn what_goes_on_in_an_instance_that_was_stopped_can_still_call() {
+async fn hooks_that_wait_in_a_stopped_instance_can_still_call() {
     let text = "export async function onRequest(req) {
         if (req.headers.has('x-loop')) for (;;);
         await new Promise((keep) => setTimeout(keep, 50));
@@ -175,7 +175,7 @@ async fn what_goes_on_in_an_instance_that_was_stopped_can_still_call() {
 /// The engine does not release a value that `stackTraceLimit` had, and a runtime with such a value
 /// cannot be freed.
 #[tokio::test]
-async fn an_engine_that_is_thrown_away_is_freed_whatever_was_set_of_errors() {
+async fn a_discarded_engine_is_freed_whatever_error_properties_were_set() {
     let loaded = load(
         "Error.stackTraceLimit = {};
         Error.stackTraceLimit = { valueOf() { for (;;); } };
@@ -193,7 +193,7 @@ async fn an_engine_that_is_thrown_away_is_freed_whatever_was_set_of_errors() {
 
 /// The same long string many times: little in the engine's heap, and all of it outside.
 #[tokio::test]
-async fn lists_of_texts_are_bounded_before_they_are_copied() {
+async fn lists_of_strings_are_bounded_before_they_are_copied() {
     let long = "'x'.repeat(1 << 20)";
     let lists = [
         "String(new URLSearchParams(Array.from({ length: 1000 }, (_, n) => ['a', long])))",
@@ -222,8 +222,8 @@ async fn lists_of_texts_are_bounded_before_they_are_copied() {
         let loaded = engine::load_with_powers(&text, limits, "http://a.test");
         let clock = Clock::machine();
         let begun = clock.now();
-        let said = match loaded.request().await {
-            Ok(output) => match output.answer {
+        let message = match loaded.request().await {
+            Ok(output) => match output.result {
                 HookResult::Response(response) => {
                     String::from_utf8_lossy(&response.body).into_owned()
                 }
@@ -232,14 +232,14 @@ async fn lists_of_texts_are_bounded_before_they_are_copied() {
             Err(failure) => failure.message,
         };
         let whys = ["of texts has 65536", "string", "out of memory"];
-        let is_refused = whys.iter().any(|why| said.contains(why));
-        assert!(is_refused, "{list}: {said}");
+        let is_refused = whys.iter().any(|why| message.contains(why));
+        assert!(is_refused, "{list}: {message}");
         assert!(clock.now() - begun < Duration::from_secs(8), "{list}");
     }
 }
 
 #[tokio::test]
-async fn our_functions_are_counted_by_what_they_are_given() {
+async fn host_functions_are_counted_by_their_arguments() {
     for attack in [
         "try { req.headers.set('a', long); } catch {}",
         "try { req.headers.set(long, 'a'); } catch {}",
@@ -273,7 +273,7 @@ async fn our_functions_are_counted_by_what_they_are_given() {
 
 /// Host functions drop what belongs to hooks that are over.
 #[tokio::test]
-async fn what_a_plugin_makes_of_maps_and_lists_is_not_what_we_forget_by() {
+async fn overridden_collections_do_not_affect_the_cleanup() {
     let loaded = load(
         "const loop = () => { for (;;); };
         for (const kind of [Map, Set]) for (const name of ['get', 'set', 'has', 'add', 'delete']) kind.prototype[name] = loop;
@@ -293,7 +293,7 @@ async fn what_a_plugin_makes_of_maps_and_lists_is_not_what_we_forget_by() {
 }
 
 #[test]
-fn what_is_no_file_is_not_waited_for() {
+fn paths_that_are_no_files_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink("/dev/zero", folder.path().join("zero.js")).unwrap();
     for file in ["zero.js", "."] {

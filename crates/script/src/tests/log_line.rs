@@ -6,7 +6,7 @@ use crate::base::{metrics::Metrics, tasks::Tasks, user_metrics::UserMetrics};
 pub(super) struct Bench {
     loaded: Loaded,
     metrics: Metrics,
-    late: wait_until::WaitUntil,
+    wait_until: wait_until::WaitUntil,
 }
 
 /// Loads a plugin whose `ctx.waitUntil` work may take this long.
@@ -18,11 +18,11 @@ pub(super) fn bench_in(text: &str, wait_until: Duration, isolation: Isolation) -
     let metrics = Metrics::default();
     let user = Arc::new(UserMetrics::new("x", &metrics));
     metrics.serve_too(&user);
-    let late = wait_until::WaitUntil::of("x", Tasks::default(), &metrics);
-    let powers = capabilities::Capabilities {
+    let work = wait_until::WaitUntil::of("x", Tasks::default(), &metrics);
+    let capabilities = capabilities::Capabilities {
         kv: Some(kv::Kv::memory(Arc::new(kv::Memory::new(&Clock::machine())))),
         metrics: user,
-        late: late.clone(),
+        wait_until: work.clone(),
         ..capabilities::Capabilities::default()
     };
     let limits = HookLimits {
@@ -30,11 +30,11 @@ pub(super) fn bench_in(text: &str, wait_until: Duration, isolation: Isolation) -
         isolation,
         ..HookLimits::default()
     };
-    let loaded = load_within(&[("plugin.js", text)], "{}", limits, powers);
+    let loaded = load_within(&[("plugin.js", text)], "{}", limits, capabilities);
     Bench {
         loaded: loaded.unwrap_or_else(|failure| panic!("{failure:?}")),
         metrics,
-        late,
+        wait_until: work,
     }
 }
 
@@ -66,41 +66,43 @@ impl Bench {
 
 const WORK: &str = "const sleep = (ms) => new Promise((keep) => setTimeout(keep, ms));
     export async function onRequest(req, ctx) {
-        if (req.headers.has('x-ask')) return new Response(String(await ctx.kv.get('said')));
+        if (req.headers.has('x-ask')) return new Response(String(await ctx.kv.get('stored')));
         if (req.headers.has('x-loop')) for (;;);
         ctx.waitUntil((async () => {
             await sleep(300);
-            await ctx.kv.put('said', `${ctx.requestId} ${req.headers.get('host')}`);
+            await ctx.kv.put('stored', `${ctx.requestId} ${req.headers.get('host')}`);
         })());
     }";
 
 #[tokio::test]
-async fn work_goes_on_after_the_answer() {
+async fn work_continues_after_the_response() {
     let bench = bench(WORK, Duration::from_secs(5));
     let clock = Clock::machine();
     let begun = clock.now();
     bench.loaded.request().await.unwrap();
     assert!(clock.now() - begun < Duration::from_millis(250));
-    let said = async || match bench.with("x-ask").await.unwrap().answer {
+    let stored = async || match bench.with("x-ask").await.unwrap().result {
         HookResult::Response(response) => response.body,
         other => panic!("{other:?}"),
     };
-    assert_eq!(said().await, "undefined");
-    bench.late.join().await;
-    assert_eq!(said().await, "id a.test");
+    assert_eq!(stored().await, "undefined");
+    bench.wait_until.join().await;
+    assert_eq!(stored().await, "id a.test");
     bench.ended("done", 1);
 }
 
 #[tokio::test]
-async fn work_goes_on_while_its_instance_is_made_anew() {
+async fn work_continues_while_its_instance_is_replaced() {
     let bench = bench(WORK, Duration::from_secs(5));
     bench.loaded.request().await.unwrap();
     let stopped = bench.with("x-loop").await.unwrap_err();
     assert_eq!(stopped.kind, FailureKind::Cpu);
-    bench.late.join().await;
+    bench.wait_until.join().await;
     bench.ended("done", 1);
-    let said = bench.with("x-ask").await.unwrap();
-    assert!(matches!(said.answer, HookResult::Response(response) if response.body == "id a.test"));
+    let stored = bench.with("x-ask").await.unwrap();
+    assert!(
+        matches!(stored.result, HookResult::Response(response) if response.body == "id a.test")
+    );
 }
 
 #[tokio::test]
@@ -125,7 +127,7 @@ async fn work_that_does_not_end_or_fails_is_stopped_and_counted() {
             Ok(Output::default()),
             "{attack}"
         );
-        bench.late.join().await;
+        bench.wait_until.join().await;
         assert!(clock.now() - begun < Duration::from_secs(2), "{attack}");
         bench.ended("failed", 1);
         let quiet = Input {
@@ -138,7 +140,7 @@ async fn work_that_does_not_end_or_fails_is_stopped_and_counted() {
 }
 
 #[tokio::test]
-async fn no_more_work_than_there_is_room_for() {
+async fn work_in_flight_is_bounded() {
     let bench = bench(
         "export function onRequest(req, ctx) {
             ctx.waitUntil(new Promise((keep) => setTimeout(keep, 2000)));
@@ -165,7 +167,7 @@ async fn values_are_counted_under_names_of_the_plugin() {
         }",
         Duration::from_secs(5),
     );
-    let HookResult::Response(response) = bench.loaded.request().await.unwrap().answer else {
+    let HookResult::Response(response) = bench.loaded.request().await.unwrap().result else {
         panic!("other labels are refused");
     };
     assert_eq!(
@@ -177,7 +179,7 @@ async fn values_are_counted_under_names_of_the_plugin() {
 }
 
 #[tokio::test]
-async fn lines_of_the_log_have_fields_and_stay_lines() {
+async fn log_lines_have_fields_and_stay_single_lines() {
     let text = r"export function onRequest(req, ctx) {
         ctx.log.warn('a\nb', { user: 'ann', n: 2, said: 'x y\n', list: [1], none: undefined });
         ctx.log.debug(new Error('no').message);
@@ -207,7 +209,7 @@ async fn lines_of_the_log_have_fields_and_stay_lines() {
 }
 
 #[tokio::test]
-async fn a_line_of_the_access_log_gets_fields_that_fit() {
+async fn access_log_lines_get_valid_fields_only() {
     let run = async |gives: &str| {
         let text = format!("export const onLog = (entry, ctx) => {gives};");
         let loaded = load(&text);
@@ -217,11 +219,11 @@ async fn a_line_of_the_access_log_gets_fields_that_fit() {
         };
         loaded.plugin.call(Hook::Log, input).await
     };
-    let told =
+    let returned =
         run("({ slow: entry.status > 400, where: entry.path + ctx.requestId, none: undefined })");
-    let answer = HookResult::Json(r#"{"slow":true,"where":"/xid"}"#.to_owned());
-    assert_eq!(told.await.unwrap().answer, answer);
-    assert_eq!(run("undefined").await.unwrap().answer, HookResult::Nothing);
+    let expected = HookResult::Json(r#"{"slow":true,"where":"/xid"}"#.to_owned());
+    assert_eq!(returned.await.unwrap().result, expected);
+    assert_eq!(run("undefined").await.unwrap().result, HookResult::Nothing);
     for wrong in [
         "'text'",
         "({ 'a b': 1 })",
@@ -238,31 +240,33 @@ async fn a_line_of_the_access_log_gets_fields_that_fit() {
 }
 
 #[tokio::test]
-async fn work_of_a_plugin_with_threads_goes_on_there() {
+async fn work_of_a_plugin_with_threads_continues_on_its_thread() {
     let bench = bench_in(WORK, Duration::from_secs(5), Isolation::Thread);
     bench.loaded.request().await.unwrap();
-    bench.late.join().await;
+    bench.wait_until.join().await;
     bench.ended("done", 1);
-    let said = bench.with("x-ask").await.unwrap();
-    assert!(matches!(said.answer, HookResult::Response(response) if response.body == "id a.test"));
+    let stored = bench.with("x-ask").await.unwrap();
+    assert!(
+        matches!(stored.result, HookResult::Response(response) if response.body == "id a.test")
+    );
     let text = "export const onRequest = (req, ctx) => ctx.waitUntil(new Promise(() => {}));";
     let bench = bench_in(text, Duration::from_millis(300), Isolation::Thread);
     bench.loaded.request().await.unwrap();
-    bench.late.join().await;
+    bench.wait_until.join().await;
     bench.ended("failed", 1);
 }
 
 #[tokio::test]
-async fn work_that_waits_for_its_turn_on_a_thread_has_its_time_from_there() {
+async fn work_queued_for_a_thread_gets_its_time_from_its_start() {
     let text = "export function onRequest(req, ctx) {
         ctx.waitUntil(new Promise((keep) => setTimeout(keep, 100)).then(() => {
             for (const end = Date.now() + 60; Date.now() < end; );
         }));
     }";
     let metrics = Metrics::default();
-    let late = wait_until::WaitUntil::of("x", Tasks::default(), &metrics);
-    let powers = capabilities::Capabilities {
-        late: late.clone(),
+    let work = wait_until::WaitUntil::of("x", Tasks::default(), &metrics);
+    let capabilities = capabilities::Capabilities {
+        wait_until: work.clone(),
         ..capabilities::Capabilities::default()
     };
     let limits = HookLimits {
@@ -271,17 +275,17 @@ async fn work_that_waits_for_its_turn_on_a_thread_has_its_time_from_there() {
         isolation: Isolation::Thread,
         ..HookLimits::default()
     };
-    let loaded = load_within(&[("plugin.js", text)], "{}", limits, powers)
+    let loaded = load_within(&[("plugin.js", text)], "{}", limits, capabilities)
         .unwrap_or_else(|failure| panic!("{failure:?}"));
     // One thread, which is busy with all of them for more than twice the wall limit.
     for _ in 0..10 {
         loaded.request().await.unwrap();
     }
-    late.join().await;
+    work.join().await;
     Bench {
         loaded,
         metrics,
-        late,
+        wait_until: work,
     }
     .ended("done", 10);
 }

@@ -47,7 +47,7 @@ fn load_within(
     files: &[(&str, &str)],
     config: &str,
     limits: HookLimits,
-    powers: capabilities::Capabilities,
+    capabilities: capabilities::Capabilities,
 ) -> Result<Loaded, Failure> {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in files {
@@ -56,7 +56,7 @@ fn load_within(
         fs::write(path, text).unwrap();
     }
     let source = source::Source::read("plugins/x", &folder.path().join("plugin.js"))?;
-    let plugin = Plugin::load("x", source, config.to_owned(), limits, powers, 1)?;
+    let plugin = Plugin::load("x", source, config.to_owned(), limits, capabilities, 1)?;
     let plugin = Arc::new(plugin);
     Ok(Loaded { plugin, folder })
 }
@@ -129,7 +129,7 @@ async fn a_hook_reads_a_request_and_changes_it() {
         }",
     );
     let output = loaded.request().await.unwrap();
-    assert_eq!(output.answer, HookResult::Nothing);
+    assert_eq!(output.result, HookResult::Nothing);
     let mut headers = input().headers;
     for change in output.request {
         change.apply(&mut headers);
@@ -141,16 +141,16 @@ async fn a_hook_reads_a_request_and_changes_it() {
 }
 
 #[tokio::test]
-async fn a_hook_answers_at_once_or_later() {
-    let answer = "Response.json({ error: 'no' }, { status: 401, headers: { 'x-a': '1' } })";
+async fn a_hook_responds_at_once_or_later() {
+    let response = "Response.json({ error: 'no' }, { status: 401, headers: { 'x-a': '1' } })";
     let later = "new Promise((keep) => setTimeout(keep, 5))";
     for text in [
-        format!("export const onRequest = () => {answer};"),
-        format!("export async function onRequest() {{ await {later}; return {answer}; }}"),
-        format!("export const proxy = () => {later}.then(() => {answer});"),
+        format!("export const onRequest = () => {response};"),
+        format!("export async function onRequest() {{ await {later}; return {response}; }}"),
+        format!("export const proxy = () => {later}.then(() => {response});"),
     ] {
         let output = load(&text).request().await.unwrap();
-        let HookResult::Response(response) = output.answer else {
+        let HookResult::Response(response) = output.result else {
             panic!("{output:?}");
         };
         assert_eq!(response.status, StatusCode::UNAUTHORIZED);
@@ -161,7 +161,7 @@ async fn a_hook_answers_at_once_or_later() {
 }
 
 #[tokio::test]
-async fn an_answer_is_read_and_changed() {
+async fn a_response_is_read_and_changed() {
     let loaded = load(
         "export function onResponse(res, ctx) {
             res.headers.set('x-was', `${res.status} ${res.headers.get('server')}`);
@@ -185,7 +185,7 @@ async fn an_answer_is_read_and_changed() {
 }
 
 #[tokio::test]
-async fn errors_say_where() {
+async fn errors_have_positions() {
     let loaded = load("export function onRequest() {\n  const a = null;\n  return a.b;\n}");
     let failure = loaded.request().await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::Script);
@@ -204,7 +204,7 @@ async fn errors_say_where() {
 }
 
 #[tokio::test]
-async fn modules_are_of_the_plugins_own_folder() {
+async fn modules_come_from_the_plugins_own_folder() {
     let files = [
         (
             "plugin.js",
@@ -217,7 +217,7 @@ async fn modules_are_of_the_plugins_own_folder() {
         ("b.js", "export default 'b';"),
     ];
     let output = load_with(&files, "{}").unwrap().request().await.unwrap();
-    assert!(matches!(output.answer, HookResult::Response(response) if response.body == "ab"));
+    assert!(matches!(output.result, HookResult::Response(response) if response.body == "ab"));
     for (import, why) in [
         ("fs", "its own folder"),
         ("../../etc/passwd", "outside"),
@@ -240,7 +240,7 @@ fn refused(files: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn an_import_that_cannot_be_is_told_at_its_place() {
+fn an_impossible_import_is_reported_at_its_position() {
     for (import, why) in [
         ("node:fs", "Node.js modules are not available"),
         ("fs", "Node.js modules are not available"),
@@ -250,20 +250,26 @@ fn an_import_that_cannot_be_is_told_at_its_place() {
         ("./c.ts", "esbuild"),
     ] {
         let text = format!("// é\n  import '{import}';\nexport const onRequest = () => {{}};");
-        let said = refused(&[
+        let reported = refused(&[
             ("plugin.js", &text),
             ("b.js", ""),
             ("data.json", "{}"),
             ("c.ts", ""),
         ]);
         let whole = format!("`{import}` cannot be imported: ");
-        assert!(said.contains(&whole) && said.contains(why), "{said}");
-        assert!(said.ends_with("at plugins/x/plugin.js:2:10"), "{said}");
+        assert!(
+            reported.contains(&whole) && reported.contains(why),
+            "{reported}"
+        );
+        assert!(
+            reported.ends_with("at plugins/x/plugin.js:2:10"),
+            "{reported}"
+        );
     }
 }
 
 #[tokio::test]
-async fn code_can_be_made_of_text() {
+async fn code_can_be_compiled_from_text() {
     let loaded = load(
         "export function onRequest(req) {
             const kinds = [() => {}, async () => {}, function* () {}, async function* () {}];
@@ -310,8 +316,8 @@ fn an_export_that_nothing_would_call_is_refused() {
         ),
         ("export const config = { matcher: [] };", "no request"),
     ] {
-        let said = refused(&[("plugin.js", &format!("{text} {hook}"))]);
-        assert!(said.contains(why), "{text}: {said}");
+        let reported = refused(&[("plugin.js", &format!("{text} {hook}"))]);
+        assert!(reported.contains(why), "{text}: {reported}");
     }
     for text in [
         "export function once() {} export function on() {} export const onTime = 5;",
@@ -327,7 +333,7 @@ fn an_export_that_nothing_would_call_is_refused() {
 }
 
 #[tokio::test]
-async fn what_is_known_from_elsewhere_has_a_hint_and_the_authors_own_line() {
+async fn apis_of_other_runtimes_get_a_hint_and_a_position() {
     for (text, why) in [
         ("process.env.A", "`ctx.env`"),
         ("Buffer.from('a')", "Uint8Array"),
@@ -349,17 +355,17 @@ async fn what_is_known_from_elsewhere_has_a_hint_and_the_authors_own_line() {
     ] {
         let text = format!("export async function onRequest(request) {{\n  await {text};\n}}");
         let failure = load(&text).request().await.unwrap_err();
-        let said = failure.to_string();
-        assert!(said.contains(why), "{said}");
-        assert!(said.contains("plugins/x/plugin.js:2:"), "{failure:?}");
+        let reported = failure.to_string();
+        assert!(reported.contains(why), "{reported}");
+        assert!(reported.contains("plugins/x/plugin.js:2:"), "{failure:?}");
     }
     let text = "import { userAgent } from 'next/server'; export function onRequest() {}";
-    let said = refused(&[("plugin.js", text)]);
-    assert!(said.contains("`import type`"), "{said}");
+    let reported = refused(&[("plugin.js", text)]);
+    assert!(reported.contains("`import type`"), "{reported}");
 }
 
 #[tokio::test]
-async fn a_body_is_what_it_is_made_of_or_an_error() {
+async fn a_body_has_the_text_of_its_source_or_is_an_error() {
     let loaded = load(
         "export async function onRequest() {
             const of = async (body) => { const made = new Response(body); return [await made.text(), made.headers.get('content-type')]; };
@@ -370,14 +376,14 @@ async fn a_body_is_what_it_is_made_of_or_an_error() {
             ]);
         }",
     );
-    let HookResult::Response(response) = loaded.request().await.unwrap().answer else {
-        panic!("no answer");
+    let HookResult::Response(response) = loaded.request().await.unwrap().result else {
+        panic!("no response");
     };
-    let said: serde_json::Value = serde_json::from_slice(&response.body).unwrap();
+    let reported: serde_json::Value = serde_json::from_slice(&response.body).unwrap();
     let text = "text/plain;charset=UTF-8";
     let form = "application/x-www-form-urlencoded;charset=UTF-8";
     assert_eq!(
-        said,
+        reported,
         serde_json::json!([
             ["42", text],
             ["true", text],
@@ -390,7 +396,7 @@ async fn a_body_is_what_it_is_made_of_or_an_error() {
 }
 
 #[tokio::test]
-async fn what_does_not_end_is_stopped_and_the_next_one_is_served() {
+async fn hooks_that_do_not_end_are_stopped_and_the_next_is_served() {
     for (attack, kind) in [
         ("for (;;);", FailureKind::Cpu),
         ("for (;;) { try { for (;;); } catch {} }", FailureKind::Cpu),
@@ -420,12 +426,12 @@ async fn what_does_not_end_is_stopped_and_the_next_one_is_served() {
 }
 
 #[tokio::test]
-async fn what_is_kept_of_a_request_is_of_no_use_later() {
+async fn a_stored_request_is_unusable_in_later_hooks() {
     let loaded = load(
-        "let kept;
+        "let stored;
         export function onRequest(req) {
-            if (kept) return new Response(kept.headers.get('host'));
-            kept = req;
+            if (stored) return new Response(stored.headers.get('host'));
+            stored = req;
         }",
     );
     assert_eq!(loaded.request().await, Ok(Output::default()));
@@ -456,7 +462,7 @@ async fn many_calls_leave_the_heap_as_it_was() {
 }
 
 #[tokio::test]
-async fn a_proxy_of_next_goes_on_rewrites_and_redirects() {
+async fn a_proxy_of_next_continues_rewrites_and_redirects() {
     let loaded = load(
         "import { NextResponse } from 'next/server';
         export function proxy(request) {
@@ -482,14 +488,14 @@ async fn a_proxy_of_next_goes_on_rewrites_and_redirects() {
         ..input()
     };
     let run = async |path: &str| loaded.plugin.call(Hook::Request, at(path)).await.unwrap();
-    let HookResult::Response(redirect) = run("/old").await.answer else {
-        panic!("no answer");
+    let HookResult::Response(redirect) = run("/old").await.result else {
+        panic!("no response");
     };
     assert_eq!(redirect.status, StatusCode::TEMPORARY_REDIRECT);
     assert_eq!(redirect.headers["location"], "https://a.test/new");
     let rewritten = run("/rewrite?y=1").await;
     assert_eq!(
-        rewritten.answer,
+        rewritten.result,
         HookResult::Rewrite("https://a.test/to?y=1".to_owned())
     );
     let mut with_cookie = at("/?y=1");
@@ -510,12 +516,12 @@ async fn a_proxy_of_next_goes_on_rewrites_and_redirects() {
         "as Fetch has it: a byte is a letter"
     );
     assert!(!headers.contains_key("accept"));
-    let mut answer = HeaderMap::new();
+    let mut response = HeaderMap::new();
     for change in output.response {
-        change.apply(&mut answer);
+        change.apply(&mut response);
     }
-    assert_eq!(answer["x-a"], "1");
-    let cookies = answer.get_all("set-cookie").iter();
+    assert_eq!(response["x-a"], "1");
+    let cookies = response.get_all("set-cookie").iter();
     let cookies: Vec<_> = cookies.map(|value| value.to_str().unwrap()).collect();
     let gone = "gone=; Path=/; Expires=Thu, 01 Jan 1970 00:00:00 GMT";
     assert_eq!(cookies[1..], [gone]);
@@ -529,7 +535,7 @@ async fn a_proxy_of_next_goes_on_rewrites_and_redirects() {
 }
 
 #[tokio::test]
-async fn kv_and_env_are_there_if_they_were_given() {
+async fn kv_and_env_exist_if_they_were_granted() {
     let text = "export async function onRequest(req, ctx) {
         const before = await ctx.kv.get('a');
         await ctx.kv.put('a', { n: 1 }, { ttl: 60 });
@@ -538,15 +544,15 @@ async fn kv_and_env_are_there_if_they_were_given() {
         return Response.json([before ?? null, after, count, await ctx.kv.increment('n'), ctx.env]);
     }";
     let clock = Clock::machine();
-    let powers = capabilities::Capabilities {
+    let capabilities = capabilities::Capabilities {
         env: r#"{"A":"b"}"#.to_owned(),
         kv: Some(kv::Kv::memory(Arc::new(kv::Memory::new(&clock)))),
         ..capabilities::Capabilities::default()
     };
     let files = [("plugin.js", text)];
-    let loaded = load_within(&files, "{}", HookLimits::default(), powers).unwrap();
-    let HookResult::Response(response) = loaded.request().await.unwrap().answer else {
-        panic!("no answer");
+    let loaded = load_within(&files, "{}", HookLimits::default(), capabilities).unwrap();
+    let HookResult::Response(response) = loaded.request().await.unwrap().result else {
+        panic!("no response");
     };
     assert_eq!(response.body, r#"[null,{"n":1},2,3,{"A":"b"}]"#);
     let without = load(text).request().await.unwrap_err();
@@ -557,7 +563,7 @@ async fn kv_and_env_are_there_if_they_were_given() {
 }
 
 #[tokio::test]
-async fn what_is_thrown_is_told_in_one_line_and_no_longer_than_one_of_the_log() {
+async fn thrown_errors_are_reported_in_one_bounded_line() {
     for thrown in [
         "new Error('a\\nINFO b\\u001b' + 'é'.repeat(9000))",
         "'a\\nINFO b\\u001b' + 'é'.repeat(9000)",
@@ -568,8 +574,8 @@ async fn what_is_thrown_is_told_in_one_line_and_no_longer_than_one_of_the_log() 
         ));
         let failure = loaded.request().await.unwrap_err();
         assert!(failure.message.len() <= 4096 && failure.stack.len() <= 4096);
-        let told = failure.to_string();
-        assert!(!told.contains(char::is_control), "{told}");
-        assert!(told.contains("\\u{1b}"), "{told}");
+        let line = failure.to_string();
+        assert!(!line.contains(char::is_control), "{line}");
+        assert!(line.contains("\\u{1b}"), "{line}");
     }
 }

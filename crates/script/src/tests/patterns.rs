@@ -43,16 +43,16 @@ fn asking(text: &str) -> Input {
 /// Whatever its length and kind, a pattern holds the worker no longer than the limit.
 #[tokio::test]
 async fn no_pattern_holds_a_worker() {
-    let says = |what: &str| {
+    let setting = |what: &str| {
         std::env::var(format!("EDGEWAY_PATTERN_{what}"))
             .ok()?
             .parse()
             .ok()
     };
-    let seed = says("SEED").unwrap_or_else(|| fastrand::u64(..));
+    let seed = setting("SEED").unwrap_or_else(|| fastrand::u64(..));
     println!("EDGEWAY_PATTERN_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    for _ in 0..says("CASES").unwrap_or(60) {
+    for _ in 0..setting("CASES").unwrap_or(60) {
         let way = random.choice(WAYS).expect("there are some");
         let length = match random.u8(..3) {
             0 => random.usize(1..64),
@@ -98,7 +98,7 @@ async fn no_pattern_holds_a_worker() {
 
 /// Ordinary regular expressions behave as in any engine.
 #[tokio::test]
-async fn regular_expressions_are_as_they_were() {
+async fn regular_expressions_behave_as_in_other_engines() {
     let text = r"export function onRequest() {
         const re = /a(b)?/gi;
         const made = class extends RegExp { test(text) { return !super.test(text); } };
@@ -121,15 +121,15 @@ async fn regular_expressions_are_as_they_were() {
         return new Response(all.map((is, at) => (is ? '' : String(at))).filter(Boolean).join());
     }";
     let output = load_slow(&[("plugin.js", text)]).request().await.unwrap();
-    let HookResult::Response(answer) = output.answer else {
-        panic!("no answer");
+    let HookResult::Response(response) = output.result else {
+        panic!("no response");
     };
-    assert_eq!(answer.body, "", "these are not");
+    assert_eq!(response.body, "", "these are not");
 }
 
 /// A call of a native function that the engine cannot interrupt, and that returns.
 #[tokio::test]
-async fn a_hook_that_came_back_after_its_limit_has_failed_and_changed_nothing() {
+async fn a_hook_that_returned_after_its_limit_has_failed_and_changed_nothing() {
     let text = "const [text, part] = ['y'.repeat(20000), 'y'.repeat(10000) + 'x'];
         export function onRequest(req) {
             req.headers.set('x-seen', '1');
@@ -159,8 +159,8 @@ async fn a_hook_that_came_back_after_its_limit_has_failed_and_changed_nothing() 
             load: Duration::from_secs(5),
             ..limits
         };
-        let powers = capabilities::Capabilities::default();
-        let loaded = load_within(&[("plugin.js", text)], "{}", limits, powers);
+        let capabilities = capabilities::Capabilities::default();
+        let loaded = load_within(&[("plugin.js", text)], "{}", limits, capabilities);
         let loaded = loaded.unwrap_or_else(|failure| panic!("{failure:?}"));
         let slow = Input {
             method: Method::POST,

@@ -29,7 +29,7 @@ async fn a_loop_of_slow_calls_ends_at_the_first_interrupt() {
 }
 
 #[tokio::test]
-async fn on_threads_a_loop_of_slow_calls_holds_its_thread_and_nobody_else() {
+async fn on_threads_a_loop_of_slow_calls_holds_only_its_thread() {
     let bench = bench_in(LOOP, Duration::from_secs(5), Isolation::Thread);
     for _ in 0..3 {
         let failure = bench.with("x-loop").await.expect_err("it does not end");
@@ -43,7 +43,7 @@ async fn on_threads_a_loop_of_slow_calls_holds_its_thread_and_nobody_else() {
 }
 
 #[tokio::test]
-async fn what_is_used_adds_up_over_waits() {
+async fn cpu_time_adds_up_over_waits() {
     let text = "const text = 'y'.repeat(800000);
         export async function onRequest(req, ctx) {
             for (let turn = 0; turn < Number(req.headers.get('accept') ?? 0); turn++) {
@@ -58,11 +58,11 @@ async fn what_is_used_adds_up_over_waits() {
         load: Duration::from_secs(5),
         ..HookLimits::default()
     };
-    let powers = capabilities::Capabilities {
+    let capabilities = capabilities::Capabilities {
         kv: Some(kv::Kv::memory(Arc::new(kv::Memory::new(&Clock::machine())))),
         ..capabilities::Capabilities::default()
     };
-    let loaded = load_within(&[("plugin.js", text)], "{}", limits, powers).unwrap();
+    let loaded = load_within(&[("plugin.js", text)], "{}", limits, capabilities).unwrap();
     // Each iteration is less than twice the limit, and five are more, unless the machine is busy
     // all the while.
     for _ in 0..20 {

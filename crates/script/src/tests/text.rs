@@ -8,7 +8,7 @@ use tokio::{
 
 use super::{engine::load_with_powers, *};
 
-async fn said(text: &str, hook: Hook) -> Result<Output, Failure> {
+async fn run(text: &str, hook: Hook) -> Result<Output, Failure> {
     let input = Input {
         entry: Some("{}".to_owned()),
         ..input()
@@ -16,36 +16,36 @@ async fn said(text: &str, hook: Hook) -> Result<Output, Failure> {
     load(text).plugin.call(hook, input).await
 }
 
-async fn answered(text: &str) -> Response {
-    match said(text, Hook::Request).await.unwrap().answer {
+async fn response_of(text: &str) -> Response {
+    match run(text, Hook::Request).await.unwrap().result {
         HookResult::Response(response) => *response,
         other => panic!("{other:?}"),
     }
 }
 
 #[tokio::test]
-async fn half_a_pair_is_sent_as_one_letter() {
+async fn an_unpaired_surrogate_is_sent_as_one_character() {
     let body = async |make: &str| {
         let text = format!("export const onRequest = () => new Response({make});");
-        answered(&text).await.body
+        response_of(&text).await.body
     };
     assert_eq!(body("'a\\ud800b\\ud83d\\ude00'").await, "a\u{fffd}b😀");
     assert_eq!(body("'é\\udc00'").await, "é\u{fffd}");
     let key = "export const onCacheKey = () => 'a\\ud800';";
-    let key = said(key, Hook::CacheKey).await.unwrap().answer;
+    let key = run(key, Hook::CacheKey).await.unwrap().result;
     assert_eq!(key, HookResult::Text("a\u{fffd}".to_owned()));
     let fields = "export const onLog = () => ({ a: 'b\\ud800' });";
-    let fields = said(fields, Hook::Log).await.unwrap().answer;
+    let fields = run(fields, Hook::Log).await.unwrap().result;
     assert_eq!(fields, HookResult::Json("{\"a\":\"b\u{fffd}\"}".to_owned()));
     let rewrite = "import { NextResponse } from 'next/server';
         export const proxy = () => NextResponse.rewrite('https://a.test/\\ud800');";
-    let rewrite = said(rewrite, Hook::Request).await.unwrap().answer;
+    let rewrite = run(rewrite, Hook::Request).await.unwrap().result;
     let to = "https://a.test/%EF%BF%BD";
     assert_eq!(rewrite, HookResult::Rewrite(to.to_owned()));
 }
 
 #[tokio::test]
-async fn half_a_pair_is_no_value_of_a_header() {
+async fn an_unpaired_surrogate_is_no_header_value() {
     for wrong in [
         "req.headers.set('x-a', '\\ud800')",
         "req.headers.append('\\ud800', 'a')",
@@ -53,17 +53,17 @@ async fn half_a_pair_is_no_value_of_a_header() {
         "new Response(null, { headers: { 'x-a': 'ā' } })",
     ] {
         let text = format!("export function onRequest(req) {{ {wrong}; }}");
-        let failure = said(&text, Hook::Request).await.expect_err(wrong);
+        let failure = run(&text, Hook::Request).await.expect_err(wrong);
         assert!(failure.message.starts_with("TypeError: "), "{failure:?}");
         assert!(failure.message.contains("invalid header"), "{failure:?}");
     }
 }
 
 #[tokio::test]
-async fn half_a_pair_does_not_hide_what_was_thrown_or_written() {
+async fn an_unpaired_surrogate_hides_no_error_and_no_log_line() {
     for thrown in ["new Error('no\\ud800')", "'no\\ud800'"] {
         let text = format!("export function onRequest() {{ throw {thrown}; }}");
-        let failure = said(&text, Hook::Request).await.expect_err(thrown);
+        let failure = run(&text, Hook::Request).await.expect_err(thrown);
         assert!(failure.message.ends_with("no\u{fffd}"), "{failure:?}");
     }
     let folder = tempfile::tempdir().unwrap();
@@ -81,14 +81,14 @@ async fn half_a_pair_does_not_hide_what_was_thrown_or_written() {
 }
 
 #[tokio::test]
-async fn half_a_pair_goes_out_to_others_and_into_the_kv() {
+async fn an_unpaired_surrogate_is_replaced_in_fetches_and_the_kv() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let origin = format!("http://{}", listener.local_addr().unwrap());
     let text = "export async function onRequest(req, ctx) {
         await ctx.kv.put('k\\ud800', 'a\\ud800');
-        const kept = await ctx.kv.get('k\\ud800');
-        const answer = await fetch('ORIGIN/', { method: 'POST', body: 'a\\ud800b' });
-        return new Response(`${kept === 'a\\ud800'} ${await answer.text()}`);
+        const stored = await ctx.kv.get('k\\ud800');
+        const response = await fetch('ORIGIN/', { method: 'POST', body: 'a\\ud800b' });
+        return new Response(`${stored === 'a\\ud800'} ${await response.text()}`);
     }";
     let limits = HookLimits {
         wall: Duration::from_secs(5),
@@ -101,22 +101,22 @@ async fn half_a_pair_goes_out_to_others_and_into_the_kv() {
         while !seen.ends_with(b"b") {
             assert_ne!(stream.read_buf(&mut seen).await.unwrap(), 0);
         }
-        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-        stream.write_all(answer).await.unwrap();
+        let response = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+        stream.write_all(response).await.unwrap();
         String::from_utf8(seen).unwrap()
     };
     let (output, seen) = tokio::join!(loaded.request(), serve);
     assert!(seen.contains("content-length: 5\r\n"), "{seen}");
     assert!(seen.ends_with("\r\n\r\na\u{fffd}b"), "{seen}");
-    let answer = output.unwrap().answer;
+    let result = output.unwrap().result;
     assert!(
-        matches!(&answer, HookResult::Response(response) if response.body == "true ok"),
-        "{answer:?}"
+        matches!(&result, HookResult::Response(response) if response.body == "true ok"),
+        "{result:?}"
     );
 }
 
 #[tokio::test]
-async fn an_own_answer_has_a_bound() {
+async fn the_body_of_an_own_response_is_bounded() {
     const MAX_LEN: usize = 1 << 20;
     for (body, most) in [
         ("'x'.repeat(N)", MAX_LEN),
@@ -128,25 +128,25 @@ async fn an_own_answer_has_a_bound() {
             let body = body.replace('N', &count.to_string());
             format!("export const onRequest = async () => new Response({body});")
         };
-        assert_eq!(answered(&text(most)).await.body.len(), MAX_LEN, "{body}");
-        let failure = said(&text(most + 1), Hook::Request).await.expect_err(body);
+        assert_eq!(response_of(&text(most)).await.body.len(), MAX_LEN, "{body}");
+        let failure = run(&text(most + 1), Hook::Request).await.expect_err(body);
         let why = "RangeError: the body of a plugin's response can have at most 1048576 bytes";
         assert_eq!(failure.message, why, "{body}");
     }
 }
 
 #[tokio::test]
-async fn what_a_hook_gives_back_as_text_has_a_bound() {
+async fn the_text_that_a_hook_returns_is_bounded() {
     let rewrite = "import { NextResponse } from 'next/server';
         export const proxy = () => NextResponse.rewrite('https://a.test/?' + 'x'.repeat(8192));";
-    let failure = said(rewrite, Hook::Request).await.unwrap_err();
+    let failure = run(rewrite, Hook::Request).await.unwrap_err();
     let why = "RangeError: the URL of a rewrite can have at most 8192 bytes";
     assert_eq!(failure.message, why);
     for (name, hook) in [("onCacheKey", Hook::CacheKey), ("onRoute", Hook::Route)] {
         let text = |count| format!("export const {name} = () => 'é'.repeat({count});");
-        let output = said(&text(4096), hook).await.unwrap();
-        assert!(matches!(output.answer, HookResult::Text(text) if text.len() == 8192));
-        let failure = said(&text(4097), hook).await.unwrap_err();
+        let output = run(&text(4096), hook).await.unwrap();
+        assert!(matches!(output.result, HookResult::Text(text) if text.len() == 8192));
+        let failure = run(&text(4097), hook).await.unwrap_err();
         let why = "RangeError: the return value of a hook can have at most 8192 bytes";
         assert_eq!(failure.message, why);
     }

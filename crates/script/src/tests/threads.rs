@@ -27,8 +27,8 @@ fn loaded(text: &str, limits: HookLimits, workers: usize) -> Loaded {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("plugin.js"), text).unwrap();
     let source = source::Source::read("plugins/x", &folder.path().join("plugin.js")).unwrap();
-    let powers = capabilities::Capabilities::default();
-    let plugin = Plugin::load("x", source, "{}".to_owned(), limits, powers, workers);
+    let capabilities = capabilities::Capabilities::default();
+    let plugin = Plugin::load("x", source, "{}".to_owned(), limits, capabilities, workers);
     Loaded {
         plugin: plugin
             .unwrap_or_else(|failure| panic!("{failure:?}"))
@@ -67,7 +67,7 @@ async fn until(what: impl Fn() -> bool) {
 }
 
 fn is_quiet(outcome: &Result<Output, Failure>) -> bool {
-    matches!(outcome, Ok(Output { answer: HookResult::Response(answer), .. }) if answer.body == "quiet")
+    matches!(outcome, Ok(Output { result: HookResult::Response(response), .. }) if response.body == "quiet")
 }
 
 #[tokio::test]
@@ -115,7 +115,7 @@ async fn limits_hold_on_threads_and_the_next_hook_is_served() {
 }
 
 #[tokio::test]
-async fn whoever_waits_for_a_thread_that_is_stuck_is_told_in_time_and_others_are_served() {
+async fn callers_of_a_stuck_thread_fail_in_time_and_others_are_served() {
     let wall = Duration::from_millis(100);
     let loaded = on_threads(STUCK, wall, 1);
     let failure = loaded.plugin.call(Hook::Request, attack()).await;
@@ -140,7 +140,7 @@ async fn whoever_waits_for_a_thread_that_is_stuck_is_told_in_time_and_others_are
 }
 
 #[tokio::test]
-async fn no_more_threads_are_stuck_than_may_be() {
+async fn stuck_threads_are_bounded() {
     let loaded = on_threads(STUCK, Duration::from_millis(50), 1);
     until_full(&loaded).await;
     assert_eq!(loaded.plugin.stuck(), crate::threads::MAX_STUCK);
@@ -188,22 +188,22 @@ async fn until_full(loaded: &Loaded) {
 }
 
 #[tokio::test]
-async fn a_hook_that_nobody_waits_for_any_more_leaves_nothing_behind() {
-    let text = "let kept = 0;
+async fn an_abandoned_hook_leaves_nothing_behind() {
+    let text = "let count = 0;
         export async function onRequest(req) {
-            if (req.method === 'POST') { kept += 1; await new Promise((keep) => setTimeout(keep, 60000)); }
-            return new Response(String(kept));
+            if (req.method === 'POST') { count += 1; await new Promise((keep) => setTimeout(keep, 60000)); }
+            return new Response(String(count));
         }";
     let loaded = on_threads(text, Duration::from_secs(20), 1);
     for _ in 0..3 {
         let call = loaded.plugin.call(Hook::Request, attack());
-        let gone = tokio::time::timeout(Duration::from_millis(30), call).await;
-        assert!(gone.is_err());
+        let abandoned = tokio::time::timeout(Duration::from_millis(30), call).await;
+        assert!(abandoned.is_err());
     }
     let output = loaded.request().await.unwrap();
-    let HookResult::Response(answer) = output.answer else {
-        panic!("no answer");
+    let HookResult::Response(response) = output.result else {
+        panic!("no response");
     };
     // The same instance as before: it did not count as stuck.
-    assert_eq!(answer.body, "3");
+    assert_eq!(response.body, "3");
 }

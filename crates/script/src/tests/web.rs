@@ -37,14 +37,14 @@ async fn in_a_plugin() -> Vec<(String, Value)> {
     let files = [("plugin.js", plugin), ("web.js", SCRIPT)];
     let loaded = load_slow(&files);
     let output = loaded.request().await.unwrap();
-    let HookResult::Response(response) = output.answer else {
+    let HookResult::Response(response) = output.result else {
         panic!("{output:?}");
     };
     pairs(&response.body)
 }
 
 #[tokio::test]
-async fn the_web_is_as_in_node() {
+async fn web_apis_behave_as_in_node() {
     let (ours, nodes) = (in_a_plugin().await, in_node());
     assert!(nodes.len() > 80, "{}", nodes.len());
     let names =

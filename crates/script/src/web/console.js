@@ -12,7 +12,7 @@
     }
     return String(value);
   };
-  const logAt = (level) => (...values) => host.log(level, values.map(show).join(' '));
+  const logAt = (level) => (...values) => host.consoleLine(level, values.map(show).join(' '));
   web.show = show;
   globalThis.console = {
     error: logAt(0),

@@ -11,7 +11,7 @@
     const id = host.fetch(method, url, web.pairsOf(headers).flat(), body ?? '');
     let response;
     try {
-      response = await web.later(id);
+      response = await web.operation(id);
     } catch (error) {
       throw new TypeError(`fetch failed: ${error.message}`);
     }
@@ -33,23 +33,23 @@
   };
   web.kv = Object.freeze({
     async get(key) {
-      const text = await web.later(host.kv('get', checkedKey(key)));
+      const text = await web.operation(host.kv('get', checkedKey(key)));
       return text === null ? undefined : JSON.parse(text);
     },
 
     async put(key, value, options) {
       const text = JSON.stringify(value);
       if (text === undefined) throw new TypeError('the value cannot be stored: it cannot be converted to JSON');
-      await web.later(host.kv('put', checkedKey(key), text, 0, ttlMillis(options)));
+      await web.operation(host.kv('put', checkedKey(key), text, 0, ttlMillis(options)));
     },
 
     async delete(key) {
-      await web.later(host.kv('delete', checkedKey(key)));
+      await web.operation(host.kv('delete', checkedKey(key)));
     },
 
     async increment(key, by = 1, options = undefined) {
       if (!Number.isSafeInteger(by)) throw new TypeError('the increment must be an integer');
-      return await web.later(host.kv('increment', checkedKey(key), undefined, by, ttlMillis(options)));
+      return await web.operation(host.kv('increment', checkedKey(key), undefined, by, ttlMillis(options)));
     },
   });
 });

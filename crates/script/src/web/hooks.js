@@ -10,8 +10,8 @@
   const waiting = withOwnMethods(new Map(), 'get', 'set', 'delete', 'has');
 
   // Returns the promise of an operation that the gateway runs.
-  const later = (id) => new Promise((resolve, reject) => waiting.set(id, [resolve, reject]));
-  web.later = later;
+  const operation = (id) => new Promise((resolve, reject) => waiting.set(id, [resolve, reject]));
+  web.operation = operation;
 
   web.settle = (id, isFulfilled, json) => {
     const functions = waiting.get(id);
@@ -34,7 +34,7 @@
   globalThis.setTimeout = (callback, millis = 0, ...values) => {
     if (typeof callback !== 'function') throw new TypeError('setTimeout needs a function');
     const id = host.sleep(Number(millis) || 0);
-    later(id).then(() => cleared.delete(id) || callback(...values));
+    operation(id).then(() => cleared.delete(id) || callback(...values));
     return id;
   };
   globalThis.clearTimeout = (id) => {
@@ -105,7 +105,7 @@
 
     get geo() {
       const cached = cachedOf(this);
-      if (!('geo' in cached)) cached.geo = parseIfPresent(host.place(callNumberOf(this)));
+      if (!('geo' in cached)) cached.geo = parseIfPresent(host.location(callNumberOf(this)));
       return cached.geo;
     }
 
@@ -125,7 +125,7 @@
   // Functions that pass the value of each hook to the gateway.
   const finishers = {
     onRequest: (call, value) => {
-      if (value === undefined || value === null) return host.done(call, 0);
+      if (value === undefined || value === null) return host.finish(call, 0);
       if (!(value instanceof Response)) throw new TypeError(INVALID_RESULT);
       const outcome = web.outcomeOf(value);
       const pairs = web.pairsOf(value.headers);
@@ -144,25 +144,25 @@
         else response.set(name, value);
         written.push(name);
       }
-      if (outcome.kind === 'rewrite') return host.done(call, 1, outcome.url);
-      return host.done(call, 0);
+      if (outcome.kind === 'rewrite') return host.finish(call, 1, outcome.url);
+      return host.finish(call, 0);
     },
   };
   for (const name of ['onUpstreamRequest', 'onUpstreamResponse', 'onResponse']) {
     finishers[name] = (call, value) => {
       if (value !== undefined && value !== null) throw new TypeError(`${name} must return nothing`);
-      host.done(call, 0);
+      host.finish(call, 0);
     };
   }
   for (const name of ['onCacheKey', 'onRoute']) {
     finishers[name] = (call, value) => {
-      if (value === undefined || value === null) return host.done(call, 0);
+      if (value === undefined || value === null) return host.finish(call, 0);
       if (typeof value !== 'string') throw new TypeError(`${name} must return a string or nothing`);
-      host.done(call, 2, value);
+      host.finish(call, 2, value);
     };
   }
   finishers.onError = (call, value) => {
-    if (value === undefined || value === null) return host.done(call, 0);
+    if (value === undefined || value === null) return host.finish(call, 0);
     if (!(value instanceof Response)) throw new TypeError(INVALID_RESULT);
     host.respond(call, value.status, web.pairsOf(value.headers).flat(), web.bodyOf(value) ?? '');
   };
@@ -171,7 +171,7 @@
   const MAX_FIELDS_LENGTH = 2048;
   const isField = (value) => value === null || ['string', 'boolean'].includes(typeof value) || Number.isFinite(value);
   finishers.onLog = (call, value) => {
-    if (value === undefined || value === null) return host.done(call, 0);
+    if (value === undefined || value === null) return host.finish(call, 0);
     if (typeof value !== 'object') throw new TypeError('onLog must return an object or nothing');
     const fields = Object.entries(value).filter(([, value]) => value !== undefined);
     for (const [name, value] of fields) {
@@ -183,7 +183,7 @@
     const text = JSON.stringify(Object.fromEntries(fields.map(([name, value]) => [name, wellFormed(value)])));
     if (fields.length > MAX_FIELDS) throw new RangeError(`onLog can return at most ${MAX_FIELDS} fields, and this object has ${fields.length}`);
     if (text.length > MAX_FIELDS_LENGTH) throw new RangeError(`onLog can return at most ${MAX_FIELDS_LENGTH} characters of JSON, and this object has ${text.length}`);
-    host.done(call, 3, text);
+    host.finish(call, 3, text);
   };
 
   const startWithRequest = (call, hook) => {

@@ -12,22 +12,22 @@
   };
 
   web.logOf = (call) => {
-    const logAt = (level) => (message, fields) => host.say(call, level, web.show(message), pairsOf(fields, 'fields'));
+    const logAt = (level) => (message, fields) => host.logLine(call, level, web.show(message), pairsOf(fields, 'fields'));
     return Object.freeze({ error: logAt(0), warn: logAt(1), info: logAt(2), debug: logAt(3) });
   };
 
   const metric = (kind) => (name, labels) => {
     const pairs = pairsOf(labels, 'labels');
-    const count = (value) => host.count(kind, String(name), pairs, Number(value));
+    const count = (value) => host.countMetric(kind, String(name), pairs, Number(value));
     return Object.freeze(kind === 0 ? { inc: (by = 1) => count(by) } : { observe: count });
   };
   web.metrics = Object.freeze({ counter: metric(0), histogram: metric(1) });
 
   web.waitUntil = (call, promise) => {
-    host.promise(call);
+    host.addPromise(call);
     Promise.resolve(promise).then(
-      () => host.kept(call),
-      (error) => host.broken(call, error),
+      () => host.promiseFulfilled(call),
+      (error) => host.promiseRejected(call, error),
     );
   };
 });

@@ -14,7 +14,7 @@ test('other requests go on with a mark', async () => {
   assert.equal(done.request.headers.get('x-plugin'), 'NAME');
 });
 
-test('answers are marked', async () => {
+test('responses are marked', async () => {
   const done = await onResponse(new Response('hi'));
   assert.equal(done.headers.get('x-plugin'), 'NAME');
 });

@@ -46,14 +46,14 @@ fn a_header_that_a_plugin_writes_is_one_that_may_be_reserved() {
             &[&folder],
             &format!(", identity_headers: [X-Role, '{name}']"),
         );
-        let said = refused::<Plugins>(&yaml).join("\n");
-        assert!(said.contains(wanted), "{name}: {said}");
+        let reported = refused::<Plugins>(&yaml).join("\n");
+        assert!(reported.contains(wanted), "{name}: {reported}");
     }
     let _ = with(text, ", identity_headers: [X-Role, x-role]").get("/");
 }
 
 #[test]
-fn a_guard_that_a_client_can_leave_out_is_told() {
+fn a_guard_that_a_client_can_avoid_is_reported() {
     let text = |entries: &str| {
         format!(
             "export const onRequest = () => {{}};\nexport const config = {{ matcher: [{entries}] }};"
@@ -89,10 +89,10 @@ fn a_guard_that_a_client_can_leave_out_is_told() {
         (format!("{{ source: '/a', {missing} }}"), "", ""),
     ] {
         let folder = folder(&text(&entries));
-        let said = warnings::<Plugins>(&route(&[&folder], more)).join("\n");
+        let reported = warnings::<Plugins>(&route(&[&folder], more)).join("\n");
         assert!(
-            said.contains(wanted) && said.is_empty() == wanted.is_empty(),
-            "{entries}{more}: {said}"
+            reported.contains(wanted) && reported.is_empty() == wanted.is_empty(),
+            "{entries}{more}: {reported}"
         );
     }
 }

@@ -19,8 +19,8 @@ fn folder(text: &str) -> TempDir {
 /// Writes the route's plugins, each with `more`; a failure lets requests continue unless `more`
 /// sets another handling.
 fn route(folders: &[&TempDir], more: &str) -> String {
-    let says = more.contains("on_error") || more.contains("role:");
-    let more = if says {
+    let has_policy = more.contains("on_error") || more.contains("role:");
+    let more = if has_policy {
         more.to_owned()
     } else {
         format!(", on_error: continue{more}")
@@ -43,7 +43,7 @@ fn with(text: &str, more: &str) -> FilterCheck {
 }
 
 #[test]
-fn what_a_request_gets_reaches_the_plugins_behind_and_the_backend() {
+fn request_changes_reach_later_plugins_and_the_backend() {
     let first = folder("export function onRequest(req) { req.headers.set('x-a', '1'); }");
     let second = folder(
         "export function onRequest(req) { req.headers.set('x-b', req.headers.get('x-a') + '2'); }
@@ -57,7 +57,7 @@ fn what_a_request_gets_reaches_the_plugins_behind_and_the_backend() {
 }
 
 #[test]
-fn a_plugin_answers() {
+fn a_plugin_responds() {
     let text = "export function onRequest(req, ctx) {
         const { pathname } = { pathname: req.url.split('/')[3] };
         if (pathname === 'a') return new Response(ctx.config.text, { status: 403, headers: { 'x-a': '1' } });
@@ -71,7 +71,7 @@ fn a_plugin_answers() {
 }
 
 #[test]
-fn answers_pass_in_the_reverse_order() {
+fn responses_pass_plugins_in_reverse_order() {
     let of = |name: &str| {
         folder(&format!(
             "export function onResponse(res) {{ res.headers.append('x-order', '{name}'); res.status = 203; }}"
@@ -97,7 +97,7 @@ fn a_failure_ends_a_request_or_leaves_it_as_it_was() {
 }
 
 #[test]
-fn one_that_decides_who_may_pass_lets_nobody_pass_when_it_fails() {
+fn a_guard_that_fails_lets_no_request_pass() {
     let text = "export function onRequest() { throw new Error('no'); }";
     for more in [", role: auth", ", role: auth, on_error: refuse"] {
         let check = with(text, more).get("/");
@@ -107,48 +107,48 @@ fn one_that_decides_who_may_pass_lets_nobody_pass_when_it_fails() {
 }
 
 #[test]
-fn a_plugin_that_sees_requests_says_what_its_failure_means() {
-    let (asked, told) = (
+fn a_plugin_with_on_request_must_define_what_its_failure_means() {
+    let (sees_requests, sees_responses) = (
         "export const onRequest = () => {};",
         "export const onResponse = () => {};",
     );
     for (text, more, wanted) in [
         (
-            asked,
+            sees_requests,
             "",
             "plugin `x` has `onRequest`, and no `on_error` for requests when it fails; help: write `role: auth` if it decides which requests pass, `on_error: refuse` if none may pass without it, else `on_error: continue`",
         ),
         (
-            asked,
+            sees_requests,
             ", on_error: fail",
             "`fail` is now named `refuse`; help: write `on_error: refuse`",
         ),
         (
-            asked,
+            sees_requests,
             ", role: auth, on_error: continue",
             "plugin `x` decides which requests pass, and would let all pass when it fails; help: write `on_error: refuse`, or remove it; without `role: auth` both are allowed",
         ),
         (
-            told,
+            sees_responses,
             ", role: auth",
             "plugin `x` has no `onRequest`, so it cannot decide which requests pass; help: remove `role`, or export `onRequest`",
         ),
         (
-            told,
+            sees_responses,
             ", on_error: refuse",
             "plugin `x` has none of `onRequest`, `onRoute` and `onUpstreamRequest`, so it can refuse no request; help: remove `on_error`: when another hook fails, nothing changes",
         ),
         (
-            asked,
+            sees_requests,
             ", role: auth, breaker: { failures: 5 }",
             "plugin `x` refuses requests when it fails, and is never paused; help: remove `breaker`: such a plugin runs for each request, so that one client cannot affect others",
         ),
     ] {
         let folder = folder(text);
-        let said = refused::<Plugins>(&written(&[&folder], more));
-        assert_eq!(said, [wanted], "{text} {more}");
+        let reported = refused::<Plugins>(&written(&[&folder], more));
+        assert_eq!(reported, [wanted], "{text} {more}");
     }
-    let folder = folder(told);
+    let folder = folder(sees_responses);
     let check = check::<Plugins>(&written(&[&folder], ""));
     assert_eq!(check.get("/").last().status, 200);
 }
@@ -165,17 +165,17 @@ const GUARD: &str = "export function onRequest(req) {
 /// Returns random numbers and the number of cases to draw from them; `EDGEWAY_<NAME>_SEED` and
 /// `EDGEWAY_<NAME>_CASES` override both.
 fn drawn(name: &str, count: u64) -> (fastrand::Rng, u64) {
-    let says = |what: &str| {
+    let setting = |what: &str| {
         std::env::var(format!("EDGEWAY_{name}_{what}"))
             .ok()?
             .parse()
             .ok()
     };
-    let seed = says("SEED").unwrap_or_else(|| fastrand::u64(..));
+    let seed = setting("SEED").unwrap_or_else(|| fastrand::u64(..));
     println!("EDGEWAY_{name}_SEED={seed}");
     (
         fastrand::Rng::with_seed(seed),
-        says("CASES").unwrap_or(count),
+        setting("CASES").unwrap_or(count),
     )
 }
 
@@ -215,7 +215,7 @@ fn no_client_opens_or_closes_a_guard_for_others() {
 
 /// The control: a plugin with a breaker is skipped after the same mixture.
 #[test]
-fn a_plugin_that_requests_go_on_without_is_left_out_for_the_failures_of_several() {
+fn an_optional_plugin_is_disabled_by_failures_of_several_clients() {
     let left_out = |clients: u8| {
         let mut check = with(GUARD, ", on_error: continue");
         for number in 0..30 {
@@ -253,12 +253,12 @@ fn an_upstream_that_does_not_exist_is_a_failure_that_counts() {
 #[test]
 fn a_breaker_that_opens_after_no_failure_is_refused() {
     let folder = folder("export function onRequest() {}");
-    let said = refused::<Plugins>(&route(&[&folder], ", breaker: { failures: 0 }")).join("\n");
-    assert!(said.contains("from 1 to 4294967295"), "{said}");
+    let reported = refused::<Plugins>(&route(&[&folder], ", breaker: { failures: 0 }")).join("\n");
+    assert!(reported.contains("from 1 to 4294967295"), "{reported}");
 }
 
 #[test]
-fn a_rewrite_that_cannot_be_is_a_failure_that_counts() {
+fn an_invalid_rewrite_is_a_failure_that_counts() {
     let text = "export const proxy = () => NextResponse.rewrite('https://other.test/x');";
     let mut check = with(
         text,
@@ -283,7 +283,7 @@ fn a_rewrite_that_cannot_be_is_a_failure_that_counts() {
 }
 
 #[test]
-fn what_would_never_do_anything_is_refused() {
+fn a_plugin_without_effect_is_refused() {
     let folder = folder("export function onRequest() {}");
     for (more, why) in [
         ("limits: { cpu: 0 }", "longer than zero"),
@@ -302,13 +302,13 @@ fn what_would_never_do_anything_is_refused() {
         ),
         ("name: ' '", "the name is empty"),
     ] {
-        let said = refused::<Plugins>(&route(&[&folder], &format!(", {more}"))).join("\n");
-        assert!(said.contains(why), "{more}: {said}");
+        let reported = refused::<Plugins>(&route(&[&folder], &format!(", {more}"))).join("\n");
+        assert!(reported.contains(why), "{more}: {reported}");
     }
 }
 
 #[test]
-fn what_cannot_be_loaded_says_where() {
+fn load_errors_have_positions() {
     for (text, why) in [
         ("export function onRequest( {", "/x/plugin.js:1:"),
         ("export const a = 1;", "none of the hooks"),
@@ -328,13 +328,13 @@ fn what_cannot_be_loaded_says_where() {
         ),
     ] {
         let folder = folder(text);
-        let said = refused::<Plugins>(&route(&[&folder], "")).join("\n");
-        assert!(said.contains(why), "{text}: {said}");
+        let reported = refused::<Plugins>(&route(&[&folder], "")).join("\n");
+        assert!(reported.contains(why), "{text}: {reported}");
     }
 }
 
 #[test]
-fn config_is_what_the_plugins_own_schema_says() {
+fn config_must_match_the_plugins_own_schema() {
     let text = "export const onRequest = (req, ctx) => new Response(String(ctx.config.ttl));";
     let folder = folder(text);
     let schema = folder.path().join("x/config.schema.json");
@@ -345,22 +345,22 @@ fn config_is_what_the_plugins_own_schema_says() {
     .unwrap();
     let check = check::<Plugins>(&route(&[&folder], ", config: { ttl: 5 }")).get("/");
     assert_eq!(check.last().body, b"5");
-    let mut said = refused::<Plugins>(&route(&[&folder], ", config: { ttl: 5s, tll: 5 }"));
-    said.sort();
+    let mut reported = refused::<Plugins>(&route(&[&folder], ", config: { ttl: 5s, tll: 5 }"));
+    reported.sort();
     assert_eq!(
-        said,
+        reported,
         [
             "`config.tll` is an unknown key: invalid for plugin `x`; help: the plugin's `config.schema.json` says what is valid",
             "`config.ttl` is string, not integer: invalid for plugin `x`; help: the plugin's `config.schema.json` says what is valid",
         ]
     );
     fs::write(&schema, "{").unwrap();
-    let said = refused::<Plugins>(&route(&[&folder], "")).join("\n");
-    assert!(said.contains("is not a JSON Schema"), "{said}");
+    let reported = refused::<Plugins>(&route(&[&folder], "")).join("\n");
+    assert!(reported.contains("is not a JSON Schema"), "{reported}");
 }
 
 #[test]
-fn a_proxy_rewrites_and_adds_to_the_answer() {
+fn a_proxy_rewrites_and_adds_to_the_response() {
     let text = "export function proxy(request) {
         const response = NextResponse.next({ headers: { 'x-a': '1' } });
         response.cookies.set('seen', '1');
@@ -375,14 +375,14 @@ fn a_proxy_rewrites_and_adds_to_the_answer() {
 }
 
 #[test]
-fn a_key_that_cannot_be_told_is_made_of_what_was_changed() {
+fn without_a_returned_key_all_changes_are_the_key() {
     let keys = |text: &str| {
         let check = with(text, "");
         ["user=ann", "user=bob"].map(|cookie| check.key(&[("cookie", cookie)]))
     };
     let sets = "export const onRequest = (req) => req.headers.set('x-user', req.cookies.get('user').value) ?? undefined;";
     let [ann, bob] = keys(sets);
-    assert_ne!(ann, bob, "what the backend is told counts");
+    assert_ne!(ann, bob, "the changes for the backend count");
     let [ann, bob] = keys(&format!("{sets} export const onCacheKey = () => 'same';"));
     assert_eq!(ann, bob, "unless the plugin says what counts");
     let [ann, bob] = keys(&format!(
@@ -409,7 +409,7 @@ fn a_status_with_a_body_does_not_become_one_without_or_the_other_way() {
 }
 
 #[test]
-fn framing_and_host_are_not_a_plugins_to_change() {
+fn a_plugin_cannot_change_framing_or_host() {
     let text = "export function onRequest(req) {
         for (const name of ['Transfer-Encoding', 'Connection', 'Content-Length', 'Upgrade', 'host', 'x-a']) {
             req.headers.set(name, 'x');
@@ -482,7 +482,7 @@ fn a_rewrite_holds_however_the_host_is_written_and_without_one() {
 }
 
 #[test]
-fn two_plugins_that_say_the_same_say_it_of_different_things() {
+fn equal_key_parts_of_two_plugins_make_different_keys() {
     let of = |name: &str| {
         folder(&format!(
             "export function onCacheKey(req) {{ return req.headers.get('{name}') ?? undefined; }}"
@@ -500,7 +500,7 @@ fn two_plugins_that_say_the_same_say_it_of_different_things() {
 }
 
 #[test]
-fn the_body_is_there_for_a_plugin_that_only_tells_the_backend() {
+fn a_plugin_with_only_on_upstream_request_gets_the_body() {
     let text = "export async function onUpstreamRequest(req) {
         req.headers.set('x-name', (await req.json()).name);
     }";
