@@ -7,7 +7,6 @@ pub mod alloc;
 pub mod breaker;
 pub mod clock;
 pub mod credential;
-pub mod digits;
 pub mod encoding;
 pub mod error;
 pub mod fair_queue;

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::base::digits::{put_number, put_three};
+use crate::base::log_file::put_thousandths;
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
@@ -106,12 +106,17 @@ pub(super) fn put_compat(out: &mut Vec<u8>, text: &[u8]) {
     }
 }
 
+/// Adds a number in decimal.
+pub(super) fn put_number(out: &mut Vec<u8>, number: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
 /// Adds a duration in milliseconds with three decimals.
 pub(super) fn put_millis(out: &mut Vec<u8>, span: Duration) {
     let millis = span.as_secs().saturating_mul(1000) + u64::from(span.subsec_millis());
     put_number(out, millis);
     out.push(b'.');
-    put_three(out, u64::from(span.subsec_micros() % 1000));
+    put_thousandths(out, span.subsec_micros() % 1000);
 }
 
 pub(super) fn put_address(out: &mut Vec<u8>, address: IpAddr) {

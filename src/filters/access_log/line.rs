@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    escape::{put_address, put_compat, put_json, put_millis},
+    escape::{put_address, put_compat, put_json, put_millis, put_number},
     redact::Redactor,
 };
 use crate::{
-    base::{digits::put_number, log_file::TimestampCache},
+    base::log_file::TimestampCache,
     chain::{Exchange, LogFields, RequestFacts},
 };
 

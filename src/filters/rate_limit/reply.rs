@@ -11,11 +11,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::{LimitDecision, REASON, RateLimit};
-use crate::{
-    base::{digits::put_number, units::whole_seconds},
-    chain::Reply,
-    limits::config::HeadersConfig,
-};
+use crate::{base::units::whole_seconds, chain::Reply, limits::config::HeadersConfig};
 
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -71,9 +67,13 @@ impl RateLimit {
             state.push(b'"');
             state.extend_from_slice(limit.name.as_bytes());
             state.extend_from_slice(b"\";r=");
-            put_number(&mut state, take.remaining.into());
+            state.extend_from_slice(itoa::Buffer::new().format(take.remaining).as_bytes());
             state.extend_from_slice(b";t=");
-            put_number(&mut state, whole_seconds(take.reset));
+            state.extend_from_slice(
+                itoa::Buffer::new()
+                    .format(whole_seconds(take.reset))
+                    .as_bytes(),
+            );
             // The policy of a single limit, the usual case, is ready-made.
             if let Some(first) = only.replace(policy) {
                 if policies.is_empty() {

@@ -11,6 +11,6 @@ mod writer;
 pub use self::{
     output::Target,
     rotation::RotationPolicy,
-    stamp::TimestampCache,
+    stamp::{TimestampCache, put_thousandths},
     writer::{LogKind, LogMetrics, WriterHandle, flush, reopen},
 };

@@ -4,8 +4,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use chrono::DateTime;
 
-use crate::digits::put_three;
-
 /// The formatted texts of the last second used.
 pub struct TimestampCache {
     second: u64,
@@ -32,7 +30,7 @@ impl TimestampCache {
         let since = self.turn_to(wall);
         out.extend_from_slice(self.rfc3339.as_bytes());
         out.push(b'.');
-        put_three(out, since.subsec_millis().into());
+        put_thousandths(out, since.subsec_millis());
         out.push(b'Z');
     }
 
@@ -60,6 +58,13 @@ impl TimestampCache {
         self.rfc3339 = time.format("%Y-%m-%dT%H:%M:%S").to_string();
         self.combined = time.format("%d/%b/%Y:%H:%M:%S +0000").to_string();
     }
+}
+
+/// Appends a number of thousandths below 1,000 with its three digits.
+pub fn put_thousandths(out: &mut Vec<u8>, thousandths: u32) {
+    let mut digits = itoa::Buffer::new();
+    // The leading one keeps the zeros.
+    out.extend_from_slice(&digits.format(1000 + thousandths).as_bytes()[1..]);
 }
 
 /// Time since 1970; zero for a clock set before it.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, header};
 
 use super::{directives::each, targeted::Policy};
-use crate::base::{digits::put_number, http::list_of};
+use crate::base::http::list_of;
 
 /// Lets browsers store this response for `ttl` from now, whatever the origin sent for shared
 /// caches.
@@ -29,7 +29,11 @@ pub fn browser(headers: &mut HeaderMap, ttl: Duration, age: Duration) {
     }
     let mut text = Vec::with_capacity(64);
     text.extend_from_slice(b"max-age=");
-    put_number(&mut text, ttl.saturating_add(age).as_secs());
+    text.extend_from_slice(
+        itoa::Buffer::new()
+            .format(ttl.saturating_add(age).as_secs())
+            .as_bytes(),
+    );
     let mut shared = None;
     let mut has_shared = false;
     for member in list_of(headers, &CACHE_CONTROL) {
@@ -50,7 +54,7 @@ pub fn browser(headers: &mut HeaderMap, ttl: Duration, age: Duration) {
     }
     if !has_shared && let Some(shared) = shared {
         text.extend_from_slice(b", s-maxage=");
-        put_number(&mut text, shared.as_secs());
+        text.extend_from_slice(itoa::Buffer::new().format(shared.as_secs()).as_bytes());
     }
     if let Ok(value) = HeaderValue::from_maybe_shared(bytes::Bytes::from(text)) {
         headers.insert(CACHE_CONTROL, value);

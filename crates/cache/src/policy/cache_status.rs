@@ -2,8 +2,6 @@
 
 use http::HeaderValue;
 
-use crate::base::digits::put_number;
-
 /// The gateway's member of `Cache-Status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheStatus<'a> {
@@ -91,7 +89,7 @@ impl CacheStatus<'_> {
         }
         if let Some(status) = self.forward_status {
             text.extend_from_slice(b"; fwd-status=");
-            put_number(&mut text, u64::from(status));
+            text.extend_from_slice(itoa::Buffer::new().format(status).as_bytes());
         }
         if let Some(ttl) = self.ttl {
             text.extend_from_slice(b"; ttl=");
@@ -99,7 +97,11 @@ impl CacheStatus<'_> {
                 text.push(b'-');
             }
             // Integers of structured fields have at most 15 digits.
-            put_number(&mut text, ttl.unsigned_abs().min(999_999_999_999_999));
+            text.extend_from_slice(
+                itoa::Buffer::new()
+                    .format(ttl.unsigned_abs().min(999_999_999_999_999))
+                    .as_bytes(),
+            );
         }
         if self.is_stored {
             text.extend_from_slice(b"; stored");
