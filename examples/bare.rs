@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
-static ALLOCATOR: edgeway::base::alloc::Allocator = edgeway::base::alloc::Allocator;
+static ALLOCATOR: edgeway::Allocator = edgeway::Allocator;
 
 struct Bare {
     origin: SocketAddr,

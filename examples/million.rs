@@ -11,20 +11,18 @@
 use std::{fs, time::Duration};
 
 use bytes::Bytes;
-use edgeway::{
-    base::{clock::Clock, metrics::Metrics},
-    cache::{
-        key::Key,
-        policy::{Lifetime, Variance, Vary},
-        purge::{Purge, PurgeEffect, PurgeTarget},
-        store::{EntryDraft, EntryRules, Store},
-    },
+use edgeway_base::{clock::Clock, metrics::Metrics};
+use edgeway_cache::{
+    key::Key,
+    policy::{Lifetime, Variance, Vary},
+    purge::{Purge, PurgeEffect, PurgeTarget},
+    store::{EntryDraft, EntryRules, Store},
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
-static ALLOCATOR: edgeway::base::alloc::Allocator = edgeway::base::alloc::Allocator;
+static ALLOCATOR: edgeway::Allocator = edgeway::Allocator;
 
 const BODY: &[u8] = &[b'x'; 100];
 

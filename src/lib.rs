@@ -1,30 +1,59 @@
 //! Edgeway: a programmable edge gateway for Node and Next.js apps, built on Pingora.
 //!
+//! The program is [`main`]. A program of one's own calls [`main_with`] and has the whole gateway,
+//! with filters of its own beside the built-in ones: [`filter`] holds what those are made of, and
+//! `docs/adding-a-filter.md` shows how.
+//!
 //! # Layout
 //!
 //! In reading order; a module imports only from above itself (`docs/architecture.md`).
 
-pub use edgeway_base as base;
-pub use edgeway_cache as cache;
-pub use edgeway_config as config;
-pub use edgeway_core::{chain, limits, zones};
-pub use edgeway_script as plugins;
-pub use edgeway_tls as tls;
-pub use edgeway_upstreams as upstreams;
+use edgeway_base as base;
+use edgeway_cache as cache;
+use edgeway_config as config;
+use edgeway_core::{chain, limits, zones};
+use edgeway_script as plugins;
+use edgeway_tls as tls;
+use edgeway_upstreams as upstreams;
 
-pub mod cli;
-pub mod connection;
-pub mod edge;
-pub mod filters;
+mod cli;
+mod connection;
+mod edge;
+mod filters;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
-pub mod gateway;
-pub mod live;
-pub mod process;
-pub mod proxy;
-pub mod routes;
-pub mod status;
+mod gateway;
+mod live;
+mod process;
+mod proxy;
+mod routes;
+mod status;
+#[doc(hidden)]
+pub mod testing;
+
+#[cfg(feature = "jemalloc")]
+pub use self::base::alloc::Allocator;
+pub use self::{
+    cli::{main, main_with},
+    filters::custom::CustomFilter,
+};
+
+/// The contract of filters: what a filter of one's own implements, and what it gets.
+pub mod filter {
+    pub use edgeway_base::clock::Clock;
+    pub use edgeway_config::tree::{
+        Spanned,
+        short::{self, Short},
+    };
+    pub use edgeway_core::chain::{
+        AuditNote, AuthMetrics, BackgroundWork, Body, BoxFuture, CacheFacts, CacheOutcome,
+        Certificate, Claims, Class, Client, ClientCertificate, CompileContext, Exchange, Filter,
+        FilterKind, Guard, Identity, LateFields, LogFields, Outcome, Phase, Phases, Protocol,
+        Refusal, Reply, ReplyBody, RequestChanges, RequestFacts, RequestId, Scheme, Shared,
+        Verdict,
+    };
+}
 
 /// Version of this build: the package's version, or the value of `EDGEWAY_VERSION` at build time.
 pub const VERSION: &str = match option_env!("EDGEWAY_VERSION") {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
-static ALLOCATOR: edgeway::base::alloc::Allocator = edgeway::base::alloc::Allocator;
+static ALLOCATOR: edgeway::Allocator = edgeway::Allocator;
 
 /// jemalloc's settings, read before `main`.
 ///
@@ -26,5 +26,5 @@ pub static MALLOC_CONF: &std::ffi::c_char = {
 };
 
 fn main() -> ExitCode {
-    edgeway::cli::main()
+    edgeway::main()
 }

@@ -7,11 +7,11 @@ mod sunset;
 
 use std::process::ExitCode;
 
-use edgeway::{cli, filters::custom::CustomFilter};
+use edgeway::CustomFilter;
 
 use sunset::Sunset;
 
 fn main() -> ExitCode {
     // Requests after the sunset are refused before they are counted or reach a backend.
-    cli::main_with([CustomFilter::before::<Sunset>("in_flight")])
+    edgeway::main_with([CustomFilter::before::<Sunset>("in_flight")])
 }

@@ -3,10 +3,8 @@
 use std::time::SystemTime;
 
 use chrono::DateTime;
-use edgeway::{
-    base::clock::Clock,
-    chain::{CompileContext, Exchange, Filter, FilterKind, Phases, Reply, Verdict},
-    config::tree::Spanned,
+use edgeway::filter::{
+    Clock, CompileContext, Exchange, Filter, FilterKind, Phases, Reply, Spanned, Verdict,
 };
 use http::{HeaderName, HeaderValue, StatusCode, header, response};
 use schemars::JsonSchema;

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use edgeway::base::clock::Clock;
+use edgeway_base::clock::Clock;
 use serde_json::Value;
 
 use crate::support::{

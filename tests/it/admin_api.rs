@@ -332,7 +332,7 @@ async fn local_processes_see_health_and_counts_and_change_nothing() {
             .replace("{address}", "127.0.0.1:1")
     };
     let mut closed = 0;
-    for (method, path) in edgeway::status::http::paths() {
+    for (method, path) in edgeway::testing::paths() {
         let path = fill(path);
         let mut request = Request::new(method, &path);
         if method == "POST" {
@@ -531,13 +531,13 @@ fn each_path_is_documented_and_each_documented_path_is_there() {
             Some((method.to_owned(), path.to_owned()))
         })
         .collect();
-    let there: BTreeSet<_> = edgeway::status::http::paths()
+    let there: BTreeSet<_> = edgeway::testing::paths()
         .into_iter()
         .map(|(method, path)| (method.to_owned(), path.to_owned()))
         .collect();
     assert_eq!(documented, there);
     // The page also lists every reason for which the listener refuses a request.
-    for reason in edgeway::status::http::RejectionReason::ALL {
+    for reason in edgeway::testing::RejectionReason::ALL {
         let row = format!("| `{}` |", reason.word());
         assert!(page.contains(&row), "{row}");
     }

@@ -2,13 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use edgeway::{
-    config::{
-        diagnostic::{Diagnostics, Style},
-        model::File,
-        source::{self, Sources},
-    },
-    gateway::{self, World},
+use edgeway::testing::gateway::{self, World};
+use edgeway_config::{
+    diagnostic::{Diagnostics, Style},
+    model::File,
+    source::{self, Sources},
 };
 
 /// Filters of the examples; a separate list, so that a new filter changes no snapshot.

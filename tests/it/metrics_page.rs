@@ -2,12 +2,10 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use edgeway::{
-    connection::listener::ListenerMetrics,
+use edgeway::testing::{
+    ListenerMetrics, Live, RejectionReason, Upgrades,
     gateway::{self, World},
-    live::Live,
-    process::handover::Upgrades,
-    status::{http::RejectionReason, metrics_page},
+    metrics_page,
 };
 
 use crate::support::certificates::files_of_examples;
@@ -44,7 +42,7 @@ fn everything() -> World {
 #[test]
 fn the_page_of_metrics_is_fresh() {
     let path = root().join("docs/metrics.md");
-    let made = metrics_page::markdown(&everything().metrics);
+    let made = metrics_page(&everything().metrics);
     if std::env::var_os("WRITE_METRICS_PAGE").is_some() {
         fs::write(&path, &made).expect("docs/metrics.md can be written");
     }

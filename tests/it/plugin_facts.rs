@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use edgeway::base::geo::{Database, Geo};
+use edgeway_base::geo::{Database, Geo};
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::{Value, json};
 

@@ -10,18 +10,16 @@ use std::{
     time::Duration,
 };
 
-use edgeway::{
-    base::{
-        clock::Clock,
-        metrics::Metrics,
-        redis::{Identity, Mode, Node, Redis as Client, RedisSettings, Signer},
-        secret::Secret,
-        tasks::Tasks,
-    },
-    cache::purge::{
-        Caches, PeerStates, Purge, PurgeEffect, PurgeLink, PurgeTarget, Receipt, Source, Trust,
-        WaitScope,
-    },
+use edgeway_base::{
+    clock::Clock,
+    metrics::Metrics,
+    redis::{Identity, Mode, Node, Redis as Client, RedisSettings, Signer},
+    secret::Secret,
+    tasks::Tasks,
+};
+use edgeway_cache::purge::{
+    Caches, PeerStates, Purge, PurgeEffect, PurgeLink, PurgeTarget, Receipt, Source, Trust,
+    WaitScope,
 };
 use futures_util::future::{BoxFuture, join_all};
 use parking_lot::Mutex;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 
-use edgeway::base::{
+use edgeway_base::{
     clock::Clock,
     metrics::Metrics,
     redis::{Identity, Mode, Node, Redis as Client, RedisSettings, Script, Unavailable, cmd},

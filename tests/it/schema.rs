@@ -11,10 +11,8 @@ use std::{
 };
 
 use boon::{Compiler, SchemaIndex, Schemas};
-use edgeway::{
-    config::{diagnostic::Diagnostics, tree},
-    gateway::{self, World},
-};
+use edgeway::testing::gateway::{self, World};
+use edgeway_config::{diagnostic::Diagnostics, tree};
 use serde_json::Value;
 
 use crate::support::certificates::files_of_examples;
@@ -97,7 +95,7 @@ fn editors_accept_every_effective_value() {
         let file = gateway::load(&path).file.expect("it is well formed");
         let (gateway, _) = gateway::compile(&file, files_of_examples(), &World::default());
         let gateway = gateway.expect("it is well formed");
-        editor.accepts(&path, &gateway::print::yaml(&file, &gateway, &[]));
+        editor.accepts(&path, &gateway::printed(&file, &gateway, &[]));
     }
 }
 

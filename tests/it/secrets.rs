@@ -5,10 +5,8 @@
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use edgeway::{
-    config::diagnostic::Style,
-    gateway::{self, World, print, schema},
-};
+use edgeway::testing::gateway::{self, World};
+use edgeway_config::diagnostic::Style;
 use serde_json::Value;
 
 use crate::support::{
@@ -196,7 +194,7 @@ fn shown(text: &str) -> (String, bool) {
         let (gateway, found) = gateway::compile(file, Path::new("."), &World::default());
         diagnostics.extend(found);
         if let Some(gateway) = &gateway {
-            out.push_str(&print::yaml(file, gateway, &[]));
+            out.push_str(&gateway::printed(file, gateway, &[]));
         }
     }
     let is_printed = !out.is_empty();
@@ -224,7 +222,7 @@ fn no_mistake_beside_a_secret_shows_it() {
     );
     println!("EDGEWAY_SECRETS_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let mut places: Vec<Vec<String>> = places(&schema::document()).into_iter().collect();
+    let mut places: Vec<Vec<String>> = places(&gateway::schema()).into_iter().collect();
     assert!(places.len() >= 6, "{places:?}");
     let named = NAMED
         .iter()

@@ -7,20 +7,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use edgeway::{
-    base::{
-        clock::Clock,
-        metrics::Metrics,
-        redis::{Identity, Mode, Node, Redis as Client, RedisSettings},
-        tasks::Tasks,
-        units::Percent,
-    },
-    limits::{
-        gcra::{Decision, Quota, Tat, decide, give_back},
-        key::Key,
-        lease::Leases,
-        shared::{BucketDecision, CapacitySource, Demand, RedisBuckets},
-    },
+use edgeway_base::{
+    clock::Clock,
+    metrics::Metrics,
+    redis::{Identity, Mode, Node, Redis as Client, RedisSettings},
+    tasks::Tasks,
+    units::Percent,
+};
+use edgeway_core::limits::{
+    gcra::{Decision, Quota, Tat, decide, give_back},
+    key::Key,
+    lease::Leases,
+    shared::{BucketDecision, CapacitySource, Demand, RedisBuckets},
 };
 
 use crate::support::{

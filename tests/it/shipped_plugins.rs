@@ -8,7 +8,7 @@
 use std::{fs, path::Path, time::Duration};
 
 use boon::{Compiler, Schemas};
-use edgeway::config::{diagnostic::Diagnostics, tree};
+use edgeway_config::{diagnostic::Diagnostics, tree};
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::{Value, json};
 

@@ -10,7 +10,7 @@
 
 use std::fmt::Write;
 
-use edgeway::routes::{Slashes, normalise};
+use edgeway::testing::{Slashes, normalise};
 
 use crate::{
     cli::edgeway_fed,

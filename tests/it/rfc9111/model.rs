@@ -4,7 +4,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use edgeway::cache::policy::{
+use edgeway_cache::policy::{
     CacheRules, ExchangeTimes, Lifetime, OriginRequest, RequestDirectives, Target, Usability,
     Variance, Vary, after_error, clean, date, invalidates, judge, merge, not_modified, store,
     to_not_modified, updates,
@@ -178,7 +178,7 @@ impl Model {
     }
 
     fn ask(&mut self, step: &Step) -> Outcome {
-        let now = edgeway::base::clock::Clock::machine().wall();
+        let now = edgeway_base::clock::Clock::machine().wall();
         let request = headers_of(&step.request);
         let method = Method::from_bytes(step.method.as_bytes()).unwrap();
         let wants = RequestDirectives::of(&request);

@@ -165,7 +165,7 @@ pub(crate) fn filled(value: &str, path: &str) -> String {
     let Some(offset) = offset else {
         return value.replace("{path}", path);
     };
-    httpdate::fmt_http_date(moved(edgeway::base::clock::Clock::machine().wall(), offset))
+    httpdate::fmt_http_date(moved(edgeway_base::clock::Clock::machine().wall(), offset))
 }
 
 fn moved(time: SystemTime, seconds: i64) -> SystemTime {

@@ -1,0 +1,21 @@
+//! Parts of the gateway for the end-to-end tests: they compile configurations and read lists that a
+//! page or a table must agree with. No part of the public API.
+
+pub use crate::{
+    connection::listener::ListenerMetrics,
+    filters::FILTERS,
+    live::Live,
+    process::handover::Upgrades,
+    routes::{Slashes, normalise},
+    status::{
+        http::{RejectionReason, paths},
+        metrics_page::markdown as metrics_page,
+    },
+};
+
+/// Loading and compiling a configuration.
+pub mod gateway {
+    pub use crate::gateway::{
+        World, compile, load, load_text, print::yaml as printed, schema::document as schema,
+    };
+}
