@@ -17,6 +17,7 @@ pub mod pace;
 pub mod progress;
 pub mod refusal;
 pub mod registry;
+pub mod response_header;
 mod socket;
 
 use std::{
@@ -44,6 +45,7 @@ use self::{
     listener::ListenerFacts,
     pace::{Pace, PaceLimits},
     progress::Progress,
+    response_header::ReadyHeaderLines,
     socket::{forget_unsent, reset, shut_down, unsent},
 };
 use crate::{
@@ -77,15 +79,6 @@ impl ConnectionFacts {
             guard: AdmissionGuard::uncounted(),
         }
     }
-}
-
-/// Changes to the next header section that Pingora writes.
-#[derive(Debug, Default)]
-pub struct ReadyHeaderLines {
-    /// Complete header lines, inserted after the status line.
-    pub added: Option<Arc<[u8]>>,
-    /// Replaces the `Date` that is written.
-    pub date: Option<HeaderValue>,
 }
 
 /// A client's connection.

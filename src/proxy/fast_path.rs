@@ -30,6 +30,7 @@ use crate::{
     connection::{
         Connection,
         fast_path::{FastPathOutcome, FastPathService, Fingerprint, ReuseLimits},
+        response_header::ConnectionReuse,
     },
     live::Live,
 };
@@ -71,10 +72,10 @@ impl FastPath {
         let mut ctx = Box::new(Context::new(&self.live));
         let course = decision::decide(&mut request, connection, &mut ctx).await;
         match course {
-            Decision::Stored(entry, None) if let Some(keeps) = keeps(&request, &ctx, keep) => {
-                let mut client = DirectClient::new(&mut stream, &request, keeps);
+            Decision::Stored(entry, None) if let Some(reuse) = reuse(&request, &ctx, keep) => {
+                let mut client = DirectClient::new(&mut stream, &request, reuse);
                 let is_sent = self.send(&mut client, &mut ctx, &entry).await;
-                if is_sent && keeps {
+                if is_sent && reuse == ConnectionReuse::KeepAlive {
                     return FastPathOutcome::Over(Some(stream));
                 }
                 stream.shutdown().await;
@@ -202,16 +203,16 @@ fn parse(head: &Bytes) -> Option<RequestHeader> {
     Some(RequestHeader::from(parts))
 }
 
-/// Returns true if another request may follow on the connection, or `None` where Pingora decides.
-fn keeps(request: &RequestHeader, ctx: &Context, keep: ReuseLimits) -> Option<bool> {
-    let wants_keep_alive = asks_keep_alive(request)?;
+/// Returns the use of the connection after this response, or `None` if Pingora decides.
+fn reuse(request: &RequestHeader, ctx: &Context, keep: ReuseLimits) -> Option<ConnectionReuse> {
+    let is_kept = asks_keep_alive(request)?;
     let connection = ctx.connection.as_ref()?;
-    Some(
-        wants_keep_alive
-            && keep.left > 0
-            && !keep.is_stopping
-            && !connection.listener.is_draining(),
-    )
+    let is_last = keep.left == 0 || keep.is_stopping || connection.listener.is_draining();
+    Some(if is_kept && !is_last {
+        ConnectionReuse::KeepAlive
+    } else {
+        ConnectionReuse::Close
+    })
 }
 
 /// Returns the client's choice about the connection, if it is an unambiguous one.

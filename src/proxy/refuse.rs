@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Version, header};
+use http::Version;
 use log::warn;
 use pingora::{
     Result,
@@ -17,10 +17,12 @@ use pingora::{
 
 use super::{guard::BANNED, reply, request};
 use crate::{
+    base::clock::Clock,
     chain::{Exchange, Reply, RequestFacts, RequestId},
     connection::{
         Connection,
         refusal::{Refusal, Refuse},
+        response_header::{ConnectionReuse, PresentHeaders, ResponseHeaderWriter},
     },
     gateway::Gateway,
     live::Live,
@@ -56,21 +58,16 @@ fn request(refusal: &Refusal) -> RequestHeader {
     request
 }
 
-/// Returns headers and body as HTTP/1.1, the last bytes of the connection.
-fn bytes(response: &ResponseHeader, body: Option<&Bytes>) -> Vec<u8> {
-    let reason = response.status.canonical_reason().unwrap_or_default();
-    let mut out = format!("HTTP/1.1 {} {reason}\r\n", response.status.as_str()).into_bytes();
-    let mut put = |name: &[u8], value: &[u8]| {
-        out.extend_from_slice(name);
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value);
-        out.extend_from_slice(b"\r\n");
+/// Returns headers and body as the last bytes of the connection.
+fn bytes(head: ResponseHeader, body: Option<&Bytes>, clock: &Clock) -> Vec<u8> {
+    let mut out = Vec::new();
+    let present = PresentHeaders::of(&head.headers);
+    let writer = ResponseHeaderWriter {
+        out: &mut out,
+        ready_lines: None,
     };
-    for (name, value) in &response.headers {
-        put(name.as_str().as_bytes(), value.as_bytes());
-    }
-    put(header::CONNECTION.as_str().as_bytes(), b"close");
-    out.extend_from_slice(b"\r\n");
+    let date = || reply::date(clock);
+    writer.write(head, present, false, ConnectionReuse::Close, date);
     if let Some(body) = body {
         out.extend_from_slice(body);
     }
@@ -113,7 +110,7 @@ impl Refuser {
         let made = reply::make(&request, &gateway.fallback, &mut facts, clock, reply).await?;
         facts.bytes_sent = made.1.as_ref().map_or(0, |body| body.len() as u64);
         self.log(&gateway, &request, &mut facts);
-        Ok(bytes(&made.0, made.1.as_ref()))
+        Ok(bytes(made.0, made.1.as_ref(), clock))
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use super::{ConnIo, READ_BUFFER};
 use crate::{
-    connection::ReadyHeaderLines,
+    connection::response_header::ReadyHeaderLines,
     edge::websocket::{GOING_AWAY, Outgoing},
 };
 

@@ -8,7 +8,10 @@ use std::{mem, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header, response};
 
-use crate::chain::{CompileContext, Exchange, Filter, FilterKind, Phases, ReadyLines, Scheme};
+use crate::{
+    base::http::write_header_line,
+    chain::{CompileContext, Exchange, Filter, FilterKind, Phases, ReadyLines, Scheme},
+};
 
 const X_POWERED_BY: HeaderName = HeaderName::from_static("x-powered-by");
 
@@ -107,10 +110,7 @@ impl AddedHeaders {
     fn new(headers: HeaderMap<HeaderValue>) -> Self {
         let mut lines = Vec::new();
         for (name, value) in &headers {
-            lines.extend_from_slice(name.as_str().as_bytes());
-            lines.extend_from_slice(b": ");
-            lines.extend_from_slice(value.as_bytes());
-            lines.extend_from_slice(b"\r\n");
+            write_header_line(&mut lines, name.as_str().as_bytes(), value.as_bytes());
         }
         Self {
             lengths: headers.keys().fold(0, |bits, name| bits | bit(name)),
