@@ -22,6 +22,7 @@ use super::{
     context::Context,
     decision::{self, Decision},
     direct::DirectClient,
+    error::Failure,
     request_end, upstream,
 };
 use crate::{
@@ -73,6 +74,7 @@ impl FastPath {
         let course = decision::decide(&mut request, connection, &mut ctx).await;
         match course {
             Decision::Stored(entry, None) if let Some(reuse) = reuse(&request, &ctx, keep) => {
+                trace(&request, "stored");
                 let mut client = DirectClient::new(&mut stream, &request, reuse);
                 let is_sent = self.send(&mut client, &mut ctx, &entry).await;
                 if is_sent && reuse == ConnectionReuse::KeepAlive {
@@ -82,12 +84,14 @@ impl FastPath {
                 FastPathOutcome::Over(None)
             }
             Decision::GoesOn(_) => {
+                trace(&request, "proxy");
                 self.live.http.shortcuts_missed.inc();
                 ctx.course = Some(course);
                 let head = request;
                 FastPathOutcome::GoesOn(stream, Some(Box::new(DecidedRequest { ctx, head })))
             }
             course => {
+                trace(&request, "session");
                 ctx.course = Some(course);
                 // Boxed: most responses are sent above, and each would carry the size of this
                 // future.
@@ -136,6 +140,16 @@ impl FastPath {
         client.set_keepalive_reuses_remaining(Some(keep.left));
         if !matches!(client.read_request().await, Ok(true)) {
             log::error!("parsed request headers rejected by Pingora");
+            decision::remember(&self.live, &ctx, false);
+            ctx.facts.reason = Some(Failure::Internal.reason());
+            upstream::over(&mut ctx);
+            let passed = request_end::TransferResults {
+                request: &request,
+                sent: 0,
+                received: 0,
+                status: Some(Failure::Internal.status()),
+            };
+            request_end::log(&self.live, &passed, &mut ctx);
             return FastPathOutcome::Over(None);
         }
         *session.req_header_mut() = request;
@@ -175,6 +189,11 @@ impl FastPath {
         };
         FastPathOutcome::Over(stream)
     }
+}
+
+/// Logs the exit that a request takes: `stored`, `session` or `proxy`.
+fn trace(request: &RequestHeader, exit: &'static str) {
+    log::debug!(path:% = request.uri, exit; "request on the fast path");
 }
 
 /// Parses the request headers as Pingora does, except for the spelling of their names.
@@ -285,6 +304,40 @@ mod tests {
     use tokio::{io::AsyncWriteExt, net::UnixStream};
 
     use super::*;
+    use crate::gateway::{World, compile, load_text};
+
+    #[tokio::test]
+    async fn a_request_that_pingora_rejects_after_all_is_counted() {
+        let yaml = "listeners: [{ address: 127.0.0.1:8080 }]\n\
+                    routes: [{ name: all, match: {}, respond: ok }]\n";
+        let file = load_text("t.yaml", yaml).file.unwrap();
+        let world = World::default();
+        let metrics = world.metrics.clone();
+        let gateway = compile(&file, std::path::Path::new("."), &world).0;
+        let live = Arc::new(Live::new(gateway.unwrap(), world));
+        let service = Arc::new(super::super::service(&live));
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        // Pingora finds the end of the stream where the headers were. Without a connection of the
+        // edge, the request has no route.
+        drop(theirs);
+        let head = Bytes::from_static(b"GET / HTTP/1.1\r\nhost: a.test\r\n\r\n");
+        let keep = ReuseLimits {
+            left: 1,
+            is_stopping: false,
+        };
+        let stream: Stream = Box::new(Socket::from(ours));
+        let fast_path = FastPath::new(&live, &service);
+        let outcome = fast_path.attempt(stream, &head, keep).await;
+        assert!(matches!(outcome, FastPathOutcome::Over(None)));
+        let page = String::from_utf8(metrics.text()).unwrap();
+        for line in [
+            "edgeway_http_requests_total{method=\"GET\",route=\"(none)\",status=\"500\"} 1",
+            "edgeway_refused_total{reason=\"internal\"} 1",
+            "edgeway_http_in_flight 0",
+        ] {
+            assert!(page.lines().any(|own| own == line), "{line}:\n{page}");
+        }
+    }
 
     async fn read_by_pingora(head: &[u8]) -> RequestHeader {
         let (ours, mut theirs) = UnixStream::pair().unwrap();

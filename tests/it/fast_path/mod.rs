@@ -1,6 +1,8 @@
 //! Requests that probably need no backend are tried without the proxy. Those that need one after
 //! all lose nothing by that, and nothing is done twice.
 
+mod exits;
+
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
