@@ -15,6 +15,7 @@ use super::{
 };
 use crate::support::{
     client::{Connection, Request, Response, ResponseHeaders},
+    fast_path::{self, exits},
     gateway::Gateway,
     http2,
     origins::{NUMBER, Origin, PresetOrigin, Received},
@@ -40,6 +41,12 @@ const DATED_ANEW: &str = "Date is not changed";
 pub(super) enum Way {
     /// Unchanged: a stored response is served at the first entry point.
     Plain,
+    /// As [`Way::Plain`], and each request that a stored response can serve is repeated: the
+    /// repetition takes the fast path.
+    FastPath,
+    /// With the target in absolute form (RFC 9112, 3.2.2), which the fast path leaves to Pingora's
+    /// session.
+    Session,
     /// The same over HTTP/2.
     Http2,
     /// A stored response is requested as one range that covers all of it: the second entry point
@@ -74,8 +81,53 @@ enum Pending {
 }
 
 #[tokio::test]
-async fn the_first_door_holds_the_table() {
-    hold(&[Way::Plain], "").await;
+async fn the_fast_path_holds_the_table() {
+    hold(&[Way::FastPath], "").await;
+}
+
+#[tokio::test]
+async fn the_session_of_pingora_holds_the_table() {
+    hold(&[Way::Session], "").await;
+}
+
+/// The control: a case that takes another way than it should fails.
+#[tokio::test]
+async fn a_case_that_takes_another_way_fails() {
+    let bench = Arc::new(Bench::start("").await);
+    let fails = async |way: Way, number: usize, script: &'static str| {
+        let case = Box::leak(Box::new(Case::new("4", "another way", script)));
+        let permit = Arc::clone(&bench.slots).acquire_owned().await;
+        let permit = permit.expect("it is never closed");
+        let failed = run(Arc::clone(&bench), way, number, case, permit).await;
+        failed.map(|(why, _)| why)
+    };
+    let first = "> GET\n< Cache-Control: max-age=60\n= origin\n";
+    let hit: &'static str = format!("{first}> GET\n= cache").leak();
+    for way in [Way::FastPath, Way::Session] {
+        assert_eq!(fails(way, 0, hit).await, None);
+    }
+    // A `Connection` with another option is left to the session.
+    let odd = format!("{first}> GET\n> Connection: keep-alive, x-a\n= cache").leak();
+    let why = fails(Way::FastPath, 1, odd)
+        .await
+        .expect("it does not hold");
+    assert!(why.contains("not `stored`"), "{why}");
+    // A request in origin form for the path of the case, which is served without a session.
+    let base = format!(
+        "{}/again",
+        base_of(&Case::new("4", "", hit), Way::Session, 0)
+    );
+    let minute = ("Cache-Control".to_owned(), "max-age=60".to_owned());
+    bench.origin.settings().tell(&base, 200, vec![minute]);
+    for _ in 0..3 {
+        let request = Request::new("GET", &base).header("host", "app.test");
+        bench.gateway.send(&request).await;
+    }
+    let seen = "> GET /again\n< Cache-Control: max-age=60\n= cache";
+    let why = fails(Way::Session, 0, seen)
+        .await
+        .expect("it does not hold");
+    assert!(why.contains("took the fast path"), "{why}");
 }
 
 #[tokio::test]
@@ -148,7 +200,7 @@ async fn run(
     let mut kept = 200;
     while let Some(step) = steps.get(at) {
         let next = steps.get(at + 1);
-        let wrong = if way == Way::Filling && next.is_some_and(|next| can_join(step, next)) {
+        let mut wrong = if way == Way::Filling && next.is_some_and(|next| can_join(step, next)) {
             at += 1;
             bench
                 .join(step, next.expect("it was looked at"), &base)
@@ -156,6 +208,15 @@ async fn run(
         } else {
             bench.step(way, step, &base, kept).await
         };
+        if way == Way::FastPath && step.can_take_the_fast_path() {
+            wrong.extend(bench.repeat(step, &base, kept).await);
+        }
+        if way == Way::Session {
+            let exits = exits(&bench.gateway, &format!("{base}{}", step.path));
+            if !exits.is_empty() {
+                wrong.push(format!("took the fast path: {exits:?}"));
+            }
+        }
         if !wrong.is_empty() {
             let (name, section) = (case.name, case.section);
             let why = format!("{name} ({section}), {way:?}, step {}: {wrong:?}", at + 1);
@@ -218,7 +279,7 @@ impl Bench {
             origin.address(),
             routes.concat()
         );
-        let gateway = Gateway::start(&yaml).await;
+        let gateway = Gateway::start_with(&yaml, &[fast_path::LOGGED]).await;
         Self {
             http2: http2::Client::open(gateway.address()).await,
             slots: Arc::new(Semaphore::new(AT_ONCE)),
@@ -262,6 +323,19 @@ impl Bench {
                 "the origin was asked {} times",
                 asked.len() - before
             ));
+        }
+        wrong
+    }
+
+    /// Runs a request once more, now on the fast path; returns what is wrong.
+    async fn repeat(&self, step: &Step, base: &str, kept: u16) -> Vec<String> {
+        let target = format!("{base}{}", step.path);
+        let before = exits(&self.gateway, &target).len();
+        let mut wrong = self.step(Way::FastPath, step, base, kept).await;
+        let taken = exits(&self.gateway, &target);
+        let exit = taken.get(before).map(String::as_str);
+        if exit != Some("stored") {
+            wrong.push(format!("exit {exit:?} of the fast path, not `stored`"));
         }
         wrong
     }
@@ -331,6 +405,10 @@ impl Bench {
                 body: answer.text().to_owned(),
             });
         }
+        let target = match way {
+            Way::Session => format!("http://app.test{target}"),
+            _ => target,
+        };
         let mut request = Request::new(&step.method, &target).header("host", "app.test");
         for (name, value) in fields {
             request = request.header(&name, value);
@@ -369,6 +447,11 @@ impl Step {
             Some(Door::Cache | Door::Validated | Door::Bridged)
         );
         is_kept && !self.asks_for_a_part() && self.method == "GET"
+    }
+
+    /// Returns true for a hit that the fast path writes: a `GET` for all of a stored response.
+    fn can_take_the_fast_path(&self) -> bool {
+        self.door == Some(Door::Cache) && self.method == "GET" && !self.asks_for_a_part()
     }
 
     fn asks_for_a_part(&self) -> bool {
