@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_comes_back_with_its_connection_and_nothing_is_kept() {
+    fn a_permit_returns_with_its_connection_and_no_entry_stays() {
         let admission = admission(&LimitsConfig {
             connections: Some(3),
             connections_per_ip: Some(2),
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_leaves_no_room_behind() {
+    fn a_flood_leaves_no_memory_behind() {
         let counts = Counts::new(1);
         for bits in 0..50_000 {
             counts

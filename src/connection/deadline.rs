@@ -57,14 +57,14 @@ struct Socket {
 }
 
 impl Watch {
-    /// Begins an attempt on this socket. The response headers are due by `head`, the whole response
+    /// Begins an attempt on this socket. The response headers are due by `headers_due`, the complete response
     /// by `total` (both in milliseconds of [`super::registry::Connections::millis`]), and later
     /// chunks within `step` of one another.
     pub fn begin(
         &self,
         fd: RawFd,
         local: Option<SocketAddr>,
-        head: u64,
+        headers_due: u64,
         step: Duration,
         total: Option<u64>,
     ) {
@@ -73,7 +73,7 @@ impl Watch {
         self.total.store(total.unwrap_or(0), Ordering::Relaxed);
         self.expired.store(0, Ordering::Relaxed);
         self.is_streaming.store(false, Ordering::Relaxed);
-        self.next.store(head, Ordering::Release);
+        self.next.store(headers_due, Ordering::Release);
     }
 
     /// Marks the start of the response, whose chunks are due within `step`.
@@ -100,9 +100,9 @@ impl Watch {
     }
 
     /// Records a sent chunk of the request body: the wait for the response headers restarts.
-    pub fn sent_body(&self, head: u64) {
+    pub fn sent_body(&self, headers_due: u64) {
         if self.next.load(Ordering::Relaxed) != 0 && !self.is_streaming.load(Ordering::Relaxed) {
-            self.next.store(head, Ordering::Relaxed);
+            self.next.store(headers_due, Ordering::Relaxed);
         }
     }
 
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_says_nothing_is_cut_at_its_deadline() {
+    fn a_silent_backend_is_closed_at_its_deadline() {
         let mut bench = bench();
         bench.watch(1000, 5000);
         bench.advance(900);
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn each_piece_of_an_answer_moves_the_deadline() {
+    fn each_piece_of_a_response_moves_the_deadline() {
         let mut bench = bench();
         bench.watch(1000, 500);
         bench.watch.streaming(bench.now, Duration::from_millis(500));
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_nobody_takes_is_not_the_backends_fault() {
+    fn a_response_that_nobody_reads_is_not_the_backends_fault() {
         let mut bench = bench();
         bench.watch(1000, 500);
         bench.watch.streaming(bench.now, Duration::from_millis(500));
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_request_is_bounded_while_pieces_flow() {
+    fn the_complete_request_has_a_deadline_while_pieces_flow() {
         let mut bench = bench();
         bench.watch_total(1000, 1000, Some(2000));
         for _ in 0..5 {

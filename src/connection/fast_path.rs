@@ -34,27 +34,27 @@ impl Default for RecentRequests {
 
 impl RecentRequests {
     #[inline]
-    pub fn contains(&self, head: Fingerprint) -> bool {
-        head != 0 && self.slot(head).load(Ordering::Relaxed) == head
+    pub fn contains(&self, fingerprint: Fingerprint) -> bool {
+        fingerprint != 0 && self.slot(fingerprint).load(Ordering::Relaxed) == fingerprint
     }
 
     #[inline]
-    pub fn insert(&self, head: Fingerprint) {
-        let slot = self.slot(head);
+    pub fn insert(&self, fingerprint: Fingerprint) {
+        let slot = self.slot(fingerprint);
         // Rarely a change, so the cache line stays shared among all processors.
-        if head != 0 && slot.load(Ordering::Relaxed) != head {
-            slot.store(head, Ordering::Relaxed);
+        if fingerprint != 0 && slot.load(Ordering::Relaxed) != fingerprint {
+            slot.store(fingerprint, Ordering::Relaxed);
         }
     }
 
-    pub fn remove(&self, head: Fingerprint) {
-        if self.contains(head) {
-            self.slot(head).store(0, Ordering::Relaxed);
+    pub fn remove(&self, fingerprint: Fingerprint) {
+        if self.contains(fingerprint) {
+            self.slot(fingerprint).store(0, Ordering::Relaxed);
         }
     }
 
-    fn slot(&self, head: Fingerprint) -> &AtomicU64 {
-        let [low, high, ..] = head.to_le_bytes();
+    fn slot(&self, fingerprint: Fingerprint) -> &AtomicU64 {
+        let [low, high, ..] = fingerprint.to_le_bytes();
         &self.0[usize::from(u16::from_le_bytes([low, high])) % SLOTS]
     }
 }
@@ -62,7 +62,7 @@ impl RecentRequests {
 /// Serves requests without Pingora's proxy, if possible. `S`: a connection.
 pub trait FastPathService<S>: Send + Sync {
     /// Returns true if an attempt is worthwhile.
-    fn suits(&self, head: Fingerprint) -> bool;
+    fn suits(&self, fingerprint: Fingerprint) -> bool;
 
     /// Attempts a `GET` that has no body, no `Upgrade` and no `Expect`. Its `head` is the next to
     /// be read from `stream`.
@@ -97,18 +97,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_put_in_is_there_until_another_one_takes_its_place() {
-        let lately = RecentRequests::default();
-        assert!(!lately.contains(7) && !lately.contains(0));
-        lately.insert(0);
-        lately.insert(7);
-        assert!(lately.contains(7) && !lately.contains(0));
+    fn a_fingerprint_stays_until_another_takes_its_slot() {
+        let recent = RecentRequests::default();
+        assert!(!recent.contains(7) && !recent.contains(0));
+        recent.insert(0);
+        recent.insert(7);
+        assert!(recent.contains(7) && !recent.contains(0));
         let other = 7 + SLOTS as u64;
-        lately.remove(other);
-        assert!(lately.contains(7), "only its own");
-        lately.insert(other);
-        assert!(lately.contains(other) && !lately.contains(7));
-        lately.remove(other);
-        assert!(!lately.contains(other));
+        recent.remove(other);
+        assert!(recent.contains(7), "only its own");
+        recent.insert(other);
+        assert!(recent.contains(other) && !recent.contains(7));
+        recent.remove(other);
+        assert!(!recent.contains(other));
     }
 }

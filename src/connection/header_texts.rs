@@ -43,13 +43,13 @@ impl ConnectionText {
     pub fn host(&self, raw: &HeaderValue) -> Option<&HostText> {
         self.host
             .get()
-            .filter(|known| known.raw.as_bytes() == raw.as_bytes())
+            .filter(|first| first.raw.as_bytes() == raw.as_bytes())
     }
 
     /// The connection's first `Host`, if it equals `raw`.
     pub fn host_value(&self, raw: &[u8]) -> Option<HeaderValue> {
-        let known = self.host.get()?;
-        (known.raw.as_bytes() == raw).then(|| known.raw.clone())
+        let first = self.host.get()?;
+        (first.raw.as_bytes() == raw).then(|| first.raw.clone())
     }
 
     /// Stores the values of the first `Host`.

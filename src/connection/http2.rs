@@ -29,11 +29,11 @@ pub struct Streams {
     /// Incremented with each stream that begins.
     begun: AtomicU32,
     /// Odd while a header section is arriving. Each header section has its own number.
-    head: AtomicU64,
+    header_section: AtomicU64,
     /// Milliseconds as last read by the deadline task.
     now: AtomicU64,
-    head_since: StableSince,
-    turns: StableSince,
+    header_section_since: StableSince,
+    stream_turns: StableSince,
 }
 
 /// Tracks since when a number has its value.
@@ -73,10 +73,10 @@ impl Default for Streams {
             open: AtomicU32::new(0),
             begun: AtomicU32::new(0),
             // A connection begins with a header section.
-            head: AtomicU64::new(1),
+            header_section: AtomicU64::new(1),
             now: AtomicU64::new(0),
-            head_since: StableSince::default(),
-            turns: StableSince::default(),
+            header_section_since: StableSince::default(),
+            stream_turns: StableSince::default(),
         }
     }
 }
@@ -105,8 +105,8 @@ impl Streams {
 
     /// Sets the state of header sections: odd while one is arriving.
     #[inline]
-    pub fn set_head(&self, head: u64) {
-        self.head.store(head, Ordering::Relaxed);
+    pub fn set_header_section(&self, state: u64) {
+        self.header_section.store(state, Ordering::Relaxed);
     }
 
     /// Milliseconds as of the last check, without reading the clock.
@@ -131,15 +131,15 @@ impl Streams {
         for stream in self.watches.lock().iter().filter_map(Weak::upgrade) {
             stream.check(now, is_blocked);
         }
-        let head = self.head.load(Ordering::Relaxed);
-        let waited = self.head_since.unchanged(head, now);
-        if head % 2 == 1 && waited >= limits.header_timeout {
+        let header_section = self.header_section.load(Ordering::Relaxed);
+        let waited = self.header_section_since.unchanged(header_section, now);
+        if header_section % 2 == 1 && waited >= limits.header_timeout {
             return Some(CloseReason::HeaderTimeout);
         }
         let open = self.open();
         let begun = self.begun.load(Ordering::Relaxed);
         let streams = (u64::from(begun) << 32) | u64::from(open);
-        let idle = self.turns.unchanged(streams, now);
+        let idle = self.stream_turns.unchanged(streams, now);
         (open == 0 && idle >= limits.idle_timeout).then_some(CloseReason::IdleTimeout)
     }
 }
@@ -165,65 +165,65 @@ mod tests {
 
     /// Returns when and why the connection is closed, if `each` is called every second before the
     /// check.
-    fn cut_at(
+    fn closed_at(
         connection: &Arc<Connection>,
         each: impl Fn(u64, &Streams),
     ) -> Option<(u64, CloseReason)> {
         let limits = limits();
         (1..200).find_map(|second| {
             each(second, &connection.streams);
-            let cut = connection.streams.check(second * 1000, false, &limits)?;
-            Some((second - 1, cut))
+            let reason = connection.streams.check(second * 1000, false, &limits)?;
+            Some((second - 1, reason))
         })
     }
 
     #[test]
-    fn a_connection_that_does_not_begin_is_cut() {
+    fn a_connection_that_does_not_begin_is_closed() {
         assert_eq!(
-            cut_at(&connection(), |_, _| ()),
+            closed_at(&connection(), |_, _| ()),
             Some((10, CloseReason::HeaderTimeout))
         );
     }
 
     #[test]
-    fn a_connection_without_streams_is_cut_when_idle() {
-        let begun = |_, streams: &Streams| streams.set_head(2);
+    fn a_connection_without_streams_is_closed_when_idle() {
+        let begun = |_, streams: &Streams| streams.set_header_section(2);
         assert_eq!(
-            cut_at(&connection(), begun),
+            closed_at(&connection(), begun),
             Some((60, CloseReason::IdleTimeout))
         );
         // The control: with a stream it may last.
         let busy = connection();
         let stream = Streams::begin(&busy);
-        assert_eq!(cut_at(&busy, begun), None);
+        assert_eq!(closed_at(&busy, begun), None);
         drop(stream);
-        assert!(cut_at(&busy, begun).is_some());
+        assert!(closed_at(&busy, begun).is_some());
     }
 
     #[test]
-    fn each_stream_begins_the_idle_time_anew() {
+    fn each_stream_restarts_the_idle_time() {
         let connection = connection();
-        let cut = cut_at(&connection, |second, streams| {
-            streams.set_head(2);
+        let closed = closed_at(&connection, |second, streams| {
+            streams.set_header_section(2);
             if second == 50 {
                 drop(Streams::begin(&connection));
             }
         });
-        assert_eq!(cut, Some((109, CloseReason::IdleTimeout)));
+        assert_eq!(closed, Some((109, CloseReason::IdleTimeout)));
     }
 
     #[test]
-    fn a_head_that_drips_is_cut_whatever_else_is_open() {
+    fn a_slow_header_section_closes_a_connection_with_open_streams() {
         let busy = connection();
         let _stream = Streams::begin(&busy);
         assert_eq!(
-            cut_at(&busy, |_, streams| streams.set_head(5)),
+            closed_at(&busy, |_, streams| streams.set_header_section(5)),
             Some((10, CloseReason::HeaderTimeout))
         );
         // The control: consecutive header sections, each in time.
         assert_eq!(
-            cut_at(&busy, |second, streams| streams
-                .set_head(second / 5 * 2 + 1)),
+            closed_at(&busy, |second, streams| streams
+                .set_header_section(second / 5 * 2 + 1)),
             None
         );
     }

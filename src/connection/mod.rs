@@ -117,9 +117,9 @@ pub struct Connection {
     fingerprint: AtomicU64,
     closed: AtomicU8,
     /// Time at which the deadline task first saw that this connection is being closed.
-    cut_at: AtomicU64,
+    closing_since: AtomicU64,
     /// True once the close reason has been logged and counted.
-    is_cut_told: AtomicBool,
+    is_close_reported: AtomicBool,
     socket: Mutex<Option<RawFd>>,
     _guard: AdmissionGuard,
 }
@@ -181,8 +181,8 @@ impl Connection {
             reader: Mutex::default(),
             fingerprint: AtomicU64::new(0),
             closed: AtomicU8::new(0),
-            cut_at: AtomicU64::new(0),
-            is_cut_told: AtomicBool::new(false),
+            closing_since: AtomicU64::new(0),
+            is_close_reported: AtomicBool::new(false),
             socket: Mutex::new(None),
             _guard: guard,
         }
@@ -236,8 +236,8 @@ impl Connection {
 
     /// Begins a request after a complete header section. Returns an error if its time was up just
     /// before: no request begins on a connection that is being closed.
-    pub fn begin_request(&self, head: Fingerprint) -> Result<(), CloseReason> {
-        self.fingerprint.store(head, Ordering::Relaxed);
+    pub fn begin_request(&self, fingerprint: Fingerprint) -> Result<(), CloseReason> {
+        self.fingerprint.store(fingerprint, Ordering::Relaxed);
         self.pace.restart();
         self.enter(Stage::Request);
         // Pairs with the fence in `close_in`: either we see the reason, or `close_in` sees our stage.
@@ -300,8 +300,8 @@ impl Connection {
         }
     }
 
-    /// Same as [`Connection::close`], unless the stage that was `seen` is over.
-    fn close_in(&self, seen: u64, why: CloseReason) {
+    /// Same as [`Connection::close`], unless the `stage` is over.
+    fn close_in(&self, stage: u64, why: CloseReason) {
         let socket = self.socket.lock();
         let first = self
             .closed
@@ -310,7 +310,7 @@ impl Connection {
             return;
         }
         fence(Ordering::SeqCst);
-        if self.stage.load(Ordering::Relaxed) == seen {
+        if self.stage.load(Ordering::Relaxed) == stage {
             shut_down(&socket, rustix::net::Shutdown::Read);
         } else {
             self.closed.store(0, Ordering::Release);
@@ -347,7 +347,7 @@ impl Connection {
 
     /// Claims the right to log and count the close reason. False if it was claimed before.
     pub fn report_close(&self) -> bool {
-        !self.is_cut_told.swap(true, Ordering::Relaxed)
+        !self.is_close_reported.swap(true, Ordering::Relaxed)
     }
 
     /// Ends this connection at once, in both directions, without another response.
@@ -393,7 +393,10 @@ impl Connection {
     /// before [`Connection::is_going_away`].
     pub fn wake_to_go_away(&self, waker: &Waker) {
         let mut reader = self.reader.lock();
-        if !reader.as_ref().is_some_and(|known| known.will_wake(waker)) {
+        if !reader
+            .as_ref()
+            .is_some_and(|registered| registered.will_wake(waker))
+        {
             *reader = Some(waker.clone());
         }
     }
@@ -500,9 +503,9 @@ impl Connection {
 
     /// Ends a connection that was closed a while ago but still waits for its client to read.
     fn see_off(&self, now: u64) {
-        let at = self.cut_at.load(Ordering::Relaxed);
+        let at = self.closing_since.load(Ordering::Relaxed);
         if at == 0 {
-            self.cut_at.store(now, Ordering::Relaxed);
+            self.closing_since.store(now, Ordering::Relaxed);
             return;
         }
         let most = if self.is_going_away() {

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_waits_for_leave_has_its_time_from_then_on() {
+    fn a_client_that_awaits_100_continue_has_its_time_from_then_on() {
         let pace = Pace::default();
         pace.hold();
         assert!(!pace.is_too_slow(20_000, true, BOUNDS));
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_has_ended_is_never_late() {
+    fn a_body_that_has_ended_never_times_out() {
         let pace = Pace::default();
         pace.awaited();
         pace.over();

@@ -29,10 +29,10 @@ impl BodyRemainder {
 
     /// Returns true if no further bytes belong to the request.
     #[inline]
-    pub(super) fn is_whole(&self) -> bool {
+    pub(super) fn is_complete(&self) -> bool {
         match self {
-            Self::Bytes(rest) => *rest == 0,
-            Self::Chunks(head, chunks) => *head == 0 && chunks.are_whole(),
+            Self::Bytes(length) => *length == 0,
+            Self::Chunks(head, chunks) => *head == 0 && chunks.are_complete(),
         }
     }
 
@@ -41,10 +41,10 @@ impl BodyRemainder {
     #[inline]
     pub(super) fn take(&mut self, bytes: &[u8], is_tunnel: bool) -> Option<usize> {
         match self {
-            Self::Bytes(rest) if !is_tunnel => {
-                let own = usize::try_from(*rest).unwrap_or(usize::MAX);
+            Self::Bytes(length) if !is_tunnel => {
+                let own = usize::try_from(*length).unwrap_or(usize::MAX);
                 let count = own.min(bytes.len());
-                *rest -= count as u64;
+                *length -= count as u64;
                 Some(count)
             }
             Self::Chunks(head, chunks) if !is_tunnel => {

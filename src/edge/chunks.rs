@@ -82,7 +82,7 @@ impl Chunks {
     }
 
     /// Returns true if the body has ended.
-    pub(super) fn are_whole(&self) -> bool {
+    pub(super) fn are_complete(&self) -> bool {
         self.state == State::Whole
     }
 
@@ -155,8 +155,8 @@ pub(crate) fn check(data: &[u8]) {
         return;
     };
     let split = usize::from(split).min(body.len());
-    let mut whole = Chunks::default();
-    let taken = whole.take(body);
+    let mut complete = Chunks::default();
+    let taken = complete.take(body);
     let mut pieces = Chunks::default();
     let first = pieces.take(&body[..split]);
     let both = if first == split {
@@ -164,8 +164,8 @@ pub(crate) fn check(data: &[u8]) {
     } else {
         first
     };
-    assert_eq!((taken, whole.state), (both, pieces.state));
-    assert_eq!(whole.are_whole().then_some(taken), end_of(body));
+    assert_eq!((taken, complete.state), (both, pieces.state));
+    assert_eq!(complete.are_complete().then_some(taken), end_of(body));
 }
 
 /// Returns the end of the body, if it is valid, found line by line.
@@ -173,9 +173,9 @@ pub(crate) fn check(data: &[u8]) {
 fn end_of(body: &[u8]) -> Option<usize> {
     let is_text = |byte: &u8| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f);
     let line = |from: usize| {
-        let rest = body.get(from..)?;
-        let length = rest.windows(2).position(|end| end == b"\r\n")?;
-        let line = &rest[..length];
+        let remainder = body.get(from..)?;
+        let length = remainder.windows(2).position(|end| end == b"\r\n")?;
+        let line = &remainder[..length];
         line.iter()
             .all(is_text)
             .then_some((line, from + length + 2))
@@ -229,7 +229,7 @@ mod tests {
     fn ends(body: &str, at: Option<usize>) {
         let mut chunks = Chunks::default();
         let taken = chunks.take(body.as_bytes());
-        assert_eq!(chunks.are_whole().then_some(taken), at, "{body:?}");
+        assert_eq!(chunks.are_complete().then_some(taken), at, "{body:?}");
         for split in 0..=body.len() {
             let prefix = u8::try_from(split).unwrap();
             check(&[&[prefix], body.as_bytes()].concat());
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_may_read_otherwise_is_no_chunk() {
+    fn an_ambiguous_chunk_is_refused() {
         for body in [
             "\r\n\r\n",
             ";x\r\n\r\n",
@@ -295,7 +295,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_end_where_a_simple_reading_says(
+        fn a_body_ends_where_a_simple_parser_finds_its_end(
             bytes in proptest::collection::vec(
                 prop_oneof![Just(b'\r'), Just(b'\n'), Just(b'0'), Just(b'3'), Just(b';'),
                     Just(b':'), Just(b'a'), any::<u8>()],

@@ -8,7 +8,7 @@ use crate::{config::model::Http2Config, connection::CloseReason};
 
 /// Length of the connection preface that a client sends before its first frame.
 const PREFACE: u32 = 24;
-const HEAD: usize = 9;
+const FRAME_HEADER: usize = 9;
 
 /// Milliseconds that one set of counts covers. All of them together cover the last 10 s, a little
 /// less while the newest has just begun.
@@ -57,11 +57,11 @@ impl FrameLimits {
 #[derive(Debug)]
 pub(super) struct Frames {
     /// Frame header that is being received.
-    head: [u8; HEAD],
+    frame_header: [u8; FRAME_HEADER],
     length: usize,
     /// Bytes left of the preface, or of a frame's payload.
-    rest: u32,
-    /// Unit that ends once `rest` is zero.
+    remainder: u32,
+    /// Unit that ends once `remainder` is zero.
     ends: FrameEnd,
     /// Number of header blocks that have begun, times two, plus one while one is incomplete. The
     /// connection's first SETTINGS counts as one.
@@ -99,9 +99,9 @@ type Counts = [u32; Kind::Sent as usize + 1];
 impl Default for Frames {
     fn default() -> Self {
         Self {
-            head: [0; HEAD],
+            frame_header: [0; FRAME_HEADER],
             length: 0,
-            rest: PREFACE,
+            remainder: PREFACE,
             ends: FrameEnd::Nothing,
             blocks: 1,
             continuations: 0,
@@ -114,7 +114,7 @@ impl Default for Frames {
 impl Frames {
     /// Returns an odd number while the headers of a request, or the connection preface, have begun
     /// and are incomplete. No two of them have the same number.
-    pub(super) fn waits(&self) -> u64 {
+    pub(super) fn header_section(&self) -> u64 {
         self.blocks
     }
 
@@ -134,24 +134,25 @@ impl Frames {
     ) -> Result<(), CloseReason> {
         let mut bytes = bytes;
         while !bytes.is_empty() {
-            if self.rest > 0 {
-                let rest = usize::try_from(self.rest).unwrap_or(usize::MAX);
-                let passed = rest.min(bytes.len());
+            if self.remainder > 0 {
+                let remainder = usize::try_from(self.remainder).unwrap_or(usize::MAX);
+                let passed = remainder.min(bytes.len());
                 bytes = &bytes[passed..];
-                self.rest -= u32::try_from(passed).unwrap_or(self.rest);
+                self.remainder -= u32::try_from(passed).unwrap_or(self.remainder);
             } else {
-                let taken = (HEAD - self.length).min(bytes.len());
-                self.head[self.length..self.length + taken].copy_from_slice(&bytes[..taken]);
+                let taken = (FRAME_HEADER - self.length).min(bytes.len());
+                self.frame_header[self.length..self.length + taken]
+                    .copy_from_slice(&bytes[..taken]);
                 self.length += taken;
                 bytes = &bytes[taken..];
-                if self.length < HEAD {
+                if self.length < FRAME_HEADER {
                     break;
                 }
                 self.length = 0;
                 self.turn(now);
                 self.frame(limits)?;
             }
-            if self.rest == 0 && self.ends == FrameEnd::Block {
+            if self.remainder == 0 && self.ends == FrameEnd::Block {
                 self.ends = FrameEnd::Nothing;
                 self.blocks += self.blocks & 1;
             }
@@ -171,11 +172,11 @@ impl Frames {
 
     /// Handles a complete frame header.
     fn frame(&mut self, limits: &FrameLimits) -> Result<(), CloseReason> {
-        let [a, b, c, kind, flags, ..] = self.head;
-        self.rest = u32::from_be_bytes([0, a, b, c]);
+        let [a, b, c, kind, flags, ..] = self.frame_header;
+        self.remainder = u32::from_be_bytes([0, a, b, c]);
         match kind {
             // DATA
-            0 if self.rest == 0 && flags & END == 0 => {
+            0 if self.remainder == 0 && flags & END == 0 => {
                 self.count(Kind::EmptyData, EMPTY_DATA, CloseReason::EmptyData)
             }
             0 => Ok(()),
@@ -235,10 +236,10 @@ impl Frames {
         }
     }
 
-    fn count(&mut self, kind: Kind, most: u64, cut: CloseReason) -> Result<(), CloseReason> {
+    fn count(&mut self, kind: Kind, most: u64, reason: CloseReason) -> Result<(), CloseReason> {
         self.add(kind, 1);
         if self.recent(kind) > most {
-            return Err(cut);
+            return Err(reason);
         }
         Ok(())
     }
@@ -285,7 +286,7 @@ mod tests {
     fn frame(kind: u8, flags: u8, length: usize) -> Vec<u8> {
         let [.., a, b, c] = u32::try_from(length).unwrap().to_be_bytes();
         let mut frame = vec![a, b, c, kind, flags, 0, 0, 0, 1];
-        frame.resize(HEAD + length, 0xff);
+        frame.resize(FRAME_HEADER + length, 0xff);
         frame
     }
 
@@ -295,7 +296,7 @@ mod tests {
         let mut start = vec![b'P'; PREFACE as usize];
         start.extend(frame(SETTINGS, 0, 12));
         frames.feed(&start, &limits(), 1).unwrap();
-        assert_eq!(frames.waits() % 2, 0);
+        assert_eq!(frames.header_section() % 2, 0);
         frames
     }
 
@@ -303,15 +304,15 @@ mod tests {
     fn passes(piece: &[u8], pause: u64) -> Option<(u64, CloseReason)> {
         let mut frames = open();
         (0..5000).find_map(|n| {
-            let cut = frames.feed(piece, &limits(), 1 + n * pause).err()?;
-            Some((n, cut))
+            let reason = frames.feed(piece, &limits(), 1 + n * pause).err()?;
+            Some((n, reason))
         })
     }
 
     #[test]
     fn each_kind_has_its_bound() {
         let config = Http2Config::default();
-        for (kind, flags, length, most, cut) in [
+        for (kind, flags, length, most, reason) in [
             (RESET, 0, 4, config.resets.into(), CloseReason::Resets),
             (PING, 0, 8, config.pings.into(), CloseReason::Pings),
             // The preface contained one.
@@ -333,7 +334,7 @@ mod tests {
             ),
             (0xfa, 0, 3, MAX_OTHER_FRAMES, CloseReason::UnknownFrames),
         ] {
-            assert_eq!(passes(&frame(kind, flags, length), 0), Some((most, cut)));
+            assert_eq!(passes(&frame(kind, flags, length), 0), Some((most, reason)));
         }
         // The control: frames with data, and requests, are limited elsewhere.
         assert_eq!(passes(&frame(DATA, 0, 1), 0), None);
@@ -342,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_slowly_may_go_on() {
+    fn slow_frames_are_allowed() {
         let config = Http2Config::default();
         let pause = 10_000 / u64::from(config.pings) + 1;
         assert_eq!(passes(&frame(PING, 0, 8), pause), None);
@@ -351,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn updates_of_windows_follow_what_was_sent() {
+    fn window_updates_are_allowed_for_the_bytes_sent() {
         let mut frames = open();
         for round in 0..5000 {
             frames.sent(2048);
@@ -384,11 +385,11 @@ mod tests {
     }
 
     #[test]
-    fn it_waits_from_a_heads_first_byte_but_nine_to_its_last() {
+    fn a_header_section_is_incomplete_from_its_frame_header_to_its_last_byte() {
         let mut frames = Frames::default();
         let mut feed = |bytes: &[u8]| {
             frames.feed(bytes, &limits(), 1).unwrap();
-            frames.waits() % 2 == 1
+            frames.header_section() % 2 == 1
         };
         assert!(feed(&[b'P'; 24]));
         let settings = frame(SETTINGS, 0, 6);
@@ -412,27 +413,27 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pieces_count_as_the_whole_does(
+        fn frames_in_pieces_count_as_complete_frames(
             all in prop::collection::vec(any_frame(), 0..300),
-            cuts in prop::collection::vec(1usize..60, 1..50),
+            splits in prop::collection::vec(1usize..60, 1..50),
         ) {
             let bytes = all.concat();
-            let mut whole = open();
-            let outcome = whole.feed(&bytes, &limits(), 1);
+            let mut complete = open();
+            let outcome = complete.feed(&bytes, &limits(), 1);
             let mut pieces = open();
-            let mut rest = &bytes[..];
+            let mut remainder = &bytes[..];
             let mut seen = Ok(());
-            for cut in cuts.iter().cycle() {
-                if rest.is_empty() || seen.is_err() {
+            for split in splits.iter().cycle() {
+                if remainder.is_empty() || seen.is_err() {
                     break;
                 }
-                let (piece, after) = rest.split_at((*cut).min(rest.len()));
-                rest = after;
+                let (piece, after) = remainder.split_at((*split).min(remainder.len()));
+                remainder = after;
                 seen = pieces.feed(piece, &limits(), 1);
             }
             prop_assert_eq!(seen, outcome);
-            prop_assert_eq!(pieces.waits(), whole.waits());
-            prop_assert_eq!(pieces.counts, whole.counts);
+            prop_assert_eq!(pieces.header_section(), complete.header_section());
+            prop_assert_eq!(pieces.counts, complete.counts);
         }
 
         #[test]

@@ -37,7 +37,7 @@ use crate::{
 /// All listeners of the process, including those that drain.
 pub struct Listeners<A> {
     app: Arc<A>,
-    shortcut: Arc<dyn FastPathService<Stream>>,
+    fast_path: Arc<dyn FastPathService<Stream>>,
     refuser: Arc<dyn Refuse>,
     live: Arc<Live>,
     workers: Handle,
@@ -89,17 +89,17 @@ impl<A> Listeners<A>
 where
     A: HttpServerApp + Send + Sync + 'static,
 {
-    /// Creates the set of listeners; `shortcut` is a fast path around `app`.
+    /// Creates the set of listeners; `fast_path` is a fast path around `app`.
     pub fn new(
         app: Arc<A>,
-        shortcut: Arc<dyn FastPathService<Stream>>,
+        fast_path: Arc<dyn FastPathService<Stream>>,
         refuser: Arc<dyn Refuse>,
         live: &Arc<Live>,
         workers: Handle,
     ) -> Self {
         Self {
             app,
-            shortcut,
+            fast_path,
             refuser,
             live: Arc::clone(live),
             workers,
@@ -161,9 +161,9 @@ where
         let mut new = prepared.new;
         for listener in wanted {
             if let Some(at) = before.iter().position(|o| is_same(&o.config, listener)) {
-                let mut kept = before.swap_remove(at);
-                kept.update(listener, &self.live);
-                open.push(kept);
+                let mut same = before.swap_remove(at);
+                same.update(listener, &self.live);
+                open.push(same);
             } else if let Some(at) = new.iter().position(|(l, _)| Arc::ptr_eq(l, listener)) {
                 let (listener, bound) = new.swap_remove(at);
                 open.push(self.begin(listener, bound));
@@ -181,7 +181,7 @@ where
         let facts = ListenerFacts::new(Arc::clone(&config), id, bound.port(), metrics);
         let shared = Arc::new(Shared {
             app: Arc::clone(&self.app),
-            shortcut: Arc::clone(&self.shortcut),
+            fast_path: Arc::clone(&self.fast_path),
             refuser: Arc::clone(&self.refuser),
             facts: ArcSwap::from_pointee(facts),
             admission: Admission::new(&config.limits, &self.live.total),
@@ -304,7 +304,7 @@ impl DrainingListener {
     /// Waits for requests in flight, and closes idle connections.
     async fn finish(mut self, live: &Live, drain: Drain) {
         let connections = &live.connections;
-        let cut = async {
+        let deadline = async {
             let mut waited = Duration::ZERO;
             while waited < drain.deadline {
                 // A client that has just received its last response may have sent its next request:
@@ -327,7 +327,7 @@ impl DrainingListener {
                     log::error!(listener = &*self.name, error:%; "listener panicked");
                 }
             }
-            () = cut => {}
+            () = deadline => {}
         }
     }
 }

@@ -44,7 +44,7 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// State shared by all connections of a listener.
 pub(super) struct Shared<A> {
     pub(super) app: Arc<A>,
-    pub(super) shortcut: Arc<dyn FastPathService<Stream>>,
+    pub(super) fast_path: Arc<dyn FastPathService<Stream>>,
     pub(super) refuser: Arc<dyn Refuse>,
     /// Facts for the next connection: replaced when the listener is renamed.
     pub(super) facts: ArcSwap<ListenerFacts>,
@@ -136,10 +136,10 @@ where
     /// Logs and counts the close reason if the gateway closed this connection, unless a request's
     /// log line has already reported it.
     fn report_close(&self, connection: &Connection) {
-        if let Some(cut) = connection.close_reason()
+        if let Some(reason) = connection.close_reason()
             && connection.report_close()
         {
-            self.refuser.ended(connection, cut.reason());
+            self.refuser.ended(connection, reason.reason());
         }
     }
 
@@ -232,7 +232,7 @@ where
             is_first = false;
             // With none left, the response announces the end of the connection.
             left = left.saturating_sub(1);
-            let reused = if self.shortcut.suits(io.connection().fingerprint()) {
+            let reused = if self.fast_path.suits(io.connection().fingerprint()) {
                 self.attempt(io, left).await
             } else {
                 self.process(ServerSession::new_http1(io as Stream), left)
@@ -253,7 +253,7 @@ where
             left,
             is_stopping: *self.stop.borrow(),
         };
-        match self.shortcut.attempt(io as Stream, &head, keep).await {
+        match self.fast_path.attempt(io as Stream, &head, keep).await {
             FastPathOutcome::Over(stream) => {
                 let mut io = own(stream?)?;
                 io.skip_head();
@@ -274,9 +274,9 @@ where
     }
 
     async fn refuse(&self, mut io: Box<ConnIo>, refusal: Refusal) {
-        let answer = self.refuser.refuse(io.connection(), &refusal).await;
+        let response = self.refuser.refuse(io.connection(), &refusal).await;
         let sent = async {
-            io.write_all(&answer).await?;
+            io.write_all(&response).await?;
             io.shutdown().await?;
             io.linger().await
         };

@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_websocket_ends_nowhere() {
+    fn bytes_without_frames_have_no_boundary() {
         for bytes in [
             &b"HTTP/1.1 200 OK\r\n\r\n"[..],
             b"\r\n\r\n",
@@ -261,7 +261,7 @@ mod tests {
         #[test]
         fn frames_end_where_they_end_however_the_stream_is_split(
             frames in frames(),
-            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
+            splits in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
         ) {
             let mut stream = HEADS.to_vec();
             let mut ends = vec![stream.len()];
@@ -269,14 +269,14 @@ mod tests {
                 stream.extend_from_slice(frame);
                 ends.push(stream.len());
             }
-            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
-            cuts.extend_from_slice(&ends);
-            cuts.sort_unstable();
+            let mut splits: Vec<usize> = splits.iter().map(|split| split.index(stream.len() + 1)).collect();
+            splits.extend_from_slice(&ends);
+            splits.sort_unstable();
             let mut outgoing = Outgoing::default();
             let mut at = 0;
-            for cut in cuts {
-                outgoing.sent(&stream[at..cut]);
-                at = cut;
+            for split in splits {
+                outgoing.sent(&stream[at..split]);
+                at = split;
                 prop_assert_eq!(outgoing.is_between_frames(), ends.contains(&at), "{}", at);
                 let next = ends.iter().find(|end| **end >= at).map_or(stream.len(), |end| *end);
                 prop_assert_eq!(outgoing.until_frame_ends(&stream[at..]), next - at);

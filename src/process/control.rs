@@ -86,11 +86,11 @@ impl Control {
         workers: Handle,
     ) -> Arc<Self> {
         let app = Arc::new(proxy::service(live));
-        let shortcut = Arc::new(proxy::FastPath::new(live, &app));
+        let fast_path = Arc::new(proxy::FastPath::new(live, &app));
         let refuser = Arc::new(proxy::Refuser::new(live));
         Arc::new(Self {
             live: Arc::clone(live),
-            listeners: Listeners::new(app, shortcut, refuser, live, workers),
+            listeners: Listeners::new(app, fast_path, refuser, live, workers),
             admin: Admin::default(),
             supervisor: Supervisor::start(live),
             path,

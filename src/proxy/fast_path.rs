@@ -95,7 +95,7 @@ impl FastPath {
                 ctx.course = Some(course);
                 // Boxed: most responses are sent above, and each would carry the size of this
                 // future.
-                Box::pin(self.respond(stream, request, ctx, keep)).await
+                Box::pin(self.reply(stream, request, ctx, keep)).await
             }
         }
     }
@@ -128,7 +128,7 @@ impl FastPath {
     }
 
     /// Sends a reply through a session, which reads the request headers again.
-    async fn respond(
+    async fn reply(
         &self,
         stream: Stream,
         request: RequestHeader,
@@ -283,8 +283,8 @@ pub(super) fn take_up(
 }
 
 impl FastPathService<Stream> for FastPath {
-    fn suits(&self, head: Fingerprint) -> bool {
-        self.live.lately.contains(head)
+    fn suits(&self, fingerprint: Fingerprint) -> bool {
+        self.live.lately.contains(fingerprint)
     }
 
     fn attempt<'a>(
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_plain_word_about_the_connection_is_left_to_pingora() {
+    fn an_ambiguous_connection_header_is_left_to_pingora() {
         let wants = |lines: &str| {
             let head = format!("GET / HTTP/1.1\r\nhost: a.test\r\n{lines}\r\n");
             asks_keep_alive(&parse(&Bytes::from(head)).unwrap())
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_that_is_not_plain_is_left_to_pingora() {
+    fn an_unusual_head_is_left_to_pingora() {
         let of = |head: &str| parse(&Bytes::copy_from_slice(head.as_bytes()));
         assert!(of("GET http://a.test/x HTTP/1.1\r\nhost: a.test\r\n\r\n").is_none());
         assert!(of("GET * HTTP/1.1\r\nhost: a.test\r\n\r\n").is_none());

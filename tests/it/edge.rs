@@ -16,7 +16,7 @@ fn upstream(address: SocketAddr, settings: &str) -> String {
 }
 
 #[tokio::test]
-async fn routes_answer_redirect_rewrite_and_forward() {
+async fn routes_respond_redirect_rewrite_and_forward() {
     let origin = EchoOrigin::start().await;
     let gateway = Gateway::start(&format!(
         "{}
@@ -111,7 +111,7 @@ async fn repeated_slashes_stay_where_they_are_wanted() {
 }
 
 #[tokio::test]
-async fn our_own_replies_carry_the_headers_of_every_answer() {
+async fn replies_of_the_gateway_have_the_headers_of_every_response() {
     const SHOP: &str = "https://shop.example.com";
     let origin = EchoOrigin::start().await;
     let config = |answers: &str| {
@@ -223,7 +223,7 @@ async fn a_refusal_reads_as_json_or_as_a_page() {
 }
 
 #[tokio::test]
-async fn a_preflight_is_answered_at_the_edge_and_refusals_can_be_read_across_origins() {
+async fn the_edge_responds_to_a_preflight_and_refusals_are_readable_across_origins() {
     let origin = EchoOrigin::start().await;
     let gateway = Gateway::start(&format!(
         "{}
@@ -299,7 +299,7 @@ async fn a_silent_origin_ends_in_504_at_the_deadline() {
 }
 
 #[tokio::test]
-async fn past_the_bound_requests_wait_and_past_the_queue_they_are_told_to_come_back() {
+async fn beyond_the_limit_requests_wait_and_beyond_the_queue_they_get_retry_after() {
     let origin = ResettingOrigin::start(Failure::Hang).await;
     let config = |queue: u32, wait: &str| {
         let settings =
@@ -351,7 +351,7 @@ async fn past_the_bound_requests_wait_and_past_the_queue_they_are_told_to_come_b
 }
 
 #[tokio::test]
-async fn an_answer_that_breaks_midway_is_cut_and_never_made_whole() {
+async fn a_response_that_breaks_midway_is_aborted_and_never_completed() {
     for failure in [Failure::ResetInBody, Failure::EndInChunks] {
         let origin = ResettingOrigin::start(failure).await;
         let gateway = Gateway::start(&format!(
@@ -360,12 +360,12 @@ async fn an_answer_that_breaks_midway_is_cut_and_never_made_whole() {
         ))
         .await;
         for request in [get("/"), get("/").header("accept-encoding", "gzip")] {
-            let answer = client::send(gateway.address(), &request).await;
+            let response = client::send(gateway.address(), &request).await;
             assert!(
-                answer
+                response
                     .as_ref()
                     .is_err_and(client::ClientError::is_truncated),
-                "{failure:?}: {answer:?}"
+                "{failure:?}: {response:?}"
             );
         }
         // The control: a complete response of the same origin ends as complete.
@@ -380,7 +380,7 @@ struct Parrot {
 }
 
 impl Parrot {
-    async fn start(answer: &'static str) -> Self {
+    async fn start(response: &'static str) -> Self {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
         let listener = listener.expect("a free port");
@@ -394,7 +394,7 @@ impl Parrot {
                     while let Ok(1..) = stream.read_buf(&mut seen).await {
                         if seen.ends_with(b"\r\n\r\n") {
                             seen.clear();
-                            if stream.write_all(answer.as_bytes()).await.is_err() {
+                            if stream.write_all(response.as_bytes()).await.is_err() {
                                 return;
                             }
                         }
@@ -410,9 +410,10 @@ impl Parrot {
 }
 
 /// Returns the header names of a response, sorted, with duplicates.
-fn names(answer: &Response) -> Vec<&str> {
-    let mut names: Vec<&str> = answer
+fn names(response: &Response) -> Vec<&str> {
+    let mut names: Vec<&str> = response
         .headers
+        .fields
         .fields
         .iter()
         .map(|(name, _)| name.as_str())
@@ -422,7 +423,7 @@ fn names(answer: &Response) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn security_headers_stand_in_each_answer_once_however_they_get_there() {
+async fn security_headers_are_in_each_response_once_on_every_path() {
     let plain =
         Parrot::start("HTTP/1.1 200 OK\r\ncontent-length: 2\r\nserver: parrot\r\n\r\nok").await;
     let own = Parrot::start(
@@ -451,11 +452,11 @@ routes:
     let mut connection = gateway.connect().await;
     // Twice on one connection: no state of one response leaks into the next.
     for _ in 0..2 {
-        let answer = connection.send(&get("/plain")).await.unwrap();
-        assert_eq!(answer.text(), "ok");
-        assert_eq!(answer.header("x-frame-options"), Some("SAMEORIGIN"));
-        assert_eq!(answer.header("server"), None);
-        let seen = names(&answer);
+        let response = connection.send(&get("/plain")).await.unwrap();
+        assert_eq!(response.text(), "ok");
+        assert_eq!(response.header("x-frame-options"), Some("SAMEORIGIN"));
+        assert_eq!(response.header("server"), None);
+        let seen = names(&response);
         let mut once = seen.clone();
         once.dedup();
         assert_eq!(seen, once);

@@ -47,33 +47,33 @@ async fn seen(gateway: &Gateway, header: &[u8]) -> Value {
     let mut connection = gateway.connect().await;
     connection.write(header).await.expect("it takes bytes");
     let request = get("/").header("x-forwarded-for", "203.0.113.9");
-    let answer = connection.send(&request).await.expect("it is served");
-    answer.json()
+    let response = connection.send(&request).await.expect("it is served");
+    response.json()
 }
 
-fn v2(version_command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
+fn v2(version_command: u8, family: u8, remainder: &[u8]) -> Vec<u8> {
     let mut header = b"\r\n\r\n\0\r\nQUIT\n".to_vec();
     header.extend([version_command, family]);
-    header.extend(u16::try_from(rest.len()).expect("short").to_be_bytes());
-    header.extend(rest);
+    header.extend(u16::try_from(remainder.len()).expect("short").to_be_bytes());
+    header.extend(remainder);
     header
 }
 
 fn inet6() -> Vec<u8> {
-    let mut rest = [0; 36];
-    rest[..4].copy_from_slice(&[0x20, 0x01, 0x0d, 0xb8]);
-    rest[15] = 7;
-    v2(0x21, 0x21, &rest)
+    let mut remainder = [0; 36];
+    remainder[..4].copy_from_slice(&[0x20, 0x01, 0x0d, 0xb8]);
+    remainder[15] = 7;
+    v2(0x21, 0x21, &remainder)
 }
 
 fn inet(last: u8, extensions: &[u8]) -> Vec<u8> {
-    let mut rest = vec![192, 0, 2, last, 198, 51, 100, 1, 0x1f, 0x90, 1, 0xbb];
-    rest.extend(extensions);
-    v2(0x21, 0x11, &rest)
+    let mut remainder = vec![192, 0, 2, last, 198, 51, 100, 1, 0x1f, 0x90, 1, 0xbb];
+    remainder.extend(extensions);
+    v2(0x21, 0x11, &remainder)
 }
 
 #[tokio::test]
-async fn the_header_tells_the_client_of_either_version() {
+async fn the_header_names_the_client_in_both_versions() {
     let origin = EchoOrigin::start().await;
     let gateway = front(&origin, LOOPBACK).await;
     for (header, client) in [
@@ -104,7 +104,7 @@ async fn the_header_tells_the_client_of_either_version() {
 }
 
 #[tokio::test]
-async fn a_header_in_pieces_and_a_request_in_the_same_segment_are_told_apart() {
+async fn a_header_in_pieces_and_a_request_in_the_same_segment_are_separated() {
     let origin = EchoOrigin::start().await;
     let gateway = front(&origin, LOOPBACK).await;
     for header in [
@@ -116,11 +116,11 @@ async fn a_header_in_pieces_and_a_request_in_the_same_segment_are_told_apart() {
             connection.write(&header[..end]).await.unwrap();
             pass(Duration::from_millis(20)).await;
             let request = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
-            let rest = [&header[end..], request].concat();
-            connection.write(&rest).await.unwrap();
+            let remainder = [&header[end..], request].concat();
+            connection.write(&remainder).await.unwrap();
             let head = connection.read_headers().await.expect("it is served");
-            let answer = connection.finish(head).await.unwrap().json();
-            assert_eq!(self::header(&answer, "x-real-ip"), "192.0.2.7", "{end}");
+            let response = connection.finish(head).await.unwrap().json();
+            assert_eq!(self::header(&response, "x-real-ip"), "192.0.2.7", "{end}");
         }
     }
 }
@@ -156,8 +156,8 @@ async fn without_a_proper_header_nothing_is_served() {
     let took = started.elapsed();
     let expected = Duration::from_millis(2900)..Duration::from_millis(3900);
     assert!(expected.contains(&took), "{took:?}");
-    let late = "edgeway_refused_total{reason=\"proxy_protocol_timeout\"}";
-    assert_eq!(gateway.count(late).await, 1);
+    let timeouts = "edgeway_refused_total{reason=\"proxy_protocol_timeout\"}";
+    assert_eq!(gateway.count(timeouts).await, 1);
     assert_eq!(origin.counts().requests(), 0);
     // The control.
     let echo = seen(&gateway, &inet(7, b"")).await;
@@ -192,8 +192,8 @@ async fn clients_are_counted_by_the_address_in_the_header() {
     let open = async |last: u8| {
         let mut connection = gateway.connect().await;
         connection.write(inet(last, b"")).await.unwrap();
-        let answer = connection.send(&get("/")).await;
-        answer.is_ok().then_some(connection)
+        let response = connection.send(&get("/")).await;
+        response.is_ok().then_some(connection)
     };
     let first = open(7).await.expect("there is room");
     assert!(open(7).await.is_none());

@@ -24,7 +24,7 @@ const SOON: Duration = Duration::from_secs(15);
 const LARGE: usize = 7_800_000;
 /// Too large to be stored.
 const TOO_LARGE: usize = 20_000_000;
-const WHY: &str = "a client that does not read is what is tested";
+const WHY: &str = "a client that does not read is the subject";
 
 async fn front(origin: SocketAddr, upstream: &str) -> Gateway {
     Gateway::start(&format!(
@@ -47,7 +47,7 @@ async fn narrow(to: SocketAddr) -> TcpStream {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_holds_up_nobody_who_reads_the_same() {
+async fn a_client_that_does_not_read_delays_no_other_reader() {
     let origin = BigOrigin::start().await;
     for framing in ["", "&chunked=1"] {
         let gateway = front(origin.address(), "").await;
@@ -61,13 +61,13 @@ async fn a_client_that_does_not_read_holds_up_nobody_who_reads_the_same() {
         assert_eq!(read.header("x-cache-status"), Some("HIT"));
         assert_eq!(read.body.len(), LARGE, "{framing}");
         // The other client has lost nothing.
-        let whole = idle.finish(head).await.expect("the rest is there");
+        let whole = idle.finish(head).await.expect("the remainder is there");
         assert_eq!(whole.body, read.body);
     }
 }
 
 #[tokio::test]
-async fn a_stream_without_room_holds_up_nobody_who_reads_the_same() {
+async fn a_stream_without_a_window_delays_no_other_reader() {
     let origin = PresetOrigin::start().await;
     let minute = vec![("cache-control".to_owned(), "max-age=60".to_owned())];
     origin.settings().tell("/a", 200, minute);
@@ -116,7 +116,7 @@ async fn a_stream_without_room_holds_up_nobody_who_reads_the_same() {
 }
 
 #[tokio::test]
-async fn who_leaves_a_response_that_is_not_kept_gives_its_place_back() {
+async fn a_client_that_leaves_an_unstored_response_returns_its_permit() {
     const PLACES: usize = 4;
     let origin = BigOrigin::start().await;
     let bounds = format!(", max_in_flight: {{ per_backend: {PLACES}, queue: 4, wait: 200ms }}");
@@ -127,15 +127,15 @@ async fn who_leaves_a_response_that_is_not_kept_gives_its_place_back() {
             if is_http2 {
                 let client = http2::Client::open(gateway.address()).await;
                 let begun = client.begin(http2::request("GET", &target), true).await;
-                let (answer, _) = begun.expect("it reads");
-                let (_, mut body) = answer.await.expect("it answers").into_parts();
+                let (response, _) = begun.expect("it reads");
+                let (_, mut body) = response.await.expect("it answers").into_parts();
                 http2::next(&mut body).await.expect("it goes on");
                 // The connection closes when the client is dropped.
             } else {
                 let mut leaving = gateway.connect().await;
                 leaving.start(&get(&target)).await.expect("it answers");
                 leaving.piece().await.expect("it goes on");
-                drop(leaving.leave("leaving is what is tested"));
+                drop(leaving.leave("leaving is the subject"));
             }
         }
         wait_for("a place is free again", SOON, async || {
@@ -165,7 +165,7 @@ async fn who_leaves_a_response_that_is_not_kept_gives_its_place_back() {
 }
 
 #[tokio::test]
-async fn a_client_cut_for_not_reading_a_response_that_is_stored_is_logged_so() {
+async fn a_client_closed_for_not_reading_a_stored_response_is_logged() {
     let origin = BigOrigin::start().await;
     let gateway = Gateway::start(&format!(
         "

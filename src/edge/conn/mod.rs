@@ -65,7 +65,7 @@ pub(super) struct ConnIo {
     input: BytesMut,
     scanner: Scanner,
     /// Bytes still to come that belong to the current request.
-    rest: BodyRemainder,
+    remainder: BodyRemainder,
     output: Vec<u8>,
     /// Frame counts, for HTTP/2 only.
     frames: Option<Box<(Frames, FrameLimits)>>,
@@ -107,7 +107,7 @@ impl ConnIo {
             transport,
             input: BytesMut::new(),
             scanner: Scanner::default(),
-            rest: BodyRemainder::Bytes(0),
+            remainder: BodyRemainder::Bytes(0),
             output: Vec::new(),
             frames: None,
             websocket: None,
@@ -130,7 +130,7 @@ impl ConnIo {
     /// Waits for the next request head and scans it. `takes_http2` allows the client to begin with
     /// HTTP/2.
     pub(super) async fn next_head(&mut self, limits: &HeadLimits, takes_http2: bool) -> HeadWait {
-        self.rest = BodyRemainder::Bytes(0);
+        self.remainder = BodyRemainder::Bytes(0);
         self.scanner.restart();
         let mut empty_lines = 0;
         loop {
@@ -150,7 +150,7 @@ impl ConnIo {
                     ScanResult::Head(head) => {
                         return match self.begin(&head) {
                             Ok(()) => HeadWait::Request,
-                            Err(cut) => self.ended(Some(cut)),
+                            Err(reason) => self.ended(Some(reason)),
                         };
                     }
                     ScanResult::Refused(refused) => return HeadWait::Refused(refused),
@@ -173,8 +173,8 @@ impl ConnIo {
     }
 
     /// Returns the outcome if the client sends no more, or was prevented from it.
-    fn ended(&self, cut: Option<CloseReason>) -> HeadWait {
-        match cut {
+    fn ended(&self, reason: Option<CloseReason>) -> HeadWait {
+        match reason {
             Some(CloseReason::HeaderTimeout) if !self.input.is_empty() => {
                 // The response's own log line reports it.
                 self.connection.report_close();
@@ -186,7 +186,7 @@ impl ConnIo {
 
     fn begin(&mut self, head: &Head) -> Result<(), CloseReason> {
         let length = head.length - self.take_out(&head.dropped);
-        self.rest = BodyRemainder::of(length, head.body);
+        self.remainder = BodyRemainder::of(length, head.body);
         self.connection.begin_request(head.fingerprint)
     }
 
@@ -271,10 +271,10 @@ impl ConnIo {
             return Poll::Ready(Ok(()));
         };
         let streams = &self.connection.streams;
-        let seen = frames.feed(&buf.filled()[before..], limits, streams.now());
-        streams.set_head(frames.waits());
-        if let Err(cut) = seen {
-            self.connection.close(cut);
+        let counted = frames.feed(&buf.filled()[before..], limits, streams.now());
+        streams.set_header_section(frames.header_section());
+        if let Err(reason) = counted {
+            self.connection.close(reason);
             buf.set_filled(before);
             return Poll::Pending;
         }
@@ -378,12 +378,12 @@ impl AsyncRead for ConnIo {
         {
             return gone.map(Err);
         }
-        if this.rest.is_whole() && !is_tunnel {
+        if this.remainder.is_complete() && !is_tunnel {
             return this.poll_hold(cx);
         }
         if !this.input.is_empty() {
             let here = this.input.len().min(buf.remaining());
-            let count = this.rest.take(&this.input[..here], is_tunnel);
+            let count = this.remainder.take(&this.input[..here], is_tunnel);
             let Some(count) = count else {
                 put_no_chunk(buf);
                 return Poll::Ready(Ok(()));
@@ -404,7 +404,7 @@ impl AsyncRead for ConnIo {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         this.connection.pace.received(came.len());
-        let count = this.rest.take(came, is_tunnel);
+        let count = this.remainder.take(came, is_tunnel);
         // Bytes beyond the current request wait.
         this.input.extend_from_slice(&came[count.unwrap_or(0)..]);
         buf.set_filled(before + count.unwrap_or(0));
@@ -543,7 +543,7 @@ mod tests {
     #[tokio::test]
     async fn nothing_goes_out_before_the_flush() {
         let (mut io, mut client) = pair();
-        io.write_all(b"head").await.unwrap();
+        io.write_all(b"headers").await.unwrap();
         io.write_all(b" body").await.unwrap();
         assert_eq!(
             client.try_read(&mut [0; 16]).unwrap_err().kind(),
@@ -552,7 +552,7 @@ mod tests {
         io.flush().await.unwrap();
         let mut seen = [0; 16];
         let count = client.read(&mut seen).await.unwrap();
-        assert_eq!(&seen[..count], b"head body");
+        assert_eq!(&seen[..count], b"headers body");
     }
 
     #[tokio::test]

@@ -13,11 +13,11 @@ impl ConnIo {
     /// Skips the head of a request whose response was sent without reading it.
     pub(in crate::edge) fn skip_head(&mut self) {
         self.input.advance(self.unread());
-        self.rest = BodyRemainder::Bytes(0);
+        self.remainder = BodyRemainder::Bytes(0);
     }
 
     fn unread(&self) -> usize {
-        match self.rest {
+        match self.remainder {
             BodyRemainder::Bytes(length) => {
                 let length = usize::try_from(length).unwrap_or(usize::MAX);
                 length.min(self.input.len())

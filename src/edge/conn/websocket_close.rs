@@ -20,16 +20,16 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Websocket {
     outgoing: Outgoing,
-    farewell: CloseProgress,
+    progress: CloseProgress,
 }
 
 /// Progress of closing a WebSocket because the gateway is going away.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum CloseProgress {
     #[default]
-    Unsaid,
+    NotSent,
     /// The Close frame is buffered or written.
-    Said,
+    Sent,
     /// The sending side is shut down. Bytes that the client still sends are discarded, because
     /// closing with unread bytes would reset the connection and lose the frame.
     Shut,
@@ -47,7 +47,7 @@ impl ConnIo {
         let outgoing = self.websocket.get_or_insert_default().outgoing;
         if self.connection.is_going_away() {
             if outgoing.is_lost() || outgoing.is_between_frames() {
-                return self.poll_farewell(cx).map(Err);
+                return self.poll_close_frame(cx).map(Err);
             }
             data = &data[..outgoing.until_frame_ends(data)];
         }
@@ -73,34 +73,34 @@ impl ConnIo {
         }
         let outgoing = self.websocket.get_or_insert_default().outgoing;
         let may_go = outgoing.is_lost() || outgoing.is_between_frames();
-        may_go.then(|| self.poll_farewell(cx))
+        may_go.then(|| self.poll_close_frame(cx))
     }
 
     /// Sends the Close frame and waits until the client has closed the connection.
     /// [`Connection::go_away`] limits the wait.
-    fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+    fn poll_close_frame(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let websocket = self.websocket.get_or_insert_default();
         if websocket.outgoing.is_lost() {
             return Poll::Ready(io::ErrorKind::ConnectionAborted.into());
         }
-        if websocket.farewell == CloseProgress::Unsaid {
-            websocket.farewell = CloseProgress::Said;
+        if websocket.progress == CloseProgress::NotSent {
+            websocket.progress = CloseProgress::Sent;
             if !websocket.outgoing.is_closed() {
                 self.output.extend_from_slice(&GOING_AWAY);
             }
         }
-        match ready!(self.poll_leave(cx)) {
+        match ready!(self.poll_close(cx)) {
             Ok(()) => Poll::Ready(io::ErrorKind::ConnectionAborted.into()),
             Err(error) => Poll::Ready(error),
         }
     }
 
-    fn poll_leave(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let farewell = |io: &Self| io.websocket.as_ref().map(|w| w.farewell);
-        if farewell(self) != Some(CloseProgress::Shut) {
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let progress = |io: &Self| io.websocket.as_ref().map(|w| w.progress);
+        if progress(self) != Some(CloseProgress::Shut) {
             ready!(self.poll_drain(cx))?;
             ready!(Pin::new(&mut self.transport).poll_shutdown(cx))?;
-            self.websocket.get_or_insert_default().farewell = CloseProgress::Shut;
+            self.websocket.get_or_insert_default().progress = CloseProgress::Shut;
         }
         loop {
             self.input.clear();
@@ -150,9 +150,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_is_told_between_frames_and_its_own_words_are_not_waited_for() {
+    async fn a_close_frame_is_sent_between_frames_and_further_input_is_discarded() {
         let (connection, mut io, mut client) = websocket(&[0x81, 1, b'a']).await;
-        let told = async {
+        let reading = async {
             // The reader is waiting by now.
             tokio::task::yield_now().await;
             connection.go_away();
@@ -164,7 +164,7 @@ mod tests {
             drop(client);
             frame
         };
-        let (ended, frame) = tokio::join!(read(&mut io), told);
+        let (ended, frame) = tokio::join!(read(&mut io), reading);
         assert_eq!(frame, GOING_AWAY);
         assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
         assert_eq!(
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_frame_under_way_is_ended_first_and_nothing_follows_it() {
+    async fn a_frame_in_flight_is_completed_first_and_nothing_follows_the_close_frame() {
         let (connection, mut io, mut client) = websocket(&[0x82, 5, 1, 2]).await;
         connection.go_away();
         let reading = tokio::time::timeout(std::time::Duration::ZERO, read(&mut io)).await;
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_frame_that_never_ends_is_cut() {
+    async fn a_frame_that_never_ends_is_truncated() {
         let (connection, mut io, client) = websocket(&[0x82, 5, 1, 2]).await;
         connection.go_away();
         // As when the wait reaches its limit.
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_websocket_is_cut_at_once() {
+    async fn a_tunnel_without_frames_is_closed_at_once() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let connection = Arc::new(Connection::new(
             ListenerFacts::test(),

@@ -48,7 +48,7 @@ pub(super) enum HeadError {
 
 impl HeadError {
     /// Returns the status, and the reason word for log, metric and status page.
-    fn answer(self) -> (StatusCode, &'static str) {
+    fn response(self) -> (StatusCode, &'static str) {
         let bad = StatusCode::BAD_REQUEST;
         match self {
             Self::Tls
@@ -121,7 +121,7 @@ impl HeadError {
     /// Returns the refusal of a head that begins with `input`.
     #[cold]
     pub(super) fn refused(self, input: &[u8]) -> Refusal {
-        let (status, reason) = self.answer();
+        let (status, reason) = self.response();
         let (method, target) = first_words(input);
         Refusal {
             status,

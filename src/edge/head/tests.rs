@@ -51,7 +51,7 @@ fn body_of(lines: &str) -> BodyFraming {
 }
 
 #[test]
-fn a_head_tells_where_it_ends_and_what_follows() {
+fn a_head_has_its_length_and_the_framing_of_its_body() {
     let head = "GET /a?b HTTP/1.1\r\nHost: a.test\r\n\r\n";
     let found = taken(&format!("{head}GET /next"));
     assert_eq!((found.length, found.body), (head.len(), BodyFraming::None));
@@ -95,7 +95,7 @@ fn odd_heads_that_are_sound_pass() {
 }
 
 #[test]
-fn what_no_second_reader_need_agree_on_is_refused() {
+fn an_ambiguous_head_is_refused() {
     for (lines, word) in [
         ("Content-Length: 5\r\nContent-Length: 6", "bad_framing"),
         ("Content-Length: 5\r\nContent-Length: 5", "bad_framing"),
@@ -236,7 +236,7 @@ fn request_lines_are_exact() {
 }
 
 #[test]
-fn what_is_wrong_is_told_before_the_head_is_whole() {
+fn an_error_is_reported_before_the_head_is_complete() {
     assert_eq!(refused("\x16\x03\x01\x02\0\x01"), (400, "bad_request"));
     assert_eq!(refused("GET / HTTP/1.1\n"), (400, "bad_request"));
     assert_eq!(refused("GET / HTTP/3.1\r\n"), (505, "version"));
@@ -261,7 +261,7 @@ fn what_is_wrong_is_told_before_the_head_is_whole() {
 }
 
 #[test]
-fn a_refusal_tells_method_and_target_for_the_log() {
+fn a_refusal_has_method_and_target_for_the_log() {
     let words = |input: &str| {
         let ScanResult::Refused(refused) = scan(input) else {
             panic!("{input:?} is refused");
@@ -276,10 +276,10 @@ fn a_refusal_tells_method_and_target_for_the_log() {
     assert_eq!(words("GET /a b\n"), (some("GET"), some("/a%20b")));
     assert_eq!(words("GET /\0 HTTP/1.1\r\n"), (some("GET"), some("/%00")));
     assert_eq!(words("\x16\x03\x01"), (None, None));
-    let late = timeout(b"PUT /slow HTT");
-    assert_eq!(late.status, StatusCode::REQUEST_TIMEOUT);
+    let timed_out = timeout(b"PUT /slow HTT");
+    assert_eq!(timed_out.status, StatusCode::REQUEST_TIMEOUT);
     assert_eq!(
-        (late.method, late.target),
+        (timed_out.method, timed_out.target),
         (some("PUT"), some("/slow%20HTT"))
     );
 }
@@ -326,7 +326,7 @@ fn names_with_underscores_go_as_configured() {
 }
 
 #[test]
-fn a_head_that_drips_is_looked_at_once() {
+fn each_byte_of_a_slow_head_is_scanned_once() {
     let head = with("A: b\r\nContent-Length: 3");
     let mut scanner = Scanner::default();
     for end in 1..head.len() {
@@ -339,7 +339,7 @@ fn a_head_that_drips_is_looked_at_once() {
 }
 
 #[test]
-fn the_next_head_begins_anew() {
+fn the_next_head_is_scanned_from_its_start() {
     let mut scanner = Scanner::default();
     for lines in [
         "X_A: 1\r\nContent-Length: 3",
@@ -408,7 +408,7 @@ async fn read_by_pingora(head: &[u8]) -> Option<(String, Vec<u8>, usize)> {
 }
 
 #[test]
-fn a_fingerprint_is_of_line_and_host_of_what_wants_an_answer_only() {
+fn a_fingerprint_covers_request_line_and_host_of_a_get_without_more() {
     let of = |input: &str| taken(input).fingerprint;
     let plain = of("GET /a HTTP/1.1\r\nhost: a.test\r\n\r\n");
     assert_ne!(plain, 0);
@@ -433,7 +433,7 @@ fn a_fingerprint_is_of_line_and_host_of_what_wants_an_answer_only() {
 proptest! {
     /// Otherwise Pingora would refuse it again, without an id and without a log line.
     #[test]
-    fn what_is_taken_is_taken_by_pingora((method, target, lines, body) in sound()) {
+    fn an_accepted_head_is_accepted_by_pingora((method, target, lines, body) in sound()) {
         let text = lines.iter().fold(String::new(), |text, line| text + line + "\r\n");
         let head = format!("{method} {target} HTTP/1.1\r\nHost: a.test\r\n{text}{body}\r\n");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -445,13 +445,13 @@ proptest! {
     }
 
     #[test]
-    fn bytes_come_to_the_same_however_they_come(bytes in noise(), at in any::<u8>()) {
+    fn a_head_gives_the_same_result_in_two_pieces(bytes in noise(), at in any::<u8>()) {
         check(&[&[at], bytes.as_slice()].concat());
     }
 
     /// Checks that a lenient parser reads an accepted head as the same lines.
     #[test]
-    fn what_is_taken_is_a_head_to_others(bytes in noise()) {
+    fn an_accepted_head_is_the_same_to_another_parser(bytes in noise()) {
         if let ScanResult::Head(head) = Scanner::default().scan(&bytes, &limits()) {
             let mut headers = [httparse::EMPTY_HEADER; 200];
             let mut request = httparse::Request::new(&mut headers);

@@ -7,12 +7,12 @@ use tokio::{io::AsyncWriteExt, net::UnixStream};
 
 use super::*;
 
-/// Returns a header of version 2 from command, family, and the rest.
-fn v2(version_command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
+/// Returns a header of version 2 from command, family, and the remainder.
+fn v2(version_command: u8, family: u8, remainder: &[u8]) -> Vec<u8> {
     let mut header = v2::SIGNATURE.to_vec();
     header.extend([version_command, family]);
-    header.extend(u16::try_from(rest.len()).unwrap().to_be_bytes());
-    header.extend(rest);
+    header.extend(u16::try_from(remainder.len()).unwrap().to_be_bytes());
+    header.extend(remainder);
     header
 }
 
@@ -20,9 +20,9 @@ const INET: [u8; 12] = [192, 0, 2, 7, 198, 51, 100, 1, 0x1f, 0x90, 1, 0xbb];
 
 /// Returns `header` with a checksum at its end.
 fn with_checksum(header: &[u8]) -> Vec<u8> {
-    let mut rest = header[v2::FIXED..].to_vec();
-    rest.extend([3, 0, 4, 0, 0, 0, 0]);
-    let mut header = v2(header[12], header[13], &rest);
+    let mut remainder = header[v2::FIXED..].to_vec();
+    remainder.extend([3, 0, 4, 0, 0, 0, 0]);
+    let mut header = v2(header[12], header[13], &remainder);
     let at = header.len() - 4;
     let checksum = v2::crc32c(&header, 0..0);
     header[at..].copy_from_slice(&checksum.to_be_bytes());
@@ -84,7 +84,7 @@ fn client(address: &str) -> Option<Source> {
 const PEER: Option<Source> = Some(Source::Peer);
 
 #[test]
-fn a_line_tells_the_client() {
+fn a_line_names_the_client() {
     check(
         b"PROXY TCP4 192.0.2.7 198.51.100.1 8080 443\r\n",
         client("192.0.2.7:8080"),
@@ -135,7 +135,7 @@ fn a_line_that_is_not_exact_is_refused() {
 }
 
 #[test]
-fn a_binary_header_tells_the_client() {
+fn a_binary_header_names_the_client() {
     check(&v2(0x21, 0x11, &INET), client("192.0.2.7:8080"));
     check(&v2(0x21, 0x12, &INET), client("192.0.2.7:8080"));
     let mut inet6 = [0; 36];
@@ -161,13 +161,13 @@ fn extensions_are_passed_over_within_their_bounds() {
         &with(&[&[0xe0, 0x0f, 0xf1][..], &[0; 4081]].concat()),
         found,
     );
-    for cut_short in [
+    for truncated in [
         &b"\x02"[..],
         b"\x02\x00",
         b"\x02\x00\x05a.co",
         b"\x04\x00\x00\x00",
     ] {
-        check(&with(cut_short), None);
+        check(&with(truncated), None);
     }
     check(&with(&[&[0xe0, 0x0f, 0xf2][..], &[0; 4082]].concat()), None);
 }
@@ -201,7 +201,7 @@ fn a_binary_header_that_is_not_exact_is_refused() {
 
 proptest! {
     #[test]
-    fn what_is_written_is_read_again(ip: IpAddr, port: u16, to: u16) {
+    fn a_written_address_is_parsed_back(ip: IpAddr, port: u16, to: u16) {
         let written = SocketAddr::new(ip, port);
         let family = if ip.is_ipv4() { "TCP4" } else { "TCP6" };
         let line = format!("PROXY {family} {ip} {ip} {port} {to}\r\n");
@@ -218,16 +218,16 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_are_too_odd(line in "(PROXY )?[ -~]{0,110}(\r\n)?", rest: Vec<u8>, fixed: [u8; 2]) {
+    fn no_bytes_are_too_odd(line in "(PROXY )?[ -~]{0,110}(\r\n)?", remainder: Vec<u8>, fixed: [u8; 2]) {
         // Accepted or refused, but unambiguous: every accepted line ends in CRLF.
         if let Ok(ControlFlow::Break(_)) = v1::parse(line.as_bytes()) {
             prop_assert!(line.len() <= 120 && line.ends_with("\r\n"));
         }
-        let header = v2(fixed[0], fixed[1], &rest);
+        let header = v2(fixed[0], fixed[1], &remainder);
         if v2::parse(&header).is_ok() {
             prop_assert!(fixed[0] == 0x20 || fixed[0] == 0x21);
         }
-        drop(v2::parse(&rest));
-        drop(v1::parse(&rest));
+        drop(v2::parse(&remainder));
+        drop(v1::parse(&remainder));
     }
 }

@@ -28,7 +28,8 @@ pub(super) fn length(fixed: &[u8]) -> Result<usize, ProxyHeaderError> {
 
 /// Parses a complete header.
 pub(super) fn parse(header: &[u8]) -> Result<Source, ProxyHeaderError> {
-    let Some((&[.., version_command, family, _, _], rest)) = header.split_at_checked(FIXED) else {
+    let Some((&[.., version_command, family, _, _], remainder)) = header.split_at_checked(FIXED)
+    else {
         return Err(ProxyHeaderError::Missing);
     };
     let is_local = match version_command {
@@ -45,10 +46,10 @@ pub(super) fn parse(header: &[u8]) -> Result<Source, ProxyHeaderError> {
         _ => return Err(ProxyHeaderError::Malformed("an unknown address family")),
     };
     if is_local || addresses == 0 {
-        // 2.2: the rest must be ignored, whatever it is.
+        // 2.2: the remainder must be ignored, whatever it is.
         return Ok(Source::Peer);
     }
-    let Some((addresses, extensions)) = rest.split_at_checked(addresses) else {
+    let Some((addresses, extensions)) = remainder.split_at_checked(addresses) else {
         return Err(ProxyHeaderError::Malformed(
             "a length too short for its addresses",
         ));
@@ -75,26 +76,26 @@ pub(super) fn parse(header: &[u8]) -> Result<Source, ProxyHeaderError> {
 
 /// Checks the extensions after the addresses: type, length, value. Only the checksum is used, and
 /// no extension may extend beyond the header.
-fn check_extensions(header: &[u8], mut rest: &[u8]) -> Result<(), ProxyHeaderError> {
-    let cut_short = || ProxyHeaderError::Malformed("a truncated extension");
-    while let [kind, high, low, after @ ..] = rest {
+fn check_extensions(header: &[u8], mut remainder: &[u8]) -> Result<(), ProxyHeaderError> {
+    let truncated = || ProxyHeaderError::Malformed("a truncated extension");
+    while let [kind, high, low, after @ ..] = remainder {
         let length = usize::from(u16::from_be_bytes([*high, *low]));
-        let (value, next) = after.split_at_checked(length).ok_or_else(cut_short)?;
+        let (value, next) = after.split_at_checked(length).ok_or_else(truncated)?;
         if *kind == TYPE_CRC32C {
-            let Ok(told) = <[u8; 4]>::try_from(value) else {
+            let Ok(checksum) = <[u8; 4]>::try_from(value) else {
                 return Err(ProxyHeaderError::Malformed("an invalid checksum"));
             };
-            let at = header.len() - next.len() - told.len();
-            if crc32c(header, at..at + told.len()) != u32::from_be_bytes(told) {
+            let at = header.len() - next.len() - checksum.len();
+            if crc32c(header, at..at + checksum.len()) != u32::from_be_bytes(checksum) {
                 return Err(ProxyHeaderError::Malformed("a wrong checksum"));
             }
         }
-        rest = next;
+        remainder = next;
     }
-    if rest.is_empty() {
+    if remainder.is_empty() {
         Ok(())
     } else {
-        Err(cut_short())
+        Err(truncated())
     }
 }
 

@@ -21,35 +21,35 @@ use crate::support::{
 const POST: &str = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100000\r\n\r\n";
 
 /// Runs an origin for one request, which delays `100 Continue`.
-async fn late_leave(listener: TcpListener) -> io::Result<()> {
+async fn delayed_continue(listener: TcpListener) -> io::Result<()> {
     let (mut stream, _) = listener.accept().await?;
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await?);
+    let mut headers = Vec::new();
+    while !headers.ends_with(b"\r\n\r\n") {
+        headers.push(stream.read_u8().await?);
     }
     pass(Duration::from_millis(1500)).await;
     stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
     stream.read_u8().await?;
-    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
-    stream.write_all(answer).await
+    let response = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+    stream.write_all(response).await
 }
 
 #[tokio::test]
-async fn a_body_that_drips_is_ended_with_408_and_the_backend_is_not_blamed() {
+async fn a_slow_body_gets_408_and_the_backend_is_not_blamed() {
     let origin = EchoOrigin::start().await;
     let limits = "{ body_rate: 1KiB, body_grace: 1s }";
     let eject = ", eject: { errors: 1, for: 60s }";
     let gateway = Gateway::start(&proxied(limits, origin.address(), eject)).await;
-    let dripping = async |head: &str| {
+    let dripping = async |headers: &str| {
         let mut connection = gateway.connect().await;
-        connection.write(head).await.unwrap();
+        connection.write(headers).await.unwrap();
         drip(connection, &[b'x'; 100], GAP).await
     };
     let chunked = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nffff\r\n";
     let drips = tokio::join!(dripping(POST), dripping(chunked));
-    for (answer, took) in [drips.0, drips.1] {
-        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
-        assert!(closes(&answer), "{answer}");
+    for (response, took) in [drips.0, drips.1] {
+        assert!(response.starts_with("HTTP/1.1 408 "), "{response}");
+        assert!(closes(&response), "{response}");
         about(took, SECOND);
     }
     assert_eq!(refused(&gateway, "body_timeout").await, 2);
@@ -72,16 +72,16 @@ async fn a_body_that_drips_is_ended_with_408_and_the_backend_is_not_blamed() {
 async fn a_slow_backend_is_not_held_against_a_body() {
     let limits = "{ body_rate: 100MiB, body_grace: 500ms }";
     // The backend responds late, long after the body was complete.
-    let late = SlowOrigin::start(Duration::from_millis(1500)).await;
-    let gateway = Gateway::start(&proxied(limits, late.address(), "")).await;
+    let slow = SlowOrigin::start(Duration::from_millis(1500)).await;
+    let gateway = Gateway::start(&proxied(limits, slow.address(), "")).await;
     for request in [post("/", "x"), post("/", "").chunks(["a", "b"])] {
         assert_eq!(gateway.send(&request).await.status(), 200);
     }
     // The backend delays `100 Continue`, and the client waits for it.
-    let late = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = late.local_addr().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
     let mut origin = JoinSet::new();
-    origin.spawn(late_leave(late));
+    origin.spawn(delayed_continue(listener));
     let gateway = Gateway::start(&proxied(limits, address, "")).await;
     let mut connection = gateway.connect().await;
     connection
@@ -97,13 +97,13 @@ async fn a_slow_backend_is_not_held_against_a_body() {
     let deadline = ", timeouts: { first_byte: 2s }, retry: { attempts: 1 }";
     let backend = deaf.local_addr().unwrap();
     let gateway = Gateway::start(&proxied(limits, backend, deadline)).await;
-    let answer = gateway.send(&post("/", "").filler(64 << 20)).await;
-    assert_eq!(answer.status(), 504, "{}", answer.text());
+    let response = gateway.send(&post("/", "").filler(64 << 20)).await;
+    assert_eq!(response.status(), 504, "{}", response.text());
     assert_eq!(refused(&gateway, "body_timeout").await, 0);
 }
 
 #[tokio::test]
-async fn an_answer_left_unread_is_cut_and_a_slow_reader_is_not() {
+async fn an_unread_response_is_closed_and_one_with_a_slow_reader_is_not() {
     let origin = BigOrigin::start().await;
     let limits = "{ send_timeout: 1s }";
     let gateway = Gateway::start(&proxied(limits, origin.address(), "")).await;
@@ -111,9 +111,11 @@ async fn an_answer_left_unread_is_cut_and_a_slow_reader_is_not() {
     let mut unread = gateway.connect().await;
     unread.start(&request).await.unwrap();
     let stalled = Instant::now();
-    wait_for("the answer is cut", Duration::from_secs(10), async || {
-        (refused(&gateway, "send_timeout").await == 1).then_some(())
-    })
+    wait_for(
+        "the response is closed",
+        Duration::from_secs(10),
+        async || (refused(&gateway, "send_timeout").await == 1).then_some(()),
+    )
     .await;
     about(stalled.elapsed(), SECOND + Duration::from_millis(200));
     let lines = gateway.log_lines(1).await;
@@ -135,7 +137,7 @@ async fn an_answer_left_unread_is_cut_and_a_slow_reader_is_not() {
     // The control: a client that reads a little at a time, for far longer.
     let mut slow = gateway.connect().await;
     slow.start(&request).await.unwrap();
-    let mut stream = slow.leave("a part of it shows that it is not cut");
+    let mut stream = slow.leave("a part of it shows that it is not closed");
     let mut piece = vec![0; 256 * 1024];
     for _ in 0..8 {
         stream.read_exact(&mut piece).await.unwrap();
@@ -145,7 +147,7 @@ async fn an_answer_left_unread_is_cut_and_a_slow_reader_is_not() {
 }
 
 #[tokio::test]
-async fn a_stream_of_http_2_that_drips_its_body_is_ended_and_the_others_go_on() {
+async fn an_http_2_stream_with_a_slow_body_is_reset_and_the_others_continue() {
     let origin = EchoOrigin::start().await;
     let gateway = Gateway::start(&format!(
         "
@@ -189,14 +191,14 @@ routes:
         read_response(well).await.unwrap()
     };
     let slow = async {
-        let answer = tokio::select! {
+        let response = tokio::select! {
             () = dripping => unreachable!("it pends"),
-            answer = read_response(slow) => answer.unwrap(),
+            response = read_response(slow) => response.unwrap(),
         };
-        (answer, started.elapsed())
+        (response, started.elapsed())
     };
-    let ((answer, took), well) = tokio::join!(slow, good);
-    assert_eq!(answer.status(), 408, "{}", answer.text());
+    let ((response, took), well) = tokio::join!(slow, good);
+    assert_eq!(response.status(), 408, "{}", response.text());
     about(took, 2 * SECOND);
     assert_eq!(well.status(), 200, "{}", well.text());
     assert_eq!(well.json()["length"], 980_000);
@@ -213,10 +215,10 @@ async fn a_slow_backend_is_not_held_against_a_stream_of_http_2() {
     let gateway = Gateway::start(&proxied(limits, backend, deadline)).await;
     let client = Client::open(gateway.address()).await;
     let body = vec![b'x'; 32 << 20];
-    let answer = client
+    let response = client
         .send(http2::request("POST", "/"), body)
         .await
         .unwrap();
-    assert_eq!(answer.status(), 504, "{}", answer.text());
+    assert_eq!(response.status(), 504, "{}", response.text());
     assert_eq!(refused(&gateway, "body_timeout").await, 0);
 }

@@ -40,9 +40,9 @@ async fn the_21st_connection_of_an_address_is_refused_and_others_are_served() {
     })
     .await;
     assert!(from("127.0.0.1", &gateway).await.is_closed().await);
-    let told = gateway.stderr();
-    assert!(told.contains("connection rejected"), "{told}");
-    assert!(told.contains("connections_per_ip"), "{told}");
+    let log = gateway.stderr();
+    assert!(log.contains("connection rejected"), "{log}");
+    assert!(log.contains("connections_per_ip"), "{log}");
 }
 
 #[tokio::test]
@@ -86,7 +86,7 @@ async fn connections_are_bounded_by_network_and_in_all() {
 }
 
 #[tokio::test]
-async fn without_files_to_open_the_gateway_waits_and_answers_and_does_not_spin() {
+async fn without_free_files_the_gateway_waits_and_responds_and_does_not_spin() {
     let origin = EchoOrigin::start().await;
     let yaml = proxied("{ connections: 1000 }", origin.address(), "");
     let gateway = Gateway::start(&format!(
@@ -122,15 +122,19 @@ async fn without_files_to_open_the_gateway_waits_and_answers_and_does_not_spin()
 
     // A connection to a backend needs a file: the client gets a response, and does not hang.
     let started = Instant::now();
-    let answer = inside.send(&get("/app")).await.unwrap();
-    assert!([502, 503].contains(&answer.status()), "{}", answer.text());
+    let response = inside.send(&get("/app")).await.unwrap();
+    assert!(
+        [502, 503].contains(&response.status()),
+        "{}",
+        response.text()
+    );
     assert!(started.elapsed() < Duration::from_secs(3));
 
     // A connection from a client needs one too; the client waits.
     let mut waiting = gateway.connect().await;
     wait_for("the gateway says so", soon, async || {
-        let told = gateway.stderr();
-        told.contains("connections not accepted").then_some(())
+        let log = gateway.stderr();
+        log.contains("connections not accepted").then_some(())
     })
     .await;
     let spent = cpu_of(gateway.pid());
@@ -141,17 +145,13 @@ async fn without_files_to_open_the_gateway_waits_and_answers_and_does_not_spin()
     assert_eq!(waiting.send(&get("/here")).await.unwrap().status(), 200);
     assert_eq!(gateway.get("/app").await.status(), 200);
     assert_eq!(refused(&gateway, "cannot_accept").await, 1);
-    let told = gateway.stderr();
-    assert_eq!(
-        told.matches("connections not accepted").count(),
-        1,
-        "{told}"
-    );
-    assert!(told.contains("accepting connections again"), "{told}");
+    let log = gateway.stderr();
+    assert_eq!(log.matches("connections not accepted").count(), 1, "{log}");
+    assert!(log.contains("accepting connections again"), "{log}");
 }
 
 #[tokio::test]
-async fn a_flood_is_counted_whole_and_logged_in_part() {
+async fn a_flood_is_counted_completely_and_logged_in_part() {
     let mut gateway = Gateway::start(&hello("{ connections_per_ip: 1 }")).await;
     let mut inside = gateway.connect().await;
     assert!(is_served(&mut inside).await);
@@ -161,20 +161,20 @@ async fn a_flood_is_counted_whole_and_logged_in_part() {
     assert_eq!(refused(&gateway, "connections_per_ip").await, 100);
     drop(inside);
     gateway.terminate(Duration::from_secs(10)).await;
-    let told = gateway.stderr();
-    let lines = told
+    let log = gateway.stderr();
+    let lines = log
         .lines()
         .filter(|line| line.contains("connection rejected"));
     let (sums, lines): (Vec<_>, Vec<_>) = lines.partition(|line| line.contains("left out"));
-    assert_eq!(lines.len(), 20, "{told}");
+    assert_eq!(lines.len(), 20, "{log}");
     let [sum] = sums[..] else {
-        panic!("one line for those that were left out\n{told}");
+        panic!("one line for those that were left out\n{log}");
     };
-    assert!(sum.ends_with("80 similar lines left out"), "{told}");
+    assert!(sum.ends_with("80 similar lines left out"), "{log}");
 }
 
 #[tokio::test]
-async fn idle_connections_are_told_from_busy_ones() {
+async fn idle_connections_are_counted_apart_from_busy_ones() {
     let slow = SlowOrigin::start(Duration::from_secs(30)).await;
     let gateway = Gateway::start(&proxied("{}", slow.address(), "")).await;
     let mut inside = Vec::new();

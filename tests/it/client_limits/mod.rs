@@ -47,8 +47,8 @@ routes:
 
 /// Returns true if a request on this connection gets 200.
 async fn is_served(connection: &mut Connection) -> bool {
-    let answer = connection.send(&get("/")).await;
-    answer.is_ok_and(|answer| answer.status() == 200)
+    let response = connection.send(&get("/")).await;
+    response.is_ok_and(|response| response.status() == 200)
 }
 
 async fn refused(gateway: &Gateway, reason: &str) -> u64 {
@@ -73,19 +73,19 @@ where
         }
         std::future::pending::<()>().await;
     };
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     tokio::select! {
         () = dripping => {}
         // A reset after the response is an end too.
-        _end = reading.read_to_end(&mut answer) => {}
+        _end = reading.read_to_end(&mut response) => {}
     }
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    (answer, started.elapsed())
+    let response = String::from_utf8_lossy(&response).into_owned();
+    (response, started.elapsed())
 }
 
 /// Returns true if a response announces the end of its connection.
-fn closes(answer: &str) -> bool {
-    answer
+fn closes(response: &str) -> bool {
+    response
         .to_ascii_lowercase()
         .contains("\r\nconnection: close\r\n")
 }
@@ -93,9 +93,9 @@ fn closes(answer: &str) -> bool {
 #[track_caller]
 fn about(took: Duration, expected: Duration) {
     // A machine that runs many tests at once is late; `drills slow-clients` measures.
-    let late = Duration::from_secs(5);
+    let tolerance = Duration::from_secs(5);
     assert!(
-        took + Duration::from_millis(150) >= expected && took <= expected + late,
+        took + Duration::from_millis(150) >= expected && took <= expected + tolerance,
         "{took:?} is not about {expected:?}"
     );
 }
@@ -106,7 +106,7 @@ const HEAD: &[u8] =
     b"GET / HTTP/1.1\r\nhost: a.example\r\nx-long: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
 #[tokio::test]
-async fn a_head_has_its_time_however_it_drips() {
+async fn a_slow_header_section_has_a_deadline() {
     let gateway = Gateway::start(&hello("{ header_timeout: 1s, idle_timeout: 60s }")).await;
     // Not a byte: closed silently.
     let silent = drip(gateway.connect().await, b"", GAP);
@@ -121,26 +121,26 @@ async fn a_head_has_its_time_however_it_drips() {
     let (silent, dripping, second) = tokio::join!(silent, dripping, second);
     assert_eq!(silent.0, "");
     about(silent.1, SECOND);
-    for (answer, took) in [dripping, second] {
-        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
-        assert!(closes(&answer), "{answer}");
+    for (response, took) in [dripping, second] {
+        assert!(response.starts_with("HTTP/1.1 408 "), "{response}");
+        assert!(closes(&response), "{response}");
         about(took, SECOND);
     }
     assert_eq!(refused(&gateway, "header_timeout").await, 3);
     let lines = gateway.log_lines(3).await;
-    let late = lines.iter().filter(|line| line["status"] == 408);
-    let reasons: Vec<_> = late.map(|line| &line["reason"]).collect();
+    let timeouts = lines.iter().filter(|line| line["status"] == 408);
+    let reasons: Vec<_> = timeouts.map(|line| &line["reason"]).collect();
     assert_eq!(reasons, ["header_timeout", "header_timeout"], "{lines:?}");
 
     // The control: with enough time the same slow request is served.
     let patient = Gateway::start(&hello("{ header_timeout: 30s }")).await;
     let whole = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
-    let (answer, _) = drip(patient.connect().await, whole, GAP / 4).await;
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let (response, _) = drip(patient.connect().await, whole, GAP / 4).await;
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
 }
 
 #[tokio::test]
-async fn a_head_has_its_time_inside_tls_too() {
+async fn a_slow_header_section_has_a_deadline_inside_tls_too() {
     let authority = Ca::new();
     let limits =
         "limits: { header_timeout: 1s }, tls: { certificates: { cert: site.pem, key: site.key } }";
@@ -162,12 +162,12 @@ async fn a_head_has_its_time_inside_tls_too() {
     assert!(dripping.0.starts_with("HTTP/1.1 408 "), "{}", dripping.0);
     about(dripping.1, SECOND);
     // The control.
-    let answer = open().await.send(&get("/")).await.unwrap();
-    assert_eq!(answer.text(), "hello");
+    let response = open().await.send(&get("/")).await.unwrap();
+    assert_eq!(response.text(), "hello");
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_closed_after_its_time_without_a_word() {
+async fn an_idle_connection_is_closed_at_its_timeout_without_a_response() {
     let gateway = Gateway::start(&hello("{ idle_timeout: 1s }")).await;
     let mut connection = gateway.connect().await;
     for _ in 0..3 {
@@ -175,32 +175,32 @@ async fn an_idle_connection_is_closed_after_its_time_without_a_word() {
         pass(Duration::from_millis(600)).await;
     }
     assert!(is_served(&mut connection).await);
-    let (answer, took) = drip(connection, b"", GAP).await;
-    assert_eq!(answer, "");
+    let (response, took) = drip(connection, b"", GAP).await;
+    assert_eq!(response, "");
     about(took, SECOND);
     assert_eq!(refused(&gateway, "idle_timeout").await, 1);
 }
 
 #[tokio::test]
-async fn the_last_request_of_a_connection_is_told_so() {
+async fn the_last_response_of_a_connection_announces_its_close() {
     let gateway = Gateway::start(&hello("{ requests_per_connection: 3 }")).await;
     let mut connection = gateway.connect().await;
     for turn in 1..=3 {
-        let answer = connection.send(&get("/")).await.unwrap();
-        assert_eq!(answer.status(), 200);
-        let closes = answer.header("connection") == Some("close");
-        assert_eq!(closes, turn == 3, "{turn}: {:?}", answer.headers);
+        let response = connection.send(&get("/")).await.unwrap();
+        assert_eq!(response.status(), 200);
+        let closes = response.header("connection") == Some("close");
+        assert_eq!(closes, turn == 3, "{turn}: {:?}", response.headers);
     }
     assert!(connection.is_closed().await);
 }
 
 #[tokio::test]
-async fn feeds_and_websockets_are_bound_by_none_of_it() {
+async fn event_streams_and_websockets_are_exempt_from_these_limits() {
     let short = "{ header_timeout: 1s, idle_timeout: 300ms, send_timeout: 300ms, body_rate: 1MiB, body_grace: 300ms }";
     let feed = SseOrigin::start(Duration::from_millis(700)).await;
     let gateway = Gateway::start(&proxied(short, feed.address(), "")).await;
-    let answer = gateway.get("/?events=3").await;
-    assert!(answer.text().contains("event-2"), "{}", answer.text());
+    let response = gateway.get("/?events=3").await;
+    assert!(response.text().contains("event-2"), "{}", response.text());
 
     let echo = WsOrigin::start().await;
     let gateway = Gateway::start(&proxied(short, echo.address(), "")).await;

@@ -323,11 +323,11 @@ async fn a_stale_response_that_is_revalidated_is_logged_and_counted_once() {
     bench.prime(&plain("/b")).await;
     bench.prime(&plain("/stale")).await;
     for _ in 0..2 {
-        let fetched = bench.origin.settings().answers("/stale");
+        let fetched = bench.origin.settings().requests("/stale");
         let stale = Exit::new("stale", "/stale", Some("session"));
         bench.check("web", stale).await;
         wait_for("it is revalidated", SOON, async || {
-            (bench.origin.settings().answers("/stale") > fetched).then_some(())
+            (bench.origin.settings().requests("/stale") > fetched).then_some(())
         })
         .await;
     }
@@ -344,7 +344,7 @@ async fn a_pipelined_hit_is_logged_and_counted_once() {
     let one = format!("GET /a HTTP/1.1\r\nhost: {HOST}\r\n\r\n");
     client.write(one.repeat(3)).await.unwrap();
     for _ in 0..3 {
-        assert_eq!(client.read_answer().await.unwrap().status(), 200);
+        assert_eq!(client.read_response().await.unwrap().status(), 200);
     }
     assert_eq!(exits(&bench.gateway, "/a"), ["stored"; 3]);
     bench.requests += 2;

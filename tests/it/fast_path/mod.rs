@@ -33,44 +33,47 @@ routes:
 }
 
 #[track_caller]
-fn told(answer: &Response) -> (Option<&str>, String) {
-    (answer.header("x-cache-status"), answer.text())
+fn outcome(response: &Response) -> (Option<&str>, String) {
+    (response.header("x-cache-status"), response.text())
 }
 
-fn left(answer: &Response) -> u32 {
-    let left = answer.header("ratelimit").expect("a limit is in force");
+fn left(response: &Response) -> u32 {
+    let left = response.header("ratelimit").expect("a limit is in force");
     let left = left.split("r=").nth(1).expect("it says what is left");
     let digits: String = left.chars().take_while(char::is_ascii_digit).collect();
     digits.parse().expect("a number")
 }
 
 #[tokio::test]
-async fn a_request_that_needs_the_origin_after_all_is_done_once() {
+async fn a_request_that_needs_the_origin_after_all_is_processed_once() {
     let origin = NumberedOrigin::start().await;
-    let kept = [("cache-control", "max-age=600")];
-    origin.settings().tell("/a", 200, &kept);
+    let stored = [("cache-control", "max-age=600")];
+    origin.settings().tell("/a", 200, &stored);
     let gateway = front(origin.address()).await;
     let mut client = gateway.connect().await;
     let mut limits = Vec::new();
     for expected in [("MISS", "/a #1"), ("HIT", "/a #1"), ("HIT", "/a #1")] {
-        let answer = client.send(&get("/a")).await.unwrap();
-        assert_eq!(told(&answer), (Some(expected.0), expected.1.to_owned()));
-        limits.push(left(&answer));
+        let response = client.send(&get("/a")).await.unwrap();
+        assert_eq!(
+            outcome(&response),
+            (Some(expected.0), expected.1.to_owned())
+        );
+        limits.push(left(&response));
     }
     assert_eq!(gateway.count(MISSED).await, 0);
     // Responses of another route, and a purge, come from the gateway as well.
     let purged = gateway.send(&Request::new("PURGE", "/a")).await;
     assert_eq!(purged.status(), 200, "{}", purged.text());
     // A request with the same line and host was a hit, and this one is a miss.
-    let answer = client.send(&get("/a").header("x-mine", "1")).await.unwrap();
-    assert_eq!(told(&answer), (Some("MISS"), "/a #2".to_owned()));
+    let response = client.send(&get("/a").header("x-mine", "1")).await.unwrap();
+    assert_eq!(outcome(&response), (Some("MISS"), "/a #2".to_owned()));
     assert_eq!(gateway.count(MISSED).await, 1);
-    limits.push(left(&answer));
+    limits.push(left(&response));
     // It is known as a miss by now, and then as a hit again.
     for _ in 0..2 {
-        let answer = client.send(&get("/a")).await.unwrap();
-        assert_eq!(told(&answer), (Some("HIT"), "/a #2".to_owned()));
-        limits.push(left(&answer));
+        let response = client.send(&get("/a")).await.unwrap();
+        assert_eq!(outcome(&response), (Some("HIT"), "/a #2".to_owned()));
+        limits.push(left(&response));
     }
     assert_eq!(gateway.count(MISSED).await, 1);
     assert_eq!(
@@ -82,102 +85,103 @@ async fn a_request_that_needs_the_origin_after_all_is_done_once() {
     let of_a = |line: &&Value| line["path"] == "/a" && line["method"] == "GET";
     assert_eq!(lines.iter().filter(of_a).count(), 6, "{lines:#?}");
     let idle = async || (gateway.count("edgeway_http_in_flight").await == 0).then_some(());
-    wait_for("no request under way", SOON, idle).await;
+    wait_for("no request in flight", SOON, idle).await;
 }
 
 #[tokio::test]
-async fn what_comes_behind_it_waits_and_its_target_stays_as_it_was_read() {
+async fn pipelined_requests_wait_and_the_target_stays_as_received() {
     let origin = NumberedOrigin::start().await;
-    let kept = [("cache-control", "max-age=600")];
-    origin.settings().tell("/a", 200, &kept);
+    let stored = [("cache-control", "max-age=600")];
+    origin.settings().tell("/a", 200, &stored);
     let gateway = front(origin.address()).await;
     let mut client = gateway.connect().await;
     let odd = get("/b/../a");
     for expected in ["MISS", "HIT"] {
-        let answer = client.send(&odd).await.unwrap();
-        assert_eq!(told(&answer), (Some(expected), "/a #1".to_owned()));
+        let response = client.send(&odd).await.unwrap();
+        assert_eq!(outcome(&response), (Some(expected), "/a #1".to_owned()));
     }
     gateway.send(&Request::new("PURGE", "/a")).await;
-    let head = |target: &str| {
+    let request = |target: &str| {
         format!(
             "GET {target} HTTP/1.1\r\nhost: {}\r\n\r\n",
             gateway.address()
         )
     };
-    let three = [head("/b/../a"), head("/old"), head("/b/../a")].concat();
+    let three = [request("/b/../a"), request("/old"), request("/b/../a")].concat();
     client.write(three).await.unwrap();
     for expected in [(200, "/a #2"), (307, ""), (200, "/a #2")] {
         let head = client.read_headers().await.unwrap();
-        let answer = client.finish(head).await.unwrap();
-        assert_eq!(answer.status(), expected.0);
+        let response = client.finish(head).await.unwrap();
+        assert_eq!(response.status(), expected.0);
         if expected.0 == 200 {
-            assert_eq!(answer.text(), expected.1);
+            assert_eq!(response.text(), expected.1);
         }
     }
     assert_eq!(gateway.count(MISSED).await, 1);
 }
 
 #[tokio::test]
-async fn a_client_that_ends_its_connection_with_a_hit_has_it_ended() {
+async fn a_hit_with_connection_close_closes_the_connection() {
     let origin = NumberedOrigin::start().await;
-    let kept = [("cache-control", "max-age=600")];
-    origin.settings().tell("/a", 200, &kept);
+    let stored = [("cache-control", "max-age=600")];
+    origin.settings().tell("/a", 200, &stored);
     let gateway = front(origin.address()).await;
     for expected in ["MISS", "HIT", "HIT"] {
         let mut client = gateway.connect().await;
         let last = get("/a").header("connection", "close");
-        let answer = client.send(&last).await.unwrap();
-        assert_eq!(told(&answer), (Some(expected), "/a #1".to_owned()));
+        let response = client.send(&last).await.unwrap();
+        assert_eq!(outcome(&response), (Some(expected), "/a #1".to_owned()));
         assert!(client.is_closed().await);
     }
     // Redirects are likely to repeat, too.
     let mut client = gateway.connect().await;
     for _ in 0..3 {
-        let answer = client.send(&get("/old")).await.unwrap();
-        assert_eq!(answer.header("location"), Some("/new"));
+        let response = client.send(&get("/old")).await.unwrap();
+        assert_eq!(response.header("location"), Some("/new"));
     }
     assert_eq!(gateway.count(MISSED).await, 0);
 }
 
 /// Headers of a response without those that change with time or with the request.
-fn lasting(answer: &Response) -> Vec<(String, String)> {
-    let passing = [
+fn stable_headers(response: &Response) -> Vec<(String, String)> {
+    let changing = [
         "age",
         "x-request-id",
         "ratelimit",
         "x-cache-status",
         "cache-status",
     ];
-    let mut headers: Vec<_> = answer
+    let mut headers: Vec<_> = response
         .headers
+        .fields
         .fields
         .iter()
         .map(|(name, value)| (name.to_ascii_lowercase(), value.clone()))
-        .filter(|(name, _)| !passing.contains(&name.as_str()))
+        .filter(|(name, _)| !changing.contains(&name.as_str()))
         .collect();
     headers.sort();
     headers
 }
 
 #[tokio::test]
-async fn a_hit_is_the_same_whichever_way_it_goes() {
+async fn a_hit_is_the_same_on_the_fast_path_and_through_the_proxy() {
     let origin = NumberedOrigin::start().await;
-    let kept = ("cache-control", "max-age=600");
+    let stored = ("cache-control", "max-age=600");
     let html = ("content-type", "text/html; charset=utf-8");
-    let tell = |path: &str, status, headers: &[(&str, &str)], pad| {
+    let set = |path: &str, status, headers: &[(&str, &str)], pad| {
         origin.settings().tell(path, status, headers);
         origin.settings().pad(path, pad);
     };
-    tell("/small", 200, &[kept], 0);
-    tell("/coded", 200, &[kept, html], 20_000);
-    tell("/long", 200, &[kept], 3_000_000);
-    tell("/tagged", 200, &[kept, ("etag", "\"a\"")], 0);
-    tell("/none", 204, &[kept], 0);
-    tell("/lost", 404, &[kept], 0);
+    set("/small", 200, &[stored], 0);
+    set("/coded", 200, &[stored, html], 20_000);
+    set("/long", 200, &[stored], 3_000_000);
+    set("/tagged", 200, &[stored, ("etag", "\"a\"")], 0);
+    set("/none", 204, &[stored], 0);
+    set("/lost", 404, &[stored], 0);
     let now = SystemTime::UNIX_EPOCH.elapsed().expect("it is after 1970");
     let before = SystemTime::UNIX_EPOCH + now - Duration::from_secs(100);
     let date = httpdate::fmt_http_date(before);
-    tell("/dated", 200, &[kept, ("date", &date)], 0);
+    set("/dated", 200, &[stored, ("date", &date)], 0);
     let gateway = front(origin.address()).await;
     let cases = [
         ("/small", None, 200),
@@ -208,7 +212,7 @@ async fn a_hit_is_the_same_whichever_way_it_goes() {
                 assert!(again.body.starts_with(&[0x1f, 0x8b]), "{path}");
                 continue;
             }
-            assert_eq!(lasting(&again), lasting(&first), "{path}");
+            assert_eq!(stable_headers(&again), stable_headers(&first), "{path}");
             assert!(again.body == first.body, "{path}");
         }
         assert_eq!(origin.settings().requests(path), 1, "{path}");
@@ -223,8 +227,8 @@ async fn a_hit_is_the_same_whichever_way_it_goes() {
 #[tokio::test]
 async fn a_client_that_leaves_in_the_middle_of_a_hit_is_logged() {
     let origin = NumberedOrigin::start().await;
-    let kept = [("cache-control", "max-age=600")];
-    origin.settings().tell("/long", 200, &kept);
+    let stored = [("cache-control", "max-age=600")];
+    origin.settings().tell("/long", 200, &stored);
     origin.settings().pad("/long", 15_000_000);
     let gateway = Gateway::start(&format!(
         "
@@ -245,12 +249,12 @@ routes: [{{ match: {{ path: '/*' }}, upstream: app, cache: {{}} }}]
     let mut client = Connection::over(stream, gateway.address().to_string());
     let head = client.start(&get("/long")).await.unwrap();
     assert_eq!(head.status, 200);
-    client.leave("leaving is what is tested");
+    client.leave("leaving is the subject");
     let lines = gateway.log_lines(3).await;
     let last = &lines[2];
     assert_eq!(last["status"], 200, "{last:#}");
     assert_eq!(last["reason"], "client_gone", "{last:#}");
     assert!(last["bytes_out"].as_u64().unwrap() < 15_000_000, "{last:#}");
     let idle = async || (gateway.count("edgeway_http_in_flight").await == 0).then_some(());
-    wait_for("no request under way", SOON, idle).await;
+    wait_for("no request in flight", SOON, idle).await;
 }

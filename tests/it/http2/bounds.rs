@@ -19,7 +19,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn an_idle_connection_is_told_to_go() {
+async fn an_idle_connection_gets_goaway() {
     let origin = SlowOrigin::start(Duration::from_millis(1500)).await;
     let listener = format!("{CLEARTEXT}, limits: {{ idle_timeout: 500ms }}");
     let gateway = gateway(&listener, origin.address(), "").await;
@@ -37,7 +37,7 @@ async fn an_idle_connection_is_told_to_go() {
 }
 
 #[tokio::test]
-async fn a_connection_has_to_begin_and_a_head_to_end_in_time() {
+async fn a_connection_and_each_header_section_have_a_deadline() {
     let origin = SseOrigin::start(Duration::from_millis(50)).await;
     let listener = format!("{CLEARTEXT}, limits: {{ header_timeout: 500ms }}");
     let gateway = gateway(&listener, origin.address(), "").await;
@@ -76,20 +76,20 @@ async fn a_connection_has_to_begin_and_a_head_to_end_in_time() {
 }
 
 #[tokio::test]
-async fn a_body_that_drips_ends_its_stream_and_no_other() {
+async fn a_slow_body_ends_its_stream_and_no_other() {
     const LIMITS: &str = "limits: { body_rate: 16KiB, body_grace: 300ms }";
     let origin = EchoOrigin::start().await;
     let listener = format!("{CLEARTEXT}, {LIMITS}");
     let gateway = self::gateway(&listener, origin.address(), "").await;
     let client = Client::open(gateway.address()).await;
     let asked = request("POST", "/large");
-    let (answer, mut stream) = client.begin(asked, false).await.unwrap();
-    let mut answer = std::pin::pin!(read_response(answer));
+    let (response, mut stream) = client.begin(asked, false).await.unwrap();
+    let mut response = std::pin::pin!(read_response(response));
     let started = Instant::now();
     let mut steps = tokio::time::interval(Duration::from_millis(50));
-    let answer = loop {
+    let response = loop {
         tokio::select! {
-            answer = &mut answer => break answer.unwrap(),
+            response = &mut response => break response.unwrap(),
             _ = steps.tick() => {
                 // Once the response has been sent, the stream accepts no more data.
                 drop(stream.send_data(Bytes::from_static(b"a"), false));
@@ -97,7 +97,7 @@ async fn a_body_that_drips_ends_its_stream_and_no_other() {
             }
         }
     };
-    assert_eq!(answer.status(), 408);
+    assert_eq!(response.status(), 408);
     let took = started.elapsed();
     assert!((1200..4000).contains(&took.as_millis()), "{took:?}");
     until_refused(&gateway, "body_timeout").await;
@@ -159,8 +159,8 @@ async fn a_stream_whose_client_opens_no_window_ends_alone() {
     builder.initial_connection_window_size(1024 * 1024);
     let client = Client::open_with(gateway.address(), &mut builder).await;
     let asked = request("GET", &format!("/large?bytes={}", 4 * MIB));
-    let (answer, _stream) = client.begin(asked, true).await.unwrap();
-    let mut body = answer.await.unwrap().into_body();
+    let (response, _stream) = client.begin(asked, true).await.unwrap();
+    let mut body = response.await.unwrap().into_body();
     let started = Instant::now();
     // All data is kept, and no window is returned.
     let mut held = Vec::new();
@@ -168,7 +168,7 @@ async fn a_stream_whose_client_opens_no_window_ends_alone() {
         match body.data().await {
             Some(Ok(piece)) => held.push(piece),
             Some(Err(error)) => break error,
-            None => panic!("an answer that is cut never looks whole"),
+            None => panic!("an aborted response never looks complete"),
         }
         // Another stream meanwhile.
         assert_eq!(client.get("/health").await.status(), 200);
@@ -186,7 +186,7 @@ async fn a_stream_whose_client_opens_no_window_ends_alone() {
 }
 
 #[tokio::test]
-async fn requests_that_are_taken_back_at_once_never_reach_the_origin() {
+async fn requests_that_are_reset_at_once_never_reach_the_origin() {
     let origin = EchoOrigin::start().await;
     let gateway = gateway(CLEARTEXT, origin.address(), "").await;
     let mut frames = Frames::open(gateway.address()).await;
@@ -270,13 +270,13 @@ async fn each_flood_ends_its_connection_and_has_a_name() {
         if *reason != "h2_continuations" {
             let last = request(5000, whole);
             frames.write(&last).await.unwrap();
-            let answer = loop {
+            let response = loop {
                 let frame = frames.until(HEADERS).await.expect(reason);
                 if frame.stream == 10_001 {
                     break frame;
                 }
             };
-            assert_eq!(answer.kind, HEADERS);
+            assert_eq!(response.kind, HEADERS);
         }
         assert_eq!(refused(&gateway, reason).await, 0, "{reason}");
 
@@ -324,19 +324,19 @@ async fn malformed_requests_end_the_connection_when_they_are_many() {
 }
 
 #[tokio::test]
-async fn streams_under_way_finish_when_the_gateway_leaves() {
+async fn streams_in_flight_finish_when_the_gateway_stops() {
     let origin = SlowOrigin::start(Duration::from_millis(1500)).await;
     let mut gateway = gateway(CLEARTEXT, origin.address(), "").await;
     let mut busy = Client::open(gateway.address()).await;
     let mut idle = Frames::open(gateway.address()).await;
-    let (answer, stream) = busy.begin(request("GET", "/"), true).await.unwrap();
+    let (response, stream) = busy.begin(request("GET", "/"), true).await.unwrap();
     wait_for("the request is under way", SOON, async || {
         (origin.counts().requests() == 1).then_some(())
     })
     .await;
     gateway.signal(Signal::TERM);
     assert_eq!(idle.goaways().await.first(), Some(&NO_ERROR));
-    assert_eq!(read_response(answer).await.unwrap().status(), 200);
+    assert_eq!(read_response(response).await.unwrap().status(), 200);
     drop(stream);
     assert!(busy.ended().await.is_ok());
     let status = gateway.terminate(Duration::from_secs(10)).await;

@@ -25,7 +25,7 @@ const SOON: Duration = Duration::from_secs(5);
 const MIB: u64 = 1024 * 1024;
 
 /// Starts a gateway that accepts HTTP/2 without TLS. `listener`: more of its keys.
-async fn gateway(listener: &str, origin: SocketAddr, rest: &str) -> Gateway {
+async fn gateway(listener: &str, origin: SocketAddr, more: &str) -> Gateway {
     Gateway::start(&format!(
         "
 listeners: [{{ address: \"127.0.0.1:0\", name: web, {listener} }}]
@@ -33,7 +33,7 @@ upstreams:
   app:
     backends: [\"{origin}\"]
     health: false
-{rest}
+{more}
 routes:
   - match: {{ path: /* }}
     upstream: app
@@ -106,8 +106,8 @@ async fn a_request_reaches_the_origin_as_http_1_would_have_brought_it() {
         .header("cookie", "b=2; c=3")
         .header("x_user", "root")
         .header("te", "trailers");
-    let answer = client.send(asked, "four").await.unwrap();
-    let seen = answer.json();
+    let response = client.send(asked, "four").await.unwrap();
+    let seen = response.json();
     assert_eq!(seen["method"], "POST");
     assert_eq!(seen["target"], "/b%2Fc?d=e");
     assert_eq!(seen["length"], 4);
@@ -133,13 +133,13 @@ async fn a_request_reaches_the_origin_as_http_1_would_have_brought_it() {
     let posted = line(&log, "method", "POST");
     assert_eq!(posted["host"], "app.test");
     assert_eq!(posted["bytes_in"], 4);
-    assert_eq!(posted["bytes_out"], answer.body.len());
+    assert_eq!(posted["bytes_out"], response.body.len());
     line(&log, "host", "tenant.test");
     assert!(log.iter().all(|line| line["protocol"] == "HTTP/2"));
 }
 
 #[tokio::test]
-async fn what_is_refused_takes_no_other_stream_along() {
+async fn a_refused_stream_ends_no_other_stream() {
     let origin = EchoOrigin::start().await;
     let gateway = gateway(CLEARTEXT, origin.address(), "").await;
     let client = Client::open(gateway.address()).await;
@@ -159,8 +159,8 @@ async fn what_is_refused_takes_no_other_stream_along() {
     assert_eq!(status(request("GET", "/").header("expect", "b")).await, 417);
     let other = request("GET", "/").header("host", "other.test");
     assert_eq!(status(other).await, 400);
-    let head = client.send(request("HEAD", "/a%00b"), "").await.unwrap();
-    assert_eq!((head.status(), head.body.len()), (400, 0));
+    let response = client.send(request("HEAD", "/a%00b"), "").await.unwrap();
+    assert_eq!((response.status(), response.body.len()), (400, 0));
     // A hop-by-hop header: the stream is reset (RFC 9113, 8.2.2).
     let between = request("GET", "/").header("connection", "x-a");
     assert!(client.begin(between, true).await.is_err());
@@ -247,7 +247,7 @@ async fn space_around_a_value_resets_the_stream() {
 
 /// The `h2` crate drops both before any other code sees them, so rule, key and backend agree.
 #[tokio::test]
-async fn fragments_and_pseudo_headers_in_trailers_reach_nobody() {
+async fn fragments_and_pseudo_headers_in_trailers_are_removed() {
     let origin = EchoOrigin::start().await;
     let gateway = gateway(CLEARTEXT, origin.address(), "").await;
     let mut frames = Frames::open(gateway.address()).await;
@@ -287,15 +287,15 @@ async fn large_bodies_pass_both_ways_and_memory_stays() {
     let before = gateway.rss();
 
     let asked = request("GET", &format!("/large?bytes={SIZE}"));
-    let (answer, _) = client.begin(asked, true).await.unwrap();
-    let mut body = answer.await.unwrap().into_body();
+    let (response, _) = client.begin(asked, true).await.unwrap();
+    let mut body = response.await.unwrap().into_body();
     let mut came = 0;
     while let Some(piece) = next(&mut body).await.unwrap() {
         came += piece.len() as u64;
     }
     assert_eq!(came, SIZE);
 
-    let (answer, mut stream) = client
+    let (response, mut stream) = client
         .begin(request("POST", "/large"), false)
         .await
         .unwrap();
@@ -303,7 +303,7 @@ async fn large_bodies_pass_both_ways_and_memory_stays() {
     for n in 1..=64 {
         upload(&mut stream, piece.clone(), n == 64).await.unwrap();
     }
-    assert_eq!(read_response(answer).await.unwrap().json()["bytes"], SIZE);
+    assert_eq!(read_response(response).await.unwrap().json()["bytes"], SIZE);
     let grown = gateway.rss().saturating_sub(before);
     assert!(grown < 16 * MIB, "{grown} bytes more than before");
 
@@ -314,22 +314,22 @@ async fn large_bodies_pass_both_ways_and_memory_stays() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_too_long_is_answered_while_it_still_comes() {
+async fn a_body_that_is_too_long_is_refused_while_it_arrives() {
     let origin = BigOrigin::start().await;
     let gateway = gateway(CLEARTEXT, origin.address(), "").await;
     let client = Client::open(gateway.address()).await;
     // Once by its declared length, and once while it arrives.
-    let told = request("POST", "/small").header("content-length", 10 * MIB);
+    let announced = request("POST", "/small").header("content-length", 10 * MIB);
     let silent = request("POST", "/small");
-    for asked in [told, silent] {
-        let (answer, mut stream) = client.begin(asked, false).await.unwrap();
+    for asked in [announced, silent] {
+        let (response, mut stream) = client.begin(asked, false).await.unwrap();
         let piece = Bytes::from(vec![b'a'; 64 * 1024]);
         // The client never ends it: the response has to arrive before.
         upload(&mut stream, piece.clone(), false).await.unwrap();
         drop(upload(&mut stream, piece, false).await);
-        let answer = read_response(answer).await.unwrap();
-        assert_eq!(answer.status(), 413);
-        assert!(answer.header("x-request-id").is_some());
+        let response = read_response(response).await.unwrap();
+        assert_eq!(response.status(), 413);
+        assert!(response.header("x-request-id").is_some());
     }
     // The control: another request on the same connection.
     let fits = client.send(request("POST", "/small"), "fits").await;
@@ -337,7 +337,7 @@ async fn a_body_that_is_too_long_is_answered_while_it_still_comes() {
 }
 
 #[tokio::test]
-async fn an_overload_is_one_streams_and_not_the_connections() {
+async fn an_overload_refuses_a_stream_and_not_the_connection() {
     let origin = ResettingOrigin::start(Failure::Hang).await;
     let bound = "    max_in_flight: { per_backend: 1, queue: 0, wait: 1s }\n";
     let gateway = gateway(CLEARTEXT, origin.address(), bound).await;
@@ -362,8 +362,8 @@ async fn a_client_that_resets_its_stream_ends_the_backends_work() {
     let origin = SseOrigin::start(Duration::from_millis(10)).await;
     let gateway = gateway(CLEARTEXT, origin.address(), "").await;
     let client = Client::open(gateway.address()).await;
-    let (answer, stream) = client.begin(request("GET", "/events"), true).await.unwrap();
-    let mut body = answer.await.unwrap().into_body();
+    let (response, stream) = client.begin(request("GET", "/events"), true).await.unwrap();
+    let mut body = response.await.unwrap().into_body();
     assert!(next(&mut body).await.unwrap().is_some());
     assert_eq!(origin.counts().cancelled(), 0);
     drop((body, stream));
@@ -404,8 +404,8 @@ async fn curl_finds_http_2_by_alpn() {
                 .output()
                 .await
                 .expect("curl is installed");
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{said}");
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{errors}");
             String::from_utf8(output.stdout).unwrap()
         };
         let expected = |body: &str, code: u16| format!("{body}\n{version} {code}");
@@ -413,10 +413,10 @@ async fn curl_finds_http_2_by_alpn() {
         let echoed = curl(&["-H", "expect: 100-continue", "-d", "body"], "/a").await;
         assert!(echoed.ends_with(&format!("{version} 200")), "{echoed}");
         assert!(echoed.contains("\"length\":4"), "{echoed}");
-        let head = curl(&["-I"], "/fixed").await;
+        let headers = curl(&["-I"], "/fixed").await;
         assert!(
-            head.to_ascii_lowercase().contains("content-length: 5"),
-            "{head}"
+            headers.to_ascii_lowercase().contains("content-length: 5"),
+            "{headers}"
         );
         let log = gateway.log_lines(3).await;
         assert!(
@@ -429,20 +429,20 @@ async fn curl_finds_http_2_by_alpn() {
 }
 
 #[tokio::test]
-async fn an_answer_without_a_body_ends_with_its_head() {
+async fn a_response_without_a_body_ends_with_its_headers() {
     let origin = EchoOrigin::start().await;
     let gateway = gateway(CLEARTEXT, origin.address(), "").await;
     let client = Client::open(gateway.address()).await;
-    let head: Response = client.send(request("HEAD", "/"), "").await.unwrap();
-    assert_eq!((head.status(), head.body.len()), (200, 0));
-    assert!(head.header("content-length").is_some());
+    let response: Response = client.send(request("HEAD", "/"), "").await.unwrap();
+    assert_eq!((response.status(), response.body.len()), (200, 0));
+    assert!(response.header("content-length").is_some());
     // The control: the same over HTTP/1.
     let same = gateway.send(&get("/")).await;
     assert!(same.header("content-length").is_some());
 }
 
 #[tokio::test]
-async fn what_http_2_has_no_place_for_is_left_out() {
+async fn headers_that_http_2_does_not_have_are_removed() {
     let interim = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n";
     let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nkeep-alive: timeout=9\r\n\r\n\
                    2\r\nok\r\n0\r\nx-trailer: 1\r\n\r\n";
@@ -454,23 +454,23 @@ async fn what_http_2_has_no_place_for_is_left_out() {
     .await;
     let gateway = gateway(CLEARTEXT, origin.address(), "").await;
     let client = Client::open(gateway.address()).await;
-    let answer = client.get("/hints").await;
-    assert_eq!((answer.status(), answer.text()), (200, "ok"));
+    let response = client.get("/hints").await;
+    assert_eq!((response.status(), response.text()), (200, "ok"));
     for name in ["transfer-encoding", "keep-alive", "connection", "link"] {
-        assert_eq!(answer.header(name), None, "{name}");
+        assert_eq!(response.header(name), None, "{name}");
     }
-    assert!(answer.trailers.is_none());
+    assert!(response.trailers.is_none());
     for (target, status) in [("/none", 204), ("/same", 304)] {
-        let answer = client.get(target).await;
-        assert_eq!((answer.status(), answer.body.len()), (status, 0));
+        let response = client.get(target).await;
+        assert_eq!((response.status(), response.body.len()), (status, 0));
     }
     // The control: a truncated response is not complete.
     let origin =
         ScriptedOrigin::start(&[("/", "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf")]).await;
     let gateway = self::gateway(CLEARTEXT, origin.address(), "").await;
     let client = Client::open(gateway.address()).await;
-    let cut = client.send(request("GET", "/"), "").await;
-    assert!(cut.is_err_and(|error| error.is_reset()));
+    let sent = client.send(request("GET", "/"), "").await;
+    assert!(sent.is_err_and(|error| error.is_reset()));
 }
 
 #[tokio::test]
@@ -481,8 +481,8 @@ async fn a_client_that_pauses_is_not_taken_for_a_silent_backend() {
     let gateway = gateway(CLEARTEXT, origin.address(), idle).await;
     let client = Client::open(gateway.address()).await;
     let asked = request("GET", &format!("/large?bytes={SIZE}"));
-    let (answer, _stream) = client.begin(asked, true).await.unwrap();
-    let mut body = answer.await.unwrap().into_body();
+    let (response, _stream) = client.begin(asked, true).await.unwrap();
+    let mut body = response.await.unwrap().into_body();
     pass(Duration::from_millis(1200)).await;
     let mut came = 0;
     while let Some(piece) = next(&mut body).await.unwrap() {

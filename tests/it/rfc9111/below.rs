@@ -8,7 +8,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use tokio::task::{JoinSet, LocalSet};
 
 use super::{
-    Case, Door, Script, Step, cases,
+    Case, Script, Source, Step, cases,
     gateway::{Bench, SOON, STRICTER, Way, base_of},
 };
 use crate::support::{
@@ -26,7 +26,7 @@ const FOUND: &str = "edgeway_cache_level2_lookup_duration_seconds_count{result=\
 /// Cases with stale responses that have no window and cannot be validated: those are not stored
 /// there, since hardly any request can use them.
 const NOT_BELOW: [&str; 2] = [
-    "max-stale takes a stale answer",
+    "max-stale takes a stale response",
     "max-stale without a number takes any",
 ];
 
@@ -36,7 +36,7 @@ struct Outcome {
     failed: Vec<String>,
     /// Number of passed steps served from a stored response; `found` counts lookups that found it
     /// below.
-    kept: u64,
+    stored: u64,
     found: u64,
 }
 
@@ -50,7 +50,7 @@ struct Progress {
 }
 
 #[tokio::test]
-async fn level_2_holds_the_table() {
+async fn level_2_passes_the_table() {
     let redis = Redis::start().await;
     let more = format!(
         "redis: {}\ncache: {{ shared: redis }}\n",
@@ -65,7 +65,7 @@ async fn level_2_holds_the_table() {
         .await;
         wait_for("everything is written", SOON, async || {
             // The last requested response is written last.
-            let last = get(&bench.told_anew()).header("host", "app.test");
+            let last = get(&bench.new_path()).header("host", "app.test");
             bench.gateway.send(&last).await;
             pass(Duration::from_millis(20)).await;
             let ask = last.header("cache-control", "only-if-cached");
@@ -74,7 +74,7 @@ async fn level_2_holds_the_table() {
         .await;
         // It writes nothing before it knows the position of purges.
         wait_for("it writes too", SOON, async || {
-            new.get(&bench.told_anew()).await;
+            new.get(&bench.new_path()).await;
             pass(Duration::from_millis(20)).await;
             (new.metric(WRITTEN).await > 0.0).then_some(())
         })
@@ -88,7 +88,7 @@ async fn level_2_holds_the_table() {
 }
 
 #[tokio::test]
-async fn the_disk_holds_the_table() {
+async fn the_disk_passes_the_table() {
     // A response that the disk does not return in time is fetched, and the machine may be busy.
     let memory = Path::new("/dev/shm");
     let folder = if memory.is_dir() {
@@ -97,10 +97,10 @@ async fn the_disk_holds_the_table() {
         tempfile::tempdir()
     };
     let folder = folder.unwrap();
-    let kept = folder.path().join("kept");
+    let store = folder.path().join("kept");
     let more = format!(
         "cache: {{ disk: {{ folder: '{}', size: 64MiB }} }}\n",
-        kept.display()
+        store.display()
     );
     let outcome = below(&more, FOUND_ON_DISK, &NOT_BELOW, async |bench| {
         // Queued responses are written at exit.
@@ -118,14 +118,14 @@ async fn the_disk_holds_the_table() {
 
 /// The control: with nothing below, the cases fail, except those that store nothing.
 #[tokio::test]
-async fn with_nothing_below_nothing_is_kept() {
+async fn without_a_lower_tier_nothing_stays_stored() {
     let outcome = below("", FOUND, &[], async |bench| {
         bench.gateway = Gateway::start(&bench.yaml).await;
     })
     .await;
     let (failed, cases) = (outcome.failed.len(), outcome.cases);
     assert!(failed * 2 > cases, "{failed} of {cases}");
-    assert_eq!((outcome.kept, outcome.found), (0, 0));
+    assert_eq!((outcome.stored, outcome.found), (0, 0));
 }
 
 /// Runs the table; `renew` replaces the gateway before each step. `found` counts lookups that found
@@ -137,9 +137,9 @@ async fn below(
     renew: impl AsyncFn(&mut Bench),
 ) -> Outcome {
     let mut bench = Bench::start(more).await;
-    let held = cases().filter(|case| !STRICTER.contains(&case.name));
-    let held = held.filter(|case| !unlike.contains(&case.name));
-    let mut going: Vec<_> = held
+    let selected = cases().filter(|case| !STRICTER.contains(&case.name));
+    let selected = selected.filter(|case| !unlike.contains(&case.name));
+    let mut going: Vec<_> = selected
         .enumerate()
         .map(|(number, case)| Progress {
             case,
@@ -151,7 +151,7 @@ async fn below(
     let mut outcome = Outcome {
         cases: going.len(),
         failed: Vec::new(),
-        kept: 0,
+        stored: 0,
         found: 0,
     };
     for at in 0.. {
@@ -180,8 +180,8 @@ async fn below(
             };
             for stepped in LocalSet::new().run_until(all).await {
                 match stepped {
-                    Ok((progress, is_kept)) => {
-                        outcome.kept += u64::from(is_kept);
+                    Ok((progress, is_stored)) => {
+                        outcome.stored += u64::from(is_stored);
                         going.push(progress);
                     }
                     Err(failed) => outcome.failed.push(failed),
@@ -210,12 +210,12 @@ impl Progress {
             let (name, section) = (self.case.name, self.case.section);
             return Err(format!("{name} ({section}), step {}: {wrong:?}", at + 1));
         }
-        let is_kept = matches!(
-            step.door,
-            Some(Door::Cache | Door::Validated | Door::Background | Door::Bridged)
+        let is_stored = matches!(
+            step.source,
+            Some(Source::Cache | Source::Validated | Source::Background | Source::Bridged)
         );
-        self.status = step.kept_status(self.status);
-        Ok((self, is_kept))
+        self.status = step.stored_status(self.status);
+        Ok((self, is_stored))
     }
 }
 
@@ -232,7 +232,12 @@ impl Outcome {
             failed.len(),
             failed.join("\n")
         );
-        assert!(self.kept > 100, "{}", self.kept);
-        assert!(self.found >= self.kept, "{} of {}", self.found, self.kept);
+        assert!(self.stored > 100, "{}", self.stored);
+        assert!(
+            self.found >= self.stored,
+            "{} of {}",
+            self.found,
+            self.stored
+        );
     }
 }

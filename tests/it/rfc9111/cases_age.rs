@@ -43,7 +43,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "4.2.3",
-        "a Date long ago makes an answer old",
+        "a Date long ago makes a response old",
         "
         > GET
         < Date: @-7200
@@ -55,7 +55,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "4.2.3",
-        "a Date ahead makes an answer no younger",
+        "a Date ahead makes a response no younger",
         "
         > GET
         < Date: @7200
@@ -69,7 +69,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "5.1",
-        "an answer from the cache has an Age",
+        "a response from the cache has an Age",
         "
         > GET
         < Cache-Control: max-age=3600
@@ -169,7 +169,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "4.2.1",
-        "must-revalidate lets a fresh answer be used",
+        "must-revalidate lets a fresh response be used",
         "
         > GET
         < Cache-Control: max-age=3600, must-revalidate

@@ -5,7 +5,7 @@ use super::Case;
 pub(super) const CASES: &[Case] = &[
     Case::new(
         "4.1",
-        "an answer is for requests with the same field",
+        "a response is for requests with the same field",
         "
         > GET
         > Foo: 1
@@ -19,7 +19,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "4.1",
-        "an answer is not for requests with another field",
+        "a response is not for requests with another field",
         "
         > GET
         > Foo: 1
@@ -33,7 +33,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "4.1",
-        "an answer is not for requests without the field",
+        "a response is not for requests without the field",
         "
         > GET
         > Foo: 1
@@ -46,7 +46,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "4.1",
-        "an answer to a request without the field is not for others",
+        "a response to a request without the field is not for others",
         "
         > GET
         < Cache-Control: max-age=3600
@@ -59,7 +59,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "4.1",
-        "an answer for one does not drive out that for another",
+        "a response for one does not drive out that for another",
         "
         > GET
         > Foo: 1
@@ -364,7 +364,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "4.3.1",
-        "the tag of an answer for others is not asked for",
+        "the tag of a response for others is not asked for",
         "
         > GET
         > Foo: 1

@@ -5,7 +5,7 @@ use super::Case;
 pub(super) const CASES: &[Case] = &[
     Case::new(
         "4.3.2",
-        "the tag that is kept is a 304",
+        "the tag that is stored is a 304",
         "
         > GET
         < Cache-Control: max-age=3600
@@ -139,7 +139,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "4.3.2",
-        "the date that is kept is a 304",
+        "the date that is stored is a 304",
         "
         > GET
         < Cache-Control: max-age=3600
@@ -242,7 +242,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "RFC 9110 14.2",
-        "a part of what is kept is sent",
+        "a part of what is stored is sent",
         "
         > GET
         < Cache-Control: max-age=3600
@@ -256,7 +256,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "RFC 9110 14.2",
-        "the end of what is kept is sent",
+        "the end of what is stored is sent",
         "
         > GET
         < Cache-Control: max-age=3600

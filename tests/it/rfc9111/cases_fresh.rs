@@ -232,7 +232,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "5.2.2.10",
-        "s-maxage makes an answer fresh",
+        "s-maxage makes a response fresh",
         "
         > GET
         < Cache-Control: s-maxage=3600
@@ -291,7 +291,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "5.3",
-        "Expires makes an answer fresh",
+        "Expires makes a response fresh",
         "
         > GET
         < Expires: @3600

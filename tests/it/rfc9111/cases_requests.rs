@@ -17,7 +17,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "5.2.1.1",
-        "an answer older than the client's max-age is not used",
+        "a response older than the client's max-age is not used",
         "
         > GET
         < Cache-Control: max-age=3600
@@ -30,7 +30,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "5.2.1.1",
-        "an answer younger than the client's max-age is used",
+        "a response younger than the client's max-age is used",
         "
         > GET
         < Cache-Control: max-age=3600
@@ -56,7 +56,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "5.2.1.2",
-        "max-stale takes a stale answer",
+        "max-stale takes a stale response",
         "
         > GET
         < Cache-Control: max-age=1500
@@ -149,7 +149,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "5.2.1.3",
-        "an answer is used that is fresh for long enough",
+        "a response is used that is fresh for long enough",
         "
         > GET
         < Cache-Control: max-age=1500
@@ -161,7 +161,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "5.2.1.3",
-        "an answer is not used that is not fresh for long enough",
+        "a response is not used that is not fresh for long enough",
         "
         > GET
         < Cache-Control: max-age=1500
@@ -228,7 +228,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "5.2.1.4",
-        "what no-cache brings is kept for others",
+        "what no-cache brings is stored for others",
         "
         > GET
         < Cache-Control: max-age=3600
@@ -246,7 +246,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "5.2.1.5",
-        "the answer to no-store is not kept",
+        "the response to no-store is not stored",
         "
         > GET
         > Cache-Control: no-store
@@ -258,7 +258,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "5.2.1.5",
-        "no-store may have what is kept already",
+        "no-store may have what is stored already",
         "
         > GET
         < Cache-Control: max-age=3600
@@ -270,7 +270,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "5.2.1.7",
-        "only-if-cached without an answer is a 504",
+        "only-if-cached without a response is a 504",
         "
         > GET
         > Cache-Control: only-if-cached
@@ -280,7 +280,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "5.2.1.7",
-        "only-if-cached with a stale answer is a 504 too",
+        "only-if-cached with a stale response is a 504 too",
         "
         > GET
         < Cache-Control: max-age=60
@@ -294,7 +294,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "5.2.1.7",
-        "only-if-cached has a fresh answer",
+        "only-if-cached has a fresh response",
         "
         > GET
         < Cache-Control: max-age=60
@@ -343,7 +343,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "5.4",
-        "Pragma in an answer does not count beside Cache-Control",
+        "Pragma in a response does not count beside Cache-Control",
         "
         > GET
         < Cache-Control: max-age=3600

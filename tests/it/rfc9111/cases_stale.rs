@@ -8,7 +8,7 @@ use super::{
 pub(super) const CASES: &[Case] = &[
     Case::new(
         "4.2.4",
-        "a stale answer is not used",
+        "a stale response is not used",
         "
         > GET
         < Cache-Control: max-age=60
@@ -20,7 +20,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "RFC 5861 3",
-        "a stale answer is used inside its window",
+        "a stale response is used inside its window",
         "
         > GET
         < Cache-Control: max-age=60, stale-while-revalidate=600
@@ -40,7 +40,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "RFC 5861 3",
-        "a stale answer is not used beyond its window",
+        "a stale response is not used beyond its window",
         "
         > GET
         < Cache-Control: max-age=60, stale-while-revalidate=30
@@ -105,7 +105,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "RFC 5861 4",
-        "a stale answer bridges a 503",
+        "a stale response bridges a 503",
         "
         > GET
         < Cache-Control: max-age=60, stale-if-error=600
@@ -122,7 +122,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "RFC 5861 4",
-        "a stale answer bridges a 500",
+        "a stale response bridges a 500",
         "
         > GET
         < Cache-Control: max-age=60, stale-if-error=600
@@ -136,7 +136,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "RFC 5861 4",
-        "a stale answer bridges no 404",
+        "a stale response bridges no 404",
         "
         > GET
         < Cache-Control: max-age=60, stale-if-error=600

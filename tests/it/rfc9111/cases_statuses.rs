@@ -8,7 +8,7 @@ use super::{
 pub(super) const CASES: &[Case] = &[
     Case::new(
         "3",
-        "a 203 with max-age is kept",
+        "a 203 with max-age is stored",
         "
         > GET
         < 203
@@ -20,7 +20,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "3",
-        "a 204 with max-age is kept",
+        "a 204 with max-age is stored",
         "
         > GET
         < 204
@@ -32,7 +32,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "3",
-        "a 299 with max-age is kept",
+        "a 299 with max-age is stored",
         "
         > GET
         < 299
@@ -44,7 +44,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "3",
-        "a 301 with max-age is kept",
+        "a 301 with max-age is stored",
         "
         > GET
         < 301
@@ -58,7 +58,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "3",
-        "a 302 with max-age is kept",
+        "a 302 with max-age is stored",
         "
         > GET
         < 302
@@ -71,7 +71,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "3",
-        "a 307 with max-age is kept",
+        "a 307 with max-age is stored",
         "
         > GET
         < 307
@@ -84,7 +84,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "3",
-        "a 404 with max-age is kept",
+        "a 404 with max-age is stored",
         "
         > GET
         < 404
@@ -96,7 +96,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "3",
-        "a 410 with max-age is kept",
+        "a 410 with max-age is stored",
         "
         > GET
         < 410
@@ -108,7 +108,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "3",
-        "a 503 with max-age is kept",
+        "a 503 with max-age is stored",
         "
         > GET
         < 503
@@ -120,7 +120,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "3",
-        "a 599 with max-age is kept",
+        "a 599 with max-age is stored",
         "
         > GET
         < 599
@@ -132,7 +132,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "3",
-        "a 302 without max-age is not kept",
+        "a 302 without max-age is not stored",
         "
         > GET
         < 302

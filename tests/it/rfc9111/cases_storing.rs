@@ -5,7 +5,7 @@ use super::Case;
 pub(super) const CASES: &[Case] = &[
     Case::new(
         "3",
-        "an answer with max-age is kept",
+        "a response with max-age is stored",
         "
         > GET
         < Cache-Control: max-age=3600
@@ -16,7 +16,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "3",
-        "an answer that says nothing is not kept",
+        "a response that says nothing is not stored",
         "
         > GET
         = origin
@@ -26,7 +26,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "3",
-        "a validator alone does not make an answer kept",
+        "a validator alone does not make a response stored",
         "
         > GET
         < ETag: \"a\"
@@ -71,7 +71,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "3",
-        "the answer to a POST is not for a GET",
+        "the response to a POST is not for a GET",
         "
         > POST
         < Cache-Control: max-age=3600
@@ -82,7 +82,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "3",
-        "what is kept for GET is not for POST",
+        "what is stored for GET is not for POST",
         "
         > GET
         < Cache-Control: max-age=3600
@@ -94,7 +94,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "3",
-        "what is kept for GET answers HEAD",
+        "a response to GET serves HEAD",
         "
         > GET
         < Cache-Control: max-age=3600
@@ -107,7 +107,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "5.2.2.5",
-        "no-store is not kept",
+        "no-store is not stored",
         "
         > GET
         < Cache-Control: no-store
@@ -165,7 +165,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "5.2.2.7",
-        "private is not kept",
+        "private is not stored",
         "
         > GET
         < Cache-Control: private, max-age=3600
@@ -199,7 +199,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "5.2.2.3",
-        "must-understand lets a known status be kept beside no-store",
+        "must-understand lets a known status be stored beside no-store",
         "
         > GET
         < Cache-Control: must-understand, no-store, max-age=3600
@@ -222,7 +222,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "7.3",
-        "an answer with a cookie is not shared",
+        "a response with a cookie is not shared",
         "
         > GET
         < Cache-Control: public, max-age=3600
@@ -249,7 +249,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "3.5",
-        "an answer to Authorization is not shared",
+        "a response to Authorization is not shared",
         "
         > GET
         > Authorization: Basic eDp5
@@ -262,7 +262,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "3.5",
-        "Expires does not share an answer to Authorization",
+        "Expires does not share a response to Authorization",
         "
         > GET
         > Authorization: Basic eDp5
@@ -275,7 +275,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "3.5",
-        "public shares an answer to Authorization",
+        "public shares a response to Authorization",
         "
         > GET
         > Authorization: Basic eDp5
@@ -287,7 +287,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "3.5",
-        "must-revalidate shares an answer to Authorization",
+        "must-revalidate shares a response to Authorization",
         "
         > GET
         > Authorization: Basic eDp5
@@ -299,7 +299,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "3.5",
-        "s-maxage shares an answer to Authorization",
+        "s-maxage shares a response to Authorization",
         "
         > GET
         > Authorization: Basic eDp5
@@ -311,7 +311,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "3.5",
-        "an answer that is kept is for clients with Authorization too",
+        "a response that is stored is for clients with Authorization too",
         "
         > GET
         < Cache-Control: max-age=3600
@@ -323,7 +323,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "3.1",
-        "fields of the connection are not kept",
+        "fields of the connection are not stored",
         "
         > GET
         < Cache-Control: max-age=3600
@@ -340,7 +340,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "3.1",
-        "fields that Connection names are not kept",
+        "fields that Connection names are not stored",
         "
         > GET
         < Cache-Control: max-age=3600
@@ -358,7 +358,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "5.2.2.4",
-        "a field that no-cache names is not kept",
+        "a field that no-cache names is not stored",
         "
         > GET
         < Cache-Control: no-cache=\"a\"
@@ -375,7 +375,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "5.2.2.4",
-        "all fields that no-cache names are not kept",
+        "all fields that no-cache names are not stored",
         "
         > GET
         < Cache-Control: no-cache=\"a, b\", max-age=3600
@@ -394,7 +394,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "3",
-        "other fields are kept as they are",
+        "other fields are stored as they are",
         "
         > GET
         < Cache-Control: max-age=3600
@@ -414,7 +414,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "3",
-        "a fresh attachment is kept",
+        "a fresh attachment is stored",
         "
         > GET
         < Cache-Control: max-age=3600
@@ -426,7 +426,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "3",
-        "a stream of events is not kept",
+        "a stream of events is not stored",
         "
         > GET
         < Cache-Control: max-age=3600

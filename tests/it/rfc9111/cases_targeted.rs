@@ -5,7 +5,7 @@ use super::Case;
 pub(super) const CASES: &[Case] = &[
     Case::new(
         "RFC 9213 2",
-        "CDN-Cache-Control makes an answer fresh",
+        "CDN-Cache-Control makes a response fresh",
         "
         > GET
         < CDN-Cache-Control: max-age=3600
@@ -205,7 +205,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "RFC 9213 2.2",
-        "Surrogate-Control makes an answer fresh",
+        "Surrogate-Control makes a response fresh",
         "
         > GET
         < Surrogate-Control: max-age=3600

@@ -5,7 +5,7 @@ use super::Case;
 pub(super) const CASES: &[Case] = &[
     Case::new(
         "4.3.1",
-        "a stale answer is validated by its tag",
+        "a stale response is validated by its tag",
         "
         > GET
         < Cache-Control: max-age=60
@@ -21,7 +21,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "4.3.1",
-        "a stale answer is validated by its weak tag",
+        "a stale response is validated by its weak tag",
         "
         > GET
         < Cache-Control: max-age=60
@@ -36,7 +36,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "4.3.1",
-        "a stale answer is validated by its date",
+        "a stale response is validated by its date",
         "
         > GET
         < Cache-Control: max-age=60
@@ -51,7 +51,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "5.2.2.4",
-        "no-cache is kept and validated",
+        "no-cache is stored and validated",
         "
         > GET
         < Cache-Control: no-cache
@@ -80,7 +80,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "5.2.2.4",
-        "no-cache without validator is fetched anew",
+        "no-cache without validator is fetched again",
         "
         > GET
         < Cache-Control: max-age=10000, no-cache
@@ -106,7 +106,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "4.3.3",
-        "a new answer replaces what is kept",
+        "a new response replaces what is stored",
         "
         > GET
         < Cache-Control: max-age=60
@@ -128,7 +128,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "4.3.4",
-        "a 304 makes what is kept fresh again",
+        "a 304 makes what is stored fresh again",
         "
         > GET
         < Cache-Control: max-age=60
@@ -162,7 +162,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "4.2.3",
-        "after a 304 the age begins anew",
+        "after a 304 the age begins again",
         "
         > GET
         < Cache-Control: max-age=600
@@ -220,7 +220,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "3.2",
-        "fields of a 304 are kept",
+        "fields of a 304 are stored",
         "
         > GET
         < Cache-Control: max-age=60
@@ -249,7 +249,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "3.2",
-        "Content-Type of a 304 is kept",
+        "Content-Type of a 304 is stored",
         "
         > GET
         < Cache-Control: max-age=60
@@ -269,7 +269,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "3.2",
-        "policies of a 304 are kept",
+        "policies of a 304 are stored",
         "
         > GET
         < Cache-Control: max-age=60
@@ -313,7 +313,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "3.2",
-        "a cookie of a 304 is not kept",
+        "a cookie of a 304 is not stored",
         "
         > GET
         < Cache-Control: max-age=60
@@ -355,7 +355,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "3",
-        "no-store in a 304 ends what is kept",
+        "no-store in a 304 ends what is stored",
         "
         > GET
         < Cache-Control: max-age=60
@@ -388,7 +388,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "4.3.2",
-        "a client with an older answer gets what is kept",
+        "a client with an older response gets what is stored",
         "
         > GET
         < Cache-Control: max-age=60
@@ -405,7 +405,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "4.4",
-        "a successful POST drops what is kept",
+        "a successful POST drops what is stored",
         "
         > GET
         < Cache-Control: max-age=3600
@@ -418,7 +418,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "4.4",
-        "a successful PUT drops what is kept",
+        "a successful PUT drops what is stored",
         "
         > GET
         < Cache-Control: max-age=3600
@@ -432,7 +432,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "4.4",
-        "a successful DELETE drops what is kept",
+        "a successful DELETE drops what is stored",
         "
         > GET
         < Cache-Control: max-age=3600
@@ -445,7 +445,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "4.4",
-        "a successful method that nobody knows drops what is kept",
+        "a successful method that nobody knows drops what is stored",
         "
         > GET
         < Cache-Control: max-age=3600
@@ -458,7 +458,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "4.4",
-        "a redirect after a POST drops what is kept",
+        "a redirect after a POST drops what is stored",
         "
         > GET
         < Cache-Control: max-age=3600
@@ -573,7 +573,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "4.4",
-        "every form of an answer is dropped",
+        "every form of a response is dropped",
         "
         > GET
         > Foo: 1

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{
-    Case, Door, Route, Script, Step, cases,
+    Case, Route, Script, Source, Step, cases,
     script::{Expected, filled},
 };
 use crate::support::{
@@ -30,11 +30,11 @@ const AT_ONCE: usize = 32;
 /// Cases that the RFC would allow and the gateway does not support.
 pub(super) const STRICTER: [&str; 1] = [
     // Origins that respond to strangers and members at one path seldom use `Vary` for it.
-    "an answer that is kept is for clients with Authorization too",
+    "a response that is stored is for clients with Authorization too",
 ];
 
 /// Over HTTP/2 Pingora sets the `Date` of every response when it is sent.
-const DATED_ANEW: &str = "Date is not changed";
+const DATED_BY_PINGORA: &str = "Date is not changed";
 
 /// Way in which the steps of a case are requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub(super) enum Way {
     Http2,
     /// A stored response is requested as one range that covers all of it: the second entry point
     /// cuts it.
-    Parts,
+    Ranges,
     /// A stored response is requested while it still arrives: the second entry point reads along.
     Filling,
     /// Nothing is in memory before a step ([`super::below`]).
@@ -81,13 +81,13 @@ enum Pending {
 }
 
 #[tokio::test]
-async fn the_fast_path_holds_the_table() {
-    hold(&[Way::FastPath], "").await;
+async fn the_fast_path_passes_the_table() {
+    run_table(&[Way::FastPath], "").await;
 }
 
 #[tokio::test]
-async fn the_session_of_pingora_holds_the_table() {
-    hold(&[Way::Session], "").await;
+async fn the_session_of_pingora_passes_the_table() {
+    run_table(&[Way::Session], "").await;
 }
 
 /// The control: a case that takes another way than it should fails.
@@ -131,25 +131,25 @@ async fn a_case_that_takes_another_way_fails() {
 }
 
 #[tokio::test]
-async fn the_first_door_holds_the_table_over_http2() {
-    hold(&[Way::Http2], "").await;
+async fn http2_passes_the_table() {
+    run_table(&[Way::Http2], "").await;
 }
 
 #[tokio::test]
-async fn the_second_door_holds_the_table() {
-    hold(&[Way::Parts, Way::Filling], "").await;
+async fn the_cache_phases_of_pingora_pass_the_table() {
+    run_table(&[Way::Ranges, Way::Filling], "").await;
 }
 
-async fn hold(ways: &[Way], more: &str) {
+async fn run_table(ways: &[Way], more: &str) {
     let bench = Arc::new(Bench::start(more).await);
     let mut running = JoinSet::new();
     let all = async {
         for way in ways {
-            let held = cases().filter(|case| {
-                let is_dated = *way == Way::Http2 && case.name == DATED_ANEW;
+            let selected = cases().filter(|case| {
+                let is_dated = *way == Way::Http2 && case.name == DATED_BY_PINGORA;
                 !is_dated && !STRICTER.contains(&case.name)
             });
-            for (number, case) in held.enumerate() {
+            for (number, case) in selected.enumerate() {
                 let slot = Arc::clone(&bench.slots).acquire_owned().await;
                 let slot = slot.expect("it is never closed");
                 let bench = Arc::clone(&bench);
@@ -197,7 +197,7 @@ async fn run(
     let base = base_of(case, way, number);
     let steps = Script::parse(case.script).steps;
     let mut at = 0;
-    let mut kept = 200;
+    let mut stored = 200;
     while let Some(step) = steps.get(at) {
         let next = steps.get(at + 1);
         let mut wrong = if way == Way::Filling && next.is_some_and(|next| can_join(step, next)) {
@@ -206,10 +206,10 @@ async fn run(
                 .join(step, next.expect("it was looked at"), &base)
                 .await
         } else {
-            bench.step(way, step, &base, kept).await
+            bench.step(way, step, &base, stored).await
         };
         if way == Way::FastPath && step.can_take_the_fast_path() {
-            wrong.extend(bench.repeat(step, &base, kept).await);
+            wrong.extend(bench.repeat(step, &base, stored).await);
         }
         if way == Way::Session {
             let exits = exits(&bench.gateway, &format!("{base}{}", step.path));
@@ -222,7 +222,7 @@ async fn run(
             let why = format!("{name} ({section}), {way:?}, step {}: {wrong:?}", at + 1);
             return Some((why, (way, number, case)));
         }
-        kept = step.kept_status(kept);
+        stored = step.stored_status(stored);
         at += 1;
     }
     None
@@ -246,12 +246,12 @@ fn prefix(route: Route) -> &'static str {
 /// Returns true if the second request can be sent while the first response arrives. Not for a range
 /// request: the length is not known yet, and then the complete response is correct.
 fn can_join(step: &Step, next: &Step) -> bool {
-    let is_get = step.method == "GET" && next.method == "GET" && !next.asks_for_a_part();
+    let is_get = step.method == "GET" && next.method == "GET" && !next.wants_a_range();
     let has_body = !matches!(step.status, 204 | 304);
     is_get
         && has_body
         && step.path == next.path
-        && (step.door, next.door) == (Some(Door::Origin), Some(Door::Cache))
+        && (step.source, next.source) == (Some(Source::Origin), Some(Source::Cache))
 }
 
 impl Bench {
@@ -290,7 +290,7 @@ impl Bench {
     }
 
     /// Returns a path that was never requested, and whose response is stored for a minute.
-    pub(super) fn told_anew(&self) -> String {
+    pub(super) fn new_path(&self) -> String {
         let path = format!("/{}/{:x}", prefix(Route::Plain), fastrand::u64(..));
         let minute = ("Cache-Control".to_owned(), "max-age=60".to_owned());
         self.origin.settings().tell(&path, 200, vec![minute]);
@@ -298,14 +298,14 @@ impl Bench {
     }
 
     /// Runs one request; returns what is wrong with the response.
-    pub(super) async fn step(&self, way: Way, step: &Step, base: &str, kept: u16) -> Vec<String> {
+    pub(super) async fn step(&self, way: Way, step: &Step, base: &str, stored: u16) -> Vec<String> {
         let path = path_of(step, base);
-        self.tell(step, base);
+        self.set_response(step, base);
         let before = self.origin.settings().asked(&path).len();
-        let is_part = way == Way::Parts && step.asks_for_what_is_kept() && kept == 200;
-        let pending = self.begin(way, step, base, is_part).await;
+        let is_range = way == Way::Ranges && step.wants_the_stored_response() && stored == 200;
+        let pending = self.begin(way, step, base, is_range).await;
         let outcome = pending.finish().await;
-        if step.door == Some(Door::Background) {
+        if step.source == Some(Source::Background) {
             self.refreshed(step, base, before).await;
         }
         let asked = self.origin.settings().asked(&path);
@@ -315,8 +315,8 @@ impl Bench {
             &asked[before..],
             before,
             base,
-            is_part,
-            kept,
+            is_range,
+            stored,
         );
         if asked.len() > before + 1 {
             wrong.push(format!(
@@ -328,10 +328,10 @@ impl Bench {
     }
 
     /// Runs a request once more, now on the fast path; returns what is wrong.
-    async fn repeat(&self, step: &Step, base: &str, kept: u16) -> Vec<String> {
+    async fn repeat(&self, step: &Step, base: &str, stored: u16) -> Vec<String> {
         let target = format!("{base}{}", step.path);
         let before = exits(&self.gateway, &target).len();
-        let mut wrong = self.step(Way::FastPath, step, base, kept).await;
+        let mut wrong = self.step(Way::FastPath, step, base, stored).await;
         let taken = exits(&self.gateway, &target);
         let exit = taken.get(before).map(String::as_str);
         if exit != Some("stored") {
@@ -343,7 +343,7 @@ impl Bench {
     /// Runs both requests, the second while the first response arrives.
     async fn join(&self, step: &Step, next: &Step, base: &str) -> Vec<String> {
         let path = path_of(step, base);
-        self.tell(step, base);
+        self.set_response(step, base);
         let origin = self.origin.settings();
         let before = origin.asked(&path).len();
         origin.hold(&path);
@@ -369,8 +369,8 @@ impl Bench {
         wrong
     }
 
-    fn tell(&self, step: &Step, base: &str) {
-        let fields = step.answer.iter();
+    fn set_response(&self, step: &Step, base: &str) {
+        let fields = step.response.iter();
         let headers = fields.map(|(name, value)| (name.clone(), filled(value, base)));
         let path = path_of(step, base);
         self.origin
@@ -378,13 +378,13 @@ impl Bench {
             .tell(&path, step.status, headers.collect());
     }
 
-    async fn begin(&self, way: Way, step: &Step, base: &str, is_part: bool) -> Pending {
+    async fn begin(&self, way: Way, step: &Step, base: &str, is_range: bool) -> Pending {
         let target = format!("{base}{}", step.path);
         let fields = step.request.iter();
         let mut fields: Vec<_> = fields
             .map(|(name, value)| (name.clone(), filled(value, base)))
             .collect();
-        if is_part {
+        if is_range {
             fields.push(("Range".to_owned(), "bytes=0-".to_owned()));
         }
         if way == Way::Http2 {
@@ -392,17 +392,17 @@ impl Bench {
             for (name, value) in fields {
                 request = request.header(name, value);
             }
-            let answer = self.http2.send(request, "").await.expect("an answer");
-            let headers = answer.parts.headers.iter();
+            let response = self.http2.send(request, "").await.expect("a response");
+            let headers = response.parts.headers.iter();
             return Pending::Whole(Outcome {
-                status: answer.status(),
+                status: response.status(),
                 headers: headers
                     .map(|(name, value)| {
                         let value = value.to_str().expect("the table is ASCII");
                         (name.as_str().to_owned(), value.to_owned())
                     })
                     .collect(),
-                body: answer.text().to_owned(),
+                body: response.text().to_owned(),
             });
         }
         let target = match way {
@@ -422,7 +422,7 @@ impl Bench {
     /// Waits until the background revalidation is over.
     async fn refreshed(&self, step: &Step, base: &str, before: usize) {
         let path = path_of(step, base);
-        wait_for("the new answer is there", SOON, async || {
+        wait_for("the new response is stored", SOON, async || {
             if self.origin.settings().asked(&path).len() == before {
                 return None;
             }
@@ -432,8 +432,8 @@ impl Bench {
             for (name, value) in &step.request {
                 request = request.header(name, value.as_str());
             }
-            let answer = self.gateway.send(&request).await;
-            let number = answer.header(NUMBER)?.parse::<usize>().ok()?;
+            let response = self.gateway.send(&request).await;
+            let number = response.header(NUMBER)?.parse::<usize>().ok()?;
             (number > before).then_some(())
         })
         .await;
@@ -441,26 +441,27 @@ impl Bench {
 }
 
 impl Step {
-    fn asks_for_what_is_kept(&self) -> bool {
-        let is_kept = matches!(
-            self.door,
-            Some(Door::Cache | Door::Validated | Door::Bridged)
+    fn wants_the_stored_response(&self) -> bool {
+        let is_stored = matches!(
+            self.source,
+            Some(Source::Cache | Source::Validated | Source::Bridged)
         );
-        is_kept && !self.asks_for_a_part() && self.method == "GET"
+        is_stored && !self.wants_a_range() && self.method == "GET"
     }
 
     /// Returns true for a hit that the fast path writes: a `GET` for all of a stored response.
     fn can_take_the_fast_path(&self) -> bool {
-        self.door == Some(Door::Cache) && self.method == "GET" && !self.asks_for_a_part()
+        self.source == Some(Source::Cache) && self.method == "GET" && !self.wants_a_range()
     }
 
-    fn asks_for_a_part(&self) -> bool {
+    fn wants_a_range(&self) -> bool {
         self.request.iter().any(|(name, _)| name == "Range")
     }
 
     /// Returns the status of the stored response after the step.
-    pub(super) fn kept_status(&self, before: u16) -> u16 {
-        let is_new = self.door == Some(Door::Origin) && self.status != 304 && self.method == "GET";
+    pub(super) fn stored_status(&self, before: u16) -> u16 {
+        let is_new =
+            self.source == Some(Source::Origin) && self.status != 304 && self.method == "GET";
         if is_new { self.status } else { before }
     }
 }
@@ -469,13 +470,13 @@ impl Pending {
     async fn finish(self) -> Outcome {
         match self {
             Self::Whole(outcome) => outcome,
-            Self::Http1(under_way) => {
-                let (mut connection, head) = *under_way;
+            Self::Http1(in_flight) => {
+                let (mut connection, head) = *in_flight;
                 let Response {
                     headers: head,
                     body,
                     ..
-                } = connection.finish(head).await.expect("a whole answer");
+                } = connection.finish(head).await.expect("a whole response");
                 Outcome {
                     status: head.status,
                     headers: head.fields,
@@ -495,12 +496,12 @@ impl Outcome {
 
     /// Returns the source of a response, by its headers and by the requests that reached the
     /// origin.
-    fn door(&self, asked: &[Received], before: usize, step: &Step) -> Option<Door> {
+    fn source(&self, asked: &[Received], before: usize, step: &Step) -> Option<Source> {
         let cache = self.values("x-cache-status").join(", ");
         if asked.is_empty() {
             return match (self.status, &*cache) {
-                (504, "MISS") => Some(Door::Nobody),
-                (_, "HIT" | "STALE") => Some(Door::Cache),
+                (504, "MISS") => Some(Source::Nobody),
+                (_, "HIT" | "STALE") => Some(Source::Cache),
                 _ => None,
             };
         }
@@ -511,10 +512,10 @@ impl Outcome {
         let is_new = number.is_none_or(|number| number > before);
         let is_old = number.is_none_or(|number| number <= before);
         match &*cache {
-            "MISS" | "EXPIRED" | "BYPASS" if is_new => Some(Door::Origin),
-            "REVALIDATED" if is_old && step.status == 304 => Some(Door::Validated),
-            "STALE" if is_old && step.status >= 500 => Some(Door::Bridged),
-            "STALE" if is_old => Some(Door::Background),
+            "MISS" | "EXPIRED" | "BYPASS" if is_new => Some(Source::Origin),
+            "REVALIDATED" if is_old && step.status == 304 => Some(Source::Validated),
+            "STALE" if is_old && step.status >= 500 => Some(Source::Bridged),
+            "STALE" if is_old => Some(Source::Background),
             _ => None,
         }
     }
@@ -531,20 +532,20 @@ fn refuted(
     asked: &[Received],
     before: usize,
     base: &str,
-    is_part: bool,
-    kept: u16,
+    is_range: bool,
+    stored: u16,
 ) -> Vec<String> {
     let mut wrong = Vec::new();
-    let door = outcome.door(asked, before, step);
-    if door != step.door {
+    let source = outcome.source(asked, before, step);
+    if source != step.source {
         let cache = outcome.values("cache-status");
         wrong.push(format!(
-            "answered by {door:?}, not {:?}: {cache:?}",
-            step.door
+            "served by {source:?}, not {:?}: {cache:?}",
+            step.source
         ));
     }
-    let status = match step.client_status(kept) {
-        200 if is_part => 206,
+    let status = match step.client_status(stored) {
+        200 if is_range => 206,
         status => status,
     };
     if outcome.status != status {
@@ -565,7 +566,7 @@ fn refuted(
         wrong.push("the origin was not asked".to_owned());
     }
     let is_whole = matches!(outcome.status, 200 | 206) && step.method == "GET";
-    if is_whole && !step.asks_for_a_part() && (step.door != Some(Door::Nobody)) {
+    if is_whole && !step.wants_a_range() && (step.source != Some(Source::Nobody)) {
         let number = outcome.values(NUMBER).concat();
         let body = format!("{} #{number}", path_of(step, base));
         if outcome.body != body {

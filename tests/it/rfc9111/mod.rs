@@ -41,7 +41,7 @@ mod gateway;
 mod model;
 mod script;
 
-pub(super) use script::{Door, Script, Step};
+pub(super) use script::{Script, Source, Step};
 
 /// Requirement for a cache, and the section that states it.
 pub(super) struct Case {
@@ -104,7 +104,7 @@ pub(super) fn cases() -> impl Iterator<Item = &'static Case> {
 }
 
 #[test]
-fn each_case_can_be_read_and_names_its_section() {
+fn each_case_can_be_parsed_and_names_its_section() {
     let mut names = std::collections::BTreeSet::new();
     for case in cases() {
         let script = Script::parse(case.script);

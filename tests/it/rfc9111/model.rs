@@ -12,7 +12,7 @@ use edgeway_cache::policy::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use super::{
-    Case, Door, Route, Script, Step, cases,
+    Case, Route, Script, Source, Step, cases,
     script::{Expected, filled},
 };
 
@@ -27,7 +27,7 @@ struct Entry {
 
 /// Response that a client gets, and the request that the origin received, if any.
 struct Outcome {
-    door: Door,
+    source: Source,
     status: StatusCode,
     headers: HeaderMap,
     saw: Option<HeaderMap>,
@@ -41,9 +41,9 @@ struct Model {
 const PATH: &str = "/case";
 
 #[test]
-fn the_policy_holds_the_table() {
-    let held = cases().filter(|case| !case.script.contains("> Range:"));
-    let failed: Vec<_> = held.filter_map(|case| run(case).err()).collect();
+fn the_policy_passes_the_table() {
+    let selected = cases().filter(|case| !case.script.contains("> Range:"));
+    let failed: Vec<_> = selected.filter_map(|case| run(case).err()).collect();
     assert!(
         failed.is_empty(),
         "{}:\n{}",
@@ -54,7 +54,7 @@ fn the_policy_holds_the_table() {
 
 /// The control: a difference is reported, in whatever part of a step it is.
 #[test]
-fn a_case_that_does_not_hold_is_told() {
+fn a_failed_case_is_reported() {
     let first = "> GET\n< Cache-Control: max-age=60\n< ETag: a\n< Foo: 1\n= origin";
     for wrong in [
         "> GET\n= origin",
@@ -81,9 +81,9 @@ fn run(case: &Case) -> Result<(), String> {
         entries: Vec::new(),
     };
     for (index, step) in Script::parse(case.script).steps.iter().enumerate() {
-        let kept = model.kept_status(step);
+        let stored = model.stored_status(step);
         let outcome = model.ask(step);
-        let wrong = refuted(step, &outcome, kept);
+        let wrong = refuted(step, &outcome, stored);
         if !wrong.is_empty() {
             let (name, section, at) = (case.name, case.section, index + 1);
             return Err(format!("{name} ({section}), step {at}: {wrong:?}"));
@@ -113,13 +113,13 @@ fn rules_of(route: Route) -> CacheRules {
     }
 }
 
-fn refuted(step: &Step, outcome: &Outcome, kept: u16) -> Vec<String> {
+fn refuted(step: &Step, outcome: &Outcome, stored: u16) -> Vec<String> {
     let mut wrong = Vec::new();
-    let door = step.door.expect("each step has one");
-    if outcome.door != door {
-        wrong.push(format!("answered by {:?}, not {door:?}", outcome.door));
+    let source = step.source.expect("each step has one");
+    if outcome.source != source {
+        wrong.push(format!("answered by {:?}, not {source:?}", outcome.source));
     }
-    let status = step.client_status(kept);
+    let status = step.client_status(stored);
     if outcome.status.as_u16() != status {
         wrong.push(format!("status {}, not {status}", outcome.status));
     }
@@ -172,7 +172,7 @@ impl Model {
         })
     }
 
-    fn kept_status(&self, step: &Step) -> u16 {
+    fn stored_status(&self, step: &Step) -> u16 {
         self.find(step)
             .map_or(200, |at| self.entries[at].status.as_u16())
     }
@@ -191,14 +191,16 @@ impl Model {
             }
             return self.fetch(step, request, now);
         };
-        let kept = |door, entry: &Entry, saw| answer(door, entry, &method, &request, saw, now);
+        let from_store =
+            |source, entry: &Entry, saw| respond(source, entry, &method, &request, saw, now);
         match judge(&self.entries[at].lifetime, &wants, now) {
             Usability::Fresh | Usability::StaleAsAsked => {
-                kept(Door::Cache, &self.entries[at], None)
+                from_store(Source::Cache, &self.entries[at], None)
             }
             Usability::GatewayTimeout => nobody(),
             Usability::StaleWhileRevalidate => {
-                let outcome = kept(Door::Background, &self.entries[at], Some(request.clone()));
+                let outcome =
+                    from_store(Source::Background, &self.entries[at], Some(request.clone()));
                 self.fetch(step, request.clone(), now);
                 outcome
             }
@@ -207,22 +209,23 @@ impl Model {
                 if matches!(step.status, 500 | 502 | 503 | 504)
                     && after_error(&self.entries[at].lifetime, &wants, now)
                 {
-                    return kept(Door::Bridged, &self.entries[at], Some(sent));
+                    return from_store(Source::Bridged, &self.entries[at], Some(sent));
                 }
                 if step.status != 304 {
                     return self.fetch(step, sent, now);
                 }
                 let mut entry = self.entries.swap_remove(at);
-                let change = headers_of(&step.answer);
+                let change = headers_of(&step.response);
                 assert!(updates(&entry.headers, &change));
                 merge(&mut entry.headers, &change);
-                let found = self.stored(step, &request, entry.status, entry.headers.clone(), now);
-                if found {
-                    let newest = self.entries.last().expect("it was kept just now");
-                    return kept(Door::Validated, newest, Some(sent));
+                let is_stored =
+                    self.stored(step, &request, entry.status, entry.headers.clone(), now);
+                if is_stored {
+                    let newest = self.entries.last().expect("it was stored just now");
+                    return from_store(Source::Validated, newest, Some(sent));
                 }
                 clean(&mut entry.headers);
-                kept(Door::Validated, &entry, Some(sent))
+                from_store(Source::Validated, &entry, Some(sent))
             }
         }
     }
@@ -230,7 +233,7 @@ impl Model {
     /// Fetches a response from the origin, and stores it if allowed.
     fn fetch(&mut self, step: &Step, sent: HeaderMap, now: SystemTime) -> Outcome {
         let status = StatusCode::from_u16(step.status).unwrap();
-        let headers = headers_of(&step.answer);
+        let headers = headers_of(&step.response);
         self.stored(
             step,
             &headers_of(&step.request),
@@ -239,7 +242,7 @@ impl Model {
             now,
         );
         Outcome {
-            door: Door::Origin,
+            source: Source::Origin,
             status,
             headers,
             saw: Some(sent),
@@ -287,11 +290,11 @@ impl Model {
 
     fn write(&mut self, step: &Step, method: &Method, sent: HeaderMap) -> Outcome {
         let status = StatusCode::from_u16(step.status).unwrap();
-        let headers = headers_of(&step.answer);
+        let headers = headers_of(&step.response);
         let gone = invalidates(method, status, "http", &target_of(step), &headers);
         self.entries.retain(|entry| !gone.contains(&entry.target));
         Outcome {
-            door: Door::Origin,
+            source: Source::Origin,
             status,
             headers,
             saw: Some(sent),
@@ -301,15 +304,15 @@ impl Model {
 
 fn nobody() -> Outcome {
     Outcome {
-        door: Door::Nobody,
+        source: Source::Nobody,
         status: StatusCode::GATEWAY_TIMEOUT,
         headers: HeaderMap::new(),
         saw: None,
     }
 }
 
-fn answer(
-    door: Door,
+fn respond(
+    source: Source,
     entry: &Entry,
     method: &Method,
     request: &HeaderMap,
@@ -324,7 +327,7 @@ fn answer(
         to_not_modified(&mut headers);
     }
     Outcome {
-        door,
+        source,
         status,
         headers,
         saw,

@@ -16,8 +16,8 @@ pub(crate) struct Step {
     pub path: String,
     pub request: Vec<(String, String)>,
     pub status: u16,
-    pub answer: Vec<(String, String)>,
-    pub door: Option<Door>,
+    pub response: Vec<(String, String)>,
+    pub source: Option<Source>,
     pub expected_status: Option<u16>,
     pub expected: Vec<Expected>,
     pub saw: Vec<Expected>,
@@ -25,7 +25,7 @@ pub(crate) struct Step {
 
 /// Source of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Door {
+pub(crate) enum Source {
     /// The cache, without a request to the origin.
     Cache,
     /// The origin: the client gets its current response.
@@ -54,11 +54,11 @@ impl Script {
     pub(crate) fn parse(text: &str) -> Self {
         let mut steps: Vec<Step> = Vec::new();
         for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
-            let (mark, rest) = line.split_at(1);
-            let rest = rest.trim();
-            let is_request_line = mark == ">" && !rest.contains(": ") && !rest.ends_with(':');
+            let (mark, text) = line.split_at(1);
+            let text = text.trim();
+            let is_request_line = mark == ">" && !text.contains(": ") && !text.ends_with(':');
             if is_request_line {
-                let (method, path) = rest.split_once(' ').unwrap_or((rest, ""));
+                let (method, path) = text.split_once(' ').unwrap_or((text, ""));
                 steps.push(Step {
                     method: method.to_owned(),
                     path: path.to_owned(),
@@ -69,29 +69,29 @@ impl Script {
             }
             let step = steps.last_mut().expect("a step begins with a request");
             match mark {
-                ">" => step.request.push(field(rest)),
-                "<" => match rest.parse() {
+                ">" => step.request.push(field(text)),
+                "<" => match text.parse() {
                     Ok(status) => step.status = status,
-                    Err(_) => step.answer.push(field(rest)),
+                    Err(_) => step.response.push(field(text)),
                 },
-                "=" => step.expect(rest),
+                "=" => step.expect(text),
                 _ => panic!("{line}"),
             }
         }
-        assert!(steps.iter().all(|step| step.door.is_some()), "{text}");
+        assert!(steps.iter().all(|step| step.source.is_some()), "{text}");
         Self { steps }
     }
 }
 
 impl Step {
     fn expect(&mut self, text: &str) {
-        self.door = match text {
-            "cache" => Some(Door::Cache),
-            "origin" => Some(Door::Origin),
-            "validated" => Some(Door::Validated),
-            "background" => Some(Door::Background),
-            "bridged" => Some(Door::Bridged),
-            "nobody" => Some(Door::Nobody),
+        self.source = match text {
+            "cache" => Some(Source::Cache),
+            "origin" => Some(Source::Origin),
+            "validated" => Some(Source::Validated),
+            "background" => Some(Source::Background),
+            "bridged" => Some(Source::Bridged),
+            "nobody" => Some(Source::Nobody),
             _ => {
                 match (text.parse(), text.strip_prefix("saw ")) {
                     (Ok(status), _) => self.expected_status = Some(status),
@@ -104,11 +104,11 @@ impl Step {
     }
 
     /// Returns the status that the client should get.
-    pub(crate) fn client_status(&self, kept: u16) -> u16 {
-        self.expected_status.unwrap_or(match self.door {
-            Some(Door::Origin) => self.status,
-            Some(Door::Nobody) => 504,
-            _ => kept,
+    pub(crate) fn client_status(&self, stored: u16) -> u16 {
+        self.expected_status.unwrap_or(match self.source {
+            Some(Source::Origin) => self.status,
+            Some(Source::Nobody) => 504,
+            _ => stored,
         })
     }
 }

@@ -44,26 +44,29 @@ async fn exchange(to: SocketAddr, raw: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(to).await.expect("it listens");
     // The other side may close before it has read all of it.
     drop(stream.write_all(sent).await);
-    let mut answer = Vec::new();
-    let ended = timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
-    let shown = answer.escape_ascii();
+    let mut response = Vec::new();
+    let ended = timeout(PATIENCE, stream.read_to_end(&mut response)).await;
+    let shown = response.escape_ascii();
     assert!(matches!(ended, Ok(Ok(_))), "{raw}: {ended:?} after {shown}");
-    answer
+    response
 }
 
-fn statuses(answer: &[u8]) -> Vec<u16> {
-    let text = String::from_utf8_lossy(answer);
-    let heads = text.split("HTTP/1.1 ").skip(1);
+fn statuses(response: &[u8]) -> Vec<u16> {
+    let text = String::from_utf8_lossy(response);
+    let responses = text.split("HTTP/1.1 ").skip(1);
     // A page may contain the version too.
-    heads
-        .filter_map(|head| head.get(..3)?.parse().ok())
+    responses
+        .filter_map(|response| response.get(..3)?.parse().ok())
         .collect()
 }
 
 /// Sends the next request of another client, over a pooled connection to the origin.
 async fn ask_after(gateway: &Gateway) {
-    let answer = gateway.get("/after").await;
-    assert_eq!((answer.status(), answer.text().as_str()), (200, "/after"));
+    let response = gateway.get("/after").await;
+    assert_eq!(
+        (response.status(), response.text().as_str()),
+        (200, "/after")
+    );
 }
 
 /// Returns what is wrong with the requests that the origin saw, if anything.
@@ -87,7 +90,7 @@ fn fault(seen: &[Vec<u8>]) -> Option<String> {
 }
 
 #[tokio::test]
-async fn what_could_be_read_in_two_ways_never_reaches_an_origin() {
+async fn an_ambiguous_request_never_reaches_an_origin() {
     let origin = Recorder::start().await;
     let gateway = gateway_before(origin.address(), "").await;
     let cases = corpus();
@@ -97,11 +100,11 @@ async fn what_could_be_read_in_two_ways_never_reaches_an_origin() {
         name, status, raw, ..
     } in &cases
     {
-        let answer = exchange(gateway.address(), raw.as_bytes()).await;
-        if statuses(&answer) != [*status] {
+        let response = exchange(gateway.address(), raw.as_bytes()).await;
+        if statuses(&response) != [*status] {
             wrong.push(format!(
                 "{name}: {}, not {status}",
-                String::from_utf8_lossy(&answer)
+                String::from_utf8_lossy(&response)
             ));
         }
         ask_after(&gateway).await;
@@ -119,7 +122,7 @@ async fn what_could_be_read_in_two_ways_never_reaches_an_origin() {
 
 /// The control: behind a relay without checks, the same check fails for each.
 #[tokio::test]
-async fn a_relay_that_looks_at_nothing_lets_each_of_them_through() {
+async fn a_relay_without_checks_forwards_each_of_them() {
     let mut let_through = 0;
     for Case {
         name,
@@ -145,8 +148,8 @@ async fn a_relay_that_looks_at_nothing_lets_each_of_them_through() {
         let mut client = TcpStream::connect(address).await.unwrap();
         client.write_all(raw.as_bytes()).await.unwrap();
         client.shutdown().await.unwrap();
-        let mut answer = Vec::new();
-        timeout(PATIENCE, client.read_to_end(&mut answer))
+        let mut response = Vec::new();
+        timeout(PATIENCE, client.read_to_end(&mut response))
             .await
             .unwrap()
             .unwrap();
@@ -162,15 +165,15 @@ async fn a_refusal_has_an_id_a_log_line_and_a_count() {
     let origin = Recorder::start().await;
     let gateway = gateway_before(origin.address(), "").await;
     let raw = b"POST /pay?x=1 HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n";
-    let answer = String::from_utf8(exchange(gateway.address(), raw).await).unwrap();
+    let response = String::from_utf8(exchange(gateway.address(), raw).await).unwrap();
     assert!(
-        answer.starts_with("HTTP/1.1 400 Bad Request\r\n"),
-        "{answer}"
+        response.starts_with("HTTP/1.1 400 Bad Request\r\n"),
+        "{response}"
     );
-    let id = answer
+    let id = response
         .lines()
         .find_map(|line| line.strip_prefix("x-request-id: "))
-        .unwrap_or_else(|| panic!("no id in {answer}"));
+        .unwrap_or_else(|| panic!("no id in {response}"));
     let lines = gateway.log_lines(1).await;
     assert_eq!(lines[0]["id"], id, "{}", lines[0]);
     assert_eq!(lines[0]["status"], 400);
@@ -184,13 +187,13 @@ async fn a_refusal_has_an_id_a_log_line_and_a_count() {
 }
 
 #[tokio::test]
-async fn a_client_that_sends_on_still_reads_why_it_was_refused() {
+async fn a_client_that_continues_to_send_can_read_the_refusal() {
     let origin = Recorder::start().await;
     let gateway = gateway_before(origin.address(), "").await;
     let head = b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1, 1\r\n\r\n";
     for extra in [0, 10_000, 150_000] {
         let raw = [head.as_slice(), &vec![b'x'; extra]].concat();
-        let answer = exchange(gateway.address(), &raw).await;
-        assert_eq!(statuses(&answer), [400], "{extra}");
+        let response = exchange(gateway.address(), &raw).await;
+        assert_eq!(statuses(&response), [400], "{extra}");
     }
 }

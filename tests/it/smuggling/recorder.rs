@@ -30,13 +30,13 @@ impl Recorder {
         let listener = listener.expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
         let records: Arc<Mutex<Vec<Record>>> = Arc::default();
-        let kept = Arc::clone(&records);
+        let recorded = Arc::clone(&records);
         let mut task = JoinSet::new();
         task.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let record = Record::default();
-                kept.lock().push(Arc::clone(&record));
+                recorded.lock().push(Arc::clone(&record));
                 connections.spawn(serve(stream, record));
             }
         });
@@ -73,12 +73,12 @@ async fn serve(mut stream: TcpStream, record: Record) {
         waiting.extend_from_slice(&piece[..count]);
         while let Ok(Some((request, length))) = Request::read(&waiting) {
             waiting.drain(..length);
-            let answer = format!(
+            let response = format!(
                 "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{}",
                 request.target.len(),
                 request.target
             );
-            if stream.write_all(answer.as_bytes()).await.is_err() {
+            if stream.write_all(response.as_bytes()).await.is_err() {
                 return;
             }
         }
@@ -193,7 +193,7 @@ impl Request {
     }
 
     pub(super) fn values(&self, name: &str) -> Vec<&[u8]> {
-        let with_name = self.headers.iter().filter(|(known, _)| known == name);
+        let with_name = self.headers.iter().filter(|(own, _)| own == name);
         with_name.map(|(_, value)| value.as_slice()).collect()
     }
 

@@ -106,7 +106,7 @@ fn cases() -> Vec<(&'static str, String, Vec<&'static str>)> {
             vec![""],
         ),
         (
-            "what browsers leave uncoded",
+            "bytes that browsers leave unencoded",
             get("").replace("GET /", "GET /[a]|{b}^?c=[d]|`e`"),
             vec![""],
         ),
@@ -185,14 +185,14 @@ fn arrived(origin: &Recorder) -> Vec<Request> {
 }
 
 #[tokio::test]
-async fn what_is_merely_odd_passes() {
+async fn an_odd_but_valid_request_passes() {
     let origin = Recorder::start().await;
     let gateway = gateway_before(origin.address(), "").await;
     for (name, raw, bodies) in cases() {
-        let answer = exchange(gateway.address(), raw.as_bytes()).await;
+        let response = exchange(gateway.address(), raw.as_bytes()).await;
         let expected: Vec<u16> = bodies.iter().map(|_| 200).collect();
-        let shown = String::from_utf8_lossy(&answer);
-        assert_eq!(statuses(&answer), expected, "{name}: {shown}");
+        let shown = String::from_utf8_lossy(&response);
+        assert_eq!(statuses(&response), expected, "{name}: {shown}");
         let requests = arrived(&origin);
         let found: Vec<_> = requests
             .iter()
@@ -222,12 +222,12 @@ async fn a_request_that_comes_byte_by_byte_is_the_same_request() {
         stream.write_all(&[*byte]).await.unwrap();
         tokio::task::yield_now().await;
     }
-    let mut answer = Vec::new();
-    timeout(PATIENCE, stream.read_to_end(&mut answer))
+    let mut response = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut response))
         .await
         .unwrap()
         .unwrap();
-    assert_eq!(statuses(&answer), [200, 200]);
+    assert_eq!(statuses(&response), [200, 200]);
     let requests = arrived(&origin);
     let seen: Vec<_> = requests
         .iter()
@@ -242,24 +242,24 @@ async fn a_request_that_comes_byte_by_byte_is_the_same_request() {
         stream.write_all(&raw.as_bytes()[..at]).await.unwrap();
         tokio::task::yield_now().await;
         stream.write_all(&raw.as_bytes()[at..]).await.unwrap();
-        let mut answer = Vec::new();
-        timeout(PATIENCE, stream.read_to_end(&mut answer))
+        let mut response = Vec::new();
+        timeout(PATIENCE, stream.read_to_end(&mut response))
             .await
             .unwrap()
             .unwrap();
-        assert_eq!(statuses(&answer), [200, 200], "{at}");
+        assert_eq!(statuses(&response), [200, 200], "{at}");
         assert_eq!(arrived(&origin).len(), 2, "{at}");
     }
 }
 
 #[tokio::test]
-async fn what_follows_a_sound_request_is_judged_by_itself() {
+async fn the_bytes_after_a_valid_request_are_scanned_by_themselves() {
     let origin = Recorder::start().await;
     let gateway = gateway_before(origin.address(), "").await;
     let raw = "POST /first HTTP/1.1\r\nHost: a.test\r\nContent-Length: 2\r\n\r\nab\
                GET /second HTTP/1.1\r\nHost : a.test\r\n\r\nGET /third HTTP/1.1\r\nHost: a.test\r\n\r\n";
-    let answer = exchange(gateway.address(), raw.as_bytes()).await;
-    assert_eq!(statuses(&answer), [200, 400]);
+    let response = exchange(gateway.address(), raw.as_bytes()).await;
+    assert_eq!(statuses(&response), [200, 400]);
     let targets: Vec<_> = arrived(&origin).into_iter().map(|r| r.target).collect();
     assert_eq!(targets, ["/first"]);
 }
@@ -271,8 +271,8 @@ async fn underscores_pass_or_are_refused_where_a_listener_says_so() {
         let origin = Recorder::start().await;
         let listener = format!(", underscores: {policy}");
         let gateway = gateway_before(origin.address(), &listener).await;
-        let answer = exchange(gateway.address(), raw).await;
-        assert_eq!(statuses(&answer), [status], "{policy}");
+        let response = exchange(gateway.address(), raw).await;
+        assert_eq!(statuses(&response), [status], "{policy}");
         let seen: usize = arrived(&origin).iter().map(|r| r.values("x_y").len()).sum();
         assert_eq!(seen, count, "{policy}");
     }
