@@ -96,7 +96,7 @@ impl Client {
         };
         Response {
             status: head.status.as_u16(),
-            headers: head.fields,
+            headers: head.headers,
             body,
             trailers,
             error,
