@@ -6,7 +6,6 @@ pub use crate::{
     filters::FILTERS,
     live::Live,
     process::handover::Upgrades,
-    routes::{Slashes, normalise},
     status::{
         http::{RejectionReason, paths},
         metrics_page::markdown as metrics_page,

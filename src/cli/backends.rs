@@ -280,7 +280,7 @@ pub(super) mod tests {
     use std::{cell::RefCell, collections::BTreeMap};
 
     use super::*;
-    use crate::status::snapshot::ProbeStatus;
+    use crate::upstreams::ProbeStatus;
 
     /// A gateway with one upstream, `web`, whose backends follow a test's script. Each poll takes a
     /// backend's next state from the script, and the last one stays.

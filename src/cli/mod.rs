@@ -35,7 +35,7 @@ use crate::{
 
 /// Exit status of a refused configuration (`EX_CONFIG` of sysexits.h): systemd's
 /// `RestartPreventExitStatus` keeps it from restarting for ever.
-pub const EX_CONFIG: u8 = 78;
+pub(crate) const EX_CONFIG: u8 = 78;
 
 /// A programmable edge gateway for Node and Next.js apps.
 #[derive(Debug, Parser)]

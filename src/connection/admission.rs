@@ -55,7 +55,7 @@ impl ConnectionTotal {
 
 /// Counts of a listener. They survive a change of its limits.
 #[derive(Debug)]
-pub struct Admission {
+pub(crate) struct Admission {
     total: Arc<ConnectionTotal>,
     open: AtomicU32,
     /// [`UNBOUNDED`] if the listener has no limit of its own.
@@ -94,7 +94,7 @@ pub struct AdmissionGuard {
 }
 
 impl Admission {
-    pub fn new(limits: &Limits, total: &Arc<ConnectionTotal>) -> Arc<Self> {
+    pub(crate) fn new(limits: &Limits, total: &Arc<ConnectionTotal>) -> Arc<Self> {
         let admission = Self {
             total: Arc::clone(total),
             open: AtomicU32::new(0),
@@ -108,7 +108,7 @@ impl Admission {
 
     /// Sets the limits from the next connection on. A new count does not include connections that
     /// are already open.
-    pub fn set_limits(&self, limits: &Limits) {
+    pub(crate) fn set_limits(&self, limits: &Limits) {
         let most = limits.connections.unwrap_or(UNBOUNDED);
         self.most.store(most, Ordering::Relaxed);
         for (counts, most) in [
@@ -124,7 +124,7 @@ impl Admission {
     }
 
     /// Counts a connection in the total and on this listener, independent of its address.
-    pub fn enter(self: &Arc<Self>) -> Result<AdmissionGuard, AdmissionRefusal> {
+    pub(crate) fn enter(self: &Arc<Self>) -> Result<AdmissionGuard, AdmissionRefusal> {
         let in_all = self.total.open.fetch_add(1, Ordering::AcqRel);
         let here = self.open.fetch_add(1, Ordering::Relaxed);
         let guard = AdmissionGuard {

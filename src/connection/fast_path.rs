@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 /// Fingerprint of the request line and the host of a request. Zero is reserved.
-pub type Fingerprint = u64;
+pub(crate) type Fingerprint = u64;
 
 /// Number of slots. A newer fingerprint replaces the one in its slot.
 const SLOTS: usize = 16 * 1024;
@@ -60,7 +60,7 @@ impl RecentRequests {
 }
 
 /// Serves requests without Pingora's proxy, if possible. `S`: a connection.
-pub trait FastPathService<S>: Send + Sync {
+pub(crate) trait FastPathService<S>: Send + Sync {
     /// Returns true if an attempt is worthwhile.
     fn suits(&self, fingerprint: Fingerprint) -> bool;
 
@@ -76,7 +76,7 @@ pub trait FastPathService<S>: Send + Sync {
 
 /// Limits on reusing a connection after this request.
 #[derive(Clone, Copy, Debug)]
-pub struct ReuseLimits {
+pub(crate) struct ReuseLimits {
     /// Number of further requests allowed.
     pub left: u32,
     /// True if the connection ends in any case.
@@ -84,7 +84,7 @@ pub struct ReuseLimits {
 }
 
 /// Result of an attempt.
-pub enum FastPathOutcome<S> {
+pub(crate) enum FastPathOutcome<S> {
     /// The request is complete, and the connection continues or not. Its header section may not
     /// have been read from the stream.
     Over(Option<S>),

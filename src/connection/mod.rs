@@ -6,18 +6,18 @@
 //! ended by shutting down the socket's reading side: the reader sees the end of the stream, looks
 //! up the close reason, and may still send a response.
 
-pub mod admission;
+pub(crate) mod admission;
 mod close_reason;
-pub mod deadline;
-pub mod fast_path;
-pub mod header_texts;
-pub mod http2;
-pub mod listener;
-pub mod pace;
-pub mod progress;
-pub mod refusal;
-pub mod registry;
-pub mod response_header;
+pub(crate) mod deadline;
+pub(crate) mod fast_path;
+pub(crate) mod header_texts;
+pub(crate) mod http2;
+pub(crate) mod listener;
+pub(crate) mod pace;
+pub(crate) mod progress;
+pub(crate) mod refusal;
+pub(crate) mod registry;
+pub(crate) mod response_header;
 mod socket;
 
 use std::{
@@ -35,7 +35,7 @@ use std::{
 use http::HeaderValue;
 use parking_lot::Mutex;
 
-pub use self::close_reason::CloseReason;
+pub(crate) use self::close_reason::CloseReason;
 use self::{
     admission::AdmissionGuard,
     deadline::Watch,

@@ -7,7 +7,7 @@ use std::{
 
 /// Limits of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PaceLimits {
+pub(crate) struct PaceLimits {
     /// Bytes per second. 0 for no limit.
     pub rate: u64,
     /// Time by which a body may lag behind.

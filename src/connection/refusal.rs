@@ -7,7 +7,7 @@ use super::Connection;
 
 /// A request that the edge refuses itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub(crate) struct Refusal {
     pub status: StatusCode,
     /// The fixed reason for log, metric and status page.
     pub reason: &'static str,
@@ -20,7 +20,7 @@ pub struct Refusal {
 
 /// Makes responses to refused requests, logs and counts them.
 #[async_trait]
-pub trait Refuse: Send + Sync {
+pub(crate) trait Refuse: Send + Sync {
     /// Returns the response to `refusal` as bytes of HTTP/1.1, with `Connection: close`.
     async fn refuse(&self, connection: &Connection, refusal: &Refusal) -> Vec<u8>;
 

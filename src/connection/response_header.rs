@@ -22,7 +22,7 @@ pub struct ReadyHeaderLines {
 /// Both ways give the same bytes for the same response: the tests of `edge::conn::ready_lines`
 /// compare them, and state where they differ.
 #[derive(Debug)]
-pub struct ResponseHeaderWriter<'a> {
+pub(crate) struct ResponseHeaderWriter<'a> {
     pub out: &'a mut Vec<u8>,
     /// Complete header lines, inserted after the status line.
     pub ready_lines: Option<&'a [u8]>,
@@ -30,7 +30,7 @@ pub struct ResponseHeaderWriter<'a> {
 
 /// Use of the connection after a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConnectionReuse {
+pub(crate) enum ConnectionReuse {
     KeepAlive,
     Close,
 }
@@ -42,7 +42,7 @@ pub enum ConnectionReuse {
     clippy::struct_excessive_bools,
     reason = "each is the presence of a header"
 )]
-pub struct PresentHeaders {
+pub(crate) struct PresentHeaders {
     pub content_length: bool,
     transfer_encoding: bool,
     date: bool,
@@ -50,7 +50,7 @@ pub struct PresentHeaders {
 }
 
 impl PresentHeaders {
-    pub fn of(headers: &HeaderMap) -> Self {
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
         let mut present = Self::default();
         for name in headers.keys() {
             match *name {
@@ -71,7 +71,7 @@ impl ResponseHeaderWriter<'_> {
     /// has no `Date`.
     ///
     /// The version is that of the sender (RFC 9110, 6.2), whatever `headers` has.
-    pub fn write(
+    pub(crate) fn write(
         self,
         mut headers: ResponseHeader,
         present: PresentHeaders,
@@ -108,7 +108,7 @@ impl ResponseHeaderWriter<'_> {
 
     /// Copies a header section that Pingora has written, of which `section` is at least the status
     /// line. `date` replaces its `Date`.
-    pub fn copy(self, section: &[u8], date: Option<&HeaderValue>) {
+    pub(crate) fn copy(self, section: &[u8], date: Option<&HeaderValue>) {
         let out = self.out;
         let after_status = memchr::memchr(b'\n', section).map_or(section.len(), |end| end + 1);
         let (status_line, lines) = section.split_at(after_status);

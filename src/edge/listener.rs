@@ -79,7 +79,7 @@ impl Drop for UnixPath {
 /// Reason why an address could not be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {source}")]
-pub struct BindError {
+pub(crate) struct BindError {
     pub address: String,
     #[source]
     pub source: io::Error,

@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// All listeners of the process, including those that drain.
-pub struct Listeners<A> {
+pub(crate) struct Listeners<A> {
     app: Arc<A>,
     fast_path: Arc<dyn FastPathService<Stream>>,
     refuser: Arc<dyn Refuse>,
@@ -60,7 +60,7 @@ struct OpenListener<A> {
 
 /// Public information about a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListenerInfo {
+pub(crate) struct ListenerInfo {
     pub name: Arc<str>,
     /// Address with its real port, even where the configuration has 0.
     pub address: String,
@@ -68,14 +68,14 @@ pub struct ListenerInfo {
 
 /// Sockets for a configuration: new ones are bound and do not accept yet. Dropping this closes
 /// them.
-pub struct PreparedListeners {
+pub(crate) struct PreparedListeners {
     new: Vec<(Arc<Listener>, BoundListener)>,
 }
 
 /// Reason why the listeners of a configuration cannot be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("{source}")]
-pub struct PrepareError {
+pub(crate) struct PrepareError {
     /// Index of the listener, in the order of the configuration.
     pub index: usize,
     #[source]
@@ -83,14 +83,14 @@ pub struct PrepareError {
 }
 
 /// Returns a socket that already listens on a place, if there is one.
-pub type Inherit<'a> = &'a mut dyn FnMut(&str) -> Option<OwnedFd>;
+pub(crate) type Inherit<'a> = &'a mut dyn FnMut(&str) -> Option<OwnedFd>;
 
 impl<A> Listeners<A>
 where
     A: HttpServerApp + Send + Sync + 'static,
 {
     /// Creates the set of listeners; `fast_path` is a fast path around `app`.
-    pub fn new(
+    pub(crate) fn new(
         app: Arc<A>,
         fast_path: Arc<dyn FastPathService<Stream>>,
         refuser: Arc<dyn Refuse>,
@@ -109,7 +109,7 @@ where
     }
 
     /// Binds the listeners in `wanted` that are not open yet.
-    pub fn prepare(
+    pub(crate) fn prepare(
         &self,
         wanted: &[Arc<Listener>],
         inherit: Inherit<'_>,
@@ -133,7 +133,7 @@ where
 
     /// Makes `wanted` the open listeners. Listeners that it does not contain drain, and accept no
     /// connections once this returns.
-    pub async fn commit(
+    pub(crate) async fn commit(
         &self,
         prepared: PreparedListeners,
         wanted: &[Arc<Listener>],
@@ -204,7 +204,7 @@ where
     }
 
     /// Returns the listeners that accept, in the order of the configuration.
-    pub fn opened(&self) -> Vec<ListenerInfo> {
+    pub(crate) fn opened(&self) -> Vec<ListenerInfo> {
         let open = self.open.lock();
         let opened = open.iter().map(|open| ListenerInfo {
             name: Arc::clone(&open.config.name),
@@ -214,7 +214,7 @@ where
     }
 
     /// Runs `work` with the sockets that accept, each with its place.
-    pub fn with_sockets<T>(&self, work: impl FnOnce(&[(String, BorrowedFd<'_>)]) -> T) -> T {
+    pub(crate) fn with_sockets<T>(&self, work: impl FnOnce(&[(String, BorrowedFd<'_>)]) -> T) -> T {
         let open = self.open.lock();
         let sockets: Vec<_> = open
             .iter()
@@ -224,7 +224,7 @@ where
     }
 
     /// Makes another process the owner of the sockets: closing them here removes no path.
-    pub fn hand_over(&self) {
+    pub(crate) fn hand_over(&self) {
         for open in &*self.open.lock() {
             open.bound.hand_over();
         }
@@ -232,7 +232,7 @@ where
 
     /// Stops accepting, and waits until every connection has ended, including those of listeners
     /// that were removed before.
-    pub async fn retire(&self, drain: Drain) {
+    pub(crate) async fn retire(&self, drain: Drain) {
         let open = std::mem::take(&mut *self.open.lock());
         let mut retiring = JoinSet::new();
         for open in open {

@@ -7,12 +7,12 @@ mod frames;
 mod head;
 mod http2;
 mod listener;
-pub mod listeners;
+pub(crate) mod listeners;
 mod proxy_protocol;
 mod serve;
 mod transport;
 mod websocket;
-pub mod worker;
+pub(crate) mod worker;
 
 /// Functions that fuzz targets call.
 #[cfg(any(test, fuzzing))]

@@ -34,7 +34,7 @@ impl CustomFilter {
 
 /// Reason why filters cannot be added.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CustomFilterError {
+pub(crate) enum CustomFilterError {
     #[error("filter name `{0}` is taken: choose another")]
     Taken(&'static str),
     #[error("filter `{0}` is placed before the unknown filter `{1}`")]
@@ -46,7 +46,9 @@ pub enum CustomFilterError {
 static ALL: OnceLock<Box<[Entry]>> = OnceLock::new();
 
 /// Adds these filters to the filters of this process.
-pub fn register(own: impl IntoIterator<Item = CustomFilter>) -> Result<(), CustomFilterError> {
+pub(crate) fn register(
+    own: impl IntoIterator<Item = CustomFilter>,
+) -> Result<(), CustomFilterError> {
     let all = with(own)?;
     ALL.set(all).map_err(|_| CustomFilterError::TooLate)
 }

@@ -2,29 +2,29 @@
 //!
 //! A new filter is a folder here, a `mod` line and an [`Entry`]; see `docs/adding-a-filter.md`.
 
-pub mod access;
-pub mod access_log;
-pub mod api_key;
-pub mod basic_auth;
-pub mod body_limit;
-pub mod cache;
-pub mod client_cert;
-pub mod compression;
-pub mod cors;
-pub mod csrf;
-pub mod custom;
-pub mod forward_auth;
-pub mod headers;
-pub mod in_flight;
-pub mod jwt;
-pub mod methods;
-pub mod plugins;
-pub mod rate_limit;
-pub mod request_id;
-pub mod security_headers;
+pub(crate) mod access;
+pub(crate) mod access_log;
+pub(crate) mod api_key;
+pub(crate) mod basic_auth;
+pub(crate) mod body_limit;
+pub(crate) mod cache;
+pub(crate) mod client_cert;
+pub(crate) mod compression;
+pub(crate) mod cors;
+pub(crate) mod csrf;
+pub(crate) mod custom;
+pub(crate) mod forward_auth;
+pub(crate) mod headers;
+pub(crate) mod in_flight;
+pub(crate) mod jwt;
+pub(crate) mod methods;
+pub(crate) mod plugins;
+pub(crate) mod rate_limit;
+pub(crate) mod request_id;
+pub(crate) mod security_headers;
 #[cfg(test)]
 mod tests;
-pub mod timing;
+pub(crate) mod timing;
 
 use std::sync::Arc;
 
@@ -118,6 +118,6 @@ pub const FILTERS: &[Entry] = &[
 ];
 
 /// Returns the built-in filters, with those that the program registered ([`custom`]) at their places.
-pub fn all() -> &'static [Entry] {
+pub(crate) fn all() -> &'static [Entry] {
     custom::all()
 }

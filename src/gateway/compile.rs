@@ -55,7 +55,7 @@ pub fn compile(file: &File, folder: &Path, world: &World) -> (Option<Gateway>, D
 }
 
 /// Compiles as [`compile`] does, and always records the files that it reads or would read.
-pub fn compile_noting(
+pub(crate) fn compile_noting(
     file: &File,
     folder: &Path,
     world: &World,
@@ -67,7 +67,7 @@ pub fn compile_noting(
 }
 
 /// Compiles as [`compile`] does, with the requested profile.
-pub fn compile_with(
+pub(crate) fn compile_with(
     file: &File,
     folder: &Path,
     world: &World,

@@ -10,7 +10,7 @@ use pingora::http::RequestHeader;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-pub use super::explain_cache::{ExplainedCache, ExplainedKey, StoredEntry, StoredLookup};
+pub(crate) use super::explain_cache::{ExplainedCache, StoredEntry, StoredLookup};
 use super::{Gateway, Route, explain_cache};
 use crate::{
     base::{clock::Clock, reserved_headers::Reserved, secret},
@@ -21,7 +21,7 @@ use crate::{
 /// Request to explain.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ExplainRequest {
+pub(crate) struct ExplainRequest {
     pub method: String,
     /// Path or complete URL.
     pub url: String,
@@ -41,7 +41,7 @@ const fn localhost() -> IpAddr {
 
 /// Scope of an explanation: with or without the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExplainScope {
+pub(crate) enum ExplainScope {
     /// Includes the store of a gateway that serves.
     IntoTheStore,
     /// Only the rules, because the caller's own store is empty.
@@ -50,7 +50,7 @@ pub enum ExplainScope {
 
 /// Output of `edgeway explain`.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Explanation {
+pub(crate) struct Explanation {
     pub host: String,
     /// Path and query as routes see them.
     pub target: String,
@@ -80,7 +80,7 @@ pub struct Explanation {
 
 /// Route, and why it won or lost.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct ConsideredRoute {
+pub(crate) struct ConsideredRoute {
     pub route: String,
     pub why: String,
 }
@@ -99,7 +99,7 @@ fn from_map<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<(String, String)>, D:
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub struct ExplainedFilter {
+pub(crate) struct ExplainedFilter {
     pub name: String,
     pub phases: Vec<String>,
     /// Parts of this request that the filter would check.
@@ -109,7 +109,7 @@ pub struct ExplainedFilter {
 
 /// Reason why a request cannot be explained.
 #[derive(Debug, thiserror::Error)]
-pub enum ExplainError {
+pub(crate) enum ExplainError {
     #[error("invalid method `{0}`")]
     Method(String),
     #[error("invalid header `{0}`: write `Name: value`")]
@@ -121,7 +121,7 @@ pub enum ExplainError {
 }
 
 /// Explains a request.
-pub fn explain(
+pub(crate) fn explain(
     gateway: &Gateway,
     question: &ExplainRequest,
     look: ExplainScope,
@@ -376,7 +376,7 @@ fn action_text(route: &Route, target: &Target<'_>, params: &Params) -> String {
 }
 
 /// Describes a route's action in a few words.
-pub fn action(route: &Route) -> String {
+pub(crate) fn action(route: &Route) -> String {
     match &route.action {
         Action::Forward(forward) => match &forward.websocket {
             Some(_) => format!("upstream {} (websocket)", forward.upstream),

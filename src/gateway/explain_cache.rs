@@ -19,7 +19,7 @@ use crate::{
 
 /// Explanation of a route's cache.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct ExplainedCache {
+pub(crate) struct ExplainedCache {
     /// Reason for a bypass, if the request bypasses the cache.
     pub past: Option<String>,
     pub key: Option<ExplainedKey>,
@@ -35,7 +35,7 @@ pub struct ExplainedCache {
 
 /// Key that stored responses are found by.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct ExplainedKey {
+pub(crate) struct ExplainedKey {
     pub url: String,
     /// Other parts of the request that are in the key, one per line.
     pub and: Vec<String>,
@@ -43,7 +43,7 @@ pub struct ExplainedKey {
 
 /// Result of a lookup in the store for the request.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct StoredLookup {
+pub(crate) struct StoredLookup {
     /// Same value as in `X-Cache-Status`: `HIT`, `STALE`, `EXPIRED`, `MISS` or `BYPASS`.
     pub outcome: String,
     /// Reason why the outcome is not `HIT`.
@@ -55,7 +55,7 @@ pub struct StoredLookup {
 
 /// Stored response.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct StoredEntry {
+pub(crate) struct StoredEntry {
     pub status: u16,
     /// Age in seconds.
     pub age: u64,

@@ -5,10 +5,10 @@ mod acme;
 mod address;
 mod admin;
 mod audit;
-pub mod cache;
+pub(crate) mod cache;
 mod compile;
 mod effective;
-pub mod explain;
+pub(crate) mod explain;
 mod explain_cache;
 mod fan_out;
 mod fleet;
@@ -17,32 +17,35 @@ mod geo;
 mod guards;
 mod limits;
 mod listener;
-pub mod metrics;
-pub mod print;
-pub mod profiles;
+pub(crate) mod metrics;
+pub(crate) mod print;
+pub(crate) mod profiles;
 mod rate_limits;
 mod recognise;
 mod redis;
 mod reserved;
 mod route_identity;
-pub mod schema;
+pub(crate) mod schema;
 
 use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
 use http::HeaderName;
 
+pub use self::compile::compile;
+#[cfg(test)]
+pub(crate) use self::listener::ExceptPath;
 use self::metrics::RouteMetrics;
-pub use self::{
+pub(crate) use self::{
     address::ListenAddress,
     admin::{Admin, AdminSocket},
     audit::AuditLog,
     cache::{RouteCache, UpstreamFetch},
-    compile::{compile, compile_noting, compile_with},
+    compile::{compile_noting, compile_with},
     fan_out::FanOut,
     flood_guard::{Challenge, FloodGuard},
     guards::DetachedGuard,
     limits::Limits,
-    listener::{ExceptPath, Listener, ProxyProtocol, ToHttps},
+    listener::{Listener, ToHttps},
     profiles::Profiles,
     recognise::RecognisedRequest,
 };
@@ -170,7 +173,7 @@ pub fn load(path: &Path) -> Loaded {
 }
 
 /// Reads a configuration as [`load`] does, with the kept texts of the files at `path`.
-pub fn load_stored(path: &Path, stored: &SourceTexts) -> Loaded {
+pub(crate) fn load_stored(path: &Path, stored: &SourceTexts) -> Loaded {
     read(source::load_stored(path, stored))
 }
 

@@ -52,7 +52,7 @@ impl Zone for ProfileSwitch {
 
 /// Profile selection for compiling a configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProfileSelection<'a> {
+pub(crate) enum ProfileSelection<'a> {
     /// The active profile, if the file has one of that name.
     Same,
     Named(&'a str),
@@ -227,7 +227,7 @@ pub(super) fn print(file: &File) -> Json {
 /// Updates the lifetimes of stored responses from the configuration `before` to the one that serves
 /// `now`, where they came from the former. Lifetimes that the origin set stay. Returns the number
 /// of updated responses.
-pub fn reset_lifetimes(before: &Gateway, now: &Gateway) -> usize {
+pub(crate) fn reset_lifetimes(before: &Gateway, now: &Gateway) -> usize {
     let Some(cache) = &now.cache else {
         return 0;
     };

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Target of audit lines in the process's own log.
-pub const TARGET: &str = "edgeway::audit";
+pub(crate) const TARGET: &str = "edgeway::audit";
 
 /// Actor of an action.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! The gateway that serves, swapped as a whole.
 
-pub mod audit;
-pub mod reload;
-pub mod supervisor;
+pub(crate) mod audit;
+pub(crate) mod reload;
+pub(crate) mod supervisor;
 
 use std::{
     sync::Arc,
@@ -52,7 +52,7 @@ pub struct ServingConfiguration {
 
 /// Reason why a configuration came to serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SwitchReason {
+pub(crate) enum SwitchReason {
     /// The configuration was read from its files.
     Read,
     /// The configuration was read before, and another profile is switched on.

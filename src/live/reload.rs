@@ -12,7 +12,7 @@ use crate::{
 
 /// A valid configuration that is ready to serve. It holds zones of its own until it is taken or
 /// refused.
-pub struct Candidate {
+pub(crate) struct Candidate {
     pub file: File,
     pub sources: Sources,
     /// Warnings only.
@@ -21,14 +21,14 @@ pub struct Candidate {
 }
 
 /// A configuration with errors.
-pub struct InvalidCandidate {
+pub(crate) struct InvalidCandidate {
     pub sources: Sources,
     pub diagnostics: Diagnostics,
 }
 
 /// Reads and compiles the configuration at `path`. It blocks on files, so it needs a thread that
 /// may wait. Calls must not overlap, and each result must be taken or refused before the next.
-pub fn read(live: &Live, path: &Path) -> Result<Candidate, Box<InvalidCandidate>> {
+pub(crate) fn read(live: &Live, path: &Path) -> Result<Candidate, Box<InvalidCandidate>> {
     live.world.zones.begin();
     let Loaded {
         mut sources,
@@ -61,7 +61,7 @@ pub fn read(live: &Live, path: &Path) -> Result<Candidate, Box<InvalidCandidate>
 
 /// Puts a candidate into service from the next request on. Returns its number, and the changes of
 /// zones.
-pub fn take(
+pub(crate) fn take(
     live: &Live,
     supervisor: &Supervisor,
     gateway: &Arc<Gateway>,
@@ -75,7 +75,7 @@ pub fn take(
 }
 
 /// Refuses the configuration that was read, and keeps only the reason.
-pub fn refuse(live: &Live, why: String) {
+pub(crate) fn refuse(live: &Live, why: String) {
     live.refused(why);
     live.world.zones.undo();
     live.gateway().forget_stale_metrics(&live.world.metrics);

@@ -9,14 +9,14 @@ use super::Live;
 use crate::{base::tasks::Tasks, gateway::Gateway, upstreams};
 
 /// Tasks beside the requests. Dropping it stops all of them.
-pub struct Supervisor {
+pub(crate) struct Supervisor {
     process: Tasks,
     gateway: Mutex<Tasks>,
 }
 
 impl Supervisor {
     /// Starts the tasks of the live gateway.
-    pub fn start(live: &Live) -> Self {
+    pub(crate) fn start(live: &Live) -> Self {
         let process = Tasks::default();
         process.spawn("deadlines", live.connections.clone().supervise());
         Self {
@@ -26,7 +26,7 @@ impl Supervisor {
     }
 
     /// Tasks of the process, to which callers add their own.
-    pub fn process(&self) -> &Tasks {
+    pub(crate) fn process(&self) -> &Tasks {
         &self.process
     }
 
@@ -40,12 +40,12 @@ impl Supervisor {
 
     /// Stops the tasks of the gateway, so that a successor alone probes backends and orders
     /// certificates.
-    pub fn retire(&self) {
+    pub(crate) fn retire(&self) {
         self.gateway.lock().stop();
     }
 
     /// Stops all tasks.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.process.stop();
         self.gateway.lock().stop();
     }

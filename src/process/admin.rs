@@ -70,7 +70,7 @@ enum AdminChange<T, L> {
 
 /// Why an admin listener cannot be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum AdminError {
+pub(crate) enum AdminError {
     #[error("cannot open the admin listener on {address}")]
     Address {
         address: SocketAddr,

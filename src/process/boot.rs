@@ -37,7 +37,7 @@ use crate::{
 const FLUSH: Duration = Duration::from_secs(2);
 
 /// Input of [`serve`].
-pub struct BootOptions {
+pub(crate) struct BootOptions {
     /// Launch parameters and inherited files of this process.
     pub birth: LaunchState,
     pub file: File,
@@ -54,7 +54,7 @@ pub struct BootOptions {
 
 /// Why the process could not serve.
 #[derive(Debug, thiserror::Error)]
-pub enum BootError {
+pub(crate) enum BootError {
     #[error("the configuration has errors")]
     Config { diagnostics: Diagnostics },
     #[error("cannot start the runtime")]
@@ -68,7 +68,7 @@ pub enum BootError {
 }
 
 /// Serves until a stop signal or until a successor serves, then drains. Returns the exit status.
-pub fn serve(setup: BootOptions) -> Result<u8, BootError> {
+pub(crate) fn serve(setup: BootOptions) -> Result<u8, BootError> {
     let workers = worker::runtime(setup.threads).map_err(BootError::Runtime)?;
     // Signals, deadlines, probes, DNS and the admin listener have this thread to themselves. An
     // idle worker then has no timers of ours to check.

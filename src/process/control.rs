@@ -63,7 +63,7 @@ pub(super) struct Control {
 
 /// Why the process cannot begin to serve.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub(crate) enum StartError {
     #[error(transparent)]
     Listener(#[from] PrepareError),
     #[error(transparent)]

@@ -30,7 +30,11 @@ const CONFIG: &str = include_str!("demo.yaml");
 const PAGE: &str = include_str!("demo.html");
 
 /// Serves the demonstration until a stop signal.
-pub fn serve(birth: LaunchState, address: SocketAddr, admin: SocketAddr) -> Result<u8, BootError> {
+pub(crate) fn serve(
+    birth: LaunchState,
+    address: SocketAddr,
+    admin: SocketAddr,
+) -> Result<u8, BootError> {
     let runtime = worker::runtime(Some(1)).map_err(BootError::Runtime)?;
     let apps = Tasks::default();
     let started = runtime.block_on(async {

@@ -24,7 +24,7 @@ use crate::{
 
 /// Stored copy of a configuration.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct LastGood {
+pub(crate) struct LastGood {
     /// The main file, as an absolute path.
     path: PathBuf,
     /// When the configuration began to serve, in seconds since 1970.
@@ -34,7 +34,7 @@ pub struct LastGood {
 
 /// Why there is no stored configuration, or why it cannot be written.
 #[derive(Debug, thiserror::Error)]
-pub enum LastGoodError {
+pub(crate) enum LastGoodError {
     #[error("no folder for it: neither STATE_DIRECTORY nor XDG_STATE_HOME nor HOME is set")]
     NoFolder,
     #[error("cannot write `{}`", path.display())]
@@ -61,7 +61,7 @@ pub enum LastGoodError {
 
 /// Stores the texts of the configuration at `path`, which serves now. Blocks. An obstacle is logged
 /// once, and has no other effect.
-pub fn keep(path: &Path, sources: &Sources) {
+pub(crate) fn keep(path: &Path, sources: &Sources) {
     static REPORTED: AtomicBool = AtomicBool::new(false);
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock();
@@ -83,7 +83,7 @@ pub fn keep(path: &Path, sources: &Sources) {
 }
 
 /// Same as [`keep`], on a thread that may block.
-pub async fn keep_later(path: PathBuf, sources: Sources) {
+pub(crate) async fn keep_later(path: PathBuf, sources: Sources) {
     let stored = tokio::task::spawn_blocking(move || keep(&path, &sources)).await;
     if let Err(error) = stored {
         warn!(error:%; "configuration not stored for `--last-good`");
@@ -91,14 +91,14 @@ pub async fn keep_later(path: PathBuf, sources: Sources) {
 }
 
 /// Finds the stored copy of the configuration at `path`.
-pub fn find(path: &Path) -> Result<LastGood, LastGoodError> {
+pub(crate) fn find(path: &Path) -> Result<LastGood, LastGoodError> {
     let state = state_folder(path).ok_or(LastGoodError::NoFolder)?;
     read(&state, path)
 }
 
 impl LastGood {
     /// When the configuration began to serve, for display.
-    pub fn since(&self) -> String {
+    pub(crate) fn since(&self) -> String {
         let since = UNIX_EPOCH + Duration::from_secs(self.since);
         DateTime::<Local>::from(since).to_rfc3339_opts(SecondsFormat::Secs, true)
     }

@@ -41,7 +41,7 @@ const QUIET: [(&str, &str); 3] = [
 static LOGGER: OnceLock<BoundedLogger> = OnceLock::new();
 
 /// Sets up the log. `EDGEWAY_LOG` takes `env_logger`'s filters.
-pub fn init() {
+pub(crate) fn init() {
     let written = std::env::var("EDGEWAY_LOG");
     let style = std::env::var(env_logger::DEFAULT_WRITE_STYLE_ENV);
     let inner = env_logger::Builder::new()

@@ -10,7 +10,7 @@ use std::{
 /// systemd sets it by `StateDirectory=`. Elsewhere it is in the user's folder for state, with a
 /// folder per configuration, because a user may run several gateways. It need not exist: the first
 /// writer creates it.
-pub fn state_folder(config: &Path) -> Option<PathBuf> {
+pub(crate) fn state_folder(config: &Path) -> Option<PathBuf> {
     in_environment(config, |name| std::env::var_os(name))
 }
 

@@ -33,7 +33,7 @@ pub(super) struct RoutePlacement {
 }
 
 /// State of one request. Boxed, because Pingora moves it around.
-pub struct Context {
+pub(crate) struct Context {
     /// Configuration that was active when the request began. The request sees no other.
     pub(super) gateway: Arc<Gateway>,
     pub(super) route: Option<RoutePlacement>,

@@ -40,7 +40,7 @@ use crate::{
 const MAX_FIELDS: usize = 64;
 
 /// Fast path around `service`.
-pub struct FastPath {
+pub(crate) struct FastPath {
     live: Arc<Live>,
     service: Arc<Service>,
 }
@@ -52,7 +52,7 @@ pub(super) struct DecidedRequest {
 }
 
 impl FastPath {
-    pub fn new(live: &Arc<Live>, service: &Arc<Service>) -> Self {
+    pub(crate) fn new(live: &Arc<Live>, service: &Arc<Service>) -> Self {
         Self {
             live: Arc::clone(live),
             service: Arc::clone(service),

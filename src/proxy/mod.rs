@@ -10,12 +10,12 @@ mod direct;
 mod error;
 mod fast_path;
 mod final_headers;
-pub mod forwarded;
+pub(crate) mod forwarded;
 mod grpc;
 mod guard;
 mod hop_by_hop;
 mod http2;
-pub mod page;
+pub(crate) mod page;
 mod refuse;
 mod reply;
 mod request;
@@ -43,7 +43,7 @@ use pingora_cache::{CacheKey, CacheMeta, ForcedFreshness, HitHandler, RespCachea
 use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, ProxyWarnLogContext, RangeType, Session};
 
 use self::{context::Context, error::Failure};
-pub use self::{fast_path::FastPath, refuse::Refuser};
+pub(crate) use self::{fast_path::FastPath, refuse::Refuser};
 use crate::{
     base::open_headers::OpenResponseHeaders,
     chain::{Phase, Verdict},
@@ -53,15 +53,15 @@ use crate::{
 };
 
 /// Proxy of one process. The requests of every listener pass through it.
-pub struct Proxy {
+pub(crate) struct Proxy {
     live: Arc<Live>,
 }
 
 /// Pingora's proxy with the hooks of the gateway.
-pub type Service = HttpProxy<Proxy>;
+pub(crate) type Service = HttpProxy<Proxy>;
 
 /// Returns a proxy service that is ready to accept connections.
-pub fn service(live: &Arc<Live>) -> Service {
+pub(crate) fn service(live: &Arc<Live>) -> Service {
     // Must run before Pingora's connector installs its own provider.
     tls::install_provider();
     let conf = ServerConf {

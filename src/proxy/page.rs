@@ -12,7 +12,7 @@ use crate::base::accept;
 
 /// Content of a page.
 #[derive(Clone, Copy, Debug)]
-pub struct Page<'a> {
+pub(crate) struct Page<'a> {
     pub status: StatusCode,
     /// Reason word of the refusal; `null` in JSON if there is none.
     pub reason: Option<&'a str>,
@@ -26,7 +26,7 @@ pub struct Page<'a> {
 
 /// Format of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PageFormat {
+pub(crate) enum PageFormat {
     Json,
     Html,
     Text,
@@ -69,7 +69,7 @@ fn split(mut rest: &'static str) -> Box<[TemplatePart]> {
 impl PageFormat {
     /// Returns the format that an `Accept` header prefers. Without a preference, as with curl's
     /// `*/*`, it is text: a person can read it in a terminal and a program need not parse it.
-    pub fn of(accept: Option<&HeaderValue>) -> Self {
+    pub(crate) fn of(accept: Option<&HeaderValue>) -> Self {
         const OFFERS: &[&str] = &["application/json", "text/html", "text/plain"];
         match accept.and_then(|value| accept::preferred(value.as_bytes(), OFFERS)) {
             Some(0) => Self::Json,
@@ -81,7 +81,7 @@ impl PageFormat {
 
 impl Page<'_> {
     /// Returns the page's content type and body, in the format that `accept` prefers.
-    pub fn render(&self, accept: Option<&HeaderValue>) -> (HeaderValue, Bytes) {
+    pub(crate) fn render(&self, accept: Option<&HeaderValue>) -> (HeaderValue, Bytes) {
         match PageFormat::of(accept) {
             PageFormat::Json => (JSON, self.json()),
             PageFormat::Html => (HTML, self.html()),

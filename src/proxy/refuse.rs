@@ -29,12 +29,12 @@ use crate::{
 };
 
 /// Builds and logs refusals for the edge.
-pub struct Refuser {
+pub(crate) struct Refuser {
     live: Arc<Live>,
 }
 
 impl Refuser {
-    pub fn new(live: &Arc<Live>) -> Self {
+    pub(crate) fn new(live: &Arc<Live>) -> Self {
         Self {
             live: Arc::clone(live),
         }

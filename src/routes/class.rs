@@ -22,7 +22,7 @@ const IMAGE_ENDINGS: [&str; 9] = [
 ///
 /// The path takes precedence over headers wherever a client could otherwise choose a class with a
 /// wider limit by sending a header: `/api/` stays [`Class::Api`] with a prefetch header too.
-pub fn classify(path: &[u8], request: &RequestHeader) -> Class {
+pub(crate) fn classify(path: &[u8], request: &RequestHeader) -> Class {
     if is_api(path) {
         return Class::Api;
     }

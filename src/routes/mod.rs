@@ -15,17 +15,15 @@ mod template;
 mod tests;
 mod trie;
 
-pub use self::{
-    action::{Action, Forward, Redirect, Respond, Rewrite, Websocket},
+pub(crate) use self::{
+    action::Action,
     class::classify,
     params::{ParamNames, Params, Slot},
-    table::{
-        ConsideredEntry, GuardSearchResult, LiteralMatch, RouteProtection, RouteReason, RouteTable,
-    },
+    table::{GuardSearchResult, LiteralMatch, RouteProtection, RouteReason, RouteTable},
 };
-pub use crate::base::{
+pub(crate) use crate::base::{
     host::host_of,
-    target::{InvalidTarget, NormalisedTarget, Slashes, Target, normalise},
+    target::{InvalidTarget, Slashes, Target, normalise},
 };
 
 /// A problem in a piece of the configuration, before its place is known.

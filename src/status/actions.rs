@@ -25,7 +25,7 @@ use crate::{
 /// An action that has begun is completed and written to the audit log, even if the client
 /// disconnects.
 #[async_trait]
-pub trait Actions: Send + Sync + 'static {
+pub(crate) trait Actions: Send + Sync + 'static {
     /// Token that clients over TCP must present, if any.
     fn token(&self) -> Option<Secret>;
 
@@ -86,7 +86,7 @@ pub trait Actions: Send + Sync + 'static {
 /// Result of a reload.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct ReloadResult {
+pub(crate) struct ReloadResult {
     /// The number of the configuration that serves now.
     pub generation: u64,
     pub took_ms: f64,
@@ -99,7 +99,7 @@ pub struct ReloadResult {
 /// Changes of live state in a reload, by the names of its zones.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct ZoneChanges {
+pub(crate) struct ZoneChanges {
     pub kept: Vec<String>,
     pub added: Vec<String>,
     pub dropped: Vec<String>,
@@ -108,7 +108,7 @@ pub struct ZoneChanges {
 /// Result of an upgrade.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct UpgradeResult {
+pub(crate) struct UpgradeResult {
     /// Process id of the new process.
     pub pid: u32,
     pub version: String,
@@ -118,14 +118,14 @@ pub struct UpgradeResult {
 /// The profile to switch on. Absent to switch all off.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ProfileSelection {
+pub(crate) struct ProfileSelection {
     pub name: Option<String>,
 }
 
 /// The defined profiles, and the active one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Profiles {
+pub(crate) struct Profiles {
     pub active: Option<String>,
     pub profiles: Vec<String>,
 }
@@ -133,7 +133,7 @@ pub struct Profiles {
 /// Result of a profile switch.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct SwitchResult {
+pub(crate) struct SwitchResult {
     pub active: Option<String>,
     pub profiles: Vec<String>,
     /// The number of the configuration that serves now.
@@ -145,7 +145,7 @@ pub struct SwitchResult {
 
 /// A backend by its upstream and its address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BackendName {
+pub(crate) struct BackendName {
     pub upstream: String,
     pub address: String,
 }
@@ -153,7 +153,7 @@ pub struct BackendName {
 /// A backend to add.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct NewBackend {
+pub(crate) struct NewBackend {
     pub address: String,
     #[serde(default = "one")]
     pub weight: u16,
@@ -165,7 +165,7 @@ pub struct NewBackend {
 /// A client to ban.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct NewBan {
+pub(crate) struct NewBan {
     pub address: String,
     #[serde(rename = "for", default = "ban_time")]
     pub lasts: Span,
@@ -174,7 +174,7 @@ pub struct NewBan {
 }
 
 /// Default duration of a ban.
-pub const fn ban_time() -> Span {
+pub(crate) const fn ban_time() -> Span {
     Span::secs(600)
 }
 
@@ -185,21 +185,21 @@ const fn one() -> u16 {
 /// State of a backend after an action. A removed backend has its last state.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct BackendResult {
+pub(crate) struct BackendResult {
     pub upstream: String,
     pub backend: BackendStatus,
 }
 
 /// Reason of [`ActionError`] after an upgrade: the successor accepts the request.
-pub const SUCCEEDED: &str = "succeeded";
+pub(crate) const SUCCEEDED: &str = "succeeded";
 
 /// Reason of [`ActionError`] if a required token is missing.
-pub const TOKEN_MISSING: &str = "token_missing";
+pub(crate) const TOKEN_MISSING: &str = "token_missing";
 
 /// Error of an action that was not done, or not completed. It changed nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
-pub struct ActionError {
+pub(crate) struct ActionError {
     /// Status of the HTTP response.
     pub status: u16,
     /// The fixed reason for response, audit log and metric.
@@ -215,7 +215,7 @@ pub struct ActionError {
 }
 
 impl ActionError {
-    pub fn new(status: u16, reason: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn new(status: u16, reason: &'static str, message: impl Into<String>) -> Self {
         Self {
             status,
             reason: Cow::Borrowed(reason),
@@ -226,7 +226,7 @@ impl ActionError {
     }
 
     /// Creates the error of an invalid configuration: 422, reason `config`.
-    pub fn configuration(sources: &Sources, diagnostics: &Diagnostics) -> Self {
+    pub(crate) fn configuration(sources: &Sources, diagnostics: &Diagnostics) -> Self {
         let first = diagnostics
             .sorted()
             .into_iter()

@@ -23,7 +23,7 @@ const RUN: &str = "/run/edgeway";
 const NAME: &str = "admin.sock";
 
 /// The group whose users may open the socket.
-pub const GROUP: &str = "edgeway";
+pub(crate) const GROUP: &str = "edgeway";
 const MODE: u32 = 0o600;
 const MODE_WITH_GROUP: u32 = 0o660;
 
@@ -31,7 +31,7 @@ const MODE_WITH_GROUP: u32 = 0o660;
 ///
 /// systemd's `RuntimeDirectory=` sets its folder. Otherwise root uses `/run/edgeway`, as does a
 /// user who may write there. Other users have a folder of their own.
-pub fn usual() -> PathBuf {
+pub(crate) fn usual() -> PathBuf {
     let may_write = access(RUN, Access::WRITE_OK).is_ok();
     let uid = rustix::process::geteuid().as_raw();
     folders(uid, |name| std::env::var_os(name))
@@ -42,7 +42,7 @@ pub fn usual() -> PathBuf {
 }
 
 /// Paths where a command looks for the socket, the likeliest first. None of them need exist.
-pub fn likely() -> Vec<PathBuf> {
+pub(crate) fn likely() -> Vec<PathBuf> {
     let uid = rustix::process::geteuid().as_raw();
     let folders = folders(uid, |name| std::env::var_os(name)).into_iter();
     folders
@@ -75,7 +75,7 @@ fn folders(uid: u32, var: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
 /// # Errors
 ///
 /// If the path is taken, or the folder is not writable for us.
-pub fn open(path: &Path, is_usual: bool, backlog: i32) -> Result<UnixListener, SocketError> {
+pub(crate) fn open(path: &Path, is_usual: bool, backlog: i32) -> Result<UnixListener, SocketError> {
     let group = fs::read_to_string("/etc/group").ok();
     let group = group.and_then(|groups| id_of(&groups, GROUP));
     if let (true, Some(folder)) = (is_usual, path.parent()) {

@@ -24,10 +24,10 @@ use crate::{
 };
 
 /// Time limit of a read request.
-pub const READ_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time limit of an action. The gateway gives up before.
-pub const ACTION: Duration = Duration::from_secs(125);
+pub(crate) const ACTION: Duration = Duration::from_secs(125);
 
 /// Retries of an action that met an upgrade, and the delay between them: the predecessor closes its
 /// admin listener first.
@@ -39,7 +39,7 @@ const MAX_RESPONSE_LEN: usize = 64 * 1024 * 1024;
 
 /// Location of a gateway's admin listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
+pub(crate) enum Target {
     Socket(PathBuf),
     Address(SocketAddr),
 }
@@ -54,7 +54,7 @@ impl fmt::Display for Target {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum ClientError {
+pub(crate) enum ClientError {
     #[error("cannot reach a gateway at {target}: {source}")]
     Connect { target: Target, source: io::Error },
     #[error("the gateway at {target} sent no response: {why}")]
@@ -78,7 +78,7 @@ pub enum ClientError {
 
 /// Client of a gateway. It opens a connection for each request.
 #[derive(Clone, Debug)]
-pub struct Client {
+pub(crate) struct Client {
     /// Possible locations, the likeliest first. The next is used if one cannot be reached.
     pub targets: Vec<Target>,
     /// Token for an address, which is not sent to a socket. After a socket that cannot be reached,
@@ -87,7 +87,8 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(target: Target) -> Self {
+    #[cfg(test)]
+    pub(crate) fn new(target: Target) -> Self {
         Self {
             targets: vec![target],
             token: None,
@@ -99,7 +100,7 @@ impl Client {
     /// # Errors
     ///
     /// Same as [`Self::get`].
-    pub async fn snapshot(&self) -> Result<Snapshot, ClientError> {
+    pub(crate) async fn snapshot(&self) -> Result<Snapshot, ClientError> {
         self.get("/v1/status").await
     }
 
@@ -108,7 +109,7 @@ impl Client {
     /// # Errors
     ///
     /// If the gateway cannot be reached, the response is not that of a gateway, or it is a refusal.
-    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.ask(Method::GET, path, None, READ_TIMEOUT).await
     }
 
@@ -117,7 +118,7 @@ impl Client {
     /// # Errors
     ///
     /// Same as [`Self::get`].
-    pub async fn post<T: DeserializeOwned>(
+    pub(crate) async fn post<T: DeserializeOwned>(
         &self,
         path: &str,
         body: &impl Serialize,
@@ -133,7 +134,7 @@ impl Client {
     /// # Errors
     ///
     /// Same as [`Self::get`], if the purge was not begun.
-    pub async fn purge(&self, order: &Value) -> Result<Receipt, ClientError> {
+    pub(crate) async fn purge(&self, order: &Value) -> Result<Receipt, ClientError> {
         self.post("/v1/purge", order, ACTION).await
     }
 
@@ -142,7 +143,7 @@ impl Client {
     /// # Errors
     ///
     /// Same as [`Self::get`].
-    pub async fn delete<T: DeserializeOwned>(
+    pub(crate) async fn delete<T: DeserializeOwned>(
         &self,
         path: &str,
         deadline: Duration,

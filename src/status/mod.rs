@@ -1,15 +1,15 @@
 //! External view of a running gateway: its state and actions as plain data, the admin listener that
 //! serves both, and the client of the command line.
 
-pub mod actions;
-pub mod admin_socket;
-pub mod client;
-pub mod http;
-pub mod metrics_page;
+pub(crate) mod actions;
+pub(crate) mod admin_socket;
+pub(crate) mod client;
+pub(crate) mod http;
+pub(crate) mod metrics_page;
 mod plugins;
-pub mod snapshot;
-pub mod table;
+pub(crate) mod snapshot;
+pub(crate) mod table;
 #[cfg(test)]
 mod tests;
 
-pub use self::snapshot::{Snapshot, Source};
+pub(crate) use self::snapshot::Snapshot;

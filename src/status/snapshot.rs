@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::upstreams::{BackendStatus, ProbeStatus, Scale, UpstreamStatus};
+pub(crate) use crate::upstreams::{BackendStatus, Scale, UpstreamStatus};
 
 use crate::gateway::explain::{ExplainError, ExplainRequest, Explanation};
 
 /// State of the running gateway for the admin listener.
-pub trait Source: Send + Sync + 'static {
+pub(crate) trait Source: Send + Sync + 'static {
     /// The complete state, as on `/status`.
     fn snapshot(&self) -> Snapshot;
 
@@ -40,7 +40,7 @@ pub trait Source: Send + Sync + 'static {
 /// The state of one gateway process.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     pub version: String,
     pub pid: u32,
     /// Start of the process; RFC 3339, UTC.
@@ -74,7 +74,7 @@ pub struct Snapshot {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub(crate) enum State {
     #[default]
     Starting,
     Serving,
@@ -85,7 +85,7 @@ pub enum State {
 /// The configuration that serves.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct ConfigStatus {
+pub(crate) struct ConfigStatus {
     pub file: String,
     /// Number of configurations that this process has served, from 1.
     pub generation: u64,
@@ -102,7 +102,7 @@ pub struct ConfigStatus {
 /// A predecessor that is draining.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Predecessor {
+pub(crate) struct Predecessor {
     pub pid: u32,
     pub version: String,
     /// Connections that are still open.
@@ -116,7 +116,7 @@ pub struct Predecessor {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct ListenerStatus {
+pub(crate) struct ListenerStatus {
     pub name: String,
     pub address: String,
     /// Connections open now.
@@ -128,7 +128,7 @@ pub struct ListenerStatus {
 /// Counts of clients that are banned, or may be soon.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct BansStatus {
+pub(crate) struct BansStatus {
     pub active: usize,
     /// Clients with recent refusals that may lead to a ban.
     pub struck: usize,
@@ -137,7 +137,7 @@ pub struct BansStatus {
 /// A banned client.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct BanStatus {
+pub(crate) struct BanStatus {
     /// An IPv4 address, or an IPv6 /64.
     pub address: String,
     pub reason: String,
@@ -153,7 +153,7 @@ pub struct BanStatus {
 /// A certificate managed by ACME.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct CertificateStatus {
+pub(crate) struct CertificateStatus {
     pub name: String,
     /// RFC 3339, UTC; `None` while a self-signed certificate stands in.
     pub expires: Option<String>,
@@ -168,7 +168,7 @@ pub struct CertificateStatus {
 /// State of the connection to Redis.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct RedisStatus {
+pub(crate) struct RedisStatus {
     /// `single`, `cluster` or `sentinel`.
     pub mode: String,
     /// Address without user and password.
@@ -183,7 +183,7 @@ pub struct RedisStatus {
 /// The folder of the cache.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct CacheDiskStatus {
+pub(crate) struct CacheDiskStatus {
     pub folder: String,
     /// `up`; `opening`, `busy` (another process has the folder), `catching_up` (with purges) or
     /// `off` (handed to the process that serves now); or an error: `full`, `read_only`, `missing`,
@@ -201,7 +201,7 @@ pub struct CacheDiskStatus {
 /// The purge link between gateways.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct PurgeLinkStatus {
+pub(crate) struct PurgeLinkStatus {
     /// This gateway's name in receipts.
     pub gateway: String,
     /// True if there is a Redis. Without it this gateway knows no others.
@@ -229,7 +229,7 @@ pub struct PurgeLinkStatus {
 /// Another gateway according to the purge log.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct OtherGateway {
+pub(crate) struct OtherGateway {
     pub gateway: String,
     pub leased: bool,
     pub applied: String,
@@ -237,7 +237,7 @@ pub struct OtherGateway {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct RouteStatus {
+pub(crate) struct RouteStatus {
     pub name: String,
     /// The requests it matches, such as `GET shop.example.com/api/*`.
     #[serde(rename = "match")]
@@ -251,7 +251,7 @@ pub struct RouteStatus {
 /// A loaded plugin.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct PluginStatus {
+pub(crate) struct PluginStatus {
     pub name: String,
     pub file: String,
     /// A short hash of its files.
@@ -267,7 +267,7 @@ pub struct PluginStatus {
 /// A plugin on one route, since the process began.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct PluginRouteStatus {
+pub(crate) struct PluginRouteStatus {
     pub route: String,
     /// Number of hooks that ran.
     pub calls: u64,

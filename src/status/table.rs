@@ -11,7 +11,7 @@ use super::{
 };
 
 /// Renders the whole status as `edgeway status` prints it.
-pub fn render_text(snapshot: &Snapshot) -> String {
+pub(crate) fn render_text(snapshot: &Snapshot) -> String {
     let mut out = String::with_capacity(2048);
     put_head(&mut out, snapshot);
     put_section(
@@ -87,7 +87,7 @@ pub fn render_text(snapshot: &Snapshot) -> String {
 }
 
 /// Renders the banned clients as `edgeway bans` prints them.
-pub fn render_bans(bans: &[BanStatus]) -> String {
+pub(crate) fn render_bans(bans: &[BanStatus]) -> String {
     let mut out = String::with_capacity(80 * bans.len());
     put_section(
         &mut out,
@@ -337,7 +337,7 @@ fn put_row<const N: usize>(out: &mut String, cells: &[&str; N], widths: &[usize;
 }
 
 /// Escapes control characters in `text`, so that no name can control the terminal.
-pub fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     if !text.contains(char::is_control) {
         return text.to_owned();
     }

@@ -414,7 +414,6 @@ fn names(response: &Response) -> Vec<&str> {
     let mut names: Vec<&str> = response
         .headers
         .fields
-        .fields
         .iter()
         .map(|(name, _)| name.as_str())
         .collect();

@@ -10,7 +10,7 @@
 
 use std::fmt::Write;
 
-use edgeway::testing::{Slashes, normalise};
+use edgeway_base::target::{Slashes, normalise};
 
 use crate::{
     cli::edgeway_fed,

@@ -10,7 +10,7 @@ use crate::{base::net::Cidr, chain::CompileContext};
 /// 403.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct AccessConfig {
+pub(crate) struct AccessConfig {
     /// Only these networks may pass, such as `[10.0.0.0/8, "fd00::/8"]`; all clients may if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     allow: Option<Vec<Cidr>>,

@@ -13,7 +13,7 @@ use crate::{
 
 /// The compiled filter.
 #[derive(Debug)]
-pub struct Access {
+pub(crate) struct Access {
     /// Only these pass, unless empty.
     allow: CidrSet,
     /// Networks that never pass.

@@ -29,7 +29,7 @@ const MIN_FILE_SIZE: ByteSize = ByteSize(64 * 1024);
 /// Access log with one line for each request.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct AccessLogConfig {
+pub(crate) struct AccessLogConfig {
     /// Path, relative to the folder of the configuration, or `stdout`, which is the default.
     file: Option<Spanned<String>>,
     /// `json` (the default), or `compat`: nginx' `combined` line with additional fields.

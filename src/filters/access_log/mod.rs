@@ -44,7 +44,7 @@ const ACCESS_LOG: LogKind = LogKind {
 };
 
 /// The filter kind; see `docs/filters/access_log.md`.
-pub struct AccessLogKind;
+pub(crate) struct AccessLogKind;
 
 impl FilterKind for AccessLogKind {
     const NAME: &'static str = "access_log";
@@ -58,7 +58,7 @@ impl FilterKind for AccessLogKind {
 }
 
 /// The compiled filter.
-pub struct AccessLog {
+pub(crate) struct AccessLog {
     format: LineFormat,
     redact: Redactor,
     clock: Clock,

@@ -30,7 +30,7 @@ const CREATE_KEY_HELP: &str = "create a key and its line with `edgeway hash api-
 /// Requires an API key that was issued to a client.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct ApiKeyConfig {
+pub(crate) struct ApiKeyConfig {
     /// Header that carries the key; in `Authorization` after the scheme `Bearer`.
     header: Spanned<String>,
     /// The keys by name and hash.

@@ -31,7 +31,7 @@ const MAX_KEY_LEN: usize = 512;
 const BEARER: &[u8] = b"Bearer ";
 
 /// The compiled filter.
-pub struct ApiKey {
+pub(crate) struct ApiKey {
     header: HeaderName,
     /// True if the key follows the scheme `Bearer`.
     is_bearer: bool,

@@ -24,7 +24,7 @@ const MAX_FILE_SIZE: u64 = 8 << 20;
 /// Requires a user's name and password (RFC 7617).
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct BasicAuthConfig {
+pub(crate) struct BasicAuthConfig {
     /// Realm that browsers show when they prompt for a password.
     realm: Spanned<String>,
     /// File with lines `NAME:HASH`, as `edgeway hash password` and `htpasswd -B` write them. Read

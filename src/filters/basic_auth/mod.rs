@@ -29,7 +29,7 @@ const INVALID: &str = "basic_auth_invalid";
 const MAX_CREDENTIALS_LEN: usize = 1024;
 
 /// The compiled filter.
-pub struct BasicAuth {
+pub(crate) struct BasicAuth {
     users: HashMap<Box<str>, User>,
     /// Hash that differs for every other list of users.
     list: Arc<[u8]>,

@@ -14,7 +14,7 @@ use crate::{
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = or_size)]
-pub struct BodyLimitConfig {
+pub(crate) struct BodyLimitConfig {
     /// Longer bodies get 413.
     max: ByteSize,
 }

@@ -16,7 +16,7 @@ use crate::{
 
 /// The compiled filter.
 #[derive(Debug)]
-pub struct BodyLimit {
+pub(crate) struct BodyLimit {
     max: u64,
 }
 

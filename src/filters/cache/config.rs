@@ -30,7 +30,7 @@ const MAX_KEYS: usize = 100_000;
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_flag)]
-pub struct RouteCacheConfig {
+pub(crate) struct RouteCacheConfig {
     /// `app`: the rules of the upstream's `app` apply in addition to RFC 9111. `strict`: RFC 9111
     /// only.
     mode: ModeConfig,

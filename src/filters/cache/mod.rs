@@ -22,7 +22,7 @@ const X_CACHE_STATUS: HeaderName = HeaderName::from_static("x-cache-status");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// The compiled filter.
-pub struct Cache {
+pub(crate) struct Cache {
     policy: Arc<RouteCachePolicy>,
 }
 

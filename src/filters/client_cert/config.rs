@@ -17,7 +17,7 @@ const DIGITS: usize = 64;
 /// `true` accepts any.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct ClientCertConfig {
+pub(crate) struct ClientCertConfig {
     /// Subject in the form of RFC 4514, the last part first, such as `CN=ann,O=Example`; `~` before
     /// a regular expression for the whole subject. One value, or a list of which one must match.
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]

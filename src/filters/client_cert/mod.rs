@@ -19,7 +19,7 @@ use crate::chain::{
 
 /// The compiled filter.
 #[derive(Debug)]
-pub struct ClientCert {
+pub(crate) struct ClientCert {
     /// Accepted subjects; any subject if empty.
     subjects: Box<[Subject]>,
     /// Accepted certificates, in lower-case hex; any certificate if empty.

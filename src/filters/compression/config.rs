@@ -25,7 +25,7 @@ use crate::{
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_list, transform = short::or_flag)]
-pub struct CompressionConfig {
+pub(crate) struct CompressionConfig {
     /// Content codings on offer: `zstd`, `br`, `gzip`. The client's weights decide; among equal
     /// weights, which most browsers send, the first in this list wins.
     #[schemars(with = "Vec<Encoding>")]

@@ -43,7 +43,7 @@ const PLAIN_BYTES_HEADERS: [HeaderName; 6] = [
 
 /// The compiled filter.
 #[derive(Debug)]
-pub struct Compression {
+pub(crate) struct Compression {
     coder: Arc<CompressionRules>,
 }
 

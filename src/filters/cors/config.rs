@@ -14,7 +14,7 @@ use crate::{
 /// Origins whose pages may read responses of this route, and send requests that need a preflight.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct CorsConfig {
+pub(crate) struct CorsConfig {
     /// Allowed origins: `https://shop.example.com`, `http://localhost:3000`,
     /// `https://*.example.com` for all subdomains of a domain, `"null"`; or `["*"]` for any origin,
     /// which excludes `credentials`.

@@ -23,7 +23,7 @@ const PREFLIGHT_VARY: HeaderValue =
 
 /// The compiled filter.
 #[derive(Debug)]
-pub struct Cors {
+pub(crate) struct Cors {
     allowed: Allowed,
     /// `Access-Control-Allow-Methods`.
     methods: HeaderValue,

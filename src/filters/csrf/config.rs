@@ -18,7 +18,7 @@ use crate::{
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_flag)]
-pub struct CsrfConfig {
+pub(crate) struct CsrfConfig {
     /// Other origins whose pages may send such requests: `https://shop.example.com`, or
     /// `https://*.example.com` for all subdomains of a domain.
     origins: Vec<Spanned<String>>,

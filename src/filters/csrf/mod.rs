@@ -22,7 +22,7 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The compiled filter.
 #[derive(Debug)]
-pub struct Csrf {
+pub(crate) struct Csrf {
     /// Other origins whose pages may send unsafe requests.
     origins: Box<[OriginPattern]>,
     allow_same_site: bool,

@@ -42,7 +42,7 @@ const GATEWAY_HEADERS: [&str; 8] = [
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_text)]
-pub struct ForwardAuthConfig {
+pub(crate) struct ForwardAuthConfig {
     /// URL of the service, such as `http://127.0.0.1:9000/verify`. 2xx lets the request pass; 4xx
     /// and redirects go to the client.
     url: Spanned<String>,

@@ -55,7 +55,7 @@ const MAX_RESPONSE_LEN: usize = 64 * 1024;
 
 /// The compiled filter.
 #[derive(Debug)]
-pub struct ForwardAuth {
+pub(crate) struct ForwardAuth {
     url: Uri,
     /// URL without its query, which may contain a key.
     shown: Box<str>,

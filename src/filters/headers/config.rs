@@ -12,7 +12,7 @@ use crate::{base::secret, chain::CompileContext, config::tree::Spanned};
 /// Changes of headers, towards the origin and towards the client.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct HeadersConfig {
+pub(crate) struct HeadersConfig {
     /// Changes of the request, as the origin gets it.
     request: ChangesConfig,
     /// Changes of the response, as the client gets it; also of the gateway's own replies.

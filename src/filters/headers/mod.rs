@@ -12,7 +12,7 @@ use crate::chain::{CompileContext, Exchange, Filter, FilterKind, Phases, Request
 
 /// The compiled filter.
 #[derive(Debug)]
-pub struct Headers {
+pub(crate) struct Headers {
     request: Changes,
     response: Changes,
 }

@@ -21,7 +21,7 @@ use crate::{
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = or_number)]
-pub struct RouteInFlightConfig {
+pub(crate) struct RouteInFlightConfig {
     /// Maximum for the whole route; unlimited if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     max: Option<u32>,

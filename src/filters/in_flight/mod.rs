@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The compiled filter.
-pub struct InFlight {
+pub(crate) struct InFlight {
     /// Counts shared by all configurations of this route: a request counts until it is over,
     /// whichever configuration it started under.
     counts: Arc<Counts>,

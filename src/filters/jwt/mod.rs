@@ -44,7 +44,7 @@ const RETRY_AFTER: u32 = 2;
 
 /// The compiled filter.
 #[derive(Debug)]
-pub struct Jwt {
+pub(crate) struct Jwt {
     keys: Keys,
     sources: Box<[TokenSource]>,
     rules: TokenRules,

@@ -11,7 +11,7 @@ use crate::{chain::CompileContext, config::tree::Spanned};
 /// `HEAD`.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(transparent)]
-pub struct MethodsConfig(Vec<Spanned<String>>);
+pub(crate) struct MethodsConfig(Vec<Spanned<String>>);
 
 impl MethodsConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Methods> {

@@ -12,7 +12,7 @@ const REQUEST_METHOD: HeaderName = header::ACCESS_CONTROL_REQUEST_METHOD;
 
 /// The compiled filter.
 #[derive(Debug)]
-pub struct Methods {
+pub(crate) struct Methods {
     allowed: Box<[Method]>,
     /// The list as the `Allow` header has it.
     allow: HeaderValue,

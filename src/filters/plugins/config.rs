@@ -44,7 +44,7 @@ use crate::{
 /// Plugins of a route, in their order.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(transparent)]
-pub struct PluginsConfig(Vec<PluginConfig>);
+pub(crate) struct PluginsConfig(Vec<PluginConfig>);
 
 /// A plugin on a route.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]

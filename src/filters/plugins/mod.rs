@@ -58,7 +58,7 @@ use crate::{
 
 /// The compiled filter: a route's plugins in their order.
 #[derive(Debug)]
-pub struct Plugins {
+pub(crate) struct Plugins {
     uses: Arc<[RoutePlugin]>,
     whose: PluginSelection,
     /// Headers that plugins write for backends, and that no client may send.

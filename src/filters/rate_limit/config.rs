@@ -21,7 +21,7 @@ use crate::{
 /// Limits of `rate_limits` that a request must pass, all of them.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(transparent)]
-pub struct RateLimitConfig(OneOrMany<Spanned<UseConfig>>);
+pub(crate) struct RateLimitConfig(OneOrMany<Spanned<UseConfig>>);
 
 /// A limit by its name, or with the cost of a request.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]

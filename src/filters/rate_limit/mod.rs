@@ -39,7 +39,7 @@ const REASON: &str = "rate_limit";
 
 /// The compiled filter.
 #[derive(Debug)]
-pub struct RateLimit {
+pub(crate) struct RateLimit {
     /// All limits of the route, those without an identity first.
     charges: Arc<[Charge]>,
     /// Number of limits at the start of the list that need no identity.

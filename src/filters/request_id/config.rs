@@ -10,7 +10,7 @@ use crate::{chain::CompileContext, config::tree::Spanned};
 /// An id for each request, on its response, towards the origin and in the log.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct RequestIdConfig {
+pub(crate) struct RequestIdConfig {
     /// Header that carries the id, on responses and towards the origin.
     header: Spanned<String>,
     /// True to keep the id that a proxy of `trusted_proxies` sends. Ids of other clients are always

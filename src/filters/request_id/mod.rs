@@ -17,7 +17,7 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// The compiled filter.
 #[derive(Debug)]
-pub struct RequestId {
+pub(crate) struct RequestId {
     header: HeaderName,
     /// True to keep an id from a trusted proxy.
     trust: bool,

@@ -31,7 +31,7 @@ const CSP: &str =
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = or_helmet)]
-pub struct SecurityHeadersConfig {
+pub(crate) struct SecurityHeadersConfig {
     /// Policy if the origin sends a header too: `set_if_absent` keeps the origin's, `override`
     /// replaces it.
     policy: Policy,

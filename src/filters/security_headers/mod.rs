@@ -17,7 +17,7 @@ const X_POWERED_BY: HeaderName = HeaderName::from_static("x-powered-by");
 
 /// The compiled filter.
 #[derive(Debug)]
-pub struct SecurityHeaders {
+pub(crate) struct SecurityHeaders {
     /// Initial headers of responses over plain HTTP.
     plain: AddedHeaders,
     /// Initial headers of responses over TLS.

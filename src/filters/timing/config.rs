@@ -9,7 +9,7 @@ use crate::chain::CompileContext;
 /// Headers that report the time taken by gateway and origin; both unless one is `false`.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct TimingConfig {
+pub(crate) struct TimingConfig {
     /// Adds `Server-Timing: total;dur=12.3, upstream;dur=11.9`, which browsers show.
     server_timing: bool,
     /// Adds `X-Response-Time: 12.3ms`.

@@ -18,7 +18,7 @@ const X_RESPONSE_TIME: HeaderName = HeaderName::from_static("x-response-time");
 
 /// The compiled filter.
 #[derive(Debug)]
-pub struct Timing {
+pub(crate) struct Timing {
     /// True to add `Server-Timing`.
     breakdown: bool,
     /// True to add `X-Response-Time`.

@@ -39,7 +39,7 @@ const LEAVE: Duration = Duration::from_secs(2);
 
 /// Command line of this process, so that a successor can be started in the same way.
 #[derive(Clone, Debug)]
-pub struct Launch {
+pub(crate) struct Launch {
     program: PathBuf,
     arguments: Vec<OsString>,
 }
@@ -47,7 +47,7 @@ pub struct Launch {
 impl Launch {
     /// Must be called early. Later the file may have been replaced, which is the point of an
     /// upgrade, and Linux then reports a path that no longer exists.
-    pub fn of_this_process() -> io::Result<Self> {
+    pub(crate) fn of_this_process() -> io::Result<Self> {
         let mut arguments = std::env::args_os();
         let named = arguments.next();
         let own = std::env::current_exe()?;
@@ -59,7 +59,7 @@ impl Launch {
         })
     }
 
-    pub fn program(&self) -> &Path {
+    pub(crate) fn program(&self) -> &Path {
         &self.program
     }
 }
@@ -84,7 +84,7 @@ fn program(named: Option<&OsStr>, own: &Path, folder: &Path, search: &OsStr) -> 
 
 /// Everything that a successor inherits.
 #[derive(Debug, Default)]
-pub struct InheritedState {
+pub(crate) struct InheritedState {
     /// Listening sockets by the address in the configuration.
     pub sockets: Vec<(String, OwnedFd)>,
     pub state: serde_json::Map<String, serde_json::Value>,
@@ -100,7 +100,7 @@ pub struct InheritedState {
 
 /// Why no successor took over.
 #[derive(Debug, thiserror::Error)]
-pub enum HandoverError {
+pub(crate) enum HandoverError {
     #[error("cannot start `{}`", program.display())]
     Start {
         program: PathBuf,
@@ -127,7 +127,7 @@ pub enum HandoverError {
 
 /// A process that is to replace this one. It is killed if this is dropped before it serves.
 #[derive(Debug)]
-pub struct Successor {
+pub(crate) struct Successor {
     program: PathBuf,
     pid: Pid,
     /// `None` if the process was gone before the handle was opened.
@@ -141,7 +141,7 @@ impl Successor {
     ///
     /// The successor is no child of ours. Only then does systemd accept a process reported by
     /// `MAINPID=` as its own, and wait for it on a stop.
-    pub fn start(
+    pub(crate) fn start(
         launch: &Launch,
         binary: Option<&Path>,
         estate: &InheritedState,
@@ -165,12 +165,12 @@ impl Successor {
         }
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.pid.as_raw_nonzero().get().cast_unsigned()
     }
 
     /// Waits until the successor serves, and returns its version.
-    pub async fn serves(&mut self, within: Duration) -> Result<String, HandoverError> {
+    pub(crate) async fn serves(&mut self, within: Duration) -> Result<String, HandoverError> {
         let program = || self.program.clone();
         let message = match tokio::time::timeout(within, self.hear()).await {
             Ok(Ok(message)) if message.is_empty() => {
@@ -217,7 +217,7 @@ impl Successor {
     /// Stops the successor along with this process. One that does not serve yet exits at once. One
     /// that is about to serve continues, since connections may already be its own; it has taken
     /// over, exits by itself, and its version is returned.
-    pub async fn stops(&mut self, within: Duration) -> Result<String, HandoverError> {
+    pub(crate) async fn stops(&mut self, within: Duration) -> Result<String, HandoverError> {
         self.signal(Signal::TERM);
         self.serves(within)
             .await
@@ -227,7 +227,7 @@ impl Successor {
     }
 
     /// Sends the successor a signal. If it has exited, no other process receives it.
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         if let Some(handle) = &self.handle
             && let Err(error) = pidfd_send_signal(handle, signal)
             && error != rustix::io::Errno::SRCH

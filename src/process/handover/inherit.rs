@@ -26,7 +26,7 @@ use crate::gateway::ListenAddress;
 
 /// Files and state passed to this process at its start. Empty after a fresh start.
 #[derive(Debug, Default)]
-pub struct Inherited {
+pub(crate) struct Inherited {
     /// Sockets by name: the address in the configuration, or a name set by another program.
     sockets: Vec<(String, OwnedFd)>,
     pub state: Map<String, Value>,
@@ -42,7 +42,7 @@ pub struct Inherited {
 
 /// Why the inheritance cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum TakeError {
+pub(crate) enum TakeError {
     #[error("{VARIABLE} cannot be read; it is for successors only, do not set it")]
     Letter(#[source] serde_json::Error),
     #[error("file {fd} of {VARIABLE} is not open; it is for successors only, do not set it")]
@@ -57,7 +57,7 @@ pub enum TakeError {
 
 impl Inherited {
     /// Adopts the files named in the environment. Must be called once, before any file is opened.
-    pub fn take() -> Result<Self, TakeError> {
+    pub(crate) fn take() -> Result<Self, TakeError> {
         match std::env::var(VARIABLE) {
             Ok(letter) => {
                 let letter = serde_json::from_str(&letter).map_err(TakeError::Letter)?;
@@ -114,18 +114,18 @@ impl Inherited {
     }
 
     /// Report of success or failure to the process that started us.
-    pub fn report(&self) -> ReadinessReport {
+    pub(crate) fn report(&self) -> ReadinessReport {
         self.report.clone()
     }
 
     /// Returns true if a predecessor serves until we do.
-    pub fn is_succession(&self) -> bool {
+    pub(crate) fn is_succession(&self) -> bool {
         self.report.0.is_some()
     }
 
     /// Takes the socket of this name or, if there is none, the one that listens at the address in
     /// `place`.
-    pub fn socket(&mut self, place: &str) -> Option<OwnedFd> {
+    pub(crate) fn socket(&mut self, place: &str) -> Option<OwnedFd> {
         // Without its path, no client can find a unix socket any more.
         let is_lost =
             |path| !std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
@@ -145,7 +145,7 @@ impl Inherited {
 
     /// Closes the sockets that no listener claimed, and returns their names. New connections to
     /// them are refused, once the service manager has closed them as well.
-    pub fn close_rest(&mut self) -> Vec<String> {
+    pub(crate) fn close_rest(&mut self) -> Vec<String> {
         let names = self.sockets.drain(..).map(|(name, _)| {
             info!(name:%; "closed an inherited socket: no listener is at its address");
             name
@@ -161,17 +161,17 @@ pub(in crate::process) fn name_of(place: &str) -> String {
 
 /// Reports once whether we serve. Does nothing if no process started us.
 #[derive(Clone, Debug, Default)]
-pub struct ReadinessReport(Option<Arc<File>>);
+pub(crate) struct ReadinessReport(Option<Arc<File>>);
 
 impl ReadinessReport {
-    pub fn serves(&self) {
+    pub(crate) fn serves(&self) {
         self.say(&SuccessorReport::Ready {
             ready: true,
             version: crate::VERSION.to_owned(),
         });
     }
 
-    pub fn refuses(&self, error: &str) {
+    pub(crate) fn refuses(&self, error: &str) {
         self.say(&SuccessorReport::Refused {
             error: error.to_owned(),
         });

@@ -13,9 +13,9 @@ use std::os::fd::RawFd;
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::inherit::name_of;
-pub use self::{
+pub(crate) use self::{
     hand_over::{HandoverError, InheritedState, Launch, Successor},
-    inherit::{Inherited, ReadinessReport, TakeError},
+    inherit::{Inherited, TakeError},
 };
 use crate::base::metrics::Metrics;
 
@@ -52,14 +52,14 @@ struct ManifestSocket {
 
 /// Launch parameters and inherited files of this process.
 #[derive(Debug)]
-pub struct LaunchState {
+pub(crate) struct LaunchState {
     pub launch: Launch,
     pub inherited: Inherited,
 }
 
 impl LaunchState {
     /// Must be called once, before any file is opened.
-    pub fn of_this_process() -> Result<Self, TakeError> {
+    pub(crate) fn of_this_process() -> Result<Self, TakeError> {
         let inherited = Inherited::take()?;
         match Launch::of_this_process() {
             Ok(launch) => Ok(Self { launch, inherited }),

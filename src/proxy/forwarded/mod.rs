@@ -58,7 +58,7 @@ const PORT_443: HeaderValue = HeaderValue::from_static("443");
 
 /// Resolved address, trust and scheme of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ResolvedClient {
+pub(crate) struct ResolvedClient {
     /// [`Client::ip`].
     pub ip: IpAddr,
     /// [`Client::is_trusted`].
@@ -71,7 +71,7 @@ pub struct ResolvedClient {
 ///
 /// A unix socket peer is given as a loopback address: a client that may open the socket is as close
 /// as a process on this machine.
-pub fn resolve_client(
+pub(crate) fn resolve_client(
     request: &RequestHeader,
     peer: IpAddr,
     scheme: Scheme,
@@ -135,7 +135,7 @@ fn public_and_port(
 
 /// Resolves the `Host` header for later requests; `name` is the host as routes match it. Returns
 /// `None` if a trusted proxy reports the host instead.
-pub fn host_text(request: &RequestHeader, client: &Client, name: &str) -> Option<HostText> {
+pub(crate) fn host_text(request: &RequestHeader, client: &Client, name: &str) -> Option<HostText> {
     if client.is_trusted {
         return None;
     }
@@ -174,7 +174,7 @@ fn port_of_text(host: &str) -> Option<&str> {
 
 /// Inputs of [`open_upstream`] besides the request headers.
 #[derive(Clone, Copy, Debug)]
-pub struct Forwarding<'a> {
+pub(crate) struct Forwarding<'a> {
     pub client: &'a Client,
     pub trusted: &'a TrustedProxies,
     pub text: &'a ConnectionText,
@@ -427,7 +427,7 @@ fn hex(digit: u8) -> Option<u8> {
 
 /// Removes headers that a framework's middleware sends to its own server. `x-nextjs-*` and
 /// `x-action-*` stay, because the router in the browser reads them.
-pub fn strip_internal_response(response: &mut ResponseHeader) {
+pub(crate) fn strip_internal_response(response: &mut ResponseHeader) {
     let is_doomed = |name: &&HeaderName| is_internal_response(name);
     let doomed: Vec<HeaderName> = response.headers.keys().filter(is_doomed).cloned().collect();
     for name in doomed {
@@ -436,7 +436,7 @@ pub fn strip_internal_response(response: &mut ResponseHeader) {
 }
 
 /// Returns true if [`strip_internal_response`] removes the header.
-pub fn is_internal_response(name: &HeaderName) -> bool {
+pub(crate) fn is_internal_response(name: &HeaderName) -> bool {
     name.as_str().starts_with("x-middleware-")
 }
 
@@ -446,7 +446,7 @@ pub fn is_internal_response(name: &HeaderName) -> bool {
 /// `backends` has each `host:port` that the gateway reaches the backend by, such as `10.0.0.5:3000`
 /// and `api.internal:3000`. `localhost` and its addresses with the same port also match, because an
 /// app often takes them for its own name.
-pub fn rewrite_location(
+pub(crate) fn rewrite_location(
     location: &HeaderValue,
     backends: &[&str],
     scheme: Scheme,

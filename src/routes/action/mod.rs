@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-pub use self::{redirect::Redirect, respond::Respond, rewrite::Rewrite};
+pub(crate) use self::{redirect::Redirect, respond::Respond, rewrite::Rewrite};
 
 use super::{ParamNames, RouteProblem, Slashes};
 

@@ -13,7 +13,7 @@ use pingora::http::RequestHeader;
 use regex::bytes::{Regex, RegexSet};
 
 use self::guards::Guards;
-pub use self::guards::{GuardSearchResult, RouteProtection};
+pub(crate) use self::guards::{GuardSearchResult, RouteProtection};
 
 use super::{
     ParamNames, Params, Target,

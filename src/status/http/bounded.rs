@@ -42,7 +42,7 @@ pub(super) const ACTION: Duration = Duration::from_mins(2);
 /// Connections of an admin listener: limited in number, and awaited when it closes. Cloning shares
 /// them.
 #[derive(Clone, Debug)]
-pub struct Connections {
+pub(crate) struct Connections {
     permits: Arc<Semaphore>,
     is_closed: watch::Sender<bool>,
 }
@@ -60,7 +60,7 @@ impl Connections {
     /// Closes the listener, and waits until pending requests have responses.
     ///
     /// Dropping the server instead would also end connections that have not sent a request yet.
-    pub async fn close(&self) {
+    pub(crate) async fn close(&self) {
         self.is_closed.send_replace(true);
         let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
         // The semaphore is never closed.

@@ -20,7 +20,8 @@ use axum::{
     serve::IncomingStream,
 };
 
-pub use self::{bounded::Connections, guard::RejectionReason};
+pub(crate) use self::bounded::Connections;
+pub use self::guard::RejectionReason;
 use self::{
     bounded::{BoundedListener, ConnectionLifetime},
     guard::{Guard, Reachability},
@@ -36,7 +37,7 @@ const MAX_BODY_LEN: usize = 16 * 1024;
 
 /// State and actions of an admin listener. Cloning shares it.
 #[derive(Clone)]
-pub struct AdminState {
+pub(crate) struct AdminState {
     pub source: Arc<dyn Source>,
     pub actions: Arc<dyn Actions>,
     /// Owner of the actions that have begun, so that neither a client that disconnects nor a
@@ -49,7 +50,7 @@ pub struct AdminState {
 /// # Errors
 ///
 /// If the listener cannot be registered with the runtime.
-pub async fn serve_tcp(
+pub(crate) async fn serve_tcp(
     listener: std::net::TcpListener,
     served: AdminState,
     open: &Connections,
@@ -70,7 +71,7 @@ pub async fn serve_tcp(
 /// # Errors
 ///
 /// If the listener cannot be registered with the runtime.
-pub async fn serve_unix(
+pub(crate) async fn serve_unix(
     listener: std::os::unix::net::UnixListener,
     served: AdminState,
     open: &Connections,

@@ -15,14 +15,14 @@ use tokio::{
 };
 
 use super::{
-    Snapshot, Source,
+    Snapshot,
     actions::{
         ActionError, Actions, BackendName, BackendResult, NewBackend, NewBan, ProfileSelection,
         ReloadResult, SwitchResult, UpgradeResult,
     },
     client::{Client, ClientError, READ_TIMEOUT, Target},
     http::{AdminState, Connections, RejectionReason, serve_tcp, serve_unix},
-    snapshot::{BackendStatus, BanStatus},
+    snapshot::{BackendStatus, BanStatus, Source},
     table,
 };
 use crate::{

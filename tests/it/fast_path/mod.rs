@@ -154,7 +154,6 @@ fn stable_headers(response: &Response) -> Vec<(String, String)> {
     let mut headers: Vec<_> = response
         .headers
         .fields
-        .fields
         .iter()
         .map(|(name, value)| (name.to_ascii_lowercase(), value.clone()))
         .filter(|(name, _)| !changing.contains(&name.as_str()))

@@ -35,7 +35,7 @@ const REMEMBERED: usize = 4096;
 /// has the required claims.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct JwtConfig {
+pub(crate) struct JwtConfig {
     /// Keys that tokens are signed with: `file:PATH` of a public key or certificate in PEM, of a
     /// JWK set, or of a secret for HS256; or the same from the environment. One key, or a list,
     /// each of which may be `{ key: file:PATH, kid: NAME }`.
