@@ -12,10 +12,11 @@ mod metrics;
 mod parse;
 mod raw_response;
 mod receipt;
+pub(crate) mod stamps;
 mod successor_purges;
+mod target;
 mod write_target;
 
-pub(crate) use self::write_target::{HostPath, WriteTarget, long, place, split_authority};
 pub use self::{
     follower::Trust,
     link::{Caches, PurgeLink, StartedPurge, WaitScope},
@@ -24,6 +25,10 @@ pub use self::{
     parse::{InvalidPurge, MAX_PURGES, PurgeRequest},
     receipt::{AppliedGateway, Instance, PeerStates, Receipt, Shortfall},
     successor_purges::{SuccessorPurge, SuccessorPurges},
+};
+pub(crate) use self::{
+    target::{PurgeMatcher, without_rsc, without_slash},
+    write_target::{HostPath, WriteTarget, long, place, split_authority},
 };
 
 /// Target of a purge.

@@ -33,7 +33,6 @@ mod read;
 mod shard;
 mod storage;
 mod sweep;
-mod target;
 #[cfg(test)]
 mod tests;
 mod warmth;
@@ -51,6 +50,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 
+pub(crate) use self::warmth::HotEntry;
 use self::{
     body::own_pieces,
     evict::{Queues, Victim},
@@ -70,15 +70,11 @@ pub use self::{
     read::Reader,
     storage::{RequestedLookup, has_ended, leave},
 };
-pub(crate) use self::{
-    target::{PurgeMatcher, scheme, without_rsc, without_scheme, without_slash},
-    warmth::HotEntry,
-};
 use crate::{
     base::{clock::Clock, encoding::Encoding, metrics::Metrics},
     key::Key,
     policy::{Lifetime, SentHeaders, Variance, Vary},
-    purge::{Purge, PurgeEffect},
+    purge::{Purge, PurgeEffect, PurgeMatcher},
 };
 
 /// Number of shards; the hash of the key selects one.

@@ -14,10 +14,9 @@ use std::{
 use ahash::RandomState;
 use parking_lot::RwLock;
 
-use super::target::{PurgeMatcher, without_rsc, without_slash};
 use crate::{
     key::Key,
-    purge::{self, HostPath, WriteTarget},
+    purge::{self, HostPath, PurgeMatcher, WriteTarget, without_rsc, without_slash},
 };
 
 /// A position in the log of purges. A response requested at a mark is stored only if no purge since

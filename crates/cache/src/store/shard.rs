@@ -9,16 +9,11 @@ use std::sync::Arc;
 use ahash::RandomState;
 use hashbrown::{HashTable, hash_table::Entry as TableEntry};
 
-use super::{
-    Lookup,
-    entry::Entry,
-    evict::grow,
-    target::{PurgeMatcher, without_slash},
-};
+use super::{Lookup, entry::Entry, evict::grow};
 use crate::{
     key::Key,
     policy::{SentHeaders, Variance, Vary},
-    purge::{self, HostPath, WriteTarget},
+    purge::{self, HostPath, PurgeMatcher, WriteTarget, without_slash},
 };
 
 const NONE: u32 = u32::MAX;

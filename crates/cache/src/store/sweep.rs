@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use super::{Entry, ShardSlot, Store, target::PurgeMatcher};
-use crate::purge::PurgeEffect;
+use super::{Entry, ShardSlot, Store};
+use crate::purge::{PurgeEffect, PurgeMatcher};
 
 /// Number of slots that are checked under one lock of a shard.
 pub(super) const BATCH: u32 = 256;

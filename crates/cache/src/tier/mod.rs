@@ -15,7 +15,6 @@ mod metrics;
 mod partition;
 mod queue;
 mod signed;
-mod stamps;
 #[cfg(test)]
 mod tests;
 
@@ -31,9 +30,7 @@ use http::HeaderMap;
 use log::debug;
 use tokio::time::timeout;
 
-use self::{
-    disk::Disk, flight::LookupsInFlight, level2::Level2, metrics::TierMetrics, stamps::Stamp,
-};
+use self::{disk::Disk, flight::LookupsInFlight, level2::Level2, metrics::TierMetrics};
 pub use self::{
     disk::{DiskSettings, Status as DiskStatus},
     metrics::WaitHistograms,
@@ -41,7 +38,10 @@ pub use self::{
 use super::{
     key::Key,
     policy::{self, Lifetime},
-    purge::{Purge, PurgeLink, WaitScope},
+    purge::{
+        Purge, PurgeLink, WaitScope,
+        stamps::{self, Stamp},
+    },
     store::{Entry, EntryRules, Store, StoreObserver},
 };
 use crate::base::{clock::Clock, metrics::Metrics, redis::Redis};

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     policy::{Lifetime, Variance, Vary},
-    purge::PurgeTarget,
-    store::{EntryDraft, PurgeMatcher},
+    purge::{PurgeMatcher, PurgeTarget},
+    store::EntryDraft,
 };
 
 const MIB: u64 = 1 << 20;

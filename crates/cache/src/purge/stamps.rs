@@ -7,20 +7,20 @@
 
 use serde::{Deserialize, Serialize};
 
-pub(super) use crate::digest::Digest;
-use crate::{
-    digest::digest,
-    key::Key,
-    purge::{self, HostPath, PurgeTarget},
-    store::{PurgeMatcher, scheme, without_rsc, without_scheme, without_slash},
+use super::{
+    HostPath, PurgeMatcher, PurgeTarget, WriteTarget,
+    target::{scheme, without_rsc, without_scheme, without_slash},
+    write_target,
 };
+pub(crate) use crate::digest::Digest;
+use crate::{digest::digest, key::Key};
 
 /// Number of regions of hosts.
 const REGIONS: u8 = 32;
 
 /// The stamp of a purge.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Stamp {
+pub(crate) enum Stamp {
     /// All affected entries lie in the part of this digest.
     Url {
         part: Digest,
@@ -38,38 +38,38 @@ pub(super) enum Stamp {
 
 /// A change by a write: one URL of one origin, or all of a path of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub(super) struct WriteChange {
+pub(crate) struct WriteChange {
     /// Digest of host and path, which all affected entries share.
-    pub(super) place: Digest,
+    pub(crate) place: Digest,
     /// Region of the host: floods at one host do not affect most others.
-    pub(super) region: u8,
+    pub(crate) region: u8,
     /// `None`: any query.
-    pub(super) url: Option<OneUrl>,
+    pub(crate) url: Option<OneUrl>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub(super) struct OneUrl {
+pub(crate) struct OneUrl {
     /// All affected entries lie in the part of this digest.
-    pub(super) part: Digest,
-    pub(super) digest: Digest,
+    pub(crate) part: Digest,
+    pub(crate) digest: Digest,
 }
 
 impl WriteChange {
     /// Returns the slot for entries about to be written, in a table with `slots` slots per region.
-    pub(super) fn slot(&self, slots: u32) -> u32 {
+    pub(crate) fn slot(&self, slots: u32) -> u32 {
         slot(self.region, &self.digest(), slots)
     }
 
     /// Returns the digest that all affected entries have among theirs.
-    pub(super) fn digest(&self) -> Digest {
+    pub(crate) fn digest(&self) -> Digest {
         self.url.map_or(self.place, |url| url.digest)
     }
 }
 
 impl Stamp {
-    pub(super) fn of(what: &PurgeTarget) -> Vec<Self> {
+    pub(crate) fn of(what: &PurgeTarget) -> Vec<Self> {
         let one = match PurgeMatcher::of(what) {
-            PurgeMatcher::Written(purge::WriteTarget {
+            PurgeMatcher::Written(WriteTarget {
                 authority,
                 item,
                 list,
@@ -85,7 +85,7 @@ impl Stamp {
                 let places = places.filter_map(|place| match place {
                     // The root is not an item of a list: the URL itself is another purge.
                     HostPath::Path(path) if path.is_empty() => None,
-                    HostPath::Path(path) => Some(purge::place(&authority, &path)),
+                    HostPath::Path(path) => Some(write_target::place(&authority, &path)),
                     HostPath::Digests { place, .. } => Some(place),
                 });
                 return places.map(written).collect();
@@ -116,7 +116,7 @@ impl Stamp {
     }
 
     /// Returns the stamp of all entries under the URL of a key, for RFC 9111, 4.4.
-    pub(super) fn of_key(key: &Key) -> Self {
+    pub(crate) fn of_key(key: &Key) -> Self {
         let query = without_rsc(key.query().unwrap_or_default());
         let (path, authority) = (key.path(), key.authority());
         Self::Written(WriteChange {
@@ -131,8 +131,8 @@ impl Stamp {
 }
 
 /// Returns the digest of the host and the path of a key.
-pub(super) fn place(key: &Key) -> Digest {
-    purge::place(key.authority(), without_slash(key.path()))
+pub(crate) fn place(key: &Key) -> Digest {
+    write_target::place(key.authority(), without_slash(key.path()))
 }
 
 /// Returns the region of a host, below [`REGIONS`].
@@ -141,7 +141,7 @@ fn region(authority: &[u8]) -> u8 {
 }
 
 /// Returns the digest of the URL of a key, with its scheme.
-pub(super) fn origin(key: &Key) -> Digest {
+pub(crate) fn origin(key: &Key) -> Digest {
     let query = without_rsc(key.query().unwrap_or_default());
     digest(
         b"origin",
@@ -151,14 +151,14 @@ pub(super) fn origin(key: &Key) -> Digest {
 
 /// Data of an entry that purges can match.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct EntrySubject {
+pub(crate) struct EntrySubject {
     /// The same for all entries of one path and query.
-    pub(super) part: Digest,
-    pub(super) digests: Vec<Digest>,
+    pub(crate) part: Digest,
+    pub(crate) digests: Vec<Digest>,
 }
 
 impl EntrySubject {
-    pub(super) fn new(key: &Key, tags: &[Box<str>]) -> Self {
+    pub(crate) fn new(key: &Key, tags: &[Box<str>]) -> Self {
         let query = without_rsc(key.query().unwrap_or_default());
         let (path, authority) = (key.path(), key.authority());
         let part = digest(b"path", &[path, &query]);
@@ -177,7 +177,7 @@ impl EntrySubject {
     }
 
     /// Returns only the digest that selects the part.
-    pub(super) fn part_of(key: &Key) -> Digest {
+    pub(crate) fn part_of(key: &Key) -> Digest {
         let query = without_rsc(key.query().unwrap_or_default());
         digest(b"path", &[key.path(), &query])
     }
@@ -189,17 +189,17 @@ fn slot(region: u8, digest: &Digest, slots: u32) -> u32 {
 }
 
 /// Returns the slots of all writes that can affect a key.
-pub(super) fn slots(key: &Key, slots: u32) -> [u32; 2] {
+pub(crate) fn slots(key: &Key, slots: u32) -> [u32; 2] {
     let region = region(key.authority());
     [place(key), origin(key)].map(|digest| slot(region, &digest, slots))
 }
 
 /// Returns which of `parts` a digest belongs to.
-pub(super) fn part(digest: &Digest, parts: usize) -> usize {
+pub(crate) fn part(digest: &Digest, parts: usize) -> usize {
     usize::from(digest[0]) % parts
 }
 
 /// Returns a key's URL without its scheme, and the offset of the path in it.
-pub(super) fn url(key: &Key) -> (&[u8], usize) {
+pub(crate) fn url(key: &Key) -> (&[u8], usize) {
     (without_scheme(key), key.authority().len())
 }

@@ -2,10 +2,8 @@
 
 use std::mem::size_of;
 
-use crate::{
-    key::Key,
-    purge::{HostPath, PurgeTarget, WriteTarget, split_authority},
-};
+use super::{HostPath, PurgeTarget, WriteTarget, split_authority};
+use crate::key::Key;
 
 /// A purge's target, ready to be compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,7 +109,7 @@ impl PurgeMatcher {
     }
 
     /// Returns the approximate bytes of the target in memory.
-    pub(super) fn text(&self) -> usize {
+    pub(crate) fn text(&self) -> usize {
         let text = match self {
             Self::Url {
                 scheme,
