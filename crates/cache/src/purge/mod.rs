@@ -6,6 +6,7 @@
 //! ([`receipt`]). [`link`] runs all of this beside requests.
 
 mod follower;
+pub(crate) mod ledger;
 pub mod link;
 mod log;
 mod metrics;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     HostPath, PurgeMatcher, PurgeTarget, WriteTarget,
+    ledger::{Bound, Kind, Noted},
     target::{scheme, without_rsc, without_scheme, without_slash},
     write_target,
 };
@@ -17,6 +18,9 @@ use crate::{digest::digest, key::Key};
 
 /// Number of regions of hosts.
 const REGIONS: u8 = 32;
+/// Bytes of a prefix. A longer one than any URL affects nothing, or is a mistake, and counts as
+/// everything.
+const MAX_PREFIX_LEN: usize = 16 << 10;
 
 /// The stamp of a purge.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +38,8 @@ pub(crate) enum Stamp {
     /// A change by a write, which any client can cause: it counts only if it affects something
     /// stored.
     Written(WriteChange),
+    /// Every host of a region, after too many writes.
+    Region(u8),
 }
 
 /// A change by a write: one URL of one origin, or all of a path of a host.
@@ -130,6 +136,54 @@ impl Stamp {
     }
 }
 
+impl Noted for Stamp {
+    const MAX: [Bound; 3] = [
+        (50_000, usize::MAX),
+        (256, 16 * MAX_PREFIX_LEN),
+        (1 << 16, usize::MAX),
+    ];
+
+    fn all() -> Self {
+        Self::All
+    }
+
+    fn id(&self) -> Option<Digest> {
+        match self {
+            Self::Url { digest, .. } | Self::Everywhere(digest) => Some(*digest),
+            Self::Written(written) => Some(written.digest()),
+            Self::Region(region) => Some(digest(b"region", &[&[*region]])),
+            Self::Prefix(prefix) if prefix.len() <= MAX_PREFIX_LEN => {
+                Some(digest(b"prefix", &[prefix]))
+            }
+            Self::Prefix(_) | Self::All => None,
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Prefix(_) => Kind::Prefix,
+            Self::Written(_) => Kind::Write,
+            Self::Url { .. } | Self::Everywhere(_) | Self::All | Self::Region(_) => Kind::Purge,
+        }
+    }
+
+    fn text(&self) -> usize {
+        match self {
+            Self::Prefix(prefix) => prefix.len(),
+            _ => 0,
+        }
+    }
+
+    fn widened(&self) -> Option<Self> {
+        match self {
+            Self::Written(WriteChange { region, .. }) if *region < REGIONS => {
+                Some(Self::Region(*region))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Returns the digest of the host and the path of a key.
 pub(crate) fn place(key: &Key) -> Digest {
     write_target::place(key.authority(), without_slash(key.path()))
@@ -167,6 +221,7 @@ impl EntrySubject {
             digest(b"url", &[authority, path, &query]),
             digest(b"origin", &[scheme(key), authority, path, &query]),
             place(key),
+            digest(b"region", &[&[region(authority)]]),
         ];
         if key.query().is_some() {
             let whole = [authority, path].concat();

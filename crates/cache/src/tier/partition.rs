@@ -173,7 +173,7 @@ impl PurgePartition {
         let unstamped = self.unstamped.lock();
         let is_about = |stamp: &Stamp| match stamp {
             Stamp::Url { part, .. } => part == digest,
-            Stamp::Everywhere(_) | Stamp::Prefix(_) | Stamp::All | Stamp::Written(_) => true,
+            _ => true,
         };
         let (stamps, is_written) = (&unstamped.stamps, || {
             let Stamp::Written(one) = Stamp::of_key(key) else {

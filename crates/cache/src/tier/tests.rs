@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     policy::{Lifetime, Variance, Vary},
-    purge::{PurgeMatcher, PurgeTarget},
+    purge::{PurgeMatcher, PurgeTarget, ledger::Noted},
     store::EntryDraft,
 };
 
@@ -181,6 +181,7 @@ fn finds(stamp: &Stamp, key: &Key, tags: &[Box<str>]) -> bool {
             let (url, at) = stamps::url(key);
             url.starts_with(prefix) || url[at..].starts_with(prefix)
         }
+        Stamp::Region(_) => has(&stamp.id().unwrap()),
         Stamp::All => true,
         Stamp::Written(written) => {
             let is_found = has(&written.digest());

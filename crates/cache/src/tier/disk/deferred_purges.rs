@@ -1,5 +1,6 @@
-//! Purges of a process that has let go of its folder and still finishes requests in flight. It
-//! leaves them in files for the process that has the folder now.
+//! Purges that a process knows of while it has no folder open: they wait for one. Once it has let go
+//! of its folder for good and still finishes requests in flight, it leaves them in files for the
+//! process that has the folder now.
 
 use std::{
     fs, io,
@@ -8,50 +9,48 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{super::stamps::Stamp, missed_purges::MissedPurges};
-use crate::base::private_file;
+use crate::{
+    base::private_file,
+    purge::{ledger::PurgeLedger, stamps::Stamp},
+};
 
-/// Purges to be left for another process, and files that were left.
+/// Purges to be recorded in a folder, or left for another process, and files that were left.
 #[derive(Debug, Default)]
 pub(super) struct DeferredPurges {
-    /// Folder for the files, once this process has let go.
-    folder: Mutex<Option<PathBuf>>,
-    stamps: Mutex<MissedPurges>,
+    /// Locked while a folder is opened and closed, so that no purge falls between.
+    pub(super) waiting: Mutex<WaitingPurges>,
     /// Files that were not taken over yet, as far as known.
     left: Mutex<Vec<PathBuf>>,
 }
 
+#[derive(Debug, Default)]
+pub(super) struct WaitingPurges {
+    pub(super) purges: PurgeLedger,
+    /// Folder for the files, once this process has let go.
+    pub(super) late: Option<PathBuf>,
+}
+
 impl DeferredPurges {
-    pub(super) fn begin(&self, folder: PathBuf) {
-        *self.folder.lock() = Some(folder);
-    }
-
-    pub(super) fn has_begun(&self) -> bool {
-        self.folder.lock().is_some()
-    }
-
-    pub(super) fn push(&self, stamp: Stamp) {
-        self.stamps.lock().push(stamp);
+    pub(super) fn are_late(&self) -> bool {
+        self.waiting.lock().late.is_some()
     }
 
     /// Writes the waiting purges to a file. Purges that cannot be written wait for the next
     /// attempt. Blocks; one call at a time.
     pub(super) fn write(&self) -> io::Result<()> {
-        let Some(folder) = self.folder.lock().clone() else {
+        let mut waiting = self.waiting.lock();
+        let Some(folder) = waiting.late.clone() else {
             return Ok(());
         };
-        let stamps = self.stamps.lock().take();
+        let stamps = waiting.purges.take();
+        drop(waiting);
         if stamps.is_empty() {
             return Ok(());
         }
         let left = leave(&folder, &stamps);
         if left.is_err() {
-            let mut waiting = self.stamps.lock();
-            let since = waiting.take();
-            stamps
-                .into_iter()
-                .chain(since)
-                .for_each(|stamp| waiting.push(stamp));
+            let waiting = &mut self.waiting.lock().purges;
+            stamps.into_iter().for_each(|stamp| waiting.push(stamp));
         }
         self.left.lock().push(left?);
         Ok(())
@@ -115,10 +114,11 @@ mod tests {
         let folder = temp.path().join("late");
         let late = DeferredPurges::default();
         let stamp = |number| Stamp::Everywhere([number; 16]);
-        late.begin(folder.clone());
-        late.push(stamp(1));
+        let push = |stamp| late.waiting.lock().purges.push(stamp);
+        late.waiting.lock().late = Some(folder.clone());
+        push(stamp(1));
         assert!(late.write().is_err() && late.is_taken_up());
-        late.push(stamp(2));
+        push(stamp(2));
         fs::create_dir(&folder).unwrap();
         late.write().unwrap();
         late.write().unwrap();

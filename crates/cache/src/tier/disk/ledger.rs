@@ -18,7 +18,11 @@ use super::{
     },
     journal::Record,
 };
-use crate::{key::Key, policy::Vary, purge::Position};
+use crate::{
+    key::Key,
+    policy::Vary,
+    purge::{Position, ledger::Noted},
+};
 
 /// Number of stamps of URLs and tags.
 const DIGESTS: usize = 50_000;
@@ -158,6 +162,11 @@ impl DiskLedger {
             Stamp::Prefix(prefix) if prefix.len() <= PREFIX_TEXT / 16 => {
                 self.stamp_prefix(position, prefix.clone());
                 Record::Prefix(position, prefix.clone())
+            }
+            Stamp::Region(_) => {
+                let digest = stamp.id().expect("it has one");
+                self.stamp_digest(position, digest);
+                Record::Digest(position, digest)
             }
             Stamp::Prefix(_) | Stamp::All => {
                 self.stamp_all(position);

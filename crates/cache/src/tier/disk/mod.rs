@@ -18,7 +18,6 @@ mod index;
 mod journal;
 mod ledger;
 mod metrics;
-mod missed_purges;
 mod object;
 mod open;
 mod pending_changes;
@@ -53,7 +52,6 @@ use self::{
     health::{Health, State},
     index::Name,
     metrics::{DiskMetrics, FolderFault, LookupOutcome, WriteOutcome},
-    missed_purges::MissedPurges,
     open::{OpenDisk, ReadOutcome},
 };
 use super::{Tiers, codec::Decoded, queue::BoundedQueue, stamps::Stamp, time_to_live};
@@ -105,8 +103,7 @@ pub(super) struct Disk {
     open: ArcSwapOption<OpenFolder>,
     /// Number of openings so far.
     epochs: AtomicU64,
-    /// Purges while no folder was open.
-    missed: Mutex<MissedPurges>,
+    deferred: Arc<DeferredPurges>,
     last: Mutex<Option<LastFolder>>,
     queue: BoundedQueue,
     wake: Notify,
@@ -120,7 +117,6 @@ pub(super) struct Disk {
     wanted: AtomicU64,
     /// True once this process has let go of the folder for good.
     is_released: AtomicBool,
-    late: Arc<DeferredPurges>,
 }
 
 /// The folder that is open, or was open last.
@@ -149,7 +145,7 @@ impl Disk {
             settings: ArcSwapOption::empty(),
             open: ArcSwapOption::empty(),
             epochs: AtomicU64::new(0),
-            missed: Mutex::default(),
+            deferred: Arc::default(),
             last: Mutex::default(),
             queue: BoundedQueue::default(),
             wake: Notify::new(),
@@ -160,7 +156,6 @@ impl Disk {
             flushing: Arc::default(),
             wanted: AtomicU64::new(0),
             is_released: AtomicBool::new(false),
-            late: Arc::default(),
         }
     }
 
@@ -298,31 +293,28 @@ impl Disk {
 
     /// Records a purge: from now on no older entry that it affects is read.
     pub(super) fn purged(&self, stamp: &Stamp) {
-        let mut missed = self.missed.lock();
+        let mut waiting = self.deferred.waiting.lock();
         if let Some(opened) = &*self.open.load() {
             if !opened.open.heeds(stamp) {
                 // A write that affects nothing stored leaves no record.
                 return;
             }
             opened.note(self.store, stamp);
-        } else if self.late.has_begun() {
-            self.late.push(stamp.clone());
-            return;
         } else {
-            missed.push(stamp.clone());
+            waiting.purges.push(stamp.clone());
         }
-        drop(missed);
+        drop(waiting);
         self.wake.notify_one();
     }
 
     /// Same as [`Disk::purged`] for purges that the log of purges lacks: purges everything. A
     /// folder that is not open has its own position in the log.
     pub(super) fn forget(&self) {
-        let missed = self.missed.lock();
+        let waiting = self.deferred.waiting.lock();
         if let Some(opened) = &*self.open.load() {
             opened.note(self.store, &Stamp::All);
         }
-        drop(missed);
+        drop(waiting);
         self.wake.notify_one();
     }
 
@@ -345,7 +337,7 @@ impl Disk {
                 // is read.
                 drop(begin_to_flush(open, turn));
             }
-        } else if self.late.has_begun() {
+        } else if self.deferred.are_late() {
             // Until the process that has the folder has taken them over.
             while self.leave_late().await == Some(false) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -384,10 +376,10 @@ impl Disk {
     /// Closes the disk because no configuration has a cache any more. Work in flight ends by
     /// itself, and the lock with it.
     pub(super) fn abandon(&self) {
-        let missed = self.missed.lock();
+        let waiting = self.deferred.waiting.lock();
         self.settings.store(None);
         self.open.store(None);
-        drop(missed);
+        drop(waiting);
         self.queue.clear();
     }
 
@@ -395,7 +387,7 @@ impl Disk {
     /// over; `None` if they cannot be written.
     async fn leave_late(&self) -> Option<bool> {
         let turn = Arc::clone(&self.flushing).lock_owned().await;
-        let late = Arc::clone(&self.late);
+        let late = Arc::clone(&self.deferred);
         let left = spawn_blocking(move || {
             let left = late.write().map(|()| late.is_taken_up());
             // The caller may be gone.
@@ -413,14 +405,14 @@ impl Disk {
 
     /// Returns true if this process knows of purges that the next one will not find in the folder.
     fn owes(&self) -> bool {
-        let missed = self.missed.lock();
+        let waiting = self.deferred.waiting.lock();
         if let Some(opened) = &*self.open.load() {
             let open = &opened.open;
             let is_down = matches!(self.health.state(), State::Down(_));
             return is_down && !open.is_synced(open.noted());
         }
         let is_whole = self.last.lock().as_ref().is_none_or(|last| last.is_whole);
-        !missed.is_empty() || !is_whole
+        waiting.late.is_none() && !waiting.purges.is_empty() || !is_whole
     }
 
     fn failed(&self, error: &io::Error) {

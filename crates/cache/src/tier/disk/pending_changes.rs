@@ -2,8 +2,8 @@
 //! stored may be affected by it, and the affected entries are removed soon after.
 //!
 //! While the folder is walked, its content is unknown. Up to a limit, writes are then recorded
-//! without a check. The others are staged: they are looked up at the end of the walk, and until
-//! then no entry that they may affect is read.
+//! without a check. The others are staged up to another limit: they are looked up at the end of the
+//! walk, and until then no entry that they may affect is read.
 
 use std::{
     collections::HashSet,
@@ -16,7 +16,6 @@ use parking_lot::Mutex;
 use super::{
     super::stamps::{self, Digest, Stamp, WriteChange},
     index::Name,
-    missed_purges::MAX_WRITTEN,
     object,
     open::{OpenDisk, open_for_reading},
 };
@@ -24,6 +23,8 @@ use crate::{key::Key, store::Entry};
 
 /// Number of writes that are recorded while it is unknown whether they affect anything.
 const MAX_UNSEEN: usize = 10_000;
+/// Number of staged writes.
+const MAX_STAGED: usize = 1 << 17;
 
 #[derive(Debug)]
 pub(super) struct PendingChanges {
@@ -88,14 +89,12 @@ impl OpenDisk {
             drop(staged);
             return self.index.lock().has(written);
         }
-        if staged.unseen < MAX_UNSEEN {
+        if staged.unseen < MAX_UNSEEN || staged.written.len() >= MAX_STAGED {
             staged.unseen += 1;
             return true;
         }
-        if staged.written.len() < MAX_WRITTEN {
-            staged.written.insert(*written);
-            staged.digests.insert(written.digest());
-        }
+        staged.written.insert(*written);
+        staged.digests.insert(written.digest());
         false
     }
 

@@ -145,8 +145,8 @@ impl Disk {
             epoch: epoch << EPOCH_AT,
         });
         self.is_caught_up.store(false, Ordering::SeqCst);
-        let mut missed = self.missed.lock();
-        for stamp in missed.take() {
+        let mut waiting = self.deferred.waiting.lock();
+        for stamp in waiting.purges.take() {
             if opened.open.heeds(&stamp) {
                 opened.note(self.store, &stamp);
             }
@@ -470,25 +470,21 @@ impl Disk {
 
     /// Leaves purges for the process that has had the folder all the time.
     pub(super) async fn pass_on(&self) {
-        if self.missed_is_late() {
+        if self.defers_for_good() {
             let _in_time = timeout(SLOW, self.leave_late()).await;
         }
     }
 
-    fn missed_is_late(&self) -> bool {
+    fn defers_for_good(&self) -> bool {
         let settings = self.settings.load_full();
         // In another state no process may be there to take them over, or the folder is not ours.
         let Some(settings) = settings.filter(|_| self.health.state() == State::Busy) else {
             return false;
         };
-        let mut missed = self.missed.lock();
+        let mut waiting = self.deferred.waiting.lock();
         let is_late = self.open.load().is_none();
         if is_late {
-            self.late.begin(Folder::late_in(&settings.folder));
-            missed
-                .take()
-                .into_iter()
-                .for_each(|stamp| self.late.push(stamp));
+            waiting.late = Some(Folder::late_in(&settings.folder));
         }
         is_late
     }
@@ -522,7 +518,7 @@ impl Disk {
 
     /// Ends the use of a folder: purges go elsewhere from now on.
     pub(super) fn end(&self, opened: &OpenFolder) {
-        let _missed = self.missed.lock();
+        let mut waiting = self.deferred.waiting.lock();
         self.open.store(None);
         if let Some(last) = &mut *self.last.lock() {
             last.is_whole = opened.open.is_synced(opened.open.noted());
@@ -530,7 +526,7 @@ impl Disk {
         self.is_caught_up.store(false, Ordering::SeqCst);
         if self.is_released.load(Ordering::SeqCst) {
             // From here on purges are left in files for the next process.
-            self.late.begin(opened.open.folder().late());
+            waiting.late = Some(opened.open.folder().late());
         }
     }
 }

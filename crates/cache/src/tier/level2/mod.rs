@@ -369,7 +369,11 @@ impl Level2 {
             Stamp::Written(Write { url: Some(_), .. }) if !self.is_used() => return,
             Stamp::Written(Write { url: Some(url), .. }) => Some(url.part),
             Stamp::Url { part, .. } => Some(*part),
-            Stamp::Written(_) | Stamp::Everywhere(_) | Stamp::Prefix(_) | Stamp::All => None,
+            Stamp::Written(_)
+            | Stamp::Everywhere(_)
+            | Stamp::Prefix(_)
+            | Stamp::Region(_)
+            | Stamp::All => None,
         };
         match one {
             Some(part) => self.parts[stamps::part(&part, self.parts.len())].push(stamp.clone()),

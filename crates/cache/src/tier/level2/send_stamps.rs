@@ -12,7 +12,10 @@ use super::{
     },
     Level2,
 };
-use crate::{base::redis::Unavailable, purge::WaitScope};
+use crate::{
+    base::redis::Unavailable,
+    purge::{WaitScope, ledger::Noted},
+};
 
 /// Number of stamps of URLs and tags in a part. Beyond that, the oldest are dropped, and entries
 /// stored before them count as purged.
@@ -100,14 +103,14 @@ impl Level2 {
             PREFIXES.to_string().into_bytes(),
         ];
         for stamp in stamps {
-            let (kind, value): (&[u8], &[u8]) = match stamp {
-                Stamp::Url { digest, .. } | Stamp::Everywhere(digest) => (b"digest", digest),
-                Stamp::Prefix(prefix) => (b"prefix", prefix),
+            let (kind, value): (&[u8], _) = match (stamp, stamp.id()) {
                 // Writes are sent separately.
-                Stamp::Written(_) => continue,
-                Stamp::All => (b"all", b""),
+                (Stamp::Written(_), _) => continue,
+                (_, None) => (b"all", Vec::new()),
+                (Stamp::Prefix(prefix), _) => (b"prefix", prefix.to_vec()),
+                (_, Some(digest)) => (b"digest", digest.to_vec()),
             };
-            args.extend([kind.to_vec(), value.to_vec()]);
+            args.extend([kind.to_vec(), value]);
         }
         let keys: [&[u8]; 1] = [&part.stamps];
         let last: Vec<u8> = self.redis.eval(&self.scripts.stamp, &keys, &args).await?;

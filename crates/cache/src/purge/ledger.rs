@@ -1,0 +1,265 @@
+//! Ledger of purges, which tells what was purged since a position.
+//!
+//! Each purge has the next position, and an entry has the position that was known at its request.
+//! The number of remembered purges is bounded. With more, a wider purge takes the place of the
+//! oldest, at its position: a purge of everything; or, for a write, which any client can cause, a
+//! purge of some hosts. So too much may count as purged, but no purge is lost, and a flood of
+//! writes costs the hosts that it goes to.
+//!
+//! Purges that the disk does not know yet wait in one.
+
+use std::{
+    array, cmp,
+    collections::{BTreeMap, HashMap},
+    iter,
+};
+
+use super::stamps::{Digest, Stamp};
+
+/// Kinds of purges, each with a bound of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Purge,
+    /// Prefixes, each of which is compared with each entry.
+    Prefix,
+    /// Purges that any client can cause.
+    Write,
+}
+
+/// Number of purges of one kind, and of the bytes of their text.
+pub(crate) type Bound = (usize, usize);
+
+/// A purge as a ledger keeps it.
+pub(crate) trait Noted: Clone {
+    /// Bounds of the kinds, in their order.
+    const MAX: [Bound; 3];
+
+    /// Returns the purge of everything.
+    fn all() -> Self;
+    /// Returns a digest that purges of the same have in common; `None` for everything.
+    fn id(&self) -> Option<Digest>;
+    fn kind(&self) -> Kind;
+    /// Returns the bytes of the purge's text.
+    fn text(&self) -> usize;
+    /// Returns a purge that covers this one and many others; `None` for everything.
+    fn widened(&self) -> Option<Self>;
+}
+
+/// Purges by position, within bounds.
+#[derive(Debug)]
+pub(crate) struct PurgeLedger<P = Stamp> {
+    position: u64,
+    /// Entries below this position count as purged.
+    floor: u64,
+    /// Position of the last purge of each id.
+    last: HashMap<Digest, u64>,
+    kept: [Kept<P>; 3],
+}
+
+/// Purges of one kind, the oldest first.
+#[derive(Debug)]
+struct Kept<P> {
+    purges: BTreeMap<u64, P>,
+    text: usize,
+}
+
+impl<P> Default for Kept<P> {
+    fn default() -> Self {
+        Self {
+            purges: BTreeMap::new(),
+            text: 0,
+        }
+    }
+}
+
+impl<P> Default for PurgeLedger<P> {
+    fn default() -> Self {
+        Self::starting_at(0, 0)
+    }
+}
+
+impl<P> PurgeLedger<P> {
+    fn starting_at(position: u64, floor: u64) -> Self {
+        Self {
+            position,
+            floor,
+            last: HashMap::new(),
+            kept: array::from_fn(|_| Kept::default()),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.floor == 0 && self.kept.iter().all(|kept| kept.purges.is_empty())
+    }
+}
+
+impl<P: Noted> PurgeLedger<P> {
+    /// Records a purge. Returns its position.
+    fn note(&mut self, purge: P) -> u64 {
+        let position = self.position + 1;
+        self.note_at(position, purge);
+        position
+    }
+
+    /// Records a purge that waits to be taken, unless it waits already.
+    pub(crate) fn push(&mut self, purge: P) {
+        let waits = purge.id().is_some_and(|id| self.last.contains_key(&id));
+        if !waits {
+            self.note(purge);
+        }
+    }
+
+    /// Records a purge that has a position.
+    fn note_at(&mut self, position: u64, purge: P) {
+        self.position = self.position.max(position);
+        let Some(id) = purge.id() else {
+            self.floor = self.floor.max(position);
+            self.last = HashMap::new();
+            self.kept = array::from_fn(|_| Kept::default());
+            return;
+        };
+        if let Some(old) = self.last.insert(id, position) {
+            self.kept.iter_mut().for_each(|kept| kept.remove(old));
+        }
+        let kind = purge.kind() as usize;
+        let kept = &mut self.kept[kind];
+        kept.text += purge.text();
+        kept.purges.insert(position, purge);
+        let (number, text) = P::MAX[kind];
+        while self.kept[kind].purges.len() > number || self.kept[kind].text > text {
+            self.widen_oldest(kind);
+        }
+    }
+
+    fn widen_oldest(&mut self, kind: usize) {
+        let Some((position, purge)) = self.pop_first(kind) else {
+            return;
+        };
+        match purge.widened() {
+            None => self.floor = self.floor.max(position),
+            Some(wide) => {
+                let later = wide.id().and_then(|id| self.last.get(&id));
+                self.note_at(cmp::max(position, later.copied().unwrap_or(0)), wide);
+            }
+        }
+    }
+
+    fn pop_first(&mut self, kind: usize) -> Option<(u64, P)> {
+        let kept = &mut self.kept[kind];
+        let (position, purge) = kept.purges.pop_first()?;
+        kept.text -= purge.text();
+        self.last.remove(&purge.id()?);
+        Some((position, purge))
+    }
+
+    /// Takes a purge that waits, any write last.
+    fn pop(&mut self) -> Option<P> {
+        self.pop_purge().or_else(|| self.pop_write())
+    }
+
+    /// Takes a purge that is not of a write.
+    fn pop_purge(&mut self) -> Option<P> {
+        if self.floor > 0 {
+            self.floor = 0;
+            return Some(P::all());
+        }
+        let mut kinds = [Kind::Purge, Kind::Prefix].into_iter();
+        kinds.find_map(|kind| Some(self.pop_first(kind as usize)?.1))
+    }
+
+    /// Takes the oldest write.
+    fn pop_write(&mut self) -> Option<P> {
+        Some(self.pop_first(Kind::Write as usize)?.1)
+    }
+
+    /// Takes all purges that wait.
+    pub(crate) fn take(&mut self) -> Vec<P> {
+        iter::from_fn(|| self.pop()).collect()
+    }
+}
+
+impl<P: Noted> Kept<P> {
+    fn remove(&mut self, position: u64) {
+        if let Some(old) = self.purges.remove(&position) {
+            self.text -= old.text();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::purge::stamps::WriteChange;
+
+    fn digest(number: usize) -> Digest {
+        (number as u128).to_be_bytes()
+    }
+
+    fn write(number: usize, region: u8) -> Stamp {
+        Stamp::Written(WriteChange {
+            place: digest(number),
+            region,
+            url: None,
+        })
+    }
+
+    #[test]
+    fn a_purge_waits_once_and_writes_wait_behind_the_others() {
+        let mut ledger = PurgeLedger::default();
+        assert!(ledger.is_empty());
+        for stamp in [
+            write(1, 0),
+            Stamp::Everywhere(digest(2)),
+            Stamp::Prefix(b"/a".as_slice().into()),
+            Stamp::Everywhere(digest(3)),
+        ] {
+            ledger.push(stamp.clone());
+            ledger.push(stamp);
+        }
+        let taken = ledger.take();
+        assert_eq!(taken[0], Stamp::Everywhere(digest(2)));
+        assert_eq!(taken[1], Stamp::Everywhere(digest(3)));
+        assert_eq!(taken[3], write(1, 0));
+        assert!(taken.len() == 4 && ledger.is_empty());
+        ledger.push(write(1, 0));
+        ledger.push(Stamp::All);
+        assert_eq!(ledger.take(), [Stamp::All]);
+    }
+
+    /// Invariant: however many purges come, each is still there, or one that covers it is; and
+    /// writes come to purges of their regions at most.
+    #[test]
+    fn too_many_purges_come_to_wider_ones() {
+        let mut ledger = PurgeLedger::default();
+        let most = Stamp::MAX.map(|(number, _)| number);
+        ledger.push(Stamp::Everywhere(digest(usize::MAX)));
+        for number in 0..most[2] + 1000 {
+            ledger.push(write(number, if number < 500 { 3 } else { 4 }));
+            ledger.push(write(number / 2, 3));
+        }
+        let taken = ledger.take();
+        assert!(!taken.contains(&Stamp::All));
+        assert_eq!(taken[0], Stamp::Everywhere(digest(usize::MAX)));
+        assert_eq!(taken.len(), 3 + most[2]);
+        assert!(taken.contains(&Stamp::Region(3)) && taken.contains(&Stamp::Region(4)));
+        for number in 0..=most[0] {
+            ledger.push(Stamp::Everywhere(digest(number)));
+        }
+        let taken = ledger.take();
+        assert_eq!((&taken[0], taken.len()), (&Stamp::All, 1 + most[0]));
+        assert!(!taken.contains(&Stamp::Everywhere(digest(0))));
+        for number in 0..=most[1] {
+            let prefix = number.to_string().into_bytes();
+            ledger.push(Stamp::Prefix(prefix.into()));
+        }
+        assert_eq!(ledger.take().len(), 1 + most[1]);
+        for number in 0..20 {
+            let mut prefix = vec![b'x'; 16 << 10];
+            prefix[0] = number;
+            ledger.push(Stamp::Prefix(prefix.into()));
+        }
+        assert_eq!(ledger.take().len(), 1 + 16);
+        ledger.push(Stamp::Prefix(vec![b'x'; (16 << 10) + 1].into()));
+        assert_eq!(ledger.take(), [Stamp::All]);
+    }
+}
