@@ -6,7 +6,7 @@
 //! purge of some hosts. So too much may count as purged, but no purge is lost, and a flood of
 //! writes costs the hosts that it goes to.
 //!
-//! Purges that the disk does not know yet wait in one.
+//! Purges that the disk or a successor does not know yet wait in one.
 
 use std::{
     array, cmp,
@@ -88,6 +88,11 @@ impl<P> PurgeLedger<P> {
         }
     }
 
+    /// Returns the position below which all entries count as purged.
+    pub(crate) fn floor(&self) -> u64 {
+        self.floor
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.floor == 0 && self.kept.iter().all(|kept| kept.purges.is_empty())
     }
@@ -153,7 +158,7 @@ impl<P: Noted> PurgeLedger<P> {
     }
 
     /// Takes a purge that waits, any write last.
-    fn pop(&mut self) -> Option<P> {
+    pub(crate) fn pop(&mut self) -> Option<P> {
         self.pop_purge().or_else(|| self.pop_write())
     }
 

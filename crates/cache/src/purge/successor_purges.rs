@@ -1,6 +1,6 @@
 //! Forwards purges from a draining process to its successor.
 
-use std::collections::{HashSet, VecDeque};
+use std::borrow::Cow;
 
 use log::warn;
 
@@ -8,15 +8,12 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use super::{Purge, PurgeTarget};
-use crate::key::Key;
-
-/// Maximum number of waiting operator purges. With one more, the successor drops everything.
-const MAX_PENDING: usize = 4096;
-/// Maximum number of waiting writes, which any client can cause, and of their bytes. With more, the
-/// first ones are kept: the successor does not read.
-const MAX_WRITTEN: usize = 64 * 1024;
-const MAX_WRITTEN_BYTES: usize = 16 << 20;
+use super::{
+    Purge, PurgeEffect, PurgeTarget,
+    ledger::{Bound, Kind, Noted, PurgeLedger},
+    stamps::Digest,
+};
+use crate::{digest::digest, key::Key};
 
 /// A purge of this process, as one line of JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -38,10 +35,7 @@ pub struct SuccessorPurges {
 
 #[derive(Debug, Default)]
 struct Queue {
-    notes: VecDeque<SuccessorPurge>,
-    /// Purges caused by writes, without duplicates.
-    written: HashSet<SuccessorPurge>,
-    bytes: usize,
+    notes: PurgeLedger<SuccessorPurge>,
     /// True while the note taken last may not be sent yet.
     is_telling: bool,
 }
@@ -58,29 +52,20 @@ impl SuccessorPurges {
     }
 
     pub(crate) fn purged(&self, purges: &[Purge]) {
-        let is_written = |purge: &Purge| matches!(purge.what, PurgeTarget::Written(_));
-        let mut queue = self.queue.lock();
-        let Some(queue) = &mut *queue else {
-            return;
-        };
-        let note = SuccessorPurge::Purged(purges.to_vec());
-        if purges.iter().all(is_written) {
-            queue.add_written(note);
-        } else if queue.notes.len() < MAX_PENDING {
-            queue.notes.push_back(note);
-        } else {
-            warn!(purges = MAX_PENDING; "too many purges for the next process to replay, it drops the whole cache");
-            queue.notes.clear();
-            queue
-                .notes
-                .push_back(SuccessorPurge::Purged(vec![Purge::ALL]));
-        }
-        self.more.notify_one();
+        self.note(SuccessorPurge::Purged(purges.to_vec()));
     }
 
     pub(crate) fn removed(&self, key: &Key) {
-        if let Some(queue) = &mut *self.queue.lock() {
-            queue.add_written(SuccessorPurge::Removed(key.as_bytes().to_vec()));
+        self.note(SuccessorPurge::Removed(key.as_bytes().to_vec()));
+    }
+
+    fn note(&self, note: SuccessorPurge) {
+        if let Some(Queue { notes, .. }) = &mut *self.queue.lock() {
+            let is_all = notes.floor() > 0 || note.id().is_none();
+            notes.push(note);
+            if !is_all && notes.floor() > 0 {
+                warn!("too many purges for the next process to replay, it drops the whole cache");
+            }
             self.more.notify_one();
         }
     }
@@ -89,7 +74,7 @@ impl SuccessorPurges {
     pub async fn next(&self) -> SuccessorPurge {
         loop {
             let next = self.queue.lock().as_mut().and_then(|queue| {
-                let next = queue.notes.pop_front().or_else(|| queue.next_written());
+                let next = queue.notes.pop();
                 queue.is_telling = next.is_some();
                 next
             });
@@ -105,9 +90,7 @@ impl SuccessorPurges {
     pub async fn all_told(&self) {
         loop {
             let told = self.told.notified();
-            let is_left = |queue: &Queue| {
-                queue.is_telling || !queue.notes.is_empty() || !queue.written.is_empty()
-            };
+            let is_left = |queue: &Queue| queue.is_telling || !queue.notes.is_empty();
             if !self.queue.lock().as_ref().is_some_and(is_left) {
                 return;
             }
@@ -116,44 +99,71 @@ impl SuccessorPurges {
     }
 }
 
-impl Queue {
-    fn add_written(&mut self, note: SuccessorPurge) {
-        let bytes = self.bytes + note.bytes();
-        if self.written.len() < MAX_WRITTEN
-            && bytes <= MAX_WRITTEN_BYTES
-            && self.written.insert(note)
-        {
-            self.bytes = bytes;
-        }
+impl SuccessorPurge {
+    fn line(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("notes are plain data")
     }
 
-    fn next_written(&mut self) -> Option<SuccessorPurge> {
-        let note = self.written.iter().next()?.clone();
-        self.written.remove(&note);
-        self.bytes -= note.bytes();
-        Some(note)
+    /// Returns the URLs that a write has changed; `None` for other purges.
+    fn written(&self) -> Option<Vec<Cow<'_, str>>> {
+        match self {
+            Self::Removed(key) => Some(vec![String::from_utf8_lossy(key)]),
+            Self::Purged(purges) => purges
+                .iter()
+                .map(|purge| match &purge.what {
+                    PurgeTarget::Written(url) => Some(Cow::Borrowed(url.as_str())),
+                    PurgeTarget::Url(_)
+                    | PurgeTarget::Prefix(_)
+                    | PurgeTarget::Tag(_)
+                    | PurgeTarget::All => None,
+                })
+                .collect(),
+        }
     }
 }
 
-impl SuccessorPurge {
-    /// Returns the bytes of the text.
-    fn bytes(&self) -> usize {
-        let of = |purge: &Purge| match &purge.what {
-            PurgeTarget::Url(text)
-            | PurgeTarget::Prefix(text)
-            | PurgeTarget::Tag(text)
-            | PurgeTarget::Written(text) => text.len(),
-            PurgeTarget::All => 0,
-        };
-        match self {
-            Self::Purged(purges) => purges.iter().map(of).sum(),
-            Self::Removed(key) => key.len(),
+impl Noted for SuccessorPurge {
+    const MAX: [Bound; 3] = [(4096, 16 << 20), (0, 0), (1 << 16, 16 << 20)];
+
+    fn all() -> Self {
+        Self::Purged(vec![Purge::ALL])
+    }
+
+    fn id(&self) -> Option<Digest> {
+        (*self != Self::all()).then(|| digest(b"note", &[&self.line()]))
+    }
+
+    fn kind(&self) -> Kind {
+        if self.written().is_some() {
+            Kind::Write
+        } else {
+            Kind::Purge
         }
+    }
+
+    fn text(&self) -> usize {
+        self.line().len()
+    }
+
+    /// Returns a purge of the hosts of a write.
+    fn widened(&self) -> Option<Self> {
+        let host = |url: Cow<'_, str>| {
+            let from = url.find("://")? + 3;
+            let end = url[from..].find(['/', '?', '#'])?;
+            Some(Purge {
+                what: PurgeTarget::Prefix(format!("{}/", &url[..from + end])),
+                how: PurgeEffect::Hard,
+            })
+        };
+        let hosts: Option<_> = self.written()?.into_iter().map(host).collect();
+        Some(Self::Purged(hosts?))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[tokio::test]
@@ -185,45 +195,59 @@ mod tests {
     async fn more_of_operators_than_can_be_told_is_everything() {
         let notes = SuccessorPurges::default();
         notes.begin();
-        for n in 0..=MAX_PENDING {
+        let [(most, _), ..] = SuccessorPurge::MAX;
+        for n in 0..=most {
             let tag = serde_json::json!({ "tag": n.to_string() });
             notes.purged(&[Purge::from_json(&tag).unwrap()]);
         }
-        assert_eq!(notes.next().await, SuccessorPurge::Purged(vec![Purge::ALL]));
+        assert_eq!(notes.next().await, SuccessorPurge::all());
+        for n in 1..=most {
+            let line = String::from_utf8(notes.next().await.line()).unwrap();
+            assert_eq!(line, format!(r#"{{"purged":[{{"tag":"{n}"}}]}}"#));
+        }
         notes.end();
         notes.purged(&[Purge::ALL]);
         assert!(notes.queue.lock().is_none());
     }
 
-    /// Invariant: writes of any client are sent as they are, and never as a purge of everything.
+    /// Invariant: writes of any client are sent as they are, each once, and if there are too many,
+    /// as a purge of their host; never as a purge of everything.
     #[tokio::test]
     async fn no_number_of_writes_is_everything() {
         let notes = SuccessorPurges::default();
         notes.begin();
-        let key = |n: usize| Key::new("http", "a", n.to_string().as_bytes(), None, b"");
-        for n in 0..3 * MAX_PENDING {
+        let key = |n: usize| Key::new("http", "a", format!("/{n}").as_bytes(), None, b"");
+        for n in 0..10_000 {
             notes.removed(&key(n));
             notes.removed(&key(n / 2));
-            let written = serde_json::json!({ "written": format!("http://a/{}", n / 3) });
+            let written = serde_json::json!({ "written": format!("http://b/{}", n / 3) });
             notes.purged(&[Purge::from_json(&written).unwrap()]);
         }
         let mut told = HashSet::new();
-        for _ in 0..3 * MAX_PENDING + MAX_PENDING {
+        for _ in 0..10_000 + 10_000_usize.div_ceil(3) {
             let note = notes.next().await;
-            assert_ne!(note, SuccessorPurge::Purged(vec![Purge::ALL]));
+            assert_eq!(note.kind(), Kind::Write);
             assert!(told.insert(note));
         }
-        assert!(
-            (0..3 * MAX_PENDING)
-                .all(|n| told.contains(&SuccessorPurge::Removed(key(n).as_bytes().to_vec())))
-        );
+        let removed = |n: usize| SuccessorPurge::Removed(key(n).as_bytes().to_vec());
+        assert!((0..10_000).all(|n| told.contains(&removed(n))));
         assert!(futures_util::poll!(Box::pin(notes.next())).is_pending());
-        for n in 0..2 * MAX_WRITTEN {
+        let [.., (most, text)] = SuccessorPurge::MAX;
+        for n in 0..=most {
             notes.removed(&key(n));
         }
-        let queue = notes.queue.lock();
-        let queue = queue.as_ref().unwrap();
-        assert!(queue.notes.is_empty() && queue.written.len() == MAX_WRITTEN);
-        assert!(queue.bytes <= MAX_WRITTEN_BYTES);
+        let line = String::from_utf8(notes.next().await.line()).unwrap();
+        assert_eq!(line, r#"{"purged":[{"prefix":"http://a/"}]}"#);
+        for n in 1..=most {
+            assert_eq!(notes.next().await, removed(n));
+        }
+        let long = "x".repeat(text / 10);
+        for n in 0..10 {
+            let what = PurgeTarget::Written(format!("https://b:81/{n}{long}"));
+            let how = PurgeEffect::Hard;
+            notes.purged(&[Purge { what, how }]);
+        }
+        let line = String::from_utf8(notes.next().await.line()).unwrap();
+        assert_eq!(line, r#"{"purged":[{"prefix":"https://b:81/"}]}"#);
     }
 }
