@@ -6,7 +6,8 @@
 //! purge of some hosts. So too much may count as purged, but no purge is lost, and a flood of
 //! writes costs the hosts that it goes to.
 //!
-//! Purges that the disk or a successor does not know yet wait in one.
+//! The store has a ledger of its own, and purges that the disk or a successor does not know yet wait in
+//! one.
 
 use std::{
     array, cmp,
@@ -14,7 +15,8 @@ use std::{
     iter,
 };
 
-use super::stamps::{Digest, Stamp};
+use super::stamps::{self, Digest, EntrySubject, Stamp};
+use crate::key::Key;
 
 /// Kinds of purges, each with a bound of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +90,11 @@ impl<P> PurgeLedger<P> {
         }
     }
 
+    /// Returns the position of the last purge.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
     /// Returns the position below which all entries count as purged.
     pub(crate) fn floor(&self) -> u64 {
         self.floor
@@ -100,7 +107,7 @@ impl<P> PurgeLedger<P> {
 
 impl<P: Noted> PurgeLedger<P> {
     /// Records a purge. Returns its position.
-    fn note(&mut self, purge: P) -> u64 {
+    pub(crate) fn note(&mut self, purge: P) -> u64 {
         let position = self.position + 1;
         self.note_at(position, purge);
         position
@@ -188,6 +195,30 @@ impl<P: Noted> Kept<P> {
         if let Some(old) = self.purges.remove(&position) {
             self.text -= old.text();
         }
+    }
+}
+
+impl PurgeLedger {
+    /// Returns true if a purge since `position` affects an entry, or may affect it.
+    pub(crate) fn is_purged_since(&self, position: u64, key: &Key, tags: &[Box<str>]) -> bool {
+        // A position that was never assigned is from a ledger that was restored from a copy.
+        if position < self.floor || position > self.position {
+            return true;
+        }
+        if position == self.position {
+            return false;
+        }
+        let subject = EntrySubject::new(key, tags);
+        let is_later = |digest| self.last.get(digest).is_some_and(|at| *at > position);
+        let (url, target_at) = stamps::url(key);
+        let prefixes = self.kept[Kind::Prefix as usize]
+            .purges
+            .range(position + 1..);
+        subject.digests.iter().any(is_later)
+            || prefixes.map(|(_, stamp)| stamp).any(|stamp| {
+                matches!(stamp, Stamp::Prefix(prefix)
+                    if url.starts_with(prefix) || url[target_at..].starts_with(prefix))
+            })
     }
 }
 

@@ -28,8 +28,8 @@ pub use self::{
     successor_purges::{SuccessorPurge, SuccessorPurges},
 };
 pub(crate) use self::{
-    target::{PurgeMatcher, without_rsc, without_slash},
-    write_target::{HostPath, WriteTarget, long, place, split_authority},
+    target::{PurgeMatcher, without_slash},
+    write_target::{HostPath, WriteTarget, long, split_authority},
 };
 
 /// Target of a purge.

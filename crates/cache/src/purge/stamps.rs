@@ -74,7 +74,12 @@ impl WriteChange {
 
 impl Stamp {
     pub(crate) fn of(what: &PurgeTarget) -> Vec<Self> {
-        let one = match PurgeMatcher::of(what) {
+        Self::of_target(&PurgeMatcher::of(what))
+    }
+
+    /// Returns the stamps of a purge: two for a write to an item of a list.
+    pub(crate) fn of_target(target: &PurgeMatcher) -> Vec<Self> {
+        let one = match target {
             PurgeMatcher::Written(WriteTarget {
                 authority,
                 item,
@@ -83,29 +88,43 @@ impl Stamp {
                 let written = |place| {
                     Self::Written(WriteChange {
                         place,
-                        region: region(&authority),
+                        region: region(authority),
                         url: None,
                     })
                 };
-                let places = [Some(item), list].into_iter().flatten();
+                let places = [Some(item), list.as_ref()].into_iter().flatten();
                 let places = places.filter_map(|place| match place {
                     // The root is not an item of a list: the URL itself is another purge.
                     HostPath::Path(path) if path.is_empty() => None,
-                    HostPath::Path(path) => Some(write_target::place(&authority, &path)),
-                    HostPath::Digests { place, .. } => Some(place),
+                    HostPath::Path(path) => Some(write_target::place(authority, path)),
+                    HostPath::Digests { place, .. } => Some(*place),
                 });
                 return places.map(written).collect();
             }
+            // An unsafe request, which any client can send.
+            PurgeMatcher::Url {
+                scheme: Some(scheme),
+                authority: Some(authority),
+                path,
+                query,
+            } => Self::Written(WriteChange {
+                place: write_target::place(authority, without_slash(path)),
+                region: region(authority),
+                url: Some(OneUrl {
+                    part: digest(b"path", &[path, query]),
+                    digest: digest(b"origin", &[scheme, authority, path, query]),
+                }),
+            }),
             PurgeMatcher::Url {
                 authority,
                 path,
                 query,
                 ..
             } => Self::Url {
-                part: digest(b"path", &[&path, &query]),
+                part: digest(b"path", &[path, query]),
                 digest: match authority {
-                    Some(authority) => digest(b"url", &[&authority, &path, &query]),
-                    None => digest(b"path", &[&path, &query]),
+                    Some(authority) => digest(b"url", &[authority, path, query]),
+                    None => digest(b"path", &[path, query]),
                 },
             },
             // A path with any query.
@@ -113,7 +132,7 @@ impl Stamp {
                 Some((b'?', path)) if !path.contains(&b'?') => {
                     Self::Everywhere(digest(b"queries", &[path]))
                 }
-                _ => Self::Prefix(prefix),
+                _ => Self::Prefix(prefix.clone()),
             },
             PurgeMatcher::Tag(tag) => Self::Everywhere(digest(b"tag", &[tag.as_bytes()])),
             PurgeMatcher::All => Self::All,
@@ -123,16 +142,7 @@ impl Stamp {
 
     /// Returns the stamp of all entries under the URL of a key, for RFC 9111, 4.4.
     pub(crate) fn of_key(key: &Key) -> Self {
-        let query = without_rsc(key.query().unwrap_or_default());
-        let (path, authority) = (key.path(), key.authority());
-        Self::Written(WriteChange {
-            place: place(key),
-            region: region(authority),
-            url: Some(OneUrl {
-                part: digest(b"path", &[path, &query]),
-                digest: digest(b"origin", &[scheme(key), authority, path, &query]),
-            }),
-        })
+        Self::of_target(&PurgeMatcher::of_key(key)).remove(0)
     }
 }
 

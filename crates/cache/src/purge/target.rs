@@ -1,7 +1,5 @@
 //! Target of a purge, parsed once and compared with many keys.
 
-use std::mem::size_of;
-
 use super::{HostPath, PurgeTarget, WriteTarget, split_authority};
 use crate::key::Key;
 
@@ -106,37 +104,6 @@ impl PurgeMatcher {
             }
             Self::All => true,
         }
-    }
-
-    /// Returns the approximate bytes of the target in memory.
-    pub(crate) fn text(&self) -> usize {
-        let text = match self {
-            Self::Url {
-                scheme,
-                authority,
-                path,
-                query,
-            } => {
-                let scheme = scheme.as_ref().map_or(0, |it| it.len());
-                let authority = authority.as_ref().map_or(0, |it| it.len());
-                scheme + authority + path.len() + query.len()
-            }
-            Self::Prefix { prefix, .. } => prefix.len(),
-            Self::Tag(tag) => tag.len(),
-            Self::Written(WriteTarget {
-                authority,
-                item,
-                list,
-            }) => {
-                let text = |place: &HostPath| match place {
-                    HostPath::Path(path) => path.len(),
-                    HostPath::Digests { .. } => 0,
-                };
-                authority.len() + text(item) + list.as_ref().map_or(0, text)
-            }
-            Self::All => 0,
-        };
-        text + size_of::<Self>()
     }
 }
 

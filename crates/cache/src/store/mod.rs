@@ -346,7 +346,7 @@ impl Store {
             target,
             PurgeMatcher::Written { .. } | PurgeMatcher::Url { .. }
         ) {
-            self.log.note(target.clone());
+            self.log.note(target);
         }
     }
 
@@ -358,7 +358,7 @@ impl Store {
     /// Same as [`Store::purge`] for this memory alone.
     pub fn forget(&self, purge: &Purge) -> u64 {
         let target = PurgeMatcher::of(&purge.what);
-        self.log.note(target.clone());
+        self.log.note(&target);
         self.sweep(&target, purge.how)
     }
 
@@ -369,7 +369,7 @@ impl Store {
         let target = PurgeMatcher::of_key(key);
         self.foretell(&target);
         self.tell(|watch| watch.removed(key));
-        self.log.note(target.clone());
+        self.log.note(&target);
         self.sweep(&target, PurgeEffect::Hard)
     }
 
