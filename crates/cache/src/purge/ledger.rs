@@ -6,7 +6,7 @@
 //! purge of some hosts. So too much may count as purged, but no purge is lost, and a flood of
 //! writes costs the hosts that it goes to.
 //!
-//! The store has a ledger of its own, and purges that the disk or a successor does not know yet wait in
+//! The store has a ledger of its own, and purges that a tier or a successor does not know yet wait in
 //! one.
 
 use std::{
@@ -100,6 +100,12 @@ impl<P> PurgeLedger<P> {
         self.floor
     }
 
+    /// Returns the purges of a kind with their positions, the oldest first.
+    pub(crate) fn of(&self, kind: Kind) -> impl Iterator<Item = (u64, &P)> {
+        let purges = self.kept[kind as usize].purges.iter();
+        purges.map(|(position, purge)| (*position, purge))
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.floor == 0 && self.kept.iter().all(|kept| kept.purges.is_empty())
     }
@@ -170,7 +176,7 @@ impl<P: Noted> PurgeLedger<P> {
     }
 
     /// Takes a purge that is not of a write.
-    fn pop_purge(&mut self) -> Option<P> {
+    pub(crate) fn pop_purge(&mut self) -> Option<P> {
         if self.floor > 0 {
             self.floor = 0;
             return Some(P::all());
@@ -180,7 +186,7 @@ impl<P: Noted> PurgeLedger<P> {
     }
 
     /// Takes the oldest write.
-    fn pop_write(&mut self) -> Option<P> {
+    pub(crate) fn pop_write(&mut self) -> Option<P> {
         Some(self.pop_first(Kind::Write as usize)?.1)
     }
 

@@ -146,6 +146,16 @@ impl Stamp {
     }
 }
 
+impl Stamp {
+    /// Returns the change that a write has made; `None` for other purges.
+    pub(crate) fn written(&self) -> Option<WriteChange> {
+        match self {
+            Self::Written(written) => Some(*written),
+            _ => None,
+        }
+    }
+}
+
 impl Noted for Stamp {
     const MAX: [Bound; 3] = [
         (50_000, usize::MAX),

@@ -1,40 +1,37 @@
 //! A part of level 2: the names of its keys, and the purges that are not stamped there yet.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    iter,
     sync::atomic::{AtomicBool, Ordering},
 };
 
 use parking_lot::Mutex;
 
 use super::stamps::{self, Digest, Stamp, WriteChange};
-use crate::{key::Key, purge::WaitScope};
+use crate::{
+    key::Key,
+    purge::{
+        WaitScope,
+        ledger::{Kind, PurgeLedger},
+    },
+};
 
-/// Number of purges that wait for Redis. With more, the whole part will be purged.
-const UNSTAMPED: usize = 4096;
-/// Number of waiting writes, which any client can cause and which are queued separately. With more,
-/// the first ones count.
-const MAX_WRITTEN: usize = 1 << 16;
+/// Number of purges that are sent in one round. With more, the whole part is purged.
+const MAX_SENT: usize = 4096;
 /// Number of writes that are sent in one round.
 pub(super) const WRITE_BATCH: usize = 256;
-/// Number of waiting purges that a read compares with its key; with more, it does not read.
-const LOOKED_AT: usize = 64;
 
 #[derive(Debug, Default)]
-struct UnstampedPurge {
-    stamps: VecDeque<Stamp>,
-    written: HashSet<WriteChange>,
-    /// The same in order.
-    queue: VecDeque<WriteChange>,
-    /// Writes that are being stamped.
-    sent: HashSet<WriteChange>,
-    /// Number of purges so far.
-    came: StampCounts,
-    /// Number of stamped purges.
+struct UnstampedPurges {
+    waiting: PurgeLedger,
+    /// Purges that are being stamped.
+    sent: PurgeLedger,
+    /// Position of the last purge that may affect entries of any URL.
+    wide: u64,
     done: StampCounts,
 }
 
-/// Numbers of stamps: of operators, and of writes.
+/// Positions up to which purges are stamped: those of operators, and those of writes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct StampCounts {
     stamps: u64,
@@ -46,41 +43,13 @@ pub(super) struct StampCounts {
 pub(super) struct StampRound {
     pub(super) stamps: Vec<Stamp>,
     pub(super) written: Vec<WriteChange>,
-    /// Number of stamped purges at the end of the round.
+    /// Positions of stamped purges at the end of the round.
     until: StampCounts,
 }
 
 impl StampRound {
     pub(super) fn is_empty(&self) -> bool {
         self.stamps.is_empty() && self.written.is_empty()
-    }
-}
-
-impl UnstampedPurge {
-    fn is_empty(&self) -> bool {
-        self.stamps.is_empty() && self.written.is_empty() && self.sent.is_empty()
-    }
-
-    fn has(&self, written: &WriteChange) -> bool {
-        self.written.contains(written) || self.sent.contains(written)
-    }
-
-    fn push_written(&mut self, written: WriteChange) {
-        if self.written.len() < MAX_WRITTEN && self.written.insert(written) {
-            self.queue.push_back(written);
-            self.came.written += 1;
-        }
-    }
-
-    fn push_stamp(&mut self, stamp: Stamp) {
-        self.came.stamps += 1;
-        if self.stamps.len() < UNSTAMPED {
-            self.stamps.push_back(stamp);
-        } else if self.stamps.back() != Some(&Stamp::All) {
-            // One above the limit: purges being stamped now stay at the front, and this one gets a
-            // later position. While it is being stamped, it is the only one.
-            self.stamps.push_back(Stamp::All);
-        }
     }
 }
 
@@ -91,7 +60,7 @@ pub(super) struct PurgePartition {
     pub(super) stamps: Vec<u8>,
     /// Key of the table with the last writes, by slots.
     pub(super) writes: Vec<u8>,
-    unstamped: Mutex<UnstampedPurge>,
+    unstamped: Mutex<UnstampedPurges>,
     /// Set while some purge is not stamped yet. Changed with the list locked.
     is_behind: AtomicBool,
     /// Set while the part has no stamps, so that no entry in it counts.
@@ -137,20 +106,20 @@ impl PurgePartition {
     pub(super) fn push(&self, stamp: Stamp) {
         let mut unstamped = self.unstamped.lock();
         self.is_behind.store(true, Ordering::SeqCst);
-        if let Stamp::Written(written) = stamp {
-            unstamped.push_written(written);
-        } else {
-            unstamped.push_stamp(stamp);
+        let is_wide = !matches!(stamp, Stamp::Url { .. } | Stamp::Written(_));
+        unstamped.waiting.push(stamp);
+        if is_wide {
+            unstamped.wide = unstamped.waiting.position();
         }
     }
 
-    /// Returns the count that has to be stamped for a caller that waits from now on.
+    /// Returns the positions that have to be stamped for a caller that waits from now on.
     pub(super) fn until(&self, awaited: WaitScope) -> StampCounts {
-        let came = self.unstamped.lock().came;
+        let last = self.unstamped.lock().waiting.position();
         let (stamps, written) = match awaited {
             WaitScope::Own => (0, 0),
-            WaitScope::Purges => (came.stamps, 0),
-            WaitScope::Writes => (came.stamps, came.written),
+            WaitScope::Purges => (last, 0),
+            WaitScope::Writes => (last, last),
         };
         StampCounts { stamps, written }
     }
@@ -164,58 +133,59 @@ impl PurgePartition {
         self.is_behind.load(Ordering::SeqCst)
     }
 
-    /// Returns true if a purge that is not stamped yet may affect entries under this digest: they
-    /// must not be read then. Their tags are unknown before.
-    pub(super) fn awaits(&self, key: &Key, digest: &Digest) -> bool {
+    /// Returns true if a purge that is not stamped yet may affect entries of this key: they must
+    /// not be read then. Their tags are unknown before.
+    pub(super) fn awaits(&self, key: &Key) -> bool {
         if !self.is_behind() {
             return false;
         }
         let unstamped = self.unstamped.lock();
-        let is_about = |stamp: &Stamp| match stamp {
-            Stamp::Url { part, .. } => part == digest,
-            _ => true,
-        };
-        let (stamps, is_written) = (&unstamped.stamps, || {
-            let Stamp::Written(one) = Stamp::of_key(key) else {
-                return false;
-            };
-            unstamped.has(&one) || unstamped.has(&WriteChange { url: None, ..one })
-        });
-        stamps.len() > LOOKED_AT || stamps.iter().any(is_about) || is_written()
+        let mut ledgers = [&unstamped.waiting, &unstamped.sent].into_iter();
+        unstamped.wide > unstamped.done.stamps
+            || ledgers.any(|ledger| ledger.is_purged_since(0, key, &[]))
     }
 
     /// Returns the purges to be stamped next: all purges of operators, however many writes wait,
     /// and some of the writes. One round at a time.
     pub(super) fn round(&self) -> StampRound {
-        let mut guard = self.unstamped.lock();
-        let unstamped = &mut *guard;
-        if unstamped.sent.is_empty() {
-            let count = unstamped.queue.len().min(WRITE_BATCH);
-            for written in unstamped.queue.drain(..count) {
-                unstamped.written.remove(&written);
-                unstamped.sent.insert(written);
-            }
+        let mut unstamped = self.unstamped.lock();
+        let UnstampedPurges {
+            waiting,
+            sent,
+            done,
+            ..
+        } = &mut *unstamped;
+        let stamps = waiting.position();
+        iter::from_fn(|| waiting.pop_purge()).for_each(|stamp| sent.push(stamp));
+        if sent.of(Kind::Write).next().is_none() {
+            let writes = iter::from_fn(|| waiting.pop_write());
+            writes.take(WRITE_BATCH).for_each(|stamp| sent.push(stamp));
         }
-        if unstamped.stamps.len() > UNSTAMPED {
-            // None of them is being stamped, so one purge of all has the same effect.
-            unstamped.stamps.clear();
-            unstamped.stamps.push_back(Stamp::All);
+        let written = waiting.of(Kind::Write).next();
+        let written = written.map_or(stamps, |(position, _)| position - 1);
+        let of = |kind| sent.of(kind).map(|(_, stamp)| stamp);
+        let mut round = StampRound {
+            stamps: of(Kind::Purge).chain(of(Kind::Prefix)).cloned().collect(),
+            written: of(Kind::Write).filter_map(Stamp::written).collect(),
+            until: StampCounts { stamps, written },
+        };
+        if round.written.is_empty() {
+            done.written = written;
         }
-        StampRound {
-            stamps: unstamped.stamps.iter().cloned().collect(),
-            written: unstamped.sent.iter().copied().collect(),
-            until: StampCounts {
-                stamps: unstamped.came.stamps,
-                written: unstamped.came.written - unstamped.queue.len() as u64,
-            },
+        if sent.floor() > 0 || round.stamps.len() > MAX_SENT {
+            // They get one position, so one purge of all has the same effect.
+            round.stamps = vec![Stamp::All];
         }
+        if round.stamps.is_empty() {
+            done.stamps = stamps;
+        }
+        round
     }
 
     /// Records that the purges of operators of a round are stamped.
     pub(super) fn stamped(&self, round: &StampRound) {
         let mut unstamped = self.unstamped.lock();
-        let count = round.stamps.len().min(unstamped.stamps.len());
-        unstamped.stamps.drain(..count);
+        while unstamped.sent.pop_purge().is_some() {}
         unstamped.done.stamps = round.until.stamps;
         self.tell(&unstamped);
     }
@@ -223,13 +193,13 @@ impl PurgePartition {
     /// Records that the writes of a round are stamped.
     pub(super) fn stamped_written(&self, round: &StampRound) {
         let mut unstamped = self.unstamped.lock();
-        unstamped.sent.clear();
+        while unstamped.sent.pop_write().is_some() {}
         unstamped.done.written = round.until.written;
         self.tell(&unstamped);
     }
 
-    fn tell(&self, unstamped: &UnstampedPurge) {
-        if unstamped.is_empty() {
+    fn tell(&self, unstamped: &UnstampedPurges) {
+        if unstamped.waiting.is_empty() && unstamped.sent.is_empty() {
             self.is_behind.store(false, Ordering::SeqCst);
         }
     }
@@ -237,8 +207,10 @@ impl PurgePartition {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
-    use crate::{purge::PurgeTarget, tier::stamps::EntrySubject};
+    use crate::purge::{PurgeTarget, ledger::Noted};
 
     fn key(path: &str) -> Key {
         Key::new("https", "shop", path.as_bytes(), None, b"")
@@ -254,7 +226,7 @@ mod tests {
         let part = PurgePartition::new("edgeway:", 0);
         let awaits = |part: &PurgePartition, path: &str| {
             let key = key(path);
-            part.awaits(&key, &EntrySubject::part_of(&key))
+            part.awaits(&key)
         };
         part.push(Stamp::of_key(&key("/a")));
         assert!(part.is_behind());
@@ -281,24 +253,24 @@ mod tests {
             PurgeTarget::Prefix("/c?".into()),
         ];
         let page = key("/a");
-        let digest = EntrySubject::part_of(&page);
         for what in all {
             let part = PurgePartition::new("edgeway:", 0);
             part.push(Stamp::of(&what).remove(0));
-            assert!(part.awaits(&page, &digest), "{what:?}");
+            assert!(part.awaits(&page), "{what:?}");
         }
         let part = PurgePartition::new("edgeway:", 0);
-        for n in 0..=LOOKED_AT {
-            assert!(!part.awaits(&page, &digest), "{n}");
+        for n in 0..=MAX_SENT {
+            assert!(!part.awaits(&page), "{n}");
             part.push(Stamp::of(&PurgeTarget::Url(format!("/{n}"))).remove(0));
         }
-        assert!(part.awaits(&page, &digest));
+        part.push(Stamp::of(&PurgeTarget::Url("/a".into())).remove(0));
+        assert!(part.awaits(&page));
     }
 
     #[test]
     fn too_many_purges_come_to_one_of_all() {
         let part = PurgePartition::new("edgeway:", 0);
-        for n in 0..UNSTAMPED + 10 {
+        for n in 0..MAX_SENT + 10 {
             part.push(Stamp::of(&PurgeTarget::Url(format!("/{n}"))).remove(0));
         }
         assert_eq!(part.round().stamps, [Stamp::All]);
@@ -325,7 +297,7 @@ mod tests {
                     }
                     12 => {
                         let at_once = match random.u8(..8) {
-                            0 => random.usize(UNSTAMPED..UNSTAMPED + 3),
+                            0 => random.usize(MAX_SENT..MAX_SENT + 3),
                             _ => random.usize(1..3),
                         };
                         for _ in 0..at_once {
@@ -387,22 +359,27 @@ mod tests {
         assert_eq!((rounds, part.is_behind()), (10, false));
     }
 
-    /// Invariant: writes to other URLs, however many, do not keep back a stored entry.
+    /// Invariant: writes to other hosts, however many, do not keep back a stored entry.
     #[test]
     fn no_number_of_writes_comes_to_all() {
         let part = PurgePartition::new("edgeway:", 0);
-        for n in 0..MAX_WRITTEN + 1000 {
+        let [.., (most, _)] = Stamp::MAX;
+        for n in 0..most + 1000 {
             part.push(Stamp::of_key(&key(&format!("/{n}"))));
         }
-        let page = key("/other");
-        assert!(!part.awaits(&page, &EntrySubject::part_of(&page)));
-        let mut sent = HashSet::new();
+        let other = Key::new("https", "other", b"/other", None, b"");
+        assert!(!part.awaits(&other));
+        // The oldest writes stand for their whole host by now.
+        assert!(part.awaits(&key("/other")));
+        let (mut sent, mut stamps) = (HashSet::new(), Vec::new());
         while part.is_behind() {
             let round = part.round();
-            assert!(round.stamps.is_empty() && round.written.len() <= WRITE_BATCH);
+            assert!(round.written.len() <= WRITE_BATCH);
             finish(&part, &round);
             sent.extend(round.written);
+            stamps.extend(round.stamps);
         }
-        assert_eq!(sent.len(), MAX_WRITTEN);
+        assert_eq!((sent.len(), stamps.len()), (most, 1));
+        assert!(matches!(stamps[0], Stamp::Region(_)));
     }
 }

@@ -203,7 +203,7 @@ impl Level2 {
     ) -> Option<Decoded> {
         let digest = EntrySubject::part_of(key);
         let part = &self.parts[stamps::part(&digest, self.parts.len())];
-        if !self.is_used() || part.awaits(key, &digest) {
+        if !self.is_used() || part.awaits(key) {
             return None;
         }
         let start = self.clock.now();
