@@ -6,8 +6,8 @@
 //! purge of some hosts. So too much may count as purged, but no purge is lost, and a flood of
 //! writes costs the hosts that it goes to.
 //!
-//! The store has a ledger of its own, and purges that a tier or a successor does not know yet wait in
-//! one.
+//! The store has a ledger of its own, the disk keeps one in its journal, and purges that a tier or
+//! a successor does not know yet wait in one. In Redis, `lua/stamp.lua` has the same rules.
 
 use std::{
     array, cmp,
@@ -56,6 +56,11 @@ pub(crate) struct PurgeLedger<P = Stamp> {
     /// Position of the last purge of each id.
     last: HashMap<Digest, u64>,
     kept: [Kept<P>; 3],
+    /// Position up to which all entries changed by writes are removed, so that such writes matter
+    /// only to entries that are about to be written.
+    tidied: u64,
+    /// Entries requested before this position are not written.
+    unwritable: u64,
 }
 
 /// Purges of one kind, the oldest first.
@@ -81,12 +86,14 @@ impl<P> Default for PurgeLedger<P> {
 }
 
 impl<P> PurgeLedger<P> {
-    fn starting_at(position: u64, floor: u64) -> Self {
+    pub(crate) fn starting_at(position: u64, floor: u64) -> Self {
         Self {
             position,
             floor,
             last: HashMap::new(),
             kept: array::from_fn(|_| Kept::default()),
+            tidied: 0,
+            unwritable: 0,
         }
     }
 
@@ -128,7 +135,7 @@ impl<P: Noted> PurgeLedger<P> {
     }
 
     /// Records a purge that has a position.
-    fn note_at(&mut self, position: u64, purge: P) {
+    pub(crate) fn note_at(&mut self, position: u64, purge: P) {
         self.position = self.position.max(position);
         let Some(id) = purge.id() else {
             self.floor = self.floor.max(position);
@@ -153,6 +160,10 @@ impl<P: Noted> PurgeLedger<P> {
         let Some((position, purge)) = self.pop_first(kind) else {
             return;
         };
+        if kind == Kind::Write as usize && position <= self.tidied {
+            self.unwritable = self.unwritable.max(position);
+            return;
+        }
         match purge.widened() {
             None => self.floor = self.floor.max(position),
             Some(wide) => {
@@ -225,6 +236,16 @@ impl PurgeLedger {
                 matches!(stamp, Stamp::Prefix(prefix)
                     if url.starts_with(prefix) || url[target_at..].starts_with(prefix))
             })
+    }
+
+    /// Returns true if an entry requested at `position` must not be written.
+    pub(crate) fn is_unwritable(&self, position: u64, key: &Key, tags: &[Box<str>]) -> bool {
+        position < self.unwritable || self.is_purged_since(position, key, tags)
+    }
+
+    /// Records that all entries changed by writes up to this position are removed.
+    pub(crate) fn tidied(&mut self, position: u64) {
+        self.tidied = self.tidied.max(position);
     }
 }
 

@@ -76,8 +76,8 @@ mod tests {
         Key::new("https", "a", path.as_bytes(), None, b"")
     }
 
-    fn note(log: &PurgeLog, what: PurgeTarget) {
-        log.note(&PurgeMatcher::of(&what));
+    fn note(log: &PurgeLog, what: &PurgeTarget) {
+        log.note(&PurgeMatcher::of(what));
     }
 
     #[test]
@@ -92,7 +92,7 @@ mod tests {
             PurgeTarget::Written("http://a/x/7".into()),
         ] {
             let before = log.mark();
-            log.note(&PurgeMatcher::of(&what));
+            note(&log, &what);
             let after = log.mark();
             assert!(log.raced(before, &key("/x"), &[]), "{what:?}");
             assert!(!log.raced(before, &key("/y"), &[]), "{what:?}");
@@ -100,7 +100,7 @@ mod tests {
         }
         let long = format!("/{}", "x".repeat(500));
         let before = log.mark();
-        note(&log, PurgeTarget::Written(format!("http://a{long}/7")));
+        note(&log, &PurgeTarget::Written(format!("http://a{long}/7")));
         for path in [&long, &format!("{long}/"), &format!("{long}/7")] {
             assert!(log.raced(before, &key(path), &[]));
         }
@@ -117,7 +117,7 @@ mod tests {
         assert!(log.raced(mark, &of(b"b=1"), &[]) && log.raced(mark, &of(b"_rsc=3&b=1"), &[]));
         assert!(!log.raced(mark, &of(b"b=2"), &[]) && !log.raced(mark, &key("/q"), &[]));
         let after = log.mark();
-        note(&log, PurgeTarget::Tag("t".into()));
+        note(&log, &PurgeTarget::Tag("t".into()));
         assert!(log.raced(after, &key("/x"), &["t".into()]));
         assert!(!log.raced(after, &key("/x"), &["tt".into()]));
     }
@@ -127,13 +127,13 @@ mod tests {
         let log = PurgeLog::default();
         let before = log.mark();
         for n in 0..50_000 {
-            note(&log, PurgeTarget::Url(format!("/{n}")));
+            note(&log, &PurgeTarget::Url(format!("/{n}")));
         }
         assert!(!log.raced(before, &key("/other"), &[]));
-        note(&log, PurgeTarget::Url("/last".into()));
+        note(&log, &PurgeTarget::Url("/last".into()));
         assert!(log.raced(before, &key("/other"), &[]));
         let mark = log.mark();
-        note(&log, PurgeTarget::Prefix("x".repeat(1 << 20)));
+        note(&log, &PurgeTarget::Prefix("x".repeat(1 << 20)));
         assert!(log.raced(mark, &key("/other"), &[]));
     }
 
@@ -144,7 +144,7 @@ mod tests {
         let log = PurgeLog::default();
         let before = log.mark();
         for n in 0..70_000 {
-            note(&log, PurgeTarget::Written(format!("http://flooded/{n}/x")));
+            note(&log, &PurgeTarget::Written(format!("http://flooded/{n}/x")));
         }
         let of = |host: &str| {
             let raced = |n: &u32| {

@@ -156,7 +156,9 @@ impl PurgePartition {
             ..
         } = &mut *unstamped;
         let stamps = waiting.position();
-        iter::from_fn(|| waiting.pop_purge()).for_each(|stamp| sent.push(stamp));
+        while let Some(stamp) = waiting.pop_purge() {
+            sent.push(stamp);
+        }
         if sent.of(Kind::Write).next().is_none() {
             let writes = iter::from_fn(|| waiting.pop_write());
             writes.take(WRITE_BATCH).for_each(|stamp| sent.push(stamp));

@@ -1,5 +1,5 @@
-//! Purges that a process knows of while it has no folder open: they wait for one. Once it has let go
-//! of its folder for good and still finishes requests in flight, it leaves them in files for the
+//! Purges that a process knows of while it has no folder open: they wait for one. Once it has let
+//! go of its folder for good and still finishes requests in flight, it leaves them in files for the
 //! process that has the folder now.
 
 use std::{
@@ -50,7 +50,9 @@ impl DeferredPurges {
         let left = leave(&folder, &stamps);
         if left.is_err() {
             let waiting = &mut self.waiting.lock().purges;
-            stamps.into_iter().for_each(|stamp| waiting.push(stamp));
+            for stamp in stamps {
+                waiting.push(stamp);
+            }
         }
         self.left.lock().push(left?);
         Ok(())

@@ -304,11 +304,9 @@ mod tests {
         index.insert(one, 1);
         index.insert_oldest(other, 1, 1);
         index.insert(of(&page("/b", None)), 1);
-        let url = |key: &Key| match stamps::Stamp::of_key(key) {
-            stamps::Stamp::Written(written) => written,
-            stamp => panic!("{stamp:?}"),
-        };
-        let exact = url(&page("/a", Some(b"x")));
+        let exact = stamps::Stamp::of_key(&page("/a", Some(b"x")))
+            .written()
+            .unwrap();
         let any = WriteChange { url: None, ..exact };
         assert_eq!(index.of(&exact), [one]);
         let mut all = index.of(&any);

@@ -33,7 +33,7 @@ use super::{
 use crate::{key::Key, policy::Vary, purge::Position, store::Entry};
 
 /// Length of the journal file.
-const JOURNAL: u64 = 4 << 20;
+pub(super) const JOURNAL: u64 = 4 << 20;
 /// Bytes that the file of an entry may have in addition to the body.
 const MAX_HEAD_LEN: u64 = 1 << 20;
 /// Number of files that are removed in one go after the budget was reduced.
@@ -105,7 +105,7 @@ impl OpenDisk {
         let open = Self {
             varies: ArcSwap::from_pointee(ledger.varies().to_vec()),
             synced: AtomicU64::new(0),
-            synced_position: AtomicU64::new(ledger.position()),
+            synced_position: AtomicU64::new(ledger.purges.position()),
             // Files that a crash between a purge of all and their removal left are purged all the
             // same.
             is_to_be_emptied: AtomicBool::new(false),
@@ -155,7 +155,7 @@ impl OpenDisk {
 
     /// Returns the position of the last purge.
     pub(super) fn position(&self) -> u64 {
-        self.ledger.lock().position()
+        self.ledger.lock().purges.position()
     }
 
     pub(super) fn followed(&self) -> Option<Position> {
@@ -202,7 +202,11 @@ impl OpenDisk {
             if self.is_synced(ledger.noted()) {
                 return Ok(());
             }
-            (ledger.take_pending(), ledger.noted(), ledger.position())
+            (
+                ledger.take_pending(),
+                ledger.noted(),
+                ledger.purges.position(),
+            )
         };
         if let Err(error) = self.put(&mut journal, &pending) {
             self.ledger.lock().give_back(pending);
@@ -315,7 +319,10 @@ impl OpenDisk {
         let id = self.ledger.lock().id();
         let (position, decoded) =
             object::decode(id, bytes, Some(key)).ok_or(RemovalReason::Damaged)?;
-        let is_purged = |ledger: &DiskLedger| ledger.is_purged(position, key, &decoded.tags);
+        let is_purged = |ledger: &DiskLedger| {
+            let purges = &ledger.purges;
+            purges.is_purged_since(position, key, &decoded.tags)
+        };
         if self.changed.has_staged(key) || is_purged(&self.ledger.lock()) {
             return Err(RemovalReason::Purged);
         }
@@ -365,7 +372,10 @@ impl OpenDisk {
         }
         let id = {
             let ledger = self.ledger.lock();
-            if ledger.is_unwritable(position, &entry.key, &entry.about.tags) {
+            if ledger
+                .purges
+                .is_unwritable(position, &entry.key, &entry.about.tags)
+            {
                 return Ok(Some(StoreOutcome::Purged));
             }
             ledger.id()

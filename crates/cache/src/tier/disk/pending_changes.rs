@@ -128,7 +128,7 @@ impl OpenDisk {
         let (position, noted) = {
             let ledger = self.ledger.lock();
             let noted = mem::take(&mut *self.changed.noted.lock());
-            (ledger.position(), noted)
+            (ledger.purges.position(), noted)
         };
         let outcome = noted.iter().try_for_each(|written| {
             let names = self.index.lock().of(written);
@@ -138,7 +138,7 @@ impl OpenDisk {
         if outcome.is_err() {
             self.changed.noted.lock().extend(noted);
         } else {
-            self.ledger.lock().tidied(position);
+            self.ledger.lock().purges.tidied(position);
         }
         outcome
     }
@@ -153,7 +153,9 @@ impl OpenDisk {
         let id = self.ledger.lock().id();
         let is_kept = object::decode(id, bytes.into(), None).is_some_and(|(position, decoded)| {
             let ledger = self.ledger.lock();
-            !ledger.is_purged(position, &decoded.key, &decoded.tags)
+            !ledger
+                .purges
+                .is_purged_since(position, &decoded.key, &decoded.tags)
         });
         if is_kept {
             return Ok(());
