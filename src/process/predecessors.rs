@@ -271,7 +271,7 @@ fn in_flight(live: &Live) -> BTreeMap<String, u64> {
                 .filter(|backend| backend.in_flight > 0)
                 .map(|backend| {
                     let name = backend_name(&upstream.name, &backend.address);
-                    (name, u64::from(backend.in_flight))
+                    (name, backend.in_flight)
                 }),
         );
     }
