@@ -21,8 +21,13 @@ test: setup-tests ## check format and lints, run unit tests and end-to-end tests
 .PHONY: test-all
 test-all: export EDGEWAY_TEST_ALL = 1
 test-all: test ## the same and what takes longer or needs rights: older versions of Next.js, namespaces, the drills; before a release
+	$(MAKE) doc
 	$(MAKE) drills
 	$(MAKE) test-systemd
+
+.PHONY: doc
+doc: setup ## build the documentation of the code; a broken link is an error
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --lib --locked
 
 .PHONY: build-tests
 build-tests:

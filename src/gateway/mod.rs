@@ -166,7 +166,7 @@ pub struct Loaded {
     pub file: Option<File>,
 }
 
-/// Reads a configuration and its includes. Compiling it ([`compile`]) finds the rest of its
+/// Reads a configuration and its includes. Compiling it (`compile`) finds the rest of its
 /// problems.
 pub fn load(path: &Path) -> Loaded {
     read(source::load(path))

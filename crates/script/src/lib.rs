@@ -1,12 +1,12 @@
 //! Plugins: JavaScript that runs on requests and responses, inside the gateway.
 //!
-//! A plugin is a folder with an ES module. [`source`] reads it, an [`isolate`] runs it, and
+//! A plugin is a folder with an ES module. [`source`] reads it, an `isolate` runs it, and
 //! [`Plugin`] has as many isolates as there are workers. A hook is one [`call`]: its input is what
 //! it may read, its output the changes that it wants, or the reason why it failed. Nothing here
 //! knows routes or Pingora; the filter `plugin` and the command line do.
 //!
 //! The API of plugins is in `web`: JavaScript that defines the objects of the Web, on top of the
-//! functions of [`host`].
+//! functions of `host`.
 
 pub mod body;
 mod budget;

@@ -4,7 +4,7 @@
 //! `/users/{id}`), and the sources of a `config.matcher` as Next.js takes them (path-to-regexp 6:
 //! `/about/:path*`, `/((?!api|_next/static).*)`). Both are matched against the raw path, and those
 //! of guards also against every reading of it (`base::spelling`). The conditions of a
-//! `config.matcher` on headers, cookies, query and host are in [`conditions`].
+//! `config.matcher` on headers, cookies, query and host are in `conditions`.
 
 use std::{borrow::Cow, fmt::Write};
 

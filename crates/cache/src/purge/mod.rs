@@ -1,9 +1,9 @@
 //! Purges of stored responses, and their delivery to every gateway.
 //!
-//! Purges are entries of one stream in Redis ([`log`]). Each gateway reads the stream from the last
-//! entry that it has applied ([`follower`]), and holds a lease there that records its position. A
+//! Purges are entries of one stream in Redis (`log`). Each gateway reads the stream from the last
+//! entry that it has applied (`follower`), and holds a lease there that records its position. A
 //! purge is over when every gateway with a live lease has applied it or its lease has run out
-//! ([`receipt`]). [`link`] runs all of this beside requests.
+//! (`receipt`). [`link`] runs all of this beside requests.
 
 mod follower;
 pub(crate) mod ledger;

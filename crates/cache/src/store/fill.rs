@@ -111,7 +111,7 @@ impl Fill {
     }
 
     /// Adds to the body. If the response is not stored, waits until the slowest reader is less than
-    /// [`WINDOW`] behind.
+    /// `WINDOW` behind.
     ///
     /// # Errors
     /// The data exceeds `Content-Length`, or no reader is left.

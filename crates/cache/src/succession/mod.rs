@@ -1,6 +1,6 @@
 //! Transfer of stored responses from a process to its successor.
 //!
-//! The predecessor writes its complete entries into a pipe, the most requested first ([`export`]).
+//! The predecessor writes its complete entries into a pipe, the most requested first (`export`).
 //! The successor reads them beside its requests, as long as it has room ([`InheritingStore`]). After each
 //! batch both ends pause for as long as the batch took, so that requests come first. A broken pipe
 //! leaves a colder cache, and nothing else.

@@ -189,9 +189,9 @@ impl Chain {
 
     /// Calls both request hooks. The second round begins once every filter has let the request pass
     /// in the first, so the identity is known. Returns early if a filter wants the body; the caller
-    /// calls it again with the same `round` once the body is in [`Facts::body`].
+    /// calls it again with the same `round` once the body is in [`RequestFacts::body`].
     ///
-    /// [`Facts::body`]: super::Facts::body
+    /// [`RequestFacts::body`]: super::RequestFacts::body
     pub async fn on_request(&self, ex: &mut Exchange<'_>, round: &mut HookProgress) -> HookOutcome {
         while let Some(step) = self.request.get(round.request) {
             if let Some(most) = wanted(step, ex, Phase::Request) {

@@ -1,7 +1,7 @@
 //! Runs tests of plugins (`*.test.js`) in the engine that runs plugins.
 //!
 //! The tests have an isolate of their own. A plugin under test has another, with the limits that it
-//! has on a route: [`test_kit`] carries requests into it and results back.
+//! has on a route: `test_kit` carries requests into it and results back.
 
 mod fixtures;
 mod test_kit;

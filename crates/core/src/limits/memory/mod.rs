@@ -1,6 +1,6 @@
 //! Buckets in memory: one table for each limit, in shards that are locked one at a time.
 //!
-//! A shard is an array of sets of [`SLOTS_PER_SET`] slots. A key's hash selects its shard and set, and a
+//! A shard is an array of sets of `SLOTS_PER_SET` slots. A key's hash selects its shard and set, and a
 //! slot whose bucket is full again is free: absence and a full bucket mean the same, so no sweep is
 //! needed. A shard grows when a set has no free slot. If the shard may not grow, the bucket of the
 //! set that is nearest to full is replaced: it loses the least.
