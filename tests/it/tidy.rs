@@ -263,6 +263,25 @@ fn every_filter_has_its_folder_its_page_and_its_example() {
 }
 
 #[test]
+fn the_tables_name_every_filter_in_the_order_of_the_registry() {
+    let names: Vec<&str> = FILTERS.iter().map(|entry| entry.name).collect();
+    let read = |page: &str| fs::read_to_string(root().join(page)).expect("the page is there");
+    let readme = read("README.md");
+    let row = readme.lines().find(|line| line.starts_with("| [Filters]"));
+    let named: Vec<&str> = row
+        .unwrap_or_default()
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .collect();
+    assert_eq!(named, names, "README.md");
+    let overview = read("docs/README.md");
+    let rows = overview.lines().filter(|line| line.contains("](filters/"));
+    let named: Vec<&str> = rows.filter_map(|row| row.split('`').nth(1)).collect();
+    assert_eq!(named, names, "docs/README.md");
+}
+
+#[test]
 fn the_schema_in_the_repository_is_fresh() {
     let path = root().join("conf/schema.json");
     let stored = fs::read_to_string(&path).expect("conf/schema.json is there");
