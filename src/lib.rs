@@ -41,18 +41,33 @@ pub use self::{
 
 /// The contract of filters: what a filter of one's own implements, and what it gets.
 pub mod filter {
-    pub use edgeway_base::clock::Clock;
-    pub use edgeway_config::tree::{
-        Spanned,
-        short::{self, Short},
+    pub use edgeway_base::{
+        clock::Clock,
+        host::host_of,
+        metrics::{Histogram, IntCounter, IntGauge, Metrics},
+        query,
+        secret::Secret,
+        tasks::Tasks,
+        units::{ByteSize, Span},
     };
-    pub use edgeway_core::chain::{
-        AuditNote, AuthMetrics, BackgroundWork, Body, BoxFuture, CacheFacts, CacheOutcome,
-        Certificate, Claims, Class, Client, ClientCertificate, CompileContext, Exchange, Filter,
-        FilterKind, Guard, Identity, LateFields, LogFields, Outcome, Phase, Phases, Protocol,
-        Refusal, Reply, ReplyBody, RequestChanges, RequestFacts, RequestId, Scheme, Shared,
-        Verdict,
+    pub use edgeway_config::{
+        diagnostic::Place,
+        tree::{
+            Spanned,
+            short::{self, Short},
+        },
     };
+    pub use edgeway_core::{
+        chain::{
+            AuditNote, AuthMetrics, BackgroundWork, Body, BoxFuture, CacheFacts, CacheOutcome,
+            Certificate, Claims, Class, Client, ClientCertificate, CompileContext, Exchange,
+            Filter, FilterKind, Guard, Identity, KeyBuilder, LateFields, LogFields, Outcome, Phase,
+            Phases, Protocol, ReadyLines, Refusal, Reply, ReplyBody, RequestChanges, RequestFacts,
+            RequestId, Scheme, Shared, Verdict, host::public_host,
+        },
+        zones::{Zone, Zones},
+    };
+    pub use pingora::http::RequestHeader;
 }
 
 /// Version of this build: the package's version, or the value of `EDGEWAY_VERSION` at build time.

@@ -2,6 +2,7 @@
 //! behaves like any other filter.
 
 use std::{
+    collections::BTreeSet,
     fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
@@ -146,6 +147,35 @@ async fn a_filter_of_ones_own_is_one_like_any_other() {
         "{}",
         plain.stderr
     );
+}
+
+#[test]
+fn a_program_of_ones_own_can_name_every_type_of_the_contract() {
+    /// Types of the runner, which no filter meets.
+    const RUNNER: [&str; 4] = ["Chain", "HookOutcome", "HookProgress", "Named"];
+    let read = |path: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+        fs::read_to_string(path).expect("it is there")
+    };
+    let types = |text: &str, from: &str, to: &str| -> BTreeSet<String> {
+        let (_, text) = text.split_once(from).expect("it begins");
+        let (text, _) = text.split_once(to).expect("it ends");
+        let words = text.split(|c: char| !c.is_alphanumeric() && c != '_');
+        let types = words.filter(|word| word.starts_with(char::is_uppercase));
+        types.map(str::to_owned).collect()
+    };
+    let contract = types(
+        &read("crates/core/src/chain/mod.rs"),
+        "pub use self::{",
+        "};",
+    );
+    let public = types(&read("src/lib.rs"), "pub mod filter {", "\n}");
+    assert!(contract.contains("KeyBuilder"), "{contract:?}");
+    let missing: Vec<_> = contract
+        .difference(&public)
+        .filter(|name| !RUNNER.contains(&name.as_str()))
+        .collect();
+    assert!(missing.is_empty(), "not in `edgeway::filter`: {missing:?}");
 }
 
 #[test]
