@@ -15,7 +15,8 @@ use super::{AuditNote, Body, CacheFacts, ClientCertificate, Identity, Reply};
 
 /// A request on its way through the gateway.
 pub struct Exchange<'a> {
-    /// Request line and headers as the client sent them.
+    /// Request line and headers as the client sent them, except that the target is in normal form,
+    /// without an authority, and that headers which clients may not send are removed.
     pub head: &'a RequestHeader,
     pub facts: &'a mut RequestFacts,
 }
