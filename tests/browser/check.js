@@ -125,8 +125,8 @@ const checks = {
   },
 
   async 'an image is shown'() {
-    const picture = async (origin) => {
-      const { page, leave } = await visit(`${origin}/picture`);
+    const image = async (origin) => {
+      const { page, leave } = await visit(`${origin}/image`);
       const [width, source] = await page.$eval('img', async (image) => {
         await image.decode().catch(() => {});
         return [image.naturalWidth, image.currentSrc];
@@ -134,10 +134,10 @@ const checks = {
       await leave();
       return { width, source };
     };
-    const { width, source } = await picture(front);
+    const { width, source } = await image(front);
     assert.ok(width > 0);
     assert.match(source, /\/_next\/image\?/);
-    assert.equal((await picture(strict)).width, 0);
+    assert.equal((await image(strict)).width, 0);
   },
 
   async 'a streamed page shows what it has'() {
@@ -197,7 +197,7 @@ const checks = {
 
   async 'a WebSocket echoes'() {
     const echo = async (origin) => {
-      const { page, leave } = await visit(`${origin}/picture`);
+      const { page, leave } = await visit(`${origin}/image`);
       const response = await page.evaluate(
         () =>
           new Promise((resolve) => {

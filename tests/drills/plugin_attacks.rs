@@ -106,11 +106,11 @@ pub(crate) async fn run(report: &mut Report) {
     let gateway = front().await;
     for (kind, _) in ATTACKS {
         let begun = Instant::now();
-        let answer = gateway.get(&format!("/attack/{kind}")).await;
+        let response = gateway.get(&format!("/attack/{kind}")).await;
         let took = begun.elapsed();
         report.check(
-            answer.status() == 503 && took <= WALL + SLACK,
-            format_args!("{kind}: {} after {took:?}", answer.status()),
+            response.status() == 503 && took <= WALL + SLACK,
+            format_args!("{kind}: {} after {took:?}", response.status()),
         );
     }
     beside_others(report, &gateway, |n| {
@@ -175,9 +175,9 @@ async fn many(report: &mut Report, gateway: &Gateway) {
             before = rss_of(gateway.pid());
         }
         let kind = ["loop", "memory", "recursion"][kill % 3];
-        let answer = gateway.get(&format!("/attack/{kind}")).await;
-        if answer.status() != 503 {
-            report.check(false, format_args!("{kind}: {}", answer.status()));
+        let response = gateway.get(&format!("/attack/{kind}")).await;
+        if response.status() != 503 {
+            report.check(false, format_args!("{kind}: {}", response.status()));
             return;
         }
     }
@@ -195,11 +195,11 @@ async fn many(report: &mut Report, gateway: &Gateway) {
 /// Attacks with a plugin on its own threads that the engine cannot stop for seconds.
 async fn native(report: &mut Report, gateway: &Gateway, path: &'static str) {
     let begun = Instant::now();
-    let answer = gateway.get(path).await;
+    let response = gateway.get(path).await;
     let took = begun.elapsed();
     report.check(
-        answer.status() == 503 && took <= WALL + SLACK,
-        format_args!("{path}: {} after {took:?}", answer.status()),
+        response.status() == 503 && took <= WALL + SLACK,
+        format_args!("{path}: {} after {took:?}", response.status()),
     );
     beside_others(report, gateway, |_| get(path)).await;
     none_stuck(gateway).await;
@@ -208,10 +208,10 @@ async fn native(report: &mut Report, gateway: &Gateway, path: &'static str) {
     let (mut kills, mut stuck, mut slowest) = (0, 0, Duration::ZERO);
     while kills < NATIVE_KILLS {
         let begun = Instant::now();
-        let answer = gateway.get(path).await;
+        let response = gateway.get(path).await;
         let took = begun.elapsed();
-        if answer.status() != 503 {
-            report.check(false, format_args!("{path}: {}", answer.status()));
+        if response.status() != 503 {
+            report.check(false, format_args!("{path}: {}", response.status()));
             return;
         }
         // No hook ran for requests with an immediate response: the maximum number of threads is

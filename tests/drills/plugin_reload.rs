@@ -43,7 +43,7 @@ export async function onRequest(req) {{
   req.headers.set('x-request', both);
 }}
 export const onUpstreamRequest = (req) => req.headers.set('x-upstream', both);
-export const onUpstreamResponse = (res) => res.headers.set('x-answer', both);
+export const onUpstreamResponse = (res) => res.headers.set('x-upstream-response', both);
 export const onResponse = (res) => res.headers.set('x-response', both);
 "
     );
@@ -80,33 +80,33 @@ async fn lane(to: SocketAddr, stop: Arc<AtomicBool>) -> Seen {
                 }
             },
         };
-        let answer = match open.send(&get("/")).await {
-            Ok(answer) => answer,
+        let response = match open.send(&get("/")).await {
+            Ok(response) => response,
             Err(error) => {
                 seen.failed.push(error.to_string());
                 continue;
             }
         };
         connection = Some(open);
-        if answer.status() != 200 {
-            seen.failed.push(answer.status().to_string());
+        if response.status() != 200 {
+            seen.failed.push(response.status().to_string());
             continue;
         }
-        let body = answer.json();
-        let said = [
+        let body = response.json();
+        let versions = [
             echoed(&body, "x-request"),
             echoed(&body, "x-upstream"),
-            answer.header("x-answer"),
-            answer.header("x-response"),
+            response.header("x-upstream-response"),
+            response.header("x-response"),
         ]
         .map(|version| version.unwrap_or("none"));
-        let halves = said[0].split_once('/');
-        let is_one = said.iter().all(|version| *version == said[0]);
+        let halves = versions[0].split_once('/');
+        let is_one = versions.iter().all(|version| *version == versions[0]);
         match halves {
             Some((main, module)) if is_one && main == module => {
                 *seen.versions.entry(main.to_owned()).or_default() += 1;
             }
-            _ => seen.mixed.push(said.join(" ")),
+            _ => seen.mixed.push(versions.join(" ")),
         }
     }
     seen
@@ -136,7 +136,7 @@ routes:
     let mut before = 0;
     for version in 1..=RELOADS {
         write(gateway.folder(), version);
-        told(&gateway, TAKEN, version).await;
+        counted(&gateway, TAKEN, version).await;
         served(&gateway, version).await;
         if version == RELOADS / 5 {
             before = gateway.rss();
@@ -148,7 +148,7 @@ routes:
     for broken in 1..=BROKEN {
         fs::write(&main, format!("{good}\nexport const broken{broken} = ;"))
             .expect("the folder is ours");
-        told(&gateway, REFUSED, broken).await;
+        counted(&gateway, REFUSED, broken).await;
         served(&gateway, RELOADS).await;
     }
     stop.store(true, Ordering::Relaxed);
@@ -197,7 +197,7 @@ routes:
     );
 }
 
-async fn told(gateway: &Gateway, series: &str, times: u64) {
+async fn counted(gateway: &Gateway, series: &str, times: u64) {
     let what = format!("{series} is {times}");
     wait_for(&what, SOON, async || {
         (gateway.count(series).await >= times).then_some(())
@@ -209,8 +209,8 @@ async fn told(gateway: &Gateway, series: &str, times: u64) {
 async fn served(gateway: &Gateway, version: u64) {
     let is_new = format!("{version}/{version}");
     wait_for(&format!("version {version} answers"), SOON, async || {
-        let answer = gateway.get("/").await;
-        (answer.header("x-response") == Some(&is_new)).then_some(())
+        let response = gateway.get("/").await;
+        (response.header("x-response") == Some(&is_new)).then_some(())
     })
     .await;
 }

@@ -327,7 +327,7 @@ async fn a_connection_of_http2_ends_with_its_clients_ban() {
     let ended = connection.ended().await;
     assert!(
         ended.is_err_and(|error| error.is_go_away()),
-        "it is told to leave"
+        "the connection ends with GOAWAY"
     );
     gateway
         .counts("edgeway_refused_total{reason=\"banned\"}", 1)

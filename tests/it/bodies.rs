@@ -117,7 +117,7 @@ routes:
   - {{ match: {{ path: /passed-h2/* }}, upstream: h2 }}
   - {{ match: {{ path: /down }}, upstream: down }}
   - {{ match: {{ path: /down-kept }}, upstream: down, cache: {{}}, compression: {{ min_size: 1 }} }}
-  - {{ match: {{ path: /said }}, respond: hello, compression: {{ min_size: 1 }} }}
+  - {{ match: {{ path: /hello }}, respond: hello, compression: {{ min_size: 1 }} }}
 ",
             origin.address(),
             http2.address(),
@@ -531,7 +531,7 @@ async fn responses_of_the_gateway_itself_arrive_complete() {
     for protocol in protocols {
         for accepts in ACCEPTED {
             for (path, status) in [
-                ("/said", 200),
+                ("/hello", 200),
                 ("/down", 502),
                 ("/down-kept", 502),
                 ("/nowhere", 404),

@@ -103,7 +103,7 @@ defaults:
 routes:
   - match: { path: / }
     upstream: web
-  - match: { path: /picture }
+  - match: { path: /image }
     upstream: web
   - match: { path: /_next/* }
     upstream: web

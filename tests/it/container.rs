@@ -68,7 +68,7 @@ async fn process_1_of_a_container_stays_and_ends_with_the_gateway() {
         newest = serving(newest).await;
         let response = client::send(address, &get("/")).await.unwrap();
         assert_eq!(response.status(), 200);
-        wait_for("process 1 is told which one serves", SOON, async || {
+        wait_for("process 1 learns which one serves", SOON, async || {
             let lines = fs::read_to_string(&log).unwrap();
             (lines.matches("takeover complete").count() == upgrades).then_some(())
         })

@@ -114,14 +114,14 @@ async fn repeated_slashes_stay_where_they_are_wanted() {
 async fn replies_of_the_gateway_have_the_headers_of_every_response() {
     const SHOP: &str = "https://shop.example.com";
     let origin = EchoOrigin::start().await;
-    let config = |answers: &str| {
+    let config = |filters: &str| {
         format!(
             "{}
   dead:
     backends: [\"127.0.0.1:{}\"]
     health: false
 defaults:
-{answers}
+{filters}
   csrf: {{ origins: [{SHOP}] }}
   timing: true
   body_limit: 1KiB
@@ -255,10 +255,10 @@ routes:
     let refused = gateway.send(&from(shop, get("/api/inner"))).await;
     assert_eq!(refused.status(), 403);
     assert_eq!(refused.header("access-control-allow-origin"), Some(shop));
-    let answered = gateway.send(&from(shop, get("/api/a"))).await;
-    assert_eq!(answered.header("access-control-allow-origin"), Some(shop));
+    let response = gateway.send(&from(shop, get("/api/a"))).await;
+    assert_eq!(response.header("access-control-allow-origin"), Some(shop));
     assert!(
-        answered
+        response
             .header("vary")
             .unwrap()
             .to_ascii_lowercase()

@@ -126,7 +126,7 @@ async fn a_dropped_connection_is_retried_for_reads_and_never_for_writes() {
         let response = client
             .send(&post("/", "x").header(MARK, &mark))
             .await
-            .expect("a connection that was not said to close takes the next request");
+            .expect("a connection that was not announced as closing takes the next request");
         assert!(
             [200, 502].contains(&response.status()),
             "write {turn}: {}",

@@ -74,7 +74,7 @@ async fn a_call_passes_with_its_metadata_both_ways() {
     let mut request = Request::new(message("hello"));
     request
         .metadata_mut()
-        .insert("x-said", MetadataValue::from_static("twice"));
+        .insert("x-mark", MetadataValue::from_static("twice"));
     let binary = MetadataValue::from_bytes(DETAILS);
     request.metadata_mut().insert_bin("x-raw-bin", binary);
     let response = client.echo(request).await.unwrap();
@@ -185,7 +185,7 @@ async fn a_client_that_leaves_cancels_its_call_and_no_other() {
     responses.message().await.unwrap().unwrap();
     let mut others = client.repeat(repeat("on", 1_000_000, 10)).await.unwrap();
     drop(responses);
-    wait_for("the server was told", WITHIN, async || {
+    wait_for("the server is notified", WITHIN, async || {
         (server.counts().cancelled() == 1).then_some(())
     })
     .await;
@@ -237,7 +237,7 @@ async fn a_silent_call_ends_alone() {
     for _ in 0..20 {
         lively.message().await.unwrap().unwrap();
     }
-    wait_for("the server was told", WITHIN, async || {
+    wait_for("the server is notified", WITHIN, async || {
         (server.counts().cancelled() == 1).then_some(())
     })
     .await;

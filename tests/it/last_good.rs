@@ -17,12 +17,12 @@ use crate::{
 const WITHIN: Duration = Duration::from_secs(10);
 
 const MAIN: &str = "include: 'routes.d/*.yaml'
-routes: [{ match: { path: /main }, respond: { file: answer.txt } }]
+routes: [{ match: { path: /main }, respond: { file: page.txt } }]
 ";
 
 fn write_all(folder: &Path) {
     fs::create_dir(folder.join("routes.d")).expect("the folder takes files");
-    fs::write(folder.join("answer.txt"), "from the folder").expect("the folder takes files");
+    fs::write(folder.join("page.txt"), "from the folder").expect("the folder takes files");
     let secret = "routes: [{ match: { path: /more }, respond: \"${GREETING}\" }]\n";
     fs::write(folder.join("routes.d/more.yaml"), secret).expect("the folder takes files");
 }

@@ -24,6 +24,19 @@ const WORDS: [(&str, &str); 8] = [
     ("whoever", "the client, the user, the process"),
 ];
 
+/// Words of names in code, the same; the capital letter is for types and variants.
+const NAMES: [(&str, &str); 9] = [
+    ("[Aa]nswer(?:s|ed)?", "response, reply, result"),
+    ("[Tt]old", "reported, notified, message"),
+    ("[Ss]aid", "directives, text, message"),
+    ("[Aa]new", "again"),
+    ("(?:under_way|UnderWay)", "in_flight, running"),
+    ("[Nn]ought", "zero"),
+    ("[Hh]eir", "successor"),
+    ("[Pp]ictures?", "image"),
+    ("(?:coded|Coded)", "encoded, compressed"),
+];
+
 /// Words that a doc comment does not begin with: they announce the thing without naming it.
 const FIRST: &str = "^(What|Whether|How|Who|Whose|Whom|Where|It|One|Of|Those)\\b";
 
@@ -50,6 +63,8 @@ impl Texts {
             is_test |= code.starts_with("mod tests {");
             let Some(comment) = code.strip_prefix("//") else {
                 is_doc = false;
+                let (names, _comment) = code.split_once(" // ").unwrap_or((code, ""));
+                self.push("names", file, at + 1, &string.replace_all(names, "\"\""));
                 if is_test {
                     continue;
                 }
@@ -161,6 +176,14 @@ fn found(texts: &Texts) -> BTreeMap<&'static str, Vec<String>> {
             (word, *better)
         })
         .collect();
+    // A word ends where the next one of a name begins.
+    let names: Vec<_> = NAMES
+        .iter()
+        .map(|(word, better)| {
+            let word = Regex::new(&format!("(?:\\b|_|[a-z])({word})(?:\\b|_|[A-Z])"));
+            (word.expect("it is valid"), *better)
+        })
+        .collect();
     let first = Regex::new(FIRST).expect("it is valid");
     let mut places = BTreeMap::<_, Vec<_>>::new();
     for (kind, lines) in &texts.0 {
@@ -173,6 +196,19 @@ fn found(texts: &Texts) -> BTreeMap<&'static str, Vec<String>> {
                     places.push(format!(
                         "{place}: `{word}`: name the thing, or what it does"
                     ));
+                }
+                continue;
+            }
+            if *kind == "names" {
+                for (word, better) in &names {
+                    for found in word.captures_iter(text) {
+                        let begins_word = found[1].starts_with(char::is_uppercase)
+                            || !found[0].starts_with(char::is_lowercase)
+                            || found[0].starts_with(&found[1]);
+                        if begins_word {
+                            places.push(format!("{place}: `{}`: write {better}", &found[1]));
+                        }
+                    }
                 }
                 continue;
             }
@@ -221,7 +257,8 @@ fn words_are_those_of_the_field() {
 #[test]
 fn forbidden_words_are_found_with_their_line() {
     let mut texts = Texts::default();
-    let code = "//! What it answers.\n\n/// A response.\n// anew\nlet x = \"`anew` and anew\";\n";
+    let code = "//! What it answers.\n\n/// A response.\n// anew\nlet x = \"`anew` and anew\";\n\
+        let encoded = is_answered(Some::Answer, \"answer\"); // told\nfn a_heirloom_is_decoded() {}\n";
     texts.rust(Path::new("src/a.rs"), code);
     texts.page(
         Path::new("docs/a.md"),
@@ -238,5 +275,7 @@ fn forbidden_words_are_found_with_their_line() {
     );
     assert_eq!(lines("first words").collect::<Vec<_>>(), ["src/a.rs:1"]);
     assert_eq!(lines("strings").collect::<Vec<_>>(), ["src/a.rs:5"]);
+    let names = ["src/a.rs:6", "src/a.rs:6"];
+    assert_eq!(lines("names").collect::<Vec<_>>(), names);
     assert_eq!(lines("docs").collect::<Vec<_>>(), ["docs/a.md:1"]);
 }

@@ -33,8 +33,9 @@ fn a_run_applies_the_plugins_own_matcher() {
     let there = written.run(&["GET", "/a/b"]);
     assert!(there.stdout.contains("responds 200"), "{}", there.stdout);
     let elsewhere = written.run(&["GET", "/b"]);
-    let said = "its `config.matcher` is not for this request to http://localhost/b: no hook runs\n";
-    assert_eq!((elsewhere.status, &*elsewhere.stdout), (0, said));
+    let message =
+        "its `config.matcher` is not for this request to http://localhost/b: no hook runs\n";
+    assert_eq!((elsewhere.status, &*elsewhere.stdout), (0, message));
 }
 
 #[test]
@@ -63,10 +64,10 @@ fn a_run_applies_header_conditions_of_the_matcher() {
          export const proxy = () => {};",
     );
     let ran = wrong.run(&["GET", "/a"]);
-    let said =
+    let message =
         "a condition of `has` in `config.matcher` has the unknown type `method`: use `header`,";
     assert!(
-        ran.status == 1 && ran.stdout.contains(said),
+        ran.status == 1 && ran.stdout.contains(message),
         "{}",
         ran.stdout
     );
@@ -114,19 +115,19 @@ async fn a_run_fetches_from_the_given_origins() {
     let ran = tokio::task::spawn_blocking(move || {
         let written = Written::new(
             "export async function onRequest(request, ctx) {
-                 const answer = await fetch(ctx.config.url, request);
-                 return new Response(String(answer.status));
+                 const response = await fetch(ctx.config.url, request);
+                 return new Response(String(response.status));
              }",
         );
         let config = format!(r#"{{ "url": "{url}/x" }}"#);
-        let told = ["GET", "/", "--config", &config];
-        let without = written.run(&told);
+        let arguments = ["GET", "/", "--config", &config];
+        let without = written.run(&arguments);
         assert!(
             without.stdout.contains("may not fetch"),
             "{}",
             without.stdout
         );
-        written.run(&[&told[..], &["--fetch", &url]].concat())
+        written.run(&[&arguments[..], &["--fetch", &url]].concat())
     });
     let ran = ran.await.expect("it runs");
     assert!(

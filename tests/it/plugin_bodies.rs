@@ -74,8 +74,8 @@ async fn start(backend: impl ToString, plugins: &str, files: &[(&str, &str)]) ->
     .await
 }
 
-fn seen(answer: &Response) -> Value {
-    let seen = answer.header("x-was-x-seen").expect("the plugin has run");
+fn seen(response: &Response) -> Value {
+    let seen = response.header("x-was-x-seen").expect("the plugin has run");
     serde_json::from_str(seen).expect("it is JSON")
 }
 
@@ -99,12 +99,12 @@ async fn a_body_is_read_and_forwarded_unchanged() {
         |request: Request| request.header("content-type", "application/json; charset=utf-8");
     for bytes in [1, 1000, 20_000, 65_536] {
         let text = json_of(bytes);
-        let answer = gateway.send(&as_json(post("/", text.clone()))).await;
-        assert_eq!(answer.text(), text, "{bytes}");
+        let response = gateway.send(&as_json(post("/", text.clone()))).await;
+        assert_eq!(response.text(), text, "{bytes}");
         let whole = json!({ "body": bytes, "length": bytes, "used": true });
-        assert_eq!(seen(&answer), whole);
+        assert_eq!(seen(&response), whole);
         assert_eq!(
-            answer.header("x-was-content-length"),
+            response.header("x-was-content-length"),
             Some(&*bytes.to_string())
         );
     }
@@ -112,18 +112,18 @@ async fn a_body_is_read_and_forwarded_unchanged() {
     for (pieces, each) in [(1, 10), (3, 1000), (40, 1000)] {
         let text = json_of(pieces * each);
         let chunks = text.as_bytes().chunks(each).map(<[u8]>::to_vec);
-        let answer = gateway
+        let response = gateway
             .send(&as_json(Request::new("POST", "/").chunks(chunks)))
             .await;
-        assert_eq!(answer.text(), text, "{pieces}");
-        assert_eq!(seen(&answer)["length"], text.len());
+        assert_eq!(response.text(), text, "{pieces}");
+        assert_eq!(seen(&response)["length"], text.len());
     }
     // An empty body, with a length and in chunks.
     for empty in [post("/", ""), Request::new("POST", "/").chunks::<&str>([])] {
-        let answer = gateway.send(&as_json(empty)).await;
-        assert_eq!((answer.status(), answer.text()), (200, String::new()));
+        let response = gateway.send(&as_json(empty)).await;
+        assert_eq!((response.status(), response.text()), (200, String::new()));
         assert_eq!(
-            seen(&answer),
+            seen(&response),
             json!({ "body": null, "length": 0, "used": false })
         );
     }
@@ -136,15 +136,15 @@ async fn long_bodies_and_other_types_are_unavailable_and_forwarded_unchanged() {
     let plugin = format!("{{ file: x/plugin.js, body: {{ max: 4KiB }}, {SLOW} }}");
     let gateway = start(backend, &plugin, &[("x", SHOWS)]).await;
     let send = async |kind: &str, request: Request| {
-        let answer = gateway.send(&request.header("content-type", kind)).await;
-        assert_eq!(answer.status(), 200);
-        answer
+        let response = gateway.send(&request.header("content-type", kind)).await;
+        assert_eq!(response.status(), 200);
+        response
     };
     for bytes in [4097, 70_000, 1_000_000] {
         let text = json_of(bytes);
-        let answer = send("application/json", post("/", text.clone())).await;
-        assert_eq!(answer.text(), text);
-        let seen = seen(&answer);
+        let response = send("application/json", post("/", text.clone())).await;
+        assert_eq!(response.text(), text);
+        let seen = seen(&response);
         assert_eq!(seen["body"], json!(null));
         assert!(
             seen["error"]
@@ -156,10 +156,10 @@ async fn long_bodies_and_other_types_are_unavailable_and_forwarded_unchanged() {
         // In chunks of many sizes: with one of them, Pingora's buffer for retries is full.
         for each in [1000, 30_000, 65_000, 200_000] {
             let chunks = text.as_bytes().chunks(each).map(<[u8]>::to_vec);
-            let answer = send("application/json", Request::new("POST", "/").chunks(chunks)).await;
-            assert!(answer.text() == text, "{bytes} in pieces of {each}");
+            let response = send("application/json", Request::new("POST", "/").chunks(chunks)).await;
+            assert!(response.text() == text, "{bytes} in pieces of {each}");
             assert!(
-                answer
+                response
                     .header("x-was-x-seen")
                     .unwrap()
                     .contains("longer than")
@@ -192,10 +192,10 @@ async fn a_client_that_expects_100_continue_gets_it() {
     client.write(head).await.expect("it takes it");
     assert_eq!(client.read_interim().await.expect("leave"), 100);
     client.write("true").await.expect("it takes it");
-    let head = client.read_headers().await.expect("an answer");
-    let answer = client.finish(head).await.expect("an answer");
-    assert_eq!(answer.text(), "true");
-    assert_eq!(answer.header("x-was-expect"), None);
+    let head = client.read_headers().await.expect("a response");
+    let response = client.finish(head).await.expect("a response");
+    assert_eq!(response.text(), "true");
+    assert_eq!(response.header("x-was-expect"), None);
 }
 
 #[tokio::test]
@@ -214,9 +214,12 @@ async fn bodies_come_by_http2_too() {
     ] {
         let text = json_of(bytes);
         let request = http2::request("POST", "/").header("content-type", "application/json");
-        let answer = client.send(request, text.clone()).await.expect("an answer");
-        assert!(answer.text() == text, "{bytes}");
-        let seen = answer.header("x-was-x-seen").unwrap();
+        let response = client
+            .send(request, text.clone())
+            .await
+            .expect("a response");
+        assert!(response.text() == text, "{bytes}");
+        let seen = response.header("x-was-x-seen").unwrap();
         assert_eq!(seen.contains("longer than"), !is_seen, "{bytes}: {seen}");
     }
     let none = client.get("/").await;
@@ -310,8 +313,8 @@ async fn no_body_is_read_before_authentication() {
     // Its body never arrives, and the response is sent all the same.
     let head = "POST / HTTP/1.1\r\nhost: a.test\r\ncontent-type: application/json\r\ncontent-length: 4\r\n\r\n";
     client.write(head).await.expect("it takes it");
-    let answer = client.read_response().await.expect("an answer");
-    assert_eq!(answer.status(), 405);
+    let response = client.read_response().await.expect("a response");
+    assert_eq!(response.status(), 405);
 }
 
 #[test]

@@ -31,7 +31,7 @@ export async function onRequest(request, ctx) {
   work(request.headers, ask.request);
   request.headers.set('x-seen-url', request.url);
   request.headers.set('x-seen-body', request.body === null ? 'none' : encodeURIComponent(await request.text()));
-  if (ask.answer) return new Response(ask.answer.body, ask.answer);
+  if (ask.response) return new Response(ask.response.body, ask.response);
   if (ask.rewrite) return NextResponse.rewrite(new URL(ask.rewrite, request.url), { headers: ask.next });
   if (ask.next) return NextResponse.next({ headers: ask.next });
 }
@@ -139,7 +139,8 @@ impl Drawn {
             0 | 1 => {
                 let status = [200, 201, 204, 302, 404, 503][self.0.usize(..6)];
                 let body = (status != 204 && !self.in_a(4)).then_some("own");
-                ask["answer"] = json!({ "body": body, "status": status, "headers": self.pairs() });
+                ask["response"] =
+                    json!({ "body": body, "status": status, "headers": self.pairs() });
             }
             2 => {
                 ask["rewrite"] = self
@@ -181,7 +182,7 @@ fn kept(name: &str) -> bool {
 }
 
 /// Returns names with their values, as far as both can know them.
-fn told_headers(headers: &Value) -> Value {
+fn reported_headers(headers: &Value) -> Value {
     let all = headers.as_object().expect("names and lines").iter();
     let all = all.filter(|(name, _)| kept(name));
     all.map(|(name, lines)| (name.clone(), lines.clone()))
@@ -204,10 +205,10 @@ fn seen_headers<'h>(pairs: impl Iterator<Item = (&'h str, &'h str)>) -> Value {
 }
 
 /// Result of the gateway, in the form of `plugin run --json`.
-fn seen(answer: &Response) -> Value {
-    let is_echo = answer.header("content-type") == Some("application/json");
+fn seen(response: &Response) -> Value {
+    let is_echo = response.header("content-type") == Some("application/json");
     let request = is_echo.then(|| {
-        let seen = answer.json();
+        let seen = response.json();
         let pairs = seen["headers"].as_array().expect("pairs").clone();
         let pairs: Vec<_> = pairs.iter().collect();
         let text = |value: &Value| value.as_str().expect("text").to_owned();
@@ -215,18 +216,18 @@ fn seen(answer: &Response) -> Value {
         let pairs = pairs.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         json!({ "method": seen["method"], "target": seen["target"], "headers": seen_headers(pairs) })
     });
-    let headers = &answer.headers.fields;
+    let headers = &response.headers.fields;
     let pairs = headers
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_str()));
     json!({
         "request": request,
-        "status": answer.status(),
+        "status": response.status(),
         "headers": seen_headers(pairs),
     })
 }
 
-fn told(file: &Path, method: &str, target: &str, more: &[String]) -> Value {
+fn reported(file: &Path, method: &str, target: &str, more: &[String]) -> Value {
     let file = file.display().to_string();
     let url = format!("http://{HOST}{target}");
     let mut all = vec![
@@ -235,18 +236,18 @@ fn told(file: &Path, method: &str, target: &str, more: &[String]) -> Value {
     all.extend(["--upstream", "app", "--upstream", "second"]);
     all.extend(more.iter().map(String::as_str));
     let ran = edgeway(&all);
-    let told = serde_json::from_str::<Value>(&ran.stdout);
-    assert!(told.is_ok(), "{}{}", ran.stdout, ran.stderr);
-    let told = told.expect("it is JSON");
-    let request = &told["request"];
+    let report = serde_json::from_str::<Value>(&ran.stdout);
+    assert!(report.is_ok(), "{}{}", ran.stdout, ran.stderr);
+    let report = report.expect("it is JSON");
+    let request = &report["request"];
     json!({
         "request": (!request.is_null()).then(|| json!({
             "method": request["method"],
             "target": request["target"],
-            "headers": told_headers(&request["headers"]),
+            "headers": reported_headers(&request["headers"]),
         })),
-        "status": told["response"]["status"],
-        "headers": told_headers(&told["response"]["headers"]),
+        "status": report["response"]["status"],
+        "headers": reported_headers(&report["response"]["headers"]),
     })
 }
 
@@ -308,13 +309,13 @@ async fn a_run_shows_the_same_as_a_gateway() {
             request = request.body(body);
             more.extend(["--data".to_owned(), body.to_owned()]);
         }
-        let answer = gateways[usize::from(!refuses)].send(&request).await;
-        let (expected, mut got) = (seen(&answer), told(&file, method, target, &more));
-        if expected["request"].is_null() && expected["status"] != 503 && answer.body.is_empty() {
+        let response = gateways[usize::from(!refuses)].send(&request).await;
+        let (expected, mut got) = (seen(&response), reported(&file, method, target, &more));
+        if expected["request"].is_null() && expected["status"] != 503 && response.body.is_empty() {
             // A response without a body does not show what the backend got.
             got["request"] = Value::Null;
         }
-        statuses.insert(answer.status());
+        statuses.insert(response.status());
         if got != expected {
             let what = format!("{on_error} {method} {target} {headers:?} {body:?}");
             differ.push(format!("{what}\n  gateway {expected}\n  run     {got}"));

@@ -39,8 +39,8 @@ routes:
 const LATE: &str = "export function onRequest(request, ctx) {
     const work = async () => {
         await new Promise((keep) => setTimeout(keep, 700));
-        const answer = await fetch(`${ctx.config.origin}/told`, { headers: { 'x-of': ctx.requestId } });
-        ctx.log.info('told', { status: answer.status });
+        const response = await fetch(`${ctx.config.origin}/noted`, { headers: { 'x-of': ctx.requestId } });
+        ctx.log.info('noted', { status: response.status });
     };
     ctx.waitUntil(work());
 }";
@@ -57,8 +57,8 @@ async fn the_log_and_the_metrics_have_the_output_of_plugins() {
     )
     .await;
     let request = get("/p").header("x-request-id", "not-ours");
-    let answer = gateway.send(&request).await;
-    let id = answer
+    let response = gateway.send(&request).await;
+    let id = response
         .header("x-request-id")
         .expect("each has one")
         .to_owned();
@@ -93,13 +93,13 @@ async fn a_line_of_console_is_one_line_of_the_log() {
 #[tokio::test]
 async fn work_is_done_after_the_response() {
     let (origin, gateway) = with(LATE, "").await;
-    let answer = gateway.get("/").await;
-    let id = answer.header("x-request-id").expect("each has one");
+    let response = gateway.get("/").await;
+    let id = response.header("x-request-id").expect("each has one");
     assert_eq!(origin.counts().requests(), 1, "only the request itself");
     let done = "edgeway_plugin_wait_until_total{outcome=\"done\",plugin=\"x\"}";
     gateway.counts(done, 1).await;
     assert_eq!(origin.counts().requests(), 2);
-    let line = format!("told plugin=x request_id={id} status=200");
+    let line = format!("noted plugin=x request_id={id} status=200");
     assert!(gateway.stderr().contains(&line), "{}", gateway.stderr());
 }
 
@@ -116,8 +116,8 @@ async fn a_stopping_gateway_finishes_background_work_and_waits_no_longer() {
     gateway.get("/").await;
     gateway.signal(Signal::TERM);
     assert!(gateway.leaves(SOON).await.success());
-    let said = gateway.stderr();
-    assert!(said.contains("did not end within 200ms"), "{said}");
+    let log = gateway.stderr();
+    assert!(log.contains("did not end within 200ms"), "{log}");
 }
 
 const TELLS: &str = "export async function onLog(entry, ctx) {
@@ -135,8 +135,8 @@ async fn access_log_lines_have_fields_of_plugins_and_no_request_waits() {
     // One connection: each request gets its response while `onLog` of the previous one still runs.
     for path in ["/slow", "/throws", "/stuck", "/"] {
         let request = get(path).header("user-agent", "a \"b\"");
-        let answer = connection.send(&request).await.expect("it answers");
-        assert_eq!(answer.status(), 200);
+        let response = connection.send(&request).await.expect("a response");
+        assert_eq!(response.status(), 200);
     }
     let lines = gateway.log_lines(4).await;
     let of = |path: &str| {
@@ -144,11 +144,11 @@ async fn access_log_lines_have_fields_of_plugins_and_no_request_waits() {
         line.expect("each request has its line").clone()
     };
     for path in ["/", "/slow"] {
-        let told = &of(path)["plugins"]["x"];
+        let fields = &of(path)["plugins"]["x"];
         let expected = json!({
             "status": 200, "route": "app", "upstream": "app", "long": true, "agent": "a \"b\"",
         });
-        assert_eq!(*told, expected, "{path}");
+        assert_eq!(*fields, expected, "{path}");
     }
     for (path, kind) in [("/throws", "script"), ("/stuck", "wall")] {
         assert!(of(path).get("plugins").is_none(), "{path}");
@@ -186,9 +186,9 @@ routes: [{{ match: {{ path: '/*' }}, upstream: app, plugins: [{{ file: x/plugin.
     gateway.signal(Signal::TERM);
     assert!(gateway.leaves(SOON).await.success());
     let log = fs::read_to_string(gateway.folder().join("compat.log")).expect("it was written");
-    let told = " limit=- plugin.x.path=\"/p \\x22\" plugin.x.tries=1";
+    let expected = " limit=- plugin.x.path=\"/p \\x22\" plugin.x.tries=1";
     assert_eq!(log.lines().count(), 20, "{log}");
-    assert!(log.lines().all(|line| line.ends_with(told)), "{log}");
+    assert!(log.lines().all(|line| line.ends_with(expected)), "{log}");
 }
 
 #[tokio::test]

@@ -374,8 +374,8 @@ export function onUpstreamRequest(request) {
     }
     assert_eq!(origin.counts().requests(), 0);
     let lines = gateway.log_lines(20).await;
-    let is_told = |line: &serde_json::Value| line["reason"] == "plugin_failed";
-    assert!(lines.iter().all(is_told), "{lines:?}");
+    let is_reported = |line: &serde_json::Value| line["reason"] == "plugin_failed";
+    assert!(lines.iter().all(is_reported), "{lines:?}");
     let passed = of(&gateway, "/", &forged[..1]).await;
     assert_eq!(echoed(&passed.json(), "x-role"), None);
 }
@@ -510,8 +510,8 @@ routes:
     wait_for("it holds two", SOON, is_full).await;
     let other = std::net::IpAddr::from([127, 0, 0, 2]);
     let other = Connection::open_from(other, gateway.address()).await;
-    let answer = other.expect("it is open").send(&get("/")).await;
-    assert_eq!(answer.expect("it is answered").status(), 200);
+    let response = other.expect("it is open").send(&get("/")).await;
+    assert_eq!(response.expect("a response").status(), 200);
     let is_served = async || (gateway.get("/").await.status() == 200).then_some(());
     // The stuck threads run with low priority, and get the CPU time that other work leaves.
     wait_for("a thread comes back", SOON * 18, is_served).await;
@@ -560,25 +560,25 @@ fn a_run_shows_what_a_plugin_did_and_where_it_failed() {
     let made = new_plugin(folder.path());
     let file = format!("{made}/plugin.js");
     let run = |more: &[&str]| edgeway(&[&["plugin", "run", &file, "GET"], more].concat());
-    let answered = run(&[
+    let responded = run(&[
         "/hello",
         "--config",
         "{\"greeting\":\"hi\"}",
         "--client",
         "192.0.2.7",
     ]);
-    assert_eq!(answered.status, 0, "{}", answered.stderr);
+    assert_eq!(responded.status, 0, "{}", responded.stderr);
     assert!(
-        answered
+        responded
             .stdout
             .starts_with("onRequest           responds 200 OK  ("),
         "{}",
-        answered.stdout
+        responded.stdout
     );
     assert!(
-        answered.stdout.contains("  body      hi, 192.0.2.7\n"),
+        responded.stdout.contains("  body      hi, 192.0.2.7\n"),
         "{}",
-        answered.stdout
+        responded.stdout
     );
     let on = run(&["https://shop.test/", "--status", "404"]);
     assert!(
@@ -680,19 +680,19 @@ async fn a_revalidation_sends_the_request_as_the_plugin_changed_it() {
         fs::write(folder.join("x/plugin.js"), text).expect("the folder is ours");
     })
     .await;
-    let cached = |answer: &Response| answer.header("x-cache-status").unwrap_or("").to_owned();
+    let cached = |response: &Response| response.header("x-cache-status").unwrap_or("").to_owned();
     assert_eq!(gateway.get("/a").await.text(), "/b #1");
     origin
         .settings()
         .tell("/b", 200, &[("cache-control", "max-age=60")]);
-    let answer = gateway.get("/a").await;
+    let response = gateway.get("/a").await;
     assert_eq!(
-        (cached(&answer), answer.text()),
+        (cached(&response), response.text()),
         ("STALE".to_owned(), "/b #1".to_owned())
     );
-    let fresh = wait_for("the new answer is there", SOON, async || {
-        let answer = gateway.get("/a").await;
-        (cached(&answer) == "HIT").then_some(answer)
+    let fresh = wait_for("the new response is there", SOON, async || {
+        let response = gateway.get("/a").await;
+        (cached(&response) == "HIT").then_some(response)
     });
     assert_eq!(fresh.await.text(), "/b #2");
     assert_eq!(origin.settings().requests("/a"), 0);

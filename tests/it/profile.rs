@@ -28,7 +28,7 @@ async fn start() -> (Gateway, Origin<NumberedOrigin>) {
     let origin = NumberedOrigin::start().await;
     origin.settings().tell("/silent", 200, &[]);
     let headers = [("cache-control", "max-age=60")];
-    origin.settings().tell("/told", 200, &headers);
+    origin.settings().tell("/preset", 200, &headers);
     let gateway = Gateway::start(&yaml(&origin, PEAK)).await;
     (gateway, origin)
 }
@@ -48,7 +48,7 @@ async fn ttl(gateway: &Gateway, path: &str) -> u64 {
     let response = gateway.get(path).await;
     assert_eq!(response.header("x-cache-status"), Some("HIT"), "{path}");
     let status = response.header("cache-status").expect("it is there");
-    let ttl = status.split("ttl=").nth(1).expect("it is said");
+    let ttl = status.split("ttl=").nth(1).expect("a ttl");
     ttl.parse().expect("it is a number")
 }
 
@@ -56,7 +56,7 @@ async fn ttl(gateway: &Gateway, path: &str) -> u64 {
 async fn the_time_that_clients_see_changes_without_a_restart() {
     let (gateway, origin) = start().await;
     gateway.get("/silent").await;
-    gateway.get("/told").await;
+    gateway.get("/preset").await;
     assert!((290..=300).contains(&ttl(&gateway, "/silent").await));
     let response = switch(&gateway, json!("peak")).await;
     assert_eq!(response.status(), 200, "{}", response.text());
@@ -67,7 +67,7 @@ async fn the_time_that_clients_see_changes_without_a_restart() {
     );
     assert!((1790..=1800).contains(&ttl(&gateway, "/silent").await));
     // Times of the origin stay.
-    assert!((50..=60).contains(&ttl(&gateway, "/told").await));
+    assert!((50..=60).contains(&ttl(&gateway, "/preset").await));
     gateway.get("/silent?new").await;
     assert!((1790..=1800).contains(&ttl(&gateway, "/silent?new").await));
     assert_eq!(

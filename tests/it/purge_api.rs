@@ -294,12 +294,12 @@ async fn where_no_client_may_purge_by_method_it_is_forwarded() {
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 fn fan_out(more: &str) -> String {
-    format!("cache: {{ fan_out: {{ upstream: app, path: /told, token: {TOKEN} }}{more} }}")
+    format!("cache: {{ fan_out: {{ upstream: app, path: /notify, token: {TOKEN} }}{more} }}")
 }
 
 #[tokio::test]
 async fn instances_are_purged_before_gateways_and_named() {
-    let origin = origin(&["/a", "/told"]).await;
+    let origin = origin(&["/a", "/notify"]).await;
     let gateway = front(origin.address(), "", &fan_out(""), "{}").await;
     gateway.get("/a").await;
     let (status, receipt) = purge(&gateway, &json!({ "url": "/a" })).await;
@@ -309,16 +309,16 @@ async fn instances_are_purged_before_gateways_and_named() {
         (200, &expected),
         "{receipt}"
     );
-    assert_eq!(origin.settings().requests("/told"), 1);
+    assert_eq!(origin.settings().requests("/notify"), 1);
     let (_, receipt) = purge(&gateway, &json!({ "url": "/a", "fan_out": false })).await;
     assert_eq!(receipt["instances"], Value::Null);
-    assert_eq!(origin.settings().requests("/told"), 1);
+    assert_eq!(origin.settings().requests("/notify"), 1);
 }
 
 #[tokio::test]
 async fn an_instance_that_refuses_or_is_gone_is_reported_and_the_gateway_still_purges() {
     let mut origin = origin(&["/a"]).await;
-    origin.settings().tell("/told", 401, &[]);
+    origin.settings().tell("/notify", 401, &[]);
     let more = fan_out(", purge: { allow: [127.0.0.1] }");
     let gateway = front(origin.address(), "", &more, "{}").await;
     gateway.get("/a").await;

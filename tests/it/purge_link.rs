@@ -260,7 +260,7 @@ async fn without_redis_the_receipt_reports_it_and_the_purge_is_sent_on_reconnect
     assert_eq!(names(&receipt), [a.link.name()]);
     assert_eq!(a.link.status().unsent, 1);
     redis.resume();
-    wait_for("the others are told", PATIENCE, async || {
+    wait_for("the others are notified", PATIENCE, async || {
         b.toy.get("/x").is_none().then_some(())
     })
     .await;

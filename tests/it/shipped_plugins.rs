@@ -71,8 +71,8 @@ async fn jwt_claims_requires_the_configured_claims() {
         (token(&claims("guest")), 403),
         ("none".to_owned(), 401),
     ] {
-        let answer = of(&gateway, "/", &[("authorization", &token)]).await;
-        assert_eq!(answer.status(), status, "{token}");
+        let response = of(&gateway, "/", &[("authorization", &token)]).await;
+        assert_eq!(response.status(), status, "{token}");
     }
     assert_eq!(origin.settings().requests("/"), 1);
 }
@@ -120,8 +120,8 @@ async fn geo_header_has_a_stored_response_for_each_country() {
         ("127.0.0.2", "HIT"),
         ("192.0.2.2", "HIT"),
     ] {
-        let answer = of(&gateway, "/a", &[("x-forwarded-for", client)]).await;
-        assert_eq!(answer.header("x-cache-status"), Some(outcome), "{client}");
+        let response = of(&gateway, "/a", &[("x-forwarded-for", client)]).await;
+        assert_eq!(response.header("x-cache-status"), Some(outcome), "{client}");
     }
 }
 
@@ -141,7 +141,7 @@ async fn feature_flags_uses_the_last_valid_flags() {
             )
     })
     .await;
-    let told = async || {
+    let reported = async || {
         let seen = of(&gateway, "/echo", &[("x-flags", "{}")]).await.json();
         let text = seen["headers"]["x-flags"]
             .as_str()
@@ -157,13 +157,13 @@ async fn feature_flags_uses_the_last_valid_flags() {
             .starts_with("visitor=")
     );
     let good = json!({ "beta": true, "new-search": true });
-    assert_eq!(told().await, good);
+    assert_eq!(reported().await, good);
     // The service fails in several ways: it is still requested, and nothing changes.
     for (status, body) in [(500, "no"), (200, "<html>"), (200, "[1]")] {
         service.settings().set(status, &[], body);
         let before = service.counts().requests();
         wait_for("it is asked again", SOON, async || {
-            assert_eq!(told().await, good);
+            assert_eq!(reported().await, good);
             (service.counts().requests() > before + 1).then_some(())
         })
         .await;
@@ -175,7 +175,7 @@ async fn feature_flags_uses_the_last_valid_flags() {
     );
     service.settings().set(200, &[], r#"{"new-search":false}"#);
     wait_for("the new list is there", SOON, async || {
-        (told().await == json!({})).then_some(())
+        (reported().await == json!({})).then_some(())
     })
     .await;
 }

@@ -142,7 +142,7 @@ async fn a_long_response_of_our_own_is_encoded_in_one_piece() {
     let gateway = Gateway::start(&format!(
         "
 routes:
-  - match: {{ path: /coded }}
+  - match: {{ path: /encoded }}
     respond: {{ body: \"{body}\" }}
 {COMPRESSED}
   - match: {{ path: /plain }}
@@ -152,7 +152,7 @@ routes:
     ))
     .await;
     let mut connection = gateway.connect().await;
-    let response = connection.send(&gzipped("/coded")).await.unwrap();
+    let response = connection.send(&gzipped("/encoded")).await.unwrap();
     assert_eq!(response.header("content-encoding"), Some("gzip"));
     assert!(
         response.body.len() < body.len() / 10,
@@ -164,7 +164,7 @@ routes:
     assert_eq!(decoder.finish().expect("it is complete"), body.as_bytes());
 
     // HEAD has the same headers and no body: the connection stays in sync.
-    let head = Request::new("HEAD", "/coded").header("accept-encoding", "gzip");
+    let head = Request::new("HEAD", "/encoded").header("accept-encoding", "gzip");
     let head_response = connection.send(&head).await.unwrap();
     assert_eq!(head_response.header("content-encoding"), Some("gzip"));
     assert!(head_response.body.is_empty());

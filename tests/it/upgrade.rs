@@ -434,7 +434,7 @@ routes: [{{ match: {{ path: /* }}, upstream: app, websocket: true }}]
         let state = backend["state"].as_str().unwrap().to_owned();
         (state, backend["in_flight"].as_u64().unwrap())
     };
-    wait_for("the old process has told", SOON, async || {
+    wait_for("the old process has reported", SOON, async || {
         (backend().await.1 == 2).then_some(())
     })
     .await;

@@ -123,7 +123,7 @@ async fn ends_alone(settings: &str, path: &str, status: u16, reason: &str) {
     let lines = gateway.log_lines(2).await;
     assert_eq!(lines[1]["reason"], reason, "{lines:?}");
     assert_eq!(origin.counts().connections(), 1, "all on one connection");
-    wait_for("the backend was told", WITHIN, async || {
+    wait_for("the backend is notified", WITHIN, async || {
         (origin.counts().cancelled() == 1).then_some(())
     })
     .await;

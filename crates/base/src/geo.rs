@@ -173,7 +173,7 @@ impl ClientLocation {
     }
 
     /// A place given as JSON, without a lookup.
-    pub fn said(json: String) -> Self {
+    pub fn from_json(json: String) -> Self {
         Self(Arc::new(LocationCell {
             of: None,
             place: OnceLock::from(Some(json.into())),

@@ -173,13 +173,13 @@ fn cookie<'r>(headers: &'r HeaderMap, name: &str) -> Option<Cow<'r, str>> {
 
 /// Decodes as `decodeURIComponent` does; `None` if nothing is encoded, or decoding fails.
 fn decoded(text: &str) -> Option<String> {
-    let mut coded = text.split('%').skip(1).peekable();
-    coded.peek()?;
+    let mut escapes = text.split('%').skip(1).peekable();
+    escapes.peek()?;
     let is_code = |code: &str| {
         let digits = code.as_bytes().get(..2);
         digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
     };
-    let bytes = coded
+    let bytes = escapes
         .all(is_code)
         .then(|| percent_decode_str(text).collect());
     String::from_utf8(bytes?).ok()

@@ -216,7 +216,7 @@ fn known(options: &Options) -> Result<ContextFacts, String> {
         claims: claims.transpose()?.map(Arc::new),
         location: place
             .transpose()?
-            .map(|place| ClientLocation::said(Value::Object(place).to_string())),
+            .map(|place| ClientLocation::from_json(Value::Object(place).to_string())),
     })
 }
 

@@ -80,7 +80,7 @@ enum CompressionDecision<'a> {
     Untouched,
     /// The response is compressed for other clients, not for this one.
     Plain,
-    Coded(usize, &'a Offer),
+    Encode(usize, &'a Offer),
 }
 
 impl FilterKind for Compression {
@@ -130,7 +130,7 @@ impl Filter for Compression {
                 add_vary(&mut head.headers);
                 return;
             }
-            CompressionDecision::Coded(index, offer) => (index, offer),
+            CompressionDecision::Encode(index, offer) => (index, offer),
         };
         // A response to HEAD has the headers of the response to GET, and no body to compress.
         let has_body = ex.head.method != Method::HEAD;
@@ -207,7 +207,7 @@ impl CompressionRules {
             return CompressionDecision::Untouched;
         }
         match self.chosen(ex) {
-            Some((index, offer)) => CompressionDecision::Coded(index, offer),
+            Some((index, offer)) => CompressionDecision::Encode(index, offer),
             None => CompressionDecision::Plain,
         }
     }

@@ -36,7 +36,7 @@ struct StoredResponse<'e> {
 /// Body bytes to send.
 enum ResponseContent<'e> {
     Plain(&'e WholeBody),
-    Coded(Bytes),
+    Encoded(Bytes),
 }
 
 /// Destination of a response.
@@ -183,7 +183,8 @@ async fn prepare<'e>(
     Ok(StoredResponse {
         head,
         made: entry.headers.get(header::DATE).cloned(),
-        body: (!is_over).then(|| form.map_or(ResponseContent::Plain(body), ResponseContent::Coded)),
+        body: (!is_over)
+            .then(|| form.map_or(ResponseContent::Plain(body), ResponseContent::Encoded)),
     })
 }
 
@@ -194,7 +195,7 @@ async fn write(
     body: ResponseContent<'_>,
 ) -> Result<()> {
     let body = match body {
-        ResponseContent::Coded(form) => return client.piece(Some(form), true).await,
+        ResponseContent::Encoded(form) => return client.piece(Some(form), true).await,
         ResponseContent::Plain(body) => body,
     };
     let mut left = body.len();

@@ -151,7 +151,7 @@ impl UnaryService<TalkRequest> for Talk {
     fn call(&mut self, request: Request<TalkRequest>) -> Self::Future {
         let mut open = self.open();
         Box::pin(async move {
-            let mark = request.metadata().get("x-said").cloned();
+            let mark = request.metadata().get("x-mark").cloned();
             let message = request.into_inner();
             pause(&message).await;
             open.over();

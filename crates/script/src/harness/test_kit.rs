@@ -240,7 +240,7 @@ fn read(json: &str) -> std::result::Result<(Hook, Input), String> {
             claims: call.jwt.map(Arc::new),
             location: call
                 .geo
-                .map(|geo| ClientLocation::said(Value::Object(geo).to_string())),
+                .map(|geo| ClientLocation::from_json(Value::Object(geo).to_string())),
         },
         response,
         reason: call.reason.map(Into::into),

@@ -94,13 +94,13 @@ async fn a_test_calls_hooks_and_reads_what_they_did() {
             assert.deepEqual(done.console, [{ level: 'warn', text: 'seen shop' }]);
             assert.ok(done.wall >= 0 && done.cpu >= 0);
         });
-        test('it answers', async () => {
+        test('it responds', async () => {
             const { response } = await p.onRequest(new Request('https://a.test/', { method: 'POST' }), { ip: '192.0.2.9' });
             assert.equal(response.status, 403);
             assert.match(response.headers.get('content-type'), /json/);
             assert.deepEqual(await response.json(), { ip: '192.0.2.9', text: 'hello' });
         });
-        test('an answer is changed', async () => {
+        test('a response is changed', async () => {
             const done = await p.onResponse(new Response('', { headers: { b: '2' } }), { request: 'https://a.test/z' });
             assert.equal(done.status, 203);
             assert.deepEqual(done.headers, new Headers({ b: '2', 'content-type': 'text/plain;charset=UTF-8', 'x-of': 'https://a.test/z' }));

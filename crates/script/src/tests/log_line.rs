@@ -181,7 +181,7 @@ async fn values_are_counted_under_names_of_the_plugin() {
 #[tokio::test]
 async fn log_lines_have_fields_and_stay_single_lines() {
     let text = r"export function onRequest(req, ctx) {
-        ctx.log.warn('a\nb', { user: 'ann', n: 2, said: 'x y\n', list: [1], none: undefined });
+        ctx.log.warn('a\nb', { user: 'ann', n: 2, text: 'x y\n', list: [1], none: undefined });
         ctx.log.debug(new Error('no').message);
         for (const name of ['', 'a b', 'plugin', 'request_id']) {
             try { ctx.log.info('x', { [name]: 1 }); } catch { continue; }
@@ -201,7 +201,7 @@ async fn log_lines_have_fields_and_stay_single_lines() {
         [
             (
                 log::Level::Warn,
-                r#"a\nb user=ann n=2 said="x y\n" list=[1]"#
+                r#"a\nb user=ann n=2 text="x y\n" list=[1]"#
             ),
             (log::Level::Debug, "no"),
         ]

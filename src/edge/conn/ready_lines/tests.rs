@@ -319,10 +319,10 @@ proptest! {
     #[test]
     fn a_body_without_a_length_is_announced_as_chunked(mut exchange in exchange()) {
         exchange.headers.retain(|(name, _)| name != "Content-Length");
-        let is_coded = exchange.headers.iter().any(|(name, _)| name == "transfer-encoding");
+        let is_chunked = exchange.headers.iter().any(|(name, _)| name == "transfer-encoding");
         let (ours, theirs) = exchange.both(true);
         let (ours, mut theirs) = (sorted(&ours), sorted(&theirs));
-        if !is_coded {
+        if !is_chunked {
             theirs.1.push(("transfer-encoding".to_owned(), b"chunked".to_vec()));
             theirs.1.sort_by(|one, other| one.0.cmp(&other.0));
         }

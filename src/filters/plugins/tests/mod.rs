@@ -433,12 +433,12 @@ fn a_plugin_cannot_change_framing_or_host() {
         assert!(!head.contains_key(name), "{name}");
         assert!(head.get("host").is_none_or(|host| host != "x"));
     }
-    let answer = check.last();
+    let response = check.last();
     assert_eq!(
-        (answer.status, answer.headers["x-a"].to_str().unwrap()),
+        (response.status, response.headers["x-a"].to_str().unwrap()),
         (200, "1")
     );
-    assert!(!answer.headers.contains_key("transfer-encoding"));
+    assert!(!response.headers.contains_key("transfer-encoding"));
 }
 
 #[test]

@@ -22,7 +22,7 @@ impl FixedOrigin {
     }
 
     pub(crate) fn set(&self, status: u16, headers: &[(&str, &str)], body: &str) {
-        let mut response = format!("HTTP/1.1 {status} As told\r\n");
+        let mut response = format!("HTTP/1.1 {status} As Set\r\n");
         for (name, value) in headers {
             response.push_str(&format!("{name}: {value}\r\n"));
         }

@@ -97,7 +97,7 @@ impl Serve for NumberedOrigin {
             status => status,
         };
         let body = format!("{path} #{}{}", state.requests, "x".repeat(state.pad));
-        let mut response = format!("HTTP/1.1 {status} As told\r\n");
+        let mut response = format!("HTTP/1.1 {status} As Set\r\n");
         for (name, value) in &state.headers {
             response.push_str(&format!("{name}: {value}\r\n"));
         }

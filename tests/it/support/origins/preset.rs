@@ -94,7 +94,7 @@ impl Serve for PresetOrigin {
             let number = state.asked.len();
             (state.status, state.headers.clone(), number, state.is_held)
         };
-        let mut head = format!("HTTP/1.1 {status} As told\r\n");
+        let mut head = format!("HTTP/1.1 {status} As Set\r\n");
         for (name, value) in &headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
