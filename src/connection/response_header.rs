@@ -73,7 +73,7 @@ impl ResponseHeaderWriter<'_> {
     /// The version is that of the sender (RFC 9110, 6.2), whatever `headers` has.
     pub(crate) fn write(
         self,
-        mut headers: ResponseHeader,
+        headers: &mut ResponseHeader,
         present: PresentHeaders,
         is_chunked: bool,
         reuse: ConnectionReuse,
@@ -98,12 +98,11 @@ impl ResponseHeaderWriter<'_> {
         if is_chunked && !present.transfer_encoding {
             write_header_line(out, b"Transfer-Encoding", b"chunked");
         }
-        let connection: &[u8] = match reuse {
-            ConnectionReuse::KeepAlive => b"keep-alive",
-            ConnectionReuse::Close => b"close",
+        let end: &[u8] = match reuse {
+            ConnectionReuse::KeepAlive => b"Connection: keep-alive\r\n\r\n",
+            ConnectionReuse::Close => b"Connection: close\r\n\r\n",
         };
-        write_header_line(out, b"Connection", connection);
-        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(end);
     }
 
     /// Copies a header section that Pingora has written, of which `section` is at least the status
@@ -158,7 +157,13 @@ mod tests {
             ready_lines: None,
         };
         let unused = || -> HeaderValue { unreachable!("it has a date") };
-        writer.write(head, present, false, ConnectionReuse::KeepAlive, unused);
+        writer.write(
+            &mut head,
+            present,
+            false,
+            ConnectionReuse::KeepAlive,
+            unused,
+        );
         assert_eq!(
             std::str::from_utf8(&out).unwrap(),
             "HTTP/1.1 200 OK\r\nDate: never\r\nConnection: keep-alive\r\n\r\n"

@@ -70,9 +70,9 @@ impl<'a> DirectClient<'a> {
                 ReadyLines::Taken | ReadyLines::NotTaken => None,
             },
         };
-        let head = ResponseHeader::from(head);
+        let mut head = ResponseHeader::from(head);
         let date = || reply::date(clock);
-        writer.write(head, present, self.is_chunked, self.reuse, date);
+        writer.write(&mut head, present, self.is_chunked, self.reuse, date);
         self.status = Some(status);
         self.stream
             .write_all(&section)

@@ -59,7 +59,7 @@ fn request(refusal: &Refusal) -> RequestHeader {
 }
 
 /// Returns headers and body as the last bytes of the connection.
-fn bytes(head: ResponseHeader, body: Option<&Bytes>, clock: &Clock) -> Vec<u8> {
+fn bytes(mut head: ResponseHeader, body: Option<&Bytes>, clock: &Clock) -> Vec<u8> {
     let mut out = Vec::new();
     let present = PresentHeaders::of(&head.headers);
     let writer = ResponseHeaderWriter {
@@ -67,7 +67,7 @@ fn bytes(head: ResponseHeader, body: Option<&Bytes>, clock: &Clock) -> Vec<u8> {
         ready_lines: None,
     };
     let date = || reply::date(clock);
-    writer.write(head, present, false, ConnectionReuse::Close, date);
+    writer.write(&mut head, present, false, ConnectionReuse::Close, date);
     if let Some(body) = body {
         out.extend_from_slice(body);
     }

@@ -126,7 +126,7 @@ const checks = {
 
   async 'an image is shown'() {
     const image = async (origin) => {
-      const { page, leave } = await visit(`${origin}/image`);
+      const { page, leave } = await visit(`${origin}/picture`);
       const [width, source] = await page.$eval('img', async (image) => {
         await image.decode().catch(() => {});
         return [image.naturalWidth, image.currentSrc];
@@ -197,7 +197,7 @@ const checks = {
 
   async 'a WebSocket echoes'() {
     const echo = async (origin) => {
-      const { page, leave } = await visit(`${origin}/image`);
+      const { page, leave } = await visit(`${origin}/picture`);
       const response = await page.evaluate(
         () =>
           new Promise((resolve) => {

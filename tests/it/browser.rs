@@ -103,7 +103,7 @@ defaults:
 routes:
   - match: { path: / }
     upstream: web
-  - match: { path: /image }
+  - match: { path: /picture }
     upstream: web
   - match: { path: /_next/* }
     upstream: web

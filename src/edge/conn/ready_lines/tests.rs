@@ -145,14 +145,14 @@ impl Exchange {
     /// Returns the bytes of [`ResponseHeaderWriter::write`] for the same response. `date` is the
     /// current time.
     fn by_us(&self, is_chunked: bool, reuse: ConnectionReuse, date: &HeaderValue) -> Vec<u8> {
-        let head = self.response();
+        let mut head = self.response();
         let mut out = b"earlier bytes".to_vec();
         let present = PresentHeaders::of(&head.headers);
         let writer = ResponseHeaderWriter {
             out: &mut out,
             ready_lines: self.ready_lines.as_deref().map(str::as_bytes),
         };
-        writer.write(head, present, is_chunked, reuse, || date.clone());
+        writer.write(&mut head, present, is_chunked, reuse, || date.clone());
         out.split_off(b"earlier bytes".len())
     }
 
@@ -342,7 +342,7 @@ proptest! {
         let present = PresentHeaders::of(&head.headers);
         let mut out = Vec::new();
         let writer = ResponseHeaderWriter { out: &mut out, ready_lines: None };
-        writer.write(head, present, false, reuse, || HeaderValue::from_static(DATES[0]));
+        writer.write(&mut head, present, false, reuse, || HeaderValue::from_static(DATES[0]));
         prop_assert!(out.starts_with(b"HTTP/1.1 "));
     }
 }
