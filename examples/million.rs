@@ -55,7 +55,7 @@ fn main() {
         grown as f64 / store.bytes() as f64
     );
     let tag = |tag: &str| PurgeTarget::Tag(tag.to_owned());
-    for (what, name) in [
+    for (target, name) in [
         (tag("nobody"), "a tag of nothing"),
         (tag("item-7"), "a tag"),
         (tag("hundred-3"), "a tag"),
@@ -69,12 +69,12 @@ fn main() {
         ),
         (PurgeTarget::All, "all"),
     ] {
-        for how in [PurgeEffect::Soft, PurgeEffect::Hard] {
-            let what = what.clone();
+        for effect in [PurgeEffect::Soft, PurgeEffect::Hard] {
+            let target = target.clone();
             let begun = clock.now();
-            let objects = store.purge(&Purge { what, how });
+            let objects = store.purge(&Purge { target, effect });
             let took = clock.now() - begun;
-            println!("{took:>12.2?}  {how:?} purge of {name}: {objects} objects");
+            println!("{took:>12.2?}  {effect:?} purge of {name}: {objects} objects");
         }
     }
 }
@@ -106,7 +106,7 @@ fn draft(store: &'static Store, clock: &Clock, number: usize) -> EntryDraft {
         status: StatusCode::OK,
         headers,
         lifetime: Lifetime {
-            answered: clock.wall(),
+            response_time: clock.wall(),
             initial_age: Duration::ZERO,
             fresh_for: Duration::from_hours(1),
             stale_while_revalidate: Duration::ZERO,

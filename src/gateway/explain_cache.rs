@@ -278,7 +278,7 @@ impl StoredEntry {
             ttl: lifetime.ttl(now),
             bytes: entry.body.whole().map_or(0, WholeBody::len),
             hits: entry.hits(),
-            under_way: !entry.is_whole(),
+            under_way: !entry.is_complete(),
             purged: entry.stale_since().map(since),
             vary: match &entry.vary {
                 Vary::Nothing | Vary::Everything => Vec::new(),

@@ -50,7 +50,7 @@ impl FanOutNotice {
     fn of(purges: &[Purge]) -> Self {
         let mut notice = Self::default();
         for purge in purges {
-            match &purge.what {
+            match &purge.target {
                 PurgeTarget::Url(url) | PurgeTarget::Written(url) => {
                     notice.paths.insert(path_of(url).to_owned())
                 }

@@ -400,7 +400,7 @@ impl Control {
         }
         if let Some(cache) = &gateway.cache {
             // The last requests may have removed something.
-            let reported = cache.link().notes().all_told();
+            let reported = cache.link().notes().all_sent();
             if tokio::time::timeout(REPORT_TIMEOUT, reported)
                 .await
                 .is_err()

@@ -93,7 +93,7 @@ struct Shared(Arc<Toy>);
 
 impl Caches for Shared {
     fn apply<'a>(&'a self, purges: &'a [Purge]) -> BoxFuture<'a, Vec<u64>> {
-        let apply = |purge: &Purge| match &purge.what {
+        let apply = |purge: &Purge| match &purge.target {
             PurgeTarget::Url(url) => self.0.drop_all(|key| key == url),
             PurgeTarget::Prefix(prefix) => self.0.drop_all(|key| key.starts_with(prefix)),
             PurgeTarget::Tag(_) | PurgeTarget::Written(_) | PurgeTarget::All => {
@@ -165,8 +165,8 @@ impl Gateway {
 
 fn purge(url: &str) -> Purge {
     Purge {
-        what: PurgeTarget::Url(url.to_owned()),
-        how: PurgeEffect::Hard,
+        target: PurgeTarget::Url(url.to_owned()),
+        effect: PurgeEffect::Hard,
     }
 }
 

@@ -49,7 +49,7 @@ const MAX_LOCK_AGE: Duration = Duration::from_mins(1);
 
 /// The cache of one configuration: the store, which outlives the configuration, and the settings.
 pub struct Cache {
-    kept: Arc<CacheZone>,
+    zone: Arc<CacheZone>,
     memory: u64,
     max_object: u64,
     /// Largest body stored in level 2, if level 2 is used.
@@ -97,13 +97,13 @@ type WorkInFlight = (u128, u128, WorkKind);
 
 /// Right to revalidate or encode one entry, held until dropped.
 pub struct WorkClaim {
-    kept: Arc<CacheZone>,
+    zone: Arc<CacheZone>,
     work: WorkInFlight,
 }
 
 impl Drop for WorkClaim {
     fn drop(&mut self) {
-        self.kept.claimed.lock().remove(&self.work);
+        self.zone.claimed.lock().remove(&self.work);
     }
 }
 
@@ -150,7 +150,7 @@ impl Drop for CacheZone {
 
 impl Cache {
     pub fn new(settings: CacheSettings, zones: &Zones, clock: &Clock, metrics: &Metrics) -> Self {
-        let kept = zones.get_or_create("cache", || {
+        let zone = zones.get_or_create("cache", || {
             let store = Store::new(settings.memory, clock.clone(), metrics);
             let tiers = Arc::new(Tiers::new(store, clock, metrics));
             store.set_watch(Box::new(TierObserver(Arc::clone(&tiers))));
@@ -176,7 +176,7 @@ impl Cache {
             tier::register_disk(metrics);
         }
         Self {
-            kept,
+            zone,
             memory: settings.memory,
             max_object: settings.max_object,
             shared: settings.shared,
@@ -188,8 +188,8 @@ impl Cache {
 
     /// Runs the background work of this configuration until it stops serving.
     pub async fn supervise(self: Arc<Self>, redis: Option<Arc<Redis>>) {
-        self.kept.store.set_budget(self.memory);
-        let CacheZone { tiers, link, .. } = &*self.kept;
+        self.zone.store.set_budget(self.memory);
+        let CacheZone { tiers, link, .. } = &*self.zone;
         let tiers = tiers.supervise(redis.clone(), self.shared, self.disk.clone(), link);
         link.set_validates(self.validates_what_may_be_purged);
         let link = Arc::clone(link).supervise(redis);
@@ -197,29 +197,29 @@ impl Cache {
     }
 
     pub fn store(&self) -> &'static Store {
-        self.kept.store
+        self.zone.store
     }
 
     /// Returns the tiers below the store, if this configuration uses any.
     pub fn tiers(&self) -> Option<&Tiers> {
         let are_used = self.shared.is_some() || self.disk.is_some();
-        are_used.then_some(&*self.kept.tiers)
+        are_used.then_some(&*self.zone.tiers)
     }
 
     /// Returns the state of the disk tier, if there is one.
     pub fn disk(&self) -> Option<DiskStatus> {
-        self.kept.tiers.disk()
+        self.zone.tiers.disk()
     }
 
     /// Releases the disk to another process: this one serves no more requests.
     pub async fn release_disk(&self) {
-        self.kept.tiers.release_disk(&self.kept.link).await;
+        self.zone.tiers.release_disk(&self.zone.link).await;
     }
 
     /// Waits until the latest removals are recorded on disk (RFC 9111, 4.4), so that no crash
     /// brings the removed responses back.
     pub async fn settle_disk(&self) {
-        self.kept.tiers.settle_disk().await;
+        self.zone.tiers.settle_disk().await;
     }
 
     /// Returns the metrics of how long a route's requests wait for level 2.
@@ -228,11 +228,11 @@ impl Cache {
     }
 
     pub fn lock(&self) -> &'static CacheKeyLockImpl {
-        self.kept.lock
+        self.zone.lock
     }
 
     pub fn passes(&self) -> &HitForMiss {
-        &self.kept.passes
+        &self.zone.passes
     }
 
     /// Claims the revalidation of `entry`; `None` while another request holds the claim.
@@ -245,23 +245,23 @@ impl Cache {
         self.claim_work(entry, WorkKind::Code(encoding))
     }
 
-    fn claim_work(&self, entry: &Entry, what: WorkKind) -> Option<WorkClaim> {
-        let work = (entry.key.hash(), entry.variance.0, what);
-        let is_first = self.kept.claimed.lock().insert(work);
+    fn claim_work(&self, entry: &Entry, kind: WorkKind) -> Option<WorkClaim> {
+        let work = (entry.key.hash(), entry.variance.0, kind);
+        let is_first = self.zone.claimed.lock().insert(work);
         is_first.then(|| WorkClaim {
-            kept: Arc::clone(&self.kept),
+            zone: Arc::clone(&self.zone),
             work,
         })
     }
 
     /// Returns the semaphore that bounds how many stored responses are encoded at once.
     pub fn coding(&self) -> Arc<Semaphore> {
-        Arc::clone(&self.kept.coding)
+        Arc::clone(&self.zone.coding)
     }
 
     /// Returns the link that carries purges to the other gateways.
     pub fn link(&self) -> &Arc<PurgeLink> {
-        &self.kept.link
+        &self.zone.link
     }
 
     /// Removes the stored responses for the URL of a key: an unsafe request may have changed the
@@ -289,7 +289,7 @@ impl Cache {
     /// Returns true if a completed purge may have covered the response without reaching this
     /// gateway. The response is then validated with the origin.
     pub fn must_validate(&self, lifetime: &Lifetime) -> bool {
-        self.validates_what_may_be_purged && !self.kept.link.trust().covers(lifetime)
+        self.validates_what_may_be_purged && !self.zone.link.trust().covers(lifetime)
     }
 
     /// Memory for stored responses, in bytes.
@@ -340,7 +340,7 @@ impl purge::Caches for Caches {
 
 /// Returns true if the purge covers few responses and the index finds them.
 fn is_quick(purge: &Purge) -> bool {
-    match purge.what {
+    match purge.target {
         purge::PurgeTarget::Url(_) | purge::PurgeTarget::Written(_) => true,
         purge::PurgeTarget::Tag(_) | purge::PurgeTarget::Prefix(_) | purge::PurgeTarget::All => {
             false
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_purge_that_may_be_about_many_answers_leaves_the_worker_to_others() {
+    async fn a_purge_of_many_responses_does_not_block_the_worker() {
         let (clock, metrics) = (Clock::test(), Metrics::default());
         let store = Store::new(1 << 20, clock.clone(), &metrics);
         let threads = Arc::default();
@@ -409,9 +409,9 @@ mod tests {
         let tiers = Arc::new(Tiers::new(store, &clock, &metrics));
         let caches = Caches { store, tiers };
         let worker = thread::current().id();
-        let purge = |what| Purge {
-            what,
-            how: PurgeEffect::Hard,
+        let purge = |target| Purge {
+            target,
+            effect: PurgeEffect::Hard,
         };
         let applied_here = || {
             let threads = std::mem::take(&mut *threads.lock());
@@ -422,12 +422,12 @@ mod tests {
             [0]
         );
         assert!(applied_here(), "one URL is quick");
-        for what in [
+        for target in [
             PurgeTarget::All,
             PurgeTarget::Tag("t".into()),
             PurgeTarget::Prefix("/a".into()),
         ] {
-            let long = [purge(PurgeTarget::Url("/a".into())), purge(what)];
+            let long = [purge(PurgeTarget::Url("/a".into())), purge(target)];
             assert_eq!(caches.apply(&long).await, [0, 0]);
             assert!(!applied_here(), "{long:?}");
         }

@@ -48,12 +48,12 @@ impl RouteCacheMetrics {
                 "Requests that were collapsed with another request to the origin.",
                 &[("route", route)],
             ),
-            revalidations: Revalidation::ALL.map(|what| {
+            revalidations: Revalidation::ALL.map(|outcome| {
                 metrics.counter(
                     "edgeway_cache_revalidations_total",
                     "Background revalidations of stale responses: `begun`, or `postponed` since \
                      the upstream's budget was used up.",
-                    &[("route", route), ("outcome", what.name())],
+                    &[("route", route), ("outcome", outcome.name())],
                 )
             }),
         }
@@ -66,7 +66,7 @@ impl RouteCacheMetrics {
         }
     }
 
-    pub fn revalidation(&self, what: Revalidation) {
-        self.revalidations[what as usize].inc();
+    pub fn revalidation(&self, outcome: Revalidation) {
+        self.revalidations[outcome as usize].inc();
     }
 }

@@ -10,7 +10,7 @@ pub const ANALYTICS: &[&str] = &[
 /// Set of names: whole names and prefixes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NameSet {
-    whole: Box<[Box<[u8]>]>,
+    exact: Box<[Box<[u8]>]>,
     beginnings: Box<[Box<[u8]>]>,
 }
 
@@ -18,21 +18,21 @@ impl NameSet {
     /// Builds the set. `utm_*` matches every name with that prefix, `*` matches every name. A star
     /// elsewhere is part of the name.
     pub fn new<'n>(names: impl IntoIterator<Item = &'n str>) -> Self {
-        let (mut whole, mut beginnings) = (Vec::new(), Vec::new());
+        let (mut exact, mut beginnings) = (Vec::new(), Vec::new());
         for name in names {
             match name.strip_suffix('*') {
                 Some(beginning) => beginnings.push(beginning.as_bytes().into()),
-                None => whole.push(name.as_bytes().into()),
+                None => exact.push(name.as_bytes().into()),
             }
         }
         Self {
-            whole: whole.into(),
+            exact: exact.into(),
             beginnings: beginnings.into(),
         }
     }
 
     pub fn contains(&self, name: &[u8]) -> bool {
-        self.whole.iter().any(|whole| **whole == *name)
+        self.exact.iter().any(|exact| **exact == *name)
             || self.beginnings.iter().any(|begin| name.starts_with(begin))
     }
 
@@ -41,6 +41,6 @@ impl NameSet {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.whole.is_empty() && self.beginnings.is_empty()
+        self.exact.is_empty() && self.beginnings.is_empty()
     }
 }

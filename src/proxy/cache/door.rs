@@ -308,7 +308,7 @@ impl Request<'_> {
             ..CacheFacts::new(outcome)
         };
         // Pingora's phases cut ranges and read responses that are still being stored.
-        let is_plain = !self.seen.is_range && entry.is_whole();
+        let is_plain = !self.seen.is_range && entry.is_complete();
         let usable = self.cache.usable(&lifetime, &self.seen.wants, self.now);
         let why = match usable {
             Usability::Fresh if is_plain => {

@@ -55,7 +55,7 @@ impl Flow {
     ) -> std::result::Result<Lifetime, &'static str> {
         let store_as = match &self.shape {
             Some(shape) => nextjs::may_store(shape, status, headers)?,
-            None => StorageRule::Said,
+            None => StorageRule::FromHeaders,
         };
         if self.personal.has_cookies && !policy::is_for_everybody(headers) {
             return Err("cookies");
@@ -75,7 +75,7 @@ impl Flow {
         let lifetime =
             policy::store(request, status, headers, times, rules).map_err(NotStorable::reason)?;
         Ok(match store_as {
-            StorageRule::Said => lifetime,
+            StorageRule::FromHeaders => lifetime,
             StorageRule::AtMost(most) => lifetime.at_most(most),
         })
     }

@@ -91,7 +91,7 @@ pub(in crate::proxy) fn hit(meta: &CacheMeta, ctx: &mut Context) -> Option<Force
     }
     let lifetime = entry.lifetime();
     // A response that arrived after the request is also a valid response to it.
-    let is_ours = lifetime.answered >= flow.came && !lifetime.always_validate;
+    let is_ours = lifetime.response_time >= flow.came && !lifetime.always_validate;
     let usable = route_cache(ctx)?.usable(&lifetime, &flow.wants, now);
     let is_usable = match usable {
         Usability::Fresh | Usability::StaleAsAsked => true,
@@ -309,8 +309,8 @@ fn judge(
         _ => (head.status, head.headers.clone()),
     };
     let times = ExchangeTimes {
-        asked: flow.asked,
-        answered: live.world.clock.wall(),
+        request_time: flow.asked,
+        response_time: live.world.clock.wall(),
     };
     let is_same = match (&old, &confirmed) {
         (Some(old), Some(confirmed)) => policy::updates(&old.headers, confirmed),
@@ -396,7 +396,7 @@ fn judge(
     };
     flow.for_the_first = policy::for_the_first(&headers);
     policy::clean(&mut headers);
-    policy::date(&mut headers, times.answered);
+    policy::date(&mut headers, times.response_time);
     let response = OriginResponse {
         status,
         headers,
@@ -490,7 +490,7 @@ fn meta(status: StatusCode, headers: &HeaderMap, lifetime: &Lifetime) -> Result<
         // This response was already this old on arrival.
         response.insert_header(header::AGE, age)?;
     }
-    let (until, from) = (lifetime.fresh_until(), lifetime.answered);
+    let (until, from) = (lifetime.fresh_until(), lifetime.response_time);
     Ok(CacheMeta::new(until, from, 0, 0, response))
 }
 

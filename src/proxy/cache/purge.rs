@@ -35,8 +35,8 @@ pub(super) async fn respond(request: &RequestHeader, ctx: &Context, cache: &Rout
     let path = String::from_utf8_lossy(request.raw_path());
     let is_soft = request.headers.get(SOFT).is_some_and(|value| value == "1");
     let purge = Purge {
-        what: PurgeTarget::Url(format!("{}://{host}{path}", client.scheme.as_str())),
-        how: if is_soft {
+        target: PurgeTarget::Url(format!("{}://{host}{path}", client.scheme.as_str())),
+        effect: if is_soft {
             PurgeEffect::Soft
         } else {
             PurgeEffect::Hard

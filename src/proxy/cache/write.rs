@@ -72,11 +72,11 @@ pub(in crate::proxy) async fn written(session: &Session, response: &ResponseHead
     }
     if own_cache.is_some_and(|own| own.policy.purge_on_write) && response.status.is_success() {
         let path = String::from_utf8_lossy(target.path);
-        let what = PurgeTarget::Written(format!("{}://{host}{path}", client.scheme.as_str()));
-        let how = PurgeEffect::Hard;
+        let target = PurgeTarget::Written(format!("{}://{host}{path}", client.scheme.as_str()));
+        let effect = PurgeEffect::Hard;
         // Purged before the response: a client that has written reads what it wrote. Other gateways
         // receive the purge too.
-        let purges = vec![Purge { what, how }];
+        let purges = vec![Purge { target, effect }];
         purge::begin(ctx.live(), cache.link(), purges, Source::Write).await;
     }
 }

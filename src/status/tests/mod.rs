@@ -153,7 +153,7 @@ impl Actions for Fake {
     async fn purge(&self, _who: Actor, order: PurgeRequest) -> Result<Receipt, ActionError> {
         self.act(format!("purge {:?} {}", order.purges, order.fan_out))
             .await?;
-        let others = match order.purges[0].what {
+        let others = match order.purges[0].target {
             PurgeTarget::Tag(_) => PeerStates::Waiting,
             PurgeTarget::Prefix(_) => PeerStates::Unreached,
             PurgeTarget::Url(_) | PurgeTarget::Written(_) | PurgeTarget::All => PeerStates::Reached,

@@ -263,8 +263,8 @@ impl Model {
             is_named: false,
         };
         let times = ExchangeTimes {
-            asked: now,
-            answered: now,
+            request_time: now,
+            response_time: now,
         };
         let Ok(lifetime) = store(asked, status, &headers, times, &self.rules) else {
             return false;

@@ -26,12 +26,12 @@ pub(super) struct BudgetMetrics {
     pub(super) waiting: IntGauge,
     pub(super) skipped: IntCounter,
     pub(super) full: IntCounter,
-    pub(super) late: IntCounter,
+    pub(super) timed_out: IntCounter,
 }
 
 impl BudgetMetrics {
     pub(super) fn new(metrics: &Metrics, upstream: &str) -> Self {
-        let under_way = |kind| {
+        let in_flight = |kind| {
             metrics.gauge(
                 "edgeway_cache_renders",
                 "Misses and revalidations in flight; crawler: those of them caused by crawlers.",
@@ -46,9 +46,9 @@ impl BudgetMetrics {
             )
         };
         Self {
-            person: under_way("person"),
-            revalidation: under_way("revalidation"),
-            crawl: under_way("crawler"),
+            person: in_flight("person"),
+            revalidation: in_flight("revalidation"),
+            crawl: in_flight("crawler"),
             waiting: metrics.gauge(
                 "edgeway_cache_renders_waiting",
                 "Misses of crawlers queued for the render budget.",
@@ -56,7 +56,7 @@ impl BudgetMetrics {
             ),
             skipped: refused("revalidation_skipped"),
             full: refused("render_queue_full"),
-            late: refused("render_queue_timeout"),
+            timed_out: refused("render_queue_timeout"),
         }
     }
 

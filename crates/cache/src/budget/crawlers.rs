@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn crawlers_are_known_by_their_names_in_any_case() {
+    fn crawlers_are_recognized_by_name_in_any_case() {
         let crawlers = Crawlers::default();
         for crawler in [
             "Mozilla/5.0 AppleWebKit/537.36 (KHTML, like Gecko; compatible; Googlebot/2.1; +http://www.google.com/bot.html) Chrome/130.0 Safari/537.36",

@@ -235,7 +235,7 @@ impl RenderBudget {
         if let Ok(Ok(permit)) = came {
             return Ok(permit);
         }
-        self.metrics.late.inc();
+        self.metrics.timed_out.inc();
         Err(self.inner.lock().busy(QueueRefusal::Late))
     }
 

@@ -41,7 +41,7 @@ fn revalidations_start_at_once_or_not_at_all() {
 }
 
 #[test]
-fn one_render_is_enough_for_everybody_in_turn() {
+fn one_permit_is_enough_for_all_in_turn() {
     let budget = budget(1, 8);
     let crawler = budget.revalidate(ClientKind::Crawler);
     assert!(crawler.is_some() && budget.revalidate(ClientKind::Person).is_none());
@@ -51,7 +51,7 @@ fn one_render_is_enough_for_everybody_in_turn() {
 }
 
 #[test]
-fn people_never_wait_and_crawlers_have_what_they_leave() {
+fn people_never_wait_and_crawlers_get_the_remaining_permits() {
     let budget = budget(4, 8);
     let people: Vec<_> = (0..100).map(|_| budget.person()).collect();
     assert!(budget.revalidate(ClientKind::Crawler).is_none());
@@ -76,11 +76,11 @@ async fn crawlers_wait_in_their_order() {
     let second = budget.crawl().await.unwrap();
     let order = Arc::new(Mutex::new(Vec::new()));
     let tasks = LocalSet::new();
-    for who in 0..3 {
+    for crawler in 0..3 {
         let (budget, order) = (Arc::clone(&budget), Arc::clone(&order));
         tasks.spawn_local(async move {
             let permit = budget.crawl().await.unwrap();
-            order.lock().push(who);
+            order.lock().push(crawler);
             sleep(Duration::from_millis(10)).await;
             drop(permit);
         });
@@ -99,7 +99,7 @@ async fn crawlers_wait_in_their_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_finds_the_queue_full_or_waits_too_long_is_told_when_to_come_back() {
+async fn refusals_of_a_full_or_slow_queue_have_a_retry_after() {
     let budget = budget(2, 1);
     let held = budget.crawl().await.unwrap();
     let waits = async { budget.crawl().await.unwrap_err() };
@@ -108,9 +108,9 @@ async fn whoever_finds_the_queue_full_or_waits_too_long_is_told_when_to_come_bac
         budget.crawl().await.unwrap_err()
     };
     let start = Tick::now();
-    let (late, full) = tokio::join!(waits, is_full);
+    let (refusal, full) = tokio::join!(waits, is_full);
     assert_eq!(start.elapsed(), Duration::from_secs(5));
-    assert_eq!(late.reason(), "render_queue_timeout");
+    assert_eq!(refusal.reason(), "render_queue_timeout");
     assert_eq!(full.reason(), "render_queue_full");
     assert_eq!(full.retry_after, Duration::from_secs(1));
     assert_eq!(budget.counts().waiting, 0);
@@ -119,13 +119,13 @@ async fn whoever_finds_the_queue_full_or_waits_too_long_is_told_when_to_come_bac
     budget.clock.advance(Duration::from_secs(80));
     drop(held);
     let held = budget.crawl().await.unwrap();
-    let late = budget.crawl().await.unwrap_err();
-    assert_eq!(late.retry_after, Duration::from_secs(10));
+    let refusal = budget.crawl().await.unwrap_err();
+    assert_eq!(refusal.retry_after, Duration::from_secs(10));
     budget.clock.advance(Duration::from_hours(10));
     drop(held);
     let _held = budget.crawl().await.unwrap();
-    let late = budget.crawl().await.unwrap_err();
-    assert_eq!(late.retry_after, Duration::from_mins(2));
+    let refusal = budget.crawl().await.unwrap_err();
+    assert_eq!(refusal.retry_after, Duration::from_mins(2));
 }
 
 #[tokio::test(start_paused = true)]
@@ -133,8 +133,8 @@ async fn a_crawler_that_leaves_takes_no_place() {
     let budget = budget(2, 8);
     let held = budget.crawl().await.unwrap();
     {
-        let mut gone = Box::pin(budget.crawl());
-        let polled = timeout(Duration::from_millis(1), &mut gone).await;
+        let mut cancelled = Box::pin(budget.crawl());
+        let polled = timeout(Duration::from_millis(1), &mut cancelled).await;
         assert!(polled.is_err());
         assert_eq!(budget.counts().waiting, 1);
         // The waiter gets a permit but leaves before it looks.
@@ -144,8 +144,12 @@ async fn a_crawler_that_leaves_takes_no_place() {
     assert_eq!(budget.counts().crawling, 0);
     let held = budget.crawl().await.unwrap();
     {
-        let mut gone = Box::pin(budget.crawl());
-        assert!(timeout(Duration::from_millis(1), &mut gone).await.is_err());
+        let mut cancelled = Box::pin(budget.crawl());
+        assert!(
+            timeout(Duration::from_millis(1), &mut cancelled)
+                .await
+                .is_err()
+        );
     }
     assert_eq!(budget.counts().waiting, 0);
     drop(held);
@@ -153,7 +157,7 @@ async fn a_crawler_that_leaves_takes_no_place() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reload_with_more_lets_in_who_waits_and_with_less_ends_nothing() {
+async fn a_reload_with_more_permits_admits_waiters_and_with_fewer_ends_nothing() {
     let budget = budget(2, 8);
     let first = budget.crawl().await.unwrap();
     let more = async {

@@ -168,14 +168,14 @@ impl ImageRules {
 fn single<'q>(
     query: &'q [u8],
     name: &'static str,
-    what: &'static str,
+    parameter: &'static str,
     absent: InvalidImageRequest,
 ) -> Result<&'q [u8], InvalidImageRequest> {
     let mut values = query::values(query, name.as_bytes());
     match (values.next(), values.next()) {
         (None | Some([]), None) => Err(absent),
         (Some(value), None) => Ok(value),
-        _ => Err(InvalidImageRequest::Twice(name, what)),
+        _ => Err(InvalidImageRequest::Twice(name, parameter)),
     }
 }
 

@@ -34,7 +34,7 @@ const NEXT_REDIRECT: HeaderName = HeaderName::from_static("x-nextjs-redirect");
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StorageRule {
     /// The lifetime in its headers.
-    Said,
+    FromHeaders,
     /// Fresh for at most this long, and never served stale.
     AtMost(Duration),
 }
@@ -84,7 +84,7 @@ fn by_status(
     headers: &HeaderMap,
 ) -> Result<StorageRule, &'static str> {
     match status {
-        StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION => Ok(StorageRule::Said),
+        StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION => Ok(StorageRule::FromHeaders),
         // Redirects of the router's data requests name their target in another header. Browsers
         // would get a redirect without a target (GHSA-3g8h-86w9-wvmq).
         _ if status.is_redirection()
@@ -94,7 +94,9 @@ fn by_status(
         }
         // The router's own redirect: it holds the right `_rsc` for the headers of this one request.
         _ if status.is_redirection() && leads_to_rsc(headers) => Err("rsc_redirect"),
-        StatusCode::MOVED_PERMANENTLY | StatusCode::PERMANENT_REDIRECT => Ok(StorageRule::Said),
+        StatusCode::MOVED_PERMANENTLY | StatusCode::PERMANENT_REDIRECT => {
+            Ok(StorageRule::FromHeaders)
+        }
         // A chunk that is missing here may be present on another instance.
         StatusCode::NOT_FOUND | StatusCode::TEMPORARY_REDIRECT if shape.kind == PathKind::Page => {
             let briefly = shape.briefly.ok_or("status")?;
@@ -204,13 +206,13 @@ pub fn effective_vary(shape: &RequestShape, headers: &HeaderMap, vary: Vary) -> 
         // or not.
         _ => true,
     };
-    let kept: Vec<HeaderName> = fields.iter().filter(still).cloned().collect();
-    if kept.is_empty() {
+    let remaining: Vec<HeaderName> = fields.iter().filter(still).cloned().collect();
+    if remaining.is_empty() {
         Vary::Nothing
-    } else if kept.len() == fields.len() {
+    } else if remaining.len() == fields.len() {
         vary
     } else {
-        Vary::Fields(kept.into())
+        Vary::Fields(remaining.into())
     }
 }
 

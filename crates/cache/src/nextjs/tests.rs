@@ -29,7 +29,7 @@ fn rules() -> NextRules {
     }
 }
 
-fn asked_with(rules: &NextRules, target: &str, lines: &[&str]) -> RequestShape {
+fn shape_with(rules: &NextRules, target: &str, lines: &[&str]) -> RequestShape {
     let (path, query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(query.as_bytes())),
         None => (target, None),
@@ -37,8 +37,8 @@ fn asked_with(rules: &NextRules, target: &str, lines: &[&str]) -> RequestShape {
     shape(&Method::GET, path.as_bytes(), query, &headers(lines), rules)
 }
 
-fn asked(target: &str, lines: &[&str]) -> RequestShape {
-    asked_with(&rules(), target, lines)
+fn shape_of(target: &str, lines: &[&str]) -> RequestShape {
+    shape_with(&rules(), target, lines)
 }
 
 fn key(shape: &RequestShape) -> Vec<u8> {
@@ -84,20 +84,23 @@ fn with<'a>(lines: &[&'a str], line: &'a str) -> Vec<&'a str> {
 }
 
 #[test]
-fn an_isr_page_is_kept_as_it_says() {
-    assert_eq!(stored(&asked("/isr", &[]), 200, ISR), Ok(StorageRule::Said));
+fn an_isr_page_is_stored_by_its_headers() {
+    assert_eq!(
+        stored(&shape_of("/isr", &[]), 200, ISR),
+        Ok(StorageRule::FromHeaders)
+    );
     // Next.js 14.2 writes `stale-while-revalidate` without a number.
     let bare = with(ISR, "cache-control: s-maxage=60, stale-while-revalidate");
     assert_eq!(
-        stored(&asked("/isr", &[]), 200, &bare),
-        Ok(StorageRule::Said)
+        stored(&shape_of("/isr", &[]), 200, &bare),
+        Ok(StorageRule::FromHeaders)
     );
 }
 
 /// R1; cases 3, 4, 9, 15, 21 and 24.
 #[test]
 fn only_explicit_permission_counts() {
-    let page = asked("/page", &[]);
+    let page = shape_of("/page", &[]);
     for (line, reason) in [
         (
             "cache-control: private, no-cache, no-store, max-age=0, must-revalidate",
@@ -131,7 +134,7 @@ fn only_explicit_permission_counts() {
     ] {
         assert_eq!(
             stored(&page, 200, &with(ISR, line)),
-            Ok(StorageRule::Said),
+            Ok(StorageRule::FromHeaders),
             "{line}"
         );
     }
@@ -145,10 +148,10 @@ fn only_explicit_permission_counts() {
 }
 
 #[test]
-fn a_cdns_own_header_speaks_for_the_origin_but_not_against_private() {
-    let page = asked("/page", &[]);
+fn a_cdns_own_header_counts_for_the_origin_but_not_against_private() {
+    let page = shape_of("/page", &[]);
     let own = ["cdn-cache-control: max-age=60", "cache-control: max-age=0"];
-    assert_eq!(stored(&page, 200, &own), Ok(StorageRule::Said));
+    assert_eq!(stored(&page, 200, &own), Ok(StorageRule::FromHeaders));
     let against = [
         "cdn-cache-control: max-age=60",
         "cache-control: private, no-store",
@@ -160,16 +163,16 @@ fn a_cdns_own_header_speaks_for_the_origin_but_not_against_private() {
 
 /// R1; cases 2, 12, 21 and 25.
 #[test]
-fn other_statuses_are_kept_only_where_they_are_said_to_be() {
-    let page = asked("/page", &[]);
+fn other_statuses_are_stored_only_where_configured() {
+    let page = shape_of("/page", &[]);
     let to = |location: &'static str| [ISR, &[location]].concat();
     assert_eq!(
         stored(&page, 308, &to("location: /new")),
-        Ok(StorageRule::Said)
+        Ok(StorageRule::FromHeaders)
     );
     assert_eq!(
         stored(&page, 301, &to("location: /new")),
-        Ok(StorageRule::Said)
+        Ok(StorageRule::FromHeaders)
     );
     assert_eq!(
         stored(&page, 308, &["location: /new"]),
@@ -188,17 +191,17 @@ fn other_statuses_are_kept_only_where_they_are_said_to_be() {
     assert_eq!(stored(&page, 308, &data), Err("no_location"));
     // A payload that redirects is a 200 with a location, and may be stored.
     let payload = with(&to("location: /new"), "content-type: text/x-component");
-    let router = asked("/page?_rsc=x", &["rsc: 1"]);
-    assert_eq!(stored(&router, 200, &payload), Ok(StorageRule::Said));
+    let router = shape_of("/page?_rsc=x", &["rsc: 1"]);
+    assert_eq!(stored(&router, 200, &payload), Ok(StorageRule::FromHeaders));
 }
 
 #[test]
-fn a_404_or_a_307_is_kept_briefly_if_that_is_asked_for() {
+fn a_404_or_a_307_is_stored_briefly_if_configured() {
     let rules = NextRules {
         briefly: Some(Duration::from_hours(1)),
         ..rules()
     };
-    let page = asked_with(&rules, "/gone", &[]);
+    let page = shape_with(&rules, "/gone", &[]);
     let briefly = Ok(StorageRule::AtMost(Duration::from_secs(10)));
     assert_eq!(stored(&page, 404, ISR), briefly);
     let to = |location: &'static str| [ISR, &[location]].concat();
@@ -212,7 +215,7 @@ fn a_404_or_a_307_is_kept_briefly_if_that_is_asked_for() {
             assert_eq!(stored(&page, status, &to(location)), Err("rsc_redirect"));
         }
     }
-    let chunk = asked_with(&rules, "/_next/static/chunks/old.js", &[]);
+    let chunk = shape_with(&rules, "/_next/static/chunks/old.js", &[]);
     assert_eq!(stored(&chunk, 404, ISR), Err("status"));
     assert_eq!(stored(&page, 404, DYNAMIC), Err("not_public"));
 }
@@ -221,11 +224,11 @@ fn a_404_or_a_307_is_kept_briefly_if_that_is_asked_for() {
 #[test]
 fn html_and_payload_have_their_own_keys() {
     let keys: Vec<_> = [
-        asked("/isr", &[]),
-        asked("/isr", &["rsc: 1"]),
-        asked("/isr", &["rsc: 1", "next-router-prefetch: 1"]),
-        asked("/isr", &["rsc: 1", "next-router-prefetch: 2"]),
-        asked(
+        shape_of("/isr", &[]),
+        shape_of("/isr", &["rsc: 1"]),
+        shape_of("/isr", &["rsc: 1", "next-router-prefetch: 1"]),
+        shape_of("/isr", &["rsc: 1", "next-router-prefetch: 2"]),
+        shape_of(
             "/isr",
             &[
                 "rsc: 1",
@@ -233,7 +236,7 @@ fn html_and_payload_have_their_own_keys() {
                 "next-router-segment-prefetch: /_tree",
             ],
         ),
-        asked(
+        shape_of(
             "/isr",
             &[
                 "rsc: 1",
@@ -241,7 +244,7 @@ fn html_and_payload_have_their_own_keys() {
                 "next-router-segment-prefetch: /__PAGE__",
             ],
         ),
-        asked("/_next/data/x/isr.json", &["x-nextjs-data: 1"]),
+        shape_of("/_next/data/x/isr.json", &["x-nextjs-data: 1"]),
     ]
     .iter()
     .map(key)
@@ -258,40 +261,43 @@ fn html_and_payload_have_their_own_keys() {
         "rsc: 1, 1",
         "accept: text/x-component",
     ] {
-        assert_eq!(key(&asked("/isr", &[same])), keys[0], "{same}");
+        assert_eq!(key(&shape_of("/isr", &[same])), keys[0], "{same}");
     }
     assert_eq!(
-        key(&asked("/isr", &["rsc: 1", "next-router-state-tree: a"])),
+        key(&shape_of("/isr", &["rsc: 1", "next-router-state-tree: a"])),
         keys[1]
     );
     assert_eq!(
-        asked("/isr", &["rsc: 1", "rsc: 1"]).bypass(),
+        shape_of("/isr", &["rsc: 1", "rsc: 1"]).bypass(),
         Some("router_headers")
     );
     let long = format!("next-router-segment-prefetch: {}", "a".repeat(2000));
-    assert_eq!(asked("/isr", &[&long]).bypass(), Some("router_headers"));
+    assert_eq!(shape_of("/isr", &[&long]).bypass(), Some("router_headers"));
 }
 
 /// R2; case 1: the wrong form is never stored, whatever went wrong before.
 #[test]
-fn the_form_that_was_not_asked_for_is_not_kept() {
-    let html = asked("/isr", &[]);
-    let payload = asked("/isr?_rsc", &["rsc: 1"]);
+fn the_form_that_was_not_requested_is_not_stored() {
+    let html = shape_of("/isr", &[]);
+    let payload = shape_of("/isr?_rsc", &["rsc: 1"]);
     let component = with(ISR, "content-type: text/x-component");
     assert_eq!(stored(&html, 200, &component), Err("rsc_mismatch"));
     assert_eq!(stored(&payload, 200, ISR), Err("rsc_mismatch"));
-    assert_eq!(stored(&payload, 200, &component), Ok(StorageRule::Said));
-    assert_eq!(stored(&html, 200, ISR), Ok(StorageRule::Said));
+    assert_eq!(
+        stored(&payload, 200, &component),
+        Ok(StorageRule::FromHeaders)
+    );
+    assert_eq!(stored(&html, 200, ISR), Ok(StorageRule::FromHeaders));
     // A route handler has no forms.
     let json = with(ISR, "content-type: application/json");
-    assert_eq!(stored(&payload, 200, &json), Ok(StorageRule::Said));
+    assert_eq!(stored(&payload, 200, &json), Ok(StorageRule::FromHeaders));
 }
 
 /// R3; cases 3 and 6.
 #[test]
-fn who_says_who_he_is_reads_but_does_not_fill() {
+fn requests_with_an_identity_read_but_do_not_fill() {
     let may = |rules: &NextRules, target: &str, lines: &[&str]| {
-        let shape = asked_with(rules, target, lines);
+        let shape = shape_with(rules, target, lines);
         (shape.bypass().is_none(), shape.may_fill())
     };
     let anonymous = rules();
@@ -317,14 +323,14 @@ fn who_says_who_he_is_reads_but_does_not_fill() {
         (&off, &[][..], (false, false)),
     ] {
         assert_eq!(may(rules, "/isr", lines), expected, "{rules:?} {lines:?}");
-        let own = asked_with(rules, "/isr", lines);
+        let own = shape_with(rules, "/isr", lines);
         assert_eq!(stored(&own, 200, ISR).is_ok(), expected.1);
     }
     // A revalidation caused by a signed-in user is sent without the cookie, so it is anonymous.
-    let anew = asked_with(&anonymous, "/isr", member).without_cookies();
-    assert!(anew.may_fill());
-    assert_eq!(key(&anew), key(&asked("/isr", &[])));
-    let draft = asked("/isr", &["cookie: __prerender_bypass=x"]);
+    let stripped = shape_with(&anonymous, "/isr", member).without_cookies();
+    assert!(stripped.may_fill());
+    assert_eq!(key(&stripped), key(&shape_of("/isr", &[])));
+    let draft = shape_of("/isr", &["cookie: __prerender_bypass=x"]);
     assert!(!draft.without_cookies().may_fill());
     // Files and images are never personal: the client's cookies are not sent on.
     let credentials = &["cookie: user=alice", "authorization: Bearer x"][..];
@@ -333,7 +339,7 @@ fn who_says_who_he_is_reads_but_does_not_fill() {
         "/_next/image?url=%2Fa.png&w=64&q=75",
     ] {
         assert_eq!(may(&off, target, credentials), (true, true), "{target}");
-        assert!(!asked(target, credentials).keeps_credentials());
+        assert!(!shape_of(target, credentials).keeps_credentials());
     }
     let passed = NextRules {
         image_credentials: true,
@@ -343,7 +349,7 @@ fn who_says_who_he_is_reads_but_does_not_fill() {
         may(&passed, "/_next/image?url=%2Fa.png", member),
         (true, false)
     );
-    assert!(asked("/isr", credentials).keeps_credentials());
+    assert!(shape_of("/isr", credentials).keeps_credentials());
 }
 
 /// R4; cases 7, 8, 14 and 25.
@@ -366,7 +372,7 @@ fn some_requests_are_not_for_the_store() {
         ("next-resume: 1", "internal_header"),
         ("authorization: Basic eA==", "authorization"),
     ] {
-        let shape = asked("/isr", &[line]);
+        let shape = shape_of("/isr", &[line]);
         assert_eq!(shape.bypass(), Some(reason), "{line}");
         assert_eq!(stored(&shape, 200, ISR), Err(reason), "{line}");
     }
@@ -379,7 +385,7 @@ fn some_requests_are_not_for_the_store() {
         "x-deployment-id: dpl-one",
         "content-type: text/plain",
     ] {
-        assert_eq!(asked("/isr", &[line]).bypass(), None, "{line}");
+        assert_eq!(shape_of("/isr", &[line]).bypass(), None, "{line}");
     }
 }
 
@@ -405,7 +411,7 @@ fn a_guarded_page_is_not_for_the_store_in_any_form() {
         "/a\\..\\secret",
     ] {
         assert_eq!(
-            asked_with(&rules, guarded, &[]).bypass(),
+            shape_with(&rules, guarded, &[]).bypass(),
             Some("guarded"),
             "{guarded}"
         );
@@ -418,20 +424,20 @@ fn a_guarded_page_is_not_for_the_store_in_any_form() {
         "/a/secret",
         "/file.name",
     ] {
-        assert_eq!(asked_with(&rules, open, &[]).bypass(), None, "{open}");
+        assert_eq!(shape_with(&rules, open, &[]).bypass(), None, "{open}");
     }
     let everything = NextRules {
         guarded: Some(PathSet::new(["/*"])),
         ..rules
     };
-    assert_eq!(asked_with(&everything, "/", &[]).bypass(), Some("guarded"));
+    assert_eq!(shape_with(&everything, "/", &[]).bypass(), Some("guarded"));
 }
 
 /// R9; case 10.
 #[test]
-fn pictures_are_kept_by_what_a_client_takes() {
+fn images_are_keyed_by_accepted_types() {
     let url = "/_next/image?url=%2Fpic.png&w=64&q=75";
-    let by = |accept: &str| asked(url, &[&format!("accept: {accept}")]);
+    let by = |accept: &str| shape_of(url, &[&format!("accept: {accept}")]);
     let classes = [
         "image/avif,image/webp,image/*;q=0.8",
         "image/avif, image/png",
@@ -453,11 +459,14 @@ fn pictures_are_kept_by_what_a_client_takes() {
     }
     let image = |kind: &'static str| ["cache-control: public, max-age=60, must-revalidate", kind];
     let avif = image("content-type: image/avif");
-    assert_eq!(stored(&by("image/avif"), 200, &avif), Ok(StorageRule::Said));
+    assert_eq!(
+        stored(&by("image/avif"), 200, &avif),
+        Ok(StorageRule::FromHeaders)
+    );
     assert_eq!(stored(&by("image/webp"), 200, &avif), Err("image_form"));
     assert_eq!(
         stored(&by("*/*"), 200, &image("content-type: image/png")),
-        Ok(StorageRule::Said)
+        Ok(StorageRule::FromHeaders)
     );
     assert_eq!(stored(&by("*/*"), 400, &avif), Err("status"));
     assert_eq!(
@@ -470,15 +479,15 @@ fn pictures_are_kept_by_what_a_client_takes() {
     );
     // Requests for pages do not differ by accepted image formats.
     assert_eq!(
-        key(&asked("/isr", &["accept: image/avif"])),
-        key(&asked("/isr", &[]))
+        key(&shape_of("/isr", &["accept: image/avif"])),
+        key(&shape_of("/isr", &[]))
     );
 }
 
 /// R10; case 13.
 #[test]
 fn a_file_of_a_build_is_one_only_below_its_folder() {
-    assert!(asked("/_next/static/chunks/a-1b.js", &[]).is_build_file());
+    assert!(shape_of("/_next/static/chunks/a-1b.js", &[]).is_build_file());
     for other in [
         "/_next/static/../../dynamic",
         "/_next/static/%2e%2e/%2E%2e/dynamic",
@@ -488,13 +497,13 @@ fn a_file_of_a_build_is_one_only_below_its_folder() {
         "/_next/staticx",
         "/x/_next/static/a.js",
     ] {
-        assert!(!asked(other, &[]).is_build_file(), "{other}");
+        assert!(!shape_of(other, &[]).is_build_file(), "{other}");
     }
-    assert!(asked("/_next/static/chunks/[...slug]-1.js", &[]).is_build_file());
+    assert!(shape_of("/_next/static/chunks/[...slug]-1.js", &[]).is_build_file());
 }
 
 #[test]
-fn variants_differ_by_what_the_key_does_not_have() {
+fn variants_differ_by_headers_outside_the_key() {
     let by = |shape: &RequestShape, lines: &[&str]| match effective_vary(
         shape,
         &headers(lines),
@@ -507,7 +516,7 @@ fn variants_differ_by_what_the_key_does_not_have() {
         }
         Vary::Everything => "*".to_owned(),
     };
-    let page = asked("/isr", &[]);
+    let page = shape_of("/isr", &[]);
     assert_eq!(by(&page, ISR), "accept-encoding");
     assert_eq!(
         by(&page, &with(ISR, "vary: RSC, Next-Router-State-Tree")),
@@ -524,9 +533,9 @@ fn variants_differ_by_what_the_key_does_not_have() {
     );
     let segment = [dynamic[0], "x-nextjs-postponed: 2"];
     assert_eq!(by(&page, &segment), "cookie next-url");
-    let image = asked("/_next/image?url=a", &[]);
+    let image = shape_of("/_next/image?url=a", &[]);
     assert_eq!(by(&image, &["vary: Accept, origin"]), "origin");
-    let file = asked("/_next/static/a.js", &[]);
+    let file = shape_of("/_next/static/a.js", &[]);
     assert_eq!(
         by(&file, &["vary: Accept-Encoding, accept"]),
         "accept accept-encoding"
@@ -535,27 +544,27 @@ fn variants_differ_by_what_the_key_does_not_have() {
 
 /// Together with the policy of RFC 9111: R5, and case 16.
 #[test]
-fn windows_of_stale_answers_end_after_a_minute() {
+fn windows_of_stale_responses_end_after_a_minute() {
     let window = |cache_control: &str| {
         let at = std::time::SystemTime::UNIX_EPOCH + Duration::from_hours(500_000);
         let times = ExchangeTimes {
-            asked: at,
-            answered: at,
+            request_time: at,
+            response_time: at,
         };
-        let asked = OriginRequest {
+        let request = OriginRequest {
             method: &Method::GET,
             headers: &HeaderMap::new(),
             is_named: false,
         };
         let line = format!("cache-control: {cache_control}");
         let life = store(
-            asked,
+            request,
             StatusCode::OK,
             &headers(&[&line]),
             times,
             &rules_for_next(),
         );
-        let life = life.expect("it may be kept");
+        let life = life.expect("it may be stored");
         (
             life.fresh_for.as_secs(),
             life.stale_while_revalidate.as_secs(),

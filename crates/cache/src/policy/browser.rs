@@ -20,11 +20,11 @@ use crate::base::http::list_of;
 /// must validate it first, or it is personal.
 pub fn browser(headers: &mut HeaderMap, ttl: Duration, age: Duration) {
     const CACHE_CONTROL: http::HeaderName = header::CACHE_CONTROL;
-    let said = Policy::of(headers).directives;
+    let directives = Policy::of(headers).directives;
     let is_closed = ["no-store", "no-cache", "private"]
         .iter()
         .any(|word| crate::base::http::has_token(headers, &CACHE_CONTROL, word));
-    if is_closed || said.no_store || said.no_cache.is_whole() {
+    if is_closed || directives.no_store || directives.no_cache.is_whole() {
         return;
     }
     let mut text = Vec::with_capacity(64);

@@ -32,16 +32,16 @@ pub fn cache_control(data: &[u8]) {
         ..CacheRules::default()
     };
     let nobody = HeaderMap::new();
-    let asked = OriginRequest {
+    let origin_request = OriginRequest {
         method: &Method::GET,
         headers: &nobody,
         is_named: false,
     };
     let times = ExchangeTimes {
-        asked: now,
-        answered: now,
+        request_time: now,
+        response_time: now,
     };
-    let found = store(asked, StatusCode::OK, &headers, times, &rules);
+    let found = store(origin_request, StatusCode::OK, &headers, times, &rules);
     if let Ok(lifetime) = &found {
         assert!(lifetime.fresh_for <= MAX_SECONDS && lifetime.initial_age <= MAX_SECONDS);
         assert!(

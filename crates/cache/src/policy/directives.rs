@@ -166,7 +166,7 @@ impl Directives {
 
     /// Adds a directive, in any case. Returns true if the directive is known here.
     pub(super) fn add(&mut self, name: &[u8], argument: &Argument<'_>) -> bool {
-        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        let is = |wanted: &str| name.eq_ignore_ascii_case(wanted.as_bytes());
         let age = || argument.seconds().unwrap_or_default();
         if is("max-age") {
             self.max_age.get_or_insert_with(age);

@@ -80,7 +80,7 @@ fn explicit(policy: &Policy, headers: &HeaderMap, times: ExchangeTimes) -> Optio
     let Some(expires) = http_date::parse(expires.as_bytes()) else {
         return Some(Duration::ZERO);
     };
-    let date = date_of(headers).unwrap_or_else(|| whole_seconds(times.answered));
+    let date = date_of(headers).unwrap_or_else(|| whole_seconds(times.response_time));
     Some(
         expires
             .duration_since(date)
@@ -92,7 +92,7 @@ fn explicit(policy: &Policy, headers: &HeaderMap, times: ExchangeTimes) -> Optio
 fn heuristic(headers: &HeaderMap, times: ExchangeTimes, rules: &CacheRules) -> Option<Duration> {
     let share = rules.heuristic.filter(|share| *share > 0.0)?;
     let modified = http_date::parse(headers.get(header::LAST_MODIFIED)?.as_bytes())?;
-    let date = date_of(headers).unwrap_or(times.answered);
+    let date = date_of(headers).unwrap_or(times.response_time);
     let unchanged = date.duration_since(modified).ok()?;
     let guess = Duration::try_from_secs_f64(unchanged.as_secs_f64() * share).ok()?;
     Some(guess.min(MAX_HEURISTIC))
@@ -109,14 +109,14 @@ pub(super) fn is_heuristically_cacheable(status: StatusCode) -> bool {
 /// Calculates `corrected_initial_age` of RFC 9111, 4.2.3.
 pub(super) fn initial_age(headers: &HeaderMap, times: ExchangeTimes) -> Duration {
     let delay = times
-        .answered
-        .duration_since(times.asked)
+        .response_time
+        .duration_since(times.request_time)
         .unwrap_or_default();
     let corrected = age_value(headers).saturating_add(delay);
     // `Date` is a whole second, and the response may come late in it: counting the fraction would
     // halve the lifetime of `s-maxage=1`.
     let apparent = date_of(headers)
-        .and_then(|date| times.answered.duration_since(date).ok())
+        .and_then(|date| times.response_time.duration_since(date).ok())
         .map_or(Duration::ZERO, |age| Duration::from_secs(age.as_secs()));
     corrected.max(apparent).min(MAX_SECONDS)
 }
@@ -139,13 +139,13 @@ pub(super) fn lifetime(
     times: ExchangeTimes,
     rules: &CacheRules,
 ) -> Lifetime {
-    let said = &policy.directives;
-    let forbids = said.must_revalidate || said.proxy_revalidate;
+    let directives = &policy.directives;
+    let forbids = directives.must_revalidate || directives.proxy_revalidate;
     // RFC 9111, 5.2.2.10. Next.js and CDNs write it beside `stale-while-revalidate`.
-    let has_shared = said.s_maxage.is_some();
+    let has_shared = directives.s_maxage.is_some();
     let allows = !forbids && (!has_shared || rules.stale_despite_s_maxage);
-    let window = |said: Option<StaleWindow>, open: Option<Duration>, route: Option<Duration>| {
-        let span = match said {
+    let window = |own: Option<StaleWindow>, open: Option<Duration>, route: Option<Duration>| {
+        let span = match own {
             _ if !allows => Duration::ZERO,
             Some(StaleWindow::For(span)) => span,
             Some(StaleWindow::Open) => open.or(route).unwrap_or_default(),
@@ -155,17 +155,17 @@ pub(super) fn lifetime(
     };
     let most = rules.max_stale_while_revalidate;
     let while_revalidate = window(
-        said.stale_while_revalidate,
+        directives.stale_while_revalidate,
         most,
         rules.stale_while_revalidate,
     );
     Lifetime {
-        answered: times.answered,
+        response_time: times.response_time,
         initial_age,
         fresh_for,
         stale_while_revalidate: most.map_or(while_revalidate, |most| most.min(while_revalidate)),
-        stale_if_error: window(said.stale_if_error, None, rules.stale_if_error),
-        always_validate: said.no_cache.is_whole(),
+        stale_if_error: window(directives.stale_if_error, None, rules.stale_if_error),
+        always_validate: directives.no_cache.is_whole(),
         must_revalidate: forbids || has_shared,
     }
 }

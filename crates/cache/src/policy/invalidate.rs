@@ -123,22 +123,22 @@ fn halves(target: &[u8]) -> (&[u8], Option<Vec<u8>>) {
 
 /// Removes dot segments (RFC 3986, 5.2.4). Nothing else is changed: keys are made of bytes as sent.
 fn without_dots(path: &[u8]) -> Vec<u8> {
-    let mut kept: Vec<&[u8]> = Vec::new();
+    let mut output: Vec<&[u8]> = Vec::new();
     let mut segments = path.split(|byte| *byte == b'/').peekable();
     while let Some(segment) = segments.next() {
         let is_last = segments.peek().is_none();
         match segment {
             b"." | b".." => {
                 // The first segment is the empty one before the leading slash.
-                if segment == b".." && kept.len() > 1 {
-                    kept.pop();
+                if segment == b".." && output.len() > 1 {
+                    output.pop();
                 }
                 if is_last {
-                    kept.push(b"");
+                    output.push(b"");
                 }
             }
-            _ => kept.push(segment),
+            _ => output.push(segment),
         }
     }
-    kept.join(&b'/')
+    output.join(&b'/')
 }

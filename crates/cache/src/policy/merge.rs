@@ -9,7 +9,7 @@ use crate::base::http::list_of;
 
 /// Returns true for hop-by-hop fields and fields for one client only. `Set-Cookie` is among them: a
 /// response with it is not stored, and that of a 304 is not merged in.
-fn is_never_kept(name: &HeaderName) -> bool {
+fn is_never_stored(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
         "connection"
@@ -40,7 +40,7 @@ pub fn clean(headers: &mut HeaderMap) {
     }
     let doomed: Vec<HeaderName> = headers
         .keys()
-        .filter(|name| is_never_kept(name))
+        .filter(|name| is_never_stored(name))
         .cloned()
         .collect();
     for name in doomed {
@@ -55,7 +55,7 @@ pub fn for_the_first(headers: &HeaderMap) -> HeaderMap {
     let hop_by_hop = nominated(headers);
     let mut found = HeaderMap::new();
     for name in unkept_fields(headers) {
-        if is_never_kept(&name) || hop_by_hop.contains(&name) || found.contains_key(&name) {
+        if is_never_stored(&name) || hop_by_hop.contains(&name) || found.contains_key(&name) {
             continue;
         }
         for value in headers.get_all(&name) {
@@ -74,9 +74,9 @@ fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
 }
 
 /// Sets `Date` if it is missing or invalid: the age is calculated from it (RFC 9110, 6.6.1).
-pub fn date(headers: &mut HeaderMap, answered: SystemTime) {
+pub fn date(headers: &mut HeaderMap, response_time: SystemTime) {
     if date_of(headers).is_none()
-        && let Ok(value) = HeaderValue::from_str(&httpdate::fmt_http_date(answered))
+        && let Ok(value) = HeaderValue::from_str(&httpdate::fmt_http_date(response_time))
     {
         headers.insert(header::DATE, value);
     }
@@ -112,7 +112,7 @@ pub fn merge(stored: &mut HeaderMap, not_modified: &HeaderMap) {
     stored.remove(header::AGE);
     stored.remove(header::DATE);
     for name in not_modified.keys() {
-        if is_never_kept(name) || belongs_to_the_body(name) || nominated.contains(name) {
+        if is_never_stored(name) || belongs_to_the_body(name) || nominated.contains(name) {
             continue;
         }
         let mut values = not_modified.get_all(name).iter().cloned();

@@ -32,7 +32,7 @@ pub use invalidate::{Target, invalidates};
 pub use merge::{clean, date, for_the_first, merge, updates};
 pub use request_directives::{RequestDirectives, Usability, after_error, judge};
 pub use storable::{
-    NotStorable, OriginRequest, again, allows_authorization, is_for_everybody, may_be_kept, store,
+    NotStorable, OriginRequest, again, allows_authorization, is_for_everybody, may_be_stored, store,
 };
 pub use vary::{SentHeaders, UnchangedHeaders, Variance, Vary, is_left_alone};
 
@@ -67,8 +67,8 @@ pub struct CacheRules {
 /// Times at which a request was sent and its response headers arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExchangeTimes {
-    pub asked: SystemTime,
-    pub answered: SystemTime,
+    pub request_time: SystemTime,
+    pub response_time: SystemTime,
 }
 
 /// Times during which a stored response may be used.
@@ -76,7 +76,7 @@ pub struct ExchangeTimes {
 pub struct Lifetime {
     /// Arrival of the response headers that set this lifetime: the first ones, or those of the last
     /// 304.
-    pub answered: SystemTime,
+    pub response_time: SystemTime,
     /// Age at that time (RFC 9111, 4.2.3).
     pub initial_age: Duration,
     /// Freshness lifetime, counted from age zero (RFC 9111, 4.2.1).
@@ -98,7 +98,7 @@ impl Lifetime {
     /// below the initial age.
     #[inline]
     pub fn age(&self, now: SystemTime) -> Duration {
-        let resident = now.duration_since(self.answered).unwrap_or_default();
+        let resident = now.duration_since(self.response_time).unwrap_or_default();
         self.initial_age.saturating_add(resident)
     }
 
@@ -121,14 +121,14 @@ impl Lifetime {
     /// Time at which freshness ends or ended.
     pub fn fresh_until(&self) -> SystemTime {
         let until = if self.fresh_for >= self.initial_age {
-            self.answered
+            self.response_time
                 .checked_add(self.fresh_for.saturating_sub(self.initial_age))
         } else {
-            self.answered
+            self.response_time
                 .checked_sub(self.initial_age.saturating_sub(self.fresh_for))
         };
         // Both spans are below about 70 years, so only a clock near the end of its range gets here.
-        until.unwrap_or(self.answered)
+        until.unwrap_or(self.response_time)
     }
 
     /// Time after which the response may not be used without validation. A response with a

@@ -81,7 +81,7 @@ pub fn store(
     times: ExchangeTimes,
     rules: &CacheRules,
 ) -> Result<Lifetime, NotStorable> {
-    whatever_is_said(request, status, headers)?;
+    check_mandatory(request, status, headers)?;
     let initial_age = freshness::initial_age(headers, times);
     if rules.force
         && let Some(ttl) = freshness::by_status(rules, status).or_else(|| forced(rules, status))
@@ -103,8 +103,8 @@ pub fn store(
     let policy = Policy::of(headers);
     forbidden(&policy.directives, status)?;
     check_authorization(request, Some(&policy.directives))?;
-    let said = policy.directives.lifetime();
-    if rules.explicit_only && said.is_none_or(|said| said.is_zero()) {
+    let declared = policy.directives.lifetime();
+    if rules.explicit_only && declared.is_none_or(|ttl| ttl.is_zero()) {
         return Err(NotStorable::NotExplicit);
     }
     let freshness = freshness::freshness(&policy, status, headers, times, rules);
@@ -131,24 +131,24 @@ pub fn store(
     Ok(lifetime)
 }
 
-/// Applies these rules to a stored response whose headers arrived at `lifetime.answered`; `None` if
-/// they would not store it.
+/// Applies these rules to a stored response whose headers arrived at `lifetime.response_time`;
+/// `None` if they would not store it.
 pub fn again(
     status: StatusCode,
     headers: &HeaderMap,
     lifetime: &Lifetime,
     rules: &CacheRules,
 ) -> Option<Lifetime> {
-    let asked = OriginRequest {
+    let request = OriginRequest {
         method: &Method::GET,
         headers: &HeaderMap::new(),
         is_named: false,
     };
     let times = ExchangeTimes {
-        asked: lifetime.answered,
-        answered: lifetime.answered,
+        request_time: lifetime.response_time,
+        response_time: lifetime.response_time,
     };
-    let again = store(asked, status, headers, times, rules).ok()?;
+    let again = store(request, status, headers, times, rules).ok()?;
     Some(Lifetime {
         initial_age: lifetime.initial_age,
         ..again
@@ -157,8 +157,8 @@ pub fn again(
 
 /// Returns true if a response that another process decided to store may be stored here.
 /// `keeps_private`: the route stores responses that its origin forbids to store ([`CacheRules::force`]).
-pub fn may_be_kept(status: StatusCode, headers: &HeaderMap, keeps_private: bool) -> bool {
-    let asked = OriginRequest {
+pub fn may_be_stored(status: StatusCode, headers: &HeaderMap, keeps_private: bool) -> bool {
+    let request = OriginRequest {
         method: &Method::GET,
         headers: &HeaderMap::new(),
         is_named: false,
@@ -171,12 +171,12 @@ pub fn may_be_kept(status: StatusCode, headers: &HeaderMap, keeps_private: bool)
     .iter()
     .any(|name| headers.contains_key(name));
     !is_of_one_connection
-        && whatever_is_said(asked, status, headers).is_ok()
+        && check_mandatory(request, status, headers).is_ok()
         && (keeps_private || forbidden(&Policy::of(headers).directives, status).is_ok())
 }
 
 /// Checks the conditions that neither the origin nor the route can override.
-fn whatever_is_said(
+fn check_mandatory(
     request: OriginRequest<'_>,
     status: StatusCode,
     headers: &HeaderMap,
@@ -213,17 +213,17 @@ fn forced(rules: &CacheRules, status: StatusCode) -> Option<Duration> {
         .filter(|_| freshness::is_heuristically_cacheable(status))
 }
 
-fn forbidden(said: &Directives, status: StatusCode) -> Result<(), NotStorable> {
+fn forbidden(directives: &Directives, status: StatusCode) -> Result<(), NotStorable> {
     // RFC 9111, 5.2.2.3: a cache that understands the status ignores the `no-store` beside
     // `must-understand`.
-    if said.must_understand {
+    if directives.must_understand {
         if !is_understood(status) {
             return Err(NotStorable::NotUnderstood);
         }
-    } else if said.no_store {
+    } else if directives.no_store {
         return Err(NotStorable::NoStore);
     }
-    if said.private != FieldScope::Absent {
+    if directives.private != FieldScope::Absent {
         return Err(NotStorable::Private);
     }
     Ok(())
@@ -232,19 +232,19 @@ fn forbidden(said: &Directives, status: StatusCode) -> Result<(), NotStorable> {
 /// RFC 9111, 3.5.
 fn check_authorization(
     request: OriginRequest<'_>,
-    said: Option<&Directives>,
+    directives: Option<&Directives>,
 ) -> Result<(), NotStorable> {
     if !request.headers.contains_key(header::AUTHORIZATION)
         || request.is_named
-        || said.is_some_and(is_allowed)
+        || directives.is_some_and(is_allowed)
     {
         return Ok(());
     }
     Err(NotStorable::Authorization)
 }
 
-fn is_allowed(said: &Directives) -> bool {
-    said.public || said.must_revalidate || said.s_maxage.is_some()
+fn is_allowed(directives: &Directives) -> bool {
+    directives.public || directives.must_revalidate || directives.s_maxage.is_some()
 }
 
 /// Returns true if the origin allows this response for requests with `Authorization` of any client
@@ -257,8 +257,8 @@ pub fn allows_authorization(headers: &HeaderMap) -> bool {
 /// or a field that only shared caches read.
 pub fn is_for_everybody(headers: &HeaderMap) -> bool {
     let policy = Policy::of(headers);
-    let said = &policy.directives;
-    said.public || said.s_maxage.is_some() || !policy.reads_expires
+    let directives = &policy.directives;
+    directives.public || directives.s_maxage.is_some() || !policy.reads_expires
 }
 
 /// Returns true for the final statuses of RFC 9110 and RFC 6585, whose caching rules are known
@@ -272,6 +272,8 @@ fn is_understood(status: StatusCode) -> bool {
 
 impl ExchangeTimes {
     pub(super) fn delay(self) -> Duration {
-        self.answered.duration_since(self.asked).unwrap_or_default()
+        self.response_time
+            .duration_since(self.request_time)
+            .unwrap_or_default()
     }
 }

@@ -75,8 +75,8 @@ fn cdn(headers: &HeaderMap) -> Option<Directives> {
 fn typed(found: &mut Directives, key: &str, value: &BareItem) -> Option<()> {
     let is_set = || value.as_boolean();
     match key {
-        "max-age" => found.max_age = Some(whole(value)?),
-        "s-maxage" => found.s_maxage = Some(whole(value)?),
+        "max-age" => found.max_age = Some(seconds(value)?),
+        "s-maxage" => found.s_maxage = Some(seconds(value)?),
         "stale-while-revalidate" => found.stale_while_revalidate = Some(window(value)?),
         "stale-if-error" => found.stale_if_error = Some(window(value)?),
         "no-store" => found.no_store = is_set()?,
@@ -95,7 +95,7 @@ fn is_known(key: &str) -> bool {
     Directives::default().add(key.as_bytes(), &Argument::None)
 }
 
-fn whole(value: &BareItem) -> Option<Duration> {
+fn seconds(value: &BareItem) -> Option<Duration> {
     let number = i64::from(value.as_integer()?);
     // Negative numbers mean stale, as in `Cache-Control`.
     Some(Duration::from_secs(u64::try_from(number).unwrap_or(0)).min(MAX_SECONDS))
@@ -105,7 +105,7 @@ fn window(value: &BareItem) -> Option<StaleWindow> {
     if value.as_boolean() == Some(true) {
         return Some(StaleWindow::Open);
     }
-    whole(value).map(StaleWindow::For)
+    seconds(value).map(StaleWindow::For)
 }
 
 fn listed(value: &BareItem) -> Option<FieldScope> {

@@ -34,7 +34,7 @@ impl Trust {
         match self {
             Self::All => true,
             Self::OnlyAfter(lost) => {
-                let made = lifetime.answered.checked_sub(lifetime.initial_age);
+                let made = lifetime.response_time.checked_sub(lifetime.initial_age);
                 made.is_some_and(|made| made > lost)
             }
         }
@@ -99,12 +99,12 @@ impl Follower {
 
     /// Returns the action for a response of the log. `sent` is from before the query was sent: the
     /// lease lasts at least from then.
-    pub(super) fn next(&mut self, sent: Instant, answer: &LogResponse) -> FollowerAction {
-        self.generation = Some(answer.generation.name.clone());
-        match &answer.follows {
+    pub(super) fn next(&mut self, sent: Instant, response: &LogResponse) -> FollowerAction {
+        self.generation = Some(response.generation.name.clone());
+        match &response.follows {
             LogContinuity::Gap(end) => return FollowerAction::Forget(end.clone()),
             LogContinuity::Entries(entries) => {
-                if let Some(lasts) = answer.leased {
+                if let Some(lasts) = response.leased {
                     let until = sent + lasts.saturating_sub(MARGIN);
                     self.held_until = self.held_until.max(Some(until));
                 }
@@ -113,7 +113,7 @@ impl Follower {
                 }
             }
         }
-        FollowerAction::Rest(answer.leased.is_some())
+        FollowerAction::Rest(response.leased.is_some())
     }
 
     /// Records that an entry is applied, and the number of responses that it dropped.
@@ -157,7 +157,7 @@ mod tests {
         }
     }
 
-    fn answer(leased: bool, follows: LogContinuity) -> LogResponse {
+    fn response(leased: bool, follows: LogContinuity) -> LogResponse {
         LogResponse {
             generation: Generation {
                 name: "g".to_owned(),
@@ -175,12 +175,12 @@ mod tests {
         let clock = Clock::test();
         let mut follower = Follower::default();
         assert_eq!(follower.question("a").position, None);
-        let step = follower.next(clock.now(), &answer(false, LogContinuity::Gap(at(7))));
+        let step = follower.next(clock.now(), &response(false, LogContinuity::Gap(at(7))));
         assert_eq!(step, FollowerAction::Forget(at(7)));
         assert_eq!(follower.held_until(), None);
         follower.forgot(at(7));
         assert_eq!(follower.question("a").position, Some(at(7)));
-        let step = follower.next(clock.now(), &answer(true, LogContinuity::Entries(vec![])));
+        let step = follower.next(clock.now(), &response(true, LogContinuity::Entries(vec![])));
         assert_eq!(step, FollowerAction::Rest(true));
         assert_eq!(
             follower.held_until(),
@@ -189,12 +189,12 @@ mod tests {
     }
 
     #[test]
-    fn it_says_what_it_has_applied_and_nothing_sooner() {
+    fn a_follower_reports_a_purge_only_once_it_is_applied() {
         let clock = Clock::test();
         let mut follower = Follower::default();
         follower.resume(at(1));
         let follows = LogContinuity::Entries(vec![entry(2), entry(3)]);
-        let step = follower.next(clock.now(), &answer(false, follows));
+        let step = follower.next(clock.now(), &response(false, follows));
         assert_eq!(step, FollowerAction::Apply(vec![entry(2), entry(3)]));
         assert_eq!(follower.question("a").position, Some(at(1)));
         follower.applied(at(2), 5);
@@ -208,23 +208,23 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_came_late_does_not_shorten_the_lease() {
+    fn a_late_response_does_not_shorten_the_lease() {
         let clock = Clock::test();
         let mut follower = Follower::default();
         follower.resume(at(1));
         let early = clock.now();
         clock.advance(Duration::from_secs(1));
-        follower.next(clock.now(), &answer(true, LogContinuity::Entries(vec![])));
+        follower.next(clock.now(), &response(true, LogContinuity::Entries(vec![])));
         let until = follower.held_until();
-        follower.next(early, &answer(true, LogContinuity::Entries(vec![])));
+        follower.next(early, &response(true, LogContinuity::Entries(vec![])));
         assert_eq!(follower.held_until(), until);
     }
 
     #[test]
-    fn what_was_made_before_the_loss_is_not_covered() {
+    fn responses_from_before_the_loss_are_not_covered() {
         let lost = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
-        let lifetime = |answered, age| Lifetime {
-            answered: SystemTime::UNIX_EPOCH + Duration::from_secs(answered),
+        let lifetime = |response_time, age| Lifetime {
+            response_time: SystemTime::UNIX_EPOCH + Duration::from_secs(response_time),
             initial_age: Duration::from_secs(age),
             fresh_for: LEASE,
             stale_while_revalidate: Duration::ZERO,

@@ -55,7 +55,7 @@ pub(crate) struct PurgeLedger<P = Stamp> {
     floor: u64,
     /// Position of the last purge of each id.
     last: HashMap<Digest, u64>,
-    kept: [Kept<P>; 3],
+    by_kind: [KindPurges<P>; 3],
     /// Position up to which all entries changed by writes are removed, so that such writes matter
     /// only to entries that are about to be written.
     tidied: u64,
@@ -65,12 +65,12 @@ pub(crate) struct PurgeLedger<P = Stamp> {
 
 /// Purges of one kind, the oldest first.
 #[derive(Debug)]
-struct Kept<P> {
+struct KindPurges<P> {
     purges: BTreeMap<u64, P>,
     text: usize,
 }
 
-impl<P> Default for Kept<P> {
+impl<P> Default for KindPurges<P> {
     fn default() -> Self {
         Self {
             purges: BTreeMap::new(),
@@ -91,7 +91,7 @@ impl<P> PurgeLedger<P> {
             position,
             floor,
             last: HashMap::new(),
-            kept: array::from_fn(|_| Kept::default()),
+            by_kind: array::from_fn(|_| KindPurges::default()),
             tidied: 0,
             unwritable: 0,
         }
@@ -109,12 +109,12 @@ impl<P> PurgeLedger<P> {
 
     /// Returns the purges of a kind with their positions, the oldest first.
     pub(crate) fn of(&self, kind: Kind) -> impl Iterator<Item = (u64, &P)> {
-        let purges = self.kept[kind as usize].purges.iter();
+        let purges = self.by_kind[kind as usize].purges.iter();
         purges.map(|(position, purge)| (*position, purge))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.floor == 0 && self.kept.iter().all(|kept| kept.purges.is_empty())
+        self.floor == 0 && self.by_kind.iter().all(|list| list.purges.is_empty())
     }
 }
 
@@ -140,18 +140,18 @@ impl<P: Noted> PurgeLedger<P> {
         let Some(id) = purge.id() else {
             self.floor = self.floor.max(position);
             self.last = HashMap::new();
-            self.kept = array::from_fn(|_| Kept::default());
+            self.by_kind = array::from_fn(|_| KindPurges::default());
             return;
         };
         if let Some(old) = self.last.insert(id, position) {
-            self.kept.iter_mut().for_each(|kept| kept.remove(old));
+            self.by_kind.iter_mut().for_each(|list| list.remove(old));
         }
         let kind = purge.kind() as usize;
-        let kept = &mut self.kept[kind];
-        kept.text += purge.text();
-        kept.purges.insert(position, purge);
+        let list = &mut self.by_kind[kind];
+        list.text += purge.text();
+        list.purges.insert(position, purge);
         let (number, text) = P::MAX[kind];
-        while self.kept[kind].purges.len() > number || self.kept[kind].text > text {
+        while self.by_kind[kind].purges.len() > number || self.by_kind[kind].text > text {
             self.widen_oldest(kind);
         }
     }
@@ -174,9 +174,9 @@ impl<P: Noted> PurgeLedger<P> {
     }
 
     fn pop_first(&mut self, kind: usize) -> Option<(u64, P)> {
-        let kept = &mut self.kept[kind];
-        let (position, purge) = kept.purges.pop_first()?;
-        kept.text -= purge.text();
+        let list = &mut self.by_kind[kind];
+        let (position, purge) = list.purges.pop_first()?;
+        list.text -= purge.text();
         self.last.remove(&purge.id()?);
         Some((position, purge))
     }
@@ -207,7 +207,7 @@ impl<P: Noted> PurgeLedger<P> {
     }
 }
 
-impl<P: Noted> Kept<P> {
+impl<P: Noted> KindPurges<P> {
     fn remove(&mut self, position: u64) {
         if let Some(old) = self.purges.remove(&position) {
             self.text -= old.text();
@@ -228,7 +228,7 @@ impl PurgeLedger {
         let subject = EntrySubject::new(key, tags);
         let is_later = |digest| self.last.get(digest).is_some_and(|at| *at > position);
         let (url, target_at) = stamps::url(key);
-        let prefixes = self.kept[Kind::Prefix as usize]
+        let prefixes = self.by_kind[Kind::Prefix as usize]
             .purges
             .range(position + 1..);
         subject.digests.iter().any(is_later)

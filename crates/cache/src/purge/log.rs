@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_dropped_is_read_as_it_was_written() {
+    fn counts_of_dropped_responses_are_read_as_written() {
         let done = VecDeque::from([(Id(1, 0), 7), (Id(2, 3), 0)]);
         assert_eq!(written(&done), "1-0=7,2-3=0");
         assert_eq!(read("1-0=7,2-3=0"), Vec::from(done));
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_fleet_has_signed_is_read() {
+    fn only_entries_signed_by_the_fleet_are_read() {
         let (ours, new) = (log(&["a"], "p:"), log(&["b", "a"], "p:"));
         let entry = |log: &RedisPurgeLog, drawn: &str, text: &str| {
             let position = Position {
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_that_nobody_has_signed_for_has_applied_nothing() {
+    fn a_gateway_without_a_signature_has_applied_nothing() {
         let (ours, other) = (log(&["a"], "p:"), log(&["b"], "p:"));
         let question = LogQuery {
             gateway: "g".to_owned(),
@@ -476,9 +476,9 @@ mod tests {
             applied,
             done: done.to_owned(),
         };
-        let told = ours.lease(raw("g", Id(7, 1), &done));
-        assert_eq!((told.applied, told.done), (Id(7, 1), vec![(Id(7, 1), 3)]));
-        assert!(!told.validates);
+        let lease = ours.lease(raw("g", Id(7, 1), &done));
+        assert_eq!((lease.applied, lease.done), (Id(7, 1), vec![(Id(7, 1), 3)]));
+        assert!(!lease.validates);
         let done_validating = ours.claim(&LogQuery {
             validates: true,
             ..question.clone()

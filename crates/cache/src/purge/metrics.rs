@@ -35,13 +35,13 @@ pub(super) struct PurgeMetrics {
 
 impl PurgeMetrics {
     pub(super) fn new(metrics: &Metrics) -> Self {
-        let purges = |kind, how, source| {
+        let purges = |kind, effect, source| {
             metrics.counter(
                 "edgeway_cache_purges_total",
                 "Purges that were applied, by kind (`url`, `prefix`, `tag`, `all`, and `written`: \
                  changed by a write), mode (`hard`, `soft`) and source: `admin` (the admin API), \
                  `method` (`PURGE`), `write` (`purge_on_write`), `gateway` (another one).",
-                &[("kind", kind), ("how", how), ("source", source)],
+                &[("kind", kind), ("how", effect), ("source", source)],
             )
         };
         let objects = |source| {
@@ -52,8 +52,9 @@ impl PurgeMetrics {
             )
         };
         Self {
-            purges: KINDS
-                .map(|kind| EFFECTS.map(|how| SOURCES.map(|source| purges(kind, how, source)))),
+            purges: KINDS.map(|kind| {
+                EFFECTS.map(|effect| SOURCES.map(|source| purges(kind, effect, source)))
+            }),
             objects: SOURCES.map(objects),
             up: metrics.gauge(
                 "edgeway_cache_purge_link_up",
@@ -92,18 +93,18 @@ impl PurgeMetrics {
     }
 
     pub(super) fn count(&self, purge: &Purge, source: Source, objects: u64) {
-        let kind = match purge.what {
+        let kind = match purge.target {
             PurgeTarget::Url(_) => 0,
             PurgeTarget::Prefix(_) => 1,
             PurgeTarget::Tag(_) => 2,
             PurgeTarget::All => 3,
             PurgeTarget::Written(_) => 4,
         };
-        let how = match purge.how {
+        let effect = match purge.effect {
             PurgeEffect::Hard => 0,
             PurgeEffect::Soft => 1,
         };
-        self.purges[kind][how][source as usize].inc();
+        self.purges[kind][effect][source as usize].inc();
         self.objects[source as usize].inc_by(objects);
     }
 }

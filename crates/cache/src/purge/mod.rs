@@ -64,13 +64,13 @@ pub enum PurgeEffect {
 /// with `"soft": true` for a soft one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Purge {
-    pub what: PurgeTarget,
-    pub how: PurgeEffect,
+    pub target: PurgeTarget,
+    pub effect: PurgeEffect,
 }
 
 impl Purge {
     pub const ALL: Self = Self {
-        what: PurgeTarget::All,
-        how: PurgeEffect::Hard,
+        target: PurgeTarget::All,
+        effect: PurgeEffect::Hard,
     };
 }

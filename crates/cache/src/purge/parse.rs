@@ -88,7 +88,7 @@ impl Purge {
 
     /// Refuses writes: only gateways send them.
     fn may_be_ordered(&self) -> Result<(), InvalidPurge> {
-        match self.what {
+        match self.target {
             PurgeTarget::Written(_) => bad(format!("unknown key `written`: {SHAPES}")),
             PurgeTarget::Url(_)
             | PurgeTarget::Prefix(_)
@@ -98,12 +98,12 @@ impl Purge {
     }
 
     fn from_object(mut object: Map<String, Value>) -> Result<Self, InvalidPurge> {
-        let how = match take_flag(&mut object, "soft")? {
+        let effect = match take_flag(&mut object, "soft")? {
             Some(true) => PurgeEffect::Soft,
             Some(false) | None => PurgeEffect::Hard,
         };
-        let mut said = object.iter();
-        let (Some((key, value)), None) = (said.next(), said.next()) else {
+        let mut members = object.iter();
+        let (Some((key, value)), None) = (members.next(), members.next()) else {
             return bad(if object.is_empty() {
                 format!("no target to purge: {SHAPES}")
             } else {
@@ -114,7 +114,7 @@ impl Purge {
                 )
             });
         };
-        let what = match key.as_str() {
+        let target = match key.as_str() {
             "url" => PurgeTarget::Url(place(key, value)?),
             "prefix" => PurgeTarget::Prefix(place(key, value)?),
             "tag" => PurgeTarget::Tag(tag(value)?),
@@ -123,12 +123,12 @@ impl Purge {
             "all" => return bad("`all` can only be `true`"),
             other => return bad(format!("unknown key `{}`: {SHAPES}", other.escape_debug())),
         };
-        Ok(Self { what, how })
+        Ok(Self { target, effect })
     }
 
     pub fn to_json(&self) -> Value {
         let mut object = Map::new();
-        let (key, value) = match &self.what {
+        let (key, value) = match &self.target {
             PurgeTarget::Url(url) => ("url", json!(url)),
             PurgeTarget::Prefix(prefix) => ("prefix", json!(prefix)),
             PurgeTarget::Tag(tag) => ("tag", json!(tag)),
@@ -136,7 +136,7 @@ impl Purge {
             PurgeTarget::All => ("all", json!(true)),
         };
         object.insert(key.to_owned(), value);
-        if self.how == PurgeEffect::Soft {
+        if self.effect == PurgeEffect::Soft {
             object.insert("soft".to_owned(), json!(true));
         }
         Value::Object(object)
@@ -147,13 +147,13 @@ impl Purge {
     /// Normalizes the path, because keys contain the normal form and a purge may be spelled
     /// otherwise.
     pub fn in_normal_form(self, slashes: Slashes) -> Result<Self, InvalidPurge> {
-        let what = match self.what {
+        let target = match self.target {
             PurgeTarget::Url(url) => PurgeTarget::Url(normal(&url, "", slashes)?),
             // More may follow a prefix, so that a dot at its end is not a dot segment.
             PurgeTarget::Prefix(prefix) => PurgeTarget::Prefix(normal(&prefix, "x", slashes)?),
-            PurgeTarget::Tag(_) | PurgeTarget::Written(_) | PurgeTarget::All => self.what,
+            PurgeTarget::Tag(_) | PurgeTarget::Written(_) | PurgeTarget::All => self.target,
         };
-        Ok(Self { what, ..self })
+        Ok(Self { target, ..self })
     }
 }
 
@@ -171,8 +171,8 @@ fn normal(url: &str, more: &str, slashes: Slashes) -> Result<String, InvalidPurg
         // A whole origin, or a query alone.
         return Ok(url.to_owned());
     }
-    let whole = format!("{target}{more}");
-    let normal = normalise(whole.as_bytes(), slashes)
+    let full = format!("{target}{more}");
+    let normal = normalise(full.as_bytes(), slashes)
         .map_err(|why| InvalidPurge(format!("no response can be stored for `{url}`: {why}")))?;
     let target = join(&normal.path, normal.query);
     let target = String::from_utf8_lossy(&target);
@@ -291,14 +291,14 @@ impl<'de> Deserialize<'de> for Purge {
 /// Formats a purge for readers: `url /blog`, `tag posts (soft)`.
 impl fmt::Display for Purge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.what {
+        match &self.target {
             PurgeTarget::Url(url) => write!(f, "url {url}")?,
             PurgeTarget::Prefix(prefix) => write!(f, "prefix {prefix}")?,
             PurgeTarget::Tag(tag) => write!(f, "tag {tag}")?,
             PurgeTarget::Written(url) => write!(f, "written {url}")?,
             PurgeTarget::All => f.write_str("all")?,
         }
-        match self.how {
+        match self.effect {
             PurgeEffect::Hard => Ok(()),
             PurgeEffect::Soft => f.write_str(" (soft)"),
         }
@@ -353,7 +353,7 @@ mod tests {
     /// Invariant: the URL of any write can be read back. All gateways would drop everything for an
     /// entry that they cannot read.
     #[test]
-    fn what_was_written_to_is_read_whatever_it_is() {
+    fn targets_of_writes_are_read_whatever_they_are() {
         let long = format!("http://a/{}", "x".repeat(2 * MAX_TARGET_LEN));
         for url in [
             "http://a/\u{3000}\u{a0}b",
@@ -363,8 +363,8 @@ mod tests {
             "x y",
         ] {
             let purge = Purge {
-                what: PurgeTarget::Written(url.to_owned()),
-                how: PurgeEffect::Hard,
+                target: PurgeTarget::Written(url.to_owned()),
+                effect: PurgeEffect::Hard,
             };
             let json = serde_json::to_string(std::slice::from_ref(&purge)).unwrap();
             let read: Vec<Purge> = serde_json::from_str(&json).unwrap();
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stored_is_found_by_any_spelling() {
+    fn stored_responses_are_found_by_any_spelling_of_their_url() {
         let normal = |json: Value| {
             let purge = Purge::from_json(&json).unwrap();
             let normal = purge.in_normal_form(Slashes::Merge);
@@ -406,8 +406,8 @@ mod tests {
     #[test]
     fn many_purges_are_one_short_line() {
         let url = |path: &str| Purge {
-            what: PurgeTarget::Url(path.to_owned()),
-            how: PurgeEffect::Hard,
+            target: PurgeTarget::Url(path.to_owned()),
+            effect: PurgeEffect::Hard,
         };
         assert_eq!(Purge::line(&[url("/a"), Purge::ALL]), "url /a, all");
         let long = format!("/{}", "x".repeat(150));
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn invalid_purges_are_refused_with_a_reason() {
         refuse("[]", "must be a JSON object");
         refuse("{}", "no target to purge");
         refuse(r#"{"soft":true}"#, "no target to purge");

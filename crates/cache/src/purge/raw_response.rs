@@ -131,10 +131,10 @@ mod tests {
     use crate::purge::log::LEASE;
 
     #[test]
-    fn an_answer_is_read_or_refused() {
+    fn a_response_is_read_or_refused() {
         let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
         let entry = |body| Value::Array(vec![text("5-0"), text("ab"), text(body)]);
-        let answer = |is_in_log, entries| {
+        let response = |is_in_log, entries| {
             RawResponse::from_redis_value(Value::Array(vec![
                 Value::Int(is_in_log),
                 text("g 1"),
@@ -150,17 +150,17 @@ mod tests {
                 Value::Array(vec![Value::Int(1), Value::Int(0)]),
             ]))
         };
-        let read = answer(1, vec![entry("text"), entry("")]).unwrap();
+        let read = response(1, vec![entry("text"), entry("")]).unwrap();
         assert!(read.is_in_log);
         let texts: Vec<&str> = read.entries.iter().map(|it| it.text.as_str()).collect();
         assert_eq!(texts, ["text", ""]);
         assert_eq!(read.leased, Some(LEASE));
         assert_eq!(read.is_there, [true, false]);
         assert_eq!(read.leases[0].left, -7);
-        let read = answer(0, vec![entry("")]).unwrap();
+        let read = response(0, vec![entry("")]).unwrap();
         assert!(!read.is_in_log);
         assert_eq!(read.end.id, Id(5, 0));
-        assert!(answer(0, vec![]).is_err());
+        assert!(response(0, vec![]).is_err());
         assert!(RawResponse::from_redis_value(Value::Array(vec![])).is_err());
         assert!(RawPublished::from_redis_value(Value::Nil).is_err());
     }

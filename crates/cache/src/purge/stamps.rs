@@ -75,8 +75,8 @@ impl WriteChange {
 }
 
 impl Stamp {
-    pub(crate) fn of(what: &PurgeTarget) -> Vec<Self> {
-        Self::of_target(&PurgeMatcher::of(what))
+    pub(crate) fn of(target: &PurgeTarget) -> Vec<Self> {
+        Self::of_target(&PurgeMatcher::of(target))
     }
 
     /// Returns the stamps of a purge: two for a write to an item of a list.
@@ -246,8 +246,8 @@ impl EntrySubject {
             digest(b"region", &[&[region(authority)]]),
         ];
         if key.query().is_some() {
-            let whole = [authority, path].concat();
-            digests.extend([digest(b"queries", &[path]), digest(b"queries", &[&whole])]);
+            let full = [authority, path].concat();
+            digests.extend([digest(b"queries", &[path]), digest(b"queries", &[&full])]);
         }
         digests.extend(tags.iter().map(|tag| digest(b"tag", &[tag.as_bytes()])));
         Self { part, digests }

@@ -30,7 +30,7 @@ pub enum SuccessorPurge {
 pub struct SuccessorPurges {
     queue: Mutex<Option<Queue>>,
     more: Notify,
-    told: Notify,
+    sent: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -81,20 +81,20 @@ impl SuccessorPurges {
             if let Some(note) = next {
                 return note;
             }
-            self.told.notify_waiters();
+            self.sent.notify_waiters();
             self.more.notified().await;
         }
     }
 
     /// Waits until all notes so far are sent.
-    pub async fn all_told(&self) {
+    pub async fn all_sent(&self) {
         loop {
-            let told = self.told.notified();
+            let sent = self.sent.notified();
             let is_left = |queue: &Queue| queue.is_telling || !queue.notes.is_empty();
             if !self.queue.lock().as_ref().is_some_and(is_left) {
                 return;
             }
-            told.await;
+            sent.await;
         }
     }
 }
@@ -110,7 +110,7 @@ impl SuccessorPurge {
             Self::Removed(key) => Some(vec![String::from_utf8_lossy(key)]),
             Self::Purged(purges) => purges
                 .iter()
-                .map(|purge| match &purge.what {
+                .map(|purge| match &purge.target {
                     PurgeTarget::Written(url) => Some(Cow::Borrowed(url.as_str())),
                     PurgeTarget::Url(_)
                     | PurgeTarget::Prefix(_)
@@ -151,8 +151,8 @@ impl Noted for SuccessorPurge {
             let from = url.find("://")? + 3;
             let end = url[from..].find(['/', '?', '#'])?;
             Some(Purge {
-                what: PurgeTarget::Prefix(format!("{}/", &url[..from + end])),
-                how: PurgeEffect::Hard,
+                target: PurgeTarget::Prefix(format!("{}/", &url[..from + end])),
+                effect: PurgeEffect::Hard,
             })
         };
         let hosts: Option<_> = self.written()?.into_iter().map(host).collect();
@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_taken_out_is_told_once_somebody_is_to_hear_of_it() {
+    async fn purges_are_queued_once_there_is_a_successor() {
         let notes = SuccessorPurges::default();
         let key = Key::new("http", "a", b"/x\xff", Some(b"q"), b"extra");
         notes.purged(&[Purge::ALL]);
@@ -175,12 +175,12 @@ mod tests {
         notes.removed(&key);
         notes.begin();
         let SuccessorPurge::Removed(bytes) = notes.next().await else {
-            panic!("the first was not to be told");
+            panic!("the first was not to be sent");
         };
         assert_eq!(Key::parse(&bytes).map(|it| it.hash()), Some(key.hash()));
         let tag = Purge::from_json(&serde_json::json!({ "tag": "t", "soft": true })).unwrap();
         notes.purged(&[tag]);
-        let mut telling = Box::pin(notes.all_told());
+        let mut telling = Box::pin(notes.all_sent());
         assert!(futures_util::poll!(telling.as_mut()).is_pending());
         let note = notes.next().await;
         assert!(futures_util::poll!(telling.as_mut()).is_pending());
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn more_of_operators_than_can_be_told_is_everything() {
+    async fn too_many_purges_of_operators_are_one_of_all() {
         let notes = SuccessorPurges::default();
         notes.begin();
         let [(most, _), ..] = SuccessorPurge::MAX;
@@ -223,14 +223,14 @@ mod tests {
             let written = serde_json::json!({ "written": format!("http://b/{}", n / 3) });
             notes.purged(&[Purge::from_json(&written).unwrap()]);
         }
-        let mut told = HashSet::new();
+        let mut sent = HashSet::new();
         for _ in 0..10_000 + 10_000_usize.div_ceil(3) {
             let note = notes.next().await;
             assert_eq!(note.kind(), Kind::Write);
-            assert!(told.insert(note));
+            assert!(sent.insert(note));
         }
         let removed = |n: usize| SuccessorPurge::Removed(key(n).as_bytes().to_vec());
-        assert!((0..10_000).all(|n| told.contains(&removed(n))));
+        assert!((0..10_000).all(|n| sent.contains(&removed(n))));
         assert!(futures_util::poll!(Box::pin(notes.next())).is_pending());
         let [.., (most, text)] = SuccessorPurge::MAX;
         for n in 0..=most {
@@ -243,9 +243,9 @@ mod tests {
         }
         let long = "x".repeat(text / 10);
         for n in 0..10 {
-            let what = PurgeTarget::Written(format!("https://b:81/{n}{long}"));
-            let how = PurgeEffect::Hard;
-            notes.purged(&[Purge { what, how }]);
+            let target = PurgeTarget::Written(format!("https://b:81/{n}{long}"));
+            let effect = PurgeEffect::Hard;
+            notes.purged(&[Purge { target, effect }]);
         }
         let line = String::from_utf8(notes.next().await.line()).unwrap();
         assert_eq!(line, r#"{"purged":[{"prefix":"https://b:81/"}]}"#);

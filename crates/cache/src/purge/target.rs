@@ -26,8 +26,8 @@ pub(crate) enum PurgeMatcher {
 }
 
 impl PurgeMatcher {
-    pub(crate) fn of(what: &PurgeTarget) -> Self {
-        match what {
+    pub(crate) fn of(target: &PurgeTarget) -> Self {
+        match target {
             PurgeTarget::Url(url) => {
                 let (authority, rest) = split_authority(url);
                 let rest = rest.split('#').next().unwrap_or_default().as_bytes();
@@ -176,15 +176,18 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(what: &PurgeTarget, about: &[&str], not_about: &[&str]) {
-        let target = PurgeMatcher::of(what);
+    fn check(target: &PurgeTarget, about: &[&str], not_about: &[&str]) {
+        let matcher = PurgeMatcher::of(target);
         for url in about {
-            assert!(target.is_about(&key(url), &[]), "{what:?} is about {url}");
+            assert!(
+                matcher.is_about(&key(url), &[]),
+                "{target:?} is about {url}"
+            );
         }
         for url in not_about {
             assert!(
-                !target.is_about(&key(url), &[]),
-                "{what:?} is not about {url}"
+                !matcher.is_about(&key(url), &[]),
+                "{target:?} is not about {url}"
             );
         }
     }
@@ -232,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_is_what_urls_begin_with() {
+    fn a_prefix_is_the_beginning_of_urls() {
         check(
             &PurgeTarget::Prefix("/blog/".into()),
             &["https://a/blog/", "http://b/blog/x?y"],
@@ -313,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_is_compared_whole() {
+    fn tags_match_exactly() {
         let target = PurgeMatcher::of(&PurgeTarget::Tag("product:1".into()));
         let key = key("https://a/");
         assert!(target.is_about(&key, &["x".into(), "product:1".into()]));

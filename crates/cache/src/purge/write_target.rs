@@ -194,7 +194,7 @@ mod tests {
 
     /// Invariant: whatever is written to, the sent form has few bytes and the same effect.
     #[test]
-    fn what_is_told_is_short_and_about_the_same() {
+    fn the_short_form_of_a_write_has_the_same_target() {
         let seed = fastrand::u64(..);
         println!("seed {seed}");
         let mut random = fastrand::Rng::with_seed(seed);
@@ -218,8 +218,8 @@ mod tests {
             }
             path.push_str(&"/".repeat([0, 1, 2, 7000][random.usize(..4)]));
             let url = format!("{scheme}://{host}{path}");
-            let (short, whole) = (WriteTarget::short(&url), WriteTarget::of(&url));
-            assert_eq!(WriteTarget::of(&short), whole, "seed {seed}: {short}");
+            let (short, full) = (WriteTarget::short(&url), WriteTarget::of(&url));
+            assert_eq!(WriteTarget::of(&short), full, "seed {seed}: {short}");
             assert_eq!(WriteTarget::short(&short), short, "seed {seed}");
             assert!(
                 short.len() <= host.len() + 2 * 65 + MAX_PATH_LEN + 8,

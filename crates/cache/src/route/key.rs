@@ -47,16 +47,16 @@ impl KeyRules {
     }
 
     /// Returns `target` as sent to the origin when other clients may get the response: without
-    /// parameters that are not part of the key, except those named `kept`. `None` if the target
+    /// parameters that are not part of the key, except those named `retained`. `None` if the target
     /// stays as it is.
-    pub fn target_of(&self, target: &[u8], kept: Option<&[u8]>) -> Option<Vec<u8>> {
+    pub fn target_of(&self, target: &[u8], retained: Option<&[u8]>) -> Option<Vec<u8>> {
         if self.passes_unkeyed || self.query.is_all() {
             return None;
         }
         let query = query::query_of(target)?;
         let stays = |parameter: &&[u8]| {
             self.query.counts(parameter)
-                || kept.is_some_and(|kept| query::name_of(parameter) == kept)
+                || retained.is_some_and(|retained| query::name_of(parameter) == retained)
         };
         let mut parameters = query.split(|byte| *byte == b'&');
         if parameters.all(|parameter| stays(&parameter)) {
@@ -149,7 +149,7 @@ impl Query {
         if parameters.all(|parameter| counts(&parameter)) {
             return Some(Cow::Borrowed(query));
         }
-        let kept: Vec<&[u8]> = query.split(|byte| *byte == b'&').filter(counts).collect();
-        (!kept.is_empty()).then(|| Cow::Owned(kept.join(&b'&')))
+        let counted: Vec<&[u8]> = query.split(|byte| *byte == b'&').filter(counts).collect();
+        (!counted.is_empty()).then(|| Cow::Owned(counted.join(&b'&')))
     }
 }

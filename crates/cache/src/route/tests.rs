@@ -49,7 +49,7 @@ fn key(rules: &KeyRules, target: &str, lines: &[(&'static str, &str)]) -> Key {
 }
 
 #[test]
-fn the_query_counts_as_sent_unless_the_route_says_otherwise() {
+fn the_query_counts_as_sent_unless_configured_otherwise() {
     let all = KeyRules::default();
     assert_eq!(
         key(&all, "/a?b=1&a=2", &[]).url(),
@@ -109,7 +109,7 @@ fn parameters_are_compared_by_their_decoded_names_and_taken_out() {
 }
 
 #[test]
-fn parts_of_the_request_tell_answers_apart() {
+fn parts_of_the_request_distinguish_responses() {
     let rules = by(&["header:X-Tenant", "cookie:lang"]);
     let of = |lines: &[(&'static str, &str)]| key(&rules, "/a", lines);
     assert_ne!(of(&[("x-tenant", "a")]), of(&[("x-tenant", "b")]));
@@ -148,7 +148,7 @@ fn personal(
 }
 
 #[test]
-fn who_asks_is_known_by_cookies_and_by_what_it_has_proven() {
+fn clients_are_identified_by_cookies_and_proven_identities() {
     let plain = policy(KeyRules::default(), &["_ga*", "theme"]);
     let of = |lines: &[(&'static str, &str)]| personal(&plain, lines, None);
     assert_eq!(of(&[]), [false; 3]);
@@ -172,7 +172,7 @@ fn who_asks_is_known_by_cookies_and_by_what_it_has_proven() {
 }
 
 #[test]
-fn only_who_is_named_by_the_key_has_answers_of_its_own() {
+fn only_clients_named_by_the_key_have_responses_of_their_own() {
     let lines: &[(&'static str, &str)] = &[("authorization", "x"), ("cookie", "s=1")];
     let by_user = policy(by(&["user"]), &[]);
     assert_eq!(personal(&by_user, lines, Some("ann")), [false, false, true]);

@@ -251,15 +251,17 @@ impl Entry {
         if let Some(since) = self.stale_since() {
             // Freshness ends at the age that it had when it was purged, so the windows for serving
             // it stale start there.
-            let passed = since.duration_since(lifetime.answered).unwrap_or_default();
+            let passed = since
+                .duration_since(lifetime.response_time)
+                .unwrap_or_default();
             lifetime.fresh_for = lifetime.fresh_for.min(lifetime.initial_age + passed);
         }
         lifetime
     }
 
     /// Returns the time when the headers arrived.
-    pub fn answered(&self) -> SystemTime {
-        self.lifetime.answered
+    pub fn response_time(&self) -> SystemTime {
+        self.lifetime.response_time
     }
 
     /// Returns the time of the soft purge.
@@ -291,7 +293,7 @@ impl Entry {
     }
 
     /// Returns true if the body is complete.
-    pub fn is_whole(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         self.body.whole().is_some()
     }
 

@@ -178,14 +178,14 @@ impl Fill {
         };
         let tags = &self.entry.about.tags;
         if store.log.raced(self.entry.mark, &self.entry.key, tags) {
-            let gone = store.take_out(&mut part, at);
+            let removed = store.take_out(&mut part, at);
             drop(part);
-            drop(gone);
+            drop(removed);
             self.note(NotStoredReason::Purged);
             return Ok(None);
         }
-        let gone = store.admit(&mut part, &self.entry);
-        store.settle(part, gone, &self.entry);
+        let removed = store.admit(&mut part, &self.entry);
+        store.settle(part, removed, &self.entry);
         store.tell(|watch| watch.stored(&self.entry));
         Ok(Some(Arc::clone(&self.entry)))
     }
@@ -207,10 +207,10 @@ impl Fill {
         let store = self.store;
         let mut part = store.shard(self.entry.key.hash()).write();
         let at = part.shard.slot_of(&store.hashes, &self.entry);
-        let gone = at.map(|at| store.take_out(&mut part, at));
+        let removed = at.map(|at| store.take_out(&mut part, at));
         store.charge_shard(&mut part);
         drop(part);
-        drop(gone);
+        drop(removed);
     }
 
     fn note(&mut self, why: NotStoredReason) {
@@ -294,20 +294,20 @@ impl Fill {
             return;
         };
         let begun = Instant::now();
-        let mut ask = MIN_CHECK_INTERVAL;
+        let mut interval = MIN_CHECK_INTERVAL;
         while self.filling.are_all_behind() && !client.is_ready() {
             if begun.elapsed() >= STALL_TIMEOUT {
                 self.pass(NotStoredReason::Slow);
                 return;
             }
-            self.filling.wait_for_read(ask).await;
-            ask = (2 * ask).min(MAX_CHECK_INTERVAL);
+            self.filling.wait_for_read(interval).await;
+            interval = (2 * interval).min(MAX_CHECK_INTERVAL);
         }
     }
 
     /// Waits until readers have read enough of a response that is not stored.
     async fn room(&self) -> Result<(), FillError> {
-        let mut ask = MIN_CHECK_INTERVAL;
+        let mut interval = MIN_CHECK_INTERVAL;
         loop {
             match self.filling.room() {
                 WriteCondition::Free => return Ok(()),
@@ -319,9 +319,9 @@ impl Fill {
                         if client.is_ready() {
                             return Ok(());
                         }
-                        tokio::time::sleep(ask).await;
-                        self.filling.slowed(ask);
-                        ask = (2 * ask).min(MAX_CHECK_INTERVAL);
+                        tokio::time::sleep(interval).await;
+                        self.filling.slowed(interval);
+                        interval = (2 * interval).min(MAX_CHECK_INTERVAL);
                         continue;
                     }
                     let pause = pause(behind);

@@ -336,8 +336,8 @@ impl State {
         while self.dropped < needed.unwrap_or(total) && self.sealed.pop_front().is_some() {
             self.dropped += 1;
         }
-        let kept = self.sealed.iter().map(|segment| segment.len() as u64).sum();
-        self.charge.set(kept);
+        let retained = self.sealed.iter().map(|segment| segment.len() as u64).sum();
+        self.charge.set(retained);
     }
 }
 

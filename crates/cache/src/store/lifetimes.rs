@@ -26,7 +26,7 @@ impl Store {
         // A soft purge is a mark on the entry, which the new entry would not have.
         let is_purged =
             entry.stale_since().is_some() || self.log.raced(mark, &entry.key, &entry.about.tags);
-        if !is_same || is_purged || !entry.is_whole() {
+        if !is_same || is_purged || !entry.is_complete() {
             return false;
         }
         let new = Arc::new(entry.refreshed(&refresh, self.ledger));
@@ -79,10 +79,10 @@ mod tests {
     }
 
     #[test]
-    fn what_was_purged_stays_purged() {
+    fn purged_entries_stay_purged() {
         let bench = bench(10 * MIB);
         let page = key("/a");
-        for how in [PurgeEffect::Soft, PurgeEffect::Hard] {
+        for effect in [PurgeEffect::Soft, PurgeEffect::Hard] {
             bench.put(&bench.draft(&page), b"x").unwrap();
             let entry = bench.get(&page).unwrap();
             let longer = Lifetime {
@@ -91,12 +91,12 @@ mod tests {
             };
             let mark = bench.store.mark();
             bench.clock.advance(Duration::from_secs(1));
-            assert_eq!(bench.purge(PurgeTarget::All, how), 1);
+            assert_eq!(bench.purge(PurgeTarget::All, effect), 1);
             for mark in [mark, bench.store.mark()] {
                 assert!(!bench.store.set_lifetime(&entry, longer.clone(), mark));
             }
             let is_fresh = |entry: Arc<Entry>| entry.lifetime().is_fresh(bench.clock.wall());
-            assert!(!bench.get(&page).is_some_and(is_fresh), "{how:?}");
+            assert!(!bench.get(&page).is_some_and(is_fresh), "{effect:?}");
         }
     }
 }

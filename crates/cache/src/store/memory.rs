@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_charge_is_given_back_when_it_is_dropped() {
+    fn a_charge_is_released_when_it_is_dropped() {
         let ledger: &'static MemoryLedger = Box::leak(Box::default());
         let mut charge = MemoryCharge::new(ledger, 10);
         charge.set(30);

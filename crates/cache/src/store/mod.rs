@@ -264,7 +264,7 @@ impl Store {
         let mut part = self.shard(old.key.hash()).write();
         let at = part.shard.slot_of(&self.hashes, old)?;
         let current = part.shard.at(at)?;
-        if !current.is_whole() || self.log.raced(refresh.mark, &old.key, &old.about.tags) {
+        if !current.is_complete() || self.log.raced(refresh.mark, &old.key, &old.about.tags) {
             return None;
         }
         let entry = Arc::new(current.refreshed(refresh, self.ledger));
@@ -300,14 +300,14 @@ impl Store {
         }
         let newer = |(_, it): (u32, &Arc<Entry>)| {
             let is_same = it.vary == entry.vary && it.variance == entry.variance;
-            is_same && it.answered() >= entry.answered()
+            is_same && it.response_time() >= entry.response_time()
         };
         if part.shard.variants(&self.hashes, &entry.key).any(newer) {
             return None;
         }
         part.shard.insert(&self.hashes, &entry);
-        let gone = self.admit(&mut part, &entry);
-        self.settle(part, gone, &entry);
+        let removed = self.admit(&mut part, &entry);
+        self.settle(part, removed, &entry);
         Some(entry)
     }
 
@@ -315,7 +315,7 @@ impl Store {
     /// entry is no longer stored or already has that form.
     pub fn add_form(&self, entry: &Arc<Entry>, encoding: Encoding, bytes: &Bytes) -> bool {
         let part = self.shard(entry.key.hash()).read();
-        if !entry.is_whole() || part.shard.slot_of(&self.hashes, entry).is_none() {
+        if !entry.is_complete() || part.shard.slot_of(&self.hashes, entry).is_none() {
             return false;
         }
         let Some(is_first) = entry.seat.set_form(self.ledger, encoding, bytes) else {
@@ -334,7 +334,7 @@ impl Store {
     /// Removes, or marks as stale, every stored or arriving response that a purge affects. Returns
     /// the number of responses.
     pub fn purge(&self, purge: &Purge) -> u64 {
-        self.foretell(&PurgeMatcher::of(&purge.what));
+        self.foretell(&PurgeMatcher::of(&purge.target));
         self.tell(|watch| watch.purged(purge));
         self.forget(purge)
     }
@@ -357,9 +357,9 @@ impl Store {
 
     /// Same as [`Store::purge`] for this memory alone.
     pub fn forget(&self, purge: &Purge) -> u64 {
-        let target = PurgeMatcher::of(&purge.what);
+        let target = PurgeMatcher::of(&purge.target);
         self.log.note(&target);
-        self.sweep(&target, purge.how)
+        self.sweep(&target, purge.effect)
     }
 
     /// Removes the stored responses for the URL of a key, in all variants and with all additions of
@@ -384,7 +384,7 @@ impl Store {
                 let slots = part.shard.slots();
                 let until = slots.min(from + sweep::BATCH);
                 let entries = (from..until).filter_map(|at| part.shard.at(at));
-                batch.extend(entries.filter(|entry| entry.is_whole()).cloned());
+                batch.extend(entries.filter(|entry| entry.is_complete()).cloned());
                 drop(part);
                 batch.drain(..).for_each(|entry| show(&entry));
                 if until == slots {
@@ -404,9 +404,9 @@ impl Store {
         self.ids.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn tell(&self, what: impl FnOnce(&dyn StoreObserver)) {
+    fn tell(&self, notify: impl FnOnce(&dyn StoreObserver)) {
         if let Some(watch) = self.watch.get() {
-            what(&**watch);
+            notify(&**watch);
         }
     }
 
@@ -414,8 +414,8 @@ impl Store {
     /// entries that it replaces.
     fn admit(&self, part: &mut ShardSlot, entry: &Arc<Entry>) -> Vec<Arc<Entry>> {
         let replaced = part.shard.replaced_by(&self.hashes, entry);
-        let gone = replaced.into_iter().map(|at| self.take_out(part, at));
-        let gone = gone.collect();
+        let removed = replaced.into_iter().map(|at| self.take_out(part, at));
+        let removed = removed.collect();
         // The entry may have been refreshed since its end, which has counted it already.
         let bytes = entry.size() + entry.seat.forms_size();
         let before = entry.seat.bytes.swap(bytes, Ordering::Relaxed);
@@ -427,20 +427,20 @@ impl Store {
         let mut queues = self.queues.lock();
         queues.0.add(&entry.seat);
         charge_queues(&mut queues);
-        gone
+        removed
     }
 
     /// Does the rest of the work after [`Store::admit`], without the lock.
     fn settle(
         &self,
         part: RwLockWriteGuard<'_, ShardSlot>,
-        gone: Vec<Arc<Entry>>,
+        removed: Vec<Arc<Entry>>,
         new: &Arc<Entry>,
     ) {
         let mut part = part;
         self.charge_shard(&mut part);
         drop(part);
-        drop(gone);
+        drop(removed);
         self.make_room();
         self.keep_quota_of(new);
     }
@@ -535,10 +535,10 @@ impl Store {
     fn evict(&self, seat: &entry::EvictionState) {
         let mut part = self.shard(seat.hash).write();
         let at = part.shard.slot_of_seat(&self.hashes, seat.hash, seat.id);
-        let gone = at.map(|at| self.take_out(&mut part, at));
+        let removed = at.map(|at| self.take_out(&mut part, at));
         self.charge_shard(&mut part);
         drop(part);
-        if gone.is_some() {
+        if removed.is_some() {
             self.metrics.evictions.inc();
         }
     }

@@ -76,27 +76,27 @@ mod tests {
         Key::new("https", "a", path.as_bytes(), None, b"")
     }
 
-    fn note(log: &PurgeLog, what: &PurgeTarget) {
-        log.note(&PurgeMatcher::of(what));
+    fn note(log: &PurgeLog, target: &PurgeTarget) {
+        log.note(&PurgeMatcher::of(target));
     }
 
     #[test]
-    fn what_was_asked_for_before_a_purge_of_it_is_not_stored() {
+    fn responses_requested_before_their_purge_are_not_stored() {
         let log = PurgeLog::default();
         let before = log.mark();
         assert!(!log.raced(before, &key("/x"), &[]));
-        for what in [
+        for target in [
             PurgeTarget::Url("/x".into()),
             PurgeTarget::Url("https://a/x".into()),
             PurgeTarget::Written("http://a/x".into()),
             PurgeTarget::Written("http://a/x/7".into()),
         ] {
             let before = log.mark();
-            note(&log, &what);
+            note(&log, &target);
             let after = log.mark();
-            assert!(log.raced(before, &key("/x"), &[]), "{what:?}");
-            assert!(!log.raced(before, &key("/y"), &[]), "{what:?}");
-            assert!(!log.raced(after, &key("/x"), &[]), "{what:?}");
+            assert!(log.raced(before, &key("/x"), &[]), "{target:?}");
+            assert!(!log.raced(before, &key("/y"), &[]), "{target:?}");
+            assert!(!log.raced(after, &key("/x"), &[]), "{target:?}");
         }
         let long = format!("/{}", "x".repeat(500));
         let before = log.mark();
@@ -153,8 +153,8 @@ mod tests {
             };
             (0..100).filter(raced).count()
         };
-        let kept_out: usize = (0..64).map(|n| of(&format!("host{n}"))).sum();
-        assert!(kept_out < 800, "{kept_out} of 6400");
+        let excluded: usize = (0..64).map(|n| of(&format!("host{n}"))).sum();
+        assert!(excluded < 800, "{excluded} of 6400");
         let written = Key::new("http", "flooded", b"/17/x", Some(b"any"), b"");
         assert!(log.raced(before, &written, &[]));
     }

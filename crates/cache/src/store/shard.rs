@@ -220,7 +220,7 @@ impl Shard {
     pub(super) fn replaced_by(&self, hashes: &Hashes, entry: &Entry) -> Vec<u32> {
         let mut others: Vec<_> = self
             .variants(hashes, &entry.key)
-            .filter(|(_, it)| it.is_whole() && !Arc::ptr_eq(&it.seat, &entry.seat))
+            .filter(|(_, it)| it.is_complete() && !Arc::ptr_eq(&it.seat, &entry.seat))
             .collect();
         let mut replaced = Vec::new();
         others.retain(|(at, it)| {
@@ -234,7 +234,7 @@ impl Shard {
         });
         while others.len() >= MAX_VARIANTS {
             let oldest = others.iter().enumerate();
-            let oldest = oldest.min_by_key(|(_, (_, it))| it.lifetime().answered);
+            let oldest = oldest.min_by_key(|(_, (_, it))| it.lifetime().response_time);
             let Some((place, _)) = oldest else { break };
             replaced.push(others.swap_remove(place).0);
         }
@@ -453,7 +453,7 @@ impl Shard {
 
 /// Returns true if `b` takes precedence over `a`.
 fn is_before(a: &Entry, b: &Entry) -> bool {
-    let rank = |entry: &Entry| (!entry.is_whole(), entry.answered());
+    let rank = |entry: &Entry| (!entry.is_complete(), entry.response_time());
     rank(a) < rank(b)
 }
 

@@ -64,7 +64,7 @@ impl Entry {
         }
         let lifetime = self.lifetime();
         // Time at which its age was zero: the freshness lifetime starts there.
-        let born = lifetime.answered.checked_sub(lifetime.initial_age);
+        let born = lifetime.response_time.checked_sub(lifetime.initial_age);
         let born = born.unwrap_or(SystemTime::UNIX_EPOCH);
         let fresh_for = if lifetime.always_validate {
             lifetime.fresh_for.min(lifetime.initial_age)
@@ -74,12 +74,12 @@ impl Entry {
         // Pingora takes the last instant for fresh, RFC 9111, 4.2 does not.
         let fresh_until = born
             .checked_add(fresh_for)
-            .unwrap_or(lifetime.answered + Duration::from_hours(24 * 365))
+            .unwrap_or(lifetime.response_time + Duration::from_hours(24 * 365))
             - Duration::from_nanos(1);
         let seconds = |window: Duration| u32::try_from(window.as_secs()).unwrap_or(u32::MAX);
         let mut meta = CacheMeta::new(
             fresh_until,
-            lifetime.answered,
+            lifetime.response_time,
             seconds(lifetime.stale_while_revalidate),
             seconds(lifetime.stale_if_error),
             header,
@@ -200,15 +200,15 @@ impl Storage for Store {
 
 impl Store {
     /// Purges one key with all its variants, for Pingora.
-    fn purge_one(&self, key: &CompactCacheKey, how: PurgeEffect) -> bool {
+    fn purge_one(&self, key: &CompactCacheKey, effect: PurgeEffect) -> bool {
         let hash = u128::from_be_bytes(key.primary_bin());
         let mut part = self.shard(hash).write();
         let slots: Vec<_> = part.shard.variants_by_hash(&self.hashes, hash).collect();
         let slots = slots.into_iter().map(|(at, _)| at).collect();
-        let (gone, count) = self.apply(&mut part, slots, how);
+        let (removed, count) = self.apply(&mut part, slots, effect);
         self.charge_shard(&mut part);
         drop(part);
-        drop(gone);
+        drop(removed);
         count > 0
     }
 }

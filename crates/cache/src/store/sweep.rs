@@ -12,14 +12,14 @@ pub(super) const BATCH: u32 = 256;
 
 impl Store {
     /// Applies a purge that is already recorded: entries stored from now on were requested later.
-    pub(super) fn sweep(&self, target: &PurgeMatcher, how: PurgeEffect) -> u64 {
+    pub(super) fn sweep(&self, target: &PurgeMatcher, effect: PurgeEffect) -> u64 {
         let mut count = 0;
         for shard in &self.shards {
             let candidates = shard.read().shard.candidates(&self.hashes, target);
             count += match candidates {
-                None => self.sweep_all(shard, target, how),
+                None => self.sweep_all(shard, target, effect),
                 Some(found) if found.is_empty() => 0,
-                Some(_) => self.sweep_found(shard, target, how),
+                Some(_) => self.sweep_found(shard, target, effect),
             };
         }
         self.make_room();
@@ -27,7 +27,12 @@ impl Store {
     }
 
     /// Checks every slot. An entry that takes a slot already checked is newer than the purge.
-    fn sweep_all(&self, shard: &RwLock<ShardSlot>, target: &PurgeMatcher, how: PurgeEffect) -> u64 {
+    fn sweep_all(
+        &self,
+        shard: &RwLock<ShardSlot>,
+        target: &PurgeMatcher,
+        effect: PurgeEffect,
+    ) -> u64 {
         let mut count = 0;
         let mut from = 0;
         loop {
@@ -39,13 +44,13 @@ impl Store {
                 entry.is_some_and(|entry| target.is_about(&entry.key, &entry.about.tags))
             };
             let found: Vec<_> = (from..until).filter(about).collect();
-            let (gone, purged) = self.apply(&mut part, found, how);
+            let (removed, purged) = self.apply(&mut part, found, effect);
             count += purged;
             if until == slots {
                 self.charge_shard(&mut part);
             }
             drop(part);
-            drop(gone);
+            drop(removed);
             if until == slots {
                 return count;
             }
@@ -58,7 +63,7 @@ impl Store {
         &self,
         shard: &RwLock<ShardSlot>,
         target: &PurgeMatcher,
-        how: PurgeEffect,
+        effect: PurgeEffect,
     ) -> u64 {
         let part = shard.read();
         let found = part.shard.candidates(&self.hashes, target);
@@ -77,11 +82,11 @@ impl Store {
                 is_same.then_some(at)
             };
             let slots = batch.iter().filter_map(slot).collect();
-            let (gone, purged) = self.apply(&mut part, slots, how);
+            let (removed, purged) = self.apply(&mut part, slots, effect);
             count += purged;
             self.charge_shard(&mut part);
             drop(part);
-            drop(gone);
+            drop(removed);
         }
         count
     }
@@ -92,22 +97,23 @@ impl Store {
         &self,
         part: &mut ShardSlot,
         slots: Vec<u32>,
-        how: PurgeEffect,
+        effect: PurgeEffect,
     ) -> (Vec<Arc<Entry>>, u64) {
         let mut count = 0;
-        let mut gone = Vec::new();
+        let mut removed = Vec::new();
         let now = self.clock.wall();
         for at in slots {
             let entry = part.shard.at(at);
             // A fill in flight was requested before the purge: no request may join it.
-            let stays = how == PurgeEffect::Soft && entry.is_some_and(|entry| entry.is_whole());
+            let stays =
+                effect == PurgeEffect::Soft && entry.is_some_and(|entry| entry.is_complete());
             if stays {
                 count += u64::from(entry.is_some_and(|entry| entry.make_stale(now)));
             } else {
-                gone.push(self.take_out(part, at));
+                removed.push(self.take_out(part, at));
                 count += 1;
             }
         }
-        (gone, count)
+        (removed, count)
     }
 }

@@ -72,15 +72,15 @@ impl Batch {
 
 /// Encodes one entry for the pipe; `None` for entries that are of no use in another process.
 fn frame(entry: &Entry, hits: u8) -> Option<Vec<u8>> {
-    let coded = codec::encode(entry)?;
+    let encoded = codec::encode(entry)?;
     let route = entry.about.route.as_bytes();
     let name_len = u16::try_from(route.len()).ok()?;
-    let len = u32::try_from(FIXED + route.len() + coded.len()).ok()?;
-    let mut frame = Vec::with_capacity(LENGTH + FIXED + route.len() + coded.len());
+    let len = u32::try_from(FIXED + route.len() + encoded.len()).ok()?;
+    let mut frame = Vec::with_capacity(LENGTH + FIXED + route.len() + encoded.len());
     frame.extend_from_slice(&len.to_be_bytes());
     frame.push(hits);
     frame.extend_from_slice(&name_len.to_be_bytes());
     frame.extend_from_slice(route);
-    frame.extend_from_slice(&coded);
+    frame.extend_from_slice(&encoded);
     Some(frame)
 }

@@ -42,8 +42,8 @@ fn headers(name: &'static str, value: &str) -> HeaderMap {
 
 fn tag(name: &str) -> Purge {
     Purge {
-        what: PurgeTarget::Tag(name.to_owned()),
-        how: PurgeEffect::Hard,
+        target: PurgeTarget::Tag(name.to_owned()),
+        effect: PurgeEffect::Hard,
     }
 }
 
@@ -65,7 +65,7 @@ impl Process {
             status: StatusCode::OK,
             headers: headers("etag", "\"1\""),
             lifetime: Lifetime {
-                answered: self.clock.wall(),
+                response_time: self.clock.wall(),
                 initial_age: Duration::from_secs(7),
                 fresh_for: Duration::from_mins(5),
                 stale_while_revalidate: Duration::ZERO,
@@ -109,10 +109,10 @@ fn routes(name: &str) -> Option<EntryRules> {
     (name != "gone").then(|| about(name))
 }
 
-async fn hand_over(old: &Process, heir: InheritingStore) -> (TransferTotals, io::Result<()>) {
+async fn hand_over(old: &Process, successor: InheritingStore) -> (TransferTotals, io::Result<()>) {
     let (writing, reading) = duplex(1000);
     let giving = give(old.store, &old.clock, writing);
-    let taking = heir.take(&old.clock, reading, Arc::new(routes));
+    let taking = successor.take(&old.clock, reading, Arc::new(routes));
     let (given, taken) = tokio::join!(giving, taking);
     match given {
         Ok(given) => assert_eq!(given.entries, taken.0.entries + taken.0.left_out),
@@ -123,7 +123,7 @@ async fn hand_over(old: &Process, heir: InheritingStore) -> (TransferTotals, io:
 }
 
 #[tokio::test]
-async fn an_heir_goes_on_with_what_was_kept() {
+async fn a_successor_serves_the_stored_responses() {
     let clock = Clock::test();
     let (old, new) = (process(&clock, 64 * MIB), process(&clock, 64 * MIB));
     for n in 0..50 {
@@ -140,11 +140,11 @@ async fn an_heir_goes_on_with_what_was_kept() {
         let body = Bytes::copy_from_slice(language.as_bytes());
         assert!(old.store.insert(&draft, &[body]).is_some());
     }
-    let gone = EntryDraft {
+    let purged = EntryDraft {
         about: about("gone"),
         ..old.draft("/gone")
     };
-    assert!(old.store.insert(&gone, &[]).is_some());
+    assert!(old.store.insert(&purged, &[]).is_some());
     // A fill in progress is not a stored response yet.
     let fill = old.store.begin(&old.draft("/growing"));
     clock.advance(Duration::from_secs(10));
@@ -177,51 +177,51 @@ async fn an_heir_goes_on_with_what_was_kept() {
 async fn a_purge_wins_whenever_it_comes() {
     let clock = Clock::test();
     let (old, new) = (process(&clock, 64 * MIB), process(&clock, 64 * MIB));
-    let heir = InheritingStore::new(new.store);
-    for path in ["/before", "/at-both", "/at-heir", "/after", "/stays"] {
+    let successor = InheritingStore::new(new.store);
+    for path in ["/before", "/at-both", "/at-successor", "/after", "/stays"] {
         old.keep(path, "old");
     }
     old.store.purge(&tag("before"));
-    new.store.purge(&tag("at-heir"));
+    new.store.purge(&tag("at-successor"));
     new.store.remove(&key("/at-both"));
-    let (moved, outcome) = hand_over(&old, heir).await;
+    let (moved, outcome) = hand_over(&old, successor).await;
     outcome.unwrap();
     assert_eq!((moved.entries, moved.left_out), (2, 2));
     new.store.purge(&tag("after"));
-    for path in ["/before", "/at-both", "/at-heir", "/after"] {
+    for path in ["/before", "/at-both", "/at-successor", "/after"] {
         assert!(new.find(path).is_none(), "{path}");
     }
     assert_eq!(new.body("/stays").as_deref(), Some("old"));
     // The control: with a later mark the entries come back.
     let (moved, _) = hand_over(&old, InheritingStore::new(new.store)).await;
     assert_eq!(moved.entries, 3);
-    assert!(new.find("/at-heir").is_some());
+    assert!(new.find("/at-successor").is_some());
 }
 
 #[tokio::test]
-async fn what_the_heir_fetched_itself_stays() {
+async fn responses_fetched_by_the_successor_itself_stay() {
     let clock = Clock::test();
     let (old, new) = (process(&clock, 64 * MIB), process(&clock, 64 * MIB));
     old.keep("/a", "old");
     clock.advance(Duration::from_secs(1));
-    let heir = InheritingStore::new(new.store);
+    let successor = InheritingStore::new(new.store);
     new.keep("/a", "new");
-    let (moved, outcome) = hand_over(&old, heir).await;
+    let (moved, outcome) = hand_over(&old, successor).await;
     outcome.unwrap();
     assert_eq!((moved.entries, moved.left_out), (0, 1));
     assert_eq!(new.body("/a").as_deref(), Some("new"));
 }
 
 #[tokio::test]
-async fn a_smaller_heir_takes_what_is_asked_for_most() {
+async fn a_smaller_successor_takes_the_most_requested_entries() {
     let clock = Clock::test();
     let (old, new) = (process(&clock, 64 * MIB), process(&clock, 4 * MIB));
     let body = "x".repeat(100_000);
     for n in 0..200 {
         old.keep(&format!("/{n}"), &body);
     }
-    let asked_for = || (0..200).step_by(10).map(|n| format!("/{n}"));
-    for path in asked_for() {
+    let requested = || (0..200).step_by(10).map(|n| format!("/{n}"));
+    for path in requested() {
         old.find(&path).unwrap();
     }
     let (moved, outcome) = hand_over(&old, InheritingStore::new(new.store)).await;
@@ -229,19 +229,19 @@ async fn a_smaller_heir_takes_what_is_asked_for_most() {
     assert!((30..=41).contains(&moved.entries), "{moved:?}");
     assert!(moved.bytes < 8 * MIB, "{moved:?}");
     assert!(new.store.bytes() <= 4 * MIB);
-    for path in asked_for() {
+    for path in requested() {
         assert!(new.find(&path).is_some(), "{path}");
     }
     // The hits come along: they are not the first to be evicted.
     for n in 0..200 {
         new.keep(&format!("/new/{n}"), &body);
     }
-    let left = asked_for().filter(|path| new.find(path).is_some()).count();
+    let left = requested().filter(|path| new.find(path).is_some()).count();
     assert!(left > 10, "{left}");
 }
 
 #[tokio::test]
-async fn what_breaks_off_leaves_what_came_whole() {
+async fn a_truncated_transfer_keeps_the_complete_entries() {
     let clock = Clock::test();
     let (old, new) = (process(&clock, 64 * MIB), process(&clock, 64 * MIB));
     for n in 0..10 {
@@ -251,8 +251,8 @@ async fn what_breaks_off_leaves_what_came_whole() {
     let given = give(old.store, &clock, &mut all).await.unwrap();
     assert_eq!(given.bytes, (all.len() - LENGTH) as u64);
     let half = &all[..all.len() / 2];
-    let heir = InheritingStore::new(new.store);
-    let (moved, outcome) = heir.take(&clock, half, Arc::new(routes)).await;
+    let successor = InheritingStore::new(new.store);
+    let (moved, outcome) = successor.take(&clock, half, Arc::new(routes)).await;
     assert_eq!(
         outcome.map_err(|error| error.kind()),
         Err(io::ErrorKind::UnexpectedEof)
@@ -261,7 +261,7 @@ async fn what_breaks_off_leaves_what_came_whole() {
 }
 
 #[tokio::test]
-async fn what_is_no_entry_is_left_out_or_ends_it() {
+async fn invalid_entries_are_skipped_or_end_the_transfer() {
     let clock = Clock::test();
     let (old, new) = (process(&clock, 64 * MIB), process(&clock, 64 * MIB));
     old.keep("/a", "a");
@@ -269,8 +269,8 @@ async fn what_is_no_entry_is_left_out_or_ends_it() {
     let mut all = Vec::new();
     give(old.store, &clock, &mut all).await.unwrap();
     let take = async |bytes: &[u8]| {
-        let heir = InheritingStore::new(new.store);
-        heir.take(&clock, bytes, Arc::new(routes)).await
+        let successor = InheritingStore::new(new.store);
+        successor.take(&clock, bytes, Arc::new(routes)).await
     };
     // One byte of a body is changed, and the length of a route's name is too large.
     let mut damaged = all.clone();
@@ -292,7 +292,7 @@ async fn what_is_no_entry_is_left_out_or_ends_it() {
 }
 
 #[tokio::test]
-async fn nobody_who_reads_ends_the_giving() {
+async fn a_transfer_without_a_reader_ends_with_an_error() {
     let clock = Clock::test();
     let old = process(&clock, 64 * MIB);
     old.keep("/a", "a");

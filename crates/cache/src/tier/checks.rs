@@ -31,7 +31,7 @@ fn read(data: &[u8]) {
     ];
     assert!(spans.iter().all(|span| span.as_secs() <= 1 << 31));
     for keeps_private in [false, true] {
-        let _kept = decoded.may_be_kept(keeps_private);
+        let _is_storable = decoded.may_be_stored(keeps_private);
     }
     let bound = decoded.key.clone();
     let again = codec::decode(Bytes::copy_from_slice(data), Some(&bound));

@@ -69,7 +69,7 @@ struct EntryHeader {
     status: u16,
     headers: Vec<(String, Vec<u8>)>,
     /// Milliseconds since 1970.
-    answered: u64,
+    response_time: u64,
     initial_age: u64,
     fresh_for: u64,
     stale_while_revalidate: u64,
@@ -99,7 +99,7 @@ pub(crate) fn encode(entry: &Entry) -> Option<Vec<u8>> {
         key: entry.key.as_bytes().to_vec(),
         status: entry.status.as_u16(),
         headers: entry.headers.iter().map(header).collect(),
-        answered: since_epoch(lifetime.answered),
+        response_time: since_epoch(lifetime.response_time),
         initial_age: whole_millis(lifetime.initial_age),
         fresh_for: whole_millis(lifetime.fresh_for),
         stale_while_revalidate: whole_millis(lifetime.stale_while_revalidate),
@@ -194,7 +194,7 @@ impl EntryHeader {
             status: StatusCode::from_u16(self.status).ok()?,
             headers,
             lifetime: Lifetime {
-                answered: SystemTime::UNIX_EPOCH.checked_add(millis(self.answered))?,
+                response_time: SystemTime::UNIX_EPOCH.checked_add(millis(self.response_time))?,
                 initial_age: millis(self.initial_age),
                 fresh_for: millis(self.fresh_for),
                 stale_while_revalidate: millis(self.stale_while_revalidate),
@@ -219,14 +219,14 @@ impl Decoded {
     /// Returns true if a cache that received this response from its origin would store it: a check
     /// for entries that another gateway decided to store. `keeps_private`: the route stores what
     /// its origin forbids to store.
-    pub(crate) fn may_be_kept(&self, keeps_private: bool) -> bool {
+    pub(crate) fn may_be_stored(&self, keeps_private: bool) -> bool {
         let mut lengths = self.headers.get_all(header::CONTENT_LENGTH).iter();
-        let is_whole = match (lengths.next(), lengths.next()) {
+        let is_complete = match (lengths.next(), lengths.next()) {
             (None, _) => true,
             (Some(one), None) => one.as_bytes() == self.body.len().to_string().as_bytes(),
             (Some(_), Some(_)) => false,
         };
-        is_whole && policy::may_be_kept(self.status, &self.headers, keeps_private)
+        is_complete && policy::may_be_stored(self.status, &self.headers, keeps_private)
     }
 
     /// Converts the entry for the store, with the current settings of the route rather than those

@@ -14,20 +14,20 @@ pub(super) struct LookupsInFlight(Mutex<HashMap<u128, Arc<Semaphore>>>);
 #[derive(Debug)]
 pub(super) struct LookupInFlight<'a> {
     all: &'a LookupsInFlight,
-    what: u128,
+    key: u128,
     over: Arc<Semaphore>,
 }
 
 impl LookupsInFlight {
     /// Returns the right to do a lookup; or `None`, after the lookup of another caller has ended.
-    pub(super) async fn lead(&self, what: u128) -> Option<LookupInFlight<'_>> {
+    pub(super) async fn lead(&self, key: u128) -> Option<LookupInFlight<'_>> {
         let over = {
             let mut all = self.0.lock();
-            let Some(over) = all.get(&what) else {
+            let Some(over) = all.get(&key) else {
                 let over = Arc::new(Semaphore::new(0));
-                all.insert(what, Arc::clone(&over));
+                all.insert(key, Arc::clone(&over));
                 let all = self;
-                return Some(LookupInFlight { all, what, over });
+                return Some(LookupInFlight { all, key, over });
             };
             Arc::clone(over)
         };
@@ -39,7 +39,7 @@ impl LookupsInFlight {
 
 impl Drop for LookupInFlight<'_> {
     fn drop(&mut self) {
-        self.all.0.lock().remove(&self.what);
+        self.all.0.lock().remove(&self.key);
         self.over.close();
     }
 }

@@ -36,8 +36,8 @@ impl WaitHistograms {
         }))
     }
 
-    pub(super) fn add(&self, asked: LookupOutcome, took: Duration) {
-        self.0[asked as usize].observe(took.as_secs_f64());
+    pub(super) fn add(&self, outcome: LookupOutcome, took: Duration) {
+        self.0[outcome as usize].observe(took.as_secs_f64());
     }
 }
 

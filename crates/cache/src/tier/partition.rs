@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_keeps_back_what_it_is_about_and_nothing_else() {
+    fn a_write_delays_the_responses_it_changes_and_nothing_else() {
         let part = PurgePartition::new("edgeway:", 0);
         let awaits = |part: &PurgePartition, path: &str| {
             let key = key(path);
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_about_anything_keeps_everything_back() {
+    fn purges_of_unknown_extent_delay_every_response() {
         let all = [
             PurgeTarget::All,
             PurgeTarget::Tag("t".into()),
@@ -255,10 +255,10 @@ mod tests {
             PurgeTarget::Prefix("/c?".into()),
         ];
         let page = key("/a");
-        for what in all {
+        for target in all {
             let part = PurgePartition::new("edgeway:", 0);
-            part.push(Stamp::of(&what).remove(0));
-            assert!(part.awaits(&page), "{what:?}");
+            part.push(Stamp::of(&target).remove(0));
+            assert!(part.awaits(&page), "{target:?}");
         }
         let part = PurgePartition::new("edgeway:", 0);
         for n in 0..=MAX_SENT {
@@ -281,7 +281,7 @@ mod tests {
     /// Invariant: a caller waits for all purges that came before, for none that comes after, and
     /// for writes only if it is one.
     #[test]
-    fn whoever_waits_waits_for_what_came_before_and_for_no_more() {
+    fn waiters_wait_for_earlier_purges_and_for_no_more() {
         let seed = fastrand::u64(..);
         println!("seed {seed}");
         let mut random = fastrand::Rng::with_seed(seed);
@@ -304,11 +304,11 @@ mod tests {
                         };
                         for _ in 0..at_once {
                             number += 1;
-                            let what = PurgeTarget::Url(format!("/{number}"));
-                            part.push(Stamp::of(&what).remove(0));
+                            let target = PurgeTarget::Url(format!("/{number}"));
+                            part.push(Stamp::of(&target).remove(0));
                         }
-                        let what = PurgeTarget::Url(format!("/{number}"));
-                        let stamp = Stamp::of(&what).remove(0);
+                        let target = PurgeTarget::Url(format!("/{number}"));
+                        let stamp = Stamp::of(&target).remove(0);
                         let until = part.until(WaitScope::Purges);
                         waiting.push((stamp, position, until));
                     }

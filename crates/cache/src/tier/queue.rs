@@ -55,7 +55,7 @@ impl BoundedQueue {
 
     /// Drops all waiting entries.
     pub(super) fn clear(&self) {
-        let gone = std::mem::take(&mut *self.waiting.lock());
-        drop(gone);
+        let dropped = std::mem::take(&mut *self.waiting.lock());
+        drop(dropped);
     }
 }

@@ -25,11 +25,11 @@ const KIND: &str = "cache entry";
 /// Encodes and signs an entry. Returns `None` if the body is incomplete or the response has `Vary:
 /// *`.
 pub(super) fn encode(signer: &Signer, prefix: &str, entry: &Entry) -> Option<Vec<u8>> {
-    let coded = codec::encode(entry)?;
-    let mut bytes = Vec::with_capacity(1 + TAG + coded.len());
+    let encoded = codec::encode(entry)?;
+    let mut bytes = Vec::with_capacity(1 + TAG + encoded.len());
     bytes.push(VERSION);
-    bytes.extend_from_slice(&signer.sign(KIND, &[prefix.as_bytes(), &coded]));
-    bytes.extend_from_slice(&coded);
+    bytes.extend_from_slice(&signer.sign(KIND, &[prefix.as_bytes(), &encoded]));
+    bytes.extend_from_slice(&encoded);
     Some(bytes)
 }
 
@@ -53,7 +53,7 @@ pub(super) fn decode(
         return Err(DiscardReason::Signature);
     }
     let decoded = codec::decode(bytes, Some(wanted))?;
-    if !decoded.may_be_kept(keeps_private) {
+    if !decoded.may_be_stored(keeps_private) {
         return Err(DiscardReason::Policy);
     }
     Ok(decoded)

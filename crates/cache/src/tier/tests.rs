@@ -43,7 +43,7 @@ fn draft(store: &Store, clock: &Clock, key: &Key) -> EntryDraft {
         status: StatusCode::OK,
         headers: HeaderMap::new(),
         lifetime: Lifetime {
-            answered: clock.wall(),
+            response_time: clock.wall(),
             initial_age: Duration::from_secs(3),
             fresh_for: Duration::from_mins(1),
             stale_while_revalidate: Duration::from_secs(30),
@@ -109,7 +109,7 @@ proptest! {
         let [initial_age, fresh_for, stale_while_revalidate, stale_if_error] =
             times.map(Duration::from_millis);
         draft.lifetime = Lifetime {
-            answered: clock.wall(),
+            response_time: clock.wall(),
             initial_age,
             fresh_for,
             stale_while_revalidate,
@@ -133,13 +133,13 @@ proptest! {
     }
 
     #[test]
-    fn whatever_is_no_entry_is_refused(bytes in vec(any::<u8>(), 0..300)) {
+    fn invalid_entries_are_refused(bytes in vec(any::<u8>(), 0..300)) {
         prop_assert!(codec::decode(Bytes::from(bytes), None).is_err());
     }
 
     /// Invariant: the stamps of a purge match the entries that it affects, and no others.
     #[test]
-    fn stamps_are_about_what_purges_are_about(
+    fn stamps_and_purges_match_the_same_responses(
         authority in "(shop|a:81)",
         path in "/(x|y|x/y|)",
         query in proptest::option::of("(|a=1|_rsc=2|a=1&_rsc=2|_rsc|b)"),
@@ -150,17 +150,17 @@ proptest! {
         let query = query.as_deref().map(str::as_bytes);
         let key = Key::new("https", &authority, path.as_bytes(), query, b"extra");
         let tags: Box<[Box<str>]> = tags.iter().map(|tag| tag.as_str().into()).collect();
-        let what = match kind {
+        let target = match kind {
             0 => PurgeTarget::Url(purged),
             1 => PurgeTarget::Prefix(purged),
             2 => PurgeTarget::Tag("t".to_owned()),
             3 => PurgeTarget::Written(format!("http://shop{}", purged.trim_start_matches("https://").trim_start_matches("http://").trim_start_matches(|c| c != '/'))),
             _ => PurgeTarget::All,
         };
-        let is_about = PurgeMatcher::of(&what).is_about(&key, &tags);
-        let stamps = Stamp::of(&what);
+        let is_about = PurgeMatcher::of(&target).is_about(&key, &tags);
+        let stamps = Stamp::of(&target);
         let found = stamps.iter().any(|stamp| finds(stamp, &key, &tags));
-        prop_assert_eq!(found, is_about, "{:?} {:?}", what, key);
+        prop_assert_eq!(found, is_about, "{:?} {:?}", target, key);
         prop_assert!(finds(&Stamp::of_key(&key), &key, &tags));
     }
 }
@@ -204,7 +204,7 @@ fn the_unsafe_request_of_one_origin_leaves_others_alone() {
 }
 
 #[test]
-fn every_damaged_byte_is_found_out() {
+fn every_damaged_byte_is_detected() {
     let (store, clock) = store();
     let page = key("/a");
     let entry = put(&draft(store, &clock, &page), b"a body of some bytes");
@@ -216,8 +216,11 @@ fn every_damaged_byte_is_found_out() {
             let read = codec::decode(Bytes::from(damaged), Some(&page));
             assert!(read.is_err(), "byte {at}");
         }
-        let cut = Bytes::copy_from_slice(&bytes[..at]);
-        assert!(codec::decode(cut, Some(&page)).is_err(), "cut at {at}");
+        let truncated = Bytes::copy_from_slice(&bytes[..at]);
+        assert!(
+            codec::decode(truncated, Some(&page)).is_err(),
+            "truncated at {at}"
+        );
     }
     let long = [&bytes[..], b"x"].concat();
     let long = codec::decode(Bytes::from(long), Some(&page));
@@ -287,14 +290,14 @@ fn assert_bounded(decoded: &codec::Decoded) {
 }
 
 fn mutations() -> u32 {
-    let asked = std::env::var("CODED_CASES").ok();
-    asked.and_then(|text| text.parse().ok()).unwrap_or(20_000)
+    let setting = std::env::var("CODED_CASES").ok();
+    setting.and_then(|text| text.parse().ok()).unwrap_or(20_000)
 }
 
 /// Invariant: whatever the bytes, and whichever program wrote them, reading an entry neither panics
 /// nor returns one that is larger than a gateway would write.
 #[test]
-fn whatever_is_changed_in_an_entry_is_refused_or_within_bounds() {
+fn altered_entries_are_refused_or_within_bounds() {
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
@@ -336,7 +339,7 @@ fn whatever_is_changed_in_an_entry_is_refused_or_within_bounds() {
         match codec::decode(head.entry(b"body", len), wanted) {
             Ok(decoded) => {
                 assert_bounded(&decoded);
-                let _kept = decoded.may_be_kept(random.bool());
+                let _is_storable = decoded.may_be_stored(random.bool());
                 read += 1;
             }
             Err(_) => refused += 1,
@@ -360,13 +363,13 @@ fn an_object_with_forty_thousand_headers_is_out_of_bounds() {
 }
 
 #[test]
-fn what_no_shared_cache_may_keep_is_not_taken_from_others() {
-    let kept = |name: &str, value: &str, keeps_private| {
+fn responses_that_no_shared_cache_may_store_are_not_taken_from_others() {
+    let storable = |name: &str, value: &str, keeps_private| {
         let mut head = AnyHead::new();
         head.headers
             .push((name.to_owned(), value.as_bytes().to_vec()));
         let decoded = codec::decode(head.entry(b"body", None), None).unwrap();
-        decoded.may_be_kept(keeps_private)
+        decoded.may_be_stored(keeps_private)
     };
     for (name, value) in [
         ("set-cookie", "a=b"),
@@ -377,19 +380,22 @@ fn what_no_shared_cache_may_keep_is_not_taken_from_others() {
         ("connection", "close"),
         ("content-length", "5"),
     ] {
-        let is_kept = kept(name, value, true);
+        let is_storable = storable(name, value, true);
         // The first `Content-Type` counts.
-        assert_eq!(is_kept, name == "content-type", "{name}: {value}");
+        assert_eq!(is_storable, name == "content-type", "{name}: {value}");
     }
-    for said in ["private", "no-store", "private=\"x\", max-age=9"] {
-        assert!(!kept("cache-control", said, false), "{said}");
-        assert!(kept("cache-control", said, true), "{said}");
+    for directives in ["private", "no-store", "private=\"x\", max-age=9"] {
+        assert!(
+            !storable("cache-control", directives, false),
+            "{directives}"
+        );
+        assert!(storable("cache-control", directives, true), "{directives}");
     }
-    assert!(kept("content-length", "4", false) && kept("vary", "accept", false));
+    assert!(storable("content-length", "4", false) && storable("vary", "accept", false));
     let mut part = AnyHead::new();
     part.status = 206;
     let part = codec::decode(part.entry(b"", None), None).unwrap();
-    assert!(!part.may_be_kept(true));
+    assert!(!part.may_be_stored(true));
 }
 
 #[test]
@@ -413,9 +419,9 @@ fn a_queue_is_bounded_by_number_and_by_bytes() {
 }
 
 #[tokio::test]
-async fn one_asks_and_the_others_wait_for_it() {
+async fn one_lookup_runs_and_the_others_wait_for_it() {
     let flights = LookupsInFlight::default();
-    let first = flights.lead(1).await.expect("nobody asks yet");
+    let first = flights.lead(1).await.expect("no lookup runs yet");
     let other = flights.lead(2).await;
     assert!(other.is_some());
     let waiting = async { flights.lead(1).await.is_none() };

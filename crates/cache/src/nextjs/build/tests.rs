@@ -51,7 +51,7 @@ impl Folder {
     }
 }
 
-fn asked(folder: &Folder, guarded: Option<PathSet>, target: &str) -> RequestShape {
+fn shape_of(folder: &Folder, guarded: Option<PathSet>, target: &str) -> RequestShape {
     let (watch, _) = BuildWatch::new("web", folder.path());
     let rules = NextRules {
         build: Some(Arc::new(watch)),
@@ -76,7 +76,7 @@ fn key(shape: &RequestShape) -> Vec<u8> {
 }
 
 #[test]
-fn what_a_middleware_guards_is_read_from_the_build() {
+fn paths_guarded_by_a_middleware_are_read_from_the_build() {
     let build = Folder::new(&[(BUILD_ID, "abc\n"), (FUNCTIONS, SECRET)]).build();
     assert_eq!(build.id(), Some("abc"));
     for guarded in [
@@ -117,15 +117,18 @@ fn a_matcher_that_looks_ahead_is_understood() {
 fn a_middleware_without_a_matcher_guards_all_but_the_files_of_the_build() {
     let all = r#"{ "middleware": { "/": { "page": "/" } } }"#;
     let folder = Folder::new(&[(BUILD_ID, "abc"), (MIDDLEWARE, all)]);
-    assert_eq!(asked(&folder, None, "/isr").bypass(), Some("guarded"));
+    assert_eq!(shape_of(&folder, None, "/isr").bypass(), Some("guarded"));
     assert_eq!(
-        asked(&folder, None, "/_next/image?url=a").bypass(),
+        shape_of(&folder, None, "/_next/image?url=a").bypass(),
         Some("guarded")
     );
-    assert_eq!(asked(&folder, None, "/_next/static/a.js").bypass(), None);
+    assert_eq!(shape_of(&folder, None, "/_next/static/a.js").bypass(), None);
     let own = Some(PathSet::new(["/account/*"]));
-    assert_eq!(asked(&folder, own.clone(), "/isr").bypass(), None);
-    assert_eq!(asked(&folder, own, "/account/x").bypass(), Some("guarded"));
+    assert_eq!(shape_of(&folder, own.clone(), "/isr").bypass(), None);
+    assert_eq!(
+        shape_of(&folder, own, "/account/x").bypass(),
+        Some("guarded")
+    );
 }
 
 #[test]
@@ -140,11 +143,11 @@ fn every_file_but_the_build_id_may_be_missing() {
         "{error}"
     );
     // The guarded paths are not known yet.
-    assert_eq!(asked(&empty, None, "/isr").bypass(), Some("guarded"));
+    assert_eq!(shape_of(&empty, None, "/isr").bypass(), Some("guarded"));
 }
 
 #[test]
-fn what_is_no_manifest_is_said_by_name_and_not_by_content() {
+fn invalid_manifests_are_reported_by_name_and_not_by_content() {
     for (name, text) in [
         (ROUTES, "{ \"basePath\": 4711 }"),
         (FUNCTIONS, "{ \"functions\": 4711"),
@@ -152,9 +155,9 @@ fn what_is_no_manifest_is_said_by_name_and_not_by_content() {
     ] {
         let folder = Folder::new(&[(BUILD_ID, "abc"), (name, text)]);
         let error = Build::read(folder.path()).unwrap_err();
-        let said = crate::base::error::chain(&error);
-        assert!(said.contains(name), "{said}");
-        assert!(!said.contains("4711"), "{said}");
+        let message = crate::base::error::chain(&error);
+        assert!(message.contains(name), "{message}");
+        assert!(!message.contains("4711"), "{message}");
     }
     let odd = r#"{ "functions": { "/_middleware": { "matchers": [{ "regexp": "(" }] } } }"#;
     let folder = Folder::new(&[(BUILD_ID, "abc"), (FUNCTIONS, odd)]);
@@ -166,7 +169,7 @@ fn what_is_no_manifest_is_said_by_name_and_not_by_content() {
 }
 
 #[test]
-fn no_key_of_draft_mode_is_kept_or_told() {
+fn no_key_of_draft_mode_is_stored_or_logged() {
     for secret in ["prerender-manifest.json", "server/preview-props.json"] {
         assert!(!FILES.contains(&secret));
     }
@@ -190,16 +193,16 @@ fn no_key_of_draft_mode_is_kept_or_told() {
     ] {
         folder.write(MIDDLEWARE, &broken);
         let error = Build::read(folder.path()).unwrap_err();
-        let said = format!("{error:?} {}", crate::base::error::chain(&error));
-        assert!(!said.contains("hidden"), "{said}");
+        let message = format!("{error:?} {}", crate::base::error::chain(&error));
+        assert!(!message.contains("hidden"), "{message}");
     }
 }
 
 /// R9: a refusal has the same text as in Next.js 16.4.
 #[test]
-fn pictures_that_the_app_would_refuse_are_refused_alike() {
+fn images_that_the_app_would_refuse_are_refused_alike() {
     let build = Folder::new(&[(BUILD_ID, "abc"), (IMAGES, IMAGES_MANIFEST)]).build();
-    let said = |query: &str| match build.allow_image(Some(query.as_bytes())) {
+    let message = |query: &str| match build.allow_image(Some(query.as_bytes())) {
         Ok(()) => String::new(),
         Err(bad) => bad.to_string(),
     };
@@ -250,18 +253,18 @@ fn pictures_that_the_app_would_refuse_are_refused_alike() {
             "\"url\" parameter cannot be a protocol-relative URL (//)",
         ),
     ] {
-        assert_eq!(said(query), expected, "{query}");
+        assert_eq!(message(query), expected, "{query}");
     }
     assert_eq!(build.allow_image(None), Err(InvalidImageRequest::NoUrl));
     let folder = Folder::new(&[(BUILD_ID, "abc"), (IMAGES, IMAGES_MANIFEST)]);
-    let shape = |target| asked(&folder, None, target);
+    let shape = |target| shape_of(&folder, None, target);
     let bad = shape("/_next/image?url=%2Fpic.png&w=65&q=75");
     assert_eq!(bad.bad_image(), Some(&InvalidImageRequest::Width(65)));
     let good = shape("/_next/image?url=%2Fpic.png&w=64&q=75");
     assert_eq!(good.bad_image(), None);
     assert_eq!(shape("/isr?w=65").bad_image(), None);
     let long = format!("url={}&w=64&q=75", "a".repeat(4000));
-    assert_eq!(said(&long), "\"url\" parameter is too long");
+    assert_eq!(message(&long), "\"url\" parameter is too long");
     let none = IMAGES_MANIFEST.replace("\"unoptimized\": false", "\"unoptimized\": true");
     let build = Folder::new(&[(BUILD_ID, "abc"), (IMAGES, &none)]).build();
     assert_eq!(build.allow_image(Some(b"w=65")), Ok(()));
@@ -269,7 +272,7 @@ fn pictures_that_the_app_would_refuse_are_refused_alike() {
 
 /// R6: the effect of a deploy on keys.
 #[test]
-fn pages_are_kept_by_build_and_its_files_are_not() {
+fn pages_are_keyed_by_build_and_its_files_are_not() {
     let old = Folder::new(&[(BUILD_ID, "one")]);
     let new = Folder::new(&[(BUILD_ID, "two")]);
     for (target, empties) in [
@@ -282,7 +285,7 @@ fn pages_are_kept_by_build_and_its_files_are_not() {
         ),
         ("/_next/static/chunks/a.js", false),
     ] {
-        let keys = [&old, &new].map(|folder| key(&asked(folder, None, target)));
+        let keys = [&old, &new].map(|folder| key(&shape_of(folder, None, target)));
         assert_eq!(keys[0] != keys[1], empties, "{target}");
     }
 }
@@ -290,7 +293,7 @@ fn pages_are_kept_by_build_and_its_files_are_not() {
 /// Invariant: rewritten files of a build make another build; files that the app writes while it
 /// runs, and a copy of the folder, do not.
 #[test]
-fn a_build_is_another_one_if_anything_that_tells_is() {
+fn a_build_differs_if_any_of_its_marks_differs() {
     let routes = |id: &str| format!("{{ \"version\": 3, \"deploymentId\": \"{id}\" }}");
     let files = |routes: &str| -> Vec<(String, String)> {
         [
@@ -335,7 +338,7 @@ fn a_build_is_another_one_if_anything_that_tells_is() {
         }
     }
     for (name, text) in [
-        ("server/app/index.html", "rendered anew"),
+        ("server/app/index.html", "rendered again"),
         ("server/app/index.meta", "{}"),
         ("server/route-cache/a", "x"),
         ("cache/x.js", "x"),
@@ -357,12 +360,12 @@ fn a_build_is_another_one_if_anything_that_tells_is() {
 #[test]
 fn an_app_below_a_path_has_its_files_there() {
     let routes = r#"{ "version": 3, "basePath": "/docs" }"#;
-    let pictures = IMAGES_MANIFEST.replace("/_next/image", "/docs/_next/image");
-    let folder = Folder::new(&[(BUILD_ID, "abc"), (ROUTES, routes), (IMAGES, &pictures)]);
-    assert!(asked(&folder, None, "/docs/_next/static/a.js").is_build_file());
-    assert!(!asked(&folder, None, "/_next/static/a.js").is_build_file());
-    assert!(asked(&folder, None, "/docs/_next/image?url=a").is_image());
-    assert!(!asked(&folder, None, "/_next/image?url=a").is_image());
+    let images = IMAGES_MANIFEST.replace("/_next/image", "/docs/_next/image");
+    let folder = Folder::new(&[(BUILD_ID, "abc"), (ROUTES, routes), (IMAGES, &images)]);
+    assert!(shape_of(&folder, None, "/docs/_next/static/a.js").is_build_file());
+    assert!(!shape_of(&folder, None, "/_next/static/a.js").is_build_file());
+    assert!(shape_of(&folder, None, "/docs/_next/image?url=a").is_image());
+    assert!(!shape_of(&folder, None, "/_next/image?url=a").is_image());
 }
 
 #[test]
@@ -388,7 +391,7 @@ fn another_build_takes_the_place_once_its_files_are_still() {
     folder.write(BUILD_ID, "two");
     assert!(matches!(look(), BuildCheck::Same), "just written");
     assert!(matches!(look(), BuildCheck::Broken(_)));
-    assert!(matches!(look(), BuildCheck::Same), "said once");
+    assert!(matches!(look(), BuildCheck::Same), "reported once");
     assert_eq!(id().as_deref(), Some("one"));
 
     folder.write(FUNCTIONS, "{ \"functions\": {} }");

@@ -38,7 +38,7 @@ pub(super) enum BuildCheck {
 #[derive(Debug, Default)]
 pub(super) struct WatchState {
     seen: Stamp,
-    told: Stamp,
+    reported: Stamp,
 }
 
 impl BuildWatch {
@@ -96,7 +96,7 @@ impl BuildWatch {
         if !is_settled
             || !stamp.has_build()
             || stamp == *self.build.load().stamp()
-            || stamp == before.told
+            || stamp == before.reported
         {
             return BuildCheck::Same;
         }
@@ -111,7 +111,7 @@ impl BuildWatch {
                 BuildCheck::Changed(build)
             }
             Err(error) => {
-                before.told = stamp;
+                before.reported = stamp;
                 BuildCheck::Broken(error)
             }
         }

@@ -8,7 +8,7 @@ fn is_304(stored: &str, request: &str) -> bool {
 
 #[test]
 fn tags_are_compared_weakly() {
-    for (stored, asked, expected) in [
+    for (stored, condition, expected) in [
         ("\"a\"", "\"a\"", true),
         ("\"a\"", "W/\"a\"", true),
         ("W/\"a\"", "\"a\"", true),
@@ -33,11 +33,11 @@ fn tags_are_compared_weakly() {
         ("\"a\"", ",,", false),
         ("\"a\"", "\"", false),
     ] {
-        let request = format!("If-None-Match: {asked}");
+        let request = format!("If-None-Match: {condition}");
         assert_eq!(
             is_304(&format!("ETag: {stored}"), &request),
             expected,
-            "{stored} | {asked}"
+            "{stored} | {condition}"
         );
     }
     assert!(is_304(
@@ -52,8 +52,8 @@ fn tags_are_compared_weakly() {
 }
 
 #[test]
-fn dates_count_where_no_tag_is_asked_for() {
-    for (stored, asked, expected) in [
+fn dates_count_in_requests_without_a_tag() {
+    for (stored, condition, expected) in [
         ("Last-Modified: @-50", "If-Modified-Since: @-50", true),
         ("Last-Modified: @-50", "If-Modified-Since: @-40", true),
         ("Last-Modified: @-50", "If-Modified-Since: @-60", false),
@@ -104,7 +104,11 @@ fn dates_count_where_no_tag_is_asked_for() {
             true,
         ),
     ] {
-        assert_eq!(is_304(stored, asked), expected, "{stored} | {asked}");
+        assert_eq!(
+            is_304(stored, condition),
+            expected,
+            "{stored} | {condition}"
+        );
     }
 }
 
@@ -126,14 +130,14 @@ fn conditions_are_for_successful_reads() {
 }
 
 #[test]
-fn a_304_says_what_caches_need() {
+fn a_304_has_the_fields_that_caches_need() {
     let mut headers = head(
         "ETag: \"a\"\nDate: @0\nCache-Control: max-age=5\nVary: a\nExpires: 0\n\
          Content-Location: /a\nLast-Modified: @-5\nX: y\nContent-Length: 5\n\
          Content-Type: text/html\nContent-Encoding: gzip\nContent-Language: de",
     );
     to_not_modified(&mut headers);
-    for kept in [
+    for present in [
         "etag",
         "date",
         "cache-control",
@@ -142,15 +146,15 @@ fn a_304_says_what_caches_need() {
         "content-location",
         "x",
     ] {
-        assert!(headers.contains_key(kept), "{kept}");
+        assert!(headers.contains_key(present), "{present}");
     }
-    for gone in [
+    for absent in [
         "content-length",
         "content-type",
         "content-encoding",
         "content-language",
     ] {
-        assert!(!headers.contains_key(gone), "{gone}");
+        assert!(!headers.contains_key(absent), "{absent}");
     }
 }
 

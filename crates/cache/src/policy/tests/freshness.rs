@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn the_lifetime_is_the_first_that_the_origin_gives() {
-    for (answer, expected) in [
+    for (response, expected) in [
         ("Cache-Control: max-age=60", 60),
         ("Cache-Control: max-age=60, s-maxage=10", 10),
         ("Cache-Control: s-maxage=600, max-age=1", 600),
@@ -18,12 +18,12 @@ fn the_lifetime_is_the_first_that_the_origin_gives() {
         ("Expires: @100\nExpires: @1\nDate: @0", 100),
         ("Cache-Control: public\nExpires: @100\nDate: @0", 100),
     ] {
-        assert_eq!(fresh_for(answer), Ok(expected), "{answer}");
+        assert_eq!(fresh_for(response), Ok(expected), "{response}");
     }
 }
 
 #[test]
-fn what_cannot_be_read_makes_an_answer_stale() {
+fn invalid_directives_make_a_response_stale() {
     for age in [
         "max-age=a60",
         "max-age=60a",
@@ -42,11 +42,11 @@ fn what_cannot_be_read_makes_an_answer_stale() {
         "max-age=\u{661}",
         "s-maxage=x, max-age=60",
     ] {
-        let answer = format!("ETag: \"a\"\nCache-Control: {age}");
-        assert_eq!(fresh_for(&answer), Ok(0), "{age}");
+        let response = format!("ETag: \"a\"\nCache-Control: {age}");
+        assert_eq!(fresh_for(&response), Ok(0), "{age}");
         // `Expires` does not count in place of the invalid value.
-        let answer = format!("{answer}\nExpires: @100\nDate: @0");
-        assert_eq!(fresh_for(&answer), Ok(0), "{age}");
+        let response = format!("{response}\nExpires: @100\nDate: @0");
+        assert_eq!(fresh_for(&response), Ok(0), "{age}");
     }
 }
 
@@ -64,13 +64,13 @@ fn numbers_are_read_in_each_form_that_is_one() {
         ("max-age=60, max-age=5", 60),
         ("max-age=5, max-age=60", 5),
     ] {
-        let answer = format!("Cache-Control: {age}");
-        assert_eq!(fresh_for(&answer), Ok(expected), "{age}");
+        let response = format!("Cache-Control: {age}");
+        assert_eq!(fresh_for(&response), Ok(expected), "{age}");
     }
 }
 
 #[test]
-fn what_stands_in_quotes_is_no_directive() {
+fn quoted_text_is_no_directive() {
     for (line, expected) in [
         (r#"x="max-age=3600", max-age=1"#, Ok(1)),
         (r#"max-age=1, x="max-age=3600""#, Ok(1)),
@@ -107,8 +107,8 @@ fn an_expiry_that_is_no_date_has_passed() {
         "Thu, 01 Jan 1970 00:00:00 GMT",
         "Thu, 01 Dec 1994 16:00:00 GMT, Thu, 18 Aug 2050 02:01:18 GMT",
     ] {
-        let answer = format!("ETag: \"a\"\nDate: @0\nExpires: {date}");
-        assert_eq!(fresh_for(&answer), Ok(0), "{date}");
+        let response = format!("ETag: \"a\"\nDate: @0\nExpires: {date}");
+        assert_eq!(fresh_for(&response), Ok(0), "{date}");
     }
 }
 
@@ -122,17 +122,17 @@ fn dates_are_read_in_their_three_forms_and_any_case() {
         "Thursday, 18-Aug-50 02:01:18 GMT",
         "Thu Aug 18 02:01:18 2050",
     ] {
-        let answer = format!("Date: @0\nExpires: {date}");
-        assert!(fresh_for(&answer).unwrap() > 1_000_000, "{date}");
+        let response = format!("Date: @0\nExpires: {date}");
+        assert!(fresh_for(&response).unwrap() > 1_000_000, "{date}");
     }
 }
 
 #[test]
-fn the_age_at_arrival_is_the_larger_of_what_age_and_date_say() {
+fn the_age_at_arrival_is_the_larger_of_age_and_date() {
     let age = |fields: &str, delay: u64| {
         let times = ExchangeTimes {
-            asked: at(0) - secs(delay),
-            answered: at(0),
+            request_time: at(0) - secs(delay),
+            response_time: at(0),
         };
         super::super::freshness::initial_age(&head(fields), times).as_secs()
     };
@@ -165,8 +165,8 @@ fn the_age_at_arrival_is_the_larger_of_what_age_and_date_say() {
 #[test]
 fn a_date_within_the_second_makes_no_age() {
     let times = ExchangeTimes {
-        asked: at(0),
-        answered: at(0) + Duration::from_millis(999),
+        request_time: at(0),
+        response_time: at(0) + Duration::from_millis(999),
     };
     let headers = head("Cache-Control: s-maxage=1\nDate: @0");
     let age = super::super::freshness::initial_age(&headers, times);
@@ -176,7 +176,7 @@ fn a_date_within_the_second_makes_no_age() {
         "the delay counts, the date does not"
     );
     let times = ExchangeTimes {
-        asked: times.answered,
+        request_time: times.response_time,
         ..times
     };
     assert_eq!(
@@ -187,7 +187,7 @@ fn a_date_within_the_second_makes_no_age() {
 
 #[test]
 fn it_is_fresh_until_its_age_reaches_its_lifetime() {
-    let lifetime = kept("Cache-Control: max-age=60\nAge: 20").unwrap();
+    let lifetime = stored("Cache-Control: max-age=60\nAge: 20").unwrap();
     assert_eq!(lifetime.fresh_until(), at(40));
     assert_eq!((lifetime.ttl(at(0)), lifetime.ttl(at(50))), (40, -10));
     assert!(lifetime.is_fresh(at(39)) && !lifetime.is_fresh(at(40)));
@@ -201,31 +201,31 @@ fn it_is_fresh_until_its_age_reaches_its_lifetime() {
         (secs(0), secs(10))
     );
     assert_eq!(lifetime.age(at(-1000)), secs(20), "a clock that goes back");
-    let late = kept("Cache-Control: max-age=60\nAge: 90").unwrap();
-    assert_eq!((late.fresh_until(), late.ttl(at(0))), (at(-30), -30));
+    let expired = stored("Cache-Control: max-age=60\nAge: 90").unwrap();
+    assert_eq!((expired.fresh_until(), expired.ttl(at(0))), (at(-30), -30));
 }
 
 #[test]
-fn guesses_are_made_only_where_the_route_asks_for_them() {
-    let answer = "Last-Modified: @-1000\nDate: @0";
-    assert_eq!(fresh_for(answer), Err("no-lifetime"));
+fn heuristic_freshness_is_used_only_where_the_route_sets_it() {
+    let response = "Last-Modified: @-1000\nDate: @0";
+    assert_eq!(fresh_for(response), Err("no-lifetime"));
     let rules = CacheRules {
         heuristic: Some(0.1),
         ..CacheRules::default()
     };
-    let guess = |status, answer: &str| {
-        kept_with(&rules, "", status, answer).map(|lifetime| lifetime.fresh_for.as_secs())
+    let guess = |status, response: &str| {
+        stored_with(&rules, "", status, response).map(|lifetime| lifetime.fresh_for.as_secs())
     };
     for status in [200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501] {
-        assert_eq!(guess(status, answer), Ok(100), "{status}");
+        assert_eq!(guess(status, response), Ok(100), "{status}");
     }
     for status in [
         201, 202, 302, 303, 307, 400, 401, 403, 500, 502, 503, 504, 599,
     ] {
-        assert_eq!(guess(status, answer), Err("no-lifetime"), "{status}");
+        assert_eq!(guess(status, response), Err("no-lifetime"), "{status}");
     }
     assert_eq!(
-        guess(599, &format!("{answer}\nCache-Control: public")),
+        guess(599, &format!("{response}\nCache-Control: public")),
         Ok(100)
     );
     assert_eq!(guess(200, "Last-Modified: @-1000"), Ok(100));
@@ -244,21 +244,21 @@ fn guesses_are_made_only_where_the_route_asks_for_them() {
     assert_eq!(guess(200, ""), Err("no-lifetime"));
     // An explicit lifetime overrides the heuristic.
     assert_eq!(
-        guess(200, &format!("{answer}\nCache-Control: max-age=5")),
+        guess(200, &format!("{response}\nCache-Control: max-age=5")),
         Ok(5)
     );
-    assert_eq!(guess(200, &format!("{answer}\nExpires: 0")), Ok(0));
+    assert_eq!(guess(200, &format!("{response}\nExpires: 0")), Ok(0));
 }
 
 #[test]
-fn the_route_speaks_where_the_origin_does_not() {
+fn the_route_applies_where_the_origin_sets_nothing() {
     let rules = CacheRules {
         ttl: Some(secs(300)),
         by_status: vec![(404, secs(7)), (503, secs(2))],
         ..CacheRules::default()
     };
-    let fresh = |status, answer: &str| {
-        kept_with(&rules, "", status, answer).map(|lifetime| lifetime.fresh_for.as_secs())
+    let fresh = |status, response: &str| {
+        stored_with(&rules, "", status, response).map(|lifetime| lifetime.fresh_for.as_secs())
     };
     assert_eq!(fresh(200, ""), Ok(300));
     assert_eq!(fresh(200, "Cache-Control: max-age=5"), Ok(5));
@@ -270,7 +270,7 @@ fn the_route_speaks_where_the_origin_does_not() {
     assert_eq!(fresh(503, "Cache-Control: max-age=5"), Ok(5));
     assert_eq!(fresh(403, ""), Err("no-lifetime"));
     assert_eq!(fresh(403, "Cache-Control: public"), Ok(300));
-    let no_cache = kept_with(&rules, "", 200, "Cache-Control: no-cache\nETag: \"a\"").unwrap();
+    let no_cache = stored_with(&rules, "", 200, "Cache-Control: no-cache\nETag: \"a\"").unwrap();
     assert!(no_cache.always_validate);
 }
 
@@ -283,7 +283,7 @@ fn stale_windows_are_the_origins_then_the_routes() {
         ..CacheRules::default()
     };
     let windows = |rules: &CacheRules, cc: &str| {
-        let lifetime = kept_with(rules, "", 200, &format!("Cache-Control: {cc}")).unwrap();
+        let lifetime = stored_with(rules, "", 200, &format!("Cache-Control: {cc}")).unwrap();
         let (a, b) = (lifetime.stale_while_revalidate, lifetime.stale_if_error);
         (a.as_secs(), b.as_secs(), lifetime.must_revalidate)
     };

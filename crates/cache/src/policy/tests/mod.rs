@@ -51,33 +51,33 @@ fn secs(seconds: u64) -> Duration {
 
 fn now() -> ExchangeTimes {
     ExchangeTimes {
-        asked: at(0),
-        answered: at(0),
+        request_time: at(0),
+        response_time: at(0),
     }
 }
 
 /// Stores a 200 to a plain GET by the default rules.
-fn kept(answer: &str) -> Result<Lifetime, &'static str> {
-    kept_with(&CacheRules::default(), "", 200, answer)
+fn stored(response: &str) -> Result<Lifetime, &'static str> {
+    stored_with(&CacheRules::default(), "", 200, response)
 }
 
-fn kept_with(
+fn stored_with(
     rules: &CacheRules,
     request: &str,
     status: u16,
-    answer: &str,
+    response: &str,
 ) -> Result<Lifetime, &'static str> {
-    let asked = OriginRequest {
+    let origin_request = OriginRequest {
         method: &Method::GET,
         headers: &head(request),
         is_named: false,
     };
     let status = StatusCode::from_u16(status).unwrap();
-    store(asked, status, &head(answer), now(), rules).map_err(NotStorable::reason)
+    store(origin_request, status, &head(response), now(), rules).map_err(NotStorable::reason)
 }
 
 /// Returns the freshness lifetime in seconds, or the reason why the response is not stored.
 #[track_caller]
-fn fresh_for(answer: &str) -> Result<u64, &'static str> {
-    kept(answer).map(|lifetime| lifetime.fresh_for.as_secs())
+fn fresh_for(response: &str) -> Result<u64, &'static str> {
+    stored(response).map(|lifetime| lifetime.fresh_for.as_secs())
 }

@@ -32,7 +32,7 @@ fn directive() -> impl Strategy<Value = String> {
     ]
 }
 
-fn answer() -> impl Strategy<Value = String> {
+fn response_fields() -> impl Strategy<Value = String> {
     let cache_control = proptest::collection::btree_set(directive(), 0..4);
     // Each name occurs once.
     let cache_control = cache_control.prop_map(|directives| {
@@ -91,18 +91,18 @@ proptest! {
     #[test]
     fn storing_and_using_agree(
         first in request(),
-        answer in answer(),
+        response_fields in response_fields(),
         second in second(),
         status in prop_oneof![4 => Just(200u16), 1 => Just(404), 1 => Just(302), 1 => Just(410), 1 => Just(500)],
         later in 0i64..300,
     ) {
         let mut response = Response::builder().status(status).body(()).unwrap();
-        *response.headers_mut() = head(&answer);
+        *response.headers_mut() = head(&response_fields);
         let options = CacheOptions { shared: true, ..CacheOptions::default() };
         let theirs = CachePolicy::new_options(&sent(&first), &response, at(0), options);
         // The other implementation always applies the heuristic.
         let rules = CacheRules { heuristic: Some(0.1), ..CacheRules::default() };
-        let ours = kept_with(&rules, &first, status, &answer);
+        let ours = stored_with(&rules, &first, status, &response_fields);
         let is_used = match &ours {
             Ok(lifetime) => {
                 prop_assert!(theirs.is_storable() || status == 500);
@@ -118,10 +118,10 @@ proptest! {
         // The other implementation does not know 500.
         let is_comparable = status != 500
             // Fraction of a second in heuristic freshness.
-            && !(answer.contains("Last-Modified") && ours.as_ref().is_ok_and(|l| l.fresh_for.subsec_nanos() > 0))
+            && !(response_fields.contains("Last-Modified") && ours.as_ref().is_ok_and(|l| l.fresh_for.subsec_nanos() > 0))
             // RFC 9111, 5.2.2.10: `s-maxage` forbids stale responses; the other implementation
             // obeys it for `must-revalidate` only.
-            && !(answer.contains("s-maxage") && second.contains("max-stale"))
+            && !(response_fields.contains("s-maxage") && second.contains("max-stale"))
             // A response without a lifetime is not stored here, even for clients that accept any
             // staleness.
             && !(ours.is_err() && second.contains("max-stale"))
@@ -130,20 +130,20 @@ proptest! {
             && !ours.as_ref().is_ok_and(|l| second.ends_with(&format!("max-stale={}", l.stale_for(at(later)).as_secs())))
             // RFC 9111, 5.2.2.4: not even with `max-stale`; the other implementation treats it as a
             // lifetime of zero.
-            && !(answer.contains("no-cache") && second.contains("max-stale"));
+            && !(response_fields.contains("no-cache") && second.contains("max-stale"));
         if is_comparable {
-            prop_assert_eq!(is_used, is_theirs, "{} | {:?}", answer, ours);
+            prop_assert_eq!(is_used, is_theirs, "{} | {:?}", response_fields, ours);
         }
     }
 
     #[test]
-    fn freshness_and_age_agree(answer in answer(), later in 0i64..300) {
+    fn freshness_and_age_agree(response_fields in response_fields(), later in 0i64..300) {
         let mut response = Response::new(());
-        *response.headers_mut() = head(&answer);
+        *response.headers_mut() = head(&response_fields);
         let options = CacheOptions { shared: true, ..CacheOptions::default() };
         let theirs = CachePolicy::new_options(&sent(""), &response, at(0), options);
         let rules = CacheRules { heuristic: Some(0.1), ..CacheRules::default() };
-        if let Ok(lifetime) = kept_with(&rules, "", 200, &answer) {
+        if let Ok(lifetime) = stored_with(&rules, "", 200, &response_fields) {
             prop_assert_eq!(lifetime.age(at(later)), theirs.age(at(later)));
             if !lifetime.always_validate && lifetime.fresh_for.subsec_nanos() == 0 {
                 prop_assert_eq!(lifetime.fresh_left(at(later)), theirs.time_to_live(at(later)));

@@ -14,7 +14,7 @@ fn target(path: &str) -> Target {
 }
 
 #[test]
-fn writes_make_their_target_old() {
+fn unsafe_methods_invalidate_their_target() {
     for (method, status, expected) in [
         ("POST", 200, true),
         ("PUT", 204, true),
@@ -41,7 +41,7 @@ fn writes_make_their_target_old() {
 }
 
 #[test]
-fn so_do_the_places_that_the_answer_names() {
+fn locations_in_the_response_are_invalidated_too() {
     let named = |reference: &str| {
         let headers = head(&format!("Location: {reference}"));
         let base = target("/dir/item?q");
@@ -90,7 +90,7 @@ fn so_do_the_places_that_the_answer_names() {
 }
 
 #[test]
-fn cache_status_says_what_happened() {
+fn cache_status_reports_the_outcome() {
     let status = |served| CacheStatus::new(served);
     let shown = |status: CacheStatus<'_>| status.value().to_str().unwrap().to_owned();
     let miss = Served::Forward(Forward::UriMiss);
@@ -114,8 +114,8 @@ fn cache_status_says_what_happened() {
         "Edgeway; fwd=uri-miss; fwd-status=304; ttl=999999999999999; stored; collapsed; \
          key=\"https://a/\\\"\\\\???\"; detail=no-store"
     );
-    let whole: Result<sfv::List, _> = sfv::Parser::new(all.value().as_bytes()).parse();
-    assert!(whole.is_ok(), "it is a structured field");
+    let parsed: Result<sfv::List, _> = sfv::Parser::new(all.value().as_bytes()).parse();
+    assert!(parsed.is_ok(), "it is a structured field");
     for why in [
         Forward::Bypass,
         Forward::Method,
@@ -131,8 +131,8 @@ fn cache_status_says_what_happened() {
 }
 
 #[test]
-fn browsers_get_a_time_of_their_own() {
-    for (answer, age, expected) in [
+fn browsers_get_a_lifetime_of_their_own() {
+    for (response, age, expected) in [
         ("", 0, "max-age=60"),
         ("", 500, "max-age=560"),
         ("max-age=10", 0, "max-age=60, s-maxage=10"),
@@ -153,11 +153,15 @@ fn browsers_get_a_time_of_their_own() {
         ("No-Cache", 0, "No-Cache"),
         ("private, max-age=5", 0, "private, max-age=5"),
     ] {
-        let mut headers = head(&format!("Cache-Control: {answer}\nExpires: @5"));
+        let mut headers = head(&format!("Cache-Control: {response}\nExpires: @5"));
         browser(&mut headers, secs(60), secs(age));
-        assert_eq!(headers.get("cache-control").unwrap(), expected, "{answer}");
-        let is_as_it_was = answer == expected;
-        assert_eq!(headers.contains_key("expires"), is_as_it_was, "{answer}");
+        assert_eq!(
+            headers.get("cache-control").unwrap(),
+            expected,
+            "{response}"
+        );
+        let is_as_it_was = response == expected;
+        assert_eq!(headers.contains_key("expires"), is_as_it_was, "{response}");
     }
     let mut headers = head("CDN-Cache-Control: max-age=600\nCache-Control: max-age=1");
     browser(&mut headers, secs(60), secs(0));

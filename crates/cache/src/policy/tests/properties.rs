@@ -113,16 +113,16 @@ proptest! {
     #[test]
     fn lifetimes_are_bounded_and_only_grow_older(
         request in headers(),
-        answer in headers(),
+        response in headers(),
         status in 100u16..600,
         rules in rules(),
         delay in 0u64..100,
         times in (0i64..1 << 33, 0i64..1 << 33),
     ) {
         let status = StatusCode::from_u16(status).unwrap();
-        let asked = OriginRequest { method: &Method::GET, headers: &request, is_named: false };
-        let arrival = ExchangeTimes { asked: at(0), answered: at(0) + secs(delay) };
-        let Ok(lifetime) = store(asked, status, &answer, arrival, &rules) else {
+        let origin_request = OriginRequest { method: &Method::GET, headers: &request, is_named: false };
+        let arrival = ExchangeTimes { request_time: at(0), response_time: at(0) + secs(delay) };
+        let Ok(lifetime) = store(origin_request, status, &response, arrival, &rules) else {
             return Ok(());
         };
         let longest = secs(1 << 31);
@@ -133,7 +133,7 @@ proptest! {
         }
         prop_assert!(lifetime.initial_age >= secs(delay));
         prop_assert!(lifetime.usable_until() >= lifetime.fresh_until());
-        prop_assert!(!answer.contains_key("set-cookie") && !status.is_informational());
+        prop_assert!(!response.contains_key("set-cookie") && !status.is_informational());
         let (early, late) = (times.0.min(times.1), times.0.max(times.1));
         let wants = RequestDirectives::of(&request);
         prop_assert!(lifetime.age(at(early)) <= lifetime.age(at(late)));
@@ -145,20 +145,20 @@ proptest! {
     }
 
     #[test]
-    fn what_a_client_says_never_widens_what_the_origin_allows(
+    fn directives_of_clients_never_widen_those_of_the_origin(
         request in headers(),
-        answer in headers(),
+        response in headers(),
         later in 0i64..100_000,
     ) {
-        let asked = OriginRequest { method: &Method::GET, headers: &HeaderMap::new(), is_named: false };
-        let found = store(asked, StatusCode::OK, &answer, now(), &CacheRules::default());
+        let origin_request = OriginRequest { method: &Method::GET, headers: &HeaderMap::new(), is_named: false };
+        let found = store(origin_request, StatusCode::OK, &response, now(), &CacheRules::default());
         if let Ok(lifetime) = found {
             let plain = judge(&lifetime, &RequestDirectives::default(), at(later));
-            let asked = judge(&lifetime, &RequestDirectives::of(&request), at(later));
+            let with_directives = judge(&lifetime, &RequestDirectives::of(&request), at(later));
             if lifetime.must_revalidate {
-                prop_assert!(rank(asked) <= rank(plain));
-            } else if asked != Usability::StaleAsAsked {
-                prop_assert!(rank(asked) <= rank(plain));
+                prop_assert!(rank(with_directives) <= rank(plain));
+            } else if with_directives != Usability::StaleAsAsked {
+                prop_assert!(rank(with_directives) <= rank(plain));
             }
         }
     }
@@ -192,19 +192,19 @@ proptest! {
     }
 
     #[test]
-    fn nothing_panics(request in headers(), answer in headers(), path in value()) {
-        not_modified(&request, &Method::GET, StatusCode::OK, &answer);
-        updates(&answer, &request);
-        let vary = Vary::of(&answer);
+    fn nothing_panics(request in headers(), response in headers(), path in value()) {
+        not_modified(&request, &Method::GET, StatusCode::OK, &response);
+        updates(&response, &request);
+        let vary = Vary::of(&response);
         prop_assert_eq!(vary.variance(&request), vary.variance(&request));
         let base = Target {
             authority: "a.test".to_owned(),
             path,
             query: None,
         };
-        let found = invalidates(&Method::POST, StatusCode::OK, "http", &base, &answer);
+        let found = invalidates(&Method::POST, StatusCode::OK, "http", &base, &response);
         prop_assert!(found.iter().all(|target| target.authority == "a.test"));
-        let mut headers = answer.clone();
+        let mut headers = response.clone();
         browser(&mut headers, secs(5), secs(5));
         to_not_modified(&mut headers);
         date(&mut headers, at(0));

@@ -3,8 +3,8 @@
 use super::*;
 
 /// Decides how a response that was new at 0 may be used `later` for a client that sends `request`.
-fn verdict(answer: &str, request: &str, later: i64) -> Usability {
-    let lifetime = kept(&format!("ETag: \"a\"\nCache-Control: {answer}")).unwrap();
+fn verdict(response: &str, request: &str, later: i64) -> Usability {
+    let lifetime = stored(&format!("ETag: \"a\"\nCache-Control: {response}")).unwrap();
     let request = if request.contains(':') || request.is_empty() {
         head(request)
     } else {
@@ -14,9 +14,9 @@ fn verdict(answer: &str, request: &str, later: i64) -> Usability {
 }
 
 #[test]
-fn what_a_client_says_is_heeded() {
+fn directives_of_clients_are_obeyed() {
     use Usability::{Fresh, GatewayTimeout, StaleAsAsked, StaleWhileRevalidate, Validate};
-    for (answer, request, later, expected) in [
+    for (response, request, later, expected) in [
         ("max-age=60", "", 59, Fresh),
         ("max-age=60", "", 60, Validate),
         ("max-age=60", "no-cache", 0, Validate),
@@ -112,14 +112,14 @@ fn what_a_client_says_is_heeded() {
             Validate,
         ),
     ] {
-        let found = verdict(answer, request, later);
-        assert_eq!(found, expected, "{answer} | {request} | {later}");
+        let found = verdict(response, request, later);
+        assert_eq!(found, expected, "{response} | {request} | {later}");
     }
 }
 
 #[test]
 fn age_before_arrival_counts() {
-    let lifetime = kept("Cache-Control: max-age=3600\nAge: 1800").unwrap();
+    let lifetime = stored("Cache-Control: max-age=3600\nAge: 1800").unwrap();
     let judged = |request| judge(&lifetime, &RequestDirectives::of(&head(request)), at(0));
     assert_eq!(judged(""), Usability::Fresh);
     assert_eq!(judged("Cache-Control: max-age=600"), Usability::Validate);
@@ -129,12 +129,12 @@ fn age_before_arrival_counts() {
 
 #[test]
 fn a_failing_origin_is_bridged_inside_the_window() {
-    let bridged = |answer: &str, request: &str, later| {
-        let lifetime = kept(&format!("ETag: \"a\"\nCache-Control: {answer}")).unwrap();
+    let bridged = |response: &str, request: &str, later| {
+        let lifetime = stored(&format!("ETag: \"a\"\nCache-Control: {response}")).unwrap();
         let request = head(&format!("Cache-Control: {request}"));
         after_error(&lifetime, &RequestDirectives::of(&request), at(later))
     };
-    for (answer, request, later, expected) in [
+    for (response, request, later, expected) in [
         ("max-age=60", "", 61, false),
         ("max-age=60, stale-if-error=30", "", 89, true),
         ("max-age=60, stale-if-error=30", "", 90, false),
@@ -165,14 +165,14 @@ fn a_failing_origin_is_bridged_inside_the_window() {
             false,
         ),
     ] {
-        let found = bridged(answer, request, later);
-        assert_eq!(found, expected, "{answer} | {request} | {later}");
+        let found = bridged(response, request, later);
+        assert_eq!(found, expected, "{response} | {request} | {later}");
     }
 }
 
 #[test]
-fn routes_may_take_the_say_from_clients() {
-    let lifetime = kept("Cache-Control: max-age=60").unwrap();
+fn routes_may_ignore_directives_of_clients() {
+    let lifetime = stored("Cache-Control: max-age=60").unwrap();
     assert_eq!(
         judge(&lifetime, &RequestDirectives::default(), at(0)),
         Usability::Fresh

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn directives_of_the_origin_forbid() {
-    for (answer, expected) in [
+    for (response, expected) in [
         ("Cache-Control: no-store", Err("no-store")),
         ("Cache-Control: nO-StOrE, max-age=60", Err("no-store")),
         (
@@ -60,13 +60,13 @@ fn directives_of_the_origin_forbid() {
             Err("not-reusable"),
         ),
     ] {
-        assert_eq!(fresh_for(answer), expected, "{answer}");
+        assert_eq!(fresh_for(response), expected, "{response}");
     }
 }
 
 #[test]
-fn answers_that_must_be_validated_are_kept_if_they_can_be() {
-    for (answer, always) in [
+fn responses_that_must_be_validated_are_stored_if_they_have_a_validator() {
+    for (response, always) in [
         ("Cache-Control: no-cache", true),
         ("Cache-Control: No-CaChE, max-age=60", true),
         ("Cache-Control: no-cache, no-cache=\"a\", max-age=60", true),
@@ -84,72 +84,73 @@ fn answers_that_must_be_validated_are_kept_if_they_can_be() {
         ("Pragma: no-cache\nCache-Control: max-age=60", false),
         ("Pragma: other\nExpires: @60", false),
     ] {
-        let answer = format!("{answer}\nETag: \"a\"");
-        let lifetime = kept(&answer).unwrap();
-        assert_eq!(lifetime.always_validate, always, "{answer}");
+        let response = format!("{response}\nETag: \"a\"");
+        let lifetime = stored(&response).unwrap();
+        assert_eq!(lifetime.always_validate, always, "{response}");
         let verdict = judge(&lifetime, &RequestDirectives::default(), at(0));
-        assert_eq!(verdict == Usability::Validate, always, "{answer}");
+        assert_eq!(verdict == Usability::Validate, always, "{response}");
     }
 }
 
 #[test]
-fn final_statuses_are_kept_with_explicit_freshness_only() {
+fn final_statuses_are_stored_with_explicit_freshness_only() {
     for status in [
         200, 201, 203, 204, 299, 300, 301, 302, 303, 307, 308, 400, 403, 404, 410, 451, 499, 500,
         502, 503, 504, 599,
     ] {
-        let kept = |answer| kept_with(&CacheRules::default(), "", status, answer).map(drop);
-        assert_eq!(kept("Cache-Control: max-age=60"), Ok(()), "{status}");
-        assert_eq!(kept("ETag: \"a\""), Err("no-lifetime"), "{status}");
+        let stored = |response| stored_with(&CacheRules::default(), "", status, response).map(drop);
+        assert_eq!(stored("Cache-Control: max-age=60"), Ok(()), "{status}");
+        assert_eq!(stored("ETag: \"a\""), Err("no-lifetime"), "{status}");
         // A validator alone is enough for a heuristically cacheable response.
-        let no_cache = kept("ETag: \"a\"\nCache-Control: no-cache");
+        let no_cache = stored("ETag: \"a\"\nCache-Control: no-cache");
         let is_plain = [200, 203, 204, 300, 301, 308, 404, 410].contains(&status);
         assert_eq!(no_cache.is_ok(), is_plain, "{status}");
     }
     for status in [100, 101, 103, 206, 304] {
-        let kept = kept_with(
+        let stored = stored_with(
             &CacheRules::default(),
             "",
             status,
             "Cache-Control: max-age=60",
         );
-        assert_eq!(kept.map(drop), Err("status"), "{status}");
+        assert_eq!(stored.map(drop), Err("status"), "{status}");
     }
 }
 
 #[test]
 fn must_understand_overrules_no_store_for_statuses_that_are_understood() {
-    let answer = "Cache-Control: must-understand, no-store, max-age=60";
-    let kept = |status, answer| kept_with(&CacheRules::default(), "", status, answer).map(drop);
-    assert_eq!(kept(200, answer), Ok(()));
-    assert_eq!(kept(404, answer), Ok(()));
-    assert_eq!(kept(299, answer), Err("not-understood"));
+    let response = "Cache-Control: must-understand, no-store, max-age=60";
+    let stored =
+        |status, response| stored_with(&CacheRules::default(), "", status, response).map(drop);
+    assert_eq!(stored(200, response), Ok(()));
+    assert_eq!(stored(404, response), Ok(()));
+    assert_eq!(stored(299, response), Err("not-understood"));
     assert_eq!(
-        kept(299, "Cache-Control: must-understand, max-age=60"),
+        stored(299, "Cache-Control: must-understand, max-age=60"),
         Err("not-understood")
     );
     assert_eq!(
-        kept(200, "Cache-Control: must-understand, private, max-age=60"),
+        stored(200, "Cache-Control: must-understand, private, max-age=60"),
         Err("private")
     );
 }
 
 #[test]
-fn only_get_is_kept() {
+fn only_get_is_stored() {
     for (method, expected) in [
         (Method::GET, Ok(())),
         (Method::HEAD, Err(NotStorable::Method)),
         (Method::POST, Err(NotStorable::Method)),
         (Method::OPTIONS, Err(NotStorable::Method)),
     ] {
-        let asked = OriginRequest {
+        let origin_request = OriginRequest {
             method: &method,
             headers: &HeaderMap::new(),
             is_named: false,
         };
         let headers = head("Cache-Control: max-age=60");
         let found = store(
-            asked,
+            origin_request,
             StatusCode::OK,
             &headers,
             now(),
@@ -161,18 +162,18 @@ fn only_get_is_kept() {
 
 #[test]
 fn requests_forbid_too() {
-    let kept = |request, answer| {
-        let answer = format!("Cache-Control: {answer}");
-        kept_with(&CacheRules::default(), request, 200, &answer).map(drop)
+    let stored = |request, response| {
+        let response = format!("Cache-Control: {response}");
+        stored_with(&CacheRules::default(), request, 200, &response).map(drop)
     };
     assert_eq!(
-        kept("Cache-Control: no-store", "max-age=60"),
+        stored("Cache-Control: no-store", "max-age=60"),
         Err("request-no-store")
     );
-    assert_eq!(kept("Cache-Control: no-cache", "max-age=60"), Ok(()));
-    assert_eq!(kept("Cookie: a=b", "max-age=60"), Ok(()));
+    assert_eq!(stored("Cache-Control: no-cache", "max-age=60"), Ok(()));
+    assert_eq!(stored("Cookie: a=b", "max-age=60"), Ok(()));
     // RFC 9111, 3.5.
-    for (answer, expected) in [
+    for (response, expected) in [
         ("max-age=60", Err("authorization")),
         ("max-age=60, proxy-revalidate", Err("authorization")),
         ("max-age=60, public", Ok(())),
@@ -181,9 +182,9 @@ fn requests_forbid_too() {
         ("public, private, max-age=60", Err("private")),
     ] {
         assert_eq!(
-            kept("Authorization: Basic eDp5", answer),
+            stored("Authorization: Basic eDp5", response),
             expected,
-            "{answer}"
+            "{response}"
         );
     }
     let named = OriginRequest {
@@ -191,11 +192,11 @@ fn requests_forbid_too() {
         headers: &head("Authorization: x"),
         is_named: true,
     };
-    let answer = head("Cache-Control: max-age=60");
+    let response = head("Cache-Control: max-age=60");
     let found = store(
         named,
         StatusCode::OK,
-        &answer,
+        &response,
         now(),
         &CacheRules::default(),
     );
@@ -211,8 +212,8 @@ fn force_overrules_the_origin_but_shares_nothing_personal() {
         explicit_only: true,
         ..CacheRules::default()
     };
-    let kept = |request: &str, status, answer: &str| {
-        let found = kept_with(&rules, request, status, answer);
+    let stored = |request: &str, status, response: &str| {
+        let found = stored_with(&rules, request, status, response);
         found.map(|lifetime| {
             (
                 lifetime.fresh_left(at(0)).as_secs(),
@@ -220,7 +221,7 @@ fn force_overrules_the_origin_but_shares_nothing_personal() {
             )
         })
     };
-    for answer in [
+    for response in [
         "",
         "Cache-Control: no-store",
         "Cache-Control: private",
@@ -231,36 +232,36 @@ fn force_overrules_the_origin_but_shares_nothing_personal() {
         "Date: @-1000",
         "CDN-Cache-Control: no-store",
     ] {
-        assert_eq!(kept("", 200, answer), Ok((30, false)), "{answer}");
+        assert_eq!(stored("", 200, response), Ok((30, false)), "{response}");
     }
-    assert_eq!(kept("", 503, "Cache-Control: no-store"), Ok((3, false)));
-    assert_eq!(kept("", 500, "Cache-Control: no-store"), Err("no-store"));
-    assert_eq!(kept("", 200, "Set-Cookie: a=b"), Err("set-cookie"));
-    assert_eq!(kept("", 200, "Vary: *"), Err("vary"));
-    assert_eq!(kept("", 206, ""), Err("status"));
+    assert_eq!(stored("", 503, "Cache-Control: no-store"), Ok((3, false)));
+    assert_eq!(stored("", 500, "Cache-Control: no-store"), Err("no-store"));
+    assert_eq!(stored("", 200, "Set-Cookie: a=b"), Err("set-cookie"));
+    assert_eq!(stored("", 200, "Vary: *"), Err("vary"));
+    assert_eq!(stored("", 206, ""), Err("status"));
     assert_eq!(
-        kept("", 200, "Content-Type: text/event-stream"),
+        stored("", 200, "Content-Type: text/event-stream"),
         Err("stream")
     );
     assert_eq!(
-        kept("Authorization: x", 200, "Cache-Control: public"),
+        stored("Authorization: x", 200, "Cache-Control: public"),
         Err("authorization")
     );
     assert_eq!(
-        kept("Cache-Control: no-store", 200, ""),
+        stored("Cache-Control: no-store", 200, ""),
         Err("request-no-store")
     );
 }
 
 #[test]
-fn a_route_may_ask_for_explicit_permission() {
+fn a_route_may_require_explicit_permission() {
     let rules = CacheRules {
         ttl: Some(secs(30)),
         heuristic: Some(0.1),
         explicit_only: true,
         ..CacheRules::default()
     };
-    for (answer, expected) in [
+    for (response, expected) in [
         ("", Err("not-explicit")),
         ("Cache-Control: public", Err("not-explicit")),
         ("Expires: @60\nDate: @0", Err("not-explicit")),
@@ -273,7 +274,7 @@ fn a_route_may_ask_for_explicit_permission() {
         ("CDN-Cache-Control: max-age=5", Ok(5)),
         ("Cache-Control: private, max-age=5", Err("private")),
     ] {
-        let found = kept_with(&rules, "", 200, answer).map(|l| l.fresh_for.as_secs());
-        assert_eq!(found, expected, "{answer}");
+        let found = stored_with(&rules, "", 200, response).map(|l| l.fresh_for.as_secs());
+        assert_eq!(found, expected, "{response}");
     }
 }

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_targeted_field_counts_in_place_of_the_others() {
-    for (answer, expected) in [
+    for (response, expected) in [
         ("CDN-Cache-Control: max-age=60", Ok(60)),
         (
             "CDN-Cache-Control: max-age=60\nCache-Control: max-age=1",
@@ -65,7 +65,7 @@ fn a_targeted_field_counts_in_place_of_the_others() {
         ),
         ("CDN-Cache-Control: foo\nExpires: @60", Err("no-lifetime")),
     ] {
-        assert_eq!(fresh_for(answer), expected, "{answer}");
+        assert_eq!(fresh_for(response), expected, "{response}");
     }
 }
 
@@ -86,26 +86,27 @@ fn a_targeted_field_that_is_none_does_not_count() {
         "max-age=60,",
         "max-age=9999999999999999999",
     ] {
-        let answer = format!("CDN-Cache-Control: {field}\nCache-Control: max-age=7");
-        assert_eq!(fresh_for(&answer), Ok(7), "{field}");
-        let answer = format!("CDN-Cache-Control: {field}\nCache-Control: no-store");
-        assert_eq!(fresh_for(&answer), Err("no-store"), "{field}");
+        let response = format!("CDN-Cache-Control: {field}\nCache-Control: max-age=7");
+        assert_eq!(fresh_for(&response), Ok(7), "{field}");
+        let response = format!("CDN-Cache-Control: {field}\nCache-Control: no-store");
+        assert_eq!(fresh_for(&response), Err("no-store"), "{field}");
     }
 }
 
 #[test]
 fn a_targeted_age_is_counted_like_any() {
-    let lifetime = kept("CDN-Cache-Control: max-age=60\nAge: 90\nDate: @0").unwrap();
+    let lifetime = stored("CDN-Cache-Control: max-age=60\nAge: 90\nDate: @0").unwrap();
     assert!(!lifetime.is_fresh(at(0)));
     let windows =
-        kept("CDN-Cache-Control: max-age=60, stale-while-revalidate=9, stale-if-error=8").unwrap();
+        stored("CDN-Cache-Control: max-age=60, stale-while-revalidate=9, stale-if-error=8")
+            .unwrap();
     let windows = (windows.stale_while_revalidate, windows.stale_if_error);
     assert_eq!(windows, (secs(9), secs(8)));
 }
 
 #[test]
 fn surrogate_control_comes_second() {
-    for (answer, expected) in [
+    for (response, expected) in [
         ("Surrogate-Control: max-age=60", Ok(60)),
         ("Surrogate-Control: MaX-aGe=60", Ok(60)),
         ("Surrogate-Control: max-age=60, content=\"ESI/1.0\"", Ok(60)),
@@ -158,8 +159,8 @@ fn surrogate_control_comes_second() {
             Ok(7),
         ),
     ] {
-        assert_eq!(fresh_for(answer), expected, "{answer}");
+        assert_eq!(fresh_for(response), expected, "{response}");
     }
-    let lifetime = kept("Surrogate-Control: max-age=60+30").unwrap();
+    let lifetime = stored("Surrogate-Control: max-age=60+30").unwrap();
     assert_eq!(lifetime.stale_while_revalidate, secs(30));
 }

@@ -54,7 +54,7 @@ fn fields_of_a_304_replace_those_that_are_stored() {
 }
 
 #[test]
-fn what_belongs_to_the_body_or_to_one_client_stays_out() {
+fn fields_of_the_body_or_of_one_client_are_not_merged() {
     for name in [
         "Content-Length",
         "Content-Encoding",
@@ -85,15 +85,19 @@ fn what_belongs_to_the_body_or_to_one_client_stays_out() {
 
 #[test]
 fn vary_only_grows() {
-    let coded = "Vary: rsc, Accept-Encoding";
-    check_merge(coded, "Vary: rsc", "Vary: rsc\nVary: Accept-Encoding");
+    let with_encoding = "Vary: rsc, Accept-Encoding";
     check_merge(
-        coded,
+        with_encoding,
+        "Vary: rsc",
+        "Vary: rsc\nVary: Accept-Encoding",
+    );
+    check_merge(
+        with_encoding,
         "Vary: accept-encoding",
         "Vary: accept-encoding\nVary: rsc",
     );
-    check_merge(coded, "Vary: *", "Vary: *");
-    check_merge(coded, "X: 1", &format!("{coded}\nX: 1"));
+    check_merge(with_encoding, "Vary: *", "Vary: *");
+    check_merge(with_encoding, "X: 1", &format!("{with_encoding}\nX: 1"));
     check_merge("Vary: rsc", "Vary: other", "Vary: other\nVary: rsc");
     check_merge("Vary: a, b\nVary: C", "Vary: c", "Vary: c\nVary: a, b");
     check_merge("Vary: *", "Vary: a", "Vary: a\nVary: *");
@@ -102,7 +106,7 @@ fn vary_only_grows() {
 }
 
 #[test]
-fn a_304_with_another_tag_is_about_something_else() {
+fn a_304_with_another_tag_updates_nothing() {
     for (stored, not_modified, expected) in [
         ("ETag: \"a\"", "ETag: \"a\"", true),
         ("ETag: \"a\"", "ETag: W/\"a\"", true),
@@ -120,16 +124,16 @@ fn a_304_with_another_tag_is_about_something_else() {
 }
 
 #[test]
-fn a_refreshed_answer_lives_again() {
+fn a_refreshed_response_is_fresh_again() {
     let mut stored = head("Cache-Control: max-age=60\nETag: \"a\"\nDate: @-100");
     merge(&mut stored, &head("Cache-Control: max-age=30"));
-    let asked = OriginRequest {
+    let origin_request = OriginRequest {
         method: &Method::GET,
         headers: &HeaderMap::new(),
         is_named: false,
     };
     let lifetime = store(
-        asked,
+        origin_request,
         StatusCode::OK,
         &stored,
         now(),
@@ -140,7 +144,7 @@ fn a_refreshed_answer_lives_again() {
     // A 304 can also make the response unstorable.
     merge(&mut stored, &head("Cache-Control: no-store"));
     let ended = store(
-        asked,
+        origin_request,
         StatusCode::OK,
         &stored,
         now(),
@@ -150,8 +154,8 @@ fn a_refreshed_answer_lives_again() {
 }
 
 #[test]
-fn what_is_kept_has_nothing_of_the_connection() {
-    for (stored, gone, kept) in [
+fn stored_headers_have_nothing_of_the_connection() {
+    for (stored, removed, remaining) in [
         ("Connection: a, b\nA: 1\nB: 2\nC: 3", "connection a b", "c"),
         (
             "Cache-Control: no-cache=\"a\"\nCache-Control: max-age=1\nA: 1\nB: 2",
@@ -190,17 +194,17 @@ fn what_is_kept_has_nothing_of_the_connection() {
     ] {
         let mut headers = head(stored);
         clean(&mut headers);
-        for name in gone.split_whitespace() {
+        for name in removed.split_whitespace() {
             assert!(!headers.contains_key(name), "{name} of {stored}");
         }
-        for name in kept.split_whitespace() {
+        for name in remaining.split_whitespace() {
             assert!(headers.contains_key(name), "{name} of {stored}");
         }
     }
 }
 
 #[test]
-fn an_answer_without_a_date_gets_that_of_its_arrival() {
+fn a_response_without_a_date_gets_that_of_its_arrival() {
     for (stored, expected) in [("X: 1", "@0"), ("Date: junk", "@0"), ("Date: @-50", "@-50")] {
         let mut headers = head(stored);
         date(&mut headers, at(0));

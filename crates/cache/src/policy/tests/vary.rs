@@ -40,7 +40,7 @@ fn without_fields_all_requests_are_the_same() {
 }
 
 #[test]
-fn what_cannot_matter_makes_no_difference() {
+fn equivalent_requests_select_the_same_variant() {
     for (vary, one, other) in [
         ("Foo", "Foo: 1", "foo: 1"),
         ("Foo", "Foo: 1\nOther: 2", "Foo: 1\nOther: 3"),
@@ -73,7 +73,7 @@ fn what_cannot_matter_makes_no_difference() {
 }
 
 #[test]
-fn what_may_matter_makes_a_difference() {
+fn requests_that_may_differ_select_different_variants() {
     for (vary, one, other) in [
         ("Foo", "Foo: 1", "Foo: 2"),
         ("Foo", "Foo: 1", ""),
@@ -112,7 +112,7 @@ fn variance(vary: &str, request: &str, changes: RequestChanges) -> Option<Varian
 }
 
 #[test]
-fn only_what_reaches_the_origin_as_it_is_tells_variants_apart() {
+fn only_headers_that_reach_the_origin_unchanged_select_variants() {
     let none = || RequestChanges::NONE;
     let names = |name: &'static str| RequestChanges::names([HeaderName::from_static(name)]);
     let prefix = || RequestChanges::Only {
@@ -141,6 +141,6 @@ fn only_what_reaches_the_origin_as_it_is_tells_variants_apart() {
     }
     let nominated = "Connection: keep-alive, accept-language\nAccept-Language: de";
     assert_eq!(variance("Accept-Language", nominated, none()), None);
-    let kept = "Connection: keep-alive\nAccept-Language: de";
-    assert_ne!(variance("Accept-Language", kept, none()), None);
+    let forwarded = "Connection: keep-alive\nAccept-Language: de";
+    assert_ne!(variance("Accept-Language", forwarded, none()), None);
 }

@@ -142,7 +142,7 @@ struct State {
     writes: WriteBatch,
     /// Time when writes were last published.
     wrote: Option<Instant>,
-    told_lost: Option<Instant>,
+    loss_logged: Option<Instant>,
     /// Purges that began here: their nonces and the number of dropped responses.
     own: VecDeque<(String, u64)>,
     others: Vec<Lease>,
@@ -154,7 +154,7 @@ struct State {
     lost_since: Option<SystemTime>,
     last_error: Option<Unavailable>,
     /// Time of the last log line about unsigned purges.
-    told_unsigned: Option<Instant>,
+    unsigned_logged: Option<Instant>,
     losses: u64,
     gaps: u64,
     replayed: u64,
@@ -171,8 +171,8 @@ impl State {
 
     /// Starts a period of doubt if the log is not the one that was followed.
     fn compare(&mut self, generation: &str, now: Instant) {
-        let known = self.follower.generation();
-        if known.is_some_and(|known| known != generation) {
+        let current = self.follower.generation();
+        if current.is_some_and(|current| current != generation) {
             self.doubt_until = Some(now + LEASE);
         }
     }
@@ -385,11 +385,11 @@ impl PurgeLink {
     /// Sends one query and acts on the response. Returns the pause before the next query; `None`
     /// for no pause.
     async fn round(&self, log: &impl PurgeLogStore) -> Option<Duration> {
-        let answer = match self.send(log).await {
-            Ok(()) => self.ask(log).await,
-            Err(error) => self.ask(log).await.and(Err(error)),
+        let reply = match self.send(log).await {
+            Ok(()) => self.poll_log(log).await,
+            Err(error) => self.poll_log(log).await.and(Err(error)),
         };
-        let pause = match answer {
+        let pause = match reply {
             Ok(FollowerAction::Rest(_)) => Some(()),
             Ok(FollowerAction::Apply(entries)) => {
                 let since = self.clock.now();
@@ -418,7 +418,7 @@ impl PurgeLink {
         pause.map(|()| if is_soon { FAST_POLL } else { POLL })
     }
 
-    async fn ask(&self, log: &impl PurgeLogStore) -> Result<FollowerAction, Unavailable> {
+    async fn poll_log(&self, log: &impl PurgeLogStore) -> Result<FollowerAction, Unavailable> {
         let sent = self.clock.now();
         let question = {
             let mut state = self.state.lock();
@@ -441,31 +441,31 @@ impl PurgeLink {
             question.expected = expected;
             question
         };
-        let answer = log.sync(&question).await?;
-        Ok(self.follow(sent, question.expected.as_slice(), &answer))
+        let reply = log.sync(&question).await?;
+        Ok(self.follow(sent, question.expected.as_slice(), &reply))
     }
 
-    fn follow(&self, sent: Instant, expected: &[Position], answer: &LogResponse) -> FollowerAction {
+    fn follow(&self, sent: Instant, expected: &[Position], reply: &LogResponse) -> FollowerAction {
         let now = self.clock.now();
         let mut state = self.state.lock();
         state.last_error = None;
-        state.compare(&answer.generation.name, now);
+        state.compare(&reply.generation.name, now);
         let had_place = state.follower.position().is_some();
-        let step = state.follower.next(sent, answer);
+        let step = state.follower.next(sent, reply);
         if had_place && matches!(step, FollowerAction::Forget(_)) {
             state.doubt_until = Some(now + LEASE);
         }
         state.has_caught_up = matches!(step, FollowerAction::Rest(_));
         self.publish_trust(&state);
-        if let Some(leases) = &answer.leases {
+        if let Some(leases) = &reply.leases {
             let State {
                 tickets,
                 peers,
                 doubt_until,
                 ..
             } = &mut *state;
-            peers.see(&self.name, &answer.generation.name, leases, now);
-            let lost = tickets.observe(expected, answer, leases, peers, *doubt_until, now);
+            peers.see(&self.name, &reply.generation.name, leases, now);
+            let lost = tickets.observe(expected, reply, leases, peers, *doubt_until, now);
             for (drawn, purges) in lost {
                 if state.unsent.iter().all(|unsent| unsent.drawn != drawn) {
                     state.unsent.push_back(UnsentPurges { drawn, purges });
@@ -509,9 +509,9 @@ impl PurgeLink {
                 self.caches.forget().await
             }
         };
-        let is_late = self.trust() != Trust::All;
+        let is_replay = self.trust() != Trust::All;
         let mut state = self.state.lock();
-        state.replayed += u64::from(is_late);
+        state.replayed += u64::from(is_replay);
         state.follower.applied(position, objects);
     }
 
@@ -520,9 +520,9 @@ impl PurgeLink {
         self.metrics.unsigned.inc();
         let now = self.clock.now();
         let mut state = self.state.lock();
-        let told = state.told_unsigned;
-        if told.is_none_or(|told| now.saturating_duration_since(told) >= LOG_INTERVAL) {
-            state.told_unsigned = Some(now);
+        let logged = state.unsigned_logged;
+        if logged.is_none_or(|at| now.saturating_duration_since(at) >= LOG_INTERVAL) {
+            state.unsigned_logged = Some(now);
             drop(state);
             warn!(id:% = position.id; "purge in redis not signed with the secret of `redis`, whole cache dropped");
         }

@@ -62,22 +62,22 @@ impl PurgeLink {
 
     /// Queues purges caused by writes for the other gateways.
     fn keep_writes(&self, state: &mut State, purges: &[Purge]) {
-        let mut worst = PushOutcome::Kept;
+        let mut worst = PushOutcome::Added;
         for purge in purges {
-            if let PurgeTarget::Written(url) = &purge.what {
+            if let PurgeTarget::Written(url) = &purge.target {
                 match state.writes.push(url) {
-                    PushOutcome::Kept => {}
-                    kept => worst = kept,
+                    PushOutcome::Added => {}
+                    outcome => worst = outcome,
                 }
             }
         }
         self.count_unsent(state);
         let now = self.clock.now();
-        let is_told = |told: Instant| now.saturating_duration_since(told) < LOG_INTERVAL;
-        if worst == PushOutcome::Kept || state.told_lost.is_some_and(is_told) {
+        let is_recent = |at: Instant| now.saturating_duration_since(at) < LOG_INTERVAL;
+        if worst == PushOutcome::Added || state.loss_logged.is_some_and(is_recent) {
             return;
         }
-        state.told_lost = Some(now);
+        state.loss_logged = Some(now);
         let waiting = state.writes.len();
         if worst == PushOutcome::Folded {
             warn!(waiting; "too many writes of one host wait for redis, the other gateways will purge that whole host");
@@ -139,5 +139,5 @@ impl PurgeLink {
 }
 
 pub(super) fn is_written(purge: &Purge) -> bool {
-    matches!(purge.what, PurgeTarget::Written(_))
+    matches!(purge.target, PurgeTarget::Written(_))
 }

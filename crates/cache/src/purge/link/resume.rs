@@ -36,7 +36,7 @@ impl PurgeLink {
     }
 
     /// Returns true if the log cannot be reached.
-    pub fn is_cut_off(&self) -> bool {
+    pub fn is_unreachable(&self) -> bool {
         self.state.lock().last_error.is_some()
     }
 }
@@ -77,19 +77,19 @@ mod tests {
     }
 
     #[track_caller]
-    fn assert_goes_on(asked: &[u64], first: u64, then: Option<u64>) {
+    fn assert_goes_on(positions: &[u64], first: u64, then: Option<u64>) {
         let link = PurgeLink::new("a", Arc::new(Nothing), &Clock::test(), &Metrics::default());
-        for number in asked {
+        for number in positions {
             link.resume(at(*number));
         }
         assert!(!link.has_caught_up());
         let state = link.state.lock();
-        assert_eq!(state.resume, Some(at(first)), "{asked:?}");
-        assert_eq!(state.then, then.map(at), "{asked:?}");
+        assert_eq!(state.resume, Some(at(first)), "{positions:?}");
+        assert_eq!(state.then, then.map(at), "{positions:?}");
     }
 
     #[test]
-    fn nothing_that_is_kept_is_taken_past_what_it_has_not_seen() {
+    fn the_link_resumes_at_the_earliest_position() {
         assert_goes_on(&[5], 5, None);
         // Memory of another process, then a folder with a later position, and the other way round.
         assert_goes_on(&[5, 9], 5, Some(9));

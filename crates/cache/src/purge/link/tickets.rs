@@ -120,7 +120,7 @@ impl Tickets {
     pub(super) fn observe(
         &mut self,
         expected: &[Position],
-        answer: &LogResponse,
+        reply: &LogResponse,
         leases: &[Lease],
         peers: &Peers,
         doubt_until: Option<Instant>,
@@ -135,11 +135,11 @@ impl Tickets {
             };
             let place = expected.iter().position(|p| p == waiting.position());
             // Published after the query was sent.
-            let Some(is_there) = place.and_then(|at| answer.is_there.get(at)) else {
+            let Some(is_there) = place.and_then(|at| reply.is_there.get(at)) else {
                 return true;
             };
             let view = PeerView {
-                generation: answer.generation.clone(),
+                generation: reply.generation.clone(),
                 leases: leases.to_vec(),
                 is_there: *is_there,
             };

@@ -38,7 +38,7 @@ enum Host {
 /// Outcome of adding a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PushOutcome {
-    Kept,
+    Added,
     /// A host will be purged as a whole, this one or one that exceeds its share.
     Folded,
     /// The write is not sent: there are too many hosts.
@@ -66,14 +66,14 @@ impl WriteBatch {
         }
         match self.hosts.get(host) {
             Some(Host::All) => return PushOutcome::Folded,
-            Some(Host::Paths(paths)) if paths.contains(path) => return PushOutcome::Kept,
+            Some(Host::Paths(paths)) if paths.contains(path) => return PushOutcome::Added,
             Some(Host::Paths(paths)) if paths.len() >= MAX_OF_HOST => {
                 self.fold(host.into());
                 return PushOutcome::Folded;
             }
             Some(Host::Paths(_)) | None => {}
         }
-        let mut pushed = PushOutcome::Kept;
+        let mut pushed = PushOutcome::Added;
         if self.count >= MAX {
             let Some(largest) = self.largest() else {
                 return PushOutcome::Lost;
@@ -128,10 +128,10 @@ impl WriteBatch {
             let Some(host) = next.map(|(host, _)| host.clone()) else {
                 break;
             };
-            taken.extend(self.pop(&host).map(|(what, len)| {
+            taken.extend(self.pop(&host).map(|(target, len)| {
                 bytes += len + JSON_OVERHEAD;
-                let how = PurgeEffect::Hard;
-                Purge { what, how }
+                let effect = PurgeEffect::Hard;
+                Purge { target, effect }
             }));
             self.last = host;
         }
@@ -172,7 +172,7 @@ mod tests {
     /// Invariant: whatever is written, and however often, only that is sent, or a purge of its host
     /// at most.
     #[test]
-    fn writes_are_told_once_or_by_host_and_never_as_everything() {
+    fn writes_are_sent_once_or_by_host_and_never_as_everything() {
         let seed = fastrand::u64(..);
         println!("seed {seed}");
         let mut random = fastrand::Rng::with_seed(seed);
@@ -185,37 +185,35 @@ mod tests {
                 let host = if flooded { 0 } else { random.u32(..hosts) };
                 let (host, path) = (format!("h{host}"), format!("/{}", n / 2));
                 match writes.push(&format!("https://{host}{path}")) {
-                    PushOutcome::Kept => drop(wanted.insert((host, path))),
+                    PushOutcome::Added => drop(wanted.insert((host, path))),
                     PushOutcome::Folded => drop(folded.insert(host)),
                     PushOutcome::Lost => panic!("there is room"),
                 }
             }
-            let mut told = HashSet::new();
+            let mut sent = HashSet::new();
             loop {
                 let some = writes.take(4096);
                 if some.is_empty() {
                     break;
                 }
                 for purge in some {
-                    match purge.what {
+                    match purge.target {
                         PurgeTarget::Written(url) => {
                             let rest = url.strip_prefix("https://").unwrap();
                             let (host, path) = rest.split_at(rest.find('/').unwrap());
-                            let told_once = told.insert((host.to_owned(), path.to_owned()));
-                            assert!(
-                                told_once && wanted.contains(&(host.to_owned(), path.to_owned()))
-                            );
+                            let is_new = sent.insert((host.to_owned(), path.to_owned()));
+                            assert!(is_new && wanted.contains(&(host.to_owned(), path.to_owned())));
                         }
                         PurgeTarget::Prefix(url) => {
                             let host = url.strip_prefix("https://").unwrap().trim_end_matches('/');
                             assert!(folded.contains(host), "{url}");
                         }
-                        what => panic!("{what:?}"),
+                        target => panic!("{target:?}"),
                     }
                 }
             }
             wanted.retain(|(host, _)| !folded.contains(host));
-            assert!(wanted.iter().all(|one| told.contains(one)));
+            assert!(wanted.iter().all(|one| sent.contains(one)));
             assert_eq!(writes.len(), 0);
         }
     }
@@ -234,13 +232,13 @@ mod tests {
     fn a_flood_of_hosts_is_lost_rather_than_everything() {
         let mut writes = WriteBatch::default();
         for n in 0..MAX {
-            assert_eq!(writes.push(&format!("http://h{n}/a")), PushOutcome::Kept);
+            assert_eq!(writes.push(&format!("http://h{n}/a")), PushOutcome::Added);
         }
         assert_eq!(write(&mut writes, "http://more/a"), PushOutcome::Lost);
         // For a host that waits already and does not exceed its share.
         assert_eq!(write(&mut writes, "http://h1/b"), PushOutcome::Lost);
         assert_eq!(writes.take(1).len(), 1);
-        assert_eq!(write(&mut writes, "http://more/a"), PushOutcome::Kept);
+        assert_eq!(write(&mut writes, "http://more/a"), PushOutcome::Added);
         let long = format!("http://{}/a", "h".repeat(MAX_HOST_LEN));
         assert_eq!(write(&mut writes, &long), PushOutcome::Lost);
     }
@@ -252,12 +250,12 @@ mod tests {
         for n in 0..MAX_OF_HOST {
             assert_eq!(
                 writes.push(&format!("http://flooded/{n}")),
-                PushOutcome::Kept
+                PushOutcome::Added
             );
         }
         for n in 0..MAX - MAX_OF_HOST {
             let url = format!("http://h{}/{n}", n % 100);
-            assert_eq!(writes.push(&url), PushOutcome::Kept);
+            assert_eq!(writes.push(&url), PushOutcome::Added);
         }
         assert_eq!(write(&mut writes, "http://h1/last"), PushOutcome::Folded);
         assert_eq!(
@@ -265,11 +263,11 @@ mod tests {
             PushOutcome::Folded
         );
         assert_eq!(writes.len(), MAX - MAX_OF_HOST + 2);
-        assert_eq!(write(&mut writes, "http://more/a"), PushOutcome::Kept);
+        assert_eq!(write(&mut writes, "http://more/a"), PushOutcome::Added);
         let mut folded = Vec::new();
         while writes.len() > 0 {
             for purge in writes.take(4096) {
-                if let PurgeTarget::Prefix(prefix) = purge.what {
+                if let PurgeTarget::Prefix(prefix) = purge.target {
                     folded.push(prefix);
                 }
             }
@@ -285,9 +283,9 @@ mod tests {
         for n in 0..4000 {
             let host = if n % 2 == 0 { 0 } else { n };
             let url = format!("http://h{host}/{n}/{tail}");
-            assert_eq!(writes.push(&url), PushOutcome::Kept);
+            assert_eq!(writes.push(&url), PushOutcome::Added);
         }
-        assert_eq!(writes.push("http://shop/a"), PushOutcome::Kept);
+        assert_eq!(writes.push("http://shop/a"), PushOutcome::Added);
         let mut batches = 0;
         loop {
             batches += 1;
@@ -295,7 +293,7 @@ mod tests {
             let json = serde_json::to_string(&some).unwrap();
             assert!(some.len() >= 15 && json.len() < 5000, "{json}");
             let shop = PurgeTarget::Written("http://shop/a".into());
-            if some.iter().any(|purge| purge.what == shop) {
+            if some.iter().any(|purge| purge.target == shop) {
                 break;
             }
         }

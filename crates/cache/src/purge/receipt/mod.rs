@@ -312,8 +312,8 @@ impl Waiting {
             other.standing = match lease {
                 Some(lease) if lease.applied >= self.position.id => {
                     let mut done = lease.done.iter();
-                    let told = done.find(|(id, _)| *id == self.position.id);
-                    PeerStanding::Applied(told.map(|(_, objects)| *objects))
+                    let report = done.find(|(id, _)| *id == self.position.id);
+                    PeerStanding::Applied(report.map(|(_, objects)| *objects))
                 }
                 Some(lease) => standing_of(lease),
                 None if other.generation == self.generation => PeerStanding::Gone,

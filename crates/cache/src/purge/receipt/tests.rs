@@ -48,7 +48,7 @@ fn view(leases: Vec<Lease>) -> PeerView {
     }
 }
 
-fn told(waiting: &Waiting, is_over: bool) -> Receipt {
+fn receipt_for(waiting: &Waiting, is_over: bool) -> Receipt {
     let mut receipt = Receipt {
         purges: vec![],
         gateway: "me".to_owned(),
@@ -73,7 +73,7 @@ fn observe(waiting: &mut Waiting, view: &PeerView, now: Instant) -> Progress {
 }
 
 #[test]
-fn it_is_over_when_each_has_applied_it_or_is_out() {
+fn a_purge_is_over_when_each_gateway_has_applied_it_or_is_out() {
     let now = Clock::test().now();
     let leases = vec![
         lease("me", 2000, 8),
@@ -90,7 +90,7 @@ fn it_is_over_when_each_has_applied_it_or_is_out() {
         lease("e", 2000, 2),
     ]);
     assert_eq!(observe(&mut waiting, &first, now), Progress::Waiting);
-    let receipt = told(&waiting, false);
+    let receipt = receipt_for(&waiting, false);
     assert_eq!(receipt.pending, ["b", "e"]);
     assert_eq!(receipt.lapsed, ["c"]);
     assert_eq!(receipt.applied[0].objects, Some(3));
@@ -104,7 +104,7 @@ fn it_is_over_when_each_has_applied_it_or_is_out() {
         lease("d", 2000, 1),
     ]);
     assert_eq!(observe(&mut waiting, &then, now), Progress::Over);
-    let receipt = told(&waiting, true);
+    let receipt = receipt_for(&waiting, true);
     assert_eq!(receipt.lapsed, ["b"]);
     let applied: Vec<&str> = receipt.applied.iter().map(|a| a.gateway.as_str()).collect();
     assert_eq!(applied, ["a", "c"]);
@@ -112,7 +112,7 @@ fn it_is_over_when_each_has_applied_it_or_is_out() {
 }
 
 #[test]
-fn who_serves_without_a_lease_keeps_it_from_being_over_and_is_named() {
+fn gateways_that_serve_without_a_lease_hold_up_a_purge_and_are_named() {
     let now = Clock::test().now();
     let serving = |left, applied| Lease {
         validates: false,
@@ -123,7 +123,7 @@ fn who_serves_without_a_lease_keeps_it_from_being_over_and_is_named() {
         let progress = observe(&mut waiting, &view(vec![serving(left, 8)]), now);
         assert_eq!(progress, Progress::Waiting, "{left}");
     }
-    let receipt = told(&waiting, false);
+    let receipt = receipt_for(&waiting, false);
     assert_eq!(
         (receipt.status(), &*receipt.lapsed),
         (StatusCode::ACCEPTED, &["a".to_owned()][..])
@@ -131,7 +131,7 @@ fn who_serves_without_a_lease_keeps_it_from_being_over_and_is_named() {
     // It is back, and has applied the purge before it has a lease.
     let progress = observe(&mut waiting, &view(vec![serving(2000, 9)]), now);
     assert_eq!(progress, Progress::Over);
-    assert_eq!(told(&waiting, true).status(), StatusCode::OK);
+    assert_eq!(receipt_for(&waiting, true).status(), StatusCode::OK);
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn a_log_that_lost_the_purge_gets_it_again_and_time_to_be_sure() {
 }
 
 #[test]
-fn who_was_there_before_the_log_was_lost_is_waited_for_and_named() {
+fn gateways_from_before_the_loss_of_the_log_are_awaited_and_named() {
     let clock = Clock::test();
     let mut peers = Peers::default();
     let both = [serving("a"), lease("b", 2000, 8), lease("me", 9, 8)];
@@ -189,7 +189,7 @@ fn who_was_there_before_the_log_was_lost_is_waited_for_and_named() {
     let some = view(vec![lease("b", 2000, 9)]);
     let progress = waiting.observe(&some, &peers, None, now);
     assert_eq!(progress, Progress::Waiting);
-    let receipt = told(&waiting, false);
+    let receipt = receipt_for(&waiting, false);
     assert_eq!(receipt.pending, ["a"]);
     assert_eq!(receipt.status(), StatusCode::ACCEPTED);
     let all = view(vec![lease("b", 2000, 9), lease("a", 2000, 9)]);
@@ -222,7 +222,7 @@ fn a_young_log_and_a_link_in_doubt_wait() {
 #[test]
 fn a_receipt_is_read_as_it_was_written() {
     let waiting = waiting(&published(9, vec![lease("a", 1, 8)]));
-    let mut receipt = told(&waiting, false);
+    let mut receipt = receipt_for(&waiting, false);
     receipt.purges.push(Purge::ALL);
     let json = serde_json::to_string(&receipt).unwrap();
     assert!(json.contains(r#""id":"9-0","others":"waiting""#), "{json}");

@@ -54,7 +54,7 @@ impl Bench {
             status: StatusCode::OK,
             headers: headers(&[("content-type", "text/html"), ("etag", "\"1\"")]),
             lifetime: Lifetime {
-                answered: self.clock.wall(),
+                response_time: self.clock.wall(),
                 initial_age: Duration::ZERO,
                 fresh_for: Duration::from_mins(1),
                 stale_while_revalidate: Duration::from_secs(30),
@@ -99,8 +99,8 @@ impl Bench {
             .entry
     }
 
-    pub(super) fn purge(&self, what: PurgeTarget, how: PurgeEffect) -> u64 {
-        self.store.purge(&Purge { what, how })
+    pub(super) fn purge(&self, target: PurgeTarget, effect: PurgeEffect) -> u64 {
+        self.store.purge(&Purge { target, effect })
     }
 
     /// Checks that no entry is left and that nothing is counted that does not exist.
@@ -128,12 +128,12 @@ pub(super) async fn read_all(mut reader: Reader) -> Result<Vec<u8>, FillEnd> {
 }
 
 #[tokio::test]
-async fn a_filled_answer_is_found_and_read() {
+async fn a_filled_response_is_found_and_read() {
     let bench = bench(10 * MIB);
     let page = key("/a");
     let mut fill = bench.store.begin(&bench.draft(&page));
     let early = bench.get(&page).unwrap();
-    assert!(!early.is_whole());
+    assert!(!early.is_complete());
     let reader = read_all(early.body.reader());
     fill.write(Bytes::from_static(b"one ")).await.unwrap();
     fill.write(Bytes::from_static(b"two")).await.unwrap();
@@ -149,7 +149,7 @@ async fn a_filled_answer_is_found_and_read() {
 }
 
 #[tokio::test]
-async fn a_dead_writer_is_an_error_to_readers_and_the_old_answer_stays() {
+async fn a_dead_writer_is_an_error_to_readers_and_the_old_response_stays() {
     let bench = bench(10 * MIB);
     let page = key("/a");
     let old = bench.put(&bench.draft(&page), b"old").unwrap();
@@ -196,7 +196,7 @@ async fn a_body_of_another_length_than_announced_dies() {
 }
 
 #[tokio::test]
-async fn what_grows_too_large_is_passed_on_whole_and_not_kept() {
+async fn a_body_that_grows_too_large_is_passed_on_completely_and_not_stored() {
     let bench = bench(10 * MIB);
     let page = key("/a");
     let mut draft = bench.draft(&page);
@@ -228,7 +228,7 @@ async fn what_grows_too_large_is_passed_on_whole_and_not_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_reads_nothing_holds_up_others_for_a_while_only() {
+async fn stalled_readers_hold_up_others_for_a_while_only() {
     let bench = bench(10 * MIB);
     let page = key("/a");
     let mut draft = bench.draft(&page);
@@ -283,7 +283,7 @@ fn idle() -> Arc<dyn Client> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_response_of_unknown_length_is_held_for_nobody_who_takes_nothing() {
+async fn a_response_of_unknown_length_is_not_held_for_stalled_readers() {
     let bench = bench(100 * MIB);
     let mut fill = bench.store.begin(&bench.draft(&key("/a")));
     fill.set_client(&idle());
@@ -302,7 +302,7 @@ async fn a_response_of_unknown_length_is_held_for_nobody_who_takes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_response_of_unknown_length_is_kept_as_fast_as_somebody_reads_it() {
+async fn a_response_of_unknown_length_is_stored_as_fast_as_a_client_reads_it() {
     let bench = bench(100 * MIB);
     let page = key("/a");
     let mut fill = bench.store.begin(&bench.draft(&page));
@@ -324,7 +324,7 @@ async fn a_response_of_unknown_length_is_kept_as_fast_as_somebody_reads_it() {
 }
 
 #[tokio::test]
-async fn what_is_still_being_filled_is_copied_in_small_pieces() {
+async fn bodies_in_flight_are_copied_in_small_pieces() {
     let bench = bench(10 * MIB);
     let mut draft = bench.draft(&key("/a"));
     draft.headers.insert(header::CONTENT_LENGTH, 200_000.into());
@@ -394,33 +394,33 @@ fn variants_of_one_key_are_bounded() {
 }
 
 #[tokio::test]
-async fn a_purge_wins_over_what_was_asked_for_before_it() {
+async fn a_purge_wins_over_earlier_requests() {
     let bench = bench(10 * MIB);
     let page = key("/a");
     let body = Bytes::from_static(b"x");
-    for how in [PurgeEffect::Hard, PurgeEffect::Soft] {
+    for effect in [PurgeEffect::Hard, PurgeEffect::Soft] {
         // Before the response arrives.
-        let late = bench.tagged(&page, &["t"]);
-        bench.purge(PurgeTarget::Tag("t".into()), how);
-        let mut fill = bench.store.begin(&late);
+        let draft = bench.tagged(&page, &["t"]);
+        bench.purge(PurgeTarget::Tag("t".into()), effect);
+        let mut fill = bench.store.begin(&draft);
         assert_eq!(fill.passed(), Some(NotStoredReason::Purged));
         let reader = fill.own_reader();
         fill.write(body.clone()).await.unwrap();
         assert!(fill.finish().unwrap().is_none());
         assert_eq!(read_all(reader).await.unwrap(), b"x");
-        assert!(bench.put(&late, b"x").is_none());
+        assert!(bench.put(&draft, b"x").is_none());
         // While it arrives.
         let mut fill = bench.store.begin(&bench.tagged(&page, &["t"]));
         let reader = fill.own_reader();
         fill.write(body.clone()).await.unwrap();
-        assert_eq!(bench.purge(PurgeTarget::Tag("t".into()), how), 1);
+        assert_eq!(bench.purge(PurgeTarget::Tag("t".into()), effect), 1);
         assert!(bench.get(&page).is_none());
         fill.write(body.clone()).await.unwrap();
         assert!(fill.finish().unwrap().is_none());
         assert_eq!(read_all(reader).await.unwrap(), b"xx");
         // A purge of something else.
         let fill = bench.store.begin(&bench.tagged(&page, &["t"]));
-        assert_eq!(bench.purge(PurgeTarget::Tag("tt".into()), how), 0);
+        assert_eq!(bench.purge(PurgeTarget::Tag("tt".into()), effect), 0);
         assert!(fill.finish().unwrap().is_some());
         assert_eq!(bench.purge(PurgeTarget::All, PurgeEffect::Hard), 1);
     }
@@ -458,7 +458,7 @@ fn a_soft_purge_makes_stale_at_that_instant() {
 }
 
 #[test]
-fn a_304_gives_another_head_and_keeps_the_body() {
+fn a_304_replaces_the_headers_and_not_the_body() {
     let bench = bench(10 * MIB);
     let page = key("/a");
     let old = bench.put(&bench.tagged(&page, &["t"]), b"body").unwrap();
@@ -479,7 +479,7 @@ fn a_304_gives_another_head_and_keeps_the_body() {
     assert!(refresh(bench.store.mark(), &old).is_some());
     let mark = bench.store.mark();
     bench.purge(PurgeTarget::Tag("t".into()), PurgeEffect::Soft);
-    assert!(refresh(mark, &new).is_none(), "asked for before the purge");
+    assert!(refresh(mark, &new).is_none(), "requested before the purge");
     assert_eq!(
         bench.purge(PurgeTarget::Tag("t".into()), PurgeEffect::Hard),
         1
@@ -522,7 +522,7 @@ fn compressed_forms_are_counted_and_go_first() {
 }
 
 #[test]
-fn a_quota_is_kept_by_its_own_route() {
+fn a_quota_evicts_from_its_own_route_only() {
     let bench = bench(10 * MIB);
     let quota = bench.store.quota("r", MIB);
     assert!(Arc::ptr_eq(&quota, &bench.store.quota("r", MIB)));

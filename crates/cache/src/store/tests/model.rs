@@ -75,9 +75,9 @@ struct Model(Vec<ModelEntry>);
 
 impl Model {
     fn put(&mut self, page: Page, number: usize) {
-        self.0.retain(|known| {
-            let is_same = known.page.lang == page.lang || page.lang == 0;
-            known.page.path != page.path || !is_same
+        self.0.retain(|item| {
+            let is_same = item.page.lang == page.lang || page.lang == 0;
+            item.page.path != page.path || !is_same
         });
         let is_stale = false;
         self.0.insert(
@@ -90,16 +90,16 @@ impl Model {
         );
     }
 
-    fn purge(&mut self, how: PurgeEffect, is_about: impl Fn(&Page) -> bool) -> u64 {
+    fn purge(&mut self, effect: PurgeEffect, is_about: impl Fn(&Page) -> bool) -> u64 {
         let before = self.0.len();
-        if how == PurgeEffect::Hard {
-            self.0.retain(|known| !is_about(&known.page));
+        if effect == PurgeEffect::Hard {
+            self.0.retain(|item| !is_about(&item.page));
             return (before - self.0.len()) as u64;
         }
         let mut count = 0;
-        for known in self.0.iter_mut().filter(|known| is_about(&known.page)) {
-            count += u64::from(!known.is_stale);
-            known.is_stale = true;
+        for item in self.0.iter_mut().filter(|item| is_about(&item.page)) {
+            count += u64::from(!item.is_stale);
+            item.is_stale = true;
         }
         count
     }
@@ -123,7 +123,7 @@ fn steps(most: u32) -> impl Strategy<Value = Vec<Step>> {
         3 => (page(), 0..most).prop_map(|(page, len)| Step::Insert(page, len)),
         1 => page().prop_map(Step::Refresh),
         1 => (page(), 0..most).prop_map(|(page, len)| Step::Form(page, len)),
-        2 => (0..11u8, any::<bool>()).prop_map(|(what, soft)| Step::Purge(what, soft)),
+        2 => (0..11u8, any::<bool>()).prop_map(|(kind, soft)| Step::Purge(kind, soft)),
         1 => (0..PATHS).prop_map(Step::Remove),
         1 => (0..1_000_000u32).prop_map(Step::Budget),
         4 => page().prop_map(Step::Find),
@@ -169,11 +169,11 @@ impl Run {
                 let headers = old.headers.clone();
                 let new = store.refresh(&old, headers, lifetime, vary, variance, mark);
                 assert!(new.is_some());
-                let known = model
+                let item = model
                     .0
                     .iter_mut()
-                    .find(|known| known.number == number_of(&old));
-                known.unwrap().is_stale = false;
+                    .find(|item| item.number == number_of(&old));
+                item.unwrap().is_stale = false;
             }
             Step::Form(page, len) => {
                 if let Some(entry) = page.find(bench) {
@@ -182,7 +182,7 @@ impl Run {
                         .add_form(&entry, Encoding::Br, &body(number, *len));
                 }
             }
-            Step::Purge(what, soft) => self.purge(*what, *soft),
+            Step::Purge(kind, soft) => self.purge(*kind, *soft),
             Step::Remove(path) => {
                 let page = Page {
                     path: *path,
@@ -197,21 +197,21 @@ impl Run {
             Step::Budget(_) => {}
             Step::Find(page) => {
                 let entry = page.find(bench);
-                let known = model.0.iter().filter(|known| known.page.path == page.path);
-                let mut known = known.filter(|known| [0, page.lang].contains(&known.page.lang));
+                let item = model.0.iter().filter(|item| item.page.path == page.path);
+                let mut item = item.filter(|item| [0, page.lang].contains(&item.page.lang));
                 let Some(entry) = entry else {
-                    assert!(!*is_exact || known.next().is_none());
+                    assert!(!*is_exact || item.next().is_none());
                     return;
                 };
                 let number = number_of(&entry);
-                let known = if *is_exact {
-                    known.next()
+                let item = if *is_exact {
+                    item.next()
                 } else {
-                    known.find(|known| known.number == number)
+                    item.find(|item| item.number == number)
                 };
-                let known = known.expect("what is found is known");
-                assert_eq!(known.number, number);
-                assert_eq!(entry.stale_since().is_some(), known.is_stale);
+                let item = item.expect("what is found is known");
+                assert_eq!(item.number, number);
+                assert_eq!(entry.stale_since().is_some(), item.is_stale);
                 let whole = entry.body.whole().unwrap();
                 let fill = u8::try_from(number % 251).unwrap();
                 assert!(whole.segments().iter().flatten().all(|byte| *byte == fill));
@@ -251,40 +251,40 @@ impl Run {
         }
     }
 
-    fn purge(&mut self, what: u8, soft: bool) {
+    fn purge(&mut self, kind: u8, soft: bool) {
         let Self {
             bench,
             model,
             is_exact,
         } = self;
 
-        let how = if soft {
+        let effect = if soft {
             PurgeEffect::Soft
         } else {
             PurgeEffect::Hard
         };
-        let number = usize::from(what);
-        let (what, expected) = match what {
+        let number = usize::from(kind);
+        let (target, expected) = match kind {
             0..4 => {
                 let tag = TAGS[number];
                 let about = |page: &Page| page.tags().any(|it| it == tag);
-                (PurgeTarget::Tag(tag.into()), model.purge(how, about))
+                (PurgeTarget::Tag(tag.into()), model.purge(effect, about))
             }
             4..10 => {
-                let path = what - 4;
+                let path = kind - 4;
                 let url = format!("/{}?q={}", path / 2, path % 2);
                 let about = |page: &Page| page.path == path;
-                (PurgeTarget::Url(url), model.purge(how, about))
+                (PurgeTarget::Url(url), model.purge(effect, about))
             }
             _ => {
                 let about = |page: &Page| page.path / 2 == 1;
                 (
                     PurgeTarget::Prefix("https://shop/1".into()),
-                    model.purge(how, about),
+                    model.purge(effect, about),
                 )
             }
         };
-        let purged = bench.purge(what, how);
+        let purged = bench.purge(target, effect);
         assert!(purged == expected || (!*is_exact && purged <= expected));
     }
 
@@ -348,14 +348,14 @@ proptest! {
     }
 
     #[test]
-    fn without_room_it_never_has_what_the_list_has_not(steps in steps(200_000)) {
+    fn without_room_the_store_never_has_more_than_the_list(steps in steps(200_000)) {
         run(400_000, false, &steps);
     }
 }
 
 /// Draws from 1,000 keys, two thirds of which fit; the n-th is requested 1/n as often as the first.
 #[test]
-fn popular_answers_stay() {
+fn popular_responses_stay() {
     let bench = bench(100 * MIB);
     let body = vec![1; 4000];
     for n in 0..1000 {

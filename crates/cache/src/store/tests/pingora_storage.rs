@@ -95,7 +95,7 @@ async fn a_miss_is_written_read_along_and_hit() {
 }
 
 #[tokio::test]
-async fn ranges_of_several_segments_are_cut_right() {
+async fn ranges_across_segments_are_exact() {
     let bench = bench(10 * MIB);
     let page = key("/a");
     let body: Vec<u8> = (0..=250).cycle().take(700_000).collect();
@@ -109,7 +109,7 @@ async fn ranges_of_several_segments_are_cut_right() {
 }
 
 #[tokio::test]
-async fn a_broken_off_answer_is_an_error_to_pingora() {
+async fn a_truncated_response_is_an_error_to_pingora() {
     let bench = bench(10 * MIB);
     let page = key("/a");
     let trace = Span::inactive().handle();
@@ -135,7 +135,7 @@ async fn a_broken_off_answer_is_an_error_to_pingora() {
 }
 
 #[tokio::test]
-async fn a_validated_answer_gets_its_new_head_and_one_key_is_purged() {
+async fn a_validated_response_gets_its_new_headers_and_one_key_is_purged() {
     let bench = bench(10 * MIB);
     let page = key("/a");
     let trace = Span::inactive().handle();

@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use super::*;
 
 /// Returns the current response of the origin.
-fn answer(bench: &Bench, page: &Key, versions: &AtomicU64) -> EntryDraft {
+fn draft_of(bench: &Bench, page: &Key, versions: &AtomicU64) -> EntryDraft {
     // The mark is taken before the request.
     let mut draft = bench.tagged(page, &["t"]);
     let version = versions.load(Ordering::SeqCst);
@@ -26,11 +26,11 @@ fn version_of(entry: &Entry) -> u64 {
 fn write_all(bench: &Bench, page: &Key, versions: &AtomicU64, is_done: &AtomicBool) {
     let body = Bytes::from_static(b"some bytes");
     while !is_done.load(Ordering::SeqCst) {
-        let draft = answer(bench, page, versions);
+        let draft = draft_of(bench, page, versions);
         if fastrand::bool() {
             bench.put(&draft, &body);
         }
-        let draft = answer(bench, page, versions);
+        let draft = draft_of(bench, page, versions);
         let mut fill = bench.store.begin(&draft);
         let reader = fill.own_reader();
         fill.write(body.clone()).now_or_never().unwrap().unwrap();
@@ -40,8 +40,8 @@ fn write_all(bench: &Bench, page: &Key, versions: &AtomicU64, is_done: &AtomicBo
         // Whatever happened to it, its reader gets the whole body.
         let read = read_all(reader).now_or_never().unwrap().unwrap();
         assert_eq!(read.len(), 20);
-        let draft = answer(bench, page, versions);
-        if let Some(old) = bench.get(page).filter(|old| old.is_whole()) {
+        let draft = draft_of(bench, page, versions);
+        if let Some(old) = bench.get(page).filter(|old| old.is_complete()) {
             let lifetime = old.lifetime();
             let (vary, variance) = (Vary::Nothing, Variance(0));
             bench
@@ -88,7 +88,7 @@ fn nothing_older_than_a_purge_is_found_after_it() {
 }
 
 #[test]
-fn what_many_do_at_once_is_counted_right() {
+fn concurrent_changes_are_counted_correctly() {
     let bench = bench(MIB);
     thread::scope(|scope| {
         for thread in 0..4 {

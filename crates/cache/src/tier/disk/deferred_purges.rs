@@ -27,19 +27,19 @@ pub(super) struct DeferredPurges {
 pub(super) struct WaitingPurges {
     pub(super) purges: PurgeLedger,
     /// Folder for the files, once this process has let go.
-    pub(super) late: Option<PathBuf>,
+    pub(super) folder: Option<PathBuf>,
 }
 
 impl DeferredPurges {
-    pub(super) fn are_late(&self) -> bool {
-        self.waiting.lock().late.is_some()
+    pub(super) fn are_left_in_files(&self) -> bool {
+        self.waiting.lock().folder.is_some()
     }
 
     /// Writes the waiting purges to a file. Purges that cannot be written wait for the next
     /// attempt. Blocks; one call at a time.
     pub(super) fn write(&self) -> io::Result<()> {
         let mut waiting = self.waiting.lock();
-        let Some(folder) = waiting.late.clone() else {
+        let Some(folder) = waiting.folder.clone() else {
             return Ok(());
         };
         let stamps = waiting.purges.take();
@@ -62,9 +62,9 @@ impl DeferredPurges {
     pub(super) fn is_taken_up(&self) -> bool {
         let mut left = self.left.lock().clone();
         left.retain(|path| !path.exists());
-        let gone = left;
+        let taken = left;
         let mut left = self.left.lock();
-        left.retain(|path| !gone.contains(path));
+        left.retain(|path| !taken.contains(path));
         left.is_empty()
     }
 }
@@ -111,29 +111,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_left_waits() {
+    fn purges_that_cannot_be_written_wait() {
         let temp = tempfile::tempdir().unwrap();
         let folder = temp.path().join("late");
-        let late = DeferredPurges::default();
+        let deferred = DeferredPurges::default();
         let stamp = |number| Stamp::Everywhere([number; 16]);
-        let push = |stamp| late.waiting.lock().purges.push(stamp);
-        late.waiting.lock().late = Some(folder.clone());
+        let push = |stamp| deferred.waiting.lock().purges.push(stamp);
+        deferred.waiting.lock().folder = Some(folder.clone());
         push(stamp(1));
-        assert!(late.write().is_err() && late.is_taken_up());
+        assert!(deferred.write().is_err() && deferred.is_taken_up());
         push(stamp(2));
         fs::create_dir(&folder).unwrap();
-        late.write().unwrap();
-        late.write().unwrap();
+        deferred.write().unwrap();
+        deferred.write().unwrap();
         let found = read(&folder).unwrap();
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].1, [stamp(1), stamp(2)]);
-        assert!(!late.is_taken_up());
+        assert!(!deferred.is_taken_up());
         fs::remove_file(&found[0].0).unwrap();
-        assert!(late.is_taken_up());
+        assert!(deferred.is_taken_up());
     }
 
     #[test]
-    fn what_is_left_is_found_and_what_is_damaged_is_everything() {
+    fn files_left_are_found_and_a_damaged_one_purges_everything() {
         let folder = tempfile::tempdir().unwrap();
         let stamps = vec![
             Stamp::Everywhere([3; 16]),
@@ -142,10 +142,10 @@ mod tests {
         let path = leave(folder.path(), &stamps).unwrap();
         assert_eq!(read(folder.path()).unwrap(), [(path.clone(), stamps)]);
         let bytes = fs::read(&path).unwrap();
-        for cut in 0..bytes.len() {
-            fs::write(&path, &bytes[..cut]).unwrap();
+        for len in 0..bytes.len() {
+            fs::write(&path, &bytes[..len]).unwrap();
             let found = read(folder.path()).unwrap();
-            assert_eq!(found, [(path.clone(), vec![Stamp::All])], "{cut}");
+            assert_eq!(found, [(path.clone(), vec![Stamp::All])], "{len}");
         }
         fs::rename(&path, path.with_extension("1.new")).unwrap();
         assert_eq!(read(folder.path()).unwrap(), []);

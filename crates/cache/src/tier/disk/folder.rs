@@ -39,18 +39,22 @@ pub(super) enum OpenError {
     Busy,
     #[error("`{}` {why}", path.display())]
     NotOurs { path: PathBuf, why: &'static str },
-    #[error("cannot {what} `{}`: {source}", path.display())]
+    #[error("cannot {operation} `{}`: {source}", path.display())]
     Io {
-        what: &'static str,
+        operation: &'static str,
         path: PathBuf,
         source: io::Error,
     },
 }
 
 impl OpenError {
-    fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+    fn io(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io { what, path, source }
+        move |source| Self::Io {
+            operation,
+            path,
+            source,
+        }
     }
 }
 
@@ -81,7 +85,7 @@ impl Folder {
             Err(error) => return Err(OpenError::io("lock", &path)(error.into())),
         }
         let folder = Self { base, lock };
-        for below in [folder.objects(), folder.late(), folder.trash()] {
+        for below in [folder.objects(), folder.deferred(), folder.trash()] {
             make(&below).map_err(OpenError::io("make", &below))?;
         }
         // The folder may have been removed since: then the lock protects nothing.
@@ -89,7 +93,7 @@ impl Folder {
             Ok(folder)
         } else {
             Err(OpenError::Io {
-                what: "keep",
+                operation: "keep",
                 path: root.to_owned(),
                 source: io::ErrorKind::NotFound.into(),
             })
@@ -97,7 +101,7 @@ impl Folder {
     }
 
     /// Returns the folder where purges are left for the process that has the lock.
-    pub(super) fn late_in(root: &Path) -> PathBuf {
+    pub(super) fn deferred_in(root: &Path) -> PathBuf {
         root.join(VERSION).join("late")
     }
 
@@ -125,7 +129,7 @@ impl Folder {
         self.base.join("objects")
     }
 
-    pub(super) fn late(&self) -> PathBuf {
+    pub(super) fn deferred(&self) -> PathBuf {
         self.base.join("late")
     }
 
@@ -176,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_has_one_owner_and_is_nobody_elses_business() {
+    fn a_folder_has_one_owner_and_private_permissions() {
         let temp = tempfile::tempdir().unwrap();
         let root = temp.path().join("a/b");
         let first = Folder::open(&root).unwrap();
@@ -195,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_may_write_is_refused() {
+    fn folders_writable_by_others_are_refused() {
         let temp = tempfile::tempdir().unwrap();
         let root = temp.path().join("a");
         fs::create_dir(&root).unwrap();

@@ -74,7 +74,7 @@ struct Inner {
     retry_at: Option<Instant>,
     busy_since: Option<Instant>,
     /// True if the current outage was logged.
-    has_told: bool,
+    is_logged: bool,
 }
 
 impl Health {
@@ -86,7 +86,7 @@ impl Health {
                 last_error: None,
                 retry_at: None,
                 busy_since: None,
-                has_told: false,
+                is_logged: false,
             }),
             clock: clock.clone(),
         }
@@ -126,8 +126,8 @@ impl Health {
         match state {
             State::Busy => {
                 let since = *inner.busy_since.get_or_insert(now);
-                if now.saturating_duration_since(since) >= LOG_DELAY && !inner.has_told {
-                    inner.has_told = true;
+                if now.saturating_duration_since(since) >= LOG_DELAY && !inner.is_logged {
+                    inner.is_logged = true;
                     drop(inner);
                     warn!(folder:%; "cache folder in use by another process, nothing stored on disk until it is released");
                 }
@@ -135,7 +135,7 @@ impl Health {
             }
             State::Down(fault) => {
                 if before != state {
-                    inner.has_told = true;
+                    inner.is_logged = true;
                     drop(inner);
                     let reason = fault.name();
                     let error = error.unwrap_or_default();
@@ -145,7 +145,7 @@ impl Health {
             }
             State::Up => {
                 if before != State::Up {
-                    inner.has_told = false;
+                    inner.is_logged = false;
                     drop(inner);
                     info!(folder:%; "cache disk ready");
                     return;

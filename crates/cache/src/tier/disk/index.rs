@@ -133,8 +133,8 @@ impl Index {
     /// Returns the existing ones among `names`, the last written first.
     pub(super) fn newest(&mut self, names: &[Name]) -> Vec<Name> {
         let found = names.iter().filter_map(|name| {
-            let kept = self.files.get(name)?;
-            Some((kept.number, *name))
+            let entry = self.files.get(name)?;
+            Some((entry.number, *name))
         });
         let mut found: Vec<_> = found.collect();
         found.sort_unstable_by_key(|(number, _)| std::cmp::Reverse(*number));
@@ -143,13 +143,13 @@ impl Index {
 
     pub(super) fn insert(&mut self, name: Name, len: u64) {
         self.numbers += 1;
-        let kept = IndexEntry {
+        let entry = IndexEntry {
             blocks: blocks(len),
             number: self.numbers,
         };
-        self.blocks += u64::from(kept.blocks);
+        self.blocks += u64::from(entry.blocks);
         self.found.extend([(name.place, name), (name.url, name)]);
-        if let Some(before) = self.files.put(name, kept) {
+        if let Some(before) = self.files.put(name, entry) {
             self.blocks -= u64::from(before.blocks);
         }
     }
@@ -168,8 +168,8 @@ impl Index {
     }
 
     pub(super) fn remove(&mut self, name: &Name) {
-        if let Some(kept) = self.files.pop(name) {
-            self.blocks -= u64::from(kept.blocks);
+        if let Some(entry) = self.files.pop(name) {
+            self.blocks -= u64::from(entry.blocks);
             self.found.remove(&(name.place, *name));
             self.found.remove(&(name.url, *name));
         }
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn the_one_that_was_not_used_for_longest_goes_first() {
+    fn the_least_recently_used_file_is_evicted_first() {
         let mut index = Index::default();
         for number in 1..=3 {
             index.insert(name(number), 1);
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_write_has_changed_is_found() {
+    fn entries_changed_by_a_write_are_found() {
         let mut index = Index::default();
         let page = |path: &str, query: Option<&[u8]>| {
             Key::new("http", "a", path.as_bytes(), query, b"extra")
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_again_counts_once() {
+    fn files_written_again_count_once() {
         let mut index = Index::default();
         index.insert(name(1), 10 * BLOCK);
         index.insert(name(1), 1);

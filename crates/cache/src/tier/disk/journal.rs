@@ -257,7 +257,7 @@ mod tests {
         new.append_last(7).unwrap();
         old.append_last(5).unwrap();
         let OpenedJournal::Whole(_, found) = Journal::open(&path).unwrap() else {
-            panic!("it is whole");
+            panic!("it is complete");
         };
         assert_eq!(found, [begin.clone(), Record::All(7)]);
         new.unnamed_in = folder;

@@ -125,7 +125,7 @@ struct LastFolder {
     folder: PathBuf,
     journal: u128,
     /// True if the folder was closed with all purges in its journal.
-    is_whole: bool,
+    is_complete: bool,
 }
 
 /// An open folder, with the epoch that tells its positions from those of other openings.
@@ -225,11 +225,11 @@ impl Disk {
                     }
                 }
                 Ok(None) => (LookupOutcome::Error, None),
-                Err(_late) => {
+                Err(_elapsed) => {
                     self.metrics().failed(FolderFault::Slow);
                     if self.strikes.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_SLOW_READS {
-                        let late = "reading took longer than 250 ms";
-                        self.set(State::Down(FolderFault::Slow), Some(late.to_owned()));
+                        let error = "reading took longer than 250 ms";
+                        self.set(State::Down(FolderFault::Slow), Some(error.to_owned()));
                     }
                     (LookupOutcome::Error, None)
                 }
@@ -328,7 +328,7 @@ impl Disk {
     async fn settled(&self) {
         if let Some(opened) = self.open.load_full() {
             let open = &opened.open;
-            if self.answers() {
+            if self.is_responsive() {
                 self.flush(open).await;
             } else if !open.is_synced(open.noted())
                 && let Ok(turn) = Arc::clone(&self.flushing).try_lock_owned()
@@ -337,16 +337,16 @@ impl Disk {
                 // is read.
                 drop(begin_to_flush(open, turn));
             }
-        } else if self.deferred.are_late() {
+        } else if self.deferred.are_left_in_files() {
             // Until the process that has the folder has taken them over.
-            while self.leave_late().await == Some(false) {
+            while self.leave_deferred().await == Some(false) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
     }
 
     /// Returns true if a flush ends soon, if only with an error.
-    fn answers(&self) -> bool {
+    fn is_responsive(&self) -> bool {
         match self.health.state() {
             State::Down(fault) => fault.allows_reading(),
             State::Off | State::Opening | State::Busy | State::CatchingUp | State::Up => true,
@@ -385,11 +385,11 @@ impl Disk {
 
     /// Leaves purges for the process that has the folder by now. Returns true if all were taken
     /// over; `None` if they cannot be written.
-    async fn leave_late(&self) -> Option<bool> {
+    async fn leave_deferred(&self) -> Option<bool> {
         let turn = Arc::clone(&self.flushing).lock_owned().await;
-        let late = Arc::clone(&self.deferred);
+        let deferred = Arc::clone(&self.deferred);
         let left = spawn_blocking(move || {
-            let left = late.write().map(|()| late.is_taken_up());
+            let left = deferred.write().map(|()| deferred.is_taken_up());
             // The caller may be gone.
             drop(turn);
             left
@@ -411,8 +411,12 @@ impl Disk {
             let is_down = matches!(self.health.state(), State::Down(_));
             return is_down && !open.is_synced(open.noted());
         }
-        let is_whole = self.last.lock().as_ref().is_none_or(|last| last.is_whole);
-        waiting.late.is_none() && !waiting.purges.is_empty() || !is_whole
+        let is_complete = self
+            .last
+            .lock()
+            .as_ref()
+            .is_none_or(|last| last.is_complete);
+        waiting.folder.is_none() && !waiting.purges.is_empty() || !is_complete
     }
 
     fn failed(&self, error: &io::Error) {

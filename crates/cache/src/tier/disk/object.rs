@@ -11,14 +11,14 @@ const HEAD: usize = 8 + 16 + 8 + 4;
 
 /// Encodes an entry. Returns `None` if the body is incomplete or the response has `Vary: *`.
 pub(super) fn encode(journal: u128, position: u64, entry: &Entry) -> Option<Vec<u8>> {
-    let coded = codec::encode(entry)?;
-    let mut bytes = Vec::with_capacity(HEAD + coded.len());
+    let encoded = codec::encode(entry)?;
+    let mut bytes = Vec::with_capacity(HEAD + encoded.len());
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&journal.to_be_bytes());
     bytes.extend_from_slice(&position.to_be_bytes());
     let checksum = crc32fast::hash(&bytes);
     bytes.extend_from_slice(&checksum.to_be_bytes());
-    bytes.extend_from_slice(&coded);
+    bytes.extend_from_slice(&encoded);
     Some(bytes)
 }
 

@@ -79,18 +79,22 @@ impl OpenDisk {
     pub(super) fn take(root: &Path) -> Result<Self, OpenError> {
         let folder = Folder::open(root)?;
         let path = folder.base().join("journal");
-        let failed = |what| {
+        let failed = |operation| {
             let path = path.clone();
-            move |source| OpenError::Io { what, path, source }
+            move |source| OpenError::Io {
+                operation,
+                path,
+                source,
+            }
         };
-        let known = match Journal::open(&path).map_err(failed("read"))? {
+        let existing = match Journal::open(&path).map_err(failed("read"))? {
             OpenedJournal::Whole(journal, records) => {
                 DiskLedger::read(records).map(|it| (journal, it))
             }
             OpenedJournal::Lost => None,
         };
-        let (journal, ledger) = if let Some(known) = known {
-            known
+        let (journal, ledger) = if let Some(existing) = existing {
+            existing
         } else {
             // In this order: the entries belong to no journal, even if this is interrupted.
             folder
@@ -119,7 +123,7 @@ impl OpenDisk {
             walk: FolderWalk::default(),
             is_closed: AtomicBool::new(false),
         };
-        open.take_late()
+        open.take_deferred()
             .map_err(failed("read the files beside the journal of"))?;
         Ok(open)
     }
@@ -326,7 +330,7 @@ impl OpenDisk {
         if self.changed.has_staged(key) || is_purged(&self.ledger.lock()) {
             return Err(RemovalReason::Purged);
         }
-        let ahead = decoded.lifetime.answered.duration_since(now);
+        let ahead = decoded.lifetime.response_time.duration_since(now);
         if ahead.is_ok_and(|ahead| ahead > MAX_CLOCK_SKEW)
             || time_to_live(&decoded.lifetime, &decoded.headers, now).is_zero()
         {
@@ -453,8 +457,8 @@ impl OpenDisk {
 
     /// Takes over the purges of a process that had let go of the folder. Returns true if there were
     /// any.
-    pub(super) fn take_late(&self) -> io::Result<bool> {
-        let found = deferred_purges::read(&self.folder.late())?;
+    pub(super) fn take_deferred(&self) -> io::Result<bool> {
+        let found = deferred_purges::read(&self.folder.deferred())?;
         for stamp in found.iter().flat_map(|(_, stamps)| stamps) {
             if self.heeds(stamp) {
                 self.note(stamp);

@@ -151,13 +151,13 @@ impl OpenDisk {
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         let id = self.ledger.lock().id();
-        let is_kept = object::decode(id, bytes.into(), None).is_some_and(|(position, decoded)| {
+        let is_valid = object::decode(id, bytes.into(), None).is_some_and(|(position, decoded)| {
             let ledger = self.ledger.lock();
             !ledger
                 .purges
                 .is_purged_since(position, &decoded.key, &decoded.tags)
         });
-        if is_kept {
+        if is_valid {
             return Ok(());
         }
         self.remove(name, &file)

@@ -154,12 +154,12 @@ impl Disk {
         let now = LastFolder {
             folder: settings.folder.clone(),
             journal: opened.open.id(),
-            is_whole: false,
+            is_complete: false,
         };
         let last = self.last.lock().replace(now);
         let is_as_left = |last: &LastFolder| {
             let is_same = last.folder == settings.folder && last.journal == opened.open.id();
-            is_same && last.is_whole
+            is_same && last.is_complete
         };
         if !last.as_ref().is_none_or(is_as_left) {
             // In the meantime purges were recorded in another folder, or in none.
@@ -205,10 +205,10 @@ impl Disk {
             }
             let passed = self.clock.now().saturating_duration_since(began);
             turn = (turn + 1) % SELDOM;
-            let looks_for_late = passed < DRAINING || turn == 0;
-            self.follow(open, link, is_shared, looks_for_late).await;
+            let looks_for_deferred = passed < DRAINING || turn == 0;
+            self.follow(open, link, is_shared, looks_for_deferred).await;
             let is_known =
-                !is_shared || link.has_caught_up() || (passed >= LEASE && link.is_cut_off());
+                !is_shared || link.has_caught_up() || (passed >= LEASE && link.is_unreachable());
             if is_known && self.health.state() == State::CatchingUp {
                 self.is_caught_up.store(true, Ordering::SeqCst);
                 self.set(State::Up, None);
@@ -257,7 +257,7 @@ impl Disk {
         open: &Arc<OpenDisk>,
         link: &PurgeLink,
         is_shared: bool,
-        looks_for_late: bool,
+        looks_for_deferred: bool,
     ) {
         // Everything up to here is recorded, and flushed below.
         let place = link
@@ -272,9 +272,9 @@ impl Disk {
         if !self.patiently(self.flush(open)).await {
             return;
         }
-        if looks_for_late {
-            let late = Arc::clone(open);
-            self.done(self.job(move || late.take_late()).await);
+        if looks_for_deferred {
+            let open = Arc::clone(open);
+            self.done(self.job(move || open.take_deferred()).await);
         }
         if open.has_changed() {
             // Entries changed by writes are removed for good, so that the writes need not be
@@ -418,8 +418,8 @@ impl Disk {
             return done;
         }
         self.metrics().failed(FolderFault::Slow);
-        let late = "no operation completed for 5 s".to_owned();
-        self.set(State::Down(FolderFault::Slow), Some(late));
+        let error = "no operation completed for 5 s".to_owned();
+        self.set(State::Down(FolderFault::Slow), Some(error));
         work.await
     }
 
@@ -471,7 +471,7 @@ impl Disk {
     /// Leaves purges for the process that has had the folder all the time.
     pub(super) async fn pass_on(&self) {
         if self.defers_for_good() {
-            let _in_time = timeout(SLOW, self.leave_late()).await;
+            let _in_time = timeout(SLOW, self.leave_deferred()).await;
         }
     }
 
@@ -482,11 +482,11 @@ impl Disk {
             return false;
         };
         let mut waiting = self.deferred.waiting.lock();
-        let is_late = self.open.load().is_none();
-        if is_late {
-            waiting.late = Some(Folder::late_in(&settings.folder));
+        let has_no_folder = self.open.load().is_none();
+        if has_no_folder {
+            waiting.folder = Some(Folder::deferred_in(&settings.folder));
         }
-        is_late
+        has_no_folder
     }
 
     pub(super) async fn leave(&self, opened: &Arc<OpenFolder>) {
@@ -501,7 +501,7 @@ impl Disk {
         match timeout(SLOW, closing).await {
             Ok(Ok(Ok(()))) => {
                 if let Some(last) = &mut *self.last.lock() {
-                    last.is_whole = true;
+                    last.is_complete = true;
                 }
             }
             Ok(Ok(Err(error))) => self.metrics().failed(FolderFault::of(&error)),
@@ -521,12 +521,12 @@ impl Disk {
         let mut waiting = self.deferred.waiting.lock();
         self.open.store(None);
         if let Some(last) = &mut *self.last.lock() {
-            last.is_whole = opened.open.is_synced(opened.open.noted());
+            last.is_complete = opened.open.is_synced(opened.open.noted());
         }
         self.is_caught_up.store(false, Ordering::SeqCst);
         if self.is_released.load(Ordering::SeqCst) {
             // From here on purges are left in files for the next process.
-            waiting.late = Some(opened.open.folder().late());
+            waiting.folder = Some(opened.open.folder().deferred());
         }
     }
 }

@@ -90,7 +90,7 @@ pub(super) struct Level2 {
     stamping: tokio::sync::Mutex<()>,
     wake: Notify,
     /// Time of the last log line about unusable entries.
-    told: Mutex<Option<Instant>>,
+    last_logged: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug)]
@@ -137,7 +137,7 @@ impl Level2 {
             store,
             clock,
             metrics,
-            told: Mutex::new(None),
+            last_logged: Mutex::new(None),
             epoch: u64::from(epoch) << EPOCH_AT,
             scripts: Scripts {
                 tick: Script::new(include_str!("../lua/tick.lua")),
@@ -234,25 +234,25 @@ impl Level2 {
     ) -> Result<Decoded, ReadMiss> {
         let start = self.clock.now();
         let guesses = self.guesses(headers);
-        let mut answer = self.ask(part, key, &guesses).await?;
-        if answer.first().is_some_and(|kind| kind == b"vary") {
-            let varies = answer.get(2).map(Vec::as_slice).unwrap_or_default();
-            let known = varies_of(varies).ok_or(ReadMiss::Error)?;
+        let mut reply = self.query(part, key, &guesses).await?;
+        if reply.first().is_some_and(|kind| kind == b"vary") {
+            let varies = reply.get(2).map(Vec::as_slice).unwrap_or_default();
+            let decoded = varies_of(varies).ok_or(ReadMiss::Error)?;
             let guess = |vary: &Vary| Some((names(vary)?, vary.variance(headers)));
-            let guesses: Vec<_> = known.iter().filter_map(guess).collect();
-            known.iter().rev().for_each(|vary| self.learn(vary));
+            let guesses: Vec<_> = decoded.iter().filter_map(guess).collect();
+            decoded.iter().rev().for_each(|vary| self.learn(vary));
             // Both lookups together have the deadline of one.
             let passed = self.clock.now().saturating_duration_since(start);
             let left = self.patience().saturating_sub(passed);
-            answer = timeout(left, self.ask(part, key, &guesses))
+            reply = timeout(left, self.query(part, key, &guesses))
                 .await
                 .map_err(|_elapsed| ReadMiss::Error)??;
         }
-        if answer.first().is_some_and(|kind| kind == b"large") {
+        if reply.first().is_some_and(|kind| kind == b"large") {
             return Err(self.dropped(DiscardReason::Bounds, key));
         }
         let [kind, _, passed, bytes] =
-            <[Vec<u8>; 4]>::try_from(answer).map_err(|_| ReadMiss::Miss)?;
+            <[Vec<u8>; 4]>::try_from(reply).map_err(|_| ReadMiss::Miss)?;
         if kind != b"hit" {
             return Err(ReadMiss::Miss);
         }
@@ -264,9 +264,9 @@ impl Level2 {
         let passed = passed.ok_or_else(|| self.dropped(DiscardReason::Damaged, key))?;
         // Redis measures the age, since clocks differ; but it is not much below the signed one.
         let now = self.clock.wall();
-        let signed = now.duration_since(decoded.lifetime.answered);
+        let signed = now.duration_since(decoded.lifetime.response_time);
         let passed = passed.max(signed.unwrap_or_default().saturating_sub(SKEW));
-        decoded.lifetime.answered = now.checked_sub(passed).ok_or(ReadMiss::Miss)?;
+        decoded.lifetime.response_time = now.checked_sub(passed).ok_or(ReadMiss::Miss)?;
         Ok(decoded)
     }
 
@@ -274,10 +274,10 @@ impl Level2 {
     fn dropped(&self, why: DiscardReason, key: &Key) -> ReadMiss {
         self.metrics.dropped(why);
         let now = self.clock.now();
-        let mut told = self.told.lock();
-        if told.is_none_or(|told| now.saturating_duration_since(told) >= LOG_INTERVAL) {
-            *told = Some(now);
-            drop(told);
+        let mut last_logged = self.last_logged.lock();
+        if last_logged.is_none_or(|at| now.saturating_duration_since(at) >= LOG_INTERVAL) {
+            *last_logged = Some(now);
+            drop(last_logged);
             warn!(reason = why.name(), url = key.url(); "cache entry in redis not used");
         }
         ReadMiss::Miss
@@ -289,7 +289,7 @@ impl Level2 {
         self.redis.settings().timeout / 2
     }
 
-    async fn ask(
+    async fn query(
         &self,
         part: &PurgePartition,
         key: &Key,
@@ -307,14 +307,14 @@ impl Level2 {
         }
         let keys: [&[u8]; 3] = [&entry, &part.stamps, &marker];
         let script = &self.scripts.load;
-        let answer: Vec<Vec<u8>> = self.redis.eval(script, &keys, &args).await?;
-        self.saw(part, &answer);
-        Ok(answer)
+        let reply: Vec<Vec<u8>> = self.redis.eval(script, &keys, &args).await?;
+        self.saw(part, &reply);
+        Ok(reply)
     }
 
     /// Takes the position of the last purge from the response of a script.
-    fn saw(&self, part: &PurgePartition, answer: &[Vec<u8>]) {
-        if let Some(last) = answer.get(1).and_then(|last| number(last)) {
+    fn saw(&self, part: &PurgePartition, reply: &[Vec<u8>]) {
+        if let Some(last) = reply.get(1).and_then(|last| number(last)) {
             self.observe(last);
         } else {
             part.is_lost.store(true, Ordering::Relaxed);
@@ -439,7 +439,9 @@ impl Level2 {
         let part = &self.parts[stamps::part(&subject.part, self.parts.len())];
         let (url, target_at) = stamps::url(&entry.key);
         let now = self.clock.wall();
-        let passed = now.duration_since(entry.answered()).unwrap_or_default();
+        let passed = now
+            .duration_since(entry.response_time())
+            .unwrap_or_default();
         let text = |number: u64| number.to_string().into_bytes();
         let len = bytes.len() as u64;
         let mut args = vec![
@@ -468,13 +470,13 @@ impl Level2 {
             part.marker(&stamps::place(&entry.key)),
         );
         let keys: [&[u8]; 4] = [&key, &part.stamps, &marker, &part.writes];
-        let answer: Result<Vec<Vec<u8>>, _> =
+        let reply: Result<Vec<Vec<u8>>, _> =
             self.redis.eval(&self.scripts.store, &keys, &args).await;
-        let Ok(answer) = answer else {
+        let Ok(reply) = reply else {
             return WriteOutcome::Error;
         };
-        self.saw(part, &answer);
-        match answer.first().map(Vec::as_slice) {
+        self.saw(part, &reply);
+        match reply.first().map(Vec::as_slice) {
             Some(b"stored") => {
                 self.metrics.bytes_written.inc_by(len);
                 self.learn(&entry.vary);

@@ -68,7 +68,7 @@ impl ModelStoreState {
 }
 
 fn key_of(purge: &Purge) -> Option<usize> {
-    match &purge.what {
+    match &purge.target {
         PurgeTarget::Url(url) => url[1..].parse().ok(),
         _ => None,
     }
@@ -126,7 +126,7 @@ struct World {
     model: Arc<Model>,
     origin: [u64; KEYS],
     gateways: Vec<Gateway>,
-    asked: Vec<PendingPurge>,
+    pending: Vec<PendingPurge>,
     /// Claims of receipts: the lowest version that this gateway (by name), or any, may have.
     applied: HashMap<(String, usize), u64>,
     over: [u64; KEYS],
@@ -167,7 +167,7 @@ impl World {
             model,
             origin: [0; KEYS],
             gateways: Vec::new(),
-            asked: Vec::new(),
+            pending: Vec::new(),
             applied: HashMap::new(),
             over: [0; KEYS],
             has_failed_over: false,
@@ -203,13 +203,13 @@ impl World {
         let status = old.link.status();
         self.gaps += status.gaps;
         self.replayed += status.replayed;
-        self.asked.retain(|asked| asked.by != number);
-        if let Some((kept, position)) = old.disk
+        self.pending.retain(|pending| pending.by != number);
+        if let Some((saved, position)) = old.disk
             && self.rng.bool()
         {
             let new = &self.gateways[number];
             new.link.resume(position);
-            new.toy.0.lock().stored = kept.stored;
+            new.toy.0.lock().stored = saved.stored;
         }
     }
 
@@ -229,20 +229,20 @@ impl World {
         }
     }
 
-    fn ask(&mut self, by: usize) {
+    fn issue_purge(&mut self, by: usize) {
         let key = self.rng.usize(..KEYS);
         self.origin[key] += 1;
         let begun = ReportedPurges::default();
         let (link, into) = (Arc::clone(&self.gateways[by].link), Arc::clone(&begun));
         let purge = Purge {
-            what: PurgeTarget::Url(format!("/{key}")),
-            how: PurgeEffect::Hard,
+            target: PurgeTarget::Url(format!("/{key}")),
+            effect: PurgeEffect::Hard,
         };
         let running: Running = Box::pin(async move {
             let begun = link.begin(vec![purge], Source::Admin).await;
             *into.lock() = Some(begun);
         });
-        self.asked.push(PendingPurge {
+        self.pending.push(PendingPurge {
             by,
             key,
             version: self.origin[key],
@@ -253,29 +253,29 @@ impl World {
 
     /// Reads the receipt of a purge, over or not.
     fn read(&mut self, at: usize) {
-        let asked = &mut self.asked[at];
-        if let Some(running) = &mut asked.running {
+        let pending = &mut self.pending[at];
+        if let Some(running) = &mut pending.running {
             if poll(running) {
-                asked.running = None;
+                pending.running = None;
             }
             return;
         }
-        let guard = asked.begun.lock();
+        let guard = pending.begun.lock();
         let begun = guard.as_ref().expect("it has ended");
         let mut receipt = begun.receipt.clone();
         let ticket = begun.ticket.as_ref().expect("gateways share");
         ticket.tell(&mut receipt);
         drop(guard);
-        let (asked_by, key, version) = (asked.by, asked.key, asked.version);
+        let (issuer, key, version) = (pending.by, pending.key, pending.version);
         for AppliedGateway { gateway, .. } in &receipt.applied {
             let floor = self.applied.entry((gateway.clone(), key)).or_default();
             *floor = version.max(*floor);
         }
         if receipt.is_over() {
-            self.assert_nobody_serves_older(asked_by, key, version);
+            self.assert_nobody_serves_older(issuer, key, version);
             self.overs += 1;
             self.over[key] = version.max(self.over[key]);
-            self.asked.swap_remove(at);
+            self.pending.swap_remove(at);
         }
     }
 
@@ -287,12 +287,12 @@ impl World {
             return;
         }
         let state = self.gateways[by].link.state.lock();
-        let known: Vec<String> = state.peers.0.keys().cloned().collect();
+        let peers: Vec<String> = state.peers.0.keys().cloned().collect();
         drop(state);
         for gateway in &self.gateways {
             let link = &gateway.link;
             let serves = link.trust() == Trust::All || !link.validates.load(Ordering::Relaxed);
-            if !known.contains(&link.name) || !serves {
+            if !peers.contains(&link.name) || !serves {
                 continue;
             }
             let toy = gateway.toy.0.lock();
@@ -325,8 +325,8 @@ impl World {
         let number = self.rng.usize(..GATEWAYS);
         match self.rng.u32(..16) {
             0..4 => {
-                let mut cut = self.model.is_cut.lock();
-                cut[number] = !cut[number];
+                let mut partitioned = self.model.is_partitioned.lock();
+                partitioned[number] = !partitioned[number];
             }
             4 => {
                 *self.model.data.lock() = Data::default();
@@ -346,8 +346,8 @@ impl World {
             11..14 => {
                 let gateway = &mut self.gateways[number];
                 if let Some(position) = gateway.link.position() {
-                    let kept = gateway.toy.0.lock().clone();
-                    gateway.disk = Some((kept, position));
+                    let saved = gateway.toy.0.lock().clone();
+                    gateway.disk = Some((saved, position));
                 }
             }
             _ => self.clock.advance(Duration::from_secs(3)),
@@ -359,9 +359,9 @@ impl World {
         match self.rng.u32(..100) {
             0..45 => self.go(number),
             45..60 => self.fill(number),
-            60..64 => self.ask(number),
-            64..80 if !self.asked.is_empty() => {
-                let at = self.rng.usize(..self.asked.len());
+            60..64 => self.issue_purge(number),
+            64..80 if !self.pending.is_empty() => {
+                let at = self.rng.usize(..self.pending.len());
                 self.read(at);
             }
             80..94 => {
@@ -369,9 +369,9 @@ impl World {
                 self.clock.advance(by);
             }
             94..97 => {
-                let late = self.model.late.lock().pop();
-                if let Some(command) = late {
-                    self.model.run_late(&command);
+                let delayed = self.model.delayed.lock().pop();
+                if let Some(command) = delayed {
+                    self.model.run_delayed(&command);
                 }
             }
             97.. if self.rng.bool() => self.disturb(),
@@ -446,11 +446,11 @@ fn run_all(seeds: std::ops::Range<u64>, has_failed_over: bool) {
 }
 
 #[test]
-fn a_receipt_claims_nothing_that_is_not_so() {
+fn a_receipt_claims_nothing_untrue() {
     run_all(0..2000, false);
 }
 
 #[test]
-fn after_a_failover_who_is_named_has_applied_it() {
+fn after_a_failover_named_gateways_have_applied_the_purge() {
     run_all(10_000..11_000, true);
 }

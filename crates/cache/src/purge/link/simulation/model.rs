@@ -106,10 +106,10 @@ impl Data {
         };
         let behind = self.log.iter().filter(|e| e.position.id > place.id);
         let entries: Vec<Entry> = behind.take(2).cloned().collect();
-        let known = self.gateways.get(&question.gateway);
-        let mut left = known.map_or(0, |(ends, ..)| ends.saturating_sub(now));
+        let stored = self.gateways.get(&question.gateway);
+        let mut left = stored.map_or(0, |(ends, ..)| ends.saturating_sub(now));
         if left > 0 || entries.is_empty() {
-            let is_same = known.is_some_and(|(_, id, _, validates)| {
+            let is_same = stored.is_some_and(|(_, id, _, validates)| {
                 *id == place.id && *validates == question.validates
             });
             if !(2000..=3000).contains(&left) || !is_same {
@@ -150,10 +150,10 @@ pub(super) struct Model {
     rng: Mutex<Rng>,
     pub(super) data: Mutex<Data>,
     pub(super) replica: Mutex<Data>,
-    pub(super) late: Mutex<Vec<Command>>,
+    pub(super) delayed: Mutex<Vec<Command>>,
     pub(super) put_back: Mutex<u64>,
     /// By gateway.
-    pub(super) is_cut: Mutex<[bool; GATEWAYS]>,
+    pub(super) is_partitioned: Mutex<[bool; GATEWAYS]>,
 }
 
 impl Model {
@@ -163,9 +163,9 @@ impl Model {
             rng: Mutex::new(Rng::with_seed(seed ^ 1)),
             data: Mutex::default(),
             replica: Mutex::default(),
-            late: Mutex::default(),
+            delayed: Mutex::default(),
             put_back: Mutex::default(),
-            is_cut: Mutex::default(),
+            is_partitioned: Mutex::default(),
         }
     }
 
@@ -180,7 +180,7 @@ impl Model {
     }
 
     /// Runs a command whose caller has gone.
-    pub(super) fn run_late(&self, command: &Command) {
+    pub(super) fn run_delayed(&self, command: &Command) {
         let mut data = self.data.lock();
         match command {
             Command::Sync(question) => drop(data.sync(question, self.now())),
@@ -195,22 +195,22 @@ impl Model {
         run: impl FnOnce(&mut Data, u64) -> T,
     ) -> Result<T, Unavailable> {
         meanwhile().await;
-        if self.is_cut.lock()[number] {
+        if self.is_partitioned.lock()[number] {
             return Err(Unavailable::Open);
         }
         if self.chance(5) {
-            self.late.lock().push(command);
+            self.delayed.lock().push(command);
             return Err(Unavailable::Timeout);
         }
         if self.chance(3) {
             return Err(Unavailable::Connection);
         }
-        let answer = run(&mut self.data.lock(), self.now());
+        let response = run(&mut self.data.lock(), self.now());
         meanwhile().await;
         if self.chance(5) {
             return Err(Unavailable::Timeout);
         }
-        Ok(answer)
+        Ok(response)
     }
 }
 

@@ -10,13 +10,13 @@ fn counted(bench: &Bench) -> (usize, usize) {
 }
 
 #[test]
-fn an_answer_from_the_future_has_no_age_and_goes() {
+fn a_response_from_the_future_has_no_age_and_is_dropped() {
     let bench = bench();
     let names = [Name::new(&key("/a"), Variance::default())];
-    let asked = bench.clock.wall();
+    let requested_at = bench.clock.wall();
     for (back, dropped) in [(59, None), (62, Some(RemovalReason::Expired))] {
         assert!(bench.write("/a", 1));
-        let now = asked - Duration::from_secs(back);
+        let now = requested_at - Duration::from_secs(back);
         let reading = bench.open.read(&names, &key("/a"), 8 * MIB, now).unwrap();
         assert_eq!(reading.decoded.is_some(), dropped.is_none(), "{back}");
         assert_eq!(reading.dropped, Vec::from_iter(dropped), "{back}");
@@ -24,7 +24,7 @@ fn an_answer_from_the_future_has_no_age_and_goes() {
 }
 
 #[test]
-fn what_cannot_be_removed_is_still_counted() {
+fn files_that_cannot_be_removed_are_still_counted() {
     let bench = bench();
     for path in ["/a", "/b", "/c"] {
         assert!(bench.write(path, 1));

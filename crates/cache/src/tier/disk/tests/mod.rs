@@ -60,7 +60,7 @@ impl Bench {
             status: StatusCode::OK,
             headers: HeaderMap::new(),
             lifetime: Lifetime {
-                answered: self.clock.wall(),
+                response_time: self.clock.wall(),
                 initial_age: Duration::ZERO,
                 fresh_for: Duration::from_mins(1),
                 stale_while_revalidate: Duration::ZERO,
@@ -108,8 +108,8 @@ impl Bench {
         self.read(path).decoded.is_some()
     }
 
-    fn note(&self, what: &PurgeTarget) {
-        for stamp in Stamp::of(what) {
+    fn note(&self, target: &PurgeTarget) {
+        for stamp in Stamp::of(target) {
             self.open.note(&stamp);
         }
     }
@@ -128,7 +128,7 @@ impl Bench {
 }
 
 #[test]
-fn what_was_purged_and_flushed_is_gone_after_a_restart_and_nothing_else() {
+fn flushed_purges_hold_after_a_restart_and_purge_nothing_else() {
     let mut bench = bench();
     let kinds = [
         PurgeTarget::Url("https://shop/a".into()),
@@ -138,26 +138,26 @@ fn what_was_purged_and_flushed_is_gone_after_a_restart_and_nothing_else() {
         PurgeTarget::Tag("t".into()),
         PurgeTarget::All,
     ];
-    for (number, what) in kinds.iter().enumerate() {
+    for (number, target) in kinds.iter().enumerate() {
         let position = bench.open.position();
         assert!(bench.write("/a", position) && bench.write("/b", position));
         bench.restart();
-        assert!(bench.is_there("/a") && bench.is_there("/b"), "{what:?}");
-        bench.note(what);
+        assert!(bench.is_there("/a") && bench.is_there("/b"), "{target:?}");
+        bench.note(target);
         assert!(bench.write("/b", bench.open.position()));
         bench.open.flush().unwrap();
         if number % 2 == 0 {
             // With or without a lookup in the meantime.
-            assert!(!bench.is_there("/a"), "{what:?}");
+            assert!(!bench.is_there("/a"), "{target:?}");
         }
         bench.restart();
         if number % 3 == 0 {
             bench.open.walk().unwrap();
         }
-        assert!(!bench.is_there("/a"), "{what:?}");
-        assert!(bench.is_there("/b"), "{what:?}");
+        assert!(!bench.is_there("/a"), "{target:?}");
+        assert!(bench.is_there("/b"), "{target:?}");
         // About to be written while it was purged.
-        assert!(!bench.write("/a", position), "{what:?}");
+        assert!(!bench.write("/a", position), "{target:?}");
     }
 }
 
@@ -235,7 +235,7 @@ fn every_flipped_byte_is_noticed() {
 }
 
 #[test]
-fn another_keys_file_is_not_an_answer() {
+fn the_file_of_another_key_is_a_miss() {
     let bench = bench();
     assert!(bench.write("/a", 1) && bench.write("/b", 1));
     std::fs::rename(bench.file("/a"), bench.file("/b")).unwrap();
@@ -243,17 +243,17 @@ fn another_keys_file_is_not_an_answer() {
 }
 
 #[test]
-fn entries_of_a_lost_journal_are_nobodys() {
+fn entries_without_their_journal_are_dropped() {
     let mut bench = bench();
     assert!(bench.write("/a", 1));
-    let kept = std::fs::read(bench.file("/a")).unwrap();
+    let original = std::fs::read(bench.file("/a")).unwrap();
     std::fs::remove_file(bench.open.folder().base().join("journal")).unwrap();
     bench.restart();
     assert!(!bench.is_there("/a"));
     // Not even if a file is put back.
     let path = bench.file("/a");
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::write(&path, kept).unwrap();
+    std::fs::write(&path, original).unwrap();
     assert_eq!(bench.read("/a").dropped, [RemovalReason::Damaged]);
 }
 
@@ -329,7 +329,7 @@ fn the_budget_holds_over_restarts_and_the_newest_stay() {
 }
 
 #[test]
-fn what_is_of_no_use_any_more_goes() {
+fn expired_entries_are_removed() {
     let bench = bench();
     assert!(bench.write("/a", 1));
     bench.clock.advance(Duration::from_secs(61));
@@ -338,13 +338,13 @@ fn what_is_of_no_use_any_more_goes() {
 }
 
 #[test]
-fn purges_of_who_has_let_go_are_taken_up() {
+fn purges_of_a_process_without_the_folder_are_taken_over() {
     let mut bench = bench();
     assert!(bench.write("/a", 1) && bench.write("/b", 1));
-    let folder = bench.open.folder().late();
+    let folder = bench.open.folder().deferred();
     let stamps = Stamp::of(&PurgeTarget::Url("/a".into()));
     let path = deferred_purges::leave(&folder, &stamps).unwrap();
-    assert!(bench.open.take_late().unwrap());
+    assert!(bench.open.take_deferred().unwrap());
     assert!(!path.exists());
     bench.restart();
     assert!(!bench.is_there("/a") && bench.is_there("/b"));
@@ -355,7 +355,7 @@ fn purges_of_who_has_let_go_are_taken_up() {
 }
 
 #[test]
-fn a_journal_that_is_full_is_written_anew() {
+fn a_full_journal_is_written_again() {
     let mut bench = bench();
     assert!(bench.write("/a", 1) && bench.write("/b", 1));
     bench.note(&PurgeTarget::Url("/a".into()));
@@ -374,7 +374,7 @@ fn a_journal_that_is_full_is_written_anew() {
 }
 
 #[test]
-fn what_is_older_than_what_was_forgotten_counts_as_purged() {
+fn entries_older_than_forgotten_purges_count_as_purged() {
     let mut bench = bench();
     assert!(bench.write("/a", bench.open.position()));
     for number in 0..50_001_u128 {
@@ -442,7 +442,7 @@ proptest! {
     #[test]
     fn a_journal_with_anything_wrong_is_lost(
         records in vec(record(), 1..12),
-        cut in 0_usize..2048,
+        truncated_len in 0_usize..2048,
         flip in 0_usize..2048,
         bit in 0_u32..8,
     ) {
@@ -458,17 +458,17 @@ proptest! {
             }
         }
         let OpenedJournal::Whole(_, found) = Journal::open(&path).unwrap() else {
-            panic!("it is whole");
+            panic!("it is complete");
         };
         prop_assert_eq!(&found, &all);
         let bytes = std::fs::read(&path).unwrap();
-        prop_assert!(journal::read(&bytes[..cut]).is_none());
+        prop_assert!(journal::read(&bytes[..truncated_len]).is_none());
         let mut flipped = bytes.clone();
         flipped[flip] ^= 1 << bit;
         prop_assert!(journal::read(&flipped).is_none());
         // State after a power failure during an append that was not synced.
         let mut blank = bytes;
-        blank[cut..].fill(0);
+        blank[truncated_len..].fill(0);
         if let Some((found, _)) = journal::read(&blank) {
             prop_assert_eq!(&found[..], &all[..found.len()]);
         }
@@ -480,18 +480,18 @@ proptest! {
     fn nothing_that_was_purged_comes_back(steps in vec((0_u8..12, 0_usize..4), 1..60)) {
         let mut bench = bench();
         // Positions of requests; positions of purges since; and purges that may not be durable.
-        let mut asked: HashMap<usize, u64> = HashMap::new();
+        let mut requested: HashMap<usize, u64> = HashMap::new();
         let mut purged: HashMap<usize, u64> = HashMap::new();
         let mut unflushed: Vec<(usize, u64)> = Vec::new();
         let path = |number: usize| format!("/{number}/x");
-        for (what, number) in steps {
-            match what {
+        for (step, number) in steps {
+            match step {
                 0..3 => {
                     // The response may take a long time.
-                    asked.entry(number).or_insert_with(|| bench.open.position());
+                    requested.entry(number).or_insert_with(|| bench.open.position());
                 }
                 3..6 => {
-                    if let Some(position) = asked.remove(&number) {
+                    if let Some(position) = requested.remove(&number) {
                         let may = purged.get(&number).is_none_or(|at| *at <= position);
                         prop_assert_eq!(bench.write(&path(number), position), may);
                     }
@@ -505,19 +505,19 @@ proptest! {
                     let lost = bench.open.noted();
                     let is_flushed = bench.open.is_synced(lost);
                     bench.restart();
-                    asked.clear();
+                    requested.clear();
                     // Purges that were never reported as done may be lost.
                     if !is_flushed {
-                        let kept = bench.open.position();
-                        purged.retain(|_, at| *at <= kept);
+                        let saved = bench.open.position();
+                        purged.retain(|_, at| *at <= saved);
                     }
                 }
             }
-            if matches!(what, 6 | 7) {
+            if matches!(step, 6 | 7) {
                 purged.insert(number, bench.open.position());
                 unflushed.push((number, bench.open.position()));
             }
-            if what == 10 {
+            if step == 10 {
                 (0..4).for_each(|number| {
                     purged.insert(number, bench.open.position());
                 });
@@ -528,7 +528,7 @@ proptest! {
                     let file = std::fs::read(bench.file(&path(number))).unwrap();
                     let position = u64::from_be_bytes(*file[24..32].first_chunk().unwrap());
                     let at = purged.get(&number).copied().unwrap_or(0);
-                    prop_assert!(at <= position, "{number}: purged at {at}, asked at {position}");
+                    prop_assert!(at <= position, "{number}: purged at {at}, requested at {position}");
                 }
             }
         }
@@ -538,11 +538,11 @@ proptest! {
     #[test]
     fn a_ledger_is_read_as_it_was(
         purges in vec((0_u8..5, 0_u8..6), 0..40),
-        asked in vec((0_u64..50, 0_u8..6), 20),
+        requested in vec((0_u64..50, 0_u8..6), 20),
     ) {
         let mut ledger = DiskLedger::new(1);
         for (kind, number) in purges {
-            let what = match kind {
+            let target = match kind {
                 0 => PurgeTarget::Url(format!("/{number}")),
                 1 => PurgeTarget::Prefix(format!("/{number}")),
                 2 => PurgeTarget::Tag(number.to_string()),
@@ -550,14 +550,14 @@ proptest! {
                 _ if number == 0 => PurgeTarget::All,
                 _ => PurgeTarget::Url(format!("other/{number}")),
             };
-            for stamp in Stamp::of(&what) {
+            for stamp in Stamp::of(&target) {
                 ledger.note(&stamp);
             }
         }
         ledger.follow(Position { id: Id(3, 1), drawn: "x".to_owned() });
         let again = DiskLedger::read(ledger.records()).unwrap();
         prop_assert_eq!(again.records(), ledger.records());
-        for (position, number) in asked {
+        for (position, number) in requested {
             let key = key(&format!("/{number}"));
             let tags = [number.to_string().into_boxed_str()];
             prop_assert_eq!(

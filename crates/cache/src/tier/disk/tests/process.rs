@@ -47,7 +47,7 @@ fn is_all_purged(opened: &OpenFolder) -> bool {
 }
 
 #[tokio::test]
-async fn a_folder_that_was_left_with_all_purges_is_as_it_was() {
+async fn a_folder_released_with_all_purges_is_as_it_was() {
     let process = process();
     let first = process.open("a");
     process.purge();
@@ -92,7 +92,7 @@ fn a_folder_that_comes_back_in_the_place_of_another_is_emptied() {
 }
 
 #[tokio::test]
-async fn what_a_process_that_never_had_the_folder_knows_goes_to_whoever_has_it() {
+async fn purges_of_a_process_that_never_had_the_folder_reach_its_owner() {
     let process = process();
     let bench = &process.bench;
     assert!(bench.write("/x", 1) && bench.write("/y", 1));
@@ -105,13 +105,13 @@ async fn what_a_process_that_never_had_the_folder_knows_goes_to_whoever_has_it()
     process.disk.set(State::Busy, None);
     process.disk.pass_on().await;
     assert!(!process.disk.owes());
-    assert!(bench.open.take_late().unwrap());
+    assert!(bench.open.take_deferred().unwrap());
     assert!(!bench.is_there("/x") && bench.is_there("/y"));
     // Later purges too.
     process.disk.purged(&Stamp::All);
     let settling = process.disk.settle();
     let taking = async {
-        while !bench.open.take_late().unwrap() {
+        while !bench.open.take_deferred().unwrap() {
             tokio::task::yield_now().await;
         }
     };
@@ -120,7 +120,7 @@ async fn what_a_process_that_never_had_the_folder_knows_goes_to_whoever_has_it()
 }
 
 #[test]
-fn openings_are_told_apart_however_many_there_are() {
+fn openings_are_distinguished_however_many_there_are() {
     let process = process();
     let mut before = process.open("a");
     for epoch in [127, 128, 129, 255, 256, EPOCHS - 1] {
@@ -138,7 +138,7 @@ fn openings_are_told_apart_however_many_there_are() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_disk_that_hangs_is_not_waited_for_once_that_is_known() {
+async fn a_disk_that_is_known_to_hang_is_not_waited_for() {
     let process = process();
     let opened = process.open("a");
     process.disk.set(State::Up, None);
