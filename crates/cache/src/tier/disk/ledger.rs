@@ -43,7 +43,7 @@ pub(super) struct DiskLedger {
 /// Records that the journal has to take.
 pub(super) enum Pending {
     Append(Vec<Record>),
-    WriteAnew(Vec<Record>),
+    Rewrite(Vec<Record>),
 }
 
 impl DiskLedger {
@@ -173,7 +173,7 @@ impl DiskLedger {
     pub(super) fn take_pending(&mut self) -> Pending {
         let pending = std::mem::take(&mut self.pending);
         if std::mem::take(&mut self.is_overrun) {
-            Pending::WriteAnew(self.records())
+            Pending::Rewrite(self.records())
         } else {
             Pending::Append(pending)
         }
@@ -191,7 +191,7 @@ impl DiskLedger {
                     self.pending = records;
                 }
             }
-            Pending::WriteAnew(_) => {
+            Pending::Rewrite(_) => {
                 self.pending.clear();
                 self.is_overrun = true;
             }

@@ -218,7 +218,7 @@ impl OpenDisk {
         }
         if let Err(error) = journal.sync() {
             // It is unknown which records the disk has, and which of two journals.
-            self.ledger.lock().give_back(Pending::WriteAnew(Vec::new()));
+            self.ledger.lock().give_back(Pending::Rewrite(Vec::new()));
             return Err(error);
         }
         drop(journal);
@@ -238,7 +238,7 @@ impl OpenDisk {
                     &all
                 }
             },
-            Pending::WriteAnew(records) => records,
+            Pending::Rewrite(records) => records,
         };
         match Journal::create(&self.folder.base().join("journal"), JOURNAL, records) {
             Ok(new) => {
