@@ -222,7 +222,7 @@ impl PurgeLedger {
         if position < self.floor || position > self.position {
             return true;
         }
-        if position == self.position {
+        if position == self.position || self.last.is_empty() {
             return false;
         }
         let subject = EntrySubject::new(key, tags);

@@ -18,8 +18,6 @@ use crate::{digest::digest, key::Key};
 
 /// Number of regions of hosts.
 const REGIONS: u8 = 32;
-/// Region of a write that only its digest is known of.
-pub(crate) const ANY_REGION: u8 = u8::MAX;
 /// Bytes of a prefix. A longer one than any URL affects nothing, or is a mistake, and counts as
 /// everything.
 const MAX_PREFIX_LEN: usize = 16 << 10;
@@ -198,10 +196,12 @@ impl Noted for Stamp {
 
     fn widened(&self) -> Option<Self> {
         match self {
-            Self::Written(WriteChange { region, .. }) if *region < REGIONS => {
-                Some(Self::Region(*region))
-            }
-            _ => None,
+            Self::Written(written) => Some(Self::Region(written.region)),
+            Self::Url { .. }
+            | Self::Everywhere(_)
+            | Self::Prefix(_)
+            | Self::All
+            | Self::Region(_) => None,
         }
     }
 }

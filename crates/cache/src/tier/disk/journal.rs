@@ -44,8 +44,8 @@ pub(super) enum Record {
     Vary(Vec<String>),
     /// Position in the log of purges up to which all purges are recorded here.
     Followed(Position),
-    /// Same as `Digest`, recorded for a write.
-    Written(u64, Digest),
+    /// Same as `Digest`, recorded for a write to a host of this region.
+    Written(u64, u8, Digest),
 }
 
 #[derive(Debug)]

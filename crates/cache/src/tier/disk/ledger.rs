@@ -8,7 +8,7 @@ use http::HeaderName;
 use super::{
     super::{
         codec,
-        stamps::{ANY_REGION, Stamp, WriteChange},
+        stamps::{Stamp, WriteChange},
     },
     journal::Record,
 };
@@ -84,10 +84,10 @@ impl DiskLedger {
                     purges.note_at(position, Stamp::Everywhere(digest));
                 }
                 // Its digest is looked up as if it were of a place, which works as well.
-                Record::Written(position, place) => {
+                Record::Written(position, region, place) => {
                     let written = WriteChange {
                         place,
-                        region: ANY_REGION,
+                        region,
                         url: None,
                     };
                     purges.note_at(position, Stamp::Written(written));
@@ -234,7 +234,9 @@ fn record(position: u64, stamp: &Stamp) -> Record {
     match (stamp, stamp.id()) {
         (_, None) => Record::All(position),
         (Stamp::Prefix(prefix), _) => Record::Prefix(position, prefix.clone()),
-        (Stamp::Written(_), Some(digest)) => Record::Written(position, digest),
+        (Stamp::Written(written), Some(digest)) => {
+            Record::Written(position, written.region, digest)
+        }
         (_, Some(digest)) => Record::Digest(position, digest),
     }
 }
