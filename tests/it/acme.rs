@@ -23,15 +23,18 @@ const ROUTES: &str = "routes:\n  - match: { path: /* }\n    respond: { status: 2
 
 /// A gateway with the listeners `plain` and `tls` on these ports.
 async fn gateway(plain: u16, tls: u16, names: &str, acme: &str) -> Gateway {
-    Gateway::start(&format!(
+    Gateway::start(&yaml(plain, tls, names, acme)).await
+}
+
+fn yaml(plain: u16, tls: u16, names: &str, acme: &str) -> String {
+    format!(
         "listeners:
   - {{ address: \"127.0.0.1:{plain}\", name: plain, redirect: https }}
   - address: \"127.0.0.1:{tls}\"
     name: tls
     tls: {{ acme: [{names}] }}
 {acme}{ROUTES}"
-    ))
-    .await
+    )
 }
 
 fn state(folder: &Path, name: &str) -> Value {
@@ -241,7 +244,17 @@ async fn two_gateways_with_one_issuer_serve_one_certificate() {
     assert_eq!(pebble.orders(), 1);
     assert_eq!(issuer.count("edgeway_acme_orders_total").await, 1);
     assert_eq!(follower.count("edgeway_acme_orders_total").await, 0);
-    // A token that the issuer does not know may be the app's, on either gateway.
+    // A token that the issuer does not know may be the app's, on either gateway, however long the
+    // page is that the issuer's app has for it.
     assert_eq!(ask(follower_plain).await, (200, "app".to_owned()));
     assert_eq!(ask(plain).await, (200, "app".to_owned()));
+    for status in [404, 200] {
+        let page = "x".repeat(2000);
+        let response = format!("{{ status: {status}, body: {page} }}");
+        let other = yaml(plain, tls, "shop.test", &section)
+            .replace("{ status: 200, body: app }", &response);
+        assert!(issuer.reload(&other).await);
+        assert_eq!(ask(plain).await, (status, page));
+        assert_eq!(ask(follower_plain).await, (200, "app".to_owned()));
+    }
 }

@@ -155,6 +155,27 @@ async fn a_local_listener_is_asked_for_a_public_name_over_tls() {
     let ran = warm(&["--to", &to, "--insecure"], list).await;
     assert_eq!(ran.status, 0, "{}{}", ran.stdout, ran.stderr);
     assert!(ran.stdout.contains("HIT          2"), "{}", ran.stdout);
+    // Over HTTP/1.1, `Host` replaces the name in the URL, as with curl.
+    let by_address = format!("https://{to}/api/deals\n");
+    let ran = warm(&["--insecure", "-H", "Host: shop.test"], &by_address).await;
+    assert!(ran.stdout.contains("HIT          2"), "{}", ran.stdout);
     let ran = warm(&["--to", &to, "--ca", ca_file], "https://other.test/\n").await;
     assert_eq!(ran.status, 1, "it is no certificate of that name");
+}
+
+#[tokio::test]
+async fn more_requests_in_flight_than_streams_of_a_connection_all_succeed() {
+    let origin = origin().await;
+    let ca = Ca::new();
+    let tls =
+        "tls: { certificates: { cert: a.pem, key: a.key } }, http2: { concurrent_streams: 2 }";
+    let yaml = yaml(origin.address()).replace(" }]\nup", &format!(", {tls} }}]\nup"));
+    let gateway =
+        Gateway::start_in(&yaml, |folder| ca.site(&["shop.test"]).write(folder, "a")).await;
+    let to = gateway.address().to_string();
+    let list: String = (0..40)
+        .map(|number| format!("https://shop.test/api/deals?page={number}\n"))
+        .collect();
+    let ran = warm(&["--to", &to, "--insecure", "--concurrency", "16"], &list).await;
+    assert_eq!(ran.status, 0, "{}{}", ran.stdout, ran.stderr);
 }

@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, Uri, header};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
@@ -46,13 +46,27 @@ pub enum FetchError {
     #[error("the response is larger than {0} bytes")]
     TooLong(usize),
     #[error("{}", legacy_message(.0))]
-    Exchange(#[from] legacy::Error),
+    Exchange(legacy::Error),
     #[error("incomplete response: {0}")]
     Broken(String),
     #[error("cannot connect: {0}")]
     Connect(#[from] std::io::Error),
     #[error("{}", crate::error::chain(.0))]
-    Http(#[from] hyper::Error),
+    Http(hyper::Error),
+}
+
+// The messages of these have their causes, so the errors are no sources: a chain of causes would
+// say everything twice.
+impl From<legacy::Error> for FetchError {
+    fn from(error: legacy::Error) -> Self {
+        Self::Exchange(error)
+    }
+}
+
+impl From<hyper::Error> for FetchError {
+    fn from(error: hyper::Error) -> Self {
+        Self::Http(error)
+    }
 }
 
 /// Message for a failed exchange; the client's own text names itself before the cause.
@@ -139,18 +153,30 @@ impl Fetch {
             Trust::Plain => Schemes::HttpAndHttps,
             Trust::System | Trust::Roots(_) => Schemes::HttpsOnly,
         };
-        Ok(Self::with_tls(tls(trust)?, schemes, None))
+        Ok(Self::with_tls(tls(trust)?, schemes))
     }
 
-    /// Creates a client with a TLS configuration, which connects to `to` for every host if given.
-    pub fn with_tls(config: ClientConfig, schemes: Schemes, to: Option<SocketAddr>) -> Self {
+    /// Creates a client with a TLS configuration.
+    pub fn with_tls(config: ClientConfig, schemes: Schemes) -> Self {
         let builder = HttpsConnectorBuilder::new().with_tls_config(config);
         let builder = match schemes {
             Schemes::HttpAndHttps => builder.https_or_http(),
             Schemes::HttpsOnly => builder.https_only(),
         };
         let builder = builder.enable_http1().enable_http2();
-        let connector = builder.wrap_connector(Connector::new(to));
+        Self::over(builder.wrap_connector(Connector::new(None)))
+    }
+
+    /// Creates a client with a TLS configuration that speaks HTTP/1.1 only, so a connection has one
+    /// request at a time and a server's limit of streams refuses none. It connects to `to` for
+    /// every host if given.
+    pub fn with_http1(config: ClientConfig, to: Option<SocketAddr>) -> Self {
+        let builder = HttpsConnectorBuilder::new().with_tls_config(config);
+        let builder = builder.https_or_http().enable_http1();
+        Self::over(builder.wrap_connector(Connector::new(to)))
+    }
+
+    fn over(connector: HttpsConnector<Connector>) -> Self {
         Self(
             legacy::Client::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())
@@ -194,6 +220,22 @@ impl Fetch {
         self.send_with_body(request, deadline, longest).await
     }
 
+    /// Sends a request without a body and returns the body of a response with status 200, otherwise
+    /// like [`Self::send`]. Returns `None` for any other status, whose body is not read.
+    pub async fn send_for_ok(
+        &self,
+        request: Request<()>,
+        deadline: Duration,
+        longest: usize,
+    ) -> Result<Option<Bytes>, FetchError> {
+        let request = request.map(|()| Bytes::new());
+        let response = self.exchange(request, deadline, async |status, body| match status {
+            StatusCode::OK => collect(body, longest).await.map(Some),
+            _ => Ok(None),
+        });
+        Ok(response.await?.into_body())
+    }
+
     /// Sends a request with a body, otherwise like [`Self::send`].
     pub async fn send_with_body(
         &self,
@@ -201,8 +243,10 @@ impl Fetch {
         deadline: Duration,
         longest: usize,
     ) -> Result<Response<Bytes>, FetchError> {
-        self.exchange(request, deadline, async |body| collect(body, longest).await)
-            .await
+        self.exchange(request, deadline, async |_, body| {
+            collect(body, longest).await
+        })
+        .await
     }
 
     /// Sends a request without a body, reads the response to its end and returns the length of its
@@ -213,7 +257,7 @@ impl Fetch {
         deadline: Duration,
     ) -> Result<Response<u64>, FetchError> {
         let request = request.map(|()| Bytes::new());
-        self.exchange(request, deadline, async |mut body| {
+        self.exchange(request, deadline, async |_, mut body| {
             let mut length = 0;
             while let Some(frame) = body.frame().await {
                 length += frame?.data_ref().map_or(0, |data| data.len() as u64);
@@ -227,14 +271,15 @@ impl Fetch {
         &self,
         mut request: Request<Bytes>,
         deadline: Duration,
-        read: impl AsyncFnOnce(Incoming) -> Result<T, FetchError>,
+        read: impl AsyncFnOnce(StatusCode, Incoming) -> Result<T, FetchError>,
     ) -> Result<Response<T>, FetchError> {
         let headers = request.headers_mut();
         headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
         let sent = self.0.request(request.map(Full::new));
         let exchange = async {
             let (parts, body) = sent.await?.into_parts();
-            Ok(Response::from_parts(parts, read(body).await?))
+            let body = read(parts.status, body).await?;
+            Ok(Response::from_parts(parts, body))
         };
         let timed_out = |_| FetchError::Late(deadline);
         timeout(deadline, exchange).await.map_err(timed_out)?
@@ -383,6 +428,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_body_of_an_error_is_not_waited_for() {
+        let tasks = Tasks::default();
+        let client = Fetch::new(&Trust::Plain).unwrap();
+        for (response, body) in [
+            (
+                &b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"[..],
+                Some(&b"ok"[..]),
+            ),
+            (
+                b"HTTP/1.1 404 Not Found\r\ncontent-length: 99\r\n\r\n",
+                None,
+            ),
+        ] {
+            let address = server(&tasks, response).await;
+            let request = Request::get(format!("http://{address}/x"))
+                .body(())
+                .unwrap();
+            let found = client.send_for_ok(request, PATIENCE, 16).await.unwrap();
+            assert_eq!(found.as_deref(), body);
+        }
+    }
+
+    #[tokio::test]
     async fn a_server_that_is_not_there_is_an_error_that_names_it() {
         let unused = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = unused.local_addr().unwrap();
@@ -392,7 +460,8 @@ mod tests {
             .body(())
             .unwrap();
         let error = client.send(request, PATIENCE, 16).await.unwrap_err();
-        assert!(error.to_string().contains("refused"), "{error}");
+        let text = crate::error::chain(&error);
+        assert_eq!(text.matches("refused").count(), 1, "{text}");
     }
 
     #[tokio::test]

@@ -24,11 +24,7 @@ use self::{
 };
 use super::{out, progress::Progress};
 use crate::{
-    base::{
-        clock::Clock,
-        fetch::{Fetch, Schemes},
-        units::Span,
-    },
+    base::{clock::Clock, fetch::Fetch, units::Span},
     edge::worker,
 };
 
@@ -133,7 +129,7 @@ fn try_run(options: &Options) -> Result<ExitCode, String> {
     headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
     let tls = trust::tls(options.ca.as_deref(), options.insecure)?;
     let fetcher = Fetcher {
-        client: Fetch::with_tls(tls, Schemes::HttpAndHttps, options.to),
+        client: Fetch::with_http1(tls, options.to),
         headers,
         deadline: options.timeout.0,
     };

@@ -185,7 +185,7 @@ impl CaClient {
         let tls = tokio::task::spawn_blocking(move || fetch::tls(&trust)).await;
         let tls = tls.map_err(|_| OrderError::Stopped)?;
         Ok(AcmeHttpClient {
-            fetch: Fetch::with_tls(tls.map_err(OrderError::Tls)?, schemes, None),
+            fetch: Fetch::with_tls(tls.map_err(OrderError::Tls)?, schemes),
             clock: clock.clone(),
             delay: delay.clone(),
         })

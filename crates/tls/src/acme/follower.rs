@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, StatusCode, header};
+use http::{HeaderName, HeaderValue, Request, header};
 use log::warn;
 use tokio::sync::Semaphore;
 
@@ -87,11 +87,12 @@ impl Issuer {
         }
         let response = self
             .client
-            .send(request, RESPONSE_TIMEOUT, MAX_RESPONSE_LEN);
-        let response = response.await?;
-        Ok(match response.status() {
-            StatusCode::OK => IssuerResponse::KeyAuthorization(response.into_body()),
-            _ => IssuerResponse::Nothing,
-        })
+            .send_for_ok(request, RESPONSE_TIMEOUT, MAX_RESPONSE_LEN);
+        match response.await {
+            Ok(Some(body)) => Ok(IssuerResponse::KeyAuthorization(body)),
+            // A page of an app of the issuer: no key authorization is that long.
+            Ok(None) | Err(FetchError::TooLong(_)) => Ok(IssuerResponse::Nothing),
+            Err(error) => Err(error),
+        }
     }
 }
