@@ -9,9 +9,10 @@ pub(crate) const LOGGED: (&str, &str) = ("EDGEWAY_LOG", "info,edgeway::proxy::fa
 const MESSAGE: &str = "request on the fast path ";
 
 /// Returns the exits of the requests for `target` so far: `stored` without a session, `session`, or
-/// `proxy`. A line is written before the response.
+/// `proxy`. A line is written before the response, without the query.
 pub(crate) fn exits(gateway: &Gateway, target: &str) -> Vec<String> {
     let log = gateway.stderr();
+    let target = target.split('?').next();
     let lines = log.lines().filter_map(|line| line.split_once(MESSAGE));
     lines
         .filter_map(|(_, fields)| {
@@ -22,7 +23,7 @@ pub(crate) fn exits(gateway: &Gateway, target: &str) -> Vec<String> {
                 .split(' ')
                 .find_map(|field| field.strip_prefix("exit="));
             let (path, exit) = path.zip(exit).expect("both are in the line");
-            (path == target).then(|| exit.to_owned())
+            (Some(path) == target).then(|| exit.to_owned())
         })
         .collect()
 }
