@@ -299,7 +299,7 @@ mod tests {
     use super::*;
     use crate::base::tasks::Tasks;
 
-    /// Creates a client of a server that sends `answer` on each connection.
+    /// Creates a client of a server that sends `response` on each connection.
     async fn somebody(response: &'static str) -> (Client, Tasks) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -101,7 +101,7 @@ impl State {
         }
     }
 
-    /// Counts bytes that a host function processes, see [`CpuBudget::passes`].
+    /// Counts bytes that a host function processes, see [`CpuBudget::charge`].
     pub(super) fn charge(&self, ctx: &Ctx<'_>, bytes: usize) -> Result<()> {
         values::charge(ctx, &self.budget, bytes)
     }

@@ -161,7 +161,7 @@ fn certificates(certificates: &[CertificateStatus]) -> Markup {
                 td {
                     @match &certificate.expires {
                         Some(expires) => { time { (expires) } }
-                        None => { (mark(false, "self-signed")) }
+                        None => { (mark(false, "stand-in")) }
                     }
                 }
                 td { @if let Some(next) = &certificate.next { time { (next) } } }
