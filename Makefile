@@ -58,6 +58,10 @@ schema: ## regenerate conf/schema.json
 metrics-page: ## regenerate docs/metrics.md
 	WRITE_METRICS_PAGE=1 $(CARGO) test --quiet --locked --test it metrics_page
 
+.PHONY: config-page
+config-page: schema ## regenerate docs/configuration-reference.md
+	WRITE_CONFIG_PAGE=1 $(CARGO) test --quiet --locked --test it config_page
+
 .PHONY: test-systemd
 test-systemd: setup ## test the units under a real systemd user manager: restarts, crashes, upgrades
 	@scripts/test-systemd

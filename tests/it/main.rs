@@ -21,6 +21,7 @@ mod cache_upgrade;
 mod cli;
 mod client_limits;
 mod config;
+mod config_page;
 mod container;
 mod dependencies;
 mod edge;

@@ -172,7 +172,7 @@ async fn a_hit_is_the_same_on_the_fast_path_and_through_the_proxy() {
         origin.settings().pad(path, pad);
     };
     set("/small", 200, &[stored], 0);
-    set("/coded", 200, &[stored, html], 20_000);
+    set("/compressible", 200, &[stored, html], 20_000);
     set("/long", 200, &[stored], 3_000_000);
     set("/tagged", 200, &[stored, ("etag", "\"a\"")], 0);
     set("/none", 204, &[stored], 0);
@@ -184,7 +184,7 @@ async fn a_hit_is_the_same_on_the_fast_path_and_through_the_proxy() {
     let gateway = front(origin.address()).await;
     let cases = [
         ("/small", None, 200),
-        ("/coded", Some(("accept-encoding", "gzip")), 200),
+        ("/compressible", Some(("accept-encoding", "gzip")), 200),
         ("/long", None, 200),
         ("/tagged", Some(("if-none-match", "\"a\"")), 304),
         ("/none", None, 204),
@@ -204,7 +204,7 @@ async fn a_hit_is_the_same_on_the_fast_path_and_through_the_proxy() {
             let again = client.send(&request).await.unwrap();
             assert_eq!(again.status(), status, "{path}");
             assert_eq!(again.header("x-cache-status"), Some("HIT"), "{path}");
-            if path == "/coded" {
+            if path == "/compressible" {
                 // It is compressed in flight at first, and stored compressed later: the bytes may
                 // differ.
                 assert_eq!(again.header("content-encoding"), Some("gzip"));

@@ -44,8 +44,8 @@ const DATED_BY_PINGORA: &str = "Date is not changed";
 pub(super) enum Way {
     /// Unchanged: a stored response is served at the first entry point.
     Plain,
-    /// As [`Way::Plain`], and each request that a stored response can serve is repeated: the
-    /// repetition takes the fast path.
+    /// Unchanged, and each request that a stored response can serve is repeated: the repetition
+    /// takes the fast path.
     FastPath,
     /// With the target in absolute form (RFC 9112, 3.2.2), which the fast path leaves to Pingora's
     /// session.

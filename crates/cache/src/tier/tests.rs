@@ -290,7 +290,7 @@ fn assert_bounded(decoded: &codec::Decoded) {
 }
 
 fn mutations() -> u32 {
-    let setting = std::env::var("CODED_CASES").ok();
+    let setting = std::env::var("ENTRY_CASES").ok();
     setting.and_then(|text| text.parse().ok()).unwrap_or(20_000)
 }
 

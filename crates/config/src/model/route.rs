@@ -160,8 +160,11 @@ pub struct RespondConfig {
     /// The built-in maintenance page with `Retry-After`.
     #[serde(default)]
     pub maintenance: Option<MaintenanceConfig>,
+    /// Media type of the body; if absent, by the ending of `file`, or by the first character of
+    /// `body`.
     #[serde(default)]
     pub content_type: Option<String>,
+    /// Further headers, by name.
     #[serde(
         default,
         skip_serializing_if = "BTreeMap::is_empty",
@@ -193,9 +196,13 @@ impl Default for MaintenanceConfig {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RewriteConfig {
+    /// Beginning of the path that `with` replaces.
     #[serde(default)]
     pub prefix: Option<Spanned<String>>,
+    /// Regular expression whose match `with` replaces.
     #[serde(default)]
     pub regex: Option<Spanned<String>>,
+    /// Replacement: the new beginning, the text for the match with `$1` and the like for groups, or
+    /// the whole path.
     pub with: Spanned<String>,
 }

@@ -324,6 +324,7 @@ pub struct RetryConfig {
     #[serde(deserialize_with = "at_least_one")]
     #[schemars(range(min = 1))]
     pub attempts: u32,
+    /// Failures after which a request is sent again: `connect`, `reset`, `502`, `503`, `504`.
     pub on: Vec<RetryOn>,
     /// Retries allowed as a share of requests over the last 10 s (and at least 3 in any 10 s).
     pub budget: Percent,

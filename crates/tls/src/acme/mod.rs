@@ -1,8 +1,8 @@
 //! Certificates from a CA by ACME (RFC 8555): ordered, stored on disk, served and renewed without a
 //! restart.
 //!
-//! One gateway orders certificates (`issuer`). Gateways that share its names are followers
-//! (`follower`): they forward challenges to it and serve what appears in the folder.
+//! The issuer (`issuer`) is the one gateway that orders certificates. Gateways that share its names
+//! are followers (`follower`): they forward challenges to it and serve what appears in the folder.
 //!
 //! The state of a name outlives a configuration (`managed`), and so does an order in flight:
 //! however often a gateway reloads, nothing is ordered twice.
