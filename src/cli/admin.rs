@@ -112,7 +112,7 @@ impl AdminOption {
         }
     }
 
-    fn client(&self) -> Result<Client, String> {
+    pub(super) fn client(&self) -> Result<Client, String> {
         let written = ConfiguredAdmin::read(&self.config.config);
         let token = match &self.token_file {
             Some(path) => Some(read_token(path)?),

@@ -5,7 +5,8 @@ use std::{path::Path, process::ExitCode};
 use super::{ConfigOption, out};
 use crate::{
     config::{
-        diagnostic::{Diagnostics, Style},
+        diagnostic::{Diagnostics, Severity, Style},
+        model::File,
         source::Sources,
     },
     gateway::{self, Gateway, Loaded, World, print},
@@ -37,6 +38,19 @@ pub(super) struct Checked {
 }
 
 impl Checked {
+    /// The parsed file; `None` if there were errors.
+    pub(super) fn file(&self) -> Option<&File> {
+        self.loaded.file.as_ref()
+    }
+
+    /// Returns the number of errors and of warnings.
+    pub(super) fn problems(&self) -> (usize, usize) {
+        let all = self.loaded.diagnostics.list();
+        let errors = all.iter().filter(|one| one.severity == Severity::Error);
+        let errors = errors.count();
+        (errors, all.len() - errors)
+    }
+
     /// Renders every problem as text.
     pub(super) fn report(&self) -> String {
         report(&self.loaded)

@@ -6,6 +6,7 @@ mod ban;
 mod check;
 mod client;
 mod demo;
+mod doctor;
 mod drain;
 mod explain;
 mod hash;
@@ -64,6 +65,11 @@ enum Command {
     Hash(hash::Options),
     /// Serve a small demonstration with built-in apps behind it; needs no configuration
     Demo(demo::Options),
+    /// Check this machine, the configuration, backends, Redis and the running gateway
+    ///
+    /// Each problem comes with what to do about it. The exit status is 0 without errors, 78 for a
+    /// configuration with errors, and 1 for any other error.
+    Doctor(doctor::Options),
     /// Show what the running gateway does
     Status(status::Options),
     /// Make the running gateway read its configuration again
@@ -146,6 +152,7 @@ pub fn main() -> ExitCode {
         Command::Schema => schema::run(),
         Command::Hash(options) => hash::run(&options),
         Command::Demo(options) => demo::run(&options),
+        Command::Doctor(options) => doctor::run(&options),
         Command::Status(options) => status::run(&options),
         Command::Reload(options) => reload::run(&options),
         Command::Drain(options) => drain::run(&options),

@@ -24,6 +24,7 @@ mod config;
 mod config_page;
 mod container;
 mod dependencies;
+mod doctor;
 mod edge;
 mod explain;
 mod express_front;

@@ -69,6 +69,11 @@ impl Certificates {
         &self.acme_names
     }
 
+    /// Returns the names of all certificates and the ends of their validity, in seconds since 1970.
+    pub fn ends_of_validity(&self) -> Vec<(Box<str>, i64)> {
+        self.expiries.list()
+    }
+
     /// Replaces all certificates from files.
     pub(super) fn set_files(&self, certificates: &[Arc<Certificate>]) {
         self.files.store(Arc::new(Index::new(certificates)));

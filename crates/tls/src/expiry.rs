@@ -32,6 +32,13 @@ impl Expiries {
         }
     }
 
+    pub(super) fn list(&self) -> Vec<(Box<str>, i64)> {
+        let known = self.known.lock();
+        let all = known.files.iter().chain(&known.managed);
+        all.map(|(name, not_after)| (name.clone(), *not_after))
+            .collect()
+    }
+
     pub(super) fn set_files(&self, certificates: &[Arc<Certificate>]) {
         let mut files = BTreeMap::new();
         for certificate in certificates {

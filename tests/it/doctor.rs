@@ -1,0 +1,195 @@
+//! `edgeway doctor`: finds what is wrong around a gateway, and nothing where all is well.
+
+use std::{fs, path::Path, time::Duration};
+
+use serde_json::Value;
+
+use crate::{
+    cli::{Ran, edgeway},
+    support::{
+        apps::ExpressApp,
+        certificates::{Ca, Wanted},
+        gateway::Gateway,
+        origins::FixedOrigin,
+        ports::free_port,
+        redis::Redis,
+    },
+};
+
+/// Findings of `edgeway doctor`: check, level, message and remedy.
+struct Findings {
+    status: i32,
+    all: Vec<(String, String, String, String)>,
+}
+
+impl Findings {
+    fn of(ran: &Ran) -> Self {
+        let list: Vec<Value> = serde_json::from_str(&ran.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}{}", ran.stdout, ran.stderr));
+        let text = |finding: &Value, key: &str| finding[key].as_str().unwrap_or("").to_owned();
+        let all = list.iter().map(|finding| {
+            let [check, level, message, remedy] =
+                ["check", "level", "message", "remedy"].map(|key| text(finding, key));
+            (check, level, message, remedy)
+        });
+        Self {
+            status: ran.status,
+            all: all.collect(),
+        }
+    }
+
+    /// Asserts that one finding of a check has this level, and says this.
+    #[track_caller]
+    fn assert(&self, check: &str, level: &str, says: &str) {
+        let found = self.all.iter().any(|(found, of, message, remedy)| {
+            found == check
+                && of == level
+                && message.contains(says)
+                && (remedy.is_empty() == matches!(level, "ok" | "skipped"))
+        });
+        assert!(found, "{check}, {level}, {says}: {:#?}", self.all);
+    }
+
+    /// Returns the checks with this level, without those of the machine.
+    fn with(&self, level: &str) -> Vec<&str> {
+        const MACHINE: [&str; 4] = ["open files", "backlog", "local ports", "memory"];
+        let of_level = self.all.iter().filter(|found| found.1 == level);
+        let checks = of_level.map(|found| found.0.as_str());
+        checks.filter(|check| !MACHINE.contains(check)).collect()
+    }
+}
+
+/// Runs it for the configuration in `folder`.
+async fn doctor(folder: &Path) -> Findings {
+    let config = folder.join("edgeway.yaml").display().to_string();
+    let socket = folder.join("run/admin.sock").display().to_string();
+    let ran = tokio::task::spawn_blocking(move || {
+        edgeway(&["doctor", "--json", "-c", &config, "--socket", &socket])
+    });
+    Findings::of(&ran.await.expect("it ends"))
+}
+
+async fn doctor_of(yaml: &str) -> Findings {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("edgeway.yaml"), yaml).expect("it is written");
+    doctor(folder.path()).await
+}
+
+#[tokio::test]
+async fn a_sound_gateway_with_its_app_and_redis_has_no_problem() {
+    let app = ExpressApp::start().await;
+    let redis = Redis::start().await;
+    let yaml = format!(
+        "listeners: [{{ address: 127.0.0.1:0 }}]
+redis: {}
+upstreams: {{ app: {{ app: node, backends: ['{}'], health: {{ path: / }} }} }}
+routes: [{{ match: {{ path: /* }}, upstream: app }}]
+",
+        redis.section(""),
+        app.address()
+    );
+    let gateway = Gateway::start(&yaml).await;
+    let found = doctor(gateway.folder()).await;
+    assert_eq!(found.with("error"), [""; 0], "{:?}", found.all);
+    assert_eq!(found.with("warning"), [""; 0], "{:?}", found.all);
+    assert_eq!(found.status, 0);
+    found.assert("backend", "ok", &format!("app/{}: ", app.address()));
+    found.assert("redis", "ok", "version");
+    // Node's own default.
+    found.assert("keep-alive", "ok", "for 5 s");
+    found.assert("clock", "ok", "in step with 2 others");
+    found.assert("gateway", "ok", &gateway.pid().to_string());
+    found.assert("rotation", "ok", "1 of 1");
+}
+
+#[tokio::test]
+async fn each_broken_part_is_named_with_its_remedy() {
+    let [dead, lost] = [free_port(), free_port()];
+    let other = FixedOrigin::start(200, &[("keep-alive", "timeout=5")], "ok").await;
+    let ca = Ca::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    let wanted = Wanted::site(&["old.test"]).days(-30, 3);
+    ca.issue(&wanted).write(folder.path(), "a");
+    let next = folder.path().join("app/node_modules/next");
+    fs::create_dir_all(&next).expect("a folder");
+    fs::write(next.join("package.json"), r#"{ "version": "15.1.0" }"#).expect("it is written");
+    fs::create_dir_all(folder.path().join("app/.next")).expect("a folder");
+    let yaml = format!(
+        "listeners:
+  - {{ address: '{other}' }}
+  - {{ address: 127.0.0.1:0, tls: {{ certificates: {{ cert: a.pem, key: a.key }} }} }}
+redis: {{ url: 'redis://:not-to-be-shown@127.0.0.1:{lost}', secret: '0123456789abcdef0123456789abcdef' }}
+upstreams:
+  dead: {{ backends: ['127.0.0.1:{dead}'] }}
+  idle: {{ backends: ['{other}'], pool: {{ idle: 30s }} }}
+  web: {{ app: nextjs, backends: ['{other}'], folder: app/.next }}
+  bare: {{ app: nextjs, backends: ['{other}'] }}
+routes:
+  - {{ match: {{ path: /a/* }}, upstream: dead }}
+  - {{ match: {{ path: /b/* }}, upstream: idle }}
+  - {{ match: {{ path: /c/* }}, upstream: web }}
+  - {{ match: {{ path: /d/* }}, upstream: bare, cache: {{}} }}
+",
+        other = other.address()
+    );
+    fs::write(folder.path().join("edgeway.yaml"), yaml).expect("it is written");
+    let found = doctor(folder.path()).await;
+    assert_eq!(found.status, 1);
+    found.assert("listener", "error", "another program listens there");
+    found.assert("certificate", "warning", "`old.test` expires in");
+    found.assert("redis", "error", &format!("127.0.0.1:{lost}"));
+    found.assert(
+        "backend",
+        "error",
+        &format!("dead/127.0.0.1:{dead}: cannot connect"),
+    );
+    found.assert(
+        "keep-alive",
+        "warning",
+        "after 5 s, so `pool: { idle: 30s }` is never reached",
+    );
+    found.assert(
+        "next.js",
+        "error",
+        "`web` runs Next.js 15.1.0, affected by CVE-2025-66478",
+    );
+    found.assert("next.js", "warning", "`bare` is cached without `folder`");
+    found.assert("gateway", "skipped", "not asked");
+    let all = format!("{:?}", found.all);
+    assert!(!all.contains("not-to-be-shown"), "{all}");
+}
+
+#[tokio::test]
+async fn a_configuration_with_errors_is_sent_to_check() {
+    let found = doctor_of("listeners: [{ address: 127.0.0.1:0 }]\nrouts: []\n").await;
+    assert_eq!(found.status, 78);
+    found.assert("configuration", "error", "errors");
+    assert!(found.all.iter().all(|found| found.0 != "backend"));
+}
+
+#[tokio::test]
+async fn a_backend_out_of_rotation_and_a_refused_reload_are_errors() {
+    let port = free_port();
+    let yaml = format!(
+        "listeners: [{{ address: 127.0.0.1:0 }}]
+upstreams: {{ app: {{ backends: ['127.0.0.1:{port}'], health: {{ path: /, interval: 100ms, start_down: true }} }} }}
+routes: [{{ match: {{ path: /* }}, upstream: app }}]
+"
+    );
+    let gateway = Gateway::start(&yaml).await;
+    assert!(!gateway.reload("listeners: 7\n").await);
+    gateway.configure(&yaml);
+    crate::support::wait::wait_for("the check failed", Duration::from_secs(10), async || {
+        let status = gateway.status().await;
+        (status["upstreams"][0]["backends"][0]["state"] == "down").then_some(())
+    })
+    .await;
+    let found = doctor(gateway.folder()).await;
+    assert_eq!(found.status, 1);
+    found.assert(
+        "rotation",
+        "error",
+        &format!("`app`: out of rotation: 127.0.0.1:{port}"),
+    );
+    found.assert("reload", "error", "the last one was refused");
+}
