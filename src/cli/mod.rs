@@ -10,6 +10,7 @@ mod doctor;
 mod drain;
 mod explain;
 mod hash;
+mod import;
 mod plugin;
 mod profile;
 mod program;
@@ -70,6 +71,8 @@ enum Command {
     /// Each problem comes with what to do about it. The exit status is 0 without errors, 78 for a
     /// configuration with errors, and 1 for any other error.
     Doctor(doctor::Options),
+    /// Make a configuration and units from what ran your apps before
+    Import(import::Options),
     /// Show what the running gateway does
     Status(status::Options),
     /// Make the running gateway read its configuration again
@@ -153,6 +156,7 @@ pub fn main() -> ExitCode {
         Command::Hash(options) => hash::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Doctor(options) => doctor::run(&options),
+        Command::Import(options) => import::run(&options),
         Command::Status(options) => status::run(&options),
         Command::Reload(options) => reload::run(&options),
         Command::Drain(options) => drain::run(&options),

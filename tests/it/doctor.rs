@@ -24,8 +24,9 @@ struct Findings {
 
 impl Findings {
     fn of(ran: &Ran) -> Self {
-        let list: Vec<Value> = serde_json::from_str(&ran.stdout)
-            .unwrap_or_else(|error| panic!("{error}: {}{}", ran.stdout, ran.stderr));
+        let list = serde_json::from_str::<Vec<Value>>(&ran.stdout);
+        assert!(list.is_ok(), "{list:?}: {}{}", ran.stdout, ran.stderr);
+        let list = list.unwrap_or_default();
         let text = |finding: &Value, key: &str| finding[key].as_str().unwrap_or("").to_owned();
         let all = list.iter().map(|finding| {
             let [check, level, message, remedy] =

@@ -39,6 +39,7 @@ mod hop_headers;
 mod hosts;
 mod http2;
 mod identity;
+mod import_pm2;
 mod in_flight;
 mod jwt;
 mod last_good;

@@ -173,9 +173,10 @@ async fn more_requests_in_flight_than_streams_of_a_connection_all_succeed() {
     let gateway =
         Gateway::start_in(&yaml, |folder| ca.site(&["shop.test"]).write(folder, "a")).await;
     let to = gateway.address().to_string();
-    let list: String = (0..40)
-        .map(|number| format!("https://shop.test/api/deals?page={number}\n"))
+    let list: Vec<String> = (0..40)
+        .map(|number| format!("https://shop.test/api/deals?page={number}"))
         .collect();
+    let list = list.join("\n");
     let ran = warm(&["--to", &to, "--insecure", "--concurrency", "16"], &list).await;
     assert_eq!(ran.status, 0, "{}{}", ran.stdout, ran.stderr);
 }

@@ -7,6 +7,7 @@
     reason = "a drill reports to the terminal, and what goes wrong in it fails it"
 )]
 
+mod imported;
 #[path = "../it/support/mod.rs"]
 mod support;
 
@@ -129,6 +130,7 @@ async fn main() -> ExitCode {
     stops_after_an_upgrade(&mut machine).await;
     watchdog(&mut machine).await;
     broken_configuration(&mut machine).await;
+    imported::run(&mut machine, &work).await;
     let (_, log) = systemctl(&["stop", UNIT]);
     print!("{log}");
     if machine.broken > 0 {

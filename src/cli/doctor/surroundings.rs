@@ -3,7 +3,7 @@
 use std::{
     path::Path,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use http::{HeaderMap, Method, Request, header};
@@ -15,6 +15,7 @@ use tokio::{
 use super::Findings;
 use crate::{
     base::{
+        clock::Clock,
         fetch::{Fetch, FetchError},
         redis::{Redis, Unavailable},
         tasks::Tasks,
@@ -60,7 +61,7 @@ struct OtherClock {
 
 impl OtherClock {
     fn new(of: String, time: SystemTime) -> Self {
-        let now = SystemTime::now();
+        let now = Clock::machine().wall();
         let offset = now
             .duration_since(time)
             .unwrap_or_else(|ahead| ahead.duration());
@@ -98,7 +99,7 @@ impl Backend<'_> {
         const CHECK: &str = "backend";
         let (BackendTarget::Address(address) | BackendTarget::Dns(address)) = target;
         let name = format!("{}/{address}", self.upstream);
-        let start = Instant::now();
+        let start = Clock::machine().now();
         if let Err(why) = connect(address).await {
             findings.error(
                 CHECK,
@@ -107,7 +108,7 @@ impl Backend<'_> {
             );
             return None;
         }
-        let took = start.elapsed();
+        let took = Clock::machine().now() - start;
         if address.starts_with("unix:") || self.config.protocol == ProtocolConfig::H2 {
             findings.ok(CHECK, format!("{name}: accepts connections"));
             return None;
@@ -267,9 +268,9 @@ async fn examine(
     }
     let mut times = Vec::with_capacity(PINGS);
     for _ in 0..PINGS {
-        let start = Instant::now();
+        let start = Clock::machine().now();
         let _pong: String = redis.run(b"", &::redis::cmd("PING")).await?;
-        times.push(start.elapsed());
+        times.push(Clock::machine().now() - start);
     }
     times.sort_unstable();
     let median = times[PINGS / 2];
@@ -311,9 +312,9 @@ mod tests {
     fn a_clock_that_is_off_is_a_warning() {
         let mut findings = Findings::default();
         clock(&mut findings, &[]);
-        let near = OtherClock::new("a".to_owned(), SystemTime::now());
+        let near = OtherClock::new("a".to_owned(), Clock::machine().wall());
         clock(&mut findings, std::slice::from_ref(&near));
-        let past = SystemTime::now() - Duration::from_secs(60);
+        let past = Clock::machine().wall() - Duration::from_mins(1);
         clock(
             &mut findings,
             &[near, OtherClock::new("b".to_owned(), past)],

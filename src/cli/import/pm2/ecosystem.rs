@@ -1,0 +1,188 @@
+//! Reading of ecosystem files. Node itself runs those in JavaScript, as PM2 lets it.
+
+use std::{fs, path::Path, process::Command};
+
+use serde_json::{Map, Value};
+
+use crate::config::{
+    diagnostic::{Diagnostics, Style},
+    source,
+    tree::{Node, Value as Yaml},
+};
+
+/// Precedes the configuration on node's standard output; the file may print lines of its own.
+const MARK: &str = "\u{1}ecosystem\u{1}";
+
+/// Prints the export of the file in `argv[1]`, a `CommonJS` or ES module.
+const SCRIPT: &str = r"
+const url = require('node:url').pathToFileURL(process.argv[1]).href;
+import(url).then((module) => {
+  process.stdout.write(process.env.EDGEWAY_MARK + JSON.stringify(module.default ?? module));
+}).catch((error) => { console.error(error?.stack ?? error); process.exit(1); });
+";
+
+/// Reads the apps of an ecosystem file.
+pub(super) fn read(path: &Path) -> Result<Vec<Map<String, Value>>, String> {
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    let value = match ending {
+        Some("js" | "cjs" | "mjs") => by_node(path)?,
+        Some("yaml" | "yml") => yaml(path)?,
+        Some("json") => {
+            let text =
+                fs::read_to_string(path).map_err(|error| format!("cannot read it: {error}"))?;
+            serde_json::from_str(&text).map_err(|error| error.to_string())?
+        }
+        _ => {
+            return Err(
+                "unknown ending; write a `.js`, `.cjs`, `.mjs`, `.json` or `.yaml` file".to_owned(),
+            );
+        }
+    };
+    apps(value)
+}
+
+/// Returns the apps of `{ apps: [] }`, of a list, or of one app by itself: PM2 takes all three.
+fn apps(value: Value) -> Result<Vec<Map<String, Value>>, String> {
+    let list = match value {
+        Value::Object(mut map) if map.contains_key("apps") => {
+            map.remove("apps").unwrap_or_default()
+        }
+        Value::Object(map) if map.contains_key("script") => Value::Array(vec![Value::Object(map)]),
+        other => other,
+    };
+    let list = match list {
+        Value::Array(list) => list,
+        one @ Value::Object(_) => vec![one],
+        _ => Vec::new(),
+    };
+    let apps: Vec<_> = list
+        .into_iter()
+        .filter_map(|app| match app {
+            Value::Object(app) => Some(app),
+            _ => None,
+        })
+        .collect();
+    if apps.is_empty() {
+        return Err(
+            "no apps in it; an ecosystem file exports `{ apps: [{ name, script }] }`".to_owned(),
+        );
+    }
+    Ok(apps)
+}
+
+fn by_node(path: &Path) -> Result<Value, String> {
+    let path = std::path::absolute(path).map_err(|error| error.to_string())?;
+    if !path.is_file() {
+        return Err("there is no such file".to_owned());
+    }
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let ran = Command::new("node")
+        .args(["--input-type=commonjs", "-e", SCRIPT])
+        .arg(&path)
+        .current_dir(folder)
+        .env("EDGEWAY_MARK", MARK)
+        .output()
+        .map_err(|error| format!("cannot run `node`, which reads it: {error}"))?;
+    let output = String::from_utf8_lossy(&ran.stdout);
+    match output.split_once(MARK) {
+        Some((_, json)) if ran.status.success() => {
+            serde_json::from_str(json).map_err(|error| error.to_string())
+        }
+        _ => Err(format!(
+            "node cannot read it:\n{}",
+            String::from_utf8_lossy(&ran.stderr).trim_end()
+        )),
+    }
+}
+
+fn yaml(path: &Path) -> Result<Value, String> {
+    let (sources, node, diagnostics): (_, _, Diagnostics) = source::load(path);
+    match node {
+        Some(node) if !diagnostics.has_errors() => Ok(value(&node)),
+        _ => Err(format!(
+            "\n{}",
+            diagnostics.render(&sources, Style::Graphical { colour: false })
+        )),
+    }
+}
+
+fn value(node: &Node) -> Value {
+    match &node.value {
+        Yaml::Null => Value::Null,
+        Yaml::Bool(flag) => Value::from(*flag),
+        Yaml::Integer(number) => Value::from(*number),
+        Yaml::Float(number) => Value::from(*number),
+        Yaml::Text(text) => Value::from(text.as_str()),
+        Yaml::List(items) => items.iter().map(value).collect(),
+        Yaml::Map(entries) => {
+            let entries = entries
+                .iter()
+                .map(|(key, node)| (key.name.clone(), value(node)));
+            Value::Object(entries.collect())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn apps_are_found_in_every_form_that_pm2_takes() {
+        let app = json!({ "name": "a", "script": "a.js" });
+        for form in [
+            json!({ "apps": [app] }),
+            json!({ "apps": app }),
+            json!([app]),
+            app.clone(),
+        ] {
+            let found = apps(form.clone()).unwrap();
+            assert_eq!(found, [app.as_object().unwrap().clone()], "{form}");
+        }
+        for none in [json!({}), json!([]), json!(7), json!({ "apps": [] })] {
+            assert!(apps(none).unwrap_err().contains("no apps"));
+        }
+    }
+
+    #[test]
+    fn every_kind_of_file_gives_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            (
+                "a.config.js",
+                "console.log('noise'); module.exports = { apps: [{ name: 'a', script: require('path').join('b', 'c.js') }] }",
+            ),
+            (
+                "a.config.cjs",
+                "module.exports = { apps: [{ name: 'a', script: 'b/c.js', post: () => 1 }] }",
+            ),
+            (
+                "a.config.mjs",
+                "export default { apps: [{ name: 'a', script: 'b/c.js' }] }",
+            ),
+            (
+                "a.json",
+                r#"{ "apps": [{ "name": "a", "script": "b/c.js" }] }"#,
+            ),
+            ("a.yaml", "apps:\n  - name: a\n    script: b/c.js\n"),
+        ] {
+            let path = folder.path().join(name);
+            fs::write(&path, text).unwrap();
+            let apps = read(&path).unwrap();
+            assert_eq!(
+                json!(apps),
+                json!([{ "name": "a", "script": "b/c.js" }]),
+                "{name}"
+            );
+        }
+        let broken = folder.path().join("b.config.js");
+        fs::write(&broken, "module.exports = {").unwrap();
+        let why = read(&broken).unwrap_err();
+        assert!(
+            why.contains("node cannot read it") && why.contains("SyntaxError"),
+            "{why}"
+        );
+    }
+}
