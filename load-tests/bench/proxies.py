@@ -68,6 +68,11 @@ class Origin:
         (self.port,) = free_ports(1)
         conf = nginx_conf(settings, "origin.nginx.conf", "origin", PORT=str(self.port),
                           B1K="a" * 1024, B2K="b" * 2048, B64K="$b2k" * 32)
+        # Without an ending, so that neither proxy compresses them.
+        files = settings.fleet.folder / "files"
+        files.mkdir(exist_ok=True)
+        (files / "f1k").write_bytes(b"a" * 1024)
+        (files / "f1m").write_bytes(b"b" * 1048576)
         process = settings.fleet.start(
             ["nginx", "-c", str(conf), "-p", str(conf.parent)], ORIGIN_CPU, log="origin")
         settings.fleet.wait_for(process, self.port, "origin", 10)
@@ -143,6 +148,7 @@ class Edgeway(Proxy):
             "BENCH_KEY": str(self.settings.key),
             "BENCH_ORIGIN": f"127.0.0.1:{self.origin.port}",
             "BENCH_ADMIN": f"127.0.0.1:{self.admin}",
+            "BENCH_FILES": str(self.fleet.folder / "files"),
             "BENCH_LOG": str(self.fleet.folder / "edgeway-access.log"),
         }
 
@@ -196,6 +202,7 @@ class Nginx(Proxy):
         conf = nginx_conf(self.settings, self.template, self.name, PORT=str(self.port),
                           ORIGIN=f"127.0.0.1:{self.origin.port}", TLSPORT=str(self.tls_port),
                           CERT=str(self.settings.cert), KEY=str(self.settings.key),
+                          FILES=str(self.fleet.folder / "files"),
                           MASTER="off" if alone else "on")
         return ["nginx", "-c", str(conf), "-p", str(conf.parent)]
 

@@ -65,6 +65,9 @@ WORKLOADS = {
     "plain-64k": Workload("/64k", 65536),
     "cache-1k": Workload("/c1k", 1024),
     "cache-64k": Workload("/c64k", 65536),
+    # Files on disk for Edgeway and nginx; bare Pingora has no files and goes to the origin.
+    "file-1k": Workload("/f1k", 1024),
+    "file-1m": Workload("/f1m", 1048576),
     "post-16k": Workload("/post", 1024, body_bytes=16384),
     "conn-1k": Workload("/1k", 1024, keep_alive=False),
     "tls-1k": Workload("/1k", 1024, tls=True),
