@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::HeaderName;
 
 use super::{
+    app_files::AppFiles,
     compile::Compiler,
     route_identity::{RouteIdentity, RouteKeyParts},
 };
@@ -350,10 +351,11 @@ impl Compiler<'_> {
             }
             let guarded = upstream.guarded.as_ref();
             let guarded = guarded.map(|paths| PathSet::new(paths.iter().map(|path| &*path.value)));
+            let serves_files = self.serves_files(key, upstream);
             let build = upstream.folder.as_ref().map(|folder| {
                 let name = key.name.as_str();
                 let path = self.folder.join(&folder.value);
-                let (watch, error) = BuildWatch::new(name, &path);
+                let (watch, error) = BuildWatch::new_with(name, &path, serves_files);
                 if let Some(error) = error {
                     self.diagnostics.push(
                         Diagnostic::warning(
@@ -374,8 +376,10 @@ impl Compiler<'_> {
                 });
                 watch
             });
+            let files = build.as_ref().filter(|_| serves_files);
             let app = App {
                 is_nextjs,
+                files: files.map(|build| AppFiles::new(&key.name, build, &self.world.clock)),
                 guarded,
                 build,
                 budget: self.budget(key, upstream),
@@ -386,17 +390,43 @@ impl Compiler<'_> {
         self.shared.insert(Arc::new(apps));
     }
 
+    /// Returns true if the files of this app are served from its folder.
+    fn serves_files(&mut self, key: &Key, upstream: &UpstreamConfig) -> bool {
+        let Some(Spanned { value: true, place }) = upstream.static_files else {
+            return false;
+        };
+        if upstream.folder.is_none() {
+            self.error(
+                "edgeway::upstream::static_files",
+                place,
+                format!("the files of `{}` cannot be found", key.name),
+                "write the folder of its build: `folder: /srv/web/.next`",
+            );
+        }
+        true
+    }
+
+    /// Returns the files of the apps, for requests that need no app.
+    pub(super) fn app_files(&self) -> Box<[AppFiles]> {
+        let apps = self.shared.get::<Apps>().unwrap_or_default();
+        apps.0
+            .iter()
+            .filter_map(|(_, app)| app.files.clone())
+            .collect()
+    }
+
     fn only_of_nextjs(&mut self, key: &Key, config: &Spanned<UpstreamConfig>) {
         let upstream = &config.value;
         let folder = upstream.folder.as_ref().map(|folder| folder.place);
         let guarded = upstream.guarded.as_ref().map(|_| config.place);
         let crawlers = upstream.crawlers.as_ref().map(|crawlers| crawlers.place);
-        for place in [folder, guarded, crawlers].into_iter().flatten() {
+        let files = upstream.static_files.as_ref().map(|files| files.place);
+        for place in [folder, files, guarded, crawlers].into_iter().flatten() {
             self.error(
                 "edgeway::upstream::nextjs",
                 place,
                 format!("`{}` is not a Next.js app", key.name),
-                "add `app: nextjs`, or remove `folder`, `guarded` and `crawlers`",
+                "add `app: nextjs`, or remove `folder`, `static_files`, `guarded` and `crawlers`",
             );
         }
     }
@@ -453,6 +483,7 @@ struct Apps(Vec<(Arc<str>, App)>);
 
 struct App {
     is_nextjs: bool,
+    files: Option<AppFiles>,
     budget: Arc<RenderBudget>,
     crawlers: Option<Arc<Crawlers>>,
     guarded: Option<PathSet>,

@@ -173,7 +173,10 @@ impl Compiler<'_> {
             self.unused_rate_limits();
             self.check_profiles();
         }
+        let routes = routes.into_iter().collect::<Option<Vec<_>>>()?;
         Some(Gateway {
+            accel_upstreams: accel_upstreams(&routes),
+            app_files: self.app_files(),
             listeners,
             acme,
             admin,
@@ -194,7 +197,7 @@ impl Compiler<'_> {
             bans,
             flood_guard,
             table: table?,
-            routes: routes.into_iter().collect::<Option<Vec<_>>>()?.into(),
+            routes: routes.into(),
             upstreams,
             limits: file
                 .rate_limits
@@ -342,6 +345,18 @@ impl Compiler<'_> {
                 );
             }
         }
+        if node.config.files.is_some()
+            && let Some((key, _)) = node.filters.iter().find(|(key, _)| key.name == "cache")
+        {
+            self.diagnostics.push(
+                Diagnostic::warning(
+                    "edgeway::route::cache_of_files",
+                    key.place,
+                    "`cache` has no effect with `files`, which are on this machine already",
+                )
+                .help("leave it out; `max_age` and `immutable` of `files` are for browsers"),
+            );
+        }
         let (filters, guards) = self.filters(node.place, &name, &node.filters);
         let chain = Chain::new(filters);
         let pass_headers = self.pass_headers(node);
@@ -398,6 +413,16 @@ impl Compiler<'_> {
     }
 }
 
+/// Returns the upstreams that some internal route names.
+fn accel_upstreams(routes: &[Route]) -> Box<[Arc<str>]> {
+    let internal = routes.iter().filter_map(|route| match &route.action {
+        Action::Files(serve) => serve.internal.as_ref(),
+        Action::Forward(_) | Action::Redirect(_) | Action::Respond(_) => None,
+    });
+    let names: BTreeSet<&Arc<str>> = internal.flatten().collect();
+    names.into_iter().cloned().collect()
+}
+
 /// Returns the secret query parameters of all routes.
 fn secret_queries(file: &File) -> Arc<[String]> {
     let routes = file.routes.iter();
@@ -438,4 +463,25 @@ fn describe(config: &MatchConfig) -> String {
     }
     words.retain(|word| !word.is_empty());
     words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::load_text;
+
+    #[test]
+    fn a_cache_before_files_is_a_warning() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("www")).unwrap();
+        let yaml = "listeners: [{ address: 127.0.0.1:8080 }]\n\
+                    routes: [{ match: {}, files: www, cache: {} }]\n";
+        let file = load_text("t.yaml", yaml).file.unwrap();
+        let (gateway, diagnostics) = compile(&file, folder.path(), &World::default());
+        assert!(gateway.is_some());
+        let [warning] = diagnostics.list() else {
+            panic!("{diagnostics:#?}");
+        };
+        assert_eq!(warning.code, "edgeway::route::cache_of_files");
+    }
 }

@@ -353,10 +353,12 @@ fn parameters(
 
 /// Returns the target that the backend gets, if the route rewrites it.
 fn sent_on(route: &Route, target: &Target<'_>, params: &Params) -> Option<String> {
-    let Action::Forward(forward) = &route.action else {
-        return None;
+    let rewrite = match &route.action {
+        Action::Forward(forward) => forward.rewrite.as_ref()?,
+        Action::Files(serve) => serve.rewrite.as_ref()?,
+        Action::Redirect(_) | Action::Respond(_) => return None,
     };
-    let path = forward.rewrite.as_ref()?.apply(target, params).ok()??;
+    let path = rewrite.apply(target, params).ok()??;
     Some(String::from_utf8_lossy(&path).into_owned())
 }
 
@@ -371,7 +373,7 @@ fn action_text(route: &Route, target: &Target<'_>, params: &Params) -> String {
             ),
             None => action(route),
         },
-        Action::Forward(_) | Action::Respond(_) => action(route),
+        Action::Forward(_) | Action::Respond(_) | Action::Files(_) => action(route),
     }
 }
 
@@ -384,6 +386,14 @@ pub(crate) fn action(route: &Route) -> String {
         },
         Action::Redirect(redirect) => format!("redirect {}", redirect.status().as_u16()),
         Action::Respond(respond) => format!("respond {}", respond.status().as_u16()),
+        Action::Files(serve) => {
+            let only = if serve.internal.is_some() {
+                " (internal)"
+            } else {
+                ""
+            };
+            format!("files {}{only}", serve.files.root().display())
+        }
     }
 }
 

@@ -90,6 +90,15 @@ impl Compiler<'_> {
                 Some(Arc::clone(&forward.upstream)),
                 forward.rewrite.is_some(),
             ),
+            // Two routes of one root lead to the same files, as two of one upstream lead to the
+            // same app. No upstream has such a name.
+            Action::Files(serve) if serve.internal.is_none() => {
+                let root = serve.files.root();
+                let root = root.canonicalize().unwrap_or_else(|_| root.to_path_buf());
+                let root = format!("files {}", root.display());
+                (Some(Arc::from(root)), serve.rewrite.is_some())
+            }
+            Action::Files(_) => (None, false),
             Action::Redirect(_) | Action::Respond(_) => (None, false),
         };
         RouteProtection {

@@ -98,6 +98,24 @@ pub struct RouteMetrics {
     requests: Box<[OnceLock<ByMethod>]>,
     pub seconds: Histogram,
     pub first_byte: Histogram,
+    /// Counters of responses from files, by [`FilePart::LABELS`].
+    files: [OnceLock<IntCounter>; FilePart::LABELS.len()],
+}
+
+/// Part of a file that a response contains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FilePart {
+    Plain,
+    Compressed,
+    Range,
+    /// Nothing: the client has it already.
+    NotModified,
+    /// All of the page for 404.
+    NotFound,
+}
+
+impl FilePart {
+    const LABELS: [&str; 5] = ["plain", "compressed", "range", "not_modified", "not_found"];
 }
 
 impl RouteMetrics {
@@ -115,9 +133,23 @@ impl RouteMetrics {
                 "Time from the request headers to the first byte of the response.",
                 &labels,
             ),
+            files: [const { OnceLock::new() }; FilePart::LABELS.len()],
             metrics: metrics.clone(),
             route: Arc::clone(route),
         }
+    }
+
+    /// Counts a response from a file.
+    pub fn count_file(&self, part: FilePart) {
+        let part = part as usize;
+        let counter = self.files[part].get_or_init(|| {
+            self.metrics.counter(
+                "edgeway_http_files_total",
+                "Responses from files, by the part of the file that was sent.",
+                &[("route", &self.route), ("part", FilePart::LABELS[part])],
+            )
+        });
+        counter.inc();
     }
 
     /// Counts one finished request.

@@ -4,6 +4,7 @@
 mod acme;
 mod address;
 mod admin;
+mod app_files;
 mod audit;
 pub(crate) mod cache;
 mod compile;
@@ -38,6 +39,7 @@ use self::metrics::RouteMetrics;
 pub(crate) use self::{
     address::ListenAddress,
     admin::{Admin, AdminSocket},
+    app_files::AppFiles,
     audit::AuditLog,
     cache::{RouteCache, UpstreamFetch},
     compile::{compile_noting, compile_with},
@@ -97,6 +99,10 @@ pub struct Gateway {
     pub bans: Arc<Bans>,
     /// Limits that apply to every client, if any.
     pub flood_guard: Option<FloodGuard>,
+    /// Files of apps that are served without the app.
+    pub app_files: Box<[AppFiles]>,
+    /// Upstreams that may send files of internal routes with `X-Accel-Redirect`.
+    pub accel_upstreams: Box<[Arc<str>]>,
     pub table: RouteTable,
     /// Routes in the order of the file; the table's indices refer to it.
     pub routes: Box<[Route]>,

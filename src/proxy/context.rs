@@ -9,6 +9,7 @@ use std::{
 use pingora::http::RequestHeader;
 
 use super::{
+    accel::AccelRedirect,
     body::EarlyBody,
     cache::{ClientStream, Flow},
     decision::Decision,
@@ -77,6 +78,8 @@ pub(crate) struct Context {
     pub(super) cache: Option<Box<Flow>>,
     /// Other routes whose guards run before the filters of the request's own route.
     pub(super) also: Option<Box<AdditionalGuards>>,
+    /// Order of the app to send a file in place of its response.
+    pub(super) accel: Option<Box<AccelRedirect>>,
     in_flight: InFlight,
 }
 
@@ -126,6 +129,7 @@ impl Context {
             course: None,
             cache: None,
             also: None,
+            accel: None,
             in_flight: InFlight(Arc::clone(live)),
         }
     }

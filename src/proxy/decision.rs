@@ -12,7 +12,7 @@ use super::{
     body,
     cache::{self, Flow},
     context::{self, Context},
-    reply,
+    files, reply,
     request::{self, FilterOutcome},
     request_end,
 };
@@ -20,6 +20,7 @@ use crate::{
     cache::store::Entry,
     chain::{Body, HookProgress, Reply},
     connection::Connection,
+    files::FileResponse,
     live::Live,
 };
 
@@ -28,6 +29,8 @@ pub(super) enum Decision {
     Reply(Box<Reply>),
     /// A stored response. With a flow it is revalidated in the background.
     Stored(Arc<Entry>, Option<Box<Flow>>),
+    /// A file.
+    File(Box<FileResponse>),
     /// Forwarding to a backend. With a flow the response may fill the cache.
     GoesOn(Option<Box<Flow>>),
 }
@@ -77,7 +80,15 @@ pub(super) async fn decide(
     match request::filter(head, ctx, &mut HookProgress::default()).await {
         FilterOutcome::Reply(reply) => Decision::Reply(reply),
         // No filter needs to wait for the body: it is already present.
-        FilterOutcome::Passed | FilterOutcome::Body(_) => cache::ask(head, ctx).await,
+        FilterOutcome::Passed | FilterOutcome::Body(_) => act(head, ctx).await,
+    }
+}
+
+/// Decides the course of a request that has passed its filters.
+async fn act(head: &RequestHeader, ctx: &mut Context) -> Decision {
+    match files::ask(head, ctx).await {
+        Some(decision) => decision,
+        None => cache::ask(head, ctx).await,
     }
 }
 
@@ -87,7 +98,7 @@ async fn filter(session: &mut Session, ctx: &mut Context) -> Decision {
     loop {
         match request::filter(session.req_header(), ctx, &mut round).await {
             FilterOutcome::Reply(reply) => return Decision::Reply(reply),
-            FilterOutcome::Passed => return cache::ask(session.req_header(), ctx).await,
+            FilterOutcome::Passed => return act(session.req_header(), ctx).await,
             FilterOutcome::Body(most) => {
                 // Boxed, because otherwise every request's future would be as large.
                 if let Err(failure) = Box::pin(body::read(session, ctx, most)).await {
@@ -109,6 +120,11 @@ async fn follow(
         Decision::Reply(reply) => reply,
         Decision::Stored(entry, refresh) => {
             cache::serve(session, ctx, &entry, refresh).await?;
+            return Ok(true);
+        }
+        Decision::File(response) => {
+            // Boxed, because otherwise every request's future would be as large.
+            Box::pin(files::serve(session, ctx, *response)).await?;
             return Ok(true);
         }
         Decision::GoesOn(flow) => {

@@ -2,7 +2,7 @@
 //!
 //! For a small response from the cache, such a session costs more than everything else: a second
 //! map of names, a body writer, and buffers of its own. This module writes the same bytes for the
-//! one case that is worth it: a `GET` without a body whose response is stored.
+//! cases that are worth it: a `GET` without a body whose response is stored or a file.
 
 use bytes::Bytes;
 use http::{StatusCode, response};
@@ -11,6 +11,7 @@ use pingora::{
     http::{RequestHeader, ResponseHeader},
     protocols::Stream,
 };
+use pingora_proxy::Session;
 use tokio::io::AsyncWriteExt;
 
 use super::reply;
@@ -33,6 +34,33 @@ pub(super) struct DirectClient<'a> {
     pub(super) sent: u64,
     /// Status of the response that has begun.
     pub(super) status: Option<StatusCode>,
+}
+
+/// Destination of a response's body.
+pub(super) trait ResponseSink {
+    fn request(&self) -> &RequestHeader;
+
+    async fn piece(&mut self, piece: Option<Bytes>, is_last: bool) -> Result<()>;
+}
+
+impl ResponseSink for Session {
+    fn request(&self) -> &RequestHeader {
+        self.req_header()
+    }
+
+    async fn piece(&mut self, piece: Option<Bytes>, is_last: bool) -> Result<()> {
+        self.write_response_body(piece, is_last).await
+    }
+}
+
+impl ResponseSink for DirectClient<'_> {
+    fn request(&self) -> &RequestHeader {
+        self.request
+    }
+
+    async fn piece(&mut self, piece: Option<Bytes>, is_last: bool) -> Result<()> {
+        self.write(piece, is_last).await
+    }
 }
 
 impl<'a> DirectClient<'a> {

@@ -73,13 +73,18 @@ pub(crate) enum Failure {
     Idle,
     /// The whole request took too long.
     Total,
+    /// A file was written or cut off while it was sent, or could not be read to its end.
+    FileChanged,
     /// Internal fault of the gateway.
     Internal,
 }
 
+/// Reason word of [`Failure::FileChanged`], and the type of the error that it is read from.
+pub(super) const FILE_CHANGED: &str = "file_changed";
+
 impl Failure {
     #[cfg(test)]
-    const ALL: [Self; 29] = [
+    const ALL: [Self; 30] = [
         Self::ClientGone,
         Self::BadRequest,
         Self::Method,
@@ -108,6 +113,7 @@ impl Failure {
         Self::FirstByte,
         Self::Idle,
         Self::Total,
+        Self::FileChanged,
         Self::Internal,
     ];
 
@@ -142,6 +148,7 @@ impl Failure {
             Self::FirstByte => "upstream_timeout",
             Self::Idle => "upstream_idle",
             Self::Total => "upstream_total_timeout",
+            Self::FileChanged => FILE_CHANGED,
             Self::Internal => "internal",
         }
     }
@@ -170,7 +177,7 @@ impl Failure {
             }
             Self::Connect | Self::Tls | Self::Reset | Self::BadResponse => StatusCode::BAD_GATEWAY,
             Self::FirstByte | Self::Idle | Self::Total => StatusCode::GATEWAY_TIMEOUT,
-            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::FileChanged | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -204,7 +211,7 @@ impl Failure {
             Self::FirstByte | Self::Idle | Self::Total => {
                 "The site took too long to respond. Please try again in a moment."
             }
-            Self::Internal => "Something went wrong on this server.",
+            Self::FileChanged | Self::Internal => "Something went wrong on this server.",
         }
     }
 
@@ -320,6 +327,9 @@ impl Failure {
                 | E::H2Error => Self::ClientGone,
                 _ => Self::BadRequest,
             },
+            ErrorSource::Internal if *error.etype() == ErrorType::Custom(FILE_CHANGED) => {
+                Self::FileChanged
+            }
             ErrorSource::Internal | ErrorSource::Unset => match died(error) {
                 // The response that this request was reading from the cache broke off. The backend
                 // is at fault.

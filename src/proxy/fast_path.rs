@@ -2,8 +2,8 @@
 //! [`crate::connection::fast_path`].
 //!
 //! A request is decided on as in the proxy, but from a copy of its headers and before any byte of
-//! it is read. A stored response is written at once. Another reply of the gateway gets a session.
-//! Every other request goes to the proxy, which continues with the decision.
+//! it is read. A stored response or a file is written at once. Another reply of the gateway gets a
+//! session. Every other request goes to the proxy, which continues with the decision.
 
 use std::{any::Any, mem::MaybeUninit, sync::Arc};
 
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderName, HeaderValue, Method, Uri, Version, header, uri::PathAndQuery};
 use pingora::{
-    Error,
+    Error, Result,
     http::RequestHeader,
     protocols::{Stream, http::ReusableHttpStream},
 };
@@ -23,7 +23,7 @@ use super::{
     decision::{self, Decision},
     direct::DirectClient,
     error::Failure,
-    request_end, upstream,
+    files, request_end, upstream,
 };
 use crate::{
     base::http::has,
@@ -33,6 +33,7 @@ use crate::{
         fast_path::{FastPathOutcome, FastPathService, Fingerprint, ReuseLimits},
         response_header::ConnectionReuse,
     },
+    files::FileResponse,
     live::Live,
 };
 
@@ -83,6 +84,16 @@ impl FastPath {
                 stream.shutdown().await;
                 FastPathOutcome::Over(None)
             }
+            Decision::File(response) if let Some(reuse) = reuse(&request, &ctx, keep) => {
+                trace(&request, "file");
+                let mut client = DirectClient::new(&mut stream, &request, reuse);
+                let is_sent = self.send_file(&mut client, &mut ctx, *response).await;
+                if is_sent && reuse == ConnectionReuse::KeepAlive {
+                    return FastPathOutcome::Over(Some(stream));
+                }
+                stream.shutdown().await;
+                FastPathOutcome::Over(None)
+            }
             Decision::GoesOn(_) => {
                 trace(&request, "proxy");
                 self.live.http.shortcuts_missed.inc();
@@ -108,8 +119,25 @@ impl FastPath {
         ctx: &mut Context,
         entry: &Arc<Entry>,
     ) -> bool {
-        let live = &self.live;
         let sent = cache::send_direct(client, ctx, entry).await;
+        self.sent(client, ctx, sent)
+    }
+
+    /// Sends a file without a session. Returns `false` if the client did not get all of it.
+    async fn send_file(
+        &self,
+        client: &mut DirectClient<'_>,
+        ctx: &mut Context,
+        response: FileResponse,
+    ) -> bool {
+        let sent = files::send_direct(client, ctx, response).await;
+        self.sent(client, ctx, sent)
+    }
+
+    /// Ends a request whose response was `sent`. Returns `false` if the client did not get all of
+    /// it.
+    fn sent(&self, client: &DirectClient<'_>, ctx: &mut Context, sent: Result<()>) -> bool {
+        let live = &self.live;
         let sent = sent.map_err(request_end::of_client);
         decision::remember(live, ctx, sent.is_ok());
         let status = client.status;
@@ -191,8 +219,8 @@ impl FastPath {
     }
 }
 
-/// Logs the exit that a request takes: `stored`, `session` or `proxy`. The query stays out of the
-/// log, since it may hold a token.
+/// Logs the exit that a request takes: `stored`, `file`, `session` or `proxy`. The query stays out of
+/// the log, since it may hold a token.
 fn trace(request: &RequestHeader, exit: &'static str) {
     log::debug!(path = request.uri.path(), exit; "request on the fast path");
 }

@@ -1,6 +1,7 @@
 //! Hooks of the gateway in Pingora's proxy. Each uses the configuration snapshot of its request and
 //! calls the filter chain. The behaviour of a feature lives in its filter.
 
+mod accel;
 mod body;
 mod cache;
 mod challenge;
@@ -9,6 +10,7 @@ mod decision;
 mod direct;
 mod error;
 mod fast_path;
+mod files;
 mod final_headers;
 pub(crate) mod forwarded;
 mod grpc;
@@ -265,6 +267,7 @@ impl ProxyHttp for Proxy {
             return Ok(());
         }
         upstream::on_origin_response(session, response, ctx)?;
+        accel::read(response, ctx)?;
         let (chain, mut ex) = ctx.exchange(session.req_header());
         if chain.has(Phase::UpstreamResponse) {
             let mut open = OpenResponseHeaders::of(response, 0);

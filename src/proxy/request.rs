@@ -330,6 +330,7 @@ fn act(request: &RequestHeader, ctx: &mut Context) -> Option<Box<Reply>> {
             return Some(Box::new(redirect.reply(&target, params)));
         }
         Action::Respond(respond) => return Some(Box::new(respond.reply(request))),
+        Action::Files(_) => return None,
     };
     if is_upgrade {
         if forward.websocket.is_none() {

@@ -5,6 +5,7 @@ use pingora::{Error, ErrorSource, ErrorType, http::RequestHeader};
 use pingora_proxy::{FailToProxy, Session};
 
 use super::{
+    accel,
     context::{self, Context},
     error::Failure,
     guard, reply, upstream,
@@ -18,6 +19,21 @@ pub(super) async fn failed(
     error: &Error,
     ctx: &mut Context,
 ) -> FailToProxy {
+    if let Some(accel) = ctx.accel.take()
+        && !ctx.is_background()
+    {
+        match Box::pin(accel::send(session, ctx, *accel)).await {
+            Ok(()) => {
+                return FailToProxy {
+                    error_code: ctx.facts.status,
+                    can_reuse_downstream: false,
+                };
+            }
+            Err(error) => {
+                return Box::pin(failed(live, session, &of_client(error), ctx)).await;
+            }
+        }
+    }
     let failure = upstream::look_round(failure(error, ctx), ctx);
     let planned = ctx.reply.take();
     let is_planned = planned.is_some();

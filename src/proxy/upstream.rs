@@ -520,7 +520,7 @@ fn websocket_idle(ctx: &Context) -> Option<Duration> {
     use crate::routes::Action;
     match &super::context::route(&ctx.gateway, ctx.route)?.action {
         Action::Forward(forward) => forward.websocket.as_ref()?.idle,
-        Action::Redirect(_) | Action::Respond(_) => None,
+        Action::Redirect(_) | Action::Respond(_) | Action::Files(_) => None,
     }
 }
 

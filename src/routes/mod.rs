@@ -16,7 +16,7 @@ mod tests;
 mod trie;
 
 pub(crate) use self::{
-    action::Action,
+    action::{Action, ServeFiles},
     class::classify,
     params::{ParamNames, Params, Slot},
     table::{GuardSearchResult, LiteralMatch, RouteProtection, RouteReason, RouteTable},

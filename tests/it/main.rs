@@ -79,6 +79,7 @@ mod shutdown;
 mod slow_readers;
 mod smuggling;
 mod spellings;
+mod static_files;
 mod streaming;
 mod support;
 mod tidy;

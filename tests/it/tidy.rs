@@ -17,7 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["config"],
     &["zones", "chain"],
     &["limits"],
-    &["cache", "plugins"],
+    &["cache", "files", "plugins"],
     &["routes", "filters", "upstreams", "tls"],
     &["gateway"],
     &["connection"],

@@ -163,6 +163,10 @@ pub(in crate::proxy) fn serves_stale(
     let (Some(error), Some(flow)) = (error, &ctx.cache) else {
         return false;
     };
+    if ctx.accel.is_some() {
+        // The origin has responded, with a file.
+        return false;
+    }
     if let ErrorType::HTTPStatus(status) = *error.etype() {
         ctx.facts.upstream.status = status;
         if !matches!(status, 500 | 502..=504) {

@@ -20,7 +20,7 @@ use crate::{
     gateway::RouteCache,
     proxy::{
         context::{self, Context},
-        direct::DirectClient,
+        direct::{DirectClient, ResponseSink},
         reply, request, respond,
     },
 };
@@ -37,33 +37,6 @@ struct StoredResponse<'e> {
 enum ResponseContent<'e> {
     Plain(&'e WholeBody),
     Encoded(Bytes),
-}
-
-/// Destination of a response.
-trait ResponseSink {
-    fn request(&self) -> &RequestHeader;
-
-    async fn piece(&mut self, piece: Option<Bytes>, is_last: bool) -> Result<()>;
-}
-
-impl ResponseSink for Session {
-    fn request(&self) -> &RequestHeader {
-        self.req_header()
-    }
-
-    async fn piece(&mut self, piece: Option<Bytes>, is_last: bool) -> Result<()> {
-        self.write_response_body(piece, is_last).await
-    }
-}
-
-impl ResponseSink for DirectClient<'_> {
-    fn request(&self) -> &RequestHeader {
-        self.request
-    }
-
-    async fn piece(&mut self, piece: Option<Bytes>, is_last: bool) -> Result<()> {
-        self.write(piece, is_last).await
-    }
 }
 
 /// Sends `entry`, which is complete in the store.

@@ -1,5 +1,6 @@
-//! Actions of routes: forward, redirect, respond, with rewrites.
+//! Actions of routes: forward, redirect, respond, serve files, with rewrites.
 
+mod files;
 mod redirect;
 mod respond;
 mod rewrite;
@@ -14,7 +15,7 @@ use crate::{
     },
 };
 
-pub(crate) use self::{redirect::Redirect, respond::Respond, rewrite::Rewrite};
+pub(crate) use self::{files::ServeFiles, redirect::Redirect, respond::Respond, rewrite::Rewrite};
 
 use super::{ParamNames, RouteProblem, Slashes};
 
@@ -25,6 +26,7 @@ pub enum Action {
     Forward(Forward),
     Redirect(Redirect),
     Respond(Respond),
+    Files(ServeFiles),
 }
 
 /// The upstream of a route, with its rewrite and WebSocket settings.
@@ -58,16 +60,14 @@ impl Action {
         if let Some(respond) = &config.respond {
             return Respond::compile(&respond.value, respond.place, cx).map(Self::Respond);
         }
+        if let Some(files) = &config.files {
+            let compiled = ServeFiles::compile(&files.value, files.place, cx);
+            let rewrite = rewrite(config, &names, cx)?;
+            return compiled.map(|files| Self::Files(files.with_rewrite(rewrite)));
+        }
         let upstream = config.upstream.as_ref()?;
         let is_known = check_upstream(&upstream.value, upstream.place, cx);
-        let rewrite = match &config.rewrite {
-            Some(rewrite) => {
-                let compiled = Rewrite::compile(&rewrite.value, &names, slashes(cx));
-                let compiled = reported(compiled, "edgeway::route::bad_rewrite", rewrite.place, cx);
-                Some(compiled.flatten()?)
-            }
-            None => None,
-        };
+        let rewrite = rewrite(config, &names, cx)?;
         let websocket = config.websocket.as_ref().filter(|w| w.value.enabled);
         is_known.then(|| {
             Self::Forward(Forward {
@@ -81,19 +81,35 @@ impl Action {
     }
 }
 
+/// Compiles the rewrite of a route, if it has one. `None` means that a problem was reported.
+#[expect(clippy::option_option, reason = "an error, no rewrite, or one")]
+fn rewrite(
+    config: &RouteConfig,
+    names: &ParamNames,
+    cx: &mut CompileContext<'_>,
+) -> Option<Option<Rewrite>> {
+    let Some(rewrite) = &config.rewrite else {
+        return Some(None);
+    };
+    let compiled = Rewrite::compile(&rewrite.value, names, slashes(cx));
+    let compiled = reported(compiled, "edgeway::route::bad_rewrite", rewrite.place, cx);
+    compiled.flatten().map(Some)
+}
+
 /// Returns the slash treatment of the configuration.
 fn slashes(cx: &CompileContext<'_>) -> Slashes {
     cx.shared.get().map(|slashes| *slashes).unwrap_or_default()
 }
 
 /// Checks that a route has exactly one action, and that `rewrite` and `websocket` are used only
-/// with `upstream`.
+/// with an action that they change.
 fn check_shape(config: &RouteConfig, cx: &mut CompileContext<'_>) -> Option<()> {
     const CODE: &str = "edgeway::route::action";
     let actions: Vec<(&str, Place)> = [
         ("upstream", config.upstream.as_ref().map(|s| s.place)),
         ("redirect", config.redirect.as_ref().map(|s| s.place)),
         ("respond", config.respond.as_ref().map(|s| s.place)),
+        ("files", config.files.as_ref().map(|s| s.place)),
     ]
     .into_iter()
     .filter_map(|(key, place)| Some((key, place?)))
@@ -106,7 +122,7 @@ fn check_shape(config: &RouteConfig, cx: &mut CompileContext<'_>) -> Option<()> 
             ),
             _ => (cx.place, "this route has no action".to_owned()),
         };
-        let help = "give it one of `upstream`, `redirect` and `respond`";
+        let help = "give it one of `upstream`, `redirect`, `respond` and `files`";
         cx.report_at(place, CODE, message, help);
         return None;
     };
@@ -116,15 +132,20 @@ fn check_shape(config: &RouteConfig, cx: &mut CompileContext<'_>) -> Option<()> 
     ];
     let mut is_well = true;
     for (key, place) in extras {
+        let allows = action == "upstream" || (action == "files" && key == "rewrite");
         if let Some(place) = place
-            && action != "upstream"
+            && !allows
         {
             let message = format!("`{key}` has no effect with `{action}`");
+            let needs = match key {
+                "rewrite" => "an `upstream` or `files`",
+                _ => "an `upstream`",
+            };
             cx.report_at(
                 place,
                 CODE,
                 message,
-                format!("`{key}` needs an `upstream`: leave it out"),
+                format!("`{key}` needs {needs}: leave it out"),
             );
             is_well = false;
         }

@@ -392,17 +392,19 @@ fn invalid_rewrites_are_reported_with_a_remedy() {
 fn a_route_does_one_thing() {
     refuses(
         "{ match: {} }",
-        &["this route has no action; give it one of `upstream`, `redirect` and `respond`"],
+        &["this route has no action; give it one of `upstream`, `redirect`, `respond` and `files`"],
     );
     refuses(
         "{ match: {}, upstream: web, respond: { body: x } }",
         &[
-            "a route has one action, this one has `upstream` and `respond`; give it one of `upstream`, `redirect` and `respond`",
+            "a route has one action, this one has `upstream` and `respond`; give it one of `upstream`, `redirect`, `respond` and `files`",
         ],
     );
     refuses(
         "{ match: {}, respond: { body: x }, rewrite: { with: / } }",
-        &["`rewrite` has no effect with `respond`; `rewrite` needs an `upstream`: leave it out"],
+        &[
+            "`rewrite` has no effect with `respond`; `rewrite` needs an `upstream` or `files`: leave it out",
+        ],
     );
     refuses(
         "{ match: {}, upstream: wbe }",

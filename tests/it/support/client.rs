@@ -112,6 +112,11 @@ impl Request {
         self
     }
 
+    /// Returns the request line and the headers as they are sent.
+    pub(crate) fn text(&self) -> String {
+        self.head("")
+    }
+
     fn names(&self, name: &str) -> bool {
         self.headers
             .iter()

@@ -14,7 +14,7 @@ mod shape;
 
 use std::{sync::Arc, time::Duration};
 
-pub use build::{Build, BuildError, BuildWatch, Stamp};
+pub use build::{AssetKind, Build, BuildError, BuildWatch, Stamp};
 pub use image::{ImageForms, InvalidImageRequest};
 pub use paths::PathSet;
 pub use response::{

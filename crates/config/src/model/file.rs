@@ -41,6 +41,7 @@ pub const ROUTE_KEYS: &[&str] = &[
     "upstream",
     "redirect",
     "respond",
+    "files",
     "rewrite",
     "websocket",
     "pass_headers",

@@ -3,6 +3,7 @@
 mod admin;
 mod cache;
 mod file;
+mod files;
 mod flood_guard;
 mod geo;
 mod listener;
@@ -25,6 +26,7 @@ pub use self::{
         ProfileRouteConfig, PurgeConfig, PurgeLinkLost, SharedConfig, SharedPlace,
     },
     file::ROUTE_KEYS,
+    files::{FilesConfig, PrecompressedConfig, SymlinksConfig},
     flood_guard::{BanConfig, FloodChallengeConfig, FloodGuardConfig},
     geo::GeoConfig,
     listener::{

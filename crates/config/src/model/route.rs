@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    OneOrMany,
+    FilesConfig, OneOrMany,
     shorthand::{self, reply_status},
 };
 use crate::{
@@ -32,7 +32,10 @@ pub struct RouteConfig {
     /// Responds without a backend.
     #[serde(default)]
     pub respond: Option<Spanned<RespondConfig>>,
-    /// Changes the path before it goes upstream.
+    /// Serves the files of a folder.
+    #[serde(default)]
+    pub files: Option<Spanned<FilesConfig>>,
+    /// Changes the path before it goes upstream, or is looked up among the files.
     #[serde(default)]
     pub rewrite: Option<Spanned<RewriteConfig>>,
     /// Allows WebSocket upgrades.

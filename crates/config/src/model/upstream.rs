@@ -66,6 +66,9 @@ pub struct UpstreamConfig {
     /// and the sizes of images are read there.
     #[serde(default)]
     pub folder: Option<Spanned<PathBuf>>,
+    /// Serves `/_next/static` and `public/` of a Next.js app from `folder`, without the app.
+    #[serde(default)]
+    pub static_files: Option<Spanned<bool>>,
     /// Paths of a Next.js app whose responses are never shared, instead of those that its
     /// middleware guards according to the build: `/account/*` with everything below it, or a whole
     /// path; `[]` for none.

@@ -6,6 +6,7 @@
 //! writes them into `server/middleware-manifest.json`, beside the matchers: only fields named here
 //! are kept from a file, or one digest of all files ([`identity`]), and no error quotes a file.
 
+mod assets;
 mod guards;
 mod identity;
 mod watch;
@@ -18,8 +19,10 @@ use std::{
 
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{InvalidImageRequest, image, image::ImageRules};
+use super::{InvalidImageRequest, image, image::ImageRules, paths};
 
+pub use assets::AssetKind;
+use assets::{Assets, Rules};
 use guards::Guards;
 pub use watch::BuildWatch;
 
@@ -53,6 +56,8 @@ pub struct Build {
     base_path: Box<str>,
     guards: Guards,
     images: Option<ImageRules>,
+    /// Files that the gateway serves itself, if it does.
+    assets: Option<Assets>,
     stamp: Stamp,
 }
 
@@ -115,6 +120,11 @@ impl Stamp {
 impl Build {
     /// Reads the folder; every file but `BUILD_ID` may be missing.
     pub fn read(folder: &Path) -> Result<Self, BuildError> {
+        Self::read_with(folder, false)
+    }
+
+    /// Reads the folder as [`Build::read`] does, and the files that need no app if `has_assets`.
+    pub fn read_with(folder: &Path, has_assets: bool) -> Result<Self, BuildError> {
         let stamp = Stamp::of(folder);
         let Some(id) = read(&folder.join(BUILD_ID))? else {
             let folder = folder.to_path_buf();
@@ -142,6 +152,10 @@ impl Build {
             base_path: routes.map(|routes| routes.base_path).unwrap_or_default(),
             guards,
             images: images.and_then(ImageRules::of),
+            assets: match has_assets {
+                true => manifest::<Rules>(folder, ROUTES)?.map(|rules| Assets::of(folder, rules)),
+                false => None,
+            },
             stamp,
         })
     }
@@ -155,6 +169,7 @@ impl Build {
             base_path: Box::default(),
             guards: Guards::everything(),
             images: None,
+            assets: None,
             stamp: Stamp::default(),
         }
     }
@@ -185,6 +200,17 @@ impl Build {
     /// headers or cookies are ignored: they decide when it runs, and not for whom.
     pub fn is_guarded(&self, path: &[u8]) -> bool {
         self.guards.have(path)
+    }
+
+    /// Returns the kind of the file that this raw path names, and its path in the folder of that
+    /// kind, if the app would serve it without any other code of the app.
+    pub fn asset<'p>(&self, path: &'p [u8]) -> Option<(AssetKind, &'p [u8])> {
+        let assets = self.assets.as_ref()?;
+        let below = path.strip_prefix(self.base_path.as_bytes())?;
+        let found = assets.find(below)?;
+        let is_apps =
+            paths::may_be_another(path) || self.is_guarded(path) || assets.has_rule_for(path);
+        (!is_apps).then_some(found)
     }
 
     /// Number of matchers of the middleware, for humans to read.

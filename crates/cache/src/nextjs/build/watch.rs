@@ -9,7 +9,7 @@ use std::{
 use arc_swap::{ArcSwap, Guard};
 use log::{info, warn};
 
-use super::{Build, BuildError, Stamp};
+use super::{AssetKind, Build, BuildError, Stamp, assets};
 use crate::base::error::chain;
 
 /// Interval of checks; each looks at a few files.
@@ -20,6 +20,8 @@ pub(super) const EVERY: Duration = Duration::from_secs(1);
 pub struct BuildWatch {
     upstream: Box<str>,
     folder: PathBuf,
+    /// True if the gateway serves the app's files itself.
+    has_assets: bool,
     build: ArcSwap<Build>,
 }
 
@@ -45,13 +47,20 @@ impl BuildWatch {
     /// Reads the folder of `upstream`. Without a build in it, all paths count as guarded until
     /// there is one.
     pub fn new(upstream: &str, folder: &Path) -> (Self, Option<BuildError>) {
-        let (build, error) = match Build::read(folder) {
+        Self::new_with(upstream, folder, false)
+    }
+
+    /// Reads the folder as [`BuildWatch::new`] does, and the files that need no app if
+    /// `has_assets`.
+    pub fn new_with(upstream: &str, folder: &Path, has_assets: bool) -> (Self, Option<BuildError>) {
+        let (build, error) = match Build::read_with(folder, has_assets) {
             Ok(build) => (build, None),
             Err(error) => (Build::unknown(), Some(error)),
         };
         let watch = Self {
             upstream: upstream.into(),
             folder: folder.to_path_buf(),
+            has_assets,
             build: ArcSwap::from_pointee(build),
         };
         (watch, error)
@@ -63,6 +72,11 @@ impl BuildWatch {
 
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Returns the folder of the files of this kind.
+    pub fn folder_of(&self, kind: AssetKind) -> PathBuf {
+        assets::folder_of(&self.folder, kind)
     }
 
     /// Checks the folder at intervals, for as long as the future is polled.
@@ -100,7 +114,7 @@ impl BuildWatch {
         {
             return BuildCheck::Same;
         }
-        match Build::read(&self.folder) {
+        match Build::read_with(&self.folder, self.has_assets) {
             Ok(build) => {
                 let build = Arc::new(build);
                 let before = self.build.swap(Arc::clone(&build));

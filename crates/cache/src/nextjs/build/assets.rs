@@ -1,0 +1,194 @@
+//! Files of an app that need no app: the output of the build and `public/`.
+//!
+//! Next.js decides about such a file in this order: headers and redirects of its configuration, the
+//! middleware, rewrites before files, and then the file. If anything before the file could match,
+//! the request is the app's. Conditions on headers and cookies are ignored, as for guarded paths.
+
+use std::{
+    collections::HashSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use fancy_regex::{Regex, RegexBuilder};
+use serde::Deserialize;
+
+use super::super::paths;
+
+/// Folder of a build's output below the build's folder.
+const STATIC: &str = "static";
+
+/// Files of `public/` that are known; an app with more serves the others itself.
+const MAX_FILES: usize = 100_000;
+
+/// Maximum backtracking steps of a rule for one path; a rule that needs more counts as a match.
+const MAX_STEPS: usize = 100_000;
+
+/// Kind of a file, which decides how long browsers keep it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AssetKind {
+    /// Output of the build, named by its content.
+    Static,
+    Public,
+}
+
+/// Files of one build, and the rules of its configuration that come before them.
+#[derive(Debug, Default)]
+pub(super) struct Assets {
+    rules: Vec<Regex>,
+    /// True if a rule cannot be read, so that it could match any path.
+    has_unknown_rule: bool,
+    /// Files below `public/` when the build was read, as Next.js lists them when it starts.
+    public: HashSet<Box<[u8]>>,
+}
+
+/// Rules in `routes-manifest.json`.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Rules {
+    #[serde(default)]
+    headers: Vec<Rule>,
+    #[serde(default)]
+    on_match_headers: Vec<Rule>,
+    #[serde(default)]
+    redirects: Vec<Rule>,
+    #[serde(default)]
+    rewrites: Option<Rewrites>,
+    /// Languages in paths: then one file has several.
+    #[serde(default)]
+    i18n: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct Rule {
+    regex: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Rewrites {
+    ByPhase {
+        #[serde(default, rename = "beforeFiles")]
+        before_files: Vec<Rule>,
+    },
+    /// All of these come after files.
+    List(serde::de::IgnoredAny),
+}
+
+/// Returns the folder of `kind` for the build in `folder`.
+pub(super) fn folder_of(folder: &Path, kind: AssetKind) -> PathBuf {
+    match kind {
+        AssetKind::Static => folder.join(STATIC),
+        // Beside the folder's own name, which may be a link to a build.
+        AssetKind::Public => folder.parent().unwrap_or(folder).join("public"),
+    }
+}
+
+impl Assets {
+    pub(super) fn of(folder: &Path, rules: Rules) -> Self {
+        let Rules {
+            headers,
+            on_match_headers,
+            redirects,
+            rewrites,
+            i18n,
+        } = rules;
+        let mut assets = Self {
+            has_unknown_rule: i18n.is_some(),
+            ..Self::default()
+        };
+        let before_files = match rewrites {
+            Some(Rewrites::ByPhase { before_files }) => before_files,
+            Some(Rewrites::List(_)) | None => Vec::new(),
+        };
+        let lists = [headers, on_match_headers, redirects, before_files];
+        for Rule { regex } in lists.into_iter().flatten() {
+            assets.add(regex.as_deref());
+        }
+        let public = folder_of(folder, AssetKind::Public);
+        list(&public, &mut Vec::new(), &mut assets.public);
+        assets
+    }
+
+    fn add(&mut self, regex: Option<&str>) {
+        let compiled = regex.and_then(|regex| {
+            RegexBuilder::new(regex)
+                // Next.js compares these without regard to case, unless it is told otherwise.
+                .case_insensitive(true)
+                .backtrack_limit(MAX_STEPS)
+                .build()
+                .ok()
+        });
+        match compiled {
+            Some(regex) => self.rules.push(regex),
+            None => self.has_unknown_rule = true,
+        }
+    }
+
+    /// Returns the kind of the file at this raw path below the base path, and its path in the
+    /// folder of that kind. Output of the build may be missing.
+    pub(super) fn find<'p>(&self, below: &'p [u8]) -> Option<(AssetKind, &'p [u8])> {
+        const OUTPUT: &[u8] = b"/_next/static/";
+        if let Some(rest) = below.strip_prefix(OUTPUT) {
+            // Service workers have headers of their own.
+            let is_worker = rest.starts_with(b"service-worker/");
+            return (!is_worker).then(|| (AssetKind::Static, &below[OUTPUT.len() - 1..]));
+        }
+        let name = below.strip_prefix(b"/")?;
+        let is_known = if name.contains(&b'%') {
+            self.public.contains(&*paths::decoded(name))
+        } else {
+            self.public.contains(name)
+        };
+        is_known.then_some((AssetKind::Public, below))
+    }
+
+    /// Returns true if a rule of the configuration could match this raw path.
+    pub(super) fn has_rule_for(&self, path: &[u8]) -> bool {
+        if self.has_unknown_rule {
+            return true;
+        }
+        if self.rules.is_empty() {
+            return false;
+        }
+        let matches = |path: &[u8]| {
+            let Ok(path) = std::str::from_utf8(path) else {
+                return true;
+            };
+            let mut rules = self.rules.iter();
+            rules.any(|rule| rule.is_match(path).unwrap_or(true))
+        };
+        if matches(path) {
+            return true;
+        }
+        let decoded = paths::decoded(path);
+        *decoded != *path && matches(&decoded)
+    }
+}
+
+/// Lists the files in `folder`, whose own path is `above`, without links to other folders.
+fn list(folder: &Path, above: &mut Vec<u8>, found: &mut HashSet<Box<[u8]>>) {
+    use std::os::unix::ffi::OsStrExt;
+
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        if found.len() >= MAX_FILES {
+            return;
+        }
+        let length = above.len();
+        above.extend_from_slice(entry.file_name().as_bytes());
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => {
+                above.push(b'/');
+                list(&entry.path(), above, found);
+            }
+            Ok(kind) if kind.is_file() || kind.is_symlink() => {
+                found.insert(above.as_slice().into());
+            }
+            _ => {}
+        }
+        above.truncate(length);
+    }
+}

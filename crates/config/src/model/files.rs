@@ -1,0 +1,179 @@
+//! The `files` section of a route as written.
+
+use std::{borrow::Cow, collections::BTreeMap, path::PathBuf};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+
+use super::{OneOrMany, unplaced};
+use crate::{
+    base::{encoding::Encoding, units::Span},
+    tree::{
+        Spanned,
+        short::{self, Short, reads_short, writes_mapping},
+    },
+};
+
+/// The files of a folder: a mapping, or the folder alone.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields)]
+#[schemars(transform = short::or_text)]
+pub struct FilesConfig {
+    /// The folder. The whole path of the request is looked up below it, as with `root` of nginx;
+    /// `rewrite` changes the path before.
+    pub root: Spanned<PathBuf>,
+    /// Files that are served for a folder, the first one that exists; `[]` for none.
+    #[serde(default = "index")]
+    pub index: OneOrMany<Spanned<String>>,
+    /// Path of the file that is served where there is none, such as `/index.html` for an app with
+    /// a router of its own. Paths of `immutable` get 404 nevertheless.
+    #[serde(default)]
+    pub fallback: Option<Spanned<String>>,
+    /// Path of the page that is served with 404.
+    #[serde(default)]
+    pub not_found: Option<Spanned<String>>,
+    /// Serves compressed files that lie beside the plain ones as `.br`, `.zst` and `.gz`: `true`,
+    /// or a list of encodings, the preferred one first.
+    #[serde(default)]
+    pub precompressed: PrecompressedConfig,
+    /// Files whose content never changes, because their name does: `/assets/*`, `/app.3f9a.js`, or
+    /// `~` and a regular expression over the path. Browsers keep them for a year.
+    #[serde(default, skip_serializing_if = "OneOrMany::is_empty")]
+    pub immutable: OneOrMany<Spanned<String>>,
+    /// Time for which browsers keep all other files, as `Cache-Control`; no header if absent.
+    #[serde(default)]
+    pub max_age: Option<Span>,
+    /// Serves names that begin with a dot. `/.well-known/` is served in any case.
+    #[serde(default)]
+    pub dot_files: bool,
+    /// Symbolic links that are followed: those that stay `inside` the root, any (`follow`), or
+    /// none (`refuse`).
+    #[serde(default)]
+    pub symlinks: SymlinksConfig,
+    /// Media types by the end of a file's name, beside those that are known: `{ md: text/markdown
+    /// }`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub types: BTreeMap<String, Spanned<String>>,
+    /// Names of upstreams that may send these files with `X-Accel-Redirect`. Clients then get 404
+    /// for the route's paths.
+    #[serde(default, skip_serializing_if = "OneOrMany::is_empty")]
+    pub internal: OneOrMany<Spanned<String>>,
+    /// Files that are kept open.
+    #[serde(default = "open_files")]
+    pub open_files: Spanned<u32>,
+    /// Time after which an open file is compared with the one on disk; `0s` for each request.
+    #[serde(default = "recheck")]
+    pub recheck: Span,
+}
+
+/// Symbolic links that are followed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SymlinksConfig {
+    /// Links that lead to a file below the root.
+    #[default]
+    Inside,
+    /// All links, wherever they lead.
+    Follow,
+    Refuse,
+}
+
+/// Encodings of compressed files, in order of preference.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct PrecompressedConfig(pub Vec<Encoding>);
+
+/// Encodings for `true`: the smallest files first.
+const ENCODINGS: [Encoding; 3] = [Encoding::Br, Encoding::Zstd, Encoding::Gzip];
+
+fn index() -> OneOrMany<Spanned<String>> {
+    OneOrMany(vec![unplaced("index.html".to_owned())])
+}
+
+fn open_files() -> Spanned<u32> {
+    unplaced(1024)
+}
+
+fn recheck() -> Span {
+    Span::secs(1)
+}
+
+reads_short!(FilesConfig, PrecompressedConfig);
+writes_mapping!(FilesConfig);
+
+impl Short for FilesConfig {
+    const WHAT: &'static str = "a folder, or a mapping such as `{ root: /srv/www }`";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn text(root: &str) -> Option<Result<Self, String>> {
+        Some(Ok(Self {
+            root: Spanned::nowhere(PathBuf::from(root)),
+            index: index(),
+            fallback: None,
+            not_found: None,
+            precompressed: PrecompressedConfig::default(),
+            immutable: OneOrMany::default(),
+            max_age: None,
+            dot_files: false,
+            symlinks: SymlinksConfig::default(),
+            types: BTreeMap::new(),
+            internal: OneOrMany::default(),
+            open_files: open_files(),
+            recheck: recheck(),
+        }))
+    }
+}
+
+impl Short for PrecompressedConfig {
+    const WHAT: &'static str = "`true`, `false` or a list such as `[br, gzip]`";
+
+    fn full<'de, D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        Err(D::Error::custom(format!(
+            "expected {}, found a mapping",
+            Self::WHAT
+        )))
+    }
+
+    fn flag(flag: bool) -> Option<Result<Self, String>> {
+        Some(Ok(Self(if flag { ENCODINGS.to_vec() } else { Vec::new() })))
+    }
+
+    fn text(text: &str) -> Option<Result<Self, String>> {
+        Some(encoding(text).map(|encoding| Self(vec![encoding])))
+    }
+
+    const TAKES_LIST: bool = true;
+
+    fn list(items: Vec<Spanned<String>>) -> Option<Result<Self, String>> {
+        let encodings = items.iter().map(|item| encoding(&item.value));
+        Some(encodings.collect::<Result<Vec<_>, _>>().map(Self))
+    }
+}
+
+fn encoding(name: &str) -> Result<Encoding, String> {
+    let mut known = Encoding::ALL.into_iter();
+    known
+        .find(|encoding| encoding.name() == name)
+        .ok_or_else(|| format!("unknown encoding `{name}`\nhelp: write `br`, `zstd` or `gzip`"))
+}
+
+impl JsonSchema for PrecompressedConfig {
+    fn schema_name() -> Cow<'static, str> {
+        "Precompressed".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let encoding = generator.subschema_for::<Encoding>();
+        json_schema!({
+            "description": "`true`, `false` or a list of encodings.",
+            "anyOf": [
+                { "type": "boolean" },
+                encoding,
+                { "type": "array", "items": encoding },
+            ]
+        })
+    }
+}

@@ -1,0 +1,217 @@
+//! The bytes of a file, read in chunks as the client takes them.
+//!
+//! One chunk is in memory at a time. What the kernel has in its cache is read at once, anything else
+//! on a thread that may block.
+
+use std::{io, os::fd::OwnedFd, sync::Arc, time::SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use rustix::io::pread;
+
+use crate::served::{Content, Kind, Representation, Stamp};
+
+/// Size of a chunk. It is also the memory that a slow reader occupies.
+pub(crate) const CHUNK: usize = 64 * 1024;
+
+/// Body of a response from a file.
+#[derive(Debug)]
+pub struct FileBody {
+    source: Source,
+    at: u64,
+    end: u64,
+}
+
+#[derive(Debug)]
+enum Source {
+    Memory(Bytes),
+    Open {
+        file: Arc<OwnedFd>,
+        stamp: Stamp,
+        /// First chunk, which was read before the headers were sent.
+        first: Option<Bytes>,
+        /// Buffer of the last chunk, used again once nobody else reads it.
+        used: Option<Bytes>,
+    },
+}
+
+impl FileBody {
+    /// Prepares the bytes from `start` up to `end` of `of`.
+    pub(crate) fn new(of: &Representation, start: u64, end: u64) -> Self {
+        let source = match &of.content {
+            Content::Memory(bytes) => Source::Memory(bytes.clone()),
+            Content::Open(file) => Source::Open {
+                file: Arc::clone(file),
+                stamp: of.stamp,
+                first: None,
+                used: None,
+            },
+        };
+        Self {
+            source,
+            at: start,
+            end,
+        }
+    }
+
+    pub(crate) fn is_in_memory(&self) -> bool {
+        matches!(self.source, Source::Memory(_))
+    }
+
+    /// Number of bytes that are left to send.
+    pub fn left(&self) -> u64 {
+        self.end - self.at
+    }
+
+    /// Reads the first chunk now. An error means that the file has changed since it was opened, or
+    /// cannot be read; no part of a response is sent yet.
+    pub async fn begin(&mut self) -> io::Result<()> {
+        if let Source::Open { .. } = self.source {
+            let at = self.at;
+            let chunk = self.next().await?;
+            self.at = at;
+            if let Source::Open { first, .. } = &mut self.source {
+                *first = Some(chunk);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the next chunk, which is empty at the end.
+    ///
+    /// # Errors
+    /// Fails if the file is shorter than it was, was written meanwhile, or cannot be read. The
+    /// response is then to be broken off: its length and its beginning belong to another content.
+    pub async fn next(&mut self) -> io::Result<Bytes> {
+        let left = self.end - self.at;
+        let chunk = match &mut self.source {
+            Source::Memory(bytes) => slice(bytes, self.at, self.end),
+            Source::Open { .. } if left == 0 => Bytes::new(),
+            Source::Open {
+                file,
+                stamp,
+                first,
+                used,
+            } => match first.take() {
+                Some(first) => first,
+                None => {
+                    let size = usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK));
+                    let mut buffer = match used.take().map(Bytes::try_into_mut) {
+                        Some(Ok(buffer)) if buffer.len() >= size => buffer,
+                        _ => BytesMut::zeroed(size),
+                    };
+                    let ready = read_ready(file, &mut buffer[..size], self.at, stamp)?;
+                    let (buffer, read) = match ready {
+                        Some(read) => (buffer, read),
+                        None => read_blocking(file, buffer, size, self.at, *stamp).await?,
+                    };
+                    let whole = buffer.freeze();
+                    let chunk = whole.slice(..read);
+                    *used = Some(whole);
+                    chunk
+                }
+            },
+        };
+        self.at += chunk.len() as u64;
+        Ok(chunk)
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "both are within a content that is in memory"
+)]
+fn slice(bytes: &Bytes, start: u64, end: u64) -> Bytes {
+    bytes.slice(start as usize..end as usize)
+}
+
+fn changed() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        "the file has changed while it was sent",
+    )
+}
+
+/// Checks that the file still has the content it had when it was opened.
+pub(crate) fn check(file: &OwnedFd, stamp: &Stamp) -> io::Result<()> {
+    match Stamp::of(file, SystemTime::UNIX_EPOCH)? {
+        Kind::File(now) if now.has_same_content(stamp) => Ok(()),
+        _ => Err(changed()),
+    }
+}
+
+/// Checks the same after `read` bytes of it were read, and that it has not ended.
+fn check_read(file: &OwnedFd, read: usize, stamp: &Stamp) -> io::Result<usize> {
+    check(file, stamp)?;
+    if read == 0 { Err(changed()) } else { Ok(read) }
+}
+
+/// Reads what the kernel has in memory. `None` if it would have to wait for it.
+#[cfg(target_os = "linux")]
+fn read_ready(
+    file: &OwnedFd,
+    buffer: &mut [u8],
+    at: u64,
+    stamp: &Stamp,
+) -> io::Result<Option<usize>> {
+    use rustix::io::{Errno, ReadWriteFlags, preadv2};
+
+    let mut slices = [io::IoSliceMut::new(buffer)];
+    match preadv2(file, &mut slices, at, ReadWriteFlags::NOWAIT) {
+        Ok(read) => check_read(file, read, stamp).map(Some),
+        // Some file systems cannot tell, and read on another thread as well.
+        Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::INTR) => {
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn read_ready(_: &OwnedFd, _: &mut [u8], _: u64, _: &Stamp) -> io::Result<Option<usize>> {
+    Ok(None)
+}
+
+async fn read_blocking(
+    file: &Arc<OwnedFd>,
+    mut buffer: BytesMut,
+    size: usize,
+    at: u64,
+    stamp: Stamp,
+) -> io::Result<(BytesMut, usize)> {
+    let file = Arc::clone(file);
+    let read = tokio::task::spawn_blocking(move || {
+        let read = retry(|| pread(&*file, &mut buffer[..size], at))?;
+        let read = check_read(&file, read, &stamp)?;
+        Ok((buffer, read))
+    });
+    read.await
+        .unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
+}
+
+fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    loop {
+        match call() {
+            Err(rustix::io::Errno::INTR) => {}
+            done => return done,
+        }
+    }
+}
+
+/// Reads all of a small file. Fails if it has another size than `size`.
+pub(crate) fn read_whole(file: &OwnedFd, size: u64) -> io::Result<Bytes> {
+    let size = usize::try_from(size).map_err(|_| changed())?;
+    // One byte more, to notice a file that has grown.
+    let mut content = vec![0; size + 1];
+    let mut read = 0;
+    while read < content.len() {
+        match retry(|| pread(file, &mut content[read..], read as u64))? {
+            0 => break,
+            more => read += more,
+        }
+    }
+    if read != size {
+        return Err(changed());
+    }
+    content.truncate(size);
+    Ok(content.into())
+}

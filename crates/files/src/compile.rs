@@ -1,0 +1,192 @@
+//! Compiles the `files` section of a route.
+
+use std::{
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
+
+use http::HeaderValue;
+
+use crate::{
+    Files,
+    chain::CompileContext,
+    config::{diagnostic::Place, model::FilesConfig, tree::Spanned},
+    media_types::MediaTypes,
+    open_files::Settings,
+    path::RelativePath,
+    patterns::Patterns,
+    root::Root,
+};
+
+const CODE: &str = "edgeway::route::bad_files";
+
+impl Files {
+    /// Compiles the section at `place`. Problems go to `cx`, and `None` means that one was an
+    /// error.
+    pub fn compile(
+        config: &FilesConfig,
+        place: Place,
+        cx: &mut CompileContext<'_>,
+    ) -> Option<Self> {
+        let root = root(config, place, cx);
+        let index = index(config, cx);
+        let types = types(config, cx);
+        let patterns = immutable(config, cx);
+        let fallback = page("fallback", config.fallback.as_ref(), config, cx);
+        let not_found = page("not_found", config.not_found.as_ref(), config, cx);
+        let open_files = open_files(config, cx);
+        let settings = Settings {
+            root: Root::new(root?, config.symlinks, config.recheck.0),
+            index: index?,
+            fallback: fallback?,
+            not_found: not_found?,
+            encodings: config.precompressed.0.as_slice().into(),
+            immutable: patterns?,
+            max_age: config.max_age.map(|age| age.0),
+            serves_dot_files: config.dot_files,
+            types: types?,
+            open_files: open_files?,
+            recheck: config.recheck.0,
+        };
+        Some(Self::new(settings, cx.clock))
+    }
+}
+
+/// Returns the folder, after a check that it is one and is meant to be seen.
+fn root(config: &FilesConfig, place: Place, cx: &mut CompileContext<'_>) -> Option<PathBuf> {
+    let Spanned { value, place: own } = &config.root;
+    let place = if *own == Place::default() {
+        place
+    } else {
+        *own
+    };
+    let shown = value.display();
+    if value.as_os_str().is_empty() {
+        let help = "write the folder whose files are served, such as `/srv/www`";
+        cx.report_at(place, CODE, "`root` is empty", help);
+        return None;
+    }
+    let path = cx.folder.join(value);
+    let path = std::path::absolute(&path).unwrap_or(path);
+    let Ok(real) = path.canonicalize() else {
+        cx.warn_at(
+            place,
+            CODE,
+            format!("the folder `{shown}` does not exist"),
+            "every request gets 404 until there is one: create it, or correct `root`",
+        );
+        return Some(path);
+    };
+    if !real.is_dir() {
+        let help = "write the folder that contains the files";
+        cx.report_at(place, CODE, format!("`{shown}` is not a folder"), help);
+        return None;
+    }
+    if real.parent().is_none() {
+        let help = "write a folder that contains nothing else than what clients may see";
+        cx.report_at(
+            place,
+            CODE,
+            "`root: /` would serve every file of this machine",
+            help,
+        );
+        return None;
+    }
+    let configuration = cx.folder.canonicalize();
+    if configuration.is_ok_and(|folder| folder.starts_with(&real)) {
+        cx.report_at(
+            place,
+            CODE,
+            format!("`{shown}` contains the folder of this configuration, which would be served"),
+            "move the files into a folder of their own, such as `public`",
+        );
+        return None;
+    }
+    Some(path)
+}
+
+fn index(config: &FilesConfig, cx: &mut CompileContext<'_>) -> Option<Box<[String]>> {
+    let mut is_well = true;
+    for Spanned { value, place } in &config.index.0 {
+        let is_name = !value.is_empty() && !value.contains('/') && value != "." && value != "..";
+        if !is_name {
+            let message = format!("invalid index `{value}`");
+            let help = "write the name of a file, such as `index.html`";
+            cx.report_at(*place, CODE, message, help);
+            is_well = false;
+        }
+    }
+    let names = config.index.0.iter().map(|name| name.value.clone());
+    is_well.then(|| names.collect())
+}
+
+fn types(config: &FilesConfig, cx: &mut CompileContext<'_>) -> Option<MediaTypes> {
+    let mut types = MediaTypes::default();
+    let mut is_well = true;
+    for (ending, Spanned { value, place }) in &config.types {
+        let has_slash = value
+            .split(';')
+            .next()
+            .is_some_and(|text| text.contains('/'));
+        let ending = ending.trim_start_matches('.');
+        match HeaderValue::try_from(value.as_str()) {
+            Ok(value) if has_slash && !ending.is_empty() => types.insert(ending, value),
+            _ => {
+                let message = format!("invalid media type `{value}`");
+                let help = "write one such as `text/markdown; charset=utf-8`, after the end of \
+                            the file's name: `md: text/markdown`";
+                cx.report_at(*place, CODE, message, help);
+                is_well = false;
+            }
+        }
+    }
+    is_well.then_some(types)
+}
+
+fn immutable(config: &FilesConfig, cx: &mut CompileContext<'_>) -> Option<Patterns> {
+    let mut patterns = Patterns::default();
+    let mut is_well = true;
+    for Spanned { value, place } in &config.immutable.0 {
+        if let Err((message, help)) = patterns.add(value) {
+            cx.report_at(*place, CODE, message, help);
+            is_well = false;
+        }
+    }
+    is_well.then_some(patterns)
+}
+
+/// Returns the path of a page in its normal form.
+#[expect(clippy::option_option, reason = "an error, no page, or one")]
+fn page(
+    key: &str,
+    path: Option<&Spanned<String>>,
+    config: &FilesConfig,
+    cx: &mut CompileContext<'_>,
+) -> Option<Option<Box<[u8]>>> {
+    let Some(Spanned { value, place }) = path else {
+        return Some(None);
+    };
+    let relative = RelativePath::of(value.as_bytes(), config.dot_files);
+    let is_file = relative.is_some_and(|relative| !relative.is_folder);
+    if is_file && Path::new(value).is_absolute() {
+        return Some(Some(value.as_bytes().into()));
+    }
+    cx.report_at(
+        *place,
+        CODE,
+        format!("invalid `{key}`: `{value}` is not the path of a file below the root"),
+        "write it from the root, such as `/index.html`",
+    );
+    None
+}
+
+fn open_files(config: &FilesConfig, cx: &mut CompileContext<'_>) -> Option<NonZeroUsize> {
+    let Spanned { value, place } = config.open_files;
+    let number = usize::try_from(value).ok().and_then(NonZeroUsize::new);
+    if number.is_none() {
+        let help = "write how many files are kept open, such as `1024`; `recheck: 0s` compares them \
+                    with the disk for each request";
+        cx.report_at(place, CODE, "`open_files: 0` keeps no file open", help);
+    }
+    number
+}

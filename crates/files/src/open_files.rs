@@ -1,0 +1,437 @@
+//! Finds the file of a request, and keeps what was found: bounded in number, and looked at again
+//! after a while.
+
+use std::{
+    io,
+    num::NonZeroUsize,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use ahash::RandomState;
+use http::{HeaderMap, HeaderValue, header};
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use crate::{
+    base::{clock::Clock, encoding::Encoding},
+    media_types::MediaTypes,
+    path::RelativePath,
+    patterns::Patterns,
+    root::{Root, Symlinks},
+    served::{Kind, Representation, ServedFile, Stamp},
+};
+
+const SHARDS: usize = 16;
+
+/// Attempts to read a file that is written meanwhile.
+const ATTEMPTS: usize = 3;
+
+/// Time by which a compressed file may be older than the plain one: copying a folder takes a while.
+/// One that is older still was made from another content.
+const MAX_BEHIND: i64 = 60;
+
+/// The files below one root, and how they are served.
+#[derive(Clone, Debug)]
+pub struct Files(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    settings: Settings,
+    clock: Clock,
+    begun: Instant,
+    hasher: RandomState,
+    /// By the path of the request.
+    open: Box<[Mutex<LruCache<Box<[u8]>, OpenFile>>]>,
+}
+
+/// Settings of the files below one root, checked.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) root: Root,
+    pub(crate) index: Box<[String]>,
+    /// Path that is served where there is no file.
+    pub(crate) fallback: Option<Box<[u8]>>,
+    /// Path of the page for 404.
+    pub(crate) not_found: Option<Box<[u8]>>,
+    pub(crate) encodings: Box<[Encoding]>,
+    pub(crate) immutable: Patterns,
+    pub(crate) max_age: Option<Duration>,
+    pub(crate) serves_dot_files: bool,
+    pub(crate) types: MediaTypes,
+    pub(crate) open_files: NonZeroUsize,
+    pub(crate) recheck: Duration,
+}
+
+#[derive(Debug)]
+struct OpenFile {
+    file: Arc<ServedFile>,
+    /// Milliseconds since the start at which it was last compared with the disk.
+    checked: AtomicU64,
+}
+
+/// Result of looking for the file of a request.
+#[derive(Debug)]
+pub enum Found {
+    File(Arc<ServedFile>),
+    /// The page for 404.
+    NotFoundPage(Arc<ServedFile>),
+    /// A folder, whose path lacks its slash at the end.
+    Folder,
+    NotFound,
+    /// The gateway may not read it, or it is a folder without an index.
+    Forbidden,
+    /// The file could not be opened or read.
+    Failed,
+}
+
+/// What is at a path, before `fallback`.
+enum Resolved {
+    File(ServedFile),
+    Folder,
+    /// A folder without an index.
+    Closed,
+    NotFound,
+    Forbidden,
+}
+
+/// Time for which browsers keep the files of a folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BrowserCache {
+    /// A year, without asking again.
+    Immutable,
+    /// Until the next use, when it asks if they have changed.
+    Revalidated,
+}
+
+impl Files {
+    /// Serves the files below `root` and nothing in place of those that are missing.
+    pub fn plain(root: PathBuf, policy: BrowserCache, clock: &Clock) -> Self {
+        let recheck = Duration::from_secs(1);
+        let mut immutable = Patterns::default();
+        if policy == BrowserCache::Immutable {
+            immutable.add_all();
+        }
+        let settings = Settings {
+            root: Root::new(root, Symlinks::Inside, recheck),
+            index: Box::default(),
+            fallback: None,
+            not_found: None,
+            encodings: Box::default(),
+            immutable,
+            max_age: Some(Duration::ZERO),
+            serves_dot_files: false,
+            types: MediaTypes::default(),
+            open_files: NonZeroUsize::MIN.saturating_add(1023),
+            recheck,
+        };
+        Self::new(settings, clock)
+    }
+
+    pub(crate) fn new(settings: Settings, clock: &Clock) -> Self {
+        let each = settings.open_files.get().div_ceil(SHARDS);
+        let each = NonZeroUsize::new(each).unwrap_or(NonZeroUsize::MIN);
+        let shard = || Mutex::new(LruCache::new(each));
+        Self(Arc::new(Inner {
+            begun: clock.now(),
+            clock: clock.clone(),
+            hasher: RandomState::new(),
+            open: std::iter::repeat_with(shard).take(SHARDS).collect(),
+            settings,
+        }))
+    }
+
+    /// Returns the folder that is served.
+    pub fn root(&self) -> &std::path::Path {
+        self.0.settings.root.path()
+    }
+
+    /// Returns the file that is open for `path`, if there is one that need not be compared with the
+    /// disk.
+    pub fn kept(&self, path: &[u8]) -> Option<Arc<ServedFile>> {
+        self.0.kept(path)
+    }
+
+    /// Finds the file for `path`, the path of a request in normal form.
+    pub async fn find(&self, path: &[u8]) -> Found {
+        let settings = &self.0.settings;
+        let found = self.find_at(path).await;
+        if !matches!(found, Found::NotFound | Found::Forbidden) {
+            return found;
+        }
+        let is_missing = matches!(found, Found::NotFound);
+        // A page in place of a script that is gone would be stored as that script.
+        if let Some(fallback) = &settings.fallback
+            && !self.is_immutable(path)
+            && let Found::File(file) = self.find_at(fallback).await
+        {
+            return Found::File(file);
+        }
+        if is_missing
+            && let Some(page) = &settings.not_found
+            && let Found::File(file) = self.find_at(page).await
+        {
+            return Found::NotFoundPage(file);
+        }
+        found
+    }
+
+    fn is_immutable(&self, path: &[u8]) -> bool {
+        let relative = RelativePath::of(path, true);
+        relative.is_some_and(|relative| self.0.settings.immutable.have(&relative.bytes))
+    }
+
+    /// Forgets the file of `path`, because it is found to have changed.
+    pub fn forget(&self, path: &[u8]) {
+        self.0.shard(path).lock().pop(path);
+    }
+
+    async fn find_at(&self, path: &[u8]) -> Found {
+        if let Some(file) = self.0.kept(path) {
+            return Found::File(file);
+        }
+        let inner = Arc::clone(&self.0);
+        let owned: Box<[u8]> = path.into();
+        let looked = tokio::task::spawn_blocking(move || inner.look(owned));
+        looked.await.unwrap_or(Found::Failed)
+    }
+}
+
+impl Inner {
+    fn shard(&self, path: &[u8]) -> &Mutex<LruCache<Box<[u8]>, OpenFile>> {
+        let hash = self.hasher.hash_one(path);
+        // The map takes the low bits of its own hash.
+        &self.open[(hash >> 60) as usize % SHARDS]
+    }
+
+    fn millis(&self) -> u64 {
+        let passed = self.clock.now().saturating_duration_since(self.begun);
+        u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Returns the file that is open for `path`, unless it is to be compared with the disk. One
+    /// request at a time does that; others get the file as it was.
+    fn kept(&self, path: &[u8]) -> Option<Arc<ServedFile>> {
+        let mut shard = self.shard(path).lock();
+        let open = shard.get(path)?;
+        let recheck = u64::try_from(self.settings.recheck.as_millis()).unwrap_or(u64::MAX);
+        let now = self.millis();
+        let checked = open.checked.load(Ordering::Relaxed);
+        if recheck == 0 {
+            return None;
+        }
+        if now.saturating_sub(checked) >= recheck {
+            open.checked.store(now, Ordering::Relaxed);
+            return None;
+        }
+        Some(Arc::clone(&open.file))
+    }
+
+    /// Looks for the file of `path` on disk. May block.
+    fn look(&self, path: Box<[u8]>) -> Found {
+        let mut resolved = self.resolve(&path);
+        for _ in 1..ATTEMPTS {
+            match &resolved {
+                // It was written while it was read.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    resolved = self.resolve(&path);
+                }
+                _ => break,
+            }
+        }
+        match resolved {
+            Ok(Resolved::File(file)) => Found::File(self.keep(path, file)),
+            Ok(other) => {
+                self.shard(&path).lock().pop(&path);
+                match other {
+                    Resolved::Folder => Found::Folder,
+                    Resolved::Closed | Resolved::Forbidden => Found::Forbidden,
+                    Resolved::NotFound | Resolved::File(_) => Found::NotFound,
+                }
+            }
+            Err(error) => {
+                self.shard(&path).lock().pop(&path);
+                let root = self.settings.root.path().display();
+                let path = String::from_utf8_lossy(&path);
+                log::error!(root:%, path:?, error:%; "file not served");
+                Found::Failed
+            }
+        }
+    }
+
+    /// Keeps `file` open for the next requests. If it is the one that was open already, that one is
+    /// kept.
+    fn keep(&self, path: Box<[u8]>, file: ServedFile) -> Arc<ServedFile> {
+        let now = self.millis();
+        let mut shard = self.shard(&path).lock();
+        if let Some(open) = shard.get(&path)
+            && open.file.is_same(&file)
+        {
+            open.checked.store(now, Ordering::Relaxed);
+            return Arc::clone(&open.file);
+        }
+        let file = Arc::new(file);
+        let open = OpenFile {
+            file: Arc::clone(&file),
+            checked: AtomicU64::new(now),
+        };
+        shard.put(path, open);
+        file
+    }
+
+    fn resolve(&self, path: &[u8]) -> io::Result<Resolved> {
+        let Some(relative) = RelativePath::of(path, self.settings.serves_dot_files) else {
+            return Ok(Resolved::NotFound);
+        };
+        if !relative.is_folder {
+            return self.resolve_at(&relative.bytes);
+        }
+        for index in &self.settings.index {
+            match self.resolve_at(&relative.join(index))? {
+                Resolved::NotFound => {}
+                // A folder of that name is no index.
+                Resolved::Folder | Resolved::Closed => return Ok(Resolved::NotFound),
+                found @ (Resolved::File(_) | Resolved::Forbidden) => return Ok(found),
+            }
+        }
+        Ok(match self.resolve_at(&relative.bytes)? {
+            Resolved::Folder => Resolved::Closed,
+            Resolved::File(_) => Resolved::NotFound,
+            other => other,
+        })
+    }
+
+    fn resolve_at(&self, relative: &[u8]) -> io::Result<Resolved> {
+        let wall = self.clock.wall();
+        let (fd, stamp) = match self.open(relative, wall) {
+            Ok(Some((fd, Kind::File(stamp)))) => (fd, stamp),
+            Ok(Some((_, Kind::Folder))) => return Ok(Resolved::Folder),
+            Ok(Some((_, Kind::Other)) | None) => return Ok(Resolved::NotFound),
+            Err(error) if is_forbidden(&error) => return Ok(Resolved::Forbidden),
+            Err(error) => return Err(error),
+        };
+        let file = self.serve(relative, fd, stamp, wall)?;
+        Ok(Resolved::File(file))
+    }
+
+    /// Opens what is at `relative`; `None` if there is nothing.
+    fn open(&self, relative: &[u8], wall: SystemTime) -> io::Result<Option<(OwnedFd, Kind)>> {
+        match self.settings.root.open(relative, self.clock.now()) {
+            Ok(fd) => {
+                let kind = Stamp::of(&fd, wall)?;
+                Ok(Some((fd, kind)))
+            }
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn serve(
+        &self,
+        relative: &[u8],
+        fd: OwnedFd,
+        stamp: Stamp,
+        wall: SystemTime,
+    ) -> io::Result<ServedFile> {
+        let mut common = HeaderMap::with_capacity(8);
+        let content_type = self.settings.types.of(relative);
+        common.insert(header::CONTENT_TYPE, content_type);
+        if let Some(policy) = self.policy(relative) {
+            common.insert(header::CACHE_CONTROL, policy);
+        }
+        let beside = self.beside(relative, &stamp, wall);
+        if !beside.is_empty() {
+            let vary = HeaderValue::from_static("Accept-Encoding");
+            common.insert(header::VARY, vary);
+        }
+        let plain = Representation::of(fd, stamp, &common)?;
+        let mut encoded: Vec<(Encoding, Representation)> = Vec::new();
+        for (encoding, fd, stamp) in beside {
+            let mut headers = common.clone();
+            headers.insert(header::CONTENT_ENCODING, encoding.header_value());
+            let mut own = Representation::of(fd, stamp, &headers)?;
+            let is_taken = own.etag().is_some_and(|tag| {
+                let mut others = encoded.iter().map(|(_, other)| other).chain([&plain]);
+                others.any(|other| other.etag() == Some(tag))
+            });
+            if is_taken {
+                own.extend_etag(encoding.name());
+            }
+            encoded.push((encoding, own));
+        }
+        Ok(ServedFile {
+            plain,
+            encoded: encoded.into(),
+        })
+    }
+
+    /// Opens the compressed files beside the one at `relative`. One that cannot be opened, or is
+    /// older than the plain file, is left out.
+    fn beside(
+        &self,
+        relative: &[u8],
+        plain: &Stamp,
+        wall: SystemTime,
+    ) -> Vec<(Encoding, OwnedFd, Stamp)> {
+        let encodings = self.settings.encodings.iter();
+        let open = |encoding: &Encoding| {
+            let path = [relative, ending(*encoding)].concat();
+            match self.open(&path, wall) {
+                Ok(Some((fd, Kind::File(stamp)))) => {
+                    let behind = plain.seconds.saturating_sub(stamp.seconds);
+                    (behind <= MAX_BEHIND).then_some((*encoding, fd, stamp))
+                }
+                _ => None,
+            }
+        };
+        encodings.filter_map(open).collect()
+    }
+
+    /// Returns the `Cache-Control` of the file at `relative`.
+    fn policy(&self, relative: &[u8]) -> Option<HeaderValue> {
+        if self.settings.immutable.have(relative) {
+            return Some(HeaderValue::from_static(IMMUTABLE));
+        }
+        let max_age = self.settings.max_age?.as_secs();
+        HeaderValue::try_from(format!("public, max-age={max_age}")).ok()
+    }
+}
+
+/// `Cache-Control` of files that never change, as of the build output of Next.js.
+const IMMUTABLE: &str = "public, max-age=31536000, immutable";
+
+/// Returns the end of the name of a compressed file.
+fn ending(encoding: Encoding) -> &'static [u8] {
+    match encoding {
+        Encoding::Zstd => b".zst",
+        Encoding::Br => b".br",
+        Encoding::Gzip => b".gz",
+    }
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let missing = [
+        Errno::NOENT,
+        Errno::NOTDIR,
+        Errno::NAMETOOLONG,
+        // What is no file any more: a socket, a device without its driver.
+        Errno::NXIO,
+        Errno::NODEV,
+    ];
+    let errno = Errno::from_io_error(error);
+    errno.is_some_and(|errno| missing.contains(&errno))
+}
+
+/// Returns true if the file may not be read, or its path leads out of the root.
+fn is_forbidden(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let forbidden = [Errno::ACCESS, Errno::PERM, Errno::XDEV, Errno::LOOP];
+    let errno = Errno::from_io_error(error);
+    errno.is_some_and(|errno| forbidden.contains(&errno))
+}

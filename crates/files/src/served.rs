@@ -1,0 +1,188 @@
+//! A file that is served: its representations, their validators and their content.
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, header};
+use rustix::fs::{FileType, fstat};
+
+use crate::{base::encoding::Encoding, body};
+
+/// Size up to which the content of a file is kept in memory, instead of a file descriptor.
+pub(crate) const SMALL: u64 = 16 * 1024;
+
+/// Age from which a file's modification time identifies its content: a file may be written twice
+/// within a second.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// A file with everything that responses from it have in common. Never changes: a file that was
+/// written meanwhile is another one.
+#[derive(Debug)]
+pub struct ServedFile {
+    pub(crate) plain: Representation,
+    /// Compressed files beside it, in the order of preference.
+    pub(crate) encoded: Box<[(Encoding, Representation)]>,
+}
+
+/// Bytes that a client gets, with the headers of a complete response.
+#[derive(Debug)]
+pub(crate) struct Representation {
+    pub(crate) headers: HeaderMap,
+    pub(crate) content: Content,
+    pub(crate) stamp: Stamp,
+}
+
+#[derive(Debug)]
+pub(crate) enum Content {
+    Memory(Bytes),
+    Open(Arc<OwnedFd>),
+}
+
+/// State of a file on disk, compared to notice that it was written or replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    device: u64,
+    number: u64,
+    pub(crate) size: u64,
+    pub(crate) seconds: i64,
+    nanos: i64,
+    /// True if the file was written so recently that it may be written again within its tick.
+    is_young: bool,
+}
+
+/// Type of what is at a path.
+pub(crate) enum Kind {
+    File(Stamp),
+    Folder,
+    /// A device, pipe or socket, none of which is served.
+    Other,
+}
+
+impl Stamp {
+    /// Reads the state of an open file.
+    #[allow(
+        clippy::useless_conversion,
+        clippy::unnecessary_cast,
+        reason = "the types differ between systems"
+    )]
+    pub(crate) fn of(fd: &OwnedFd, wall: SystemTime) -> io::Result<Kind> {
+        let at = fstat(fd)?;
+        match FileType::from_raw_mode(at.st_mode) {
+            FileType::RegularFile => {}
+            FileType::Directory => return Ok(Kind::Folder),
+            _ => return Ok(Kind::Other),
+        }
+        let seconds = at.st_mtime as i64;
+        let settled = wall.checked_sub(SETTLED).unwrap_or(SystemTime::UNIX_EPOCH);
+        let settled = settled.duration_since(SystemTime::UNIX_EPOCH);
+        let settled = settled.unwrap_or_default().as_secs();
+        Ok(Kind::File(Self {
+            device: u64::from(at.st_dev),
+            number: u64::from(at.st_ino),
+            size: u64::try_from(at.st_size).unwrap_or_default(),
+            seconds,
+            nanos: at.st_mtime_nsec as i64,
+            is_young: u64::try_from(seconds).is_ok_and(|seconds| seconds > settled),
+        }))
+    }
+
+    /// Returns true if the file still has the content of when this was read.
+    pub(crate) fn has_same_content(&self, other: &Self) -> bool {
+        let Self {
+            device,
+            number,
+            size,
+            seconds,
+            nanos,
+            is_young: _,
+        } = *self;
+        let theirs = (other.device, other.number, other.size);
+        (device, number, size) == theirs && (seconds, nanos) == (other.seconds, other.nanos)
+    }
+
+    /// Modification time in whole seconds. `None` for times that say nothing about the content:
+    /// some package managers and image builders set all files to the first second of 1970.
+    pub(crate) fn modified(&self) -> Option<u64> {
+        u64::try_from(self.seconds)
+            .ok()
+            .filter(|seconds| *seconds > 1)
+    }
+
+    /// Returns the entity tag, which is that of nginx: modification time and size. A file that was
+    /// just written has a longer one.
+    fn etag(&self) -> Option<String> {
+        let seconds = self.modified()?;
+        let (size, nanos) = (self.size, self.nanos);
+        Some(if self.is_young {
+            format!("\"{seconds:x}-{size:x}-{nanos:x}\"")
+        } else {
+            format!("\"{seconds:x}-{size:x}\"")
+        })
+    }
+}
+
+impl Representation {
+    /// Reads what is needed to serve the open file `fd`. May block.
+    pub(crate) fn of(fd: OwnedFd, stamp: Stamp, common: &HeaderMap) -> io::Result<Self> {
+        let mut headers = common.clone();
+        if let Some(etag) = stamp
+            .etag()
+            .and_then(|etag| HeaderValue::try_from(etag).ok())
+        {
+            headers.insert(header::ETAG, etag);
+        }
+        if let Some(seconds) = stamp.modified()
+            && let Some(time) = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+            // A later year has no date in HTTP.
+            && seconds < 253_402_300_800
+            && let Ok(text) = HeaderValue::try_from(httpdate::fmt_http_date(time))
+        {
+            headers.insert(header::LAST_MODIFIED, text);
+        }
+        headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(stamp.size));
+        let content = if stamp.size <= SMALL {
+            let content = body::read_whole(&fd, stamp.size)?;
+            body::check(&fd, &stamp)?;
+            Content::Memory(content)
+        } else {
+            Content::Open(Arc::new(fd))
+        };
+        Ok(Self {
+            headers,
+            content,
+            stamp,
+        })
+    }
+
+    pub(crate) fn etag(&self) -> Option<&HeaderValue> {
+        self.headers.get(header::ETAG)
+    }
+
+    /// Makes the entity tag differ from that of another encoding of the same size and age.
+    pub(crate) fn extend_etag(&mut self, encoding: &str) {
+        let tag = self.etag().and_then(|tag| tag.to_str().ok());
+        let tag = tag.map(|tag| format!("{}-{encoding}\"", tag.trim_end_matches('"')));
+        if let Some(tag) = tag.and_then(|tag| HeaderValue::try_from(tag).ok()) {
+            self.headers.insert(header::ETAG, tag);
+        }
+    }
+}
+
+impl ServedFile {
+    /// Returns true if neither the file nor a compressed one beside it has changed.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.plain.stamp == other.plain.stamp
+            && self.encoded.len() == other.encoded.len()
+            && self
+                .encoded
+                .iter()
+                .zip(&other.encoded)
+                .all(|(own, other)| own.0 == other.0 && own.1.stamp == other.1.stamp)
+    }
+}

@@ -1,0 +1,377 @@
+//! Files as responses: found when the request has passed its filters, and sent in chunks as the
+//! client takes them, through the response phase of its route.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header, response};
+use pingora::{
+    Error, ErrorType, Result,
+    http::{RequestHeader, ResponseHeader},
+};
+use pingora_proxy::Session;
+
+use super::{
+    context::{self, Context},
+    decision::Decision,
+    direct::{DirectClient, ResponseSink},
+    error::{FILE_CHANGED, Failure},
+    reply, request, respond,
+};
+use crate::{
+    chain::{Chain, Exchange, Phase, Protocol, Reply, RequestFacts},
+    files::{FileBody, FileResponse, Files, Found, Outcome},
+    gateway::metrics::FilePart,
+    routes::{Action, Params, ServeFiles, Target},
+};
+
+/// Reason word for a path without a file.
+const NO_FILE: &str = "no_file";
+
+/// Attempts to send a file that is written meanwhile.
+const ATTEMPTS: usize = 3;
+
+/// Decides a request for a file; `None` if it is for an app.
+pub(super) async fn ask(head: &RequestHeader, ctx: &mut Context) -> Option<Decision> {
+    let route = context::route(&ctx.gateway, ctx.route)?;
+    let serve = match &route.action {
+        Action::Files(serve) => serve,
+        Action::Forward(_) if !ctx.gateway.app_files.is_empty() => {
+            return of_app(head, ctx).await;
+        }
+        Action::Forward(_) | Action::Redirect(_) | Action::Respond(_) => return None,
+    };
+    if serve.internal.is_some() {
+        // As with `internal` of nginx: it is not said that there is anything.
+        return Some(not_found());
+    }
+    if head.method != Method::GET && head.method != Method::HEAD {
+        let allow = HeaderValue::from_static("GET, HEAD");
+        let reply = Reply::refuse(StatusCode::METHOD_NOT_ALLOWED, Failure::Method.reason())
+            .header(header::ALLOW, allow)
+            .detail("This address only serves a file.");
+        return Some(Decision::Reply(Box::new(reply)));
+    }
+    let target = Target::new("", head.raw_path());
+    Some(find(serve, &target, &ctx.params, head).await)
+}
+
+/// Decides a request for a file that the app would serve as it is. `None` leaves it to the app:
+/// any other request, and one for a file that is not there.
+async fn of_app(head: &RequestHeader, ctx: &Context) -> Option<Decision> {
+    let is_read = head.method == Method::GET || head.method == Method::HEAD;
+    if !is_read || ctx.is_websocket {
+        return None;
+    }
+    let upstream = &ctx.upstream.as_ref()?.name;
+    let mut apps = ctx.gateway.app_files.iter();
+    let app = apps.find(|app| app.upstream == *upstream)?;
+    let rewritten = match &ctx.facts.rewritten {
+        Some(rewritten) => Some(Cow::Borrowed(&**rewritten)),
+        None => request::rewritten(head, ctx).map(Cow::Owned),
+    };
+    let sent = rewritten.as_deref().unwrap_or(head.raw_path());
+    let (files, path) = app.find(Target::new("", sent).path)?;
+    let found = match files.kept(path) {
+        Some(file) => Found::File(file),
+        // Boxed, because otherwise every request's future would be as large.
+        None => Box::pin(files.find(path)).await,
+    };
+    match found {
+        Found::File(_) => Some(decide(files, path, found, head).await),
+        _ => None,
+    }
+}
+
+/// Decides a request whose response an app has redirected to `target`, a path of internal files.
+pub(super) async fn internal(
+    serve: &ServeFiles,
+    target: &Target<'_>,
+    params: &Params,
+    head: &RequestHeader,
+) -> Decision {
+    match find(serve, target, params, head).await {
+        // The path of a redirect to the folder is no client's business.
+        Decision::Reply(reply) if reply.status.is_redirection() => not_found(),
+        decision => decision,
+    }
+}
+
+async fn find(
+    serve: &ServeFiles,
+    target: &Target<'_>,
+    params: &Params,
+    head: &RequestHeader,
+) -> Decision {
+    let rewritten = match &serve.rewrite {
+        Some(rewrite) => match rewrite.apply(target, params) {
+            Ok(rewritten) => rewritten,
+            Err(_) => return Decision::Reply(Failure::BadPath.into()),
+        },
+        None => None,
+    };
+    let path = match &rewritten {
+        Some(rewritten) => Target::new("", rewritten).path,
+        None => target.path,
+    };
+    match serve.files.kept(path) {
+        Some(file) => decide(&serve.files, path, Found::File(file), head).await,
+        // Boxed, because otherwise every request's future would be as large.
+        None => Box::pin(look(&serve.files, path, head)).await,
+    }
+}
+
+async fn look(files: &Files, path: &[u8], head: &RequestHeader) -> Decision {
+    let found = files.find(path).await;
+    decide(files, path, found, head).await
+}
+
+/// Makes the response to a request from what is at its `path`.
+async fn decide(files: &Files, path: &[u8], found: Found, head: &RequestHeader) -> Decision {
+    let outcome = match found {
+        Found::File(file) => FileResponse::new(file, &head.method, &head.headers),
+        Found::NotFoundPage(file) => {
+            Outcome::File(FileResponse::not_found(file, &head.method, &head.headers))
+        }
+        Found::Folder => return Decision::Reply(Box::new(with_slash(head))),
+        Found::NotFound => return not_found(),
+        Found::Forbidden => {
+            let reply = Reply::refuse(StatusCode::FORBIDDEN, "file_forbidden")
+                .detail("This address is not served.");
+            return Decision::Reply(Box::new(reply));
+        }
+        Found::Failed => return Decision::Reply(Failure::Internal.into()),
+    };
+    match outcome {
+        Outcome::File(response) if response.is_ready() => Decision::File(Box::new(response)),
+        Outcome::File(response) => Box::pin(begin(files, path, response, head)).await,
+        Outcome::PreconditionFailed => {
+            let reply = Reply::refuse(StatusCode::PRECONDITION_FAILED, "precondition")
+                .detail("The file has another version than the request is for.");
+            Decision::Reply(Box::new(reply))
+        }
+        Outcome::Unsatisfiable(size) => {
+            let mut reply = Reply::refuse(StatusCode::RANGE_NOT_SATISFIABLE, "range")
+                .detail("The file does not have the requested range.");
+            if let Ok(range) = HeaderValue::try_from(format!("bytes */{size}")) {
+                reply = reply.header(header::CONTENT_RANGE, range);
+            }
+            Decision::Reply(Box::new(reply))
+        }
+    }
+}
+
+/// Reads the beginning of a large file before any part of the response is sent. If the file has
+/// changed since it was opened, it is opened again.
+async fn begin(
+    files: &Files,
+    path: &[u8],
+    mut response: FileResponse,
+    head: &RequestHeader,
+) -> Decision {
+    for _ in 0..ATTEMPTS {
+        let Err(error) = response.begin().await else {
+            return Decision::File(Box::new(response));
+        };
+        log::debug!(error:%; "file opened again");
+        files.forget(path);
+        let found = files.find(path).await;
+        let Found::File(file) = found else {
+            return Box::pin(decide(files, path, found, head)).await;
+        };
+        match FileResponse::new(file, &head.method, &head.headers) {
+            Outcome::File(again) => response = again,
+            Outcome::PreconditionFailed | Outcome::Unsatisfiable(_) => break,
+        }
+        if response.is_ready() {
+            return Decision::File(Box::new(response));
+        }
+    }
+    let root = files.root().display();
+    let path = String::from_utf8_lossy(path);
+    log::warn!(root:%, path:?; "file not served, because it is being written");
+    Decision::Reply(Failure::FileChanged.into())
+}
+
+fn not_found() -> Decision {
+    let reply =
+        Reply::refuse(StatusCode::NOT_FOUND, NO_FILE).detail("There is nothing at this address.");
+    Decision::Reply(Box::new(reply))
+}
+
+/// Redirects to the same path with a slash at its end, below which the links of an index lead.
+fn with_slash(head: &RequestHeader) -> Reply {
+    let target = Target::new("", head.raw_path());
+    let mut to = Vec::with_capacity(head.raw_path().len() + 1);
+    // `//evil.test/` would be the address of another host.
+    let slashes = target.path.iter().take_while(|byte| **byte == b'/').count();
+    to.push(b'/');
+    to.extend_from_slice(&target.path[slashes..]);
+    to.push(b'/');
+    if let Some(query) = target.query {
+        to.push(b'?');
+        to.extend_from_slice(query);
+    }
+    match HeaderValue::from_maybe_shared(Bytes::from(to)) {
+        Ok(to) => Reply::empty(StatusCode::MOVED_PERMANENTLY).header(header::LOCATION, to),
+        Err(_) => Failure::BadPath.reply(),
+    }
+}
+
+/// Sends a file through a session.
+pub(super) async fn serve(
+    session: &mut Session,
+    ctx: &mut Context,
+    response: FileResponse,
+) -> Result<()> {
+    serve_with(session, ctx, response, HeaderMap::new()).await
+}
+
+/// Sends a file as [`serve`] does, with headers of the app in place of its own.
+pub(super) async fn serve_with(
+    session: &mut Session,
+    ctx: &mut Context,
+    response: FileResponse,
+    kept: HeaderMap,
+) -> Result<()> {
+    request::end_if_draining(session, ctx);
+    let (mut head, body) = prepare(session.req_header(), ctx, response, kept).await;
+    let is_http2 = session.req_header().version == Version::HTTP_2;
+    let chain = context::chain(&ctx.gateway, ctx.route);
+    respond::leave_to_connection(&mut ctx.facts, ctx.connection.as_deref(), None);
+    let date = reply::date(&ctx.live().world.clock);
+    head.headers.insert(header::DATE, date);
+    let head = Box::new(ResponseHeader::from(head));
+    let is_over = body.is_none();
+    session
+        .write_response_header(head, is_over && !is_http2)
+        .await?;
+    if let Some(body) = body {
+        write(session, chain, &mut ctx.facts, body).await?;
+    } else if is_http2 {
+        // Pingora does not pass the end of the stream with the headers on HTTP/2.
+        session.write_response_body(None, true).await?;
+    }
+    if !is_http2 {
+        // A request body that was not read would be in the way of the next request.
+        reply::linger(session).await;
+    }
+    Ok(())
+}
+
+/// Sends a file as [`serve`] does, but without a Pingora session.
+pub(super) async fn send_direct(
+    client: &mut DirectClient<'_>,
+    ctx: &mut Context,
+    response: FileResponse,
+) -> Result<()> {
+    let (head, body) = prepare(client.request, ctx, response, HeaderMap::new()).await;
+    let lines = std::mem::take(&mut ctx.facts.lines);
+    let clock = &ctx.live().world.clock;
+    client.head(head, &lines, body.is_none(), clock).await?;
+    match body {
+        Some(body) => {
+            let chain = context::chain(&ctx.gateway, ctx.route);
+            write(client, chain, &mut ctx.facts, body).await
+        }
+        None => Ok(()),
+    }
+}
+
+/// Makes the headers of the response and runs the response phase on them.
+async fn prepare(
+    request: &RequestHeader,
+    ctx: &mut Context,
+    response: FileResponse,
+    kept: HeaderMap,
+) -> (response::Parts, Option<FileBody>) {
+    let now = ctx.live().world.clock.now();
+    ctx.facts.first_byte = Some(now - ctx.facts.started);
+    // The client has the encoding that it prefers among those on disk.
+    ctx.facts.is_coding_settled = response.is_encoded();
+    let part = match response.status() {
+        StatusCode::PARTIAL_CONTENT => FilePart::Range,
+        StatusCode::NOT_MODIFIED => FilePart::NotModified,
+        StatusCode::NOT_FOUND => FilePart::NotFound,
+        _ if response.is_encoded() => FilePart::Compressed,
+        _ => FilePart::Plain,
+    };
+    context::metrics(&ctx.gateway, ctx.route).count_file(part);
+    let (mut head, ()) = http::Response::new(()).into_parts();
+    let body = response.write(&mut head);
+    replace(&mut head, kept);
+    let Context {
+        gateway,
+        route,
+        facts,
+        ..
+    } = ctx;
+    if head.status == StatusCode::NOT_FOUND {
+        facts.reason = Some(NO_FILE);
+    }
+    let chain = context::chain(gateway, *route);
+    let mut ex = Exchange {
+        head: request,
+        facts,
+    };
+    if ex.facts.client.protocol != Protocol::Http2 {
+        ex.facts.lines = chain.ready_lines(&ex);
+    }
+    chain.on_response(&mut ex, &mut head).await;
+    facts.status = head.status.as_u16();
+    (head, body)
+}
+
+/// Puts the headers in `kept` in place of those of the same name.
+fn replace(head: &mut response::Parts, mut kept: HeaderMap) {
+    if head.status == StatusCode::NOT_MODIFIED {
+        // RFC 9110, 15.4.5.
+        kept.remove(header::CONTENT_TYPE);
+    }
+    let mut last: Option<HeaderName> = None;
+    for (name, value) in kept {
+        // A further value of the same name comes without it.
+        if let Some(name) = name {
+            head.headers.remove(&name);
+            last = Some(name);
+        }
+        if let Some(name) = &last {
+            head.headers.append(name.clone(), value);
+        }
+    }
+}
+
+async fn write(
+    client: &mut impl ResponseSink,
+    chain: &Chain,
+    facts: &mut RequestFacts,
+    mut body: FileBody,
+) -> Result<()> {
+    loop {
+        let chunk = match body.next().await {
+            Ok(chunk) => chunk,
+            Err(error) => {
+                let mut broken =
+                    Error::because(ErrorType::Custom(FILE_CHANGED), "reading a file", error);
+                broken.as_in();
+                return Err(broken);
+            }
+        };
+        let is_last = body.left() == 0;
+        let mut piece = Some(chunk);
+        if chain.has(Phase::ResponseBody) {
+            let mut ex = Exchange {
+                head: client.request(),
+                facts,
+            };
+            chain.on_response_body(&mut ex, &mut piece, is_last);
+        }
+        let is_held = piece.as_ref().is_none_or(Bytes::is_empty);
+        if is_last || !is_held {
+            client.piece(piece, is_last).await?;
+        }
+        if is_last {
+            return Ok(());
+        }
+    }
+}

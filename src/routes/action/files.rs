@@ -1,0 +1,45 @@
+//! Files of a folder, as the action of a route.
+
+use std::sync::Arc;
+
+use crate::{
+    chain::CompileContext,
+    config::{diagnostic::Place, model::FilesConfig},
+    files::Files,
+};
+
+use super::{Rewrite, check_upstream};
+
+/// Compiled `files` of a route.
+#[derive(Debug)]
+pub struct ServeFiles {
+    pub files: Files,
+    pub rewrite: Option<Rewrite>,
+    /// Upstreams that may send these files with `X-Accel-Redirect`; clients get none of them then.
+    pub internal: Option<Box<[Arc<str>]>>,
+}
+
+impl ServeFiles {
+    pub(super) fn compile(
+        config: &FilesConfig,
+        place: Place,
+        cx: &mut CompileContext<'_>,
+    ) -> Option<Self> {
+        let mut are_known = true;
+        for name in &config.internal.0 {
+            are_known &= check_upstream(&name.value, name.place, cx);
+        }
+        let internal = config.internal.0.iter();
+        let internal = internal.map(|name| Arc::from(name.value.as_str()));
+        let files = Files::compile(config, place, cx)?;
+        are_known.then(|| Self {
+            files,
+            rewrite: None,
+            internal: (!config.internal.is_empty()).then(|| internal.collect()),
+        })
+    }
+
+    pub(super) fn with_rewrite(self, rewrite: Option<Rewrite>) -> Self {
+        Self { rewrite, ..self }
+    }
+}

@@ -1,0 +1,180 @@
+//! `X-Accel-Redirect`: an app lets the gateway send a file, and only those that it may.
+
+use super::write_tree;
+use crate::support::{
+    client::{Request, get, post},
+    gateway::Gateway,
+    http2,
+    origins::PresetOrigin,
+};
+
+async fn front(origin: std::net::SocketAddr, cache: &str) -> Gateway {
+    let yaml = format!(
+        "
+listeners: [{{ address: \"127.0.0.1:0\", name: web, http2: {{ cleartext: true }} }}]
+upstreams:
+  api: {{ backends: ['{origin}'], health: false }}
+  other: {{ backends: ['{origin}'], health: false }}
+routes:
+  - {{ name: api, match: {{ path: /* }}, upstream: api{cache} }}
+  - {{ name: other, match: {{ path: /other/* }}, upstream: other }}
+  - name: private
+    match: {{ path: /private/* }}
+    files: {{ root: files, internal: api, recheck: 0s }}
+    rewrite: {{ prefix: /private, with: / }}
+  - {{ name: public, match: {{ path: /public/* }}, files: files }}
+"
+    );
+    Gateway::start_in(&yaml, |folder| {
+        let large = vec![b'x'; 200_000];
+        write_tree(
+            &folder.join("files"),
+            &[
+                ("report.pdf", b"the report"),
+                ("a b/\u{e4}.txt", b"odd name"),
+                ("large", &large),
+            ],
+        );
+    })
+    .await
+}
+
+fn to(path: &str) -> Vec<(String, String)> {
+    let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    vec![
+        header("x-accel-redirect", path),
+        header("content-disposition", "attachment; filename=\"report.pdf\""),
+        header("set-cookie", "seen=1"),
+        header("set-cookie", "again=2"),
+        header("x-internal", "detail"),
+        header("etag", "\"the-app\""),
+        header("cache-control", "private, max-age=5"),
+    ]
+}
+
+#[tokio::test]
+async fn an_app_sends_a_file_in_place_of_its_response() {
+    let origin = PresetOrigin::start().await;
+    let gateway = front(origin.address(), "").await;
+    for status in [200, 403, 404] {
+        origin
+            .settings()
+            .tell("/a", status, to("/private/report.pdf"));
+        for request in [get("/a"), post("/a", "body")] {
+            let response = gateway.send(&request).await;
+            assert_eq!(
+                (response.status(), response.text()),
+                (200, "the report".to_owned())
+            );
+            assert_eq!(response.header("x-accel-redirect"), None);
+            assert_eq!(response.header("x-internal"), None);
+            assert_eq!(response.header("content-length"), Some("10"));
+            assert_eq!(response.header("cache-control"), Some("private, max-age=5"));
+            assert_eq!(response.headers.get_all("set-cookie").count(), 2);
+            assert_eq!(response.headers.get_all("etag").count(), 1);
+            assert_ne!(response.header("etag"), Some("\"the-app\""));
+            let disposition = response.header("content-disposition");
+            assert_eq!(disposition, Some("attachment; filename=\"report.pdf\""));
+        }
+    }
+    let head = gateway.send(&Request::new("HEAD", "/a")).await;
+    assert_eq!(
+        (head.status(), head.header("content-length")),
+        (200, Some("10"))
+    );
+    let range = gateway.send(&get("/a").header("range", "bytes=4-5")).await;
+    assert_eq!((range.status(), range.text()), (206, "re".to_owned()));
+    let tag = head.header("etag").unwrap();
+    let known = gateway.send(&get("/a").header("if-none-match", tag)).await;
+    assert_eq!((known.status(), known.body.len()), (304, 0));
+    for path in ["/private/a%20b/%C3%A4.txt", "/private/a b/%c3%a4.txt"] {
+        origin.settings().tell("/b", 200, to(path));
+        assert_eq!(gateway.get("/b").await.text(), "odd name", "{path}");
+    }
+    origin.settings().tell("/c", 200, to("/private/large"));
+    assert_eq!(gateway.get("/c").await.body.len(), 200_000);
+    let http2 = http2::Client::open(gateway.address()).await;
+    for _ in 0..3 {
+        assert_eq!(http2.get("/c").await.body.len(), 200_000);
+        assert_eq!(http2.get("/a").await.text(), "the report");
+    }
+}
+
+#[tokio::test]
+async fn nothing_else_is_sent_and_the_header_never_reaches_a_client() {
+    let origin = PresetOrigin::start().await;
+    let gateway = front(origin.address(), "").await;
+    for to_where in [
+        "/private/none",
+        "/private/../../edgeway.yaml",
+        "/private/..%2f..%2fedgeway.yaml",
+        "/private/",
+        "/private/a%20b",
+        "/public/report.pdf",
+        "/a",
+        "/other/a",
+        "/",
+        "",
+        "private/report.pdf",
+        "http://127.0.0.1/private/report.pdf",
+        "//private/report.pdf/x",
+        "@named",
+    ] {
+        origin.settings().tell("/a", 200, to(to_where));
+        let response = gateway.get("/a").await;
+        let status = response.status();
+        assert!(
+            matches!(status, 403 | 404),
+            "{to_where}: {status} {}",
+            response.text()
+        );
+        assert_eq!(response.header("x-accel-redirect"), None, "{to_where}");
+        assert_eq!(response.header("location"), None, "{to_where}");
+    }
+    // Another upstream is not named.
+    origin
+        .settings()
+        .tell("/other/a", 200, to("/private/report.pdf"));
+    let response = gateway.get("/other/a").await;
+    assert_eq!(
+        (response.status(), response.text()),
+        (200, "/other/a #1".to_owned())
+    );
+    assert_eq!(response.header("x-accel-redirect"), None);
+    // A client gets none of the files by itself.
+    for path in ["/private/report.pdf", "/private/", "/%70rivate/report.pdf"] {
+        let request = get(path).header("x-accel-redirect", "/private/report.pdf");
+        assert_eq!(gateway.send(&request).await.status(), 404, "{path}");
+    }
+    assert_eq!(gateway.get("/public/files/report.pdf").await.status(), 404);
+}
+
+#[tokio::test]
+async fn a_route_with_a_cache_stores_no_redirected_file() {
+    let origin = PresetOrigin::start().await;
+    let gateway = front(origin.address(), ", cache: { ttl: 1h, force: true }").await;
+    origin.settings().tell("/a", 200, to("/private/report.pdf"));
+    for asked in 1..4 {
+        assert_eq!(gateway.get("/a").await.text(), "the report");
+        assert_eq!(origin.settings().asked("/a").len(), asked);
+    }
+}
+
+#[tokio::test]
+async fn without_internal_files_the_header_is_any_other() {
+    let origin = PresetOrigin::start().await;
+    let gateway = Gateway::start(&format!(
+        "
+upstreams: {{ api: {{ backends: ['{}'], health: false }} }}
+routes: [{{ match: {{ path: /* }}, upstream: api }}]
+",
+        origin.address()
+    ))
+    .await;
+    origin.settings().tell("/a", 200, to("/private/report.pdf"));
+    let response = gateway.get("/a").await;
+    assert_eq!(
+        response.header("x-accel-redirect"),
+        Some("/private/report.pdf")
+    );
+}
