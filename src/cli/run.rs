@@ -64,10 +64,12 @@ pub(super) fn run(options: &Options) -> ExitCode {
         hello,
         // The stored copy stays as it is, with its time.
         sources: (!options.last_good).then(|| loaded.sources.clone()),
+        overlay: None,
         warn: Box::new({
             let sources = loaded.sources.clone();
             move |diagnostics| out::note(&check::render(&sources, diagnostics))
         }),
+        hangup: boot::Hangup::Reload,
     };
     match boot::serve(setup) {
         Ok(status) => ExitCode::from(status),

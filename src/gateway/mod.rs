@@ -61,7 +61,7 @@ use crate::{
     config::{
         diagnostic::{Diagnostics, Place},
         model::File,
-        source::{self, SourceTexts, Sources},
+        source::{self, Overlay, SourceTexts, Sources},
     },
     filters,
     limits::Bans,
@@ -160,6 +160,8 @@ pub struct World {
     pub late: Tasks,
     /// Store for decisions of operators about backends.
     pub keeper: Arc<DecisionStore>,
+    /// Changes of the program itself to each configuration that it reads.
+    pub overlay: Option<Arc<Overlay>>,
     /// Runtime that serves requests; `None` if requests run on the caller's runtime.
     pub workers: Option<tokio::runtime::Handle>,
 }
@@ -176,6 +178,14 @@ pub struct Loaded {
 /// problems.
 pub fn load(path: &Path) -> Loaded {
     read(source::load(path))
+}
+
+/// Reads a configuration as [`load`] does, with changes laid over it, if there are any.
+pub(crate) fn load_with(path: &Path, overlay: Option<&Overlay>) -> Loaded {
+    match overlay {
+        Some(overlay) => read(source::load_with(path, overlay)),
+        None => load(path),
+    }
 }
 
 /// Reads a configuration as [`load`] does, with the kept texts of the files at `path`.

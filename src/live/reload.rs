@@ -34,7 +34,7 @@ pub(crate) fn read(live: &Live, path: &Path) -> Result<Candidate, Box<InvalidCan
         mut sources,
         mut diagnostics,
         file,
-    } = gateway::load(path);
+    } = gateway::load_with(path, live.world.overlay.as_deref());
     let Some(file) = file else {
         return Err(Box::new(InvalidCandidate {
             sources,

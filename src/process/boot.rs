@@ -24,7 +24,7 @@ use crate::{
     config::{
         diagnostic::Diagnostics,
         model::File,
-        source::{self, ReferencedFiles, Sources},
+        source::{self, Overlay, ReferencedFiles, Sources},
     },
     edge::worker,
     gateway::{self, World},
@@ -48,8 +48,21 @@ pub(crate) struct BootOptions {
     pub hello: Vec<String>,
     /// The texts of the file, to be stored once they serve. `None` if they need not be stored.
     pub sources: Option<Sources>,
+    /// Changes to the file at `path`, at this start and at each reload.
+    pub overlay: Option<Arc<Overlay>>,
     /// Receives the warnings of a configuration that serves all the same.
     pub warn: Box<dyn Fn(&Diagnostics)>,
+    /// Effect of SIGHUP.
+    pub hangup: Hangup,
+}
+
+/// Effect of SIGHUP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hangup {
+    /// The configuration is read again.
+    Reload,
+    /// The process ends, as other programs in a terminal that is closed.
+    Stop,
 }
 
 /// Why the process could not serve.
@@ -65,6 +78,17 @@ pub(crate) enum BootError {
     Start(#[from] StartError),
     #[error("cannot write {READY_FILE}")]
     Ready(#[source] io::Error),
+}
+
+impl BootError {
+    /// Returns the address of a listener that another program has.
+    pub(crate) fn taken_address(&self) -> Option<&str> {
+        let Self::Start(StartError::Listener(error)) = self else {
+            return None;
+        };
+        let is_taken = error.source.source.kind() == io::ErrorKind::AddrInUse;
+        is_taken.then_some(&*error.source.address)
+    }
 }
 
 /// Serves until a stop signal or until a successor serves, then drains. Returns the exit status.
@@ -87,7 +111,9 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
         sources,
         path,
         hello,
+        overlay,
         warn,
+        hangup,
         ..
     } = setup;
     let LaunchState {
@@ -99,6 +125,7 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
         keeper: folder
             .map(|folder| Arc::new(DecisionStore::open(folder.join("backends.json"))))
             .unwrap_or_default(),
+        overlay,
         workers: Some(workers.clone()),
         ..World::default()
     };
@@ -150,7 +177,7 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
         .tasks()
         .spawn("watchdog", manager.watchdog(workers.clone()));
 
-    let status = serve_until_the_end(&control, signals, succeeded).await;
+    let status = serve_until_the_end(&control, signals, hangup, succeeded).await;
     tokio::join!(control.give_up_lease(), control.release_disk());
     control.end();
     let flushed = tokio::task::spawn_blocking(|| log_file::flush(FLUSH)).await;
@@ -166,10 +193,11 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
 async fn serve_until_the_end(
     control: &Arc<Control>,
     mut signals: Signals,
+    hangup: Hangup,
     mut hears: oneshot::Receiver<SuccessionNotice>,
 ) -> u8 {
     let succeeded = tokio::select! {
-        () = until_stopped(control, &mut signals) => None,
+        () = until_stopped(control, &mut signals, hangup) => None,
         Ok(succeeded) = &mut hears => Some(succeeded),
     };
     let hurried = async {
@@ -219,7 +247,7 @@ async fn serve_until_the_end(
 }
 
 /// Handles signals until one requests a stop.
-async fn until_stopped(control: &Arc<Control>, signals: &mut Signals) {
+async fn until_stopped(control: &Arc<Control>, signals: &mut Signals, hangup: Hangup) {
     loop {
         match signals.next().await {
             SignalAction::Stop => return,
@@ -230,6 +258,7 @@ async fn until_stopped(control: &Arc<Control>, signals: &mut Signals) {
                     drop(operator.upgrade(Actor::Signal, None).await);
                 });
             }
+            SignalAction::Reload if hangup == Hangup::Stop => return,
             SignalAction::Reload => {
                 // The next signal is handled meanwhile. The outcome is in the log.
                 let operator = Operator::new(control);

@@ -208,8 +208,10 @@ impl Control {
             ..Changes::between(file, &candidate.file)
         };
         *file = candidate.file;
-        let keeping = last_good::keep_later(path.to_owned(), candidate.sources.clone());
-        self.tasks().spawn("last good", keeping);
+        if self.live.world.overlay.is_none() {
+            let keeping = last_good::keep_later(path.to_owned(), candidate.sources.clone());
+            self.tasks().spawn("last good", keeping);
+        }
         self.sources
             .send_replace(Arc::new(candidate.sources.clone()));
         let took = self.live.world.clock.now() - begun;

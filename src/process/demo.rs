@@ -85,8 +85,10 @@ The configuration is src/process/demo.yaml. Ctrl-C ends it.
         threads: None,
         hello: hello.lines().map(str::to_owned).collect(),
         sources: None,
+        overlay: None,
         // The configuration is ours, and a test checks it.
         warn: Box::new(|_| {}),
+        hangup: boot::Hangup::Stop,
     });
     apps.stop();
     runtime.shutdown_background();

@@ -52,6 +52,65 @@ fn join(entries: &mut Vec<(Key, Node)>, added: Vec<(Key, Node)>, diagnostics: &m
     }
 }
 
+/// Lays a tree over another: mappings join, `null` removes, lists of `routes` grow, and any other
+/// value replaces.
+pub(super) fn over(node: &mut Node, over: Node) {
+    let (Value::Map(entries), Value::Map(changes)) = (&mut node.value, over.value) else {
+        return;
+    };
+    for (key, change) in changes {
+        let present = entries.iter().position(|(k, _)| k.name == key.name);
+        match (present, change.value) {
+            (Some(at), Value::Null) => drop(entries.remove(at)),
+            (None, Value::Null) => {}
+            (Some(at), Value::List(added)) if key.name == "routes" => {
+                match &mut entries[at].1.value {
+                    Value::List(items) => items.extend(added),
+                    other => *other = Value::List(added),
+                }
+            }
+            (Some(at), Value::Map(changes)) if matches!(entries[at].1.value, Value::Map(_)) => {
+                let change = Node {
+                    place: change.place,
+                    value: Value::Map(changes),
+                };
+                self::over(&mut entries[at].1, change);
+            }
+            (at, value) => {
+                let node = Node {
+                    place: change.place,
+                    value: without_nulls(value),
+                };
+                match at {
+                    Some(at) => entries[at].1 = node,
+                    None => entries.push((key, node)),
+                }
+            }
+        }
+    }
+}
+
+/// Leaves out keys that have nothing to remove.
+fn without_nulls(value: Value) -> Value {
+    let Value::Map(entries) = value else {
+        return value;
+    };
+    let kept = entries
+        .into_iter()
+        .filter(|(_, node)| node.value != Value::Null);
+    let kept = kept.map(|(key, node)| {
+        let value = without_nulls(node.value);
+        (
+            key,
+            Node {
+                place: node.place,
+                value,
+            },
+        )
+    });
+    Value::Map(kept.collect())
+}
+
 fn twice(key: &Key, first: &Key) -> Diagnostic {
     Diagnostic::error(
         "edgeway::include::duplicate_key",

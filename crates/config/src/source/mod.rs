@@ -17,7 +17,7 @@ use self::expand::Expander;
 pub use self::{referenced_files::ReferencedFiles, source_texts::SourceTexts};
 use super::{
     diagnostic::{Diagnostic, Diagnostics, Place},
-    tree::{Key, Node, Value, parse_with},
+    tree::{Key, Node, Value, parse, parse_with},
 };
 
 /// Size limit. A configuration of hundreds of thousands of lines is a mistake.
@@ -35,7 +35,23 @@ pub struct Sources {
     pub beside: ReferencedFiles,
     /// Values that name variables of the environment, and their expanded texts.
     pub expanded: Vec<(Place, String)>,
+    /// Text that was laid over the files; it is not a file itself.
+    pub overlay: Option<Overlay>,
 }
+
+/// Changes that the program itself makes to a configuration, as a text.
+///
+/// Mappings join the file's own, `null` removes a key, and any other value takes the place of the
+/// file's (RFC 7396); `routes` are added to the file's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overlay {
+    /// Name of the text in messages.
+    pub name: PathBuf,
+    pub text: String,
+}
+
+/// File number of places in an [`Overlay`]; there are fewer files.
+const OVERLAY: u16 = u16::MAX;
 
 /// A place for people: counted from 1, columns in characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +70,17 @@ pub struct Location {
 /// with errors: callers must check [`Diagnostics::has_errors`] at the end.
 pub fn load(path: &Path) -> (Sources, Option<Node>, Diagnostics) {
     Loader::new(path, &environment).main(|loader| loader.file(path, None))
+}
+
+/// Reads `path` like [`load`], with the changes of `overlay`.
+pub fn load_with(path: &Path, overlay: &Overlay) -> (Sources, Option<Node>, Diagnostics) {
+    let (mut sources, mut node, mut diagnostics) = load(path);
+    let over = parse(&overlay.text, OVERLAY, &mut diagnostics);
+    sources.overlay = Some(overlay.clone());
+    if let (Some(node), Some(over)) = (&mut node, over) {
+        merge::over(node, over);
+    }
+    (sources, node, diagnostics)
 }
 
 /// Reads a text that is in no file, like [`load`]; `name` stands for it in messages.
@@ -79,9 +106,16 @@ impl Sources {
     }
 
     pub fn text(&self, file: u16) -> &str {
-        self.files
-            .get(usize::from(file))
-            .map_or("", |(_, text)| text)
+        self.file(file).map_or("", |(_, text)| text)
+    }
+
+    fn file(&self, file: u16) -> Option<(&Path, &str)> {
+        if file == OVERLAY {
+            let overlay = self.overlay.as_ref()?;
+            return Some((&overlay.name, &overlay.text));
+        }
+        let (path, text) = self.files.get(usize::from(file))?;
+        Some((path, text))
     }
 
     pub fn locate(&self, place: Place) -> Location {
@@ -89,9 +123,9 @@ impl Sources {
         let (line, column) = position(text, place.start as usize);
         let (end_line, end_column) = position(text, place.end.max(place.start) as usize);
         Location {
-            file: self.files.get(usize::from(place.file)).map_or_else(
+            file: self.file(place.file).map_or_else(
                 || "configuration".to_owned(),
-                |(p, _)| p.display().to_string(),
+                |(path, _)| path.display().to_string(),
             ),
             line,
             column,

@@ -404,3 +404,61 @@ fn a_file_that_was_not_stored_is_reported() {
         "{message}"
     );
 }
+
+/// The cases of RFC 7396, appendix A, that have mappings; `routes` differ, they are added.
+#[test]
+fn an_overlay_is_a_merge_patch() {
+    for (file, overlay, expected) in [
+        (r#"{"a":"b"}"#, r#"{"a":"c"}"#, r#"{"a":"c"}"#),
+        (r#"{"a":"b"}"#, r#"{"b":"c"}"#, r#"{"a":"b","b":"c"}"#),
+        (r#"{"a":"b"}"#, r#"{"a":null}"#, "{}"),
+        (r#"{"a":"b","b":"c"}"#, r#"{"a":null}"#, r#"{"b":"c"}"#),
+        (r#"{"a":["b"]}"#, r#"{"a":"c"}"#, r#"{"a":"c"}"#),
+        (r#"{"a":"c"}"#, r#"{"a":["b"]}"#, r#"{"a":["b"]}"#),
+        (
+            r#"{"a":{"b":"c"}}"#,
+            r#"{"a":{"b":"d","c":null}}"#,
+            r#"{"a":{"b":"d"}}"#,
+        ),
+        (r#"{"a":[{"b":"c"}]}"#, r#"{"a":[1]}"#, r#"{"a":[1]}"#),
+        (r#"{"e":null}"#, r#"{"a":1}"#, r#"{"e":null,"a":1}"#),
+        ("{}", r#"{"a":{"bb":{"ccc":null}}}"#, r#"{"a":{"bb":{}}}"#),
+        (
+            r#"{"routes":[1]}"#,
+            r#"{"routes":[2]}"#,
+            r#"{"routes":[1,2]}"#,
+        ),
+        ("{}", r#"{"routes":[2]}"#, r#"{"routes":[2]}"#),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("edgeway.yaml");
+        std::fs::write(&path, file).unwrap();
+        let overlay = Overlay {
+            name: "overlay".into(),
+            text: overlay.to_owned(),
+        };
+        let (sources, found, diagnostics) = load_with(&path, &overlay);
+        assert!(diagnostics.list().is_empty(), "{file}");
+        let (_, expected, _) = load_text("expected", expected);
+        assert!(
+            found.unwrap().has_same_value(&expected.unwrap()),
+            "{file}: {overlay:?}"
+        );
+        // Only files are watched and kept.
+        assert_eq!(sources.files.len(), 1);
+    }
+}
+
+#[test]
+fn a_mistake_in_an_overlay_has_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("edgeway.yaml");
+    std::fs::write(&path, "a: 1\n").unwrap();
+    let overlay = Overlay {
+        name: "the overlay".into(),
+        text: "b: [\n".to_owned(),
+    };
+    let (sources, _, diagnostics) = load_with(&path, &overlay);
+    let report = diagnostics.render(&sources, crate::diagnostic::Style::Json);
+    assert!(report.contains("the overlay"), "{report}");
+}
