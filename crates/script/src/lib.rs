@@ -12,6 +12,7 @@ pub mod body;
 mod budget;
 pub mod call;
 pub mod capabilities;
+pub mod common_js;
 mod conditions;
 mod context_facts;
 mod entry;
