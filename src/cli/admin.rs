@@ -1,8 +1,11 @@
 //! Finds the running gateway for commands, and prints its refusals.
 
 use std::{
+    fmt::Write as _,
     future::Future,
+    io,
     net::SocketAddr,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -30,6 +33,11 @@ use crate::{
 /// Default address of the admin listener.
 const DEFAULT: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9900);
+
+/// The configuration of a gateway that was installed, where no other one is named.
+const INSTALLED: &str = "/etc/edgeway/edgeway.yaml";
+/// Name of the configuration in the current folder, the default of `--config`.
+const HERE: &str = "edgeway.yaml";
 
 /// Location of the running gateway.
 #[derive(Debug, clap::Args)]
@@ -66,6 +74,7 @@ impl AdminOption {
             out::note(&format!("edgeway: {message}"));
             ExitCode::FAILURE
         })?;
+        let targets = client.targets.clone();
         let runtime = worker::single().map_err(|error| {
             out::note(&format!("edgeway: cannot start the runtime: {error}"));
             ExitCode::FAILURE
@@ -74,6 +83,10 @@ impl AdminOption {
             .block_on(question(client))
             .map_err(|error| match error {
                 ClientError::Refused { refused, .. } => report_refusal(&refused, form),
+                ClientError::Connect { .. } => {
+                    out::note(&not_found(&targets));
+                    ExitCode::FAILURE
+                }
                 other => {
                     out::note(&format!("edgeway: {other}"));
                     ExitCode::FAILURE
@@ -113,7 +126,7 @@ impl AdminOption {
     }
 
     pub(super) fn client(&self) -> Result<Client, String> {
-        let written = ConfiguredAdmin::read(&self.config.config);
+        let written = ConfiguredAdmin::find(&self.config.config, Path::new(INSTALLED));
         let token = match &self.token_file {
             Some(path) => Some(read_token(path)?),
             None => written.token,
@@ -134,6 +147,69 @@ pub(super) enum OutputFormat {
     Json,
 }
 
+/// Describes where no gateway was found, and what to pass where one runs.
+fn not_found(targets: &[Target]) -> String {
+    let mut text = "edgeway: cannot reach a gateway; tried:".to_owned();
+    let mut needs_group = false;
+    let mut others = Vec::new();
+    for target in targets {
+        let why = match target {
+            Target::Socket(path) => {
+                others.extend(path.parent().map(live_sockets).unwrap_or_default());
+                match UnixStream::connect(path) {
+                    Ok(_) => "it listens now".to_owned(),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        "no such socket".to_owned()
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                        needs_group = true;
+                        "not open to this user".to_owned()
+                    }
+                    Err(_) => "no program listens there".to_owned(),
+                }
+            }
+            Target::Address(_) => "no program listens there".to_owned(),
+        };
+        let _infallible = write!(text, "\n  {target}: {why}");
+    }
+    others.sort();
+    others.dedup();
+    if needs_group {
+        let group = admin_socket::GROUP;
+        let _infallible = write!(
+            text,
+            "\nhelp: users of the group `{group}` may open it: `sudo usermod -aG {group} $USER`, \
+             and log in again; or use sudo"
+        );
+    } else if others.is_empty() {
+        text.push_str(
+            "\nhelp: start one with `edgeway run`, or say where it is: `--socket PATH` with its \
+             admin socket, `--admin IP:PORT` with its admin address, or `--config FILE` with its \
+             configuration",
+        );
+    }
+    for other in others {
+        let _infallible = write!(
+            text,
+            "\nhelp: a gateway listens here: `--socket {}`",
+            other.display()
+        );
+    }
+    text
+}
+
+/// Returns the sockets in a folder of a gateway that a program listens on.
+fn live_sockets(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let sockets = entries.map(|entry| entry.path()).filter(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // Other programs may have sockets in the folder of a configured one.
+        let is_ours = name.starts_with("gateway-") || name == "admin.sock";
+        is_ours && name.ends_with(".sock") && UnixStream::connect(path).is_ok()
+    });
+    sockets.collect()
+}
+
 /// Admin settings in the configuration, as far as they can be read: a mistake in the file must not
 /// keep commands from reaching its gateway.
 struct ConfiguredAdmin {
@@ -142,6 +218,30 @@ struct ConfiguredAdmin {
 }
 
 impl ConfiguredAdmin {
+    /// Reads the settings of the configuration at `path`. Where that is the default and not there,
+    /// the usual sockets come first, and then the settings of an installed gateway.
+    fn find(path: &Path, installed: &Path) -> Self {
+        if path != Path::new(HERE) || path.exists() || !installed.exists() {
+            return Self::read(path);
+        }
+        let Self { targets, token } = Self::read(installed);
+        let mut all: Vec<Target> = admin_socket::likely()
+            .into_iter()
+            .map(Target::Socket)
+            .collect();
+        all.extend(targets);
+        let mut known = Vec::new();
+        all.retain(|target| {
+            let is_new = !known.contains(target);
+            known.push(target.clone());
+            is_new
+        });
+        Self {
+            targets: all,
+            token,
+        }
+    }
+
     fn read(path: &Path) -> Self {
         let (sources, tree, _) = source::load(path);
         let admin = tree.as_ref().and_then(|tree| tree.get("admin"));
@@ -265,6 +365,58 @@ mod tests {
         let (found, token) = targets("admin: { socket: a.sock, token: file:nowhere }");
         assert_eq!(found[0], "./a.sock");
         assert_eq!(token, None);
+    }
+
+    #[test]
+    fn an_installed_gateway_is_found_from_any_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let installed = folder.path().join("edgeway.yaml");
+        std::fs::write(
+            &installed,
+            "admin: { socket: a.sock, address: 127.0.0.1:9901 }",
+        )
+        .unwrap();
+        let found = |path: &str| {
+            let written = ConfiguredAdmin::find(Path::new(path), &installed);
+            written
+                .targets
+                .iter()
+                .map(Target::to_string)
+                .collect::<Vec<_>>()
+        };
+        // The tests run where no such file is.
+        let own = [
+            folder.path().join("a.sock").display().to_string(),
+            "127.0.0.1:9901".to_owned(),
+        ];
+        assert_eq!(found(HERE), usual().chain(own).collect::<Vec<_>>());
+        // A file that is named is the one that counts.
+        let named = found("/nowhere/edgeway.yaml");
+        assert_eq!(
+            named,
+            usual().chain([DEFAULT.to_string()]).collect::<Vec<_>>()
+        );
+    }
+
+    #[test]
+    fn other_sockets_of_the_folder_are_proposed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let dead = std::os::unix::net::UnixListener::bind(path("dead.sock")).unwrap();
+        drop(dead);
+        let _alive = std::os::unix::net::UnixListener::bind(path("gateway-8081.sock")).unwrap();
+        let targets = [Target::Socket(path("admin.sock")), Target::Address(DEFAULT)];
+        let text = not_found(&targets);
+        assert!(text.contains("admin.sock: no such socket"), "{text}");
+        assert!(
+            text.contains("gateway-8081.sock`") && !text.contains("dead.sock"),
+            "{text}"
+        );
+        let text = not_found(&targets[1..]);
+        assert!(
+            text.contains("--socket PATH") && text.contains("--config FILE"),
+            "{text}"
+        );
     }
 
     #[test]
