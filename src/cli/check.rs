@@ -51,6 +51,11 @@ impl Checked {
         (errors, all.len() - errors)
     }
 
+    /// Returns true if there are errors or warnings.
+    pub(super) fn has_findings(&self) -> bool {
+        !self.loaded.diagnostics.list().is_empty()
+    }
+
     /// Renders every problem as text.
     pub(super) fn report(&self) -> String {
         report(&self.loaded)

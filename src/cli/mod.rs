@@ -9,6 +9,7 @@ mod demo;
 mod doctor;
 mod drain;
 mod explain;
+mod foreground;
 mod hash;
 mod import;
 mod plugin;

@@ -6,7 +6,6 @@ mod bans;
 pub(crate) mod boot;
 mod cache;
 mod control;
-pub(crate) mod demo;
 mod files;
 pub(crate) mod handover;
 mod init;

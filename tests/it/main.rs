@@ -30,6 +30,7 @@ mod explain;
 mod express_front;
 mod failover;
 mod fast_path;
+mod first_minute;
 mod flood_guard;
 mod forward_auth;
 mod grpc;
