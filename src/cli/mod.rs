@@ -3,6 +3,7 @@
 mod admin;
 mod backends;
 mod ban;
+mod ca;
 mod check;
 mod client;
 mod demo;
@@ -16,6 +17,8 @@ mod plugin;
 mod profile;
 mod program;
 mod progress;
+mod project;
+mod proxy;
 mod purge;
 mod reload;
 mod rollout;
@@ -65,6 +68,10 @@ enum Command {
     Schema,
     /// Hash a password or make an API key, for files that hold no secret
     Hash(hash::Options),
+    /// Serve an app with no configuration file
+    Proxy(proxy::Options),
+    /// Make and trust a CA of this machine, for HTTPS while you develop
+    Ca(ca::Options),
     /// Serve a small demonstration with built-in apps behind it; needs no configuration
     Demo(demo::Options),
     /// Check this machine, the configuration, backends, Redis and the running gateway
@@ -155,6 +162,8 @@ pub fn main() -> ExitCode {
         Command::Explain(options) => explain::run(&options),
         Command::Schema => schema::run(),
         Command::Hash(options) => hash::run(&options),
+        Command::Proxy(options) => proxy::run(&options),
+        Command::Ca(options) => ca::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Doctor(options) => doctor::run(&options),
         Command::Import(options) => import::run(&options),

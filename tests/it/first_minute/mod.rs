@@ -5,7 +5,10 @@
     reason = "helpers of tests, whose failures are failures of a test"
 )]
 
+mod ca;
 mod demo;
+mod proxy;
+mod status;
 
 use std::{
     fs::{self, File},

@@ -1,0 +1,213 @@
+//! Facts in the code of an app, found by a search for the usual ways to write them. They are
+//! guesses: what is made from them names its source.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::LazyLock,
+};
+
+use regex::Regex;
+
+use super::{FoundPort, Framework, package::Package};
+
+/// Size limit of a file that is searched.
+const MAX_LEN: u64 = 512 * 1024;
+
+/// Usual places of a program's first module.
+const ENTRIES: [&str; 16] = [
+    "server.js",
+    "index.js",
+    "app.js",
+    "main.js",
+    "server.mjs",
+    "index.mjs",
+    "server.ts",
+    "index.ts",
+    "app.ts",
+    "src/server.js",
+    "src/index.js",
+    "src/app.js",
+    "src/main.ts",
+    "src/server.ts",
+    "src/index.ts",
+    "src/app.ts",
+];
+
+static PORTS: LazyLock<[Regex; 3]> = LazyLock::new(|| {
+    [
+        // `process.env.PORT || 4000`, `env.PORT ?? '4000'`.
+        r#"\bPORT\b\s*\)?\s*(?:\|\||\?\?)\s*['"]?(\d{2,5})\b"#,
+        // `app.listen(4000)`, `listen({ port: 4000 })`.
+        r"\.listen\(\s*(?:\{[^}]*?\bport:\s*)?(\d{2,5})\b",
+        // `const port = 4000`, `serve({ fetch, port: 4000 })`.
+        r"(?i)\bport\s*[:=]\s*(\d{2,5})\b",
+    ]
+    .map(|text| Regex::new(text).expect("it is valid"))
+});
+
+static VITE_PORT: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"(?s)\bpreview\s*:\s*\{[^}]*?\bport\s*:\s*(\d{2,5})").expect("it is valid")
+});
+
+static STANDALONE: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r#"\boutput['"]?\s*:\s*['"`]standalone['"`]"#).expect("it is valid")
+});
+
+static HEALTH: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r#"['"`](/(?:api/)?health(?:z|check)?)['"`]"#).expect("it is valid")
+});
+
+static COMMENTS: LazyLock<Regex> = LazyLock::new(|| {
+    // A `//` after a colon is part of a URL.
+    Regex::new(r"/\*[\s\S]*?\*/|(?m:(^|[^:\\])//[^\n]*)").expect("it is valid")
+});
+
+/// Returns true if the Next.js configuration of a folder has `output: 'standalone'`.
+pub(super) fn is_standalone(folder: &Path) -> bool {
+    let names = ["js", "mjs", "ts", "cjs"].map(|kind| format!("next.config.{kind}"));
+    let texts = names.iter().filter_map(|name| read(&folder.join(name)));
+    texts.into_iter().any(|text| STANDALONE.is_match(&text))
+}
+
+/// Returns the port in the code or the `.env` files of an app.
+pub(super) fn port(
+    folder: &Path,
+    package: Option<&Package>,
+    framework: Framework,
+) -> Option<FoundPort> {
+    let found = |port: &str, name: &Path| {
+        let port = port.parse().ok().filter(|port| *port != 0)?;
+        let source = name.display().to_string();
+        Some(FoundPort { port, source })
+    };
+    if framework == Framework::VitePreview {
+        let names =
+            ["js", "ts", "mjs", "mts"].map(|kind| PathBuf::from(format!("vite.config.{kind}")));
+        return names.iter().find_map(|name| {
+            let text = read(&folder.join(name))?;
+            found(VITE_PORT.captures(&text)?.get(1)?.as_str(), name)
+        });
+    }
+    for name in [".env.production", ".env"] {
+        let text = fs::read_to_string(folder.join(name)).unwrap_or_default();
+        let line = text
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("PORT="));
+        let value = line.map(|value| value.trim().trim_matches(['"', '\'']));
+        if let Some(port) = value.and_then(|value| found(value, Path::new(name))) {
+            return Some(port);
+        }
+    }
+    entries(folder, package)
+        .into_iter()
+        .find_map(|(name, text)| {
+            let port = PORTS.iter().find_map(|regex| regex.captures(&text))?;
+            found(port.get(1)?.as_str(), &name)
+        })
+}
+
+/// Returns the path of a health check.
+pub(super) fn health_path(folder: &Path, package: Option<&Package>) -> Option<String> {
+    for base in ["app", "src/app"] {
+        let route = folder.join(base).join("api/health");
+        if ["js", "ts", "mjs"]
+            .iter()
+            .any(|kind| route.join(format!("route.{kind}")).exists())
+        {
+            return Some("/api/health".to_owned());
+        }
+    }
+    for base in ["pages", "src/pages"] {
+        let page = folder.join(base).join("api");
+        if ["js", "ts"]
+            .iter()
+            .any(|kind| page.join(format!("health.{kind}")).exists())
+        {
+            return Some("/api/health".to_owned());
+        }
+    }
+    let found = entries(folder, package);
+    let found = found.iter().find_map(|(_, text)| HEALTH.captures(text));
+    found.map(|path| path[1].to_owned())
+}
+
+/// Returns the first modules of an app, with their texts.
+fn entries(folder: &Path, package: Option<&Package>) -> Vec<(PathBuf, String)> {
+    let start = package
+        .and_then(|package| package.script("start"))
+        .unwrap_or_default();
+    let started = start.split_whitespace().filter(|word| {
+        let kind = Path::new(word).extension();
+        kind.is_some_and(|kind| ["js", "mjs", "cjs", "ts"].iter().any(|k| kind == *k))
+    });
+    let main = package.and_then(Package::main);
+    let mut names: Vec<&str> = started.chain(main).chain(ENTRIES).collect();
+    let mut known = Vec::new();
+    names.retain(|name| {
+        // A path of another folder is not this app's code.
+        let is_new = !known.contains(name) && !name.starts_with('/') && !name.contains("..");
+        known.push(*name);
+        is_new
+    });
+    let texts = names.into_iter().filter_map(|name| {
+        let text = read(&folder.join(name))?;
+        Some((PathBuf::from(name), text))
+    });
+    texts.collect()
+}
+
+/// Reads a file of code without its comments.
+fn read(path: &Path) -> Option<String> {
+    let is_small = fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() <= MAX_LEN);
+    let text = is_small.then(|| fs::read_to_string(path).ok())??;
+    Some(COMMENTS.replace_all(&text, "$1").into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_found_in_the_usual_ways_to_write_it() {
+        for (code, expected) in [
+            ("app.listen(process.env.PORT || 4000)", Some(4000)),
+            (
+                "const port = Number(process.env.PORT ?? '4001');",
+                Some(4001),
+            ),
+            ("await app.listen({ host: '::', port: 4002 })", Some(4002)),
+            ("server.listen(4003, () => {})", Some(4003)),
+            ("serve({ fetch: app.fetch, port: 4004 })", Some(4004)),
+            ("// app.listen(10)\nlisten(process.env.PORT)", None),
+            (
+                "// a comment\napp.listen(4005) // app.listen(10)",
+                Some(4005),
+            ),
+            ("const url = 'http://localhost:5432'; /* port: 9 */", None),
+            ("redis({ host: 'x' }); app.listen(0)", None),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            fs::write(folder.path().join("server.js"), code).unwrap();
+            let found = port(folder.path(), None, Framework::Express);
+            assert_eq!(found.map(|found| found.port), expected, "{code}");
+        }
+    }
+
+    #[test]
+    fn an_output_in_a_comment_is_none() {
+        for (code, expected) in [
+            ("export default { output: 'standalone' };", true),
+            ("module.exports = { \"output\": \"standalone\" };", true),
+            ("export default { // output: 'standalone'\n};", false),
+            (
+                "export default { /* output: 'standalone' */ output: 'export' };",
+                false,
+            ),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            fs::write(folder.path().join("next.config.mjs"), code).unwrap();
+            assert_eq!(is_standalone(folder.path()), expected, "{code}");
+        }
+    }
+}

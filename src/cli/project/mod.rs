@@ -1,0 +1,419 @@
+//! A developer's project folder: its framework, its ports, its WebSockets, as far as its files say
+//! so. Nothing is run but configuration files, in an engine without files or network.
+
+mod code;
+mod compose;
+mod package;
+mod pm2;
+
+use std::path::{Path, PathBuf};
+
+use self::package::Package;
+
+/// Ports that frameworks listen on if nothing says otherwise.
+const PORT: u16 = 3000;
+const VITE_PREVIEW_PORT: u16 = 4173;
+
+/// Paths of Next.js' WebSocket for hot module replacement, of newer and older versions.
+pub(in crate::cli) const HMR: [&str; 2] = ["/_next/hmr", "/_next/webpack-hmr"];
+
+/// Kind of app as the configuration names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(in crate::cli) enum App {
+    Nextjs,
+    Node,
+    None,
+}
+
+impl App {
+    /// Returns the value of `app` in the configuration.
+    pub(in crate::cli) fn key(self) -> &'static str {
+        match self {
+            Self::Nextjs => "nextjs",
+            Self::Node => "node",
+            Self::None => "none",
+        }
+    }
+}
+
+/// Framework of an app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cli) enum Framework {
+    Next {
+        standalone: bool,
+    },
+    Nest,
+    Fastify,
+    Hono,
+    Express,
+    Koa,
+    /// A site that Vite has built, served by `vite preview`.
+    VitePreview,
+    /// Any other program.
+    Node,
+}
+
+impl Framework {
+    pub(in crate::cli) fn title(self) -> &'static str {
+        match self {
+            Self::Next { standalone: true } => "Next.js with `output: standalone`",
+            Self::Next { standalone: false } => "Next.js",
+            Self::Nest => "NestJS",
+            Self::Fastify => "Fastify",
+            Self::Hono => "Hono",
+            Self::Express => "Express",
+            Self::Koa => "Koa",
+            Self::VitePreview => "Vite (preview)",
+            Self::Node => "Node",
+        }
+    }
+
+    /// Returns the title without the way in which it is built.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Next { .. } => "Next.js",
+            other => other.title(),
+        }
+    }
+
+    fn default_port(self) -> u16 {
+        match self {
+            Self::VitePreview => VITE_PREVIEW_PORT,
+            _ => PORT,
+        }
+    }
+
+    pub(in crate::cli) fn app(self) -> App {
+        match self {
+            Self::Next { .. } => App::Nextjs,
+            _ => App::Node,
+        }
+    }
+}
+
+/// A port and the place where it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::cli) struct FoundPort {
+    pub port: u16,
+    pub source: String,
+}
+
+/// An app that the project runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::cli) struct RunningApp {
+    pub name: String,
+    pub framework: Framework,
+    /// Ports of its instances; at least one.
+    pub ports: Vec<u16>,
+    /// Place where the ports were found.
+    pub source: String,
+    /// Processes that share one port, if there are several.
+    pub workers: u32,
+    /// Folder with its package.json, relative to the project.
+    pub folder: PathBuf,
+    /// True if `.next` holds a build.
+    pub has_build: bool,
+    pub websocket: Option<WebSocket>,
+    /// Path of its health check.
+    pub health: Option<String>,
+}
+
+/// WebSockets of an app.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::cli) struct WebSocket {
+    pub dependency: String,
+    /// Path of the endpoint; `None` if it may be any.
+    pub path: Option<&'static str>,
+}
+
+/// A project folder.
+#[derive(Debug, Default)]
+pub(in crate::cli) struct Project {
+    folder: PathBuf,
+    package: Option<Package>,
+    /// Files that could not be read, and why.
+    pub problems: Vec<String>,
+}
+
+impl Project {
+    pub(in crate::cli) fn read(folder: &Path) -> Self {
+        let mut problems = Vec::new();
+        let package = Package::read(folder).unwrap_or_else(|problem| {
+            problems.push(problem);
+            None
+        });
+        Self {
+            folder: folder.to_owned(),
+            package,
+            problems,
+        }
+    }
+
+    /// Returns the project's framework.
+    pub(in crate::cli) fn framework(&self) -> Framework {
+        let Some(package) = &self.package else {
+            return Framework::Node;
+        };
+        if package.has("next") {
+            let standalone = code::is_standalone(&self.folder);
+            return Framework::Next { standalone };
+        }
+        let known = [
+            ("@nestjs/core", Framework::Nest),
+            ("fastify", Framework::Fastify),
+            ("hono", Framework::Hono),
+            ("express", Framework::Express),
+            ("koa", Framework::Koa),
+        ];
+        let found = known.into_iter().find(|(name, _)| package.has(name));
+        match found {
+            Some((_, framework)) => framework,
+            None if package.has("vite") => Framework::VitePreview,
+            None => Framework::Node,
+        }
+    }
+
+    pub(in crate::cli) fn app(&self) -> App {
+        self.framework().app()
+    }
+
+    /// Returns true if the folder has a package.json.
+    pub(in crate::cli) fn has_package(&self) -> bool {
+        self.package.is_some()
+    }
+
+    /// Returns the script of this name in package.json.
+    pub(in crate::cli) fn script(&self, name: &str) -> Option<&str> {
+        self.package.as_ref()?.script(name)
+    }
+
+    /// Returns true if a script runs `next dev`.
+    pub(in crate::cli) fn has_next_dev(&self) -> bool {
+        let package = self.package.as_ref();
+        package.is_some_and(|package| {
+            package
+                .scripts()
+                .any(|(_, script)| runs(script, "next", "dev"))
+        })
+    }
+
+    /// Returns the absolute build folder of a Next.js app that was built.
+    pub(in crate::cli) fn build(&self) -> Option<String> {
+        let build = std::path::absolute(self.folder.join(".next")).ok()?;
+        build
+            .join("BUILD_ID")
+            .exists()
+            .then(|| build.display().to_string())
+    }
+
+    /// Returns the apps that the project runs, the site itself first. Files that could not be used
+    /// are added to `problems`.
+    pub(in crate::cli) fn apps(&mut self) -> Vec<RunningApp> {
+        let mut problems = Vec::new();
+        let mut apps = pm2::apps(&self.folder, &mut problems);
+        if apps.is_empty() {
+            apps = compose::apps(&self.folder, &mut problems);
+        }
+        let mut found: Vec<RunningApp> = apps
+            .into_iter()
+            .map(|app| {
+                let below = Self::read(&self.folder.join(&app.folder));
+                // A folder without a package.json of its own is part of this project.
+                let project = if below.has_package() { &below } else { &*self };
+                project.running(app)
+            })
+            .collect();
+        if found.is_empty() {
+            let FoundPort { port, source } = self.port();
+            found.push(self.running(Declared {
+                name: "web".to_owned(),
+                ports: vec![port],
+                source,
+                workers: 1,
+                folder: PathBuf::new(),
+                command: None,
+            }));
+        }
+        // The site comes first: a Next.js app, or else the first in the file.
+        let site = found
+            .iter()
+            .position(|app| matches!(app.framework, Framework::Next { .. }));
+        let site = found.remove(site.unwrap_or(0));
+        found.insert(0, site);
+        for other in &mut found[1..] {
+            if other.folder.as_os_str().is_empty() {
+                // The dependencies are those of the site.
+                other.websocket = None;
+            }
+        }
+        self.problems.extend(problems);
+        found
+    }
+
+    fn running(&self, declared: Declared) -> RunningApp {
+        let Declared {
+            name,
+            ports,
+            source,
+            workers,
+            folder,
+            command,
+        } = declared;
+        let framework = match self.framework() {
+            // Another program of the same project, such as one that sends mail.
+            Framework::Next { .. } if command.is_some_and(|command| !is_next_server(&command)) => {
+                Framework::Node
+            }
+            framework => framework,
+        };
+        RunningApp {
+            name,
+            framework,
+            has_build: self.build().is_some(),
+            ports,
+            source,
+            workers,
+            folder,
+            websocket: self.websocket(),
+            health: code::health_path(&self.folder, self.package.as_ref()),
+        }
+    }
+
+    fn websocket(&self) -> Option<WebSocket> {
+        let package = self.package.as_ref()?;
+        let found = |dependency: &str, path| WebSocket {
+            dependency: dependency.to_owned(),
+            path,
+        };
+        if package.depends_on("socket.io") {
+            return Some(found("socket.io", Some("/socket.io/*")));
+        }
+        let others = [
+            "ws",
+            "@nestjs/websockets",
+            "@fastify/websocket",
+            "@hono/node-ws",
+            "express-ws",
+            "koa-websocket",
+            "uWebSockets.js",
+            "graphql-ws",
+        ];
+        let other = others.into_iter().find(|name| package.depends_on(name));
+        other.map(|name| found(name, None))
+    }
+
+    /// Returns the port of the only app: from the scripts, the code, or the framework's default.
+    fn port(&self) -> FoundPort {
+        let framework = self.framework();
+        let scripts: &[&str] = if framework == Framework::VitePreview {
+            &["preview", "start"]
+        } else {
+            &["start", "start:prod", "serve"]
+        };
+        let package = self.package.as_ref();
+        let in_scripts = scripts.iter().find_map(|name| {
+            let port = port_in_command(package?.script(name)?)?;
+            let source = format!("the script `{name}` in package.json");
+            Some(FoundPort { port, source })
+        });
+        let is_next = matches!(framework, Framework::Next { .. });
+        let in_code = || {
+            // Next.js reads no port from such files.
+            (!is_next)
+                .then(|| code::port(&self.folder, package, framework))
+                .flatten()
+        };
+        in_scripts.or_else(in_code).unwrap_or_else(|| FoundPort {
+            port: framework.default_port(),
+            source: format!("the default of {}", framework.name()),
+        })
+    }
+}
+
+/// An app as a process manager's file declares it.
+struct Declared {
+    name: String,
+    ports: Vec<u16>,
+    source: String,
+    workers: u32,
+    folder: PathBuf,
+    /// The command line, if the file has it.
+    command: Option<String>,
+}
+
+/// Returns true for a command line that may start the server of a Next.js app: Next.js itself, a
+/// package manager, or a server of its own.
+fn is_next_server(command: &str) -> bool {
+    let programs = ["next", "npm", "pnpm", "yarn", "bun"];
+    command.split_whitespace().any(|word| {
+        let name = word.rsplit('/').next().unwrap_or(word);
+        programs.contains(&name) || name.starts_with("server.")
+    })
+}
+
+/// Returns the port in a command line: `-p 3001`, `--port=3001`, `PORT=3001 node …`.
+pub(in crate::cli) fn port_in_command(command: &str) -> Option<u16> {
+    let words: Vec<&str> = command.split_whitespace().collect();
+    let number = |text: &str| {
+        text.trim_matches(['"', '\''])
+            .parse()
+            .ok()
+            .filter(|p| *p != 0)
+    };
+    words.iter().enumerate().find_map(|(at, word)| {
+        let next = || words.get(at + 1).and_then(|next| number(next));
+        match *word {
+            "-p" | "--port" => next(),
+            _ => {
+                let value = ["--port=", "-p=", "PORT="];
+                let value = value.into_iter().find_map(|start| word.strip_prefix(start));
+                value.or_else(|| word.strip_prefix("-p")).and_then(number)
+            }
+        }
+    })
+}
+
+/// Returns true if a command line runs this command of a program.
+fn runs(line: &str, program: &str, command: &str) -> bool {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    words
+        .windows(2)
+        .any(|pair| pair[0].rsplit('/').next() == Some(program) && pair[1] == command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_found_in_command_lines() {
+        for (line, port) in [
+            ("next start -p 3001", Some(3001)),
+            ("next start --port=3001", Some(3001)),
+            ("next start -p3001", Some(3001)),
+            ("PORT=4000 node server.js", Some(4000)),
+            ("cross-env PORT=4000 node server.js", Some(4000)),
+            ("vite preview --port 5000 --host", Some(5000)),
+            ("next start", None),
+            ("node -p 'x' server.js", None),
+            ("next start -p $PORT", None),
+            ("node server.js --port 0", None),
+            ("tsc -project x", None),
+        ] {
+            assert_eq!(port_in_command(line), port, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_command_is_recognised_behind_its_path() {
+        for (line, expected) in [
+            ("next dev", true),
+            ("next dev --turbopack", true),
+            ("NODE_OPTIONS=x node_modules/.bin/next dev", true),
+            ("next build", false),
+            ("nextdev", false),
+        ] {
+            assert_eq!(runs(line, "next", "dev"), expected, "{line}");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! `package.json`: dependencies and scripts.
+
+use std::{fs, io, path::Path};
+
+use serde_json::{Map, Value};
+
+#[derive(Debug)]
+pub(super) struct Package(Map<String, Value>);
+
+impl Package {
+    /// Reads the file of a folder; `None` if there is none.
+    pub(super) fn read(folder: &Path) -> Result<Option<Self>, String> {
+        let path = folder.join("package.json");
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
+        };
+        match serde_json::from_str(text.trim_start_matches('\u{feff}')) {
+            Ok(Value::Object(package)) => Ok(Some(Self(package))),
+            Ok(_) => Err(format!("{} is not an object", path.display())),
+            Err(error) => Err(format!("{} is not JSON: {error}", path.display())),
+        }
+    }
+
+    /// Returns true if the app or its build needs this package.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.depends_on(name) || self.lists("devDependencies", name)
+    }
+
+    /// Returns true if the app needs this package while it runs.
+    pub(super) fn depends_on(&self, name: &str) -> bool {
+        self.lists("dependencies", name) || self.lists("optionalDependencies", name)
+    }
+
+    fn lists(&self, section: &str, name: &str) -> bool {
+        self.0
+            .get(section)
+            .is_some_and(|section| section.get(name).is_some())
+    }
+
+    pub(super) fn script(&self, name: &str) -> Option<&str> {
+        self.0.get("scripts")?.get(name)?.as_str()
+    }
+
+    pub(super) fn scripts(&self) -> impl Iterator<Item = (&str, &str)> {
+        let scripts = self.0.get("scripts").and_then(Value::as_object);
+        let scripts = scripts.into_iter().flatten();
+        scripts.filter_map(|(name, script)| Some((name.as_str(), script.as_str()?)))
+    }
+
+    /// Returns the first module of the app, as `main` names it.
+    pub(super) fn main(&self) -> Option<&str> {
+        self.0.get("main")?.as_str()
+    }
+}

@@ -1,0 +1,188 @@
+//! `--https` and `edgeway ca`: certificates of a CA of this machine, which programs of others
+//! verify: curl and OpenSSL.
+
+use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
+
+use super::{Home, output};
+use crate::support::{namespaces, origins::EchoOrigin, ports::free_port};
+
+/// Invariant: a client that trusts the CA accepts every name that the gateway serves, and no other
+/// client accepts any.
+#[tokio::test(flavor = "multi_thread")]
+async fn https_is_served_with_a_certificate_that_only_those_who_trust_the_ca_accept() {
+    let app = EchoOrigin::start().await;
+    let home = Home::new();
+    let (to, listen) = (app.address().port().to_string(), free_port().to_string());
+    let arguments = ["proxy", "--to", &to, "--listen", &listen, "--https"];
+    let arguments = [
+        &arguments[..],
+        &["--host", "shop.localhost,localhost,127.0.0.1"],
+    ]
+    .concat();
+    let gateway = home.start(&arguments).await;
+    let folder = home.path().join(".local/share/edgeway/ca");
+    let root = folder.join("root.pem").display().to_string();
+    for name in ["localhost", "shop.localhost", "127.0.0.1"] {
+        let url = format!("https://{name}:{listen}/");
+        let curl = |more: &[&str]| {
+            let resolve = format!("{name}:{listen}:127.0.0.1");
+            let fixed = ["-sS", "-i", "--http1.1", "--resolve", &resolve, &url];
+            output(home.command("curl").args(fixed).args(more))
+        };
+        let (status, response, stderr) = curl(&["--cacert", &root]);
+        assert_eq!(status, 0, "{name}: {stderr}");
+        assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+        // Browsers apply this to every port of a name.
+        assert!(
+            !response
+                .to_lowercase()
+                .contains("strict-transport-security"),
+            "{response}"
+        );
+        // 60: the peer's certificate cannot be verified.
+        assert_eq!(curl(&[]).0, 60, "{name}");
+    }
+    let mode = |name: &str| {
+        let found = fs::metadata(folder.join(name)).expect("it is there");
+        found.permissions().mode() & 0o777
+    };
+    assert_eq!((mode("root.key"), mode(".")), (0o600, 0o700));
+    drop(gateway);
+
+    // The next start uses the same CA.
+    let before = fs::read(&root).expect("it is there");
+    let _again = home.start(&arguments).await;
+    assert_eq!(fs::read(&root).expect("it is there"), before);
+}
+
+#[tokio::test]
+async fn http_redirects_to_https_on_the_port_beside_it() {
+    let home = Home::new();
+    let (status, yaml, stderr) = home.run(&["proxy", "--to", "3000", "--https", "--print"]);
+    assert_eq!(status, 0, "{stderr}");
+    assert!(
+        yaml.contains("- address: 127.0.0.1:8080\n    redirect: https"),
+        "{yaml}"
+    );
+    assert!(
+        yaml.contains("- address: 127.0.0.1:8443\n    tls:"),
+        "{yaml}"
+    );
+    super::write(&home.project(), &[("e.yaml", &yaml)]);
+    let (status, _, findings) = home.run(&["check", "--config", "e.yaml"]);
+    assert!(
+        status == 0 && findings.contains("well formed"),
+        "{findings}"
+    );
+}
+
+/// Invariant: a thief of the key can sign for no public name.
+#[test]
+fn the_ca_is_constrained_to_names_of_this_machine() {
+    let home = Home::new();
+    let (status, _, stderr) = home.run(&["proxy", "--to", "3000", "--https", "--print"]);
+    assert_eq!(status, 0, "{stderr}");
+    let folder = home.path().join(".local/share/edgeway/ca");
+    // OpenSSL signs with the key, as a thief would.
+    let script = r#"
+        set -e
+        openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout k.pem \
+            -subj "/CN=x" -out r.pem 2>/dev/null
+        printf 'subjectAltName=%s\nextendedKeyUsage=serverAuth\n' "$1" >e.cnf
+        openssl x509 -req -in r.pem -CA root.pem -CAkey root.key -CAcreateserial -days 7 \
+            -extfile e.cnf -out c.pem 2>/dev/null
+        openssl verify -CAfile root.pem c.pem
+    "#;
+    for (name, is_valid) in [
+        ("DNS:localhost", true),
+        ("DNS:shop.localhost", true),
+        ("DNS:shop.test", true),
+        ("IP:127.0.0.1", true),
+        ("IP:192.168.1.7", true),
+        ("DNS:example.com", false),
+        ("DNS:localhost.example.com", false),
+        ("IP:8.8.8.8", false),
+    ] {
+        let ran = Command::new("sh")
+            .args(["-c", script, "sh", name])
+            .current_dir(&folder)
+            .output();
+        let ran = ran.expect("sh runs");
+        let text = String::from_utf8_lossy(&[ran.stdout, ran.stderr].concat()).into_owned();
+        assert_eq!(ran.status.success(), is_valid, "{name}: {text}");
+        assert!(
+            is_valid || text.contains("permitted subtree violation"),
+            "{name}: {text}"
+        );
+    }
+    // It signs no other CA.
+    let text = output(
+        Command::new("openssl")
+            .args(["x509", "-noout", "-text", "-in"])
+            .arg(folder.join("root.pem")),
+    )
+    .1;
+    for words in [
+        "CA:TRUE, pathlen:0",
+        "X509v3 Name Constraints: critical",
+        "Certificate Sign",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+}
+
+/// The stores of the system are changed in a namespace of mounts that ends with the test.
+#[test]
+fn the_system_and_its_browsers_trust_the_ca_until_it_is_untrusted() {
+    let Some(unshare) = namespaces::unshare(&["--mount"], "mount -t tmpfs none /mnt") else {
+        return;
+    };
+    let home = Home::new();
+    let script = r#"
+        set -e
+        cp -a /etc/ssl/certs "$HOME/certs"
+        mount --bind "$HOME/certs" /etc/ssl/certs
+        mount -t tmpfs none /usr/local/share/ca-certificates
+        "$1" proxy --to 3000 --https --print >/dev/null
+        ca=$HOME/.local/share/edgeway/ca
+        leaf=$(ls -d "$ca"/certificates/*)
+        verify() { openssl verify -verify_hostname localhost "$leaf/certificate.pem" 2>&1 | tail -1; }
+        echo "before: $(verify)"
+        "$1" ca trust
+        echo "trusted: $(verify)"
+        "$1" ca show
+        certutil -d "sql:$HOME/.pki/nssdb" -L
+        "$1" ca untrust
+        echo "after: $(verify)"
+        certutil -d "sql:$HOME/.pki/nssdb" -L
+        "$1" ca show
+    "#;
+    let mut command = home.command("unshare");
+    command
+        .args(unshare)
+        .args(["sh", "-c", script, "sh", env!("CARGO_BIN_EXE_edgeway")]);
+    let (status, stdout, stderr) = output(&mut command);
+    assert_eq!(status, 0, "{stdout}\n{stderr}");
+    let line = |start: &str| {
+        let found = stdout.lines().find(|line| line.starts_with(start));
+        found.unwrap_or_else(|| panic!("{start}: {stdout}\n{stderr}"))
+    };
+    assert!(line("trusted: ").ends_with(": OK"), "{stdout}");
+    for start in ["before: ", "after: "] {
+        assert!(!line(start).ends_with(": OK"), "{stdout}");
+    }
+    let shown: Vec<&str> = stdout
+        .lines()
+        .filter(|line| line.starts_with("trusted by"))
+        .collect();
+    assert!(
+        shown[0].contains("the system, ") && shown[0].contains("nssdb"),
+        "{shown:?}"
+    );
+    assert!(shown[1].contains("no store"), "{shown:?}");
+    let known = stdout
+        .lines()
+        .filter(|line| line.starts_with("Edgeway local CA"))
+        .count();
+    assert_eq!(known, 1, "{stdout}");
+}
