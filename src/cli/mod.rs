@@ -13,6 +13,7 @@ mod explain;
 mod foreground;
 mod hash;
 mod import;
+mod init;
 mod plugin;
 mod profile;
 mod program;
@@ -70,6 +71,11 @@ enum Command {
     Hash(hash::Options),
     /// Serve an app with no configuration file
     Proxy(proxy::Options),
+    /// Write an edgeway.yaml for the app in a folder
+    ///
+    /// The framework, the ports and the WebSockets are read from package.json, an ecosystem file of
+    /// PM2, a compose file and the code.
+    Init(init::Options),
     /// Make and trust a CA of this machine, for HTTPS while you develop
     Ca(ca::Options),
     /// Serve a small demonstration with built-in apps behind it; needs no configuration
@@ -163,6 +169,7 @@ pub fn main() -> ExitCode {
         Command::Schema => schema::run(),
         Command::Hash(options) => hash::run(&options),
         Command::Proxy(options) => proxy::run(&options),
+        Command::Init(options) => init::run(&options),
         Command::Ca(options) => ca::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Doctor(options) => doctor::run(&options),

@@ -7,6 +7,7 @@
 
 mod ca;
 mod demo;
+mod init;
 mod proxy;
 mod status;
 
