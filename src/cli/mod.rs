@@ -7,6 +7,7 @@ mod ca;
 mod check;
 mod client;
 mod demo;
+mod dev;
 mod doctor;
 mod drain;
 mod explain;
@@ -76,6 +77,11 @@ enum Command {
     /// The framework, the ports and the WebSockets are read from package.json, an ecosystem file of
     /// PM2, a compose file and the code.
     Init(init::Options),
+    /// Run the `dev` script of an app behind the gateway
+    ///
+    /// The script gets a free port and ends with the gateway. The routes are those of edgeway.yaml,
+    /// which is watched.
+    Dev(dev::Options),
     /// Make and trust a CA of this machine, for HTTPS while you develop
     Ca(ca::Options),
     /// Serve a small demonstration with built-in apps behind it; needs no configuration
@@ -170,6 +176,7 @@ pub fn main() -> ExitCode {
         Command::Hash(options) => hash::run(&options),
         Command::Proxy(options) => proxy::run(&options),
         Command::Init(options) => init::run(&options),
+        Command::Dev(options) => dev::run(&options),
         Command::Ca(options) => ca::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Doctor(options) => doctor::run(&options),

@@ -7,6 +7,7 @@
 
 mod ca;
 mod demo;
+mod dev;
 mod init;
 mod proxy;
 mod status;

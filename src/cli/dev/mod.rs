@@ -1,0 +1,282 @@
+//! `edgeway dev`: runs the `dev` script of a project behind the gateway, with the project's own
+//! configuration if it has one.
+
+mod child;
+mod overlay;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use self::child::DevServer;
+use super::{
+    EX_CONFIG,
+    ca::{self, LocalCa},
+    check, foreground, out,
+    project::Project,
+    proxy::{
+        address::ListenAddress,
+        certificate_names,
+        yaml::{Https, ProxyYaml},
+    },
+};
+use crate::{
+    config::source::Overlay,
+    gateway,
+    process::{
+        boot::{self, BootError, BootOptions},
+        handover::LaunchState,
+        log,
+    },
+};
+
+const PORT: u16 = 8080;
+/// The configuration of a project.
+const FILE: &str = "edgeway.yaml";
+/// Name of the parts of the configuration that this command adds.
+const NAME: &str = "edgeway dev";
+
+/// Deadline of a stop: a page that is open in a browser has a WebSocket that never ends by itself.
+const DRAIN: &str = "drain: { announce: 0s, idle: 100ms, deadline: 1s }\n";
+/// The script writes a line for each request already.
+const QUIET: &str = "access_log: false\n";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// The configuration; its listeners and the app's backends are replaced
+    /// [default: edgeway.yaml, if it is there]
+    #[arg(short, long, value_name = "FILE", env = "EDGEWAY_CONFIG")]
+    config: Option<PathBuf>,
+    /// The upstream that the app takes the place of [default: the first with `app: nextjs`]
+    #[arg(long, value_name = "NAME")]
+    upstream: Option<String>,
+    /// The script of package.json to run
+    #[arg(long, value_name = "NAME", default_value = "dev")]
+    script: String,
+    /// Address to listen on: a port of this machine, `IP:PORT`, or `:PORT` for all its addresses
+    /// [default: 8080]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<ListenAddress>,
+    /// Serve HTTPS, with a certificate from a CA of this machine (`edgeway ca`)
+    #[arg(long)]
+    https: bool,
+}
+
+pub(super) fn run(options: &Options) -> ExitCode {
+    log::init();
+    let birth = match foreground::launched() {
+        Ok(birth) => birth,
+        Err(status) => return status,
+    };
+    match prepare(options) {
+        Ok(prepared) => serve(birth, prepared),
+        Err(Refused { message, status }) => {
+            birth.inherited.report().refuses(&message);
+            out::note(&message);
+            status
+        }
+    }
+}
+
+/// Why nothing is started.
+struct Refused {
+    message: String,
+    status: ExitCode,
+}
+
+impl From<String> for Refused {
+    fn from(message: String) -> Self {
+        Self {
+            message: format!("edgeway: {message}"),
+            status: ExitCode::FAILURE,
+        }
+    }
+}
+
+struct Prepared {
+    loaded: gateway::Loaded,
+    /// The file, and what is laid over it.
+    file: Option<(PathBuf, Arc<Overlay>)>,
+    command: child::Command,
+    url: String,
+    renewal: Option<ca::Renewal>,
+}
+
+fn prepare(options: &Options) -> Result<Prepared, Refused> {
+    let listen = options.listen.unwrap_or(ListenAddress::local(PORT));
+    let project = Project::read(Path::new("."));
+    if let Some(problem) = project.problems.first() {
+        return Err(problem.clone().into());
+    }
+    let Some(script) = project.script(&options.script) else {
+        let why = if project.has_package() {
+            format!("package.json has no script `{}`", options.script)
+        } else {
+            "there is no package.json in this folder".to_owned()
+        };
+        return Err(format!(
+            "{why}\n\
+             help: run it in the folder of the app, name another script with `--script`, or start \
+             the app yourself and run `edgeway proxy --to PORT`"
+        )
+        .into());
+    };
+    let port = free_port()?;
+    let command = child::Command::of(&options.script, script, port);
+    let (https, renewal) = if options.https {
+        let authority = LocalCa::open_or_make()?;
+        let names = certificate_names(listen, &[]);
+        let leaf = authority.leaf(&names)?;
+        let https = Https { listen: None, leaf };
+        (Some(https), ca::keep_fresh(authority, names))
+    } else {
+        (None, None)
+    };
+    let url = format!(
+        "{}://{}:{}",
+        if options.https { "https" } else { "http" },
+        listen.host(),
+        listen.port()
+    );
+    let base = ProxyYaml {
+        comment: String::new(),
+        listen,
+        https,
+        admin: foreground::admin_section(listen.port()),
+        app: project.app(),
+        build: None,
+        backends: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port)).to_string()],
+        tls: false,
+        hosts: Vec::new(),
+        cache: false,
+        more: DRAIN.to_owned(),
+        is_slow: true,
+    };
+    let path = options.config.clone().or_else(|| {
+        let path = PathBuf::from(FILE);
+        path.exists().then_some(path)
+    });
+    let (loaded, file) = match path {
+        None => {
+            let text = format!("{}{QUIET}", base.text());
+            (gateway::load_text(NAME, &text), None)
+        }
+        Some(path) => {
+            let overlay = overlay_of(&path, &base, options.upstream.as_deref())?;
+            let overlay = Arc::new(overlay);
+            (
+                gateway::load_with(&path, Some(&overlay)),
+                Some((path, overlay)),
+            )
+        }
+    };
+    Ok(Prepared {
+        loaded,
+        file,
+        command,
+        url,
+        renewal,
+    })
+}
+
+/// Returns what is laid over the file at `path`, which must be valid by itself.
+fn overlay_of(path: &Path, base: &ProxyYaml, upstream: Option<&str>) -> Result<Overlay, Refused> {
+    let written = gateway::load(path);
+    let Some(file) = &written.file else {
+        return Err(Refused {
+            message: check::report(&written),
+            status: ExitCode::from(EX_CONFIG),
+        });
+    };
+    let upstream =
+        overlay::upstream(file, upstream).map_err(|why| format!("{}: {why}", path.display()))?;
+    Ok(Overlay {
+        name: NAME.into(),
+        text: overlay::text(file, base, &upstream),
+    })
+}
+
+fn serve(birth: LaunchState, prepared: Prepared) -> ExitCode {
+    let Prepared {
+        loaded,
+        file: at,
+        command,
+        url,
+        renewal,
+    } = prepared;
+    if !loaded.diagnostics.list().is_empty() {
+        out::note(&check::report(&loaded));
+    }
+    let Some(file) = loaded.file else {
+        return ExitCode::from(EX_CONFIG);
+    };
+    let shown = command.to_string();
+    let port = command.port();
+    let dev_server = match DevServer::start(command, &url) {
+        Ok(dev_server) => dev_server,
+        Err(message) => {
+            out::note(&format!("edgeway: {message}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let watched = at.as_ref().map_or_else(
+        || "no edgeway.yaml here: WebSockets pass, everything else is a default".to_owned(),
+        |(path, _)| format!("{} is watched: save it, and it serves", path.display()),
+    );
+    let hello = vec![
+        format!("edgeway: {url} → `{shown}` on port {port}"),
+        format!("  {watched}"),
+    ];
+    let (path, overlay) = at.unzip();
+    let outcome = boot::serve(BootOptions {
+        birth,
+        file,
+        path,
+        threads: None,
+        hello,
+        // A configuration for development is nothing to start a gateway from later.
+        sources: None,
+        overlay,
+        warn: Box::new({
+            let sources = loaded.sources.clone();
+            move |diagnostics| out::note(&check::render(&sources, diagnostics))
+        }),
+        hangup: foreground::hangup(),
+    });
+    let has_failed = dev_server.end();
+    drop(renewal);
+    match outcome {
+        Ok(_) if has_failed => ExitCode::FAILURE,
+        Ok(status) => ExitCode::from(status),
+        Err(BootError::Config { diagnostics }) => {
+            out::note(&check::render(&loaded.sources, &diagnostics));
+            ExitCode::from(EX_CONFIG)
+        }
+        Err(error) => {
+            out::note(&foreground::failure(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Returns a port that no program listens on, below those that the kernel gives to outgoing
+/// connections: none of these may take it before the app does.
+fn free_port() -> Result<u16, String> {
+    const FIRST: u16 = 20_000;
+    const COUNT: u16 = 10_000;
+    let start = fastrand::u16(..COUNT);
+    let ports = (0..COUNT).map(|more| FIRST + (start + more) % COUNT);
+    let is_free = |port: &u16| {
+        TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()
+            && TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok()
+    };
+    let free = ports.into_iter().find(is_free);
+    free.ok_or_else(|| "no free port for the app between 20000 and 30000".to_owned())
+}
+
+/// Interval of checks whether the app listens.
+const LOOK: Duration = Duration::from_millis(100);
