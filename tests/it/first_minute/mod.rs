@@ -10,6 +10,7 @@ mod demo;
 mod dev;
 mod init;
 mod proxy;
+mod quick_start;
 mod status;
 
 use std::{
