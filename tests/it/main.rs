@@ -31,6 +31,7 @@ mod express_front;
 mod failover;
 mod fast_path;
 mod first_minute;
+mod first_file;
 mod flood_guard;
 mod forward_auth;
 mod grpc;

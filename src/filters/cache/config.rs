@@ -45,7 +45,7 @@ pub(crate) struct RouteCacheConfig {
     force: bool,
     /// Freshness lifetime as `ttl`, for single statuses: `{ 404: 10s }`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    by_status: BTreeMap<String, Span>,
+    by_status: BTreeMap<String, Spanned<Span>>,
     /// Share of the time since `Last-Modified` for which a response without explicit freshness is
     /// fresh (RFC 9111, 4.2.2); `10%` is usual. Never if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -335,11 +335,12 @@ impl RouteCacheConfig {
         for (status, span) in &self.by_status {
             match status.parse() {
                 Ok(code @ 200..=599) if code != 206 && code != 304 => {
-                    by_status.push((code, span.0));
+                    by_status.push((code, span.value.0));
                 }
                 _ => {
                     is_good = false;
-                    cx.report(
+                    cx.report_at(
+                        span.place,
                         "edgeway::cache::status",
                         format!("responses of status `{status}` are not stored"),
                         "write a status such as `404`; 206 and 304 are incomplete responses",

@@ -303,7 +303,7 @@ impl<'t> Builder<'t, '_, '_> {
                         "write the keys out, or put what all routes share under `defaults`"
                             .to_owned(),
                     )
-                } else if let Value::Text(_) = value {
+                } else if is_name(&value, &text) {
                     self.count(1, place)?;
                     return Ok(Some(Key {
                         name: text.into_owned(),
@@ -407,6 +407,22 @@ impl<'t> Builder<'t, '_, '_> {
             open: self.open.last().copied(),
         }
         .explain()
+    }
+}
+
+/// Returns true for `${NAME}` and `${NAME:-default}` with nothing beside it.
+fn is_only_a_variable(text: &str) -> bool {
+    let inner = text.strip_prefix("${").and_then(|it| it.strip_suffix('}'));
+    inner.is_some_and(|inner| !inner.contains('}'))
+}
+
+/// Returns true if an unquoted key is a name. A plain number is one, such as the status in
+/// `{ 404: 10s }`: it has a single spelling, so it names the same key with and without quotes.
+fn is_name(value: &Value, text: &str) -> bool {
+    match value {
+        Value::Text(_) => true,
+        Value::Integer(number) => number.to_string() == text,
+        _ => false,
     }
 }
 

@@ -179,6 +179,13 @@ fn depth_is_bounded_with_and_without_aliases() {
 }
 
 #[test]
+fn a_plain_number_is_a_key() {
+    let root = tree("{ 404: 10s, -1: a, \"500\": b }");
+    let names: Vec<_> = root.entries().iter().map(|(key, _)| &*key.name).collect();
+    assert_eq!(names, ["404", "-1", "500"]);
+}
+
+#[test]
 fn syntax_problems_are_reported_in_plain_words() {
     for (text, expected) in [
         (
@@ -191,8 +198,16 @@ fn syntax_problems_are_reported_in_plain_words() {
             "<--->: a second YAML document begins here; remove the `---`, or move what follows to a file of its own and `include` it",
         ),
         (
-            "80: x\n",
-            "<80>: a key must be text, and `80` is not; put it in quotes: `\"80\":`",
+            "true: x\n",
+            "<true>: a key must be text, and `true` is not; put it in quotes: `\"true\":`",
+        ),
+        (
+            "0x50: x\n",
+            "<0x50>: a key must be text, and `0x50` is not; put it in quotes: `\"0x50\":`",
+        ),
+        (
+            "404: x\n\"404\": y\n",
+            "<\"404\">: the key `404` is written twice; keep one of the two",
         ),
         (
             "a: &b [*b]\n",
