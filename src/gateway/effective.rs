@@ -37,10 +37,7 @@ fn node(file: &File, place: Place, entry: &Entry, own: &[(Key, Node)]) -> Option
             .filter(|(key, _)| key.name == entry.name)
             .map(|(_, node)| node.clone())
     };
-    let empty = |place| Node {
-        place,
-        value: Value::Map(Vec::new()),
-    };
+    let empty = |place| Node::new(place, Value::Map(Vec::new()));
     let is_on = |node: &Node| matches!(node.value, Value::Bool(true) | Value::Null);
     let shared = || find(&file.defaults).or_else(top);
     // `true` on a route means: use the defaults.

@@ -69,3 +69,30 @@ fn statuses_need_no_quotes() {
     assert_reported(&with("206"), Severity::Error, "edgeway::cache::status");
     assert_reported(&with("true"), Severity::Error, "edgeway::yaml::key");
 }
+
+/// A variable in quotes, which flow collections need, has the type that is expected.
+#[test]
+fn a_variable_in_quotes_may_be_a_number_or_a_text() {
+    let with = |route: &str| routed(&format!("[{{ match: {{ path: /* }}, {route} }}]"));
+    let number = "\"${NOBODY_SETS_THIS:-201}\"";
+    let flag = "\"${NOBODY_SETS_THIS:-true}\"";
+    for route in [
+        format!("respond: {{ status: {number}, body: {number} }}"),
+        format!("respond: {{ body: {flag} }}"),
+        format!("upstream: web, cache: {{ purge_on_write: {flag}, tags: [{number}] }}"),
+    ] {
+        let yaml = with(&route);
+        let problems = lines(&yaml);
+        let problems = problems
+            .iter()
+            .filter(|line| !line.contains("no route uses"));
+        assert_eq!(problems.count(), 0, "{yaml}: {:?}", lines(&yaml));
+    }
+    // A text that looks like a number stays a text.
+    let quoted = with("respond: { status: \"201\" }");
+    assert!(
+        lines(&quoted).join("").contains("remove the quotes"),
+        "{:?}",
+        lines(&quoted)
+    );
+}

@@ -169,17 +169,20 @@ impl Sections<'_> {
             } else if ROUTE_KEYS.contains(&key.name.as_str()) {
                 keys.push((key.clone(), value.clone()));
             } else if let Some(meant) = self.known(key, ROUTE_KEYS, self.filters, node)
-                && ROUTE_KEYS.contains(&meant.as_str())
+                && ROUTE_KEYS.contains(&meant.name.as_str())
             {
                 // Reported. Its value is read under the right name, to find problems in it as well.
-                let (name, place) = (meant, key.place);
-                keys.push((Key { name, place }, value.clone()));
+                // That of another gateway's word has another form.
+                let (name, place) = (meant.name, key.place);
+                if !meant.is_translated {
+                    keys.push((Key { name, place }, value.clone()));
+                } else if name == "match" {
+                    let any = Node::new(place, Value::Map(Vec::new()));
+                    keys.push((Key { name, place }, any));
+                }
             }
         }
-        let keys = Node {
-            place: node.place,
-            value: Value::Map(keys),
-        };
+        let keys = Node::new(node.place, Value::Map(keys));
         Some(RouteNode {
             place: node.place,
             config: read(&keys, &mut self.found)?,

@@ -19,6 +19,9 @@ pub use self::{parse::parse, read::read, spanned::OneOrMany};
 pub struct Node {
     pub place: Place,
     pub value: Value,
+    /// True for a text in quotes that is nothing but a variable of the environment: where a number
+    /// or a flag is expected, it is one. Quotes are needed there inside `{ }` and `[ ]`.
+    pub is_variable: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -48,6 +51,14 @@ pub struct Spanned<T> {
 }
 
 impl Node {
+    pub fn new(place: Place, value: Value) -> Self {
+        Self {
+            place,
+            value,
+            is_variable: false,
+        }
+    }
+
     pub fn get(&self, key: &str) -> Option<&Self> {
         self.entry(key).map(|(_, node)| node)
     }
@@ -99,6 +110,14 @@ impl Node {
                     })
             }
             _ => false,
+        }
+    }
+
+    /// Returns the value that the text of a variable has without quotes.
+    fn of_variable(&self) -> Option<Value> {
+        match &self.value {
+            Value::Text(text) if self.is_variable => Some(scalar::plain(text)),
+            _ => None,
         }
     }
 

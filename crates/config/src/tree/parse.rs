@@ -131,13 +131,11 @@ impl<'t> Builder<'t, '_, '_> {
                 event => root = Some(self.node(event, span, 0)?),
             }
         }
-        Ok(root.unwrap_or(Node {
-            place: Place {
-                file: self.places.file,
-                ..Place::default()
-            },
-            value: Value::Null,
-        }))
+        let beginning = Place {
+            file: self.places.file,
+            ..Place::default()
+        };
+        Ok(root.unwrap_or(Node::new(beginning, Value::Null)))
     }
 
     fn next(&mut self) -> Result<(Event<'t>, Span), Fatal> {
@@ -182,10 +180,7 @@ impl<'t> Builder<'t, '_, '_> {
             | Event::DocumentStart(_)
             | Event::DocumentEnd
             | Event::SequenceEnd
-            | Event::MappingEnd => Node {
-                place,
-                value: Value::Null,
-            },
+            | Event::MappingEnd => Node::new(place, Value::Null),
         };
         if anchor > 0 {
             self.anchors.insert(anchor, node.clone());
@@ -195,6 +190,8 @@ impl<'t> Builder<'t, '_, '_> {
 
     fn scalar(&mut self, text: &str, style: ScalarStyle, place: Place) -> Node {
         let expanded = (self.expand)(text, place, self.diagnostics);
+        let is_variable =
+            expanded.is_some() && style != ScalarStyle::Plain && is_only_a_variable(text);
         let text = expanded.as_deref().unwrap_or(text);
         if text.contains(REDACTED) {
             self.diagnostics.push(
@@ -210,7 +207,11 @@ impl<'t> Builder<'t, '_, '_> {
             ScalarStyle::Plain => scalar::plain(text),
             _ => Value::Text(text.to_owned()),
         };
-        Node { place, value }
+        Node {
+            place,
+            value,
+            is_variable,
+        }
     }
 
     /// Resolves an alias to a copy of its anchor's node, places included: a wrong value must be
@@ -241,10 +242,7 @@ impl<'t> Builder<'t, '_, '_> {
             let (event, span) = self.next()?;
             if event == Event::SequenceEnd {
                 self.close(&mut place, span, is_open, items.last());
-                return Ok(Node {
-                    place,
-                    value: Value::List(items),
-                });
+                return Ok(Node::new(place, Value::List(items)));
             }
             items.push(self.node(event, span, depth + 1)?);
         }
@@ -258,10 +256,7 @@ impl<'t> Builder<'t, '_, '_> {
             let (event, span) = self.next()?;
             if event == Event::MappingEnd {
                 self.close(&mut place, span, is_open, entries.last().map(|(_, n)| n));
-                return Ok(Node {
-                    place,
-                    value: Value::Map(entries),
-                });
+                return Ok(Node::new(place, Value::Map(entries)));
             }
             let key = self.key(event, span, depth)?;
             let (event, span) = self.next()?;

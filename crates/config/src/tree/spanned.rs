@@ -181,7 +181,7 @@ impl<T> Spanned<T> {
 impl<'de> Deserialize<'de> for Node {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let Spanned { value, place } = Spanned::<Value>::deserialize(d)?;
-        Ok(Self { place, value })
+        Ok(Self::new(place, value))
     }
 }
 

@@ -44,6 +44,23 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Reads types that a variable in quotes may have.
+macro_rules! number_or_flag {
+    ($($name:ident)*) => {$(
+        fn $name<V: de::Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
+            match self.node.of_variable() {
+                Some(Value::Integer(number)) => match u64::try_from(number) {
+                    Ok(number) => visitor.visit_u64(number),
+                    Err(_) => visitor.visit_i64(number),
+                },
+                Some(Value::Float(number)) => visitor.visit_f64(number),
+                Some(Value::Bool(flag)) => visitor.visit_bool(flag),
+                _ => self.deserialize_any(visitor),
+            }
+        }
+    )*};
+}
+
 impl<'de> Deserializer<'de> for Reader<'_> {
     type Error = ReadError;
 
@@ -144,8 +161,14 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         })
     }
 
+    number_or_flag! {
+        deserialize_bool deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64
+        deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64
+        deserialize_f32 deserialize_f64
+    }
+
     forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf
+        i128 u128 char str string bytes byte_buf
         unit unit_struct seq tuple tuple_struct map identifier ignored_any
     }
 }
@@ -208,10 +231,7 @@ impl<'de> de::MapAccess<'de> for Entries<'_> {
                     Err(ReadError::Reported)
                 }
                 Err(error) => {
-                    let text = Node {
-                        place: key.place,
-                        value: Value::Text(key.name.clone()),
-                    };
+                    let text = Node::new(key.place, Value::Text(key.name.clone()));
                     let error = self.rounds.settle(&text, error);
                     self.rounds.poison(node);
                     Err(error)
