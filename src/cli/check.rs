@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::ExitCode};
 
-use super::{ConfigOption, out};
+use super::{ConfigOption, EX_CONFIG, out};
 use crate::{
     config::{
         diagnostic::{Diagnostics, Severity, Style},
@@ -66,6 +66,7 @@ impl Checked {
 pub(super) fn load(path: &Path) -> Checked {
     let mut loaded = gateway::load(path);
     let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+    loaded.find_rest(&folder);
     let mut compiled = None;
     if let Some(file) = &loaded.file {
         let (gateway, diagnostics) = gateway::compile(file, &folder, &World::default());
@@ -106,11 +107,8 @@ pub(super) fn run(options: &Options) -> ExitCode {
         out::note(&report(&checked.loaded));
     }
     let (Some(file), Some(gateway)) = (&checked.loaded.file, &checked.gateway) else {
-        return ExitCode::FAILURE;
+        return ExitCode::from(EX_CONFIG);
     };
-    if diagnostics.has_errors() {
-        return ExitCode::FAILURE;
-    }
     if options.print {
         let expanded = sources.expanded.iter().map(|(place, _)| *place);
         let hidden: Vec<_> = expanded.chain(diagnostics.hidden()).collect();

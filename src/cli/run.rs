@@ -1,6 +1,6 @@
 //! `edgeway run`: loads, checks and serves a configuration.
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use super::{ConfigOption, EX_CONFIG, check, out};
 use crate::{
@@ -38,7 +38,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
         out::note(message);
     };
     let path = &options.config.config;
-    let (loaded, hello) = match load(options) {
+    let (mut loaded, hello) = match load(options) {
         Ok(loaded) => loaded,
         Err(error) => {
             refuse(&format!(
@@ -49,6 +49,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
             return ExitCode::from(EX_CONFIG);
         }
     };
+    loaded.find_rest(path.parent().unwrap_or(Path::new("")));
     if !loaded.diagnostics.list().is_empty() {
         out::note(&check::report(&loaded));
     }

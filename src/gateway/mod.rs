@@ -172,6 +172,9 @@ pub struct Loaded {
     pub diagnostics: Diagnostics,
     /// Parsed file; `None` if there were errors.
     pub file: Option<File>,
+    /// Parsed file in spite of errors in its texts, such as an unset variable: for finding the rest
+    /// of its problems, never for serving.
+    flawed: Option<File>,
 }
 
 /// Reads a configuration and its includes. Compiling it (`compile`) finds the rest of its
@@ -203,10 +206,26 @@ fn read(
 ) -> Loaded {
     let names: Vec<&str> = filters::all().iter().map(|entry| entry.name).collect();
     let file = tree.and_then(|tree| File::read(&tree, &names, &mut diagnostics));
+    let (flawed, file) = if diagnostics.has_errors() {
+        (file, None)
+    } else {
+        (None, file)
+    };
     Loaded {
         sources,
         diagnostics,
         file,
+        flawed,
+    }
+}
+
+impl Loaded {
+    /// Finds the problems that only compiling finds, of a file that cannot serve.
+    pub fn find_rest(&mut self, folder: &Path) {
+        if let Some(flawed) = self.flawed.take() {
+            let (_, found) = compile(&flawed, folder, &World::default());
+            self.diagnostics.extend(found);
+        }
     }
 }
 

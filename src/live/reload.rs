@@ -30,18 +30,21 @@ pub(crate) struct InvalidCandidate {
 /// may wait. Calls must not overlap, and each result must be taken or refused before the next.
 pub(crate) fn read(live: &Live, path: &Path) -> Result<Candidate, Box<InvalidCandidate>> {
     live.world.zones.begin();
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let mut loaded = gateway::load_with(path, live.world.overlay.as_deref());
+    loaded.find_rest(folder);
     let Loaded {
         mut sources,
         mut diagnostics,
         file,
-    } = gateway::load_with(path, live.world.overlay.as_deref());
+        ..
+    } = loaded;
     let Some(file) = file else {
         return Err(Box::new(InvalidCandidate {
             sources,
             diagnostics,
         }));
     };
-    let folder = path.parent().unwrap_or(Path::new(""));
     let beside = &mut sources.beside;
     let (gateway, found) = gateway::compile_noting(&file, folder, &live.world, beside);
     diagnostics.extend(found);

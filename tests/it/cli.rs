@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::support::gateway::Gateway;
 
-/// Exit status of `run` for refused configurations (`EX_CONFIG` of sysexits.h).
+/// Exit status of commands for refused configurations (`EX_CONFIG` of sysexits.h).
 pub(crate) const EX_CONFIG: i32 = 78;
 
 pub(crate) const ROUTES: &str = "conf/examples/routes.yaml";
@@ -134,7 +134,7 @@ fn check_succeeds_for_valid_files_and_fails_for_others() {
         format!("{ROUTES}: the configuration is well formed\n")
     );
     let wrong = edgeway(&["check", "-c", BROKEN]);
-    assert_eq!((wrong.status, wrong.stdout.as_str()), (1, ""));
+    assert_eq!((wrong.status, wrong.stdout.as_str()), (EX_CONFIG, ""));
     assert!(
         wrong.stderr.contains("three_mistakes.yaml:3:5: "),
         "{}",
@@ -142,7 +142,7 @@ fn check_succeeds_for_valid_files_and_fails_for_others() {
     );
     assert!(wrong.stderr.contains("3 errors"), "{}", wrong.stderr);
     let absent = edgeway(&["check", "-c", "no/such/file.yaml"]);
-    assert_eq!(absent.status, 1);
+    assert_eq!(absent.status, EX_CONFIG);
     assert!(
         absent.stderr.contains("no/such/file.yaml"),
         "{}",
@@ -171,7 +171,7 @@ fn a_warning_is_reported_and_fails_nothing() {
 #[test]
 fn tools_get_problems_as_a_json_list_on_stdout() {
     let ran = edgeway(&["check", "-c", BROKEN, "--format", "json"]);
-    assert_eq!((ran.status, ran.stderr.as_str()), (1, ""));
+    assert_eq!((ran.status, ran.stderr.as_str()), (EX_CONFIG, ""));
     let problems: Value = serde_json::from_str(&ran.stdout).expect("it is JSON");
     let problems = problems.as_array().expect("it is a list");
     assert_eq!(problems.len(), 3);
@@ -204,7 +204,7 @@ fn the_printed_configuration_is_equivalent() {
 #[test]
 fn a_broken_configuration_is_not_printed() {
     let ran = edgeway(&["check", "-c", BROKEN, "--print"]);
-    assert_eq!((ran.status, ran.stdout.as_str()), (1, ""));
+    assert_eq!((ran.status, ran.stdout.as_str()), (EX_CONFIG, ""));
     assert!(ran.stderr.contains("3 errors"), "{}", ran.stderr);
 }
 

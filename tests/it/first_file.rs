@@ -70,6 +70,142 @@ fn statuses_need_no_quotes() {
     assert_reported(&with("true"), Severity::Error, "edgeway::yaml::key");
 }
 
+/// A broken file has one exit status, whichever command reads it, and nothing of it serves.
+#[tokio::test]
+async fn a_broken_file_has_one_exit_status() {
+    let folder = tempfile::tempdir().expect("a folder for the test can be made");
+    let good = routed("[{ match: { path: /* }, respond: ok }]").replace(
+        "upstreams: { web: { backends: [\"127.0.0.1:3000\"] } }\n",
+        "",
+    );
+    let broken = [
+        ("syntax", "listeners: [".to_owned()),
+        ("type", good.replace("respond: ok", "respond: [1]")),
+        ("meaning", good.replace("respond: ok", "upstream: nobody")),
+        (
+            "variable",
+            good.replace("respond: ok", "respond: \"${NOBODY_SETS_THIS}\""),
+        ),
+        (
+            "twice",
+            format!("{good}drain: {{ deadline: 5s }}\ndrain: {{ deadline: 6s }}\n"),
+        ),
+        ("include", format!("{good}include: nothing.yaml\n")),
+        (
+            "profile",
+            format!("{good}profiles: {{ peak: {{ cache: 5 }} }}\n"),
+        ),
+    ];
+    let mut files: Vec<(String, String)> = broken
+        .iter()
+        .map(|(name, text)| {
+            let file = folder.path().join(format!("{name}.yaml"));
+            fs::write(&file, text).expect("it takes files");
+            ((*name).to_owned(), file.to_string_lossy().into_owned())
+        })
+        .collect();
+    files.push(("mistakes".to_owned(), BROKEN.to_owned()));
+    files.push(("absent".to_owned(), "no/such/file.yaml".to_owned()));
+    for (name, file) in &files {
+        let check = edgeway(&["check", "-c", file]);
+        for command in [
+            &["check", "-c", file, "--print"][..],
+            &["check", "-c", file, "--format", "json"],
+            &["run", "-c", file],
+            &["explain", "-c", file, "GET", "/"],
+        ] {
+            let ran = edgeway(command);
+            assert_eq!(
+                (ran.status, check.status),
+                (EX_CONFIG, EX_CONFIG),
+                "{name} {command:?}"
+            );
+            let output = format!("{}{}", ran.stdout, ran.stderr);
+            assert!(output.contains("error"), "{name} {command:?}: {output}");
+        }
+    }
+    let gateway = Gateway::start("routes: [{ match: { path: /* }, respond: first }]\n").await;
+    for (name, text) in &broken {
+        let own = text.replacen("listeners: [{ address: \"127.0.0.1:8080\" }]\n", "", 1);
+        gateway.configure(&own);
+        let ran = edgeway(&["reload", "--socket", gateway.admin_socket()]);
+        assert_eq!(ran.status, EX_CONFIG, "{name}: {}", ran.stderr);
+        assert_eq!(gateway.get("/").await.text(), "first", "{name}");
+    }
+}
+
+/// A variable that is not set is one error, and the other problems of the file are found too.
+#[test]
+fn an_unset_variable_is_one_error() {
+    let unset = "${EDGEWAY_TEST_NOBODY_SETS_THIS}";
+    for (yaml, more) in [
+        (
+            format!(
+                "listeners: [{{ address: \"{unset}\" }}]\nroutes: [{{ match: {{}}, respond: ok }}]\n"
+            ),
+            0,
+        ),
+        (
+            format!(
+                "listeners: [{{ address: \"127.0.0.1:{unset}\" }}]\nroutes: [{{ match: {{}}, respond: ok }}]\n"
+            ),
+            0,
+        ),
+        (
+            routed(&format!(
+                "[{{ match: {{ path: /* }}, upstream: \"{unset}\" }}]"
+            )),
+            0,
+        ),
+        (
+            routed(&format!(
+                "[{{ match: {{ path: \"{unset}\" }}, upstream: \"{unset}\" }}]"
+            )),
+            0,
+        ),
+        (
+            format!(
+                "{}drain: {{ deadline: \"{unset}\" }}\n",
+                routed("[{ match: { path: /* }, respond: { status: x } }]")
+            ),
+            1,
+        ),
+        (
+            format!(
+                "{}drain: {{ announce: \"{unset}\", deadline: \"{unset}\" }}\n",
+                routed("[{ match: { path: /* }, upstream: web }]")
+            ),
+            0,
+        ),
+        (
+            format!("listeners: \"{unset}\"\nroutes: [{{ match: {{}}, respond: ok }}]\n"),
+            0,
+        ),
+    ] {
+        let (sources, diagnostics) = check_text(&yaml);
+        let errors = diagnostics
+            .list()
+            .iter()
+            .filter(|d| d.severity == Severity::Error);
+        let codes: Vec<_> = errors.map(|d| d.code).collect();
+        let report = diagnostics.render(&sources, Style::Lines);
+        assert_eq!(codes.len(), 1 + more, "{report}\n{yaml}");
+        assert_eq!(codes[0], "edgeway::config::environment", "{report}\n{yaml}");
+    }
+}
+
+/// Returns the problems of a text in a file, from the program.
+fn check_text(yaml: &str) -> (Sources, Diagnostics) {
+    let loaded = gateway::load_text("edgeway.yaml", yaml);
+    let mut loaded = loaded;
+    loaded.find_rest(Path::new("."));
+    let mut diagnostics = loaded.diagnostics;
+    if let Some(file) = &loaded.file {
+        diagnostics.extend(gateway::compile(file, Path::new("."), &World::default()).1);
+    }
+    (loaded.sources, diagnostics)
+}
+
 /// A variable in quotes, which flow collections need, has the type that is expected.
 #[test]
 fn a_variable_in_quotes_may_be_a_number_or_a_text() {

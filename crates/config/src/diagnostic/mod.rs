@@ -43,6 +43,8 @@ pub struct Diagnostics {
     list: Vec<Diagnostic>,
     /// Places of secrets that nothing in the text reveals as such.
     hidden: Vec<Place>,
+    /// Places of values that could not be determined, which is reported.
+    undetermined: Vec<Place>,
 }
 
 impl Diagnostic {
@@ -88,9 +90,33 @@ impl Diagnostic {
 
 impl Diagnostics {
     pub fn push(&mut self, diagnostic: Diagnostic) {
-        if !self.list.contains(&diagnostic) {
+        if !self.list.contains(&diagnostic) && !self.is_consequence(&diagnostic) {
             self.list.push(diagnostic);
         }
+    }
+
+    /// Adds a problem; if the same one was found at another place, adds only the place to it, with
+    /// the text `again`.
+    pub fn push_once(&mut self, diagnostic: Diagnostic, again: &str) {
+        let (code, place) = (diagnostic.code, diagnostic.place);
+        let mut all = self.list.iter_mut();
+        match all.find(|known| known.code == code && known.message == diagnostic.message) {
+            Some(known) if known.place == place => {}
+            Some(known) => known.related.push((place, again.to_owned())),
+            None => self.push(diagnostic),
+        }
+    }
+
+    /// Marks a value as undetermined, after its problem was reported: problems with the value
+    /// itself are consequences, and are not reported.
+    pub fn undetermined(&mut self, place: Place) {
+        self.undetermined.push(place);
+    }
+
+    fn is_consequence(&self, diagnostic: &Diagnostic) -> bool {
+        let Place { file, start, end } = diagnostic.place;
+        let mut all = self.undetermined.iter();
+        all.any(|value| value.file == file && value.start <= start && end <= value.end)
     }
 
     /// Marks a place as secret, so that it is not shown.
@@ -116,6 +142,7 @@ impl Diagnostics {
             self.push(diagnostic);
         }
         self.hidden.extend(other.hidden);
+        self.undetermined.extend(other.undetermined);
     }
 }
 

@@ -44,6 +44,7 @@ impl Expander<'_> {
         let mut out = String::with_capacity(text.len());
         let mut rest = text;
         let mut index = 0;
+        let mut is_determined = true;
         while let Some(at) = rest.find("${") {
             let (before, tail) = rest.split_at(at);
             let inner = &tail[2..];
@@ -64,15 +65,14 @@ impl Expander<'_> {
                 match self.variable(reference) {
                     Ok(value) => out.push_str(&value),
                     Err((message, help)) => {
+                        is_determined = false;
                         let len = tail.len() - after.len();
-                        diagnostics.push(
-                            Diagnostic::error(
-                                "edgeway::config::environment",
-                                self.spot(place, index, len),
-                                message,
-                            )
-                            .help(help),
+                        let problem = Diagnostic::error(
+                            "edgeway::config::environment",
+                            self.spot(place, index, len),
+                            message,
                         );
+                        diagnostics.push_once(problem.help(help), "also used here");
                     }
                 }
                 rest = after;
@@ -80,6 +80,9 @@ impl Expander<'_> {
             index += 1;
         }
         out.push_str(rest);
+        if !is_determined {
+            diagnostics.undetermined(place);
+        }
         out
     }
 
