@@ -24,7 +24,7 @@ use crate::{
     },
     chain::Chain,
     config::{
-        diagnostic::{Diagnostic, Place},
+        diagnostic::Diagnostic,
         model::{
             self, CacheConfig, DiskConfig, PurgeLinkLost, RouteNode, SharedConfig, SharedPlace,
             UpstreamConfig,
@@ -101,7 +101,7 @@ impl Compiler<'_> {
             Some(section) => (section.value.clone(), Some(section.place)),
             None => (CacheConfig::default(), None),
         };
-        let (memory, max_object) = (config.memory.value.0, config.max_object.value.0);
+        let (memory, max_object) = (config.memory.value.0, config.max_object().0);
         if memory < MIN_MEMORY {
             self.error(
                 "edgeway::cache::memory",
@@ -111,19 +111,15 @@ impl Compiler<'_> {
             );
             return None;
         }
-        if max_object == 0 || max_object > memory / 4 {
-            let place = config.max_object.place;
-            let place = if place == Place::default() {
-                config.memory.place
-            } else {
-                place
-            };
+        if let Some(written) = &config.max_object
+            && (max_object == 0 || max_object > memory / 4)
+        {
             self.error(
                 "edgeway::cache::max_object",
-                place,
+                written.place,
                 format!(
                     "`max_object: {}` must be above 0 and at most a quarter of `memory: {}`",
-                    config.max_object.value, config.memory.value
+                    written.value, config.memory.value
                 ),
                 "write a smaller `max_object`, or a larger `memory`",
             );
@@ -250,7 +246,7 @@ impl Compiler<'_> {
         Some(Some(DiskSettings {
             folder: self.folder.join(&value.folder.value),
             size,
-            max_object: max_object.map_or(most, |it| it.value.0.min(most)),
+            max_object: max_object.map_or(most.min(size), |it| it.value.0.min(most)),
         }))
     }
 

@@ -250,8 +250,15 @@ impl Compiler<'_> {
 
     fn drain(&mut self) -> Drain {
         let Spanned { value, place } = &self.file.drain;
-        let (idle, deadline) = (value.idle.0, value.deadline.0);
-        if idle.is_zero() {
+        let (idle, deadline) = (value.idle().0, value.deadline.0);
+        if deadline.is_zero() {
+            self.error(
+                "edgeway::drain::deadline",
+                *place,
+                "`deadline: 0s` would end every request in flight".to_owned(),
+                "write a time such as `30s`",
+            );
+        } else if idle.is_zero() {
             self.error(
                 "edgeway::drain::idle",
                 *place,
@@ -266,7 +273,7 @@ impl Compiler<'_> {
                 *place,
                 format!(
                     "idle connections would stay for `{}`, longer than requests in flight",
-                    value.idle
+                    value.idle()
                 ),
                 "write a `deadline` that is longer than `idle`",
             );

@@ -42,8 +42,8 @@ impl Limits {
             body_rate: config.body_rate.0,
             body_grace: config.body_grace.0,
             send_timeout: config.send_timeout.0,
-            request_line: bytes(config.request_line.0),
-            headers: bytes(config.headers.0),
+            request_line: bytes(config.request_line().0),
+            headers: bytes(config.headers().0),
             header_count: bytes(u64::from(config.header_count)),
         }
     }
@@ -104,21 +104,22 @@ impl Compiler<'_> {
     fn check_heads(&mut self, listener: &ListenerConfig) {
         let place = listener.limits.place;
         let limits = &listener.limits.value;
-        if limits.headers.0 > MAX_HEAD_LEN.0 {
+        let (request_line, headers) = (limits.request_line(), limits.headers());
+        if headers.0 > MAX_HEAD_LEN.0 {
             self.error(
                 CODE,
                 place,
-                format!("`headers: {}` is more than {MAX_HEAD_LEN}", limits.headers),
+                format!("`headers: {headers}` is more than {MAX_HEAD_LEN}"),
                 format!("write at most {MAX_HEAD_LEN}; browsers need less than 32KiB"),
             );
         }
-        if limits.request_line.0 == 0 || limits.headers.0 < limits.request_line.0 {
+        if request_line.0 == 0 || headers.0 < request_line.0 {
             self.error(
                 CODE,
                 place,
                 format!(
-                    "`request_line: {}` does not fit in `headers: {}`, of which it is a part",
-                    limits.request_line, limits.headers
+                    "`request_line: {request_line}` does not fit in `headers: {headers}`, of which \
+                     it is a part"
                 ),
                 "write a `headers` that is larger than `request_line`, such as 32KiB and 8KiB",
             );

@@ -57,6 +57,45 @@ fn routed(routes: &str) -> String {
     )
 }
 
+/// A value that is allowed is allowed without the keys beside it: their defaults follow.
+#[test]
+fn defaults_follow_the_values_that_are_set() {
+    for set in [
+        "cache: { memory: 1MiB }",
+        "cache: { memory: 16MiB }",
+        "cache: { memory: 4GiB }",
+        "cache: { memory: 16MiB, disk: { folder: /tmp/none, size: 1MiB } }",
+        "drain: { deadline: 100ms }",
+        "drain: { deadline: 1h }",
+    ] {
+        assert_clean(&format!(
+            "{}{set}\n",
+            routed("[{ match: { path: /* }, upstream: web, cache: {} }]")
+        ));
+    }
+    for limits in [
+        "headers: 1KiB",
+        "headers: 900KiB",
+        "request_line: 64KiB",
+        "request_line: 100B",
+    ] {
+        assert_clean(&format!(
+            "listeners: [{{ address: \"127.0.0.1:8080\", limits: {{ {limits} }} }}]\n\
+             routes: [{{ match: {{}}, respond: ok }}]\n"
+        ));
+    }
+    let folder = tempfile::tempdir().expect("a folder for the test can be made");
+    let file = folder.path().join("edgeway.yaml");
+    let yaml = routed("[{ match: { path: /* }, upstream: web, cache: {} }]");
+    fs::write(&file, format!("{yaml}cache: {{ memory: 16MiB }}\n")).expect("it takes files");
+    let printed = edgeway(&["check", "--print", "-c", &file.to_string_lossy()]);
+    assert!(
+        printed.stdout.contains("max_object: 4MiB"),
+        "{}",
+        printed.stdout
+    );
+}
+
 #[test]
 fn statuses_need_no_quotes() {
     let with = |status: &str| {

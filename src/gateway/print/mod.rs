@@ -11,8 +11,10 @@ use crate::{
     base::{secret, units::Span},
     config::{
         diagnostic::Place,
-        model::{BackendTarget, File, RouteNode, StatusSet, UpstreamConfig},
-        tree::{self, Key, Node},
+        model::{
+            BackendTarget, CacheConfig, DrainConfig, File, RouteNode, StatusSet, UpstreamConfig,
+        },
+        tree::{self, Key, Node, Spanned},
     },
     filters,
     routes::Action,
@@ -36,7 +38,7 @@ pub fn yaml(file: &File, gateway: &Gateway, hidden: &[Place]) -> String {
         "listeners": listeners(file, gateway),
         "admin": admin(file, gateway),
         "trusted_proxies": value(&file.trusted_proxies),
-        "drain": value(&file.drain),
+        "drain": drain(&file.drain.value),
     });
     if let Some(acme) = &file.acme {
         document["acme"] = value(acme);
@@ -63,7 +65,11 @@ pub fn yaml(file: &File, gateway: &Gateway, hidden: &[Place]) -> String {
         document["geo"] = value(geo);
     }
     if let Some(cache) = &file.cache {
-        document["cache"] = value(cache);
+        let max_object = Some(Spanned::nowhere(cache.value.max_object()));
+        document["cache"] = value(&CacheConfig {
+            max_object,
+            ..cache.value.clone()
+        });
     }
     if !file.profiles.is_empty() {
         document["profiles"] = profiles::print(file);
@@ -98,7 +104,11 @@ fn listeners(file: &File, gateway: &Gateway) -> Value {
     let listeners = file.listeners.iter().zip(&gateway.listeners);
     listeners
         .map(|(written, listener)| {
-            let mut printed = value(&written.value);
+            let mut written = written.value.clone();
+            let limits = &mut written.limits.value;
+            let lengths = (limits.request_line(), limits.headers());
+            (limits.request_line, limits.headers) = (Some(lengths.0), Some(lengths.1));
+            let mut printed = value(&written);
             printed["name"] = json!(listener.name);
             if let ListenAddress::Unix { mode, .. } = &listener.address {
                 printed["mode"] = json!(format!("{mode:04o}"));
@@ -106,6 +116,13 @@ fn listeners(file: &File, gateway: &Gateway) -> Value {
             printed
         })
         .collect()
+}
+
+fn drain(config: &DrainConfig) -> Value {
+    value(&DrainConfig {
+        idle: Some(config.idle()),
+        ..config.clone()
+    })
 }
 
 fn admin(file: &File, gateway: &Gateway) -> Value {

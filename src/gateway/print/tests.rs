@@ -8,7 +8,6 @@ use super::*;
 use crate::{
     config::{diagnostic::Diagnostics, tree},
     gateway::{World, compile, load, load_text},
-    tls::testkit,
 };
 
 /// Returns the printed form of a valid configuration, and its number of warnings.
@@ -30,7 +29,9 @@ fn check(upstreams: &str, route: &str) -> Value {
          routes:\n  - {{ match: {{ path: /* }}, {route} }}\n"
     );
     let (printed, _) = print("test.yaml", &yaml, Path::new("."));
-    let again = print("printed.yaml", &printed, Path::new("."));
+    // Any secret works in the place of a redacted one.
+    let whole = printed.replace(secret::REDACTED, SECRET);
+    let again = print("printed.yaml", &whole, Path::new("."));
     assert_eq!(again.0, printed);
     read(&printed)
 }
@@ -66,8 +67,7 @@ fn every_example_prints_as_what_reads_back_the_same() {
     for path in examples {
         let loaded = load(&path);
         let file = loaded.file.unwrap();
-        let folder = testkit::files_of(&file);
-        let folder = folder.path();
+        let folder = path.parent().unwrap();
         let (gateway, diagnostics) = compile(&file, folder, &World::default());
         let printed = yaml(&file, &gateway.unwrap(), &[]);
         let name = path.display().to_string();

@@ -24,8 +24,9 @@ use crate::{
 pub struct CacheConfig {
     /// Bytes of memory for stored responses, including all their metadata.
     pub memory: Spanned<ByteSize>,
-    /// Largest response to store.
-    pub max_object: Spanned<ByteSize>,
+    /// Largest response to store; `8MiB` if absent, or a quarter of `memory` if that is less.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_object: Option<Spanned<ByteSize>>,
     /// Second level of the cache, shared by all gateways: `redis`, or a mapping.
     pub shared: Option<Spanned<SharedConfig>>,
     /// A folder of this gateway alone, for responses that survive a restart.
@@ -111,11 +112,21 @@ pub struct ProfileCacheConfig {
     pub browser_ttl: Option<Span>,
 }
 
+impl CacheConfig {
+    /// Returns the size of the largest response to store: as written, or what fits into `memory`.
+    pub fn max_object(&self) -> ByteSize {
+        let fitting = || ByteSize((8 << 20).min(self.memory.value.0 / 4));
+        self.max_object
+            .as_ref()
+            .map_or_else(fitting, |written| written.value)
+    }
+}
+
 impl Default for CacheConfig {
     fn default() -> Self {
         Self {
             memory: unplaced(ByteSize(256 << 20)),
-            max_object: unplaced(ByteSize(8 << 20)),
+            max_object: None,
             shared: None,
             disk: None,
             on_purge_link_lost: PurgeLinkLost::default(),

@@ -226,10 +226,14 @@ pub struct LimitsConfig {
     pub body_grace: Span,
     /// Time for which a client may read nothing of a pending response.
     pub send_timeout: Span,
-    /// Maximum length of the request line; longer ones get 414.
-    pub request_line: ByteSize,
-    /// Maximum length of the header section, request line included; longer ones get 431.
-    pub headers: ByteSize,
+    /// Maximum length of the request line; longer ones get 414. `8KiB` if absent, or all of
+    /// `headers` if that is less.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_line: Option<ByteSize>,
+    /// Maximum length of the header section, request line included; longer ones get 431. `32KiB` if
+    /// absent, or 24 KiB more than `request_line` if that is more than 8 KiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub headers: Option<ByteSize>,
     /// Maximum number of headers; a request with more gets 431.
     #[serde(deserialize_with = "at_least_one")]
     #[schemars(range(min = 1, max = 200))]
@@ -248,10 +252,34 @@ impl Default for LimitsConfig {
             body_rate: ByteSize(1024),
             body_grace: Span::secs(10),
             send_timeout: Span::secs(60),
-            request_line: ByteSize(8 * 1024),
-            headers: ByteSize(32 * 1024),
+            request_line: None,
+            headers: None,
             header_count: 128,
         }
+    }
+}
+
+impl LimitsConfig {
+    const REQUEST_LINE: u64 = 8 << 10;
+    const OTHER_HEADERS: u64 = 24 << 10;
+
+    /// Returns the maximum length of the request line: as written, or what fits into the headers.
+    pub fn request_line(&self) -> ByteSize {
+        let fitting = || ByteSize(Self::REQUEST_LINE.min(self.headers().0));
+        self.request_line.unwrap_or_else(fitting)
+    }
+
+    /// Returns the maximum length of the header section: as written, or what holds the request
+    /// line.
+    pub fn headers(&self) -> ByteSize {
+        let line = self.request_line.map_or(0, |line| line.0);
+        let holding = || {
+            ByteSize(
+                line.max(Self::REQUEST_LINE)
+                    .saturating_add(Self::OTHER_HEADERS),
+            )
+        };
+        self.headers.unwrap_or_else(holding)
     }
 }
 

@@ -139,17 +139,27 @@ pub struct DrainConfig {
     /// front can switch first.
     pub announce: Span,
     /// Time for which idle connections stay open, for a request that the client may have sent
-    /// already.
-    pub idle: Span,
+    /// already; `1s` if absent, or all of `deadline` if that is less.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Span>,
     /// Deadline for requests and tunnels in flight, which are then closed.
     pub deadline: Span,
+}
+
+impl DrainConfig {
+    /// Returns the time for which idle connections stay open: as written, or what fits into the
+    /// deadline.
+    pub fn idle(&self) -> Span {
+        let fitting = || Span(Duration::from_secs(1).min(self.deadline.0));
+        self.idle.unwrap_or_else(fitting)
+    }
 }
 
 impl Default for DrainConfig {
     fn default() -> Self {
         Self {
             announce: Span(Duration::ZERO),
-            idle: Span(Duration::from_secs(1)),
+            idle: None,
             deadline: Span(Duration::from_secs(30)),
         }
     }
