@@ -28,6 +28,27 @@ impl ListenAddress {
         }
     }
 
+    /// Returns true if the system lets only one of both listen: they are the same, or one is a
+    /// wildcard that includes the other. `[::]` alone is IPv6 only, `:PORT` is both families.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        if self.is_any_port() || other.is_any_port() {
+            return false;
+        }
+        match (self, other) {
+            (Self::Unix { path, .. }, Self::Unix { path: other, .. }) => path == other,
+            (Self::All(port), Self::All(other)) => port == other,
+            (Self::All(port), Self::Tcp(tcp)) | (Self::Tcp(tcp), Self::All(port)) => {
+                *port == tcp.port()
+            }
+            (Self::Tcp(one), Self::Tcp(two)) => {
+                let is_wildcard = one.ip().is_unspecified() || two.ip().is_unspecified();
+                one == two
+                    || (one.port() == two.port() && one.is_ipv4() == two.is_ipv4() && is_wildcard)
+            }
+            _ => false,
+        }
+    }
+
     /// Returns true if both addresses lead to the same socket, whatever its mode.
     pub fn is_same(&self, other: &Self) -> bool {
         match (self, other) {

@@ -116,6 +116,7 @@ impl Compiler<'_> {
         let listeners = self.listeners();
         let acme = self.acme(&listeners);
         let admin = self.admin();
+        self.beside_admin(&listeners, admin.address);
         let drain = self.drain();
         let audit = self.audit();
         let redis = self.redis();

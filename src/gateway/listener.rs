@@ -1,6 +1,6 @@
 //! Compiled listeners: their addresses, protocols and limits on clients.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{ListenAddress, compile::Compiler, limits::Limits, metrics};
 use crate::{
@@ -82,9 +82,30 @@ pub struct ProxyProtocol {
 /// of load balancers.
 const ALWAYS_PLAIN: [&str; 3] = ["/.well-known/acme-challenge/*", "/healthz", "/readyz"];
 
+/// Describes a listener that cannot listen beside another one.
+fn overlap(address: &ListenAddress, place: Place, other: &ListenAddress) -> Diagnostic {
+    if address.is_same(other) {
+        return Diagnostic::error(
+            "edgeway::listener::twice",
+            place,
+            format!("two listeners for `{address}`"),
+        )
+        .help("remove one of them");
+    }
+    Diagnostic::error(
+        "edgeway::listener::overlap",
+        place,
+        format!("`{address}` and `{other}` overlap: the system lets only one of them listen"),
+    )
+    .help(
+        "remove one of them, or write each address in place of the one that stands for all; \
+         routes can tell connections apart by `match: { listener: NAME }`",
+    )
+}
+
 impl Compiler<'_> {
     pub(super) fn listeners(&mut self) -> Vec<Arc<Listener>> {
-        let mut seen: Vec<(String, Place)> = Vec::new();
+        let mut seen: Vec<(ListenAddress, Place)> = Vec::new();
         let mut listeners = Vec::new();
         let file = self.file;
         let https_port = self.https_port();
@@ -97,20 +118,12 @@ impl Compiler<'_> {
             let name: Arc<str> = name.into();
             self.world.metrics.admit(metrics::LISTENER, &name);
             let place = config.address.place;
-            let text = address.to_string();
-            let is_fixed = !address.is_any_port();
-            if let Some((_, first)) = seen.iter().find(|(other, _)| *other == text && is_fixed) {
-                let problem = Diagnostic::error(
-                    "edgeway::listener::twice",
-                    place,
-                    format!("two listeners for `{text}`"),
-                )
-                .related(*first, "the first one")
-                .help("remove one of them");
-                self.diagnostics.push(problem);
+            if let Some((other, first)) = seen.iter().find(|(other, _)| other.overlaps(&address)) {
+                self.diagnostics
+                    .push(overlap(&address, place, other).related(*first, "the first one"));
                 continue;
             }
-            seen.push((text, place));
+            seen.push((address.clone(), place));
             let tls = config.tls.as_ref().and_then(|tls| {
                 let world = self.world;
                 let mut cx = self.cx(tls.place, "");
@@ -130,6 +143,62 @@ impl Compiler<'_> {
             }));
         }
         listeners
+    }
+
+    /// Reports a listener over which a preset that requires TLS would serve plain HTTP.
+    fn require_tls(&mut self, config: &ListenerConfig) {
+        let Some(Spanned { value, place }) = &self.file.extends else {
+            return;
+        };
+        let requires_tls = presets::find(&value.preset).is_some_and(|preset| preset.requires_tls);
+        if !requires_tls || value.allow_http || config.tls.is_some() || config.redirect.is_some() {
+            return;
+        }
+        let preset = &value.preset;
+        let problem = Diagnostic::error(
+            "edgeway::extends::plain_http",
+            config.address.place,
+            format!("`preset:{preset}` requires TLS, and this listener serves plain HTTP"),
+        )
+        .help(format!(
+            "write `tls: {{ certificates: [{{ cert: FILE, key: FILE }}] }}` or \
+             `tls: {{ acme: [NAME] }}`, or `redirect: https` where another listener has TLS; if a \
+             proxy in front has it, write `extends: {{ preset: {preset}, allow_http: true }}`"
+        ))
+        .related(*place, "the preset");
+        self.diagnostics.push(problem);
+    }
+
+    /// Reports a listener that has the address of the admin listener.
+    pub(super) fn beside_admin(&mut self, listeners: &[Arc<Listener>], admin: Option<SocketAddr>) {
+        let Some(address) = admin.map(ListenAddress::Tcp) else {
+            return;
+        };
+        let file = self.file;
+        let written = file.admin.address.as_ref().map(|address| address.place);
+        for listener in listeners {
+            if !listener.address.overlaps(&address) {
+                continue;
+            }
+            let at = file.listeners.iter().map(|config| &config.value.address);
+            let mut at = at.filter(|at| at.value.parse().ok() == Some(listener.address.clone()));
+            let place = at.next().map(|at| at.place).unwrap_or_default();
+            let mut problem = Diagnostic::error(
+                "edgeway::listener::admin",
+                place,
+                format!(
+                    "`{}` is also the address of the admin listener, `{address}`",
+                    listener.address
+                ),
+            )
+            .help(
+                "write another port, or another `address` in `admin`, or `admin: { address: off }`",
+            );
+            if let Some(written) = written {
+                problem = problem.related(written, "the admin listener");
+            }
+            self.diagnostics.push(problem);
+        }
     }
 
     /// Returns the public HTTPS port: 443 if a listener with TLS has it, or if none has TLS.

@@ -57,6 +57,63 @@ fn routed(routes: &str) -> String {
     )
 }
 
+/// Two listeners are refused exactly if the system cannot bind both.
+#[test]
+fn overlapping_listeners_are_those_that_the_system_refuses() {
+    use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+    let bind = |address: &str| -> std::io::Result<TcpListener> {
+        let (address, both) = match address.strip_prefix(':') {
+            Some(port) => (format!("[::]:{port}"), true),
+            None => (address.to_owned(), false),
+        };
+        let address: SocketAddr = address.parse().expect("it is an address");
+        let socket = socket2::Socket::new(
+            socket2::Domain::for_address(address),
+            socket2::Type::STREAM,
+            None,
+        )?;
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(!both)?;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(1)?;
+        Ok(socket.into())
+    };
+    let has_ipv6 = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
+    let free = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port is free");
+    let port = free.local_addr().expect("it is bound").port();
+    drop(free);
+    let hosts = ["127.0.0.1", "127.0.0.2", "0.0.0.0", "[::1]", "[::]", ""];
+    let mut refused = 0;
+    for one in hosts {
+        for two in hosts {
+            if !has_ipv6
+                && [one, two]
+                    .iter()
+                    .any(|host| host.contains(':') || host.is_empty())
+            {
+                continue;
+            }
+            let (one, two) = (format!("{one}:{port}"), format!("{two}:{port}"));
+            let first = bind(&one).unwrap_or_else(|error| panic!("{one}: {error}"));
+            let is_refused = bind(&two).is_err();
+            drop(first);
+            let yaml = format!(
+                "listeners: [{{ address: \"{one}\" }}, {{ address: \"{two}\" }}]\n\
+                 routes: [{{ match: {{}}, respond: ok }}]\n"
+            );
+            assert_eq!(lines(&yaml).len(), usize::from(is_refused), "{one} {two}");
+            refused += usize::from(is_refused);
+        }
+    }
+    assert!(refused >= if has_ipv6 { 18 } else { 7 }, "{refused}");
+    // The admin listener is one of them.
+    let admin = "listeners: [{ address: \":9900\" }]\nroutes: [{ match: {}, respond: ok }]\n";
+    assert_reported(admin, Severity::Error, "edgeway::listener::admin");
+    assert_clean(&format!("{admin}admin: {{ address: off }}\n"));
+}
+
 /// A value that is allowed is allowed without the keys beside it: their defaults follow.
 #[test]
 fn defaults_follow_the_values_that_are_set() {
