@@ -260,6 +260,7 @@ impl Compiler<'_> {
     ) -> Option<RouteCache> {
         let policy = chain.extension::<RouteCachePolicy>()?;
         let cache = self.shared.get::<Cache>()?;
+        self.build_unknown(node, &policy);
         let names = ParamNames::of(&node.config.matches.value);
         let mut tags = Vec::new();
         for tag in &policy.tags {

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     path::Path,
-    sync::Arc,
+    sync::{Arc, Once},
 };
 
 use super::{
@@ -172,6 +172,7 @@ impl Compiler<'_> {
         let fallback = Chain::new(self.filters(Place::default(), NO_ROUTE, &[]).0);
         if !is_unclear {
             self.unused_rate_limits();
+            self.roots_alone();
             self.check_profiles();
         }
         let routes = routes.into_iter().collect::<Option<Vec<_>>>()?;
@@ -384,6 +385,7 @@ impl Compiler<'_> {
             upstream,
             metrics: RouteMetrics::new(&self.world.metrics, &name),
             cache,
+            websocket_hint: Once::new(),
             name,
         })
     }

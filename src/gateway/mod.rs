@@ -16,6 +16,7 @@ mod fleet;
 mod flood_guard;
 mod geo;
 mod guards;
+mod likely_mistakes;
 mod limits;
 mod listener;
 pub(crate) mod metrics;

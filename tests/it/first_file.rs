@@ -57,6 +57,49 @@ fn routed(routes: &str) -> String {
     )
 }
 
+/// A route for `/` alone is reported exactly if no other route takes the rest of its site.
+#[test]
+fn a_route_for_the_start_page_alone_is_doubtful() {
+    let code = "edgeway::route::root_alone";
+    for alone in [
+        "[{ match: { path: / }, upstream: web }]",
+        "[{ match: { path: / }, upstream: web }, { match: { path: /api/* }, upstream: web }]",
+        "[{ match: { host: a.test, path: / }, upstream: web }, { match: { host: b.test, path: /* }, respond: 404 }]",
+        "[{ match: { path: / }, upstream: web }, { match: { path: /*, method: POST }, respond: 404 }]",
+    ] {
+        assert_reported(&routed(alone), Severity::Warning, code);
+    }
+    for meant in [
+        "[{ match: { path: /* }, upstream: web }]",
+        "[{ match: { path: / }, upstream: web }, { match: { path: /* }, respond: 404 }]",
+        "[{ match: { host: a.test, path: / }, upstream: web }, { match: {}, respond: 404 }]",
+        "[{ match: { path: [/, /about] }, upstream: web }]",
+        "[{ match: { method: GET, path: / }, upstream: web }, { match: { method: [GET, POST] }, respond: 404 }]",
+    ] {
+        assert_clean(&routed(meant));
+    }
+}
+
+#[test]
+fn cached_pages_of_an_unknown_build_are_doubtful() {
+    let with = |upstream: &str, route: &str| {
+        format!(
+            "listeners: [{{ address: \"127.0.0.1:8080\" }}]\n\
+             upstreams: {{ web: {{ app: nextjs, backends: [\"127.0.0.1:3000\"]{upstream} }} }}\n\
+             routes: [{{ match: {{ path: /* }}, upstream: web{route} }}]\n"
+        )
+    };
+    let code = "edgeway::upstream::build_unknown";
+    assert_reported(&with("", ", cache: {}"), Severity::Warning, code);
+    assert_clean(&with("", ""));
+    assert_clean(&with("", ", cache: { pages: off }"));
+    assert_clean(&with("", ", cache: { mode: strict }"));
+    assert_clean(&with(", guarded: []", ", cache: {}"));
+    // A folder without a build has a warning of its own.
+    let folder = with(", folder: no/build", ", cache: {}");
+    assert_reported(&folder, Severity::Warning, "edgeway::upstream::folder");
+}
+
 /// Two listeners are refused exactly if the system cannot bind both.
 #[test]
 fn overlapping_listeners_are_those_that_the_system_refuses() {
