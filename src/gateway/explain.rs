@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 pub(crate) use super::explain_cache::{ExplainedCache, StoredEntry, StoredLookup};
 use super::{Gateway, Route, explain_cache};
 use crate::{
-    base::{clock::Clock, reserved_headers::Reserved, secret},
+    base::{clock::Clock, http::asks_for_websocket, reserved_headers::Reserved, secret},
     chain::{Exchange, Named, Phase, RequestFacts, Scheme},
     routes::{self, Action, GuardSearchResult, Params, RouteReason, Target},
 };
@@ -200,7 +200,7 @@ pub(crate) fn explain(
             None => Some(421),
         },
         action: route.map(|route| {
-            let action = action_text(route, &target, &params);
+            let action = action_text(route, &target, &params, &head);
             secret::without_shapes(&action).into_owned()
         }),
         upstream_target: route.and_then(|route| sent_on(route, &target, &params)),
@@ -363,8 +363,18 @@ fn sent_on(route: &Route, target: &Target<'_>, params: &Params) -> Option<String
 }
 
 /// Describes the action, with the target of a redirect.
-fn action_text(route: &Route, target: &Target<'_>, params: &Params) -> String {
+fn action_text(
+    route: &Route,
+    target: &Target<'_>,
+    params: &Params,
+    head: &RequestHeader,
+) -> String {
     match &route.action {
+        Action::Forward(forward)
+            if forward.websocket.is_none() && asks_for_websocket(&head.headers) =>
+        {
+            "refused with 400 websocket_off: the route lacks `websocket: true`".to_owned()
+        }
         Action::Redirect(redirect) => match redirect.location(target, params) {
             Some(location) => format!(
                 "redirect {} to {}",

@@ -29,7 +29,12 @@ mod reserved;
 mod route_identity;
 pub(crate) mod schema;
 
-use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Arc, Once},
+    time::Duration,
+};
 
 use http::HeaderName;
 
@@ -149,6 +154,8 @@ pub struct Route {
     pub metrics: RouteMetrics,
     /// Cache of the route, if it has one.
     pub cache: Option<RouteCache>,
+    /// Warning that clients ask for WebSockets on a route without `websocket: true`, written once.
+    pub websocket_hint: Once,
 }
 
 /// State that outlives a configuration, and the environment for compiling one.

@@ -47,7 +47,9 @@ pub(crate) enum Failure {
     NoRoute,
     /// No route has the host of the request.
     UnknownHost,
-    /// The route does not allow upgrades.
+    /// The route lacks `websocket: true`.
+    WebsocketOff,
+    /// The upstream that a filter chose cannot carry a WebSocket.
     Upgrade,
     /// The WebSocket request is not a valid handshake (RFC 6455, 4.2.1).
     Handshake,
@@ -100,6 +102,7 @@ impl Failure {
         Self::LongHead,
         Self::NoRoute,
         Self::UnknownHost,
+        Self::WebsocketOff,
         Self::Upgrade,
         Self::Handshake,
         Self::WebsocketVersion,
@@ -135,6 +138,7 @@ impl Failure {
             Self::LongHead => "long_head",
             Self::NoRoute => "no_route",
             Self::UnknownHost => "unknown_host",
+            Self::WebsocketOff => "websocket_off",
             Self::Upgrade => "upgrade",
             Self::Handshake => "websocket_handshake",
             Self::WebsocketVersion => "websocket_version",
@@ -162,6 +166,7 @@ impl Failure {
             | Self::BadPath
             | Self::BadHost
             | Self::BadHeader
+            | Self::WebsocketOff
             | Self::Upgrade
             | Self::Handshake => StatusCode::BAD_REQUEST,
             Self::WebsocketVersion => StatusCode::UPGRADE_REQUIRED,
@@ -199,6 +204,9 @@ impl Failure {
             Self::LongHead => "The request's headers, including cookies, are too long.",
             Self::NoRoute => "There is nothing at this address.",
             Self::UnknownHost => "There is no site of this name here.",
+            Self::WebsocketOff => {
+                "This address does not accept WebSocket connections: its route lacks `websocket: true`."
+            }
             Self::Upgrade => "This address does not accept WebSocket connections.",
             Self::Handshake => "The WebSocket handshake is invalid.",
             Self::WebsocketVersion => "Only WebSocket version 13 is supported.",
@@ -240,6 +248,7 @@ impl Failure {
             | Self::BadPath
             | Self::BadHost
             | Self::BodyTimeout
+            | Self::WebsocketOff
             | Self::Upgrade
             | Self::Handshake => reply.closing(),
             _ => reply,

@@ -321,7 +321,8 @@ fn act(request: &RequestHeader, ctx: &mut Context) -> Option<Box<Reply>> {
         head: request,
         facts,
     };
-    let action = &context::route(gateway, *route)?.action;
+    let route = context::route(gateway, *route)?;
+    let action = &route.action;
     let forward = match action {
         Action::Forward(forward) => forward,
         Action::Redirect(redirect) => {
@@ -334,7 +335,14 @@ fn act(request: &RequestHeader, ctx: &mut Context) -> Option<Box<Reply>> {
     };
     if is_upgrade {
         if forward.websocket.is_none() {
-            return Some(Box::new(Failure::Upgrade.reply()));
+            // Once for each route and configuration: clients may ask as often as they like.
+            route.websocket_hint.call_once(|| {
+                log::warn!(
+                    route = &*route.name;
+                    "WebSocket refused: the route lacks `websocket: true`"
+                );
+            });
+            return Some(Box::new(Failure::WebsocketOff.reply()));
         }
         if let Err(failure) = websocket::check_request(request) {
             return Some(Box::new(failure.reply()));

@@ -10,7 +10,7 @@ use pingora::{
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
 use super::error::Failure;
-use crate::base::http::{has, has_token};
+use crate::base::http::{asks_for_websocket, has_token};
 
 const CONNECTION: HeaderName = header::CONNECTION;
 const UPGRADE: HeaderName = header::UPGRADE;
@@ -25,10 +25,7 @@ const KEY: usize = 24;
 /// upgrades.
 #[inline]
 pub(super) fn is_asked_for(request: &RequestHeader) -> bool {
-    request.version == Version::HTTP_11
-        && has(&request.headers, &UPGRADE)
-        && has_token(&request.headers, &UPGRADE, WEBSOCKET)
-        && has_token(&request.headers, &CONNECTION, "upgrade")
+    request.version == Version::HTTP_11 && asks_for_websocket(&request.headers)
 }
 
 /// Checks a request that asks for a WebSocket (RFC 6455, 4.2.1).

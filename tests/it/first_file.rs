@@ -371,3 +371,55 @@ fn a_variable_in_quotes_may_be_a_number_or_a_text() {
         lines(&quoted)
     );
 }
+
+#[tokio::test]
+async fn a_refused_websocket_names_the_missing_key() {
+    let origin = EchoOrigin::start().await;
+    let gateway = Gateway::start(&format!(
+        "upstreams: {{ app: {{ backends: [\"{}\"], health: false }} }}\n\
+         routes: [{{ name: chat, match: {{ path: /* }}, upstream: app }}]\n",
+        origin.address()
+    ))
+    .await;
+    let ask = get("/ws")
+        .header("connection", "Upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+    for _ in 0..3 {
+        let response = gateway.send(&ask).await;
+        assert_eq!(response.status(), 400);
+        assert!(
+            response.text().contains("`websocket: true`"),
+            "{}",
+            response.text()
+        );
+    }
+    let log = gateway.log_lines(3).await;
+    assert!(
+        log.iter().all(|line| line["reason"] == "websocket_off"),
+        "{log:?}"
+    );
+    // One line for each route: clients may ask as often as they like.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let stderr = gateway.stderr();
+    let hints: Vec<_> = stderr
+        .lines()
+        .filter(|line| line.contains("lacks `websocket: true`"))
+        .collect();
+    assert_eq!(hints.len(), 1, "{stderr}");
+    assert!(hints[0].contains("chat"), "{hints:?}");
+    let file = gateway.folder().join("edgeway.yaml");
+    let file = file.to_string_lossy();
+    let explain = |more: &[&str]| {
+        let mut all = vec!["explain", "-c", &*file, "GET", "/ws"];
+        all.extend(more);
+        edgeway(&all).stdout
+    };
+    let asked = explain(&["-H", "Connection: Upgrade", "-H", "Upgrade: websocket"]);
+    assert!(
+        asked.contains("websocket_off") && asked.contains("`websocket: true`"),
+        "{asked}"
+    );
+    assert!(!explain(&[]).contains("websocket_off"));
+}

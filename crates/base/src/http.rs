@@ -41,6 +41,17 @@ pub fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
     headers.keys().any(|own| own == name)
 }
 
+/// Returns true if an HTTP/1.1 request with these headers asks for a WebSocket: both the protocol
+/// and the connection name the upgrade (RFC 6455, 4.2.1; RFC 9110, 7.8).
+#[inline]
+pub fn asks_for_websocket(headers: &HeaderMap) -> bool {
+    const UPGRADE: HeaderName = http::header::UPGRADE;
+    const CONNECTION: HeaderName = http::header::CONNECTION;
+    has(headers, &UPGRADE)
+        && has_token(headers, &UPGRADE, "websocket")
+        && has_token(headers, &CONNECTION, "upgrade")
+}
+
 /// Appends a header line of HTTP/1 (RFC 9112, 5).
 pub fn write_header_line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(name);
