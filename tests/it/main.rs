@@ -52,6 +52,7 @@ mod next_proxy;
 mod nextjs_cache;
 mod notify;
 mod observed;
+mod other_gateways;
 mod overlapping_routes;
 mod own_gateway;
 mod plain_words;

@@ -2,6 +2,7 @@
 
 mod extent;
 mod mask;
+pub mod other_gateways;
 mod render;
 #[cfg(test)]
 mod tests;

@@ -59,6 +59,7 @@ impl File {
             node,
             filters,
             found: Diagnostics::default(),
+            meant: Vec::new(),
         };
         let file = reader.file();
         let is_right = !reader.found.has_errors();
@@ -71,6 +72,15 @@ struct Sections<'a> {
     node: &'a Node,
     filters: &'a [&'a str],
     found: Diagnostics,
+    /// Keys that unknown ones were meant for.
+    meant: Vec<String>,
+}
+
+/// A key that an unknown one was probably meant for.
+struct MeantKey {
+    name: String,
+    /// True for a word of another gateway, whose value has another form.
+    is_translated: bool,
 }
 
 impl Sections<'_> {
@@ -87,7 +97,8 @@ impl Sections<'_> {
             return None;
         };
         for (key, _) in entries {
-            self.known(key, KEYS, &[], self.node);
+            let meant = self.known(key, KEYS, &[], self.node);
+            self.meant.extend(meant.map(|meant| meant.name));
         }
         Some(File {
             listeners: self.listeners(),
@@ -190,14 +201,14 @@ impl Sections<'_> {
         })
     }
 
-    /// Reports an unknown key; returns the key that was probably meant.
+    /// Reports an unknown key; returns the key that was probably meant, if it is one of this level.
     fn known(
         &mut self,
         key: &Key,
         keys: &[&str],
         filters: &[&str],
         level: &Node,
-    ) -> Option<String> {
+    ) -> Option<MeantKey> {
         let name = key.name.as_str();
         if keys.contains(&name) || filters.contains(&name) {
             return None;
@@ -208,15 +219,24 @@ impl Sections<'_> {
                 .copied()
                 .filter(|known| level.get(known).is_none())
         };
-        self.found.push(
-            Diagnostic::error(
-                "edgeway::config::unknown_key",
-                key.place,
-                format!("unknown key `{name}`"),
-            )
-            .help(suggest(name, absent(), "the keys left to use here are")),
+        let has = |name: &str| keys.contains(&name) || filters.contains(&name);
+        let translated = other_gateways::translate(name, has);
+        let meant = match &translated {
+            Some(translated) => translated.key.map(str::to_owned),
+            None => crate::diagnostic::closest(name, absent()).map(str::to_owned),
+        };
+        let is_translated = translated.is_some();
+        let help = translated.map_or_else(
+            || suggest(name, absent(), "the keys left to use here are"),
+            |translated| translated.help,
         );
-        crate::diagnostic::closest(name, absent()).map(str::to_owned)
+        let message = format!("unknown key `{name}`");
+        self.found
+            .push(Diagnostic::error("edgeway::config::unknown_key", key.place, message).help(help));
+        Some(MeantKey {
+            name: meant?,
+            is_translated,
+        })
     }
 
     /// Returns the items of a list that must not be empty.
@@ -245,6 +265,8 @@ impl Sections<'_> {
                 node.place,
                 format!("expected a list, found {}", node.kind()),
             ),
+            // A word for it is reported already.
+            None if self.meant.iter().any(|meant| meant == key) => return Vec::new(),
             None => (
                 beginning(self.node),
                 format!("`{key}` is missing: {needed} is needed"),

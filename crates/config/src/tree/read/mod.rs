@@ -21,7 +21,7 @@ use self::{
     reader::Reader,
 };
 use super::{Key, Node, Value, excerpt};
-use crate::diagnostic::{Diagnostic, Diagnostics, closest, suggest};
+use crate::diagnostic::{Diagnostic, Diagnostics, closest, other_gateways, suggest};
 
 /// Limit on rounds. Each round finds a problem; no user reads that many.
 const MAX_ROUNDS: usize = 100;
@@ -129,14 +129,21 @@ impl Rounds {
                 )
                 .help(allowed(&word, known)),
             ),
-            ReadError::UnknownKey { key, known } => self.report(
-                Diagnostic::error(
-                    "edgeway::config::unknown_key",
-                    node.place,
-                    format!("unknown key `{}`", excerpt(&key)),
-                )
-                .help(suggest(&key, known.iter().copied(), "the keys here are")),
-            ),
+            ReadError::UnknownKey { key, known } => {
+                let help = other_gateways::translate(&key, |name| known.contains(&name))
+                    .map_or_else(
+                        || suggest(&key, known.iter().copied(), "the keys here are"),
+                        |translated| translated.help,
+                    );
+                self.report(
+                    Diagnostic::error(
+                        "edgeway::config::unknown_key",
+                        node.place,
+                        format!("unknown key `{}`", excerpt(&key)),
+                    )
+                    .help(help),
+                );
+            }
             ReadError::Message(text) => {
                 let (message, help) = message_and_help(text);
                 self.report(
@@ -152,20 +159,25 @@ impl Rounds {
     /// Reports an unknown key of a mapping, and skips its entry from now on.
     fn unknown_key(&self, map: &Node, key: &Key, value: &Node, known: &'static [&'static str]) {
         let absent = || known.iter().copied().filter(|k| map.get(k).is_none());
-        if let Some(meant) = closest(&key.name, absent()) {
+        let translated = other_gateways::translate(&key.name, |name| known.contains(&name));
+        let meant = match &translated {
+            Some(translated) => translated.key,
+            None => closest(&key.name, absent()),
+        };
+        if let Some(meant) = meant {
             self.meant.borrow_mut().insert((address(map), meant));
         }
+        let help = translated.map_or_else(
+            || suggest(&key.name, absent(), "the keys left to use here are"),
+            |translated| translated.help,
+        );
         self.report(
             Diagnostic::error(
                 "edgeway::config::unknown_key",
                 key.place,
                 format!("unknown key `{}`", excerpt(&key.name)),
             )
-            .help(suggest(
-                &key.name,
-                absent(),
-                "the keys left to use here are",
-            )),
+            .help(help),
         );
         self.poison(value);
     }
