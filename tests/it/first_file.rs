@@ -423,3 +423,39 @@ async fn a_refused_websocket_names_the_missing_key() {
     );
     assert!(!explain(&[]).contains("websocket_off"));
 }
+
+/// A plugin is made beside the others, also from within their folder, and the printed path is the
+/// one to write in the configuration.
+#[test]
+fn a_new_plugin_lies_beside_the_others() {
+    let folder = tempfile::tempdir().expect("a folder for the test can be made");
+    let make = |within: &Path, arguments: &[&str]| {
+        let ran = std::process::Command::new(env!("CARGO_BIN_EXE_edgeway"))
+            .args(["plugin", "new"])
+            .args(arguments)
+            .current_dir(within)
+            .output()
+            .expect("the program runs");
+        assert!(ran.status.success(), "{ran:?}");
+        String::from_utf8(ran.stdout).expect("it is text")
+    };
+    let top = folder.path();
+    make(top, &["one"]);
+    let output = make(&top.join("plugins"), &["two"]);
+    assert!(output.contains("edgeway plugin test two\n"), "{output}");
+    make(top, &["three", "--in", "mine"]);
+    for made in ["plugins/one", "plugins/two", "mine/three"] {
+        assert!(top.join(made).join("plugin.js").is_file(), "{made}");
+    }
+    let file = output
+        .split("file: ")
+        .nth(1)
+        .and_then(|rest| rest.lines().next())
+        .expect("a path");
+    let yaml = routed(&format!(
+        "[{{ match: {{ path: /* }}, upstream: web, plugins: [{{ file: {file}, on_error: continue }}] }}]"
+    ));
+    fs::write(top.join("edgeway.yaml"), yaml).expect("the folder takes files");
+    let checked = edgeway(&["check", "-c", &top.join("edgeway.yaml").to_string_lossy()]);
+    assert_eq!(checked.status, 0, "{}", checked.stderr);
+}

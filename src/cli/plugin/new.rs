@@ -19,13 +19,17 @@ const FILES: [(&str, &str); 4] = [
     ("README.md", include_str!("template/README.md")),
 ];
 
+/// Usual name of the folder of plugins.
+const PLUGINS: &str = "plugins";
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
     /// The plugin's name: letters, digits, `-` and `_`
     name: String,
-    /// The folder in which to create the plugin's folder
-    #[arg(long = "in", value_name = "FOLDER", default_value = "plugins")]
-    within: PathBuf,
+    /// The folder in which to create the plugin's folder [default: plugins, or the current folder if
+    /// that is its name]
+    #[arg(long = "in", value_name = "FOLDER")]
+    within: Option<PathBuf>,
 }
 
 pub(super) fn run(options: &Options) -> Outcome {
@@ -36,16 +40,34 @@ pub(super) fn run(options: &Options) -> Outcome {
             "invalid plugin name `{name}`: it has letters, digits, `-` and `_`, such as `ab-split`"
         ));
     }
-    let folder = options.within.join(name);
+    let is_inside = options.within.is_none() && is_plugins_folder();
+    let folder = match &options.within {
+        Some(within) => within.join(name),
+        None if is_inside => PathBuf::from(name),
+        None => Path::new(PLUGINS).join(name),
+    };
     write(&folder, name)?;
-    let folder = folder.display();
+    // The configuration is expected beside the folder of all plugins.
+    let from_configuration = if is_inside {
+        Path::new(PLUGINS).join(name)
+    } else {
+        folder.clone()
+    };
+    let (folder, file) = (folder.display(), from_configuration.join("plugin.js"));
+    let file = file.display();
     out::data(&format!(
         "Made {folder}. Its tests: edgeway plugin test {folder}\n\
-         On a route:\n\n    plugins:\n      - file: {folder}/plugin.js\n        on_error: continue\n\n\
+         On a route:\n\n    plugins:\n      - file: {file}\n        on_error: continue\n\n\
          `on_error` says what becomes of requests when it fails: `continue`, or `refuse` (503).\n\
          One that decides who may pass has `role: auth` instead.\n"
     ));
     Ok(true)
+}
+
+/// Returns true if the current folder is one of plugins, by its name.
+fn is_plugins_folder() -> bool {
+    let current = std::env::current_dir();
+    current.is_ok_and(|folder| folder.file_name().is_some_and(|name| name == PLUGINS))
 }
 
 fn write(folder: &Path, name: &str) -> Result<(), String> {
