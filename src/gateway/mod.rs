@@ -69,7 +69,7 @@ use crate::{
         model::File,
         source::{self, Overlay, SourceTexts, Sources},
     },
-    filters,
+    filters::{self, plugins::manual::ManualSettings},
     limits::Bans,
     routes::{Action, RouteProtection, RouteTable, Slashes},
     tls::acme::Acme,
@@ -235,6 +235,20 @@ impl Loaded {
             self.diagnostics.extend(found);
         }
     }
+}
+
+/// Returns the settings of the plugin at `path` on a route of `file`, whose paths start at
+/// `folder`.
+pub(crate) fn plugin_settings(
+    file: &File,
+    route: &str,
+    folder: &Path,
+    path: &Path,
+) -> Option<Result<ManualSettings, String>> {
+    let node = file.routes.iter().find(|node| node.name() == route)?;
+    let mut filters = effective::filters(file, node.place, &node.filters);
+    let (_, plugins) = filters.find(|(entry, _)| entry.name == "plugins")?;
+    filters::plugins::manual::settings(&plugins, folder, path)
 }
 
 impl Gateway {

@@ -328,3 +328,75 @@ async fn a_run_shows_the_same_as_a_gateway() {
         "{statuses:?}"
     );
 }
+
+/// A plugin that responds with what it was given.
+const SHOWING: &str = "
+export async function onRequest(request, ctx) {
+  let body = null;
+  try { body = await request.text(); } catch (error) { body = String(error); }
+  return Response.json({ config: ctx.config, env: ctx.env, route: ctx.route, body, url: request.url });
+}
+";
+
+/// A run with a configuration gives a plugin what the gateway with that configuration gives it.
+#[tokio::test]
+async fn a_run_with_a_configuration_has_the_settings_of_the_route() {
+    let yaml = "routes:
+- { name: home, match: { path: / }, respond: home }
+- name: first
+  match: { path: /a/* }
+  respond: later
+  plugins: [{ file: x/plugin.js, on_error: refuse, config: { shop: 1, list: [a, b] }, env: [PATH] }]
+- name: second
+  match: { host: other.test, path: /* }
+  respond: later
+  plugins: [{ file: x/plugin.js, on_error: continue, config: { shop: 2 }, body: {} }]
+";
+    let gateway = Gateway::start_in(yaml, |folder| {
+        fs::create_dir(folder.join("x")).expect("the folder is ours");
+        fs::write(folder.join("x/plugin.js"), SHOWING).expect("the folder is ours");
+    })
+    .await;
+    let file = gateway.folder().join("x/plugin.js").display().to_string();
+    let from = gateway.folder().join("edgeway.yaml").display().to_string();
+    let run = |method: &str, host: &str, target: &str, body: &str| {
+        let url = format!("http://{host}{target}");
+        let mut all = vec![
+            "plugin", "run", &file, method, &url, "--json", "--from", &from,
+        ];
+        if !body.is_empty() {
+            all.extend(["--data", body]);
+        }
+        edgeway(&all)
+    };
+    for (method, host, target, body) in [
+        ("GET", HOST, "/a/b?c=d", ""),
+        ("POST", HOST, "/a", "k=v"),
+        ("GET", "other.test", "/", ""),
+        ("POST", "other.test", "/x", "k=v"),
+    ] {
+        let mut request = Request::new(method, target).header("host", host);
+        if !body.is_empty() {
+            let form = "application/x-www-form-urlencoded";
+            request = request.header("content-type", form).body(body.to_owned());
+        }
+        let expected = gateway.send(&request).await.json();
+        let ran = run(method, host, target, body);
+        let report: Value = serde_json::from_str(&ran.stdout).expect(&ran.stderr);
+        let given = report["response"]["body"].as_str().expect("a body");
+        let given: Value = serde_json::from_str(given).expect("it is JSON");
+        assert_eq!(given, expected, "{method} {host} {target}");
+    }
+    for (host, target, why) in [
+        (HOST, "/nobody", "no route of"),
+        (
+            HOST,
+            "/",
+            "the route `home`, which takes this request, has no plugin",
+        ),
+    ] {
+        let ran = run("GET", host, target, "");
+        assert_eq!(ran.status, 1);
+        assert!(ran.stderr.contains(why), "{}", ran.stderr);
+    }
+}

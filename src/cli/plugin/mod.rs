@@ -1,5 +1,6 @@
 //! `edgeway plugin`: tools for plugin authors. None of them needs a running gateway.
 
+mod from;
 mod new;
 mod printed;
 mod run;

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use url::Url;
 
 use super::{
-    Outcome, out,
+    Outcome, from, out,
     printed::{printed, shown},
     trace,
 };
@@ -31,17 +31,24 @@ use crate::{
 /// The fixed reason of a request that a plugin's failure ends.
 const FAILED: &str = "plugin_failed";
 
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(super) struct Options {
     /// The plugin's first module, such as plugins/ab-split/plugin.js
-    file: PathBuf,
+    pub(super) file: PathBuf,
     /// The request's method, such as GET
-    method: String,
+    pub(super) method: String,
     /// A whole http URL, or a path
-    url: String,
+    pub(super) url: String,
     /// A header of the request, as with curl: `Name: value`
     #[arg(short = 'H', long = "header", value_name = "HEADER")]
-    headers: Vec<String>,
+    pub(super) headers: Vec<String>,
+    /// A gateway's configuration: the plugin gets the settings of the route that takes the request
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["config", "env", "fetch", "route", "on_error", "cpu", "wall"]
+    )]
+    from: Option<PathBuf>,
     /// The body of the request, as text; a form if no header says otherwise
     #[arg(short, long, value_name = "TEXT")]
     data: Option<String>,
@@ -53,7 +60,7 @@ pub(super) struct Options {
     env: Vec<String>,
     /// The client's address
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
-    client: IpAddr,
+    pub(super) client: IpAddr,
     /// An origin that its `fetch` may request, such as `https://flags.example.com`
     #[arg(long, value_name = "ORIGIN")]
     fetch: Vec<String>,
@@ -120,7 +127,26 @@ pub(super) struct SimulatedResponse {
 }
 
 pub(super) async fn run(options: &Options) -> Outcome {
-    let input = input(options)?;
+    let mut own = options.clone();
+    let mut from = None;
+    if let Some(path) = &options.from {
+        let (route, settings) = from::settings(path, options)?;
+        own.route = route;
+        own.config.clone_from(&settings.config);
+        own.env.clone_from(&settings.env);
+        (own.cpu, own.wall) = (settings.cpu, settings.wall);
+        own.on_error = if settings.continues {
+            OnError::Continue
+        } else {
+            OnError::Refuse
+        };
+        from = Some(settings);
+    }
+    let options = &own;
+    let mut input = input(options)?;
+    if from.as_ref().is_some_and(|from| !from.reads_body) && options.data.is_some() {
+        input.body = Body::Unread("write `body: {}` where the plugin is configured");
+    }
     let status = StatusCode::from_u16(options.status)
         .map_err(|_| format!("invalid status {}", options.status))?;
     let response = SimulatedResponse {
@@ -135,7 +161,10 @@ pub(super) async fn run(options: &Options) -> Outcome {
     let shown = options.file.display().to_string();
     let folder = shown.rsplit_once('/').map_or(".", |(folder, _)| folder);
     let fetch = (!options.fetch.is_empty()).then(|| reach(&options.fetch));
-    let fetch = fetch.transpose()?;
+    let fetch = match from {
+        Some(from) => from.fetch,
+        None => fetch.transpose()?,
+    };
     let limits = HookLimits {
         cpu: options.cpu.0,
         wall: options.wall.0,

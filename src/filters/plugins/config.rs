@@ -44,7 +44,7 @@ use crate::{
 /// Plugins of a route, in their order.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(transparent)]
-pub(crate) struct PluginsConfig(Vec<PluginConfig>);
+pub(crate) struct PluginsConfig(pub(super) Vec<PluginConfig>);
 
 /// A plugin on a route.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -61,7 +61,7 @@ pub(super) struct PluginConfig {
     name: Option<String>,
     /// Value of `ctx.config`.
     #[serde(default, skip_serializing_if = "PluginSettings::is_empty")]
-    config: PluginSettings,
+    pub(super) config: PluginSettings,
     /// Requests of the route that the plugin handles, decided without JavaScript; its own
     /// `config.matcher` applies as well.
     #[serde(
@@ -85,7 +85,7 @@ pub(super) struct PluginConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) on_error: Option<Spanned<OnErrorConfig>>,
     #[serde(default)]
-    limits: LimitsConfig,
+    pub(super) limits: LimitsConfig,
     /// Threads that run the plugin's hooks: the worker that has the request, or threads of the
     /// plugin's own, for heavy plugins.
     #[serde(default)]
@@ -96,16 +96,16 @@ pub(super) struct PluginConfig {
     pub(super) breaker: Option<Spanned<BreakerConfig>>,
     /// Environment variables that the plugin gets in `ctx.env`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    env: Vec<Spanned<String>>,
+    pub(super) env: Vec<Spanned<String>>,
     /// Request bodies: JSON and forms are read before `onRequest`; no body is read if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    body: Option<BodyConfig>,
+    pub(super) body: Option<BodyConfig>,
     /// Storage of `ctx.kv`; there is no `ctx.kv` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     kv: Option<Spanned<KvConfig>>,
     /// Origins that `fetch` may contact; none if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    fetch: Option<Spanned<FetchConfig>>,
+    pub(super) fetch: Option<Spanned<FetchConfig>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
@@ -157,13 +157,13 @@ enum IsolationConfig {
 /// Limits of one hook.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-struct LimitsConfig {
+pub(super) struct LimitsConfig {
     /// CPU time.
     #[serde(deserialize_with = "some_time")]
-    cpu: Span,
+    pub(super) cpu: Span,
     /// Elapsed time, including the time that the hook waits.
     #[serde(deserialize_with = "some_time")]
-    wall: Span,
+    pub(super) wall: Span,
     /// Elapsed time of the work that the hook leaves behind (`ctx.waitUntil`).
     #[serde(deserialize_with = "some_time")]
     wait_until: Span,
@@ -508,7 +508,7 @@ struct KvZone(Arc<Memory>);
 
 impl Zone for KvZone {}
 
-fn reach(config: &FetchConfig) -> Result<FetchOrigins, String> {
+pub(super) fn reach(config: &FetchConfig) -> Result<FetchOrigins, String> {
     let longest = usize::try_from(config.max_body.0).unwrap_or(usize::MAX);
     FetchOrigins::new(&config.origins, config.deadline.0, longest)
 }

@@ -14,6 +14,7 @@ mod entry;
 mod failure;
 mod kv_owners;
 mod loaded;
+pub(crate) mod manual;
 mod metrics;
 mod reports;
 mod settings;
