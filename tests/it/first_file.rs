@@ -459,3 +459,34 @@ fn a_new_plugin_lies_beside_the_others() {
     let checked = edgeway(&["check", "-c", &top.join("edgeway.yaml").to_string_lossy()]);
     assert_eq!(checked.status, 0, "{}", checked.stderr);
 }
+
+/// Every example is well formed where it lies, with the files that lie beside it.
+#[test]
+fn every_example_loads_where_it_lies() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut seen = 0;
+    let geo = root.join("conf/examples/GeoLite2-City.mmdb");
+    if std::env::var_os("WRITE_EXAMPLES").is_some() {
+        fs::write(&geo, loopback_in_munich()).expect("the folder takes files");
+    }
+    // A file in the format of the real one, with one network.
+    assert!(fs::read(&geo).expect("it is there") == loopback_in_munich());
+    for folder in ["conf", "conf/examples", "docs/examples"] {
+        let Ok(entries) = fs::read_dir(root.join(folder)) else {
+            continue;
+        };
+        let mut files: Vec<_> = entries
+            .map(|entry| entry.expect("it can be read").path())
+            .filter(|path| path.extension().is_some_and(|ending| ending == "yaml"))
+            .collect();
+        files.sort();
+        for file in files {
+            let ran = edgeway(&["check", "-c", &file.to_string_lossy()]);
+            let name = file.strip_prefix(root).expect("it is below").display();
+            let wanted = format!("{}: the configuration is well formed\n", file.display());
+            assert_eq!((ran.status, ran.stderr), (0, wanted), "{name}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 30, "{seen}");
+}

@@ -11,8 +11,8 @@ mod pair;
 mod policy;
 mod server;
 mod sessions;
-#[cfg(any(test, feature = "testkit"))]
-pub mod testkit;
+#[cfg(test)]
+mod testkit;
 mod tickets;
 mod watch;
 

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, OnceLock},
@@ -15,8 +14,6 @@ use rcgen::{
 };
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion, crypto::CryptoProvider};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-
-use super::mmdb::loopback_in_munich;
 
 /// CA that signs certificates.
 #[derive(Debug)]
@@ -255,28 +252,7 @@ fn rsa_key() -> KeyPair {
     KeyPair::from_pkcs8_pem_and_sign_algo(pem, &PKCS_RSA_SHA256).expect("it is an RSA key")
 }
 
-/// Returns a folder with all the files that the example configurations name.
+/// Returns the folder of the examples, beside which everything lies that they name.
 pub(crate) fn files_of_examples() -> &'static Path {
-    static FOLDER: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
-    let (_, path) = FOLDER.get_or_init(|| {
-        let folder = tempfile::tempdir().expect("a folder for the test can be made");
-        let path = folder.path().to_owned();
-        let ca = Ca::new();
-        let sites = path.join("tls/sites");
-        fs::create_dir_all(&sites).expect("the folder takes folders");
-        ca.site(&["example.com", "www.example.com"])
-            .write(&path.join("tls"), "example.com");
-        ca.issue(&Wanted::site(&["example.com", "www.example.com"]).rsa())
-            .write(&path.join("tls"), "example.com-rsa");
-        ca.site(&["*.shops.example.com"]).write(&sites, "shops");
-        fs::write(path.join("tls/clients-ca.pem"), ca.pem()).expect("it takes files");
-        // For the password `wonderland`, quick to compare.
-        let alice = "alice:$2y$04$abcdefghijklmnopqrstuujZkTwHUiJ9XdZPwKfcfDo7dMp5DjlTu\n";
-        fs::write(path.join("users.htpasswd"), alice).expect("it takes files");
-        fs::write(path.join("GeoLite2-City.mmdb"), loopback_in_munich()).expect("it takes files");
-        let plugins = Path::new(env!("CARGO_MANIFEST_DIR")).join("plugins");
-        symlink(plugins, path.join("plugins")).expect("it takes links");
-        (folder, path)
-    });
-    path
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/conf/examples"))
 }
