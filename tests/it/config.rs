@@ -144,3 +144,94 @@ fn every_beginning_of_a_broken_file_is_read_or_explained() {
         }
     }
 }
+
+/// Mistakes of values, each with the key's own place.
+const MISTAKEN: &str = "
+listeners:
+  - { address: 8080 }
+  - { address: localhost:80 }
+  - { address: 127.0.0.1:8081, limits: { idle_timeout: 60 } }
+  - { address: 127.0.0.1:8082, limits: { headers: 16k } }
+upstreams:
+  a: { backends: [localhost:3000] }
+  b: { backends: [\"http://127.0.0.1:3000\"] }
+  c: { backends: [api.internal:5000] }
+  d: { backends: [3000] }
+  e: { backends: [127.0.0.1:3000], timeouts: { connect: 5 } }
+  f: { backends: [127.0.0.1:3000], max_in_flight: { queue: \"5\" } }
+  g: { backends: [127.0.0.1:3000], health: { path: health } }
+routes:
+  - { match: { path: api/* }, upstream: a }
+  - { match: { path: /b/, method: get }, upstream: b }
+  - { match: { path: /c, host: 80 }, upstream: c }
+  - { match: { path: /d }, upstream: d, websocket: yes }
+  - { match: { path: /e }, upstream: e, body_limit: 10 MB }
+  - { match: { path: /f }, upstream: f, access: { allow: [10.0.0.1/8] } }
+  - { match: { path: /g }, upstream: g, methods: [get] }
+  - { match: { path: /h/./i }, upstream: g }
+  - { match: { path: /j }, redirect: { to: /x, status: 404 } }
+  - { match: { path: /k }, respond: { status: 99 } }
+drain: { deadline: 30 }
+";
+
+/// A value that the help of a problem advises ends that problem.
+#[test]
+fn values_that_a_help_text_advises_are_accepted() {
+    let read = |text: &str| {
+        let (sources, tree, mut diagnostics) = source::load_text("advice.yaml", text);
+        let file = tree.and_then(|tree| File::read(&tree, FILTERS, &mut diagnostics));
+        if let Some(file) = file {
+            let folder = Path::new("tests/it/config/bad");
+            diagnostics.extend(gateway::compile(&file, folder, &World::default()).1);
+        }
+        (sources, diagnostics)
+    };
+    let mut texts = vec![MISTAKEN.to_owned()];
+    for path in files("bad") {
+        texts.push(std::fs::read_to_string(&path).expect("it can be read"));
+    }
+    // Each mistake alone as well: problems of the first kind hide those of the second.
+    for line in MISTAKEN
+        .lines()
+        .filter(|line| line.trim_start().starts_with("- { match"))
+    {
+        texts.push(format!(
+            "listeners: [{{ address: 127.0.0.1:8080 }}]\nupstreams: {{ {} }}\nroutes:\n{line}\n",
+            ["a", "b", "c", "d", "e", "f", "g"]
+                .map(|name| format!("{name}: {{ backends: [127.0.0.1:3000] }}"))
+                .join(", ")
+        ));
+    }
+    let mut tried = 0;
+    for text in texts {
+        let (_, diagnostics) = read(&text);
+        for problem in diagnostics
+            .list()
+            .iter()
+            .filter(|problem| problem.place.file == 0)
+        {
+            let help = problem.help.as_deref().unwrap_or_default();
+            let advice = help
+                .split_once("write `")
+                .and_then(|(_, rest)| rest.split_once('`'));
+            let Some((advice, _)) = advice else { continue };
+            let (start, end) = (problem.place.start as usize, problem.place.end as usize);
+            let is_example = [
+                "NAME", "FILE", "PATH", "HOST", "PORT", "IP", "…", "${", "FOLDER",
+            ];
+            let is_entry = advice.contains(": ") && !advice.starts_with('{');
+            if is_entry || is_example.iter().any(|word| advice.contains(word)) {
+                continue;
+            }
+            let mended = format!("{}{advice}{}", &text[..start], &text[end..]);
+            let (sources, again) = read(&mended);
+            let mut left = again.list().iter();
+            let is_there = left
+                .any(|left| left.code == problem.code && left.place.start == problem.place.start);
+            let report = again.render(&sources, Style::Lines);
+            assert!(!is_there, "{}; {help}\n{report}\n{mended}", problem.message);
+            tried += 1;
+        }
+    }
+    assert!(tried >= 20, "{tried}");
+}
