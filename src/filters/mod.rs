@@ -8,6 +8,7 @@ pub(crate) mod api_key;
 pub(crate) mod basic_auth;
 pub(crate) mod body_limit;
 pub(crate) mod cache;
+pub(crate) mod cache_control;
 pub(crate) mod client_cert;
 pub(crate) mod compression;
 pub(crate) mod cors;
@@ -111,6 +112,8 @@ pub const FILTERS: &[Entry] = &[
     Entry::of::<jwt::Jwt>(),
     Entry::of::<forward_auth::ForwardAuth>(),
     Entry::of::<headers::Headers>(),
+    // After `cache` on responses, whose `browser_ttl` it overrides.
+    Entry::of::<cache_control::CacheControl>(),
     Entry::of::<cache::Cache>(),
     Entry::of::<compression::Compression>(),
     // First on responses: the other filters then add to a map that has capacity.

@@ -10,6 +10,7 @@ mod browser;
 mod cache_status;
 #[cfg(any(test, fuzzing, feature = "testkit"))]
 pub mod checks;
+mod client_lifetimes;
 mod conditional;
 mod directives;
 mod freshness;
@@ -27,6 +28,7 @@ use std::time::{Duration, SystemTime};
 
 pub use browser::browser;
 pub use cache_status::{CacheStatus, Forward, Served};
+pub use client_lifetimes::{ClientLifetimes, forbid_storing};
 pub use conditional::{has_validator, not_modified, to_not_modified};
 pub use invalidate::{Target, invalidates};
 pub use merge::{clean, date, for_the_first, merge, updates};

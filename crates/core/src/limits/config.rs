@@ -195,7 +195,7 @@ reads_short!(TierConfig);
 writes_mapping!(TierConfig);
 
 impl ClassName {
-    pub(super) fn class(self) -> Class {
+    pub fn class(self) -> Class {
         match self {
             Self::Static => Class::Static,
             Self::Image => Class::Image,
