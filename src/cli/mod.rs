@@ -16,6 +16,7 @@ mod hash;
 mod import;
 mod init;
 mod plugin;
+mod preset;
 mod profile;
 mod program;
 mod progress;
@@ -118,6 +119,8 @@ enum Command {
     Upstream(upstream::Options),
     /// List the profiles of the running gateway, or switch one on or off
     Profile(profile::Options),
+    /// List the presets, or print one
+    Preset(preset::Options),
     /// List the clients that are banned
     Bans(ban::ListOptions),
     /// Ban a client for some time: refuse all of its requests
@@ -189,6 +192,7 @@ pub fn main() -> ExitCode {
         Command::Scale(options) => scale::run(&options),
         Command::Upstream(options) => upstream::run(&options),
         Command::Profile(options) => profile::run(&options),
+        Command::Preset(options) => preset::run(&options),
         Command::Bans(options) => ban::run_list(&options),
         Command::Ban(options) => ban::run(&options),
         Command::Unban(options) => ban::run_lift(&options),

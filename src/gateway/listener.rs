@@ -8,6 +8,7 @@ use crate::{
     config::{
         diagnostic::{Diagnostic, Place},
         model::{Http2Config, ListenerConfig, ProxyProtocolConfig, UnderscoresConfig},
+        presets,
         tree::Spanned,
     },
     tls,
@@ -129,6 +130,7 @@ impl Compiler<'_> {
                 let mut cx = self.cx(tls.place, "");
                 tls::Server::compile(&name, tls, &config.http2, &world.zones, &mut cx)
             });
+            self.require_tls(config);
             let is_unix = matches!(address, ListenAddress::Unix { .. });
             self.check_limits(config, is_unix);
             listeners.push(Arc::new(Listener {

@@ -5,9 +5,9 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     config::model::{
-        AcmeConfig, AdminConfig, AuditLogConfig, CacheConfig, DrainConfig, FloodGuardConfig,
-        GeoConfig, ListenerConfig, ProfileConfig, RedisConfig, RouteConfig, UpstreamConfig,
-        WatchConfig,
+        AcmeConfig, AdminConfig, AuditLogConfig, CacheConfig, DrainConfig, ExtendsConfig,
+        FloodGuardConfig, GeoConfig, ListenerConfig, ProfileConfig, RedisConfig, RouteConfig,
+        UpstreamConfig, WatchConfig,
     },
     filters,
     limits::config::LimitConfig,
@@ -29,6 +29,7 @@ pub fn document() -> Value {
     let upstream = generator.subschema_for::<UpstreamConfig>();
     let limit = generator.subschema_for::<LimitConfig>();
     let profile = generator.subschema_for::<ProfileConfig>();
+    let extends = generator.subschema_for::<ExtendsConfig>();
     let filters = filters(&mut generator);
     let route = route(&mut generator, &filters);
     let access_log = filters
@@ -48,6 +49,7 @@ pub fn document() -> Value {
                     { "type": "array", "items": { "type": "string" } },
                 ],
             },
+            "extends": extends,
             "listeners": { "description": "Where clients connect.", "type": "array", "minItems": 1, "items": listener },
             "admin": or_empty(admin.as_value()),
             "trusted_proxies": {
@@ -60,11 +62,7 @@ pub fn document() -> Value {
             "flood_guard": or_empty(flood_guard.as_value()),
             "geo": or_empty(geo.as_value()),
             "cache": or_empty(cache.as_value()),
-            "profiles": {
-                "description": "Named overrides, which `edgeway profile NAME` switches on.",
-                "type": ["object", "null"],
-                "additionalProperties": profile,
-            },
+            "profiles": named("Named overrides, which `edgeway profile NAME` switches on.", profile.as_value()),
             "acme": or_empty(acme.as_value()),
             "drain": or_empty(drain.as_value()),
             "watch": or_empty(watch.as_value()),
@@ -74,16 +72,8 @@ pub fn document() -> Value {
                 "default": true,
             },
             "redis": or_empty(redis.as_value()),
-            "rate_limits": {
-                "description": "Named limits, which routes apply with `rate_limit`.",
-                "type": ["object", "null"],
-                "additionalProperties": limit,
-            },
-            "upstreams": {
-                "description": "Named groups of backends.",
-                "type": ["object", "null"],
-                "additionalProperties": upstream,
-            },
+            "rate_limits": named("Named limits, which routes apply with `rate_limit`.", limit.as_value()),
+            "upstreams": named("Named groups of backends.", &or_removed(upstream.as_value())),
             "defaults": {
                 "description": "Filters of every route. A route's own key replaces the one here as a whole.",
                 "type": ["object", "null"],
@@ -97,7 +87,14 @@ pub fn document() -> Value {
             },
         },
     });
+    document["if"] = json!({ "not": { "required": ["extends"] } });
+    document["then"] = complete_parts();
     let mut definitions = generator.take_definitions(true);
+    for name in ["UpstreamConfig", "LimitConfig"] {
+        if let Some(definition) = definitions.get_mut(name) {
+            without_required(definition);
+        }
+    }
     definitions.values_mut().for_each(allow_variables);
     allow_variables(&mut document);
     definitions.insert(
@@ -110,6 +107,48 @@ pub fn document() -> Value {
     );
     document["$defs"] = Value::Object(definitions);
     document
+}
+
+/// Allows a mapping from names to items of this schema.
+fn named(description: &str, item: &Value) -> Value {
+    json!({
+        "description": description,
+        "type": ["object", "null"],
+        "additionalProperties": item,
+    })
+}
+
+/// Allows `false`, which removes an upstream of a preset.
+fn or_removed(schema: &Value) -> Value {
+    json!({
+        "anyOf": [schema, { "description": "Without this upstream of the preset.", "const": false }],
+    })
+}
+
+/// Returns the keys that each part of a file has, unless a preset has them.
+fn complete_parts() -> Value {
+    json!({
+        "properties": {
+            "routes": { "items": { "required": ["match"] } },
+            "upstreams": { "additionalProperties": { "required": ["backends"] } },
+            "rate_limits": {
+                "additionalProperties": {
+                    "if": { "type": "object" },
+                    "then": { "required": ["rate"] },
+                },
+            },
+        },
+    })
+}
+
+/// Allows a mapping, in any of its forms, without the keys that it requires.
+fn without_required(schema: &mut Value) {
+    if let Value::Object(map) = schema {
+        map.shift_remove("required");
+        if let Some(Value::Array(forms)) = map.get_mut("anyOf") {
+            forms.iter_mut().for_each(without_required);
+        }
+    }
 }
 
 /// Allows an empty section, because all of its content may be commented out.
@@ -221,7 +260,6 @@ fn route(generator: &mut SchemaGenerator, filters: &Map<String, Value>) -> Schem
     json_schema!({
         "type": "object",
         "additionalProperties": false,
-        "required": ["match"],
         "properties": properties,
     })
 }

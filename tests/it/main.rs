@@ -62,6 +62,7 @@ mod plugin_facts;
 mod plugin_run;
 mod plugin_words;
 mod plugins;
+mod presets;
 mod profile;
 mod proxy_protocol;
 mod purge_api;

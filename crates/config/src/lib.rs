@@ -4,6 +4,7 @@
 pub mod changes;
 pub mod diagnostic;
 pub mod model;
+pub mod presets;
 pub mod source;
 pub mod tree;
 

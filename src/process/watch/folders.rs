@@ -75,7 +75,7 @@ impl WatchedFolders {
     /// Places of the configuration at `path`, of which `sources` were read.
     pub(super) fn of(path: &Path, sources: &Sources) -> Self {
         let mut found = Found::default();
-        let files = sources.files.iter().map(|(path, _)| path.as_path());
+        let files = sources.paths();
         for file in files.chain([path]).chain(sources.beside.paths()) {
             found.file(&absolute(file), LINKS);
         }

@@ -59,7 +59,8 @@ impl Diagnostics {
     /// Renders all problems, with a summary line for people; empty if there are none.
     pub fn render(&self, sources: &Sources, style: Style) -> String {
         let mask = Mask::of(sources, &self.hidden);
-        let sorted = self.sorted().into_iter().map(|one| mask.diagnostic(one));
+        let sorted = self.sorted().into_iter();
+        let sorted = sorted.map(|one| traced(mask.diagnostic(one), sources));
         let mut out = String::new();
         match style {
             Style::Graphical { colour } => {
@@ -93,8 +94,18 @@ impl Diagnostics {
         let mask = Mask::of(sources, &self.hidden);
         self.sorted()
             .into_iter()
-            .map(|problem| Problem::new(&mask.diagnostic(problem), sources))
+            .map(|problem| Problem::new(&traced(mask.diagnostic(problem), sources), sources))
             .collect()
+    }
+}
+
+/// Adds the user's own line to a problem in a preset.
+fn traced(problem: Diagnostic, sources: &Sources) -> Diagnostic {
+    match sources.extends {
+        Some((file, place)) if problem.place.file == file => {
+            problem.related(place, "this preset is extended here")
+        }
+        _ => problem,
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
     AdminConfig, File, Key, ListenerConfig, Node, RouteConfig, RouteNode, Spanned, UpstreamConfig,
 };
 use crate::{
-    diagnostic::{Diagnostic, Diagnostics, Place, suggest},
+    diagnostic::{Diagnostic, Diagnostics, Place, other_gateways, suggest},
     tree::{Value, read},
 };
 
@@ -31,6 +31,7 @@ const KEYS: &[&str] = &[
     "drain",
     "watch",
     "merge_slashes",
+    "extends",
     "include",
 ];
 
@@ -119,6 +120,7 @@ impl Sections<'_> {
             rate_limits: self.mapping("rate_limits"),
             drain: self.section("drain").unwrap_or_default(),
             watch: self.section("watch"),
+            extends: self.section("extends"),
             merge_slashes: self.section("merge_slashes"),
         })
     }

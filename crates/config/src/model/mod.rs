@@ -2,6 +2,7 @@
 
 mod admin;
 mod cache;
+mod extends;
 mod file;
 mod files;
 mod flood_guard;
@@ -25,6 +26,7 @@ pub use self::{
         CacheConfig, DiskConfig, FanOutConfig, ProfileCacheConfig, ProfileConfig,
         ProfileRouteConfig, PurgeConfig, PurgeLinkLost, SharedConfig, SharedPlace,
     },
+    extends::ExtendsConfig,
     file::ROUTE_KEYS,
     files::{FilesConfig, PrecompressedConfig, SymlinksConfig},
     flood_guard::{BanConfig, FloodChallengeConfig, FloodGuardConfig},
@@ -75,6 +77,8 @@ pub struct File {
     pub tree: Arc<Node>,
     pub drain: Spanned<DrainConfig>,
     pub watch: Option<Spanned<WatchConfig>>,
+    /// Preset whose values the other sections already have.
+    pub extends: Option<Spanned<ExtendsConfig>>,
     /// Repeated slashes of a path are merged into one, unless this is `false`.
     pub merge_slashes: Option<Spanned<bool>>,
 }

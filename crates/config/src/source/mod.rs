@@ -1,6 +1,7 @@
 //! Sources of a configuration: the main file, its includes, and the environment.
 
 mod expand;
+mod extends;
 mod merge;
 mod referenced_files;
 mod source_texts;
@@ -16,13 +17,18 @@ use std::{
 use self::expand::Expander;
 pub use self::{referenced_files::ReferencedFiles, source_texts::SourceTexts};
 use super::{
-    diagnostic::{Diagnostic, Diagnostics, Place},
-    tree::{Key, Node, Value, parse, parse_with},
+    diagnostic::{Diagnostic, Diagnostics, Place, suggest},
+    model::ExtendsConfig,
+    presets,
+    tree::{Key, Node, Value, parse, parse_with, read},
 };
 
 /// Size limit. A configuration of hundreds of thousands of lines is a mistake.
 const MAX_BYTES: u64 = 16 << 20;
 const MAX_FILES: usize = 1000;
+
+/// Beginning of the path that stands for a preset, which is no file.
+const PRESET_PREFIX: &str = "preset:";
 
 /// The texts that places point into.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +39,8 @@ pub struct Sources {
     pub patterns: Vec<PathBuf>,
     /// Other files that compiling has read; empty before.
     pub beside: ReferencedFiles,
+    /// Number of the preset among the files, and the place that extends it.
+    pub extends: Option<(u16, Place)>,
     /// Values that name variables of the environment, and their expanded texts.
     pub expanded: Vec<(Place, String)>,
     /// Text that was laid over the files; it is not a file itself.
@@ -98,6 +106,15 @@ pub fn load_stored(path: &Path, stored: &SourceTexts) -> (Sources, Option<Node>,
 }
 
 impl Sources {
+    /// Returns the paths on disk: a preset has none.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        let preset = self.extends.map(|(file, _)| usize::from(file));
+        let files = self.files.iter().enumerate();
+        files
+            .filter(move |(at, _)| Some(*at) != preset)
+            .map(|(_, (path, _))| path.as_path())
+    }
+
     /// Returns the folder of the main file, to which paths are relative.
     pub fn folder(&self) -> PathBuf {
         self.files
@@ -197,7 +214,53 @@ impl<'a> Loader<'a> {
         read: impl FnOnce(&mut Self) -> Option<Node>,
     ) -> (Sources, Option<Node>, Diagnostics) {
         let node = read(&mut self);
+        let node = node.map(|node| self.extended(node));
         (self.sources, node, self.diagnostics)
+    }
+
+    /// Lays a file over the preset that it extends, if it does.
+    fn extended(&mut self, file: Node) -> Node {
+        let Some((_, written)) = file.entry("extends").cloned() else {
+            return file;
+        };
+        // Problems of its form are reported with those of the other sections.
+        let config = read::<ExtendsConfig>(&written, &mut Diagnostics::default());
+        let Some(config) = config else { return file };
+        let Some(preset) = presets::find(&config.preset) else {
+            let names = presets::PRESETS.iter().map(|preset| preset.name);
+            self.diagnostics.push(
+                Diagnostic::error(
+                    "edgeway::extends::unknown",
+                    written.place,
+                    format!("unknown preset `{}`", config.preset),
+                )
+                .help(suggest(&config.preset, names, "the presets are")),
+            );
+            return file;
+        };
+        let path = PathBuf::from(format!("{PRESET_PREFIX}{}", preset.name));
+        let text = match self.stored {
+            Some(stored) => stored.text(&path, &self.sources).ok(),
+            None => None,
+        };
+        let Some(below) = self.text(&path, text.unwrap_or_else(|| preset.text.to_owned())) else {
+            return file;
+        };
+        self.sources.extends = Some((below.place.file, written.place));
+        let merged = extends::laid_over(file, below);
+        for need in preset.needs {
+            let lacking = (need.lacking)(&merged);
+            let Some(first) = lacking.first() else {
+                continue;
+            };
+            let problem = Diagnostic::error("edgeway::extends::needs", written.place, need.message);
+            let problem = problem.help(need.help).related(first.place, "used here");
+            self.diagnostics.push(problem);
+            for node in lacking {
+                self.diagnostics.undetermined(node.place);
+            }
+        }
+        merged
     }
 
     /// Reads a file; `at` is the place that names it, `None` for the main file.
