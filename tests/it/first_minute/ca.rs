@@ -1,7 +1,7 @@
 //! `--https` and `edgeway ca`: certificates of a CA of this machine, which programs of others
-//! verify: curl and OpenSSL.
+//! verify: curl, OpenSSL and Chromium.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
 use super::{Home, output};
 use crate::support::{namespaces, origins::EchoOrigin, ports::free_port};
@@ -185,4 +185,49 @@ fn the_system_and_its_browsers_trust_the_ca_until_it_is_untrusted() {
         .filter(|line| line.starts_with("Edgeway local CA"))
         .count();
     assert_eq!(known, 1, "{stdout}");
+}
+
+/// A browser has a store of its own, which `ca trust` fills and `ca untrust` empties.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_accepts_the_certificate_while_the_ca_is_trusted() {
+    let Some(unshare) = namespaces::unshare(&["--mount"], "mount -t tmpfs none /mnt") else {
+        return;
+    };
+    let app = EchoOrigin::start().await;
+    let home = Home::new();
+    let (to, listen) = (app.address().port().to_string(), free_port().to_string());
+    let _gateway = home
+        .start(&["proxy", "--to", &to, "--listen", &listen, "--https"])
+        .await;
+    let visit = || {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser");
+        let url = format!("https://localhost:{listen}/");
+        let mut node = home.command("node");
+        node.args(["trust.js", &url])
+            .current_dir(folder)
+            .env("BROWSER", "/usr/bin/chromium");
+        let (status, stdout, stderr) = output(&mut node);
+        assert_eq!(status, 0, "{stderr}");
+        stdout
+    };
+    let refused = "ERR_CERT_AUTHORITY_INVALID";
+    assert!(visit().contains(refused));
+    // The system's own store is changed in the namespace only.
+    let script = r#"
+        set -e
+        cp -a /etc/ssl/certs "$HOME/certs"
+        mount --bind "$HOME/certs" /etc/ssl/certs
+        mount -t tmpfs none /usr/local/share/ca-certificates
+        "$1" ca trust
+    "#;
+    let program = env!("CARGO_BIN_EXE_edgeway");
+    let mut trust = home.command("unshare");
+    trust
+        .args(unshare)
+        .args(["sh", "-c", script, "sh", program]);
+    let (status, _, stderr) = output(&mut trust);
+    assert_eq!(status, 0, "{stderr}");
+    assert_eq!(visit().trim(), "{\"status\":200}");
+    assert_eq!(home.run(&["ca", "untrust"]).0, 0);
+    assert!(visit().contains(refused));
 }
