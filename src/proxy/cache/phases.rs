@@ -196,7 +196,7 @@ pub(in crate::proxy) fn serves_stale(
     }
     if let Some(facts) = ctx.facts.cache.as_mut() {
         facts.outcome = CacheOutcome::Stale;
-        facts.why = Some("origin failed");
+        facts.why = Some("origin-failed");
         facts.origin_status = ctx.facts.upstream.status;
         facts.ttl = Some(lifetime.ttl(now));
         facts.age = Some(lifetime.age(now));
