@@ -182,18 +182,6 @@ pub enum Unavailable {
     NoBackend,
 }
 
-impl Unavailable {
-    /// Returns the reason for log, metric and status page.
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::QueueFull => "queue_full",
-            Self::QueueTimeout => "queue_timeout",
-            Self::StreamsFull => "streams_full",
-            Self::NoBackend => "no_backend",
-        }
-    }
-}
-
 /// Reason why no place is free right now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Blocked {
