@@ -55,6 +55,7 @@ mod observed;
 mod other_gateways;
 mod overlapping_routes;
 mod own_gateway;
+mod pages;
 mod plain_words;
 mod plugin_author;
 mod plugin_bodies;
