@@ -3,6 +3,7 @@
 #![expect(clippy::panic, reason = "a failure here fails the test that uses it")]
 
 mod examples;
+mod links;
 mod reasons;
 mod rust_code;
 
