@@ -190,6 +190,25 @@ fn the_index_has_every_page() {
     assert!(missing.is_empty(), "docs/README.md lacks {missing:?}");
 }
 
+/// Editors find the schema by the first line of a file.
+#[test]
+fn every_example_file_names_the_schema() {
+    let mut count = 0;
+    for path in files("conf", ".yaml")
+        .into_iter()
+        .chain(files("conf", ".yml"))
+    {
+        let text = read(&path);
+        let first = text.lines().next().unwrap_or_default();
+        let schema = first.strip_prefix("# yaml-language-server: $schema=");
+        let schema = schema.unwrap_or_else(|| panic!("{path} does not name the schema"));
+        let folder = Path::new(&path).parent().expect("it is in a folder");
+        assert_eq!(plain(&folder.join(schema)), Path::new("conf/schema.json"));
+        count += 1;
+    }
+    assert!(count > 20, "{count}");
+}
+
 #[test]
 fn a_link_to_nothing_is_found() {
     let text =
