@@ -76,3 +76,6 @@ pub const VERSION: &str = match option_env!("EDGEWAY_VERSION") {
     Some(version) => version,
     None => env!("CARGO_PKG_VERSION"),
 };
+
+/// Version of this build for people: in a release build with its commit and the date of it.
+pub const LONG_VERSION: &str = env!("EDGEWAY_LONG_VERSION");

@@ -6,6 +6,7 @@ mod ban;
 mod ca;
 mod check;
 mod client;
+mod completions;
 mod demo;
 mod dev;
 mod doctor;
@@ -15,6 +16,7 @@ mod foreground;
 mod hash;
 mod import;
 mod init;
+mod man;
 mod plugin;
 mod preset;
 mod profile;
@@ -35,7 +37,7 @@ mod warm;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
     base::out,
@@ -50,7 +52,7 @@ pub(crate) const EX_CONFIG: u8 = 78;
 #[derive(Debug, Parser)]
 #[command(
     name = "edgeway",
-    version = crate::VERSION,
+    version = crate::LONG_VERSION,
     propagate_version = true,
     max_term_width = 100
 )]
@@ -144,6 +146,15 @@ enum Command {
     /// The new one takes over the listening sockets; the old one finishes what it has. If the
     /// new one does not serve, the old one goes on and the exit status is 1.
     Upgrade(upgrade::Options),
+    /// Print the completions of a shell
+    ///
+    /// Packages install them. For bash: edgeway completions bash >
+    /// ~/.local/share/bash-completion/completions/edgeway
+    Completions(completions::Options),
+    /// Write the manual pages to a folder
+    ///
+    /// Packages install them; man -l FOLDER/edgeway.1 shows one.
+    Man(man::Options),
 }
 
 /// Path of the configuration.
@@ -200,13 +211,13 @@ pub fn main() -> ExitCode {
         Command::Warm(options) => warm::run(&options),
         Command::Plugin(options) => plugin::run(&options),
         Command::Upgrade(options) => upgrade::run(&options),
+        Command::Completions(options) => completions::run(&options, Arguments::command()),
+        Command::Man(options) => man::run(&options, Arguments::command()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

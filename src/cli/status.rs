@@ -2,8 +2,11 @@
 
 use std::process::ExitCode;
 
-use super::{admin::AdminOption, out};
-use crate::status::table;
+use super::{
+    admin::{AdminOption, OutputFormat},
+    out,
+};
+use crate::status::{snapshot::Readiness, table};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -12,12 +15,34 @@ pub(super) struct Options {
     /// Print everything as JSON
     #[arg(long)]
     json: bool,
+    /// Print only why the gateway is not ready, with exit status 1 then; for health checks of
+    /// containers
+    #[arg(long, conflicts_with = "json")]
+    ready: bool,
 }
 
 pub(super) fn run(options: &Options) -> ExitCode {
+    if options.ready {
+        let asked = options
+            .admin
+            .ask(OutputFormat::Text, async |client| client.readiness().await);
+        return asked.map_or_else(|status| status, |readiness| report(&readiness));
+    }
     options.admin.print(
         options.json,
         async |client| client.snapshot().await,
         |snapshot| out::data(&table::render_text(snapshot)),
     )
+}
+
+fn report(readiness: &Readiness) -> ExitCode {
+    for reason in &readiness.reasons {
+        out::note(&format!("edgeway: not ready: {reason}"));
+    }
+    if readiness.ready {
+        out::data("ready");
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }

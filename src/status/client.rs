@@ -14,6 +14,7 @@ use tokio::{
 use super::{
     Snapshot,
     actions::{ActionError, SUCCEEDED, TOKEN_MISSING},
+    snapshot::Readiness,
 };
 use crate::{
     base::{
@@ -102,6 +103,15 @@ impl Client {
     /// Same as [`Self::get`].
     pub(crate) async fn snapshot(&self) -> Result<Snapshot, ClientError> {
         self.get("/v1/status").await
+    }
+
+    /// Asks for `/readyz`, which needs no token anywhere.
+    ///
+    /// # Errors
+    ///
+    /// Same as [`Self::get`].
+    pub(crate) async fn readiness(&self) -> Result<Readiness, ClientError> {
+        self.get("/readyz").await
     }
 
     /// Sends `GET path`, within [`READ_TIMEOUT`].
@@ -276,8 +286,9 @@ fn read<T: DeserializeOwned>(
         return serde_json::from_slice(body).map_err(|_| stranger());
     }
     let mut body: Value = serde_json::from_slice(body).map_err(|_| stranger())?;
-    // A partial purge is a receipt, with the status of the part that is missing.
-    if body.get("purges").is_some() {
+    // A partial purge is a receipt, with the status of the part that is missing. `/readyz` gives its
+    // reasons with 503.
+    if body.get("purges").is_some() || body.get("ready").is_some() {
         return serde_json::from_value(body).map_err(|_| stranger());
     }
     let error = body.get_mut("error").map(Value::take);

@@ -37,6 +37,14 @@ pub(crate) trait Source: Send + Sync + 'static {
     fn metrics_text(&self) -> Vec<u8>;
 }
 
+/// Response of `/readyz`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Readiness {
+    pub ready: bool,
+    /// Why it is not ready.
+    pub reasons: Vec<String>,
+}
+
 /// The state of one gateway process.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

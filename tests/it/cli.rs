@@ -107,6 +107,8 @@ fn every_command_has_help() {
         "plugin test",
         "plugin run",
         "upgrade",
+        "completions",
+        "man",
     ];
     let pages = commands.map(|command| {
         let arguments: Vec<&str> = command.split_terminator(' ').chain(["--help"]).collect();

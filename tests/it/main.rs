@@ -43,6 +43,7 @@ mod http2;
 mod identity;
 mod import_pm2;
 mod in_flight;
+mod installation;
 mod jwt;
 mod last_good;
 mod long_streams;

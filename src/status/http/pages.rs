@@ -1,5 +1,7 @@
 //! Pages for reading: metrics, health, and the state as JSON and as HTML.
 
+use super::{AdminState, Route, page};
+use crate::{base::accept, status::snapshot::Readiness};
 use axum::{
     Json,
     extract::State,
@@ -7,10 +9,6 @@ use axum::{
     response::{Html, IntoResponse, Response},
     routing::get,
 };
-use serde_json::json;
-
-use super::{AdminState, Route, page};
-use crate::base::accept;
 
 /// Paths that report the health of the process and nothing of what it serves. Open to any client
 /// that can connect.
@@ -33,14 +31,16 @@ async fn metrics(State(served): State<AdminState>) -> Response {
 }
 
 async fn ready(State(served): State<AdminState>) -> Response {
-    match served.source.ready() {
-        Ok(()) => Json(json!({ "ready": true, "reasons": [] })).into_response(),
-        Err(reasons) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            Json(json!({ "ready": false, "reasons": reasons })),
-        )
-            .into_response(),
-    }
+    let (ready, reasons) = match served.source.ready() {
+        Ok(()) => (true, Vec::new()),
+        Err(reasons) => (false, reasons),
+    };
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (status, Json(Readiness { ready, reasons })).into_response()
 }
 
 async fn status(State(served): State<AdminState>, headers: HeaderMap) -> Response {
