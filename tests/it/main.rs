@@ -24,6 +24,7 @@ mod config;
 mod config_page;
 mod container;
 mod dependencies;
+mod deployments;
 mod doctor;
 mod edge;
 mod explain;
