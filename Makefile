@@ -24,6 +24,7 @@ test-all: test ## the same and what takes longer or needs rights: older versions
 	$(MAKE) doc
 	$(MAKE) drills
 	$(MAKE) test-systemd
+	$(MAKE) test-packages
 
 .PHONY: doc
 doc: setup ## build the documentation of the code; a broken link is an error
@@ -70,11 +71,25 @@ test-systemd: setup ## test the units under a real systemd user manager: restart
 PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
 UNITDIR ?= $(SYSCONFDIR)/systemd/system
+ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
 
 .PHONY: install
 install: ## build a release and install the program, its systemd units and an initial configuration
 	$(CARGO) build --profile dist --locked --bin edgeway
-	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' SYSCONFDIR='$(SYSCONFDIR)' UNITDIR='$(UNITDIR)' scripts/install target/dist/edgeway
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' SYSCONFDIR='$(SYSCONFDIR)' UNITDIR='$(UNITDIR)' ZSHDIR='$(ZSHDIR)' scripts/install target/dist/edgeway
+
+# A program that is built already, to make packages of it: make dist BINARY=target/debug/edgeway
+BINARY ?=
+
+.PHONY: dist
+dist: ## make the packages in target/packages: Debian, npm, archive, checksums
+	@[ -n '$(BINARY)' ] || $(CARGO) build --profile dist --locked --bin edgeway
+	@scripts/dist $(or $(BINARY),target/dist/edgeway)
+
+.PHONY: test-packages
+test-packages: ## make packages, and install, upgrade and remove them in a Debian 12 of their own; needs root
+	@scripts/setup mmdebstrap lintian binutils
+	@scripts/test-packages $(BINARY)
 
 .PHONY: compare
 compare: setup ## measure Edgeway, bare Pingora and nginx side by side
