@@ -18,12 +18,14 @@ fn main() {
         println!("cargo::rerun-if-env-changed={name}");
     }
     let version = given("EDGEWAY_VERSION").or_else(|| given("CARGO_PKG_VERSION"));
-    let mut text = version.unwrap_or_default();
-    if let Some((commit, seconds)) = commit() {
-        let commit: String = commit.chars().take(12).collect();
-        let date = date(seconds);
-        text.push_str(&format!(" ({commit} {date})"));
-    }
+    let version = version.unwrap_or_default();
+    let text = match commit() {
+        None => version,
+        Some((commit, seconds)) => {
+            let commit: String = commit.chars().take(12).collect();
+            format!("{version} ({commit} {})", date(seconds))
+        }
+    };
     println!("cargo::rustc-env=EDGEWAY_LONG_VERSION={text}");
 }
 
