@@ -1,6 +1,12 @@
 //! Foundations of all other modules: units, addresses, HTTP grammar, time, tasks, metrics. Knows
 //! nothing of gateways, routes or filters.
 
+// Here, since all other crates need this one: one message instead of many about missing functions.
+#[cfg(not(target_os = "linux"))]
+compile_error!(
+    "Edgeway runs on Linux only: on another system, build and run it in a container (docs/containers.md)"
+);
+
 pub mod accept;
 #[cfg(feature = "jemalloc")]
 pub mod alloc;
