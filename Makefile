@@ -25,6 +25,7 @@ test-all: test ## the same and what takes longer or needs rights: older versions
 	$(MAKE) drills
 	$(MAKE) test-systemd
 	$(MAKE) test-packages
+	$(MAKE) test-image
 
 .PHONY: doc
 doc: setup ## build the documentation of the code; a broken link is an error
@@ -90,6 +91,11 @@ dist: ## make the packages in target/packages: Debian, npm, archive, checksums
 test-packages: ## make packages, and install, upgrade and remove them in a Debian 12 of their own; needs root
 	@scripts/setup mmdebstrap lintian binutils
 	@scripts/test-packages $(BINARY)
+
+.PHONY: test-image
+test-image: ## build the container image, and run it without rights and with a read-only root; needs root
+	@scripts/setup buildah podman crun binutils
+	@scripts/test-image $(BINARY)
 
 .PHONY: compare
 compare: setup ## measure Edgeway, bare Pingora and nginx side by side
