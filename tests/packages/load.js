@@ -5,7 +5,7 @@
 const http = require('node:http');
 
 const port = Number(process.argv[2]);
-const tally = { requests: 0, failed: 0, failures: [], longest: 0 };
+const tally = { requests: 0, failed: 0, sentAgain: 0, failures: [], longest: 0 };
 let stopped = false;
 
 function once(agent) {
@@ -33,8 +33,12 @@ function once(agent) {
     request.on('error', (error) => {
       // RFC 9112, 9.3.1: a server may close an idle connection at the moment when a request is
       // sent on it; the client sends that again. Anything else is a failure.
-      if (request.reusedSocket && error.code === 'ECONNRESET') once(agent).then(resolve);
-      else done(error.message);
+      if (request.reusedSocket && error.code === 'ECONNRESET') {
+        tally.sentAgain += 1;
+        once(agent).then(resolve);
+      } else {
+        done(error.message);
+      }
     });
   });
 }
