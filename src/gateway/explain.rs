@@ -353,16 +353,14 @@ fn parameters(
 
 /// Returns the target that the backend gets, if the route rewrites it.
 fn sent_on(route: &Route, target: &Target<'_>, params: &Params) -> Option<String> {
-    let rewrite = match &route.action {
-        Action::Forward(forward) => forward.rewrite.as_ref()?,
-        Action::Files(serve) => serve.rewrite.as_ref()?,
-        Action::Redirect(_) | Action::Respond(_) => return None,
+    let Action::Forward(forward) = &route.action else {
+        return None;
     };
-    let path = rewrite.apply(target, params).ok()??;
+    let path = forward.rewrite.as_ref()?.apply(target, params).ok()??;
     Some(String::from_utf8_lossy(&path).into_owned())
 }
 
-/// Describes the action, with the target of a redirect.
+/// Describes the action, with the target of a redirect and the path of a file.
 fn action_text(
     route: &Route,
     target: &Target<'_>,
@@ -383,7 +381,15 @@ fn action_text(
             ),
             None => action(route),
         },
-        Action::Forward(_) | Action::Respond(_) | Action::Files(_) => action(route),
+        Action::Files(serve) => {
+            let rewritten = serve.rewrite.as_ref();
+            let rewritten = rewritten.and_then(|rewrite| rewrite.apply(target, params).ok()?);
+            match rewritten {
+                Some(path) => format!("{} at {}", action(route), String::from_utf8_lossy(&path)),
+                None => action(route),
+            }
+        }
+        Action::Forward(_) | Action::Respond(_) => action(route),
     }
 }
 

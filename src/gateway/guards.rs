@@ -98,8 +98,7 @@ impl Compiler<'_> {
                 let root = format!("files {}", root.display());
                 (Some(Arc::from(root)), serve.rewrite.is_some())
             }
-            Action::Files(_) => (None, false),
-            Action::Redirect(_) | Action::Respond(_) => (None, false),
+            Action::Files(_) | Action::Redirect(_) | Action::Respond(_) => (None, false),
         };
         RouteProtection {
             guards,

@@ -129,7 +129,7 @@ async fn look(files: &Files, path: &[u8], head: &RequestHeader) -> Decision {
 /// Makes the response to a request from what is at its `path`.
 async fn decide(files: &Files, path: &[u8], found: Found, head: &RequestHeader) -> Decision {
     let outcome = match found {
-        Found::File(file) => FileResponse::new(file, &head.method, &head.headers),
+        Found::File(file) => FileResponse::select(file, &head.method, &head.headers),
         Found::NotFoundPage(file) => {
             Outcome::File(FileResponse::not_found(file, &head.method, &head.headers))
         }
@@ -179,7 +179,7 @@ async fn begin(
         let Found::File(file) = found else {
             return Box::pin(decide(files, path, found, head)).await;
         };
-        match FileResponse::new(file, &head.method, &head.headers) {
+        match FileResponse::select(file, &head.method, &head.headers) {
             Outcome::File(again) => response = again,
             Outcome::PreconditionFailed | Outcome::Unsatisfiable(_) => break,
         }

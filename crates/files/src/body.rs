@@ -8,7 +8,10 @@ use std::{io, os::fd::OwnedFd, sync::Arc, time::SystemTime};
 use bytes::{Bytes, BytesMut};
 use rustix::io::pread;
 
-use crate::served::{Content, Kind, Representation, Stamp};
+use crate::{
+    blocking,
+    served::{Content, Kind, Representation, Stamp},
+};
 
 /// Size of a chunk. It is also the memory that a slow reader occupies.
 pub(crate) const CHUNK: usize = 64 * 1024;
@@ -91,9 +94,10 @@ impl FileBody {
                 stamp,
                 first,
                 used,
-            } => match first.take() {
-                Some(first) => first,
-                None => {
+            } => {
+                if let Some(first) = first.take() {
+                    first
+                } else {
                     let size = usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK));
                     let mut buffer = match used.take().map(Bytes::try_into_mut) {
                         Some(Ok(buffer)) if buffer.len() >= size => buffer,
@@ -109,7 +113,7 @@ impl FileBody {
                     *used = Some(whole);
                     chunk
                 }
-            },
+            }
         };
         self.at += chunk.len() as u64;
         Ok(chunk)
@@ -179,13 +183,13 @@ async fn read_blocking(
     stamp: Stamp,
 ) -> io::Result<(BytesMut, usize)> {
     let file = Arc::clone(file);
-    let read = tokio::task::spawn_blocking(move || {
+    let read = blocking::run(move || {
         let read = retry(|| pread(&*file, &mut buffer[..size], at))?;
         let read = check_read(&file, read, &stamp)?;
         Ok((buffer, read))
     });
-    read.await
-        .unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
+    let read = read.await;
+    read.unwrap_or_else(|| Err(io::ErrorKind::Interrupted.into()))
 }
 
 fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {

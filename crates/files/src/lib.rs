@@ -5,6 +5,7 @@
 //! that cannot leave it ([`root`]) and kept open for a while ([`open_files`]). [`conditions`]
 //! decides what of it the client gets. Knows nothing of routes and sessions.
 
+mod blocking;
 mod body;
 mod compile;
 mod conditions;

@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 
 use crate::{
     base::{clock::Clock, encoding::Encoding},
+    blocking,
     media_types::MediaTypes,
     path::RelativePath,
     patterns::Patterns,
@@ -47,8 +48,10 @@ struct Inner {
     begun: Instant,
     hasher: RandomState,
     /// By the path of the request.
-    open: Box<[Mutex<LruCache<Box<[u8]>, OpenFile>>]>,
+    open: Box<[Shard]>,
 }
+
+type Shard = Mutex<LruCache<Box<[u8]>, OpenFile>>;
 
 /// Settings of the files below one root, checked.
 #[derive(Debug)]
@@ -197,16 +200,16 @@ impl Files {
         }
         let inner = Arc::clone(&self.0);
         let owned: Box<[u8]> = path.into();
-        let looked = tokio::task::spawn_blocking(move || inner.look(owned));
+        let looked = blocking::run(move || inner.look(owned));
         looked.await.unwrap_or(Found::Failed)
     }
 }
 
 impl Inner {
-    fn shard(&self, path: &[u8]) -> &Mutex<LruCache<Box<[u8]>, OpenFile>> {
+    fn shard(&self, path: &[u8]) -> &Shard {
         let hash = self.hasher.hash_one(path);
         // The map takes the low bits of its own hash.
-        &self.open[(hash >> 60) as usize % SHARDS]
+        &self.open[usize::try_from(hash >> 60).unwrap_or_default() % SHARDS]
     }
 
     fn millis(&self) -> u64 {

@@ -36,7 +36,7 @@ pub enum Outcome {
 
 impl FileResponse {
     /// Returns the response to a `GET` or `HEAD` for `file`.
-    pub fn new(file: Arc<ServedFile>, method: &Method, headers: &HeaderMap) -> Outcome {
+    pub fn select(file: Arc<ServedFile>, method: &Method, headers: &HeaderMap) -> Outcome {
         let encoded = chosen(&file, headers);
         let own = representation(&file, encoded);
         let size = own.stamp.size;

@@ -66,8 +66,9 @@ pub(crate) enum Kind {
 impl Stamp {
     /// Reads the state of an open file.
     #[allow(
-        clippy::useless_conversion,
+        clippy::cast_possible_wrap,
         clippy::unnecessary_cast,
+        clippy::useless_conversion,
         reason = "the types differ between systems"
     )]
     pub(crate) fn of(fd: &OwnedFd, wall: SystemTime) -> io::Result<Kind> {

@@ -45,7 +45,7 @@ async fn response(files: &Files, path: &str, headers: &HeaderMap) -> Option<(Sta
     let Found::File(file) = files.find(path.as_bytes()).await else {
         return None;
     };
-    let Outcome::File(response) = FileResponse::new(file, &Method::GET, headers) else {
+    let Outcome::File(response) = FileResponse::select(file, &Method::GET, headers) else {
         return None;
     };
     let (mut head, ()) = http::Response::new(()).into_parts();
@@ -204,7 +204,8 @@ async fn a_file_that_shrinks_or_is_written_is_never_sent_to_its_end() {
         let Found::File(file) = files.find(b"/a").await else {
             panic!("it is there");
         };
-        let Outcome::File(mut response) = FileResponse::new(file, &Method::GET, &HeaderMap::new())
+        let Outcome::File(mut response) =
+            FileResponse::select(file, &Method::GET, &HeaderMap::new())
         else {
             panic!("no condition was made");
         };

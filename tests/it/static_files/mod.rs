@@ -3,6 +3,7 @@
     clippy::panic,
     clippy::unwrap_used,
     clippy::print_stdout,
+    clippy::format_push_string,
     reason = "helpers of tests: what goes wrong here fails the test, and says so"
 )]
 

@@ -73,6 +73,7 @@ pub(super) fn over(node: &mut Node, over: Node) {
                 let change = Node {
                     place: change.place,
                     value: Value::Map(changes),
+                    is_variable: false,
                 };
                 self::over(&mut entries[at].1, change);
             }
@@ -80,6 +81,7 @@ pub(super) fn over(node: &mut Node, over: Node) {
                 let node = Node {
                     place: change.place,
                     value: without_nulls(value),
+                    is_variable: change.is_variable,
                 };
                 match at {
                     Some(at) => entries[at].1 = node,
@@ -105,6 +107,7 @@ fn without_nulls(value: Value) -> Value {
             Node {
                 place: node.place,
                 value,
+                is_variable: node.is_variable,
             },
         )
     });

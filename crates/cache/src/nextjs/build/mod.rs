@@ -152,9 +152,10 @@ impl Build {
             base_path: routes.map(|routes| routes.base_path).unwrap_or_default(),
             guards,
             images: images.and_then(ImageRules::of),
-            assets: match has_assets {
-                true => manifest::<Rules>(folder, ROUTES)?.map(|rules| Assets::of(folder, rules)),
-                false => None,
+            assets: if has_assets {
+                manifest::<Rules>(folder, ROUTES)?.map(|rules| Assets::of(folder, rules))
+            } else {
+                None
             },
             stamp,
         })
