@@ -86,7 +86,7 @@ pub(super) const FILE_CHANGED: &str = "file_changed";
 
 impl Failure {
     #[cfg(test)]
-    const ALL: [Self; 30] = [
+    const ALL: [Self; 31] = [
         Self::ClientGone,
         Self::BadRequest,
         Self::Method,
