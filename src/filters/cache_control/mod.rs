@@ -6,7 +6,7 @@ mod hashed_name;
 #[cfg(test)]
 mod tests;
 
-use http::{HeaderMap, StatusCode, header, response};
+use http::{HeaderMap, Method, StatusCode, header, response};
 
 use crate::{
     cache::policy::{self, ClientLifetimes},
@@ -73,6 +73,9 @@ impl Filter for CacheControl {
         };
         match &rule.effect {
             Effect::Forbid => policy::forbid_storing(&mut head.headers),
+            // A lifetime on the response to another method would be one for that of a later GET
+            // (RFC 9111, 4).
+            Effect::Set(_) if !matches!(ex.head.method, Method::GET | Method::HEAD) => {}
             Effect::Set(lifetimes) => {
                 let age = ex.facts.cache.as_ref().and_then(|facts| facts.age);
                 lifetimes.write(&mut head.headers, age.unwrap_or_default(), is_personal(ex));

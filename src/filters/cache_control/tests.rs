@@ -94,6 +94,15 @@ fn personal_responses_reach_no_shared_cache() {
 }
 
 #[test]
+fn only_reads_get_a_lifetime() {
+    let check = check::<CacheControl>(RULES);
+    let posted = check.request("POST", "/about");
+    assert!(!posted.last().headers.contains_key("cache-control"));
+    let headed = posted.request("HEAD", "/about");
+    assert_eq!(headed.last().headers["cache-control"], "public, max-age=60");
+}
+
+#[test]
 fn a_rule_without_an_effect_is_refused() {
     for (rules, expected) in [
         ("[{ class: page }]", "this rule sets no lifetime"),

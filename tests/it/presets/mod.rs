@@ -1,6 +1,14 @@
 //! Presets: what they set, how a file is laid over one, and each with its own figures in a gateway
 //! that serves.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::format_collect,
+    clippy::panic,
+    clippy::too_many_lines,
+    reason = "tests: what goes wrong here fails them, and limits refill in real time"
+)]
+
 mod served;
 mod shop;
 

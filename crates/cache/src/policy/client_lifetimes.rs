@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn browsers_and_shared_caches_have_lifetimes_of_their_own() {
         let rule = ClientLifetimes {
-            browser: Some(Duration::from_secs(60)),
+            browser: Some(Duration::from_mins(1)),
             shared: Some(DAY),
             cdn: Some(HeaderValue::from_static("max-age=86400")),
             is_immutable: false,
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn a_personal_response_is_for_its_browser_alone() {
         let rule = ClientLifetimes {
-            browser: Some(Duration::from_secs(60)),
+            browser: Some(Duration::from_mins(1)),
             shared: Some(DAY),
             cdn: Some(HeaderValue::from_static("max-age=86400")),
             is_immutable: false,
