@@ -53,16 +53,16 @@ struct BuildScript {
 impl BuildScript {
     /// Compiles the script, changed by `change` as an export of git would.
     fn compile(change: impl FnOnce(String) -> String) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().expect("a folder for the test");
         let source = folder.path().join("build.rs");
-        let text = fs::read_to_string(root().join("build.rs")).unwrap();
-        fs::write(&source, change(text)).unwrap();
+        let text = fs::read_to_string(root().join("build.rs")).expect("it can be read");
+        fs::write(&source, change(text)).expect("the folder takes files");
         let program = folder.path().join("build-script");
         let compiled = Command::new("rustc")
             .args(["--edition", "2024", "-A", "warnings", "-o"])
             .args([&program, &source])
             .status();
-        assert!(compiled.unwrap().success());
+        assert!(compiled.expect("it starts").success());
         Self { program, folder }
     }
 
@@ -70,15 +70,15 @@ impl BuildScript {
     fn output(&self, folder: &Path, profile: &str, variables: &[(&str, &str)]) -> String {
         let output = Command::new(&self.program)
             .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap())
+            .env("PATH", std::env::var_os("PATH").expect("there is one"))
             .env("CARGO_MANIFEST_DIR", folder)
             .env("CARGO_PKG_VERSION", "1.2.3")
             .env("PROFILE", profile)
             .envs(variables.iter().copied())
             .output()
-            .unwrap();
+            .expect("it starts");
         assert!(output.status.success());
-        String::from_utf8(output.stdout).unwrap()
+        String::from_utf8(output.stdout).expect("it prints text")
     }
 
     fn version(&self, folder: &Path, profile: &str, variables: &[(&str, &str)]) -> String {
@@ -101,9 +101,12 @@ fn repository(folder: &Path, time: &str) -> String {
             .env("GIT_AUTHOR_DATE", time)
             .env("GIT_COMMITTER_DATE", time)
             .output()
-            .unwrap();
+            .expect("it starts");
         assert!(output.status.success(), "{arguments:?}: {output:?}");
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        String::from_utf8(output.stdout)
+            .expect("it prints text")
+            .trim()
+            .to_owned()
     };
     git(&["init", "--quiet", "."]);
     git(&["commit", "--quiet", "--allow-empty", "-m", "one"]);
@@ -245,7 +248,7 @@ fn completed(words: &[&str]) -> BTreeSet<String> {
     );
     let output = run("bash", &["-c", &line], root());
     assert!(output.status.success(), "{output:?}");
-    let text = String::from_utf8(output.stdout).unwrap();
+    let text = String::from_utf8(output.stdout).expect("it prints text");
     text.lines().map(str::to_owned).collect()
 }
 
@@ -341,25 +344,25 @@ async fn status_ready_is_a_health_check() {
 /// Runs `scripts/setup` on a machine with this `os-release` and these tools alone.
 fn setup_on(os_release: &str, tools: &[&str], packages: &[&str]) -> Option<Output> {
     let way = namespaces::unshare(&["--mount"], "true")?;
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a folder for the test");
     let release = folder.path().join("os-release");
-    fs::write(&release, os_release).unwrap();
+    fs::write(&release, os_release).expect("the folder takes files");
     let bin = folder.path().join("bin");
-    fs::create_dir(&bin).unwrap();
+    fs::create_dir(&bin).expect("the folder takes folders");
     let basic = [
         "env", "bash", "uname", "sort", "head", "printf", "cut", "tr",
     ];
     for name in basic.iter().chain(tools) {
         let found = run("sh", &["-c", &format!("command -v {name}")], root());
-        let path = String::from_utf8(found.stdout).unwrap();
+        let path = String::from_utf8(found.stdout).expect("it prints text");
         let path = Path::new(path.trim()).to_owned();
         // `cargo` is a link to rustup, which asks for the name that it was started by.
         if path.is_absolute() {
             let text = format!("#!/bin/bash\nexec {} \"$@\"\n", path.display());
             let stub = bin.join(name);
-            fs::write(&stub, text).unwrap();
+            fs::write(&stub, text).expect("the folder takes files");
             let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-            fs::set_permissions(&stub, executable).unwrap();
+            fs::set_permissions(&stub, executable).expect("the folder takes files");
         }
     }
     let line = "mount --bind \"$1\" \"$(readlink -f /etc/os-release)\" && PATH=$2 && shift 2 && exec /bin/bash scripts/setup \"$@\"";
@@ -371,7 +374,7 @@ fn setup_on(os_release: &str, tools: &[&str], packages: &[&str]) -> Option<Outpu
         .current_dir(root())
         .stdin(Stdio::null())
         .output()
-        .unwrap();
+        .expect("it starts");
     Some(output)
 }
 

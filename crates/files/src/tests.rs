@@ -259,7 +259,7 @@ async fn the_compressed_file_that_the_client_prefers_is_sent() {
         ("b.js.gz", "older"),
         ("c.js", "plain"),
     ]);
-    let old = Clock::machine().wall() - Duration::from_secs(600);
+    let old = Clock::machine().wall() - Duration::from_mins(10);
     let stale = fs::File::options()
         .write(true)
         .open(folder.path().join("b.js.gz"))
@@ -309,7 +309,7 @@ async fn a_fallback_is_no_file_that_never_changes() {
     settings.fallback = Some(b"/index.html".as_slice().into());
     settings.immutable.add("/assets/*").unwrap();
     settings.immutable.add("~\\.[0-9a-f]{4}\\.js$").unwrap();
-    settings.max_age = Some(Duration::from_secs(60));
+    settings.max_age = Some(Duration::from_mins(1));
     let files = Files::new(settings, &Clock::machine());
     assert_eq!(content(&files, "/shop/7").await.as_deref(), Some("app"));
     assert_eq!(content(&files, "/assets/b.js").await, None);

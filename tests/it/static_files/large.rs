@@ -70,7 +70,7 @@ async fn two_gibibytes_take_no_memory() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_reader_gets_all_of_it() {
-    let content: Vec<u8> = (0..4_000_000_u32).flat_map(|n| n.to_le_bytes()).collect();
+    let content: Vec<u8> = (0..4_000_000_u32).flat_map(u32::to_le_bytes).collect();
     let gateway = front("", "", &[("file", &content)]).await;
     let mut connection = gateway.connect().await;
     let head = connection.start(&get("/file")).await.unwrap();

@@ -247,7 +247,7 @@ fn difference(request: &str, own: &Response, nginx: &Response) -> Option<&'stati
     if mine == 404 && dots.contains("%2f") {
         return Some("an encoded slash is part of a name, which no file has");
     }
-    if !is_read && mine == 405 && matches!(theirs, 404 | 403 | 405) {
+    if !is_read && mine == 405 && matches!(theirs, 403..=405) {
         return Some("another method is refused whether or not there is a file");
     }
     if line.starts_with("HEAD ") && mine == 200 && matches!(theirs, 206 | 416) {
