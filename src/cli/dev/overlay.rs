@@ -61,10 +61,18 @@ pub(super) fn text(file: &File, base: &ProxyYaml, upstream: &str) -> String {
     let name = quoted(upstream);
     let _infallible = writeln!(
         text,
-        "upstreams:\n  {name}:\n    backends: [{}]\n    folder: null\n    health: null\n    \
+        "upstreams:\n  {name}:\n    backends: [{}]\n    folder: null\n    static_files: null\n    health: null\n    \
          scale: null\n    tls: null\n    protocol: null\n    timeouts: {{ first_byte: 5min }}",
         base.backends.join(", ")
     );
+    let is_next = file
+        .upstreams
+        .iter()
+        .any(|(key, config)| key.name == upstream && config.value.app == App::Nextjs);
+    if is_next {
+        // `next dev` has no build, which would say which pages are guarded: none is stored.
+        text.push_str("    guarded: [/*]\n");
+    }
     let defaults = file
         .tree
         .get("defaults")
@@ -82,10 +90,6 @@ pub(super) fn text(file: &File, base: &ProxyYaml, upstream: &str) -> String {
         .into_iter()
         .filter(|path| !written.contains(path))
         .collect();
-    let is_next = file
-        .upstreams
-        .iter()
-        .any(|(key, config)| key.name == upstream && config.value.app == App::Nextjs);
     if is_next && !missing.is_empty() {
         let _infallible = writeln!(
             text,
@@ -144,6 +148,7 @@ routes:
   - match: { path: /* }
     upstream: web
     headers: { response: { set: { X-Own: yes } } }
+    cache: {}
   - match: { path: /api/* }
     upstream: api
 ";

@@ -226,8 +226,11 @@ fn hello(
         "  compressed responses, security headers and forwarding headers; WebSockets pass"
             .to_owned(),
     );
-    lines.push(if options.cache {
+    lines.push(if options.cache && yaml.stores_pages() {
         "  cache: responses that the app marks as cacheable, in memory".to_owned()
+    } else if options.cache {
+        "  cache: files and images; pages too in the folder of the app, after `next build`"
+            .to_owned()
     } else {
         "  no cache (`--cache` stores responses that the app marks as cacheable)".to_owned()
     });

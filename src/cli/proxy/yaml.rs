@@ -77,8 +77,13 @@ impl ProxyYaml {
         line(&mut text, &format!("  - match: {{ {hosts}path: /* }}"));
         line(&mut text, "    upstream: app");
         line(&mut text, "    websocket: true");
-        if self.cache {
+        if self.cache && self.stores_pages() {
             line(&mut text, "    cache: {}");
+        } else if self.cache {
+            text.push_str(
+                "    # Which pages are guarded is known from a build: run `next build` first.\n    \
+                 cache: { pages: off }\n",
+            );
         }
         text.push_str(&self.more);
         text
@@ -86,6 +91,12 @@ impl ProxyYaml {
 }
 
 impl ProxyYaml {
+    /// Returns true if pages may be stored: those of a Next.js app only with its build, which says
+    /// which of them are guarded.
+    pub(in crate::cli) fn stores_pages(&self) -> bool {
+        self.app != App::Nextjs || self.build.is_some()
+    }
+
     /// Returns the section `listeners`.
     pub(in crate::cli) fn listeners(&self) -> String {
         let mut text = "listeners:\n".to_owned();

@@ -44,10 +44,11 @@ pub(super) fn read(path: &Path) -> Result<Vec<Map<String, Value>>, String> {
 /// Returns the apps of `{ apps: [] }`, of a list, or of one app by itself: PM2 takes all three.
 fn apps(value: Value) -> Result<Vec<Map<String, Value>>, String> {
     let list = match value {
-        Value::Object(mut map) if map.contains_key("apps") => {
-            map.remove("apps").unwrap_or_default()
-        }
-        Value::Object(map) if map.contains_key("script") => Value::Array(vec![Value::Object(map)]),
+        Value::Object(mut map) => match map.remove("apps") {
+            Some(apps) => apps,
+            None if map.contains_key("script") => Value::Object(map),
+            None => Value::Null,
+        },
         other => other,
     };
     let list = match list {
