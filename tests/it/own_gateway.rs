@@ -141,7 +141,7 @@ async fn a_filter_of_ones_own_is_one_like_any_other() {
         Path::new(env!("CARGO_BIN_EXE_edgeway")),
         &["check", "-c", &config],
     );
-    assert_eq!(plain.status, 1, "{}", plain.stderr);
+    assert_eq!(plain.status, 78, "{}", plain.stderr);
     assert!(
         plain.stderr.contains("unknown key `sunset`"),
         "{}",

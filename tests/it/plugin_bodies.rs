@@ -335,7 +335,7 @@ fn check_reports_the_bounds_of_a_body() {
     }
     for bad in ["{ max: 65KiB }", "{ max: 0B }"] {
         let wrong = check(bad);
-        assert_eq!(wrong.status, 1, "{bad}");
+        assert_eq!(wrong.status, 78, "{bad}");
         assert!(wrong.stderr.contains("is out of range"), "{}", wrong.stderr);
     }
     let file = folder.path().join("plugin.js").display().to_string();

@@ -179,7 +179,7 @@ fn check_names_the_invalid_file() {
         ),
     ] {
         let wrong = check(geo);
-        assert_eq!(wrong.status, 1, "{geo}");
+        assert_eq!(wrong.status, 78, "{geo}");
         for part in parts {
             assert!(wrong.stderr.contains(part), "{part}: {}", wrong.stderr);
         }

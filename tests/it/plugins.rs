@@ -434,7 +434,7 @@ routes:
     let text = "// a comment\nexport function onRequest(request {}\n";
     fs::write(Path::new(&made).join("plugin.js"), text).unwrap();
     let wrong = edgeway(&["check", "-c", &config]);
-    assert_eq!(wrong.status, 1);
+    assert_eq!(wrong.status, 78);
     for part in [
         "edgeway.yaml:5:23: error: plugin `hello` cannot be loaded",
         "plugins/hello/plugin.js:2:",
@@ -457,7 +457,7 @@ fn a_config_that_a_plugins_schema_refuses_is_shown_at_its_line() {
     };
     assert_eq!(check("{ greeting: hi }").status, 0);
     let refused = check("{ greeting: 5 }");
-    assert_eq!(refused.status, 1);
+    assert_eq!(refused.status, 78);
     let why = "edgeway.yaml:8:25: error: `config.greeting` is number, not string";
     assert!(refused.stderr.contains(why), "{}", refused.stderr);
     let file = format!("{made}/plugin.js");
