@@ -28,7 +28,7 @@ async fn shop_shares_its_limits_and_is_ready_for_a_peak() {
         .map(|pool| format!("  {pool}: {{ backends: [\"{address}\"], balance: ~ }}\n"))
         .collect();
     let yaml = format!(
-        "extends: {{ preset: shop, allow_http: true }}\nredis: {{ url: \"{}\", secret: {FLEET} }}\n\
+        "extends: {{ preset: shop, allow_http: true }}\nredis: {{ url: \"{}\", secret: {FLEET}, timeout: 1s }}\n\
          cache: {{ disk: {{ folder: stored }} }}\nupstreams:\n{upstreams}",
         redis.url()
     );

@@ -8,7 +8,7 @@
 use crate::tree::{Key, Node, Value};
 
 /// Keys of a route of which a route has one.
-const ACTIONS: [&str; 3] = ["upstream", "redirect", "respond"];
+const ACTIONS: [&str; 4] = ["upstream", "redirect", "respond", "files"];
 
 /// Settings of a preset for each listener of the file.
 const LISTENER: &str = "listener";
@@ -113,7 +113,7 @@ fn lay_routes(file: &mut Node, routes: Vec<Node>) {
     entries.push((key, Node::new(place, Value::List(added))));
 }
 
-/// Returns true if a route of the file is the preset's: by its name, or because both match the same.
+/// Returns true if a route of the file is the preset's: by its name, or by what both match.
 fn is_same(own: &Node, route: &Node) -> bool {
     let same = |key: &str| match (own.get(key), route.get(key)) {
         (Some(own), Some(route)) => own.has_same_value(route),
