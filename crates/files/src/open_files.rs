@@ -93,7 +93,7 @@ pub enum Found {
     Failed,
 }
 
-/// What is at a path, before `fallback`.
+/// Result of looking for a path alone, without `fallback`.
 enum Resolved {
     File(ServedFile),
     Folder,

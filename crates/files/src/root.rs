@@ -19,7 +19,7 @@ use std::{
 
 use parking_lot::Mutex;
 use rustix::{
-    fs::{Mode, OFlags, fstat, open, openat, readlinkat, stat},
+    fs::{FileType, Mode, OFlags, fstat, open, openat, readlinkat, stat},
     io::Errno,
 };
 
@@ -144,8 +144,13 @@ impl Root {
                         // A link, where one was opened for reading.
                         Err(Errno::LOOP) => None,
                         Err(error) => return Err(error),
-                        Ok(opened) if is_link(&opened)? => None,
-                        Ok(opened) => Some(opened),
+                        Ok(opened) => match kind(&opened)? {
+                            FileType::Symlink => None,
+                            FileType::Directory => Some(opened),
+                            _ if is_last => Some(opened),
+                            // `file/..` leads nowhere.
+                            _ => return Err(Errno::NOTDIR),
+                        },
                     };
                     match opened {
                         Some(opened) if is_last => return Ok(opened),
@@ -207,8 +212,8 @@ fn split(path: &[u8]) -> Vec<Vec<u8>> {
     segments.map(<[u8]>::to_vec).collect()
 }
 
-fn is_link(fd: &OwnedFd) -> Result<bool, Errno> {
-    Ok(rustix::fs::FileType::from_raw_mode(fstat(fd)?.st_mode) == rustix::fs::FileType::Symlink)
+fn kind(fd: &OwnedFd) -> Result<FileType, Errno> {
+    Ok(FileType::from_raw_mode(fstat(fd)?.st_mode))
 }
 
 #[allow(

@@ -412,6 +412,25 @@ proptest! {
 }
 
 #[test]
+fn a_link_through_a_file_leads_nowhere() {
+    let folder = tree(&[("file", "content"), ("sub/a", "content")]);
+    for (link, target) in [("x", "file/../file"), ("y", "file/."), ("z", "sub/../file")] {
+        symlink(target, folder.path().join(link)).unwrap();
+    }
+    for is_alone in [false, true] {
+        let root = Root::new(folder.path().to_path_buf(), Symlinks::Inside, NOW_AND_THEN);
+        if is_alone {
+            root.walk_alone();
+        }
+        let opened = ["x", "y", "z"].map(|link| {
+            let opened = root.open(link.as_bytes(), Clock::machine().now());
+            opened.is_ok()
+        });
+        assert_eq!(opened, [false, false, true], "{is_alone}");
+    }
+}
+
+#[test]
 fn exchanged_names_never_lead_out() {
     let folder = tree(&[("secret/file", "outside"), ("root/plain/file", "inside")]);
     let root = folder.path().join("root");
