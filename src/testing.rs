@@ -4,6 +4,7 @@
 pub use crate::{
     connection::listener::ListenerMetrics,
     filters::FILTERS,
+    gateway::metrics::FilePart,
     live::Live,
     process::handover::Upgrades,
     status::{

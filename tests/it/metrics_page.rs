@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use edgeway::testing::{
-    ListenerMetrics, Live, RejectionReason, Upgrades,
+    FilePart, ListenerMetrics, Live, RejectionReason, Upgrades,
     gateway::{self, World},
     metrics_page,
 };
@@ -30,6 +30,7 @@ fn everything() -> World {
         let gateway = gateway.expect("another test says what is wrong");
         for route in &gateway.routes {
             route.metrics.count(&http::Method::GET, 200);
+            route.metrics.count_file(FilePart::Plain);
         }
         Live::new(gateway, world.clone()).http.refuse("body_limit");
     }
