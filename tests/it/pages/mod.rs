@@ -2,6 +2,7 @@
 //! link leads somewhere.
 #![expect(clippy::panic, reason = "a failure here fails the test that uses it")]
 
+mod commands;
 mod examples;
 mod links;
 mod reasons;
