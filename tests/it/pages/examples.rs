@@ -228,7 +228,8 @@ fn completed(text: &str, part: Part) -> String {
             let _written = writeln!(whole, "  {name}: 10/s");
         }
     }
-    let shares = Regex::new(r"\b(store|shared|kv): *redis").expect("it is valid");
+    // The limits of that preset are in Redis.
+    let shares = Regex::new(r"\b(store|shared|kv): *redis|preset: shop").expect("it is valid");
     if lacks("redis") && shares.is_match(text) {
         whole.push_str("redis: { url: redis://127.0.0.1:6379, secret: file:redis-secret }\n");
     }
