@@ -86,7 +86,7 @@ redis: {}
 upstreams: {{ app: {{ app: node, backends: ['{}'], health: {{ path: / }} }} }}
 routes: [{{ match: {{ path: /* }}, upstream: app }}]
 ",
-        redis.section(""),
+        redis.section(", timeout: 1s"),
         app.address()
     );
     let gateway = Gateway::start(&yaml).await;
