@@ -92,7 +92,7 @@ fn with_entries(level: Level, entries: &str, replaced: &str) -> String {
         "" => String::new(),
         entries => format!(", limits: {{ {entries} }}"),
     };
-    let address = if has("address") {
+    let address = if level == Level::Listener && has("address") {
         "name: a"
     } else {
         "address: \"127.0.0.1:8080\""
