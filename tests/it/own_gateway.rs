@@ -30,6 +30,8 @@ fn program() -> PathBuf {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         let is_of_test = text == "RUSTC_BOOTSTRAP"
+            // Set for each package with a build script.
+            || text == "OUT_DIR"
             || text.starts_with("CARGO_PKG_")
             || text.starts_with("CARGO_MANIFEST_");
         if is_of_test {
