@@ -7,10 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use edgeway_config::{
-    diagnostic::Diagnostics,
-    tree::{self, Node},
-};
+use edgeway_config::{diagnostic::Diagnostics, tree};
 use serde_json::{Map, Value, json};
 
 /// Sections in the order of the page; the others follow in the order of the schema.
@@ -410,26 +407,10 @@ fn examples() -> Vec<(PathBuf, Value)> {
         let mut diagnostics = Diagnostics::default();
         let node =
             tree::parse(&text, 0, &mut diagnostics).expect("another test says what is wrong");
-        (path, value(&node))
+        let example = tree::read(&node, &mut diagnostics);
+        (path, example.expect("any YAML is a value"))
     });
     read.collect()
-}
-
-fn value(node: &Node) -> Value {
-    match &node.value {
-        tree::Value::Null => Value::Null,
-        tree::Value::Bool(flag) => json!(flag),
-        tree::Value::Integer(number) => json!(number),
-        tree::Value::Float(number) => json!(number),
-        tree::Value::Text(text) => json!(text),
-        tree::Value::List(items) => items.iter().map(value).collect(),
-        tree::Value::Map(entries) => {
-            let entries = entries
-                .iter()
-                .map(|(key, node)| (key.name.clone(), value(node)));
-            Value::Object(entries.collect())
-        }
-    }
 }
 
 /// Collects the mappings at a path.

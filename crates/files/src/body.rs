@@ -1,6 +1,6 @@
 //! The bytes of a file, read in chunks as the client takes them.
 //!
-//! One chunk is in memory at a time. What the kernel has in its cache is read at once, anything else
+//! Only one chunk is in memory at a time. What the kernel has in its cache is read at once, anything else
 //! on a thread that may block.
 
 use std::{io, os::fd::OwnedFd, sync::Arc, time::SystemTime};

@@ -34,7 +34,7 @@ const SHARDS: usize = 16;
 const ATTEMPTS: usize = 3;
 
 /// Time by which a compressed file may be older than the plain one: copying a folder takes a while.
-/// One that is older still was made from another content.
+/// An older one was made from another content.
 const MAX_BEHIND: i64 = 60;
 
 /// The files below one root, and how they are served.
@@ -47,7 +47,7 @@ struct Inner {
     clock: Clock,
     begun: Instant,
     hasher: RandomState,
-    /// By the path of the request.
+    /// Files by the path of the request.
     open: Box<[Shard]>,
 }
 

@@ -4,10 +4,9 @@ use std::{fs, path::Path, process::Command};
 
 use serde_json::{Map, Value};
 
-use crate::config::{
-    diagnostic::{Diagnostics, Style},
-    source,
-    tree::{Node, Value as Yaml},
+use crate::{
+    cli::check,
+    config::{source, tree},
 };
 
 /// Precedes the configuration on node's standard output; the file may print lines of its own.
@@ -97,31 +96,11 @@ fn by_node(path: &Path) -> Result<Value, String> {
 }
 
 fn yaml(path: &Path) -> Result<Value, String> {
-    let (sources, node, diagnostics): (_, _, Diagnostics) = source::load(path);
-    match node {
-        Some(node) if !diagnostics.has_errors() => Ok(value(&node)),
-        _ => Err(format!(
-            "\n{}",
-            diagnostics.render(&sources, Style::Graphical { colour: false })
-        )),
-    }
-}
-
-fn value(node: &Node) -> Value {
-    match &node.value {
-        Yaml::Null => Value::Null,
-        Yaml::Bool(flag) => Value::from(*flag),
-        Yaml::Integer(number) => Value::from(*number),
-        Yaml::Float(number) => Value::from(*number),
-        Yaml::Text(text) => Value::from(text.as_str()),
-        Yaml::List(items) => items.iter().map(value).collect(),
-        Yaml::Map(entries) => {
-            let entries = entries
-                .iter()
-                .map(|(key, node)| (key.name.clone(), value(node)));
-            Value::Object(entries.collect())
-        }
-    }
+    let (sources, node, mut diagnostics) = source::load(path);
+    let value = node.and_then(|node| tree::read(&node, &mut diagnostics));
+    value
+        .filter(|_| !diagnostics.has_errors())
+        .ok_or_else(|| format!("\n{}", check::render(&sources, &diagnostics)))
 }
 
 #[cfg(test)]
