@@ -3,8 +3,10 @@
 pub(crate) mod audit;
 pub(crate) mod reload;
 pub(crate) mod supervisor;
+pub(crate) mod traffic;
 
 use std::{
+    collections::VecDeque,
     sync::Arc,
     time::{Instant, SystemTime},
 };
@@ -12,7 +14,7 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use self::audit::LineBound;
+use self::{audit::LineBound, traffic::Traffic};
 use crate::{
     base::{metrics::IntGauge, tasks::Tasks},
     connection::{admission::ConnectionTotal, fast_path::RecentRequests, registry::Connections},
@@ -24,6 +26,9 @@ pub struct Live {
     gateway: ArcSwap<Gateway>,
     loaded: Mutex<ServingConfiguration>,
     metrics: ReloadMetrics,
+    /// The last reloads, the newest first.
+    reloads: Mutex<VecDeque<ReloadRecord>>,
+    pub(crate) traffic: Traffic,
     /// Limits of lines about clients in the audit log.
     noted: LineBound,
     banned: LineBound,
@@ -48,6 +53,19 @@ pub struct ServingConfiguration {
     pub at: SystemTime,
     /// Error of the last configuration that was read, if it was refused.
     pub last_error: Option<String>,
+}
+
+/// Number of reloads that are remembered.
+const MAX_RELOADS: usize = 20;
+
+/// A reload, or an attempt at one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ReloadRecord {
+    pub at: SystemTime,
+    /// The configuration that serves since then.
+    pub generation: u64,
+    /// The changes, one line each; the error of a configuration that was refused.
+    pub outcome: Result<Vec<String>, String>,
 }
 
 /// Reason why a configuration came to serve.
@@ -120,6 +138,8 @@ impl Live {
             gateway: ArcSwap::from_pointee(gateway),
             loaded: Mutex::new(loaded),
             metrics,
+            reloads: Mutex::default(),
+            traffic: Traffic::new(world.metrics.clone(), world.clock.clone()),
             noted: LineBound::default(),
             banned: LineBound::default(),
             purged: LineBound::default(),
@@ -156,10 +176,31 @@ impl Live {
 
     /// Records that a configuration was refused.
     fn refused(&self, why: String) {
-        let mut loaded = self.loaded.lock();
-        loaded.last_error = Some(why);
-        self.metrics.set(&loaded);
+        let generation = {
+            let mut loaded = self.loaded.lock();
+            loaded.last_error = Some(why.clone());
+            self.metrics.set(&loaded);
+            loaded.generation
+        };
         reloads(&self.world, "refused").inc();
+        self.remember(generation, Err(why));
+    }
+
+    /// Remembers a reload, and forgets the oldest of many.
+    pub(crate) fn remember(&self, generation: u64, outcome: Result<Vec<String>, String>) {
+        let at = self.world.clock.wall();
+        let mut reloads = self.reloads.lock();
+        reloads.truncate(MAX_RELOADS - 1);
+        reloads.push_front(ReloadRecord {
+            at,
+            generation,
+            outcome,
+        });
+    }
+
+    /// The last reloads, the newest first.
+    pub(crate) fn reloads(&self) -> Vec<ReloadRecord> {
+        self.reloads.lock().iter().cloned().collect()
     }
 
     pub fn loaded(&self) -> ServingConfiguration {

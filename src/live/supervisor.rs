@@ -19,6 +19,7 @@ impl Supervisor {
     pub(crate) fn start(live: &Live) -> Self {
         let process = Tasks::default();
         process.spawn("deadlines", live.connections.clone().supervise());
+        process.spawn("traffic", live.traffic.clone().supervise());
         Self {
             process,
             gateway: Mutex::new(work_of(&live.gateway())),

@@ -227,6 +227,7 @@ impl Control {
             warn!("{warning}");
         }
         let lines = changes.lines();
+        self.live.remember(generation, Ok(lines.clone()));
         info!(
             generation,
             changes = lines.len(),

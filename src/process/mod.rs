@@ -20,5 +20,6 @@ mod ready;
 mod signals;
 mod source;
 pub(crate) mod state_folder;
+mod totals;
 mod upgrade;
 mod watch;

@@ -7,15 +7,19 @@ use std::{
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
-use super::{bans, control::Control, plugins, purges};
+use super::{bans, control::Control, plugins, purges, totals};
 use crate::{
+    base::redis::Redis,
     connection::listener::ListenerMetrics,
     edge::listeners::ListenerInfo,
-    gateway::explain::{self, ExplainError, ExplainRequest, ExplainScope, Explanation},
+    gateway::{
+        Gateway,
+        explain::{self, ExplainError, ExplainRequest, ExplainScope, Explanation},
+    },
     live::Live,
     status::snapshot::{
-        BanStatus, BansStatus, CertificateStatus, ConfigStatus, ListenerStatus, RedisStatus,
-        RouteStatus, Snapshot, Source, State,
+        BanStatus, BansStatus, CertificateStatus, ConfigStatus, ListenerStatus, ProcessStatus,
+        RedisStatus, RouteStatus, Snapshot, Source, State,
     },
 };
 
@@ -58,6 +62,7 @@ impl Source for RunningState {
         let mut upstreams: Vec<_> = gateway.upstreams.values().collect();
         upstreams.sort_by(|a, b| a.name.cmp(&b.name));
         let (active, struck) = gateway.bans.counts();
+        let mut traffic = live.traffic.recent();
         Snapshot {
             bans: BansStatus { active, struck },
             version: crate::VERSION.to_owned(),
@@ -70,6 +75,17 @@ impl Source for RunningState {
                 State::Serving
             },
             not_ready,
+            process: ProcessStatus {
+                cpu: traffic.cpu,
+                memory_bytes: totals::resident_memory(),
+            },
+            reloads: live.reloads().into_iter().map(totals::reload).collect(),
+            expiries: totals::expiries(&live.world.metrics),
+            limits: totals::limits(&live.world.metrics),
+            cache: gateway
+                .cache
+                .as_ref()
+                .map(|_| totals::cache(&live.world.metrics)),
             config: ConfigStatus {
                 file: self
                     .control
@@ -90,28 +106,8 @@ impl Source for RunningState {
                 .iter()
                 .map(|open| self.listener(open))
                 .collect(),
-            certificates: gateway
-                .acme
-                .iter()
-                .flat_map(|acme| acme.status())
-                .map(|name| CertificateStatus {
-                    name: name.name.to_string(),
-                    expires: name.expires.map(rfc3339),
-                    next: name.next.map(rfc3339),
-                    failures: name.failures,
-                    problem: name.problem,
-                })
-                .collect(),
-            redis: gateway.redis.as_ref().map(|redis| {
-                let status = redis.status();
-                RedisStatus {
-                    mode: status.mode.to_owned(),
-                    address: status.address,
-                    up: status.is_up,
-                    since: rfc3339(status.since),
-                    last_error: status.last_error,
-                }
-            }),
+            certificates: certificates(&gateway),
+            redis: gateway.redis.as_deref().map(redis),
             purges: gateway
                 .cache
                 .as_ref()
@@ -131,12 +127,15 @@ impl Source for RunningState {
                         .iter()
                         .map(|named| named.name.to_owned())
                         .collect(),
+                    traffic: totals::route(traffic.routes.remove(&*route.name)),
                 })
                 .collect(),
             upstreams: upstreams
                 .into_iter()
                 .map(|upstream| {
                     let mut status = upstream.snapshot();
+                    let recent = traffic.upstreams.remove(&*upstream.name);
+                    status.traffic = Some(totals::upstream(recent));
                     for backend in &mut status.backends {
                         let line = &self.control.line;
                         let older = line
@@ -177,6 +176,31 @@ impl Source for RunningState {
         self.live().gateway().bans.counts();
         self.live().connections.publish();
         self.live().world.metrics.text()
+    }
+}
+
+/// Returns the certificates that ACME manages.
+fn certificates(gateway: &Gateway) -> Vec<CertificateStatus> {
+    let names = gateway.acme.iter().flat_map(|acme| acme.status());
+    names
+        .map(|name| CertificateStatus {
+            name: name.name.to_string(),
+            expires: name.expires.map(rfc3339),
+            next: name.next.map(rfc3339),
+            failures: name.failures,
+            problem: name.problem,
+        })
+        .collect()
+}
+
+fn redis(redis: &Redis) -> RedisStatus {
+    let status = redis.status();
+    RedisStatus {
+        mode: status.mode.to_owned(),
+        address: status.address,
+        up: status.is_up,
+        since: rfc3339(status.since),
+        last_error: status.last_error,
     }
 }
 

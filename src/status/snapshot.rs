@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use crate::upstreams::{BackendStatus, Scale, UpstreamStatus};
+pub(crate) use crate::upstreams::{BackendStatus, Scale, UpstreamStatus, UpstreamTraffic};
 
 use crate::gateway::explain::{ExplainError, ExplainRequest, Explanation};
 
@@ -57,19 +57,32 @@ pub(crate) struct Snapshot {
     pub state: State,
     /// Why the gateway is not ready; empty if it is.
     pub not_ready: Vec<String>,
+    pub process: ProcessStatus,
     pub config: ConfigStatus,
+    /// The last reloads, the newest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reloads: Vec<ReloadStatus>,
     /// Predecessors that are still draining.
     pub predecessors: Vec<Predecessor>,
     pub listeners: Vec<ListenerStatus>,
     pub bans: BansStatus,
     /// Certificates managed by ACME.
     pub certificates: Vec<CertificateStatus>,
+    /// Expiry of all certificates, the next one first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub expiries: Vec<CertificateExpiry>,
+    /// Rate limits with their counts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<LimitStatus>,
     /// Redis, which carries state shared with other gateways, if configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis: Option<RedisStatus>,
     /// The purge link to other gateways, if anything is cached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub purges: Option<PurgeLinkStatus>,
+    /// The cache's memory, if anything is cached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheStatus>,
     /// The folder that makes the cache survive restarts, if configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache_disk: Option<CacheDiskStatus>,
@@ -88,6 +101,63 @@ pub(crate) enum State {
     Serving,
     /// No new connections. Open ones may finish.
     Draining,
+}
+
+/// Resources of the process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct ProcessStatus {
+    /// CPU time per second, of the last ten seconds: 1.0 is one processor in full use.
+    pub cpu: f64,
+    /// Resident memory.
+    pub memory_bytes: u64,
+}
+
+/// A reload, or an attempt at one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct ReloadStatus {
+    /// RFC 3339, UTC.
+    pub at: String,
+    /// The configuration that serves since then.
+    pub generation: u64,
+    /// The changes, one line each.
+    pub changes: Vec<String>,
+    /// The error of a configuration that was refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Expiry of a certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct CertificateExpiry {
+    /// RFC 3339, UTC.
+    pub expires: String,
+    pub listener: String,
+    pub name: String,
+}
+
+/// Counts of a rate limit since the process began.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct LimitStatus {
+    pub name: String,
+    pub passed: u64,
+    pub delayed: u64,
+    pub refused: u64,
+    pub exempt: u64,
+}
+
+/// The cache's memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct CacheStatus {
+    pub objects: u64,
+    pub bytes: u64,
+    pub budget_bytes: u64,
+    /// Responses evicted to make room, since the process began.
+    pub evictions: u64,
 }
 
 /// The configuration that serves.
@@ -243,7 +313,7 @@ pub(crate) struct OtherGateway {
     pub applied: String,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct RouteStatus {
     pub name: String,
@@ -254,6 +324,33 @@ pub(crate) struct RouteStatus {
     pub action: String,
     /// The YAML keys of its filters, in the order of the chain.
     pub filters: Vec<String>,
+    pub traffic: RouteTraffic,
+}
+
+/// Traffic of a route: rates of the last ten seconds, latencies and hit ratio of the last minute.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct RouteTraffic {
+    /// Requests since the process began.
+    pub requests: u64,
+    /// Responses with 5xx since the process began.
+    pub server_errors: u64,
+    /// Requests per second.
+    pub rate: f64,
+    /// Responses with 4xx per second, without 499.
+    pub client_error_rate: f64,
+    /// Responses with 5xx per second.
+    pub server_error_rate: f64,
+    /// Share of lookups that the cache served, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hit_ratio: Option<f64>,
+    /// Percentiles of the time from the request headers to the last byte, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p50_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p95_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p99_ms: Option<f64>,
 }
 
 /// A loaded plugin.

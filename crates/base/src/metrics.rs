@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
     core::Collector as _,
-    proto::{LabelPair, MetricFamily},
+    proto::{LabelPair, Metric, MetricFamily},
 };
 pub use prometheus::{Histogram, IntCounter, IntGauge};
 
@@ -229,6 +229,64 @@ impl Metrics {
             .collect();
         found.sort();
         found
+    }
+
+    /// Calls `each` with the counters of a family and their values.
+    pub fn each_counter(&self, name: &str, mut each: impl FnMut(Series<'_>, u64)) {
+        self.each_series(name, |series, metric| {
+            let value = metric.get_counter().get_value();
+            #[allow(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "counters are integers here, and exact below 2^53"
+            )]
+            each(series, value as u64);
+        });
+    }
+
+    /// Calls `each` with the gauges of a family and their values.
+    pub fn each_gauge(&self, name: &str, mut each: impl FnMut(Series<'_>, i64)) {
+        self.each_series(name, |series, metric| {
+            #[allow(
+                clippy::cast_possible_truncation,
+                reason = "gauges are integers here, and exact below 2^53"
+            )]
+            each(series, metric.get_gauge().get_value() as i64);
+        });
+    }
+
+    /// Calls `each` with the histograms of a family, their cumulative counts in the order of their
+    /// buckets, and their total count.
+    pub fn each_histogram(&self, name: &str, mut each: impl FnMut(Series<'_>, &[u64], u64)) {
+        let mut counts = Vec::new();
+        self.each_series(name, |series, metric| {
+            let histogram = metric.get_histogram();
+            let buckets = histogram.get_bucket();
+            counts.clear();
+            counts.extend(
+                buckets
+                    .iter()
+                    .map(prometheus::proto::Bucket::cumulative_count),
+            );
+            each(series, &counts, histogram.get_sample_count());
+        });
+    }
+
+    fn each_series(&self, name: &str, mut each: impl FnMut(Series<'_>, &Metric)) {
+        // The handle is shared: the lock is released before the series are read.
+        let family = self.0.state.lock().families.get(name).cloned();
+        for found in family.iter().flat_map(Family::collect) {
+            for metric in found.get_metric() {
+                let labels = metric.get_label();
+                each(
+                    Series {
+                        family: name,
+                        labels,
+                    },
+                    metric,
+                );
+            }
+        }
     }
 
     /// Exports these metrics as well, for as long as they are held elsewhere.

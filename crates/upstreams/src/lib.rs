@@ -62,7 +62,7 @@ pub use self::{
     operator_decisions::DecisionStore,
     retry::{AttemptFailure, RetryPolicy, may_retry},
     scale::Scale,
-    status::{BackendStatus, ProbeStatus, UpstreamStatus},
+    status::{BackendStatus, ProbeStatus, UpstreamStatus, UpstreamTraffic},
     supervise::{supervise, supervise_with},
     system::ca_file,
     target::Target,

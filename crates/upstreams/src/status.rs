@@ -24,10 +24,26 @@ pub struct UpstreamStatus {
     /// Settings by which `edgeway scale` starts and stops the apps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scale: Option<Scale>,
+    /// Attempts of the last seconds, if they are recorded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<UpstreamTraffic>,
     /// Requests that wait for a permit.
     pub queue: u64,
     /// True if all backends are out of rotation, so that all are used.
     pub panic: bool,
+}
+
+/// Traffic of an upstream: rates of the last ten seconds, latency of the last minute.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UpstreamTraffic {
+    /// Attempts per second.
+    pub rate: f64,
+    /// Failed attempts per second.
+    pub failure_rate: f64,
+    /// 95th percentile of the time to the headers of the response, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p95_ms: Option<f64>,
 }
 
 /// Status of a backend.
@@ -107,6 +123,7 @@ impl Upstream {
                 .map(|b| self.backend_status(b, now))
                 .collect(),
             scale: self.scale.clone(),
+            traffic: None,
             queue: self.shared.live.queue.len().into(),
             panic: self.shared.live.in_panic(),
         }

@@ -261,7 +261,9 @@ impl Gateway {
         self.configure(yaml);
         let taken = "edgeway_config_reloads_total{outcome=\"ok\"}";
         let refused = "edgeway_config_reloads_total{outcome=\"refused\"}";
+        let logged = |log: &str| log.matches("new configuration rejected").count();
         let before = (self.count(taken).await, self.count(refused).await);
+        let logged_before = logged(&self.stderr());
         self.signal(Signal::HUP);
         wait_for("the configuration was read", READY_WITHIN, async || {
             let metrics = self.admin_get("/metrics").await.text();
@@ -269,7 +271,9 @@ impl Gateway {
                 sum_of(&metrics, taken) as u64,
                 sum_of(&metrics, refused) as u64,
             );
-            (now != before).then_some(now.0 > before.0)
+            // The log tells why a configuration was refused, just after the metric.
+            let is_told = now.1 == before.1 || logged(&self.stderr()) > logged_before;
+            (now != before && is_told).then_some(now.0 > before.0)
         })
         .await
     }

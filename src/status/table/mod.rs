@@ -73,12 +73,25 @@ pub(crate) fn render_text(snapshot: &Snapshot) -> String {
     );
     put_section(
         &mut out,
-        &["ROUTE", "MATCH", "ACTION", "FILTERS"],
+        &[
+            "ROUTE", "MATCH", "ACTION", "RATE", "5XX", "P95", "HITS", "FILTERS",
+        ],
         snapshot.routes.iter().map(|route| {
+            let traffic = &route.traffic;
             [
                 route.name.clone(),
                 route.matches.clone(),
                 route.action.clone(),
+                format!("{:.1}/s", traffic.rate),
+                format!("{:.1}/s", traffic.server_error_rate),
+                traffic
+                    .p95_ms
+                    .map(|p95| format!("{p95:.1}ms"))
+                    .unwrap_or_default(),
+                traffic
+                    .hit_ratio
+                    .map(|ratio| format!("{:.0}%", 100.0 * ratio))
+                    .unwrap_or_default(),
                 route.filters.join(" "),
             ]
         }),
@@ -371,207 +384,4 @@ fn uptime(seconds: u64) -> String {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::status::snapshot::{
-        CertificateStatus, ConfigStatus, ListenerStatus, OtherGateway, RouteStatus,
-    };
-
-    /// Creates a gateway with one of everything.
-    pub(crate) fn full() -> Snapshot {
-        Snapshot {
-            version: "0.1.0".into(),
-            pid: 4242,
-            started: "2027-01-15T08:00:00Z".into(),
-            uptime_seconds: 93_784,
-            state: State::Serving,
-            not_ready: vec![],
-            config: ConfigStatus {
-                file: "edgeway.yaml".into(),
-                generation: 3,
-                loaded_at: "2027-01-16T09:00:00Z".into(),
-                last_error: None,
-                profile: Some("peak".into()),
-                profiles: vec!["calm".into(), "peak".into()],
-            },
-            bans: BansStatus {
-                active: 1,
-                struck: 12,
-            },
-            predecessors: vec![Predecessor {
-                pid: 1234,
-                version: "0.0.9".into(),
-                connections: 3,
-                in_flight: [("web/127.0.0.1:3000".to_owned(), 2)].into(),
-                since: "2027-01-16T09:59:00Z".into(),
-            }],
-            listeners: vec![ListenerStatus {
-                name: "public".into(),
-                address: "127.0.0.1:8080".into(),
-                connections: 12,
-                accepted: 3400,
-            }],
-            certificates: vec![
-                CertificateStatus {
-                    name: "shop.example.com".into(),
-                    expires: Some("2027-04-15T08:00:00.000Z".into()),
-                    next: Some("2027-03-15T20:10:00.000Z".into()),
-                    ..CertificateStatus::default()
-                },
-                CertificateStatus {
-                    name: "www.example.com".into(),
-                    next: Some("2027-01-16T10:10:00.000Z".into()),
-                    failures: 2,
-                    problem: Some("no such host (dns)".into()),
-                    ..CertificateStatus::default()
-                },
-            ],
-            redis: Some(RedisStatus {
-                mode: "single".into(),
-                address: "10.0.0.5:6379".into(),
-                up: false,
-                since: "2027-01-16T09:30:00.000Z".into(),
-                last_error: Some("no response within 20ms".into()),
-            }),
-            purges: Some(PurgeLinkStatus {
-                gateway: "web-1/4f2a91c3".into(),
-                shared: true,
-                lost_since: Some("2027-01-16T09:30:03.000Z".into()),
-                last_error: Some("no response within 20ms".into()),
-                applied: Some("1768555000000-0".into()),
-                unsent: 2,
-                losses: 1,
-                others: vec![OtherGateway {
-                    gateway: "web-2/90ab33d0".into(),
-                    leased: true,
-                    applied: "1768555000000-0".into(),
-                }],
-                ..PurgeLinkStatus::default()
-            }),
-            cache_disk: Some(CacheDiskStatus {
-                folder: "/var/cache/edgeway".into(),
-                state: "full".into(),
-                since: "2027-01-16T09:31:00.000Z".into(),
-                last_error: Some("No space left on device (os error 28)".into()),
-                objects: 5120,
-                bytes: 1 << 30,
-                budget_bytes: 2 << 30,
-            }),
-            plugins: vec![plugins::example()],
-            routes: vec![RouteStatus {
-                name: "api".into(),
-                matches: "shop.example.com/api/*".into(),
-                action: "upstream api".into(),
-                filters: vec!["request_id".into(), "access_log".into()],
-            }],
-            upstreams: vec![
-                serde_json::from_value(json!({
-                    "name": "web",
-                    "balance": "least_conn",
-                    "queue": 0,
-                    "panic": false,
-                    "backends": [
-                        {
-                            "address": "127.0.0.1:3000", "weight": 1, "state": "healthy",
-                            "in_flight": 2, "requests": 3100, "failures": 0, "ewma_ms": 4.25,
-                            "probe": { "passed": true, "text": "200", "took_ms": 0.4, "ago": 2.0 },
-                        },
-                        {
-                            "address": "127.0.0.1:3001", "weight": 2, "state": "ejected",
-                            "in_flight": 0, "requests": 120, "failures": 9,
-                            "ejected_for": 4.2, "ejected_because": "errors",
-                            "probe": {
-                                "passed": false, "text": "connection refused", "took_ms": 0.1,
-                                "ago": 1.0,
-                            },
-                        },
-                    ],
-                }))
-                .unwrap(),
-            ],
-        }
-    }
-
-    #[test]
-    fn columns_line_up() {
-        insta::assert_snapshot!(render_text(&full()), @r"
-        edgeway    0.1.0 (pid 4242)
-        state      serving, up 1d 2h
-        config     edgeway.yaml, generation 3, loaded 2027-01-16T09:00:00Z
-        profile    peak (there is calm, peak)
-        older      process 1234 (0.0.9): 3 connections, draining since 2027-01-16T09:59:00Z
-        bans       1 client banned, 12 refused recently
-
-        LISTENER  ADDRESS         OPEN  ACCEPTED
-        public    127.0.0.1:8080  12    3400
-
-        CERTIFICATE       EXPIRES                   NEXT                      NOTES
-        shop.example.com  2027-04-15T08:00:00.000Z  2027-03-15T20:10:00.000Z
-        www.example.com   -                         2027-01-16T10:10:00.000Z  stand-in, failed 2 times: no such host (dns)
-
-        REDIS   ADDRESS        STATE  SINCE                     NOTES
-        single  10.0.0.5:6379  down   2027-01-16T09:30:00.000Z  no response within 20ms
-
-        GATEWAY         PURGES  APPLIED          NOTES
-        web-1/4f2a91c3  lost    1768555000000-0  this one, lost since 2027-01-16T09:30:03.000Z, no response within 20ms, 2 unsent
-        web-2/90ab33d0  leased  1768555000000-0
-
-        CACHE FOLDER        STATE  SINCE                     OBJECTS  USED              NOTES
-        /var/cache/edgeway  full   2027-01-16T09:31:00.000Z  5120     1024 of 2048 MiB  No space left on device (os error 28)
-
-        UPSTREAM  BACKEND         STATE    IN FLIGHT  REQUESTS  FAILED  AVERAGE  NOTES
-        web       127.0.0.1:3000  healthy  2          3100      0       4.2ms
-        web       127.0.0.1:3001  ejected  0          120       9       -        weight 2, out for 4s (errors), check 1s ago: connection refused
-
-        PLUGIN    FILE                        VERSION       LOADED                    ROUTES   CALLS  FAILED  HEAP          NOTES
-        ab-split  plugins/ab-split/plugin.js  0f1e2d3c4b5a  2027-01-16T09:00:00.000Z  api web  3400   7       300 KiB in 2  cpu 2, script 5, left out on api
-
-        ROUTE  MATCH                   ACTION        FILTERS
-        api    shop.example.com/api/*  upstream api  request_id access_log
-        ");
-    }
-
-    #[test]
-    fn trouble_stands_at_the_top() {
-        let mut snapshot = full();
-        snapshot.config.last_error = Some("unknown key `lisen`".into());
-        snapshot.not_ready = vec!["no backend of `web` is healthy".into()];
-        let text = render_text(&snapshot);
-        let head: Vec<&str> = text.lines().skip(3).take(2).collect();
-        assert_eq!(
-            head,
-            [
-                "refused    unknown key `lisen`",
-                "not ready  no backend of `web` is healthy"
-            ]
-        );
-    }
-
-    #[test]
-    fn no_name_steers_the_terminal() {
-        let mut snapshot = full();
-        snapshot.routes[0].name = "a\u{1b}[2Jb".into();
-        let text = render_text(&snapshot);
-        assert!(text.contains("a\\u{1b}[2Jb"), "{text}");
-    }
-
-    #[test]
-    fn an_empty_gateway_prints_its_header_only() {
-        assert_eq!(render_text(&Snapshot::default()).lines().count(), 3);
-    }
-
-    #[test]
-    fn uptimes_show_two_parts() {
-        for (seconds, text) in [
-            (0, "0s"),
-            (59, "59s"),
-            (60, "1min 0s"),
-            (3_661, "1h 1min"),
-            (90_061, "1d 1h"),
-        ] {
-            assert_eq!(uptime(seconds), text);
-        }
-    }
-}
+pub(super) mod tests;

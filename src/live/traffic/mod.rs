@@ -1,0 +1,427 @@
+//! Rates and latencies of the last seconds, from the counters that `/metrics` exports.
+//!
+//! A background task keeps what the counters showed during the last minute. The traffic of a
+//! window is the difference between now and the record at its beginning, as in Prometheus' `rate`.
+
+mod quantile;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+
+use self::quantile::quantile;
+use crate::base::{clock::Clock, metrics::Metrics};
+
+/// Time between two records.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// Window of rates.
+const RATES: Duration = Duration::from_secs(10);
+/// Window of latencies, long enough for a 95th percentile of a few requests per second.
+const LATENCIES: Duration = Duration::from_mins(1);
+
+/// Recent history of the traffic of a process. Cloning shares it.
+#[derive(Clone, Debug)]
+pub(crate) struct Traffic(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    metrics: Metrics,
+    clock: Clock,
+    /// The oldest record first.
+    history: Mutex<VecDeque<Arc<Record>>>,
+}
+
+/// Values of the counters at one moment.
+#[derive(Debug)]
+struct Record {
+    at: Instant,
+    /// CPU time that the process has used.
+    cpu: Duration,
+    routes: HashMap<String, RouteCounts>,
+    upstreams: HashMap<String, UpstreamCounts>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct RouteCounts {
+    requests: u64,
+    /// Responses with 4xx, without 499.
+    client_errors: u64,
+    /// Responses with 5xx.
+    server_errors: u64,
+    lookups: u64,
+    hits: u64,
+    latency: Latency,
+}
+
+#[derive(Clone, Debug, Default)]
+struct UpstreamCounts {
+    attempts: u64,
+    failures: u64,
+    latency: Latency,
+}
+
+/// Cumulative counts of a histogram with the usual buckets.
+#[derive(Clone, Debug, Default)]
+struct Latency {
+    buckets: Vec<u64>,
+    count: u64,
+}
+
+/// Traffic of the process in the last seconds.
+#[derive(Debug, Default)]
+pub(crate) struct RecentTraffic {
+    /// CPU time per second: 1.0 is one processor in full use.
+    pub cpu: f64,
+    pub routes: HashMap<String, RouteTraffic>,
+    pub upstreams: HashMap<String, UpstreamTraffic>,
+}
+
+/// Traffic of a route. Rates are those of the last ten seconds, latencies those of the last minute.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct RouteTraffic {
+    /// Requests since the process began.
+    pub requests: u64,
+    /// Responses with 5xx since the process began.
+    pub server_errors: u64,
+    /// Requests per second.
+    pub rate: f64,
+    /// Responses with 4xx per second, without 499.
+    pub client_error_rate: f64,
+    /// Responses with 5xx per second.
+    pub server_error_rate: f64,
+    /// Share of lookups that the cache served, 0 to 1; `None` without lookups.
+    pub hit_ratio: Option<f64>,
+    pub p50: Option<Duration>,
+    pub p95: Option<Duration>,
+    pub p99: Option<Duration>,
+}
+
+/// Traffic of an upstream, with the same windows.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct UpstreamTraffic {
+    /// Attempts per second.
+    pub rate: f64,
+    /// Failed attempts per second.
+    pub failure_rate: f64,
+    /// Time to the headers of the response.
+    pub p95: Option<Duration>,
+}
+
+impl Traffic {
+    pub(super) fn new(metrics: Metrics, clock: Clock) -> Self {
+        let traffic = Self(Arc::new(Shared {
+            metrics,
+            clock,
+            history: Mutex::default(),
+        }));
+        traffic.record();
+        traffic
+    }
+
+    /// Records the counters at each interval, until it is dropped.
+    pub(super) async fn supervise(self) {
+        let mut ticks = tokio::time::interval(INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.record();
+        }
+    }
+
+    fn record(&self) {
+        let record = Arc::new(Record::read(&self.0.metrics, self.0.clock.now()));
+        let mut history = self.0.history.lock();
+        // One record before the longest window stays, to have all of that window.
+        while history
+            .get(1)
+            .is_some_and(|second| record.at.duration_since(second.at) >= LATENCIES)
+        {
+            history.pop_front();
+        }
+        history.push_back(record);
+    }
+
+    /// Returns the traffic up to now.
+    pub(crate) fn recent(&self) -> RecentTraffic {
+        let now = Record::read(&self.0.metrics, self.0.clock.now());
+        let (Some(recent), Some(older)) =
+            (self.before(now.at, RATES), self.before(now.at, LATENCIES))
+        else {
+            return RecentTraffic::default();
+        };
+        let seconds = now.at.duration_since(recent.at).as_secs_f64();
+        let rate = |now: u64, then: u64| per_second(now.saturating_sub(then), seconds);
+        let route = |name: &String| {
+            let (now, then) = (&now.routes[name], recent.routes.get(name));
+            let then = then.cloned().unwrap_or_default();
+            let old = older.routes.get(name).cloned().unwrap_or_default();
+            let latency = now.latency.since(&old.latency);
+            RouteTraffic {
+                requests: now.requests,
+                server_errors: now.server_errors,
+                rate: rate(now.requests, then.requests),
+                client_error_rate: rate(now.client_errors, then.client_errors),
+                server_error_rate: rate(now.server_errors, then.server_errors),
+                hit_ratio: share(
+                    now.hits.saturating_sub(old.hits),
+                    now.lookups.saturating_sub(old.lookups),
+                ),
+                p50: latency.quantile(0.5),
+                p95: latency.quantile(0.95),
+                p99: latency.quantile(0.99),
+            }
+        };
+        let upstream = |name: &String| {
+            let (now, then) = (&now.upstreams[name], recent.upstreams.get(name));
+            let then = then.cloned().unwrap_or_default();
+            let old = older.upstreams.get(name).cloned().unwrap_or_default();
+            UpstreamTraffic {
+                rate: rate(now.attempts, then.attempts),
+                failure_rate: rate(now.failures, then.failures),
+                p95: now.latency.since(&old.latency).quantile(0.95),
+            }
+        };
+        let cpu = now.cpu.saturating_sub(recent.cpu).as_secs_f64();
+        RecentTraffic {
+            cpu: if seconds > 0.0 { cpu / seconds } else { 0.0 },
+            routes: now
+                .routes
+                .keys()
+                .map(|name| (name.clone(), route(name)))
+                .collect(),
+            upstreams: now
+                .upstreams
+                .keys()
+                .map(|name| (name.clone(), upstream(name)))
+                .collect(),
+        }
+    }
+
+    /// Returns the last record that is at least `window` old, or else the oldest.
+    fn before(&self, now: Instant, window: Duration) -> Option<Arc<Record>> {
+        let history = self.0.history.lock();
+        let is_old = |record: &&Arc<Record>| now.duration_since(record.at) >= window;
+        let found = history
+            .iter()
+            .rev()
+            .find(is_old)
+            .or_else(|| history.front());
+        found.cloned()
+    }
+}
+
+impl Record {
+    fn read(metrics: &Metrics, at: Instant) -> Self {
+        let mut routes: HashMap<String, RouteCounts> = HashMap::new();
+        metrics.each_counter("edgeway_http_requests_total", |series, count| {
+            let Some(route) = series.get("route") else {
+                return;
+            };
+            let counts = of(&mut routes, route);
+            counts.requests += count;
+            match series.get("status").unwrap_or_default().as_bytes() {
+                b"499" => {}
+                [b'4', ..] => counts.client_errors += count,
+                [b'5', ..] => counts.server_errors += count,
+                _ => {}
+            }
+        });
+        metrics.each_histogram(
+            "edgeway_http_request_duration_seconds",
+            |series, buckets, count| {
+                if let Some(route) = series.get("route") {
+                    of(&mut routes, route).latency = Latency::new(buckets, count);
+                }
+            },
+        );
+        metrics.each_counter("edgeway_cache_requests_total", |series, count| {
+            if let Some(route) = series.get("route") {
+                let counts = of(&mut routes, route);
+                match series.get("result") {
+                    Some("bypass") => {}
+                    Some("hit" | "stale" | "revalidated") => {
+                        counts.lookups += count;
+                        counts.hits += count;
+                    }
+                    _ => counts.lookups += count,
+                }
+            }
+        });
+        let mut upstreams: HashMap<String, UpstreamCounts> = HashMap::new();
+        metrics.each_counter("edgeway_upstream_requests_total", |series, count| {
+            if let Some(upstream) = series.get("upstream") {
+                let counts = of(&mut upstreams, upstream);
+                counts.attempts += count;
+                if series.get("outcome") != Some("ok") {
+                    counts.failures += count;
+                }
+            }
+        });
+        metrics.each_histogram(
+            "edgeway_upstream_first_byte_seconds",
+            |series, buckets, count| {
+                if let Some(upstream) = series.get("upstream") {
+                    of(&mut upstreams, upstream).latency = Latency::new(buckets, count);
+                }
+            },
+        );
+        let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        Self {
+            at,
+            cpu: Duration::try_from(used).unwrap_or_default(),
+            routes,
+            upstreams,
+        }
+    }
+}
+
+/// Returns the entry of a name, which is allocated only if it is new.
+fn of<'a, T: Default>(map: &'a mut HashMap<String, T>, name: &str) -> &'a mut T {
+    if !map.contains_key(name) {
+        map.insert(name.to_owned(), T::default());
+    }
+    map.get_mut(name).expect("it was inserted")
+}
+
+impl Latency {
+    fn new(buckets: &[u64], count: u64) -> Self {
+        Self {
+            buckets: buckets.to_vec(),
+            count,
+        }
+    }
+
+    /// Returns the counts since an earlier record; all counts if there is none.
+    fn since(&self, earlier: &Self) -> Self {
+        let earlier_buckets = earlier.buckets.iter().copied().chain(std::iter::repeat(0));
+        Self {
+            buckets: self
+                .buckets
+                .iter()
+                .zip(earlier_buckets)
+                .map(|(now, then)| now.saturating_sub(then))
+                .collect(),
+            count: self.count.saturating_sub(earlier.count),
+        }
+    }
+
+    fn quantile(&self, share: f64) -> Option<Duration> {
+        quantile(
+            share,
+            crate::base::metrics::SECONDS,
+            &self.buckets,
+            self.count,
+        )
+        .map(Duration::from_secs_f64)
+    }
+}
+
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "rates are shown with three digits"
+)]
+fn per_second(count: u64, seconds: f64) -> f64 {
+    if seconds > 0.0 {
+        count as f64 / seconds
+    } else {
+        0.0
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "shares are shown in per cent")]
+fn share(part: u64, all: u64) -> Option<f64> {
+    (all > 0).then(|| part as f64 / all as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn requests(metrics: &Metrics, route: &str, status: &str, count: u64) {
+        let labels = [("route", route), ("method", "GET"), ("status", status)];
+        metrics
+            .counter("edgeway_http_requests_total", "r", &labels)
+            .inc_by(count);
+    }
+
+    #[test]
+    fn a_rate_is_the_growth_of_its_window() {
+        let (metrics, clock) = (Metrics::default(), Clock::test());
+        requests(&metrics, "shop", "200", 1_000_000);
+        let traffic = Traffic::new(metrics.clone(), clock.clone());
+        // 20 requests in each of 120 s, then silence.
+        for _ in 0..60 {
+            requests(&metrics, "shop", "200", 30);
+            requests(&metrics, "shop", "404", 6);
+            requests(&metrics, "shop", "499", 2);
+            requests(&metrics, "shop", "502", 2);
+            clock.advance(INTERVAL);
+            traffic.record();
+        }
+        let shop = traffic.recent().routes["shop"].clone();
+        let about = |found: f64, wanted: f64| assert!((found - wanted).abs() < 1e-9, "{found}");
+        about(shop.rate, 20.0);
+        about(shop.client_error_rate, 3.0);
+        about(shop.server_error_rate, 1.0);
+        assert_eq!((shop.requests, shop.server_errors), (1_002_400, 120));
+        assert!(
+            traffic.0.history.lock().len() <= 32,
+            "the history is bounded"
+        );
+        clock.advance(RATES);
+        about(traffic.recent().routes["shop"].rate, 0.0);
+    }
+
+    #[test]
+    fn a_route_that_appears_later_counts_from_zero() {
+        let (metrics, clock) = (Metrics::default(), Clock::test());
+        let traffic = Traffic::new(metrics.clone(), clock.clone());
+        clock.advance(RATES);
+        traffic.record();
+        requests(&metrics, "new", "200", 50);
+        clock.advance(Duration::from_secs(5));
+        let new = traffic.recent().routes["new"].clone();
+        assert_eq!(new.requests, 50);
+        assert!(new.rate > 3.0 && new.rate <= 10.0, "{}", new.rate);
+        assert_eq!((new.hit_ratio, new.p95), (None, None));
+    }
+
+    #[test]
+    fn latencies_forget_what_is_older_than_a_minute() {
+        let (metrics, clock) = (Metrics::default(), Clock::test());
+        let labels = [("route", "shop")];
+        let seconds = metrics.histogram("edgeway_http_request_duration_seconds", "d", &labels);
+        let traffic = Traffic::new(metrics.clone(), clock.clone());
+        (0..100).for_each(|_| seconds.observe(20.0));
+        traffic.record();
+        for _ in 0..40 {
+            clock.advance(INTERVAL);
+            traffic.record();
+        }
+        (0..100).for_each(|_| seconds.observe(0.004));
+        let shop = traffic.recent().routes["shop"].clone();
+        assert!(
+            shop.p99.unwrap() <= Duration::from_millis(5),
+            "{:?}",
+            shop.p99
+        );
+    }
+
+    #[test]
+    fn the_hit_ratio_leaves_out_what_may_not_be_looked_up() {
+        let (metrics, clock) = (Metrics::default(), Clock::test());
+        let traffic = Traffic::new(metrics.clone(), clock.clone());
+        for (result, count) in [("hit", 6), ("stale", 2), ("miss", 2), ("bypass", 90)] {
+            let labels = [("route", "shop"), ("result", result)];
+            metrics
+                .counter("edgeway_cache_requests_total", "c", &labels)
+                .inc_by(count);
+        }
+        clock.advance(INTERVAL);
+        assert_eq!(traffic.recent().routes["shop"].hit_ratio, Some(0.8));
+    }
+}

@@ -1,0 +1,118 @@
+//! Figures of the status that come from metrics and from the system.
+
+use std::time::{Duration, SystemTime};
+
+use super::source::rfc3339;
+use crate::{
+    base::metrics::Metrics,
+    live::{ReloadRecord, traffic},
+    status::snapshot::{
+        CacheStatus, CertificateExpiry, LimitStatus, ReloadStatus, RouteTraffic, UpstreamTraffic,
+    },
+};
+
+/// Returns the resident memory of this process in bytes; zero if the system does not tell.
+pub(super) fn resident_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kibibytes.unwrap_or(0) * 1024
+}
+
+pub(super) fn reload(record: ReloadRecord) -> ReloadStatus {
+    let (changes, error) = match record.outcome {
+        Ok(changes) => (changes, None),
+        Err(error) => (Vec::new(), Some(error)),
+    };
+    ReloadStatus {
+        at: rfc3339(record.at),
+        generation: record.generation,
+        changes,
+        error,
+    }
+}
+
+/// Returns the expiry of all certificates, the next one first.
+pub(super) fn expiries(metrics: &Metrics) -> Vec<CertificateExpiry> {
+    let mut expiries = Vec::new();
+    metrics.each_gauge(
+        "edgeway_certificate_expiry_timestamp_seconds",
+        |series, at| {
+            let text = |label| series.get(label).unwrap_or_default().to_owned();
+            let since = Duration::from_secs(u64::try_from(at).unwrap_or(0));
+            expiries.push(CertificateExpiry {
+                expires: rfc3339(SystemTime::UNIX_EPOCH + since),
+                listener: text("listener"),
+                name: text("name"),
+            });
+        },
+    );
+    expiries.sort();
+    expiries
+}
+
+/// Returns the counts of all rate limits, sorted by name.
+pub(super) fn limits(metrics: &Metrics) -> Vec<LimitStatus> {
+    let mut limits = std::collections::BTreeMap::<String, LimitStatus>::new();
+    metrics.each_counter("edgeway_rate_limit_total", |series, count| {
+        let name = series.get("limit").unwrap_or_default();
+        let limit = limits.entry(name.to_owned()).or_default();
+        match series.get("action") {
+            Some("passed") => limit.passed += count,
+            Some("delayed") => limit.delayed += count,
+            Some("refused") => limit.refused += count,
+            _ => limit.exempt += count,
+        }
+    });
+    let named = |(name, limit)| LimitStatus { name, ..limit };
+    limits.into_iter().map(named).collect()
+}
+
+/// Returns the figures of the cache's memory.
+pub(super) fn cache(metrics: &Metrics) -> CacheStatus {
+    let gauge = |name| {
+        let mut found = 0;
+        metrics.each_gauge(name, |_, value| {
+            found = u64::try_from(value).unwrap_or(0);
+        });
+        found
+    };
+    let mut evictions = 0;
+    metrics.each_counter("edgeway_cache_evictions_total", |_, count| {
+        evictions = count;
+    });
+    CacheStatus {
+        objects: gauge("edgeway_cache_objects"),
+        bytes: gauge("edgeway_cache_bytes"),
+        budget_bytes: gauge("edgeway_cache_budget_bytes"),
+        evictions,
+    }
+}
+
+pub(super) fn route(recent: Option<traffic::RouteTraffic>) -> RouteTraffic {
+    let recent = recent.unwrap_or_default();
+    RouteTraffic {
+        requests: recent.requests,
+        server_errors: recent.server_errors,
+        rate: recent.rate,
+        client_error_rate: recent.client_error_rate,
+        server_error_rate: recent.server_error_rate,
+        hit_ratio: recent.hit_ratio,
+        p50_ms: recent.p50.map(millis),
+        p95_ms: recent.p95.map(millis),
+        p99_ms: recent.p99.map(millis),
+    }
+}
+
+pub(super) fn upstream(recent: Option<traffic::UpstreamTraffic>) -> UpstreamTraffic {
+    let recent = recent.unwrap_or_default();
+    UpstreamTraffic {
+        rate: recent.rate,
+        failure_rate: recent.failure_rate,
+        p95_ms: recent.p95.map(millis),
+    }
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
