@@ -90,7 +90,7 @@ test('Ctrl-C reaches the program once', (t) => {
   // foreground group.
   const env = script(`n=0; trap 'n=$((n + 1))' INT; echo ready; i=0; while [ $i -lt 40 ]; do sleep 0.05; i=$((i + 1)); done; echo "got $n"`);
   return new Promise((resolve, reject) => {
-    const child = spawn('script', ['-qec', `${process.execPath} ${launcher}`, '/dev/null'], {
+    const child = spawn('script', ['-qec', `'${process.execPath}' '${launcher}'`, '/dev/null'], {
       env: { ...process.env, ...env },
     });
     let output = '';
@@ -112,11 +112,26 @@ test('Ctrl-C reaches the program once', (t) => {
 
 test('Node with execve becomes the program', () => {
   const preload = 'process.execve = (file, args, env) => { console.log(JSON.stringify([file, args, env.MARK])); process.exit(0); };';
-  const done = run(['run', '-c', 'x'], { preload, env: { EDGEWAY_BINARY: '/opt/edgeway', MARK: '1' } });
-  assert.deepEqual(JSON.parse(done.stdout), ['/opt/edgeway', ['/opt/edgeway', 'run', '-c', 'x'], '1']);
+  const env = script('exit 1');
+  const file = env.EDGEWAY_BINARY;
+  const done = run(['run', '-c', 'x'], { preload, env: { ...env, MARK: '1' } });
+  assert.deepEqual(JSON.parse(done.stdout), [file, [file, 'run', '-c', 'x'], '1']);
   // Where it fails, the program runs all the same.
   const broken = run([], { preload: 'process.execve = () => { throw new Error("no"); };', env: script('exit 3') });
   assert.equal(broken.status, 3);
+});
+
+test('a program that cannot be started is named', () => {
+  const plain = path.join(folder, 'plain');
+  fs.writeFileSync(plain, 'no program', { mode: 0o644 });
+  // As `execve` of Node 22 to 25 does where the system refuses.
+  for (const preload of [undefined, 'process.execve = () => process.abort();']) {
+    for (const file of ['/nowhere/edgeway', plain, folder]) {
+      const done = run(['run'], { preload, env: { EDGEWAY_BINARY: file } });
+      assert.equal(done.status, 1, done.stderr);
+      assert.ok(done.stderr.startsWith(`edgeway: cannot run ${file}: `), done.stderr);
+    }
+  }
 });
 
 test('other platforms are named', () => {
@@ -142,6 +157,12 @@ test('a glibc that is too old is named with the one that is needed', () => {
   for (const version of [edgeway.glibc, '2.100', '3.0']) {
     assert.equal(run(['--version'], { preload: withGlibc(version) }).status, 0, version);
   }
+});
+
+test('another C library is named, whether npm has installed the program or not', () => {
+  const done = run(['--version'], { preload: withGlibc(undefined) });
+  assert.equal(done.status, 1);
+  assert.ok(done.stderr.includes('another C library, such as musl'), done.stderr);
 });
 
 test('a platform package that is missing or of another version is named', () => {

@@ -39,16 +39,17 @@ function program() {
   }
   const name = `@edgeway/${platform}`;
   const found = glibc();
+  // Before the package: older versions of npm install it on such a system as well.
+  if (!found) {
+    fail(
+      'there is no program for this system: Edgeway needs glibc, and this system has another C library, such as musl of Alpine Linux',
+      'use an image with glibc, such as node:22-slim',
+    );
+  }
   let manifest;
   try {
     manifest = require.resolve(`${name}/package.json`);
   } catch {
-    if (!found) {
-      fail(
-        'there is no program for this system: Edgeway needs glibc, and this system has another C library, such as musl of Alpine Linux',
-        'use an image with glibc, such as node:22-slim',
-      );
-    }
     fail(
       `the package ${name} is missing, which holds the program`,
       'it is an optional dependency: install without --omit=optional or --no-optional, and on the platform that it is to run on',
@@ -62,7 +63,7 @@ function program() {
     );
   }
   const floor = platformPackage.edgeway.glibc;
-  if (found && isOlder(found, floor)) {
+  if (isOlder(found, floor)) {
     fail(`glibc ${found} is too old: Edgeway needs ${floor} or newer (Debian 12, Ubuntu 22.04)`);
   }
   return path.join(path.dirname(manifest), 'bin', 'edgeway');
@@ -81,9 +82,21 @@ function isInForeground() {
   }
 }
 
+/** Fails if a file is no program: `execve` of Node 22 to 25 would end in a core dump. */
+function assertExecutable(file) {
+  try {
+    fs.accessSync(file, fs.constants.X_OK);
+    if (fs.statSync(file).isFile()) return;
+  } catch (error) {
+    fail(`cannot run ${file}: ${error.message}`);
+  }
+  fail(`cannot run ${file}: it is not a file`);
+}
+
 function run(file, args) {
+  assertExecutable(file);
   if (process.execve) {
-    // Node 22.15: the program takes the place of this process. Returns only if that is impossible.
+    // Node 22.15: the program takes the place of this process.
     try {
       process.execve(file, [file, ...args], process.env);
     } catch {
