@@ -51,10 +51,10 @@ pub fn may_store(
     }
     let store_as = by_status(shape, status, headers)?;
     if headers.contains_key(header::SET_COOKIE) {
-        return Err("set_cookie");
+        return Err("set-cookie");
     }
     if list_of(headers, &header::VARY).any(|member| member == b"*") {
-        return Err("vary_any");
+        return Err("vary");
     }
     // `private, no-store` counts even beside a CDN's own header: an app that sets that header for
     // all paths does not mean its dynamic pages.
@@ -64,7 +64,7 @@ pub fn may_store(
         return Err("not_public");
     }
     if !is_permitted(headers) {
-        return Err("no_permission");
+        return Err("not-explicit");
     }
     if is(headers, &NEXT_CACHE, b"STALE") {
         return Err(STALE_AT_ORIGIN);
@@ -120,7 +120,7 @@ fn by_type(shape: &RequestShape, headers: &HeaderMap) -> Result<(), &'static str
     let media_type = headers.get(header::CONTENT_TYPE);
     let essence = essence(media_type.map(HeaderValue::as_bytes).unwrap_or_default());
     if essence.eq_ignore_ascii_case(b"text/event-stream") {
-        return Err("event_stream");
+        return Err("stream");
     }
     match shape.kind {
         PathKind::Image { .. } if !shape.forms.take(essence) => Err("image_form"),
