@@ -30,12 +30,14 @@ pub(super) fn into(entries: &mut Vec<(Key, Node)>, included: Node, diagnostics: 
             entries.push((key, node));
             continue;
         };
+        if node.value == Value::Null {
+            continue;
+        }
+        if present.value == Value::Null {
+            *present = node;
+            continue;
+        }
         match (&mut present.value, node.value) {
-            (_, Value::Null) => {}
-            (value @ Value::Null, added) => {
-                *value = added;
-                present.place = node.place;
-            }
             (Value::List(items), Value::List(added)) => items.extend(added),
             (Value::Map(entries), Value::Map(added)) => join(entries, added, diagnostics),
             _ => diagnostics.push(twice(&key, first)),

@@ -174,6 +174,19 @@ fn includes_add_lists_and_mappings_in_the_order_of_names() {
 }
 
 #[test]
+fn a_variable_of_an_included_file_keeps_its_type_where_the_main_file_has_an_empty_key() {
+    let folder = Folder::with(&[
+        ("main.yaml", "include: a.yaml\nwatch:\n"),
+        ("a.yaml", "watch: \"${MISSING:-true}\"\n"),
+    ]);
+    let (sources, node, mut diagnostics) = folder.load();
+    let node = node.unwrap();
+    let watch: Option<bool> = read(node.get("watch").unwrap(), &mut diagnostics);
+    let problems = diagnostics.render(&sources, Style::Lines);
+    assert_eq!((watch, problems.as_str()), (Some(true), ""));
+}
+
+#[test]
 fn places_name_the_included_file() {
     let folder = Folder::with(&[
         ("main.yaml", "include: a.yaml\n"),
