@@ -38,7 +38,7 @@ fn node(file: &File, place: Place, entry: &Entry, own: &[(Key, Node)]) -> Option
             .map(|(_, node)| node.clone())
     };
     let empty = |place| Node::new(place, Value::Map(Vec::new()));
-    let is_on = |node: &Node| matches!(node.value, Value::Bool(true) | Value::Null);
+    let is_on = |node: &Node| flag(node) == Some(true) || node.value == Value::Null;
     let shared = || find(&file.defaults).or_else(top);
     // `true` on a route means: use the defaults.
     let node = match find(own) {
@@ -58,9 +58,14 @@ fn node(file: &File, place: Place, entry: &Entry, own: &[(Key, Node)]) -> Option
 }
 
 fn is_off(node: &Node) -> bool {
+    flag(node) == Some(false) || matches!(&node.value, Value::Text(text) if text == "off")
+}
+
+/// Returns the flag that a value is. The text of a variable in quotes is one as well.
+fn flag(node: &Node) -> Option<bool> {
     match &node.value {
-        Value::Bool(is_on) => !is_on,
-        Value::Text(text) => text == "off",
-        _ => false,
+        Value::Bool(is_on) => Some(*is_on),
+        Value::Text(text) if node.is_variable => text.parse().ok(),
+        _ => None,
     }
 }
