@@ -9,6 +9,7 @@
     reason = "tests: what goes wrong here fails them, and limits refill in real time"
 )]
 
+mod overrides;
 mod served;
 mod shop;
 
