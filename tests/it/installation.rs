@@ -341,6 +341,25 @@ async fn status_ready_is_a_health_check() {
     assert!(nowhere.stderr.contains("cannot reach a gateway"));
 }
 
+/// Without a dot in front, `npm publish` takes the path for a repository of GitHub.
+#[test]
+fn the_release_publishes_files() {
+    let path = root().join(".github/workflows/release.yml");
+    let workflow = fs::read_to_string(path).unwrap();
+    let lines = workflow.lines().filter(|line| line.contains("npm publish"));
+    let files: Vec<&str> = lines.filter_map(|line| line.split('"').nth(1)).collect();
+    assert_eq!(files.len(), 2, "{files:?}");
+    for file in files {
+        assert!(file.starts_with("./packages/"), "{file}");
+    }
+    // The registry refuses provenance of a package that names no repository, and a package needs
+    // somebody who maintains it.
+    for line in ["REPOSITORY: ${{ github.server_url }}", "vars.MAINTAINER"] {
+        assert!(workflow.contains(line), "{line}");
+    }
+    assert!(!workflow.contains(".invalid"), "no one reads mail there");
+}
+
 /// Runs `scripts/setup` on a machine with this `os-release` and these tools alone.
 fn setup_on(os_release: &str, tools: &[&str], packages: &[&str]) -> Option<Output> {
     let way = namespaces::unshare(&["--mount"], "true")?;
@@ -393,6 +412,9 @@ fn setup_warns_where_the_tools_are_there_and_refuses_where_they_are_not() {
     let packages = setup_on(fedora, &all, &["chromium"]).unwrap();
     assert!(packages.status.success());
     assert!(stderr(&packages).contains("install what corresponds to Debian's chromium"));
+    // It can have dpkg, which does not make it a Debian.
+    let dpkg = setup_on(fedora, &[&all[..], &["dpkg-query"]].concat(), &["chromium"]).unwrap();
+    assert!(dpkg.status.success(), "{}", stderr(&dpkg));
     let without: Vec<&str> = all.into_iter().filter(|tool| *tool != "cmake").collect();
     let refused = setup_on(fedora, &without, &[]).unwrap();
     assert!(!refused.status.success());

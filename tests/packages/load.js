@@ -1,10 +1,13 @@
 // Load on the gateway from new and from kept connections, until SIGTERM; then prints what happened
-// as JSON. Usage: node load.js PORT
+// as JSON. Writes the file READY once each of its lanes has had a response.
+// Usage: node load.js PORT READY
 'use strict';
 
+const fs = require('node:fs');
 const http = require('node:http');
 
 const port = Number(process.argv[2]);
+const ready = process.argv[3];
 const tally = { requests: 0, failed: 0, sentAgain: 0, failures: [], longest: 0 };
 let stopped = false;
 
@@ -43,7 +46,12 @@ function once(agent) {
   });
 }
 
+let begun = 0;
+
 async function lane(agent) {
+  await once(agent);
+  begun += 1;
+  if (begun === lanes.length) fs.writeFileSync(ready, '');
   while (!stopped) {
     await once(agent);
     await new Promise((resolve) => setTimeout(resolve, 2));
