@@ -11,6 +11,19 @@ pub fn list(value: &[u8]) -> ListItems<'_> {
     ListItems { rest: value }
 }
 
+/// Splits a list of entity tags. A `\` is no escape in a tag (RFC 9110, 8.8.3), so that [`list`]
+/// does not fit.
+pub fn entity_tags(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut is_quoted = false;
+    value
+        .split(move |byte| {
+            is_quoted ^= *byte == b'"';
+            *byte == b',' && !is_quoted
+        })
+        .map(<[u8]>::trim_ascii)
+        .filter(|tag| !tag.is_empty())
+}
+
 /// Returns the members of a list field over all of its lines.
 pub fn list_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     headers
@@ -254,6 +267,12 @@ mod tests {
         assert_eq!(members(r#"x="a\",b", y"#), [r#"x="a\",b""#, "y"]);
         assert_eq!(members(r#""never closed, b"#), [r#""never closed, b"#]);
         assert!(members("").is_empty());
+    }
+
+    #[test]
+    fn a_backslash_does_not_escape_the_end_of_an_entity_tag() {
+        let tags: Vec<_> = entity_tags(br#" "a,b\", W/"c" ,, x"#).collect();
+        assert_eq!(tags, [&br#""a,b\""#[..], br#"W/"c""#, b"x"]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderValue, Method, header};
 
-use crate::base::http_date;
+use crate::base::{http::entity_tags, http_date};
 
 /// Properties of a representation that conditions and ranges refer to.
 #[derive(Clone, Copy, Debug)]
@@ -111,24 +111,12 @@ fn has_tag(
         let Some(own) = own.map(HeaderValue::as_bytes) else {
             return false;
         };
-        tags(line).any(|tag| match (tag.strip_prefix(b"W/"), by) {
+        entity_tags(line).any(|tag| match (tag.strip_prefix(b"W/"), by) {
             (Some(_), Comparison::Strong) => false,
             (Some(opaque), Comparison::Weak) => opaque == own,
             (None, _) => tag == own,
         })
     })
-}
-
-/// Splits a list of entity tags. A `\` is no escape in a tag, so the parser of other lists does not
-/// fit.
-fn tags(line: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut is_quoted = false;
-    line.split(move |byte| {
-        is_quoted ^= *byte == b'"';
-        *byte == b',' && !is_quoted
-    })
-    .map(<[u8]>::trim_ascii)
-    .filter(|tag| !tag.is_empty())
 }
 
 /// Returns true if `If-Range` allows a range: it is absent, or names this very representation

@@ -6,7 +6,7 @@
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
-use crate::base::http_date;
+use crate::base::{http::entity_tags, http_date};
 
 /// Returns true if the client already has this response, so that a 304 is enough.
 ///
@@ -60,19 +60,7 @@ fn matches(line: &[u8], stored: Option<&HeaderValue>) -> bool {
         return false;
     };
     // A tag without quotes may contain commas.
-    line == stored || tags(line).any(|tag| opaque(tag) == opaque(stored))
-}
-
-/// Splits a list of entity tags. A `\` is not an escape in an entity tag, so the list parser of
-/// other fields does not fit.
-fn tags(line: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut is_quoted = false;
-    line.split(move |byte| {
-        is_quoted ^= *byte == b'"';
-        *byte == b',' && !is_quoted
-    })
-    .map(<[u8]>::trim_ascii)
-    .filter(|tag| !tag.is_empty())
+    line == stored || entity_tags(line).any(|tag| opaque(tag) == opaque(stored))
 }
 
 /// Returns the text between the quotes.
