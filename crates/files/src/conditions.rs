@@ -48,7 +48,8 @@ pub(crate) fn select(method: &Method, headers: &HeaderMap, of: Validators<'_>) -
             return Selection::PreconditionFailed;
         }
     } else if let Some(since) = date(headers, header::IF_UNMODIFIED_SINCE)
-        && of.modified.is_none_or(|modified| modified > since)
+        // RFC 9110, 13.1.4: a file without a modification time ignores it.
+        && of.modified.is_some_and(|modified| modified > since)
     {
         return Selection::PreconditionFailed;
     }
@@ -292,6 +293,22 @@ mod tests {
             (&[("if-unmodified-since", "never")], Whole),
         ] {
             assert_eq!(get(headers), selection, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn dates_are_ignored_without_a_modification_time() {
+        let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+        let validators = Validators {
+            etag: None,
+            modified: None,
+            size: 100,
+        };
+        for name in ["if-unmodified-since", "if-modified-since"] {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, HeaderValue::from_static(date));
+            let selection = select(&Method::GET, &headers, validators);
+            assert_eq!(selection, Selection::Whole, "{name}");
         }
     }
 
