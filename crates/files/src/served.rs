@@ -51,6 +51,10 @@ pub(crate) struct Stamp {
     pub(crate) size: u64,
     pub(crate) seconds: i64,
     nanos: i64,
+    /// Seconds and nanoseconds of the last change of any kind. A file that was written in place may
+    /// have the same size and modification time as before, one that was only renamed another time
+    /// of change.
+    changed: (i64, i64),
     /// True if the file was written so recently that it may be written again within its tick.
     is_young: bool,
 }
@@ -88,6 +92,7 @@ impl Stamp {
             size: u64::try_from(at.st_size).unwrap_or_default(),
             seconds,
             nanos: at.st_mtime_nsec as i64,
+            changed: (at.st_ctime as i64, at.st_ctime_nsec as i64),
             is_young: u64::try_from(seconds).is_ok_and(|seconds| seconds > settled),
         }))
     }
@@ -100,6 +105,7 @@ impl Stamp {
             size,
             seconds,
             nanos,
+            changed: _,
             is_young: _,
         } = *self;
         let theirs = (other.device, other.number, other.size);

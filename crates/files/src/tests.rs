@@ -157,6 +157,31 @@ async fn a_file_that_changes_is_seen_after_the_recheck() {
     assert_eq!(content(&files, "/a").await.as_deref(), Some("back"));
 }
 
+/// Reproducible builds and `rsync --times` set the same time for each version of a file.
+#[tokio::test]
+async fn a_file_that_is_written_with_its_old_size_and_time_is_seen() {
+    let clock = Clock::test();
+    let folder = tree(&[]);
+    let path = folder.path().join("a");
+    let write = |content: &str| {
+        use std::os::unix::fs::MetadataExt as _;
+
+        fs::write(&path, content).unwrap();
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        let then = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        file.set_modified(then).unwrap();
+        let about = file.metadata().unwrap();
+        (about.ctime(), about.ctime_nsec())
+    };
+    let first = write("version 1");
+    let files = Files::new(settings(folder.path()), &clock);
+    assert_eq!(content(&files, "/a").await.as_deref(), Some("version 1"));
+    // The time of change moves with the kernel's tick.
+    while write("version 2") == first {}
+    clock.advance(NOW_AND_THEN);
+    assert_eq!(content(&files, "/a").await.as_deref(), Some("version 2"));
+}
+
 #[tokio::test]
 async fn a_root_that_a_deploy_exchanges_is_followed() {
     let clock = Clock::test();
