@@ -89,8 +89,20 @@ impl Root {
         #[cfg(target_os = "linux")]
         if !self.lacks_openat2.load(Ordering::Relaxed) {
             match self.open_beneath(&folder, path) {
-                Err(Errno::NOSYS | Errno::PERM | Errno::INVAL | Errno::TOOBIG) => {
-                    self.lacks_openat2.store(true, Ordering::Relaxed);
+                // Names are exchanged all the time, or the kernel lacks the call, or the file system
+                // refuses this name or file alone.
+                Err(
+                    error @ (Errno::AGAIN
+                    | Errno::NOSYS
+                    | Errno::PERM
+                    | Errno::INVAL
+                    | Errno::TOOBIG),
+                ) => {
+                    let opened = self.walk(&folder, relative)?;
+                    if error != Errno::AGAIN {
+                        self.lacks_openat2.store(true, Ordering::Relaxed);
+                    }
+                    return Ok(opened);
                 }
                 opened => return Ok(opened?),
             }
