@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header, response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, response};
 use pingora::{
     Error, ErrorType, Result,
     http::{RequestHeader, ResponseHeader},
@@ -236,25 +236,14 @@ pub(super) async fn serve_with(
 ) -> Result<()> {
     request::end_if_draining(session, ctx);
     let (mut head, body) = prepare(session.req_header(), ctx, response, kept).await;
-    let is_http2 = session.req_header().version == Version::HTTP_2;
     let chain = context::chain(&ctx.gateway, ctx.route);
     respond::leave_to_connection(&mut ctx.facts, ctx.connection.as_deref(), None);
     let date = reply::date(&ctx.live().world.clock);
     head.headers.insert(header::DATE, date);
-    let head = Box::new(ResponseHeader::from(head));
-    let is_over = body.is_none();
-    session
-        .write_response_header(head, is_over && !is_http2)
-        .await?;
+    let head = ResponseHeader::from(head);
+    reply::write_head(session, head, body.is_some()).await?;
     if let Some(body) = body {
         write(session, chain, &mut ctx.facts, body).await?;
-    } else if is_http2 {
-        // Pingora does not pass the end of the stream with the headers on HTTP/2.
-        session.write_response_body(None, true).await?;
-    }
-    if !is_http2 {
-        // A request body that was not read would be in the way of the next request.
-        reply::linger(session).await;
     }
     Ok(())
 }
@@ -273,6 +262,8 @@ pub(super) async fn send_direct(
         Some(body) => {
             let chain = context::chain(&ctx.gateway, ctx.route);
             write(client, chain, &mut ctx.facts, body).await
+    // A request body that was not read would be in the way of the next request.
+    reply::linger(session).await;
         }
         None => Ok(()),
     }

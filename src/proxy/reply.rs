@@ -34,16 +34,27 @@ pub(super) async fn send(
     if close {
         session.set_keepalive(None);
     }
-    session
-        .write_response_header(Box::new(head), body.is_none())
-        .await?;
-    let is_http2 = session.req_header().version == Version::HTTP_2;
-    if body.is_some() || is_http2 {
-        // Pingora does not pass the end of the stream with the headers on HTTP/2.
+    write_head(session, head, body.is_some()).await?;
+    if body.is_some() {
         session.write_response_body(body, true).await?;
     }
-    if !is_http2 {
-        linger(session).await;
+    linger(session).await;
+    Ok(())
+}
+
+/// Writes the headers of a response of the gateway, and the end of one without a body.
+pub(super) async fn write_head(
+    session: &mut Session,
+    head: ResponseHeader,
+    has_body: bool,
+) -> Result<()> {
+    let is_http2 = session.req_header().version == Version::HTTP_2;
+    session
+        .write_response_header(Box::new(head), !has_body && !is_http2)
+        .await?;
+    if !has_body && is_http2 {
+        // Pingora does not pass the end of the stream with the headers on HTTP/2.
+        session.write_response_body(None, true).await?;
     }
     Ok(())
 }
@@ -136,7 +147,7 @@ pub(super) fn is_on_its_way(session: &Session) -> bool {
 /// resets it, and the response in transit is lost (nginx: `lingering_close`). On HTTP/2 a complete
 /// response before a stream reset is not lost (RFC 9113, 8.1), and the connection stays open.
 pub(super) async fn linger(session: &mut Session) {
-    if session.as_mut().is_body_done() {
+    if session.req_header().version == Version::HTTP_2 || session.as_mut().is_body_done() {
         return;
     }
     session.set_total_drain_timeout(Some(LINGER_TIMEOUT));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode, Version, header, response};
+use http::{HeaderValue, Method, StatusCode, header, response};
 use pingora::{
     Error, ErrorType, Result,
     http::{RequestHeader, ResponseHeader},
@@ -49,24 +49,15 @@ pub(super) async fn send(
     request::end_if_draining(session, ctx);
     let StoredResponse { head, made, body } =
         prepare(session.req_header(), ctx, cache, entry).await?;
-    let is_http2 = session.req_header().version == Version::HTTP_2;
     let chain = context::chain(&ctx.gateway, ctx.route);
     respond::leave_to_connection(&mut ctx.facts, ctx.connection.as_deref(), made);
-    let head = Box::new(ResponseHeader::from(head));
-    let is_over = body.is_none();
-    session
-        .write_response_header(head, is_over && !is_http2)
-        .await?;
+    let head = ResponseHeader::from(head);
+    reply::write_head(session, head, body.is_some()).await?;
     if let Some(body) = body {
         write(session, chain, &mut ctx.facts, body).await?;
-    } else if is_http2 {
-        // Pingora does not pass the end of the stream with the headers on HTTP/2.
-        session.write_response_body(None, true).await?;
     }
-    if !is_http2 {
-        // A request body that was not read would be in the way of the next request.
-        reply::linger(session).await;
-    }
+    // A request body that was not read would be in the way of the next request.
+    reply::linger(session).await;
     Ok(())
 }
 
