@@ -131,24 +131,32 @@ async fn decide(files: &Files, path: &[u8], found: Found, head: &RequestHeader) 
     let outcome = match found {
         Found::File(file) => FileResponse::select(file, &head.method, &head.headers),
         Found::NotFoundPage(file) => {
-            Outcome::File(FileResponse::not_found(file, &head.method, &head.headers))
+            return Ok(FileResponse::not_found(file, &head.method, &head.headers));
         }
-        Found::Folder => return Decision::Reply(Box::new(with_slash(head))),
-        Found::NotFound => return not_found(),
+        Found::Folder => return Err(Box::new(with_slash(head))),
+        Found::NotFound => return Err(Box::new(no_file())),
         Found::Forbidden => {
             let reply = Reply::refuse(StatusCode::FORBIDDEN, "file_forbidden")
+    match select(found, head) {
+        Ok(response) if response.is_ready() => Decision::File(Box::new(response)),
+        Ok(response) => Box::pin(begin(files, path, response, head)).await,
+        Err(reply) => Decision::Reply(reply),
+    }
+}
+
+/// Selects what of a file the request gets. The error is the reply if it gets none.
+fn select(found: Found, head: &RequestHeader) -> std::result::Result<FileResponse, Box<Reply>> {
                 .detail("This address is not served.");
-            return Decision::Reply(Box::new(reply));
+            return Err(Box::new(reply));
         }
-        Found::Failed => return Decision::Reply(Failure::Internal.into()),
+        Found::Failed => return Err(Failure::Internal.into()),
     };
     match outcome {
-        Outcome::File(response) if response.is_ready() => Decision::File(Box::new(response)),
-        Outcome::File(response) => Box::pin(begin(files, path, response, head)).await,
+        Outcome::File(response) => Ok(response),
         Outcome::PreconditionFailed => {
             let reply = Reply::refuse(StatusCode::PRECONDITION_FAILED, "precondition")
                 .detail("The file has another version than the request is for.");
-            Decision::Reply(Box::new(reply))
+            Err(Box::new(reply))
         }
         Outcome::Unsatisfiable(size) => {
             let mut reply = Reply::refuse(StatusCode::RANGE_NOT_SATISFIABLE, "range")
@@ -156,7 +164,7 @@ async fn decide(files: &Files, path: &[u8], found: Found, head: &RequestHeader) 
             if let Ok(range) = HeaderValue::try_from(format!("bytes */{size}")) {
                 reply = reply.header(header::CONTENT_RANGE, range);
             }
-            Decision::Reply(Box::new(reply))
+            Err(Box::new(reply))
         }
     }
 }
@@ -175,17 +183,10 @@ async fn begin(
         };
         log::debug!(error:%; "file opened again");
         files.forget(path);
-        let found = files.find(path).await;
-        let Found::File(file) = found else {
-            return Box::pin(decide(files, path, found, head)).await;
+        response = match select(files.find(path).await, head) {
+            Ok(response) => response,
+            Err(reply) => return Decision::Reply(reply),
         };
-        match FileResponse::select(file, &head.method, &head.headers) {
-            Outcome::File(again) => response = again,
-            Outcome::PreconditionFailed | Outcome::Unsatisfiable(_) => break,
-        }
-        if response.is_ready() {
-            return Decision::File(Box::new(response));
-        }
     }
     let root = files.root().display();
     let path = String::from_utf8_lossy(path);
@@ -194,9 +195,11 @@ async fn begin(
 }
 
 fn not_found() -> Decision {
-    let reply =
-        Reply::refuse(StatusCode::NOT_FOUND, NO_FILE).detail("There is nothing at this address.");
-    Decision::Reply(Box::new(reply))
+    Decision::Reply(Box::new(no_file()))
+}
+
+fn no_file() -> Reply {
+    Reply::refuse(StatusCode::NOT_FOUND, NO_FILE).detail("There is nothing at this address.")
 }
 
 /// Redirects to the same path with a slash at its end, below which the links of an index lead.

@@ -189,9 +189,15 @@ impl Files {
         relative.is_some_and(|relative| self.0.settings.immutable.have(&relative.bytes))
     }
 
-    /// Forgets the file of `path`, because it is found to have changed.
+    /// Forgets the file of `path`, and the pages that are served where there is none, because one of
+    /// them is found to have changed.
     pub fn forget(&self, path: &[u8]) {
-        self.0.shard(path).lock().pop(path);
+        let settings = &self.0.settings;
+        let pages = [&settings.fallback, &settings.not_found];
+        let pages = pages.into_iter().flatten().map(|page| &**page);
+        for path in pages.chain([path]) {
+            self.0.shard(path).lock().pop(path);
+        }
     }
 
     async fn find_at(&self, path: &[u8]) -> Found {

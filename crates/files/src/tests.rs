@@ -183,6 +183,41 @@ async fn a_file_that_is_written_with_its_old_size_and_time_is_seen() {
 }
 
 #[tokio::test]
+async fn a_page_in_place_of_missing_files_is_forgotten_with_the_path() {
+    let folder = tree(&[]);
+    let page = folder.path().join("404.html");
+    let size = usize::try_from(SMALL).unwrap() * 2;
+    fs::write(&page, vec![b'a'; size]).unwrap();
+    for is_fallback in [true, false] {
+        let mut settings = settings(folder.path());
+        let own: Option<Box<[u8]>> = Some(b"/404.html".as_slice().into());
+        if is_fallback {
+            settings.fallback = own;
+        } else {
+            settings.not_found = own;
+        }
+        let files = Files::new(settings, &Clock::test());
+        let begun = async || match files.find(b"/none").await {
+            Found::File(file) | Found::NotFoundPage(file) => {
+                let headers = HeaderMap::new();
+                FileResponse::not_found(file, &Method::GET, &headers)
+                    .begin()
+                    .await
+            }
+            found => panic!("{found:?}"),
+        };
+        begun().await.unwrap();
+        fs::write(&page, vec![b'b'; size + usize::from(is_fallback)]).unwrap();
+        let later = Clock::machine().wall() + Duration::from_mins(1);
+        let file = fs::File::options().write(true).open(&page).unwrap();
+        file.set_modified(later).unwrap();
+        begun().await.unwrap_err();
+        files.forget(b"/none");
+        begun().await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_root_that_a_deploy_exchanges_is_followed() {
     let clock = Clock::test();
     let folder = tree(&[("1/a", "one"), ("2/a", "two")]);

@@ -8,6 +8,7 @@
 )]
 
 mod accel;
+mod beside;
 mod large;
 mod next;
 mod nginx;
