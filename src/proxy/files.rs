@@ -52,6 +52,11 @@ pub(super) async fn ask(head: &RequestHeader, ctx: &mut Context) -> Option<Decis
             .detail("This address only serves a file.");
         return Some(Decision::Reply(Box::new(reply)));
     }
+    if let Some(rewritten) = &ctx.facts.rewritten {
+        // The route's own rewrite applies to the path that the client sent.
+        let path = Target::new("", rewritten).path;
+        return Some(find_at(&serve.files, path, head).await);
+    }
     let target = Target::new("", head.raw_path());
     Some(find(serve, &target, &ctx.params, head).await)
 }
@@ -114,10 +119,14 @@ async fn find(
         Some(rewritten) => Target::new("", rewritten).path,
         None => target.path,
     };
-    match serve.files.kept(path) {
-        Some(file) => decide(&serve.files, path, Found::File(file), head).await,
+    find_at(&serve.files, path, head).await
+}
+
+async fn find_at(files: &Files, path: &[u8], head: &RequestHeader) -> Decision {
+    match files.kept(path) {
+        Some(file) => decide(files, path, Found::File(file), head).await,
         // Boxed, because otherwise every request's future would be as large.
-        None => Box::pin(look(&serve.files, path, head)).await,
+        None => Box::pin(look(files, path, head)).await,
     }
 }
 

@@ -7,6 +7,43 @@ use crate::support::{
     gateway::Gateway,
 };
 
+#[tokio::test]
+async fn a_rewrite_of_a_plugin_selects_the_file() {
+    let yaml = "
+routes:
+  - match: { path: /* }
+    files: www
+    rewrite: { prefix: /app, with: / }
+    plugins: [{ file: x/plugin.js, on_error: refuse }]
+";
+    let gateway = Gateway::start_in(yaml, |folder| {
+        write_tree(
+            &folder.join("www"),
+            &[
+                ("members/a.html", b"for members"),
+                ("login.html", b"login"),
+                ("app/b", b"never"),
+                ("b", b"rewritten by the route"),
+            ],
+        );
+        let text = "export const proxy = (req) => {
+            if (!req.nextUrl.pathname.startsWith('/members')) return NextResponse.next();
+            return NextResponse.rewrite(new URL('/login.html', req.url));
+        };";
+        fs::create_dir(folder.join("x")).unwrap();
+        fs::write(folder.join("x/plugin.js"), text).unwrap();
+    })
+    .await;
+    for _ in 0..3 {
+        let guarded = gateway.get("/members/a.html").await;
+        assert_eq!(
+            (guarded.status(), guarded.text()),
+            (200, "login".to_owned())
+        );
+        assert_eq!(gateway.get("/app/b").await.text(), "rewritten by the route");
+    }
+}
+
 /// A page in place of missing files is open under another path than that of the request.
 #[tokio::test]
 async fn a_page_that_is_written_in_place_is_sent_as_it_is_now() {
