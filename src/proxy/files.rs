@@ -214,6 +214,10 @@ fn no_file() -> Reply {
 /// Redirects to the same path with a slash at its end, below which the links of an index lead.
 fn with_slash(head: &RequestHeader) -> Reply {
     let target = Target::new("", head.raw_path());
+    if target.path.ends_with(b"/") {
+        // A rewrite leads to the folder whether or not the path has the slash.
+        return no_file();
+    }
     let mut to = Vec::with_capacity(head.raw_path().len() + 1);
     // `//evil.test/` would be the address of another host.
     let slashes = target.path.iter().take_while(|byte| **byte == b'/').count();

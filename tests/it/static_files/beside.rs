@@ -68,3 +68,24 @@ async fn a_page_that_is_written_in_place_is_sent_as_it_is_now() {
     }
 }
 
+#[tokio::test]
+async fn a_rewrite_to_a_folder_redirects_at_most_once() {
+    let yaml = "
+routes:
+  - match: { path: /manual/* }
+    files: www
+    rewrite: { with: /docs }
+  - match: { path: /book/* }
+    files: www
+    rewrite: { prefix: /book, with: /docs }
+";
+    let gateway = Gateway::start_in(yaml, |folder| {
+        write_tree(&folder.join("www"), &[("docs/index.html", b"docs")]);
+    })
+    .await;
+    assert_eq!(gateway.get("/manual/").await.status(), 404);
+    let moved = gateway.get("/book?x=1").await;
+    assert_eq!(moved.header("location"), Some("/book/?x=1"));
+    assert_eq!(gateway.get("/book/").await.text(), "docs");
+}
+
