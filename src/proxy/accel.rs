@@ -89,7 +89,7 @@ pub(super) async fn send(
             if let Some(cookie) = upstream::cookie(ctx) {
                 kept.append(header::SET_COOKIE, cookie);
             }
-            files::serve_with(session, ctx, *response, kept).await
+            files::serve_with(session, ctx, *response, Some(kept)).await
         }
         Decision::Reply(reply) => {
             request::end_if_draining(session, ctx);

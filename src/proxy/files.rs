@@ -19,7 +19,7 @@ use super::{
     reply, request, respond,
 };
 use crate::{
-    chain::{Chain, Exchange, Phase, Protocol, Reply, RequestFacts},
+    chain::{Certificate, Chain, Exchange, Phase, Protocol, Reply, RequestFacts},
     files::{FileBody, FileResponse, Files, Found, Outcome},
     gateway::metrics::FilePart,
     routes::{Action, Params, ServeFiles, Target},
@@ -240,15 +240,16 @@ pub(super) async fn serve(
     ctx: &mut Context,
     response: FileResponse,
 ) -> Result<()> {
-    serve_with(session, ctx, response, HeaderMap::new()).await
+    serve_with(session, ctx, response, None).await
 }
 
-/// Sends a file as [`serve`] does, with headers of the app in place of its own.
+/// Sends a file as [`serve`] does. If an app decided that this client gets it, the headers of its
+/// response that are kept replace those of the file.
 pub(super) async fn serve_with(
     session: &mut Session,
     ctx: &mut Context,
     response: FileResponse,
-    kept: HeaderMap,
+    kept: Option<HeaderMap>,
 ) -> Result<()> {
     request::end_if_draining(session, ctx);
     let (mut head, body) = prepare(session.req_header(), ctx, response, kept).await;
@@ -270,7 +271,7 @@ pub(super) async fn send_direct(
     ctx: &mut Context,
     response: FileResponse,
 ) -> Result<()> {
-    let (head, body) = prepare(client.request, ctx, response, HeaderMap::new()).await;
+    let (head, body) = prepare(client.request, ctx, response, None).await;
     let lines = std::mem::take(&mut ctx.facts.lines);
     let clock = &ctx.live().world.clock;
     client.head(head, &lines, body.is_none(), clock).await?;
@@ -290,7 +291,7 @@ async fn prepare(
     request: &RequestHeader,
     ctx: &mut Context,
     response: FileResponse,
-    kept: HeaderMap,
+    kept: Option<HeaderMap>,
 ) -> (response::Parts, Option<FileBody>) {
     let now = ctx.live().world.clock.now();
     ctx.facts.first_byte = Some(now - ctx.facts.started);
@@ -306,7 +307,11 @@ async fn prepare(
     context::metrics(&ctx.gateway, ctx.route).count_file(part);
     let (mut head, ()) = http::Response::new(()).into_parts();
     let body = response.write(&mut head);
-    replace(&mut head, kept);
+    let is_personal = kept.is_some() || is_personal(request, &ctx.facts);
+    let policy = is_personal.then(|| unshare(&mut head.headers)).flatten();
+    if let Some(kept) = kept {
+        replace(&mut head, kept);
+    }
     let Context {
         gateway,
         route,
@@ -325,8 +330,33 @@ async fn prepare(
         ex.facts.lines = chain.ready_lines(&ex);
     }
     chain.on_response(&mut ex, &mut head).await;
+    if let Some(policy) = policy
+        && head.headers.get(header::CACHE_CONTROL) == Some(&policy)
+    {
+        let private = [b"private, ", policy.as_bytes()].concat();
+        if let Ok(private) = HeaderValue::from_maybe_shared(Bytes::from(private)) {
+            head.headers.insert(header::CACHE_CONTROL, private);
+        }
+    }
     facts.status = head.status.as_u16();
     (head, body)
+}
+
+/// Returns true if another client may not get this response: shared caches store what is `public`
+/// even if it needed credentials (RFC 9111, 3.5).
+fn is_personal(request: &RequestHeader, facts: &RequestFacts) -> bool {
+    facts.identity.is_some()
+        || matches!(facts.client.certificate, Certificate::Verified(_))
+        || request.headers.contains_key(header::AUTHORIZATION)
+}
+
+/// Removes `public` from the `Cache-Control` of a file, so that filters see a response that may be
+/// personal. Returns the rest of it.
+fn unshare(headers: &mut HeaderMap) -> Option<HeaderValue> {
+    let policy = headers.get_mut(header::CACHE_CONTROL)?;
+    let rest = policy.as_bytes().strip_prefix(b"public, ")?;
+    *policy = HeaderValue::from_bytes(rest).ok()?;
+    Some(policy.clone())
 }
 
 /// Puts the headers in `kept` in place of those of the same name.
