@@ -1,7 +1,7 @@
 //! Compiles the section `cache` before the routes that use it, and the settings of upstreams that a
 //! route's cache needs.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use http::HeaderName;
 
@@ -34,6 +34,7 @@ use crate::{
     filters::compression::CompressionRules,
     limits::key::Source,
     routes::{ParamNames, Slot},
+    upstreams::Upstream,
 };
 
 /// Lower bound on `memory`: less cannot hold what a fill needs.
@@ -376,7 +377,7 @@ impl Compiler<'_> {
             let files = build.as_ref().filter(|_| serves_files);
             let app = App {
                 is_nextjs,
-                files: files.map(|build| AppFiles::new(&key.name, build, &self.world.clock)),
+                files: files.map(|build| AppFiles::new(build, guarded.clone(), &self.world.clock)),
                 guarded,
                 build,
                 budget: self.budget(key, upstream),
@@ -404,12 +405,15 @@ impl Compiler<'_> {
     }
 
     /// Returns the files of the apps, for requests that need no app.
-    pub(super) fn app_files(&self) -> Box<[AppFiles]> {
+    pub(super) fn app_files(
+        &self,
+        upstreams: &HashMap<Arc<str>, Arc<Upstream>>,
+    ) -> Box<[(Arc<Upstream>, AppFiles)]> {
         let apps = self.shared.get::<Apps>().unwrap_or_default();
-        apps.0
-            .iter()
-            .filter_map(|(_, app)| app.files.clone())
-            .collect()
+        let of = |(name, app): &(Arc<str>, App)| {
+            Some((Arc::clone(upstreams.get(name)?), app.files.clone()?))
+        };
+        apps.0.iter().filter_map(of).collect()
     }
 
     fn only_of_nextjs(&mut self, key: &Key, config: &Spanned<UpstreamConfig>) {

@@ -178,7 +178,7 @@ impl Compiler<'_> {
         let routes = routes.into_iter().collect::<Option<Vec<_>>>()?;
         Some(Gateway {
             accel_upstreams: accel_upstreams(&routes),
-            app_files: self.app_files(),
+            app_files: self.app_files(&upstreams),
             listeners,
             acme,
             admin,

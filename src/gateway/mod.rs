@@ -105,8 +105,8 @@ pub struct Gateway {
     pub bans: Arc<Bans>,
     /// Limits that apply to every client, if any.
     pub flood_guard: Option<FloodGuard>,
-    /// Files of apps that are served without the app.
-    pub app_files: Box<[AppFiles]>,
+    /// Files of apps that are served without the app, by the app's upstream.
+    pub app_files: Box<[(Arc<Upstream>, AppFiles)]>,
     /// Upstreams that may send files of internal routes with `X-Accel-Redirect`.
     pub accel_upstreams: Box<[Arc<str>]>,
     pub table: RouteTable,

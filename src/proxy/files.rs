@@ -1,7 +1,7 @@
 //! Files as responses: found when the request has passed its filters, and sent in chunks as the
 //! client takes them, through the response phase of its route.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, response};
@@ -68,9 +68,9 @@ async fn of_app(head: &RequestHeader, ctx: &Context) -> Option<Decision> {
     if !is_read || ctx.is_websocket {
         return None;
     }
-    let upstream = &ctx.upstream.as_ref()?.name;
+    let upstream = ctx.upstream.as_ref()?;
     let mut apps = ctx.gateway.app_files.iter();
-    let app = apps.find(|app| app.upstream == *upstream)?;
+    let (_, app) = apps.find(|(own, _)| Arc::ptr_eq(own, upstream))?;
     let rewritten = match &ctx.facts.rewritten {
         Some(rewritten) => Some(Cow::Borrowed(&**rewritten)),
         None => request::rewritten(head, ctx).map(Cow::Owned),

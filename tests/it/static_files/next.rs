@@ -149,9 +149,37 @@ async fn a_file_that_the_middleware_runs_for_is_the_apps() {
     drop(folder);
 }
 
+#[tokio::test]
+async fn a_path_that_the_operator_guards_is_the_apps() {
+    let keys = "\n    guarded: [/guarded.txt, /docs/*]";
+    let (gateway, origin, _folder) = with_build_and(&json!({ "basePath": "" }), keys, |_| ()).await;
+    for (path, is_apps) in [
+        ("/guarded.txt", true),
+        ("/docs/own.txt", true),
+        ("/docs/own%2Etxt", true),
+        ("/plain.txt", false),
+    ] {
+        for path in [path, "/docs/own.txt", "/guarded.txt"] {
+            origin.settings().tell(path, 203, Vec::new());
+        }
+        let response = gateway.get(path).await;
+        let body = response.text();
+        assert_eq!(response.status() == 203, is_apps, "{path}: {body}");
+    }
+}
+
 /// Starts a gateway before an origin, with a build that has these routes.
 async fn with_build(
     routes: &serde_json::Value,
+    prepare: impl FnOnce(&Path),
+) -> (Gateway, Origin<PresetOrigin>, TempDir) {
+    with_build_and(routes, "", prepare).await
+}
+
+/// Starts the same with more keys of the upstream.
+async fn with_build_and(
+    routes: &serde_json::Value,
+    keys: &str,
     prepare: impl FnOnce(&Path),
 ) -> (Gateway, Origin<PresetOrigin>, TempDir) {
     let folder = tempfile::tempdir().unwrap();
@@ -182,7 +210,7 @@ upstreams:
     folder: {}
     static_files: true
     backends: ['{}']
-    health: false
+    health: false{keys}
 routes: [{{ match: {{ path: /* }}, upstream: web }}]
 ",
         next.display(),
