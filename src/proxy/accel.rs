@@ -3,9 +3,10 @@
 //! Only a route with `files: { internal: [...] }` that names the app's upstream has such files, so
 //! one redirect leads to a file or to nothing, and never to another app or redirect.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use percent_encoding::percent_encode_byte;
 use pingora::{
     Error, ErrorType, Result,
     http::{RequestHeader, ResponseHeader},
@@ -170,20 +171,19 @@ fn action<'g>(
 
 /// Percent-encodes bytes that a target must not have: apps write file names as they are.
 fn encoded(path: &[u8]) -> Vec<u8> {
-    let mut out = String::with_capacity(path.len());
+    let mut out = Vec::with_capacity(path.len());
     for (at, byte) in path.iter().enumerate() {
         let is_escape = *byte == b'%'
             && path
                 .get(at + 1..at + 3)
                 .is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
         if is_escape || (byte.is_ascii_graphic() && !matches!(byte, b'%' | b'#')) {
-            out.push(char::from(*byte));
+            out.push(*byte);
         } else {
-            // Writing to a string cannot fail.
-            let _ = write!(out, "%{byte:02X}");
+            out.extend_from_slice(percent_encode_byte(*byte).as_bytes());
         }
     }
-    out.into_bytes()
+    out
 }
 
 #[cfg(test)]
