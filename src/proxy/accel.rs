@@ -84,15 +84,17 @@ pub(super) async fn send(
     }
     let decision = decide(&asked, ctx, &accel).await;
     ctx.reply = None;
+    let mut kept = accel.kept;
+    if let Some(cookie) = upstream::cookie(ctx) {
+        kept.append(header::SET_COOKIE, cookie);
+    }
     match decision {
-        Decision::File(response) => {
-            let mut kept = accel.kept;
-            if let Some(cookie) = upstream::cookie(ctx) {
-                kept.append(header::SET_COOKIE, cookie);
+        Decision::File(response) => files::serve_with(session, ctx, *response, Some(kept)).await,
+        Decision::Reply(mut reply) => {
+            // The app may have renewed a session: the client needs its cookies in any case.
+            for cookie in kept.get_all(header::SET_COOKIE) {
+                reply.headers.push((header::SET_COOKIE, cookie.clone()));
             }
-            files::serve_with(session, ctx, *response, Some(kept)).await
-        }
-        Decision::Reply(reply) => {
             request::end_if_draining(session, ctx);
             let live = Arc::clone(ctx.live());
             let Context {

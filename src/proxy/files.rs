@@ -137,15 +137,6 @@ async fn look(files: &Files, path: &[u8], head: &RequestHeader) -> Decision {
 
 /// Makes the response to a request from what is at its `path`.
 async fn decide(files: &Files, path: &[u8], found: Found, head: &RequestHeader) -> Decision {
-    let outcome = match found {
-        Found::File(file) => FileResponse::select(file, &head.method, &head.headers),
-        Found::NotFoundPage(file) => {
-            return Ok(FileResponse::not_found(file, &head.method, &head.headers));
-        }
-        Found::Folder => return Err(Box::new(with_slash(head))),
-        Found::NotFound => return Err(Box::new(no_file())),
-        Found::Forbidden => {
-            let reply = Reply::refuse(StatusCode::FORBIDDEN, "file_forbidden")
     match select(found, head) {
         Ok(response) if response.is_ready() => Decision::File(Box::new(response)),
         Ok(response) => Box::pin(begin(files, path, response, head)).await,
@@ -155,6 +146,15 @@ async fn decide(files: &Files, path: &[u8], found: Found, head: &RequestHeader) 
 
 /// Selects what of a file the request gets. The error is the reply if it gets none.
 fn select(found: Found, head: &RequestHeader) -> std::result::Result<FileResponse, Box<Reply>> {
+    let outcome = match found {
+        Found::File(file) => FileResponse::select(file, &head.method, &head.headers),
+        Found::NotFoundPage(file) => {
+            return Ok(FileResponse::not_found(file, &head.method, &head.headers));
+        }
+        Found::Folder => return Err(Box::new(with_slash(head))),
+        Found::NotFound => return Err(Box::new(no_file())),
+        Found::Forbidden => {
+            let reply = Reply::refuse(StatusCode::FORBIDDEN, "file_forbidden")
                 .detail("This address is not served.");
             return Err(Box::new(reply));
         }
@@ -262,6 +262,8 @@ pub(super) async fn serve_with(
     if let Some(body) = body {
         write(session, chain, &mut ctx.facts, body).await?;
     }
+    // A request body that was not read would be in the way of the next request.
+    reply::linger(session).await;
     Ok(())
 }
 
@@ -279,8 +281,6 @@ pub(super) async fn send_direct(
         Some(body) => {
             let chain = context::chain(&ctx.gateway, ctx.route);
             write(client, chain, &mut ctx.facts, body).await
-    // A request body that was not read would be in the way of the next request.
-    reply::linger(session).await;
         }
         None => Ok(()),
     }
@@ -361,9 +361,14 @@ fn unshare(headers: &mut HeaderMap) -> Option<HeaderValue> {
 
 /// Puts the headers in `kept` in place of those of the same name.
 fn replace(head: &mut response::Parts, mut kept: HeaderMap) {
-    if head.status == StatusCode::NOT_MODIFIED {
-        // RFC 9110, 15.4.5.
-        kept.remove(header::CONTENT_TYPE);
+    match head.status {
+        StatusCode::NOT_MODIFIED => {
+            // RFC 9110, 15.4.5.
+            kept.remove(header::CONTENT_TYPE);
+        }
+        // The others describe the file that is missing.
+        StatusCode::NOT_FOUND => kept = only_cookies(&kept),
+        _ => {}
     }
     let mut last: Option<HeaderName> = None;
     for (name, value) in kept {
@@ -376,6 +381,14 @@ fn replace(head: &mut response::Parts, mut kept: HeaderMap) {
             head.headers.append(name.clone(), value);
         }
     }
+}
+
+fn only_cookies(kept: &HeaderMap) -> HeaderMap {
+    let mut cookies = HeaderMap::new();
+    for cookie in kept.get_all(header::SET_COOKIE) {
+        cookies.append(header::SET_COOKIE, cookie.clone());
+    }
+    cookies
 }
 
 async fn write(

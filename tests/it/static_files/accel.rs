@@ -161,6 +161,56 @@ async fn a_route_with_a_cache_stores_no_redirected_file() {
 }
 
 #[tokio::test]
+async fn a_response_without_the_file_has_the_cookies_and_nothing_else_of_the_app() {
+    let origin = PresetOrigin::start().await;
+    let gateway = Gateway::start_in(
+        &format!(
+            "
+upstreams: {{ api: {{ backends: ['{}'], health: false }} }}
+routes:
+  - {{ match: {{ path: /* }}, upstream: api }}
+  - match: {{ path: /private/* }}
+    files: {{ root: files, internal: api, not_found: /404.html, max_age: 1h }}
+    rewrite: {{ prefix: /private, with: / }}
+",
+            origin.address()
+        ),
+        |folder| {
+            let files: &[(&str, &[u8])] = &[("404.html", b"gone"), ("a", b"content")];
+            write_tree(&folder.join("files"), files);
+        },
+    )
+    .await;
+    let mut order = to("/private/none");
+    order.push(("content-type".to_owned(), "application/pdf".to_owned()));
+    origin.settings().tell("/page", 200, order);
+    origin.settings().tell("/a", 200, to("/private/a"));
+    origin.settings().tell("/refused", 200, to("/elsewhere"));
+    for (request, status) in [
+        (get("/page"), 404),
+        (get("/refused"), 404),
+        (get("/a").header("range", "bytes=99-"), 416),
+        (get("/a").header("if-match", "\"x\""), 412),
+    ] {
+        let response = gateway.send(&request).await;
+        assert_eq!(response.status(), status, "{request:?}");
+        let cookies: Vec<&str> = response.headers.get_all("set-cookie").collect();
+        assert_eq!(cookies, ["seen=1", "again=2"], "{request:?}");
+        assert_eq!(response.header("content-disposition"), None);
+        assert_ne!(response.header("cache-control"), Some("private, max-age=5"));
+        assert_ne!(response.header("content-type"), Some("application/pdf"));
+    }
+    // The app decides who gets the file, so that its own lifetime is for this client alone.
+    let order = vec![("x-accel-redirect".to_owned(), "/private/a".to_owned())];
+    origin.settings().tell("/a", 200, order);
+    let response = gateway.get("/a").await;
+    assert_eq!(
+        response.header("cache-control"),
+        Some("private, max-age=3600")
+    );
+}
+
+#[tokio::test]
 async fn without_internal_files_the_header_is_any_other() {
     let origin = PresetOrigin::start().await;
     let gateway = Gateway::start(&format!(
