@@ -88,6 +88,8 @@ pub(super) async fn send(
     if let Some(cookie) = upstream::cookie(ctx) {
         kept.append(header::SET_COOKIE, cookie);
     }
+    // A slow download occupies no place on the backend, whose part is over.
+    upstream::over(ctx);
     match decision {
         Decision::File(response) => files::serve_with(session, ctx, *response, Some(kept)).await,
         Decision::Reply(mut reply) => {

@@ -2,7 +2,7 @@
 
 use super::write_tree;
 use crate::support::{
-    client::{Request, get, post},
+    client::{Connection, Request, get, post},
     gateway::Gateway,
     http2,
     origins::PresetOrigin,
@@ -208,6 +208,38 @@ routes:
         response.header("cache-control"),
         Some("private, max-age=3600")
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_download_occupies_no_place_on_the_backend() {
+    let origin = PresetOrigin::start().await;
+    let gateway = Gateway::start_in(
+        &format!(
+            "
+upstreams:
+  api:
+    backends: ['{}']
+    health: false
+    max_in_flight: {{ per_backend: 1, queue: 0 }}
+routes:
+  - {{ match: {{ path: /* }}, upstream: api }}
+  - {{ match: {{ path: /private/* }}, files: {{ root: files, internal: api }} }}
+",
+            origin.address()
+        ),
+        |folder| {
+            let large = vec![b'x'; 64 << 20];
+            write_tree(&folder.join("files"), &[("private/large", &large)]);
+        },
+    )
+    .await;
+    origin.settings().tell("/a", 200, to("/private/large"));
+    origin.settings().tell("/b", 200, Vec::new());
+    let mut slow = Connection::open(gateway.address()).await.unwrap();
+    let head = slow.start(&get("/a")).await.unwrap();
+    assert_eq!(head.header("content-length"), Some("67108864"));
+    assert_eq!(gateway.get("/b").await.status(), 200);
+    slow.leave("a client that does not read is the subject");
 }
 
 #[tokio::test]
