@@ -267,7 +267,11 @@ impl ProxyHttp for Proxy {
             return Ok(());
         }
         upstream::on_origin_response(session, response, ctx)?;
-        accel::read(response, ctx)?;
+        if let Err(ordered) = accel::read(response, ctx) {
+            // A write remains one, whatever is sent in response to it.
+            cache::written(session, response, ctx).await;
+            return Err(ordered);
+        }
         let (chain, mut ex) = ctx.exchange(session.req_header());
         if chain.has(Phase::UpstreamResponse) {
             let mut open = OpenResponseHeaders::of(response, 0);

@@ -161,6 +161,22 @@ async fn a_route_with_a_cache_stores_no_redirected_file() {
 }
 
 #[tokio::test]
+async fn a_write_that_is_responded_to_with_a_file_empties_the_cache() {
+    let origin = PresetOrigin::start().await;
+    let gateway = front(origin.address(), ", cache: {}").await;
+    let stored = vec![("cache-control".to_owned(), "max-age=60".to_owned())];
+    origin.settings().tell("/a", 200, stored.clone());
+    for _ in 0..2 {
+        assert_eq!(gateway.get("/a").await.text(), "/a #1");
+    }
+    origin.settings().tell("/a", 200, to("/private/report.pdf"));
+    let written = gateway.send(&post("/a", "new")).await;
+    assert_eq!(written.text(), "the report");
+    origin.settings().tell("/a", 200, stored);
+    assert_eq!(gateway.get("/a").await.text(), "/a #3");
+}
+
+#[tokio::test]
 async fn a_response_without_the_file_has_the_cookies_and_nothing_else_of_the_app() {
     let origin = PresetOrigin::start().await;
     let gateway = Gateway::start_in(
