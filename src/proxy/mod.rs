@@ -268,6 +268,7 @@ impl ProxyHttp for Proxy {
         }
         upstream::on_origin_response(session, response, ctx)?;
         if let Err(ordered) = accel::read(response, ctx) {
+            cache::replaced(ctx);
             // A write remains one, whatever is sent in response to it.
             cache::written(session, response, ctx).await;
             return Err(ordered);

@@ -19,9 +19,13 @@ pub(super) async fn failed(
     error: &Error,
     ctx: &mut Context,
 ) -> FailToProxy {
-    if let Some(accel) = ctx.accel.take()
-        && !ctx.is_background()
-    {
+    if let Some(accel) = ctx.accel.take() {
+        if ctx.is_background() {
+            return FailToProxy {
+                error_code: 0,
+                can_reuse_downstream: false,
+            };
+        }
         match Box::pin(accel::send(session, ctx, *accel)).await {
             Ok(()) => {
                 return FailToProxy {

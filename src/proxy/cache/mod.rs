@@ -26,8 +26,8 @@ pub(super) use self::{
     door::{ask, fetch, serve},
     fill::{has_read_all, received_body},
     phases::{
-        complete, enable, forward, hit, key, not_modified, on_origin_response, range, serves_stale,
-        storable, target,
+        complete, enable, forward, hit, key, not_modified, on_origin_response, range, replaced,
+        serves_stale, storable, target,
     },
     stored_response::send_direct,
     stream::{ClientStream, decouple},

@@ -291,6 +291,26 @@ pub(in crate::proxy) fn storable(
     decided
 }
 
+/// Ends the wait of similar requests for a response that is never stored, because a file takes its
+/// place before the phases decide about it.
+pub(in crate::proxy) fn replaced(ctx: &mut Context) {
+    // The app renders nothing any more.
+    drop(ctx.facts.take::<RenderPermit>());
+    let now = ctx.live().world.clock.now();
+    let (Some(flow), Some(cache)) = (&ctx.cache, route_cache(ctx)) else {
+        return;
+    };
+    if !flow.is_for_others() && !flow.is_background {
+        return;
+    }
+    if flow.found.is_none() {
+        flow.pass(cache, now);
+    } else if unusual_headers(&flow.headers).next().is_none() {
+        // As in `judge`: the stored response is out of date.
+        cache.cache.remove(&flow.key);
+    }
+}
+
 fn refuse(why: &'static str) -> RespCacheable {
     RespCacheable::Uncacheable(NoCacheReason::Custom(why))
 }

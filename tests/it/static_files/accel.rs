@@ -1,11 +1,15 @@
 //! `X-Accel-Redirect`: an app lets the gateway send a file, and only those that it may.
 
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
 use super::write_tree;
 use crate::support::{
     client::{Connection, Request, get, post},
     gateway::Gateway,
     http2,
-    origins::PresetOrigin,
+    origins::{NumberedOrigin, PresetOrigin},
 };
 
 async fn front(origin: std::net::SocketAddr, cache: &str) -> Gateway {
@@ -158,6 +162,22 @@ async fn a_route_with_a_cache_stores_no_redirected_file() {
         assert_eq!(gateway.get("/a").await.text(), "the report");
         assert_eq!(origin.settings().asked("/a").len(), asked);
     }
+}
+
+#[tokio::test]
+async fn requests_for_a_redirected_file_do_not_wait_for_one_another() {
+    let origin = NumberedOrigin::start().await;
+    let gateway = front(origin.address(), ", cache: {}").await;
+    let order = [
+        ("x-accel-redirect", "/private/report.pdf"),
+        ("cache-control", "max-age=60"),
+    ];
+    origin.settings().tell("/a", 200, &order);
+    assert_eq!(gateway.get("/a").await.text(), "the report");
+    origin.settings().slow("/a", Duration::from_millis(200));
+    let all = join_all((0..6).map(|_| gateway.get("/a"))).await;
+    assert!(all.iter().all(|response| response.text() == "the report"));
+    assert!(origin.settings().most("/a") >= 3);
 }
 
 #[tokio::test]
