@@ -70,6 +70,13 @@ pub(super) fn read(response: &mut ResponseHeader, ctx: &mut Context) -> Result<(
     Err(Error::new_in(ErrorType::Custom(REASON)))
 }
 
+/// Removes the order from a response that cannot give one.
+pub(super) fn strip(interim: &mut ResponseHeader, ctx: &Context) {
+    if !ctx.gateway.accel_upstreams.is_empty() {
+        interim.remove_header(&X_ACCEL_REDIRECT);
+    }
+}
+
 /// Sends the file that the app has named.
 pub(super) async fn send(
     session: &mut Session,

@@ -263,6 +263,7 @@ impl ProxyHttp for Proxy {
         ctx: &mut Box<Context>,
     ) -> Result<()> {
         if is_interim(response) {
+            accel::strip(response, ctx);
             respond::interim(session, response, ctx).await;
             return Ok(());
         }

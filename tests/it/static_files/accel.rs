@@ -9,7 +9,7 @@ use crate::support::{
     client::{Connection, Request, get, post},
     gateway::Gateway,
     http2,
-    origins::{NumberedOrigin, PresetOrigin},
+    origins::{NumberedOrigin, PresetOrigin, ScriptedOrigin},
 };
 
 async fn front(origin: std::net::SocketAddr, cache: &str) -> Gateway {
@@ -276,6 +276,26 @@ routes:
     assert_eq!(head.header("content-length"), Some("67108864"));
     assert_eq!(gateway.get("/b").await.status(), 200);
     slow.leave("a client that does not read is the subject");
+}
+
+#[tokio::test]
+async fn an_interim_response_does_not_show_the_header() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let script = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nX-Accel-Redirect: /private/a\r\n\r\n\
+                  HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let origin = ScriptedOrigin::start(&[("/a", script)]).await;
+    let gateway = front(origin.address(), "").await;
+    let mut stream = tokio::net::TcpStream::connect(gateway.address())
+        .await
+        .unwrap();
+    let head = b"GET /a HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    stream.write_all(head).await.unwrap();
+    let mut all = String::new();
+    stream.read_to_string(&mut all).await.unwrap();
+    assert!(all.starts_with("HTTP/1.1 103"), "{all}");
+    assert!(all.ends_with("ok"), "{all}");
+    assert!(!all.to_ascii_lowercase().contains("x-accel"), "{all}");
 }
 
 #[tokio::test]
