@@ -1,6 +1,6 @@
 //! Recognises file names that contain a hash of the content, as bundlers write them.
 
-/// Digits from which on a part of a name is a hash: webpack, Vite and esbuild write eight or more.
+/// Digits from which on a part of a name is a hash: bundlers write eight or more.
 const MIN_DIGITS: usize = 8;
 
 /// Returns true if the file name of a path has a hexadecimal hash between `.`, `-`, `_` and `~`,
