@@ -189,8 +189,8 @@ impl Files {
         relative.is_some_and(|relative| self.0.settings.immutable.have(&relative.bytes))
     }
 
-    /// Forgets the file of `path`, and the pages that are served where there is none, because one of
-    /// them is found to have changed.
+    /// Forgets the file of `path`, and the pages that are served where there is none, because one
+    /// of them is found to have changed.
     pub fn forget(&self, path: &[u8]) {
         let settings = &self.0.settings;
         let pages = [&settings.fallback, &settings.not_found];

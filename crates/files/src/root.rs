@@ -89,8 +89,8 @@ impl Root {
         #[cfg(target_os = "linux")]
         if !self.lacks_openat2.load(Ordering::Relaxed) {
             match self.open_beneath(&folder, path) {
-                // Names are exchanged all the time, or the kernel lacks the call, or the file system
-                // refuses this name or file alone.
+                // Names are exchanged all the time, or the kernel lacks the call, or the file
+                // system refuses this name or file alone.
                 Err(
                     error @ (Errno::AGAIN
                     | Errno::NOSYS
