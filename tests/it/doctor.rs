@@ -1,6 +1,12 @@
 //! `edgeway doctor`: finds what is wrong around a gateway, and nothing where all is well.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    net::TcpListener,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
@@ -193,4 +199,77 @@ routes: [{{ match: {{ path: /* }}, upstream: app }}]
         &format!("`app`: out of rotation: 127.0.0.1:{port}"),
     );
     found.assert("reload", "error", "the last one was refused");
+}
+
+/// A dead host takes all of its time, and a configuration may have many.
+#[tokio::test]
+async fn silent_backends_are_waited_for_at_the_same_time() {
+    let silent: Vec<TcpListener> = (0..12)
+        .map(|_| TcpListener::bind("127.0.0.1:0").expect("a port is free"))
+        .collect();
+    let backends = silent.iter().map(|silent| {
+        let address = silent.local_addr().expect("it has one");
+        format!("'{address}'")
+    });
+    let backends = backends.collect::<Vec<_>>().join(", ");
+    let start = Instant::now();
+    let found = doctor_of(&format!(
+        "listeners: [{{ address: 127.0.0.1:0 }}]
+upstreams: {{ app: {{ backends: [{backends}] }} }}
+routes: [{{ match: {{ path: /* }}, upstream: app }}]
+"
+    ))
+    .await;
+    let took = start.elapsed();
+    assert_eq!(found.with("error"), ["backend"; 12], "{:?}", found.all);
+    assert!(took < Duration::from_secs(20), "{took:?}");
+}
+
+/// Invariant: a backend that the gateway's own check would take out of rotation is an error.
+#[tokio::test]
+async fn a_health_path_is_judged_as_by_the_gateway() {
+    for (status, health, level) in [
+        (500, "{ path: /health }", "error"),
+        (404, "{ path: /health }", "error"),
+        (401, "{ path: /health, expect: 401 }", "ok"),
+        (200, "{ path: /health, expect: 204 }", "error"),
+        (204, "{ path: /health }", "ok"),
+        // Without a path the check is a connection.
+        (500, "{}", "ok"),
+        (500, "{ path: /health, enabled: false }", "ok"),
+    ] {
+        let origin = FixedOrigin::start(status, &[], "").await;
+        let found = doctor_of(&format!(
+            "listeners: [{{ address: 127.0.0.1:0 }}]
+upstreams: {{ app: {{ backends: ['{}'], health: {health} }} }}
+routes: [{{ match: {{ path: /* }}, upstream: app }}]
+",
+            origin.address()
+        ))
+        .await;
+        found.assert("backend", level, &format!(": {status} for /"));
+    }
+}
+
+#[test]
+fn the_package_of_next_is_found_above_the_current_folder() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let web = folder.path().join("apps/web");
+    let next = folder.path().join("node_modules/next");
+    for made in [&web.join(".next"), &next] {
+        fs::create_dir_all(made).expect("a folder");
+    }
+    fs::write(next.join("package.json"), r#"{ "version": "16.0.1" }"#).expect("it is written");
+    let yaml = "listeners: [{ address: 127.0.0.1:0 }]
+upstreams: { web: { app: nextjs, backends: ['127.0.0.1:1'], folder: .next } }
+routes: [{ match: { path: /* }, upstream: web }]
+";
+    fs::write(web.join("edgeway.yaml"), yaml).expect("it is written");
+    let ran = Command::new(env!("CARGO_BIN_EXE_edgeway"))
+        .args(["doctor", "-c", "edgeway.yaml", "--socket", "/nowhere.sock"])
+        .current_dir(&web)
+        .output()
+        .expect("it runs");
+    let text = String::from_utf8_lossy(&ran.stdout).into_owned();
+    assert!(text.contains("runs Next.js 16.0.1, affected by"), "{text}");
 }

@@ -139,9 +139,12 @@ fn memory(findings: &mut Findings, file: &File) {
         return;
     };
     let wanted = cache.value.memory.value.0;
-    let Some(available) = memory_limit() else {
-        findings.skipped(CHECK, "the memory of this machine cannot be read");
-        return;
+    let available = match memory_limit(Path::new("/")) {
+        Ok(available) => available,
+        Err(why) => {
+            findings.skipped(CHECK, why);
+            return;
+        }
     };
     let (wanted_mib, available_mib) = (wanted >> 20, available >> 20);
     let message = format!("cache: {wanted_mib} MiB of {available_mib} MiB");
@@ -157,15 +160,25 @@ fn memory(findings: &mut Findings, file: &File) {
 }
 
 /// Returns the bytes of memory of the container or, without a limit, of the machine.
-fn memory_limit() -> Option<u64> {
-    let group = fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
-    let group = group.and_then(|text| text.trim().parse::<u64>().ok());
-    let info = fs::read_to_string("/proc/meminfo").ok()?;
-    let total = info
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kib: u64 = total.split_whitespace().next()?.parse().ok()?;
-    Some(group.map_or(kib << 10, |group| group.min(kib << 10)))
+fn memory_limit(root: &Path) -> Result<u64, String> {
+    let read = |name: &str| match fs::read_to_string(root.join(name)) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("cannot read /{name}: {error}")),
+    };
+    let info = read("proc/meminfo")?.unwrap_or_default();
+    let total = info.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = total.and_then(|total| total.split_whitespace().next()?.parse::<u64>().ok());
+    let machine = kib.ok_or("/proc/meminfo has no `MemTotal`")? << 10;
+    // `max` is no limit, and the file is in containers only.
+    let group = read("sys/fs/cgroup/memory.max")?.unwrap_or_else(|| "max".to_owned());
+    match group.trim() {
+        "max" => Ok(machine),
+        limit => match limit.parse::<u64>() {
+            Ok(limit) => Ok(limit.min(machine)),
+            Err(error) => Err(format!("/sys/fs/cgroup/memory.max is `{limit}`: {error}")),
+        },
+    }
 }
 
 #[cfg(test)]
@@ -180,6 +193,24 @@ mod tests {
         }
         let levels: Vec<_> = findings.0.iter().map(|finding| finding.level).collect();
         assert_eq!(levels, [Level::Error, Level::Warning, Level::Ok]);
+    }
+
+    #[test]
+    fn memory_is_that_of_the_container_or_of_the_machine() {
+        let folder = tempfile::tempdir().unwrap();
+        let limit = || memory_limit(folder.path());
+        assert!(limit().unwrap_err().contains("MemTotal"));
+        fs::create_dir_all(folder.path().join("proc")).unwrap();
+        fs::create_dir_all(folder.path().join("sys/fs/cgroup")).unwrap();
+        fs::write(folder.path().join("proc/meminfo"), "MemTotal:  2048 kB\n").unwrap();
+        assert_eq!(limit(), Ok(2 << 20));
+        let group = folder.path().join("sys/fs/cgroup/memory.max");
+        for (text, expected) in [("max\n", 2 << 20), ("1048576\n", 1 << 20)] {
+            fs::write(&group, text).unwrap();
+            assert_eq!(limit(), Ok(expected));
+        }
+        fs::write(&group, "much").unwrap();
+        assert!(limit().unwrap_err().contains("`much`"));
     }
 
     #[test]

@@ -137,6 +137,8 @@ pub(super) fn run(options: &Options) -> ExitCode {
         next::check(&mut findings, path, file);
     }
     running::check(&mut findings, path, snapshot);
+    // A lookup of a name may still wait for a server of DNS.
+    runtime.shutdown_background();
     if options.json {
         let json = serde_json::to_string_pretty(&findings.0);
         out::data(&json.expect("plain data"));

@@ -1,10 +1,8 @@
 //! Checks of Next.js apps: the build folder, and the release against known advisories.
 
-use std::{
-    fmt, fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
+use semver::Version;
 use serde::Deserialize;
 
 use super::Findings;
@@ -12,30 +10,13 @@ use crate::config::model::{App, File};
 
 const CHECK: &str = "next.js";
 
-/// A release of Next.js; a pre-release counts as its release.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Release(u32, u32, u32);
-
-impl Release {
-    fn parse(text: &str) -> Option<Self> {
-        let plain = text.split(['-', '+']).next()?;
-        let mut numbers = plain.split('.').map(|number| number.parse().ok());
-        Some(Self(numbers.next()??, numbers.next()??, numbers.next()??))
-    }
-}
-
-impl fmt::Display for Release {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.0, self.1, self.2)
-    }
-}
-
 /// A published advisory, or a set that was published together.
 struct Advisory {
     name: &'static str,
     about: &'static str,
-    /// Releases that are affected: from the first, up to but without the second.
-    affected: &'static [(Release, Release)],
+    /// Releases that are affected: from the first, up to but without the second. A canary comes
+    /// before its release.
+    affected: &'static [(&'static str, &'static str)],
 }
 
 /// Advisories up to November 2026 that matter behind a gateway, the gravest first.
@@ -44,40 +25,34 @@ const ADVISORIES: &[Advisory] = &[
         name: "CVE-2025-66478",
         about: "requests to React Server Components run code on the server",
         affected: &[
-            (Release(15, 0, 0), Release(15, 0, 5)),
-            (Release(15, 1, 0), Release(15, 1, 9)),
-            (Release(15, 2, 0), Release(15, 2, 6)),
-            (Release(15, 3, 0), Release(15, 3, 6)),
-            (Release(15, 4, 0), Release(15, 4, 8)),
-            (Release(15, 5, 0), Release(15, 5, 7)),
-            (Release(16, 0, 0), Release(16, 0, 7)),
+            ("14.3.0-canary.77", "15.0.5"),
+            ("15.1.0", "15.1.9"),
+            ("15.2.0", "15.2.6"),
+            ("15.3.0", "15.3.6"),
+            ("15.4.0", "15.4.8"),
+            ("15.5.0", "15.5.7"),
+            ("16.0.0", "16.0.7"),
         ],
     },
     Advisory {
         name: "CVE-2025-29927",
         about: "a header skips the middleware; this gateway removes that header",
         affected: &[
-            (Release(11, 1, 4), Release(12, 3, 5)),
-            (Release(13, 0, 0), Release(13, 5, 9)),
-            (Release(14, 0, 0), Release(14, 2, 25)),
-            (Release(15, 0, 0), Release(15, 2, 3)),
+            ("11.1.4", "12.3.5"),
+            ("13.0.0", "13.5.9"),
+            ("14.0.0", "14.2.25"),
+            ("15.0.0", "15.2.3"),
         ],
     },
     Advisory {
         name: "the release of May 2026",
         about: "13 advisories: requests past the middleware, to internal hosts, into the cache",
-        affected: &[
-            (Release(13, 0, 0), Release(15, 5, 18)),
-            (Release(16, 0, 0), Release(16, 2, 6)),
-        ],
+        affected: &[("13.0.0", "15.5.18"), ("16.0.0", "16.2.6")],
     },
     Advisory {
         name: "the release of July 2026",
         about: "9 advisories, among them requests past the middleware and responses of others",
-        affected: &[
-            (Release(13, 0, 0), Release(15, 5, 21)),
-            (Release(16, 0, 0), Release(16, 2, 11)),
-        ],
+        affected: &[("13.0.0", "15.5.21"), ("16.0.0", "16.2.11")],
     },
 ];
 
@@ -102,22 +77,17 @@ pub(super) fn check(findings: &mut Findings, path: &Path, file: &File) {
         };
         let build = folder.join(&build.value);
         match installed(&build) {
-            Some((_, release)) => judge(findings, name, release),
-            None => findings.skipped(
-                CHECK,
-                format!(
-                    "`{name}`: no node_modules/next/package.json above {}",
-                    build.display()
-                ),
-            ),
+            Ok(release) => judge(findings, name, &release),
+            Err(why) => findings.skipped(CHECK, format!("`{name}`: {why}")),
         }
     }
 }
 
-fn judge(findings: &mut Findings, name: &str, release: Release) {
+fn judge(findings: &mut Findings, name: &str, release: &Version) {
+    let version = |text: &str| Version::parse(text).expect("a test reads each");
     let affects = |advisory: &&Advisory| {
         let mut ranges = advisory.affected.iter();
-        ranges.any(|(first, fixed)| (*first..*fixed).contains(&release))
+        ranges.any(|(first, fixed)| (version(first)..version(fixed)).contains(release))
     };
     let found: Vec<&Advisory> = ADVISORIES.iter().filter(affects).collect();
     for advisory in &found {
@@ -148,21 +118,29 @@ fn is_cached(file: &File, upstream: &str) -> bool {
     })
 }
 
-/// Finds the package of Next.js that serves a build: in the app's folder, one above it, or the
+/// Finds the release of Next.js that serves a build: in the app's folder, one above it, or the
 /// build's own `standalone` folder.
-fn installed(build: &Path) -> Option<(PathBuf, Release)> {
+fn installed(build: &Path) -> Result<Version, String> {
     #[derive(Deserialize)]
     struct Package {
-        version: String,
+        version: Version,
     }
+    // A relative path has no folders above that of this process.
+    let build = std::path::absolute(build).map_err(|error| error.to_string())?;
     let standalone = build.join("standalone");
     let folders = std::iter::once(standalone.as_path()).chain(build.ancestors().skip(1));
-    folders
+    let found = folders
         .map(|folder| folder.join("node_modules/next/package.json"))
-        .find_map(|path| {
-            let package: Package = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
-            Some((path, Release::parse(&package.version)?))
-        })
+        .find_map(|path| Some((fs::read(&path).ok()?, path)));
+    let (text, path) = found.ok_or_else(|| {
+        format!(
+            "no node_modules/next/package.json above {}",
+            build.display()
+        )
+    })?;
+    let package = serde_json::from_slice(&text);
+    let package: Package = package.map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(package.version)
 }
 
 #[cfg(test)]
@@ -171,7 +149,7 @@ mod tests {
 
     fn found(version: &str) -> (Level, usize) {
         let mut findings = Findings::default();
-        judge(&mut findings, "web", Release::parse(version).unwrap());
+        judge(&mut findings, "web", &Version::parse(version).unwrap());
         (findings.worst(), findings.0.len())
     }
 
@@ -181,6 +159,9 @@ mod tests {
         assert_eq!(found("14.2.35"), (Level::Error, 2));
         assert_eq!(found("15.1.0"), (Level::Error, 4));
         assert_eq!(found("15.5.18"), (Level::Error, 1));
+        // A canary of before the mend.
+        assert_eq!(found("16.0.7-canary.1"), (Level::Error, 3));
+        assert_eq!(found("14.3.0-canary.80"), (Level::Error, 3));
         for sound in ["15.5.21", "16.2.11", "16.4.6", "17.0.0-canary.3"] {
             assert_eq!(found(sound), (Level::Ok, 1), "{sound}");
         }
@@ -198,9 +179,14 @@ mod tests {
             let modules = folder.path().join(modules).join("node_modules/next");
             fs::create_dir_all(&modules).unwrap();
             fs::write(modules.join("package.json"), package).unwrap();
-            let (_, release) = installed(&folder.path().join(build)).unwrap();
-            assert_eq!(release, Release(16, 4, 6));
+            let release = installed(&folder.path().join(build));
+            assert_eq!(release, Ok(Version::new(16, 4, 6)));
         }
-        assert!(Release::parse("latest").is_none());
+        let folder = tempfile::tempdir().unwrap();
+        let modules = folder.path().join("node_modules/next");
+        fs::create_dir_all(&modules).unwrap();
+        fs::write(modules.join("package.json"), "{ \"version\": \"latest\" }").unwrap();
+        let why = installed(&folder.path().join(".next")).unwrap_err();
+        assert!(why.contains("next/package.json: "), "{why}");
     }
 }

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures_util::future::join_all;
 use http::{HeaderMap, Method, Request, header};
 use tokio::{
     net::{TcpStream, UnixStream},
@@ -20,7 +21,7 @@ use crate::{
         redis::{Redis, Unavailable},
         tasks::Tasks,
     },
-    config::model::{BackendTarget, File, ProtocolConfig, UpstreamConfig},
+    config::model::{BackendTarget, File, ProtocolConfig, StatusSet, UpstreamConfig},
     gateway::Gateway,
 };
 
@@ -36,16 +37,24 @@ const PINGS: usize = 9;
 pub(super) async fn check(findings: &mut Findings, path: &Path, file: &File, gateway: &Gateway) {
     let mut clocks = Vec::new();
     let folder = path.parent().unwrap_or(Path::new(""));
-    for (name, upstream) in &file.upstreams {
-        for backend in &upstream.value.backends {
-            let target = &backend.value.target;
+    let backends = file.upstreams.iter().flat_map(|(name, upstream)| {
+        let config = &upstream.value;
+        config.backends.iter().map(move |backend| async move {
+            let upstream = &name.name;
             let seen = Backend {
-                upstream: &name.name,
-                config: &upstream.value,
+                upstream,
+                config,
                 folder,
             };
-            clocks.extend(seen.check(findings, target).await);
-        }
+            let mut findings = Findings::default();
+            let clock = seen.check(&mut findings, &backend.value.target).await;
+            (findings, clock)
+        })
+    });
+    // At the same time: each dead host takes all of its time.
+    for (found, clock) in join_all(backends).await {
+        findings.0.extend(found.0);
+        clocks.extend(clock);
     }
     if let Some(redis) = &gateway.redis {
         clocks.extend(self::redis(findings, Arc::clone(redis)).await);
@@ -114,13 +123,24 @@ impl Backend<'_> {
             return None;
         }
         let headers = match self.request(address).await {
-            Ok((status, headers)) => {
+            Ok(Some((status, headers))) => {
                 let (path, millis) = (self.path(), took.as_millis());
-                findings.ok(
-                    CHECK,
-                    format!("{name}: {status} for {path}, connected in {millis} ms"),
-                );
+                let message = format!("{name}: {status} for {path}, connected in {millis} ms");
+                if self.expects(status) {
+                    findings.ok(CHECK, message);
+                } else {
+                    findings.error(
+                        CHECK,
+                        message,
+                        "look into the app's log: with this status the gateway takes it out of \
+                         rotation; `health: { expect }` names other statuses",
+                    );
+                }
                 headers
+            }
+            Ok(None) => {
+                findings.ok(CHECK, format!("{name}: accepts connections"));
+                return None;
             }
             Err(why) => {
                 findings.error(
@@ -143,15 +163,31 @@ impl Backend<'_> {
         path.map_or("/", |path| path.value.as_str())
     }
 
-    async fn request(&self, address: &str) -> Result<(u16, HeaderMap), String> {
+    /// Returns true for a status that the gateway's own check accepts.
+    fn expects(&self, status: u16) -> bool {
+        let checked = self.config.health.as_ref().map(|health| &health.value);
+        let checked = checked.filter(|health| health.enabled && health.path.is_some());
+        checked.is_none_or(|health| match &health.expect {
+            Some(expected) => expected.value.contains(status),
+            None => StatusSet::default().contains(status),
+        })
+    }
+
+    /// Requests the path as the gateway's check does. `None`: the backend's certificate is for
+    /// another name than its address, so there is no response, but a connection.
+    async fn request(&self, address: &str) -> Result<Option<(u16, HeaderMap)>, String> {
         let tls = self.config.tls.as_ref().filter(|tls| tls.value.enabled);
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let host = tls
-            .and_then(|tls| tls.value.name.as_ref())
-            .map_or(address, |name| &name.value);
+        let health = self.config.health.as_ref().map(|health| &health.value);
+        let host = health
+            .and_then(|health| health.host.as_deref())
+            .or_else(|| Some(tls?.value.name.as_ref()?.value.as_str()))
+            .unwrap_or(address);
         let url = format!("{scheme}://{address}{}", self.path());
         let mut request = Request::new(());
-        *request.method_mut() = Method::HEAD;
+        if health.is_none_or(|health| health.path.is_none()) {
+            *request.method_mut() = Method::HEAD;
+        }
         *request.uri_mut() = url.parse().map_err(|_| format!("invalid URL {url}"))?;
         if let Ok(host) = host.parse() {
             request.headers_mut().insert(header::HOST, host);
@@ -161,9 +197,11 @@ impl Backend<'_> {
         let client =
             Fetch::to(request.uri(), self.folder, ca).map_err(|error| error.to_string())?;
         match client.send(request, PATIENCE, 1 << 20).await {
-            Ok(response) => Ok((response.status().as_u16(), response.headers().clone())),
-            // Verified for another name than the address; the connection itself is there.
-            Err(FetchError::Exchange(_)) if tls.is_some() => Ok((0, HeaderMap::new())),
+            Ok(response) => {
+                let (head, _body) = response.into_parts();
+                Ok(Some((head.status.as_u16(), head.headers)))
+            }
+            Err(FetchError::Exchange(_)) if tls.is_some() => Ok(None),
             Err(error) => Err(error.to_string()),
         }
     }
