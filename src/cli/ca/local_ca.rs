@@ -83,10 +83,7 @@ impl LocalCa {
         }
         private_file::make_folder(&folder).map_err(|e| cannot("create", &folder, &e))?;
         // Two programs that start at the same time must not make two.
-        let lock = folder.join("lock");
-        let lock = File::create(&lock).map_err(|e| cannot("create", &lock, &e))?;
-        rustix::fs::flock(&lock, FlockOperation::LockExclusive)
-            .map_err(|e| cannot("lock", &folder, &e))?;
+        let _lock = lock(&folder)?;
         if !key.exists() {
             if certificate.exists() {
                 return Err(format!(
@@ -123,8 +120,9 @@ impl LocalCa {
             private_file::write(&certificate, made.pem().as_bytes())
                 .map_err(|e| cannot("write", &certificate, &e))?;
         }
-        let (not_after, public) =
-            facts(&certificate).map_err(|e| cannot("read", &certificate, &e))?;
+        let Facts {
+            not_after, public, ..
+        } = facts(&certificate).map_err(|e| cannot("read", &certificate, &e))?;
         if public != pair.public_key_raw() {
             return Err(format!(
                 "`{CERTIFICATE}` and `{KEY}` in `{}` do not belong together\n\
@@ -184,8 +182,9 @@ impl LocalCa {
             certificate: folder.join("certificate.pem"),
             key: folder.join("certificate.key"),
         };
-        let due = self.clock.wall() + RENEW_BEFORE;
-        if leaf.key.exists() && facts(&leaf.certificate).is_ok_and(|(end, _)| end > due) {
+        // Of two programs, one would write the key and the other the certificate.
+        let _lock = lock(&self.folder)?;
+        if self.is_fresh(&leaf) {
             return Ok(leaf);
         }
         let made = self
@@ -197,6 +196,17 @@ impl LocalCa {
         private_file::write(&leaf.key, made.1.as_bytes()).map_err(cannot)?;
         private_file::write(&leaf.certificate, made.0.as_bytes()).map_err(cannot)?;
         Ok(leaf)
+    }
+
+    /// Returns true for a certificate of this CA that is valid for days, with its own key.
+    fn is_fresh(&self, leaf: &Leaf) -> bool {
+        let key = fs::read_to_string(&leaf.key).map(|key| KeyPair::from_pem(&key));
+        let (Ok(Ok(key)), Ok(facts)) = (key, facts(&leaf.certificate)) else {
+            return false;
+        };
+        facts.not_after > self.clock.wall() + RENEW_BEFORE
+            && facts.public == key.public_key_raw()
+            && facts.issuer == self.name()
     }
 
     /// Signs a certificate with a key of its own; returns both as PEM.
@@ -239,14 +249,36 @@ fn name_of(key: &KeyPair) -> String {
     format!("Edgeway local CA {}", &hex::encode(hash)[..8])
 }
 
-/// Reads the end of a certificate's validity, and its public key.
-fn facts(path: &Path) -> Result<(SystemTime, Vec<u8>), String> {
+/// Locks the folder until the file is dropped.
+fn lock(folder: &Path) -> Result<File, String> {
+    let path = folder.join("lock");
+    let cannot =
+        |error: &dyn std::fmt::Display| format!("cannot lock `{}`: {error}", path.display());
+    let file = File::create(&path).map_err(|error| cannot(&error))?;
+    rustix::fs::flock(&file, FlockOperation::LockExclusive).map_err(|error| cannot(&error))?;
+    Ok(file)
+}
+
+/// Contents of a certificate.
+struct Facts {
+    not_after: SystemTime,
+    public: Vec<u8>,
+    /// Name of the CA that signed it.
+    issuer: String,
+}
+
+fn facts(path: &Path) -> Result<Facts, String> {
     let text = fs::read(path).map_err(|error| error.to_string())?;
     let (_, pem) = parse_x509_pem(&text).map_err(|error| error.to_string())?;
     let found = pem.parse_x509().map_err(|error| error.to_string())?;
     let end = u64::try_from(found.validity().not_after.timestamp()).unwrap_or_default();
-    let key = found.public_key().subject_public_key.data.to_vec();
-    Ok((SystemTime::UNIX_EPOCH + Duration::from_secs(end), key))
+    let issuer = found.issuer().iter_common_name().next();
+    let issuer = issuer.and_then(|name| name.as_str().ok());
+    Ok(Facts {
+        not_after: SystemTime::UNIX_EPOCH + Duration::from_secs(end),
+        public: found.public_key().subject_public_key.data.to_vec(),
+        issuer: issuer.unwrap_or_default().to_owned(),
+    })
 }
 
 /// Sets whole days: from a day before `from`, since clocks differ, to the beginning of the last.
@@ -330,7 +362,7 @@ mod tests {
             clock.advance(DAY);
             let seen = text(&first);
             let leaf = authority.leaf(&wanted).unwrap();
-            assert!(facts(&leaf.certificate).unwrap().0 > clock.wall() + RENEW_BEFORE);
+            assert!(facts(&leaf.certificate).unwrap().not_after > clock.wall() + RENEW_BEFORE);
             changes += usize::from(text(&leaf) != seen);
         }
         assert_ne!(text(&first), before);
@@ -338,6 +370,31 @@ mod tests {
         clock.advance(DAY * CA_DAYS);
         let refused = open(folder.path(), &clock).err().unwrap();
         assert!(refused.contains("edgeway ca trust"), "{refused}");
+    }
+
+    /// Invariant: a certificate that `leaf` returns has its own key, and this CA signed it.
+    #[test]
+    fn a_certificate_without_its_key_or_of_another_ca_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let wanted = names(&["localhost"]);
+        let authority = open(folder.path(), &Clock::machine()).unwrap();
+        let leaf = authority.leaf(&wanted).unwrap();
+        let kept = fs::read(&leaf.certificate).unwrap();
+        assert_eq!(authority.leaf(&wanted).unwrap(), leaf);
+        assert_eq!(fs::read(&leaf.certificate).unwrap(), kept);
+        let other = KeyPair::generate().unwrap();
+        fs::write(&leaf.key, other.serialize_pem()).unwrap();
+        authority.leaf(&wanted).unwrap();
+        let key = KeyPair::from_pem(&fs::read_to_string(&leaf.key).unwrap()).unwrap();
+        let found = facts(&leaf.certificate).unwrap();
+        assert_eq!(found.public, key.public_key_raw());
+
+        fs::remove_file(folder.path().join(KEY)).unwrap();
+        fs::remove_file(folder.path().join(CERTIFICATE)).unwrap();
+        let next = open(folder.path(), &Clock::machine()).unwrap();
+        assert_ne!(next.name(), authority.name());
+        let leaf = next.leaf(&wanted).unwrap();
+        assert_eq!(facts(&leaf.certificate).unwrap().issuer, next.name());
     }
 
     #[test]

@@ -1,7 +1,12 @@
 //! `--https` and `edgeway ca`: certificates of a CA of this machine, which programs of others
 //! verify: curl, OpenSSL and Chromium.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use super::{Home, output};
 use crate::support::{namespaces, origins::EchoOrigin, ports::free_port};
@@ -74,6 +79,42 @@ async fn http_redirects_to_https_on_the_port_beside_it() {
         status == 0 && findings.contains("well formed"),
         "{findings}"
     );
+}
+
+/// Invariant: programs that start at the same time make one CA, and one certificate with its key.
+#[test]
+fn first_starts_at_the_same_time_share_one_ca_and_its_certificate() {
+    for _ in 0..5 {
+        let home = Home::new();
+        let arguments = ["proxy", "--to", "3000", "--https", "--print"];
+        let children: Vec<_> = (0..6)
+            .map(|_| {
+                let mut command = home.edgeway(&arguments);
+                command.stdout(Stdio::piped()).stderr(Stdio::piped());
+                command.spawn().expect("the program starts")
+            })
+            .collect();
+        for child in children {
+            let ran = child.wait_with_output().expect("it ends");
+            assert!(
+                ran.status.success(),
+                "{}",
+                String::from_utf8_lossy(&ran.stderr)
+            );
+        }
+        let script = r#"
+            set -e
+            cd certificates/*
+            openssl verify -CAfile ../../root.pem certificate.pem >/dev/null
+            openssl x509 -noout -pubkey -in certificate.pem >c
+            openssl pkey -pubout -in certificate.key >k
+            cmp c k
+        "#;
+        let folder = home.path().join(".local/share/edgeway/ca");
+        let mut command = home.command("sh");
+        let (status, stdout, stderr) = output(command.args(["-c", script]).current_dir(&folder));
+        assert_eq!(status, 0, "{stdout}{stderr}");
+    }
 }
 
 /// Invariant: a thief of the key can sign for no public name.
