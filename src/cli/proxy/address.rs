@@ -86,6 +86,10 @@ impl FromStr for AppAddress {
                  for an address write a file with `tls: { name: … }` (docs/upstreams.md)"
                     .to_owned(),
             ),
+            // `url` reads the `3000` of `3000:8080` as 0.0.11.184.
+            Some(Host::Ipv4(ip)) if !text.contains(&ip.to_string()) => {
+                Err(unknown("the host is a number"))
+            }
             Some(Host::Ipv4(ip)) => Ok(Self::Ip((ip, port).into())),
             Some(Host::Ipv6(ip)) => Ok(Self::Ip((ip, port).into())),
             None => Err(unknown("no host")),
@@ -215,10 +219,21 @@ impl ListenAddress {
     /// Returns true if a connection to `address` would reach this listener.
     pub(super) fn takes(self, address: SocketAddr) -> bool {
         match self {
-            Self::At(own) => own == address,
-            Self::All(port) => port == address.port() && address.ip().is_loopback(),
+            Self::At(own) => {
+                let is_wildcard = own.ip().is_unspecified()
+                    && own.is_ipv4() == address.is_ipv4()
+                    && is_here(address);
+                own.port() == address.port() && (own.ip() == address.ip() || is_wildcard)
+            }
+            Self::All(port) => port == address.port() && is_here(address),
         }
     }
+}
+
+/// Returns true for an address that is surely of this machine. A connection to 0.0.0.0 or [::]
+/// reaches it too.
+fn is_here(address: SocketAddr) -> bool {
+    address.ip().is_loopback() || address.ip().is_unspecified()
 }
 
 /// Reads a port other than 0. Only digits: `+80` is a typing mistake.
@@ -269,6 +284,10 @@ mod tests {
             "https://10.0.0.7",
             "a b:1",
             "http://a:1?x",
+            // As for Docker, and a port out of range.
+            "3000:8080",
+            "99999:80",
+            "http://0x7f.1:80",
         ] {
             let refused = backend(text).expect_err(text);
             assert!(refused.contains("write "), "{text}: {refused}");
@@ -300,6 +319,27 @@ mod tests {
         }
         for text in ["", "0", "http", "shop.localhost:80", "127.0.0.1:0", "-1"] {
             assert!(text.parse::<ListenAddress>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_gateway_in_front_of_itself_is_recognised() {
+        for (listen, app, expected) in [
+            ("3000", "127.0.0.1:3000", true),
+            ("3000", "127.0.0.1:3001", false),
+            (":3000", "[::1]:3000", true),
+            (":3000", "127.0.0.1:3000", true),
+            ("0.0.0.0:3000", "127.0.0.1:3000", true),
+            ("0.0.0.0:3000", "127.0.0.2:3000", true),
+            ("0.0.0.0:3000", "0.0.0.0:3000", true),
+            ("0.0.0.0:3000", "[::1]:3000", false),
+            ("[::]:3000", "[::1]:3000", true),
+            ("0.0.0.0:3000", "10.0.0.7:3000", false),
+            ("10.0.0.7:3000", "10.0.0.7:3000", true),
+        ] {
+            let listen: ListenAddress = listen.parse().unwrap();
+            let app: SocketAddr = app.parse().unwrap();
+            assert_eq!(listen.takes(app), expected, "{listen:?} {app}");
         }
     }
 }
