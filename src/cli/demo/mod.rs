@@ -16,6 +16,7 @@ use super::{
     foreground::{self, Foreground, quoted},
     out,
     program::shown,
+    proxy::address::ListenAddress,
 };
 use crate::process::log;
 
@@ -36,14 +37,14 @@ const PLUGIN: [(&str, &str); 2] = [
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
-    /// The address to listen on
+    /// Address to listen on: a port of this machine, `IP:PORT`, or `:PORT` for all its addresses
     #[arg(
         long,
-        alias = "listen",
-        value_name = "IP:PORT",
+        alias = "address",
+        value_name = "ADDRESS",
         default_value = "127.0.0.1:8080"
     )]
-    address: SocketAddr,
+    listen: ListenAddress,
     /// The address of the admin listener [default: 127.0.0.1:9900, or none if it is taken]
     #[arg(long, value_name = "IP:PORT")]
     admin: Option<SocketAddr>,
@@ -56,8 +57,16 @@ pub(super) fn run(options: &Options) -> ExitCode {
         Err(status) => return status,
     };
     let started = PluginFolder::make().and_then(|plugin| {
-        let socket = foreground::admin_socket(options.address.port());
-        let base = format!("http://{}", options.address);
+        let listen = options.listen;
+        let socket = foreground::admin_socket(listen.port());
+        let base = match listen {
+            ListenAddress::At(address) if !address.ip().is_unspecified() => {
+                format!("http://{address}")
+            }
+            ListenAddress::At(_) | ListenAddress::All(_) => {
+                format!("http://{}:{}", listen.host(), listen.port())
+            }
+        };
         let page = Page {
             base: base.clone(),
             socket: shown(&[socket.display().to_string()]),
@@ -103,7 +112,7 @@ fn yaml(options: &Options, apps: &DemoApps, plugin: &PluginFolder, socket: &Path
         format!(", socket: {}", quoted(&socket.display().to_string()))
     };
     let mut text = CONFIG
-        .replace("{listen}", &options.address.to_string())
+        .replace("{listen}", &options.listen.written())
         .replace("{admin}", &admin)
         .replace("{socket}", &own_socket)
         .replace(
@@ -183,7 +192,7 @@ mod tests {
             .map(|(name, port)| (*name, ([127, 0, 0, 1], port).into()));
         let apps = DemoApps::for_test(apps);
         let options = Options {
-            address: "127.0.0.1:8080".parse().unwrap(),
+            listen: "127.0.0.1:8080".parse().unwrap(),
             admin: Some("127.0.0.1:9900".parse().unwrap()),
         };
         let text = yaml(&options, &apps, &plugin, Path::new("/run/a b.sock"));

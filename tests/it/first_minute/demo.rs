@@ -14,9 +14,7 @@ use crate::support::{
 /// Starts the demonstration, and returns the curl lines of its page by name.
 async fn start(home: &Home) -> (Foreground, u16, BTreeMap<String, String>) {
     let port = free_port();
-    let demo = home
-        .start(&["demo", "--address", &format!("127.0.0.1:{port}")])
-        .await;
+    let demo = home.start(&["demo", "--listen", &port.to_string()]).await;
     let address = format!("127.0.0.1:{port}").parse().expect("an address");
     let page = client::send(address, &get("/")).await.expect("it responds");
     assert_eq!(page.status(), 200);
@@ -152,9 +150,13 @@ async fn it_runs_beside_another_gateway_and_leaves_nothing_behind() {
     let home = Home::new();
     let temporary = home.path().join("tmp");
     std::fs::create_dir(&temporary).expect("the folder takes folders");
-    let (_first, _, _) = start(&home).await;
-    let port = free_port();
-    let arguments = ["demo", "--address", &format!("127.0.0.1:{port}")];
+    let (_first, first, _) = start(&home).await;
+    // The address of the first is taken, and the message names one that the command takes.
+    let (status, _, stderr) = home.run(&["demo", "--listen", &first.to_string()]);
+    assert_eq!(status, 1);
+    let free = stderr.split("`--listen ").nth(1).expect("it names one");
+    let free = free.split('`').next().expect("it ends");
+    let arguments = ["demo", "--listen", free];
     let mut second = home
         .start_with(&arguments, &[("TMPDIR", temporary.as_path())])
         .await;
