@@ -89,7 +89,7 @@ async fn a_sound_gateway_with_its_app_and_redis_has_no_problem() {
     let yaml = format!(
         "listeners: [{{ address: 127.0.0.1:0 }}]
 redis: {}
-upstreams: {{ app: {{ app: node, backends: ['{}'], health: {{ path: / }} }} }}
+upstreams: {{ app: {{ app: node, backends: ['{}'], health: {{ path: /health }} }} }}
 routes: [{{ match: {{ path: /* }}, upstream: app }}]
 ",
         redis.section(", timeout: 1s"),
