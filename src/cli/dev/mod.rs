@@ -166,7 +166,8 @@ fn prepare(options: &Options) -> Result<Prepared, Refused> {
             (gateway::load_text(NAME, &text), None)
         }
         Some(path) => {
-            let overlay = overlay_of(&path, &base, options.upstream.as_deref())?;
+            let hmr = project.hmr_paths();
+            let overlay = overlay_of(&path, &base, options.upstream.as_deref(), &hmr)?;
             let overlay = Arc::new(overlay);
             (
                 gateway::load_with(&path, Some(&overlay)),
@@ -184,7 +185,12 @@ fn prepare(options: &Options) -> Result<Prepared, Refused> {
 }
 
 /// Returns what is laid over the file at `path`, which must be valid by itself.
-fn overlay_of(path: &Path, base: &ProxyYaml, upstream: Option<&str>) -> Result<Overlay, Refused> {
+fn overlay_of(
+    path: &Path,
+    base: &ProxyYaml,
+    upstream: Option<&str>,
+    hmr: &[String],
+) -> Result<Overlay, Refused> {
     let written = gateway::load(path);
     let Some(file) = &written.file else {
         return Err(Refused {
@@ -196,7 +202,7 @@ fn overlay_of(path: &Path, base: &ProxyYaml, upstream: Option<&str>) -> Result<O
         overlay::upstream(file, upstream).map_err(|why| format!("{}: {why}", path.display()))?;
     Ok(Overlay {
         name: NAME.into(),
-        text: overlay::text(file, base, &upstream),
+        text: overlay::text(file, base, &upstream, hmr),
     })
 }
 

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use crate::{
-    cli::{foreground::quoted, project::HMR, proxy::yaml::ProxyYaml},
+    cli::{foreground::quoted, proxy::yaml::ProxyYaml},
     config::{
         model::{App, File},
         tree::Value,
@@ -45,8 +45,8 @@ pub(super) fn upstream(file: &File, wanted: Option<&str>) -> Result<String, Stri
     }
 }
 
-/// Returns the text that is laid over the file.
-pub(super) fn text(file: &File, base: &ProxyYaml, upstream: &str) -> String {
+/// Returns the text that is laid over the file. `hmr` has the paths of hot module replacement.
+pub(super) fn text(file: &File, base: &ProxyYaml, upstream: &str, hmr: &[String]) -> String {
     let mut text = base.listeners();
     // Certificates and checks are those of the machine that the file is for, and a build folder is
     // of a build, which `dev` has none of.
@@ -86,9 +86,10 @@ pub(super) fn text(file: &File, base: &ProxyYaml, upstream: &str) -> String {
         .iter()
         .flat_map(|route| &route.config.matches.value.path.0);
     let written: Vec<&str> = paths.map(|path| path.value.as_str()).collect();
-    let missing: Vec<&str> = HMR
-        .into_iter()
-        .filter(|path| !written.contains(path))
+    let missing: Vec<String> = hmr
+        .iter()
+        .filter(|path| !written.contains(&path.as_str()))
+        .map(|path| quoted(path))
         .collect();
     if is_next && !missing.is_empty() {
         let _infallible = writeln!(
@@ -164,7 +165,12 @@ routes:
         let upstream = upstream(&written, None).unwrap();
         let overlay = Overlay {
             name: "edgeway dev".into(),
-            text: text(&written, &base(), &upstream),
+            text: text(
+                &written,
+                &base(),
+                &upstream,
+                &["/docs/_next/hmr".to_owned()],
+            ),
         };
         let loaded = gateway::load_with(&path, Some(&overlay));
         let report = loaded
@@ -194,7 +200,9 @@ routes:
             "{printed}"
         );
         assert!(
-            printed.contains("5min") && !printed.contains("/nowhere"),
+            printed.contains("5min")
+                && printed.contains("/docs/_next/hmr")
+                && !printed.contains("/nowhere"),
             "{printed}"
         );
     }

@@ -53,7 +53,11 @@ fn init(options: &Options) -> Result<ExitCode, String> {
     let draft = Draft {
         apps: &apps,
         kind: options.app,
-        has_next_dev: project.has_next_dev(),
+        hmr: if project.has_next_dev() {
+            project.hmr_paths()
+        } else {
+            Vec::new()
+        },
         is_found: project.has_package() || apps[0].source != "the default of Node",
     };
     let path = folder.join(FILE);

@@ -34,7 +34,12 @@ pub(super) fn drop_in(folder: &Path, project: &Project, app: &RunningApp) -> Str
     ];
     if matches!(app.framework, Framework::Next { .. }) {
         // The template writes to the folder of its own app only.
-        lines.push(format!("  ReadWritePaths=-\"{shown}/.next\""));
+        let path = place.join(".next").display().to_string();
+        let path = path
+            .replace('\\', "\\\\")
+            .replace('"', "\\\"")
+            .replace('%', "%%");
+        lines.push(format!("  ReadWritePaths=-\"{path}\""));
     }
     lines.push(String::new());
     if is_copied {

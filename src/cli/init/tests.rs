@@ -156,3 +156,56 @@ fn websockets_pass_where_the_app_has_them() {
         assert!(!none.contains("websocket"), "{none}");
     }
 }
+
+/// Invariant: whatever the names and folders of apps are, `init` writes a file without findings,
+/// with one upstream for each app that has a use.
+#[test]
+fn any_names_and_folders_of_apps_give_a_file_without_findings() {
+    let names = [
+        "true", "null", "7", "shop api", "shop/api", "shop-api", "", "%i", "a\nb: c", "\u{e9}",
+        "api",
+    ];
+    let folders = [
+        "",
+        ".",
+        "./web",
+        "../web",
+        "@shop/web",
+        "a: b",
+        "web #1",
+        "{x}",
+        "a\nb: c",
+        "/srv/no such",
+    ];
+    let mut random = fastrand::Rng::with_seed(5);
+    for _ in 0..60 {
+        let apps: Vec<_> = (0..random.u16(1..5))
+            .map(|number| {
+                serde_json::json!({
+                    "name": names[random.usize(..names.len())],
+                    "cwd": folders[random.usize(..folders.len())],
+                    "script": "npm", "args": "start",
+                    "env": { "PORT": 4000 + number },
+                })
+            })
+            .collect();
+        let ecosystem = serde_json::json!({ "apps": apps }).to_string();
+        let package =
+            "{ \"dependencies\": { \"next\": \"16\" }, \"scripts\": { \"dev\": \"next dev\" } }";
+        let (text, _, _folder) = made(&[
+            ("ecosystem.config.json", &ecosystem),
+            ("package.json", package),
+            (".next/BUILD_ID", "x"),
+            ("@shop/web/package.json", package),
+            ("@shop/web/.next/BUILD_ID", "x"),
+            ("{x}/package.json", package),
+            ("{x}/.next/BUILD_ID", "x"),
+            ("next.config.js", "export default { basePath: '/docs' }"),
+        ]);
+        assert!(text.contains("/docs/_next/webpack-hmr]"), "{text}");
+        for number in 0..apps.len() {
+            let backend = format!("backends: [127.0.0.1:{}]", 4000 + number);
+            assert_eq!(text.matches(&backend).count(), 1, "{text}");
+        }
+    }
+}

@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use crate::cli::project::{App, Framework, HMR, RunningApp};
+use crate::cli::{
+    foreground::quoted,
+    project::{App, Framework, RunningApp},
+};
 
 /// Facts that the text is made from.
 pub(super) struct Draft<'a> {
@@ -10,7 +13,8 @@ pub(super) struct Draft<'a> {
     pub apps: &'a [RunningApp],
     /// Kind of the first app, in place of what was found.
     pub kind: Option<App>,
-    pub has_next_dev: bool,
+    /// Paths of hot module replacement, if a script runs `next dev`.
+    pub hmr: Vec<String>,
     /// False if no file of the project said anything.
     pub is_found: bool,
 }
@@ -35,7 +39,8 @@ impl Draft<'_> {
         let each = self.apps.iter().map(|app| {
             let ports: Vec<String> = app.ports.iter().map(u16::to_string).collect();
             let ports = ports.join(", ");
-            let (title, source) = (app.framework.title(), &app.source);
+            let source = app.source.replace(char::is_control, "?");
+            let title = app.framework.title();
             let s = if app.ports.len() > 1 { "s" } else { "" };
             format!("{title} on port{s} {ports} ({source})")
         });
@@ -96,7 +101,7 @@ impl Draft<'_> {
     }
 
     fn upstream(&self, text: &mut String, app: &RunningApp, usage: Use) {
-        let mut lines = vec![format!("  {}:", app.name)];
+        let mut lines = vec![format!("  {}:", quoted(&app.name))];
         let mut line = |line: &str| lines.push(format!("    {line}"));
         let kind = self.kind(app, usage);
         line(&format!("app: {}", kind.key()));
@@ -104,14 +109,16 @@ impl Draft<'_> {
             let build = app.folder.join(".next");
             line("# The output of `next build`: which pages are guarded, and which build it is.");
             let off = if app.has_build { "" } else { "# " };
-            line(&format!("{off}folder: {}", build.display()));
+            let build = quoted(&build.display().to_string());
+            line(&format!("{off}folder: {build}"));
         }
         if app.framework == (Framework::Next { standalone: true }) {
             line("# `.next/standalone` needs copies of `public` and `.next/static` in it.");
         }
+        // The name of a file may contain a line break.
+        let source = app.source.replace(char::is_control, "?");
         line(&format!(
-            "# Port from {}; one entry for each instance.",
-            app.source
+            "# Port from {source}; one entry for each instance."
         ));
         if app.workers > 1 {
             line(&format!(
@@ -151,7 +158,7 @@ impl Draft<'_> {
         };
         let mut lines = vec![
             format!("  - match: {{ path: {path} }}"),
-            format!("    upstream: {}", app.name),
+            format!("    upstream: {}", quoted(&app.name)),
         ];
         if let Some(socket) = app
             .websocket
@@ -189,16 +196,18 @@ impl Draft<'_> {
         {
             lines.push(format!("  # WebSockets of {}.", socket.dependency));
             lines.push(format!("  - match: {{ path: {path} }}"));
-            lines.push(format!("    upstream: {}", app.name));
+            lines.push(format!("    upstream: {}", quoted(&app.name)));
             lines.push("    websocket: true".to_owned());
         }
-        if usage == Use::Site && kind == App::Nextjs && self.has_next_dev {
+        if usage == Use::Site && kind == App::Nextjs && !self.hmr.is_empty() {
             lines.push(
                 "  # Hot module replacement of `next dev`; `next start` has no such path."
                     .to_owned(),
             );
-            lines.push(format!("  - match: {{ path: [{}] }}", HMR.join(", ")));
-            lines.push(format!("    upstream: {}", app.name));
+            let paths = self.hmr.iter().map(|path| quoted(path));
+            let paths = paths.collect::<Vec<_>>().join(", ");
+            lines.push(format!("  - match: {{ path: [{paths}] }}"));
+            lines.push(format!("    upstream: {}", quoted(&app.name)));
             lines.push("    websocket: true".to_owned());
         }
         push(text, &lines, usage);

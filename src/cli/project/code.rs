@@ -54,6 +54,10 @@ static STANDALONE: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r#"\boutput['"]?\s*:\s*['"`]standalone['"`]"#).expect("it is valid")
 });
 
+static BASE_PATH: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r#"\bbasePath['"]?\s*:\s*['"`](/[^'"`\s{}*]*)['"`]"#).expect("it is valid")
+});
+
 static HEALTH: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r#"['"`](/(?:api/)?health(?:z|check)?)['"`]"#).expect("it is valid")
 });
@@ -65,9 +69,19 @@ static COMMENTS: LazyLock<Regex> = LazyLock::new(|| {
 
 /// Returns true if the Next.js configuration of a folder has `output: 'standalone'`.
 pub(super) fn is_standalone(folder: &Path) -> bool {
+    next_config(folder).is_some_and(|text| STANDALONE.is_match(&text))
+}
+
+/// Returns the path that a Next.js app is below, such as `/docs`.
+pub(super) fn base_path(folder: &Path) -> Option<String> {
+    let text = next_config(folder)?;
+    let path = BASE_PATH.captures(&text)?;
+    Some(path[1].trim_end_matches('/').to_owned())
+}
+
+fn next_config(folder: &Path) -> Option<String> {
     let names = ["js", "mjs", "ts", "cjs"].map(|kind| format!("next.config.{kind}"));
-    let texts = names.iter().filter_map(|name| read(&folder.join(name)));
-    texts.into_iter().any(|text| STANDALONE.is_match(&text))
+    names.iter().find_map(|name| read(&folder.join(name)))
 }
 
 /// Returns the port in the code or the `.env` files of an app.
@@ -91,10 +105,17 @@ pub(super) fn port(
     }
     for name in [".env.production", ".env"] {
         let text = fs::read_to_string(folder.join(name)).unwrap_or_default();
-        let line = text
-            .lines()
-            .find_map(|line| line.trim().strip_prefix("PORT="));
-        let value = line.map(|value| value.trim().trim_matches(['"', '\'']));
+        let value = text.lines().find_map(|line| {
+            let line = line.trim();
+            let line = line.strip_prefix("export ").unwrap_or(line);
+            let (name, value) = line.split_once('=')?;
+            (name.trim() == "PORT").then_some(value)
+        });
+        let value = value.map(|value| {
+            // A comment follows behind a space.
+            let value = value.split(" #").next().unwrap_or_default();
+            value.trim().trim_matches(['"', '\''])
+        });
         if let Some(port) = value.and_then(|value| found(value, Path::new(name))) {
             return Some(port);
         }
@@ -191,6 +212,35 @@ mod tests {
             fs::write(folder.path().join("server.js"), code).unwrap();
             let found = port(folder.path(), None, Framework::Express);
             assert_eq!(found.map(|found| found.port), expected, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_port_is_found_in_the_ways_that_dotenv_reads() {
+        for (text, expected) in [
+            ("PORT=4000", Some(4000)),
+            ("A=1\nPORT = '4001' # of the app\n", Some(4001)),
+            ("export PORT=4002", Some(4002)),
+            ("# PORT=1\nDB_PORT=5432", None),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            fs::write(folder.path().join(".env"), text).unwrap();
+            let found = port(folder.path(), None, Framework::Express);
+            assert_eq!(found.map(|found| found.port), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_base_path_is_read_from_the_configuration_of_next() {
+        for (code, expected) in [
+            ("export default { basePath: '/docs' }", Some("/docs")),
+            ("module.exports = { \"basePath\": \"/a/b/\" }", Some("/a/b")),
+            ("export default { // basePath: '/docs'\n}", None),
+            ("export default { basePath: process.env.BASE }", None),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            fs::write(folder.path().join("next.config.js"), code).unwrap();
+            assert_eq!(base_path(folder.path()).as_deref(), expected, "{code}");
         }
     }
 

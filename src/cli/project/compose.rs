@@ -1,9 +1,6 @@
 //! Compose files: the services that publish a port on this machine and are apps.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use super::{Declared, pm2::name_of};
 use crate::config::{
@@ -97,7 +94,7 @@ fn declared(service: &str, node: &Node, file: &str) -> Option<Declared> {
         source: file.to_owned(),
         workers: 1,
         command: None,
-        folder: PathBuf::from(context.trim_start_matches("./").trim_start_matches('.')),
+        folder: super::relative(&context),
     })
 }
 

@@ -4,9 +4,9 @@
 mod code;
 mod compose;
 mod package;
-mod pm2;
+pub(in crate::cli) mod pm2;
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use self::package::Package;
 
@@ -15,7 +15,7 @@ const PORT: u16 = 3000;
 const VITE_PREVIEW_PORT: u16 = 4173;
 
 /// Paths of Next.js' WebSocket for hot module replacement, of newer and older versions.
-pub(in crate::cli) const HMR: [&str; 2] = ["/_next/hmr", "/_next/webpack-hmr"];
+const HMR: [&str; 2] = ["/_next/hmr", "/_next/webpack-hmr"];
 
 /// Kind of app as the configuration names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -187,6 +187,12 @@ impl Project {
         self.package.as_ref()?.script(name)
     }
 
+    /// Returns the paths of hot module replacement, below the `basePath` of the app.
+    pub(in crate::cli) fn hmr_paths(&self) -> Vec<String> {
+        let base = code::base_path(&self.folder).unwrap_or_default();
+        HMR.map(|path| format!("{base}{path}")).into()
+    }
+
     /// Returns true if a script runs `next dev`.
     pub(in crate::cli) fn has_next_dev(&self) -> bool {
         let package = self.package.as_ref();
@@ -214,13 +220,19 @@ impl Project {
         if apps.is_empty() {
             apps = compose::apps(&self.folder, &mut problems);
         }
+        let mut names = Vec::new();
         let mut found: Vec<RunningApp> = apps
             .into_iter()
-            .map(|app| {
+            .map(|mut app| {
+                app.name = pm2::unique(&app.name, &names);
+                names.push(app.name.clone());
                 let below = Self::read(&self.folder.join(&app.folder));
                 // A folder without a package.json of its own is part of this project.
                 let project = if below.has_package() { &below } else { &*self };
-                project.running(app)
+                let mut running = project.running(app);
+                // The file may name a folder of another machine.
+                running.has_build = below.build().is_some();
+                running
             })
             .collect();
         if found.is_empty() {
@@ -341,6 +353,12 @@ struct Declared {
     command: Option<String>,
 }
 
+/// Returns a folder as the project's files write it, without `.`: the project's own is empty.
+fn relative(folder: &str) -> PathBuf {
+    let parts = Path::new(folder).components();
+    parts.filter(|part| *part != Component::CurDir).collect()
+}
+
 /// Returns true for a command line that may start the server of a Next.js app: Next.js itself, a
 /// package manager, or a server of its own.
 fn is_next_server(command: &str) -> bool {
@@ -401,6 +419,21 @@ mod tests {
             ("tsc -project x", None),
         ] {
             assert_eq!(port_in_command(line), port, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_folder_is_that_of_the_file() {
+        for (written, folder) in [
+            ("", ""),
+            (".", ""),
+            ("./web", "web"),
+            ("./", ""),
+            ("../web", "../web"),
+            (".web", ".web"),
+            ("/srv/web", "/srv/web"),
+        ] {
+            assert_eq!(relative(written), Path::new(folder), "{written}");
         }
     }
 

@@ -1,19 +1,17 @@
-//! PM2's `ecosystem.config.js`: the apps that listen on a port.
+//! PM2's `ecosystem.config.js`: its apps, those that listen on a port, and names for them.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{Declared, port_in_command};
 use crate::plugins::common_js;
 
-const NAMES: [&str; 6] = [
+const NAMES: [&str; 7] = [
     "ecosystem.config.js",
     "ecosystem.config.cjs",
     "ecosystem.config.mjs",
+    "ecosystem.config.json",
     "ecosystem.json",
     "pm2.config.js",
     "pm2.json",
@@ -34,7 +32,7 @@ pub(super) fn apps(folder: &Path, problems: &mut Vec<String>) -> Vec<Declared> {
         .extension()
         .is_some_and(|kind| kind == "json");
     let read = if is_json {
-        serde_json::from_str(&text).map_err(|error| error.to_string())
+        json(&text)
     } else {
         common_js::exports(&text)
     };
@@ -45,11 +43,7 @@ pub(super) fn apps(folder: &Path, problems: &mut Vec<String>) -> Vec<Declared> {
             return Vec::new();
         }
     };
-    let apps = match file.get("apps").unwrap_or(&file) {
-        Value::Array(apps) => apps.clone(),
-        one @ Value::Object(_) => vec![one.clone()],
-        _ => Vec::new(),
-    };
+    let apps = listed(file);
     let declared: Vec<Declared> = apps.iter().filter_map(|app| declared(app, name)).collect();
     if declared.is_empty() {
         problems.push(format!("no app in {name} names a port"));
@@ -57,13 +51,49 @@ pub(super) fn apps(folder: &Path, problems: &mut Vec<String>) -> Vec<Declared> {
     declared
 }
 
+/// Reads JSON, with the comments and the plain keys that PM2 takes as well: it reads such a file as
+/// an expression of JavaScript.
+pub(in crate::cli) fn json(text: &str) -> Result<Value, String> {
+    let text = text.trim_start_matches('\u{feff}');
+    serde_json::from_str(text).or_else(|error| {
+        let read = common_js::exports(&format!("module.exports = (\n{text}\n)"));
+        read.map_err(|_| error.to_string())
+    })
+}
+
+/// Returns the apps of `{ apps: [] }`, of a list, or of one app by itself: PM2 takes all three.
+pub(in crate::cli) fn listed(file: Value) -> Vec<Map<String, Value>> {
+    let is_app = |map: &Map<String, Value>| {
+        let scripts = ["script", "exec", "cmd", "command"];
+        scripts.iter().any(|key| map.contains_key(*key))
+    };
+    let list = match file {
+        Value::Object(mut map) => match map.remove("apps") {
+            Some(apps) => apps,
+            None if is_app(&map) => Value::Object(map),
+            None => Value::Null,
+        },
+        other => other,
+    };
+    let list = match list {
+        Value::Array(list) => list,
+        one @ Value::Object(_) => vec![one],
+        _ => Vec::new(),
+    };
+    let apps = list.into_iter().filter_map(|app| match app {
+        Value::Object(app) => Some(app),
+        _ => None,
+    });
+    apps.collect()
+}
+
 /// Returns an app that names a port; others are workers, or listen where the code says.
-fn declared(app: &Value, file: &str) -> Option<Declared> {
+fn declared(app: &Map<String, Value>, file: &str) -> Option<Declared> {
     let text = |key: &str| app.get(key).and_then(Value::as_str);
     let env = ["env_production", "env"];
     let env = |name: &str| {
         env.iter()
-            .find_map(|env| app.get(env)?.get(name))
+            .find_map(|env| app.get(*env)?.get(name))
             .and_then(number)
     };
     let arguments = match app.get("args") {
@@ -93,7 +123,7 @@ fn declared(app: &Value, file: &str) -> Option<Declared> {
         source: file.to_owned(),
         workers: if has_own_ports { 1 } else { count },
         command: text("script").map(|script| format!("{script} {arguments}")),
-        folder: PathBuf::from(text("cwd").unwrap_or_default().trim_start_matches("./")),
+        folder: super::relative(text("cwd").unwrap_or_default()),
     })
 }
 
@@ -108,8 +138,11 @@ fn plain(value: &Value) -> String {
     }
 }
 
-/// Makes a name of an upstream from any text.
-pub(super) fn name_of(text: &str) -> String {
+/// Length limit of a name: a unit's has 255 characters, with the instance and the ending.
+const MAX_NAME: usize = 64;
+
+/// Makes a name of an upstream or a unit from any text.
+pub(in crate::cli) fn name_of(text: &str) -> String {
     let mut name: String = text
         .to_ascii_lowercase()
         .chars()
@@ -118,6 +151,7 @@ pub(super) fn name_of(text: &str) -> String {
     while name.contains("--") {
         name = name.replace("--", "-");
     }
+    name.truncate(MAX_NAME);
     let name = name.trim_matches('-');
     let begins_right = name.starts_with(|c: char| c.is_ascii_alphabetic());
     if begins_right {
@@ -125,6 +159,15 @@ pub(super) fn name_of(text: &str) -> String {
     } else {
         format!("app-{name}").trim_matches('-').to_owned()
     }
+}
+
+/// Adds a number to a name that is taken.
+pub(in crate::cli) fn unique(name: &str, taken: &[String]) -> String {
+    let is_free = |name: &String| !taken.contains(name);
+    let mut names = (2_usize..).map(|number| format!("{name}-{number}"));
+    let first = Some(name.to_owned()).filter(is_free);
+    let found = first.or_else(|| names.find(is_free));
+    found.unwrap_or_else(|| name.to_owned())
 }
 
 #[cfg(test)]
@@ -135,7 +178,9 @@ mod tests {
 
     #[test]
     fn ports_and_instances_are_those_that_pm2_starts() {
-        let ports = |app: Value| declared(&app, "x").map(|app| (app.ports, app.workers));
+        let ports = |app: Value| {
+            declared(app.as_object().unwrap(), "x").map(|app| (app.ports, app.workers))
+        };
         let env = json!({ "PORT": "3000" });
         assert_eq!(ports(json!({ "env": env })), Some((vec![3000], 1)));
         assert_eq!(
@@ -170,8 +215,36 @@ mod tests {
             ("@a/b_c", "a-b-c"),
             ("1", "app-1"),
             ("", "app"),
+            ("..%i\n", "i"),
+            ("\u{41c}\u{430}", "app"),
         ] {
             assert_eq!(name_of(text), name);
+        }
+        assert_eq!(name_of(&"a".repeat(300)).len(), MAX_NAME);
+    }
+
+    #[test]
+    fn json_may_have_comments_as_for_pm2() {
+        let read = json("// apps\n{ apps: [{ 'script': 'a.js', }] }");
+        assert_eq!(read, Ok(json!({ "apps": [{ "script": "a.js" }] })));
+        let why = json("{ \"apps\": [").unwrap_err();
+        assert!(why.contains("line 1"), "{why}");
+    }
+
+    #[test]
+    fn apps_are_found_in_every_form_that_pm2_takes() {
+        let app = json!({ "name": "a", "script": "a.js" });
+        for form in [
+            json!({ "apps": [app] }),
+            json!({ "apps": app }),
+            json!([app]),
+            app.clone(),
+        ] {
+            let found = listed(form.clone());
+            assert_eq!(found, [app.as_object().unwrap().clone()], "{form}");
+        }
+        for none in [json!({}), json!([]), json!(7), json!({ "apps": [] })] {
+            assert!(listed(none).is_empty());
         }
     }
 }
