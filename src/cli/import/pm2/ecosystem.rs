@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 use serde_json::{Map, Value};
 
 use crate::{
-    cli::check,
+    cli::{check, project::pm2},
     config::{source, tree},
 };
 
@@ -16,7 +16,9 @@ const MARK: &str = "\u{1}ecosystem\u{1}";
 const SCRIPT: &str = r"
 const url = require('node:url').pathToFileURL(process.argv[1]).href;
 import(url).then((module) => {
-  process.stdout.write(process.env.EDGEWAY_MARK + JSON.stringify(module.default ?? module));
+  const line = process.env.EDGEWAY_MARK + JSON.stringify(module.default ?? module) + '\n';
+  // A timer or a connection of the file would keep node alive.
+  process.stdout.write(line, () => process.exit(0));
 }).catch((error) => { console.error(error?.stack ?? error); process.exit(1); });
 ";
 
@@ -29,7 +31,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<Map<String, Value>>, String> {
         Some("json") => {
             let text =
                 fs::read_to_string(path).map_err(|error| format!("cannot read it: {error}"))?;
-            serde_json::from_str(&text).map_err(|error| error.to_string())?
+            pm2::json(&text)?
         }
         _ => {
             return Err(
@@ -37,31 +39,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<Map<String, Value>>, String> {
             );
         }
     };
-    apps(value)
-}
-
-/// Returns the apps of `{ apps: [] }`, of a list, or of one app by itself: PM2 takes all three.
-fn apps(value: Value) -> Result<Vec<Map<String, Value>>, String> {
-    let list = match value {
-        Value::Object(mut map) => match map.remove("apps") {
-            Some(apps) => apps,
-            None if map.contains_key("script") => Value::Object(map),
-            None => Value::Null,
-        },
-        other => other,
-    };
-    let list = match list {
-        Value::Array(list) => list,
-        one @ Value::Object(_) => vec![one],
-        _ => Vec::new(),
-    };
-    let apps: Vec<_> = list
-        .into_iter()
-        .filter_map(|app| match app {
-            Value::Object(app) => Some(app),
-            _ => None,
-        })
-        .collect();
+    let apps = pm2::listed(value);
     if apps.is_empty() {
         return Err(
             "no apps in it; an ecosystem file exports `{ apps: [{ name, script }] }`".to_owned(),
@@ -86,6 +64,8 @@ fn by_node(path: &Path) -> Result<Value, String> {
     let output = String::from_utf8_lossy(&ran.stdout);
     match output.split_once(MARK) {
         Some((_, json)) if ran.status.success() => {
+            // The file may print more as node exits.
+            let json = json.lines().next().unwrap_or_default();
             serde_json::from_str(json).map_err(|error| error.to_string())
         }
         _ => Err(format!(
@@ -110,23 +90,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn apps_are_found_in_every_form_that_pm2_takes() {
-        let app = json!({ "name": "a", "script": "a.js" });
-        for form in [
-            json!({ "apps": [app] }),
-            json!({ "apps": app }),
-            json!([app]),
-            app.clone(),
-        ] {
-            let found = apps(form.clone()).unwrap();
-            assert_eq!(found, [app.as_object().unwrap().clone()], "{form}");
-        }
-        for none in [json!({}), json!([]), json!(7), json!({ "apps": [] })] {
-            assert!(apps(none).unwrap_err().contains("no apps"));
-        }
-    }
-
-    #[test]
     fn every_kind_of_file_gives_the_same() {
         let folder = tempfile::tempdir().unwrap();
         for (name, text) in [
@@ -139,12 +102,21 @@ mod tests {
                 "module.exports = { apps: [{ name: 'a', script: 'b/c.js', post: () => 1 }] }",
             ),
             (
+                "timer.config.js",
+                "setInterval(() => 0, 1000); process.on('exit', () => console.log('bye'));\n\
+                 module.exports = [{ name: 'a', script: 'b/c.js' }]",
+            ),
+            (
                 "a.config.mjs",
                 "export default { apps: [{ name: 'a', script: 'b/c.js' }] }",
             ),
             (
                 "a.json",
                 r#"{ "apps": [{ "name": "a", "script": "b/c.js" }] }"#,
+            ),
+            (
+                "comments.json",
+                "/* one app */ { apps: [{ name: 'a', script: 'b/c.js', }] } // end",
             ),
             ("a.yaml", "apps:\n  - name: a\n    script: b/c.js\n"),
         ] {

@@ -12,7 +12,7 @@ use std::{
     process::ExitCode,
 };
 
-use self::app::{App, Machine};
+use self::app::{App, Machine, Taken};
 use crate::{base::out, cli::EX_CONFIG};
 
 #[derive(Debug, clap::Args)]
@@ -55,13 +55,16 @@ fn import(options: &Options) -> Result<String, (ExitCode, String)> {
     let apps = ecosystem::read(&options.file).map_err(of_file)?;
     let folder = std::path::absolute(&options.file).map_err(|error| of_file(error.to_string()))?;
     let folder = folder.parent().unwrap_or(Path::new("/"));
+    let home = std::env::var_os("HOME").map(PathBuf::from);
     let machine = Machine {
         cpus: std::thread::available_parallelism().map_or(1, usize::from),
         folder,
+        home: home.as_deref(),
         is_file: &|path| path.is_file(),
+        is_binary: &is_binary,
         owner: &|path| fs::metadata(path).ok().map(|found| found.uid()),
     };
-    let mut taken = Vec::new();
+    let mut taken = Taken::default();
     let mut planned = Vec::new();
     for app in &apps {
         let app = App::plan(app, &options.env, &machine, &mut taken).map_err(of_file)?;
@@ -78,6 +81,14 @@ fn import(options: &Options) -> Result<String, (ExitCode, String)> {
         (ExitCode::FAILURE, why)
     })?;
     Ok(render::report(&planned, &options.out))
+}
+
+/// Returns true for a compiled program.
+fn is_binary(path: &Path) -> bool {
+    let mut start = [0; 4];
+    let read =
+        fs::File::open(path).and_then(|mut file| io::Read::read_exact(&mut file, &mut start));
+    read.is_ok() && start == *b"\x7fELF"
 }
 
 fn write(folder: &Path, outputs: &[Output]) -> io::Result<()> {

@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 
 use super::{
     Output,
-    app::{App, specifiers},
+    app::{App, PORT, specifiers},
 };
+use crate::cli::{foreground::quoted, program::shown};
 
 pub(super) fn outputs(apps: &[App]) -> Vec<Output> {
     let mut outputs = vec![Output {
@@ -27,10 +28,14 @@ pub(super) fn outputs(apps: &[App]) -> Vec<Output> {
             is_private: true,
         });
         for (number, port) in app.ports.iter().enumerate() {
-            let own = [("NODE_APP_INSTANCE".to_owned(), number.to_string())];
+            let counters = app.counters.iter();
+            let own = counters.map(|(name, first)| {
+                let value = first.saturating_add(u64::try_from(number).unwrap_or_default());
+                (name.clone(), value.to_string())
+            });
             outputs.push(Output {
                 path: format!("apps/{}@{port}.env", app.name),
-                text: environment(&own.into()),
+                text: environment(&own.collect()),
                 is_private: true,
             });
         }
@@ -89,24 +94,30 @@ WantedBy=app.target
 /// Quotes a word for `ExecStart=` (systemd.service(5)). `${PORT}` stays a variable.
 fn argument(word: &str) -> String {
     const PLAIN: &str = "-_./=:,@+";
-    let parts: Vec<String> = word
-        .split(super::app::PORT)
-        .map(|part| {
-            specifiers(
-                &part
-                    .replace('\\', "\\\\")
-                    .replace('"', "\\\"")
-                    .replace('$', "$$"),
-            )
-        })
-        .collect();
-    let text = parts.join(super::app::PORT);
     let is_plain = |c: char| c.is_ascii_alphanumeric() || PLAIN.contains(c);
-    if word.replace(super::app::PORT, "").chars().all(is_plain) && !word.is_empty() {
+    let parts = word.split(PORT).map(escaped);
+    let text = parts.collect::<Vec<_>>().join(PORT);
+    if word.replace(PORT, "").chars().all(is_plain) && !word.is_empty() {
         text
     } else {
-        format!("\"{}\"", text.replace('\n', "\\n"))
+        format!("\"{text}\"")
     }
+}
+
+/// Escapes what has a meaning in a quoted word. A line of a unit ends at a carriage return too.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for letter in specifiers(text).chars() {
+        match letter {
+            '\\' | '"' => out.extend(['\\', letter]),
+            '$' => out.push_str("$$"),
+            control if control.is_ascii_control() => {
+                let _infallible = write!(out, "\\x{:02x}", u32::from(control));
+            }
+            other => out.push(other),
+        }
+    }
+    out
 }
 
 /// Writes variables for `EnvironmentFile=` (systemd.exec(5)).
@@ -146,11 +157,15 @@ fn configuration(apps: &[App]) -> String {
     let mut routes = String::from("\nroutes:\n");
     for (number, name) in upstreams.keys().enumerate() {
         let route = match number {
-            0 => format!("  - match: {{ path: /* }}\n    upstream: {name}\n"),
+            0 => format!(
+                "  - match: {{ path: /* }}\n    upstream: {}\n",
+                quoted(name)
+            ),
             // The ecosystem file does not say which requests are whose.
             _ => format!(
                 "  # The requests of `{name}`: mend the path, or match a host instead.\n  \
-                 - match: {{ path: /{name}/* }}\n    upstream: {name}\n"
+                 - match: {{ path: /{name}/* }}\n    upstream: {}\n",
+                quoted(name)
             ),
         };
         routes.push_str(&route);
@@ -170,16 +185,16 @@ fn configuration(apps: &[App]) -> String {
 
 /// Renders what was carried over, what was not, and the commands to run.
 pub(super) fn report(apps: &[App], folder: &Path) -> String {
-    let folder = folder.display();
+    let folder = shown(&[folder.display().to_string()]);
     let mut text = String::new();
     for app in apps {
         let file = unit_file(app);
         let _infallible = writeln!(text, "{}: systemd/{file}", app.name);
-        for line in &app.carried {
-            let _infallible = writeln!(text, "  + {line}");
-        }
-        for line in &app.left {
-            let _infallible = writeln!(text, "  - {line}");
+        let carried = app.carried.iter().map(|line| ('+', line));
+        for (sign, line) in carried.chain(app.left.iter().map(|line| ('-', line))) {
+            // The terminal would act on escape sequences of the file.
+            let line = line.replace(char::is_control, "?");
+            let _infallible = writeln!(text, "  {sign} {line}");
         }
     }
     let units = apps.iter().flat_map(|app| match &app.ports[..] {
@@ -211,7 +226,10 @@ edgeway run -c {folder}/edgeway.yaml           # http://127.0.0.1:8080
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::app::{Machine, Taken},
+        *,
+    };
 
     #[test]
     fn words_of_a_command_survive_systemd() {
@@ -225,6 +243,8 @@ mod tests {
             ("$HOME", "\"$$HOME\""),
             ("say \"x\\\"", "\"say \\\"x\\\\\\\"\""),
             ("", "\"\""),
+            ("a\r\nUser=root", "\"a\\x0d\\x0aUser=root\""),
+            (";", "\";\""),
         ] {
             assert_eq!(argument(word), expected);
         }
@@ -236,5 +256,145 @@ mod tests {
         let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let text = environment(&variables.into());
         assert_eq!(text, "A=\"x y\"\nB=\"p\\$s\\`w\\\"\\\\\"\nC=\"\"\n");
+    }
+
+    /// Texts that would be more than a value, if they were written as they are.
+    const PARTS: [&str; 18] = [
+        "\nUser=root",
+        "\r",
+        "\n[Service]\n",
+        "%i",
+        "%",
+        "$",
+        "${HOME}",
+        "\"",
+        "'",
+        "\\",
+        "\\\n",
+        " ",
+        "a",
+        ";",
+        "=",
+        "#",
+        "\u{1b}[2J",
+        "\u{e9}",
+    ];
+
+    /// Reads a file of variables as systemd does for text in double quotes.
+    fn read(text: &str) -> BTreeMap<String, String> {
+        let mut variables = BTreeMap::new();
+        let mut letters = text.chars();
+        loop {
+            let name: String = letters.by_ref().take_while(|c| *c != '=').collect();
+            if name.is_empty() {
+                return variables;
+            }
+            assert_eq!(letters.next(), Some('"'), "{text:?}");
+            let mut value = String::new();
+            while let Some(letter) = letters.next().filter(|letter| *letter != '"') {
+                match letter {
+                    '\\' => value.extend(letters.next()),
+                    other => value.push(other),
+                }
+            }
+            assert_eq!(letters.next(), Some('\n'), "{text:?}");
+            variables.insert(name, value);
+        }
+    }
+
+    /// Invariant: whatever an ecosystem file has, it is refused, or each of its texts stays the
+    /// value of its own setting.
+    #[test]
+    fn no_text_of_an_ecosystem_file_becomes_a_setting_of_its_own() {
+        let mut random = fastrand::Rng::with_seed(11);
+        let mut planned = 0;
+        for _ in 0..2000 {
+            let mut text = || {
+                let parts = (0..random.usize(..4)).map(|_| PARTS[random.usize(..PARTS.len())]);
+                parts.collect::<String>()
+            };
+            let app = json!({
+                "name": text(), "script": format!("a{}", text()), "args": [text(), text()],
+                "cwd": text(), "user": "web", "out_file": text(), "interpreter": "x",
+                "env": { (text()): "n", "VALUE": text(), "PORT": 4000 }, (text()): true,
+            });
+            let machine = Machine {
+                cpus: 2,
+                folder: Path::new("/srv"),
+                home: None,
+                is_file: &|path| path.extension().is_none(),
+                is_binary: &|_| false,
+                owner: &|_| None,
+            };
+            let map = app.as_object().unwrap();
+            let Ok(plan) = App::plan(map, "production", &machine, &mut Taken::default()) else {
+                continue;
+            };
+            planned += 1;
+            let unit = unit(&plan);
+            let plain = App::plan(
+                json!({ "script": "a", "port": 1, "out_file": "x" })
+                    .as_object()
+                    .unwrap(),
+                "production",
+                &machine,
+                &mut Taken::default(),
+            );
+            let keys = |unit: &str| -> Vec<String> {
+                let lines = unit.split(['\n', '\r', '\0']);
+                let keys =
+                    lines.map(|line| line.split_once('=').map_or(line, |(key, _)| key).to_owned());
+                keys.filter(|key| key != "StandardOutput").collect()
+            };
+            assert_eq!(keys(&unit), keys(&self::unit(&plain.unwrap())), "{app}");
+            assert!(unit.lines().all(|line| !line.ends_with('\\')), "{unit}");
+            let file = environment(&plan.environment);
+            assert_eq!(read(&file), plan.environment, "{file:?}");
+            let report = report(&[plan], Path::new("/a b"));
+            assert!(
+                !report.contains('\u{1b}') && report.contains("'/a b'/apps"),
+                "{report}"
+            );
+        }
+        assert!(planned > 200, "{planned}");
+    }
+
+    #[test]
+    fn any_names_give_a_configuration_without_findings() {
+        let mut random = fastrand::Rng::with_seed(3);
+        for _ in 0..100 {
+            let mut taken = Taken::default();
+            let names = [
+                "true", "null", "On", "7", "a b", "a/b", "", "-", "1e3", "%i", "y",
+            ];
+            let apps = (0..random.usize(1..5)).map(|_| {
+                let app = json!({
+                    "name": names[random.usize(..names.len())], "script": "a.js", "port": 4000,
+                    "instances": random.usize(1..3),
+                });
+                let machine = Machine {
+                    cpus: 2,
+                    folder: Path::new("/srv"),
+                    home: None,
+                    is_file: &|_| false,
+                    is_binary: &|_| false,
+                    owner: &|_| None,
+                };
+                App::plan(app.as_object().unwrap(), "production", &machine, &mut taken).unwrap()
+            });
+            let apps: Vec<App> = apps.collect();
+            let text = configuration(&apps);
+            let loaded = crate::gateway::load_text("t", &text);
+            let file = loaded.file.unwrap();
+            assert!(loaded.diagnostics.list().is_empty(), "{text}");
+            assert_eq!(file.upstreams.len(), apps.len(), "{text}");
+            let (gateway, found) =
+                crate::gateway::compile(&file, Path::new(""), &crate::gateway::World::default());
+            assert!(gateway.is_some() && found.list().is_empty(), "{text}");
+            let paths = outputs(&apps).into_iter().map(|output| output.path);
+            let paths: Vec<String> = paths.collect();
+            let unique: std::collections::BTreeSet<&String> = paths.iter().collect();
+            assert_eq!(unique.len(), paths.len(), "{paths:?}");
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Plan of one app: its command, environment, ports and limits, and what is not carried over.
 
+mod command;
+mod keys;
 #[cfg(test)]
 mod tests;
 
@@ -10,14 +12,28 @@ use std::{
 
 use serde_json::{Map, Value};
 
+use self::keys::{Keys, text};
+use crate::cli::project::pm2;
+
 /// Facts of the machine that a plan depends on.
 pub(super) struct Machine<'a> {
     pub(super) cpus: usize,
     /// Folder of the ecosystem file.
     pub(super) folder: &'a Path,
+    /// Folder of the user, which `~` stands for.
+    pub(super) home: Option<&'a Path>,
     pub(super) is_file: &'a dyn Fn(&Path) -> bool,
+    /// True for a compiled program, which needs no interpreter.
+    pub(super) is_binary: &'a dyn Fn(&Path) -> bool,
     /// User id of a path's owner.
     pub(super) owner: &'a dyn Fn(&Path) -> Option<u32>,
+}
+
+/// Ports and names of the apps before.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    ports: Vec<u16>,
+    names: Vec<String>,
 }
 
 /// An app as units and an upstream.
@@ -31,6 +47,8 @@ pub(super) struct App {
     pub(super) environment: BTreeMap<String, String>,
     /// Port of each instance; empty for an app that listens nowhere.
     pub(super) ports: Vec<u16>,
+    /// Variables that count the instances, with their value in the first one.
+    pub(super) counters: BTreeMap<String, u64>,
     pub(super) is_next: bool,
     pub(super) user: String,
     /// Lines of `[Service]`, without those that every unit has.
@@ -45,101 +63,71 @@ pub(super) const PORT: &str = "${PORT}";
 const USER: &str = "node-app";
 /// Port of Next.js and of most examples.
 const USUAL_PORT: u16 = 3000;
-/// Programs that PM2 runs by themselves, without node.
-const PROGRAMS: [&str; 8] = ["npm", "npx", "yarn", "pnpm", "bun", "deno", "node", "bash"];
-
-/// Keys that change nothing under systemd, or that have a better place.
-const IGNORED: &[(&str, &str)] = &[
-    (
-        "watch",
-        "systemd does not watch files; restart with `edgeway rollout` after a deploy",
-    ),
-    ("ignore_watch", "as `watch`"),
-    ("watch_options", "as `watch`"),
-    (
-        "cron_restart",
-        "make a systemd timer that runs `systemctl restart`",
-    ),
-    (
-        "max_restarts",
-        "systemd restarts for ever; the health check keeps a broken instance out",
-    ),
-    ("min_uptime", "as `max_restarts`"),
-    (
-        "exp_backoff_restart_delay",
-        "systemd waits for the same time each time, see `RestartSec=`",
-    ),
-    (
-        "wait_ready",
-        "the health check decides when an instance gets requests",
-    ),
-    ("listen_timeout", "as `wait_ready`"),
-    ("log_date_format", "the journal has the time of each line"),
-    ("time", "as `log_date_format`"),
-    ("log_type", "the app writes its lines as it likes"),
-    ("pmx", "metrics are the gateway's, at /metrics"),
-    ("trace", "as `pmx`"),
-    ("instance_var", "NODE_APP_INSTANCE is set under that name"),
-    ("namespace", "units have no namespaces"),
+/// Units that `app-NAME` keeps clear of: Edgeway's own, and templates of systemd, which every
+/// login needs.
+const UNITS: [&str; 10] = [
+    "edgeway",
+    "node-app",
+    "autovt",
+    "console-getty",
+    "container-getty",
+    "getty",
+    "modprobe",
+    "serial-getty",
+    "user",
+    "user-runtime-dir",
 ];
-
-/// Keys without an effect outside PM2.
-const SILENT: [&str; 14] = [
-    "name",
-    "script",
-    "exec",
-    "exec_mode",
-    "instances",
-    "merge_logs",
-    "combine_logs",
-    "vizion",
-    "autorestart",
-    "automation",
-    "treekill",
-    "windowsHide",
-    "pid_file",
-    "source_map_support",
-];
+/// Folders with the units of packages.
+const UNIT_FOLDERS: [&str; 2] = ["/usr/lib/systemd/system", "/lib/systemd/system"];
 
 impl App {
-    /// Plans an app. `taken` has the ports of the apps before it.
+    /// Plans an app. `taken` has the ports and names of the apps before it.
     pub(super) fn plan(
         written: &Map<String, Value>,
         env: &str,
         machine: &Machine<'_>,
-        taken: &mut Vec<u16>,
+        taken: &mut Taken,
     ) -> Result<Self, String> {
-        let mut keys = Keys {
-            written,
-            read: Vec::new(),
-        };
+        let mut keys = Keys::new(written);
         let script = keys
-            .text(&["script", "exec"])
+            .text(&["script", "exec", "cmd", "command"])
+            .filter(|script| !script.trim().is_empty())
             .ok_or("an app has no `script`")?;
-        let name = unit_name(&keys.text(&["name"]).unwrap_or_else(|| stem(&script)));
-        let cwd = keys.text(&["cwd"]).unwrap_or_default();
-        let folder = clean(&machine.folder.join(cwd));
+        let mut left = Vec::new();
+        let wanted = keys.text(&["name"]).filter(|name| !name.is_empty());
+        let wanted = wanted.unwrap_or_else(|| stem(&script));
+        let name = unit_name(&wanted, machine, taken, &mut left);
+        let of_app = |why: String| format!("`{name}`: {why}");
+        let cwd = keys.path(&["cwd"]).unwrap_or_default();
+        let folder = clean(&machine.folder.join(at_home(&cwd, machine)));
+        check_line("cwd", &folder.to_string_lossy()).map_err(of_app)?;
+        let command = command::command(&mut keys, &script, &folder, machine, &mut left);
+        if command.iter().any(|word| word.contains('\0')) {
+            return Err(of_app(
+                "a command cannot contain the character NUL".to_owned(),
+            ));
+        }
         let mut plan = Self {
-            name,
-            command: command(&mut keys, &script, &folder, machine),
-            environment: environment(&mut keys, env),
+            command,
+            environment: environment(&mut keys, env, &mut left),
             folder,
             ports: Vec::new(),
+            counters: BTreeMap::new(),
             is_next: false,
             user: String::new(),
             settings: Vec::new(),
             carried: Vec::new(),
-            left: Vec::new(),
+            left,
+            name,
         };
-        let words = plan.command.iter();
-        plan.is_next = words
-            .clone()
-            .any(|word| word == "next" || word.ends_with("/bin/next"));
-        plan.ports(&mut keys, machine, taken)?;
-        plan.user(&mut keys, machine);
+        let mut words = plan.command.iter().flat_map(|word| word.split(' '));
+        plan.is_next = words.any(|word| word == "next" || word.ends_with("/bin/next"));
+        plan.ports(&mut keys, machine, &mut taken.ports)?;
+        plan.counters(&mut keys)?;
+        plan.user(&mut keys, machine)?;
         plan.limits(&mut keys)?;
-        plan.logs(&mut keys);
-        plan.rest(&keys, env);
+        plan.logs(&mut keys, machine)?;
+        plan.left.extend(keys.rest(env));
         Ok(plan)
     }
 
@@ -151,14 +139,15 @@ impl App {
     ) -> Result<(), String> {
         let count = instances(keys, machine.cpus)?;
         let by_key = keys.number(&["port"]);
-        let by_environment = self.environment.remove("PORT");
-        let by_environment = by_environment.and_then(|port| port.parse().ok());
-        let by_argument = port_argument(&mut self.command);
+        let by_environment = self.environment.get("PORT");
+        let by_environment = by_environment.and_then(|port| port.trim().parse().ok());
+        let by_argument = command::take_port(&mut self.command);
         let found = by_argument.or(by_key).or(by_environment);
         let first = match found {
-            Some(port) => {
-                u16::try_from(port).map_err(|_| format!("`{}`: invalid port {port}", self.name))?
-            }
+            Some(port) => u16::try_from(port)
+                .ok()
+                .filter(|port| *port != 0)
+                .ok_or_else(|| format!("`{}`: invalid port {port}", self.name))?,
             None if self.is_next => {
                 self.carried.push(format!(
                     "no port is written: Next.js listens on {USUAL_PORT}"
@@ -177,14 +166,17 @@ impl App {
                 return Ok(());
             }
         };
-        let mut port = first;
-        while self.ports.len() < count {
-            if !taken.contains(&port) {
-                taken.push(port);
-                self.ports.push(port);
-            }
-            port = port.checked_add(1).ok_or("no ports are left below 65536")?;
+        // The unit sets it, and a file of variables would replace that.
+        self.environment.remove("PORT");
+        let free = (first..=u16::MAX).filter(|port| !taken.contains(port));
+        self.ports = free.take(count).collect();
+        if self.ports.len() < count {
+            return Err(format!(
+                "`{}`: fewer than {count} ports are free from {first} to 65535",
+                self.name
+            ));
         }
+        taken.extend(&self.ports);
         let last = self.ports.last().copied().unwrap_or(first);
         if count > 1 {
             self.carried.push(format!(
@@ -201,9 +193,49 @@ impl App {
         Ok(())
     }
 
-    fn user(&mut self, keys: &mut Keys<'_>, machine: &Machine<'_>) {
+    /// Plans the variables that differ between instances.
+    fn counters(&mut self, keys: &mut Keys<'_>) -> Result<(), String> {
+        let number = keys.text(&["instance_var"]);
+        let number = number.unwrap_or_else(|| "NODE_APP_INSTANCE".to_owned());
+        let counted = keys.text(&["increment_var"]).filter(|name| name != "PORT");
+        for name in [Some(&number), counted.as_ref()].into_iter().flatten() {
+            if !is_variable(name) {
+                return Err(format!(
+                    "`{}`: invalid name of a variable {name:?}",
+                    self.name
+                ));
+            }
+        }
+        self.counters.insert(number, 0);
+        if let Some(name) = counted {
+            let first = self.environment.get(&name);
+            match first.and_then(|first| first.trim().parse().ok()) {
+                Some(first) => {
+                    self.counters.insert(name, first);
+                }
+                None => self
+                    .left
+                    .push(format!("`increment_var: {name}`: `env` has no such number")),
+            }
+        }
+        Ok(())
+    }
+
+    fn user(&mut self, keys: &mut Keys<'_>, machine: &Machine<'_>) -> Result<(), String> {
         let written = keys.text(&["user", "uid"]);
-        let _group = keys.text(&["gid"]);
+        let group = keys.text(&["gid"]);
+        for name in written.iter().chain(&group) {
+            let is_name = |c: char| c.is_ascii_alphanumeric() || "_.@$-".contains(c);
+            if name.is_empty() || name.starts_with('-') || !name.chars().all(is_name) {
+                return Err(format!(
+                    "`{}`: {name:?} is not the name of a user or a group",
+                    self.name
+                ));
+            }
+        }
+        if let Some(group) = group {
+            self.settings.push(format!("Group={group}"));
+        }
         let owner = (machine.owner)(&self.folder).filter(|owner| *owner != 0);
         self.user = match (written, owner) {
             (Some(user), _) => user,
@@ -220,10 +252,13 @@ impl App {
                 USER.to_owned()
             }
         };
+        Ok(())
     }
 
     fn limits(&mut self, keys: &mut Keys<'_>) -> Result<(), String> {
-        if let Some(memory) = keys.text(&["max_memory_restart"]) {
+        // 0 is off.
+        let memory = keys.text(&["max_memory_restart"]);
+        if let Some(memory) = memory.filter(|memory| memory != "0") {
             let bytes = bytes(&memory).ok_or_else(|| {
                 format!(
                     "`{}`: invalid `max_memory_restart: {memory}`; write one such as `500M`",
@@ -247,19 +282,19 @@ impl App {
         Ok(())
     }
 
-    fn logs(&mut self, keys: &mut Keys<'_>) {
-        let both = keys.text(&["log_file", "log"]);
-        let output = keys.text(&["out_file", "output", "out", "out_log"]);
-        let error = keys.text(&["error_file", "error", "err", "err_file", "err_log"]);
+    fn logs(&mut self, keys: &mut Keys<'_>, machine: &Machine<'_>) -> Result<(), String> {
+        let both = keys.path(&["log_file", "log"]);
+        let output = keys.path(&["out_file", "output", "out", "out_log"]);
+        let error = keys.path(&["error_file", "error", "err", "err_file", "err_log"]);
         let files = [("StandardOutput", output), ("StandardError", error)];
         for (setting, file) in files {
             match file.or_else(|| both.clone()) {
                 Some(file) if file != "NULL" && file != "/dev/null" => {
-                    let path = clean(&self.folder.join(file));
-                    self.settings.push(format!(
-                        "{setting}=append:{}",
-                        specifiers(&path.to_string_lossy())
-                    ));
+                    let path = clean(&self.folder.join(at_home(&file, machine)));
+                    let text = path.to_string_lossy();
+                    check_line(setting, &text).map_err(|why| format!("`{}`: {why}", self.name))?;
+                    self.settings
+                        .push(format!("{setting}=append:{}", specifiers(&text)));
                     self.carried
                         .push(format!("{setting} in {}", path.display()));
                 }
@@ -267,110 +302,12 @@ impl App {
                 None => (),
             }
         }
+        Ok(())
     }
-
-    /// Notes the keys that were not read.
-    fn rest(&mut self, keys: &Keys<'_>, env: &str) {
-        for (key, value) in keys.written {
-            if keys.read.contains(&key.as_str()) || SILENT.contains(&key.as_str()) {
-                continue;
-            }
-            if key.starts_with("env_") {
-                self.left
-                    .push(format!("`{key}`: this is the import for `--env {env}`"));
-                continue;
-            }
-            let ignored = IGNORED.iter().find(|(ignored, _)| ignored == key);
-            match ignored {
-                // Off is how systemd is.
-                Some(_) if matches!(value, Value::Bool(false) | Value::Null) => (),
-                Some((_, why)) => self.left.push(format!("`{key}`: {why}")),
-                None => self.left.push(format!("`{key}`: unknown to this import")),
-            }
-        }
-    }
-}
-
-/// Keys of an app, with those that were read.
-struct Keys<'a> {
-    written: &'a Map<String, Value>,
-    read: Vec<&'a str>,
-}
-
-impl<'a> Keys<'a> {
-    fn value(&mut self, names: &[&str]) -> Option<&'a Value> {
-        let written = self.written;
-        let found = names.iter().find_map(|name| written.get_key_value(*name));
-        let (key, value) = found?;
-        self.read.push(key);
-        (!value.is_null()).then_some(value)
-    }
-
-    fn text(&mut self, names: &[&str]) -> Option<String> {
-        self.value(names).and_then(text)
-    }
-
-    fn number(&mut self, names: &[&str]) -> Option<u64> {
-        self.text(names)?.trim().parse().ok()
-    }
-
-    /// A list, or a text that is split at spaces, as PM2 does.
-    fn words(&mut self, names: &[&str]) -> Vec<String> {
-        match self.value(names) {
-            Some(Value::Array(list)) => list.iter().filter_map(text).collect(),
-            Some(other) => {
-                let all = text(other).unwrap_or_default();
-                all.split_whitespace().map(str::to_owned).collect()
-            }
-            None => Vec::new(),
-        }
-    }
-}
-
-fn text(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Bool(flag) => Some(flag.to_string()),
-        Value::Null | Value::Array(_) | Value::Object(_) => None,
-    }
-}
-
-fn command(keys: &mut Keys<'_>, script: &str, folder: &Path, machine: &Machine<'_>) -> Vec<String> {
-    let interpreter = keys.text(&["interpreter", "exec_interpreter"]);
-    let options = keys.words(&[
-        "node_args",
-        "nodeArgs",
-        "interpreter_args",
-        "interpreterArgs",
-    ]);
-    let arguments = keys.words(&["args"]);
-    let is_program = PROGRAMS.contains(&script) && !(machine.is_file)(&folder.join(script));
-    let by_ending = match Path::new(script)
-        .extension()
-        .and_then(|ending| ending.to_str())
-    {
-        Some("py") => "python3",
-        Some("sh") => "bash",
-        Some("rb") => "ruby",
-        Some("ts" | "tsx") => "bun",
-        _ => "node",
-    };
-    let interpreter = match interpreter.as_deref() {
-        Some("none" | "") => None,
-        Some(written) => Some(written.to_owned()),
-        None if is_program => None,
-        None => Some(by_ending.to_owned()),
-    };
-    let mut command: Vec<String> = interpreter.into_iter().collect();
-    command.extend(options);
-    command.push(script.to_owned());
-    command.extend(arguments);
-    command
 }
 
 /// The variables of `env`, and over them those of `env_NAME`, as PM2 merges them.
-fn environment(keys: &mut Keys<'_>, env: &str) -> BTreeMap<String, String> {
+fn environment(keys: &mut Keys<'_>, env: &str, left: &mut Vec<String>) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     for name in ["env".to_owned(), format!("env_{env}")] {
         let Some(Value::Object(variables)) = keys.value(&[&name]) else {
@@ -381,7 +318,44 @@ fn environment(keys: &mut Keys<'_>, env: &str) -> BTreeMap<String, String> {
             all.insert(variable.clone(), value);
         }
     }
+    // systemd would leave them out, with a line in its log only.
+    let is_control = |c: char| c.is_control() && c != '\t' && c != '\n';
+    all.retain(|name, value| {
+        let is_kept = is_variable(name) && !value.contains(is_control);
+        if !is_kept {
+            left.push(format!(
+                "the variable {name:?}: systemd takes no such name, or no control characters in its value"
+            ));
+        }
+        is_kept
+    });
     all
+}
+
+/// Returns true for a name of a variable that systemd takes.
+fn is_variable(name: &str) -> bool {
+    !name.starts_with(|c: char| c.is_ascii_digit())
+        && !name.is_empty()
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+/// Refuses a text that a setting cannot hold: systemd.syntax(7) has no escapes for paths.
+fn check_line(what: &str, text: &str) -> Result<(), String> {
+    if text.contains(char::is_control) || text.ends_with('\\') || text.trim() != text {
+        return Err(format!(
+            "{what} is {text:?}: a unit takes no control characters, and neither a space nor a \
+             backslash at the end; rename the folder"
+        ));
+    }
+    Ok(())
+}
+
+/// Replaces a `~` in front, as PM2 does.
+fn at_home(path: &str, machine: &Machine<'_>) -> PathBuf {
+    match (path.strip_prefix('~'), machine.home) {
+        (Some(below), Some(home)) => home.join(below.trim_start_matches('/')),
+        _ => PathBuf::from(path),
+    }
 }
 
 fn instances(keys: &mut Keys<'_>, cpus: usize) -> Result<usize, String> {
@@ -401,28 +375,6 @@ fn instances(keys: &mut Keys<'_>, cpus: usize) -> Result<usize, String> {
         },
     };
     Ok(usize::try_from(count.max(1)).unwrap_or(1))
-}
-
-/// Takes the port out of arguments such as `-p 3000` and `--port=3000`, for [`PORT`].
-fn port_argument(command: &mut [String]) -> Option<u64> {
-    let mut found = None;
-    for at in 0..command.len() {
-        let word = command[at].clone();
-        if let Some(port) = word
-            .strip_prefix("--port=")
-            .and_then(|port| port.parse().ok())
-        {
-            command[at] = format!("--port={PORT}");
-            found = Some(port);
-        } else if matches!(word.as_str(), "-p" | "--port")
-            && let Some(next) = command.get_mut(at + 1)
-            && let Ok(port) = next.parse()
-        {
-            PORT.clone_into(next);
-            found = Some(port);
-        }
-    }
-    found
 }
 
 /// Reads `500M`, `1G`, `300K` or a number of bytes.
@@ -445,19 +397,32 @@ fn stem(script: &str) -> String {
     )
 }
 
-/// Returns a name for units and upstreams.
-fn unit_name(name: &str) -> String {
-    let is_kept = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-    let name: String = name
-        .chars()
-        .map(|c| if is_kept(c) { c } else { '-' })
-        .collect();
-    let name = name.trim_matches('-').to_ascii_lowercase();
-    if name.is_empty() {
-        "app".to_owned()
-    } else {
-        name
+/// Returns a name for units and upstreams that no other app and no other program has.
+fn unit_name(
+    wanted: &str,
+    machine: &Machine<'_>,
+    taken: &mut Taken,
+    left: &mut Vec<String>,
+) -> String {
+    let mut name = pm2::name_of(wanted);
+    let is_of_package = |name: &str| {
+        let units = [format!("{name}.service"), format!("{name}@.service")];
+        UNIT_FOLDERS.iter().any(|folder| {
+            units
+                .iter()
+                .any(|unit| (machine.is_file)(&Path::new(folder).join(unit)))
+        })
+    };
+    if UNITS.contains(&name.as_str()) || name.starts_with("systemd-") || is_of_package(&name) {
+        left.push(format!("the name `{name}`: another program has that unit"));
+        name = format!("app-{name}");
     }
+    let unique = pm2::unique(&name, &taken.names);
+    if unique != name {
+        left.push(format!("the name `{name}`: another app has it"));
+    }
+    taken.names.push(unique.clone());
+    unique
 }
 
 /// Escapes `%`, which begins a specifier in units.

@@ -4,19 +4,25 @@ use serde_json::json;
 
 use super::*;
 
-fn plan(app: &Value, taken: &mut Vec<u16>) -> App {
+fn planned(app: &Value, taken: &mut Taken) -> Result<App, String> {
     let machine = Machine {
         cpus: 4,
         folder: Path::new("/srv/shop"),
-        is_file: &|_| false,
+        home: Some(Path::new("/home/ann")),
+        is_file: &|path| path.ends_with("system/cron.service") || path.ends_with("bin/own"),
+        is_binary: &|path| path.ends_with("bin/own"),
         owner: &|_| Some(1000),
     };
-    App::plan(app.as_object().unwrap(), "production", &machine, taken).unwrap()
+    App::plan(app.as_object().unwrap(), "production", &machine, taken)
+}
+
+fn plan(app: &Value, taken: &mut Taken) -> App {
+    planned(app, taken).unwrap()
 }
 
 #[test]
 fn a_cluster_becomes_one_process_for_each_port() {
-    let mut taken = Vec::new();
+    let mut taken = Taken::default();
     let web = plan(
         &json!({
             "name": "my shop", "script": "node_modules/next/dist/bin/next", "args": "start -p 3000",
@@ -61,7 +67,7 @@ fn instances_count_as_in_pm2() {
     ] {
         let app = plan(
             &json!({ "script": "a.js", "port": 80, "instances": written }),
-            &mut Vec::new(),
+            &mut Taken::default(),
         );
         assert_eq!(app.ports.len(), count, "{written}");
     }
@@ -71,6 +77,20 @@ fn instances_count_as_in_pm2() {
 fn commands_are_those_that_pm2_would_run() {
     for (app, command) in [
         (json!({ "script": "npm", "args": "start" }), "npm start"),
+        (json!({ "script": "npm run serve" }), "npm run serve"),
+        (
+            json!({ "script": "java", "args": "-jar a.jar" }),
+            "java -jar a.jar",
+        ),
+        (json!({ "script": "bin/own" }), "bin/own"),
+        (
+            json!({ "script": "cd web && npm start" }),
+            "bash -c cd web && npm start",
+        ),
+        (
+            json!({ "script": "a.js", "interpreter": "node@22.1.0" }),
+            "node a.js",
+        ),
         (
             json!({ "script": "dist/main.js", "node_args": "--max-old-space-size=512" }),
             "node --max-old-space-size=512 dist/main.js",
@@ -85,9 +105,10 @@ fn commands_are_those_that_pm2_would_run() {
             "tsx a.ts",
         ),
     ] {
-        let app = plan(&app, &mut Vec::new());
+        let app = plan(&app, &mut Taken::default());
         assert_eq!(app.command.join(" "), command);
-        assert!(app.ports.is_empty() && app.left[0].contains("no port is written"));
+        let left = app.left.join("\n");
+        assert!(app.ports.is_empty() && left.contains("no port is written"));
     }
 }
 
@@ -99,7 +120,7 @@ fn every_key_is_carried_ignored_with_a_reason_or_named() {
             "cron_restart": "0 0 * * *", "kill_timeout": 1600, "restart_delay": 20, "moon": 1, "time": false,
             "out_file": "logs/100%.log", "error": "/dev/null", "autorestart": false, "user": "web",
         }),
-        &mut Vec::new(),
+        &mut Taken::default(),
     );
     assert_eq!(app.folder, Path::new("/srv/api/x"));
     assert_eq!(app.user, "web");
@@ -132,4 +153,109 @@ fn sizes_are_read_as_pm2_reads_them() {
     assert_eq!(bytes("300k"), Some(300 << 10));
     assert_eq!(bytes("1024"), Some(1024));
     assert_eq!(bytes("much"), None);
+}
+
+#[test]
+fn ports_are_found_where_people_write_them() {
+    for (app, command) in [
+        (
+            json!({ "script": "next", "args": "start -p4000" }),
+            "next start -p${PORT}",
+        ),
+        (
+            json!({ "script": "next start --port=4000" }),
+            "next start --port=${PORT}",
+        ),
+        (
+            json!({ "script": "PORT=4000 node a.js" }),
+            "PORT=${PORT} node a.js",
+        ),
+        (
+            json!({ "script": "cd web && npx next start -p 4000" }),
+            "bash -c cd web && npx next start -p ${PORT}",
+        ),
+        (
+            json!({ "script": "a.js", "env": { "PORT": " 4000 " } }),
+            "node a.js",
+        ),
+    ] {
+        let app = plan(&app, &mut Taken::default());
+        assert_eq!(
+            (&app.ports[..], app.command.join(" ").as_str()),
+            (&[4000][..], command)
+        );
+        assert!(!app.environment.contains_key("PORT"));
+    }
+    // A path is no port, and is kept.
+    let socket = json!({ "script": "a.js", "env": { "PORT": "/run/a.sock" } });
+    let socket = plan(&socket, &mut Taken::default());
+    assert_eq!(socket.environment["PORT"], "/run/a.sock");
+    let last = json!({ "script": "a.js", "port": 65535 });
+    assert_eq!(plan(&last, &mut Taken::default()).ports, [65535]);
+    for (port, instances) in [(0, 1), (65536, 1), (65535, 2)] {
+        let app = json!({ "script": "a.js", "port": port, "instances": instances });
+        assert!(planned(&app, &mut Taken::default()).is_err(), "{port}");
+    }
+}
+
+#[test]
+fn no_two_apps_and_no_other_program_share_a_name() {
+    let mut taken = Taken::default();
+    let mut name = |written: &str| {
+        let app = json!({ "name": written, "script": "a.js" });
+        plan(&app, &mut taken).name
+    };
+    for (written, expected) in [
+        ("Shop API", "shop-api"),
+        ("shop/api", "shop-api-2"),
+        ("shop_api", "shop-api-3"),
+        ("\u{41c}", "app"),
+        ("7", "app-7"),
+        // Units of systemd, of Edgeway, and of a package.
+        ("user", "app-user"),
+        ("edgeway", "app-edgeway"),
+        ("cron", "app-cron"),
+        ("", "a"),
+    ] {
+        assert_eq!(name(written), expected, "{written}");
+    }
+}
+
+/// The words that PM2 makes of a text, by the expression in its own code.
+#[test]
+fn arguments_are_split_as_pm2_splits_them() {
+    const PM2: &str = r#"
+        const split = (text) => text
+            .split(/([\w\-]+\="[^"]*")|([\w\-]+\='[^']*')|"([^"]*)"|'([^']*)'|\s/)
+            .filter((word) => word && word.trim());
+        console.log(JSON.stringify(JSON.parse(process.argv[1]).map(split)));
+    "#;
+    let parts = ["a", "\"", "'", " ", "--x=", "=", "\t", "b c"];
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut texts = vec!["start --title \"a b\" --name='c d' it's".to_owned()];
+    texts.extend((0..300).map(|_| {
+        let words = (0..random.usize(..12)).map(|_| parts[random.usize(..parts.len())]);
+        words.collect::<String>()
+    }));
+    let ran = std::process::Command::new("node")
+        .args(["-e", PM2, &json!(texts).to_string()])
+        .output()
+        .unwrap();
+    let expected: Vec<Vec<String>> = serde_json::from_slice(&ran.stdout).unwrap();
+    for (text, expected) in texts.iter().zip(expected) {
+        let app = json!({ "script": "x", "interpreter": "none", "args": text });
+        let app = plan(&app, &mut Taken::default());
+        assert_eq!(app.command[1..], expected, "{text}");
+    }
+}
+
+#[test]
+fn instances_are_counted_in_the_variables_that_pm2_counts_in() {
+    let app = json!({
+        "script": "a.js", "port": 4000, "instances": 2, "instance_var": "ID",
+        "increment_var": "METRICS", "env": { "METRICS": 9100 },
+    });
+    let app = plan(&app, &mut Taken::default());
+    let counters = [("ID".to_owned(), 0), ("METRICS".to_owned(), 9100)];
+    assert_eq!(app.counters, counters.into());
 }
