@@ -5,10 +5,11 @@ use std::{
     net::TcpListener,
     path::Path,
     process::Command,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::{
     cli::{Ran, edgeway},

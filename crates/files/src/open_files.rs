@@ -95,7 +95,7 @@ pub enum Found {
 
 /// Result of looking for a path alone, without `fallback`.
 enum Resolved {
-    File(ServedFile),
+    File(Arc<ServedFile>),
     Folder,
     /// A folder without an index.
     Closed,
@@ -275,7 +275,7 @@ impl Inner {
 
     /// Keeps `file` open for the next requests. If it is the one that was open already, that one is
     /// kept.
-    fn keep(&self, path: Box<[u8]>, file: ServedFile) -> Arc<ServedFile> {
+    fn keep(&self, path: Box<[u8]>, file: Arc<ServedFile>) -> Arc<ServedFile> {
         let now = self.millis();
         let mut shard = self.shard(&path).lock();
         if let Some(open) = shard.get(&path)
@@ -284,7 +284,6 @@ impl Inner {
             open.checked.store(now, Ordering::Relaxed);
             return Arc::clone(&open.file);
         }
-        let file = Arc::new(file);
         let open = OpenFile {
             file: Arc::clone(&file),
             checked: AtomicU64::new(now),
@@ -325,7 +324,7 @@ impl Inner {
             Err(error) => return Err(error),
         };
         let file = self.serve(relative, fd, stamp, wall)?;
-        Ok(Resolved::File(file))
+        Ok(Resolved::File(Arc::new(file)))
     }
 
     /// Opens what is at `relative`; `None` if there is nothing.

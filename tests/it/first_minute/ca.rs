@@ -102,14 +102,14 @@ fn first_starts_at_the_same_time_share_one_ca_and_its_certificate() {
                 String::from_utf8_lossy(&ran.stderr)
             );
         }
-        let script = r#"
+        let script = r"
             set -e
             cd certificates/*
             openssl verify -CAfile ../../root.pem certificate.pem >/dev/null
             openssl x509 -noout -pubkey -in certificate.pem >c
             openssl pkey -pubout -in certificate.key >k
             cmp c k
-        "#;
+        ";
         let folder = home.path().join(".local/share/edgeway/ca");
         let mut command = home.command("sh");
         let (status, stdout, stderr) = output(command.args(["-c", script]).current_dir(&folder));
