@@ -272,8 +272,8 @@ impl Gateway {
                 sum_of(&metrics, refused) as u64,
             );
             // The log tells why a configuration was refused, just after the metric.
-            let is_told = now.1 == before.1 || logged(&self.stderr()) > logged_before;
-            (now != before && is_told).then_some(now.0 > before.0)
+            let is_logged = now.1 == before.1 || logged(&self.stderr()) > logged_before;
+            (now != before && is_logged).then_some(now.0 > before.0)
         })
         .await
     }
