@@ -16,6 +16,7 @@ mod foreground;
 mod hash;
 mod import;
 mod init;
+mod logs;
 mod man;
 mod plugin;
 mod preset;
@@ -98,6 +99,11 @@ enum Command {
     Import(import::Options),
     /// Show what the running gateway does
     Status(status::Options),
+    /// Print the requests that the running gateway has handled last, and follow them
+    ///
+    /// They come from the gateway's memory, also where there is no access log. Errors and refusals
+    /// are kept apart, so that traffic does not push them out.
+    Logs(logs::Options),
     /// Make the running gateway read its configuration again
     ///
     /// Problems are printed as by `check`, and then nothing changes: the exit status is 78 for a
@@ -196,6 +202,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(options) => doctor::run(&options),
         Command::Import(options) => import::run(&options),
         Command::Status(options) => status::run(&options),
+        Command::Logs(options) => logs::run(&options),
         Command::Reload(options) => reload::run(&options),
         Command::Drain(options) => drain::run(&options),
         Command::Undrain(options) => drain::run_undrain(&options),

@@ -25,6 +25,7 @@ use crate::{
         source::ReferencedFiles,
         tree::{Key, Node, Spanned},
     },
+    filters::access_log::Redactor,
     limits::Bans,
     plugins::kv::Owners,
     routes::{Action, RouteTable, Slashes},
@@ -206,6 +207,10 @@ impl Compiler<'_> {
                 .iter()
                 .map(|(key, _)| key.name.as_str().into())
                 .collect(),
+            redactor: fallback.extension().unwrap_or_else(|| {
+                let secrets = &self.secret_queries;
+                Arc::new(Redactor::with_secrets(&secret::NAMES, secrets))
+            }),
             fallback,
             work: std::mem::take(&mut self.work),
             fallback_metrics: RouteMetrics::new(&self.world.metrics, &none),
@@ -376,6 +381,7 @@ impl Compiler<'_> {
         Some(Route {
             matches: describe(&node.config.matches.value),
             place: node.place,
+            redactor: chain.extension(),
             chain,
             pass_headers,
             reads_written: self.reads_written(node),

@@ -69,7 +69,7 @@ use crate::{
         model::File,
         source::{self, Overlay, SourceTexts, Sources},
     },
-    filters::{self, plugins::manual::ManualSettings},
+    filters::{self, access_log::Redactor, plugins::manual::ManualSettings},
     limits::Bans,
     routes::{Action, RouteProtection, RouteTable, Slashes},
     tls::acme::Acme,
@@ -101,6 +101,8 @@ pub struct Gateway {
     pub fan_out: Option<FanOut>,
     /// Profiles that operators can switch on.
     pub profiles: Profiles,
+    /// Redactor of queries on routes without an access log, and of requests without a route.
+    pub(crate) redactor: Arc<Redactor>,
     /// Banned clients, whose requests are all refused.
     pub bans: Arc<Bans>,
     /// Limits that apply to every client, if any.
@@ -154,6 +156,8 @@ pub struct Route {
     pub metrics: RouteMetrics,
     /// Cache of the route, if it has one.
     pub cache: Option<RouteCache>,
+    /// Redactor of its access log; `None` without one.
+    pub(crate) redactor: Option<Arc<Redactor>>,
     /// Warning that clients ask for WebSockets on a route without `websocket: true`, written once.
     pub websocket_hint: Once,
 }

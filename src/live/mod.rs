@@ -1,6 +1,7 @@
 //! The gateway that serves, swapped as a whole.
 
 pub(crate) mod audit;
+pub(crate) mod history;
 pub(crate) mod reload;
 pub(crate) mod supervisor;
 pub(crate) mod traffic;
@@ -14,7 +15,7 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use self::{audit::LineBound, traffic::Traffic};
+use self::{audit::LineBound, history::RequestHistory, traffic::Traffic};
 use crate::{
     base::{metrics::IntGauge, tasks::Tasks},
     connection::{admission::ConnectionTotal, fast_path::RecentRequests, registry::Connections},
@@ -39,6 +40,8 @@ pub struct Live {
     pub http: HttpMetrics,
     /// Requests that were recently served without the proxy, or could have been.
     pub lately: RecentRequests,
+    /// Requests that ended, for operators who look.
+    pub(crate) history: Arc<RequestHistory>,
     /// Requests that the gateway sends on its own behalf.
     pub background: Tasks,
     pub started: SystemTime,
@@ -147,6 +150,7 @@ impl Live {
             total: Arc::default(),
             http: HttpMetrics::new(&world.metrics),
             lately: RecentRequests::default(),
+            history: Arc::default(),
             background: Tasks::default(),
             started: world.clock.wall(),
             started_at: world.clock.now(),

@@ -263,6 +263,13 @@ impl<T> OpenAdmin<T> {
     }
 }
 
+/// A listener that is replaced ends the streams of its clients, who may need another token now.
+impl<T> Drop for OpenAdmin<T> {
+    fn drop(&mut self) {
+        self.connections.shut();
+    }
+}
+
 /// Name of the unix socket for other processes.
 fn place(path: &Path) -> String {
     format!("unix:{}", path.display())

@@ -16,7 +16,7 @@ use crate::{
         Gateway,
         explain::{self, ExplainError, ExplainRequest, ExplainScope, Explanation},
     },
-    live::Live,
+    live::{Live, history::RequestHistory},
     status::snapshot::{
         BanStatus, BansStatus, CertificateStatus, ConfigStatus, ListenerStatus, ProcessStatus,
         RedisStatus, RouteStatus, Snapshot, Source, State,
@@ -166,6 +166,10 @@ impl Source for RunningState {
 
     fn explain(&self, question: &ExplainRequest) -> Result<Explanation, ExplainError> {
         explain::explain(&self.live().gateway(), question, ExplainScope::IntoTheStore)
+    }
+
+    fn history(&self) -> Arc<RequestHistory> {
+        Arc::clone(&self.live().history)
     }
 
     fn metrics_text(&self) -> Vec<u8> {

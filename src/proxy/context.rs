@@ -19,6 +19,7 @@ use super::{
 use crate::{
     chain::{Chain, Exchange, HookProgress, Reply, RequestFacts},
     connection::{Connection, deadline::Watch},
+    filters::access_log::Redactor,
     gateway::{Gateway, Route, RouteCache, metrics::RouteMetrics},
     live::Live,
     routes::Params,
@@ -192,6 +193,12 @@ pub(super) fn chain(gateway: &Gateway, place: Option<RoutePlacement>) -> &Chain 
 
 pub(super) fn metrics(gateway: &Gateway, place: Option<RoutePlacement>) -> &RouteMetrics {
     route(gateway, place).map_or(&gateway.fallback_metrics, |route| &route.metrics)
+}
+
+/// Returns the redactor of queries that are shown.
+pub(super) fn redactor(gateway: &Gateway, place: Option<RoutePlacement>) -> &Redactor {
+    let own = route(gateway, place).and_then(|route| route.redactor.as_deref());
+    own.unwrap_or(&gateway.redactor)
 }
 
 /// Returns the cache of the route, if it has one.

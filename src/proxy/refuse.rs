@@ -24,6 +24,7 @@ use crate::{
         refusal::{Refusal, Refuse},
         response_header::{ConnectionReuse, PresentHeaders, ResponseHeaderWriter},
     },
+    filters::access_log::LoggedRequest,
     gateway::Gateway,
     live::Live,
 };
@@ -93,10 +94,14 @@ impl Refuser {
         gateway
             .fallback_metrics
             .count(&request.method, facts.status);
-        gateway.fallback.on_log(&Exchange {
+        facts.ended = self.live.world.clock.wall();
+        let ex = Exchange {
             head: request,
             facts,
-        });
+        };
+        let logged = LoggedRequest::of(&ex);
+        self.live.history.push(&logged, &gateway.redactor);
+        gateway.fallback.on_log(&ex);
     }
 
     async fn response(&self, connection: &Connection, refusal: &Refusal) -> Result<Vec<u8>> {

@@ -10,7 +10,7 @@ use super::{
     error::Failure,
     guard, reply, upstream,
 };
-use crate::{chain::Exchange, live::Live};
+use crate::{chain::Exchange, filters::access_log::LoggedRequest, live::Live};
 
 /// Sends a reply in place of the response that a backend failed to deliver.
 pub(super) async fn failed(
@@ -176,7 +176,7 @@ impl<'a> TransferResults<'a> {
     }
 }
 
-/// Counts the request and writes its log line.
+/// Counts the request, adds it to the history and writes its log line.
 pub(super) fn log(live: &Live, passed: &TransferResults<'_>, ctx: &mut Context) {
     let now = live.world.clock.now();
     let Context {
@@ -210,11 +210,14 @@ pub(super) fn log(live: &Live, passed: &TransferResults<'_>, ctx: &mut Context) 
         live.note(noted, facts);
     }
     guard::over(live, gateway, facts, connection.as_deref());
-    let chain = context::chain(gateway, *route);
-    chain.on_log(&Exchange {
+    facts.ended = live.world.clock.wall();
+    let ex = Exchange {
         head: request,
         facts,
-    });
+    };
+    let redact = context::redactor(gateway, *route);
+    live.history.push(&LoggedRequest::of(&ex), redact);
+    context::chain(gateway, *route).on_log(&ex);
 }
 
 #[cfg(test)]

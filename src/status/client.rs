@@ -36,7 +36,7 @@ const SUCCESSIONS: u32 = 50;
 const SUCCESSION: Duration = Duration::from_millis(50);
 
 /// Size limit of a response, far above those of the admin API.
-const MAX_RESPONSE_LEN: usize = 64 * 1024 * 1024;
+pub(super) const MAX_RESPONSE_LEN: usize = 64 * 1024 * 1024;
 
 /// Location of a gateway's admin listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,6 +123,23 @@ impl Client {
         self.ask(Method::GET, path, None, READ_TIMEOUT).await
     }
 
+    /// Sends `GET path` like [`Self::get`], for a response of JSON lines.
+    ///
+    /// # Errors
+    ///
+    /// Same as [`Self::get`].
+    pub(crate) async fn lines(&self, path: &str) -> Result<String, ClientError> {
+        let read = |target: &Target, status: StatusCode, body: &[u8]| {
+            let text = std::str::from_utf8(body).ok();
+            match text.filter(|_| status.is_success()) {
+                Some(text) => Ok(text.to_owned()),
+                None => read(target, status, body),
+            }
+        };
+        self.ask_for(Method::GET, path, None, READ_TIMEOUT, read)
+            .await
+    }
+
     /// Sends `POST path` with a JSON body.
     ///
     /// # Errors
@@ -167,6 +184,17 @@ impl Client {
         path: &str,
         body: Option<Bytes>,
         deadline: Duration,
+    ) -> Result<T, ClientError> {
+        self.ask_for(method, path, body, deadline, read).await
+    }
+
+    async fn ask_for<T>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+        deadline: Duration,
+        read: impl Fn(&Target, StatusCode, &[u8]) -> Result<T, ClientError>,
     ) -> Result<T, ClientError> {
         let mut targets = self.targets.iter().peekable();
         let mut successions = 0;
@@ -217,7 +245,7 @@ impl Client {
     }
 }
 
-fn request(
+pub(super) fn request(
     target: &Target,
     token: Option<&Secret>,
     method: &Method,
@@ -262,19 +290,22 @@ async fn ask(target: &Target, request: Request<Bytes>) -> Result<Response<Bytes>
             fetch::exchange(stream, request, MAX_RESPONSE_LEN).await
         }
     };
-    response.map_err(|error| match error {
-        FetchError::Http(error) if error.is_parse() => ClientError::Stranger {
-            target: target.clone(),
-        },
+    response.map_err(|error| failed(target, error))
+}
+
+pub(super) fn failed(target: &Target, error: FetchError) -> ClientError {
+    let target = target.clone();
+    match error {
+        FetchError::Http(error) if error.is_parse() => ClientError::Stranger { target },
         error => ClientError::Response {
-            target: target.clone(),
+            target,
             why: error.to_string(),
         },
-    })
+    }
 }
 
 /// Parses the response into data, or into the refusal that it is.
-fn read<T: DeserializeOwned>(
+pub(super) fn read<T: DeserializeOwned>(
     target: &Target,
     status: StatusCode,
     body: &[u8],

@@ -4,6 +4,7 @@
 pub(crate) mod actions;
 pub(crate) mod admin_socket;
 pub(crate) mod client;
+pub(crate) mod events;
 pub(crate) mod http;
 pub(crate) mod metrics_page;
 mod plugins;

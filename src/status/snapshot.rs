@@ -3,13 +3,16 @@
 //! JSON, page and terminal table all use this type. It contains nothing secret: names, addresses
 //! and counts, never header values, keys or the text of the configuration.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 pub(crate) use crate::upstreams::{BackendStatus, Scale, UpstreamStatus, UpstreamTraffic};
 
-use crate::gateway::explain::{ExplainError, ExplainRequest, Explanation};
+use crate::{
+    gateway::explain::{ExplainError, ExplainRequest, Explanation},
+    live::history::RequestHistory,
+};
 
 /// State of the running gateway for the admin listener.
 pub(crate) trait Source: Send + Sync + 'static {
@@ -32,6 +35,9 @@ pub(crate) trait Source: Send + Sync + 'static {
     ///
     /// The reasons against it, each one sentence.
     fn ready(&self) -> Result<(), Vec<String>>;
+
+    /// The requests that ended last.
+    fn history(&self) -> Arc<RequestHistory>;
 
     /// All metrics in Prometheus' text format 0.0.4.
     fn metrics_text(&self) -> Vec<u8>;

@@ -47,6 +47,7 @@ mod in_flight;
 mod installation;
 mod jwt;
 mod last_good;
+mod logs;
 mod long_streams;
 mod metrics_page;
 mod next_front;

@@ -7,6 +7,7 @@
 
 use std::{
     net::SocketAddr,
+    ops::ControlFlow,
     path::Path,
     sync::Arc,
     task::{Context, Poll},
@@ -303,9 +304,44 @@ pub fn tls(trust: &Trust) -> Result<ClientConfig, rustls::Error> {
 /// sets the deadline.
 pub async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    mut request: Request<Bytes>,
+    request: Request<Bytes>,
     longest: usize,
 ) -> Result<Response<Bytes>, FetchError> {
+    exchange_over(stream, request, async |_, body| {
+        collect(body, longest).await
+    })
+    .await
+}
+
+/// Sends one request like [`exchange`], and passes the body of a response with status 200 to `take`
+/// as it arrives, until that returns `Break`. Returns the rest of the response.
+pub async fn exchange_in_pieces(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<Bytes>,
+    longest: usize,
+    mut take: impl FnMut(&[u8]) -> ControlFlow<()>,
+) -> Result<Response<Bytes>, FetchError> {
+    exchange_over(stream, request, async |status, mut body| {
+        if status != StatusCode::OK {
+            return collect(body, longest).await;
+        }
+        while let Some(frame) = body.frame().await {
+            if let Some(piece) = frame?.data_ref()
+                && take(piece).is_break()
+            {
+                break;
+            }
+        }
+        Ok(Bytes::new())
+    })
+    .await
+}
+
+async fn exchange_over<T>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    mut request: Request<Bytes>,
+    read: impl AsyncFnOnce(StatusCode, Incoming) -> Result<T, FetchError>,
+) -> Result<Response<T>, FetchError> {
     let headers = request.headers_mut();
     headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -315,7 +351,8 @@ pub async fn exchange(
             .send_request(request.map(Full::new))
             .await?
             .into_parts();
-        Ok(Response::from_parts(parts, collect(body, longest).await?))
+        let body = read(parts.status, body).await?;
+        Ok(Response::from_parts(parts, body))
     };
     // The connection future transfers the bytes of the response, and ends no later.
     tokio::pin!(connection);

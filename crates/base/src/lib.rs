@@ -22,6 +22,7 @@ pub mod geo;
 pub mod host;
 pub mod http;
 pub mod http_date;
+pub mod lanes;
 pub mod log_file;
 pub mod loopback;
 pub mod metrics;

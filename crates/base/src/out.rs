@@ -7,6 +7,22 @@ pub fn data(text: &str) {
     write(&mut io::stdout().lock(), text);
 }
 
+/// Writes one line of data that has no end of its own.
+///
+/// # Errors
+///
+/// If it cannot be written: the reader of a pipe is gone, and no more data are wanted.
+pub fn line(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{text}")?;
+    stdout.flush()
+}
+
+/// Returns true if data go to a terminal.
+pub fn is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
 /// Writes anything that is not data: progress, problems.
 pub fn note(text: &str) {
     write(&mut io::stderr().lock(), text);

@@ -1,6 +1,10 @@
 //! Configuration of the access log as written, and its compilation.
 
-use std::{path::Path, sync::OnceLock, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeMap};
@@ -129,11 +133,9 @@ impl AccessLogConfig {
         let target = self.target(cx);
         let rotation = self.rotation(cx);
         let (target, rotation) = (target?, rotation?);
-        // Secrets that other filters of the route read there are redacted whatever `redact` lists.
-        let own = cx.secret_queries.iter().map(|name| format!("={name}"));
         Some(AccessLog {
             format: self.format,
-            redact: Redactor::new(self.redact.iter().cloned().chain(own)),
+            redact: Arc::new(Redactor::with_secrets(&self.redact, cx.secret_queries)),
             clock: cx.clock.clone(),
             target,
             rotation,

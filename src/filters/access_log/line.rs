@@ -1,38 +1,32 @@
 //! Log line of one request: JSON, or nginx' `combined` with additional fields.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
+    entry::{LoggedRequest, Text},
     escape::{put_address, put_compat, put_json, put_millis, put_number},
     redact::Redactor,
 };
 use crate::{
     base::log_file::TimestampCache,
-    chain::{Exchange, LogFields, RequestFacts},
+    chain::{CacheOutcome, LogFields},
 };
 
-/// Maximum length of a logged header; longer ones are truncated, since a client could fill the disk
-/// with them.
-const MAX_HEADER_LEN: usize = 512;
-
-/// Maximum length of a logged user, as for headers; an issuer may write a claim of any length.
-const MAX_USER_LEN: usize = 256;
-
 /// Inputs of a line.
-pub(super) struct Line<'a> {
-    pub(super) ex: &'a Exchange<'a>,
-    pub(super) wall: SystemTime,
-    pub(super) redact: &'a Redactor,
+#[derive(Clone, Copy)]
+pub(crate) struct Line<'a> {
+    pub(crate) request: &'a LoggedRequest<'a>,
+    pub(crate) redact: &'a Redactor,
 }
 
 /// Format of a line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum LineFormat {
+pub(crate) enum LineFormat {
     /// A JSON object.
     #[default]
     Json,
@@ -41,7 +35,7 @@ pub(super) enum LineFormat {
 }
 
 impl LineFormat {
-    pub(super) fn put(self, out: &mut Vec<u8>, stamp: &mut TimestampCache, line: &Line<'_>) {
+    pub(crate) fn put(self, out: &mut Vec<u8>, stamp: &mut TimestampCache, line: &Line<'_>) {
         match self {
             Self::Json => line.put_json(out, stamp),
             Self::Compat => line.put_compat(out, stamp),
@@ -110,111 +104,109 @@ fn put_value(out: &mut Vec<u8>, value: &Value, put: fn(&mut Vec<u8>, &[u8])) {
 
 impl Line<'_> {
     fn put_json(&self, out: &mut Vec<u8>, stamp: &mut TimestampCache) {
-        let (ex, facts) = (self.ex, &*self.ex.facts);
-        let (path, query) = self.target();
-        let logged = LoggedHeaders::of(ex);
+        let Self { request, redact } = *self;
+        let fixed = &request.fixed;
         out.reserve(1024);
         out.extend_from_slice(b"{\"time\":\"");
-        stamp.put_rfc3339(out, self.wall);
+        stamp.put_rfc3339(out, fixed.ended);
         out.extend_from_slice(b"\",\"id\":\"");
-        out.extend_from_slice(facts.request_id.as_bytes());
+        out.extend_from_slice(request.plain(Text::Id));
         out.extend_from_slice(b"\",\"client\":\"");
-        put_address(out, facts.client.ip);
+        put_address(out, fixed.client);
         out.extend_from_slice(b"\",\"listener\":\"");
-        put_json(out, facts.client.listener.as_bytes());
+        put_json(out, request.plain(Text::Listener));
         out.extend_from_slice(b"\",\"method\":\"");
-        out.extend_from_slice(ex.head.method.as_str().as_bytes());
+        out.extend_from_slice(request.plain(Text::Method));
         out.extend_from_slice(b"\",\"scheme\":\"");
-        out.extend_from_slice(facts.client.scheme.as_str().as_bytes());
+        out.extend_from_slice(fixed.scheme.as_str().as_bytes());
         out.extend_from_slice(b"\",\"host\":\"");
-        put_json(out, logged.host);
+        put_json(out, request.plain(Text::Host));
         out.extend_from_slice(b"\",\"path\":\"");
-        put_json(out, path);
+        put_json(out, request.plain(Text::Path));
         out.extend_from_slice(b"\",\"query\":");
-        match query {
+        match request.text(Text::Query) {
             Some(query) => {
                 out.push(b'"');
-                self.redact.put(out, query, put_json);
+                redact.put(out, query, put_json);
                 out.push(b'"');
             }
             None => out.extend_from_slice(b"null"),
         }
         out.extend_from_slice(b",\"protocol\":\"");
-        out.extend_from_slice(facts.client.protocol.as_str().as_bytes());
+        out.extend_from_slice(fixed.protocol.as_str().as_bytes());
         out.extend_from_slice(b"\",\"status\":");
-        put_number(out, facts.status.into());
+        put_number(out, fixed.status.into());
         out.extend_from_slice(b",\"bytes_in\":");
-        put_number(out, facts.bytes_received);
+        put_number(out, fixed.bytes_in);
         out.extend_from_slice(b",\"bytes_out\":");
-        put_number(out, facts.bytes_sent);
-        put_optional_text(out, b",\"route\":", facts.route.as_deref());
+        put_number(out, fixed.bytes_out);
+        put_optional(out, b",\"route\":", request.text(Text::Route));
         out.extend_from_slice(b",\"class\":\"");
-        out.extend_from_slice(facts.class.name().as_bytes());
+        out.extend_from_slice(fixed.class.name().as_bytes());
         out.push(b'"');
-        put_json_upstream(out, facts);
+        put_json_upstream(out, request);
         out.extend_from_slice(b",\"total_ms\":");
-        put_millis(out, facts.total);
-        put_optional_millis(out, b",\"first_byte_ms\":", facts.first_byte);
-        put_optional_millis(out, b",\"upstream_ms\":", facts.upstream.first_byte);
-        put_optional_text(out, b",\"reason\":", facts.why());
-        put_optional_text(out, b",\"limit\":", facts.limit.as_deref());
-        put_optional_bytes(out, b",\"user\":", user(facts));
-        put_optional_bytes(out, b",\"user_agent\":", logged.user_agent);
-        put_optional_bytes(out, b",\"referer\":", logged.referer);
+        put_millis(out, fixed.total);
+        put_optional_millis(out, b",\"first_byte_ms\":", fixed.first_byte);
+        put_optional_millis(out, b",\"upstream_ms\":", fixed.upstream_first_byte);
+        put_optional(out, b",\"reason\":", fixed.reason.map(str::as_bytes));
+        put_optional(out, b",\"limit\":", request.text(Text::Limit));
+        put_optional(out, b",\"user\":", request.text(Text::User));
+        put_optional(out, b",\"user_agent\":", request.text(Text::UserAgent));
+        put_optional(out, b",\"referer\":", request.text(Text::Referer));
         out.extend_from_slice(b"}\n");
     }
 
     fn put_compat(&self, out: &mut Vec<u8>, stamp: &mut TimestampCache) {
-        let (ex, facts) = (self.ex, &*self.ex.facts);
-        let (path, query) = self.target();
-        let logged = LoggedHeaders::of(ex);
+        let Self { request, redact } = *self;
+        let fixed = &request.fixed;
         out.reserve(1024);
-        put_address(out, facts.client.ip);
+        put_address(out, fixed.client);
         out.extend_from_slice(b" - ");
-        put_compat_user(out, user(facts));
+        put_compat_user(out, request.text(Text::User));
         out.extend_from_slice(b" [");
-        stamp.put_combined(out, self.wall);
+        stamp.put_combined(out, fixed.ended);
         out.extend_from_slice(b"] \"");
-        put_compat(out, ex.head.method.as_str().as_bytes());
+        put_compat(out, request.plain(Text::Method));
         out.push(b' ');
-        put_compat(out, path);
-        if let Some(query) = query {
+        put_compat(out, request.plain(Text::Path));
+        if let Some(query) = request.text(Text::Query) {
             out.push(b'?');
-            self.redact.put(out, query, put_compat);
+            redact.put(out, query, put_compat);
         }
         out.push(b' ');
-        out.extend_from_slice(facts.client.protocol.as_str().as_bytes());
+        out.extend_from_slice(fixed.protocol.as_str().as_bytes());
         out.extend_from_slice(b"\" ");
         // nginx writes 499 for a client that disconnected before the response.
         put_number(
             out,
-            if facts.status == 0 { 499 } else { facts.status }.into(),
+            if fixed.status == 0 { 499 } else { fixed.status }.into(),
         );
         out.push(b' ');
-        put_number(out, facts.bytes_sent);
-        for header in [logged.referer, logged.user_agent] {
+        put_number(out, fixed.bytes_out);
+        for header in [Text::Referer, Text::UserAgent] {
             out.extend_from_slice(b" \"");
-            put_compat(out, header.unwrap_or(b"-"));
+            put_compat(out, request.text(header).unwrap_or(b"-"));
             out.push(b'"');
         }
         out.extend_from_slice(b" X-Cache-Status: ");
-        let cached = facts.cache.map_or("-", |cached| cached.outcome.name());
+        let cached = fixed.cache.map_or("-", CacheOutcome::name);
         out.extend_from_slice(cached.as_bytes());
         out.extend_from_slice(b" id=");
-        out.extend_from_slice(or_dash(facts.request_id.as_bytes()));
+        out.extend_from_slice(or_dash(request.plain(Text::Id)));
         for (name, text) in [
-            (&b" route=\""[..], facts.route.as_deref()),
-            (b"\" upstream=\"", facts.upstream.name.as_deref()),
-            (b"\" backend=\"", facts.upstream.backend.as_deref()),
+            (&b" route=\""[..], Text::Route),
+            (b"\" upstream=\"", Text::Upstream),
+            (b"\" backend=\"", Text::Backend),
         ] {
             out.extend_from_slice(name);
-            put_compat(out, text.unwrap_or("-").as_bytes());
+            put_compat(out, request.text(text).unwrap_or(b"-"));
         }
         out.extend_from_slice(b"\" total_ms=");
-        put_millis(out, facts.total);
+        put_millis(out, fixed.total);
         for (name, span) in [
-            (&b" first_byte_ms="[..], facts.first_byte),
-            (b" upstream_ms=", facts.upstream.first_byte),
+            (&b" first_byte_ms="[..], fixed.first_byte),
+            (b" upstream_ms=", fixed.upstream_first_byte),
         ] {
             out.extend_from_slice(name);
             match span {
@@ -223,66 +215,11 @@ impl Line<'_> {
             }
         }
         out.extend_from_slice(b" reason=");
-        out.extend_from_slice(facts.why().unwrap_or("-").as_bytes());
+        out.extend_from_slice(fixed.reason.unwrap_or("-").as_bytes());
         out.extend_from_slice(b" limit=");
-        out.extend_from_slice(facts.limit.as_deref().unwrap_or("-").as_bytes());
+        out.extend_from_slice(request.text(Text::Limit).unwrap_or(b"-"));
         out.push(b'\n');
     }
-
-    /// Returns path and query as the client sent them.
-    fn target(&self) -> (&[u8], Option<&[u8]>) {
-        let head = self.ex.head;
-        let raw = head.raw_path();
-        if raw.first() != Some(&b'/') {
-            // A target in absolute form may hold a password; the other form is `*`.
-            let uri = &head.uri;
-            return (uri.path().as_bytes(), uri.query().map(str::as_bytes));
-        }
-        match raw.iter().position(|b| *b == b'?') {
-            Some(at) => (&raw[..at], Some(&raw[at + 1..])),
-            None => (raw, None),
-        }
-    }
-}
-
-/// Request headers that the line repeats, found in one pass over all headers.
-#[derive(Default)]
-struct LoggedHeaders<'a> {
-    host: &'a [u8],
-    user_agent: Option<&'a [u8]>,
-    referer: Option<&'a [u8]>,
-}
-
-impl<'a> LoggedHeaders<'a> {
-    fn of(ex: &Exchange<'a>) -> Self {
-        let mut logged = Self::default();
-        // The first line of each header is used.
-        for (name, value) in &ex.head.headers {
-            let value = value.as_bytes();
-            match name.as_str().as_bytes() {
-                b"host" if logged.host.is_empty() => logged.host = value,
-                b"user-agent" if logged.user_agent.is_none() => {
-                    logged.user_agent = Some(&value[..value.len().min(MAX_HEADER_LEN)]);
-                }
-                b"referer" if logged.referer.is_none() => {
-                    logged.referer = Some(without_query(value));
-                }
-                _ => {}
-            }
-        }
-        if let Some(authority) = ex.head.uri.authority() {
-            // Drops a user and password before the host.
-            let text = authority.as_str();
-            logged.host = text.rsplit('@').next().unwrap_or(text).as_bytes();
-        }
-        logged
-    }
-}
-
-/// Returns the proven name of the client.
-fn user(facts: &RequestFacts) -> Option<&[u8]> {
-    let user = facts.identity.as_ref()?.user.as_deref()?.as_bytes();
-    Some(&user[..user.len().min(MAX_USER_LEN)])
 }
 
 /// Adds nginx' `$remote_user`. Spaces would split it into two columns.
@@ -299,37 +236,23 @@ fn put_compat_user(out: &mut Vec<u8>, user: Option<&[u8]>) {
     }
 }
 
-/// Removes the query of a `Referer`, which may hold secrets of the page.
-fn without_query(referer: &[u8]) -> &[u8] {
-    let end = referer
-        .iter()
-        .position(|b| matches!(b, b'?' | b'#'))
-        .unwrap_or(referer.len());
-    &referer[..end.min(MAX_HEADER_LEN)]
-}
-
-fn put_json_upstream(out: &mut Vec<u8>, facts: &RequestFacts) {
-    let upstream = &facts.upstream;
-    put_optional_text(out, b",\"upstream\":", upstream.name.as_deref());
-    put_optional_text(out, b",\"backend\":", upstream.backend.as_deref());
+fn put_json_upstream(out: &mut Vec<u8>, request: &LoggedRequest<'_>) {
+    let fixed = &request.fixed;
+    put_optional(out, b",\"upstream\":", request.text(Text::Upstream));
+    put_optional(out, b",\"backend\":", request.text(Text::Backend));
     out.extend_from_slice(b",\"attempts\":");
-    put_number(out, upstream.attempts.into());
+    put_number(out, fixed.attempts.into());
     out.extend_from_slice(b",\"upstream_status\":");
-    match upstream.status {
+    match fixed.upstream_status {
         0 => out.extend_from_slice(b"null"),
         status => put_number(out, status.into()),
     }
-    let cached = facts.cache.map(|cached| cached.outcome.name());
-    put_optional_text(out, b",\"cache\":", cached);
-    let why = facts.cache.and_then(|cached| cached.why);
-    put_optional_text(out, b",\"cache_why\":", why);
+    let cached = fixed.cache.map(|cached| cached.name().as_bytes());
+    put_optional(out, b",\"cache\":", cached);
+    put_optional(out, b",\"cache_why\":", fixed.cache_why.map(str::as_bytes));
 }
 
-fn put_optional_text(out: &mut Vec<u8>, key: &[u8], text: Option<&str>) {
-    put_optional_bytes(out, key, text.map(str::as_bytes));
-}
-
-fn put_optional_bytes(out: &mut Vec<u8>, key: &[u8], text: Option<&[u8]>) {
+fn put_optional(out: &mut Vec<u8>, key: &[u8], text: Option<&[u8]>) {
     out.extend_from_slice(key);
     match text {
         Some(text) => {

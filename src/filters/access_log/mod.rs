@@ -5,16 +5,21 @@
 //! are retried while requests continue.
 
 mod config;
+mod entry;
 mod escape;
 mod line;
 mod redact;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    any::Any,
+    sync::{Arc, OnceLock},
+};
 
-use self::{
-    config::AccessLogConfig,
+use self::config::AccessLogConfig;
+pub(crate) use self::{
+    entry::{FixedFields, LoggedRequest, Text},
     line::{Line, LineFormat},
     redact::Redactor,
 };
@@ -60,7 +65,7 @@ impl FilterKind for AccessLogKind {
 /// The compiled filter.
 pub(crate) struct AccessLog {
     format: LineFormat,
-    redact: Redactor,
+    redact: Arc<Redactor>,
     clock: Clock,
     target: Target,
     rotation: RotationPolicy,
@@ -75,6 +80,11 @@ impl Filter for AccessLog {
         Phases::LOG
     }
 
+    /// Returns the redactor, for other places that show queries of this route.
+    fn extension(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        Some(Arc::clone(&self.redact) as _)
+    }
+
     fn on_log(&self, ex: &Exchange<'_>, late: &mut Option<LateFields>) {
         let writer = self.writer.get_or_init(|| {
             Arc::new(WriterHandle::join(
@@ -84,9 +94,9 @@ impl Filter for AccessLog {
                 &self.counts,
             ))
         });
+        let request = LoggedRequest::of(ex);
         let line = Line {
-            ex,
-            wall: self.clock.wall(),
+            request: &request,
             redact: &self.redact,
         };
         let Some(late) = late else {

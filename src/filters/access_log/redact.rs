@@ -6,7 +6,7 @@ use crate::base::secret;
 const MAX_NAME_LEN: usize = 64;
 
 /// The words, indexed by their last letters.
-pub(super) struct Redactor {
+pub(crate) struct Redactor {
     /// Words in lower case, grouped by their last byte.
     words: Box<[Word]>,
     /// Start and end in `words` of those with a last byte of this value, modulo 32: most names are
@@ -20,7 +20,20 @@ struct Word {
 }
 
 impl Redactor {
-    pub(super) fn new(words: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+    /// Creates a redactor for these words, and for the parameters in which filters read secrets,
+    /// whatever the words are.
+    pub(crate) fn with_secrets(words: &[impl AsRef<str>], secret_queries: &[String]) -> Self {
+        let own = secret_queries.iter().map(|name| format!("={name}"));
+        let words = words.iter().map(|word| word.as_ref().to_owned());
+        Self::new(words.chain(own))
+    }
+
+    /// Creates a redactor that hides nothing, for queries whose secrets are gone already.
+    pub(crate) fn none() -> Self {
+        Self::new([""; 0])
+    }
+
+    fn new(words: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         let mut words: Vec<Word> = words
             .into_iter()
             .map(|word| {
@@ -49,7 +62,7 @@ impl Redactor {
     }
 
     /// Adds `query` through `put`, without its secrets.
-    pub(super) fn put(&self, out: &mut Vec<u8>, query: &[u8], put: fn(&mut Vec<u8>, &[u8])) {
+    pub(crate) fn put(&self, out: &mut Vec<u8>, query: &[u8], put: fn(&mut Vec<u8>, &[u8])) {
         let is_secret =
             |pair: &[u8]| value_start(pair).is_some_and(|at| self.hides(&pair[..at - 1]));
         if !query.split(|b| *b == b'&').any(is_secret) {

@@ -82,6 +82,7 @@ fn line_beside(yaml: &str, secret_queries: &[String]) -> String {
     facts.identity_mut().user = Some("ann \"x\"".into());
     clock.advance(Duration::from_micros(12_345));
     facts.total = Duration::from_micros(12_345);
+    facts.ended = clock.wall();
     let ex = Exchange {
         head: &request,
         facts: &mut facts,
@@ -202,6 +203,7 @@ fn bare_line(format: &str, method: &str, target: &[u8]) -> String {
     let (filter, clock, _metrics) = compile(&yaml);
     let request = pingora::http::RequestHeader::build(method, target, None).unwrap();
     let mut facts = RequestFacts::new(clock.now());
+    facts.ended = clock.wall();
     let ex = Exchange {
         head: &request,
         facts: &mut facts,

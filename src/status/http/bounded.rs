@@ -57,17 +57,27 @@ impl Default for Connections {
 }
 
 impl Connections {
+    /// Closes the listener, without waiting for pending requests. Streams of responses end.
+    pub(crate) fn shut(&self) {
+        self.is_closed.send_replace(true);
+    }
+
     /// Closes the listener, and waits until pending requests have responses.
     ///
     /// Dropping the server instead would also end connections that have not sent a request yet.
     pub(crate) async fn close(&self) {
-        self.is_closed.send_replace(true);
+        self.shut();
         let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
         // The semaphore is never closed.
         drop(self.permits.acquire_many(all).await);
     }
 
-    async fn closed(&self) {
+    pub(super) fn is_closed(&self) -> bool {
+        *self.is_closed.borrow()
+    }
+
+    /// Waits until the listener is closed.
+    pub(super) async fn closed(&self) {
         let mut is_closed = self.is_closed.subscribe();
         // The sender is a field of `self`, so it outlives this.
         drop(is_closed.wait_for(|closed| *closed).await);
@@ -119,6 +129,7 @@ impl<L: Listener> Listener for BoundedListener<L> {
             inner,
             end: Box::pin(tokio::time::sleep_until(life.end())),
             life: Arc::new(life),
+            open: self.open.clone(),
             read: 0,
             _permit: permit,
         };
@@ -170,6 +181,7 @@ impl ConnectionLifetime {
 pub(super) struct BoundedConnection<T> {
     inner: T,
     life: Arc<ConnectionLifetime>,
+    open: Connections,
     /// Timer for the end at the time when it was set. When it fires, `life` is checked again.
     end: Pin<Box<Sleep>>,
     /// Number of bytes received.
@@ -180,6 +192,11 @@ pub(super) struct BoundedConnection<T> {
 impl<T> BoundedConnection<T> {
     pub(super) fn inner(&self) -> &T {
         &self.inner
+    }
+
+    /// Returns all connections of the listener.
+    pub(super) fn open(&self) -> &Connections {
+        &self.open
     }
 
     pub(super) fn life(&self) -> &Arc<ConnectionLifetime> {

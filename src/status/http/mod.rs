@@ -6,6 +6,7 @@ mod extract;
 mod guard;
 mod page;
 mod pages;
+mod requests;
 mod v1;
 
 use std::{io, net::SocketAddr, sync::Arc};
@@ -99,6 +100,7 @@ type Route = (
 
 fn routes() -> Vec<Route> {
     let mut routes = pages::routes();
+    routes.extend(requests::routes());
     routes.extend(v1::routes());
     routes
 }
@@ -137,6 +139,7 @@ fn router(served: AdminState, reach: Reachability) -> Router {
 struct PeerAddress {
     who: Actor,
     life: Arc<ConnectionLifetime>,
+    open: Connections,
 }
 
 impl Connected<IncomingStream<'_, BoundedListener<tokio::net::TcpListener>>> for PeerAddress {
@@ -145,6 +148,7 @@ impl Connected<IncomingStream<'_, BoundedListener<tokio::net::TcpListener>>> for
         Self {
             who: Actor::Peer(*address),
             life: Arc::clone(stream.io().life()),
+            open: stream.io().open().clone(),
         }
     }
 }
@@ -159,6 +163,7 @@ impl Connected<IncomingStream<'_, BoundedListener<tokio::net::UnixListener>>> fo
                 pid: found.and_then(|found| found.pid()),
             },
             life: Arc::clone(stream.io().life()),
+            open: stream.io().open().clone(),
         }
     }
 }

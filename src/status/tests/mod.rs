@@ -29,7 +29,7 @@ use crate::{
     base::{secret::Secret, tasks::Tasks},
     cache::purge::{PeerStates, PurgeRequest, PurgeTarget, Receipt},
     gateway::explain::{ExplainError, ExplainRequest, Explanation},
-    live::audit::Actor,
+    live::{audit::Actor, history::RequestHistory},
 };
 
 mod api;
@@ -40,6 +40,7 @@ struct Fake {
     is_down: AtomicBool,
     token: Option<Secret>,
     done: Mutex<Vec<String>>,
+    history: Arc<RequestHistory>,
     turned_away: Mutex<Vec<RejectionReason>>,
     /// Gate that actions wait for.
     gate: Option<Semaphore>,
@@ -67,6 +68,10 @@ impl Source for Fake {
             return Err(vec!["no backend of `web` is healthy".to_owned()]);
         }
         Ok(())
+    }
+
+    fn history(&self) -> Arc<RequestHistory> {
+        Arc::clone(&self.history)
     }
 
     fn metrics_text(&self) -> Vec<u8> {
@@ -358,6 +363,9 @@ async fn names_are_escaped_on_the_page() {
         }
         fn ready(&self) -> Result<(), Vec<String>> {
             Ok(())
+        }
+        fn history(&self) -> Arc<RequestHistory> {
+            Arc::default()
         }
         fn metrics_text(&self) -> Vec<u8> {
             Vec::new()

@@ -5,7 +5,6 @@
 //! of one write's worth; after a second without lines it sleeps until the next line wakes it.
 
 use std::{
-    cell::Cell,
     collections::HashMap,
     io,
     sync::{
@@ -17,7 +16,7 @@ use std::{
 };
 
 use log::{error, info, warn};
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
 
 use super::{
     output::{Batch, Output, Target},
@@ -26,6 +25,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
+    lanes::Lanes,
     metrics::{IntCounter, IntGauge, Metrics},
 };
 
@@ -104,7 +104,7 @@ pub fn flush(deadline: Duration) -> bool {
 
 /// State shared by logging threads and the log's thread.
 struct Shared {
-    lanes: Box<[BufferLane]>,
+    lanes: Lanes<Buffer>,
     /// Capacity of one lane in bytes.
     lane_capacity: usize,
     counts: LogMetrics,
@@ -122,11 +122,6 @@ struct Shared {
     flushed_changed: Condvar,
     retry: Duration,
 }
-
-/// A buffer on its own cache lines.
-#[repr(align(128))]
-#[derive(Default)]
-struct BufferLane(Mutex<Buffer>);
 
 #[derive(Default)]
 struct Buffer {
@@ -180,7 +175,7 @@ impl WriterHandle {
     /// Adds one line, or counts it as dropped.
     pub fn push(&self, put: impl FnOnce(&mut Vec<u8>, &mut TimestampCache)) {
         let shared = &*self.shared;
-        let mut buffer = shared.free_lane();
+        let mut buffer = shared.lanes.enter();
         let before = buffer.bytes.len();
         if before >= shared.lane_capacity {
             drop(buffer);
@@ -238,11 +233,10 @@ impl Drop for WriterHandle {
 
 impl Shared {
     fn new(counts: LogMetrics, capacity: usize, retry: Duration) -> Self {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        let lanes = (2 * cores).next_power_of_two().min(64);
+        let lanes = Lanes::new(Buffer::default);
         Self {
-            lanes: (0..lanes).map(|_| BufferLane::default()).collect(),
-            lane_capacity: (capacity / lanes).max(1),
+            lane_capacity: (capacity / lanes.len()).max(1),
+            lanes,
             counts,
             thread: OnceLock::new(),
             is_asleep: AtomicBool::new(false),
@@ -254,17 +248,6 @@ impl Shared {
             flushed_changed: Condvar::new(),
             retry,
         }
-    }
-
-    /// Locks this thread's own lane, or the next free one. With twice as many lanes as cores one is
-    /// practically always free; otherwise it waits while a line is formatted, about a microsecond.
-    fn free_lane(&self) -> MutexGuard<'_, Buffer> {
-        let own = lane_of_this_thread();
-        // The number of lanes is a power of two.
-        let lane = |step: usize| &self.lanes[own.wrapping_add(step) & (self.lanes.len() - 1)];
-        (0..self.lanes.len())
-            .find_map(|step| lane(step).0.try_lock())
-            .unwrap_or_else(|| lane(0).0.lock())
     }
 
     fn wake(&self) {
@@ -293,20 +276,6 @@ impl Shared {
         }
         true
     }
-}
-
-/// Returns this thread's lane. Threads take lanes in turn, in the order in which they first log.
-fn lane_of_this_thread() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static OWN: Cell<usize> = const { Cell::new(usize::MAX) };
-    }
-    OWN.with(|own| {
-        if own.get() == usize::MAX {
-            own.set(NEXT.fetch_add(1, Ordering::Relaxed));
-        }
-        own.get()
-    })
 }
 
 /// State of the log's thread.
@@ -392,14 +361,14 @@ impl WriterThread {
     fn empty_lanes(&mut self) -> bool {
         let shared = Arc::clone(&self.shared);
         let mut had_lines = !self.batch.is_done();
-        for lane in &shared.lanes {
+        for lane in shared.lanes.iter() {
             if !self.write_batch() {
                 return true;
             }
             if self.batch.capacity() > MAX_KEPT_CAPACITY {
                 self.batch = Batch::default();
             }
-            let mut lane = lane.0.lock();
+            let mut lane = lane.lock();
             let Buffer { bytes, lines, .. } = &mut *lane;
             self.batch.refill(bytes, lines);
             drop(lane);
@@ -473,8 +442,8 @@ impl WriterThread {
         }
         // No user can join, nor add a line, while the writers are locked.
         let mut is_empty = self.batch.is_done();
-        for lane in &self.shared.lanes {
-            is_empty &= lane.0.lock().bytes.is_empty();
+        for lane in self.shared.lanes.iter() {
+            is_empty &= lane.lock().bytes.is_empty();
         }
         if !is_empty && self.failing.is_none() {
             return false;
@@ -482,8 +451,8 @@ impl WriterThread {
         writers.remove(&(self.shared.counts.kind, self.target.clone()));
         drop(writers);
         let mut lost = self.batch.lines_left();
-        for lane in &self.shared.lanes {
-            lost += lane.0.lock().lines;
+        for lane in self.shared.lanes.iter() {
+            lost += lane.lock().lines;
         }
         self.shared.counts.dropped.inc_by(lost);
         if self.failing.is_some() {

@@ -5,7 +5,7 @@ use std::{
     fmt,
     net::{IpAddr, Ipv4Addr},
     sync::{Arc, LazyLock},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use http::{HeaderName, HeaderValue};
@@ -40,6 +40,8 @@ pub struct RequestFacts {
     pub first_byte: Option<Duration>,
     /// Time from the first byte of the request to the end of the response; zero until then.
     pub total: Duration,
+    /// Time of the wall clock at the end of the response, as logs show it; 1970 until then.
+    pub ended: SystemTime,
     pub upstream: UpstreamFacts,
     /// Status sent to the client; 0 until one is sent, and if the client disconnects first.
     pub status: u16,
@@ -317,6 +319,7 @@ impl RequestFacts {
             started,
             first_byte: None,
             total: Duration::ZERO,
+            ended: SystemTime::UNIX_EPOCH,
             upstream: UpstreamFacts::default(),
             status: 0,
             bytes_sent: 0,

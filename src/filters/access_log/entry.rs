@@ -1,0 +1,208 @@
+//! Everything of a request that can be logged, in a form that both a request and its record have.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::{Duration, SystemTime},
+};
+
+use crate::chain::{CacheOutcome, Class, Exchange, Protocol, RequestFacts, Scheme};
+
+/// Maximum length of a logged header; longer ones are truncated, since a client could fill the disk
+/// with them.
+const MAX_HEADER_LEN: usize = 512;
+
+/// Maximum length of a logged user, as for headers; an issuer may write a claim of any length.
+const MAX_USER_LEN: usize = 256;
+
+/// Logged facts of a request, with texts as they are: not escaped, and the query with its secrets.
+#[derive(Clone, Copy)]
+pub(crate) struct LoggedRequest<'a> {
+    pub(crate) fixed: FixedFields,
+    pub(crate) texts: [Option<&'a [u8]>; Text::COUNT],
+}
+
+/// Facts of a fixed size.
+#[derive(Clone, Copy)]
+pub(crate) struct FixedFields {
+    pub(crate) ended: SystemTime,
+    pub(crate) client: IpAddr,
+    pub(crate) scheme: Scheme,
+    pub(crate) protocol: Protocol,
+    pub(crate) status: u16,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+    pub(crate) class: Class,
+    pub(crate) attempts: u32,
+    /// Status of the backend's response; 0 if there was none.
+    pub(crate) upstream_status: u16,
+    pub(crate) cache: Option<CacheOutcome>,
+    pub(crate) cache_why: Option<&'static str>,
+    pub(crate) total: Duration,
+    pub(crate) first_byte: Option<Duration>,
+    pub(crate) upstream_first_byte: Option<Duration>,
+    pub(crate) reason: Option<&'static str>,
+}
+
+/// Facts that are texts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub(crate) enum Text {
+    Id,
+    Listener,
+    Method,
+    Host,
+    Path,
+    Query,
+    Route,
+    Upstream,
+    Backend,
+    Limit,
+    User,
+    UserAgent,
+    Referer,
+}
+
+impl Text {
+    pub(crate) const COUNT: usize = Self::Referer as usize + 1;
+}
+
+impl Default for FixedFields {
+    fn default() -> Self {
+        Self {
+            ended: SystemTime::UNIX_EPOCH,
+            client: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            scheme: Scheme::Http,
+            protocol: Protocol::Http11,
+            status: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            class: Class::default(),
+            attempts: 0,
+            upstream_status: 0,
+            cache: None,
+            cache_why: None,
+            total: Duration::ZERO,
+            first_byte: None,
+            upstream_first_byte: None,
+            reason: None,
+        }
+    }
+}
+
+impl<'a> LoggedRequest<'a> {
+    pub(crate) fn of(ex: &'a Exchange<'_>) -> Self {
+        let facts = &*ex.facts;
+        let (path, query) = target(ex);
+        let logged = LoggedHeaders::of(ex);
+        let bytes = |text: &'a Option<std::sync::Arc<str>>| text.as_deref().map(str::as_bytes);
+        let mut texts = [None; Text::COUNT];
+        let mut set = |text: Text, value| texts[text as usize] = value;
+        set(Text::Id, Some(facts.request_id.as_bytes()));
+        set(Text::Listener, Some(facts.client.listener.as_bytes()));
+        set(Text::Method, Some(ex.head.method.as_str().as_bytes()));
+        set(Text::Host, Some(logged.host));
+        set(Text::Path, Some(path));
+        set(Text::Query, query);
+        set(Text::Route, bytes(&facts.route));
+        set(Text::Upstream, bytes(&facts.upstream.name));
+        set(Text::Backend, bytes(&facts.upstream.backend));
+        set(Text::Limit, bytes(&facts.limit));
+        set(Text::User, user(facts));
+        set(Text::UserAgent, logged.user_agent);
+        set(Text::Referer, logged.referer);
+        Self {
+            fixed: FixedFields {
+                ended: facts.ended,
+                client: facts.client.ip,
+                scheme: facts.client.scheme,
+                protocol: facts.client.protocol,
+                status: facts.status,
+                bytes_in: facts.bytes_received,
+                bytes_out: facts.bytes_sent,
+                class: facts.class,
+                attempts: facts.upstream.attempts,
+                upstream_status: facts.upstream.status,
+                cache: facts.cache.map(|cached| cached.outcome),
+                cache_why: facts.cache.and_then(|cached| cached.why),
+                total: facts.total,
+                first_byte: facts.first_byte,
+                upstream_first_byte: facts.upstream.first_byte,
+                reason: facts.why(),
+            },
+            texts,
+        }
+    }
+
+    pub(crate) fn text(&self, text: Text) -> Option<&'a [u8]> {
+        self.texts[text as usize]
+    }
+
+    /// Returns a text that every request has.
+    pub(crate) fn plain(&self, text: Text) -> &'a [u8] {
+        self.text(text).unwrap_or_default()
+    }
+}
+
+/// Returns path and query as the client sent them.
+fn target<'a>(ex: &'a Exchange<'_>) -> (&'a [u8], Option<&'a [u8]>) {
+    let head = ex.head;
+    let raw = head.raw_path();
+    if raw.first() != Some(&b'/') {
+        // A target in absolute form may hold a password; the other form is `*`.
+        let uri = &head.uri;
+        return (uri.path().as_bytes(), uri.query().map(str::as_bytes));
+    }
+    match raw.iter().position(|b| *b == b'?') {
+        Some(at) => (&raw[..at], Some(&raw[at + 1..])),
+        None => (raw, None),
+    }
+}
+
+/// Request headers that the line repeats, found in one pass over all headers.
+#[derive(Default)]
+struct LoggedHeaders<'a> {
+    host: &'a [u8],
+    user_agent: Option<&'a [u8]>,
+    referer: Option<&'a [u8]>,
+}
+
+impl<'a> LoggedHeaders<'a> {
+    fn of(ex: &'a Exchange<'_>) -> Self {
+        let mut logged = Self::default();
+        // The first line of each header is used.
+        for (name, value) in &ex.head.headers {
+            let value = value.as_bytes();
+            match name.as_str().as_bytes() {
+                b"host" if logged.host.is_empty() => logged.host = value,
+                b"user-agent" if logged.user_agent.is_none() => {
+                    logged.user_agent = Some(&value[..value.len().min(MAX_HEADER_LEN)]);
+                }
+                b"referer" if logged.referer.is_none() => {
+                    logged.referer = Some(without_query(value));
+                }
+                _ => {}
+            }
+        }
+        if let Some(authority) = ex.head.uri.authority() {
+            // Drops a user and password before the host.
+            let text = authority.as_str();
+            logged.host = text.rsplit('@').next().unwrap_or(text).as_bytes();
+        }
+        logged
+    }
+}
+
+/// Returns the proven name of the client.
+fn user(facts: &RequestFacts) -> Option<&[u8]> {
+    let user = facts.identity.as_ref()?.user.as_deref()?.as_bytes();
+    Some(&user[..user.len().min(MAX_USER_LEN)])
+}
+
+/// Removes the query of a `Referer`, which may hold secrets of the page.
+fn without_query(referer: &[u8]) -> &[u8] {
+    let end = referer
+        .iter()
+        .position(|b| matches!(b, b'?' | b'#'))
+        .unwrap_or(referer.len());
+    &referer[..end.min(MAX_HEADER_LEN)]
+}

@@ -1,0 +1,241 @@
+//! The requests that ended last, for the operators of the running gateway.
+//!
+//! They are kept apart by kind, so that neither traffic nor refusals push errors out, and by
+//! thread, so that requests do not wait for one another. A request is written once, without its
+//! secrets. Readers turn records into lines; they cost requests nothing, and one that is slow
+//! misses those that were overwritten meanwhile.
+
+mod query;
+mod ring;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    sync::{Arc, LazyLock},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+pub(crate) use self::query::{RequestQuery, Statuses};
+use self::ring::Ring;
+use crate::{
+    base::{lanes::Lanes, log_file::TimestampCache},
+    filters::access_log::{Line, LineFormat, LoggedRequest, Redactor},
+};
+
+/// Number of requests of each kind that are kept by all threads together, at least.
+const KEPT: usize = 4000;
+/// Bounds of the number for one thread.
+const MOST_OF_A_LANE: usize = 1000;
+const LEAST_OF_A_LANE: usize = 64;
+
+/// Maximum number of followers.
+const FOLLOWERS: usize = 16;
+/// Maximum number of requests that a follower takes of one ring at a time.
+const BATCH: u64 = 500;
+
+/// Redactor of records, which have no secrets.
+static NOTHING: LazyLock<Redactor> = LazyLock::new(Redactor::none);
+
+/// The requests that ended last.
+pub(crate) struct RequestHistory {
+    lanes: Lanes<Lane>,
+    followers: Arc<Semaphore>,
+}
+
+/// The rings of the threads that write here.
+struct Lane([Ring; Kind::ALL.len()]);
+
+/// Kind of a request. Each has its own ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Neither of the others.
+    Plain,
+    /// The request was refused, or something else was out of the ordinary.
+    WithReason,
+    /// The status is 500 or more.
+    Failed,
+}
+
+impl Kind {
+    const ALL: [Self; 3] = [Self::Plain, Self::WithReason, Self::Failed];
+
+    fn of(request: &LoggedRequest<'_>) -> Self {
+        if request.fixed.status >= 500 {
+            Self::Failed
+        } else if request.fixed.reason.is_some() {
+            Self::WithReason
+        } else {
+            Self::Plain
+        }
+    }
+}
+
+impl Default for RequestHistory {
+    fn default() -> Self {
+        let share = KEPT / Lanes::<Lane>::usual_number();
+        Self::with_capacity(share.clamp(LEAST_OF_A_LANE, MOST_OF_A_LANE))
+    }
+}
+
+impl RequestHistory {
+    fn with_capacity(capacity: usize) -> Self {
+        Self {
+            lanes: Lanes::new(|| Lane(std::array::from_fn(|_| Ring::new(capacity)))),
+            followers: Arc::new(Semaphore::new(FOLLOWERS)),
+        }
+    }
+
+    /// Adds a request that is over.
+    pub(crate) fn push(&self, request: &LoggedRequest<'_>, redact: &Redactor) {
+        let kind = Kind::of(request);
+        self.lanes.enter().0[kind as usize].push(request, redact);
+    }
+
+    /// Returns the latest requests that match, one JSON line each, the oldest first.
+    pub(crate) fn latest(&self, query: &RequestQuery) -> Vec<u8> {
+        let number = query.number();
+        let mut found = Vec::new();
+        for lane in self.lanes.iter() {
+            let lane = lane.lock();
+            for (_, ring) in lane.rings(query) {
+                let stored = ring.numbers().rev().map(|number| ring.get(number));
+                let matching = stored.filter(|request| query.matches(request));
+                found.extend(
+                    matching
+                        .take(number)
+                        .map(|request| HistoryLine::of(&request)),
+                );
+            }
+        }
+        HistoryLine::sort(&mut found, number);
+        found.into_iter().flat_map(|line| line.json).collect()
+    }
+
+    /// Begins to follow the requests that match, after those that ended before or at `after`, or
+    /// else after as many as the query names. Returns `None` if there are too many followers.
+    pub(crate) fn follow(
+        self: &Arc<Self>,
+        query: RequestQuery,
+        after: Option<u64>,
+    ) -> Option<Follower> {
+        let permit = Arc::clone(&self.followers).try_acquire_owned().ok()?;
+        let cursors = self.lanes.iter().map(|lane| {
+            let lane = lane.lock();
+            lane.0.each_ref().map(|ring| ring.numbers().start)
+        });
+        Some(Follower {
+            cursors: cursors.collect(),
+            history: Arc::clone(self),
+            before: Some(match after {
+                Some(_) => usize::MAX,
+                None => query.number_before(),
+            }),
+            after: after.unwrap_or(0),
+            query,
+            _permit: permit,
+        })
+    }
+}
+
+impl Lane {
+    /// Returns the rings with requests that may match, each with its index.
+    fn rings(&self, query: &RequestQuery) -> impl Iterator<Item = (usize, &Ring)> {
+        let kinds = Kind::ALL.into_iter().filter(|kind| query.may_match(*kind));
+        kinds.map(|kind| (kind as usize, &self.0[kind as usize]))
+    }
+}
+
+/// A request as a line.
+pub(crate) struct HistoryLine {
+    ended: SystemTime,
+    /// The fields of the access log, and a line end.
+    pub(crate) json: Vec<u8>,
+}
+
+impl HistoryLine {
+    fn of(request: &LoggedRequest<'_>) -> Self {
+        let mut json = Vec::new();
+        let line = Line {
+            request,
+            redact: &NOTHING,
+        };
+        LineFormat::Json.put(&mut json, &mut TimestampCache::default(), &line);
+        Self {
+            ended: request.fixed.ended,
+            json,
+        }
+    }
+
+    /// Returns the end of the request in microseconds since 1970, by which a follower that lost its
+    /// connection continues.
+    pub(crate) fn id(&self) -> u64 {
+        micros(self.ended)
+    }
+
+    /// Sorts by the end of the requests, and keeps the last ones.
+    fn sort(lines: &mut Vec<Self>, keep: usize) {
+        lines.sort_by_key(|line| line.ended);
+        lines.drain(..lines.len().saturating_sub(keep));
+    }
+}
+
+fn micros(at: SystemTime) -> u64 {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// A reader that takes requests as they end.
+pub(crate) struct Follower {
+    history: Arc<RequestHistory>,
+    query: RequestQuery,
+    /// Number of the next record to read, for each ring of each lane.
+    cursors: Vec<[u64; Kind::ALL.len()]>,
+    /// Maximum number of requests to take the first time.
+    before: Option<usize>,
+    /// Requests that ended before or at this time, in microseconds since 1970, are known.
+    after: u64,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Requests that ended since a follower looked last.
+#[derive(Default)]
+pub(crate) struct FollowedRequests {
+    pub(crate) lines: Vec<HistoryLine>,
+    /// Number of requests, matching or not, that were overwritten before they could be read.
+    pub(crate) missed: u64,
+}
+
+impl Follower {
+    /// Takes the requests that ended since the last call.
+    pub(crate) fn take(&mut self) -> FollowedRequests {
+        let before = self.before.take();
+        let batch = before.map_or(BATCH, |_| u64::MAX);
+        let mut taken = FollowedRequests::default();
+        for (lane, cursors) in self.history.lanes.iter().zip(&mut self.cursors) {
+            let lane = lane.lock();
+            for (index, ring) in lane.rings(&self.query) {
+                let (stored, cursor) = (ring.numbers(), &mut cursors[index]);
+                if *cursor < stored.start {
+                    taken.missed += stored.start - *cursor;
+                    *cursor = stored.start;
+                }
+                let end = stored.end.min(cursor.saturating_add(batch));
+                for number in *cursor..end {
+                    let request = ring.get(number);
+                    if micros(request.fixed.ended) > self.after && self.query.matches(&request) {
+                        taken.lines.push(HistoryLine::of(&request));
+                    }
+                }
+                *cursor = end;
+            }
+        }
+        HistoryLine::sort(&mut taken.lines, before.unwrap_or(usize::MAX));
+        if before.is_some() {
+            // Only those that were there at the beginning may be known.
+            self.after = 0;
+        }
+        taken
+    }
+}

@@ -1,0 +1,236 @@
+//! Selection of requests: the query of `/v1/requests`, and the options of `edgeway logs`.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Deserializer, de};
+
+use super::Kind;
+use crate::{
+    base::{
+        net::{Cidr, CidrSet},
+        units::Span,
+    },
+    filters::access_log::{LoggedRequest, Text},
+};
+
+/// Number of requests that are listed if the query has no `n`.
+const USUAL: usize = 100;
+/// Maximum number of requests to list.
+const MOST: usize = 10_000;
+
+/// Conditions that a listed request meets, all of them, and how many to list.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RequestQuery {
+    n: Option<usize>,
+    /// Only requests with a status of 500 or more.
+    errors: bool,
+    #[serde(deserialize_with = "parsed")]
+    status: Option<Statuses>,
+    #[serde(deserialize_with = "network")]
+    client: Option<CidrSet>,
+    /// Minimum duration.
+    #[serde(deserialize_with = "parsed")]
+    slower: Option<Span>,
+    method: Option<String>,
+    host: Option<String>,
+    /// Beginning of the path.
+    path: Option<String>,
+    /// Name of the route; `-` for requests that no route took.
+    route: Option<String>,
+    upstream: Option<String>,
+    backend: Option<String>,
+    reason: Option<String>,
+    limit: Option<String>,
+    cache: Option<String>,
+    user: Option<String>,
+    id: Option<String>,
+}
+
+/// Statuses and classes of statuses: `404`, `5xx`, `404,5xx`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Statuses(Vec<(u16, u16)>);
+
+/// Error of a status that is none.
+#[derive(Debug, thiserror::Error)]
+#[error("invalid status `{0}`: write one such as `404`, a class such as `5xx`, or `404,5xx`")]
+pub(crate) struct StatusesError(String);
+
+impl FromStr for Statuses {
+    type Err = StatusesError;
+
+    fn from_str(text: &str) -> Result<Self, StatusesError> {
+        let one = |word: &str| {
+            let class = word
+                .strip_suffix("xx")
+                .or_else(|| word.strip_suffix("XX"))
+                .filter(|class| class.len() == 1)
+                .and_then(|class| class.parse::<u16>().ok());
+            let span = match class {
+                Some(class) => (class * 100, class * 100 + 99),
+                None => word.parse().map(|status| (status, status)).ok()?,
+            };
+            (100..600).contains(&span.0).then_some(span)
+        };
+        let spans: Option<Vec<_>> = text.split(',').map(|word| one(word.trim())).collect();
+        spans
+            .map(Self)
+            .ok_or_else(|| StatusesError(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Statuses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (first, last)) in self.0.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            if first == last {
+                write!(f, "{comma}{first}")?;
+            } else {
+                write!(f, "{comma}{}xx", first / 100)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Statuses {
+    fn contains(&self, status: u16) -> bool {
+        self.0
+            .iter()
+            .any(|(first, last)| (*first..=*last).contains(&status))
+    }
+}
+
+fn parsed<'de, D, T>(d: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: fmt::Display>,
+{
+    let text = String::deserialize(d)?;
+    text.parse().map(Some).map_err(de::Error::custom)
+}
+
+fn network<'de, D: Deserializer<'de>>(d: D) -> Result<Option<CidrSet>, D::Error> {
+    let text = String::deserialize(d)?;
+    let networks: Result<CidrSet, _> = text
+        .split(',')
+        .map(|one| one.trim().parse::<Cidr>())
+        .collect();
+    networks.map(Some).map_err(de::Error::custom)
+}
+
+impl RequestQuery {
+    /// Returns how many requests to list.
+    pub(crate) fn number(&self) -> usize {
+        self.n.unwrap_or(USUAL).min(MOST)
+    }
+
+    /// Returns how many requests that are over come before those that follow.
+    pub(crate) fn number_before(&self) -> usize {
+        self.n.unwrap_or(0).min(MOST)
+    }
+
+    /// Returns true if some request of this kind may match.
+    pub(super) fn may_match(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Failed => true,
+            Kind::WithReason => !self.errors,
+            Kind::Plain => !self.errors && self.reason.is_none(),
+        }
+    }
+
+    pub(super) fn matches(&self, request: &LoggedRequest<'_>) -> bool {
+        let fixed = &request.fixed;
+        let is_text = |wanted: &Option<String>, text: Text| {
+            wanted
+                .as_ref()
+                .is_none_or(|wanted| request.text(text) == Some(wanted.as_bytes()))
+        };
+        let is_word = |wanted: &Option<String>, word: Option<&str>| {
+            wanted
+                .as_ref()
+                .is_none_or(|wanted| word.is_some_and(|word| word.eq_ignore_ascii_case(wanted)))
+        };
+        (!self.errors || fixed.status >= 500)
+            && self
+                .status
+                .as_ref()
+                .is_none_or(|statuses| statuses.contains(fixed.status))
+            && self
+                .client
+                .as_ref()
+                .is_none_or(|networks| networks.contains(fixed.client))
+            && self.slower.is_none_or(|least| fixed.total >= least.0)
+            && is_word(&self.reason, fixed.reason)
+            && is_word(&self.cache, fixed.cache.map(|cache| cache.name()))
+            && self.matches_route(request)
+            && is_text(&self.upstream, Text::Upstream)
+            && is_text(&self.backend, Text::Backend)
+            && is_text(&self.limit, Text::Limit)
+            && is_text(&self.user, Text::User)
+            && is_text(&self.id, Text::Id)
+            && self.method.as_ref().is_none_or(|method| {
+                request
+                    .plain(Text::Method)
+                    .eq_ignore_ascii_case(method.as_bytes())
+            })
+            && self
+                .path
+                .as_ref()
+                .is_none_or(|path| request.plain(Text::Path).starts_with(path.as_bytes()))
+            && self.matches_host(request)
+    }
+
+    fn matches_route(&self, request: &LoggedRequest<'_>) -> bool {
+        match self.route.as_deref() {
+            None => true,
+            Some("-") => request.text(Text::Route).is_none(),
+            Some(name) => request.text(Text::Route) == Some(name.as_bytes()),
+        }
+    }
+
+    /// Compares the host, with its port or without.
+    fn matches_host(&self, request: &LoggedRequest<'_>) -> bool {
+        let Some(wanted) = &self.host else {
+            return true;
+        };
+        let host = request.plain(Text::Host);
+        let end = host.iter().rposition(|b| *b == b':');
+        let name = &host[..end.unwrap_or(host.len())];
+        [host, name]
+            .iter()
+            .any(|host| host.eq_ignore_ascii_case(wanted.as_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_numbers_and_classes() {
+        for (text, inside, outside) in [
+            ("404", &[404][..], &[403, 405, 400][..]),
+            ("5xx", &[500, 599], &[499, 404]),
+            ("404, 5XX", &[404, 503], &[403]),
+        ] {
+            let statuses: Statuses = text.parse().unwrap();
+            assert!(
+                inside.iter().all(|status| statuses.contains(*status)),
+                "{text}"
+            );
+            assert!(
+                !outside.iter().any(|status| statuses.contains(*status)),
+                "{text}"
+            );
+            let printed = statuses.to_string();
+            assert_eq!(printed.parse::<Statuses>().unwrap(), statuses, "{printed}");
+        }
+        for text in [
+            "", "x", "5x", "600", "6xx", "0xx", "99", "404,", "55xx", "+xx",
+        ] {
+            let error = text.parse::<Statuses>().unwrap_err().to_string();
+            assert!(error.contains("such as `404`"), "{error}");
+        }
+    }
+}

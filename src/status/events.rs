@@ -1,0 +1,160 @@
+//! Streams of server-sent events from a running gateway, for the command line.
+
+use std::{io, ops::ControlFlow};
+
+use http::{HeaderValue, Method, StatusCode, header};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::client::{Client, ClientError, MAX_RESPONSE_LEN, Target, failed, read, request};
+use crate::base::fetch::exchange_in_pieces;
+
+/// An event of a stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ServerEvent {
+    /// Name of the event; empty for a plain one.
+    pub(crate) name: String,
+    pub(crate) id: Option<String>,
+    pub(crate) data: String,
+}
+
+impl Client {
+    /// Sends `GET path` for a stream of events, and passes each event to `take` until that returns
+    /// `Break`, or the gateway ends the stream. `last` is the id of the last event that is known.
+    ///
+    /// # Errors
+    ///
+    /// Same as [`Self::get`], and if the connection breaks.
+    pub(crate) async fn follow(
+        &self,
+        path: &str,
+        last: Option<&str>,
+        mut take: impl FnMut(ServerEvent) -> ControlFlow<()>,
+    ) -> Result<(), ClientError> {
+        let mut token = self.token.as_ref();
+        let mut targets = self.targets.iter().peekable();
+        while let Some(target) = targets.next() {
+            let mut question = request(target, token, &Method::GET, path, None);
+            let headers = question.headers_mut();
+            let events = HeaderValue::from_static("text/event-stream");
+            headers.insert(header::ACCEPT, events);
+            if let Some(Ok(last)) = last.map(HeaderValue::from_str) {
+                headers.insert("last-event-id", last);
+            }
+            let mut reader = EventReader::default();
+            let take = |piece: &[u8]| reader.read(piece, &mut take);
+            let connected = |source: io::Error| ClientError::Connect {
+                target: target.clone(),
+                source,
+            };
+            let response = match target {
+                Target::Socket(socket) => match UnixStream::connect(socket).await {
+                    Ok(stream) => {
+                        exchange_in_pieces(stream, question, MAX_RESPONSE_LEN, take).await
+                    }
+                    // A token is not sent to an address in place of a socket: any user of the
+                    // machine may listen there.
+                    Err(_) if targets.peek().is_some() => {
+                        token = None;
+                        continue;
+                    }
+                    Err(error) => return Err(connected(error)),
+                },
+                Target::Address(address) => match TcpStream::connect(address).await {
+                    Ok(stream) => {
+                        exchange_in_pieces(stream, question, MAX_RESPONSE_LEN, take).await
+                    }
+                    Err(_) if targets.peek().is_some() => continue,
+                    Err(error) => return Err(connected(error)),
+                },
+            };
+            let response = response.map_err(|error| failed(target, error))?;
+            return match response.status() {
+                StatusCode::OK => Ok(()),
+                status => read(target, status, response.body()),
+            };
+        }
+        Ok(())
+    }
+}
+
+/// Reads events from the pieces of a body.
+#[derive(Default)]
+struct EventReader {
+    /// Beginning of a line whose end has not arrived.
+    line: Vec<u8>,
+    event: ServerEvent,
+    has_data: bool,
+}
+
+impl EventReader {
+    fn read(
+        &mut self,
+        piece: &[u8],
+        take: &mut impl FnMut(ServerEvent) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        for part in piece.split_inclusive(|b| *b == b'\n') {
+            let Some(end) = part.strip_suffix(b"\n") else {
+                self.line.extend_from_slice(part);
+                continue;
+            };
+            self.line.extend_from_slice(end);
+            let line = std::mem::take(&mut self.line);
+            if !line.is_empty() {
+                self.field(&String::from_utf8_lossy(&line));
+                continue;
+            }
+            let event = std::mem::take(&mut self.event);
+            if std::mem::take(&mut self.has_data) {
+                take(event)?;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Takes a line; comments and fields without a meaning here are left out.
+    fn field(&mut self, line: &str) {
+        let (name, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match name {
+            "event" => value.clone_into(&mut self.event.name),
+            "id" => self.event.id = Some(value.to_owned()),
+            "data" => {
+                if std::mem::replace(&mut self.has_data, true) {
+                    self.event.data.push('\n');
+                }
+                self.event.data.push_str(value);
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_the_same_however_they_are_split() {
+        let text = b"retry: 500\n\nid: 7\ndata: {\"a\":1}\n\n: \n\nevent: missed\ndata: 1\ndata:2\n\ndata: cut";
+        let event = |name: &str, id: Option<&str>, data: &str| ServerEvent {
+            name: name.to_owned(),
+            id: id.map(str::to_owned),
+            data: data.to_owned(),
+        };
+        let expected = [
+            event("", Some("7"), "{\"a\":1}"),
+            event("missed", None, "1\n2"),
+        ];
+        for length in 1..text.len() {
+            let (mut reader, mut found) = (EventReader::default(), Vec::new());
+            for piece in text.chunks(length) {
+                let flow = reader.read(piece, &mut |event| {
+                    found.push(event);
+                    ControlFlow::Continue(())
+                });
+                assert!(flow.is_continue());
+            }
+            assert_eq!(found, expected, "{length}");
+        }
+    }
+}
