@@ -41,8 +41,8 @@ setup: ## check the tools and install missing Debian packages
 	@scripts/setup
 
 .PHONY: setup-tests
-setup-tests: ## as setup, with the requirements of the end-to-end tests: a browser, Redis, openssl, pebble, other gateways, Python
-	@scripts/setup chromium openssl pebble curl python3 python3-venv redis-server nginx haproxy caddy
+setup-tests: ## as setup, with the requirements of the end-to-end tests: a browser, Redis, openssl, pebble, other gateways, Prometheus, Python
+	@scripts/setup chromium openssl pebble curl python3 python3-venv redis-server nginx haproxy caddy prometheus prometheus-alertmanager
 
 .PHONY: setup-drills
 setup-drills: ## as setup, with the requirements of the drills: a load generator, Redis, testssl.sh

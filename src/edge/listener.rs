@@ -215,7 +215,7 @@ impl BoundListener {
                 Err(error) => {
                     if !is_exhausted {
                         is_exhausted = true;
-                        live.http.refuse(CANNOT_ACCEPT);
+                        live.refuse(CANNOT_ACCEPT);
                         warn!(
                             listener = &*shared.name(),
                             reason = CANNOT_ACCEPT,

@@ -195,10 +195,12 @@ where
             }
             Ok(Err(failed)) => {
                 log::debug!(error:% = failed; "no handshake");
+                server.handshake_failed(Some(&failed));
                 refuse(failed.reason());
                 None
             }
             Err(_) => {
+                server.handshake_failed(None);
                 refuse("tls_timeout");
                 None
             }

@@ -213,7 +213,7 @@ impl Compiler<'_> {
             }),
             fallback,
             work: std::mem::take(&mut self.work),
-            fallback_metrics: RouteMetrics::new(&self.world.metrics, &none),
+            fallback_metrics: RouteMetrics::new(&self.world.metrics, &self.world.clock, &none),
         })
     }
 
@@ -389,7 +389,7 @@ impl Compiler<'_> {
             guards,
             action,
             upstream,
-            metrics: RouteMetrics::new(&self.world.metrics, &name),
+            metrics: RouteMetrics::new(&self.world.metrics, &self.world.clock, &name),
             cache,
             websocket_hint: Once::new(),
             name,

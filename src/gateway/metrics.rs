@@ -12,7 +12,8 @@ use http::Method;
 use super::Gateway;
 use crate::{
     base::{
-        metrics::{Histogram, IntCounter, IntGauge, Metrics, Series},
+        clock::Clock,
+        metrics::{Histogram, IntCounter, IntGauge, Metrics, SECONDS, Series, TracedHistogram},
         redis::Redis,
     },
     config::model::File,
@@ -73,6 +74,12 @@ impl Gateway {
         if Redis::has_family(series.family) {
             return self.redis.is_some();
         }
+        if let Some(upstream) = series
+            .get(UPSTREAM)
+            .and_then(|name| self.upstreams.get(name))
+        {
+            return upstream.has_series(series);
+        }
         let Some(listener) = series.get(LISTENER) else {
             return Acme::has_series(self.acme.as_deref(), series);
         };
@@ -86,6 +93,18 @@ const METHODS: [&str; 9] = [
     "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "other",
 ];
 
+/// Row of the statuses that HTTP does not define (RFC 9110, 15): they count as `other`.
+const OTHER_STATUS: usize = 600;
+const STATUSES: usize = OTHER_STATUS + 1;
+
+fn status_label(status: u16) -> String {
+    if usize::from(status) < OTHER_STATUS {
+        status.to_string()
+    } else {
+        "other".to_owned()
+    }
+}
+
 /// Counters of one status.
 type ByMethod = Box<[OnceLock<IntCounter>; METHODS.len()]>;
 
@@ -93,11 +112,14 @@ type ByMethod = Box<[OnceLock<IntCounter>; METHODS.len()]>;
 pub struct RouteMetrics {
     metrics: Metrics,
     route: Arc<str>,
-    /// Counters by status below 600, then by method. Each is created when first counted, because
-    /// most of the five thousand pairs never are.
+    /// Counters by status below 600, then of all others, by method. Each is created when first
+    /// counted, because most of the five thousand pairs never are.
     requests: Box<[OnceLock<ByMethod>]>,
-    pub seconds: Histogram,
+    pub seconds: TracedHistogram,
     pub first_byte: Histogram,
+    received: IntCounter,
+    sent: IntCounter,
+    refused: ArcSwap<HashMap<&'static str, IntCounter>>,
     /// Counters of responses from files, by [`FilePart::LABELS`].
     files: [OnceLock<IntCounter>; FilePart::LABELS.len()],
 }
@@ -119,14 +141,28 @@ impl FilePart {
 }
 
 impl RouteMetrics {
-    pub fn new(metrics: &Metrics, route: &Arc<str>) -> Self {
+    pub fn new(metrics: &Metrics, clock: &Clock, route: &Arc<str>) -> Self {
         let labels = [("route", &**route)];
+        let bytes = |direction| {
+            metrics.counter(
+                "edgeway_http_bytes_total",
+                "Bytes of bodies `received` from clients and `sent` to them, counted at the end of a request.",
+                &[("route", route), ("direction", direction)],
+            )
+        };
         Self {
-            requests: std::iter::repeat_with(OnceLock::new).take(600).collect(),
-            seconds: metrics.histogram(
+            requests: std::iter::repeat_with(OnceLock::new)
+                .take(STATUSES)
+                .collect(),
+            received: bytes("received"),
+            sent: bytes("sent"),
+            refused: ArcSwap::default(),
+            seconds: metrics.traced_histogram(
                 "edgeway_http_request_duration_seconds",
                 "Time from the request headers to the last byte of the response.",
                 &labels,
+                SECONDS,
+                clock,
             ),
             first_byte: metrics.histogram(
                 "edgeway_http_first_byte_seconds",
@@ -152,6 +188,35 @@ impl RouteMetrics {
         counter.inc();
     }
 
+    /// Counts the bytes of a finished request's bodies.
+    pub fn count_bytes(&self, received: u64, sent: u64) {
+        if received > 0 {
+            self.received.inc_by(received);
+        }
+        if sent > 0 {
+            self.sent.inc_by(sent);
+        }
+    }
+
+    /// Counts a request that was refused or failed, by its reason word.
+    pub fn refuse(&self, reason: &'static str) {
+        if let Some(counter) = self.refused.load().get(reason) {
+            counter.inc();
+            return;
+        }
+        let counter = self.metrics.counter(
+            "edgeway_refused_total",
+            "Requests and connections refused or failed, by route and reason.",
+            &[("route", &self.route), ("reason", reason)],
+        );
+        counter.inc();
+        self.refused.rcu(|known| {
+            let mut known = HashMap::clone(known);
+            known.insert(reason, counter.clone());
+            known
+        });
+    }
+
     /// Counts one finished request.
     pub fn count(&self, method: &Method, status: u16) {
         let method = match *method {
@@ -165,10 +230,10 @@ impl RouteMetrics {
             Method::TRACE => 7,
             _ => 8,
         };
-        let Some(row) = self.requests.get(usize::from(status)) else {
-            return;
-        };
-        let row = row.get_or_init(|| Box::new([const { OnceLock::new() }; METHODS.len()]));
+        // A backend may send any number of three digits.
+        let row = usize::from(status).min(OTHER_STATUS);
+        let row =
+            self.requests[row].get_or_init(|| Box::new([const { OnceLock::new() }; METHODS.len()]));
         row[method]
             .get_or_init(|| {
                 self.metrics.counter(
@@ -177,7 +242,7 @@ impl RouteMetrics {
                     &[
                         ("route", &self.route),
                         ("method", METHODS[method]),
-                        ("status", &status.to_string()),
+                        ("status", &status_label(status)),
                     ],
                 )
             })
@@ -187,43 +252,20 @@ impl RouteMetrics {
 
 /// Request metrics of the process.
 pub struct HttpMetrics {
-    metrics: Metrics,
     pub in_flight: IntGauge,
     pub shortcuts_missed: IntCounter,
-    refused: ArcSwap<HashMap<&'static str, IntCounter>>,
 }
 
 impl HttpMetrics {
     pub fn new(metrics: &Metrics) -> Self {
         Self {
-            metrics: metrics.clone(),
             in_flight: metrics.gauge("edgeway_http_in_flight", "Requests in flight.", &[]),
             shortcuts_missed: metrics.counter(
                 "edgeway_http_fast_path_misses_total",
                 "HTTP/1 requests that attempted the fast path in vain: similar ones had needed no backend.",
                 &[],
             ),
-            refused: ArcSwap::default(),
         }
-    }
-
-    /// Counts a request that was refused or failed, by its reason word.
-    pub fn refuse(&self, reason: &'static str) {
-        if let Some(counter) = self.refused.load().get(reason) {
-            counter.inc();
-            return;
-        }
-        let counter = self.metrics.counter(
-            "edgeway_refused_total",
-            "Requests refused or failed, by reason.",
-            &[("reason", reason)],
-        );
-        counter.inc();
-        self.refused.rcu(|known| {
-            let mut known = HashMap::clone(known);
-            known.insert(reason, counter.clone());
-            known
-        });
     }
 }
 
@@ -297,7 +339,7 @@ mod tests {
     #[test]
     fn unregistered_methods_are_counted_as_other() {
         let metrics = Metrics::default();
-        let route = RouteMetrics::new(&metrics, &"r".into());
+        let route = RouteMetrics::new(&metrics, &Clock::default(), &"r".into());
         route.count(&Method::GET, 200);
         route.count(&Method::GET, 200);
         route.count(&Method::from_bytes(b"BREW").unwrap(), 405);
@@ -318,16 +360,38 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_is_counted_from_its_first_time() {
+    fn a_reason_is_counted_by_route_from_its_first_time() {
         let metrics = Metrics::default();
-        let http = HttpMetrics::new(&metrics);
-        for _ in 0..3 {
-            http.refuse("body_limit");
+        for name in ["r", "s"] {
+            let route = RouteMetrics::new(&metrics, &Clock::default(), &name.into());
+            for _ in 0..3 {
+                route.refuse("body_limit");
+            }
         }
         let text = String::from_utf8(metrics.text()).unwrap();
-        assert!(
-            text.contains("edgeway_refused_total{reason=\"body_limit\"} 3"),
-            "{text}"
-        );
+        for name in ["r", "s"] {
+            let line = format!("edgeway_refused_total{{reason=\"body_limit\",route=\"{name}\"}} 3");
+            assert!(text.contains(&line), "{text}");
+        }
+    }
+
+    #[test]
+    fn statuses_that_http_does_not_define_are_counted_as_other() {
+        let metrics = Metrics::default();
+        let route = RouteMetrics::new(&metrics, &Clock::default(), &"r".into());
+        for status in [599, 600, 799, 999] {
+            route.count(&Method::GET, status);
+        }
+        route.count_bytes(3, 0);
+        route.count_bytes(4, 70);
+        let text = String::from_utf8(metrics.text()).unwrap();
+        for line in [
+            "edgeway_http_requests_total{method=\"GET\",route=\"r\",status=\"599\"} 1",
+            "edgeway_http_requests_total{method=\"GET\",route=\"r\",status=\"other\"} 3",
+            "edgeway_http_bytes_total{direction=\"received\",route=\"r\"} 7",
+            "edgeway_http_bytes_total{direction=\"sent\",route=\"r\"} 70",
+        ] {
+            assert!(text.contains(line), "{line}: {text}");
+        }
     }
 }

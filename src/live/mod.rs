@@ -1,6 +1,7 @@
 //! The gateway that serves, swapped as a whole.
 
 pub(crate) mod audit;
+mod event_loop;
 pub(crate) mod history;
 pub(crate) mod reload;
 pub(crate) mod supervisor;
@@ -15,9 +16,12 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use self::{audit::LineBound, history::RequestHistory, traffic::Traffic};
+use self::{audit::LineBound, event_loop::EventLoops, history::RequestHistory, traffic::Traffic};
 use crate::{
-    base::{metrics::IntGauge, tasks::Tasks},
+    base::{
+        metrics::{IntGauge, Metrics},
+        tasks::Tasks,
+    },
     connection::{admission::ConnectionTotal, fast_path::RecentRequests, registry::Connections},
     gateway::{Gateway, World, metrics::HttpMetrics},
 };
@@ -38,6 +42,7 @@ pub struct Live {
     pub connections: Connections,
     pub total: Arc<ConnectionTotal>,
     pub http: HttpMetrics,
+    pub(crate) process: ProcessMetrics,
     /// Requests that were recently served without the proxy, or could have been.
     pub lately: RecentRequests,
     /// Requests that ended, for operators who look.
@@ -78,6 +83,30 @@ pub(crate) enum SwitchReason {
     Read,
     /// The configuration was read before, and another profile is switched on.
     Switched,
+}
+
+/// Metrics of this process beside those of its requests.
+pub(crate) struct ProcessMetrics {
+    pub(crate) ready: IntGauge,
+    /// Predecessors that still finish requests.
+    pub(crate) predecessors: IntGauge,
+    event_loops: EventLoops,
+}
+
+impl ProcessMetrics {
+    fn new(metrics: &Metrics) -> Self {
+        // CPU time, memory and descriptors.
+        metrics.serve_process();
+        Self {
+            ready: metrics.gauge("edgeway_ready", "1 while `/readyz` reports ready.", &[]),
+            predecessors: metrics.gauge(
+                "edgeway_predecessors",
+                "Processes before this one that still finish requests after an upgrade.",
+                &[],
+            ),
+            event_loops: EventLoops::new(metrics),
+        }
+    }
 }
 
 /// Metrics of configurations.
@@ -149,6 +178,7 @@ impl Live {
             connections: Connections::new(world.clock.clone()),
             total: Arc::default(),
             http: HttpMetrics::new(&world.metrics),
+            process: ProcessMetrics::new(&world.metrics),
             lately: RecentRequests::default(),
             history: Arc::default(),
             background: Tasks::default(),
@@ -161,6 +191,11 @@ impl Live {
     /// The current gateway. A request keeps it up to its log line.
     pub fn gateway(&self) -> Arc<Gateway> {
         self.gateway.load_full()
+    }
+
+    /// Counts a connection, or a request without a route, that was refused or failed.
+    pub fn refuse(&self, reason: &'static str) {
+        self.gateway.load().fallback_metrics.refuse(reason);
     }
 
     /// Replaces the gateway from the next request on. Returns the number of the configuration.

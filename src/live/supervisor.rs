@@ -20,6 +20,9 @@ impl Supervisor {
         let process = Tasks::default();
         process.spawn("deadlines", live.connections.clone().supervise());
         process.spawn("traffic", live.traffic.clone().supervise());
+        let event_loops = live.process.event_loops.clone();
+        let workers = live.world.workers.clone();
+        process.spawn("event loops", event_loops.watch(workers));
         Self {
             process,
             gateway: Mutex::new(work_of(&live.gateway())),

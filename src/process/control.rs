@@ -2,7 +2,10 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -59,6 +62,8 @@ pub(super) struct Control {
     /// The sources that were read last, whether they were accepted or not.
     sources: watch::Sender<Arc<Sources>>,
     pub(super) stopping: watch::Sender<bool>,
+    /// Set once all listeners of the first configuration are open.
+    started: AtomicBool,
 }
 
 /// Why the process cannot begin to serve.
@@ -98,6 +103,7 @@ impl Control {
             turn: tokio::sync::Mutex::new(file),
             sources: watch::Sender::new(Arc::new(sources)),
             stopping: watch::Sender::new(false),
+            started: AtomicBool::new(false),
         })
     }
 
@@ -108,6 +114,7 @@ impl Control {
         let settle = || drop(self.live.world.zones.settle());
         let prepared = self.prepare(&gateway, inherit)?;
         self.apply(&gateway, prepared, settle).await;
+        self.started.store(true, Ordering::Relaxed);
         Ok(())
     }
 
@@ -149,6 +156,11 @@ impl Control {
             actions: Arc::new(Operator::new(self)),
             tasks: self.tasks().clone(),
         }
+    }
+
+    /// Returns true once all listeners are open.
+    pub(super) fn is_started(&self) -> bool {
+        self.started.load(Ordering::Relaxed)
     }
 
     /// Returns true if the gateway is stopping.

@@ -9,7 +9,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 
 use super::{bans, control::Control, plugins, purges, totals};
 use crate::{
-    base::redis::Redis,
+    base::{metrics::Exposition, redis::Redis},
     connection::listener::ListenerMetrics,
     edge::listeners::ListenerInfo,
     gateway::{
@@ -18,8 +18,8 @@ use crate::{
     },
     live::{Live, history::RequestHistory},
     status::snapshot::{
-        BanStatus, BansStatus, CertificateStatus, ConfigStatus, ListenerStatus, ProcessStatus,
-        RedisStatus, RouteStatus, Snapshot, Source, State,
+        BanStatus, BansStatus, CertificateStatus, ConfigStatus, ListenerStatus, NotReady,
+        ProcessStatus, RedisStatus, RouteStatus, Snapshot, Source, State,
     },
 };
 
@@ -59,6 +59,7 @@ impl Source for RunningState {
         let gateway = live.gateway();
         let loaded = live.loaded();
         let not_ready = self.ready().err().unwrap_or_default();
+        let not_ready = not_ready.iter().map(ToString::to_string).collect();
         let mut upstreams: Vec<_> = gateway.upstreams.values().collect();
         upstreams.sort_by(|a, b| a.name.cmp(&b.name));
         let (active, struck) = gateway.bans.counts();
@@ -71,8 +72,10 @@ impl Source for RunningState {
             uptime_seconds: self.uptime().as_secs(),
             state: if self.control.is_stopping() {
                 State::Draining
-            } else {
+            } else if self.control.is_started() {
                 State::Serving
+            } else {
+                State::Starting
             },
             not_ready,
             process: ProcessStatus {
@@ -150,13 +153,32 @@ impl Source for RunningState {
     }
 
     /// Not ready while draining, so that outer balancers choose another gateway. An upstream
-    /// without a healthy backend is no reason, because others may be healthy and panic mode still
-    /// sends requests.
-    fn ready(&self) -> Result<(), Vec<String>> {
+    /// without a healthy backend is a reason only if it is `required`: the gateway still serves the
+    /// others and what is stored, and the gateways beside it usually have the same backends, so a
+    /// balancer would have none left.
+    fn ready(&self) -> Result<(), Vec<NotReady>> {
         if self.control.is_stopping() {
-            return Err(vec!["draining".to_owned()]);
+            return Err(vec![NotReady::Draining]);
         }
-        Ok(())
+        if !self.control.is_started() {
+            return Err(vec![NotReady::Starting]);
+        }
+        let gateway = self.live().gateway();
+        let down = gateway.upstreams.values();
+        let down = down.filter(|upstream| upstream.is_required && !upstream.is_ready());
+        let mut names: Vec<String> = down.map(|upstream| upstream.name.to_string()).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        names.sort_unstable();
+        Err(names.into_iter().map(NotReady::Upstream).collect())
+    }
+
+    fn upstream_ready(&self, upstream: &str) -> Option<bool> {
+        let gateway = self.live().gateway();
+        let upstream = gateway.upstreams.get(upstream)?;
+        let is_serving = self.control.is_started() && !self.control.is_stopping();
+        Some(is_serving && upstream.is_ready())
     }
 
     fn bans(&self) -> Vec<BanStatus> {
@@ -172,14 +194,19 @@ impl Source for RunningState {
         Arc::clone(&self.live().history)
     }
 
-    fn metrics_text(&self) -> Vec<u8> {
+    fn metrics(&self, format: Exposition) -> Vec<u8> {
+        let own = &self.live().process;
+        own.ready.set(self.ready().is_ok().into());
+        let draining = self.control.line.predecessors.list().len();
+        own.predecessors
+            .set(i64::try_from(draining).unwrap_or(i64::MAX));
         for upstream in self.live().gateway().upstreams.values() {
             upstream.publish();
         }
         // Expired bans are removed from the gauge.
         self.live().gateway().bans.counts();
         self.live().connections.publish();
-        self.live().world.metrics.text()
+        self.live().world.metrics.exposition(format)
     }
 }
 

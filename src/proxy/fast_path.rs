@@ -361,7 +361,7 @@ mod tests {
         let page = String::from_utf8(metrics.text()).unwrap();
         for line in [
             "edgeway_http_requests_total{method=\"GET\",route=\"(none)\",status=\"500\"} 1",
-            "edgeway_refused_total{reason=\"internal\"} 1",
+            "edgeway_refused_total{reason=\"internal\",route=\"(none)\"} 1",
             "edgeway_http_in_flight 0",
         ] {
             assert!(page.lines().any(|own| own == line), "{line}:\n{page}");

@@ -177,10 +177,13 @@ impl ProxyHttp for Proxy {
     fn upstream_response_body_filter(
         &self,
         session: &mut Session,
-        _body: &mut Option<Bytes>,
+        body: &mut Option<Bytes>,
         end_of_stream: bool,
         ctx: &mut Box<Context>,
     ) -> Result<Option<Duration>> {
+        if let (Some(body), Some(upstream)) = (body, &ctx.upstream) {
+            upstream.count_received(body.len());
+        }
         cache::received_body(session, end_of_stream, ctx)?;
         Ok(None)
     }

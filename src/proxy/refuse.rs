@@ -91,9 +91,9 @@ impl Refuser {
     /// Logs and counts a request that ended here.
     fn log(&self, gateway: &Gateway, request: &RequestHeader, facts: &mut RequestFacts) {
         facts.total = self.live.world.clock.now() - facts.started;
-        gateway
-            .fallback_metrics
-            .count(&request.method, facts.status);
+        let metrics = &gateway.fallback_metrics;
+        metrics.count(&request.method, facts.status);
+        metrics.count_bytes(facts.bytes_received, facts.bytes_sent);
         facts.ended = self.live.world.clock.wall();
         let ex = Exchange {
             head: request,
@@ -122,7 +122,7 @@ impl Refuser {
 #[async_trait]
 impl Refuse for Refuser {
     async fn refuse(&self, connection: &Connection, refusal: &Refusal) -> Vec<u8> {
-        self.live.http.refuse(refusal.reason);
+        self.live.refuse(refusal.reason);
         match self.response(connection, refusal).await {
             Ok(response) => response,
             Err(error) => {
@@ -133,7 +133,7 @@ impl Refuse for Refuser {
     }
 
     fn ended(&self, connection: &Connection, reason: &'static str) {
-        self.live.http.refuse(reason);
+        self.live.refuse(reason);
         // Slow or idle clients are normal; a flood is deliberate.
         let level = if reason.starts_with("h2_") {
             log::Level::Warn
@@ -150,7 +150,7 @@ impl Refuse for Refuser {
     }
 
     fn stream_refused(&self, connection: &Connection, reason: &'static str) {
-        self.live.http.refuse(reason);
+        self.live.refuse(reason);
         log::debug!(
             listener = &*connection.listener.name,
             client:% = connection.peer,
@@ -167,7 +167,7 @@ impl Refuse for Refuser {
     }
 
     fn turned_away(&self, listener: &str, peer: Option<SocketAddr>, reason: &'static str) {
-        self.live.http.refuse(reason);
+        self.live.refuse(reason);
         let client = peer.map(|peer| peer.ip().to_string()).unwrap_or_default();
         // The ban was already logged, and a banned client is expected to come again.
         let level = if reason == BANNED {

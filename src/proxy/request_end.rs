@@ -10,7 +10,9 @@ use super::{
     error::Failure,
     guard, reply, upstream,
 };
-use crate::{chain::Exchange, filters::access_log::LoggedRequest, live::Live};
+use crate::{
+    base::metrics::TraceId, chain::Exchange, filters::access_log::LoggedRequest, live::Live,
+};
 
 /// Sends a reply in place of the response that a backend failed to deliver.
 pub(super) async fn failed(
@@ -184,6 +186,7 @@ pub(super) fn log(live: &Live, passed: &TransferResults<'_>, ctx: &mut Context) 
         route,
         facts,
         connection,
+        upstream,
         ..
     } = ctx;
     facts.bytes_sent = passed.sent;
@@ -199,15 +202,22 @@ pub(super) fn log(live: &Live, passed: &TransferResults<'_>, ctx: &mut Context) 
     let metrics = context::metrics(gateway, *route);
     let request = passed.request;
     metrics.count(&request.method, facts.status);
-    metrics.seconds.observe(facts.total.as_secs_f64());
+    metrics.count_bytes(facts.bytes_received, facts.bytes_sent);
+    let seconds = facts.total.as_secs_f64();
+    metrics.seconds.observe(seconds, now, || trace(request));
     if let Some(first_byte) = facts.first_byte {
         metrics.first_byte.observe(first_byte.as_secs_f64());
     }
     if let Some(reason) = facts.reason {
-        live.http.refuse(reason);
+        metrics.refuse(reason);
     }
     if let Some(noted) = &facts.noted {
         live.note(noted, facts);
+    }
+    if let Some(upstream) = upstream
+        && facts.status < 400
+    {
+        upstream.observe_session(&request.headers);
     }
     guard::over(live, gateway, facts, connection.as_deref());
     facts.ended = live.world.clock.wall();
@@ -218,6 +228,13 @@ pub(super) fn log(live: &Live, passed: &TransferResults<'_>, ctx: &mut Context) 
     let redact = context::redactor(gateway, *route);
     live.history.push(&LoggedRequest::of(&ex), redact);
     context::chain(gateway, *route).on_log(&ex);
+}
+
+/// Returns the trace that the client began.
+#[cold]
+fn trace(request: &RequestHeader) -> Option<TraceId> {
+    let context = request.headers.get("traceparent")?;
+    TraceId::of_traceparent(context.as_bytes())
 }
 
 #[cfg(test)]

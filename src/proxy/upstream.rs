@@ -158,6 +158,9 @@ pub(super) fn sent_body(body: Option<&Bytes>, is_end: bool, ctx: &mut Context) {
     let Some(body) = body.filter(|body| !body.is_empty()) else {
         return;
     };
+    if let Some(upstream) = &ctx.upstream {
+        upstream.count_sent(body.len());
+    }
     if is_h2(ctx) {
         return;
     }
@@ -225,6 +228,7 @@ pub(super) fn on_origin_response(
         return fail(ctx, Failure::Overload);
     }
     ctx.responded_at = Some(now);
+    upstream.observe_server_timing(&response.headers);
     if let (Some(watch), StreamKind::Grpc) = (&ctx.watch, seen.streams) {
         // Both sides send whenever they have a message.
         watch.body.over();

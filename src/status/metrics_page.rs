@@ -9,10 +9,13 @@ pub fn markdown(metrics: &Metrics) -> String {
     let mut out = String::from(
         "# Metrics\n\n\
          <!-- Generated from the code by `make metrics-page`. -->\n\n\
-         `GET /metrics` on the admin listener returns them in Prometheus' text format 0.0.4.\n\
+         `GET /metrics` on the admin listener returns them in Prometheus' text format 0.0.4, or as \
+         OpenMetrics with exemplars.\n\
          Label values come from the configuration or from a fixed list, never from a client: \
-         an unknown method counts as `other`.\n\
-         A series appears when it is first counted.\n\n\
+         an unknown method, and a status that HTTP does not define, count as `other`.\n\
+         A series appears when it is first counted, and ends with the route, upstream, backend or \
+         listener of its labels.\n\
+         [Monitoring](guides/monitoring.md) has a dashboard and alerts that use them.\n\n\
          | metric | type | labels | meaning |\n|---|---|---|---|\n",
     );
     for family in metrics.families() {

@@ -3,13 +3,14 @@
 //! JSON, page and terminal table all use this type. It contains nothing secret: names, addresses
 //! and counts, never header values, keys or the text of the configuration.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 pub(crate) use crate::upstreams::{BackendStatus, Scale, UpstreamStatus, UpstreamTraffic};
 
 use crate::{
+    base::metrics::Exposition,
     gateway::explain::{ExplainError, ExplainRequest, Explanation},
     live::history::RequestHistory,
 };
@@ -33,14 +34,53 @@ pub(crate) trait Source: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// The reasons against it, each one sentence.
-    fn ready(&self) -> Result<(), Vec<String>>;
+    /// The reasons against it.
+    fn ready(&self) -> Result<(), Vec<NotReady>>;
 
     /// The requests that ended last.
     fn history(&self) -> Arc<RequestHistory>;
 
-    /// All metrics in Prometheus' text format 0.0.4.
-    fn metrics_text(&self) -> Vec<u8>;
+    /// Checks that requests for an upstream should be sent here; `None` if there is none of this
+    /// name.
+    fn upstream_ready(&self, upstream: &str) -> Option<bool>;
+
+    /// All metrics in a text format. Called on a thread that may block.
+    fn metrics(&self, format: Exposition) -> Vec<u8>;
+}
+
+/// Reason why new requests should be sent elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NotReady {
+    /// Not all listeners are open yet.
+    Starting,
+    Draining,
+    /// No backend of this required upstream is in rotation.
+    Upstream(String),
+}
+
+impl NotReady {
+    /// Text for clients of `/readyz`, which may be anybody: without names.
+    pub(crate) fn public(&self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Draining => "draining",
+            Self::Upstream(_) => "no backend of a required upstream is in rotation",
+        }
+    }
+}
+
+impl fmt::Display for NotReady {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Starting | Self::Draining => f.write_str(self.public()),
+            Self::Upstream(name) => {
+                write!(
+                    f,
+                    "no backend of the required upstream `{name}` is in rotation"
+                )
+            }
+        }
+    }
 }
 
 /// Response of `/readyz`.

@@ -1,12 +1,6 @@
 //! `edgeway doctor`: finds what is wrong around a gateway, and nothing where all is well.
 
-use std::{
-    fs,
-    net::TcpListener,
-    path::Path,
-    process::Command,
-    time::Duration,
-};
+use std::{fs, net::TcpListener, path::Path, process::Command, time::Duration};
 
 use serde_json::Value;
 use tokio::time::Instant;

@@ -31,8 +31,9 @@ fn everything() -> World {
         for route in &gateway.routes {
             route.metrics.count(&http::Method::GET, 200);
             route.metrics.count_file(FilePart::Plain);
+            route.metrics.refuse("body_limit");
         }
-        Live::new(gateway, world.clone()).http.refuse("body_limit");
+        Live::new(gateway, world.clone());
     }
     RejectionReason::counters(&world.metrics);
     Upgrades::default().publish(&world.metrics);

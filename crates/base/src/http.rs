@@ -100,6 +100,18 @@ impl<'a> Iterator for ListItems<'a> {
     }
 }
 
+/// Splits a member of a list at its semicolons outside of quoted strings: its name, then its
+/// parameters.
+pub fn parameters(member: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(member);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let end = unquoted(text, b';').unwrap_or(text.len());
+        rest = text.get(end + 1..);
+        Some(text[..end].trim_ascii())
+    })
+}
+
 /// Position of the first `wanted` outside of quoted strings.
 fn unquoted(bytes: &[u8], wanted: u8) -> Option<usize> {
     let mut is_quoted = false;

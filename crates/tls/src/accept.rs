@@ -92,7 +92,9 @@ impl Server {
         let stream = StartHandshake::from_parts(accepted, socket)
             .into_stream(config)
             .await?;
-        let facts = self.facts(stream.get_ref().1)?;
+        let connection = stream.get_ref().1;
+        let facts = self.facts(connection)?;
+        self.handshakes().complete(connection);
         Ok((stream, facts))
     }
 
@@ -108,11 +110,7 @@ impl Server {
             _ => None,
         };
         Ok(TlsFacts {
-            version: match connection.protocol_version() {
-                Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
-                Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
-                _ => "",
-            },
+            version: version(connection),
             cipher: connection
                 .negotiated_cipher_suite()
                 .and_then(|suite| suite.suite().as_str())
@@ -125,6 +123,15 @@ impl Server {
             },
             client,
         })
+    }
+}
+
+/// Version of a complete handshake.
+pub(super) fn version(connection: &ServerConnection) -> &'static str {
+    match connection.protocol_version() {
+        Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
+        Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
+        _ => "",
     }
 }
 

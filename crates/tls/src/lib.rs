@@ -7,6 +7,7 @@ mod certificates;
 mod client;
 mod expiry;
 mod files;
+mod handshakes;
 mod pair;
 mod policy;
 mod server;

@@ -8,10 +8,11 @@ use parking_lot::Mutex;
 use rustls::{ServerConfig, server::ClientHello};
 
 use super::{
-    Certificates,
+    Certificates, HandshakeError,
     certificates::Challenges,
     expiry::{self, Expiries},
     files::{Files, Source, SourceProblem},
+    handshakes::{self, Handshakes},
     pair::{Certificate, Ocsp, PairPaths, Part},
     policy::{self, Configs, Policy},
     sessions::{Clients, Sessions},
@@ -38,6 +39,7 @@ pub struct Server {
     /// Configuration for handshakes of an ACME challenge.
     challenge: Option<Arc<ServerConfig>>,
     certificates: Arc<Certificates>,
+    handshakes: Handshakes,
     clock: Clock,
     pub handshake_timeout: Duration,
     /// True if clients are asked for certificates. The server name of the handshake must then be
@@ -141,6 +143,7 @@ impl Server {
             listener: Arc::clone(listener),
             challenge,
             certificates,
+            handshakes: Handshakes::new(cx.metrics, listener),
             clock: cx.clock.clone(),
             handshake_timeout: config.handshake_timeout.0,
             asks_clients: config.client_ca.is_some(),
@@ -179,6 +182,15 @@ impl Server {
         self.challenge.clone()
     }
 
+    pub(super) fn handshakes(&self) -> &Handshakes {
+        &self.handshakes
+    }
+
+    /// Counts a handshake that failed; `None` stands for one that exceeded its deadline.
+    pub fn handshake_failed(&self, error: Option<&HandshakeError>) {
+        self.handshakes.failed(error);
+    }
+
     /// Current time in seconds since 1970.
     pub(super) fn now(&self) -> i64 {
         expiry::seconds(self.clock.wall())
@@ -193,7 +205,10 @@ impl Server {
     pub fn has_series(server: Option<&Self>, series: Series<'_>) -> bool {
         match server {
             Some(server) => server.certificates.expiries().has(series),
-            None => series.family != expiry::NAME && series.family != watch::RELOAD_SUCCESS_METRIC,
+            None => {
+                let of_tls = [expiry::NAME, watch::RELOAD_SUCCESS_METRIC, handshakes::NAME];
+                !of_tls.contains(&series.family)
+            }
         }
     }
 

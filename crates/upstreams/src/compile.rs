@@ -15,7 +15,7 @@ use super::{
     eject::EjectPolicy,
     health::Probing,
     members::{Source, Sources},
-    metrics::UpstreamMetrics,
+    metrics::{OptionalMetrics, UpstreamMetrics},
     operator_decisions::DecisionStore,
     peer::Pool,
     retry::RetryPolicy,
@@ -65,6 +65,7 @@ impl Upstream {
         let sticky = sticky(config, cx);
         let probing = Probing::compile(config, cx);
         check_numbers(config, place, cx);
+        let optional_metrics = OptionalMetrics::compile(&config.metrics, &key.name, zones, cx);
         if errors(cx) > errors_before {
             return None;
         }
@@ -91,6 +92,8 @@ impl Upstream {
         let upstream = Arc::new(Self {
             awaiting_dns: AtomicBool::new(awaiting_dns),
             app: config.app,
+            is_required: config.required,
+            optional_metrics,
             timeouts,
             wire,
             retry: RetryPolicy::from(&config.retry),

@@ -212,6 +212,8 @@ impl BackendExport {
         *state.probes.lock() = ProbeLog {
             count,
             passed_in_a_row,
+            // The other process was ready, or it would not have been replaced.
+            has_passed: count > 0,
             is_running: false,
             last: last.map(|last| ProbeReport {
                 passed: last.passed,

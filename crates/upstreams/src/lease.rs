@@ -99,6 +99,9 @@ impl Lease {
                 metrics.ok.inc();
                 let seconds = first_byte.as_secs_f64();
                 shared.metrics.first_byte.observe(seconds);
+                if let Some(histogram) = &metrics.first_byte {
+                    histogram.observe(seconds);
+                }
                 state
                     .latency
                     .sample(first_byte, self.since.saturating_add(nanos(first_byte)));

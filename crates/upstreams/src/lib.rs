@@ -74,6 +74,7 @@ use self::{
     balance::{Balance, BalanceInput, Members, Sticky},
     health::Probing,
     members::Sources,
+    metrics::OptionalMetrics,
     peer::Pool,
     queue::{MaxWait, QueueExit},
     upgrade::UpgradeConnector,
@@ -89,6 +90,9 @@ use crate::{
 pub struct Upstream {
     pub name: Arc<str>,
     pub app: App,
+    /// True if the gateway is not ready while no backend is in rotation.
+    pub is_required: bool,
+    optional_metrics: OptionalMetrics,
     pub timeouts: Timeouts,
     wire: Wire,
     pub retry: RetryPolicy,
@@ -331,6 +335,18 @@ impl Upstream {
     /// Returns true if all backends are out of rotation, so that all are used.
     pub fn is_all_down(&self) -> bool {
         self.shared.live.in_panic()
+    }
+
+    /// Returns true if at least one backend is in rotation. With active checks, a backend that has
+    /// not passed one yet does not count: it takes requests, but nobody should be sent here for it.
+    pub fn is_ready(&self) -> bool {
+        let now = self.shared.now();
+        let needs_check = matches!(self.probing, Probing::Active { .. });
+        let members = self.members.load();
+        members.list.iter().any(|backend| {
+            backend.state.is_in_rotation(now)
+                && (!needs_check || backend.state.probes.lock().has_passed)
+        })
     }
 
     /// Returns the balancing method, as written in the configuration.

@@ -170,7 +170,12 @@ impl Upstream {
         // Checked at compile time of the configuration; addresses from DNS always fit.
         let peer = PeerTemplate::new(&target, &self.wire, &self.timeouts, &self.name)?;
         let state = self.shared.state(&address, self.probing.starts_up());
-        let metrics = BackendMetrics::new(&self.shared.registry, &self.name, &address);
+        let metrics = BackendMetrics::new(
+            &self.shared.registry,
+            &self.name,
+            &address,
+            &self.optional_metrics,
+        );
         let sticky = self.sticky.as_ref();
         Some(Arc::new(Backend {
             cookie: sticky.map(|sticky| sticky.value(&self.name, &address)),

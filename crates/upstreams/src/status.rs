@@ -4,7 +4,7 @@ use std::{borrow::Cow, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Scale, Upstream, backend::Backend};
+use super::{Scale, Upstream, backend::Backend, health::ProbeReport};
 use crate::base::units::millis;
 
 /// Status of an upstream at one moment: what the admin API sends and the command line reads.
@@ -137,12 +137,17 @@ impl Upstream {
         let metrics = &self.shared.metrics;
         metrics.panic.set(self.shared.live.in_panic().into());
         metrics.queue.set(self.shared.live.queue.len().into());
+        metrics.ready.set(self.is_ready().into());
+        self.publish_optional();
         for backend in &members.list {
             let gauges = &backend.metrics;
             gauges.healthy.set(backend.state.is_up(now).into());
             gauges.in_flight.set(backend.in_flight().into());
             gauges.streams.set(backend.state.streams().into());
             gauges.draining.set(backend.is_drained().into());
+            let probed = &backend.state.probes.lock().last;
+            let is_degraded = probed.as_ref().is_some_and(ProbeReport::is_degraded);
+            gauges.degraded.set(is_degraded.into());
         }
     }
 

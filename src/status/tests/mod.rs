@@ -22,11 +22,11 @@ use super::{
     },
     client::{Client, ClientError, READ_TIMEOUT, Target},
     http::{AdminState, Connections, RejectionReason, serve_tcp, serve_unix},
-    snapshot::{BackendStatus, BanStatus, Source},
+    snapshot::{BackendStatus, BanStatus, NotReady, Source},
     table,
 };
 use crate::{
-    base::{secret::Secret, tasks::Tasks},
+    base::{metrics::Exposition, secret::Secret, tasks::Tasks},
     cache::purge::{PeerStates, PurgeRequest, PurgeTarget, Receipt},
     gateway::explain::{ExplainError, ExplainRequest, Explanation},
     live::{audit::Actor, history::RequestHistory},
@@ -63,9 +63,10 @@ impl Source for Fake {
         }]
     }
 
-    fn ready(&self) -> Result<(), Vec<String>> {
+    fn ready(&self) -> Result<(), Vec<NotReady>> {
         if self.is_down.load(Ordering::Relaxed) {
-            return Err(vec!["no backend of `web` is healthy".to_owned()]);
+            let down = ["api", "web"].map(|name| NotReady::Upstream(name.to_owned()));
+            return Err(down.to_vec());
         }
         Ok(())
     }
@@ -74,8 +75,17 @@ impl Source for Fake {
         Arc::clone(&self.history)
     }
 
-    fn metrics_text(&self) -> Vec<u8> {
-        b"# TYPE edgeway_x_total counter\nedgeway_x_total 1\n".to_vec()
+    fn upstream_ready(&self, upstream: &str) -> Option<bool> {
+        ["web", "a b/c"]
+            .contains(&upstream)
+            .then(|| self.ready().is_ok())
+    }
+
+    fn metrics(&self, format: Exposition) -> Vec<u8> {
+        match format {
+            Exposition::Text => b"# TYPE edgeway_x_total counter\nedgeway_x_total 1\n".to_vec(),
+            Exposition::OpenMetrics => b"# EOF\n".to_vec(),
+        }
     }
 }
 
@@ -302,6 +312,27 @@ async fn metrics_come_in_the_text_format() {
 }
 
 #[tokio::test]
+async fn clients_that_ask_for_open_metrics_get_it() {
+    let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,\
+                      application/openmetrics-text;version=0.0.1;q=0.4,\
+                      text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+    for (accept, is_open) in [
+        (prometheus, true),
+        ("application/openmetrics-text", true),
+        ("text/plain, application/openmetrics-text;q=0.9", false),
+        ("*/*", false),
+        ("text/html,*/*;q=0.8", false),
+    ] {
+        let headers = format!("{LOCAL}Accept: {accept}\r\n");
+        let response = start().send("GET", "/metrics", &headers).await;
+        assert_eq!(response.ends_with("# EOF\n"), is_open, "{response}");
+        let title = "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n";
+        assert_eq!(response.contains(title), is_open, "{response}");
+        assert!(response.contains("vary: Accept\r\n"), "{response}");
+    }
+}
+
+#[tokio::test]
 async fn live_and_ready_are_two_questions() {
     let admin = start();
     let ready = admin.send("GET", "/readyz", LOCAL).await;
@@ -310,12 +341,42 @@ async fn live_and_ready_are_two_questions() {
     let ready = admin.send("GET", "/readyz", LOCAL).await;
     assert!(ready.starts_with("HTTP/1.1 503 "), "{ready}");
     assert!(
-        ready.ends_with(r#"{"ready":false,"reasons":["no backend of `web` is healthy"]}"#),
+        ready.ends_with(
+            r#"{"ready":false,"reasons":["no backend of a required upstream is in rotation"]}"#
+        ),
         "{ready}"
     );
+    assert!(!ready.contains("web"), "{ready}");
     let live = admin.send("GET", "/healthz", LOCAL).await;
     assert!(live.starts_with("HTTP/1.1 200 OK\r\n"), "{live}");
     assert!(live.ends_with("\r\n\r\nok\n"), "{live}");
+}
+
+#[tokio::test]
+async fn a_probe_of_an_upstream_learns_nothing_else() {
+    let admin = start();
+    let path = "/readyz/upstreams/a%20b%2Fc";
+    let ready = admin.send("GET", path, LOCAL).await;
+    assert!(ready.starts_with("HTTP/1.1 200 OK\r\n"), "{ready}");
+    assert!(ready.ends_with(r#"{"ready":true,"reasons":[]}"#), "{ready}");
+    admin.fake.is_down.store(true, Ordering::Relaxed);
+    let ready = admin.send("GET", path, LOCAL).await;
+    assert!(ready.starts_with("HTTP/1.1 503 "), "{ready}");
+    assert!(
+        ready.ends_with(r#"{"ready":false,"reasons":["not ready"]}"#),
+        "{ready}"
+    );
+    for unknown in [
+        "/readyz/upstreams/a",
+        "/readyz/upstreams/",
+        "/readyz/upstreams/a%20b/c",
+    ] {
+        let response = admin.send("GET", unknown, LOCAL).await;
+        assert!(
+            response.starts_with("HTTP/1.1 404 "),
+            "{unknown}: {response}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -361,13 +422,16 @@ async fn names_are_escaped_on_the_page() {
         fn bans(&self) -> Vec<BanStatus> {
             Vec::new()
         }
-        fn ready(&self) -> Result<(), Vec<String>> {
+        fn ready(&self) -> Result<(), Vec<NotReady>> {
             Ok(())
         }
         fn history(&self) -> Arc<RequestHistory> {
             Arc::default()
         }
-        fn metrics_text(&self) -> Vec<u8> {
+        fn upstream_ready(&self, _upstream: &str) -> Option<bool> {
+            None
+        }
+        fn metrics(&self, _format: Exposition) -> Vec<u8> {
             Vec::new()
         }
     }

@@ -31,6 +31,7 @@ pub(crate) mod namespaces;
 pub(crate) mod origins;
 pub(crate) mod pebble;
 pub(crate) mod ports;
+pub(crate) mod prometheus;
 pub(crate) mod races;
 pub(crate) mod redis;
 pub(crate) mod relay;

@@ -14,6 +14,7 @@ mod shorthand;
 #[cfg(test)]
 mod tests;
 mod upstream;
+mod upstream_metrics;
 
 use std::{sync::Arc, time::Duration};
 
@@ -46,6 +47,7 @@ pub use self::{
         ProtocolConfig, RetryConfig, RetryOn, ScaleConfig, ScaleManager, StatusSet, StickyConfig,
         TimeoutsConfig, UpstreamConfig, UpstreamTlsConfig,
     },
+    upstream_metrics::{SessionsConfig, UpstreamMetricsConfig},
 };
 pub use super::tree::OneOrMany;
 use super::tree::{Key, Node, Spanned, short};

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::shorthand::{at_least_one, or_a_path, or_a_status_number};
+use super::{
+    shorthand::{at_least_one, or_a_path, or_a_status_number},
+    upstream_metrics::UpstreamMetricsConfig,
+};
 use crate::{
     base::units::{Percent, Span},
     tree::{Spanned, short},
@@ -33,6 +36,12 @@ pub struct UpstreamConfig {
     /// second; `false` for no checks at all. Drained backends are checked in any case.
     #[serde(default)]
     pub health: Option<Spanned<HealthConfig>>,
+    /// True if `/readyz` reports not ready while no backend of this upstream is in rotation.
+    #[serde(default)]
+    pub required: bool,
+    /// Metrics beyond the usual ones.
+    #[serde(default)]
+    pub metrics: UpstreamMetricsConfig,
     #[serde(default)]
     pub timeouts: TimeoutsConfig,
     #[serde(default)]

@@ -38,6 +38,16 @@ pub(crate) struct ProbeReport {
     pub(crate) at: u64,
 }
 
+/// Text of a check that passed although the app reports a problem.
+const DEGRADED: &str = "degraded";
+
+impl ProbeReport {
+    /// Returns true if the backend reports that it serves with less than everything.
+    pub(crate) fn is_degraded(&self) -> bool {
+        self.passed && self.text == DEGRADED
+    }
+}
+
 /// Checks of one backend so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ProbeLog {
@@ -45,6 +55,8 @@ pub(crate) struct ProbeLog {
     pub(crate) count: u64,
     /// Number of checks that passed since the last failure.
     pub(crate) passed_in_a_row: u64,
+    /// True once a check has passed.
+    pub(crate) has_passed: bool,
     /// Set while a check is running.
     pub(crate) is_running: bool,
     pub(crate) last: Option<ProbeReport>,
@@ -58,6 +70,7 @@ impl ProbeLog {
     pub(crate) fn end(&mut self, report: ProbeReport) {
         self.is_running = false;
         self.count += 1;
+        self.has_passed |= report.passed;
         self.passed_in_a_row = if report.passed {
             self.passed_in_a_row + 1
         } else {
@@ -174,7 +187,7 @@ impl Prober {
     pub(crate) async fn probe(&self) -> (bool, String) {
         // Pingora limits single reads only: a slowly sent response would last for ever.
         match tokio::time::timeout(self.timeout, self.check.check(&self.probed)).await {
-            Ok(Ok(())) if self.degraded.load(Ordering::Relaxed) => (true, "degraded".to_owned()),
+            Ok(Ok(())) if self.degraded.load(Ordering::Relaxed) => (true, DEGRADED.to_owned()),
             Ok(Ok(())) => (true, "ok".to_owned()),
             Ok(Err(error)) => (false, words(&error)),
             Err(_) => (

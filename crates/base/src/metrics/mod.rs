@@ -6,20 +6,35 @@
 //! Series of names from a configuration end with it: [`Metrics::retain`] drops the series of names
 //! that no longer exist. Handles to them still count, but are not exported.
 
+mod exemplars;
+mod exposition;
+mod process;
+
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use parking_lot::Mutex;
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, TextEncoder,
     core::Collector as _,
-    proto::{LabelPair, Metric, MetricFamily},
+    proto::{LabelPair, Metric, MetricFamily, MetricType},
 };
 pub use prometheus::{Histogram, IntCounter, IntGauge};
 
-use super::user_metrics::{self, UserMetrics};
+use self::exemplars::Exemplars;
+pub use self::{
+    exemplars::{TraceId, TracedHistogram},
+    exposition::Exposition,
+};
+use super::{
+    clock::Clock,
+    user_metrics::{self, UserMetrics},
+};
 
 /// Latency buckets in seconds: half a millisecond to half a minute.
 pub const SECONDS: &[f64] = &[
@@ -32,8 +47,9 @@ pub struct Metrics(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    registry: Registry,
     state: Mutex<State>,
+    /// True if the process itself is described as well.
+    has_process: AtomicBool,
     /// Metrics whose names plugins choose.
     users: Mutex<Vec<Weak<UserMetrics>>>,
 }
@@ -43,7 +59,11 @@ struct State {
     families: HashMap<&'static str, Family>,
     /// Allowed values of restricted labels, since the first [`Metrics::retain`].
     known: HashMap<&'static str, HashSet<String>>,
+    /// Exemplars by family, then by the labels of the series, sorted by name.
+    exemplars: HashMap<&'static str, HashMap<SeriesLabels, Arc<Exemplars>>>,
 }
+
+type SeriesLabels = Vec<(String, String)>;
 
 #[derive(Clone, Debug)]
 enum Family {
@@ -98,7 +118,11 @@ impl Metrics {
     ) {
         let mut state = self.0.state.lock();
         state.known = known;
-        let State { families, known } = &*state;
+        let State {
+            families,
+            known,
+            exemplars,
+        } = &mut *state;
         for (name, family) in families {
             for found in family.collect() {
                 for metric in found.get_metric() {
@@ -113,6 +137,9 @@ impl Metrics {
                             labels,
                         })
                     {
+                        if let Some(exemplars) = exemplars.get_mut(name) {
+                            exemplars.remove(&owned(labels));
+                        }
                         let labels = labels.iter().map(|pair| (pair.name(), pair.value()));
                         family.remove(&labels.collect());
                     }
@@ -195,11 +222,58 @@ impl Metrics {
         })
     }
 
+    /// Returns a histogram like [`Metrics::histogram_with`] that keeps exemplars.
+    ///
+    /// # Panics
+    /// Panics like [`Metrics::counter`].
+    pub fn traced_histogram(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        labels: Labels<'_>,
+        buckets: &[f64],
+        clock: &Clock,
+    ) -> TracedHistogram {
+        let histogram = self.histogram_with(name, help, labels, buckets);
+        let mut state = self.0.state.lock();
+        let new = || Arc::new(Exemplars::new(buckets, clock));
+        // A series that is not exported has exemplars of its own, which nobody sees.
+        let exemplars = if state.allows(labels) {
+            let mut key: SeriesLabels = labels
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect();
+            key.sort();
+            let of_family = state.exemplars.entry(name).or_default();
+            Arc::clone(of_family.entry(key).or_insert_with(new))
+        } else {
+            new()
+        };
+        TracedHistogram {
+            histogram,
+            exemplars,
+        }
+    }
+
     /// Drops one series, of a backend or route that no longer exists.
     pub fn forget(&self, name: &str, labels: Labels<'_>) {
-        if let Some(family) = self.0.state.lock().families.get(name) {
+        let mut state = self.0.state.lock();
+        if let Some(family) = state.families.get(name) {
             family.remove(&labels.iter().copied().collect());
         }
+        if let Some(exemplars) = state.exemplars.get_mut(name) {
+            exemplars.retain(|key, _| {
+                let is_of = |(name, value): &(String, String)| {
+                    labels.iter().any(|(n, v)| n == name && v == value)
+                };
+                !key.iter().all(is_of)
+            });
+        }
+    }
+
+    /// Describes the process itself as well from now on, as `process_*`.
+    pub fn serve_process(&self) {
+        self.0.has_process.store(true, Ordering::Relaxed);
     }
 
     /// Returns every family registered so far, sorted by name.
@@ -227,6 +301,17 @@ impl Metrics {
                     .collect::<Vec<_>>()
             })
             .collect();
+        if self.0.has_process.load(Ordering::Relaxed) {
+            found.extend(process::families().iter().map(|family| FamilyInfo {
+                name: family.name().to_owned(),
+                kind: match family.get_field_type() {
+                    MetricType::COUNTER => "counter",
+                    _ => "gauge",
+                },
+                labels: Vec::new(),
+                help: family.help().to_owned(),
+            }));
+        }
         found.sort();
         found
     }
@@ -298,8 +383,38 @@ impl Metrics {
 
     /// Returns all metrics in Prometheus' text format 0.0.4.
     pub fn text(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(16 * 1024);
-        let mut families = self.0.registry.gather();
+        self.exposition(Exposition::Text)
+    }
+
+    /// Returns all metrics in a text format. It may take milliseconds, so it needs a thread that may
+    /// block. Requests wait for it only to create a series, while the series of that one family are
+    /// copied.
+    pub fn exposition(&self, format: Exposition) -> Vec<u8> {
+        let families = self.gather();
+        let mut out = Vec::with_capacity(64 * 1024);
+        match format {
+            Exposition::Text => {
+                if let Err(error) = TextEncoder::new().encode(&families, &mut out) {
+                    log::error!(error:%; "cannot print the metrics");
+                }
+            }
+            Exposition::OpenMetrics => {
+                let known = self.0.state.lock().exemplars.clone();
+                let exemplars = |name: &str, labels: &[LabelPair]| {
+                    let of_family = known.get(name)?;
+                    Some(&**of_family.get(&owned(labels))?)
+                };
+                exposition::write(&families, exemplars, &mut out);
+            }
+        }
+        out
+    }
+
+    /// Returns the families that have series, sorted by name, and the series of each sorted by their
+    /// labels.
+    fn gather(&self) -> Vec<MetricFamily> {
+        let families: Vec<Family> = self.0.state.lock().families.values().cloned().collect();
+        let mut gathered: Vec<MetricFamily> = families.iter().flat_map(Family::collect).collect();
         let users: Vec<_> = self
             .0
             .users
@@ -308,11 +423,19 @@ impl Metrics {
             .filter_map(Weak::upgrade)
             .collect();
         let theirs = users.iter().flat_map(|users| users.collect());
-        families.extend(user_metrics::merge(theirs));
-        if let Err(error) = TextEncoder::new().encode(&families, &mut out) {
-            log::error!(error:%; "cannot print the metrics");
+        gathered.extend(user_metrics::merge(theirs));
+        if self.0.has_process.load(Ordering::Relaxed) {
+            gathered.extend(process::families());
         }
-        out
+        gathered.retain(|family| !family.get_metric().is_empty());
+        gathered.sort_by(|a, b| a.name().cmp(b.name()));
+        for family in &mut gathered {
+            family.mut_metric().sort_by(|a, b| {
+                let (a, b) = (a.get_label().iter(), b.get_label().iter());
+                a.map(LabelPair::value).cmp(b.map(LabelPair::value))
+            });
+        }
+        gathered
     }
 
     /// Returns one series of a family, which is registered if it is new. A label value that is not
@@ -325,17 +448,8 @@ impl Metrics {
         pick: impl FnOnce(&Family) -> T,
     ) -> T {
         let mut state = self.0.state.lock();
-        let State { families, known } = &mut *state;
-        let family = families.entry(name).or_insert_with(|| {
-            let family = make();
-            let registered = self.0.registry.register(family.collector());
-            registered.expect("a family is registered once, under its own name");
-            family
-        });
-        let is_known = labels.iter().all(|(label, value)| {
-            let values = known.get(label);
-            values.is_none_or(|values| values.contains(*value))
-        });
+        let is_known = state.allows(labels);
+        let family = state.families.entry(name).or_insert_with(&make);
         if is_known {
             pick(family)
         } else {
@@ -344,15 +458,17 @@ impl Metrics {
     }
 }
 
-impl Family {
-    fn collector(&self) -> Box<dyn prometheus::core::Collector> {
-        match self {
-            Self::Counter(vec) => Box::new(vec.clone()),
-            Self::Gauge(vec) => Box::new(vec.clone()),
-            Self::Histogram(vec) => Box::new(vec.clone()),
-        }
+impl State {
+    /// Returns true if series with these labels are exported.
+    fn allows(&self, labels: Labels<'_>) -> bool {
+        labels.iter().all(|(label, value)| {
+            let values = self.known.get(label);
+            values.is_none_or(|values| values.contains(*value))
+        })
     }
+}
 
+impl Family {
     fn collect(&self) -> Vec<MetricFamily> {
         match self {
             Self::Counter(vec) => vec.collect(),
@@ -369,6 +485,14 @@ impl Family {
             Self::Histogram(vec) => vec.remove(labels),
         };
     }
+}
+
+/// Returns labels as a key of exemplars. The labels of gathered series are sorted already.
+fn owned(labels: &[LabelPair]) -> SeriesLabels {
+    let pairs = labels.iter();
+    pairs
+        .map(|pair| (pair.name().to_owned(), pair.value().to_owned()))
+        .collect()
 }
 
 fn split(labels: Labels<'_>) -> (Vec<&'static str>, Vec<&str>) {

@@ -1,0 +1,208 @@
+//! The client that leaves early: it has the same status in every log and metric, and the one that
+//! nginx would log.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use crate::support::{
+    client::{Connection, get},
+    gateway::Gateway,
+    http2,
+    origins::{DripOrigin, Origin, SlowOrigin},
+    ports::free_port,
+    wait::{pass, until, wait_for},
+};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// A real nginx in front of the same origins; killed when dropped.
+struct Nginx {
+    address: SocketAddr,
+    child: Child,
+}
+
+impl Nginx {
+    async fn start(home: &Path, slow: SocketAddr, drip: SocketAddr) -> Self {
+        let port = free_port();
+        let at = home.display();
+        let config = format!(
+            "daemon off; master_process off; pid {at}/pid; error_log stderr;
+events {{ worker_connections 64; }}
+http {{
+  access_log {at}/nginx.log combined; proxy_buffering off;
+  client_body_temp_path {at}/a; proxy_temp_path {at}/b; fastcgi_temp_path {at}/c;
+  uwsgi_temp_path {at}/d; scgi_temp_path {at}/e;
+  server {{
+    listen 127.0.0.1:{port};
+    location /slow {{ proxy_pass http://{slow}; }}
+    location /drip {{ proxy_pass http://{drip}; }}
+  }}
+}}
+"
+        );
+        let file = home.join("nginx.conf");
+        fs::write(&file, config).expect("the folder takes files");
+        let child = Command::new("/usr/sbin/nginx")
+            .args([
+                "-p".as_ref(),
+                home.as_os_str(),
+                "-c".as_ref(),
+                file.as_os_str(),
+            ])
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("`make setup-tests` installs nginx");
+        let address = (Ipv4Addr::LOCALHOST, port).into();
+        let nginx = Self { address, child };
+        let mut connect = async || Connection::open(address).await.ok();
+        let ready = until(SOON, &mut connect).await;
+        let connection = ready.expect("nginx does not start");
+        connection.leave("it was only to see that nginx listens");
+        nginx
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        drop(self.child.wait());
+    }
+}
+
+/// Leaves before the response of `/slow` has begun.
+async fn leave_before(to: SocketAddr, path: &str, slow: &Origin<SlowOrigin>) {
+    let before = slow.counts().requests();
+    let mut leaving = Connection::open(to).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
+    leaving.write(request).await.unwrap();
+    wait_for("the origin has the request", SOON, async || {
+        (slow.counts().requests() > before).then_some(())
+    })
+    .await;
+    leaving.leave("leaving is what is tested");
+}
+
+/// Leaves in the middle of the response of `/drip`.
+async fn leave_within(to: SocketAddr, path: &str) {
+    let mut leaving = Connection::open(to).await.unwrap();
+    let request = get(path).header("host", "a");
+    leaving.start(&request).await.unwrap();
+    leaving.piece().await.unwrap().expect("there is more");
+    leaving.leave("leaving is what is tested");
+}
+
+/// Returns the statuses of the lines of a `combined` log for this path.
+fn statuses(log: &Path, path: &str) -> Vec<String> {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines = text
+        .lines()
+        .filter(|line| line.contains(&format!("\"GET {path}")));
+    let status = |line: &str| {
+        line.split("\" ")
+            .nth(1)?
+            .split(' ')
+            .next()
+            .map(str::to_owned)
+    };
+    lines.filter_map(status).collect()
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_early_has_the_status_of_nginx_everywhere() {
+    let slow = SlowOrigin::start(Duration::from_secs(3)).await;
+    let drip = DripOrigin::start(Duration::from_millis(100)).await;
+    let yaml = format!(
+        "listeners:
+  - {{ address: \"127.0.0.1:0\", name: web }}
+  - {{ address: \"127.0.0.1:0\", name: h2, http2: {{ cleartext: true }} }}
+cache: {{ memory: 8MiB }}
+upstreams:
+  slow: {{ backends: [\"{}\"], health: false }}
+  drip: {{ backends: [\"{}\"], health: false }}
+routes:
+  - {{ name: slow, match: {{ path: /slow }}, upstream: slow }}
+  - {{ name: cached, match: {{ path: /slow/cached }}, upstream: slow, cache: {{ ttl: 1m }} }}
+  - {{ name: drip, match: {{ path: /drip }}, upstream: drip }}
+  - {{ name: slow-compat, match: {{ path: /slow/compat }}, upstream: slow, access_log: {{ file: compat.log, format: compat }} }}
+  - {{ name: drip-compat, match: {{ path: /drip/compat }}, upstream: drip, access_log: {{ file: compat.log, format: compat }} }}
+",
+        slow.address(),
+        drip.address()
+    );
+    let gateway = Gateway::start(&yaml).await;
+    let compat = gateway.folder().join("compat.log");
+    let folder = tempfile::tempdir().unwrap();
+    let nginx = Nginx::start(folder.path(), slow.address(), drip.address()).await;
+    let nginx_log = folder.path().join("nginx.log");
+
+    leave_before(nginx.address, "/slow", &slow).await;
+    leave_within(nginx.address, "/drip?pieces=50").await;
+    let (before, within) = wait_for("nginx has logged both", SOON, async || {
+        let statuses = |path| statuses(&nginx_log, path).first().cloned();
+        Some((statuses("/slow")?, statuses("/drip")?))
+    })
+    .await;
+    assert_eq!((before.as_str(), within.as_str()), ("499", "200"));
+
+    let web = gateway.address();
+    for path in ["/slow", "/slow/cached", "/slow/compat"] {
+        leave_before(web, path, &slow).await;
+    }
+    for path in ["/drip?pieces=50", "/drip/compat?pieces=50"] {
+        leave_within(web, path).await;
+    }
+    // A stream that its client resets, over HTTP/2.
+    let client = http2::Client::open(gateway.listener("h2").parse().unwrap()).await;
+    let requests = slow.counts().requests();
+    let begun = client.begin(http2::request("GET", "/slow"), true).await;
+    let (_response, mut stream) = begun.unwrap();
+    wait_for("the origin has the request", SOON, async || {
+        (slow.counts().requests() > requests).then_some(())
+    })
+    .await;
+    stream.send_reset(h2::Reason::CANCEL);
+    let lines = gateway.log_lines(4).await;
+    for (path, status, count) in [
+        ("/slow", &before, 2),
+        ("/slow/cached", &before, 1),
+        ("/drip", &within, 1),
+    ] {
+        let of_path: Vec<_> = lines.iter().filter(|line| line["path"] == path).collect();
+        assert_eq!(of_path.len(), count, "{path} {lines:#?}");
+        for line in of_path {
+            assert_eq!(line["status"].to_string(), **status, "{line:#}");
+            assert_eq!(line["reason"], "client_gone", "{line:#}");
+        }
+    }
+    for (path, status) in [("/slow/compat", &before), ("/drip/compat", &within)] {
+        wait_for("the compat line is written", SOON, async || {
+            (!statuses(&compat, path).is_empty()).then_some(())
+        })
+        .await;
+        assert_eq!(statuses(&compat, path), [(*status).clone()]);
+    }
+    pass(Duration::from_millis(50)).await;
+    for (route, status, count) in [
+        ("slow", &before, 2),
+        ("cached", &before, 1),
+        ("slow-compat", &before, 1),
+        ("drip", &within, 1),
+        ("drip-compat", &within, 1),
+    ] {
+        let total = format!("edgeway_http_requests_total{{route=\"{route}\"");
+        assert_eq!(
+            gateway
+                .count(&format!("{total},status=\"{status}\"}}"))
+                .await,
+            count
+        );
+        assert_eq!(gateway.count(&format!("{total}}}")).await, count, "{route}");
+        let reason = format!("edgeway_refused_total{{route=\"{route}\",reason=\"client_gone\"}}");
+        assert_eq!(gateway.count(&reason).await, count, "{route}");
+    }
+}
