@@ -15,6 +15,7 @@ use edgeway_core::{chain, limits, zones};
 use edgeway_files as files;
 use edgeway_script as plugins;
 use edgeway_tls as tls;
+use edgeway_tracing as tracing;
 use edgeway_upstreams as upstreams;
 
 mod cli;

@@ -2,6 +2,7 @@
 //! page or a table must agree with. No part of the public API.
 
 pub use crate::{
+    base::trace_context::TraceContext,
     connection::listener::ListenerMetrics,
     filters::FILTERS,
     gateway::metrics::FilePart,

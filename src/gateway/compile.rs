@@ -43,7 +43,7 @@ pub(super) struct Compiler<'a> {
     pub(super) work: BackgroundWork,
     /// Query parameters that are secrets on any route: a request that misses its route by a letter
     /// contains them too.
-    secret_queries: Arc<[String]>,
+    pub(super) secret_queries: Arc<[String]>,
     pub(super) beside: ReferencedFiles,
     pub(super) guards: Guards,
     pub(super) diagnostics: Diagnostics,
@@ -121,6 +121,7 @@ impl Compiler<'_> {
         let drain = self.drain();
         let audit = self.audit();
         let redis = self.redis();
+        let tracing = self.tracing();
         self.shared.insert(Arc::new(Owners::default()));
         self.geo();
         let trusted = self.trusted();
@@ -191,6 +192,7 @@ impl Compiler<'_> {
                 .map(|watch| watch.value.debounce.0),
             audit,
             redis,
+            tracing,
             trusted,
             reserved,
             slashes,
@@ -380,6 +382,7 @@ impl Compiler<'_> {
         let guarding = self.guarding(node, &guards, &action);
         Some(Route {
             matches: describe(&node.config.matches.value),
+            template: template(&node.config.matches.value, &name),
             place: node.place,
             redactor: chain.extension(),
             chain,
@@ -447,6 +450,14 @@ fn secret_queries(file: &File) -> Arc<[String]> {
         .flat_map(|(entry, node)| entry.secret_queries(&node))
         .collect();
     names.into_iter().collect()
+}
+
+/// Returns what a route's requests have in common, for traces: its path, or else its name.
+fn template(config: &MatchConfig, name: &str) -> Box<str> {
+    match &config.path.0[..] {
+        [path] => path.value.as_str().into(),
+        _ => name.into(),
+    }
 }
 
 /// Returns the match of a route in one line, for display.

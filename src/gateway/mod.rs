@@ -28,6 +28,7 @@ mod redis;
 mod reserved;
 mod route_identity;
 pub(crate) mod schema;
+mod tracing;
 
 use std::{
     collections::HashMap,
@@ -56,6 +57,7 @@ pub(crate) use self::{
     listener::{Listener, ToHttps},
     profiles::Profiles,
     recognise::RecognisedRequest,
+    tracing::GatewayTracing,
 };
 use crate::{
     base::{
@@ -73,6 +75,7 @@ use crate::{
     limits::Bans,
     routes::{Action, RouteProtection, RouteTable, Slashes},
     tls::acme::Acme,
+    tracing::Exporters,
     upstreams::{DecisionStore, Upstream},
     zones::Zones,
 };
@@ -90,6 +93,8 @@ pub struct Gateway {
     pub audit: AuditLog,
     /// Redis client for state that is shared with other gateways.
     pub redis: Option<Arc<Redis>>,
+    /// Traces of requests, if they are exported.
+    pub(crate) tracing: Option<GatewayTracing>,
     pub trusted: TrustedProxies,
     /// Headers that clients may not send.
     pub reserved: ReservedHeaders,
@@ -140,6 +145,8 @@ pub struct Route {
     pub name: Arc<str>,
     /// Host, path and predicates in one line, for display.
     pub matches: String,
+    /// Its path as written if it has one, or else its name.
+    pub template: Box<str>,
     pub place: Place,
     pub chain: Chain,
     /// Override headers, such as `X-HTTP-Method-Override`, that reach its backend.
@@ -170,6 +177,8 @@ pub struct World {
     pub clock: Clock,
     /// Tasks that requests leave behind. A process that stops finishes them.
     pub late: Tasks,
+    /// Exporters of traces. A process that stops lets them send what they have.
+    pub exporters: Exporters,
     /// Store for decisions of operators about backends.
     pub keeper: Arc<DecisionStore>,
     /// Changes of the program itself to each configuration that it reads.

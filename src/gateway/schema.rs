@@ -7,7 +7,7 @@ use crate::{
     config::model::{
         AcmeConfig, AdminConfig, AuditLogConfig, CacheConfig, DrainConfig, ExtendsConfig,
         FloodGuardConfig, GeoConfig, ListenerConfig, ProfileConfig, RedisConfig, RouteConfig,
-        UpstreamConfig, WatchConfig,
+        TracingConfig, UpstreamConfig, WatchConfig,
     },
     filters,
     limits::config::LimitConfig,
@@ -26,6 +26,7 @@ pub fn document() -> Value {
     let drain = generator.subschema_for::<DrainConfig>();
     let watch = generator.subschema_for::<WatchConfig>();
     let redis = generator.subschema_for::<RedisConfig>();
+    let tracing = generator.subschema_for::<TracingConfig>();
     let upstream = generator.subschema_for::<UpstreamConfig>();
     let limit = generator.subschema_for::<LimitConfig>();
     let profile = generator.subschema_for::<ProfileConfig>();
@@ -72,6 +73,7 @@ pub fn document() -> Value {
                 "default": true,
             },
             "redis": or_empty(redis.as_value()),
+            "tracing": or_empty(tracing.as_value()),
             "rate_limits": named("Named limits, which routes apply with `rate_limit`.", limit.as_value()),
             "upstreams": named("Named groups of backends.", &or_removed(upstream.as_value())),
             "defaults": {

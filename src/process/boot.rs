@@ -178,7 +178,11 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
         .spawn("watchdog", manager.watchdog(workers.clone()));
 
     let status = serve_until_the_end(&control, signals, hangup, succeeded).await;
-    tokio::join!(control.give_up_lease(), control.release_disk());
+    tokio::join!(
+        control.give_up_lease(),
+        control.release_disk(),
+        control.export_traces()
+    );
     control.end();
     let flushed = tokio::task::spawn_blocking(|| log_file::flush(FLUSH)).await;
     if !flushed.unwrap_or(false) {
@@ -227,7 +231,7 @@ async fn serve_until_the_end(
         }) => {
             let leave = async {
                 control.leave().await;
-                control.give_up_lease().await;
+                tokio::join!(control.give_up_lease(), control.export_traces());
                 if let Some(cache) = &control.live.gateway().cache {
                     // This process stays, but does not use the cache any more.
                     cache.store().forget(&Purge::ALL);

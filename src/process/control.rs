@@ -44,6 +44,9 @@ use crate::{
 /// Time to exit once no request is in flight. The last log lines take most of it.
 const STOPPED: Duration = Duration::from_secs(5);
 
+/// Time limit for sending the last traces.
+const EXPORT: Duration = Duration::from_secs(2);
+
 /// Time limit for giving up the purge lease.
 const GIVE_UP: Duration = Duration::from_millis(500);
 
@@ -373,6 +376,13 @@ impl Control {
         let late = self.live.world.late.join();
         if tokio::time::timeout(left, late).await.is_err() {
             warn!("background work of plugins not finished in time");
+        }
+    }
+
+    /// Sends the traces that wait. They are worth a moment only: the collector may be lost.
+    pub(super) async fn export_traces(&self) {
+        if !self.live.world.exporters.shut_down(EXPORT).await {
+            warn!("some traces were lost, the collector was too slow");
         }
     }
 

@@ -25,6 +25,7 @@ mod request_end;
 mod respond;
 mod streams;
 mod to_https;
+mod trace;
 mod upstream;
 mod websocket;
 
@@ -364,10 +365,12 @@ impl ProxyHttp for Proxy {
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Box<Context>) {
         upstream::over(ctx);
-        if !ctx.is_background() {
-            request_end::note_break(session, error, ctx);
-            request_end::log(&self.live, &request_end::TransferResults::of(session), ctx);
+        if ctx.is_background() {
+            trace::end_background(session.req_header(), ctx);
+            return;
         }
+        request_end::note_break(session, error, ctx);
+        request_end::log(&self.live, &request_end::TransferResults::of(session), ctx);
     }
 
     /// Suppresses Pingora's error log: the gateway logs the same error with route, backend and

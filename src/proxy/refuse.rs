@@ -15,10 +15,10 @@ use pingora::{
     http::{RequestHeader, ResponseHeader},
 };
 
-use super::{guard::BANNED, reply, request};
+use super::{guard::BANNED, reply, request, trace};
 use crate::{
     base::clock::Clock,
-    chain::{Exchange, Reply, RequestFacts, RequestId},
+    chain::{Exchange, Reply, RequestFacts},
     connection::{
         Connection,
         refusal::{Refusal, Refuse},
@@ -84,7 +84,8 @@ impl Refuser {
     ) -> RequestFacts {
         let mut facts = RequestFacts::new(self.live.world.clock.now());
         facts.client = request::client(head, connection, gateway);
-        facts.request_id = RequestId::random(fastrand::u64(..), fastrand::u64(..));
+        trace::begin(gateway, head, &mut facts);
+        facts.request_id = facts.new_request_id();
         facts
     }
 
@@ -96,6 +97,11 @@ impl Refuser {
         metrics.count_bytes(facts.bytes_received, facts.bytes_sent);
         facts.ended = self.live.world.clock.wall();
         let ex = Exchange {
+        gateway
+            .fallback_metrics
+            .count(&request.method, facts.status);
+        trace::end(gateway, None, request, facts);
+        gateway.fallback.on_log(&Exchange {
             head: request,
             facts,
         };

@@ -14,13 +14,12 @@ use super::{
     forwarded::{self, Forwarding},
     guard, http2,
     streams::is_h2,
-    to_https, websocket,
+    to_https, trace, websocket,
 };
 use crate::{
     base::{open_headers::OpenRequestHeaders, query},
     chain::{
-        Certificate, Client, Exchange, HookOutcome, HookProgress, Phase, Protocol, Reply,
-        RequestId, Verdict,
+        Certificate, Client, Exchange, HookOutcome, HookProgress, Phase, Protocol, Reply, Verdict,
         host::{public_host, requested_host},
     },
     config::model::App,
@@ -52,11 +51,13 @@ pub(super) async fn own_reply(
             return reply;
         }
     }
-    match begin(request, connection, ctx) {
+    let begun = begin(request, connection, ctx);
+    trace::routed(&mut ctx.facts);
+    match begun {
         Ok(()) => None,
         Err(reply) => {
             // The request filters never see this request, but the log must show it.
-            ctx.facts.request_id = RequestId::random(fastrand::u64(..), fastrand::u64(..));
+            ctx.facts.request_id = ctx.facts.new_request_id();
             Some(reply)
         }
     }
@@ -80,7 +81,7 @@ fn begin(
 ) -> std::result::Result<(), Box<Reply>> {
     let connection = connection.ok_or(Failure::Internal)?;
     let is_http2 = request.version == http::Version::HTTP_2;
-    ctx.facts.client = client(request, &connection, &ctx.gateway);
+    identify(request, &connection, ctx);
     let is_trusted = ctx.facts.client.is_trusted;
     forwarded::strip(request, &ctx.gateway.reserved, is_trusted).map_err(|_| Failure::BadHeader)?;
     ctx.watch = Some(connection.request_watch(is_http2));
@@ -181,6 +182,12 @@ fn begin(
         None if found.is_none() => Err(Failure::NoRoute.into()),
         None => Ok(()),
     }
+}
+
+/// Sets the client of the request, and begins its trace.
+fn identify(request: &RequestHeader, connection: &Connection, ctx: &mut Context) {
+    ctx.facts.client = client(request, connection, &ctx.gateway);
+    trace::begin(&ctx.gateway, request, &mut ctx.facts);
 }
 
 /// Returns true if filters on the request's way read headers that the gateway writes.
@@ -444,7 +451,11 @@ fn open(request: &mut RequestHeader, connection: &Connection, ctx: &Context) -> 
         is_written: ctx.gateway.reserved.is_read(),
         ..forwarding(ctx, connection)
     };
-    forwarded::open_upstream(request, &forwarding)
+    let mut open = forwarded::open_upstream(request, &forwarding);
+    if let Some(trace) = &ctx.facts.trace {
+        trace::pass_on(open.headers(), trace);
+    }
+    open
 }
 
 /// Returns the target that the route rewrites the client's to, if it does.

@@ -8,7 +8,7 @@ use super::{
     accel,
     context::{self, Context},
     error::Failure,
-    guard, reply, upstream,
+    guard, reply, trace, upstream,
 };
 use crate::{
     base::metrics::TraceId, chain::Exchange, filters::access_log::LoggedRequest, live::Live,
@@ -222,6 +222,9 @@ pub(super) fn log(live: &Live, passed: &TransferResults<'_>, ctx: &mut Context) 
     guard::over(live, gateway, facts, connection.as_deref());
     facts.ended = live.world.clock.wall();
     let ex = Exchange {
+    trace::end(gateway, *route, request, facts);
+    let chain = context::chain(gateway, *route);
+    chain.on_log(&Exchange {
         head: request,
         facts,
     };

@@ -19,7 +19,7 @@ use super::{
     error::Failure,
     forwarded, hop_by_hop, reply,
     streams::{self, is_h2},
-    websocket,
+    trace, websocket,
 };
 use crate::{
     base::{http::begins_with, units::whole_millis},
@@ -41,10 +41,11 @@ pub(super) async fn peer(session: &mut Session, ctx: &mut Context) -> Result<Box
     let Some(upstream) = ctx.upstream.clone() else {
         return fail(ctx, Failure::Internal);
     };
+    let asked_at = ctx.live().world.clock.now();
     let ask = LeaseRequest {
         head: session.req_header(),
         client: ctx.facts.client.ip,
-        at: ctx.live().world.clock.now(),
+        at: asked_at,
         tried: &ctx.tried,
         is_upgrade: ctx.is_websocket,
     };
@@ -90,6 +91,7 @@ pub(super) async fn peer(session: &mut Session, ctx: &mut Context) -> Result<Box
     facts.upstream.backend = Some(Arc::clone(lease.backend().address()));
     facts.upstream.attempts += 1;
     facts.upstream.started = Some(ctx.tried_at - facts.started);
+    trace::begin_attempt(facts, lease.backend().address(), asked_at, ctx.tried_at);
     ctx.lease = Some(lease);
     Ok(peer)
 }
@@ -108,6 +110,7 @@ pub(super) fn connected(
     ctx: &mut Context,
 ) {
     ctx.facts.upstream.reused = is_reused;
+    trace::connected(&mut ctx.facts, is_reused);
     if is_h2(ctx) {
         // Other requests share the socket.
         return;
@@ -202,6 +205,7 @@ pub(super) fn on_origin_response(
     let seen = GatewayDirectives::of(response);
     ctx.facts.upstream.status = response.status.as_u16();
     ctx.facts.upstream.first_byte = Some(now - ctx.tried_at);
+    trace::responded(&mut ctx.facts, now, seen.streams != StreamKind::Nothing);
     lease.backend().learn_keep_alive(seen.keep_alive);
     if response.status == StatusCode::SWITCHING_PROTOCOLS
         && !(ctx.is_websocket && websocket::is_accepted(session.req_header(), response))
@@ -368,6 +372,7 @@ pub(super) fn not_connected(
     mut error: Box<Error>,
 ) -> Box<Error> {
     let failure = Failure::of(&error, None, None);
+    trace::attempt_failed(&mut ctx.facts, Some(failure.reason()));
     // An open connection ended just as a stream was to begin on it. That is not a refusal by the
     // backend.
     let was_there = *error.etype() == ErrorType::H2Error;
@@ -409,6 +414,7 @@ pub(super) fn failed(
     }
     if let ErrorType::HTTPStatus(status) = *error.etype() {
         // `answered` has already decided.
+        trace::attempt_failed(&mut ctx.facts, None);
         if let Some(lease) = ctx.lease.take() {
             ctx.tried.push(lease.backend().id());
             lease.finish(Outcome::Status(status));
@@ -421,6 +427,7 @@ pub(super) fn failed(
         return error;
     }
     let failure = Failure::of(&error, expired, None);
+    trace::attempt_failed(&mut ctx.facts, Some(failure.reason()));
     // An app closes idle connections when it likes. That one of them closed at the moment of reuse
     // does not mean that the app is unhealthy.
     let is_stale = is_pooled

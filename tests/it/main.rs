@@ -94,6 +94,7 @@ mod streaming;
 mod support;
 mod tidy;
 mod tls;
+mod tracing;
 mod transparency;
 mod tunnels;
 mod upgrade;

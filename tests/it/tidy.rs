@@ -17,7 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["config"],
     &["zones", "chain"],
     &["limits"],
-    &["cache", "files", "plugins"],
+    &["cache", "files", "plugins", "tracing"],
     &["routes", "filters", "upstreams", "tls"],
     &["gateway"],
     &["connection"],

@@ -24,7 +24,10 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
-use rustls_pki_types::{CertificateDer, pem::PemObject};
+use rustls_pki_types::{
+    CertificateDer,
+    pem::{self, PemObject},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::timeout,
@@ -185,6 +188,17 @@ impl Fetch {
                 .pool_idle_timeout(IDLE)
                 .build(connector),
         )
+    }
+
+    /// Creates a client for HTTPS, or else for HTTP only. It trusts the CA certificates in the PEM
+    /// text `ca`, or else the system's.
+    pub fn with_ca(is_tls: bool, ca: Option<&[u8]>) -> Result<Self, String> {
+        let trust = match ca {
+            _ if !is_tls => Trust::Plain,
+            Some(pem) => Trust::Roots(Arc::new(roots_of(CertificateDer::pem_slice_iter(pem))?)),
+            None => Trust::System,
+        };
+        Self::new(&trust).map_err(|error| error.to_string())
     }
 
     /// Creates a client for `url` that trusts the CA certificates in the file `ca`, or else the
@@ -379,8 +393,13 @@ async fn collect(body: Incoming, longest: usize) -> Result<Bytes, FetchError> {
 
 /// Reads the CA certificates of a PEM file.
 pub fn roots(path: &Path) -> Result<RootCertStore, String> {
+    roots_of(CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())?)
+}
+
+fn roots_of(
+    read: impl Iterator<Item = Result<CertificateDer<'static>, pem::Error>>,
+) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
-    let read = CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())?;
     for certificate in read {
         let certificate = certificate.map_err(|error| error.to_string())?;
         roots.add(certificate).map_err(|error| error.to_string())?;

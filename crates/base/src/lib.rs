@@ -39,6 +39,7 @@ pub mod secret;
 pub mod spelling;
 pub mod target;
 pub mod tasks;
+pub mod trace_context;
 pub mod units;
 pub mod unix_socket;
 pub mod user_metrics;

@@ -17,9 +17,12 @@ use crate::{
         units::{ByteSize, Span},
     },
     chain::CompileContext,
-    config::tree::{
-        Spanned,
-        short::{self, Short, reads_short},
+    config::{
+        diagnostic::Diagnostics,
+        tree::{
+            self, Node, Spanned,
+            short::{self, Short, reads_short},
+        },
     },
 };
 
@@ -126,6 +129,13 @@ impl Serialize for AccessLogConfig {
         map.serialize_entry("redact", &self.redact)?;
         map.end()
     }
+}
+
+/// Returns the words that `redact` of this configuration lists; none if it cannot be read, which
+/// compiling it reports.
+pub(crate) fn redacted_words(node: &Node) -> Vec<String> {
+    let config = tree::read::<AccessLogConfig>(node, &mut Diagnostics::default());
+    config.map_or_else(Vec::new, |config| config.redact)
 }
 
 impl AccessLogConfig {

@@ -21,8 +21,8 @@ use self::config::AccessLogConfig;
 pub(crate) use self::{
     entry::{FixedFields, LoggedRequest, Text},
     line::{Line, LineFormat},
-    redact::Redactor,
 };
+pub(crate) use self::{config::redacted_words, redact::Redactor};
 use crate::{
     base::{
         clock::Clock,

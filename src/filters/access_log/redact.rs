@@ -34,6 +34,7 @@ impl Redactor {
     }
 
     fn new(words: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+    pub(crate) fn new(words: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         let mut words: Vec<Word> = words
             .into_iter()
             .map(|word| {
@@ -59,6 +60,13 @@ impl Redactor {
             words: words.into(),
             by_end,
         }
+    }
+
+    /// Returns `query` without its secrets.
+    pub(crate) fn of(&self, query: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(query.len());
+        self.put(&mut out, query, Vec::extend_from_slice);
+        out
     }
 
     /// Adds `query` through `put`, without its secrets.

@@ -27,6 +27,7 @@ use crate::{
         fetch::{Fetch, FetchError},
         gateway_headers::GatewayHeaders,
         recent_values::{Fingerprint, RecentValues},
+        trace_context::TRACEPARENT,
     },
     chain::{
         AuthMetrics, BoxFuture, CompileContext, Exchange, Filter, FilterKind, Guard, Outcome,
@@ -231,6 +232,9 @@ impl ForwardAuth {
         headers.insert(X_FORWARDED_HOST, host);
         if !ex.facts.request_id.is_empty() {
             headers.insert(X_REQUEST_ID, ex.facts.request_id.header_value());
+        }
+        if let Some(trace) = ex.facts.trace.as_ref().filter(|trace| trace.is_passed_on()) {
+            headers.insert(TRACEPARENT, trace.outgoing().header_value());
         }
         Some(request)
     }

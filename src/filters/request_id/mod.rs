@@ -8,12 +8,10 @@ mod traceparent;
 use http::{HeaderMap, HeaderName, response};
 
 use self::traceparent::IdOrigin;
-use crate::chain::{
-    self, CompileContext, Exchange, Filter, FilterKind, Phases, RequestChanges, Verdict,
+use crate::{
+    base::trace_context::{TRACEPARENT, TRACESTATE, TraceContext},
+    chain::{self, CompileContext, Exchange, Filter, FilterKind, Phases, RequestChanges, Verdict},
 };
-
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// The compiled filter.
 #[derive(Debug)]
@@ -50,7 +48,12 @@ impl Filter for RequestId {
             ex.facts.request_id = id;
         }
         if ex.facts.request_id.is_empty() {
-            ex.facts.request_id = chain::RequestId::random(fastrand::u64(..), fastrand::u64(..));
+            ex.facts.request_id = ex.facts.new_request_id();
+        }
+        if !self.traceparent
+            && let Some(trace) = &mut ex.facts.trace
+        {
+            trace.leave_headers();
         }
         Verdict::Next
     }
@@ -67,6 +70,10 @@ impl Filter for RequestId {
     fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
         let id = &ex.facts.request_id;
         headers.insert(self.header.clone(), id.header_value());
+        if ex.facts.trace.is_some() {
+            // The proxy has written both headers, for the span of this attempt.
+            return;
+        }
         let (mut has_parent, mut has_state) = (false, false);
         // Most clients send neither header: one pass, and no lookups.
         for name in ex.head.headers.keys() {
@@ -76,7 +83,7 @@ impl Filter for RequestId {
                 _ => {}
             }
         }
-        let is_valid = has_parent && traceparent::is_valid(&headers.get_all(TRACEPARENT));
+        let is_valid = has_parent && TraceContext::of(headers).is_some();
         if self.traceparent && !is_valid {
             // W3C Trace Context, 3.3: state without a valid parent means nothing.
             if has_state {

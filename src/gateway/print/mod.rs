@@ -58,6 +58,9 @@ pub fn yaml(file: &File, gateway: &Gateway, hidden: &[Place]) -> String {
     if let Some(redis) = &file.redis {
         document["redis"] = value(redis);
     }
+    if let Some(tracing) = &file.tracing {
+        document["tracing"] = value(tracing);
+    }
     if let Some(flood_guard) = &file.flood_guard {
         document["flood_guard"] = value(flood_guard);
     }

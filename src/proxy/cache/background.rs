@@ -19,7 +19,7 @@ use crate::{
         route::PersonalHeaders,
         store::Entry,
     },
-    chain::{CacheFacts, CacheOutcome, Class, Client, Identity, RequestId},
+    chain::{CacheFacts, CacheOutcome, Class, Client, Identity, RequestId, RequestTrace},
     gateway::{Gateway, RouteCache},
     proxy::{
         context::{Context, RoutePlacement},
@@ -60,6 +60,7 @@ pub(in crate::proxy) struct Background {
     rewritten: Option<Box<[u8]>>,
     carried: Option<Arc<dyn Any + Send + Sync>>,
     upstream: Option<Arc<Upstream>>,
+    trace: Option<Box<RequestTrace>>,
     head: RequestHeader,
     flow: Box<Flow>,
     _claim: WorkClaim,
@@ -123,6 +124,11 @@ pub(super) fn begin(
         rewritten: ctx.facts.rewritten.clone(),
         carried: ctx.facts.carried.clone(),
         upstream: ctx.upstream.clone(),
+        trace: ctx
+            .facts
+            .trace
+            .as_ref()
+            .map(|trace| Box::new(trace.child())),
         head,
         flow: Box::new(flow),
         _claim: claim,
@@ -181,6 +187,7 @@ pub(in crate::proxy) fn take(session: &mut Session, ctx: &mut Context) -> bool {
         rewritten,
         carried,
         upstream,
+        trace,
         head,
         flow,
         _claim: claim,
@@ -197,6 +204,7 @@ pub(in crate::proxy) fn take(session: &mut Session, ctx: &mut Context) -> bool {
     ctx.facts.rewritten = rewritten;
     ctx.facts.carried = carried;
     ctx.facts.request_id = RequestId::random(fastrand::u64(..), fastrand::u64(..));
+    ctx.facts.trace = trace;
     ctx.facts.cache = Some(CacheFacts::new(CacheOutcome::Expired));
     ctx.upstream = upstream;
     ctx.cache = Some(flow);

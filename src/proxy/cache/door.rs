@@ -22,7 +22,7 @@ use crate::{
     proxy::{
         context::{self, Context},
         decision::Decision,
-        request,
+        request, trace,
     },
 };
 
@@ -46,11 +46,13 @@ pub(in crate::proxy) async fn ask(head: &RequestHeader, ctx: &mut Context) -> De
         return Decision::Reply(Box::new(reply));
     }
     let live = Arc::clone(ctx.live());
+    let started = trace::begin_part(&ctx.facts, cache.cache.tiers().is_some());
     let (facts, course) = match recognise(head, ctx, cache, &live) {
         Ok(request) => request.decided(&route.name, ctx).await,
         Err(why) => bypass(why),
     };
     ctx.facts.cache = Some(facts);
+    trace::end_part(&mut ctx.facts, "cache", started);
     course
 }
 

@@ -13,6 +13,7 @@ mod route;
 mod shorthand;
 #[cfg(test)]
 mod tests;
+mod tracing;
 mod upstream;
 mod upstream_metrics;
 
@@ -42,6 +43,7 @@ pub use self::{
         MaintenanceConfig, MatchConfig, RedirectConfig, RespondConfig, RewriteConfig, RouteConfig,
         SpellingConfig, WebsocketConfig,
     },
+    tracing::{SlowConfig, TraceTrust, TracingConfig, TracingProtocol, TracingTlsConfig},
     upstream::{
         App, BackendConfig, BackendTarget, EjectConfig, HealthConfig, InFlightConfig, PoolConfig,
         ProtocolConfig, RetryConfig, RetryOn, ScaleConfig, ScaleManager, StatusSet, StickyConfig,
@@ -70,6 +72,7 @@ pub struct File {
     pub rate_limits: Vec<(Key, Node)>,
     pub audit_log: Option<AuditLogConfig>,
     pub redis: Option<Spanned<RedisConfig>>,
+    pub tracing: Option<Spanned<TracingConfig>>,
     pub flood_guard: Option<Spanned<FloodGuardConfig>>,
     pub geo: Option<Spanned<GeoConfig>>,
     pub cache: Option<Spanned<CacheConfig>>,

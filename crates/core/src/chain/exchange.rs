@@ -11,7 +11,8 @@ use std::{
 use http::{HeaderName, HeaderValue};
 use pingora::http::RequestHeader;
 
-use super::{AuditNote, Body, CacheFacts, ClientCertificate, Identity, Reply};
+use super::{AuditNote, Body, CacheFacts, ClientCertificate, Identity, Reply, RequestTrace};
+use crate::base::trace_context::write_hex;
 
 /// A request on its way through the gateway.
 pub struct Exchange<'a> {
@@ -26,6 +27,8 @@ pub struct Exchange<'a> {
 pub struct RequestFacts {
     pub client: Client,
     pub request_id: RequestId,
+    /// Ids and times of the request for its trace; `None` without `tracing`.
+    pub trace: Option<Box<RequestTrace>>,
     /// Name of the route, or `None` before a route has matched.
     pub route: Option<Arc<str>>,
     pub class: Class,
@@ -245,14 +248,9 @@ impl RequestId {
 
     /// Makes a new id from 128 random bits.
     pub fn random(high: u64, low: u64) -> Self {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut text = [0; 32];
-        for (word, half) in [high, low].into_iter().zip(text.chunks_exact_mut(16)) {
-            for (byte, pair) in word.to_be_bytes().into_iter().zip(half.chunks_exact_mut(2)) {
-                pair[0] = DIGITS[usize::from(byte >> 4)];
-                pair[1] = DIGITS[usize::from(byte & 15)];
-            }
-        }
+        write_hex(&mut text[..16], &high.to_be_bytes());
+        write_hex(&mut text[16..], &low.to_be_bytes());
         Self(HeaderValue::from_bytes(&text).expect("made of digits"))
     }
 
@@ -301,10 +299,20 @@ impl RequestFacts {
         self.identity.get_or_insert_default()
     }
 
+    /// Returns an id for a request that has none: that of its trace if the trace began here, so that
+    /// there is one to search for.
+    pub fn new_request_id(&self) -> RequestId {
+        let trace = self.trace.as_deref().filter(|trace| trace.parent.is_none());
+        let random = || (fastrand::u64(..), fastrand::u64(..));
+        let (high, low) = trace.map_or_else(random, RequestTrace::halves);
+        RequestId::random(high, low)
+    }
+
     pub fn new(started: Instant) -> Self {
         Self {
             client: Client::default(),
             request_id: RequestId::empty(),
+            trace: None,
             route: None,
             class: Class::default(),
             identity: None,

@@ -22,6 +22,7 @@ mod run;
 pub mod testkit;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 use std::{future::Future, pin::Pin};
 
@@ -46,6 +47,7 @@ pub use self::{
     reply::{Reply, ReplyBody},
     request_changes::RequestChanges,
     run::{Chain, HookOutcome, HookProgress, Named},
+    trace::{RequestTrace, TraceAttempt, TraceStep, span_id},
 };
 
 /// A boxed future, the return type of the asynchronous hooks.

@@ -1,6 +1,6 @@
 //! Filters of a route, sorted by phase when the route is compiled.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, response};
@@ -19,6 +19,7 @@ pub struct Named {
 
 /// A hook to call: the filter, and the twin to use.
 struct Step {
+    name: &'static str,
     filter: Arc<dyn Filter>,
     is_async: bool,
 }
@@ -45,6 +46,11 @@ fn wanted(step: &Step, ex: &Exchange<'_>, phase: Phase) -> Option<usize> {
         return None;
     }
     step.filter.wants_body(ex, phase)
+}
+
+/// Returns the time at which `step` begins, if the request's trace records it.
+fn begin_step(step: &Step, ex: &Exchange<'_>) -> Option<Instant> {
+    ex.facts.trace.as_ref()?.begin_step(step.is_async)
 }
 
 /// Filters of one route, one list for each phase.
@@ -80,6 +86,7 @@ impl Chain {
                 .map(|named| (named, named.filter.phases()))
                 .filter(|(_, phases)| phases.wants(phase))
                 .map(|(named, phases): (&Named, Phases)| Step {
+                    name: named.name,
                     filter: Arc::clone(&named.filter),
                     is_async: phases.is_async(phase),
                 })
@@ -198,11 +205,15 @@ impl Chain {
                 return HookOutcome::Body(most);
             }
             round.request += 1;
+            let timed = begin_step(step, ex);
             let verdict = if step.is_async {
                 step.filter.on_request_async(ex).await
             } else {
                 step.filter.on_request(ex)
             };
+            if let (Some(started), Some(trace)) = (timed, &mut ex.facts.trace) {
+                trace.end_filter(step.name, started, &verdict);
+            }
             if let Verdict::Reply(_) = verdict {
                 return HookOutcome::Over(verdict);
             }
@@ -212,11 +223,15 @@ impl Chain {
                 return HookOutcome::Body(most);
             }
             round.authorized += 1;
+            let timed = begin_step(step, ex);
             let verdict = if step.is_async {
                 step.filter.on_authorized_async(ex).await
             } else {
                 step.filter.on_authorized(ex)
             };
+            if let (Some(started), Some(trace)) = (timed, &mut ex.facts.trace) {
+                trace.end_filter(step.name, started, &verdict);
+            }
             if let Verdict::Reply(_) = verdict {
                 return HookOutcome::Over(verdict);
             }
@@ -228,7 +243,11 @@ impl Chain {
     pub async fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
         for step in &self.upstream {
             if step.is_async {
+                let timed = begin_step(step, ex);
                 step.filter.on_upstream_async(ex, headers).await;
+                if let (Some(started), Some(trace)) = (timed, &mut ex.facts.trace) {
+                    trace.end_step(step.name, started, false);
+                }
             } else {
                 step.filter.on_upstream(ex, headers);
             }
@@ -261,7 +280,11 @@ impl Chain {
     pub async fn on_upstream_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
         for step in &self.upstream_response {
             if step.is_async {
+                let timed = begin_step(step, ex);
                 step.filter.on_upstream_response_async(ex, head).await;
+                if let (Some(started), Some(trace)) = (timed, &mut ex.facts.trace) {
+                    trace.end_step(step.name, started, false);
+                }
             } else {
                 step.filter.on_upstream_response(ex, head);
             }
@@ -271,7 +294,11 @@ impl Chain {
     pub async fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
         for step in &self.response {
             if step.is_async {
+                let timed = begin_step(step, ex);
                 step.filter.on_response_async(ex, head).await;
+                if let (Some(started), Some(trace)) = (timed, &mut ex.facts.trace) {
+                    trace.end_step(step.name, started, false);
+                }
             } else {
                 step.filter.on_response(ex, head);
             }
@@ -281,7 +308,11 @@ impl Chain {
     pub async fn on_error(&self, ex: &mut Exchange<'_>, reply: &mut Reply) {
         for step in &self.error {
             if step.is_async {
+                let timed = begin_step(step, ex);
                 step.filter.on_error_async(ex, reply).await;
+                if let (Some(started), Some(trace)) = (timed, &mut ex.facts.trace) {
+                    trace.end_step(step.name, started, false);
+                }
             } else {
                 step.filter.on_error(ex, reply);
             }

@@ -1,0 +1,178 @@
+//! The `tracing:` section as written.
+
+use std::{borrow::Cow, collections::BTreeMap, fmt, path::PathBuf};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::Spanned;
+use crate::base::{
+    secret::Secret,
+    units::{Percent, Span},
+};
+
+/// Export of traces to a collector over OTLP. Off without this section.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TracingConfig {
+    /// URL of the collector, such as `http://127.0.0.1:4317`. With `protocol: http`, `/v1/traces` is
+    /// appended to its path unless it ends so.
+    pub endpoint: Spanned<String>,
+    /// Protocol of the collector: `grpc`, usually on port 4317, or `http` with Protobuf, usually on
+    /// port 4318.
+    #[serde(default)]
+    pub protocol: Spanned<TracingProtocol>,
+    /// Headers for the collector, such as an API key: `file:PATH` or `${NAME}`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, Spanned<Secret>>,
+    /// TLS to the collector; for `https://` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Spanned<TracingTlsConfig>>,
+    /// Name of this gateway in traces.
+    #[serde(default = "service_name")]
+    pub service_name: Spanned<String>,
+    /// More facts about this gateway, such as `deployment.environment.name: production`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub resource: BTreeMap<String, Spanned<String>>,
+    /// Share of requests that are traced, of those that begin a trace here.
+    #[serde(default = "sample")]
+    pub sample: Spanned<Percent>,
+    /// Traces every request that takes at least this long, or whose stream begins so late; `false`
+    /// for none.
+    #[serde(default)]
+    pub slow: Spanned<SlowConfig>,
+    /// Traces every request that fails with a status from 500, or breaks off.
+    #[serde(default = "yes")]
+    pub errors: bool,
+    /// Senders of a `traceparent` whose traces are continued.
+    #[serde(default)]
+    pub trust: TraceTrust,
+    /// Longest time for sending a batch, retries included.
+    #[serde(default = "timeout")]
+    pub timeout: Spanned<Span>,
+    /// Longest time that a finished trace waits for others to be sent with it.
+    #[serde(default = "interval")]
+    pub interval: Spanned<Span>,
+    /// Number of traces that wait for the collector. Further ones are dropped and counted.
+    #[serde(default = "queue")]
+    pub queue: Spanned<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TracingProtocol {
+    #[default]
+    Grpc,
+    Http,
+}
+
+/// Senders of a `traceparent` whose traces are continued. A request of any other sender begins a
+/// trace, which has a link to the sender's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TraceTrust {
+    /// Proxies of `trusted_proxies`, whose decision on sampling is followed as well.
+    #[default]
+    Proxies,
+    /// Every client. Only proxies of `trusted_proxies` can have a request sampled; of the requests
+    /// that other clients have sampled, the share of `sample` is.
+    All,
+    /// Nobody.
+    None,
+}
+
+/// TLS to a collector.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TracingTlsConfig {
+    /// A PEM file of CA certificates, instead of the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<Spanned<PathBuf>>,
+}
+
+/// Duration from which a request is slow, if any is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlowConfig(pub Option<Span>);
+
+impl Default for SlowConfig {
+    fn default() -> Self {
+        Self(Some(Span::secs(1)))
+    }
+}
+
+impl<'de> Deserialize<'de> for SlowConfig {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl de::Visitor<'_> for Either {
+            type Value = SlowConfig;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a duration such as `1s`, or `false`")
+            }
+
+            fn visit_bool<E: de::Error>(self, flag: bool) -> Result<SlowConfig, E> {
+                Ok(if flag {
+                    SlowConfig::default()
+                } else {
+                    SlowConfig(None)
+                })
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<SlowConfig, E> {
+                self.visit_str(&number.to_string())
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<SlowConfig, E> {
+                let span = text.parse().map_err(E::custom)?;
+                Ok(SlowConfig(Some(span)))
+            }
+        }
+
+        d.deserialize_any(Either)
+    }
+}
+
+impl Serialize for SlowConfig {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match &self.0 {
+            Some(span) => span.serialize(s),
+            None => s.serialize_bool(false),
+        }
+    }
+}
+
+impl JsonSchema for SlowConfig {
+    fn schema_name() -> Cow<'static, str> {
+        "SlowConfig".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let span = generator.subschema_for::<Span>();
+        json_schema!({ "anyOf": [span, { "type": "boolean" }] })
+    }
+}
+
+fn service_name() -> Spanned<String> {
+    Spanned::nowhere("edgeway".to_owned())
+}
+
+fn sample() -> Spanned<Percent> {
+    Spanned::nowhere(Percent(1.0))
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn timeout() -> Spanned<Span> {
+    Spanned::nowhere(Span::secs(10))
+}
+
+fn interval() -> Spanned<Span> {
+    Spanned::nowhere(Span::secs(5))
+}
+
+fn queue() -> Spanned<u32> {
+    Spanned::nowhere(1024)
+}

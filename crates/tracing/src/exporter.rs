@@ -1,0 +1,377 @@
+//! Queue of finished spans, and the task that sends them to a collector in batches.
+//!
+//! A request only puts its spans into the queue, which never waits: what does not fit is dropped and
+//! counted. The task belongs to the process, so a configuration that is replaced loses no spans: its
+//! exporter ends once the last request that used it is over and its queue is sent.
+
+use std::{
+    collections::HashMap,
+    mem,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use log::{error, info, warn};
+use opentelemetry::KeyValue;
+use opentelemetry_otlp::{
+    ExporterBuildError, Protocol, SpanExporter, WithExportConfig, WithHttpConfig, WithTonicConfig,
+};
+use opentelemetry_sdk::{
+    Resource,
+    trace::{SpanData, SpanExporter as _},
+};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+use tonic::{
+    metadata::MetadataMap,
+    transport::{Certificate, ClientTlsConfig, Endpoint},
+};
+
+use super::http_client::Client;
+use crate::base::{
+    fetch::Fetch,
+    metrics::{IntCounter, IntGauge, Metrics},
+    tasks::Tasks,
+};
+
+/// Spans at which a batch is sent; the default of OpenTelemetry's SDKs.
+const BATCH: usize = 512;
+
+/// Settings of an exporter. Configurations with the same ones share it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExportSettings {
+    /// URL of the collector, over HTTP with its path.
+    pub endpoint: String,
+    pub transport: Transport,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// CA certificates in PEM, instead of the system's.
+    pub ca: Option<Vec<u8>>,
+    pub service_name: String,
+    pub version: &'static str,
+    pub resource: Vec<(String, String)>,
+    pub timeout: Duration,
+    pub interval: Duration,
+    /// Number of requests whose spans wait.
+    pub queue: usize,
+}
+
+/// Protocol of a collector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    Grpc,
+    Http,
+}
+
+impl ExportSettings {
+    /// Checks that a client can be made of the settings.
+    pub fn check(&self) -> Result<(), String> {
+        match self.transport {
+            Transport::Grpc => self.grpc_endpoint().map(drop),
+            Transport::Http => self.fetch().map(drop),
+        }
+    }
+
+    fn is_tls(&self) -> bool {
+        self.endpoint.starts_with("https:")
+    }
+
+    fn tls(&self) -> ClientTlsConfig {
+        let tls = ClientTlsConfig::new();
+        match &self.ca {
+            Some(ca) => tls.ca_certificate(Certificate::from_pem(ca)),
+            None => tls.with_native_roots(),
+        }
+    }
+
+    fn grpc_endpoint(&self) -> Result<Endpoint, String> {
+        let text = |error: tonic::transport::Error| crate::base::error::chain(&error);
+        let endpoint = Endpoint::from_shared(self.endpoint.clone()).map_err(text)?;
+        let endpoint = endpoint.timeout(self.timeout).connect_timeout(self.timeout);
+        if self.is_tls() {
+            endpoint.tls_config(self.tls()).map_err(text)
+        } else {
+            Ok(endpoint)
+        }
+    }
+
+    fn fetch(&self) -> Result<Fetch, String> {
+        Fetch::with_ca(self.is_tls(), self.ca.as_deref())
+    }
+
+    /// Creates the exporter. Must run on the runtime that serves it.
+    fn exporter(&self, failure: &Arc<Mutex<Option<String>>>) -> Result<SpanExporter, String> {
+        let text = |error: ExporterBuildError| error.to_string();
+        let mut exporter = match self.transport {
+            Transport::Grpc => SpanExporter::builder()
+                .with_tonic()
+                .with_channel(self.grpc_endpoint()?.connect_lazy())
+                .with_metadata(MetadataMap::from_headers(self.header_map()))
+                .with_timeout(self.timeout)
+                .build()
+                .map_err(text)?,
+            Transport::Http => SpanExporter::builder()
+                .with_http()
+                .with_protocol(Protocol::HttpBinary)
+                .with_endpoint(self.endpoint.clone())
+                .with_headers(self.header_texts())
+                .with_http_client(Client {
+                    fetch: self.fetch()?,
+                    timeout: self.timeout,
+                    failure: Arc::clone(failure),
+                })
+                .with_timeout(self.timeout)
+                .build()
+                .map_err(text)?,
+        };
+        exporter.set_resource(&self.resource());
+        Ok(exporter)
+    }
+
+    fn header_map(&self) -> HeaderMap {
+        self.headers.iter().cloned().collect()
+    }
+
+    fn header_texts(&self) -> HashMap<String, String> {
+        let text = |value: &HeaderValue| value.to_str().unwrap_or_default().to_owned();
+        let headers = self.headers.iter();
+        headers
+            .map(|(name, value)| (name.as_str().to_owned(), text(value)))
+            .collect()
+    }
+
+    fn resource(&self) -> Resource {
+        let given = self.resource.iter();
+        let given = given.map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
+        Resource::builder_empty()
+            .with_attributes([
+                KeyValue::new("service.version", self.version),
+                KeyValue::new("telemetry.sdk.language", "rust"),
+                KeyValue::new("telemetry.sdk.name", "opentelemetry"),
+            ])
+            .with_attributes(given)
+            .with_service_name(self.service_name.clone())
+            .build()
+    }
+}
+
+/// Counters of spans.
+#[derive(Clone, Debug)]
+struct SpanMetrics {
+    exported: IntCounter,
+    dropped: IntCounter,
+    failing: IntGauge,
+}
+
+impl SpanMetrics {
+    fn new(metrics: &Metrics) -> Self {
+        Self {
+            exported: metrics.counter(
+                "edgeway_trace_spans_exported_total",
+                "Spans that the collector of traces has accepted.",
+                &[],
+            ),
+            dropped: metrics.counter(
+                "edgeway_trace_spans_dropped_total",
+                "Spans lost because the collector of traces was too slow or failed.",
+                &[],
+            ),
+            failing: metrics.gauge(
+                "edgeway_trace_export_failing",
+                "Collectors of traces that did not accept the last batch of spans.",
+                &[],
+            ),
+        }
+    }
+}
+
+/// Exporter of one collector.
+#[derive(Debug)]
+pub struct Exporter {
+    settings: ExportSettings,
+    queue: mpsc::Sender<Vec<SpanData>>,
+    /// Receiver of the queue, until the task starts.
+    waiting: Mutex<Option<mpsc::Receiver<Vec<SpanData>>>>,
+    metrics: SpanMetrics,
+    process: Exporters,
+}
+
+impl Exporter {
+    pub fn settings(&self) -> &ExportSettings {
+        &self.settings
+    }
+
+    /// Queues the result of `make`, about `count` spans, or drops them.
+    pub(crate) fn push(&self, count: usize, make: impl FnOnce() -> Vec<SpanData>) {
+        match self.queue.try_reserve() {
+            Ok(place) => place.send(make()),
+            Err(_full) => self.metrics.dropped.inc_by(count as u64),
+        }
+    }
+
+    /// Starts the task on the current runtime, unless it runs.
+    pub fn start(&self) {
+        let Some(queue) = self.waiting.lock().take() else {
+            return;
+        };
+        let worker = Worker {
+            settings: self.settings.clone(),
+            queue,
+            metrics: self.metrics.clone(),
+            stopping: self.process.0.stopping.subscribe(),
+            failure: Arc::default(),
+            is_failing: false,
+        };
+        self.process.0.tasks.spawn("traces", worker.run());
+    }
+}
+
+/// Exporters of the process.
+#[derive(Clone, Debug, Default)]
+pub struct Exporters(Arc<ProcessExporters>);
+
+#[derive(Debug, Default)]
+struct ProcessExporters {
+    tasks: Tasks,
+    known: Mutex<Vec<Weak<Exporter>>>,
+    stopping: watch::Sender<bool>,
+}
+
+impl Exporters {
+    /// Returns the exporter with these settings, which a configuration in use may already have.
+    pub fn get_or_create(&self, settings: ExportSettings, metrics: &Metrics) -> Arc<Exporter> {
+        let mut known = self.0.known.lock();
+        known.retain(|exporter| exporter.strong_count() > 0);
+        let mut all = known.iter().filter_map(Weak::upgrade);
+        if let Some(same) = all.find(|exporter| exporter.settings == settings) {
+            return same;
+        }
+        let (queue, waiting) = mpsc::channel(settings.queue);
+        let exporter = Arc::new(Exporter {
+            settings,
+            queue,
+            waiting: Mutex::new(Some(waiting)),
+            metrics: SpanMetrics::new(metrics),
+            process: self.clone(),
+        });
+        known.push(Arc::downgrade(&exporter));
+        exporter
+    }
+
+    /// Sends what is queued and ends all exporters. Returns `false` if spans were lost because it
+    /// would have taken longer than `limit`.
+    pub async fn shut_down(&self, limit: Duration) -> bool {
+        self.0.stopping.send_replace(true);
+        tokio::time::timeout(limit, self.0.tasks.join())
+            .await
+            .is_ok()
+    }
+}
+
+/// Task of an exporter.
+struct Worker {
+    settings: ExportSettings,
+    queue: mpsc::Receiver<Vec<SpanData>>,
+    metrics: SpanMetrics,
+    stopping: watch::Receiver<bool>,
+    /// Reason of the last failure of the HTTP client.
+    failure: Arc<Mutex<Option<String>>>,
+    is_failing: bool,
+}
+
+impl Worker {
+    async fn run(mut self) {
+        let exporter = match self.settings.exporter(&self.failure) {
+            Ok(exporter) => exporter,
+            Err(error) => {
+                error!(endpoint = &*self.settings.endpoint, error; "traces cannot be exported");
+                return;
+            }
+        };
+        self.send_all(&exporter).await;
+        self.set_failing(false);
+    }
+
+    async fn send_all(&mut self, exporter: &SpanExporter) {
+        let mut batch = Vec::new();
+        loop {
+            let is_open = self.collect(&mut batch).await;
+            if !batch.is_empty() {
+                self.export(exporter, mem::take(&mut batch)).await;
+            }
+            if !is_open {
+                return;
+            }
+        }
+    }
+
+    /// Fills `batch`. Returns `false` if no spans will follow.
+    async fn collect(&mut self, batch: &mut Vec<SpanData>) -> bool {
+        // The time of a batch runs from its first span.
+        match self.next().await {
+            Some(spans) => batch.extend(spans),
+            None => return false,
+        }
+        let late = tokio::time::sleep(self.settings.interval);
+        tokio::pin!(late);
+        while batch.len() < BATCH {
+            tokio::select! {
+                biased;
+                spans = self.next() => match spans {
+                    Some(spans) => batch.extend(spans),
+                    None => return false,
+                },
+                () = &mut late => return true,
+            }
+        }
+        true
+    }
+
+    /// Returns the spans of the next request. While the process stops, these are only the ones that
+    /// are already in the queue.
+    async fn next(&mut self) -> Option<Vec<SpanData>> {
+        if !self.queue.is_closed() {
+            tokio::select! {
+                biased;
+                spans = self.queue.recv() => return spans,
+                _ = self.stopping.wait_for(|is_stopping| *is_stopping) => self.queue.close(),
+            }
+        }
+        self.queue.recv().await
+    }
+
+    /// Records the outcome of the last batch. Returns true if it differs from that of the one before.
+    fn set_failing(&mut self, is_failing: bool) -> bool {
+        let is_changed = mem::replace(&mut self.is_failing, is_failing) != is_failing;
+        match (is_changed, is_failing) {
+            (true, true) => self.metrics.failing.inc(),
+            (true, false) => self.metrics.failing.dec(),
+            (false, _) => {}
+        }
+        is_changed
+    }
+
+    async fn export(&mut self, exporter: &SpanExporter, batch: Vec<SpanData>) {
+        let count = batch.len() as u64;
+        let sent = tokio::time::timeout(self.settings.timeout, exporter.export(batch)).await;
+        let error = match sent {
+            Ok(Ok(())) => {
+                self.metrics.exported.inc_by(count);
+                if self.set_failing(false) {
+                    info!(endpoint = &*self.settings.endpoint; "traces are exported again");
+                }
+                return;
+            }
+            Ok(Err(error)) => {
+                let cause = self.failure.lock().take();
+                cause.unwrap_or_else(|| error.to_string())
+            }
+            Err(_elapsed) => format!("no response within {:?}", self.settings.timeout),
+        };
+        self.metrics.dropped.inc_by(count);
+        // Each failure counts; the log needs only the first.
+        if self.set_failing(true) {
+            warn!(endpoint = &*self.settings.endpoint, error; "traces lost, the collector failed");
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! The gateway's own HTTP client as the one of the exporter.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
+use parking_lot::Mutex;
+
+use crate::base::fetch::Fetch;
+
+/// Longest response that is read. A collector sends a few bytes.
+const LONGEST: usize = 64 * 1024;
+
+/// Client for a collector.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) fetch: Fetch,
+    pub(super) timeout: Duration,
+    /// Reason of the last failure, which the exporter's own message lacks.
+    pub(super) failure: Arc<Mutex<Option<String>>>,
+}
+
+#[async_trait]
+impl HttpClient for Client {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let sent = self.fetch.send_with_body(request, self.timeout, LONGEST);
+        let outcome = sent.await;
+        *self.failure.lock() = match &outcome {
+            Ok(response) if response.status().is_success() => None,
+            Ok(response) => Some(format!("response with status {}", response.status())),
+            Err(error) => Some(error.to_string()),
+        };
+        Ok(outcome?)
+    }
+}
