@@ -96,12 +96,8 @@ impl Refuser {
         metrics.count(&request.method, facts.status);
         metrics.count_bytes(facts.bytes_received, facts.bytes_sent);
         facts.ended = self.live.world.clock.wall();
-        let ex = Exchange {
-        gateway
-            .fallback_metrics
-            .count(&request.method, facts.status);
         trace::end(gateway, None, request, facts);
-        gateway.fallback.on_log(&Exchange {
+        let ex = Exchange {
             head: request,
             facts,
         };

@@ -204,7 +204,11 @@ pub(super) fn log(live: &Live, passed: &TransferResults<'_>, ctx: &mut Context) 
     metrics.count(&request.method, facts.status);
     metrics.count_bytes(facts.bytes_received, facts.bytes_sent);
     let seconds = facts.total.as_secs_f64();
-    metrics.seconds.observe(seconds, now, || trace(request));
+    let own_trace = facts.trace.as_ref().filter(|trace| trace.is_sampled);
+    metrics.seconds.observe(seconds, now, || match own_trace {
+        Some(trace) => TraceId::new(trace.trace_id),
+        None => client_trace(request),
+    });
     if let Some(first_byte) = facts.first_byte {
         metrics.first_byte.observe(first_byte.as_secs_f64());
     }
@@ -221,10 +225,8 @@ pub(super) fn log(live: &Live, passed: &TransferResults<'_>, ctx: &mut Context) 
     }
     guard::over(live, gateway, facts, connection.as_deref());
     facts.ended = live.world.clock.wall();
-    let ex = Exchange {
     trace::end(gateway, *route, request, facts);
-    let chain = context::chain(gateway, *route);
-    chain.on_log(&Exchange {
+    let ex = Exchange {
         head: request,
         facts,
     };
@@ -235,7 +237,7 @@ pub(super) fn log(live: &Live, passed: &TransferResults<'_>, ctx: &mut Context) 
 
 /// Returns the trace that the client began.
 #[cold]
-fn trace(request: &RequestHeader) -> Option<TraceId> {
+fn client_trace(request: &RequestHeader) -> Option<TraceId> {
     let context = request.headers.get("traceparent")?;
     TraceId::of_traceparent(context.as_bytes())
 }

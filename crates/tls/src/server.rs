@@ -203,13 +203,10 @@ impl Server {
     /// Returns true if a series with this listener's name is unrelated to TLS, or describes one of
     /// its certificates.
     pub fn has_series(server: Option<&Self>, series: Series<'_>) -> bool {
-        match server {
-            Some(server) => server.certificates.expiries().has(series),
-            None => {
-                let of_tls = [expiry::NAME, watch::RELOAD_SUCCESS_METRIC, handshakes::NAME];
-                !of_tls.contains(&series.family)
-            }
-        }
+        const OF_TLS: [&str; 3] = [expiry::NAME, watch::RELOAD_SUCCESS_METRIC, handshakes::NAME];
+        server.map_or(!OF_TLS.contains(&series.family), |server| {
+            server.certificates.expiries().has(series)
+        })
     }
 
     /// Publishes the expiry metrics again, after a configuration that was refused has overwritten

@@ -502,6 +502,41 @@ mod tests {
     }
 
     #[test]
+    fn invalid_metrics_are_reported_with_a_remedy() {
+        let many: Vec<String> = (0..17).map(|n| format!("m{n}")).collect();
+        let many = format!("{{ server_timing: [{}] }}", many.join(", "));
+        for (metrics, message) in [
+            (
+                "{ server_timing: ['a b'] }",
+                "invalid name `a b` in `server_timing`; write a name as the app sends it, such as `db` of `Server-Timing: db;dur=53`",
+            ),
+            (
+                "{ server_timing: [db, db] }",
+                "`db` is listed twice in `server_timing`; remove one",
+            ),
+            (
+                &many,
+                "more than 16 names in `server_timing`; list those that a dashboard or an alert uses; each name is a histogram",
+            ),
+            (
+                "{ sessions: { cookie: 'a;b' } }",
+                "invalid cookie name `a;b`; write the name of the app's session cookie, such as `connect.sid`",
+            ),
+            (
+                "{ sessions: { cookie: sid, window: 10ms } }",
+                "`sessions.window` must be at least 1s; write the time after which a session counts as inactive, such as `15m`",
+            ),
+        ] {
+            assert_eq!(
+                messages(&format!(
+                    "{{ backends: [10.0.0.1:80], metrics: {metrics} }}"
+                )),
+                [message]
+            );
+        }
+    }
+
+    #[test]
     fn invalid_checks_are_reported_with_a_remedy() {
         for (health, message) in [
             (

@@ -41,6 +41,14 @@ pub(crate) struct FixedFields {
     pub(crate) first_byte: Option<Duration>,
     pub(crate) upstream_first_byte: Option<Duration>,
     pub(crate) reason: Option<&'static str>,
+    pub(crate) trace: Option<TraceIds>,
+}
+
+/// Ids of a request's trace and of its span.
+#[derive(Clone, Copy)]
+pub(crate) struct TraceIds {
+    pub(crate) trace: u128,
+    pub(crate) span: u64,
 }
 
 /// Facts that are texts.
@@ -85,6 +93,7 @@ impl Default for FixedFields {
             first_byte: None,
             upstream_first_byte: None,
             reason: None,
+            trace: None,
         }
     }
 }
@@ -128,6 +137,10 @@ impl<'a> LoggedRequest<'a> {
                 first_byte: facts.first_byte,
                 upstream_first_byte: facts.upstream.first_byte,
                 reason: facts.why(),
+                trace: facts.trace.as_ref().map(|trace| TraceIds {
+                    trace: trace.trace_id,
+                    span: trace.span_id,
+                }),
             },
             texts,
         }

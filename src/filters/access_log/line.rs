@@ -7,15 +7,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    entry::{LoggedRequest, Text},
+    entry::{LoggedRequest, Text, TraceIds},
     escape::{put_address, put_compat, put_json, put_millis, put_number},
     redact::Redactor,
 };
 use crate::{
-    base::log_file::TimestampCache,
-    chain::{CacheOutcome, LogFields},
     base::{log_file::TimestampCache, trace_context::write_hex},
-    chain::{Exchange, LogFields, RequestFacts},
+    chain::{CacheOutcome, LogFields},
 };
 
 /// Inputs of a line.
@@ -113,8 +111,7 @@ impl Line<'_> {
         stamp.put_rfc3339(out, fixed.ended);
         out.extend_from_slice(b"\",\"id\":\"");
         out.extend_from_slice(request.plain(Text::Id));
-        out.extend_from_slice(facts.request_id.as_bytes());
-        put_trace(out, facts);
+        put_trace(out, fixed.trace);
         out.extend_from_slice(b"\",\"client\":\"");
         put_address(out, fixed.client);
         out.extend_from_slice(b"\",\"listener\":\"");
@@ -224,73 +221,18 @@ impl Line<'_> {
         out.extend_from_slice(request.text(Text::Limit).unwrap_or(b"-"));
         out.push(b'\n');
     }
-
-    /// Returns path and query as the client sent them.
-    fn target(&self) -> (&[u8], Option<&[u8]>) {
-        let head = self.ex.head;
-        let raw = head.raw_path();
-        if raw.first() != Some(&b'/') {
-            // A target in absolute form may hold a password; the other form is `*`.
-            let uri = &head.uri;
-            return (uri.path().as_bytes(), uri.query().map(str::as_bytes));
-        }
-        match raw.iter().position(|b| *b == b'?') {
-            Some(at) => (&raw[..at], Some(&raw[at + 1..])),
-            None => (raw, None),
-        }
-    }
-}
-
-/// Request headers that the line repeats, found in one pass over all headers.
-#[derive(Default)]
-struct LoggedHeaders<'a> {
-    host: &'a [u8],
-    user_agent: Option<&'a [u8]>,
-    referer: Option<&'a [u8]>,
-}
-
-impl<'a> LoggedHeaders<'a> {
-    fn of(ex: &Exchange<'a>) -> Self {
-        let mut logged = Self::default();
-        // The first line of each header is used.
-        for (name, value) in &ex.head.headers {
-            let value = value.as_bytes();
-            match name.as_str().as_bytes() {
-                b"host" if logged.host.is_empty() => logged.host = value,
-                b"user-agent" if logged.user_agent.is_none() => {
-                    logged.user_agent = Some(&value[..value.len().min(MAX_HEADER_LEN)]);
-                }
-                b"referer" if logged.referer.is_none() => {
-                    logged.referer = Some(without_query(value));
-                }
-                _ => {}
-            }
-        }
-        if let Some(authority) = ex.head.uri.authority() {
-            // Drops a user and password before the host.
-            let text = authority.as_str();
-            logged.host = text.rsplit('@').next().unwrap_or(text).as_bytes();
-        }
-        logged
-    }
 }
 
 /// Adds the ids of the request's trace and span, where traces are exported.
-fn put_trace(out: &mut Vec<u8>, facts: &RequestFacts) {
-    let Some(trace) = &facts.trace else { return };
+fn put_trace(out: &mut Vec<u8>, ids: Option<TraceIds>) {
+    let Some(ids) = ids else { return };
     let mut digits = [0; 32];
-    write_hex(&mut digits, &trace.trace_id.to_be_bytes());
+    write_hex(&mut digits, &ids.trace.to_be_bytes());
     out.extend_from_slice(b"\",\"trace_id\":\"");
     out.extend_from_slice(&digits);
-    write_hex(&mut digits, &trace.span_id.to_be_bytes());
+    write_hex(&mut digits, &ids.span.to_be_bytes());
     out.extend_from_slice(b"\",\"span_id\":\"");
     out.extend_from_slice(&digits[..16]);
-}
-
-/// Returns the proven name of the client.
-fn user(facts: &RequestFacts) -> Option<&[u8]> {
-    let user = facts.identity.as_ref()?.user.as_deref()?.as_bytes();
-    Some(&user[..user.len().min(MAX_USER_LEN)])
 }
 
 /// Adds nginx' `$remote_user`. Spaces would split it into two columns.

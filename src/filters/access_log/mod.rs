@@ -18,11 +18,11 @@ use std::{
 };
 
 use self::config::AccessLogConfig;
+pub(crate) use self::{config::redacted_words, redact::Redactor};
 pub(crate) use self::{
     entry::{FixedFields, LoggedRequest, Text},
     line::{Line, LineFormat},
 };
-pub(crate) use self::{config::redacted_words, redact::Redactor};
 use crate::{
     base::{
         clock::Clock,

@@ -33,7 +33,6 @@ impl Redactor {
         Self::new([""; 0])
     }
 
-    fn new(words: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
     pub(crate) fn new(words: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         let mut words: Vec<Word> = words
             .into_iter()

@@ -1,3 +1,5 @@
+//! Tests of the terminal table, and a snapshot with one of everything.
+
 use serde_json::json;
 
 use super::*;

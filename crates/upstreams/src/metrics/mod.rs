@@ -104,7 +104,7 @@ impl OptionalMetrics {
             }
             let (cookie, window) = (cookie.value.as_str(), window.value.0);
             Some(Sessions::new(
-                upstream, cookie, window, zones, &cx.clock, cx.metrics,
+                upstream, cookie, window, zones, cx.clock, cx.metrics,
             ))
         });
         Self {
