@@ -4,7 +4,7 @@
 pub use crate::{
     base::trace_context::TraceContext,
     connection::listener::ListenerMetrics,
-    filters::FILTERS,
+    filters::{FILTERS, access_log::field_names as access_log_fields},
     gateway::metrics::FilePart,
     live::Live,
     process::handover::Upgrades,

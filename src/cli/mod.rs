@@ -103,7 +103,7 @@ enum Command {
     ///
     /// They come from the gateway's memory, also where there is no access log. Errors and refusals
     /// are kept apart, so that traffic does not push them out.
-    Logs(logs::Options),
+    Logs(Box<logs::Options>),
     /// Make the running gateway read its configuration again
     ///
     /// Problems are printed as by `check`, and then nothing changes: the exit status is 78 for a

@@ -209,14 +209,18 @@ impl Compiler<'_> {
                 .iter()
                 .map(|(key, _)| key.name.as_str().into())
                 .collect(),
-            redactor: fallback.extension().unwrap_or_else(|| {
-                let secrets = &self.secret_queries;
-                Arc::new(Redactor::with_secrets(&secret::NAMES, secrets))
-            }),
+            redactor: self.redactor(&fallback),
             fallback,
             work: std::mem::take(&mut self.work),
             fallback_metrics: RouteMetrics::new(&self.world.metrics, &self.world.clock, &none),
         })
+    }
+
+    /// Returns the redactor of requests without a route.
+    fn redactor(&self, fallback: &Chain) -> Arc<Redactor> {
+        let secrets = &self.secret_queries;
+        let usual = || Arc::new(Redactor::with_secrets(&secret::NAMES, secrets));
+        fallback.extension().unwrap_or_else(usual)
     }
 
     /// Returns the compile context for the item at `place`.

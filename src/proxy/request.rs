@@ -19,7 +19,8 @@ use super::{
 use crate::{
     base::{open_headers::OpenRequestHeaders, query},
     chain::{
-        Certificate, Client, Exchange, HookOutcome, HookProgress, Phase, Protocol, Reply, Verdict,
+        Certificate, Client, Exchange, HookOutcome, HookProgress, Phase, Protocol, Reply,
+        TlsParameters, Verdict,
         host::{public_host, requested_host},
     },
     config::model::App,
@@ -555,5 +556,11 @@ pub(super) fn client(
                 Certificate::Verified(Arc::clone(shown))
             }
         },
+        tls: connection.tls.as_ref().map(|tls| TlsParameters {
+            version: tls.version,
+            cipher: tls.cipher,
+            alpn: tls.alpn,
+            server_name: tls.name.clone(),
+        }),
     }
 }

@@ -1,5 +1,6 @@
 //! The integration test binary: every behaviour that a user of the gateway sees.
 
+mod access_log;
 mod acme;
 mod admin_api;
 mod api_key;

@@ -393,6 +393,7 @@ async fn a_gateway_that_runs_shows_no_secret_of_its_configuration() {
         "/v1/upstreams",
         "/v1/bans",
         "/v1/profiles",
+        "/v1/requests",
         "/v1/nothing",
     ] {
         outputs.push_str(&gateway.admin_get(path).await.text());

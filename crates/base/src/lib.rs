@@ -37,6 +37,7 @@ pub mod redis;
 pub mod reserved_headers;
 pub mod secret;
 pub mod spelling;
+pub mod statuses;
 pub mod target;
 pub mod tasks;
 pub mod trace_context;

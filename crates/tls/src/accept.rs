@@ -116,6 +116,11 @@ impl Server {
                 .and_then(|suite| suite.suite().as_str())
                 .unwrap_or_default(),
             name: connection.server_name().map(Into::into),
+            alpn: match connection.alpn_protocol() {
+                Some(b"h2") => Some("h2"),
+                Some(b"http/1.1") => Some("http/1.1"),
+                _ => None,
+            },
             protocol: match connection.alpn_protocol() {
                 Some(b"h2") => Protocol::Http2,
                 Some(b"acme-tls/1") => Protocol::AcmeChallenge,

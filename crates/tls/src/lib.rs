@@ -35,7 +35,9 @@ pub struct TlsFacts {
     pub cipher: &'static str,
     /// The server name (SNI) that the client requested, in lower case.
     pub name: Option<Arc<str>>,
-    /// Protocol chosen by ALPN.
+    /// Name of the protocol chosen by ALPN, if any was.
+    pub alpn: Option<&'static str>,
+    /// Protocol that is spoken after the handshake.
     pub protocol: Protocol,
     /// The client's certificate, verified.
     pub client: Option<Arc<ClientCertificate>>,

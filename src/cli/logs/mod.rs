@@ -10,8 +10,7 @@ use super::{
     out,
 };
 use crate::{
-    base::{clock::Clock, net::Cidr, units::Span},
-    live::history::Statuses,
+    base::{clock::Clock, net::Cidr, statuses::Statuses, units::Span},
     status::{
         client::{Client, ClientError},
         events::ServerEvent,
@@ -27,7 +26,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
-    /// How many requests to print, at most 10000
+    /// Number of requests to print, at most 10000
     #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
     lines: usize,
     /// Go on with requests as they end
@@ -164,7 +163,7 @@ async fn follow(client: &Client, path: &str, printer: &mut Printer) -> Result<()
             let printed = match event.name.as_str() {
                 "" => printer.print(&event.data),
                 "missed" => {
-                    printer.print_missed(&event.data);
+                    print_missed(&event.data);
                     Ok(())
                 }
                 _ => Ok(()),
@@ -224,14 +223,14 @@ impl Printer {
             None => out::line(line),
         }
     }
+}
 
-    fn print_missed(&self, data: &str) {
-        let missed: serde_json::Value = serde_json::from_str(data).unwrap_or_default();
-        let missed = missed["missed"].as_u64().unwrap_or_default();
-        out::note(&format!(
-            "edgeway: {missed} requests came too fast to be read, and are left out"
-        ));
-    }
+fn print_missed(data: &str) {
+    let missed: serde_json::Value = serde_json::from_str(data).unwrap_or_default();
+    let missed = missed["missed"].as_u64().unwrap_or_default();
+    out::note(&format!(
+        "edgeway: {missed} requests came too fast to be read, and are left out"
+    ));
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Configuration of the access log as written, and its compilation.
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -9,12 +10,20 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeMap};
 
-use super::{ACCESS_LOG, AccessLog, line::LineFormat, redact::Redactor};
+use super::{
+    ACCESS_LOG, AccessLog,
+    fields::{ChosenFields, Field, Fields},
+    headers::LoggedHeadersConfig,
+    layout::Layout,
+    line::LineFormat,
+    redact::Redactor,
+    sample::Sample,
+};
 use crate::{
     base::{
-        log_file::{LogMetrics, RotationPolicy, Target},
+        log_file::{LogMetrics, RotationPolicy, SyslogAddress, Target},
         secret,
-        units::{ByteSize, Span},
+        units::{ByteSize, Percent, Span},
     },
     chain::CompileContext,
     config::{
@@ -37,7 +46,8 @@ const MIN_FILE_SIZE: ByteSize = ByteSize(64 * 1024);
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct AccessLogConfig {
-    /// Path, relative to the folder of the configuration, or `stdout`, which is the default.
+    /// Path, relative to the folder of the configuration; `stdout`, which is the default;
+    /// `journald`; or `syslog`, `syslog:udp://HOST:PORT`, `syslog:tcp://HOST:PORT`.
     file: Option<Spanned<String>>,
     /// `json` (the default), or `compat`: nginx' `combined` line with additional fields.
     format: LineFormat,
@@ -47,6 +57,16 @@ pub(crate) struct AccessLogConfig {
     /// words (`=code` for the whole name only). `[]` for none; the words for tokens, keys,
     /// passwords and signatures if absent.
     redact: Vec<String>,
+    /// Fields of JSON lines, in this order; the usual ones if absent.
+    fields: Vec<Spanned<String>>,
+    /// Fields to leave out of the usual ones.
+    omit: Vec<Spanned<String>>,
+    /// Headers to add to each line. Values of `Authorization`, `Cookie`, `Set-Cookie`, and of
+    /// headers whose names mark them as secrets are never written.
+    headers: LoggedHeadersConfig,
+    /// Shares of requests that have a line: `default`, and a status or a class, such as
+    /// `2xx: 10%`. Requests that failed or were refused have a line unless their status is listed.
+    sample: BTreeMap<String, Spanned<Percent>>,
 }
 
 impl Default for AccessLogConfig {
@@ -56,6 +76,10 @@ impl Default for AccessLogConfig {
             format: LineFormat::default(),
             rotate: None,
             redact: secret::NAMES.map(str::to_owned).into(),
+            fields: Vec::new(),
+            omit: Vec::new(),
+            headers: LoggedHeadersConfig::default(),
+            sample: BTreeMap::new(),
         }
     }
 }
@@ -76,6 +100,8 @@ pub(super) struct RotateConfig {
     size: Option<Spanned<ByteSize>>,
     /// Number of old files to keep, as `FILE.1` (the newest), `FILE.2` …; 7 if absent.
     keep: Option<Spanned<u32>>,
+    /// Compress old files, except the newest, as `FILE.2.gz` …; `true` if absent.
+    compress: Option<bool>,
 }
 
 impl Short for RotateConfig {
@@ -108,6 +134,7 @@ impl Serialize for RotateConfig {
             map.serialize_entry("size", size)?;
         }
         map.serialize_entry("keep", &self.keep())?;
+        map.serialize_entry("compress", &self.compresses())?;
         map.end()
     }
 }
@@ -121,12 +148,23 @@ impl Serialize for AccessLogConfig {
         )?;
         map.serialize_entry("format", &self.format)?;
         match &self.rotate {
-            // Stdout is never rotated, so it has no `rotate`.
-            _ if self.is_stdout() => {}
+            // Only a file is rotated, so nothing else has `rotate`.
+            _ if self.is_stream() => {}
             Some(rotate) => map.serialize_entry("rotate", rotate)?,
             None => map.serialize_entry("rotate", &RotateConfig::default())?,
         }
         map.serialize_entry("redact", &self.redact)?;
+        for (name, list) in [("fields", &self.fields), ("omit", &self.omit)] {
+            if !list.is_empty() {
+                map.serialize_entry(name, list)?;
+            }
+        }
+        if !self.headers.is_empty() {
+            map.serialize_entry("headers", &self.headers)?;
+        }
+        if !self.sample.is_empty() {
+            map.serialize_entry("sample", &self.sample)?;
+        }
         map.end()
     }
 }
@@ -142,9 +180,17 @@ impl AccessLogConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<AccessLog> {
         let target = self.target(cx);
         let rotation = self.rotation(cx);
+        let fields = self.chosen_fields(cx);
+        let headers = self.headers.compile(cx);
+        let sample = Sample::compile(&self.sample, cx);
         let (target, rotation) = (target?, rotation?);
         Some(AccessLog {
-            format: self.format,
+            layout: Layout {
+                format: self.format,
+                fields: fields?,
+                headers: headers?,
+            },
+            sample: Some(sample?).filter(|_| !self.sample.is_empty()),
             redact: Arc::new(Redactor::with_secrets(&self.redact, cx.secret_queries)),
             clock: cx.clock.clone(),
             target,
@@ -152,6 +198,56 @@ impl AccessLogConfig {
             counts: LogMetrics::new(cx.metrics, &ACCESS_LOG),
             writer: OnceLock::new(),
         })
+    }
+
+    /// Returns `None` if a problem was reported.
+    fn chosen_fields(&self, cx: &mut CompileContext<'_>) -> Option<Fields> {
+        let mut refuse = |written: &Spanned<String>, message: String, help: &str| {
+            cx.report_at(written.place, "edgeway::access_log::fields", message, help);
+            None
+        };
+        let (Some(first), is_chosen) = (
+            self.fields.first().or(self.omit.first()),
+            !self.fields.is_empty(),
+        ) else {
+            return Some(Fields::Usual);
+        };
+        if self.format == LineFormat::Compat {
+            let message = "lines of `format: compat` have their own fields";
+            return refuse(
+                first,
+                message.to_owned(),
+                "write `format: json`, or remove this",
+            );
+        }
+        if let (true, Some(omitted)) = (is_chosen, self.omit.first()) {
+            let message = "`fields` and `omit` choose the same thing";
+            return refuse(omitted, message.to_owned(), "remove one of them");
+        }
+        let mut named = Vec::new();
+        for written in self.fields.iter().chain(&self.omit) {
+            match Field::parse(&written.value) {
+                Ok(field) if named.contains(&field) => {
+                    let message = format!("the field `{}` is listed twice", written.value);
+                    return refuse(written, message, "remove one of them");
+                }
+                Ok(field) => named.push(field),
+                Err(help) => {
+                    let message = format!("unknown field `{}`", written.value);
+                    return refuse(written, message, &help);
+                }
+            }
+        }
+        let fields = if is_chosen {
+            ChosenFields::new(named)
+        } else {
+            ChosenFields::without(&named)
+        };
+        if fields.is_empty() {
+            let message = "no field is left".to_owned();
+            return refuse(first, message, "`access_log: false` switches the log off");
+        }
+        Some(Fields::Chosen(fields))
     }
 
     /// Returns `None` if a problem was reported.
@@ -171,6 +267,19 @@ impl AccessLogConfig {
                     "the access log cannot go to `stderr`, where the gateway's own messages go",
                     "write `file: stdout`, or a path",
                 );
+            }
+            "journald" => return Some(Target::journald()),
+            text if text.starts_with("journald:/") => {
+                let path = text.trim_start_matches("journald:");
+                return Some(Target::Journald(path.into()));
+            }
+            text if text == "syslog" || text.starts_with("syslog:") => {
+                let help = "write `syslog`, `syslog:unix:/dev/log`, `syslog:udp://HOST:514` or \
+                            `syslog:tcp://HOST:601`";
+                return match text.parse::<SyslogAddress>() {
+                    Ok(address) => Some(Target::Syslog(address)),
+                    Err(error) => refuse(&error.to_string(), help),
+                };
             }
             "" | "-" | "off" | "false" => {
                 return refuse(
@@ -204,22 +313,30 @@ impl AccessLogConfig {
         Some(Target::File(path))
     }
 
-    fn is_stdout(&self) -> bool {
-        self.file.as_ref().is_none_or(|file| file.value == STDOUT)
+    /// Returns true if the log is not a file that could be rotated.
+    fn is_stream(&self) -> bool {
+        let is_stream = |name: &str| {
+            let is_named = |kind: &&str| {
+                let rest = name.strip_prefix(kind);
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+            };
+            [STDOUT, "journald", "syslog"].iter().any(is_named)
+        };
+        self.file.as_ref().is_none_or(|file| is_stream(&file.value))
     }
 
     /// Returns `None` if a problem was reported.
     fn rotation(&self, cx: &mut CompileContext<'_>) -> Option<RotationPolicy> {
-        let is_stdout = self.is_stdout();
+        let is_stream = self.is_stream();
         match &self.rotate {
-            None if is_stdout => Some(RotationPolicy::NEVER),
+            None if is_stream => Some(RotationPolicy::NEVER),
             None => RotateConfig::default().compile(cx),
             Some(rotate) if rotate.value.is_off => Some(RotationPolicy::NEVER),
-            Some(rotate) if is_stdout => {
+            Some(rotate) if is_stream => {
                 cx.report_at(
                     rotate.place,
                     "edgeway::access_log::rotate",
-                    "stdout cannot be rotated",
+                    "only a file can be rotated",
                     "remove `rotate`, or name a `file`",
                 );
                 None
@@ -239,6 +356,10 @@ impl RotateConfig {
 
     fn keep(&self) -> u32 {
         self.keep.as_ref().map_or(DEFAULT_KEEP, |keep| keep.value)
+    }
+
+    fn compresses(&self) -> bool {
+        self.compress.unwrap_or(true)
     }
 
     fn compile(&self, cx: &mut CompileContext<'_>) -> Option<RotationPolicy> {
@@ -278,6 +399,7 @@ impl RotateConfig {
             every: self.every().map(|Span(every): Span| -> Duration { every }),
             size: self.size.as_ref().map(|size| size.value.0),
             keep: self.keep(),
+            compress: self.compresses(),
         })
     }
 }

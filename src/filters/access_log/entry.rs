@@ -41,6 +41,10 @@ pub(crate) struct FixedFields {
     pub(crate) first_byte: Option<Duration>,
     pub(crate) upstream_first_byte: Option<Duration>,
     pub(crate) reason: Option<&'static str>,
+    /// Address of the other end of the connection, a proxy's or the client's own.
+    pub(crate) peer: IpAddr,
+    pub(crate) port: u16,
+    pub(crate) tls: Option<TlsWords>,
     pub(crate) trace: Option<TraceIds>,
 }
 
@@ -49,6 +53,14 @@ pub(crate) struct FixedFields {
 pub(crate) struct TraceIds {
     pub(crate) trace: u128,
     pub(crate) span: u64,
+}
+
+/// Parameters of TLS, by their standard names.
+#[derive(Clone, Copy)]
+pub(crate) struct TlsWords {
+    pub(crate) version: &'static str,
+    pub(crate) cipher: &'static str,
+    pub(crate) alpn: Option<&'static str>,
 }
 
 /// Facts that are texts.
@@ -68,10 +80,12 @@ pub(crate) enum Text {
     User,
     UserAgent,
     Referer,
+    Range,
+    ServerName,
 }
 
 impl Text {
-    pub(crate) const COUNT: usize = Self::Referer as usize + 1;
+    pub(crate) const COUNT: usize = Self::ServerName as usize + 1;
 }
 
 impl Default for FixedFields {
@@ -94,6 +108,9 @@ impl Default for FixedFields {
             upstream_first_byte: None,
             reason: None,
             trace: None,
+            peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            port: 0,
+            tls: None,
         }
     }
 }
@@ -119,6 +136,12 @@ impl<'a> LoggedRequest<'a> {
         set(Text::User, user(facts));
         set(Text::UserAgent, logged.user_agent);
         set(Text::Referer, logged.referer);
+        set(Text::Range, logged.range);
+        let tls = facts.client.tls.as_ref();
+        set(
+            Text::ServerName,
+            tls.and_then(|tls| bytes(&tls.server_name)),
+        );
         Self {
             fixed: FixedFields {
                 ended: facts.ended,
@@ -140,6 +163,13 @@ impl<'a> LoggedRequest<'a> {
                 trace: facts.trace.as_ref().map(|trace| TraceIds {
                     trace: trace.trace_id,
                     span: trace.span_id,
+                }),
+                peer: facts.client.peer,
+                port: facts.client.port,
+                tls: tls.map(|tls| TlsWords {
+                    version: tls.version,
+                    cipher: tls.cipher,
+                    alpn: tls.alpn,
                 }),
             },
             texts,
@@ -177,6 +207,7 @@ struct LoggedHeaders<'a> {
     host: &'a [u8],
     user_agent: Option<&'a [u8]>,
     referer: Option<&'a [u8]>,
+    range: Option<&'a [u8]>,
 }
 
 impl<'a> LoggedHeaders<'a> {
@@ -192,6 +223,9 @@ impl<'a> LoggedHeaders<'a> {
                 }
                 b"referer" if logged.referer.is_none() => {
                     logged.referer = Some(without_query(value));
+                }
+                b"range" if logged.range.is_none() => {
+                    logged.range = Some(&value[..value.len().min(MAX_HEADER_LEN)]);
                 }
                 _ => {}
             }

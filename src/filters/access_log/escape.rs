@@ -14,7 +14,7 @@ const HEX: &[u8; 16] = b"0123456789abcdef";
 /// Adds `text` as the inside of a JSON string.
 ///
 /// Bytes that are not UTF-8 become U+FFFD, so that a line is JSON whatever a client sent.
-pub(super) fn put_json(out: &mut Vec<u8>, text: &[u8]) {
+pub(crate) fn put_json(out: &mut Vec<u8>, text: &[u8]) {
     if is_plain(text) {
         out.extend_from_slice(text);
     } else {

@@ -42,12 +42,17 @@ impl LineFormat {
         }
     }
 
-    /// Adds a line that was formatted before, with fields that became known later.
-    pub(super) fn put_with(self, out: &mut Vec<u8>, line: &[u8], fields: &LogFields) {
-        let end: &[u8] = match self {
+    /// Returns the end of every line.
+    pub(super) fn end(self) -> &'static [u8] {
+        match self {
             Self::Json => b"}\n",
             Self::Compat => b"\n",
-        };
+        }
+    }
+
+    /// Adds a line that was formatted before, with fields that became known later.
+    pub(super) fn put_with(self, out: &mut Vec<u8>, line: &[u8], fields: &LogFields) {
+        let end = self.end();
         out.extend_from_slice(line.strip_suffix(end).unwrap_or(line));
         match self {
             Self::Json => put_json_fields(out, fields),

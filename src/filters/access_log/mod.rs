@@ -7,8 +7,12 @@
 mod config;
 mod entry;
 mod escape;
+mod fields;
+mod headers;
+mod layout;
 mod line;
 mod redact;
+mod sample;
 #[cfg(test)]
 mod tests;
 
@@ -17,10 +21,13 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use self::config::AccessLogConfig;
+use http::response;
+
+use self::{config::AccessLogConfig, fields::Field, layout::Layout, sample::Sample};
 pub(crate) use self::{config::redacted_words, redact::Redactor};
 pub(crate) use self::{
     entry::{FixedFields, LoggedRequest, Text},
+    escape::put_json as put_json_text,
     line::{Line, LineFormat},
 };
 use crate::{
@@ -30,6 +37,18 @@ use crate::{
     },
     chain::{CompileContext, Exchange, Filter, FilterKind, LateFields, Phases},
 };
+
+/// Returns the name of everything that a JSON line may have, for documentation and samples.
+pub fn field_names() -> Vec<&'static str> {
+    let more = [
+        "plugins",
+        "request_headers",
+        "response_headers",
+        "sample_rate",
+    ];
+    let fields = Field::ALL.iter().map(|field| field.name());
+    fields.chain(more).collect()
+}
 
 /// Counters of the log writer.
 const ACCESS_LOG: LogKind = LogKind {
@@ -64,7 +83,8 @@ impl FilterKind for AccessLogKind {
 
 /// The compiled filter.
 pub(crate) struct AccessLog {
-    format: LineFormat,
+    layout: Layout,
+    sample: Option<Sample>,
     redact: Arc<Redactor>,
     clock: Clock,
     target: Target,
@@ -77,7 +97,20 @@ pub(crate) struct AccessLog {
 
 impl Filter for AccessLog {
     fn phases(&self) -> Phases {
-        Phases::LOG
+        if self.layout.headers.response.is_empty() {
+            Phases::LOG
+        } else {
+            Phases::LOG | Phases::RESPONSE
+        }
+    }
+
+    fn needs_every_header(&self) -> bool {
+        !self.layout.headers.response.is_empty()
+    }
+
+    fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
+        let found = self.layout.headers.of_response(&head.headers);
+        ex.facts.put(found);
     }
 
     /// Returns the redactor, for other places that show queries of this route.
@@ -86,6 +119,18 @@ impl Filter for AccessLog {
     }
 
     fn on_log(&self, ex: &Exchange<'_>, late: &mut Option<LateFields>) {
+        let request = LoggedRequest::of(ex);
+        let share = self
+            .sample
+            .as_ref()
+            .and_then(|sample| sample.of(&request.fixed));
+        if share.is_some_and(|share| !share.draw()) {
+            return;
+        }
+        let line = Line {
+            request: &request,
+            redact: &self.redact,
+        };
         let writer = self.writer.get_or_init(|| {
             Arc::new(WriterHandle::join(
                 &self.target,
@@ -94,18 +139,13 @@ impl Filter for AccessLog {
                 &self.counts,
             ))
         });
-        let request = LoggedRequest::of(ex);
-        let line = Line {
-            request: &request,
-            redact: &self.redact,
-        };
         let Some(late) = late else {
-            return writer.push(|out, stamp| self.format.put(out, stamp, &line));
+            return writer.push(|out, stamp| self.layout.put(out, stamp, &line, ex, share));
         };
         let mut text = Vec::new();
-        self.format
-            .put(&mut text, &mut TimestampCache::default(), &line);
-        let (writer, format) = (Arc::clone(writer), self.format);
+        self.layout
+            .put(&mut text, &mut TimestampCache::default(), &line, ex, share);
+        let (writer, format) = (Arc::clone(writer), self.layout.format);
         late.then(move |fields| writer.push(|out, _| format.put_with(out, &text, fields)));
     }
 }

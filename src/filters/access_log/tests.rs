@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use super::AccessLogKind;
+use super::{AccessLogKind, fields::Field};
 use crate::{
     base::{clock::Clock, metrics::Metrics},
     chain::{
@@ -269,6 +269,12 @@ fn mistakes_are_refused_with_a_remedy() {
         "{ file: \"off\" }",
         "{ file: /tmp, formt: jsn }",
         "{ file: /tmp }",
+        "{ fields: [time, statsu, nothing_like_it] }",
+        "{ fields: [time], omit: [path] }",
+        "{ omit: [time, time] }",
+        "{ format: compat, omit: [time] }",
+        "{ headers: { request: [\"a b\"] } }",
+        "{ sample: { 2xy: 10% } }",
     ] {
         seen.push_str(&refused::<AccessLogKind>(yaml).join("\n"));
         seen.push('\n');
@@ -278,9 +284,143 @@ fn mistakes_are_refused_with_a_remedy() {
     `every: 5s` is shorter than a minute; help: write `1min` or more, such as `1d`
     `size: 1KiB` is smaller than 64KiB; help: write a size such as `100MiB`
     `keep: 0` is not between 1 and 1000; help: write how many old files to keep, such as `7`
-    stdout cannot be rotated; help: remove `rotate`, or name a `file`
+    only a file can be rotated; help: remove `rotate`, or name a `file`
     invalid file `off`; help: write `file: stdout` or a path; `access_log: false` switches it off
     unknown key `formt`; help: did you mean `format`?
     `/tmp` is a folder; help: write the path of a file in it, such as `access.log`
+    unknown field `statsu`; help: did you mean `status`?
+    `fields` and `omit` choose the same thing; help: remove one of them
+    the field `time` is listed twice; help: remove one of them
+    lines of `format: compat` have their own fields; help: write `format: json`, or remove this
+    invalid header name `a b`; help: write a name such as `content-type`
+    invalid status `2xy`: write one such as `404`, a class such as `5xx`, or `404,5xx`; help: write `default`, or a status or class with its share: `2xx: 10%`
     ");
+}
+
+fn names(fields: &[Field]) -> Vec<&'static str> {
+    fields.iter().map(|field| field.name()).collect()
+}
+
+fn keys(line: &str) -> Vec<String> {
+    let line: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).unwrap();
+    line.keys().cloned().collect()
+}
+
+/// Invariant: the chosen fields are in the line in their order, with the values of the usual line.
+#[test]
+fn chosen_fields_are_those_of_the_usual_line() {
+    let usual = line_of("{ file: FILE }");
+    // No traces are exported here, so the usual line has no ids of them.
+    let usual_names: Vec<&str> = names(Field::usual())
+        .into_iter()
+        .filter(|name| !["trace_id", "span_id"].contains(name))
+        .collect();
+    assert_eq!(keys(&usual), usual_names);
+    let listed = usual_names.join(", ");
+    assert_eq!(
+        line_of(&format!("{{ file: FILE, fields: [{listed}] }}")),
+        usual
+    );
+    let usual: serde_json::Value = serde_json::from_str(&usual).unwrap();
+    let some = line_of("{ file: FILE, fields: [status, path, time, client] }");
+    assert_eq!(keys(&some), ["status", "path", "time", "client"]);
+    let some: serde_json::Value = serde_json::from_str(&some).unwrap();
+    for (name, value) in some.as_object().unwrap() {
+        assert_eq!(*value, usual[name], "{name}");
+    }
+    let fewer = line_of("{ file: FILE, omit: [time, user_agent, referer] }");
+    assert_eq!(keys(&fewer), usual_names[1..usual_names.len() - 2]);
+    let all = names(Field::ALL);
+    let line = line_of(&format!("{{ file: FILE, fields: [{}] }}", all.join(", ")));
+    assert_eq!(keys(&line), all);
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(line["retries"], 1);
+    assert_eq!(line["tls_version"], serde_json::Value::Null);
+    assert_eq!(line["trace_id"], serde_json::Value::Null);
+}
+
+#[test]
+fn chosen_headers_are_written_without_their_secrets() {
+    let headers =
+        "headers: { request: [user-agent, authorization, cookie, x-none], response: [x-a] }";
+    let line = line_of(&format!("{{ file: FILE, {headers} }}"));
+    assert!(!line.contains("hunter2"), "{line}");
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(
+        line["request_headers"]["user-agent"],
+        "Mozilla/5.0 \"quoted\""
+    );
+    assert_eq!(line["request_headers"]["authorization"], "[redacted]");
+    assert_eq!(line["request_headers"]["cookie"], "[redacted]");
+    assert_eq!(line["request_headers"]["x-none"], serde_json::Value::Null);
+    assert_eq!(line["response_headers"]["x-a"], serde_json::Value::Null);
+    let line = line_of(&format!("{{ file: FILE, format: compat, {headers} }}"));
+    let tail = " request_header.user-agent=\"Mozilla/5.0 \\x22quoted\\x22\" \
+                request_header.authorization=\"[redacted]\" request_header.cookie=\"[redacted]\" \
+                request_header.x-none=\"-\" response_header.x-a=\"-\"\n";
+    assert!(line.ends_with(tail), "{line}");
+}
+
+/// Invariant: each line that was written counts for the inverse of its rate, and their sum is the
+/// number of requests; errors and refusals have a line each.
+#[test]
+fn sampled_lines_tell_how_many_they_stand_for() {
+    const REQUESTS: u32 = 5_000;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("access.log");
+    let sample = "{ default: 50%, 2xx: 10%, 204: 0%, 404: 100%, 503: 25% }";
+    let yaml = format!(
+        "{{ file: {}, fields: [status], sample: {sample} }}",
+        path.display()
+    );
+    let (filter, clock, _metrics) = compile(&yaml);
+    let request = pingora::http::RequestHeader::build("GET", b"/", None).unwrap();
+    for (status, reason) in [
+        (200, None),
+        (204, None),
+        (301, None),
+        (404, None),
+        (403, Some("banned")),
+        (500, None),
+        (503, None),
+    ] {
+        let mut facts = RequestFacts::new(clock.now());
+        (facts.status, facts.reason) = (status, reason);
+        for _ in 0..REQUESTS {
+            let ex = Exchange {
+                head: &request,
+                facts: &mut facts,
+            };
+            filter.on_log(&ex, &mut None);
+        }
+    }
+    assert!(crate::base::log_file::flush(PATIENCE));
+    let mut counted: std::collections::BTreeMap<u64, (u32, f64)> = [].into();
+    for line in lines_of(&path) {
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let (lines, sum) = counted.entry(line["status"].as_u64().unwrap()).or_default();
+        *lines += 1;
+        *sum += 1.0
+            / line
+                .get("sample_rate")
+                .map_or(1.0, |rate| rate.as_f64().unwrap());
+    }
+    for (status, rate) in [
+        (200, 0.1),
+        (301, 0.5),
+        (404, 1.0),
+        (403, 1.0),
+        (500, 1.0),
+        (503, 0.25),
+    ] {
+        let (lines, sum) = counted[&status];
+        let all = f64::from(REQUESTS);
+        assert!(
+            (f64::from(lines) / all - rate).abs() < 0.02,
+            "{status}: {lines}"
+        );
+        let spread = if rate < 1.0 { 0.25 * all } else { 0.0 };
+        assert!((sum - all).abs() <= spread, "{status}: {sum}");
+    }
+    assert!(!counted.contains_key(&204));
 }

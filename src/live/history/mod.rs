@@ -17,7 +17,7 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-pub(crate) use self::query::{RequestQuery, Statuses};
+pub(crate) use self::query::RequestQuery;
 use self::ring::Ring;
 use crate::{
     base::{lanes::Lanes, log_file::TimestampCache},

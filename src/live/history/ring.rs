@@ -98,7 +98,7 @@ impl Record {
             };
             let start = bytes.len();
             if index == Text::Query as usize {
-                redact.put(bytes, text, |out, piece| out.extend_from_slice(piece));
+                redact.put(bytes, text, Vec::extend_from_slice);
             } else if text.len() <= LONGEST[index] {
                 bytes.extend_from_slice(text);
             } else {

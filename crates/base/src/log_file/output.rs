@@ -21,8 +21,11 @@ use log::warn;
 use rustix::fs::OFlags;
 
 use super::{
-    rotation::{RotationPolicy, shift},
+    archives::{Compressor, shift},
+    journald::{self, Journal},
+    rotation::RotationPolicy,
     stamp::since_epoch,
+    syslog::{Syslog, SyslogAddress},
 };
 use crate::clock::Clock;
 
@@ -32,6 +35,16 @@ pub enum Target {
     Stdout,
     /// An absolute path.
     File(PathBuf),
+    /// The journal, by the path of its socket.
+    Journald(PathBuf),
+    Syslog(SyslogAddress),
+}
+
+impl Target {
+    /// Returns the journal of this machine.
+    pub fn journald() -> Self {
+        Self::Journald(journald::SOCKET.into())
+    }
 }
 
 impl fmt::Display for Target {
@@ -39,6 +52,8 @@ impl fmt::Display for Target {
         match self {
             Self::Stdout => f.write_str("stdout"),
             Self::File(path) => write!(f, "{}", path.display()),
+            Self::Journald(path) => write!(f, "journald:{}", path.display()),
+            Self::Syslog(address) => write!(f, "{address}"),
         }
     }
 }
@@ -49,6 +64,7 @@ pub(super) struct Output {
     kind: &'static str,
     target: Target,
     rotation: RotationPolicy,
+    compressor: Compressor,
     clock: Clock,
     open: Option<OpenOutput>,
     /// File that received the last byte, open or not.
@@ -60,9 +76,31 @@ pub(super) struct Output {
 }
 
 struct OpenOutput {
-    file: File,
+    sink: Sink,
     /// `None` if this is not a regular file: it is neither compared nor rotated.
     regular: Option<RegularFile>,
+}
+
+/// Receiver of lines.
+enum Sink {
+    File(File),
+    Journal(Journal),
+    Syslog(Box<Syslog>),
+}
+
+impl Sink {
+    /// Writes some of `piece`, which begins with a whole line unless this is a file. Returns how
+    /// much was written.
+    fn write(&mut self, piece: &[u8], kind: &str, wall: SystemTime) -> io::Result<usize> {
+        let end = first_line_length(piece);
+        let line = piece[..end].strip_suffix(b"\n").unwrap_or(&piece[..end]);
+        match self {
+            Self::File(file) => return file.write(piece),
+            Self::Journal(journal) => journal.send(kind, line)?,
+            Self::Syslog(syslog) => syslog.send(kind, line, wall)?,
+        }
+        Ok(end)
+    }
 }
 
 struct RegularFile {
@@ -145,6 +183,7 @@ impl Output {
             kind,
             target,
             rotation: RotationPolicy::NEVER,
+            compressor: Compressor::new(kind),
             clock,
             open: None,
             last: None,
@@ -182,7 +221,7 @@ impl Output {
             let rest = batch.rest();
             let piece = &rest[..room.min(rest.len())];
             let open = self.open.as_mut().expect("prepare() opened it");
-            match open.file.write(piece) {
+            match open.sink.write(piece, self.kind, self.clock.wall()) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     *lines += batch.advance(written);
@@ -192,7 +231,15 @@ impl Output {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Err(error) => {
+                    if error.kind() != io::ErrorKind::WouldBlock
+                        && !matches!(open.sink, Sink::File(_))
+                    {
+                        // A server that restarted is found by a new connection only.
+                        self.open = None;
+                    }
+                    return Err(error);
+                }
             }
         }
         Ok(())
@@ -256,6 +303,9 @@ impl Output {
         };
         match shift(path, self.rotation.keep) {
             Ok(()) => {
+                if self.rotation.compress {
+                    self.compressor.start(path, self.rotation.keep);
+                }
                 self.open = None;
                 self.refused = None;
                 self.open_if_needed(batch)
@@ -288,6 +338,13 @@ impl Output {
         let file = match &self.target {
             Target::Stdout => File::from(io::stdout().as_fd().try_clone_to_owned()?),
             Target::File(path) => open_log(path)?,
+            Target::Journald(path) => {
+                return self.open_sink(Journal::open(path).map(Sink::Journal));
+            }
+            Target::Syslog(address) => {
+                let opened = Syslog::open(address);
+                return self.open_sink(opened.map(|syslog| Sink::Syslog(Box::new(syslog))));
+            }
         };
         let metadata = file.metadata()?;
         let regular = (self.target != Target::Stdout && metadata.is_file()).then(|| RegularFile {
@@ -299,7 +356,17 @@ impl Output {
         if is_other && batch.is_mid_line() {
             batch.back_to_line_start();
         }
-        self.open = Some(OpenOutput { file, regular });
+        let sink = Sink::File(file);
+        self.open = Some(OpenOutput { sink, regular });
+        Ok(())
+    }
+
+    fn open_sink(&mut self, sink: io::Result<Sink>) -> io::Result<()> {
+        let regular = None;
+        self.open = Some(OpenOutput {
+            sink: sink?,
+            regular,
+        });
         Ok(())
     }
 

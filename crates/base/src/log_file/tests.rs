@@ -248,6 +248,7 @@ fn ten_rotations_by_size_keep_the_newest_and_lose_nothing() {
         every: None,
         size: Some(1000),
         keep: 20,
+        compress: false,
     };
     let user = log.user();
     // 10 bytes each with its end: 100 to a file, and 10 files are full at the end.
@@ -268,6 +269,7 @@ fn ten_rotations_by_size_keep_the_newest_and_lose_nothing() {
         every: None,
         size: Some(1000),
         keep: 3,
+        compress: false,
     };
     let second = log.user();
     for line in 1050..1150 {
@@ -285,6 +287,149 @@ fn ten_rotations_by_size_keep_the_newest_and_lose_nothing() {
     );
 }
 
+/// S-83: nine forced rotations leave seven archives, and no line is lost to compression, as `gzip`
+/// reads them.
+#[test]
+fn archives_are_compressed_while_lines_are_written() {
+    let mut log = Log::new();
+    log.rotation = RotationPolicy {
+        every: Some(Duration::from_hours(24)),
+        size: None,
+        keep: 7,
+        compress: true,
+    };
+    let user = log.user();
+    for day in 0..10 {
+        for line in 0..1000 {
+            push(&user, &format!("day {day} line {line}"));
+        }
+        wait_written(&log, (day + 1) * 1000);
+        log.clock.advance(Duration::from_hours(24));
+    }
+    let path = |number: u32, end: &str| {
+        let name = format!("access.log.{number}{end}");
+        log.folder.path().join(name)
+    };
+    wait_for("all but the newest are compressed", || {
+        (2..=7).all(|number| path(number, ".gz").exists() && !path(number, "").exists())
+    });
+    // The log itself, seven archives, and nothing unfinished.
+    assert_eq!(std::fs::read_dir(log.folder.path()).unwrap().count(), 8);
+    assert_eq!(lines_of(&path(1, "")).len(), 1000);
+    for number in 2..=7 {
+        let read = std::process::Command::new("gzip")
+            .arg("-dc")
+            .arg(path(number, ".gz"))
+            .output()
+            .unwrap();
+        let text = String::from_utf8(read.stdout).unwrap();
+        let day = 9 - number;
+        let expected = (0..1000).map(|line| format!("day {day} line {line}"));
+        assert!(
+            text.lines().eq(expected),
+            "access.log.{number}.gz: {text:.100}"
+        );
+    }
+}
+
+/// Reads datagrams until there are `count`.
+fn received(socket: &std::os::unix::net::UnixDatagram, count: usize) -> Vec<Vec<u8>> {
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut room = vec![0; 1 << 18];
+    let read = (0..count).map(|_| {
+        let length = socket.recv(&mut room).unwrap();
+        room[..length].to_vec()
+    });
+    read.collect()
+}
+
+/// A journal that restarts loses no line that was logged while it was gone.
+#[test]
+fn lines_reach_the_journal_with_their_fields() {
+    let log = Log::new();
+    let path = log.folder.path().join("journal.sock");
+    let journal = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    let user = log.user_of(&Target::Journald(path.clone()));
+    push(&user, r#"{"status":200,"route":"shop"}"#);
+    push(&user, "second");
+    let datagrams = received(&journal, 2);
+    let fields = super::journald::tests::read(&datagrams[0]);
+    assert!(fields.contains(&("EDGEWAY_ROUTE".to_owned(), b"shop".to_vec())));
+    let fields = super::journald::tests::read(&datagrams[1]);
+    assert_eq!(fields[0], ("MESSAGE".to_owned(), b"second".to_vec()));
+    drop(journal);
+    std::fs::remove_file(&path).unwrap();
+    push(&user, "third");
+    wait_for("the failure is noticed", || log.is_failing());
+    let journal = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    let fields = super::journald::tests::read(&received(&journal, 1)[0]);
+    assert_eq!(fields[0].1, b"third");
+    assert_eq!(log.dropped(), 0);
+}
+
+/// Checks `<134>1 TIME HOST edgeway PID test-log - LINE`, and returns the line.
+fn syslog_line(message: &[u8]) -> String {
+    let text = String::from_utf8(message.to_vec()).unwrap();
+    let words: Vec<&str> = text.splitn(8, ' ').collect();
+    assert_eq!(
+        (words[0], words[3], words[5], words[6]),
+        ("<134>1", "edgeway", "test-log", "-")
+    );
+    assert!(words[1].ends_with('Z') && words[1].len() == 24, "{text}");
+    assert_eq!(words[4], std::process::id().to_string());
+    words[7].to_owned()
+}
+
+#[test]
+fn lines_reach_syslog_over_each_transport() {
+    use std::io::Read as _;
+    let log = Log::new();
+    let path = log.folder.path().join("syslog.sock");
+    let unix = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    udp.set_read_timeout(Some(PATIENCE)).unwrap();
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = |text: String| Target::Syslog(text.parse().unwrap());
+    let mut room = vec![0; 1 << 16];
+
+    let user = log.user_of(&address(format!("syslog:unix:{}", path.display())));
+    push(&user, "one two");
+    assert_eq!(syslog_line(&received(&unix, 1)[0]), "one two");
+
+    let user = log.user_of(&address(format!(
+        "syslog:udp://{}",
+        udp.local_addr().unwrap()
+    )));
+    push(&user, "one two");
+    let length = udp.recv(&mut room).unwrap();
+    assert_eq!(syslog_line(&room[..length]), "one two");
+
+    let user = log.user_of(&address(format!(
+        "syslog:tcp://{}",
+        tcp.local_addr().unwrap()
+    )));
+    for line in 0..100 {
+        push(&user, &format!("line {line}"));
+    }
+    let (mut stream, _) = tcp.accept().unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    for line in 0..100 {
+        // Octet counting: the length, a space, the message.
+        let mut count = Vec::new();
+        while count.last() != Some(&b' ') {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            count.push(byte[0]);
+        }
+        let count = std::str::from_utf8(&count).unwrap().trim().parse().unwrap();
+        let mut message = vec![0; count];
+        stream.read_exact(&mut message).unwrap();
+        assert_eq!(syslog_line(&message), format!("line {line}"));
+    }
+    // A server that restarts gets the lines after it.
+    drop((stream, tcp));
+}
+
 #[test]
 fn days_turn_while_running_and_across_a_restart() {
     let mut log = Log::new();
@@ -292,6 +437,7 @@ fn days_turn_while_running_and_across_a_restart() {
         every: Some(Duration::from_hours(24)),
         size: None,
         keep: 7,
+        compress: false,
     };
     // Left behind by an old process.
     std::fs::write(log.path(), "old\n").unwrap();

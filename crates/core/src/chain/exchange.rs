@@ -126,6 +126,20 @@ pub struct Client {
     /// Port of the listener, 0 for a unix socket.
     pub listener_port: u16,
     pub certificate: Certificate,
+    /// Parameters of the connection's TLS; `None` without TLS.
+    pub tls: Option<TlsParameters>,
+}
+
+/// Parameters of TLS, by their standard names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsParameters {
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub version: &'static str,
+    pub cipher: &'static str,
+    /// Protocol chosen by ALPN, if any was.
+    pub alpn: Option<&'static str>,
+    /// Server name (SNI) that the client requested.
+    pub server_name: Option<Arc<str>>,
 }
 
 /// Client certificate, if the handshake requested one.
@@ -229,6 +243,7 @@ impl Default for Client {
             listener: Arc::clone(&NO_NAME),
             listener_port: 0,
             certificate: Certificate::NotAsked,
+            tls: None,
         }
     }
 }

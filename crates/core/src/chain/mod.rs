@@ -38,7 +38,8 @@ pub use self::{
     client_certificate::ClientCertificate,
     compile::{BackgroundWork, CompileContext, Shared},
     exchange::{
-        Certificate, Class, Client, Exchange, Protocol, ReadyLines, RequestFacts, RequestId, Scheme,
+        Certificate, Class, Client, Exchange, Protocol, ReadyLines, RequestFacts, RequestId,
+        Scheme, TlsParameters,
     },
     identity::{AuditNote, Claims, Identity},
     key::KeyBuilder,

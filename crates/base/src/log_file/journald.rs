@@ -1,0 +1,152 @@
+//! Lines to systemd's journal by its native protocol: one datagram for each line, with fields.
+//!
+//! <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>
+
+use std::{io, os::unix::net::UnixDatagram, path::Path};
+
+use serde_json::Value;
+
+/// Path of the journal's socket.
+pub(super) const SOCKET: &str = "/run/systemd/journal/socket";
+
+/// `info`, as syslog numbers it; `err` for a response with a status of 500 or more.
+const INFO: &str = "6";
+const ERROR: &str = "3";
+
+/// An open socket of the journal.
+pub(super) struct Journal(UnixDatagram);
+
+impl Journal {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let socket = UnixDatagram::unbound()?;
+        socket.connect(path)?;
+        socket.set_nonblocking(true)?;
+        Ok(Self(socket))
+    }
+
+    /// Sends one line, without its end.
+    pub(super) fn send(&self, kind: &str, line: &[u8]) -> io::Result<()> {
+        match self.0.send(&datagram(kind, line, true)) {
+            // Larger than a datagram may be: the text alone is less than half of it.
+            Err(error) if error.raw_os_error() == Some(too_large()) => {
+                match self.0.send(&datagram(kind, line, false)) {
+                    Err(error) if error.raw_os_error() == Some(too_large()) => Ok(()),
+                    sent => sent.map(drop),
+                }
+            }
+            sent => sent.map(drop),
+        }
+    }
+}
+
+fn too_large() -> i32 {
+    rustix::io::Errno::MSGSIZE.raw_os_error()
+}
+
+/// Returns the datagram of a line. Fields of JSON become fields of their own, `EDGEWAY_STATUS` …
+fn datagram(kind: &str, line: &[u8], with_fields: bool) -> Vec<u8> {
+    let mut out = Vec::with_capacity(2 * line.len() + 512);
+    let read: Option<Value> = serde_json::from_slice(line).ok();
+    let fields = read.as_ref().and_then(Value::as_object);
+    let status = fields.and_then(|fields| fields.get("status")?.as_u64());
+    let priority = if status.is_some_and(|status| status >= 500) {
+        ERROR
+    } else {
+        INFO
+    };
+    put_field(&mut out, "MESSAGE", line);
+    put_field(&mut out, "PRIORITY", priority.as_bytes());
+    put_field(&mut out, "SYSLOG_IDENTIFIER", b"edgeway");
+    put_field(&mut out, "EDGEWAY_LOG", kind.as_bytes());
+    for (name, value) in fields.into_iter().flatten().filter(|_| with_fields) {
+        let name = field_name(name);
+        match value {
+            Value::Null => {}
+            Value::String(text) => put_field(&mut out, &name, text.as_bytes()),
+            other => put_field(&mut out, &name, other.to_string().as_bytes()),
+        }
+    }
+    out
+}
+
+/// Returns a name that the journal takes: capitals, digits and underscores.
+fn field_name(name: &str) -> String {
+    let capital = |c: char| match c.to_ascii_uppercase() {
+        c @ ('A'..='Z' | '0'..='9') => c,
+        _ => '_',
+    };
+    "EDGEWAY_"
+        .chars()
+        .chain(name.chars().take(48).map(capital))
+        .collect()
+}
+
+/// Adds a field; a value with a line end has its length before it.
+fn put_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    if value.contains(&b'\n') {
+        out.push(b'\n');
+        out.extend_from_slice(&(value.len() as u64).to_le_bytes());
+    } else {
+        out.push(b'=');
+    }
+    out.extend_from_slice(value);
+    out.push(b'\n');
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Reads a datagram as the protocol's documentation has it.
+    pub(in crate::log_file) fn read(mut datagram: &[u8]) -> Vec<(String, Vec<u8>)> {
+        let mut fields = Vec::new();
+        while !datagram.is_empty() {
+            let end = datagram
+                .iter()
+                .position(|b| matches!(b, b'=' | b'\n'))
+                .unwrap();
+            let name = String::from_utf8(datagram[..end].to_vec()).unwrap();
+            assert!(
+                name.chars()
+                    .all(|c| matches!(c, 'A'..='Z' | '0'..='9' | '_'))
+                    && !name.starts_with(|c: char| c == '_' || c.is_ascii_digit())
+                    && name.len() <= 64,
+                "{name}"
+            );
+            let is_counted = datagram[end] == b'\n';
+            datagram = &datagram[end + 1..];
+            let length = if is_counted {
+                let (length, rest) = datagram.split_first_chunk::<8>().unwrap();
+                datagram = rest;
+                usize::try_from(u64::from_le_bytes(*length)).unwrap()
+            } else {
+                datagram.iter().position(|b| *b == b'\n').unwrap()
+            };
+            fields.push((name, datagram[..length].to_vec()));
+            assert_eq!(datagram[length], b'\n');
+            datagram = &datagram[length + 1..];
+        }
+        fields
+    }
+
+    #[test]
+    fn fields_of_a_line_are_fields_of_the_journal() {
+        let line = br#"{"status":502,"path":"/a\nb","route":null,"x-y":true}"#;
+        let fields = read(&datagram("access log", line, true));
+        let expected: [(&str, &[u8]); 7] = [
+            ("MESSAGE", line),
+            ("PRIORITY", b"3"),
+            ("SYSLOG_IDENTIFIER", b"edgeway"),
+            ("EDGEWAY_LOG", b"access log"),
+            ("EDGEWAY_STATUS", b"502"),
+            ("EDGEWAY_PATH", b"/a\nb"),
+            ("EDGEWAY_X_Y", b"true"),
+        ];
+        let expected = expected.map(|(name, value)| (name.to_owned(), value.to_vec()));
+        assert_eq!(fields, expected);
+        let plain = read(&datagram("audit log", b"not JSON", true));
+        assert_eq!(plain.len(), 4);
+        assert_eq!(plain[1].1, b"6");
+    }
+}
