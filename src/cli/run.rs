@@ -17,13 +17,22 @@ pub(super) struct Options {
     /// Worker threads; one for each core if absent
     #[arg(long, value_name = "N", env = "EDGEWAY_THREADS")]
     threads: Option<usize>,
+    /// Format of the process's own log on stderr
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        value_enum,
+        env = "EDGEWAY_LOG_FORMAT",
+        default_value_t = log::LogFormat::Text
+    )]
+    log_format: log::LogFormat,
     /// Start from the configuration that served last, not from the files
     #[arg(long)]
     last_good: bool,
 }
 
 pub(super) fn run(options: &Options) -> ExitCode {
-    log::init();
+    log::init_with(options.log_format);
     let birth = match LaunchState::of_this_process() {
         Ok(birth) => birth,
         Err(error) => {
