@@ -41,8 +41,8 @@ setup: ## check the tools and install missing Debian packages
 	@scripts/setup
 
 .PHONY: setup-tests
-setup-tests: ## as setup, with the requirements of the end-to-end tests: a browser, Redis, openssl, pebble, other gateways, Prometheus, Python
-	@scripts/setup chromium openssl pebble curl python3 python3-venv redis-server nginx haproxy caddy prometheus prometheus-alertmanager
+setup-tests: ## as setup, with the requirements of the end-to-end tests: a browser, Redis, openssl, pebble, other gateways, Prometheus, Python, a load generator
+	@scripts/setup chromium openssl pebble curl python3 python3-venv redis-server nginx haproxy caddy prometheus prometheus-alertmanager nghttp2-client
 
 .PHONY: setup-drills
 setup-drills: ## as setup, with the requirements of the drills: a load generator, Redis, testssl.sh
@@ -101,6 +101,29 @@ test-image: ## build the container image, and run it without rights and with a r
 compare: setup ## measure Edgeway, bare Pingora and nginx side by side
 	$(CARGO) build --profile dist --locked --bin edgeway --example bare
 	load-tests/compare
+
+# The gateway that the profiles measure: BINARY, or a build of the dist profile.
+PROFILE = load-tests/profile --edgeway $(or $(BINARY),target/dist/edgeway)
+MINUTES ?= 30
+REPEATS ?= 3
+
+.PHONY: setup-profiles
+setup-profiles:
+	@scripts/setup nghttp2-client openssl redis-server python3
+	@[ -n '$(BINARY)' ] || $(CARGO) build --profile dist --locked --bin edgeway
+
+.PHONY: profiles
+profiles: setup-profiles ## run the load profiles but soak, about ten minutes: users in steps, hits and misses, a peak, a flood
+	$(PROFILE) all
+
+.PHONY: soak
+soak: setup-profiles ## 30 minutes of mixed traffic (MINUTES=): memory, errors and latency stay as they are
+	$(PROFILE) soak --minutes $(MINUTES)
+
+.PHONY: benchmarks
+benchmarks: setup-profiles ## all profiles REPEATS times (3), then soak, and write the results into docs/benchmarks.md
+	$(PROFILE) all soak --repeats $(REPEATS) --out load-tests/results/benchmarks || [ $$? = 1 ]
+	load-tests/profile --publish docs/benchmarks.md load-tests/results/benchmarks/results.json
 
 .PHONY: drills
 drills: setup-drills apps ## run the drills: killed instances, large bodies, idle WebSockets, a hanging upstream, floods, testssl.sh

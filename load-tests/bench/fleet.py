@@ -41,12 +41,15 @@ class Fleet:
             self.stop(process, signal.SIGKILL)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def start(self, command: list[str], cpu: int, env: dict[str, str] | None = None,
+    def start(self, command: list[str], cpu: int | set[int], env: dict[str, str] | None = None,
               log: str = "output") -> subprocess.Popen:
+        """Starts a process on one CPU, or on any of a set."""
+        cpus = {cpu} if isinstance(cpu, int) else cpu
+
         def prepare() -> None:
             # Ends with this process, even if that is killed before it can clean up.
             _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            os.sched_setaffinity(0, {cpu})
+            os.sched_setaffinity(0, cpus)
 
         with open(self.folder / f"{log}.log", "ab") as sink:
             process = subprocess.Popen(

@@ -49,6 +49,7 @@ mod in_flight;
 mod installation;
 mod jwt;
 mod last_good;
+mod load_profiles;
 mod logs;
 mod long_streams;
 mod metrics_page;

@@ -1,0 +1,1 @@
+"""Modules of `load-tests/profile`; they use only the standard library."""

@@ -1,0 +1,68 @@
+//! `load-tests/profile`: its evaluation, and its verdict on an origin that works and one that
+//! fails now and then. The figures themselves are for a quiet machine: `make benchmarks`.
+
+use std::{path::Path, process::Command};
+
+/// Runs the tool; returns its exit status and all of its output.
+fn profile(arguments: &[&str]) -> (i32, String) {
+    let output = Command::new("load-tests/profile")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(arguments)
+        .output()
+        .expect("python3 is installed");
+    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.push_str(&String::from_utf8_lossy(&output.stderr));
+    (output.status.code().unwrap_or(-1), text)
+}
+
+/// Runs a short trial of one profile; returns the rows of its table about failed requests.
+fn failed_rows(out: &Path, more: &[&str]) -> (i32, Vec<String>) {
+    let out = out.to_str().expect("the path is text");
+    let mut arguments = vec!["api", "--scale", "0.05", "--minutes", "0.04", "--out", out];
+    arguments.extend(["--edgeway", env!("CARGO_BIN_EXE_edgeway")]);
+    arguments.extend(more);
+    let (status, text) = profile(&arguments);
+    let rows: Vec<String> = text
+        .lines()
+        .filter(|line| line.starts_with("| S-106 | failed"))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(rows.len(), 2, "{text}");
+    (status, rows)
+}
+
+#[test]
+fn the_evaluation_of_load_profiles_passes_its_own_tests() {
+    let (status, text) = profile(&["--self-test"]);
+    assert_eq!(status, 0, "{text}");
+    assert!(text.contains("OK"), "{text}");
+}
+
+#[test]
+fn a_load_profile_finds_no_failed_request_unless_the_origin_fails() {
+    let folder = tempfile::tempdir().expect("a folder for the test can be made");
+    let (_, rows) = failed_rows(&folder.path().join("good"), &[]);
+    assert!(
+        rows.iter().all(|row| row.ends_with("| 0 % | met |")),
+        "{rows:#?}"
+    );
+    // The control: one response in fifty is a 500.
+    let bad = folder.path().join("bad");
+    let (status, rows) = failed_rows(&bad, &["--control", "errors"]);
+    assert_eq!(status, 1);
+    assert!(
+        rows.iter().all(|row| row.ends_with("| **missed** |")),
+        "{rows:#?}"
+    );
+    for name in ["results.json", "results.md", "api.svg"] {
+        assert!(bad.join(name).is_file(), "no {name}");
+    }
+}
+
+#[test]
+fn an_unknown_load_profile_is_refused_with_the_names_that_exist() {
+    let (status, text) = profile(&["nonsense"]);
+    assert_eq!(status, 2, "{text}");
+    assert!(text.contains("unknown profile 'nonsense'"), "{text}");
+    assert!(text.contains("soak"), "{text}");
+}
