@@ -1,5 +1,6 @@
 """Percentiles, growth and verdicts: the arithmetic of the profiles, without any input or output."""
 
+import collections
 import dataclasses
 import math
 import statistics
@@ -21,6 +22,15 @@ def mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
+def rate(starts: list[float]) -> float:
+    """Returns how many per second begin in the middle four fifths of the time."""
+    if len(starts) < 2 or max(starts) == min(starts):
+        return 0.0
+    tenth = (max(starts) - min(starts)) / 10
+    low, high = min(starts) + tenth, max(starts) - tenth
+    return sum(low <= at < high for at in starts) / (high - low)
+
+
 def growth_percent(series: list[tuple[float, float]]) -> float | None:
     """Returns by how many per cent the last tenth of a series exceeds its first tenth.
 
@@ -39,15 +49,24 @@ def growth_percent(series: list[tuple[float, float]]) -> float | None:
     return (statistics.median(last) / statistics.median(first) - 1) * 100
 
 
-def lateness_ms(starts: list[float], rate: float) -> list[float]:
+def schedule(clients: int, each: int, rate: float, together: int, gap: float) -> list[float]:
+    """Returns when each request is due, in seconds after the first one, in ascending order.
+
+    Every `gap` seconds `together` clients begin, of which each sends `each` requests at its share
+    of the rate.
+    """
+    apart = clients / rate
+    begins = [client // together * gap for client in range(clients)]
+    return sorted(begin + number * apart for number in range(each) for begin in begins)
+
+
+def lateness_ms(starts: list[float], due: list[float]) -> list[float]:
     """Returns by how many milliseconds each request began after its place in the schedule.
 
-    `starts` are seconds in ascending order; the schedule is one request each 1 / `rate` seconds
-    from the first one on. A request that began early is not late.
+    `starts` are seconds in ascending order. A request that began early is not late; one that never
+    began has no lateness.
     """
-    if not starts:
-        return []
-    return [max((at - starts[0] - index / rate) * 1000, 0.0) for index, at in enumerate(starts)]
+    return [max((start - starts[0] - at) * 1000, 0.0) for start, at in zip(starts, due)]
 
 
 def corrected_ms(latency_ms: float, late_ms: float) -> float:
@@ -98,7 +117,16 @@ def over_repeats(runs: list[list[dict]]) -> list[dict]:
     return joined
 
 
-def ideal_hit_share(count: int, stored: int, exponent: float) -> float:
-    """Returns the hit ratio of a cache that always holds the `stored` most popular of `count`."""
-    weights = [1 / (rank ** exponent) for rank in range(1, count + 1)]
-    return sum(weights[:stored]) / sum(weights)
+def lru_hits(keys: list[str], room: int) -> int:
+    """Returns the hits of a cache for `room` responses that evicts the least recently used one."""
+    stored: collections.OrderedDict[str, None] = collections.OrderedDict()
+    hits = 0
+    for key in keys:
+        if key in stored:
+            hits += 1
+            stored.move_to_end(key)
+        else:
+            stored[key] = None
+            if len(stored) > room:
+                stored.popitem(last=False)
+    return hits

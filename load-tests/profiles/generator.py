@@ -54,6 +54,31 @@ class Part:
         return not 200 <= status < 400 and status not in self.expected
 
 
+class Rows:
+    """Requests as rows of start in seconds, corrected and logged latency in ms, and status.
+
+    Arrays, because a soak has millions of them.
+    """
+
+    def __init__(self) -> None:
+        self._columns = (array.array("d"), array.array("f"), array.array("f"), array.array("h"))
+
+    def append(self, *row: float) -> None:
+        for column, value in zip(self._columns, row, strict=True):
+            column.append(value)
+
+    def extend(self, rows: "Rows", later: float = 0.0) -> None:
+        """Adds other rows, whose starts are moved by some seconds."""
+        for start, *rest in rows:
+            self.append(start + later, *rest)
+
+    def __iter__(self):
+        return zip(*self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns[0])
+
+
 class Running:
     """A running h2load, and the part of its log that has been read."""
 
@@ -70,13 +95,17 @@ class Running:
         self._read = 0
         self._rest = b""
         self.process = fleet.start(self._command(ports, number), cpus, log=self.output)
-        # Connections, the last responses and a busy machine get 30 s more.
-        self.deadline = time.monotonic() + part.seconds + self._spread() + 30
+        # Connections, the last responses and a busy machine get more time.
+        begin = part.clients / part.rate if part.rate else 0
+        self.deadline = time.monotonic() + part.seconds + begin + 30
 
-    def _spread(self) -> float:
-        """Returns the seconds in which connections begin, so that their requests do not coincide."""
-        part = self.part
-        return part.clients / part.rate if part.rate else part.clients / 2000
+    def _begins(self) -> tuple[int, int]:
+        """Returns how many clients begin together, and how many ms lie between two such groups.
+
+        All of them begin within the time between two requests of one, so that no two coincide.
+        """
+        apart = 1000 / self.part.rate
+        return (1, max(int(apart), 1)) if apart >= 5 else (round(10 / apart), 10)
 
     def _command(self, ports: tuple[int, int], number: int) -> list[str]:
         part = self.part
@@ -99,9 +128,8 @@ class Running:
             return [*command, "-D", f"{max(math.ceil(part.seconds), 1)}s"]
         command += [f"-n{part.count()}", f"--rps={part.rate / part.clients:.6f}"]
         if part.clients > 1:
-            # As many connections each 10 ms as begin in that time.
-            step = max(math.ceil(part.clients / (self._spread() * 100)), 1)
-            command += [f"-r{step}", "--rate-period=10ms"]
+            together, gap = self._begins()
+            command += [f"-r{together}", f"--rate-period={gap}ms"]
         return command
 
     def read(self) -> int:
@@ -126,17 +154,24 @@ class Running:
             return False
         return True
 
-    def rows(self) -> list[tuple[float, float, float, int]]:
-        """Returns start, corrected and logged latency in ms, and status, by time of start."""
+    def rows(self, epoch: float) -> "Rows":
+        """Returns the requests by time of start, in seconds after `epoch`."""
         order = sorted(range(len(self.starts)), key=self.starts.__getitem__)
         starts = [self.starts[index] for index in order]
-        if self.part.rate is None:
+        part = self.part
+        if part.rate is None:
             late = [0.0] * len(starts)
         else:
-            late = evaluate.lateness_ms(starts, self.part.rate)
-        return [(starts[place], evaluate.corrected_ms(self.latencies[index], late[place]),
-                 self.latencies[index], self.statuses[index])
-                for place, index in enumerate(order)]
+            together, gap = self._begins()
+            due = evaluate.schedule(part.clients, part.count() // part.clients, part.rate,
+                                    together, gap / 1000)
+            late = evaluate.lateness_ms(starts, due)
+        rows = Rows()
+        for place, index in enumerate(order):
+            logged = self.latencies[index]
+            rows.append(starts[place] - epoch, evaluate.corrected_ms(logged, late[place]), logged,
+                        self.statuses[index])
+        return rows
 
     def missing(self) -> int:
         """Returns the number of requests that never got as far as a line in the log."""

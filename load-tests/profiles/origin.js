@@ -1,7 +1,8 @@
-// The origin of the load profiles: an app that answers at once or after a delay, and counts orders.
+// The origin of the load profiles: an app that responds at once or after a delay, and counts
+// orders.
 // ORDERS_DROP=N closes every Nth order's connection without a response, after it was counted.
-// CONTROL=errors and CONTROL=slow are the negative controls: one response in fifty is a 500, or
-// each second adds 5 ms to every response.
+// CONTROL=errors and CONTROL=slow are the negative controls: one response in ten to a GET is a
+// 500, or each second adds 5 ms to every response.
 'use strict';
 const http = require('node:http');
 
@@ -16,6 +17,7 @@ const tasks = Buffer.from(JSON.stringify(Array.from({ length: 12 }, (_, id) => (
 
 const orders = new Map();
 let requests = 0;
+let pages = 0;
 let dropped = 0;
 let inFlight = 0;
 let mostInFlight = 0;
@@ -41,7 +43,7 @@ function respond(request, response) {
     case 'long': return send(response, 200, 'text/plain', page, 'public, max-age=3600');
     case 'large': return send(response, 200, 'text/plain', large, 'no-store');
     case 'work': return void setTimeout(
-      () => send(response, 200, 'text/plain', page, 'no-store'), Number(process.env.WORK_MS || 100));
+      () => send(response, 200, 'text/plain', page, 'no-store'), 100);
     case 'slow': return void setTimeout(
       () => send(response, 200, 'text/plain', page, 'public, max-age=3600'), slow(number));
     default: return send(response, 404, 'text/plain', Buffer.from('not found'), 'no-store');
@@ -75,7 +77,8 @@ const server = http.createServer((request, response) => {
     return undefined;
   }
   const warms = (request.headers['user-agent'] || '').startsWith('edgeway-warm');
-  if (control === 'errors' && !warms && requests % 50 === 0) {
+  if (!warms) pages += 1;
+  if (control === 'errors' && !warms && pages % 10 === 0) {
     return send(response, 500, 'text/plain', Buffer.from('control'), 'no-store');
   }
   if (control === 'slow') {

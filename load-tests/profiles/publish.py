@@ -44,7 +44,8 @@ def markdown(result: dict, plots: str | None = None) -> str:
     out = [
         f"Measured {result['started'][:10]} on {machine['cpus']} CPUs ({machine['cpu']}), "
         f"{machine['memory_gib']} GiB of memory, Linux {machine['kernel']}, {machine['system']}; "
-        f"{result['version']}, commit {(machine.get('commit') or 'unknown')[:12]}{changed}.",
+        f"{result['version']}; load tests of commit {(machine.get('commit') or 'unknown')[:12]}"
+        f"{changed}.",
     ]
     if result["scale"] != 1:
         out.append(f"**Rates and numbers of clients are scaled by {result['scale']:g}, so this is "
@@ -64,7 +65,8 @@ def markdown(result: dict, plots: str | None = None) -> str:
         if profile["figures"]:
             figures = (f"{label} {value if isinstance(value, str) else number(value)}"
                        for label, value in profile["figures"].items())
-            out += ["", "Also measured: " + "; ".join(figures) + "."]
+            when = "" if runs == 1 else " in the last run"
+            out += ["", f"Also measured{when}: " + "; ".join(figures) + "."]
         if plots is not None:
             link = f"{plots}/{name}.svg" if plots else f"{name}.svg"
             out += ["", f"![{name} over time]({link})"]
@@ -83,21 +85,21 @@ def replaced(page: str, section: str) -> str:
 def publish(page: pathlib.Path, results: list[tuple[pathlib.Path, dict]]) -> list[str]:
     """Writes results into a page, and their plots into a folder beside it; returns what it wrote.
 
-    Profiles of later files replace those of earlier ones; a section begins with each machine.
+    Profiles of later files replace those of earlier ones.
     """
     last: dict[str, int] = {}
     for place, (_, result) in enumerate(results):
         last.update(dict.fromkeys(result["profiles"], place))
     folder = page.parent / page.stem
-    written, sections = [], []
+    images, sections = {}, []
     for place, (path, result) in enumerate(results):
         kept = {name: each for name, each in result["profiles"].items() if last[name] == place}
-        if not kept:
-            continue
-        sections.append(markdown({**result, "profiles": kept}, plots=page.stem))
-        folder.mkdir(exist_ok=True)
-        for name in kept:
-            shutil.copy(path.parent / f"{name}.svg", folder / f"{name}.svg")
-            written.append(str(folder / f"{name}.svg"))
-    page.write_text(replaced(page.read_text(), "\n\n".join(sections)))
-    return [str(page), *written]
+        if kept:
+            sections.append(markdown({**result, "profiles": kept}, plots=page.stem))
+            images.update({path.parent / f"{name}.svg": folder / f"{name}.svg" for name in kept})
+    text = replaced(page.read_text(), "\n\n".join(sections))
+    folder.mkdir(exist_ok=True)
+    for source, image in images.items():
+        shutil.copy(source, image)
+    page.write_text(text)
+    return [str(page), *map(str, images.values())]

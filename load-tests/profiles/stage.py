@@ -6,8 +6,8 @@ import json
 import os
 import pathlib
 import resource
-import signal
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -18,7 +18,7 @@ from bench.measure import resident
 from bench.proxies import output
 
 from . import evaluate
-from .generator import Part, Running
+from .generator import Part, Rows, Running, run
 
 HERE = pathlib.Path(__file__).resolve().parent
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -69,15 +69,16 @@ class Taken:
     """Everything that one run measured; times are seconds from its beginning."""
 
     seconds: float
-    # By part: start, corrected and logged latency in ms, status.
-    rows: dict[str, list[tuple[float, float, float, int]]]
+    # By part.
+    rows: dict[str, Rows]
     errors: dict[str, int]
     # Time, resident MiB, resident MiB without the cache's memory.
     memory: list[tuple[float, float, float]]
     cpu_seconds: float
     foreign_percent: float
     parts: list[Part]
-    finished: dict[str, float]
+    # Greatest number of connections of clients at once.
+    connected: float
 
     def latencies(self, *names: str, since: float = 0, until: float = 1e9) -> list[float]:
         chosen = names or [part.name for part in self.parts if part.judged]
@@ -93,9 +94,8 @@ class Taken:
         return sum(self.errors[name] for name in names or self.errors)
 
     def per_second(self, *names: str) -> float:
-        """Returns requests per second from the first to the last one."""
-        starts = [row[0] for name in names or self.rows for row in self.rows[name]]
-        return len(starts) / max(max(starts) - min(starts), 0.001) if starts else 0.0
+        """Returns requests per second, without the seconds in which clients begin and end."""
+        return evaluate.rate([row[0] for name in names or self.rows for row in self.rows[name]])
 
     def statuses(self, name: str) -> dict[int, int]:
         found: dict[int, int] = {}
@@ -147,6 +147,7 @@ class Stage:
         half = (len(cpus) + 1) // 2
         # The gateway has half of the CPUs for itself; everything else shares the others.
         self.others, self.own = set(cpus[:half]), set(cpus[half:])
+        os.sched_setaffinity(0, self.others)
         self.port, self.tls_port, self.admin, self.redis_port = free_ports(4)
         self.origins: list = []
         self.origin_ports: list[int] = []
@@ -210,6 +211,13 @@ class Stage:
         return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
                 for line in lines if line and not line.startswith("#")}
 
+    def total(self, metrics: dict[str, float], name: str) -> float:
+        """Returns the sum of a metric's series, of which there must be one."""
+        found = [value for series, value in metrics.items() if series.partition("{")[0] == name]
+        if not found:
+            raise MeasurementError(f"the gateway has no metric `{name}`")
+        return sum(found)
+
     def cache_results(self) -> dict[str, float]:
         """Returns the number of requests by what the cache did, over all routes."""
         found: dict[str, float] = {}
@@ -230,7 +238,6 @@ class Stage:
 
     def command(self, *words: str, seconds: float = 60) -> None:
         """Runs a command of Edgeway; raises an error if it fails."""
-        from .generator import run
         status, text = run([str(self.options.edgeway.resolve()), *words], seconds, self.others)
         if status:
             raise MeasurementError(f"edgeway {' '.join(words[:3])} exited with status {status}: "
@@ -258,15 +265,16 @@ class Stage:
         threads: list[threading.Thread] = []
         running: list[Running] = []
         memory: list[tuple[float, float, float]] = []
-        finished: dict[str, float] = {}
         known = [*self.origins, self.gateway]
         pids = [pid for process in known for pid in tree(process.pid)]
         gateway_pids = tree(self.gateway.pid)
         foreign_before = _foreign(pids)
         cpu_before = cpu_time(gateway_pids)
         wall, begin = time.time(), time.monotonic()
-        length = max(part.start + part.seconds for part in parts)
-        tick, seen = 0.0, 0
+        # A fixed number of requests has no known length.
+        length = "" if any(part.total for part in parts) else "/{:.0f}".format(
+            max(part.start + part.seconds for part in parts))
+        tick, seen, connected = 0.0, 0, 0.0
 
         def guarded(call) -> None:
             try:
@@ -292,20 +300,18 @@ class Stage:
             if now >= tick:
                 tick += 1.0
                 mib = resident(gateway_pids) / 1048576
-                stored = self.metrics().get("edgeway_cache_bytes", 0) / 1048576 if tick % 5 == 1 \
-                    else None
-                memory.append((now, mib, mib - stored if stored is not None else None))
+                metrics = self.metrics()
+                stored = self.total(metrics, "edgeway_cache_bytes") / 1048576
+                memory.append((now, mib, mib - stored))
+                connected = max(connected, self.total(metrics, "edgeway_connections"))
                 added = sum(each.read() for each in running)
                 seen += added
                 failed = sum(each.part.is_error(status) for each in running
                              for status in each.statuses[-200:])
-                progress.show(now, f"{now:5.0f}/{length:.0f} s  {seen:,} requests  "
+                progress.show(now, f"{now:5.0f}{length} s  {seen:,} requests  "
                               f"{mib:.1f} MiB" + ("  errors!" if failed else ""))
                 if callable(beside):
                     beside()
-            for each in running:
-                if each.part.name not in finished and each.process.poll() is not None:
-                    finished[each.part.name] = time.monotonic() - begin
             time.sleep(0.05)
         for thread in threads:
             thread.join()
@@ -315,11 +321,14 @@ class Stage:
         spent = cpu_between(cpu_before, cpu_time(gateway_pids)) / 1e9
         foreign = (_foreign(pids) - foreign_before) / took / os.cpu_count() * 100
         progress.end()
-        return self._taken(running, wall, took, memory, spent, max(foreign, 0.0), finished)
+        rows, errors, parts = self._rows(running, wall)
+        return Taken(took, rows, errors, memory, spent, max(foreign, 0.0), parts, connected)
 
-    def _taken(self, running: list[Running], wall: float, took: float, memory, spent: float,
-               foreign: float, finished: dict[str, float]) -> Taken:
-        rows: dict[str, list] = {}
+    @staticmethod
+    def _rows(running: list[Running],
+              wall: float) -> tuple[dict[str, Rows], dict[str, int], list[Part]]:
+        """Returns the requests and the number of errors by part, and the parts."""
+        rows: dict[str, Rows] = {}
         errors: dict[str, int] = {}
         parts: dict[str, Part] = {}
         for each in running:
@@ -327,31 +336,32 @@ class Stage:
             name = each.part.name
             # Parts of the same name are joined: several clients of one kind.
             parts.setdefault(name, each.part)
-            found = [(start - wall, fixed, logged, status)
-                     for start, fixed, logged, status in each.rows()]
-            rows.setdefault(name, []).extend(found)
+            found = each.rows(wall)
+            rows.setdefault(name, Rows()).extend(found)
             bad = sum(each.part.is_error(row[3]) for row in found) + each.missing()
             errors[name] = errors.get(name, 0) + bad
             each.log.unlink()
         if not any(rows.values()):
-            raise MeasurementError("no request was sent:\n" + self.fleet.tail(running[0].output))
-        return Taken(took, rows, errors, [each for each in memory if each[1]], spent, foreign,
-                     list(parts.values()), finished)
+            first = running[0]
+            raise MeasurementError("no request was sent:\n" + first.fleet.tail(first.output))
+        return rows, errors, list(parts.values())
 
-    def hold_connections(self, count: int) -> list[socket.socket]:
+    def hold_connections(self, count: int, tls: bool = False) -> list[socket.socket]:
         """Opens connections, sends one request on each, and leaves them open."""
-        held = []
+        context = ssl.create_default_context(cafile=str(self.fleet.folder / "site.pem"))
+        held: list[socket.socket] = []
         for _ in range(count):
-            connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+            port = self.tls_port if tls else self.port
+            connection = socket.create_connection(("127.0.0.1", port), timeout=10)
+            if tls:
+                connection = context.wrap_socket(connection, server_hostname="localhost")
             connection.sendall(b"GET /api/v1/tasks HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            if not connection.recv(65536).startswith(b"HTTP/1.1 200"):
-                raise MeasurementError("no response on a connection that was to be left open")
+            response = connection.recv(65536)
+            if not response.startswith(b"HTTP/1.1 200"):
+                raise MeasurementError("unexpected response on a connection that was to be left "
+                                       f"open: {response[:60]!r}")
             held.append(connection)
         return held
-
-    def close(self) -> None:
-        for process in list(self.fleet._started):
-            self.fleet.stop(process, signal.SIGTERM, wait=5)
 
 
 def running_now(running: list[Running]) -> bool:
@@ -360,11 +370,11 @@ def running_now(running: list[Running]) -> bool:
 
 def memory_beside_cache(taken: Taken) -> float | None:
     """Returns the greatest resident MiB without the cache's memory."""
-    return max((each[2] for each in taken.memory if each[2] is not None), default=None)
+    return max((each[2] for each in taken.memory), default=None)
 
 
 def _foreign(pids: list[int]) -> float:
-    """Returns CPU seconds since boot that neither this process, its ended children nor `pids` used."""
+    """Returns CPU seconds since boot of all but this process, its ended children and `pids`."""
     fields = pathlib.Path("/proc/stat").read_text().splitlines()[0].split()
     user, nice, system, _idle, _wait, irq, soft = (int(field) for field in fields[1:8])
     used = (user + nice + system + irq + soft) / TICKS

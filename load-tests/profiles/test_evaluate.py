@@ -22,6 +22,16 @@ class Percentiles(unittest.TestCase):
         self.assertIsNone(evaluate.percentile([], 0.5))
 
 
+class Rates(unittest.TestCase):
+    def test_clients_that_begin_slowly_do_not_lower_the_rate(self):
+        starts = evaluate.schedule(200, 50, 200, 1, 0.01)
+        self.assertAlmostEqual(evaluate.rate(starts), 200, delta=2)
+
+    def test_too_few_requests_have_no_rate(self):
+        self.assertEqual(evaluate.rate([]), 0)
+        self.assertEqual(evaluate.rate([1.0, 1.0]), 0)
+
+
 class Growth(unittest.TestCase):
     def test_flat_memory_with_noise_does_not_grow(self):
         draw = random.Random(3)
@@ -44,14 +54,24 @@ class Growth(unittest.TestCase):
 class Omission(unittest.TestCase):
     def test_a_schedule_that_is_kept_adds_nothing(self):
         starts = [index / 200 for index in range(1000)]
-        late = evaluate.lateness_ms(starts, 200)
+        late = evaluate.lateness_ms(starts, evaluate.schedule(1, 1000, 200, 1, 0))
         self.assertLess(max(late), 0.001)
+
+    def test_clients_that_begin_apart_have_schedules_of_their_own(self):
+        # 40 clients, one each 10 ms, five requests a second of each.
+        due = evaluate.schedule(40, 10, 200, 1, 0.01)
+        self.assertEqual(len(due), 400)
+        self.assertEqual(due, sorted(due))
+        self.assertEqual(due[:3], [0.0, 0.01, 0.02])
+        self.assertAlmostEqual(due[-1], 0.39 + 9 * 0.2)
+        # At most as many in a second as the rate says, once all have begun.
+        self.assertEqual(sum(0.5 <= at < 1.4999 for at in due), 200)
 
     def test_a_stall_counts_for_every_request_that_it_delays(self):
         # 100 requests a second, none sent between 1 s and 2 s, then all that were due at once.
         due = [index / 100 for index in range(400)]
         starts = [max(at, 2.0) if at >= 1.0 else at for at in due]
-        late = evaluate.lateness_ms(starts, 100)
+        late = evaluate.lateness_ms(starts, due)
         fixed = [evaluate.corrected_ms(1.0, each) for each in late]
         self.assertAlmostEqual(sum(each > 20 for each in fixed), 98, delta=1)
         self.assertAlmostEqual(max(fixed), 1001, delta=1)
@@ -75,9 +95,16 @@ class Verdicts(unittest.TestCase):
         self.assertEqual((joined["measured"], joined["least"], joined["most"]), (20, 10, 130))
         self.assertEqual((joined["met"], joined["runs_met"], joined["runs"]), (False, 2, 3))
 
-    def test_ideal_hit_share_is_one_if_everything_is_stored(self):
-        self.assertAlmostEqual(evaluate.ideal_hit_share(100, 100, 1.0), 1)
-        self.assertAlmostEqual(evaluate.ideal_hit_share(100, 10, 0.0), 0.1)
+    def test_an_lru_cache_hits_what_was_used_within_its_room(self):
+        draw = random.Random(11)
+        for _ in range(50):
+            keys = [str(draw.randrange(12)) for _ in range(draw.randint(0, 80))]
+            room = draw.randint(1, 12)
+            hits = 0
+            for place, key in enumerate(keys):
+                earlier = [index for index in range(place) if keys[index] == key]
+                hits += bool(earlier) and len(set(keys[earlier[-1] + 1:place])) < room
+            self.assertEqual(evaluate.lru_hits(keys, room), hits)
 
 
 class Output(unittest.TestCase):
