@@ -63,7 +63,7 @@ impl Tracing {
     }
 
     /// Begins the trace of a request with these headers.
-    pub fn begin(&self, headers: &HeaderMap, client: &Client) -> Box<RequestTrace> {
+    pub fn begin(&self, headers: &HeaderMap, client: &Client) -> RequestTrace {
         let is_continued = match self.rules.trust {
             ParentTrust::Proxies => client.is_trusted,
             ParentTrust::All => true,
@@ -77,7 +77,7 @@ impl Tracing {
             Some(parent) => parent.flags.is_sampled() && self.draws(),
             None => self.draws(),
         };
-        Box::new(RequestTrace::new(parent, is_sampled, &self.clock))
+        RequestTrace::new(parent, is_sampled, &self.clock)
     }
 
     fn draws(&self) -> bool {

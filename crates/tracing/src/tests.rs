@@ -58,7 +58,7 @@ fn begin(tracing: &Tracing, parent: &str, is_trusted: bool, clock: &Clock) -> Re
     let mut facts = RequestFacts::new(clock.now());
     facts.client.is_trusted = is_trusted;
     let head = head("/", &[("traceparent", parent)]);
-    *tracing.begin(&head.headers, &facts.client)
+    tracing.begin(&head.headers, &facts.client)
 }
 
 #[test]

@@ -124,11 +124,7 @@ pub(super) fn begin(
         rewritten: ctx.facts.rewritten.clone(),
         carried: ctx.facts.carried.clone(),
         upstream: ctx.upstream.clone(),
-        trace: ctx
-            .facts
-            .trace
-            .as_ref()
-            .map(|trace| Box::new(trace.child())),
+        trace: ctx.facts.trace.as_ref().map(RequestTrace::child),
         head,
         flow: Box::new(flow),
         _claim: claim,

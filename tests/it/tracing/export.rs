@@ -195,13 +195,16 @@ async fn an_upgrade_loses_no_span() {
     let mut gateway = front(&keys, slow.address()).await;
     gateway.get("/fixed").await;
     let address = gateway.address();
-    let late = tokio::spawn(async move { client::send(address, &get("/late")).await });
-    wait_for("the app has the request", SOON, async || {
-        (slow.counts().requests() > 0).then_some(())
-    })
-    .await;
-    gateway.upgrade().await;
-    late.await.unwrap().unwrap();
+    let request = get("/late");
+    let upgrade = async {
+        wait_for("the app has the request", SOON, async || {
+            (slow.counts().requests() > 0).then_some(())
+        })
+        .await;
+        gateway.upgrade().await;
+    };
+    let (late, ()) = tokio::join!(client::send(address, &request), upgrade);
+    late.unwrap();
     let requests = collector.requests(2).await;
     let paths: Vec<_> = requests
         .iter()

@@ -28,7 +28,7 @@ pub struct RequestFacts {
     pub client: Client,
     pub request_id: RequestId,
     /// Ids and times of the request for its trace; `None` without `tracing`.
-    pub trace: Option<Box<RequestTrace>>,
+    pub trace: Option<RequestTrace>,
     /// Name of the route, or `None` before a route has matched.
     pub route: Option<Arc<str>>,
     pub class: Class,
@@ -317,7 +317,7 @@ impl RequestFacts {
     /// Returns an id for a request that has none: that of its trace if the trace began here, so that
     /// there is one to search for.
     pub fn new_request_id(&self) -> RequestId {
-        let trace = self.trace.as_deref().filter(|trace| trace.parent.is_none());
+        let trace = self.trace.as_ref().filter(|trace| trace.parent.is_none());
         let random = || (fastrand::u64(..), fastrand::u64(..));
         let (high, low) = trace.map_or_else(random, RequestTrace::halves);
         RequestId::random(high, low)
