@@ -60,7 +60,7 @@ pub(in crate::proxy) struct Background {
     rewritten: Option<Box<[u8]>>,
     carried: Option<Arc<dyn Any + Send + Sync>>,
     upstream: Option<Arc<Upstream>>,
-    trace: Option<Box<RequestTrace>>,
+    trace: Option<RequestTrace>,
     head: RequestHeader,
     flow: Box<Flow>,
     _claim: WorkClaim,

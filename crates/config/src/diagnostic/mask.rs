@@ -211,6 +211,7 @@ impl FoundSecret {
             found.hide(shape);
         }
         let plugins = plugins(text);
+        let tracing = tracing(text);
         let mut at = 0;
         while let Some(key) = KEY.captures_at(text, at) {
             let matched = key.get(0).expect("it matched").range();
@@ -224,11 +225,13 @@ impl FoundSecret {
             let colon = text[name.end()..]
                 .find(':')
                 .map_or(at, |c| name.end() + c + 1);
-            if name.as_str() == "users" {
+            let is_within = |parts: &[Range<usize>]| {
+                let mut parts = parts.iter();
+                parts.any(|part| part.contains(&name.start()))
+            };
+            if name.as_str() == "users" || (is_headers(name.as_str()) && is_within(&tracing)) {
                 found.nested(text, colon, name.start(), true);
-            } else if plugins.iter().any(|part| part.contains(&name.start()))
-                && is_config(name.as_str())
-            {
+            } else if is_config(name.as_str()) && is_within(&plugins) {
                 found.all(text, colon, name.start());
             } else if is_secret(name.as_str()) {
                 found.value(text, colon, name.start(), name.as_str());
@@ -392,23 +395,41 @@ impl FoundSecret {
 
 /// Returns the extents of the lists of plugins.
 fn plugins(text: &str) -> Vec<Range<usize>> {
-    let mut found = Vec::new();
-    for key in KEY.captures_iter(text) {
-        let Some(name) = key.iter().skip(1).flatten().next() else {
-            continue;
-        };
-        if strsim::damerau_levenshtein(name.as_str(), "plugins") > 1 {
-            continue;
-        }
-        let line = text[name.end()..].find('\n');
-        let line = line.map_or(text.len(), |end| name.end() + end);
-        let open = text[name.end()..line].find(['{', '[']);
-        let flow = open.map_or(line, |at| close(text, name.end() + at));
-        // A list may be indented as much as its key; hiding more than the list does no harm.
-        let block = same_or_deeper(text, name.start()).unwrap_or(text.len());
-        found.push(name.start()..flow.max(block));
-    }
-    found
+    // A list may be indented as much as its key; hiding more than the list does no harm.
+    extents(text, "plugins", |key| {
+        same_or_deeper(text, key.start).unwrap_or(text.len())
+    })
+}
+
+/// Returns the extents of the settings of tracing.
+fn tracing(text: &str) -> Vec<Range<usize>> {
+    extents(text, "tracing", |key| {
+        let lines = deeper(text, key.end, key.start);
+        lines.last().map_or(key.end, |line| line.end)
+    })
+}
+
+/// Returns the extents of the values of keys with about this name. `block` returns the end of one
+/// that is not in braces.
+fn extents(text: &str, wanted: &str, block: impl Fn(Range<usize>) -> usize) -> Vec<Range<usize>> {
+    let names = KEY.captures_iter(text).filter_map(|key| {
+        let name = key.iter().skip(1).flatten().next()?;
+        let is_wanted = strsim::damerau_levenshtein(name.as_str(), wanted) <= 1;
+        is_wanted.then(|| name.range())
+    });
+    names
+        .map(|name| {
+            let line = text[name.end..].find('\n');
+            let line = line.map_or(text.len(), |end| name.end + end);
+            let open = text[name.end..line].find(['{', '[']);
+            let flow = open.map_or(line, |at| close(text, name.end + at));
+            name.start..flow.max(block(name))
+        })
+        .collect()
+}
+
+fn is_headers(name: &str) -> bool {
+    strsim::damerau_levenshtein(name, "headers") <= 1
 }
 
 fn is_config(name: &str) -> bool {
@@ -475,6 +496,14 @@ mod tests {
             (
                 "users: { ann: abc, bob: d }\nc: d",
                 "users: { ann:****, bob:***}\nc: d",
+            ),
+            (
+                "tracing:\n  headers:\n    x: abc\n  slow: 1s\nheaders: { a: b }",
+                "tracing:\n  headers:\n    x: ***\n  slow: 1s\nheaders: { a: b }",
+            ),
+            (
+                "tracing: { headers: { x: abc }, slow: 1s }",
+                "tracing: { headers: { x:****}, slow: 1s }",
             ),
             ("passwrd: hunter2", "passwrd: *******"),
             ("url: redis://u:a@b@h/1", "url: redis://u:***@h/1"),

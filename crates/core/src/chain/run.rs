@@ -48,9 +48,42 @@ fn wanted(step: &Step, ex: &Exchange<'_>, phase: Phase) -> Option<usize> {
     step.filter.wants_body(ex, phase)
 }
 
-/// Returns the time at which `step` begins, if the request's trace records it.
-fn begin_step(step: &Step, ex: &Exchange<'_>) -> Option<Instant> {
-    ex.facts.trace.as_ref()?.begin_step(step.is_async)
+/// Steps that the trace of a request records. Read once for all of them: most requests have neither
+/// kind, and most steps are quick.
+#[derive(Clone, Copy)]
+struct TimedSteps {
+    waiting: bool,
+    quick: bool,
+}
+
+impl TimedSteps {
+    fn of(ex: &Exchange<'_>) -> Self {
+        let trace = ex.facts.trace.as_ref();
+        Self {
+            waiting: trace.is_some(),
+            quick: trace.is_some_and(|trace| trace.is_sampled),
+        }
+    }
+
+    /// Returns the time at which `step` begins, if it is recorded.
+    fn begin(self, step: &Step, ex: &Exchange<'_>) -> Option<Instant> {
+        let is_timed = if step.is_async {
+            self.waiting
+        } else {
+            self.quick
+        };
+        if !is_timed {
+            return None;
+        }
+        ex.facts.trace.as_ref()?.begin_step(step.is_async)
+    }
+}
+
+/// Records an asynchronous step that began at `started`.
+fn end_step(step: &Step, ex: &mut Exchange<'_>, started: Option<Instant>) {
+    if let (Some(started), Some(trace)) = (started, &mut ex.facts.trace) {
+        trace.end_step(step.name, started, false);
+    }
 }
 
 /// Filters of one route, one list for each phase.
@@ -200,12 +233,13 @@ impl Chain {
     ///
     /// [`RequestFacts::body`]: super::RequestFacts::body
     pub async fn on_request(&self, ex: &mut Exchange<'_>, round: &mut HookProgress) -> HookOutcome {
+        let timed_steps = TimedSteps::of(ex);
         while let Some(step) = self.request.get(round.request) {
             if let Some(most) = wanted(step, ex, Phase::Request) {
                 return HookOutcome::Body(most);
             }
             round.request += 1;
-            let timed = begin_step(step, ex);
+            let timed = timed_steps.begin(step, ex);
             let verdict = if step.is_async {
                 step.filter.on_request_async(ex).await
             } else {
@@ -223,7 +257,7 @@ impl Chain {
                 return HookOutcome::Body(most);
             }
             round.authorized += 1;
-            let timed = begin_step(step, ex);
+            let timed = timed_steps.begin(step, ex);
             let verdict = if step.is_async {
                 step.filter.on_authorized_async(ex).await
             } else {
@@ -243,11 +277,9 @@ impl Chain {
     pub async fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
         for step in &self.upstream {
             if step.is_async {
-                let timed = begin_step(step, ex);
+                let timed = TimedSteps::of(ex).begin(step, ex);
                 step.filter.on_upstream_async(ex, headers).await;
-                if let (Some(started), Some(trace)) = (timed, &mut ex.facts.trace) {
-                    trace.end_step(step.name, started, false);
-                }
+                end_step(step, ex, timed);
             } else {
                 step.filter.on_upstream(ex, headers);
             }
@@ -280,11 +312,9 @@ impl Chain {
     pub async fn on_upstream_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
         for step in &self.upstream_response {
             if step.is_async {
-                let timed = begin_step(step, ex);
+                let timed = TimedSteps::of(ex).begin(step, ex);
                 step.filter.on_upstream_response_async(ex, head).await;
-                if let (Some(started), Some(trace)) = (timed, &mut ex.facts.trace) {
-                    trace.end_step(step.name, started, false);
-                }
+                end_step(step, ex, timed);
             } else {
                 step.filter.on_upstream_response(ex, head);
             }
@@ -294,11 +324,9 @@ impl Chain {
     pub async fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
         for step in &self.response {
             if step.is_async {
-                let timed = begin_step(step, ex);
+                let timed = TimedSteps::of(ex).begin(step, ex);
                 step.filter.on_response_async(ex, head).await;
-                if let (Some(started), Some(trace)) = (timed, &mut ex.facts.trace) {
-                    trace.end_step(step.name, started, false);
-                }
+                end_step(step, ex, timed);
             } else {
                 step.filter.on_response(ex, head);
             }
@@ -308,11 +336,9 @@ impl Chain {
     pub async fn on_error(&self, ex: &mut Exchange<'_>, reply: &mut Reply) {
         for step in &self.error {
             if step.is_async {
-                let timed = begin_step(step, ex);
+                let timed = TimedSteps::of(ex).begin(step, ex);
                 step.filter.on_error_async(ex, reply).await;
-                if let (Some(started), Some(trace)) = (timed, &mut ex.facts.trace) {
-                    trace.end_step(step.name, started, false);
-                }
+                end_step(step, ex, timed);
             } else {
                 step.filter.on_error(ex, reply);
             }
