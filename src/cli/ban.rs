@@ -49,9 +49,10 @@ pub(super) struct LiftOptions {
     admin: AdminOption,
 }
 
+/// Response of `/v1/bans`.
 #[derive(Serialize, Deserialize)]
-struct Bans {
-    bans: Vec<BanStatus>,
+pub(super) struct Bans {
+    pub(super) bans: Vec<BanStatus>,
 }
 
 pub(super) fn run_list(options: &ListOptions) -> ExitCode {

@@ -27,6 +27,12 @@ const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
 /// A running gateway, reached through its admin API.
 pub(super) struct Remote(Client);
 
+impl Remote {
+    pub(super) fn new(client: Client) -> Self {
+        Self(client)
+    }
+}
+
 /// Runs `work` with the running gateway. Failures print their own messages.
 pub(super) fn ask(admin: &AdminOption, work: impl AsyncFnOnce(Remote) -> ExitCode) -> ExitCode {
     let done = admin.ask(OutputFormat::Text, |client| async {

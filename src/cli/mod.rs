@@ -32,6 +32,7 @@ mod run;
 mod scale;
 mod schema;
 mod status;
+mod top;
 mod upgrade;
 mod upstream;
 mod warm;
@@ -104,6 +105,11 @@ enum Command {
     /// They come from the gateway's memory, also where there is no access log. Errors and refusals
     /// are kept apart, so that traffic does not push them out.
     Logs(Box<logs::Options>),
+    /// Watch the running gateway in the terminal: rates, routes, backends, units, limits
+    ///
+    /// The key `?` shows the other keys. Without a terminal, and with --once, everything is printed
+    /// once as text.
+    Top(top::Options),
     /// Make the running gateway read its configuration again
     ///
     /// Problems are printed as by `check`, and then nothing changes: the exit status is 78 for a
@@ -203,6 +209,7 @@ pub fn main() -> ExitCode {
         Command::Import(options) => import::run(&options),
         Command::Status(options) => status::run(&options),
         Command::Logs(options) => logs::run(&options),
+        Command::Top(options) => top::run(&options),
         Command::Reload(options) => reload::run(&options),
         Command::Drain(options) => drain::run(&options),
         Command::Undrain(options) => drain::run_undrain(&options),

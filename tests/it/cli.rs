@@ -92,6 +92,7 @@ fn every_command_has_help() {
         "ca",
         "demo",
         "status",
+        "top",
         "reload",
         "drain",
         "undrain",

@@ -97,6 +97,7 @@ mod support;
 mod tidy;
 mod tls;
 mod tracing;
+mod top;
 mod transparency;
 mod tunnels;
 mod upgrade;

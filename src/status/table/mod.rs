@@ -367,7 +367,7 @@ pub(crate) fn printable(text: &str) -> String {
 }
 
 /// Formats the two largest units: `3d 4h`, `12min 5s`.
-fn uptime(seconds: u64) -> String {
+pub(crate) fn uptime(seconds: u64) -> String {
     let parts = [
         (seconds / 86_400, "d"),
         (seconds / 3_600 % 24, "h"),
@@ -384,4 +384,4 @@ fn uptime(seconds: u64) -> String {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

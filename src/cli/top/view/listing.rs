@@ -1,0 +1,402 @@
+//! Lists of the panes: columns, rows, their order and which of them are shown.
+
+use std::cmp::Ordering;
+
+use super::{
+    super::{
+        as_number,
+        observe::{Observation, name},
+        screen::{Choice, Pane},
+    },
+    style::Tone,
+    words::{age, bytes, milliseconds, percent, rate},
+};
+use crate::status::{
+    snapshot::{BackendStatus, UpstreamStatus},
+    table::printable,
+};
+
+/// Title of the column that routes are sorted by at first.
+pub(in super::super) const RATE: &str = "RATE";
+
+/// A list with columns.
+pub(in super::super) struct Listing {
+    pub columns: &'static [Column],
+    pub rows: Vec<Row>,
+    /// The line in place of rows where there are none.
+    pub empty: String,
+}
+
+/// A column of a list.
+pub(in super::super) struct Column {
+    pub title: &'static str,
+    pub is_number: bool,
+    /// Order in which columns are left out where they do not fit: the highest first, zero never.
+    pub rank: u8,
+}
+
+/// A row of a list.
+pub(in super::super) struct Row {
+    /// Name that stays the same while the row moves.
+    pub key: String,
+    pub cells: Vec<Cell>,
+    pub tone: Tone,
+}
+
+/// A cell of a list.
+pub(in super::super) struct Cell {
+    pub text: String,
+    /// Number to sort by, the highest first; without one, rows are sorted by the text.
+    number: Option<f64>,
+}
+
+const fn text(title: &'static str, rank: u8) -> Column {
+    Column {
+        title,
+        is_number: false,
+        rank,
+    }
+}
+
+const fn number(title: &'static str, rank: u8) -> Column {
+    Column {
+        title,
+        is_number: true,
+        rank,
+    }
+}
+
+impl Cell {
+    fn text(text: &str) -> Self {
+        Self {
+            text: printable(text),
+            number: None,
+        }
+    }
+
+    fn number(number: f64, text: String) -> Self {
+        Self {
+            text,
+            number: Some(number),
+        }
+    }
+
+    fn count(count: u64) -> Self {
+        Self::number(as_number(count), count.to_string())
+    }
+
+    /// Formats a value that may be unknown; those come last.
+    fn maybe(number: Option<f64>, format: impl FnOnce(f64) -> String) -> Self {
+        Self {
+            text: number.map_or_else(|| "-".to_owned(), format),
+            number: Some(number.unwrap_or(f64::NEG_INFINITY)),
+        }
+    }
+
+    fn uptime(seconds: Option<u64>) -> Self {
+        Self {
+            text: seconds.map_or_else(|| "-".to_owned(), age),
+            number: Some(seconds.map_or(f64::NEG_INFINITY, as_number)),
+        }
+    }
+
+    fn order(&self, other: &Self) -> Ordering {
+        match (self.number, other.number) {
+            (Some(own), Some(other)) => other.total_cmp(&own),
+            _ => self.text.cmp(&other.text),
+        }
+    }
+}
+
+impl Listing {
+    /// Keeps the rows that contain the filter's text, and sorts them.
+    pub(in super::super) fn arrange(&mut self, choice: &Choice) {
+        let filter = choice.filter.to_lowercase();
+        let has_filter = |row: &Row| {
+            let mut cells = row.cells.iter();
+            cells.any(|cell| cell.text.to_lowercase().contains(&filter))
+        };
+        if !filter.is_empty() {
+            self.rows.retain(has_filter);
+            self.empty = format!("nothing contains `{}`", printable(&choice.filter));
+        }
+        let mut columns = self.columns.iter();
+        let sorted = columns.position(|column| Some(column.title) == choice.sort);
+        if let Some(at) = sorted {
+            self.rows.sort_by(|a, b| a.cells[at].order(&b.cells[at]));
+        }
+        if choice.reversed {
+            self.rows.reverse();
+        }
+    }
+}
+
+/// Returns the lists of a pane, in the order of the configuration.
+pub(in super::super) fn of(pane: Pane, observation: &Observation) -> Vec<Listing> {
+    match pane {
+        Pane::Overview => Vec::new(),
+        Pane::Routes => vec![routes(observation)],
+        Pane::Backends => vec![backends(observation)],
+        Pane::Instances => vec![instances(observation)],
+        Pane::Limits => vec![limits(observation), bans(observation)],
+    }
+}
+
+pub(super) fn routes(observation: &Observation) -> Listing {
+    let rows = observation.snapshot.routes.iter().map(|route| {
+        let traffic = &route.traffic;
+        let per_second = |value: f64| Cell::number(value, rate(value));
+        let failing = traffic.server_error_rate > 0.0;
+        Row {
+            key: route.name.clone(),
+            cells: vec![
+                Cell::text(&route.name),
+                Cell::text(&route.matches),
+                Cell::text(&route.action),
+                per_second(traffic.rate),
+                per_second(traffic.client_error_rate),
+                per_second(traffic.server_error_rate),
+                Cell::maybe(traffic.p50_ms, milliseconds),
+                Cell::maybe(traffic.p95_ms, milliseconds),
+                Cell::maybe(traffic.p99_ms, milliseconds),
+                Cell::maybe(traffic.hit_ratio, percent),
+            ],
+            tone: if failing { Tone::Bad } else { Tone::Plain },
+        }
+    });
+    Listing {
+        columns: const {
+            &[
+                text("ROUTE", 0),
+                text("MATCH", 3),
+                text("ACTION", 5),
+                number(RATE, 0),
+                number("4XX", 4),
+                number("5XX", 0),
+                number("P50", 7),
+                number("P95", 1),
+                number("P99", 6),
+                number("HITS", 2),
+            ]
+        },
+        rows: rows.collect(),
+        empty: "the configuration has no routes".to_owned(),
+    }
+}
+
+pub(super) fn upstreams(observation: &Observation) -> Listing {
+    let rows = observation.snapshot.upstreams.iter().map(|upstream| {
+        let all = upstream.backends.len();
+        let up = upstream.backends.iter().filter(|b| is_up(b)).count();
+        let traffic = upstream.traffic.as_ref();
+        let in_flight = upstream.backends.iter().map(|b| b.in_flight).sum();
+        Row {
+            key: upstream.name.clone(),
+            cells: vec![
+                Cell::text(&upstream.name),
+                Cell::number(as_number(up as u64), format!("{up} of {all}")),
+                Cell::maybe(traffic.map(|t| t.rate), rate),
+                Cell::maybe(traffic.map(|t| t.failure_rate), rate),
+                Cell::maybe(traffic.and_then(|t| t.p95_ms), milliseconds),
+                Cell::count(in_flight),
+                Cell::count(upstream.queue),
+            ],
+            tone: match up {
+                0 if all > 0 => Tone::Bad,
+                _ if up < all => Tone::Warning,
+                _ => Tone::Plain,
+            },
+        }
+    });
+    Listing {
+        columns: const {
+            &[
+                text("UPSTREAM", 0),
+                number("UP", 0),
+                number(RATE, 0),
+                number("FAILED", 1),
+                number("P95", 2),
+                number("IN FLIGHT", 3),
+                number("WAITING", 4),
+            ]
+        },
+        rows: rows.collect(),
+        empty: "the configuration has no upstreams".to_owned(),
+    }
+}
+
+fn is_up(backend: &BackendStatus) -> bool {
+    matches!(&*backend.state, "healthy" | "slow_start")
+}
+
+fn backends(observation: &Observation) -> Listing {
+    let rows = observation.backends().map(|(upstream, backend)| {
+        let key = name(upstream, backend).to_string();
+        let attempts = observation.backend_rates.get(&key).copied();
+        Row {
+            cells: vec![
+                Cell::text(&upstream.name),
+                Cell::text(&backend.address),
+                Cell::text(&backend.state),
+                Cell::count(backend.in_flight),
+                Cell::maybe(attempts, rate),
+                Cell::count(backend.requests),
+                Cell::count(backend.failures),
+                Cell::maybe(backend.ewma_ms, milliseconds),
+                Cell::text(&notes(upstream, backend)),
+            ],
+            key,
+            tone: match &*backend.state {
+                "healthy" => Tone::Plain,
+                "slow_start" => Tone::Warning,
+                "draining" | "drained" => Tone::Dim,
+                _ => Tone::Bad,
+            },
+        }
+    });
+    Listing {
+        columns: const {
+            &[
+                text("UPSTREAM", 0),
+                text("BACKEND", 0),
+                text("STATE", 0),
+                number("IN FLIGHT", 3),
+                number(RATE, 1),
+                number("REQUESTS", 6),
+                number("FAILED", 5),
+                number("AVERAGE", 4),
+                text("NOTES", 2),
+            ]
+        },
+        rows: rows.collect(),
+        empty: "the configuration has no upstreams".to_owned(),
+    }
+}
+
+fn notes(upstream: &UpstreamStatus, backend: &BackendStatus) -> String {
+    let mut notes = Vec::new();
+    if let Some(seconds) = backend.ejected_for {
+        let because = backend.ejected_because.as_deref().unwrap_or("failures");
+        notes.push(format!("out for {seconds:.0}s ({because})"));
+    }
+    match &backend.probe {
+        Some(probe) if !probe.passed => notes.push(format!("check: {}", probe.text)),
+        _ => {}
+    }
+    if backend.origin == "added" {
+        notes.push("added at run time".to_owned());
+    }
+    if upstream.panic {
+        notes.push("none is healthy, so all are used".to_owned());
+    }
+    notes.join(", ")
+}
+
+fn instances(observation: &Observation) -> Listing {
+    let rows = observation.instances.list.iter().map(|instance| {
+        let state = match &*instance.detail {
+            "auto-restart" => "restarting",
+            _ => &instance.state,
+        };
+        let memory = instance.memory_bytes.map(as_number);
+        let limit = instance.memory_limit_bytes.map(as_number);
+        Row {
+            key: instance.unit.clone(),
+            cells: vec![
+                Cell::text(&instance.unit),
+                Cell::text(state),
+                Cell::maybe(instance.pid.map(f64::from), |pid| format!("{pid:.0}")),
+                Cell::maybe(instance.cpu, percent),
+                Cell::maybe(memory, bytes),
+                Cell::maybe(limit, bytes),
+                Cell::count(instance.restarts),
+                Cell::count(instance.oom_kills),
+                Cell::uptime(instance.uptime_seconds),
+            ],
+            tone: match state {
+                "active" => Tone::Plain,
+                "inactive" => Tone::Dim,
+                "failed" | "restarting" => Tone::Bad,
+                _ => Tone::Warning,
+            },
+        }
+    });
+    let problem = observation.instances.problem.clone();
+    Listing {
+        columns: const {
+            &[
+                text("UNIT", 0),
+                text("STATE", 0),
+                number("PID", 6),
+                number("CPU", 0),
+                number("MEMORY", 0),
+                number("LIMIT", 4),
+                number("RESTARTS", 1),
+                number("OOM KILLS", 5),
+                number("UP", 2),
+            ]
+        },
+        rows: rows.collect(),
+        empty: problem.unwrap_or_else(|| {
+            "no unit is running: node-app@PORT, those of `scale`, and --unit PATTERN".to_owned()
+        }),
+    }
+}
+
+fn limits(observation: &Observation) -> Listing {
+    let rows = observation.snapshot.limits.iter().map(|limit| Row {
+        key: format!("limit {}", limit.name),
+        cells: vec![
+            Cell::text(&limit.name),
+            Cell::count(limit.passed),
+            Cell::count(limit.delayed),
+            Cell::count(limit.refused),
+            Cell::count(limit.exempt),
+        ],
+        tone: Tone::Plain,
+    });
+    Listing {
+        columns: const {
+            &[
+                text("RATE LIMIT", 0),
+                number("PASSED", 0),
+                number("DELAYED", 1),
+                number("REFUSED", 0),
+                number("EXEMPT", 2),
+            ]
+        },
+        rows: rows.collect(),
+        empty: "the configuration has no rate limits".to_owned(),
+    }
+}
+
+fn bans(observation: &Observation) -> Listing {
+    let rows = observation.bans.iter().map(|ban| Row {
+        key: format!("ban {}", ban.address),
+        cells: vec![
+            Cell::text(&ban.address),
+            Cell::text(&ban.until),
+            Cell::text(&ban.by),
+            Cell::count(ban.strikes.into()),
+            Cell::text(&ban.reason),
+        ],
+        tone: Tone::Plain,
+    });
+    let struck = observation.snapshot.bans.struck;
+    Listing {
+        columns: const {
+            &[
+                text("BANNED", 0),
+                text("UNTIL", 1),
+                text("BY", 3),
+                number("STRIKES", 4),
+                text("REASON", 2),
+            ]
+        },
+        rows: rows.collect(),
+        empty: match struck {
+            0 => "no client is banned".to_owned(),
+            _ => format!("no client is banned; {struck} were refused recently"),
+        },
+    }
+}
