@@ -7,15 +7,22 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Child, ChildStdin, Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::{
     cli::edgeway,
-    support::{client::get, gateway::Gateway, load, origins::EchoOrigin, wait::wait_for},
+    support::{
+        client::get,
+        gateway::Gateway,
+        load,
+        origins::{EchoOrigin, Origin},
+        wait::{pass, wait_for},
+    },
 };
 
 const SOON: Duration = Duration::from_secs(15);
@@ -23,7 +30,7 @@ const SOON: Duration = Duration::from_secs(15);
 /// Requests per second of the load.
 const RATE: u32 = 40;
 
-async fn front(origins: &[&EchoOrigin]) -> Gateway {
+async fn front(origins: &[&Origin<EchoOrigin>]) -> Gateway {
     let backends: Vec<String> = origins
         .iter()
         .map(|origin| format!("\"{}\"", origin.address()))
@@ -90,7 +97,8 @@ async fn rates_match_the_load_that_was_sent() {
     })
     .await;
     let tally = load.stop().await;
-    let sent = tally.total() as f64 / begun.elapsed().as_secs_f64();
+    let total = u32::try_from(tally.total()).expect("the load is short");
+    let sent = f64::from(total) / begun.elapsed().as_secs_f64();
     assert!(
         (sent - f64::from(RATE)).abs() < 0.15 * f64::from(RATE),
         "{sent}"
@@ -249,7 +257,7 @@ impl Session {
             let before = self.read("typescript").len();
             // Ctrl-L: otherwise only the cells that changed are written.
             self.press("\u{c}");
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            pass(Duration::from_millis(200)).await;
             let all = self.read("typescript");
             let drawn = words(all.get(before..).unwrap_or_default());
             if drawn.contains(text) {
