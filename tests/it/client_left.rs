@@ -1,5 +1,9 @@
 //! The client that leaves early: it has the same status in every log and metric, and the one that
 //! nginx would log.
+#![allow(
+    clippy::unwrap_used,
+    reason = "tests: what goes wrong here fails them, and says so"
+)]
 
 use std::{
     fs,

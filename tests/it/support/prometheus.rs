@@ -54,9 +54,8 @@ impl Server {
             let response = client::send(server.address(), &get("/-/ready")).await;
             (response.ok()?.status() == 200).then_some(())
         };
-        if until(READY_WITHIN, &mut ask).await.is_none() {
-            panic!("{program} is not ready: {}", server.log());
-        }
+        let ready = until(READY_WITHIN, &mut ask).await;
+        assert!(ready.is_some(), "{program} is not ready: {}", server.log());
         server
     }
 
@@ -75,7 +74,11 @@ impl Drop for Server {
         self.child.kill().ok();
         drop(self.child.wait());
         if std::thread::panicking() {
-            eprintln!("--- {:?} logged:\n{}", self.folder.path(), self.log());
+            eprintln!(
+                "--- {} logged:\n{}",
+                self.folder.path().display(),
+                self.log()
+            );
         }
     }
 }
