@@ -33,7 +33,7 @@ use std::{any::Any, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::HeaderMap;
 use pingora::{
     Error, ErrorType, Result,
     http::{RequestHeader, ResponseHeader},
@@ -266,7 +266,7 @@ impl ProxyHttp for Proxy {
         response: &mut ResponseHeader,
         ctx: &mut Box<Context>,
     ) -> Result<()> {
-        if is_interim(response) {
+        if streams::is_interim(response) {
             accel::strip(response, ctx);
             respond::interim(session, response, ctx).await;
             return Ok(());
@@ -295,7 +295,7 @@ impl ProxyHttp for Proxy {
         response: &mut ResponseHeader,
         ctx: &mut Box<Context>,
     ) -> Result<()> {
-        if is_interim(response) || ctx.is_background() {
+        if streams::is_interim(response) || ctx.is_background() {
             return Ok(());
         }
         cache::complete(response, ctx)?;
@@ -392,10 +392,4 @@ impl ProxyHttp for Proxy {
         }
         true
     }
-}
-
-/// Returns true for `100 Continue` and `103 Early Hints`, which are forwarded unchanged. `101`
-/// starts a tunnel.
-fn is_interim(response: &ResponseHeader) -> bool {
-    response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS
 }

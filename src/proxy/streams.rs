@@ -4,8 +4,11 @@
 
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, Version, header};
-use pingora::{Error, ErrorSource, ErrorType, Result, http::RequestHeader};
+use http::{HeaderMap, StatusCode, Version, header};
+use pingora::{
+    Error, ErrorSource, ErrorType, Result,
+    http::{RequestHeader, ResponseHeader},
+};
 
 use super::{context::Context, grpc};
 use crate::{
@@ -144,6 +147,12 @@ pub(super) fn is_own_end(error: &Error) -> bool {
         .root_cause()
         .downcast_ref::<h2::Error>()
         .is_some_and(|error| error.is_reset() && error.is_remote())
+}
+
+/// Returns true for `100 Continue` and `103 Early Hints`, which are forwarded unchanged. `101`
+/// starts a tunnel.
+pub(super) fn is_interim(response: &ResponseHeader) -> bool {
+    response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS
 }
 
 #[cfg(test)]

@@ -25,9 +25,7 @@ use crate::{
     base::{http::begins_with, units::whole_millis},
     chain::host::public_host,
     connection::deadline::Expired,
-    upstreams::{
-        AttemptFailure as TryFailure, LeaseRequest, Outcome, Protocol, Unavailable, UpgradeGate,
-    },
+    upstreams::{AttemptFailure, LeaseRequest, Outcome, Protocol, Unavailable, UpgradeGate},
 };
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -218,7 +216,11 @@ pub(super) fn on_origin_response(
         return bad_switch(ctx.is_websocket);
     }
     if let 502..=504 = response.status.as_u16()
-        && may_retry(session, ctx, TryFailure::Status(response.status.as_u16()))
+        && may_retry(
+            session,
+            ctx,
+            AttemptFailure::Status(response.status.as_u16()),
+        )
     {
         let mut error = Error::new_up(ErrorType::HTTPStatus(response.status.as_u16()));
         error.set_retry(true);
@@ -385,7 +387,7 @@ pub(super) fn not_connected(
             lease.finish(Outcome::ConnectFailed);
         }
     }
-    let retry = may_retry(session, ctx, TryFailure::Connect);
+    let retry = may_retry(session, ctx, AttemptFailure::Connect);
     error.set_retry(retry);
     if retry {
         note_retry(ctx, failure, &error);
@@ -460,7 +462,7 @@ pub(super) fn failed(
     }
     let retry = matches!(failure, Failure::Reset | Failure::Tls)
         && ctx.responded_at.is_none()
-        && may_retry(session, ctx, TryFailure::Reset);
+        && may_retry(session, ctx, AttemptFailure::Reset);
     error.set_retry(retry);
     if !retry {
         return error;
@@ -504,7 +506,7 @@ fn note_retry(ctx: &Context, failure: Failure, error: &Error) {
 }
 
 /// Returns true if policy, budget and the request itself allow a retry.
-fn may_retry(session: &Session, ctx: &Context, failure: TryFailure) -> bool {
+fn may_retry(session: &Session, ctx: &Context, failure: AttemptFailure) -> bool {
     let Some(upstream) = &ctx.upstream else {
         return false;
     };

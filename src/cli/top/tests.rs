@@ -1,3 +1,5 @@
+//! Frames of the terminal view as text, and drawn snapshots at drawn sizes.
+
 #![allow(
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,

@@ -101,7 +101,7 @@ impl Field {
 /// Fields of a log's lines.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Fields {
-    /// Those of the format.
+    /// The usual fields of the format.
     Usual,
     Chosen(ChosenFields),
 }

@@ -22,7 +22,7 @@ const TAKE_A_REASON: [(&str, usize, &str); 15] = [
     ("Refusal::new", 1, ""),
     ("ActionError::new", 1, ""),
     ("Self::new", 1, "src/status/actions.rs"),
-    ("http.refuse", 0, ""),
+    ("live.refuse", 0, ""),
     ("self.turn_away", 1, "src/edge/serve.rs"),
     ("refuser.ended", 1, ""),
     ("refuser.stream_refused", 1, ""),

@@ -503,7 +503,7 @@ mod tests {
             ),
             (
                 "tracing: { headers: { x: abc }, slow: 1s }",
-                "tracing: { headers: { x:****}, slow: 1s }",
+                "tracing: { headers: { x:*****}, slow: 1s }",
             ),
             ("passwrd: hunter2", "passwrd: *******"),
             ("url: redis://u:a@b@h/1", "url: redis://u:***@h/1"),
