@@ -251,7 +251,7 @@ pub(super) fn on_origin_response(
                 Some(connection) => connection.set_tunnel(),
                 None => {}
             }
-            Some(websocket_idle(ctx).unwrap_or(stream_idle))
+            Some(websocket::idle(ctx).unwrap_or(stream_idle))
         } else {
             (seen.streams != StreamKind::Nothing).then_some(stream_idle)
         };
@@ -527,14 +527,6 @@ fn is_repeatable(session: &Session) -> bool {
     session.req_header().method.is_idempotent()
         && !session.as_ref().retry_buffer_truncated()
         && !reply::is_on_its_way(session)
-}
-
-fn websocket_idle(ctx: &Context) -> Option<Duration> {
-    use crate::routes::Action;
-    match &super::context::route(&ctx.gateway, ctx.route)?.action {
-        Action::Forward(forward) => forward.websocket.as_ref()?.idle,
-        Action::Redirect(_) | Action::Respond(_) | Action::Files(_) => None,
-    }
 }
 
 /// Response headers that are meant for the gateway, found in one pass.

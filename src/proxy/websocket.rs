@@ -1,6 +1,8 @@
 //! WebSocket handshake (RFC 6455, 4): recognises requests for one, and checks the backend's 101
 //! against the request.
 
+use std::time::Duration;
+
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, Method, Version, header};
 use pingora::{
@@ -9,8 +11,14 @@ use pingora::{
 };
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
-use super::error::Failure;
-use crate::base::http::{asks_for_websocket, has_token};
+use super::{
+    context::{self, Context},
+    error::Failure,
+};
+use crate::{
+    base::http::{asks_for_websocket, has_token},
+    routes::Action,
+};
 
 const CONNECTION: HeaderName = header::CONNECTION;
 const UPGRADE: HeaderName = header::UPGRADE;
@@ -19,6 +27,14 @@ const WEBSOCKET: &str = "websocket";
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// Length of sixteen bytes in base64.
 const KEY: usize = 24;
+
+/// Returns the route's own limit on the silence of a WebSocket.
+pub(super) fn idle(ctx: &Context) -> Option<Duration> {
+    match &context::route(&ctx.gateway, ctx.route)?.action {
+        Action::Forward(forward) => forward.websocket.as_ref()?.idle,
+        Action::Redirect(_) | Action::Respond(_) | Action::Files(_) => None,
+    }
+}
 
 /// Returns true if the request asks for a WebSocket. Any other upgrade is removed on the way to a
 /// backend, as is one without `Connection: Upgrade` (RFC 9110, 7.8), and any in a version without
