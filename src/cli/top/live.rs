@@ -79,7 +79,8 @@ async fn show(
         match change {
             Some(Change::Terminal(event)) => match take(&mut screen, &event?) {
                 Some(Effect::Quit) => return Ok(ExitCode::SUCCESS),
-                Some(Effect::Redraw) => terminal.clear()?,
+                // Not `clear`: it waits for a reply of the terminal, which the thread of keys reads.
+                Some(Effect::Redraw) => terminal.resize(terminal.size()?.into())?,
                 Some(Effect::Run(order)) => {
                     let (gateway, sender) = (Remote::new(client.clone()), sender.clone());
                     tasks.spawn("order", async move {

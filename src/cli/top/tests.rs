@@ -174,6 +174,19 @@ fn help_and_questions_are_over_the_pane() {
 }
 
 #[test]
+fn a_long_message_is_shown_to_its_end() {
+    let mut screen = screen();
+    let message = "`127.0.0.1:3000` is the last backend in rotation of upstream `web`: without it \
+                   users get 503, so force it or add another one";
+    screen.message = Some(message.into());
+    let text = frame(&screen, 40, 16);
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.ends_with(message), "{text}");
+    press(&mut screen, "3");
+    assert!(!frame(&screen, 40, 16).contains("rotation"));
+}
+
+#[test]
 fn a_lost_gateway_keeps_its_last_state_until_it_is_back() {
     let mut screen = screen();
     screen.lose("connection refused".into(), at("2027-01-16T10:00:05Z"));

@@ -13,7 +13,7 @@ use ratatui::{
     layout::Rect,
     style::{Modifier, Style},
     text::{Line, Span},
-    widgets::{Block, Clear, Paragraph, Widget},
+    widgets::{Block, Clear, Paragraph, Widget, Wrap},
 };
 
 use self::{listing::Listing, style::Tone};
@@ -25,6 +25,9 @@ use super::{
 use crate::status::{snapshot::State, table::printable};
 
 const KEYS: &str = "q quit  Tab pane  ↑↓ select  s sort  r reverse  / filter  d drain  ? help";
+
+/// Lines of a message at most.
+const MESSAGE: u16 = 5;
 
 const HELP: &[(&str, &str)] = &[
     ("Tab, ←, →, 1 to 5", "another pane"),
@@ -67,7 +70,7 @@ pub(super) fn draw(screen: &Screen, area: Rect, buffer: &mut Buffer) {
     let mut free = Free(area);
     draw_header(screen, free.top(1), buffer);
     draw_tabs(screen, free.top(1), buffer);
-    draw_footer(screen, free.bottom(1), buffer);
+    draw_footer(screen, &mut free, buffer);
     if area.height > 12 {
         free.top(1);
     }
@@ -214,21 +217,34 @@ fn draw_tabs(screen: &Screen, area: Rect, buffer: &mut Buffer) {
     }
 }
 
-fn draw_footer(screen: &Screen, area: Rect, buffer: &mut Buffer) {
+fn draw_footer(screen: &Screen, free: &mut Free, buffer: &mut Buffer) {
     let filter = printable(&screen.choice().filter);
-    let text = match (&screen.mode, &screen.message) {
-        (Mode::Filter, _) => format!("/{filter}█  Enter keeps it, Esc shows all"),
-        (Mode::Question(question), _) => printable(&question.text),
-        (_, Some(message)) => printable(message),
-        _ if filter.is_empty() => KEYS.to_owned(),
-        _ => format!("only rows with `{filter}`, Esc shows all  {KEYS}"),
+    let (text, tone) = match (&screen.mode, &screen.message) {
+        (Mode::Filter, _) => (
+            format!("/{filter}█  Enter keeps it, Esc shows all"),
+            Tone::Plain,
+        ),
+        (Mode::Question(question), _) => (printable(&question.text), Tone::Warning),
+        (_, Some(message)) => (printable(message), Tone::Plain),
+        _ if filter.is_empty() => (KEYS.to_owned(), Tone::Dim),
+        _ => (
+            format!("only rows with `{filter}`, Esc shows all  {KEYS}"),
+            Tone::Dim,
+        ),
     };
-    let style = match screen.mode {
-        Mode::Question(_) => Tone::Warning.style(screen.has_colour),
-        _ if screen.message.is_some() => Style::new(),
-        _ => Tone::Dim.style(screen.has_colour),
-    };
-    Line::styled(grid::clipped(&text, area.width), style).render(area, buffer);
+    let style = tone.style(screen.has_colour);
+    if tone == Tone::Dim {
+        let line = free.bottom(1);
+        Line::styled(grid::clipped(&text, line.width), style).render(line, buffer);
+        return;
+    }
+    // The remedy is at the end of a message. Words do not fill their lines, so there is one more.
+    let lines = grid::width(&text).div_ceil(free.0.width.max(1));
+    let height = lines.saturating_add(u16::from(lines > 1)).clamp(1, MESSAGE);
+    Paragraph::new(text)
+        .style(style)
+        .wrap(Wrap { trim: true })
+        .render(free.bottom(height), buffer);
 }
 
 fn draw_listings(screen: &Screen, area: Rect, buffer: &mut Buffer) {
