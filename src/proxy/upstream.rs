@@ -26,6 +26,10 @@ use crate::{
     chain::host::public_host,
     connection::deadline::Expired,
     upstreams::{AttemptFailure, LeaseRequest, Outcome, Protocol, Unavailable, UpgradeGate},
+    upstreams::{
+        AttemptFailure as TryFailure, LeaseRequest, NODE_REPORT_HEADER, Outcome, Protocol,
+        Unavailable, UpgradeGate,
+    },
 };
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -180,6 +184,7 @@ pub(super) fn sent_body(body: Option<&Bytes>, is_end: bool, ctx: &mut Context) {
 pub(super) fn interim(response: &mut ResponseHeader, ctx: &Context) {
     // Pingora writes these headers unchanged.
     hop_by_hop::strip_response(response);
+    response.remove_header(&NODE_REPORT_HEADER);
     if response.status == StatusCode::CONTINUE
         && !ctx.is_background()
         && let Some(connection) = &ctx.connection
@@ -274,6 +279,12 @@ pub(super) fn on_origin_response(
         websocket::begin(response)?;
     }
     if is_internal {
+        let report = response.headers.get(NODE_REPORT_HEADER);
+        if let (Some(lease), Some(report)) = (&ctx.lease, report) {
+            lease
+                .backend()
+                .learn_node_report(report, ctx.live().world.clock.now());
+        }
         forwarded::strip_internal_response(response);
     }
     if response.status == StatusCode::NO_CONTENT {

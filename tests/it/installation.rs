@@ -348,7 +348,7 @@ fn the_release_publishes_files() {
     let workflow = fs::read_to_string(path).unwrap();
     let lines = workflow.lines().filter(|line| line.contains("npm publish"));
     let files: Vec<&str> = lines.filter_map(|line| line.split('"').nth(1)).collect();
-    assert_eq!(files.len(), 2, "{files:?}");
+    assert_eq!(files.len(), 3, "{files:?}");
     for file in files {
         assert!(file.starts_with("./packages/"), "{file}");
     }

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
+use http::HeaderValue;
+
 use edgeway::testing::{
     FilePart, ListenerMetrics, Live, RejectionReason, Upgrades,
     gateway::{self, World},
@@ -28,6 +30,13 @@ fn everything() -> World {
             .expect("another test says what is wrong");
         let (gateway, _) = gateway::compile(&file, files_of_examples(), &world);
         let gateway = gateway.expect("another test says what is wrong");
+        for upstream in gateway.upstreams.values() {
+            for backend in upstream.backends() {
+                let report = HeaderValue::from_static("1 250 3 4096 8192");
+                backend.learn_node_report(&report, world.clock.now());
+            }
+            upstream.publish();
+        }
         for route in &gateway.routes {
             route.metrics.count(&http::Method::GET, 200);
             route.metrics.count_file(FilePart::Plain);

@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use http::HeaderValue;
@@ -21,6 +21,7 @@ use super::{
     health::{Health, ProbeLog},
     latency::Latency,
     metrics::BackendMetrics,
+    node::{NodeReport, NodeState},
     peer::PeerTemplate,
     target::Target,
     tls::LastTlsLine,
@@ -108,6 +109,7 @@ pub(super) struct BackendState {
     /// others. Any value is valid; it only shifts picks.
     pub(super) owed: AtomicI32,
     pub(super) latency: Latency,
+    pub(super) node: NodeState,
     /// Idle timeout that the app declared: see [`KeepAlive`].
     keep_alive: AtomicU64,
     pub(super) health: Mutex<Health>,
@@ -198,6 +200,7 @@ impl BackendState {
             streak: AtomicU32::new(0),
             owed: AtomicI32::new(0),
             latency: Latency::default(),
+            node: NodeState::default(),
             keep_alive: AtomicU64::new(KeepAlive::UNKNOWN),
             health: Mutex::new(health),
             ejection: Mutex::default(),
@@ -211,6 +214,17 @@ impl BackendState {
     pub(super) fn in_flight(&self) -> u32 {
         let leases = self.leases.load(Ordering::SeqCst);
         places(leases).saturating_add(streams(leases))
+    }
+
+    /// Number of requests in flight that are no streams.
+    pub(super) fn requests(&self) -> u32 {
+        places(self.leases.load(Ordering::SeqCst))
+    }
+
+    /// Returns the share, in thousandths, that the backend deserves by the reports of its app.
+    /// Streams may be silent.
+    pub(super) fn node_share(&self, now: u64) -> u32 {
+        self.node.share(self.requests() > 0, now)
     }
 
     /// Number of streams that have begun.
@@ -426,6 +440,15 @@ impl Backend {
                 Some(seconds) => KeepAlive::Announced(Duration::from_secs(seconds)),
                 None => KeepAlive::Unannounced,
             });
+    }
+
+    /// Records the report of an app that uses `edgeway-node`. Any other value is ignored: it says
+    /// nothing, and the response is as good as without it.
+    #[cold]
+    pub fn learn_node_report(&self, header: &HeaderValue, at: Instant) {
+        if let Some(report) = NodeReport::parse(header.as_bytes()) {
+            self.state.node.observe(&report, self.shared.nanos(at));
+        }
     }
 }
 

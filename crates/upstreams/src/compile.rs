@@ -228,6 +228,7 @@ fn balance(config: &UpstreamConfig, cx: &mut CompileContext<'_>) -> Option<Balan
         "round_robin" => return Some(Balance::RoundRobin),
         "least_conn" => return Some(Balance::LeastConn),
         "p2c" => return Some(Balance::P2c),
+        "node" => return Some(Balance::Node),
         _ => {}
     }
     let help = match (text, closest(text, Balance::NAMES)) {
@@ -299,7 +300,7 @@ fn warn_of_blind_balance(
         return;
     };
     let is_one_address = matches!(sources, [Source::Fixed { .. }]);
-    if is_one_address && matches!(balance, Balance::LeastConn | Balance::P2c) {
+    if is_one_address && matches!(balance, Balance::LeastConn | Balance::P2c | Balance::Node) {
         let name = balance.name();
         cx.diagnostics.push(
             Diagnostic::warning(
@@ -482,6 +483,7 @@ mod tests {
             1
         );
         assert_eq!(warned("{ backends: [127.0.0.1:3000], balance: p2c }"), 1);
+        assert_eq!(warned("{ backends: [127.0.0.1:3000], balance: node }"), 1);
         assert_eq!(
             warned("{ backends: [127.0.0.1:3000] }"),
             0,

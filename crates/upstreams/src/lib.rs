@@ -16,6 +16,7 @@ mod latency;
 mod lease;
 mod members;
 mod metrics;
+mod node;
 mod operate;
 mod operator_decisions;
 mod peer;
@@ -58,6 +59,7 @@ pub use self::{
     compile::zone,
     dns::{DnsError, Resolve, Resolved, SystemResolver},
     lease::{Lease, Outcome},
+    node::{NodeStatus, REPORT_HEADER as NODE_REPORT_HEADER},
     operate::{Force, MemberError, NewMember},
     operator_decisions::DecisionStore,
     retry::{AttemptFailure, RetryPolicy, may_retry},
@@ -466,7 +468,7 @@ impl Upstream {
                 && (!terms.by_share || takes_its_share(backend, slow_start, now))
         };
         if let Some(backend) = self.by_cookie(members, ask, &admits)
-            && backend.state.reserve(max)
+            && self.reserve(backend, max, now)
         {
             return Some(Lease::new(backend.clone(), now, true));
         }
@@ -480,11 +482,20 @@ impl Upstream {
         for _ in 0..=members.list.len().min(8) {
             let backend =
                 members.choose(&self.balance, &self.shared.live.cursor, &choice, admits)?;
-            if backend.state.reserve(max) {
+            if self.reserve(backend, max, now) {
                 return Some(Lease::new(backend.clone(), now, false));
             }
         }
         None
+    }
+
+    /// Takes a place on `backend` if there is one.
+    fn reserve(&self, backend: &Backend, max: u32, now: u64) -> bool {
+        let is_reserved = backend.state.reserve(max);
+        if is_reserved && self.balance == Balance::Node && backend.state.requests() == 1 {
+            backend.state.node.began_to_wait(now);
+        }
+        is_reserved
     }
 
     /// Returns the backend of the client's cookie, if it may be chosen.

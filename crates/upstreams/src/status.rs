@@ -5,6 +5,7 @@ use std::{borrow::Cow, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{Scale, Upstream, backend::Backend, health::ProbeReport};
+use super::{NodeStatus, Scale, Upstream, backend::Backend, metrics::BackendMetrics};
 use crate::base::units::millis;
 
 /// Status of an upstream at one moment: what the admin API sends and the command line reads.
@@ -77,6 +78,9 @@ pub struct BackendStatus {
     pub ejected_because: Option<Cow<'static, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probe: Option<ProbeStatus>,
+    /// Load of the app, if it reports it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeStatus>,
 }
 
 /// Last active check of a backend.
@@ -148,6 +152,14 @@ impl Upstream {
             let probed = &backend.state.probes.lock().last;
             let is_degraded = probed.as_ref().is_some_and(ProbeReport::is_degraded);
             gauges.degraded.set(is_degraded.into());
+            if let Some(node) = backend.state.node.status(now) {
+                BackendMetrics::publish_node(
+                    &self.shared.registry,
+                    &self.name,
+                    backend.address(),
+                    &node,
+                );
+            }
         }
     }
 
@@ -192,6 +204,7 @@ impl Upstream {
                 passed_in_a_row: probes.passed_in_a_row,
                 running: probes.is_running,
             }),
+            node: state.node.status(now),
         }
     }
 }

@@ -276,6 +276,9 @@ impl Supervisor {
         };
         let (passed, text, took) = match done.flatten() {
             Some(done) => {
+                if let Some(report) = done.prober.take_report() {
+                    state.node.observe(&report, self.upstream.shared.now());
+                }
                 if generation == self.work.generation {
                     self.probers.insert(state.id, done.prober);
                 }

@@ -29,6 +29,7 @@ use crate::{
         ClientCertificateStatus,
         header_texts::{ConnectionText, HostText},
     },
+    upstreams::NODE_REPORT_HEADER,
 };
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -425,8 +426,9 @@ fn hex(digit: u8) -> Option<u8> {
     }
 }
 
-/// Removes headers that a framework's middleware sends to its own server. `x-nextjs-*` and
-/// `x-action-*` stay, because the router in the browser reads them.
+/// Removes headers that a framework's middleware sends to its own server, and those that an app
+/// sends to the gateway. `x-nextjs-*` and `x-action-*` stay, because the router in the browser reads
+/// them.
 pub(crate) fn strip_internal_response(response: &mut ResponseHeader) {
     let is_doomed = |name: &&HeaderName| is_internal_response(name);
     let doomed: Vec<HeaderName> = response.headers.keys().filter(is_doomed).cloned().collect();
@@ -437,7 +439,11 @@ pub(crate) fn strip_internal_response(response: &mut ResponseHeader) {
 
 /// Returns true if [`strip_internal_response`] removes the header.
 pub(crate) fn is_internal_response(name: &HeaderName) -> bool {
-    name.as_str().starts_with("x-middleware-")
+    // Most names of most responses are ruled out by their first two bytes.
+    let Some(rest) = name.as_str().strip_prefix("x-") else {
+        return false;
+    };
+    rest.starts_with("middleware-") || *name == NODE_REPORT_HEADER
 }
 
 /// Rewrites a `Location` (or `Content-Location`) with the backend's own authority to the public

@@ -439,6 +439,7 @@ fn responses_lose_the_headers_of_middleware_for_its_server() {
     for name in [
         "x-middleware-set-cookie",
         "x-middleware-next",
+        "x-edgeway-node",
         "x-nextjs-cache",
         "x-action-redirect",
     ] {

@@ -254,7 +254,6 @@ fn disk_row(disk: &CacheDiskStatus) -> [String; 6] {
         Some(error) => error.clone(),
         None => String::new(),
     };
-    let mib = |bytes: u64| (bytes + (1 << 19)) >> 20;
     [
         disk.folder.clone(),
         disk.state.clone(),
@@ -263,6 +262,11 @@ fn disk_row(disk: &CacheDiskStatus) -> [String; 6] {
         format!("{} of {} MiB", mib(disk.bytes), mib(disk.budget_bytes)),
         notes,
     ]
+}
+
+/// Mebibytes, rounded.
+fn mib(bytes: u64) -> u64 {
+    (bytes + (1 << 19)) >> 20
 }
 
 fn backend_row(upstream: &UpstreamStatus, backend: &BackendStatus) -> [String; 8] {
@@ -298,6 +302,15 @@ fn notes(upstream: &UpstreamStatus, backend: &BackendStatus) -> Vec<String> {
     if let Some(seconds) = backend.ejected_for {
         let because = backend.ejected_because.as_deref().unwrap_or("failures");
         notes.push(format!("out for {seconds:.0}s ({because})"));
+    }
+    if let Some(node) = &backend.node {
+        notes.push(format!(
+            "loop {:.0} % busy, {:.0}ms late; heap {} MiB, rss {} MiB",
+            node.utilisation * 100.0,
+            node.delay_ms,
+            mib(node.heap_bytes),
+            mib(node.rss_bytes),
+        ));
     }
     match &backend.probe {
         Some(probe) if !probe.passed => {

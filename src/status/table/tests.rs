@@ -161,6 +161,10 @@ pub(crate) fn full() -> Snapshot {
                     {
                         "address": "127.0.0.1:3000", "weight": 1, "state": "healthy",
                         "in_flight": 2, "requests": 3100, "failures": 0, "ewma_ms": 4.25,
+                        "node": {
+                            "utilisation": 0.42, "delay_ms": 7.4, "heap_bytes": 94_371_840,
+                            "rss_bytes": 188_743_680, "age": 0.1,
+                        },
                         "probe": { "passed": true, "text": "200", "took_ms": 0.4, "ago": 2.0 },
                     },
                     {

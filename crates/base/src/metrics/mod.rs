@@ -21,10 +21,12 @@ use std::{
 use parking_lot::Mutex;
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, TextEncoder,
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry,
+    TextEncoder,
     core::Collector as _,
     proto::{LabelPair, Metric, MetricFamily, MetricType},
 };
-pub use prometheus::{Histogram, IntCounter, IntGauge};
+pub use prometheus::{Gauge, Histogram, IntCounter, IntGauge};
 
 use self::exemplars::Exemplars;
 pub use self::{
@@ -69,6 +71,7 @@ type SeriesLabels = Vec<(String, String)>;
 enum Family {
     Counter(IntCounterVec),
     Gauge(IntGaugeVec),
+    FloatGauge(GaugeVec),
     Histogram(HistogramVec),
 }
 
@@ -166,7 +169,9 @@ impl Metrics {
         };
         self.series(name, labels, make, |family| match family {
             Family::Counter(vec) => vec.with_label_values(&values),
-            Family::Gauge(_) | Family::Histogram(_) => unreachable!("{name} is not a counter"),
+            Family::Gauge(_) | Family::FloatGauge(_) | Family::Histogram(_) => {
+                unreachable!("{name} is not a counter")
+            }
         })
     }
 
@@ -183,7 +188,28 @@ impl Metrics {
         };
         self.series(name, labels, make, |family| match family {
             Family::Gauge(vec) => vec.with_label_values(&values),
-            Family::Counter(_) | Family::Histogram(_) => unreachable!("{name} is not a gauge"),
+            Family::Counter(_) | Family::FloatGauge(_) | Family::Histogram(_) => {
+                unreachable!("{name} is not a gauge of whole numbers")
+            }
+        })
+    }
+
+    /// Returns a gauge for seconds and ratios of the family `name`, like [`Metrics::counter`].
+    ///
+    /// # Panics
+    /// Panics like [`Metrics::counter`].
+    pub fn float_gauge(&self, name: &'static str, help: &'static str, labels: Labels<'_>) -> Gauge {
+        let (names, values) = split(labels);
+        let make = || {
+            Family::FloatGauge(
+                GaugeVec::new(Opts::new(name, help), &names).expect("static name and labels"),
+            )
+        };
+        self.series(name, labels, make, |family| match family {
+            Family::FloatGauge(vec) => vec.with_label_values(&values),
+            Family::Counter(_) | Family::Gauge(_) | Family::Histogram(_) => {
+                unreachable!("{name} is not a gauge of fractions")
+            }
         })
     }
 
@@ -218,7 +244,9 @@ impl Metrics {
         };
         self.series(name, labels, make, |family| match family {
             Family::Histogram(vec) => vec.with_label_values(&values),
-            Family::Counter(_) | Family::Gauge(_) => unreachable!("{name} is not a histogram"),
+            Family::Counter(_) | Family::Gauge(_) | Family::FloatGauge(_) => {
+                unreachable!("{name} is not a histogram")
+            }
         })
     }
 
@@ -288,6 +316,7 @@ impl Metrics {
                 let (kind, descriptions) = match family {
                     Family::Counter(vec) => ("counter", vec.desc()),
                     Family::Gauge(vec) => ("gauge", vec.desc()),
+                    Family::FloatGauge(vec) => ("gauge", vec.desc()),
                     Family::Histogram(vec) => ("histogram", vec.desc()),
                 };
                 descriptions
@@ -465,6 +494,14 @@ impl State {
             let values = self.known.get(label);
             values.is_none_or(|values| values.contains(*value))
         })
+impl Family {
+    fn collector(&self) -> Box<dyn prometheus::core::Collector> {
+        match self {
+            Self::Counter(vec) => Box::new(vec.clone()),
+            Self::Gauge(vec) => Box::new(vec.clone()),
+            Self::FloatGauge(vec) => Box::new(vec.clone()),
+            Self::Histogram(vec) => Box::new(vec.clone()),
+        }
     }
 }
 
@@ -473,6 +510,7 @@ impl Family {
         match self {
             Self::Counter(vec) => vec.collect(),
             Self::Gauge(vec) => vec.collect(),
+            Self::FloatGauge(vec) => vec.collect(),
             Self::Histogram(vec) => vec.collect(),
         }
     }
@@ -482,6 +520,7 @@ impl Family {
         let _missing = match self {
             Self::Counter(vec) => vec.remove(labels),
             Self::Gauge(vec) => vec.remove(labels),
+            Self::FloatGauge(vec) => vec.remove(labels),
             Self::Histogram(vec) => vec.remove(labels),
         };
     }

@@ -25,8 +25,9 @@ pub struct UpstreamConfig {
     /// `127.0.0.1:3000`, `unix:/run/app.sock`, `{ address: …, weight: 2 }` or `{ dns:
     /// "api.internal:5000" }`.
     pub backends: Vec<Spanned<BackendConfig>>,
-    /// `round_robin`, `least_conn`, `p2c` or `hash:<key>` with a key of `client.ip`, `path`,
-    /// `uri`, `header:NAME`, `cookie:NAME` or `query:NAME`. `least_conn` if absent.
+    /// `round_robin`, `least_conn`, `p2c`, `node` (by the load that apps with the module
+    /// `edgeway-node` report) or `hash:<key>` with a key of `client.ip`, `path`, `uri`,
+    /// `header:NAME`, `cookie:NAME` or `query:NAME`. `least_conn` if absent.
     #[serde(default)]
     pub balance: Option<Spanned<String>>,
     /// Keeps a browser on its backend.

@@ -5,6 +5,7 @@
 
 mod hash;
 mod least_conn;
+mod node;
 mod p2c;
 mod round_robin;
 mod sticky;
@@ -31,6 +32,8 @@ pub(super) enum Balance {
     LeastConn,
     /// The better of two drawn at random, by requests in flight × latency.
     P2c,
+    /// The fewest requests in flight among the backends whose app is not busy, by its reports.
+    Node,
     /// The same key goes to the same backend.
     Hash(HashKey),
 }
@@ -54,13 +57,15 @@ pub(super) struct BalanceInput<'a> {
 
 impl Balance {
     /// Names in configuration and messages.
-    pub(super) const NAMES: [&'static str; 4] = ["round_robin", "least_conn", "p2c", "hash:<key>"];
+    pub(super) const NAMES: [&'static str; 5] =
+        ["round_robin", "least_conn", "p2c", "node", "hash:<key>"];
 
     pub(super) fn name(&self) -> String {
         match self {
             Self::RoundRobin => "round_robin".to_owned(),
             Self::LeastConn => "least_conn".to_owned(),
             Self::P2c => "p2c".to_owned(),
+            Self::Node => "node".to_owned(),
             Self::Hash(key) => format!("hash:{key}"),
         }
     }
@@ -71,7 +76,7 @@ impl Members {
         let weights: Vec<u16> = list.iter().map(|backend| backend.weight).collect();
         let hashed: &[Arc<Backend>] = match balance {
             Balance::Hash(_) => &list,
-            Balance::RoundRobin | Balance::LeastConn | Balance::P2c => &[],
+            Balance::RoundRobin | Balance::LeastConn | Balance::P2c | Balance::Node => &[],
         };
         let ring = Ring::new(hashed.iter().map(|b| (&**b.address(), b.weight)));
         Self {
@@ -93,6 +98,7 @@ impl Members {
             Balance::RoundRobin => round_robin::choose(self, cursor, admits),
             Balance::LeastConn => least_conn::choose(self, cursor, admits),
             Balance::P2c => p2c::choose(self, cursor, choice.now, admits),
+            Balance::Node => node::choose(self, cursor, choice.now, admits),
             Balance::Hash(key) => {
                 let key = key.hash(choice.head, choice.client);
                 self.ring.choose(&self.list, key, admits)

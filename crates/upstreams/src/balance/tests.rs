@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use http::HeaderValue;
 use proptest::prelude::*;
 
 use super::{HashKey, Ring, hash64};
@@ -105,6 +106,93 @@ fn a_slow_backend_gets_least() {
             "15 % of 200 is 30; {balance}: {served:?}"
         );
     }
+}
+
+/// Reports a load of the app behind a backend, as its responses do.
+fn report(bench: &Bench, upstream: &Upstream, name: char, text: &str) {
+    let backends = upstream.backends();
+    let start = format!("10.0.0.{name}:");
+    let backend = backends.iter().find(|b| b.address().starts_with(&start));
+    let header = HeaderValue::from_str(text).unwrap();
+    let backend = backend.unwrap();
+    // A load that rises counts half with each report.
+    for _ in 0..6 {
+        backend.learn_node_report(&header, bench.clock.now());
+    }
+}
+
+/// Utilisation of half and a delay of some milliseconds, and a loop that is blocked again and again.
+const UNHURRIED: &str = "1 500 5 4096 8192";
+const BLOCKED: &str = "1 1000 900 4096 8192";
+
+#[test]
+fn node_without_reports_is_least_conn() {
+    for lanes in [1, 8] {
+        let of_method = |balance| {
+            let bench = Bench::new();
+            let upstream = bench.upstream(&format!("{{ balance: {balance}, backends: {FOUR} }}"));
+            run(&bench, &upstream, 400, lanes, |backend| match backend {
+                '3' => 50 * MILLI,
+                _ => 2 * MILLI,
+            })
+        };
+        assert_eq!(of_method("node"), of_method("least_conn"));
+    }
+}
+
+#[test]
+fn a_busy_app_gets_less_than_a_twentieth_and_its_share_when_it_recovers() {
+    let bench = Bench::new();
+    let upstream = bench.upstream(&format!("{{ balance: node, backends: {FOUR} }}"));
+    fastrand::seed(4);
+    for lanes in [1, 16] {
+        for name in '1'..='4' {
+            let text = if name == '2' { BLOCKED } else { UNHURRIED };
+            report(&bench, &upstream, name, text);
+        }
+        // In less time than it takes to forget a report.
+        let served = run(&bench, &upstream, 900, lanes, |_| MILLI);
+        assert!(of(&served, '2') < 45, "{lanes}: {served:?}");
+        for name in ['1', '3', '4'] {
+            assert!(of(&served, name) > 250, "{lanes}: {served:?}");
+        }
+        for _ in 0..30 {
+            bench.clock.advance(Duration::from_millis(100));
+            for name in '1'..='4' {
+                report(&bench, &upstream, name, UNHURRIED);
+            }
+        }
+        let served = run(&bench, &upstream, 400, lanes, |_| MILLI);
+        assert!(
+            (80..=120).contains(&of(&served, '2')),
+            "{lanes}: {served:?}"
+        );
+    }
+}
+
+#[test]
+fn equally_busy_apps_share_evenly() {
+    let bench = Bench::new();
+    let upstream = bench.upstream(&format!("{{ balance: node, backends: {FOUR} }}"));
+    for name in '1'..='4' {
+        report(&bench, &upstream, name, BLOCKED);
+    }
+    let served = run(&bench, &upstream, 400, 1, |_| MILLI);
+    for name in '1'..='4' {
+        assert_eq!(of(&served, name), 100, "{served:?}");
+    }
+}
+
+#[test]
+fn a_report_takes_no_backend_out_of_rotation() {
+    let bench = Bench::new();
+    let yaml = "{ balance: node, backends: [10.0.0.1:80, 10.0.0.2:80] }";
+    let upstream = bench.upstream(yaml);
+    report(&bench, &upstream, '1', UNHURRIED);
+    report(&bench, &upstream, '2', BLOCKED);
+    upstream.drain("10.0.0.1:80", crate::Force::No).unwrap();
+    let served = run(&bench, &upstream, 50, 1, |_| MILLI);
+    assert_eq!(of(&served, '2'), 50, "the busy one is the only one");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::{
 
 use ::http::header::{CONNECTION, HOST};
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use pingora::{
     Error, ErrorType, Result,
     connectors::{TransportConnector, http::Connector},
@@ -22,7 +23,13 @@ use pingora::{
 };
 use pingora_load_balancing::{Backend as Probed, Extensions, health_check::HealthCheck};
 
-use crate::{backend::Backend, config::model::StatusSet, system::connector_options, tls};
+use crate::{
+    backend::Backend,
+    config::model::StatusSet,
+    node::{NodeReport, REPORT_HEADER},
+    system::connector_options,
+    tls,
+};
 
 /// Longest body of a JSON health response.
 const MAX_BODY_LEN: usize = 64 * 1024;
@@ -113,6 +120,8 @@ pub(crate) struct Prober {
     timeout: Duration,
     /// Set by a check that passes as degraded.
     degraded: Arc<AtomicBool>,
+    /// Last report of an app that uses `edgeway-node`.
+    report: Arc<Mutex<Option<NodeReport>>>,
 }
 
 /// Check that connects, with TLS if the upstream uses it.
@@ -127,6 +136,7 @@ struct HttpCheck {
     /// As above.
     peer: HttpPeer,
     degraded: Arc<AtomicBool>,
+    report: Arc<Mutex<Option<NodeReport>>>,
     head: RequestHeader,
     expect: StatusSet,
     reads_body: bool,
@@ -144,6 +154,7 @@ impl Prober {
             ext: Extensions::new(),
         };
         let degraded = Arc::new(AtomicBool::new(false));
+        let report = Arc::default();
         let check: Box<dyn HealthCheck + Send + Sync> = match &plan.how {
             ProbeMethod::Tcp => Box::new(ConnectCheck {
                 connector: transport(),
@@ -169,6 +180,7 @@ impl Prober {
                     connector: connector(),
                     peer,
                     degraded: Arc::clone(&degraded),
+                    report: Arc::clone(&report),
                     head,
                     expect: http.expect.clone(),
                     reads_body: http.json,
@@ -180,7 +192,13 @@ impl Prober {
             probed,
             timeout: plan.timeout,
             degraded,
+            report,
         })
+    }
+
+    /// Takes the report that the last check found, if it found one.
+    pub(crate) fn take_report(&self) -> Option<NodeReport> {
+        self.report.lock().take()
     }
 
     /// Runs the check; returns true if the backend passes, and a text on the result.
@@ -249,6 +267,9 @@ impl HttpCheck {
         let response = session
             .response_header()
             .ok_or_else(|| Error::new(ErrorType::ConnectionClosed))?;
+        if let Some(value) = response.headers.get(REPORT_HEADER) {
+            *self.report.lock() = NodeReport::parse(value.as_bytes());
+        }
         expected(&self.expect, response)?;
         let mut body = Vec::new();
         while let Some(chunk) = session.read_response_body().await? {
