@@ -23,6 +23,7 @@ mod reply;
 mod request;
 mod request_end;
 mod respond;
+mod retry;
 mod streams;
 mod to_https;
 mod trace;

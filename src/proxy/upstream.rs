@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use log::warn;
 use pingora::{
     Error, ErrorSource, ErrorType, Result,
     http::{RequestHeader, ResponseHeader},
@@ -17,7 +16,7 @@ use pingora_proxy::Session;
 use super::{
     context::Context,
     error::Failure,
-    forwarded, hop_by_hop, reply,
+    forwarded, hop_by_hop, retry,
     streams::{self, is_h2},
     trace, websocket,
 };
@@ -25,10 +24,9 @@ use crate::{
     base::{http::begins_with, units::whole_millis},
     chain::host::public_host,
     connection::deadline::Expired,
-    upstreams::{AttemptFailure, LeaseRequest, Outcome, Protocol, Unavailable, UpgradeGate},
     upstreams::{
-        AttemptFailure as TryFailure, LeaseRequest, NODE_REPORT_HEADER, Outcome, Protocol,
-        Unavailable, UpgradeGate,
+        AttemptFailure, LeaseRequest, NODE_REPORT_HEADER, Outcome, Protocol, Unavailable,
+        UpgradeGate,
     },
 };
 
@@ -221,7 +219,7 @@ pub(super) fn on_origin_response(
         return bad_switch(ctx.is_websocket);
     }
     if let 502..=504 = response.status.as_u16()
-        && may_retry(
+        && retry::may_retry(
             session,
             ctx,
             AttemptFailure::Status(response.status.as_u16()),
@@ -398,10 +396,10 @@ pub(super) fn not_connected(
             lease.finish(Outcome::ConnectFailed);
         }
     }
-    let retry = may_retry(session, ctx, AttemptFailure::Connect);
+    let retry = retry::may_retry(session, ctx, AttemptFailure::Connect);
     error.set_retry(retry);
     if retry {
-        note_retry(ctx, failure, &error);
+        retry::note(ctx, failure, &error);
     }
     error
 }
@@ -453,7 +451,7 @@ pub(super) fn failed(
         if let Some(lease) = ctx.lease.take() {
             ctx.tried.push(lease.backend().id());
         }
-        let retry = ctx.stale_attempts < MAX_STALE && is_repeatable(session);
+        let retry = ctx.stale_attempts < MAX_STALE && retry::is_repeatable(session);
         ctx.stale_attempts += u32::from(retry);
         error.set_retry(retry);
         // This needs no action by an operator.
@@ -473,12 +471,12 @@ pub(super) fn failed(
     }
     let retry = matches!(failure, Failure::Reset | Failure::Tls)
         && ctx.responded_at.is_none()
-        && may_retry(session, ctx, AttemptFailure::Reset);
+        && retry::may_retry(session, ctx, AttemptFailure::Reset);
     error.set_retry(retry);
     if !retry {
         return error;
     }
-    note_retry(ctx, failure, &error);
+    retry::note(ctx, failure, &error);
     error
 }
 
@@ -498,46 +496,6 @@ pub(super) fn over(ctx: &mut Context) {
             first_byte: upstream.first_byte.unwrap_or_default(),
         },
     });
-}
-
-fn note_retry(ctx: &Context, failure: Failure, error: &Error) {
-    if failure == Failure::Tls {
-        // The backend has a log line of its own, one for all of its requests.
-        return;
-    }
-    warn!(
-        request_id = ctx.facts.request_id.as_str(),
-        upstream = ctx.facts.upstream.name.as_deref().unwrap_or_default(),
-        backend = ctx.facts.upstream.backend.as_deref().unwrap_or_default(),
-        attempts = ctx.facts.upstream.attempts,
-        reason = failure.reason(),
-        error:%;
-        "retrying"
-    );
-}
-
-/// Returns true if policy, budget and the request itself allow a retry.
-fn may_retry(session: &Session, ctx: &Context, failure: AttemptFailure) -> bool {
-    let Some(upstream) = &ctx.upstream else {
-        return false;
-    };
-    let is_idempotent = session.req_header().method.is_idempotent();
-    let is_replayable = !session.as_ref().retry_buffer_truncated();
-    !reply::is_on_its_way(session)
-        && upstream.retry(
-            // A stale connection does not count as an attempt at the backend.
-            ctx.facts.upstream.attempts - ctx.stale_attempts,
-            failure,
-            is_idempotent,
-            is_replayable,
-        )
-}
-
-/// Returns true if the request is idempotent (RFC 9110, 9.2.2) and all of it is still buffered.
-fn is_repeatable(session: &Session) -> bool {
-    session.req_header().method.is_idempotent()
-        && !session.as_ref().retry_buffer_truncated()
-        && !reply::is_on_its_way(session)
 }
 
 /// Response headers that are meant for the gateway, found in one pass.

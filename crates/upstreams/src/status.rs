@@ -4,8 +4,9 @@ use std::{borrow::Cow, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Scale, Upstream, backend::Backend, health::ProbeReport};
-use super::{NodeStatus, Scale, Upstream, backend::Backend, metrics::BackendMetrics};
+use super::{
+    NodeStatus, Scale, Upstream, backend::Backend, health::ProbeReport, metrics::BackendMetrics,
+};
 use crate::base::units::millis;
 
 /// Status of an upstream at one moment: what the admin API sends and the command line reads.

@@ -8,6 +8,7 @@
 
 mod exemplars;
 mod exposition;
+mod family;
 mod process;
 
 use std::{
@@ -20,15 +21,13 @@ use std::{
 
 use parking_lot::Mutex;
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, TextEncoder,
-    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, TextEncoder,
     core::Collector as _,
     proto::{LabelPair, Metric, MetricFamily, MetricType},
 };
 pub use prometheus::{Gauge, Histogram, IntCounter, IntGauge};
 
-use self::exemplars::Exemplars;
+use self::{exemplars::Exemplars, family::Family};
 pub use self::{
     exemplars::{TraceId, TracedHistogram},
     exposition::Exposition,
@@ -66,14 +65,6 @@ struct State {
 }
 
 type SeriesLabels = Vec<(String, String)>;
-
-#[derive(Clone, Debug)]
-enum Family {
-    Counter(IntCounterVec),
-    Gauge(IntGaugeVec),
-    FloatGauge(GaugeVec),
-    Histogram(HistogramVec),
-}
 
 /// Description of a family, without its series.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -494,35 +485,6 @@ impl State {
             let values = self.known.get(label);
             values.is_none_or(|values| values.contains(*value))
         })
-impl Family {
-    fn collector(&self) -> Box<dyn prometheus::core::Collector> {
-        match self {
-            Self::Counter(vec) => Box::new(vec.clone()),
-            Self::Gauge(vec) => Box::new(vec.clone()),
-            Self::FloatGauge(vec) => Box::new(vec.clone()),
-            Self::Histogram(vec) => Box::new(vec.clone()),
-        }
-    }
-}
-
-impl Family {
-    fn collect(&self) -> Vec<MetricFamily> {
-        match self {
-            Self::Counter(vec) => vec.collect(),
-            Self::Gauge(vec) => vec.collect(),
-            Self::FloatGauge(vec) => vec.collect(),
-            Self::Histogram(vec) => vec.collect(),
-        }
-    }
-
-    fn remove(&self, labels: &HashMap<&str, &str>) {
-        // The only error is a series that does not exist, and so is already gone.
-        let _missing = match self {
-            Self::Counter(vec) => vec.remove(labels),
-            Self::Gauge(vec) => vec.remove(labels),
-            Self::FloatGauge(vec) => vec.remove(labels),
-            Self::Histogram(vec) => vec.remove(labels),
-        };
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::HeaderMap;
 
 use self::{server_timing::ServerTiming, sessions::Sessions};
-use super::Upstream;
+use super::{NodeStatus, Upstream};
 use crate::{
     base::{
         http::is_token_byte,
@@ -242,6 +242,11 @@ const IN_FLIGHT: &str = "edgeway_backend_in_flight";
 const STREAMS: &str = "edgeway_backend_streams";
 const DEGRADED: &str = "edgeway_backend_degraded";
 const FIRST_BYTE: &str = "edgeway_backend_first_byte_seconds";
+const NODE_UTILISATION: &str = "edgeway_backend_node_utilisation_ratio";
+const NODE_DELAY: &str = "edgeway_backend_node_delay_seconds";
+const NODE_HEAP: &str = "edgeway_backend_node_heap_bytes";
+const NODE_RSS: &str = "edgeway_backend_node_rss_bytes";
+const NODE_AGE: &str = "edgeway_backend_node_report_age_seconds";
 const OUTCOMES: [&str; 6] = [
     "ok",
     "connect_failed",
@@ -314,6 +319,46 @@ impl BackendMetrics {
         }
     }
 
+    /// Sets the gauges of an app that reports its load. Only such a backend has these series.
+    pub(super) fn publish_node(
+        metrics: &Metrics,
+        upstream: &str,
+        backend: &str,
+        node: &NodeStatus,
+    ) {
+        let labels = [("upstream", upstream), ("backend", backend)];
+        let ratio = |name, help, value| metrics.float_gauge(name, help, &labels).set(value);
+        ratio(
+            NODE_UTILISATION,
+            "Part of the time in which a Node app's event loop was busy, by edgeway-node.",
+            node.utilisation,
+        );
+        ratio(
+            NODE_DELAY,
+            "Delay of a Node app's event loop, by edgeway-node.",
+            node.delay_ms / 1e3,
+        );
+        ratio(
+            NODE_AGE,
+            "Time since the last report of edgeway-node.",
+            node.age,
+        );
+        let bytes = |name, help, bytes: u64| {
+            let value = i64::try_from(bytes).unwrap_or(i64::MAX);
+            metrics.gauge(name, help, &labels).set(value);
+        };
+        bytes(
+            NODE_HEAP,
+            "Bytes of heap in use by a Node app, by edgeway-node.",
+            node.heap_bytes,
+        );
+        bytes(
+            NODE_RSS,
+            "Resident memory of a Node app, by edgeway-node.",
+            node.rss_bytes,
+        );
+    }
+
     /// Drops the time series of a backend that no longer exists.
     pub(super) fn forget(metrics: &Metrics, upstream: &str, backend: &str) {
         for outcome in OUTCOMES {
@@ -327,7 +372,18 @@ impl BackendMetrics {
             );
         }
         let of_backend = [
-            EJECTIONS, HEALTHY, IN_FLIGHT, STREAMS, DRAINING, DEGRADED, FIRST_BYTE,
+            EJECTIONS,
+            HEALTHY,
+            IN_FLIGHT,
+            STREAMS,
+            DRAINING,
+            DEGRADED,
+            FIRST_BYTE,
+            NODE_UTILISATION,
+            NODE_DELAY,
+            NODE_HEAP,
+            NODE_RSS,
+            NODE_AGE,
         ];
         for name in of_backend {
             metrics.forget(name, &[("upstream", upstream), ("backend", backend)]);
