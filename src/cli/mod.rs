@@ -18,6 +18,7 @@ mod import;
 mod init;
 mod logs;
 mod man;
+mod page;
 mod plugin;
 mod preset;
 mod profile;
@@ -110,6 +111,11 @@ enum Command {
     /// The key `?` shows the other keys. Without a terminal, and with --once, everything is printed
     /// once as text.
     Top(top::Options),
+    /// Print a link that opens the status page of the running gateway in a browser
+    ///
+    /// The link works once, within a minute. Without the admin token it is the only way to the page
+    /// over TCP.
+    Page(page::Options),
     /// Make the running gateway read its configuration again
     ///
     /// Problems are printed as by `check`, and then nothing changes: the exit status is 78 for a
@@ -210,6 +216,7 @@ pub fn main() -> ExitCode {
         Command::Status(options) => status::run(&options),
         Command::Logs(options) => logs::run(&options),
         Command::Top(options) => top::run(&options),
+        Command::Page(options) => page::run(&options),
         Command::Reload(options) => reload::run(&options),
         Command::Drain(options) => drain::run(&options),
         Command::Undrain(options) => drain::run_undrain(&options),

@@ -11,6 +11,7 @@ mod compile;
 mod effective;
 pub(crate) mod explain;
 mod explain_cache;
+pub(crate) mod explain_text;
 mod fan_out;
 mod fleet;
 mod flood_guard;

@@ -35,6 +35,8 @@ pub enum Actor {
     Watch,
     /// A client of the admin listener's TCP address.
     Peer(SocketAddr),
+    /// A session of the status page, by the beginning of its id.
+    Page { peer: SocketAddr, session: String },
     /// A client of the admin socket, as identified by the kernel.
     Unix { uid: Option<u32>, pid: Option<i32> },
     /// A client of a listener, by its address according to `trusted_proxies`.
@@ -216,7 +218,11 @@ impl AuditEntry {
         let note = match self.who {
             Actor::Client(_) => "client recorded",
             Actor::Gateway => "gateway acted by a rule",
-            Actor::Signal | Actor::Watch | Actor::Peer(_) | Actor::Unix { .. } => "operator acted",
+            Actor::Signal
+            | Actor::Watch
+            | Actor::Peer(_)
+            | Actor::Page { .. }
+            | Actor::Unix { .. } => "operator acted",
         };
         log::info!(
             target: TARGET,
@@ -246,6 +252,9 @@ struct SerializedEntry<'a> {
     uid: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pid: Option<i32>,
+    /// The session of the status page, if the entry is of one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     target: Option<&'a str>,
     outcome: Outcome,
@@ -270,12 +279,20 @@ impl<'a> SerializedEntry<'a> {
     fn new(time: &DateTime<Utc>, entry: &'a AuditEntry) -> Self {
         let (uid, pid) = match entry.who {
             Actor::Unix { uid, pid } => (uid, pid),
-            Actor::Signal | Actor::Watch | Actor::Peer(_) | Actor::Client(_) | Actor::Gateway => {
-                (None, None)
-            }
+            Actor::Signal
+            | Actor::Watch
+            | Actor::Peer(_)
+            | Actor::Page { .. }
+            | Actor::Client(_)
+            | Actor::Gateway => (None, None),
         };
-        let who = match entry.who {
+        let session = match &entry.who {
+            Actor::Page { session, .. } => Some(session.as_str()),
+            _ => None,
+        };
+        let who = match &entry.who {
             Actor::Unix { .. } => "unix".to_owned(),
+            Actor::Page { peer, .. } => peer.to_string(),
             Actor::Signal | Actor::Watch | Actor::Peer(_) | Actor::Client(_) | Actor::Gateway => {
                 entry.who.to_string()
             }
@@ -286,6 +303,7 @@ impl<'a> SerializedEntry<'a> {
             who,
             uid,
             pid,
+            session,
             target: entry.target.as_deref(),
             outcome: entry.outcome,
             reason: entry.reason.as_deref(),
@@ -303,6 +321,7 @@ impl fmt::Display for Actor {
             Self::Signal => f.write_str("signal"),
             Self::Watch => f.write_str("watch"),
             Self::Peer(address) => write!(f, "{address}"),
+            Self::Page { peer, session } => write!(f, "{peer} session {session}"),
             Self::Unix { uid: None, .. } => f.write_str("unix"),
             Self::Unix { uid: Some(uid), .. } => write!(f, "unix uid {uid}"),
             Self::Client(address) => write!(f, "{address}"),
@@ -356,6 +375,15 @@ mod tests {
         assert_eq!(
             line(&AuditEntry::new("reload", peer)),
             r#"{"time":"2027-01-15T08:00:00.007Z","action":"reload","who":"192.0.2.1:4000","outcome":"ok"}"#
+        );
+        let page = Actor::Page {
+            peer: "192.0.2.1:4000".parse().unwrap(),
+            session: "1f2e3d4c".to_owned(),
+        };
+        assert_eq!(page.to_string(), "192.0.2.1:4000 session 1f2e3d4c");
+        assert_eq!(
+            line(&AuditEntry::new("login", page)),
+            r#"{"time":"2027-01-15T08:00:00.007Z","action":"login","who":"192.0.2.1:4000","session":"1f2e3d4c","outcome":"ok"}"#
         );
     }
 

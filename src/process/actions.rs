@@ -223,6 +223,10 @@ impl Actions for Operator {
         });
     }
 
+    fn session_changed(&self, who: Actor, action: &'static str) {
+        self.live().audit(&AuditEntry::new(action, who));
+    }
+
     async fn reload(&self, who: Actor) -> Result<ReloadResult, ActionError> {
         let began = self.live().world.clock.now();
         let outcome = self.control.reload().await;

@@ -15,7 +15,7 @@ use super::{
     ready::{READY_FILE, ReadyFile},
     signals::{SignalAction, Signals},
     state_folder::state_folder,
-    upgrade::{Lineage, SuccessionNotice},
+    upgrade::{Lineage, SESSIONS, SuccessionNotice},
     watch,
 };
 use crate::{
@@ -129,7 +129,9 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
         workers: Some(workers.clone()),
         ..World::default()
     };
-    world.zones.inherit(std::mem::take(&mut inherited.state));
+    let mut state = std::mem::take(&mut inherited.state);
+    let sessions = state.remove(SESSIONS);
+    world.zones.inherit(state);
     let folder = path
         .as_deref()
         .and_then(std::path::Path::parent)
@@ -151,6 +153,9 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
     let live = Arc::new(Live::new(gateway, world));
     let (line, succeeded) = Lineage::new(launch, &mut inherited);
     let control = Control::new(&live, file, path, read, line, workers.clone());
+    if let Some(sessions) = sessions {
+        control.sessions.import(&sessions);
+    }
     control.start(&mut |place| inherited.socket(place)).await?;
     control.line.manager.orphaned(&inherited.close_rest());
     control.tasks().spawn("log", own_log::supervise());

@@ -38,6 +38,7 @@ use crate::{
     status::{
         actions::{ActionError, ReloadResult, ZoneChanges},
         http::AdminState,
+        sessions::Sessions,
     },
 };
 
@@ -56,6 +57,8 @@ pub(super) struct Control {
     pub(super) listeners: Listeners<proxy::Service>,
     pub(super) admin: Admin,
     pub(super) supervisor: Supervisor,
+    /// Sessions of the status page.
+    pub(super) sessions: Arc<Sessions>,
     /// `None` for a built-in configuration.
     pub(super) path: Option<PathBuf>,
     pub(super) line: Lineage,
@@ -101,6 +104,7 @@ impl Control {
             listeners: Listeners::new(app, fast_path, refuser, live, workers),
             admin: Admin::default(),
             supervisor: Supervisor::start(live),
+            sessions: Arc::new(Sessions::new(live.world.clock.clone())),
             path,
             line,
             turn: tokio::sync::Mutex::new(file),
@@ -157,6 +161,7 @@ impl Control {
         AdminState {
             source: Arc::new(RunningState::new(Arc::clone(self))),
             actions: Arc::new(Operator::new(self)),
+            sessions: Arc::clone(&self.sessions),
             tasks: self.tasks().clone(),
         }
     }

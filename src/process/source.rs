@@ -1,6 +1,7 @@
 //! Data of the running gateway for the admin listener.
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -188,6 +189,10 @@ impl Source for RunningState {
 
     fn explain(&self, question: &ExplainRequest) -> Result<Explanation, ExplainError> {
         explain::explain(&self.live().gateway(), question, ExplainScope::IntoTheStore)
+    }
+
+    fn admin_address(&self) -> Option<SocketAddr> {
+        self.control.admin.address()
     }
 
     fn history(&self) -> Arc<RequestHistory> {

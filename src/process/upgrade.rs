@@ -30,6 +30,9 @@ use crate::{
     status::actions::{ActionError, SUCCEEDED, UpgradeResult},
 };
 
+/// Name of the status page's sessions in the state that a successor inherits.
+pub(super) const SESSIONS: &str = "admin sessions";
+
 /// Time limit for a successor to begin serving.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// Time limit for a successor that is stopped before it serves: to exit, or to serve all the same.
@@ -333,9 +336,11 @@ impl Control {
             }
             None => (None, None),
         };
+        let mut state = self.live.world.zones.export();
+        state.insert(SESSIONS.to_owned(), self.sessions.export());
         let estate = InheritedState {
             sockets,
-            state: self.live.world.zones.export(),
+            state,
             predecessors,
             init: to_init,
             cache: cached,

@@ -32,6 +32,9 @@ pub(crate) trait Actions: Send + Sync + 'static {
     /// Records that a request for `path` was rejected.
     fn turned_away(&self, who: Actor, reason: RejectionReason, path: &str);
 
+    /// Records that a session of the status page began or ended, or that a link to it was made.
+    fn session_changed(&self, who: Actor, action: &'static str);
+
     /// Reads the configuration again and serves it if it is valid.
     async fn reload(&self, who: Actor) -> Result<ReloadResult, ActionError>;
 
@@ -160,6 +163,15 @@ pub(crate) struct NewBackend {
     /// True if the backend waits for an `undrain` before it gets requests.
     #[serde(default)]
     pub drained: bool,
+}
+
+/// A link that opens the status page once.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct PageLink {
+    pub url: String,
+    /// Time for which it can be used.
+    pub seconds: u64,
 }
 
 /// A client to ban.

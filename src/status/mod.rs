@@ -8,6 +8,8 @@ pub(crate) mod events;
 pub(crate) mod http;
 pub(crate) mod metrics_page;
 mod plugins;
+pub(crate) mod receipt;
+pub(crate) mod sessions;
 pub(crate) mod snapshot;
 pub(crate) mod table;
 #[cfg(test)]

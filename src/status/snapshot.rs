@@ -3,7 +3,7 @@
 //! JSON, page and terminal table all use this type. It contains nothing secret: names, addresses
 //! and counts, never header values, keys or the text of the configuration.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +36,9 @@ pub(crate) trait Source: Send + Sync + 'static {
     ///
     /// The reasons against it.
     fn ready(&self) -> Result<(), Vec<NotReady>>;
+
+    /// Address of the admin listener over TCP, if there is one.
+    fn admin_address(&self) -> Option<SocketAddr>;
 
     /// The requests that ended last.
     fn history(&self) -> Arc<RequestHistory>;

@@ -39,15 +39,15 @@ const CHECKS: &[&str] = &[
     "the status page is readable",
 ];
 
-/// Output of `check.js`.
+/// Output of a script.
 #[derive(Debug, Deserialize)]
-struct Outcome {
-    passed: Vec<String>,
-    failed: Vec<Failure>,
+pub(crate) struct Outcome {
+    pub(crate) passed: Vec<String>,
+    pub(crate) failed: Vec<Failure>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Failure {
+pub(crate) struct Failure {
     check: String,
     why: String,
     /// Lines of the browser's console.
@@ -124,16 +124,19 @@ routes:
     )
     .await;
 
-    let outcome = look(&json!({
-        "front": url(&front.address().to_string()),
-        "api": url(&api.address().to_string()),
-        "strict": url(&strict.address().to_string()),
-        "odd": url(&odd.address().to_string()),
-        "admin": url(&front.admin().to_string()),
-        "token": TOKEN,
-        "secure": format!("https://{}", secure.address()),
-        "secureOld": format!("https://{}", old.address()),
-    }))
+    let outcome = look(
+        "check.js",
+        &json!({
+            "front": url(&front.address().to_string()),
+            "api": url(&api.address().to_string()),
+            "strict": url(&strict.address().to_string()),
+            "odd": url(&odd.address().to_string()),
+            "admin": url(&front.admin().to_string()),
+            "token": TOKEN,
+            "secure": format!("https://{}", secure.address()),
+            "secureOld": format!("https://{}", old.address()),
+        }),
+    )
     .await;
     let failures: Vec<String> = outcome.failed.iter().map(describe).collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
@@ -177,8 +180,8 @@ fn url(address: &str) -> String {
     format!("http://{address}")
 }
 
-/// Runs the checks against gateways with these addresses.
-async fn look(places: &Value) -> Outcome {
+/// Runs the checks of a script in `tests/browser` against gateways with these addresses.
+pub(crate) async fn look(script: &str, places: &Value) -> Outcome {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/browser");
     assert!(
         Path::new(BROWSER).exists(),
@@ -191,7 +194,7 @@ async fn look(places: &Value) -> Outcome {
     // Contains the browser's profile, which is removed with it.
     let scratch = tempfile::tempdir().expect("a folder for the test can be made");
     let mut run = Command::new("node")
-        .args(["--import", "../apps/end-with-parent.js", "check.js"])
+        .args(["--import", "../apps/end-with-parent.js", script])
         .arg(places.to_string())
         .current_dir(&folder)
         .env("BROWSER", BROWSER)
@@ -212,10 +215,10 @@ async fn look(places: &Value) -> Outcome {
     drop(stdin);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "the looks ended early:\n{stderr}");
-    serde_json::from_slice(&output.stdout).expect("check.js prints JSON")
+    serde_json::from_slice(&output.stdout).expect("the script prints JSON")
 }
 
-fn describe(failure: &Failure) -> String {
+pub(crate) fn describe(failure: &Failure) -> String {
     let console = failure.console.join("\n  ");
     format!(
         "--- {}\n{}\nthe browser's console:\n  {console}",

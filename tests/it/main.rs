@@ -94,6 +94,7 @@ mod slow_readers;
 mod smuggling;
 mod spellings;
 mod static_files;
+mod status_page;
 mod streaming;
 mod support;
 mod tidy;

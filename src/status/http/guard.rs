@@ -7,107 +7,42 @@ use axum::{
     extract::{ConnectInfo, Request, State},
     http::{HeaderMap, HeaderValue, header},
     middleware::Next,
-    response::{IntoResponse as _, Response},
+    response::{IntoResponse as _, Redirect, Response},
 };
 use subtle::ConstantTimeEq as _;
 
-use super::{PeerAddress, pages};
+use super::{
+    PeerAddress,
+    access::{Bearer, Claim, Denial, Proof, Reachability, RejectionReason, decide},
+    page,
+};
 use crate::{
-    base::{
-        loopback::is_loopback_host,
-        metrics::{IntCounter, Metrics},
-        secret::Secret,
+    base::{loopback::is_loopback_host, secret::Secret},
+    status::{
+        actions::Actions,
+        sessions::{SessionId, Sessions, ShownSession},
     },
-    status::actions::{ActionError, Actions, TOKEN_MISSING},
 };
 
 /// Limits of the header section, the same as the edge's defaults.
 pub(super) const MAX_HEAD: usize = 32 * 1024;
 const MAX_HEADERS: usize = 128;
 
-/// Reachability of an admin listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reachability {
-    /// Any user who may open the socket's file, as the file system decides. No token is required.
-    Socket,
-    /// Any user of this machine, including browsers with foreign pages and apps that can be made to
-    /// send requests.
-    Loopback,
-    /// Any client that the network lets through.
-    Network,
-}
-
-/// Why a request was rejected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RejectionReason {
-    LongHead,
-    Host,
-    CrossSite,
-    TokenMissing,
-    TokenWrong,
-    SocketOnly,
-}
-
-impl RejectionReason {
-    pub const ALL: [Self; 6] = [
-        Self::LongHead,
-        Self::Host,
-        Self::CrossSite,
-        Self::TokenMissing,
-        Self::TokenWrong,
-        Self::SocketOnly,
-    ];
-
-    /// The fixed reason for response, audit log and metric.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::LongHead => "long_head",
-            Self::Host => "host",
-            Self::CrossSite => "cross_site",
-            Self::TokenMissing => TOKEN_MISSING,
-            Self::TokenWrong => "token_wrong",
-            Self::SocketOnly => "socket_only",
-        }
-    }
-
-    /// Counters of the reasons, in the order of [`Self::ALL`].
-    pub fn counters(metrics: &Metrics) -> [IntCounter; Self::ALL.len()] {
-        Self::ALL.map(|reason| {
-            metrics.counter(
-                "edgeway_admin_refused_total",
-                "Requests to the admin listener that were refused.",
-                &[("reason", reason.word())],
-            )
-        })
-    }
-
-    fn refused(self) -> ActionError {
-        let (status, message) = match self {
-            Self::LongHead => (
-                431,
-                "a request here has at most 128 headers, in a header section of at most 32 KiB",
-            ),
-            Self::Host => (
-                421,
-                "the admin listener accepts localhost and loopback addresses only",
-            ),
-            Self::CrossSite => (403, "a page of another site may not act here"),
-            Self::TokenMissing => (401, "this needs `Authorization: Bearer TOKEN`"),
-            Self::TokenWrong => (401, "this is not the token of the gateway"),
-            Self::SocketOnly => (
-                403,
-                "over TCP without a token there are /metrics, /healthz and /readyz alone: use the \
-                 admin socket, as the gateway's own user or the group `edgeway`, or write a \
-                 `token` beside `admin.address`",
-            ),
-        };
-        ActionError::new(status, self.word(), message)
-    }
-}
-
 pub(super) struct Guard {
     pub(super) reach: Reachability,
     pub(super) actions: Arc<dyn Actions>,
+    pub(super) sessions: Arc<Sessions>,
+}
+
+/// Proof by which a request was admitted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// The path is open to anyone who can connect.
+    Open,
+    /// The file system let the client open the socket.
+    Socket,
+    Token,
+    Session(ShownSession),
 }
 
 /// Rejects unauthorized requests, and adds the headers that keep each response out of caches,
@@ -115,28 +50,20 @@ pub(super) struct Guard {
 pub(super) async fn pass(
     State(guard): State<Arc<Guard>>,
     ConnectInfo(peer): ConnectInfo<PeerAddress>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let mut response = match guard.check(&request) {
-        Ok(()) => {
+        Ok(admission) => {
             peer.life.take_body();
+            request.extensions_mut().insert(admission);
             next.run(request).await
         }
-        Err(reason) => {
+        Err(Denial::Login) => see_other(page::LOGIN),
+        Err(Denial::Rejected(reason)) => {
             let path = request.uri().path();
             guard.actions.turned_away(peer.who, reason, path);
-            let mut response = reason.refused().into_response();
-            if matches!(
-                reason,
-                RejectionReason::TokenMissing | RejectionReason::TokenWrong
-            ) {
-                let challenge = HeaderValue::from_static("Bearer");
-                response
-                    .headers_mut()
-                    .insert(header::WWW_AUTHENTICATE, challenge);
-            }
-            response
+            rejected(reason)
         }
     };
     let headers = response.headers_mut();
@@ -144,10 +71,9 @@ pub(super) async fn pass(
         (header::CACHE_CONTROL, "no-store"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::X_FRAME_OPTIONS, "DENY"),
-        (
-            header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
-        ),
+        // With `no-referrer`, browsers send forms with `Origin: null`.
+        (header::REFERRER_POLICY, "same-origin"),
+        (header::CONTENT_SECURITY_POLICY, CONTENT_POLICY),
         // Connections are short-lived here, so no reuse is promised.
         (header::CONNECTION, "close"),
     ] {
@@ -156,34 +82,104 @@ pub(super) async fn pass(
     response
 }
 
+const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+    img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; \
+    frame-ancestors 'none'";
+
+fn rejected(reason: RejectionReason) -> Response {
+    if reason == RejectionReason::SessionMissing {
+        return see_other(page::LOGIN_AGAIN);
+    }
+    let mut response = reason.refused().into_response();
+    if matches!(
+        reason,
+        RejectionReason::TokenMissing | RejectionReason::TokenWrong
+    ) {
+        let challenge = HeaderValue::from_static("Bearer");
+        response
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    response
+}
+
+/// Creates a redirect that is followed by a GET.
+pub(super) fn see_other(place: &str) -> Response {
+    Redirect::to(place).into_response()
+}
+
 impl Guard {
-    fn check(&self, request: &Request) -> Result<(), RejectionReason> {
+    fn check(&self, request: &Request) -> Result<Admission, Denial> {
         let headers = request.headers();
         if !is_bounded(request) {
-            return Err(RejectionReason::LongHead);
+            return Err(Denial::Rejected(RejectionReason::LongHead));
         }
         // A socket may be forwarded to a machine with a browser.
         if self.reach != Reachability::Network && !names_this_machine(request) {
-            return Err(RejectionReason::Host);
+            return Err(Denial::Rejected(RejectionReason::Host));
         }
-        if !request.method().is_safe() && is_of_another_site(headers) {
-            return Err(RejectionReason::CrossSite);
-        }
-        let path = request.uri().path();
-        if self.reach == Reachability::Socket || pages::is_open(path) {
-            return Ok(());
-        }
-        match (self.actions.token(), self.reach) {
-            (Some(token), _) => has_token(headers, &token),
-            (None, Reachability::Loopback) if path == pages::METRICS => Ok(()),
-            (None, Reachability::Loopback) => Err(RejectionReason::SocketOnly),
-            // The configuration requires a token there. If there is none all the same, every
-            // request is rejected.
-            (None, Reachability::Network | Reachability::Socket) => {
-                Err(RejectionReason::TokenMissing)
-            }
+        let token = self.actions.token();
+        let session =
+            cookies(headers).find_map(|secret| self.sessions.find(secret, token.as_ref()));
+        let proof = decide(Claim {
+            reach: self.reach,
+            path: page::kind_of(request.uri().path()),
+            is_safe: request.method().is_safe(),
+            is_cross_site: is_of_another_site(headers, request.method().is_safe()),
+            wants_html: page::wants_html(headers),
+            has_token: token.is_some(),
+            bearer: shown_token(headers, token.as_ref()),
+            has_session: session.is_some(),
+        })?;
+        Ok(match (proof, session) {
+            (Proof::Session, Some(session)) => Admission::Session(session),
+            (Proof::NotNeeded | Proof::Session, _) => Admission::Open,
+            (Proof::Socket, _) => Admission::Socket,
+            (Proof::Token, _) => Admission::Token,
+        })
+    }
+}
+
+impl Admission {
+    /// Returns true until the session ends. Other proofs hold for the whole request.
+    pub(super) fn is_current(&self, sessions: &Sessions, token: Option<&Secret>) -> bool {
+        match self {
+            Self::Session(session) => sessions.is_current(session.id, token),
+            Self::Open | Self::Socket | Self::Token => true,
         }
     }
+
+    pub(super) fn session(&self) -> Option<SessionId> {
+        match self {
+            Self::Session(session) => Some(session.id),
+            Self::Open | Self::Socket | Self::Token => None,
+        }
+    }
+}
+
+/// Returns the name of the session's cookie. Browsers send the cookies of a host to all of its
+/// ports, and each port may be another gateway's.
+pub(super) fn cookie_name(headers: &HeaderMap) -> String {
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
+    let port = host.and_then(|host| Some(host.rsplit_once(':')?.1));
+    let is_port =
+        |port: &&str| (1..=5).contains(&port.len()) && port.bytes().all(|b| b.is_ascii_digit());
+    format!("edgeway_{}", port.filter(is_port).unwrap_or("80"))
+}
+
+/// Returns the values of cookies with the session's name.
+fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let name = cookie_name(headers);
+    let all = headers.get_all(header::COOKIE).iter();
+    let all = all
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(';'));
+    all.filter_map(move |cookie| {
+        let (found, value) = cookie.trim().split_once('=')?;
+        (found == name).then_some(value)
+    })
 }
 
 /// Returns true if the edge would accept a header section of this size.
@@ -214,11 +210,13 @@ fn names_this_machine(request: &Request) -> bool {
 
 /// Detects requests from pages of other sites. A page of ours is marked as such, and programs send
 /// no mark. Another site's page cannot read the response, but its action would be done.
-fn is_of_another_site(headers: &HeaderMap) -> bool {
+///
+/// A browser marks the address that its user typed as of no site, which no action is.
+fn is_of_another_site(headers: &HeaderMap, is_safe: bool) -> bool {
     let is_cross_site = headers
         .get_all("sec-fetch-site")
         .iter()
-        .any(|site| site != "same-origin");
+        .any(|site| site != "same-origin" && !(is_safe && site == "none"));
     let host = headers
         .get(header::HOST)
         .map_or(&b""[..], HeaderValue::as_bytes);
@@ -239,16 +237,17 @@ fn is_origin_of(origin: &[u8], host: &[u8]) -> bool {
     }
 }
 
-/// Checks the token, which must be in the header and nowhere else (RFC 6750, 2.1).
-fn has_token(headers: &HeaderMap, token: &Secret) -> Result<(), RejectionReason> {
+/// Compares the token, which must be in the header and nowhere else (RFC 6750, 2.1).
+fn shown_token(headers: &HeaderMap, token: Option<&Secret>) -> Bearer {
     let Some(shown) = bearer(headers) else {
-        return Err(RejectionReason::TokenMissing);
+        return Bearer::Absent;
     };
     // In constant time, independent of how much is right.
-    if shown.ct_eq(token.reveal().as_bytes()).into() {
-        Ok(())
+    let is_right = |token: &Secret| bool::from(shown.ct_eq(token.reveal().as_bytes()));
+    if token.is_some_and(is_right) {
+        Bearer::Right
     } else {
-        Err(RejectionReason::TokenWrong)
+        Bearer::Wrong
     }
 }
 
@@ -278,9 +277,11 @@ mod tests {
     #[test]
     fn a_token_is_the_full_value_of_one_bearer() {
         let token = Secret::new("0123456789abcdef");
-        let check = |list: &[(&'static str, &str)]| has_token(&headers(list), &token);
+        let check = |list: &[(&'static str, &str)]| shown_token(&headers(list), Some(&token));
         for good in ["Bearer 0123456789abcdef", "bearer  0123456789abcdef "] {
-            assert_eq!(check(&[("authorization", good)]), Ok(()), "{good}");
+            assert_eq!(check(&[("authorization", good)]), Bearer::Right, "{good}");
+            let found = shown_token(&headers(&[("authorization", good)]), None);
+            assert_eq!(found, Bearer::Wrong, "{good}");
         }
         for wrong in [
             "Bearer 0123456789abcde",
@@ -289,15 +290,39 @@ mod tests {
             "Bearer ",
         ] {
             let found = check(&[("authorization", wrong)]);
-            assert_eq!(found, Err(RejectionReason::TokenWrong), "{wrong}");
+            assert_eq!(found, Bearer::Wrong, "{wrong}");
         }
         for missing in ["Basic 0123456789abcdef", "0123456789abcdef", "Bearer", ""] {
             let found = check(&[("authorization", missing)]);
-            assert_eq!(found, Err(RejectionReason::TokenMissing), "{missing}");
+            assert_eq!(found, Bearer::Absent, "{missing}");
         }
         let twice = ("authorization", "Bearer 0123456789abcdef");
-        assert_eq!(check(&[]), Err(RejectionReason::TokenMissing));
-        assert_eq!(check(&[twice, twice]), Err(RejectionReason::TokenMissing));
+        assert_eq!(check(&[]), Bearer::Absent);
+        assert_eq!(check(&[twice, twice]), Bearer::Absent);
+    }
+
+    #[test]
+    fn a_cookie_belongs_to_a_port() {
+        for (host, name) in [
+            ("localhost:9900", "edgeway_9900"),
+            ("localhost", "edgeway_80"),
+            ("[::1]:9901", "edgeway_9901"),
+            ("[::1]", "edgeway_80"),
+            ("127.0.0.1:", "edgeway_80"),
+            ("a:1234567", "edgeway_80"),
+            ("a:1;b", "edgeway_80"),
+        ] {
+            assert_eq!(cookie_name(&headers(&[("host", host)])), name, "{host}");
+        }
+        let sent = headers(&[
+            ("host", "localhost:9900"),
+            (
+                "cookie",
+                "a=b; edgeway_9900=one; edgeway_9901=other;edgeway_9900=two",
+            ),
+            ("cookie", "edgeway_9900 =no; xedgeway_9900=no; edgeway_9900"),
+        ]);
+        assert_eq!(cookies(&sent).collect::<Vec<_>>(), ["one", "two"]);
     }
 
     fn request(target: &str, host: &str, count: usize, length: usize) -> Request {
@@ -349,7 +374,7 @@ mod tests {
             vec![host, ("origin", "http://127.0.0.1:9900")],
             vec![host, ("sec-fetch-site", "same-origin")],
         ] {
-            assert!(!is_of_another_site(&headers(&ours)), "{ours:?}");
+            assert!(!is_of_another_site(&headers(&ours), false), "{ours:?}");
         }
         for other in [
             vec![host, ("origin", "http://127.0.0.1:3000")],
@@ -360,7 +385,7 @@ mod tests {
             vec![host, ("sec-fetch-site", "same-site")],
             vec![host, ("sec-fetch-site", "none")],
         ] {
-            assert!(is_of_another_site(&headers(&other)), "{other:?}");
+            assert!(is_of_another_site(&headers(&other), false), "{other:?}");
         }
     }
 }

@@ -1,6 +1,7 @@
-//! The admin listener over TCP and a unix socket: `/metrics`, `/healthz`, `/readyz` and `/status`
-//! for reading, and the API below `/v1` for actions.
+//! The admin listener over TCP and a unix socket: `/metrics`, `/healthz` and `/readyz` for reading,
+//! the status page for people, and the API below `/v1` for programs.
 
+mod access;
 mod bounded;
 mod extract;
 mod guard;
@@ -21,14 +22,16 @@ use axum::{
     serve::IncomingStream,
 };
 
+pub use self::access::RejectionReason;
 pub(crate) use self::bounded::Connections;
-pub use self::guard::RejectionReason;
 use self::{
+    access::Reachability,
     bounded::{BoundedListener, ConnectionLifetime},
-    guard::{Guard, Reachability},
+    guard::Guard,
 };
 use super::{
     actions::{ActionError, Actions},
+    sessions::Sessions,
     snapshot::Source,
 };
 use crate::{base::tasks::Tasks, live::audit::Actor};
@@ -41,6 +44,8 @@ const MAX_BODY_LEN: usize = 16 * 1024;
 pub(crate) struct AdminState {
     pub source: Arc<dyn Source>,
     pub actions: Arc<dyn Actions>,
+    /// Sessions of the status page.
+    pub sessions: Arc<Sessions>,
     /// Owner of the actions that have begun, so that neither a client that disconnects nor a
     /// listener that closes aborts them.
     pub tasks: Tasks,
@@ -101,6 +106,7 @@ type Route = (
 fn routes() -> Vec<Route> {
     let mut routes = pages::routes();
     routes.extend(requests::routes());
+    routes.extend(page::routes());
     routes.extend(v1::routes());
     routes
 }
@@ -109,6 +115,7 @@ fn router(served: AdminState, reach: Reachability) -> Router {
     let guard = Guard {
         reach,
         actions: Arc::clone(&served.actions),
+        sessions: Arc::clone(&served.sessions),
     };
     routes()
         .into_iter()
@@ -119,7 +126,7 @@ fn router(served: AdminState, reach: Reachability) -> Router {
             ActionError::new(
                 404,
                 "not_found",
-                "there are /metrics, /healthz, /readyz, /status and the API below /v1 here",
+                "there are /metrics, /healthz, /readyz, /status with its page, and the API below /v1 here",
             )
         })
         .method_not_allowed_fallback(|| async {

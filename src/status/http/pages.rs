@@ -1,16 +1,16 @@
-//! Pages for reading: metrics, health, and the state as JSON and as HTML.
+//! Metrics and health.
 
 use std::sync::Arc;
 
 use axum::{
     Json,
     extract::{Path, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
-    response::{Html, IntoResponse, Response},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
     routing::get,
 };
 
-use super::{AdminState, Route, extract::UrlPart, page};
+use super::{AdminState, Route, extract::UrlPart};
 use crate::{
     base::{accept, metrics::Exposition},
     status::{
@@ -37,7 +37,6 @@ pub(super) fn routes() -> Vec<Route> {
             "/readyz/upstreams/{upstream}",
             get(upstream_ready),
         ),
-        (&["GET"], "/status", get(status)),
     ]
 }
 
@@ -99,20 +98,4 @@ fn readiness(reasons: Vec<String>) -> Response {
         StatusCode::SERVICE_UNAVAILABLE
     };
     (status, Json(Readiness { ready, reasons })).into_response()
-}
-
-async fn status(State(served): State<AdminState>, headers: HeaderMap) -> Response {
-    let wants_html = headers.get(header::ACCEPT).is_some_and(|value| {
-        accept::preferred(value.as_bytes(), &["application/json", "text/html"]) == Some(1)
-    });
-    let snapshot = served.source.snapshot();
-    let mut response = if wants_html {
-        Html(page::status(&snapshot).into_string()).into_response()
-    } else {
-        Json(snapshot).into_response()
-    };
-    response
-        .headers_mut()
-        .insert(header::VARY, HeaderValue::from_static("Accept"));
-    response
 }

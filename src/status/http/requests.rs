@@ -3,6 +3,7 @@
 use std::{convert::Infallible, time::Duration};
 
 use axum::{
+    Extension,
     extract::{ConnectInfo, Query, State},
     http::{HeaderMap, header},
     response::{
@@ -13,7 +14,7 @@ use axum::{
 };
 use futures_util::{StreamExt as _, stream};
 
-use super::{AdminState, PeerAddress, Route, extract::UrlPart};
+use super::{AdminState, PeerAddress, Route, extract::UrlPart, guard::Admission};
 use crate::{
     base::secret::Secret,
     live::history::{Follower, RequestQuery},
@@ -49,6 +50,7 @@ async fn latest(
 async fn follow(
     State(served): State<AdminState>,
     ConnectInfo(peer): ConnectInfo<PeerAddress>,
+    Extension(admission): Extension<Admission>,
     headers: HeaderMap,
     UrlPart(Query(query)): UrlPart<Query<RequestQuery>>,
 ) -> Response {
@@ -64,6 +66,7 @@ async fn follow(
         follower,
         served,
         peer,
+        admission,
         is_first: true,
         is_over: false,
         quiet: Duration::ZERO,
@@ -80,6 +83,7 @@ struct FollowedStream {
     follower: Follower,
     served: AdminState,
     peer: PeerAddress,
+    admission: Admission,
     /// Token that was required when the stream began.
     token: Option<Secret>,
     is_first: bool,
@@ -95,7 +99,12 @@ impl FollowedStream {
         // Called only once the client has read nearly everything before.
         self.peer.life.allow(SLOWEST);
         while !self.is_over {
-            self.is_over = self.peer.open.is_closed() || self.token != self.served.actions.token();
+            let token = self.served.actions.token();
+            self.is_over = self.peer.open.is_closed()
+                || self.token != token
+                || !self
+                    .admission
+                    .is_current(&self.served.sessions, token.as_ref());
             let mut events = self.take();
             if std::mem::take(&mut self.is_first) {
                 events.insert(0, Event::default().retry(AGAIN));

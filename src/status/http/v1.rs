@@ -253,7 +253,7 @@ where
 }
 
 /// Performs an action to completion, even if the client disconnects.
-async fn finish<T, F>(
+pub(super) async fn finish<T, F>(
     served: AdminState,
     peer: PeerAddress,
     action: impl FnOnce(Arc<dyn Actions>, Actor) -> F,

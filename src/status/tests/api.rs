@@ -35,10 +35,20 @@ impl Admin {
         (status, text("reason"), text("message"))
     }
 
-    fn done(&self) -> Vec<String> {
+    pub(super) fn done(&self) -> Vec<String> {
         std::mem::take(&mut *self.fake.done.lock())
     }
 }
+
+/// Paths that need no proof: health, and the login with its style and script.
+const OPEN: &[&str] = &[
+    "/healthz",
+    "/readyz",
+    "/login",
+    "/status/page.css",
+    "/status/page.js",
+    "/status/icon.svg",
+];
 
 /// Every method and path, filled in for one backend.
 fn all_paths() -> Vec<(&'static str, String)> {
@@ -206,11 +216,13 @@ async fn with_a_token_only_health_is_open() {
         ..Fake::default()
     });
     for (method, path) in all_paths() {
-        let is_open = ["/healthz", "/readyz"].contains(&path.as_str())
-            || path.starts_with("/readyz/upstreams/");
         let response = admin.send(method, &path, LOCAL).await;
+        // A form without a session leads to the login.
+        let is_sent_away = response.contains("location: /login?why=session_missing\r\n");
         let is_refused = response.starts_with("HTTP/1.1 401 ");
-        assert_eq!(is_refused, !is_open, "{path}: {response}");
+        let is_denied = is_refused || is_sent_away;
+        let is_open = OPEN.contains(&&*path) || path.starts_with("/readyz/upstreams/");
+        assert_eq!(is_denied, !is_open, "{path}: {response}");
         assert_eq!(
             response.contains("www-authenticate: Bearer\r\n"),
             is_refused,
@@ -234,7 +246,7 @@ async fn with_a_token_only_health_is_open() {
 async fn without_a_token_only_metrics_and_health_are_open() {
     let admin = start_on("127.0.0.1:0", Fake::default());
     let mut paths = all_paths();
-    let open = ["/metrics", "/healthz", "/readyz"];
+    let open: Vec<&str> = [&["/metrics"], OPEN].concat();
     let spelled = open.iter().map(|path| ("GET", path.to_string()));
     paths.extend(spelled.flat_map(|(method, path)| {
         let others = [
@@ -247,7 +259,7 @@ async fn without_a_token_only_metrics_and_health_are_open() {
     }));
     paths.push(("GET", "http://localhost/v1/status".to_owned()));
     paths.push(("GET", "/nothing".to_owned()));
-    let mut closed = 0;
+    let mut expected = Vec::new();
     for (listed, path) in paths {
         for method in [
             "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", listed,
@@ -255,17 +267,26 @@ async fn without_a_token_only_metrics_and_health_are_open() {
             let headers = format!("{JSON}Authorization: Bearer {TOKEN}\r\n");
             let response = admin.send(method, &path, &headers).await;
             let is_refused = response.starts_with("HTTP/1.1 403 ");
+            let is_sent_away = response.contains("location: /login?why=session_missing\r\n");
             assert_eq!(
-                is_refused,
+                is_refused || is_sent_away,
                 !open.contains(&&*path) && !path.starts_with("/readyz/upstreams/"),
                 "{method} {path}: {response}"
             );
-            closed += usize::from(is_refused);
+            if is_sent_away {
+                expected.push(RejectionReason::SessionMissing);
+            } else if is_refused {
+                expected.push(RejectionReason::SocketOnly);
+            } else if response.contains("location: /login?why=token_wrong\r\n") {
+                expected.push(RejectionReason::TokenWrong);
+            } else if response.contains("location: /login?why=login_rate\r\n") {
+                expected.push(RejectionReason::LoginRate);
+            }
         }
     }
     assert!(admin.done().is_empty());
     let refused = admin.fake.turned_away.lock();
-    assert_eq!(*refused, vec![RejectionReason::SocketOnly; closed]);
+    assert_eq!(*refused, expected);
 }
 
 #[tokio::test]

@@ -1,0 +1,524 @@
+//! Sessions of the status page: what begins them, what ends them, and the results of their forms.
+//!
+//! Everything is bounded and in memory. A successor gets the sessions, as hashes: nothing that is
+//! stored or handed over opens one.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use ring::{
+    digest::{SHA256, digest},
+    rand::{SecureRandom as _, SystemRandom},
+};
+use serde_json::{Value, json};
+use subtle::ConstantTimeEq as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::base::{clock::Clock, secret::Secret};
+
+/// Lifetime of a session from its login.
+pub(crate) const SESSION: Duration = Duration::from_hours(8);
+/// Lifetime of a link.
+pub(crate) const LINK: Duration = Duration::from_mins(1);
+
+/// Maximum numbers. The oldest one makes room.
+const MAX_SESSIONS: usize = 64;
+const MAX_LINKS: usize = 16;
+const MAX_RESULTS: usize = 64;
+
+/// Maximum number of pages that are kept up to date at the same time.
+const MAX_READERS: usize = 16;
+
+/// Failed logins that an address may have within [`LOGIN_WINDOW`].
+const MAX_FAILED_LOGINS: u32 = 10;
+const LOGIN_WINDOW: Duration = Duration::from_mins(1);
+/// Addresses whose failed logins are counted apart. The others share one count.
+const MAX_ADDRESSES: usize = 1024;
+
+type Digest = [u8; 32];
+
+/// Identity of a session: a hash of the secret in its cookie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SessionId(Digest);
+
+impl SessionId {
+    /// Returns the beginning of the hash, for logs.
+    pub(crate) fn short(self) -> String {
+        hex::encode(&self.0[..4])
+    }
+}
+
+/// A session that a request has shown the secret of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ShownSession {
+    pub(crate) id: SessionId,
+    /// Value that the forms of this session repeat. Pages of other sites cannot know it.
+    pub(crate) csrf: String,
+}
+
+/// Why a login failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LoginError {
+    /// The token is another one.
+    Wrong,
+    /// The link was used before, is too old, or never existed.
+    UnknownLink,
+    /// There were too many failed logins from this address.
+    TooMany,
+}
+
+/// All sessions of a process.
+pub(crate) struct Sessions {
+    clock: Clock,
+    inner: Mutex<Inner>,
+    /// Permits of the pages that are kept up to date.
+    readers: Arc<Semaphore>,
+    /// Value that forms on the admin socket repeat, where no session is needed.
+    socket_csrf: String,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// The oldest first.
+    sessions: VecDeque<Session>,
+    links: VecDeque<Link>,
+    results: VecDeque<FormResult>,
+    failed: FailedLogins,
+}
+
+struct Session {
+    id: SessionId,
+    /// Hash of the token that was required at the login. The session ends with it.
+    token: Option<Digest>,
+    ends: Instant,
+}
+
+struct Link {
+    digest: Digest,
+    ends: Instant,
+}
+
+/// Result of a form, which is shown after the redirect.
+struct FormResult {
+    key: String,
+    owner: Option<SessionId>,
+    html: Arc<str>,
+}
+
+#[derive(Default)]
+struct FailedLogins {
+    began: Option<Instant>,
+    by_address: HashMap<IpAddr, u32>,
+    of_others: u32,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self::new(Clock::machine())
+    }
+}
+
+impl Sessions {
+    pub(crate) fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            inner: Mutex::default(),
+            readers: Arc::new(Semaphore::new(MAX_READERS)),
+            socket_csrf: secret(),
+        }
+    }
+
+    /// Begins a session by the token, and returns the secret of its cookie.
+    pub(crate) fn enter_by_token(
+        &self,
+        from: IpAddr,
+        shown: &str,
+        token: Option<&Secret>,
+    ) -> Result<String, LoginError> {
+        let now = self.clock.now();
+        let mut inner = self.inner.lock();
+        if inner.failed.are_too_many(from, now) {
+            return Err(LoginError::TooMany);
+        }
+        let is_right = token.is_some_and(|token| {
+            let token = token.reveal().as_bytes();
+            bool::from(shown.as_bytes().ct_eq(token))
+        });
+        if !is_right {
+            inner.failed.count(from);
+            return Err(LoginError::Wrong);
+        }
+        Ok(inner.begin(token, now))
+    }
+
+    /// Creates a link for one use, and returns its key.
+    pub(crate) fn link(&self) -> String {
+        let key = secret();
+        let ends = self.clock.now() + LINK;
+        let mut inner = self.inner.lock();
+        push_bounded(
+            &mut inner.links,
+            MAX_LINKS,
+            Link {
+                digest: hash(&key),
+                ends,
+            },
+        );
+        key
+    }
+
+    /// Begins a session by a link, which is used up, and returns the secret of its cookie.
+    pub(crate) fn enter_by_link(
+        &self,
+        key: &str,
+        token: Option<&Secret>,
+    ) -> Result<String, LoginError> {
+        let now = self.clock.now();
+        let shown = hash(key);
+        let mut inner = self.inner.lock();
+        inner.links.retain(|link| link.ends > now);
+        let is_it = |link: &Link| bool::from(link.digest.ct_eq(&shown));
+        let at = inner.links.iter().position(is_it);
+        let at = at.ok_or(LoginError::UnknownLink)?;
+        inner.links.remove(at);
+        Ok(inner.begin(token, now))
+    }
+
+    /// Returns the session of a cookie, if it has not ended. `token` is the present one.
+    pub(crate) fn find(&self, secret: &str, token: Option<&Secret>) -> Option<ShownSession> {
+        let id = SessionId(hash(secret));
+        self.is_current(id, token).then(|| ShownSession {
+            id,
+            csrf: hex::encode(hash(&format!("csrf {secret}"))),
+        })
+    }
+
+    /// Returns true until the session ends.
+    pub(crate) fn is_current(&self, id: SessionId, token: Option<&Secret>) -> bool {
+        let now = self.clock.now();
+        let token = token.map(|token| hash(token.reveal()));
+        let inner = self.inner.lock();
+        inner.sessions.iter().any(|session| {
+            let is_it = bool::from(session.id.0.ct_eq(&id.0));
+            is_it && session.ends > now && session.token == token
+        })
+    }
+
+    /// Ends a session, and forgets its results.
+    pub(crate) fn end(&self, id: SessionId) {
+        let mut inner = self.inner.lock();
+        inner.sessions.retain(|session| session.id != id);
+        inner.results.retain(|result| result.owner != Some(id));
+    }
+
+    pub(crate) fn socket_csrf(&self) -> &str {
+        &self.socket_csrf
+    }
+
+    /// Stores the result of a form, and returns the key to it.
+    pub(crate) fn put_result(&self, owner: Option<SessionId>, html: String) -> String {
+        let key = secret();
+        let result = FormResult {
+            key: key.clone(),
+            owner,
+            html: html.into(),
+        };
+        push_bounded(&mut self.inner.lock().results, MAX_RESULTS, result);
+        key
+    }
+
+    /// Returns a result of the same owner.
+    pub(crate) fn result(&self, owner: Option<SessionId>, key: &str) -> Option<Arc<str>> {
+        let inner = self.inner.lock();
+        let mut results = inner.results.iter();
+        let found = results.find(|result| result.owner == owner && result.key == key);
+        found.map(|result| Arc::clone(&result.html))
+    }
+
+    /// Returns the permit of a page that is kept up to date, if there are not too many.
+    pub(crate) fn reader(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.readers).try_acquire_owned().ok()
+    }
+
+    /// Exports the sessions for a successor.
+    pub(crate) fn export(&self) -> Value {
+        let now = self.clock.now();
+        let inner = self.inner.lock();
+        let sessions = inner.sessions.iter().map(|session| {
+            json!({
+                "id": hex::encode(session.id.0),
+                "token": session.token.map(hex::encode),
+                "seconds": session.ends.saturating_duration_since(now).as_secs(),
+            })
+        });
+        Value::Array(sessions.collect())
+    }
+
+    /// Imports the sessions of a predecessor. Those that cannot be read are left out.
+    pub(crate) fn import(&self, exported: &Value) {
+        let now = self.clock.now();
+        let sessions = exported.as_array().into_iter().flatten();
+        let sessions = sessions.filter_map(|session| {
+            let seconds = session["seconds"].as_u64()?.min(SESSION.as_secs());
+            Some(Session {
+                id: SessionId(digest_of(&session["id"])?),
+                token: match &session["token"] {
+                    Value::Null => None,
+                    token => Some(digest_of(token)?),
+                },
+                ends: now + Duration::from_secs(seconds),
+            })
+        });
+        let mut inner = self.inner.lock();
+        for session in sessions {
+            push_bounded(&mut inner.sessions, MAX_SESSIONS, session);
+        }
+    }
+}
+
+impl Inner {
+    fn begin(&mut self, token: Option<&Secret>, now: Instant) -> String {
+        let secret = secret();
+        self.sessions.retain(|session| session.ends > now);
+        let session = Session {
+            id: SessionId(hash(&secret)),
+            token: token.map(|token| hash(token.reveal())),
+            ends: now + SESSION,
+        };
+        push_bounded(&mut self.sessions, MAX_SESSIONS, session);
+        secret
+    }
+}
+
+impl FailedLogins {
+    fn are_too_many(&mut self, from: IpAddr, now: Instant) -> bool {
+        let is_over = |began| now.saturating_duration_since(began) >= LOGIN_WINDOW;
+        if self.began.is_none_or(is_over) {
+            *self = Self {
+                began: Some(now),
+                ..Self::default()
+            };
+        }
+        let count = self.by_address.get(&network(from));
+        *count.unwrap_or(&self.of_others) >= MAX_FAILED_LOGINS
+    }
+
+    fn count(&mut self, from: IpAddr) {
+        let has_room = self.by_address.len() < MAX_ADDRESSES;
+        match self.by_address.get_mut(&network(from)) {
+            Some(count) => *count += 1,
+            None if has_room => {
+                self.by_address.insert(network(from), 1);
+            }
+            None => self.of_others += 1,
+        }
+    }
+}
+
+/// Returns the address, or the /64 that one client of IPv6 has to itself.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
+    }
+}
+
+fn push_bounded<T>(list: &mut VecDeque<T>, most: usize, item: T) {
+    if list.len() >= most {
+        list.pop_front();
+    }
+    list.push_back(item);
+}
+
+/// Returns 256 random bits as text.
+fn secret() -> String {
+    let mut bytes = [0; 32];
+    let filled = SystemRandom::new().fill(&mut bytes);
+    filled.expect("the kernel has randomness once the machine has started");
+    hex::encode(bytes)
+}
+
+fn hash(text: &str) -> Digest {
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
+    bytes
+}
+
+fn digest_of(text: &Value) -> Option<Digest> {
+    let mut bytes = [0; 32];
+    hex::decode_to_slice(text.as_str()?, &mut bytes).ok()?;
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    fn token(text: &str) -> Secret {
+        Secret::new(text)
+    }
+
+    #[test]
+    fn a_link_opens_one_session_within_a_minute() {
+        let clock = Clock::test();
+        let sessions = Sessions::new(clock.clone());
+        let key = sessions.link();
+        clock.advance(Duration::from_secs(59));
+        let cookie = sessions.enter_by_link(&key, None).unwrap();
+        assert!(sessions.find(&cookie, None).is_some());
+        assert_eq!(
+            sessions.enter_by_link(&key, None),
+            Err(LoginError::UnknownLink)
+        );
+        let late = sessions.link();
+        clock.advance(LINK);
+        for key in [late.as_str(), "", &cookie] {
+            let refused = sessions.enter_by_link(key, None);
+            assert_eq!(refused, Err(LoginError::UnknownLink), "{key}");
+        }
+        // A link is not a session, and not the other way round.
+        assert!(sessions.find(&sessions.link(), None).is_none());
+    }
+
+    #[test]
+    fn a_session_ends_by_time_by_logout_and_with_its_token() {
+        let clock = Clock::test();
+        let sessions = Sessions::new(clock.clone());
+        let (first, second) = (token("0123456789abcdef"), token("another-token-of-16"));
+        let enter = || sessions.enter_by_token(HERE, first.reveal(), Some(&first));
+        let cookie = enter().unwrap();
+        let found = sessions.find(&cookie, Some(&first)).unwrap();
+        assert_ne!(found.csrf, cookie);
+        assert!(sessions.find(&cookie, Some(&second)).is_none());
+        assert!(sessions.find(&cookie, None).is_none());
+        sessions.end(found.id);
+        assert!(sessions.find(&cookie, Some(&first)).is_none());
+        let cookie = enter().unwrap();
+        clock.advance(Duration::from_secs(28_799));
+        assert!(sessions.find(&cookie, Some(&first)).is_some());
+        clock.advance(Duration::from_secs(1));
+        assert!(sessions.find(&cookie, Some(&first)).is_none());
+    }
+
+    #[test]
+    fn failed_logins_are_limited_for_each_address() {
+        let clock = Clock::test();
+        let sessions = Sessions::new(clock.clone());
+        let right = token("0123456789abcdef");
+        let enter = |from: IpAddr, shown: &str| sessions.enter_by_token(from, shown, Some(&right));
+        for _ in 0..MAX_FAILED_LOGINS {
+            assert_eq!(enter(HERE, "wrong"), Err(LoginError::Wrong));
+        }
+        assert_eq!(enter(HERE, right.reveal()), Err(LoginError::TooMany));
+        assert!(enter("192.0.2.1".parse().unwrap(), right.reveal()).is_ok());
+        // A link still works.
+        assert!(
+            sessions
+                .enter_by_link(&sessions.link(), Some(&right))
+                .is_ok()
+        );
+        clock.advance(LOGIN_WINDOW);
+        assert!(enter(HERE, right.reveal()).is_ok());
+        // Many addresses share a count; a client of IPv6 has one for all of its addresses.
+        for index in 0..100_000_u32 {
+            let from = IpAddr::V6((u128::from(index) << 64 | 7).into());
+            drop(enter(from, "wrong"));
+        }
+        assert_eq!(sessions.inner.lock().failed.by_address.len(), MAX_ADDRESSES);
+        assert_eq!(
+            enter("2001:db8::1".parse().unwrap(), right.reveal()),
+            Err(LoginError::TooMany)
+        );
+        assert_eq!(
+            sessions.enter_by_token(HERE, "", None),
+            Err(LoginError::TooMany)
+        );
+    }
+
+    #[test]
+    fn without_a_token_no_text_is_right() {
+        let sessions = Sessions::default();
+        for shown in ["", "x", "0123456789abcdef"] {
+            assert_eq!(
+                sessions.enter_by_token(HERE, shown, None),
+                Err(LoginError::Wrong)
+            );
+        }
+    }
+
+    #[test]
+    fn everything_is_bounded() {
+        let sessions = Sessions::default();
+        let first = sessions.enter_by_link(&sessions.link(), None).unwrap();
+        for _ in 0..200 {
+            sessions.link();
+            sessions.enter_by_link(&sessions.link(), None).unwrap();
+            sessions.put_result(None, "x".to_owned());
+        }
+        let inner = sessions.inner.lock();
+        assert_eq!(inner.sessions.len(), MAX_SESSIONS);
+        assert!(inner.links.len() <= MAX_LINKS);
+        assert_eq!(inner.results.len(), MAX_RESULTS);
+        drop(inner);
+        assert!(sessions.find(&first, None).is_none());
+        let readers: Vec<_> = std::iter::from_fn(|| sessions.reader()).collect();
+        assert_eq!(readers.len(), MAX_READERS);
+        drop(readers);
+        assert!(sessions.reader().is_some());
+    }
+
+    #[test]
+    fn a_result_is_shown_to_its_session_only() {
+        let sessions = Sessions::default();
+        let enter = || {
+            let cookie = sessions.enter_by_link(&sessions.link(), None).unwrap();
+            sessions.find(&cookie, None).unwrap().id
+        };
+        let (one, other) = (enter(), enter());
+        let key = sessions.put_result(Some(one), "done".to_owned());
+        assert_eq!(sessions.result(Some(one), &key).as_deref(), Some("done"));
+        assert_eq!(sessions.result(Some(one), &key).as_deref(), Some("done"));
+        assert!(sessions.result(Some(other), &key).is_none());
+        assert!(sessions.result(None, &key).is_none());
+        sessions.end(one);
+        assert!(sessions.result(Some(one), &key).is_none());
+    }
+
+    #[test]
+    fn a_successor_knows_the_sessions_but_not_their_secrets() {
+        let clock = Clock::test();
+        let (old, new) = (Sessions::new(clock.clone()), Sessions::new(clock.clone()));
+        let required = token("0123456789abcdef");
+        let with_token = old.enter_by_token(HERE, required.reveal(), Some(&required));
+        let with_token = with_token.unwrap();
+        let without = old.enter_by_link(&old.link(), None).unwrap();
+        clock.advance(SESSION / 2);
+        let exported = old.export();
+        let text = exported.to_string();
+        assert!(!text.contains(&with_token) && !text.contains(required.reveal()));
+        new.import(&exported);
+        assert_eq!(
+            new.find(&with_token, Some(&required)),
+            old.find(&with_token, Some(&required))
+        );
+        assert!(new.find(&without, None).is_some());
+        assert!(new.find(&without, Some(&required)).is_none());
+        clock.advance(SESSION / 2);
+        assert!(new.find(&without, None).is_none());
+        // Another version may export something else.
+        for other in [
+            json!(null),
+            json!({}),
+            json!([1, { "id": "zz" }, { "id": 3 }]),
+        ] {
+            new.import(&other);
+        }
+    }
+}

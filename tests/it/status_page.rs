@@ -1,0 +1,211 @@
+//! The status page in a real browser and from the command line: login, links, forms, updates.
+//!
+//! The checks in the browser are in `tests/browser/status_page.js`.
+
+use std::{fs, time::Duration};
+
+use serde_json::{Value, json};
+
+use crate::{
+    browser::{describe, look},
+    cli::{Ran, edgeway},
+    support::{
+        client::{Request, get, post},
+        gateway::Gateway,
+        origins::FixedOrigin,
+        wait::wait_for,
+    },
+};
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+const SOON: Duration = Duration::from_secs(10);
+
+const CHECKS: &[&str] = &[
+    "a wrong token is refused, the right one opens the page, and a logout ends it",
+    "a link opens the page once",
+    "buttons drain and undrain, and the page shows it without loading again",
+    "a purge and a lookup show what the cache has",
+    "a ban is lifted by its button",
+    "a request is explained",
+    "requests appear as they end, with their reasons, by a filter",
+    "updates keep focus, open details and texts that are typed",
+    "without script the forms work, and the page loads itself again",
+    "hostile names are shown as text",
+    "the page fits and is readable, light and dark, wide and narrow",
+    "a page of another site gets nothing and does nothing",
+    "the page continues after an upgrade",
+];
+
+/// Names and paths that would be markup, if they were not escaped.
+const HOSTILE: &str = "<script>alert(1)</script>";
+
+fn over_socket(gateway: &Gateway, command: &[&str]) -> Ran {
+    edgeway(&[command, &["--socket", gateway.admin_socket()]].concat())
+}
+
+/// Returns the lines of the audit log with this action, once there is one.
+async fn audited(gateway: &Gateway, action: &str) -> Vec<Value> {
+    let file = gateway.folder().join("audit.log");
+    let condition = format!("there is a line of `{action}`");
+    wait_for(&condition, SOON, async || {
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        let complete = text.rfind('\n').map_or("", |end| &text[..end]);
+        let lines = complete.lines().map(serde_json::from_str);
+        let lines = lines.map(|line| line.expect("each line is JSON"));
+        let lines: Vec<Value> = lines
+            .filter(|line: &Value| line["action"] == action)
+            .collect();
+        (!lines.is_empty()).then_some(lines)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_operator_works_with_the_page_in_a_browser() {
+    let origin = FixedOrigin::start(200, &[("cache-control", "max-age=600")], "hello").await;
+    let place = origin.address();
+    let yaml = |token: &str| {
+        format!(
+            "admin: {{ address: 127.0.0.1:0, socket: admin.sock{token} }}
+audit_log: {{ file: audit.log }}
+limits:
+  per_client: {{ rate: 1000/s }}
+upstreams:
+  web: {{ backends: [\"{place}\", \"127.0.0.2:1\"] }}
+  single: {{ backends: [\"{place}\"] }}
+routes:
+  - match: {{ path: /* }}
+    upstream: single
+    cache: {{}}
+  - name: {name}
+    match: {{ host: odd.test, path: /odd/* }}
+    upstream: web
+",
+            name = json!(HOSTILE),
+        )
+    };
+    let mut front = Gateway::start(&yaml(&format!(", token: {TOKEN}"))).await;
+    // Without a token, only a link opens the page.
+    let bare = Gateway::start(&yaml("")).await;
+    for gateway in [&front, &bare] {
+        assert_eq!(gateway.get("/stored").await.status(), 200);
+        for address in ["192.0.2.7", "192.0.2.8"] {
+            let banned = over_socket(gateway, &["ban", address, "--reason", HOSTILE]);
+            assert_eq!(banned.status, 0, "{}", banned.stderr);
+        }
+    }
+    let link = |gateway: &Gateway| {
+        let ran = over_socket(gateway, &["page"]);
+        assert_eq!(ran.status, 0, "{}", ran.stderr);
+        ran.stdout.trim().to_owned()
+    };
+    let shared = json!({
+        "admin": format!("http://{}", front.admin()),
+        "site": format!("http://{}", front.address()),
+        "token": TOKEN,
+        "backend": place.to_string(),
+        "link": link(&bare),
+        "bareLinks": [link(&bare), link(&bare)],
+        "bare": format!("http://{}", bare.admin()),
+        "pid": front.pid(),
+        "hostile": HOSTILE,
+    });
+    let upgraded = async {
+        // The browser asks for it by a request.
+        wait_for(
+            "the browser is ready for the upgrade",
+            Duration::from_mins(4),
+            async || {
+                let log = fs::read_to_string(front.folder().join("access.log")).unwrap_or_default();
+                log.contains("/upgrade-now").then_some(())
+            },
+        )
+        .await;
+        front.upgrade().await
+    };
+    let browse = look("status_page.js", &shared);
+    tokio::pin!(browse);
+    let outcome = tokio::select! {
+        outcome = &mut browse => outcome,
+        _ = upgraded => browse.await,
+    };
+    let failures: Vec<String> = outcome.failed.iter().map(describe).collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert_eq!(outcome.passed, CHECKS);
+
+    let drains = audited(&front, "drain").await;
+    assert!(
+        drains[0]["session"]
+            .as_str()
+            .is_some_and(|it| it.len() == 8),
+        "{drains:?}"
+    );
+    let logins = audited(&front, "login").await;
+    assert_eq!(logins[0]["outcome"], "ok");
+    audited(&front, "logout").await;
+    audited(&bare, "page_link").await;
+}
+
+fn form(path: &str, body: &str) -> Request {
+    post(path, body.to_owned())
+        .header("content-type", "application/x-www-form-urlencoded")
+        .header("accept", "text/html")
+}
+
+#[tokio::test]
+async fn a_link_is_printed_by_the_command_and_works_once() {
+    let yaml = "admin: { address: 127.0.0.1:0, socket: admin.sock }\n\
+                routes: [{ match: {}, respond: ok }]\n";
+    let gateway = Gateway::start(yaml).await;
+    let ran = over_socket(&gateway, &["page", "--json"]);
+    let link: Value = serde_json::from_str(&ran.stdout).expect(&ran.stderr);
+    assert_eq!(link["seconds"], 60);
+    let url = link["url"].as_str().unwrap();
+    let port = gateway.admin().port();
+    let path = url
+        .strip_prefix(&format!("http://edgeway.localhost:{port}"))
+        .expect(url);
+    let key = path.split_once("?link=").unwrap().1;
+    let entered = gateway
+        .send_admin_tcp(&form("/login", &format!("link={key}")))
+        .await;
+    assert_eq!(entered.header("location"), Some("/status"));
+    let cookie = entered.header("set-cookie").unwrap();
+    let cookie = cookie.split(';').next().unwrap().to_owned();
+    let again = gateway
+        .send_admin_tcp(&form("/login", &format!("link={key}")))
+        .await;
+    assert_eq!(again.header("location"), Some("/login?why=link_unknown"));
+    // A session outlives a reload of the same configuration, and ends with a change of the token.
+    let page = || {
+        get("/status")
+            .header("accept", "text/html")
+            .header("cookie", &*cookie)
+    };
+    assert_eq!(gateway.send_admin_tcp(&page()).await.status(), 200);
+    assert!(gateway.reload(yaml).await);
+    assert_eq!(gateway.send_admin_tcp(&page()).await.status(), 200);
+    let with_token = yaml.replace("admin.sock", &format!("admin.sock, token: {TOKEN}"));
+    assert!(gateway.reload(&with_token).await);
+    assert_eq!(gateway.send_admin_tcp(&page()).await.status(), 303);
+    // Over the socket the page needs no session, but its forms need their value.
+    let page = gateway
+        .send_admin(&get("/status").header("accept", "text/html"))
+        .await;
+    let text = page.text();
+    let csrf = text.split("name=\"csrf\" value=\"").nth(1).expect("forms");
+    let csrf = csrf.split('"').next().unwrap();
+    for (body, status) in [(String::new(), 403), (format!("csrf={csrf}"), 303)] {
+        let body = format!("url=/&{body}");
+        let sent = gateway
+            .send_admin(&form("/status/act/explain", &body))
+            .await;
+        assert_eq!(sent.status(), status, "{}", sent.text());
+    }
+    // Without an address there is no link.
+    let off = yaml.replace("127.0.0.1:0", "off");
+    let off = Gateway::start(&off).await;
+    let ran = over_socket(&off, &["page"]);
+    assert_eq!(ran.status, 1);
+    assert!(ran.stderr.contains("ssh -L"), "{}", ran.stderr);
+}
