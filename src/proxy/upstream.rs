@@ -218,12 +218,9 @@ pub(super) fn on_origin_response(
         }
         return bad_switch(ctx.is_websocket);
     }
-    if let 502..=504 = response.status.as_u16()
-        && retry::may_retry(
-            session,
-            ctx,
-            AttemptFailure::Status(response.status.as_u16()),
-        )
+    let status = response.status.as_u16();
+    if let 502..=504 = status
+        && retry::may_retry(session, ctx, AttemptFailure::Status(status))
     {
         let mut error = Error::new_up(ErrorType::HTTPStatus(response.status.as_u16()));
         error.set_retry(true);
