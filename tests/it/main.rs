@@ -58,6 +58,7 @@ mod metrics_page;
 mod next_front;
 mod next_proxy;
 mod nextjs_cache;
+mod node_aware;
 mod notify;
 mod observed;
 mod other_gateways;

@@ -211,7 +211,7 @@ fn columns_line_up() {
     /var/cache/edgeway  full   2027-01-16T09:31:00.000Z  5120     1024 of 2048 MiB  No space left on device (os error 28)
 
     UPSTREAM  BACKEND         STATE    IN FLIGHT  REQUESTS  FAILED  AVERAGE  NOTES
-    web       127.0.0.1:3000  healthy  2          3100      0       4.2ms
+    web       127.0.0.1:3000  healthy  2          3100      0       4.2ms    loop 42 % busy, 7ms late; heap 90 MiB, rss 180 MiB
     web       127.0.0.1:3001  ejected  0          120       9       -        weight 2, out for 4s (errors), check 1s ago: connection refused
 
     PLUGIN    FILE                        VERSION       LOADED                    ROUTES   CALLS  FAILED  HEAP          NOTES
