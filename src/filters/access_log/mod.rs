@@ -108,6 +108,10 @@ impl Filter for AccessLog {
         !self.layout.headers.response.is_empty()
     }
 
+    fn observes_response(&self) -> bool {
+        true
+    }
+
     fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
         let found = self.layout.headers.of_response(&head.headers);
         ex.facts.put(found);

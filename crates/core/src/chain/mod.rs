@@ -142,6 +142,12 @@ pub trait Filter: Send + Sync + 'static {
         true
     }
 
+    /// Returns true if the response phase of this filter changes nothing, and has to see the headers
+    /// that the client gets: it runs after those of all other filters.
+    fn observes_response(&self) -> bool {
+        false
+    }
+
     /// Returns true if this filter handles only some requests of its route, as decided by
     /// [`Filter::is_for`]. Called once, when the route is compiled.
     fn is_selective(&self) -> bool {

@@ -136,6 +136,9 @@ impl Chain {
             ) {
                 steps.reverse();
             }
+            if phase == Phase::Response {
+                steps.sort_by_key(|step| step.filter.observes_response());
+            }
             steps.into()
         };
         Self {
