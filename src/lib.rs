@@ -65,7 +65,8 @@ pub mod filter {
             Certificate, Claims, Class, Client, ClientCertificate, CompileContext, Exchange,
             Filter, FilterKind, Guard, Identity, KeyBuilder, LateFields, LogFields, Outcome, Phase,
             Phases, Protocol, ReadyLines, Refusal, Reply, ReplyBody, RequestChanges, RequestFacts,
-            RequestId, Scheme, Shared, Verdict, host::public_host,
+            RequestId, RequestTrace, Scheme, Shared, TlsParameters, TraceAttempt, TraceStep,
+            Verdict, host::public_host,
         },
         zones::{Zone, Zones},
     };

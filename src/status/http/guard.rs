@@ -157,6 +157,9 @@ impl Admission {
     }
 }
 
+/// Name of the cookie before its port.
+const COOKIE: &str = "edgeway";
+
 /// Returns the name of the session's cookie. Browsers send the cookies of a host to all of its
 /// ports, and each port may be another gateway's.
 pub(super) fn cookie_name(headers: &HeaderMap) -> String {
@@ -166,7 +169,7 @@ pub(super) fn cookie_name(headers: &HeaderMap) -> String {
     let port = host.and_then(|host| Some(host.rsplit_once(':')?.1));
     let is_port =
         |port: &&str| (1..=5).contains(&port.len()) && port.bytes().all(|b| b.is_ascii_digit());
-    format!("edgeway_{}", port.filter(is_port).unwrap_or("80"))
+    format!("{COOKIE}_{}", port.filter(is_port).unwrap_or("80"))
 }
 
 /// Returns the values of cookies with the session's name.

@@ -1,3 +1,5 @@
+//! Tests of reports and shares: drawn headers, and apps that are busy, silent or back again.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,4 +1,4 @@
-//! The problems of a gateway in one list, so that whoever is on call sees at once where to look.
+//! The problems of a gateway in one list, so that the engineer on call sees at once where to look.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
