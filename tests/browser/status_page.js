@@ -91,7 +91,7 @@ const checks = {
     await row(other.page, dead).locator('button:has-text("Undrain")').click();
     await row(one.page, dead).locator('button:has-text("Drain")').waitFor();
     // The last backend needs another confirmation.
-    const single = one.page.locator('#upstreams tr', { hasText: backend }).last();
+    const single = one.page.locator('#upstreams tr', { hasText: backend }).first();
     await single.locator('button').click();
     await one.page.waitForSelector('#notice .bad');
     await one.page.click('text=Drain it all the same');
@@ -107,6 +107,8 @@ const checks = {
     const { page, problems, leave } = await enter();
     const lookup = async () => {
       await page.fill('form[action$=lookup] input[name=url]', `${site}/stored`);
+      // An earlier result must not be taken for this one.
+      await page.evaluate(() => document.querySelector('#notice').replaceChildren());
       await page.click('text=Look up');
       await page.waitForSelector('#notice pre');
       return page.textContent('#notice p');
@@ -154,6 +156,7 @@ const checks = {
     assert.match(text, /route +<script>alert\(1\)<\/script>/);
     assert.match(text, /upstream web/);
     await shot(page, 'explain');
+    await page.fill('#explain input[name=url]', 'http://odd.test/odd/x');
     await page.fill('#explain input[name=client]', 'nobody');
     await page.click('#explain button');
     await page.waitForSelector('#notice .bad');
@@ -234,7 +237,7 @@ const checks = {
     await page.click('text=Look up');
     await page.waitForSelector('#notice pre');
     await shot(page, 'without-script');
-    await page.click('text=Load the page again every 10 s');
+    await page.click('noscript a[href="/status"]');
     assert.equal(await page.locator('#notice').isVisible(), false);
     await page.click('text=Log out');
     await page.waitForSelector('input[name=token]');

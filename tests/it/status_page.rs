@@ -68,7 +68,7 @@ async fn an_operator_works_with_the_page_in_a_browser() {
         format!(
             "admin: {{ address: 127.0.0.1:0, socket: admin.sock{token} }}
 audit_log: {{ file: audit.log }}
-limits:
+rate_limits:
   per_client: {{ rate: 1000/s }}
 upstreams:
   web: {{ backends: [\"{place}\", \"127.0.0.2:1\"] }}
