@@ -321,7 +321,7 @@ pub async fn exchange(
     request: Request<Bytes>,
     longest: usize,
 ) -> Result<Response<Bytes>, FetchError> {
-    exchange_over(stream, request, async |_, body| {
+    exchange_over(stream, request, None, async |_, body| {
         collect(body, longest).await
     })
     .await
@@ -329,17 +329,21 @@ pub async fn exchange(
 
 /// Sends one request like [`exchange`], and passes the body of a response with status 200 to `take`
 /// as it arrives, until that returns `Break`. Returns the rest of the response.
+///
+/// The peer sends something at least once in the time `quiet`, or the exchange fails: one whose
+/// machine is gone never closes its connection.
 pub async fn exchange_in_pieces(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: Request<Bytes>,
     longest: usize,
+    quiet: Duration,
     mut take: impl FnMut(&[u8]) -> ControlFlow<()>,
 ) -> Result<Response<Bytes>, FetchError> {
-    exchange_over(stream, request, async |status, mut body| {
+    exchange_over(stream, request, Some(quiet), async |status, mut body| {
         if status != StatusCode::OK {
-            return collect(body, longest).await;
+            return within(Some(quiet), collect(body, longest)).await?;
         }
-        while let Some(frame) = body.frame().await {
+        while let Some(frame) = within(Some(quiet), body.frame()).await? {
             if let Some(piece) = frame?.data_ref()
                 && take(piece).is_break()
             {
@@ -351,9 +355,24 @@ pub async fn exchange_in_pieces(
     .await
 }
 
+/// Waits for this time at most, if there is a limit.
+async fn within<T>(
+    limit: Option<Duration>,
+    work: impl Future<Output = T>,
+) -> Result<T, FetchError> {
+    match limit {
+        Some(limit) => timeout(limit, work)
+            .await
+            .map_err(|_| FetchError::Late(limit)),
+        None => Ok(work.await),
+    }
+}
+
+/// Sends one request, and passes the response to `read`. `quiet` limits the wait for its headers.
 async fn exchange_over<T>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     mut request: Request<Bytes>,
+    quiet: Option<Duration>,
     read: impl AsyncFnOnce(StatusCode, Incoming) -> Result<T, FetchError>,
 ) -> Result<Response<T>, FetchError> {
     let headers = request.headers_mut();
@@ -361,10 +380,8 @@ async fn exchange_over<T>(
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let response = async {
-        let (parts, body) = sender
-            .send_request(request.map(Full::new))
-            .await?
-            .into_parts();
+        let sent = sender.send_request(request.map(Full::new));
+        let (parts, body) = within(quiet, sent).await??.into_parts();
         let body = read(parts.status, body).await?;
         Ok(Response::from_parts(parts, body))
     };
@@ -453,6 +470,32 @@ mod tests {
             .unwrap();
         let client = Fetch::new(&Trust::Plain).unwrap();
         client.send(request, deadline, 16).await
+    }
+
+    /// Invariant: a peer that is silent for some time is given up, whatever it has sent before.
+    #[tokio::test]
+    async fn a_stream_from_a_silent_peer_ends() {
+        for response in [
+            &b""[..],
+            b"HTTP/1.1 200 OK\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\n\r\n: \n\n",
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\n: \n\r\n",
+            b"HTTP/1.1 503 No\r\ncontent-length: 9\r\n\r\nhalf",
+        ] {
+            let tasks = Tasks::default();
+            let address = server(&tasks, response).await;
+            let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+            let request = Request::get("/x").body(Bytes::new()).unwrap();
+            let quiet = Duration::from_millis(200);
+            let mut length = 0;
+            let exchange = exchange_in_pieces(stream, request, 16, quiet, |piece| {
+                length += piece.len();
+                ControlFlow::Continue(())
+            });
+            let ended = timeout(PATIENCE, exchange).await.expect("it gives up");
+            assert!(matches!(ended, Err(FetchError::Late(_))), "{ended:?}");
+            assert!(length <= 4);
+        }
     }
 
     #[tokio::test]

@@ -50,6 +50,13 @@ impl<T> Lanes<T> {
             .unwrap_or_else(|| lane(0).lock())
     }
 
+    /// Locks this thread's own lane, and waits for it if it is taken: what one thread writes stays in
+    /// order.
+    pub fn own(&self) -> MutexGuard<'_, T> {
+        // The number of lanes is a power of two.
+        self.0[lane_of_this_thread() & (self.0.len() - 1)].0.lock()
+    }
+
     /// Returns all lanes, for a reader that locks one after the other.
     pub fn iter(&self) -> impl Iterator<Item = &Mutex<T>> {
         self.0.iter().map(|lane| &lane.0)
@@ -84,6 +91,21 @@ mod tests {
         assert_eq!(*reading, 1);
         drop(reading);
         assert_eq!(lanes.iter().map(|lane| *lane.lock()).sum::<i32>(), 2);
+    }
+
+    #[test]
+    fn a_writer_that_keeps_its_lane_waits_for_the_reader() {
+        let lanes = Lanes::new(Vec::new);
+        thread::scope(|scope| {
+            scope.spawn(|| (0..20_000).for_each(|number| lanes.own().push(number)));
+            let mut read = Vec::new();
+            while read.len() < 20_000 {
+                for lane in lanes.iter() {
+                    read.append(&mut lane.lock());
+                }
+            }
+            assert!(read.is_sorted(), "lines changed places");
+        });
     }
 
     #[test]

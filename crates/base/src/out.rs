@@ -47,3 +47,51 @@ fn write(target: &mut impl Write, text: &str) {
         log::debug!(error:%; "cannot write to the terminal");
     }
 }
+
+/// Escapes what a terminal obeys: controls, and marks that change the direction of text. A text of
+/// a client or of a file then cannot control the terminal, nor look like another one.
+pub fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_obeyed(c) {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// Escapes each line of a text like [`printable`], and keeps the line ends.
+pub fn printable_lines(text: &str) -> String {
+    let lines: Vec<String> = text.lines().map(printable).collect();
+    lines.join("\n")
+}
+
+fn is_obeyed(c: char) -> bool {
+    let changes_direction = matches!(
+        c,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    );
+    c.is_control() || changes_direction
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Invariant: whatever a text has, no terminal obeys it.
+    #[test]
+    fn no_character_of_a_text_is_obeyed() {
+        let mut changed = 0;
+        for c in ('\0'..=char::MAX).filter(|c| *c != '\\') {
+            let text = printable(&format!("a{c}b"));
+            assert!(!text.contains(is_obeyed), "{text:?}");
+            changed += usize::from(text != format!("a{c}b"));
+        }
+        // 65 controls; the marks of Unicode Standard Annex 9, and the separators of lines.
+        assert_eq!(changed, 65 + 14);
+        assert_eq!(printable("é\u{1b}[2J\u{202e}x"), "é\\u{1b}[2J\\u{202e}x");
+        assert_eq!(printable_lines("a\n\u{9b}b\r\nc\n"), "a\n\\u{9b}b\nc");
+    }
+}

@@ -15,6 +15,11 @@ pub fn make_folder(path: &Path) -> io::Result<()> {
 
 /// Writes a file so that it survives a crash: it has all of `bytes`, or is unchanged.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_with_mode(path, bytes, 0o600)
+}
+
+/// Writes a file like [`write()`], with permissions of its own.
+pub fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     // The name includes the process id: during an upgrade two processes run.
     let mut partial = path.as_os_str().to_owned();
     partial.push(format!(".{}.new", std::process::id()));
@@ -24,7 +29,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let outcome = write_new(partial, bytes).and_then(|()| fs::rename(partial, path));
+    let outcome = write_new(partial, bytes, mode).and_then(|()| fs::rename(partial, path));
     if let Err(error) = outcome {
         // The file may not even exist; the error that matters is the one returned.
         let _removed = fs::remove_file(partial);
@@ -32,16 +37,17 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
     // The name must survive a power failure as well.
     match path.parent() {
-        Some(folder) => File::open(folder)?.sync_all(),
         None => Ok(()),
+        Some(folder) if folder.as_os_str().is_empty() => File::open(".")?.sync_all(),
+        Some(folder) => File::open(folder)?.sync_all(),
     }
 }
 
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
-        .mode(0o600)
+        .mode(mode)
         .open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
@@ -67,6 +73,11 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&path), mode(&below)), (0o600, 0o700));
         assert_eq!(fs::read_dir(&below).unwrap().count(), 1);
+        // A name without a folder is of the working folder, which is that of the package.
+        let bare = Path::new("private_file.test");
+        write(bare, b"three").unwrap();
+        assert_eq!(fs::read(bare).unwrap(), b"three");
+        fs::remove_file(bare).unwrap();
         // The temporary file is removed if it cannot replace its target.
         fs::create_dir(below.join("d")).unwrap();
         assert!(write(&below.join("d"), b"one").is_err());

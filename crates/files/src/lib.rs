@@ -1,9 +1,9 @@
 //! Static files: the file of a request below a root, its representation for this client, and its
 //! bytes, without growing memory.
 //!
-//! A path in normal form names at most one file ([`path`]), which is opened below the root in a way
-//! that cannot leave it ([`root`]) and kept open for a while ([`open_files`]). [`conditions`]
-//! decides what of it the client gets. Knows nothing of routes and sessions.
+//! A path in normal form names at most one file (`path`), which is opened below the root in a way
+//! that cannot leave it (`root`) and kept open for a while (`open_files`). `conditions` decides what
+//! of it the client gets. Knows nothing of routes and sessions.
 
 mod blocking;
 mod body;

@@ -18,6 +18,8 @@ pub struct Report {
     pub calls: u64,
     /// Failures by kind; only kinds that occurred.
     pub failures: Vec<(&'static str, u64)>,
+    /// Number of failures in the last minute, and the text of one of them.
+    pub recent: Option<(u64, String)>,
     /// Set while the plugin is not called, after too many failures.
     pub is_left_out: bool,
 }

@@ -5,13 +5,12 @@
 //! exporter ends once the last request that used it is over and its queue is sent.
 
 use std::{
-    collections::HashMap,
     mem,
     sync::{Arc, Weak},
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderMap;
 use log::{error, info, warn};
 use opentelemetry::KeyValue;
 use opentelemetry_otlp::{
@@ -44,7 +43,7 @@ pub struct ExportSettings {
     /// URL of the collector, over HTTP with its path.
     pub endpoint: String,
     pub transport: Transport,
-    pub headers: Vec<(HeaderName, HeaderValue)>,
+    pub headers: HeaderMap,
     /// CA certificates in PEM, instead of the system's.
     pub ca: Option<Vec<u8>>,
     pub service_name: String,
@@ -100,22 +99,31 @@ impl ExportSettings {
     }
 
     /// Creates the exporter. Must run on the runtime that serves it.
+    ///
+    /// The library adds headers of `OTEL_EXPORTER_OTLP_HEADERS`. They are of another collector, and
+    /// the environment is no part of the configuration: the headers are set once more behind it.
     fn exporter(&self, failure: &Arc<Mutex<Option<String>>>) -> Result<SpanExporter, String> {
         let text = |error: ExporterBuildError| error.to_string();
         let mut exporter = match self.transport {
-            Transport::Grpc => SpanExporter::builder()
-                .with_tonic()
-                .with_channel(self.grpc_endpoint()?.connect_lazy())
-                .with_metadata(MetadataMap::from_headers(self.header_map()))
-                .with_timeout(self.timeout)
-                .build()
-                .map_err(text)?,
+            Transport::Grpc => {
+                let own = MetadataMap::from_headers(self.headers.clone());
+                SpanExporter::builder()
+                    .with_tonic()
+                    .with_channel(self.grpc_endpoint()?.connect_lazy())
+                    .with_interceptor(move |mut request: tonic::Request<()>| {
+                        *request.metadata_mut() = own.clone();
+                        Ok(request)
+                    })
+                    .with_timeout(self.timeout)
+                    .build()
+                    .map_err(text)?
+            }
             Transport::Http => SpanExporter::builder()
                 .with_http()
                 .with_protocol(Protocol::HttpBinary)
                 .with_endpoint(self.endpoint.clone())
-                .with_headers(self.header_texts())
                 .with_http_client(Client {
+                    headers: self.headers.clone(),
                     fetch: self.fetch()?,
                     timeout: self.timeout,
                     failure: Arc::clone(failure),
@@ -126,18 +134,6 @@ impl ExportSettings {
         };
         exporter.set_resource(&self.resource());
         Ok(exporter)
-    }
-
-    fn header_map(&self) -> HeaderMap {
-        self.headers.iter().cloned().collect()
-    }
-
-    fn header_texts(&self) -> HashMap<String, String> {
-        let text = |value: &HeaderValue| value.to_str().unwrap_or_default().to_owned();
-        let headers = self.headers.iter();
-        headers
-            .map(|(name, value)| (name.as_str().to_owned(), text(value)))
-            .collect()
     }
 
     fn resource(&self) -> Resource {
@@ -168,7 +164,7 @@ impl SpanMetrics {
         Self {
             exported: metrics.counter(
                 "edgeway_trace_spans_exported_total",
-                "Spans that the collector of traces has accepted.",
+                "Spans in batches that the collector of traces accepted. It may have rejected some.",
                 &[],
             ),
             dropped: metrics.counter(

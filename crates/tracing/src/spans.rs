@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 use opentelemetry::{
     InstrumentationScope, Key, KeyValue, SpanId, TraceFlags, TraceId, Value,
     trace::{Link, SpanContext, SpanKind, Status, TraceState},
@@ -304,10 +304,15 @@ impl FinishedRequest<'_> {
     }
 }
 
+/// Maximum length of a state that spans repeat: as much as everyone must pass on (W3C Trace
+/// Context, 3.3.1.5). Each span has a copy.
+const MAX_STATE: usize = 512;
+
 /// Returns the state that the sender of a trusted context added.
 fn tracestate(headers: &HeaderMap) -> TraceState {
     let lines = headers.get_all(TRACESTATE);
-    if !is_tracestate(lines.iter()) {
+    let length: usize = lines.iter().map(HeaderValue::len).sum();
+    if length > MAX_STATE || !is_tracestate(lines.iter()) {
         return TraceState::NONE;
     }
     let entries = lines.iter().filter_map(|line| line.to_str().ok());

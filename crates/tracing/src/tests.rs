@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::Method;
+use http::{HeaderMap, Method};
 use opentelemetry::{
     SpanId, TraceId, Value,
     trace::{SpanKind, Status},
@@ -24,7 +24,7 @@ fn tracing(rules: SamplingRules, clock: &Clock) -> Tracing {
     let settings = ExportSettings {
         endpoint: "http://127.0.0.1:1".to_owned(),
         transport: Transport::Grpc,
-        headers: Vec::new(),
+        headers: HeaderMap::new(),
         ca: None,
         service_name: "test".to_owned(),
         version: "0",

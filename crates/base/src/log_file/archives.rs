@@ -171,8 +171,31 @@ fn compress(path: &Path, keep: u32, source: &File) -> io::Result<bool> {
     if flock(&target, FlockOperation::NonBlockingLockExclusive).is_err() {
         return Ok(false);
     }
+    // Another process may have finished the file, and renamed it, before it was locked here.
+    let is_current = fs::metadata(&unfinished).is_ok_and(|found| is_open_as(&target, &found));
+    if !is_current {
+        return Ok(false);
+    }
+    let done = compress_to(&target, &unfinished, path, keep, source, &metadata);
+    if done.is_err() {
+        // Half an archive must not stay on a disk that is full. If it cannot be removed, the next
+        // compression overwrites it.
+        drop(fs::remove_file(&unfinished));
+    }
+    done.map(|()| true)
+}
+
+/// Compresses an archive to `target`, the locked file at `unfinished`, and replaces it.
+fn compress_to(
+    target: &File,
+    unfinished: &Path,
+    path: &Path,
+    keep: u32,
+    source: &File,
+    metadata: &Metadata,
+) -> io::Result<()> {
     target.set_len(0)?;
-    let mut encoder = GzEncoder::new(&target, Compression::default());
+    let mut encoder = GzEncoder::new(target, Compression::default());
     io::copy(&mut BufReader::with_capacity(1 << 16, source), &mut encoder)?;
     encoder.finish()?.flush()?;
     target.set_modified(metadata.modified()?)?;
@@ -180,17 +203,21 @@ fn compress(path: &Path, keep: u32, source: &File) -> io::Result<bool> {
     let _lock = lock_folder(path)?;
     let number = (1..=keep).find(|number| {
         let found = fs::metadata(plain(path, *number));
-        found.is_ok_and(|found| is_same(&found, &metadata))
+        found.is_ok_and(|found| is_same(&found, metadata))
     });
     match number {
         Some(number) => {
-            fs::rename(&unfinished, compressed(path, number))?;
+            fs::rename(unfinished, compressed(path, number))?;
             fs::remove_file(plain(path, number))?;
         }
         // It was the oldest, and is gone.
-        None => fs::remove_file(&unfinished)?,
+        None => fs::remove_file(unfinished)?,
     }
-    Ok(true)
+    Ok(())
+}
+
+fn is_open_as(file: &File, found: &Metadata) -> bool {
+    file.metadata().is_ok_and(|open| is_same(&open, found))
 }
 
 fn is_same(one: &Metadata, other: &Metadata) -> bool {
@@ -278,6 +305,17 @@ mod tests {
         assert!(compress(&path, 3, &three).unwrap());
         let left = [(".2", "one"), (".3.gz", "two")];
         assert_eq!(archives(&path), expected(&left));
+    }
+
+    #[test]
+    fn a_failed_compression_leaves_the_archive_and_no_unfinished_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("access.log");
+        fs::write(plain(&path, 2), "two").unwrap();
+        // A source that cannot be read in place of a disk that is full.
+        let unreadable = File::options().write(true).open(plain(&path, 2)).unwrap();
+        assert!(compress(&path, 7, &unreadable).is_err());
+        assert_eq!(archives(&path), expected(&[(".2", "two")]));
     }
 
     #[test]

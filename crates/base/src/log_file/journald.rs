@@ -6,6 +6,8 @@ use std::{io, os::unix::net::UnixDatagram, path::Path};
 
 use serde_json::Value;
 
+use super::output::{FULL_QUEUE_WAIT, is_too_large};
+
 /// Path of the journal's socket.
 pub(super) const SOCKET: &str = "/run/systemd/journal/socket";
 
@@ -20,27 +22,20 @@ impl Journal {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
         socket.connect(path)?;
-        socket.set_nonblocking(true)?;
+        socket.set_write_timeout(Some(FULL_QUEUE_WAIT))?;
         Ok(Self(socket))
     }
 
-    /// Sends one line, without its end.
+    /// Sends one line, without its end. A line that no datagram can carry is refused with
+    /// `EMSGSIZE`.
     pub(super) fn send(&self, kind: &str, line: &[u8]) -> io::Result<()> {
-        match self.0.send(&datagram(kind, line, true)) {
-            // Larger than a datagram may be: the text alone is less than half of it.
-            Err(error) if error.raw_os_error() == Some(too_large()) => {
-                match self.0.send(&datagram(kind, line, false)) {
-                    Err(error) if error.raw_os_error() == Some(too_large()) => Ok(()),
-                    sent => sent.map(drop),
-                }
-            }
-            sent => sent.map(drop),
-        }
+        let sent = match self.0.send(&datagram(kind, line, true)) {
+            // The text alone is less than half of it.
+            Err(error) if is_too_large(&error) => self.0.send(&datagram(kind, line, false)),
+            sent => sent,
+        };
+        sent.map(drop)
     }
-}
-
-fn too_large() -> i32 {
-    rustix::io::Errno::MSGSIZE.raw_os_error()
 }
 
 /// Returns the datagram of a line. Fields of JSON become fields of their own, `EDGEWAY_STATUS` …

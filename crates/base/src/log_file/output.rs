@@ -14,7 +14,7 @@ use std::{
         unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     },
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use log::warn;
@@ -92,14 +92,12 @@ impl Sink {
     /// Writes some of `piece`, which begins with a whole line unless this is a file. Returns how
     /// much was written.
     fn write(&mut self, piece: &[u8], kind: &str, wall: SystemTime) -> io::Result<usize> {
-        let end = first_line_length(piece);
-        let line = piece[..end].strip_suffix(b"\n").unwrap_or(&piece[..end]);
-        match self {
+        let sent = match self {
             Self::File(file) => return file.write(piece),
-            Self::Journal(journal) => journal.send(kind, line)?,
-            Self::Syslog(syslog) => syslog.send(kind, line, wall)?,
-        }
-        Ok(end)
+            Self::Journal(journal) => journal.send(kind, first_line(piece)),
+            Self::Syslog(syslog) => syslog.send(kind, first_line(piece), wall),
+        };
+        sent.map(|()| first_line_length(piece))
     }
 }
 
@@ -115,6 +113,23 @@ type FileIdentity = (u64, u64);
 
 fn identity(metadata: &Metadata) -> FileIdentity {
     (metadata.dev(), metadata.ino())
+}
+
+/// Time that a datagram waits for room in the queue of its receiver. In between, the receiver is
+/// served at once; a writer that slept would send one queue's length for each sleep.
+pub(super) const FULL_QUEUE_WAIT: Duration = Duration::from_millis(50);
+
+/// Returns true for the error of a message that is larger than a datagram may be.
+pub(super) fn is_too_large(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::MSGSIZE.raw_os_error())
+}
+
+/// Numbers of lines that left a batch.
+#[derive(Default)]
+pub(super) struct LineCounts {
+    pub(super) written: u64,
+    /// Lines that the target can never take.
+    pub(super) lost: u64,
 }
 
 /// Whole lines to write, and how far writing got.
@@ -210,12 +225,12 @@ impl Output {
         self.open_if_needed(batch)
     }
 
-    /// Writes the rest of `batch`; adds the number of lines written to `lines`.
+    /// Writes the rest of `batch`; adds the lines that left it to `lines`.
     ///
     /// # Errors
     /// Fails when the target cannot be opened or written. `batch` records how far it got, and the
     /// same call may be repeated.
-    pub(super) fn write(&mut self, batch: &mut Batch, lines: &mut u64) -> io::Result<()> {
+    pub(super) fn write(&mut self, batch: &mut Batch, lines: &mut LineCounts) -> io::Result<()> {
         while !batch.is_done() {
             let room = self.prepare(batch)?;
             let rest = batch.rest();
@@ -224,13 +239,17 @@ impl Output {
             match open.sink.write(piece, self.kind, self.clock.wall()) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
-                    *lines += batch.advance(written);
+                    lines.written += batch.advance(written);
                     if let Some(regular) = &mut open.regular {
                         regular.size += written as u64;
                         self.last = Some(regular.identity);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_too_large(&error) => {
+                    let length = first_line_length(piece);
+                    lines.lost += batch.advance(length);
+                }
                 Err(error) => {
                     if error.kind() != io::ErrorKind::WouldBlock
                         && !matches!(open.sink, Sink::File(_))
@@ -388,6 +407,12 @@ fn open_log(path: &Path) -> io::Result<File> {
         .mode(0o640)
         .custom_flags(flags)
         .open(path)
+}
+
+/// Returns the first line, without its end.
+fn first_line(text: &[u8]) -> &[u8] {
+    let line = &text[..first_line_length(text)];
+    line.strip_suffix(b"\n").unwrap_or(line)
 }
 
 /// Length of the first line, with its line end.

@@ -14,6 +14,8 @@ use std::{
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
+use super::output::FULL_QUEUE_WAIT;
+
 /// Path of the local syslog.
 const LOCAL: &str = "/dev/log";
 /// Facility `local0`, severity `informational`.
@@ -104,7 +106,7 @@ impl Syslog {
             SyslogAddress::Unix(path) => {
                 let socket = UnixDatagram::unbound()?;
                 socket.connect(path)?;
-                socket.set_nonblocking(true)?;
+                socket.set_write_timeout(Some(FULL_QUEUE_WAIT))?;
                 Socket::Unix(socket)
             }
             SyslogAddress::Udp(address) => {
@@ -133,34 +135,33 @@ impl Syslog {
         })
     }
 
-    /// Sends one line, without its end. After an error of TCP the connection must be opened again.
+    /// Sends one line, without its end. A line that no datagram can carry is refused with
+    /// `EMSGSIZE`. An error of TCP is never `WouldBlock`: the connection must be opened again,
+    /// because part of the message may have been sent.
     pub(super) fn send(&mut self, kind: &str, line: &[u8], wall: SystemTime) -> io::Result<()> {
         let message = message(&self.host, kind, line, wall);
         match &mut self.socket {
-            Socket::Unix(socket) => too_large_is_lost(socket.send(&message)),
+            Socket::Unix(socket) => socket.send(&message).map(drop),
             Socket::Udp(socket) => match socket.send(&message) {
                 // An earlier message found no server. There is no way to know about this one.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    too_large_is_lost(socket.send(&message))
+                    socket.send(&message).map(drop)
                 }
-                sent => too_large_is_lost(sent),
+                sent => sent.map(drop),
             },
             Socket::Tcp(stream) => {
                 let mut counted = format!("{} ", message.len()).into_bytes();
                 counted.extend_from_slice(&message);
-                stream.write_all(&counted)
+                stream.write_all(&counted).map_err(|error| {
+                    // The time limit for writing, which Linux reports as EAGAIN.
+                    if error.kind() == io::ErrorKind::WouldBlock {
+                        io::Error::new(io::ErrorKind::TimedOut, error)
+                    } else {
+                        error
+                    }
+                })
             }
         }
-    }
-}
-
-/// A message that is larger than a datagram may be is dropped: it would never be sent.
-fn too_large_is_lost(sent: io::Result<usize>) -> io::Result<()> {
-    match sent {
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::MSGSIZE.raw_os_error()) => {
-            Ok(())
-        }
-        sent => sent.map(drop),
     }
 }
 

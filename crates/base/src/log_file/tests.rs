@@ -382,7 +382,6 @@ fn syslog_line(message: &[u8]) -> String {
 
 #[test]
 fn lines_reach_syslog_over_each_transport() {
-    use std::io::Read as _;
     let log = Log::new();
     let path = log.folder.path().join("syslog.sock");
     let unix = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
@@ -413,21 +412,81 @@ fn lines_reach_syslog_over_each_transport() {
     }
     let (mut stream, _) = tcp.accept().unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    for line in 0..100 {
-        // Octet counting: the length, a space, the message.
+    let lines = counted_lines(&mut stream, 100);
+    let expected: Vec<_> = (0..100).map(|line| format!("line {line}")).collect();
+    assert_eq!(lines, expected);
+}
+
+/// Reads messages with octet counting until the connection ends or `wanted` lines came. A message
+/// that the end cuts off is left out.
+fn counted_lines(stream: &mut std::net::TcpStream, wanted: usize) -> Vec<String> {
+    use std::io::Read as _;
+    let mut lines = Vec::new();
+    while lines.len() < wanted {
         let mut count = Vec::new();
         while count.last() != Some(&b' ') {
             let mut byte = [0];
-            stream.read_exact(&mut byte).unwrap();
+            if stream.read_exact(&mut byte).is_err() {
+                return lines;
+            }
             count.push(byte[0]);
         }
-        let count = std::str::from_utf8(&count).unwrap().trim().parse().unwrap();
-        let mut message = vec![0; count];
-        stream.read_exact(&mut message).unwrap();
-        assert_eq!(syslog_line(&message), format!("line {line}"));
+        let count = std::str::from_utf8(&count).unwrap();
+        let mut message = vec![0; count.trim().parse().unwrap()];
+        if stream.read_exact(&mut message).is_err() {
+            return lines;
+        }
+        lines.push(syslog_line(&message));
     }
-    // A server that restarts gets the lines after it.
-    drop((stream, tcp));
+    lines
+}
+
+#[test]
+fn a_server_that_stalls_loses_no_line_and_reads_whole_messages() {
+    const LINES: usize = 100;
+    let mut log = Log::new();
+    log.capacity = 64 << 20;
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("syslog:tcp://{}", tcp.local_addr().unwrap());
+    let user = log.user_of(&Target::Syslog(address.parse().unwrap()));
+    // More than the buffers of both sockets take.
+    let line = |number: usize| format!("{number} {}", "x".repeat(150_000));
+    for number in 0..LINES {
+        push(&user, &line(number));
+    }
+    // Nothing is read before the writer has given the first connection up.
+    let stalled = [tcp.accept().unwrap().0, tcp.accept().unwrap().0];
+    let mut lines = Vec::new();
+    for mut stream in stalled
+        .into_iter()
+        .chain(tcp.incoming().map(Result::unwrap))
+    {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        lines.extend(counted_lines(&mut stream, LINES - lines.len()));
+        if lines.len() == LINES {
+            break;
+        }
+    }
+    for (number, received) in lines.iter().enumerate() {
+        assert!(*received == line(number), "line {number} is another one");
+    }
+    wait_for("it is written again", || !log.is_failing());
+    assert_eq!(log.dropped(), 0);
+}
+
+#[test]
+fn a_line_that_no_datagram_can_carry_counts_as_lost() {
+    let log = Log::new();
+    let path = log.folder.path().join("syslog.sock");
+    let unix = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    let target = format!("syslog:unix:{}", path.display());
+    let user = log.user_of(&Target::Syslog(target.parse().unwrap()));
+    push(&user, &"x".repeat(1 << 20));
+    wait_for("the long line is given up", || log.dropped() == 1);
+    push(&user, "short");
+    assert_eq!(syslog_line(&received(&unix, 1)[0]), "short");
+    wait_written(&log, 1);
+    assert_eq!((log.dropped(), log.is_failing()), (1, false));
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! The buffers that threads write log lines into, and the thread that drains them.
 //!
 //! Each worker thread has its own buffer, so its lock is free except while the log's thread takes
-//! the content. While lines arrive, that thread checks every 50 ms, or when a buffer is half full
-//! of one write's worth; after a second without lines it sleeps until the next line wakes it.
+//! the content. A worker waits for that instant, because the lines of one thread keep their order.
+//! While lines arrive, the log's thread checks every 50 ms, or when a buffer is half full of one
+//! write's worth; after a second without lines it sleeps until the next line wakes it.
 
 use std::{
     collections::HashMap,
@@ -19,7 +20,7 @@ use log::{error, info, warn};
 use parking_lot::{Condvar, Mutex};
 
 use super::{
-    output::{Batch, Output, Target},
+    output::{Batch, LineCounts, Output, Target},
     rotation::RotationPolicy,
     stamp::TimestampCache,
 };
@@ -175,7 +176,7 @@ impl WriterHandle {
     /// Adds one line, or counts it as dropped.
     pub fn push(&self, put: impl FnOnce(&mut Vec<u8>, &mut TimestampCache)) {
         let shared = &*self.shared;
-        let mut buffer = shared.lanes.enter();
+        let mut buffer = shared.lanes.own();
         let before = buffer.bytes.len();
         if before >= shared.lane_capacity {
             drop(buffer);
@@ -383,9 +384,10 @@ impl WriterThread {
         if self.batch.is_done() {
             return true;
         }
-        let mut lines = 0;
+        let mut lines = LineCounts::default();
         let result = self.output.write(&mut self.batch, &mut lines);
-        self.shared.counts.written.inc_by(lines);
+        self.shared.counts.written.inc_by(lines.written);
+        self.shared.counts.dropped.inc_by(lines.lost);
         match result {
             Ok(()) => {
                 if self.failing.take().is_some() {

@@ -31,6 +31,7 @@ use self::{exemplars::Exemplars, family::Family};
 pub use self::{
     exemplars::{TraceId, TracedHistogram},
     exposition::Exposition,
+    process::resident_memory,
 };
 use super::{
     clock::Clock,

@@ -16,6 +16,12 @@ pub(super) fn families() -> Vec<MetricFamily> {
     read().into_iter().map(Sample::family).collect()
 }
 
+/// Returns the resident memory of this process in bytes, if the kernel tells.
+pub fn resident_memory() -> Option<u64> {
+    let stat = Process::myself().ok()?.stat().ok()?;
+    Some(stat.rss.saturating_mul(procfs::page_size()))
+}
+
 /// Reads the values from `/proc`. Nothing is kept between two reads, so two scrapers see the same.
 #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 bytes")]
 fn read() -> Vec<Sample> {

@@ -69,7 +69,7 @@ const WORK: &str = "const sleep = (ms) => new Promise((keep) => setTimeout(keep,
         if (req.headers.has('x-ask')) return new Response(String(await ctx.kv.get('stored')));
         if (req.headers.has('x-loop')) for (;;);
         ctx.waitUntil((async () => {
-            await sleep(300);
+            await sleep(2000);
             await ctx.kv.put('stored', `${ctx.requestId} ${req.headers.get('host')}`);
         })());
     }";
@@ -80,7 +80,7 @@ async fn work_continues_after_the_response() {
     let clock = Clock::machine();
     let begun = clock.now();
     bench.loaded.request().await.unwrap();
-    assert!(clock.now() - begun < Duration::from_millis(250));
+    assert!(clock.now() - begun < Duration::from_millis(1900));
     let stored = async || match bench.with("x-ask").await.unwrap().result {
         HookResult::Response(response) => response.body,
         other => panic!("{other:?}"),
@@ -128,7 +128,7 @@ async fn work_that_does_not_end_or_fails_is_stopped_and_counted() {
             "{attack}"
         );
         bench.wait_until.join().await;
-        assert!(clock.now() - begun < Duration::from_secs(2), "{attack}");
+        assert!(clock.now() - begun < SOON, "{attack}");
         bench.ended("failed", 1);
         let quiet = Input {
             headers: HeaderMap::new(),

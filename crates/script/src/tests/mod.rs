@@ -17,6 +17,9 @@ use tempfile::TempDir;
 use super::*;
 use crate::base::clock::Clock;
 
+/// Time within which a plugin is stopped, also on a busy machine. What is not stopped takes for ever.
+const SOON: Duration = Duration::from_secs(20);
+
 struct Loaded {
     plugin: Arc<Plugin>,
     folder: TempDir,
