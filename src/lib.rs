@@ -63,10 +63,10 @@ pub mod filter {
         chain::{
             AuditNote, AuthMetrics, BackgroundWork, Body, BoxFuture, CacheFacts, CacheOutcome,
             Certificate, Claims, Class, Client, ClientCertificate, CompileContext, Exchange,
-            Filter, FilterKind, Guard, Identity, KeyBuilder, LateFields, LogFields, Outcome, Phase,
-            Phases, Protocol, ReadyLines, Refusal, Reply, ReplyBody, RequestChanges, RequestFacts,
-            RequestId, RequestTrace, Scheme, Shared, TlsParameters, TraceAttempt, TraceStep,
-            Verdict, host::public_host,
+            Filter, FilterKind, FixedFields, Guard, Identity, KeyBuilder, LateFields, LogFields,
+            LoggedRequest, Outcome, Phase, Phases, Protocol, ReadyLines, Refusal, Reply, ReplyBody,
+            RequestChanges, RequestFacts, RequestId, RequestTrace, Scheme, Shared, Text,
+            TlsParameters, TlsWords, TraceAttempt, TraceIds, TraceStep, Verdict, host::public_host,
         },
         zones::{Zone, Zones},
     };

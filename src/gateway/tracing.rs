@@ -3,7 +3,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use http::{HeaderName, HeaderValue, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
 use super::{compile::Compiler, effective};
 use crate::{
@@ -241,15 +241,15 @@ impl Compiler<'_> {
         })
     }
 
-    fn collector_headers(&mut self, config: &TracingConfig) -> Vec<(HeaderName, HeaderValue)> {
-        let mut headers = Vec::new();
+    fn collector_headers(&mut self, config: &TracingConfig) -> HeaderMap {
+        let mut headers = HeaderMap::new();
         for (name, value) in &config.headers {
             let secret = value.value.reveal();
             let text = HeaderValue::from_str(secret).ok();
             match (HeaderName::try_from(name.as_str()), text) {
                 (Ok(name), Some(mut value)) if !is_reserved(&name) && !secret.is_empty() => {
                     value.set_sensitive(true);
-                    headers.push((name, value));
+                    headers.append(name, value);
                 }
                 _ => self.error(
                     "edgeway::tracing::headers",
@@ -471,7 +471,7 @@ mod tests {
     fn a_key_of_a_collector_is_never_shown() {
         let section = "{ endpoint: http://a, headers: { x-key: hunter2 } }";
         let (settings, _) = settings(section);
-        assert_eq!(settings.headers[0].1, "hunter2");
+        assert_eq!(settings.headers["x-key"], "hunter2");
         assert!(!format!("{settings:?}").contains("hunter2"));
     }
 }

@@ -8,6 +8,7 @@ use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{
     actions::Operator,
+    admin::AdminError,
     cache::InheritedCache,
     control::{Control, StartError},
     handover::LaunchState,
@@ -81,13 +82,23 @@ pub(crate) enum BootError {
 }
 
 impl BootError {
-    /// Returns the address of a listener that another program has.
-    pub(crate) fn taken_address(&self) -> Option<&str> {
-        let Self::Start(StartError::Listener(error)) = self else {
-            return None;
+    /// Returns the address that another program has, of a listener or of the admin listener.
+    pub(crate) fn taken_address(&self) -> Option<String> {
+        let (address, source) = match self {
+            Self::Start(StartError::Listener(error)) => {
+                (error.source.address.clone(), &error.source.source)
+            }
+            Self::Start(StartError::Admin(AdminError::Address { address, source })) => {
+                (address.to_string(), source)
+            }
+            _ => return None,
         };
-        let is_taken = error.source.source.kind() == io::ErrorKind::AddrInUse;
-        is_taken.then_some(&*error.source.address)
+        (source.kind() == io::ErrorKind::AddrInUse).then_some(address)
+    }
+
+    /// Returns true if the admin listener is the problem.
+    pub(crate) fn is_admin(&self) -> bool {
+        matches!(self, Self::Start(StartError::Admin(_)))
     }
 }
 

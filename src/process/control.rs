@@ -162,6 +162,7 @@ impl Control {
             source: Arc::new(RunningState::new(Arc::clone(self))),
             actions: Arc::new(Operator::new(self)),
             sessions: Arc::clone(&self.sessions),
+            sections: Arc::default(),
             tasks: self.tasks().clone(),
         }
     }

@@ -31,6 +31,8 @@ pub(super) fn status(gateway: &Gateway) -> Vec<PluginStatus> {
                     .into_iter()
                     .map(|(kind, count)| (kind.to_owned(), count))
                     .collect(),
+                recent_failures: report.recent.as_ref().map_or(0, |(count, _)| *count),
+                last_failure: report.recent.map(|(_, text)| text),
                 left_out: report.is_left_out,
             });
         }

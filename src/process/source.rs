@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -10,7 +11,10 @@ use chrono::{DateTime, SecondsFormat, Utc};
 
 use super::{bans, control::Control, plugins, purges, totals};
 use crate::{
-    base::{metrics::Exposition, redis::Redis},
+    base::{
+        metrics::{self, Exposition},
+        redis::Redis,
+    },
     connection::listener::ListenerMetrics,
     edge::listeners::ListenerInfo,
     gateway::{
@@ -54,6 +58,12 @@ impl RunningState {
     }
 }
 
+/// Returns the path in a form that means the same in every folder.
+fn absolute(path: &Path) -> String {
+    let absolute = std::path::absolute(path);
+    absolute.as_deref().unwrap_or(path).display().to_string()
+}
+
 impl Source for RunningState {
     fn snapshot(&self) -> Snapshot {
         let live = self.live();
@@ -69,6 +79,7 @@ impl Source for RunningState {
             bans: BansStatus { active, struck },
             version: crate::VERSION.to_owned(),
             pid: std::process::id(),
+            at: rfc3339(live.world.clock.wall()),
             started: rfc3339(live.started),
             uptime_seconds: self.uptime().as_secs(),
             state: if self.control.is_stopping() {
@@ -81,7 +92,7 @@ impl Source for RunningState {
             not_ready,
             process: ProcessStatus {
                 cpu: traffic.cpu,
-                memory_bytes: totals::resident_memory(),
+                memory_bytes: metrics::resident_memory().unwrap_or(0),
             },
             reloads: live.reloads().into_iter().map(totals::reload).collect(),
             expiries: totals::expiries(&live.world.metrics),
@@ -95,7 +106,7 @@ impl Source for RunningState {
                     .control
                     .path
                     .as_ref()
-                    .map_or_else(|| "(built in)".to_owned(), |p| p.display().to_string()),
+                    .map_or_else(|| "(built in)".to_owned(), |path| absolute(path)),
                 generation: loaded.generation,
                 loaded_at: rfc3339(loaded.at),
                 profile: gateway.profiles.active.as_deref().map(str::to_owned),
@@ -131,7 +142,7 @@ impl Source for RunningState {
                         .iter()
                         .map(|named| named.name.to_owned())
                         .collect(),
-                    traffic: totals::route(traffic.routes.remove(&*route.name)),
+                    traffic: traffic.routes.remove(&*route.name).unwrap_or_default(),
                 })
                 .collect(),
             upstreams: upstreams
@@ -139,7 +150,7 @@ impl Source for RunningState {
                 .map(|upstream| {
                     let mut status = upstream.snapshot();
                     let recent = traffic.upstreams.remove(&*upstream.name);
-                    status.traffic = Some(totals::upstream(recent));
+                    status.traffic = Some(recent.unwrap_or_default());
                     for backend in &mut status.backends {
                         let line = &self.control.line;
                         let older = line

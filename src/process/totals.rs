@@ -1,23 +1,13 @@
-//! Figures of the status that come from metrics and from the system.
+//! Figures of the status that come from metrics.
 
 use std::time::{Duration, SystemTime};
 
 use super::source::rfc3339;
 use crate::{
     base::metrics::Metrics,
-    live::{ReloadRecord, traffic},
-    status::snapshot::{
-        CacheStatus, CertificateExpiry, LimitStatus, ReloadStatus, RouteTraffic, UpstreamTraffic,
-    },
+    live::ReloadRecord,
+    status::snapshot::{CacheStatus, CertificateExpiry, LimitStatus, ReloadStatus},
 };
-
-/// Returns the resident memory of this process in bytes; zero if the system does not tell.
-pub(super) fn resident_memory() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    kibibytes.unwrap_or(0) * 1024
-}
 
 pub(super) fn reload(record: ReloadRecord) -> ReloadStatus {
     let (changes, error) = match record.outcome {
@@ -87,32 +77,4 @@ pub(super) fn cache(metrics: &Metrics) -> CacheStatus {
         budget_bytes: gauge("edgeway_cache_budget_bytes"),
         evictions,
     }
-}
-
-pub(super) fn route(recent: Option<traffic::RouteTraffic>) -> RouteTraffic {
-    let recent = recent.unwrap_or_default();
-    RouteTraffic {
-        requests: recent.requests,
-        server_errors: recent.server_errors,
-        rate: recent.rate,
-        client_error_rate: recent.client_error_rate,
-        server_error_rate: recent.server_error_rate,
-        hit_ratio: recent.hit_ratio,
-        p50_ms: recent.p50.map(millis),
-        p95_ms: recent.p95.map(millis),
-        p99_ms: recent.p99.map(millis),
-    }
-}
-
-pub(super) fn upstream(recent: Option<traffic::UpstreamTraffic>) -> UpstreamTraffic {
-    let recent = recent.unwrap_or_default();
-    UpstreamTraffic {
-        rate: recent.rate,
-        failure_rate: recent.failure_rate,
-        p95_ms: recent.p95.map(millis),
-    }
-}
-
-fn millis(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1000.0
 }

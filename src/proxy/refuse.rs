@@ -18,13 +18,12 @@ use pingora::{
 use super::{guard::BANNED, reply, request, trace};
 use crate::{
     base::clock::Clock,
-    chain::{Exchange, Reply, RequestFacts},
+    chain::{Exchange, LoggedRequest, Reply, RequestFacts},
     connection::{
         Connection,
         refusal::{Refusal, Refuse},
         response_header::{ConnectionReuse, PresentHeaders, ResponseHeaderWriter},
     },
-    filters::access_log::LoggedRequest,
     gateway::Gateway,
     live::Live,
 };
@@ -95,6 +94,7 @@ impl Refuser {
         let metrics = &gateway.fallback_metrics;
         metrics.count(&request.method, facts.status);
         metrics.count_bytes(facts.bytes_received, facts.bytes_sent);
+        metrics.seconds.observe_plain(facts.total.as_secs_f64());
         facts.ended = self.live.world.clock.wall();
         trace::end(gateway, None, request, facts);
         let ex = Exchange {
@@ -103,7 +103,7 @@ impl Refuser {
         };
         let logged = LoggedRequest::of(&ex);
         self.live.history.push(&logged, &gateway.redactor);
-        gateway.fallback.on_log(&ex);
+        gateway.fallback.on_log(&ex, &logged);
     }
 
     async fn response(&self, connection: &Connection, refusal: &Refusal) -> Result<Vec<u8>> {

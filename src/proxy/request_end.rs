@@ -11,7 +11,9 @@ use super::{
     guard, reply, trace, upstream,
 };
 use crate::{
-    base::metrics::TraceId, chain::Exchange, filters::access_log::LoggedRequest, live::Live,
+    base::{metrics::TraceId, trace_context::TraceContext},
+    chain::{Exchange, LoggedRequest},
+    live::Live,
 };
 
 /// Sends a reply in place of the response that a backend failed to deliver.
@@ -204,11 +206,18 @@ pub(super) fn log(live: &Live, passed: &TransferResults<'_>, ctx: &mut Context) 
     metrics.count(&request.method, facts.status);
     metrics.count_bytes(facts.bytes_received, facts.bytes_sent);
     let seconds = facts.total.as_secs_f64();
-    let own_trace = facts.trace.as_ref().filter(|trace| trace.is_sampled);
-    metrics.seconds.observe(seconds, now, || match own_trace {
-        Some(trace) => TraceId::new(trace.trace_id),
-        None => client_trace(request),
-    });
+    match (&gateway.tracing, &facts.trace) {
+        (Some(tracing), Some(trace)) if tracing.tracing.is_wanted(trace, facts) => {
+            metrics
+                .seconds
+                .observe(seconds, now, || TraceId::new(trace.trace_id));
+        }
+        // A trace that a client names may be one of somebody else, or not exist.
+        (Some(_), _) => metrics.seconds.observe_plain(seconds),
+        (None, _) => metrics
+            .seconds
+            .observe(seconds, now, || client_trace(request)),
+    }
     if let Some(first_byte) = facts.first_byte {
         metrics.first_byte.observe(first_byte.as_secs_f64());
     }
@@ -231,15 +240,16 @@ pub(super) fn log(live: &Live, passed: &TransferResults<'_>, ctx: &mut Context) 
         facts,
     };
     let redact = context::redactor(gateway, *route);
-    live.history.push(&LoggedRequest::of(&ex), redact);
-    context::chain(gateway, *route).on_log(&ex);
+    let logged = LoggedRequest::of(&ex);
+    live.history.push(&logged, redact);
+    context::chain(gateway, *route).on_log(&ex, &logged);
 }
 
 /// Returns the trace that the client began.
 #[cold]
 fn client_trace(request: &RequestHeader) -> Option<TraceId> {
-    let context = request.headers.get("traceparent")?;
-    TraceId::of_traceparent(context.as_bytes())
+    let context = TraceContext::of(&request.headers)?;
+    TraceId::new(context.trace_id)
 }
 
 #[cfg(test)]

@@ -273,13 +273,13 @@ pub(super) fn on_origin_response(
     if response.status == StatusCode::SWITCHING_PROTOCOLS {
         websocket::begin(response)?;
     }
+    if let Some(lease) = &ctx.lease
+        && !is_switch
+    {
+        let report = is_internal.then(|| response.headers.get(NODE_REPORT_HEADER));
+        lease.backend().learn_node_report(report.flatten(), now);
+    }
     if is_internal {
-        let report = response.headers.get(NODE_REPORT_HEADER);
-        if let (Some(lease), Some(report)) = (&ctx.lease, report) {
-            lease
-                .backend()
-                .learn_node_report(report, ctx.live().world.clock.now());
-        }
         forwarded::strip_internal_response(response);
     }
     if response.status == StatusCode::NO_CONTENT {

@@ -111,6 +111,26 @@ pub(super) fn put_number(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
+/// Adds a text as JSON, or `null`.
+pub(super) fn put_text_or_null(out: &mut Vec<u8>, text: Option<&[u8]>) {
+    match text {
+        Some(text) => {
+            out.push(b'"');
+            put_json(out, text);
+            out.push(b'"');
+        }
+        None => out.extend_from_slice(b"null"),
+    }
+}
+
+/// Adds a duration in milliseconds, or `null`.
+pub(super) fn put_millis_or_null(out: &mut Vec<u8>, span: Option<Duration>) {
+    match span {
+        Some(span) => put_millis(out, span),
+        None => out.extend_from_slice(b"null"),
+    }
+}
+
 /// Adds a duration in milliseconds with three decimals.
 pub(super) fn put_millis(out: &mut Vec<u8>, span: Duration) {
     let millis = span.as_secs().saturating_mul(1000) + u64::from(span.subsec_millis());

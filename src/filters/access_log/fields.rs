@@ -1,15 +1,12 @@
 //! Fields of a JSON line by name: which ones a log has, and in what order.
 
-use std::time::Duration;
-
 use super::{
-    entry::{LoggedRequest, Text},
-    escape::{put_address, put_json, put_millis, put_number},
+    escape::{put_address, put_json, put_millis, put_millis_or_null, put_number, put_text_or_null},
     line::Line,
 };
 use crate::{
     base::{log_file::TimestampCache, trace_context::write_hex},
-    chain::CacheOutcome,
+    chain::{CacheOutcome, LoggedRequest, Text},
     config::diagnostic,
 };
 
@@ -223,30 +220,19 @@ impl Field {
                 status => put_number(out, status.into()),
             },
             Self::TotalMs => put_millis(out, fixed.total),
-            Self::FirstByteMs => put_span(out, fixed.first_byte),
-            Self::UpstreamMs => put_span(out, fixed.upstream_first_byte),
+            Self::FirstByteMs => put_millis_or_null(out, fixed.first_byte),
+            Self::UpstreamMs => put_millis_or_null(out, fixed.upstream_first_byte),
         }
     }
 }
 
 fn put_text(out: &mut Vec<u8>, request: &LoggedRequest<'_>, text: Text) {
-    put_bytes(out, request.text(text));
+    put_text_or_null(out, request.text(text));
 }
 
 /// Adds a word of ours, or of a list that needs no quoting.
 fn put_word(out: &mut Vec<u8>, word: Option<&str>) {
-    put_bytes(out, word.map(str::as_bytes));
-}
-
-fn put_bytes(out: &mut Vec<u8>, text: Option<&[u8]>) {
-    match text {
-        Some(text) => {
-            out.push(b'"');
-            put_json(out, text);
-            out.push(b'"');
-        }
-        None => out.extend_from_slice(b"null"),
-    }
+    put_text_or_null(out, word.map(str::as_bytes));
 }
 
 fn put_hex<const N: usize>(out: &mut Vec<u8>, id: Option<[u8; N]>) {
@@ -258,11 +244,4 @@ fn put_hex<const N: usize>(out: &mut Vec<u8>, id: Option<[u8; N]>) {
     out.push(b'"');
     out.extend_from_slice(&digits[..2 * N]);
     out.push(b'"');
-}
-
-fn put_span(out: &mut Vec<u8>, span: Option<Duration>) {
-    match span {
-        Some(span) => put_millis(out, span),
-        None => out.extend_from_slice(b"null"),
-    }
 }

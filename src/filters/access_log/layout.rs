@@ -37,11 +37,11 @@ impl Layout {
         out.truncate(out.len() - end.len());
         let name: &[u8] = match self.format {
             LineFormat::Json => {
-                self.headers.put_json(out, ex);
+                self.headers.put_json(out, ex, line.redact);
                 b",\"sample_rate\":"
             }
             LineFormat::Compat => {
-                self.headers.put_compat(out, ex);
+                self.headers.put_compat(out, ex, line.redact);
                 b" sample_rate="
             }
         };

@@ -7,13 +7,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    entry::{LoggedRequest, Text, TraceIds},
-    escape::{put_address, put_compat, put_json, put_millis, put_number},
+    escape::{
+        put_address, put_compat, put_json, put_millis, put_millis_or_null, put_number,
+        put_text_or_null,
+    },
     redact::Redactor,
 };
 use crate::{
     base::{log_file::TimestampCache, trace_context::write_hex},
-    chain::{CacheOutcome, LogFields},
+    chain::{CacheOutcome, LogFields, LoggedRequest, Text, TraceIds},
 };
 
 /// Inputs of a line.
@@ -272,22 +274,12 @@ fn put_json_upstream(out: &mut Vec<u8>, request: &LoggedRequest<'_>) {
 
 fn put_optional(out: &mut Vec<u8>, key: &[u8], text: Option<&[u8]>) {
     out.extend_from_slice(key);
-    match text {
-        Some(text) => {
-            out.push(b'"');
-            put_json(out, text);
-            out.push(b'"');
-        }
-        None => out.extend_from_slice(b"null"),
-    }
+    put_text_or_null(out, text);
 }
 
 fn put_optional_millis(out: &mut Vec<u8>, key: &[u8], span: Option<Duration>) {
     out.extend_from_slice(key);
-    match span {
-        Some(span) => put_millis(out, span),
-        None => out.extend_from_slice(b"null"),
-    }
+    put_millis_or_null(out, span);
 }
 
 fn or_dash(text: &[u8]) -> &[u8] {

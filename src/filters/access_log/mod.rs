@@ -5,7 +5,6 @@
 //! are retried while requests continue.
 
 mod config;
-mod entry;
 mod escape;
 mod fields;
 mod headers;
@@ -26,7 +25,6 @@ use http::response;
 use self::{config::AccessLogConfig, fields::Field, layout::Layout, sample::Sample};
 pub(crate) use self::{config::redacted_words, redact::Redactor};
 pub(crate) use self::{
-    entry::{FixedFields, LoggedRequest, Text},
     escape::put_json as put_json_text,
     line::{Line, LineFormat},
 };
@@ -35,7 +33,7 @@ use crate::{
         clock::Clock,
         log_file::{LogKind, LogMetrics, RotationPolicy, Target, TimestampCache, WriterHandle},
     },
-    chain::{CompileContext, Exchange, Filter, FilterKind, LateFields, Phases},
+    chain::{CompileContext, Exchange, Filter, FilterKind, LateFields, LoggedRequest, Phases},
 };
 
 /// Returns the name of everything that a JSON line may have, for documentation and samples.
@@ -113,7 +111,7 @@ impl Filter for AccessLog {
     }
 
     fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
-        let found = self.layout.headers.of_response(&head.headers);
+        let found = self.layout.headers.of_response(&head.headers, &self.redact);
         ex.facts.put(found);
     }
 
@@ -122,8 +120,12 @@ impl Filter for AccessLog {
         Some(Arc::clone(&self.redact) as _)
     }
 
-    fn on_log(&self, ex: &Exchange<'_>, late: &mut Option<LateFields>) {
-        let request = LoggedRequest::of(ex);
+    fn on_log(
+        &self,
+        ex: &Exchange<'_>,
+        request: &LoggedRequest<'_>,
+        late: &mut Option<LateFields>,
+    ) {
         let share = self
             .sample
             .as_ref()
@@ -132,7 +134,7 @@ impl Filter for AccessLog {
             return;
         }
         let line = Line {
-            request: &request,
+            request,
             redact: &self.redact,
         };
         let writer = self.writer.get_or_init(|| {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::entry::FixedFields;
+use crate::chain::FixedFields;
 use crate::{
     base::{statuses::Statuses, units::Percent},
     chain::CompileContext,

@@ -6,7 +6,7 @@ use super::{AccessLogKind, fields::Field};
 use crate::{
     base::{clock::Clock, metrics::Metrics},
     chain::{
-        Class, Exchange, Filter, Protocol, RequestFacts, RequestId, Scheme,
+        Class, Exchange, Filter, LoggedRequest, Protocol, RequestFacts, RequestId, Scheme,
         testkit::{check, refused},
     },
 };
@@ -87,7 +87,7 @@ fn line_beside(yaml: &str, secret_queries: &[String]) -> String {
         head: &request,
         facts: &mut facts,
     };
-    filter.on_log(&ex, &mut None);
+    filter.on_log(&ex, &LoggedRequest::of(&ex), &mut None);
     drop(filter);
     wait_for("the line is there", || {
         std::fs::read(&path).is_ok_and(|bytes| bytes.ends_with(b"\n"))
@@ -208,7 +208,7 @@ fn bare_line(format: &str, method: &str, target: &[u8]) -> String {
         head: &request,
         facts: &mut facts,
     };
-    filter.on_log(&ex, &mut None);
+    filter.on_log(&ex, &LoggedRequest::of(&ex), &mut None);
     drop(filter);
     wait_for("the line is there", || {
         std::fs::read(&path).is_ok_and(|bytes| bytes.ends_with(b"\n"))
@@ -341,8 +341,7 @@ fn chosen_fields_are_those_of_the_usual_line() {
 
 #[test]
 fn chosen_headers_are_written_without_their_secrets() {
-    let headers =
-        "headers: { request: [user-agent, authorization, cookie, x-none], response: [x-a] }";
+    let headers = "headers: { request: [user-agent, authorization, cookie, referer, x-none], response: [x-a] }";
     let line = line_of(&format!("{{ file: FILE, {headers} }}"));
     assert!(!line.contains("hunter2"), "{line}");
     let line: serde_json::Value = serde_json::from_str(&line).unwrap();
@@ -352,13 +351,34 @@ fn chosen_headers_are_written_without_their_secrets() {
     );
     assert_eq!(line["request_headers"]["authorization"], "[redacted]");
     assert_eq!(line["request_headers"]["cookie"], "[redacted]");
+    assert_eq!(
+        line["request_headers"]["referer"],
+        "https://shop.example.com/login?token=[redacted]"
+    );
     assert_eq!(line["request_headers"]["x-none"], serde_json::Value::Null);
     assert_eq!(line["response_headers"]["x-a"], serde_json::Value::Null);
     let line = line_of(&format!("{{ file: FILE, format: compat, {headers} }}"));
     let tail = " request_header.user-agent=\"Mozilla/5.0 \\x22quoted\\x22\" \
                 request_header.authorization=\"[redacted]\" request_header.cookie=\"[redacted]\" \
+                request_header.referer=\"https://shop.example.com/login?token=[redacted]\" \
                 request_header.x-none=\"-\" response_header.x-a=\"-\"\n";
     assert!(line.ends_with(tail), "{line}");
+}
+
+#[test]
+fn a_long_target_is_truncated_and_keeps_no_secret() {
+    let target = format!(
+        "/{}?a=1&token=hunter2{}",
+        "p".repeat(20_000),
+        "2".repeat(20_000)
+    );
+    let line = bare_line("json", "GET", target.as_bytes());
+    assert!(line.len() < 10_000, "{} bytes", line.len());
+    assert!(line.contains("a=1&token=[redacted]"), "{}", &line[8_500..]);
+    // The name before the value is cut off: then so is the value.
+    let target = format!("/?{}&token=hunter2", "q".repeat(8 * 1024 - 2));
+    let line = bare_line("json", "GET", target.as_bytes());
+    assert!(line.contains("q&t\""), "{line}");
 }
 
 /// Invariant: each line that was written counts for the inverse of its rate, and their sum is the
@@ -391,7 +411,7 @@ fn sampled_lines_tell_how_many_they_stand_for() {
                 head: &request,
                 facts: &mut facts,
             };
-            filter.on_log(&ex, &mut None);
+            filter.on_log(&ex, &LoggedRequest::of(&ex), &mut None);
         }
     }
     assert!(crate::base::log_file::flush(PATIENCE));

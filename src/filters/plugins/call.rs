@@ -53,6 +53,7 @@ impl RoutePlugin {
     /// Counts a hook that failed for this client, or returned something impossible.
     pub(super) fn count(&self, client: Option<IpAddr>, failure: &Failure) {
         self.metrics.failed(failure);
+        self.recent.count(failure);
         if failure.kind == FailureKind::Stuck {
             self.metrics.stuck(&self.plugin);
         }

@@ -18,6 +18,7 @@ use super::{
     kv_owners,
     loaded::{LoadedPlugins, PluginIdentity},
     metrics::{PluginMetrics, VersionMetric},
+    recent::RecentFailures,
     settings::{PluginSettings, some_bytes, some_name, some_time},
 };
 use crate::{
@@ -284,6 +285,7 @@ impl PluginConfig {
                     },
                 );
                 Some(RoutePlugin {
+                    recent: RecentFailures::new(cx.clock).into(),
                     file: self.file.value.as_str().into(),
                     has_odd_paths: plugin.has_odd_paths()
                         || matcher.as_ref().is_some_and(Matcher::has_odd_paths),

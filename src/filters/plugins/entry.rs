@@ -71,6 +71,7 @@ impl RoutePlugin {
             Ok(fields) => fields,
             Err(failure) => {
                 self.metrics.failed(&failure);
+                self.recent.count(&failure);
                 self.warn(Hook::Log, &id, &failure);
                 None
             }

@@ -16,6 +16,7 @@ mod kv_owners;
 mod loaded;
 pub(crate) mod manual;
 mod metrics;
+mod recent;
 mod reports;
 mod settings;
 #[cfg(test)]
@@ -35,6 +36,7 @@ use http::{HeaderMap, HeaderName, StatusCode, response};
 use self::{
     effects::{PluginEffects, changed, done, sent},
     metrics::PluginMetrics,
+    recent::RecentFailures,
 };
 use crate::{
     base::{
@@ -46,7 +48,7 @@ use crate::{
     },
     chain::{
         BoxFuture, CompileContext, Exchange, Filter, FilterKind, Guard, KeyBuilder, LateFields,
-        Phase, Phases, Reply, ReplyBody, Verdict, host::public_host,
+        LoggedRequest, Phase, Phases, Reply, ReplyBody, Verdict, host::public_host,
     },
     plugins::{
         ContextFacts, Failure, Hook, HookResult, Input, Plugin, Response,
@@ -91,6 +93,7 @@ struct RoutePlugin {
     /// Names that `onRoute` may return.
     upstreams: Arc<[String]>,
     metrics: Arc<PluginMetrics>,
+    recent: Arc<RecentFailures>,
     clock: Clock,
     slashes: Slashes,
     /// True if the plugin decides who may pass (`role: auth`).
@@ -318,7 +321,12 @@ impl Filter for Plugins {
         effects::put_keys(ex, key);
     }
 
-    fn on_log(&self, ex: &Exchange<'_>, late: &mut Option<LateFields>) {
+    fn on_log(
+        &self,
+        ex: &Exchange<'_>,
+        _logged: &LoggedRequest<'_>,
+        late: &mut Option<LateFields>,
+    ) {
         self.logged(ex, late);
     }
 }

@@ -23,6 +23,7 @@ impl RoutePlugin {
             heap: self.metrics.last_heap(),
             calls: self.metrics.calls(),
             failures: self.metrics.failures(),
+            recent: self.recent.recent(),
             is_left_out: (self.breaker.as_ref())
                 .is_some_and(|breaker| breaker.is_open(|| self.clock.now())),
         }

@@ -386,7 +386,8 @@ impl<'de> Deserialize<'de> for HeaderChoice {
                 Ok(HeaderChoice::Text(text.to_owned()))
             }
         }
-        d.deserialize_any(HeadersMapping)
+        // A variable in quotes is a flag here.
+        d.deserialize_bool(HeadersMapping)
     }
 }
 

@@ -11,6 +11,7 @@ mod ring;
 mod tests;
 
 use std::{
+    mem,
     sync::{Arc, LazyLock},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -21,10 +22,12 @@ pub(crate) use self::query::RequestQuery;
 use self::ring::Ring;
 use crate::{
     base::{lanes::Lanes, log_file::TimestampCache},
-    filters::access_log::{Line, LineFormat, LoggedRequest, Redactor},
+    chain::LoggedRequest,
+    filters::access_log::{Line, LineFormat, Redactor},
 };
 
-/// Number of requests of each kind that are kept by all threads together, at least.
+/// Number of requests of each kind that are kept by all threads together, if one thread for each
+/// core writes.
 const KEPT: usize = 4000;
 /// Bounds of the number for one thread.
 const MOST_OF_A_LANE: usize = 1000;
@@ -32,7 +35,7 @@ const LEAST_OF_A_LANE: usize = 64;
 
 /// Maximum number of followers.
 const FOLLOWERS: usize = 16;
-/// Maximum number of requests that a follower takes of one ring at a time.
+/// Maximum number of requests that a follower reads while requests wait for the lane.
 const BATCH: u64 = 500;
 
 /// Redactor of records, which have no secrets.
@@ -74,7 +77,8 @@ impl Kind {
 
 impl Default for RequestHistory {
     fn default() -> Self {
-        let share = KEPT / Lanes::<Lane>::usual_number();
+        // There are two lanes for each core.
+        let share = 2 * KEPT / Lanes::<Lane>::usual_number();
         Self::with_capacity(share.clamp(LEAST_OF_A_LANE, MOST_OF_A_LANE))
     }
 }
@@ -121,17 +125,36 @@ impl RequestHistory {
         after: Option<u64>,
     ) -> Option<Follower> {
         let permit = Arc::clone(&self.followers).try_acquire_owned().ok()?;
+        let before = match after {
+            Some(_) => usize::MAX,
+            None => query.number_before(),
+        };
+        let mut missed = 0;
         let cursors = self.lanes.iter().map(|lane| {
             let lane = lane.lock();
-            lane.0.each_ref().map(|ring| ring.numbers().start)
+            Kind::ALL.map(|kind| {
+                let ring = &lane.0[kind as usize];
+                let numbers = ring.numbers();
+                if before == 0 {
+                    return numbers.end;
+                }
+                let is_lost = after.is_some_and(|known| {
+                    if !query.may_match(kind) {
+                        return false;
+                    }
+                    let overwritten = ring.overwritten();
+                    overwritten.is_some_and(|ended| micros(ended) > known)
+                });
+                missed += u64::from(is_lost);
+                numbers.start
+            })
         });
+        let cursors = cursors.collect();
         Some(Follower {
-            cursors: cursors.collect(),
+            missed,
+            cursors,
             history: Arc::clone(self),
-            before: Some(match after {
-                Some(_) => usize::MAX,
-                None => query.number_before(),
-            }),
+            before: (before > 0).then_some(before),
             after: after.unwrap_or(0),
             query,
             _permit: permit,
@@ -192,6 +215,8 @@ pub(crate) struct Follower {
     query: RequestQuery,
     /// Number of the next record to read, for each ring of each lane.
     cursors: Vec<[u64; Kind::ALL.len()]>,
+    /// Number of requests that were overwritten before the follower began, at least.
+    missed: u64,
     /// Maximum number of requests to take the first time.
     before: Option<usize>,
     /// Requests that ended before or at this time, in microseconds since 1970, are known.
@@ -203,32 +228,47 @@ pub(crate) struct Follower {
 #[derive(Default)]
 pub(crate) struct FollowedRequests {
     pub(crate) lines: Vec<HistoryLine>,
-    /// Number of requests, matching or not, that were overwritten before they could be read.
+    /// Number of requests, matching or not, that were overwritten before they could be read, at
+    /// least.
     pub(crate) missed: u64,
 }
 
 impl Follower {
-    /// Takes the requests that ended since the last call.
+    /// Takes the requests that ended since the last call: all of them, since a reader that comes
+    /// back continues after the latest one that it knows, whichever ring that was in.
     pub(crate) fn take(&mut self) -> FollowedRequests {
         let before = self.before.take();
-        let batch = before.map_or(BATCH, |_| u64::MAX);
-        let mut taken = FollowedRequests::default();
-        for (lane, cursors) in self.history.lanes.iter().zip(&mut self.cursors) {
+        let mut taken = FollowedRequests {
+            lines: Vec::new(),
+            missed: mem::take(&mut self.missed),
+        };
+        let ends = self.history.lanes.iter().map(|lane| {
             let lane = lane.lock();
-            for (index, ring) in lane.rings(&self.query) {
-                let (stored, cursor) = (ring.numbers(), &mut cursors[index]);
-                if *cursor < stored.start {
-                    taken.missed += stored.start - *cursor;
-                    *cursor = stored.start;
-                }
-                let end = stored.end.min(cursor.saturating_add(batch));
-                for number in *cursor..end {
-                    let request = ring.get(number);
-                    if micros(request.fixed.ended) > self.after && self.query.matches(&request) {
-                        taken.lines.push(HistoryLine::of(&request));
+            lane.0.each_ref().map(|ring| ring.numbers().end)
+        });
+        let ends: Vec<_> = ends.collect();
+        let kinds = Kind::ALL.map(|kind| self.query.may_match(kind).then_some(kind as usize));
+        for index in kinds.into_iter().flatten() {
+            let cursors = self.cursors.iter_mut().zip(&ends);
+            for (lane, (cursors, ends)) in self.history.lanes.iter().zip(cursors) {
+                let (cursor, end) = (&mut cursors[index], ends[index]);
+                while *cursor < end {
+                    let lane = lane.lock();
+                    let ring = &lane.0[index];
+                    let stored = ring.numbers();
+                    if *cursor < stored.start {
+                        taken.missed += stored.start - *cursor;
+                        *cursor = stored.start;
+                    }
+                    for number in *cursor..end.min(*cursor + BATCH) {
+                        let request = ring.get(number);
+                        if micros(request.fixed.ended) > self.after && self.query.matches(&request)
+                        {
+                            taken.lines.push(HistoryLine::of(&request));
+                        }
+                        *cursor = number + 1;
                     }
                 }
-                *cursor = end;
             }
         }
         HistoryLine::sort(&mut taken.lines, before.unwrap_or(usize::MAX));

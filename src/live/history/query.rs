@@ -12,7 +12,7 @@ use crate::{
         units::Span,
     },
     chain::CacheOutcome,
-    filters::access_log::{LoggedRequest, Text},
+    chain::{LoggedRequest, Text},
 };
 
 /// Number of requests that are listed if the query has no `n`.

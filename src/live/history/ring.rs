@@ -1,8 +1,11 @@
 //! The last requests of one kind, in memory that is written again and again.
 
-use std::ops::Range;
+use std::{ops::Range, time::SystemTime};
 
-use crate::filters::access_log::{FixedFields, LoggedRequest, Redactor, Text};
+use crate::{
+    chain::{FixedFields, LoggedRequest, Text},
+    filters::access_log::Redactor,
+};
 
 /// Maximum length of a name of the configuration.
 const NAME: usize = 256;
@@ -18,6 +21,10 @@ const LONGEST: [usize; Text::COUNT] = {
     longest
 };
 
+/// Memory that a record keeps for its texts. Before a query is truncated its secrets are replaced,
+/// which may make it much longer for a moment.
+const ROOM: usize = 4096;
+
 const ELLIPSIS: &[u8] = "…".as_bytes();
 
 /// Length that stands for a text that a request does not have.
@@ -31,6 +38,7 @@ pub(super) struct Ring {
     next: usize,
     /// Number of records ever written.
     written: u64,
+    overwritten: Option<SystemTime>,
 }
 
 /// A request without its secrets. The texts follow one another in `bytes`.
@@ -47,14 +55,18 @@ impl Ring {
             capacity,
             next: 0,
             written: 0,
+            overwritten: None,
         }
     }
 
     /// Stores a request in place of the oldest. Allocates only until the ring has been full once
-    /// and its texts have had their usual length.
+    /// and its texts have had their usual length, or if they are longer than [`ROOM`].
     pub(super) fn push(&mut self, request: &LoggedRequest<'_>, redact: &Redactor) {
         if self.next == self.records.len() {
             self.records.push(Record::default());
+        }
+        if self.written >= self.capacity as u64 {
+            self.overwritten = Some(self.records[self.next].fixed.ended);
         }
         self.records[self.next].fill(request, redact);
         self.next += 1;
@@ -67,6 +79,11 @@ impl Ring {
     /// Returns the numbers of the records that are stored.
     pub(super) fn numbers(&self) -> Range<u64> {
         self.written - self.records.len() as u64..self.written
+    }
+
+    /// Returns the end of the request that was overwritten last.
+    pub(super) fn overwritten(&self) -> Option<SystemTime> {
+        self.overwritten
     }
 
     /// Returns the record of a stored number.
@@ -109,6 +126,9 @@ impl Record {
                 bytes.extend_from_slice(ELLIPSIS);
             }
             self.lengths[index] = u16::try_from(bytes.len() - start).unwrap_or(ABSENT);
+        }
+        if bytes.capacity() > ROOM {
+            bytes.shrink_to(ROOM);
         }
     }
 
@@ -170,6 +190,23 @@ mod tests {
                 assert_eq!(found.text(Text::Query), None);
             }
         }
+    }
+
+    #[test]
+    fn no_request_makes_a_record_keep_much_memory() {
+        let mut ring = Ring::new(1);
+        let redact = Redactor::with_secrets(&["key"], &[]);
+        // Each secret becomes longer when it is replaced.
+        let query = b"&key=".repeat(1600);
+        let long = vec![b'x'; 8000];
+        let texts: Vec<_> = [Text::Path, Text::Host, Text::Referer, Text::Route]
+            .map(|text| (text, &long[..]))
+            .into_iter()
+            .chain([(Text::Query, &query[..])])
+            .collect();
+        ring.push(&request(&texts), &redact);
+        assert_eq!(ring.get(0).plain(Text::Query).len(), 512);
+        assert!(ring.records[0].bytes.capacity() <= ROOM);
     }
 
     #[test]

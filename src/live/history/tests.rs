@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::filters::access_log::{FixedFields, Text};
+use crate::chain::{FixedFields, Text};
 
 /// A request of the tests.
 #[derive(Clone, Debug)]
@@ -100,7 +100,6 @@ fn a_follower_takes_each_request_once_and_learns_how_many_it_missed() {
     let history = Arc::new(RequestHistory::with_capacity(10));
     push(&history, &plain(0));
     let mut follower = history.follow(query(""), None).unwrap();
-    assert_eq!(taken(&mut follower), (vec![], 0));
     for number in 1..5 {
         push(&history, &plain(number));
     }
@@ -110,6 +109,61 @@ fn a_follower_takes_each_request_once_and_learns_how_many_it_missed() {
         push(&history, &plain(number));
     }
     assert_eq!(taken(&mut follower), (names(20..30), 15));
+    // Another one begins with full rings, and misses nothing.
+    let mut follower = history.follow(query(""), None).unwrap();
+    push(&history, &plain(30));
+    assert_eq!(taken(&mut follower), (names(30..31), 0));
+}
+
+#[test]
+fn a_follower_that_comes_back_late_learns_that_it_missed_requests() {
+    let history = Arc::new(RequestHistory::with_capacity(10));
+    for number in 0..30 {
+        push(&history, &plain(number));
+    }
+    let after = |number: u64| Some((1000 + number) * 1000);
+    let mut late = history.follow(query(""), after(12)).unwrap();
+    assert_eq!(taken(&mut late), (names(20..30), 1));
+    let mut soon = history.follow(query(""), after(19)).unwrap();
+    assert_eq!(taken(&mut soon), (names(20..30), 0));
+}
+
+#[test]
+fn a_follower_of_errors_misses_none_of_the_others() {
+    let history = Arc::new(RequestHistory::with_capacity(10));
+    for number in 0..30 {
+        push(&history, &plain(number));
+    }
+    let after = Some((1000 + 12) * 1000);
+    for text in ["errors=true", "reason=rate_limited"] {
+        let mut late = history.follow(query(text), after).unwrap();
+        assert_eq!(taken(&mut late), (vec![], 0), "{text}");
+    }
+}
+
+#[test]
+fn a_follower_that_is_lost_while_one_ring_is_far_behind_continues_without_a_gap() {
+    let history = Arc::new(RequestHistory::with_capacity(2000));
+    let mut follower = history.follow(query(""), None).unwrap();
+    let number = 2 * BATCH + 100;
+    for number in 0..number {
+        push(&history, &plain(number));
+    }
+    let error = Ended {
+        status: 502,
+        ..plain(number)
+    };
+    push(&history, &error);
+    let first = follower.take();
+    let last = first.lines.last().unwrap().id();
+    drop(follower);
+    let mut again = history.follow(query(""), Some(last)).unwrap();
+    let (rest, missed) = taken(&mut again);
+    assert_eq!(missed, 0);
+    assert_eq!(
+        first.lines.len() + rest.len(),
+        usize::try_from(number).unwrap() + 1
+    );
 }
 
 #[test]

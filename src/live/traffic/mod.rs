@@ -12,9 +12,17 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use self::quantile::quantile;
-use crate::base::{clock::Clock, metrics::Metrics};
+use crate::{
+    base::{
+        clock::Clock,
+        metrics::{Metrics, SECONDS},
+        units::millis,
+    },
+    upstreams::UpstreamTraffic,
+};
 
 /// Time between two records.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -80,8 +88,9 @@ pub(crate) struct RecentTraffic {
     pub upstreams: HashMap<String, UpstreamTraffic>,
 }
 
-/// Traffic of a route. Rates are those of the last ten seconds, latencies those of the last minute.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// Traffic of a route: rates of the last ten seconds, latencies and hit ratio of the last minute.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct RouteTraffic {
     /// Requests since the process began.
     pub requests: u64,
@@ -94,21 +103,15 @@ pub(crate) struct RouteTraffic {
     /// Responses with 5xx per second.
     pub server_error_rate: f64,
     /// Share of lookups that the cache served, 0 to 1; `None` without lookups.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub hit_ratio: Option<f64>,
-    pub p50: Option<Duration>,
-    pub p95: Option<Duration>,
-    pub p99: Option<Duration>,
-}
-
-/// Traffic of an upstream, with the same windows.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct UpstreamTraffic {
-    /// Attempts per second.
-    pub rate: f64,
-    /// Failed attempts per second.
-    pub failure_rate: f64,
-    /// Time to the headers of the response.
-    pub p95: Option<Duration>,
+    /// Percentiles of the time from the request headers to the last byte, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p50_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p95_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p99_ms: Option<f64>,
 }
 
 impl Traffic {
@@ -128,7 +131,12 @@ impl Traffic {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.record();
+            let traffic = self.clone();
+            // With many routes it takes milliseconds, and this thread has all deadlines.
+            let recorded = tokio::task::spawn_blocking(move || traffic.record()).await;
+            if let Err(error) = recorded {
+                log::warn!(error:%; "cannot record the traffic");
+            }
         }
     }
 
@@ -170,9 +178,9 @@ impl Traffic {
                     now.hits.saturating_sub(old.hits),
                     now.lookups.saturating_sub(old.lookups),
                 ),
-                p50: latency.quantile(0.5),
-                p95: latency.quantile(0.95),
-                p99: latency.quantile(0.99),
+                p50_ms: latency.quantile_ms(0.5),
+                p95_ms: latency.quantile_ms(0.95),
+                p99_ms: latency.quantile_ms(0.99),
             }
         };
         let upstream = |name: &String| {
@@ -182,7 +190,7 @@ impl Traffic {
             UpstreamTraffic {
                 rate: rate(now.attempts, then.attempts),
                 failure_rate: rate(now.failures, then.failures),
-                p95: now.latency.since(&old.latency).quantile(0.95),
+                p95_ms: now.latency.since(&old.latency).quantile_ms(0.95),
             }
         };
         let cpu = now.cpu.saturating_sub(recent.cpu).as_secs_f64();
@@ -256,7 +264,8 @@ impl Record {
             if let Some(upstream) = series.get("upstream") {
                 let counts = of(&mut upstreams, upstream);
                 counts.attempts += count;
-                if series.get("outcome") != Some("ok") {
+                // A client that left says nothing about the backend.
+                if !matches!(series.get("outcome"), Some("ok" | "client_gone")) {
                     counts.failures += count;
                 }
             }
@@ -309,14 +318,9 @@ impl Latency {
         }
     }
 
-    fn quantile(&self, share: f64) -> Option<Duration> {
-        quantile(
-            share,
-            crate::base::metrics::SECONDS,
-            &self.buckets,
-            self.count,
-        )
-        .map(Duration::from_secs_f64)
+    fn quantile_ms(&self, share: f64) -> Option<f64> {
+        let seconds = quantile(share, SECONDS, &self.buckets, self.count)?;
+        Some(millis(Duration::from_secs_f64(seconds)))
     }
 }
 
@@ -387,7 +391,28 @@ mod tests {
         let new = traffic.recent().routes["new"].clone();
         assert_eq!(new.requests, 50);
         assert!(new.rate > 3.0 && new.rate <= 10.0, "{}", new.rate);
-        assert_eq!((new.hit_ratio, new.p95), (None, None));
+        assert_eq!((new.hit_ratio, new.p95_ms), (None, None));
+    }
+
+    #[test]
+    fn clients_that_left_are_no_failures_of_the_upstream() {
+        let (metrics, clock) = (Metrics::default(), Clock::test());
+        let traffic = Traffic::new(metrics.clone(), clock.clone());
+        for (outcome, count) in [
+            ("ok", 50),
+            ("client_gone", 30),
+            ("reset", 15),
+            ("timeout", 5),
+        ] {
+            let labels = [("upstream", "web"), ("backend", "b"), ("outcome", outcome)];
+            let attempts = metrics.counter("edgeway_upstream_requests_total", "a", &labels);
+            attempts.inc_by(count);
+        }
+        clock.advance(RATES);
+        let web = traffic.recent().upstreams["web"].clone();
+        let about = |found: f64, wanted: f64| assert!((found - wanted).abs() < 1e-9, "{found}");
+        about(web.rate, 10.0);
+        about(web.failure_rate, 2.0);
     }
 
     #[test]
@@ -404,11 +429,7 @@ mod tests {
         }
         (0..100).for_each(|_| seconds.observe(0.004));
         let shop = traffic.recent().routes["shop"].clone();
-        assert!(
-            shop.p99.unwrap() <= Duration::from_millis(5),
-            "{:?}",
-            shop.p99
-        );
+        assert!(shop.p99_ms.unwrap() <= 5.0, "{:?}", shop.p99_ms);
     }
 
     #[test]

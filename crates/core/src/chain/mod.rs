@@ -14,6 +14,7 @@ pub mod host;
 mod identity;
 mod key;
 mod late_fields;
+mod logged_request;
 mod phase;
 mod reply;
 mod request_changes;
@@ -44,6 +45,7 @@ pub use self::{
     identity::{AuditNote, Claims, Identity},
     key::KeyBuilder,
     late_fields::{LateFields, LogFields},
+    logged_request::{FixedFields, LoggedRequest, Text, TlsWords, TraceIds},
     phase::{Phase, Phases},
     reply::{Reply, ReplyBody},
     request_changes::RequestChanges,
@@ -313,6 +315,12 @@ pub trait Filter: Send + Sync + 'static {
 
     /// Called after the last byte, also if the request failed.
     ///
-    /// Slow work goes into `late_fields`, and a filter that writes a log line waits for it there.
-    fn on_log(&self, _ex: &Exchange<'_>, _late: &mut Option<LateFields>) {}
+    /// `logged` is the request as logs show it. Slow work goes into `late`, and a filter that writes a log line waits for it there.
+    fn on_log(
+        &self,
+        _ex: &Exchange<'_>,
+        _logged: &LoggedRequest<'_>,
+        _late: &mut Option<LateFields>,
+    ) {
+    }
 }

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{HeaderMap, response};
 
 use super::{
-    Body, Exchange, Filter, KeyBuilder, LateFields, Phase, Phases, ReadyLines, Reply,
-    RequestChanges, Verdict,
+    Body, Exchange, Filter, KeyBuilder, LateFields, LoggedRequest, Phase, Phases, ReadyLines,
+    Reply, RequestChanges, Verdict,
 };
 
 /// A compiled filter and its YAML key.
@@ -380,10 +380,10 @@ impl Chain {
         }
     }
 
-    pub fn on_log(&self, ex: &Exchange<'_>) {
+    pub fn on_log(&self, ex: &Exchange<'_>, logged: &LoggedRequest<'_>) {
         let mut late: Option<LateFields> = None;
         for step in &self.log {
-            step.filter.on_log(ex, &mut late);
+            step.filter.on_log(ex, logged, &mut late);
         }
         if let Some(late) = late {
             late.begin();

@@ -25,8 +25,8 @@ use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::{
     BackgroundWork, Body, Chain, Class, Client, CompileContext, Exchange, Filter, FilterKind,
-    HookOutcome, HookProgress, Identity, KeyBuilder, Named, Phases, Reply, RequestFacts, Shared,
-    Verdict,
+    HookOutcome, HookProgress, Identity, KeyBuilder, LoggedRequest, Named, Phases, Reply,
+    RequestFacts, Shared, Verdict,
 };
 use crate::{
     base::{
@@ -406,7 +406,7 @@ impl FilterCheck {
             out.extend_from_slice(&chunk.unwrap_or_default());
             flushed.push(out.len());
         }
-        self.chain.on_log(&ex);
+        self.chain.on_log(&ex, &LoggedRequest::of(&ex));
         TestResponse {
             status: response.status.as_u16(),
             headers: response.headers.clone(),
@@ -434,7 +434,7 @@ impl FilterCheck {
         let mut open = OpenResponseHeaders::of(&mut response, 0);
         self.chain.on_response(ex, &mut open.parts).await;
         open.close(&mut response);
-        self.chain.on_log(ex);
+        self.chain.on_log(ex, &LoggedRequest::of(ex));
         TestResponse {
             status: response.status.as_u16(),
             headers: response.headers.clone(),

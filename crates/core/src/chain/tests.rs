@@ -96,7 +96,12 @@ impl Filter for Spy {
         self.note("response_body");
     }
 
-    fn on_log(&self, _ex: &Exchange<'_>, _late: &mut Option<super::LateFields>) {
+    fn on_log(
+        &self,
+        _ex: &Exchange<'_>,
+        _logged: &super::LoggedRequest<'_>,
+        _late: &mut Option<super::LateFields>,
+    ) {
         self.note("log");
     }
 }
@@ -139,7 +144,7 @@ fn calls(spies: &[(&'static str, Phases, bool)]) -> (Vec<String>, Chain) {
         let mut parts = http::Response::new(()).into_parts().0;
         chain.on_response(&mut ex, &mut parts).await;
         chain.on_response_body(&mut ex, &mut None, true);
-        chain.on_log(&ex);
+        chain.on_log(&ex, &super::LoggedRequest::of(&ex));
     });
     let calls = calls.lock().clone();
     (calls, chain)
@@ -250,8 +255,13 @@ impl Filter for Choosing {
         ex.head.raw_path() == b"/a"
     }
 
-    fn on_log(&self, ex: &Exchange<'_>, late: &mut Option<super::LateFields>) {
-        self.0.on_log(ex, late);
+    fn on_log(
+        &self,
+        ex: &Exchange<'_>,
+        logged: &super::LoggedRequest<'_>,
+        late: &mut Option<super::LateFields>,
+    ) {
+        self.0.on_log(ex, logged, late);
     }
 }
 
@@ -290,7 +300,7 @@ fn a_request_that_a_filter_is_not_for_meets_the_others_alone() {
             (is_short, own.has(Phase::Response)),
             (path == "/b", path == "/a")
         );
-        own.on_log(&ex);
+        own.on_log(&ex, &super::LoggedRequest::of(&ex));
         assert_eq!(std::mem::take(&mut *calls.lock()), expected, "{path}");
     }
     let (_, plain) = self::calls(&[("a", Phases::LOG, false)]);

@@ -1,72 +1,77 @@
 //! Everything of a request that can be logged, in a form that both a request and its record have.
+//! Built once, when the request is over, for the access log and the history.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
     time::{Duration, SystemTime},
 };
 
-use crate::chain::{CacheOutcome, Class, Exchange, Protocol, RequestFacts, Scheme};
+use super::{CacheOutcome, Class, Exchange, Protocol, RequestFacts, Scheme};
 
 /// Maximum length of a logged header; longer ones are truncated, since a client could fill the disk
 /// with them.
 const MAX_HEADER_LEN: usize = 512;
+
+/// Maximum length of a logged path, and of a query: the longest that most servers accept in all. A
+/// refused request may have a longer one.
+const MAX_TARGET_LEN: usize = 8 * 1024;
 
 /// Maximum length of a logged user, as for headers; an issuer may write a claim of any length.
 const MAX_USER_LEN: usize = 256;
 
 /// Logged facts of a request, with texts as they are: not escaped, and the query with its secrets.
 #[derive(Clone, Copy)]
-pub(crate) struct LoggedRequest<'a> {
-    pub(crate) fixed: FixedFields,
-    pub(crate) texts: [Option<&'a [u8]>; Text::COUNT],
+pub struct LoggedRequest<'a> {
+    pub fixed: FixedFields,
+    pub texts: [Option<&'a [u8]>; Text::COUNT],
 }
 
 /// Facts of a fixed size.
 #[derive(Clone, Copy)]
-pub(crate) struct FixedFields {
-    pub(crate) ended: SystemTime,
-    pub(crate) client: IpAddr,
-    pub(crate) scheme: Scheme,
-    pub(crate) protocol: Protocol,
-    pub(crate) status: u16,
-    pub(crate) bytes_in: u64,
-    pub(crate) bytes_out: u64,
-    pub(crate) class: Class,
-    pub(crate) attempts: u32,
+pub struct FixedFields {
+    pub ended: SystemTime,
+    pub client: IpAddr,
+    pub scheme: Scheme,
+    pub protocol: Protocol,
+    pub status: u16,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub class: Class,
+    pub attempts: u32,
     /// Status of the backend's response; 0 if there was none.
-    pub(crate) upstream_status: u16,
-    pub(crate) cache: Option<CacheOutcome>,
-    pub(crate) cache_why: Option<&'static str>,
-    pub(crate) total: Duration,
-    pub(crate) first_byte: Option<Duration>,
-    pub(crate) upstream_first_byte: Option<Duration>,
-    pub(crate) reason: Option<&'static str>,
+    pub upstream_status: u16,
+    pub cache: Option<CacheOutcome>,
+    pub cache_why: Option<&'static str>,
+    pub total: Duration,
+    pub first_byte: Option<Duration>,
+    pub upstream_first_byte: Option<Duration>,
+    pub reason: Option<&'static str>,
     /// Address of the other end of the connection, a proxy's or the client's own.
-    pub(crate) peer: IpAddr,
-    pub(crate) port: u16,
-    pub(crate) tls: Option<TlsWords>,
-    pub(crate) trace: Option<TraceIds>,
+    pub peer: IpAddr,
+    pub port: u16,
+    pub tls: Option<TlsWords>,
+    pub trace: Option<TraceIds>,
 }
 
 /// Ids of a request's trace and of its span.
 #[derive(Clone, Copy)]
-pub(crate) struct TraceIds {
-    pub(crate) trace: u128,
-    pub(crate) span: u64,
+pub struct TraceIds {
+    pub trace: u128,
+    pub span: u64,
 }
 
 /// Parameters of TLS, by their standard names.
 #[derive(Clone, Copy)]
-pub(crate) struct TlsWords {
-    pub(crate) version: &'static str,
-    pub(crate) cipher: &'static str,
-    pub(crate) alpn: Option<&'static str>,
+pub struct TlsWords {
+    pub version: &'static str,
+    pub cipher: &'static str,
+    pub alpn: Option<&'static str>,
 }
 
 /// Facts that are texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
-pub(crate) enum Text {
+pub enum Text {
     Id,
     Listener,
     Method,
@@ -85,7 +90,7 @@ pub(crate) enum Text {
 }
 
 impl Text {
-    pub(crate) const COUNT: usize = Self::ServerName as usize + 1;
+    pub const COUNT: usize = Self::ServerName as usize + 1;
 }
 
 impl Default for FixedFields {
@@ -116,7 +121,7 @@ impl Default for FixedFields {
 }
 
 impl<'a> LoggedRequest<'a> {
-    pub(crate) fn of(ex: &'a Exchange<'_>) -> Self {
+    pub fn of(ex: &'a Exchange<'_>) -> Self {
         let facts = &*ex.facts;
         let (path, query) = target(ex);
         let logged = LoggedHeaders::of(ex);
@@ -176,18 +181,25 @@ impl<'a> LoggedRequest<'a> {
         }
     }
 
-    pub(crate) fn text(&self, text: Text) -> Option<&'a [u8]> {
+    pub fn text(&self, text: Text) -> Option<&'a [u8]> {
         self.texts[text as usize]
     }
 
     /// Returns a text that every request has.
-    pub(crate) fn plain(&self, text: Text) -> &'a [u8] {
+    pub fn plain(&self, text: Text) -> &'a [u8] {
         self.text(text).unwrap_or_default()
     }
 }
 
-/// Returns path and query as the client sent them.
+/// Returns path and query as the client sent them, both truncated. In a query the name stands before
+/// its value, so no secret loses the name that marks it.
 fn target<'a>(ex: &'a Exchange<'_>) -> (&'a [u8], Option<&'a [u8]>) {
+    let (path, query) = whole_target(ex);
+    let shorter = |text: &'a [u8]| &text[..text.len().min(MAX_TARGET_LEN)];
+    (shorter(path), query.map(shorter))
+}
+
+fn whole_target<'a>(ex: &'a Exchange<'_>) -> (&'a [u8], Option<&'a [u8]>) {
     let head = ex.head;
     let raw = head.raw_path();
     if raw.first() != Some(&b'/') {
