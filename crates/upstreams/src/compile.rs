@@ -18,6 +18,7 @@ use super::{
     metrics::{OptionalMetrics, UpstreamMetrics},
     operator_decisions::DecisionStore,
     peer::Pool,
+    restart_at::RestartAt,
     retry::RetryPolicy,
     scale::Scale,
     target::{InvalidTarget, Target, parse_name, parse_target},
@@ -61,6 +62,7 @@ impl Upstream {
         let sources = sources(key, config, place, cx);
         let wire = Wire::compile(config, &sources, cx);
         let scale = Scale::compile(config, &sources, cx);
+        let restart_at = RestartAt::compile(config, cx);
         let balance = balance(config, cx);
         let sticky = sticky(config, cx);
         let probing = Probing::compile(config, cx);
@@ -111,6 +113,7 @@ impl Upstream {
             probing: probing?,
             sources,
             scale,
+            restart_at,
             balance,
             sticky,
             shared,

@@ -21,6 +21,7 @@ mod operate;
 mod operator_decisions;
 mod peer;
 mod queue;
+mod restart_at;
 mod retry;
 mod scale;
 mod status;
@@ -62,6 +63,7 @@ pub use self::{
     node::{NodeStatus, REPORT_HEADER as NODE_REPORT_HEADER},
     operate::{Force, MemberError, NewMember},
     operator_decisions::DecisionStore,
+    restart_at::{MemoryExcess, RestartAt},
     retry::{AttemptFailure, RetryPolicy, may_retry},
     scale::Scale,
     status::{BackendStatus, ProbeStatus, UpstreamStatus, UpstreamTraffic},
@@ -107,6 +109,7 @@ pub struct Upstream {
     probing: Probing,
     sources: Sources,
     scale: Option<Scale>,
+    restart_at: Option<RestartAt>,
     /// Swapped whole when DNS results change, and when a backend is added or removed.
     members: ArcSwap<Members>,
     rebuilding: Mutex<()>,

@@ -5,7 +5,7 @@ use std::{borrow::Cow, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    NodeStatus, Scale, Upstream, backend::Backend, health::ProbeReport, metrics::BackendMetrics,
+    MemoryExcess, NodeStatus, RestartAt, Scale, Upstream, backend::Backend, health::ProbeReport,
 };
 use crate::base::units::millis;
 
@@ -26,6 +26,9 @@ pub struct UpstreamStatus {
     /// Settings by which `edgeway scale` starts and stops the apps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scale: Option<Scale>,
+    /// Memory at which `edgeway rollout --watch` restarts the apps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restart_at: Option<RestartAt>,
     /// Attempts of the last seconds, if they are recorded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traffic: Option<UpstreamTraffic>,
@@ -102,6 +105,13 @@ pub struct ProbeStatus {
     pub running: bool,
 }
 
+impl UpstreamStatus {
+    /// Returns the memory of a backend's app that has reached `restart_at`, by its last report.
+    pub fn excess(&self, backend: &BackendStatus) -> Option<MemoryExcess> {
+        self.restart_at?.excess(backend.node.as_ref()?)
+    }
+}
+
 impl BackendStatus {
     /// Adds requests in flight in other processes of this gateway.
     pub fn add_in_flight(&mut self, more: u64) {
@@ -128,6 +138,7 @@ impl Upstream {
                 .map(|b| self.backend_status(b, now))
                 .collect(),
             scale: self.scale.clone(),
+            restart_at: self.restart_at,
             traffic: None,
             queue: self.shared.live.queue.len().into(),
             panic: self.shared.live.in_panic(),
@@ -153,14 +164,12 @@ impl Upstream {
             let probed = &backend.state.probes.lock().last;
             let is_degraded = probed.as_ref().is_some_and(ProbeReport::is_degraded);
             gauges.degraded.set(is_degraded.into());
-            if let Some(node) = backend.state.node.status(now) {
-                BackendMetrics::publish_node(
-                    &self.shared.registry,
-                    &self.name,
-                    backend.address(),
-                    &node,
-                );
-            }
+            let labels = [("upstream", &*self.name), ("backend", backend.address())];
+            let node = backend.state.node.status(now);
+            let registry = &self.shared.registry;
+            gauges
+                .node
+                .publish(registry, &labels, node.as_ref(), self.restart_at);
         }
     }
 

@@ -21,7 +21,7 @@ use super::{
     backend::{Backend, BackendId, BackendState},
     dns::{DnsError, LookupChange, Resolve, Resolved, Schedule, SystemResolver},
     eject::{Cause, nanos},
-    health::{HealthChange, ProbePlan, ProbeReport, Prober, Probing, jittered},
+    health::{FoundReport, HealthChange, ProbePlan, ProbeReport, Prober, Probing, jittered},
 };
 
 /// Shortest sleep, so that a wrong due time cannot make the loop spin.
@@ -276,8 +276,11 @@ impl Supervisor {
         };
         let (passed, text, took) = match done.flatten() {
             Some(done) => {
-                if let Some(report) = done.prober.take_report() {
-                    state.node.observe(&report, self.upstream.shared.now());
+                let now = self.upstream.shared.now();
+                match done.prober.take_report() {
+                    FoundReport::Valid(report) => state.node.observe(&report, now),
+                    FoundReport::Absent => state.node.responded_without_report(now),
+                    FoundReport::Unknown => {}
                 }
                 if generation == self.work.generation {
                     self.probers.insert(state.id, done.prober);

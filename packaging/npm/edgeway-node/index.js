@@ -5,16 +5,20 @@
 //   x-edgeway-node: 1 UTILISATION DELAY HEAP RSS
 //
 // a version, then four whole numbers: thousandths of the time in which the event loop was busy,
-// its longest delay in milliseconds, both since the last report, and the bytes of the heap in use
-// and of the process. The gateway removes the header.
+// its longest delay in milliseconds, both since the last report to this gateway, and the bytes of
+// the heap in use and of the process. The gateway removes the header.
 
 const { ServerResponse } = require('node:http');
 const { performance } = require('node:perf_hooks');
 
 const HEADER = 'x-edgeway-node';
 const VERSION = 1;
-/** Shortest time between two reports, in milliseconds. */
+/** Shortest time between two reports to one gateway, in milliseconds. */
 const INTERVAL = 100;
+/** Maximum number of gateways that are told apart; the others share their reports. */
+const MAX_GATEWAYS = 64;
+/** Time without a report after which a gateway makes room for another one, in milliseconds. */
+const GONE = 60_000;
 /** Interval of the timer whose delay is measured, in milliseconds. */
 const TICK = 20;
 /** Marks a process in which the module is loaded, so that a second copy adds nothing. */
@@ -25,38 +29,59 @@ const PRIVATE_4 =
   /^(?:::ffff:)?(?:127|10|192\.168|169\.254|172\.(?:1[6-9]|2\d|3[01])|100\.(?:6[4-9]|[7-9]\d|1[01]\d|12[0-7]))\./i;
 const PRIVATE_6 = /^(?:::1$|f[cd][0-9a-f]{2}:|fe[89ab][0-9a-f]:)/i;
 
-/** Event loop utilisation at the last report; `undefined` before the first response. */
-let utilisation;
-let reportedAt = 0;
-let tickedAt = 0;
-let longestDelay = 0;
+/**
+ * Measurements by the addresses of gateways, each since the last report to that gateway: one that
+ * sends few requests would seldom get a report that any other one may take.
+ */
+const measurements = new Map();
+let tickedAt;
 
 /** Notes how late the timer is. Perf_hooks' own histogram loses a delay that a reset falls into. */
 function tick() {
   const now = performance.now();
-  longestDelay = Math.max(longestDelay, now - tickedAt - TICK);
+  const delay = now - tickedAt - TICK;
+  for (const measured of measurements.values()) {
+    measured.longestDelay = Math.max(measured.longestDelay, delay);
+  }
   tickedAt = now;
 }
 
-/** Returns the report on the time since the last one, if there is one to send now. */
-function report() {
-  const now = performance.now();
-  if (utilisation === undefined) {
-    // With the first response: a process that serves nothing measures nothing.
-    [reportedAt, tickedAt] = [now, now];
-    utilisation = performance.eventLoopUtilization();
+/** Returns the measurement for an address, which begins with the first response to it. */
+function measurementFor(address, now) {
+  const known = measurements.get(address);
+  if (known) return known;
+  if (tickedAt === undefined) {
+    // A process that serves nothing measures nothing.
+    tickedAt = now;
     setInterval(tick, TICK).unref();
   }
-  if (now - reportedAt < INTERVAL) return undefined;
-  reportedAt = now;
+  if (measurements.size >= MAX_GATEWAYS) {
+    for (const [other, { reportedAt }] of measurements) {
+      if (now - reportedAt > GONE) measurements.delete(other);
+    }
+  }
+  const key = measurements.size < MAX_GATEWAYS ? address : undefined;
+  if (!measurements.has(key)) {
+    const utilisation = performance.eventLoopUtilization();
+    measurements.set(key, { reportedAt: now, utilisation, longestDelay: 0 });
+  }
+  return measurements.get(key);
+}
+
+/** Returns the report on the time since the last one to this address, if there is one to send. */
+function report(address) {
+  const now = performance.now();
+  const measured = measurementFor(address, now);
+  if (now - measured.reportedAt < INTERVAL) return undefined;
+  measured.reportedAt = now;
   // The timer has not run yet if this very request blocks the loop.
   tick();
   const current = performance.eventLoopUtilization();
-  const busy = performance.eventLoopUtilization(current, utilisation).utilization;
-  utilisation = current;
+  const busy = performance.eventLoopUtilization(current, measured.utilisation).utilization;
+  measured.utilisation = current;
   const { heapUsed, rss } = process.memoryUsage();
-  const numbers = [Math.min(busy, 1) * 1000, longestDelay, heapUsed, rss];
-  longestDelay = 0;
+  const numbers = [Math.min(busy, 1) * 1000, measured.longestDelay, heapUsed, rss];
+  measured.longestDelay = 0;
   return [VERSION, ...numbers.map((number) => Math.max(0, Math.round(number) || 0))].join(' ');
 }
 
@@ -71,7 +96,7 @@ function mayKnow(socket) {
 /** Returns the arguments of `writeHead` with the report, which changes nothing else in them. */
 function withReport(response, args) {
   if (response.headersSent || !mayKnow(response.socket)) return args;
-  const text = report();
+  const text = report(response.socket?.remoteAddress);
   if (text === undefined) return args;
   const at = typeof args[1] === 'string' ? 2 : 1;
   const headers = args[at];

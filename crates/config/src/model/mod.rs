@@ -46,8 +46,8 @@ pub use self::{
     tracing::{SlowConfig, TraceTrust, TracingConfig, TracingProtocol, TracingTlsConfig},
     upstream::{
         App, BackendConfig, BackendTarget, EjectConfig, HealthConfig, InFlightConfig, PoolConfig,
-        ProtocolConfig, RetryConfig, RetryOn, ScaleConfig, ScaleManager, StatusSet, StickyConfig,
-        TimeoutsConfig, UpstreamConfig, UpstreamTlsConfig,
+        ProtocolConfig, RestartAtConfig, RetryConfig, RetryOn, ScaleConfig, ScaleManager,
+        StatusSet, StickyConfig, TimeoutsConfig, UpstreamConfig, UpstreamTlsConfig,
     },
     upstream_metrics::{SessionsConfig, UpstreamMetricsConfig},
 };

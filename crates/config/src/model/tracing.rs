@@ -129,7 +129,8 @@ impl<'de> Deserialize<'de> for SlowConfig {
             }
         }
 
-        d.deserialize_any(Either)
+        // A variable in quotes is a flag here.
+        d.deserialize_bool(Either)
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
     upstream_metrics::UpstreamMetricsConfig,
 };
 use crate::{
-    base::units::{Percent, Span},
+    base::units::{ByteSize, Percent, Span},
     tree::{Spanned, short},
 };
 
@@ -72,6 +72,10 @@ pub struct UpstreamConfig {
     /// Units with which `edgeway scale` starts and stops the apps.
     #[serde(default)]
     pub scale: Option<Spanned<ScaleConfig>>,
+    /// Memory of a Node app at which `edgeway rollout --watch` restarts it, before the system kills
+    /// it. The apps report it with the module `edgeway-node`.
+    #[serde(default)]
+    pub restart_at: Option<Spanned<RestartAtConfig>>,
     /// Build folder of a Next.js app (`.next`): its build id, the paths that its middleware guards
     /// and the sizes of images are read there.
     #[serde(default)]
@@ -128,6 +132,20 @@ pub enum ScaleManager {
     System,
     /// `systemctl --user`.
     User,
+}
+
+/// Memory at which an app is restarted: at least one of both.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RestartAtConfig {
+    /// Resident memory of the process, below the limit at which the system kills it, such as
+    /// `900MiB`.
+    #[serde(default)]
+    pub rss: Option<Spanned<ByteSize>>,
+    /// JavaScript heap in use, below `--max-old-space-size`, such as `600MiB`. It includes objects
+    /// that the next garbage collection frees.
+    #[serde(default)]
+    pub heap: Option<Spanned<ByteSize>>,
 }
 
 /// TLS to backends: `true`, `false`, or a mapping. Certificates are always verified.

@@ -27,7 +27,7 @@ use serde::{
 };
 use serde_json::{Value, json};
 
-use super::Spanned;
+use super::{Spanned, spanned::SHORT_FORMS};
 
 /// Implements `Deserialize` for types with a short form, by [`Short`].
 #[macro_export]
@@ -90,7 +90,11 @@ pub trait Short: Sized {
 
 /// Reads the mapping or one of the short forms.
 pub fn read_short<'de, S: Short, D: Deserializer<'de>>(d: D) -> Result<S, D::Error> {
-    d.deserialize_any(Shorthand(PhantomData))
+    // Some take only one of them.
+    let takes_flags = usize::from(S::flag(true).is_some() || S::flag(false).is_some());
+    let takes_numbers = usize::from(S::number(0).is_some() || S::number(1).is_some());
+    let name = SHORT_FORMS[takes_flags][takes_numbers];
+    d.deserialize_newtype_struct(name, Shorthand(PhantomData))
 }
 
 /// Allows `true` and `false` in the schema as well.
@@ -151,6 +155,11 @@ impl<'de, S: Short> de::Visitor<'de> for Shorthand<S> {
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(S::WHAT)
+    }
+
+    /// Called by other deserializers than our readers.
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, d: D) -> Result<S, D::Error> {
+        d.deserialize_any(self)
     }
 
     fn visit_bool<E: de::Error>(self, flag: bool) -> Result<S, E> {

@@ -18,6 +18,13 @@ pub(super) const PLACED: &str = "$edgeway::placed";
 /// list.
 pub(super) const ONE_OR_MANY: &str = "$edgeway::one_or_many";
 
+/// Newtype names that request a value in a short form from a reader, by whether the type takes
+/// flags, and numbers: a variable in quotes is one there.
+pub(super) const SHORT_FORMS: [[&str; 2]; 2] = [
+    ["$edgeway::short", "$edgeway::short_number"],
+    ["$edgeway::short_flag", "$edgeway::short_flag_number"],
+];
+
 /// A single value, or a list of values.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]

@@ -117,7 +117,7 @@ fn report(bench: &Bench, upstream: &Upstream, name: char, text: &str) {
     let backend = backend.unwrap();
     // A load that rises counts half with each report.
     for _ in 0..6 {
-        backend.learn_node_report(&header, bench.clock.now());
+        backend.learn_node_report(Some(&header), bench.clock.now());
     }
 }
 

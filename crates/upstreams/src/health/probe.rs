@@ -5,6 +5,7 @@
 //! connector, which reads the system's CA certificates and allows no other trust.
 
 use std::{
+    mem,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -53,6 +54,17 @@ impl ProbeReport {
     pub(crate) fn is_degraded(&self) -> bool {
         self.passed && self.text == DEGRADED
     }
+}
+
+/// Report of an app that uses `edgeway-node`, in the response to a check.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum FoundReport {
+    /// There was no response, or its report is invalid.
+    #[default]
+    Unknown,
+    /// There was a response without a report.
+    Absent,
+    Valid(NodeReport),
 }
 
 /// Checks of one backend so far.
@@ -120,8 +132,8 @@ pub(crate) struct Prober {
     timeout: Duration,
     /// Set by a check that passes as degraded.
     degraded: Arc<AtomicBool>,
-    /// Last report of an app that uses `edgeway-node`.
-    report: Arc<Mutex<Option<NodeReport>>>,
+    /// Report in the last response.
+    report: Arc<Mutex<FoundReport>>,
 }
 
 /// Check that connects, with TLS if the upstream uses it.
@@ -136,7 +148,7 @@ struct HttpCheck {
     /// As above.
     peer: HttpPeer,
     degraded: Arc<AtomicBool>,
-    report: Arc<Mutex<Option<NodeReport>>>,
+    report: Arc<Mutex<FoundReport>>,
     head: RequestHeader,
     expect: StatusSet,
     reads_body: bool,
@@ -196,9 +208,9 @@ impl Prober {
         })
     }
 
-    /// Takes the report that the last check found, if it found one.
-    pub(crate) fn take_report(&self) -> Option<NodeReport> {
-        self.report.lock().take()
+    /// Takes what the last check has found.
+    pub(crate) fn take_report(&self) -> FoundReport {
+        mem::take(&mut *self.report.lock())
     }
 
     /// Runs the check; returns true if the backend passes, and a text on the result.
@@ -267,9 +279,12 @@ impl HttpCheck {
         let response = session
             .response_header()
             .ok_or_else(|| Error::new(ErrorType::ConnectionClosed))?;
-        if let Some(value) = response.headers.get(REPORT_HEADER) {
-            *self.report.lock() = NodeReport::parse(value.as_bytes());
-        }
+        *self.report.lock() = match response.headers.get(REPORT_HEADER) {
+            None => FoundReport::Absent,
+            Some(value) => {
+                NodeReport::parse(value.as_bytes()).map_or(FoundReport::Unknown, FoundReport::Valid)
+            }
+        };
         expected(&self.expect, response)?;
         let mut body = Vec::new();
         while let Some(chunk) = session.read_response_body().await? {

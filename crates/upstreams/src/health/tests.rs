@@ -10,7 +10,7 @@ use tokio::{
 
 use super::Prober;
 use crate::{
-    Outcome, Upstream,
+    BackendStatus, Outcome, Upstream,
     base::{clock::Clock, tasks::Tasks},
     supervise,
     tests::{Bench, take},
@@ -161,12 +161,20 @@ async fn a_closed_port_is_connection_refused() {
 
 /// Waits until the first backend is in `state`; gives up after ten seconds.
 async fn until(upstream: &Upstream, state: &str) -> Duration {
+    until_backend(upstream, |found| found.state == state).await
+}
+
+/// Waits until the status of the first backend is as expected; gives up after ten seconds.
+async fn until_backend(
+    upstream: &Upstream,
+    is_expected: impl Fn(&BackendStatus) -> bool,
+) -> Duration {
     let clock = Clock::machine();
     let start = clock.now();
     loop {
         let found = upstream.snapshot().backends.remove(0);
         let elapsed = clock.now() - start;
-        if found.state == state {
+        if is_expected(&found) {
             return elapsed;
         }
         assert!(elapsed < Duration::from_secs(10), "still {found:?}");
@@ -248,4 +256,41 @@ async fn active_checks_take_a_backend_out_and_back() {
     let tasks = Tasks::default();
     tasks.spawn("supervise", supervise(unchecked.clone()));
     until(&unchecked, "healthy").await;
+}
+
+#[tokio::test]
+async fn a_check_learns_that_an_app_reports_and_that_it_no_longer_does() {
+    const PLAIN: &[&str] = &["HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"];
+    const BROKEN: &[&str] =
+        &["HTTP/1.1 200 OK\r\nx-edgeway-node: 1 0\r\ncontent-length: 0\r\n\r\n"];
+    const REPORT: &[&str] =
+        &["HTTP/1.1 200 OK\r\nx-edgeway-node: 1 250 12 4096 8192\r\ncontent-length: 0\r\n\r\n"];
+    let tasks = Tasks::default();
+    for (parts, health, age, expected) in [
+        (PLAIN, "{ path: /, interval: 50ms }", 6, None),
+        // The app reports ten times a second, and not with each response.
+        (PLAIN, "{ path: /, interval: 50ms }", 2, Some(4096)),
+        (BROKEN, "{ path: /, interval: 50ms }", 6, Some(4096)),
+        // A connection is no response.
+        (PLAIN, "{ interval: 50ms }", 6, Some(4096)),
+        (REPORT, "{ path: /, interval: 50ms }", 6, Some(8192)),
+    ] {
+        let address = origin(&tasks, parts, Duration::ZERO).await;
+        let bench = bench();
+        let upstream = bench.upstream(&format!("{{ backends: ['{address}'], health: {health} }}"));
+        let reported = http::HeaderValue::from_static("1 250 12 4096 4096");
+        let at = bench
+            .clock
+            .now()
+            .checked_sub(Duration::from_secs(age))
+            .unwrap();
+        upstream.backends()[0].learn_node_report(Some(&reported), at);
+        let checks = Tasks::default();
+        checks.spawn("supervise", supervise(upstream.clone()));
+        until_backend(&upstream, |found| found.probe.is_some()).await;
+        checks.stop();
+        let node = upstream.snapshot().backends.remove(0).node;
+        let found = node.map(|node| node.rss_bytes);
+        assert_eq!(found, expected, "{parts:?}, {health}, {age} s");
+    }
 }

@@ -1,6 +1,7 @@
 //! Metrics of upstreams and backends. Handles are created with the members, so that a request only
 //! adds to them.
 
+mod node;
 mod server_timing;
 mod sessions;
 
@@ -8,8 +9,8 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
-use self::{server_timing::ServerTiming, sessions::Sessions};
-use super::{NodeStatus, Upstream};
+use self::{node::NodeMetrics, server_timing::ServerTiming, sessions::Sessions};
+use super::Upstream;
 use crate::{
     base::{
         http::is_token_byte,
@@ -155,6 +156,7 @@ impl Upstream {
         match series.family {
             FIRST_BYTE => asked.backends,
             sessions::NAME => asked.sessions.is_some(),
+            node::OVER_LIMIT => self.restart_at.is_some(),
             server_timing::NAME => {
                 let timing = asked.server_timing.as_ref();
                 let name = series.get("metric").unwrap_or_default();
@@ -232,6 +234,8 @@ pub(super) struct BackendMetrics {
     pub(super) degraded: IntGauge,
     /// Time to first byte, if the configuration asks for it.
     pub(super) first_byte: Option<Histogram>,
+    /// Load that a Node app reports.
+    pub(super) node: NodeMetrics,
 }
 
 const REQUESTS: &str = "edgeway_upstream_requests_total";
@@ -242,11 +246,6 @@ const IN_FLIGHT: &str = "edgeway_backend_in_flight";
 const STREAMS: &str = "edgeway_backend_streams";
 const DEGRADED: &str = "edgeway_backend_degraded";
 const FIRST_BYTE: &str = "edgeway_backend_first_byte_seconds";
-const NODE_UTILISATION: &str = "edgeway_backend_node_utilisation_ratio";
-const NODE_DELAY: &str = "edgeway_backend_node_delay_seconds";
-const NODE_HEAP: &str = "edgeway_backend_node_heap_bytes";
-const NODE_RSS: &str = "edgeway_backend_node_rss_bytes";
-const NODE_AGE: &str = "edgeway_backend_node_report_age_seconds";
 const OUTCOMES: [&str; 6] = [
     "ok",
     "connect_failed",
@@ -304,6 +303,7 @@ impl BackendMetrics {
                 "1 while a backend is drained: it gets no new requests.",
                 &labels,
             ),
+            node: NodeMetrics::default(),
             degraded: metrics.gauge(
                 DEGRADED,
                 "1 while a backend's health check passes as `degraded`.",
@@ -319,46 +319,6 @@ impl BackendMetrics {
         }
     }
 
-    /// Sets the gauges of an app that reports its load. Only such a backend has these series.
-    pub(super) fn publish_node(
-        metrics: &Metrics,
-        upstream: &str,
-        backend: &str,
-        node: &NodeStatus,
-    ) {
-        let labels = [("upstream", upstream), ("backend", backend)];
-        let ratio = |name, help, value| metrics.float_gauge(name, help, &labels).set(value);
-        ratio(
-            NODE_UTILISATION,
-            "Part of the time in which a Node app's event loop was busy, by edgeway-node.",
-            node.utilisation,
-        );
-        ratio(
-            NODE_DELAY,
-            "Delay of a Node app's event loop, by edgeway-node.",
-            node.delay_ms / 1e3,
-        );
-        ratio(
-            NODE_AGE,
-            "Time since the last report of edgeway-node.",
-            node.age,
-        );
-        let bytes = |name, help, bytes: u64| {
-            let value = i64::try_from(bytes).unwrap_or(i64::MAX);
-            metrics.gauge(name, help, &labels).set(value);
-        };
-        bytes(
-            NODE_HEAP,
-            "Bytes of heap in use by a Node app, by edgeway-node.",
-            node.heap_bytes,
-        );
-        bytes(
-            NODE_RSS,
-            "Resident memory of a Node app, by edgeway-node.",
-            node.rss_bytes,
-        );
-    }
-
     /// Drops the time series of a backend that no longer exists.
     pub(super) fn forget(metrics: &Metrics, upstream: &str, backend: &str) {
         for outcome in OUTCOMES {
@@ -372,20 +332,9 @@ impl BackendMetrics {
             );
         }
         let of_backend = [
-            EJECTIONS,
-            HEALTHY,
-            IN_FLIGHT,
-            STREAMS,
-            DRAINING,
-            DEGRADED,
-            FIRST_BYTE,
-            NODE_UTILISATION,
-            NODE_DELAY,
-            NODE_HEAP,
-            NODE_RSS,
-            NODE_AGE,
+            EJECTIONS, HEALTHY, IN_FLIGHT, STREAMS, DRAINING, DEGRADED, FIRST_BYTE,
         ];
-        for name in of_backend {
+        for name in of_backend.into_iter().chain(node::NAMES) {
             metrics.forget(name, &[("upstream", upstream), ("backend", backend)]);
         }
     }

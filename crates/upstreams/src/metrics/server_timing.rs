@@ -53,6 +53,9 @@ impl ServerTiming {
     }
 }
 
+/// Longest duration that is believed, a day: the sum of a histogram never forgets one.
+const MAX_MILLIS: f64 = 24.0 * 60.0 * 60.0 * 1e3;
+
 /// Returns the duration of an entry in milliseconds, if it has this name. Names of metrics are
 /// case-sensitive, those of parameters are not, and the first `dur` counts.
 fn duration_of(entry: &[u8], name: &[u8]) -> Option<f64> {
@@ -70,7 +73,7 @@ fn duration_of(entry: &[u8], name: &[u8]) -> Option<f64> {
         _ => value,
     };
     let millis: f64 = std::str::from_utf8(value).ok()?.parse().ok()?;
-    (millis.is_finite() && millis >= 0.0).then_some(millis)
+    (0.0..=MAX_MILLIS).contains(&millis).then_some(millis)
 }
 
 #[cfg(test)]
@@ -93,6 +96,8 @@ mod tests {
             ("db;dur=NaN", None),
             ("db;dur=inf", None),
             ("db;dur=1e400", None),
+            ("db;dur=1e300", None),
+            ("db;dur=86400000", Some(86_400_000.0)),
             ("", None),
         ] {
             assert_eq!(duration_of(entry.as_bytes(), b"db"), millis, "{entry}");

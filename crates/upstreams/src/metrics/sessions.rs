@@ -8,11 +8,11 @@ use std::{
 
 use cardinality_estimator::CardinalityEstimator;
 use http::HeaderMap;
-use parking_lot::Mutex;
 
 use crate::{
     base::{
         clock::Clock,
+        lanes::Lanes,
         metrics::{IntGauge, Metrics},
         query::cookies,
     },
@@ -43,7 +43,8 @@ pub(super) struct Counted {
     /// Keyed for this process, so that no client can choose values that share a register, and a
     /// sketch says nothing about values.
     hasher: RandomState,
-    parts: Mutex<[Part; PARTS + 1]>,
+    /// Parts of each thread, so that requests do not wait for one another.
+    parts: Lanes<[Part; PARTS + 1]>,
 }
 
 /// Part of the window, by its number since the beginning.
@@ -107,7 +108,7 @@ impl Counted {
             began: clock.now(),
             part: (window / parts).max(Duration::from_millis(1)),
             hasher: RandomState::new(),
-            parts: Mutex::default(),
+            parts: Lanes::new(Default::default),
         }
     }
 
@@ -121,7 +122,7 @@ impl Counted {
     fn insert(&self, value: &[u8]) {
         let hash = self.hasher.hash_one(value);
         let present = self.present();
-        let mut parts = self.parts.lock();
+        let mut parts = self.parts.enter();
         let count = parts.len() as u64;
         let index = usize::try_from(present % count).unwrap_or(0);
         let part = &mut parts[index];
@@ -136,12 +137,14 @@ impl Counted {
 
     fn estimate(&self) -> usize {
         let present = self.present();
-        let parts = self.parts.lock();
-        let count = parts.len() as u64;
         let mut all = Sketch::new();
-        let is_recent = |part: &&Part| part.number > 0 && part.number + count > present;
-        for part in parts.iter().filter(is_recent) {
-            all.merge(&part.sketch);
+        for parts in self.parts.iter() {
+            let parts = parts.lock();
+            let count = parts.len() as u64;
+            let is_recent = |part: &&Part| part.number > 0 && part.number + count > present;
+            for part in parts.iter().filter(is_recent) {
+                all.merge(&part.sketch);
+            }
         }
         all.estimate()
     }
@@ -209,8 +212,10 @@ mod tests {
         }
         let estimate = u32::try_from(sessions.counted.estimate()).unwrap();
         assert!(estimate.abs_diff(count) < count / 20, "{estimate}");
-        let parts = sessions.counted.parts.lock();
-        let bytes: usize = parts.iter().map(|part| part.sketch.size_of()).sum();
-        assert!(bytes < 32 * 1024, "{bytes}");
+        for parts in sessions.counted.parts.iter() {
+            let parts = parts.lock();
+            let bytes: usize = parts.iter().map(|part| part.sketch.size_of()).sum();
+            assert!(bytes < 32 * 1024, "{bytes}");
+        }
     }
 }

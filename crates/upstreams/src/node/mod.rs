@@ -7,14 +7,15 @@
 mod report;
 
 use std::{
+    fmt,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 
-pub(super) use self::report::NodeReport;
 pub use self::report::REPORT_HEADER;
+pub(super) use self::report::{MAX_BYTES, NodeReport};
 
 /// Last report of an app, smoothed, and the time since which it is silent.
 ///
@@ -44,6 +45,35 @@ pub struct NodeStatus {
     pub rss_bytes: u64,
     /// Time since the last report, in seconds.
     pub age: f64,
+}
+
+impl NodeStatus {
+    /// Age up to which a report is about the process that runs now. An app that has ended sends no
+    /// other.
+    pub const FRESH: Duration = Duration::from_secs(10);
+
+    /// Returns true if the report is about the process that runs now.
+    pub fn is_fresh(&self) -> bool {
+        (0.0..Self::FRESH.as_secs_f64()).contains(&self.age)
+    }
+}
+
+impl fmt::Display for NodeStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "loop {:.0} % busy, {:.0}ms late; heap {} MiB, rss {} MiB",
+            self.utilisation * 100.0,
+            self.delay_ms,
+            mebibytes(self.heap_bytes),
+            mebibytes(self.rss_bytes),
+        )
+    }
+}
+
+/// Converts to mebibytes, rounded.
+pub(super) fn mebibytes(bytes: u64) -> u64 {
+    bytes.saturating_add(1 << 19) >> 20
 }
 
 /// Utilisation in millionths and delay in microseconds, together one word.
@@ -95,6 +125,20 @@ impl NodeState {
         self.heap_bytes.store(report.heap_bytes, Ordering::Relaxed);
         self.rss_bytes.store(report.rss_bytes, Ordering::Relaxed);
         self.at.store(now.max(1), Ordering::Relaxed);
+    }
+
+    /// Records a response without a report. The module reports to each gateway ten times a second,
+    /// so an app that responds without one for long does not have it any more.
+    pub(super) fn responded_without_report(&self, now: u64) {
+        let at = self.at.load(Ordering::Relaxed);
+        if at != 0 && now.saturating_sub(at) > FORGOTTEN {
+            self.at.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns true if the app has ever reported.
+    pub(super) fn reports(&self) -> bool {
+        self.at.load(Ordering::Relaxed) != 0
     }
 
     /// Records that a request was sent while no other was in flight.

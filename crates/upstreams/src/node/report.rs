@@ -21,7 +21,7 @@ const MAX_UTILISATION: u64 = 1000;
 pub(super) const MAX_DELAY_MS: u64 = 3_600_000;
 /// Upper bound on an amount of memory: exact as a floating-point number, and no address space is
 /// larger.
-const MAX_BYTES: u64 = 1 << 48;
+pub(crate) const MAX_BYTES: u64 = 1 << 48;
 
 impl NodeReport {
     /// Parses a header value: `1 UTILISATION DELAY HEAP RSS`. `None` for any other text, also for

@@ -69,6 +69,19 @@ fn one_long_pause_of_garbage_collection_passes() {
 }
 
 #[test]
+fn an_app_that_lost_the_module_has_its_full_share() {
+    let (state, now) = after(&[(1000, 5000); 20]);
+    // Between two reports there are responses without one.
+    state.responded_without_report(now + 4 * SECOND);
+    assert!(state.status(now).is_some());
+    state.responded_without_report(now + 6 * SECOND);
+    assert_eq!(state.share(true, now + 20 * SECOND), FULL_SHARE);
+    assert_eq!(state.status(now + 20 * SECOND), None);
+    state.observe(&report(200, 2), now + 30 * SECOND);
+    assert!(state.status(now + 30 * SECOND).is_some(), "it is back");
+}
+
+#[test]
 fn an_app_that_falls_silent_loses_its_share_and_an_idle_one_does_not() {
     let (state, now) = after(&[(200, 2)]);
     state.began_to_wait(now + 10 * SECOND);
@@ -141,7 +154,7 @@ fn only_a_backend_that_reports_has_series_and_they_end_with_it() {
     let text = || String::from_utf8(bench.metrics.text()).unwrap();
     let both = bench.upstream("{ backends: [10.0.0.1:80, 10.0.0.2:80] }");
     let header = http::HeaderValue::from_static("1 250 12 4096 8192");
-    both.backends()[1].learn_node_report(&header, bench.clock.now());
+    both.backends()[1].learn_node_report(Some(&header), bench.clock.now());
     both.publish();
     let labels = r#"{backend="10.0.0.2:80",upstream="web"}"#;
     for line in [
@@ -154,9 +167,44 @@ fn only_a_backend_that_reports_has_series_and_they_end_with_it() {
         assert!(text().contains(&line), "{line}: {}", text());
     }
     assert_eq!(text().matches("edgeway_backend_node_rss_bytes{").count(), 1);
+    // The app is redeployed without the module.
+    bench.clock.advance(Duration::from_secs(10));
+    both.backends()[1].learn_node_report(None, bench.clock.now());
+    both.publish();
+    assert!(!text().contains("edgeway_backend_node_"), "{}", text());
+    both.backends()[1].learn_node_report(Some(&header), bench.clock.now());
+    both.publish();
+    assert_eq!(text().matches("edgeway_backend_node_rss_bytes{").count(), 1);
     let _one = bench.upstream("{ backends: [10.0.0.1:80] }");
+    // A scrape that still has the removed backend in its hands.
+    both.publish();
     drop(both);
     assert!(!text().contains("edgeway_backend_node_"), "{}", text());
+}
+
+#[test]
+fn the_series_of_an_app_that_lost_the_module_before_a_reload_end_after_it() {
+    let bench = Bench::new();
+    let text = || String::from_utf8(bench.metrics.text()).unwrap();
+    let yaml = "{ backends: [10.0.0.1:80], restart_at: { rss: 1 } }";
+    let before = bench.upstream(yaml);
+    let header = http::HeaderValue::from_static("1 250 12 4096 8192");
+    let learn = |upstream: &crate::Upstream, header| {
+        upstream.backends()[0].learn_node_report(header, bench.clock.now());
+    };
+    learn(&before, Some(&header));
+    before.publish();
+    assert!(text().contains("edgeway_backend_node_over_limit{"));
+    bench.clock.advance(Duration::from_secs(10));
+    learn(&before, None);
+    let after = bench.upstream(yaml);
+    after.publish();
+    drop(before);
+    assert!(!text().contains("edgeway_backend_node_"), "{}", text());
+    learn(&after, Some(&header));
+    let again = bench.upstream(yaml);
+    again.publish();
+    assert!(text().contains("edgeway_backend_node_over_limit{"));
 }
 
 #[test]
@@ -166,7 +214,7 @@ fn a_broken_report_changes_nothing() {
     let backend = &upstream.backends()[0];
     let learn = |text: &str| {
         let header = http::HeaderValue::from_str(text).unwrap();
-        backend.learn_node_report(&header, bench.clock.now());
+        backend.learn_node_report(Some(&header), bench.clock.now());
         upstream.snapshot().backends[0].node.clone()
     };
     assert_eq!(learn("1 2000 0 0 0"), None);

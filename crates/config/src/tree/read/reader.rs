@@ -11,7 +11,7 @@ use crate::{
     diagnostic::Place,
     tree::{
         Key, Node, Value,
-        spanned::{ONE_OR_MANY, PLACED},
+        spanned::{ONE_OR_MANY, PLACED, SHORT_FORMS},
     },
 };
 
@@ -34,6 +34,20 @@ impl<'a> Reader<'a> {
             value: None,
             known,
             rounds: self.rounds,
+        }
+    }
+
+    /// Reads a value of a type that may take flags or numbers.
+    fn short_form<'de, V: de::Visitor<'de>>(
+        self,
+        takes_flags: bool,
+        takes_numbers: bool,
+        visitor: V,
+    ) -> Result<V::Value, ReadError> {
+        match self.node.of_variable() {
+            Some(Value::Bool(_)) if takes_flags => self.deserialize_bool(visitor),
+            Some(Value::Integer(_)) if takes_numbers => self.deserialize_u64(visitor),
+            _ => self.deserialize_any(visitor),
         }
     }
 
@@ -101,7 +115,10 @@ impl<'de> Deserializer<'de> for Reader<'_> {
                 next: 0,
             }),
             Value::List(_) if name == ONE_OR_MANY => self.deserialize_any(visitor),
-            _ => visitor.visit_newtype_struct(self),
+            _ => match SHORT_FORMS.iter().flatten().position(|form| *form == name) {
+                Some(form) => self.short_form(form / 2 == 1, form % 2 == 1, visitor),
+                None => visitor.visit_newtype_struct(self),
+            },
         }
     }
 
