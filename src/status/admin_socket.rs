@@ -88,8 +88,10 @@ pub(crate) fn open(path: &Path, is_usual: bool, backlog: i32) -> Result<UnixList
 fn open_for(path: &Path, group: Option<u32>, backlog: i32) -> Result<UnixListener, SocketError> {
     let listener = unix_socket::bind(path, MODE, backlog)?;
     // Up to here only the owner can open it.
+    // The unit runs us in this group, and its filter of system calls refuses any `chown`.
+    let is_of = |group| fs::symlink_metadata(path).is_ok_and(|data| data.gid() == group);
     if let Some(group) = group
-        && lchown(path, None, Some(group)).is_ok()
+        && (is_of(group) || lchown(path, None, Some(group)).is_ok())
     {
         fs::set_permissions(path, Permissions::from_mode(MODE_WITH_GROUP))?;
     }

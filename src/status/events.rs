@@ -1,12 +1,20 @@
 //! Streams of server-sent events from a running gateway, for the command line.
 
-use std::{io, ops::ControlFlow};
+use std::{io, ops::ControlFlow, time::Duration};
 
 use http::{HeaderValue, Method, StatusCode, header};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::{
+    net::{TcpStream, UnixStream},
+    time::timeout,
+};
 
 use super::client::{Client, ClientError, MAX_RESPONSE_LEN, Target, failed, read, request};
 use crate::base::fetch::exchange_in_pieces;
+
+/// Time within which a gateway accepts a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Time within which a gateway sends something. It sends a comment every 5 s.
+const QUIET: Duration = Duration::from_secs(15);
 
 /// An event of a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,15 +27,17 @@ pub(crate) struct ServerEvent {
 
 impl Client {
     /// Sends `GET path` for a stream of events, and passes each event to `take` until that returns
-    /// `Break`, or the gateway ends the stream. `last` is the id of the last event that is known.
+    /// `Break`, or the gateway ends the stream. `last` is the id of the last event that is known,
+    /// and `heard` is called for whatever comes, also if it is no event.
     ///
     /// # Errors
     ///
-    /// Same as [`Self::get`], and if the connection breaks.
+    /// Same as [`Self::get`], and if the connection breaks, or the gateway is silent for too long.
     pub(crate) async fn follow(
         &self,
         path: &str,
         last: Option<&str>,
+        mut heard: impl FnMut(),
         mut take: impl FnMut(ServerEvent) -> ControlFlow<()>,
     ) -> Result<(), ClientError> {
         let mut token = self.token.as_ref();
@@ -41,15 +51,18 @@ impl Client {
                 headers.insert("last-event-id", last);
             }
             let mut reader = EventReader::default();
-            let take = |piece: &[u8]| reader.read(piece, &mut take);
+            let take = |piece: &[u8]| {
+                heard();
+                reader.read(piece, &mut take)
+            };
             let connected = |source: io::Error| ClientError::Connect {
                 target: target.clone(),
                 source,
             };
             let response = match target {
-                Target::Socket(socket) => match UnixStream::connect(socket).await {
+                Target::Socket(socket) => match connect(UnixStream::connect(socket)).await {
                     Ok(stream) => {
-                        exchange_in_pieces(stream, question, MAX_RESPONSE_LEN, take).await
+                        exchange_in_pieces(stream, question, MAX_RESPONSE_LEN, QUIET, take).await
                     }
                     // A token is not sent to an address in place of a socket: any user of the
                     // machine may listen there.
@@ -59,9 +72,9 @@ impl Client {
                     }
                     Err(error) => return Err(connected(error)),
                 },
-                Target::Address(address) => match TcpStream::connect(address).await {
+                Target::Address(address) => match connect(TcpStream::connect(address)).await {
                     Ok(stream) => {
-                        exchange_in_pieces(stream, question, MAX_RESPONSE_LEN, take).await
+                        exchange_in_pieces(stream, question, MAX_RESPONSE_LEN, QUIET, take).await
                     }
                     Err(_) if targets.peek().is_some() => continue,
                     Err(error) => return Err(connected(error)),
@@ -75,6 +88,11 @@ impl Client {
         }
         Ok(())
     }
+}
+
+async fn connect<S>(connecting: impl Future<Output = io::Result<S>>) -> io::Result<S> {
+    let connected = timeout(CONNECT, connecting).await;
+    connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// Reads events from the pieces of a body.

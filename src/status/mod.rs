@@ -8,6 +8,7 @@ pub(crate) mod events;
 pub(crate) mod http;
 pub(crate) mod metrics_page;
 mod plugins;
+pub(crate) mod problems;
 pub(crate) mod receipt;
 pub(crate) mod sessions;
 pub(crate) mod snapshot;

@@ -15,6 +15,10 @@ pub(super) fn row(plugin: &PluginStatus) -> [String; 9] {
         .iter()
         .map(|(kind, count)| format!("{kind} {count}"))
         .collect();
+    for route in routes.clone().filter(|route| route.recent_failures > 0) {
+        let (count, name) = (route.recent_failures, &route.route);
+        notes.push(format!("{count} in the last minute on {name}"));
+    }
     for route in routes.clone().filter(|route| route.left_out) {
         notes.push(format!("left out on {}", route.route));
     }
@@ -49,12 +53,14 @@ pub(super) fn example() -> PluginStatus {
                 calls: 3000,
                 failures: [("cpu".into(), 2), ("script".into(), 4)].into(),
                 left_out: true,
+                ..PluginRouteStatus::default()
             },
             PluginRouteStatus {
                 route: "web".into(),
                 calls: 400,
                 failures: [("script".into(), 1)].into(),
                 left_out: false,
+                ..PluginRouteStatus::default()
             },
         ],
     }

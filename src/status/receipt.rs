@@ -2,8 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::table::printable;
-use crate::cache::purge::{AppliedGateway, Instance, PeerStates, Receipt};
+use crate::{
+    base::out::printable,
+    cache::purge::{AppliedGateway, Instance, PeerStates, Receipt},
+};
 
 /// Formats the receipt: the purges, the gateways that completed them, and those that did not.
 pub(crate) fn receipt_text(receipt: &Receipt) -> String {

@@ -1,7 +1,8 @@
 //! Sessions of the status page: what begins them, what ends them, and the results of their forms.
 //!
 //! Everything is bounded and in memory. A successor gets the sessions, as hashes: nothing that is
-//! stored or handed over opens one.
+//! stored or handed over opens one. The value of forms on the socket proves no right either: a
+//! client that can open the socket can read it.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -78,12 +79,11 @@ pub(crate) struct Sessions {
     inner: Mutex<Inner>,
     /// Permits of the pages that are kept up to date.
     readers: Arc<Semaphore>,
-    /// Value that forms on the admin socket repeat, where no session is needed.
-    socket_csrf: String,
 }
 
-#[derive(Default)]
 struct Inner {
+    /// Value that forms on the admin socket repeat, where no session is needed.
+    socket_csrf: String,
     /// The oldest first.
     sessions: VecDeque<Session>,
     links: VecDeque<Link>,
@@ -127,9 +127,14 @@ impl Sessions {
     pub(crate) fn new(clock: Clock) -> Self {
         Self {
             clock,
-            inner: Mutex::default(),
+            inner: Mutex::new(Inner {
+                socket_csrf: secret(),
+                sessions: VecDeque::new(),
+                links: VecDeque::new(),
+                results: VecDeque::new(),
+                failed: FailedLogins::default(),
+            }),
             readers: Arc::new(Semaphore::new(MAX_READERS)),
-            socket_csrf: secret(),
         }
     }
 
@@ -216,8 +221,8 @@ impl Sessions {
         inner.results.retain(|result| result.owner != Some(id));
     }
 
-    pub(crate) fn socket_csrf(&self) -> &str {
-        &self.socket_csrf
+    pub(crate) fn socket_csrf(&self) -> String {
+        self.inner.lock().socket_csrf.clone()
     }
 
     /// Stores the result of a form, and returns the key to it.
@@ -245,7 +250,8 @@ impl Sessions {
         Arc::clone(&self.readers).try_acquire_owned().ok()
     }
 
-    /// Exports the sessions for a successor.
+    /// Exports the sessions for a successor, and the value of forms on the socket, which pages that
+    /// are open have.
     pub(crate) fn export(&self) -> Value {
         let now = self.clock.now();
         let inner = self.inner.lock();
@@ -256,13 +262,18 @@ impl Sessions {
                 "seconds": session.ends.saturating_duration_since(now).as_secs(),
             })
         });
-        Value::Array(sessions.collect())
+        json!({
+            "sessions": sessions.collect::<Vec<_>>(),
+            "socket_csrf": inner.socket_csrf,
+        })
     }
 
     /// Imports the sessions of a predecessor. Those that cannot be read are left out.
     pub(crate) fn import(&self, exported: &Value) {
         let now = self.clock.now();
-        let sessions = exported.as_array().into_iter().flatten();
+        // An earlier version exported the list alone.
+        let sessions = exported.as_array().or(exported["sessions"].as_array());
+        let sessions = sessions.into_iter().flatten();
         let sessions = sessions.filter_map(|session| {
             let seconds = session["seconds"].as_u64()?.min(SESSION.as_secs());
             Some(Session {
@@ -277,6 +288,10 @@ impl Sessions {
         let mut inner = self.inner.lock();
         for session in sessions {
             push_bounded(&mut inner.sessions, MAX_SESSIONS, session);
+        }
+        if digest_of(&exported["socket_csrf"]).is_some() {
+            let value = exported["socket_csrf"].as_str().unwrap_or_default();
+            value.clone_into(&mut inner.socket_csrf);
         }
     }
 }
@@ -510,6 +525,12 @@ mod tests {
         );
         assert!(new.find(&without, None).is_some());
         assert!(new.find(&without, Some(&required)).is_none());
+        // Pages that were opened over the socket have the old value in their forms.
+        assert_eq!(new.socket_csrf(), old.socket_csrf());
+        let third = Sessions::new(clock.clone());
+        third.import(&exported["sessions"]);
+        assert!(third.find(&without, None).is_some(), "an earlier version's");
+        assert_ne!(third.socket_csrf(), old.socket_csrf());
         clock.advance(SESSION / 2);
         assert!(new.find(&without, None).is_none());
         // Another version may export something else.
@@ -517,8 +538,10 @@ mod tests {
             json!(null),
             json!({}),
             json!([1, { "id": "zz" }, { "id": 3 }]),
+            json!({ "sessions": 3, "socket_csrf": "" }),
         ] {
             new.import(&other);
         }
+        assert_eq!(new.socket_csrf(), old.socket_csrf());
     }
 }

@@ -7,7 +7,10 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use crate::upstreams::{BackendStatus, Scale, UpstreamStatus, UpstreamTraffic};
+pub(crate) use crate::{
+    live::traffic::RouteTraffic,
+    upstreams::{BackendStatus, RestartAt, Scale, UpstreamStatus, UpstreamTraffic},
+};
 
 use crate::{
     base::metrics::Exposition,
@@ -100,6 +103,8 @@ pub(crate) struct Readiness {
 pub(crate) struct Snapshot {
     pub version: String,
     pub pid: u32,
+    /// Time of the snapshot by the wall clock; RFC 3339, UTC.
+    pub at: String,
     /// Start of the process; RFC 3339, UTC.
     pub started: String,
     pub uptime_seconds: u64,
@@ -376,32 +381,6 @@ pub(crate) struct RouteStatus {
     pub traffic: RouteTraffic,
 }
 
-/// Traffic of a route: rates of the last ten seconds, latencies and hit ratio of the last minute.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub(crate) struct RouteTraffic {
-    /// Requests since the process began.
-    pub requests: u64,
-    /// Responses with 5xx since the process began.
-    pub server_errors: u64,
-    /// Requests per second.
-    pub rate: f64,
-    /// Responses with 4xx per second, without 499.
-    pub client_error_rate: f64,
-    /// Responses with 5xx per second.
-    pub server_error_rate: f64,
-    /// Share of lookups that the cache served, 0 to 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hit_ratio: Option<f64>,
-    /// Percentiles of the time from the request headers to the last byte, in milliseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub p50_ms: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub p95_ms: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub p99_ms: Option<f64>,
-}
-
 /// A loaded plugin.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -427,6 +406,11 @@ pub(crate) struct PluginRouteStatus {
     pub calls: u64,
     /// Failures by kind, as in metrics, without zeros.
     pub failures: BTreeMap<String, u64>,
+    /// Failures in the last minute.
+    pub recent_failures: u64,
+    /// The text of a recent failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<String>,
     /// True if the plugin failed too often and is suspended for a while.
     pub left_out: bool,
 }

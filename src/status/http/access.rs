@@ -83,7 +83,7 @@ impl RejectionReason {
                 421,
                 "the admin listener accepts localhost and loopback addresses only",
             ),
-            Self::CrossSite => (403, "a page of another site may not act here"),
+            Self::CrossSite => (403, "a page of another site may not act or read here"),
             Self::TokenMissing => (401, "this needs `Authorization: Bearer TOKEN`"),
             Self::TokenWrong => (401, "this is not the token of the gateway"),
             Self::SocketOnly => (
@@ -180,6 +180,12 @@ pub(super) fn decide(claim: Claim) -> Result<Proof, Denial> {
         return Ok(Proof::NotNeeded);
     }
     if claim.reach == Reachability::Socket {
+        // A socket may be forwarded to a machine with a browser, where any page could hold streams
+        // open until there is none left.
+        let is_foreign_read = claim.is_cross_site && claim.path == PathKind::Other;
+        if is_foreign_read && claim.bearer != Bearer::Right {
+            return reject(RejectionReason::CrossSite);
+        }
         return Ok(Proof::Socket);
     }
     let without = match (claim.has_token, claim.reach) {
@@ -282,6 +288,7 @@ mod tests {
             let expected = (claim.is_safe || !claim.is_cross_site)
                 && (is_open
                     || claim.reach == Reachability::Socket
+                        && (!claim.is_cross_site || claim.path != PathKind::Other)
                     || has_token_shown
                     || is_local_metrics
                     || claim.has_session && is_session_left && may_session);

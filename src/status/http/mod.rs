@@ -8,6 +8,7 @@ mod guard;
 mod page;
 mod pages;
 mod requests;
+mod stream;
 mod v1;
 
 use std::{io, net::SocketAddr, sync::Arc};
@@ -28,6 +29,7 @@ use self::{
     access::Reachability,
     bounded::{BoundedListener, ConnectionLifetime},
     guard::Guard,
+    page::SharedSections,
 };
 use super::{
     actions::{ActionError, Actions},
@@ -46,6 +48,8 @@ pub(crate) struct AdminState {
     pub actions: Arc<dyn Actions>,
     /// Sessions of the status page.
     pub sessions: Arc<Sessions>,
+    /// Sections of the page that its readers share.
+    pub sections: Arc<SharedSections>,
     /// Owner of the actions that have begun, so that neither a client that disconnects nor a
     /// listener that closes aborts them.
     pub tasks: Tasks,
@@ -173,6 +177,15 @@ impl Connected<IncomingStream<'_, BoundedListener<tokio::net::UnixListener>>> fo
             open: stream.io().open().clone(),
         }
     }
+}
+
+/// Does work of some milliseconds on a thread that may block: the thread of the admin listener has
+/// the deadlines of all connections.
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ActionError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| ActionError::new(503, "stopping", "the gateway stops"))
 }
 
 /// A refusal in the common format of errors.

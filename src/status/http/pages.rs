@@ -10,7 +10,7 @@ use axum::{
     routing::get,
 };
 
-use super::{AdminState, Route, extract::UrlPart};
+use super::{AdminState, Route, extract::UrlPart, off_thread};
 use crate::{
     base::{accept, metrics::Exposition},
     status::{
@@ -45,8 +45,7 @@ pub(super) fn is_open(path: &str) -> bool {
     HEALTH.contains(&path) || path.starts_with(UPSTREAM_READY)
 }
 
-/// Responds with all metrics, on a thread that may block: with many routes they take milliseconds,
-/// and this thread has the deadlines of all connections.
+/// Responds with all metrics: with many routes they take milliseconds.
 async fn metrics(State(served): State<AdminState>, headers: HeaderMap) -> Response {
     let offers = ["application/openmetrics-text", "text/plain"];
     let wants_open_metrics = headers
@@ -59,8 +58,9 @@ async fn metrics(State(served): State<AdminState>, headers: HeaderMap) -> Respon
         Exposition::Text
     };
     let source = Arc::clone(&served.source);
-    let Ok(text) = tokio::task::spawn_blocking(move || source.metrics(format)).await else {
-        return ActionError::new(503, "stopping", "the gateway stops").into_response();
+    let text = match off_thread(move || source.metrics(format)).await {
+        Ok(text) => text,
+        Err(stopping) => return stopping.into_response(),
     };
     let headers = [
         (header::CONTENT_TYPE, format.media_type()),

@@ -14,10 +14,12 @@ use axum::{
 };
 use futures_util::{StreamExt as _, stream};
 
-use super::{AdminState, PeerAddress, Route, extract::UrlPart, guard::Admission};
+use super::{
+    AdminState, PeerAddress, Route, extract::UrlPart, guard::Admission, off_thread,
+    stream::OpenStream,
+};
 use crate::{
-    base::secret::Secret,
-    live::history::{Follower, RequestQuery},
+    live::history::{FollowedRequests, Follower, RequestQuery},
     status::actions::ActionError,
 };
 
@@ -27,10 +29,6 @@ const JSON_LINES: &str = "application/x-ndjson";
 const LOOK: Duration = Duration::from_millis(100);
 /// Time without a request after which a comment shows that the stream lives.
 const QUIET: Duration = Duration::from_secs(5);
-/// Time that a client may take to read what was sent to it.
-const SLOWEST: Duration = Duration::from_secs(30);
-/// Time after which a browser connects again.
-const AGAIN: Duration = Duration::from_millis(500);
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -42,9 +40,10 @@ pub(super) fn routes() -> Vec<Route> {
 async fn latest(
     State(served): State<AdminState>,
     UrlPart(Query(query)): UrlPart<Query<RequestQuery>>,
-) -> Response {
-    let lines = served.source.history().latest(&query);
-    ([(header::CONTENT_TYPE, JSON_LINES)], lines).into_response()
+) -> Result<impl IntoResponse, ActionError> {
+    let history = served.source.history();
+    let lines = off_thread(move || history.latest(&query)).await?;
+    Ok(([(header::CONTENT_TYPE, JSON_LINES)], lines))
 }
 
 async fn follow(
@@ -53,20 +52,24 @@ async fn follow(
     Extension(admission): Extension<Admission>,
     headers: HeaderMap,
     UrlPart(Query(query)): UrlPart<Query<RequestQuery>>,
-) -> Response {
+) -> Result<Response, ActionError> {
     let after = headers
         .get("last-event-id")
         .and_then(|id| id.to_str().ok()?.parse().ok());
-    let Some(follower) = served.source.history().follow(query, after) else {
+    let Some(mut follower) = served.source.history().follow(query, after) else {
         let message = "there are too many readers of the stream: end one of them";
-        return ActionError::new(503, "too_many_readers", message).into_response();
+        return Err(ActionError::new(503, "too_many_readers", message));
     };
+    // The first ones may be many.
+    let taken = off_thread(move || {
+        let before = follower.take();
+        (follower, before)
+    });
+    let (follower, before) = taken.await?;
     let followed = FollowedStream {
-        token: served.actions.token(),
+        open: OpenStream::new(served, peer, admission),
         follower,
-        served,
-        peer,
-        admission,
+        before: Some(before),
         is_first: true,
         is_over: false,
         quiet: Duration::ZERO,
@@ -75,19 +78,17 @@ async fn follow(
         let events = followed.next().await?;
         Some((stream::iter(events), followed))
     });
-    Sse::new(events.flatten()).into_response()
+    Ok(Sse::new(events.flatten()).into_response())
 }
 
 /// State of one stream.
 struct FollowedStream {
+    open: OpenStream,
     follower: Follower,
-    served: AdminState,
-    peer: PeerAddress,
-    admission: Admission,
-    /// Token that was required when the stream began.
-    token: Option<Secret>,
+    /// The requests that ended before the stream began, until they are sent.
+    before: Option<FollowedRequests>,
     is_first: bool,
-    /// True once the listener is closed, or the token is another one.
+    /// True once the listener is closed. What ended until then is still sent.
     is_over: bool,
     /// Time since the last event.
     quiet: Duration,
@@ -96,18 +97,15 @@ struct FollowedStream {
 impl FollowedStream {
     /// Waits for the next events; returns `None` at the end of the stream.
     async fn next(&mut self) -> Option<Vec<Result<Event, Infallible>>> {
-        // Called only once the client has read nearly everything before.
-        self.peer.life.allow(SLOWEST);
+        self.open.allow_reading();
         while !self.is_over {
-            let token = self.served.actions.token();
-            self.is_over = self.peer.open.is_closed()
-                || self.token != token
-                || !self
-                    .admission
-                    .is_current(&self.served.sessions, token.as_ref());
+            if !self.open.is_admitted() {
+                return None;
+            }
+            self.is_over = self.open.is_closed();
             let mut events = self.take();
             if std::mem::take(&mut self.is_first) {
-                events.insert(0, Event::default().retry(AGAIN));
+                events.insert(0, OpenStream::first());
             } else if self.quiet >= QUIET {
                 events.push(Event::default().comment(""));
             }
@@ -115,16 +113,15 @@ impl FollowedStream {
                 self.quiet = Duration::ZERO;
                 return Some(events.into_iter().map(Ok).collect());
             }
-            tokio::select! {
-                () = self.peer.open.closed() => {}
-                () = tokio::time::sleep(LOOK) => self.quiet += LOOK,
-            }
+            self.open.pause(LOOK).await;
+            self.quiet += LOOK;
         }
         None
     }
 
     fn take(&mut self) -> Vec<Event> {
-        let taken = self.follower.take();
+        let taken = self.before.take();
+        let taken = taken.unwrap_or_else(|| self.follower.take());
         let mut events = Vec::new();
         if taken.missed > 0 {
             let missed = serde_json::json!({ "missed": taken.missed }).to_string();

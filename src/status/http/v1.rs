@@ -9,17 +9,22 @@ use axum::{
     routing::{delete, get, post},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{
     AdminState, PeerAddress, Route, bounded,
     extract::{JsonBody, OptionalJsonBody, UrlPart},
+    off_thread,
 };
 use crate::{
     cache::purge::PurgeRequest,
     gateway::explain::ExplainRequest,
     live::audit::Actor,
-    status::actions::{
-        ActionError, Actions, BackendName, NewBackend, NewBan, ProfileSelection, Profiles,
+    status::{
+        Snapshot,
+        actions::{
+            ActionError, Actions, BackendName, NewBackend, NewBan, ProfileSelection, Profiles,
+        },
     },
 };
 
@@ -78,23 +83,29 @@ struct Force {
     force: bool,
 }
 
-async fn status(State(served): State<AdminState>) -> Response {
-    Json(served.source.snapshot()).into_response()
+async fn status(State(served): State<AdminState>) -> Result<Json<Snapshot>, ActionError> {
+    snapshot(&served).await.map(Json)
 }
 
-async fn upstreams(State(served): State<AdminState>) -> Response {
-    let upstreams = served.source.snapshot().upstreams;
-    Json(serde_json::json!({ "upstreams": upstreams })).into_response()
+async fn upstreams(State(served): State<AdminState>) -> Result<Json<Value>, ActionError> {
+    let upstreams = snapshot(&served).await?.upstreams;
+    Ok(Json(serde_json::json!({ "upstreams": upstreams })))
 }
 
-async fn bans(State(served): State<AdminState>) -> Response {
-    Json(serde_json::json!({ "bans": served.source.bans() })).into_response()
+async fn bans(State(served): State<AdminState>) -> Result<Json<Value>, ActionError> {
+    let bans = off_thread(move || served.source.bans()).await?;
+    Ok(Json(serde_json::json!({ "bans": bans })))
 }
 
-async fn profiles(State(served): State<AdminState>) -> Response {
-    let config = served.source.snapshot().config;
+async fn profiles(State(served): State<AdminState>) -> Result<Json<Profiles>, ActionError> {
+    let config = snapshot(&served).await?.config;
     let (active, profiles) = (config.profile, config.profiles);
-    Json(Profiles { active, profiles }).into_response()
+    Ok(Json(Profiles { active, profiles }))
+}
+
+async fn snapshot(served: &AdminState) -> Result<Snapshot, ActionError> {
+    let source = Arc::clone(&served.source);
+    off_thread(move || source.snapshot()).await
 }
 
 async fn profile(

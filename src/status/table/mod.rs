@@ -4,11 +4,14 @@ use std::fmt::Write as _;
 
 use super::{
     plugins,
+    problems::{self, Severity},
     snapshot::{
-        BackendStatus, BanStatus, BansStatus, CacheDiskStatus, CertificateStatus, Predecessor,
-        PurgeLinkStatus, RedisStatus, Snapshot, State, UpstreamStatus,
+        BackendStatus, BanStatus, BansStatus, CacheDiskStatus, CertificateExpiry,
+        CertificateStatus, Predecessor, PurgeLinkStatus, RedisStatus, Snapshot, State,
+        UpstreamStatus,
     },
 };
+use crate::base::out::printable;
 
 /// Renders the whole status as `edgeway status` prints it.
 pub(crate) fn render_text(snapshot: &Snapshot) -> String {
@@ -29,7 +32,7 @@ pub(crate) fn render_text(snapshot: &Snapshot) -> String {
     put_section(
         &mut out,
         &["CERTIFICATE", "EXPIRES", "NEXT", "NOTES"],
-        snapshot.certificates.iter().map(certificate_row),
+        (snapshot.certificates.iter().map(certificate_row)).chain(file_rows(snapshot)),
     );
     put_section(
         &mut out,
@@ -126,6 +129,7 @@ fn put_head(out: &mut String, snapshot: &Snapshot) {
         State::Draining => "draining",
     };
     let (config, bans) = (&snapshot.config, &snapshot.bans);
+    let at = problems::time_of(snapshot).unwrap_or_default();
     let mut lines = vec![
         (
             "edgeway",
@@ -143,11 +147,12 @@ fn put_head(out: &mut String, snapshot: &Snapshot) {
             ),
         ),
     ];
-    if let Some(error) = &config.last_error {
-        lines.push(("refused", error.clone()));
-    }
-    for reason in &snapshot.not_ready {
-        lines.push(("not ready", reason.clone()));
+    for problem in problems::of(snapshot, at) {
+        let label = match problem.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        lines.push((label, problem.text));
     }
     if !config.profiles.is_empty() {
         let active = config.profile.as_deref().unwrap_or("none");
@@ -199,6 +204,23 @@ fn certificate_row(certificate: &CertificateStatus) -> [String; 4] {
         or_dash(certificate.next.as_ref()),
         notes.collect::<Vec<_>>().join(", "),
     ]
+}
+
+/// Rows of the certificates in files: the others have rows of their own.
+fn file_rows(snapshot: &Snapshot) -> impl Iterator<Item = [String; 4]> {
+    let is_issued = |name: &str| snapshot.certificates.iter().any(|c| c.name == name);
+    let files = snapshot.expiries.iter();
+    let files = files.filter(move |expiry| !is_issued(&expiry.name));
+    files.map(
+        |CertificateExpiry {
+             name,
+             expires,
+             listener,
+         }| {
+            let notes = format!("file of listener {listener}");
+            [name.clone(), expires.clone(), "-".to_owned(), notes]
+        },
+    )
 }
 
 fn or_dash(text: Option<&String>) -> String {
@@ -299,18 +321,15 @@ fn notes(upstream: &UpstreamStatus, backend: &BackendStatus) -> Vec<String> {
     if backend.weight > 1 {
         notes.push(format!("weight {}", backend.weight));
     }
-    if let Some(seconds) = backend.ejected_for {
+    if let Some(seconds) = backend.ejected_for.filter(|_| backend.state == "ejected") {
         let because = backend.ejected_because.as_deref().unwrap_or("failures");
-        notes.push(format!("out for {seconds:.0}s ({because})"));
+        notes.push(format!("for {seconds:.0}s more ({because})"));
     }
     if let Some(node) = &backend.node {
-        notes.push(format!(
-            "loop {:.0} % busy, {:.0}ms late; heap {} MiB, rss {} MiB",
-            node.utilisation * 100.0,
-            node.delay_ms,
-            mib(node.heap_bytes),
-            mib(node.rss_bytes),
-        ));
+        notes.push(node.to_string());
+    }
+    if let Some(excess) = upstream.excess(backend) {
+        notes.push(excess.to_string());
     }
     match &backend.probe {
         Some(probe) if !probe.passed => {
@@ -360,23 +379,6 @@ fn put_row<const N: usize>(out: &mut String, cells: &[&str; N], widths: &[usize;
     }
     out.truncate(start + out[start..].trim_end().len());
     out.push('\n');
-}
-
-/// Escapes control characters in `text`, so that no name can control the terminal.
-pub(crate) fn printable(text: &str) -> String {
-    if !text.contains(char::is_control) {
-        return text.to_owned();
-    }
-    text.chars()
-        .flat_map(|c| {
-            let (escaped, plain) = if c.is_control() {
-                (Some(c.escape_default()), None)
-            } else {
-                (None, Some(c))
-            };
-            escaped.into_iter().flatten().chain(plain)
-        })
-        .collect()
 }
 
 /// Formats the two largest units: `3d 4h`, `12min 5s`.

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::status::snapshot::{
     CacheStatus, CertificateExpiry, CertificateStatus, ConfigStatus, LimitStatus, ListenerStatus,
-    OtherGateway, ProcessStatus, ReloadStatus, RouteStatus, RouteTraffic,
+    OtherGateway, ProcessStatus, ReloadStatus, RestartAt, RouteStatus, RouteTraffic,
 };
 
 /// A refused reload after one that was taken.
@@ -49,6 +49,7 @@ pub(crate) fn full() -> Snapshot {
     Snapshot {
         version: "0.1.0".into(),
         pid: 4242,
+        at: "2027-01-16T10:03:04.000Z".into(),
         started: "2027-01-15T08:00:00Z".into(),
         uptime_seconds: 93_784,
         state: State::Serving,
@@ -189,6 +190,12 @@ fn columns_line_up() {
     edgeway    0.1.0 (pid 4242)
     state      serving, up 1d 2h
     config     edgeway.yaml, generation 3, loaded 2027-01-16T09:00:00Z
+    error      backend web/127.0.0.1:3001 is ejected (errors)
+    error      Redis at 10.0.0.5:6379 is down: no response within 20ms
+    warning    purges of other gateways may not reach this one since 2027-01-16T09:30:03.000Z
+    warning    the cache folder /var/cache/edgeway is unused (full): No space left on device (os error 28)
+    warning    certificate www.example.com: 2 failed orders in a row: no such host (dns)
+    warning    plugin ab-split (plugins/ab-split/plugin.js) failed too often on route api and is suspended there
     profile    peak (there is calm, peak)
     older      process 1234 (0.0.9): 3 connections, draining since 2027-01-16T09:59:00Z
     bans       1 client banned, 12 refused recently
@@ -212,7 +219,7 @@ fn columns_line_up() {
 
     UPSTREAM  BACKEND         STATE    IN FLIGHT  REQUESTS  FAILED  AVERAGE  NOTES
     web       127.0.0.1:3000  healthy  2          3100      0       4.2ms    loop 42 % busy, 7ms late; heap 90 MiB, rss 180 MiB
-    web       127.0.0.1:3001  ejected  0          120       9       -        weight 2, out for 4s (errors), check 1s ago: connection refused
+    web       127.0.0.1:3001  ejected  0          120       9       -        weight 2, for 4s more (errors), check 1s ago: connection refused
 
     PLUGIN    FILE                        VERSION       LOADED                    ROUTES   CALLS  FAILED  HEAP          NOTES
     ab-split  plugins/ab-split/plugin.js  0f1e2d3c4b5a  2027-01-16T09:00:00.000Z  api web  3400   7       300 KiB in 2  cpu 2, script 5, left out on api
@@ -220,6 +227,24 @@ fn columns_line_up() {
     ROUTE  MATCH                   ACTION        RATE     5XX    P95     HITS  FILTERS
     api    shop.example.com/api/*  upstream api  120.5/s  0.5/s  41.7ms  82%   request_id access_log
     ");
+}
+
+#[test]
+fn an_app_that_has_reached_its_limit_has_a_note() {
+    let mut snapshot = full();
+    snapshot.upstreams[0].restart_at = Some(RestartAt {
+        rss_bytes: Some(181 << 20),
+        heap_bytes: Some(90 << 20),
+    });
+    let excess = "rss 180 MiB, `restart_at` reached: heap 90 MiB, limit 90MiB";
+    let text = render_text(&snapshot);
+    assert!(text.contains(excess), "{text}");
+    snapshot.upstreams[0]
+        .restart_at
+        .as_mut()
+        .unwrap()
+        .heap_bytes = None;
+    assert!(!render_text(&snapshot).contains("restart_at"));
 }
 
 #[test]
@@ -232,9 +257,15 @@ fn trouble_stands_at_the_top() {
     assert_eq!(
         head,
         [
-            "refused    unknown key `lisen`",
-            "not ready  no backend of `web` is healthy"
+            "error      not ready: no backend of `web` is healthy",
+            "error      backend web/127.0.0.1:3001 is ejected (errors)",
         ]
+    );
+    let refused = "warning    the last reload was refused at ";
+    let refused = text.lines().find(|line| line.starts_with(refused));
+    assert!(
+        refused.unwrap().ends_with(": unknown key `lisen`"),
+        "{text}"
     );
 }
 

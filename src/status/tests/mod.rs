@@ -49,10 +49,13 @@ struct Fake {
     sessions: Mutex<Vec<String>>,
     /// Gate that actions wait for.
     gate: Option<Semaphore>,
+    /// Threads on which snapshots were taken.
+    snapshots: Mutex<Vec<std::thread::ThreadId>>,
 }
 
 impl Source for Fake {
     fn snapshot(&self) -> Snapshot {
+        self.snapshots.lock().push(std::thread::current().id());
         table::tests::full()
     }
 
@@ -286,6 +289,7 @@ fn served(source: Arc<dyn Source>, fake: &Arc<Fake>, actions: &Tasks) -> AdminSt
         source,
         actions: Arc::clone(fake) as _,
         sessions: Arc::default(),
+        sections: Arc::default(),
         tasks: actions.clone(),
     }
 }

@@ -1,7 +1,13 @@
 //! Tests of the status page with browsers, their cookies, and pages of other sites.
 
+use tokio::net::TcpStream;
+
 use super::*;
-use crate::status::http::paths;
+use crate::{
+    chain::{FixedFields, LoggedRequest, Text},
+    filters::access_log::Redactor,
+    status::http::paths,
+};
 
 const FORM: &str = "Content-Type: application/x-www-form-urlencoded\r\n";
 const HTML: &str = "Host: localhost\r\nAccept: text/html\r\n";
@@ -126,6 +132,16 @@ async fn a_browser_logs_in_with_the_token_and_out_again() {
         .await;
     assert_eq!(page.place(), "/login");
     assert_eq!(*admin.fake.sessions.lock(), ["login page", "logout page"]);
+}
+
+#[tokio::test]
+async fn the_page_shows_what_node_apps_report() {
+    let admin = bare(Some(TOKEN));
+    let (cookie, _csrf) = admin.enter().await;
+    let headers = format!("{HTML}{cookie}");
+    let page = admin.see("GET", "/status", &headers, "").await;
+    let report = "loop 42 % busy, 7ms late; heap 90 MiB, rss 180 MiB";
+    assert!(page.text.contains(report), "{}", page.text);
 }
 
 #[tokio::test]
@@ -373,32 +389,150 @@ async fn a_session_is_not_shared_with_pages_at_other_ports() {
     assert_eq!(admin.see("GET", "/v1/status", &typed, "").await.status, 200);
 }
 
+/// An open stream of the page.
+struct Stream(TcpStream);
+
+impl Stream {
+    async fn open(admin: &Admin, path: &str, cookie: &str) -> Self {
+        let mut stream = TcpStream::connect(admin.address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\n{LOCAL}{cookie}\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        Self(stream)
+    }
+
+    /// Returns what comes, once it has this text.
+    async fn read_until(&mut self, expected: &str) -> String {
+        let mut room = vec![0; 65536];
+        let mut text = String::new();
+        while !text.contains(expected) {
+            let length = self.0.read(&mut room).await.unwrap();
+            assert!(length > 0, "{text}");
+            text.push_str(&String::from_utf8_lossy(&room[..length]));
+        }
+        text
+    }
+
+    /// Returns what comes until the stream ends, as it does soon after the session.
+    async fn read_to_end(&mut self) -> String {
+        let mut rest = String::new();
+        let ended = tokio::time::timeout(
+            std::time::Duration::from_secs(10),
+            self.0.read_to_string(&mut rest),
+        );
+        ended.await.expect("it ends with the session").unwrap();
+        assert!(rest.ends_with("0\r\n\r\n"), "{rest}");
+        rest
+    }
+}
+
 #[tokio::test]
 async fn the_stream_sends_sections_and_ends_with_the_session() {
     let admin = bare(Some(TOKEN));
     let (cookie, csrf) = admin.enter().await;
-    let mut stream = tokio::net::TcpStream::connect(admin.address).await.unwrap();
-    let request = format!("GET /status/stream HTTP/1.1\r\n{LOCAL}{cookie}\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut text = String::new();
-    let mut room = vec![0; 65536];
-    while !text.contains(r#"{"id":"listeners""#) {
-        let length = stream.read(&mut room).await.unwrap();
-        assert!(length > 0, "{text}");
-        text.push_str(&String::from_utf8_lossy(&room[..length]));
-    }
+    let mut stream = Stream::open(&admin, "/status/stream", &cookie).await;
+    let mut text = stream.read_until(r#"{"id":"listeners""#).await;
     assert!(
         text.contains("content-type: text/event-stream\r\n"),
         "{text}"
     );
     assert!(text.contains("retry: 500\n"), "{text}");
     assert!(text.contains("event: section\n"), "{text}");
-    // Without changes nothing is sent again.
+    // Without changes nothing is sent again: each section once, and at the next interval a comment.
+    let later = stream.read_until("\r\n:").await;
+    text.push_str(&later);
+    for id in ["summary", "upstreams", "listeners"] {
+        let event = format!(r#"{{"id":"{id}""#);
+        assert_eq!(text.matches(&event).count(), 1, "{id}: {later}");
+    }
+    // Its forms have the value of this session.
+    assert!(text.contains(&format!(r#"value=\"{csrf}\""#)), "{text}");
     let headers = format!("{HTML}{FORM}{cookie}");
     let body = format!("csrf={csrf}");
     let left = admin.see("POST", "/logout", &headers, &body).await;
     assert_eq!(left.status, 303);
-    let mut rest = String::new();
-    stream.read_to_string(&mut rest).await.unwrap();
+    // The end comes at the next look, long before the next sections or the time of a slow reader.
+    let rest = stream.read_to_end().await;
     assert!(!rest.contains("event: section"), "{rest}");
+}
+
+/// Adds a request that has ended.
+fn push(admin: &Admin, path: &str) {
+    let mut request = LoggedRequest {
+        fixed: FixedFields {
+            ended: std::time::UNIX_EPOCH + std::time::Duration::from_secs(1),
+            ..FixedFields::default()
+        },
+        texts: [None; Text::COUNT],
+    };
+    request.texts[Text::Path as usize] = Some(path.as_bytes());
+    admin.fake.history.push(&request, &Redactor::none());
+}
+
+#[tokio::test]
+async fn the_stream_of_requests_sends_nothing_after_the_end_of_the_session() {
+    let admin = bare(Some(TOKEN));
+    let (cookie, _) = admin.enter().await;
+    let mut stream = Stream::open(&admin, "/v1/requests/stream", &cookie).await;
+    stream.read_until("retry: 500").await;
+    push(&admin, "/before");
+    stream.read_until("/before").await;
+    let secret = cookie.split(['=', '\r']).nth(1).unwrap();
+    let token = Secret::new(TOKEN);
+    let session = admin.sessions.find(secret, Some(&token)).unwrap();
+    // This test and the listener share one thread, so no look comes between the two.
+    admin.sessions.end(session.id);
+    push(&admin, "/after");
+    let rest = stream.read_to_end().await;
+    assert!(!rest.contains("/after"), "{rest}");
+}
+
+/// Invariant: whatever number of readers the page has, its sections are rendered once in each
+/// interval.
+#[tokio::test]
+async fn readers_of_the_page_share_its_sections() {
+    let fake = Arc::new(Fake::default());
+    let source: Arc<dyn Source> = Arc::clone(&fake) as _;
+    let sections = served(Arc::clone(&source), &fake, &Tasks::default()).sections;
+    for interval in 0..3 {
+        let readers = (0..16).map(|_| sections.of(interval, &source));
+        let all = futures_util::future::join_all(readers).await;
+        assert_eq!(all.len(), 16);
+        // One that is late gets the latest.
+        assert!(sections.of(0, &source).await.is_ok());
+    }
+    assert_eq!(fake.snapshots.lock().len(), 3);
+}
+
+#[tokio::test]
+async fn the_thread_with_the_deadlines_renders_nothing() {
+    let admin = bare(Some(TOKEN));
+    let (cookie, _) = admin.enter().await;
+    let headers = format!("{HTML}{cookie}");
+    for path in ["/status", "/v1/status", "/v1/upstreams", "/v1/profiles"] {
+        let seen = admin.see("GET", path, &headers, "").await;
+        assert_eq!(seen.status, 200, "{path}");
+    }
+    let mut stream = Stream::open(&admin, "/status/stream", &cookie).await;
+    stream.read_until("event: section").await;
+    let threads = admin.fake.snapshots.lock().clone();
+    // The login has led to a page as well.
+    assert_eq!(threads.len(), 6);
+    // This test and the listener share one thread.
+    assert!(!threads.contains(&std::thread::current().id()));
+}
+
+#[tokio::test]
+async fn a_page_says_that_no_requests_will_come() {
+    let admin = bare(Some(TOKEN));
+    let (cookie, _) = admin.enter().await;
+    let query = crate::live::history::RequestQuery::default;
+    let others = std::iter::from_fn(|| admin.fake.history.follow(query(), None));
+    let others: Vec<_> = others.collect();
+    assert_eq!(others.len(), 16);
+    let mut stream = Stream::open(&admin, "/status/stream", &cookie).await;
+    let text = stream.read_until("event: section").await;
+    assert!(
+        text.contains("event: unfollowed\ndata: without new requests"),
+        "{text}"
+    );
 }

@@ -13,26 +13,22 @@ use axum::{
 use futures_util::{StreamExt as _, stream};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{PageView, csrf, view};
+use super::{csrf, rendered};
 use crate::{
-    base::secret::Secret,
-    live::history::{Follower, RequestQuery},
+    live::history::{FollowedRequests, Follower, RequestQuery},
     status::{
         actions::ActionError,
-        http::{AdminState, PeerAddress, extract::UrlPart, guard::Admission},
+        http::{
+            AdminState, PeerAddress, extract::UrlPart, guard::Admission, off_thread,
+            stream::OpenStream,
+        },
     },
 };
 
-/// Interval of the sections, as of the records of recent traffic.
-const INTERVAL: Duration = Duration::from_secs(2);
-/// Interval of the requests that have ended.
+/// Interval at which a stream looks for what is new.
 const LOOK: Duration = Duration::from_millis(250);
 /// Number of requests that are sent at once. Of more, nobody could read the others.
 const MAX_REQUESTS: usize = 50;
-/// Time that a client may take to read what was sent to it.
-const SLOWEST: Duration = Duration::from_secs(30);
-/// Time after which a browser connects again.
-const AGAIN: Duration = Duration::from_millis(500);
 
 pub(super) async fn follow(
     State(served): State<AdminState>,
@@ -44,15 +40,16 @@ pub(super) async fn follow(
         let message = "there are too many readers of the page: close one of them";
         return ActionError::new(503, "too_many_readers", message).into_response();
     };
+    let follower = served.source.history().follow(query, None);
+    let tail = match Tail::begin(follower).await {
+        Ok(tail) => tail,
+        Err(stopping) => return stopping.into_response(),
+    };
     let followed = FollowedPage {
-        token: served.actions.token(),
-        tail: served.source.history().follow(query, None),
-        until_sections: Duration::ZERO,
-        served,
-        peer,
-        admission,
+        open: OpenStream::new(served, peer, admission),
+        tail,
         sent: HashMap::new(),
-        is_first: true,
+        interval: None,
         _permit: permit,
     };
     let events = stream::unfold(followed, |mut followed| async move {
@@ -67,61 +64,102 @@ pub(super) async fn follow(
 
 /// State of one stream.
 struct FollowedPage {
-    served: AdminState,
-    peer: PeerAddress,
-    admission: Admission,
-    /// Token that was required when the stream began.
-    token: Option<Secret>,
+    open: OpenStream,
     /// The sections as they were sent last.
     sent: HashMap<&'static str, String>,
-    /// Requests as they end, unless too many others follow them.
-    tail: Option<Follower>,
-    /// Time until the sections are rendered again.
-    until_sections: Duration,
-    is_first: bool,
+    tail: Tail,
+    /// Interval of the sections that were sent last; `None` at the beginning.
+    interval: Option<u64>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl FollowedPage {
     /// Waits for the next events; returns `None` at the end of the stream.
     async fn next(&mut self) -> Option<Vec<Event>> {
-        // Called only once the client has read nearly everything before.
-        self.peer.life.allow(SLOWEST);
+        self.open.allow_reading();
         loop {
             let mut events = Vec::new();
-            if std::mem::take(&mut self.is_first) {
-                events.push(Event::default().retry(AGAIN));
+            let is_first = self.interval.is_none();
+            if is_first {
+                events.push(OpenStream::first());
+                events.extend(self.tail.problem());
             } else {
-                tokio::select! {
-                    () = self.peer.open.closed() => {}
-                    () = tokio::time::sleep(LOOK) => {}
-                }
+                self.open.pause(LOOK).await;
             }
-            let token = self.served.actions.token();
-            let is_current = self
-                .admission
-                .is_current(&self.served.sessions, token.as_ref());
-            if self.peer.open.is_closed() || token != self.token || !is_current {
+            if !self.open.is_current() {
                 return None;
             }
-            self.until_sections = self.until_sections.saturating_sub(LOOK);
-            if self.until_sections.is_zero() {
-                self.until_sections = INTERVAL;
-                events.extend(self.changed());
+            let served = &self.open.served;
+            let interval = served.sections.interval();
+            if self.interval != Some(interval) {
+                // Sections that are older than the page would show it another state again.
+                let sections = if is_first {
+                    rendered::render(&served.source).await
+                } else {
+                    served.sections.of(interval, &served.source).await
+                };
+                self.interval = Some(interval);
+                let sections = sections.ok()?;
+                events.extend(self.changed(&sections));
                 if events.is_empty() {
                     events.push(Event::default().comment(""));
                 }
             }
-            events.extend(self.ended());
+            events.extend(self.tail.ended());
             if !events.is_empty() {
                 return Some(events);
             }
         }
     }
 
+    /// Returns an event for each section that has changed.
+    fn changed(&mut self, sections: &rendered::Sections) -> Vec<Event> {
+        let csrf = csrf(&self.open.served, &self.open.admission);
+        let mut events = Vec::new();
+        for (id, section) in sections {
+            let html = rendered::filled(section, csrf.as_deref());
+            if self.sent.get(id) == Some(&html) {
+                continue;
+            }
+            // JSON has no line ends, which would end the event.
+            let data = serde_json::json!({ "id": id, "html": html }).to_string();
+            events.push(Event::default().event("section").data(data));
+            self.sent.insert(id, html);
+        }
+        events
+    }
+}
+
+/// Requests as they end.
+struct Tail {
+    /// `None` if too many others follow them.
+    follower: Option<Follower>,
+    /// The requests that ended before the stream began.
+    before: FollowedRequests,
+}
+
+impl Tail {
+    /// Reads the requests that have ended, which may be many.
+    async fn begin(follower: Option<Follower>) -> Result<Self, ActionError> {
+        off_thread(move || {
+            let mut follower = follower;
+            let before = follower.as_mut().map(Follower::take).unwrap_or_default();
+            Self { follower, before }
+        })
+        .await
+    }
+
+    /// Returns the reason why no requests will come.
+    fn problem(&self) -> Option<Event> {
+        let text = "without new requests: too many others follow them";
+        let event = || Event::default().event("unfollowed").data(text);
+        self.follower.is_none().then(event)
+    }
+
     /// Returns the requests that have ended, if there are any.
     fn ended(&mut self) -> Option<Event> {
-        let lines = self.tail.as_mut()?.take().lines;
+        let mut lines = std::mem::take(&mut self.before).lines;
+        lines.extend(self.follower.as_mut()?.take().lines);
         let left_out = lines.len().saturating_sub(MAX_REQUESTS);
         let lines = lines[left_out..].iter();
         // Escaped controls and U+FFFD make each line text without line ends.
@@ -134,28 +172,5 @@ impl FollowedPage {
                 .data(format!("[{}]", lines.join(",")))
         };
         (!lines.is_empty()).then(data)
-    }
-
-    /// Renders the sections, and returns an event for each that has changed.
-    fn changed(&mut self) -> Vec<Event> {
-        let snapshot = self.served.source.snapshot();
-        let view = PageView {
-            bans: self.served.source.bans(),
-            csrf: csrf(&self.served, &self.admission),
-            may_leave: self.admission.session().is_some(),
-            snapshot: &snapshot,
-        };
-        let mut events = Vec::new();
-        for (id, section) in view::sections(&view) {
-            let html = section.into_string();
-            if self.sent.get(id) == Some(&html) {
-                continue;
-            }
-            // JSON has no line ends, which would end the event.
-            let data = serde_json::json!({ "id": id, "html": html }).to_string();
-            events.push(Event::default().event("section").data(data));
-            self.sent.insert(id, html);
-        }
-        events
     }
 }

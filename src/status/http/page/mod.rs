@@ -1,12 +1,12 @@
 //! The status page: the state of the gateway for people, with forms for the usual actions.
 //!
-//! It works without script. With script, sections are replaced as they change.
+//! Forms and links work without script; with script, sections are replaced as they change.
 
 mod forms;
 mod live;
 mod login;
 mod notice;
-mod problems;
+mod rendered;
 mod tables;
 mod tail;
 mod view;
@@ -20,6 +20,7 @@ use axum::{
 };
 use serde::Deserialize;
 
+pub(crate) use self::rendered::SharedSections;
 use self::{
     tail::Tail,
     view::{CSRF_FIELD, PageView},
@@ -29,7 +30,7 @@ use super::{
     access::PathKind,
     extract::UrlPart,
     guard::{Admission, see_other},
-    pages,
+    off_thread, pages,
 };
 use crate::base::accept;
 
@@ -116,23 +117,17 @@ async fn status(
     uri: Uri,
     UrlPart(Query(query)): UrlPart<Query<StatusQuery>>,
 ) -> Response {
-    let snapshot = served.source.snapshot();
-    let mut response = if wants_html(&headers) {
-        let result = query.result.as_deref();
-        let result = result.and_then(|key| served.sessions.result(admission.session(), key));
-        let view = PageView {
-            bans: served.source.bans(),
-            csrf: csrf(&served, &admission),
-            may_leave: admission.session().is_some(),
-            snapshot: &snapshot,
-        };
-        // A result stays until it was read.
-        let is_refreshed = query.refresh.is_none() && query.result.is_none();
-        let tail = Tail::of(&uri, &served.source.history());
-        let page = view::page(&view, &tail, result.as_deref(), is_refreshed);
-        Html(page.into_string()).into_response()
-    } else {
-        Json(snapshot).into_response()
+    let wants_html = wants_html(&headers);
+    let done = off_thread(move || {
+        if wants_html {
+            Html(rendered_page(&served, &admission, &uri, &query)).into_response()
+        } else {
+            Json(served.source.snapshot()).into_response()
+        }
+    });
+    let mut response = match done.await {
+        Ok(response) => response,
+        Err(stopping) => stopping.into_response(),
     };
     response
         .headers_mut()
@@ -140,11 +135,32 @@ async fn status(
     response
 }
 
+fn rendered_page(
+    served: &AdminState,
+    admission: &Admission,
+    uri: &Uri,
+    query: &StatusQuery,
+) -> String {
+    let result = query.result.as_deref();
+    let result = result.and_then(|key| served.sessions.result(admission.session(), key));
+    let snapshot = served.source.snapshot();
+    let view = PageView {
+        bans: served.source.bans(),
+        csrf: csrf(served, admission),
+        may_leave: admission.session().is_some(),
+        snapshot: &snapshot,
+    };
+    // A result stays until it was read.
+    let is_refreshed = query.refresh.is_none() && query.result.is_none();
+    let tail = Tail::of(uri, &served.source.history());
+    view::page(&view, &tail, result.as_deref(), is_refreshed).into_string()
+}
+
 /// Returns the value that forms repeat; `None` for programs with a token, which need none.
 fn csrf(served: &AdminState, admission: &Admission) -> Option<String> {
     match admission {
         Admission::Session(session) => Some(session.csrf.clone()),
-        Admission::Socket => Some(served.sessions.socket_csrf().to_owned()),
+        Admission::Socket => Some(served.sessions.socket_csrf()),
         Admission::Token | Admission::Open => None,
     }
 }

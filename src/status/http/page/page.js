@@ -14,7 +14,11 @@ const shown = new Map();
 /** Replaces the content of a section, and keeps focus, open details and scrolled tables. */
 function replace(id, html) {
   const section = document.getElementById(id);
-  if (!section || shown.get(id) === html) return;
+  if (!section) return;
+  if (shown.get(id) === html) {
+    waiting.delete(id);
+    return;
+  }
   const selection = getSelection();
   const isSelecting = selection && !selection.isCollapsed && section.contains(selection.anchorNode);
   if (isHeld || isSelecting) {
@@ -67,9 +71,18 @@ function say(text) {
   notice.hidden = false;
 }
 
-/** Takes notice and sections from a page that a form led to. */
-function take(html) {
-  const page = new DOMParser().parseFromString(html, 'text/html');
+/** Takes the sections of a page, and leaves the rest of this one. */
+function takeSections(page) {
+  for (const section of page.querySelectorAll('[data-live]')) replace(section.id, section.innerHTML);
+}
+
+/** Takes notice and sections from the page that a form led to. */
+async function take(response) {
+  if (!response.headers.get('content-type')?.startsWith('text/html')) {
+    say(await refusal(response));
+    return;
+  }
+  const page = new DOMParser().parseFromString(await response.text(), 'text/html');
   const result = page.getElementById('notice');
   if (!result) {
     location.assign('/login');
@@ -78,21 +91,29 @@ function take(html) {
   notice.className = '';
   notice.innerHTML = result.innerHTML;
   notice.hidden = result.hidden;
-  for (const section of page.querySelectorAll('[data-live]')) replace(section.id, section.innerHTML);
+  takeSections(page);
+  followAgain();
   notice.scrollIntoView({ block: 'nearest' });
+}
+
+/** Returns the message of a response with an error as JSON. */
+async function refusal(response) {
+  const { error } = await response.json().catch(() => ({}));
+  return error?.message ?? `The gateway responded with status ${response.status}.`;
 }
 
 document.addEventListener('submit', async (event) => {
   const form = event.target;
-  if (form.method !== 'post' || 'plain' in form.dataset || !notice) return;
+  // A field may have the name of a property, which it then hides.
+  const [method, action] = [form.getAttribute('method'), form.getAttribute('action')];
+  if (method !== 'post' || 'plain' in form.dataset || !notice) return;
   event.preventDefault();
   const body = new URLSearchParams(new FormData(form, event.submitter));
-  const all = body.get('kind') === 'all' && form.action.endsWith('/purge');
+  const all = body.get('kind') === 'all' && action.endsWith('/purge');
   if (all && !confirm('Purge everything that is stored?')) return;
   if (event.submitter) event.submitter.disabled = true;
   try {
-    const response = await fetch(form.action, { method: 'POST', body, headers: { accept: 'text/html' } });
-    take(await response.text());
+    await take(await fetch(action, { method: 'POST', body, headers: { accept: 'text/html' } }));
   } catch {
     say('The gateway could not be reached, so it is not known whether this was done: try again.');
   } finally {
@@ -102,6 +123,7 @@ document.addEventListener('submit', async (event) => {
 
 const tail = document.querySelector('form[data-tail]');
 const requests = document.getElementById('requests');
+const filterProblem = document.getElementById('filter-problem');
 const MAX_REQUESTS = 100;
 
 /** Makes the row of a request, as the server makes those that the page begins with. */
@@ -129,15 +151,31 @@ function requestRow(request) {
 
 tail?.addEventListener('submit', (event) => {
   event.preventDefault();
-  source?.close();
-  follow();
+  source.close();
+  follow(chosen());
 });
 
-let source;
-
-function follow() {
+/** Returns the query of the filter, as it is typed. */
+function chosen() {
   const query = new URLSearchParams([...new FormData(tail)].filter(([, value]) => value.trim() !== ''));
   query.set('n', MAX_REQUESTS / 2);
+  return query;
+}
+
+let source;
+/** The query of the present stream. */
+let followed;
+
+/** Begins again: a stream sends what has changed since its own start, and not since a form. */
+function followAgain() {
+  if (!source || source.readyState === EventSource.CLOSED) return;
+  source.close();
+  follow(followed);
+}
+
+function follow(query) {
+  filterProblem.hidden = true;
+  followed = query;
   source = new EventSource(`${main.dataset.stream}?${query}`);
   source.addEventListener('requests', ({ data }) => {
     requests.prepend(...JSON.parse(data).reverse().map(requestRow));
@@ -147,35 +185,54 @@ function follow() {
   source.addEventListener('open', () => {
     // The stream begins with the latest ones again.
     requests.replaceChildren();
-    live.textContent = 'live';
-    live.className = 'good';
+    mark('live', 'good');
   });
+  source.addEventListener('unfollowed', ({ data }) => mark(`live, but ${data}`, 'bad'));
   source.addEventListener('section', ({ data }) => {
     const { id, html } = JSON.parse(data);
     replace(id, html);
   });
   source.addEventListener('error', async () => {
     if (own !== source) return;
-    live.textContent = 'not connected';
-    live.className = 'bad';
+    mark('not connected', 'bad');
     // The browser connects again by itself, unless it got a refusal.
     if (source.readyState !== EventSource.CLOSED) return;
-    try {
-      const response = await fetch('/status', { headers: { accept: 'text/html' } });
-      if (new URL(response.url).pathname === '/login') {
-        location.assign('/login?why=session_missing');
-        return;
-      }
-      take(await response.text());
-    } catch {
-      // Stopped: it may come back.
+    const { problem, isLoggedOut, page } = await reason(query).catch(() => ({}));
+    // Another filter may have been chosen meanwhile.
+    if (own !== source) return;
+    if (problem !== undefined) {
+      filterProblem.textContent = problem;
+      filterProblem.hidden = false;
+    } else if (isLoggedOut) {
+      location.assign('/login?why=session_missing');
+    } else {
+      if (page) takeSections(page);
+      setTimeout(() => {
+        if (own === source) follow(query);
+      }, 5000);
     }
-    setTimeout(() => {
-      if (own === source) follow();
-    }, 5000);
   });
 }
 
-if (main) follow();
+/**
+ * Finds out why a stream was refused: a `problem` of its filter, or `isLoggedOut`. Otherwise it may
+ * be accepted later, and the present `page` stands in for it.
+ */
+async function reason(query) {
+  // A script cannot see the refusal of a stream. This has the same parser.
+  const requests = await fetch(`/v1/requests?${query}`);
+  if (requests.status === 400) return { problem: await refusal(requests) };
+  const response = await fetch('/status', { headers: { accept: 'text/html' } });
+  if (new URL(response.url).pathname === '/login') return { isLoggedOut: true };
+  if (!response.ok) return {};
+  return { page: new DOMParser().parseFromString(await response.text(), 'text/html') };
+}
+
+function mark(text, style) {
+  live.textContent = text;
+  live.className = style;
+}
+
+if (main) follow(chosen());
 // A link for one use.
 document.querySelector('form[data-auto]')?.submit();

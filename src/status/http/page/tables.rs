@@ -3,14 +3,14 @@
 
 use maud::{Markup, html};
 
-use super::{
+use super::view::{PageView, hidden_csrf};
+use crate::status::{
     problems,
-    view::{PageView, hidden_csrf},
-};
-use crate::status::snapshot::{
-    BackendStatus, BanStatus, CacheDiskStatus, CacheStatus, CertificateExpiry, CertificateStatus,
-    LimitStatus, ListenerStatus, PluginStatus, PurgeLinkStatus, RedisStatus, ReloadStatus,
-    RouteStatus, Snapshot, State, UpstreamStatus, UpstreamTraffic,
+    snapshot::{
+        BackendStatus, BanStatus, CacheDiskStatus, CacheStatus, CertificateExpiry,
+        CertificateStatus, LimitStatus, ListenerStatus, PluginStatus, PurgeLinkStatus, RedisStatus,
+        ReloadStatus, RouteStatus, Snapshot, State, UpstreamStatus, UpstreamTraffic,
+    },
 };
 
 /// Text in green or red.
@@ -23,6 +23,9 @@ fn plural(count: u64) -> &'static str {
     if count == 1 { "" } else { "s" }
 }
 
+/// Header of the column of buttons. Their texts say it to those who see them.
+const ACTION: &str = "Action";
+
 /// A table that scrolls sideways on a narrow screen. Columns of numbers begin with `#`.
 fn table(columns: &[&str], rows: &Markup) -> Markup {
     html! {
@@ -32,6 +35,8 @@ fn table(columns: &[&str], rows: &Markup) -> Markup {
                     @for column in columns {
                         @if let Some(number) = column.strip_prefix('#') {
                             th class="number" { (number) }
+                        } @else if *column == ACTION {
+                            th class="unseen" { span { (column) } }
                         } @else {
                             th { (column) }
                         }
@@ -79,15 +84,22 @@ pub(super) fn state(state: State) -> &'static str {
     }
 }
 
-/// A form with one button.
-fn button(csrf: Option<&str>, action: &str, fields: &[(&str, &str)], label: &str) -> Markup {
+/// A form with one button. `name` says what it acts on to those who do not see its row.
+fn button(
+    csrf: Option<&str>,
+    action: &str,
+    fields: &[(&str, &str)],
+    (label, name): (&str, &str),
+) -> Markup {
     // Focus stays on the same button when the section is replaced.
     let place: Vec<&str> = fields.iter().map(|(_, value)| *value).collect();
     html! {
         form method="post" action={ "/status/act/" (action) } class="inline" {
             (hidden_csrf(csrf))
             @for (name, value) in fields { input type="hidden" name=(name) value=(value); }
-            button data-key={ (action) " " (place.join(" ")) } { (label) }
+            button data-key={ (action) " " (place.join(" ")) } aria-label={ (label) " " (name) } {
+                (label)
+            }
         }
     }
 }
@@ -95,7 +107,8 @@ fn button(csrf: Option<&str>, action: &str, fields: &[(&str, &str)], label: &str
 pub(super) fn summary(view: &PageView<'_>) -> Markup {
     let status = view.snapshot;
     let (config, process) = (&status.config, &status.process);
-    let problems = problems::of(status);
+    let at = problems::time_of(status).unwrap_or_default();
+    let problems = problems::of(status, at);
     html! {
         h1 {
             "edgeway " (status.version) ": "
@@ -147,9 +160,9 @@ pub(super) fn routes(routes: &[RouteStatus]) -> Markup {
                 td class="number" { (rate(traffic.rate)) }
                 td class="number" { (rate(traffic.client_error_rate)) }
                 td class="number" {
-                    @if traffic.server_error_rate > 0.0 {
+                    @if problems::is_failing(traffic) {
                         (mark(false, &rate(traffic.server_error_rate)))
-                    } @else { "0" }
+                    } @else { (rate(traffic.server_error_rate)) }
                 }
                 td class="number" { (milliseconds(traffic.p50_ms)) }
                 td class="number" { (milliseconds(traffic.p95_ms)) }
@@ -216,14 +229,18 @@ fn ban_table(bans: &[BanStatus], csrf: Option<&str>) -> Markup {
                 td { (ban.reason) }
                 td { (ban.by) }
                 td { (when(&ban.until)) }
-                td { (button(csrf, "unban", &[("address", &ban.address)], "Unban")) }
+                td { (unban_button(csrf, &ban.address)) }
             }
         }
         @if bans.len() > SHOWN {
             tr { td colspan="5" class="soft" { "and " (bans.len() - SHOWN) " more: edgeway bans" } }
         }
     };
-    table(&["Banned client", "Reason", "By", "Until", ""], &rows)
+    table(&["Banned client", "Reason", "By", "Until", ACTION], &rows)
+}
+
+fn unban_button(csrf: Option<&str>, address: &str) -> Markup {
+    button(csrf, "unban", &[("address", address)], ("Unban", address))
 }
 
 pub(super) fn cache(status: &Snapshot) -> Markup {
@@ -289,10 +306,16 @@ pub(super) fn certificates(status: &Snapshot) -> Markup {
 }
 
 fn expiries(status: &Snapshot) -> Markup {
+    let at = problems::time_of(status).unwrap_or_default();
     let row = |expiry: &CertificateExpiry| {
-        let days = problems::days_left(status, expiry);
-        let is_good = days.is_none_or(|days| days >= problems::SOON_DAYS);
-        let text = days.map_or_else(String::new, |days| format!("{days} days left"));
+        let left = problems::time_left(expiry, at);
+        let is_good = !left.is_some_and(problems::is_soon);
+        let text = match left.map(|left| (left.num_seconds(), left.num_days())) {
+            None => String::new(),
+            Some((..=0, _)) => "expired".to_owned(),
+            Some((_, 1)) => "1 day left".to_owned(),
+            Some((_, days)) => format!("{days} days left"),
+        };
         html! {
             tr {
                 td { (expiry.name) }
@@ -303,7 +326,7 @@ fn expiries(status: &Snapshot) -> Markup {
         }
     };
     let rows = html! { @for expiry in &status.expiries { (row(expiry)) } };
-    table(&["Certificate", "Listener", "Expires", ""], &rows)
+    table(&["Certificate", "Listener", "Expires", "Remaining"], &rows)
 }
 
 pub(super) fn listeners(listeners: &[ListenerStatus]) -> Markup {
@@ -428,7 +451,11 @@ fn cache_disk(disk: &CacheDiskStatus) -> Markup {
     let rows = html! {
         tr {
             td { code { (disk.folder) } }
-            td { (mark(is_up, &disk.state)) " since " (when(&disk.since)) }
+            td {
+                @if !is_up && problems::is_disk_fine(&disk.state) { (disk.state) }
+                @else { (mark(is_up, &disk.state)) }
+                " since " (when(&disk.since))
+            }
             td class="number" { (disk.objects) }
             td class="number" { (mebibytes(disk.bytes)) }
             td class="number" { (mebibytes(disk.budget_bytes)) }
@@ -459,7 +486,7 @@ pub(super) fn upstreams(view: &PageView<'_>) -> Markup {
         "#Requests",
         "#Failed",
         "#Average",
-        "",
+        ACTION,
     ];
     html! { h2 { "Upstreams" } (table(&columns, &rows)) }
 }
@@ -491,27 +518,30 @@ fn backend_cells(upstream: &UpstreamStatus, backend: &BackendStatus, csrf: Optio
         ("upstream", upstream.name.as_str()),
         ("address", backend.address.as_str()),
     ];
+    let name = format!("{} of {}", backend.address, upstream.name);
     let is_out = matches!(&*backend.state, "draining" | "drained");
     html! {
         td { code { (backend.address) } }
         td {
             (mark(backend.state == "healthy", &backend.state))
-            @if let Some(seconds) = backend.ejected_for {
-                " for " (format!("{seconds:.0}")) " s ("
+            @if let Some(seconds) = backend.ejected_for.filter(|_| backend.state == "ejected") {
+                " for " (format!("{seconds:.0}")) " s more ("
                 (backend.ejected_because.as_deref().unwrap_or_default()) ")"
             }
             @if let Some(probe) = backend.probe.as_ref().filter(|probe| !probe.passed) {
                 br;
                 span class="soft" { "check: " (probe.text) }
             }
+            @if let Some(node) = &backend.node { br; span class="soft" { (node) } }
+            @if let Some(excess) = upstream.excess(backend) { br; (mark(false, &excess.to_string())) }
         }
         td class="number" { (backend.in_flight) }
         td class="number" { (backend.requests) }
         td class="number" { (backend.failures) }
         td class="number" { @if let Some(average) = backend.ewma_ms { (format!("{average:.1} ms")) } }
         td {
-            @if is_out { (button(csrf, "undrain", &place, "Undrain")) }
-            @else { (button(csrf, "drain", &place, "Drain")) }
+            @if is_out { (button(csrf, "undrain", &place, ("Undrain", &name))) }
+            @else { (button(csrf, "drain", &place, ("Drain", &name))) }
         }
     }
 }
@@ -538,8 +568,13 @@ fn plugin_table(plugins: &[PluginStatus]) -> Markup {
                     td class="number" { @if is_first { (plugin.heap_bytes.div_ceil(1024)) } }
                     td {
                         @if route.left_out { (mark(false, "left out")) " " }
+                        @if route.recent_failures > 0 {
+                            (mark(false, &format!("{} in the last minute", route.recent_failures)))
+                            " "
+                        }
                         span class="soft" {
                             @for (kind, count) in &route.failures { (kind) " " (count) " " }
+                            @if let Some(why) = &route.last_failure { br; (why) }
                         }
                     }
                 }

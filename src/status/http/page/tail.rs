@@ -93,7 +93,9 @@ impl Tail {
                     }
                     button { "Filter" }
                 }
-                @if let Err(why) = &self.requests { p class="bad" { (why) } }
+                p id="filter-problem" class="bad" role="alert" hidden[self.requests.is_ok()] {
+                    @if let Err(why) = &self.requests { (why) }
+                }
                 div class="wide tail" {
                     table {
                         thead {

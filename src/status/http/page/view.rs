@@ -52,7 +52,7 @@ pub(super) fn page(
     };
     let body = html! {
         header {
-            span id="live" class="soft" {}
+            span id="live" class="soft" role="status" {}
             noscript {
                 @if is_refreshed {
                     a href={ (STATUS) "?refresh=off" } { "Stop loading the page again every 10 s" }
@@ -126,7 +126,7 @@ fn cache_forms(csrf: Option<&str>) -> Markup {
                         option value="all" { "everything" }
                     }
                 }
-                label { span class="aside" { "of" } input name="value" placeholder="/blog/" size="24" aria-label="URL, prefix or tag"; }
+                label { span class="soft" { "of" } input name="value" placeholder="/blog/" size="24" aria-label="URL, prefix or tag"; }
                 label { input type="checkbox" name="soft" value="true"; " soft" }
                 button class="danger" { "Purge" }
             }

@@ -1,0 +1,504 @@
+//! The problems of a gateway by its status: the one list that the status page and `edgeway top`
+//! show, so that they never disagree.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::Serialize;
+
+use super::snapshot::{
+    BackendStatus, CertificateExpiry, PluginRouteStatus, PluginStatus, RouteTraffic, Snapshot,
+    State, UpstreamStatus,
+};
+
+/// Days before the end of a certificate from which it is a problem. Renewal is due long before.
+const CERTIFICATE_DAYS: i64 = 14;
+
+/// Share of responses with 5xx from which a route is a problem, and the rate below which one
+/// failure would be a large share.
+const FAILING_SHARE: f64 = 0.05;
+const FAILING_RATE: f64 = 0.1;
+
+/// Slowness of a backend against the median of the others, and the time that is never slow.
+const SLOWER: f64 = 4.0;
+const SLOW_MS: f64 = 100.0;
+
+/// A condition that someone should look at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Problem {
+    pub severity: Severity,
+    pub text: String,
+    /// Section of the status page with the details.
+    #[serde(skip)]
+    pub section: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Severity {
+    /// Requests fail, or soon will.
+    Error,
+    /// Degraded, still serving.
+    Warning,
+}
+
+/// Finds the problems of a gateway at a time, the most serious first.
+pub(crate) fn of(status: &Snapshot, at: DateTime<Utc>) -> Vec<Problem> {
+    let mut found = Found {
+        section: "summary",
+        list: Vec::new(),
+    };
+    found.gateway(status);
+    found.section = "upstreams";
+    for upstream in &status.upstreams {
+        let latencies = Latencies::of(upstream);
+        for backend in &upstream.backends {
+            found.backend(upstream, backend, &latencies);
+            found.memory(upstream, backend);
+        }
+        found.upstream(upstream);
+    }
+    found.section = "routes";
+    for route in &status.routes {
+        found.route(&route.name, &route.traffic);
+    }
+    found.shared_state(status);
+    found.section = "certificates";
+    for expiry in &status.expiries {
+        found.expiry(expiry, at);
+    }
+    found.certificates(status);
+    found.section = "plugins";
+    for plugin in &status.plugins {
+        for route in &plugin.routes {
+            found.plugin(plugin, route);
+        }
+    }
+    found.list.sort_by_key(|problem| problem.severity);
+    found.list
+}
+
+/// Returns the time at which a snapshot was taken. An older gateway does not send it; its start and
+/// uptime differ from it by what the wall clock was set, and by suspensions.
+pub(crate) fn time_of(status: &Snapshot) -> Option<DateTime<Utc>> {
+    if let Ok(at) = DateTime::parse_from_rfc3339(&status.at) {
+        return Some(at.to_utc());
+    }
+    let started = DateTime::parse_from_rfc3339(&status.started).ok()?;
+    let up = TimeDelta::seconds(i64::try_from(status.uptime_seconds).ok()?);
+    Some(started.to_utc() + up)
+}
+
+/// Time until a certificate expires, below zero afterwards.
+pub(crate) fn time_left(expiry: &CertificateExpiry, at: DateTime<Utc>) -> Option<TimeDelta> {
+    let expires = DateTime::parse_from_rfc3339(&expiry.expires).ok()?;
+    Some(expires.signed_duration_since(at))
+}
+
+/// Returns true if a certificate that expires after this time is a problem.
+pub(crate) fn is_soon(left: TimeDelta) -> bool {
+    left < TimeDelta::days(CERTIFICATE_DAYS)
+}
+
+/// Returns true if the 5xx of a route are more than now and then.
+pub(crate) fn is_failing(traffic: &RouteTraffic) -> bool {
+    let failed = traffic.server_error_rate;
+    failed >= FAILING_RATE && failed >= FAILING_SHARE * traffic.rate
+}
+
+/// Returns true for states of the folder of the cache that are no fault: those between two
+/// processes, and those that pass by themselves.
+pub(crate) fn is_disk_fine(state: &str) -> bool {
+    ["up", "opening", "busy", "catching_up", "off"].contains(&state)
+}
+
+/// The problems found so far.
+struct Found {
+    /// Section of those that are found next.
+    section: &'static str,
+    list: Vec<Problem>,
+}
+
+impl Found {
+    fn error(&mut self, text: String) {
+        self.add(Severity::Error, text);
+    }
+
+    fn warn(&mut self, text: String) {
+        self.add(Severity::Warning, text);
+    }
+
+    fn add(&mut self, severity: Severity, text: String) {
+        self.list.push(Problem {
+            severity,
+            text,
+            section: self.section,
+        });
+    }
+
+    fn gateway(&mut self, status: &Snapshot) {
+        for reason in &status.not_ready {
+            self.error(format!("not ready: {reason}"));
+        }
+        if status.state == State::Draining {
+            self.warn("the gateway is draining and accepts no connections".to_owned());
+        }
+        if let Some(error) = &status.config.last_error {
+            let first = error.lines().next().unwrap_or_default();
+            let refused = status
+                .reloads
+                .iter()
+                .filter(|reload| reload.error.is_some());
+            let at = refused.map(|reload| &reload.at).max();
+            let at = at.map_or_else(String::new, |at| format!(" at {at}"));
+            self.section = "reloads";
+            self.warn(format!("the last reload was refused{at}: {first}"));
+        }
+    }
+
+    fn backend(
+        &mut self,
+        upstream: &UpstreamStatus,
+        backend: &BackendStatus,
+        latencies: &Latencies,
+    ) {
+        let name = format!("{}/{}", upstream.name, backend.address);
+        match &*backend.state {
+            "down" => {
+                let why = match &backend.probe {
+                    Some(probe) if !probe.passed => format!(": {}", probe.text),
+                    _ => String::new(),
+                };
+                self.error(format!("backend {name} is down{why}"));
+            }
+            "ejected" => {
+                let because = backend.ejected_because.as_deref().unwrap_or("failures");
+                self.error(format!("backend {name} is ejected ({because})"));
+            }
+            _ => {
+                if let Some(own) = backend.ewma_ms
+                    && let Some(usual) = latencies.median_beside(own)
+                    && own > SLOW_MS
+                    && own > SLOWER * usual
+                {
+                    self.warn(format!(
+                        "backend {name} is slow: {own:.0} ms, the others {usual:.0} ms"
+                    ));
+                }
+            }
+        }
+    }
+
+    fn memory(&mut self, upstream: &UpstreamStatus, backend: &BackendStatus) {
+        if let Some(excess) = upstream.excess(backend) {
+            let (upstream, address) = (&upstream.name, &backend.address);
+            self.warn(format!("backend {upstream}/{address}: {excess}"));
+        }
+    }
+
+    fn upstream(&mut self, upstream: &UpstreamStatus) {
+        let name = &upstream.name;
+        if upstream.panic {
+            self.error(format!(
+                "no backend of upstream {name} is healthy, so all are used"
+            ));
+        }
+        if upstream.queue > 0 {
+            let count = upstream.queue;
+            self.warn(format!("{count} requests wait for upstream {name}"));
+        }
+    }
+
+    fn plugin(&mut self, plugin: &PluginStatus, on: &PluginRouteStatus) {
+        let (name, file, route) = (&plugin.name, &plugin.file, &on.route);
+        let why = match &on.last_failure {
+            Some(why) => format!(": {why}"),
+            None => String::new(),
+        };
+        if on.left_out {
+            self.warn(format!(
+                "plugin {name} ({file}) failed too often on route {route} and is suspended \
+                 there{why}"
+            ));
+        } else if on.recent_failures > 0 {
+            let count = on.recent_failures;
+            let plural = if count == 1 { "" } else { "s" };
+            self.warn(format!(
+                "plugin {name} ({file}) failed {count} time{plural} on route {route} in the last \
+                 minute{why}"
+            ));
+        }
+    }
+
+    fn route(&mut self, name: &str, traffic: &RouteTraffic) {
+        if !is_failing(traffic) {
+            return;
+        }
+        let (failed, all) = (traffic.server_error_rate, traffic.rate);
+        let percent = 100.0 * (failed / all.max(failed)).min(1.0);
+        let text = format!("route {name}: {percent:.0}% of the responses are 5xx");
+        if percent >= 50.0 {
+            self.error(text);
+        } else {
+            self.warn(text);
+        }
+    }
+
+    /// Redis, the purge link and the folder of the cache.
+    fn shared_state(&mut self, status: &Snapshot) {
+        self.section = "shared";
+        if let Some(redis) = status.redis.as_ref().filter(|redis| !redis.up) {
+            let why = redis.last_error.as_deref().unwrap_or("no reason recorded");
+            self.error(format!("Redis at {} is down: {why}", redis.address));
+        }
+        if let Some(link) = &status.purges
+            && let Some(since) = link.lost_since.as_ref().filter(|_| link.shared)
+        {
+            self.warn(format!(
+                "purges of other gateways may not reach this one since {since}"
+            ));
+        }
+        self.section = "cache";
+        if let Some(disk) = &status.cache_disk
+            && !is_disk_fine(&disk.state)
+        {
+            let why = disk.last_error.as_deref().unwrap_or("no reason recorded");
+            let (folder, state) = (&disk.folder, &disk.state);
+            self.warn(format!(
+                "the cache folder {folder} is unused ({state}): {why}"
+            ));
+        }
+    }
+
+    fn expiry(&mut self, expiry: &CertificateExpiry, at: DateTime<Utc>) {
+        let Some(left) = time_left(expiry, at) else {
+            return;
+        };
+        let (name, listener) = (&expiry.name, &expiry.listener);
+        let what = format!("certificate {name} of listener {listener}");
+        match left.num_days() {
+            _ if left.num_seconds() <= 0 => self.error(format!("{what} has expired")),
+            0 => self.error(format!("{what} expires within a day")),
+            1 => self.error(format!("{what} expires in 1 day")),
+            days if is_soon(left) => self.warn(format!("{what} expires in {days} days")),
+            _ => {}
+        }
+    }
+
+    fn certificates(&mut self, status: &Snapshot) {
+        for certificate in status.certificates.iter().filter(|c| c.failures > 0) {
+            let (name, count) = (&certificate.name, certificate.failures);
+            let why = certificate.problem.as_deref().unwrap_or("unknown reason");
+            let plural = if count == 1 {
+                "order"
+            } else {
+                "orders in a row"
+            };
+            self.warn(format!(
+                "certificate {name}: {count} failed {plural}: {why}"
+            ));
+        }
+    }
+}
+
+/// Times to the first byte of all backends of an upstream, the shortest first. Sorted once: an
+/// upstream may have thousands of backends.
+struct Latencies(Vec<f64>);
+
+impl Latencies {
+    fn of(upstream: &UpstreamStatus) -> Self {
+        let backends = upstream.backends.iter();
+        let mut all: Vec<f64> = backends.filter_map(|backend| backend.ewma_ms).collect();
+        all.sort_by(f64::total_cmp);
+        Self(all)
+    }
+
+    /// Returns the median of the others beside a backend with this time.
+    fn median_beside(&self, own: f64) -> Option<f64> {
+        let place = self.0.binary_search_by(|one| one.total_cmp(&own)).ok()?;
+        let middle = (self.0.len() - 1) / 2;
+        let skipped = usize::from(middle >= place);
+        self.0.get(middle + skipped).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::status::{
+        snapshot::{CacheDiskStatus, ConfigStatus, RestartAt, RouteStatus},
+        table,
+    };
+
+    fn found(status: &Snapshot) -> Vec<(&'static str, String)> {
+        let at = time_of(status).unwrap_or_default();
+        let list = of(status, at).into_iter();
+        list.map(|problem| (problem.section, problem.text))
+            .collect()
+    }
+
+    #[test]
+    fn a_plugin_that_fails_now_is_a_problem_with_its_error() {
+        let mut status = Snapshot {
+            plugins: vec![crate::status::plugins::example()],
+            ..Snapshot::default()
+        };
+        let plugin = &mut status.plugins[0];
+        plugin.routes[0].left_out = false;
+        assert_eq!(found(&status), [], "failures of another time are none");
+        let plugin = &mut status.plugins[0];
+        plugin.routes[1].recent_failures = 25;
+        plugin.routes[1].last_failure = Some("Error: no at plugin.js:4:22".to_owned());
+        let text = "plugin ab-split (plugins/ab-split/plugin.js) failed 25 times on route web in the \
+                    last minute: Error: no at plugin.js:4:22";
+        assert_eq!(found(&status), [("plugins", text.to_owned())]);
+    }
+
+    #[test]
+    fn a_gateway_without_problems_has_none() {
+        assert_eq!(found(&Snapshot::default()), []);
+    }
+
+    #[test]
+    fn each_problem_names_its_section_and_the_most_serious_come_first() {
+        let status = table::tests::full();
+        let list = of(&status, time_of(&status).unwrap());
+        assert!(
+            list.is_sorted_by_key(|problem| problem.severity),
+            "{list:?}"
+        );
+        let mut sections: Vec<&str> = list.iter().map(|problem| problem.section).collect();
+        sections.sort_unstable();
+        let expected = [
+            "cache",
+            "certificates",
+            "plugins",
+            "shared",
+            "shared",
+            "upstreams",
+        ];
+        assert_eq!(sections, expected, "{list:?}");
+        let refused = Snapshot {
+            config: ConfigStatus {
+                last_error: Some("first\nsecond".to_owned()),
+                ..ConfigStatus::default()
+            },
+            ..Snapshot::default()
+        };
+        let text = "the last reload was refused: first".to_owned();
+        assert_eq!(found(&refused), [("reloads", text)]);
+    }
+
+    #[test]
+    fn the_wall_clock_of_a_snapshot_counts_and_else_its_uptime() {
+        let mut status = table::tests::full();
+        status.uptime_seconds = 60;
+        status.at = "2027-03-01T00:00:00.000Z".to_owned();
+        assert_eq!(
+            time_of(&status).unwrap().to_rfc3339(),
+            "2027-03-01T00:00:00+00:00"
+        );
+        status.at = String::new();
+        assert_eq!(
+            time_of(&status).unwrap().to_rfc3339(),
+            "2027-01-15T08:01:00+00:00"
+        );
+    }
+
+    #[test]
+    fn a_few_failed_responses_are_no_problem_of_a_route() {
+        for (rate, failed, is_problem) in [
+            (100.0, 0.2, false),
+            (100.0, 5.0, true),
+            (1.0, 0.09, false),
+            (1.0, 0.1, true),
+            (0.0, 0.0, false),
+        ] {
+            let traffic = RouteTraffic {
+                rate,
+                server_error_rate: failed,
+                client_error_rate: 9.0,
+                ..RouteTraffic::default()
+            };
+            let status = Snapshot {
+                routes: vec![RouteStatus {
+                    traffic,
+                    ..RouteStatus::default()
+                }],
+                ..Snapshot::default()
+            };
+            assert_eq!(!found(&status).is_empty(), is_problem, "{failed} of {rate}");
+        }
+    }
+
+    #[test]
+    fn an_app_that_has_reached_its_memory_limit_is_a_problem() {
+        let mut status = table::tests::full();
+        status.upstreams[0].restart_at = Some(RestartAt {
+            rss_bytes: Some(100 << 20),
+            heap_bytes: None,
+        });
+        let text = "backend web/127.0.0.1:3000: `restart_at` reached: rss 180 MiB, limit 100MiB";
+        assert!(found(&status).contains(&("upstreams", text.to_owned())));
+    }
+
+    proptest! {
+        #[test]
+        fn the_median_of_the_others_is_that_of_a_list_without_the_backend(
+            times in proptest::collection::vec(0..20_u8, 1..12),
+        ) {
+            let times: Vec<f64> = times.into_iter().map(f64::from).collect();
+            let backend = |time: &f64| BackendStatus {
+                ewma_ms: Some(*time),
+                ..BackendStatus::default()
+            };
+            let latencies = Latencies::of(&UpstreamStatus {
+                backends: times.iter().map(backend).collect(),
+                ..UpstreamStatus::default()
+            });
+            for (index, own) in times.iter().enumerate() {
+                let mut others = times.clone();
+                others.remove(index);
+                others.sort_by(f64::total_cmp);
+                let expected = others.get(others.len() / 2).copied();
+                prop_assert_eq!(latencies.median_beside(*own), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn a_folder_that_another_process_has_is_no_problem() {
+        for (state, is_problem) in [
+            ("up", false),
+            ("busy", false),
+            ("catching_up", false),
+            ("off", false),
+            ("full", true),
+            ("slow", true),
+        ] {
+            let status = Snapshot {
+                cache_disk: Some(CacheDiskStatus {
+                    state: state.to_owned(),
+                    ..CacheDiskStatus::default()
+                }),
+                ..Snapshot::default()
+            };
+            assert_eq!(!found(&status).is_empty(), is_problem, "{state}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_a_problem_from_two_weeks_before_its_end() {
+        let days = |expires: &str| {
+            let mut status = table::tests::full();
+            status.at = "2027-01-02T00:00:00Z".to_owned();
+            status.expiries[0].expires = expires.to_owned();
+            let left = time_left(&status.expiries[0], time_of(&status).unwrap())?;
+            Some((left.num_days(), is_soon(left)))
+        };
+        assert_eq!(days("2027-01-16T00:00:00.000Z"), Some((14, false)));
+        assert_eq!(days("2027-01-15T23:59:59.000Z"), Some((13, true)));
+        assert_eq!(days("2027-01-01T23:59:59.000Z"), Some((0, true)));
+        assert_eq!(days("soon"), None);
+    }
+}
