@@ -8,7 +8,6 @@ fast responses are. The logged duration begins when a request is sent, not when 
 
 import array
 import dataclasses
-import math
 import pathlib
 import random
 import signal
@@ -22,7 +21,11 @@ from . import evaluate
 
 @dataclasses.dataclass
 class Part:
-    """One kind of traffic: some clients that send requests at a rate, or as fast as they can."""
+    """One kind of traffic: some clients that send requests at a rate, or as fast as they can.
+
+    A closed loop has a number of requests and no time: with a time, h2load counts neither the
+    requests that a client lost with its connection, nor those that it did not send afterwards.
+    """
 
     name: str
     paths: list[str]
@@ -30,7 +33,7 @@ class Part:
     # Requests per second of all clients; None is a closed loop: each client sends its next
     # request when the response to the last one is complete.
     rate: float | None = None
-    # Requests of a closed loop of that many; without it the loop ends after `seconds`.
+    # Requests of a closed loop, which may take up to `seconds`.
     total: int | None = None
     clients: int = 1
     # HTTP/2 over TLS, which lets one client have many requests in flight; else HTTP/1.1.
@@ -44,10 +47,14 @@ class Part:
     # False for traffic whose latency is of no interest, such as a flood's.
     judged: bool = True
 
+    def __post_init__(self) -> None:
+        if (self.rate is None) == (self.total is None):
+            raise ValueError(f"{self.name}: a part has either a rate or a total")
+
     def count(self) -> int:
-        """Returns the number of requests at a rate: the same for each client, at least one."""
-        if self.rate is None:
-            return self.total or 0
+        """Returns the number of requests: at a rate the same for each client, at least one."""
+        if self.total is not None:
+            return self.total
         return max(round(self.rate * self.seconds / self.clients), 1) * self.clients
 
     def is_error(self, status: int) -> bool:
@@ -124,8 +131,6 @@ class Running:
             command += ["-d", str(body)]
         if part.total is not None:
             return [*command, f"-n{part.total}"]
-        if part.rate is None:
-            return [*command, "-D", f"{max(math.ceil(part.seconds), 1)}s"]
         command += [f"-n{part.count()}", f"--rps={part.rate / part.clients:.6f}"]
         if part.clients > 1:
             together, gap = self._begins()
@@ -175,13 +180,6 @@ class Running:
 
     def missing(self) -> int:
         """Returns the number of requests that never got as far as a line in the log."""
-        if self.part.rate is None and self.part.total is None:
-            failed = [line for line in self.fleet.tail(self.output).splitlines()
-                      if line.startswith("requests:")]
-            if not failed or self.process.returncode:
-                raise MeasurementError(
-                    f"h2load failed ({self.part.name}):\n{self.fleet.tail(self.output)}")
-            return 0
         return self.part.count() - len(self.starts)
 
 

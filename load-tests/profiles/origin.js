@@ -1,8 +1,8 @@
 // The origin of the load profiles: an app that responds at once or after a delay, and counts
 // orders.
 // ORDERS_DROP=N closes every Nth order's connection without a response, after it was counted.
-// CONTROL=errors and CONTROL=slow are the negative controls: one response in ten to a GET is a
-// 500, or each second adds 5 ms to every response.
+// CONTROL=errors, CONTROL=cuts and CONTROL=slow are the negative controls: one response in ten to a
+// GET is a 500, or is cut off with its connection, or each second adds 5 ms to every response.
 'use strict';
 const http = require('node:http');
 
@@ -80,6 +80,11 @@ const server = http.createServer((request, response) => {
   if (!warms) pages += 1;
   if (control === 'errors' && !warms && pages % 10 === 0) {
     return send(response, 500, 'text/plain', Buffer.from('control'), 'no-store');
+  }
+  if (control === 'cuts' && !warms && pages % 10 === 0) {
+    response.writeHead(200, { 'content-type': 'text/plain', 'content-length': page.length });
+    response.write(page.subarray(0, 100));
+    return void setTimeout(() => request.socket.destroy(), 10);
   }
   if (control === 'slow') {
     return void setTimeout(() => respond(request, response), (Date.now() - began) / 200);

@@ -244,7 +244,7 @@ async fn until<T: Clone + Default>(
 }
 
 /// Completes when the user interrupts the command.
-async fn interrupted(interrupt: &Interrupt) {
+pub(super) async fn interrupted(interrupt: &Interrupt) {
     let mut interrupt = interrupt.clone();
     let wanted = interrupt.wait_for(|is_wanted| *is_wanted).await.is_ok();
     if !wanted {
@@ -279,8 +279,10 @@ pub(super) async fn interruptible<F: Future>(work: impl FnOnce(Interrupt) -> F) 
 pub(super) mod tests {
     use std::{cell::RefCell, collections::BTreeMap};
 
+    use tokio::time::Instant;
+
     use super::*;
-    use crate::upstreams::ProbeStatus;
+    use crate::upstreams::{NodeStatus, ProbeStatus};
 
     /// A gateway with one upstream, `web`, whose backends follow a test's script. Each poll takes a
     /// backend's next state from the script, and the last one stays.
@@ -300,6 +302,10 @@ pub(super) mod tests {
         pub(in crate::cli) log: Vec<String>,
         /// Number of polls during which the gateway is unreachable.
         pub(in crate::cli) away: u32,
+        /// Time of the last report of each app, and its resident memory.
+        pub(in crate::cli) reports: BTreeMap<String, (Instant, u64)>,
+        /// True if the last backend in rotation is drained by force only.
+        pub(in crate::cli) keeps_last: bool,
     }
 
     pub(in crate::cli) fn backend(address: &str, origin: &str) -> BackendStatus {
@@ -357,7 +363,15 @@ pub(super) mod tests {
                     "unknown upstream `{name}`"
                 )));
             }
-            let snapshot = state.upstream.clone();
+            let mut snapshot = state.upstream.clone();
+            for backend in &mut snapshot.backends {
+                let report = state.reports.get(&backend.address);
+                backend.node = report.map(|(at, rss_bytes)| NodeStatus {
+                    rss_bytes: *rss_bytes,
+                    age: at.elapsed().as_secs_f64(),
+                    ..NodeStatus::default()
+                });
+            }
             let FakeState {
                 upstream,
                 finishes,
@@ -365,11 +379,12 @@ pub(super) mod tests {
                 ..
             } = &mut *state;
             for backend in &mut upstream.backends {
-                if !is_drained(backend) {
+                let is_down = backend.state == "down";
+                if !is_drained(backend) && !is_down {
                     continue;
                 }
                 backend.in_flight = backend.in_flight.saturating_sub(*finishes);
-                if backend.in_flight == 0 {
+                if backend.in_flight == 0 && !is_down {
                     backend.state = "drained".into();
                 }
                 let probe = backend.probe.get_or_insert_default();
@@ -381,6 +396,7 @@ pub(super) mod tests {
                     Some(_) => 0,
                     None => probe.passed_in_a_row + 1,
                 };
+                backend.healthy |= is_down && probe.passed_in_a_row >= 3;
             }
             Ok(snapshot)
         }
@@ -388,6 +404,14 @@ pub(super) mod tests {
         async fn drain(&self, name: &Name, force: bool) -> Result<BackendStatus, RequestFailure> {
             let forced = if force { " by force" } else { "" };
             self.note(format!("drain {}{forced}", name.address));
+            let state = self.state.borrow();
+            let mut others = state.upstream.backends.iter();
+            let is_other = |b: &BackendStatus| b.address != name.address && !is_drained(b);
+            if state.keeps_last && !force && !others.any(is_other) {
+                let why = format!("`{}` is the last backend in rotation", name.address);
+                return Err(RequestFailure::Refused(why));
+            }
+            drop(state);
             self.with(&name.address, |backend| {
                 backend.state = "draining".into();
                 Ok(backend.clone())

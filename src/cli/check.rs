@@ -51,6 +51,17 @@ impl Checked {
         (errors, all.len() - errors)
     }
 
+    /// Returns the first error, or else the first warning, in one line.
+    pub(super) fn first_problem(&self) -> Option<String> {
+        let lines = self
+            .loaded
+            .diagnostics
+            .render(&self.loaded.sources, Style::Lines);
+        let errors = lines.lines().find(|line| line.contains(": error: "));
+        let first = errors.or_else(|| lines.lines().next());
+        first.map(str::to_owned)
+    }
+
     /// Returns true if there are errors or warnings.
     pub(super) fn has_findings(&self) -> bool {
         !self.loaded.diagnostics.list().is_empty()

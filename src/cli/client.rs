@@ -12,8 +12,9 @@ use super::{
     out,
 };
 use crate::status::{
+    Snapshot,
     actions::BackendResult,
-    client::{ACTION, Client, ClientError},
+    client::{ACTION, Client, ClientError, Target},
     snapshot::{BackendStatus, UpstreamStatus},
 };
 
@@ -30,6 +31,16 @@ pub(super) struct Remote(Client);
 impl Remote {
     pub(super) fn new(client: Client) -> Self {
         Self(client)
+    }
+
+    /// Fetches the gateway's state.
+    pub(super) async fn snapshot(&self) -> Result<Snapshot, RequestFailure> {
+        self.0.snapshot().await.map_err(trouble)
+    }
+
+    /// Possible locations of the gateway.
+    pub(super) fn targets(&self) -> &[Target] {
+        &self.0.targets
     }
 }
 

@@ -90,18 +90,14 @@ pub(super) fn serve(birth: LaunchState, served: Foreground<'_>) -> ExitCode {
 
 /// Describes a failed start, with the remedy where an address is taken.
 pub(super) fn failure(error: &BootError) -> String {
+    if error.is_admin() {
+        return failure_of_file(error);
+    }
     let mut message = format!("edgeway: {}", error::chain(error));
-    let Some(address) = error.taken_address() else {
-        return message;
-    };
-    let Ok(address) = address.parse::<SocketAddr>() else {
+    let Some((address, holder)) = taken(error) else {
         return message;
     };
     let port = address.port();
-    let holder = match holder(port) {
-        Some(holder) => format!("{holder} listens there: end it"),
-        None => format!("another program listens there (`ss -ltnp 'sport = :{port}'`): end it"),
-    };
     let free = (port..port.saturating_add(100))
         .find(|port| TcpListener::bind(SocketAddr::new(address.ip(), *port)).is_ok());
     let other = free.map_or_else(String::new, |port| {
@@ -114,6 +110,34 @@ pub(super) fn failure(error: &BootError) -> String {
     });
     let _infallible = write!(message, "\nhelp: {holder}{other}");
     message
+}
+
+/// Describes the failed start of a configuration file, which has the addresses.
+pub(super) fn failure_of_file(error: &BootError) -> String {
+    let mut message = format!("edgeway: {}", error::chain(error));
+    if let Some((_, holder)) = taken(error) {
+        let instead = if error.is_admin() {
+            "or give this one another admin address: `admin: { address: 127.0.0.1:PORT }`, or `off`"
+        } else {
+            "or change the address in the file; a gateway that serves it already takes changes by \
+             `edgeway reload`"
+        };
+        let _infallible = write!(message, "\nhelp: {holder}, {instead}");
+    }
+    message
+}
+
+/// Returns the address that another program has, and what to do with that program.
+fn taken(error: &BootError) -> Option<(SocketAddr, String)> {
+    let address = error.taken_address()?;
+    let every = address.strip_prefix(':').map(|port| format!("[::]:{port}"));
+    let address: SocketAddr = every.unwrap_or(address).parse().ok()?;
+    let port = address.port();
+    let holder = match holder(port) {
+        Some(holder) => format!("{holder} listens there: end it"),
+        None => format!("another program listens there (`ss -ltnp 'sport = :{port}'`): end it"),
+    };
+    Some((address, holder))
 }
 
 /// Returns what SIGHUP does: closing the terminal ends the gateway, unless `nohup` started it.

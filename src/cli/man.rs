@@ -14,7 +14,7 @@ use clap_mangen::{
 use super::out;
 
 /// Sections that only the page of the program has.
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 6] = [
     (
         "/etc/edgeway/edgeway.yaml",
         "The configuration of the systemd unit. Other commands read edgeway.yaml in the current folder, unless --config or EDGEWAY_CONFIG names another file.",
@@ -26,6 +26,14 @@ const FILES: [(&str, &str); 4] = [
     (
         "/var/lib/edgeway",
         "State: certificates of ACME, and the last configuration that served.",
+    ),
+    (
+        "/etc/edgeway/healthcheck.env",
+        "The probes of edgeway-healthcheck.timer.",
+    ),
+    (
+        "/var/lib/edgeway-healthcheck",
+        "The log of its checks, which edgeway uptime reads, and the restarts of units.",
     ),
     (
         "/var/log/edgeway",

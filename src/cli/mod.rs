@@ -14,10 +14,12 @@ mod drain;
 mod explain;
 mod foreground;
 mod hash;
+mod healthcheck;
 mod import;
 mod init;
 mod logs;
 mod man;
+mod monitor;
 mod page;
 mod plugin;
 mod preset;
@@ -32,10 +34,13 @@ mod rollout;
 mod run;
 mod scale;
 mod schema;
+mod state_file;
 mod status;
 mod top;
+mod units;
 mod upgrade;
 mod upstream;
+mod uptime;
 mod warm;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -129,12 +134,15 @@ enum Command {
     ///
     /// Each one is drained, the command is run for it, and once its checks are good it gets
     /// requests again. The first that does not come back ends the rollout; it stays drained.
+    ///
+    /// With --watch the command runs until SIGTERM, and restarts each app whose memory reaches
+    /// `restart_at` of the upstream, one at a time.
     Rollout(rollout::Options),
-    /// Start or stop apps until an upstream has N backends
+    /// Start or stop apps until an upstream has N backends, or as many as its load needs
     ///
     /// For each missing backend a systemd unit is started, and it gets requests once its checks are
     /// good. If there are too many, the last ones are drained, removed and stopped.
-    Scale(scale::Options),
+    Scale(Box<scale::Options>),
     /// Add and remove backends of the running gateway
     Upstream(upstream::Options),
     /// List the profiles of the running gateway, or switch one on or off
@@ -157,6 +165,17 @@ enum Command {
     /// Each URL is fetched plain and as browsers request it. The exit status is 1 if one of them
     /// failed.
     Warm(warm::Options),
+    /// Probe the gateway, apps, Redis and MongoDB, and restart units that fail
+    ///
+    /// The result is one line of JSON. The exit status is 1 if a probe failed. A timer runs this
+    /// each five minutes; a unit that stays bad is restarted ever more rarely.
+    Healthcheck(Box<healthcheck::Options>),
+    /// Print CPU, memory, disks, network and processes of this machine as one line of JSON
+    Monitor(monitor::Options),
+    /// Print the availability of a site, from the log of `healthcheck`
+    ///
+    /// The exit status is 1 if it is below the target.
+    Uptime(uptime::Options),
     /// Create, test and run plugins
     Plugin(plugin::Options),
     /// Replace the running gateway with a new process, without losing a request
@@ -230,6 +249,9 @@ pub fn main() -> ExitCode {
         Command::Unban(options) => ban::run_lift(&options),
         Command::Purge(options) => purge::run(&options),
         Command::Warm(options) => warm::run(&options),
+        Command::Healthcheck(options) => healthcheck::run(&options),
+        Command::Monitor(options) => monitor::run(&options),
+        Command::Uptime(options) => uptime::run(&options),
         Command::Plugin(options) => plugin::run(&options),
         Command::Upgrade(options) => upgrade::run(&options),
         Command::Completions(options) => completions::run(&options, Arguments::command()),

@@ -37,6 +37,11 @@ impl Progress {
         progress
     }
 
+    /// Creates progress without an end, printed as lines on a terminal as well.
+    pub(super) fn lines() -> Self {
+        Self::new(0, ReportStyle::Lines)
+    }
+
     /// Keeps the lines for a test.
     #[cfg(test)]
     pub(super) fn recorded(total: usize) -> (Self, std::rc::Rc<std::cell::RefCell<Vec<String>>>) {

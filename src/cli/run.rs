@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::ExitCode};
 
-use super::{ConfigOption, EX_CONFIG, check, out};
+use super::{ConfigOption, EX_CONFIG, check, foreground, out};
 use crate::{
     base::error,
     config::source::{SourceTexts, Sources},
@@ -88,7 +88,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
             refused(options, &loaded.sources)
         }
         Err(error) => {
-            refuse(&format!("edgeway: {}", error::chain(&error)));
+            refuse(&foreground::failure_of_file(&error));
             ExitCode::FAILURE
         }
     }

@@ -5,7 +5,7 @@ mod child;
 mod overlay;
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -206,6 +206,22 @@ fn overlay_of(
     })
 }
 
+/// Says once if the script does not listen on the port that it got: an app may have one of its own.
+/// A script that ends also ends this process.
+fn look_for(port: u16, script: &str) {
+    for _ in 0..100 {
+        if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return;
+        }
+        std::thread::park_timeout(Duration::from_millis(100));
+    }
+    out::note(&format!(
+        "edgeway: nothing listens on port {port} yet, which `{script}` got as `PORT`\n\
+         help: an app with a port of its own needs `process.env.PORT ?? 3000`, or start it \
+         yourself and run `edgeway proxy --to 3000`"
+    ));
+}
+
 fn serve(birth: LaunchState, prepared: Prepared) -> ExitCode {
     let Prepared {
         loaded,
@@ -229,6 +245,10 @@ fn serve(birth: LaunchState, prepared: Prepared) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    std::thread::spawn({
+        let shown = shown.clone();
+        move || look_for(port, &shown)
+    });
     let watched = at.as_ref().map_or_else(
         || "no edgeway.yaml here: WebSockets pass, everything else is a default".to_owned(),
         |(path, _)| format!("{} is watched: save it, and it serves", path.display()),

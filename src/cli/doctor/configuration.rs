@@ -25,12 +25,21 @@ pub(super) fn check(findings: &mut Findings, path: &Path, checked: &Checked) -> 
     let path = path.display();
     let (errors, warnings) = checked.problems();
     let remedy = format!("run `edgeway check -c {path}`, which shows each with its place");
+    let first = checked.first_problem().unwrap_or_default();
+    let count = |count: usize, what: &str| {
+        let plural = if count == 1 { "" } else { "s" };
+        format!("{path}: {count} {what}{plural}; the first: {first}")
+    };
     if errors > 0 || checked.gateway.is_none() {
-        findings.error(CHECK, format!("{path}: {errors} errors"), remedy);
+        findings.error(CHECK, count(errors, "error"), remedy);
+        findings.skipped(
+            "surroundings",
+            "listeners, certificates, backends and Redis of this file are not checked",
+        );
         return false;
     }
     if warnings > 0 {
-        findings.warning(CHECK, format!("{path}: {warnings} warnings"), remedy);
+        findings.warning(CHECK, count(warnings, "warning"), remedy);
     } else {
         findings.ok(CHECK, format!("{path}: no problem"));
     }

@@ -7,12 +7,16 @@ mod next;
 mod running;
 mod surroundings;
 
-use std::{fmt::Write as _, process::ExitCode};
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use serde::Serialize;
 
 use super::{EX_CONFIG, admin::AdminOption, check, out};
-use crate::edge::worker;
+use crate::{edge::worker, status::Snapshot};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -116,6 +120,16 @@ impl Findings {
     }
 }
 
+/// Returns the file to check: the one that is named, or that of the running gateway where there is
+/// none of that name.
+fn configuration_of(named: &Path, snapshot: Option<&Snapshot>) -> PathBuf {
+    let running = snapshot.map(|snapshot| Path::new(&snapshot.config.file));
+    match running.filter(|running| !named.exists() && running.is_absolute() && running.exists()) {
+        Some(running) => running.to_owned(),
+        None => named.to_owned(),
+    }
+}
+
 pub(super) fn run(options: &Options) -> ExitCode {
     let runtime = match worker::single() {
         Ok(runtime) => runtime,
@@ -127,7 +141,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
     let mut findings = Findings::default();
     host::check(&mut findings);
     let snapshot = runtime.block_on(running::snapshot(&options.admin));
-    let path = options.admin.configuration();
+    let path = &configuration_of(options.admin.configuration(), snapshot.as_ref().ok());
     let checked = check::load(path);
     let is_readable = configuration::check(&mut findings, path, &checked);
     if let (Some(file), Some(gateway)) = (checked.file(), &checked.gateway) {

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{super::admin::AdminOption, Findings};
 use crate::status::{
     client::ClientError,
-    snapshot::{Snapshot, State},
+    snapshot::{Snapshot, State, UpstreamStatus},
 };
 
 /// Requests the status of the running gateway; the error says why there is none.
@@ -94,15 +94,23 @@ fn services(findings: &mut Findings, snapshot: &Snapshot) {
         }
     }
     for plugin in &snapshot.plugins {
-        for route in plugin.routes.iter().filter(|route| route.left_out) {
-            findings.error(
-                "plugin",
-                format!(
-                    "`{}` is suspended on `{}` after too many failures",
-                    plugin.name, route.route
-                ),
-                "the log has its errors; mend the file and run `edgeway reload`",
-            );
+        for on in &plugin.routes {
+            let (name, file, route) = (&plugin.name, &plugin.file, &on.route);
+            let why = on
+                .last_failure
+                .as_deref()
+                .unwrap_or("the log has its errors");
+            let remedy = "mend the file and run `edgeway reload`";
+            if on.left_out {
+                let what = format!("`{name}` ({file}) is suspended on `{route}`: {why}");
+                findings.error("plugin", what, remedy);
+            } else if on.recent_failures > 0 {
+                let count = on.recent_failures;
+                let what = format!(
+                    "`{name}` ({file}) failed {count} times in a minute on `{route}`: {why}"
+                );
+                findings.warning("plugin", what, remedy);
+            }
         }
     }
 }
@@ -110,6 +118,7 @@ fn services(findings: &mut Findings, snapshot: &Snapshot) {
 fn backends(findings: &mut Findings, snapshot: &Snapshot) {
     const CHECK: &str = "rotation";
     for upstream in &snapshot.upstreams {
+        memory(findings, upstream);
         let is_out = |state: &str| matches!(state, "down" | "ejected");
         let out: Vec<&str> = upstream
             .backends
@@ -128,6 +137,40 @@ fn backends(findings: &mut Findings, snapshot: &Snapshot) {
             findings.error(CHECK, message, remedy);
         } else {
             findings.warning(CHECK, message, remedy);
+        }
+    }
+}
+
+/// Checks the apps of an upstream with `restart_at`: those that do not report have no such limit.
+fn memory(findings: &mut Findings, upstream: &UpstreamStatus) {
+    const CHECK: &str = "memory";
+    if upstream.restart_at.is_none() {
+        return;
+    }
+    let name = &upstream.name;
+    let silent: Vec<&str> = upstream
+        .backends
+        .iter()
+        .filter(|backend| backend.node.is_none())
+        .map(|backend| backend.address.as_str())
+        .collect();
+    if !silent.is_empty() {
+        findings.warning(
+            CHECK,
+            format!(
+                "`{name}` has `restart_at`, but no report from: {}",
+                silent.join(", ")
+            ),
+            "start the app with `--import edgeway-node`; it reports with its responses",
+        );
+    }
+    for backend in &upstream.backends {
+        if let Some(excess) = upstream.excess(backend) {
+            findings.warning(
+                CHECK,
+                format!("`{name}`: {}: {excess}", backend.address),
+                "`edgeway rollout --watch` restarts such apps: is its unit running?",
+            );
         }
     }
 }

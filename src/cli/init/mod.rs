@@ -135,8 +135,15 @@ fn next_commands(folder: &Path, project: &Project, app: &RunningApp) -> String {
         )
     } else if project.script(start).is_some() {
         format!("npm{prefix} run {start}")
+    } else if let Some(file) = project.entry() {
+        let path = if is_here {
+            PathBuf::from(file)
+        } else {
+            folder.join(file)
+        };
+        format!("node {}", shown(&[path.display().to_string()]))
     } else {
-        "node server.js".to_owned()
+        "start your app".to_owned()
     };
     let check = format!("edgeway check{config}");
     let run = format!("edgeway run{config}");

@@ -89,7 +89,8 @@ fn command(project: &Project, framework: Framework) -> String {
                     .all(|c| c.is_ascii_alphanumeric() || " ./_-=:@".contains(c));
                 plain.then(|| after.trim().to_owned())
             });
-            started.next().unwrap_or_else(|| "server.js".to_owned())
+            let found = || project.entry().unwrap_or("server.js").to_owned();
+            started.next().unwrap_or_else(found)
         }
     }
 }

@@ -2,7 +2,12 @@
 
 mod rows;
 
-use std::{ops::ControlFlow, process::ExitCode, time::Duration};
+use std::{
+    cell::RefCell,
+    ops::ControlFlow,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use super::{
     admin::{AdminOption, OutputFormat},
@@ -154,16 +159,16 @@ impl Options {
 async fn follow(client: &Client, path: &str, printer: &mut Printer) -> Result<(), ClientError> {
     let clock = Clock::machine();
     let mut last: Option<String> = None;
-    let mut seen = None;
+    let loss = RefCell::new(Loss::default());
     loop {
         let mut is_over = false;
         let known = last.clone();
-        let ended = client.follow(path, known.as_deref(), |event: ServerEvent| {
-            seen = Some(clock.now());
+        let heard = || loss.borrow_mut().heard();
+        let ended = client.follow(path, known.as_deref(), heard, |event: ServerEvent| {
             let printed = match event.name.as_str() {
                 "" => printer.print(&event.data),
                 "missed" => {
-                    print_missed(&event.data);
+                    out::note(&missed(&event.data));
                     Ok(())
                 }
                 _ => Ok(()),
@@ -184,12 +189,36 @@ async fn follow(client: &Client, path: &str, printer: &mut Printer) -> Result<()
         }
         match ended {
             // It responded, so it may be found again.
-            Ok(()) => seen = Some(clock.now()),
+            Ok(()) => loss.borrow_mut().heard(),
             Err(ClientError::Connect { .. } | ClientError::Response { .. })
-                if seen.is_some_and(|seen| clock.now() < seen + LOST) => {}
+                if loss.borrow_mut().may_return(clock.now()) => {}
             Err(error) => return Err(error),
         }
         tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Whereabouts of a gateway that is followed.
+#[derive(Default)]
+struct Loss {
+    /// True once it has sent something. One that was never there is not looked for.
+    is_known: bool,
+    /// Time of the first failure since it was heard.
+    since: Option<Instant>,
+}
+
+impl Loss {
+    fn heard(&mut self) {
+        *self = Self {
+            is_known: true,
+            since: None,
+        };
+    }
+
+    /// Returns true if a gateway that cannot be reached now is looked for again.
+    fn may_return(&mut self, now: Instant) -> bool {
+        let since = *self.since.get_or_insert(now);
+        self.is_known && now < since + LOST
     }
 }
 
@@ -225,12 +254,12 @@ impl Printer {
     }
 }
 
-fn print_missed(data: &str) {
+/// Returns the note on requests that the gateway could not send. After a lost connection it knows
+/// that some are missing, but not their number.
+fn missed(data: &str) -> String {
     let missed: serde_json::Value = serde_json::from_str(data).unwrap_or_default();
     let missed = missed["missed"].as_u64().unwrap_or_default();
-    out::note(&format!(
-        "edgeway: {missed} requests came too fast to be read, and are left out"
-    ));
+    format!("edgeway: {missed} or more requests came too fast to be read, and are left out")
 }
 
 #[cfg(test)]
@@ -243,6 +272,30 @@ mod tests {
     struct Line {
         #[command(flatten)]
         options: Options,
+    }
+
+    #[test]
+    fn the_number_of_missed_requests_is_a_lower_bound() {
+        let note = missed(r#"{"missed":16}"#);
+        assert!(note.starts_with("edgeway: 16 or more requests "), "{note}");
+    }
+
+    #[test]
+    fn a_lost_gateway_is_looked_for_from_its_loss_on() {
+        let clock = Clock::test();
+        let mut loss = Loss::default();
+        assert!(!loss.may_return(clock.now()), "it was never there");
+        loss.heard();
+        // Hours without a request are no loss.
+        clock.advance(Duration::from_hours(5));
+        assert!(loss.may_return(clock.now()));
+        clock.advance(LOST / 2);
+        assert!(loss.may_return(clock.now()));
+        loss.heard();
+        clock.advance(LOST);
+        assert!(loss.may_return(clock.now()));
+        clock.advance(LOST);
+        assert!(!loss.may_return(clock.now()));
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use serde::Deserialize;
 
+use crate::base::out::printable;
+
 /// Names of the columns. The last one has any width.
 const NAMES: [&str; COLUMNS] = [
     "TIME", "STATUS", "MS", "ROUTE", "BACKEND", "CACHE", "REASON", "CLIENT", "REQUEST",
@@ -82,7 +84,8 @@ impl Rows {
 
 fn cells(line: &str) -> [String; COLUMNS] {
     let read: ReadLine = serde_json::from_str(line).unwrap_or_default();
-    let optional = |text: &Option<String>| text.as_deref().map_or_else(|| "-".to_owned(), shown);
+    let optional =
+        |text: &Option<String>| text.as_deref().map_or_else(|| "-".to_owned(), printable);
     let query = read.query.as_deref();
     let query = query.map_or_else(String::new, |query| format!("?{query}"));
     let ReadLine {
@@ -93,36 +96,16 @@ fn cells(line: &str) -> [String; COLUMNS] {
         ..
     } = &read;
     [
-        shown(&read.time),
+        printable(&read.time),
         read.status.to_string(),
         format!("{:.1}", read.total_ms),
         optional(&read.route),
         optional(&read.backend),
         optional(&read.cache),
         optional(&read.reason),
-        shown(&read.client),
-        shown(&format!("{method} {scheme}://{host}{path}{query}")),
+        printable(&read.client),
+        printable(&format!("{method} {scheme}://{host}{path}{query}")),
     ]
-}
-
-/// Escapes what a terminal obeys: controls, and marks that change the direction of text.
-fn shown(text: &str) -> String {
-    let is_obeyed = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    if !text.contains(is_obeyed) {
-        return text.to_owned();
-    }
-    let mut out = String::new();
-    for c in text.chars() {
-        if is_obeyed(c) {
-            out.extend(c.escape_unicode());
-        } else {
-            out.push(c);
-        }
-    }
-    out
 }
 
 #[cfg(test)]

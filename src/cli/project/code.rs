@@ -15,13 +15,17 @@ use super::{FoundPort, Framework, package::Package};
 const MAX_LEN: u64 = 512 * 1024;
 
 /// Usual places of a program's first module.
-const ENTRIES: [&str; 16] = [
+const ENTRIES: [&str; 20] = [
     "server.js",
     "index.js",
     "app.js",
     "main.js",
     "server.mjs",
     "index.mjs",
+    "app.mjs",
+    "main.mjs",
+    "server.cjs",
+    "app.cjs",
     "server.ts",
     "index.ts",
     "app.ts",
@@ -33,6 +37,12 @@ const ENTRIES: [&str; 16] = [
     "src/index.ts",
     "src/app.ts",
 ];
+
+/// Returns the file that `node` would start in a folder, by its name.
+pub(super) fn entry(folder: &Path) -> Option<&'static str> {
+    let mut names = ENTRIES.into_iter().filter(|name| !name.contains(".ts"));
+    names.find(|name| folder.join(name).is_file())
+}
 
 static PORTS: LazyLock<[Regex; 3]> = LazyLock::new(|| {
     [

@@ -177,6 +177,11 @@ impl Project {
         self.framework().app()
     }
 
+    /// Returns the file that `node` would start, if the folder has one with a usual name.
+    pub(in crate::cli) fn entry(&self) -> Option<&'static str> {
+        code::entry(&self.folder)
+    }
+
     /// Returns true if the folder has a package.json.
     pub(in crate::cli) fn has_package(&self) -> bool {
         self.package.is_some()

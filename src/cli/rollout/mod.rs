@@ -3,9 +3,11 @@
 
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::{fmt::Write as _, process::ExitCode, time::Duration};
 
+use self::watch::Watch;
 use super::{
     admin::AdminOption,
     backends::{
@@ -35,6 +37,9 @@ pub(super) struct Options {
     /// A shell command, run for the backend that does not come back
     #[arg(long, value_name = "COMMAND")]
     on_fail: Option<String>,
+    /// Continue to run, and restart each app whose memory reaches the upstream's `restart_at`
+    #[arg(long, conflicts_with = "dry_run")]
+    watch: bool,
     /// Print what would be done
     #[arg(long)]
     dry_run: bool,
@@ -51,7 +56,11 @@ pub(super) struct Options {
 
 pub(super) fn run(options: &Options) -> ExitCode {
     client::ask(&options.admin, async |gateway| {
-        interruptible(|interrupt| roll_out(options, &gateway, interrupt)).await
+        if options.watch {
+            interruptible(|interrupt| watch(options, &gateway, interrupt)).await
+        } else {
+            interruptible(|interrupt| roll_out(options, &gateway, interrupt)).await
+        }
     })
 }
 
@@ -73,12 +82,23 @@ async fn roll_out(options: &Options, gateway: &Remote, interrupt: Interrupt) -> 
         programs: &Machine,
         progress: Progress::of(plan.steps.len()),
         plan,
+        check_interrupt: interrupt.clone(),
         interrupt,
     };
     match rollout.run().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(RolloutError::Interrupted) => ExitCode::from(130),
-        Err(RolloutError::Failed) => ExitCode::FAILURE,
+        Err(RolloutError::NotDrained(_) | RolloutError::NotRestarted | RolloutError::Failed) => {
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn watch(options: &Options, gateway: &Remote, interrupt: Interrupt) -> ExitCode {
+    let watch = Watch::new(gateway, &Machine, options, Progress::lines(), interrupt);
+    match watch.run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => failed(&why),
     }
 }
 
@@ -102,7 +122,32 @@ struct Step {
     on_fail: Option<Vec<String>>,
 }
 
+impl Step {
+    fn of(options: &Options, name: Name) -> Result<Self, String> {
+        let placeholders = Placeholders::of(&name);
+        let on_fail = options.on_fail.as_deref();
+        Ok(Self {
+            command: placeholders.arguments(&options.command)?,
+            on_fail: on_fail.map(|line| placeholders.shell(line)).transpose()?,
+            name,
+        })
+    }
+}
+
 impl Plan {
+    /// Creates a plan without steps.
+    fn empty(options: &Options) -> Self {
+        Self {
+            steps: Vec::new(),
+            skipped: Vec::new(),
+            of: 0,
+            probes: options.probes,
+            timeout: options.timeout.0,
+            drain_timeout: options.drain_timeout.0,
+            force: options.force,
+        }
+    }
+
     fn make(options: &Options, upstream: &UpstreamStatus) -> Result<Self, String> {
         let (skipped, rolled): (Vec<_>, Vec<_>) = upstream
             .backends
@@ -114,14 +159,7 @@ impl Plan {
         };
         let mut steps = Vec::new();
         for backend in rolled {
-            let name = name(&backend.address);
-            let placeholders = Placeholders::of(&name);
-            let on_fail = options.on_fail.as_deref();
-            steps.push(Step {
-                command: placeholders.arguments(&options.command)?,
-                on_fail: on_fail.map(|line| placeholders.shell(line)).transpose()?,
-                name,
-            });
+            steps.push(Step::of(options, name(&backend.address))?);
         }
         match steps.as_slice() {
             [] => {
@@ -146,10 +184,7 @@ impl Plan {
                 .iter()
                 .map(|backend| name(&backend.address))
                 .collect(),
-            probes: options.probes,
-            timeout: options.timeout.0,
-            drain_timeout: options.drain_timeout.0,
-            force: options.force,
+            ..Self::empty(options)
         })
     }
 
@@ -178,9 +213,13 @@ impl Plan {
     }
 }
 
-/// Why the rollout ended early. The messages have been printed.
+/// Reason why a step ended early. All messages but that of a refused drain have been printed.
 #[derive(Debug, PartialEq, Eq)]
 enum RolloutError {
+    /// The gateway refused to drain the backend, or could not be reached.
+    NotDrained(RequestFailure),
+    /// No command has run.
+    NotRestarted,
     Failed,
     Interrupted,
 }
@@ -191,6 +230,8 @@ struct Rollout<'a, G, P> {
     progress: Progress,
     plan: Plan,
     interrupt: Interrupt,
+    /// Interrupt of the wait for checks after the command.
+    check_interrupt: Interrupt,
 }
 
 impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
@@ -206,6 +247,11 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
                 return Err(RolloutError::Interrupted);
             }
             if let Err(stop) = self.step(step).await {
+                if let RolloutError::NotDrained(trouble) = &stop {
+                    let name = &step.name;
+                    self.progress
+                        .say(&format!("edgeway: cannot drain {name}: {trouble}"));
+                }
                 let others: Vec<&str> = steps[index + 1..]
                     .iter()
                     .map(|step| step.name.address.as_str())
@@ -227,8 +273,13 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
     }
 
     async fn step(&mut self, step: &Step) -> Result<(), RolloutError> {
+        self.drain(&step.name).await?;
+        self.restart(step).await
+    }
+
+    /// Restarts the app of a drained backend, and waits until it is back in rotation.
+    async fn restart(&mut self, step: &Step) -> Result<(), RolloutError> {
         let name = &step.name;
-        self.drain(name).await?;
         self.progress
             .now(&format!("{name}: running `{}`", shown(&step.command)));
         self.progress.pause();
@@ -260,11 +311,8 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
 
     /// Drains a backend and waits until no request is in flight.
     async fn drain(&mut self, name: &Name) -> Result<(), RolloutError> {
-        if let Err(trouble) = self.gateway.drain(name, self.plan.force).await {
-            self.progress
-                .say(&format!("edgeway: cannot drain {name}: {trouble}"));
-            return Err(RolloutError::Failed);
-        }
+        let drained = self.gateway.drain(name, self.plan.force).await;
+        drained.map_err(RolloutError::NotDrained)?;
         self.progress
             .now(&format!("{name}: drained, waiting for requests in flight"));
         let deadline = self.plan.drain_timeout;
@@ -274,7 +322,7 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
                 let left = requests(left);
                 let deadline = Span(deadline);
                 self.progress.say(&format!(
-                    "{name}: {left} still in flight after {deadline}: the command cuts them"
+                    "{name}: {left} still in flight after {deadline}: the command aborts them"
                 ));
                 Ok(())
             }
@@ -285,7 +333,7 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
             Err(WaitFailure::Trouble(trouble)) => {
                 self.progress.say(&format!("edgeway: {trouble}"));
                 self.undo(name).await;
-                Err(RolloutError::Failed)
+                Err(RolloutError::NotRestarted)
             }
         }
     }
@@ -315,7 +363,8 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
             Err(RequestFailure::Away(_)) => CheckBaseline::return_of_gateway(),
             Err(RequestFailure::Refused(why)) => return Ok(Err(why)),
         };
-        match until_good(self.gateway, name, since, probes, timeout, &self.interrupt).await {
+        let interrupt = &self.check_interrupt;
+        match until_good(self.gateway, name, since, probes, timeout, interrupt).await {
             Ok(()) => {}
             Err(WaitFailure::TooLong(seen)) => {
                 let timeout = Span(timeout);
@@ -363,7 +412,7 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
                 "{name}: {why}; it stays drained; once it is fixed: edgeway undrain {name}"
             )),
             // The message has been printed.
-            Err(RolloutError::Interrupted | RolloutError::Failed) => {}
+            Err(_) => {}
         }
     }
 

@@ -15,7 +15,7 @@ struct Line {
     options: Options,
 }
 
-fn options(arguments: &[&str]) -> Options {
+pub(super) fn options(arguments: &[&str]) -> Options {
     let line = ["rollout", "web"]
         .iter()
         .chain(arguments)
@@ -79,6 +79,7 @@ async fn roll(
         programs,
         progress,
         plan,
+        check_interrupt: interrupt.clone(),
         interrupt,
     };
     let outcome = rollout.run().await;
@@ -137,7 +138,7 @@ async fn requests_in_flight_are_awaited_and_closed_ones_are_reported() {
     let closed: Vec<_> = done
         .lines
         .iter()
-        .filter(|line| line.contains("cuts"))
+        .filter(|line| line.contains("aborts"))
         .collect();
     assert_eq!(closed.len(), 1, "{:?}", done.lines);
     assert!(closed[0].starts_with("web/127.0.0.1:3001: 9"), "{closed:?}");

@@ -6,7 +6,6 @@ mod live;
 mod observe;
 mod report;
 mod screen;
-mod units;
 mod view;
 
 #[cfg(test)]
@@ -49,7 +48,7 @@ pub(super) struct Options {
     admin: AdminOption,
 }
 
-fn interval(text: &str) -> Result<Span, String> {
+pub(super) fn interval(text: &str) -> Result<Span, String> {
     let span: Span = text.parse().map_err(|error| format!("{error}"))?;
     if span.0 < SHORTEST {
         return Err("the shortest interval is 100ms".to_owned());
@@ -87,6 +86,6 @@ pub(super) fn run(options: &Options) -> ExitCode {
 
 /// Returns a count as a number to compute with: a screen shows three digits of it.
 #[expect(clippy::cast_precision_loss, reason = "far fewer digits are shown")]
-fn as_number(count: u64) -> f64 {
+pub(super) fn as_number(count: u64) -> f64 {
     count as f64
 }

@@ -7,10 +7,10 @@ use chrono::{DateTime, Utc};
 use super::{
     super::{backends::Name, ban::Bans},
     as_number,
-    units::{Instances, Units},
 };
 use crate::{
     base::clock::Clock,
+    cli::units::{Instances, Units},
     status::{
         Snapshot,
         client::{Client, ClientError},

@@ -23,15 +23,17 @@ use super::{
     observe::Observation,
     report,
     screen::{Effect, Mode, Order, Pane, Screen},
-    units::{Instance, Instances},
     view,
 };
-use crate::status::{
-    Snapshot,
-    snapshot::{
-        BanStatus, CertificateExpiry, LimitStatus, PluginRouteStatus, PluginStatus, RouteStatus,
+use crate::{
+    cli::units::{Instance, Instances},
+    status::{
+        Snapshot, problems,
+        snapshot::{
+            BanStatus, CertificateExpiry, LimitStatus, PluginRouteStatus, PluginStatus, RouteStatus,
+        },
+        table::tests::full,
     },
-    table::tests::full,
 };
 
 fn at(text: &str) -> DateTime<Utc> {
@@ -279,7 +281,9 @@ fn each_fault_is_an_alarm() {
     };
     assert!(texts(&calm).is_empty());
 
-    let upstream: Value = json!({ "name": "web", "backends": [
+    let upstream: Value = json!({ "name": "web", "restart_at": { "rss_bytes": 943_718_400 },
+        "backends": [
+        { "address": "f", "state": "healthy", "node": { "rss_bytes": 954_204_160 } },
         { "address": "a", "state": "down", "probe": { "passed": false, "text": "no route" } },
         { "address": "b", "state": "healthy", "ewma_ms": 3.0 },
         { "address": "c", "state": "healthy", "ewma_ms": 812.0 },
@@ -329,6 +333,21 @@ fn each_fault_is_an_alarm() {
     insta::assert_snapshot!("alarms", texts(&observation).join("\n"));
     let severities: Vec<Severity> = alarms(&observation).iter().map(|a| a.severity).collect();
     assert!(severities.is_sorted(), "{severities:?}");
+}
+
+#[test]
+fn the_problems_are_those_of_the_status_page_whatever_the_clock_here_says() {
+    let mut observation = example();
+    observation.snapshot.at = "2027-04-15T00:00:00.000Z".to_owned();
+    observation.instances.list.clear();
+    let time = problems::time_of(&observation.snapshot).unwrap();
+    let shown = problems::of(&observation.snapshot, time);
+    assert!(
+        shown
+            .iter()
+            .any(|it| it.text.contains("expires within a day"))
+    );
+    assert_eq!(alarms(&observation), shown);
 }
 
 /// Values that come back in turn, so that a few drawn ones fill a whole snapshot.

@@ -5,8 +5,8 @@ use std::{fs, path::Path, process::Command};
 use serde_json::{Map, Value};
 
 use crate::{
-    cli::{check, project::pm2},
-    config::{source, tree},
+    cli::project::pm2,
+    config::{diagnostic::Style, source, tree},
 };
 
 /// Precedes the configuration on node's standard output; the file may print lines of its own.
@@ -78,9 +78,11 @@ fn by_node(path: &Path) -> Result<Value, String> {
 fn yaml(path: &Path) -> Result<Value, String> {
     let (sources, node, mut diagnostics) = source::load(path);
     let value = node.and_then(|node| tree::read(&node, &mut diagnostics));
-    value
-        .filter(|_| !diagnostics.has_errors())
-        .ok_or_else(|| format!("\n{}", check::render(&sources, &diagnostics)))
+    value.filter(|_| !diagnostics.has_errors()).ok_or_else(|| {
+        // Without colour: escape sequences in messages are those of the file.
+        let plain = Style::Graphical { colour: false };
+        format!("\n{}", diagnostics.render(&sources, plain))
+    })
 }
 
 #[cfg(test)]

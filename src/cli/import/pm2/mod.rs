@@ -43,6 +43,8 @@ pub(super) fn run(options: &Options) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err((status, message)) => {
+            // The terminal would act on escape sequences of the file.
+            let message = out::printable_lines(&message);
             out::note(&format!("edgeway: {message}"));
             status
         }

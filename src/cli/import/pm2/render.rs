@@ -8,7 +8,10 @@ use super::{
     Output,
     app::{App, PORT, specifiers},
 };
-use crate::cli::{foreground::quoted, program::shown};
+use crate::{
+    base::out::printable,
+    cli::{foreground::quoted, program::shown},
+};
 
 pub(super) fn outputs(apps: &[App]) -> Vec<Output> {
     let mut outputs = vec![Output {
@@ -18,7 +21,7 @@ pub(super) fn outputs(apps: &[App]) -> Vec<Output> {
     }];
     for app in apps {
         outputs.push(Output {
-            path: format!("systemd/{}", unit_file(app)),
+            path: format!("systemd/{}", app.unit_file()),
             text: unit(app),
             is_private: false,
         });
@@ -41,12 +44,6 @@ pub(super) fn outputs(apps: &[App]) -> Vec<Output> {
         }
     }
     outputs
-}
-
-/// File of the unit: a template with the port as instance, if the app has one.
-fn unit_file(app: &App) -> String {
-    let at = if app.ports.is_empty() { "" } else { "@" };
-    format!("{}{at}.service", app.name)
 }
 
 fn unit(app: &App) -> String {
@@ -86,7 +83,7 @@ PrivateTmp=yes
 ProtectSystem=full
 
 [Install]
-WantedBy=app.target
+WantedBy=multi-user.target app.target
 "
     )
 }
@@ -188,12 +185,12 @@ pub(super) fn report(apps: &[App], folder: &Path) -> String {
     let folder = shown(&[folder.display().to_string()]);
     let mut text = String::new();
     for app in apps {
-        let file = unit_file(app);
+        let file = app.unit_file();
         let _infallible = writeln!(text, "{}: systemd/{file}", app.name);
         let carried = app.carried.iter().map(|line| ('+', line));
         for (sign, line) in carried.chain(app.left.iter().map(|line| ('-', line))) {
             // The terminal would act on escape sequences of the file.
-            let line = line.replace(char::is_control, "?");
+            let line = printable(line);
             let _infallible = writeln!(text, "  {sign} {line}");
         }
     }

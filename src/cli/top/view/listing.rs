@@ -11,9 +11,9 @@ use super::{
     style::Tone,
     words::{age, bytes, milliseconds, percent, rate},
 };
-use crate::status::{
-    snapshot::{BackendStatus, UpstreamStatus},
-    table::printable,
+use crate::{
+    base::out::printable,
+    status::snapshot::{BackendStatus, UpstreamStatus},
 };
 
 /// Title of the column that routes are sorted by at first.
@@ -247,6 +247,7 @@ fn backends(observation: &Observation) -> Listing {
             ],
             key,
             tone: match &*backend.state {
+                "healthy" if upstream.excess(backend).is_some() => Tone::Warning,
                 "healthy" => Tone::Plain,
                 "slow_start" => Tone::Warning,
                 "draining" | "drained" => Tone::Dim,
@@ -275,14 +276,16 @@ fn backends(observation: &Observation) -> Listing {
 
 fn notes(upstream: &UpstreamStatus, backend: &BackendStatus) -> String {
     let mut notes = Vec::new();
-    if let Some(seconds) = backend.ejected_for {
+    if let Some(seconds) = backend.ejected_for.filter(|_| backend.state == "ejected") {
         let because = backend.ejected_because.as_deref().unwrap_or("failures");
-        notes.push(format!("out for {seconds:.0}s ({because})"));
+        notes.push(format!("for {seconds:.0}s more ({because})"));
     }
     match &backend.probe {
         Some(probe) if !probe.passed => notes.push(format!("check: {}", probe.text)),
         _ => {}
     }
+    notes.extend(upstream.excess(backend).map(|excess| excess.to_string()));
+    notes.extend(backend.node.as_ref().map(ToString::to_string));
     if backend.origin == "added" {
         notes.push("added at run time".to_owned());
     }

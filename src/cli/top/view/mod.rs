@@ -22,7 +22,7 @@ use super::{
     observe::Observation,
     screen::{Choice, Mode, Pane, Screen},
 };
-use crate::status::{snapshot::State, table::printable};
+use crate::{base::out::printable, status::snapshot::State};
 
 const KEYS: &str = "q quit  Tab pane  ↑↓ select  s sort  r reverse  / filter  d drain  ? help";
 

@@ -22,7 +22,7 @@ use super::{
     style::Tone,
     words::{age, bytes, milliseconds, percent, rate},
 };
-use crate::status::{Snapshot, table::printable};
+use crate::{base::out::printable, status::Snapshot};
 
 /// Alarms that are shown at most, and their share of the pane, so that the rest stays visible.
 const ALARMS: u16 = 8;

@@ -79,6 +79,8 @@ const UNITS: [&str; 10] = [
 ];
 /// Folders with the units of packages.
 const UNIT_FOLDERS: [&str; 2] = ["/usr/lib/systemd/system", "/lib/systemd/system"];
+/// Folder of the administrator's units, into which the imported ones are installed.
+const OWN_UNITS: &str = "/etc/systemd/system";
 
 impl App {
     /// Plans an app. `taken` has the ports and names of the apps before it.
@@ -128,7 +130,26 @@ impl App {
         plan.limits(&mut keys)?;
         plan.logs(&mut keys, machine)?;
         plan.left.extend(keys.rest(env));
+        plan.replaced(machine);
         Ok(plan)
+    }
+
+    /// Returns the file of the unit: a template with the port as instance, if the app has one.
+    pub(super) fn unit_file(&self) -> String {
+        let at = if self.ports.is_empty() { "" } else { "@" };
+        format!("{}{at}.service", self.name)
+    }
+
+    /// Warns of a unit that the administrator wrote, or that an earlier import made.
+    fn replaced(&mut self, machine: &Machine<'_>) {
+        let file = self.unit_file();
+        let installed = Path::new(OWN_UNITS).join(&file);
+        if (machine.is_file)(&installed) {
+            self.left.push(format!(
+                "{} exists: `install` replaces it",
+                installed.display()
+            ));
+        }
     }
 
     fn ports(
@@ -137,7 +158,8 @@ impl App {
         machine: &Machine<'_>,
         taken: &mut Vec<u16>,
     ) -> Result<(), String> {
-        let count = instances(keys, machine.cpus)?;
+        let count = instances(keys, machine.cpus);
+        let count = count.map_err(|why| format!("`{}`: {why}", self.name))?;
         let by_key = keys.number(&["port"]);
         let by_environment = self.environment.get("PORT");
         let by_environment = by_environment.and_then(|port| port.trim().parse().ok());

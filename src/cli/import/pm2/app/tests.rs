@@ -9,7 +9,12 @@ fn planned(app: &Value, taken: &mut Taken) -> Result<App, String> {
         cpus: 4,
         folder: Path::new("/srv/shop"),
         home: Some(Path::new("/home/ann")),
-        is_file: &|path| path.ends_with("system/cron.service") || path.ends_with("bin/own"),
+        is_file: &|path| {
+            let files = ["lib/systemd/system/cron.service", "bin/own"];
+            files.iter().any(|file| path.ends_with(file))
+                || path == Path::new("/etc/systemd/system/queue@.service")
+                || path == Path::new("/etc/systemd/system/mail.service")
+        },
         is_binary: &|path| path.ends_with("bin/own"),
         owner: &|_| Some(1000),
     };
@@ -258,4 +263,39 @@ fn instances_are_counted_in_the_variables_that_pm2_counts_in() {
     let app = plan(&app, &mut Taken::default());
     let counters = [("ID".to_owned(), 0), ("METRICS".to_owned(), 9100)];
     assert_eq!(app.counters, counters.into());
+}
+
+#[test]
+fn a_unit_that_would_be_replaced_is_reported() {
+    for (app, unit) in [
+        (
+            json!({ "name": "queue", "script": "a.js", "port": 80 }),
+            Some("queue@.service"),
+        ),
+        (json!({ "name": "queue", "script": "a.js" }), None),
+        (
+            json!({ "name": "mail", "script": "a.js" }),
+            Some("mail.service"),
+        ),
+        (
+            json!({ "name": "mail", "script": "a.js", "port": 80 }),
+            None,
+        ),
+    ] {
+        let plan = plan(&app, &mut Taken::default());
+        let line =
+            unit.map(|unit| format!("/etc/systemd/system/{unit} exists: `install` replaces it"));
+        let found = plan.left.iter().find(|line| line.contains("replaces"));
+        assert_eq!(found, line.as_ref(), "{app}");
+    }
+}
+
+#[test]
+fn an_invalid_number_of_instances_names_its_app() {
+    let app = json!({ "name": "shop", "script": "a.js", "port": 80, "instances": "many" });
+    let why = planned(&app, &mut Taken::default()).unwrap_err();
+    assert_eq!(
+        why,
+        "`shop`: invalid `instances: many`; write a number or `max`"
+    );
 }

@@ -1,6 +1,8 @@
 //! Units of systemd that run the apps and the gateway: state, CPU, memory and restarts, from
 //! `systemctl show` and from cgroup v2.
 
+mod process;
+
 use std::{
     collections::{BTreeSet, HashMap},
     fs, io,
@@ -13,6 +15,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use tokio::{process::Command, time::timeout};
 
+use self::process::is_process;
 use crate::{
     base::clock::Clock,
     status::{Snapshot, client::Target},
@@ -23,6 +26,7 @@ const APPS: &str = "node-app@*.service";
 
 /// Mount point of cgroup v2.
 const CGROUPS: &str = "/sys/fs/cgroup";
+const PROCESSES: &str = "/proc";
 
 const PROPERTIES: &str = "--property=Id,LoadState,ActiveState,SubState,MainPID,NRestarts,\
                           ActiveEnterTimestampMonotonic,ControlGroup,MemoryCurrent,MemoryMax,\
@@ -74,6 +78,7 @@ pub(super) struct Units {
     more: Option<Vec<String>>,
     systemctl: PathBuf,
     cgroups: PathBuf,
+    processes: PathBuf,
     clock: Clock,
     last: HashMap<String, (Instant, Duration)>,
 }
@@ -88,6 +93,7 @@ impl Units {
             more: is_here.then(|| more.to_vec()),
             systemctl: "systemctl".into(),
             cgroups: CGROUPS.into(),
+            processes: PROCESSES.into(),
             clock: Clock::machine(),
             last: HashMap::new(),
         }
@@ -95,14 +101,27 @@ impl Units {
 
     /// Returns the units of apps and that of the gateway itself.
     pub(super) async fn instances(&mut self, snapshot: &Snapshot) -> Instances {
-        let Some(more) = &self.more else {
-            let problem = "the gateway runs on another machine: run `edgeway top` there".to_owned();
+        // A socket, and an address on loopback, may be forwarded.
+        let is_here = || is_process(&self.processes, snapshot);
+        let Some(more) = self.more.as_ref().filter(|_| is_here()) else {
+            let problem = "the gateway runs on another machine, or in a container: run \
+                           `edgeway top` there";
             return Instances {
-                problem: Some(problem),
+                problem: Some(problem.to_owned()),
                 ..Instances::default()
             };
         };
         let wanted = wanted(snapshot, more, own_unit(snapshot.pid));
+        self.find(&wanted).await
+    }
+
+    /// Returns the units of apps and those of the patterns, wherever a gateway runs.
+    pub(super) async fn of_this_machine(&mut self, patterns: &[String]) -> Instances {
+        let wanted = wanted(&Snapshot::default(), patterns, None);
+        self.find(&wanted).await
+    }
+
+    async fn find(&mut self, wanted: &BTreeSet<(Manager, String)>) -> Instances {
         let mut found = Instances::default();
         for manager in [Manager::System, Manager::User] {
             let of_manager = wanted.iter().filter(|(of, _)| *of == manager);
@@ -291,7 +310,10 @@ impl Cgroup {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use super::*;
+    use super::{
+        process::tests::{gateway, write_process},
+        *,
+    };
 
     /// Output of systemctl 255, with an instance that runs, one that failed, and one unknown.
     const SHOWN: &str = "\
@@ -443,7 +465,9 @@ SubState=dead
         }
         let mut units = Units::new(&[Target::Socket("/x".into())], &[]);
         units.systemctl = program;
-        let found = units.instances(&Snapshot::default()).await;
+        write_process(folder.path(), 7, "edgeway", 500);
+        units.processes = folder.path().into();
+        let found = units.instances(&gateway()).await;
         assert_eq!(found.list, []);
         found.problem
     }
@@ -460,6 +484,12 @@ SubState=dead
         assert_eq!(problem(Some("exit 0")).await, None);
         let mut elsewhere = Units::new(&[Target::Address("192.0.2.7:9900".parse().unwrap())], &[]);
         let found = elsewhere.instances(&Snapshot::default()).await;
+        assert!(found.problem.unwrap().contains("another machine"));
+        // A forwarded socket, whose gateway is no process of this machine.
+        let mut forwarded = Units::new(&[Target::Socket("/x".into())], &[]);
+        forwarded.processes = "/nowhere".into();
+        let found = forwarded.instances(&gateway()).await;
+        assert_eq!(found.list, []);
         assert!(found.problem.unwrap().contains("another machine"));
     }
 }

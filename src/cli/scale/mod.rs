@@ -1,5 +1,10 @@
 //! `edgeway scale`: starts or stops apps, one systemd unit each, until the requested number is
-//! reached. The upstream's backends follow.
+//! reached, or the one that their load needs. The upstream's backends follow.
+
+mod auto;
+mod decision;
+#[cfg(test)]
+mod tests;
 
 use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
@@ -10,6 +15,7 @@ use super::{
         is_drained, requests, until_good, until_idle,
     },
     client::{self, failed},
+    out,
     program::{Machine, Programs, shown},
     progress::Progress,
 };
@@ -23,8 +29,16 @@ pub(super) struct Options {
     /// The upstream; its configuration has `scale`
     upstream: String,
     /// The number of backends to reach, including those in the configuration
-    #[arg(value_name = "N")]
-    count: usize,
+    #[arg(value_name = "N", required_unless_present = "auto")]
+    count: Option<usize>,
+    /// Measure the CPU of the units, and start two, stop one, or change nothing
+    #[arg(long, conflicts_with = "count")]
+    auto: bool,
+    #[command(flatten)]
+    rule: auto::RuleOptions,
+    /// Change nothing, and print what would be done
+    #[arg(long)]
+    dry_run: bool,
     /// Good checks in a row until a new app gets requests
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     probes: u64,
@@ -45,21 +59,35 @@ pub(super) fn run(options: &Options) -> ExitCode {
                 Ok(upstream) => upstream,
                 Err(trouble) => return failed(&trouble),
             };
-            let plan = match Plan::make(&upstream, options.count) {
+            let mut turn = match auto::Turn::begin(options, &gateway, upstream).await {
+                Ok(Some(turn)) => turn,
+                Ok(None) => return ExitCode::SUCCESS,
+                Err(why) => return failed(&why),
+            };
+            let plan = match Plan::make(&turn.upstream, turn.count) {
                 Ok(plan) => plan,
                 Err(why) => return failed(&why),
             };
+            if options.dry_run {
+                out::data(&plan.text());
+                return ExitCode::SUCCESS;
+            }
+            if let Err(why) = turn.begun(&plan) {
+                return failed(&why);
+            }
             let scaling = Scaling {
                 gateway: &gateway,
                 programs: &Machine,
-                progress: Progress::of(plan.up.len() + plan.down.len()),
+                progress: Progress::of(plan.changes()),
                 probes: options.probes,
                 timeout: options.timeout.0,
                 drain_timeout: options.drain_timeout.0,
                 interrupt,
             };
             match scaling.run(&plan).await {
-                Ok(()) => ExitCode::SUCCESS,
+                Ok(()) => turn
+                    .done()
+                    .map_or_else(|why| failed(&why), |()| ExitCode::SUCCESS),
                 Err(ScaleError::Failed) => ExitCode::FAILURE,
                 Err(ScaleError::Interrupted) => ExitCode::from(130),
             }
@@ -74,6 +102,8 @@ struct Plan {
     upstream: String,
     up: Vec<App>,
     down: Vec<App>,
+    /// Apps that have a backend and are down, as after a reboot: their units are started.
+    revived: Vec<App>,
     /// Number of backends afterwards.
     count: usize,
     manager: Manager,
@@ -104,8 +134,7 @@ impl Plan {
             )
         })?;
         let own = |backend: &BackendStatus| port_of(backend, scale);
-        let written = upstream.backends.iter().filter(|b| b.origin != "added");
-        let written = written.filter_map(own).count();
+        let Backends { written, .. } = Backends::of(upstream, scale);
         if count < written {
             return Err(format!(
                 "{written} backends of upstream `{name}` are written in the configuration: \
@@ -114,16 +143,20 @@ impl Plan {
                 written - count
             ));
         }
-        let added = || upstream.backends.iter().filter(|b| b.origin == "added");
-        let ports = |is_unfinished: bool| {
-            let some = added().filter(|backend| is_drained(backend) == is_unfinished);
-            let mut ports: Vec<u16> = some.filter_map(own).collect();
+        let ports = |is_wanted: fn(&BackendStatus) -> bool| {
+            let added = upstream.backends.iter().filter(|b| b.origin == "added");
+            let wanted = added.filter(|backend| is_wanted(backend));
+            let mut ports: Vec<u16> = wanted.filter_map(own).collect();
             ports.sort_unstable();
             ports
         };
         // Drained backends are left over from an earlier run, so they come first in either
         // direction.
-        let (mut serving, mut unfinished) = (ports(false), ports(true));
+        let mut unfinished = ports(is_drained);
+        // The last one is stopped first, and one that is down before one that serves.
+        let mut serving = ports(|backend| !is_drained(backend) && backend.healthy);
+        let healthy = serving.len();
+        serving.extend(ports(|backend| !is_drained(backend) && !backend.healthy));
         let wanted = count - written;
         let mut up = Vec::new();
         while serving.len() + up.len() < wanted && !unfinished.is_empty() {
@@ -160,12 +193,68 @@ impl Plan {
                 .map(|(port, is_member)| app(port, is_member))
                 .collect(),
             down: down.into_iter().map(|port| app(port, true)).collect(),
+            revived: serving
+                .into_iter()
+                .skip(healthy)
+                .map(|port| app(port, true))
+                .collect(),
             count,
             manager: match &*scale.manager {
                 "user" => Manager::User,
                 _ => Manager::System,
             },
         })
+    }
+
+    fn changes(&self) -> usize {
+        self.revived.len() + self.up.len() + self.down.len()
+    }
+
+    /// Formats the steps, for a dry run.
+    fn text(&self) -> String {
+        let start = |app: &App| format!("start {}", app.unit);
+        let stop = |app: &App| format!("drain, remove and stop {}", app.unit);
+        let up = self.revived.iter().chain(&self.up).map(start);
+        let steps: Vec<String> = up.chain(self.down.iter().map(stop)).collect();
+        if steps.is_empty() {
+            return format!("nothing to do for {} backends", self.count);
+        }
+        steps.join("\n")
+    }
+}
+
+/// Numbers of backends in the range of `scale`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Backends {
+    /// Backends in the configuration, and others that DNS named.
+    written: usize,
+    /// Added ones that are not drained.
+    added: usize,
+    /// Backends of both kinds that are down.
+    down: usize,
+}
+
+impl Backends {
+    fn of(upstream: &UpstreamStatus, scale: &Scale) -> Self {
+        let own = upstream.backends.iter();
+        let own = own.filter(|backend| port_of(backend, scale).is_some());
+        let (added, written): (Vec<_>, Vec<_>) = own.partition(|b| b.origin == "added");
+        let in_use = |all: &[&BackendStatus], is_wanted: fn(&BackendStatus) -> bool| {
+            let in_use = all.iter().filter(|backend| !is_drained(backend));
+            in_use.filter(|backend| is_wanted(backend)).count()
+        };
+        let is_down = |backend: &BackendStatus| !backend.healthy;
+        Self {
+            written: written.len(),
+            added: in_use(&added, |_| true),
+            down: in_use(&added, is_down) + in_use(&written, is_down),
+        }
+    }
+
+    /// Returns the CPU of apps that are all down, as after a reboot: there is nothing to measure,
+    /// and all of them are to be started.
+    fn idle(&self) -> Option<f64> {
+        (self.down > 0 && self.down == self.written + self.added).then_some(0.0)
     }
 }
 
@@ -196,7 +285,10 @@ struct Scaling<'a, G, P> {
 
 impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
     async fn run(mut self, plan: &Plan) -> Result<(), ScaleError> {
-        let changes = plan.up.len() + plan.down.len();
+        let mut revived = Vec::new();
+        for app in &plan.revived {
+            revived.push((app, self.revive(app, plan.manager).await?));
+        }
         for app in &plan.up {
             self.start(app, plan.manager).await?;
             self.progress.step_done();
@@ -205,16 +297,72 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
             self.stop(app, plan.manager).await?;
             self.progress.step_done();
         }
+        // Last, so that an app that hangs does not keep others from being started.
+        for (app, since) in revived {
+            self.returned(app, since).await?;
+            self.progress.step_done();
+        }
         self.progress.pause();
         let Plan {
             upstream, count, ..
         } = plan;
         let plural = if *count == 1 { "" } else { "s" };
-        let already = if changes == 0 { " already" } else { "" };
+        let already = if plan.changes() == 0 { " already" } else { "" };
         self.progress.say(&format!(
             "upstream `{upstream}` has {count} backend{plural}{already}"
         ));
         Ok(())
+    }
+
+    /// Starts the unit of a backend that is down. Nothing happens if it runs.
+    async fn revive(&mut self, app: &App, manager: Manager) -> Result<CheckBaseline, ScaleError> {
+        if *self.interrupt.borrow() {
+            return Err(ScaleError::Interrupted);
+        }
+        let App { name, unit, .. } = app;
+        self.progress
+            .now(&format!("{name} is down: starting {unit}"));
+        if let Err(why) = self.systemctl(manager, "start", unit).await {
+            self.progress.say(&format!("edgeway: {name}: {why}"));
+            return Err(ScaleError::Failed);
+        }
+        match self.gateway.backend(name).await {
+            Ok(backend) => Ok(CheckBaseline::now(&backend)),
+            Err(RequestFailure::Away(_)) => Ok(CheckBaseline::return_of_gateway()),
+            Err(trouble) => {
+                self.progress.say(&format!("edgeway: {name}: {trouble}"));
+                Err(ScaleError::Failed)
+            }
+        }
+    }
+
+    /// Waits until a backend that was down passes its checks. It stays if it does not.
+    async fn returned(&mut self, app: &App, since: CheckBaseline) -> Result<(), ScaleError> {
+        let Self {
+            probes, timeout, ..
+        } = *self;
+        let App { name, unit, .. } = app;
+        self.progress
+            .now(&format!("{name}: waiting for {probes} good checks"));
+        let waited = until_good(self.gateway, name, since, probes, timeout, &self.interrupt).await;
+        let (why, stop) = match waited {
+            Ok(()) => {
+                self.progress
+                    .say(&format!("{name}: started again and in rotation"));
+                return Ok(());
+            }
+            Err(WaitFailure::TooLong(seen)) => {
+                let timeout = Span(timeout);
+                (
+                    format!("is not healthy after {timeout}: {seen}; look at `{unit}`"),
+                    ScaleError::Failed,
+                )
+            }
+            Err(WaitFailure::Trouble(trouble)) => (trouble.to_string(), ScaleError::Failed),
+            Err(WaitFailure::Interrupted) => ("not waited for".to_owned(), ScaleError::Interrupted),
+        };
+        self.progress.say(&format!("edgeway: {name}: {why}"));
+        Err(stop)
     }
 
     /// Starts an app, and sends it requests once its checks pass.
@@ -353,210 +501,5 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
         let outcome = self.programs.run(&line).await;
         self.progress.resume();
         outcome.map_err(|why| format!("`{}` failed: {why}", shown(&line)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{
-        super::backends::tests::{FakeGateway, backend, interrupt},
-        *,
-    };
-
-    /// Creates a gateway with two configured backends, and `added` ones with their states.
-    fn gateway(added: &[(&str, &str)]) -> FakeGateway {
-        let gateway = FakeGateway::new(&["127.0.0.1:3000", "127.0.0.1:3001"]);
-        let mut state = gateway.state.borrow_mut();
-        state.upstream.scale = Some(Scale {
-            unit: "node-app@{port}.service".to_owned(),
-            first_port: 3000,
-            last_port: 3007,
-            manager: "user".into(),
-            address: "127.0.0.1".parse().unwrap(),
-        });
-        for (address, is) in added {
-            let mut added = backend(address, "added");
-            added.state = (*is).to_owned().into();
-            state.upstream.backends.push(added);
-        }
-        drop(state);
-        gateway
-    }
-
-    fn plan(gateway: &FakeGateway, count: usize) -> Result<Plan, String> {
-        let upstream = gateway.state.borrow().upstream.clone();
-        Plan::make(&upstream, count)
-    }
-
-    /// The ports to start and to stop.
-    fn ports(added: &[(&str, &str)], count: usize) -> (Vec<String>, Vec<String>) {
-        let plan = plan(&gateway(added), count).unwrap();
-        let list = |apps: Vec<App>| -> Vec<String> {
-            let ports = apps
-                .iter()
-                .filter_map(|app| app.name.address.split(':').nth(1));
-            ports.map(str::to_owned).collect()
-        };
-        (list(plan.up), list(plan.down))
-    }
-
-    #[test]
-    fn free_ports_are_taken_from_the_first_and_given_back_from_the_last() {
-        let none: [&str; 0] = [];
-        let (up, down) = ports(&[], 4);
-        assert_eq!((up, down), (vec!["3002".into(), "3003".into()], vec![]));
-        let four = [("127.0.0.1:3003", "healthy"), ("127.0.0.1:3002", "down")];
-        let (up, down) = ports(&four, 3);
-        assert_eq!((up, down), (vec![], vec!["3003".to_owned()]));
-        assert_eq!(ports(&four, 2).1, ["3003", "3002"]);
-        assert_eq!(ports(&four, 4), (vec![], vec![]));
-        assert_eq!(ports(&[("127.0.0.1:3003", "healthy")], 4).0, ["3002"]);
-        let elsewhere = [("127.0.0.1:4000", "healthy"), ("10.0.0.1:3002", "healthy")];
-        assert_eq!(ports(&elsewhere, 3).0, ["3002"], "those are not counted");
-        assert_eq!(ports(&elsewhere, 2).1, none, "nor stopped");
-    }
-
-    #[test]
-    fn what_was_left_halfway_is_finished_or_taken_back() {
-        let left = [("127.0.0.1:3002", "drained"), ("127.0.0.1:3004", "healthy")];
-        assert_eq!(ports(&left, 4), (vec!["3002".to_owned()], vec![]));
-        assert_eq!(ports(&left, 5).0, ["3002", "3003"]);
-        assert_eq!(ports(&left, 3), (vec![], vec!["3002".to_owned()]));
-        assert_eq!(ports(&left, 2).1, ["3002", "3004"]);
-    }
-
-    #[test]
-    fn an_impossible_scale_is_reported_with_a_remedy() {
-        let refused = plan(&gateway(&[]), 1).unwrap_err();
-        assert!(
-            refused.starts_with("2 backends of upstream `web` are written"),
-            "{refused}"
-        );
-        assert!(
-            refused.contains("remove 1 of them there and reload"),
-            "{refused}"
-        );
-        let refused = plan(&gateway(&[]), 9).unwrap_err();
-        assert!(refused.contains("room for 8 backends"), "{refused}");
-        let without = FakeGateway::new(&["127.0.0.1:3000"]);
-        let refused = plan(&without, 2).unwrap_err();
-        assert!(refused.contains("has no `scale`"), "{refused}");
-    }
-
-    struct Fake<'a> {
-        gateway: &'a FakeGateway,
-        /// The `systemctl` verb that fails.
-        fails: Option<&'static str>,
-    }
-
-    impl Programs for Fake<'_> {
-        async fn run(&self, arguments: &[String]) -> Result<(), String> {
-            let line = shown(arguments);
-            let is_bad = self.fails.is_some_and(|verb| line.contains(verb));
-            self.gateway.state.borrow_mut().log.push(line);
-            if is_bad {
-                Err("exit status: 1".to_owned())
-            } else {
-                Ok(())
-            }
-        }
-    }
-
-    async fn scale(
-        gateway: &FakeGateway,
-        count: usize,
-        fails: Option<&'static str>,
-    ) -> (Result<(), ScaleError>, Vec<String>, Vec<String>) {
-        let plan = plan(gateway, count).unwrap();
-        let (progress, lines) = Progress::recorded(plan.up.len());
-        let (_sender, interrupt) = interrupt();
-        let scaling = Scaling {
-            gateway,
-            programs: &Fake { gateway, fails },
-            progress,
-            probes: 3,
-            timeout: Duration::from_secs(10),
-            drain_timeout: Duration::from_secs(5),
-            interrupt,
-        };
-        let outcome = scaling.run(&plan).await;
-        let lines = lines.borrow().clone();
-        (outcome, gateway.log(), lines)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_new_app_is_started_added_and_checked_before_it_serves() {
-        let gateway = gateway(&[]);
-        let (outcome, log, lines) = scale(&gateway, 3, None).await;
-        assert_eq!(outcome, Ok(()));
-        assert_eq!(
-            log,
-            [
-                "systemctl --user start -- node-app@3002.service",
-                "add 127.0.0.1:3002",
-                "undrain 127.0.0.1:3002",
-            ]
-        );
-        assert_eq!(lines.last().unwrap(), "upstream `web` has 3 backends");
-        let (_, _, lines) = scale(&gateway, 3, None).await;
-        assert_eq!(lines, ["upstream `web` has 3 backends already"]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_app_that_goes_is_drained_removed_and_stopped() {
-        let gateway = gateway(&[("127.0.0.1:3002", "healthy")]);
-        gateway.with("127.0.0.1:3002", |backend| backend.in_flight = 4);
-        gateway.state.borrow_mut().finishes = 1;
-        let (outcome, log, _) = scale(&gateway, 2, None).await;
-        assert_eq!(outcome, Ok(()));
-        assert_eq!(
-            log,
-            [
-                "drain 127.0.0.1:3002",
-                "remove 127.0.0.1:3002",
-                "systemctl --user stop -- node-app@3002.service",
-            ]
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_app_that_does_not_come_up_leaves_nothing_behind() {
-        let gateway = gateway(&[]);
-        let bad = ("127.0.0.1:3002".to_owned(), "connection refused".to_owned());
-        gateway.state.borrow_mut().broken.extend([bad]);
-        let (outcome, log, lines) = scale(&gateway, 4, None).await;
-        assert_eq!(outcome, Err(ScaleError::Failed));
-        assert_eq!(
-            log,
-            [
-                "systemctl --user start -- node-app@3002.service",
-                "add 127.0.0.1:3002",
-                "remove 127.0.0.1:3002",
-                "systemctl --user stop -- node-app@3002.service",
-            ]
-        );
-        let lines = lines.join("\n");
-        assert!(lines.contains("is not healthy after 10s"), "{lines}");
-        assert!(lines.contains("connection refused"), "{lines}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_unit_that_cannot_be_started_is_reported_with_the_command() {
-        let gateway = gateway(&[("127.0.0.1:3002", "drained")]);
-        let (outcome, log, lines) = scale(&gateway, 3, Some("start")).await;
-        assert_eq!(outcome, Err(ScaleError::Failed));
-        assert_eq!(
-            log[1..],
-            [
-                "remove 127.0.0.1:3002",
-                "systemctl --user stop -- node-app@3002.service"
-            ]
-        );
-        assert!(
-            lines.iter().any(|line| line.contains(
-                "`systemctl --user start -- node-app@3002.service` failed: exit status: 1"
-            )),
-            "{lines:?}"
-        );
     }
 }
