@@ -22,7 +22,7 @@ const stops = [() => browser.close()];
 
 /** Messages of the browser since the last call, for the report of a failed check. */
 const consoleLines = [];
-export const takeConsole = () => consoleLines.splice(0);
+const takeConsole = () => consoleLines.splice(0);
 
 export const stop = () => Promise.all(stops.map((end) => end()));
 
@@ -124,4 +124,28 @@ export function legibility(page) {
 export async function shot(page, name) {
   const folder = process.env.BROWSER_SHOTS;
   if (folder) await page.screenshot({ path: `${folder}/${name}.png`, fullPage: true });
+}
+
+/**
+ * Runs all checks, one after the other, and ends the process.
+ * Prints `{"passed": [names], "failed": [{"check", "why", "console"}]}`.
+ */
+export async function runAll(checks) {
+  const passed = [];
+  const failed = [];
+  for (const [check, run] of Object.entries(checks)) {
+    takeConsole();
+    const begun = performance.now();
+    try {
+      await run();
+      passed.push(check);
+    } catch (error) {
+      failed.push({ check, why: String(error.stack), console: takeConsole() });
+    }
+    console.error(`${check}: ${Math.round(performance.now() - begun)} ms`);
+  }
+  await stop();
+  console.log(JSON.stringify({ passed, failed }));
+  // The parent holds standard input open, which would keep this process alive.
+  process.exit(0);
 }

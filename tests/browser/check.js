@@ -6,15 +6,14 @@
 // - `strict`, a control: a Content-Security-Policy without inline scripts, inline styles and
 //   images; no WebSockets;
 // - `odd`, another control: `no-referrer`, and without the headers of React's requests;
-// - `admin` and `token`: the admin listener of `front`, and its token;
 // - `secure`: as `front`, over TLS with a self-signed certificate; `secureOld` without HTTP/2.
 //
 // It prints `{"passed": [names], "failed": [{"check", "why", "console"}]}`.
 import assert from 'node:assert/strict';
 
-import { holding, isAlive, legibility, shot, stop, takeConsole, visit, waitFor } from './bench.js';
+import { holding, isAlive, legibility, runAll, shot, visit, waitFor } from './bench.js';
 
-const { front, api, strict, odd, admin, token, secure, secureOld } = JSON.parse(process.argv[2]);
+const { front, api, strict, odd, secure, secureOld } = JSON.parse(process.argv[2]);
 const isCsp = (line) => line.includes('Content Security Policy');
 
 const checks = {
@@ -303,41 +302,6 @@ const checks = {
       assert.ok(contrast >= 4.5 && fits, `contrast ${contrast}`);
     }
   },
-
-  async 'the status page is readable'() {
-    for (const colorScheme of ['light', 'dark']) {
-      for (const width of [1280, 390]) {
-        const { page, problems, leave } = await visit(`${admin}/status`, {
-          colorScheme,
-          viewport: { width, height: 800 },
-          extraHTTPHeaders: { authorization: `Bearer ${token}` },
-        });
-        assert.match(await page.textContent('h1'), /serving/);
-        const { contrast, fits } = await legibility(page);
-        await shot(page, `status-${width}-${colorScheme}`);
-        assert.ok(contrast >= 4.5, `contrast ${contrast} at ${width}`);
-        assert.ok(fits, `it fits into ${width}`);
-        assert.deepEqual(problems, []);
-        await leave();
-      }
-    }
-  },
 };
 
-const passed = [];
-const failed = [];
-for (const [check, run] of Object.entries(checks)) {
-  takeConsole();
-  const begun = performance.now();
-  try {
-    await run();
-    passed.push(check);
-  } catch (error) {
-    failed.push({ check, why: String(error.stack), console: takeConsole() });
-  }
-  console.error(`${check}: ${Math.round(performance.now() - begun)} ms`);
-}
-await stop();
-console.log(JSON.stringify({ passed, failed }));
-// The parent holds standard input open, which would keep this process alive.
-process.exit(0);
+await runAll(checks);

@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{EX_CONFIG, Ran, edgeway},
+    cli::{EX_CONFIG, edgeway, over_socket},
     support::{
         client::{self, Request, get, post},
         gateway::Gateway,
@@ -60,13 +60,6 @@ async fn audited(gateway: &Gateway, at_least: usize) -> Vec<Value> {
         (lines.len() >= at_least).then_some(lines)
     })
     .await
-}
-
-/// Runs a command against the gateway's socket, from another folder.
-fn over_socket(gateway: &Gateway, command: &[&str]) -> Ran {
-    let socket = gateway.folder().join("admin.sock");
-    let socket = socket.to_str().expect("a plain path");
-    edgeway(&[command, &["--socket", socket]].concat())
 }
 
 fn bearer(request: Request, token: &str) -> Request {

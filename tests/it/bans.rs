@@ -5,7 +5,7 @@ use std::{fs, net::IpAddr, time::Duration};
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{Ran, edgeway},
+    cli::over_socket,
     support::{
         client::{ClientError, Connection, Request, Response, get, post},
         gateway::Gateway,
@@ -41,32 +41,6 @@ async fn status(address: &str, gateway: &Gateway) -> Option<u16> {
     ask(address, gateway)
         .await
         .map(|response| response.status())
-}
-
-fn run(gateway: &Gateway, command: &[&str]) -> Ran {
-    let socket = gateway.folder().join("admin.sock");
-    let socket = socket.to_str().expect("a plain path");
-    edgeway(&[command, &["--socket", socket]].concat())
-}
-
-async fn audited(gateway: &Gateway, action: &str) -> Vec<Value> {
-    let file = gateway.folder().join("audit.log");
-    wait_for(
-        &format!("there is a line of `{action}`"),
-        SOON,
-        async || {
-            let text = fs::read_to_string(&file).unwrap_or_default();
-            let complete = text.rfind('\n').map_or("", |end| &text[..end]);
-            let lines = complete
-                .lines()
-                .map(|line| serde_json::from_str(line).expect("JSON"));
-            let lines: Vec<Value> = lines
-                .filter(|line: &Value| line["action"] == action)
-                .collect();
-            (!lines.is_empty()).then_some(lines)
-        },
-    )
-    .await
 }
 
 #[tokio::test]
@@ -115,19 +89,19 @@ async fn refusals_become_a_ban_that_is_seen_and_lifted() {
         (&ban["reason"], &ban["strikes"], &ban["by"]),
         (&json!("flood"), &json!(3), &json!("rule"))
     );
-    let listed = run(&gateway, &["bans"]);
+    let listed = over_socket(&gateway, &["bans"]);
     assert!(
         listed.stdout.contains("127.0.0.3") && listed.stdout.contains("flood"),
         "{}",
         listed.stdout
     );
-    let shown = run(&gateway, &["status"]);
+    let shown = over_socket(&gateway, &["status"]);
     assert!(
         shown.stdout.contains("bans       1 client banned"),
         "{}",
         shown.stdout
     );
-    let line = &audited(&gateway, "ban").await[0];
+    let line = &gateway.audited("ban").await[0];
     assert_eq!(
         (&line["who"], &line["target"]),
         (&json!("gateway"), &json!("127.0.0.3"))
@@ -139,7 +113,7 @@ async fn refusals_become_a_ban_that_is_seen_and_lifted() {
     assert_eq!(line["message"], "3 refusals, banned for 10min");
     assert!(of("flood").contains(&&line["request_id"]), "{line}");
 
-    let lifted = run(&gateway, &["unban", "127.0.0.3"]);
+    let lifted = over_socket(&gateway, &["unban", "127.0.0.3"]);
     assert_eq!(
         (lifted.status, lifted.stderr.as_str()),
         (0, "127.0.0.3 may pass again\n")
@@ -149,13 +123,13 @@ async fn refusals_become_a_ban_that_is_seen_and_lifted() {
         Some(429),
         "the flood goes on"
     );
-    let line = &audited(&gateway, "unban").await[0];
+    let line = &gateway.audited("unban").await[0];
     assert_eq!(
         (&line["who"], &line["target"]),
         (&json!("unix"), &json!("127.0.0.3"))
     );
     assert_eq!(gateway.count("edgeway_bans").await, 0);
-    let none = run(&gateway, &["bans"]);
+    let none = over_socket(&gateway, &["bans"]);
     assert_eq!(
         (none.stdout.as_str(), none.stderr.as_str()),
         ("", "no client is banned\n")
@@ -214,7 +188,7 @@ async fn guessing_keys_is_noted_and_banned() {
     for _ in 0..8 {
         assert_eq!(status("127.0.0.1", &gateway).await, Some(200));
     }
-    let noted = audited(&gateway, "auth").await;
+    let noted = gateway.audited("auth").await;
     let ids: Vec<Value> = gateway
         .log_lines(4)
         .await
@@ -234,10 +208,7 @@ async fn guessing_keys_is_noted_and_banned() {
     }
     let text = fs::read_to_string(gateway.folder().join("audit.log")).unwrap();
     assert!(!text.contains("guess-"), "{text}");
-    assert_eq!(
-        audited(&gateway, "ban").await[0]["reason"],
-        "api_key_invalid"
-    );
+    assert_eq!(gateway.audited("ban").await[0]["reason"], "api_key_invalid");
 }
 
 #[tokio::test]
@@ -253,13 +224,13 @@ async fn repeatedly_exceeding_a_rate_limit_is_banned() {
     }
     gateway.counts("edgeway_bans", 1).await;
     assert_eq!(status("127.0.0.7", &gateway).await, None);
-    assert_eq!(audited(&gateway, "ban").await[0]["reason"], "rate_limit");
+    assert_eq!(gateway.audited("ban").await[0]["reason"], "rate_limit");
 }
 
 #[tokio::test]
 async fn a_ban_by_hand_needs_no_section_and_outlives_reload_and_upgrade() {
     let mut gateway = Gateway::start(BASE).await;
-    let done = run(
+    let done = over_socket(
         &gateway,
         &["ban", "127.0.0.5", "--for", "1h", "--reason", "scraping"],
     );
@@ -280,18 +251,18 @@ async fn a_ban_by_hand_needs_no_section_and_outlives_reload_and_upgrade() {
     gateway.upgrade().await;
     assert_eq!(status("127.0.0.5", &gateway).await, None);
     assert_eq!(status("127.0.0.1", &gateway).await, Some(200));
-    let bans = run(&gateway, &["bans", "--json"]);
+    let bans = over_socket(&gateway, &["bans", "--json"]);
     let bans: Value = serde_json::from_str(&bans.stdout).unwrap();
     let ban = &bans["bans"][0];
     assert_eq!(
         (&ban["reason"], &ban["by"], &ban["strikes"]),
         (&json!("scraping"), &json!("operator"), &json!(0))
     );
-    assert_eq!(run(&gateway, &["unban", "127.0.0.5"]).status, 0);
+    assert_eq!(over_socket(&gateway, &["unban", "127.0.0.5"]).status, 0);
     assert_eq!(status("127.0.0.5", &gateway).await, Some(200));
     // A short ban expires by itself.
     assert_eq!(
-        run(&gateway, &["ban", "127.0.0.5", "--for", "1s"]).status,
+        over_socket(&gateway, &["ban", "127.0.0.5", "--for", "1s"]).status,
         0
     );
     assert_eq!(status("127.0.0.5", &gateway).await, None);
@@ -306,7 +277,7 @@ async fn a_banned_client_is_closed_before_it_sends_anything() {
     let gateway = Gateway::start(BASE).await;
     let mut waiting = connect("127.0.0.6", &gateway).await;
     assert_eq!(waiting.send(&get("/")).await.unwrap().status(), 200);
-    assert_eq!(run(&gateway, &["ban", "127.0.0.6"]).status, 0);
+    assert_eq!(over_socket(&gateway, &["ban", "127.0.0.6"]).status, 0);
     let mut silent = connect("127.0.0.6", &gateway).await;
     assert!(silent.is_closed().await);
     // On an open connection the client gets the reason, once.
@@ -380,7 +351,7 @@ async fn invalid_bans_are_refused_with_their_reason() {
             "{request:?}"
         );
     }
-    let refused = &audited(&gateway, "ban").await[0];
+    let refused = &gateway.audited("ban").await[0];
     assert_eq!(
         (&refused["outcome"], &refused["reason"]),
         (&json!("refused"), &json!("bad_address"))
@@ -396,7 +367,7 @@ async fn invalid_bans_are_refused_with_their_reason() {
     );
     let lift = Request::new("DELETE", "/v1/bans/2001:db8::%2F64");
     assert_eq!(gateway.send_admin(&lift).await.status(), 200);
-    let refused = run(&gateway, &["ban", "nowhere"]);
+    let refused = over_socket(&gateway, &["ban", "nowhere"]);
     assert_eq!(refused.status, 2);
     assert!(
         refused.stderr.contains("invalid client address"),
@@ -408,7 +379,7 @@ async fn invalid_bans_are_refused_with_their_reason() {
 #[tokio::test]
 async fn a_ban_ends_once_its_address_is_a_trusted_proxy() {
     let gateway = Gateway::start(BASE).await;
-    let outcome = run(&gateway, &["ban", "127.0.0.5"]);
+    let outcome = over_socket(&gateway, &["ban", "127.0.0.5"]);
     assert_eq!(outcome.status, 0, "{}", outcome.stderr);
     assert_eq!(status("127.0.0.5", &gateway).await, None);
     assert!(
@@ -419,7 +390,7 @@ async fn a_ban_ends_once_its_address_is_a_trusted_proxy() {
     assert_eq!(status("127.0.0.5", &gateway).await, Some(200));
     // The proxy's clients are other addresses.
     let mut proxied = connect("127.0.0.5", &gateway).await;
-    let outcome = run(&gateway, &["ban", "192.0.2.7"]);
+    let outcome = over_socket(&gateway, &["ban", "192.0.2.7"]);
     assert_eq!(outcome.status, 0, "{}", outcome.stderr);
     let ask = get("/").header("x-forwarded-for", "192.0.2.7");
     assert_eq!(proxied.send(&ask).await.unwrap().status(), 403);

@@ -22,8 +22,6 @@ const BROWSER: &str = "/usr/bin/chromium";
 /// About three times as long as a busy machine needs.
 const LIMIT: Duration = Duration::from_mins(4);
 
-const TOKEN: &str = "0123456789abcdef0123456789abcdef";
-
 const CHECKS: &[&str] = &[
     "a page comes alive",
     "a link changes the page in place",
@@ -36,7 +34,6 @@ const CHECKS: &[&str] = &[
     "over TLS a page comes alive by HTTP/2, and a WebSocket beside it",
     "pages of listed origins read an API",
     "our error page is readable",
-    "the status page is readable",
 ];
 
 /// Output of a script.
@@ -77,9 +74,7 @@ routes:
     upstream: sockets
     websocket: true
 ";
-    // A browser gets access with a token.
-    let admin = format!("admin: {{ address: 127.0.0.1:0, token: {TOKEN} }}");
-    let front = serve(&format!("{admin}{all_routes}")).await;
+    let front = serve(all_routes).await;
     let folder = tempfile::tempdir().expect("a folder for the test can be made");
     let secure = serve(&format!("{}{all_routes}", tls(folder.path(), true))).await;
     let old = serve(&format!("{}{all_routes}", tls(folder.path(), false))).await;
@@ -131,8 +126,6 @@ routes:
             "api": url(&api.address().to_string()),
             "strict": url(&strict.address().to_string()),
             "odd": url(&odd.address().to_string()),
-            "admin": url(&front.admin().to_string()),
-            "token": TOKEN,
             "secure": format!("https://{}", secure.address()),
             "secureOld": format!("https://{}", old.address()),
         }),

@@ -49,11 +49,7 @@ fn yaml(origin: SocketAddr, redis: &Redis, cache: &str) -> String {
 
 async fn front(yaml: &str) -> Gateway {
     let gateway = Gateway::start(yaml).await;
-    wait_for("purges are followed", SOON, async || {
-        let up = gateway.metric("edgeway_cache_purge_link_up").await;
-        (up > 0.0).then_some(())
-    })
-    .await;
+    gateway.follows_purges().await;
     gateway
 }
 

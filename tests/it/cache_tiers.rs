@@ -41,11 +41,7 @@ async fn front(origin: &Origin<NumberedOrigin>, redis: &str) -> Gateway {
     let yaml = yaml(origin.address(), redis, "{ shared: redis }");
     let gateway = Gateway::start(&yaml).await;
     // Until it knows its position in the log of purges, it drops its stored responses.
-    wait_for("purges are followed", SOON, async || {
-        let up = gateway.metric("edgeway_cache_purge_link_up").await;
-        (up > 0.0).then_some(())
-    })
-    .await;
+    gateway.follows_purges().await;
     // Its first positions are known soon after.
     wait_for("level 2 can be written", SOON, async || {
         let before = gateway.metric(WRITTEN).await;

@@ -267,20 +267,12 @@ async fn with_redis_the_new_process_continues_at_its_position_in_the_purge_log()
     let text = yaml(origin.address(), &format!("redis: {}", redis.section("")));
     let (mut gateway, other) = (Gateway::start(&text).await, Gateway::start(&text).await);
     for one in [&gateway, &other] {
-        wait_for("purges are followed", SOON, async || {
-            let up = one.metric("edgeway_cache_purge_link_up").await;
-            (up > 0.0).then_some(())
-        })
-        .await;
+        one.follows_purges().await;
     }
     fill(&gateway, &paths).await;
     gateway.upgrade().await;
     taken(&gateway, 1).await;
-    wait_for("purges are followed", SOON, async || {
-        let up = gateway.metric("edgeway_cache_purge_link_up").await;
-        (up > 0.0).then_some(())
-    })
-    .await;
+    gateway.follows_purges().await;
     for path in &paths {
         assert_eq!(done(&gateway.get(path).await), "HIT", "{path}");
     }

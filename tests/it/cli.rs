@@ -30,6 +30,11 @@ pub(crate) fn edgeway(arguments: &[&str]) -> Ran {
     edgeway_fed(arguments, "")
 }
 
+/// Runs a command against a gateway, over its admin socket.
+pub(crate) fn over_socket(gateway: &Gateway, command: &[&str]) -> Ran {
+    edgeway(&[command, &["--socket", gateway.admin_socket()]].concat())
+}
+
 /// Runs the program as [`edgeway`] does, with input on stdin.
 pub(crate) fn edgeway_fed(arguments: &[&str], input: &str) -> Ran {
     let mut child = Command::new(env!("CARGO_BIN_EXE_edgeway"))
@@ -101,6 +106,9 @@ fn every_command_has_help() {
         "upstream add",
         "upstream remove",
         "profile",
+        "healthcheck",
+        "monitor",
+        "uptime",
         "purge",
         "warm",
         "plugin",

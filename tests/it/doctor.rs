@@ -165,7 +165,7 @@ routes:
 async fn a_configuration_with_errors_is_sent_to_check() {
     let found = doctor_of("listeners: [{ address: 127.0.0.1:0 }]\nrouts: []\n").await;
     assert_eq!(found.status, 78);
-    found.assert("configuration", "error", "errors");
+    found.assert("configuration", "error", "error");
     assert!(found.all.iter().all(|found| found.0 != "backend"));
 }
 
@@ -267,4 +267,47 @@ routes: [{ match: { path: /* }, upstream: web }]
         .expect("it runs");
     let text = String::from_utf8_lossy(&ran.stdout).into_owned();
     assert!(text.contains("runs Next.js 16.0.1, affected by"), "{text}");
+}
+
+/// Invariant: while a plugin fails, each command about the gateway shows its error.
+#[tokio::test]
+async fn a_plugin_that_fails_now_and_then_is_named_with_its_error() {
+    let yaml = "listeners: [{ address: 127.0.0.1:0 }]
+routes: [{ match: { path: /* }, respond: ok, plugins: [{ file: greet.js, on_error: continue }] }]
+";
+    let plugin = "export function onRequest(request) {
+  const { pathname } = request.nextUrl;
+  if (pathname === '/no') missing();
+}
+";
+    let gateway = Gateway::start_in(yaml, |folder| {
+        fs::write(folder.join("greet.js"), plugin).expect("the folder takes files");
+    })
+    .await;
+    for path in ["/", "/no", "/", "/", "/no", "/"] {
+        assert_eq!(gateway.get(path).await.status(), 200);
+    }
+    let ran = edgeway(&["status", "--socket", gateway.admin_socket()]);
+    let line = ran.stdout.lines().find(|line| line.starts_with("warning"));
+    let line = line.unwrap_or_else(|| panic!("{}", ran.stdout));
+    assert!(
+        line.contains("(greet.js) failed 2 times on route"),
+        "{line}"
+    );
+    assert!(line.contains("missing is not defined"), "{line}");
+    assert!(line.contains("greet.js:3:"), "{line}");
+    // The page and `top` have the list of the status. In another folder, the running gateway's own
+    // file is checked.
+    let elsewhere = tempfile::tempdir().expect("a folder for the test can be made");
+    let program = std::process::Command::new(env!("CARGO_BIN_EXE_edgeway"))
+        .args(["doctor", "--socket", gateway.admin_socket()])
+        .current_dir(&elsewhere)
+        .output()
+        .expect("the program runs");
+    let text = String::from_utf8(program.stdout).expect("it prints UTF-8");
+    let line = text.lines().find(|line| line.starts_with("plugin"));
+    let line = line.unwrap_or_else(|| panic!("{text}"));
+    assert!(line.contains("failed 2 times in a minute"), "{line}");
+    let own = gateway.folder().join("edgeway.yaml").display().to_string();
+    assert!(text.contains(&own), "{text}");
 }

@@ -276,7 +276,7 @@ routes:
 
 #[tokio::test]
 async fn a_silent_origin_ends_in_504_at_the_deadline() {
-    let origin = SlowOrigin::start(Duration::from_millis(600)).await;
+    let origin = SlowOrigin::start(Duration::from_secs(3)).await;
     let config = |deadline: &str| {
         let settings =
             format!("    timeouts: {{ first_byte: {deadline} }}\n    retry: {{ attempts: 1 }}\n");
@@ -289,12 +289,12 @@ async fn a_silent_origin_ends_in_504_at_the_deadline() {
     let reply = hasty.get("/").await;
     assert_eq!(reply.status(), 504);
     assert!(
-        reply.headers.at < Duration::from_millis(550),
+        reply.headers.at < Duration::from_millis(2900),
         "{:?}",
         reply.headers.at
     );
     // The control.
-    let patient = Gateway::start(&config("10s")).await;
+    let patient = Gateway::start(&config("30s")).await;
     assert_eq!(patient.get("/").await.status(), 200);
 }
 

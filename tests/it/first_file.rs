@@ -1,6 +1,10 @@
 //! Mistakes of a first configuration: each is reported with what to write, or is none.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use edgeway::testing::gateway::{self, World};
 use edgeway_config::{
@@ -8,11 +12,13 @@ use edgeway_config::{
     source::Sources,
 };
 
+use regex::Regex;
+
 use crate::{
     cli::{BROKEN, EX_CONFIG, edgeway},
     support::{
         certificates::files_of_examples, client::get, gateway::Gateway, mmdb::loopback_in_munich,
-        origins::EchoOrigin,
+        origins::EchoOrigin, ports::free_port,
     },
 };
 
@@ -103,7 +109,7 @@ fn cached_pages_of_an_unknown_build_are_doubtful() {
 /// Two listeners are refused exactly if the system cannot bind both.
 #[test]
 fn overlapping_listeners_are_those_that_the_system_refuses() {
-    use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+    use std::net::{Ipv6Addr, SocketAddr, TcpListener};
     let bind = |address: &str| -> std::io::Result<TcpListener> {
         let (address, both) = match address.strip_prefix(':') {
             Some(port) => (format!("[::]:{port}"), true),
@@ -124,9 +130,7 @@ fn overlapping_listeners_are_those_that_the_system_refuses() {
         Ok(socket.into())
     };
     let has_ipv6 = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
-    let free = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port is free");
-    let port = free.local_addr().expect("it is bound").port();
-    drop(free);
+    let port = free_port();
     let hosts = ["127.0.0.1", "127.0.0.2", "0.0.0.0", "[::1]", "[::]", ""];
     let mut refused = 0;
     for one in hosts {
@@ -471,22 +475,63 @@ fn every_example_loads_where_it_lies() {
     }
     // A file in the format of the real one, with one network.
     assert!(fs::read(&geo).expect("it is there") == loopback_in_munich());
-    for folder in ["conf", "conf/examples", "docs/examples"] {
-        let Ok(entries) = fs::read_dir(root.join(folder)) else {
-            continue;
-        };
-        let mut files: Vec<_> = entries
-            .map(|entry| entry.expect("it can be read").path())
-            .filter(|path| path.extension().is_some_and(|ending| ending == "yaml"))
-            .collect();
-        files.sort();
-        for file in files {
-            let ran = edgeway(&["check", "-c", &file.to_string_lossy()]);
-            let name = file.strip_prefix(root).expect("it is below").display();
-            let wanted = format!("{}: the configuration is well formed\n", file.display());
-            assert_eq!((ran.status, ran.stderr), (0, wanted), "{name}");
-            seen += 1;
-        }
+    for file in examples() {
+        let ran = edgeway(&["check", "-c", &file.to_string_lossy()]);
+        let name = file.strip_prefix(root).expect("it is below").display();
+        let wanted = format!("{}: the configuration is well formed\n", file.display());
+        assert_eq!((ran.status, ran.stderr), (0, wanted), "{name}");
+        seen += 1;
     }
     assert!(seen > 30, "{seen}");
+}
+
+/// Returns each file below these folders that ends with `.yaml`.
+fn examples() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for folder in ["conf", "conf/examples"] {
+        let entries = fs::read_dir(root.join(folder)).expect("the folder is there");
+        let paths = entries.map(|entry| entry.expect("it can be read").path());
+        files.extend(paths.filter(|path| path.extension().is_some_and(|e| e == "yaml")));
+    }
+    files.sort();
+    files
+}
+
+/// Invariant: a variable in quotes is what it would be without them, wherever a flag or a number
+/// is taken.
+#[test]
+fn flags_and_numbers_may_be_variables_in_quotes() {
+    let value = Regex::new(r"^([^#]*?: )(true|false|\d+)([ ,}\n])").expect("it is valid");
+    let effective = |file: &Path| {
+        let ran = edgeway(&["check", "--print", "-c", &file.to_string_lossy()]);
+        (ran.status, ran.stdout, ran.stderr)
+    };
+    // Of a plugin's own configuration nobody knows the types: a text is a text.
+    let is_of_plugin = |line: &str| line.contains("variants:") || line.contains("fallback:");
+    let mut replaced = 0;
+    for file in examples() {
+        let text = fs::read_to_string(&file).expect("it is UTF-8");
+        let quoted: String = text
+            .split_inclusive('\n')
+            .map(|line| {
+                let mut line = line.to_owned();
+                while !is_of_plugin(&line) && value.is_match(&line) {
+                    replaced += 1;
+                    line = value.replace(&line, "$1\"$${UNSET:-$2}\"$3").into_owned();
+                }
+                line
+            })
+            .collect();
+        if quoted == text {
+            continue;
+        }
+        let copy = file.with_extension("quoted.yaml.tmp");
+        fs::write(&copy, &quoted).expect("the folder takes files");
+        let (status, printed, problems) = effective(&copy);
+        fs::remove_file(&copy).expect("it is ours");
+        assert_eq!(status, 0, "{problems}");
+        assert_eq!(printed, effective(&file).1, "{}", file.display());
+    }
+    assert!(replaced > 40, "{replaced}");
 }

@@ -228,6 +228,14 @@ async fn an_app_of_npm_scripts_is_an_upstream_and_a_worker_is_none() {
         worker.contains("ExecStart=/usr/bin/env node worker.js\n"),
         "{worker}"
     );
+    // `app.target` alone is enabled by nobody, and exists only where packages installed it.
+    for unit in ["mailer.service", "api@.service"] {
+        let unit = fs::read_to_string(out.join("systemd").join(unit)).expect("it is there");
+        assert!(
+            unit.ends_with("[Install]\nWantedBy=multi-user.target app.target\n"),
+            "{unit}"
+        );
+    }
     let _running = start(&out, "api@.service", port);
     let gateway = gateway(&out).await;
     let port = port.to_string();
@@ -269,5 +277,30 @@ async fn an_invalid_ecosystem_file_is_named_with_the_reason() {
             ran.stderr
         );
         assert!(!folder.path().join("out").exists());
+    }
+}
+
+/// Invariant: no text of an ecosystem file reaches the terminal as something that it obeys.
+#[tokio::test]
+async fn an_error_shows_escape_sequences_of_the_file_as_text() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, text) in [
+        (
+            "a.config.js",
+            "console.error('\\u001b[2Jfrom node\\u202e'); process.exit(1);",
+        ),
+        ("b.config.js", "throw new Error('\\u001b]0;title\\u0007');"),
+        (
+            "c.json",
+            r#"[{ "name": "x", "script": "a.js", "instances": "\u001b[2J\u202e" }]"#,
+        ),
+        ("d.yaml", r#"apps: [{ script: a.js, instances: "\e[2J" }]"#),
+    ] {
+        fs::write(folder.path().join(name), text).expect("it is written");
+        let ran = import(folder.path(), name).await;
+        assert_eq!(ran.status, 78, "{name}: {}", ran.stderr);
+        let is_obeyed = |c: char| c.is_control() && c != '\n' || c == '\u{202e}';
+        assert!(!ran.stderr.contains(is_obeyed), "{:?}", ran.stderr);
+        assert!(ran.stderr.contains("\\u{1b}"), "{:?}", ran.stderr);
     }
 }

@@ -16,15 +16,15 @@ fn profile(arguments: &[&str]) -> (i32, String) {
 }
 
 /// Runs a short trial of one profile; returns the rows of its table about failed requests.
-fn failed_rows(out: &Path, more: &[&str]) -> (i32, Vec<String>) {
+fn failed_rows(name: &str, out: &Path, more: &[&str]) -> (i32, Vec<String>) {
     let out = out.to_str().expect("the path is text");
-    let mut arguments = vec!["api", "--scale", "0.05", "--minutes", "0.04", "--out", out];
+    let mut arguments = vec![name, "--scale", "0.05", "--minutes", "0.04", "--out", out];
     arguments.extend(["--edgeway", env!("CARGO_BIN_EXE_edgeway")]);
     arguments.extend(more);
     let (status, text) = profile(&arguments);
     let rows: Vec<String> = text
         .lines()
-        .filter(|line| line.starts_with("| S-106 | failed"))
+        .filter(|line| line.starts_with("| S-10") && line.contains(" | failed"))
         .map(str::to_owned)
         .collect();
     assert_eq!(rows.len(), 2, "{text}");
@@ -41,19 +41,22 @@ fn the_evaluation_of_load_profiles_passes_its_own_tests() {
 #[test]
 fn a_load_profile_finds_no_failed_request_unless_the_origin_fails() {
     let folder = tempfile::tempdir().expect("a folder for the test can be made");
-    let (_, rows) = failed_rows(&folder.path().join("good"), &[]);
+    let (_, rows) = failed_rows("api", &folder.path().join("good"), &[]);
     assert!(
         rows.iter().all(|row| row.ends_with("| 0 % | met |")),
         "{rows:#?}"
     );
     // The control: one response in ten is a 500.
     let bad = folder.path().join("bad");
-    let (status, rows) = failed_rows(&bad, &["--control", "errors"]);
+    let (status, rows) = failed_rows("api", &bad, &["--control", "errors"]);
     assert_eq!(status, 1);
-    assert!(
-        rows.iter().all(|row| row.ends_with("| **missed** |")),
-        "{rows:#?}"
-    );
+    let are_missed = |rows: &[String]| rows.iter().all(|row| row.ends_with("| **missed** |"));
+    assert!(are_missed(&rows), "{rows:#?}");
+    // Another one: one response in ten is cut off, and with it the client's connection.
+    let cut = folder.path().join("cut");
+    let (status, rows) = failed_rows("portal", &cut, &["--control", "cuts"]);
+    assert_eq!(status, 1);
+    assert!(are_missed(&rows), "{rows:#?}");
     for name in ["results.json", "results.md", "api.svg"] {
         assert!(bad.join(name).is_file(), "no {name}");
     }

@@ -33,7 +33,7 @@ fn everything() -> World {
         for upstream in gateway.upstreams.values() {
             for backend in upstream.backends() {
                 let report = HeaderValue::from_static("1 250 3 4096 8192");
-                backend.learn_node_report(&report, world.clock.now());
+                backend.learn_node_report(Some(&report), world.clock.now());
             }
             upstream.publish();
         }

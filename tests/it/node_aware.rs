@@ -10,6 +10,10 @@ use std::{
 
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpSocket,
+};
 
 use crate::support::{
     client::{self, Request, get},
@@ -249,4 +253,49 @@ async fn an_invalid_report_is_ignored_and_removed() {
         .await;
     assert_eq!(valid.header("x-edgeway-node"), None);
     assert_eq!(reports(&gateway).await[0]["rss_bytes"], 8192);
+}
+
+/// Sends a request to an app from one of this machine's addresses; returns true if the response has
+/// a report.
+async fn has_report(app: &NodeApp, from: Ipv4Addr) -> bool {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket
+        .bind((from, 0).into())
+        .expect("all of 127.0.0.0/8 is this machine");
+    let mut stream = socket
+        .connect(app.address())
+        .await
+        .expect("the app listens");
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nhost: app\r\nconnection: close\r\n\r\n")
+        .await
+        .expect("the app reads");
+    let mut response = String::new();
+    stream
+        .read_to_string(&mut response)
+        .await
+        .expect("the app responds");
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
+    response.to_lowercase().contains("\r\nx-edgeway-node: 1 ")
+}
+
+/// Invariant: what an app reports to one gateway takes no report from another one.
+#[tokio::test]
+async fn each_of_two_gateways_gets_its_reports() {
+    let app = NodeApp::start(Some("--import")).await;
+    let (busy, quiet) = (Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2));
+    // The first response to each begins the measurement.
+    for from in [busy, quiet] {
+        has_report(&app, from).await;
+    }
+    for round in 0..5 {
+        // Between two reports is the time after which the other one gets its next, too.
+        for _ in 0..2 {
+            wait_for("the busy one has a report", LONG, async || {
+                has_report(&app, busy).await.then_some(())
+            })
+            .await;
+        }
+        assert!(has_report(&app, quiet).await, "round {round}");
+    }
 }

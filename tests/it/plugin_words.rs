@@ -202,7 +202,9 @@ async fn the_status_lists_each_plugin_and_its_version() {
         (&plugin["name"], &plugin["file"]),
         (&json!("x"), &json!("x/plugin.js"))
     );
-    let route = json!({ "route": "app", "calls": 1, "failures": {}, "left_out": false });
+    let route = json!({
+        "route": "app", "calls": 1, "failures": {}, "recent_failures": 0, "left_out": false
+    });
     assert_eq!(plugin["routes"], json!([route]));
     assert!(plugin["isolates"].as_u64() > Some(0), "{plugin}");
     wait_for("the heap was looked at", SOON, async || {
@@ -216,6 +218,7 @@ async fn the_status_lists_each_plugin_and_its_version() {
     let status = gateway.status().await;
     let route = json!({
         "route": "app", "calls": 3, "failures": { "script": 2, "breaker": 1 }, "left_out": true,
+        "recent_failures": 2, "last_failure": "Error: no at onRequest (x/plugin.js:1:88)",
     });
     assert_eq!(status["plugins"][0]["routes"], json!([route]));
     // Another version replaces this one, in the metrics too.

@@ -479,7 +479,7 @@ routes:
     on_error: refuse
     isolation: thread
 ";
-    // One call that takes seconds.
+    // One call that takes a good part of a minute.
     let text = "const [text, part] = ['y'.repeat(100000), 'y'.repeat(50000) + 'x'];
         export function onRequest(request) {
             if (request.nextUrl.pathname === '/stuck') text.indexOf(part);
@@ -493,7 +493,7 @@ routes:
     let begun = tokio::time::Instant::now();
     assert_eq!(gateway.get("/stuck").await.status(), 503);
     assert!(
-        begun.elapsed() < Duration::from_secs(1),
+        begun.elapsed() < Duration::from_secs(5),
         "{:?}",
         begun.elapsed()
     );

@@ -106,7 +106,7 @@ async fn stored(gateway: &Gateway, least: f64) -> Option<()> {
 }
 
 async fn front(origin: SocketAddr, redis: SocketAddr) -> Gateway {
-    Gateway::start(&format!(
+    let gateway = Gateway::start(&format!(
         "redis: {{ url: 'redis://{redis}', secret: '{SECRET}', timeout: 1s }}\n\
          cache: {{ shared: redis }}\n\
          upstreams: {{ app: {{ backends: ['{origin}'], health: false }} }}\n\
@@ -115,7 +115,9 @@ async fn front(origin: SocketAddr, redis: SocketAddr) -> Gateway {
          - {{ name: app, match: {{ path: '/*' }}, upstream: app, \
               cache: {{ purge_on_write: true }} }}\n"
     ))
-    .await
+    .await;
+    gateway.follows_purges().await;
+    gateway
 }
 
 fn of_shop(request: Request) -> Request {

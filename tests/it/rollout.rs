@@ -340,14 +340,19 @@ async fn a_rollout_of_the_only_backend_needs_force_and_a_dry_run_touches_nothing
     assert!(ran.stderr.contains(&note), "{}", ran.stderr);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scaling_up_and_down_costs_no_request() {
-    let fleet = Fleet::start(4, 2).await;
+/// Starts a gateway with two apps of a fleet in its configuration, and room for the others.
+async fn scaled(fleet: &Fleet) -> Gateway {
     let scale = format!(
         "{HEALTH}\n    scale: {{ unit: \"node-app@{{port}}.service\", ports: {}-{}, manager: user }}",
         fleet.first_port, fleet.last_port
     );
-    let gateway = front(&fleet.backends(2), &scale).await;
+    front(&fleet.backends(2), &scale).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scaling_up_and_down_costs_no_request() {
+    let fleet = Fleet::start(4, 2).await;
+    let gateway = scaled(&fleet).await;
     let load = endless(gateway.address(), 4, Lanes::KeepAlive, request);
     let started = fleet.log().len();
 
@@ -385,6 +390,119 @@ async fn scaling_up_and_down_costs_no_request() {
     assert_eq!(ran.status, Some(1), "{ran:?}");
     assert_eq!(states(&gateway, "web").await.len(), 2);
     assert_lossless(&load.stop().await, 200);
+}
+
+/// Invariant: whatever ended apps or a run, the next run has the number of apps that it says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scaled_apps_that_ended_are_started_again() {
+    let fleet = Fleet::start(4, 2).await;
+    let gateway = scaled(&fleet).await;
+    let added = fleet.first_port + 2;
+    let state = fleet.folder().join("web.json");
+    let auto = ["scale", "web", "--auto", "--interval", "1s", "--state"];
+    let auto = [&auto[..], &[state.to_str().unwrap()]].concat();
+    for command in [&["scale", "web", "3"][..], &auto] {
+        fleet.edgeway(&gateway, &["scale", "web", "3"]).await;
+        assert_eq!(served_by(&gateway, 60).await.len(), 3);
+        // As a reboot does it: units that nobody enabled do not run.
+        fleet.kill(added);
+        wait_for("the app is down", SOON, async || {
+            states(&gateway, "web").await[2]
+                .ends_with(" down")
+                .then_some(())
+        })
+        .await;
+        let ran = fleet.edgeway(&gateway, command).await;
+        assert_eq!(ran.status, Some(0), "{ran:?}");
+        let line = "started again and in rotation";
+        assert!(ran.stderr.contains(line), "{command:?} {ran:?}");
+        assert_eq!(served_by(&gateway, 60).await.len(), 3);
+    }
+
+    // A run that was killed while it stopped an app.
+    let name = format!("web/{}", fleet.address(2));
+    fs::write(&state, format!(r#"{{"begun":["{}"]}}"#, fleet.address(2))).unwrap();
+    edgeway(&gateway, &["drain", &name]).await;
+    let ran = fleet.edgeway(&gateway, &auto).await;
+    assert_eq!(ran.status, Some(0), "{ran:?}");
+    assert_eq!(states(&gateway, "web").await.len(), 2);
+    assert_eq!(fleet.pid(added), None);
+    let text = fs::read_to_string(&state).unwrap();
+    assert!(!text.contains("begun"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_load_scales_the_apps_within_their_bounds() {
+    let fleet = Fleet::start(4, 2).await;
+    let gateway = scaled(&fleet).await;
+    let state = fleet.folder().join("web.json");
+    let state = state.to_str().unwrap();
+    let auto = async |more: &[&str]| {
+        let common = [
+            "scale",
+            "web",
+            "--auto",
+            "--interval",
+            "1s",
+            "--state",
+            state,
+        ];
+        let ran = fleet.edgeway(&gateway, &[&common[..], more].concat()).await;
+        assert_eq!(ran.status, Some(0), "{ran:?}");
+        ran.stdout
+    };
+    let load = endless(gateway.address(), 4, Lanes::KeepAlive, request);
+    let started = fleet.log().len();
+    // A share that any load is above.
+    let busy = ["--target-cpu", "1%"];
+    let shown = auto(&[&busy[..], &["--dry-run"]].concat()).await;
+    assert!(shown.contains("web: 2 backends, CPU "), "{shown}");
+    assert!(shown.contains("target 1%: +2\nstart node-app@"), "{shown}");
+    assert_eq!(fleet.log().len(), started, "a dry run starts nothing");
+    assert!(!Path::new(state).exists());
+
+    // The most is two, and nothing is started; then all the ports that there are.
+    let shown = auto(&[&busy[..], &["--max", "2"]].concat()).await;
+    assert!(shown.ends_with("unchanged, at the most\n"), "{shown}");
+    assert_eq!(states(&gateway, "web").await.len(), 2);
+    auto(&busy).await;
+    assert_eq!(served_by(&gateway, 80).await.len(), 4);
+    let shown = auto(&busy).await;
+    assert!(shown.ends_with("unchanged, at the most\n"), "{shown}");
+    assert_lossless(&load.stop().await, 100);
+
+    // No load: one less a run, but not before its calm time, and never below the least.
+    let calm = ["--target-cpu", "90%", "--calm"];
+    let shown = auto(&[&calm[..], &["1h"]].concat()).await;
+    assert!(shown.contains("unchanged, calm for 0"), "{shown}");
+    assert_eq!(states(&gateway, "web").await.len(), 4);
+    let shown = auto(&[&calm[..], &["0s", "--min", "3"]].concat()).await;
+    assert!(shown.ends_with(": -1\n"), "{shown}");
+    assert_eq!(states(&gateway, "web").await.len(), 3);
+    let shown = auto(&[&calm[..], &["0s", "--min", "3"]].concat()).await;
+    assert!(shown.ends_with(": unchanged\n"), "{shown}");
+
+    // A rollout, or an operator, has a backend drained: hands off.
+    let name = format!("web/{}", fleet.address(2));
+    edgeway(&gateway, &["drain", &name]).await;
+    let shown = auto(&[&calm[..], &["0s"]].concat()).await;
+    assert!(shown.starts_with("web: unchanged, since "), "{shown}");
+    assert_eq!(states(&gateway, "web").await.len(), 3);
+    edgeway(&gateway, &["undrain", &name]).await;
+    let shown = auto(&[&calm[..], &["0s"]].concat()).await;
+    assert!(shown.ends_with(": -1\n"), "{shown}");
+
+    let both = fleet
+        .edgeway(&gateway, &["scale", "web", "3", "--auto"])
+        .await;
+    assert_eq!(both.status, Some(2), "{both:?}");
+    let none = fleet.edgeway(&gateway, &["scale", "web"]).await;
+    assert_eq!(none.status, Some(2), "{none:?}");
+    let shown = fleet
+        .edgeway(&gateway, &["scale", "web", "3", "--dry-run"])
+        .await;
+    let third = fleet.first_port + 2;
+    assert_eq!(shown.stdout, format!("start node-app@{third}.service\n"));
 }
 
 /// Runs the configuration of the page, and compares each command with its output there.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     browser::{describe, look},
-    cli::{Ran, edgeway},
+    cli::over_socket,
     support::{
         client::{Request, get, post},
         gateway::Gateway,
@@ -18,7 +18,6 @@ use crate::{
 };
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
-const SOON: Duration = Duration::from_secs(10);
 
 const CHECKS: &[&str] = &[
     "a wrong token is refused, the right one opens the page, and a logout ends it",
@@ -28,6 +27,10 @@ const CHECKS: &[&str] = &[
     "a ban is lifted by its button",
     "a request is explained",
     "requests appear as they end, with their reasons, by a filter",
+    "a filter that cannot be read is explained once, and a right one continues",
+    "an outdated section is not put back after a selection",
+    "what was wrong with an earlier filter does not touch a later one",
+    "after a form the stream begins again, as it does not know the sections that came with it",
     "updates keep focus, open details and texts that are typed",
     "without script the forms work, and the page loads itself again",
     "hostile names are shown as text",
@@ -38,27 +41,6 @@ const CHECKS: &[&str] = &[
 
 /// Names and paths that would be markup, if they were not escaped.
 const HOSTILE: &str = "<script>alert(1)</script>";
-
-fn over_socket(gateway: &Gateway, command: &[&str]) -> Ran {
-    edgeway(&[command, &["--socket", gateway.admin_socket()]].concat())
-}
-
-/// Returns the lines of the audit log with this action, once there is one.
-async fn audited(gateway: &Gateway, action: &str) -> Vec<Value> {
-    let file = gateway.folder().join("audit.log");
-    let condition = format!("there is a line of `{action}`");
-    wait_for(&condition, SOON, async || {
-        let text = fs::read_to_string(&file).unwrap_or_default();
-        let complete = text.rfind('\n').map_or("", |end| &text[..end]);
-        let lines = complete.lines().map(serde_json::from_str);
-        let lines = lines.map(|line| line.expect("each line is JSON"));
-        let lines: Vec<Value> = lines
-            .filter(|line: &Value| line["action"] == action)
-            .collect();
-        (!lines.is_empty()).then_some(lines)
-    })
-    .await
-}
 
 #[tokio::test]
 async fn an_operator_works_with_the_page_in_a_browser() {
@@ -133,17 +115,17 @@ routes:
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     assert_eq!(outcome.passed, CHECKS);
 
-    let drains = audited(&front, "drain").await;
+    let drains = front.audited("drain").await;
     assert!(
         drains[0]["session"]
             .as_str()
             .is_some_and(|it| it.len() == 8),
         "{drains:?}"
     );
-    let logins = audited(&front, "login").await;
+    let logins = front.audited("login").await;
     assert_eq!(logins[0]["outcome"], "ok");
-    audited(&front, "logout").await;
-    audited(&bare, "page_link").await;
+    front.audited("logout").await;
+    bare.audited("page_link").await;
 }
 
 fn form(path: &str, body: &str) -> Request {

@@ -104,8 +104,33 @@ fn install(unit: &Path, out: &Path, user: &Path) {
     fs::write(user.join(unit.file_name().unwrap()), text).unwrap();
 }
 
+/// Checks that an enabled unit starts with a machine, in the folder of a system that does not run.
+fn check_start_of_machine(machine: &mut Machine, file: &Path) {
+    let root = tempfile::tempdir().unwrap();
+    let units = root.path().join("etc/systemd/system");
+    fs::create_dir_all(&units).unwrap();
+    let name = file.file_name().unwrap().to_str().unwrap();
+    fs::copy(file, units.join(name)).unwrap();
+    let unit = name.replace("@.", "@3000.");
+    let enabled = Command::new("systemctl")
+        .arg(format!("--root={}", root.path().display()))
+        .args(["enable", &unit])
+        .output()
+        .unwrap();
+    let link = units.join("multi-user.target.wants").join(&unit);
+    machine.check(
+        enabled.status.success() && link.is_symlink(),
+        format!(
+            "{unit} starts with the machine once it is enabled {}",
+            String::from_utf8_lossy(&enabled.stderr)
+        ),
+    );
+}
+
 pub(super) async fn run(machine: &mut Machine, work: &Path) {
     println!("apps from ecosystem files of PM2");
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/node-app@.service");
+    check_start_of_machine(machine, &own);
     let apps = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/apps");
     let user = work.join("config/systemd/user");
     for ecosystem in ecosystems(&apps) {
@@ -128,7 +153,9 @@ pub(super) async fn run(machine: &mut Machine, work: &Path) {
             format!("{}: imported {why}", ecosystem.file),
         );
         for unit in fs::read_dir(out.join("systemd")).unwrap() {
-            install(&unit.unwrap().path(), &out, &user);
+            let unit = unit.unwrap().path();
+            check_start_of_machine(machine, &unit);
+            install(&unit, &out, &user);
         }
         systemctl(&["daemon-reload"]);
         for (unit, port) in &ecosystem.units {

@@ -98,12 +98,12 @@ class Handler(BaseHTTPRequestHandler):
         if status == 200:
             request = trace_service_pb2.ExportTraceServiceRequest.FromString(body)
             record(request, "http", {name.lower(): text for name, text in self.headers.items()})
-        answer = trace_service_pb2.ExportTraceServiceResponse().SerializeToString()
+        response = trace_service_pb2.ExportTraceServiceResponse().SerializeToString()
         self.send_response(status)
         self.send_header("content-type", "application/x-protobuf")
-        self.send_header("content-length", str(len(answer)))
+        self.send_header("content-length", str(len(response)))
         self.end_headers()
-        self.wfile.write(answer)
+        self.wfile.write(response)
 
     def log_message(self, *_):
         pass

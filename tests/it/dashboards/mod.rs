@@ -15,22 +15,23 @@ use std::{
 
 use regex::{Captures, Regex};
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use self::site::{Site, Visitors};
 use crate::support::{
     certificates::Wanted,
-    client::post,
+    client::{self, get, post},
     origins::FixedOrigin,
     prometheus::{Alertmanager, Prometheus},
-    wait::{pass, wait_for},
+    wait::{pass, until, wait_for},
 };
 
 const SOON: Duration = Duration::from_secs(40);
 
 /// Alerts whose faults need more than some seconds, or a machine of their own: the tests of the
 /// rules cover them.
-const NOT_DRILLED: [&str; 7] = [
+const NOT_DRILLED: [&str; 8] = [
+    "AppMemoryHigh",
     "CertificateNotIssued",
     "ConnectionsRefused",
     "EventLoopLags",
@@ -167,6 +168,60 @@ fn the_sample_for_alertmanager_is_valid() {
             assert!(alerts().contains(name), "{name}");
         }
     }
+}
+
+/// Invariant: an alert is held back only while another one is sent that it follows from, of the
+/// same gateway, and of the same upstream or certificate.
+#[tokio::test]
+async fn only_an_alert_that_follows_from_another_one_is_held_back() {
+    let manager = Alertmanager::start(&text("alertmanager.yaml")).await;
+    let upstream = "upstream";
+    let sent = [
+        // Gateway `a`: no backend of `web` is left.
+        ("NoHealthyBackend", "a", upstream, "web", false),
+        ("BackendOut", "a", upstream, "web", true),
+        // Another upstream with a backend out, and whatever else the gateway reports, are news.
+        ("BackendOut", "a", upstream, "api", false),
+        ("EdgewayNotReady", "a", "", "", false),
+        ("CertificateAboutToExpire", "a", "name", "one", false),
+        ("CertificateExpires", "a", "name", "one", true),
+        ("CertificateExpires", "a", "name", "other", false),
+        ("BackendOut", "b", upstream, "web", false),
+        ("EdgewayDown", "c", "", "", false),
+        ("BackendOut", "c", upstream, "web", true),
+    ];
+    let labels = |(name, instance, key, value, _): &(&str, &str, &str, &str, bool)| {
+        let mut labels = json!({ "alertname": name, "instance": instance, "job": "edgeway" });
+        if !key.is_empty() {
+            labels[*key] = json!(value);
+        }
+        labels
+    };
+    let alerts: Vec<Value> = sent
+        .iter()
+        .map(|alert| json!({ "labels": labels(alert) }))
+        .collect();
+    let question = post("/api/v2/alerts", json!(alerts).to_string())
+        .header("content-type", "application/json");
+    let taken = client::send(manager.address(), &question).await;
+    assert_eq!(taken.expect("it responds").status(), 200);
+    let expected = |alert: &Value| {
+        let is_it = |wanted: &&(&str, &str, &str, &str, bool)| labels(wanted) == alert["labels"];
+        sent.iter().find(is_it).expect("it was sent").4
+    };
+    let mut last = Vec::new();
+    let mut look = async || {
+        let listed = client::send(manager.address(), &get("/api/v2/alerts"))
+            .await
+            .ok()?;
+        let listed = listed.json();
+        last = listed.as_array()?.clone();
+        let is_held = |alert: &Value| alert["status"]["inhibitedBy"] != json!([]);
+        let is_right = last.iter().all(|alert| is_held(alert) == expected(alert));
+        (last.len() == sent.len() && is_right).then_some(())
+    };
+    let found = until(SOON, &mut look).await;
+    assert!(found.is_some(), "{last:#?}");
 }
 
 /// A metric that was renamed leaves a panel empty, and nobody sees an alert that cannot fire.

@@ -40,6 +40,7 @@ impl Site {
         let cached = [
             ("cache-control", "max-age=600"),
             ("server-timing", "db;dur=12.5"),
+            ("x-edgeway-node", "1 100 1 4096 8192"),
         ];
         let app = FixedOrigin::start(200, &cached, &"x".repeat(2000)).await;
         let healthy = || FixedOrigin::start(200, &[], r#"{"status":"ok"}"#);
@@ -61,6 +62,7 @@ upstreams:
   app:
     backends: [\"{app}\"]
     health: false
+    restart_at: {{ rss: 1GiB }}
     metrics: {{ backends: true, server_timing: [db], sessions: {{ cookie: sid, window: 1m }} }}
   required: {{ backends: [\"{required}\"], required: true, health: {{ {check} }} }}
   sick: {{ backends: [\"{sick}\"], health: {{ {check}, json: true }} }}

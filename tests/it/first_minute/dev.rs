@@ -110,6 +110,27 @@ async fn the_gateway_ends_with_a_script_that_fails() {
     assert!(gateway.text().contains("has ended"), "{}", gateway.text());
 }
 
+#[tokio::test]
+async fn an_app_with_a_port_of_its_own_is_reported() {
+    let home = Home::new();
+    let server = format!(
+        "require('node:http').createServer().listen({}, '127.0.0.1');",
+        free_port()
+    );
+    super::write(
+        &home.project(),
+        &[("server.js", &*server), ("package.json", PACKAGE)],
+    );
+    let listen = free_port();
+    let gateway = home.start(&["dev", "--listen", &listen.to_string()]).await;
+    wait_for("the message", Duration::from_secs(30), async || {
+        let text = gateway.text();
+        (text.contains("nothing listens on port") && text.contains("process.env.PORT"))
+            .then_some(())
+    })
+    .await;
+}
+
 #[test]
 fn a_folder_without_a_script_is_refused_with_what_to_do() {
     let home = Home::new();

@@ -175,3 +175,23 @@ async fn apps_of_other_frameworks_are_served_with_what_init_writes() {
         assert_eq!(response.header("x-handler"), Some("open"), "{framework}");
     }
 }
+
+/// Invariant: no file is named that is not there.
+#[test]
+fn a_program_without_a_package_is_found_by_its_name() {
+    for (file, start) in [
+        ("app.mjs", "node app.mjs"),
+        ("server.cjs", "node server.cjs"),
+        ("tool.js", "start your app"),
+    ] {
+        let home = Home::new();
+        let code = "createServer(reply).listen(process.env.PORT ?? 23700, '127.0.0.1');";
+        super::write(&home.project(), &[(file, code)]);
+        let (status, _, printed) = home.run(&["init"]);
+        assert_eq!(status, 0, "{printed}");
+        assert!(printed.contains(start), "{file}: {printed}");
+        let is_found = start.starts_with("node ");
+        assert_eq!(printed.contains("23700"), is_found, "{file}: {printed}");
+        assert!(!printed.contains("node server.js"), "{file}: {printed}");
+    }
+}

@@ -218,6 +218,30 @@ async fn a_port_that_is_taken_is_named_with_its_holder_and_a_free_one() {
     );
 }
 
+/// Invariant: whichever address of a file is taken, its holder is named, with what else to do.
+#[test]
+fn a_file_whose_address_is_taken_says_by_whom() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let port = taken.local_addr().expect("it is bound").port();
+    let home = Home::new();
+    let own = format!("process {}", std::process::id());
+    for (listen, admin, remedy) in [
+        (port, "off".to_owned(), "or change the address in the file"),
+        (0, format!("127.0.0.1:{port}"), "another admin address"),
+    ] {
+        let yaml = format!(
+            "listeners: [{{ address: \"127.0.0.1:{listen}\" }}]\n\
+             admin: {{ address: \"{admin}\", socket: off }}\n\
+             routes: [{{ match: {{ path: /* }}, respond: ok }}]\n"
+        );
+        super::write(&home.project(), &[("edgeway.yaml", &yaml)]);
+        let (status, _, stderr) = home.run(&["run"]);
+        assert_eq!(status, 1, "{stderr}");
+        assert!(stderr.contains(&own) && stderr.contains(remedy), "{stderr}");
+        assert!(!stderr.contains("--listen"), "{stderr}");
+    }
+}
+
 #[test]
 fn mistakes_in_options_are_explained() {
     let home = Home::new();

@@ -45,11 +45,7 @@ routes:
         backends(apps),
     ))
     .await;
-    wait_for("the gateway holds a lease", SOON, async || {
-        let status = gateway.status().await;
-        (status["purges"]["leased"] == true).then_some(())
-    })
-    .await;
+    gateway.follows_purges().await;
     gateway
 }
 

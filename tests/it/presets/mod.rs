@@ -318,6 +318,40 @@ fn a_file_is_laid_over_its_preset() {
     assert_codes(&over("upstreams:\nroutes:\ndefaults:\n"), &[]);
 }
 
+/// Invariant: a route of the file that takes requests of a preset's guarded route in whole is that
+/// route, by its name or by the same `match`; otherwise it is refused, and never replaces the guard.
+#[test]
+fn a_part_of_a_guarded_route_s_paths_does_not_take_them_from_it() {
+    let file = |routes: &str| {
+        format!(
+            "extends: {{ preset: portal, allow_http: true }}\n{PLAIN}{}{routes}",
+            needed("portal")
+        )
+    };
+    for paths in [
+        "/admin/*",
+        "[/admin/*]",
+        "/api/admin/*",
+        "[/admin/*, /other/*]",
+        // Another order is another value.
+        "[/api/admin/*, /admin/*]",
+    ] {
+        let route = format!("- {{ match: {{ path: {paths} }}, upstream: web }}\n");
+        let report = assert_codes(&file(&route), &["edgeway::route::conflict"]);
+        assert!(report.contains("preset:portal"), "{report}");
+    }
+    // The same list is the preset's route.
+    let routes = "routes:\n- { match: { path: [/admin/*, /api/admin/*] }, upstream: web, \
+                  jwt: { keys: file:conf/examples/jwt.pub } }\n\
+                  - { name: manifest, jwt: { keys: file:conf/examples/jwt.pub } }\n";
+    let all = effective(&format!(
+        "extends: {{ preset: portal, allow_http: true }}\n{PLAIN}\
+         upstreams: {{ web: {{ guarded: [] }} }}\n{routes}"
+    ));
+    let role = &route(&all, "admin")["jwt"]["require"]["role"];
+    assert_eq!(*role, json!(["admin"]));
+}
+
 #[test]
 fn problems_are_shown_in_the_file_and_in_the_preset() {
     // In the file: its own value.

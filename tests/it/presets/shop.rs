@@ -33,6 +33,7 @@ async fn shop_shares_its_limits_and_is_ready_for_a_peak() {
         redis.url()
     );
     let gateway = Gateway::start(&yaml).await;
+    gateway.follows_purges().await;
     // The four times of resources, and half an hour for all of them at the peak.
     let resources = [
         ("products", 300),

@@ -19,7 +19,6 @@ use crate::support::{
 };
 
 const WRITTEN: &str = "edgeway_cache_level2_writes_total{outcome=\"stored\"}";
-const FOLLOWS: &str = "edgeway_cache_purge_link_up";
 const FOUND_ON_DISK: &str = "edgeway_cache_disk_lookup_duration_seconds_count{result=\"hit\"}";
 const FOUND: &str = "edgeway_cache_level2_lookup_duration_seconds_count{result=\"hit\"}";
 
@@ -58,11 +57,7 @@ async fn level_2_passes_the_table() {
     );
     let outcome = below(&more, FOUND, &NOT_BELOW, async |bench| {
         let new = Gateway::start(&bench.yaml).await;
-        wait_for("purges are followed", SOON, async || {
-            // Until it knows its position among purges, it drops its stored responses.
-            (new.metric(FOLLOWS).await > 0.0).then_some(())
-        })
-        .await;
+        new.follows_purges().await;
         wait_for("everything is written", SOON, async || {
             // The last requested response is written last.
             let last = get(&bench.new_path()).header("host", "app.test");

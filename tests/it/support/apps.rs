@@ -8,6 +8,7 @@ use std::{
     os::unix::{fs::symlink, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -53,7 +54,11 @@ impl NextApp {
 
     /// Starts the same build, as if it had no `proxy.js`.
     pub(crate) async fn start_without_proxy() -> App {
-        lay_out(Kind::NextBare, &json!({})).expect("the target folder is ours");
+        // Several tests share the folder, at the same time.
+        static LAID_OUT: OnceLock<()> = OnceLock::new();
+        LAID_OUT.get_or_init(|| {
+            lay_out(Kind::NextBare, &json!({})).expect("the target folder is ours");
+        });
         App::start(Kind::NextBare, &[]).await
     }
 

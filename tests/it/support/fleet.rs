@@ -5,6 +5,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
+    io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Output, Stdio},
@@ -13,7 +14,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use super::{
     apps::Kind,
@@ -24,10 +25,21 @@ use super::{
 };
 
 /// Replacement for `systemctl` with the behaviour of systemd: a start returns at once, a stop when
-/// the process has exited. `build` selects the code that is started: `good` listens, any other
+/// the process has exited, and `show` tells of the apps that run. `build` selects the code that is started: `good` listens, any other
 /// exits at once.
 const SYSTEMCTL: &str = r#"#!/bin/sh
 dir=$(dirname "$0")
+# The CPU time of each app, of the kernel: ticks of 10 ms in user mode and in the system.
+show() {
+  for file in "$dir"/*.pid; do
+    pid=$(cat "$file" 2>/dev/null) && ticks=$(sed 's/.*) //' "/proc/$pid/stat" 2>/dev/null | awk '{ print $12 + $13 }')
+    [ -n "$ticks" ] || continue
+    port=$(basename "$file" .pid)
+    printf 'Id=node-app@%s.service\nLoadState=loaded\nActiveState=active\nSubState=running\n' "$port"
+    printf 'MainPID=%s\nNRestarts=0\nControlGroup=\nCPUUsageNSec=%s0000000\n\n' "$pid" "$ticks"
+  done
+}
+case " $* " in *" show "*) show; exit ;; esac
 echo "$*" >> "$dir/log"
 while [ "$1" = --user ] || [ "$1" = -- ]; do shift; done
 verb=$1; shift
@@ -48,7 +60,7 @@ stop() {
 start() {
   [ "$(cat "$dir/build")" = good ] || return 0
   cd FOLDER
-  PORT=$port NODE_ENV=production NEXT_TELEMETRY_DISABLED=1 node --import ../end-with-parent.js PROGRAM \
+  PORT=$port NODE_ENV=production NEXT_TELEMETRY_DISABLED=1 node --import PRELOAD PROGRAM \
     < "$dir/alive" >> "$dir/$port.out" 2>&1 &
   echo $! > "$dir/$port.pid"
 }
@@ -76,18 +88,41 @@ impl Fleet {
 
     pub(crate) async fn start_of(kind: Kind, room: u16, running: u16) -> Self {
         kind.require_build();
-        let dir = tempfile::tempdir().expect("a folder for the test can be made");
-        let first_port = free_ports(room);
-        let script = dir.path().join("systemctl");
         let program = match kind {
             Kind::Express | Kind::Framework(_) => "server.js",
             Kind::Next | Kind::NextBare | Kind::NextMatching | Kind::Next15 | Kind::Next14 => {
                 "node_modules/next/dist/bin/next start -H 127.0.0.1 -p $port"
             }
         };
-        let folder = kind.folder();
+        let dir = tempfile::tempdir().expect("a folder for the test can be made");
+        Self::start_in(dir, &kind.folder(), program, kind.health(), (room, running)).await
+    }
+
+    /// Starts a fleet of a script that reports its load with the module `edgeway-node`. The file
+    /// `PORT.pid` in its folder is the process.
+    pub(crate) async fn start_script(script: &str, count: u16) -> Self {
+        let dir = tempfile::tempdir().expect("a folder for the test can be made");
+        fs::write(dir.path().join("app.js"), script).expect("the folder takes files");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let module = root.join("packaging/npm/edgeway-node/index.js");
+        let program = format!("--import {} app.js", module.display());
+        let folder = dir.path().to_owned();
+        Self::start_in(dir, &folder, &program, "/", (count, count)).await
+    }
+
+    async fn start_in(
+        dir: TempDir,
+        folder: &Path,
+        program: &str,
+        health: &str,
+        (room, running): (u16, u16),
+    ) -> Self {
+        let first_port = free_ports(room);
+        let script = dir.path().join("systemctl");
+        let preload = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/apps/end-with-parent.js");
         let text = SYSTEMCTL
             .replace("FOLDER", folder.to_str().expect("a path in UTF-8"))
+            .replace("PRELOAD", preload.to_str().expect("a path in UTF-8"))
             .replace("PROGRAM", program);
         fs::write(&script, text).expect("the folder takes files");
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("it is ours");
@@ -116,8 +151,8 @@ impl Fleet {
                 "an app of the fleet is up",
                 std::time::Duration::from_secs(20),
                 async || {
-                    let health = get(kind.health());
-                    let response = client::send(([127, 0, 0, 1], port).into(), &health).await;
+                    let address = ([127, 0, 0, 1], port).into();
+                    let response = client::send(address, &get(health)).await;
                     response.is_ok().then_some(())
                 },
             )
@@ -187,9 +222,34 @@ impl Fleet {
 
     /// Runs a command against the gateway, with this `systemctl` before the machine's in `PATH`.
     pub(crate) async fn edgeway(&self, gateway: &Gateway, arguments: &[&str]) -> Ran {
+        ran(self.command(gateway, arguments).output().await)
+    }
+
+    /// Starts a command that [`Self::edgeway`] would run to its end.
+    pub(crate) fn begin(&self, gateway: &Gateway, arguments: &[&str]) -> Running {
+        let mut command = self.command(gateway, arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Running(command.spawn().expect("the program runs"))
+    }
+
+    fn command(&self, gateway: &Gateway, arguments: &[&str]) -> Command {
         let path = std::env::var("PATH").unwrap_or_default();
         let with_ours = format!("{}:{path}", self.dir.path().display());
-        run(gateway, arguments, &[("PATH", &with_ours)]).await
+        let mut command = command(gateway, arguments);
+        command.env("PATH", &with_ours);
+        command
+    }
+}
+
+/// A command that runs; killed when dropped.
+pub(crate) struct Running(Child);
+
+impl Running {
+    /// Sends SIGTERM, and returns the outcome.
+    pub(crate) async fn terminate(self) -> Ran {
+        let pid = self.0.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
+        kill_process(pid.expect("it runs"), Signal::TERM).expect("it is ours");
+        ran(self.0.wait_with_output().await)
     }
 }
 
@@ -214,24 +274,26 @@ pub(crate) struct Ran {
 
 /// Runs a command against a gateway.
 pub(crate) async fn edgeway(gateway: &Gateway, arguments: &[&str]) -> Ran {
-    run(gateway, arguments, &[]).await
+    ran(command(gateway, arguments).output().await)
 }
 
-async fn run(gateway: &Gateway, arguments: &[&str], environment: &[(&str, &str)]) -> Ran {
+fn command(gateway: &Gateway, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_edgeway"));
+    command
+        .args(arguments)
+        .env("EDGEWAY_ADMIN_SOCKET", gateway.admin_socket())
+        .current_dir(gateway.folder())
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+fn ran(output: io::Result<Output>) -> Ran {
     let Output {
         status,
         stdout,
         stderr,
-    } = Command::new(env!("CARGO_BIN_EXE_edgeway"))
-        .args(arguments)
-        .env("EDGEWAY_ADMIN_SOCKET", gateway.admin_socket())
-        .envs(environment.iter().copied())
-        .current_dir(gateway.folder())
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await
-        .expect("the program runs");
+    } = output.expect("the program runs");
     Ran {
         status: status.code(),
         stdout: String::from_utf8(stdout).expect("it prints UTF-8"),

@@ -233,6 +233,33 @@ impl Gateway {
         .await
     }
 
+    /// Waits until the gateway follows the purges of others. Before that it does not know which of
+    /// them it missed, and drops what it stored.
+    pub(crate) async fn follows_purges(&self) {
+        wait_for("purges are followed", Duration::from_secs(10), async || {
+            let status = self.status().await;
+            (status["purges"]["leased"] == true).then_some(())
+        })
+        .await;
+    }
+
+    /// Returns the lines of `audit.log` with this action, once there is one.
+    pub(crate) async fn audited(&self, action: &str) -> Vec<Value> {
+        let file = self.dir.path().join("audit.log");
+        let condition = format!("there is a line of `{action}`");
+        wait_for(&condition, Duration::from_secs(10), async || {
+            let text = fs::read_to_string(&file).unwrap_or_default();
+            let complete = text.rfind('\n').map_or("", |end| &text[..end]);
+            let lines = complete.lines().map(serde_json::from_str);
+            let lines = lines.map(|line| line.expect("each line is JSON"));
+            let lines: Vec<Value> = lines
+                .filter(|line: &Value| line["action"] == action)
+                .collect();
+            (!lines.is_empty()).then_some(lines)
+        })
+        .await
+    }
+
     pub(crate) fn stderr(&self) -> String {
         fs::read_to_string(self.dir.path().join("stderr")).unwrap_or_default()
     }

@@ -34,7 +34,12 @@ async fn both_protocols_reach_the_collector_with_their_headers() {
         let key = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(key.path(), "hunter2\n").unwrap();
         let yaml = yaml.replace("file:key", &format!("file:{}", key.path().display()));
-        let gateway = Gateway::start(&yaml).await;
+        // Of the SDK of an app in the same pod, for the collector of somebody else.
+        let environment = [
+            ("OTEL_EXPORTER_OTLP_HEADERS", "x-key=other,x-other=1"),
+            ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "x-traces=1"),
+        ];
+        let gateway = Gateway::start_with(&yaml, &environment).await;
         gateway.get("/fixed").await;
         let service = format!("shop-{protocol}");
         let span = wait_for("the span is there", SOON, async || {
@@ -47,6 +52,9 @@ async fn both_protocols_reach_the_collector_with_their_headers() {
         .await;
         assert_eq!(span["by"], protocol);
         assert_eq!(span["headers"]["x-key"], "hunter2");
+        for name in ["x-other", "x-traces"] {
+            assert!(span["headers"].get(name).is_none(), "{}", span["headers"]);
+        }
         assert_eq!(span["resource"]["deployment.environment.name"], "test");
         assert_eq!(
             span["resource"]["service.version"],

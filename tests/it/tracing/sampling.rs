@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Collector, PARENT, forwarding, front, got, parts};
+use super::{Collector, PARENT, PARENT_TRACE, forwarding, front, got, parts};
 use crate::support::{
     client::get,
     gateway::Gateway,
@@ -60,6 +60,41 @@ async fn no_client_can_have_its_requests_sampled() {
     let response = gateway.send(&get("/").header("traceparent", PARENT)).await;
     assert_eq!(parts(&got(&response, "traceparent").unwrap())[2], "01");
     assert_eq!(collector.requests(1).await.len(), 1);
+}
+
+/// Returns the ids of the exemplars that the gateway shows.
+async fn exemplars(gateway: &Gateway) -> Vec<String> {
+    let request = get("/metrics").header("accept", "application/openmetrics-text");
+    let text = gateway.send_admin(&request).await.text();
+    let ids = text.split("trace_id=\"").skip(1);
+    ids.map(|rest| rest[..32].to_owned()).collect()
+}
+
+/// Invariant: with tracing, an exemplar names a trace that is exported; without it, the trace that
+/// the client named.
+#[tokio::test]
+async fn exemplars_name_exported_traces() {
+    let collector = Collector::start().await;
+    let keys = format!("{}, sample: 0%, slow: false", collector.grpc());
+    let mut gateway = front(&keys, ([127, 0, 0, 1], free_port()).into()).await;
+    let with_parent = |path| get(path).header("traceparent", PARENT);
+    for _ in 0..5 {
+        assert_eq!(gateway.send(&with_parent("/fixed")).await.status(), 200);
+    }
+    assert_eq!(exemplars(&gateway).await, Vec::<String>::new());
+    assert_eq!(gateway.send(&with_parent("/gone")).await.status(), 502);
+    gateway.log_lines(6).await;
+    let shown = exemplars(&gateway).await;
+    gateway.terminate(Duration::from_secs(10)).await;
+    let failed = collector.requests(1).await;
+    assert_eq!(shown, [failed[0]["trace_id"].as_str().unwrap()]);
+
+    let gateway = Gateway::start("routes: [{ match: { path: /* }, respond: fixed }]").await;
+    gateway.send(&with_parent("/")).await;
+    gateway
+        .send(&get("/").header("traceparent", &PARENT[1..]))
+        .await;
+    assert_eq!(exemplars(&gateway).await, [PARENT_TRACE]);
 }
 
 #[tokio::test]
