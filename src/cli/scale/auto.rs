@@ -389,7 +389,7 @@ mod tests {
         assert_eq!(average(&units, &upstream, &short), Some(0.4));
     }
 
-    /// Where nothing was measured although apps run, no CPU is assumed.
+    /// Apps that run but were not measured have an unknown load.
     #[test]
     fn only_apps_that_are_all_down_use_no_cpu() {
         let mut upstream = upstream(&[(3000, "file"), (3001, "added")]);
