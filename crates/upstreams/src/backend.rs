@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 
 use super::{
     balance::hash64,
+    connection::IdleConnections,
     eject::Ejection,
     health::{Health, ProbeLog},
     latency::Latency,
@@ -116,6 +117,7 @@ pub(super) struct BackendState {
     pub(super) ejection: Mutex<Ejection>,
     pub(super) probes: Mutex<ProbeLog>,
     pub(super) last_tls_line: LastTlsLine,
+    pub(super) idle: Arc<IdleConnections>,
     series: Option<(Metrics, Arc<str>)>,
 }
 
@@ -206,6 +208,7 @@ impl BackendState {
             ejection: Mutex::default(),
             probes: Mutex::default(),
             last_tls_line: LastTlsLine::default(),
+            idle: Arc::default(),
             series,
         }
     }

@@ -8,6 +8,7 @@
 mod backend;
 mod balance;
 mod compile;
+mod connection;
 mod dns;
 mod eject;
 mod handover;
@@ -58,6 +59,7 @@ use pingora::{http::RequestHeader, upstreams::peer::HttpPeer};
 pub use self::{
     backend::{Backend, BackendId, BackendOrigin},
     compile::zone,
+    connection::BackendConnection,
     dns::{DnsError, Resolve, Resolved, SystemResolver},
     lease::{Lease, Outcome},
     node::{NodeStatus, REPORT_HEADER as NODE_REPORT_HEADER},

@@ -24,6 +24,14 @@ pub(super) struct Pool {
 /// when its request starts, before the response with `Keep-Alive: timeout` arrives. Short, so that
 /// the first connections are not kept for longer than the app keeps them.
 const INITIAL_IDLE: Duration = Duration::from_secs(1);
+/// Probes of connections on which nothing happens.
+pub(super) const TCP_KEEPALIVE: TcpKeepalive = TcpKeepalive {
+    idle: Duration::from_mins(1),
+    interval: Duration::from_secs(10),
+    count: 3,
+    #[cfg(target_os = "linux")]
+    user_timeout: Duration::ZERO,
+};
 /// Time by which the gateway closes before the app, which must not close during a request.
 const MARGIN: Duration = Duration::from_secs(1);
 
@@ -61,13 +69,7 @@ impl PeerTemplate {
         options.total_connection_timeout = Some(timeouts.connect);
         // No timeouts for reads and writes here: Pingora has only one for both headers and body.
         // `connection::deadline` watches over connections, `proxy` over streams.
-        options.tcp_keepalive = Some(TcpKeepalive {
-            idle: Duration::from_mins(1),
-            interval: Duration::from_secs(10),
-            count: 3,
-            #[cfg(target_os = "linux")]
-            user_timeout: Duration::ZERO,
-        });
+        options.tcp_keepalive = Some(TCP_KEEPALIVE);
         Some(Self(peer))
     }
 
