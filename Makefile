@@ -20,7 +20,8 @@ test: setup-tests ## check format and lints, run unit tests and end-to-end tests
 
 .PHONY: test-all
 test-all: export EDGEWAY_TEST_ALL = 1
-test-all: test ## the same and what takes longer or needs rights: older versions of Next.js, namespaces, the drills; before a release
+test-all: test ## the same, also without the relay, and what takes longer or needs rights: older versions of Next.js, namespaces, the drills; before a release
+	EDGEWAY_RELAY=off CARGO=scripts/linted scripts/run-tests
 	$(MAKE) doc
 	$(MAKE) drills
 	$(MAKE) test-systemd

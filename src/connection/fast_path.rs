@@ -62,31 +62,40 @@ impl RecentRequests {
 /// Serves requests without Pingora's proxy, if possible. `S`: a connection.
 pub(crate) trait FastPathService<S>: Send + Sync {
     /// Returns true if an attempt is worthwhile.
-    fn suits(&self, fingerprint: Fingerprint) -> bool;
+    fn suits(&self, request: RequestOutline) -> bool;
 
-    /// Attempts a `GET` that has no body, no `Upgrade` and no `Expect`. Its `head` is the next to
-    /// be read from `stream`.
+    /// Attempts a request that this suits. Its `head` is the next to be read from `stream`.
     fn attempt<'a>(
         &'a self,
         stream: S,
         head: &'a Bytes,
-        keep: ReuseLimits,
+        arrival: RequestArrival,
     ) -> BoxFuture<'a, FastPathOutcome<S>>;
 }
 
-/// Limits on reusing a connection after this request.
+/// Properties of a request that are known once its header section was scanned.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RequestOutline {
+    pub fingerprint: Fingerprint,
+    pub has_body: bool,
+    /// True if the client asks for another protocol or for a `100 Continue`.
+    pub wants_more: bool,
+}
+
+/// Circumstances of a request, and the limits on reusing its connection after it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct ReuseLimits {
+pub(crate) struct RequestArrival {
     /// Number of further requests allowed.
     pub left: u32,
     /// True if the connection ends in any case.
     pub is_stopping: bool,
+    pub has_body: bool,
 }
 
 /// Result of an attempt.
 pub(crate) enum FastPathOutcome<S> {
     /// The request is complete, and the connection continues or not. Its header section may not
-    /// have been read from the stream.
+    /// have been read from the stream, a body has.
     Over(Option<S>),
     /// The proxy must continue the request. Its header section was not read from the stream.
     GoesOn(S, Option<Box<dyn Any + Send + Sync>>),

@@ -29,7 +29,7 @@ use crate::{
     connection::{
         Connection, ConnectionFacts,
         admission::{Admission, AdmissionGuard, AdmissionRefusal},
-        fast_path::{FastPathOutcome, FastPathService, ReuseLimits},
+        fast_path::{FastPathOutcome, FastPathService, RequestArrival},
         listener::ListenerFacts,
         refusal::{Refusal, Refuse},
         registry::Connections,
@@ -234,7 +234,7 @@ where
             is_first = false;
             // With none left, the response announces the end of the connection.
             left = left.saturating_sub(1);
-            let reused = if self.fast_path.suits(io.connection().fingerprint()) {
+            let reused = if self.fast_path.suits(io.outline()) {
                 self.attempt(io, left).await
             } else {
                 self.process(ServerSession::new_http1(io as Stream), left)
@@ -250,12 +250,13 @@ where
 
     /// Tries the fast path for a request that is likely to need no backend.
     async fn attempt(&self, io: Box<ConnIo>, left: u32) -> Option<Stream> {
-        let head = io.head();
-        let keep = ReuseLimits {
+        let (head, has_body) = (io.head(), io.outline().has_body);
+        let request = RequestArrival {
             left,
             is_stopping: *self.stop.borrow(),
+            has_body,
         };
-        match self.fast_path.attempt(io as Stream, &head, keep).await {
+        match self.fast_path.attempt(io as Stream, &head, request).await {
             FastPathOutcome::Over(stream) => {
                 let mut io = own(stream?)?;
                 io.skip_head();

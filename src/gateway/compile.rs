@@ -158,21 +158,10 @@ impl Compiler<'_> {
         }
         // A misspelled name is a use of the upstream that it was meant for.
         let is_unclear = self.diagnostics.has_errors();
-        for (key, _) in &self.file.upstreams {
-            if !is_unclear && !used.contains(key.name.as_str()) {
-                self.diagnostics.push(
-                    Diagnostic::warning(
-                        "edgeway::upstream::unused",
-                        key.place,
-                        format!("no route uses the upstream `{}`", key.name),
-                    )
-                    .help("remove it, or send a route to it with `upstream:`"),
-                );
-            }
-        }
         let none: Arc<str> = NO_ROUTE.into();
         let fallback = Chain::new(self.filters(Place::default(), NO_ROUTE, &[]).0);
         if !is_unclear {
+            self.unused_upstreams(&used);
             self.unused_rate_limits();
             self.roots_alone();
             self.check_profiles();
@@ -180,6 +169,7 @@ impl Compiler<'_> {
         let routes = routes.into_iter().collect::<Option<Vec<_>>>()?;
         Some(Gateway {
             accel_upstreams: accel_upstreams(&routes),
+            has_relay: routes.iter().any(is_relayed),
             app_files: self.app_files(&upstreams),
             listeners,
             acme,
@@ -214,6 +204,21 @@ impl Compiler<'_> {
             work: std::mem::take(&mut self.work),
             fallback_metrics: RouteMetrics::new(&self.world.metrics, &self.world.clock, &none),
         })
+    }
+
+    fn unused_upstreams(&mut self, used: &HashSet<&str>) {
+        for (key, _) in &self.file.upstreams {
+            if !used.contains(key.name.as_str()) {
+                self.diagnostics.push(
+                    Diagnostic::warning(
+                        "edgeway::upstream::unused",
+                        key.place,
+                        format!("no route uses the upstream `{}`", key.name),
+                    )
+                    .help("remove it, or send a route to it with `upstream:`"),
+                );
+            }
+        }
     }
 
     /// Returns the redactor of requests without a route.
@@ -434,6 +439,13 @@ impl Compiler<'_> {
         }
         (filters, guards.into())
     }
+}
+
+/// Returns true if the relay can take requests of `route`, unless something about them is against
+/// it.
+fn is_relayed(route: &Route) -> bool {
+    let upstream = route.upstream.as_ref();
+    route.cache.is_none() && upstream.is_some_and(|upstream| upstream.is_plain_http1())
 }
 
 /// Returns the upstreams that some internal route names.

@@ -254,6 +254,7 @@ impl RouteMetrics {
 pub struct HttpMetrics {
     pub in_flight: IntGauge,
     pub shortcuts_missed: IntCounter,
+    pub relayed: IntCounter,
 }
 
 impl HttpMetrics {
@@ -263,6 +264,11 @@ impl HttpMetrics {
             shortcuts_missed: metrics.counter(
                 "edgeway_http_fast_path_misses_total",
                 "HTTP/1 requests that attempted the fast path in vain: similar ones had needed no backend.",
+                &[],
+            ),
+            relayed: metrics.counter(
+                "edgeway_http_relayed_total",
+                "HTTP/1 requests that the relay took to a backend, without Pingora's proxy.",
                 &[],
             ),
         }

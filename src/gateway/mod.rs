@@ -117,6 +117,8 @@ pub struct Gateway {
     pub app_files: Box<[(Arc<Upstream>, AppFiles)]>,
     /// Upstreams that may send files of internal routes with `X-Accel-Redirect`.
     pub accel_upstreams: Box<[Arc<str>]>,
+    /// True if some route leads to an upstream that the relay can reach, and stores no responses.
+    pub has_relay: bool,
     pub table: RouteTable,
     /// Routes in the order of the file; the table's indices refer to it.
     pub routes: Box<[Route]>,

@@ -193,6 +193,11 @@ impl Live {
         self.gateway.load_full()
     }
 
+    /// Returns true if the configuration has routes for the relay.
+    pub fn has_relay(&self) -> bool {
+        self.gateway.load().has_relay
+    }
+
     /// Counts a connection, or a request without a route, that was refused or failed.
     pub fn refuse(&self, reason: &'static str) {
         self.gateway.load().fallback_metrics.refuse(reason);

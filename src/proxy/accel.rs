@@ -115,7 +115,7 @@ pub(super) async fn send(
             let chain = context::chain(gateway, *route);
             reply::send(session, chain, facts, &live.world.clock, *reply).await
         }
-        Decision::Stored(..) | Decision::GoesOn(_) => {
+        Decision::Stored(..) | Decision::GoesOn(_) | Decision::NeedsBody(_) => {
             Err(Error::new_in(ErrorType::Custom("no file")))
         }
     }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pingora::{Result, http::RequestHeader};
+use pingora::{Error, ErrorType, Result, http::RequestHeader};
 use pingora_proxy::Session;
 
 use super::{
@@ -33,19 +33,23 @@ pub(super) enum Decision {
     File(Box<FileResponse>),
     /// Forwarding to a backend. With a flow the response may fill the cache.
     GoesOn(Option<Box<Flow>>),
+    /// Reading the body, which the next filter needs.
+    NeedsBody(HookProgress),
 }
 
 /// Processes a request as far as possible without a backend. Returns `true` if a response was sent.
 /// If so, the next similar request takes the fast path without Pingora's proxy.
 pub(super) async fn run(live: &Live, session: &mut Session, ctx: &mut Context) -> Result<bool> {
-    let course = if let Some(course) = ctx.course.take() {
-        course
-    } else {
-        let connection = request::connection(session);
-        request::enter(session, connection.as_deref());
-        match request::own_reply(session.req_header_mut(), connection, ctx).await {
-            Some(reply) => Decision::Reply(reply),
-            None => filter(session, ctx).await,
+    let course = match ctx.course.take() {
+        Some(Decision::NeedsBody(round)) => filter(session, ctx, round).await,
+        Some(course) => course,
+        None => {
+            let connection = request::connection(session);
+            request::enter(session, connection.as_deref());
+            match request::own_reply(session.req_header_mut(), connection, ctx).await {
+                Some(reply) => Decision::Reply(reply),
+                None => filter(session, ctx, HookProgress::default()).await,
+            }
         }
     };
     let outcome = follow(live, course, session, ctx).await;
@@ -67,19 +71,23 @@ pub(super) fn remember(live: &Live, ctx: &Context, is_served_here: bool) {
     }
 }
 
-/// Decides the course of a request without a body that arrived on `connection`.
+/// Decides the course of a request that arrived on `connection`, without reading its body.
 pub(super) async fn decide(
     head: &mut RequestHeader,
     connection: Option<Arc<Connection>>,
+    has_body: bool,
     ctx: &mut Context,
 ) -> Decision {
     if let Some(reply) = request::own_reply(head, connection, ctx).await {
         return Decision::Reply(reply);
     }
-    ctx.facts.body = Body::Whole(Bytes::new());
-    match request::filter(head, ctx, &mut HookProgress::default()).await {
+    if !has_body {
+        ctx.facts.body = Body::Whole(Bytes::new());
+    }
+    let mut round = HookProgress::default();
+    match request::filter(head, ctx, &mut round).await {
         FilterOutcome::Reply(reply) => Decision::Reply(reply),
-        // No filter needs to wait for the body: it is already present.
+        FilterOutcome::Body(_) if has_body => Decision::NeedsBody(round),
         FilterOutcome::Passed | FilterOutcome::Body(_) => act(head, ctx).await,
     }
 }
@@ -92,9 +100,10 @@ async fn act(head: &RequestHeader, ctx: &mut Context) -> Decision {
     }
 }
 
-/// Runs the request through its filters, which may need its body, and through the cache.
-async fn filter(session: &mut Session, ctx: &mut Context) -> Decision {
-    let mut round = HookProgress::default();
+/// Runs the request through its filters from `round` on, which may need its body, and through the
+/// cache.
+async fn filter(session: &mut Session, ctx: &mut Context, round: HookProgress) -> Decision {
+    let mut round = round;
     loop {
         match request::filter(session.req_header(), ctx, &mut round).await {
             FilterOutcome::Reply(reply) => return Decision::Reply(reply),
@@ -138,6 +147,7 @@ async fn follow(
                 None => return Ok(false),
             }
         }
+        Decision::NeedsBody(_) => return Err(Error::new_in(ErrorType::Custom("unread body"))),
     };
     request::end_if_draining(session, ctx);
     let Context {

@@ -2,17 +2,26 @@
 //!
 //! For a small response from the cache, such a session costs more than everything else: a second
 //! map of names, a body writer, and buffers of its own. This module writes the same bytes for the
-//! cases that are worth it: a `GET` without a body whose response is stored or a file.
+//! cases that are worth it: requests without a body whose response is stored, a file, or relayed
+//! from a backend ([`super::relay`]).
 
-use bytes::Bytes;
+use std::{
+    future::poll_fn,
+    io,
+    mem::MaybeUninit,
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Bytes, BytesMut};
 use http::{StatusCode, response};
 use pingora::{
-    ErrorType, OrErr, Result,
+    Error, ErrorType, OrErr, Result,
     http::{RequestHeader, ResponseHeader},
     protocols::Stream,
 };
 use pingora_proxy::Session;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::reply;
 use crate::{
@@ -79,10 +88,32 @@ impl<'a> DirectClient<'a> {
         }
     }
 
+    /// Closes the connection after the response.
+    pub(super) fn close(&mut self) {
+        self.reuse = ConnectionReuse::Close;
+    }
+
+    /// Returns true if the connection may carry another request after the response.
+    pub(super) fn is_kept(&self) -> bool {
+        self.reuse == ConnectionReuse::KeepAlive
+    }
+
     /// Writes the status line and headers of the response.
     pub(super) async fn head(
         &mut self,
         head: response::Parts,
+        lines: &ReadyLines,
+        is_last: bool,
+        clock: &Clock,
+    ) -> Result<()> {
+        self.response(ResponseHeader::from(head), lines, is_last, clock)
+            .await
+    }
+
+    /// Writes the status line and headers of `head`, which may have a reason phrase of its own.
+    pub(super) async fn response(
+        &mut self,
+        mut head: ResponseHeader,
         lines: &ReadyLines,
         is_last: bool,
         clock: &Clock,
@@ -98,7 +129,6 @@ impl<'a> DirectClient<'a> {
                 ReadyLines::Taken | ReadyLines::NotTaken => None,
             },
         };
-        let mut head = ResponseHeader::from(head);
         let date = || reply::date(clock);
         writer.write(&mut head, present, self.is_chunked, self.reuse, date);
         self.status = Some(status);
@@ -107,6 +137,73 @@ impl<'a> DirectClient<'a> {
             .await
             .or_err(WRITE.0, WRITE.1)?;
         if is_last { self.flush().await } else { Ok(()) }
+    }
+
+    /// Writes an interim response (RFC 9110, 15.2) and sends it.
+    pub(super) async fn interim(&mut self, head: &ResponseHeader) -> Result<()> {
+        let mut section = Vec::with_capacity(HEADER_SECTION);
+        section.extend_from_slice(b"HTTP/1.1 ");
+        section.extend_from_slice(head.status.as_str().as_bytes());
+        section.push(b' ');
+        let phrase = head.get_reason_phrase().unwrap_or_default();
+        section.extend_from_slice(phrase.as_bytes());
+        section.extend_from_slice(b"\r\n");
+        head.header_to_h1_wire(&mut section);
+        section.extend_from_slice(b"\r\n");
+        let written = self.stream.write_all(&section).await;
+        written.or_err(WRITE.0, WRITE.1)?;
+        self.flush().await
+    }
+
+    /// Reads the request's header section, `length` bytes that are there, without looking at them.
+    pub(super) async fn skip_header_section(&mut self, length: usize) -> Result<()> {
+        let mut left = length;
+        poll_fn(|cx| {
+            let mut room = [const { MaybeUninit::uninit() }; HEADER_SECTION];
+            while left > 0 {
+                let wanted = left.min(HEADER_SECTION);
+                let mut room = ReadBuf::uninit(&mut room[..wanted]);
+                ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room))?;
+                if room.filled().is_empty() {
+                    return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                }
+                left -= room.filled().len();
+            }
+            Poll::Ready(io::Result::Ok(()))
+        })
+        .await
+        .or_err(ErrorType::ReadError, "reading a request")
+    }
+
+    /// Reads more of the request body. Returns the number of bytes, 0 at the end of the connection.
+    pub(super) fn poll_input(
+        &mut self,
+        cx: &mut Context<'_>,
+        input: &mut BytesMut,
+    ) -> Poll<Result<usize>> {
+        let read = pin!(self.stream.read_buf(input)).poll(cx);
+        read.map(|read| {
+            let read = read.or_err(ErrorType::ReadError, "reading a request body");
+            read.map_err(Error::into_down)
+        })
+    }
+
+    /// Sends what is buffered.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        flushed.map(|flushed| flushed.or_err(WRITE.0, WRITE.1))
+    }
+
+    /// Waits until the client, whose request is complete, has left.
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Box<Error>> {
+        let mut byte = [0];
+        let mut room = ReadBuf::new(&mut byte);
+        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room));
+        let error = match read {
+            Ok(()) => Error::explain(ErrorType::ConnectionClosed, GONE),
+            Err(error) => Error::because(ErrorType::ReadError, GONE, error),
+        };
+        Poll::Ready(error.into_down())
     }
 
     /// Writes a chunk of the response body.
@@ -141,4 +238,5 @@ impl<'a> DirectClient<'a> {
     }
 }
 
+const GONE: &str = "the client left before its response was complete";
 const WRITE: (ErrorType, &str) = (ErrorType::WriteError, "writing a response");

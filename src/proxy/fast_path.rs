@@ -1,9 +1,10 @@
-//! Responds to requests that need no backend, without Pingora's proxy: see
+//! Responds to requests without Pingora's proxy: see
 //! [`crate::connection::fast_path`].
 //!
 //! A request is decided on as in the proxy, but from a copy of its headers and before any byte of
-//! it is read. A stored response or a file is written at once. Another reply of the gateway gets a
-//! session. Every other request goes to the proxy, which continues with the decision.
+//! it is read. A stored response or a file is written at once. A request to a backend is taken by the
+//! relay ([`super::relay`]) if that can reach the backend. Another reply of the gateway gets a session.
+//! Every other request goes to the proxy, which continues with the decision.
 
 use std::{any::Any, mem::MaybeUninit, sync::Arc};
 
@@ -23,14 +24,16 @@ use super::{
     decision::{self, Decision},
     direct::DirectClient,
     error::Failure,
-    files, request_end, upstream,
+    files,
+    relay::{self, RelayOutcome},
+    request_end, upstream,
 };
 use crate::{
     base::http::has,
     cache::store::Entry,
     connection::{
         Connection,
-        fast_path::{FastPathOutcome, FastPathService, Fingerprint, ReuseLimits},
+        fast_path::{FastPathOutcome, FastPathService, RequestArrival, RequestOutline},
         response_header::ConnectionReuse,
     },
     files::FileResponse,
@@ -44,6 +47,8 @@ const MAX_FIELDS: usize = 64;
 pub(crate) struct FastPath {
     live: Arc<Live>,
     service: Arc<Service>,
+    /// False if every request to a backend goes through Pingora's proxy.
+    relays: bool,
 }
 
 /// Request that was decided on without a session.
@@ -57,6 +62,7 @@ impl FastPath {
         Self {
             live: Arc::clone(live),
             service: Arc::clone(service),
+            relays: std::env::var_os("EDGEWAY_RELAY").is_none_or(|value| value != "off"),
         }
     }
 
@@ -64,7 +70,7 @@ impl FastPath {
         &self,
         mut stream: Stream,
         head: &Bytes,
-        keep: ReuseLimits,
+        arrival: RequestArrival,
     ) -> FastPathOutcome<Stream> {
         let Some(mut request) = parse(head) else {
             // The bytes were scanned before, so Pingora must report the error.
@@ -72,9 +78,12 @@ impl FastPath {
         };
         let connection = connection(&stream);
         let mut ctx = Box::new(Context::new(&self.live));
-        let course = decision::decide(&mut request, connection, &mut ctx).await;
+        let has_body = arrival.has_body;
+        let course = decision::decide(&mut request, connection, has_body, &mut ctx).await;
         match course {
-            Decision::Stored(entry, None) if let Some(reuse) = reuse(&request, &ctx, keep) => {
+            Decision::Stored(entry, None)
+                if !has_body && let Some(reuse) = reuse(&request, &ctx, arrival) =>
+            {
                 trace(&request, "stored");
                 let mut client = DirectClient::new(&mut stream, &request, reuse);
                 let is_sent = self.send(&mut client, &mut ctx, &entry).await;
@@ -84,7 +93,9 @@ impl FastPath {
                 stream.shutdown().await;
                 FastPathOutcome::Over(None)
             }
-            Decision::File(response) if let Some(reuse) = reuse(&request, &ctx, keep) => {
+            Decision::File(response)
+                if !has_body && let Some(reuse) = reuse(&request, &ctx, arrival) =>
+            {
                 trace(&request, "file");
                 let mut client = DirectClient::new(&mut stream, &request, reuse);
                 let is_sent = self.send_file(&mut client, &mut ctx, *response).await;
@@ -94,9 +105,22 @@ impl FastPath {
                 stream.shutdown().await;
                 FastPathOutcome::Over(None)
             }
-            Decision::GoesOn(_) => {
+            Decision::GoesOn(None)
+                if self.relays
+                    && relay::takes(&ctx)
+                    && let Some(reuse) = reuse(&request, &ctx, arrival) =>
+            {
+                trace(&request, "relay");
+                self.live.http.relayed.inc();
+                // Boxed: it is as large as everything that may happen on the way to a backend.
+                let arrived = (head.len(), arrival.has_body);
+                Box::pin(self.relay(stream, &request, ctx, arrived, reuse)).await
+            }
+            Decision::GoesOn(_) | Decision::NeedsBody(_) => {
                 trace(&request, "proxy");
-                self.live.http.shortcuts_missed.inc();
+                if self.is_likely_served_here(&ctx) {
+                    self.live.http.shortcuts_missed.inc();
+                }
                 ctx.course = Some(course);
                 let head = request;
                 FastPathOutcome::GoesOn(stream, Some(Box::new(DecidedRequest { ctx, head })))
@@ -106,9 +130,15 @@ impl FastPath {
                 ctx.course = Some(course);
                 // Boxed: most responses are sent above, and each would carry the size of this
                 // future.
-                Box::pin(self.reply(stream, request, ctx, keep)).await
+                Box::pin(self.reply(stream, request, ctx, arrival)).await
             }
         }
+    }
+
+    /// Returns true if similar requests were recently served without a backend.
+    fn is_likely_served_here(&self, ctx: &Context) -> bool {
+        let fingerprint = ctx.connection.as_ref().map(|it| it.fingerprint());
+        fingerprint.is_some_and(|fingerprint| self.live.lately.contains(fingerprint))
     }
 
     /// Sends a stored response without a session. Returns `false` if the client did not get all of
@@ -155,17 +185,50 @@ impl FastPath {
         sent.is_ok()
     }
 
+    /// Sends the request to a backend, and its response to the client. The header section has
+    /// `length` bytes.
+    async fn relay(
+        &self,
+        mut stream: Stream,
+        request: &RequestHeader,
+        mut ctx: Box<Context>,
+        (length, has_body): (usize, bool),
+        reuse: ConnectionReuse,
+    ) -> FastPathOutcome<Stream> {
+        let mut client = DirectClient::new(&mut stream, request, reuse);
+        let outcome = match client.skip_header_section(length).await {
+            Ok(()) => relay::run(&mut client, has_body, &mut ctx).await,
+            Err(error) => {
+                request_end::broke_off(&error.into_down(), None, &mut ctx);
+                RelayOutcome::default()
+            }
+        };
+        upstream::over(&mut ctx);
+        let passed = request_end::TransferResults {
+            request,
+            sent: client.sent,
+            received: outcome.received,
+            status: client.status,
+        };
+        request_end::log(&self.live, &passed, &mut ctx);
+        if outcome.is_complete && client.is_kept() {
+            return FastPathOutcome::Over(Some(stream));
+        }
+        stream.shutdown().await;
+        FastPathOutcome::Over(None)
+    }
+
     /// Sends a reply through a session, which reads the request headers again.
     async fn reply(
         &self,
         stream: Stream,
         request: RequestHeader,
         mut ctx: Box<Context>,
-        keep: ReuseLimits,
+        arrival: RequestArrival,
     ) -> FastPathOutcome<Stream> {
         let mut session = Session::new_h1(stream);
         let client = &mut session.downstream_session;
-        client.set_keepalive_reuses_remaining(Some(keep.left));
+        client.set_keepalive_reuses_remaining(Some(arrival.left));
         if !matches!(client.read_request().await, Ok(true)) {
             log::error!("parsed request headers rejected by Pingora");
             decision::remember(&self.live, &ctx, false);
@@ -181,7 +244,7 @@ impl FastPath {
             return FastPathOutcome::Over(None);
         }
         *session.req_header_mut() = request;
-        if keep.is_stopping {
+        if arrival.is_stopping {
             session.set_keepalive(None);
         }
         if ctx.gateway.cache.is_some() {
@@ -252,10 +315,14 @@ fn parse(head: &Bytes) -> Option<RequestHeader> {
 }
 
 /// Returns the use of the connection after this response, or `None` if Pingora decides.
-fn reuse(request: &RequestHeader, ctx: &Context, keep: ReuseLimits) -> Option<ConnectionReuse> {
+fn reuse(
+    request: &RequestHeader,
+    ctx: &Context,
+    arrival: RequestArrival,
+) -> Option<ConnectionReuse> {
     let is_kept = asks_keep_alive(request)?;
     let connection = ctx.connection.as_ref()?;
-    let is_last = keep.left == 0 || keep.is_stopping || connection.listener.is_draining();
+    let is_last = arrival.left == 0 || arrival.is_stopping || connection.listener.is_draining();
     Some(if is_kept && !is_last {
         ConnectionReuse::KeepAlive
     } else {
@@ -312,17 +379,18 @@ pub(super) fn take_up(
 }
 
 impl FastPathService<Stream> for FastPath {
-    fn suits(&self, fingerprint: Fingerprint) -> bool {
-        self.live.lately.contains(fingerprint)
+    fn suits(&self, request: RequestOutline) -> bool {
+        self.live.lately.contains(request.fingerprint)
+            || (!request.wants_more && self.relays && self.live.has_relay())
     }
 
     fn attempt<'a>(
         &'a self,
         stream: Stream,
         head: &'a Bytes,
-        keep: ReuseLimits,
+        arrival: RequestArrival,
     ) -> BoxFuture<'a, FastPathOutcome<Stream>> {
-        Box::pin(self.attempt(stream, head, keep))
+        Box::pin(self.attempt(stream, head, arrival))
     }
 }
 
@@ -350,13 +418,14 @@ mod tests {
         // edge, the request has no route.
         drop(theirs);
         let head = Bytes::from_static(b"GET / HTTP/1.1\r\nhost: a.test\r\n\r\n");
-        let keep = ReuseLimits {
+        let arrival = RequestArrival {
             left: 1,
             is_stopping: false,
+            has_body: false,
         };
         let stream: Stream = Box::new(Socket::from(ours));
         let fast_path = FastPath::new(&live, &service);
-        let outcome = fast_path.attempt(stream, &head, keep).await;
+        let outcome = fast_path.attempt(stream, &head, arrival).await;
         assert!(matches!(outcome, FastPathOutcome::Over(None)));
         let page = String::from_utf8(metrics.text()).unwrap();
         for line in [

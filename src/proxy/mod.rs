@@ -19,6 +19,7 @@ mod hop_by_hop;
 mod http2;
 pub(crate) mod page;
 mod refuse;
+mod relay;
 mod reply;
 mod request;
 mod request_end;
@@ -46,12 +47,11 @@ use pingora::{
 use pingora_cache::{CacheKey, CacheMeta, ForcedFreshness, HitHandler, RespCacheable};
 use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, ProxyWarnLogContext, RangeType, Session};
 
-use self::{context::Context, error::Failure};
+use self::{context::Context, error::Failure, retry::Replay};
 pub(crate) use self::{fast_path::FastPath, refuse::Refuser};
 use crate::{
     base::open_headers::OpenResponseHeaders,
     chain::{Phase, Verdict},
-    config::model::App,
     live::Live,
     tls, upstreams,
 };
@@ -211,7 +211,7 @@ impl ProxyHttp for Proxy {
         digest: Option<&Digest>,
         ctx: &mut Box<Context>,
     ) -> Result<()> {
-        upstream::connected(reused, fd, digest, ctx);
+        upstream::connected(reused, fd, upstream::local_address(digest), ctx);
         Ok(())
     }
 
@@ -223,18 +223,8 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         streams::check_protocol(head, ctx)?;
         cache::forward(head, ctx);
-        request::forward(session, head, ctx).await?;
-        if let Some(refusal) = ctx.facts.refused.take() {
-            ctx.reply = Some(refusal);
-            // No part of the request was sent, and no other backend may get it.
-            return Err(Error::new_down(ErrorType::Custom("refused")));
-        }
-        let app = ctx.upstream.as_ref().map_or(App::None, |u| u.app);
-        if request::is_too_long(head, app) {
-            ctx.reply = Some(Box::new(Failure::LongHead.reply()));
-            return Err(Error::new_down(ErrorType::Custom("refused")));
-        }
-        Ok(())
+        request::forward(session.req_header(), head, ctx).await?;
+        request::check_forwarded(head, ctx)
     }
 
     async fn request_body_filter(
@@ -272,11 +262,11 @@ impl ProxyHttp for Proxy {
             respond::interim(session, response, ctx).await;
             return Ok(());
         }
-        upstream::on_origin_response(session, response, ctx)?;
+        upstream::on_origin_response(Replay::of(session), response, ctx)?;
         if let Err(ordered) = accel::read(response, ctx) {
             cache::replaced(ctx);
             // A write remains one, whatever is sent in response to it.
-            cache::written(session, response, ctx).await;
+            cache::written(session.req_header(), response, ctx).await;
             return Err(ordered);
         }
         let (chain, mut ex) = ctx.exchange(session.req_header());
@@ -286,7 +276,7 @@ impl ProxyHttp for Proxy {
             open.close(response);
         }
         cache::on_origin_response(session, response, ctx);
-        cache::written(session, response, ctx).await;
+        cache::written(session.req_header(), response, ctx).await;
         Ok(())
     }
 
@@ -341,7 +331,7 @@ impl ProxyHttp for Proxy {
         ctx: &mut Box<Context>,
         error: Box<Error>,
     ) -> Box<Error> {
-        upstream::not_connected(session, ctx, error)
+        upstream::not_connected(Replay::of(session), ctx, error)
     }
 
     fn error_while_proxy(
@@ -352,7 +342,7 @@ impl ProxyHttp for Proxy {
         ctx: &mut Box<Context>,
         client_reused: bool,
     ) -> Box<Error> {
-        upstream::failed(session, ctx, error, client_reused)
+        upstream::failed(Replay::of(session), ctx, error, client_reused)
     }
 
     async fn fail_to_proxy(

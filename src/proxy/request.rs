@@ -391,9 +391,9 @@ pub(super) fn settle(session: &mut Session) {
     session.set_read_timeout(None);
 }
 
-/// Turns `request`, a copy of the client's request headers, into those for the backend.
+/// Turns `request`, a copy of the client's `original` request headers, into those for the backend.
 pub(super) async fn forward(
-    session: &Session,
+    original: &RequestHeader,
     request: &mut RequestHeader,
     ctx: &mut Context,
 ) -> Result<()> {
@@ -407,7 +407,7 @@ pub(super) async fn forward(
         && let Action::Forward(forward) = &route.action
         && let Some(rewrite) = &forward.rewrite
     {
-        let target = Target::new("", session.req_header().raw_path());
+        let target = Target::new("", original.raw_path());
         match rewrite.apply(&target, &ctx.params) {
             Ok(Some(path)) => request.set_raw_path(&path)?,
             Ok(None) => {}
@@ -427,7 +427,7 @@ pub(super) async fn forward(
     let mut open = open(request, connection, ctx);
     if chain.has(Phase::Upstream) {
         let mut ex = Exchange {
-            head: session.req_header(),
+            head: original,
             facts: &mut ctx.facts,
         };
         chain.on_upstream(&mut ex, open.headers()).await;
@@ -436,7 +436,7 @@ pub(super) async fn forward(
     if ctx.early.has_continued {
         request.remove_header(&header::EXPECT);
     }
-    if session.req_header().version == http::Version::HTTP_10 {
+    if original.version == http::Version::HTTP_10 {
         name_host(request, ctx)?;
     }
     Ok(())
@@ -501,8 +501,21 @@ fn name_host(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
 /// (`--max-http-header-size`, 16 KiB). A longer one gets a bare 431 and a closed socket.
 const NODE_HEAD: usize = 16_000;
 
+/// Returns an error with its reply if `request` must not be sent to a backend: a filter refused it,
+/// or its headers are longer than the app accepts.
+pub(super) fn check_forwarded(request: &RequestHeader, ctx: &mut Context) -> Result<()> {
+    let app = ctx.upstream.as_ref().map_or(App::None, |u| u.app);
+    ctx.reply = match ctx.facts.refused.take() {
+        Some(refusal) => Some(refusal),
+        None if is_too_long(request, app) => Some(Box::new(Failure::LongHead.reply())),
+        None => return Ok(()),
+    };
+    // No part of the request was sent, and no other backend may get it.
+    Err(Error::new_down(ErrorType::Custom("refused")))
+}
+
 /// Returns true if the headers to forward are longer than the app accepts.
-pub(super) fn is_too_long(request: &RequestHeader, app: App) -> bool {
+fn is_too_long(request: &RequestHeader, app: App) -> bool {
     if app == App::None {
         return false;
     }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     base::{metrics::TraceId, trace_context::TraceContext},
-    chain::{Exchange, LoggedRequest},
+    chain::{Exchange, LoggedRequest, Reply},
     live::Live,
 };
 
@@ -42,11 +42,12 @@ pub(super) async fn failed(
             }
         }
     }
-    let failure = upstream::look_round(failure(error, ctx), ctx);
-    let planned = ctx.reply.take();
-    let is_planned = planned.is_some();
     let is_background = ctx.is_background();
-    let mut reply = planned.unwrap_or_else(|| Box::new(failure.reply()));
+    let failed = FailedExchange::of(error, ctx);
+    let is_clients = failed.is_clients();
+    let FailedExchange {
+        failure, mut reply, ..
+    } = failed;
     let Context {
         gateway,
         route,
@@ -54,10 +55,6 @@ pub(super) async fn failed(
         connection,
         ..
     } = ctx;
-    facts.reason = reply.reason;
-    if !is_planned {
-        failure.report(facts, error);
-    }
     if is_background {
         return FailToProxy {
             error_code: 0,
@@ -69,8 +66,7 @@ pub(super) async fn failed(
     }
     let is_pending = session.has_pending_downstream_tasks();
     let begun = reply::begun(session);
-    let is_gone = matches!(failure, Failure::ClientGone | Failure::SendTimeout);
-    if begun.is_some() || is_pending || (is_gone && !is_planned) {
+    if begun.is_some() || is_pending || is_clients {
         // A response that has begun cannot be taken back. The connection is closed abruptly, so
         // that no client takes a partial response for a complete one.
         facts.status = status(begun.map(|head| head.status), failure);
@@ -96,6 +92,38 @@ pub(super) async fn failed(
     FailToProxy {
         error_code: status,
         can_reuse_downstream: false,
+    }
+}
+
+/// Exchange with a backend that failed, and the reply to its client.
+pub(super) struct FailedExchange {
+    pub(super) failure: Failure,
+    /// True if a hook of the gateway chose the reply.
+    pub(super) is_planned: bool,
+    pub(super) reply: Box<Reply>,
+}
+
+impl FailedExchange {
+    /// Finds the reply to a request that ended with `error`, and logs the failure.
+    pub(super) fn of(error: &Error, ctx: &mut Context) -> Self {
+        let failure = upstream::look_round(failure(error, ctx), ctx);
+        let planned = ctx.reply.take();
+        let is_planned = planned.is_some();
+        let reply = planned.unwrap_or_else(|| Box::new(failure.reply()));
+        ctx.facts.reason = reply.reason;
+        if !is_planned {
+            failure.report(&ctx.facts, error);
+        }
+        Self {
+            failure,
+            is_planned,
+            reply,
+        }
+    }
+
+    /// Returns true if nobody is there to read the reply.
+    pub(super) fn is_clients(&self) -> bool {
+        matches!(self.failure, Failure::ClientGone | Failure::SendTimeout) && !self.is_planned
     }
 }
 
@@ -155,7 +183,7 @@ fn failure(error: &Error, ctx: &Context) -> Failure {
 
 /// Returns the status that is logged for an incomplete response: the one that was sent, or else the
 /// one of the failure.
-fn status(begun: Option<StatusCode>, failure: Failure) -> u16 {
+pub(super) fn status(begun: Option<StatusCode>, failure: Failure) -> u16 {
     begun.unwrap_or(failure.status()).as_u16()
 }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, Version, header};
-use pingora::http::ResponseHeader;
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 use super::{
@@ -19,9 +19,28 @@ use crate::{
 /// Runs the response phase on the headers of `response`.
 pub(super) async fn begin(session: &mut Session, response: &mut ResponseHeader, ctx: &mut Context) {
     request::end_if_draining(session, ctx);
+    let is_h2 = streams::is_h2(ctx);
+    let was_encoded = is_h2 && response.headers.contains_key(header::CONTENT_ENCODING);
+    let made = prepare(session.req_header(), response, ctx).await;
+    leave_to_connection(&mut ctx.facts, ctx.connection.as_deref(), made);
+    if ctx.facts.client.protocol == Protocol::Http10 {
+        without_chunks(session, response, ctx.connection.as_deref());
+    }
+    if is_h2 {
+        let is_encoded = !was_encoded && response.headers.contains_key(header::CONTENT_ENCODING);
+        final_headers::expect(session, is_encoded);
+    }
+}
+
+/// Runs the response phase on the headers of the `response` to `request`. Header lines that are
+/// ready are then in the facts. Returns the `Date` of a stored response.
+pub(super) async fn prepare(
+    request: &RequestHeader,
+    response: &mut ResponseHeader,
+    ctx: &mut Context,
+) -> Option<HeaderValue> {
     // RFC 9110, 6.2: a response has the version of its sender. Pingora leaves the origin's.
     response.set_version(Version::HTTP_11);
-    let request = session.req_header();
     ctx.is_bare = request.version == Version::HTTP_2
         && (request.method == Method::HEAD || response.status == StatusCode::NOT_MODIFIED);
     let started = ctx.facts.started;
@@ -29,18 +48,14 @@ pub(super) async fn begin(session: &mut Session, response: &mut ResponseHeader, 
     let now = now.unwrap_or_else(|| ctx.live().world.clock.now());
     ctx.facts.first_byte = Some(now - started);
     let cookie = upstream::cookie(ctx);
-    let is_h2 = streams::is_h2(ctx);
-    let was_encoded = is_h2 && response.headers.contains_key(header::CONTENT_ENCODING);
     let Context {
         gateway,
         route,
         facts,
-        connection,
         ..
     } = ctx;
     let chain = context::chain(gateway, *route);
     if facts.client.protocol != Protocol::Http2 {
-        let request = session.req_header();
         let lines = chain.ready_lines(&Exchange {
             head: request,
             facts,
@@ -58,7 +73,7 @@ pub(super) async fn begin(session: &mut Session, response: &mut ResponseHeader, 
     };
     if cookie.is_some() || chain.has(Phase::Response) {
         let mut ex = Exchange {
-            head: session.req_header(),
+            head: request,
             facts,
         };
         let mut open = OpenResponseHeaders::of(response, 0);
@@ -68,14 +83,7 @@ pub(super) async fn begin(session: &mut Session, response: &mut ResponseHeader, 
         chain.on_response(&mut ex, &mut open.parts).await;
         open.close(response);
     }
-    leave_to_connection(facts, connection.as_deref(), made);
-    if facts.client.protocol == Protocol::Http10 {
-        without_chunks(session, response, connection.as_deref());
-    }
-    if is_h2 {
-        let is_encoded = !was_encoded && response.headers.contains_key(header::CONTENT_ENCODING);
-        final_headers::expect(session, is_encoded);
-    }
+    made
 }
 
 /// Removes chunked framing for HTTP/1.0 (RFC 9112, 6.1). There, a body without a length ends with

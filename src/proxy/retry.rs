@@ -1,7 +1,7 @@
 //! Decision on another attempt, and the log line of one.
 
 use log::warn;
-use pingora::Error;
+use pingora::{Error, http::RequestHeader};
 use pingora_proxy::Session;
 
 use super::{context::Context, error::Failure, reply};
@@ -24,14 +24,39 @@ pub(super) fn note(ctx: &Context, failure: Failure, error: &Error) {
     );
 }
 
+/// Properties of a request on which another attempt depends.
+#[derive(Clone, Copy)]
+pub(super) struct Replay<'a> {
+    pub(super) request: &'a RequestHeader,
+    /// True if all of the body that was read is still there.
+    pub(super) has_body: bool,
+    /// True if the client has part of a response.
+    pub(super) is_response_begun: bool,
+}
+
+impl<'a> Replay<'a> {
+    pub(super) fn of(session: &'a Session) -> Self {
+        Self {
+            request: session.req_header(),
+            has_body: !session.as_ref().retry_buffer_truncated(),
+            is_response_begun: reply::is_on_its_way(session),
+        }
+    }
+
+    /// Returns true if the request is idempotent (RFC 9110, 9.2.2) and all of it can be sent again.
+    pub(super) fn is_possible(self) -> bool {
+        self.request.method.is_idempotent() && self.has_body && !self.is_response_begun
+    }
+}
+
 /// Returns true if policy, budget and the request itself allow a retry.
-pub(super) fn may_retry(session: &Session, ctx: &Context, failure: AttemptFailure) -> bool {
+pub(super) fn may_retry(replay: Replay<'_>, ctx: &Context, failure: AttemptFailure) -> bool {
     let Some(upstream) = &ctx.upstream else {
         return false;
     };
-    let is_idempotent = session.req_header().method.is_idempotent();
-    let is_replayable = !session.as_ref().retry_buffer_truncated();
-    !reply::is_on_its_way(session)
+    let is_idempotent = replay.request.method.is_idempotent();
+    let is_replayable = replay.has_body;
+    !replay.is_response_begun
         && upstream.retry(
             // A stale connection does not count as an attempt at the backend.
             ctx.facts.upstream.attempts - ctx.stale_attempts,
@@ -39,11 +64,4 @@ pub(super) fn may_retry(session: &Session, ctx: &Context, failure: AttemptFailur
             is_idempotent,
             is_replayable,
         )
-}
-
-/// Returns true if the request is idempotent (RFC 9110, 9.2.2) and all of it is still buffered.
-pub(super) fn is_repeatable(session: &Session) -> bool {
-    session.req_header().method.is_idempotent()
-        && !session.as_ref().retry_buffer_truncated()
-        && !reply::is_on_its_way(session)
 }

@@ -1,7 +1,7 @@
 //! Request to a backend and its response: the choice of the backend, deadlines, retries, and
 //! response headers that are meant for the gateway.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
@@ -16,7 +16,8 @@ use pingora_proxy::Session;
 use super::{
     context::Context,
     error::Failure,
-    forwarded, hop_by_hop, retry,
+    forwarded, hop_by_hop,
+    retry::{self, Replay},
     streams::{self, is_h2},
     trace, websocket,
 };
@@ -26,7 +27,7 @@ use crate::{
     connection::deadline::Expired,
     upstreams::{
         AttemptFailure, LeaseRequest, NODE_REPORT_HEADER, Outcome, Protocol, Unavailable,
-        UpgradeGate,
+        UpgradeGate, Upstream,
     },
 };
 
@@ -36,14 +37,14 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// a second one is only needed if the app restarts right then.
 const MAX_STALE: u32 = 3;
 
-/// Chooses a backend and returns how to connect to it.
-pub(super) async fn peer(session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+/// Takes a place on a backend for the next attempt at `request`.
+pub(super) async fn lease(request: &RequestHeader, ctx: &mut Context) -> Result<Arc<Upstream>> {
     let Some(upstream) = ctx.upstream.clone() else {
         return fail(ctx, Failure::Internal);
     };
     let asked_at = ctx.live().world.clock.now();
     let ask = LeaseRequest {
-        head: session.req_header(),
+        head: request,
         client: ctx.facts.client.ip,
         at: asked_at,
         tried: &ctx.tried,
@@ -56,12 +57,29 @@ pub(super) async fn peer(session: &mut Session, ctx: &mut Context) -> Result<Box
             return fail(ctx, Failure::Overload);
         }
     };
+    ctx.tried_at = lease.since();
+    let facts = &mut ctx.facts;
+    facts.upstream.name = Some(Arc::clone(&upstream.name));
+    facts.upstream.backend = Some(Arc::clone(lease.backend().address()));
+    facts.upstream.attempts += 1;
+    facts.upstream.started = Some(ctx.tried_at - facts.started);
+    trace::begin_attempt(facts, lease.backend().address(), asked_at, ctx.tried_at);
+    ctx.lease = Some(lease);
+    Ok(upstream)
+}
+
+/// Chooses a backend and returns how to connect to it.
+pub(super) async fn peer(session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+    let upstream = lease(session.req_header(), ctx).await?;
+    let Some(lease) = &ctx.lease else {
+        return fail(ctx, Failure::Internal);
+    };
     let mut peer = if ctx.is_websocket {
         let gate = Arc::<UpgradeGate>::default();
         ctx.upgrade = Some(Arc::clone(&gate));
-        upstream.upgrade_peer(&lease, gate)
+        upstream.upgrade_peer(lease, gate)
     } else {
-        upstream.peer(&lease)
+        upstream.peer(lease)
     };
     if ctx.stale_attempts > 0 {
         // A pool group of its own: it contains no stale connection.
@@ -72,7 +90,6 @@ pub(super) async fn peer(session: &mut Session, ctx: &mut Context) -> Result<Box
         // No client waits for it, and no deadline of a client's connection ends it.
         peer.options.read_timeout = Some(upstream.timeouts.first_byte);
     }
-    ctx.tried_at = lease.since();
     if let (Protocol::H2, Some(connection)) = (upstream.protocol(), &ctx.connection) {
         let is_complete = session.as_mut().is_body_done();
         let listener = connection.listener.config();
@@ -86,13 +103,6 @@ pub(super) async fn peer(session: &mut Session, ctx: &mut Context) -> Result<Box
         peer.options.read_timeout = Some(bounds.silence);
         ctx.due = bounds.due;
     }
-    let facts = &mut ctx.facts;
-    facts.upstream.name = Some(Arc::clone(&upstream.name));
-    facts.upstream.backend = Some(Arc::clone(lease.backend().address()));
-    facts.upstream.attempts += 1;
-    facts.upstream.started = Some(ctx.tried_at - facts.started);
-    trace::begin_attempt(facts, lease.backend().address(), asked_at, ctx.tried_at);
-    ctx.lease = Some(lease);
     Ok(peer)
 }
 
@@ -102,11 +112,17 @@ fn fail<T>(ctx: &mut Context, failure: Failure) -> Result<T> {
     Err(Error::new_in(ErrorType::Custom(failure.reason())))
 }
 
+/// Returns the gateway's own address on a connection of Pingora's.
+pub(super) fn local_address(digest: Option<&Digest>) -> Option<SocketAddr> {
+    let socket = digest?.socket_digest.as_ref()?;
+    socket.local_addr()?.as_inet().copied()
+}
+
 /// Starts the deadlines of a new or reused connection to a backend.
 pub(super) fn connected(
     is_reused: bool,
     fd: std::os::fd::RawFd,
-    digest: Option<&Digest>,
+    local: Option<SocketAddr>,
     ctx: &mut Context,
 ) {
     ctx.facts.upstream.reused = is_reused;
@@ -118,12 +134,7 @@ pub(super) fn connected(
     let (Some(watch), Some(upstream)) = (&ctx.watch, &ctx.upstream) else {
         return;
     };
-    let mut fd = fd;
-    let mut local = digest
-        .and_then(|digest| digest.socket_digest.as_ref())
-        .and_then(|digest| digest.local_addr())
-        .and_then(|address| address.as_inet())
-        .copied();
+    let (mut fd, mut local) = (fd, local);
     if let Some(gate) = &ctx.upgrade {
         gate.close();
         let Some(socket) = gate.socket() else { return };
@@ -194,7 +205,7 @@ pub(super) fn interim(response: &mut ResponseHeader, ctx: &Context) {
 /// Handles the response headers of a backend. Returns an error if another backend should get the
 /// request.
 pub(super) fn on_origin_response(
-    session: &Session,
+    replay: Replay<'_>,
     response: &mut ResponseHeader,
     ctx: &mut Context,
 ) -> Result<()> {
@@ -209,7 +220,7 @@ pub(super) fn on_origin_response(
     trace::responded(&mut ctx.facts, now, seen.streams != StreamKind::Nothing);
     lease.backend().learn_keep_alive(seen.keep_alive);
     if response.status == StatusCode::SWITCHING_PROTOCOLS
-        && !(ctx.is_websocket && websocket::is_accepted(session.req_header(), response))
+        && !(ctx.is_websocket && websocket::is_accepted(replay.request, response))
     {
         // The backend is alive and has responded, but its response is meaningless.
         let outcome = Outcome::Status(response.status.as_u16());
@@ -220,7 +231,7 @@ pub(super) fn on_origin_response(
     }
     let status = response.status.as_u16();
     if let 502..=504 = status
-        && retry::may_retry(session, ctx, AttemptFailure::Status(status))
+        && retry::may_retry(replay, ctx, AttemptFailure::Status(status))
     {
         let mut error = Error::new_up(ErrorType::HTTPStatus(response.status.as_u16()));
         error.set_retry(true);
@@ -295,7 +306,7 @@ pub(super) fn on_origin_response(
         if let Some(value) = response.headers.get(&name)
             && let Some(lease) = &ctx.lease
             && let Some(public) =
-                public_location(session.req_header(), value, lease.backend().address(), ctx)
+                public_location(replay.request, value, lease.backend().address(), ctx)
         {
             response.insert_header(name, public)?;
         }
@@ -375,7 +386,7 @@ pub(super) fn expired(error: &Error, ctx: &Context) -> Option<Expired> {
     reason = "Pingora's errors come and go in boxes"
 )]
 pub(super) fn not_connected(
-    session: &Session,
+    replay: Replay<'_>,
     ctx: &mut Context,
     mut error: Box<Error>,
 ) -> Box<Error> {
@@ -393,7 +404,7 @@ pub(super) fn not_connected(
             lease.finish(Outcome::ConnectFailed);
         }
     }
-    let retry = retry::may_retry(session, ctx, AttemptFailure::Connect);
+    let retry = retry::may_retry(replay, ctx, AttemptFailure::Connect);
     error.set_retry(retry);
     if retry {
         retry::note(ctx, failure, &error);
@@ -407,7 +418,7 @@ pub(super) fn not_connected(
     reason = "Pingora's errors come and go in boxes"
 )]
 pub(super) fn failed(
-    session: &Session,
+    replay: Replay<'_>,
     ctx: &mut Context,
     mut error: Box<Error>,
     is_pooled: bool,
@@ -448,7 +459,7 @@ pub(super) fn failed(
         if let Some(lease) = ctx.lease.take() {
             ctx.tried.push(lease.backend().id());
         }
-        let retry = ctx.stale_attempts < MAX_STALE && retry::is_repeatable(session);
+        let retry = ctx.stale_attempts < MAX_STALE && replay.is_possible();
         ctx.stale_attempts += u32::from(retry);
         error.set_retry(retry);
         // This needs no action by an operator.
@@ -468,7 +479,7 @@ pub(super) fn failed(
     }
     let retry = matches!(failure, Failure::Reset | Failure::Tls)
         && ctx.responded_at.is_none()
-        && retry::may_retry(session, ctx, AttemptFailure::Reset);
+        && retry::may_retry(replay, ctx, AttemptFailure::Reset);
     error.set_retry(retry);
     if !retry {
         return error;

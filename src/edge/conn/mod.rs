@@ -38,10 +38,12 @@ use self::websocket_close::Websocket;
 use super::{
     body_remainder::{BodyRemainder, put_no_chunk},
     frames::{FrameLimits, Frames},
-    head::{self, Head, HeadLimits, ScanResult, Scanner},
+    head::{self, BodyFraming, Head, HeadLimits, ScanResult, Scanner},
     transport::Transport,
 };
-use crate::connection::{CloseReason, Connection, Stage, refusal::Refusal};
+use crate::connection::{
+    CloseReason, Connection, Stage, fast_path::RequestOutline, refusal::Refusal,
+};
 
 /// Capacity for response headers with a small body. A larger body is written together with the
 /// headers in one call.
@@ -66,6 +68,8 @@ pub(super) struct ConnIo {
     scanner: Scanner,
     /// Bytes still to come that belong to the current request.
     remainder: BodyRemainder,
+    /// Outline of the current request, and the length of its header section.
+    outline: (RequestOutline, usize),
     output: Vec<u8>,
     /// Frame counts, for HTTP/2 only.
     frames: Option<Box<(Frames, FrameLimits)>>,
@@ -108,6 +112,7 @@ impl ConnIo {
             input: BytesMut::new(),
             scanner: Scanner::default(),
             remainder: BodyRemainder::Bytes(0),
+            outline: (RequestOutline::default(), 0),
             output: Vec::new(),
             frames: None,
             websocket: None,
@@ -187,6 +192,12 @@ impl ConnIo {
     fn begin(&mut self, head: &Head) -> Result<(), CloseReason> {
         let length = head.length - self.take_out(&head.dropped);
         self.remainder = BodyRemainder::of(length, head.body);
+        let outline = RequestOutline {
+            fingerprint: head.fingerprint,
+            has_body: head.body != BodyFraming::None,
+            wants_more: head.wants_more,
+        };
+        self.outline = (outline, length);
         self.connection.begin_request(head.fingerprint)
     }
 

@@ -3,14 +3,20 @@
 use bytes::{Buf, Bytes};
 
 use super::{super::body_remainder::BodyRemainder, ConnIo};
+use crate::connection::fast_path::RequestOutline;
 
 impl ConnIo {
-    /// Returns the head that is about to be read. No body follows it.
-    pub(in crate::edge) fn head(&self) -> Bytes {
-        Bytes::copy_from_slice(&self.input[..self.unread()])
+    /// Returns the outline of the request whose head is about to be read.
+    pub(in crate::edge) fn outline(&self) -> RequestOutline {
+        self.outline.0
     }
 
-    /// Skips the head of a request whose response was sent without reading it.
+    /// Returns the head that is about to be read.
+    pub(in crate::edge) fn head(&self) -> Bytes {
+        Bytes::copy_from_slice(&self.input[..self.outline.1])
+    }
+
+    /// Skips the head of a request whose response was sent without reading it. A body has been read.
     pub(in crate::edge) fn skip_head(&mut self) {
         self.input.advance(self.unread());
         self.remainder = BodyRemainder::Bytes(0);

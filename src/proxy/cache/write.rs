@@ -2,7 +2,6 @@
 
 use http::Method;
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora_proxy::Session;
 
 use super::purge;
 use crate::{
@@ -17,8 +16,11 @@ use crate::{
 };
 
 /// Invalidates stored responses after the origin responded to a request with `response`.
-pub(in crate::proxy) async fn written(session: &Session, response: &ResponseHeader, ctx: &Context) {
-    let request = session.req_header();
+pub(in crate::proxy) async fn written(
+    request: &RequestHeader,
+    response: &ResponseHeader,
+    ctx: &Context,
+) {
     if matches!(
         request.method,
         Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::CONNECT

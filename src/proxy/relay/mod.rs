@@ -1,0 +1,339 @@
+//! Relay: a request and its response over HTTP/1.1, without Pingora's sessions.
+//!
+//! The fast path decides on a request. If it goes to a backend that the relay can reach, the relay
+//! takes it: from then on no other driver does. The hooks are those of [`super::Proxy`], called in
+//! the same order; only who moves the bytes differs. The response is written as the fast path
+//! writes it ([`super::direct`]).
+
+mod body;
+mod response;
+#[cfg(test)]
+mod tests;
+mod upload;
+
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Poll, ready},
+    time::Duration,
+};
+
+use http::{HeaderValue, header};
+use pingora::{
+    Error, ErrorType, OrErr as _, Result, http::ResponseHeader,
+    protocols::http::v1::client::http_req_header_to_wire,
+};
+
+use self::{
+    body::{MessageBody, Piece},
+    response::Framing,
+    upload::Upload,
+};
+use super::{
+    accel, cache,
+    context::{self, Context},
+    direct::DirectClient,
+    reply, request,
+    request_end::{self, FailedExchange},
+    respond,
+    retry::Replay,
+    streams, upstream,
+};
+use crate::{
+    base::open_headers::OpenResponseHeaders,
+    chain::{Phase, ReadyLines},
+    upstreams::BackendConnection,
+};
+
+/// Bound on attempts. The hooks decide about retries.
+const MAX_ATTEMPTS: usize = 16;
+/// Room for the header section of a response and a small body.
+const SECTION_ROOM: usize = 8 * 1024;
+
+/// Time that a client may go on sending a body that nobody reads.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Returns true if the relay can take a request that goes to a backend.
+pub(super) fn takes(ctx: &Context) -> bool {
+    ctx.upstream.as_ref().is_some_and(|upstream| {
+        upstream.is_plain_http1()
+            && !ctx.is_websocket
+            && !ctx.gateway.accel_upstreams.contains(&upstream.name)
+    })
+}
+
+/// Request that is being relayed.
+struct Relayed<'a, 'c> {
+    client: &'a mut DirectClient<'c>,
+    upload: Upload,
+}
+
+/// Outcome for the client's connection.
+#[derive(Default)]
+pub(super) struct RelayOutcome {
+    /// True if the client got a complete response, and nothing is left to read of its request.
+    pub(super) is_complete: bool,
+    /// Number of body bytes received from the client.
+    pub(super) received: u64,
+}
+
+/// Relays the client's request, whose header section has been read.
+pub(super) async fn run(
+    client: &mut DirectClient<'_>,
+    has_body: bool,
+    ctx: &mut Context,
+) -> RelayOutcome {
+    let upload = Upload::new(&client.request.headers, has_body);
+    let mut relayed = Relayed { client, upload };
+    let mut outcome = Ok(());
+    for _ in 0..MAX_ATTEMPTS {
+        outcome = relayed.attempt(ctx).await;
+        if !outcome.as_ref().is_err_and(|error| error.retry()) {
+            break;
+        }
+    }
+    let is_sent = match outcome {
+        Ok(()) => true,
+        Err(error) => relayed.failed(ctx, &error).await,
+    };
+    RelayOutcome {
+        is_complete: is_sent && relayed.is_read_to_the_end().await,
+        received: relayed.upload.received,
+    }
+}
+
+impl Relayed<'_, '_> {
+    fn replay(&self) -> Replay<'_> {
+        Replay {
+            request: self.client.request,
+            has_body: self.upload.is_replayable(),
+            is_response_begun: self.client.status.is_some(),
+        }
+    }
+
+    /// Sends the request to one backend, and its response to the client.
+    async fn attempt(&mut self, ctx: &mut Context) -> Result<()> {
+        let upstream = upstream::lease(self.client.request, ctx).await?;
+        let Some(lease) = &ctx.lease else {
+            return Err(Error::new_in(ErrorType::Custom("no lease")));
+        };
+        let connected = upstream.connect(lease, ctx.stale_attempts > 0).await;
+        let mut connection = match connected {
+            Ok(connection) => connection,
+            Err(error) => return Err(upstream::not_connected(self.replay(), ctx, error)),
+        };
+        let is_reused = connection.is_reused();
+        upstream::connected(is_reused, connection.fd(), connection.local(), ctx);
+        match self.exchange(ctx, &mut connection).await {
+            Ok(is_kept_alive) => {
+                if is_kept_alive
+                    && self.upload.is_sent()
+                    && connection.input.is_empty()
+                    && let Some(lease) = &ctx.lease
+                {
+                    upstream.put_back(lease, connection, ctx.live().world.clock.now());
+                }
+                Ok(())
+            }
+            // The connection is open until the deadlines have let go of it.
+            Err(error) => Err(upstream::failed(self.replay(), ctx, error, is_reused)),
+        }
+    }
+
+    /// Sends the request over `connection`, and its response to the client. Returns true if the
+    /// backend keeps the connection.
+    async fn exchange(
+        &mut self,
+        ctx: &mut Context,
+        connection: &mut BackendConnection,
+    ) -> Result<bool> {
+        self.forward(ctx).await?;
+        let mut response = loop {
+            let mut response = self.header_section(ctx, connection).await?;
+            if !streams::is_interim(&response) {
+                break response;
+            }
+            accel::strip(&mut response, ctx);
+            upstream::interim(&mut response, ctx);
+            let sent = self.client.interim(&response).await;
+            sent.map_err(request_end::of_client)?;
+        };
+        let is_kept_alive = response::is_kept_alive(&response);
+        let request = self.client.request;
+        let framing = Framing::of(request, &mut response)?;
+        upstream::on_origin_response(self.replay(), &mut response, ctx)?;
+        accel::read(&mut response, ctx)?;
+        let (chain, mut ex) = ctx.exchange(request);
+        if chain.has(Phase::UpstreamResponse) {
+            let mut open = OpenResponseHeaders::of(&mut response, 0);
+            chain.on_upstream_response(&mut ex, &mut open.parts).await;
+            open.close(&mut response);
+        }
+        cache::written(request, &response, ctx).await;
+        respond::prepare(request, &mut response, ctx).await;
+        if is_draining(ctx) {
+            self.client.close();
+        }
+
+        let lines = std::mem::take(&mut ctx.facts.lines);
+        let has_body = framing != Framing::None;
+        let clock = &ctx.live().world.clock;
+        let sent = self.client.response(response, &lines, !has_body, clock);
+        sent.await.map_err(request_end::of_client)?;
+        if has_body {
+            let body = MessageBody::new(framing);
+            self.forward_body(ctx, connection, body).await?;
+        } else {
+            upstream::received_body(true, ctx)?;
+        }
+        Ok(is_kept_alive && framing != Framing::UntilClose)
+    }
+
+    /// Prepares the header section for the backend, after the filters have changed and accepted
+    /// it. It is sent with the beginning of the body.
+    async fn forward(&mut self, ctx: &mut Context) -> Result<()> {
+        let mut request = self.client.request.clone();
+        request::forward(self.client.request, &mut request, ctx).await?;
+        request::check_forwarded(&request, ctx)?;
+        let is_chunked =
+            self.upload.has_body() && !request.headers.contains_key(header::CONTENT_LENGTH);
+        if is_chunked {
+            let chunked = HeaderValue::from_static("chunked");
+            request.insert_header(header::TRANSFER_ENCODING, chunked)?;
+        }
+        let section = http_req_header_to_wire(&request).ok_or_else(|| {
+            let why = "the target has bytes that no request line can have";
+            Error::explain(ErrorType::InvalidHTTPHeader, why)
+        })?;
+        self.upload.begin(section, is_chunked);
+        Ok(())
+    }
+
+    async fn header_section(
+        &mut self,
+        ctx: &mut Context,
+        connection: &mut BackendConnection,
+    ) -> Result<ResponseHeader> {
+        loop {
+            if !connection.input.is_empty()
+                && let Some(response) = response::parse(&mut connection.input)?
+            {
+                return Ok(response);
+            }
+            if self.read(ctx, connection, SECTION_ROOM).await? == 0 {
+                let why = "the backend closed its connection before its response";
+                return Err(Error::explain(ErrorType::ConnectionClosed, why).into_up());
+            }
+        }
+    }
+
+    async fn forward_body(
+        &mut self,
+        ctx: &mut Context,
+        connection: &mut BackendConnection,
+        mut body: MessageBody,
+    ) -> Result<()> {
+        loop {
+            let piece = body.take(&mut connection.input).map_err(Error::into_up)?;
+            let Piece { mut bytes, is_last } = match piece {
+                Some(piece) => piece,
+                None if self.read(ctx, connection, body.room()).await? > 0 => continue,
+                None => body.close().map_err(Error::into_up)?,
+            };
+            if let (Some(bytes), Some(upstream)) = (&bytes, &ctx.upstream) {
+                upstream.count_received(bytes.len());
+            }
+            upstream::received_body(is_last, ctx)?;
+            let (chain, mut ex) = ctx.exchange(self.client.request);
+            if chain.has(Phase::ResponseBody) {
+                chain.on_response_body(&mut ex, &mut bytes, is_last);
+            }
+            let sent = self.client.write(bytes, is_last).await;
+            sent.map_err(request_end::of_client)?;
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads from the backend; returns the number of bytes, 0 at the end.
+    ///
+    /// While it waits, the client gets what is buffered for it, and the backend what the client
+    /// sends. If the client leaves, nobody waits for the rest.
+    async fn read(
+        &mut self,
+        ctx: &mut Context,
+        connection: &mut BackendConnection,
+        room: usize,
+    ) -> Result<usize> {
+        connection.input.reserve(room);
+        let mut is_flushed = false;
+        poll_fn(|cx| {
+            if let Poll::Ready(read) = connection.poll_input(cx) {
+                let read = read.or_err(ErrorType::ReadError, "reading a response");
+                return Poll::Ready(read.map_err(Error::into_up));
+            }
+            if !is_flushed && let Poll::Ready(flushed) = self.client.poll_flush(cx) {
+                if let Err(error) = flushed {
+                    return Poll::Ready(Err(request_end::of_client(error)));
+                }
+                is_flushed = true;
+            }
+            ready!(self.upload.poll(cx, self.client, connection, ctx))?;
+            if !self.upload.is_read() {
+                // The backend refuses the rest of the body, and its response follows.
+                return Poll::Pending;
+            }
+            self.client.poll_gone(cx).map(Err)
+        })
+        .await
+    }
+
+    /// Reads what is left of the request, which would be in the way of the next one. Closing a
+    /// connection with unread bytes resets it, and the response is lost (nginx: `lingering_close`).
+    async fn is_read_to_the_end(&mut self) -> bool {
+        if self.upload.is_read() {
+            return true;
+        }
+        let rest = self.upload.discard(self.client);
+        matches!(tokio::time::timeout(LINGER_TIMEOUT, rest).await, Ok(Ok(())))
+    }
+
+    /// Sends a reply in place of the response that no backend delivered. Returns true if the client
+    /// got it.
+    async fn failed(&mut self, ctx: &mut Context, error: &Error) -> bool {
+        let client = &mut *self.client;
+        let failed = FailedExchange::of(error, ctx);
+        if client.status.is_some() || failed.is_clients() {
+            ctx.facts.status = request_end::status(client.status, failed.failure);
+            return false;
+        }
+        // As after a failure of Pingora's proxy, which accepts no further request on the
+        // connection.
+        client.close();
+        ctx.facts.lines = ReadyLines::NotTaken;
+        let live = Arc::clone(ctx.live());
+        let clock = &live.world.clock;
+        let Context {
+            gateway,
+            route,
+            facts,
+            ..
+        } = ctx;
+        let chain = context::chain(gateway, *route);
+        let made = reply::make(client.request, chain, facts, clock, *failed.reply).await;
+        let Ok((head, body)) = made else {
+            return false;
+        };
+        let head = client.response(head, &ReadyLines::NotTaken, body.is_none(), clock);
+        match (head.await, body) {
+            (Ok(()), Some(body)) => client.write(Some(body), true).await.is_ok(),
+            (sent, _) => sent.is_ok(),
+        }
+    }
+}
+
+fn is_draining(ctx: &Context) -> bool {
+    let connection = ctx.connection.as_ref();
+    connection.is_some_and(|connection| connection.listener.is_draining())
+}

@@ -1,0 +1,192 @@
+//! Header section of a backend's response (RFC 9112, 4 to 6), and the framing of its body.
+
+use std::{mem::MaybeUninit, str};
+
+use bytes::{Buf as _, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use httparse::{ParserConfig, Status};
+use pingora::{
+    Error, ErrorType, Result,
+    http::{RequestHeader, ResponseHeader, header_value_from_raw},
+};
+
+use crate::base::http::list_of;
+
+/// Limit on headers of a response, the same as Pingora's.
+const MAX_FIELDS: usize = 256;
+/// Limit on the length of a header section, the same as Pingora's.
+const MAX_LENGTH: usize = 1_048_575;
+/// Names that the gateway adds to a usual response.
+const MORE_FIELDS: usize = 12;
+
+/// Framing of a response's body (RFC 9112, 6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// There is no body, whatever the headers say.
+    None,
+    Length(u64),
+    Chunked,
+    /// The body ends with the connection.
+    UntilClose,
+}
+
+/// Takes a header section out of `input`; `None` if it is not complete yet.
+pub(super) fn parse(input: &mut BytesMut) -> Result<Option<ResponseHeader>> {
+    let empty_lines = input
+        .iter()
+        .take_while(|byte| matches!(byte, b'\r' | b'\n'));
+    let empty_lines = empty_lines.count();
+    input.advance(empty_lines);
+    let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut read = httparse::Response::new(&mut []);
+    let mut config = ParserConfig::default();
+    config.allow_spaces_after_header_name_in_responses(true);
+    config.allow_obsolete_multiline_headers_in_responses(true);
+    let Some(length) = section_length(input) else {
+        if input.len() > MAX_LENGTH {
+            return Err(invalid("longer than 1 MiB"));
+        }
+        // A backend that speaks another protocol is found out before its deadline.
+        return match config.parse_response_with_uninit_headers(&mut read, input, &mut room) {
+            Ok(_) => Ok(None),
+            Err(error) => Err(unreadable(input, error)),
+        };
+    };
+    let section = input.split_to(length).freeze();
+    match config.parse_response_with_uninit_headers(&mut read, &section, &mut room) {
+        Ok(Status::Complete(_)) => {}
+        Ok(Status::Partial) => return Err(invalid("incomplete")),
+        Err(error) => return Err(unreadable(&section, error)),
+    }
+    let (mut parts, ()) = http::Response::new(()).into_parts();
+    let status = read.code.and_then(|code| StatusCode::from_u16(code).ok());
+    parts.status = status.ok_or_else(|| invalid("no status"))?;
+    parts.version = match read.version {
+        Some(1) => Version::HTTP_11,
+        _ => Version::HTTP_10,
+    };
+    parts.headers.reserve(read.headers.len() + MORE_FIELDS);
+    for field in read.headers.iter().filter(|field| !field.name.is_empty()) {
+        let name = HeaderName::from_bytes(field.name.as_bytes());
+        let name = name.map_err(|_| invalid("a name is invalid"))?;
+        let value = section.slice_ref(field.value);
+        let value = HeaderValue::from_maybe_shared(value.clone())
+            // A value on several lines (RFC 9112, 5.2).
+            .unwrap_or_else(|_| header_value_from_raw(value));
+        parts.headers.append(name, value);
+    }
+    let usual = parts.status.canonical_reason();
+    let mut response = ResponseHeader::from(parts);
+    if read.reason != usual {
+        response.set_reason_phrase(read.reason)?;
+    }
+    Ok(Some(response))
+}
+
+/// Returns the length of the header section with the empty line that ends it.
+fn section_length(input: &[u8]) -> Option<usize> {
+    memchr::memchr_iter(b'\n', input).find_map(|end| match input.get(end + 1..)? {
+        [b'\n', ..] => Some(end + 2),
+        [b'\r', b'\n', ..] => Some(end + 3),
+        _ => None,
+    })
+}
+
+#[cold]
+#[expect(
+    clippy::unnecessary_box_returns,
+    reason = "Pingora's errors come and go in boxes"
+)]
+fn invalid(why: &'static str) -> Box<Error> {
+    Error::explain(ErrorType::InvalidHTTPHeader, why).into_up()
+}
+
+#[cold]
+#[expect(
+    clippy::unnecessary_box_returns,
+    reason = "Pingora's errors come and go in boxes"
+)]
+fn unreadable(section: &[u8], error: httparse::Error) -> Box<Error> {
+    let shown = section[..section.len().min(256)].escape_ascii().to_string();
+    Error::because(ErrorType::InvalidHTTPHeader, shown, error).into_up()
+}
+
+impl Framing {
+    /// Finds the framing of the `response` to `request`. A length beside a transfer coding is
+    /// removed (RFC 9112, 6.3).
+    pub(super) fn of(request: &RequestHeader, response: &mut ResponseHeader) -> Result<Self> {
+        if response.headers.contains_key(header::TRANSFER_ENCODING) {
+            response.remove_header(&header::CONTENT_LENGTH);
+        }
+        let length = length(&response.headers)?;
+        let has_no_body = request.method == Method::HEAD
+            || response.status.is_informational()
+            || matches!(
+                response.status,
+                StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+            );
+        if has_no_body {
+            return Ok(Self::None);
+        }
+        let mut codings = response.headers.get_all(header::TRANSFER_ENCODING).iter();
+        Ok(match (codings.next_back(), length) {
+            (Some(last), _) if ends_in_chunked(last.as_bytes()) => Self::Chunked,
+            // RFC 9112, 6.1: its end cannot be known.
+            (Some(_), _) => return Err(invalid("Transfer-Encoding does not end in `chunked`")),
+            (None, None) => Self::UntilClose,
+            (None, Some(length)) => {
+                if !is_stated_once(&response.headers) {
+                    response.insert_header(header::CONTENT_LENGTH, length)?;
+                }
+                Self::Length(length)
+            }
+        })
+    }
+}
+
+/// Returns true if `Content-Length` is a single number, which every client understands.
+fn is_stated_once(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(header::CONTENT_LENGTH).iter();
+    let is_one = |line: &HeaderValue| !line.as_bytes().contains(&b',');
+    lines.next().is_none_or(is_one) && lines.next().is_none()
+}
+
+fn ends_in_chunked(codings: &[u8]) -> bool {
+    let last = codings.rsplit(|byte| *byte == b',').next();
+    last.is_some_and(|last| last.trim_ascii().eq_ignore_ascii_case(b"chunked"))
+}
+
+/// Returns the length that all of `Content-Length` states (RFC 9110, 8.6).
+fn length(headers: &HeaderMap) -> Result<Option<u64>> {
+    let mut stated = None;
+    for line in headers.get_all(header::CONTENT_LENGTH) {
+        for text in line.as_bytes().split(|byte| *byte == b',') {
+            let text = text.trim_ascii();
+            let is_number = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+            let length: Option<u64> = is_number
+                .then(|| str::from_utf8(text).ok()?.parse().ok())
+                .flatten();
+            match (length, stated) {
+                (Some(length), None) => stated = Some(length),
+                (Some(length), Some(before)) if length == before => {}
+                _ => return Err(invalid("invalid Content-Length")),
+            }
+        }
+    }
+    Ok(stated)
+}
+
+/// Returns true if the backend keeps the connection after `response`.
+pub(super) fn is_kept_alive(response: &ResponseHeader) -> bool {
+    const CONNECTION: HeaderName = header::CONNECTION;
+    let is_option = |option: &[u8]| {
+        list_of(&response.headers, &CONNECTION).any(|it| it.eq_ignore_ascii_case(option))
+    };
+    if response.version == Version::HTTP_11 {
+        return !is_option(b"close");
+    }
+    // RFC 9112, 6.1 and 9.3.
+    is_option(b"keep-alive")
+        && !is_option(b"close")
+        && !response.headers.contains_key(header::TRANSFER_ENCODING)
+}
