@@ -29,6 +29,7 @@ mod dashboards;
 mod dependencies;
 mod deployments;
 mod doctor;
+mod drivers;
 mod edge;
 mod explain;
 mod express_front;

@@ -194,14 +194,17 @@ async fn an_odd_but_valid_request_passes() {
         let shown = String::from_utf8_lossy(&response);
         assert_eq!(statuses(&response), expected, "{name}: {shown}");
         let requests = arrived(&origin);
-        let found: Vec<_> = requests
+        let mut found: Vec<_> = requests
             .iter()
             .map(|r| r.body.escape_ascii().to_string())
             .collect();
-        let expected: Vec<_> = bodies
+        let mut expected: Vec<_> = bodies
             .iter()
             .map(|b| b.escape_default().to_string())
             .collect();
+        // Two requests of a client may take two connections to the origin.
+        found.sort();
+        expected.sort();
         assert_eq!(found, expected, "{name}");
         for request in requests {
             let has_underscore = request.headers.iter().any(|(name, _)| name.contains('_'));

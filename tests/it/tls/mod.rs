@@ -27,8 +27,9 @@ use crate::support::{
 };
 
 const SOON: Duration = Duration::from_secs(5);
-/// Longer than two checks of a changed file take.
-const WATCHED: Duration = Duration::from_secs(10);
+/// Longer than two checks of a changed file take, which wait fifty times as long as one of them took
+/// on a busy machine.
+const WATCHED: Duration = Duration::from_mins(1);
 
 type Tls = Connection<TlsStream<TcpStream>>;
 
