@@ -2,7 +2,8 @@
 //! they are made, and where idle ones wait for the next request.
 
 use std::{
-    fmt, io,
+    fmt,
+    io::{self, IoSlice},
     net::SocketAddr,
     os::fd::{AsRawFd as _, RawFd},
     pin::{Pin, pin},
@@ -77,10 +78,14 @@ impl BackendConnection {
     }
 
     /// Writes some of `data`.
-    pub fn poll_output(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+    pub fn poll_output(
+        &mut self,
+        cx: &mut Context<'_>,
+        data: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         match &mut self.socket {
-            Socket::Tcp(socket) => Pin::new(socket).poll_write(cx, data),
-            Socket::Unix(socket) => Pin::new(socket).poll_write(cx, data),
+            Socket::Tcp(socket) => Pin::new(socket).poll_write_vectored(cx, data),
+            Socket::Unix(socket) => Pin::new(socket).poll_write_vectored(cx, data),
         }
     }
 

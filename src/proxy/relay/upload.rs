@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     future::poll_fn,
+    io::IoSlice,
     task::{Context as TaskContext, Poll, ready},
 };
 
@@ -22,7 +23,10 @@ use crate::{
 
 /// Limit on content that is kept for another attempt, the same as Pingora's.
 const MAX_KEPT: usize = 64 * 1024;
-/// Length up to which output is gathered before it is written.
+/// Length up to which pieces are copied into one write with what surrounds them. A longer one is
+/// written from where it is.
+const SMALL: usize = 4096;
+/// Length up to which small pieces are gathered before they are written.
 const GATHER: usize = 16 * 1024;
 /// Room for a read from the client.
 const ROOM: usize = 16 * 1024;
@@ -35,7 +39,7 @@ pub(super) struct Upload {
     /// Bytes that were received and not used yet.
     input: BytesMut,
     /// Bytes for the backend that were not sent yet.
-    output: BytesMut,
+    output: Output,
     /// True if the backend gets the body in chunks.
     is_chunked: bool,
     /// True once the end of the body is in the output.
@@ -51,6 +55,43 @@ pub(super) struct Upload {
     pub(super) received: u64,
 }
 
+/// Bytes in the order in which they are sent.
+#[derive(Debug, Default)]
+struct Output {
+    gathered: BytesMut,
+    piece: Bytes,
+    /// End of the chunk that `piece` is.
+    end: &'static [u8],
+}
+
+impl Output {
+    fn is_empty(&self) -> bool {
+        self.gathered.is_empty() && self.piece.is_empty() && self.end.is_empty()
+    }
+
+    /// Returns true if another piece fits.
+    fn has_room(&self) -> bool {
+        self.piece.is_empty() && self.end.is_empty() && self.gathered.len() < GATHER
+    }
+
+    fn slices(&self) -> [IoSlice<'_>; 3] {
+        [
+            IoSlice::new(&self.gathered),
+            IoSlice::new(&self.piece),
+            IoSlice::new(self.end),
+        ]
+    }
+
+    /// Removes `count` bytes that were sent.
+    fn advance(&mut self, count: usize) {
+        let of_gathered = count.min(self.gathered.len());
+        self.gathered.advance(of_gathered);
+        let of_piece = (count - of_gathered).min(self.piece.len());
+        self.piece.advance(of_piece);
+        self.end = &self.end[count - of_gathered - of_piece..];
+    }
+}
+
 impl Upload {
     /// Creates the upload of a request with these `headers`, which were checked when they came.
     pub(super) fn new(headers: &HeaderMap, has_body: bool) -> Self {
@@ -64,7 +105,7 @@ impl Upload {
         Self {
             body: has_body.then(|| MessageBody::new(framing)),
             input: BytesMut::new(),
-            output: BytesMut::new(),
+            output: Output::default(),
             is_chunked: false,
             is_framed: false,
             is_refused: false,
@@ -96,7 +137,10 @@ impl Upload {
 
     /// Begins an attempt, which sends the header `section` first.
     pub(super) fn begin(&mut self, section: BytesMut, is_chunked: bool) {
-        self.output = section;
+        self.output = Output {
+            gathered: section,
+            ..Output::default()
+        };
         self.is_chunked = is_chunked;
         self.is_refused = false;
         self.is_framed = false;
@@ -124,7 +168,7 @@ impl Upload {
     ) -> Poll<Result<()>> {
         loop {
             let mut is_client_slow = false;
-            while !self.is_framed && self.output.len() < GATHER {
+            while !self.is_framed && self.output.has_room() {
                 match self.poll_piece(cx, client) {
                     Poll::Ready(piece) => self.frame(piece?, client, ctx)?,
                     Poll::Pending => {
@@ -140,7 +184,7 @@ impl Upload {
                 debug_assert!(is_client_slow, "otherwise there would be output");
                 return Poll::Pending;
             }
-            match ready!(connection.poll_output(cx, &self.output)) {
+            match ready!(connection.poll_output(cx, &self.output.slices())) {
                 Ok(count @ 1..) => self.output.advance(count),
                 written => {
                     if let Err(error) = written {
@@ -200,16 +244,23 @@ impl Upload {
             return Err(Error::new_down(ErrorType::Custom("refused")));
         }
         let bytes = bytes.unwrap_or_default();
+        let gathered = &mut self.output.gathered;
         if self.is_chunked && !bytes.is_empty() {
             let size = format!("{:X}\r\n", bytes.len());
-            self.output.extend_from_slice(size.as_bytes());
+            gathered.extend_from_slice(size.as_bytes());
         }
-        self.output.extend_from_slice(&bytes);
-        if self.is_chunked && !bytes.is_empty() {
-            self.output.extend_from_slice(b"\r\n");
-        }
-        if self.is_chunked && is_last {
-            self.output.extend_from_slice(b"0\r\n\r\n");
+        let end: &[u8] = match (self.is_chunked, bytes.is_empty(), is_last) {
+            (true, false, false) => b"\r\n",
+            (true, false, true) => b"\r\n0\r\n\r\n",
+            (true, true, true) => b"0\r\n\r\n",
+            (true, true, false) | (false, ..) => b"",
+        };
+        if bytes.len() <= SMALL {
+            gathered.extend_from_slice(&bytes);
+            gathered.extend_from_slice(end);
+        } else {
+            self.output.piece = bytes;
+            self.output.end = end;
         }
         self.is_framed = is_last;
         Ok(())
