@@ -148,8 +148,10 @@ impl Watch {
         let mut socket = self.socket.lock();
         if let Some(socket) = socket.take() {
             self.expired.store(expired, Ordering::Release);
-            self.next.store(0, Ordering::Release);
             shut_down(socket);
+            // Last, and still under the lock: `end` waits for it, and the socket is not closed
+            // before that.
+            self.next.store(0, Ordering::Release);
         }
     }
 }
@@ -179,8 +181,8 @@ impl Watch {
         }
         if let Some(socket) = socket.take() {
             self.expired.store(4, Ordering::Release);
-            self.next.store(0, Ordering::Release);
             shut_down(socket);
+            self.next.store(0, Ordering::Release);
         }
     }
 }

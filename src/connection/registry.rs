@@ -3,12 +3,13 @@
 use std::{
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::{
     Connection,
@@ -40,6 +41,9 @@ struct Inner {
     next: AtomicUsize,
     /// Time of the last check.
     checked_at: AtomicU64,
+    /// True while no connection is open, and nothing is checked.
+    is_asleep: AtomicBool,
+    wake: Notify,
 }
 
 impl Connections {
@@ -52,6 +56,8 @@ impl Connections {
             shards: Default::default(),
             next: AtomicUsize::new(0),
             checked_at: AtomicU64::new(1),
+            is_asleep: AtomicBool::new(false),
+            wake: Notify::new(),
         }))
     }
 
@@ -69,6 +75,9 @@ impl Connections {
     pub fn add(&self, connection: &Arc<Connection>) {
         let index = self.0.next.fetch_add(1, Ordering::Relaxed) % self.0.shards.len();
         self.0.shards[index].lock().push(Arc::downgrade(connection));
+        if self.0.is_asleep.load(Ordering::SeqCst) {
+            self.0.wake.notify_one();
+        }
     }
 
     pub fn open(&self) -> usize {
@@ -132,6 +141,74 @@ impl Connections {
         loop {
             tick.tick().await;
             self.check();
+            self.sleep_while_empty().await;
+        }
+    }
+
+    /// Waits until a connection is open: a gateway that nobody uses causes no wake-ups.
+    async fn sleep_while_empty(&self) {
+        let inner = &*self.0;
+        let is_empty = || inner.shards.iter().all(|shard| shard.lock().is_empty());
+        if !is_empty() {
+            return;
+        }
+        inner.is_asleep.store(true, Ordering::SeqCst);
+        // A connection that `add` put there before it could see the flag is seen here.
+        while is_empty() {
+            inner.wake.notified().await;
+        }
+        inner.is_asleep.store(false, Ordering::SeqCst);
+        // The time before the connection is not its own.
+        inner.checked_at.store(self.now(), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection::ConnectionFacts;
+
+    fn connection() -> Arc<Connection> {
+        Arc::new(Connection::new(
+            ListenerFacts::test(),
+            ConnectionFacts::test(),
+        ))
+    }
+
+    #[tokio::test]
+    async fn deadlines_are_checked_while_a_connection_is_open() {
+        let clock = Clock::test();
+        let connections = Connections::new(clock.clone());
+        let checked_at = || connections.0.checked_at.load(Ordering::Relaxed);
+        let supervised = connections.clone().supervise();
+        let watched = async {
+            while !connections.0.is_asleep.load(Ordering::SeqCst) {
+                tokio::task::yield_now().await;
+            }
+            // Nothing is checked, and the first connection does not pay for the time.
+            let slept_at = checked_at();
+            clock.advance(Duration::from_hours(1));
+            tokio::time::sleep(3 * TICK).await;
+            assert_eq!(checked_at(), slept_at);
+            let open = connection();
+            connections.add(&open);
+            while checked_at() == slept_at {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(checked_at(), connections.now());
+            // The control: checks go on while it is open, and end with it.
+            clock.advance(Duration::from_secs(1));
+            while checked_at() != connections.now() {
+                tokio::time::sleep(TICK).await;
+            }
+            drop(open);
+            while !connections.0.is_asleep.load(Ordering::SeqCst) {
+                tokio::time::sleep(TICK).await;
+            }
+        };
+        tokio::select! {
+            () = supervised => {}
+            () = watched => {}
         }
     }
 }

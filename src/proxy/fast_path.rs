@@ -62,7 +62,7 @@ impl FastPath {
         Self {
             live: Arc::clone(live),
             service: Arc::clone(service),
-            relays: std::env::var_os("EDGEWAY_RELAY").is_none_or(|value| value != "off"),
+            relays: !is_relay_off(),
         }
     }
 
@@ -280,6 +280,14 @@ impl FastPath {
         };
         FastPathOutcome::Over(stream)
     }
+}
+
+/// Returns true if the environment rules the relay out.
+fn is_relay_off() -> bool {
+    let value = std::env::var("EDGEWAY_RELAY").unwrap_or_default();
+    ["off", "0", "false", "no"]
+        .iter()
+        .any(|off| value.eq_ignore_ascii_case(off))
 }
 
 /// Logs the exit that a request takes: `stored`, `file`, `session` or `proxy`. The query stays out of

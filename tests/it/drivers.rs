@@ -27,6 +27,8 @@ use tokio::{
 
 use crate::support::{gateway::Gateway, wait::pass};
 
+/// Environment of a gateway with the relay, also in a run of all tests without it.
+const WITH: (&str, &str) = ("EDGEWAY_RELAY", "on");
 /// Environment of a gateway without the relay.
 const WITHOUT: (&str, &str) = ("EDGEWAY_RELAY", "off");
 /// Time for one exchange, far more than any takes.
@@ -501,7 +503,7 @@ async fn both_drivers_give_the_same_responses_requests_and_log_lines() {
     println!("EDGEWAY_DRIVERS={seed}:{count}");
     let mut dice = fastrand::Rng::with_seed(seed);
     let (one, other) = (ScriptedOrigin::start().await, ScriptedOrigin::start().await);
-    let relay = Gateway::start(&yaml(one.address)).await;
+    let relay = Gateway::start_with(&yaml(one.address), &[WITH]).await;
     let pingora = Gateway::start_with(&yaml(other.address), &[WITHOUT]).await;
     let mut drawn = Vec::new();
     let mut compressed = HashSet::new();
@@ -553,6 +555,60 @@ async fn both_drivers_give_the_same_responses_requests_and_log_lines() {
             of_case.collect::<Vec<_>>()
         });
         assert_eq!(by_relay, by_pingora, "in the log: {}", explained(case));
+    }
+}
+
+/// A backend may accept a request at once and want its body all the same.
+#[tokio::test]
+async fn an_early_response_does_not_cut_the_upload_off() {
+    const LENGTH: usize = 300_000;
+    for environment in [WITH, WITHOUT] {
+        let origin = TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("loopback has a free port");
+        let address = origin.local_addr().expect("it is bound");
+        let mut origins = JoinSet::new();
+        origins.spawn(async move {
+            let (mut stream, _) = origin.accept().await?;
+            let mut input = Vec::new();
+            let end = loop {
+                stream.read_buf(&mut input).await?;
+                if let Some(end) = input.windows(4).position(|four| four == b"\r\n\r\n") {
+                    break end + 4;
+                }
+            };
+            let accepted = b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n";
+            stream.write_all(accepted).await?;
+            while input.len() < end + LENGTH {
+                if stream.read_buf(&mut input).await? == 0 {
+                    break;
+                }
+            }
+            std::io::Result::Ok(input.len() - end)
+        });
+        let gateway = Gateway::start_with(&yaml(address), &[environment]).await;
+        let mut client = TcpStream::connect(gateway.address())
+            .await
+            .expect("the gateway listens");
+        let head =
+            format!("POST /n1 HTTP/1.1\r\nhost: app.test\r\ncontent-length: {LENGTH}\r\n\r\n");
+        let body = vec![b'x'; LENGTH];
+        client.write_all(head.as_bytes()).await.expect("it reads");
+        client.write_all(&body[..1000]).await.expect("it reads");
+        let mut response = Vec::new();
+        while !response.ends_with(b"\r\n\r\n") {
+            let read = timeout(PATIENCE, client.read_buf(&mut response)).await;
+            let read = read.expect("the response is early").expect("it is open");
+            assert_ne!(read, 0, "{environment:?}");
+        }
+        assert!(response.starts_with(b"HTTP/1.1 202 "), "{environment:?}");
+        client.write_all(&body[1000..]).await.expect("it reads");
+        let stored = timeout(PATIENCE, origins.join_next()).await;
+        let stored = stored.expect("the body arrives").expect("it was spawned");
+        let stored = stored
+            .expect("the origin does not panic")
+            .expect("it reads");
+        assert_eq!(stored, LENGTH, "{environment:?}");
     }
 }
 

@@ -31,7 +31,7 @@ enum State {
 }
 
 /// Piece of a body.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Piece {
     pub(super) bytes: Option<Bytes>,
     pub(super) is_last: bool,

@@ -96,6 +96,8 @@ pub(super) async fn run(
         Ok(()) => true,
         Err(error) => relayed.failed(ctx, &error).await,
     };
+    // The backend does not wait for the rest of a body that nobody reads.
+    upstream::over(ctx);
     RelayOutcome {
         is_complete: is_sent && relayed.is_read_to_the_end().await,
         received: relayed.upload.received,
@@ -177,14 +179,18 @@ impl Relayed<'_, '_> {
 
         let lines = std::mem::take(&mut ctx.facts.lines);
         let has_body = framing != Framing::None;
+        if !has_body {
+            self.received(true, ctx)?;
+        }
         let clock = &ctx.live().world.clock;
         let sent = self.client.response(response, &lines, !has_body, clock);
         sent.await.map_err(request_end::of_client)?;
         if has_body {
             let body = MessageBody::new(framing);
             self.forward_body(ctx, connection, body).await?;
-        } else {
-            upstream::received_body(true, ctx)?;
+        }
+        if !self.upload.is_over() {
+            self.finish_upload(ctx, connection).await?;
         }
         Ok(is_kept_alive && framing != Framing::UntilClose)
     }
@@ -243,7 +249,7 @@ impl Relayed<'_, '_> {
             if let (Some(bytes), Some(upstream)) = (&bytes, &ctx.upstream) {
                 upstream.count_received(bytes.len());
             }
-            upstream::received_body(is_last, ctx)?;
+            self.received(is_last, ctx)?;
             let (chain, mut ex) = ctx.exchange(self.client.request);
             if chain.has(Phase::ResponseBody) {
                 chain.on_response_body(&mut ex, &mut bytes, is_last);
@@ -254,6 +260,33 @@ impl Relayed<'_, '_> {
                 return Ok(());
             }
         }
+    }
+
+    /// Records that a piece of the response came. The deadlines end with the last one, unless the
+    /// request is still being sent.
+    fn received(&self, is_last: bool, ctx: &mut Context) -> Result<()> {
+        let is_over = is_last && self.upload.is_over();
+        upstream::received_body(is_over, ctx)?;
+        let expired = ctx.watch.as_ref().and_then(|watch| watch.expired());
+        if is_last && expired.is_some() {
+            // A body without a length ends with its connection, which the deadline has closed.
+            return Err(Error::new_up(ErrorType::ConnectionClosed));
+        }
+        Ok(())
+    }
+
+    /// Sends the rest of a request whose response is complete already: the backend may want it.
+    async fn finish_upload(
+        &mut self,
+        ctx: &mut Context,
+        connection: &mut BackendConnection,
+    ) -> Result<()> {
+        poll_fn(|cx| self.upload.poll(cx, self.client, connection, ctx)).await?;
+        if let Err(error) = upstream::received_body(true, ctx) {
+            // The client has its response, and the connection is not used again.
+            log::debug!(error:%; "a backend took too long for the rest of a request");
+        }
+        Ok(())
     }
 
     /// Reads from the backend; returns the number of bytes, 0 at the end.

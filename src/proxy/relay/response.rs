@@ -115,10 +115,11 @@ impl Framing {
     /// Finds the framing of the `response` to `request`. A length beside a transfer coding is
     /// removed (RFC 9112, 6.3).
     pub(super) fn of(request: &RequestHeader, response: &mut ResponseHeader) -> Result<Self> {
-        if response.headers.contains_key(header::TRANSFER_ENCODING) {
+        let has_coding = response.headers.contains_key(header::TRANSFER_ENCODING);
+        if has_coding {
             response.remove_header(&header::CONTENT_LENGTH);
         }
-        let length = length(&response.headers)?;
+        let stated = length(&response.headers)?;
         let has_no_body = request.method == Method::HEAD
             || response.status.is_informational()
             || matches!(
@@ -128,27 +129,25 @@ impl Framing {
         if has_no_body {
             return Ok(Self::None);
         }
-        let mut codings = response.headers.get_all(header::TRANSFER_ENCODING).iter();
-        Ok(match (codings.next_back(), length) {
-            (Some(last), _) if ends_in_chunked(last.as_bytes()) => Self::Chunked,
-            // RFC 9112, 6.1: its end cannot be known.
-            (Some(_), _) => return Err(invalid("Transfer-Encoding does not end in `chunked`")),
-            (None, None) => Self::UntilClose,
-            (None, Some(length)) => {
-                if !is_stated_once(&response.headers) {
-                    response.insert_header(header::CONTENT_LENGTH, length)?;
-                }
-                Self::Length(length)
-            }
-        })
+        if has_coding {
+            let mut codings = response.headers.get_all(header::TRANSFER_ENCODING).iter();
+            let last = codings.next_back();
+            return if last.is_some_and(|last| ends_in_chunked(last.as_bytes())) {
+                Ok(Self::Chunked)
+            } else {
+                // RFC 9112, 6.1: its end cannot be known.
+                Err(invalid("Transfer-Encoding does not end in `chunked`"))
+            };
+        }
+        let Some(StatedLength { length, is_once }) = stated else {
+            return Ok(Self::UntilClose);
+        };
+        if !is_once {
+            // Not every client understands several.
+            response.insert_header(header::CONTENT_LENGTH, length)?;
+        }
+        Ok(Self::Length(length))
     }
-}
-
-/// Returns true if `Content-Length` is a single number, which every client understands.
-fn is_stated_once(headers: &HeaderMap) -> bool {
-    let mut lines = headers.get_all(header::CONTENT_LENGTH).iter();
-    let is_one = |line: &HeaderValue| !line.as_bytes().contains(&b',');
-    lines.next().is_none_or(is_one) && lines.next().is_none()
 }
 
 fn ends_in_chunked(codings: &[u8]) -> bool {
@@ -156,9 +155,15 @@ fn ends_in_chunked(codings: &[u8]) -> bool {
     last.is_some_and(|last| last.trim_ascii().eq_ignore_ascii_case(b"chunked"))
 }
 
+/// Length that `Content-Length` states, once or several times.
+struct StatedLength {
+    length: u64,
+    is_once: bool,
+}
+
 /// Returns the length that all of `Content-Length` states (RFC 9110, 8.6).
-fn length(headers: &HeaderMap) -> Result<Option<u64>> {
-    let mut stated = None;
+fn length(headers: &HeaderMap) -> Result<Option<StatedLength>> {
+    let mut stated: Option<StatedLength> = None;
     for line in headers.get_all(header::CONTENT_LENGTH) {
         for text in line.as_bytes().split(|byte| *byte == b',') {
             let text = text.trim_ascii();
@@ -166,9 +171,12 @@ fn length(headers: &HeaderMap) -> Result<Option<u64>> {
             let length: Option<u64> = is_number
                 .then(|| str::from_utf8(text).ok()?.parse().ok())
                 .flatten();
-            match (length, stated) {
-                (Some(length), None) => stated = Some(length),
-                (Some(length), Some(before)) if length == before => {}
+            match (length, &mut stated) {
+                (Some(length), None) => {
+                    let is_once = true;
+                    stated = Some(StatedLength { length, is_once });
+                }
+                (Some(length), Some(before)) if length == before.length => before.is_once = false,
                 _ => return Err(invalid("invalid Content-Length")),
             }
         }

@@ -1,7 +1,6 @@
 //! Body of a request on its way to a backend, while the response may already be coming.
 
 use std::{
-    collections::VecDeque,
     future::poll_fn,
     io::IoSlice,
     task::{Context as TaskContext, Poll, ready},
@@ -46,11 +45,11 @@ pub(super) struct Upload {
     is_framed: bool,
     /// True once the backend accepts no more of it.
     is_refused: bool,
-    /// Pieces so far, for another attempt; `None` if there were too many.
-    kept: Option<Vec<Piece>>,
-    kept_length: usize,
-    /// Pieces that this attempt has still to send again.
-    again: VecDeque<Piece>,
+    /// Content so far, for another attempt; `None` if it was too long. It is a copy: pieces share
+    /// the buffers of their reads, of which each may be much larger.
+    kept: Option<BytesMut>,
+    /// Content that this attempt has still to send again.
+    again: Option<Piece>,
     /// Number of content bytes received.
     pub(super) received: u64,
 }
@@ -109,9 +108,8 @@ impl Upload {
             is_chunked: false,
             is_framed: false,
             is_refused: false,
-            kept: Some(Vec::new()),
-            kept_length: 0,
-            again: VecDeque::new(),
+            kept: Some(BytesMut::new()),
+            again: None,
             received: 0,
         }
     }
@@ -135,6 +133,11 @@ impl Upload {
         self.is_framed && self.output.is_empty() && !self.is_refused
     }
 
+    /// Returns true if nothing more will be sent: all of it was, or the backend refuses the rest.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_sent() || self.is_refused
+    }
+
     /// Begins an attempt, which sends the header `section` first.
     pub(super) fn begin(&mut self, section: BytesMut, is_chunked: bool) {
         self.output = Output {
@@ -144,13 +147,17 @@ impl Upload {
         self.is_chunked = is_chunked;
         self.is_refused = false;
         self.is_framed = false;
-        self.again = self.kept.iter().flatten().cloned().collect();
+        self.again = self.kept.as_ref().and_then(|kept| {
+            let is_last = self.is_read();
+            let bytes = (!kept.is_empty()).then(|| Bytes::copy_from_slice(kept));
+            (is_last || bytes.is_some()).then_some(Piece { bytes, is_last })
+        });
     }
 
     /// Reads the rest and forgets it.
     pub(super) async fn discard(&mut self, client: &mut DirectClient<'_>) -> Result<()> {
         self.kept = None;
-        self.again.clear();
+        self.again = None;
         while !self.is_read() {
             poll_fn(|cx| self.poll_piece(cx, client)).await?;
         }
@@ -166,7 +173,7 @@ impl Upload {
         connection: &mut BackendConnection,
         ctx: &mut Context,
     ) -> Poll<Result<()>> {
-        loop {
+        while !self.is_refused {
             let mut is_client_slow = false;
             while !self.is_framed && self.output.has_room() {
                 match self.poll_piece(cx, client) {
@@ -177,8 +184,8 @@ impl Upload {
                     }
                 }
             }
-            if self.is_refused || (self.output.is_empty() && self.is_framed) {
-                return Poll::Ready(Ok(()));
+            if self.output.is_empty() && self.is_framed {
+                break;
             }
             if self.output.is_empty() {
                 debug_assert!(is_client_slow, "otherwise there would be output");
@@ -194,6 +201,7 @@ impl Upload {
                 }
             }
         }
+        Poll::Ready(Ok(()))
     }
 
     /// Returns the next piece, from an earlier attempt or from the client.
@@ -202,7 +210,7 @@ impl Upload {
         cx: &mut TaskContext<'_>,
         client: &mut DirectClient<'_>,
     ) -> Poll<Result<Piece>> {
-        if let Some(piece) = self.again.pop_front() {
+        if let Some(piece) = self.again.take() {
             return Poll::Ready(Ok(piece));
         }
         let Some(body) = &mut self.body else {
@@ -219,14 +227,14 @@ impl Upload {
                 break body.close().map_err(Error::into_down)?;
             }
         };
-        let length = piece.bytes.as_ref().map_or(0, Bytes::len);
-        self.received += length as u64;
-        self.kept_length += length;
-        if self.kept_length > MAX_KEPT {
-            self.kept = None;
-        }
+        let content = piece.bytes.as_deref().unwrap_or_default();
+        self.received += content.len() as u64;
+        self.kept = self
+            .kept
+            .take()
+            .filter(|kept| kept.len() + content.len() <= MAX_KEPT);
         if let Some(kept) = &mut self.kept {
-            kept.push(piece.clone());
+            kept.extend_from_slice(content);
         }
         Poll::Ready(Ok(piece))
     }
