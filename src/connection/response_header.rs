@@ -84,12 +84,7 @@ impl ResponseHeaderWriter<'_> {
             // Written below, no matter which value a filter set.
             headers.remove_header(&header::CONNECTION);
         }
-        out.extend_from_slice(b"HTTP/1.1 ");
-        out.extend_from_slice(headers.status.as_str().as_bytes());
-        out.push(b' ');
-        let phrase = headers.get_reason_phrase().unwrap_or_default();
-        out.extend_from_slice(phrase.as_bytes());
-        out.extend_from_slice(b"\r\n");
+        write_status_line(out, headers);
         out.extend_from_slice(self.ready_lines.unwrap_or_default());
         headers.header_to_h1_wire(out);
         if !present.date {
@@ -119,6 +114,23 @@ impl ResponseHeaderWriter<'_> {
             replace_date(&mut out[lines_at..], date.as_bytes());
         }
     }
+}
+
+/// Writes the header section of an interim response (RFC 9110, 15.2) with these `headers`, which
+/// are all of its headers.
+pub(crate) fn write_interim(out: &mut Vec<u8>, headers: &ResponseHeader) {
+    write_status_line(out, headers);
+    headers.header_to_h1_wire(out);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_status_line(out: &mut Vec<u8>, headers: &ResponseHeader) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(headers.status.as_str().as_bytes());
+    out.push(b' ');
+    let phrase = headers.get_reason_phrase().unwrap_or_default();
+    out.extend_from_slice(phrase.as_bytes());
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Overwrites the date in `lines` with `date`, which has the same length: both are IMF-fixdate

@@ -27,7 +27,9 @@ use super::reply;
 use crate::{
     base::clock::Clock,
     chain::ReadyLines,
-    connection::response_header::{ConnectionReuse, PresentHeaders, ResponseHeaderWriter},
+    connection::response_header::{
+        ConnectionReuse, PresentHeaders, ResponseHeaderWriter, write_interim,
+    },
 };
 
 /// Capacity that fits most header sections.
@@ -142,14 +144,7 @@ impl<'a> DirectClient<'a> {
     /// Writes an interim response (RFC 9110, 15.2) and sends it.
     pub(super) async fn interim(&mut self, head: &ResponseHeader) -> Result<()> {
         let mut section = Vec::with_capacity(HEADER_SECTION);
-        section.extend_from_slice(b"HTTP/1.1 ");
-        section.extend_from_slice(head.status.as_str().as_bytes());
-        section.push(b' ');
-        let phrase = head.get_reason_phrase().unwrap_or_default();
-        section.extend_from_slice(phrase.as_bytes());
-        section.extend_from_slice(b"\r\n");
-        head.header_to_h1_wire(&mut section);
-        section.extend_from_slice(b"\r\n");
+        write_interim(&mut section, head);
         let written = self.stream.write_all(&section).await;
         written.or_err(WRITE.0, WRITE.1)?;
         self.flush().await
