@@ -272,6 +272,19 @@ mod tests {
         (connection, listener.accept().unwrap().0)
     }
 
+    /// Waits until the system has reported what the apps of all idle connections did.
+    async fn none_is_quiet(idle: &IdleConnections) {
+        let take = |lane: &parking_lot::Mutex<Vec<_>>| std::mem::take(&mut *lane.lock());
+        let all: Vec<IdleConnection> = idle.lanes.iter().flat_map(take).collect();
+        for idle in &all {
+            match &idle.connection.socket {
+                Socket::Tcp(socket) => socket.readable().await.unwrap(),
+                Socket::Unix(socket) => socket.readable().await.unwrap(),
+            }
+        }
+        idle.lanes.enter().extend(all);
+    }
+
     #[tokio::test]
     async fn the_connection_used_last_is_taken_first() {
         let idle = Arc::<IdleConnections>::default();
@@ -303,13 +316,12 @@ mod tests {
         app.write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
             .unwrap();
         idle.put(chatty, now + SWEEP, &clock);
-        // Loopback delivers at once, and the driver notes it in its next turn.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        none_is_quiet(&idle).await;
         assert!(idle.take(now).is_none());
         // The control: a connection to an app that has done nothing.
         let (quiet, _app) = pair().await;
         idle.put(quiet, now + SWEEP, &clock);
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::task::yield_now().await;
         assert!(idle.take(now).is_some());
     }
 
@@ -326,7 +338,7 @@ mod tests {
             apps.push(app);
         }
         drop(apps);
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        none_is_quiet(&idle).await;
         assert!(idle.take(now).is_none());
     }
 
