@@ -147,14 +147,6 @@ impl Streams {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connection::{ConnectionFacts, listener::ListenerFacts};
-
-    fn connection() -> Arc<Connection> {
-        Arc::new(Connection::new(
-            ListenerFacts::test(),
-            ConnectionFacts::test(),
-        ))
-    }
 
     fn limits() -> Limits {
         let mut limits = crate::gateway::Listener::test().limits;
@@ -180,7 +172,7 @@ mod tests {
     #[test]
     fn a_connection_that_does_not_begin_is_closed() {
         assert_eq!(
-            closed_at(&connection(), |_, _| ()),
+            closed_at(&Connection::test(), |_, _| ()),
             Some((10, CloseReason::HeaderTimeout))
         );
     }
@@ -189,11 +181,11 @@ mod tests {
     fn a_connection_without_streams_is_closed_when_idle() {
         let begun = |_, streams: &Streams| streams.set_header_section(2);
         assert_eq!(
-            closed_at(&connection(), begun),
+            closed_at(&Connection::test(), begun),
             Some((60, CloseReason::IdleTimeout))
         );
         // The control: with a stream it may last.
-        let busy = connection();
+        let busy = Connection::test();
         let stream = Streams::begin(&busy);
         assert_eq!(closed_at(&busy, begun), None);
         drop(stream);
@@ -202,7 +194,7 @@ mod tests {
 
     #[test]
     fn each_stream_restarts_the_idle_time() {
-        let connection = connection();
+        let connection = Connection::test();
         let closed = closed_at(&connection, |second, streams| {
             streams.set_header_section(2);
             if second == 50 {
@@ -214,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_slow_header_section_closes_a_connection_with_open_streams() {
-        let busy = connection();
+        let busy = Connection::test();
         let _stream = Streams::begin(&busy);
         assert_eq!(
             closed_at(&busy, |_, streams| streams.set_header_section(5)),

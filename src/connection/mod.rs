@@ -519,6 +519,14 @@ impl Connection {
     }
 }
 
+#[cfg(test)]
+impl Connection {
+    /// Creates a connection to a listener with defaults only.
+    pub(crate) fn test() -> Arc<Self> {
+        Arc::new(Self::new(ListenerFacts::test(), ConnectionFacts::test()))
+    }
+}
+
 impl Drop for Connection {
     fn drop(&mut self) {
         let metrics = &self.listener.metrics;

@@ -166,14 +166,6 @@ impl Connections {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connection::ConnectionFacts;
-
-    fn connection() -> Arc<Connection> {
-        Arc::new(Connection::new(
-            ListenerFacts::test(),
-            ConnectionFacts::test(),
-        ))
-    }
 
     #[tokio::test]
     async fn deadlines_are_checked_while_a_connection_is_open() {
@@ -190,7 +182,7 @@ mod tests {
             clock.advance(Duration::from_hours(1));
             tokio::time::sleep(3 * TICK).await;
             assert_eq!(checked_at(), slept_at);
-            let open = connection();
+            let open = Connection::test();
             connections.add(&open);
             while checked_at() == slept_at {
                 tokio::task::yield_now().await;

@@ -121,7 +121,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        connection::{CloseReason, Connection, ConnectionFacts, listener::ListenerFacts},
+        connection::{CloseReason, Connection},
         edge::transport::{Socket, Transport},
     };
 
@@ -130,10 +130,7 @@ mod tests {
     /// Returns a WebSocket that has sent `sent`, with its connection and client.
     async fn websocket(sent: &[u8]) -> (Arc<Connection>, ConnIo, UnixStream) {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let connection = Arc::new(Connection::new(
-            ListenerFacts::test(),
-            ConnectionFacts::test(),
-        ));
+        let connection = Connection::test();
         let transport = Transport::Plain(Socket::unix(ours));
         let mut io = ConnIo::new(transport, Arc::clone(&connection));
         connection.set_websocket();
@@ -222,10 +219,7 @@ mod tests {
     #[tokio::test]
     async fn a_tunnel_without_frames_is_closed_at_once() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let connection = Arc::new(Connection::new(
-            ListenerFacts::test(),
-            ConnectionFacts::test(),
-        ));
+        let connection = Connection::test();
         let io = ConnIo::new(
             Transport::Plain(Socket::unix(ours)),
             Arc::clone(&connection),
