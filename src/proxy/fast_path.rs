@@ -86,12 +86,8 @@ impl FastPath {
             {
                 trace(&request, "stored");
                 let mut client = DirectClient::new(&mut stream, &request, reuse);
-                let is_sent = self.send(&mut client, &mut ctx, &entry).await;
-                if is_sent && reuse == ConnectionReuse::KeepAlive {
-                    return FastPathOutcome::Over(Some(stream));
-                }
-                stream.shutdown().await;
-                FastPathOutcome::Over(None)
+                let is_kept = self.send(&mut client, &mut ctx, &entry).await && client.is_kept();
+                give_back(stream, is_kept).await
             }
             Decision::File(response)
                 if !has_body && let Some(reuse) = reuse(&request, &ctx, arrival) =>
@@ -99,11 +95,8 @@ impl FastPath {
                 trace(&request, "file");
                 let mut client = DirectClient::new(&mut stream, &request, reuse);
                 let is_sent = self.send_file(&mut client, &mut ctx, *response).await;
-                if is_sent && reuse == ConnectionReuse::KeepAlive {
-                    return FastPathOutcome::Over(Some(stream));
-                }
-                stream.shutdown().await;
-                FastPathOutcome::Over(None)
+                let is_kept = is_sent && client.is_kept();
+                give_back(stream, is_kept).await
             }
             Decision::GoesOn(None)
                 if self.relays
@@ -211,11 +204,8 @@ impl FastPath {
             status: client.status,
         };
         request_end::log(&self.live, &passed, &mut ctx);
-        if outcome.is_complete && client.is_kept() {
-            return FastPathOutcome::Over(Some(stream));
-        }
-        stream.shutdown().await;
-        FastPathOutcome::Over(None)
+        let is_kept = outcome.is_complete && client.is_kept();
+        give_back(stream, is_kept).await
     }
 
     /// Sends a reply through a session, which reads the request headers again.
@@ -280,6 +270,15 @@ impl FastPath {
         };
         FastPathOutcome::Over(stream)
     }
+}
+
+/// Ends a request whose response was written directly. A connection that is not kept is closed.
+async fn give_back(mut stream: Stream, is_kept: bool) -> FastPathOutcome<Stream> {
+    if is_kept {
+        return FastPathOutcome::Over(Some(stream));
+    }
+    stream.shutdown().await;
+    FastPathOutcome::Over(None)
 }
 
 /// Returns true if the environment rules the relay out.

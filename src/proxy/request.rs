@@ -67,10 +67,15 @@ pub(super) async fn own_reply(
 /// Adds `Connection: close` to a response on a connection that drains, so that the client opens
 /// another one for its next request. On HTTP/2 the loop of the connection does it.
 pub(super) fn end_if_draining(session: &mut Session, ctx: &Context) {
-    let connection = ctx.connection.as_ref();
-    if connection.is_some_and(|connection| connection.listener.is_draining()) {
+    if is_draining(ctx) {
         session.set_keepalive(None);
     }
+}
+
+/// Returns true if the client's connection ends after this request.
+pub(super) fn is_draining(ctx: &Context) -> bool {
+    let connection = ctx.connection.as_ref();
+    connection.is_some_and(|connection| connection.listener.is_draining())
 }
 
 /// Sets the client, target, route and class that later hooks use. Returns the reply to a request

@@ -4,7 +4,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use httparse::Status;
 use pingora::{Error, ErrorType, Result};
 
-use super::response::Framing;
+use super::response::{Framing, invalid};
 
 /// Longest wish for a read.
 const MAX_ROOM: usize = 64 * 1024;
@@ -152,13 +152,4 @@ impl MessageBody {
             };
         }
     }
-}
-
-#[cold]
-#[expect(
-    clippy::unnecessary_box_returns,
-    reason = "Pingora's errors come and go in boxes"
-)]
-fn invalid(why: &'static str) -> Box<Error> {
-    Error::explain(ErrorType::InvalidHTTPHeader, why).into_up()
 }

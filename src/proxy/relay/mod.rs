@@ -173,7 +173,7 @@ impl Relayed<'_, '_> {
         }
         cache::written(request, &response, ctx).await;
         respond::prepare(request, &mut response, ctx).await;
-        if is_draining(ctx) {
+        if request::is_draining(ctx) {
             self.client.close();
         }
 
@@ -364,9 +364,4 @@ impl Relayed<'_, '_> {
             (sent, _) => sent.is_ok(),
         }
     }
-}
-
-fn is_draining(ctx: &Context) -> bool {
-    let connection = ctx.connection.as_ref();
-    connection.is_some_and(|connection| connection.listener.is_draining())
 }

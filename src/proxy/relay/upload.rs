@@ -1,6 +1,7 @@
 //! Body of a request on its way to a backend, while the response may already be coming.
 
 use std::{
+    fmt::Write as _,
     future::poll_fn,
     io::IoSlice,
     task::{Context as TaskContext, Poll, ready},
@@ -254,8 +255,7 @@ impl Upload {
         let bytes = bytes.unwrap_or_default();
         let gathered = &mut self.output.gathered;
         if self.is_chunked && !bytes.is_empty() {
-            let size = format!("{:X}\r\n", bytes.len());
-            gathered.extend_from_slice(size.as_bytes());
+            write!(gathered, "{:X}\r\n", bytes.len()).expect("the buffer grows");
         }
         let end: &[u8] = match (self.is_chunked, bytes.is_empty(), is_last) {
             (true, false, false) => b"\r\n",
