@@ -1,11 +1,12 @@
-//! Fast path for responses that the gateway makes itself, without Pingora's proxy.
+//! Fast path for HTTP/1 requests, without Pingora's proxy.
 //!
 //! Pingora's future for a request has room for everything that may happen on the way to a backend
 //! and back, and is created, moved and dropped with each request. A request that is served from the
-//! cache, redirected or refused needs none of it, but that is known only once its filters have run.
-//! So requests that were recently served here are remembered by a [`Fingerprint`], and requests
-//! with the same one take this path first. A request that turns out to need the proxy continues
-//! there with its state, and only its header section is parsed twice.
+//! cache, redirected or refused needs none of it, and the relay takes most of those that go to a
+//! backend, but all that is known only once the filters have run. So every request takes this path
+//! first if the configuration has routes for the relay. If it has none, only those do that are like
+//! one recently served here: they are remembered by a [`Fingerprint`]. A request that turns out to
+//! need the proxy continues there with its state, and only its header section is parsed twice.
 
 use std::{
     any::Any,

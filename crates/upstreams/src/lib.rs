@@ -1,8 +1,8 @@
 //! Live upstreams: named groups of backends, and the choice of a backend for each request.
 //!
 //! A configuration compiles to [`Upstream`]s. The proxy takes a place on one
-//! ([`Upstream::acquire`]), connects to the lease's peer ([`Upstream::peer`]), and reports the
-//! outcome ([`Lease::finish`]). Balancers, health, ejection, retries and DNS are inside; their
+//! ([`Upstream::acquire`]), connects to the lease's backend ([`Upstream::connect`], or Pingora to [`Upstream::peer`]), and
+//! reports the outcome ([`Lease::finish`]). Balancers, health, ejection, retries and DNS are inside; their
 //! counts outlive reloads in a zone.
 
 mod backend;
