@@ -12,15 +12,16 @@ import time
 from .fleet import (
     ORIGIN_CPU, PROXY_CPU, Fleet, MeasurementError, busy, cpu_between, cpu_time, tree)
 from .proxies import Proxy
-from .workloads import NAME, Workload, connect, request, request_on
+from .workloads import NAME, Workload, connect, h2load, request, request_h2, request_on
 
 # Debian package of each tool.
-TOOLS = {"nginx": "nginx-light", "wrk": "wrk", "valgrind": "valgrind", "strace": "strace"}
+TOOLS = {"nginx": "nginx-light", "wrk": "wrk", "valgrind": "valgrind", "strace": "strace",
+         "h2load": "nghttp2-client"}
 
 
-def require_tools(figures: list[str], proxies: list[str]) -> None:
+def require_tools(figures: list[str], proxies: list[str], uses_http2: bool) -> None:
     """Raises an error if a tool is missing; without strace, only skips the system calls."""
-    wanted = ["nginx"]
+    wanted = ["nginx", "h2load"] if uses_http2 else ["nginx"]
     if "cpu" in figures or "syscalls" in figures:
         wanted.append("wrk")
     if "instructions" in figures:
@@ -44,6 +45,8 @@ def say(text: str) -> None:
 
 def load(fleet: Fleet, proxy: Proxy, workload: Workload, seconds: int, connections: int) -> dict:
     """Puts load on a proxy; returns the results, and raises an error if any request failed."""
+    if workload.http2:
+        return load_h2(proxy, workload, seconds, connections)
     command = ["taskset", "-c", str(ORIGIN_CPU), "wrk", "-t1", f"-c{connections}",
                f"-d{seconds}s", "--timeout", "10s", "--latency"]
     script = workload.lua()
@@ -69,6 +72,14 @@ def load(fleet: Fleet, proxy: Proxy, workload: Workload, seconds: int, connectio
     scale = {"us": 0.001, "ms": 1.0, "s": 1000.0}
     return {"requests": int(found[1]),
             "p99_ms": round(float(p99[1]) * scale[p99[2]], 3) if p99 else None}
+
+
+def load_h2(proxy: Proxy, workload: Workload, seconds: int, connections: int) -> dict:
+    """As `load`, over HTTP/2 with one request at a time on each connection."""
+    options = ["-D", str(seconds), "-c", str(connections), "-m", "1"]
+    count = h2load(options, proxy.port_for(workload), workload, seconds,
+                   under=["taskset", "-c", str(ORIGIN_CPU)])
+    return {"requests": count, "p99_ms": None}
 
 
 def cpu(fleet: Fleet, proxies: list[Proxy], workload: Workload, args, taken: dict) -> None:
@@ -128,8 +139,11 @@ def _count(fleet: Fleet, proxy: Proxy, workload: Workload, times: int, keep) -> 
         proxy.start(["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"])
         # Both runs fill the connection pool and initialize lazy statics.
         port, cert = proxy.port_for(workload), proxy.settings.cert
-        request(port, workload, 50, cert)
-        request(port, workload, times, cert)
+        for count in (50, times):
+            if workload.http2:
+                request_h2(port, workload, count)
+            else:
+                request(port, workload, count, cert)
     finally:
         proxy.stop()
     if not out.exists():
@@ -141,7 +155,8 @@ def _count(fleet: Fleet, proxy: Proxy, workload: Workload, times: int, keep) -> 
     if not parts:
         raise MeasurementError(f"no summary in {out.name}:\n{fleet.tail(proxy.name)}")
     if keep:
-        requests = f"{'tls-' if workload.tls else ''}{workload.path.strip('/')}-{times}"
+        kind = "h2-" if workload.http2 else "tls-" if workload.tls else ""
+        requests = f"{kind}{workload.path.strip('/')}-{times}"
         shutil.copy(out, keep / f"{proxy.name}-{requests}.callgrind")
     return int(parts[-1])
 

@@ -2,8 +2,10 @@
 
 import dataclasses
 import pathlib
+import re
 import socket
 import ssl
+import subprocess
 
 from .fleet import MeasurementError
 
@@ -17,6 +19,7 @@ class Workload:
     body_bytes: int = 0
     keep_alive: bool = True
     tls: bool = False
+    http2: bool = False
     headers: tuple[tuple[str, str], ...] = ()
     # Number of plugin hooks that Edgeway must run for the request.
     hooks: int = 0
@@ -24,7 +27,8 @@ class Workload:
     @property
     def idles(self) -> bool:
         """True if the memory of idle connections is measured after this workload."""
-        return self.keep_alive and not self.body_bytes and self.response_bytes <= 1024
+        return (self.keep_alive and not self.body_bytes and not self.http2
+                and self.response_bytes <= 1024)
 
     @property
     def countable(self) -> bool:
@@ -72,6 +76,8 @@ WORKLOADS = {
     "conn-1k": Workload("/1k", 1024, keep_alive=False),
     "tls-1k": Workload("/1k", 1024, tls=True),
     "tls-64k": Workload("/64k", 65536, tls=True),
+    "h2-1k": Workload("/1k", 1024, tls=True, http2=True),
+    "h2-cache-1k": Workload("/c1k", 1024, tls=True, http2=True),
     "tls-conn-1k": Workload("/1k", 1024, keep_alive=False, tls=True),
 }
 
@@ -94,6 +100,24 @@ def request(port: int, workload: Workload, times: int, cert: pathlib.Path) -> by
     """Sends requests in sequence on one new connection; returns the last header section."""
     with connect(port, workload, cert) as connection:
         return request_on(connection, port, workload, times)
+
+
+def request_h2(port: int, workload: Workload, times: int) -> None:
+    """Sends requests over HTTP/2 in sequence on one new connection."""
+    h2load(["-n", str(times), "-c", "1", "-m", "1"], port, workload)
+
+
+def h2load(options: list[str], port: int, workload: Workload, seconds: int = 300,
+           under: list[str] | None = None) -> int:
+    """Runs the load generator for HTTP/2; returns the number of requests, all of which succeeded."""
+    command = [*(under or []), "h2load", *options, "-t", "1", "--npn-list=h2",
+               f"https://{NAME}:{port}{workload.path}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30,
+                          check=False)
+    found = re.search(r"(\d+) done, (\d+) succeeded", done.stdout)
+    if done.returncode or not found or found[1] != found[2] or int(found[1]) == 0:
+        raise MeasurementError(f"requests over HTTP/2 failed: {done.stdout}{done.stderr}")
+    return int(found[1])
 
 
 def request_on(connection: socket.socket, port: int, workload: Workload, times: int) -> bytes:

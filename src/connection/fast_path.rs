@@ -10,11 +10,17 @@
 
 use std::{
     any::Any,
-    sync::atomic::{AtomicU64, Ordering},
+    cell::Cell,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+
+use super::Connection;
 
 /// Fingerprint of the request line and the host of a request. Zero is reserved.
 pub(crate) type Fingerprint = u64;
@@ -60,8 +66,9 @@ impl RecentRequests {
     }
 }
 
-/// Serves requests without Pingora's proxy, if possible. `S`: a connection.
-pub(crate) trait FastPathService<S>: Send + Sync {
+/// Serves requests without Pingora's proxy, if possible. `S`: a connection of HTTP/1, `H`: a stream
+/// of HTTP/2.
+pub(crate) trait FastPathService<S, H>: Send + Sync {
     /// Returns true if an attempt is worthwhile.
     fn suits(&self, request: RequestOutline) -> bool;
 
@@ -72,6 +79,32 @@ pub(crate) trait FastPathService<S>: Send + Sync {
         head: &'a Bytes,
         arrival: RequestArrival,
     ) -> BoxFuture<'a, FastPathOutcome<S>>;
+
+    /// Attempts a request on a stream of an HTTP/2 `connection`. Returns the stream if the proxy
+    /// must continue the request.
+    fn attempt_stream<'a>(
+        &'a self,
+        stream: H,
+        connection: &'a Arc<Connection>,
+    ) -> BoxFuture<'a, Option<(H, CarriedRequest)>>;
+}
+
+/// Request that was decided on, on its way to the proxy.
+pub(crate) type CarriedRequest = Box<dyn Any + Send + Sync>;
+
+tokio::task_local! {
+    static CARRIED: Cell<Option<CarriedRequest>>;
+}
+
+/// Runs the `work` of the proxy on a stream, whose request the fast path began. A session of HTTP/2
+/// can carry nothing itself.
+pub(crate) async fn carry<T>(begun: CarriedRequest, work: impl Future<Output = T>) -> T {
+    CARRIED.scope(Cell::new(Some(begun)), work).await
+}
+
+/// Takes the request that this task carries.
+pub(crate) fn take_carried() -> Option<CarriedRequest> {
+    CARRIED.try_with(Cell::take).ok().flatten()
 }
 
 /// Properties of a request that are known once its header section was scanned.
@@ -99,7 +132,7 @@ pub(crate) enum FastPathOutcome<S> {
     /// have been read from the stream, a body has.
     Over(Option<S>),
     /// The proxy must continue the request. Its header section was not read from the stream.
-    GoesOn(S, Option<Box<dyn Any + Send + Sync>>),
+    GoesOn(S, Option<CarriedRequest>),
 }
 
 #[cfg(test)]

@@ -60,6 +60,12 @@ impl StableSince {
 #[derive(Debug)]
 pub struct OpenStream(Arc<Connection>);
 
+impl OpenStream {
+    pub fn connection(&self) -> &Arc<Connection> {
+        &self.0
+    }
+}
+
 impl Drop for OpenStream {
     fn drop(&mut self) {
         self.0.streams.open.fetch_sub(1, Ordering::Release);

@@ -29,7 +29,7 @@ use tokio::task::JoinSet;
 
 use super::{conn::ConnIo, frames::FrameLimits, serve::Shared};
 use crate::{
-    connection::{CloseReason, Connection, http2::Streams},
+    connection::{CloseReason, Connection, fast_path, http2::Streams},
     gateway::Listener,
 };
 
@@ -205,9 +205,13 @@ where
                 let open = Streams::begin(connection);
                 let shared = Arc::clone(shared);
                 streams.spawn(async move {
-                    let session = ServerSession::new_http2(session);
-                    // The stream cannot be reused.
-                    drop(shared.app.process_new_http(session, &shared.stop).await);
+                    let attempt = shared.fast_path.attempt_stream(session, open.connection());
+                    if let Some((session, begun)) = attempt.await {
+                        let session = ServerSession::new_http2(session);
+                        let work = shared.app.process_new_http(session, &shared.stop);
+                        // The stream cannot be reused.
+                        drop(fast_path::carry(begun, work).await);
+                    }
                     drop(open);
                 });
             }

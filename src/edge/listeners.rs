@@ -10,7 +10,10 @@ use std::{
 use arc_swap::ArcSwap;
 use log::{info, warn};
 use parking_lot::Mutex;
-use pingora::{apps::HttpServerApp, protocols::Stream};
+use pingora::{
+    apps::HttpServerApp,
+    protocols::{Stream, http::v2::server::HttpSession},
+};
 use tokio::{
     runtime::Handle,
     sync::{oneshot, watch},
@@ -37,7 +40,7 @@ use crate::{
 /// All listeners of the process, including those that drain.
 pub(crate) struct Listeners<A> {
     app: Arc<A>,
-    fast_path: Arc<dyn FastPathService<Stream>>,
+    fast_path: Arc<dyn FastPathService<Stream, HttpSession>>,
     refuser: Arc<dyn Refuse>,
     live: Arc<Live>,
     workers: Handle,
@@ -92,7 +95,7 @@ where
     /// Creates the set of listeners; `fast_path` is a fast path around `app`.
     pub(crate) fn new(
         app: Arc<A>,
-        fast_path: Arc<dyn FastPathService<Stream>>,
+        fast_path: Arc<dyn FastPathService<Stream, HttpSession>>,
         refuser: Arc<dyn Refuse>,
         live: &Arc<Live>,
         workers: Handle,

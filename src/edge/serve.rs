@@ -14,7 +14,10 @@ use std::{
 use arc_swap::ArcSwap;
 use pingora::{
     apps::HttpServerApp,
-    protocols::{Stream, http::ServerSession},
+    protocols::{
+        Stream,
+        http::{ServerSession, v2::server::HttpSession},
+    },
 };
 use tokio::{io::AsyncWriteExt, sync::watch};
 
@@ -44,7 +47,7 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// State shared by all connections of a listener.
 pub(super) struct Shared<A> {
     pub(super) app: Arc<A>,
-    pub(super) fast_path: Arc<dyn FastPathService<Stream>>,
+    pub(super) fast_path: Arc<dyn FastPathService<Stream, HttpSession>>,
     pub(super) refuser: Arc<dyn Refuse>,
     /// Facts for the next connection: replaced when the listener is renamed.
     pub(super) facts: ArcSwap<ListenerFacts>,

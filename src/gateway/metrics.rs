@@ -268,7 +268,7 @@ impl HttpMetrics {
             ),
             relayed: metrics.counter(
                 "edgeway_http_relayed_total",
-                "HTTP/1 requests that the relay took to a backend, without Pingora's proxy.",
+                "Requests that the relay took to a backend, without Pingora's proxy.",
                 &[],
             ),
         }

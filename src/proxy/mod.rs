@@ -92,7 +92,7 @@ impl ProxyHttp for Proxy {
     type CTX = Box<Context>;
 
     fn new_ctx(&self) -> Box<Context> {
-        Box::new(Context::new(&self.live))
+        fast_path::take_up_stream().unwrap_or_else(|| Box::new(Context::new(&self.live)))
     }
 
     /// Installs no modules: compression is a filter of the gateway, and a module costs a box per
@@ -248,6 +248,7 @@ impl ProxyHttp for Proxy {
                 return Err(Error::new_down(ErrorType::Custom("refused")));
             }
         }
+        body::end_once(body, end_of_stream);
         Ok(())
     }
 

@@ -32,9 +32,9 @@ enum State {
 
 /// Piece of a body.
 #[derive(Debug)]
-pub(super) struct Piece {
-    pub(super) bytes: Option<Bytes>,
-    pub(super) is_last: bool,
+pub(in crate::proxy) struct Piece {
+    pub(in crate::proxy) bytes: Option<Bytes>,
+    pub(in crate::proxy) is_last: bool,
 }
 
 impl MessageBody {
@@ -89,6 +89,11 @@ impl MessageBody {
         self.skip_framing(input)?;
         let is_last = self.0 == State::Complete;
         Ok(Some(Piece { bytes, is_last }))
+    }
+
+    /// Records that all of the body came without framing of its own.
+    pub(super) fn complete(&mut self) {
+        self.0 = State::Complete;
     }
 
     /// Returns true if all of the body was taken.

@@ -1,4 +1,5 @@
-//! Relay: a request and its response over HTTP/1.1, without Pingora's sessions.
+//! Relay: a request and its response between a client and an HTTP/1.1 backend, without Pingora's
+//! proxy.
 //!
 //! The fast path decides on a request. If it goes to a backend that the relay can reach, the relay
 //! takes it: from then on no other driver does. The hooks are those of [`super::Proxy`], called in
@@ -13,27 +14,27 @@ mod upload;
 
 use std::{
     future::poll_fn,
-    sync::Arc,
     task::{Poll, ready},
     time::Duration,
 };
 
-use http::{HeaderValue, header};
+use http::{HeaderValue, Version, header};
 use pingora::{
     Error, ErrorType, OrErr as _, Result, http::ResponseHeader,
     protocols::http::v1::client::http_req_header_to_wire,
 };
 
+pub(super) use self::body::Piece;
 use self::{
-    body::{MessageBody, Piece},
+    body::MessageBody,
     response::Framing,
     upload::Upload,
 };
 use super::{
     accel, cache,
-    context::{self, Context},
+    context::Context,
     direct::DirectClient,
-    reply, request,
+    request,
     request_end::{self, FailedExchange},
     respond,
     retry::Replay,
@@ -41,7 +42,7 @@ use super::{
 };
 use crate::{
     base::open_headers::OpenResponseHeaders,
-    chain::{Phase, ReadyLines},
+    chain::Phase,
     upstreams::BackendConnection,
 };
 
@@ -199,6 +200,7 @@ impl Relayed<'_, '_> {
     /// it. It is sent with the beginning of the body.
     async fn forward(&mut self, ctx: &mut Context) -> Result<()> {
         let mut request = self.client.request.clone();
+        request.set_version(Version::HTTP_11);
         request::forward(self.client.request, &mut request, ctx).await?;
         request::check_forwarded(&request, ctx)?;
         let is_chunked =
@@ -324,8 +326,10 @@ impl Relayed<'_, '_> {
 
     /// Reads what is left of the request, which would be in the way of the next one. Closing a
     /// connection with unread bytes resets it, and the response is lost (nginx: `lingering_close`).
+    /// On HTTP/2 the stream is reset, and a complete response before that is not lost (RFC 9113,
+    /// 8.1).
     async fn is_read_to_the_end(&mut self) -> bool {
-        if self.upload.is_read() {
+        if self.upload.is_read() || self.client.is_http2() {
             return true;
         }
         let rest = self.upload.discard(self.client);
@@ -344,24 +348,6 @@ impl Relayed<'_, '_> {
         // As after a failure of Pingora's proxy, which accepts no further request on the
         // connection.
         client.close();
-        ctx.facts.lines = ReadyLines::NotTaken;
-        let live = Arc::clone(ctx.live());
-        let clock = &live.world.clock;
-        let Context {
-            gateway,
-            route,
-            facts,
-            ..
-        } = ctx;
-        let chain = context::chain(gateway, *route);
-        let made = reply::make(client.request, chain, facts, clock, *failed.reply).await;
-        let Ok((head, body)) = made else {
-            return false;
-        };
-        let head = client.response(head, &ReadyLines::NotTaken, body.is_none(), clock);
-        match (head.await, body) {
-            (Ok(()), Some(body)) => client.write(Some(body), true).await.is_ok(),
-            (sent, _) => sent.is_ok(),
-        }
+        client.reply(ctx, *failed.reply).await.is_ok()
     }
 }

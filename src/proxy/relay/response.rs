@@ -192,6 +192,13 @@ pub(super) fn is_kept_alive(response: &ResponseHeader) -> bool {
     let is_option = |option: &[u8]| {
         list_of(&response.headers, &CONNECTION).any(|it| it.eq_ignore_ascii_case(option))
     };
+    if response.status == StatusCode::NO_CONTENT
+        && (response.headers.contains_key(header::TRANSFER_ENCODING)
+            || response.headers.get(header::CONTENT_LENGTH).is_some_and(|it| it != "0"))
+    {
+        // What follows would be read as the beginning of the next response.
+        return false;
+    }
     if response.version == Version::HTTP_11 {
         return !is_option(b"close");
     }

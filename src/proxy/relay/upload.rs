@@ -219,14 +219,15 @@ impl Upload {
             let bytes = None;
             return Poll::Ready(Ok(Piece { bytes, is_last }));
         };
-        let piece = loop {
-            if let Some(piece) = body.take(&mut self.input).map_err(Error::into_down)? {
-                break piece;
+        let piece = match client.poll_piece(cx) {
+            Some(piece) => {
+                let piece = ready!(piece)?;
+                if piece.is_last {
+                    body.complete();
+                }
+                piece
             }
-            self.input.reserve(ROOM);
-            if ready!(client.poll_input(cx, &mut self.input))? == 0 {
-                break body.close().map_err(Error::into_down)?;
-            }
+            None => ready!(poll_framed(cx, body, &mut self.input, client))?,
         };
         let content = piece.bytes.as_deref().unwrap_or_default();
         self.received += content.len() as u64;
@@ -272,5 +273,23 @@ impl Upload {
         }
         self.is_framed = is_last;
         Ok(())
+    }
+}
+
+/// Takes the next piece of a body in the framing of HTTP/1 out of what the client sends.
+fn poll_framed(
+    cx: &mut TaskContext<'_>,
+    body: &mut MessageBody,
+    input: &mut BytesMut,
+    client: &mut DirectClient<'_>,
+) -> Poll<Result<Piece>> {
+    loop {
+        if let Some(piece) = body.take(input).map_err(Error::into_down)? {
+            return Poll::Ready(Ok(piece));
+        }
+        input.reserve(ROOM);
+        if ready!(client.poll_input(cx, input))? == 0 {
+            return Poll::Ready(body.close().map_err(Error::into_down));
+        }
     }
 }

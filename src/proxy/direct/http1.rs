@@ -1,9 +1,7 @@
-//! HTTP/1.1 response that is written directly, without a Pingora session.
+//! HTTP/1.1 response that is written without a Pingora session.
 //!
 //! For a small response from the cache, such a session costs more than everything else: a second
-//! map of names, a body writer, and buffers of its own. This module writes the same bytes for the
-//! cases that are worth it: requests without a body whose response is stored, a file, or relayed
-//! from a backend ([`super::relay`]).
+//! map of names, a body writer, and buffers of its own. This module writes the same bytes.
 
 use std::{
     future::poll_fn,
@@ -14,102 +12,36 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{StatusCode, response};
-use pingora::{
-    Error, ErrorType, OrErr, Result,
-    http::{RequestHeader, ResponseHeader},
-    protocols::Stream,
-};
-use pingora_proxy::Session;
+use pingora::{Error, ErrorType, OrErr, Result, http::ResponseHeader, protocols::Stream};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use super::reply;
+use super::{GONE, WRITE};
 use crate::{
     base::clock::Clock,
     chain::ReadyLines,
     connection::response_header::{
         ConnectionReuse, PresentHeaders, ResponseHeaderWriter, write_interim,
     },
+    proxy::reply,
 };
 
 /// Capacity that fits most header sections.
 const HEADER_SECTION: usize = 1024;
 
-/// Client of one request.
-pub(super) struct DirectClient<'a> {
+/// HTTP/1 connection during one request.
+pub(super) struct Http1Stream<'a> {
     stream: &'a mut Stream,
-    pub(super) request: &'a RequestHeader,
-    reuse: ConnectionReuse,
+    pub(super) reuse: ConnectionReuse,
     is_chunked: bool,
-    /// Number of body bytes sent.
-    pub(super) sent: u64,
-    /// Status of the response that has begun.
-    pub(super) status: Option<StatusCode>,
 }
 
-/// Destination of a response's body.
-pub(super) trait ResponseSink {
-    fn request(&self) -> &RequestHeader;
-
-    async fn piece(&mut self, piece: Option<Bytes>, is_last: bool) -> Result<()>;
-}
-
-impl ResponseSink for Session {
-    fn request(&self) -> &RequestHeader {
-        self.req_header()
-    }
-
-    async fn piece(&mut self, piece: Option<Bytes>, is_last: bool) -> Result<()> {
-        self.write_response_body(piece, is_last).await
-    }
-}
-
-impl ResponseSink for DirectClient<'_> {
-    fn request(&self) -> &RequestHeader {
-        self.request
-    }
-
-    async fn piece(&mut self, piece: Option<Bytes>, is_last: bool) -> Result<()> {
-        self.write(piece, is_last).await
-    }
-}
-
-impl<'a> DirectClient<'a> {
-    pub(super) fn new(
-        stream: &'a mut Stream,
-        request: &'a RequestHeader,
-        reuse: ConnectionReuse,
-    ) -> Self {
+impl<'a> Http1Stream<'a> {
+    pub(super) fn new(stream: &'a mut Stream, reuse: ConnectionReuse) -> Self {
         Self {
             stream,
-            request,
             reuse,
             is_chunked: false,
-            sent: 0,
-            status: None,
         }
-    }
-
-    /// Closes the connection after the response.
-    pub(super) fn close(&mut self) {
-        self.reuse = ConnectionReuse::Close;
-    }
-
-    /// Returns true if the connection may carry another request after the response.
-    pub(super) fn is_kept(&self) -> bool {
-        self.reuse == ConnectionReuse::KeepAlive
-    }
-
-    /// Writes the status line and headers of the response.
-    pub(super) async fn head(
-        &mut self,
-        head: response::Parts,
-        lines: &ReadyLines,
-        is_last: bool,
-        clock: &Clock,
-    ) -> Result<()> {
-        self.response(ResponseHeader::from(head), lines, is_last, clock)
-            .await
     }
 
     /// Writes the status line and headers of `head`, which may have a reason phrase of its own.
@@ -122,7 +54,6 @@ impl<'a> DirectClient<'a> {
     ) -> Result<()> {
         let present = PresentHeaders::of(&head.headers);
         self.is_chunked = !is_last && !present.content_length;
-        let status = head.status;
         let mut section = Vec::with_capacity(HEADER_SECTION);
         let writer = ResponseHeaderWriter {
             out: &mut section,
@@ -133,7 +64,6 @@ impl<'a> DirectClient<'a> {
         };
         let date = || reply::date(clock);
         writer.write(&mut head, present, self.is_chunked, self.reuse, date);
-        self.status = Some(status);
         self.stream
             .write_all(&section)
             .await
@@ -202,15 +132,13 @@ impl<'a> DirectClient<'a> {
     }
 
     /// Writes a chunk of the response body.
-    pub(super) async fn write(&mut self, piece: Option<Bytes>, is_last: bool) -> Result<()> {
-        let piece = piece.unwrap_or_default();
+    pub(super) async fn write(&mut self, piece: &Bytes, is_last: bool) -> Result<()> {
         let written = if self.is_chunked {
-            self.chunk(&piece, is_last).await
+            self.chunk(piece, is_last).await
         } else {
-            self.stream.write_all(&piece).await
+            self.stream.write_all(piece).await
         };
         written.or_err(WRITE.0, WRITE.1)?;
-        self.sent += piece.len() as u64;
         if is_last { self.flush().await } else { Ok(()) }
     }
 
@@ -232,6 +160,3 @@ impl<'a> DirectClient<'a> {
         self.stream.flush().await.or_err(WRITE.0, WRITE.1)
     }
 }
-
-const GONE: &str = "the client left before its response was complete";
-const WRITE: (ErrorType, &str) = (ErrorType::WriteError, "writing a response");

@@ -2,9 +2,13 @@
 //! [`crate::connection::fast_path`].
 //!
 //! A request is decided on as in the proxy, but from a copy of its headers and before any byte of
-//! it is read. A stored response or a file is written at once. A request to a backend is taken by the
-//! relay ([`super::relay`]) if that can reach the backend. Another reply of the gateway gets a session.
-//! Every other request goes to the proxy, which continues with the decision.
+//! it is read. A stored response, a file or a reply of the gateway is written at once. A request to
+//! a backend is taken by the relay ([`super::relay`]) if that can reach the backend. Every other
+//! request goes to the proxy, which continues with the decision.
+
+mod http2;
+#[cfg(test)]
+mod tests;
 
 use std::{any::Any, mem::MaybeUninit, sync::Arc};
 
@@ -14,10 +18,14 @@ use http::{HeaderName, HeaderValue, Method, Uri, Version, header, uri::PathAndQu
 use pingora::{
     Error, Result,
     http::RequestHeader,
-    protocols::{Stream, http::ReusableHttpStream},
+    protocols::{
+        Stream,
+        http::{ReusableHttpStream, v2::server::HttpSession},
+    },
 };
 use pingora_proxy::{Session, SubrequestSpawner};
 
+pub(super) use self::http2::take_up_stream;
 use super::{
     Service, cache,
     context::Context,
@@ -31,9 +39,10 @@ use super::{
 use crate::{
     base::http::has,
     cache::store::Entry,
+    chain::Reply,
     connection::{
         Connection,
-        fast_path::{FastPathOutcome, FastPathService, RequestArrival, RequestOutline},
+        fast_path::{CarriedRequest, FastPathOutcome, FastPathService, RequestArrival, RequestOutline},
         response_header::ConnectionReuse,
     },
     files::FileResponse,
@@ -85,7 +94,7 @@ impl FastPath {
                 if !has_body && let Some(reuse) = reuse(&request, &ctx, arrival) =>
             {
                 trace(&request, "stored");
-                let mut client = DirectClient::new(&mut stream, &request, reuse);
+                let mut client = DirectClient::http1(&mut stream, &request, reuse);
                 let is_kept = self.send(&mut client, &mut ctx, &entry).await && client.is_kept();
                 give_back(stream, is_kept).await
             }
@@ -93,8 +102,17 @@ impl FastPath {
                 if !has_body && let Some(reuse) = reuse(&request, &ctx, arrival) =>
             {
                 trace(&request, "file");
-                let mut client = DirectClient::new(&mut stream, &request, reuse);
+                let mut client = DirectClient::http1(&mut stream, &request, reuse);
                 let is_sent = self.send_file(&mut client, &mut ctx, *response).await;
+                let is_kept = is_sent && client.is_kept();
+                give_back(stream, is_kept).await
+            }
+            Decision::Reply(reply)
+                if !has_body && let Some(reuse) = reuse(&request, &ctx, arrival) =>
+            {
+                trace(&request, "reply");
+                let mut client = DirectClient::http1(&mut stream, &request, reuse);
+                let is_sent = self.send_reply(&mut client, &mut ctx, *reply).await;
                 let is_kept = is_sent && client.is_kept();
                 give_back(stream, is_kept).await
             }
@@ -157,6 +175,18 @@ impl FastPath {
         self.sent(client, ctx, sent)
     }
 
+    /// Sends a reply of the gateway without a session. Returns `false` if the client did not get all
+    /// of it.
+    async fn send_reply(
+        &self,
+        client: &mut DirectClient<'_>,
+        ctx: &mut Context,
+        reply: Reply,
+    ) -> bool {
+        let sent = client.reply(ctx, reply).await;
+        self.sent(client, ctx, sent)
+    }
+
     /// Ends a request whose response was `sent`. Returns `false` if the client did not get all of
     /// it.
     fn sent(&self, client: &DirectClient<'_>, ctx: &mut Context, sent: Result<()>) -> bool {
@@ -188,7 +218,7 @@ impl FastPath {
         (length, has_body): (usize, bool),
         reuse: ConnectionReuse,
     ) -> FastPathOutcome<Stream> {
-        let mut client = DirectClient::new(&mut stream, request, reuse);
+        let mut client = DirectClient::http1(&mut stream, request, reuse);
         let outcome = match client.skip_header_section(length).await {
             Ok(()) => relay::run(&mut client, has_body, &mut ctx).await,
             Err(error) => {
@@ -196,16 +226,21 @@ impl FastPath {
                 RelayOutcome::default()
             }
         };
-        upstream::over(&mut ctx);
+        self.relayed(&client, &outcome, &mut ctx);
+        let is_kept = outcome.is_complete && client.is_kept();
+        give_back(stream, is_kept).await
+    }
+
+    /// Ends a request that was relayed.
+    fn relayed(&self, client: &DirectClient<'_>, outcome: &RelayOutcome, ctx: &mut Context) {
+        upstream::over(ctx);
         let passed = request_end::TransferResults {
-            request,
+            request: client.request,
             sent: client.sent,
             received: outcome.received,
             status: client.status,
         };
-        request_end::log(&self.live, &passed, &mut ctx);
-        let is_kept = outcome.is_complete && client.is_kept();
-        give_back(stream, is_kept).await
+        request_end::log(&self.live, &passed, ctx);
     }
 
     /// Sends a reply through a session, which reads the request headers again.
@@ -289,7 +324,7 @@ fn is_relay_off() -> bool {
         .any(|off| value.eq_ignore_ascii_case(off))
 }
 
-/// Logs the exit that a request takes: `stored`, `file`, `session` or `proxy`. The query stays out of
+/// Logs the exit that a request takes: `stored`, `file`, `reply`, `relay`, `session` or `proxy`. The query stays out of
 /// the log, since it may hold a token.
 fn trace(request: &RequestHeader, exit: &'static str) {
     log::debug!(path = request.uri.path(), exit; "request on the fast path");
@@ -385,7 +420,7 @@ pub(super) fn take_up(
     *ctx = begun;
 }
 
-impl FastPathService<Stream> for FastPath {
+impl FastPathService<Stream, HttpSession> for FastPath {
     fn suits(&self, request: RequestOutline) -> bool {
         self.live.lately.contains(request.fingerprint)
             || (!request.wants_more && self.relays && self.live.has_relay())
@@ -399,122 +434,12 @@ impl FastPathService<Stream> for FastPath {
     ) -> BoxFuture<'a, FastPathOutcome<Stream>> {
         Box::pin(self.attempt(stream, head, arrival))
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use pingora::protocols::{http::ServerSession, l4::stream::Stream as Socket};
-    use proptest::prelude::*;
-    use tokio::{io::AsyncWriteExt, net::UnixStream};
-
-    use super::*;
-    use crate::gateway::{World, compile, load_text};
-
-    #[tokio::test]
-    async fn a_request_that_pingora_rejects_after_all_is_counted() {
-        let yaml = "listeners: [{ address: 127.0.0.1:8080 }]\n\
-                    routes: [{ name: all, match: {}, respond: ok }]\n";
-        let file = load_text("t.yaml", yaml).file.unwrap();
-        let world = World::default();
-        let metrics = world.metrics.clone();
-        let gateway = compile(&file, std::path::Path::new("."), &world).0;
-        let live = Arc::new(Live::new(gateway.unwrap(), world));
-        let service = Arc::new(super::super::service(&live));
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        // Pingora finds the end of the stream where the headers were. Without a connection of the
-        // edge, the request has no route.
-        drop(theirs);
-        let head = Bytes::from_static(b"GET / HTTP/1.1\r\nhost: a.test\r\n\r\n");
-        let arrival = RequestArrival {
-            left: 1,
-            is_stopping: false,
-            has_body: false,
-        };
-        let stream: Stream = Box::new(Socket::from(ours));
-        let fast_path = FastPath::new(&live, &service);
-        let outcome = fast_path.attempt(stream, &head, arrival).await;
-        assert!(matches!(outcome, FastPathOutcome::Over(None)));
-        let page = String::from_utf8(metrics.text()).unwrap();
-        for line in [
-            "edgeway_http_requests_total{method=\"GET\",route=\"(none)\",status=\"500\"} 1",
-            "edgeway_refused_total{reason=\"internal\",route=\"(none)\"} 1",
-            "edgeway_http_in_flight 0",
-        ] {
-            assert!(page.lines().any(|own| own == line), "{line}:\n{page}");
-        }
-    }
-
-    async fn read_by_pingora(head: &[u8]) -> RequestHeader {
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
-        theirs.write_all(head).await.unwrap();
-        let mut session = ServerSession::new_http1(Box::new(Socket::from(ours)));
-        assert!(session.read_request().await.unwrap());
-        session.req_header().clone()
-    }
-
-    #[track_caller]
-    fn check(head: &str) {
-        let read = parse(&Bytes::copy_from_slice(head.as_bytes())).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        let pingoras = runtime.block_on(read_by_pingora(head.as_bytes()));
-        assert_eq!(read.method, pingoras.method);
-        assert_eq!(read.version, pingoras.version);
-        assert_eq!(read.raw_path(), pingoras.raw_path());
-        assert_eq!(read.uri, pingoras.uri);
-        assert_eq!(read.headers, pingoras.headers);
-    }
-
-    proptest! {
-        #[test]
-        fn a_head_is_parsed_as_pingora_parses_it(
-            target in r"/[!$%&'()*+,./0-9:;=@A-Z\[\]^_a-z{|}~-]{0,40}(\?[!$-;=?-~]{0,40})?",
-            version in 0..2,
-            lines in proptest::collection::vec(
-                "(x[a-zA-Z0-9!$*_.|~-]{0,20}|Cookie|accept):[ \t]?[ -~\t\u{a1}-\u{ff}]{0,40}\r\n",
-                0..12,
-            ),
-        ) {
-            let lines = lines.concat();
-            check(&format!("GET {target} HTTP/1.{version}\r\nHost: a.test\r\n{lines}\r\n"));
-        }
-    }
-
-    #[test]
-    fn an_ambiguous_connection_header_is_left_to_pingora() {
-        let wants = |lines: &str| {
-            let head = format!("GET / HTTP/1.1\r\nhost: a.test\r\n{lines}\r\n");
-            asks_keep_alive(&parse(&Bytes::from(head)).unwrap())
-        };
-        assert_eq!(wants(""), Some(true));
-        assert_eq!(wants("connection: Keep-Alive\r\n"), Some(true));
-        assert_eq!(wants("Connection: CLOSE\r\n"), Some(false));
-        assert_eq!(wants("connection: close, x-a\r\n"), None);
-        assert_eq!(
-            wants("connection: keep-alive\r\nconnection: close\r\n"),
-            None
-        );
-        assert_eq!(
-            wants("connection: close\r\nx: y\r\nconnection: close\r\n"),
-            None
-        );
-        let old = Bytes::from_static(b"GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\n");
-        assert_eq!(asks_keep_alive(&parse(&old).unwrap()), None);
-    }
-
-    #[test]
-    fn an_unusual_head_is_left_to_pingora() {
-        let of = |head: &str| parse(&Bytes::copy_from_slice(head.as_bytes()));
-        assert!(of("GET http://a.test/x HTTP/1.1\r\nhost: a.test\r\n\r\n").is_none());
-        assert!(of("GET * HTTP/1.1\r\nhost: a.test\r\n\r\n").is_none());
-        assert!(of("GET /\u{e9} HTTP/1.1\r\nhost: a.test\r\n\r\n").is_none());
-        let many = "a: b\r\n".repeat(MAX_FIELDS + 1);
-        assert!(of(&format!("GET / HTTP/1.1\r\n{many}\r\n")).is_none());
-        check(&format!(
-            "GET / HTTP/1.1\r\n{}\r\n",
-            "a: b\r\n".repeat(MAX_FIELDS)
-        ));
+    fn attempt_stream<'a>(
+        &'a self,
+        session: HttpSession,
+        connection: &'a Arc<Connection>,
+    ) -> BoxFuture<'a, Option<(HttpSession, CarriedRequest)>> {
+        Box::pin(self.attempt_stream(session, connection))
     }
 }

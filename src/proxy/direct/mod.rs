@@ -1,0 +1,247 @@
+//! Response that is written directly, without a Pingora session: one that is stored, a file, a reply
+//! of the gateway, or one that is relayed from a backend ([`super::relay`]).
+
+mod http1;
+mod http2;
+
+use std::{
+    sync::Arc,
+    task::{Context as TaskContext, Poll},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{StatusCode, response};
+use pingora::{
+    Error, ErrorType, Result,
+    http::{RequestHeader, ResponseHeader},
+    protocols::{Stream, http::v2::server::HttpSession},
+};
+use pingora_proxy::Session;
+
+use self::{http1::Http1Stream, http2::Http2Stream};
+use super::{
+    context::{self, Context},
+    relay::Piece,
+    reply,
+};
+use crate::{
+    base::clock::Clock,
+    chain::{ReadyLines, Reply},
+    connection::response_header::ConnectionReuse,
+    gateway::Limits,
+};
+
+const GONE: &str = "the client left before its response was complete";
+const WRITE: (ErrorType, &str) = (ErrorType::WriteError, "writing a response");
+
+/// Client of one request.
+pub(super) struct DirectClient<'a> {
+    wire: Wire<'a>,
+    pub(super) request: &'a RequestHeader,
+    /// Number of body bytes sent.
+    pub(super) sent: u64,
+    /// Status of the response that has begun.
+    pub(super) status: Option<StatusCode>,
+}
+
+enum Wire<'a> {
+    Http1(Http1Stream<'a>),
+    Http2(Http2Stream<'a>),
+}
+
+/// Destination of a response's body.
+pub(super) trait ResponseSink {
+    fn request(&self) -> &RequestHeader;
+
+    async fn piece(&mut self, piece: Option<Bytes>, is_last: bool) -> Result<()>;
+}
+
+impl ResponseSink for Session {
+    fn request(&self) -> &RequestHeader {
+        self.req_header()
+    }
+
+    async fn piece(&mut self, piece: Option<Bytes>, is_last: bool) -> Result<()> {
+        self.write_response_body(piece, is_last).await
+    }
+}
+
+impl ResponseSink for DirectClient<'_> {
+    fn request(&self) -> &RequestHeader {
+        self.request
+    }
+
+    async fn piece(&mut self, piece: Option<Bytes>, is_last: bool) -> Result<()> {
+        self.write(piece, is_last).await
+    }
+}
+
+impl<'a> DirectClient<'a> {
+    /// Creates the client of a `request` that is the next to be read from `stream`.
+    pub(super) fn http1(
+        stream: &'a mut Stream,
+        request: &'a RequestHeader,
+        reuse: ConnectionReuse,
+    ) -> Self {
+        Self::new(Wire::Http1(Http1Stream::new(stream, reuse)), request)
+    }
+
+    /// Creates the client of a stream's `request`.
+    pub(super) fn http2(
+        session: &'a mut HttpSession,
+        request: &'a RequestHeader,
+        limits: &Limits,
+    ) -> Self {
+        let stream = Http2Stream::new(session, limits.send_timeout);
+        Self::new(Wire::Http2(stream), request)
+    }
+
+    fn new(wire: Wire<'a>, request: &'a RequestHeader) -> Self {
+        Self {
+            wire,
+            request,
+            sent: 0,
+            status: None,
+        }
+    }
+
+    /// Returns true if bytes of the request that nobody reads do not affect other requests of the
+    /// connection.
+    pub(super) fn is_http2(&self) -> bool {
+        matches!(self.wire, Wire::Http2(_))
+    }
+
+    /// Closes the connection after the response. On HTTP/2 the loop of the connection does it.
+    pub(super) fn close(&mut self) {
+        if let Wire::Http1(stream) = &mut self.wire {
+            stream.reuse = ConnectionReuse::Close;
+        }
+    }
+
+    /// Returns true if the connection may carry another request after the response.
+    pub(super) fn is_kept(&self) -> bool {
+        match &self.wire {
+            Wire::Http1(stream) => stream.reuse == ConnectionReuse::KeepAlive,
+            Wire::Http2(_) => true,
+        }
+    }
+
+    /// Writes the headers of the response.
+    pub(super) async fn head(
+        &mut self,
+        head: response::Parts,
+        lines: &ReadyLines,
+        is_last: bool,
+        clock: &Clock,
+    ) -> Result<()> {
+        self.response(ResponseHeader::from(head), lines, is_last, clock)
+            .await
+    }
+
+    /// Writes the headers of `head`, which may have a reason phrase of its own.
+    pub(super) async fn response(
+        &mut self,
+        head: ResponseHeader,
+        lines: &ReadyLines,
+        is_last: bool,
+        clock: &Clock,
+    ) -> Result<()> {
+        let status = head.status;
+        match &mut self.wire {
+            Wire::Http1(stream) => stream.response(head, lines, is_last, clock).await?,
+            Wire::Http2(stream) => stream.response(head, is_last)?,
+        }
+        self.status = Some(status);
+        Ok(())
+    }
+
+    /// Sends a reply of the gateway, after the response phase.
+    pub(super) async fn reply(&mut self, ctx: &mut Context, reply: Reply) -> Result<()> {
+        if reply.close {
+            self.close();
+        }
+        // Lines that are ready belong to a response that never came.
+        ctx.facts.lines = ReadyLines::NotTaken;
+        let live = Arc::clone(ctx.live());
+        let clock = &live.world.clock;
+        let Context {
+            gateway,
+            route,
+            facts,
+            ..
+        } = ctx;
+        let chain = context::chain(gateway, *route);
+        let (head, body) = reply::make(self.request, chain, facts, clock, reply).await?;
+        self.response(head, &ReadyLines::NotTaken, body.is_none(), clock)
+            .await?;
+        match body {
+            Some(body) => self.write(Some(body), true).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Writes an interim response (RFC 9110, 15.2) and sends it. Pingora's HTTP/2 has none.
+    pub(super) async fn interim(&mut self, head: &ResponseHeader) -> Result<()> {
+        match &mut self.wire {
+            Wire::Http1(stream) => stream.interim(head).await,
+            Wire::Http2(_) => Ok(()),
+        }
+    }
+
+    /// Reads the request's header section of `length` bytes on HTTP/1, without looking at them.
+    pub(super) async fn skip_header_section(&mut self, length: usize) -> Result<()> {
+        match &mut self.wire {
+            Wire::Http1(stream) => stream.skip_header_section(length).await,
+            Wire::Http2(_) => Ok(()),
+        }
+    }
+
+    /// Reads more of a request body that has framing of its own, as on HTTP/1. Returns the number
+    /// of bytes, 0 at the end of the connection.
+    pub(super) fn poll_input(
+        &mut self,
+        cx: &mut TaskContext<'_>,
+        input: &mut BytesMut,
+    ) -> Poll<Result<usize>> {
+        match &mut self.wire {
+            Wire::Http1(stream) => stream.poll_input(cx, input),
+            Wire::Http2(_) => Poll::Ready(Ok(0)),
+        }
+    }
+
+    /// Reads the next piece of a request body that comes in frames, as on HTTP/2.
+    pub(super) fn poll_piece(&mut self, cx: &mut TaskContext<'_>) -> Option<Poll<Result<Piece>>> {
+        match &mut self.wire {
+            Wire::Http1(_) => None,
+            Wire::Http2(stream) => Some(stream.poll_piece(cx)),
+        }
+    }
+
+    /// Sends what is buffered. On HTTP/2 the loop of the connection does it.
+    pub(super) fn poll_flush(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<()>> {
+        match &mut self.wire {
+            Wire::Http1(stream) => stream.poll_flush(cx),
+            Wire::Http2(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Waits until the client, whose request is complete, has left.
+    pub(super) fn poll_gone(&mut self, cx: &mut TaskContext<'_>) -> Poll<Box<Error>> {
+        match &mut self.wire {
+            Wire::Http1(stream) => stream.poll_gone(cx),
+            Wire::Http2(stream) => stream.poll_gone(cx),
+        }
+    }
+
+    /// Writes a piece of the response body.
+    pub(super) async fn write(&mut self, piece: Option<Bytes>, is_last: bool) -> Result<()> {
+        let piece = piece.unwrap_or_default();
+        let length = piece.len();
+        match &mut self.wire {
+            Wire::Http1(stream) => stream.write(&piece, is_last).await?,
+            Wire::Http2(stream) => stream.write(piece, is_last).await?,
+        }
+        self.sent += length as u64;
+        Ok(())
+    }
+}
