@@ -112,8 +112,6 @@ pub(crate) fn take_carried() -> Option<CarriedRequest> {
 pub(crate) struct RequestOutline {
     pub fingerprint: Fingerprint,
     pub has_body: bool,
-    /// True if the client asks for another protocol or for a `100 Continue`.
-    pub wants_more: bool,
 }
 
 /// Circumstances of a request, and the limits on reusing its connection after it.

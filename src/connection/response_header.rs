@@ -116,10 +116,15 @@ impl ResponseHeaderWriter<'_> {
     }
 }
 
-/// Writes the header section of an interim response (RFC 9110, 15.2) with these `headers`, which
-/// are all of its headers.
-pub(crate) fn write_interim(out: &mut Vec<u8>, headers: &ResponseHeader) {
+/// Writes the header section of a response with a status of 1xx (RFC 9110, 15.2). It has these
+/// `headers` and no others but the `ready_lines`.
+pub(crate) fn write_informational(
+    out: &mut Vec<u8>,
+    headers: &ResponseHeader,
+    ready_lines: Option<&[u8]>,
+) {
     write_status_line(out, headers);
+    out.extend_from_slice(ready_lines.unwrap_or_default());
     headers.header_to_h1_wire(out);
     out.extend_from_slice(b"\r\n");
 }

@@ -169,17 +169,21 @@ pub(super) fn sent_body(body: Option<&Bytes>, is_end: bool, ctx: &mut Context) {
     if is_end && let Some(gate) = &ctx.upgrade {
         gate.request_ended();
     }
-    let Some(body) = body.filter(|body| !body.is_empty()) else {
-        return;
-    };
+    if let Some(body) = body.filter(|body| !body.is_empty()) {
+        sent_bytes(body.len(), ctx);
+    }
+}
+
+/// Records that `count` bytes of the client are being sent.
+pub(super) fn sent_bytes(count: usize, ctx: &Context) {
     if let Some(upstream) = &ctx.upstream {
-        upstream.count_sent(body.len());
+        upstream.count_sent(count);
     }
     if is_h2(ctx) {
         return;
     }
     if let (Some(watch), Some(upstream)) = (&ctx.watch, &ctx.upstream) {
-        watch.body.received(body.len());
+        watch.body.received(count);
         let now = ctx.live().connections.now();
         if ctx.responded_at.is_some() {
             watch.moved(now);

@@ -21,7 +21,7 @@ use pingora::{
     protocols::l4::ext::{connect, connect_uds, set_tcp_keepalive},
 };
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWrite as _},
+    io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, ReadBuf},
     net::{TcpStream, UnixStream},
 };
 
@@ -74,6 +74,26 @@ impl BackendConnection {
         match &mut self.socket {
             Socket::Tcp(socket) => pin!(socket.read_buf(&mut self.input)).poll(cx),
             Socket::Unix(socket) => pin!(socket.read_buf(&mut self.input)).poll(cx),
+        }
+    }
+
+    /// Reads into `room`, leaving it as it is at the end.
+    pub fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut self.socket {
+            Socket::Tcp(socket) => Pin::new(socket).poll_read(cx, room),
+            Socket::Unix(socket) => Pin::new(socket).poll_read(cx, room),
+        }
+    }
+
+    /// Tells the backend that nothing more will be sent.
+    pub fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.socket {
+            Socket::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
+            Socket::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
         }
     }
 

@@ -195,7 +195,6 @@ impl ConnIo {
         let outline = RequestOutline {
             fingerprint: head.fingerprint,
             has_body: head.body != BodyFraming::None,
-            wants_more: head.wants_more,
         };
         self.outline = (outline, length);
         self.connection.begin_request(head.fingerprint)

@@ -70,8 +70,6 @@ pub(super) struct Head {
     pub(super) dropped: Vec<Range<usize>>,
     /// Fingerprint of a request without a body, expectation or upgrade; otherwise zero.
     pub(super) fingerprint: Fingerprint,
-    /// True if the client asks for another protocol or for a `100 Continue`.
-    pub(super) wants_more: bool,
 }
 
 /// Framing of the body after a head.
@@ -174,8 +172,7 @@ impl Scanner {
             .as_ref()
             .expect("it was read before the fields");
         let body = self.fields.end(input, request, &mut self.known_host)?;
-        let wants_more = self.fields.wants_more();
-        let fingerprint = if body == BodyFraming::None && !wants_more {
+        let fingerprint = if body == BodyFraming::None && !self.fields.wants_more() {
             fingerprint(&input[..request.length], &self.known_host)
         } else {
             0
@@ -185,7 +182,6 @@ impl Scanner {
             body,
             dropped: std::mem::take(&mut self.fields.dropped),
             fingerprint,
-            wants_more,
         })
     }
 

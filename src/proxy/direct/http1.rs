@@ -20,7 +20,7 @@ use crate::{
     base::clock::Clock,
     chain::ReadyLines,
     connection::response_header::{
-        ConnectionReuse, PresentHeaders, ResponseHeaderWriter, write_interim,
+        ConnectionReuse, PresentHeaders, ResponseHeaderWriter, write_informational,
     },
     proxy::reply,
 };
@@ -57,10 +57,7 @@ impl<'a> Http1Stream<'a> {
         let mut section = Vec::with_capacity(HEADER_SECTION);
         let writer = ResponseHeaderWriter {
             out: &mut section,
-            ready_lines: match lines {
-                ReadyLines::Given(lines) => Some(lines),
-                ReadyLines::Taken | ReadyLines::NotTaken => None,
-            },
+            ready_lines: text(lines),
         };
         let date = || reply::date(clock);
         writer.write(&mut head, present, self.is_chunked, self.reuse, date);
@@ -71,10 +68,14 @@ impl<'a> Http1Stream<'a> {
         if is_last { self.flush().await } else { Ok(()) }
     }
 
-    /// Writes an interim response (RFC 9110, 15.2) and sends it.
-    pub(super) async fn interim(&mut self, head: &ResponseHeader) -> Result<()> {
+    /// Writes the headers of a response with a status of 1xx, and sends them.
+    pub(super) async fn informational(
+        &mut self,
+        head: &ResponseHeader,
+        lines: &ReadyLines,
+    ) -> Result<()> {
         let mut section = Vec::with_capacity(HEADER_SECTION);
-        write_interim(&mut section, head);
+        write_informational(&mut section, head, text(lines));
         let written = self.stream.write_all(&section).await;
         written.or_err(WRITE.0, WRITE.1)?;
         self.flush().await
@@ -111,6 +112,25 @@ impl<'a> Http1Stream<'a> {
             let read = read.or_err(ErrorType::ReadError, "reading a request body");
             read.map_err(Error::into_down)
         })
+    }
+
+    /// Reads what the client sends in a tunnel.
+    pub(super) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: &mut ReadBuf<'_>,
+    ) -> Poll<Result<()>> {
+        let read = Pin::new(&mut self.stream).poll_read(cx, room);
+        read.map(|read| {
+            let read = read.or_err(ErrorType::ReadError, "reading a WebSocket");
+            read.map_err(Error::into_down)
+        })
+    }
+
+    /// Writes some of `data` in a tunnel.
+    pub(super) fn poll_output(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, data);
+        written.map(|written| written.or_err(WRITE.0, WRITE.1))
     }
 
     /// Sends what is buffered.
@@ -158,5 +178,13 @@ impl<'a> Http1Stream<'a> {
 
     async fn flush(&mut self) -> Result<()> {
         self.stream.flush().await.or_err(WRITE.0, WRITE.1)
+    }
+}
+
+/// Returns the lines that are ready, if there are any.
+fn text(lines: &ReadyLines) -> Option<&[u8]> {
+    match lines {
+        ReadyLines::Given(lines) => Some(lines),
+        ReadyLines::Taken | ReadyLines::NotTaken => None,
     }
 }

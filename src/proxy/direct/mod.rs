@@ -17,6 +17,7 @@ use pingora::{
     protocols::{Stream, http::v2::server::HttpSession},
 };
 use pingora_proxy::Session;
+use tokio::io::ReadBuf;
 
 use self::{http1::Http1Stream, http2::Http2Stream};
 use super::{
@@ -183,9 +184,47 @@ impl<'a> DirectClient<'a> {
     /// Writes an interim response (RFC 9110, 15.2) and sends it. Pingora's HTTP/2 has none.
     pub(super) async fn interim(&mut self, head: &ResponseHeader) -> Result<()> {
         match &mut self.wire {
-            Wire::Http1(stream) => stream.interim(head).await,
+            Wire::Http1(stream) => stream.informational(head, &ReadyLines::NotTaken).await,
             Wire::Http2(_) => Ok(()),
         }
+    }
+
+    /// Writes the headers of a `101` and sends them. The connection is then a tunnel.
+    pub(super) async fn switch(&mut self, head: &ResponseHeader, lines: &ReadyLines) -> Result<()> {
+        self.close();
+        if let Wire::Http1(stream) = &mut self.wire {
+            stream.informational(head, lines).await?;
+        }
+        self.status = Some(head.status);
+        Ok(())
+    }
+
+    /// Reads what the client sends in a tunnel, which HTTP/2 does not have.
+    pub(super) fn poll_read(
+        &mut self,
+        cx: &mut TaskContext<'_>,
+        room: &mut ReadBuf<'_>,
+    ) -> Poll<Result<()>> {
+        match &mut self.wire {
+            Wire::Http1(stream) => stream.poll_read(cx, room),
+            Wire::Http2(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Writes some of `data` in a tunnel. Returns the number of bytes.
+    pub(super) fn poll_output(
+        &mut self,
+        cx: &mut TaskContext<'_>,
+        data: &[u8],
+    ) -> Poll<Result<usize>> {
+        let Wire::Http1(stream) = &mut self.wire else {
+            return Poll::Ready(Ok(data.len()));
+        };
+        let written = stream.poll_output(cx, data);
+        if let Poll::Ready(Ok(count)) = &written {
+            self.sent += *count as u64;
+        }
+        written
     }
 
     /// Reads the request's header section of `length` bytes on HTTP/1, without looking at them.

@@ -3,7 +3,6 @@
 
 use std::{mem, sync::Arc};
 
-use http::header;
 use pingora::{http::RequestHeader, protocols::http::v2::server::HttpSession};
 
 use super::{FastPath, relay, trace};
@@ -49,11 +48,7 @@ impl FastPath {
                 let mut client = DirectClient::http2(&mut session, &request, limits);
                 self.send_reply(&mut client, &mut ctx, *reply).await;
             }
-            Decision::GoesOn(None)
-                if self.relays
-                    && relay::takes(&ctx)
-                    && !request.headers.contains_key(header::EXPECT) =>
-            {
+            Decision::GoesOn(None) if self.relays && relay::takes(&ctx) => {
                 trace(&request, "relay");
                 self.live.http.relayed.inc();
                 let mut client = DirectClient::http2(&mut session, &request, limits);

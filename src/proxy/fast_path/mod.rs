@@ -37,7 +37,7 @@ use super::{
     request_end, upstream,
 };
 use crate::{
-    base::http::has,
+    base::http::{has, has_token},
     cache::store::Entry,
     chain::Reply,
     connection::{
@@ -362,7 +362,12 @@ fn reuse(
     ctx: &Context,
     arrival: RequestArrival,
 ) -> Option<ConnectionReuse> {
-    let is_kept = asks_keep_alive(request)?;
+    let is_kept = if ctx.is_websocket {
+        // For the case that the backend refuses it.
+        !has_token(&request.headers, &header::CONNECTION, "close")
+    } else {
+        asks_keep_alive(request)?
+    };
     let connection = ctx.connection.as_ref()?;
     let is_last = arrival.left == 0 || arrival.is_stopping || connection.listener.is_draining();
     Some(if is_kept && !is_last {
@@ -423,7 +428,7 @@ pub(super) fn take_up(
 impl FastPathService<Stream, HttpSession> for FastPath {
     fn suits(&self, request: RequestOutline) -> bool {
         self.live.lately.contains(request.fingerprint)
-            || (!request.wants_more && self.relays && self.live.has_relay())
+            || (self.relays && self.live.has_relay())
     }
 
     fn attempt<'a>(

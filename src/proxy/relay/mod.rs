@@ -10,6 +10,7 @@ mod body;
 mod response;
 #[cfg(test)]
 mod tests;
+mod tunnel;
 mod upload;
 
 use std::{
@@ -18,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Version, header};
+use http::{HeaderValue, StatusCode, Version, header};
 use pingora::{
     Error, ErrorType, OrErr as _, Result, http::ResponseHeader,
     protocols::http::v1::client::http_req_header_to_wire,
@@ -28,6 +29,7 @@ pub(super) use self::body::Piece;
 use self::{
     body::MessageBody,
     response::Framing,
+    tunnel::Tunnel,
     upload::Upload,
 };
 use super::{
@@ -58,7 +60,6 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) fn takes(ctx: &Context) -> bool {
     ctx.upstream.as_ref().is_some_and(|upstream| {
         upstream.is_plain_http1()
-            && !ctx.is_websocket
             && !ctx.gateway.accel_upstreams.contains(&upstream.name)
     })
 }
@@ -179,6 +180,12 @@ impl Relayed<'_, '_> {
         }
 
         let lines = std::mem::take(&mut ctx.facts.lines);
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            let sent = self.client.switch(&response, &lines).await;
+            sent.map_err(request_end::of_client)?;
+            self.tunnel(ctx, connection).await?;
+            return Ok(false);
+        }
         let has_body = framing != Framing::None;
         if !has_body {
             self.received(true, ctx)?;
@@ -190,7 +197,7 @@ impl Relayed<'_, '_> {
             let body = MessageBody::new(framing);
             self.forward_body(ctx, connection, body).await?;
         }
-        if !self.upload.is_over() {
+        if !self.upload.is_over() && !self.waits_for_continue() {
             self.finish_upload(ctx, connection).await?;
         }
         Ok(is_kept_alive && framing != Framing::UntilClose)
@@ -275,6 +282,27 @@ impl Relayed<'_, '_> {
             return Err(Error::new_up(ErrorType::ConnectionClosed));
         }
         Ok(())
+    }
+
+    /// Returns true if the client has sent nothing of a body that it offered (RFC 9110, 10.1.1). With
+    /// a response it will not, or it closes the connection.
+    fn waits_for_continue(&self) -> bool {
+        self.upload.received == 0 && self.client.request.headers.contains_key(header::EXPECT)
+    }
+
+    /// Forwards a WebSocket in both directions until it ends.
+    async fn tunnel(
+        &mut self,
+        ctx: &mut Context,
+        connection: &mut BackendConnection,
+    ) -> Result<()> {
+        // A hasty backend switches before it has the request.
+        poll_fn(|cx| self.upload.poll(cx, self.client, connection, ctx)).await?;
+        let mut tunnel = Tunnel::new(connection.input.split());
+        let ended = poll_fn(|cx| tunnel.poll(cx, self.client, connection, ctx)).await;
+        self.upload.received += tunnel.received;
+        ended?;
+        upstream::received_body(true, ctx)
     }
 
     /// Sends the rest of a request whose response is complete already: the backend may want it.

@@ -14,7 +14,14 @@ use crate::support::{
 };
 
 /// Headers of an HTTP/1 connection, which HTTP/2 does not have.
-const HOP_BY_HOP: [&str; 4] = ["connection", "transfer-encoding", "host", "x-gone"];
+const HOP_BY_HOP: [&str; 6] = [
+    "connection",
+    "transfer-encoding",
+    "host",
+    "upgrade",
+    "http2-settings",
+    "x-gone",
+];
 
 /// Sends the request on a stream of a connection of its own, and returns what comes back.
 pub(super) async fn received(gateway: &Gateway, drawn: &Drawn) -> Vec<Message> {

@@ -302,6 +302,8 @@ fn draw(dice: &mut fastrand::Rng, number: usize, host: &str) -> Drawn {
         "Connection: keep-alive, x-gone",
         "X-Gone: 1",
         "If-None-Match: \"a\"",
+        "Expect: 100-continue",
+        "Connection: upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__",
         "Range: bytes=0-9",
     ] {
         if dice.u8(..5) == 0 {
@@ -352,6 +354,9 @@ fn script(dice: &mut fastrand::Rng, is_head: bool) -> Script {
     let mut whole = Vec::new();
     if version == "1.1" && dice.u8(..12) == 0 {
         whole.extend(b"HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\n");
+    }
+    if version == "1.1" && dice.u8(..12) == 0 {
+        whole.extend(b"HTTP/1.1 100 Continue\r\n\r\n");
     }
     let start = whole.len();
     whole.extend(format!("HTTP/{version} {status}\r\n").into_bytes());
@@ -410,7 +415,8 @@ fn script(dice: &mut fastrand::Rng, is_head: bool) -> Script {
     // Content that no response of this kind can have would be read as the beginning of the next
     // one, or not, as time will have it.
     if (is_head || status.starts_with("204") || status.starts_with("304"))
-        && let Some(end) = whole[start..].windows(4).position(|end| end == b"\r\n\r\n")
+        && let Some(after) = whole.get(start..)
+        && let Some(end) = after.windows(4).position(|end| end == b"\r\n\r\n")
     {
         whole.truncate(start + end + 4);
     }
@@ -443,7 +449,7 @@ async fn received(gateway: &Gateway, drawn: &Drawn) -> Vec<Message> {
             input.drain(..length);
             let is_interim = message.start.starts_with("HTTP/1.1 1");
             // Pingora sends it again if the backend fails after it.
-            if messages.last() != Some(&message) {
+            if !messages.contains(&message) {
                 messages.push(message);
             }
             if !is_interim {
