@@ -6,7 +6,6 @@ use std::{
     io::Write as _,
     net::{Ipv4Addr, SocketAddr},
     os::unix::process::CommandExt as _,
-    path::Path,
     process::{Child, ChildStdin, Stdio},
     sync::{
         Arc,
@@ -21,7 +20,7 @@ use rustix::process::{Pid, Signal, getpid, kill_process, kill_process_group};
 use super::LOOK;
 use crate::{
     base::clock::Clock,
-    cli::{foreground, out, program::shown},
+    cli::{foreground, out, program::shown, project::PackageManager},
 };
 
 /// Time that the script has to end after SIGTERM.
@@ -38,9 +37,8 @@ pub(super) struct Command {
 
 impl Command {
     /// Returns the command of the project's package manager for a script named `name`.
-    pub(super) fn of(name: &str, script: &str, port: u16) -> Self {
-        let manager = manager(Path::new("."));
-        let mut words = vec![manager.to_owned(), "run".to_owned(), name.to_owned()];
+    pub(super) fn of(manager: PackageManager, name: &str, script: &str, port: u16) -> Self {
+        let mut words = vec![manager.name().to_owned(), "run".to_owned(), name.to_owned()];
         let port_text = port.to_string();
         // Arguments go to the last command of a script.
         let last = script.rsplit(['&', '|', ';']).next().unwrap_or_default();
@@ -55,7 +53,7 @@ impl Command {
         } else {
             &[]
         };
-        if manager == "npm" && !arguments.is_empty() {
+        if manager == PackageManager::Npm && !arguments.is_empty() {
             words.push("--".to_owned());
         }
         words.extend(arguments.iter().map(|word| (*word).to_owned()));
@@ -71,20 +69,6 @@ impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&shown(&self.words))
     }
-}
-
-/// Returns the package manager whose lock file the project has.
-fn manager(folder: &Path) -> &'static str {
-    let known = [
-        ("pnpm-lock.yaml", "pnpm"),
-        ("yarn.lock", "yarn"),
-        ("bun.lock", "bun"),
-        ("bun.lockb", "bun"),
-    ];
-    let found = known
-        .into_iter()
-        .find(|(file, _)| folder.join(file).exists());
-    found.map_or("npm", |(_, manager)| manager)
 }
 
 /// The running script.
@@ -221,7 +205,8 @@ mod tests {
 
     #[test]
     fn the_script_gets_its_port_in_the_way_that_its_program_reads_it() {
-        let words = |script: &str| Command::of("dev", script, 41000).to_string();
+        let words =
+            |script: &str| Command::of(PackageManager::Npm, "dev", script, 41000).to_string();
         assert_eq!(words("next dev"), "npm run dev -- -p 41000 -H 127.0.0.1");
         assert_eq!(
             words("prisma generate && node_modules/.bin/next dev --turbopack"),
@@ -234,13 +219,7 @@ mod tests {
         // It reads PORT, or its own configuration.
         assert_eq!(words("node --watch server.js"), "npm run dev");
         assert_eq!(words("next dev & node worker.js"), "npm run dev");
-    }
-
-    #[test]
-    fn the_package_manager_is_that_of_the_lock_file() {
-        let folder = tempfile::tempdir().unwrap();
-        assert_eq!(manager(folder.path()), "npm");
-        std::fs::write(folder.path().join("pnpm-lock.yaml"), "").unwrap();
-        assert_eq!(manager(folder.path()), "pnpm");
+        let pnpm = Command::of(PackageManager::Pnpm, "dev", "next dev", 41000);
+        assert_eq!(pnpm.to_string(), "pnpm run dev -p 41000 -H 127.0.0.1");
     }
 }

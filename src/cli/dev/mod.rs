@@ -126,7 +126,7 @@ fn prepare(options: &Options) -> Result<Prepared, Refused> {
         .into());
     };
     let port = free_port()?;
-    let command = child::Command::of(&options.script, script, port);
+    let command = child::Command::of(project.manager(), &options.script, script, port);
     let (https, renewal) = if options.https {
         let authority = LocalCa::open_or_make()?;
         let names = certificate_names(listen, &[]);

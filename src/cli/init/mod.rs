@@ -76,8 +76,9 @@ fn init(options: &Options) -> Result<ExitCode, String> {
         out::note(&report);
     }
     out::note("");
-    out::note(&service::drop_in(folder, &project, &apps[0]));
     out::note(&next_commands(folder, &project, &apps[0]));
+    out::note("");
+    out::note(&service::drop_in(folder, &project, &apps[0]));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -106,21 +107,18 @@ fn write(path: &Path, text: &str, force: bool) -> Result<(), String> {
 fn next_commands(folder: &Path, project: &Project, app: &RunningApp) -> String {
     let (framework, source) = (app.framework, &app.source);
     let is_here = folder == Path::new(".");
+    let there = (!is_here).then_some(folder);
     let path = folder.join(FILE);
     let config = if is_here {
         String::new()
     } else {
         format!(" --config {}", shown(&[path.display().to_string()]))
     };
-    let start = match framework {
-        Framework::VitePreview => "preview",
-        Framework::Nest if project.script("start:prod").is_some() => "start:prod",
-        _ => "start",
-    };
-    let prefix = if is_here {
-        String::new()
-    } else {
-        format!(" --prefix {}", shown(&[folder.display().to_string()]))
+    // The script of which the port was read, or the usual one.
+    let start = match project.started() {
+        Some(started) => started.name,
+        None if framework == Framework::VitePreview => "preview".to_owned(),
+        None => "start".to_owned(),
     };
     let start = if source.starts_with("ecosystem") || source.starts_with("pm2") {
         format!(
@@ -133,8 +131,8 @@ fn next_commands(folder: &Path, project: &Project, app: &RunningApp) -> String {
             "docker compose --file {} up -d",
             shown(&[file.display().to_string()])
         )
-    } else if project.script(start).is_some() {
-        format!("npm{prefix} run {start}")
+    } else if project.script(&start).is_some() {
+        project.manager().run(there, &start)
     } else if let Some(file) = project.entry() {
         let path = if is_here {
             PathBuf::from(file)

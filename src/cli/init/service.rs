@@ -79,18 +79,16 @@ fn command(project: &Project, framework: Framework) -> String {
             "node_modules/vite/bin/vite.js preview --host 127.0.0.1 --port %i".to_owned()
         }
         _ => {
-            let scripts = ["start:prod", "start"]
-                .iter()
-                .filter_map(|name| project.script(name));
-            let mut started = scripts.filter_map(|script| {
-                let (_, after) = script.split_once("node ")?;
-                let plain = after
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || " ./_-=:@".contains(c));
-                plain.then(|| after.trim().to_owned())
-            });
-            let found = || project.entry().unwrap_or("server.js").to_owned();
-            started.next().unwrap_or_else(found)
+            let plain = |word: &String| {
+                let is_plain = |c: char| c.is_ascii_alphanumeric() || "./_-=:@".contains(c);
+                word.chars().all(is_plain)
+            };
+            let started = project.started().and_then(|started| started.node);
+            let words = started.filter(|words| words.iter().all(plain));
+            words.map_or_else(
+                || project.entry().unwrap_or("server.js").to_owned(),
+                |words| words.join(" "),
+            )
         }
     }
 }

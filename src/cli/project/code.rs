@@ -46,14 +46,19 @@ pub(super) fn entry(folder: &Path) -> Option<&'static str> {
 
 static PORTS: LazyLock<[Regex; 3]> = LazyLock::new(|| {
     [
-        // `process.env.PORT || 4000`, `env.PORT ?? '4000'`.
-        r#"\bPORT\b\s*\)?\s*(?:\|\||\?\?)\s*['"]?(\d{2,5})\b"#,
+        // `process.env.PORT || 4000`, `parseInt(env['PORT'], 10) ?? '4000'`.
+        r#"\bPORT\b['"]?\]?\s*(?:,\s*10\s*)?\)?\s*(?:\|\||\?\?)\s*(?:Number\()?['"]?(\d{2,5})\b"#,
         // `app.listen(4000)`, `listen({ port: 4000 })`.
         r"\.listen\(\s*(?:\{[^}]*?\bport:\s*)?(\d{2,5})\b",
         // `const port = 4000`, `serve({ fetch, port: 4000 })`.
         r"(?i)\bport\s*[:=]\s*(\d{2,5})\b",
     ]
     .map(|text| Regex::new(text).expect("it is valid"))
+});
+
+static IMPORTS: LazyLock<Regex> = LazyLock::new(|| {
+    let import = r#"(?:\bfrom|\brequire\(|\bimport\(?)\s*['"`](next|@nestjs/core|fastify|hono|express|koa)(?:/[^'"`]*)?['"`]"#;
+    Regex::new(import).expect("it is valid")
 });
 
 static VITE_PORT: LazyLock<Regex> = LazyLock::new(|| {
@@ -98,6 +103,7 @@ fn next_config(folder: &Path) -> Option<String> {
 pub(super) fn port(
     folder: &Path,
     package: Option<&Package>,
+    module: Option<&str>,
     framework: Framework,
 ) -> Option<FoundPort> {
     let found = |port: &str, name: &Path| {
@@ -130,16 +136,38 @@ pub(super) fn port(
             return Some(port);
         }
     }
-    entries(folder, package)
+    entries(folder, package, module)
         .into_iter()
-        .find_map(|(name, text)| {
-            let port = PORTS.iter().find_map(|regex| regex.captures(&text))?;
-            found(port.get(1)?.as_str(), &name)
-        })
+        .find_map(|(name, text)| port_in(&name, &text))
+}
+
+/// Returns the port in a single module.
+pub(super) fn port_of_module(folder: &Path, module: &str) -> Option<FoundPort> {
+    let (name, text) = find(folder, module)?;
+    port_in(&name, &text)
+}
+
+/// Returns true if a module listens on a number, whatever the variable `PORT` is.
+pub(super) fn has_fixed_port(folder: &Path, module: &str) -> bool {
+    let text = find(folder, module).map(|(_, text)| text);
+    text.is_some_and(|text| !text.contains("PORT") && PORTS[1].is_match(&text))
+}
+
+fn port_in(name: &Path, text: &str) -> Option<FoundPort> {
+    let port = PORTS.iter().find_map(|regex| regex.captures(text))?;
+    let port = port.get(1)?.as_str().parse().ok();
+    Some(FoundPort {
+        port: port.filter(|port| *port != 0)?,
+        source: name.display().to_string(),
+    })
 }
 
 /// Returns the path of a health check.
-pub(super) fn health_path(folder: &Path, package: Option<&Package>) -> Option<String> {
+pub(super) fn health_path(
+    folder: &Path,
+    package: Option<&Package>,
+    module: Option<&str>,
+) -> Option<String> {
     for base in ["app", "src/app"] {
         let route = folder.join(base).join("api/health");
         if ["js", "ts", "mjs"]
@@ -158,22 +186,67 @@ pub(super) fn health_path(folder: &Path, package: Option<&Package>) -> Option<St
             return Some("/api/health".to_owned());
         }
     }
-    let found = entries(folder, package);
+    let found = entries(folder, package, module);
     let found = found.iter().find_map(|(_, text)| HEALTH.captures(text));
     found.map(|path| path[1].to_owned())
 }
 
-/// Returns the first modules of an app, with their texts.
-fn entries(folder: &Path, package: Option<&Package>) -> Vec<(PathBuf, String)> {
-    let start = package
-        .and_then(|package| package.script("start"))
-        .unwrap_or_default();
-    let started = start.split_whitespace().filter(|word| {
-        let kind = Path::new(word).extension();
-        kind.is_some_and(|kind| ["js", "mjs", "cjs", "ts"].iter().any(|k| kind == *k))
+/// Returns the framework that a module imports.
+pub(super) fn framework(folder: &Path, module: &str) -> Option<Framework> {
+    let (_, text) = find(folder, module)?;
+    let imported: Vec<&str> = IMPORTS
+        .captures_iter(&text)
+        .filter_map(|import| Some(import.get(1)?.as_str()))
+        .collect();
+    // Next.js and NestJS may be imported beside the server that they run in.
+    let known = [
+        ("next", Framework::Next { standalone: false }),
+        ("@nestjs/core", Framework::Nest),
+        ("fastify", Framework::Fastify),
+        ("hono", Framework::Hono),
+        ("express", Framework::Express),
+        ("koa", Framework::Koa),
+    ];
+    let mut found = known
+        .into_iter()
+        .filter(|(name, _)| imported.contains(name));
+    found.next().map(|(_, framework)| framework)
+}
+
+/// Finds the file of a module as a script names it: `server`, `dist/main`, `.`; where the program
+/// was not built yet, its source.
+fn find(folder: &Path, module: &str) -> Option<(PathBuf, String)> {
+    let is_ours = !module.starts_with('/') && !module.contains("..");
+    let name = module.trim_start_matches("./").trim_end_matches('/');
+    let below = |name: &str| -> Vec<String> {
+        let kinds = ["js", "mjs", "cjs", "ts", "mts"];
+        let named = kinds.map(|kind| format!("{name}.{kind}"));
+        let inside = kinds.map(|kind| format!("{name}/index.{kind}"));
+        [&[name.to_owned()][..], &named, &inside].concat()
+    };
+    let mut names = below(name);
+    if let Some((built, rest)) = name.split_once('/')
+        && ["dist", "build", "out", "lib"].contains(&built)
+    {
+        let rest = rest.rsplit_once('.').map_or(rest, |(stem, _)| stem);
+        names.extend(below(&format!("src/{rest}")));
+    }
+    let mut found = names.into_iter().filter(|_| is_ours).filter_map(|name| {
+        let text = read(&folder.join(&name))?;
+        Some((PathBuf::from(name), text))
     });
+    found.next()
+}
+
+/// Returns the first modules of an app, with their texts; `module` is what a script starts.
+fn entries(
+    folder: &Path,
+    package: Option<&Package>,
+    module: Option<&str>,
+) -> Vec<(PathBuf, String)> {
+    let first = module.and_then(|module| find(folder, module));
     let main = package.and_then(Package::main);
-    let mut names: Vec<&str> = started.chain(main).chain(ENTRIES).collect();
+    let mut names: Vec<&str> = main.into_iter().chain(ENTRIES).collect();
     let mut known = Vec::new();
     names.retain(|name| {
         // A path of another folder is not this app's code.
@@ -185,7 +258,7 @@ fn entries(folder: &Path, package: Option<&Package>) -> Vec<(PathBuf, String)> {
         let text = read(&folder.join(name))?;
         Some((PathBuf::from(name), text))
     });
-    texts.collect()
+    first.into_iter().chain(texts).collect()
 }
 
 /// Reads a file of code without its comments.
@@ -207,6 +280,10 @@ mod tests {
                 "const port = Number(process.env.PORT ?? '4001');",
                 Some(4001),
             ),
+            (
+                "listen(parseInt(process.env['PORT'], 10) || 4006)",
+                Some(4006),
+            ),
             ("await app.listen({ host: '::', port: 4002 })", Some(4002)),
             ("server.listen(4003, () => {})", Some(4003)),
             ("serve({ fetch: app.fetch, port: 4004 })", Some(4004)),
@@ -220,7 +297,7 @@ mod tests {
         ] {
             let folder = tempfile::tempdir().unwrap();
             fs::write(folder.path().join("server.js"), code).unwrap();
-            let found = port(folder.path(), None, Framework::Express);
+            let found = port(folder.path(), None, None, Framework::Express);
             assert_eq!(found.map(|found| found.port), expected, "{code}");
         }
     }
@@ -235,7 +312,7 @@ mod tests {
         ] {
             let folder = tempfile::tempdir().unwrap();
             fs::write(folder.path().join(".env"), text).unwrap();
-            let found = port(folder.path(), None, Framework::Express);
+            let found = port(folder.path(), None, None, Framework::Express);
             assert_eq!(found.map(|found| found.port), expected, "{text}");
         }
     }

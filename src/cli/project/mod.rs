@@ -3,12 +3,18 @@
 
 mod code;
 mod compose;
+mod manager;
 mod package;
 pub(in crate::cli) mod pm2;
+mod script;
 
 use std::path::{Component, Path, PathBuf};
 
-use self::package::Package;
+pub(in crate::cli) use self::manager::PackageManager;
+use self::{
+    package::Package,
+    script::{Program, Started},
+};
 
 /// Ports that frameworks listen on if nothing says otherwise.
 const PORT: u16 = 3000;
@@ -149,14 +155,43 @@ impl Project {
         }
     }
 
-    /// Returns the project's framework.
+    /// Returns the project's framework: that of the program which its scripts start, or else the
+    /// one among its dependencies.
     pub(in crate::cli) fn framework(&self) -> Framework {
+        let by_package = self.framework_of_package();
+        let Some(started) = self.started() else {
+            return by_package;
+        };
+        match (started.program, by_package) {
+            (Program::Next, _) => self.next(),
+            (Program::VitePreview, _) => Framework::VitePreview,
+            (Program::Nest, _) => Framework::Nest,
+            (Program::FastifyCli, _) => Framework::Fastify,
+            (Program::Module(Some(file)), by_package) => {
+                match code::framework(&self.folder, &file) {
+                    Some(Framework::Next { .. }) => self.next(),
+                    Some(framework) => framework,
+                    // It is a server of its own, beside a site that Vite builds.
+                    None if by_package == Framework::VitePreview => Framework::Node,
+                    None => by_package,
+                }
+            }
+            (Program::Module(None) | Program::Other, by_package) => by_package,
+        }
+    }
+
+    fn next(&self) -> Framework {
+        Framework::Next {
+            standalone: code::is_standalone(&self.folder),
+        }
+    }
+
+    fn framework_of_package(&self) -> Framework {
         let Some(package) = &self.package else {
             return Framework::Node;
         };
         if package.has("next") {
-            let standalone = code::is_standalone(&self.folder);
-            return Framework::Next { standalone };
+            return self.next();
         }
         let known = [
             ("@nestjs/core", Framework::Nest),
@@ -190,6 +225,23 @@ impl Project {
     /// Returns the script of this name in package.json.
     pub(in crate::cli) fn script(&self, name: &str) -> Option<&str> {
         self.package.as_ref()?.script(name)
+    }
+
+    /// Returns what the scripts of package.json start.
+    pub(in crate::cli) fn started(&self) -> Option<Started> {
+        script::started(self.package.as_ref()?)
+    }
+
+    /// Returns the module that the scripts start, if they start one.
+    fn module(&self) -> Option<String> {
+        match self.started()?.program {
+            Program::Module(file) => file,
+            _ => None,
+        }
+    }
+
+    pub(in crate::cli) fn manager(&self) -> PackageManager {
+        PackageManager::of(&self.folder, self.package.as_ref())
     }
 
     /// Returns the paths of hot module replacement, below the `basePath` of the app.
@@ -292,7 +344,11 @@ impl Project {
             workers,
             folder,
             websocket: self.websocket(),
-            health: code::health_path(&self.folder, self.package.as_ref()),
+            health: code::health_path(
+                &self.folder,
+                self.package.as_ref(),
+                self.module().as_deref(),
+            ),
         }
     }
 
@@ -322,23 +378,27 @@ impl Project {
     /// Returns the port of the only app: from the scripts, the code, or the framework's default.
     fn port(&self) -> FoundPort {
         let framework = self.framework();
-        let scripts: &[&str] = if framework == Framework::VitePreview {
-            &["preview", "start"]
-        } else {
-            &["start", "start:prod", "serve"]
-        };
         let package = self.package.as_ref();
-        let in_scripts = scripts.iter().find_map(|name| {
-            let port = port_in_command(package?.script(name)?)?;
-            let source = format!("the script `{name}` in package.json");
-            Some(FoundPort { port, source })
+        let started = self.started();
+        let module = self.module();
+        let is_fixed = module
+            .as_ref()
+            .is_some_and(|module| code::has_fixed_port(&self.folder, module));
+        let in_scripts = started.and_then(|started| {
+            let variable = started.variable.filter(|_| !is_fixed);
+            started.argument.or(variable)
+        });
+        let in_scripts = in_scripts.map(|(port, name)| FoundPort {
+            port,
+            source: format!("the script `{name}` in package.json"),
         });
         let is_next = matches!(framework, Framework::Next { .. });
         let in_code = || {
-            // Next.js reads no port from such files.
-            (!is_next)
-                .then(|| code::port(&self.folder, package, framework))
-                .flatten()
+            if is_next {
+                // It reads no port from such files, but a server of its own does.
+                return code::port_of_module(&self.folder, &module?);
+            }
+            code::port(&self.folder, package, module.as_deref(), framework)
         };
         in_scripts.or_else(in_code).unwrap_or_else(|| FoundPort {
             port: framework.default_port(),

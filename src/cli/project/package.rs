@@ -49,6 +49,19 @@ impl Package {
         scripts.filter_map(|(name, script)| Some((name.as_str(), script.as_str()?)))
     }
 
+    /// Returns the value of `packageManager`, such as `pnpm@10.4.1`.
+    pub(super) fn manager(&self) -> Option<&str> {
+        self.0.get("packageManager")?.as_str()
+    }
+
+    #[cfg(test)]
+    pub(super) fn from_value(value: Value) -> Self {
+        match value {
+            Value::Object(package) => Self(package),
+            _ => Self(Map::new()),
+        }
+    }
+
     /// Returns the first module of the app, as `main` names it.
     pub(super) fn main(&self) -> Option<&str> {
         self.0.get("main")?.as_str()

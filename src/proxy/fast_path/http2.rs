@@ -28,8 +28,13 @@ impl FastPath {
         let has_body = !session.is_body_empty();
         let mut request = mem::replace(session.req_header_mut(), nothing());
         let mut ctx = Box::new(Context::new(&self.live));
-        let course =
-            decision::decide(&mut request, Some(Arc::clone(connection)), has_body, &mut ctx).await;
+        let course = decision::decide(
+            &mut request,
+            Some(Arc::clone(connection)),
+            has_body,
+            &mut ctx,
+        )
+        .await;
         let listener = connection.listener.config();
         let limits = &listener.limits;
         match course {

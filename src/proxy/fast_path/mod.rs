@@ -42,7 +42,9 @@ use crate::{
     chain::Reply,
     connection::{
         Connection,
-        fast_path::{CarriedRequest, FastPathOutcome, FastPathService, RequestArrival, RequestOutline},
+        fast_path::{
+            CarriedRequest, FastPathOutcome, FastPathService, RequestArrival, RequestOutline,
+        },
         response_header::ConnectionReuse,
     },
     files::FileResponse,

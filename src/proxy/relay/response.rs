@@ -194,7 +194,10 @@ pub(super) fn is_kept_alive(response: &ResponseHeader) -> bool {
     };
     if response.status == StatusCode::NO_CONTENT
         && (response.headers.contains_key(header::TRANSFER_ENCODING)
-            || response.headers.get(header::CONTENT_LENGTH).is_some_and(|it| it != "0"))
+            || response
+                .headers
+                .get(header::CONTENT_LENGTH)
+                .is_some_and(|it| it != "0"))
     {
         // What follows would be read as the beginning of the next response.
         return false;

@@ -27,7 +27,11 @@ const HOP_BY_HOP: [&str; 6] = [
 pub(super) async fn received(gateway: &Gateway, drawn: &Drawn) -> Vec<Message> {
     let whole = drawn.pieces.concat();
     let (sent, _) = message(&whole, Reader::Origin).expect("a request is complete");
-    let target = sent.start.split(' ').nth(1).expect("a request has a target");
+    let target = sent
+        .start
+        .split(' ')
+        .nth(1)
+        .expect("a request has a target");
     let has_body = sent
         .headers
         .iter()
@@ -83,10 +87,7 @@ pub(super) async fn received(gateway: &Gateway, drawn: &Drawn) -> Vec<Message> {
     vec![message.expect("the gateway responds in time")]
 }
 
-async fn upload_all(
-    stream: &mut h2::SendStream<Bytes>,
-    content: Vec<u8>,
-) -> Result<(), h2::Error> {
+async fn upload_all(stream: &mut h2::SendStream<Bytes>, content: Vec<u8>) -> Result<(), h2::Error> {
     if content.is_empty() {
         return stream.send_data(Bytes::new(), true);
     }

@@ -572,7 +572,10 @@ async fn both_drivers_agree(way: Way) {
             "to the client: {}",
             explained(&case)
         );
-        if by_relay.iter().any(|it| is_compressed(it) || !it.is_complete) {
+        if by_relay
+            .iter()
+            .any(|it| is_compressed(it) || !it.is_complete)
+        {
             inexact.insert(case.number);
         }
         drawn.push(case);

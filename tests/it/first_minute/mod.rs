@@ -11,6 +11,7 @@ mod dev;
 mod init;
 mod proxy;
 mod quick_start;
+mod scripts;
 mod status;
 
 use std::{
