@@ -56,9 +56,23 @@ pub(super) struct AdminOption {
 }
 
 impl AdminOption {
-    /// Path of the gateway's configuration.
+    /// Path of the gateway's configuration, if it is named or in this folder.
     pub(super) fn configuration(&self) -> &Path {
         &self.config.config
+    }
+
+    /// Returns the place of the configuration, which is looked for like the running gateway itself.
+    pub(super) fn place(&self) -> Place {
+        Place::find(&self.config.config, Path::new(INSTALLED), || {
+            self.admin.is_some() || self.listening_socket()
+        })
+    }
+
+    /// Returns true if a program listens on a socket where the gateway's may be.
+    fn listening_socket(&self) -> bool {
+        let sockets = self.socket.clone().map(|socket| vec![socket]);
+        let mut sockets = sockets.unwrap_or_else(admin_socket::likely).into_iter();
+        sockets.any(|path| UnixStream::connect(path).is_ok())
     }
 
     /// Sends a request to the gateway. On failure prints the reason, and returns the exit status.
@@ -137,6 +151,38 @@ impl AdminOption {
             (None, None) => written.targets,
         };
         Ok(Client { targets, token })
+    }
+}
+
+/// Place of the configuration that a command is about.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// The file that is named, or that of the current folder.
+    File(PathBuf),
+    /// A gateway that runs, whatever its configuration is.
+    Running,
+    /// The file of an installed gateway, which does not run.
+    Installed(PathBuf),
+    /// None of them, with what to pass.
+    Nowhere(String),
+}
+
+impl Place {
+    fn find(path: &Path, installed: &Path, is_running: impl Fn() -> bool) -> Self {
+        if path != Path::new(HERE) || path.exists() {
+            return Self::File(path.to_owned());
+        }
+        if is_running() {
+            return Self::Running;
+        }
+        if installed.exists() {
+            return Self::Installed(installed.to_owned());
+        }
+        Self::Nowhere(format!(
+            "edgeway: there is no {HERE} here, no gateway runs, and there is no {}\n\
+             help: name the file: `--config FILE`, or make one: `edgeway init`",
+            installed.display()
+        ))
     }
 }
 
@@ -395,6 +441,27 @@ mod tests {
         assert_eq!(
             named,
             usual().chain([DEFAULT.to_string()]).collect::<Vec<_>>()
+        );
+    }
+
+    #[test]
+    fn a_configuration_is_looked_for_like_its_gateway() {
+        let folder = tempfile::tempdir().unwrap();
+        let installed = folder.path().join("edgeway.yaml");
+        let find = |path: &str, is_running| Place::find(Path::new(path), &installed, || is_running);
+        // The tests run where no such file is.
+        assert_eq!(find(HERE, true), Place::Running);
+        let Place::Nowhere(why) = find(HERE, false) else {
+            panic!("there is no file");
+        };
+        assert!(why.contains("--config FILE"), "{why}");
+        std::fs::write(&installed, "").unwrap();
+        assert_eq!(find(HERE, true), Place::Running);
+        assert_eq!(find(HERE, false), Place::Installed(installed.clone()));
+        // A file that is named is the one that counts.
+        assert_eq!(
+            find("/nowhere.yaml", true),
+            Place::File("/nowhere.yaml".into())
         );
     }
 

@@ -2,7 +2,11 @@
 
 use std::{net::IpAddr, process::ExitCode};
 
-use super::{EX_CONFIG, admin::AdminOption, check, out};
+use super::{
+    EX_CONFIG,
+    admin::{AdminOption, Place},
+    check, out,
+};
 use crate::{
     gateway::{
         explain::{ExplainRequest, ExplainScope, explain},
@@ -45,13 +49,27 @@ pub(super) fn run(options: &Options) -> ExitCode {
         listener: options.listener.clone(),
     };
     if options.live {
-        return options.admin.print(
-            options.format == check::Format::Json,
-            async |client| client.post("/v1/explain", &question, READ_TIMEOUT).await,
-            |explanation| out::data(&text(explanation)),
-        );
+        return live(options, &question);
     }
-    let checked = check::load(options.admin.configuration());
+    let path = match options.admin.place() {
+        Place::File(path) => path,
+        Place::Installed(path) => {
+            out::note(&format!(
+                "edgeway: there is no edgeway.yaml here, so this is by {}",
+                path.display()
+            ));
+            path
+        }
+        Place::Running => {
+            out::note("edgeway: there is no edgeway.yaml here, so the running gateway explains");
+            return live(options, &question);
+        }
+        Place::Nowhere(why) => {
+            out::note(&why);
+            return ExitCode::from(EX_CONFIG);
+        }
+    };
+    let checked = check::load(&path);
     let Some(gateway) = &checked.gateway else {
         out::note(&checked.report());
         return ExitCode::from(EX_CONFIG);
@@ -72,4 +90,13 @@ pub(super) fn run(options: &Options) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Lets the running gateway explain, which also knows its cache.
+fn live(options: &Options, question: &ExplainRequest) -> ExitCode {
+    options.admin.print(
+        options.format == check::Format::Json,
+        async |client| client.post("/v1/explain", question, READ_TIMEOUT).await,
+        |explanation| out::data(&text(explanation)),
+    )
 }

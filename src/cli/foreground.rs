@@ -24,7 +24,7 @@ use crate::{
 /// Time limit for a connection to an app on this machine.
 const CONNECT: Duration = Duration::from_millis(300);
 /// Address of the admin listener if a configuration sets none.
-const ADMIN: SocketAddr =
+pub(super) const ADMIN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9900);
 /// Line of `/proc/net/tcp` for a socket that listens.
 const LISTENS: &str = "0A";

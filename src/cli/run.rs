@@ -1,13 +1,21 @@
 //! `edgeway run`: loads, checks and serves a configuration.
 
-use std::{path::Path, process::ExitCode};
+use std::{
+    io::{self, IsTerminal as _},
+    path::Path,
+    process::ExitCode,
+};
 
 use super::{ConfigOption, EX_CONFIG, check, foreground, out};
 use crate::{
     base::error,
-    config::source::{SourceTexts, Sources},
+    config::{
+        model::{File, ListenerConfig},
+        source::{SourceTexts, Sources},
+    },
     gateway::{self, Loaded},
     process::{boot, handover::LaunchState, last_good, log},
+    status::admin_socket,
 };
 
 #[derive(Debug, clap::Args)]
@@ -47,7 +55,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
         out::note(message);
     };
     let path = &options.config.config;
-    let (mut loaded, hello) = match load(options) {
+    let (mut loaded, mut hello) = match load(options) {
         Ok(loaded) => loaded,
         Err(error) => {
             refuse(&format!(
@@ -66,6 +74,9 @@ pub(super) fn run(options: &Options) -> ExitCode {
         report.refuses(&check::report(&loaded));
         return refused(options, &loaded.sources);
     };
+    if io::stderr().is_terminal() {
+        hello.extend(summary(&file, path));
+    }
     let setup = boot::BootOptions {
         birth,
         file,
@@ -111,6 +122,73 @@ fn load(options: &Options) -> Result<(Loaded, Vec<String>), last_good::LastGoodE
     Ok((gateway::load_stored(path, &found.kept), vec![hello]))
 }
 
+/// Returns what is served, for the person who started it in a terminal.
+fn summary(file: &File, path: &Path) -> Vec<String> {
+    let listeners = file.listeners.iter().map(|listener| shown(&listener.value));
+    let count = |count: usize, what: &str| {
+        let s = if count == 1 { "" } else { "s" };
+        format!("{count} {what}{s}")
+    };
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    vec![
+        format!(
+            "edgeway: serving {}",
+            listeners.collect::<Vec<_>>().join(", ")
+        ),
+        format!(
+            "  {} and {} of {}",
+            count(file.routes.len(), "route"),
+            count(file.upstreams.len(), "upstream"),
+            path.display()
+        ),
+        format!("  admin: {}", admin(file)),
+        "Ctrl-C ends it; in another terminal, `edgeway status` shows what it does.".to_owned(),
+    ]
+}
+
+/// Returns a listener as a URL, as far as it has one.
+fn shown(listener: &ListenerConfig) -> String {
+    let scheme = if listener.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    let address = listener.address.value.as_str();
+    if address.starts_with("unix:") {
+        return address.to_owned();
+    }
+    let port = address.rsplit(':').next().unwrap_or_default();
+    let is_here = [":", "0.0.0.0:", "[::]:", "127.0.0.1:", "[::1]:"]
+        .iter()
+        .any(|host| address.strip_prefix(host) == Some(port));
+    if is_here {
+        format!("{scheme}://localhost:{port}")
+    } else {
+        format!("{scheme}://{address}")
+    }
+}
+
+/// Returns where the admin API is.
+fn admin(file: &File) -> String {
+    let usual = admin_socket::usual;
+    let socket = file.admin.socket.as_ref();
+    let socket = socket.map_or_else(usual, |socket| socket.value.clone());
+    let address = file.admin.address.as_ref();
+    let address = address.map_or_else(
+        || foreground::ADMIN.to_string(),
+        |address| address.value.clone(),
+    );
+    let places = [
+        (socket.as_os_str() != "off").then(|| socket.display().to_string()),
+        (address != "off").then(|| format!("http://{address}")),
+    ];
+    let places: Vec<String> = places.into_iter().flatten().collect();
+    match places.as_slice() {
+        [] => "off".to_owned(),
+        some => some.join(", "),
+    }
+}
+
 /// Prints the available fallback.
 fn refused(options: &Options, sources: &Sources) -> ExitCode {
     let path = options.config.config.display();
@@ -136,4 +214,42 @@ fn refused(options: &Options, sources: &Sources) -> ExitCode {
         out::note(&note);
     }
     ExitCode::from(EX_CONFIG)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(yaml: &str) -> Vec<String> {
+        let file = gateway::load_text("t", yaml).file.unwrap();
+        summary(&file, Path::new("/srv/edgeway.yaml"))
+    }
+
+    #[test]
+    fn a_summary_names_addresses_routes_and_the_file() {
+        let found = lines(
+            "listeners:\n  - address: \":80\"\n    redirect: https\n  \
+             - { address: 10.0.0.7:443, tls: { acme: [a.test] } }\n  \
+             - address: unix:/run/a.sock\n\
+             acme: { email: a@a.test, folder: /x }\n\
+             admin: { address: off, socket: a.sock }\n\
+             routes: [{ match: { path: /* }, respond: ok }]\n",
+        );
+        assert_eq!(
+            found[..3],
+            [
+                "edgeway: serving http://localhost:80, https://10.0.0.7:443, unix:/run/a.sock",
+                "  1 route and 0 upstreams of /srv/edgeway.yaml",
+                "  admin: a.sock",
+            ]
+        );
+        let listener = "listeners: [{ address: 127.0.0.1:8080 }]\n\
+                        routes: [{ match: { path: /* }, respond: ok }]\n";
+        let usual = lines(listener);
+        assert!(usual[2].ends_with(", http://127.0.0.1:9900"), "{usual:?}");
+        let off = lines(&format!(
+            "{listener}admin: {{ address: off, socket: \"off\" }}\n"
+        ));
+        assert_eq!(off[2], "  admin: off");
+    }
 }
