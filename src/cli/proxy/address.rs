@@ -28,6 +28,11 @@ pub(in crate::cli) enum AppAddress {
 const APP_HELP: &str = "write a port such as `3000`, `HOST:PORT`, `http://HOST:PORT` or \
                         `unix:/path/of.sock`";
 
+const LISTEN_HELP: &str =
+    "write a port such as `8080`, `IP:PORT`, or `:PORT` for all addresses of this machine";
+
+const NO_PORT: &str = "ports are numbers from 1 to 65535";
+
 impl FromStr for AppAddress {
     type Err = String;
 
@@ -44,8 +49,12 @@ impl FromStr for AppAddress {
                 _ => Ok(Self::Ip(address)),
             };
         }
-        if let Some(port) = port(text.strip_prefix(':').unwrap_or(text)) {
+        let bare = text.strip_prefix(':').unwrap_or(text);
+        if let Some(port) = port(bare) {
             return Ok(Self::Local(port));
+        }
+        if is_number(bare) {
+            return Err(format!("{NO_PORT}; {APP_HELP}"));
         }
         let (url, is_url) = if text.contains("://") {
             (text.to_owned(), true)
@@ -168,11 +177,10 @@ impl FromStr for ListenAddress {
         }
         match text.parse::<SocketAddr>() {
             Ok(address) if address.port() != 0 => Ok(Self::At(address)),
-            _ => Err(
-                "write a port such as `8080`, `IP:PORT`, or `:PORT` for all addresses of this \
-                 machine"
-                    .to_owned(),
-            ),
+            _ if is_number(text.strip_prefix(':').unwrap_or(text)) => {
+                Err(format!("{NO_PORT}; {LISTEN_HELP}"))
+            }
+            _ => Err(LISTEN_HELP.to_owned()),
         }
     }
 }
@@ -238,9 +246,12 @@ fn is_here(address: SocketAddr) -> bool {
 
 /// Reads a port other than 0. Only digits: `+80` is a typing mistake.
 fn port(text: &str) -> Option<u16> {
-    let is_number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let port = is_number.then(|| text.parse().ok())??;
+    let port = is_number(text).then(|| text.parse().ok())??;
     (port != 0).then_some(port)
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -319,6 +330,12 @@ mod tests {
         }
         for text in ["", "0", "http", "shop.localhost:80", "127.0.0.1:0", "-1"] {
             assert!(text.parse::<ListenAddress>().is_err(), "{text}");
+        }
+        for text in ["99999", ":65536", "0"] {
+            let refused = text.parse::<ListenAddress>().expect_err(text);
+            assert!(refused.starts_with("ports are numbers from 1"), "{refused}");
+            let refused = text.parse::<AppAddress>().expect_err(text);
+            assert!(refused.starts_with("ports are numbers from 1"), "{refused}");
         }
     }
 

@@ -12,7 +12,7 @@ use self::{
 };
 use super::{
     ca::{self, LocalCa},
-    foreground::{self, Foreground},
+    foreground::{self, Foreground, quoted},
     out,
     project::{App, Project},
 };
@@ -45,7 +45,7 @@ pub(super) struct Options {
     https: bool,
     /// Address to listen on: a port of this machine, `IP:PORT`, or `:PORT` for all its addresses
     /// [default: 8080; with --https also 8443]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, alias = "port", value_name = "ADDRESS")]
     listen: Option<ListenAddress>,
     /// Print the configuration that says the same, and serve nothing
     #[arg(long)]
@@ -72,6 +72,9 @@ pub(super) fn run(options: &Options) -> ExitCode {
     let yaml = planned.yaml.text();
     if options.print {
         out::data(&yaml);
+        if let Some(note) = beside(planned.yaml.listen) {
+            out::note(&note);
+        }
         return ExitCode::SUCCESS;
     }
     let renewal = planned
@@ -87,6 +90,18 @@ pub(super) fn run(options: &Options) -> ExitCode {
     );
     drop(renewal);
     status
+}
+
+/// Returns what the printed file lacks as long as another gateway runs here.
+fn beside(listen: ListenAddress) -> Option<String> {
+    let socket = foreground::admin_socket(listen.port());
+    (!foreground::is_usual(&socket)).then(|| {
+        format!(
+            "edgeway: another gateway runs here and has the usual admin socket\n\
+             help: to serve this file beside it, add `admin: {{ address: off, socket: {} }}`",
+            quoted(&socket.display().to_string())
+        )
+    })
 }
 
 /// The configuration, and what to print about it.
@@ -142,7 +157,12 @@ fn plan(options: &Options) -> Result<Plan, String> {
         comment: "Made by `edgeway proxy`; serve it with `edgeway run --config FILE`.".to_owned(),
         listen,
         https,
-        admin: foreground::admin_section(listen.port()),
+        // A file is for any moment, not for what runs here just now.
+        admin: if options.print {
+            String::new()
+        } else {
+            foreground::admin_section(listen.port())
+        },
         app,
         build,
         backends: backends.collect(),

@@ -87,7 +87,9 @@ fn every_combination_of_options_is_a_valid_configuration() {
         assert_eq!(gateway.listeners.len(), listeners, "{text}");
         assert_eq!(file.upstreams[0].1.value.backends.len(), count, "{text}");
         assert_eq!(gateway.cache.is_some(), bit(1), "{text}");
-        assert_eq!(gateway.routes.len(), 1, "{text}");
+        // With two listeners, one of them redirects.
+        assert_eq!(gateway.routes.len(), listeners, "{text}");
+        assert_eq!(text.matches("status: 307").count(), listeners - 1, "{text}");
     }
 }
 

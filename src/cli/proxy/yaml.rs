@@ -74,7 +74,22 @@ impl ProxyYaml {
             [one] => format!("host: {one}, "),
             several => format!("host: [{}], ", several.join(", ")),
         };
-        line(&mut text, &format!("  - match: {{ {hosts}path: /* }}"));
+        let mut listener = "";
+        if let Some(secure) = self.https.as_ref().and_then(|https| https.listen) {
+            listener = "listener: https, ";
+            // `redirect: https` of a listener is permanent, and browsers keep that.
+            let to = format!("https://{{host}}:{}{{path}}?{{query}}", secure.port());
+            let _infallible = writeln!(
+                text,
+                "  # For now only: browsers would keep a permanent redirect, also for other programs\n  \
+                 # on this port.\n  - match: {{ listener: http, {hosts}path: /* }}\n    \
+                 redirect: {{ to: \"{to}\", status: 307 }}"
+            );
+        }
+        line(
+            &mut text,
+            &format!("  - match: {{ {listener}{hosts}path: /* }}"),
+        );
         line(&mut text, "    upstream: app");
         line(&mut text, "    websocket: true");
         if self.cache && self.stores_pages() {
@@ -105,26 +120,32 @@ impl ProxyYaml {
                 &mut text,
                 &format!("  - address: {}", self.listen.written()),
             ),
-            Some(Https { listen: None, leaf }) => secure(&mut text, self.listen, leaf),
+            Some(Https { listen: None, leaf }) => secure(&mut text, "", self.listen, leaf),
             Some(Https {
                 listen: Some(other),
                 leaf,
             }) => {
+                line(&mut text, "  - name: http");
                 line(
                     &mut text,
-                    &format!("  - address: {}", self.listen.written()),
+                    &format!("    address: {}", self.listen.written()),
                 );
-                line(&mut text, "    redirect: https");
-                secure(&mut text, *other, leaf);
+                secure(&mut text, "name: https", *other, leaf);
             }
         }
         text
     }
 }
 
-fn secure(text: &mut String, listen: ListenAddress, leaf: &Leaf) {
+/// Writes a listener with TLS; `name` is its first line, or empty.
+fn secure(text: &mut String, name: &str, listen: ListenAddress, leaf: &Leaf) {
     let file = |path: &std::path::Path| quoted(&path.display().to_string());
-    line(text, &format!("  - address: {}", listen.written()));
+    let mut start = "  - ";
+    if !name.is_empty() {
+        line(text, &format!("{start}{name}"));
+        start = "    ";
+    }
+    line(text, &format!("{start}address: {}", listen.written()));
     line(text, "    tls:");
     line(text, "      certificates:");
     line(text, &format!("        cert: {}", file(&leaf.certificate)));

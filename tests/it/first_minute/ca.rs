@@ -9,7 +9,12 @@ use std::{
 };
 
 use super::{Home, output};
-use crate::support::{namespaces, origins::EchoOrigin, ports::free_port};
+use crate::support::{
+    client::{self, get},
+    namespaces,
+    origins::EchoOrigin,
+    ports::free_port,
+};
 
 /// Invariant: a client that trusts the CA accepts every name that the gateway serves, and no other
 /// client accepts any.
@@ -65,20 +70,37 @@ async fn http_redirects_to_https_on_the_port_beside_it() {
     let home = Home::new();
     let (status, yaml, stderr) = home.run(&["proxy", "--to", "3000", "--https", "--print"]);
     assert_eq!(status, 0, "{stderr}");
-    assert!(
-        yaml.contains("- address: 127.0.0.1:8080\n    redirect: https"),
-        "{yaml}"
-    );
-    assert!(
-        yaml.contains("- address: 127.0.0.1:8443\n    tls:"),
-        "{yaml}"
-    );
     super::write(&home.project(), &[("e.yaml", &yaml)]);
     let (status, _, findings) = home.run(&["check", "--config", "e.yaml"]);
     assert!(
         status == 0 && findings.contains("well formed"),
         "{findings}"
     );
+    let (plain, secure) = (free_port(), free_port());
+    let local = |yaml: &str| {
+        let yaml = yaml.replace("127.0.0.1:8080", &format!("127.0.0.1:{plain}"));
+        let yaml = yaml.replace(":8443", &format!(":{secure}"));
+        yaml.replace("port: 8443", &format!("port: {secure}"))
+    };
+    // The redirect that a configuration gets by `redirect: https` is the control.
+    let permanent = "listeners:\n  - { address: 127.0.0.1:8080, redirect: { port: 8443 } }\n\
+                     routes: [{ match: { path: /* }, respond: ok }]\n";
+    for (yaml, expected) in [(yaml.as_str(), 307), (permanent, 308)] {
+        super::write(&home.project(), &[("local.yaml", &local(yaml))]);
+        let _gateway = home.start(&["run", "--config", "local.yaml"]).await;
+        let address = format!("127.0.0.1:{plain}").parse().expect("an address");
+        for path in ["/", "/a/b%20c?d=e&f", "/a?"] {
+            let response = client::send(address, &get(path))
+                .await
+                .expect("it responds");
+            let to = response.header("location").unwrap_or_default().to_owned();
+            let path = path.trim_end_matches('?');
+            assert_eq!(response.status(), expected, "{yaml}");
+            assert!(to.starts_with("https://"), "{to}");
+            let rest = to.trim_end_matches('?').split_once(&format!(":{secure}"));
+            assert_eq!(rest.map(|(_, rest)| rest), Some(path), "{to}");
+        }
+    }
 }
 
 /// Invariant: programs that start at the same time make one CA, and one certificate with its key.

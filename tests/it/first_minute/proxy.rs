@@ -249,6 +249,10 @@ fn mistakes_in_options_are_explained() {
         (&["--to", "8080"][..], "round in a circle"),
         (&["--to", "3000", "--listen", "3000"], "round in a circle"),
         (&["--to", "api.internal"], "no port"),
+        (&["--to", "99999"], "ports are numbers from 1 to 65535"),
+        (&["--to", "3000", "--port", "99999"], "ports are numbers"),
+        (&["--to", "3000", "--port"], "--listen <ADDRESS>"),
+        (&["--port", "3000"], "--to"),
         (
             &["--to", "3000", "--listen", "shop.localhost"],
             "all addresses",
@@ -294,6 +298,37 @@ async fn a_second_gateway_of_a_user_serves_beside_the_first() {
         .as_str()
         .expect("it listens");
     assert!(address.ends_with(&ports[1]), "{address}");
+}
+
+/// Invariant: what is printed does not depend on the gateways that run here; the remedy for those
+/// works.
+#[tokio::test]
+async fn the_printed_file_is_the_same_beside_another_gateway() {
+    let app = EchoOrigin::start().await;
+    let home = Home::new();
+    let to = app.address().port().to_string();
+    let ports = [free_port().to_string(), free_port().to_string()];
+    let print = || home.run(&["proxy", "--to", &to, "--listen", &ports[1], "--print"]);
+    let (_, quiet, note) = print();
+    assert_eq!(note, "");
+    let _first = home
+        .start(&["proxy", "--to", &to, "--listen", &ports[0]])
+        .await;
+    let (status, beside, note) = print();
+    assert_eq!((status, &beside), (0, &quiet));
+    assert!(!beside.contains("admin"), "{beside}");
+    let remedy = note
+        .split('`')
+        .find(|part| part.starts_with("admin: {"))
+        .unwrap_or_else(|| panic!("no remedy: {note}"));
+    let files = [("beside.yaml", &*format!("{beside}{remedy}\n"))];
+    super::write(&home.project(), &files);
+    let _second = home.start(&["run", "--config", "beside.yaml"]).await;
+    let address = format!("127.0.0.1:{}", ports[1])
+        .parse()
+        .expect("an address");
+    let response = client::send(address, &get("/")).await;
+    assert_eq!(response.expect("it responds").status(), 200);
 }
 
 #[tokio::test]
