@@ -73,15 +73,13 @@ impl DemoApps {
         Ok(apps)
     }
 
-    #[cfg(test)]
-    pub(super) fn for_test(
-        addresses: impl IntoIterator<Item = (&'static str, SocketAddr)>,
-    ) -> Self {
-        Self {
-            addresses: addresses.into_iter().collect(),
-            tasks: Tasks::default(),
-            runtime: None,
-        }
+    /// Returns addresses as they might be, without apps.
+    pub(super) fn sample() -> Vec<(&'static str, SocketAddr)> {
+        let names = ["shop-1", "shop-2", "stock-1", "stock-2", "api", "chat"];
+        let ports = names.into_iter().zip(4001..);
+        ports
+            .map(|(name, port)| (name, (Ipv4Addr::LOCALHOST, port).into()))
+            .collect()
     }
 
     pub(super) fn stop(mut self) {

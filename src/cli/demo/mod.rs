@@ -18,7 +18,7 @@ use super::{
     program::shown,
     proxy::address::ListenAddress,
 };
-use crate::process::log;
+use crate::{process::log, status::admin_socket};
 
 /// The configuration, with placeholders for the real addresses.
 const CONFIG: &str = include_str!("demo.yaml");
@@ -40,7 +40,7 @@ pub(super) struct Options {
     /// Address to listen on: a port of this machine, `IP:PORT`, or `:PORT` for all its addresses
     #[arg(
         long,
-        alias = "address",
+        aliases = ["address", "port"],
         value_name = "ADDRESS",
         default_value = "127.0.0.1:8080"
     )]
@@ -48,9 +48,20 @@ pub(super) struct Options {
     /// The address of the admin listener [default: 127.0.0.1:9900, or none if it is taken]
     #[arg(long, value_name = "IP:PORT")]
     admin: Option<SocketAddr>,
+    /// Print the configuration, and serve nothing
+    #[arg(long)]
+    print: bool,
 }
 
+/// First lines of the printed configuration.
+const PRINTED: &str = "# The apps have other ports at each start. The plugin is one of those in `plugins/` of\n\
+                       # Edgeway's sources.\n";
+
 pub(super) fn run(options: &Options) -> ExitCode {
+    if options.print {
+        out::data(&printed(options));
+        return ExitCode::SUCCESS;
+    }
     log::init();
     let birth = match foreground::launched() {
         Ok(birth) => birth,
@@ -82,7 +93,8 @@ pub(super) fn run(options: &Options) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let yaml = yaml(options, &apps, &plugin, &socket);
+    let plugin_file = plugin.0.join(PLUGIN[0].0);
+    let yaml = yaml(options, &apps.addresses, &plugin_file, &socket);
     let status = foreground::serve(
         birth,
         Foreground {
@@ -101,7 +113,28 @@ struct Page {
     socket: String,
 }
 
-fn yaml(options: &Options, apps: &DemoApps, plugin: &PluginFolder, socket: &Path) -> String {
+/// Returns the configuration for a reader: as it is on a machine without another gateway.
+fn printed(options: &Options) -> String {
+    let options = Options {
+        admin: options.admin.or(Some(foreground::ADMIN)),
+        ..*options
+    };
+    let plugin = Path::new("plugins/ab-split/plugin.js");
+    let yaml = yaml(
+        &options,
+        &DemoApps::sample(),
+        plugin,
+        &admin_socket::usual(),
+    );
+    format!("{PRINTED}{yaml}")
+}
+
+fn yaml(
+    options: &Options,
+    apps: &[(&'static str, SocketAddr)],
+    plugin: &Path,
+    socket: &Path,
+) -> String {
     let admin = options
         .admin
         .map_or_else(foreground::admin_address, |at| at.to_string());
@@ -119,11 +152,8 @@ fn yaml(options: &Options, apps: &DemoApps, plugin: &PluginFolder, socket: &Path
             "{admin-backend}",
             &quoted(&format!("unix:{}", socket.display())),
         )
-        .replace(
-            "{plugin}",
-            &quoted(&plugin.0.join("plugin.js").display().to_string()),
-        );
-    for (name, address) in &apps.addresses {
+        .replace("{plugin}", &quoted(&plugin.display().to_string()));
+    for (name, address) in apps {
         text = text.replace(&format!("{{{name}}}"), &address.to_string());
     }
     text
@@ -143,7 +173,7 @@ fn hello(base: &str, socket: &Path) -> Vec<String> {
          curl -s -X POST {base}/stock/slow; sleep 3; curl -s {base}/stock/items\n  \
          # routes, upstreams, health\n  \
          edgeway status --socket {socket}\n\n\
-         The configuration is src/cli/demo/demo.yaml. Ctrl-C ends it.\n"
+         `edgeway demo --print` prints the configuration. Ctrl-C ends it.\n"
     );
     lines.lines().map(str::to_owned).collect()
 }
@@ -185,17 +215,14 @@ mod tests {
     fn the_demonstration_is_a_valid_configuration() {
         let plugin = PluginFolder::make().unwrap();
         let folder = plugin.0.parent().unwrap().to_owned();
-        let names = ["shop-1", "shop-2", "stock-1", "stock-2", "api", "chat"];
-        let apps = names
-            .iter()
-            .zip(1..)
-            .map(|(name, port)| (*name, ([127, 0, 0, 1], port).into()));
-        let apps = DemoApps::for_test(apps);
         let options = Options {
             listen: "127.0.0.1:8080".parse().unwrap(),
             admin: Some("127.0.0.1:9900".parse().unwrap()),
+            print: false,
         };
-        let text = yaml(&options, &apps, &plugin, Path::new("/run/a b.sock"));
+        let file = plugin.0.join("plugin.js");
+        let socket = Path::new("/run/a b.sock");
+        let text = yaml(&options, &DemoApps::sample(), &file, socket);
         let loaded = gateway::load_text("demo.yaml", &text);
         let json = crate::config::diagnostic::Style::Json;
         let report = loaded.diagnostics.render(&loaded.sources, json);
@@ -205,5 +232,25 @@ mod tests {
         assert!(gateway.is_some() && found.list().is_empty(), "{report}");
         drop(plugin);
         assert!(!folder.exists());
+    }
+
+    /// Invariant: the printed file is what is served, with the plugin of the sources.
+    #[test]
+    fn the_printed_configuration_is_valid_in_the_folder_of_the_sources() {
+        let options = Options {
+            listen: "127.0.0.1:8080".parse().unwrap(),
+            admin: None,
+            print: true,
+        };
+        let text = printed(&options);
+        assert!(
+            text.starts_with('#') && !text.contains("{listen}"),
+            "{text}"
+        );
+        let loaded = gateway::load_text("demo.yaml", &text);
+        let file = loaded.file.unwrap();
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let (gateway, found) = gateway::compile(&file, sources, &World::default());
+        assert!(gateway.is_some() && found.list().is_empty(), "{text}");
     }
 }

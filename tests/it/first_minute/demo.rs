@@ -166,3 +166,13 @@ async fn it_runs_beside_another_gateway_and_leaves_nothing_behind() {
     assert_eq!(second.ends(Duration::from_secs(15)).await.code(), Some(0));
     assert_eq!(left(), 0);
 }
+
+#[test]
+fn its_configuration_is_printed_wherever_it_is_installed() {
+    let home = Home::new();
+    let (status, yaml, stderr) = home.run(&["demo", "--print"]);
+    assert_eq!((status, stderr.as_str()), (0, ""));
+    for words in ["upstreams:", "rate_limits:", "plugins/ab-split"] {
+        assert!(yaml.contains(words), "{words}: {yaml}");
+    }
+}
