@@ -59,7 +59,7 @@ pub(super) struct Options {
     script: String,
     /// Address to listen on: a port of this machine, `IP:PORT`, or `:PORT` for all its addresses
     /// [default: 8080]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, alias = "port", value_name = "ADDRESS")]
     listen: Option<ListenAddress>,
     /// Serve HTTPS, with a certificate from a CA of this machine (`edgeway ca`)
     #[arg(long)]
@@ -103,6 +103,8 @@ struct Prepared {
     file: Option<(PathBuf, Arc<Overlay>)>,
     command: child::Command,
     url: String,
+    /// Host of the site, whose routes take the names of this machine as well.
+    site: Option<String>,
     renewal: Option<ca::Renewal>,
 }
 
@@ -160,6 +162,7 @@ fn prepare(options: &Options) -> Result<Prepared, Refused> {
         let path = PathBuf::from(FILE);
         path.exists().then_some(path)
     });
+    let mut site = None;
     let (loaded, file) = match path {
         None => {
             let text = format!("{}{QUIET}", base.text());
@@ -167,8 +170,9 @@ fn prepare(options: &Options) -> Result<Prepared, Refused> {
         }
         Some(path) => {
             let hmr = project.hmr_paths();
-            let overlay = overlay_of(&path, &base, options.upstream.as_deref(), &hmr)?;
+            let (overlay, host) = overlay_of(&path, &base, options.upstream.as_deref(), &hmr)?;
             let overlay = Arc::new(overlay);
+            site = host;
             (
                 gateway::load_with(&path, Some(&overlay)),
                 Some((path, overlay)),
@@ -180,17 +184,19 @@ fn prepare(options: &Options) -> Result<Prepared, Refused> {
         file,
         command,
         url,
+        site,
         renewal,
     })
 }
 
-/// Returns what is laid over the file at `path`, which must be valid by itself.
+/// Returns what is laid over the file at `path`, which must be valid by itself, and the host of the
+/// app's site if its routes name one.
 fn overlay_of(
     path: &Path,
     base: &ProxyYaml,
     upstream: Option<&str>,
     hmr: &[String],
-) -> Result<Overlay, Refused> {
+) -> Result<(Overlay, Option<String>), Refused> {
     let written = gateway::load(path);
     let Some(file) = &written.file else {
         return Err(Refused {
@@ -200,10 +206,14 @@ fn overlay_of(
     };
     let upstream =
         overlay::upstream(file, upstream).map_err(|why| format!("{}: {why}", path.display()))?;
-    Ok(Overlay {
+    let site = overlay::local_site(&upstream, base.listen);
+    let host = site.host(&file.tree);
+    let overlay = Overlay {
         name: NAME.into(),
-        text: overlay::text(file, base, &upstream, hmr),
-    })
+        text: overlay::text(file, base, &site, hmr),
+        local_site: Some(site),
+    };
+    Ok((overlay, host))
 }
 
 /// Says once if the script does not listen on the port that it got: an app may have one of its own.
@@ -228,6 +238,7 @@ fn serve(birth: LaunchState, prepared: Prepared) -> ExitCode {
         file: at,
         command,
         url,
+        site,
         renewal,
     } = prepared;
     if !loaded.diagnostics.list().is_empty() {
@@ -253,10 +264,11 @@ fn serve(birth: LaunchState, prepared: Prepared) -> ExitCode {
         || "no edgeway.yaml here: WebSockets pass, everything else is a default".to_owned(),
         |(path, _)| format!("{} is watched: save it, and it serves", path.display()),
     );
-    let hello = vec![
+    let mut hello = vec![
         format!("edgeway: {url} → `{shown}` on port {port}"),
         format!("  {watched}"),
     ];
+    hello.extend(site.map(|host| format!("  the routes of {host} take localhost as well")));
     let (path, overlay) = at.unzip();
     let outcome = boot::serve(BootOptions {
         birth,

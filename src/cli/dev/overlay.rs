@@ -4,12 +4,31 @@
 use std::fmt::Write as _;
 
 use crate::{
-    cli::{foreground::quoted, proxy::yaml::ProxyYaml},
+    cli::{
+        foreground::quoted,
+        proxy::{address::ListenAddress, yaml::ProxyYaml},
+    },
     config::{
         model::{App, File},
+        source::LocalSite,
         tree::Value,
     },
 };
+
+/// Returns the site of the app at the names of this machine: its own leads to another one.
+pub(super) fn local_site(upstream: &str, listen: ListenAddress) -> LocalSite {
+    let mut names: Vec<String> = ["localhost", "*.localhost", "127.0.0.1", "[::1]"]
+        .map(str::to_owned)
+        .into();
+    let own = listen.host();
+    if !names.contains(&own) {
+        names.push(own);
+    }
+    LocalSite {
+        upstream: upstream.to_owned(),
+        names,
+    }
+}
 
 /// Returns the upstream that the `dev` script takes the place of.
 pub(super) fn upstream(file: &File, wanted: Option<&str>) -> Result<String, String> {
@@ -46,7 +65,8 @@ pub(super) fn upstream(file: &File, wanted: Option<&str>) -> Result<String, Stri
 }
 
 /// Returns the text that is laid over the file. `hmr` has the paths of hot module replacement.
-pub(super) fn text(file: &File, base: &ProxyYaml, upstream: &str, hmr: &[String]) -> String {
+pub(super) fn text(file: &File, base: &ProxyYaml, site: &LocalSite, hmr: &[String]) -> String {
+    let upstream = &site.upstream;
     let mut text = base.listeners();
     // Certificates and checks are those of the machine that the file is for, and a build folder is
     // of a build, which `dev` has none of.
@@ -68,7 +88,7 @@ pub(super) fn text(file: &File, base: &ProxyYaml, upstream: &str, hmr: &[String]
     let is_next = file
         .upstreams
         .iter()
-        .any(|(key, config)| key.name == upstream && config.value.app == App::Nextjs);
+        .any(|(key, config)| key.name == *upstream && config.value.app == App::Nextjs);
     if is_next {
         // `next dev` has no build, which would say which pages are guarded: none is stored.
         text.push_str("    guarded: [/*]\n");
@@ -92,9 +112,15 @@ pub(super) fn text(file: &File, base: &ProxyYaml, upstream: &str, hmr: &[String]
         .map(|path| quoted(path))
         .collect();
     if is_next && !missing.is_empty() {
+        // A route with a host comes before those without.
+        let hosts = site.host(&file.tree).map_or_else(String::new, |host| {
+            let hosts = std::iter::once(&host).chain(&site.names);
+            let hosts: Vec<String> = hosts.map(|host| quoted(host)).collect();
+            format!("host: [{}], ", hosts.join(", "))
+        });
         let _infallible = writeln!(
             text,
-            "routes:\n  - match: {{ path: [{}] }}\n    upstream: {name}\n    websocket: true",
+            "routes:\n  - match: {{ {hosts}path: [{}] }}\n    upstream: {name}\n    websocket: true",
             missing.join(", ")
         );
     }
@@ -105,9 +131,12 @@ pub(super) fn text(file: &File, base: &ProxyYaml, upstream: &str, hmr: &[String]
 mod tests {
     use super::*;
     use crate::{
-        cli::{project, proxy::address::ListenAddress},
+        cli::project,
         config::source::Overlay,
-        gateway::{self, World},
+        gateway::{
+            self, World,
+            explain::{ExplainRequest, ExplainScope, explain},
+        },
     };
 
     fn file(yaml: &str) -> File {
@@ -163,14 +192,11 @@ routes:
         std::fs::write(&path, PRODUCTION).unwrap();
         let written = file(PRODUCTION);
         let upstream = upstream(&written, None).unwrap();
+        let site = local_site(&upstream, base().listen);
         let overlay = Overlay {
             name: "edgeway dev".into(),
-            text: text(
-                &written,
-                &base(),
-                &upstream,
-                &["/docs/_next/hmr".to_owned()],
-            ),
+            text: text(&written, &base(), &site, &["/docs/_next/hmr".to_owned()]),
+            local_site: Some(site),
         };
         let loaded = gateway::load_with(&path, Some(&overlay));
         let report = loaded
@@ -205,6 +231,67 @@ routes:
                 && !printed.contains("/nowhere"),
             "{printed}"
         );
+    }
+
+    /// Invariant: with a host on every route too, requests for this machine find the routes of the
+    /// site, hot module replacement among them.
+    #[test]
+    fn a_site_with_a_host_is_served_at_the_names_of_this_machine() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("edgeway.yaml");
+        let hosts = PRODUCTION
+            .replace(
+                "match: { path: /* }",
+                "match: { host: shop.example.com, path: /* }",
+            )
+            .replace(
+                "match: { path: /api/* }",
+                "match: { host: api.example.com, path: /* }",
+            );
+        std::fs::write(&path, &hosts).unwrap();
+        let written = file(&hosts);
+        let site = local_site("web", "192.0.2.7:8080".parse().unwrap());
+        assert_eq!(
+            site.host(&written.tree).as_deref(),
+            Some("shop.example.com")
+        );
+        let overlay = Overlay {
+            name: "edgeway dev".into(),
+            text: text(&written, &base(), &site, &["/_next/hmr".to_owned()]),
+            local_site: Some(site),
+        };
+        let loaded = gateway::load_with(&path, Some(&overlay));
+        let file = loaded.file.unwrap();
+        let (gateway, found) = gateway::compile(&file, folder.path(), &World::default());
+        assert!(found.list().is_empty());
+        let gateway = gateway.unwrap();
+        let route = |url: &str| {
+            let request = ExplainRequest {
+                method: "GET".to_owned(),
+                url: url.to_owned(),
+                headers: Vec::new(),
+                client: [127, 0, 0, 1].into(),
+                listener: None,
+            };
+            let explained = explain(&gateway, &request, ExplainScope::AtTheRules).unwrap();
+            let explained = serde_json::to_value(explained).unwrap();
+            explained["action"].as_str().unwrap_or_default().to_owned()
+        };
+        for host in [
+            "localhost",
+            "shop.localhost",
+            "127.0.0.1",
+            "[::1]",
+            "192.0.2.7",
+            "shop.example.com",
+        ] {
+            let page = route(&format!("http://{host}:8080/x"));
+            assert!(page.contains("upstream web"), "{host}: {page}");
+            let hmr = route(&format!("http://{host}:8080/_next/hmr"));
+            assert!(hmr.contains("upstream web (websocket)"), "{host}: {hmr}");
+        }
+        let api = route("http://api.example.com/x");
+        assert!(api.contains("upstream api"), "{api}");
     }
 
     #[test]

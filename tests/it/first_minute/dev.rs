@@ -196,6 +196,48 @@ routes:
     assert_eq!(page(address).await.split(' ').next(), Some("pid"));
 }
 
+/// Invariant: where every route names a host, the site's routes serve this machine as well, and
+/// those of other hosts do not.
+#[tokio::test]
+async fn a_site_with_hosts_is_served_on_this_machine() {
+    let home = Home::new();
+    let yaml = "
+listeners: [{ address: \":80\" }]
+upstreams: { web: { app: node, backends: [10.0.0.7:3000] } }
+routes:
+  - match: { host: api.example.com, path: /* }
+    respond: { status: 418 }
+  - match: { host: [shop.example.com, www.example.com], path: /* }
+    upstream: web
+    headers: { response: { set: { X-Own: shop } } }
+";
+    let files = [
+        ("server.js", SERVER),
+        ("package.json", PACKAGE),
+        ("edgeway.yaml", yaml),
+    ];
+    super::write(&home.project(), &files);
+    let listen = free_port();
+    let gateway = home.start(&["dev", "--port", &listen.to_string()]).await;
+    gateway.prints("shop.example.com take localhost").await;
+    let address: SocketAddr = ([127, 0, 0, 1], listen).into();
+    page(address).await;
+    let ask = async |host: &str| {
+        let request = get("/").header("host", host);
+        let response = client::send(address, &request).await.expect("it responds");
+        (response.status(), response.header("x-own").is_some())
+    };
+    for host in [
+        &*format!("localhost:{listen}"),
+        "shop.localhost",
+        "shop.example.com",
+    ] {
+        assert_eq!(ask(host).await, (200, true), "{host}");
+    }
+    assert_eq!(ask("api.example.com").await, (418, false));
+    assert_eq!(ask("other.example.com").await, (421, false));
+}
+
 /// Copies the test app, whose packages are links to the same files.
 fn project(home: &Home) -> PathBuf {
     Kind::Next.require_build();

@@ -2,6 +2,7 @@
 
 mod expand;
 mod extends;
+mod local_site;
 mod merge;
 mod referenced_files;
 mod source_texts;
@@ -15,7 +16,9 @@ use std::{
 };
 
 use self::expand::Expander;
-pub use self::{referenced_files::ReferencedFiles, source_texts::SourceTexts};
+pub use self::{
+    local_site::LocalSite, referenced_files::ReferencedFiles, source_texts::SourceTexts,
+};
 use super::{
     diagnostic::{Diagnostic, Diagnostics, Place, suggest},
     model::ExtendsConfig,
@@ -56,6 +59,8 @@ pub struct Overlay {
     /// Name of the text in messages.
     pub name: PathBuf,
     pub text: String,
+    /// Site that is served at the names of this machine as well.
+    pub local_site: Option<LocalSite>,
 }
 
 /// File number of places in an [`Overlay`]; there are fewer files.
@@ -85,6 +90,9 @@ pub fn load_with(path: &Path, overlay: &Overlay) -> (Sources, Option<Node>, Diag
     let (mut sources, mut node, mut diagnostics) = load(path);
     let over = parse(&overlay.text, OVERLAY, &mut diagnostics);
     sources.overlay = Some(overlay.clone());
+    if let (Some(node), Some(site)) = (&mut node, &overlay.local_site) {
+        site.lay_over(node);
+    }
     if let (Some(node), Some(over)) = (&mut node, over) {
         merge::over(node, over);
     }

@@ -449,6 +449,7 @@ fn an_overlay_is_a_merge_patch() {
         let overlay = Overlay {
             name: "overlay".into(),
             text: overlay.to_owned(),
+            local_site: None,
         };
         let (sources, found, diagnostics) = load_with(&path, &overlay);
         assert!(diagnostics.list().is_empty(), "{file}");
@@ -470,6 +471,7 @@ fn a_mistake_in_an_overlay_has_its_place() {
     let overlay = Overlay {
         name: "the overlay".into(),
         text: "b: [\n".to_owned(),
+        local_site: None,
     };
     let (sources, _, diagnostics) = load_with(&path, &overlay);
     let report = diagnostics.render(&sources, crate::diagnostic::Style::Json);

@@ -63,6 +63,14 @@ impl Node {
         self.entry(key).map(|(_, node)| node)
     }
 
+    pub fn get_mut(&mut self, key: &str) -> Option<&mut Self> {
+        let Value::Map(entries) = &mut self.value else {
+            return None;
+        };
+        let mut entries = entries.iter_mut();
+        entries.find(|(k, _)| k.name == key).map(|(_, node)| node)
+    }
+
     /// Returns a key as written, and its value.
     pub fn entry(&self, key: &str) -> Option<&(Key, Self)> {
         self.entries().iter().find(|(k, _)| k.name == key)
