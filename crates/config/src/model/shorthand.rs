@@ -68,6 +68,16 @@ impl Short for BackendConfig {
         Ok(Self { target, weight })
     }
 
+    fn number(number: u64) -> Option<Result<Self, String>> {
+        let help = match u16::try_from(number) {
+            Ok(port) if port > 0 => format!("write `127.0.0.1:{port}`"),
+            _ => "write `IP:PORT`, such as `127.0.0.1:3000`".to_owned(),
+        };
+        Some(Err(format!(
+            "a backend is an address, found the number {number}\nhelp: {help}"
+        )))
+    }
+
     fn text(text: &str) -> Option<Result<Self, String>> {
         Some(Ok(Self {
             target: BackendTarget::Address(text.to_owned()),

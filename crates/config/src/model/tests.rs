@@ -163,7 +163,7 @@ routes:
             "<listners>: unknown key `listners`; the keys left to use here are `admin`, `trusted_proxies`, `access_log`, `audit_log`, `flood_guard`, `geo`, `acme`, `redis`, `tracing`, `rate_limits`, `cache`, `profiles`, `drain`, `watch`, `merge_slashes`, `extends`, `include`",
             "<adress>: unknown key `adress`; did you mean `address`?",
             "<80>: expected text, found the number 80; put quotes round it: `\"80\"`",
-            "<5000>: expected a backend such as `127.0.0.1:3000`, or a mapping, found the number 5000; ",
+            "<5000>: a backend is an address, found the number 5000; write `127.0.0.1:5000`",
             "<balanse>: unknown key `balanse`; did you mean `balance`?",
             "<compresion>: unknown key `compresion`; did you mean `compression`?",
             "<mach>: unknown key `mach`; did you mean `match`?",
@@ -228,6 +228,16 @@ fn backends_have_one_address_and_a_weight() {
         "{ adress: a }",
         "<adress>: unknown key `adress`; did you mean `address`?",
     );
+    for (written, help) in [
+        ("3000", "write `127.0.0.1:3000`"),
+        ("70000", "write `IP:PORT`, such as `127.0.0.1:3000`"),
+        ("0", "write `IP:PORT`, such as `127.0.0.1:3000`"),
+    ] {
+        refused::<BackendConfig>(
+            written,
+            &format!("<{written}>: a backend is an address, found the number {written}; {help}"),
+        );
+    }
     refused::<BackendConfig>(
         "[a]",
         "<[a]>: expected a backend such as `127.0.0.1:3000`, or a mapping, found a list; ",
