@@ -141,11 +141,14 @@ fn configuration(apps: &[App]) -> String {
         let (first, last) = (app.ports[0], app.ports[app.ports.len() - 1]);
         let kind = if app.is_next { "nextjs" } else { "node" };
         let unit = format!("{}@{{port}}.service", app.name);
-        let upstream = json!({
+        let mut upstream = json!({
             "app": kind,
             "backends": backends,
             "scale": { "unit": unit, "ports": format!("{first}-{last}") },
         });
+        if let Some(mebibytes) = app.restart_at {
+            upstream["restart_at"] = json!({ "rss": format!("{mebibytes}MiB") });
+        }
         upstreams.insert(app.name.clone(), upstream);
     }
     let mut text = String::from(
@@ -364,9 +367,20 @@ mod tests {
             let names = [
                 "true", "null", "On", "7", "a b", "a/b", "", "-", "1e3", "%i", "y",
             ];
+            let limits = [
+                "0",
+                "1",
+                "1M",
+                "2M",
+                "500M",
+                "1G",
+                "1000000000M",
+                "16777215G",
+            ];
             let apps = (0..random.usize(1..5)).map(|_| {
                 let app = json!({
                     "name": names[random.usize(..names.len())], "script": "a.js", "port": 4000,
+                    "max_memory_restart": limits[random.usize(..limits.len())],
                     "instances": random.usize(1..3),
                 });
                 let machine = Machine {
@@ -381,6 +395,8 @@ mod tests {
             });
             let apps: Vec<App> = apps.collect();
             let text = configuration(&apps);
+            let watched = apps.iter().filter(|app| app.restart_at.is_some()).count();
+            assert_eq!(text.matches("restart_at").count(), watched, "{text}");
             let loaded = crate::gateway::load_text("t", &text);
             let file = loaded.file.unwrap();
             assert!(loaded.diagnostics.list().is_empty(), "{text}");

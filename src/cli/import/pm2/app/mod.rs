@@ -50,6 +50,8 @@ pub(super) struct App {
     /// Variables that count the instances, with their value in the first one.
     pub(super) counters: BTreeMap<String, u64>,
     pub(super) is_next: bool,
+    /// MiB of memory at which it is restarted before it is killed.
+    pub(super) restart_at: Option<u64>,
     pub(super) user: String,
     /// Lines of `[Service]`, without those that every unit has.
     pub(super) settings: Vec<String>,
@@ -63,6 +65,10 @@ pub(super) const PORT: &str = "${PORT}";
 const USER: &str = "node-app";
 /// Port of Next.js and of most examples.
 const USUAL_PORT: u16 = 3000;
+/// Share of the memory at which an app is killed: it grows while its requests in flight finish.
+const RESTART_AT_PERCENT: u64 = 80;
+/// Largest limit that the configuration takes, 256 TiB.
+const MAX_MEBIBYTES: u64 = 1 << 28;
 /// Units that `app-NAME` keeps clear of: Edgeway's own, and templates of systemd, which every
 /// login needs.
 const UNITS: [&str; 10] = [
@@ -116,6 +122,7 @@ impl App {
             ports: Vec::new(),
             counters: BTreeMap::new(),
             is_next: false,
+            restart_at: None,
             user: String::new(),
             settings: Vec::new(),
             carried: Vec::new(),
@@ -177,6 +184,11 @@ impl App {
                 USUAL_PORT
             }
             None => {
+                let mut words = self.command.iter().flat_map(|word| word.split(' '));
+                if words.any(|word| word == "--port" || word.starts_with("--port=")) {
+                    self.left
+                        .push("`--port` has no number from 1 to 65535".to_owned());
+                }
                 self.left.push(
                     "no port is written, so it is no upstream; if it serves HTTP, write `PORT` into its \
                      `env` and import again".to_owned(),
@@ -277,6 +289,22 @@ impl App {
         Ok(())
     }
 
+    /// Plans a restart before the kill, as PM2 restarts: requests in flight are finished.
+    fn restart_at(&mut self, killed_at: u64) {
+        let mebibytes = (killed_at >> 20).saturating_mul(RESTART_AT_PERCENT) / 100;
+        // A worker has no upstream.
+        if self.ports.is_empty() || mebibytes == 0 || mebibytes > MAX_MEBIBYTES {
+            return;
+        }
+        self.restart_at = Some(mebibytes);
+        let name = &self.name;
+        self.carried.push(format!(
+            "and as `restart_at: {{ rss: {mebibytes}MiB }}`, {RESTART_AT_PERCENT} % of it: with the \
+             module edgeway-node in the app, `edgeway rollout {name} --watch -- systemctl restart \
+             {name}@{{port}}` restarts it before it is killed"
+        ));
+    }
+
     fn limits(&mut self, keys: &mut Keys<'_>) -> Result<(), String> {
         // 0 is off.
         let memory = keys.text(&["max_memory_restart"]);
@@ -290,6 +318,7 @@ impl App {
             self.settings.push(format!("MemoryMax={bytes}"));
             self.carried
                 .push(format!("max_memory_restart {memory} as MemoryMax="));
+            self.restart_at(bytes);
         }
         let stop = keys
             .number(&["kill_timeout"])

@@ -48,6 +48,23 @@ fn a_cluster_becomes_one_process_for_each_port() {
     assert_eq!(web.command, command);
     assert_eq!(web.environment["NODE_ENV"], "production");
     assert!(web.is_next && web.settings.contains(&"MemoryMax=524288000".to_owned()));
+    assert_eq!(web.restart_at, Some(400));
+    let is_carried = web.carried.iter().any(|line| {
+        line.contains("`restart_at: { rss: 400MiB }`")
+            && line.contains("edgeway rollout my-shop --watch")
+    });
+    assert!(is_carried, "{:?}", web.carried);
+    // A worker has no upstream.
+    let worker = plan(
+        &json!({ "name": "mail", "script": "a.js", "max_memory_restart": "500M", "args": "--port x" }),
+        &mut taken,
+    );
+    assert_eq!(worker.restart_at, None);
+    let is_reported = worker
+        .left
+        .iter()
+        .any(|line| line.contains("`--port` has no number"));
+    assert!(is_reported, "{:?}", worker.left);
     // Another app with a port in between moves on.
     let api = plan(
         &json!({ "script": "./api.js", "env": { "PORT": "3002" }, "instances": 2 }),
