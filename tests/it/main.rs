@@ -108,6 +108,7 @@ mod top;
 mod tracing;
 mod transparency;
 mod tunnels;
+mod typos;
 mod upgrade;
 mod upstream_h2;
 mod upstream_tls;
