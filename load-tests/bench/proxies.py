@@ -173,6 +173,20 @@ class Edgeway(Proxy):
         return output([str(self.settings.edgeway.resolve()), "--version"])
 
 
+class TracedEdgeway(Edgeway):
+    """Edgeway that exports one trace in a hundred, the default, to a collector that is gone."""
+
+    name = "edgeway-traced"
+
+    def command(self, alone: bool) -> list[str]:
+        config = self.settings.config.resolve()
+        text = config.read_text().replace("file: plugins/", f"file: {config.parent}/plugins/")
+        (collector,) = free_ports(1)
+        traced = self.fleet.folder / "traced.yaml"
+        traced.write_text(f"{text}\ntracing: {{ endpoint: \"http://127.0.0.1:{collector}\" }}\n")
+        return [str(self.settings.edgeway.resolve()), "run", "-c", str(traced), "--threads", "1"]
+
+
 class Bare(Proxy):
     name = "bare"
     # SIGTERM would wait for Pingora's grace period of minutes.
@@ -218,7 +232,7 @@ class PlainNginx(Nginx):
     template = "plain.nginx.conf"
 
 
-PROXIES = {kind.name: kind for kind in (Edgeway, Bare, Nginx, PlainNginx)}
+PROXIES = {kind.name: kind for kind in (Edgeway, TracedEdgeway, Bare, Nginx, PlainNginx)}
 
 
 def need(binary: pathlib.Path, command: str) -> None:

@@ -96,7 +96,9 @@ impl Refuser {
         metrics.count_bytes(facts.bytes_received, facts.bytes_sent);
         metrics.seconds.observe_plain(facts.total.as_secs_f64());
         facts.ended = self.live.world.clock.wall();
-        trace::end(gateway, None, request, facts);
+        if trace::wanted(gateway, facts).is_some() {
+            trace::end(gateway, None, request, facts);
+        }
         let ex = Exchange {
             head: request,
             facts,

@@ -234,18 +234,18 @@ pub(super) fn log(live: &Live, passed: &TransferResults<'_>, ctx: &mut Context) 
     metrics.count(&request.method, facts.status);
     metrics.count_bytes(facts.bytes_received, facts.bytes_sent);
     let seconds = facts.total.as_secs_f64();
-    match (&gateway.tracing, &facts.trace) {
-        (Some(tracing), Some(trace)) if tracing.tracing.is_wanted(trace, facts) => {
-            metrics
-                .seconds
-                .observe(seconds, now, || TraceId::new(trace.trace_id));
-        }
+    let exported = trace::wanted(gateway, facts);
+    match (exported, &gateway.tracing) {
+        (Some(trace), _) => metrics
+            .seconds
+            .observe(seconds, now, || TraceId::new(trace.trace_id)),
         // A trace that a client names may be one of somebody else, or not exist.
-        (Some(_), _) => metrics.seconds.observe_plain(seconds),
-        (None, _) => metrics
+        (None, Some(_)) => metrics.seconds.observe_plain(seconds),
+        (None, None) => metrics
             .seconds
             .observe(seconds, now, || client_trace(request)),
     }
+    let is_exported = exported.is_some();
     if let Some(first_byte) = facts.first_byte {
         metrics.first_byte.observe(first_byte.as_secs_f64());
     }
@@ -262,7 +262,9 @@ pub(super) fn log(live: &Live, passed: &TransferResults<'_>, ctx: &mut Context) 
     }
     guard::over(live, gateway, facts, connection.as_deref());
     facts.ended = live.world.clock.wall();
-    trace::end(gateway, *route, request, facts);
+    if is_exported {
+        trace::end(gateway, *route, request, facts);
+    }
     let ex = Exchange {
         head: request,
         facts,

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use http::{HeaderMap, StatusCode, header::Entry};
+use http::{HeaderMap, StatusCode};
 use pingora::http::RequestHeader;
 
 use super::context::{self, Context, RoutePlacement};
@@ -49,11 +49,12 @@ pub(super) fn pass_on(headers: &mut HeaderMap, trace: &RequestTrace) {
         return;
     }
     headers.insert(TRACEPARENT, trace.outgoing().header_value());
-    // W3C Trace Context, 3.3: state goes with its parent only, and only as a whole.
-    if let Entry::Occupied(state) = headers.entry(TRACESTATE)
-        && (trace.parent.is_none() || !is_tracestate(state.iter()))
+    // W3C Trace Context, 3.3: state goes with its parent only, and only as a whole. Few clients send
+    // one, and looking at each name costs less than a lookup.
+    if headers.keys().any(|name| *name == TRACESTATE)
+        && (trace.parent.is_none() || !is_tracestate(headers.get_all(TRACESTATE).iter()))
     {
-        state.remove_entry_mult();
+        headers.remove(TRACESTATE);
     }
 }
 
@@ -100,16 +101,21 @@ fn attempt(facts: &mut RequestFacts) -> Option<&mut TraceAttempt> {
     facts.trace.as_mut()?.attempt()
 }
 
-/// Exports the spans of a request that is over, if they are wanted.
+/// Returns the trace of a request that is over, if its spans are wanted.
+pub(super) fn wanted<'a>(gateway: &Gateway, facts: &'a RequestFacts) -> Option<&'a RequestTrace> {
+    let (tracing, trace) = (gateway.tracing.as_ref()?, facts.trace.as_ref()?);
+    tracing.tracing.is_wanted(trace, facts).then_some(trace)
+}
+
+/// Exports the spans of a request that is over and has a [`wanted`] trace.
+#[cold]
 pub(super) fn end(
     gateway: &Gateway,
     place: Option<RoutePlacement>,
     head: &RequestHeader,
     facts: &RequestFacts,
 ) {
-    if let (Some(tracing), Some(trace)) = (&gateway.tracing, &facts.trace)
-        && tracing.tracing.is_wanted(trace, facts)
-    {
+    if let Some(trace) = &facts.trace {
         export(gateway, place, head, facts, trace, false);
     }
 }

@@ -233,13 +233,11 @@ impl Line<'_> {
 /// Adds the ids of the request's trace and span, where traces are exported.
 fn put_trace(out: &mut Vec<u8>, ids: Option<TraceIds>) {
     let Some(ids) = ids else { return };
-    let mut digits = [0; 32];
-    write_hex(&mut digits, &ids.trace.to_be_bytes());
-    out.extend_from_slice(b"\",\"trace_id\":\"");
-    out.extend_from_slice(&digits);
-    write_hex(&mut digits, &ids.span.to_be_bytes());
-    out.extend_from_slice(b"\",\"span_id\":\"");
-    out.extend_from_slice(&digits[..16]);
+    let mut text =
+        *b"\",\"trace_id\":\"00000000000000000000000000000000\",\"span_id\":\"0000000000000000";
+    write_hex(&mut text[14..46], &ids.trace.to_be_bytes());
+    write_hex(&mut text[59..], &ids.span.to_be_bytes());
+    out.extend_from_slice(&text);
 }
 
 /// Adds nginx' `$remote_user`. Spaces would split it into two columns.

@@ -1,12 +1,15 @@
 //! Trace of one request: its ids, and the times that become spans if the trace is exported.
 //!
-//! Ids and a few times are all that a request costs that nobody looks at. Spans are made from them
-//! when the request is over, where it was sampled, failed or was slow.
+//! Ids and a few times are all that a request costs that nobody looks at: its trace allocates
+//! nothing. Spans are made from them when the request is over, where it was sampled, failed or was
+//! slow.
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+
+use smallvec::SmallVec;
 
 use super::Verdict;
 use crate::base::{
@@ -32,7 +35,8 @@ pub struct RequestTrace {
     is_passed_on: bool,
     clock: Clock,
     steps: Vec<TraceStep>,
-    attempts: Vec<TraceAttempt>,
+    /// Most requests have one attempt, which needs no allocation.
+    attempts: SmallVec<[TraceAttempt; 1]>,
 }
 
 /// A part of a request's way through the gateway.
@@ -78,21 +82,25 @@ impl RequestTrace {
             is_passed_on: true,
             clock: clock.clone(),
             steps: Vec::new(),
-            attempts: Vec::new(),
+            attempts: SmallVec::new(),
         }
     }
 
     /// Begins the trace of work that this request leaves behind.
     #[must_use]
     pub fn child(&self) -> Self {
-        let parent = TraceContext {
+        Self {
+            is_passed_on: self.is_passed_on,
+            ..Self::new(Some(self.context()), self.is_sampled, &self.clock)
+        }
+    }
+
+    /// Returns the context of the request's own span.
+    pub fn context(&self) -> TraceContext {
+        TraceContext {
             trace_id: self.trace_id,
             span_id: self.span_id,
             flags: self.flags(),
-        };
-        Self {
-            is_passed_on: self.is_passed_on,
-            ..Self::new(Some(parent), self.is_sampled, &self.clock)
         }
     }
 
@@ -115,9 +123,8 @@ impl RequestTrace {
     pub fn outgoing(&self) -> TraceContext {
         let attempt = self.attempts.last().filter(|_| self.is_sampled);
         TraceContext {
-            trace_id: self.trace_id,
             span_id: attempt.map_or(self.span_id, |attempt| attempt.span_id),
-            flags: self.flags(),
+            ..self.context()
         }
     }
 
@@ -265,6 +272,20 @@ mod tests {
         assert!(trace.begin_step(true).is_some());
         let sampled = RequestTrace::new(None, true, &clock);
         assert!(sampled.begin_step(false).is_some());
+    }
+
+    #[test]
+    fn the_trace_of_a_request_that_is_not_sampled_allocates_nothing() {
+        let clock = Clock::test();
+        let mut trace = RequestTrace::new(None, false, &clock);
+        assert!(trace.begin_step(false).is_none());
+        trace.begin_attempt(&"b".into(), clock.now());
+        assert_eq!(trace.steps.capacity(), 0);
+        assert!(!trace.attempts.spilled());
+        // A second attempt is rare enough.
+        trace.end_attempt(Some("upstream_reset"));
+        trace.begin_attempt(&"b".into(), clock.now());
+        assert_eq!(trace.attempts().len(), 2);
     }
 
     #[test]
