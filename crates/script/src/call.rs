@@ -16,7 +16,10 @@ use parking_lot::Mutex;
 use url::{Position, Url};
 
 use super::{body::Body, context_facts::ContextFacts, error::Failure};
-use crate::base::target::{Slashes, join, normalise};
+use crate::base::{
+    target::{Slashes, join, normalise},
+    trace_context::TraceContext,
+};
 
 /// Hooks that a plugin may export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -82,6 +85,8 @@ pub struct Input {
     pub reason: Option<Cow<'static, str>>,
     /// Log entry of the request, for `onLog`: a JSON object.
     pub entry: Option<String>,
+    /// Trace that requests of `fetch` belong to; `None` if traces are not exported.
+    pub trace: Option<TraceContext>,
 }
 
 /// Header changes that a hook made, in its order.

@@ -35,6 +35,7 @@ use super::{
     usv_string::{self, UsvString},
     values,
 };
+use crate::base::trace_context::{TRACEPARENT, TRACESTATE};
 
 /// Most headers that a plugin may add to a header section, and the longest header.
 const MAX_HEADERS: usize = 128;
@@ -104,6 +105,17 @@ impl State {
     /// Counts bytes that a host function processes, see [`CpuBudget::charge`].
     pub(super) fn charge(&self, ctx: &Ctx<'_>, bytes: usize) -> Result<()> {
         values::charge(ctx, &self.budget, bytes)
+    }
+
+    /// Writes the trace of the running call into the headers of a `fetch`. Those of the client, which
+    /// a plugin may copy whole, name the client's span, and W3C Trace Context (3.3) lets state go with
+    /// its own parent only.
+    pub(super) fn continue_trace(&self, headers: &mut HeaderMap) {
+        let running = self.call.lock();
+        if let Some(trace) = running.as_deref().and_then(|call| call.input.trace) {
+            headers.insert(TRACEPARENT, trace.header_value());
+            headers.remove(TRACESTATE);
+        }
     }
 
     /// Returns the strings of an array, within bounds.

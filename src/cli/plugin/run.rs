@@ -577,6 +577,7 @@ fn input(options: &Options) -> Result<Input, String> {
         response: None,
         reason: None,
         entry: None,
+        trace: None,
     })
 }
 

@@ -48,7 +48,7 @@ use crate::{
     },
     chain::{
         BoxFuture, CompileContext, Exchange, Filter, FilterKind, Guard, KeyBuilder, LateFields,
-        LoggedRequest, Phase, Phases, Reply, ReplyBody, Verdict, host::public_host,
+        LoggedRequest, Phase, Phases, Reply, ReplyBody, RequestTrace, Verdict, host::public_host,
     },
     plugins::{
         ContextFacts, Failure, Hook, HookResult, Input, Plugin, Response,
@@ -539,6 +539,11 @@ impl RoutePlugin {
             response,
             reason: None,
             entry: None,
+            trace: facts
+                .trace
+                .as_ref()
+                .filter(|trace| trace.is_passed_on())
+                .map(RequestTrace::context),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `traceparent` and `tracestate` between clients, the gateway and apps.
 
-use std::{io::Write as _, path::Path, process::Stdio};
+use std::{io::Write as _, net::SocketAddr, path::Path, process::Stdio};
 
 use edgeway::testing::TraceContext;
 use tokio::{io::AsyncWriteExt, process::Command};
@@ -250,4 +250,55 @@ async fn read_by_opentelemetry(folder: &Path, contexts: &[String]) -> Vec<serde_
         .collect();
     assert_eq!(read.len(), contexts.len());
     read
+}
+
+/// Starts a gateway whose plugin copies the client's headers into a request to `flags`, and returns
+/// what was received there.
+async fn fetching(flags: SocketAddr, tracing: &str, on_route: &str) -> Gateway {
+    let yaml = format!(
+        "
+{tracing}
+routes:
+  - match: {{ path: /* }}
+    respond: fixed
+    {on_route}
+    plugins: [{{ file: p.js, on_error: refuse, limits: {{ wall: 10s }}, config: {{ origin: 'http://{flags}' }}, fetch: {{ origins: ['http://{flags}'], deadline: 10s }} }}]
+"
+    );
+    let plugin = "export async function onRequest(request, ctx) {
+        const seen = await fetch(`${ctx.config.origin}/`, { headers: request.headers });
+        return new Response(await seen.text());
+    }";
+    let write = |folder: &Path| std::fs::write(folder.join("p.js"), plugin).unwrap();
+    Gateway::start_in(&yaml, write).await
+}
+
+#[tokio::test]
+async fn a_fetch_of_a_plugin_belongs_to_the_request() {
+    let flags = EchoOrigin::start().await;
+    let request = || {
+        get("/")
+            .header("traceparent", PARENT)
+            .header("tracestate", "a=1")
+    };
+    for (sample, sampled) in [("100%", "01"), ("0%", "00")] {
+        let tracing = format!("tracing: {{ endpoint: 'http://127.0.0.1:1', sample: {sample} }}");
+        let gateway = fetching(flags.address(), &tracing, "").await;
+        let response = gateway.send(&request()).await;
+        let line = gateway.log_lines(1).await.remove(0);
+        let parent = got(&response, "traceparent").unwrap();
+        let expected = [&line["trace_id"], &line["span_id"], &sampled.into()];
+        assert_eq!(
+            parts(&parent).map(serde_json::Value::from).each_ref(),
+            expected
+        );
+        assert_eq!(got(&response, "tracestate"), None);
+    }
+    let off = "tracing: { endpoint: 'http://127.0.0.1:1' }";
+    for (tracing, on_route) in [("", ""), (off, "request_id: { traceparent: false }")] {
+        let gateway = fetching(flags.address(), tracing, on_route).await;
+        let response = gateway.send(&request()).await;
+        assert_eq!(got(&response, "traceparent").as_deref(), Some(PARENT));
+        assert_eq!(got(&response, "tracestate").as_deref(), Some("a=1"));
+    }
 }

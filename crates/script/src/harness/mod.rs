@@ -109,5 +109,6 @@ fn nothing() -> Input {
         response: None,
         reason: None,
         entry: None,
+        trace: None,
     }
 }

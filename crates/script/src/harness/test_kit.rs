@@ -245,6 +245,7 @@ fn read(json: &str) -> std::result::Result<(Hook, Input), String> {
         response,
         reason: call.reason.map(Into::into),
         entry: call.entry,
+        trace: None,
     };
     let hook = hook.ok_or_else(|| format!("unknown hook `{}`", call.hook))?;
     Ok((hook, input))

@@ -86,6 +86,7 @@ fn input() -> Input {
         response: None,
         reason: None,
         entry: None,
+        trace: None,
     }
 }
 
