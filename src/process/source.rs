@@ -151,7 +151,11 @@ impl Source for RunningState {
                     let mut status = upstream.snapshot();
                     let recent = traffic.upstreams.remove(&*upstream.name);
                     status.traffic = Some(recent.unwrap_or_default());
+                    let failures = traffic.backend_failures.remove(&*upstream.name);
+                    let failures = failures.unwrap_or_default();
                     for backend in &mut status.backends {
+                        let recent = failures.get(&backend.address).copied();
+                        backend.recent_failures = Some(recent.unwrap_or_default());
                         let line = &self.control.line;
                         let older = line
                             .predecessors

@@ -1,12 +1,17 @@
 //! The problems of a gateway by its status: the one list that the status page and `edgeway top`
 //! show, so that they never disagree.
 
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
-use super::snapshot::{
-    BackendStatus, CertificateExpiry, PluginRouteStatus, PluginStatus, RouteTraffic, Snapshot,
-    State, UpstreamStatus,
+use super::{
+    snapshot::{
+        BackendStatus, CertificateExpiry, PluginRouteStatus, PluginStatus, RouteTraffic, Snapshot,
+        State, UpstreamStatus,
+    },
+    table::uptime,
 };
 
 /// Days before the end of a certificate from which it is a problem. Renewal is due long before.
@@ -110,6 +115,13 @@ pub(crate) fn is_disk_fine(state: &str) -> bool {
     ["up", "opening", "busy", "catching_up", "off"].contains(&state)
 }
 
+/// Returns how long a backend has been down or ejected, as text.
+pub(crate) fn out_for(backend: &BackendStatus) -> Option<String> {
+    // Whole seconds are enough, and a negative time is none.
+    let out = Duration::try_from_secs_f64(backend.out_for?).ok()?;
+    Some(uptime(out.as_secs()))
+}
+
 /// The problems found so far.
 struct Found {
     /// Section of those that are found next.
@@ -167,11 +179,13 @@ impl Found {
                     Some(probe) if !probe.passed => format!(": {}", probe.text),
                     _ => String::new(),
                 };
-                self.error(format!("backend {name} is down{why}"));
+                let out = out_for(backend).map_or_else(String::new, |out| format!(" for {out}"));
+                self.error(format!("backend {name} is down{out}{why}"));
             }
             "ejected" => {
                 let because = backend.ejected_because.as_deref().unwrap_or("failures");
-                self.error(format!("backend {name} is ejected ({because})"));
+                let out = out_for(backend).map_or_else(String::new, |out| format!(" for {out}"));
+                self.error(format!("backend {name} is ejected{out} ({because})"));
             }
             _ => {
                 if let Some(own) = backend.ewma_ms
@@ -247,7 +261,11 @@ impl Found {
         self.section = "shared";
         if let Some(redis) = status.redis.as_ref().filter(|redis| !redis.up) {
             let why = redis.last_error.as_deref().unwrap_or("no reason recorded");
-            self.error(format!("Redis at {} is down: {why}", redis.address));
+            let since = match &*redis.since {
+                "" => String::new(),
+                since => format!(" since {since}"),
+            };
+            self.error(format!("Redis at {} is down{since}: {why}", redis.address));
         }
         if let Some(link) = &status.purges
             && let Some(since) = link.lost_since.as_ref().filter(|_| link.shared)

@@ -129,6 +129,14 @@ impl Ejection {
         self.last.map(|last| last.cause)
     }
 
+    /// Time since the last ejection began.
+    pub(super) fn began(&self, now: u64) -> Option<Duration> {
+        // Its begin may lie before the epoch, in a previous process.
+        self.last.map(|last| {
+            (last.span + Duration::from_nanos(now)).saturating_sub(Duration::from_nanos(last.until))
+        })
+    }
+
     pub(super) fn success(&mut self) {
         self.streak = 0;
         self.refused = 0;

@@ -5,7 +5,8 @@ use std::{borrow::Cow, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    MemoryExcess, NodeStatus, RestartAt, Scale, Upstream, backend::Backend, health::ProbeReport,
+    MemoryExcess, NodeStatus, RestartAt, Scale, Upstream, backend::Backend, eject::nanos,
+    health::ProbeReport,
 };
 use crate::base::units::millis;
 
@@ -49,6 +50,9 @@ pub struct UpstreamTraffic {
     /// 95th percentile of the time to the headers of the response, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p95_ms: Option<f64>,
+    /// The 99th percentile of the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p99_ms: Option<f64>,
 }
 
 /// Status of a backend.
@@ -68,12 +72,18 @@ pub struct BackendStatus {
     /// Attempts that ended.
     pub requests: u64,
     pub failures: u64,
+    /// Attempts that failed in the last minute, if they are recorded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recent_failures: Option<u64>,
     /// Average time to first byte, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ewma_ms: Option<f64>,
     /// Part of the full share during slow start, 0.1 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slow_start: Option<f64>,
+    /// Time since the backend went down or was ejected, in seconds, if it is, is not drained, and that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub out_for: Option<f64>,
     /// Time until the ejection ends, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ejected_for: Option<f64>,
@@ -182,6 +192,12 @@ impl Upstream {
         let is_slow = is_up && share < 1.0;
         let in_flight = state.in_flight();
         let probes = state.probes.lock().clone();
+        let out_for = match ejected_until {
+            _ if state.is_drained() => None,
+            _ if !healthy => state.health.lock().down_for(now),
+            Some(_) => state.ejection.lock().began(now),
+            None => None,
+        };
         BackendStatus {
             address: state.address.to_string(),
             weight: backend.weight.into(),
@@ -197,6 +213,7 @@ impl Upstream {
             in_flight: in_flight.into(),
             origin: backend.origin.as_str().into(),
             healthy,
+            out_for: out_for.map(|out| seconds(nanos(out))),
             ejected_for: ejected_until.map(|until| seconds(until - now)),
             ejected_because: ejected_until
                 .and_then(|_| state.ejection.lock().cause())
@@ -205,6 +222,7 @@ impl Upstream {
             ewma_ms: state.latency.average().map(millis),
             requests: backend.metrics.requests(),
             failures: backend.metrics.failures(),
+            recent_failures: None,
             probe: probes.last.map(|probe| ProbeStatus {
                 passed: probe.passed,
                 text: probe.text,

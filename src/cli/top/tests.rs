@@ -284,7 +284,7 @@ fn each_fault_is_an_alarm() {
     let upstream: Value = json!({ "name": "web", "restart_at": { "rss_bytes": 943_718_400 },
         "backends": [
         { "address": "f", "state": "healthy", "node": { "rss_bytes": 954_204_160 } },
-        { "address": "a", "state": "down", "probe": { "passed": false, "text": "no route" } },
+        { "address": "a", "state": "down", "out_for": 192.4, "probe": { "passed": false, "text": "no route" } },
         { "address": "b", "state": "healthy", "ewma_ms": 3.0 },
         { "address": "c", "state": "healthy", "ewma_ms": 812.0 },
         { "address": "d", "state": "healthy", "ewma_ms": 5.0 },
@@ -405,7 +405,8 @@ impl Drawn {
             let upstream = json!({ "name": self.text(), "queue": self.count(), "backends": [{
                 "address": self.text(), "state": self.text(), "in_flight": 1,
                 "requests": self.count(), "ewma_ms": self.maybe(),
-                "ejected_for": self.maybe(), "ejected_because": self.text(),
+                "ejected_for": self.maybe(), "out_for": self.maybe(),
+                "recent_failures": self.count(), "ejected_because": self.text(),
             }] });
             let upstream = serde_json::from_value(upstream).unwrap();
             observation.snapshot.upstreams.push(upstream);

@@ -69,6 +69,8 @@ struct RouteCounts {
 struct UpstreamCounts {
     attempts: u64,
     failures: u64,
+    /// Failures by backend, without zeros: most backends have none.
+    failures_of: HashMap<String, u64>,
     latency: Latency,
 }
 
@@ -86,6 +88,8 @@ pub(crate) struct RecentTraffic {
     pub cpu: f64,
     pub routes: HashMap<String, RouteTraffic>,
     pub upstreams: HashMap<String, UpstreamTraffic>,
+    /// Failed attempts of the last minute by upstream and backend, without zeros.
+    pub backend_failures: HashMap<String, HashMap<String, u64>>,
 }
 
 /// Traffic of a route: rates of the last ten seconds, latencies and hit ratio of the last minute.
@@ -187,11 +191,23 @@ impl Traffic {
             let (now, then) = (&now.upstreams[name], recent.upstreams.get(name));
             let then = then.cloned().unwrap_or_default();
             let old = older.upstreams.get(name).cloned().unwrap_or_default();
+            let latency = now.latency.since(&old.latency);
             UpstreamTraffic {
                 rate: rate(now.attempts, then.attempts),
                 failure_rate: rate(now.failures, then.failures),
-                p95_ms: now.latency.since(&old.latency).quantile_ms(0.95),
+                p95_ms: latency.quantile_ms(0.95),
+                p99_ms: latency.quantile_ms(0.99),
             }
+        };
+        let backend_failures = |name: &String| {
+            let then = older.upstreams.get(name).map(|old| &old.failures_of);
+            let now = now.upstreams[name].failures_of.iter();
+            now.map(|(backend, count)| {
+                let before = then.and_then(|then| then.get(backend)).unwrap_or(&0);
+                (backend.clone(), count.saturating_sub(*before))
+            })
+            .filter(|(_, count)| *count > 0)
+            .collect()
         };
         let cpu = now.cpu.saturating_sub(recent.cpu).as_secs_f64();
         RecentTraffic {
@@ -205,6 +221,11 @@ impl Traffic {
                 .upstreams
                 .keys()
                 .map(|name| (name.clone(), upstream(name)))
+                .collect(),
+            backend_failures: now
+                .upstreams
+                .keys()
+                .map(|name| (name.clone(), backend_failures(name)))
                 .collect(),
         }
     }
@@ -267,6 +288,11 @@ impl Record {
                 // A client that left says nothing about the backend.
                 if !matches!(series.get("outcome"), Some("ok" | "client_gone")) {
                     counts.failures += count;
+                    if count > 0
+                        && let Some(backend) = series.get("backend")
+                    {
+                        *of(&mut counts.failures_of, backend) += count;
+                    }
                 }
             }
         });
@@ -413,6 +439,44 @@ mod tests {
         let about = |found: f64, wanted: f64| assert!((found - wanted).abs() < 1e-9, "{found}");
         about(web.rate, 10.0);
         about(web.failure_rate, 2.0);
+    }
+
+    /// Invariant: the count is that of the attempts which failed in the last minute, a record more
+    /// or less.
+    #[test]
+    fn failures_of_a_backend_count_for_a_minute() {
+        let (metrics, clock) = (Metrics::default(), Clock::test());
+        let counter = |backend, outcome| {
+            let labels = [
+                ("upstream", "web"),
+                ("backend", backend),
+                ("outcome", outcome),
+            ];
+            metrics.counter("edgeway_upstream_requests_total", "a", &labels)
+        };
+        counter("a", "reset").inc_by(1000);
+        let traffic = Traffic::new(metrics.clone(), clock.clone());
+        let mut at = Vec::new();
+        for step in 0..300_u64 {
+            clock.advance(INTERVAL);
+            counter("a", "ok").inc();
+            if step % 7 < 3 && (step / 60) % 2 == 0 {
+                counter("a", "reset").inc();
+                counter("a", "timeout").inc();
+                at.push(step);
+            }
+            traffic.record();
+            let within =
+                |records: u64| 2 * at.iter().filter(|at| *at + records > step).count() as u64;
+            let recent = traffic.recent();
+            let web = &recent.backend_failures["web"];
+            let count = web.get("a").copied().unwrap_or_default();
+            assert!(
+                (within(30)..=within(31)).contains(&count),
+                "{step}: {count}"
+            );
+            assert!(count > 0 || !web.contains_key("a"));
+        }
     }
 
     #[test]

@@ -58,6 +58,7 @@ pub(crate) fn render_text(snapshot: &Snapshot) -> String {
             "IN FLIGHT",
             "REQUESTS",
             "FAILED",
+            "LAST MIN",
             "AVERAGE",
             "NOTES",
         ],
@@ -77,7 +78,7 @@ pub(crate) fn render_text(snapshot: &Snapshot) -> String {
     put_section(
         &mut out,
         &[
-            "ROUTE", "MATCH", "ACTION", "RATE", "5XX", "P95", "HITS", "FILTERS",
+            "ROUTE", "MATCH", "ACTION", "RATE", "5XX", "P95", "P99", "HITS", "FILTERS",
         ],
         snapshot.routes.iter().map(|route| {
             let traffic = &route.traffic;
@@ -87,10 +88,8 @@ pub(crate) fn render_text(snapshot: &Snapshot) -> String {
                 route.action.clone(),
                 format!("{:.1}/s", traffic.rate),
                 format!("{:.1}/s", traffic.server_error_rate),
-                traffic
-                    .p95_ms
-                    .map(|p95| format!("{p95:.1}ms"))
-                    .unwrap_or_default(),
+                milliseconds(traffic.p95_ms),
+                milliseconds(traffic.p99_ms),
                 traffic
                     .hit_ratio
                     .map(|ratio| format!("{:.0}%", 100.0 * ratio))
@@ -100,6 +99,10 @@ pub(crate) fn render_text(snapshot: &Snapshot) -> String {
         }),
     );
     out
+}
+
+fn milliseconds(value: Option<f64>) -> String {
+    value.map_or_else(String::new, |value| format!("{value:.1}ms"))
 }
 
 /// Renders the banned clients as `edgeway bans` prints them.
@@ -291,7 +294,7 @@ fn mib(bytes: u64) -> u64 {
     (bytes + (1 << 19)) >> 20
 }
 
-fn backend_row(upstream: &UpstreamStatus, backend: &BackendStatus) -> [String; 8] {
+fn backend_row(upstream: &UpstreamStatus, backend: &BackendStatus) -> [String; 9] {
     [
         upstream.name.clone(),
         backend.address.clone(),
@@ -299,6 +302,12 @@ fn backend_row(upstream: &UpstreamStatus, backend: &BackendStatus) -> [String; 8
         backend.in_flight.to_string(),
         backend.requests.to_string(),
         backend.failures.to_string(),
+        or_dash(
+            backend
+                .recent_failures
+                .map(|count| count.to_string())
+                .as_ref(),
+        ),
         backend
             .ewma_ms
             .map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1}ms")),
@@ -320,6 +329,9 @@ fn notes(upstream: &UpstreamStatus, backend: &BackendStatus) -> Vec<String> {
     }
     if backend.weight > 1 {
         notes.push(format!("weight {}", backend.weight));
+    }
+    if let Some(out) = problems::out_for(backend) {
+        notes.push(format!("{} for {out}", backend.state));
     }
     if let Some(seconds) = backend.ejected_for.filter(|_| backend.state == "ejected") {
         let because = backend.ejected_because.as_deref().unwrap_or("failures");

@@ -162,6 +162,7 @@ pub(crate) fn full() -> Snapshot {
                     {
                         "address": "127.0.0.1:3000", "weight": 1, "state": "healthy",
                         "in_flight": 2, "requests": 3100, "failures": 0, "ewma_ms": 4.25,
+                        "recent_failures": 0,
                         "node": {
                             "utilisation": 0.42, "delay_ms": 7.4, "heap_bytes": 94_371_840,
                             "rss_bytes": 188_743_680, "age": 0.1,
@@ -171,6 +172,7 @@ pub(crate) fn full() -> Snapshot {
                     {
                         "address": "127.0.0.1:3001", "weight": 2, "state": "ejected",
                         "in_flight": 0, "requests": 120, "failures": 9,
+                        "recent_failures": 3, "out_for": 65.8,
                         "ejected_for": 4.2, "ejected_because": "errors",
                         "probe": {
                             "passed": false, "text": "connection refused", "took_ms": 0.1,
@@ -190,8 +192,8 @@ fn columns_line_up() {
     edgeway    0.1.0 (pid 4242)
     state      serving, up 1d 2h
     config     edgeway.yaml, generation 3, loaded 2027-01-16T09:00:00Z
-    error      backend web/127.0.0.1:3001 is ejected (errors)
-    error      Redis at 10.0.0.5:6379 is down: no response within 20ms
+    error      backend web/127.0.0.1:3001 is ejected for 1min 5s (errors)
+    error      Redis at 10.0.0.5:6379 is down since 2027-01-16T09:30:00.000Z: no response within 20ms
     warning    purges of other gateways may not reach this one since 2027-01-16T09:30:03.000Z
     warning    the cache folder /var/cache/edgeway is unused (full): No space left on device (os error 28)
     warning    certificate www.example.com: 2 failed orders in a row: no such host (dns)
@@ -217,15 +219,15 @@ fn columns_line_up() {
     CACHE FOLDER        STATE  SINCE                     OBJECTS  USED              NOTES
     /var/cache/edgeway  full   2027-01-16T09:31:00.000Z  5120     1024 of 2048 MiB  No space left on device (os error 28)
 
-    UPSTREAM  BACKEND         STATE    IN FLIGHT  REQUESTS  FAILED  AVERAGE  NOTES
-    web       127.0.0.1:3000  healthy  2          3100      0       4.2ms    loop 42 % busy, 7ms late; heap 90 MiB, rss 180 MiB
-    web       127.0.0.1:3001  ejected  0          120       9       -        weight 2, for 4s more (errors), check 1s ago: connection refused
+    UPSTREAM  BACKEND         STATE    IN FLIGHT  REQUESTS  FAILED  LAST MIN  AVERAGE  NOTES
+    web       127.0.0.1:3000  healthy  2          3100      0       0         4.2ms    loop 42 % busy, 7ms late; heap 90 MiB, rss 180 MiB
+    web       127.0.0.1:3001  ejected  0          120       9       3         -        weight 2, ejected for 1min 5s, for 4s more (errors), check 1s ago: connection refused
 
     PLUGIN    FILE                        VERSION       LOADED                    ROUTES   CALLS  FAILED  HEAP          NOTES
     ab-split  plugins/ab-split/plugin.js  0f1e2d3c4b5a  2027-01-16T09:00:00.000Z  api web  3400   7       300 KiB in 2  cpu 2, script 5, left out on api
 
-    ROUTE  MATCH                   ACTION        RATE     5XX    P95     HITS  FILTERS
-    api    shop.example.com/api/*  upstream api  120.5/s  0.5/s  41.7ms  82%   request_id access_log
+    ROUTE  MATCH                   ACTION        RATE     5XX    P95     P99      HITS  FILTERS
+    api    shop.example.com/api/*  upstream api  120.5/s  0.5/s  41.7ms  120.0ms  82%   request_id access_log
     ");
 }
 
@@ -258,7 +260,7 @@ fn trouble_stands_at_the_top() {
         head,
         [
             "error      not ready: no backend of `web` is healthy",
-            "error      backend web/127.0.0.1:3001 is ejected (errors)",
+            "error      backend web/127.0.0.1:3001 is ejected for 1min 5s (errors)",
         ]
     );
     let refused = "warning    the last reload was refused at ";

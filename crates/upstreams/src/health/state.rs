@@ -44,6 +44,9 @@ pub(crate) struct Health {
     /// Results in a row that contradict `up`.
     against: u32,
     next: u64,
+    /// Time at which a check made the state what it is. It may lie before the epoch, in a previous
+    /// process.
+    since: Option<i64>,
 }
 
 /// Form of [`Health`] in which one process sends it to its successor.
@@ -54,6 +57,8 @@ pub(crate) struct HealthExport {
     fresh: bool,
     against: u32,
     due_in_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since_ago_ms: Option<u64>,
 }
 
 impl Default for HealthExport {
@@ -71,6 +76,10 @@ impl HealthExport {
             fresh: self.fresh,
             against: self.against,
             next: now.saturating_add(span(self.due_in_ms)),
+            // Not bounded: a backend may have been down for days.
+            since: self
+                .since_ago_ms
+                .map(|ago| signed(now).saturating_sub(signed(ago.saturating_mul(NANOS_PER_MS)))),
         }
     }
 }
@@ -96,7 +105,13 @@ impl Health {
             fresh: true,
             against: 0,
             next: 0,
+            since: None,
         }
+    }
+
+    /// Time since checks found the backend down; `None` if they did not.
+    pub(crate) fn down_for(&self, now: u64) -> Option<Duration> {
+        self.since.filter(|_| !self.up).map(|since| age(since, now))
     }
 
     pub(crate) fn is_up(&self) -> bool {
@@ -119,6 +134,7 @@ impl Health {
             fresh: self.fresh,
             against: self.against,
             due_in_ms: millis(self.next.saturating_sub(now)),
+            since_ago_ms: self.since.map(|since| millis(nanos(age(since, now)))),
         }
     }
 
@@ -161,6 +177,9 @@ impl Health {
             self.up = passed;
             self.against = 0;
         }
+        if turned || self.since.is_none() && passed == self.up {
+            self.since = Some(signed(now));
+        }
         let interval = if self.up && !is_out {
             rules.interval
         } else {
@@ -173,6 +192,17 @@ impl Health {
             HealthChange::Down
         })
     }
+}
+
+const NANOS_PER_MS: u64 = 1_000_000;
+
+fn signed(nanos: u64) -> i64 {
+    i64::try_from(nanos).unwrap_or(i64::MAX)
+}
+
+fn age(since: i64, now: u64) -> Duration {
+    let nanos = signed(now).saturating_sub(since);
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(0))
 }
 
 /// Returns `interval`, up to a tenth shorter or longer.
@@ -226,6 +256,36 @@ mod tests {
             run(&mut failing, &[false, true, true]),
             [None, None, Some(HealthChange::Up)]
         );
+    }
+
+    /// Invariant: a backend is down for as long as the last check that turned it is ago, in whichever
+    /// process.
+    #[test]
+    fn the_time_of_a_failure_outlives_the_process() {
+        let mut health = Health::default();
+        assert_eq!(health.down_for(5 * SECOND), None);
+        for at in 1..=9 {
+            health.observe(RULES, false, false, at * SECOND, 0);
+        }
+        // The third failure turned it.
+        assert_eq!(health.down_for(9 * SECOND), Some(Duration::from_secs(6)));
+        let mut export = health.export(7203 * SECOND);
+        for (now, down) in [(0, 7200), (5, 7205), (7300, 14_500)] {
+            let next = export.import(0);
+            let down = Duration::from_secs(down);
+            assert_eq!(next.down_for(now * SECOND), Some(down), "{now}");
+        }
+        let mut next = export.import(SECOND);
+        for at in 2..=3 {
+            next.observe(RULES, true, false, at * SECOND, 0);
+        }
+        assert_eq!(next.down_for(4 * SECOND), None);
+        // An earlier version does not send it.
+        export.since_ago_ms = None;
+        let mut next = export.import(SECOND);
+        assert_eq!(next.down_for(2 * SECOND), None);
+        next.observe(RULES, false, false, 2 * SECOND, 0);
+        assert_eq!(next.down_for(4 * SECOND), Some(Duration::from_secs(2)));
     }
 
     #[test]

@@ -13,7 +13,10 @@ use super::{
 };
 use crate::{
     base::out::printable,
-    status::snapshot::{BackendStatus, UpstreamStatus},
+    status::{
+        problems,
+        snapshot::{BackendStatus, UpstreamStatus},
+    },
 };
 
 /// Title of the column that routes are sorted by at first.
@@ -198,6 +201,7 @@ pub(super) fn upstreams(observation: &Observation) -> Listing {
                 Cell::maybe(traffic.map(|t| t.rate), rate),
                 Cell::maybe(traffic.map(|t| t.failure_rate), rate),
                 Cell::maybe(traffic.and_then(|t| t.p95_ms), milliseconds),
+                Cell::maybe(traffic.and_then(|t| t.p99_ms), milliseconds),
                 Cell::count(in_flight),
                 Cell::count(upstream.queue),
             ],
@@ -216,6 +220,7 @@ pub(super) fn upstreams(observation: &Observation) -> Listing {
                 number(RATE, 0),
                 number("FAILED", 1),
                 number("P95", 2),
+                number("P99", 5),
                 number("IN FLIGHT", 3),
                 number("WAITING", 4),
             ]
@@ -242,6 +247,9 @@ fn backends(observation: &Observation) -> Listing {
                 Cell::maybe(attempts, rate),
                 Cell::count(backend.requests),
                 Cell::count(backend.failures),
+                Cell::maybe(backend.recent_failures.map(as_number), |count| {
+                    format!("{count:.0}")
+                }),
                 Cell::maybe(backend.ewma_ms, milliseconds),
                 Cell::text(&notes(upstream, backend)),
             ],
@@ -265,6 +273,7 @@ fn backends(observation: &Observation) -> Listing {
                 number(RATE, 1),
                 number("REQUESTS", 6),
                 number("FAILED", 5),
+                number("LAST MIN", 4),
                 number("AVERAGE", 4),
                 text("NOTES", 2),
             ]
@@ -276,6 +285,9 @@ fn backends(observation: &Observation) -> Listing {
 
 fn notes(upstream: &UpstreamStatus, backend: &BackendStatus) -> String {
     let mut notes = Vec::new();
+    if let Some(out) = problems::out_for(backend) {
+        notes.push(format!("{} for {out}", backend.state));
+    }
     if let Some(seconds) = backend.ejected_for.filter(|_| backend.state == "ejected") {
         let because = backend.ejected_because.as_deref().unwrap_or("failures");
         notes.push(format!("for {seconds:.0}s more ({because})"));

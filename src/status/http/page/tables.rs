@@ -471,13 +471,13 @@ pub(super) fn upstreams(view: &PageView<'_>) -> Markup {
     let rows = html! {
         @for upstream in upstreams {
             tr class="group" {
-                th colspan="7" scope="rowgroup" { (upstream_name(upstream)) }
+                th colspan="8" scope="rowgroup" { (upstream_name(upstream)) }
             }
             @for backend in &upstream.backends {
                 tr { (backend_cells(upstream, backend, view.csrf.as_deref())) }
             }
         }
-        @if upstreams.is_empty() { (none(7)) }
+        @if upstreams.is_empty() { (none(8)) }
     };
     let columns = [
         "Backend",
@@ -485,6 +485,7 @@ pub(super) fn upstreams(view: &PageView<'_>) -> Markup {
         "#In flight",
         "#Requests",
         "#Failed",
+        "#Last minute",
         "#Average",
         ACTION,
     ];
@@ -509,7 +510,7 @@ fn upstream_traffic(traffic: &UpstreamTraffic) -> Markup {
         @if traffic.failure_rate > 0.0 {
             (mark(false, &format!("{} failed/s", rate(traffic.failure_rate)))) ", "
         }
-        "p95 " (milliseconds(traffic.p95_ms)) " ms"
+        "p95 " (milliseconds(traffic.p95_ms)) " ms, p99 " (milliseconds(traffic.p99_ms)) " ms"
     }
 }
 
@@ -524,8 +525,9 @@ fn backend_cells(upstream: &UpstreamStatus, backend: &BackendStatus, csrf: Optio
         td { code { (backend.address) } }
         td {
             (mark(backend.state == "healthy", &backend.state))
+            @if let Some(out) = problems::out_for(backend) { " for " (out) }
             @if let Some(seconds) = backend.ejected_for.filter(|_| backend.state == "ejected") {
-                " for " (format!("{seconds:.0}")) " s more ("
+                ", " (format!("{seconds:.0}")) " s more ("
                 (backend.ejected_because.as_deref().unwrap_or_default()) ")"
             }
             @if let Some(probe) = backend.probe.as_ref().filter(|probe| !probe.passed) {
@@ -538,6 +540,13 @@ fn backend_cells(upstream: &UpstreamStatus, backend: &BackendStatus, csrf: Optio
         td class="number" { (backend.in_flight) }
         td class="number" { (backend.requests) }
         td class="number" { (backend.failures) }
+        td class="number" {
+            @match backend.recent_failures {
+                Some(0) => { "0" }
+                Some(count) => { (mark(false, &count.to_string())) }
+                None => { "–" }
+            }
+        }
         td class="number" { @if let Some(average) = backend.ewma_ms { (format!("{average:.1} ms")) } }
         td {
             @if is_out { (button(csrf, "undrain", &place, ("Undrain", &name))) }
