@@ -16,7 +16,7 @@ use std::{
 use chrono::{DateTime, SecondsFormat, Utc};
 use log::{debug, info};
 use parking_lot::Mutex;
-use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::unix::pipe,
@@ -25,12 +25,12 @@ use tokio::{
 
 use crate::{
     base::tasks::Tasks,
-    cache::{
-        Cache,
-        purge::{Purge, SuccessorPurge},
-    },
+    cache::{Cache, purge::SuccessorPurge},
     live::Live,
-    status::snapshot::Predecessor,
+    status::{
+        sessions::{EndedSession, Sessions},
+        snapshot::Predecessor,
+    },
 };
 
 /// Interval of reports from a draining process. A script that waits for a drained backend restarts
@@ -45,11 +45,22 @@ pub(super) struct Predecessors {
     count: watch::Sender<usize>,
     /// True until the process that started us reports that everything is ours.
     is_awaited: watch::Sender<bool>,
-    /// Called with each removal from a predecessor's cache.
-    heeds: OnceLock<Box<ReportHandler>>,
+    /// Called with each note of a predecessor.
+    heeds: OnceLock<Box<NoteHandler>>,
 }
 
-type ReportHandler = dyn Fn(SuccessorPurge) + Send + Sync;
+type NoteHandler = dyn Fn(SuccessorNote) + Send + Sync;
+
+/// Removal in a draining process of something that its successor has inherited.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum SuccessorNote {
+    Purge(SuccessorPurge),
+    Session(EndedSession),
+    /// A note that another process has read in part: it may have been any of them.
+    #[serde(skip)]
+    Unknown,
+}
 
 struct RemainingPredecessor {
     pipe: Arc<OwnedFd>,
@@ -59,11 +70,11 @@ struct RemainingPredecessor {
 impl Predecessors {
     /// Reads the predecessors' pipes. The last one is the process that started us. `handed_over` is
     /// called once that process reports that everything is ours, or cannot report any more, and
-    /// `heeds` with each removal from a predecessor's cache.
+    /// `heeds` with each note of a predecessor.
     pub(super) fn follow(
         self: &Arc<Self>,
         pipes: Vec<OwnedFd>,
-        heeds: impl Fn(SuccessorPurge) + Send + Sync + 'static,
+        heeds: impl Fn(SuccessorNote) + Send + Sync + 'static,
         handed_over: impl FnOnce() + Send + 'static,
     ) {
         let _first = self.heeds.set(Box::new(heeds));
@@ -125,12 +136,11 @@ impl Predecessors {
                 continue;
             }
             let Ok(report) = serde_json::from_str::<Predecessor>(&line) else {
-                // The end of a line whose beginning another process of ours has read. It may have
-                // been about a purge.
+                // The end of a line whose beginning another process of ours has read.
                 if let (Err(_), Some(heeds)) =
                     (serde_json::from_str::<IgnoredAny>(&line), self.heeds.get())
                 {
-                    heeds(SuccessorPurge::Purged(vec![Purge::ALL]));
+                    heeds(SuccessorNote::Unknown);
                 }
                 continue;
             };
@@ -199,7 +209,7 @@ impl Predecessors {
 
 /// Sends reports to the successor until this process ends. The first line means that everything is
 /// the successor's.
-pub(super) async fn report_to_successor(pipe: OwnedFd, live: Arc<Live>) {
+pub(super) async fn report_to_successor(pipe: OwnedFd, live: Arc<Live>, sessions: Arc<Sessions>) {
     let pipe = match pipe::Sender::from_owned_fd(pipe) {
         Ok(pipe) => pipe,
         Err(error) => return debug!(error:%; "cannot tell the successor how much is left"),
@@ -213,7 +223,8 @@ pub(super) async fn report_to_successor(pipe: OwnedFd, live: Arc<Live>) {
         let note = tokio::select! {
             biased;
             _ = tick.tick() => None,
-            note = next_note(cache.as_deref()) => Some(note),
+            note = next_purge(cache.as_deref()) => Some(SuccessorNote::Purge(note)),
+            ended = sessions.next_ended() => Some(SuccessorNote::Session(ended)),
         };
         if let Some(note) = note {
             let Ok(mut line) = serde_json::to_vec(&note) else {
@@ -253,7 +264,7 @@ pub(super) async fn report_to_successor(pipe: OwnedFd, live: Arc<Live>) {
     }
 }
 
-async fn next_note(cache: Option<&Cache>) -> SuccessorPurge {
+async fn next_purge(cache: Option<&Cache>) -> SuccessorPurge {
     match cache {
         Some(cache) => cache.link().notes().next().await,
         None => pending().await,
@@ -333,17 +344,17 @@ mod tests {
         // The one before the last was succeeded long ago.
         assert_eq!(calls.load(Ordering::Relaxed), 0);
         // It still removes an entry from its cache.
-        let note = "{\"removed\":[104,105]}\n";
+        let note = "{\"removed\":[104,105]}\n{\"ended_session\":\"0a\"}\n";
         first_writer.write_all(note.as_bytes()).unwrap();
-        assert_eq!(
-            heeded.recv().await,
-            Some(SuccessorPurge::Removed(b"hi".to_vec()))
-        );
+        let removed = SuccessorPurge::Removed(b"hi".to_vec());
+        let ended = serde_json::from_str("{\"ended_session\":\"0a\"}").unwrap();
+        for expected in [SuccessorNote::Purge(removed), SuccessorNote::Session(ended)] {
+            assert_eq!(heeded.recv().await, Some(expected));
+        }
         // A line of a later version has no meaning for us. The end of a line that another process
         // has begun to read may have been about anything.
         first_writer.write_all(b"\"later\"\n:[104]}\n").unwrap();
-        let all = SuccessorPurge::Purged(vec![Purge::ALL]);
-        assert_eq!(heeded.recv().await, Some(all));
+        assert_eq!(heeded.recv().await, Some(SuccessorNote::Unknown));
         last_writer.write_all(line(2, 3).as_bytes()).unwrap();
         last_writer.write_all(line(2, 1).as_bytes()).unwrap();
         until(|| {

@@ -22,11 +22,14 @@ use super::{
     handover::{HandoverError, Inherited, InheritedState, Launch, Successor, Upgrades},
     init::{self, InitProcess},
     notify::ServiceManager,
-    predecessors::{self, Predecessors},
+    predecessors::{self, Predecessors, SuccessorNote},
 };
 use crate::{
     base::{error, metrics::Metrics, units::millis},
-    cache::Cache,
+    cache::{
+        Cache,
+        purge::{Purge, SuccessorPurge},
+    },
     status::actions::{ActionError, SUCCEEDED, UpgradeResult},
 };
 
@@ -145,8 +148,15 @@ impl Control {
         }
         info!(processes = pipes.len(); "taking over from the previous process");
         let control = Arc::clone(self);
-        let live = Arc::clone(&self.live);
-        let heeds = move |note| cache::heed(&live, note);
+        let (live, sessions) = (Arc::clone(&self.live), Arc::clone(&self.sessions));
+        let heeds = move |note| match note {
+            SuccessorNote::Purge(purge) => cache::heed(&live, purge),
+            SuccessorNote::Session(ended) => sessions.end_inherited(&ended),
+            SuccessorNote::Unknown => {
+                cache::heed(&live, SuccessorPurge::Purged(vec![Purge::ALL]));
+                sessions.end_all();
+            }
+        };
         self.line.predecessors.follow(pipes, heeds, move || {
             control.line.manager.succeed();
             control.notify_manager();
@@ -289,7 +299,11 @@ impl Control {
         // To process 1, a closed pipe is the end of a gateway. The successor holds a pipe of its
         // own.
         self.line.init.lock().take();
-        let reporting = predecessors::report_to_successor(report_writer, Arc::clone(&self.live));
+        let reporting = predecessors::report_to_successor(
+            report_writer,
+            Arc::clone(&self.live),
+            Arc::clone(&self.sessions),
+        );
         self.tasks().spawn("tell the successor", reporting);
         if let Some((cache, pipe)) = cache {
             self.line.giving.send_replace(true);

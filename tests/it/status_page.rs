@@ -2,8 +2,9 @@
 //!
 //! The checks in the browser are in `tests/browser/status_page.js`.
 
-use std::{fs, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::{
@@ -17,6 +18,7 @@ use crate::{
     },
 };
 
+const SOON: Duration = Duration::from_secs(10);
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 const CHECKS: &[&str] = &[
@@ -190,4 +192,62 @@ async fn a_link_is_printed_by_the_command_and_works_once() {
     let ran = over_socket(&off, &["page"]);
     assert_eq!(ran.status, 1);
     assert!(ran.stderr.contains("ssh -L"), "{}", ran.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_logout_during_an_upgrade_is_one_in_the_new_process() {
+    let mut gateway = Gateway::start(
+        "admin: { address: 127.0.0.1:0, socket: admin.sock }\n\
+         routes: [{ match: {}, respond: ok }]\n",
+    )
+    .await;
+    let log_in = async || {
+        let link = over_socket(&gateway, &["page", "--json"]);
+        let link: Value = serde_json::from_str(&link.stdout).expect(&link.stderr);
+        let key = link["url"].as_str().unwrap().split_once("?link=").unwrap();
+        let entered = form("/login", &format!("link={}", key.1));
+        let entered = gateway.send_admin_tcp(&entered).await;
+        let cookie = entered.header("set-cookie").unwrap();
+        cookie.split(';').next().unwrap().to_owned()
+    };
+    let (left, stays) = (log_in().await, log_in().await);
+    let page = |cookie: &str| {
+        let cookie = cookie.to_owned();
+        get("/status")
+            .header("accept", "text/html")
+            .header("cookie", cookie)
+    };
+    let text = gateway.send_admin_tcp(&page(&left)).await.text();
+    let csrf = text.split("name=\"csrf\" value=\"").nth(1).expect("forms");
+    let csrf = csrf.split('"').next().unwrap().to_owned();
+    // The new process starts once `go` exists; the sessions have been exported by then.
+    let (go, started) = (
+        gateway.folder().join("go"),
+        gateway.folder().join("started"),
+    );
+    let program = gateway.folder().join("late");
+    let waits = format!(
+        "#!/bin/sh\n: >{}; while [ ! -e {} ]; do sleep 0.01; done; exec {} \"$@\"\n",
+        started.display(),
+        go.display(),
+        env!("CARGO_BIN_EXE_edgeway")
+    );
+    fs::write(&program, waits).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    gateway.set_program(&program);
+    gateway.signal(Signal::USR2);
+    wait_for("the upgrade has begun", SOON, async || {
+        started.exists().then_some(())
+    })
+    .await;
+    let logout = form("/logout", &format!("csrf={csrf}")).header("cookie", &*left);
+    assert_eq!(gateway.send_admin_tcp(&logout).await.status(), 303);
+    fs::write(&go, "").unwrap();
+    gateway.upgraded().await;
+    wait_for("the logout has reached the new process", SOON, async || {
+        let status = gateway.send_admin_tcp(&page(&left)).await.status();
+        (status == 303).then_some(())
+    })
+    .await;
+    assert_eq!(gateway.send_admin_tcp(&page(&stays)).await.status(), 200);
 }

@@ -4,6 +4,9 @@
 //! stored or handed over opens one. The value of forms on the socket proves no right either: a
 //! client that can open the socket can read it.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{HashMap, VecDeque},
     net::IpAddr,
@@ -16,9 +19,10 @@ use ring::{
     digest::{SHA256, digest},
     rand::{SecureRandom as _, SystemRandom},
 };
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::base::{clock::Clock, secret::Secret};
 
@@ -54,6 +58,13 @@ impl SessionId {
     }
 }
 
+/// Notice that a session has ended by a logout, for the processes that have it too.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct EndedSession {
+    /// The session's [`SessionId`], in hexadecimal digits.
+    ended_session: String,
+}
+
 /// A session that a request has shown the secret of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ShownSession {
@@ -79,6 +90,8 @@ pub(crate) struct Sessions {
     inner: Mutex<Inner>,
     /// Permits of the pages that are kept up to date.
     readers: Arc<Semaphore>,
+    /// Notified of each session in [`Inner::ended`].
+    has_ended: Notify,
 }
 
 struct Inner {
@@ -86,6 +99,8 @@ struct Inner {
     socket_csrf: String,
     /// The oldest first.
     sessions: VecDeque<Session>,
+    /// Sessions that ended by a logout since the export, which the successor does not know yet.
+    ended: VecDeque<SessionId>,
     links: VecDeque<Link>,
     results: VecDeque<FormResult>,
     failed: FailedLogins,
@@ -130,11 +145,13 @@ impl Sessions {
             inner: Mutex::new(Inner {
                 socket_csrf: secret(),
                 sessions: VecDeque::new(),
+                ended: VecDeque::new(),
                 links: VecDeque::new(),
                 results: VecDeque::new(),
                 failed: FailedLogins::default(),
             }),
             readers: Arc::new(Semaphore::new(MAX_READERS)),
+            has_ended: Notify::new(),
         }
     }
 
@@ -219,6 +236,36 @@ impl Sessions {
         let mut inner = self.inner.lock();
         inner.sessions.retain(|session| session.id != id);
         inner.results.retain(|result| result.owner != Some(id));
+        push_bounded(&mut inner.ended, MAX_SESSIONS, id);
+        self.has_ended.notify_one();
+    }
+
+    /// Waits for the next session that ended since the export, for the successor. Without an export
+    /// nobody needs to ask.
+    pub(crate) async fn next_ended(&self) -> EndedSession {
+        loop {
+            if let Some(id) = self.inner.lock().ended.pop_front() {
+                let ended_session = hex::encode(id.0);
+                return EndedSession { ended_session };
+            }
+            self.has_ended.notified().await;
+        }
+    }
+
+    /// Ends a session that ended in a predecessor after its export.
+    pub(crate) fn end_inherited(&self, ended: &EndedSession) {
+        if let Some(id) = digest_of(&json!(ended.ended_session)) {
+            self.end(SessionId(id));
+        }
+    }
+
+    /// Ends all sessions.
+    pub(crate) fn end_all(&self) {
+        let ids = |inner: &Inner| inner.sessions.iter().map(|session| session.id).collect();
+        let all: Vec<_> = ids(&self.inner.lock());
+        for id in all {
+            self.end(id);
+        }
     }
 
     pub(crate) fn socket_csrf(&self) -> String {
@@ -254,7 +301,9 @@ impl Sessions {
     /// are open have.
     pub(crate) fn export(&self) -> Value {
         let now = self.clock.now();
-        let inner = self.inner.lock();
+        let mut inner = self.inner.lock();
+        // These are not exported.
+        inner.ended.clear();
         let sessions = inner.sessions.iter().map(|session| {
             json!({
                 "id": hex::encode(session.id.0),
@@ -368,180 +417,4 @@ fn digest_of(text: &Value) -> Option<Digest> {
     let mut bytes = [0; 32];
     hex::decode_to_slice(text.as_str()?, &mut bytes).ok()?;
     Some(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
-
-    fn token(text: &str) -> Secret {
-        Secret::new(text)
-    }
-
-    #[test]
-    fn a_link_opens_one_session_within_a_minute() {
-        let clock = Clock::test();
-        let sessions = Sessions::new(clock.clone());
-        let key = sessions.link();
-        clock.advance(Duration::from_secs(59));
-        let cookie = sessions.enter_by_link(&key, None).unwrap();
-        assert!(sessions.find(&cookie, None).is_some());
-        assert_eq!(
-            sessions.enter_by_link(&key, None),
-            Err(LoginError::UnknownLink)
-        );
-        let late = sessions.link();
-        clock.advance(LINK);
-        for key in [late.as_str(), "", &cookie] {
-            let refused = sessions.enter_by_link(key, None);
-            assert_eq!(refused, Err(LoginError::UnknownLink), "{key}");
-        }
-        // A link is not a session, and not the other way round.
-        assert!(sessions.find(&sessions.link(), None).is_none());
-    }
-
-    #[test]
-    fn a_session_ends_by_time_by_logout_and_with_its_token() {
-        let clock = Clock::test();
-        let sessions = Sessions::new(clock.clone());
-        let (first, second) = (token("0123456789abcdef"), token("another-token-of-16"));
-        let enter = || sessions.enter_by_token(HERE, first.reveal(), Some(&first));
-        let cookie = enter().unwrap();
-        let found = sessions.find(&cookie, Some(&first)).unwrap();
-        assert_ne!(found.csrf, cookie);
-        assert!(sessions.find(&cookie, Some(&second)).is_none());
-        assert!(sessions.find(&cookie, None).is_none());
-        sessions.end(found.id);
-        assert!(sessions.find(&cookie, Some(&first)).is_none());
-        let cookie = enter().unwrap();
-        clock.advance(Duration::from_secs(28_799));
-        assert!(sessions.find(&cookie, Some(&first)).is_some());
-        clock.advance(Duration::from_secs(1));
-        assert!(sessions.find(&cookie, Some(&first)).is_none());
-    }
-
-    #[test]
-    fn failed_logins_are_limited_for_each_address() {
-        let clock = Clock::test();
-        let sessions = Sessions::new(clock.clone());
-        let right = token("0123456789abcdef");
-        let enter = |from: IpAddr, shown: &str| sessions.enter_by_token(from, shown, Some(&right));
-        for _ in 0..MAX_FAILED_LOGINS {
-            assert_eq!(enter(HERE, "wrong"), Err(LoginError::Wrong));
-        }
-        assert_eq!(enter(HERE, right.reveal()), Err(LoginError::TooMany));
-        assert!(enter("192.0.2.1".parse().unwrap(), right.reveal()).is_ok());
-        // A link still works.
-        assert!(
-            sessions
-                .enter_by_link(&sessions.link(), Some(&right))
-                .is_ok()
-        );
-        clock.advance(LOGIN_WINDOW);
-        assert!(enter(HERE, right.reveal()).is_ok());
-        // Many addresses share a count; a client of IPv6 has one for all of its addresses.
-        for index in 0..100_000_u32 {
-            let from = IpAddr::V6((u128::from(index) << 64 | 7).into());
-            drop(enter(from, "wrong"));
-        }
-        assert_eq!(sessions.inner.lock().failed.by_address.len(), MAX_ADDRESSES);
-        assert_eq!(
-            enter("2001:db8::1".parse().unwrap(), right.reveal()),
-            Err(LoginError::TooMany)
-        );
-        assert_eq!(
-            sessions.enter_by_token(HERE, "", None),
-            Err(LoginError::TooMany)
-        );
-    }
-
-    #[test]
-    fn without_a_token_no_text_is_right() {
-        let sessions = Sessions::default();
-        for shown in ["", "x", "0123456789abcdef"] {
-            assert_eq!(
-                sessions.enter_by_token(HERE, shown, None),
-                Err(LoginError::Wrong)
-            );
-        }
-    }
-
-    #[test]
-    fn everything_is_bounded() {
-        let sessions = Sessions::default();
-        let first = sessions.enter_by_link(&sessions.link(), None).unwrap();
-        for _ in 0..200 {
-            sessions.link();
-            sessions.enter_by_link(&sessions.link(), None).unwrap();
-            sessions.put_result(None, "x".to_owned());
-        }
-        let inner = sessions.inner.lock();
-        assert_eq!(inner.sessions.len(), MAX_SESSIONS);
-        assert!(inner.links.len() <= MAX_LINKS);
-        assert_eq!(inner.results.len(), MAX_RESULTS);
-        drop(inner);
-        assert!(sessions.find(&first, None).is_none());
-        let readers: Vec<_> = std::iter::from_fn(|| sessions.reader()).collect();
-        assert_eq!(readers.len(), MAX_READERS);
-        drop(readers);
-        assert!(sessions.reader().is_some());
-    }
-
-    #[test]
-    fn a_result_is_shown_to_its_session_only() {
-        let sessions = Sessions::default();
-        let enter = || {
-            let cookie = sessions.enter_by_link(&sessions.link(), None).unwrap();
-            sessions.find(&cookie, None).unwrap().id
-        };
-        let (one, other) = (enter(), enter());
-        let key = sessions.put_result(Some(one), "done".to_owned());
-        assert_eq!(sessions.result(Some(one), &key).as_deref(), Some("done"));
-        assert_eq!(sessions.result(Some(one), &key).as_deref(), Some("done"));
-        assert!(sessions.result(Some(other), &key).is_none());
-        assert!(sessions.result(None, &key).is_none());
-        sessions.end(one);
-        assert!(sessions.result(Some(one), &key).is_none());
-    }
-
-    #[test]
-    fn a_successor_knows_the_sessions_but_not_their_secrets() {
-        let clock = Clock::test();
-        let (old, new) = (Sessions::new(clock.clone()), Sessions::new(clock.clone()));
-        let required = token("0123456789abcdef");
-        let with_token = old.enter_by_token(HERE, required.reveal(), Some(&required));
-        let with_token = with_token.unwrap();
-        let without = old.enter_by_link(&old.link(), None).unwrap();
-        clock.advance(SESSION / 2);
-        let exported = old.export();
-        let text = exported.to_string();
-        assert!(!text.contains(&with_token) && !text.contains(required.reveal()));
-        new.import(&exported);
-        assert_eq!(
-            new.find(&with_token, Some(&required)),
-            old.find(&with_token, Some(&required))
-        );
-        assert!(new.find(&without, None).is_some());
-        assert!(new.find(&without, Some(&required)).is_none());
-        // Pages that were opened over the socket have the old value in their forms.
-        assert_eq!(new.socket_csrf(), old.socket_csrf());
-        let third = Sessions::new(clock.clone());
-        third.import(&exported["sessions"]);
-        assert!(third.find(&without, None).is_some(), "an earlier version's");
-        assert_ne!(third.socket_csrf(), old.socket_csrf());
-        clock.advance(SESSION / 2);
-        assert!(new.find(&without, None).is_none());
-        // Another version may export something else.
-        for other in [
-            json!(null),
-            json!({}),
-            json!([1, { "id": "zz" }, { "id": 3 }]),
-            json!({ "sessions": 3, "socket_csrf": "" }),
-        ] {
-            new.import(&other);
-        }
-        assert_eq!(new.socket_csrf(), old.socket_csrf());
-    }
 }
