@@ -113,6 +113,12 @@ impl<P> PurgeLedger<P> {
         purges.map(|(position, purge)| (*position, purge))
     }
 
+    /// Number of purges that there is memory for.
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.last.capacity()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.floor == 0 && self.by_kind.iter().all(|list| list.purges.is_empty())
     }
@@ -179,6 +185,22 @@ impl<P: Noted> PurgeLedger<P> {
         list.text -= purge.text();
         self.last.remove(&purge.id()?);
         Some((position, purge))
+    }
+
+    /// Drops the purges up to a position: entries requested before it count as purged.
+    pub(crate) fn forget_until(&mut self, position: u64) {
+        self.floor = self.floor.max(position);
+        for kind in 0..self.by_kind.len() {
+            while let Some((oldest, _)) = self.by_kind[kind].purges.first_key_value()
+                && *oldest <= position
+            {
+                self.pop_first(kind);
+            }
+        }
+        // Memory of a flood of purges returns to the system.
+        if self.last.capacity() > 4 * self.last.len() + 1024 {
+            self.last.shrink_to(2 * self.last.len());
+        }
     }
 
     /// Takes a purge that waits, any write last.

@@ -346,19 +346,32 @@ impl Store {
             target,
             PurgeMatcher::Written { .. } | PurgeMatcher::Url { .. }
         ) {
-            self.log.note(target);
+            self.log.note(target, self.clock.now());
         }
     }
 
     /// Returns true if a purge since the request for an entry affects it.
-    pub(crate) fn is_outdated(&self, entry: &Entry) -> bool {
-        self.log.raced(entry.mark, &entry.key, &entry.about.tags)
+    pub(crate) fn is_outdated(&self, entry: &Arc<Entry>) -> bool {
+        let mark = if self.is_stored(entry) {
+            self.log.remembered(entry.mark)
+        } else {
+            entry.mark
+        };
+        self.log.raced(mark, &entry.key, &entry.about.tags)
+    }
+
+    fn is_stored(&self, entry: &Arc<Entry>) -> bool {
+        let part = self.shard(entry.key.hash()).read();
+        let found = part.shard.slot_of(&self.hashes, entry);
+        found
+            .and_then(|at| part.shard.at(at))
+            .is_some_and(|it| Arc::ptr_eq(it, entry))
     }
 
     /// Same as [`Store::purge`] for this memory alone.
     pub fn forget(&self, purge: &Purge) -> u64 {
         let target = PurgeMatcher::of(&purge.target);
-        self.log.note(&target);
+        self.log.note(&target, self.clock.now());
         self.sweep(&target, purge.effect)
     }
 
@@ -369,7 +382,7 @@ impl Store {
         let target = PurgeMatcher::of_key(key);
         self.foretell(&target);
         self.tell(|watch| watch.removed(key));
-        self.log.note(&target);
+        self.log.note(&target, self.clock.now());
         self.sweep(&target, PurgeEffect::Hard)
     }
 

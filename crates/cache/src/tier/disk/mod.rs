@@ -59,6 +59,7 @@ use crate::{
     base::{clock::Clock, metrics::Metrics},
     key::Key,
     policy::{Variance, Vary},
+    purge::ledger::{Kind, Noted as _},
     store::{Entry, Store, WholeBody},
 };
 
@@ -117,6 +118,8 @@ pub(super) struct Disk {
     wanted: AtomicU64,
     /// True once this process has let go of the folder for good.
     is_released: AtomicBool,
+    /// True while the configuration has no folder.
+    is_unused: AtomicBool,
 }
 
 /// The folder that is open, or was open last.
@@ -156,6 +159,7 @@ impl Disk {
             flushing: Arc::default(),
             wanted: AtomicU64::new(0),
             is_released: AtomicBool::new(false),
+            is_unused: AtomicBool::new(false),
         }
     }
 
@@ -301,7 +305,12 @@ impl Disk {
             }
             opened.note(self.store, stamp);
         } else {
-            waiting.purges.push(stamp.clone());
+            // No folder may ever come, and any client can write: a folder of a later configuration
+            // loses the hosts of all writes before it.
+            let is_unused = self.is_unused.load(Ordering::SeqCst) && waiting.folder.is_none();
+            let is_write = stamp.kind() == Kind::Write;
+            let wide = stamp.widened().filter(|_| is_unused && is_write);
+            waiting.purges.push(wide.unwrap_or_else(|| stamp.clone()));
         }
         drop(waiting);
         self.wake.notify_one();

@@ -68,6 +68,7 @@ impl Disk {
             self.let_go(None).await;
         }
         self.settings.store(settings.clone().map(Arc::new));
+        self.is_unused.store(settings.is_none(), Ordering::SeqCst);
         let Some(settings) = settings else {
             self.queue.clear();
             if let Some(metrics) = self.metrics.get() {

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     policy::Lifetime,
-    purge::{Id, Position, PurgeTarget, ledger::Noted, stamps::WriteChange},
+    purge::{Id, Position, PurgeLink, PurgeTarget, stamps::WriteChange},
     store::{EntryDraft, EntryRules},
 };
 

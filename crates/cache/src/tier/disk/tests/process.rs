@@ -158,3 +158,53 @@ async fn a_disk_that_is_known_to_hang_is_not_waited_for() {
     let _turn = process.disk.flushing.lock().await;
     assert!(opened.open.is_synced(opened.open.noted()));
 }
+
+/// Supervises a disk that the configuration does not have.
+async fn without_a_folder(process: &Process) {
+    let (store, clock) = (process.bench.store, &process.bench.clock);
+    let metrics = Metrics::default();
+    let tiers = Arc::new(Tiers::new(store, clock, &metrics));
+    let caches = Arc::new(crate::Caches { store, tiers });
+    let link = PurgeLink::new("a", caches, clock, &metrics);
+    let supervising = process.disk.supervise(None, &link, false);
+    let ended = timeout(Duration::from_millis(10), supervising).await;
+    assert!(ended.is_err());
+}
+
+fn waiting_writes(process: &Process) -> usize {
+    let waiting = process.disk.deferred.waiting.lock();
+    waiting.purges.of(Kind::Write).count()
+}
+
+#[tokio::test]
+async fn writes_are_not_listed_for_a_folder_that_the_configuration_lacks() {
+    let mut process = process();
+    assert!(process.bench.write("/x", 1));
+    process.bench.open.close();
+    let write = |host: &str, number: usize| {
+        let target = PurgeTarget::Written(format!("https://{host}/{number}"));
+        process.disk.purged(&Stamp::of(&target)[0]);
+    };
+    // At the start, the folder of the configuration is not known yet.
+    write("other", 0);
+    assert_eq!(waiting_writes(&process), 1);
+    without_a_folder(&process).await;
+    for number in 0..1000 {
+        write("other", number);
+    }
+    assert_eq!(waiting_writes(&process), 1);
+    assert!(process.disk.owes());
+    // Of a folder that a reload names, the written hosts are lost.
+    let is_kept = |process: &mut Process| {
+        let opened = process.open("cache");
+        process.bench.open = Arc::clone(&opened.open);
+        let is_there = process.bench.is_there("/x");
+        process.lose(&opened);
+        is_there
+    };
+    assert!(is_kept(&mut process));
+    without_a_folder(&process).await;
+    let target = PurgeTarget::Written("https://shop/elsewhere".to_owned());
+    process.disk.purged(&Stamp::of(&target)[0]);
+    assert!(!is_kept(&mut process));
+}
