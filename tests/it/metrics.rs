@@ -300,3 +300,30 @@ async fn handshakes_are_counted_by_version_and_outcome() {
     })
     .await;
 }
+
+/// Returns the series and the bytes of a scrape of a gateway with this many routes, each of which
+/// has served a request.
+async fn scrape_of(routes: usize) -> (usize, usize) {
+    let route = |number| {
+        format!("  - {{ name: route-{number:04}, match: {{ path: /{number}/* }}, respond: ok }}\n")
+    };
+    let all: String = (0..routes).map(route).collect();
+    let gateway = Gateway::start(&format!("routes:\n{all}")).await;
+    for number in 0..routes {
+        assert_eq!(gateway.get(&format!("/{number}/")).await.status(), 200);
+    }
+    let text = gateway.admin_get("/metrics").await.text();
+    let series = text.lines().filter(|line| !line.starts_with('#'));
+    (series.count(), text.len())
+}
+
+/// Invariant: each route adds a bounded number of series and bytes to a scrape, so that one of 500
+/// routes stays cheap.
+#[tokio::test]
+async fn a_scrape_grows_little_with_each_route() {
+    let (few, many) = (scrape_of(20).await, scrape_of(120).await);
+    let series = (many.0 - few.0) / 100;
+    let bytes = (many.1 - few.1) / 100;
+    assert!((1..=40).contains(&series), "{series} series");
+    assert!((1..=3000).contains(&bytes), "{bytes} bytes");
+}
