@@ -429,8 +429,7 @@ pub(super) fn take_up(
 
 impl FastPathService<Stream, HttpSession> for FastPath {
     fn suits(&self, request: RequestOutline) -> bool {
-        self.live.lately.contains(request.fingerprint)
-            || (self.relays && self.live.has_relay())
+        self.live.lately.contains(request.fingerprint) || (self.relays && self.live.has_relay())
     }
 
     fn attempt<'a>(

@@ -26,12 +26,7 @@ use pingora::{
 };
 
 pub(super) use self::body::Piece;
-use self::{
-    body::MessageBody,
-    response::Framing,
-    tunnel::Tunnel,
-    upload::Upload,
-};
+use self::{body::MessageBody, response::Framing, tunnel::Tunnel, upload::Upload};
 use super::{
     accel, cache,
     context::Context,
@@ -42,11 +37,7 @@ use super::{
     retry::Replay,
     streams, upstream,
 };
-use crate::{
-    base::open_headers::OpenResponseHeaders,
-    chain::Phase,
-    upstreams::BackendConnection,
-};
+use crate::{base::open_headers::OpenResponseHeaders, chain::Phase, upstreams::BackendConnection};
 
 /// Bound on attempts. The hooks decide about retries.
 const MAX_ATTEMPTS: usize = 16;
@@ -59,8 +50,7 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Returns true if the relay can take a request that goes to a backend.
 pub(super) fn takes(ctx: &Context) -> bool {
     ctx.upstream.as_ref().is_some_and(|upstream| {
-        upstream.is_plain_http1()
-            && !ctx.gateway.accel_upstreams.contains(&upstream.name)
+        upstream.is_plain_http1() && !ctx.gateway.accel_upstreams.contains(&upstream.name)
     })
 }
 

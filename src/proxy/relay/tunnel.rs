@@ -108,13 +108,16 @@ impl Tunnel {
             let Poll::Ready(written) = client.poll_output(cx, &self.to_client) else {
                 break;
             };
-            self.to_client.advance(written.map_err(request_end::of_client)?);
+            self.to_client
+                .advance(written.map_err(request_end::of_client)?);
             self.is_unflushed = true;
             has_moved = true;
         }
         if self.to_client.is_empty() {
             self.to_client = BytesMut::new();
-            if self.is_unflushed && let Poll::Ready(flushed) = client.poll_flush(cx) {
+            if self.is_unflushed
+                && let Poll::Ready(flushed) = client.poll_flush(cx)
+            {
                 flushed.map_err(request_end::of_client)?;
                 self.is_unflushed = false;
             }

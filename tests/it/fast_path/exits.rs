@@ -291,7 +291,7 @@ async fn each_reply_of_the_gateway_is_logged_and_counted_once() {
     for path in ["/b", "/old", "/short"] {
         bench.prime(&plain(path)).await;
     }
-    let (stored, session) = (Some("stored"), Some("session"));
+    let (stored, reply) = (Some("stored"), Some("reply"));
     // A request that may not go to the origin is refused, and likely to be refused again.
     let only = |taken| {
         Exit::new("only if cached", "/unknown", taken)
@@ -299,13 +299,13 @@ async fn each_reply_of_the_gateway_is_logged_and_counted_once() {
             .status(504)
     };
     for exit in [
-        Exit::new("a redirect", "/old", session)
+        Exit::new("a redirect", "/old", reply)
             .status(307)
             .bytes(0),
         Exit::new("within the limit", "/short", stored),
-        Exit::new("limited", "/short", session).status(429),
+        Exit::new("limited", "/short", reply).status(429),
         only(None),
-        only(session),
+        only(reply),
     ] {
         bench.check("web", exit).await;
     }
