@@ -93,35 +93,49 @@ const METHODS: [&str; 9] = [
     "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "other",
 ];
 
-/// Row of the statuses that HTTP does not define (RFC 9110, 15): they count as `other`.
+/// Number of the statuses that HTTP does not define (RFC 9110, 15): they count as `other`.
 const OTHER_STATUS: usize = 600;
-const STATUSES: usize = OTHER_STATUS + 1;
+/// Statuses whose counters are allocated together.
+const BLOCK: usize = 10;
+const BLOCKS: usize = OTHER_STATUS / BLOCK + 1;
 
-fn status_label(status: u16) -> String {
-    if usize::from(status) < OTHER_STATUS {
+fn status_label(status: usize) -> String {
+    if status < OTHER_STATUS {
         status.to_string()
     } else {
         "other".to_owned()
     }
 }
 
-/// Counters of one status.
+/// Counters of one status, by method.
 type ByMethod = Box<[OnceLock<IntCounter>; METHODS.len()]>;
+/// Counters of ten statuses.
+type Block = Box<[OnceLock<ByMethod>; BLOCK]>;
 
 /// Metrics of one route's requests.
+///
+/// Series are created when they are first counted: most routes of a large configuration are rarely
+/// requested, and most of the five thousand pairs of status and method never occur.
 pub struct RouteMetrics {
     metrics: Metrics,
     route: Arc<str>,
-    /// Counters by status below 600, then of all others, by method. Each is created when first
-    /// counted, because most of the five thousand pairs never are.
-    requests: Box<[OnceLock<ByMethod>]>,
-    pub seconds: TracedHistogram,
-    pub first_byte: Histogram,
-    received: IntCounter,
-    sent: IntCounter,
+    clock: Clock,
+    counted: OnceLock<Box<CountedRequests>>,
     refused: ArcSwap<HashMap<&'static str, IntCounter>>,
     /// Counters of responses from files, by [`FilePart::LABELS`].
-    files: [OnceLock<IntCounter>; FilePart::LABELS.len()],
+    files: OnceLock<Box<FileCounters>>,
+}
+
+type FileCounters = [OnceLock<IntCounter>; FilePart::LABELS.len()];
+
+/// Metrics of a route that was requested.
+struct CountedRequests {
+    /// Counters by status below 600, then of all others, in blocks.
+    requests: [OnceLock<Block>; BLOCKS],
+    seconds: TracedHistogram,
+    first_byte: OnceLock<Histogram>,
+    received: OnceLock<IntCounter>,
+    sent: OnceLock<IntCounter>,
 }
 
 /// Part of a file that a response contains.
@@ -142,43 +156,60 @@ impl FilePart {
 
 impl RouteMetrics {
     pub fn new(metrics: &Metrics, clock: &Clock, route: &Arc<str>) -> Self {
-        let labels = [("route", &**route)];
-        let bytes = |direction| {
-            metrics.counter(
-                "edgeway_http_bytes_total",
-                "Bytes of bodies `received` from clients and `sent` to them, counted at the end of a request.",
-                &[("route", route), ("direction", direction)],
-            )
-        };
         Self {
-            requests: std::iter::repeat_with(OnceLock::new)
-                .take(STATUSES)
-                .collect(),
-            received: bytes("received"),
-            sent: bytes("sent"),
-            refused: ArcSwap::default(),
-            seconds: metrics.traced_histogram(
-                "edgeway_http_request_duration_seconds",
-                "Time from the request headers to the last byte of the response.",
-                &labels,
-                SECONDS,
-                clock,
-            ),
-            first_byte: metrics.histogram(
-                "edgeway_http_first_byte_seconds",
-                "Time from the request headers to the first byte of the response.",
-                &labels,
-            ),
-            files: [const { OnceLock::new() }; FilePart::LABELS.len()],
             metrics: metrics.clone(),
             route: Arc::clone(route),
+            clock: clock.clone(),
+            counted: OnceLock::new(),
+            refused: ArcSwap::default(),
+            files: OnceLock::new(),
         }
+    }
+
+    /// Metrics of the requests, which exist from the first one on.
+    #[inline]
+    fn counted(&self) -> &CountedRequests {
+        self.counted.get_or_init(|| {
+            Box::new(CountedRequests {
+                requests: [const { OnceLock::new() }; BLOCKS],
+                seconds: self.metrics.traced_histogram(
+                    "edgeway_http_request_duration_seconds",
+                    "Time from the request headers to the last byte of the response.",
+                    &[("route", &self.route)],
+                    SECONDS,
+                    &self.clock,
+                ),
+                first_byte: OnceLock::new(),
+                received: OnceLock::new(),
+                sent: OnceLock::new(),
+            })
+        })
+    }
+
+    /// Histogram of the time to the last byte.
+    #[inline]
+    pub fn seconds(&self) -> &TracedHistogram {
+        &self.counted().seconds
+    }
+
+    /// Records the time from the request headers to the first byte.
+    #[inline]
+    pub fn observe_first_byte(&self, seconds: f64) {
+        let histogram = self.counted().first_byte.get_or_init(|| {
+            self.metrics.histogram(
+                "edgeway_http_first_byte_seconds",
+                "Time from the request headers to the first byte of the response.",
+                &[("route", &self.route)],
+            )
+        });
+        histogram.observe(seconds);
     }
 
     /// Counts a response from a file.
     pub fn count_file(&self, part: FilePart) {
         let part = part as usize;
-        let counter = self.files[part].get_or_init(|| {
+        let counters = self.files.get_or_init(Box::default);
+        let counter = counters[part].get_or_init(|| {
             self.metrics.counter(
                 "edgeway_http_files_total",
                 "Responses from files, by the part of the file that was sent.",
@@ -191,11 +222,22 @@ impl RouteMetrics {
     /// Counts the bytes of a finished request's bodies.
     pub fn count_bytes(&self, received: u64, sent: u64) {
         if received > 0 {
-            self.received.inc_by(received);
+            let counted = &self.counted().received;
+            let counter = counted.get_or_init(|| self.bytes("received"));
+            counter.inc_by(received);
         }
         if sent > 0 {
-            self.sent.inc_by(sent);
+            let counter = self.counted().sent.get_or_init(|| self.bytes("sent"));
+            counter.inc_by(sent);
         }
+    }
+
+    fn bytes(&self, direction: &str) -> IntCounter {
+        self.metrics.counter(
+            "edgeway_http_bytes_total",
+            "Bytes of bodies `received` from clients and `sent` to them, counted at the end of a request.",
+            &[("route", &self.route), ("direction", direction)],
+        )
     }
 
     /// Counts a request that was refused or failed, by its reason word.
@@ -231,10 +273,10 @@ impl RouteMetrics {
             _ => 8,
         };
         // A backend may send any number of three digits.
-        let row = usize::from(status).min(OTHER_STATUS);
-        let row =
-            self.requests[row].get_or_init(|| Box::new([const { OnceLock::new() }; METHODS.len()]));
-        row[method]
+        let status = usize::from(status).min(OTHER_STATUS);
+        let block = self.counted().requests[status / BLOCK].get_or_init(Box::default);
+        let by_method = block[status % BLOCK].get_or_init(Box::default);
+        by_method[method]
             .get_or_init(|| {
                 self.metrics.counter(
                     "edgeway_http_requests_total",
@@ -363,6 +405,35 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("BREW"), "{text}");
+    }
+
+    #[test]
+    fn a_route_without_requests_has_no_series_and_is_small() {
+        let metrics = Metrics::default();
+        let route = RouteMetrics::new(&metrics, &Clock::default(), &"r".into());
+        assert_eq!(metrics.text(), b"");
+        assert!(size_of::<RouteMetrics>() <= 160);
+        assert!(size_of::<CountedRequests>() <= 1200);
+        // The control: each part of a request brings its series.
+        let has = |family: &str| {
+            let text = String::from_utf8(metrics.text()).unwrap();
+            text.contains(&format!("\n{family}"))
+        };
+        route.count(&Method::GET, 200);
+        assert!(has("edgeway_http_requests_total{"));
+        assert!(!has("edgeway_http_bytes_total{") && !has("edgeway_http_first_byte_seconds_sum{"));
+        route.count_bytes(0, 3);
+        route.observe_first_byte(0.1);
+        route.seconds().observe_plain(0.1);
+        route.count_file(FilePart::Range);
+        for family in [
+            "edgeway_http_bytes_total{direction=\"sent\"",
+            "edgeway_http_first_byte_seconds_sum{",
+            "edgeway_http_request_duration_seconds_sum{",
+            "edgeway_http_files_total{part=\"range\"",
+        ] {
+            assert!(has(family), "{family}");
+        }
     }
 
     #[test]

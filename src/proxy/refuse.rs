@@ -94,7 +94,7 @@ impl Refuser {
         let metrics = &gateway.fallback_metrics;
         metrics.count(&request.method, facts.status);
         metrics.count_bytes(facts.bytes_received, facts.bytes_sent);
-        metrics.seconds.observe_plain(facts.total.as_secs_f64());
+        metrics.seconds().observe_plain(facts.total.as_secs_f64());
         facts.ended = self.live.world.clock.wall();
         if trace::wanted(gateway, facts).is_some() {
             trace::end(gateway, None, request, facts);

@@ -237,17 +237,17 @@ pub(super) fn log(live: &Live, passed: &TransferResults<'_>, ctx: &mut Context) 
     let exported = trace::wanted(gateway, facts);
     match (exported, &gateway.tracing) {
         (Some(trace), _) => metrics
-            .seconds
+            .seconds()
             .observe(seconds, now, || TraceId::new(trace.trace_id)),
         // A trace that a client names may be one of somebody else, or not exist.
-        (None, Some(_)) => metrics.seconds.observe_plain(seconds),
+        (None, Some(_)) => metrics.seconds().observe_plain(seconds),
         (None, None) => metrics
-            .seconds
+            .seconds()
             .observe(seconds, now, || client_trace(request)),
     }
     let is_exported = exported.is_some();
     if let Some(first_byte) = facts.first_byte {
-        metrics.first_byte.observe(first_byte.as_secs_f64());
+        metrics.observe_first_byte(first_byte.as_secs_f64());
     }
     if let Some(reason) = facts.reason {
         metrics.refuse(reason);
