@@ -44,6 +44,8 @@ use crate::{
 pub struct Entry {
     pub name: &'static str,
     pub on_by_default: bool,
+    /// True if filters with the same settings are alike on every route, so that routes may share one.
+    pub is_shareable: bool,
     compile: fn(&Node, &mut CompileContext<'_>) -> Option<Arc<dyn Filter>>,
     secret_queries: fn(&Node) -> Vec<String>,
     print: fn(&Node) -> Option<serde_json::Value>,
@@ -55,6 +57,7 @@ impl Entry {
         Self {
             name: K::NAME,
             on_by_default: K::ON_BY_DEFAULT,
+            is_shareable: false,
             compile: |node, cx| {
                 let config = tree::read::<K::Config>(node, cx.diagnostics)?;
                 K::compile(config, cx).map(|filter| Arc::new(filter) as Arc<dyn Filter>)
@@ -69,6 +72,13 @@ impl Entry {
             },
             schema: |generator| generator.subschema_for::<K::Config>(),
         }
+    }
+
+    /// Returns this kind as one whose filters routes may share: it makes no use of the route's name,
+    /// and keeps nothing of one route.
+    const fn shareable(mut self) -> Self {
+        self.is_shareable = true;
+        self
     }
 
     /// Reads and compiles the filter; `None` means that problems were reported.
@@ -95,29 +105,29 @@ impl Entry {
 
 /// Every built-in kind of filter. The list's order is the chain's order on requests.
 pub const FILTERS: &[Entry] = &[
-    Entry::of::<request_id::RequestId>(),
-    Entry::of::<timing::Timing>(),
-    Entry::of::<access_log::AccessLogKind>(),
+    Entry::of::<request_id::RequestId>().shareable(),
+    Entry::of::<timing::Timing>().shareable(),
+    Entry::of::<access_log::AccessLogKind>().shareable(),
     Entry::of::<plugins::Plugins>(),
-    Entry::of::<methods::Methods>(),
-    Entry::of::<access::Access>(),
+    Entry::of::<methods::Methods>().shareable(),
+    Entry::of::<access::Access>().shareable(),
     Entry::of::<client_cert::ClientCert>(),
     Entry::of::<in_flight::InFlight>(),
     Entry::of::<rate_limit::RateLimit>(),
-    Entry::of::<body_limit::BodyLimit>(),
-    Entry::of::<csrf::Csrf>(),
-    Entry::of::<cors::Cors>(),
+    Entry::of::<body_limit::BodyLimit>().shareable(),
+    Entry::of::<csrf::Csrf>().shareable(),
+    Entry::of::<cors::Cors>().shareable(),
     Entry::of::<api_key::ApiKey>(),
     Entry::of::<basic_auth::BasicAuth>(),
     Entry::of::<jwt::Jwt>(),
     Entry::of::<forward_auth::ForwardAuth>(),
-    Entry::of::<headers::Headers>(),
+    Entry::of::<headers::Headers>().shareable(),
     // After `cache` on responses, whose `browser_ttl` it overrides.
-    Entry::of::<cache_control::CacheControl>(),
+    Entry::of::<cache_control::CacheControl>().shareable(),
     Entry::of::<cache::Cache>(),
-    Entry::of::<compression::Compression>(),
+    Entry::of::<compression::Compression>().shareable(),
     // First on responses: the other filters then add to a map that has capacity.
-    Entry::of::<security_headers::SecurityHeaders>(),
+    Entry::of::<security_headers::SecurityHeaders>().shareable(),
 ];
 
 /// Returns the built-in filters, with those that the program registered ([`custom`]) at their places.

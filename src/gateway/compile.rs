@@ -12,20 +12,21 @@ use super::{
     guards::{DetachedGuard, Guards},
     metrics::{self, NO_ROUTE, RouteMetrics},
     profiles::{self, ProfileSelection},
+    shared_filters::SharedFilters,
 };
 use crate::{
     base::{
         net::{Cidr, TrustedProxies},
         secret,
     },
-    chain::{BackgroundWork, Chain, CompileContext, Guard, Named, Shared},
+    chain::{BackgroundWork, Chain, CompileContext, Filter, Guard, Named, Shared},
     config::{
         diagnostic::{Diagnostic, Diagnostics, Place},
         model::{File, MatchConfig, OneOrMany, RouteNode},
         source::ReferencedFiles,
         tree::{Key, Node, Spanned},
     },
-    filters::access_log::Redactor,
+    filters::{Entry, access_log::Redactor},
     limits::Bans,
     plugins::kv::Owners,
     routes::{Action, RouteTable, Slashes},
@@ -46,6 +47,7 @@ pub(super) struct Compiler<'a> {
     pub(super) secret_queries: Arc<[String]>,
     pub(super) beside: ReferencedFiles,
     pub(super) guards: Guards,
+    shared_filters: SharedFilters,
     pub(super) diagnostics: Diagnostics,
 }
 
@@ -103,6 +105,7 @@ fn compile_all(
         secret_queries: secret_queries(file),
         beside: ReferencedFiles::default(),
         guards: Guards::default(),
+        shared_filters: SharedFilters::default(),
         diagnostics: Diagnostics::default(),
     };
     let gateway = compiler.gateway();
@@ -408,6 +411,29 @@ impl Compiler<'_> {
         })
     }
 
+    /// Compiles one filter of a route, or returns one that another route has with these settings.
+    fn filter(
+        &mut self,
+        entry: &Entry,
+        node: &Node,
+        route: &str,
+        secret_queries: &[String],
+    ) -> Option<Arc<dyn Filter>> {
+        if entry.is_shareable
+            && let Some(filter) = self.shared_filters.get(entry.name, node)
+        {
+            return Some(filter);
+        }
+        let problems = self.diagnostics.list().len();
+        let mut cx = self.cx_with(node.place, route, secret_queries);
+        let filter = entry.compile(node, &mut cx)?;
+        // A problem is reported for each route that has it.
+        if entry.is_shareable && self.diagnostics.list().len() == problems {
+            self.shared_filters.insert(entry.name, node, &filter);
+        }
+        Some(filter)
+    }
+
     /// Returns the filters of one route, in the registry's order, and those that protect it.
     fn filters(
         &mut self,
@@ -424,8 +450,7 @@ impl Compiler<'_> {
             {
                 node = profiles::overlaid(node, profile, route);
             }
-            let mut cx = self.cx_with(node.place, route, &secret_queries);
-            if let Some(filter) = entry.compile(&node, &mut cx) {
+            if let Some(filter) = self.filter(entry, &node, route, &secret_queries) {
                 let named = Named {
                     name: entry.name,
                     filter,

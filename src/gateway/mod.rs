@@ -29,6 +29,7 @@ mod redis;
 mod reserved;
 mod route_identity;
 pub(crate) mod schema;
+mod shared_filters;
 mod tracing;
 
 use std::{
