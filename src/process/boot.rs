@@ -1,6 +1,11 @@
 //! Start and stop: log, configuration, listeners, background work, drain.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use log::{info, warn};
 use rustix::process::Signal;
@@ -10,6 +15,7 @@ use super::{
     actions::Operator,
     admin::AdminError,
     cache::InheritedCache,
+    compile_thread::{CompileThread, Panicked},
     control::{Control, StartError},
     handover::LaunchState,
     last_good, log as own_log,
@@ -73,6 +79,8 @@ pub(crate) enum BootError {
     Config { diagnostics: Diagnostics },
     #[error("cannot start the runtime")]
     Runtime(#[source] io::Error),
+    #[error("the configuration could not be compiled")]
+    Compile(#[source] Panicked),
     #[error("cannot listen for signals")]
     Signals(#[source] io::Error),
     #[error(transparent)]
@@ -143,12 +151,16 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
     let mut state = std::mem::take(&mut inherited.state);
     let sessions = state.remove(SESSIONS);
     world.zones.inherit(state);
-    let folder = path
-        .as_deref()
-        .and_then(std::path::Path::parent)
-        .unwrap_or(std::path::Path::new(""));
-    let mut beside = ReferencedFiles::default();
-    let (gateway, diagnostics) = gateway::compile_noting(&file, folder, &world, &mut beside);
+    let compiling = CompileThread::start(Handle::current()).map_err(BootError::Runtime)?;
+    let (to_compile, folder) = (world.clone(), path.as_deref().and_then(Path::parent));
+    let folder = folder.unwrap_or(Path::new("")).to_owned();
+    let compiled = compiling.run(move || {
+        let mut beside = ReferencedFiles::default();
+        let compiled = gateway::compile_noting(&file, &folder, &to_compile, &mut beside);
+        (file, compiled, beside)
+    });
+    let compiled = compiled.await.map_err(BootError::Compile)?;
+    let (file, (gateway, diagnostics), beside) = compiled;
     let Some(gateway) = gateway else {
         return Err(BootError::Config { diagnostics });
     };
@@ -163,7 +175,7 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
     let inheritance = InheritedCache::of(inherited.cache.take(), &gateway);
     let live = Arc::new(Live::new(gateway, world));
     let (line, succeeded) = Lineage::new(launch, &mut inherited);
-    let control = Control::new(&live, file, path, read, line, workers.clone());
+    let control = Control::new(&live, file, path, read, line, compiling, workers.clone());
     if let Some(sessions) = sessions {
         control.sessions.import(&sessions);
     }

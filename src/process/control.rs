@@ -15,6 +15,7 @@ use tokio::{runtime::Handle, sync::watch};
 use super::{
     actions::Operator,
     admin::{Admin, AdminError, PreparedAdmin, SocketKeeper},
+    compile_thread::CompileThread,
     last_good, plugins,
     source::RunningState,
     upgrade::Lineage,
@@ -59,6 +60,7 @@ pub(super) struct Control {
     pub(super) supervisor: Supervisor,
     /// Sessions of the status page.
     pub(super) sessions: Arc<Sessions>,
+    pub(super) compiling: CompileThread,
     /// `None` for a built-in configuration.
     pub(super) path: Option<PathBuf>,
     pub(super) line: Lineage,
@@ -94,6 +96,7 @@ impl Control {
         path: Option<PathBuf>,
         sources: Sources,
         line: Lineage,
+        compiling: CompileThread,
         workers: Handle,
     ) -> Arc<Self> {
         let app = Arc::new(proxy::service(live));
@@ -105,6 +108,7 @@ impl Control {
             admin: Admin::default(),
             supervisor: Supervisor::start(live),
             sessions: Arc::new(Sessions::new(live.world.clock.clone())),
+            compiling,
             path,
             line,
             turn: tokio::sync::Mutex::new(file),
@@ -265,10 +269,10 @@ impl Control {
         })
     }
 
-    /// Reads and compiles on a thread that may block on files.
+    /// Reads and compiles on the thread for that.
     async fn read(&self, path: &Path) -> Result<Candidate, ActionError> {
         let (live, path) = (Arc::clone(&self.live), path.to_owned());
-        let read = tokio::task::spawn_blocking(move || {
+        let read = self.compiling.run(move || {
             reload::read(&live, &path).inspect_err(|mistaken| {
                 let refused = ActionError::configuration(&mistaken.sources, &mistaken.diagnostics);
                 reload::refuse(&live, refused.message);

@@ -5,6 +5,7 @@ mod admin;
 mod bans;
 pub(crate) mod boot;
 mod cache;
+mod compile_thread;
 mod control;
 mod files;
 pub(crate) mod handover;

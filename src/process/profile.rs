@@ -74,7 +74,7 @@ impl Control {
         let live = Arc::clone(&self.live);
         let folder = self.path.as_deref().and_then(Path::parent);
         let folder = folder.unwrap_or(Path::new("")).to_owned();
-        let compiled = tokio::task::spawn_blocking(move || {
+        let compiled = self.compiling.run(move || {
             live.world.zones.begin();
             let wanted = profile
                 .as_deref()
