@@ -131,8 +131,14 @@ impl Streams {
         }
     }
 
-    /// Ends expired streams, and returns the close reason if the connection must end.
-    pub(super) fn check(&self, now: u64, is_blocked: bool, limits: &Limits) -> Option<CloseReason> {
+    /// Ends expired streams. Returns the time until something expires if nothing happens before,
+    /// zero while a stream is open, or the close reason if the connection must end.
+    pub(super) fn check(
+        &self,
+        now: u64,
+        is_blocked: bool,
+        limits: &Limits,
+    ) -> Result<Duration, CloseReason> {
         self.now.store(now, Ordering::Relaxed);
         for stream in self.watches.lock().iter().filter_map(Weak::upgrade) {
             stream.check(now, is_blocked);
@@ -140,13 +146,19 @@ impl Streams {
         let header_section = self.header_section.load(Ordering::Relaxed);
         let waited = self.header_section_since.unchanged(header_section, now);
         if header_section % 2 == 1 && waited >= limits.header_timeout {
-            return Some(CloseReason::HeaderTimeout);
+            return Err(CloseReason::HeaderTimeout);
         }
         let open = self.open();
         let begun = self.begun.load(Ordering::Relaxed);
         let streams = (u64::from(begun) << 32) | u64::from(open);
         let idle = self.stream_turns.unchanged(streams, now);
-        (open == 0 && idle >= limits.idle_timeout).then_some(CloseReason::IdleTimeout)
+        if open > 0 || header_section % 2 == 1 {
+            Ok(Duration::ZERO)
+        } else if idle >= limits.idle_timeout {
+            Err(CloseReason::IdleTimeout)
+        } else {
+            Ok(limits.idle_timeout.saturating_sub(idle))
+        }
     }
 }
 
@@ -170,7 +182,8 @@ mod tests {
         let limits = limits();
         (1..200).find_map(|second| {
             each(second, &connection.streams);
-            let reason = connection.streams.check(second * 1000, false, &limits)?;
+            let checked = connection.streams.check(second * 1000, false, &limits);
+            let reason = checked.err()?;
             Some((second - 1, reason))
         })
     }

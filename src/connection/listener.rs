@@ -7,6 +7,7 @@ use std::sync::{
 
 use arc_swap::ArcSwap;
 
+use super::activity::Activity;
 use crate::{
     base::metrics::{IntCounter, IntGauge, Metrics},
     gateway::Listener,
@@ -24,6 +25,8 @@ pub struct ListenerFacts {
     /// 0 for a unix socket.
     pub port: u16,
     pub metrics: ListenerMetrics,
+    /// That of all clients of the process.
+    pub activity: Arc<Activity>,
     is_draining: AtomicBool,
 }
 
@@ -71,13 +74,20 @@ impl ListenerId {
 }
 
 impl ListenerFacts {
-    pub fn new(config: Arc<Listener>, id: ListenerId, port: u16, metrics: &Metrics) -> Self {
+    pub fn new(
+        config: Arc<Listener>,
+        id: ListenerId,
+        port: u16,
+        metrics: &Metrics,
+        activity: Arc<Activity>,
+    ) -> Self {
         Self {
             name: Arc::clone(&config.name),
             metrics: ListenerMetrics::new(metrics, &config.name),
             id,
             config: ArcSwap::new(config),
             port,
+            activity,
             is_draining: AtomicBool::new(false),
         }
     }
@@ -111,6 +121,12 @@ impl ListenerFacts {
     pub(crate) fn test() -> Arc<Self> {
         let config = Arc::new(Listener::test());
         let id = ListenerId::next();
-        Arc::new(Self::new(config, id, 0, &Metrics::default()))
+        Arc::new(Self::new(
+            config,
+            id,
+            0,
+            &Metrics::default(),
+            Arc::default(),
+        ))
     }
 }

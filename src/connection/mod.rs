@@ -6,6 +6,7 @@
 //! ended by shutting down the socket's reading side: the reader sees the end of the stream, looks
 //! up the close reason, and may still send a response.
 
+pub(crate) mod activity;
 pub(crate) mod admission;
 mod close_reason;
 pub(crate) mod deadline;
@@ -232,6 +233,9 @@ impl Connection {
         let before = self.stage.load(Ordering::Relaxed);
         let next = (before | 0xff).wrapping_add(1) | stage as u64;
         self.stage.store(next, Ordering::Relaxed);
+        if stage != Stage::Idle {
+            self.listener.activity.touch();
+        }
     }
 
     /// Begins a request after a complete header section. Returns an error if its time was up just
@@ -449,8 +453,10 @@ impl Connection {
         self.is_websocket.load(Ordering::Acquire)
     }
 
-    /// Ends everything that has expired, `elapsed` milliseconds after the last check.
-    fn check(&self, now: u64, elapsed: u64) {
+    /// Ends everything that has expired, `elapsed` milliseconds after the last check. Returns the
+    /// time until something expires if the client sends nothing before; zero if a request is in
+    /// flight.
+    fn check(&self, now: u64, elapsed: u64) -> Duration {
         let config = self.listener.config();
         let limits = &config.limits;
         let bounds = PaceLimits {
@@ -467,14 +473,18 @@ impl Connection {
         self.watch.check(now, is_blocked);
         if self.closed.load(Ordering::Relaxed) != 0 {
             self.see_off(now);
-            return;
+            return Duration::ZERO;
         }
         if self.stage() == Stage::Http2 {
             self.streams.check_bodies(elapsed, bounds);
-            if let Some(why) = self.streams.check(now, is_blocked, limits) {
-                self.close(why);
-            }
-            return;
+            return match self.streams.check(now, is_blocked, limits) {
+                Ok(_) if is_blocked => Duration::ZERO,
+                Ok(left) => left,
+                Err(why) => {
+                    self.close(why);
+                    Duration::ZERO
+                }
+            };
         }
         if self.stage() == Stage::Request
             && !self.is_tunnel()
@@ -488,17 +498,17 @@ impl Connection {
         if stage != self.seen.load(Ordering::Relaxed) || self.seen_at.load(Ordering::Relaxed) == 0 {
             self.seen.store(stage, Ordering::Relaxed);
             self.seen_at.store(now, Ordering::Relaxed);
-            return;
         }
         let (limit, why) = match self.stage() {
             Stage::Idle => (limits.idle_timeout, CloseReason::IdleTimeout),
             Stage::Head => (limits.header_timeout, CloseReason::HeaderTimeout),
-            Stage::Request | Stage::Http2 => return,
+            Stage::Request | Stage::Http2 => return Duration::ZERO,
         };
         let since = Duration::from_millis(now - self.seen_at.load(Ordering::Relaxed));
         if since >= limit {
             self.close_in(stage, why);
         }
+        limit.saturating_sub(since)
     }
 
     /// Ends a connection that was closed a while ago but still waits for its client to read.

@@ -3,16 +3,16 @@
 use std::{
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 
 use super::{
     Connection,
+    activity::Activity,
     listener::{ListenerFacts, ListenerId},
 };
 use crate::base::clock::Clock;
@@ -41,9 +41,7 @@ struct Inner {
     next: AtomicUsize,
     /// Time of the last check.
     checked_at: AtomicU64,
-    /// True while no connection is open, and nothing is checked.
-    is_asleep: AtomicBool,
-    wake: Notify,
+    activity: Arc<Activity>,
 }
 
 impl Connections {
@@ -56,8 +54,7 @@ impl Connections {
             shards: Default::default(),
             next: AtomicUsize::new(0),
             checked_at: AtomicU64::new(1),
-            is_asleep: AtomicBool::new(false),
-            wake: Notify::new(),
+            activity: Arc::default(),
         }))
     }
 
@@ -75,9 +72,12 @@ impl Connections {
     pub fn add(&self, connection: &Arc<Connection>) {
         let index = self.0.next.fetch_add(1, Ordering::Relaxed) % self.0.shards.len();
         self.0.shards[index].lock().push(Arc::downgrade(connection));
-        if self.0.is_asleep.load(Ordering::SeqCst) {
-            self.0.wake.notify_one();
-        }
+        self.0.activity.touch();
+    }
+
+    /// Signs of life of all clients.
+    pub fn activity(&self) -> &Arc<Activity> {
+        &self.0.activity
     }
 
     pub fn open(&self) -> usize {
@@ -119,53 +119,60 @@ impl Connections {
         }
     }
 
-    /// Checks every connection once, and removes those that are gone.
-    pub(super) fn check(&self) {
+    /// Checks every connection once, and removes those that are gone. Returns the time until the
+    /// next one expires if no client sends anything before; `None` if there is no connection.
+    pub(super) fn check(&self) -> Option<Duration> {
         let now = self.now();
         let elapsed = now - self.0.checked_at.swap(now, Ordering::Relaxed).min(now);
+        let mut next = None;
         for shard in &self.0.shards {
             shard.lock().retain(|connection| {
                 let Some(connection) = connection.upgrade() else {
                     return false;
                 };
-                connection.check(now, elapsed);
+                let left = connection.check(now, elapsed);
+                next = Some(next.map_or(left, |next: Duration| next.min(left)));
                 true
             });
         }
+        next
     }
 
     /// Ends expired connections and requests, for ever.
     pub async fn supervise(self) {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            tick.tick().await;
-            self.check();
-            self.sleep_while_empty().await;
+            let next = self.check();
+            let is_due_soon = next.is_some_and(|next| next <= TICK);
+            if !self.0.activity.take() && !is_due_soon {
+                self.sleep_while_quiet(next).await;
+            }
+            tokio::time::sleep(TICK).await;
         }
     }
 
-    /// Waits until a connection is open: a gateway that nobody uses causes no wake-ups.
-    async fn sleep_while_empty(&self) {
-        let inner = &*self.0;
-        let is_empty = || inner.shards.iter().all(|shard| shard.lock().is_empty());
-        if !is_empty() {
-            return;
+    /// Waits until a client connects or sends something, or until a tick before `next`: a gateway
+    /// whose clients are silent causes no wake-ups.
+    async fn sleep_while_quiet(&self, next: Option<Duration>) {
+        let activity = &self.0.activity;
+        activity.set_quiet(true);
+        match next {
+            Some(next) => {
+                let until = next.saturating_sub(TICK);
+                // Either way it is time for a check.
+                let _is_active = tokio::time::timeout(until, activity.touched()).await;
+            }
+            None => activity.touched().await,
         }
-        inner.is_asleep.store(true, Ordering::SeqCst);
-        // A connection that `add` put there before it could see the flag is seen here.
-        while is_empty() {
-            inner.wake.notified().await;
-        }
-        inner.is_asleep.store(false, Ordering::SeqCst);
-        // The time before the connection is not its own.
-        inner.checked_at.store(self.now(), Ordering::Relaxed);
+        activity.set_quiet(false);
+        // The time before a request is not its own.
+        self.0.checked_at.store(self.now(), Ordering::Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connection::{CloseReason, Stage};
 
     #[tokio::test]
     async fn deadlines_are_checked_while_a_connection_is_open() {
@@ -174,7 +181,7 @@ mod tests {
         let checked_at = || connections.0.checked_at.load(Ordering::Relaxed);
         let supervised = connections.clone().supervise();
         let watched = async {
-            while !connections.0.is_asleep.load(Ordering::SeqCst) {
+            while connections.activity().quiet().is_none() {
                 tokio::task::yield_now().await;
             }
             // Nothing is checked, and the first connection does not pay for the time.
@@ -183,18 +190,29 @@ mod tests {
             tokio::time::sleep(3 * TICK).await;
             assert_eq!(checked_at(), slept_at);
             let open = Connection::test();
+            open.enter(Stage::Request);
             connections.add(&open);
             while checked_at() == slept_at {
                 tokio::task::yield_now().await;
             }
             assert_eq!(checked_at(), connections.now());
-            // The control: checks go on while it is open, and end with it.
+            // The control: checks go on while a request is in flight, and end with it.
             clock.advance(Duration::from_secs(1));
             while checked_at() != connections.now() {
                 tokio::time::sleep(TICK).await;
             }
-            drop(open);
-            while !connections.0.is_asleep.load(Ordering::SeqCst) {
+            open.enter(Stage::Idle);
+            while connections.activity().quiet().is_none() {
+                tokio::time::sleep(TICK).await;
+            }
+            let slept_at = checked_at();
+            clock.advance(Duration::from_secs(1));
+            tokio::time::sleep(3 * TICK).await;
+            assert_eq!(checked_at(), slept_at);
+            // Bytes of the next request wake it.
+            open.enter(Stage::Head);
+            connections.activity().touch();
+            while checked_at() == slept_at {
                 tokio::time::sleep(TICK).await;
             }
         };
@@ -202,5 +220,23 @@ mod tests {
             () = supervised => {}
             () = watched => {}
         }
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_is_checked_again_when_it_expires() {
+        let clock = Clock::test();
+        let connections = Connections::new(clock.clone());
+        let open = Connection::test();
+        open.enter(Stage::Idle);
+        connections.add(&open);
+        let idle = open.listener.config().limits.idle_timeout;
+        let second = Duration::from_secs(1);
+        assert_eq!(connections.check(), Some(idle));
+        clock.advance(second);
+        assert_eq!(connections.check(), idle.checked_sub(second));
+        assert_eq!(open.close_reason(), None);
+        clock.advance(idle.saturating_sub(second));
+        assert_eq!(connections.check(), Some(Duration::ZERO));
+        assert_eq!(open.close_reason(), Some(CloseReason::IdleTimeout));
     }
 }

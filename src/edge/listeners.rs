@@ -181,7 +181,8 @@ where
         let (stop, stopped) = watch::channel(false);
         let id = ListenerId::next();
         let metrics = &self.live.world.metrics;
-        let facts = ListenerFacts::new(Arc::clone(&config), id, bound.port(), metrics);
+        let activity = Arc::clone(self.live.connections.activity());
+        let facts = ListenerFacts::new(Arc::clone(&config), id, bound.port(), metrics, activity);
         let shared = Arc::new(Shared {
             app: Arc::clone(&self.app),
             fast_path: Arc::clone(&self.fast_path),
@@ -253,9 +254,16 @@ impl<A> OpenListener<A> {
     fn update(&mut self, config: &Arc<Listener>, live: &Live) {
         let facts = self.shared.facts.load();
         facts.set_config(Arc::clone(config));
+        // Its limits may end idle connections sooner.
+        facts.activity.touch();
         if facts.name != config.name {
-            let renamed =
-                ListenerFacts::new(Arc::clone(config), self.id, facts.port, &live.world.metrics);
+            let renamed = ListenerFacts::new(
+                Arc::clone(config),
+                self.id,
+                facts.port,
+                &live.world.metrics,
+                Arc::clone(&facts.activity),
+            );
             self.shared.facts.store(Arc::new(renamed));
         }
         self.shared.admission.set_limits(&config.limits);

@@ -1,6 +1,7 @@
-//! Lag of the runtimes: the time from when work is ready until a thread begins it.
+//! Lag of the runtimes: the time from when work is ready until a thread begins it. It is measured
+//! while clients send requests: a quiet gateway has nothing to be late for, and should not wake up.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     runtime::Handle,
@@ -8,9 +9,12 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 
-use crate::base::metrics::{Histogram, Metrics};
+use crate::{
+    base::metrics::{Histogram, Metrics},
+    connection::activity::Activity,
+};
 
-/// Time between two measurements. An idle worker wakes for each.
+/// Time between two measurements. Each wakes a worker.
 const INTERVAL: Duration = Duration::from_millis(250);
 
 /// Buckets in seconds: a timer is late by a millisecond at best, and a second is an outage.
@@ -44,11 +48,11 @@ impl EventLoops {
         }
     }
 
-    /// Measures the lag of this thread and of the `workers`, for ever.
+    /// Measures the lag of this thread and of the `workers`, for ever, unless the process is quiet.
     ///
     /// Workers are measured by work that this thread hands to them: a timer of their own would
     /// measure the worker that has the timers, and not whether one of them is free.
-    pub(super) async fn watch(self, workers: Option<Handle>) {
+    pub(super) async fn watch(self, workers: Option<Handle>, activity: Arc<Activity>) {
         let mut tick = tokio::time::interval(INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // One measurement at a time: workers that hang do not collect them.
@@ -57,6 +61,14 @@ impl EventLoops {
             let due = tick.tick().await;
             self.main.observe(due.elapsed().as_secs_f64());
             while measuring.try_join_next().is_some() {}
+            // A measurement that waits for a worker goes on, and so does this.
+            if measuring.is_empty()
+                && let Some(quiet) = activity.quiet()
+            {
+                activity.sign_after(quiet).await;
+                // Measured at once: the first request may be what holds a worker up.
+                tick.reset();
+            }
             let Some(workers) = workers.as_ref().filter(|_| measuring.is_empty()) else {
                 continue;
             };
@@ -93,7 +105,9 @@ mod tests {
             .build()
             .unwrap();
         own.block_on(async {
-            let watching = loops.clone().watch(Some(workers.handle().clone()));
+            let watching = loops
+                .clone()
+                .watch(Some(workers.handle().clone()), Arc::default());
             let freed = async {
                 tokio::time::sleep(4 * INTERVAL).await;
                 assert_eq!(lag(&loops.workers).0, 0, "the worker is held");
@@ -113,5 +127,31 @@ mod tests {
             "{count} {sum}"
         );
         assert!(lag(&loops.main).0 >= 4);
+    }
+
+    #[tokio::test]
+    async fn a_quiet_process_is_not_measured_until_the_next_sign() {
+        let workers = Handle::current();
+        let loops = EventLoops::new(&Metrics::default());
+        let activity = Arc::<Activity>::default();
+        activity.set_quiet(true);
+        let watching = loops.clone().watch(Some(workers), Arc::clone(&activity));
+        let client = async {
+            tokio::time::sleep(4 * INTERVAL).await;
+            assert_eq!((lag(&loops.main).0, lag(&loops.workers).0), (1, 0));
+            activity.touch();
+            activity.set_quiet(false);
+            // The first measurement is made at once, and others follow.
+            tokio::time::sleep(INTERVAL / 2).await;
+            assert_eq!(lag(&loops.workers).0, 1);
+            while lag(&loops.workers).0 < 3 {
+                tokio::time::sleep(INTERVAL / 5).await;
+            }
+            assert!(lag(&loops.main).0 >= 3);
+        };
+        tokio::select! {
+            () = watching => {}
+            () = client => {}
+        }
     }
 }

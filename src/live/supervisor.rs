@@ -1,17 +1,21 @@
 //! Background work: of the process (deadlines), and of the gateway that serves (probes, DNS,
 //! certificates), which is replaced with it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 
 use super::Live;
-use crate::{base::tasks::Tasks, gateway::Gateway, upstreams};
+use crate::{base::tasks::Tasks, connection::activity::Activity, gateway::Gateway, upstreams};
+
+/// Longest time between two looks at certificate files while no client connects.
+const QUIET_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Tasks beside the requests. Dropping it stops all of them.
 pub(crate) struct Supervisor {
     process: Tasks,
     gateway: Mutex<Tasks>,
+    activity: Arc<Activity>,
 }
 
 impl Supervisor {
@@ -19,13 +23,19 @@ impl Supervisor {
     pub(crate) fn start(live: &Live) -> Self {
         let process = Tasks::default();
         process.spawn("deadlines", live.connections.clone().supervise());
-        process.spawn("traffic", live.traffic.clone().supervise());
+        let activity = live.connections.activity();
+        let traffic = live.traffic.clone();
+        process.spawn("traffic", traffic.supervise(Arc::clone(activity)));
         let event_loops = live.process.event_loops.clone();
         let workers = live.world.workers.clone();
-        process.spawn("event loops", event_loops.watch(workers));
+        process.spawn(
+            "event loops",
+            event_loops.watch(workers, Arc::clone(activity)),
+        );
         Self {
             process,
-            gateway: Mutex::new(work_of(&live.gateway())),
+            gateway: Mutex::new(work_of(&live.gateway(), activity)),
+            activity: Arc::clone(activity),
         }
     }
 
@@ -39,7 +49,7 @@ impl Supervisor {
         // The old tasks stop first: no certificate is ordered twice and no backend is judged twice.
         let mut tasks = self.gateway.lock();
         tasks.stop();
-        *tasks = work_of(gateway);
+        *tasks = work_of(gateway, &self.activity);
     }
 
     /// Stops the tasks of the gateway, so that a successor alone probes backends and orders
@@ -55,12 +65,14 @@ impl Supervisor {
     }
 }
 
-fn work_of(gateway: &Gateway) -> Tasks {
+fn work_of(gateway: &Gateway, activity: &Arc<Activity>) -> Tasks {
     let tasks = Tasks::default();
     for listener in &gateway.listeners {
         if let Some(tls) = &listener.tls {
             let name = format!("certificates of {}", listener.name);
-            tasks.spawn(name, Arc::clone(tls).supervise());
+            let activity = Arc::clone(activity);
+            let rest = move |pause| rest(Arc::clone(&activity), pause);
+            tasks.spawn(name, Arc::clone(tls).supervise(rest));
         }
     }
     if let Some(acme) = &gateway.acme {
@@ -74,4 +86,16 @@ fn work_of(gateway: &Gateway) -> Tasks {
         tasks.spawn(name, work);
     }
     tasks
+}
+
+/// Waits for `pause`, or for [`QUIET_INTERVAL`] while no client sends anything.
+async fn rest(activity: Arc<Activity>, pause: Duration) {
+    if let Some(quiet) = activity.quiet() {
+        let sign = activity.sign_after(quiet);
+        let longer = QUIET_INTERVAL.max(pause);
+        if tokio::time::timeout(longer, sign).await.is_err() {
+            return;
+        }
+    }
+    tokio::time::sleep(pause).await;
 }

@@ -67,6 +67,8 @@ fn absolute(path: &Path) -> String {
 impl Source for RunningState {
     fn snapshot(&self) -> Snapshot {
         let live = self.live();
+        // Certificate files are looked at for operators as well as for clients.
+        live.connections.activity().touch();
         let gateway = live.gateway();
         let loaded = live.loaded();
         let not_ready = self.ready().err().unwrap_or_default();
@@ -215,6 +217,7 @@ impl Source for RunningState {
     }
 
     fn metrics(&self, format: Exposition) -> Vec<u8> {
+        self.live().connections.activity().touch();
         let own = &self.live().process;
         own.ready.set(self.ready().is_ok().into());
         let draining = self.control.line.predecessors.list().len();

@@ -82,6 +82,7 @@ mod purge_api;
 mod purge_floods;
 mod purge_link;
 mod purge_races;
+mod quiet;
 mod rate_limit;
 mod readiness;
 mod redis;

@@ -216,11 +216,15 @@ impl Server {
     }
 
     /// Watches the files, rotates the ticket keys, and warns of certificates that expire, for as
-    /// long as the listener lives.
-    pub async fn supervise(self: Arc<Self>) {
+    /// long as the listener lives. Before each check it awaits `rest` of a pause, which may
+    /// take longer if nobody needs the result soon.
+    pub async fn supervise<F>(self: Arc<Self>, rest: impl Fn(Duration) -> F)
+    where
+        F: Future<Output = ()>,
+    {
         let watch = self.watch.lock().take();
         if let Some(watch) = watch {
-            watch.run(&self).await;
+            watch.run(&self, rest).await;
         }
     }
 }

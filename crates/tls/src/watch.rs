@@ -129,7 +129,10 @@ impl Watch {
     }
 
     /// Checks the files and rotates keys, for ever.
-    pub(super) async fn run(mut self, server: &Server) {
+    pub(super) async fn run<F>(mut self, server: &Server, rest: impl Fn(Duration) -> F)
+    where
+        F: Future<Output = ()>,
+    {
         let clock = server.clock().clone();
         // The start has logged these warnings already.
         let mut remind_at = clock.now() + WARNING_INTERVAL;
@@ -139,7 +142,7 @@ impl Watch {
                 self.remind(server.now());
                 remind_at = clock.now() + WARNING_INTERVAL;
             }
-            tokio::time::sleep(pause).await;
+            rest(pause).await;
             if let Err(error) = server.turn_keys() {
                 warn!(error:%; "session ticket key not rotated");
             }

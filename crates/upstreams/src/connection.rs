@@ -34,6 +34,8 @@ const MAX_IDLE: usize = 512;
 const MAX_IDLE_BUFFER: usize = 16 * 1024;
 /// Interval of checks for idle connections that have expired or that the backend has closed.
 const SWEEP: Duration = Duration::from_secs(1);
+/// Longest time between two sweeps, while no connection is used.
+const MAX_SWEEP: Duration = Duration::from_secs(16);
 
 /// Connection to a backend, used by one request at a time.
 #[derive(Debug)]
@@ -241,15 +243,15 @@ impl IdleConnections {
         }
     }
 
-    /// Closes connections that are of no use. Returns true if none is left.
-    fn close_unusable(&self, now: Instant) -> bool {
-        let mut is_empty = true;
+    /// Closes connections that are of no use. Returns the latest end of those that are left.
+    fn close_unusable(&self, now: Instant) -> Option<Instant> {
+        let mut last = None;
         for lane in self.lanes.iter() {
             let mut lane = lane.lock();
             lane.retain(|idle| idle.until > now && idle.connection.is_quiet());
-            is_empty &= lane.is_empty();
+            last = last.max(lane.iter().map(|idle| idle.until).max());
         }
-        is_empty
+        last
     }
 }
 
@@ -263,15 +265,24 @@ fn usable(lane: &mut Vec<IdleConnection>, now: Instant) -> Option<BackendConnect
 }
 
 async fn sweep(connections: Weak<IdleConnections>, clock: Clock) {
+    let (mut pause, mut before) = (SWEEP, None);
     loop {
-        tokio::time::sleep(SWEEP).await;
+        tokio::time::sleep(pause).await;
         let Some(connections) = connections.upgrade() else {
             return;
         };
-        if connections.close_unusable(clock.now()) {
+        let last = connections.close_unusable(clock.now());
+        // An app that gets no requests must not wake the gateway every second.
+        pause = if last == before {
+            MAX_SWEEP.min(pause * 2)
+        } else {
+            SWEEP
+        };
+        before = last;
+        if last.is_none() {
             connections.has_sweeper.store(false, Ordering::Release);
             // A connection may have come in between, and found a sweeper.
-            let is_still_empty = connections.close_unusable(clock.now());
+            let is_still_empty = connections.close_unusable(clock.now()).is_none();
             if is_still_empty || connections.has_sweeper.swap(true, Ordering::AcqRel) {
                 return;
             }

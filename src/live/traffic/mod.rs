@@ -2,6 +2,9 @@
 //!
 //! A background task keeps what the counters showed during the last minute. The traffic of a
 //! window is the difference between now and the record at its beginning, as in Prometheus' `rate`.
+//!
+//! Records share what did not change between them, so that routes without requests cost nothing.
+//! While the process is quiet nothing is recorded.
 
 mod quantile;
 
@@ -21,6 +24,7 @@ use crate::{
         metrics::{Metrics, SECONDS},
         units::millis,
     },
+    connection::activity::Activity,
     upstreams::UpstreamTraffic,
 };
 
@@ -49,11 +53,13 @@ struct Record {
     at: Instant,
     /// CPU time that the process has used.
     cpu: Duration,
-    routes: HashMap<String, RouteCounts>,
-    upstreams: HashMap<String, UpstreamCounts>,
+    routes: Counts<RouteCounts>,
+    upstreams: Counts<UpstreamCounts>,
 }
 
-#[derive(Clone, Debug, Default)]
+type Counts<T> = Arc<HashMap<Arc<str>, Arc<T>>>;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct RouteCounts {
     requests: u64,
     /// Responses with 4xx, without 499.
@@ -65,7 +71,7 @@ struct RouteCounts {
     latency: Latency,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct UpstreamCounts {
     attempts: u64,
     failures: u64,
@@ -75,7 +81,7 @@ struct UpstreamCounts {
 }
 
 /// Cumulative counts of a histogram with the usual buckets.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Latency {
     buckets: Vec<u64>,
     count: u64,
@@ -130,22 +136,53 @@ impl Traffic {
     }
 
     /// Records the counters at each interval, until it is dropped.
-    pub(super) async fn supervise(self) {
+    pub(super) async fn supervise(self, activity: Arc<Activity>) {
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
+            // Read before the counters: requests after it are counted when it ends.
+            let quiet = activity.quiet();
             let traffic = self.clone();
             // With many routes it takes milliseconds, and this thread has all deadlines.
             let recorded = tokio::task::spawn_blocking(move || traffic.record()).await;
             if let Err(error) = recorded {
                 log::warn!(error:%; "cannot record the traffic");
             }
+            if let Some(quiet) = quiet {
+                activity.sign_after(quiet).await;
+                self.catch_up();
+                ticks.reset();
+            }
         }
     }
 
     fn record(&self) {
-        let record = Arc::new(Record::read(&self.0.metrics, self.0.clock.now()));
+        let last = self.0.history.lock().back().cloned();
+        let record = Record::read(&self.0.metrics, self.0.clock.now(), last.as_deref());
+        self.push(record);
+    }
+
+    /// Repeats the last record for the time since then, in which nothing was counted.
+    fn catch_up(&self) {
+        let now = self.0.clock.now();
+        let last = self.0.history.lock().back().cloned();
+        let Some(last) = last else { return };
+        let begin = now.checked_sub(LATENCIES).unwrap_or(now);
+        let mut at = (last.at + INTERVAL).max(begin);
+        while at < now {
+            self.push(Record {
+                at,
+                cpu: last.cpu,
+                routes: Arc::clone(&last.routes),
+                upstreams: Arc::clone(&last.upstreams),
+            });
+            at += INTERVAL;
+        }
+    }
+
+    fn push(&self, record: Record) {
+        let record = Arc::new(record);
         let mut history = self.0.history.lock();
         // One record before the longest window stays, to have all of that window.
         while history
@@ -159,7 +196,8 @@ impl Traffic {
 
     /// Returns the traffic up to now.
     pub(crate) fn recent(&self) -> RecentTraffic {
-        let now = Record::read(&self.0.metrics, self.0.clock.now());
+        let last = self.0.history.lock().back().cloned();
+        let now = Record::read(&self.0.metrics, self.0.clock.now(), last.as_deref());
         let (Some(recent), Some(older)) =
             (self.before(now.at, RATES), self.before(now.at, LATENCIES))
         else {
@@ -167,7 +205,7 @@ impl Traffic {
         };
         let seconds = now.at.duration_since(recent.at).as_secs_f64();
         let rate = |now: u64, then: u64| per_second(now.saturating_sub(then), seconds);
-        let route = |name: &String| {
+        let route = |name: &Arc<str>| {
             let (now, then) = (&now.routes[name], recent.routes.get(name));
             let then = then.cloned().unwrap_or_default();
             let old = older.routes.get(name).cloned().unwrap_or_default();
@@ -187,7 +225,7 @@ impl Traffic {
                 p99_ms: latency.quantile_ms(0.99),
             }
         };
-        let upstream = |name: &String| {
+        let upstream = |name: &Arc<str>| {
             let (now, then) = (&now.upstreams[name], recent.upstreams.get(name));
             let then = then.cloned().unwrap_or_default();
             let old = older.upstreams.get(name).cloned().unwrap_or_default();
@@ -215,12 +253,12 @@ impl Traffic {
             routes: now
                 .routes
                 .keys()
-                .map(|name| (name.clone(), route(name)))
+                .map(|name| (name.to_string(), route(name)))
                 .collect(),
             upstreams: now
                 .upstreams
                 .keys()
-                .map(|name| (name.clone(), upstream(name)))
+                .map(|name| (name.to_string(), upstream(name)))
                 .collect(),
             backend_failures: now
                 .upstreams
@@ -244,7 +282,8 @@ impl Traffic {
 }
 
 impl Record {
-    fn read(metrics: &Metrics, at: Instant) -> Self {
+    /// Reads the counters, and shares with an earlier record what did not change.
+    fn read(metrics: &Metrics, at: Instant, earlier: Option<&Self>) -> Self {
         let mut routes: HashMap<String, RouteCounts> = HashMap::new();
         metrics.each_counter("edgeway_http_requests_total", |series, count| {
             let Some(route) = series.get("route") else {
@@ -308,9 +347,33 @@ impl Record {
         Self {
             at,
             cpu: Duration::try_from(used).unwrap_or_default(),
-            routes,
-            upstreams,
+            routes: shared(routes, earlier.map(|earlier| &earlier.routes)),
+            upstreams: shared(upstreams, earlier.map(|earlier| &earlier.upstreams)),
         }
+    }
+}
+
+/// Returns `counts` with the entries of an earlier record where they are equal.
+fn shared<T: PartialEq>(counts: HashMap<String, T>, earlier: Option<&Counts<T>>) -> Counts<T> {
+    let mut is_same = earlier.is_some_and(|earlier| earlier.len() == counts.len());
+    let counts = counts.into_iter().map(|(name, counts)| {
+        let before = earlier.and_then(|earlier| earlier.get_key_value(name.as_str()));
+        match before {
+            Some((name, before)) if **before == counts => (Arc::clone(name), Arc::clone(before)),
+            Some((name, _)) => {
+                is_same = false;
+                (Arc::clone(name), Arc::new(counts))
+            }
+            None => {
+                is_same = false;
+                (Arc::from(name), Arc::new(counts))
+            }
+        }
+    });
+    let counts = counts.collect();
+    match earlier {
+        Some(earlier) if is_same => Arc::clone(earlier),
+        _ => Arc::new(counts),
     }
 }
 
@@ -404,6 +467,59 @@ mod tests {
         );
         clock.advance(RATES);
         about(traffic.recent().routes["shop"].rate, 0.0);
+    }
+
+    #[test]
+    fn records_share_what_did_not_change() {
+        let (metrics, clock) = (Metrics::default(), Clock::test());
+        requests(&metrics, "busy", "200", 1);
+        requests(&metrics, "silent", "200", 1);
+        let traffic = Traffic::new(metrics.clone(), clock.clone());
+        let next = || {
+            clock.advance(INTERVAL);
+            traffic.record();
+            traffic.0.history.lock().back().cloned().unwrap()
+        };
+        let first = next();
+        assert!(Arc::ptr_eq(&first.routes, &next().routes));
+        requests(&metrics, "busy", "200", 1);
+        let changed = next();
+        let is_shared = |name: &str| Arc::ptr_eq(&first.routes[name], &changed.routes[name]);
+        assert!(is_shared("silent") && !is_shared("busy"));
+    }
+
+    #[test]
+    fn rates_after_a_quiet_time_are_those_of_their_window() {
+        let (metrics, clock) = (Metrics::default(), Clock::test());
+        let seconds = {
+            let labels = [("route", "shop")];
+            metrics.histogram("edgeway_http_request_duration_seconds", "d", &labels)
+        };
+        requests(&metrics, "shop", "200", 1_000);
+        (0..1_000).for_each(|_| seconds.observe(20.0));
+        let traffic = Traffic::new(metrics.clone(), clock.clone());
+        clock.advance(INTERVAL);
+        traffic.record();
+        // Nothing is recorded for ten minutes, and then there are requests again.
+        clock.advance(Duration::from_mins(10));
+        traffic.catch_up();
+        traffic.record();
+        requests(&metrics, "shop", "200", 20);
+        (0..20).for_each(|_| seconds.observe(0.004));
+        clock.advance(INTERVAL);
+        traffic.record();
+        let shop = traffic.recent().routes["shop"].clone();
+        // The window of ten seconds begins up to one interval earlier.
+        assert!(
+            shop.rate >= 20.0 / 12.0 && shop.rate <= 2.0,
+            "{}",
+            shop.rate
+        );
+        assert!(shop.p99_ms.unwrap() <= 5.0, "{:?}", shop.p99_ms);
+        assert!(
+            traffic.0.history.lock().len() <= 33,
+            "the history is bounded"
+        );
     }
 
     #[test]

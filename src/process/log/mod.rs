@@ -15,6 +15,7 @@ use std::{
 use ahash::RandomState;
 use log::{Level, Log, Metadata, Record};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 pub(crate) use self::format::LogFormat;
 use self::format::{OneLineFields, one_line};
@@ -90,14 +91,15 @@ fn filters(written: &str) -> String {
     quiet.concat() + written
 }
 
-/// Reports left-out lines as windows end, for ever.
+/// Reports left-out lines as windows end, for ever. It wakes up only while there are some.
 pub(super) async fn supervise() {
     let Some(logger) = LOGGER.get() else { return };
-    let mut look = tokio::time::interval(LOOK);
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        look.tick().await;
-        logger.report(LineKind::Ended);
+        logger.left_out.notified().await;
+        while logger.has_left_out() {
+            tokio::time::sleep(LOOK).await;
+            logger.report(LineKind::Ended);
+        }
     }
 }
 
@@ -108,6 +110,8 @@ struct BoundedLogger {
     hash: RandomState,
     /// Sharded, so that places in the code rarely wait for one another.
     shards: [Mutex<HashMap<u64, RecentLines>>; 8],
+    /// Notified of the first line of a window that is left out.
+    left_out: Notify,
 }
 
 /// Recent lines of one place in the code.
@@ -134,6 +138,7 @@ impl BoundedLogger {
             clock,
             hash: RandomState::new(),
             shards: Default::default(),
+            left_out: Notify::new(),
         }
     }
 
@@ -155,6 +160,9 @@ impl BoundedLogger {
             window.lines += 1;
         } else {
             window.left_out += 1;
+            if window.left_out == 1 {
+                self.left_out.notify_one();
+            }
         }
         (takes, ended)
     }
@@ -162,6 +170,12 @@ impl BoundedLogger {
     fn shard(&self, key: u64) -> &Mutex<HashMap<u64, RecentLines>> {
         let index = usize::try_from(key % self.shards.len() as u64).unwrap_or(0);
         &self.shards[index]
+    }
+
+    /// Returns true if some line was left out and is not reported yet.
+    fn has_left_out(&self) -> bool {
+        let mut shards = self.shards.iter();
+        shards.any(|shard| shard.lock().values().any(|window| window.left_out > 0))
     }
 
     /// Reports left-out lines, and drops the windows.
