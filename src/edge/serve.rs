@@ -6,6 +6,7 @@
 //! costs no request.
 
 use std::{
+    any::Any,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -118,22 +119,34 @@ where
         peer: Option<SocketAddr>,
         guard: AdmissionGuard,
     ) {
-        let Some((transport, entry)) = self.enter(socket, peer, guard).await else {
+        // This future lives as long as the connection, so what an idle one does not need is boxed.
+        let Some((mut io, protocol)) = Box::pin(self.open(socket, peer, guard)).await else {
             return;
         };
-        let protocol = entry.tls.as_ref().map(|tls| tls.protocol);
-        let connection = Arc::new(Connection::new(self.facts.load_full(), entry));
-        self.connections.add(&connection);
-        let mut io = Box::new(ConnIo::new(transport, Arc::clone(&connection)));
+        let connection = Arc::clone(io.connection());
         match protocol {
             Some(tls::Protocol::AcmeChallenge) => {}
             Some(tls::Protocol::Http2) => {
                 io.set_http2(http2::frame_limits(&connection.listener.config()));
-                http2::serve(&self, io).await;
+                Box::pin(http2::serve(&self, io)).await;
             }
             _ => self.http1(io).await,
         }
         self.report_close(&connection);
+    }
+
+    /// Opens a connection, and returns the protocol that the TLS handshake agreed on.
+    async fn open(
+        &self,
+        socket: Socket,
+        peer: Option<SocketAddr>,
+        guard: AdmissionGuard,
+    ) -> Option<(Box<ConnIo>, Option<tls::Protocol>)> {
+        let (transport, entry) = self.enter(socket, peer, guard).await?;
+        let protocol = entry.tls.as_ref().map(|tls| tls.protocol);
+        let connection = Arc::new(Connection::new(self.facts.load_full(), entry));
+        self.connections.add(&connection);
+        Some((Box::new(ConnIo::new(transport, connection)), protocol))
     }
 
     /// Logs and counts the close reason if the gateway closed this connection, unless a request's
@@ -229,10 +242,12 @@ where
                 HeadWait::Http2 => {
                     let frames = http2::frame_limits(&io.connection().listener.config());
                     io.set_http2(frames);
-                    return http2::serve(self, io).await;
+                    return Box::pin(http2::serve(self, io)).await;
                 }
                 HeadWait::Closed => return self.report_close(io.connection()),
-                HeadWait::Refused(refusal) => return self.refuse(io, refusal).await,
+                HeadWait::Refused(refusal) => {
+                    return Box::pin(self.refuse(io, refusal)).await;
+                }
             }
             is_first = false;
             // With none left, the response announces the end of the connection.
@@ -240,8 +255,7 @@ where
             let reused = if self.fast_path.suits(io.outline()) {
                 self.attempt(io, left).await
             } else {
-                self.process(ServerSession::new_http1(io as Stream), left)
-                    .await
+                Box::pin(self.process(ServerSession::new_http1(io as Stream), left)).await
             };
             let Some(same) = reused.and_then(own) else {
                 return;
@@ -266,9 +280,7 @@ where
                 Some(io as Stream)
             }
             FastPathOutcome::GoesOn(stream, begun) => {
-                let mut session = ServerSession::new_http1(stream);
-                session.set_connection_user_context(begun);
-                self.process(session, left).await
+                Box::pin(self.process(session(stream, begun), left)).await
             }
         }
     }
@@ -294,6 +306,13 @@ where
     }
 }
 
+/// Returns a session that continues a request which the fast path began.
+fn session(stream: Stream, begun: Option<Box<dyn Any + Send + Sync>>) -> ServerSession {
+    let mut session = ServerSession::new_http1(stream);
+    session.set_connection_user_context(begun);
+    session
+}
+
 /// Converts a stream that Pingora returns back into the connection.
 fn own(stream: Stream) -> Option<Box<ConnIo>> {
     let own = stream.into_any().downcast::<ConnIo>();
@@ -301,4 +320,41 @@ fn own(stream: Stream) -> Option<Box<ConnIo>> {
         log::error!("unexpected connection returned by Pingora");
     }
     own.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use pingora::apps::ReusedHttpStream;
+
+    use super::*;
+
+    /// App of a service that has no requests.
+    struct NoApp;
+
+    #[async_trait]
+    impl HttpServerApp for NoApp {
+        async fn process_new_http(
+            self: &Arc<Self>,
+            _session: ServerSession,
+            _shutdown: &watch::Receiver<bool>,
+        ) -> Option<ReusedHttpStream> {
+            None
+        }
+    }
+
+    /// Size of the future that a connection's function returns.
+    fn size<A, B, C, D, F: Future>(_serve: fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Without TLS, this is most of what an idle connection costs.
+    #[test]
+    fn the_future_of_a_connection_is_small() {
+        let bytes = size(Shared::<NoApp>::serve);
+        assert!(bytes <= 640, "{bytes} bytes");
+        assert!(size_of::<ConnIo>() <= 400, "{}", size_of::<ConnIo>());
+        let connection = size_of::<Connection>();
+        assert!(connection <= 800, "{connection}");
+    }
 }

@@ -8,6 +8,7 @@
 //! Pingora writes response headers and body separately. With `TCP_NODELAY` each would be a segment
 //! and a system call of its own, and with TLS a record of its own.
 
+mod idle;
 mod raw_head;
 mod ready_lines;
 mod websocket_close;
@@ -164,8 +165,7 @@ impl ConnIo {
                     self.connection.enter(Stage::Head);
                 }
             }
-            self.input.reserve(READ_BUFFER);
-            match self.transport.read_buf(&mut self.input).await {
+            match self.read_head().await {
                 Ok(0) => return self.ended(self.connection.close_reason()),
                 Ok(_) => {}
                 Err(error) => {
@@ -214,10 +214,7 @@ impl ConnIo {
     }
 
     /// Marks the connection as idle after a request.
-    pub(super) fn idle(&mut self) {
-        if self.input.is_empty() && self.input.capacity() > 2 * READ_BUFFER {
-            self.input = BytesMut::new();
-        }
+    pub(super) fn idle(&self) {
         self.connection.enter(Stage::Idle);
     }
 
@@ -280,6 +277,7 @@ impl ConnIo {
         let Some((frames, limits)) = self.frames.as_deref_mut() else {
             return Poll::Ready(Ok(()));
         };
+        self.connection.listener.activity.touch();
         let streams = &self.connection.streams;
         let counted = frames.feed(&buf.filled()[before..], limits, streams.now());
         streams.set_header_section(frames.header_section());
@@ -390,6 +388,10 @@ impl AsyncRead for ConnIo {
         }
         if this.remainder.is_complete() && !is_tunnel {
             return this.poll_hold(cx);
+        }
+        if is_tunnel {
+            // They were for header sections, and a tunnel may be silent for hours.
+            this.release_buffers();
         }
         if !this.input.is_empty() {
             let here = this.input.len().min(buf.remaining());
