@@ -43,6 +43,9 @@ use crate::{base::open_headers::OpenResponseHeaders, chain::Phase, upstreams::Ba
 const MAX_ATTEMPTS: usize = 16;
 /// Room for the header section of a response and a small body.
 const SECTION_ROOM: usize = 8 * 1024;
+/// Limit on bytes of a body that are read before a client with TLS has got them: it is sent no more
+/// at a time, and each slow one holds such a buffer.
+const TLS_ROOM: usize = 32 * 1024;
 
 /// Time that a client may go on sending a body that nobody reads.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -52,6 +55,16 @@ pub(super) fn takes(ctx: &Context) -> bool {
     ctx.upstream.as_ref().is_some_and(|upstream| {
         upstream.is_plain_http1() && !ctx.gateway.accel_upstreams.contains(&upstream.name)
     })
+}
+
+/// Returns the room for the next read of a body at most.
+fn most_room(ctx: &Context) -> usize {
+    let connection = ctx.connection.as_ref();
+    if connection.is_some_and(|connection| connection.tls.is_some()) {
+        TLS_ROOM
+    } else {
+        usize::MAX
+    }
 }
 
 /// Request that is being relayed.
@@ -238,11 +251,12 @@ impl Relayed<'_, '_> {
         connection: &mut BackendConnection,
         mut body: MessageBody,
     ) -> Result<()> {
+        let most = most_room(ctx);
         loop {
             let piece = body.take(&mut connection.input).map_err(Error::into_up)?;
             let Piece { mut bytes, is_last } = match piece {
                 Some(piece) => piece,
-                None if self.read(ctx, connection, body.room()).await? > 0 => continue,
+                None if self.read(ctx, connection, body.room().min(most)).await? > 0 => continue,
                 None => body.close().map_err(Error::into_up)?,
             };
             if let (Some(bytes), Some(upstream)) = (&bytes, &ctx.upstream) {
