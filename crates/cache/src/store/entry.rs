@@ -338,7 +338,8 @@ fn own_headers(headers: &HeaderMap) -> HeaderMap {
         copy.set_sensitive(value.is_sensitive());
         own.append(name, copy);
     }
-    own
+    // A copy has room for what it holds, and this one for up to twice as much.
+    own.clone()
 }
 
 /// Returns the bytes of a map made by [`own_headers`]: a table of positions, a list of names and
@@ -346,10 +347,13 @@ fn own_headers(headers: &HeaderMap) -> HeaderMap {
 fn headers_size(headers: &HeaderMap) -> usize {
     // A hash, the links to further values of the name, the name and the value.
     const ENTRY: usize = 24 + size_of::<HeaderName>() + size_of::<HeaderValue>();
+    // A further value of a name, and its links.
+    const FURTHER: usize = 40 + size_of::<HeaderValue>();
     let values: usize = headers.values().map(HeaderValue::len).sum();
     let names = headers.keys().map(|name| allocated(name.as_str().len()));
     let capacity = headers.capacity();
-    allocated(capacity * ENTRY)
+    allocated(headers.keys_len() * ENTRY)
+        + allocated((headers.len() - headers.keys_len()) * FURTHER)
         + allocated((capacity + capacity / 3).next_power_of_two() * 4)
         + allocated(values)
         + 48
