@@ -281,7 +281,7 @@ def joined(runs: list[Taken]) -> Taken:
 
 
 # Resident KiB of an idle connection, without and with TLS, as in thresholds.json.
-IDLE_KIB = {False: 28, True: 50}
+IDLE_KIB = {False: 10, True: 20}
 
 
 def idle(stage: Stage) -> Outcome:

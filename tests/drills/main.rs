@@ -17,6 +17,7 @@ mod hang;
 mod idle_close;
 mod kill;
 mod level2;
+mod memory;
 mod overload;
 mod plugin_attacks;
 mod plugin_reload;
@@ -37,7 +38,7 @@ mod wrk;
 
 use std::{fmt::Display, process::ExitCode};
 
-const DRILLS: [&str; 24] = [
+const DRILLS: [&str; 25] = [
     "balance",
     "kill9",
     "idle-close",
@@ -59,6 +60,7 @@ const DRILLS: [&str; 24] = [
     "purge-races",
     "crawl",
     "cache-memory",
+    "memory",
     "plugin-attacks",
     "plugin-reload",
     "plugin-soak",
@@ -118,6 +120,7 @@ async fn main() -> ExitCode {
             "plugin-reload" => plugin_reload::run(&mut report).await,
             "plugin-soak" => plugin_soak::run(&mut report).await,
             "cache-memory" => cache_memory::run(&mut report).await,
+            "memory" => memory::run(&mut report).await,
             "all-down" => all_down::run(&mut report).await,
             _ => hang::run(&mut report).await,
         }

@@ -29,16 +29,16 @@ const SITE: &str = "slow.test";
 /// Paths of a response, and the maximum memory of a client on each in KiB.
 const WAYS: [(&str, &str, Client, u64); 7] = [
     ("a hit", "/kept?bytes=7000000", Client::Plain, 32),
-    ("a hit by TLS", "/kept?bytes=7000000", Client::Tls, 144),
+    ("a hit by TLS", "/kept?bytes=7000000", Client::Tls, 96),
     ("a hit by HTTP/2", "/kept?bytes=7000000", Client::Http2, 160),
-    ("proxied", "/big?bytes=7000000", Client::Plain, 720),
+    ("proxied", "/big?bytes=7000000", Client::Plain, 128),
     (
         "proxied, in chunks",
         "/big?bytes=7000000&chunked=1",
         Client::Plain,
-        560,
+        128,
     ),
-    ("proxied by TLS", "/big?bytes=7000000", Client::Tls, 800),
+    ("proxied by TLS", "/big?bytes=7000000", Client::Tls, 128),
     (
         "proxied by HTTP/2",
         "/big?bytes=7000000",
