@@ -442,7 +442,12 @@ async fn metrics_are_as_prometheus_wants_them_and_exemplars_arrive() {
     })
     .await;
     // Prometheus asks for OpenMetrics, and understands all of it.
-    let up = prometheus.query("up").await;
+    // The exemplars of a scrape are visible a moment before its samples.
+    let up = wait_for("Prometheus has samples", SOON, async || {
+        let up = prometheus.query("up").await;
+        (!up.is_empty()).then_some(up)
+    })
+    .await;
     assert_eq!(up[0]["value"][1], "1", "{up:?}");
     let limits = prometheus
         .query("edgeway_http_request_duration_seconds_bucket{le='1.0'}")
