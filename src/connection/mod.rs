@@ -11,6 +11,7 @@ pub(crate) mod admission;
 mod close_reason;
 pub(crate) mod deadline;
 pub(crate) mod fast_path;
+pub(crate) mod file_segment;
 pub(crate) mod header_texts;
 pub(crate) mod http2;
 pub(crate) mod listener;
@@ -41,6 +42,7 @@ use self::{
     admission::AdmissionGuard,
     deadline::Watch,
     fast_path::Fingerprint,
+    file_segment::SegmentSlot,
     header_texts::ConnectionText,
     http2::Streams,
     listener::ListenerFacts,
@@ -107,6 +109,8 @@ pub struct Connection {
     /// Header lines of the next response, and true if there are any.
     lines: Mutex<ReadyHeaderLines>,
     has_lines: AtomicBool,
+    /// Part of a file that the next flush sends.
+    pub segment: SegmentSlot,
     /// True once both sides speak another protocol than HTTP.
     is_tunnel: AtomicBool,
     is_websocket: AtomicBool,
@@ -176,6 +180,7 @@ impl Connection {
             progress,
             lines: Mutex::default(),
             has_lines: AtomicBool::new(false),
+            segment: SegmentSlot::default(),
             is_tunnel: AtomicBool::new(false),
             is_websocket: AtomicBool::new(false),
             ends_body: AtomicBool::new(false),

@@ -5,17 +5,17 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
-use rustix::net::RecvFlags;
+use rustix::net::{RecvFlags, SendFlags};
 use tokio::{
     io::{AsyncBufRead, AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpStream, UnixStream},
 };
 use tokio_rustls::server::TlsStream;
 
-use crate::connection::progress::Progress;
+use crate::connection::{file_segment::PendingSegment, progress::Progress};
 
 /// Socket of a client, of either family, and the client's progress in reading.
 #[derive(Debug)]
@@ -76,6 +76,78 @@ impl Socket {
             Stream::Tcp(stream) => stream.try_write(data),
             Stream::Unix(stream) => stream.try_write(data),
         }
+    }
+
+    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.poll_write_ready(cx),
+            Stream::Unix(stream) => stream.poll_write_ready(cx),
+        }
+    }
+
+    fn try_io<T>(&self, write: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.try_io(Interest::WRITABLE, write),
+            Stream::Unix(stream) => stream.try_io(Interest::WRITABLE, write),
+        }
+    }
+
+    /// Writes bytes that more bytes follow at once, with which the kernel may send them.
+    pub(super) fn poll_write_more(
+        &self,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        #[cfg(target_os = "linux")]
+        let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+        #[cfg(not(target_os = "linux"))]
+        let flags = SendFlags::empty();
+        loop {
+            match self.try_io(|| Ok(rustix::net::send(self, data, flags)?)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.progress.wrote(&Poll::Pending);
+                    ready!(self.poll_write_ready(cx))?;
+                }
+                outcome => {
+                    let outcome = Poll::Ready(outcome);
+                    self.progress.wrote(&outcome);
+                    return outcome;
+                }
+            }
+        }
+    }
+
+    /// Writes as much of a segment as the socket accepts before it has to wait. After a wait it
+    /// writes nothing more: the rest of the segment is to be looked for again.
+    pub(super) fn poll_write_segment(
+        &self,
+        cx: &mut Context<'_>,
+        pending: &mut PendingSegment,
+    ) -> Poll<io::Result<()>> {
+        while pending.segment.left() > 0 {
+            if pending.is_waiting {
+                ready!(self.poll_write_ready(cx))?;
+                // Not the client's time, should the disk be waited for next.
+                self.progress.wrote(&Poll::Ready(Ok(0)));
+                break;
+            }
+            match self.try_io(|| pending.segment.send(self)) {
+                Ok(Some(count)) => {
+                    pending.sent.bytes += count as u64;
+                    self.progress.wrote(&Poll::Ready(Ok(count)));
+                }
+                Ok(None) => {
+                    pending.sent.is_refused = true;
+                    break;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    pending.is_waiting = true;
+                    self.progress.wrote(&Poll::Pending);
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Returns received bytes without consuming them. Waits until there are some.

@@ -1,7 +1,7 @@
 //! Files as responses: found when the request has passed its filters, and sent in chunks as the
 //! client takes them, through the response phase of its route.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, io, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, response};
@@ -19,7 +19,9 @@ use super::{
     reply, request, respond,
 };
 use crate::{
+    base::clock::Clock,
     chain::{Certificate, Chain, Exchange, Phase, Protocol, Reply, RequestFacts},
+    connection::file_segment::SegmentSlot,
     files::{FileBody, FileResponse, Files, Found, Outcome},
     gateway::metrics::FilePart,
     routes::{Action, Params, ServeFiles, Target},
@@ -27,6 +29,9 @@ use crate::{
 
 /// Reason word for a path without a file.
 const NO_FILE: &str = "no_file";
+
+/// Segments of a file after which other connections of the same thread take their turn.
+const MAX_IN_A_ROW: u32 = 8;
 
 /// Attempts to send a file that is written meanwhile.
 const ATTEMPTS: usize = 3;
@@ -138,18 +143,22 @@ async fn look(files: &Files, path: &[u8], head: &RequestHeader) -> Decision {
 /// Makes the response to a request from what is at its `path`.
 async fn decide(files: &Files, path: &[u8], found: Found, head: &RequestHeader) -> Decision {
     match select(found, head) {
-        Ok(response) if response.is_ready() => Decision::File(Box::new(response)),
+        Ok(response) if response.is_ready() => Decision::File(response),
         Ok(response) => Box::pin(begin(files, path, response, head)).await,
         Err(reply) => Decision::Reply(reply),
     }
 }
 
 /// Selects what of a file the request gets. The error is the reply if it gets none.
-fn select(found: Found, head: &RequestHeader) -> std::result::Result<FileResponse, Box<Reply>> {
+fn select(
+    found: Found,
+    head: &RequestHeader,
+) -> std::result::Result<Box<FileResponse>, Box<Reply>> {
     let outcome = match found {
         Found::File(file) => FileResponse::select(file, &head.method, &head.headers),
         Found::NotFoundPage(file) => {
-            return Ok(FileResponse::not_found(file, &head.method, &head.headers));
+            let page = FileResponse::not_found(file, &head.method, &head.headers);
+            return Ok(Box::new(page));
         }
         Found::Folder => return Err(Box::new(with_slash(head))),
         Found::NotFound => return Err(Box::new(no_file())),
@@ -183,12 +192,12 @@ fn select(found: Found, head: &RequestHeader) -> std::result::Result<FileRespons
 async fn begin(
     files: &Files,
     path: &[u8],
-    mut response: FileResponse,
+    mut response: Box<FileResponse>,
     head: &RequestHeader,
 ) -> Decision {
     for _ in 0..ATTEMPTS {
         let Err(error) = response.begin().await else {
-            return Decision::File(Box::new(response));
+            return Decision::File(response);
         };
         log::debug!(error:%; "file opened again");
         files.forget(path);
@@ -267,23 +276,62 @@ pub(super) async fn serve_with(
     Ok(())
 }
 
-/// Sends a file as [`serve`] does, but without a Pingora session.
+/// Sends a file as [`serve_with`] does, but without a Pingora session.
 pub(super) async fn send_direct(
     client: &mut DirectClient<'_>,
     ctx: &mut Context,
     response: FileResponse,
+    kept: Option<HeaderMap>,
 ) -> Result<()> {
-    let (head, body) = prepare(client.request, ctx, response, None).await;
+    let (head, body) = prepare(client.request, ctx, response, kept).await;
     let lines = std::mem::take(&mut ctx.facts.lines);
-    let clock = &ctx.live().world.clock;
+    let live = Arc::clone(ctx.live());
+    let clock = &live.world.clock;
     client.head(head, &lines, body.is_none(), clock).await?;
-    match body {
-        Some(body) => {
-            let chain = context::chain(&ctx.gateway, ctx.route);
-            write(client, chain, &mut ctx.facts, body).await
+    let Some(mut body) = body else {
+        return Ok(());
+    };
+    let Context {
+        gateway,
+        route,
+        facts,
+        connection,
+        ..
+    } = ctx;
+    let chain = context::chain(gateway, *route);
+    if let Some(connection) = connection
+        && connection.tls.is_none()
+        && client.takes_segments()
+    {
+        let ex = Exchange {
+            head: client.request,
+            facts,
+        };
+        if chain.ignores_body(&ex) {
+            write_segments(client, &connection.segment, clock, &mut body).await?;
         }
-        None => Ok(()),
     }
+    write(client, chain, facts, body).await
+}
+
+/// Writes all but the end of the body without reading it, as far as that is possible.
+async fn write_segments(
+    client: &mut DirectClient<'_>,
+    slot: &SegmentSlot,
+    clock: &Clock,
+    body: &mut FileBody,
+) -> Result<()> {
+    let mut in_a_row = 0;
+    while let Some(segment) = body.segment(clock.now()).await.map_err(broken)? {
+        let sent = client.write_segment(slot, segment).await?;
+        body.sent(sent).map_err(broken)?;
+        in_a_row += 1;
+        if in_a_row == MAX_IN_A_ROW {
+            in_a_row = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+    Ok(())
 }
 
 /// Makes the headers of the response and runs the response phase on them.
@@ -398,15 +446,7 @@ async fn write(
     mut body: FileBody,
 ) -> Result<()> {
     loop {
-        let chunk = match body.next().await {
-            Ok(chunk) => chunk,
-            Err(error) => {
-                let mut broken =
-                    Error::because(ErrorType::Custom(FILE_CHANGED), "reading a file", error);
-                broken.as_in();
-                return Err(broken);
-            }
-        };
+        let chunk = body.next().await.map_err(broken)?;
         let is_last = body.left() == 0;
         let mut piece = Some(chunk);
         if chain.has(Phase::ResponseBody) {
@@ -424,4 +464,15 @@ async fn write(
             return Ok(());
         }
     }
+}
+
+/// Returns the error for a file that has changed, or cannot be read, while it is sent.
+#[expect(
+    clippy::unnecessary_box_returns,
+    reason = "Pingora's errors come and go in boxes"
+)]
+fn broken(error: io::Error) -> Box<Error> {
+    let mut broken = Error::because(ErrorType::Custom(FILE_CHANGED), "reading a file", error);
+    broken.as_in();
+    broken
 }

@@ -1,20 +1,30 @@
 //! The bytes of a file, read in chunks as the client takes them.
 //!
 //! Only one chunk is in memory at a time. What the kernel has in its cache is read at once, anything else
-//! on a thread that may block.
+//! on a thread that may block. A caller with a plain socket takes [`FileBody::segment`]s instead,
+//! which are not read at all, and then the end of the file as a chunk.
 
-use std::{io, os::fd::OwnedFd, sync::Arc, time::SystemTime};
+use std::{
+    io,
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
 
 use bytes::{Bytes, BytesMut};
 use rustix::io::pread;
 
 use crate::{
     blocking,
+    segment::{self, PAGE, SEGMENT, Segment, SentSegment, Transfer},
     served::{Content, Kind, Representation, Stamp},
 };
 
 /// Size of a chunk. It is also the memory that a slow reader occupies.
 pub(crate) const CHUNK: usize = 64 * 1024;
+
+/// Time for which the kernel is taken to keep what it had in its cache.
+const STAYS_CACHED: Duration = Duration::from_millis(100);
 
 /// Body of a response from a file.
 #[derive(Debug)]
@@ -30,6 +40,9 @@ enum Source {
     Open {
         file: Arc<OwnedFd>,
         stamp: Stamp,
+        transfer: Transfer,
+        /// End of what the kernel had in its cache, and the time of that, if it is known.
+        cached: (u64, Option<Instant>),
         /// First chunk, which was read before the headers were sent.
         first: Option<Bytes>,
         /// Buffer of the last chunk, used again once nobody else reads it.
@@ -42,9 +55,16 @@ impl FileBody {
     pub(crate) fn new(of: &Representation, start: u64, end: u64) -> Self {
         let source = match &of.content {
             Content::Memory(bytes) => Source::Memory(bytes.clone()),
-            Content::Open(file) => Source::Open {
+            Content::Open(file, transfer) => Source::Open {
                 file: Arc::clone(file),
                 stamp: of.stamp,
+                // One write of headers and body costs less than two calls.
+                transfer: if end - start > CHUNK as u64 {
+                    *transfer
+                } else {
+                    Transfer::Copy
+                },
+                cached: (0, None),
                 first: None,
                 used: None,
             },
@@ -65,9 +85,22 @@ impl FileBody {
         self.end - self.at
     }
 
-    /// Reads the first chunk now. An error means that the file has changed since it was opened, or
-    /// cannot be read; no part of a response is sent yet.
+    /// Reads the first chunk now, or has the kernel read it. An error means that the file has
+    /// changed since it was opened, or cannot be read; no part of a response is sent yet.
     pub async fn begin(&mut self) -> io::Result<()> {
+        if let Source::Open {
+            file,
+            stamp,
+            transfer: Transfer::Sendfile,
+            cached,
+            ..
+        } = &mut self.source
+        {
+            let end = self.end.min(self.at + CHUNK as u64);
+            segment::warm(file, self.at, end).await?;
+            *cached = (end, None);
+            return check(file, stamp);
+        }
         if let Source::Open { .. } = self.source {
             let at = self.at;
             let chunk = self.next().await?;
@@ -77,6 +110,61 @@ impl FileBody {
             }
         }
         Ok(())
+    }
+
+    /// Returns the next part that is sent without being read. `None` if the rest is to be read: it
+    /// always has at least one byte, so that the file is compared with what was sent of it before
+    /// the response is complete.
+    ///
+    /// # Errors
+    /// Fails as [`Self::next`] does.
+    pub async fn segment(&mut self, now: Instant) -> io::Result<Option<Segment>> {
+        let Source::Open {
+            file,
+            transfer: Transfer::Sendfile,
+            cached,
+            ..
+        } = &mut self.source
+        else {
+            return Ok(None);
+        };
+        let end = self.end.saturating_sub(1) / PAGE * PAGE;
+        if end <= self.at {
+            return Ok(None);
+        }
+        if let (until, Some(since)) = *cached
+            && until > self.at
+            && now.saturating_duration_since(since) < STAYS_CACHED
+        {
+            return Ok(Some(Segment::new(file, self.at, until.min(end))));
+        }
+        let end = end.min(self.at + SEGMENT);
+        // Right after `begin`, its part is known.
+        let known = if cached.1.is_none() { cached.0 } else { 0 };
+        segment::warm(file, self.at.max(known), end).await?;
+        *cached = (end, Some(now));
+        Ok(Some(Segment::new(file, self.at, end)))
+    }
+
+    /// Records what was sent of the last segment.
+    ///
+    /// # Errors
+    /// Fails if the file has changed: the response is then to be broken off.
+    pub fn sent(&mut self, sent: SentSegment) -> io::Result<()> {
+        self.at += sent.bytes;
+        let Source::Open {
+            file,
+            stamp,
+            transfer,
+            ..
+        } = &mut self.source
+        else {
+            return Ok(());
+        };
+        if sent.is_refused {
+            *transfer = Transfer::Copy;
+        }
+        check(file, stamp)
     }
 
     /// Returns the next chunk, which is empty at the end.
@@ -94,6 +182,7 @@ impl FileBody {
                 stamp,
                 first,
                 used,
+                ..
             } => {
                 if let Some(first) = first.take() {
                     first
@@ -128,7 +217,7 @@ fn slice(bytes: &Bytes, start: u64, end: u64) -> Bytes {
     bytes.slice(start as usize..end as usize)
 }
 
-fn changed() -> io::Error {
+pub(crate) fn changed() -> io::Error {
     io::Error::new(
         io::ErrorKind::UnexpectedEof,
         "the file has changed while it was sent",
@@ -149,19 +238,30 @@ fn check_read(file: &OwnedFd, read: usize, stamp: &Stamp) -> io::Result<usize> {
     if read == 0 { Err(changed()) } else { Ok(read) }
 }
 
-/// Reads what the kernel has in memory. `None` if it would have to wait for it.
-#[cfg(target_os = "linux")]
+/// Reads what the kernel has in memory, and checks that it is of the same content. `None` if it
+/// would have to wait for it.
 fn read_ready(
     file: &OwnedFd,
     buffer: &mut [u8],
     at: u64,
     stamp: &Stamp,
 ) -> io::Result<Option<usize>> {
+    match read_cached(file, buffer, at)? {
+        Some(read) => check_read(file, read, stamp).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Reads what the kernel has in memory. `None` if it would have to wait for it.
+#[cfg(target_os = "linux")]
+pub(crate) fn read_cached(file: &OwnedFd, buffer: &mut [u8], at: u64) -> io::Result<Option<usize>> {
     use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
     let mut slices = [io::IoSliceMut::new(buffer)];
     match preadv2(file, &mut slices, at, ReadWriteFlags::NOWAIT) {
-        Ok(read) => check_read(file, read, stamp).map(Some),
+        // An empty read is the end of a file that had more bytes.
+        Ok(0) => Err(changed()),
+        Ok(read) => Ok(Some(read)),
         // Some file systems cannot tell, and read on another thread as well.
         Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::INTR) => {
             Ok(None)
@@ -171,7 +271,7 @@ fn read_ready(
 }
 
 #[cfg(not(target_os = "linux"))]
-fn read_ready(_: &OwnedFd, _: &mut [u8], _: u64, _: &Stamp) -> io::Result<Option<usize>> {
+pub(crate) fn read_cached(_: &OwnedFd, _: &mut [u8], _: u64) -> io::Result<Option<usize>> {
     Ok(None)
 }
 
@@ -192,7 +292,7 @@ async fn read_blocking(
     read.unwrap_or_else(|| Err(io::ErrorKind::Interrupted.into()))
 }
 
-fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+pub(crate) fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
     loop {
         match call() {
             Err(rustix::io::Errno::INTR) => {}

@@ -16,6 +16,7 @@ use crate::{
     path::RelativePath,
     patterns::Patterns,
     root::Root,
+    segment::Transfer,
 };
 
 const CODE: &str = "edgeway::route::bad_files";
@@ -45,6 +46,11 @@ impl Files {
             max_age: config.max_age.map(|age| age.0),
             serves_dot_files: config.dot_files,
             types: types?,
+            transfer: if config.sendfile {
+                Transfer::Sendfile
+            } else {
+                Transfer::Copy
+            },
             open_files: open_files?,
             recheck: config.recheck.0,
         };

@@ -15,6 +15,7 @@ mod path;
 mod patterns;
 mod response;
 mod root;
+mod segment;
 mod served;
 #[cfg(test)]
 mod tests;
@@ -27,5 +28,6 @@ pub use self::{
     body::FileBody,
     open_files::{BrowserCache, Files, Found},
     response::{FileResponse, Outcome},
+    segment::{Segment, SentSegment},
     served::ServedFile,
 };

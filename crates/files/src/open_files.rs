@@ -25,6 +25,7 @@ use crate::{
     path::RelativePath,
     patterns::Patterns,
     root::{Root, Symlinks},
+    segment::Transfer,
     served::{Kind, Representation, ServedFile, Stamp},
 };
 
@@ -67,6 +68,7 @@ pub(crate) struct Settings {
     pub(crate) max_age: Option<Duration>,
     pub(crate) serves_dot_files: bool,
     pub(crate) types: MediaTypes,
+    pub(crate) transfer: Transfer,
     pub(crate) open_files: NonZeroUsize,
     pub(crate) recheck: Duration,
 }
@@ -130,6 +132,7 @@ impl Files {
             max_age: Some(Duration::ZERO),
             serves_dot_files: false,
             types: MediaTypes::default(),
+            transfer: Transfer::Sendfile,
             open_files: NonZeroUsize::MIN.saturating_add(1023),
             recheck,
         };
@@ -357,12 +360,13 @@ impl Inner {
             let vary = HeaderValue::from_static("Accept-Encoding");
             common.insert(header::VARY, vary);
         }
-        let plain = Representation::of(fd, stamp, &common)?;
+        let transfer = self.settings.transfer;
+        let plain = Representation::of(fd, stamp, transfer, &common)?;
         let mut encoded: Vec<(Encoding, Representation)> = Vec::new();
         for (encoding, fd, stamp) in beside {
             let mut headers = common.clone();
             headers.insert(header::CONTENT_ENCODING, encoding.header_value());
-            let mut own = Representation::of(fd, stamp, &headers)?;
+            let mut own = Representation::of(fd, stamp, transfer, &headers)?;
             let is_taken = own.etag().is_some_and(|tag| {
                 let mut others = encoded.iter().map(|(_, other)| other).chain([&plain]);
                 others.any(|other| other.etag() == Some(tag))

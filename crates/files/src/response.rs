@@ -27,7 +27,7 @@ pub struct FileResponse {
 /// Result of a request for a file that exists.
 #[derive(Debug)]
 pub enum Outcome {
-    File(FileResponse),
+    File(Box<FileResponse>),
     /// A condition of the request does not hold.
     PreconditionFailed,
     /// The range is not in the file, which has this many bytes.
@@ -52,7 +52,7 @@ impl FileResponse {
             Selection::PreconditionFailed => return Outcome::PreconditionFailed,
             Selection::Unsatisfiable => return Outcome::Unsatisfiable(size),
         };
-        Outcome::File(Self::of(file, encoded, status, range, method))
+        Outcome::File(Box::new(Self::of(file, encoded, status, range, method)))
     }
 
     /// Returns the response with the page for 404, to which conditions and ranges do not apply.

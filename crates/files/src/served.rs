@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use rustix::fs::{FileType, fstat};
 
-use crate::{base::encoding::Encoding, body};
+use crate::{base::encoding::Encoding, body, segment::Transfer};
 
 /// Size up to which the content of a file is kept in memory, instead of a file descriptor.
 pub(crate) const SMALL: u64 = 16 * 1024;
@@ -40,7 +40,7 @@ pub(crate) struct Representation {
 #[derive(Debug)]
 pub(crate) enum Content {
     Memory(Bytes),
-    Open(Arc<OwnedFd>),
+    Open(Arc<OwnedFd>, Transfer),
 }
 
 /// State of a file on disk, compared to notice that it was written or replaced.
@@ -135,7 +135,12 @@ impl Stamp {
 
 impl Representation {
     /// Reads what is needed to serve the open file `fd`. May block.
-    pub(crate) fn of(fd: OwnedFd, stamp: Stamp, common: &HeaderMap) -> io::Result<Self> {
+    pub(crate) fn of(
+        fd: OwnedFd,
+        stamp: Stamp,
+        transfer: Transfer,
+        common: &HeaderMap,
+    ) -> io::Result<Self> {
         let mut headers = common.clone();
         if let Some(etag) = stamp
             .etag()
@@ -158,7 +163,13 @@ impl Representation {
             body::check(&fd, &stamp)?;
             Content::Memory(content)
         } else {
-            Content::Open(Arc::new(fd))
+            // A file that is being written is copied, so that what was sent stays as it was.
+            let transfer = if stamp.is_young || cfg!(not(target_os = "linux")) {
+                Transfer::Copy
+            } else {
+                transfer
+            };
+            Content::Open(Arc::new(fd), transfer)
         };
         Ok(Self {
             headers,

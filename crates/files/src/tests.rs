@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::{
     FileResponse, Files, Found, Outcome, base::clock::Clock,
     config::model::SymlinksConfig as Symlinks, media_types::MediaTypes, open_files::Settings,
-    path::RelativePath, patterns::Patterns, root::Root, served::SMALL,
+    path::RelativePath, patterns::Patterns, root::Root, segment::Transfer, served::SMALL,
 };
 
 const NOW_AND_THEN: Duration = Duration::from_secs(1);
@@ -26,6 +26,7 @@ fn settings(root: &Path) -> Settings {
         max_age: None,
         serves_dot_files: false,
         types: MediaTypes::default(),
+        transfer: Transfer::Sendfile,
         open_files: 64.try_into().unwrap(),
         recheck: NOW_AND_THEN,
     }

@@ -11,6 +11,7 @@
 mod idle;
 mod raw_head;
 mod ready_lines;
+mod segment;
 mod websocket_close;
 
 use std::{
@@ -481,6 +482,7 @@ impl AsyncWrite for ConnIo {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_segment(cx))?;
         ready!(self.poll_drain(cx))?;
         Pin::new(&mut self.transport).poll_flush(cx)
     }

@@ -154,6 +154,10 @@ impl Filter for Compression {
         offer.announce(&mut head.headers, is_chunked);
     }
 
+    fn ignores_body(&self, ex: &Exchange<'_>) -> bool {
+        ex.facts.slot::<EncodedStream>().is_none()
+    }
+
     fn on_response_body(&self, ex: &mut Exchange<'_>, chunk: &mut Option<Bytes>, end: bool) {
         let Some(stream) = ex.facts.slot_mut::<EncodedStream>() else {
             return;

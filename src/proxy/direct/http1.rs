@@ -44,6 +44,11 @@ impl<'a> Http1Stream<'a> {
         }
     }
 
+    /// Returns true if the body is sent as it is, with its length before it.
+    pub(super) fn has_length(&self) -> bool {
+        !self.is_chunked
+    }
+
     /// Writes the status line and headers of `head`, which may have a reason phrase of its own.
     pub(super) async fn response(
         &mut self,
@@ -176,7 +181,7 @@ impl<'a> Http1Stream<'a> {
         Ok(())
     }
 
-    async fn flush(&mut self) -> Result<()> {
+    pub(super) async fn flush(&mut self) -> Result<()> {
         self.stream.flush().await.or_err(WRITE.0, WRITE.1)
     }
 }

@@ -28,7 +28,8 @@ use super::{
 use crate::{
     base::clock::Clock,
     chain::{ReadyLines, Reply},
-    connection::response_header::ConnectionReuse,
+    connection::{file_segment::SegmentSlot, response_header::ConnectionReuse},
+    files::{Segment, SentSegment},
     gateway::Limits,
 };
 
@@ -270,6 +271,30 @@ impl<'a> DirectClient<'a> {
             Wire::Http1(stream) => stream.poll_gone(cx),
             Wire::Http2(stream) => stream.poll_gone(cx),
         }
+    }
+
+    /// Returns true if the body is sent as it is, so that parts of a file can be written without
+    /// reading them.
+    pub(super) fn takes_segments(&self) -> bool {
+        matches!(&self.wire, Wire::Http1(stream) if stream.has_length())
+    }
+
+    /// Writes a part of the response body that is a part of a file, without reading it. Returns
+    /// what was written when the client's connection accepted no more.
+    pub(super) async fn write_segment(
+        &mut self,
+        slot: &SegmentSlot,
+        segment: Segment,
+    ) -> Result<SentSegment> {
+        let Wire::Http1(stream) = &mut self.wire else {
+            return Ok(SentSegment::refused());
+        };
+        slot.put(segment);
+        let flushed = stream.flush().await;
+        let sent = slot.take();
+        self.sent += sent.bytes;
+        flushed?;
+        Ok(sent)
     }
 
     /// Writes a piece of the response body.

@@ -173,7 +173,7 @@ impl FastPath {
         ctx: &mut Context,
         response: FileResponse,
     ) -> bool {
-        let sent = files::send_direct(client, ctx, response).await;
+        let sent = files::send_direct(client, ctx, response, None).await;
         self.sent(client, ctx, sent)
     }
 

@@ -12,6 +12,7 @@ mod beside;
 mod large;
 mod next;
 mod nginx;
+mod sendfile;
 mod traversal;
 
 use std::{fs, path::Path, time::SystemTime};

@@ -28,13 +28,13 @@ const ROUNDS: usize = 6;
 const REQUESTS: usize = 400;
 
 /// nginx, which serves the files of a folder; ends with this value.
-struct Nginx {
-    address: SocketAddr,
+pub(super) struct Nginx {
+    pub(super) address: SocketAddr,
     _child: Child,
 }
 
 impl Nginx {
-    async fn start(home: &Path, root: &Path) -> Self {
+    pub(super) async fn start(home: &Path, root: &Path) -> Self {
         let port = free_port();
         let (at, www) = (home.display(), root.display());
         let config = format!(

@@ -58,6 +58,11 @@ pub struct FilesConfig {
     /// for the route's paths.
     #[serde(default, skip_serializing_if = "OneOrMany::is_empty")]
     pub internal: OneOrMany<Spanned<String>>,
+    /// Sends files over HTTP/1 without TLS from the kernel's memory, as with `sendfile` of nginx.
+    /// `false` if files are written in place instead of replaced: a client that is still reading
+    /// may then get bytes that were written after its response was complete.
+    #[serde(default = "sendfile")]
+    pub sendfile: bool,
     /// Files that are kept open.
     #[serde(default = "open_files")]
     pub open_files: Spanned<u32>,
@@ -88,6 +93,10 @@ const ENCODINGS: [Encoding; 3] = [Encoding::Br, Encoding::Zstd, Encoding::Gzip];
 
 fn index() -> OneOrMany<Spanned<String>> {
     OneOrMany(vec![unplaced("index.html".to_owned())])
+}
+
+fn sendfile() -> bool {
+    true
 }
 
 fn open_files() -> Spanned<u32> {
@@ -121,6 +130,7 @@ impl Short for FilesConfig {
             symlinks: SymlinksConfig::default(),
             types: BTreeMap::new(),
             internal: OneOrMany::default(),
+            sendfile: sendfile(),
             open_files: open_files(),
             recheck: recheck(),
         }))

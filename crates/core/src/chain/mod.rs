@@ -313,6 +313,12 @@ pub trait Filter: Send + Sync + 'static {
     /// Handles a chunk of the response body. Synchronous, as Pingora's hook is.
     fn on_response_body(&self, _ex: &mut Exchange<'_>, _chunk: &mut Option<Bytes>, _end: bool) {}
 
+    /// Returns true if [`Filter::on_response_body`] need not see the body of this response, and would
+    /// leave it as it is. Called after the response phase.
+    fn ignores_body(&self, _ex: &Exchange<'_>) -> bool {
+        false
+    }
+
     /// Called after the last byte, also if the request failed.
     ///
     /// `logged` is the request as logs show it. Slow work goes into `late`, and a filter that writes a log line waits for it there.

@@ -213,6 +213,13 @@ impl Chain {
         &self.dropped_queries
     }
 
+    /// Returns true if no filter has to see the body of this response, whose headers have passed the
+    /// response phase.
+    pub fn ignores_body(&self, ex: &Exchange<'_>) -> bool {
+        let mut steps = self.response_body.iter();
+        steps.all(|step| step.filter.ignores_body(ex))
+    }
+
     pub fn has(&self, phase: Phase) -> bool {
         let list = match phase {
             Phase::Request => &self.request,
