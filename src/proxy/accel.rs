@@ -16,10 +16,12 @@ use pingora_proxy::Session;
 use super::{
     context::{self, Context},
     decision::Decision,
+    direct::DirectClient,
     files, reply, request, upstream,
 };
 use crate::{
     chain::{Reply, host::requested_host},
+    files::FileResponse,
     gateway::Gateway,
     routes::{self, Action, Params, Target, normalise},
 };
@@ -85,7 +87,57 @@ pub(super) async fn send(
 ) -> Result<()> {
     // Pingora accepts no further request on a connection whose upstream request ended early.
     session.set_keepalive(None);
-    let mut asked = session.req_header().clone();
+    match follow(session.req_header(), ctx, accel).await? {
+        Followed::File(response, kept) => {
+            files::serve_with(session, ctx, *response, Some(kept)).await
+        }
+        Followed::Reply(reply) => {
+            request::end_if_draining(session, ctx);
+            let live = Arc::clone(ctx.live());
+            let Context {
+                gateway,
+                route,
+                facts,
+                ..
+            } = ctx;
+            let chain = context::chain(gateway, *route);
+            reply::send(session, chain, facts, &live.world.clock, *reply).await
+        }
+    }
+}
+
+/// Sends the file as [`send`] does, but without a Pingora session: the connection may be kept.
+pub(super) async fn send_direct(
+    client: &mut DirectClient<'_>,
+    ctx: &mut Context,
+    accel: AccelRedirect,
+) -> Result<()> {
+    let followed = follow(client.request, ctx, accel).await?;
+    if request::is_draining(ctx) {
+        client.close();
+    }
+    match followed {
+        Followed::File(response, kept) => {
+            files::send_direct(client, ctx, *response, Some(kept)).await
+        }
+        Followed::Reply(reply) => client.reply(ctx, *reply).await,
+    }
+}
+
+/// Result of following an order.
+enum Followed {
+    /// A file, and the headers of the app that replace its own.
+    File(Box<FileResponse>, HeaderMap),
+    Reply(Box<Reply>),
+}
+
+/// Follows the order that an app gave in response to `request`.
+async fn follow(
+    request: &RequestHeader,
+    ctx: &mut Context,
+    accel: AccelRedirect,
+) -> Result<Followed> {
+    let mut asked = request.clone();
     if asked.method != Method::HEAD {
         asked.set_method(Method::GET);
     }
@@ -98,22 +150,13 @@ pub(super) async fn send(
     // A slow download occupies no place on the backend, whose part is over.
     upstream::over(ctx);
     match decision {
-        Decision::File(response) => files::serve_with(session, ctx, *response, Some(kept)).await,
+        Decision::File(response) => Ok(Followed::File(response, kept)),
         Decision::Reply(mut reply) => {
             // The app may have renewed a session: the client needs its cookies in any case.
             for cookie in kept.get_all(header::SET_COOKIE) {
                 reply.headers.push((header::SET_COOKIE, cookie.clone()));
             }
-            request::end_if_draining(session, ctx);
-            let live = Arc::clone(ctx.live());
-            let Context {
-                gateway,
-                route,
-                facts,
-                ..
-            } = ctx;
-            let chain = context::chain(gateway, *route);
-            reply::send(session, chain, facts, &live.world.clock, *reply).await
+            Ok(Followed::Reply(reply))
         }
         Decision::Stored(..) | Decision::GoesOn(_) | Decision::NeedsBody(_) => {
             Err(Error::new_in(ErrorType::Custom("no file")))

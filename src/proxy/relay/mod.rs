@@ -52,9 +52,8 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Returns true if the relay can take a request that goes to a backend.
 pub(super) fn takes(ctx: &Context) -> bool {
-    ctx.upstream.as_ref().is_some_and(|upstream| {
-        upstream.is_plain_http1() && !ctx.gateway.accel_upstreams.contains(&upstream.name)
-    })
+    let upstream = ctx.upstream.as_ref();
+    upstream.is_some_and(|upstream| upstream.is_plain_http1())
 }
 
 /// Returns the room for the next read of a body at most.
@@ -96,6 +95,13 @@ pub(super) async fn run(
         if !outcome.as_ref().is_err_and(|error| error.retry()) {
             break;
         }
+    }
+    if outcome.is_ok()
+        && let Some(accel) = ctx.accel.take()
+    {
+        // Boxed, because otherwise every request's future would be as large.
+        let sent = Box::pin(accel::send_direct(relayed.client, ctx, *accel)).await;
+        outcome = sent.map_err(request_end::of_client);
     }
     let is_sent = match outcome {
         Ok(()) => true,
@@ -169,7 +175,13 @@ impl Relayed<'_, '_> {
         let request = self.client.request;
         let framing = Framing::of(request, &mut response)?;
         upstream::on_origin_response(self.replay(), &mut response, ctx)?;
-        accel::read(&mut response, ctx)?;
+        if accel::read(&mut response, ctx).is_err() {
+            // A write remains one, whatever is sent in response to it.
+            cache::written(request, &response, ctx).await;
+            // The deadlines let go of the connection before it is closed or kept.
+            upstream::received_body(true, ctx)?;
+            return Ok(is_kept_alive && matches!(framing, Framing::None | Framing::Length(0)));
+        }
         let (chain, mut ex) = ctx.exchange(request);
         if chain.has(Phase::UpstreamResponse) {
             let mut open = OpenResponseHeaders::of(&mut response, 0);

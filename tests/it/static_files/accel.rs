@@ -105,6 +105,43 @@ async fn an_app_sends_a_file_in_place_of_its_response() {
 }
 
 #[tokio::test]
+async fn a_connection_is_kept_after_a_redirected_file() {
+    let origin = PresetOrigin::start().await;
+    let gateway = front(origin.address(), "").await;
+    origin.settings().tell("/a", 200, to("/private/report.pdf"));
+    origin.settings().tell("/large", 200, to("/private/large"));
+    origin.settings().tell("/none", 200, to("/private/none"));
+    origin.settings().tell("/plain", 200, Vec::new());
+    let mut connection = gateway.connect().await;
+    for _ in 0..3 {
+        for (request, status, length) in [
+            (get("/a"), 200, Some(10)),
+            (post("/a", "body"), 200, Some(10)),
+            (Request::new("HEAD", "/a"), 200, Some(0)),
+            (get("/large"), 200, Some(200_000)),
+            (
+                get("/large").header("range", "bytes=9-100008"),
+                206,
+                Some(100_000),
+            ),
+            (get("/none"), 404, None),
+            (get("/plain"), 200, None),
+        ] {
+            let response = connection.send(&request).await.unwrap();
+            assert_eq!(response.status(), status, "{request:?}");
+            assert_ne!(response.header("connection"), Some("close"), "{request:?}");
+            if let Some(length) = length {
+                assert_eq!(response.body.len(), length, "{request:?}");
+            }
+        }
+    }
+    // The client's wish counts.
+    let last = get("/a").header("connection", "close");
+    assert_eq!(connection.send(&last).await.unwrap().text(), "the report");
+    assert!(connection.is_closed().await);
+}
+
+#[tokio::test]
 async fn nothing_else_is_sent_and_the_header_never_reaches_a_client() {
     let origin = PresetOrigin::start().await;
     let gateway = front(origin.address(), "").await;
