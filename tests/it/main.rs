@@ -22,6 +22,7 @@ mod cache_upgrade;
 mod cli;
 mod client_left;
 mod client_limits;
+mod compression;
 mod config;
 mod config_page;
 mod container;

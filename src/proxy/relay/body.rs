@@ -47,6 +47,14 @@ impl MessageBody {
         })
     }
 
+    /// Returns the number of bytes that are left, if that is known and no more than one read takes.
+    pub(super) fn short_length(&self) -> Option<usize> {
+        match self.0 {
+            State::Length(left) => usize::try_from(left).ok().filter(|left| *left <= MAX_ROOM),
+            _ => None,
+        }
+    }
+
     /// Returns how many bytes the next read should have room for.
     pub(super) fn room(&self) -> usize {
         match self.0 {

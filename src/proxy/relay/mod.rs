@@ -264,6 +264,12 @@ impl Relayed<'_, '_> {
         mut body: MessageBody,
     ) -> Result<()> {
         let most = most_room(ctx);
+        let (chain, ex) = ctx.exchange(self.client.request);
+        if let Some(length) = body.short_length()
+            && !chain.ignores_body(&ex)
+        {
+            gather(connection, length).await?;
+        }
         loop {
             let piece = body.take(&mut connection.input).map_err(Error::into_up)?;
             let Piece { mut bytes, is_last } = match piece {
@@ -394,4 +400,24 @@ impl Relayed<'_, '_> {
         client.close();
         client.reply(ctx, *failed.reply).await.is_ok()
     }
+}
+
+/// Reads what is there of a body of this length, without waiting: filters do better with the whole.
+async fn gather(connection: &mut BackendConnection, length: usize) -> Result<()> {
+    poll_fn(|cx| {
+        while connection.input.len() < length {
+            connection.input.reserve(length - connection.input.len());
+            match connection.poll_input(cx) {
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(Err(error)) => {
+                    let error = Error::because(ErrorType::ReadError, "reading a response", error);
+                    return Poll::Ready(Err(error.into_up()));
+                }
+                // An end is found again by the next read.
+                Poll::Ready(Ok(0)) | Poll::Pending => break,
+            }
+        }
+        Poll::Ready(Ok(()))
+    })
+    .await
 }

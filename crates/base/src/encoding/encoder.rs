@@ -9,12 +9,12 @@ use brotli::enc::{
         BrotliEncoderStateStruct,
     },
 };
-use flate2::{Compress, Compression, FlushCompress, Status};
+use flate2::{Compress, FlushCompress, Status};
 use zstd::zstd_safe::{
     CCtx, CParameter, InBuffer, OutBuffer, zstd_sys::ZSTD_EndDirective as Directive,
 };
 
-use super::Encoding;
+use super::{Encoding, pool};
 
 /// Encoder failure; the output so far cannot be completed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,12 +30,24 @@ pub struct EncodeError {
 /// 0.35 MiB at every level; br 1.1 MiB at level 4, 1.9 at 5, 2.9 at 6, but 9, 17 and 33 at 7, 8 and
 /// 9; zstd 1.1 MiB at level 1, 1.8 at 3, 3.5 at 9, 4.8 at 19. With a known length of 2 KiB, zstd
 /// needs 0.06 MiB.
+///
+/// A gzip body that comes in one piece is compressed by libdeflate, which knows no streams, and is
+/// faster and no larger at the same level: `tests::a_whole_body_is_no_larger_than_a_stream`.
 pub struct Encoder(CodecState);
 
 enum CodecState {
-    Gzip(Box<Compress>),
+    /// Before the first piece, which may be the whole body.
+    GzipUnbegun {
+        level: u8,
+    },
+    Gzip {
+        level: u8,
+        state: Compress,
+    },
     Br(Box<Brotli>),
     Zstd(CCtx<'static>),
+    /// After the end of the body.
+    Over(Encoding),
 }
 
 /// The state of one brotli stream; its custom allocator requires an explicit destroy call.
@@ -66,9 +78,6 @@ const MIN_WINDOW_BITS: u32 = 10;
 /// Smallest window for brotli. With a smaller one this encoder picks a hasher of 32 MiB from level
 /// 5 on.
 const BROTLI_MIN_WINDOW_BITS: u32 = 17;
-
-/// Window of 32 KiB, the largest that deflate supports.
-const GZIP_WINDOW_BITS: u8 = 15;
 
 /// Space added to the output at a time when a step runs out of it.
 const OUTPUT_STEP: usize = 4 * 1024;
@@ -102,10 +111,7 @@ impl Encoder {
         let level = level.clamp(*encoding.levels().start(), *encoding.levels().end());
         let window = window_bits(length);
         Ok(Self(match encoding {
-            Encoding::Gzip => CodecState::Gzip(Box::new(Compress::new_gzip(
-                Compression::new(u32::from(level)),
-                GZIP_WINDOW_BITS,
-            ))),
+            Encoding::Gzip => CodecState::GzipUnbegun { level },
             Encoding::Br => {
                 let mut state = BrotliEncoderStateStruct::new(StandardAlloc::default());
                 for (parameter, value) in [
@@ -123,7 +129,7 @@ impl Encoder {
                 CodecState::Br(Box::new(Brotli(state)))
             }
             Encoding::Zstd => {
-                let mut context = CCtx::try_create().ok_or_else(|| EncodeError {
+                let mut context = pool::zstd().ok_or_else(|| EncodeError {
                     encoding,
                     why: "out of memory".into(),
                 })?;
@@ -151,30 +157,70 @@ impl Encoder {
         self.step(input, FlushGoal::Ended, out)
     }
 
+    /// Takes `input` of a stream in, without a flush after it.
+    #[cfg(test)]
+    pub(super) fn push_quietly(&mut self, input: &[u8], out: &mut Vec<u8>) {
+        let CodecState::GzipUnbegun { level } = self.0 else {
+            return;
+        };
+        let mut state = pool::gzip(level);
+        out.reserve(OUTPUT_STEP);
+        let taken = state.compress_vec(input, out, FlushCompress::None);
+        taken.expect("there is room");
+        self.0 = CodecState::Gzip { level, state };
+    }
+
     fn step(
         &mut self,
         input: &[u8],
         until: FlushGoal,
         out: &mut Vec<u8>,
     ) -> Result<(), EncodeError> {
+        if let CodecState::GzipUnbegun { level } = self.0 {
+            if until == FlushGoal::Ended && pool::gzip_whole(level, input, out).is_some() {
+                self.0 = CodecState::Over(Encoding::Gzip);
+                return Ok(());
+            }
+            let state = pool::gzip(level);
+            self.0 = CodecState::Gzip { level, state };
+        }
         // Text shrinks to a third or less; the rest is for the format's header and tiny chunks.
         out.reserve(input.len() / 3 + 128);
         match &mut self.0 {
-            CodecState::Gzip(deflate) => gzip_step(deflate, input, until, out),
+            CodecState::Gzip { state, .. } => gzip_step(state, input, until, out),
             CodecState::Br(state) => brotli_step(&mut state.0, input, until, out),
             CodecState::Zstd(context) => zstd_step(context, input, until, out),
+            CodecState::GzipUnbegun { .. } | CodecState::Over(_) => Err(EncodeError {
+                encoding: self.encoding(),
+                why: "the body has ended".into(),
+            }),
+        }
+    }
+
+    fn encoding(&self) -> Encoding {
+        match self.0 {
+            CodecState::GzipUnbegun { .. } | CodecState::Gzip { .. } => Encoding::Gzip,
+            CodecState::Br(_) => Encoding::Br,
+            CodecState::Zstd(_) => Encoding::Zstd,
+            CodecState::Over(encoding) => encoding,
+        }
+    }
+}
+
+impl Drop for Encoder {
+    fn drop(&mut self) {
+        let over = CodecState::Over(self.encoding());
+        match std::mem::replace(&mut self.0, over) {
+            CodecState::Gzip { level, state } => pool::keep_gzip(level, state),
+            CodecState::Zstd(context) => pool::keep_zstd(context),
+            CodecState::GzipUnbegun { .. } | CodecState::Br(_) | CodecState::Over(_) => {}
         }
     }
 }
 
 impl fmt::Debug for Encoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let encoding = match self.0 {
-            CodecState::Gzip(_) => Encoding::Gzip,
-            CodecState::Br(_) => Encoding::Br,
-            CodecState::Zstd(_) => Encoding::Zstd,
-        };
-        f.debug_tuple("Encoder").field(&encoding).finish()
+        f.debug_tuple("Encoder").field(&self.encoding()).finish()
     }
 }
 
@@ -306,18 +352,11 @@ mod tests {
     #[test]
     fn zstd_stays_small_at_every_level() {
         for level in Encoding::Zstd.levels() {
-            let CodecState::Zstd(mut context) =
-                Encoder::new(Encoding::Zstd, level, None).unwrap().0
-            else {
+            let mut encoder = Encoder::new(Encoding::Zstd, level, None).unwrap();
+            encoder.push(&noise(300_000), &mut Vec::new()).unwrap();
+            let CodecState::Zstd(context) = &encoder.0 else {
                 panic!("not zstd");
             };
-            zstd_step(
-                &mut context,
-                &noise(300_000),
-                FlushGoal::Flushed,
-                &mut Vec::new(),
-            )
-            .unwrap();
             assert!(context.sizeof() < 5 << 20, "{level}: {}", context.sizeof());
         }
     }

@@ -2,6 +2,7 @@
 //! requests. A filter streams through an [`Encoder`]; a caller with a whole body calls [`encode`].
 
 mod encoder;
+mod pool;
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;
 #[cfg(test)]

@@ -110,8 +110,94 @@ fn large_chunks_are_flushed_completely() {
     }
 }
 
+/// Returns bodies as apps send them.
+fn samples() -> Vec<(&'static str, Vec<u8>)> {
+    let mut random = fastrand::Rng::with_seed(3);
+    let (mut json, mut html) = (Vec::new(), String::from("<!doctype html><ul>"));
+    for id in 0..300 {
+        let (name, price) = (random.u32(..5000), random.u32(..10_000));
+        let tag: String = (0..8).map(|_| random.lowercase()).collect();
+        let stock = random.bool();
+        json.push(serde_json::json!({
+            "id": id, "name": name, "price": price, "tag": tag, "stock": stock,
+        }));
+        html += "<li class=\"card\"><a href=\"/p/";
+        html += &tag;
+        html += "\">Product</a> <b>";
+        html += &price.to_string();
+        html += "</b></li>\n";
+    }
+    let json = serde_json::Value::from(json).to_string();
+    let source = include_str!("encoder.rs");
+    vec![
+        ("json", json.into_bytes()),
+        ("html", html.into_bytes()),
+        ("source", source.as_bytes().to_vec()),
+        ("short", source.as_bytes()[..1200].to_vec()),
+        ("noise", noise(20_000)),
+    ]
+}
+
+#[test]
+fn a_whole_body_is_no_larger_than_a_stream() {
+    for (name, body) in samples() {
+        for level in Encoding::Gzip.levels() {
+            let whole = encode(Encoding::Gzip, level, &body).unwrap();
+            let mut stream = Vec::new();
+            let mut encoder = Encoder::new(Encoding::Gzip, level, None).unwrap();
+            let (one, two) = body.split_at(1);
+            // Nothing is flushed in between, which would make it larger.
+            encoder.push_quietly(one, &mut stream);
+            encoder.finish(two, &mut stream).unwrap();
+            println!(
+                "{name} {level}: {} of {}, stream {}",
+                whole.len(),
+                body.len(),
+                stream.len()
+            );
+            assert_eq!(decoded(Encoding::Gzip, &stream), body);
+            let bound = stream.len() + stream.len() / 100 + 8;
+            assert!(whole.len() <= bound, "{name} {level}");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// States that others have used, and left anywhere in a body, leave no trace.
+    #[test]
+    fn a_used_state_encodes_as_a_new_one(
+        bodies in proptest::collection::vec(
+            (proptest::collection::vec(any::<u8>(), 1..9000), 1_usize..5, any::<bool>()), 2..6),
+        encoding in proptest::sample::select(&Encoding::ALL[..]),
+        level in 1u8..7,
+    ) {
+        let encoded = |body: &[u8], pieces: usize, is_left: bool| {
+            let mut encoder = Encoder::new(encoding, level, None).unwrap();
+            let mut out = Vec::new();
+            for piece in body.chunks(body.len().div_ceil(pieces)) {
+                encoder.push(piece, &mut out).unwrap();
+            }
+            if !is_left {
+                encoder.finish(&[], &mut out).unwrap();
+            }
+            out
+        };
+        for (body, pieces, is_left) in &bodies {
+            let here = encoded(body, *pieces, *is_left);
+            // A thread of its own has used none.
+            let fresh = std::thread::scope(|scope| {
+                scope.spawn(|| encoded(body, *pieces, *is_left)).join().unwrap()
+            });
+            prop_assert!(here == fresh);
+            prop_assert_eq!(&decoded(encoding, &here), body);
+            prop_assert_eq!(is_complete(encoding, &here), !is_left);
+            let whole = encode(encoding, level, body).unwrap();
+            prop_assert_eq!(&decoded(encoding, &whole), body);
+            prop_assert!(is_complete(encoding, &whole));
+        }
+    }
 
     #[test]
     fn whatever_went_in_is_out_after_each_chunk(
