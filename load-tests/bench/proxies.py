@@ -1,11 +1,13 @@
 """The origin and the proxies: how each is started, and the response headers it must send."""
 
 import dataclasses
+import json
 import os
 import pathlib
 import signal
 import subprocess
 import urllib.request
+from random import Random
 
 from .fleet import ORIGIN_CPU, PROXY_CPU, Fleet, MeasurementError, free_ports
 from .workloads import NAME, Workload, request
@@ -67,15 +69,31 @@ class Origin:
     def __init__(self, settings: Settings) -> None:
         (self.port,) = free_ports(1)
         conf = nginx_conf(settings, "origin.nginx.conf", "origin", PORT=str(self.port),
+                          FILES=str(settings.fleet.folder / "files"),
                           B1K="a" * 1024, B2K="b" * 2048, B64K="$b2k" * 32)
         # Without an ending, so that neither proxy compresses them.
         files = settings.fleet.folder / "files"
         files.mkdir(exist_ok=True)
         (files / "f1k").write_bytes(b"a" * 1024)
         (files / "f1m").write_bytes(b"b" * 1048576)
+        (files / "j32k").write_bytes(listing(32768))
         process = settings.fleet.start(
             ["nginx", "-c", str(conf), "-p", str(conf.parent)], ORIGIN_CPU, log="origin")
         settings.fleet.wait_for(process, self.port, "origin", 10)
+
+
+def listing(size: int) -> bytes:
+    """Returns the beginning of a list of products, as JSON; the same each time."""
+    random = Random(7)
+    words = "river stone cloud paper orange window garden silver music bridge forest".split()
+    products = ""
+    while len(products) < size:
+        products += json.dumps({
+            "id": random.randrange(10**6), "name": " ".join(random.choices(words, k=3)).title(),
+            "price": random.randrange(100, 100000) / 100, "stock": random.random() < 0.8,
+            "image": f"/images/{random.getrandbits(64):016x}.webp",
+            "tags": random.sample(words, 3)}, separators=(",", ":")) + ","
+    return products[:size].encode()
 
 
 class Proxy:

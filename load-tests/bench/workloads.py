@@ -1,6 +1,7 @@
 """Requests sent to the proxies, and a small client that sends a fixed number of them."""
 
 import dataclasses
+import gzip
 import pathlib
 import re
 import socket
@@ -23,6 +24,8 @@ class Workload:
     headers: tuple[tuple[str, str], ...] = ()
     # Number of plugin hooks that Edgeway must run for the request.
     hooks: int = 0
+    # True if the response must be compressed; `response_bytes` is its length before.
+    gzip: bool = False
 
     @property
     def idles(self) -> bool:
@@ -72,6 +75,7 @@ WORKLOADS = {
     # Files on disk for Edgeway and nginx; bare Pingora has no files and goes to the origin.
     "file-1k": Workload("/f1k", 1024),
     "file-1m": Workload("/f1m", 1048576),
+    "gzip-32k": Workload("/j32k", 32768, headers=(("Accept-Encoding", "gzip"),), gzip=True),
     "post-16k": Workload("/post", 1024, body_bytes=16384),
     "conn-1k": Workload("/1k", 1024, keep_alive=False),
     "tls-1k": Workload("/1k", 1024, tls=True),
@@ -136,6 +140,9 @@ def request_on(connection: socket.socket, port: int, workload: Workload, times: 
         head, _, body = received.partition(b"\r\n\r\n")
         if not head.startswith(b"HTTP/1.1 200"):
             raise MeasurementError(f"unexpected response: {head[:300]!r}")
+        if workload.gzip:
+            check_gzip(connection, head, body, workload)
+            continue
         missing = workload.response_bytes - len(body)
         while missing > 0:
             more = connection.recv(262144)
@@ -147,3 +154,21 @@ def request_on(connection: socket.socket, port: int, workload: Workload, times: 
             raise MeasurementError(
                 f"body {-missing} bytes too long, perhaps chunked: {head[:400]!r}")
     return head
+
+
+def check_gzip(connection: socket.socket, head: bytes, body: bytes, workload: Workload) -> None:
+    """Reads a compressed response to its end, which is chunked, and compares its length."""
+    lower = head.lower()
+    if b"content-encoding: gzip" not in lower or b"transfer-encoding: chunked" not in lower:
+        raise MeasurementError(f"not compressed in chunks: {head[:400]!r}")
+    while not body.endswith(b"0\r\n\r\n"):
+        more = connection.recv(262144)
+        if not more:
+            raise MeasurementError("connection closed before the end of the body")
+        body += more
+    whole = b""
+    while body:
+        size, _, body = body.partition(b"\r\n")
+        whole, body = whole + body[:int(size, 16)], body[int(size, 16) + 2:]
+    if len(gzip.decompress(whole)) != workload.response_bytes:
+        raise MeasurementError(f"not {workload.response_bytes} bytes: {head[:400]!r}")
