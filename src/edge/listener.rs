@@ -24,15 +24,13 @@ use tokio::{
     task::JoinSet,
 };
 
+#[cfg(target_os = "linux")]
+use super::transport::MAX_UNSENT;
 use super::{serve::Shared, transport::Socket};
 use crate::{base::unix_socket, gateway::ListenAddress, live::Live};
 
 /// Connections that may wait for `accept`; the kernel's own limit if that is lower.
 const BACKLOG: i32 = 4096;
-/// Limit on unsent bytes in the kernel for each client. Without a limit the kernel buffers
-/// megabytes for a client that does not read.
-#[cfg(target_os = "linux")]
-const MAX_UNSENT: u32 = 128 * 1024;
 /// Pause of an accept loop when no file descriptors are left.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Reason word of such a pause, counted once each time it begins.

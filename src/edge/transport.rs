@@ -17,11 +17,21 @@ use tokio_rustls::server::TlsStream;
 
 use crate::connection::{file_segment::PendingSegment, progress::Progress};
 
+/// Limit on unsent bytes in the kernel for each client. Without a limit the kernel buffers
+/// megabytes for a client that does not read.
+#[cfg(target_os = "linux")]
+pub(super) const MAX_UNSENT: u32 = 128 * 1024;
+/// The same while a file is sent from the kernel's memory: one segment, with the headers.
+#[cfg(target_os = "linux")]
+const MAX_UNSENT_OF_FILES: u32 = (1 << 20) + 4096;
+
 /// Socket of a client, of either family, and the client's progress in reading.
 #[derive(Debug)]
 pub(super) struct Socket {
     stream: Stream,
     progress: Arc<Progress>,
+    /// True while the kernel may hold as many unsent bytes as a segment of a file has.
+    holds_segments: bool,
 }
 
 #[derive(Debug)]
@@ -51,6 +61,7 @@ impl Socket {
         Self {
             stream,
             progress: Arc::default(),
+            holds_segments: false,
         }
     }
 
@@ -117,24 +128,47 @@ impl Socket {
         }
     }
 
+    /// Lets the kernel hold a whole segment of a file, or no more than of other responses. These
+    /// bytes are in its memory in any case, and a client that keeps up gets them in one call.
+    pub(super) fn set_holds_segments(&mut self, holds_segments: bool) {
+        if self.holds_segments == holds_segments {
+            return;
+        }
+        self.holds_segments = holds_segments;
+        #[cfg(target_os = "linux")]
+        if let Stream::Tcp(stream) = &self.stream {
+            let unsent = if holds_segments {
+                MAX_UNSENT_OF_FILES
+            } else {
+                MAX_UNSENT
+            };
+            let socket = socket2::SockRef::from(stream);
+            if let Err(error) = socket.set_tcp_notsent_lowat(unsent) {
+                log::debug!(error:%; "limit on unsent bytes not changed");
+            }
+        }
+    }
+
     /// Writes as much of a segment as the socket accepts before it has to wait. After a wait it
     /// writes nothing more: the rest of the segment is to be looked for again.
     pub(super) fn poll_write_segment(
-        &self,
+        &mut self,
         cx: &mut Context<'_>,
         pending: &mut PendingSegment,
     ) -> Poll<io::Result<()>> {
+        self.set_holds_segments(true);
+        let socket = &*self;
         while pending.segment.left() > 0 {
             if pending.is_waiting {
-                ready!(self.poll_write_ready(cx))?;
+                ready!(socket.poll_write_ready(cx))?;
                 // Not the client's time, should the disk be waited for next.
-                self.progress.wrote(&Poll::Ready(Ok(0)));
+                socket.progress.wrote(&Poll::Ready(Ok(0)));
                 break;
             }
-            match self.try_io(|| pending.segment.send(self)) {
+            match socket.try_io(|| pending.segment.send(socket)) {
                 Ok(Some(count)) => {
                     pending.sent.bytes += count as u64;
-                    self.progress.wrote(&Poll::Ready(Ok(count)));
+                    socket.progress.wrote(&Poll::Ready(Ok(count)));
                 }
                 Ok(None) => {
                     pending.sent.is_refused = true;
@@ -142,7 +176,7 @@ impl Socket {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     pending.is_waiting = true;
-                    self.progress.wrote(&Poll::Pending);
+                    socket.progress.wrote(&Poll::Pending);
                 }
                 Err(error) => return Poll::Ready(Err(error)),
             }
@@ -173,6 +207,13 @@ impl AsFd for Socket {
 }
 
 impl Transport {
+    /// Prepares for the next response.
+    pub(super) fn idle(&mut self) {
+        if let Self::Plain(socket) = self {
+            socket.set_holds_segments(false);
+        }
+    }
+
     pub(super) fn socket(&self) -> &Socket {
         match self {
             Self::Plain(socket) => socket,

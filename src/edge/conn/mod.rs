@@ -216,6 +216,7 @@ impl ConnIo {
 
     /// Marks the connection as idle after a request.
     pub(super) fn idle(&self) {
+        self.transport.idle();
         self.connection.enter(Stage::Idle);
     }
 

@@ -19,7 +19,7 @@ impl ConnIo {
     }
 
     fn poll_write_segment(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Transport::Plain(socket) = &self.transport else {
+        let Transport::Plain(socket) = &mut self.transport else {
             // TLS encrypts what it sends, so it has to read it.
             return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
         };
@@ -47,7 +47,7 @@ mod tests {
         connection::{Connection, ConnectionFacts, listener::ListenerFacts},
         edge::{
             conn::ConnIo,
-            transport::{Socket, Transport},
+            transport::{MAX_UNSENT, Socket, Transport},
         },
         files::{BrowserCache, FileBody, FileResponse, Files, Found, Outcome},
     };
@@ -64,6 +64,37 @@ mod tests {
         };
         let (mut head, ()) = http::Response::new(()).into_parts();
         response.write(&mut head).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_kernel_holds_more_for_a_file_and_then_as_much_as_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        std::fs::write(&path, vec![b'a'; 900_000]).unwrap();
+        let old = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000);
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        file.set_modified(old).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = tokio::net::TcpStream::connect(address);
+        let (client, accepted) = tokio::join!(client, listener.accept());
+        let (ours, _) = accepted.unwrap();
+        let fd = std::os::fd::AsFd::as_fd(&ours)
+            .try_clone_to_owned()
+            .unwrap();
+        let unsent = || socket2::SockRef::from(&fd).tcp_notsent_lowat().unwrap();
+        let connection = Connection::new(ListenerFacts::test(), ConnectionFacts::test());
+        let connection = Arc::new(connection);
+        let mut io = ConnIo::new(Transport::Plain(Socket::tcp(ours)), Arc::clone(&connection));
+        let mut body = body(folder.path()).await;
+        let segment = body.segment(Clock::machine().now()).await.unwrap();
+        connection.segment.put(segment.unwrap());
+        io.flush().await.unwrap();
+        assert!(connection.segment.take().bytes > 0);
+        assert!(unsent() > 900_000);
+        io.idle();
+        assert_eq!(unsent(), MAX_UNSENT);
+        drop(client);
     }
 
     #[tokio::test]
