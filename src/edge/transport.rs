@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::RecvFlags;
 use tokio::{
     io::{AsyncBufRead, AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpStream, UnixStream},
@@ -100,31 +100,6 @@ impl Socket {
         match &self.stream {
             Stream::Tcp(stream) => stream.try_io(Interest::WRITABLE, write),
             Stream::Unix(stream) => stream.try_io(Interest::WRITABLE, write),
-        }
-    }
-
-    /// Writes bytes that more bytes follow at once, with which the kernel may send them.
-    pub(super) fn poll_write_more(
-        &self,
-        cx: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        #[cfg(target_os = "linux")]
-        let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
-        #[cfg(not(target_os = "linux"))]
-        let flags = SendFlags::empty();
-        loop {
-            match self.try_io(|| Ok(rustix::net::send(self, data, flags)?)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.progress.wrote(&Poll::Pending);
-                    ready!(self.poll_write_ready(cx))?;
-                }
-                outcome => {
-                    let outcome = Poll::Ready(outcome);
-                    self.progress.wrote(&outcome);
-                    return outcome;
-                }
-            }
         }
     }
 
