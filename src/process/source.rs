@@ -21,7 +21,7 @@ use crate::{
         Gateway,
         explain::{self, ExplainError, ExplainRequest, ExplainScope, Explanation},
     },
-    live::{Live, history::RequestHistory},
+    live::{Live, ServingConfiguration, history::RequestHistory},
     status::snapshot::{
         BanStatus, BansStatus, CertificateStatus, ConfigStatus, ListenerStatus, NotReady,
         ProcessStatus, RedisStatus, RouteStatus, Snapshot, Source, State,
@@ -47,6 +47,21 @@ impl RunningState {
         live.world.clock.now() - live.started_at
     }
 
+    fn config(&self, loaded: ServingConfiguration, gateway: &Gateway) -> ConfigStatus {
+        ConfigStatus {
+            file: self
+                .control
+                .path
+                .as_ref()
+                .map_or_else(|| "(built in)".to_owned(), |path| absolute(path)),
+            generation: loaded.generation,
+            loaded_at: rfc3339(loaded.at),
+            profile: gateway.profiles.active.as_deref().map(str::to_owned),
+            profiles: gateway.profiles.names().map(ToString::to_string).collect(),
+            last_error: loaded.last_error,
+        }
+    }
+
     fn listener(&self, open: &ListenerInfo) -> ListenerStatus {
         let metrics = ListenerMetrics::new(&self.live().world.metrics, &open.name);
         ListenerStatus {
@@ -70,7 +85,6 @@ impl Source for RunningState {
         // Certificate files are looked at for operators as well as for clients.
         live.connections.activity().touch();
         let gateway = live.gateway();
-        let loaded = live.loaded();
         let not_ready = self.ready().err().unwrap_or_default();
         let not_ready = not_ready.iter().map(ToString::to_string).collect();
         let mut upstreams: Vec<_> = gateway.upstreams.values().collect();
@@ -103,18 +117,7 @@ impl Source for RunningState {
                 .cache
                 .as_ref()
                 .map(|_| totals::cache(&live.world.metrics)),
-            config: ConfigStatus {
-                file: self
-                    .control
-                    .path
-                    .as_ref()
-                    .map_or_else(|| "(built in)".to_owned(), |path| absolute(path)),
-                generation: loaded.generation,
-                loaded_at: rfc3339(loaded.at),
-                profile: gateway.profiles.active.as_deref().map(str::to_owned),
-                profiles: gateway.profiles.names().map(ToString::to_string).collect(),
-                last_error: loaded.last_error,
-            },
+            config: self.config(live.loaded(), &gateway),
             predecessors: self.control.line.predecessors.list(),
             listeners: self
                 .control

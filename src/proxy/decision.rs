@@ -40,17 +40,15 @@ pub(super) enum Decision {
 /// Processes a request as far as possible without a backend. Returns `true` if a response was sent.
 /// If so, the next similar request takes the fast path without Pingora's proxy.
 pub(super) async fn run(live: &Live, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+    let connection = request::connection(session);
+    request::enter(session, connection.as_deref());
     let course = match ctx.course.take() {
         Some(Decision::NeedsBody(round)) => filter(session, ctx, round).await,
         Some(course) => course,
-        None => {
-            let connection = request::connection(session);
-            request::enter(session, connection.as_deref());
-            match request::own_reply(session.req_header_mut(), connection, ctx).await {
-                Some(reply) => Decision::Reply(reply),
-                None => filter(session, ctx, HookProgress::default()).await,
-            }
-        }
+        None => match request::own_reply(session.req_header_mut(), connection, ctx).await {
+            Some(reply) => Decision::Reply(reply),
+            None => filter(session, ctx, HookProgress::default()).await,
+        },
     };
     let outcome = follow(live, course, session, ctx).await;
     let outcome = outcome.map_err(request_end::of_client);

@@ -34,6 +34,8 @@ const MAX_IDLE: usize = 512;
 const MAX_IDLE_BUFFER: usize = 16 * 1024;
 /// Interval of checks for idle connections that have expired or that the backend has closed.
 const SWEEP: Duration = Duration::from_secs(1);
+/// Shortest interval between two checks.
+const MIN_SWEEP: Duration = Duration::from_millis(50);
 /// Longest time between two sweeps, while no connection is used.
 const MAX_SWEEP: Duration = Duration::from_secs(16);
 
@@ -243,15 +245,19 @@ impl IdleConnections {
         }
     }
 
-    /// Closes connections that are of no use. Returns the latest end of those that are left.
-    fn close_unusable(&self, now: Instant) -> Option<Instant> {
-        let mut last = None;
+    /// Closes connections that are of no use. Returns when the first and the last of the others
+    /// expire, if there are any.
+    fn close_unusable(&self, now: Instant) -> Option<(Instant, Instant)> {
+        let mut expiries: Option<(Instant, Instant)> = None;
         for lane in self.lanes.iter() {
             let mut lane = lane.lock();
             lane.retain(|idle| idle.until > now && idle.connection.is_quiet());
-            last = last.max(lane.iter().map(|idle| idle.until).max());
+            for until in lane.iter().map(|idle| idle.until) {
+                let (first, last) = expiries.unwrap_or((until, until));
+                expiries = Some((first.min(until), last.max(until)));
+            }
         }
-        last
+        expiries
     }
 }
 
@@ -265,28 +271,31 @@ fn usable(lane: &mut Vec<IdleConnection>, now: Instant) -> Option<BackendConnect
 }
 
 async fn sweep(connections: Weak<IdleConnections>, clock: Clock) {
-    let (mut pause, mut before) = (SWEEP, None);
+    let (mut pause, mut interval, mut before) = (SWEEP, SWEEP, None);
     loop {
         tokio::time::sleep(pause).await;
         let Some(connections) = connections.upgrade() else {
             return;
         };
-        let last = connections.close_unusable(clock.now());
-        // An app that gets no requests must not wake the gateway every second.
-        pause = if last == before {
-            MAX_SWEEP.min(pause * 2)
-        } else {
-            SWEEP
-        };
-        before = last;
-        if last.is_none() {
+        let now = clock.now();
+        let Some((first, last)) = connections.close_unusable(now) else {
             connections.has_sweeper.store(false, Ordering::Release);
             // A connection may have come in between, and found a sweeper.
-            let is_still_empty = connections.close_unusable(clock.now()).is_none();
+            let is_still_empty = connections.close_unusable(now).is_none();
             if is_still_empty || connections.has_sweeper.swap(true, Ordering::AcqRel) {
                 return;
             }
-        }
+            continue;
+        };
+        // An app that gets no requests must not wake the gateway every second.
+        interval = if before == Some(last) {
+            MAX_SWEEP.min(interval * 2)
+        } else {
+            SWEEP
+        };
+        before = Some(last);
+        // An expired one is closed at once: a moment later the app would do it.
+        pause = (first - now).clamp(MIN_SWEEP, interval);
     }
 }
 

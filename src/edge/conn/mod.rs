@@ -215,7 +215,7 @@ impl ConnIo {
     }
 
     /// Marks the connection as idle after a request.
-    pub(super) fn idle(&self) {
+    pub(super) fn idle(&mut self) {
         self.transport.idle();
         self.connection.enter(Stage::Idle);
     }

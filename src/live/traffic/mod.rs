@@ -237,7 +237,7 @@ impl Traffic {
                 p99_ms: latency.quantile_ms(0.99),
             }
         };
-        let backend_failures = |name: &String| {
+        let backend_failures = |name: &Arc<str>| {
             let then = older.upstreams.get(name).map(|old| &old.failures_of);
             let now = now.upstreams[name].failures_of.iter();
             now.map(|(backend, count)| {
@@ -263,7 +263,7 @@ impl Traffic {
             backend_failures: now
                 .upstreams
                 .keys()
-                .map(|name| (name.clone(), backend_failures(name)))
+                .map(|name| (name.to_string(), backend_failures(name)))
                 .collect(),
         }
     }

@@ -299,9 +299,7 @@ async fn each_reply_of_the_gateway_is_logged_and_counted_once() {
             .status(504)
     };
     for exit in [
-        Exit::new("a redirect", "/old", reply)
-            .status(307)
-            .bytes(0),
+        Exit::new("a redirect", "/old", reply).status(307).bytes(0),
         Exit::new("within the limit", "/short", stored),
         Exit::new("limited", "/short", reply).status(429),
         only(None),
