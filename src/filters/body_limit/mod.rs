@@ -21,7 +21,11 @@ pub(crate) struct BodyLimit {
 }
 
 /// Bytes received so far of a body without a `Content-Length`.
-struct ReceivedBytes(u64);
+struct ReceivedBytes {
+    count: u64,
+    /// Attempt at a backend that they belong to. Another attempt sends the same body again.
+    attempt: u32,
+}
 
 impl FilterKind for BodyLimit {
     const NAME: &'static str = "body_limit";
@@ -69,13 +73,21 @@ impl Filter for BodyLimit {
         if !is_counted(ex) {
             return Verdict::Next;
         }
-        let length = chunk.len() as u64;
-        let received = if let Some(received) = ex.facts.slot_mut::<ReceivedBytes>() {
-            received.0 += length;
-            received.0
-        } else {
-            ex.facts.put(ReceivedBytes(length));
-            length
+        let count = chunk.len() as u64;
+        let attempt = ex.facts.upstream.attempts;
+        let received = match ex.facts.slot_mut::<ReceivedBytes>() {
+            Some(received) if received.attempt == attempt => {
+                received.count += count;
+                received.count
+            }
+            Some(received) => {
+                *received = ReceivedBytes { count, attempt };
+                count
+            }
+            None => {
+                ex.facts.put(ReceivedBytes { count, attempt });
+                count
+            }
         };
         if received > self.max {
             return too_large();

@@ -739,3 +739,60 @@ fn explained(case: &Drawn) -> String {
         case.script.closes
     )
 }
+
+/// Origin that closes a connection when it has read the second request on it.
+async fn forgetful(listener: TcpListener) {
+    let mut connections = JoinSet::new();
+    while let Ok((mut stream, _)) = listener.accept().await {
+        connections.spawn(async move {
+            let mut input = Vec::new();
+            for has_response in [true, false] {
+                let length = loop {
+                    if let Some((_, length)) = message(&input, Reader::Origin) {
+                        break length;
+                    }
+                    if !matches!(stream.read_buf(&mut input).await, Ok(1..)) {
+                        return;
+                    }
+                };
+                input.drain(..length);
+                let accepted = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                if has_response && stream.write_all(accepted).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_sent_again_counts_once() {
+    for environment in [WITH, WITHOUT] {
+        let origin = TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("loopback has a free port");
+        let address = origin.local_addr().expect("it is bound");
+        let mut origins = JoinSet::new();
+        origins.spawn(forgetful(origin));
+        let gateway = Gateway::start_with(&yaml(address), &[environment]).await;
+        for number in 0..6 {
+            let head = "host: app.test\r\ntransfer-encoding: chunked\r\n\r\n";
+            let body = format!("46\r\n{}\r\n0\r\n\r\n", "x".repeat(0x46));
+            let request = format!("PUT /small/n{number} HTTP/1.1\r\n{head}{body}");
+            let case = Drawn {
+                number,
+                method: "PUT",
+                pieces: vec![request.into_bytes()],
+                script: Script {
+                    pieces: Vec::new(),
+                    closes: false,
+                },
+            };
+            let messages = received(&gateway, &case).await;
+            assert_eq!(messages[0].start, "HTTP/1.1 200 OK", "request {number}");
+        }
+        let lines = gateway.log_lines(6).await;
+        // The control: some were sent again.
+        assert!(lines.iter().any(|line| line["attempts"] == 2), "{lines:?}");
+    }
+}

@@ -1,0 +1,60 @@
+//! Tests of buffering between the socket and Pingora.
+
+use tokio::net::UnixStream;
+
+use super::*;
+use crate::{
+    connection::{ConnectionFacts, listener::ListenerFacts},
+    edge::transport::Socket,
+};
+
+fn pair() -> (ConnIo, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let connection = Connection::new(ListenerFacts::test(), ConnectionFacts::test());
+    let transport = Transport::Plain(Socket::unix(ours));
+    (ConnIo::new(transport, Arc::new(connection)), theirs)
+}
+
+#[tokio::test]
+async fn nothing_goes_out_before_the_flush() {
+    let (mut io, mut client) = pair();
+    io.write_all(b"headers").await.unwrap();
+    io.write_all(b" body").await.unwrap();
+    assert_eq!(
+        client.try_read(&mut [0; 16]).unwrap_err().kind(),
+        io::ErrorKind::WouldBlock
+    );
+    io.flush().await.unwrap();
+    let mut seen = [0; 16];
+    let count = client.read(&mut seen).await.unwrap();
+    assert_eq!(&seen[..count], b"headers body");
+}
+
+#[tokio::test]
+async fn bytes_keep_their_order_whatever_their_sizes() {
+    let (mut io, mut client) = pair();
+    let sizes = [1, 100, 4000, 96, 1, 5000, 200_000, 3, 4096, 4097, 70_000];
+    let total: usize = sizes.iter().sum();
+    let sent: Vec<u8> = (0..total).map(|i| u8::try_from(i % 251).unwrap()).collect();
+    let expected = sent.clone();
+    let writer = async move {
+        let mut at = 0;
+        for size in sizes {
+            io.write_all(&sent[at..at + size]).await.unwrap();
+            at += size;
+        }
+        AsyncWriteExt::shutdown(&mut io).await.unwrap();
+    };
+    let reader = async move {
+        let mut seen = Vec::new();
+        client.read_to_end(&mut seen).await.unwrap();
+        seen
+    };
+    let ((), seen) = tokio::join!(writer, reader);
+    assert!(
+        seen == expected,
+        "{} of {} bytes",
+        seen.len(),
+        expected.len()
+    );
+}
