@@ -26,7 +26,7 @@ const KINDS: [(Kind, u64); 4] = [
     (Kind::Plain, 10),
     (Kind::Tls, 20),
     (Kind::Http2, 40),
-    (Kind::WebSocket, 60),
+    (Kind::WebSocket, 24),
 ];
 
 /// Debug builds compile ten thousand for minutes.
