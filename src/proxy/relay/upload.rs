@@ -1,6 +1,7 @@
 //! Body of a request on its way to a backend, while the response may already be coming.
 
 use std::{
+    collections::VecDeque,
     fmt::Write as _,
     future::poll_fn,
     io::IoSlice,
@@ -46,13 +47,48 @@ pub(super) struct Upload {
     is_framed: bool,
     /// True once the backend accepts no more of it.
     is_refused: bool,
-    /// Content so far, for another attempt; `None` if it was too long. It is a copy: pieces share
-    /// the buffers of their reads, of which each may be much larger.
-    kept: Option<BytesMut>,
-    /// Content that this attempt has still to send again.
-    again: Option<Piece>,
+    /// Content so far, for another attempt; `None` if it was too long.
+    kept: Option<KeptContent>,
+    /// Pieces that this attempt has still to send again.
+    again: VecDeque<Piece>,
     /// Number of content bytes received.
     pub(super) received: u64,
+}
+
+/// Content that another attempt may need.
+///
+/// Pieces share the buffers of their reads, which may be much larger: a small one is copied, and a
+/// large one is kept as it is.
+#[derive(Debug, Default)]
+struct KeptContent {
+    large: Vec<Bytes>,
+    /// Copies of the small pieces after the last large one.
+    small: BytesMut,
+    length: usize,
+}
+
+impl KeptContent {
+    /// Adds a piece; `None` if it is too much.
+    fn with(mut self, piece: &Bytes) -> Option<Self> {
+        self.length += piece.len();
+        if self.length > MAX_KEPT {
+            return None;
+        }
+        if piece.len() <= SMALL {
+            self.small.extend_from_slice(piece);
+        } else {
+            if !self.small.is_empty() {
+                self.large.push(self.small.split().freeze());
+            }
+            self.large.push(piece.clone());
+        }
+        Some(self)
+    }
+
+    fn pieces(&self) -> impl Iterator<Item = Bytes> {
+        let small = (!self.small.is_empty()).then(|| Bytes::copy_from_slice(&self.small));
+        self.large.iter().cloned().chain(small)
+    }
 }
 
 /// Bytes in the order in which they are sent.
@@ -109,8 +145,8 @@ impl Upload {
             is_chunked: false,
             is_framed: false,
             is_refused: false,
-            kept: Some(BytesMut::new()),
-            again: None,
+            kept: Some(KeptContent::default()),
+            again: VecDeque::new(),
             received: 0,
         }
     }
@@ -148,17 +184,27 @@ impl Upload {
         self.is_chunked = is_chunked;
         self.is_refused = false;
         self.is_framed = false;
-        self.again = self.kept.as_ref().and_then(|kept| {
-            let is_last = self.is_read();
-            let bytes = (!kept.is_empty()).then(|| Bytes::copy_from_slice(kept));
-            (is_last || bytes.is_some()).then_some(Piece { bytes, is_last })
-        });
+        let is_read = self.is_read();
+        let kept = self.kept.iter().flat_map(KeptContent::pieces);
+        let piece = |bytes| Piece {
+            bytes: Some(bytes),
+            is_last: false,
+        };
+        self.again = kept.map(piece).collect();
+        match self.again.back_mut() {
+            Some(last) => last.is_last = is_read,
+            None if is_read => self.again.push_back(Piece {
+                bytes: None,
+                is_last: true,
+            }),
+            None => {}
+        }
     }
 
     /// Reads the rest and forgets it.
     pub(super) async fn discard(&mut self, client: &mut DirectClient<'_>) -> Result<()> {
         self.kept = None;
-        self.again = None;
+        self.again.clear();
         while !self.is_read() {
             poll_fn(|cx| self.poll_piece(cx, client)).await?;
         }
@@ -211,7 +257,7 @@ impl Upload {
         cx: &mut TaskContext<'_>,
         client: &mut DirectClient<'_>,
     ) -> Poll<Result<Piece>> {
-        if let Some(piece) = self.again.take() {
+        if let Some(piece) = self.again.pop_front() {
             return Poll::Ready(Ok(piece));
         }
         let Some(body) = &mut self.body else {
@@ -229,14 +275,9 @@ impl Upload {
             }
             None => ready!(poll_framed(cx, body, &mut self.input, client))?,
         };
-        let content = piece.bytes.as_deref().unwrap_or_default();
-        self.received += content.len() as u64;
-        self.kept = self
-            .kept
-            .take()
-            .filter(|kept| kept.len() + content.len() <= MAX_KEPT);
-        if let Some(kept) = &mut self.kept {
-            kept.extend_from_slice(content);
+        if let Some(content) = &piece.bytes {
+            self.received += content.len() as u64;
+            self.kept = self.kept.take().and_then(|kept| kept.with(content));
         }
         Poll::Ready(Ok(piece))
     }
