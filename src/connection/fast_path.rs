@@ -1,4 +1,4 @@
-//! Fast path for HTTP/1 requests, without Pingora's proxy.
+//! Fast path for requests, without Pingora's proxy.
 //!
 //! Pingora's future for a request has room for everything that may happen on the way to a backend
 //! and back, and is created, moved and dropped with each request. A request that is served from the
@@ -6,7 +6,8 @@
 //! backend, but all that is known only once the filters have run. So every request takes this path
 //! first if the configuration has routes for the relay. If it has none, only those do that are like
 //! one recently served here: they are remembered by a [`Fingerprint`]. A request that turns out to
-//! need the proxy continues there with its state, and only its header section is parsed twice.
+//! need the proxy continues there with its state, and only its header section is parsed twice. On
+//! HTTP/2 it is parsed once, and every request takes this path.
 
 use std::{
     any::Any,

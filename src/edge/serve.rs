@@ -6,7 +6,6 @@
 //! costs no request.
 
 use std::{
-    any::Any,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -33,7 +32,7 @@ use crate::{
     connection::{
         Connection, ConnectionFacts,
         admission::{Admission, AdmissionGuard, AdmissionRefusal},
-        fast_path::{FastPathOutcome, FastPathService, RequestArrival},
+        fast_path::{CarriedRequest, FastPathOutcome, FastPathService, RequestArrival},
         listener::ListenerFacts,
         refusal::{Refusal, Refuse},
         registry::Connections,
@@ -312,7 +311,7 @@ where
 }
 
 /// Returns a session that continues a request which the fast path began.
-fn session(stream: Stream, begun: Option<Box<dyn Any + Send + Sync>>) -> ServerSession {
+fn session(stream: Stream, begun: Option<CarriedRequest>) -> ServerSession {
     let mut session = ServerSession::new_http1(stream);
     session.set_connection_user_context(begun);
     session

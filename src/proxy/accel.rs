@@ -14,10 +14,7 @@ use pingora::{
 use pingora_proxy::Session;
 
 use super::{
-    context::{self, Context},
-    decision::Decision,
-    direct::DirectClient,
-    files, reply, request, upstream,
+    context::Context, decision::Decision, direct::DirectClient, files, reply, request, upstream,
 };
 use crate::{
     chain::{Reply, host::requested_host},
@@ -93,15 +90,7 @@ pub(super) async fn send(
         }
         Followed::Reply(reply) => {
             request::end_if_draining(session, ctx);
-            let live = Arc::clone(ctx.live());
-            let Context {
-                gateway,
-                route,
-                facts,
-                ..
-            } = ctx;
-            let chain = context::chain(gateway, *route);
-            reply::send(session, chain, facts, &live.world.clock, *reply).await
+            reply::send(session, ctx, *reply).await
         }
     }
 }

@@ -11,7 +11,7 @@ use pingora_proxy::Session;
 use super::{
     body,
     cache::{self, Flow},
-    context::{self, Context},
+    context::Context,
     files, reply,
     request::{self, FilterOutcome},
     request_end,
@@ -50,7 +50,7 @@ pub(super) async fn run(live: &Live, session: &mut Session, ctx: &mut Context) -
             None => filter(session, ctx, HookProgress::default()).await,
         },
     };
-    let outcome = follow(live, course, session, ctx).await;
+    let outcome = follow(course, session, ctx).await;
     let outcome = outcome.map_err(request_end::of_client);
     remember(live, ctx, matches!(outcome, Ok(true)));
     outcome
@@ -117,12 +117,7 @@ async fn filter(session: &mut Session, ctx: &mut Context, round: HookProgress) -
 }
 
 /// Carries out `course`. Returns `true` if a response was sent.
-async fn follow(
-    live: &Live,
-    course: Decision,
-    session: &mut Session,
-    ctx: &mut Context,
-) -> Result<bool> {
+async fn follow(course: Decision, session: &mut Session, ctx: &mut Context) -> Result<bool> {
     let reply = match course {
         Decision::Reply(reply) => reply,
         Decision::Stored(entry, refresh) => {
@@ -148,13 +143,6 @@ async fn follow(
         Decision::NeedsBody(_) => return Err(Error::new_in(ErrorType::Custom("unread body"))),
     };
     request::end_if_draining(session, ctx);
-    let Context {
-        gateway,
-        route,
-        facts,
-        ..
-    } = ctx;
-    let chain = context::chain(gateway, *route);
-    reply::send(session, chain, facts, &live.world.clock, *reply).await?;
+    reply::send(session, ctx, *reply).await?;
     Ok(true)
 }

@@ -1,7 +1,7 @@
 //! Writes all replies of the gateway itself. Pingora runs no response hooks for responses written
 //! in `request_filter` or after a failure, so this module runs the response phase.
 
-use std::{cell::RefCell, time::Duration};
+use std::{cell::RefCell, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -12,7 +12,11 @@ use pingora::{
 };
 use pingora_proxy::Session;
 
-use super::{grpc, page::Page};
+use super::{
+    context::{self, Context},
+    grpc,
+    page::Page,
+};
 use crate::{
     base::{clock::Clock, open_headers::OpenResponseHeaders},
     chain::{Chain, Exchange, Reply, ReplyBody, RequestFacts},
@@ -21,16 +25,10 @@ use crate::{
 /// Time that a client may go on sending after the response.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Sends `reply` after the response phase of `chain`.
-pub(super) async fn send(
-    session: &mut Session,
-    chain: &Chain,
-    facts: &mut RequestFacts,
-    clock: &Clock,
-    reply: Reply,
-) -> Result<()> {
+/// Sends `reply` after the response phase.
+pub(super) async fn send(session: &mut Session, ctx: &mut Context, reply: Reply) -> Result<()> {
     let close = reply.close;
-    let (head, body) = make(session.req_header(), chain, facts, clock, reply).await?;
+    let (head, body) = make_for(session.req_header(), ctx, reply).await?;
     if close {
         session.set_keepalive(None);
     }
@@ -57,6 +55,23 @@ pub(super) async fn write_head(
         session.write_response_body(None, true).await?;
     }
     Ok(())
+}
+
+/// Builds headers and body of `reply` to the request of `ctx`, after its response phase.
+pub(super) async fn make_for(
+    request: &RequestHeader,
+    ctx: &mut Context,
+    reply: Reply,
+) -> Result<(ResponseHeader, Option<Bytes>)> {
+    let live = Arc::clone(ctx.live());
+    let Context {
+        gateway,
+        route,
+        facts,
+        ..
+    } = ctx;
+    let chain = context::chain(gateway, *route);
+    make(request, chain, facts, &live.world.clock, reply).await
 }
 
 /// Builds headers and body of `reply` to `request`, after the response phase of `chain`.

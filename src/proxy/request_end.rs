@@ -48,13 +48,6 @@ pub(super) async fn failed(
     let FailedExchange {
         failure, mut reply, ..
     } = failed;
-    let Context {
-        gateway,
-        route,
-        facts,
-        connection,
-        ..
-    } = ctx;
     if is_background {
         return FailToProxy {
             error_code: 0,
@@ -69,8 +62,8 @@ pub(super) async fn failed(
     if begun.is_some() || is_pending || is_clients {
         // A response that has begun cannot be taken back. The connection is closed abruptly, so
         // that no client takes a partial response for a complete one.
-        facts.status = status(begun.map(|head| head.status), failure);
-        if let Some(connection) = connection {
+        ctx.facts.status = status(begun.map(|head| head.status), failure);
+        if let Some(connection) = &ctx.connection {
             connection.break_off();
         }
         return FailToProxy {
@@ -79,8 +72,7 @@ pub(super) async fn failed(
         };
     }
     let status = reply.status.as_u16();
-    let chain = context::chain(gateway, *route);
-    if let Some(connection) = connection {
+    if let Some(connection) = &ctx.connection {
         // These lines belong to the response that never came.
         drop(connection.take_lines());
     }
@@ -88,7 +80,7 @@ pub(super) async fn failed(
     // client that does not see `Connection: close` would send its next request into a reset.
     reply.close = true;
     // The result of the write changes nothing: the connection ends either way.
-    drop(reply::send(session, chain, facts, &live.world.clock, *reply).await);
+    drop(reply::send(session, ctx, *reply).await);
     FailToProxy {
         error_code: status,
         can_reuse_downstream: false,

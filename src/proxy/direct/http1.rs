@@ -29,7 +29,7 @@ use crate::{
 const HEADER_SECTION: usize = 1024;
 
 /// HTTP/1 connection during one request.
-pub(super) struct Http1Stream<'a> {
+pub(in crate::proxy) struct Http1Stream<'a> {
     stream: &'a mut Stream,
     pub(super) reuse: ConnectionReuse,
     is_chunked: bool,
@@ -120,7 +120,7 @@ impl<'a> Http1Stream<'a> {
     }
 
     /// Reads what the client sends in a tunnel.
-    pub(super) fn poll_read(
+    pub(in crate::proxy) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
         room: &mut ReadBuf<'_>,
@@ -133,13 +133,17 @@ impl<'a> Http1Stream<'a> {
     }
 
     /// Writes some of `data` in a tunnel.
-    pub(super) fn poll_output(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize>> {
+    pub(in crate::proxy) fn poll_output(
+        &mut self,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, data);
         written.map(|written| written.or_err(WRITE.0, WRITE.1))
     }
 
     /// Sends what is buffered.
-    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+    pub(in crate::proxy) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         flushed.map(|flushed| flushed.or_err(WRITE.0, WRITE.1))
     }

@@ -4,10 +4,7 @@
 mod http1;
 mod http2;
 
-use std::{
-    sync::Arc,
-    task::{Context as TaskContext, Poll},
-};
+use std::task::{Context as TaskContext, Poll};
 
 use bytes::{Bytes, BytesMut};
 use http::{StatusCode, response};
@@ -17,14 +14,10 @@ use pingora::{
     protocols::{Stream, http::v2::server::HttpSession},
 };
 use pingora_proxy::Session;
-use tokio::io::ReadBuf;
 
-use self::{http1::Http1Stream, http2::Http2Stream};
-use super::{
-    context::{self, Context},
-    relay::Piece,
-    reply,
-};
+pub(super) use self::http1::Http1Stream;
+use self::http2::Http2Stream;
+use super::{context::Context, relay::Piece, reply};
 use crate::{
     base::clock::Clock,
     chain::{ReadyLines, Reply},
@@ -164,16 +157,8 @@ impl<'a> DirectClient<'a> {
         }
         // Lines that are ready belong to a response that never came.
         ctx.facts.lines = ReadyLines::NotTaken;
-        let live = Arc::clone(ctx.live());
-        let clock = &live.world.clock;
-        let Context {
-            gateway,
-            route,
-            facts,
-            ..
-        } = ctx;
-        let chain = context::chain(gateway, *route);
-        let (head, body) = reply::make(self.request, chain, facts, clock, reply).await?;
+        let (head, body) = reply::make_for(self.request, ctx, reply).await?;
+        let clock = &ctx.live().world.clock;
         self.response(head, &ReadyLines::NotTaken, body.is_none(), clock)
             .await?;
         match body {
@@ -190,50 +175,25 @@ impl<'a> DirectClient<'a> {
         }
     }
 
+    /// Returns the connection of an HTTP/1 request.
+    pub(super) fn stream(&mut self) -> Result<&mut Http1Stream<'a>> {
+        match &mut self.wire {
+            Wire::Http1(stream) => Ok(stream),
+            Wire::Http2(_) => Err(Error::new_in(ErrorType::Custom("not on HTTP/2"))),
+        }
+    }
+
     /// Writes the headers of a `101` and sends them. The connection is then a tunnel.
     pub(super) async fn switch(&mut self, head: &ResponseHeader, lines: &ReadyLines) -> Result<()> {
         self.close();
-        if let Wire::Http1(stream) = &mut self.wire {
-            stream.informational(head, lines).await?;
-        }
+        self.stream()?.informational(head, lines).await?;
         self.status = Some(head.status);
         Ok(())
     }
 
-    /// Reads what the client sends in a tunnel, which HTTP/2 does not have.
-    pub(super) fn poll_read(
-        &mut self,
-        cx: &mut TaskContext<'_>,
-        room: &mut ReadBuf<'_>,
-    ) -> Poll<Result<()>> {
-        match &mut self.wire {
-            Wire::Http1(stream) => stream.poll_read(cx, room),
-            Wire::Http2(_) => Poll::Ready(Ok(())),
-        }
-    }
-
-    /// Writes some of `data` in a tunnel. Returns the number of bytes.
-    pub(super) fn poll_output(
-        &mut self,
-        cx: &mut TaskContext<'_>,
-        data: &[u8],
-    ) -> Poll<Result<usize>> {
-        let Wire::Http1(stream) = &mut self.wire else {
-            return Poll::Ready(Ok(data.len()));
-        };
-        let written = stream.poll_output(cx, data);
-        if let Poll::Ready(Ok(count)) = &written {
-            self.sent += *count as u64;
-        }
-        written
-    }
-
-    /// Reads the request's header section of `length` bytes on HTTP/1, without looking at them.
+    /// Reads the request's header section of `length` bytes, without looking at them.
     pub(super) async fn skip_header_section(&mut self, length: usize) -> Result<()> {
-        match &mut self.wire {
-            Wire::Http1(stream) => stream.skip_header_section(length).await,
-            Wire::Http2(_) => Ok(()),
-        }
+        self.stream()?.skip_header_section(length).await
     }
 
     /// Reads more of a request body that has framing of its own, as on HTTP/1. Returns the number
@@ -243,10 +203,7 @@ impl<'a> DirectClient<'a> {
         cx: &mut TaskContext<'_>,
         input: &mut BytesMut,
     ) -> Poll<Result<usize>> {
-        match &mut self.wire {
-            Wire::Http1(stream) => stream.poll_input(cx, input),
-            Wire::Http2(_) => Poll::Ready(Ok(0)),
-        }
+        self.stream()?.poll_input(cx, input)
     }
 
     /// Reads the next piece of a request body that comes in frames, as on HTTP/2.

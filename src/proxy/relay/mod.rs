@@ -190,7 +190,8 @@ impl Relayed<'_, '_> {
         }
         cache::written(request, &response, ctx).await;
         respond::prepare(request, &mut response, ctx).await;
-        if request::is_draining(ctx) {
+        let waits_for_continue = self.waits_for_continue();
+        if request::is_draining(ctx) || waits_for_continue {
             self.client.close();
         }
 
@@ -212,7 +213,7 @@ impl Relayed<'_, '_> {
             let body = MessageBody::new(framing);
             self.forward_body(ctx, connection, body).await?;
         }
-        if !self.upload.is_over() && !self.waits_for_continue() {
+        if !self.upload.is_over() && !waits_for_continue {
             self.finish_upload(ctx, connection).await?;
         }
         Ok(is_kept_alive && framing != Framing::UntilClose)
@@ -307,9 +308,11 @@ impl Relayed<'_, '_> {
     }
 
     /// Returns true if the client has sent nothing of a body that it offered (RFC 9110, 10.1.1). With
-    /// a response it will not, or it closes the connection.
+    /// a response it may not, and what it sends next on the connection could be taken for the body.
     fn waits_for_continue(&self) -> bool {
-        self.upload.received == 0 && self.client.request.headers.contains_key(header::EXPECT)
+        !self.upload.is_over()
+            && self.upload.received == 0
+            && self.client.request.headers.contains_key(header::EXPECT)
     }
 
     /// Forwards a WebSocket in both directions until it ends.
@@ -321,8 +324,10 @@ impl Relayed<'_, '_> {
         // A hasty backend switches before it has the request.
         poll_fn(|cx| self.upload.poll(cx, self.client, connection, ctx)).await?;
         let mut tunnel = Tunnel::new(connection.input.split());
-        let ended = poll_fn(|cx| tunnel.poll(cx, self.client, connection, ctx)).await;
+        let stream = self.client.stream()?;
+        let ended = poll_fn(|cx| tunnel.poll(cx, stream, connection, ctx)).await;
         self.upload.received += tunnel.received;
+        self.client.sent += tunnel.sent;
         ended?;
         upstream::received_body(true, ctx)
     }

@@ -186,7 +186,26 @@ proptest! {
                 relay.headers.append(header::CONTENT_LENGTH, length.clone());
             }
         }
+        // What a 204 announces may follow later, and would begin the next response.
+        if let (Some(relay), Some(pingora), 204) = (&mut relay, &pingora, status) {
+            prop_assert!(!relay.is_kept_alive || pingora.is_kept_alive);
+            relay.is_kept_alive = pingora.is_kept_alive;
+        }
         prop_assert_eq!(relay, pingora, "{}", sent.escape_ascii());
+    }
+}
+
+#[test]
+fn a_connection_on_which_a_204_announces_content_is_not_used_again() {
+    for (line, is_kept_alive) in [
+        ("", true),
+        ("content-length: 0\r\n", true),
+        ("content-length: 5\r\n", false),
+        ("transfer-encoding: chunked\r\n", false),
+    ] {
+        let sent = format!("HTTP/1.1 204 No Content\r\n{line}\r\n");
+        let understood = by_relay(sent.as_bytes(), "GET", &[99]).unwrap();
+        assert_eq!(understood.is_kept_alive, is_kept_alive, "{line}");
     }
 }
 

@@ -9,6 +9,7 @@
 )]
 
 mod http2;
+mod tunnels;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -795,4 +796,42 @@ async fn a_body_that_is_sent_again_counts_once() {
         // The control: some were sent again.
         assert!(lines.iter().any(|line| line["attempts"] == 2), "{lines:?}");
     }
+}
+
+/// A client that offered a body and got a response may not send it. What it sends next would be
+/// taken for the body.
+#[tokio::test]
+async fn a_response_in_place_of_continue_ends_the_connection() {
+    let origin = TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("loopback has a free port");
+    let address = origin.local_addr().expect("it is bound");
+    let gateway = Gateway::start_with(&yaml(address), &[WITH]).await;
+    let refuse = async {
+        let (mut stream, _) = origin.accept().await.expect("the gateway connects");
+        let mut input = Vec::new();
+        while !input.ends_with(b"\r\n\r\n") {
+            stream.read_buf(&mut input).await.expect("headers come");
+        }
+        let refusal = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\nno";
+        stream.write_all(refusal).await.expect("it reads");
+        stream
+    };
+    let offer = async {
+        let mut client = TcpStream::connect(gateway.address())
+            .await
+            .expect("the gateway listens");
+        let head = "PUT /n1 HTTP/1.1\r\nhost: app.test\r\ncontent-length: 40\r\n\
+            expect: 100-continue\r\n\r\n";
+        client.write_all(head.as_bytes()).await.expect("it reads");
+        let mut seen = String::new();
+        let read = client.read_to_string(&mut seen);
+        let read = timeout(PATIENCE, read).await.expect("it ends in time");
+        read.expect("it ends in order");
+        seen.to_ascii_lowercase()
+    };
+    let (_stream, seen) = tokio::join!(refuse, offer);
+    assert!(seen.starts_with("http/1.1 401 "), "{seen}");
+    assert!(seen.contains("\r\nconnection: close\r\n"), "{seen}");
+    assert!(seen.ends_with("\r\n\r\nno"), "{seen}");
 }

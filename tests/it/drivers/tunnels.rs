@@ -1,0 +1,124 @@
+//! Bytes pass a tunnel in their order, both ways at once, and so does the end of each side.
+
+use std::time::Duration;
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
+
+use super::{PATIENCE, WITH, one_of};
+use crate::support::{gateway::Gateway, wait::pass};
+
+const HANDSHAKE: &str = "GET /ws HTTP/1.1\r\nhost: app.test\r\nconnection: keep-alive, Upgrade\r\n\
+    upgrade: websocket\r\nsec-websocket-version: 13\r\n\
+    sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\
+    upgrade: websocket\r\nsec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
+/// Bytes that one side sends, in pieces with pauses between them.
+#[derive(Clone, Debug)]
+struct Sent(Vec<(Vec<u8>, Duration)>);
+
+impl Sent {
+    fn draw(dice: &mut fastrand::Rng) -> Self {
+        let count = dice.usize(0..6);
+        let piece = |dice: &mut fastrand::Rng| {
+            let length = one_of(dice, &[1, 5, 200, 4096, 8192, 8193, 70_000, 400_000]);
+            let bytes = (0..length).map(|_| dice.u8(..)).collect();
+            (bytes, Duration::from_millis(one_of(dice, &[0, 0, 1, 5])))
+        };
+        Self((0..count).map(|_| piece(dice)).collect())
+    }
+
+    fn whole(&self) -> Vec<u8> {
+        self.0.iter().flat_map(|(bytes, _)| bytes.clone()).collect()
+    }
+}
+
+/// Side of a tunnel.
+#[derive(Clone, Copy, PartialEq)]
+enum Side {
+    /// Ends at once and reads on, as a client may.
+    Client,
+    /// Ends when the client has ended. Its end is that of the tunnel.
+    Origin,
+}
+
+/// Sends all of it and then the end, and returns what comes until the other side ends.
+async fn exchange(stream: TcpStream, sent: Sent, side: Side) -> Vec<u8> {
+    let (mut reader, mut writer) = stream.into_split();
+    let write = async {
+        for (bytes, pause) in sent.0 {
+            writer.write_all(&bytes).await.expect("the tunnel is open");
+            pass(pause).await;
+        }
+        if side == Side::Client {
+            writer.shutdown().await.expect("the tunnel is open");
+        }
+    };
+    let read = async {
+        let mut all = Vec::new();
+        reader
+            .read_to_end(&mut all)
+            .await
+            .expect("it ends in order");
+        all
+    };
+    let both = async { tokio::join!(write, read).1 };
+    timeout(PATIENCE, both)
+        .await
+        .expect("both sides end in time")
+}
+
+async fn until_empty_line(stream: &mut TcpStream) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.expect("headers come"));
+    }
+}
+
+/// Over the relay alone: Pingora's proxy ends a tunnel as soon as either side ends.
+#[tokio::test]
+async fn bytes_pass_a_tunnel_unchanged_both_ways() {
+    let seed = fastrand::u64(..);
+    let mut dice = fastrand::Rng::with_seed(seed);
+    let origin = TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("loopback has a free port");
+    let address = origin.local_addr().expect("it is bound");
+    let yaml = format!(
+        "upstreams: {{ app: {{ backends: ['{address}'], health: false }} }}\n\
+         routes: [{{ match: {{ path: '/*' }}, upstream: app, websocket: true }}]\n"
+    );
+    let gateway = Gateway::start_with(&yaml, &[WITH]).await;
+    for turn in 0..25 {
+        let [to_origin, to_client] = [Sent::draw(&mut dice), Sent::draw(&mut dice)];
+        let theirs = to_client.clone();
+        let accept = async {
+            let (mut stream, _) = origin.accept().await.expect("the gateway connects");
+            until_empty_line(&mut stream).await;
+            stream.write_all(SWITCH.as_bytes()).await.expect("it reads");
+            exchange(stream, theirs, Side::Origin).await
+        };
+        let ours = to_origin.clone();
+        let client = async {
+            let mut stream = TcpStream::connect(gateway.address())
+                .await
+                .expect("the gateway listens");
+            stream
+                .write_all(HANDSHAKE.as_bytes())
+                .await
+                .expect("it reads");
+            until_empty_line(&mut stream).await;
+            exchange(stream, ours, Side::Client).await
+        };
+        let (at_origin, at_client) = tokio::join!(accept, client);
+        let place = format!("seed {seed}, turn {turn}");
+        assert!(at_client == to_client.whole(), "to the client: {place}");
+        assert!(at_origin == to_origin.whole(), "to the origin: {place}");
+    }
+    let relayed = gateway.count("edgeway_http_relayed_total").await;
+    assert!(relayed > 0, "the relay took the tunnels");
+}
