@@ -132,7 +132,10 @@ async fn follow(course: Decision, session: &mut Session, ctx: &mut Context) -> R
         Decision::GoesOn(flow) => {
             request::settle(session);
             let refused = match flow {
-                Some(flow) => cache::fetch(session, ctx, flow).await,
+                Some(flow) => {
+                    let has_body = !session.as_mut().is_body_empty();
+                    cache::fetch(session.req_header(), has_body, ctx, flow).await
+                }
                 None => None,
             };
             match refused {

@@ -137,7 +137,7 @@ impl ProxyHttp for Proxy {
         _is_fresh: bool,
         ctx: &mut Box<Context>,
     ) -> Result<Option<ForcedFreshness>> {
-        Ok(cache::hit(meta, ctx))
+        Ok(Some(cache::hit(meta, ctx)))
     }
 
     fn cache_not_modified_filter(
@@ -276,7 +276,7 @@ impl ProxyHttp for Proxy {
             chain.on_upstream_response(&mut ex, &mut open.parts).await;
             open.close(response);
         }
-        cache::on_origin_response(session, response, ctx);
+        cache::on_origin_response(session.cache.enabled(), response, ctx);
         cache::written(session.req_header(), response, ctx).await;
         Ok(())
     }

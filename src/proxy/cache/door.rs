@@ -69,7 +69,7 @@ pub(in crate::proxy) async fn serve(
     };
     if let Some(flow) = refresh {
         let fetching = fetching(ctx, cache);
-        let by = if is_crawler(session, fetching) {
+        let by = if is_crawler(session.req_header(), fetching) {
             ClientKind::Crawler
         } else {
             ClientKind::Person
@@ -86,18 +86,19 @@ pub(in crate::proxy) async fn serve(
 
 /// Lets a request go to the origin and fill the cache. Returns a reply if it may not go now.
 pub(in crate::proxy) async fn fetch(
-    session: &mut Session,
+    request: &RequestHeader,
+    has_body: bool,
     ctx: &mut Context,
     flow: Box<Flow>,
 ) -> Option<Box<Reply>> {
-    if !session.as_mut().is_body_empty() {
+    if has_body {
         // An origin that reads the body of a GET would serve all clients what one client sent.
         ctx.facts.cache = Some(CacheFacts::new(CacheOutcome::Bypass).why("body"));
         return None;
     }
     let gateway = Arc::clone(&ctx.gateway);
     let cache = context::cache(&gateway, ctx.route)?;
-    if let Err(busy) = place(session, ctx, cache).await {
+    if let Err(busy) = place(request, ctx, cache).await {
         let reply = Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, busy.reason())
             .retry_after(busy.retry_after)
             .detail("This page is being rendered for other clients first. Please try again later.");
@@ -111,9 +112,9 @@ fn fetching<'c>(ctx: &Context, cache: &'c RouteCache) -> Option<&'c UpstreamFetc
     cache.upstream(&ctx.upstream.as_ref()?.name)
 }
 
-fn is_crawler(session: &Session, fetching: Option<&UpstreamFetch>) -> bool {
+fn is_crawler(request: &RequestHeader, fetching: Option<&UpstreamFetch>) -> bool {
     let crawlers = fetching.and_then(|fetching| fetching.crawlers.as_ref());
-    let user_agent = session.req_header().headers.get(header::USER_AGENT);
+    let user_agent = request.headers.get(header::USER_AGENT);
     crawlers
         .zip(user_agent)
         .is_some_and(|(crawlers, user_agent)| crawlers.is(user_agent))
@@ -122,14 +123,14 @@ fn is_crawler(session: &Session, fetching: Option<&UpstreamFetch>) -> bool {
 /// Acquires a permit for the origin, held until the response is over. Requests of people get it at
 /// once, those of crawlers wait in the queue.
 async fn place(
-    session: &Session,
+    request: &RequestHeader,
     ctx: &mut Context,
     cache: &RouteCache,
 ) -> std::result::Result<(), RenderQueueFull> {
     let Some(fetching) = fetching(ctx, cache) else {
         return Ok(());
     };
-    let permit = if is_crawler(session, Some(fetching)) {
+    let permit = if is_crawler(request, Some(fetching)) {
         fetching.budget.crawl().await?
     } else {
         fetching.budget.person()

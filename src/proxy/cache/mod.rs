@@ -1,18 +1,21 @@
 //! Serves requests from the cache, and stores responses in it.
 //!
-//! There are two entry points with one policy. The first one ([`door`]) is in `request_filter`: a
-//! complete stored response that may be used is sent at once. Everything else goes through
-//! Pingora's cache phases ([`phases`]): misses, with one collapsed request to the origin for all
-//! that wait; validation; stale responses for a failing origin; ranges. Both use `cache::policy`
-//! and `cache::store`.
+//! There are two entry points with one policy. The first one ([`door`]) decides on a request: a
+//! complete stored response that may be used is sent at once. Everything else goes to the origin:
+//! misses, with one collapsed request for all that wait ([`collapse`]); validation; stale responses
+//! for a failing origin. The relay does that for most requests ([`relayed`]), Pingora's cache phases
+//! for the others ([`phases`]), ranges among them. What is stored is decided in [`storage`].
 
 mod background;
+mod collapse;
 mod door;
 mod fill;
 mod flow;
 mod forms;
 mod phases;
 mod purge;
+mod relayed;
+mod storage;
 mod stored_response;
 mod stream;
 mod write;
@@ -23,12 +26,14 @@ use http::HeaderMap;
 
 pub(super) use self::{
     background::take,
+    collapse::{CacheStep, Fetch, begin, replaces_failure},
     door::{ask, fetch, serve},
     fill::{has_read_all, received_body},
     phases::{
         complete, enable, forward, hit, key, not_modified, on_origin_response, range, replaced,
         serves_stale, storable, target,
     },
+    relayed::{OriginUse, StoredResponse, condition, is_relayed, present},
     stored_response::send_direct,
     stream::{ClientStream, decouple},
     write::written,

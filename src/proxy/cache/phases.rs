@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, StatusCode, header};
+use http::{StatusCode, header};
 use pingora::{
-    Error, ErrorSource, ErrorType, Result,
+    Error, ErrorType, Result,
     http::{RequestHeader, ResponseHeader},
 };
 use pingora_cache::{
@@ -12,24 +12,24 @@ use pingora_cache::{
 };
 use pingora_proxy::{RangeType, Session, range_header_filter};
 
-use super::{Flow, stream};
+use super::{
+    collapse::{self, FoundUse},
+    storage::{self, StorageDecision},
+    stream,
+};
 use crate::{
     cache::{
         budget::RenderPermit,
-        nextjs,
-        policy::{self, ExchangeTimes, Lifetime, NotStorable, Usability, Variance, Vary},
-        route::{self, TAGS},
-        store::{Entry, EntryDraft, EntryRules, Refresh, RequestedLookup},
+        nextjs, policy,
+        store::{Entry, EntryDraft, Refresh, RequestedLookup},
         unusual_request::unusual_headers,
     },
-    chain::{CacheOutcome, RequestFacts},
     gateway::RouteCache,
     proxy::context::{self, Context},
-    routes::{Params, Target},
 };
 
 /// Bound on how often a request waits for another one that then stored nothing it may use.
-const MAX_WAITS: usize = 16;
+pub(super) const MAX_WAITS: usize = 16;
 
 /// Bound on the ranges of one request. Pingora's own default.
 const MAX_RANGES: usize = 200;
@@ -80,56 +80,13 @@ pub(in crate::proxy) fn key(ctx: &Context) -> Result<CacheKey> {
 }
 
 /// Checks if a response that was found may be used as it is.
-pub(in crate::proxy) fn hit(meta: &CacheMeta, ctx: &mut Context) -> Option<ForcedFreshness> {
-    let now = ctx.live().world.clock.wall();
-    let flow = ctx.cache.as_ref()?;
-    let Some(entry) = meta.extensions().get::<Arc<Entry>>() else {
-        return Some(ForcedFreshness::ForceMiss);
-    };
-    if !flow.personal.may_read(&entry.headers) {
-        return Some(ForcedFreshness::ForceMiss);
+pub(in crate::proxy) fn hit(meta: &CacheMeta, ctx: &mut Context) -> ForcedFreshness {
+    let found = meta.extensions().get::<Arc<Entry>>();
+    match found.map(|entry| collapse::use_found(entry, ctx)) {
+        Some(FoundUse::Whole) => ForcedFreshness::ForceFresh,
+        Some(FoundUse::Stale) => ForcedFreshness::ForceExpiredServeStale { expired_at: None },
+        Some(FoundUse::None) | None => ForcedFreshness::ForceMiss,
     }
-    let lifetime = entry.lifetime();
-    // A response that arrived after the request is also a valid response to it.
-    let is_ours = lifetime.response_time >= flow.came && !lifetime.always_validate;
-    let usable = route_cache(ctx)?.usable(&lifetime, &flow.wants, now);
-    let is_usable = match usable {
-        Usability::Fresh | Usability::StaleAsAsked => true,
-        Usability::StaleWhileRevalidate => !flow.is_background && flow.found.is_none(),
-        Usability::Validate | Usability::GatewayTimeout => is_ours && lifetime.is_fresh(now),
-    };
-    if !is_usable {
-        let is_same = flow
-            .found
-            .as_ref()
-            .is_some_and(|found| Arc::ptr_eq(found, entry));
-        if let Some(facts) = ctx.facts.cache.as_mut()
-            && !is_same
-        {
-            facts.outcome = CacheOutcome::Expired;
-        }
-        return Some(ForcedFreshness::ForceExpiredServeStale { expired_at: None });
-    }
-    let is_new = flow
-        .found
-        .as_ref()
-        .is_none_or(|found| !Arc::ptr_eq(found, entry));
-    let is_fresh = lifetime.is_fresh(now);
-    // This is the response of another request, or a stored one: the origin generates nothing for
-    // it.
-    drop(ctx.facts.take::<RenderPermit>());
-    if let Some(facts) = ctx.facts.cache.as_mut() {
-        facts.outcome = if is_fresh {
-            CacheOutcome::Hit
-        } else {
-            CacheOutcome::Stale
-        };
-        facts.why = None;
-        facts.is_collapsed = is_new;
-        facts.ttl = Some(lifetime.ttl(now));
-        facts.age = Some(lifetime.age(now));
-    }
-    Some(ForcedFreshness::ForceFresh)
 }
 
 /// Returns true if the client's own copy is still current.
@@ -160,48 +117,12 @@ pub(in crate::proxy) fn serves_stale(
     error: Option<&Error>,
     ctx: &mut Context,
 ) -> bool {
-    let (Some(error), Some(flow)) = (error, &ctx.cache) else {
+    let (Some(error), Some(entry)) = (error, stored(session)) else {
         return false;
     };
-    if ctx.accel.is_some() {
-        // The origin has responded, with a file.
+    if !collapse::replaces_failure(&entry, error, ctx) {
         return false;
     }
-    if let ErrorType::HTTPStatus(status) = *error.etype() {
-        ctx.facts.upstream.status = status;
-        if !matches!(status, 500 | 502..=504) {
-            return false;
-        }
-    } else if !matches!(
-        error.esource(),
-        ErrorSource::Upstream | ErrorSource::Internal | ErrorSource::Unset
-    ) || flow.is_background
-    {
-        return false;
-    }
-    if ctx
-        .reply
-        .as_ref()
-        .is_some_and(|reply| !reply.status.is_server_error())
-    {
-        return false;
-    }
-    let now = ctx.live().world.clock.wall();
-    let Some(entry) = stored(session) else {
-        return false;
-    };
-    let lifetime = entry.lifetime();
-    if !policy::after_error(&lifetime, &flow.wants, now) {
-        return false;
-    }
-    if let Some(facts) = ctx.facts.cache.as_mut() {
-        facts.outcome = CacheOutcome::Stale;
-        facts.why = Some("origin-failed");
-        facts.origin_status = ctx.facts.upstream.status;
-        facts.ttl = Some(lifetime.ttl(now));
-        facts.age = Some(lifetime.age(now));
-    }
-    ctx.reply = None;
     if !matches!(error.etype(), ErrorType::HTTPStatus(_)) {
         // Pingora accepts no further request on this connection once the upstream request failed.
         session.set_keepalive(None);
@@ -236,9 +157,10 @@ pub(in crate::proxy) fn target(target: &[u8], ctx: &Context) -> Option<Vec<u8>> 
     route_cache(ctx)?.policy.key.target_of(target, retained)
 }
 
-/// Records the response headers of the origin before they are stored.
+/// Records the response headers of the origin before they are stored. `is_storing` is false if
+/// they will not be.
 pub(in crate::proxy) fn on_origin_response(
-    session: &Session,
+    is_storing: bool,
     response: &ResponseHeader,
     ctx: &mut Context,
 ) {
@@ -248,7 +170,7 @@ pub(in crate::proxy) fn on_origin_response(
     }
     if let Some(flow) = &mut ctx.cache
         && status == StatusCode::NOT_MODIFIED
-        && session.cache.enabled()
+        && is_storing
     {
         flow.confirmed = Some(response.headers.clone());
     }
@@ -279,16 +201,14 @@ pub(in crate::proxy) fn storable(
     response: &ResponseHeader,
     ctx: &mut Context,
 ) -> RespCacheable {
-    let gateway = Arc::clone(&ctx.gateway);
-    let cache = context::cache(&gateway, ctx.route);
-    // Taken out, because the headers sent to the origin are built from the whole context.
-    let (Some(mut flow), Some(cache)) = (ctx.cache.take(), cache) else {
-        return refuse("no flow");
+    let decided = storage::decide(session.req_header(), response, stored(session), ctx);
+    let stored = decided.and_then(|decision| meta(decision).map_err(|_| "head"));
+    let mut stored = match stored {
+        Ok(meta) => RespCacheable::Cacheable(meta),
+        Err(why) => RespCacheable::Uncacheable(NoCacheReason::Custom(why)),
     };
-    let mut decided = judge(session, response, ctx, (&mut *flow, cache));
-    ctx.cache = Some(flow);
-    stream::name_client(&mut decided, ctx);
-    decided
+    stream::name_client(&mut stored, ctx);
+    stored
 }
 
 /// Ends the wait of similar requests for a response that is never stored, because a file takes its
@@ -311,230 +231,24 @@ pub(in crate::proxy) fn replaced(ctx: &mut Context) {
     }
 }
 
-fn refuse(why: &'static str) -> RespCacheable {
-    RespCacheable::Uncacheable(NoCacheReason::Custom(why))
-}
-
-fn judge(
-    session: &Session,
-    head: &ResponseHeader,
-    ctx: &mut Context,
-    (flow, cache): (&mut Flow, &RouteCache),
-) -> RespCacheable {
-    let live = Arc::clone(ctx.live());
-    let confirmed = flow.confirmed.take();
-    let old = confirmed.as_ref().and_then(|_| stored(session));
-    let (status, mut headers) = match (&old, &confirmed) {
-        (Some(old), Some(confirmed)) => {
-            let mut merged = old.headers.clone();
-            policy::merge(&mut merged, confirmed);
-            (old.status, merged)
-        }
-        _ => (head.status, head.headers.clone()),
-    };
-    let times = ExchangeTimes {
-        request_time: flow.asked,
-        response_time: live.world.clock.wall(),
-    };
-    let is_same = match (&old, &confirmed) {
-        (Some(old), Some(confirmed)) => policy::updates(&old.headers, confirmed),
-        _ => true,
-    };
-    let decided = match &old {
-        // The 304 was about another response: the stored one stays as it is and is validated again
-        // on the next request.
-        Some(old) if !is_same => {
-            headers = old.headers.clone();
-            Ok(old.lifetime())
-        }
-        _ => flow.lifetime(status, &headers, times, cache),
-    };
-    let judged = decided.and_then(|lifetime| {
-        let variant = flow.variant(session.req_header(), &headers, ctx, cache)?;
-        let tags = match &old {
-            // The stored response keeps its tags.
-            Some(_) => Box::default(),
-            None => tags(session, &ctx.params, cache, &headers)?,
-        };
-        Ok((lifetime, variant, tags))
-    });
-    let facts = &mut ctx.facts;
-    let (lifetime, variant, tags) = match judged {
-        Ok(decided) => decided,
-        Err(why) => {
-            uncacheable(why, facts);
-            if facts
-                .slot::<RenderPermit>()
-                .is_some_and(RenderPermit::is_persons)
-            {
-                // A stream, for example, is not a page that a person waits for.
-                drop(facts.take::<RenderPermit>());
-            }
-            if let (Some(_), Some(cached)) = (&old, &mut facts.cache) {
-                // The stored response is sent again.
-                cached.outcome = CacheOutcome::Revalidated;
-            }
-            // A 304 with the stale mark of Next.js leaves the stored response as it was: stale.
-            if why == nextjs::STALE_AT_ORIGIN {
-                return refuse(why);
-            }
-            // A refusal for one client does not show what other clients may get.
-            let is_for_others = flow.is_for_others() || flow.is_background;
-            if is_for_others && why != NotStorable::RequestNoStore.reason() {
-                if flow.found.is_none() {
-                    if !is_error(status) {
-                        flow.pass(cache, live.world.clock.now());
-                    }
-                } else if (status.is_success()
-                    || status.is_redirection()
-                    || matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE))
-                    // The origin may have selected its response by one of these.
-                    && unusual_headers(&flow.headers).next().is_none()
-                {
-                    // The origin now has a different response that must not be stored: the stored
-                    // one is out of date, no matter how much of its windows is left.
-                    cache.cache.remove(&flow.key);
-                }
-            }
-            return refuse(why);
-        }
-    };
-    if lifetime.fresh_for <= lifetime.initial_age && !is_error(status) {
-        // Waiting requests would find no response that they may use.
-        flow.variance = Some(variant.1);
-        flow.pass(cache, live.world.clock.now());
-    }
-    if let Some(cached) = &mut facts.cache {
-        cached.is_stored = true;
-        if confirmed.is_some() {
-            cached.outcome = CacheOutcome::Revalidated;
-        }
-    }
-    let about = EntryRules {
-        route: facts.route.clone().unwrap_or_else(|| Arc::from("")),
-        tags,
-        max_object: cache.policy.max_object,
-        is_compressible: false,
-        quota: cache.quota.clone(),
-        keeps_private: cache.policy.plain.force,
-    };
-    flow.for_the_first = policy::for_the_first(&headers);
-    policy::clean(&mut headers);
-    policy::date(&mut headers, times.response_time);
-    let response = OriginResponse {
-        status,
-        headers,
-        lifetime,
-        variant,
-    };
-    match response.store(flow, cache, about, old) {
-        Ok(meta) => RespCacheable::Cacheable(meta),
-        Err(_) => refuse("head"),
-    }
-}
-
-/// Returns true for an error. It does not predict the next response, so it does not end collapsing.
-fn is_error(status: StatusCode) -> bool {
-    status.is_client_error() || status.is_server_error()
-}
-
-/// Response that may be stored.
-struct OriginResponse {
-    status: StatusCode,
-    headers: HeaderMap,
-    lifetime: Lifetime,
-    variant: (Vary, Variance),
-}
-
-impl OriginResponse {
-    /// Builds the metadata that Pingora passes to the store: a new response, or new headers for
-    /// `old`.
-    fn store(
-        self,
-        flow: &Flow,
-        cache: &RouteCache,
-        mut about: EntryRules,
-        old: Option<Arc<Entry>>,
-    ) -> Result<CacheMeta> {
-        let Self {
-            status,
-            mut headers,
-            lifetime,
-            variant: (vary, variance),
-        } = self;
-        for name in &TAGS {
-            headers.remove(name);
-        }
-        if let Some(coder) = &cache.coder {
-            about.is_compressible = coder.prepare(status, &mut headers);
-        }
-        let mark = flow.mark;
-        let mut meta = meta(status, &headers, &lifetime)?;
-        if let Some(old) = old {
-            meta.extensions_mut().insert(Arc::new(Refresh {
-                old,
-                headers,
-                lifetime,
-                vary,
-                variance,
-                mark,
-            }));
-        } else {
-            meta.extensions_mut().insert(Arc::new(EntryDraft {
-                key: flow.key.clone(),
-                status,
-                headers,
-                lifetime,
-                vary,
-                variance,
-                about,
-                mark,
-            }));
-        }
-        Ok(meta)
-    }
-}
-
-fn uncacheable(why: &'static str, facts: &mut RequestFacts) {
-    if let Some(facts) = &mut facts.cache {
-        facts.is_stored = false;
-        facts.why = Some(why);
-    }
-}
-
 /// Builds the metadata that Pingora uses until the response is in the store. The store uses the
 /// extensions.
-fn meta(status: StatusCode, headers: &HeaderMap, lifetime: &Lifetime) -> Result<CacheMeta> {
-    let mut response = ResponseHeader::build_no_case(status, Some(headers.len()))?;
-    for (name, value) in headers {
-        response.append_header(name, value)?;
-    }
-    let age = lifetime.initial_age.as_secs();
-    if age > 0 {
-        // This response was already this old on arrival.
-        response.insert_header(header::AGE, age)?;
-    }
+fn meta(decision: StorageDecision) -> Result<CacheMeta> {
+    let response = decision.response()?;
+    let lifetime = decision.lifetime();
     let (until, from) = (lifetime.fresh_until(), lifetime.response_time);
-    Ok(CacheMeta::new(until, from, 0, 0, response))
-}
-
-/// Returns the tags of the route and those of the origin, or an error if there are too many.
-fn tags(
-    session: &Session,
-    params: &Params,
-    cache: &RouteCache,
-    headers: &HeaderMap,
-) -> std::result::Result<Box<[Box<str>]>, &'static str> {
-    let target = Target::new("", session.req_header().raw_path());
-    let own = cache
-        .tags
-        .iter()
-        .map(|tag| tag.render(|slot| params.get(*slot, target.path)));
-    let mut tags = route::tags_of(headers)?;
-    tags.extend(own.map(String::into_boxed_str));
-    tags.sort_unstable();
-    tags.dedup();
-    Ok(tags.into())
+    let mut meta = CacheMeta::new(until, from, 0, 0, response);
+    match decision {
+        StorageDecision::New(draft) => {
+            meta.extensions_mut()
+                .insert::<Arc<EntryDraft>>(Arc::from(draft));
+        }
+        StorageDecision::Refreshed(refresh) => {
+            meta.extensions_mut()
+                .insert::<Arc<Refresh>>(Arc::from(refresh));
+        }
+    }
+    Ok(meta)
 }
 
 /// Returns the stored response that the cache phases are processing.

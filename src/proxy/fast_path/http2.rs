@@ -53,12 +53,14 @@ impl FastPath {
                 let mut client = DirectClient::http2(&mut session, &request, limits);
                 self.send_reply(&mut client, &mut ctx, *reply).await;
             }
-            Decision::GoesOn(None) if self.relays && relay::takes(&ctx) => {
+            Decision::GoesOn(flow)
+                if self.relays && relay::takes(&request, flow.is_some(), &ctx) =>
+            {
                 trace(&request, "relay");
                 self.live.http.relayed.inc();
                 let mut client = DirectClient::http2(&mut session, &request, limits);
                 // Boxed: it is as large as everything that may happen on the way to a backend.
-                let outcome = Box::pin(relay::run(&mut client, has_body, &mut ctx)).await;
+                let outcome = Box::pin(relay::run(&mut client, has_body, flow, &mut ctx)).await;
                 self.relayed(&client, &outcome, &mut ctx);
             }
             course => {

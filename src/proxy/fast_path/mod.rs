@@ -27,7 +27,8 @@ use pingora_proxy::{Session, SubrequestSpawner};
 
 pub(super) use self::http2::take_up_stream;
 use super::{
-    Service, cache,
+    Service,
+    cache::{self, Flow},
     context::Context,
     decision::{self, Decision},
     direct::DirectClient,
@@ -66,6 +67,14 @@ pub(crate) struct FastPath {
 pub(super) struct DecidedRequest {
     ctx: Box<Context>,
     head: RequestHeader,
+}
+
+/// Request that the relay takes.
+struct Arrived {
+    /// Length of its header section.
+    length: usize,
+    has_body: bool,
+    flow: Option<Box<Flow>>,
 }
 
 impl FastPath {
@@ -118,15 +127,19 @@ impl FastPath {
                 let is_kept = is_sent && client.is_kept();
                 give_back(stream, is_kept).await
             }
-            Decision::GoesOn(None)
+            Decision::GoesOn(flow)
                 if self.relays
-                    && relay::takes(&ctx)
+                    && relay::takes(&request, flow.is_some(), &ctx)
                     && let Some(reuse) = reuse(&request, &ctx, arrival) =>
             {
                 trace(&request, "relay");
                 self.live.http.relayed.inc();
                 // Boxed: it is as large as everything that may happen on the way to a backend.
-                let arrived = (head.len(), arrival.has_body);
+                let arrived = Arrived {
+                    length: head.len(),
+                    has_body,
+                    flow,
+                };
                 Box::pin(self.relay(stream, &request, ctx, arrived, reuse)).await
             }
             Decision::GoesOn(_) | Decision::NeedsBody(_) => {
@@ -210,19 +223,18 @@ impl FastPath {
         sent.is_ok()
     }
 
-    /// Sends the request to a backend, and its response to the client. The header section has
-    /// `length` bytes.
+    /// Sends the request to a backend, and its response to the client.
     async fn relay(
         &self,
         mut stream: Stream,
         request: &RequestHeader,
         mut ctx: Box<Context>,
-        (length, has_body): (usize, bool),
+        arrived: Arrived,
         reuse: ConnectionReuse,
     ) -> FastPathOutcome<Stream> {
         let mut client = DirectClient::http1(&mut stream, request, reuse);
-        let outcome = match client.skip_header_section(length).await {
-            Ok(()) => relay::run(&mut client, has_body, &mut ctx).await,
+        let outcome = match client.skip_header_section(arrived.length).await {
+            Ok(()) => relay::run(&mut client, arrived.has_body, arrived.flow, &mut ctx).await,
             Err(error) => {
                 request_end::broke_off(&error.into_down(), None, &mut ctx);
                 RelayOutcome::default()

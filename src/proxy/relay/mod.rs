@@ -7,6 +7,7 @@
 //! writes it ([`super::direct`]).
 
 mod body;
+mod fill;
 mod response;
 #[cfg(test)]
 mod tests;
@@ -21,14 +22,18 @@ use std::{
 
 use http::{HeaderValue, StatusCode, Version, header};
 use pingora::{
-    Error, ErrorType, OrErr as _, Result, http::ResponseHeader,
+    Error, ErrorType, OrErr as _, Result,
+    http::{RequestHeader, ResponseHeader},
     protocols::http::v1::client::http_req_header_to_wire,
 };
 
 pub(super) use self::body::Piece;
-use self::{body::MessageBody, response::Framing, tunnel::Tunnel, upload::Upload};
+use self::{
+    body::MessageBody, fill::CachedExchange, response::Framing, tunnel::Tunnel, upload::Upload,
+};
 use super::{
-    accel, cache,
+    accel,
+    cache::{self, Flow, OriginUse},
     context::Context,
     direct::DirectClient,
     request,
@@ -37,7 +42,10 @@ use super::{
     retry::Replay,
     streams, upstream,
 };
-use crate::{base::open_headers::OpenResponseHeaders, chain::Phase, upstreams::BackendConnection};
+use crate::{
+    base::open_headers::OpenResponseHeaders, cache::budget::RenderPermit, chain::Phase,
+    upstreams::BackendConnection,
+};
 
 /// Bound on attempts. The hooks decide about retries.
 const MAX_ATTEMPTS: usize = 16;
@@ -50,10 +58,11 @@ const TLS_ROOM: usize = 32 * 1024;
 /// Time that a client may go on sending a body that nobody reads.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Returns true if the relay can take a request that goes to a backend.
-pub(super) fn takes(ctx: &Context) -> bool {
+/// Returns true if the relay can take a `request` that goes to a backend, and may fill the cache.
+pub(super) fn takes(request: &RequestHeader, may_fill: bool, ctx: &Context) -> bool {
     let upstream = ctx.upstream.as_ref();
     upstream.is_some_and(|upstream| upstream.is_plain_http1())
+        && (!may_fill || cache::is_relayed(request))
 }
 
 /// Returns the room for the next read of a body at most.
@@ -70,6 +79,8 @@ fn most_room(ctx: &Context) -> usize {
 struct Relayed<'a, 'c> {
     client: &'a mut DirectClient<'c>,
     upload: Upload,
+    /// Exchange with the cache, which the response may fill.
+    cached: Option<Box<CachedExchange>>,
 }
 
 /// Outcome for the client's connection.
@@ -81,20 +92,32 @@ pub(super) struct RelayOutcome {
     pub(super) received: u64,
 }
 
-/// Relays the client's request, whose header section has been read.
+/// Relays the client's request, whose header section has been read. With a flow its response may
+/// fill the cache.
 pub(super) async fn run(
     client: &mut DirectClient<'_>,
     has_body: bool,
+    flow: Option<Box<Flow>>,
     ctx: &mut Context,
 ) -> RelayOutcome {
     let upload = Upload::new(&client.request.headers, has_body);
-    let mut relayed = Relayed { client, upload };
-    let mut outcome = Ok(());
-    for _ in 0..MAX_ATTEMPTS {
-        outcome = relayed.attempt(ctx).await;
-        if !outcome.as_ref().is_err_and(|error| error.retry()) {
-            break;
-        }
+    let mut relayed = Relayed {
+        client,
+        upload,
+        cached: None,
+    };
+    let served = match flow {
+        // Boxed, because otherwise every request's future would be as large.
+        Some(flow) => Box::pin(relayed.ask_cache(flow, ctx)).await,
+        None => Ok(false),
+    };
+    let mut outcome = match served {
+        Ok(true) => Ok(()),
+        Ok(false) => relayed.ask_origin(ctx).await,
+        Err(error) => Err(error),
+    };
+    if relayed.cached.is_some() {
+        outcome = Box::pin(relayed.finish_cached(ctx, outcome)).await;
     }
     if outcome.is_ok()
         && let Some(accel) = ctx.accel.take()
@@ -122,6 +145,18 @@ impl Relayed<'_, '_> {
             has_body: self.upload.is_replayable(),
             is_response_begun: self.client.status.is_some(),
         }
+    }
+
+    /// Sends the request to a backend, or to another one after a failure that allows it.
+    async fn ask_origin(&mut self, ctx: &mut Context) -> Result<()> {
+        let mut outcome = Ok(());
+        for _ in 0..MAX_ATTEMPTS {
+            outcome = self.attempt(ctx).await;
+            if !outcome.as_ref().is_err_and(|error| error.retry()) {
+                break;
+            }
+        }
+        outcome
     }
 
     /// Sends the request to one backend, and its response to the client.
@@ -174,8 +209,13 @@ impl Relayed<'_, '_> {
         let is_kept_alive = response::is_kept_alive(&response);
         let request = self.client.request;
         let framing = Framing::of(request, &mut response)?;
+        if self.is_replaced(&response, ctx)? {
+            upstream::received_body(true, ctx)?;
+            return Ok(false);
+        }
         upstream::on_origin_response(self.replay(), &mut response, ctx)?;
         if accel::read(&mut response, ctx).is_err() {
+            cache::replaced(ctx);
             // A write remains one, whatever is sent in response to it.
             cache::written(request, &response, ctx).await;
             // The deadlines let go of the connection before it is closed or kept.
@@ -188,7 +228,26 @@ impl Relayed<'_, '_> {
             chain.on_upstream_response(&mut ex, &mut open.parts).await;
             open.close(&mut response);
         }
+        cache::on_origin_response(self.is_storing(), &response, ctx);
         cache::written(request, &response, ctx).await;
+        match self.use_response(&response, ctx)? {
+            OriginUse::Pass => {}
+            OriginUse::PassAs(head) => response = head,
+            OriginUse::Store(fill, head) => {
+                // Boxed, because otherwise every request's future would be as large.
+                let filled = Box::pin(self.fill(ctx, connection, (fill, head), framing)).await;
+                return Ok(filled? && is_kept_alive);
+            }
+            OriginUse::Send(stored) => {
+                upstream::received_body(true, ctx)?;
+                if let Some(cached) = &mut self.cached {
+                    cached.send = Some(stored);
+                }
+                return Ok(is_kept_alive);
+            }
+        }
+        // The origin has not seen the client's own conditions.
+        let is_confirmed = self.cached.is_some() && cache::present(request, &mut response, ctx)?;
         respond::prepare(request, &mut response, ctx).await;
         let waits_for_continue = self.waits_for_continue();
         if request::is_draining(ctx) || waits_for_continue {
@@ -207,8 +266,14 @@ impl Relayed<'_, '_> {
             self.received(true, ctx)?;
         }
         let clock = &ctx.live().world.clock;
-        let sent = self.client.response(response, &lines, !has_body, clock);
+        let is_bare = !has_body || is_confirmed;
+        let sent = self.client.response(response, &lines, is_bare, clock);
         sent.await.map_err(request_end::of_client)?;
+        if is_confirmed {
+            // Nobody reads the body, and the deadlines let go of the connection.
+            upstream::received_body(true, ctx)?;
+            return Ok(is_kept_alive && !has_body);
+        }
         if has_body {
             let body = MessageBody::new(framing);
             self.forward_body(ctx, connection, body).await?;
@@ -224,6 +289,14 @@ impl Relayed<'_, '_> {
     async fn forward(&mut self, ctx: &mut Context) -> Result<()> {
         let mut request = self.client.request.clone();
         request.set_version(Version::HTTP_11);
+        if let Some(cached) = self
+            .cached
+            .as_ref()
+            .filter(|cached| cached.fetch.is_storing)
+        {
+            cache::condition(&mut request, cached.fetch.stale.as_deref());
+        }
+        cache::forward(&mut request, ctx);
         request::forward(self.client.request, &mut request, ctx).await?;
         request::check_forwarded(&request, ctx)?;
         let is_chunked =
@@ -299,6 +372,10 @@ impl Relayed<'_, '_> {
     fn received(&self, is_last: bool, ctx: &mut Context) -> Result<()> {
         let is_over = is_last && self.upload.is_over();
         upstream::received_body(is_over, ctx)?;
+        if is_last && self.cached.is_some() {
+            // No matter how long the client reads, the origin is done.
+            drop(ctx.facts.take::<RenderPermit>());
+        }
         let expired = ctx.watch.as_ref().and_then(|watch| watch.expired());
         if is_last && expired.is_some() {
             // A body without a length ends with its connection, which the deadline has closed.

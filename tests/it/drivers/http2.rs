@@ -1,5 +1,7 @@
 //! The same exchanges with a client that speaks HTTP/2.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use http::HeaderMap;
 use tokio::time::timeout;
@@ -24,7 +26,7 @@ const HOP_BY_HOP: [&str; 6] = [
 ];
 
 /// Sends the request on a stream of a connection of its own, and returns what comes back.
-pub(super) async fn received(gateway: &Gateway, drawn: &Drawn) -> Vec<Message> {
+pub(super) async fn received(gateway: SocketAddr, drawn: &Drawn) -> Vec<Message> {
     let whole = drawn.pieces.concat();
     let (sent, _) = message(&whole, Reader::Origin).expect("a request is complete");
     let target = sent
@@ -42,7 +44,7 @@ pub(super) async fn received(gateway: &Gateway, drawn: &Drawn) -> Vec<Message> {
             begun = begun.header(name, value);
         }
     }
-    let client = Client::open(gateway.address()).await;
+    let client = Client::open(gateway).await;
     let (response, mut body) = client
         .begin(begun, !has_body)
         .await

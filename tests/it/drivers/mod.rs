@@ -8,6 +8,7 @@
     reason = "tests: what goes wrong here fails them, and says so"
 )]
 
+mod cached;
 mod http2;
 mod tunnels;
 
@@ -428,8 +429,8 @@ fn script(dice: &mut fastrand::Rng, is_head: bool) -> Script {
 }
 
 /// Sends the request on a connection of its own, and returns the messages that come back.
-async fn received(gateway: &Gateway, drawn: &Drawn) -> Vec<Message> {
-    let mut stream = TcpStream::connect(gateway.address())
+async fn received(gateway: SocketAddr, drawn: &Drawn) -> Vec<Message> {
+    let mut stream = TcpStream::connect(gateway)
         .await
         .expect("the gateway listens");
     for (number, piece) in drawn.pieces.iter().enumerate() {
@@ -529,6 +530,10 @@ impl Way {
     }
 
     async fn received(self, gateway: &Gateway, drawn: &Drawn) -> Vec<Message> {
+        self.received_at(gateway.address(), drawn).await
+    }
+
+    async fn received_at(self, gateway: SocketAddr, drawn: &Drawn) -> Vec<Message> {
         match self {
             Self::Http1 => received(gateway, drawn).await,
             Self::Http2 => http2::received(gateway, drawn).await,
@@ -541,8 +546,9 @@ async fn both_drivers_give_the_same_responses_requests_and_log_lines() {
     both_drivers_agree(Way::Http1).await;
 }
 
+/// Returns the seed and the number of exchanges of this run.
 #[expect(clippy::print_stdout, reason = "a failure is repeated with its seed")]
-async fn both_drivers_agree(way: Way) {
+fn plan() -> (u64, usize) {
     let plan = std::env::var("EDGEWAY_DRIVERS").ok();
     let plan = plan.as_deref().and_then(|plan| plan.split_once(':'));
     let (seed, count) = match plan {
@@ -553,6 +559,11 @@ async fn both_drivers_agree(way: Way) {
         None => (fastrand::u64(..), EXCHANGES),
     };
     println!("EDGEWAY_DRIVERS={seed}:{count}");
+    (seed, count)
+}
+
+async fn both_drivers_agree(way: Way) {
+    let (seed, count) = plan();
     let mut dice = fastrand::Rng::with_seed(seed);
     let (one, other) = (ScriptedOrigin::start().await, ScriptedOrigin::start().await);
     let relay = Gateway::start_with(&yaml(one.address), &[WITH]).await;
@@ -789,7 +800,7 @@ async fn a_body_that_is_sent_again_counts_once() {
                     closes: false,
                 },
             };
-            let messages = received(&gateway, &case).await;
+            let messages = received(gateway.address(), &case).await;
             assert_eq!(messages[0].start, "HTTP/1.1 200 OK", "request {number}");
         }
         let lines = gateway.log_lines(6).await;

@@ -185,7 +185,21 @@ routes:
             assert_eq!(line["bytes_out"], bytes, "{name}: {line:#}");
         }
         let taken = exits(&self.gateway, exit.path);
-        assert_eq!(taken.get(before).map(String::as_str), exit.taken, "{name}");
+        let taken = taken.get(before).map(String::as_str);
+        match exit.taken {
+            // Without the relay, requests that are not known yet go to the session at once.
+            None => assert!(
+                matches!(taken, None | Some("stored" | "reply")),
+                "{name}: {taken:?}"
+            ),
+            Some("origin") => {
+                assert!(
+                    matches!(taken, Some("relay" | "proxy")),
+                    "{name}: {taken:?}"
+                );
+            }
+            Some(_) => assert_eq!(taken, exit.taken, "{name}"),
+        }
         let after = self.counts().await;
         assert!(
             after.first_bytes - counts.first_bytes <= 1,
@@ -311,7 +325,7 @@ async fn each_reply_of_the_gateway_is_logged_and_counted_once() {
     let purge = Request::new("PURGE", "/purged").header("host", HOST);
     assert_eq!(bench.gateway.send(&purge).await.status(), 200);
     bench.logged("a purge").await;
-    let miss = Exit::new("a miss", "/purged", Some("proxy")).bytes(10);
+    let miss = Exit::new("a miss", "/purged", Some("origin")).bytes(10);
     bench.check("web", miss).await;
 }
 
@@ -338,13 +352,14 @@ async fn a_stale_response_that_is_revalidated_is_logged_and_counted_once() {
 async fn a_pipelined_hit_is_logged_and_counted_once() {
     let mut bench = Bench::start("").await;
     bench.prime(&plain("/a")).await;
+    let primed = exits(&bench.gateway, "/a").len();
     let mut client = Connection::open(bench.address("web")).await.unwrap();
     let one = format!("GET /a HTTP/1.1\r\nhost: {HOST}\r\n\r\n");
     client.write(one.repeat(3)).await.unwrap();
     for _ in 0..3 {
         assert_eq!(client.read_response().await.unwrap().status(), 200);
     }
-    assert_eq!(exits(&bench.gateway, "/a"), ["stored"; 3]);
+    assert_eq!(exits(&bench.gateway, "/a")[primed..], ["stored"; 3]);
     bench.requests += 2;
     bench.logged("pipelined").await;
 }
@@ -399,6 +414,7 @@ async fn a_hit_that_does_not_reach_its_client_is_logged_and_counted_once() {
 async fn a_hit_on_a_listener_that_is_removed_is_logged_and_counted_once() {
     let mut bench = Bench::start("drain: { idle: 8s, deadline: 8s }").await;
     bench.prime(&plain("/a")).await;
+    let primed = exits(&bench.gateway, "/a").len();
     let mut client = Connection::open(bench.address("single")).await.unwrap();
     let yaml = std::fs::read_to_string(bench.gateway.folder().join("edgeway.yaml")).unwrap();
     let lines = yaml.lines().filter(|line| !line.contains("name: single"));
@@ -412,7 +428,7 @@ async fn a_hit_on_a_listener_that_is_removed_is_logged_and_counted_once() {
     assert_eq!(response.header("connection"), Some("close"));
     assert!(client.is_closed().await);
     bench.logged("removed").await;
-    assert_eq!(exits(&bench.gateway, "/a"), ["stored"]);
+    assert_eq!(exits(&bench.gateway, "/a")[primed..], ["stored"]);
 }
 
 #[tokio::test]
@@ -420,6 +436,7 @@ async fn a_hit_while_the_gateway_stops_is_logged_and_counted_once() {
     let drain = "drain: { announce: 1500ms, idle: 5s, deadline: 8s }";
     let mut bench = Bench::start(drain).await;
     bench.prime(&plain("/a")).await;
+    let primed = exits(&bench.gateway, "/a").len();
     let mut client = Connection::open(bench.address("web")).await.unwrap();
     let mut later = Connection::open(bench.address("web")).await.unwrap();
     client.send(&plain("/a")).await.unwrap();
@@ -438,7 +455,7 @@ async fn a_hit_while_the_gateway_stops_is_logged_and_counted_once() {
     assert!(client.is_closed().await);
     let line = bench.logged("while it stops").await;
     assert_eq!(line["status"], 200, "{line:#}");
-    assert_eq!(exits(&bench.gateway, "/a"), ["stored"; 3]);
+    assert_eq!(exits(&bench.gateway, "/a")[primed..], ["stored"; 3]);
     drop(later);
     assert!(bench.gateway.leaves(SOON).await.success());
     let lines = bench.gateway.log_lines(0).await;

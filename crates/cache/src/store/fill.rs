@@ -319,8 +319,9 @@ impl Fill {
                         if client.is_ready() {
                             return Ok(());
                         }
-                        tokio::time::sleep(interval).await;
-                        self.filling.slowed(interval);
+                        let begun = Instant::now();
+                        self.filling.wait_for_read(interval).await;
+                        self.filling.slowed(begun.elapsed());
                         interval = (2 * interval).min(MAX_CHECK_INTERVAL);
                         continue;
                     }

@@ -39,7 +39,8 @@ pub struct RequestedLookup {
 }
 
 impl RequestedLookup {
-    fn sent(&self) -> SentHeaders<'_> {
+    /// Returns the headers that select the variant.
+    pub fn sent(&self) -> SentHeaders<'_> {
         match &self.unchanged {
             Some(unchanged) => SentHeaders::of_client(&self.headers, unchanged),
             None => SentHeaders::whole(&self.headers),

@@ -1,0 +1,181 @@
+//! The cache of requests that the relay sends to the origin: what it does in place of Pingora's
+//! cache phases.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{Method, StatusCode, header};
+use pingora::{
+    Result,
+    http::{RequestHeader, ResponseHeader},
+};
+
+use super::{
+    collapse::Fetch,
+    phases,
+    storage::{self, StorageDecision},
+};
+use crate::{
+    base::open_headers::OpenResponseHeaders,
+    cache::{
+        policy,
+        store::{Client, Entry, Fill},
+    },
+    proxy::context::{self, Context},
+};
+
+/// Stored response in the form in which it is sent.
+pub(in crate::proxy) struct StoredResponse {
+    pub(in crate::proxy) entry: Arc<Entry>,
+    pub(in crate::proxy) head: ResponseHeader,
+}
+
+/// Use of a response of the origin.
+pub(in crate::proxy) enum OriginUse {
+    /// The client gets it.
+    Pass,
+    /// The client gets it with these headers.
+    PassAs(ResponseHeader),
+    /// The store gets it, and the client what is stored, with these headers.
+    Store(Fill, ResponseHeader),
+    /// The client gets a stored response, which it confirms.
+    Send(StoredResponse),
+}
+
+/// Client that reads at its own pace what is being stored.
+#[derive(Debug)]
+struct OwnPace;
+
+impl Client for OwnPace {
+    /// Returns false: a client that can take more has taken it.
+    fn is_ready(&self) -> bool {
+        false
+    }
+}
+
+/// Returns true if the relay can take a request that may fill the cache. Pingora's phases cut
+/// ranges, and ask the origin with GET for a client that sends HEAD.
+pub(in crate::proxy) fn is_relayed(request: &RequestHeader) -> bool {
+    request.method == Method::GET && !request.headers.contains_key(header::RANGE)
+}
+
+/// Prepares a `request` for the origin whose response may be stored: its conditions are those of
+/// the `stale` response.
+pub(in crate::proxy) fn condition(request: &mut RequestHeader, stale: Option<&Entry>) {
+    for name in [
+        header::IF_MATCH,
+        header::IF_NONE_MATCH,
+        header::IF_MODIFIED_SINCE,
+        header::IF_UNMODIFIED_SINCE,
+        header::IF_RANGE,
+    ] {
+        request.remove_header(&name);
+    }
+    let Some(stale) = stale else {
+        return;
+    };
+    let conditions = [
+        (header::LAST_MODIFIED, header::IF_MODIFIED_SINCE),
+        (header::ETAG, header::IF_NONE_MATCH),
+    ];
+    for (validator, condition) in conditions {
+        if let Some(value) = stale.headers.get(validator) {
+            // A value from headers is valid in headers.
+            let _inserted = request.insert_header(condition, value);
+        }
+    }
+}
+
+impl StoredResponse {
+    /// Returns `entry` as a response whose age is `age`.
+    pub(in crate::proxy) fn aged(entry: Arc<Entry>, age: Option<Duration>) -> Result<Self> {
+        let mut head = ResponseHeader::build_no_case(entry.status, Some(entry.headers.len()))?;
+        for (name, value) in &entry.headers {
+            head.append_header(name, value)?;
+        }
+        let age = age.unwrap_or_default();
+        head.insert_header(header::AGE, age.as_secs())?;
+        Ok(Self { entry, head })
+    }
+}
+
+impl Fetch {
+    /// Decides about the `response` of the origin to `request`, and begins to store it.
+    pub(in crate::proxy) fn use_response(
+        &mut self,
+        request: &RequestHeader,
+        response: &ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<OriginUse> {
+        if !self.is_storing {
+            return Ok(OriginUse::Pass);
+        }
+        let stale = self
+            .stale
+            .take()
+            .filter(|_| response.status == StatusCode::NOT_MODIFIED);
+        if stale.is_none() && response.status == StatusCode::NOT_MODIFIED {
+            // The request had no condition.
+            self.give_up();
+            return Ok(OriginUse::Pass);
+        }
+        let merged = match (&stale, &ctx.cache) {
+            (Some(stale), Some(flow)) => {
+                let confirmed = flow.confirmed.as_ref();
+                confirmed.map(|confirmed| storage::merged(stale, confirmed))
+            }
+            _ => None,
+        };
+        let gateway = Arc::clone(&ctx.gateway);
+        let Some(cache) = context::cache(&gateway, ctx.route) else {
+            return Ok(OriginUse::Pass);
+        };
+        let store = cache.cache.store();
+        let Ok(decision) = storage::decide(request, response, stale.clone(), ctx) else {
+            self.is_storing = false;
+            self.release(false);
+            let (Some(entry), Some(headers)) = (stale, merged) else {
+                return Ok(OriginUse::Pass);
+            };
+            let head = storage::response(entry.status, &headers, &entry.lifetime())?;
+            return Ok(OriginUse::Send(StoredResponse { entry, head }));
+        };
+        let head = decision.response()?;
+        match decision {
+            StorageDecision::New(draft) => {
+                let mut fill = store.begin(&draft);
+                self.release(true);
+                if fill.passed().is_some() {
+                    // Nobody else reads it.
+                    return Ok(OriginUse::PassAs(head));
+                }
+                let pace: Arc<dyn Client> = Arc::new(OwnPace);
+                fill.set_client(&pace);
+                Ok(OriginUse::Store(fill, head))
+            }
+            StorageDecision::Refreshed(refresh) => {
+                // If it was purged meanwhile, it is still the response to this request.
+                let _refreshed = store.refresh_with(&refresh);
+                self.release(true);
+                let entry = refresh.old;
+                Ok(OriginUse::Send(StoredResponse { entry, head }))
+            }
+        }
+    }
+}
+
+/// Makes `head` the headers for the client of `request`. Returns true if they are those of a 304.
+pub(in crate::proxy) fn present(
+    request: &RequestHeader,
+    head: &mut ResponseHeader,
+    ctx: &mut Context,
+) -> Result<bool> {
+    let is_confirmed = phases::not_modified(request, head);
+    if is_confirmed {
+        let mut open = OpenResponseHeaders::of(head, 0);
+        open.parts.status = StatusCode::NOT_MODIFIED;
+        policy::to_not_modified(&mut open.parts.headers);
+        open.close(head);
+    }
+    phases::complete(head, ctx)?;
+    Ok(is_confirmed)
+}
