@@ -240,7 +240,7 @@ impl Control {
         self.sources
             .send_replace(Arc::new(candidate.sources.clone()));
         let took = self.live.world.clock.now() - begun;
-        let mut warnings = lines(&candidate.diagnostics, &candidate.sources);
+        let mut warnings = candidate.diagnostics.lines(&candidate.sources);
         if let Some(gone) = profile
             && candidate.gateway.profiles.active.is_none()
         {
@@ -460,9 +460,4 @@ fn cannot_bind(candidate: &Candidate, error: &PrepareError) -> ActionError {
         reason: "listener".into(),
         ..ActionError::configuration(&candidate.sources, &diagnostics)
     }
-}
-
-fn lines(diagnostics: &Diagnostics, sources: &Sources) -> Vec<String> {
-    let sorted = diagnostics.sorted();
-    sorted.into_iter().map(|one| one.line(sources)).collect()
 }

@@ -9,7 +9,7 @@ use miette::{
 use serde::{Deserialize, Serialize};
 
 use super::{Diagnostic, Diagnostics, Place, Severity, mask::Mask};
-use crate::source::{Location, Sources};
+use crate::source::{Lines, Location, Locator, Sources};
 
 /// Output format of problems.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,13 +59,15 @@ impl Diagnostics {
     /// Renders all problems, with a summary line for people; empty if there are none.
     pub fn render(&self, sources: &Sources, style: Style) -> String {
         let mask = Mask::of(sources, &self.hidden);
+        let places = Locator::new(sources);
         let sorted = self.sorted().into_iter();
         let sorted = sorted.map(|one| traced(mask.diagnostic(one), sources));
         let mut out = String::new();
         match style {
             Style::Graphical { colour } => {
+                let shown = Locator::new(&mask.shown);
                 for problem in sorted {
-                    out.push_str(&graphical(&problem, sources, &mask.shown, colour));
+                    out.push_str(&graphical(&problem, &places, &shown, colour));
                     out.push('\n');
                 }
                 if let Some(summary) = self.summary() {
@@ -75,7 +77,7 @@ impl Diagnostics {
             }
             Style::Lines => {
                 for problem in sorted {
-                    out.push_str(&problem.plain_line(sources));
+                    out.push_str(&problem.plain_line(&places));
                     out.push('\n');
                 }
             }
@@ -92,9 +94,20 @@ impl Diagnostics {
     /// Returns all problems as plain data, in the order of their places.
     pub fn problems(&self, sources: &Sources) -> Vec<Problem> {
         let mask = Mask::of(sources, &self.hidden);
+        let places = Locator::new(sources);
         self.sorted()
             .into_iter()
-            .map(|problem| Problem::new(&traced(mask.diagnostic(problem), sources), sources))
+            .map(|problem| Problem::new(&traced(mask.diagnostic(problem), sources), &places))
+            .collect()
+    }
+
+    /// Returns a line for each problem, in the order of their places.
+    pub fn lines(&self, sources: &Sources) -> Vec<String> {
+        let mask = Mask::of(sources, &self.hidden);
+        let places = Locator::new(sources);
+        let sorted = self.sorted().into_iter();
+        sorted
+            .map(|problem| mask.diagnostic(problem).plain_line(&places))
             .collect()
     }
 }
@@ -135,10 +148,10 @@ pub struct Related {
 }
 
 impl Problem {
-    fn new(problem: &Diagnostic, sources: &Sources) -> Self {
-        let at = sources.locate(problem.place);
+    fn new(problem: &Diagnostic, places: &Locator<'_>) -> Self {
+        let at = places.locate(problem.place);
         let related = problem.related.iter().map(|(place, text)| {
-            let at = sources.locate(*place);
+            let at = places.locate(*place);
             Related {
                 file: at.file,
                 line: at.line,
@@ -165,13 +178,13 @@ impl Diagnostic {
     /// Formats `conf/x.yaml:12:5: error: …; help: …`, on one line.
     pub fn line(&self, sources: &Sources) -> String {
         let mask = Mask::of(sources, &[]);
-        mask.diagnostic(self).plain_line(sources)
+        mask.diagnostic(self).plain_line(&Locator::new(sources))
     }
 
-    fn plain_line(&self, sources: &Sources) -> String {
+    fn plain_line(&self, places: &Locator<'_>) -> String {
         let Location {
             file, line, column, ..
-        } = sources.locate(self.place);
+        } = places.locate(self.place);
         let mut text = format!(
             "{file}:{line}:{column}: {}: {}",
             self.severity.word(),
@@ -186,8 +199,13 @@ impl Diagnostic {
 }
 
 /// Renders a report; excerpts come from `shown`, whose texts are masked.
-fn graphical(problem: &Diagnostic, sources: &Sources, shown: &Sources, colour: bool) -> String {
-    let at = sources.locate(problem.place);
+fn graphical(
+    problem: &Diagnostic,
+    places: &Locator<'_>,
+    shown: &Locator<'_>,
+    colour: bool,
+) -> String {
+    let at = places.locate(problem.place);
     let severity = match (colour, problem.severity) {
         (false, severity) => severity.word().to_owned(),
         (true, Severity::Error) => "\u{1b}[1;31merror\u{1b}[0m".to_owned(),
@@ -239,33 +257,33 @@ struct Report<'a> {
 }
 
 impl<'a> Report<'a> {
-    fn of(problem: &'a Diagnostic, sources: &'a Sources) -> Self {
+    fn of(problem: &'a Diagnostic, shown: &'a Locator<'a>) -> Self {
         let place = problem.place;
-        let mut report = Self::at(place, &problem.message, None, sources);
+        let mut report = Self::at(place, &problem.message, None, shown);
         report.problem = Some(problem);
         for (other, text) in &problem.related {
             if other.file == place.file {
-                let span = first_line(report.text.text, *other);
+                let span = first_line(report.text.lines.text, *other);
                 report
                     .labels
                     .push(LabeledSpan::new_with_span(Some(text.clone()), span));
             } else {
                 report
                     .elsewhere
-                    .push(Self::at(*other, text, Some(text), sources));
+                    .push(Self::at(*other, text, Some(text), shown));
             }
         }
         report
     }
 
-    fn at(place: Place, message: &'a str, label: Option<&str>, sources: &'a Sources) -> Self {
-        let text = sources.text(place.file);
-        let span = first_line(text, place);
+    fn at(place: Place, message: &'a str, label: Option<&str>, shown: &'a Locator<'a>) -> Self {
+        let lines = shown.lines(place.file);
+        let span = first_line(lines.text, place);
         Self {
             problem: None,
             text: Text {
-                name: sources.locate(place).file,
-                text,
+                name: shown.locate(place).file,
+                lines,
             },
             labels: vec![LabeledSpan::new_primary_with_span(
                 label.map(str::to_owned),
@@ -317,11 +335,11 @@ impl miette::Diagnostic for Report<'_> {
 
     fn source_code(&self) -> Option<&dyn SourceCode> {
         // A file that could not be read has no excerpt.
-        (!self.text.text.is_empty()).then_some(&self.text as &dyn SourceCode)
+        (!self.text.lines.text.is_empty()).then_some(&self.text as &dyn SourceCode)
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        (!self.text.text.is_empty())
+        (!self.text.lines.text.is_empty())
             .then(|| Box::new(self.labels.iter().cloned()) as Box<dyn Iterator<Item = _>>)
     }
 }
@@ -329,7 +347,7 @@ impl miette::Diagnostic for Report<'_> {
 /// A file whose columns count characters; miette's own count bytes.
 struct Text<'a> {
     name: String,
-    text: &'a str,
+    lines: &'a Lines<'a>,
 }
 
 impl SourceCode for Text<'_> {
@@ -339,14 +357,23 @@ impl SourceCode for Text<'_> {
         before: usize,
         after: usize,
     ) -> Result<Box<dyn SpanContents<'b> + 'b>, MietteError> {
-        let contents = self.text.read_span(span, before, after)?;
-        let (_, column) = crate::source::position(self.text, contents.span().offset());
+        // miette reads a text from its beginning. It gets the lines of the excerpt, and one more at
+        // each end, which tells it where they end.
+        let lines = self.lines;
+        let first = lines.line(span.offset()).saturating_sub(before + 1);
+        let last = lines.line(span.offset() + span.len()) + after + 2;
+        let start = lines.start(first);
+        let part = &lines.text[start..lines.start(last)];
+        let within = (span.offset().saturating_sub(start), span.len()).into();
+        let contents = part.read_span(&within, before, after)?;
+        let offset = start + contents.span().offset();
+        let at = lines.position(offset);
         Ok(Box::new(MietteSpanContents::new_named(
             self.name.clone(),
             contents.data(),
-            *contents.span(),
-            contents.line(),
-            column - 1,
+            (offset, contents.span().len()).into(),
+            first + contents.line(),
+            at.1 - 1,
             contents.line_count(),
         )))
     }

@@ -3,6 +3,7 @@
 mod expand;
 mod extends;
 mod local_site;
+mod locator;
 mod merge;
 mod referenced_files;
 mod source_texts;
@@ -16,6 +17,7 @@ use std::{
 };
 
 use self::expand::Expander;
+pub(crate) use self::locator::{Lines, Locator};
 pub use self::{
     local_site::LocalSite, referenced_files::ReferencedFiles, source_texts::SourceTexts,
 };
@@ -144,36 +146,8 @@ impl Sources {
     }
 
     pub fn locate(&self, place: Place) -> Location {
-        let text = self.text(place.file);
-        let (line, column) = position(text, place.start as usize);
-        let (end_line, end_column) = position(text, place.end.max(place.start) as usize);
-        Location {
-            file: self.file(place.file).map_or_else(
-                || "configuration".to_owned(),
-                |(path, _)| path.display().to_string(),
-            ),
-            line,
-            column,
-            end_line,
-            end_column,
-        }
+        Locator::new(self).locate(place)
     }
-}
-
-/// Returns line and column of a byte, from 1. Lines end as in YAML.
-pub(super) fn position(text: &str, at: usize) -> (usize, usize) {
-    let (mut line, mut column) = (1, 1);
-    let mut chars = text.char_indices().peekable();
-    while let Some((_, c)) = chars.next_if(|(index, _)| *index < at) {
-        match c {
-            // Forms a single line break with the line feed that follows.
-            '\r' if chars.peek().is_some_and(|(_, next)| *next == '\n') => {}
-            '\r' | '\n' => (line, column) = (line + 1, 1),
-            '\u{feff}' => {}
-            _ => column += 1,
-        }
-    }
-    (line, column)
 }
 
 fn folder_of(path: &Path) -> PathBuf {
