@@ -1,12 +1,15 @@
 //! Guards of routes, and warnings about configurations that leave a way around them.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
-use super::{Route, compile::Compiler};
+use super::{Route, compile::Compiler, open_routes::OpenRoutes};
 use crate::{
     chain::{Chain, Guard, Named},
     config::{
-        diagnostic::{Diagnostic, Place},
+        diagnostic::{Diagnostic, Diagnostics, Place},
         model::{MatchConfig, RouteNode, SpellingConfig},
         tree::Node,
     },
@@ -15,26 +18,28 @@ use crate::{
 
 /// Guards of all routes, each once: two routes with the same setting have the same protection.
 #[derive(Default)]
-pub(super) struct Guards(Vec<Option<(&'static str, Node)>>);
+pub(super) struct Guards {
+    /// Numbers and settings, by the digests of the settings.
+    known: HashMap<(&'static str, u64), Vec<(u32, Node)>>,
+    count: u32,
+}
 
 impl Guards {
     /// Returns the number of a filter with these settings.
     pub(super) fn number(&mut self, name: &'static str, node: &Node) -> u32 {
-        let same = |known: &Option<(&'static str, Node)>| {
-            let known = known.as_ref();
-            known.is_some_and(|(own, at)| *own == name && at.has_same_value(node))
-        };
-        let index = self.0.iter().position(same).unwrap_or_else(|| {
-            self.0.push(Some((name, node.clone())));
-            self.0.len() - 1
-        });
-        u32::try_from(index).unwrap_or(u32::MAX)
+        let alike = self.known.entry((name, node.value_digest())).or_default();
+        if let Some((number, _)) = alike.iter().find(|(_, at)| at.has_same_value(node)) {
+            return *number;
+        }
+        alike.push((self.count, node.clone()));
+        self.another()
     }
 
     /// Returns a number that no other route has.
     fn another(&mut self) -> u32 {
-        self.0.push(None);
-        u32::try_from(self.0.len() - 1).unwrap_or(u32::MAX)
+        let number = self.count;
+        self.count = number.saturating_add(1);
+        number
     }
 }
 
@@ -124,52 +129,47 @@ impl Compiler<'_> {
             return;
         };
         table.guard(matches, &guarding, slashes, &mut self.diagnostics);
-        let nodes = self.file.routes.iter();
-        let all: Vec<(&RouteNode, &RouteProtection)> = nodes.zip(&guarding).collect();
-        for (guarded, guarding) in &all {
-            if let Some(spelling) = &guarded.config.spelling
-                && !all.iter().any(|(_, own)| own.leads_past(guarding))
-            {
-                self.diagnostics.push(needless(spelling.place));
-            }
-            if guarding.guards.is_empty() || guarding.is_exact {
-                continue;
-            }
-            let mut lacking = all.iter().filter(|(_, own)| own.leads_past(guarding));
-            let beside =
-                |(other, _): &&(&RouteNode, &RouteProtection)| upstream(other) == upstream(guarded);
-            let mut open = lacking.clone().filter(beside);
-            if let Some(regex) = &guarded.config.matches.value.path_regex {
-                // A route that refuses does so for any app.
-                let other = match upstream(guarded) {
-                    Some(_) => open.clone().next(),
-                    None => lacking.next(),
-                };
-                if let Some((other, _)) = other {
-                    self.diagnostics.push(beside_regex(regex.place, other));
-                }
-            }
-            let any_host = open
-                .clone()
-                .find(|(other, _)| takes_other_hosts(other, guarded));
-            if let Some((other, _)) = any_host {
-                self.diagnostics.push(beside_host(other, guarded));
-            }
-            if let Some((other, _)) = open.find(|(other, _)| leads_into(other, guarded)) {
-                self.diagnostics.push(behind_rewrite(other, guarded));
-            }
-        }
+        let all: Vec<(&RouteNode, &RouteProtection)> =
+            self.file.routes.iter().zip(&guarding).collect();
+        self.diagnostics.extend(ways_around(&all));
     }
 }
 
-fn upstream(node: &RouteNode) -> Option<&str> {
-    node.config
-        .upstream
-        .as_ref()
-        .map(|name| name.value.as_str())
+/// Returns warnings of guards that do not keep requests from their app, and of needless spellings.
+pub(super) fn ways_around(all: &[(&RouteNode, &RouteProtection)]) -> Diagnostics {
+    let open = OpenRoutes::new(all);
+    let mut found = Diagnostics::default();
+    for (guarded, guarding) in all {
+        let guards = &guarding.guards;
+        if let Some(spelling) = &guarded.config.spelling
+            && open.of_any_app(guards).is_none()
+        {
+            found.push(needless(spelling.place));
+        }
+        if guards.is_empty() || guarding.is_exact {
+            continue;
+        }
+        if let Some(regex) = &guarded.config.matches.value.path_regex {
+            // A route that refuses does so for any app.
+            let other = match guarded.config.upstream {
+                Some(_) => open.of_same_app(guarded, guards),
+                None => open.of_any_app(guards),
+            };
+            if let Some(other) = other {
+                found.push(beside_regex(regex.place, all[other].0));
+            }
+        }
+        if let Some(other) = open.of_other_hosts(guarded, guards) {
+            found.push(beside_host(all[other].0, guarded));
+        }
+        if let Some(other) = open.rewritten_into(guarded, guards) {
+            found.push(behind_rewrite(all[other].0, guarded));
+        }
+    }
+    found
 }
 
-fn needless(place: Place) -> Diagnostic {
+pub(super) fn needless(place: Place) -> Diagnostic {
     Diagnostic::warning(
         "edgeway::route::spelling",
         place,
@@ -178,7 +178,7 @@ fn needless(place: Place) -> Diagnostic {
     .help("remove it; every route takes its paths in their normal form")
 }
 
-fn beside_regex(place: Place, other: &RouteNode) -> Diagnostic {
+pub(super) fn beside_regex(place: Place, other: &RouteNode) -> Diagnostic {
     Diagnostic::warning(
         "edgeway::route::guarded_regex",
         place,
@@ -192,54 +192,7 @@ fn beside_regex(place: Place, other: &RouteNode) -> Diagnostic {
     .related(other.place, "matches the others without these filters")
 }
 
-/// Returns true if a rewrite of `other` can produce a path of `guarded`.
-fn leads_into(other: &RouteNode, guarded: &RouteNode) -> bool {
-    let Some(rewrite) = other.config.rewrite.as_ref() else {
-        return false;
-    };
-    if other.config.upstream.is_none() {
-        return false;
-    }
-    let with = rewrite.value.with.value.as_str();
-    let fixed = with.split(['{', '$']).next().unwrap_or_default();
-    let is_open = rewrite.value.prefix.is_some() || fixed.len() < with.len();
-    let fixed = fixed.trim_end_matches('/');
-    let mut paths = guarded.config.matches.value.path.0.iter();
-    paths.any(|path| {
-        let own = path.value.split(['{', '*']).next().unwrap_or_default();
-        let is_pattern = own.len() < path.value.len();
-        let own = own.trim_end_matches('/');
-        own == fixed || is_open && own.starts_with(fixed) || is_pattern && is_below(fixed, own)
-    })
-}
-
-/// Returns true if `path` lies below `other`.
-fn is_below(path: &str, other: &str) -> bool {
-    let rest = path.strip_prefix(other);
-    rest.is_some_and(|rest| rest.starts_with('/'))
-}
-
-/// Returns true if `other` takes the paths of `guarded` for hosts that `guarded` does not name.
-fn takes_other_hosts(other: &RouteNode, guarded: &RouteNode) -> bool {
-    let (open, own) = (&other.config.matches.value, &guarded.config.matches.value);
-    if own.host.0.is_empty() || !open.host.0.is_empty() || other.config.rewrite.is_some() {
-        return false;
-    }
-    let covers = |path: &str| {
-        let mut wide = open
-            .path
-            .0
-            .iter()
-            .filter_map(|path| path.value.strip_suffix("/*"));
-        open.path.0.is_empty() && open.path_regex.is_none()
-            || wide.any(|wide| wide.is_empty() || wide == path || is_below(path, wide))
-    };
-    // An app that selects by host has all its paths below one host.
-    let mut paths = own.path.0.iter().map(|path| path.value.as_str());
-    paths.any(|path| path != "/*" && covers(path))
-}
-
-fn beside_host(other: &RouteNode, guarded: &RouteNode) -> Diagnostic {
+pub(super) fn beside_host(other: &RouteNode, guarded: &RouteNode) -> Diagnostic {
     Diagnostic::warning(
         "edgeway::route::guarded_host",
         guarded.config.matches.place,
@@ -253,7 +206,7 @@ fn beside_host(other: &RouteNode, guarded: &RouteNode) -> Diagnostic {
     .related(other.place, "matches any host")
 }
 
-fn behind_rewrite(other: &RouteNode, guarded: &RouteNode) -> Diagnostic {
+pub(super) fn behind_rewrite(other: &RouteNode, guarded: &RouteNode) -> Diagnostic {
     Diagnostic::warning(
         "edgeway::route::rewritten_past_guard",
         other.config.rewrite.as_ref().map_or(other.place, |rewrite| rewrite.place),

@@ -21,6 +21,7 @@ mod likely_mistakes;
 mod limits;
 mod listener;
 pub(crate) mod metrics;
+mod open_routes;
 pub(crate) mod print;
 pub(crate) mod profiles;
 mod rate_limits;

@@ -15,11 +15,16 @@ mod template;
 mod tests;
 mod trie;
 
+#[cfg(test)]
+pub(crate) use self::table::work;
 pub(crate) use self::{
     action::{Action, ServeFiles},
     class::classify,
     params::{ParamNames, Params, Slot},
-    table::{GuardSearchResult, LiteralMatch, RouteProtection, RouteReason, RouteTable},
+    table::{
+        GuardSearchResult, LackedGuards, LackedGuardsBy, LiteralMatch, RouteProtection,
+        RouteReason, RouteTable,
+    },
 };
 pub(crate) use crate::base::{
     host::host_of,

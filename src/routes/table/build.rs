@@ -312,43 +312,74 @@ fn warn_of_shadows(
     drafts: &BTreeMap<Option<HostPattern>, Draft>,
     diagnostics: &mut Diagnostics,
 ) {
+    let mut having = BTreeMap::<&PathKey, BTreeSet<&HostPattern>>::new();
+    for (host, draft) in drafts {
+        let Some(host) = host else { continue };
+        for key in draft.keys() {
+            having.entry(key).or_default().insert(host);
+        }
+    }
+    let none = BTreeSet::new();
     let mut reported = BTreeSet::new();
     // An exact host has no host below it that could take its requests.
     let wide = |host: &Option<HostPattern>| !matches!(host, Some(HostPattern::Exact(_)));
     for (host, draft) in drafts.iter().filter(|(host, _)| wide(host)) {
-        for (key, entries) in draft {
-            for entry in entries.iter().filter(|_| *key != PathKey::CatchAll) {
-                let shadows: Vec<(&HostPattern, &Entry)> = drafts
+        if draft.keys().all(|key| *key == PathKey::CatchAll) {
+            continue;
+        }
+        let shadows = catch_alls_below(parsed, drafts, host.as_ref());
+        for (key, entries) in draft.iter().filter(|(key, _)| **key != PathKey::CatchAll) {
+            // Hosts with this very path, of which there are few: each is counted once for it.
+            let own = having.get(key).unwrap_or(&none);
+            let count = shadows.len()
+                - own
                     .iter()
-                    .filter_map(|(other, draft)| Some((other.as_ref()?, draft)))
-                    .filter(|(other, draft)| {
-                        Some(*other) != host.as_ref()
-                            && host.as_ref().is_none_or(|host| host.covers(other))
-                            && !draft.contains_key(key)
-                    })
-                    .filter_map(|(other, draft)| {
-                        let entries = draft.get(&PathKey::CatchAll)?;
-                        let entry = entries
-                            .iter()
-                            .find(|e| parsed[e.route].predicates.is_empty())?;
-                        Some((other, entry))
-                    })
-                    .collect();
-                if !shadows.is_empty() && reported.insert((entry.route, entry.path)) {
-                    diagnostics.push(shadow(parsed, entry, &shadows));
+                    .filter(|host| shadows.contains_key(*host))
+                    .count();
+            let found = shadows.iter().filter(|(other, _)| !own.contains(*other));
+            let shown: Vec<(&HostPattern, &Entry)> = found
+                .take(SHOWN_SHADOWS)
+                .map(|(host, entry)| (*host, *entry))
+                .collect();
+            for entry in entries {
+                if count > 0 && reported.insert((entry.route, entry.path)) {
+                    diagnostics.push(shadow(parsed, entry, &shown, count));
                 }
             }
         }
     }
 }
 
-fn shadow(parsed: &[ParsedRoute], entry: &Entry, shadows: &[(&HostPattern, &Entry)]) -> Diagnostic {
-    const SHOWN: usize = 3;
-    let mut hosts = Vec::new();
-    for (host, _) in shadows.iter().take(SHOWN) {
-        hosts.push(format!("`{host}`"));
-    }
-    let more = match shadows.len().saturating_sub(SHOWN) {
+/// Returns the hosts below `host` with a `/*` that takes each request, and its place.
+fn catch_alls_below<'a>(
+    parsed: &[ParsedRoute],
+    drafts: &'a BTreeMap<Option<HostPattern>, Draft>,
+    host: Option<&HostPattern>,
+) -> BTreeMap<&'a HostPattern, &'a Entry> {
+    let named = drafts
+        .iter()
+        .filter_map(|(other, draft)| Some((other.as_ref()?, draft)));
+    let below = named
+        .filter(|(other, _)| Some(*other) != host && host.is_none_or(|host| host.covers(other)));
+    let found = below.filter_map(|(other, draft)| {
+        let mut entries = draft.get(&PathKey::CatchAll)?.iter();
+        let entry = entries.find(|entry| parsed[entry.route].predicates.is_empty())?;
+        Some((other, entry))
+    });
+    found.collect()
+}
+
+/// Hosts that a warning names.
+const SHOWN_SHADOWS: usize = 3;
+
+fn shadow(
+    parsed: &[ParsedRoute],
+    entry: &Entry,
+    shown: &[(&HostPattern, &Entry)],
+    count: usize,
+) -> Diagnostic {
+    let hosts: Vec<String> = shown.iter().map(|(host, _)| format!("`{host}`")).collect();
+    let more = match count - shown.len() {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
@@ -360,7 +391,7 @@ fn shadow(parsed: &[ParsedRoute], entry: &Entry, shadows: &[(&HostPattern, &Entr
         format!("`{path}` is never reached for {hosts}{more}: the host is matched before the path"),
     )
     .help("add these hosts to this route's `host` if it is meant for them too");
-    for (host, shadow) in shadows.iter().take(SHOWN) {
+    for (host, shadow) in shown {
         diagnostic = diagnostic.related(shadow.place, format!("matches every path of `{host}`"));
     }
     diagnostic

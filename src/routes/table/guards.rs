@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
 
 use pingora::http::RequestHeader;
 
-use super::{Found, LiteralMatch, RouteCandidate, RouteTable};
+use super::{Found, LackedGuards, LiteralMatch, RouteCandidate, RouteTable, lacked_guards::work};
 use crate::{
     base::{
         spelling::{Reading, readings},
@@ -40,11 +40,6 @@ impl RouteProtection {
     /// Returns true if the route is guarded in every spelling of its paths.
     pub(super) fn takes_spellings(&self) -> bool {
         !self.is_exact && !self.guards.is_empty()
-    }
-
-    /// Returns true if the route lets requests reach an app without a guard of the other route.
-    pub fn leads_past(&self, other: &Self) -> bool {
-        self.upstream.is_some() && !other.guards.is_subset(&self.guards)
     }
 
     /// Returns true if the route's paths are those of the app behind the other route.
@@ -95,17 +90,21 @@ impl Guards {
         odd: &[bool],
         folded: impl FnOnce() -> RouteTable,
     ) -> Option<Self> {
-        let sets: BTreeSet<&BTreeSet<u32>> = guarding
-            .iter()
-            .filter(|route| route.takes_spellings())
-            .map(|route| &route.guards)
-            .collect();
+        let taking = guarding.iter().filter(|route| route.takes_spellings());
+        let all: BTreeSet<u32> = taking.flat_map(|route| &route.guards).copied().collect();
         let lacks = |route: &RouteProtection| {
-            route.upstream.is_some() && sets.iter().any(|set| !set.is_subset(&route.guards))
+            work::count();
+            route.upstream.is_some() && !all.is_subset(&route.guards)
         };
         let lacking: Vec<bool> = guarding.iter().map(lacks).collect();
+        let mut open = LackedGuards::default();
+        for (number, route) in guarding.iter().enumerate() {
+            if route.upstream.is_some() {
+                open.push(number, &route.guards);
+            }
+        }
         let is_lacked = |route: &RouteProtection| {
-            route.takes_spellings() && guarding.iter().any(|other| other.leads_past(route))
+            route.takes_spellings() && open.first_without(&route.guards).is_some()
         };
         let mut odd = guarding.iter().zip(odd);
         let has_odd_paths = odd.any(|(route, is_odd)| *is_odd && is_lacked(route));

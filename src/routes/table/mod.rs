@@ -6,6 +6,7 @@
 
 mod build;
 mod guards;
+mod lacked_guards;
 
 use std::{collections::HashMap, fmt, ops::ControlFlow, sync::Arc};
 
@@ -13,7 +14,12 @@ use pingora::http::RequestHeader;
 use regex::bytes::{Regex, RegexSet};
 
 use self::guards::Guards;
-pub(crate) use self::guards::{GuardSearchResult, RouteProtection};
+#[cfg(test)]
+pub(crate) use self::lacked_guards::work;
+pub(crate) use self::{
+    guards::{GuardSearchResult, RouteProtection},
+    lacked_guards::{LackedGuards, LackedGuardsBy},
+};
 
 use super::{
     ParamNames, Params, Target,

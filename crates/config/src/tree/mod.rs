@@ -9,6 +9,8 @@ mod syntax;
 #[cfg(test)]
 mod tests;
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use crate::diagnostic::Place;
 
 pub(crate) use self::parse::parse_with;
@@ -119,6 +121,34 @@ impl Node {
             }
             _ => false,
         }
+    }
+
+    /// Returns a digest that is the same for equal values, in the sense of [`Self::has_same_value`].
+    pub fn value_digest(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        std::mem::discriminant(&self.value).hash(&mut hasher);
+        match &self.value {
+            Value::Null => {}
+            Value::Bool(flag) => flag.hash(&mut hasher),
+            Value::Integer(number) => number.hash(&mut hasher),
+            Value::Float(number) => number.to_bits().hash(&mut hasher),
+            Value::Text(text) => text.hash(&mut hasher),
+            Value::List(items) => {
+                for item in items {
+                    item.value_digest().hash(&mut hasher);
+                }
+            }
+            Value::Map(entries) => {
+                // A sum does not depend on the order.
+                let sum = entries.iter().fold(0_u64, |sum, (key, node)| {
+                    let mut entry = DefaultHasher::new();
+                    (&key.name, node.value_digest()).hash(&mut entry);
+                    sum.wrapping_add(entry.finish())
+                });
+                sum.hash(&mut hasher);
+            }
+        }
+        hasher.finish()
     }
 
     /// Returns the value that the text of a variable has without quotes.

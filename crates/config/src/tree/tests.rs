@@ -115,6 +115,31 @@ fn a_quoted_scalar_ends_with_its_quote() {
 }
 
 #[test]
+fn equal_values_have_equal_digests_and_others_differ() {
+    let texts = [
+        "{ a: 1, b: [x, true] }",
+        "b: [x, true]\na: 1\n",
+        "{ a: 1, b: [true, x] }",
+        "{ a: 1, b: [x, 'true'] }",
+        "{ a: 1.0, b: [x, true] }",
+        "{ a: b, b: a }",
+        "{ a: a, b: b }",
+        "{ a: { b: 1 } }",
+        "{ a: [[], 1] }",
+        "{ a: [[1]] }",
+        "{ a: { } }",
+        "{ a: [] }",
+        "{ a: '' }",
+        "{ a: }",
+    ];
+    for (one, two) in texts.iter().flat_map(|one| texts.map(|two| (*one, two))) {
+        let (one, two) = (tree(one), tree(two));
+        let same = one.value_digest() == two.value_digest();
+        assert_eq!(same, one.has_same_value(&two), "{one:?} {two:?}");
+    }
+}
+
+#[test]
 fn an_empty_file_is_nothing() {
     for text in ["", "\n", "# only a comment\n", "---\n", "---\n...\n"] {
         assert_eq!(tree(text).value, Value::Null, "{text:?}");
