@@ -25,9 +25,9 @@ struct OpenRoutesOfUpstream<'a> {
     any_host: LackedGuardsBy<&'a str>,
     /// Routes by the beginning of the paths that their rewrite produces.
     rewritten: LackedGuardsBy<&'a str>,
-    /// Those of them whose paths may continue in any way.
+    /// Rewriting routes whose paths may continue in any way.
     rewritten_open: LackedGuardsBy<&'a str>,
-    /// Routes by the folders above the beginning of these paths.
+    /// Rewriting routes by the folders above the beginning of these paths.
     rewritten_below: LackedGuardsBy<&'a str>,
 }
 
