@@ -49,6 +49,20 @@ impl ListenAddress {
         }
     }
 
+    /// Returns true if a connection from this machine to `target` arrives here.
+    pub(super) fn takes(&self, target: &Self) -> bool {
+        match (self, target) {
+            (Self::Unix { path, .. }, Self::Unix { path: other, .. }) => path == other,
+            (Self::All(port), Self::Tcp(to)) => *port == to.port() && to.ip().is_loopback(),
+            (Self::Tcp(own), Self::Tcp(to)) => {
+                let is_wildcard = own.ip().is_unspecified() && own.is_ipv4() == to.is_ipv4();
+                own.port() == to.port()
+                    && (own.ip() == to.ip() || is_wildcard && to.ip().is_loopback())
+            }
+            _ => false,
+        }
+    }
+
     /// Returns true if both addresses lead to the same socket, whatever its mode.
     pub fn is_same(&self, other: &Self) -> bool {
         match (self, other) {

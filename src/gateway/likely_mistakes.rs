@@ -1,6 +1,8 @@
 //! Warnings about settings that are valid, and that users of other gateways rarely mean.
 
-use super::compile::Compiler;
+use std::sync::Arc;
+
+use super::{ListenAddress, Listener, compile::Compiler};
 use crate::{
     cache::{
         nextjs::PageCache,
@@ -8,7 +10,7 @@ use crate::{
     },
     config::{
         diagnostic::Diagnostic,
-        model::{App, MatchConfig, OneOrMany, RouteNode},
+        model::{App, BackendTarget, MatchConfig, OneOrMany, RouteNode},
         tree::Spanned,
     },
 };
@@ -37,6 +39,34 @@ impl Compiler<'_> {
                 .help(
                     "write `path: /*` for every path; if the start page alone is meant, add a \
                      route for the rest, such as `{ match: { path: /* }, respond: 404 }`",
+                ),
+            );
+        }
+    }
+
+    /// Warns of backends that are listeners of this gateway: an app and the gateway often have the
+    /// same usual port.
+    pub(super) fn circles(&mut self, listeners: &[Arc<Listener>]) {
+        let upstreams = self.file.upstreams.iter();
+        for backend in upstreams.flat_map(|(_, upstream)| &upstream.value.backends) {
+            let BackendTarget::Address(text) = &backend.value.target else {
+                continue;
+            };
+            let Ok(target) = text.parse::<ListenAddress>() else {
+                continue;
+            };
+            if !listeners.iter().any(|own| own.address.takes(&target)) {
+                continue;
+            }
+            self.diagnostics.push(
+                Diagnostic::warning(
+                    "edgeway::upstream::circle",
+                    backend.place,
+                    format!("`{text}` is a listener of this gateway: requests would go round in a circle"),
+                )
+                .help(
+                    "write the port that the app listens on; if that is this one, give the \
+                     listener another port, such as `127.0.0.1:8081`",
                 ),
             );
         }
@@ -96,4 +126,42 @@ fn takes_rest(other: &MatchConfig, root: &MatchConfig) -> bool {
         && takes(&other.host, &root.host)
         && takes(&other.method, &root.method)
         && takes(&other.listener, &root.listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::gateway::{World, compile, load_text};
+
+    #[test]
+    fn a_backend_that_is_a_listener_of_the_gateway_is_a_warning() {
+        for (listener, backend, is_circle) in [
+            ("127.0.0.1:8080", "127.0.0.1:8080", true),
+            ("0.0.0.0:8080", "127.0.0.1:8080", true),
+            (":8080", "[::1]:8080", true),
+            ("unix:/run/a.sock", "unix:/run/a.sock", true),
+            ("127.0.0.1:8080", "127.0.0.1:3000", false),
+            ("127.0.0.1:8080", "127.0.0.2:8080", false),
+            // Another machine.
+            ("0.0.0.0:8080", "192.0.2.1:8080", false),
+            (":8080", "192.0.2.1:8080", false),
+            ("0.0.0.0:8080", "[::1]:8080", false),
+        ] {
+            let yaml = format!(
+                "listeners: [{{ address: \"{listener}\" }}]\n\
+                 upstreams: {{ web: {{ backends: [\"{backend}\"] }} }}\n\
+                 routes: [{{ match: {{ path: /* }}, upstream: web }}]\n"
+            );
+            let file = load_text("t.yaml", &yaml).file.expect("it is well formed");
+            let (_, found) = compile(&file, Path::new("."), &World::default());
+            let codes: Vec<&str> = found.list().iter().map(|one| one.code).collect();
+            let expected: &[&str] = if is_circle {
+                &["edgeway::upstream::circle"]
+            } else {
+                &[]
+            };
+            assert_eq!(codes, expected, "{yaml}");
+        }
+    }
 }

@@ -163,6 +163,7 @@ impl Compiler<'_> {
     /// Checks that listeners named by routes exist, and that they request certificates where a
     /// route requires one.
     pub(super) fn check_listeners(&mut self, listeners: &[Arc<Listener>]) {
+        self.circles(listeners);
         let file = self.file;
         let names: Vec<&str> = listeners.iter().map(|listener| &*listener.name).collect();
         if self.diagnostics.has_errors() && names.is_empty() {
