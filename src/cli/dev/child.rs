@@ -46,9 +46,10 @@ impl Command {
             let mut words = last.split_whitespace();
             words.any(|word| word.rsplit('/').next() == Some(program))
         };
+        let is_vite = ["vite", "react-router", "remix"].into_iter().any(runs);
         let arguments: &[&str] = if runs("next") {
             &["-p", &port_text, "-H", "127.0.0.1"]
-        } else if runs("vite") {
+        } else if is_vite {
             &["--port", &port_text, "--strictPort", "--host", "127.0.0.1"]
         } else {
             &[]
@@ -214,6 +215,14 @@ mod tests {
         );
         assert_eq!(
             words("vite"),
+            "npm run dev -- --port 41000 --strictPort --host 127.0.0.1"
+        );
+        assert_eq!(
+            words("react-router typegen && react-router dev"),
+            "npm run dev -- --port 41000 --strictPort --host 127.0.0.1"
+        );
+        assert_eq!(
+            words("remix vite:dev"),
             "npm run dev -- --port 41000 --strictPort --host 127.0.0.1"
         );
         // It reads PORT, or its own configuration.

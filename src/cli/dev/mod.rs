@@ -105,6 +105,8 @@ struct Prepared {
     url: String,
     /// Host of the site, whose routes take the names of this machine as well.
     site: Option<String>,
+    /// Folder of an app, if the project is a workspace of apps.
+    workspace: Option<PathBuf>,
     renewal: Option<ca::Renewal>,
 }
 
@@ -185,6 +187,7 @@ fn prepare(options: &Options) -> Result<Prepared, Refused> {
         command,
         url,
         site,
+        workspace: project.app_of_workspace(),
         renewal,
     })
 }
@@ -218,17 +221,25 @@ fn overlay_of(
 
 /// Says once if the script does not listen on the port that it got: an app may have one of its own.
 /// A script that ends also ends this process.
-fn look_for(port: u16, script: &str) {
+fn look_for(port: u16, script: &str, workspace: Option<&Path>) {
     for _ in 0..100 {
         if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
             return;
         }
         std::thread::park_timeout(Duration::from_millis(100));
     }
+    let help = match workspace {
+        None => "an app with a port of its own needs `process.env.PORT ?? 3000`, or start it \
+                 yourself and run `edgeway proxy --to 3000`"
+            .to_owned(),
+        Some(app) => format!(
+            "this folder is a workspace, whose apps need a port each: run it in the folder of one \
+             app, such as `{}`, or start them yourself, `edgeway init`, and `edgeway run`",
+            app.display()
+        ),
+    };
     out::note(&format!(
-        "edgeway: nothing listens on port {port} yet, which `{script}` got as `PORT`\n\
-         help: an app with a port of its own needs `process.env.PORT ?? 3000`, or start it \
-         yourself and run `edgeway proxy --to 3000`"
+        "edgeway: nothing listens on port {port} yet, which `{script}` got as `PORT`\nhelp: {help}"
     ));
 }
 
@@ -239,6 +250,7 @@ fn serve(birth: LaunchState, prepared: Prepared) -> ExitCode {
         command,
         url,
         site,
+        workspace,
         renewal,
     } = prepared;
     if !loaded.diagnostics.list().is_empty() {
@@ -258,7 +270,7 @@ fn serve(birth: LaunchState, prepared: Prepared) -> ExitCode {
     };
     std::thread::spawn({
         let shown = shown.clone();
-        move || look_for(port, &shown)
+        move || look_for(port, &shown, workspace.as_deref())
     });
     let watched = at.as_ref().map_or_else(
         || "no edgeway.yaml here: WebSockets pass, everything else is a default".to_owned(),

@@ -4,6 +4,7 @@ mod service;
 mod yaml;
 
 use std::{
+    fmt::Write as _,
     fs::OpenOptions,
     io::{self, Write as _},
     path::{Path, PathBuf},
@@ -50,11 +51,12 @@ fn init(options: &Options) -> Result<ExitCode, String> {
     }
     let mut project = Project::read(folder);
     let apps = project.apps();
+    let site = project.of(&apps[0]);
     let draft = Draft {
         apps: &apps,
         kind: options.app,
-        hmr: if project.has_next_dev() {
-            project.hmr_paths()
+        hmr: if site.has_next_dev() {
+            site.hmr_paths()
         } else {
             Vec::new()
         },
@@ -76,9 +78,9 @@ fn init(options: &Options) -> Result<ExitCode, String> {
         out::note(&report);
     }
     out::note("");
-    out::note(&next_commands(folder, &project, &apps[0]));
+    out::note(&next_commands(folder, &project, &apps, draft.port()));
     out::note("");
-    out::note(&service::drop_in(folder, &project, &apps[0]));
+    out::note(&service::drop_ins(folder, &project, &apps));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -104,58 +106,84 @@ fn write(path: &Path, text: &str, force: bool) -> Result<(), String> {
     })
 }
 
-fn next_commands(folder: &Path, project: &Project, app: &RunningApp) -> String {
-    let (framework, source) = (app.framework, &app.source);
+fn next_commands(folder: &Path, project: &Project, apps: &[RunningApp], port: u16) -> String {
     let is_here = folder == Path::new(".");
-    let there = (!is_here).then_some(folder);
     let path = folder.join(FILE);
     let config = if is_here {
         String::new()
     } else {
         format!(" --config {}", shown(&[path.display().to_string()]))
     };
+    let mut commands = vec![(
+        format!("edgeway check{config}"),
+        "finds every problem of the file".to_owned(),
+    )];
+    for start in starts(folder, project, apps) {
+        commands.push((start, "your app, as before".to_owned()));
+    }
+    commands.push((
+        format!("edgeway run{config}"),
+        format!("then open http://localhost:{port}"),
+    ));
+    let width = commands.iter().map(|(command, _)| command.len()).max();
+    let width = width.unwrap_or(0);
+    let mut text = "Next:\n".to_owned();
+    for (command, comment) in commands {
+        let _infallible = writeln!(text, "  {command:width$}   # {comment}");
+    }
+    text
+}
+
+/// Returns the commands that start the apps: one for all of them where the project has one.
+fn starts(folder: &Path, project: &Project, apps: &[RunningApp]) -> Vec<String> {
+    let source = &apps[0].source;
+    let is_here = folder == Path::new(".");
+    let file = |name: &str| {
+        let path = if is_here {
+            PathBuf::from(name)
+        } else {
+            folder.join(name)
+        };
+        shown(&[path.display().to_string()])
+    };
+    if source.starts_with("ecosystem") || source.starts_with("pm2") {
+        return vec![format!("pm2 start {}", file(source))];
+    }
+    if source.contains("compose") {
+        return vec![format!("docker compose --file {} up -d", file(source))];
+    }
+    let there = (!is_here).then_some(folder);
+    if apps.iter().any(|app| !app.folder.as_os_str().is_empty()) {
+        if project.script("start").is_some() {
+            return vec![project.manager().run(there, "start")];
+        }
+        let each = apps.iter().map(|app| {
+            let below = folder.join(&app.folder);
+            let below = below.strip_prefix(".").unwrap_or(&below);
+            start(Some(below), &project.of(app), app)
+        });
+        return each.collect();
+    }
+    vec![start(there, project, &apps[0])]
+}
+
+/// Returns the command that starts the app of a project; `folder` is the project's, unless it is the
+/// current one.
+fn start(folder: Option<&Path>, project: &Project, app: &RunningApp) -> String {
     // The script of which the port was read, or the usual one.
-    let start = match project.started() {
+    let script = match project.started() {
         Some(started) => started.name,
-        None if framework == Framework::VitePreview => "preview".to_owned(),
+        None if app.framework == Framework::VitePreview => "preview".to_owned(),
         None => "start".to_owned(),
     };
-    let start = if source.starts_with("ecosystem") || source.starts_with("pm2") {
-        format!(
-            "pm2 start {}",
-            shown(&[folder.join(source).display().to_string()])
-        )
-    } else if source.contains("compose") {
-        let file = folder.join(source);
-        format!(
-            "docker compose --file {} up -d",
-            shown(&[file.display().to_string()])
-        )
-    } else if project.script(&start).is_some() {
-        project.manager().run(there, &start)
-    } else if let Some(file) = project.entry() {
-        let path = if is_here {
-            PathBuf::from(file)
-        } else {
-            folder.join(file)
-        };
-        format!("node {}", shown(&[path.display().to_string()]))
-    } else {
-        "start your app".to_owned()
+    if project.script(&script).is_some() {
+        return project.manager().run(folder, &script);
+    }
+    let Some(file) = project.entry() else {
+        return "start your app".to_owned();
     };
-    let check = format!("edgeway check{config}");
-    let run = format!("edgeway run{config}");
-    let width = [&check, &start, &run]
-        .map(String::len)
-        .into_iter()
-        .max()
-        .unwrap_or(0);
-    format!(
-        "Next:\n  \
-         {check:width$}   # finds every problem of the file\n  \
-         {start:width$}   # your app, as before\n  \
-         {run:width$}   # then open http://localhost:8080\n"
-    )
+    let path = folder.map_or_else(|| PathBuf::from(file), |folder| folder.join(file));
+    format!("node {}", shown(&[path.display().to_string()]))
 }
 
 #[cfg(test)]

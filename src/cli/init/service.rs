@@ -4,8 +4,39 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::project::{Framework, Project, RunningApp};
 
-/// Returns the drop-in, with the commands that install and start it.
-pub(super) fn drop_in(folder: &Path, project: &Project, app: &RunningApp) -> String {
+/// Returns the drop-ins of the site and of apps in folders of their own, with the commands that
+/// start them.
+pub(super) fn drop_ins(folder: &Path, project: &Project, apps: &[RunningApp]) -> String {
+    let (site, others) = apps.split_at(1);
+    let others = others
+        .iter()
+        .filter(|app| !app.folder.as_os_str().is_empty());
+    let shown: Vec<&RunningApp> = site.iter().chain(others).collect();
+    let is_only = shown.len() == 1;
+    let (what, save) = if is_only {
+        ("app", "this")
+    } else {
+        ("apps", "these")
+    };
+    let mut lines = vec![format!(
+        "To run the {what} under systemd (systemd/README.md), save {save} as"
+    )];
+    for app in &shown {
+        lines.extend(drop_in(folder, project, app, is_only));
+    }
+    let ports = shown.iter().flat_map(|app| &app.ports);
+    let units: Vec<String> = ports.map(|port| format!("node-app@{port}")).collect();
+    lines.push(format!(
+        "  systemctl daemon-reload && systemctl enable --now {}",
+        units.join(" ")
+    ));
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+/// Returns the drop-in of an app: of all units, or of its own ones if it is not the only app.
+fn drop_in(folder: &Path, project: &Project, app: &RunningApp, is_only: bool) -> Vec<String> {
+    let project = project.of(app);
     let folder = folder.join(&app.folder);
     let folder = folder.canonicalize().unwrap_or(folder);
     let (place, is_copied) = place(&folder);
@@ -15,15 +46,19 @@ pub(super) fn drop_in(folder: &Path, project: &Project, app: &RunningApp) -> Str
         .to_string_lossy()
         .into_owned();
     let shown = place.display();
-    let command = command(project, app.framework);
-    let ports: Vec<String> = app
-        .ports
+    let command = command(&project, app);
+    let files: Vec<String> = if is_only {
+        vec![format!("node-app@.service.d/{name}.conf")]
+    } else {
+        let own = app.ports.iter();
+        own.map(|port| format!("node-app@{port}.service.d/{name}.conf"))
+            .collect()
+    };
+    let mut lines: Vec<String> = files
         .iter()
-        .map(|port| format!("node-app@{port}"))
+        .map(|file| format!("/etc/systemd/system/{file}:"))
         .collect();
-    let mut lines = vec![
-        "To run the app under systemd (systemd/README.md), save this as".to_owned(),
-        format!("/etc/systemd/system/node-app@.service.d/{name}.conf:"),
+    lines.extend([
         String::new(),
         "  [Service]".to_owned(),
         format!(
@@ -31,7 +66,7 @@ pub(super) fn drop_in(folder: &Path, project: &Project, app: &RunningApp) -> Str
             shown.to_string().replace('%', "%%")
         ),
         format!("  Environment=\"APP_COMMAND={command}\""),
-    ];
+    ]);
     if matches!(app.framework, Framework::Next { .. }) {
         // The template writes to the folder of its own app only.
         let path = place.join(".next").display().to_string();
@@ -47,12 +82,7 @@ pub(super) fn drop_in(folder: &Path, project: &Project, app: &RunningApp) -> Str
             "  # Units do not see home folders: copy the built app to {shown}."
         ));
     }
-    lines.push(format!(
-        "  systemctl daemon-reload && systemctl enable --now {}",
-        ports.join(" ")
-    ));
-    lines.push(String::new());
-    lines.join("\n")
+    lines
 }
 
 /// Returns the folder that a unit can see: homes are hidden from it.
@@ -68,9 +98,12 @@ fn place(folder: &Path) -> (PathBuf, bool) {
 }
 
 /// Returns the arguments of `node` that start the app.
-fn command(project: &Project, framework: Framework) -> String {
-    match framework {
-        Framework::Next { standalone: true } => ".next/standalone/server.js".to_owned(),
+fn command(project: &Project, app: &RunningApp) -> String {
+    match app.framework {
+        Framework::Next { standalone: true } => {
+            let place = Path::new(".next/standalone").join(&app.nested);
+            place.join("server.js").display().to_string()
+        }
         Framework::Next { standalone: false } => {
             "node_modules/next/dist/bin/next start -H 127.0.0.1".to_owned()
         }

@@ -202,10 +202,74 @@ fn any_names_and_folders_of_apps_give_a_file_without_findings() {
             ("{x}/.next/BUILD_ID", "x"),
             ("next.config.js", "export default { basePath: '/docs' }"),
         ]);
-        assert!(text.contains("/docs/_next/webpack-hmr]"), "{text}");
+        assert!(text.contains("/_next/webpack-hmr]"), "{text}");
         for number in 0..apps.len() {
             let backend = format!("backends: [127.0.0.1:{}]", 4000 + number);
             assert_eq!(text.matches(&backend).count(), 1, "{text}");
         }
+    }
+}
+
+#[test]
+fn the_apps_of_a_workspace_are_found_and_share_no_port_with_the_gateway() {
+    let web =
+        "{ \"dependencies\": { \"next\": \"16\" }, \"scripts\": { \"start\": \"next start\" } }";
+    let api = "{ \"dependencies\": { \"express\": \"5\" }, \"scripts\": { \"start\": \"PORT=8080 node index.js\" } }";
+    let files = [
+        (
+            "package.json",
+            "{ \"workspaces\": [\"apps/*\"], \"scripts\": { \"start\": \"turbo run start\" } }",
+        ),
+        ("apps/api/package.json", api),
+        (
+            "apps/ui/package.json",
+            "{ \"scripts\": { \"dev\": \"storybook dev -p 6006\" } }",
+        ),
+        ("apps/web/package.json", web),
+        ("apps/web/.next/BUILD_ID", "x"),
+    ];
+    let (text, backends, _folder) = made(&files);
+    assert_eq!(backends, ["127.0.0.1:3000", "127.0.0.1:8080"], "{text}");
+    assert!(text.contains("  - address: 127.0.0.1:8081\n"), "{text}");
+    assert!(text.contains("    folder: apps/web/.next\n"), "{text}");
+    assert!(
+        text.contains("path: /api/* }\n    upstream: api\n"),
+        "{text}"
+    );
+
+    // Control: a server at the root is the project's app.
+    let (text, backends, _folder) = made(&[&files[..], &[("server.js", "")]].concat());
+    assert_eq!(backends, ["127.0.0.1:3000"], "{text}");
+    assert!(!text.contains("api"), "{text}");
+}
+
+#[test]
+fn servers_of_react_router_and_remix_are_no_preview_of_vite() {
+    for (start, package, command) in [
+        (
+            "react-router-serve ./build/server/index.js",
+            "@react-router/serve",
+            "node_modules/@react-router/serve/bin.js ./build/server/index.js",
+        ),
+        (
+            "cross-env NODE_ENV=production remix-serve build/server/index.js",
+            "@remix-run/serve",
+            "node_modules/@remix-run/serve/dist/cli.js build/server/index.js",
+        ),
+    ] {
+        let package = serde_json::json!({
+            "scripts": { "start": start, "dev": "vite" },
+            "dependencies": { package: "1" },
+            "devDependencies": { "vite": "7" },
+        });
+        let (text, backends, folder) = made(&[("package.json", &package.to_string())]);
+        assert_eq!(backends, ["127.0.0.1:3000"], "{text}");
+        let mut project = Project::read(folder.path());
+        let apps = project.apps();
+        let units = service::drop_ins(folder.path(), &project, &apps);
+        assert!(
+            units.contains(&format!("APP_COMMAND={command}\"")),
+            "{units}"
+        );
     }
 }

@@ -1,10 +1,13 @@
 //! The text of a new configuration, with comments for a first reader.
 
-use std::fmt::Write as _;
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
 
 use crate::cli::{
     foreground::quoted,
-    project::{App, Framework, RunningApp},
+    project::{App, Framework, RunningApp, gateway_port},
 };
 
 /// Facts that the text is made from.
@@ -47,15 +50,21 @@ impl Draft<'_> {
         each.collect::<Vec<_>>().join("; ")
     }
 
+    /// Returns the port of the gateway.
+    pub(super) fn port(&self) -> u16 {
+        gateway_port(self.apps.iter().flat_map(|app| &app.ports))
+    }
+
     pub(super) fn text(&self) -> String {
+        let port = self.port();
         let mut text = format!(
             "# Edgeway in front of {}, made by `edgeway init`.\n\
              # `edgeway check` finds every problem of this file, and\n\
-             # `edgeway explain GET http://localhost:8080/` shows what happens to a request.\n\
+             # `edgeway explain GET http://localhost:{port}/` shows what happens to a request.\n\
              \n\
              listeners:\n\
              \x20 # This machine only. For the internet, replace it by the commented lines, with your name:\n\
-             \x20 - address: 127.0.0.1:8080\n\
+             \x20 - address: 127.0.0.1:{port}\n\
              \x20 # - {{ address: \":80\", redirect: https }}\n\
              \x20 # - {{ address: \":443\", tls: {{ acme: [www.example.com] }} }}\n\
              # acme: {{ email: you@example.com, folder: /var/lib/edgeway/acme }}\n\
@@ -113,7 +122,13 @@ impl Draft<'_> {
             line(&format!("{off}folder: {build}"));
         }
         if app.framework == (Framework::Next { standalone: true }) {
-            line("# `.next/standalone` needs copies of `public` and `.next/static` in it.");
+            // Without a slash at the end where the app is not nested.
+            let place = Path::new(".next/standalone").join(&app.nested);
+            let place: PathBuf = place.components().collect();
+            let place = place.display();
+            line(&format!(
+                "# `{place}` needs copies of `public` and `.next/static` in it."
+            ));
         }
         // The name of a file may contain a line break.
         let source = app.source.replace(char::is_control, "?");

@@ -30,6 +30,7 @@ impl PackageManager {
     /// workspace around it; else the one that package.json names; else npm.
     pub(super) fn of(folder: &Path, package: Option<&Package>) -> Self {
         by_lock_file(folder)
+            .map(|(_, manager)| manager)
             .or_else(|| by_name(package?.manager()?))
             .unwrap_or(Self::Npm)
     }
@@ -64,7 +65,18 @@ impl PackageManager {
     }
 }
 
-fn by_lock_file(folder: &Path) -> Option<PackageManager> {
+/// Returns the folder of a project within the workspace around it; empty if there is none.
+pub(super) fn within_workspace(folder: &Path) -> PathBuf {
+    let Ok(folder) = std::path::absolute(folder) else {
+        return PathBuf::new();
+    };
+    let root = by_lock_file(&folder).map(|(root, _)| root);
+    let within = root.and_then(|root| folder.strip_prefix(root).ok().map(Path::to_owned));
+    within.unwrap_or_default()
+}
+
+/// Returns the folder with the lock file of a project, and whose it is.
+fn by_lock_file(folder: &Path) -> Option<(PathBuf, PackageManager)> {
     let folder: PathBuf = std::path::absolute(folder).ok()?;
     for (at, place) in folder.ancestors().enumerate() {
         let has = |name: &str| place.join(name).is_file();
@@ -74,7 +86,7 @@ fn by_lock_file(folder: &Path) -> Option<PackageManager> {
         if let Some((_, manager)) = found
             && is_project
         {
-            return Some(*manager);
+            return Some((place.to_owned(), *manager));
         }
         if place.join(".git").exists() {
             break;

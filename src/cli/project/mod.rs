@@ -7,8 +7,12 @@ mod manager;
 mod package;
 pub(in crate::cli) mod pm2;
 mod script;
+mod workspace;
 
-use std::path::{Component, Path, PathBuf};
+use std::{
+    collections::HashSet,
+    path::{Component, Path, PathBuf},
+};
 
 pub(in crate::cli) use self::manager::PackageManager;
 use self::{
@@ -53,6 +57,9 @@ pub(in crate::cli) enum Framework {
     Hono,
     Express,
     Koa,
+    /// A server-rendered site of React Router 7, by its own server.
+    ReactRouter,
+    Remix,
     /// A site that Vite has built, served by `vite preview`.
     VitePreview,
     /// Any other program.
@@ -69,6 +76,8 @@ impl Framework {
             Self::Hono => "Hono",
             Self::Express => "Express",
             Self::Koa => "Koa",
+            Self::ReactRouter => "React Router",
+            Self::Remix => "Remix",
             Self::VitePreview => "Vite (preview)",
             Self::Node => "Node",
         }
@@ -117,6 +126,8 @@ pub(in crate::cli) struct RunningApp {
     pub workers: u32,
     /// Folder with its package.json, relative to the project.
     pub folder: PathBuf,
+    /// Folder of the app within its workspace, under which `.next/standalone` has it.
+    pub nested: PathBuf,
     /// True if `.next` holds a build.
     pub has_build: bool,
     pub websocket: Option<WebSocket>,
@@ -167,6 +178,8 @@ impl Project {
             (Program::VitePreview, _) => Framework::VitePreview,
             (Program::Nest, _) => Framework::Nest,
             (Program::FastifyCli, _) => Framework::Fastify,
+            (Program::ReactRouter, _) => Framework::ReactRouter,
+            (Program::Remix, _) => Framework::Remix,
             (Program::Module(Some(file)), by_package) => {
                 match code::framework(&self.folder, &file) {
                     Some(Framework::Next { .. }) => self.next(),
@@ -199,6 +212,8 @@ impl Project {
             ("hono", Framework::Hono),
             ("express", Framework::Express),
             ("koa", Framework::Koa),
+            ("@react-router/serve", Framework::ReactRouter),
+            ("@remix-run/serve", Framework::Remix),
         ];
         let found = known.into_iter().find(|(name, _)| package.has(name));
         match found {
@@ -277,6 +292,9 @@ impl Project {
         if apps.is_empty() {
             apps = compose::apps(&self.folder, &mut problems);
         }
+        if apps.is_empty() && !self.is_server() {
+            apps = workspace::apps(self, &mut problems);
+        }
         let mut names = Vec::new();
         let mut found: Vec<RunningApp> = apps
             .into_iter()
@@ -289,6 +307,7 @@ impl Project {
                 let mut running = project.running(app);
                 // The file may name a folder of another machine.
                 running.has_build = below.build().is_some();
+                running.nested = manager::within_workspace(&below.folder);
                 running
             })
             .collect();
@@ -319,6 +338,33 @@ impl Project {
         found
     }
 
+    /// Returns the project of an app, which may lie in a folder of this one.
+    pub(in crate::cli) fn of(&self, app: &RunningApp) -> Self {
+        let folder = self.folder.join(&app.folder);
+        let below = Self::read(&folder);
+        if below.has_package() {
+            return below;
+        }
+        Self::read(&self.folder)
+    }
+
+    /// Returns the folder of the first app if this is a workspace of apps, and no app itself.
+    pub(in crate::cli) fn app_of_workspace(&self) -> Option<PathBuf> {
+        let apps = if self.is_server() {
+            Vec::new()
+        } else {
+            workspace::apps(self, &mut Vec::new())
+        };
+        apps.into_iter().next().map(|app| app.folder)
+    }
+
+    /// Returns true if the folder itself has a program that could be a server.
+    fn is_server(&self) -> bool {
+        self.started().is_some()
+            || self.framework_of_package() != Framework::Node
+            || self.entry().is_some()
+    }
+
     fn running(&self, declared: Declared) -> RunningApp {
         let Declared {
             name,
@@ -338,6 +384,7 @@ impl Project {
         RunningApp {
             name,
             framework,
+            nested: manager::within_workspace(&self.folder),
             has_build: self.build().is_some(),
             ports,
             source,
@@ -416,6 +463,14 @@ struct Declared {
     folder: PathBuf,
     /// The command line, if the file has it.
     command: Option<String>,
+}
+
+/// Returns the port of a gateway in front of apps on these ports.
+pub(in crate::cli) fn gateway_port<'a>(taken: impl Iterator<Item = &'a u16>) -> u16 {
+    const FIRST: u16 = 8080;
+    let taken: HashSet<u16> = taken.copied().collect();
+    let found = (FIRST..=u16::MAX).find(|port| !taken.contains(port));
+    found.unwrap_or(FIRST)
 }
 
 /// Returns a folder as the project's files write it, without `.`: the project's own is empty.

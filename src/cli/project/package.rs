@@ -62,6 +62,14 @@ impl Package {
         }
     }
 
+    /// Returns the patterns of the folders of a workspace's packages.
+    pub(super) fn workspaces(&self) -> impl Iterator<Item = &str> {
+        let listed = self.0.get("workspaces");
+        let listed = listed.map(|listed| listed.get("packages").unwrap_or(listed));
+        let patterns = listed.and_then(Value::as_array).into_iter().flatten();
+        patterns.filter_map(Value::as_str)
+    }
+
     /// Returns the first module of the app, as `main` names it.
     pub(super) fn main(&self) -> Option<&str> {
         self.0.get("main")?.as_str()

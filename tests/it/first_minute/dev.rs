@@ -131,6 +131,33 @@ async fn an_app_with_a_port_of_its_own_is_reported() {
     .await;
 }
 
+#[tokio::test]
+async fn each_app_of_a_workspace_needs_a_port_which_is_reported() {
+    let home = Home::new();
+    let root =
+        r#"{ "workspaces": ["apps/*"], "scripts": { "dev": "npm --prefix apps/web run dev" } }"#;
+    let server = format!(
+        "require('node:http').createServer().listen({}, '127.0.0.1');",
+        free_port()
+    );
+    super::write(
+        &home.project(),
+        &[
+            ("package.json", root),
+            ("apps/web/package.json", PACKAGE),
+            ("apps/web/server.js", &*server),
+        ],
+    );
+    let listen = free_port();
+    let gateway = home.start(&["dev", "--listen", &listen.to_string()]).await;
+    wait_for("the message", Duration::from_secs(30), async || {
+        let text = gateway.text();
+        text.contains("run it in the folder of one app, such as `apps/web`")
+            .then_some(())
+    })
+    .await;
+}
+
 #[test]
 fn a_folder_without_a_script_is_refused_with_what_to_do() {
     let home = Home::new();

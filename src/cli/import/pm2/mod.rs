@@ -110,3 +110,24 @@ fn write(folder: &Path, outputs: &[Output]) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gateway_and_the_apps_have_different_ports() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options {
+            file: folder.path().join("ecosystem.json"),
+            env: "production".to_owned(),
+            out: folder.path().join("out"),
+        };
+        let app = r#"{ "name": "a", "script": "a.js", "instances": 2, "env": { "PORT": 8080 } }"#;
+        fs::write(&options.file, app).unwrap();
+        let report = import(&options).unwrap();
+        assert!(report.contains("# http://127.0.0.1:8082\n"), "{report}");
+        let written = fs::read_to_string(options.out.join("edgeway.yaml")).unwrap();
+        assert!(written.contains("address: 127.0.0.1:8082\n"), "{written}");
+    }
+}

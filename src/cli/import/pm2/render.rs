@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     base::out::printable,
-    cli::{foreground::quoted, program::shown},
+    cli::{foreground::quoted, program::shown, project::gateway_port},
 };
 
 pub(super) fn outputs(apps: &[App]) -> Vec<Output> {
@@ -175,12 +175,18 @@ fn configuration(apps: &[App]) -> String {
             "  - match: { path: /* }\n    respond: { status: 503, body: no app has a port }\n",
         );
     }
-    let mut file = json!({ "listeners": [{ "address": "127.0.0.1:8080" }] });
+    let address = format!("127.0.0.1:{}", port(apps));
+    let mut file = json!({ "listeners": [{ "address": address }] });
     if !upstreams.is_empty() {
         file["upstreams"] = Value::Object(upstreams);
     }
     text.push_str(&serde_saphyr::to_string(&file).unwrap_or_default());
     text + &routes
+}
+
+/// Returns the port of the gateway.
+fn port(apps: &[App]) -> u16 {
+    gateway_port(apps.iter().flat_map(|app| &app.ports))
 }
 
 /// Renders what was carried over, what was not, and the commands to run.
@@ -206,6 +212,7 @@ pub(super) fn report(apps: &[App], folder: &Path) -> String {
     });
     let units: Vec<String> = units.collect();
     let units = units.join(" ");
+    let port = port(apps);
     let _infallible = write!(
         text,
         "
@@ -218,7 +225,7 @@ pm2 delete all                                 # frees the ports
 systemctl daemon-reload
 systemctl enable --now {units}
 edgeway check -c {folder}/edgeway.yaml
-edgeway run -c {folder}/edgeway.yaml           # http://127.0.0.1:8080
+edgeway run -c {folder}/edgeway.yaml           # http://127.0.0.1:{port}
 "
     );
     text

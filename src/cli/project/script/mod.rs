@@ -75,6 +75,10 @@ pub(in crate::cli) enum Program {
     Next,
     VitePreview,
     Nest,
+    /// `react-router-serve build/server/index.js`.
+    ReactRouter,
+    /// `remix-serve build/server/index.js`.
+    Remix,
     /// `fastify start app.js`.
     FastifyCli,
     /// A module, run by Node or in its way; `None` if the command names no file.
@@ -259,12 +263,25 @@ impl Chain<'_> {
         };
         let mut arguments = words.as_slice();
         let mut node = None;
+        // Both are programs for `node`, by these files.
+        let mut served = |file: &str| {
+            let words = [file].into_iter().chain(plain.first().copied());
+            node = Some(words.map(str::to_owned).collect());
+        };
         let program = match (program, plain.as_slice()) {
+            ("react-router-serve", _) => {
+                served("node_modules/@react-router/serve/bin.js");
+                Program::ReactRouter
+            }
+            ("remix-serve", _) => {
+                served("node_modules/@remix-run/serve/dist/cli.js");
+                Program::Remix
+            }
             ("next", ["start" | "dev", ..]) => Program::Next,
             ("vite", ["preview", ..]) => Program::VitePreview,
             ("nest", ["start", ..]) => Program::Nest,
             ("fastify", ["start", ..]) => Program::FastifyCli,
-            ("next" | "vite" | "nest" | "fastify", _) => return None,
+            ("next" | "vite" | "nest" | "fastify" | "react-router" | "remix", _) => return None,
             (runner, _) if RUNNERS.contains(&runner) => {
                 // Options of `node` are no arguments of the app: `-p` prints.
                 arguments = at.map_or(&[], |at| &words[at + 1..]);

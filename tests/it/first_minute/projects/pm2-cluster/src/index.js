@@ -1,0 +1,1 @@
+const app=require('express')(); app.listen(process.env.PORT)
