@@ -54,9 +54,13 @@ fn duration(value: &Value) -> Duration {
 
 /// Time from the order to stop until the gateway ends at the latest.
 fn drain_of(config: &Value) -> Duration {
-    let drain = &config["drain"];
-    let given = |key: &str, default| drain.get(key).map_or(default, duration);
-    given("announce", Duration::ZERO) + given("deadline", Duration::from_secs(30))
+    let schema: Value = serde_json::from_str(&text("conf/schema.json")).expect("it is JSON");
+    let known = &schema["$defs"]["DrainConfig"]["properties"];
+    let given = |key: &str| {
+        let written = config["drain"].get(key);
+        duration(written.unwrap_or(&known[key]["default"]))
+    };
+    given("announce") + given("deadline")
 }
 
 fn names(list: &Value) -> BTreeSet<&str> {
