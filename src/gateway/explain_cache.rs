@@ -236,7 +236,7 @@ fn stored(
         };
     };
     let lifetime = entry.lifetime();
-    let is_for_others = !seen.personal.may_read(&entry.headers);
+    let is_for_others = !seen.personal.may_read(&entry);
     let is_fresh = lifetime.is_fresh(now);
     let (outcome, why) = match cache.usable(&lifetime, &seen.wants, now) {
         _ if is_for_others => (CacheOutcome::Bypass, Some("authorization")),
@@ -280,11 +280,11 @@ impl StoredEntry {
             hits: entry.hits(),
             under_way: !entry.is_complete(),
             purged: entry.stale_since().map(since),
-            vary: match &entry.vary {
+            vary: match entry.vary() {
                 Vary::Nothing | Vary::Everything => Vec::new(),
                 Vary::Fields(names) => names.iter().map(ToString::to_string).collect(),
             },
-            tags: entry.about.tags.iter().map(ToString::to_string).collect(),
+            tags: entry.tags().iter().map(ToString::to_string).collect(),
         }
     }
 }

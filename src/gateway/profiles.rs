@@ -242,12 +242,13 @@ pub(crate) fn reset_lifetimes(before: &Gateway, now: &Gateway) -> usize {
     let store = cache.store();
     let mut count = 0;
     store.for_each(|entry| {
-        let Some((old, new)) = changed.get(&*entry.about.route) else {
+        let Some((old, new)) = changed.get(entry.route()) else {
             return;
         };
         let mark = store.mark();
         let lifetime = entry.lifetime();
-        let by = |rules| policy::again(entry.status, &entry.headers, &lifetime, rules);
+        let headers = entry.headers();
+        let by = |rules| policy::again(entry.status, &headers, &lifetime, rules);
         if by(old).as_ref() == Some(&lifetime)
             && let Some(new) = by(new).filter(|new| *new != lifetime)
         {

@@ -246,7 +246,7 @@ impl Cache {
     }
 
     fn claim_work(&self, entry: &Entry, kind: WorkKind) -> Option<WorkClaim> {
-        let work = (entry.key.hash(), entry.variance.0, kind);
+        let work = (entry.key().hash(), entry.variance().0, kind);
         let is_first = self.zone.claimed.lock().insert(work);
         is_first.then(|| WorkClaim {
             zone: Arc::clone(&self.zone),

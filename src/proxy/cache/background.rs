@@ -158,7 +158,7 @@ pub(super) fn begin(
 }
 
 fn varies_by(entry: &Entry, name: &HeaderName) -> bool {
-    matches!(&entry.vary, Vary::Fields(fields) if fields.contains(name))
+    matches!(entry.vary(), Vary::Fields(fields) if fields.contains(name))
 }
 
 /// Turns the request into the one that [`begin`] prepared, if there is one. The hooks for clients

@@ -296,7 +296,7 @@ impl Request<'_> {
             let flow = self.flow(None, variance);
             return (facts, Decision::GoesOn(Some(flow)));
         };
-        if !self.seen.personal.may_read(&entry.headers) {
+        if !self.seen.personal.may_read(&entry) {
             return bypass(if self.seen.personal.has_identity {
                 "authorization"
             } else {
@@ -323,7 +323,7 @@ impl Request<'_> {
             // A background revalidation does not run the filters that check the client's identity.
             Usability::StaleWhileRevalidate if is_plain && !self.is_known() => {
                 let facts = facts(CacheOutcome::Stale);
-                let variance = Some(entry.variance);
+                let variance = Some(entry.variance());
                 let flow = self.flow(Some(Arc::clone(&entry)), variance);
                 return (facts, Decision::Stored(entry, Some(flow)));
             }
@@ -332,7 +332,7 @@ impl Request<'_> {
             _ => "stale",
         };
         let facts = CacheFacts::new(CacheOutcome::Expired).why(why);
-        let variance = Some(entry.variance);
+        let variance = Some(entry.variance());
         let flow = self.flow(Some(entry), variance);
         (facts, Decision::GoesOn(Some(flow)))
     }

@@ -33,9 +33,8 @@ pub(super) fn choose(
 ) -> Option<Bytes> {
     let coder = cache.coder.as_ref()?;
     // An entry from a lower tier marks itself as compressible only by its `Vary`.
-    let may_code = |_: &&Offer| {
-        entry.about.is_compressible && varies_by(&entry.headers, &header::ACCEPT_ENCODING)
-    };
+    let may_code =
+        |_: &&Offer| entry.is_compressible() && varies_by(&head.headers, &header::ACCEPT_ENCODING);
     let offer = coder.choose(ex).filter(may_code);
     let Some(offer) = offer else {
         ex.facts.is_coding_settled = true;
@@ -72,7 +71,7 @@ fn make(live: &Live, cache: &RouteCache, entry: &Arc<Entry>, encoding: Encoding,
             let Some(body) = entry.body.whole() else {
                 return;
             };
-            match encoding::encode(encoding, level, &body.segments().concat()) {
+            match encoding::encode(encoding, level, &body.concat()) {
                 // A form that is no smaller is not worth its memory.
                 Ok(form) if (form.len() as u64) < body.len() => {
                     store.add_form(&entry, encoding, &Bytes::from(form));

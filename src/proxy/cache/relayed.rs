@@ -77,8 +77,9 @@ pub(in crate::proxy) fn condition(request: &mut RequestHeader, stale: Option<&En
         (header::LAST_MODIFIED, header::IF_MODIFIED_SINCE),
         (header::ETAG, header::IF_NONE_MATCH),
     ];
+    let stored = stale.headers();
     for (validator, condition) in conditions {
-        if let Some(value) = stale.headers.get(validator) {
+        if let Some(value) = stored.get(validator) {
             // A value from headers is valid in headers.
             let _inserted = request.insert_header(condition, value);
         }
@@ -88,8 +89,9 @@ pub(in crate::proxy) fn condition(request: &mut RequestHeader, stale: Option<&En
 impl StoredResponse {
     /// Returns `entry` as a response whose age is `age`.
     pub(in crate::proxy) fn aged(entry: Arc<Entry>, age: Option<Duration>) -> Result<Self> {
-        let mut head = ResponseHeader::build_no_case(entry.status, Some(entry.headers.len()))?;
-        for (name, value) in &entry.headers {
+        let headers = entry.headers();
+        let mut head = ResponseHeader::build_no_case(entry.status, Some(headers.len()))?;
+        for (name, value) in &headers {
             head.append_header(name, value)?;
         }
         let age = age.unwrap_or_default();

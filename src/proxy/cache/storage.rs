@@ -106,14 +106,14 @@ fn judge(
         response_time: live.world.clock.wall(),
     };
     let is_same = match (&old, &confirmed) {
-        (Some(old), Some(confirmed)) => policy::updates(&old.headers, confirmed),
+        (Some(old), Some(confirmed)) => policy::updates(&old.headers(), confirmed),
         _ => true,
     };
     let decided = match &old {
         // The 304 was about another response: the stored one stays as it is and is validated again
         // on the next request.
         Some(old) if !is_same => {
-            headers = old.headers.clone();
+            headers = old.headers();
             Ok(old.lifetime())
         }
         _ => flow.lifetime(status, &headers, times, cache),
@@ -184,7 +184,7 @@ fn judge(
 
 /// Returns the headers of `old` after a 304 with the headers `confirmed`.
 pub(super) fn merged(old: &Entry, confirmed: &HeaderMap) -> HeaderMap {
-    let mut merged = old.headers.clone();
+    let mut merged = old.headers();
     policy::merge(&mut merged, confirmed);
     merged
 }

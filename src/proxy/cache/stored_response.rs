@@ -14,7 +14,7 @@ use super::forms;
 use crate::{
     cache::{
         policy,
-        store::{Entry, WholeBody},
+        store::{Body, Entry, WholeBody},
     },
     chain::{Chain, Exchange, Phase, Protocol, RequestFacts},
     gateway::RouteCache,
@@ -35,7 +35,7 @@ struct StoredResponse<'e> {
 
 /// Body bytes to send.
 enum ResponseContent<'e> {
-    Plain(&'e WholeBody),
+    Plain(&'e Arc<Body>),
     Encoded(Bytes),
 }
 
@@ -98,15 +98,16 @@ async fn prepare<'e>(
     let now = live.world.clock.now();
     ctx.facts.first_byte = Some(now - ctx.facts.started);
     let is_head = request.method == Method::HEAD;
+    let (mut head, ()) = http::Response::new(()).into_parts();
+    head.status = entry.status;
+    head.headers = entry.headers();
     let is_confirmed = policy::not_modified(
         &request.headers,
         &request.method,
         entry.status,
-        &entry.headers,
+        &head.headers,
     );
-    let (mut head, ()) = http::Response::new(()).into_parts();
-    head.status = entry.status;
-    head.headers.clone_from(&entry.headers);
+    let made = head.headers.get(header::DATE).cloned();
     // The age at the time when the stored response was found usable.
     let age = ctx.facts.cache.and_then(|cached| cached.age);
     let age = age.unwrap_or_else(|| entry.lifetime().age(live.world.clock.wall()));
@@ -146,9 +147,13 @@ async fn prepare<'e>(
     let is_over = is_headless || length == 0;
     Ok(StoredResponse {
         head,
-        made: entry.headers.get(header::DATE).cloned(),
-        body: (!is_over)
-            .then(|| form.map_or(ResponseContent::Plain(body), ResponseContent::Encoded)),
+        made,
+        body: (!is_over).then(|| {
+            form.map_or(
+                ResponseContent::Plain(&entry.body),
+                ResponseContent::Encoded,
+            )
+        }),
     })
 }
 
@@ -162,17 +167,20 @@ async fn write(
         ResponseContent::Encoded(form) => return client.piece(Some(form), true).await,
         ResponseContent::Plain(body) => body,
     };
-    let mut left = body.len();
-    for chunk in body.segments() {
-        left -= chunk.len() as u64;
-        let mut piece = Some(chunk.clone());
-        if chain.has(Phase::ResponseBody) {
-            let mut ex = Exchange {
-                head: client.request(),
-                facts,
-            };
-            chain.on_response_body(&mut ex, &mut piece, left == 0);
+    let mut left = body.whole().map_or(0, WholeBody::len);
+    let segments = body.whole().into_iter().flat_map(WholeBody::segments);
+    for (at, segment) in segments.enumerate() {
+        left -= segment.len() as u64;
+        if !chain.has(Phase::ResponseBody) {
+            client.segment(body, at, left == 0).await?;
+            continue;
         }
+        let mut piece = body.segment(at);
+        let mut ex = Exchange {
+            head: client.request(),
+            facts,
+        };
+        chain.on_response_body(&mut ex, &mut piece, left == 0);
         if left > 0 && piece.as_ref().is_none_or(Bytes::is_empty) {
             continue;
         }

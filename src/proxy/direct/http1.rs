@@ -11,7 +11,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use pingora::{Error, ErrorType, OrErr, Result, http::ResponseHeader, protocols::Stream};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
@@ -161,7 +161,7 @@ impl<'a> Http1Stream<'a> {
     }
 
     /// Writes a chunk of the response body.
-    pub(super) async fn write(&mut self, piece: &Bytes, is_last: bool) -> Result<()> {
+    pub(super) async fn write(&mut self, piece: &[u8], is_last: bool) -> Result<()> {
         let written = if self.is_chunked {
             self.chunk(piece, is_last).await
         } else {

@@ -4,7 +4,10 @@
 mod http1;
 mod http2;
 
-use std::task::{Context as TaskContext, Poll};
+use std::{
+    sync::Arc,
+    task::{Context as TaskContext, Poll},
+};
 
 use bytes::{Bytes, BytesMut};
 use http::{StatusCode, response};
@@ -20,6 +23,7 @@ use self::http2::Http2Stream;
 use super::{context::Context, relay::Piece, reply};
 use crate::{
     base::clock::Clock,
+    cache::store::Body,
     chain::{ReadyLines, Reply},
     connection::{file_segment::SegmentSlot, response_header::ConnectionReuse},
     files::{Segment, SentSegment},
@@ -49,6 +53,11 @@ pub(super) trait ResponseSink {
     fn request(&self) -> &RequestHeader;
 
     async fn piece(&mut self, piece: Option<Bytes>, is_last: bool) -> Result<()>;
+
+    /// Sends a segment of a stored body as it is.
+    async fn segment(&mut self, body: &Arc<Body>, at: usize, is_last: bool) -> Result<()> {
+        self.piece(body.segment(at), is_last).await
+    }
 }
 
 impl ResponseSink for Session {
@@ -68,6 +77,18 @@ impl ResponseSink for DirectClient<'_> {
 
     async fn piece(&mut self, piece: Option<Bytes>, is_last: bool) -> Result<()> {
         self.write(piece, is_last).await
+    }
+
+    async fn segment(&mut self, body: &Arc<Body>, at: usize, is_last: bool) -> Result<()> {
+        let Wire::Http1(stream) = &mut self.wire else {
+            return self.piece(body.segment(at), is_last).await;
+        };
+        // The connection copies it or sends it before it returns, so that nothing has to share it.
+        let segment = body.whole().and_then(|whole| whole.segments().nth(at));
+        let segment = segment.unwrap_or_default();
+        stream.write(segment, is_last).await?;
+        self.sent += segment.len() as u64;
+        Ok(())
     }
 }
 

@@ -2,6 +2,7 @@
 //! all lose nothing by that, and nothing is done twice.
 
 mod exits;
+mod stored;
 
 use std::time::{Duration, SystemTime};
 

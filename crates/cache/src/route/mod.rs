@@ -20,6 +20,7 @@ use super::{
     name_set::NameSet,
     nextjs::PageCache,
     policy::{self, CacheRules},
+    store::Entry,
 };
 use crate::{
     base::query,
@@ -84,11 +85,15 @@ pub struct PersonalHeaders {
 }
 
 impl PersonalHeaders {
-    /// Returns true if this request may use a response stored for other clients, as far as
-    /// `headers` of the stored response allow it.
-    pub fn may_read(self, headers: &HeaderMap) -> bool {
-        (!self.has_identity || policy::allows_authorization(headers))
-            && (!self.has_certificate || policy::is_for_everybody(headers))
+    /// Returns true if this request may use a response stored for other clients, as far as its
+    /// headers allow it.
+    pub fn may_read(self, stored: &Entry) -> bool {
+        if !self.has_identity && !self.has_certificate {
+            return true;
+        }
+        let headers = stored.headers();
+        (!self.has_identity || policy::allows_authorization(&headers))
+            && (!self.has_certificate || policy::is_for_everybody(&headers))
     }
 
     /// Returns true if a response to this request may be personal and yet be found by other

@@ -1,50 +1,61 @@
-//! A stored body: a few pieces of memory that hold nothing else, or a fill in flight.
+//! The part of a stored response that a 304 leaves as it is: key, tags, body, and state for eviction.
+//! The body is a few pieces of memory that hold nothing else, or a fill in flight.
 
 use std::{
     mem::size_of,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::Ordering},
 };
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::{
+    eviction_state::EvictionState,
     filling::Filling,
-    memory::{MemoryCharge, allocated, size_below},
+    memory::{MemoryCharge, MemoryLedger, allocated, size_below},
     read::Reader,
 };
+use crate::key::Key;
 
-/// The body of an entry, complete or still growing. A 304 makes a new entry that shares the body of
-/// the response it validates.
+/// The body of an entry, complete or still growing, and what else stays the same when a 304 makes a
+/// new entry for the response.
+///
+/// A million of them are in memory: `tests::small_entries_stay_small` pins the size.
 #[derive(Debug)]
 pub struct Body {
+    pub(super) key: Key,
+    pub(super) tags: Box<[Box<str>]>,
     whole: OnceLock<WholeBody>,
     /// The fill that writes the body, until it is complete.
     filling: Mutex<Option<Arc<Filling>>>,
+    pub(super) eviction: EvictionState,
+    pub(super) ledger: &'static MemoryLedger,
 }
 
 /// A body that is complete.
 #[derive(Debug)]
-pub struct WholeBody {
-    segments: Segments,
-    len: u64,
-    charge: MemoryCharge,
-}
+pub struct WholeBody(Segments);
 
 #[derive(Debug)]
 enum Segments {
-    One(Bytes),
+    /// Readers share it through the [`Body`] ([`OneSegment`]), so that it needs no count of its
+    /// own. Empty for an empty body.
+    One(Box<[u8]>),
     Many(Box<[Bytes]>),
 }
 
+/// A segment up to this length is copied at the end of a fill if readers still hold parts of it.
+const MAX_COPIED: usize = 16 * 1024;
+
 impl WholeBody {
     /// Returns the segments of the body in order. No segment is empty; an empty body has none.
-    pub fn segments(&self) -> &[Bytes] {
-        match &self.segments {
-            Segments::One(one) if one.is_empty() => &[],
-            Segments::One(one) => std::slice::from_ref(one),
-            Segments::Many(many) => many,
-        }
+    pub fn segments(&self) -> impl Iterator<Item = &[u8]> {
+        let (one, many) = match &self.0 {
+            Segments::One(one) => (Some(&**one), None),
+            Segments::Many(many) => (None, Some(many)),
+        };
+        let one = one.into_iter().filter(|one| !one.is_empty());
+        one.chain(many.into_iter().flatten().map(|segment| &segment[..]))
     }
 
     #[expect(
@@ -52,51 +63,77 @@ impl WholeBody {
         reason = "a length in bytes, not of a container"
     )]
     pub fn len(&self) -> u64 {
-        self.len
+        match &self.0 {
+            Segments::One(one) => one.len() as u64,
+            Segments::Many(many) => many.iter().map(|segment| segment.len() as u64).sum(),
+        }
     }
 
-    /// Returns the bytes that the body takes in memory.
-    pub(super) fn size(&self) -> u64 {
-        self.charge.bytes()
+    /// Returns all bytes of the body.
+    pub fn concat(&self) -> Vec<u8> {
+        let mut all = Vec::with_capacity(usize::try_from(self.len()).unwrap_or_default());
+        self.segments()
+            .for_each(|segment| all.extend_from_slice(segment));
+        all
     }
 
-    pub(super) fn new(mut segments: Vec<Bytes>, charge: MemoryCharge) -> Self {
-        let len = segments.iter().map(|segment| segment.len() as u64).sum();
-        let segments = match segments.len() {
-            0 => Segments::One(Bytes::new()),
-            1 => Segments::One(segments.remove(0)),
-            _ => Segments::Many(segments.into()),
-        };
-        let mut whole = Self {
-            segments,
-            len,
-            charge,
-        };
-        whole.charge.set(whole.measured());
-        whole
+    fn new(mut segments: Vec<Bytes>) -> Self {
+        let is_one = segments.len() == 1
+            && segments
+                .iter()
+                .all(|one| one.len() <= MAX_COPIED || one.is_unique());
+        Self(match segments.pop() {
+            None => Segments::One(Box::default()),
+            Some(one) if is_one => Segments::One(Vec::from(one).into_boxed_slice()),
+            Some(last) => {
+                segments.push(last);
+                Segments::Many(segments.into())
+            }
+        })
     }
 
-    /// `Bytes` made of a `Vec` allocates a control block when first cloned.
-    fn measured(&self) -> u64 {
-        let segments = self.segments();
-        let data = segments.iter().map(|segment| allocated(segment.len()) + 32);
-        let list = match &self.segments {
-            Segments::One(_) => 0,
-            Segments::Many(many) => allocated(size_of::<Bytes>() * many.len()),
-        };
-        (data.sum::<usize>() + list) as u64
+    /// Returns the bytes that the body takes in memory. `Bytes` made of a `Vec` allocates a control
+    /// block when first cloned.
+    fn size(&self) -> usize {
+        match &self.0 {
+            Segments::One(one) => allocated(one.len()),
+            Segments::Many(many) => {
+                let data = many.iter().map(|segment| allocated(segment.len()) + 32);
+                data.sum::<usize>() + allocated(size_of::<Bytes>() * many.len())
+            }
+        }
+    }
+}
+
+/// The bytes of a body of one segment, for as long as a reader needs them.
+struct OneSegment(Arc<Body>);
+
+impl AsRef<[u8]> for OneSegment {
+    fn as_ref(&self) -> &[u8] {
+        match self.0.whole() {
+            Some(WholeBody(Segments::One(one))) => one,
+            Some(WholeBody(Segments::Many(_))) | None => &[],
+        }
     }
 }
 
 impl Body {
-    /// Bytes that a `Body` takes in memory, without the data.
-    pub(super) const SIZE: usize = allocated(size_of::<Self>() + 16);
-
-    pub(super) fn growing() -> Self {
-        Self {
+    pub(super) fn growing(
+        key: Key,
+        tags: Box<[Box<str>]>,
+        ledger: &'static MemoryLedger,
+    ) -> Arc<Self> {
+        let body = Self {
+            key,
+            tags,
             whole: OnceLock::new(),
             filling: Mutex::new(None),
-        }
+            eviction: EvictionState::default(),
+            ledger,
+        };
+        let size = body.size() as u64;
+        ledger.live.fetch_add(size, Ordering::Relaxed);
+        Arc::new(body)
     }
 
     pub(super) fn set_filling(&self, filling: Option<Arc<Filling>>) {
@@ -107,9 +144,15 @@ impl Body {
         self.filling.lock().clone()
     }
 
-    pub(super) fn complete(&self, whole: WholeBody) {
+    /// Completes the body. The bytes of `charge` are released with it.
+    pub(super) fn complete(&self, segments: Vec<Bytes>, mut charge: MemoryCharge) {
+        let whole = WholeBody::new(segments);
+        charge.set(whole.size() as u64);
         let set = self.whole.set(whole);
         debug_assert!(set.is_ok(), "a body is completed once");
+        if set.is_ok() {
+            charge.hand_over();
+        }
     }
 
     /// Returns the complete body; `None` while it grows, and for good if its fill failed.
@@ -117,9 +160,38 @@ impl Body {
         self.whole.get()
     }
 
+    /// Returns a segment of a complete body.
+    pub fn segment(self: &Arc<Self>, at: usize) -> Option<Bytes> {
+        match self.whole()? {
+            WholeBody(Segments::Many(many)) => many.get(at).cloned(),
+            WholeBody(Segments::One(one)) if at == 0 && !one.is_empty() => {
+                Some(Bytes::from_owner(OneSegment(Arc::clone(self))))
+            }
+            WholeBody(Segments::One(_)) => None,
+        }
+    }
+
     /// Returns a reader that starts at the first byte and waits for bytes that have yet to arrive.
     pub fn reader(self: &Arc<Self>) -> Reader {
         Reader::new(self)
+    }
+
+    /// Returns the bytes in memory, without the compressed forms.
+    pub(super) fn size(&self) -> usize {
+        let tags = self.tags.iter().map(|tag| allocated(tag.len()));
+        // The counts of references.
+        allocated(size_of::<Self>() + 16)
+            + self.key.size()
+            + tags.sum::<usize>()
+            + allocated(self.tags.len() * size_of::<Box<str>>())
+            + self.whole().map_or(0, WholeBody::size)
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        let size = self.size() as u64;
+        self.ledger.live.fetch_sub(size, Ordering::Relaxed);
     }
 }
 

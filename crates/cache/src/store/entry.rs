@@ -1,23 +1,23 @@
-//! A stored response: its headers, the settings of its route, and its body.
+//! A stored response: its headers and times, the settings of its route, and its body.
 
 use std::{
-    mem::size_of,
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
 };
 
-use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use parking_lot::RwLock;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::{
     body::Body,
-    memory::{MemoryCharge, MemoryLedger, allocated},
-    purge_log::LogMark,
+    headers::StoredHeaders,
+    memory::{MemoryLedger, allocated},
+    purge_log::{LogMark, StoredMark},
     quota::Quota,
+    route_rules::RouteRules,
 };
 use crate::{
     base::encoding::Encoding,
@@ -70,184 +70,194 @@ pub struct Refresh {
 
 /// A stored response, or one that is being stored. An entry never changes except for its counters,
 /// its compressed forms and the mark of a soft purge. A 304 makes a new entry with the same body.
+///
+/// A million of them are in memory, so the parts that most responses lack are in boxes, and times
+/// are numbers: `tests::small_entries_stay_small` pins the size.
 #[derive(Debug)]
 pub struct Entry {
-    pub key: Key,
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub vary: Vary,
-    pub variance: Variance,
-    pub about: EntryRules,
     pub body: Arc<Body>,
-    pub(crate) mark: LogMark,
-    lifetime: Lifetime,
+    headers: StoredHeaders,
+    /// `Vary`, unless it is [`Vary::Nothing`].
+    varies: Option<Box<(Vary, Variance)>>,
+    rules: Arc<RouteRules>,
+    lifetime: StoredLifetime,
+    mark: StoredMark,
     /// Time of the soft purge in nanoseconds since 1970; 0 for none.
     stale_since: AtomicU64,
-    pub(super) seat: Arc<EvictionState>,
-    charge: MemoryCharge,
+    /// Bytes of the entry in the account, without those of its body.
+    charged: u32,
+    pub status: StatusCode,
+    flags: u8,
 }
 
-/// State of an entry for eviction. It outlives a refresh.
+/// Bits of [`Entry::flags`].
+const ALWAYS_VALIDATE: u8 = 1;
+const MUST_REVALIDATE: u8 = 2;
+const IS_COMPRESSIBLE: u8 = 4;
+
+/// A [`Lifetime`] without its flags, in nanoseconds.
 #[derive(Debug)]
-pub(super) struct EvictionState {
-    pub(super) id: u64,
-    /// [`Key::hash`].
-    pub(super) hash: u128,
-    /// Hits since eviction last looked at the entry, at most [`EvictionState::MAX_FREQUENCY`].
-    pub(super) frequency: AtomicU8,
-    /// Nonzero if a compressed form was used since eviction last looked at the entry.
-    form_used: AtomicU8,
-    hits: AtomicU32,
-    /// Position in the eviction queues; guarded by their lock.
-    pub(super) node: AtomicU32,
-    /// Bytes of headers, body and compressed forms.
-    pub(super) bytes: AtomicU64,
-    forms: RwLock<Option<Box<EncodedForms>>>,
-    pub(super) quota: Option<Arc<Quota>>,
+struct StoredLifetime {
+    /// Since 1970.
+    response_time: u64,
+    initial_age: u64,
+    fresh_for: u64,
+    stale_while_revalidate: u64,
+    stale_if_error: u64,
 }
 
-#[derive(Debug, Default)]
-struct EncodedForms([Option<EncodedForm>; Encoding::ALL.len()]);
-
-#[derive(Debug)]
-struct EncodedForm {
-    bytes: Bytes,
-    charge: MemoryCharge,
-}
-
-fn place(encoding: Encoding) -> usize {
-    match encoding {
-        Encoding::Zstd => 0,
-        Encoding::Br => 1,
-        Encoding::Gzip => 2,
-    }
-}
-
-impl EvictionState {
-    pub(super) const MAX_FREQUENCY: u8 = 3;
-
-    /// Value of `node` for a seat that is in no queue.
-    pub(super) const NOWHERE: u32 = u32::MAX;
-
-    fn new(id: u64, key: &Key, quota: Option<Arc<Quota>>) -> Self {
+impl StoredLifetime {
+    fn new(lifetime: &Lifetime) -> Self {
         Self {
-            id,
-            hash: key.hash(),
-            frequency: AtomicU8::new(0),
-            form_used: AtomicU8::new(0),
-            hits: AtomicU32::new(0),
-            node: AtomicU32::new(Self::NOWHERE),
-            bytes: AtomicU64::new(0),
-            forms: RwLock::new(None),
-            quota,
+            response_time: since_epoch(lifetime.response_time),
+            initial_age: nanos(lifetime.initial_age),
+            fresh_for: nanos(lifetime.fresh_for),
+            stale_while_revalidate: nanos(lifetime.stale_while_revalidate),
+            stale_if_error: nanos(lifetime.stale_if_error),
         }
     }
+}
 
-    /// Counts a hit. Mostly this writes no more than one counter of the entry.
-    pub(super) fn touch(&self) {
-        self.hits.fetch_add(1, Ordering::Relaxed);
-        let frequency = self.frequency.load(Ordering::Relaxed);
-        if frequency < Self::MAX_FREQUENCY {
-            self.frequency.store(frequency + 1, Ordering::Relaxed);
-        }
-    }
+/// Returns the nanoseconds of a time span; 584 years if it is longer.
+fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+}
 
-    fn form(&self, encoding: Encoding) -> Option<Bytes> {
-        let forms = self.forms.read();
-        let form = forms.as_ref()?.0[place(encoding)].as_ref()?;
-        if self.form_used.load(Ordering::Relaxed) == 0 {
-            self.form_used.store(1, Ordering::Relaxed);
-        }
-        Some(form.bytes.clone())
-    }
-
-    /// Adds a compressed form. Returns `None` if the entry has it already, else true if it is the
-    /// first form.
-    pub(super) fn set_form(
-        &self,
-        ledger: &'static MemoryLedger,
-        encoding: Encoding,
-        bytes: &Bytes,
-    ) -> Option<bool> {
-        let mut forms = self.forms.write();
-        let first = forms.is_none();
-        let slot = &mut forms.get_or_insert_default().0[place(encoding)];
-        if slot.is_some() {
-            return None;
-        }
-        // A slice would keep the larger buffer that it is part of.
-        let bytes = Bytes::copy_from_slice(bytes);
-        let size = allocated(bytes.len()) + 32 + if first { size_of::<EncodedForms>() } else { 0 };
-        let charge = MemoryCharge::new(ledger, size as u64);
-        *slot = Some(EncodedForm { bytes, charge });
-        Some(first)
-    }
-
-    pub(super) fn drop_forms(&self) {
-        let forms = self.forms.write().take();
-        drop(forms);
-    }
-
-    /// Returns the bytes of all forms.
-    pub(super) fn forms_size(&self) -> u64 {
-        let forms = self.forms.read();
-        let forms = forms.iter().flat_map(|forms| forms.0.iter().flatten());
-        forms.map(|form| form.charge.bytes()).sum()
-    }
-
-    /// Returns true if a form was used since the last call.
-    pub(super) fn take_form_used(&self) -> bool {
-        self.form_used.swap(0, Ordering::Relaxed) != 0
-    }
+fn since_epoch(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    nanos(since.unwrap_or_default())
 }
 
 impl Entry {
-    pub(super) fn new(draft: &EntryDraft, id: u64, ledger: &'static MemoryLedger) -> Self {
-        let quota = draft.about.quota.clone();
-        let mut entry = Self {
-            key: draft.key.clone(),
-            status: draft.status,
-            headers: own_headers(&draft.headers),
-            vary: draft.vary.clone(),
-            variance: draft.variance,
-            about: draft.about.clone(),
-            body: Arc::new(Body::growing()),
-            mark: draft.mark,
-            lifetime: draft.lifetime.clone(),
-            stale_since: AtomicU64::new(0),
-            seat: Arc::new(EvictionState::new(id, &draft.key, quota)),
-            charge: MemoryCharge::new(ledger, 0),
+    pub(super) fn new(
+        draft: &EntryDraft,
+        rules: Arc<RouteRules>,
+        ledger: &'static MemoryLedger,
+    ) -> Self {
+        let compressible = if draft.about.is_compressible {
+            IS_COMPRESSIBLE
+        } else {
+            0
         };
-        let once = Body::SIZE + allocated(size_of::<EvictionState>() + 16);
-        let size = entry.own_size() + once;
-        entry.charge.set(size as u64);
+        let body = Body::growing(draft.key.clone(), draft.about.tags.clone(), ledger);
+        let variant = (&draft.vary, draft.variance);
+        let headers = StoredHeaders::new(&draft.headers);
+        let mut entry = Self::of(body, headers, rules, &draft.lifetime, variant, draft.mark);
+        entry.status = draft.status;
+        entry.flags |= compressible;
         entry
     }
 
     /// Returns an entry for the same response with other headers.
-    pub(super) fn refreshed(&self, refresh: &Refresh, ledger: &'static MemoryLedger) -> Self {
-        let mut entry = Self {
-            key: self.key.clone(),
-            status: self.status,
-            headers: own_headers(&refresh.headers),
-            vary: refresh.vary.clone(),
-            variance: refresh.variance,
-            about: self.about.clone(),
-            body: Arc::clone(&self.body),
-            mark: refresh.mark,
-            lifetime: refresh.lifetime.clone(),
-            stale_since: AtomicU64::new(0),
-            seat: Arc::clone(&self.seat),
-            charge: MemoryCharge::new(ledger, 0),
-        };
-        let shared = self.charge.bytes() - self.own_size() as u64;
-        entry.charge.set(entry.own_size() as u64 + shared);
+    pub(super) fn refreshed(&self, refresh: &Refresh) -> Self {
+        let variant = (&refresh.vary, refresh.variance);
+        let (body, rules) = (Arc::clone(&self.body), Arc::clone(&self.rules));
+        let headers = StoredHeaders::new(&refresh.headers);
+        let mut entry = Self::of(
+            body,
+            headers,
+            rules,
+            &refresh.lifetime,
+            variant,
+            refresh.mark,
+        );
+        entry.status = self.status;
+        entry.flags |= self.flags & IS_COMPRESSIBLE;
         entry
+    }
+
+    fn of(
+        body: Arc<Body>,
+        headers: StoredHeaders,
+        rules: Arc<RouteRules>,
+        lifetime: &Lifetime,
+        (vary, variance): (&Vary, Variance),
+        mark: LogMark,
+    ) -> Self {
+        let mut flags = 0;
+        if lifetime.always_validate {
+            flags |= ALWAYS_VALIDATE;
+        }
+        if lifetime.must_revalidate {
+            flags |= MUST_REVALIDATE;
+        }
+        let varies = *vary != Vary::Nothing || variance != Variance::default();
+        let mut entry = Self {
+            body,
+            headers,
+            varies: varies.then(|| Box::new((vary.clone(), variance))),
+            rules,
+            lifetime: StoredLifetime::new(lifetime),
+            mark: mark.into(),
+            stale_since: AtomicU64::new(0),
+            charged: 0,
+            status: StatusCode::OK,
+            flags,
+        };
+        entry.charged = u32::try_from(entry.own_size()).unwrap_or(u32::MAX);
+        let live = &entry.body.ledger.live;
+        live.fetch_add(entry.charged.into(), Ordering::Relaxed);
+        entry
+    }
+
+    pub fn key(&self) -> &Key {
+        &self.body.key
+    }
+
+    /// Returns the headers to send, as a map of its own.
+    pub fn headers(&self) -> HeaderMap {
+        self.headers.to_map()
+    }
+
+    /// Returns the fields that select the response, and the hash of their values in its request.
+    pub fn vary(&self) -> &Vary {
+        self.varies.as_ref().map_or(&Vary::Nothing, |it| &it.0)
+    }
+
+    /// Returns the hash of the values that select the response.
+    pub fn variance(&self) -> Variance {
+        self.varies.as_ref().map_or(Variance::default(), |it| it.1)
+    }
+
+    /// Returns the tags for purges by tag, without duplicates.
+    pub fn tags(&self) -> &[Box<str>] {
+        &self.body.tags
+    }
+
+    /// Returns the name of the route that the response was stored for.
+    pub fn route(&self) -> &str {
+        &self.rules.route
+    }
+
+    /// Returns true if the response may be stored in compressed forms too.
+    pub fn is_compressible(&self) -> bool {
+        self.flags & IS_COMPRESSIBLE != 0
+    }
+
+    pub(super) fn rules(&self) -> &RouteRules {
+        &self.rules
+    }
+
+    pub(super) fn quota(&self) -> Option<&Arc<Quota>> {
+        self.rules.quota.as_ref()
+    }
+
+    pub(crate) fn mark(&self) -> LogMark {
+        self.mark.get()
     }
 
     /// Returns the age and the freshness of the response, with a soft purge applied.
     pub fn lifetime(&self) -> Lifetime {
-        let mut lifetime = self.lifetime.clone();
+        let stored = &self.lifetime;
+        let mut lifetime = Lifetime {
+            response_time: self.response_time(),
+            initial_age: Duration::from_nanos(stored.initial_age),
+            fresh_for: Duration::from_nanos(stored.fresh_for),
+            stale_while_revalidate: Duration::from_nanos(stored.stale_while_revalidate),
+            stale_if_error: Duration::from_nanos(stored.stale_if_error),
+            always_validate: self.flags & ALWAYS_VALIDATE != 0,
+            must_revalidate: self.flags & MUST_REVALIDATE != 0,
+        };
         if let Some(since) = self.stale_since() {
             // Freshness ends at the age that it had when it was purged, so the windows for serving
             // it stale start there.
@@ -261,7 +271,7 @@ impl Entry {
 
     /// Returns the time when the headers arrived.
     pub fn response_time(&self) -> SystemTime {
-        self.lifetime.response_time
+        SystemTime::UNIX_EPOCH + Duration::from_nanos(self.lifetime.response_time)
     }
 
     /// Returns the time of the soft purge.
@@ -273,10 +283,7 @@ impl Entry {
     /// Marks the entry as stale. The first soft purge counts; returns `false` if there was one
     /// before.
     pub(super) fn make_stale(&self, now: SystemTime) -> bool {
-        let nanos = now
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        let nanos = u64::try_from(nanos.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let nanos = since_epoch(now).max(1);
         self.stale_since
             .compare_exchange(0, nanos, Ordering::Relaxed, Ordering::Relaxed)
             .is_ok()
@@ -284,12 +291,12 @@ impl Entry {
 
     /// Returns the number of hits, over all refreshes.
     pub fn hits(&self) -> u32 {
-        self.seat.hits.load(Ordering::Relaxed)
+        self.body.eviction.hits()
     }
 
     /// Returns the body in this content coding, if it was made ([`super::Store::add_form`]).
     pub fn form(&self, encoding: Encoding) -> Option<Bytes> {
-        self.seat.form(encoding)
+        self.body.eviction.form(encoding)
     }
 
     /// Returns true if the body is complete.
@@ -299,63 +306,58 @@ impl Entry {
 
     /// Returns the bytes of headers and body in memory.
     pub(super) fn size(&self) -> u64 {
-        let body = self.body.whole().map_or(0, super::body::WholeBody::size);
-        self.charge.bytes() + body
+        u64::from(self.charged) + self.body.size() as u64
     }
 
     fn own_size(&self) -> usize {
-        let tags = self.about.tags.iter().map(|tag| allocated(tag.len()));
-        let vary = match &self.vary {
-            Vary::Nothing | Vary::Everything => 0,
-            Vary::Fields(names) => allocated(names.len() * size_of::<HeaderName>() + 16),
+        let varies = self.varies.as_ref().map_or(0, |varies| {
+            let fields = match &varies.0 {
+                Vary::Nothing | Vary::Everything => 0,
+                Vary::Fields(names) => allocated(names.len() * size_of::<HeaderName>() + 16),
+            };
+            allocated(size_of::<(Vary, Variance)>()) + fields
+        });
+        // The counts of references.
+        allocated(size_of::<Self>() + 16) + self.headers.size() + varies + self.mark.size()
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let live = &self.body.ledger.live;
+        live.fetch_sub(self.charged.into(), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sizes of the allocator: an entry and its body take one of 128 bytes each.
+    #[test]
+    fn small_entries_stay_small() {
+        assert!(size_of::<Entry>() + 16 <= 128, "{}", size_of::<Entry>());
+        assert!(size_of::<Body>() + 16 <= 128, "{}", size_of::<Body>());
+    }
+
+    #[test]
+    fn a_lifetime_is_kept_to_the_nanosecond() {
+        let lifetime = Lifetime {
+            response_time: SystemTime::UNIX_EPOCH + Duration::new(1_800_000_000, 123_456_789),
+            initial_age: Duration::new(3, 1),
+            fresh_for: Duration::from_secs(1 << 31),
+            stale_while_revalidate: Duration::from_millis(1),
+            stale_if_error: Duration::ZERO,
+            always_validate: true,
+            must_revalidate: false,
         };
-        allocated(size_of::<Self>() + 16)
-            + allocated(self.key.size() - KEY_INNER)
-            + allocated(KEY_INNER + 16)
-            + tags.sum::<usize>()
-            + allocated(self.about.tags.len() * size_of::<Box<str>>())
-            + vary
-            + headers_size(&self.headers)
+        let stored = StoredLifetime::new(&lifetime);
+        assert_eq!(stored.response_time, 1_800_000_000_123_456_789);
+        assert_eq!(
+            Duration::from_nanos(stored.initial_age),
+            lifetime.initial_age
+        );
+        assert_eq!(Duration::from_nanos(stored.fresh_for), lifetime.fresh_for);
+        assert_eq!(nanos(Duration::MAX), u64::MAX);
     }
-}
-
-/// Bytes that [`Key::size`] counts in addition to the text.
-const KEY_INNER: usize = 48;
-
-/// Copies the values into one allocation. As they come from the network, each would keep the whole
-/// buffer that the header section was read into.
-fn own_headers(headers: &HeaderMap) -> HeaderMap {
-    let len = headers.values().map(HeaderValue::len).sum();
-    let mut buffer = BytesMut::with_capacity(len);
-    for value in headers.values() {
-        buffer.extend_from_slice(value.as_bytes());
-    }
-    let mut rest = buffer.freeze();
-    let mut own = HeaderMap::with_capacity(headers.len());
-    for (name, value) in headers {
-        let bytes = rest.split_to(value.len());
-        let mut copy = HeaderValue::from_maybe_shared(bytes).expect("it was a value before");
-        copy.set_sensitive(value.is_sensitive());
-        own.append(name, copy);
-    }
-    // A copy has room for what it holds, and this one for up to twice as much.
-    own.clone()
-}
-
-/// Returns the bytes of a map made by [`own_headers`]: a table of positions, a list of names and
-/// values, the values, and the names that `http` does not know.
-fn headers_size(headers: &HeaderMap) -> usize {
-    // A hash, the links to further values of the name, the name and the value.
-    const ENTRY: usize = 24 + size_of::<HeaderName>() + size_of::<HeaderValue>();
-    // A further value of a name, and its links.
-    const FURTHER: usize = 40 + size_of::<HeaderValue>();
-    let values: usize = headers.values().map(HeaderValue::len).sum();
-    let names = headers.keys().map(|name| allocated(name.as_str().len()));
-    let capacity = headers.capacity();
-    allocated(headers.keys_len() * ENTRY)
-        + allocated((headers.len() - headers.keys_len()) * FURTHER)
-        + allocated((capacity + capacity / 3).next_power_of_two() * 4)
-        + allocated(values)
-        + 48
-        + names.sum::<usize>()
 }

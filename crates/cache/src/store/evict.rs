@@ -7,9 +7,16 @@
 //!
 //! Routes with a quota have queues of their own.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Weak, atomic::Ordering},
+};
 
-use super::{entry::EvictionState, warmth::HotEntry};
+use super::{
+    body::Body,
+    eviction_state::{EvictionState, PackedSize},
+    warmth::HotEntry,
+};
 
 const NONE: u32 = u32::MAX;
 
@@ -26,14 +33,16 @@ pub(super) struct Queues {
     free: Vec<u32>,
     parts: Vec<QuotaQueues>,
     ghosts: Ghosts,
-    /// Entries with compressed forms, the oldest first.
-    forms: std::collections::VecDeque<Arc<EvictionState>>,
+    /// Entries with compressed forms, the oldest first. Those that are gone take no more than their
+    /// place here.
+    forms: VecDeque<Weak<Body>>,
 }
 
 #[derive(Debug)]
 struct Node {
-    seat: Option<Arc<EvictionState>>,
-    bytes: u64,
+    body: Option<Arc<Body>>,
+    /// Size as the list counts it.
+    size: PackedSize,
     before: u32,
     after: u32,
     part: u16,
@@ -83,26 +92,26 @@ impl QuotaQueues {
 #[derive(Debug)]
 pub(super) enum Victim {
     /// Only the compressed forms of the entry.
-    Forms(Arc<EvictionState>),
-    Entry(Arc<EvictionState>),
+    Forms(Arc<Body>),
+    Entry(Arc<Body>),
 }
 
 impl Queues {
-    /// Returns the bytes of the queues in memory, without the seats.
+    /// Returns the bytes of the queues in memory, without the entries.
     pub(super) fn size(&self) -> usize {
         self.nodes.capacity() * size_of::<Node>()
             + self.free.capacity() * size_of::<u32>()
-            + self.forms.capacity() * size_of::<Arc<EvictionState>>()
+            + self.forms.capacity() * size_of::<Weak<Body>>()
             + self.ghosts.rows.capacity() * size_of::<[(u32, u32); 4]>()
     }
 
-    pub(super) fn add(&mut self, seat: &Arc<EvictionState>) {
-        let part = seat.quota.as_ref().map_or(0, |quota| quota.part);
-        let is_main = self.ghosts.remove(seat.hash);
-        seat.frequency.store(0, Ordering::Relaxed);
+    /// Adds an entry to the queues of a quota, or to those of part 0.
+    pub(super) fn add(&mut self, body: &Arc<Body>, part: usize) {
+        let is_main = self.ghosts.remove(body.key.hash());
+        body.eviction.frequency.store(0, Ordering::Relaxed);
         let node = Node {
-            seat: Some(Arc::clone(seat)),
-            bytes: seat.bytes.load(Ordering::Relaxed),
+            body: Some(Arc::clone(body)),
+            size: body.eviction.size(),
             before: NONE,
             after: NONE,
             part: u16::try_from(part).unwrap_or(0),
@@ -116,19 +125,22 @@ impl Queues {
             self.nodes.push(node);
             u32::try_from(self.nodes.len() - 1).expect("fewer entries than that have room")
         };
-        seat.node.store(at, Ordering::Relaxed);
+        body.eviction.node.store(at, Ordering::Relaxed);
         self.ghosts.make_room(self.nodes.len());
         self.link(at);
     }
 
     /// Removes an entry. Returns true if it was in a queue.
-    pub(super) fn remove(&mut self, seat: &EvictionState) -> bool {
-        let at = seat.node.swap(EvictionState::NOWHERE, Ordering::Relaxed);
+    pub(super) fn remove(&mut self, body: &Body) -> bool {
+        let at = body
+            .eviction
+            .node
+            .swap(EvictionState::NOWHERE, Ordering::Relaxed);
         if at == EvictionState::NOWHERE {
             return false;
         }
         self.unlink(at);
-        self.nodes[at as usize].seat = None;
+        self.nodes[at as usize].body = None;
         self.free.push(at);
         let taken = self.nodes.len() - self.free.len();
         if self.nodes.len() > 4 * taken.max(1024) || taken == 0 {
@@ -138,43 +150,41 @@ impl Queues {
     }
 
     /// Updates the recorded bytes of an entry.
-    pub(super) fn resize(&mut self, seat: &EvictionState) {
-        let at = seat.node.load(Ordering::Relaxed);
+    pub(super) fn resize(&mut self, body: &Body) {
+        let at = body.eviction.node.load(Ordering::Relaxed);
         if at == EvictionState::NOWHERE {
             return;
         }
         let node = &mut self.nodes[at as usize];
-        let bytes = seat.bytes.load(Ordering::Relaxed);
-        let (part, is_main, before) = (node.part, node.is_main, node.bytes);
-        node.bytes = bytes;
+        let size = body.eviction.size();
+        let (part, is_main, before) = (node.part, node.is_main, node.size);
+        node.size = size;
         let list = self.parts[usize::from(part)].list(is_main);
-        list.bytes = list.bytes - before + bytes;
+        list.bytes = list.bytes - before.bytes() + size.bytes();
     }
 
-    pub(super) fn add_form(&mut self, seat: &Arc<EvictionState>) {
+    pub(super) fn add_form(&mut self, body: &Arc<Body>) {
         // Forms of removed entries are skipped at their turn, or dropped here.
         if self.forms.len() > 64.max(self.nodes.len() - self.free.len()) {
-            let is_here = |seat: &Arc<EvictionState>| {
-                seat.node.load(Ordering::Relaxed) != EvictionState::NOWHERE
-            };
-            self.forms.retain(is_here);
+            self.forms
+                .retain(|body| body.upgrade().is_some_and(|body| is_queued(&body)));
         }
-        self.forms.push_back(Arc::clone(seat));
+        self.forms.push_back(Arc::downgrade(body));
     }
 
     /// Returns the next victim among all entries. A returned entry is already out of the queues.
     pub(super) fn victim(&mut self) -> Option<Victim> {
         for _ in 0..MAX_SPARED {
-            let Some(seat) = self.forms.pop_front() else {
+            let Some(body) = self.forms.pop_front() else {
                 break;
             };
-            if seat.node.load(Ordering::Relaxed) == EvictionState::NOWHERE {
+            let Some(body) = body.upgrade().filter(|body| is_queued(body)) else {
                 continue;
+            };
+            if !body.eviction.take_form_used() {
+                return Some(Victim::Forms(body));
             }
-            if !seat.take_form_used() {
-                return Some(Victim::Forms(seat));
-            }
-            self.forms.push_back(seat);
+            self.forms.push_back(Arc::downgrade(&body));
         }
         // As if it were one queue: each part loses in proportion to its share of the bytes.
         let total: u64 = self.parts.iter().map(QuotaQueues::bytes).sum();
@@ -191,7 +201,7 @@ impl Queues {
     }
 
     /// Returns the next entry to evict from one quota.
-    pub(super) fn victim_of(&mut self, part: usize) -> Option<Arc<EvictionState>> {
+    pub(super) fn victim_of(&mut self, part: usize) -> Option<Arc<Body>> {
         loop {
             let queues = self.parts.get(part)?;
             let is_small_full = queues.small.bytes * 10 > queues.bytes();
@@ -205,19 +215,20 @@ impl Queues {
             if at == NONE {
                 return None;
             }
-            let seat = self.nodes[at as usize].seat.clone();
-            let seat = seat.expect("what is linked is taken");
-            let frequency = seat.frequency.load(Ordering::Relaxed);
+            let body = self.nodes[at as usize].body.clone();
+            let body = body.expect("what is linked is taken");
+            let hits = &body.eviction.frequency;
+            let frequency = hits.load(Ordering::Relaxed);
             if is_main && frequency > 0 {
-                seat.frequency.store(frequency - 1, Ordering::Relaxed);
+                hits.store(frequency - 1, Ordering::Relaxed);
             } else if !is_main && frequency >= TAKEN_OVER {
-                seat.frequency.store(0, Ordering::Relaxed);
+                hits.store(0, Ordering::Relaxed);
             } else {
                 if !is_main {
-                    self.ghosts.add(seat.hash);
+                    self.ghosts.add(body.key.hash());
                 }
-                self.remove(&seat);
-                return Some(seat);
+                self.remove(&body);
+                return Some(body);
             }
             self.unlink(at);
             self.nodes[at as usize].is_main = true;
@@ -242,8 +253,8 @@ impl Queues {
             for list in [&part.main, &part.small] {
                 let mut next = list.newest;
                 while let Some(node) = self.nodes.get(next as usize) {
-                    let seat = node.seat.iter();
-                    all.extend(seat.map(|seat| HotEntry::of(seat, node.is_main)));
+                    let body = node.body.iter();
+                    all.extend(body.map(|body| HotEntry::of(body, node.is_main)));
                     next = node.after;
                 }
             }
@@ -275,23 +286,23 @@ impl Queues {
             let mut next = list.oldest;
             while next != NONE {
                 let Node {
-                    seat,
-                    bytes,
+                    body,
+                    size,
                     before,
                     part,
                     is_main,
                     ..
                 } = &mut old[next as usize];
                 let at = u32::try_from(self.nodes.len()).expect("fewer than before");
-                let seat = seat.take();
-                if let Some(seat) = &seat {
-                    seat.node.store(at, Ordering::Relaxed);
+                let body = body.take();
+                if let Some(body) = &body {
+                    body.eviction.node.store(at, Ordering::Relaxed);
                 }
                 next = *before;
                 grow(&mut self.nodes);
                 self.nodes.push(Node {
-                    seat,
-                    bytes: *bytes,
+                    body,
+                    size: *size,
                     before: NONE,
                     after: NONE,
                     part: *part,
@@ -305,12 +316,12 @@ impl Queues {
 
     fn link(&mut self, at: u32) {
         let node = &self.nodes[at as usize];
-        let (part, is_main, bytes) = (usize::from(node.part), node.is_main, node.bytes);
+        let (part, is_main, size) = (usize::from(node.part), node.is_main, node.size);
         if self.parts.len() <= part {
             self.parts.resize_with(part + 1, QuotaQueues::default);
         }
         let list = self.parts[part].list(is_main);
-        list.bytes += bytes;
+        list.bytes += size.bytes();
         let newest = std::mem::replace(&mut list.newest, at);
         if newest == NONE {
             list.oldest = at;
@@ -326,7 +337,7 @@ impl Queues {
         let node = &self.nodes[at as usize];
         let (before, after) = (node.before, node.after);
         let list = self.parts[usize::from(node.part)].list(node.is_main);
-        list.bytes -= node.bytes;
+        list.bytes -= node.size.bytes();
         if before == NONE {
             list.newest = after;
         }
@@ -340,6 +351,10 @@ impl Queues {
             self.nodes[after as usize].before = before;
         }
     }
+}
+
+fn is_queued(body: &Body) -> bool {
+    body.eviction.node.load(Ordering::Relaxed) != EvictionState::NOWHERE
 }
 
 /// Grows by an eighth: doubling would leave half of a large list empty.

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{
     Entry, EntryDraft, NotStoredReason, Reader, Store,
-    body::{WholeBody, next_piece, next_piece_of_unknown},
+    body::{next_piece, next_piece_of_unknown},
     filling::{Filling, WINDOW, WriteCondition},
     memory::{MemoryCharge, MemoryLedger},
 };
@@ -48,6 +48,8 @@ pub trait Client: fmt::Debug + Send + Sync {
 #[derive(Debug)]
 pub struct Fill {
     store: &'static Store,
+    /// Identifies the fill among all of the store.
+    pub(super) number: u64,
     entry: Arc<Entry>,
     filling: Arc<Filling>,
     expected: Option<u64>,
@@ -59,14 +61,15 @@ pub struct Fill {
 
 impl Fill {
     pub(super) fn begin(store: &'static Store, draft: &EntryDraft) -> Self {
-        let entry = Arc::new(Entry::new(draft, store.next_id(), store.ledger));
+        let entry = Arc::new(store.entry(draft));
         let filling = Arc::new(Filling::new(MemoryCharge::new(store.ledger, 0)));
         entry.body.set_filling(Some(Arc::clone(&filling)));
-        let number = entry.seat.id;
+        let number = store.next_id();
         store.fills.lock().insert(number, Arc::downgrade(&entry));
         store.metrics.fills.inc();
         let mut fill = Self {
             store,
+            number,
             expected: content_length(draft),
             entry,
             filling,
@@ -127,11 +130,10 @@ impl Fill {
             return Err(FillError::Length { came, expected });
         }
         if self.passed.is_none() {
-            let about = &self.entry.about;
             let log = &self.store.log;
-            if came > about.max_object {
+            if came > self.entry.rules().max_object {
                 self.pass(NotStoredReason::TooLarge);
-            } else if log.raced(self.entry.mark, &self.entry.key, &about.tags) {
+            } else if log.raced(self.entry.mark(), self.entry.key(), self.entry.tags()) {
                 self.pass(NotStoredReason::Purged);
             }
         }
@@ -163,21 +165,21 @@ impl Fill {
         }
         let body = &self.entry.body;
         self.filling.finish(|segments, charge| {
-            body.complete(WholeBody::new(segments, charge));
+            body.complete(segments, charge);
         });
         body.set_filling(None);
         if self.passed.is_some() {
             return Ok(None);
         }
         let store = self.store;
-        let mut part = store.shard(self.entry.key.hash()).write();
+        let mut part = store.shard(self.entry.key().hash()).write();
         let Some(at) = part.shard.slot_of(&store.hashes, &self.entry) else {
             drop(part);
             self.note(NotStoredReason::Purged);
             return Ok(None);
         };
-        let tags = &self.entry.about.tags;
-        if store.log.raced(self.entry.mark, &self.entry.key, tags) {
+        let (key, tags) = (self.entry.key(), self.entry.tags());
+        if store.log.raced(self.entry.mark(), key, tags) {
             let removed = store.take_out(&mut part, at);
             drop(part);
             drop(removed);
@@ -194,8 +196,8 @@ impl Fill {
     fn show(&self) -> bool {
         let store = self.store;
         let entry = &self.entry;
-        let mut part = store.shard(entry.key.hash()).write();
-        if store.log.raced(entry.mark, &entry.key, &entry.about.tags) {
+        let mut part = store.shard(entry.key().hash()).write();
+        if store.log.raced(entry.mark(), entry.key(), entry.tags()) {
             return false;
         }
         part.shard.insert(&store.hashes, entry);
@@ -205,7 +207,7 @@ impl Fill {
 
     fn hide(&self) {
         let store = self.store;
-        let mut part = store.shard(self.entry.key.hash()).write();
+        let mut part = store.shard(self.entry.key().hash()).write();
         let at = part.shard.slot_of(&store.hashes, &self.entry);
         let removed = at.map(|at| store.take_out(&mut part, at));
         store.charge_shard(&mut part);
@@ -351,7 +353,7 @@ fn pause(behind: u64) -> Duration {
 impl Drop for Fill {
     fn drop(&mut self) {
         self.release();
-        self.store.fills.lock().remove(&self.entry.seat.id);
+        self.store.fills.lock().remove(&self.number);
         self.store.metrics.fills.dec();
         // A finished fill has no filling any more.
         if self.entry.body.filling().is_some() {

@@ -352,7 +352,7 @@ impl AttachedReader {
     /// Returns the piece at this position, waiting for it if necessary; `None` at the end.
     pub(super) async fn next(
         &self,
-        body: &Body,
+        body: &Arc<Body>,
         segment: usize,
         offset: usize,
     ) -> Result<Option<Piece>, FillEnd> {
@@ -369,7 +369,7 @@ impl AttachedReader {
 
     fn try_next(
         &self,
-        body: &Body,
+        body: &Arc<Body>,
         segment: usize,
         offset: usize,
     ) -> Option<Result<Option<Piece>, FillEnd>> {
@@ -390,9 +390,9 @@ impl AttachedReader {
                 bytes: Bytes::copy_from_slice(&state.tail[offset..end]),
                 is_last: false,
             }
-        } else if let Some(whole) = body.whole() {
+        } else if body.whole().is_some() {
             // The body became complete after the caller looked.
-            let found = whole.segments().get(segment).map(|segment| Piece {
+            let found = body.segment(segment).map(|segment| Piece {
                 bytes: segment.slice(offset..),
                 is_last: true,
             });

@@ -11,25 +11,25 @@ impl Store {
     pub fn set_lifetime(&self, entry: &Arc<Entry>, lifetime: Lifetime, mark: LogMark) -> bool {
         let refresh = Refresh {
             old: Arc::clone(entry),
-            headers: entry.headers.clone(),
+            headers: entry.headers(),
             lifetime,
-            vary: entry.vary.clone(),
-            variance: entry.variance,
+            vary: entry.vary().clone(),
+            variance: entry.variance(),
             // Its content is as old as before: a purge that is being applied now affects it.
-            mark: entry.mark,
+            mark: entry.mark(),
         };
-        let mut part = self.shard(entry.key.hash()).write();
+        let mut part = self.shard(entry.key().hash()).write();
         let Some(at) = part.shard.slot_of(&self.hashes, entry) else {
             return false;
         };
         let is_same = part.shard.at(at).is_some_and(|it| Arc::ptr_eq(it, entry));
         // A soft purge is a mark on the entry, which the new entry would not have.
         let is_purged =
-            entry.stale_since().is_some() || self.log.raced(mark, &entry.key, &entry.about.tags);
+            entry.stale_since().is_some() || self.log.raced(mark, entry.key(), entry.tags());
         if !is_same || is_purged || !entry.is_complete() {
             return false;
         }
-        let new = Arc::new(entry.refreshed(&refresh, self.ledger));
+        let new = Arc::new(entry.refreshed(&refresh));
         let before = part.shard.replace(at, Arc::clone(&new));
         self.resize(&new);
         drop(part);
@@ -65,7 +65,7 @@ mod tests {
         assert!(bench.store.set_lifetime(&entry, longer.clone(), mark));
         let new = bench.get(&page).unwrap();
         assert_eq!(new.lifetime(), longer);
-        assert_eq!(new.headers, entry.headers);
+        assert_eq!(new.headers(), entry.headers());
         // The former entry has been replaced by now.
         assert!(!bench.store.set_lifetime(&entry, longer, mark));
         drop(entry);

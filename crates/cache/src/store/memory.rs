@@ -58,6 +58,11 @@ impl MemoryCharge {
         self.bytes = bytes;
     }
 
+    /// Leaves the bytes in the account: their new owner releases them.
+    pub(super) fn hand_over(mut self) {
+        self.bytes = 0;
+    }
+
     /// Moves all bytes of the charge into a new one.
     pub(super) fn take(&mut self) -> Self {
         Self {
@@ -76,7 +81,7 @@ impl Drop for MemoryCharge {
 /// Returns the bytes that the allocator takes for an allocation of `len` bytes. jemalloc has four
 /// sizes between two powers of two, and multiples of 16 up to 128. For other allocators this is an
 /// estimate.
-pub(super) const fn allocated(len: usize) -> usize {
+pub(crate) const fn allocated(len: usize) -> usize {
     if len == 0 {
         return 0;
     }

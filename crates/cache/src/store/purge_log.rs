@@ -12,6 +12,7 @@ use std::{
 
 use parking_lot::RwLock;
 
+use super::memory::allocated;
 use crate::{
     key::Key,
     purge::{PurgeMatcher, ledger::PurgeLedger, stamps::Stamp},
@@ -26,6 +27,42 @@ pub struct LogMark {
     pub(crate) shared: u64,
     /// Highest position then known of the purges that the disk remembers.
     pub(crate) disk: u64,
+}
+
+/// A [`LogMark`] as entries keep it: without tiers it has one number.
+#[derive(Debug)]
+pub(super) struct StoredMark {
+    position: u64,
+    /// Positions of the shared tier and of the disk, unless both are 0.
+    tiers: Option<Box<(u64, u64)>>,
+}
+
+impl StoredMark {
+    pub(super) fn get(&self) -> LogMark {
+        let (shared, disk) = self.tiers.as_deref().copied().unwrap_or_default();
+        LogMark {
+            position: self.position,
+            shared,
+            disk,
+        }
+    }
+
+    /// Returns the bytes in memory beside the mark itself.
+    pub(super) fn size(&self) -> usize {
+        self.tiers
+            .as_ref()
+            .map_or(0, |_| allocated(size_of::<(u64, u64)>()))
+    }
+}
+
+impl From<LogMark> for StoredMark {
+    fn from(mark: LogMark) -> Self {
+        let tiers = (mark.shared, mark.disk);
+        Self {
+            position: mark.position,
+            tiers: (tiers != (0, 0)).then(|| Box::new(tiers)),
+        }
+    }
 }
 
 /// Time for which a purge is remembered at least. A response that takes longer from its request to

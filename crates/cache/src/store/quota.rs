@@ -33,11 +33,8 @@ impl Quota {
         self.used.load(Ordering::Relaxed)
     }
 
-    pub(super) fn add(&self, bytes: u64) {
-        self.used.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    pub(super) fn sub(&self, bytes: u64) {
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    /// Adds to the bytes in use, wrapping: a decrease is added as its complement.
+    pub(super) fn add(&self, change: u64) {
+        self.used.fetch_add(change, Ordering::Relaxed);
     }
 }

@@ -60,10 +60,10 @@ impl Reader {
     pub async fn next(&mut self) -> Result<Option<Bytes>, FillEnd> {
         while self.left > 0 {
             let piece = match (self.body.whole(), &mut self.attached) {
-                (Some(whole), attached) => {
+                (Some(_), attached) => {
                     // The writer need not wait for this reader any more.
                     *attached = None;
-                    let segment = whole.segments().get(self.segment);
+                    let segment = self.body.segment(self.segment);
                     segment.map(|segment| Piece {
                         bytes: segment.slice(self.offset..),
                         is_last: true,
@@ -108,7 +108,7 @@ impl Reader {
         self.attached = None;
         self.left = end.unwrap_or(u64::MAX).saturating_sub(start);
         let mut before = start;
-        for (at, segment) in whole.segments().iter().enumerate() {
+        for (at, segment) in whole.segments().enumerate() {
             let len = segment.len() as u64;
             if before < len {
                 self.segment = at;

@@ -4,12 +4,12 @@
 //! data in the entries. All lists are linked through the slots of entries, so that an entry leaves
 //! them without a search.
 
-use std::sync::Arc;
+use std::{ptr, sync::Arc};
 
 use ahash::RandomState;
 use hashbrown::{HashTable, hash_table::Entry as TableEntry};
 
-use super::{Lookup, entry::Entry, evict::grow};
+use super::{Lookup, body::Body, entry::Entry, evict::grow};
 use crate::{
     key::Key,
     policy::{SentHeaders, Variance, Vary},
@@ -26,9 +26,12 @@ const MAX_VARIANTS: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Hashes(RandomState);
 
+/// Hash of a key or of a path. Slots keep it, so that entries of other keys are not read.
+type SlotHash = u32;
+
 impl Hashes {
-    fn key(&self, hash: u128) -> u64 {
-        self.0.hash_one(hash)
+    fn key(&self, hash: u128) -> SlotHash {
+        upper_half(self.0.hash_one(hash))
     }
 
     fn bytes(&self, bytes: &[u8]) -> u64 {
@@ -37,12 +40,25 @@ impl Hashes {
 
     /// Returns the hash of a path. A long path is hashed by the digest of it without its trailing
     /// slash, since other gateways report no more than that.
-    fn path(&self, path: &[u8]) -> u64 {
-        match purge::long(without_slash(path)) {
-            Some(digest) => self.bytes(&digest),
-            None => self.bytes(path),
-        }
+    fn path(&self, path: &[u8]) -> SlotHash {
+        let digest = purge::long(without_slash(path));
+        self.reported_path(digest.as_ref().map_or(path, |digest| digest))
     }
+
+    /// Returns the hash of a path as other gateways report it.
+    fn reported_path(&self, path: &[u8]) -> SlotHash {
+        upper_half(self.bytes(path))
+    }
+}
+
+fn upper_half(hash: u64) -> SlotHash {
+    SlotHash::try_from(hash >> 32).expect("32 bits are left")
+}
+
+/// Returns a hash for a table, which takes the bucket from the lower bits and a mark from the upper
+/// ones.
+fn spread(hash: SlotHash) -> u64 {
+    u64::from(hash) << 32 | u64::from(hash)
 }
 
 #[derive(Debug, Default)]
@@ -52,8 +68,8 @@ pub(super) struct Shard {
     len: usize,
     /// The first slot of each key.
     keys: HashTable<u32>,
-    /// The first slot of each path.
-    paths: HashTable<Head>,
+    /// The first slot of each hash of a path.
+    paths: HashTable<u32>,
     /// The first posting of each tag.
     tags: HashTable<Head>,
     postings: Vec<TagEntry>,
@@ -69,6 +85,8 @@ struct Slot {
     path_after: u32,
     /// The first posting of the entry.
     posting: u32,
+    key_hash: SlotHash,
+    path_hash: SlotHash,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -147,7 +165,7 @@ impl Shard {
             if best.is_some_and(|best| is_before(entry, best)) {
                 continue;
             }
-            let variance = match (&entry.vary, computed) {
+            let variance = match (entry.vary(), computed) {
                 (Vary::Everything, _) => continue,
                 (Vary::Nothing, _) => Variance::default(),
                 (vary, Some((last, variance))) if last == vary => variance,
@@ -160,13 +178,13 @@ impl Shard {
                     variance
                 }
             };
-            if variance == entry.variance {
+            if variance == entry.variance() {
                 best = Some(entry);
             }
         }
         Lookup {
             entry: best.cloned(),
-            vary: newest.map(|entry| entry.vary.clone()),
+            vary: newest.map(|entry| entry.vary().clone()),
             is_unclear,
         }
     }
@@ -177,9 +195,7 @@ impl Shard {
         hashes: &Hashes,
         key: &Key,
     ) -> impl Iterator<Item = (u32, &'a Arc<Entry>)> + use<'a> {
-        let hash = hashes.key(key.hash());
-        let first = self.keys.find(hash, |at| self.entry(*at).key == *key);
-        self.chain(first.copied())
+        self.chain(self.first_of(hashes.key(key.hash()), |entry| entry.key() == key))
     }
 
     /// Same as [`Shard::variants`] if only the hash is known: Pingora's purges of one key.
@@ -188,10 +204,14 @@ impl Shard {
         hashes: &Hashes,
         hash: u128,
     ) -> impl Iterator<Item = (u32, &'a Arc<Entry>)> + use<'a> {
-        let first = self
-            .keys
-            .find(hashes.key(hash), |at| self.entry(*at).key.hash() == hash);
-        self.chain(first.copied())
+        self.chain(self.first_of(hashes.key(hash), |entry| entry.key().hash() == hash))
+    }
+
+    /// Returns the first slot of the key with this hash that `is_wanted`.
+    fn first_of(&self, hash: SlotHash, is_wanted: impl Fn(&Entry) -> bool) -> Option<u32> {
+        let is_first =
+            |at: &u32| self.slots[*at as usize].key_hash == hash && is_wanted(self.entry(*at));
+        self.keys.find(spread(hash), is_first).copied()
     }
 
     fn chain(&self, first: Option<u32>) -> impl Iterator<Item = (u32, &Arc<Entry>)> {
@@ -202,31 +222,41 @@ impl Shard {
         std::iter::successors(first, after).map(|at| (at, self.entry(at)))
     }
 
-    /// Returns the slot of the entry with the same seat, whether it was refreshed or not.
+    /// Returns the slot of the entry with the same body, whether it was refreshed or not.
     pub(super) fn slot_of(&self, hashes: &Hashes, entry: &Entry) -> Option<u32> {
-        let mut variants = self.variants(hashes, &entry.key);
-        let found = variants.find(|(_, it)| Arc::ptr_eq(&it.seat, &entry.seat));
-        found.map(|(at, _)| at)
+        self.slot_of_body(hashes, &entry.body)
     }
 
-    /// Returns the slot of a seat that eviction selected.
-    pub(super) fn slot_of_seat(&self, hashes: &Hashes, hash: u128, id: u64) -> Option<u32> {
+    /// Returns the slot of the entry with this body.
+    pub(super) fn slot_of_body(&self, hashes: &Hashes, body: &Body) -> Option<u32> {
+        let address = ptr::from_ref(body).addr();
+        self.slot_of_address(hashes, body.key.hash(), address)
+    }
+
+    /// Returns the slot of the entry whose body has this address.
+    pub(super) fn slot_of_address(
+        &self,
+        hashes: &Hashes,
+        hash: u128,
+        address: usize,
+    ) -> Option<u32> {
         let mut variants = self.variants_by_hash(hashes, hash);
-        variants.find(|(_, it)| it.seat.id == id).map(|(at, _)| at)
+        let found = variants.find(|(_, it)| Arc::as_ptr(&it.body).addr() == address);
+        found.map(|(at, _)| at)
     }
 
     /// Returns the entries that a newly completed entry replaces: older ones for the same requests,
     /// and beyond [`MAX_VARIANTS`] the oldest.
     pub(super) fn replaced_by(&self, hashes: &Hashes, entry: &Entry) -> Vec<u32> {
         let mut others: Vec<_> = self
-            .variants(hashes, &entry.key)
-            .filter(|(_, it)| it.is_complete() && !Arc::ptr_eq(&it.seat, &entry.seat))
+            .variants(hashes, entry.key())
+            .filter(|(_, it)| it.is_complete() && !Arc::ptr_eq(&it.body, &entry.body))
             .collect();
         let mut replaced = Vec::new();
         others.retain(|(at, it)| {
             // A response without `Vary` matches the requests of older variants too.
-            let is_same = (it.vary == entry.vary && it.variance == entry.variance)
-                || entry.vary == Vary::Nothing;
+            let is_same = (it.vary() == entry.vary() && it.variance() == entry.variance())
+                || *entry.vary() == Vary::Nothing;
             if is_same {
                 replaced.push(*at);
             }
@@ -248,6 +278,8 @@ impl Shard {
             path_before: NONE,
             path_after: NONE,
             posting: NONE,
+            key_hash: hashes.key(entry.key().hash()),
+            path_hash: hashes.path(entry.key().path()),
         };
         let at = if self.free == NONE {
             grow(&mut self.slots);
@@ -261,9 +293,9 @@ impl Shard {
         };
         self.len += 1;
         self.slots[at as usize].entry = Some(Arc::clone(entry));
-        self.link_key(hashes, &entry.key, at);
-        self.link_path(hashes, entry.key.path(), at);
-        for tag in &entry.about.tags {
+        self.link_key(entry.key(), at);
+        self.link_path(at);
+        for tag in entry.tags() {
             self.link_tag(hashes.bytes(tag.as_bytes()), at);
         }
         at
@@ -277,8 +309,8 @@ impl Shard {
     pub(super) fn remove(&mut self, hashes: &Hashes, at: u32) -> Arc<Entry> {
         let entry = Arc::clone(self.entry(at));
         self.unlink_tags(hashes, &entry, at);
-        self.unlink_path(hashes, entry.key.path(), at);
-        self.unlink_key(hashes, &entry.key, at);
+        self.unlink_path(at);
+        self.unlink_key(entry.key(), at);
         let slot = &mut self.slots[at as usize];
         slot.entry = None;
         slot.next = std::mem::replace(&mut self.free, at);
@@ -299,7 +331,7 @@ impl Shard {
                             found.extend(self.of_path(hashes, &[path, &b"/"[..]].concat()));
                         }
                         HostPath::Digests { path, .. } => {
-                            found.extend(self.of_hash(hashes.bytes(path)));
+                            found.extend(self.of_hash(hashes.reported_path(path)));
                         }
                     }
                 }
@@ -325,13 +357,14 @@ impl Shard {
         self.of_hash(hashes.path(path))
     }
 
-    fn of_hash(&self, hash: u64) -> impl Iterator<Item = u32> {
-        let head = self.paths.find(hash, |head| head.hash == hash);
+    fn of_hash(&self, hash: SlotHash) -> impl Iterator<Item = u32> {
+        let is_first = |at: &u32| self.slots[*at as usize].path_hash == hash;
+        let first = self.paths.find(spread(hash), is_first);
         let after = |at: &u32| {
             let next = self.slots[*at as usize].path_after;
             (next != NONE).then_some(next)
         };
-        std::iter::successors(head.map(|head| head.first), after)
+        std::iter::successors(first.copied(), after)
     }
 
     fn entry(&self, at: u32) -> &Arc<Entry> {
@@ -339,18 +372,15 @@ impl Shard {
         entry.expect("what is linked is taken")
     }
 
-    fn link_key(&mut self, hashes: &Hashes, key: &Key, at: u32) {
+    fn link_key(&mut self, key: &Key, at: u32) {
         let Self { slots, keys, .. } = self;
-        let key_of = |at: u32| {
-            let entry = slots[at as usize].entry.as_ref();
-            &entry.expect("what is linked is taken").key
+        let hash = slots[at as usize].key_hash;
+        let has_key = |at: &u32| {
+            let slot = &slots[*at as usize];
+            slot.key_hash == hash && slot.entry.as_ref().is_some_and(|it| it.key() == key)
         };
-        let found = keys.entry(
-            hashes.key(key.hash()),
-            |at| key_of(*at) == key,
-            |at| hashes.key(key_of(*at).hash()),
-        );
-        match found {
+        let hash_of = |at: &u32| spread(slots[*at as usize].key_hash);
+        match keys.entry(spread(hash), has_key, hash_of) {
             TableEntry::Occupied(mut first) => {
                 let next = std::mem::replace(first.get_mut(), at);
                 slots[at as usize].next = next;
@@ -361,12 +391,14 @@ impl Shard {
         }
     }
 
-    fn unlink_key(&mut self, hashes: &Hashes, key: &Key, at: u32) {
-        let next = self.slots[at as usize].next;
-        let hash = hashes.key(key.hash());
+    fn unlink_key(&mut self, key: &Key, at: u32) {
         let Self { slots, keys, .. } = self;
-        let key_of = |at: u32| slots[at as usize].entry.as_ref().map(|entry| &entry.key);
-        let first = keys.find_entry(hash, |first| key_of(*first) == Some(key));
+        let Slot { next, key_hash, .. } = slots[at as usize];
+        let has_key = |at: &u32| {
+            let slot = &slots[*at as usize];
+            slot.key_hash == key_hash && slot.entry.as_ref().is_some_and(|it| it.key() == key)
+        };
+        let first = keys.find_entry(spread(key_hash), has_key);
         let mut first = first.expect("a linked key is found");
         if *first.get() == at {
             if next == NONE {
@@ -383,24 +415,44 @@ impl Shard {
         slots[before as usize].next = next;
     }
 
-    fn link_path(&mut self, hashes: &Hashes, path: &[u8], at: u32) {
-        let after = link(&mut self.paths, hashes.path(path), at);
-        self.slots[at as usize].path_after = after;
-        if after != NONE {
-            self.slots[after as usize].path_before = at;
+    fn link_path(&mut self, at: u32) {
+        let Self { slots, paths, .. } = self;
+        let hash = slots[at as usize].path_hash;
+        let is_first = |at: &u32| slots[*at as usize].path_hash == hash;
+        let hash_of = |at: &u32| spread(slots[*at as usize].path_hash);
+        match paths.entry(spread(hash), is_first, hash_of) {
+            TableEntry::Occupied(mut first) => {
+                let after = std::mem::replace(first.get_mut(), at);
+                slots[at as usize].path_after = after;
+                slots[after as usize].path_before = at;
+            }
+            TableEntry::Vacant(place) => {
+                place.insert(at);
+            }
         }
     }
 
-    fn unlink_path(&mut self, hashes: &Hashes, path: &[u8], at: u32) {
-        let slot = &self.slots[at as usize];
-        let (before, after) = (slot.path_before, slot.path_after);
+    fn unlink_path(&mut self, at: u32) {
+        let Self { slots, paths, .. } = self;
+        let Slot {
+            path_before: before,
+            path_after: after,
+            path_hash,
+            ..
+        } = slots[at as usize];
         if after != NONE {
-            self.slots[after as usize].path_before = before;
+            slots[after as usize].path_before = before;
         }
-        if before == NONE {
-            unlink(&mut self.paths, hashes.path(path), after);
+        if before != NONE {
+            slots[before as usize].path_after = after;
+            return;
+        }
+        let first = paths.find_entry(spread(path_hash), |first| *first == at);
+        let mut first = first.expect("the first of a path is found");
+        if after == NONE {
+            first.remove();
         } else {
-            self.slots[before as usize].path_after = after;
+            *first.get_mut() = after;
         }
     }
 
@@ -434,7 +486,7 @@ impl Shard {
     fn unlink_tags(&mut self, hashes: &Hashes, entry: &Entry, slot: u32) {
         let mut at = std::mem::replace(&mut self.slots[slot as usize].posting, NONE);
         // Each posting was put before the one linked earlier.
-        for tag in entry.about.tags.iter().rev() {
+        for tag in entry.tags().iter().rev() {
             let posting = &self.postings[at as usize];
             let (before, after, sibling) = (posting.before, posting.after, posting.sibling);
             if after != NONE {

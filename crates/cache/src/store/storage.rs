@@ -59,8 +59,9 @@ impl RequestedLookup {
 impl Entry {
     /// Returns the headers and times in Pingora's form. Nothing is encoded.
     pub fn meta(self: &Arc<Self>) -> Result<CacheMeta> {
-        let mut header = ResponseHeader::build(self.status, Some(self.headers.len()))?;
-        for (name, value) in &self.headers {
+        let headers = self.headers();
+        let mut header = ResponseHeader::build(self.status, Some(headers.len()))?;
+        for (name, value) in &headers {
             header.append_header(name.clone(), value)?;
         }
         let lifetime = self.lifetime();
@@ -143,7 +144,7 @@ impl Storage for Store {
             fill.set_client(client);
         }
         Ok(Box::new(Miss {
-            tag: fill.entry().seat.id.to_be_bytes(),
+            tag: fill.number.to_be_bytes(),
             written: 0,
             fill,
         }))

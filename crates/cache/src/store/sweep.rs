@@ -41,7 +41,7 @@ impl Store {
             let until = slots.min(from + BATCH);
             let about = |at: &u32| {
                 let entry = part.shard.at(*at);
-                entry.is_some_and(|entry| target.is_about(&entry.key, &entry.about.tags))
+                entry.is_some_and(|entry| target.is_about(entry.key(), entry.tags()))
             };
             let found: Vec<_> = (from..until).filter(about).collect();
             let (removed, purged) = self.apply(&mut part, found, effect);
@@ -69,7 +69,7 @@ impl Store {
         let found = part.shard.candidates(&self.hashes, target);
         let entries = found.into_iter().flatten();
         let entries = entries.filter_map(|at| part.shard.at(at));
-        let about = |entry: &&Arc<Entry>| target.is_about(&entry.key, &entry.about.tags);
+        let about = |entry: &&Arc<Entry>| target.is_about(entry.key(), entry.tags());
         let found: Vec<_> = entries.filter(about).cloned().collect();
         drop(part);
         let mut count = 0;

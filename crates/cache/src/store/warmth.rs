@@ -1,27 +1,31 @@
 //! State that another process needs to continue from here: which entries are worth most, and how an
 //! entry takes its old place.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    ptr,
+    sync::{Arc, atomic::Ordering},
+};
 
 use bytes::Bytes;
 
-use super::{Entry, EntryDraft, Store, entry::EvictionState};
+use super::{Body, Entry, EntryDraft, Store, eviction_state::EvictionState};
 
 /// An entry with the number of recent hits.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HotEntry {
     hash: u128,
-    id: u64,
+    /// Address of the body: another one at the same place is one for the same key, or is not found.
+    body: usize,
     /// Hits as counted for eviction; one more for an entry in the main queue.
     pub(crate) hits: u8,
 }
 
 impl HotEntry {
-    pub(super) fn of(seat: &EvictionState, is_main: bool) -> Self {
-        let hits = seat.frequency.load(Ordering::Relaxed);
+    pub(super) fn of(body: &Body, is_main: bool) -> Self {
+        let hits = body.eviction.frequency.load(Ordering::Relaxed);
         Self {
-            hash: seat.hash,
-            id: seat.id,
+            hash: body.key.hash(),
+            body: ptr::from_ref(body).addr(),
             hits: if is_main { hits + 1 } else { hits.min(1) },
         }
     }
@@ -41,7 +45,7 @@ impl Store {
         let part = self.shard(warmth.hash).read();
         let at = part
             .shard
-            .slot_of_seat(&self.hashes, warmth.hash, warmth.id)?;
+            .slot_of_address(&self.hashes, warmth.hash, warmth.body)?;
         part.shard.at(at).map(Arc::clone)
     }
 
@@ -50,7 +54,8 @@ impl Store {
     pub(crate) fn take_over(&self, draft: &EntryDraft, body: &[Bytes], hits: u8) -> Option<()> {
         let entry = self.insert(draft, body)?;
         let hits = hits.min(EvictionState::MAX_FREQUENCY);
-        entry.seat.frequency.fetch_max(hits, Ordering::Relaxed);
+        let frequency = &entry.body.eviction.frequency;
+        frequency.fetch_max(hits, Ordering::Relaxed);
         Some(())
     }
 

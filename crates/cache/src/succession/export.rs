@@ -73,7 +73,7 @@ impl Batch {
 /// Encodes one entry for the pipe; `None` for entries that are of no use in another process.
 fn frame(entry: &Entry, hits: u8) -> Option<Vec<u8>> {
     let encoded = codec::encode(entry)?;
-    let route = entry.about.route.as_bytes();
+    let route = entry.route().as_bytes();
     let name_len = u16::try_from(route.len()).ok()?;
     let len = u32::try_from(FIXED + route.len() + encoded.len()).ok()?;
     let mut frame = Vec::with_capacity(LENGTH + FIXED + route.len() + encoded.len());

@@ -87,8 +87,9 @@ struct EntryHeader {
 pub(crate) fn encode(entry: &Entry) -> Option<Vec<u8>> {
     let body = entry.body.whole()?;
     let lifetime = entry.lifetime();
-    let names = fields(&entry.vary)?;
-    let counts = [entry.headers.len(), names.len(), entry.about.tags.len()];
+    let names = fields(entry.vary())?;
+    let headers = entry.headers();
+    let counts = [headers.len(), names.len(), entry.tags().len()];
     if !are_within_bounds(counts) {
         return None;
     }
@@ -96,9 +97,9 @@ pub(crate) fn encode(entry: &Entry) -> Option<Vec<u8>> {
         (name.as_str().to_owned(), value.as_bytes().to_vec())
     };
     let head = EntryHeader {
-        key: entry.key.as_bytes().to_vec(),
+        key: entry.key().as_bytes().to_vec(),
         status: entry.status.as_u16(),
-        headers: entry.headers.iter().map(header).collect(),
+        headers: headers.iter().map(header).collect(),
         response_time: since_epoch(lifetime.response_time),
         initial_age: whole_millis(lifetime.initial_age),
         fresh_for: whole_millis(lifetime.fresh_for),
@@ -107,9 +108,9 @@ pub(crate) fn encode(entry: &Entry) -> Option<Vec<u8>> {
         always_validate: lifetime.always_validate,
         must_revalidate: lifetime.must_revalidate,
         vary: names.iter().map(|name| name.as_str().to_owned()).collect(),
-        variance: entry.variance.0,
-        tags: entry.about.tags.iter().map(ToString::to_string).collect(),
-        is_compressible: entry.about.is_compressible,
+        variance: entry.variance().0,
+        tags: entry.tags().iter().map(ToString::to_string).collect(),
+        is_compressible: entry.is_compressible(),
     };
     let head = postcard::to_allocvec(&head).ok()?;
     if head.len() > MAX_HEAD {

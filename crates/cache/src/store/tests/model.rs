@@ -106,7 +106,7 @@ impl Model {
 }
 
 fn number_of(entry: &Entry) -> usize {
-    entry.headers[header::ETAG]
+    entry.headers()[header::ETAG]
         .to_str()
         .unwrap()
         .parse()
@@ -162,11 +162,11 @@ impl Run {
             }
             Step::Refresh(page) => {
                 let Some(old) = page.find(bench) else { return };
-                let (vary, variance) = (old.vary.clone(), old.variance);
+                let (vary, variance) = (old.vary().clone(), old.variance());
                 let mark = bench.store.mark();
                 let store = bench.store;
                 let lifetime = old.lifetime();
-                let headers = old.headers.clone();
+                let headers = old.headers();
                 let new = store.refresh(&old, headers, lifetime, vary, variance, mark);
                 assert!(new.is_some());
                 let item = model
@@ -214,7 +214,7 @@ impl Run {
                 assert_eq!(entry.stale_since().is_some(), item.is_stale);
                 let whole = entry.body.whole().unwrap();
                 let fill = u8::try_from(number % 251).unwrap();
-                assert!(whole.segments().iter().flatten().all(|byte| *byte == fill));
+                assert!(whole.segments().flatten().all(|byte| *byte == fill));
             }
         }
     }
@@ -300,7 +300,7 @@ impl Run {
         if self.is_exact {
             assert_eq!(entries.len(), self.model.0.len());
         }
-        let bytes = |entry: &Arc<Entry>| entry.seat.bytes.load(Ordering::Relaxed);
+        let bytes = |entry: &Arc<Entry>| entry.body.eviction.size().bytes();
         let stored: u64 = entries.iter().map(bytes).sum();
         assert_eq!(stored, MemoryLedger::get(&store.ledger.stored));
         let queues = store.queues.lock();
@@ -313,7 +313,7 @@ impl Run {
             .into_iter()
             .chain(urls.map(|url| PurgeMatcher::of(&url)))
         {
-            let about = |entry: &&Arc<Entry>| target.is_about(&entry.key, &entry.about.tags);
+            let about = |entry: &&Arc<Entry>| target.is_about(entry.key(), entry.tags());
             let shards = store.shards.iter().map(|shard| {
                 let part = shard.read();
                 let found = part.shard.candidates(&store.hashes, &target).unwrap();

@@ -16,7 +16,7 @@ fn draft_of(bench: &Bench, page: &Key, versions: &AtomicU64) -> EntryDraft {
 }
 
 fn version_of(entry: &Entry) -> u64 {
-    entry.headers[header::ETAG]
+    entry.headers()[header::ETAG]
         .to_str()
         .unwrap()
         .parse()

@@ -280,8 +280,8 @@ impl Disk {
         let len = entry.body.whole().map(WholeBody::len);
         let is_small = len.is_some_and(|len| len <= settings.max_object);
         let now = self.clock.wall();
-        let left = || time_to_live(&entry.lifetime(), &entry.headers, now);
-        if !is_small || entry.vary == Vary::Everything || left().is_zero() {
+        let left = || time_to_live(&entry.lifetime(), &entry.headers(), now);
+        if !is_small || *entry.vary() == Vary::Everything || left().is_zero() {
             return;
         }
         match self.health.state() {

@@ -378,7 +378,7 @@ impl OpenDisk {
             let ledger = self.ledger.lock();
             if ledger
                 .purges
-                .is_unwritable(position, &entry.key, &entry.about.tags)
+                .is_unwritable(position, entry.key(), entry.tags())
             {
                 return Ok(Some(StoreOutcome::Purged));
             }
@@ -388,7 +388,7 @@ impl OpenDisk {
             return Ok(None);
         };
         let len = bytes.len() as u64;
-        let name = Name::new(&entry.key, entry.variance);
+        let name = Name::new(entry.key(), entry.variance());
         let path = self.path(name);
         let changing = self.changing.lock();
         self.may_change()?;
@@ -405,7 +405,7 @@ impl OpenDisk {
         }
         self.index.lock().insert(name, len);
         drop(changing);
-        self.learn(&entry.vary);
+        self.learn(entry.vary());
         Ok(Some(StoreOutcome::Bytes(len)))
     }
 

@@ -113,7 +113,7 @@ impl OpenDisk {
     /// Announces that an entry is about to be written. Writes that affect the entry count until the
     /// announcement is dropped, and after that if the entry exists.
     pub(super) fn announce(&self, entry: &Entry) -> WriteIntent<'_> {
-        let name = Name::new(&entry.key, entry.variance);
+        let name = Name::new(entry.key(), entry.variance());
         self.index.lock().announce(&name);
         WriteIntent { open: self, name }
     }

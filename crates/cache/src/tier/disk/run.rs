@@ -334,7 +334,7 @@ impl Disk {
         let mut outcome = Ok(());
         for entry in entries {
             let mut dropped = Vec::new();
-            let written = match opened.position(entry.mark.disk) {
+            let written = match opened.position(entry.mark().disk) {
                 None => Ok(WriteOutcome::Early),
                 Some(_) if outcome.is_err() => Ok(WriteOutcome::Error),
                 Some(position) => {

@@ -352,14 +352,14 @@ impl Level2 {
     }
 
     fn is_worth(&self, entry: &Entry) -> bool {
-        let is_known = entry.vary != Vary::Everything;
+        let is_known = *entry.vary() != Vary::Everything;
         is_known && self.time_to_live(entry) > Duration::ZERO
     }
 
     /// Returns the time for which an entry may be of use.
     fn time_to_live(&self, entry: &Entry) -> Duration {
         let now = self.clock.wall();
-        time_to_live(&entry.lifetime(), &entry.headers, now).min(MAX_TTL)
+        time_to_live(&entry.lifetime(), &entry.headers(), now).min(MAX_TTL)
     }
 
     /// Queues a purge: until it is stamped, no entry that it may affect is read.
@@ -425,19 +425,19 @@ impl Level2 {
 
     async fn write(&self, entry: &Entry) -> WriteOutcome {
         let time_to_live = self.time_to_live(entry);
-        let Some(position) = self.position(entry.mark) else {
+        let Some(position) = self.position(entry.mark()) else {
             return WriteOutcome::Error;
         };
         if !self.is_used() || time_to_live.is_zero() {
             return WriteOutcome::Older;
         }
         let bytes = signed::encode(&self.signer, self.redis.prefix(), entry);
-        let (Some(names), Some(bytes)) = (names(&entry.vary), bytes) else {
+        let (Some(names), Some(bytes)) = (names(entry.vary()), bytes) else {
             return WriteOutcome::Error;
         };
-        let subject = EntrySubject::new(&entry.key, &entry.about.tags);
+        let subject = EntrySubject::new(entry.key(), entry.tags());
         let part = &self.parts[stamps::part(&subject.part, self.parts.len())];
-        let (url, target_at) = stamps::url(&entry.key);
+        let (url, target_at) = stamps::url(entry.key());
         let now = self.clock.wall();
         let passed = now
             .duration_since(entry.response_time())
@@ -449,15 +449,15 @@ impl Level2 {
             text(whole_millis(passed)),
             text(whole_millis(time_to_live).max(1)),
             text(VARIANTS as u64),
-            entry.variance.0.to_be_bytes().to_vec(),
+            entry.variance().0.to_be_bytes().to_vec(),
             names.into_bytes(),
             bytes,
             url.to_vec(),
             // Lua counts from one.
             text(target_at as u64 + 1),
-            entry.key.hash().to_be_bytes().to_vec(),
+            entry.key().hash().to_be_bytes().to_vec(),
         ];
-        let slots = stamps::slots(&entry.key, self.slots());
+        let slots = stamps::slots(entry.key(), self.slots());
         args.extend(slots.map(|slot| text(u64::from(slot))));
         args.extend(
             subject
@@ -466,8 +466,8 @@ impl Level2 {
                 .map(|digest: &Digest| digest.to_vec()),
         );
         let (key, marker) = (
-            part.key(&entry.key),
-            part.marker(&stamps::place(&entry.key)),
+            part.key(entry.key()),
+            part.marker(&stamps::place(entry.key())),
         );
         let keys: [&[u8]; 4] = [&key, &part.stamps, &marker, &part.writes];
         let reply: Result<Vec<Vec<u8>>, _> =
@@ -479,7 +479,7 @@ impl Level2 {
         match reply.first().map(Vec::as_slice) {
             Some(b"stored") => {
                 self.metrics.bytes_written.inc_by(len);
-                self.learn(&entry.vary);
+                self.learn(entry.vary());
                 WriteOutcome::Stored
             }
             Some(b"older") => WriteOutcome::Older,

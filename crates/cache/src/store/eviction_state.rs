@@ -1,0 +1,163 @@
+//! State of a stored response for eviction, and its compressed forms.
+
+use std::{
+    mem::size_of,
+    sync::atomic::{AtomicU8, AtomicU32, Ordering},
+};
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+
+use super::memory::{MemoryCharge, MemoryLedger, allocated};
+use crate::base::encoding::Encoding;
+
+/// State of an entry for eviction. It is part of its body, and so outlives a refresh.
+#[derive(Debug)]
+pub(super) struct EvictionState {
+    forms: RwLock<Option<Box<EncodedForms>>>,
+    hits: AtomicU32,
+    /// Position in the eviction queues; guarded by their lock.
+    pub(super) node: AtomicU32,
+    /// Counted bytes of headers, body and compressed forms: a [`PackedSize`].
+    size: AtomicU32,
+    /// Hits since eviction last looked at the entry, at most [`EvictionState::MAX_FREQUENCY`].
+    pub(super) frequency: AtomicU8,
+    /// Nonzero if a compressed form was used since eviction last looked at the entry.
+    form_used: AtomicU8,
+}
+
+/// A sum of allocations of up to 64 GiB in 32 bits: the allocator rounds each up to a multiple of
+/// 16 bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PackedSize(u32);
+
+impl PackedSize {
+    const UNIT: u64 = 16;
+
+    fn new(bytes: u64) -> Self {
+        debug_assert!(
+            bytes.is_multiple_of(Self::UNIT),
+            "{bytes} is no sum of allocations"
+        );
+        Self(u32::try_from(bytes.div_ceil(Self::UNIT)).unwrap_or(u32::MAX))
+    }
+
+    pub(super) fn bytes(self) -> u64 {
+        u64::from(self.0) * Self::UNIT
+    }
+}
+
+#[derive(Debug, Default)]
+struct EncodedForms([Option<EncodedForm>; Encoding::ALL.len()]);
+
+#[derive(Debug)]
+struct EncodedForm {
+    bytes: Bytes,
+    charge: MemoryCharge,
+}
+
+fn place(encoding: Encoding) -> usize {
+    match encoding {
+        Encoding::Zstd => 0,
+        Encoding::Br => 1,
+        Encoding::Gzip => 2,
+    }
+}
+
+impl Default for EvictionState {
+    fn default() -> Self {
+        Self {
+            forms: RwLock::new(None),
+            hits: AtomicU32::new(0),
+            node: AtomicU32::new(Self::NOWHERE),
+            size: AtomicU32::new(0),
+            frequency: AtomicU8::new(0),
+            form_used: AtomicU8::new(0),
+        }
+    }
+}
+
+impl EvictionState {
+    pub(super) const MAX_FREQUENCY: u8 = 3;
+
+    /// Value of `node` for an entry that is in no queue.
+    pub(super) const NOWHERE: u32 = u32::MAX;
+
+    /// Counts a hit. Mostly this writes no more than one counter of the entry.
+    pub(super) fn touch(&self) {
+        self.hits.fetch_add(1, Ordering::Relaxed);
+        let frequency = self.frequency.load(Ordering::Relaxed);
+        if frequency < Self::MAX_FREQUENCY {
+            self.frequency.store(frequency + 1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn hits(&self) -> u32 {
+        self.hits.load(Ordering::Relaxed)
+    }
+
+    /// Returns the size that was last counted.
+    pub(super) fn size(&self) -> PackedSize {
+        PackedSize(self.size.load(Ordering::Relaxed))
+    }
+
+    /// Sets the counted bytes. Returns the change, wrapping, and so negative ones as complements.
+    pub(super) fn count(&self, bytes: u64) -> u64 {
+        let size = PackedSize::new(bytes);
+        let before = PackedSize(self.size.swap(size.0, Ordering::Relaxed));
+        size.bytes().wrapping_sub(before.bytes())
+    }
+
+    pub(super) fn form(&self, encoding: Encoding) -> Option<Bytes> {
+        let forms = self.forms.read();
+        let form = forms.as_ref()?.0[place(encoding)].as_ref()?;
+        if self.form_used.load(Ordering::Relaxed) == 0 {
+            self.form_used.store(1, Ordering::Relaxed);
+        }
+        Some(form.bytes.clone())
+    }
+
+    /// Adds a compressed form. Returns `None` if the entry has it already, else true if it is the
+    /// first form.
+    pub(super) fn set_form(
+        &self,
+        ledger: &'static MemoryLedger,
+        encoding: Encoding,
+        bytes: &Bytes,
+    ) -> Option<bool> {
+        let mut forms = self.forms.write();
+        let first = forms.is_none();
+        let slot = &mut forms.get_or_insert_default().0[place(encoding)];
+        if slot.is_some() {
+            return None;
+        }
+        // A slice would keep the larger buffer that it is part of.
+        let bytes = Bytes::copy_from_slice(bytes);
+        let list = if first {
+            allocated(size_of::<EncodedForms>())
+        } else {
+            0
+        };
+        let size = allocated(bytes.len()) + 32 + list;
+        let charge = MemoryCharge::new(ledger, size as u64);
+        *slot = Some(EncodedForm { bytes, charge });
+        Some(first)
+    }
+
+    pub(super) fn drop_forms(&self) {
+        let forms = self.forms.write().take();
+        drop(forms);
+    }
+
+    /// Returns the bytes of all forms.
+    pub(super) fn forms_size(&self) -> u64 {
+        let forms = self.forms.read();
+        let forms = forms.iter().flat_map(|forms| forms.0.iter().flatten());
+        forms.map(|form| form.charge.bytes()).sum()
+    }
+
+    /// Returns true if a form was used since the last call.
+    pub(super) fn take_form_used(&self) -> bool {
+        self.form_used.swap(0, Ordering::Relaxed) != 0
+    }
+}
