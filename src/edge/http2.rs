@@ -104,18 +104,16 @@ where
         proxy_digest: io.get_proxy_digest(),
         socket_digest: io.get_socket_digest(),
     });
-    let handshake = options(&connection.listener.config()).handshake(io as Stream);
     let mut streams = JoinSet::new();
-    let ended = match until_cut(&connection, handshake).await {
-        Ok(Ok(mut frames)) => {
+    let ended = match Box::pin(handshake(&connection, io)).await {
+        Ok(mut frames) => {
             let ended = accept(shared, &connection, &digest, &mut frames, &mut streams).await;
             if let LoopEnd::Cut(cut) = ended {
                 say_why(&mut frames, cut).await;
             }
             ended
         }
-        Ok(Err(error)) => failed(&error),
-        Err(cut) => LoopEnd::Cut(cut),
+        Err(ended) => ended,
     };
     // Requests in flight detect that their client is gone, and end with their log line.
     while streams.join_next().await.is_some() {}
@@ -129,6 +127,17 @@ where
 }
 
 type Frames = server::Connection<Stream, Bytes>;
+
+/// Exchanges the connection prefaces. The result and this future are boxed: each has the size of
+/// the whole state of `h2`, which an idle connection would otherwise hold several times.
+async fn handshake(connection: &Connection, io: Box<ConnIo>) -> Result<Box<Frames>, LoopEnd> {
+    let handshake = options(&connection.listener.config()).handshake(io as Stream);
+    match until_cut(connection, handshake).await {
+        Ok(Ok(frames)) => Ok(Box::new(frames)),
+        Ok(Err(error)) => Err(failed(&error)),
+        Err(cut) => Err(LoopEnd::Cut(cut)),
+    }
+}
 
 /// Accepts one stream after the other.
 async fn accept<A>(
@@ -159,6 +168,8 @@ where
             _ = &mut stopped, if !is_leaving => None,
             () = &mut old, if !is_leaving => None,
             accepted = until_cut(connection, next) => Some(accepted),
+            // An idle connection does not hold the task of its last request.
+            Some(_) = streams.join_next() => continue,
         };
         while streams.try_join_next().is_some() {}
         let Some(accepted) = accepted else {

@@ -25,7 +25,7 @@ const SITE: &str = "idle.test";
 const KINDS: [(Kind, u64); 4] = [
     (Kind::Plain, 10),
     (Kind::Tls, 20),
-    (Kind::Http2, 40),
+    (Kind::Http2, 32),
     (Kind::WebSocket, 24),
 ];
 

@@ -100,7 +100,10 @@ impl Filter for RequestId {
     }
 
     fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
-        let id = ex.facts.request_id.header_value();
+        let mut id = ex.facts.request_id.header_value();
+        // No other response has the same id. HTTP/2 does not put it into its table of headers (RFC
+        // 7541, 7.1.3), where it would take the place of those that repeat.
+        id.set_sensitive(true);
         head.headers.insert(self.header.clone(), id);
     }
 }

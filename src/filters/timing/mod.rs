@@ -60,7 +60,10 @@ impl Filter for Timing {
 }
 
 fn value(text: &str) -> HeaderValue {
-    HeaderValue::from_str(text).expect("made of plain text")
+    let mut value = HeaderValue::from_str(text).expect("made of plain text");
+    // HTTP/2 keeps headers in a table for the responses that follow, which have other times.
+    value.set_sensitive(true);
+    value
 }
 
 /// A duration in milliseconds with one decimal.

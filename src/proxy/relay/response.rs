@@ -2,7 +2,7 @@
 
 use std::{mem::MaybeUninit, str};
 
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use httparse::{ParserConfig, Status};
 use pingora::{
@@ -52,7 +52,10 @@ pub(super) fn parse(input: &mut BytesMut) -> Result<Option<ResponseHeader>> {
             Err(error) => Err(unreadable(input, error)),
         };
     };
-    let section = input.split_to(length).freeze();
+    // The values are slices of the section. A copy of its size, since some of them stay: HTTP/2 keeps
+    // headers for as long as the connection, and with them it would keep all of `input`.
+    let section = Bytes::copy_from_slice(&input[..length]);
+    input.advance(length);
     match config.parse_response_with_uninit_headers(&mut read, &section, &mut room) {
         Ok(Status::Complete(_)) => {}
         Ok(Status::Partial) => return Err(invalid("incomplete")),

@@ -117,6 +117,19 @@ fn both(sent: &[u8], method: &str, lengths: &[usize]) -> (Option<Understood>, Op
     (by_relay(sent, method, lengths), pingora)
 }
 
+#[test]
+fn the_headers_of_a_response_do_not_hold_what_else_was_read() {
+    let mut input = BytesMut::with_capacity(8192);
+    input.extend_from_slice(b"HTTP/1.1 200 OK\r\nX-A: one\r\nX-B: two\r\n\r\nbody");
+    let response = response::parse(&mut input).unwrap().unwrap();
+    assert_eq!(input, &b"body"[..]);
+    input.clear();
+    // The buffer has no other owner, and so can be used again from its beginning.
+    assert!(input.try_reclaim(8192));
+    assert_eq!(response.headers["x-a"], "one");
+    assert_eq!(response.headers["x-b"], "two");
+}
+
 fn field() -> impl Strategy<Value = String> {
     prop_oneof![
         4 => "(x|X-[a-z]{1,8}|Content-Type|Set-Cookie|cache-control): [ -~\t]{0,30}\r\n",
