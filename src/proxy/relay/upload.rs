@@ -184,7 +184,7 @@ impl Upload {
         self.is_chunked = is_chunked;
         self.is_refused = false;
         self.is_framed = false;
-        let is_read = self.is_read();
+        let (is_read, has_body) = (self.is_read(), self.has_body());
         let kept = self.kept.iter().flat_map(KeptContent::pieces);
         let piece = |bytes| Piece {
             bytes: Some(bytes),
@@ -193,7 +193,7 @@ impl Upload {
         self.again = kept.map(piece).collect();
         match self.again.back_mut() {
             Some(last) => last.is_last = is_read,
-            None if is_read => self.again.push_back(Piece {
+            None if is_read && has_body => self.again.push_back(Piece {
                 bytes: None,
                 is_last: true,
             }),
