@@ -44,8 +44,10 @@ class Settings:
         """Creates the certificate of all proxies: P-256, as most sites have."""
         output(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
                 "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30", "-subj", f"/CN={NAME}",
-                "-addext", f"subjectAltName=DNS:{NAME}", "-out", str(self.cert),
-                "-keyout", str(self.key)])
+                "-addext", f"subjectAltName=DNS:{NAME}",
+                # The origin has it too, and a proxy may refuse one of a CA there.
+                "-addext", "basicConstraints=critical,CA:FALSE",
+                "-out", str(self.cert), "-keyout", str(self.key)])
         # nginx, started by root, reads it as another user would.
         need_file(self.key)
 
@@ -67,8 +69,10 @@ class Origin:
     """nginx that responds from memory, on the CPU of the load generator."""
 
     def __init__(self, settings: Settings) -> None:
-        (self.port,) = free_ports(1)
+        self.port, self.tls_port = free_ports(2)
         conf = nginx_conf(settings, "origin.nginx.conf", "origin", PORT=str(self.port),
+                          TLSPORT=str(self.tls_port), CERT=str(settings.cert),
+                          KEY=str(settings.key),
                           FILES=str(settings.fleet.folder / "files"),
                           B1K="a" * 1024, B2K="b" * 2048, B64K="$b2k" * 32)
         # Without an ending, so that neither proxy compresses them.
@@ -165,6 +169,7 @@ class Edgeway(Proxy):
             "BENCH_CERT": str(self.settings.cert),
             "BENCH_KEY": str(self.settings.key),
             "BENCH_ORIGIN": f"127.0.0.1:{self.origin.port}",
+            "BENCH_SECURE_ORIGIN": f"127.0.0.1:{self.origin.tls_port}",
             "BENCH_ADMIN": f"127.0.0.1:{self.admin}",
             "BENCH_FILES": str(self.fleet.folder / "files"),
             "BENCH_LOG": str(self.fleet.folder / "edgeway-access.log"),
@@ -232,7 +237,9 @@ class Nginx(Proxy):
 
     def command(self, alone: bool) -> list[str]:
         conf = nginx_conf(self.settings, self.template, self.name, PORT=str(self.port),
-                          ORIGIN=f"127.0.0.1:{self.origin.port}", TLSPORT=str(self.tls_port),
+                          ORIGIN=f"127.0.0.1:{self.origin.port}",
+                          SECUREORIGIN=f"127.0.0.1:{self.origin.tls_port}",
+                          TLSPORT=str(self.tls_port),
                           CERT=str(self.settings.cert), KEY=str(self.settings.key),
                           FILES=str(self.fleet.folder / "files"),
                           MASTER="off" if alone else "on")

@@ -70,6 +70,9 @@ WORKLOADS = {
     "plugin-5": Workload("/5p", 1024, headers=BROWSER, hooks=5),
     "plugin-miss": Workload("/1m", 1024, headers=BROWSER),
     "plain-64k": Workload("/64k", 65536),
+    # From an origin over TLS; bare Pingora goes to it without.
+    "secure-1k": Workload("/s1k", 1024),
+    "secure-64k": Workload("/s64k", 65536),
     "cache-1k": Workload("/c1k", 1024),
     "cache-64k": Workload("/c64k", 65536),
     # Files on disk for Edgeway and nginx; bare Pingora has no files and goes to the origin.
