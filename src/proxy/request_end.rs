@@ -63,9 +63,7 @@ pub(super) async fn failed(
         // A response that has begun cannot be taken back. The connection is closed abruptly, so
         // that no client takes a partial response for a complete one.
         ctx.facts.status = status(begun.map(|head| head.status), failure);
-        if let Some(connection) = &ctx.connection {
-            connection.break_off();
-        }
+        break_off(ctx);
         return FailToProxy {
             error_code: 0,
             can_reuse_downstream: false,
@@ -116,6 +114,13 @@ impl FailedExchange {
     /// Returns true if nobody is there to read the reply.
     pub(super) fn is_clients(&self) -> bool {
         matches!(self.failure, Failure::ClientGone | Failure::SendTimeout) && !self.is_planned
+    }
+}
+
+/// Lets the client see that the response that has begun is not complete.
+pub(super) fn break_off(ctx: &Context) {
+    if let Some(connection) = &ctx.connection {
+        connection.break_off();
     }
 }
 

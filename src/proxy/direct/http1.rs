@@ -12,6 +12,7 @@ use std::{
 };
 
 use bytes::BytesMut;
+use http::{Version, header};
 use pingora::{Error, ErrorType, OrErr, Result, http::ResponseHeader, protocols::Stream};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
@@ -22,7 +23,7 @@ use crate::{
     connection::response_header::{
         ConnectionReuse, PresentHeaders, ResponseHeaderWriter, write_informational,
     },
-    proxy::reply,
+    proxy::{fast_path, reply},
 };
 
 /// Capacity that fits most header sections.
@@ -32,14 +33,18 @@ const HEADER_SECTION: usize = 1024;
 pub(in crate::proxy) struct Http1Stream<'a> {
     stream: &'a mut Stream,
     pub(super) reuse: ConnectionReuse,
+    /// True if the client uses HTTP/1.0.
+    is_http10: bool,
     is_chunked: bool,
 }
 
 impl<'a> Http1Stream<'a> {
-    pub(super) fn new(stream: &'a mut Stream, reuse: ConnectionReuse) -> Self {
+    /// Creates the connection of a request in this `version`.
+    pub(super) fn new(stream: &'a mut Stream, version: Version, reuse: ConnectionReuse) -> Self {
         Self {
             stream,
             reuse,
+            is_http10: version == Version::HTTP_10,
             is_chunked: false,
         }
     }
@@ -59,6 +64,9 @@ impl<'a> Http1Stream<'a> {
     ) -> Result<()> {
         let present = PresentHeaders::of(&head.headers);
         self.is_chunked = !is_last && !present.content_length;
+        if self.is_http10 {
+            self.use_no_chunks(&mut head);
+        }
         let mut section = Vec::with_capacity(HEADER_SECTION);
         let writer = ResponseHeaderWriter {
             out: &mut section,
@@ -73,12 +81,29 @@ impl<'a> Http1Stream<'a> {
         if is_last { self.flush().await } else { Ok(()) }
     }
 
+    /// Removes chunked framing, which HTTP/1.0 does not have (RFC 9112, 6.1). There, a body without
+    /// a length ends with its connection.
+    #[cold]
+    fn use_no_chunks(&mut self, head: &mut ResponseHeader) {
+        head.remove_header(&header::TRANSFER_ENCODING);
+        if std::mem::take(&mut self.is_chunked) {
+            self.reuse = ConnectionReuse::Close;
+            if let Some(connection) = fast_path::connection(self.stream) {
+                connection.end_body();
+            }
+        }
+    }
+
     /// Writes the headers of a response with a status of 1xx, and sends them.
     pub(super) async fn informational(
         &mut self,
         head: &ResponseHeader,
         lines: &ReadyLines,
     ) -> Result<()> {
+        if self.is_http10 {
+            // RFC 9110, 15.2: HTTP/1.0 has no interim responses.
+            return Ok(());
+        }
         let mut section = Vec::with_capacity(HEADER_SECTION);
         write_informational(&mut section, head, text(lines));
         let written = self.stream.write_all(&section).await;

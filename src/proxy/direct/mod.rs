@@ -99,7 +99,8 @@ impl<'a> DirectClient<'a> {
         request: &'a RequestHeader,
         reuse: ConnectionReuse,
     ) -> Self {
-        Self::new(Wire::Http1(Http1Stream::new(stream, reuse)), request)
+        let stream = Http1Stream::new(stream, request.version, reuse);
+        Self::new(Wire::Http1(stream), request)
     }
 
     /// Creates the client of a stream's `request`.

@@ -52,8 +52,8 @@ use crate::{
     live::Live,
 };
 
-/// Bound on header fields. A request with more of them is left to the session.
-const MAX_FIELDS: usize = 64;
+/// Limit on headers of a request, the same as Pingora's.
+const MAX_FIELDS: usize = 256;
 
 /// Fast path around `service`.
 pub(crate) struct FastPath {
@@ -211,6 +211,7 @@ impl FastPath {
         let status = client.status;
         if let Err(error) = &sent {
             request_end::broke_off(error, status, ctx);
+            request_end::break_off(ctx);
         }
         upstream::over(ctx);
         let passed = request_end::TransferResults {
@@ -349,71 +350,68 @@ fn parse(head: &Bytes) -> Option<RequestHeader> {
     let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut read = httparse::Request::new(&mut []);
     read.parse_with_uninit_headers(head, &mut room).ok()?;
-    // The URI keeps the target byte for byte.
-    let target = read
-        .path
-        .filter(|target| target.starts_with('/') && target.is_ascii())?;
-    let target = PathAndQuery::from_maybe_shared(head.slice_ref(target.as_bytes())).ok()?;
-    let (mut parts, ()) = http::Request::new(()).into_parts();
-    parts.method = Method::from_bytes(read.method?.as_bytes()).ok()?;
-    parts.uri = Uri::from(target);
-    parts.version = match read.version? {
+    let version = match read.version? {
         1 => Version::HTTP_11,
         _ => Version::HTTP_10,
     };
-    parts.headers.reserve(read.headers.len());
-    for field in read.headers {
+    let fields = read.headers.iter().map(|field| {
         let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
         let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value)).ok()?;
+        Some((name, value))
+    });
+    let (method, target) = (read.method?, read.path?);
+    if !target.starts_with('/') || !target.is_ascii() {
+        let mut request =
+            RequestHeader::build_no_case(method, target.as_bytes(), Some(fields.len())).ok()?;
+        request.set_version(version);
+        for field in fields {
+            let (name, value) = field?;
+            request.append_header(name, value).ok()?;
+        }
+        return Some(request);
+    }
+    // The URI keeps the target byte for byte.
+    let target = PathAndQuery::from_maybe_shared(head.slice_ref(target.as_bytes())).ok()?;
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    parts.method = Method::from_bytes(method.as_bytes()).ok()?;
+    parts.uri = Uri::from(target);
+    parts.version = version;
+    parts.headers.reserve(fields.len());
+    for field in fields {
+        let (name, value) = field?;
         parts.headers.append(name, value);
     }
     Some(RequestHeader::from(parts))
 }
 
-/// Returns the use of the connection after this response, or `None` if Pingora decides.
+/// Returns the use of the connection after this response, or `None` without a connection.
 fn reuse(
     request: &RequestHeader,
     ctx: &Context,
     arrival: RequestArrival,
 ) -> Option<ConnectionReuse> {
-    let is_kept = if ctx.is_websocket {
-        // For the case that the backend refuses it.
-        !has_token(&request.headers, &header::CONNECTION, "close")
-    } else {
-        asks_keep_alive(request)?
-    };
     let connection = ctx.connection.as_ref()?;
     let is_last = arrival.left == 0 || arrival.is_stopping || connection.listener.is_draining();
-    Some(if is_kept && !is_last {
+    Some(if asks_keep_alive(request) && !is_last {
         ConnectionReuse::KeepAlive
     } else {
         ConnectionReuse::Close
     })
 }
 
-/// Returns the client's choice about the connection, if it is an unambiguous one.
-fn asks_keep_alive(request: &RequestHeader) -> Option<bool> {
-    if request.version != Version::HTTP_11 {
-        return None;
+/// Returns true if the client keeps the connection after this request (RFC 9112, 9.3).
+fn asks_keep_alive(request: &RequestHeader) -> bool {
+    const CONNECTION: &HeaderName = &header::CONNECTION;
+    let is_http11 = request.version == Version::HTTP_11;
+    if !has(&request.headers, CONNECTION) {
+        return is_http11;
     }
-    if !has(&request.headers, &header::CONNECTION) {
-        return Some(true);
-    }
-    let mut lines = request.headers.get_all(header::CONNECTION).iter();
-    let first = lines.next().map(HeaderValue::as_bytes);
-    if lines.next().is_some() {
-        return None;
-    }
-    match first {
-        None => Some(true),
-        Some(value) if value.eq_ignore_ascii_case(b"keep-alive") => Some(true),
-        Some(value) if value.eq_ignore_ascii_case(b"close") => Some(false),
-        Some(_) => None,
-    }
+    !has_token(&request.headers, CONNECTION, "close")
+        && (is_http11 || has_token(&request.headers, CONNECTION, "keep-alive"))
 }
 
 /// Returns the connection that `stream` belongs to.
-fn connection(stream: &Stream) -> Option<Arc<Connection>> {
+pub(super) fn connection(stream: &Stream) -> Option<Arc<Connection>> {
     let digest = stream.get_proxy_digest()?;
     let connection = digest.user_data.as_ref()?;
     connection.downcast_ref::<Arc<Connection>>().map(Arc::clone)

@@ -475,6 +475,7 @@ impl Relayed<'_, '_> {
         let failed = FailedExchange::of(error, ctx);
         if client.status.is_some() || failed.is_clients() {
             ctx.facts.status = request_end::status(client.status, failed.failure);
+            request_end::break_off(ctx);
             return false;
         }
         // As after a failure of Pingora's proxy, which accepts no further request on the
