@@ -470,7 +470,7 @@ impl Compiler<'_> {
 /// it.
 fn is_relayed(route: &Route) -> bool {
     let upstream = route.upstream.as_ref();
-    upstream.is_some_and(|upstream| upstream.is_plain_http1())
+    upstream.is_some_and(|upstream| upstream.is_http1())
 }
 
 /// Returns the upstreams that some internal route names.

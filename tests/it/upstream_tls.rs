@@ -20,6 +20,8 @@ use crate::support::{
 
 const NAME: &str = "api.test";
 const WITHIN: Duration = Duration::from_secs(10);
+/// Environment of a gateway with the relay, also in a run of all tests without it.
+const RELAY: (&str, &str) = ("EDGEWAY_RELAY", "on");
 
 /// CA whose certificate is in a file.
 struct CaFolder {
@@ -491,4 +493,63 @@ fn bridge(path: &Path, address: std::net::SocketAddr) -> tokio::task::JoinSet<()
         }
     });
     tasks
+}
+
+/// Returns a configuration with one upstream with these options.
+fn one_upstream(origin: &SecureOrigin, options: &str) -> String {
+    format!(
+        "
+listeners: [{{ address: '127.0.0.1:0', name: web }}]
+upstreams: {{ app: {{ backends: ['{}'], health: false, {options} }} }}
+routes: [{{ match: {{ path: '/*' }}, upstream: app }}]
+",
+        origin.address()
+    )
+}
+
+#[tokio::test]
+async fn a_connection_that_is_made_again_resumes_its_session() {
+    let trusted = CaFolder::new();
+    let origin = SecureOrigin::start(&trusted.ca.site(&[NAME])).await;
+    let options = format!(
+        "pool: {{ idle: 0s }}, tls: {{ name: {NAME}, ca: '{}' }}",
+        trusted.ca_file()
+    );
+    let gateway = Gateway::start_with(&one_upstream(&origin, &options), &[RELAY]).await;
+    for _ in 0..4 {
+        assert_eq!(gateway.get("/").await.status(), 200);
+    }
+    let counts = origin.counts();
+    assert_eq!((counts.handshakes(), counts.resumed()), (4, 3));
+}
+
+#[tokio::test]
+async fn a_reload_keeps_connections_under_the_same_trust_only() {
+    let trusted = CaFolder::new();
+    let origin = SecureOrigin::start(&trusted.ca.site(&[NAME, "second.test"])).await;
+    let more = trusted.file(
+        "more.pem",
+        &format!("{}{}", trusted.ca.pem(), Ca::new().pem()),
+    );
+    let ca = trusted.ca_file();
+    let of = |name: &str, ca: &str| {
+        let options = format!("pool: {{ idle: 60s }}, tls: {{ name: {name}, ca: '{ca}' }}");
+        one_upstream(&origin, &options)
+    };
+    let gateway = Gateway::start_with(&of(NAME, &ca), &[RELAY]).await;
+    let connection = async || {
+        let seen = gateway.get("/").await.json();
+        (seen["sni"].clone(), seen["connection"].clone())
+    };
+    let first = connection().await;
+    assert_eq!(connection().await, first, "the control: it is used again");
+    assert!(gateway.reload(&(of(NAME, &ca) + "# the same\n")).await);
+    assert_eq!(connection().await, first);
+    assert!(gateway.reload(&of("second.test", &ca)).await);
+    let second = connection().await;
+    assert_eq!(second.0, "second.test");
+    assert_ne!(second.1, first.1);
+    assert!(gateway.reload(&of(NAME, &more)).await);
+    let third = connection().await;
+    assert!(third.1 != first.1 && third.1 != second.1, "{third:?}");
 }

@@ -6,7 +6,7 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -14,9 +14,11 @@ use std::{
 
 use http::HeaderValue;
 use parking_lot::Mutex;
+use rustls::client::ClientSessionStore;
 
 use super::{
     balance::hash64,
+    client_tls::{BackendTls, new_sessions},
     connection::IdleConnections,
     eject::Ejection,
     health::{Health, ProbeLog},
@@ -44,6 +46,8 @@ pub struct Backend {
     pub(super) weight: u16,
     pub(super) origin: BackendOrigin,
     pub(super) peer: PeerTemplate,
+    /// TLS settings for connections that bypass Pingora; `None` without TLS.
+    pub(super) tls: Option<BackendTls>,
     /// Cookie that keeps a browser on this backend, if the upstream is sticky.
     pub(super) cookie: Option<StickyValue>,
     pub(super) metrics: BackendMetrics,
@@ -118,6 +122,8 @@ pub(super) struct BackendState {
     pub(super) probes: Mutex<ProbeLog>,
     pub(super) last_tls_line: LastTlsLine,
     pub(super) idle: Arc<IdleConnections>,
+    /// TLS sessions that later handshakes resume; unset without TLS.
+    sessions: OnceLock<Arc<dyn ClientSessionStore>>,
     series: Option<(Metrics, Arc<str>)>,
 }
 
@@ -209,8 +215,13 @@ impl BackendState {
             probes: Mutex::default(),
             last_tls_line: LastTlsLine::default(),
             idle: Arc::default(),
+            sessions: OnceLock::new(),
             series,
         }
+    }
+
+    pub(super) fn sessions(&self) -> Arc<dyn ClientSessionStore> {
+        Arc::clone(self.sessions.get_or_init(new_sessions))
     }
 
     /// Number of requests and streams in flight.

@@ -7,6 +7,7 @@
 
 mod backend;
 mod balance;
+mod client_tls;
 mod compile;
 mod connection;
 mod dns;
@@ -85,7 +86,7 @@ use self::{
     queue::{MaxWait, QueueExit},
     upgrade::UpgradeConnector,
     upstream_zone::Shared,
-    wire::Wire,
+    wire::{Trust, Wire},
 };
 use crate::{
     base::http::begins_with,
@@ -288,7 +289,7 @@ impl Upstream {
 
     /// Returns the name that the backends' certificates are for, if the upstream uses TLS.
     pub fn tls_name(&self) -> Option<&str> {
-        self.wire.tls.as_ref().map(|trust| trust.name.as_str())
+        self.wire.tls.as_ref().map(Trust::name)
     }
 
     /// Returns the `Set-Cookie` that keeps the client on the lease's backend; `None` if the

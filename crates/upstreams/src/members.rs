@@ -170,6 +170,7 @@ impl Upstream {
         // Checked at compile time of the configuration; addresses from DNS always fit.
         let peer = PeerTemplate::new(&target, &self.wire, &self.timeouts, &self.name)?;
         let state = self.shared.state(&address, self.probing.starts_up());
+        let tls = self.wire.backend_tls(&state);
         let metrics = BackendMetrics::new(
             &self.shared.registry,
             &self.name,
@@ -186,6 +187,7 @@ impl Upstream {
             weight,
             origin,
             peer,
+            tls,
             metrics,
         }))
     }

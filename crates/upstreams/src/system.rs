@@ -3,7 +3,7 @@
 //! Pingora reads them when a connector is created and panics if one is invalid: a machine without
 //! them, or with an invalid one, must still serve what needs none.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use pingora::{connectors::ConnectorOptions, server::configuration::ServerConf};
 use rustls::RootCertStore;
@@ -11,18 +11,31 @@ use rustls::RootCertStore;
 /// File that holds no certificate and can always be read.
 const NONE: &str = "/dev/null";
 
-/// Returns the number of CA certificates, or why they cannot be used. Read once, as Pingora reads
-/// them.
-pub(super) fn ca_count() -> &'static Result<usize, String> {
-    static FOUND: OnceLock<Result<usize, String>> = OnceLock::new();
+/// Returns the CA certificates, or why they cannot be used. Read once, as Pingora reads them.
+fn found() -> &'static Result<Arc<RootCertStore>, String> {
+    static FOUND: OnceLock<Result<Arc<RootCertStore>, String>> = OnceLock::new();
     FOUND.get_or_init(|| {
         let list = rustls_native_certs::load_native_certs().map_err(|error| error.to_string())?;
         let mut store = RootCertStore::empty();
         for certificate in list {
             store.add(certificate).map_err(|error| error.to_string())?;
         }
-        Ok(store.len())
+        Ok(Arc::new(store))
     })
+}
+
+/// Returns the number of CA certificates, or why they cannot be used.
+pub(super) fn ca_count() -> Result<usize, &'static str> {
+    match found() {
+        Ok(store) => Ok(store.len()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Returns the CA certificates, none if they cannot be used.
+pub(super) fn roots() -> Arc<RootCertStore> {
+    let none = |_: &String| Arc::new(RootCertStore::empty());
+    found().as_ref().map_or_else(none, Arc::clone)
 }
 
 /// Returns the file that connectors read instead of the system's, if that one cannot be used.
@@ -31,7 +44,7 @@ pub fn ca_file() -> Option<String> {
         Ok(_) => None,
         Err(error) => {
             log::warn!(
-                error = error.as_str();
+                error;
                 "system CA certificates not loaded, TLS works only for upstreams with a `ca`"
             );
             Some(NONE.to_owned())

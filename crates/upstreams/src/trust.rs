@@ -3,11 +3,12 @@
 use std::{fs, io, path::PathBuf, sync::Arc};
 
 use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
-use rustls::{RootCertStore, sign::CertifiedKey};
+use ring::digest::{Context as Hasher, SHA256};
+use rustls::{ClientConfig, RootCertStore, sign::CertifiedKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use super::{
-    balance::hash64,
+    client_tls::{TlsIdentity, TrustDigest, client_config},
     members::Source,
     system,
     wire::{Protocol, ServerName, Trust, Wire},
@@ -75,7 +76,8 @@ fn trust(
         }
     };
     let (name, cas, client) = (name?, cas?, client?);
-    let contents = contents(cas.as_deref(), client.as_ref());
+    let digest = digest(cas.as_deref(), client.as_ref());
+    let config = connections(cas.as_deref(), client.as_ref(), place, cx)?;
     let (cas, client) = (
         cas.map(|list| list.iter().map(wrapped).collect()),
         client.map(|client| {
@@ -84,11 +86,45 @@ fn trust(
         }),
     );
     Some(Trust {
-        name,
         cas,
         client,
-        contents,
+        config: Arc::new(config),
+        identity: TlsIdentity::new(name, digest),
     })
+}
+
+/// Returns the settings for connections that bypass Pingora.
+fn connections(
+    cas: Option<&[CertificateDer<'static>]>,
+    client: Option<&Client>,
+    place: Place,
+    cx: &mut CompileContext<'_>,
+) -> Option<ClientConfig> {
+    let roots = match cas {
+        Some(cas) => {
+            let mut roots = RootCertStore::empty();
+            // Each was accepted by such a store when its file was read.
+            roots.add_parsable_certificates(cas.iter().cloned());
+            Arc::new(roots)
+        }
+        None => system::roots(),
+    };
+    let client = match client {
+        Some(client) => {
+            let key = PrivateKeyDer::try_from(client.key.clone()).ok()?;
+            Some((client.chain.clone(), key))
+        }
+        None => None,
+    };
+    match client_config(roots, client) {
+        Ok(config) => Some(config),
+        Err(error) => {
+            let message = format!("TLS to the backends cannot be set up: {error}");
+            let help = "check the certificate and the key that `tls` names";
+            cx.report_at(place, PAIR, message, help);
+            None
+        }
+    }
 }
 
 /// Returns the name as written, or the DNS name, if all backends share it.
@@ -299,11 +335,12 @@ fn wrapped(certificate: &CertificateDer<'static>) -> WrappedX509 {
     WrappedX509::new(certificate.to_vec(), parse_x509)
 }
 
-fn contents(cas: Option<&[CertificateDer<'static>]>, client: Option<&Client>) -> u64 {
-    let mut text = Vec::new();
+/// Returns a digest of the certificates and the key, each with its length before it.
+fn digest(cas: Option<&[CertificateDer<'static>]>, client: Option<&Client>) -> TrustDigest {
+    let mut hasher = Hasher::new(&SHA256);
     let mut add = |bytes: &[u8]| {
-        text.extend((bytes.len() as u64).to_be_bytes());
-        text.extend_from_slice(bytes);
+        hasher.update(&(bytes.len() as u64).to_be_bytes());
+        hasher.update(bytes);
     };
     for certificate in cas.unwrap_or_default() {
         add(certificate);
@@ -313,7 +350,8 @@ fn contents(cas: Option<&[CertificateDer<'static>]>, client: Option<&Client>) ->
         client.chain.iter().for_each(|certificate| add(certificate));
         add(&client.key);
     }
-    hash64(&text)
+    let digest = hasher.finish();
+    digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
 #[cfg(test)]

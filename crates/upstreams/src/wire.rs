@@ -10,8 +10,14 @@ use pingora::{
     upstreams::peer::{ALPN, HttpPeer, HttpUpstreamRequestPolicy},
     utils::tls::CertKey,
 };
+use rustls::ClientConfig;
 
-use super::{balance::hash64, target::Target};
+use super::{
+    backend::BackendState,
+    balance::hash64,
+    client_tls::{BackendTls, TlsIdentity},
+    target::Target,
+};
 
 /// HTTP version used with backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,12 +48,19 @@ pub(super) struct Wire {
 /// Verification of backends, and the client certificate.
 #[derive(Clone, Debug)]
 pub(super) struct Trust {
-    pub(super) name: ServerName,
     /// CA certificates to trust; the system's if absent.
     pub(super) cas: Option<Arc<CaType>>,
     pub(super) client: Option<Arc<CertKey>>,
-    /// Hash of all that the two above hold, byte for byte.
-    pub(super) contents: u64,
+    /// The same for connections that bypass Pingora.
+    pub(super) config: Arc<ClientConfig>,
+    /// Name of the backends, and a digest of all that the others hold, byte for byte.
+    pub(super) identity: TlsIdentity,
+}
+
+impl Trust {
+    pub(super) fn name(&self) -> &str {
+        self.identity.name()
+    }
 }
 
 /// DNS name that a certificate can be for: never empty, no address, no wildcard.
@@ -103,7 +116,7 @@ impl Wire {
     /// `group` and all else that distinguishes two upstreams separate their connections: no
     /// connection is ever used under another trust than that under which it was made.
     pub(super) fn peer(&self, target: &Target, group: &str) -> Option<HttpPeer> {
-        let name = self.tls.as_ref().map(|trust| trust.name.as_str());
+        let name = self.tls.as_ref().map(Trust::name);
         let (is_tls, name) = (name.is_some(), name.unwrap_or_default().to_owned());
         let mut peer = match target {
             Target::Inet(address) => HttpPeer::new(*address, is_tls, name),
@@ -130,6 +143,18 @@ impl Wire {
         Some(peer)
     }
 
+    /// Returns the TLS settings for the backend with this `state`, if connections to it bypass
+    /// Pingora and use TLS.
+    pub(super) fn backend_tls(&self, state: &BackendState) -> Option<BackendTls> {
+        let trust = self.tls.as_ref()?;
+        match self.protocol {
+            Protocol::Http1 => {
+                BackendTls::new(&trust.config, trust.identity.clone(), state.sessions())
+            }
+            Protocol::H2 => None,
+        }
+    }
+
     /// Returns a number that no other upstream has, and no other trust or protocol of this one.
     fn group(&self, upstream: &str) -> u64 {
         let mut text = upstream.as_bytes().to_vec();
@@ -140,8 +165,8 @@ impl Wire {
             Protocol::H2 => 2,
         });
         if let Some(trust) = &self.tls {
-            text.extend(trust.contents.to_be_bytes());
-            text.extend(trust.name.as_str().as_bytes());
+            text.extend(trust.identity.trust());
+            text.extend(trust.name().as_bytes());
         }
         hash64(&text)
     }
@@ -153,7 +178,7 @@ mod tests {
 
     use pingora::upstreams::peer::Peer;
 
-    use super::*;
+    use super::{super::client_tls::client_config, *};
 
     #[test]
     fn names_are_those_that_a_certificate_can_have() {
@@ -181,12 +206,13 @@ mod tests {
         }
     }
 
-    fn trust(name: &str, contents: u64) -> Trust {
+    fn trust(name: &str, contents: u8) -> Trust {
+        let roots = Arc::new(rustls::RootCertStore::empty());
         Trust {
-            name: ServerName::parse(name).unwrap(),
             cas: None,
             client: None,
-            contents,
+            config: Arc::new(client_config(roots, None).unwrap()),
+            identity: TlsIdentity::new(ServerName::parse(name).unwrap(), [contents; 32]),
         }
     }
 

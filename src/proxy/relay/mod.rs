@@ -61,7 +61,7 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Returns true if the relay can take a `request` that goes to a backend, and may fill the cache.
 pub(super) fn takes(request: &RequestHeader, may_fill: bool, ctx: &Context) -> bool {
     let upstream = ctx.upstream.as_ref();
-    upstream.is_some_and(|upstream| upstream.is_plain_http1())
+    upstream.is_some_and(|upstream| upstream.is_http1())
         && (!may_fill || cache::is_relayed(request))
 }
 

@@ -23,8 +23,10 @@ const ROOM: usize = 8 * 1024;
 pub(super) struct Tunnel {
     to_client: Direction,
     to_backend: Direction,
-    /// True if the client's connection holds bytes that wait for a flush.
-    is_unflushed: bool,
+    /// True if the connection to the client holds bytes that wait for a flush.
+    is_client_unflushed: bool,
+    /// The same for the connection to the backend.
+    is_backend_unflushed: bool,
     /// True once the backend knows that the client sends no more.
     is_end_sent: bool,
     /// Number of bytes received from the client, and sent to it.
@@ -110,7 +112,7 @@ impl Tunnel {
     ) -> Poll<Result<()>> {
         loop {
             let mut has_moved = self.poll_to_client(cx, client, backend, ctx)?;
-            let is_sent = self.to_client.waiting.is_empty() && !self.is_unflushed;
+            let is_sent = self.to_client.waiting.is_empty() && !self.is_client_unflushed;
             if is_sent && self.to_client.has_ended {
                 return Poll::Ready(Ok(()));
             }
@@ -145,13 +147,13 @@ impl Tunnel {
             .poll_write(|data| client.poll_output(cx, data));
         let sent = sent.map_err(request_end::of_client)?;
         self.sent += sent as u64;
-        self.is_unflushed |= sent > 0;
-        if self.is_unflushed
+        self.is_client_unflushed |= sent > 0;
+        if self.is_client_unflushed
             && self.to_client.waiting.is_empty()
             && let Poll::Ready(flushed) = client.poll_flush(cx)
         {
             flushed.map_err(request_end::of_client)?;
-            self.is_unflushed = false;
+            self.is_client_unflushed = false;
         }
         Ok(came.is_some() || sent > 0)
     }
@@ -176,6 +178,15 @@ impl Tunnel {
             written.map(|written| written.or_err(ErrorType::WriteError, "writing a WebSocket"))
         });
         let sent = sent.map_err(Error::into_up)?;
+        self.is_backend_unflushed |= sent > 0;
+        if self.is_backend_unflushed
+            && self.to_backend.waiting.is_empty()
+            && let Poll::Ready(flushed) = backend.poll_flush(cx)
+        {
+            let flushed = flushed.or_err(ErrorType::WriteError, "writing a WebSocket");
+            flushed.map_err(Error::into_up)?;
+            self.is_backend_unflushed = false;
+        }
         let is_over = self.to_backend.has_ended && self.to_backend.waiting.is_empty();
         if is_over && !self.is_end_sent {
             // An error here is one of the backend's connection, which the next read reports.

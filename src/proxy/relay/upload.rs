@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     fmt::Write as _,
     future::poll_fn,
-    io::IoSlice,
+    io::{self, IoSlice},
     task::{Context as TaskContext, Poll, ready},
 };
 
@@ -45,14 +45,24 @@ pub(super) struct Upload {
     is_chunked: bool,
     /// True once the end of the body is in the output.
     is_framed: bool,
-    /// True once the backend accepts no more of it.
-    is_refused: bool,
+    sent: SentState,
     /// Content so far, for another attempt; `None` if it was too long.
     kept: Option<KeptContent>,
     /// Pieces that this attempt has still to send again.
     again: VecDeque<Piece>,
     /// Number of content bytes received.
     pub(super) received: u64,
+}
+
+/// State of what was written to the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SentState {
+    /// The backend has everything.
+    Flushed,
+    /// The connection may still hold some of it, encrypted.
+    Written,
+    /// The backend accepts no more.
+    Refused,
 }
 
 /// Content that another attempt may need.
@@ -144,7 +154,7 @@ impl Upload {
             output: Output::default(),
             is_chunked: false,
             is_framed: false,
-            is_refused: false,
+            sent: SentState::Flushed,
             kept: Some(KeptContent::default()),
             again: VecDeque::new(),
             received: 0,
@@ -167,12 +177,12 @@ impl Upload {
 
     /// Returns true if all of it was sent to the backend.
     pub(super) fn is_sent(&self) -> bool {
-        self.is_framed && self.output.is_empty() && !self.is_refused
+        self.is_framed && self.output.is_empty() && self.sent == SentState::Flushed
     }
 
     /// Returns true if nothing more will be sent: all of it was, or the backend refuses the rest.
     pub(super) fn is_over(&self) -> bool {
-        self.is_sent() || self.is_refused
+        self.is_sent() || self.sent == SentState::Refused
     }
 
     /// Begins an attempt, which sends the header `section` first.
@@ -182,7 +192,7 @@ impl Upload {
             ..Output::default()
         };
         self.is_chunked = is_chunked;
-        self.is_refused = false;
+        self.sent = SentState::Flushed;
         self.is_framed = false;
         let (is_read, has_body) = (self.is_read(), self.has_body());
         let kept = self.kept.iter().flat_map(KeptContent::pieces);
@@ -220,7 +230,7 @@ impl Upload {
         connection: &mut BackendConnection,
         ctx: &mut Context,
     ) -> Poll<Result<()>> {
-        while !self.is_refused {
+        while self.sent != SentState::Refused {
             let mut is_client_slow = false;
             while !self.is_framed && self.output.has_room() {
                 match self.poll_piece(cx, client) {
@@ -231,24 +241,35 @@ impl Upload {
                     }
                 }
             }
-            if self.output.is_empty() && self.is_framed {
+            if !self.output.is_empty() {
+                match ready!(connection.poll_output(cx, &self.output.slices())) {
+                    Ok(count @ 1..) => {
+                        self.output.advance(count);
+                        self.sent = SentState::Written;
+                    }
+                    written => self.refuse(written.err()),
+                }
+            } else if self.sent == SentState::Written {
+                match ready!(connection.poll_flush(cx)) {
+                    Ok(()) => self.sent = SentState::Flushed,
+                    Err(error) => self.refuse(Some(error)),
+                }
+            } else if self.is_framed {
                 break;
-            }
-            if self.output.is_empty() {
+            } else {
                 debug_assert!(is_client_slow, "otherwise there would be output");
                 return Poll::Pending;
             }
-            match ready!(connection.poll_output(cx, &self.output.slices())) {
-                Ok(count @ 1..) => self.output.advance(count),
-                written => {
-                    if let Err(error) = written {
-                        log::debug!(error:%; "a backend accepts no more of a request");
-                    }
-                    self.is_refused = true;
-                }
-            }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Records that the backend accepts no more.
+    fn refuse(&mut self, error: Option<io::Error>) {
+        if let Some(error) = error {
+            log::debug!(error:%; "a backend accepts no more of a request");
+        }
+        self.sent = SentState::Refused;
     }
 
     /// Returns the next piece, from an earlier attempt or from the client.

@@ -161,7 +161,14 @@ fn script(dice: &mut fastrand::Rng, is_head: bool, turn: usize) -> (Script, bool
         }
     }
     let pieces = split(dice, &whole);
-    (Script { pieces, closes }, is_broken)
+    (
+        Script {
+            pieces,
+            closes,
+            says_so: true,
+        },
+        is_broken,
+    )
 }
 
 /// Messages without what the passing of a second changes, and without what differs: Pingora's phases
@@ -349,7 +356,11 @@ async fn both_drivers_collapse_alike() {
             let whole = [head.into_bytes(), framed].concat();
             let pieces = split(&mut dice, &whole);
             let closes = false;
-            let script = Script { pieces, closes };
+            let script = Script {
+                pieces,
+                closes,
+                says_so: true,
+            };
             origin.scripts.lock().insert(number.to_string(), script);
             let mut clients = JoinSet::new();
             for client in 0..CLIENTS {
@@ -365,6 +376,7 @@ async fn both_drivers_collapse_alike() {
                     script: Script {
                         pieces: Vec::new(),
                         closes,
+                        says_so: true,
                     },
                 };
                 let way = [Way::Http1, Way::Http2][client % 2];

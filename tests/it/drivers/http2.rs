@@ -106,7 +106,7 @@ fn headers(headers: &HeaderMap) -> Vec<(String, String)> {
 
 #[tokio::test]
 async fn both_drivers_serve_http2_alike() {
-    both_drivers_agree(Way::Http2).await;
+    both_drivers_agree(Way::Http2, None).await;
 }
 
 /// A second end of a body would be the beginning of the next request to the backend.

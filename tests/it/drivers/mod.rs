@@ -10,6 +10,7 @@
 
 mod cached;
 mod http2;
+mod secure;
 mod tunnels;
 
 use std::{
@@ -23,12 +24,13 @@ use std::{
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     task::JoinSet,
     time::timeout,
 };
 
+use self::secure::Secure;
 use crate::support::{gateway::Gateway, wait::pass};
 
 /// Environment of a gateway with the relay, also in a run of all tests without it.
@@ -46,6 +48,8 @@ struct Script {
     pieces: Vec<Vec<u8>>,
     /// True if the connection ends after it, as planned or not.
     closes: bool,
+    /// True if TLS ends before the connection.
+    says_so: bool,
 }
 
 /// Message taken out of its framing.
@@ -71,21 +75,34 @@ struct ScriptedOrigin {
 
 impl ScriptedOrigin {
     async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// Starts an origin, with TLS if there is something for it.
+    async fn start_with(secure: Option<&Secure>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0")
             .await
             .expect("loopback has a free port");
         let address = listener.local_addr().expect("it is bound");
+        let acceptor = secure.map(Secure::acceptor);
         let (scripts, seen) = (Scripts::default(), Seen::default());
         let mut tasks = JoinSet::new();
         let (own_scripts, own_seen) = (Arc::clone(&scripts), Arc::clone(&seen));
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(play(
-                    stream,
-                    Arc::clone(&own_scripts),
-                    Arc::clone(&own_seen),
-                ));
+                let (scripts, seen) = (Arc::clone(&own_scripts), Arc::clone(&own_seen));
+                let acceptor = acceptor.clone();
+                connections.spawn(async move {
+                    match acceptor {
+                        None => play(stream, scripts, seen).await,
+                        Some(acceptor) => {
+                            if let Ok(stream) = acceptor.accept(stream).await {
+                                play(stream, scripts, seen).await;
+                            }
+                        }
+                    }
+                });
             }
         });
         Self {
@@ -97,7 +114,7 @@ impl ScriptedOrigin {
     }
 }
 
-async fn play(mut stream: TcpStream, scripts: Scripts, seen: Seen) {
+async fn play(mut stream: impl AsyncRead + AsyncWrite + Unpin, scripts: Scripts, seen: Seen) {
     let mut input = Vec::new();
     loop {
         let request = loop {
@@ -116,16 +133,21 @@ async fn play(mut stream: TcpStream, scripts: Scripts, seen: Seen) {
         let script = script.unwrap_or_else(|| Script {
             pieces: vec![b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n".to_vec()],
             closes: false,
+            says_so: true,
         });
         for (number, piece) in script.pieces.iter().enumerate() {
             if number > 0 {
                 pass(Duration::from_millis(3)).await;
             }
-            if stream.write_all(piece).await.is_err() {
+            if stream.write_all(piece).await.is_err() || stream.flush().await.is_err() {
                 return;
             }
         }
         if script.closes {
+            if script.says_so {
+                // The gateway may have closed it before.
+                drop(stream.shutdown().await);
+            }
             return;
         }
     }
@@ -143,8 +165,16 @@ enum Reader {
     /// Client of a request with this method.
     Client {
         is_head: bool,
-        has_ended: bool,
+        end: End,
     },
+}
+
+/// End of a client's connection, as far as it has been seen.
+#[derive(Clone, Copy, PartialEq)]
+enum End {
+    Open,
+    Closed,
+    Reset,
 }
 
 /// Takes the first message out of `input`; `None` if it is not complete. A client that has seen the
@@ -162,12 +192,15 @@ fn message(input: &[u8], reader: Reader) -> Option<(Message, usize)> {
         let found = all.iter().find(|(given, _)| given == name);
         found.map(|(_, value)| value.as_str())
     };
-    let (has_no_body, has_ended) = match reader {
-        Reader::Origin => (false, false),
-        Reader::Client { is_head, has_ended } => {
+    let (has_no_body, end_seen) = match reader {
+        Reader::Origin => (false, End::Open),
+        Reader::Client {
+            is_head,
+            end: end_seen,
+        } => {
             let status = start.split(' ').nth(1).unwrap_or_default();
             let is_bare = status.starts_with('1') || status == "204" || status == "304";
-            (is_head || is_bare, has_ended)
+            (is_head || is_bare, end_seen)
         }
     };
     let rest = &input[end..];
@@ -182,9 +215,9 @@ fn message(input: &[u8], reader: Reader) -> Option<(Message, usize)> {
     } else if reader == Reader::Origin {
         (Vec::new(), 0, true)
     } else {
-        (rest.to_vec(), rest.len(), has_ended)
+        (rest.to_vec(), rest.len(), end_seen == End::Closed)
     };
-    if !is_complete && !has_ended {
+    if !is_complete && end_seen == End::Open {
         return None;
     }
     let message = Message {
@@ -282,7 +315,8 @@ fn chunked(dice: &mut fastrand::Rng, content: &[u8]) -> Vec<u8> {
     body
 }
 
-fn draw(dice: &mut fastrand::Rng, number: usize, host: &str) -> Drawn {
+fn draw(dice: &mut fastrand::Rng, number: usize, way: Way) -> Drawn {
+    let version = if way == Way::Http10 { "1.0" } else { "1.1" };
     let method = one_of(
         dice,
         &[
@@ -291,7 +325,7 @@ fn draw(dice: &mut fastrand::Rng, number: usize, host: &str) -> Drawn {
     );
     let place = one_of(dice, &["", "/small", "/changed", "/zipped"]);
     let mut request = format!(
-        "{method} {place}/n{number}?q={} HTTP/1.1\r\nHost: {host}\r\n",
+        "{method} {place}/n{number}?q={} HTTP/{version}\r\nHost: app.test\r\n",
         dice.u8(..9)
     );
     for line in [
@@ -301,7 +335,12 @@ fn draw(dice: &mut fastrand::Rng, number: usize, host: &str) -> Drawn {
         "X-Forwarded-For: 1.2.3.4",
         "TE: trailers",
         "Connection: close",
-        "Connection: keep-alive, x-gone",
+        // Pingora closes a connection of HTTP/1.0 that lists more than `keep-alive`.
+        if version == "1.1" {
+            "Connection: keep-alive, x-gone"
+        } else {
+            "Connection: keep-alive"
+        },
         "X-Gone: 1",
         "If-None-Match: \"a\"",
         "Expect: 100-continue",
@@ -316,7 +355,9 @@ fn draw(dice: &mut fastrand::Rng, number: usize, host: &str) -> Drawn {
     let mut request = request.into_bytes();
     let content = bytes(dice);
     match (method, dice.u8(..3)) {
-        ("POST" | "PUT", 0) | ("GET" | "DELETE", 2) if dice.bool() || method == "POST" => {
+        ("POST" | "PUT", 0) | ("GET" | "DELETE", 2)
+            if version == "1.1" && (dice.bool() || method == "POST") =>
+        {
             request.extend(b"Transfer-Encoding: chunked\r\n\r\n");
             request.extend(chunked(dice, &content));
         }
@@ -425,6 +466,7 @@ fn script(dice: &mut fastrand::Rng, is_head: bool) -> Script {
     Script {
         pieces: split(dice, &whole),
         closes,
+        says_so: dice.u8(..3) > 0,
     }
 }
 
@@ -443,10 +485,10 @@ async fn received(gateway: SocketAddr, drawn: &Drawn) -> Vec<Message> {
     }
     let mut input = Vec::new();
     let mut messages = Vec::new();
-    let mut has_ended = false;
+    let mut end = End::Open;
     let is_head = drawn.method == "HEAD";
     loop {
-        let reader = Reader::Client { is_head, has_ended };
+        let reader = Reader::Client { is_head, end };
         if let Some((message, length)) = message(&input, reader) {
             input.drain(..length);
             let is_interim = message.start.starts_with("HTTP/1.1 1");
@@ -457,11 +499,15 @@ async fn received(gateway: SocketAddr, drawn: &Drawn) -> Vec<Message> {
             if !is_interim {
                 break;
             }
-        } else if has_ended {
+        } else if end != End::Open {
             break;
         }
         let read = timeout(PATIENCE, stream.read_buf(&mut input)).await;
-        has_ended = !matches!(read.expect("the gateway responds in time"), Ok(1..));
+        end = match read.expect("the gateway responds in time") {
+            Ok(1..) => End::Open,
+            Ok(0) => End::Closed,
+            Err(_) => End::Reset,
+        };
     }
     messages
 }
@@ -490,10 +536,15 @@ fn logged(line: &Value, is_inexact: bool) -> Vec<String> {
 }
 
 fn yaml(origin: SocketAddr) -> String {
+    yaml_with(origin, "")
+}
+
+/// Returns the configuration of a gateway; `tls` is how it connects to the origin.
+fn yaml_with(origin: SocketAddr, tls: &str) -> String {
     format!(
         "
 listeners: [{{ address: '127.0.0.1:0', name: web, http2: {{ cleartext: true }} }}]
-upstreams: {{ app: {{ backends: ['{origin}'], health: false, retry: {{ attempts: 1 }} }} }}
+upstreams: {{ app: {{ backends: ['{origin}'], health: false, retry: {{ attempts: 1 }}, {tls} }} }}
 routes:
   - {{ name: small, match: {{ path: '/small/*' }}, upstream: app, body_limit: 100 }}
   - name: changed
@@ -510,20 +561,26 @@ routes:
 }
 
 /// Protocol of the client.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 enum Way {
     Http1,
+    Http10,
     Http2,
 }
 
 impl Way {
     /// Returns the messages as far as they must be the same. A reset discards what the client has
-    /// not read yet.
+    /// not read yet: on HTTP/1.0, where it stands for an end that would look like that of the body,
+    /// it may be all.
     fn shown(self, messages: &[Message]) -> Vec<String> {
         let mut messages = messages.to_vec();
-        if matches!(self, Self::Http2) {
-            for message in messages.iter_mut().filter(|message| !message.is_complete) {
-                message.content.clear();
+        match self {
+            Self::Http1 => {}
+            Self::Http10 => messages.retain(|message| message.is_complete),
+            Self::Http2 => {
+                for message in messages.iter_mut().filter(|message| !message.is_complete) {
+                    message.content.clear();
+                }
             }
         }
         shown(&messages)
@@ -535,7 +592,7 @@ impl Way {
 
     async fn received_at(self, gateway: SocketAddr, drawn: &Drawn) -> Vec<Message> {
         match self {
-            Self::Http1 => received(gateway, drawn).await,
+            Self::Http1 | Self::Http10 => received(gateway, drawn).await,
             Self::Http2 => http2::received(gateway, drawn).await,
         }
     }
@@ -543,7 +600,12 @@ impl Way {
 
 #[tokio::test]
 async fn both_drivers_give_the_same_responses_requests_and_log_lines() {
-    both_drivers_agree(Way::Http1).await;
+    both_drivers_agree(Way::Http1, None).await;
+}
+
+#[tokio::test]
+async fn both_drivers_serve_http10_alike() {
+    both_drivers_agree(Way::Http10, None).await;
 }
 
 /// Returns the seed and the number of exchanges of this run.
@@ -562,16 +624,18 @@ fn plan() -> (u64, usize) {
     (seed, count)
 }
 
-async fn both_drivers_agree(way: Way) {
+async fn both_drivers_agree(way: Way, secure: Option<&Secure>) {
     let (seed, count) = plan();
     let mut dice = fastrand::Rng::with_seed(seed);
-    let (one, other) = (ScriptedOrigin::start().await, ScriptedOrigin::start().await);
-    let relay = Gateway::start_with(&yaml(one.address), &[WITH]).await;
-    let pingora = Gateway::start_with(&yaml(other.address), &[WITHOUT]).await;
+    let one = ScriptedOrigin::start_with(secure).await;
+    let other = ScriptedOrigin::start_with(secure).await;
+    let tls = secure.map(Secure::option).unwrap_or_default();
+    let relay = Gateway::start_with(&yaml_with(one.address, &tls), &[WITH]).await;
+    let pingora = Gateway::start_with(&yaml_with(other.address, &tls), &[WITHOUT]).await;
     let mut drawn = Vec::new();
     let mut inexact = HashSet::new();
     for number in 0..count {
-        let case = draw(&mut dice, number, "app.test");
+        let case = draw(&mut dice, number, way);
         for origin in [&one, &other] {
             let mut scripts = origin.scripts.lock();
             scripts.insert(number.to_string(), case.script.clone());
@@ -798,6 +862,7 @@ async fn a_body_that_is_sent_again_counts_once() {
                 script: Script {
                     pieces: Vec::new(),
                     closes: false,
+                    says_so: true,
                 },
             };
             let messages = received(gateway.address(), &case).await;

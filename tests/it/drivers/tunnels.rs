@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     time::timeout,
 };
 
-use super::{PATIENCE, WITH, one_of};
+use super::{PATIENCE, WITH, one_of, secure::Secure};
 use crate::support::{gateway::Gateway, wait::pass};
 
 const HANDSHAKE: &str = "GET /ws HTTP/1.1\r\nhost: app.test\r\nconnection: keep-alive, Upgrade\r\n\
@@ -47,11 +47,12 @@ enum Side {
 }
 
 /// Sends all of it and then the end, and returns what comes until the other side ends.
-async fn exchange(stream: TcpStream, sent: Sent, side: Side) -> Vec<u8> {
-    let (mut reader, mut writer) = stream.into_split();
+async fn exchange(stream: impl AsyncRead + AsyncWrite, sent: Sent, side: Side) -> Vec<u8> {
+    let (mut reader, mut writer) = tokio::io::split(stream);
     let write = async {
         for (bytes, pause) in sent.0 {
             writer.write_all(&bytes).await.expect("the tunnel is open");
+            writer.flush().await.expect("the tunnel is open");
             pass(pause).await;
         }
         if side == Side::Client {
@@ -67,12 +68,14 @@ async fn exchange(stream: TcpStream, sent: Sent, side: Side) -> Vec<u8> {
         all
     };
     let both = async { tokio::join!(write, read).1 };
-    timeout(PATIENCE, both)
-        .await
-        .expect("both sides end in time")
+    let all = timeout(PATIENCE, both).await;
+    if side == Side::Origin {
+        writer.shutdown().await.expect("the tunnel is open");
+    }
+    all.expect("both sides end in time")
 }
 
-async fn until_empty_line(stream: &mut TcpStream) {
+async fn until_empty_line(stream: &mut (impl AsyncRead + Unpin)) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.expect("headers come"));
@@ -82,14 +85,32 @@ async fn until_empty_line(stream: &mut TcpStream) {
 /// Over the relay alone: Pingora's proxy ends a tunnel as soon as either side ends.
 #[tokio::test]
 async fn bytes_pass_a_tunnel_unchanged_both_ways() {
+    bytes_pass_a_tunnel(None).await;
+}
+
+#[tokio::test]
+async fn bytes_pass_a_tunnel_over_tls_unchanged_both_ways() {
+    bytes_pass_a_tunnel(Some(&Secure::new())).await;
+}
+
+/// Acts as an app: accepts the handshake, and sends its part.
+async fn accept(mut stream: impl AsyncRead + AsyncWrite + Unpin, sent: Sent) -> Vec<u8> {
+    until_empty_line(&mut stream).await;
+    stream.write_all(SWITCH.as_bytes()).await.expect("it reads");
+    stream.flush().await.expect("it reads");
+    exchange(stream, sent, Side::Origin).await
+}
+
+async fn bytes_pass_a_tunnel(secure: Option<&Secure>) {
     let seed = fastrand::u64(..);
     let mut dice = fastrand::Rng::with_seed(seed);
     let origin = TcpListener::bind("127.0.0.1:0")
         .await
         .expect("loopback has a free port");
     let address = origin.local_addr().expect("it is bound");
+    let tls = secure.map(Secure::option).unwrap_or_default();
     let yaml = format!(
-        "upstreams: {{ app: {{ backends: ['{address}'], health: false }} }}\n\
+        "upstreams: {{ app: {{ backends: ['{address}'], health: false, {tls} }} }}\n\
          routes: [{{ match: {{ path: '/*' }}, upstream: app, websocket: true }}]\n"
     );
     let gateway = Gateway::start_with(&yaml, &[WITH]).await;
@@ -97,10 +118,14 @@ async fn bytes_pass_a_tunnel_unchanged_both_ways() {
         let [to_origin, to_client] = [Sent::draw(&mut dice), Sent::draw(&mut dice)];
         let theirs = to_client.clone();
         let accept = async {
-            let (mut stream, _) = origin.accept().await.expect("the gateway connects");
-            until_empty_line(&mut stream).await;
-            stream.write_all(SWITCH.as_bytes()).await.expect("it reads");
-            exchange(stream, theirs, Side::Origin).await
+            let (stream, _) = origin.accept().await.expect("the gateway connects");
+            match secure {
+                None => accept(stream, theirs).await,
+                Some(secure) => {
+                    let stream = secure.acceptor().accept(stream).await;
+                    accept(stream.expect("the gateway trusts it"), theirs).await
+                }
+            }
         };
         let ours = to_origin.clone();
         let client = async {

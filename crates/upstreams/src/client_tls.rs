@@ -1,0 +1,109 @@
+//! TLS settings for connections to the backends of an upstream, and the sessions that later
+//! handshakes resume.
+//!
+//! All of it is made when the configuration is compiled, so that a handshake neither parses nor
+//! builds anything.
+
+use std::sync::Arc;
+
+use rustls::{
+    ClientConfig, RootCertStore,
+    client::{ClientSessionMemoryCache, ClientSessionStore, Resumption},
+    version::{TLS12, TLS13},
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::wire::ServerName;
+
+/// Protocol that is offered in the handshake (RFC 7301).
+const ALPN: &[u8] = b"http/1.1";
+/// Sessions that are kept for one backend.
+const MAX_SESSIONS: usize = 8;
+
+/// SHA-256 of the trusted CAs, the client certificate and its key.
+pub(super) type TrustDigest = [u8; 32];
+
+/// Everything that makes a TLS connection differ from another one to the same address: a request
+/// uses only connections that were made under its own settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct TlsIdentity {
+    name: ServerName,
+    trust: TrustDigest,
+}
+
+impl TlsIdentity {
+    pub(super) fn new(name: ServerName, trust: TrustDigest) -> Self {
+        Self { name, trust }
+    }
+
+    /// Returns the name that the backend's certificate is for.
+    pub(super) fn name(&self) -> &str {
+        self.name.as_str()
+    }
+
+    pub(super) fn trust(&self) -> &TrustDigest {
+        &self.trust
+    }
+}
+
+/// TLS settings for one backend.
+#[derive(Clone, Debug)]
+pub(super) struct BackendTls {
+    config: Arc<ClientConfig>,
+    name: rustls_pki_types::ServerName<'static>,
+    identity: TlsIdentity,
+}
+
+impl BackendTls {
+    /// Creates the settings for a backend with `sessions` of its own: another backend could not
+    /// resume them. rustls resumes none that was begun under another `config`.
+    pub(super) fn new(
+        config: &ClientConfig,
+        identity: TlsIdentity,
+        sessions: Arc<dyn ClientSessionStore>,
+    ) -> Option<Self> {
+        let mut config = config.clone();
+        config.resumption = Resumption::store(sessions);
+        Some(Self {
+            config: Arc::new(config),
+            name: identity.name().to_owned().try_into().ok()?,
+            identity,
+        })
+    }
+
+    pub(super) fn config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.config)
+    }
+
+    pub(super) fn name(&self) -> rustls_pki_types::ServerName<'static> {
+        self.name.clone()
+    }
+
+    pub(super) fn identity(&self) -> &TlsIdentity {
+        &self.identity
+    }
+}
+
+/// Creates the memory for the sessions of one backend.
+pub(super) fn new_sessions() -> Arc<dyn ClientSessionStore> {
+    Arc::new(ClientSessionMemoryCache::new(MAX_SESSIONS))
+}
+
+/// Returns the settings for connections that trust `roots` and present `client`. They resume
+/// nothing.
+pub(super) fn client_config(
+    roots: Arc<RootCertStore>,
+    client: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+) -> std::result::Result<ClientConfig, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13, &TLS12])?
+        .with_root_certificates(roots);
+    let mut config = match client {
+        Some((chain, key)) => builder.with_client_auth_cert(chain, key)?,
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}

@@ -1,0 +1,205 @@
+//! Connections to backends that speak HTTP/1.1, with or without TLS, for requests that bypass
+//! Pingora: how they are made, and where idle ones wait for the next request.
+
+mod idle;
+mod secure;
+mod socket;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io::{self, IoSlice},
+    net::SocketAddr,
+    os::fd::RawFd,
+    pin::{Pin, pin},
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use bytes::BytesMut;
+use pingora::{Error, ErrorType, Result};
+use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, ReadBuf};
+
+pub(super) use self::idle::IdleConnections;
+use self::{secure::SecureStream, socket::Socket};
+use super::{
+    Lease, Protocol, Upstream,
+    client_tls::{BackendTls, TlsIdentity},
+    target::Target,
+};
+
+/// Capacity above which an idle connection releases its buffer.
+const MAX_IDLE_BUFFER: usize = 16 * 1024;
+
+/// Connection to a backend, used by one request at a time.
+#[derive(Debug)]
+pub struct BackendConnection {
+    transport: Transport,
+    /// Bytes that were received and not used yet.
+    pub input: BytesMut,
+    /// The gateway's own address, which distinguishes this socket from a later one with its number.
+    local: Option<SocketAddr>,
+    is_reused: bool,
+}
+
+/// Socket, or TLS over it.
+#[derive(Debug)]
+enum Transport {
+    Plain(Socket),
+    /// Boxed: most of it is rustls's state, and other connections must stay small.
+    Tls(Box<SecureStream>),
+}
+
+impl BackendConnection {
+    async fn new(target: &Target, tls: Option<&BackendTls>) -> Result<Self> {
+        let socket = Socket::connect(target).await?;
+        let local = socket.local();
+        let transport = match tls {
+            Some(tls) => Transport::Tls(Box::new(SecureStream::handshake(tls, socket).await?)),
+            None => Transport::Plain(socket),
+        };
+        Ok(Self {
+            transport,
+            input: BytesMut::new(),
+            local,
+            is_reused: false,
+        })
+    }
+
+    fn socket(&self) -> &Socket {
+        match &self.transport {
+            Transport::Plain(socket) => socket,
+            Transport::Tls(stream) => stream.socket(),
+        }
+    }
+
+    pub fn fd(&self) -> RawFd {
+        self.socket().fd()
+    }
+
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.local
+    }
+
+    /// Returns true if the connection has carried a request before.
+    pub fn is_reused(&self) -> bool {
+        self.is_reused
+    }
+
+    /// Reads as much as the input has room for. Returns the number of bytes, 0 at the end.
+    pub fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        match &mut self.transport {
+            Transport::Plain(socket) => pin!(socket.read_buf(&mut self.input)).poll(cx),
+            Transport::Tls(stream) => pin!(stream.read_buf(&mut self.input)).poll(cx),
+        }
+    }
+
+    /// Reads into `room`, leaving it as it is at the end.
+    pub fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Plain(socket) => Pin::new(socket).poll_read(cx, room),
+            Transport::Tls(stream) => Pin::new(stream).poll_read(cx, room),
+        }
+    }
+
+    /// Writes some of `data`. With TLS the backend has it only after a flush.
+    pub fn poll_output(
+        &mut self,
+        cx: &mut Context<'_>,
+        data: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.transport {
+            Transport::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, data),
+            Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, data),
+        }
+    }
+
+    /// Hands everything that was written to the system.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Plain(_) => Poll::Ready(Ok(())),
+            Transport::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    /// Tells the backend that nothing more will be sent.
+    pub fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+
+    /// Returns true if the backend has neither closed the connection nor sent anything. This takes
+    /// a system call only if something has happened.
+    fn is_quiet(&mut self) -> bool {
+        match &mut self.transport {
+            Transport::Plain(socket) => {
+                let read = socket.try_read(&mut [0]);
+                read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+            }
+            Transport::Tls(stream) => stream.is_quiet(),
+        }
+    }
+
+    /// Returns the settings that the connection was made under; `None` without TLS.
+    fn identity(&self) -> Option<&TlsIdentity> {
+        match &self.transport {
+            Transport::Plain(_) => None,
+            Transport::Tls(stream) => Some(stream.identity()),
+        }
+    }
+
+    /// Prepares for the next request, and frees memory until then.
+    fn idle(&mut self) {
+        self.is_reused = true;
+        if self.input.capacity() > MAX_IDLE_BUFFER {
+            self.input = BytesMut::new();
+        }
+        if let Transport::Tls(stream) = &mut self.transport {
+            stream.idle();
+        }
+    }
+}
+
+impl Upstream {
+    /// Returns true if [`Upstream::connect`] can reach the backends: over HTTP/1.1.
+    pub fn is_http1(&self) -> bool {
+        self.wire.protocol == Protocol::Http1
+    }
+
+    /// Returns a connection to the lease's backend: an idle one, or a new one if there is none or
+    /// if it must be a new one.
+    ///
+    /// # Errors
+    /// When the backend cannot be connected to within `timeouts.connect`, TLS included.
+    pub async fn connect(&self, lease: &Lease, must_be_new: bool) -> Result<BackendConnection> {
+        let backend = lease.backend();
+        let tls = backend.tls.as_ref();
+        if !must_be_new
+            && let identity = tls.map(BackendTls::identity)
+            && let Some(connection) = backend.state.idle.take(identity, lease.since())
+        {
+            return Ok(connection);
+        }
+        // Boxed: most requests find an idle connection, and each would carry the size of this.
+        let connected = Box::pin(BackendConnection::new(&backend.target, tls));
+        tokio::time::timeout(self.timeouts.connect, connected)
+            .await
+            .unwrap_or_else(|_| Error::e_explain(ErrorType::ConnectTimedout, "no connection yet"))
+            .map_err(Error::into_up)
+    }
+
+    /// Puts back a connection whose request is over, for the next one.
+    pub fn put_back(&self, lease: &Lease, connection: BackendConnection, now: Instant) {
+        let state = &lease.backend().state;
+        let idle = self.pool.idle(state.keep_alive());
+        if !idle.is_zero() {
+            state.idle.put(connection, now + idle, &self.shared.clock);
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Socket to a backend, of either family.
+
+use std::{
+    io::{self, IoSlice},
+    net::SocketAddr,
+    os::fd::{AsRawFd as _, RawFd},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use pingora::{
+    Result,
+    protocols::l4::ext::{connect, connect_uds, set_tcp_keepalive},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, UnixStream},
+};
+
+use crate::{peer::TCP_KEEPALIVE, target::Target};
+
+#[derive(Debug)]
+pub(super) enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Socket {
+    pub(super) async fn connect(target: &Target) -> Result<Self> {
+        let address = match target {
+            Target::Inet(address) => address,
+            Target::Unix(path) => return Ok(Self::Unix(connect_uds(path).await?)),
+        };
+        let socket = connect(address, None).await?;
+        // Neither is needed for the request itself.
+        if let Err(error) = socket.set_nodelay(true) {
+            log::debug!(error:%; "TCP_NODELAY not set for a backend");
+        }
+        if let Err(error) = set_tcp_keepalive(&socket, &TCP_KEEPALIVE) {
+            log::debug!(error:%; "TCP keepalive not set for a backend");
+        }
+        Ok(Self::Tcp(socket))
+    }
+
+    pub(super) fn fd(&self) -> RawFd {
+        match self {
+            Self::Tcp(socket) => socket.as_raw_fd(),
+            Self::Unix(socket) => socket.as_raw_fd(),
+        }
+    }
+
+    /// Returns the gateway's own address; `None` on a unix socket.
+    pub(super) fn local(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(socket) => socket.local_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Reads what is there. This takes a system call only if something has happened, and uses up
+    /// nothing of the task's budget, unlike a poll.
+    pub(super) fn try_read(&self, room: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => socket.try_read(room),
+            Self::Unix(socket) => socket.try_read(room),
+        }
+    }
+
+    /// Writes as much as the socket accepts at once.
+    pub(super) fn try_write(&self, data: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => socket.try_write(data),
+            Self::Unix(socket) => socket.try_write(data),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(socket) => socket.readable().await,
+            Self::Unix(socket) => socket.readable().await,
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        room: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(socket) => Pin::new(socket).poll_read(cx, room),
+            Self::Unix(socket) => Pin::new(socket).poll_read(cx, room),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(socket) => Pin::new(socket).poll_write(cx, data),
+            Self::Unix(socket) => Pin::new(socket).poll_write(cx, data),
+        }
+    }
+
+    /// Avoids `writev` for a single slice: rustls always writes vectors, and `send` is cheaper.
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut filled = slices.iter().filter(|slice| !slice.is_empty());
+        if let (Some(only), None) = (filled.next(), filled.next()) {
+            return self.poll_write(cx, only);
+        }
+        match self.get_mut() {
+            Self::Tcp(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
+            Self::Unix(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // All written bytes are already in the kernel.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The same exchanges with an origin that speaks TLS.
+
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use tokio_rustls::TlsAcceptor;
+
+use super::{Way, both_drivers_agree};
+use crate::support::certificates::Ca;
+
+const NAME: &str = "app.test";
+
+/// Certificate of origins, and the CA that signed it.
+pub(super) struct Secure {
+    acceptor: TlsAcceptor,
+    folder: TempDir,
+}
+
+impl Secure {
+    pub(super) fn new() -> Self {
+        let ca = Ca::new();
+        let folder = tempfile::tempdir().expect("there is room for a folder");
+        std::fs::write(folder.path().join("ca.pem"), ca.pem()).expect("the folder is ours");
+        let (chain, key) = ca.site(&[NAME]).ders();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("the provider has them")
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .expect("the key fits");
+        Self {
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+            folder,
+        }
+    }
+
+    pub(super) fn acceptor(&self) -> TlsAcceptor {
+        self.acceptor.clone()
+    }
+
+    /// Returns the option of an upstream that trusts the origin.
+    pub(super) fn option(&self) -> String {
+        let ca = self.folder.path().join("ca.pem");
+        format!("tls: {{ name: {NAME}, ca: '{}' }}", ca.display())
+    }
+}
+
+#[tokio::test]
+async fn both_drivers_serve_from_tls_alike() {
+    both_drivers_agree(Way::Http1, Some(&Secure::new())).await;
+}
+
+#[tokio::test]
+async fn both_drivers_serve_http2_from_tls_alike() {
+    both_drivers_agree(Way::Http2, Some(&Secure::new())).await;
+}
+
+#[tokio::test]
+async fn both_drivers_serve_http10_from_tls_alike() {
+    both_drivers_agree(Way::Http10, Some(&Secure::new())).await;
+}
