@@ -113,6 +113,8 @@ pub(crate) fn take_carried() -> Option<CarriedRequest> {
 pub(crate) struct RequestOutline {
     pub fingerprint: Fingerprint,
     pub has_body: bool,
+    /// True if the client asks for another protocol.
+    pub wants_upgrade: bool,
 }
 
 /// Circumstances of a request, and the limits on reusing its connection after it.

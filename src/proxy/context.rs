@@ -23,7 +23,7 @@ use crate::{
     gateway::{Gateway, Route, RouteCache, metrics::RouteMetrics},
     live::Live,
     routes::Params,
-    upstreams::{BackendId, Lease, UpgradeGate, Upstream},
+    upstreams::{BackendId, Lease, Upstream},
 };
 
 /// Route of a request, and the form of its filter chain.
@@ -55,8 +55,6 @@ pub(crate) struct Context {
     pub(super) reply: Option<Box<Reply>>,
     /// True if the request asks for a WebSocket and the route accepts it.
     pub(super) is_websocket: bool,
-    /// Gate that holds back the response to an upgrade until the request has ended.
-    pub(super) upgrade: Option<Arc<UpgradeGate>>,
     /// Result of reading the body before the request was forwarded.
     pub(super) early: EarlyBody,
     /// Deadline of a whole request to an HTTP/2 backend.
@@ -118,7 +116,6 @@ impl Context {
             tried_at: now,
             reply: None,
             is_websocket: false,
-            upgrade: None,
             early: EarlyBody::default(),
             due: None,
             responded_at: None,

@@ -34,7 +34,6 @@ mod target;
 mod tests;
 mod tls;
 mod trust;
-mod upgrade;
 mod upstream_zone;
 mod wire;
 
@@ -74,7 +73,6 @@ pub use self::{
     system::ca_file,
     target::Target,
     tls::is_alert,
-    upgrade::{UpgradeGate, UpgradeSocket},
     wire::Protocol,
 };
 use self::{
@@ -84,7 +82,6 @@ use self::{
     metrics::OptionalMetrics,
     peer::Pool,
     queue::{MaxWait, QueueExit},
-    upgrade::UpgradeConnector,
     upstream_zone::Shared,
     wire::{Trust, Wire},
 };
@@ -263,18 +260,6 @@ impl Upstream {
     /// Returns the peer of the lease's request. Pingora's timeouts for reads and writes are off.
     pub fn peer(&self, lease: &Lease) -> Box<HttpPeer> {
         lease.backend().peer(self.pool)
-    }
-
-    /// Returns a peer like [`Upstream::peer`] for a request that asks for another protocol: a
-    /// connection of its own, whose response is held back by `gate`.
-    pub fn upgrade_peer(&self, lease: &Lease, gate: Arc<UpgradeGate>) -> Box<HttpPeer> {
-        let mut peer = self.peer(lease);
-        // A pool group of its own: after a refused upgrade no other request may reuse the
-        // connection.
-        peer.group_key = fastrand::u64(..);
-        peer.options.idle_timeout = Some(Duration::from_millis(1));
-        peer.options.custom_l4 = Some(Arc::new(UpgradeConnector { gate }));
-        peer
     }
 
     /// Returns the protocol of the backends.

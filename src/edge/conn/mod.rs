@@ -198,6 +198,7 @@ impl ConnIo {
         let outline = RequestOutline {
             fingerprint: head.fingerprint,
             has_body: head.body != BodyFraming::None,
+            wants_upgrade: head.wants_upgrade,
         };
         self.outline = (outline, length);
         self.connection.begin_request(head.fingerprint)

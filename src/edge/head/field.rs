@@ -229,6 +229,11 @@ impl Fields {
         self.singles & (SingletonHeader::Expect as u8 | SingletonHeader::Upgrade as u8) != 0
     }
 
+    /// Returns true if the client asks for another protocol.
+    pub(super) fn wants_upgrade(&self) -> bool {
+        self.singles & SingletonHeader::Upgrade as u8 != 0
+    }
+
     /// Evaluates the headers once all lines were read.
     pub(super) fn end(
         &self,

@@ -70,6 +70,8 @@ pub(super) struct Head {
     pub(super) dropped: Vec<Range<usize>>,
     /// Fingerprint of a request without a body, expectation or upgrade; otherwise zero.
     pub(super) fingerprint: Fingerprint,
+    /// True if the client asks for another protocol.
+    pub(super) wants_upgrade: bool,
 }
 
 /// Framing of the body after a head.
@@ -182,6 +184,7 @@ impl Scanner {
             body,
             dropped: std::mem::take(&mut self.fields.dropped),
             fingerprint,
+            wants_upgrade: self.fields.wants_upgrade(),
         })
     }
 

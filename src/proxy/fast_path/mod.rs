@@ -59,7 +59,8 @@ const MAX_FIELDS: usize = 256;
 pub(crate) struct FastPath {
     live: Arc<Live>,
     service: Arc<Service>,
-    /// False if every request to a backend goes through Pingora's proxy.
+    /// False if every request to a backend goes through Pingora's proxy, except for WebSockets:
+    /// Pingora may end one whose 101 comes before it has marked the request as complete.
     relays: bool,
 }
 
@@ -128,7 +129,7 @@ impl FastPath {
                 give_back(stream, is_kept).await
             }
             Decision::GoesOn(flow)
-                if self.relays
+                if (self.relays || ctx.is_websocket)
                     && relay::takes(&request, flow.is_some(), &ctx)
                     && let Some(reuse) = reuse(&request, &ctx, arrival) =>
             {
@@ -439,7 +440,9 @@ pub(super) fn take_up(
 
 impl FastPathService<Stream, HttpSession> for FastPath {
     fn suits(&self, request: RequestOutline) -> bool {
-        self.live.lately.contains(request.fingerprint) || (self.relays && self.live.has_relay())
+        self.live.lately.contains(request.fingerprint)
+            || (self.relays && self.live.has_relay())
+            || request.wants_upgrade
     }
 
     fn attempt<'a>(

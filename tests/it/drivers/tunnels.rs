@@ -8,7 +8,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{PATIENCE, WITH, one_of, secure::Secure};
+use super::{PATIENCE, WITH, WITHOUT, one_of, secure::Secure};
 use crate::support::{gateway::Gateway, wait::pass};
 
 const HANDSHAKE: &str = "GET /ws HTTP/1.1\r\nhost: app.test\r\nconnection: keep-alive, Upgrade\r\n\
@@ -146,4 +146,47 @@ async fn bytes_pass_a_tunnel(secure: Option<&Secure>) {
     }
     let relayed = gateway.count("edgeway_http_relayed_total").await;
     assert!(relayed > 0, "the relay took the tunnels");
+}
+
+/// Pingora may take the end of the request for that of a tunnel whose 101 comes very soon.
+#[tokio::test]
+async fn each_tunnel_goes_through_the_relay() {
+    let many = "x-a: 1\r\n".repeat(90);
+    let handshakes = [
+        HANDSHAKE.to_owned(),
+        HANDSHAKE.replace("GET /ws", "GET http://app.test/ws"),
+        HANDSHAKE.replace("host: app.test\r\n", &format!("host: app.test\r\n{many}")),
+        HANDSHAKE.replace("keep-alive, Upgrade", "x-a, Upgrade, close"),
+    ];
+    for (environment, cache) in [(WITH, "cache: {}"), (WITHOUT, "cache: {}"), (WITHOUT, "")] {
+        let origin = TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("loopback has a free port");
+        let address = origin.local_addr().expect("it is bound");
+        let yaml = format!(
+            "cache: {{ max_object: 1MiB }}\n\
+             upstreams: {{ app: {{ backends: ['{address}'], health: false }} }}\n\
+             routes: [{{ match: {{ path: '/*' }}, upstream: app, websocket: true, {cache} }}]\n"
+        );
+        let gateway = Gateway::start_with(&yaml, &[environment]).await;
+        for (number, handshake) in (1..).zip(&handshakes) {
+            let accept = async {
+                let (stream, _) = origin.accept().await.expect("the gateway connects");
+                accept(stream, Sent(Vec::new())).await
+            };
+            let client = async {
+                let stream = TcpStream::connect(gateway.address()).await;
+                let mut stream = stream.expect("the gateway listens");
+                let sent = stream.write_all(handshake.as_bytes()).await;
+                sent.expect("it reads");
+                let mut status = [0; 12];
+                let read = timeout(PATIENCE, stream.read_exact(&mut status)).await;
+                read.expect("it responds in time").expect("it responds");
+                assert_eq!(&status, b"HTTP/1.1 101", "{environment:?} {handshake}");
+            };
+            tokio::join!(accept, client);
+            let relayed = gateway.count("edgeway_http_relayed_total").await;
+            assert_eq!(relayed, number, "{environment:?} {handshake}");
+        }
+    }
 }
