@@ -346,7 +346,8 @@ fn trace(request: &RequestHeader, exit: &'static str) {
     log::debug!(path = request.uri.path(), exit; "request on the fast path");
 }
 
-/// Parses the request headers as Pingora does, except for the spelling of their names.
+/// Parses the request headers as Pingora does, except for the spelling of their names. Returns `None`
+/// if Pingora reads them: what is wrong with them, or an unusual target.
 fn parse(head: &Bytes) -> Option<RequestHeader> {
     let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut read = httparse::Request::new(&mut []);
@@ -362,6 +363,11 @@ fn parse(head: &Bytes) -> Option<RequestHeader> {
     });
     let (method, target) = (read.method?, read.path?);
     if !target.starts_with('/') || !target.is_ascii() {
+        // Rare, and left to Pingora's session, which cannot take a WebSocket.
+        let mut names = read.headers.iter().map(|field| field.name);
+        if !names.any(|name| name.eq_ignore_ascii_case("upgrade")) {
+            return None;
+        }
         let mut request =
             RequestHeader::build_no_case(method, target.as_bytes(), Some(fields.len())).ok()?;
         request.set_version(version);
@@ -385,30 +391,44 @@ fn parse(head: &Bytes) -> Option<RequestHeader> {
     Some(RequestHeader::from(parts))
 }
 
-/// Returns the use of the connection after this response, or `None` without a connection.
+/// Returns the use of the connection after this response, or `None` if Pingora decides.
 fn reuse(
     request: &RequestHeader,
     ctx: &Context,
     arrival: RequestArrival,
 ) -> Option<ConnectionReuse> {
+    let is_kept = if ctx.is_websocket {
+        // For the case that the backend refuses it.
+        !has_token(&request.headers, &header::CONNECTION, "close")
+    } else {
+        asks_keep_alive(request)?
+    };
     let connection = ctx.connection.as_ref()?;
     let is_last = arrival.left == 0 || arrival.is_stopping || connection.listener.is_draining();
-    Some(if asks_keep_alive(request) && !is_last {
+    Some(if is_kept && !is_last {
         ConnectionReuse::KeepAlive
     } else {
         ConnectionReuse::Close
     })
 }
 
-/// Returns true if the client keeps the connection after this request (RFC 9112, 9.3).
-fn asks_keep_alive(request: &RequestHeader) -> bool {
-    const CONNECTION: &HeaderName = &header::CONNECTION;
+/// Returns the client's choice about the connection (RFC 9112, 9.3), if it is an unambiguous one.
+fn asks_keep_alive(request: &RequestHeader) -> Option<bool> {
     let is_http11 = request.version == Version::HTTP_11;
-    if !has(&request.headers, CONNECTION) {
-        return is_http11;
+    if !has(&request.headers, &header::CONNECTION) {
+        return Some(is_http11);
     }
-    !has_token(&request.headers, CONNECTION, "close")
-        && (is_http11 || has_token(&request.headers, CONNECTION, "keep-alive"))
+    let mut lines = request.headers.get_all(header::CONNECTION).iter();
+    let first = lines.next().map(HeaderValue::as_bytes);
+    if lines.next().is_some() {
+        return None;
+    }
+    match first {
+        None => Some(is_http11),
+        Some(value) if value.eq_ignore_ascii_case(b"keep-alive") => Some(true),
+        Some(value) if value.eq_ignore_ascii_case(b"close") => Some(false),
+        Some(_) => None,
+    }
 }
 
 /// Returns the connection that `stream` belongs to.
