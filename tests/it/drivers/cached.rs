@@ -37,14 +37,15 @@ routes:
 }
 
 /// Draws a request, and a response that may break off. Returns true with one that does.
-fn draw(dice: &mut fastrand::Rng, turn: usize) -> (Drawn, bool) {
+fn draw(dice: &mut fastrand::Rng, turn: usize, way: Way) -> (Drawn, bool) {
     let number = dice.usize(..PATHS);
     let place = ["kept", "zipped"][number % 2];
     let method = one_of(
         dice,
         &["GET", "GET", "GET", "GET", "GET", "GET", "HEAD", "POST"],
     );
-    let mut request = format!("{method} /{place}/n{number} HTTP/1.1\r\nHost: app.test\r\n");
+    let version = if way == Way::Http10 { "1.0" } else { "1.1" };
+    let mut request = format!("{method} /{place}/n{number} HTTP/{version}\r\nHost: app.test\r\n");
     request.push_str(&format!("User-Agent: {turn}\r\n"));
     for line in [
         "Accept-Encoding: gzip",
@@ -59,6 +60,7 @@ fn draw(dice: &mut fastrand::Rng, turn: usize) -> (Drawn, bool) {
         "Cache-Control: max-age=0",
         "Cache-Control: only-if-cached",
         "Connection: close",
+        "Connection: keep-alive",
     ] {
         if dice.u8(..9) == 0 {
             request.push_str(line);
@@ -243,6 +245,11 @@ async fn both_drivers_cache_alike() {
 }
 
 #[tokio::test]
+async fn both_drivers_cache_alike_over_http10() {
+    agree(Way::Http10).await;
+}
+
+#[tokio::test]
 async fn both_drivers_cache_alike_over_http2() {
     agree(Way::Http2).await;
 }
@@ -256,7 +263,7 @@ async fn agree(way: Way) {
     let mut history = Vec::new();
     let mut broken = HashSet::new();
     for turn in 0..count {
-        let (case, is_broken) = draw(&mut dice, turn);
+        let (case, is_broken) = draw(&mut dice, turn, way);
         if is_broken {
             broken.insert(turn);
         }
