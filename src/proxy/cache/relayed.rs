@@ -145,8 +145,9 @@ impl Fetch {
         match decision {
             StorageDecision::New(draft) => {
                 let mut fill = store.begin(&draft);
-                self.release(true);
-                if fill.passed().is_some() {
+                let is_stored = fill.passed().is_none();
+                self.release(is_stored);
+                if !is_stored {
                     // Nobody else reads it.
                     return Ok(OriginUse::PassAs(head));
                 }

@@ -216,6 +216,10 @@ impl Relayed<'_, '_> {
         upstream::on_origin_response(self.replay(), &mut response, ctx)?;
         if accel::read(&mut response, ctx).is_err() {
             cache::replaced(ctx);
+            if let Some(cached) = &mut self.cached {
+                // Those that wait for the response get a file each.
+                cached.fetch.give_up();
+            }
             // A write remains one, whatever is sent in response to it.
             cache::written(request, &response, ctx).await;
             // The deadlines let go of the connection before it is closed or kept.

@@ -7,11 +7,17 @@
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
+    sync::Arc,
     time::Duration,
 };
 
 use serde_json::Value;
-use tokio::task::JoinSet;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    sync::{Barrier, Notify},
+    task::JoinSet,
+};
 
 use super::{
     Drawn, Message, PATIENCE, Script, ScriptedOrigin, WITH, WITHOUT, Way, bytes, chunked,
@@ -419,6 +425,77 @@ async fn both_drivers_collapse_alike() {
                 expected..=expected
             };
             assert!(expected.contains(&asked), "{asked}, {place}");
+        }
+    }
+}
+
+/// Requests that waited for a response which is then not stored go to the origin side by side.
+#[tokio::test]
+async fn nobody_waits_twice_for_a_response_that_is_too_large() {
+    const CLIENTS: usize = 6;
+    const LENGTH: usize = 200_000;
+    for order in ["", "X-Accel-Redirect: /files/a\r\n"] {
+        let origin = TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("loopback has a free port");
+        let address = origin.local_addr().expect("it is bound");
+        // Longer than the test.
+        let yaml = yaml(address).replace("cache: {}", "cache: { wait: 60s }");
+        let gateway = Gateway::start_with(&yaml, &[WITH]).await;
+        let (first, rest) = (Arc::new(Notify::new()), Arc::new(Barrier::new(CLIENTS - 1)));
+        let response = format!(
+            "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\n{order}Content-Length: {LENGTH}\r\n\r\n{}",
+            "x".repeat(LENGTH)
+        );
+        let mut tasks = JoinSet::new();
+        let release = Arc::clone(&first);
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            for number in 0.. {
+                let Ok((mut stream, _)) = origin.accept().await else {
+                    return;
+                };
+                let (first, rest) = (Arc::clone(&release), Arc::clone(&rest));
+                let response = response.clone();
+                connections.spawn(async move {
+                    let mut input = Vec::new();
+                    while !input.ends_with(b"\r\n\r\n") && stream.read_buf(&mut input).await? > 0 {}
+                    if number == 0 {
+                        first.notified().await;
+                    } else {
+                        rest.wait().await;
+                    }
+                    stream.write_all(response.as_bytes()).await
+                });
+            }
+        });
+        let mut clients = JoinSet::new();
+        for _ in 0..CLIENTS {
+            let address = gateway.address();
+            clients.spawn(async move {
+                let drawn = Drawn {
+                    number: 0,
+                    method: "GET",
+                    pieces: vec![b"GET /kept/n0 HTTP/1.1\r\nHost: app.test\r\n\r\n".to_vec()],
+                    script: Script {
+                        pieces: Vec::new(),
+                        closes: false,
+                        says_so: true,
+                    },
+                };
+                Way::Http1.received_at(address, &drawn).await
+            });
+        }
+        gateway
+            .counts("edgeway_http_in_flight", CLIENTS as u64)
+            .await;
+        first.notify_one();
+        let all = tokio::time::timeout(PATIENCE, clients.join_all()).await;
+        for messages in all.expect("none waits for another") {
+            assert!(
+                messages.iter().all(|message| message.is_complete),
+                "{order}"
+            );
         }
     }
 }
