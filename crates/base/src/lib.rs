@@ -36,6 +36,7 @@ pub mod recent_values;
 pub mod redis;
 pub mod reserved_headers;
 pub mod secret;
+pub mod shared_copy;
 pub mod spelling;
 pub mod statuses;
 pub mod target;

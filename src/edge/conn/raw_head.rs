@@ -3,7 +3,7 @@
 use bytes::{Buf, Bytes};
 
 use super::{super::body_remainder::BodyRemainder, ConnIo};
-use crate::connection::fast_path::RequestOutline;
+use crate::{base::shared_copy::shared_copy, connection::fast_path::RequestOutline};
 
 impl ConnIo {
     /// Returns the outline of the request whose head is about to be read.
@@ -13,7 +13,7 @@ impl ConnIo {
 
     /// Returns the head that is about to be read.
     pub(in crate::edge) fn head(&self) -> Bytes {
-        Bytes::copy_from_slice(&self.input[..self.outline.1])
+        shared_copy(&self.input[..self.outline.1])
     }
 
     /// Skips the head of a request whose response was sent without reading it. A body has been read.

@@ -4,6 +4,7 @@
 //! map of names, a body writer, and buffers of its own. This module writes the same bytes.
 
 use std::{
+    cell::Cell,
     future::poll_fn,
     io,
     mem::MaybeUninit,
@@ -28,6 +29,13 @@ use crate::{
 
 /// Capacity that fits most header sections.
 const HEADER_SECTION: usize = 1024;
+/// Capacity up to which a thread keeps a buffer for its next header section.
+const MAX_SPARE: usize = 8 * 1024;
+
+thread_local! {
+    /// Buffer for the next header section that this thread writes.
+    static SECTION: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// HTTP/1 connection during one request.
 pub(in crate::proxy) struct Http1Stream<'a> {
@@ -67,7 +75,9 @@ impl<'a> Http1Stream<'a> {
         if self.is_http10 {
             self.use_no_chunks(&mut head);
         }
-        let mut section = Vec::with_capacity(HEADER_SECTION);
+        let mut section = SECTION.take();
+        section.clear();
+        section.reserve(HEADER_SECTION);
         let writer = ResponseHeaderWriter {
             out: &mut section,
             ready_lines: text(lines),
@@ -78,6 +88,9 @@ impl<'a> Http1Stream<'a> {
             .write_all(&section)
             .await
             .or_err(WRITE.0, WRITE.1)?;
+        if section.capacity() <= MAX_SPARE {
+            SECTION.set(section);
+        }
         if is_last { self.flush().await } else { Ok(()) }
     }
 

@@ -29,7 +29,11 @@ use pingora::{
 
 pub(super) use self::body::Piece;
 use self::{
-    body::MessageBody, fill::CachedExchange, response::Framing, tunnel::Tunnel, upload::Upload,
+    body::MessageBody,
+    fill::CachedExchange,
+    response::{Framing, ValueMemory},
+    tunnel::Tunnel,
+    upload::Upload,
 };
 use super::{
     accel,
@@ -322,9 +326,14 @@ impl Relayed<'_, '_> {
         ctx: &mut Context,
         connection: &mut BackendConnection,
     ) -> Result<ResponseHeader> {
+        let memory = if self.client.is_http2() || self.cached.is_some() {
+            ValueMemory::Own
+        } else {
+            ValueMemory::Input
+        };
         loop {
             if !connection.input.is_empty()
-                && let Some(response) = response::parse(&mut connection.input)?
+                && let Some(response) = response::parse(&mut connection.input, memory)?
             {
                 return Ok(response);
             }

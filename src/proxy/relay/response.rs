@@ -30,8 +30,18 @@ pub(super) enum Framing {
     UntilClose,
 }
 
+/// Memory of a response's header values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ValueMemory {
+    /// The buffer that was read into, for headers that are written at once.
+    Input,
+    /// Memory of their own size, for headers of which some stay. HTTP/2 keeps them for as long as
+    /// the connection, and would keep all of the buffer.
+    Own,
+}
+
 /// Takes a header section out of `input`; `None` if it is not complete yet.
-pub(super) fn parse(input: &mut BytesMut) -> Result<Option<ResponseHeader>> {
+pub(super) fn parse(input: &mut BytesMut, memory: ValueMemory) -> Result<Option<ResponseHeader>> {
     let empty_lines = input
         .iter()
         .take_while(|byte| matches!(byte, b'\r' | b'\n'));
@@ -52,10 +62,15 @@ pub(super) fn parse(input: &mut BytesMut) -> Result<Option<ResponseHeader>> {
             Err(error) => Err(unreadable(input, error)),
         };
     };
-    // The values are slices of the section. A copy of its size, since some of them stay: HTTP/2 keeps
-    // headers for as long as the connection, and with them it would keep all of `input`.
-    let section = Bytes::copy_from_slice(&input[..length]);
-    input.advance(length);
+    // The values are slices of the section.
+    let section = match memory {
+        ValueMemory::Input => input.split_to(length).freeze(),
+        ValueMemory::Own => {
+            let section = Bytes::copy_from_slice(&input[..length]);
+            input.advance(length);
+            section
+        }
+    };
     match config.parse_response_with_uninit_headers(&mut read, &section, &mut room) {
         Ok(Status::Complete(_)) => {}
         Ok(Status::Partial) => return Err(invalid("incomplete")),
@@ -70,8 +85,7 @@ pub(super) fn parse(input: &mut BytesMut) -> Result<Option<ResponseHeader>> {
     };
     parts.headers.reserve(read.headers.len() + MORE_FIELDS);
     for field in read.headers.iter().filter(|field| !field.name.is_empty()) {
-        let name = HeaderName::from_bytes(field.name.as_bytes());
-        let name = name.map_err(|_| invalid("a name is invalid"))?;
+        let name = name(field.name.as_bytes()).ok_or_else(|| invalid("a name is invalid"))?;
         let value = section.slice_ref(field.value);
         let value = HeaderValue::from_maybe_shared(value.clone())
             // A value on several lines (RFC 9112, 5.2).
@@ -84,6 +98,16 @@ pub(super) fn parse(input: &mut BytesMut) -> Result<Option<ResponseHeader>> {
         response.set_reason_phrase(read.reason)?;
     }
     Ok(Some(response))
+}
+
+/// Returns the name of a header. Node names `Keep-Alive` in every response, and `http` does not
+/// know it.
+fn name(name: &[u8]) -> Option<HeaderName> {
+    const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+    if name.eq_ignore_ascii_case(b"keep-alive") {
+        return Some(KEEP_ALIVE);
+    }
+    HeaderName::from_bytes(name).ok()
 }
 
 /// Returns the length of the header section with the empty line that ends it.

@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     body::{MessageBody, Piece},
-    response::{self, Framing},
+    response::{self, Framing, ValueMemory},
 };
 
 /// A response as a reader understands it.
@@ -47,7 +47,7 @@ fn by_relay(sent: &[u8], method: &str, lengths: &[usize]) -> Option<Understood> 
     };
     let mut input = BytesMut::new();
     let mut response = loop {
-        if let Some(response) = response::parse(&mut input).ok()? {
+        if let Some(response) = response::parse(&mut input, ValueMemory::Input).ok()? {
             break response;
         }
         if !arrive(&mut input) {
@@ -119,15 +119,21 @@ fn both(sent: &[u8], method: &str, lengths: &[usize]) -> (Option<Understood>, Op
 
 #[test]
 fn the_headers_of_a_response_do_not_hold_what_else_was_read() {
-    let mut input = BytesMut::with_capacity(8192);
-    input.extend_from_slice(b"HTTP/1.1 200 OK\r\nX-A: one\r\nX-B: two\r\n\r\nbody");
-    let response = response::parse(&mut input).unwrap().unwrap();
-    assert_eq!(input, &b"body"[..]);
-    input.clear();
-    // The buffer has no other owner, and so can be used again from its beginning.
-    assert!(input.try_reclaim(8192));
-    assert_eq!(response.headers["x-a"], "one");
-    assert_eq!(response.headers["x-b"], "two");
+    for memory in [ValueMemory::Own, ValueMemory::Input] {
+        let mut input = BytesMut::with_capacity(8192);
+        input.extend_from_slice(b"HTTP/1.1 200 OK\r\nX-A: one\r\nX-B: two\r\n\r\nbody");
+        let response = response::parse(&mut input, memory).unwrap().unwrap();
+        assert_eq!(input, &b"body"[..]);
+        input.clear();
+        assert_eq!(response.headers["x-a"], "one");
+        assert_eq!(response.headers["x-b"], "two");
+        // Without another owner, the buffer can be used again from its beginning.
+        let is_free = input.try_reclaim(8192);
+        assert_eq!(is_free, memory == ValueMemory::Own);
+        assert_eq!(response.headers["x-b"], "two");
+        drop(response);
+        assert!(input.try_reclaim(8192));
+    }
 }
 
 fn field() -> impl Strategy<Value = String> {
@@ -236,7 +242,11 @@ fn a_body_whose_end_cannot_be_known_is_refused() {
 #[test]
 fn another_protocol_is_noticed_before_it_sends_an_empty_line() {
     let mut input = BytesMut::from(&b"SSH-2.0-OpenSSH_9.2\r\n"[..]);
-    assert!(response::parse(&mut input).is_err());
+    assert!(response::parse(&mut input, ValueMemory::Input).is_err());
     let mut input = BytesMut::from(&b"HTTP/1.1 200 OK\r\nserv"[..]);
-    assert!(response::parse(&mut input).unwrap().is_none());
+    assert!(
+        response::parse(&mut input, ValueMemory::Input)
+            .unwrap()
+            .is_none()
+    );
 }

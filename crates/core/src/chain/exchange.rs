@@ -12,7 +12,7 @@ use http::{HeaderName, HeaderValue};
 use pingora::http::RequestHeader;
 
 use super::{AuditNote, Body, CacheFacts, ClientCertificate, Identity, Reply, RequestTrace};
-use crate::base::trace_context::write_hex;
+use crate::base::{shared_copy::shared_copy, trace_context::write_hex};
 
 /// A request on its way through the gateway.
 pub struct Exchange<'a> {
@@ -266,7 +266,7 @@ impl RequestId {
         let mut text = [0; 32];
         write_hex(&mut text[..16], &high.to_be_bytes());
         write_hex(&mut text[16..], &low.to_be_bytes());
-        Self(HeaderValue::from_bytes(&text).expect("made of digits"))
+        Self(HeaderValue::from_maybe_shared(shared_copy(&text)).expect("made of digits"))
     }
 
     /// Accepts an id from outside; `None` if it is empty, too long or has bytes outside
@@ -276,7 +276,9 @@ impl RequestId {
         if bytes.is_empty() || bytes.len() > Self::MAX || !bytes.iter().all(plain) {
             return None;
         }
-        HeaderValue::from_bytes(bytes).ok().map(Self)
+        HeaderValue::from_maybe_shared(shared_copy(bytes))
+            .ok()
+            .map(Self)
     }
 
     pub fn is_empty(&self) -> bool {
