@@ -1,11 +1,15 @@
-"""Profiles in which something happens: spike, peak, flood, orders, soak."""
+"""Profiles in which something happens: spike, peak, flood, blocked, orders, soak."""
 
+import pathlib
 import random
+import urllib.request
 
 from .evaluate import Bound, growth_percent, percentile
 from .generator import Part, zipf
 from .stage import Stage, memory_beside_cache
 from .steady import Outcome, usual
+
+HERE = pathlib.Path(__file__).resolve().parent
 
 
 def spike(stage: Stage) -> Outcome:
@@ -140,6 +144,48 @@ def flood(stage: Stage) -> Outcome:
         [f"A limit of 50/s for each address, shared in Redis; each flooding address sends "
          f"{flooded:,.0f} requests/s, each visitor {rate:,.0f}. During the flood p95 "
          "may be twice that without it, or 5 ms more."])
+
+
+def blocked(stage: Stage) -> Outcome:
+    module = HERE.parent.parent / "packaging" / "npm" / "edgeway-node"
+    # The negative control has a balancing that knows nothing of event loops.
+    balance = "round_robin" if stage.options.control == "blind" else "node"
+    stage.open(origins=4, env={"NODE_OPTIONS": f"--require {module}"},
+               upstream=f"balance: {balance}")
+    seconds, rate = stage.options.seconds(16) / 2, max(stage.options.rate(200), 50)
+    first = stage.origin_ports[0]
+    given: list[float] = []
+
+    def block() -> None:
+        url = f"http://127.0.0.1:{first}/block/{round(seconds * 1000) + 1000}"
+        urllib.request.urlopen(url, timeout=30).close()
+
+    def look() -> None:
+        # It responds to nothing, so what it was given is still in flight.
+        given.append(sum(value for series, value in stage.metrics().items()
+                         if series.startswith("edgeway_backend_in_flight{")
+                         and f'"127.0.0.1:{first}"' in series))
+
+    # Many clients of few requests: one that waits for the blocked app sends none meanwhile.
+    taken = stage.run(
+        [Part("api", ["/api/v1/tasks"], 2 * seconds, rate, clients=max(round(rate), 1))],
+        at={seconds: block, seconds + 2: look, 2 * seconds - 1: look})
+    rows = taken.rows["api"]
+    quiet = percentile([row[2] for row in rows if seconds / 4 <= row[0] < seconds], 0.95)
+    # The schedule of all clients knows no gaps of one, so its requests are added as slow ones.
+    unsent = [seconds * 1000] * round(given[1] * seconds)
+    during = percentile([row[2] for row in rows if row[0] >= seconds] + unsent, 0.95)
+    served = sum(seconds + 2 <= row[0] < 2 * seconds - 1 for row in rows)
+    share = (given[1] - given[0]) / max(served, 1) * 100
+    return Outcome(
+        "four Node.js apps, of which one blocks its event loop", taken,
+        [Bound("node", "share of the blocked app after 2 s", "%", share, "<=", 5),
+         Bound("node", "p95 during the block", "ms", during, "<=", 1.3 * quiet if quiet else 0),
+         Bound("node", "requests that waited for the blocked app", "", given[1], ">=", 1),
+         Bound("node", "failed", "", taken.failed(), "<=", 0)],
+        {**usual(taken), "p95 ms before": quiet},
+        [f"`balance: {balance}`; {rate:,.0f} requests/s for {2 * seconds:.0f} s, and in the second "
+         "half one of the apps responds to nothing."])
 
 
 def orders(stage: Stage) -> Outcome:

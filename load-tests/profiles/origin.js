@@ -1,5 +1,5 @@
 // The origin of the load profiles: an app that responds at once or after a delay, and counts
-// orders.
+// orders. GET /block/MS blocks its event loop for some milliseconds.
 // ORDERS_DROP=N closes every Nth order's connection without a response, after it was counted.
 // CONTROL=errors, CONTROL=cuts and CONTROL=slow are the negative controls: one response in ten to a
 // GET is a 500, or is cut off with its connection, or each second adds 5 ms to every response.
@@ -44,6 +44,13 @@ function respond(request, response) {
     case 'large': return send(response, 200, 'text/plain', large, 'no-store');
     case 'work': return void setTimeout(
       () => send(response, 200, 'text/plain', page, 'no-store'), 100);
+    case 'block':
+      response.on('finish', () => setImmediate(() => {
+        // As a synchronous call that waits: a loop would take the CPU of the other apps.
+        const nobody = new Int32Array(new SharedArrayBuffer(4));
+        Atomics.wait(nobody, 0, 0, Math.min(number, 60_000));
+      }));
+      return send(response, 200, 'text/plain', Buffer.from('blocked'), 'no-store');
     case 'slow': return void setTimeout(
       () => send(response, 200, 'text/plain', page, 'public, max-age=3600'), slow(number));
     default: return send(response, 404, 'text/plain', Buffer.from('not found'), 'no-store');

@@ -154,8 +154,11 @@ class Stage:
         self.parts_started = 0
 
     def open(self, cache: str = "64MiB", origins: int = 1,
-             env: dict[str, str] | None = None) -> None:
-        """Starts everything; returns when the gateway accepts connections."""
+             env: dict[str, str] | None = None, upstream: str = "") -> None:
+        """Starts everything; returns when the gateway accepts connections.
+
+        `upstream` is one more option of the upstream.
+        """
         folder = self.fleet.folder
         output(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
                 "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30", "-subj", "/CN=localhost",
@@ -170,6 +173,7 @@ class Stage:
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         values = {"PORT": self.port, "TLS_PORT": self.tls_port, "ADMIN": self.admin,
                   "REDIS": self.redis_port, "FOLDER": folder, "CACHE": cache,
+                  "UPSTREAM": upstream,
                   "CONNECTIONS": max(files * 3 // 4, 100),
                   "BACKENDS": ", ".join(f'"127.0.0.1:{port}"' for port in self.origin_ports)}
         for key, value in values.items():
