@@ -16,12 +16,14 @@ from .workloads import NAME, Workload, connect, h2load, request, request_h2, req
 
 # Debian package of each tool.
 TOOLS = {"nginx": "nginx-light", "wrk": "wrk", "valgrind": "valgrind", "strace": "strace",
-         "h2load": "nghttp2-client"}
+         "h2load": "nghttp2-client", "haproxy": "haproxy"}
 
 
 def require_tools(figures: list[str], proxies: list[str], uses_http2: bool) -> None:
     """Raises an error if a tool is missing; without strace, only skips the system calls."""
     wanted = ["nginx", "h2load"] if uses_http2 else ["nginx"]
+    if "haproxy" in proxies:
+        wanted.append("haproxy")
     if "cpu" in figures or "syscalls" in figures:
         wanted.append("wrk")
     if "instructions" in figures:

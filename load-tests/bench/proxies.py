@@ -257,7 +257,32 @@ class PlainNginx(Nginx):
     template = "plain.nginx.conf"
 
 
-PROXIES = {kind.name: kind for kind in (Edgeway, TracedEdgeway, Bare, Nginx, PlainNginx)}
+class HAProxy(Proxy):
+    """HAProxy with the same features as `nginx`. It has no files."""
+
+    name = "haproxy"
+    headers = FRONT_HEADERS
+
+    def command(self, alone: bool) -> list[str]:
+        folder = self.fleet.folder
+        pem = folder / "site-and-key.pem"
+        pem.write_text(self.settings.cert.read_text() + self.settings.key.read_text())
+        text = (HERE / "front.haproxy.cfg").read_text()
+        values = {"PORT": self.port, "TLSPORT": self.tls_port, "PEM": pem,
+                  "CERT": self.settings.cert, "ORIGIN": self.origin.port,
+                  "SECUREORIGIN": self.origin.tls_port}
+        for key, value in values.items():
+            text = text.replace(f"@{key}@", str(value))
+        config = folder / "haproxy.cfg"
+        config.write_text(text)
+        return ["haproxy", "-db", "-f", str(config)]
+
+    def version(self) -> str:
+        return output(["haproxy", "-v"]).splitlines()[0]
+
+
+PROXIES = {kind.name: kind
+           for kind in (Edgeway, TracedEdgeway, Bare, Nginx, PlainNginx, HAProxy)}
 
 
 def need(binary: pathlib.Path, command: str) -> None:
