@@ -24,7 +24,9 @@ def require_tools(figures: list[str], proxies: list[str], uses_http2: bool) -> N
     wanted = ["nginx", "h2load"] if uses_http2 else ["nginx"]
     if "haproxy" in proxies:
         wanted.append("haproxy")
-    if "cpu" in figures or "syscalls" in figures:
+    if "latency" in figures and "h2load" not in wanted:
+        wanted.append("h2load")
+    if {"cpu", "syscalls", "latency"} & set(figures):
         wanted.append("wrk")
     if "instructions" in figures:
         wanted.append("valgrind")

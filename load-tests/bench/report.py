@@ -50,6 +50,22 @@ def table(workload: str, taken: dict) -> str:
         foreign = median_of(figures.get("foreign_percent"))
         row.append("–" if foreign is None else f"{foreign:.0f} %")
         rows.append(row)
+    return _aligned(head, rows)
+
+
+def latencies(workload: str, taken: dict, rate: int) -> str:
+    """Returns the latencies of one workload as a Markdown table."""
+    shares = list(next(iter(taken.values()))["latency_us"])
+    head = [f"{workload}, {rate:,}/s", *(f"{share} µs" for share in shares)]
+    rows = []
+    for name, figures in taken.items():
+        rounds = [figures["latency_us"][share] for share in shares]
+        rows.append([name, *(f"{statistics.median(each):,.0f} ({min(each):,}–{max(each):,})"
+                             for each in rounds)])
+    return _aligned(head, rows)
+
+
+def _aligned(head: list[str], rows: list[list[str]]) -> str:
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
 
     def line(cells: list[str]) -> str:

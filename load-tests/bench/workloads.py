@@ -38,6 +38,11 @@ class Workload:
         """True if instructions can be counted on one connection."""
         return self.keep_alive
 
+    @property
+    def paceable(self) -> bool:
+        """True if the generator of paced requests can send it."""
+        return self.keep_alive and not self.body_bytes and not self.headers
+
     def request(self, port: int) -> bytes:
         """Returns the request as bytes, the same as the load generator's."""
         body = b"x" * self.body_bytes
