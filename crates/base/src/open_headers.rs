@@ -34,12 +34,7 @@ pub struct OpenResponseHeaders {
 impl OpenRequestHeaders {
     /// Takes `head` apart and reserves capacity for `more` additional names.
     pub fn of(head: &mut RequestHeader, more: usize) -> Self {
-        let shown = head
-            .uri
-            .path_and_query()
-            .map_or(&b""[..], |path| path.as_str().as_bytes());
-        let target = (head.raw_path().as_ptr() != shown.as_ptr() || !head.raw_path_is_utf8())
-            .then(|| head.raw_path().into());
+        let target = is_unusual(head).then(|| head.raw_path().into());
         let end_stream = head.send_end_stream();
         let nothing = RequestHeader::from(http::Request::new(()).into_parts().0);
         let mut parts: request::Parts = mem::replace(head, nothing).into();
@@ -105,6 +100,35 @@ fn put_back<H>(place: &mut H, head: H) {
     mem::forget(mem::replace(place, head));
 }
 
+/// Copies `request` with capacity for `more` additional names.
+///
+/// A clone has capacity for its names alone, and would allocate again for the first one that is added.
+pub fn roomy_copy(request: &RequestHeader, more: usize) -> RequestHeader {
+    if is_unusual(request) {
+        return request.clone();
+    }
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    parts.method = request.method.clone();
+    parts.uri = request.uri.clone();
+    parts.version = request.version;
+    parts.headers = HeaderMap::with_capacity(request.headers.len() + more);
+    for (name, value) in &request.headers {
+        parts.headers.append(name.clone(), value.clone());
+    }
+    let mut copy = RequestHeader::from(parts);
+    if let Some(end_stream) = request.send_end_stream() {
+        copy.set_send_end_stream(end_stream);
+    }
+    copy
+}
+
+/// Returns true if the target of `request` is not the one that its URI renders.
+fn is_unusual(request: &RequestHeader) -> bool {
+    let path = request.uri.path_and_query();
+    let shown = path.map_or(&b""[..], |path| path.as_str().as_bytes());
+    request.raw_path().as_ptr() != shown.as_ptr() || !request.raw_path_is_utf8()
+}
+
 /// Reserves capacity at once, because growing step by step would rehash every name at each step.
 fn reserve(headers: &mut HeaderMap<HeaderValue>, more: usize) {
     // Past its limit (32,768 names) the map stays as it is; later insertions then return an error.
@@ -142,6 +166,44 @@ mod tests {
             assert_eq!(request.headers["x-one"], "1");
             assert_eq!(request.headers["host"], "example.com");
         }
+    }
+
+    #[test]
+    fn a_copy_has_all_that_a_request_has() {
+        for target in [
+            &b"/a%2Fb?q=\xff"[..],
+            b"/plain?x=1",
+            b"http://example.com/absolute",
+            b"*",
+        ] {
+            let mut request = RequestHeader::build("PATCH", target, None).unwrap();
+            request.set_version(http::Version::HTTP_2);
+            for (name, value) in [("X-One", "1"), ("Cookie", "a=1"), ("X-One", "2")] {
+                request.append_header(name, value).unwrap();
+            }
+            for end_stream in [true, false] {
+                request.set_send_end_stream(end_stream);
+                let copy = roomy_copy(&request, 10);
+                assert_eq!(copy.raw_path(), target);
+                assert_eq!(copy.uri, request.uri);
+                assert_eq!(copy.method, request.method);
+                assert_eq!(copy.version, request.version);
+                assert_eq!(copy.headers, request.headers);
+                assert_eq!(copy.send_end_stream(), request.send_end_stream());
+            }
+        }
+    }
+
+    #[test]
+    fn added_names_need_no_more_memory() {
+        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+        request.insert_header(header::HOST, "a.test").unwrap();
+        let mut copy = roomy_copy(&request, 10);
+        let capacity = copy.headers.capacity();
+        assert!(capacity >= 11);
+        let open = OpenRequestHeaders::of(&mut copy, 10);
+        assert_eq!(open.parts.headers.capacity(), capacity);
+        open.close(&mut copy);
     }
 
     #[test]

@@ -54,8 +54,6 @@ use crate::{
 
 /// Limit on headers of a request, the same as Pingora's.
 const MAX_FIELDS: usize = 256;
-/// Names that the gateway adds to a usual request.
-const MORE_FIELDS: usize = 10;
 
 /// Fast path around `service`.
 pub(crate) struct FastPath {
@@ -385,8 +383,7 @@ fn parse(head: &Bytes) -> Option<RequestHeader> {
     parts.method = Method::from_bytes(method.as_bytes()).ok()?;
     parts.uri = Uri::from(target);
     parts.version = version;
-    // Its copy for the backend gets more, which would otherwise rehash all of them.
-    parts.headers.reserve(fields.len() + MORE_FIELDS);
+    parts.headers.reserve(fields.len());
     for field in fields {
         let (name, value) = field?;
         parts.headers.append(name, value);

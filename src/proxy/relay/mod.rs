@@ -47,12 +47,16 @@ use super::{
     streams, upstream,
 };
 use crate::{
-    base::open_headers::OpenResponseHeaders, cache::budget::RenderPermit, chain::Phase,
+    base::open_headers::{OpenResponseHeaders, roomy_copy},
+    cache::budget::RenderPermit,
+    chain::Phase,
     upstreams::BackendConnection,
 };
 
 /// Bound on attempts. The hooks decide about retries.
 const MAX_ATTEMPTS: usize = 16;
+/// Names that the gateway adds to a usual request.
+const MORE_FIELDS: usize = 12;
 /// Room for the header section of a response and a small body.
 const SECTION_ROOM: usize = 8 * 1024;
 /// Limit on bytes of a body that are read before a client with TLS has got them: it is sent no more
@@ -295,7 +299,7 @@ impl Relayed<'_, '_> {
     /// Prepares the header section for the backend, after the filters have changed and accepted
     /// it. It is sent with the beginning of the body.
     async fn forward(&mut self, ctx: &mut Context) -> Result<()> {
-        let mut request = self.client.request.clone();
+        let mut request = roomy_copy(self.client.request, MORE_FIELDS);
         request.set_version(Version::HTTP_11);
         if let Some(cached) = self
             .cached
