@@ -1,0 +1,24 @@
+// Identity of a build: two builds never read each other's entries.
+
+import { createHash, randomBytes } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+/** Files that differ between builds; `BUILD_ID` alone is the same for all with a `deploymentId`. */
+const FILES = ['BUILD_ID', 'required-server-files.json', 'routes-manifest.json', 'prerender-manifest.json'];
+
+/** Returns a digest of what distinguishes this build; without a build, a name of its own. */
+export function buildIdentity(folder: string): string {
+  const digest = createHash('sha256');
+  let isBuild = false;
+  for (const file of FILES) {
+    try {
+      const content = readFileSync(join(folder, file));
+      digest.update(`${file} ${content.length}\n`).update(content);
+      if (file === 'BUILD_ID') isBuild = true;
+    } catch {
+      // A file that this version of Next.js does not write.
+    }
+  }
+  return isBuild ? digest.digest('base64url').slice(0, 22) : `none-${randomBytes(12).toString('base64url')}`;
+}

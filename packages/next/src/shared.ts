@@ -1,0 +1,27 @@
+// The one store of this process. Next.js may load the package several times, bundled and not, so
+// the store is kept in `globalThis`.
+
+import { join } from 'node:path';
+import { buildIdentity } from './build.js';
+import { settingsFrom, type Settings } from './settings.js';
+import { Store } from './store.js';
+
+interface Shared {
+  readonly settings: Settings;
+  readonly store: Store;
+}
+
+const KEY = Symbol.for('@edgeway/next');
+const place = globalThis as { [KEY]?: Shared };
+
+/** Returns the store; the first caller that knows the folder of the build determines it. */
+export function shared(folder?: string): Shared {
+  return (place[KEY] ??= open(folder ?? process.env.EDGEWAY_NEXT_FOLDER ?? join(process.cwd(), '.next')));
+}
+
+function open(folder: string): Shared {
+  let settings = settingsFrom(process.env);
+  // A build has no visitors, and its results belong to no build yet.
+  if (process.env.NEXT_PHASE === 'phase-production-build') settings = { ...settings, redisUrl: undefined };
+  return { settings, store: new Store(settings, settings.build ?? buildIdentity(folder)) };
+}

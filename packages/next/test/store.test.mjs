@@ -1,0 +1,194 @@
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { after, afterEach, before, test } from 'node:test';
+
+import { buildIdentity } from '../dist/build.js';
+import { EdgewayCacheHandler } from '../dist/cache-handler.js';
+import { PAGE, RESULT } from '../dist/codec.js';
+import { purgesOf } from '../dist/gateways.js';
+import { Memory } from '../dist/memory.js';
+import { useCacheHandler } from '../dist/use-cache.js';
+import { openStore, page, pause, random, Redis } from './support.mjs';
+
+let redis;
+let stores = [];
+before(async () => (redis = await Redis.start()));
+after(() => redis.kill());
+afterEach(() => stores.splice(0).forEach((store) => store.close()));
+
+async function two(options = {}, url = redis.url) {
+  await redis.client.flushAll().catch(() => undefined);
+  stores = [await openStore(url, options), await openStore(url, options)];
+  return stores;
+}
+
+const read = (store, key) => new EdgewayCacheHandler({}, store).get(key, { kind: 'APP_PAGE' });
+
+async function render(store, key, text, tags = ['t']) {
+  const handler = new EdgewayCacheHandler({}, store);
+  await handler.get(key, { kind: 'APP_PAGE' });
+  await handler.set(key, page(text, tags));
+}
+
+test('one instance reads what the other has made, with all its parts', async () => {
+  const [one, other] = await two();
+  await render(one, '/a', 'text');
+  const { value } = await read(other, '/a');
+  assert.deepEqual(value, JSON.parse(JSON.stringify({ ...page('text', ['t']), rscData: 0, segmentData: 0 }), (k, v) =>
+    k === 'rscData' ? Buffer.from([1, 2, 3]) : k === 'segmentData' ? new Map([['/a', Buffer.from('segment')]]) : v));
+});
+
+test('an older render that arrives late is not read', async () => {
+  const [one, other] = await two();
+  const slow = new EdgewayCacheHandler({}, one);
+  await slow.get('/a', { kind: 'APP_PAGE' });
+  await new EdgewayCacheHandler({}, other).revalidateTag('t');
+  await slow.set('/a', page('old', ['t']));
+  assert.equal(await read(one, '/a'), null);
+  assert.equal(await read(other, '/a'), null);
+  await render(other, '/a', 'new');
+  await slow.set('/a', page('old', []));
+  assert.equal((await read(one, '/a')).value.html, 'new');
+});
+
+test('a soft revalidation gives a stale entry until its time is over', async () => {
+  const [one, other] = await two();
+  const handler = useCacheHandler(one);
+  const timestamp = performance.timeOrigin + performance.now();
+  await handler.get('f', []);
+  const entry = { value: new Response('r').body, tags: ['t'], stale: 0, timestamp: timestamp + 5, expire: 900, revalidate: 60 };
+  await pause(10);
+  await handler.set('f', Promise.resolve(entry));
+  assert.equal((await useCacheHandler(other).get('f', [])).revalidate, 60);
+  await handler.updateTags(['t'], { expire: 0.1 });
+  assert.equal((await useCacheHandler(other).get('f', [])).revalidate, -1);
+  await pause(120);
+  assert.equal(await useCacheHandler(other).get('f', []), undefined);
+});
+
+test('two builds never read each other, but share revalidations', async () => {
+  await redis.client.flushAll();
+  stores = [await openStore(redis.url, {}, 'one'), await openStore(redis.url, {}, 'two')];
+  await render(stores[0], '/a', 'one');
+  assert.equal(await read(stores[1], '/a'), null);
+  await render(stores[1], '/a', 'two');
+  assert.equal((await read(stores[0], '/a')).value.html, 'one');
+  await new EdgewayCacheHandler({}, stores[1]).revalidateTag(['t']);
+  assert.equal(await read(stores[0], '/a'), null);
+  assert.notEqual(buildIdentity('/nonexistent'), buildIdentity('/nonexistent'));
+});
+
+test('memory stays within its bytes, and its contents are what was put there last', () => {
+  const seed = Number(process.env.SEED ?? Date.now() % 1e9);
+  const draw = random(seed);
+  const memory = new Memory(20_000);
+  const model = new Map();
+  for (let i = 0; i < 20_000; i += 1) {
+    const key = String(Math.floor(draw() * 60));
+    if (draw() < 0.6) {
+      memory.set(key, i, Math.floor(draw() ** 4 * 25_000));
+      model.set(key, i);
+    } else {
+      const value = memory.get(key);
+      assert.ok(value === undefined || value === model.get(key), `seed ${seed}: step ${i}`);
+    }
+    assert.ok(memory.bytes >= 0 && memory.bytes <= 20_000, `seed ${seed}: ${memory.bytes} bytes`);
+  }
+});
+
+test('bytes that are not an entry are a miss', async () => {
+  const seed = Number(process.env.SEED ?? Date.now() % 1e9);
+  const draw = random(seed);
+  const entry = PAGE.encode({ value: page('text', ['t']), lastModified: 1, cacheControl: undefined });
+  const result = RESULT.encode({ tags: [], stale: 0, timestamp: 1, expire: 1, revalidate: 1, bytes: Buffer.from('text') });
+  for (let i = 0; i < 2000; i += 1) {
+    const cut = (body) => body.subarray(0, Math.floor(draw() * (body.length - 1)));
+    assert.equal(PAGE.decode(cut(entry)), undefined, `seed ${seed}`);
+    assert.equal(RESULT.decode(cut(result)), undefined, `seed ${seed}`);
+    assert.equal(PAGE.decode(randomBytes(40)), undefined);
+    assert.equal(RESULT.decode(randomBytes(40)), undefined);
+  }
+  const [one, other] = await two();
+  await render(one, '/a', 'text');
+  for (const key of await redis.client.keys('*build:page*')) await redis.client.hSet(key, 'body', 'no entry');
+  assert.equal(await read(other, '/a'), null);
+  for (const key of await redis.client.keys('*build:page*')) await redis.client.hSet(key, 'tags', 'no list');
+  assert.equal(await read(other, '/a'), null);
+  for (const key of await redis.client.keys('*build:page*')) await redis.client.del(key).then(() => redis.client.set(key, 'text'));
+  assert.equal(await read(other, '/a'), null);
+});
+
+test('a flushed redis, or one that lost its tags, leaves no old entry', async () => {
+  const [one, other] = await two();
+  await render(one, '/a', 'old');
+  await new EdgewayCacheHandler({}, one).revalidateTag('t');
+  await render(one, '/a', 'newer', ['t']);
+  await redis.client.del('edgeway:next:{app}:tags');
+  assert.equal(await read(one, '/a'), null);
+  await render(one, '/a', 'again');
+  assert.equal((await read(other, '/a')).value.html, 'again');
+  await redis.client.flushAll();
+  assert.equal(await read(one, '/a'), null);
+});
+
+test('a redis that hangs costs the deadline at most, then nothing, and no request fails', async () => {
+  const [one] = await two({ deadline: 100, staleWithoutRedis: 600 });
+  await render(one, '/a', 'text');
+  redis.hang();
+  try {
+    let slow = 0;
+    const begun = performance.now();
+    while (performance.now() - begun < 500) {
+      const at = performance.now();
+      const found = await read(one, '/a');
+      const took = performance.now() - at;
+      assert.ok(took < 160, `a read took ${took} ms`);
+      if (took > 90) slow += 1;
+      assert.equal(found?.value.html, 'text');
+      await pause(2);
+    }
+    assert.ok(slow >= 1 && slow <= 3, `${slow} reads waited`);
+    await pause(300);
+    assert.equal(await read(one, '/a'), null, 'stale within its bound only');
+    // What this process makes meanwhile, it reads for as long.
+    await render(one, '/a', 'local');
+    assert.equal((await read(one, '/a')).value.html, 'local');
+    await new EdgewayCacheHandler({}, one).revalidateTag('t');
+    assert.equal(await read(one, '/a'), null);
+  } finally {
+    redis.goOn();
+  }
+});
+
+test('a revalidation without redis reaches the others once it is back', async () => {
+  const [one, other] = await two({ deadline: 100 });
+  await render(one, '/a', 'old');
+  await read(other, '/a');
+  redis.hang();
+  let receipt;
+  try {
+    receipt = await one.revalidate(['t']);
+    assert.equal(await read(one, '/a'), null);
+  } finally {
+    redis.goOn();
+  }
+  assert.equal(receipt.instances, 'unreached');
+  assert.ok((await one.ready(5000)) && (await other.ready(5000)));
+  const end = performance.now() + 3000;
+  while ((await read(other, '/a')) !== null) {
+    assert.ok(performance.now() < end, 'the revalidation was not sent');
+    await pause(20);
+  }
+});
+
+test('tags become purges of the paths that have them', () => {
+  const both = (path) => [{ url: path }, { prefix: `${path}?` }];
+  assert.deepEqual(purgesOf(['_N_T_/blog']), both('/blog'));
+  assert.deepEqual(purgesOf(['_N_T_/']), both('/'));
+  assert.deepEqual(purgesOf(['_N_T_/layout']), [{ all: true }]);
+  assert.deepEqual(purgesOf(['_N_T_/blog/layout']), [{ url: '/blog' }, { prefix: '/blog/' }, { prefix: '/blog?' }]);
+  assert.deepEqual(purgesOf(['_N_T_/blog/[slug]/page']), [{ prefix: '/blog/' }]);
+  assert.deepEqual(purgesOf(['posts'], ['/a', '/a']), [{ tag: 'posts' }, ...both('/a')]);
+  assert.deepEqual(purgesOf(['posts'], ['/a', '*']), [{ all: true }]);
+  assert.deepEqual(purgesOf(Array.from({ length: 300 }, (_, i) => `t${i}`)), [{ all: true }]);
+});
