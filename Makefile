@@ -25,6 +25,7 @@ test-all: test ## the same, also without the relay, and what takes longer or nee
 	$(MAKE) doc
 	$(MAKE) drills
 	$(MAKE) test-systemd
+	scripts/test-next
 	$(MAKE) test-packages
 	$(MAKE) test-image
 

@@ -1,14 +1,14 @@
 // Identity of a build: two builds never read each other's entries.
 
-import { createHash, randomBytes } from 'node:crypto';
+import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 /** Files that differ between builds; `BUILD_ID` alone is the same for all with a `deploymentId`. */
 const FILES = ['BUILD_ID', 'required-server-files.json', 'routes-manifest.json', 'prerender-manifest.json'];
 
-/** Returns a digest of what distinguishes this build; without a build, a name of its own. */
-export function buildIdentity(folder: string): string {
+/** Returns a digest of what distinguishes this build; nothing if the folder has none. */
+export function buildIdentity(folder: string): string | undefined {
   const digest = createHash('sha256');
   let isBuild = false;
   for (const file of FILES) {
@@ -20,5 +20,5 @@ export function buildIdentity(folder: string): string {
       // A file that this version of Next.js does not write.
     }
   }
-  return isBuild ? digest.digest('base64url').slice(0, 22) : `none-${randomBytes(12).toString('base64url')}`;
+  return isBuild ? digest.digest('base64url').slice(0, 22) : undefined;
 }

@@ -2,7 +2,7 @@
 
 import { dirname } from 'node:path';
 import { PAGE, type Page } from './codec.js';
-import { revalidateEverywhere } from './revalidate.js';
+import { revalidateForNext } from './revalidate.js';
 import { shared } from './shared.js';
 import type { Moment, Name, Store } from './store.js';
 
@@ -65,7 +65,7 @@ export class EdgewayCacheHandler {
 
   async revalidateTag(tags: string | string[], durations?: { expire?: number }): Promise<void> {
     const list = typeof tags === 'string' ? [tags] : tags;
-    await revalidateEverywhere(this.#store, list, durations);
+    await revalidateForNext(this.#store, list, durations);
   }
 
   resetRequestCache(): void {}

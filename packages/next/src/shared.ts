@@ -1,6 +1,7 @@
 // The one store of this process. Next.js may load the package several times, bundled and not, so
 // the store is kept in `globalThis`.
 
+import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import { buildIdentity } from './build.js';
 import { settingsFrom, type Settings } from './settings.js';
@@ -23,5 +24,9 @@ function open(folder: string): Shared {
   let settings = settingsFrom(process.env);
   // A build has no visitors, and its results belong to no build yet.
   if (process.env.NEXT_PHASE === 'phase-production-build') settings = { ...settings, redisUrl: undefined };
-  return { settings, store: new Store(settings, settings.build ?? buildIdentity(folder)) };
+  const build = settings.build ?? buildIdentity(folder);
+  if (settings.redisUrl && !build && process.env.NODE_ENV === 'production') {
+    console.warn(`@edgeway/next: no build in ${folder}, so nothing is shared; set EDGEWAY_NEXT_FOLDER`);
+  }
+  return { settings, store: new Store(settings, build ?? `none-${randomBytes(12).toString('base64url')}`) };
 }

@@ -1,7 +1,7 @@
 // The handler of `cacheHandlers`, for functions with `use cache` in Next.js 16.
 
 import { RESULT, type Result } from './codec.js';
-import { revalidateEverywhere } from './revalidate.js';
+import { revalidateForNext } from './revalidate.js';
 import { shared } from './shared.js';
 import type { Store } from './store.js';
 
@@ -46,7 +46,7 @@ export function useCacheHandler(given?: Store) {
     },
 
     async updateTags(tags: string[], durations?: { expire?: number }): Promise<void> {
-      await revalidateEverywhere(store(), tags, durations);
+      await revalidateForNext(store(), tags, durations);
     },
   };
 }

@@ -1,5 +1,8 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
 
 import { buildIdentity } from '../dist/build.js';
@@ -75,7 +78,20 @@ test('two builds never read each other, but share revalidations', async () => {
   assert.equal((await read(stores[0], '/a')).value.html, 'one');
   await new EdgewayCacheHandler({}, stores[1]).revalidateTag(['t']);
   assert.equal(await read(stores[0], '/a'), null);
-  assert.notEqual(buildIdentity('/nonexistent'), buildIdentity('/nonexistent'));
+});
+
+test('builds with one BUILD_ID are two if their manifests differ', () => {
+  const folders = ['a', 'b', 'a'].map((text) => {
+    const folder = mkdtempSync(join(tmpdir(), 'edgeway-next-'));
+    writeFileSync(join(folder, 'BUILD_ID'), 'same');
+    writeFileSync(join(folder, 'prerender-manifest.json'), text);
+    return folder;
+  });
+  const [one, two, copy] = folders.map(buildIdentity);
+  for (const folder of folders) rmSync(folder, { recursive: true });
+  assert.notEqual(one, two);
+  assert.equal(one, copy);
+  assert.equal(buildIdentity('/nonexistent'), undefined);
 });
 
 test('memory stays within its bytes, and its contents are what was put there last', () => {

@@ -1,0 +1,9 @@
+import { withEdgeway } from '@edgeway/next';
+
+const folder = import.meta.dirname;
+const is16 = process.env.NEXT_MAJOR === '16';
+
+export default withEdgeway({
+  outputFileTracingRoot: folder,
+  ...(is16 ? { cacheComponents: process.env.USE_CACHE === '1', turbopack: { root: folder } } : {}),
+});

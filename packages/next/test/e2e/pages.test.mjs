@@ -1,0 +1,104 @@
+// Pages of two instances behind two gateways, with each version of Next.js.
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+
+import { pause } from '../support.mjs';
+import { ALL, build, Fleet, post, value } from './fleet.mjs';
+
+const STALE = 3000;
+
+for (const folder of ALL) {
+  test(`1,000 reads after a receipt are all newer (${folder.split('/').at(-1)})`, async (t) => {
+    const app = build(folder);
+    t.diagnostic(`Next.js ${app.version}`);
+    const fleet = await Fleet.start(app, { env: { EDGEWAY_NEXT_STALE_MS: String(STALE) } });
+    try {
+      const [one, other] = fleet.instances;
+      const everywhere = [...fleet.gateways, one, other];
+      const read = async (count, least) => {
+        let stored = 0;
+        await Promise.all(everywhere.map(async (port) => {
+          for (let i = 0; i < count / everywhere.length; i += 1) {
+            const seen = await value(port, '/tagged');
+            assert.ok(Number(seen.value) >= least, `${seen.value} after ${least} at ${everywhere.indexOf(port)}`);
+            if (/hit/i.test(seen.headers.get('x-cache') ?? seen.headers.get('cache-status') ?? '')) stored += 1;
+          }
+        }));
+        return stored;
+      };
+      // The first read of a page from before the data was there.
+      await post(one, '/api/revalidate?tag=data');
+      await read(40, 1);
+      fleet.data.reads = 0;
+      await read(40, 1);
+      assert.equal(fleet.data.reads, 0, 'everything is stored');
+
+      // Several times, with readers all the while, so that renders race with the revalidation.
+      let isOver = false;
+      const readers = everywhere.map(async (port) => {
+        while (!isOver) await value(port, '/tagged');
+      });
+      for (let round = 2; round <= 6; round += 1) {
+        fleet.data.value = round;
+        const receipt = JSON.parse(await post(round % 2 ? one : other, '/api/revalidate?tag=data'));
+        assert.equal(receipt.instances, 'reached');
+        assert.deepEqual(receipt.gateways.map(({ status, receipt }) => [status, receipt.others]), [[200, 'reached']]);
+        const stored = await read(round === 6 ? 1000 : 40, round);
+        if (round === 6) t.diagnostic(`1,000 reads, all newer; ${stored} from the gateways' caches`);
+      }
+      isOver = true;
+      await Promise.all(readers);
+
+      // With the function of Next.js itself, which may respond before it is done.
+      fleet.data.value = 7;
+      await post(other, '/api/native?tag=data');
+      const end = performance.now() + 2000;
+      for (const port of everywhere) {
+        while ((await value(port, '/tagged')).value !== '7') {
+          assert.ok(performance.now() < end, `revalidateTag did not reach ${port}`);
+          await pause(20);
+        }
+      }
+
+      await withoutRedis(fleet, t);
+    } catch (error) {
+      t.diagnostic(fleet.output.slice(-3000));
+      throw error;
+    } finally {
+      await fleet.stop();
+    }
+  });
+}
+
+/** Kills Redis: no request fails, and what is stale is stale within its bound. */
+async function withoutRedis(fleet, t) {
+  await fleet.redis.kill();
+  const lost = performance.now();
+  fleet.data.value = 8;
+  const [one, other] = fleet.instances;
+  let slowest = 0;
+  let reads = 0;
+  let stale = 0;
+  while (performance.now() - lost < STALE + 1000) {
+    for (const port of [one, other]) {
+      const begun = performance.now();
+      const seen = await value(port, '/tagged');
+      slowest = Math.max(slowest, performance.now() - begun);
+      reads += 1;
+      if (seen.value === '8') continue;
+      assert.equal(seen.value, '7');
+      assert.ok(begun - lost < STALE + 200, `stale ${begun - lost} ms after the loss`);
+      stale += 1;
+    }
+    await pause(10);
+  }
+  assert.ok(stale > 0, 'what was there is served for a while');
+  for (const port of [one, other]) assert.equal((await value(port, '/tagged')).value, '8');
+  t.diagnostic(`without redis: ${reads} reads, ${stale} stale, none failed, the slowest took ${Math.round(slowest)} ms`);
+
+  fleet.data.value = 9;
+  const receipt = JSON.parse(await post(one, '/api/revalidate?tag=data'));
+  assert.equal(receipt.instances, 'unreached');
+  assert.equal((await value(one, '/tagged')).value, '9', 'its own revalidation counts at once');
+}
