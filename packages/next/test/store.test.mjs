@@ -197,6 +197,25 @@ test('a revalidation without redis reaches the others once it is back', async ()
   }
 });
 
+test('a revalidation names the paths of pages that have the tag, or that are being made', async () => {
+  const [one, other] = await two();
+  assert.deepEqual((await other.revalidate(['t'])).paths, []);
+  const handler = new EdgewayCacheHandler({}, one);
+  await handler.get('/route-cache/APP_PAGE/0123/$/blog/a', { kind: 'APP_PAGE' });
+  // Nobody knows its tags yet: a gateway that gets this render must not keep it.
+  assert.deepEqual((await other.revalidate(['t'])).paths, ['/blog/a']);
+  await handler.set('/route-cache/APP_PAGE/0123/$/blog/a', page('old', ['t']));
+  assert.deepEqual((await other.revalidate(['t'])).paths, ['/blog/a'], 'it was refused, and may be on its way');
+  await render(one, '/route-cache/APP_PAGE/0123/$/blog/a', 'new');
+  assert.deepEqual((await other.revalidate(['u'])).paths, []);
+  assert.deepEqual((await other.revalidate(['t'])).paths, ['/blog/a']);
+  await render(one, '/index', 'home', ['home']);
+  assert.deepEqual((await other.revalidate(['home'])).paths, ['/']);
+  for (let i = 0; i < 1100; i += 1) await one.get({ key: `page:/${i}`, path: `/${i}` }, [], PAGE);
+  const { paths } = await other.revalidate(['u']);
+  assert.ok(paths.includes('*') && paths.length <= 1001, `${paths.length} paths`);
+});
+
 test('tags become purges of the paths that have them', () => {
   const both = (path) => [{ url: path }, { prefix: `${path}?` }];
   assert.deepEqual(purgesOf(['_N_T_/blog']), both('/blog'));

@@ -39,16 +39,19 @@ for (const folder of ALL) {
       const readers = everywhere.map(async (port) => {
         while (!isOver) await value(port, '/tagged');
       });
-      for (let round = 2; round <= 6; round += 1) {
-        fleet.data.value = round;
-        const receipt = JSON.parse(await post(round % 2 ? one : other, '/api/revalidate?tag=data'));
-        assert.equal(receipt.instances, 'reached');
-        assert.deepEqual(receipt.gateways.map(({ status, receipt }) => [status, receipt.others]), [[200, 'reached']]);
-        const stored = await read(round === 6 ? 1000 : 40, round);
-        if (round === 6) t.diagnostic(`1,000 reads, all newer; ${stored} from the gateways' caches`);
+      try {
+        for (let round = 2; round <= 6; round += 1) {
+          fleet.data.value = round;
+          const receipt = JSON.parse(await post(round % 2 ? one : other, '/api/revalidate?tag=data'));
+          assert.equal(receipt.instances, 'reached');
+          assert.deepEqual(receipt.gateways.map(({ status, receipt }) => [status, receipt.others]), [[200, 'reached']]);
+          const stored = await read(round === 6 ? 1000 : 40, round);
+          if (round === 6) t.diagnostic(`1,000 reads, all newer; ${stored} from the gateways' caches`);
+        }
+      } finally {
+        isOver = true;
+        await Promise.all(readers);
       }
-      isOver = true;
-      await Promise.all(readers);
 
       // With the function of Next.js itself, which may respond before it is done.
       fleet.data.value = 7;
