@@ -350,7 +350,7 @@ fn the_release_publishes_files() {
     let files: Vec<&str> = lines.filter_map(|line| line.split('"').nth(1)).collect();
     assert_eq!(files.len(), 3, "{files:?}");
     for file in files {
-        assert!(file.starts_with("./packages/"), "{file}");
+        assert!(file.starts_with("./release/"), "{file}");
     }
     // The registry refuses provenance of a package that names no repository, and a package needs
     // somebody who maintains it.
