@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
@@ -214,6 +214,23 @@ test('a revalidation names the paths of pages that have the tag, or that are bei
   for (let i = 0; i < 1100; i += 1) await one.get({ key: `page:/${i}`, path: `/${i}` }, [], PAGE);
   const { paths } = await other.revalidate(['u']);
   assert.ok(paths.includes('*') && paths.length <= 1001, `${paths.length} paths`);
+});
+
+test('the permissions that the README lists are enough, and needed', async () => {
+  const readme = readFileSync(new URL('../README.md', import.meta.url), 'utf8');
+  const words = /^ACL SETUSER app (.*)$/m.exec(readme)[1].replace('>PASSWORD', '>secret').split(' ');
+  const url = redis.url.replace('redis://', 'redis://app:secret@');
+  await redis.client.flushAll();
+  await redis.client.sendCommand(['ACL', 'SETUSER', 'app', ...words]);
+  stores = [await openStore(url)];
+  await render(stores[0], '/a', 'text');
+  assert.equal((await read(stores[0], '/a')).value.html, 'text');
+  for (let i = 0; i < 2; i += 1) {
+    assert.deepEqual(await stores[0].revalidate(['t'], i * 1000), { instances: 'reached', paths: ['/a'] });
+  }
+  assert.equal(await read(stores[0], '/a'), null);
+  await redis.client.sendCommand(['ACL', 'SETUSER', 'app', '-smembers']);
+  assert.equal((await stores[0].revalidate(['t'])).instances, 'unreached');
 });
 
 test('tags become purges of the paths that have them', () => {
