@@ -1,6 +1,7 @@
 //! Finds the running gateway for commands, and prints its refusals.
 
 use std::{
+    ffi::OsString,
     fmt::Write as _,
     future::Future,
     io,
@@ -56,6 +57,24 @@ pub(super) struct AdminOption {
 }
 
 impl AdminOption {
+    /// Returns these options as arguments for another command.
+    pub(super) fn arguments(&self) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> =
+            vec!["--config".into(), self.config.config.clone().into()];
+        if let Some(admin) = self.admin {
+            arguments.extend(["--admin".into(), admin.to_string().into()]);
+        }
+        for (name, path) in [
+            ("--socket", &self.socket),
+            ("--token-file", &self.token_file),
+        ] {
+            if let Some(path) = path {
+                arguments.extend([name.into(), path.clone().into()]);
+            }
+        }
+        arguments
+    }
+
     /// Path of the gateway's configuration, if it is named or in this folder.
     pub(super) fn configuration(&self) -> &Path {
         &self.config.config

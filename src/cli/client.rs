@@ -13,7 +13,7 @@ use super::{
 };
 use crate::status::{
     Snapshot,
-    actions::BackendResult,
+    actions::{BackendResult, NewBackend, ReleaseResult},
     client::{ACTION, Client, ClientError, Target},
     snapshot::{BackendStatus, UpstreamStatus},
 };
@@ -36,6 +36,35 @@ impl Remote {
     /// Fetches the gateway's state.
     pub(super) async fn snapshot(&self) -> Result<Snapshot, RequestFailure> {
         self.0.snapshot().await.map_err(trouble)
+    }
+
+    /// Adds a backend on which `release` runs. It gets no requests yet.
+    pub(super) async fn add_of_release(
+        &self,
+        name: &Name,
+        release: &str,
+    ) -> Result<BackendStatus, RequestFailure> {
+        let path = format!("/v1/upstreams/{}/backends", segment(&name.upstream));
+        let backend = NewBackend {
+            address: name.address.clone(),
+            weight: 1,
+            drained: true,
+            release: Some(release.to_owned()),
+        };
+        done(self.0.post(&path, &json!(backend), ACTION).await)
+    }
+
+    /// Makes `release` the current one, and returns the one before.
+    pub(super) async fn switch_release(
+        &self,
+        upstream: &str,
+        release: &str,
+    ) -> Result<Option<String>, RequestFailure> {
+        let path = format!("/v1/upstreams/{}/release", segment(upstream));
+        let switch = json!({ "release": release });
+        let switched = self.0.post(&path, &switch, ACTION).await;
+        let switched: ReleaseResult = switched.map_err(trouble)?;
+        Ok(switched.before)
     }
 
     /// Possible locations of the gateway.

@@ -8,6 +8,7 @@ mod check;
 mod client;
 mod completions;
 mod demo;
+mod deploy;
 mod dev;
 mod doctor;
 mod drain;
@@ -138,6 +139,22 @@ enum Command {
     /// With --watch the command runs until SIGTERM, and restarts each app whose memory reaches
     /// `restart_at` of the upstream, one at a time.
     Rollout(rollout::Options),
+    /// Put a release of an app beside the running one, and switch to it once it is healthy
+    ///
+    /// The folder is copied into `releases.folder` of the upstream, its instances are started, and
+    /// requests go to it when their checks are good. The replaced release stays for `linger`, for
+    /// browsers that have its pages. If the new one never gets healthy, nothing has changed.
+    Deploy(Box<deploy::Options>),
+    /// List the releases of an app
+    Deploys(deploy::ListOptions),
+    /// Go back to an earlier release of an app
+    Rollback(Box<deploy::RollbackOptions>),
+    /// Run an instance of a release, and start it again when it ends
+    #[command(hide = true)]
+    SuperviseInstance(deploy::SuperviseOptions),
+    /// Stop replaced releases when their time is over
+    #[command(hide = true)]
+    RetireReleases(deploy::RetireOptions),
     /// Start or stop apps until an upstream has N backends, or as many as its load needs
     ///
     /// For each missing backend a systemd unit is started, and it gets requests once its checks are
@@ -240,6 +257,11 @@ pub fn main() -> ExitCode {
         Command::Drain(options) => drain::run(&options),
         Command::Undrain(options) => drain::run_undrain(&options),
         Command::Rollout(options) => rollout::run(&options),
+        Command::Deploy(options) => deploy::run(&options),
+        Command::Deploys(options) => deploy::run_list(&options),
+        Command::Rollback(options) => deploy::run_rollback(&options),
+        Command::SuperviseInstance(options) => deploy::run_supervise(&options),
+        Command::RetireReleases(options) => deploy::run_retire(&options),
         Command::Scale(options) => scale::run(&options),
         Command::Upstream(options) => upstream::run(&options),
         Command::Profile(options) => profile::run(&options),

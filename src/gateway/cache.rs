@@ -16,7 +16,7 @@ use crate::{
         Cache, CacheSettings,
         budget::{Crawlers, RenderBudget, RenderLimits},
         metrics::RouteCacheMetrics,
-        nextjs::{BuildWatch, NextRules, PathSet},
+        nextjs::{BuildWatch, NextRules, PathSet, Releases},
         policy::UnchangedHeaders,
         route::{Mode, RouteCachePolicy, TagTemplate},
         store::Quota,
@@ -324,6 +324,7 @@ impl Compiler<'_> {
                 cookies: policy.anonymous.clone(),
                 guarded: app.guarded.clone(),
                 build: app.build.clone(),
+                releases: app.releases.clone(),
                 ..NextRules::default()
             };
             let has_rules = app.is_nextjs && policy.mode == Mode::App;
@@ -374,10 +375,24 @@ impl Compiler<'_> {
                 });
                 watch
             });
-            let files = build.as_ref().filter(|_| serves_files);
+            let releases = is_nextjs.then(|| self.releases(key, upstream)).flatten();
+            let clock = &self.world.clock;
+            let files = match (&build, &releases) {
+                (_, Some(releases)) => Some(AppFiles::of_releases(
+                    releases,
+                    serves_files,
+                    guarded.clone(),
+                    clock,
+                )),
+                (Some(build), None) if serves_files => {
+                    Some(AppFiles::new(build, guarded.clone(), clock))
+                }
+                _ => None,
+            };
             let app = App {
                 is_nextjs,
-                files: files.map(|build| AppFiles::new(build, guarded.clone(), &self.world.clock)),
+                files,
+                releases,
                 guarded,
                 build,
                 budget: self.budget(key, upstream),
@@ -388,12 +403,36 @@ impl Compiler<'_> {
         self.shared.insert(Arc::new(apps));
     }
 
+    /// Returns the releases of this app, if it has some.
+    fn releases(&mut self, key: &Key, upstream: &UpstreamConfig) -> Option<Arc<Releases>> {
+        let written = upstream.releases.as_ref()?;
+        let folder = self.folder.join(&written.value.folder.value);
+        let releases = Arc::new(Releases::new(&key.name, &folder));
+        let watched = Arc::clone(&releases);
+        self.work.add(format!("releases of {}", key.name), move || {
+            Arc::clone(&watched).watch()
+        });
+        Some(releases)
+    }
+
+    /// Returns the releases of the apps.
+    pub(super) fn app_releases(
+        &self,
+        upstreams: &HashMap<Arc<str>, Arc<Upstream>>,
+    ) -> Box<[(Arc<Upstream>, Arc<Releases>)]> {
+        let apps = self.shared.get::<Apps>().unwrap_or_default();
+        let of = |(name, app): &(Arc<str>, App)| {
+            Some((Arc::clone(upstreams.get(name)?), app.releases.clone()?))
+        };
+        apps.0.iter().filter_map(of).collect()
+    }
+
     /// Returns true if the files of this app are served from its folder.
     fn serves_files(&mut self, key: &Key, upstream: &UpstreamConfig) -> bool {
         let Some(Spanned { value: true, place }) = upstream.static_files else {
             return false;
         };
-        if upstream.folder.is_none() {
+        if upstream.folder.is_none() && upstream.releases.is_none() {
             self.error(
                 "edgeway::upstream::static_files",
                 place,
@@ -489,4 +528,5 @@ struct App {
     crawlers: Option<Arc<Crawlers>>,
     guarded: Option<PathSet>,
     build: Option<Arc<BuildWatch>>,
+    releases: Option<Arc<Releases>>,
 }

@@ -85,7 +85,11 @@ impl Compiler<'_> {
             return;
         };
         let app = &upstream.value;
-        if app.app != App::Nextjs || app.folder.is_some() || app.guarded.is_some() {
+        if app.app != App::Nextjs
+            || app.folder.is_some()
+            || app.releases.is_some()
+            || app.guarded.is_some()
+        {
             return;
         }
         self.diagnostics.push(

@@ -117,6 +117,8 @@ pub struct Gateway {
     pub flood_guard: Option<FloodGuard>,
     /// Files of apps that are served without the app, by the app's upstream.
     pub app_files: Box<[(Arc<Upstream>, AppFiles)]>,
+    /// Releases of apps that have some.
+    pub app_releases: Box<[(Arc<Upstream>, Arc<crate::cache::nextjs::Releases>)]>,
     /// Upstreams that may send files of internal routes with `X-Accel-Redirect`.
     pub accel_upstreams: Box<[Arc<str>]>,
     /// True if some route leads to an upstream that the relay can reach, and stores no responses.

@@ -113,7 +113,8 @@ impl RouteCache {
             let target = Target::new("", raw.unwrap_or_else(|| head.raw_path()));
             let (path, query) = (target.path, target.query);
             let (method, headers) = (&head.method, &head.headers);
-            let shape = shape.insert(nextjs::shape(method, path, query, headers, rules));
+            let release = ex.facts.release.as_deref();
+            let shape = shape.insert(nextjs::shape(method, path, query, headers, rules, release));
             if let Some(why) = shape.bypass() {
                 return Err(why);
             }

@@ -23,7 +23,7 @@ use crate::{
     status::{
         actions::{
             ActionError, Actions, BackendName, BackendResult, NewBackend, NewBan, ProfileSelection,
-            ReloadResult, SwitchResult, UpgradeResult,
+            ReleaseResult, ReleaseSwitch, ReloadResult, SwitchResult, UpgradeResult,
         },
         http::RejectionReason,
         snapshot::BanStatus,
@@ -137,15 +137,7 @@ impl Operator {
     ) -> Result<BackendResult, ActionError> {
         let target = format!("{}/{}", name.upstream, name.address);
         let outcome = self.in_turn(action, who, target, |gateway| {
-            match gateway.upstreams.get(name.upstream.as_str()) {
-                Some(upstream) => act(upstream).map_err(|error| {
-                    ActionError::new(error.status(), error.reason(), error.to_string())
-                }),
-                None => Err(no_such_upstream(
-                    &name.upstream,
-                    gateway.upstreams.keys().map(|name| &**name),
-                )),
-            }
+            with_upstream(gateway, &name.upstream, act)
         });
         outcome.await.map(|mut backend| {
             backend.add_in_flight(self.in_flight_before(&name.upstream, &backend.address));
@@ -281,6 +273,7 @@ impl Actions for Operator {
             address,
             weight,
             drained,
+            release,
         } = backend;
         let name = BackendName {
             upstream,
@@ -290,6 +283,7 @@ impl Actions for Operator {
             address,
             weight,
             drained,
+            release,
         };
         self.on_upstream("add_backend", who, &name, |upstream| {
             upstream.add_member(&member)
@@ -314,6 +308,30 @@ impl Actions for Operator {
             upstream.remove_member(&backend.address, forced(force))
         })
         .await
+    }
+
+    async fn switch_release(
+        &self,
+        who: Actor,
+        upstream: String,
+        switch: ReleaseSwitch,
+    ) -> Result<ReleaseResult, ActionError> {
+        let ReleaseSwitch { release, force } = switch;
+        let target = format!(
+            "{upstream}/{}",
+            release.chars().take(100).collect::<String>()
+        );
+        let outcome = self.in_turn("switch_release", who, target, |gateway| {
+            with_upstream(gateway, &upstream, |upstream| {
+                upstream.switch_release(&release, forced(force))
+            })
+        });
+        let before = outcome.await?;
+        Ok(ReleaseResult {
+            before: before.as_deref().map(str::to_owned),
+            upstream,
+            release,
+        })
     }
 
     async fn profile(&self, who: Actor, to: ProfileSelection) -> Result<SwitchResult, ActionError> {
@@ -360,6 +378,22 @@ impl Actions for Operator {
 
 fn forced(force: bool) -> Force {
     if force { Force::Yes } else { Force::No }
+}
+
+/// Performs an action on the upstream of this name.
+fn with_upstream<T>(
+    gateway: &Gateway,
+    name: &str,
+    act: impl FnOnce(&Upstream) -> Result<T, MemberError>,
+) -> Result<T, ActionError> {
+    match gateway.upstreams.get(name) {
+        Some(upstream) => act(upstream)
+            .map_err(|error| ActionError::new(error.status(), error.reason(), error.to_string())),
+        None => Err(no_such_upstream(
+            name,
+            gateway.upstreams.keys().map(|name| &**name),
+        )),
+    }
 }
 
 fn no_such_upstream<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> ActionError {

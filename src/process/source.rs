@@ -15,6 +15,7 @@ use crate::{
         metrics::{self, Exposition},
         redis::Redis,
     },
+    cache::nextjs::Releases,
     connection::listener::ListenerMetrics,
     edge::listeners::ListenerInfo,
     gateway::{
@@ -156,6 +157,7 @@ impl Source for RunningState {
                     let mut status = upstream.snapshot();
                     let recent = traffic.upstreams.remove(&*upstream.name);
                     status.traffic = Some(recent.unwrap_or_default());
+                    status.known_releases = known_releases(&gateway, &upstream.name);
                     let failures = traffic.backend_failures.remove(&*upstream.name);
                     let failures = failures.unwrap_or_default();
                     for backend in &mut status.backends {
@@ -237,6 +239,16 @@ impl Source for RunningState {
 }
 
 /// Returns the certificates that ACME manages.
+/// Returns the names of the releases that were read for an upstream.
+fn known_releases(gateway: &Gateway, upstream: &str) -> Vec<String> {
+    let mut apps = gateway.app_releases.iter();
+    let found = apps.find(|(own, _)| *own.name == *upstream);
+    let names = |releases: &Releases| releases.now().names().map(ToString::to_string).collect();
+    found
+        .map(|(_, releases)| names(releases))
+        .unwrap_or_default()
+}
+
 fn certificates(gateway: &Gateway) -> Vec<CertificateStatus> {
     let names = gateway.acme.iter().flat_map(|acme| acme.status());
     names

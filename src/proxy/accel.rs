@@ -147,9 +147,10 @@ async fn follow(
             }
             Ok(Followed::Reply(reply))
         }
-        Decision::Stored(..) | Decision::GoesOn(_) | Decision::NeedsBody(_) => {
-            Err(Error::new_in(ErrorType::Custom("no file")))
-        }
+        Decision::Stored(..)
+        | Decision::GoesOn(_)
+        | Decision::NeedsBody(_)
+        | Decision::NeedsBeginning => Err(Error::new_in(ErrorType::Custom("no file"))),
     }
 }
 

@@ -23,6 +23,8 @@ const STREAMED: usize = 48 << 10;
 pub(super) struct EarlyBody {
     /// Bytes that were read and that Pingora does not keep.
     held: Option<Bytes>,
+    /// Beginning of the body, as far as it was read. It is among the bytes that are sent later.
+    pub(super) beginning: Option<Bytes>,
     /// Set once the gateway itself sent `100 Continue`, before any backend could.
     pub(super) has_continued: bool,
 }
@@ -43,7 +45,44 @@ pub(super) async fn read(
         }
         None => most.min(STREAMED),
     };
-    let expects_continue = head.headers.contains_key(header::EXPECT);
+    let (bytes, is_complete) = read_up_to(session, ctx, most).await?;
+    ctx.early.beginning = Some(bytes.clone());
+    if session.as_ref().retry_buffer_truncated() {
+        ctx.early.held = Some(bytes);
+        ctx.facts.body = Body::TooLong;
+    } else if is_complete {
+        ctx.facts.body = Body::Whole(bytes);
+    } else {
+        ctx.facts.body = Body::TooLong;
+    }
+    Ok(())
+}
+
+/// Reads the beginning of the body, `most` bytes or a little more, which are sent with the rest.
+pub(super) async fn read_beginning(
+    session: &mut Session,
+    ctx: &mut Context,
+    most: usize,
+) -> Result<(), Failure> {
+    if ctx.early.beginning.is_some() {
+        return Ok(());
+    }
+    let (bytes, _) = read_up_to(session, ctx, most).await?;
+    if session.as_ref().retry_buffer_truncated() {
+        ctx.early.held = Some(bytes.clone());
+    }
+    ctx.early.beginning = Some(bytes);
+    Ok(())
+}
+
+/// Reads the body to its end, or until more than `most` bytes have arrived. Returns true if that is
+/// all of it.
+async fn read_up_to(
+    session: &mut Session,
+    ctx: &mut Context,
+    most: usize,
+) -> Result<(Bytes, bool), Failure> {
+    let expects_continue = session.req_header().headers.contains_key(header::EXPECT);
     if expects_continue && ctx.facts.client.protocol == Protocol::Http11 {
         // RFC 9110, 10.1.1: the client waits for it, and no backend has the request yet.
         let sent = session.as_mut().write_continue_response().await;
@@ -68,16 +107,7 @@ pub(super) async fn read(
             .and_then(|c| c.request_close_reason());
         Failure::of(&error, None, close_reason)
     })?;
-    let bytes = bytes.freeze();
-    if session.as_ref().retry_buffer_truncated() {
-        ctx.early.held = Some(bytes);
-        ctx.facts.body = Body::TooLong;
-    } else if is_complete {
-        ctx.facts.body = Body::Whole(bytes);
-    } else {
-        ctx.facts.body = Body::TooLong;
-    }
-    Ok(())
+    Ok((bytes.freeze(), is_complete))
 }
 
 /// Returns the time allowed for a body of `most` bytes. It also bounds HTTP/2 bodies. For HTTP/1

@@ -138,6 +138,15 @@ impl Context {
         self.cache.as_ref().is_some_and(|flow| flow.is_background)
     }
 
+    /// Returns true if a backend of another release has the request, because none of its own is in
+    /// rotation.
+    pub(super) fn is_at_other_release(&self) -> bool {
+        match (&self.facts.release, &self.lease) {
+            (Some(own), Some(lease)) => lease.backend().release() != Some(own),
+            _ => false,
+        }
+    }
+
     pub(super) fn live(&self) -> &Arc<Live> {
         &self.in_flight.0
     }

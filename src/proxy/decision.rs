@@ -12,12 +12,12 @@ use super::{
     body,
     cache::{self, Flow},
     context::Context,
-    files, reply,
+    files, releases, reply,
     request::{self, FilterOutcome},
     request_end,
 };
 use crate::{
-    cache::store::Entry,
+    cache::{nextjs::MAX_BEGINNING, store::Entry},
     chain::{Body, HookProgress, Reply},
     connection::Connection,
     files::FileResponse,
@@ -35,6 +35,9 @@ pub(super) enum Decision {
     GoesOn(Option<Box<Flow>>),
     /// Reading the body, which the next filter needs.
     NeedsBody(HookProgress),
+    /// Reading the beginning of the body, which tells the release that the request belongs to. All
+    /// filters have passed it.
+    NeedsBeginning,
 }
 
 /// Processes a request as far as possible without a backend. Returns `true` if a response was sent.
@@ -44,6 +47,7 @@ pub(super) async fn run(live: &Live, session: &mut Session, ctx: &mut Context) -
     request::enter(session, connection.as_deref());
     let course = match ctx.course.take() {
         Some(Decision::NeedsBody(round)) => filter(session, ctx, round).await,
+        Some(Decision::NeedsBeginning) => act_on(session, ctx).await,
         Some(course) => course,
         None => match request::own_reply(session.req_header_mut(), connection, ctx).await {
             Some(reply) => Decision::Reply(reply),
@@ -92,9 +96,28 @@ pub(super) async fn decide(
 
 /// Decides the course of a request that has passed its filters.
 async fn act(head: &RequestHeader, ctx: &mut Context) -> Decision {
+    if !ctx.gateway.app_releases.is_empty()
+        && let Some(decision) = releases::choose(head, ctx)
+    {
+        return decision;
+    }
     match files::ask(head, ctx).await {
         Some(decision) => decision,
         None => cache::ask(head, ctx).await,
+    }
+}
+
+/// Decides the course of a session's request that has passed its filters. Reads the beginning of its
+/// body if needed.
+async fn act_on(session: &mut Session, ctx: &mut Context) -> Decision {
+    match act(session.req_header(), ctx).await {
+        Decision::NeedsBeginning => {}
+        decision => return decision,
+    }
+    // Boxed, because otherwise every request's future would be as large.
+    match Box::pin(body::read_beginning(session, ctx, MAX_BEGINNING)).await {
+        Ok(()) => act(session.req_header(), ctx).await,
+        Err(failure) => Decision::Reply(failure.into()),
     }
 }
 
@@ -105,7 +128,7 @@ async fn filter(session: &mut Session, ctx: &mut Context, round: HookProgress) -
     loop {
         match request::filter(session.req_header(), ctx, &mut round).await {
             FilterOutcome::Reply(reply) => return Decision::Reply(reply),
-            FilterOutcome::Passed => return act(session.req_header(), ctx).await,
+            FilterOutcome::Passed => return act_on(session, ctx).await,
             FilterOutcome::Body(most) => {
                 // Boxed, because otherwise every request's future would be as large.
                 if let Err(failure) = Box::pin(body::read(session, ctx, most)).await {
@@ -143,7 +166,9 @@ async fn follow(course: Decision, session: &mut Session, ctx: &mut Context) -> R
                 None => return Ok(false),
             }
         }
-        Decision::NeedsBody(_) => return Err(Error::new_in(ErrorType::Custom("unread body"))),
+        Decision::NeedsBody(_) | Decision::NeedsBeginning => {
+            return Err(Error::new_in(ErrorType::Custom("unread body")));
+        }
     };
     request::end_if_draining(session, ctx);
     reply::send(session, ctx, *reply).await?;

@@ -81,14 +81,16 @@ async fn of_app(head: &RequestHeader, ctx: &Context) -> Option<Decision> {
         None => request::rewritten(head, ctx).map(Cow::Owned),
     };
     let sent = rewritten.as_deref().unwrap_or(head.raw_path());
-    let (files, path) = app.find(Target::new("", sent).path)?;
-    let found = match files.kept(path) {
+    let release = ctx.facts.release.as_deref();
+    let release = release.map(|name| (name, upstream.is_release_up(name)));
+    let (files, path) = app.find(Target::new("", sent).path, release)?;
+    let found = match files.kept(&path) {
         Some(file) => Found::File(file),
         // Boxed, because otherwise every request's future would be as large.
-        None => Box::pin(files.find(path)).await,
+        None => Box::pin(files.find(&path)).await,
     };
     match found {
-        Found::File(_) => Some(decide(files, path, found, head).await),
+        Found::File(_) => Some(decide(files, &path, found, head).await),
         _ => None,
     }
 }

@@ -20,6 +20,7 @@ mod http2;
 pub(crate) mod page;
 mod refuse;
 mod relay;
+mod releases;
 mod reply;
 mod request;
 mod request_end;

@@ -48,6 +48,7 @@ pub(super) async fn lease(request: &RequestHeader, ctx: &mut Context) -> Result<
         at: asked_at,
         tried: &ctx.tried,
         is_upgrade: ctx.is_websocket,
+        release: ctx.facts.release.as_deref(),
     };
     let lease = match upstream.acquire(&ask).await {
         Ok(lease) => lease,

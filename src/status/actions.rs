@@ -73,6 +73,14 @@ pub(crate) trait Actions: Send + Sync + 'static {
         force: bool,
     ) -> Result<BackendResult, ActionError>;
 
+    /// Sends the requests that belong to no other release to this one.
+    async fn switch_release(
+        &self,
+        who: Actor,
+        upstream: String,
+        switch: ReleaseSwitch,
+    ) -> Result<ReleaseResult, ActionError>;
+
     /// Serves with another profile, or with none.
     async fn profile(&self, who: Actor, to: ProfileSelection) -> Result<SwitchResult, ActionError>;
 
@@ -163,6 +171,30 @@ pub(crate) struct NewBackend {
     /// True if the backend waits for an `undrain` before it gets requests.
     #[serde(default)]
     pub drained: bool,
+    /// Release of the app that runs there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<String>,
+}
+
+/// A release to switch to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ReleaseSwitch {
+    pub release: String,
+    /// True if it becomes the current one even if none of its backends is in rotation.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Result of a switch to another release.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct ReleaseResult {
+    pub upstream: String,
+    pub release: String,
+    /// Release that was the current one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
 }
 
 /// A link that opens the status page once.

@@ -93,6 +93,36 @@ deploys fixed-two d1 two
 deploys moved d2 two
 deploys plain-one "" one
 deploys plain-two "" one
+
+# release NAME DEPLOYMENT PICTURE: builds a release of an app with actions, chunks and pictures of
+# its own, as `edgeway deploy` gets it: releases/builds/NAME is the folder to deploy.
+release() {
+    cd apps/next/releases
+    built=$(stamp ../package-lock.json next.config.js app/*.js app/shop)
+    if ! is_fresh "builds/$1/.stamp" "$built"; then
+        rm -rf .next "builds/$1"
+        mkdir -p "builds/$1"
+        cp "../public/$3.png" app/picture.png
+        echo "#lazy { outline: 1px solid; --build: \"$1\" }" >app/lazy.css
+        export DEPLOYMENT="$2" NEXT_PUBLIC_TEXT="$1"
+        quietly "next build in tests/apps/next/releases" node ../node_modules/next/dist/bin/next build
+        unset DEPLOYMENT NEXT_PUBLIC_TEXT
+        rm -rf .next/cache
+        mv .next "builds/$1"
+        ln -s "$(cd .. && pwd)/node_modules" "builds/$1/node_modules"
+        cp ../package.json "builds/$1"
+        # An app that is started without its `deploymentId` sends pages without it.
+        echo "export default { deploymentId: '$2' || undefined };" >"builds/$1/next.config.js"
+        echo "$built" >"builds/$1/.stamp"
+    fi
+    cd ../../..
+}
+
+# Two with `deploymentId`, and two without.
+release named-one dpl-one picture
+release named-two dpl-two other
+release plain-one "" picture
+release plain-two "" other
 for folder in $older; do
     build "$folder" middleware.js
 done

@@ -87,6 +87,7 @@ mod quiet;
 mod rate_limit;
 mod readiness;
 mod redis;
+mod releases;
 mod reload;
 mod response_headers;
 mod rfc9111;

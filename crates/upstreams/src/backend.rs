@@ -45,6 +45,8 @@ pub struct Backend {
     /// Weight, at least 1.
     pub(super) weight: u16,
     pub(super) origin: BackendOrigin,
+    /// Release of the app that runs here, if it was deployed as one.
+    pub(super) release: Option<Arc<str>>,
     pub(super) peer: PeerTemplate,
     /// TLS settings for connections that bypass Pingora; `None` without TLS.
     pub(super) tls: Option<BackendTls>,
@@ -434,6 +436,11 @@ impl Backend {
 
     pub fn origin(&self) -> BackendOrigin {
         self.origin
+    }
+
+    /// Returns the release of the app that runs here.
+    pub fn release(&self) -> Option<&Arc<str>> {
+        self.release.as_ref()
     }
 
     /// Number of requests in flight.

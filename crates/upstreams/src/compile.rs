@@ -18,6 +18,7 @@ use super::{
     metrics::{OptionalMetrics, UpstreamMetrics},
     operator_decisions::DecisionStore,
     peer::Pool,
+    releases::ReleaseSettings,
     restart_at::RestartAt,
     retry::RetryPolicy,
     scale::Scale,
@@ -63,6 +64,7 @@ impl Upstream {
         let wire = Wire::compile(config, &sources, cx);
         let scale = Scale::compile(config, &sources, cx);
         let restart_at = RestartAt::compile(config, cx);
+        let releases = ReleaseSettings::compile(config, cx);
         let balance = balance(config, cx);
         let sticky = sticky(config, cx);
         let probing = Probing::compile(config, cx);
@@ -108,11 +110,12 @@ impl Upstream {
                     App::None => OTHER_IDLE,
                 },
             },
-            members: ArcSwap::from_pointee(Members::new(Vec::new(), &balance)),
+            members: ArcSwap::from_pointee(Members::new(Vec::new(), &balance, None)),
             rebuilding: Mutex::default(),
             probing: probing?,
             sources,
             scale,
+            releases,
             restart_at,
             balance,
             sticky,
@@ -136,7 +139,7 @@ fn sources(
     place: Place,
     cx: &mut CompileContext<'_>,
 ) -> Vec<Source> {
-    if config.backends.is_empty() {
+    if config.backends.is_empty() && config.releases.is_none() {
         cx.report_at(
             place,
             "edgeway::upstream::no_backends",

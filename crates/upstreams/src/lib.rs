@@ -23,6 +23,7 @@ mod operate;
 mod operator_decisions;
 mod peer;
 mod queue;
+mod releases;
 mod restart_at;
 mod retry;
 mod scale;
@@ -65,6 +66,7 @@ pub use self::{
     node::{NodeStatus, REPORT_HEADER as NODE_REPORT_HEADER},
     operate::{Force, MemberError, NewMember},
     operator_decisions::DecisionStore,
+    releases::{ReleaseSettings, StartMethod, is_release_name},
     restart_at::{MemoryExcess, RestartAt},
     retry::{AttemptFailure, RetryPolicy, may_retry},
     scale::Scale,
@@ -109,6 +111,7 @@ pub struct Upstream {
     probing: Probing,
     sources: Sources,
     scale: Option<Scale>,
+    releases: Option<ReleaseSettings>,
     restart_at: Option<RestartAt>,
     /// Swapped whole when DNS results change, and when a backend is added or removed.
     members: ArcSwap<Members>,
@@ -157,6 +160,9 @@ pub struct LeaseRequest<'a> {
     pub tried: &'a [BackendId],
     /// True if the request asks for a WebSocket and may have one.
     pub is_upgrade: bool,
+    /// Release of the app that the request is for. Another one gets it only if no backend of this
+    /// one is in rotation.
+    pub release: Option<&'a str>,
 }
 
 impl LeaseRequest<'_> {
@@ -382,6 +388,16 @@ impl Upstream {
                 return Ok(lease);
             }
         }
+        if ask
+            .release
+            .is_some_and(|release| !members.has_up(release, now))
+        {
+            let ask = LeaseRequest {
+                release: None,
+                ..*ask
+            };
+            return self.try_acquire(&ask, now);
+        }
         self.look_again(&members, ask, now)
     }
 
@@ -452,7 +468,8 @@ impl Upstream {
         let max_streams = self.shared.max_streams;
         let slow_start = self.shared.slow_start;
         let admits = |backend: &Backend| {
-            (terms.in_panic || backend.state.is_up(now))
+            ask.release.is_none_or(|release| backend.is_of(release))
+                && (terms.in_panic || backend.state.is_up(now))
                 && backend.state.has_place(max)
                 && (backend.state.has_room_for_stream(max_streams) || !ask.is_for_stream())
                 && !terms.tried.contains(&backend.id())

@@ -94,12 +94,14 @@ impl Sources {
                     authority: format!("{name}:{port}"),
                     weight: *weight,
                     origin: BackendOrigin::Dns,
+                    release: None,
                 })
                 .collect(),
         });
-        let added = added
-            .iter()
-            .map(|added| Member::at(&added.target, added.weight, BackendOrigin::Added));
+        let added = added.iter().map(|added| Member {
+            release: added.release.clone(),
+            ..Member::at(&added.target, added.weight, BackendOrigin::Added)
+        });
         written
             .chain(added)
             .filter(|member| seen.insert(member.target.clone()))
@@ -113,6 +115,7 @@ struct Member {
     authority: String,
     weight: u16,
     origin: BackendOrigin,
+    release: Option<Arc<str>>,
 }
 
 impl Member {
@@ -125,6 +128,7 @@ impl Member {
             },
             weight,
             origin,
+            release: None,
         }
     }
 }
@@ -135,7 +139,10 @@ impl Upstream {
         // One at a time: DNS and an operator may change members concurrently.
         let _alone = self.rebuilding.lock();
         let known = self.shared.live.resolved();
-        let added = self.shared.live.decisions().added.clone();
+        let (added, current) = {
+            let decisions = self.shared.live.decisions();
+            (decisions.added.clone(), decisions.current.clone())
+        };
         let members = self
             .sources
             .members(|name| known.get(name).cloned().unwrap_or_default(), &added);
@@ -148,6 +155,7 @@ impl Upstream {
                         && backend.weight == member.weight
                         && backend.origin == member.origin
                         && backend.authority == member.authority
+                        && backend.release == member.release
                 });
                 existing.cloned().or_else(|| self.backend(member))
             })
@@ -155,7 +163,7 @@ impl Upstream {
         let states = list.iter().map(|backend| backend.state.clone()).collect();
         self.shared.roster.store(Arc::new(states));
         self.members
-            .store(Arc::new(Members::new(list, &self.balance)));
+            .store(Arc::new(Members::new(list, &self.balance, current)));
         self.shared.live.queue.wake();
     }
 
@@ -165,6 +173,7 @@ impl Upstream {
             authority,
             weight,
             origin,
+            release,
         } = member;
         let address = target.to_string();
         // Checked at compile time of the configuration; addresses from DNS always fit.
@@ -186,6 +195,7 @@ impl Upstream {
             authority,
             weight,
             origin,
+            release,
             peer,
             tls,
             metrics,

@@ -31,6 +31,9 @@ pub struct NewMember {
     /// True if the backend gets no requests before [`Upstream::undrain`].
     #[serde(default)]
     pub drained: bool,
+    /// Release of the app that runs there, if the upstream has releases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<String>,
 }
 
 const fn one() -> u16 {
@@ -67,6 +70,20 @@ pub enum MemberError {
     FromDns { address: String },
     #[error("`{address}` still gets requests: drain it first, or force it")]
     NotDrained { address: String },
+    #[error(
+        "upstream `{upstream}` has no `releases`: write them in its configuration, or add the \
+         backend without one"
+    )]
+    NoReleases { upstream: String },
+    #[error(
+        "invalid name of a release `{release}`; write letters, digits, `.`, `-` and `_`, at most \
+         100, the first of them a letter or a digit"
+    )]
+    BadRelease { release: String },
+    #[error(
+        "no backend of release `{release}` is in rotation: start its instances first, or force it"
+    )]
+    ReleaseDown { release: String },
     #[error("`{address}` has {in_flight} requests in flight: wait for them, or force it")]
     Busy { address: String, in_flight: u32 },
 }
@@ -84,6 +101,9 @@ impl MemberError {
             Self::FromDns { .. } => "backend_from_dns",
             Self::NotDrained { .. } => "not_drained",
             Self::Busy { .. } => "busy",
+            Self::NoReleases { .. } => "no_releases",
+            Self::BadRelease { .. } => "bad_release",
+            Self::ReleaseDown { .. } => "release_down",
         }
     }
 
@@ -91,13 +111,17 @@ impl MemberError {
     pub fn status(&self) -> u16 {
         match self {
             Self::Unknown { .. } => 404,
-            Self::BadAddress { .. } | Self::BadWeight => 422,
+            Self::BadAddress { .. }
+            | Self::BadWeight
+            | Self::NoReleases { .. }
+            | Self::BadRelease { .. } => 422,
             Self::Last { .. }
             | Self::Exists { .. }
             | Self::Written { .. }
             | Self::FromDns { .. }
             | Self::NotDrained { .. }
-            | Self::Busy { .. } => 409,
+            | Self::Busy { .. }
+            | Self::ReleaseDown { .. } => 409,
         }
     }
 }
@@ -169,6 +193,7 @@ impl Upstream {
                 help: "write a path of at most 107 bytes".to_owned(),
             });
         }
+        self.check_release(new.release.as_deref())?;
         if new.weight == 0 {
             return Err(MemberError::BadWeight);
         }
@@ -189,6 +214,7 @@ impl Upstream {
         decisions.added.push(AddedBackend {
             target,
             weight: new.weight,
+            release: new.release.as_deref().map(Arc::from),
         });
         self.keep(&decisions);
         let (backend, drained) = (address.as_str(), new.drained);
@@ -251,14 +277,14 @@ impl Upstream {
     }
 
     /// Applies a change of the members.
-    fn apply(&self, decisions: parking_lot::MutexGuard<'_, OperatorDecisions>) {
+    pub(super) fn apply(&self, decisions: parking_lot::MutexGuard<'_, OperatorDecisions>) {
         // The members are built from the decisions.
         drop(decisions);
         self.rebuild();
         self.members_changed();
     }
 
-    fn keep(&self, decisions: &OperatorDecisions) {
+    pub(super) fn keep(&self, decisions: &OperatorDecisions) {
         self.shared.keeper.keep(&self.name, decisions);
     }
 

@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use parking_lot::Mutex;
@@ -21,6 +22,8 @@ pub(super) struct OperatorDecisions {
     /// Addresses that get no new requests, even while they are unknown: DNS may remove one for a
     /// moment.
     pub(super) drained: BTreeSet<String>,
+    /// Release that gets the requests that belong to no other.
+    pub(super) current: Option<Arc<str>>,
 }
 
 /// Backend that was added at run time.
@@ -29,20 +32,33 @@ pub(super) struct AddedBackend {
     pub(super) target: Target,
     /// Weight, at least 1.
     pub(super) weight: u16,
+    /// Release of the app that runs there.
+    pub(super) release: Option<Arc<str>>,
 }
 
 impl OperatorDecisions {
     fn is_empty(&self) -> bool {
-        self.added.is_empty() && self.drained.is_empty()
+        self.added.is_empty() && self.drained.is_empty() && self.current.is_none()
     }
 
     pub(super) fn to_json(&self) -> Value {
         let added: Vec<Value> = self
             .added
             .iter()
-            .map(|added| json!({ "address": added.target.to_string(), "weight": added.weight }))
+            .map(|added| {
+                let mut entry =
+                    json!({ "address": added.target.to_string(), "weight": added.weight });
+                if let Some(release) = &added.release {
+                    entry["release"] = json!(&**release);
+                }
+                entry
+            })
             .collect();
-        json!({ "added": added, "drained": self.drained })
+        let mut decisions = json!({ "added": added, "drained": self.drained });
+        if let Some(current) = &self.current {
+            decisions["current"] = json!(&**current);
+        }
+        decisions
     }
 
     /// Reads as much as possible; another version may have written more, or in another form.
@@ -68,6 +84,7 @@ impl OperatorDecisions {
             .filter_map(Value::as_str)
             .map(str::to_owned)
             .collect();
+        decisions.current = value.get("current").and_then(Value::as_str).map(Arc::from);
         decisions
     }
 }
@@ -77,7 +94,12 @@ fn read_added(value: &Value) -> Option<AddedBackend> {
     target.socket_address()?;
     let weight = value.get("weight").map_or(Some(1), Value::as_u64)?;
     let weight = u16::try_from(weight).ok().filter(|weight| *weight > 0)?;
-    Some(AddedBackend { target, weight })
+    let release = value.get("release").and_then(Value::as_str).map(Arc::from);
+    Some(AddedBackend {
+        target,
+        weight,
+        release,
+    })
 }
 
 /// Store for the decisions on all upstreams of a process, so that they survive a crash.
@@ -184,9 +206,11 @@ mod tests {
                 .map(|text| AddedBackend {
                     target: parse_target(text).unwrap(),
                     weight: 2,
+                    release: None,
                 })
                 .collect(),
             drained: drained.iter().map(|text| (*text).to_owned()).collect(),
+            current: None,
         }
     }
 

@@ -11,10 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{members::Source, target::Target};
 use crate::{
     chain::CompileContext,
-    config::{
-        model::{ScaleConfig, ScaleManager, UpstreamConfig},
-        tree::Spanned,
-    },
+    config::{model::UpstreamConfig, tree::Spanned},
 };
 
 const CODE: &str = "edgeway::upstream::bad_scale";
@@ -44,17 +41,13 @@ impl Scale {
         let Spanned { value: written, .. } = config.scale.as_ref()?;
         let unit = unit(&written.unit, cx);
         let ports = ports(&written.ports, cx);
-        let address = address(written, cx);
+        let address = address(written.address.as_ref(), cx);
         let (first_port, last_port) = ports?;
         let scale = Self {
             unit: unit?,
             first_port,
             last_port,
-            manager: match written.manager {
-                ScaleManager::System => "system",
-                ScaleManager::User => "user",
-            }
-            .into(),
+            manager: written.manager.as_str().into(),
             address: address?,
         };
         scale.check_backends(config, sources, cx).then_some(scale)
@@ -99,7 +92,7 @@ impl Scale {
     }
 }
 
-fn unit(written: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<String> {
+pub(super) fn unit(written: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<String> {
     let name = written.value.as_str();
     if !name.contains(PORT) {
         cx.report_at(
@@ -128,7 +121,7 @@ fn unit(written: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<String
     Some(name.to_owned())
 }
 
-fn ports(written: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<(u16, u16)> {
+pub(super) fn ports(written: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<(u16, u16)> {
     let text = written.value.as_str();
     let range = text
         .split_once('-')
@@ -145,8 +138,11 @@ fn ports(written: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<(u16,
     range
 }
 
-fn address(config: &ScaleConfig, cx: &mut CompileContext<'_>) -> Option<IpAddr> {
-    let Some(written) = &config.address else {
+pub(super) fn address(
+    written: Option<&Spanned<String>>,
+    cx: &mut CompileContext<'_>,
+) -> Option<IpAddr> {
+    let Some(written) = written else {
         return Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
     };
     let address = written.value.parse().ok();

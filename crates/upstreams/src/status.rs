@@ -5,8 +5,8 @@ use std::{borrow::Cow, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    MemoryExcess, NodeStatus, RestartAt, Scale, Upstream, backend::Backend, eject::nanos,
-    health::ProbeReport,
+    MemoryExcess, NodeStatus, ReleaseSettings, RestartAt, Scale, Upstream, backend::Backend,
+    eject::nanos, health::ProbeReport,
 };
 use crate::base::units::millis;
 
@@ -27,6 +27,15 @@ pub struct UpstreamStatus {
     /// Settings by which `edgeway scale` starts and stops the apps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scale: Option<Scale>,
+    /// Settings by which `edgeway deploy` starts and stops releases.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub releases: Option<ReleaseSettings>,
+    /// Release that gets the requests that belong to no other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub current_release: Option<String>,
+    /// Releases that the gateway has read, if the upstream has releases.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub known_releases: Vec<String>,
     /// Memory at which `edgeway rollout --watch` restarts the apps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restart_at: Option<RestartAt>,
@@ -66,6 +75,9 @@ pub struct BackendStatus {
     pub state: Cow<'static, str>,
     /// Result of active checks; true without checks.
     pub healthy: bool,
+    /// Release of the app that runs there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub release: Option<String>,
     /// Source: `file`, `dns` or `added`.
     pub origin: Cow<'static, str>,
     pub in_flight: u64,
@@ -148,6 +160,9 @@ impl Upstream {
                 .map(|b| self.backend_status(b, now))
                 .collect(),
             scale: self.scale.clone(),
+            releases: self.releases.clone(),
+            current_release: members.current.as_deref().map(str::to_owned),
+            known_releases: Vec::new(),
             restart_at: self.restart_at,
             traffic: None,
             queue: self.shared.live.queue.len().into(),
@@ -211,6 +226,7 @@ impl Upstream {
             }
             .into(),
             in_flight: in_flight.into(),
+            release: backend.release.as_deref().map(str::to_owned),
             origin: backend.origin.as_str().into(),
             healthy,
             out_for: out_for.map(|out| seconds(nanos(out))),

@@ -56,6 +56,7 @@ pub(in crate::proxy) struct Background {
     client: Client,
     class: Class,
     identity: Option<Box<Identity>>,
+    release: Option<Arc<str>>,
     /// Target as filters rewrote it. The cache key of the response depends on it.
     rewritten: Option<Box<[u8]>>,
     carried: Option<Arc<dyn Any + Send + Sync>>,
@@ -121,6 +122,7 @@ pub(super) fn begin(
         client: ctx.facts.client.clone(),
         class: ctx.facts.class,
         identity: ctx.facts.identity.clone(),
+        release: ctx.facts.release.clone(),
         rewritten: ctx.facts.rewritten.clone(),
         carried: ctx.facts.carried.clone(),
         upstream: ctx.upstream.clone(),
@@ -180,6 +182,7 @@ pub(in crate::proxy) fn take(session: &mut Session, ctx: &mut Context) -> bool {
         client,
         class,
         identity,
+        release,
         rewritten,
         carried,
         upstream,
@@ -197,6 +200,7 @@ pub(in crate::proxy) fn take(session: &mut Session, ctx: &mut Context) -> bool {
     ctx.facts.client = client;
     ctx.facts.class = class;
     ctx.facts.identity = identity;
+    ctx.facts.release = release;
     ctx.facts.rewritten = rewritten;
     ctx.facts.carried = carried;
     ctx.facts.request_id = RequestId::random(fastrand::u64(..), fastrand::u64(..));

@@ -116,6 +116,7 @@ fn judge(
             headers = old.headers();
             Ok(old.lifetime())
         }
+        _ if ctx.is_at_other_release() => Err("release"),
         _ => flow.lifetime(status, &headers, times, cache),
     };
     let judged = decided.and_then(|lifetime| {

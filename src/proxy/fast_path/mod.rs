@@ -143,7 +143,7 @@ impl FastPath {
                 };
                 Box::pin(self.relay(stream, &request, ctx, arrived, reuse)).await
             }
-            Decision::GoesOn(_) | Decision::NeedsBody(_) => {
+            Decision::GoesOn(_) | Decision::NeedsBody(_) | Decision::NeedsBeginning => {
                 trace(&request, "proxy");
                 if self.is_likely_served_here(&ctx) {
                     self.live.http.shortcuts_missed.inc();

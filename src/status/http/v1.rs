@@ -24,6 +24,7 @@ use crate::{
         Snapshot,
         actions::{
             ActionError, Actions, BackendName, NewBackend, NewBan, ProfileSelection, Profiles,
+            ReleaseSwitch,
         },
     },
 };
@@ -56,6 +57,11 @@ pub(super) fn routes() -> Vec<Route> {
             &["POST"],
             "/v1/upstreams/{upstream}/backends/{address}/undrain",
             post(undrain),
+        ),
+        (
+            &["POST"],
+            "/v1/upstreams/{upstream}/release",
+            post(switch_release),
         ),
         (&["GET", "POST"], "/v1/bans", get(bans).post(ban)),
         (&["DELETE"], "/v1/bans/{address}", delete(unban)),
@@ -231,6 +237,18 @@ async fn drain(
 ) -> Response {
     act(served, peer, move |actions, who| async move {
         actions.drain(who, backend, force).await
+    })
+    .await
+}
+
+async fn switch_release(
+    State(served): State<AdminState>,
+    ConnectInfo(peer): From,
+    UrlPart(Path(upstream)): UrlPart<Path<String>>,
+    JsonBody(switch): JsonBody<ReleaseSwitch>,
+) -> Response {
+    act(served, peer, |actions, who| async move {
+        actions.switch_release(who, upstream, switch).await
     })
     .await
 }

@@ -18,7 +18,7 @@ use super::{
     Snapshot,
     actions::{
         ActionError, Actions, BackendName, BackendResult, NewBackend, NewBan, ProfileSelection,
-        ReloadResult, SwitchResult, UpgradeResult,
+        ReleaseResult, ReleaseSwitch, ReloadResult, SwitchResult, UpgradeResult,
     },
     client::{Client, ClientError, READ_TIMEOUT, Target},
     http::{AdminState, Connections, RejectionReason, serve_tcp, serve_unix},
@@ -131,6 +131,20 @@ impl Actions for Fake {
             _ => "other",
         };
         self.sessions.lock().push(format!("{action} {kind}"));
+    }
+
+    async fn switch_release(
+        &self,
+        _who: Actor,
+        upstream: String,
+        switch: ReleaseSwitch,
+    ) -> Result<ReleaseResult, ActionError> {
+        self.act(format!("switch {upstream} {switch:?}")).await?;
+        Ok(ReleaseResult {
+            upstream,
+            release: switch.release,
+            before: None,
+        })
     }
 
     async fn upgrade(

@@ -9,6 +9,7 @@
 mod build;
 mod image;
 mod paths;
+mod releases;
 mod response;
 mod shape;
 
@@ -17,6 +18,7 @@ use std::{sync::Arc, time::Duration};
 pub use build::{AssetKind, Build, BuildError, BuildWatch, Stamp};
 pub use image::{ImageForms, InvalidImageRequest};
 pub use paths::PathSet;
+pub use releases::{Destination, MAX_BEGINNING, ReleaseRequest, ReleaseTable, Releases};
 pub use response::{
     MAX_BRIEF_TTL, MAX_STALE, STALE_AT_ORIGIN, StorageRule, effective_vary, may_store,
     rules_for_next,
@@ -47,6 +49,8 @@ pub struct NextRules {
     pub guarded: Option<PathSet>,
     /// The build in the upstream's `folder`.
     pub build: Option<Arc<BuildWatch>>,
+    /// The releases, if the upstream has some.
+    pub releases: Option<Arc<Releases>>,
     /// Time for which a 404 or 307 with `s-maxage` is stored, at most [`MAX_BRIEF_TTL`]; `None`
     /// disables it.
     pub briefly: Option<Duration>,

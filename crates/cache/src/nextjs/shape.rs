@@ -1,7 +1,7 @@
 //! Classification of a request before any lookup: if it may use the store, if its response may be
 //! stored, and which parts of it belong to the key.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
@@ -50,16 +50,24 @@ pub struct RequestShape {
 }
 
 /// Classifies a request: `path` and `query` (without its `?`) are as the client sent them, or with
-/// literal dot segments resolved; `headers` are the client's own.
+/// literal dot segments resolved; `headers` are the client's own. `release` is the one that the
+/// request goes to, if the app has releases.
 pub fn shape(
     method: &Method,
     path: &[u8],
     query: Option<&[u8]>,
     headers: &HeaderMap,
     rules: &NextRules,
+    release: Option<&str>,
 ) -> RequestShape {
     let build = rules.build.as_ref().map(|watch| watch.now());
-    let build = build.as_deref().map(|build| &**build);
+    let of_release = rules.releases.as_ref().map(|releases| {
+        let build = release.and_then(|release| releases.build(release));
+        build.unwrap_or_else(|| Arc::new(Build::unknown()))
+    });
+    let build = of_release
+        .as_deref()
+        .or(build.as_deref().map(|build| &**build));
     let kind = kind(path, query, build);
     let credentials_count = match kind {
         PathKind::File => false,

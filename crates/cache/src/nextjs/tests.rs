@@ -34,7 +34,14 @@ fn shape_with(rules: &NextRules, target: &str, lines: &[&str]) -> RequestShape {
         Some((path, query)) => (path, Some(query.as_bytes())),
         None => (target, None),
     };
-    shape(&Method::GET, path.as_bytes(), query, &headers(lines), rules)
+    shape(
+        &Method::GET,
+        path.as_bytes(),
+        query,
+        &headers(lines),
+        rules,
+        None,
+    )
 }
 
 fn shape_of(target: &str, lines: &[&str]) -> RequestShape {
@@ -371,7 +378,7 @@ fn some_requests_are_not_for_the_store() {
         assert_eq!(stored(&shape, 200, ISR), Err(reason), "{line}");
     }
     for method in [Method::POST, Method::OPTIONS, Method::DELETE] {
-        let shape = shape(&method, b"/isr", None, &HeaderMap::new(), &rules());
+        let shape = shape(&method, b"/isr", None, &HeaderMap::new(), &rules(), None);
         assert_eq!(shape.bypass(), Some("method"));
     }
     for line in [

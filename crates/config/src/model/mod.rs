@@ -9,6 +9,7 @@ mod flood_guard;
 mod geo;
 mod listener;
 mod redis;
+mod releases;
 mod route;
 mod shorthand;
 #[cfg(test)]
@@ -39,6 +40,7 @@ pub use self::{
         ToHttpsConfig, UnderscoresConfig, UnknownNamesConfig,
     },
     redis::{RedisConfig, RedisMode, RedisTlsConfig, RedisUrl, SentinelConfig},
+    releases::ReleasesConfig,
     route::{
         MaintenanceConfig, MatchConfig, RedirectConfig, RespondConfig, RewriteConfig, RouteConfig,
         SpellingConfig, WebsocketConfig,

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    releases::ReleasesConfig,
     shorthand::{at_least_one, or_a_path, or_a_status_number},
     upstream_metrics::UpstreamMetricsConfig,
 };
@@ -24,6 +25,9 @@ pub struct UpstreamConfig {
     pub app: App,
     /// `127.0.0.1:3000`, `unix:/run/app.sock`, `{ address: …, weight: 2 }` or `{ dns:
     /// "api.internal:5000" }`.
+    ///
+    /// May be left out with `releases`, whose instances `edgeway deploy` adds.
+    #[serde(default)]
     pub backends: Vec<Spanned<BackendConfig>>,
     /// `round_robin`, `least_conn`, `p2c`, `node` (by the load that apps with the module
     /// `edgeway-node` report) or `hash:<key>` with a key of `client.ip`, `path`, `uri`,
@@ -72,6 +76,10 @@ pub struct UpstreamConfig {
     /// Units with which `edgeway scale` starts and stops the apps.
     #[serde(default)]
     pub scale: Option<Spanned<ScaleConfig>>,
+    /// Releases of the app, each in a folder of its own: `edgeway deploy` puts them into place, and
+    /// requests of browsers that still have an earlier one go to that.
+    #[serde(default)]
+    pub releases: Option<Spanned<ReleasesConfig>>,
     /// Memory of a Node app at which `edgeway rollout --watch` restarts it, before the system kills
     /// it. The apps report it with the module `edgeway-node`.
     #[serde(default)]
@@ -132,6 +140,15 @@ pub enum ScaleManager {
     System,
     /// `systemctl --user`.
     User,
+}
+
+impl ScaleManager {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::User => "user",
+        }
+    }
 }
 
 /// Memory at which an app is restarted: at least one of both.

@@ -46,6 +46,8 @@ pub struct RequestFacts {
     /// Time of the wall clock at the end of the response, as logs show it; 1970 until then.
     pub ended: SystemTime,
     pub upstream: UpstreamFacts,
+    /// Release of the app that the request is for, if its upstream has releases.
+    pub release: Option<Arc<str>>,
     /// Status sent to the client; 0 until one is sent, and if the client disconnects first.
     pub status: u16,
     pub bytes_sent: u64,
@@ -346,6 +348,7 @@ impl RequestFacts {
             total: Duration::ZERO,
             ended: SystemTime::UNIX_EPOCH,
             upstream: UpstreamFacts::default(),
+            release: None,
             status: 0,
             bytes_sent: 0,
             bytes_received: 0,

@@ -45,6 +45,8 @@ pub(super) struct Members {
     sequence: Sequence,
     /// Hash ring; empty unless the method hashes.
     ring: Ring,
+    /// Release that gets the requests that belong to no other.
+    pub(super) current: Option<Arc<str>>,
 }
 
 /// Input of a choice.
@@ -72,7 +74,11 @@ impl Balance {
 }
 
 impl Members {
-    pub(super) fn new(list: Vec<Arc<Backend>>, balance: &Balance) -> Self {
+    pub(super) fn new(
+        list: Vec<Arc<Backend>>,
+        balance: &Balance,
+        current: Option<Arc<str>>,
+    ) -> Self {
         let weights: Vec<u16> = list.iter().map(|backend| backend.weight).collect();
         let hashed: &[Arc<Backend>] = match balance {
             Balance::Hash(_) => &list,
@@ -82,6 +88,7 @@ impl Members {
         Self {
             sequence: Sequence::new(&weights),
             ring,
+            current,
             list: list.into_boxed_slice(),
         }
     }

@@ -263,6 +263,7 @@ fn ask<T>(
         at: upstream.shared.clock.now(),
         tried: &[],
         is_upgrade: false,
+        release: None,
     };
     then(upstream.try_acquire(&ask, upstream.shared.now()).unwrap())
 }

@@ -62,6 +62,7 @@ fn eventful(bench: &Bench) -> Arc<Upstream> {
         address: "10.0.0.5:80".into(),
         weight: 3,
         drained: false,
+        release: None,
     };
     upstream.add_member(&member).unwrap();
     upstream

@@ -136,6 +136,7 @@ pub(super) fn take(upstream: &Upstream, tried: &[BackendId]) -> Option<Lease> {
         at: upstream.shared.clock.now(),
         tried,
         is_upgrade: false,
+        release: None,
     };
     upstream.try_acquire(&ask, upstream.shared.now()).ok()
 }
@@ -148,6 +149,7 @@ async fn acquire(upstream: &Upstream) -> Result<Lease, Unavailable> {
         at: upstream.shared.clock.now(),
         tried: &[],
         is_upgrade: false,
+        release: None,
     };
     upstream.acquire(&ask).await
 }

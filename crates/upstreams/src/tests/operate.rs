@@ -13,6 +13,7 @@ fn new(address: &str) -> NewMember {
         address: address.to_owned(),
         weight: 1,
         drained: false,
+        release: None,
     }
 }
 
@@ -72,6 +73,7 @@ fn a_cookie_does_not_lead_to_a_drained_backend_and_is_replaced() {
             at: upstream.shared.clock.now(),
             tried: &[],
             is_upgrade: false,
+            release: None,
         };
         upstream
             .try_acquire(&ask, upstream.shared.now())

@@ -109,6 +109,7 @@ async fn a_stream_over_the_limit_is_refused_at_once_and_delays_no_other() {
         at: bench.clock.now(),
         tried: &[],
         is_upgrade,
+        release: None,
     };
     let request = |name: &'static str, value: &'static str| {
         let mut request = pingora::http::RequestHeader::build("GET", b"/", None).unwrap();

@@ -18,6 +18,9 @@ use super::super::paths;
 /// Folder of a build's output below the build's folder.
 const STATIC: &str = "static";
 
+/// Header of responses to the router.
+const DEPLOYMENT: &str = "x-nextjs-deployment-id";
+
 /// Files of `public/` that are known; an app with more serves the others itself.
 const MAX_FILES: usize = 100_000;
 
@@ -62,6 +65,22 @@ pub(super) struct Rules {
 #[derive(Deserialize)]
 struct Rule {
     regex: Option<String>,
+    #[serde(default)]
+    headers: Vec<RuleHeader>,
+}
+
+#[derive(Deserialize)]
+struct RuleHeader {
+    #[serde(default)]
+    key: String,
+}
+
+impl Rule {
+    /// Returns true for the rule with which Next.js names the deployment in responses to its
+    /// router: it changes no file.
+    fn is_for_router(&self) -> bool {
+        !self.headers.is_empty() && self.headers.iter().all(|it| it.key == DEPLOYMENT)
+    }
 }
 
 #[derive(Deserialize)]
@@ -102,8 +121,9 @@ impl Assets {
             Some(Rewrites::List(_)) | None => Vec::new(),
         };
         let lists = [headers, on_match_headers, redirects, before_files];
-        for Rule { regex } in lists.into_iter().flatten() {
-            assets.add(regex.as_deref());
+        let rules = lists.into_iter().flatten();
+        for rule in rules.filter(|rule| !rule.is_for_router()) {
+            assets.add(rule.regex.as_deref());
         }
         let public = folder_of(folder, AssetKind::Public);
         list(&public, &mut Vec::new(), &mut assets.public);
@@ -167,7 +187,7 @@ impl Assets {
 }
 
 /// Lists the files in `folder`, whose own path is `above`, without links to other folders.
-fn list(folder: &Path, above: &mut Vec<u8>, found: &mut HashSet<Box<[u8]>>) {
+pub(in super::super) fn list(folder: &Path, above: &mut Vec<u8>, found: &mut HashSet<Box<[u8]>>) {
     use std::os::unix::ffi::OsStrExt;
 
     let Ok(entries) = fs::read_dir(folder) else {

@@ -22,9 +22,11 @@ use serde::{Deserialize, de::DeserializeOwned};
 use super::{InvalidImageRequest, image, image::ImageRules, paths};
 
 pub use assets::AssetKind;
+pub(super) use assets::list as list_files;
 use assets::{Assets, Rules};
 use guards::Guards;
 pub use watch::BuildWatch;
+pub(super) use watch::EVERY;
 
 const BUILD_ID: &str = "BUILD_ID";
 const ROUTES: &str = "routes-manifest.json";
@@ -112,6 +114,11 @@ impl Stamp {
         }
     }
 
+    /// Returns the time at which `BUILD_ID` was written.
+    fn since(&self) -> SystemTime {
+        self.files[0].map_or(SystemTime::UNIX_EPOCH, |(modified, ..)| modified)
+    }
+
     pub fn has_build(&self) -> bool {
         self.id.is_some()
     }
@@ -184,6 +191,11 @@ impl Build {
         self.mark
     }
 
+    /// Returns the time at which the build was put into place.
+    pub(super) fn since(&self) -> SystemTime {
+        self.stamp.since()
+    }
+
     pub(super) fn base_path(&self) -> &str {
         &self.base_path
     }
@@ -212,6 +224,16 @@ impl Build {
         let is_apps =
             paths::may_be_another(path) || self.is_guarded(path) || assets.has_rule_for(path);
         (!is_apps).then_some(found)
+    }
+
+    /// Returns the path of a file of the build's output, whatever the app's configuration has for
+    /// it.
+    pub fn output<'p>(&self, path: &'p [u8]) -> Option<&'p [u8]> {
+        let below = path.strip_prefix(self.base_path.as_bytes())?;
+        match self.assets.as_ref()?.find(below)? {
+            (AssetKind::Static, below) if !paths::may_be_another(path) => Some(below),
+            _ => None,
+        }
     }
 
     /// Number of matchers of the middleware, for humans to read.
@@ -250,7 +272,10 @@ fn read(file: &Path) -> Result<Option<Vec<u8>>, BuildError> {
     }
 }
 
-fn manifest<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<Option<T>, BuildError> {
+pub(super) fn manifest<T: DeserializeOwned>(
+    folder: &Path,
+    name: &str,
+) -> Result<Option<T>, BuildError> {
     let file = folder.join(name);
     let Some(bytes) = read(&file)? else {
         return Ok(None);

@@ -66,6 +66,7 @@ fn shape_of(folder: &Folder, guarded: Option<PathSet>, target: &str) -> RequestS
         Some(query.as_bytes()),
         &headers,
         &rules,
+        None,
     )
 }
 

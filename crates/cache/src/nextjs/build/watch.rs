@@ -13,7 +13,7 @@ use super::{AssetKind, Build, BuildError, Stamp, assets};
 use crate::base::error::chain;
 
 /// Interval of checks; each looks at a few files.
-pub(super) const EVERY: Duration = Duration::from_secs(1);
+pub(in super::super) const EVERY: Duration = Duration::from_secs(1);
 
 /// The build that is in a folder now.
 #[derive(Debug)]

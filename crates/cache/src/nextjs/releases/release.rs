@@ -1,0 +1,143 @@
+//! Release, as its folder describes it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use serde::Deserialize;
+
+use super::super::build::{Build, BuildError, Stamp, list_files, manifest};
+use super::paths;
+
+/// Folder of the build in the folder of a release.
+const BUILD: &str = ".next";
+const SERVER_FILES: &str = "required-server-files.json";
+/// Manifest of server actions. It also has the key that encrypts their arguments: only the ids are
+/// kept.
+const ACTIONS: &str = "server/server-reference-manifest.json";
+const STATIC: &[u8] = b"/_next/static/";
+const DATA: &[u8] = b"/_next/data/";
+const IMAGE: &[u8] = b"/_next/image";
+
+/// A release: its build, and what identifies it in requests.
+#[derive(Debug)]
+pub(super) struct Release {
+    pub(super) name: Arc<str>,
+    pub(super) build: Arc<Build>,
+    /// `deploymentId` of the app's configuration.
+    deployment: Option<Box<str>>,
+    /// Ids of server actions.
+    pub(super) actions: HashSet<Box<[u8]>>,
+    /// Decoded paths below `/_next/static/`.
+    files: HashSet<Box<[u8]>>,
+    /// Time at which the build was put into place.
+    pub(super) since: SystemTime,
+}
+
+#[derive(Deserialize)]
+struct ServerFiles {
+    config: Config,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Config {
+    #[serde(default)]
+    deployment_id: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Actions {
+    node: HashMap<String, Action>,
+    edge: HashMap<String, Action>,
+}
+
+/// A server action; everything that the manifest has of it but a sign of its presence is skipped.
+#[derive(Deserialize)]
+struct Action {
+    #[serde(default, rename = "exportedName")]
+    _name: Option<serde::de::IgnoredAny>,
+}
+
+/// Returns the folder of the build of the release in `folder`.
+pub(super) fn build_folder(folder: &Path) -> PathBuf {
+    folder.join(BUILD)
+}
+
+/// Returns the state of the release in `folder`.
+pub(super) fn stamp(folder: &Path) -> Stamp {
+    Stamp::of(&build_folder(folder))
+}
+
+impl Release {
+    /// Reads the release in `folder`.
+    pub(super) fn read(name: &str, folder: &Path) -> Result<Self, BuildError> {
+        let folder = build_folder(folder);
+        let build = Build::read_with(&folder, true)?;
+        let server_files: Option<ServerFiles> = manifest(&folder, SERVER_FILES)?;
+        let deployment = server_files.and_then(|it| it.config.deployment_id);
+        let actions: Actions = manifest(&folder, ACTIONS)?.unwrap_or_default();
+        let actions = actions.node.into_keys().chain(actions.edge.into_keys());
+        let mut files = HashSet::new();
+        list_files(&folder.join("static"), &mut Vec::new(), &mut files);
+        Ok(Self {
+            name: name.into(),
+            since: build.since(),
+            build: Arc::new(build),
+            deployment: deployment
+                .filter(|id| !id.is_empty())
+                .map(String::into_boxed_str),
+            actions: actions
+                .map(|id| id.into_bytes().into_boxed_slice())
+                .collect(),
+            files,
+        })
+    }
+
+    pub(super) fn is_deployment(&self, id: &[u8]) -> bool {
+        self.deployment
+            .as_ref()
+            .is_some_and(|own| own.as_bytes() == id)
+    }
+
+    pub(super) fn has_action(&self, id: &[u8]) -> bool {
+        self.actions.contains(id)
+    }
+
+    /// Returns true if this raw path names a file of the build's output.
+    pub(super) fn has_file(&self, path: &[u8]) -> bool {
+        let Some(name) = self.below(path, STATIC) else {
+            return false;
+        };
+        if name.contains(&b'%') {
+            self.files.contains(&*paths::decoded(name))
+        } else {
+            self.files.contains(name)
+        }
+    }
+
+    /// Returns true if this raw path is that of a page's data in this build.
+    pub(super) fn has_data(&self, path: &[u8]) -> bool {
+        let id = self.build.id().unwrap_or_default().as_bytes();
+        self.below(path, DATA)
+            .and_then(|rest| rest.strip_prefix(id))
+            .is_some_and(|rest| rest.starts_with(b"/"))
+    }
+
+    /// Returns true for the path of the image optimizer.
+    pub(super) fn is_image(&self, path: &[u8]) -> bool {
+        match self.build.image_path() {
+            Some(image) => path == image.as_bytes(),
+            None => self.below(path, IMAGE) == Some(b""),
+        }
+    }
+
+    fn below<'p>(&self, path: &'p [u8], folder: &[u8]) -> Option<&'p [u8]> {
+        path.strip_prefix(self.build.base_path().as_bytes())?
+            .strip_prefix(folder)
+    }
+}

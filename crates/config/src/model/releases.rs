@@ -1,0 +1,74 @@
+//! The `releases` section of an upstream as written.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{shorthand::at_least_one, upstream::ScaleManager};
+use crate::{
+    base::units::{ByteSize, Span},
+    tree::Spanned,
+};
+
+/// Releases of an app: folders with a build each, and instances that `edgeway deploy` starts. At
+/// least `folder`, `ports`, and one of `unit` and `start`.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReleasesConfig {
+    /// Folder with a folder for each release, such as `/srv/web/releases`.
+    pub folder: Spanned<PathBuf>,
+    /// Port range of the instances, both ends included, such as `4000-4031`.
+    pub ports: Spanned<String>,
+    /// Unit of the instance on a port, such as `web@{port}.service`. Its working directory is
+    /// `instances/{port}` in `folder`, a link to the release.
+    #[serde(default)]
+    pub unit: Option<Spanned<String>>,
+    /// Manager of the units: the `system`, or the `user` who runs `edgeway deploy`.
+    #[serde(default)]
+    pub manager: ScaleManager,
+    /// Command that starts an instance in the folder of its release, such as `[npm, start]`, with
+    /// the port in the variable `PORT`; in place of `unit`.
+    #[serde(default)]
+    pub start: Option<Spanned<Vec<String>>>,
+    /// Address at which the instances listen; `127.0.0.1` if absent.
+    #[serde(default)]
+    pub address: Option<Spanned<String>>,
+    /// Instances of a release.
+    #[serde(default = "two", deserialize_with = "at_least_one")]
+    #[schemars(range(min = 1))]
+    pub instances: u32,
+    /// Time for which a replaced release still gets the requests of browsers that have its pages.
+    #[serde(default = "half_hour")]
+    pub linger: Span,
+    /// Releases kept whole, for `edgeway rollback`.
+    #[serde(default = "three", deserialize_with = "at_least_one")]
+    #[schemars(range(min = 1))]
+    pub keep: u32,
+    /// Time for which the files of older releases are kept.
+    #[serde(default = "week")]
+    pub vault: Span,
+    /// Limit on the size of all kept files.
+    #[serde(default = "vault_size")]
+    pub vault_size: ByteSize,
+}
+
+fn two() -> u32 {
+    2
+}
+
+fn three() -> u32 {
+    3
+}
+
+fn half_hour() -> Span {
+    Span::secs(30 * 60)
+}
+
+fn week() -> Span {
+    Span::secs(7 * 24 * 60 * 60)
+}
+
+fn vault_size() -> ByteSize {
+    ByteSize(2 << 30)
+}

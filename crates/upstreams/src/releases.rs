@@ -1,0 +1,394 @@
+//! Releases of an app: which backends run which, and which release gets the requests that belong to
+//! no other. The gateway itself starts nothing: `edgeway deploy` reads the settings and does.
+
+use std::{
+    borrow::Cow,
+    net::IpAddr,
+    path::{self, PathBuf},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Upstream,
+    backend::Backend,
+    balance::Members,
+    operate::{Force, MemberError},
+    scale,
+};
+use crate::{
+    chain::CompileContext,
+    config::{
+        diagnostic::Place,
+        model::{App, UpstreamConfig},
+        tree::Spanned,
+    },
+};
+
+const CODE: &str = "edgeway::upstream::bad_releases";
+
+/// Longest name of a release.
+const MAX_NAME: usize = 100;
+
+/// Settings for the releases of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseSettings {
+    /// Absolute path of the folder with a folder for each release.
+    pub folder: PathBuf,
+    pub first_port: u16,
+    pub last_port: u16,
+    pub address: IpAddr,
+    #[serde(flatten)]
+    pub start: StartMethod,
+    /// Number of instances of a release.
+    pub instances: u32,
+    /// Time for which a replaced release still gets its requests, in seconds.
+    pub linger: u64,
+    /// Number of releases kept whole.
+    pub keep: u32,
+    /// Time for which files of older releases are kept, in seconds.
+    pub vault: u64,
+    /// Limit on the size of all kept files, in bytes.
+    pub vault_size: u64,
+}
+
+/// Way in which an instance is started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartMethod {
+    Unit {
+        /// Name of the unit, with `{port}` in it.
+        name: String,
+        /// `system` or `user`.
+        manager: Cow<'static, str>,
+    },
+    /// Program and its arguments.
+    Command(Vec<String>),
+}
+
+impl ReleaseSettings {
+    /// Compiles the settings; `None` if a problem was reported or nothing is configured.
+    pub(super) fn compile(config: &UpstreamConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
+        let Spanned {
+            value: written,
+            place,
+        } = config.releases.as_ref()?;
+        if config.app != App::Nextjs {
+            cx.report_at(
+                *place,
+                CODE,
+                "`releases` needs `app: nextjs`",
+                "add `app: nextjs`; other apps are deployed with `edgeway rollout`",
+            );
+        }
+        if config.scale.is_some() {
+            cx.report_at(
+                *place,
+                CODE,
+                "`releases` and `scale` exclude each other",
+                "remove `scale`: `edgeway deploy` starts the instances of a release, as many as \
+                 `releases.instances`",
+            );
+        }
+        if let Some(folder) = &config.folder {
+            cx.report_at(
+                folder.place,
+                CODE,
+                "`releases` and `folder` exclude each other",
+                "remove `folder`: each release has a build of its own",
+            );
+        }
+        let start = start(config, *place, cx);
+        let ports = scale::ports(&written.ports, cx);
+        let address = scale::address(written.address.as_ref(), cx);
+        let (first_port, last_port) = ports?;
+        // Instances of two releases run at the same time.
+        let needed = 2 * u64::from(written.instances);
+        if u64::from(last_port - first_port) + 1 < needed {
+            cx.report_at(
+                written.ports.place,
+                CODE,
+                format!(
+                    "`ports` has too few ports for two releases with {} instances each",
+                    written.instances
+                ),
+                format!("write a range of at least {needed} ports, such as `4000-4031`"),
+            );
+        }
+        let folder = cx.folder.join(&written.folder.value);
+        Some(Self {
+            folder: path::absolute(&folder).unwrap_or(folder),
+            first_port,
+            last_port,
+            address: address?,
+            start: start?,
+            instances: written.instances,
+            linger: written.linger.0.as_secs(),
+            keep: written.keep,
+            vault: written.vault.0.as_secs(),
+            vault_size: written.vault_size.0,
+        })
+    }
+}
+
+fn start(
+    config: &UpstreamConfig,
+    place: Place,
+    cx: &mut CompileContext<'_>,
+) -> Option<StartMethod> {
+    let written = &config.releases.as_ref()?.value;
+    match (&written.unit, &written.start) {
+        (Some(unit), None) => Some(StartMethod::Unit {
+            name: scale::unit(unit, cx)?,
+            manager: written.manager.as_str().into(),
+        }),
+        (None, Some(start)) if start.value.first().is_some_and(|word| !word.is_empty()) => {
+            Some(StartMethod::Command(start.value.clone()))
+        }
+        (None, Some(start)) => {
+            cx.report_at(
+                start.place,
+                CODE,
+                "`start` has no program",
+                "write the program and its arguments, such as `start: [npm, start]`",
+            );
+            None
+        }
+        (Some(_), Some(start)) => {
+            cx.report_at(
+                start.place,
+                CODE,
+                "`start` and `unit` exclude each other",
+                "keep `unit` if systemd runs the app, or `start` if nothing else does",
+            );
+            None
+        }
+        (None, None) => {
+            cx.report_at(
+                place,
+                CODE,
+                "`releases` cannot start an instance",
+                "write `unit: web@{port}.service`, or `start: [npm, start]` without systemd",
+            );
+            None
+        }
+    }
+}
+
+/// Returns true for a name that a release can have: a folder's, and part of a header and a log.
+pub fn is_release_name(name: &str) -> bool {
+    let begins = name
+        .as_bytes()
+        .first()
+        .is_some_and(u8::is_ascii_alphanumeric);
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+    begins && name.len() <= MAX_NAME && name.bytes().all(is_part)
+}
+
+impl Members {
+    /// Returns true if a backend of this release is in rotation.
+    pub(super) fn has_up(&self, release: &str, now: u64) -> bool {
+        let is_up =
+            |backend: &Arc<Backend>| backend.is_of(release) && backend.state.is_in_rotation(now);
+        self.list.iter().any(is_up)
+    }
+}
+
+impl Backend {
+    /// Returns true if this release runs here.
+    pub(super) fn is_of(&self, release: &str) -> bool {
+        self.release.as_deref() == Some(release)
+    }
+}
+
+impl Upstream {
+    pub fn release_settings(&self) -> Option<&ReleaseSettings> {
+        self.releases.as_ref()
+    }
+
+    /// Returns the release that gets the requests that belong to no other.
+    pub fn current_release(&self) -> Option<Arc<str>> {
+        self.members.load().current.clone()
+    }
+
+    /// Returns true if a backend of this release is in rotation.
+    pub fn is_release_up(&self, release: &str) -> bool {
+        self.members.load().has_up(release, self.shared.now())
+    }
+
+    /// Sends the requests that belong to no other release to `release`.
+    ///
+    /// # Errors
+    /// When no backend of the release is in rotation and that is not forced.
+    pub fn switch_release(
+        &self,
+        release: &str,
+        force: Force,
+    ) -> Result<Option<Arc<str>>, MemberError> {
+        self.check_release(Some(release))?;
+        let mut decisions = self.shared.live.decisions();
+        if force == Force::No && !self.is_release_up(release) {
+            return Err(MemberError::ReleaseDown {
+                release: release.to_owned(),
+            });
+        }
+        let before = decisions.current.replace(release.into());
+        if before.as_deref() != Some(release) {
+            self.keep(&decisions);
+            let was = before.as_deref().unwrap_or("none");
+            log::info!(upstream = &*self.name, release, before = was; "current release switched");
+            self.apply(decisions);
+        }
+        Ok(before)
+    }
+
+    /// Checks that a backend may have this release.
+    pub(super) fn check_release(&self, release: Option<&str>) -> Result<(), MemberError> {
+        let Some(release) = release else {
+            return Ok(());
+        };
+        if self.releases.is_none() {
+            return Err(MemberError::NoReleases {
+                upstream: self.name.to_string(),
+            });
+        }
+        if !is_release_name(release) {
+            return Err(MemberError::BadRelease {
+                release: release.chars().take(MAX_NAME).collect(),
+            });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{
+        BackendStatus, Force, MemberError, NewMember, Outcome, Unavailable, Upstream,
+        tests::{Bench, CLIENT, head},
+    };
+    use crate::LeaseRequest;
+
+    const RELEASES: &str = "app: nextjs, health: false, \
+                            releases: { folder: /srv/web, ports: 4000-4031, start: [npm, start] }";
+
+    #[track_caller]
+    fn messages(yaml: &str) -> Vec<String> {
+        let (upstream, diagnostics) = Bench::new().try_compile(yaml);
+        assert_eq!(upstream.is_none(), diagnostics.has_errors());
+        let list = diagnostics.list().iter();
+        list.map(|d| d.message.clone()).collect()
+    }
+
+    fn add(upstream: &Upstream, port: u16, release: &str) -> Result<BackendStatus, MemberError> {
+        upstream.add_member(&NewMember {
+            address: format!("127.0.0.1:{port}"),
+            weight: 1,
+            drained: false,
+            release: Some(release.to_owned()),
+        })
+    }
+
+    /// Returns the port of the backend that a request for this release gets.
+    async fn port(upstream: &Upstream, release: Option<&str>) -> Result<String, Unavailable> {
+        let head = head("/");
+        let ask = LeaseRequest {
+            head: &head,
+            client: CLIENT,
+            at: upstream.shared.clock.now(),
+            tried: &[],
+            is_upgrade: false,
+            release,
+        };
+        let lease = upstream.acquire(&ask).await?;
+        let address = lease.backend().address().to_string();
+        lease.finish(Outcome::Status(200));
+        Ok(address.rsplit_once(':').unwrap().1.to_owned())
+    }
+
+    #[test]
+    fn mistakes_are_reported_with_a_remedy() {
+        let cases = [
+            (
+                "{ releases: { folder: r, ports: 4000-4031, start: [npm, start] } }",
+                "`releases` needs `app: nextjs`",
+            ),
+            (
+                "{ app: nextjs, folder: .next, releases: { folder: r, ports: 4000-4031, start: [npm] } }",
+                "`releases` and `folder` exclude each other",
+            ),
+            (
+                "{ app: nextjs, releases: { folder: r, ports: 4000-4031 } }",
+                "`releases` cannot start an instance",
+            ),
+            (
+                "{ app: nextjs, releases: { folder: r, ports: 4000-4031, start: [] } }",
+                "`start` has no program",
+            ),
+            (
+                "{ app: nextjs, releases: { folder: r, ports: 4000-4031, start: [npm], unit: 'a@{port}' } }",
+                "`start` and `unit` exclude each other",
+            ),
+            (
+                "{ app: nextjs, releases: { folder: r, ports: 4000-4002, start: [npm] } }",
+                "`ports` has too few ports for two releases with 2 instances each",
+            ),
+        ];
+        for (yaml, message) in cases {
+            assert_eq!(messages(yaml), [message], "{yaml}");
+        }
+        assert!(messages(&format!("{{ {RELEASES} }}")).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_request_gets_a_backend_of_its_release_as_long_as_one_is_in_rotation() {
+        let upstream = Bench::new().upstream(&format!("{{ {RELEASES} }}"));
+        assert_eq!(
+            port(&upstream, None).await,
+            Err(Unavailable::NoBackend),
+            "nothing was deployed yet"
+        );
+        add(&upstream, 4000, "one").unwrap();
+        add(&upstream, 4001, "one").unwrap();
+        add(&upstream, 4002, "two").unwrap();
+        for _ in 0..20 {
+            assert_eq!(port(&upstream, Some("two")).await.unwrap(), "4002");
+            assert_ne!(port(&upstream, Some("one")).await.unwrap(), "4002");
+        }
+        upstream.drain("127.0.0.1:4002", Force::No).unwrap();
+        assert!(!upstream.is_release_up("two"));
+        assert_ne!(port(&upstream, Some("two")).await.unwrap(), "4002");
+        assert!(port(&upstream, Some("three")).await.is_ok());
+    }
+
+    #[test]
+    fn a_switch_needs_a_backend_in_rotation_and_outlives_the_process() {
+        let bench = Bench::new();
+        let yaml = format!("{{ {RELEASES} }}");
+        let upstream = bench.upstream(&yaml);
+        let down = MemberError::ReleaseDown {
+            release: "one".to_owned(),
+        };
+        assert_eq!(upstream.switch_release("one", Force::No), Err(down));
+        add(&upstream, 4000, "one").unwrap();
+        assert_eq!(upstream.switch_release("one", Force::No), Ok(None));
+        assert_eq!(upstream.current_release().as_deref(), Some("one"));
+        drop(upstream);
+        let restarted = Bench {
+            keeper: bench.keeper.clone(),
+            ..Bench::new()
+        };
+        let upstream = restarted.upstream(&yaml);
+        assert_eq!(upstream.current_release().as_deref(), Some("one"));
+        assert!(upstream.is_release_up("one"));
+        for bad in ["", ".hidden", "a/b", "../up", "-x"] {
+            assert!(add(&upstream, 4001, bad).is_err(), "{bad}");
+        }
+        let without = Bench::new().upstream("{ backends: [10.0.0.1:80] }");
+        assert!(matches!(
+            add(&without, 4001, "one"),
+            Err(MemberError::NoReleases { .. })
+        ));
+    }
+}

@@ -1,0 +1,410 @@
+//! Folder with the releases of an app: a folder for each, and the state of the commands.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions, TryLockError},
+    io,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, SystemTime},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    base::{clock::Clock, log_file::TimestampCache, units::Span},
+    cli::state_file,
+    status::snapshot::UpstreamStatus,
+    upstreams::ReleaseSettings,
+};
+
+/// Names in the folder that no release can have.
+pub(super) const RESERVED: [&str; 2] = ["instances", "current"];
+
+/// Files of a build that are kept for browsers which still have its pages, and to tell which build
+/// they are of.
+const KEPT: [&str; 5] = [
+    "static",
+    "BUILD_ID",
+    "routes-manifest.json",
+    "required-server-files.json",
+    "images-manifest.json",
+];
+
+/// Kind of what is left of a release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Kind {
+    /// The whole app: it can be started.
+    Whole,
+    /// Files for browsers alone.
+    Files,
+}
+
+/// State of the releases of an upstream, as the commands left it.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct State {
+    pub(super) releases: BTreeMap<String, ReleaseState>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct ReleaseState {
+    /// Time at which it last became the current one, in seconds since 1970.
+    pub(super) since: u64,
+    /// Time at which its instances are stopped, if it was replaced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) until: Option<u64>,
+    /// True if only its files are left.
+    pub(super) is_files: bool,
+}
+
+/// A release in a listing.
+#[derive(Debug, Serialize)]
+pub(super) struct Listed {
+    pub(super) name: String,
+    /// `current`, `lingers`, `stopped` or `files`.
+    pub(super) state: &'static str,
+    /// Number of healthy instances.
+    pub(super) instances: usize,
+    /// Seconds since 1970.
+    pub(super) since: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) until: Option<u64>,
+}
+
+/// Folder with the releases.
+pub(super) struct ReleaseFolder {
+    root: PathBuf,
+}
+
+impl State {
+    /// Returns the release that was the current one before the present one, among those that
+    /// `is_whole` accepts.
+    pub(super) fn before_current(&self, is_whole: impl Fn(&String) -> bool) -> Option<String> {
+        let mut by_time: Vec<_> = self.releases.iter().collect();
+        by_time.sort_by_key(|(_, state)| std::cmp::Reverse(state.since));
+        by_time
+            .into_iter()
+            .skip(1)
+            .map(|(name, _)| name.clone())
+            .find(is_whole)
+    }
+}
+
+impl ReleaseFolder {
+    pub(super) fn new(settings: &ReleaseSettings) -> Self {
+        Self {
+            root: settings.folder.clone(),
+        }
+    }
+
+    pub(super) fn release(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// Returns the path of a link that leads an instance to its release.
+    pub(super) fn instance(&self, port: u16) -> PathBuf {
+        self.root.join("instances").join(port.to_string())
+    }
+
+    /// Returns a path for the commands' own files.
+    pub(super) fn own(&self, name: &str) -> PathBuf {
+        self.root.join(".state").join(name)
+    }
+
+    fn state_path(&self) -> PathBuf {
+        self.own("releases.json")
+    }
+
+    pub(super) fn state(&self) -> Result<State, String> {
+        state_file::read(&self.state_path())
+    }
+
+    /// Changes the state, alone.
+    fn change(&self, change: impl FnOnce(&mut State)) -> Result<(), String> {
+        let _alone = self.lock("state", "another command writes the state of the releases")?;
+        let mut state = self.state()?;
+        change(&mut state);
+        state_file::write(&self.state_path(), &state)
+    }
+
+    /// Takes a lock for as long as the file is open.
+    pub(super) fn lock(&self, name: &str, busy: &str) -> Result<File, String> {
+        let path = self.own(name).with_extension("lock");
+        let failed = |error: io::Error| format!("cannot lock `{}`: {error}", path.display());
+        fs::create_dir_all(path.parent().unwrap_or(&self.root)).map_err(failed)?;
+        let mut open = OpenOptions::new();
+        // It has the process id of the one that holds the lock.
+        let open = open.create(true).truncate(false).write(true);
+        let file = open.open(&path).map_err(failed)?;
+        for _ in 0..50 {
+            match file.try_lock() {
+                Ok(()) => {
+                    file.set_len(0).map_err(failed)?;
+                    return Ok(file);
+                }
+                Err(TryLockError::WouldBlock) => {
+                    std::thread::park_timeout(Duration::from_millis(20));
+                }
+                Err(TryLockError::Error(error)) => return Err(failed(error)),
+            }
+        }
+        Err(format!("{busy}: wait for its end"))
+    }
+
+    pub(super) fn begin_deploy(&self) -> Result<File, String> {
+        self.lock("deploy", "another deploy of this upstream has not ended")
+    }
+
+    /// Copies a release into place. A release that is there already stays as it is.
+    pub(super) fn put(&self, from: &Path, name: &str) -> Result<(), String> {
+        let to = self.release(name);
+        let build = from.join(".next/BUILD_ID");
+        if !build.is_file() {
+            return Err(format!(
+                "`{}` has no build: `{}` is missing; run `next build` first",
+                from.display(),
+                build.display()
+            ));
+        }
+        if to.exists() {
+            let is_same = fs::canonicalize(from).ok() == fs::canonicalize(&to).ok();
+            return if is_same {
+                Ok(())
+            } else {
+                Err(format!(
+                    "there is a release `{name}` already: choose another name"
+                ))
+            };
+        }
+        let new = self.root.join(format!(".new-{name}"));
+        let failed =
+            |what: &str, error: io::Error| format!("cannot {what} `{}`: {error}", new.display());
+        remove(&new).map_err(|error| failed("remove", error))?;
+        fs::create_dir_all(&self.root).map_err(|error| failed("create", error))?;
+        // Keeps links, times and permissions, and shares blocks where the file system can.
+        let copied = Command::new("cp")
+            .args(["-a", "--reflink=auto", "--"])
+            .arg(from.join("."))
+            .arg(&new)
+            .output();
+        let copied = copied.map_err(|error| format!("cannot run `cp`: {error}"))?;
+        if !copied.status.success() {
+            drop(remove(&new));
+            let why = String::from_utf8_lossy(&copied.stderr);
+            let why = why.lines().next().unwrap_or("cp failed").to_owned();
+            return Err(format!("cannot copy `{}`: {why}", from.display()));
+        }
+        fs::rename(&new, &to).map_err(|error| failed("rename", error))
+    }
+
+    /// Removes a release that never became the current one.
+    pub(super) fn remove_new(&self, name: &str) {
+        let is_known = self
+            .state()
+            .is_ok_and(|state| state.releases.contains_key(name));
+        if !is_known {
+            drop(remove(&self.release(name)));
+        }
+    }
+
+    /// Records that `release` has replaced `before`.
+    pub(super) fn switched(
+        &self,
+        release: &str,
+        before: Option<&str>,
+        linger: Duration,
+    ) -> Result<(), String> {
+        let now = now();
+        self.change(|state| {
+            if let Some(before) = before.filter(|before| *before != release) {
+                let replaced = state.releases.entry(before.to_owned()).or_default();
+                replaced.until = Some(now + linger.as_secs());
+            }
+            // Two switches within one second have an order too.
+            let latest = state.releases.values().map(|state| state.since).max();
+            let since = latest.map_or(now, |latest| now.max(latest + 1));
+            let current = ReleaseState {
+                since,
+                ..ReleaseState::default()
+            };
+            state.releases.insert(release.to_owned(), current);
+        })
+    }
+
+    pub(super) fn kind(&self, name: &str) -> Option<Kind> {
+        let folder = self.release(name);
+        if !folder.join(".next/BUILD_ID").is_file() {
+            return None;
+        }
+        let has_app = folder.join(".next/server").is_dir();
+        Some(if has_app { Kind::Whole } else { Kind::Files })
+    }
+
+    /// Returns all releases, the latest first.
+    pub(super) fn list(&self, status: &UpstreamStatus) -> Result<Vec<Listed>, String> {
+        let state = self.state()?;
+        let mut list: Vec<Listed> = self
+            .names()
+            .into_iter()
+            .filter_map(|name| {
+                let kind = self.kind(&name)?;
+                let own = state.releases.get(&name).copied().unwrap_or_default();
+                let of_it = |backend: &&crate::status::snapshot::BackendStatus| {
+                    backend.release.as_ref() == Some(&name)
+                };
+                let instances = status.backends.iter().filter(of_it);
+                let instances = instances.filter(|backend| backend.healthy).count();
+                let is_current = status.current_release.as_ref() == Some(&name);
+                Some(Listed {
+                    state: match kind {
+                        _ if is_current => "current",
+                        Kind::Whole if instances > 0 => "lingers",
+                        Kind::Whole => "stopped",
+                        Kind::Files => "files",
+                    },
+                    instances,
+                    since: own.since,
+                    until: own.until,
+                    name,
+                })
+            })
+            .collect();
+        list.sort_by(|a, b| (b.since, &b.name).cmp(&(a.since, &a.name)));
+        Ok(list)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| !name.starts_with('.') && !RESERVED.contains(&name.as_str()))
+            .collect()
+    }
+
+    /// Reduces and removes releases that nobody needs any more. `running` are those with instances,
+    /// and the current one.
+    pub(super) fn prune(
+        &self,
+        settings: &ReleaseSettings,
+        running: &[String],
+    ) -> Result<(), String> {
+        let state = self.state()?;
+        let of = |name: &str| state.releases.get(name).copied().unwrap_or_default();
+        let mut names = self.names();
+        names.retain(|name| state.releases.contains_key(name));
+        names.sort_by_key(|name| std::cmp::Reverse(of(name).since));
+        let is_whole = |name: &&String| self.kind(name) == Some(Kind::Whole);
+        let spare = names.iter().filter(is_whole).skip(settings.keep as usize);
+        for name in spare.filter(|name| !running.contains(name)) {
+            self.reduce(name)
+                .map_err(|error| format!("cannot reduce release `{name}`: {error}"))?;
+        }
+        let (now, mut size) = (now(), 0);
+        for name in &names {
+            if self.kind(name) != Some(Kind::Files) || running.contains(name) {
+                continue;
+            }
+            size += size_of(&self.release(name));
+            let is_old = of(name)
+                .until
+                .is_none_or(|until| until + settings.vault < now);
+            if is_old || size > settings.vault_size {
+                remove(&self.release(name))
+                    .map_err(|error| format!("cannot remove release `{name}`: {error}"))?;
+            }
+        }
+        let left = self.names();
+        self.change(|state| state.releases.retain(|name, _| left.contains(name)))
+    }
+
+    /// Leaves of a release only the files for browsers.
+    fn reduce(&self, name: &str) -> io::Result<()> {
+        let folder = self.release(name);
+        let build = folder.join(".next");
+        for entry in fs::read_dir(&build)?.flatten() {
+            if !KEPT.iter().any(|kept| entry.file_name() == *kept) {
+                remove(&entry.path())?;
+            }
+        }
+        for entry in fs::read_dir(&folder)?.flatten() {
+            if entry.file_name() != ".next" {
+                remove(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Removes a file or a folder, if it is there.
+fn remove(path: &Path) -> io::Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(about) if about.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Returns the bytes of all files in a folder.
+fn size_of(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(about) if about.is_dir() => size_of(&entry.path()),
+            Ok(about) => about.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+pub(super) fn now() -> u64 {
+    let since = Clock::machine()
+        .wall()
+        .duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
+/// Returns the time as the name of a release, such as `20261123-154200`.
+pub(super) fn name_of_now() -> String {
+    let mut text = Vec::new();
+    TimestampCache::default().put_rfc3339(&mut text, Clock::machine().wall());
+    let digits = text.iter().filter(|byte| byte.is_ascii_digit()).take(14);
+    let mut name: String = digits.map(|byte| char::from(*byte)).collect();
+    name.insert(8, '-');
+    name
+}
+
+/// Formats a listing for people.
+pub(super) fn table(list: &[Listed]) -> String {
+    if list.is_empty() {
+        return "no releases yet".to_owned();
+    }
+    let now = now();
+    let line = |listed: &Listed| {
+        let Listed {
+            name,
+            state,
+            instances,
+            until,
+            ..
+        } = listed;
+        let left = until.filter(|_| *state == "lingers");
+        let left = left.map(|until| {
+            let left = Span(Duration::from_secs(until.saturating_sub(now)));
+            format!(", for {left}")
+        });
+        let left = left.unwrap_or_default();
+        let plural = if *instances == 1 { "" } else { "s" };
+        match instances {
+            0 => format!("{name}  {state}"),
+            _ => format!("{name}  {state}, {instances} instance{plural}{left}"),
+        }
+    };
+    list.iter().map(line).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,160 @@
+//! End of replaced releases: a process that `edgeway deploy` leaves behind stops their instances
+//! once browsers had time to leave them, and removes releases that nobody needs any more.
+
+use std::{
+    collections::BTreeMap,
+    io::Write as _,
+    process::{ExitCode, Stdio},
+    time::Duration,
+};
+
+use rustix::process::setsid;
+use tokio::time::sleep;
+
+use super::{
+    folder::{ReleaseFolder, now},
+    instances::Instance,
+    settings,
+};
+use crate::{
+    cli::{
+        admin::AdminOption,
+        backends::{Gateway as _, Interrupt, interruptible, until_idle},
+        client::{self, Remote, failed},
+    },
+    status::snapshot::UpstreamStatus,
+    upstreams::ReleaseSettings,
+};
+
+/// Interval of checks: a gateway may be upgraded, and an operator may go back to a release.
+const EVERY: Duration = Duration::from_secs(5);
+/// Time for requests in flight on an instance that is stopped.
+const DRAIN: Duration = Duration::from_mins(1);
+/// Failed checks in a row after which the process ends; the next deploy begins another one.
+const MAX_FAILURES: u32 = 720;
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Options {
+    upstream: String,
+    #[command(flatten)]
+    admin: AdminOption,
+}
+
+/// Begins a process that ends replaced releases.
+pub(super) fn begin(upstream: &str, admin: &AdminOption) -> Result<(), String> {
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let begun = std::process::Command::new(program)
+        .arg("retire-releases")
+        .arg(upstream)
+        .args(admin.arguments())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    begun
+        .map(drop)
+        .map_err(|error| format!("cannot start the process that ends releases: {error}"))
+}
+
+pub(in crate::cli) fn run(options: &Options) -> ExitCode {
+    // Signals of the terminal that the deploy was started in do not reach it. It fails only if the
+    // process leads a session already.
+    let _leads = setsid();
+    client::ask(&options.admin, async |gateway| {
+        interruptible(|interrupt| async {
+            match retire(&gateway, &options.upstream, interrupt).await {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(why) => failed(&why),
+            }
+        })
+        .await
+    })
+}
+
+async fn retire(gateway: &Remote, upstream: &str, interrupt: Interrupt) -> Result<(), String> {
+    let (_, own) = settings(gateway, upstream).await?;
+    let folder = ReleaseFolder::new(&own);
+    // Another such process sees what this one would, unless it is about to end.
+    let Ok(mut alone) = folder.lock("retire", "another process ends releases") else {
+        return Ok(());
+    };
+    // For an operator who looks for it.
+    write!(alone, "{}", std::process::id()).map_err(|error| error.to_string())?;
+    let mut failures = 0;
+    while !*interrupt.borrow() {
+        match round(gateway, upstream, &folder, &interrupt).await {
+            Ok(Round::Over) => return Ok(()),
+            Ok(Round::Again) => failures = 0,
+            Err(why) => {
+                failures += 1;
+                if failures >= MAX_FAILURES || !own.folder.exists() {
+                    return Err(why);
+                }
+            }
+        }
+        sleep(EVERY).await;
+    }
+    Ok(())
+}
+
+enum Round {
+    Again,
+    Over,
+}
+
+/// Ends the releases whose time is over.
+async fn round(
+    gateway: &Remote,
+    upstream: &str,
+    folder: &ReleaseFolder,
+    interrupt: &Interrupt,
+) -> Result<Round, String> {
+    let (status, own) = settings(gateway, upstream).await?;
+    let replaced = replaced(&status, &own);
+    let state = folder.state()?;
+    let mut running: Vec<String> = status.current_release.iter().cloned().collect();
+    for (release, instances) in &replaced {
+        let until = state.releases.get(release).and_then(|state| state.until);
+        // An unfinished deploy may have left it: it is not the business of this process.
+        let Some(until) = until else {
+            running.push(release.clone());
+            continue;
+        };
+        if until > now() {
+            running.push(release.clone());
+            continue;
+        }
+        for instance in instances {
+            let name = &instance.name;
+            let drained = gateway.drain(name, false).await;
+            drained.map_err(|failure| failure.to_string())?;
+            // What is still in flight then is aborted.
+            drop(until_idle(gateway, name, DRAIN, interrupt).await);
+            let removed = gateway.remove(name, true).await;
+            removed.map_err(|failure| failure.to_string())?;
+            instance.stop(&own, folder).await?;
+        }
+    }
+    folder.prune(&own, &running)?;
+    let lingers = replaced
+        .keys()
+        .any(|release| running.contains(release) && state.releases.contains_key(release));
+    Ok(if lingers { Round::Again } else { Round::Over })
+}
+
+/// Returns the instances of releases that are not the current one.
+fn replaced(status: &UpstreamStatus, own: &ReleaseSettings) -> BTreeMap<String, Vec<Instance>> {
+    let mut replaced: BTreeMap<String, Vec<Instance>> = BTreeMap::new();
+    for backend in &status.backends {
+        let Some(release) = &backend.release else {
+            continue;
+        };
+        if status.current_release.as_ref() == Some(release) {
+            continue;
+        }
+        let instance = Instance::at(&status.name, own, &backend.address, release);
+        let instances = replaced.entry(release.clone()).or_default();
+        instances.extend(instance);
+    }
+    replaced
+}

@@ -1,0 +1,95 @@
+//! Release of the app that a request goes to, while several of them run.
+
+use std::borrow::Cow;
+
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use pingora::http::RequestHeader;
+
+use super::{context::Context, decision::Decision, request};
+use crate::{
+    base::query,
+    cache::nextjs::{Destination, ReleaseRequest},
+    chain::{Body, Reply},
+    routes::Target,
+};
+
+/// Header by which the app sends the browser to another page after a server action.
+const REDIRECT: HeaderName = HeaderName::from_static("x-action-redirect");
+const REFRESH: HeaderName = HeaderName::from_static("refresh");
+
+/// Reason word for a server action of a release that does not run any more.
+const GONE: &str = "release_gone";
+
+/// Decides which release a request goes to. Returns a decision if it goes to none.
+pub(super) fn choose(head: &RequestHeader, ctx: &mut Context) -> Option<Decision> {
+    let upstream = ctx.upstream.as_ref()?;
+    let mut apps = ctx.gateway.app_releases.iter();
+    let (_, releases) = apps.find(|(own, _)| std::sync::Arc::ptr_eq(own, upstream))?;
+    let current = upstream.current_release();
+    let rewritten = match &ctx.facts.rewritten {
+        Some(rewritten) => Some(Cow::Borrowed(&**rewritten)),
+        None => request::rewritten(head, ctx).map(Cow::Owned),
+    };
+    let target = Target::new("", rewritten.as_deref().unwrap_or(head.raw_path()));
+    let beginning = match &ctx.facts.body {
+        Body::Whole(body) => Some(body),
+        _ => ctx.early.beginning.as_ref(),
+    };
+    let asked = ReleaseRequest {
+        method: &head.method,
+        path: target.path,
+        query: target.query,
+        headers: &head.headers,
+        beginning: beginning.map(|bytes| &**bytes),
+    };
+    let is_up = |release: &str| upstream.is_release_up(release);
+    let destination = releases
+        .now()
+        .destination(&asked, current.as_deref(), is_up);
+    match destination {
+        Destination::Current => ctx.facts.release = current,
+        Destination::Release(release) => ctx.facts.release = Some(release),
+        Destination::NeedsBeginning => return Some(Decision::NeedsBeginning),
+        Destination::ActionGone => return Some(Decision::Reply(Box::new(action_gone(head)))),
+        Destination::FormGone => return Some(Decision::Reply(Box::new(form_gone(head)))),
+    }
+    None
+}
+
+/// Makes the browser load the page again, which is then that of the current release. The script of
+/// the page follows this redirect by itself, and shows no error.
+fn action_gone(head: &RequestHeader) -> Reply {
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    let mut reply = Reply::bytes(StatusCode::OK, text, "")
+        .header(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    reply.reason = Some(GONE);
+    match HeaderValue::from_bytes(&[own_page(head), b";replace".to_vec()].concat()) {
+        Ok(page) => reply.header(REDIRECT, page),
+        Err(_) => reply,
+    }
+}
+
+/// Explains to a person without JavaScript that the form was not sent, and leads back to its page.
+fn form_gone(head: &RequestHeader) -> Reply {
+    let reply = Reply::refuse(StatusCode::CONFLICT, GONE)
+        .header(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))
+        .detail(
+            "This form is from an earlier version of the site, so nothing was sent. Its page loads \
+             again in a few seconds.",
+        );
+    match HeaderValue::from_bytes(&[b"8; url=".to_vec(), own_page(head)].concat()) {
+        Ok(page) => reply.header(REFRESH, page),
+        Err(_) => reply,
+    }
+}
+
+/// Returns the path and query of the page that an action was sent from: actions are sent to it.
+fn own_page(head: &RequestHeader) -> Vec<u8> {
+    debug_assert_eq!(head.method, Method::POST, "only a POST sends an action");
+    let target = head.raw_path();
+    let names = ["_rsc".into()];
+    let page = query::without(target, &names).unwrap_or_else(|| target.to_vec());
+    // `//host` would be another site.
+    let slashes = page.iter().take_while(|byte| **byte == b'/').count();
+    page[slashes.saturating_sub(1)..].to_vec()
+}

@@ -1,0 +1,347 @@
+//! Releases of a Next.js app: deploys while browsers have pages of the build before.
+//!
+//! Invariant: whatever a page of a build asks for comes from that build, as long as its release
+//! runs or its files are kept; a release that has gone breaks no page.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use crate::{
+    browser::{Outcome, describe, look},
+    support::{
+        fleet::edgeway,
+        gateway::Gateway,
+        ports::{free_port, free_ports},
+        wait::wait_for,
+    },
+};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// Folder of a release that `tests/apps/build.sh` has built.
+fn built(name: &str) -> PathBuf {
+    let builds = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/apps/next/releases/builds");
+    let build = builds.join(name);
+    let is_there = build.join(".next/BUILD_ID").exists();
+    assert!(is_there, "`{name}` is not built: run tests/apps/build.sh");
+    build
+}
+
+/// A gateway with releases in a folder of its own.
+struct Site {
+    gateway: Gateway,
+    folder: tempfile::TempDir,
+}
+
+impl Site {
+    /// Starts the gateway; `more` are further lines of `releases`.
+    async fn start(more: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder for the test can be made");
+        let first = free_ports(8);
+        let last = first + 7;
+        let yaml = format!(
+            "
+upstreams:
+  web:
+    app: nextjs
+    health: {{ path: /shop, interval: 1s, interval_down: 100ms }}
+    releases:
+      folder: {}
+      ports: {first}-{last}
+      start: [node, node_modules/next/dist/bin/next, start, -H, 127.0.0.1]
+      instances: 1
+{more}
+routes:
+  - match: {{ path: /* }}
+    upstream: web
+    cache: {{}}
+",
+            folder.path().display()
+        );
+        Self {
+            gateway: Gateway::start(&yaml).await,
+            folder,
+        }
+    }
+
+    async fn run(&self, arguments: &[&str]) -> String {
+        let ran = edgeway(&self.gateway, arguments).await;
+        assert_eq!(ran.status, Some(0), "{arguments:?}: {}", ran.stderr);
+        ran.stdout
+    }
+
+    async fn deploy(&self, build: &str) {
+        let folder = built(build);
+        let folder = folder.to_str().expect("the path is text");
+        self.run(&["deploy", "web", folder, "--name", build]).await;
+    }
+
+    /// Command line of a command of ours, for a script.
+    fn command(&self, arguments: &[&str]) -> Value {
+        let socket = format!("EDGEWAY_ADMIN_SOCKET={}", self.gateway.admin_socket());
+        let before = ["env", &socket, env!("CARGO_BIN_EXE_edgeway")];
+        json!([&before[..], arguments].concat())
+    }
+
+    fn deploying(&self, build: &str) -> Value {
+        let folder = built(build);
+        let folder = folder.to_str().expect("the path is text");
+        self.command(&["deploy", "web", folder, "--name", build])
+    }
+
+    async fn releases(&self) -> Vec<Value> {
+        let list = self.run(&["deploys", "web", "--json"]).await;
+        let list: Value = serde_json::from_str(&list).expect("it prints JSON");
+        let list = list["releases"].as_array().expect("a list");
+        list.clone()
+    }
+
+    async fn state(&self, release: &str) -> String {
+        let releases = self.releases().await;
+        let own = releases.iter().find(|listed| listed["name"] == release);
+        own.map_or("none".to_owned(), |own| {
+            own["state"].as_str().expect("a word").to_owned()
+        })
+    }
+}
+
+impl Drop for Site {
+    /// Ends the instances and the process that ends releases: they are no children of the gateway.
+    fn drop(&mut self) {
+        let state = self.folder.path().join(".state");
+        for entry in fs::read_dir(&state).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let names_one = path
+                .extension()
+                .is_some_and(|it| it == "pid" || it == "lock");
+            let Ok(text) = fs::read_to_string(&path) else {
+                continue;
+            };
+            let is_running = fs::File::open(&path).is_ok_and(|file| file.try_lock().is_err());
+            let id = text.trim().parse().ok().and_then(Pid::from_raw);
+            if let (true, true, Some(id)) = (names_one, is_running, id) {
+                // It may end by itself.
+                let _sent = kill_process(id, Signal::TERM);
+            }
+        }
+    }
+}
+
+#[track_caller]
+fn assert_fine(outcome: &Outcome, count: usize) {
+    let failures: Vec<String> = outcome.failed.iter().map(describe).collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert_eq!(outcome.passed.len(), count);
+}
+
+/// Uses tabs that were opened before a deploy. `more` are further steps of it.
+async fn tabs_survive(old: &str, latest: &str, is_named: bool, more: &[&str]) {
+    let site = Site::start("      linger: 1h").await;
+    site.deploy(old).await;
+    let mut deploy = vec![site.deploying(latest)];
+    deploy.extend(more.iter().map(|command| site.command(&[command])));
+    let outcome = look(
+        "releases.js",
+        &json!({
+            "front": format!("http://{}", site.gateway.address()),
+            "old": old,
+            "latest": latest,
+            "tabs": 4,
+            "deploy": deploy,
+            "isNamed": is_named,
+        }),
+    )
+    .await;
+    assert_eq!(site.state(old).await, "lingers");
+    assert_eq!(site.state(latest).await, "current");
+    assert_fine(&outcome, 1);
+}
+
+#[tokio::test]
+async fn tabs_of_an_app_with_deployment_ids_survive_a_deploy() {
+    tabs_survive("named-one", "named-two", true, &["upgrade"]).await;
+}
+
+#[tokio::test]
+async fn tabs_of_an_app_without_deployment_ids_survive_a_deploy() {
+    tabs_survive("plain-one", "plain-two", false, &[]).await;
+}
+
+/// Returns the addresses of chunks and styles in a page.
+fn files_of(page: &str) -> Vec<String> {
+    let mut files: Vec<String> = page
+        .split(['"', '\\'])
+        .filter(|text| text.starts_with("/_next/static/"))
+        .map(str::to_owned)
+        .collect();
+    files.sort_unstable();
+    files.dedup();
+    files
+}
+
+#[tokio::test]
+async fn a_release_that_has_gone_breaks_no_tab() {
+    let site = Site::start("      linger: 0s\n      keep: 1").await;
+    site.deploy("named-one").await;
+    // The old release ends at once, and the script waits for that.
+    let waiting = json!([
+        "sh",
+        "-c",
+        "for i in $(seq 100); do [ -d \"$1/.next/server\" ] || exit 0; sleep 0.2; done; exit 1",
+        "wait",
+        site.folder.path().join("named-one"),
+    ]);
+    let outcome = look(
+        "releases.js",
+        &json!({
+            "front": format!("http://{}", site.gateway.address()),
+            "old": "named-one",
+            "latest": "named-two",
+            "afterwards": [site.deploying("named-two"), waiting],
+        }),
+    )
+    .await;
+    assert_eq!(site.state("named-one").await, "files");
+    assert_fine(&outcome, 1);
+}
+
+/// Invariant: all files that HTML of the last builds names are there, whatever runs.
+#[tokio::test]
+async fn files_of_earlier_releases_need_no_backend() {
+    let site = Site::start("      linger: 0s\n      keep: 1").await;
+    let mut files = Vec::new();
+    for build in ["plain-one", "named-one", "named-two"] {
+        site.deploy(build).await;
+        let page = site.gateway.get("/").await;
+        assert_eq!(page.status(), 200);
+        let own = files_of(&page.text());
+        assert!(own.len() > 3, "{own:?}");
+        files.extend(own);
+    }
+    wait_for("only the files of the first are left", SOON, async || {
+        (site.state("plain-one").await == "files").then_some(())
+    })
+    .await;
+    for path in fs::read_dir(site.folder.path().join(".state")).expect("it is there") {
+        let path = path.expect("it can be read").path();
+        if path.extension().is_some_and(|it| it == "pid") {
+            let id = fs::read_to_string(&path).expect("it is there");
+            let id = id.parse().ok().and_then(Pid::from_raw).expect("an id");
+            let _sent = kill_process(id, Signal::TERM);
+        }
+    }
+    wait_for("no backend runs", SOON, async || {
+        (site.gateway.get("/").await.status() >= 502).then_some(())
+    })
+    .await;
+    for file in &files {
+        let response = site.gateway.get(file).await;
+        assert_eq!(response.status(), 200, "{file}");
+        let kept = response.header("cache-control").expect("it is there");
+        assert!(kept.contains("immutable"), "{file}: {kept}");
+    }
+    let unknown = site.gateway.get("/_next/static/chunks/none.js").await;
+    assert!(unknown.status() >= 502, "no release has it");
+}
+
+#[tokio::test]
+async fn a_build_that_never_gets_healthy_changes_nothing() {
+    let site = Site::start("      linger: 1h").await;
+    site.deploy("named-one").await;
+    let broken = tempfile::tempdir().expect("a folder for the test can be made");
+    fs::create_dir(broken.path().join(".next")).expect("it can be made");
+    fs::write(broken.path().join(".next/BUILD_ID"), "broken").expect("it can be written");
+    let folder = broken.path().to_str().expect("the path is text");
+    let deploy = [
+        "deploy",
+        "web",
+        folder,
+        "--name",
+        "broken",
+        "--timeout",
+        "4s",
+    ];
+    let ran = edgeway(&site.gateway, &deploy).await;
+    assert_eq!(ran.status, Some(1), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("is not healthy after 4s"),
+        "{}",
+        ran.stderr
+    );
+    let names: Vec<Value> = site.releases().await;
+    assert_eq!(names.len(), 1, "{names:?}");
+    let page = site.gateway.get("/").await.text();
+    assert!(page.contains("page of <!-- -->named-one") || page.contains("page of named-one"));
+    // The same folder, whole, goes through afterwards, and back again.
+    site.deploy("named-two").await;
+    assert_eq!(site.state("named-two").await, "current");
+    site.run(&["rollback", "web"]).await;
+    assert_eq!(site.state("named-one").await, "current");
+    assert_eq!(site.state("named-two").await, "lingers");
+    let page = site.gateway.get("/").await.text();
+    assert!(page.contains("page of named-one"), "{page}");
+}
+
+/// Control: the same tabs behind the same gateway, with one app replaced by the other.
+#[tokio::test]
+async fn a_deploy_without_releases_is_seen_to_break_tabs() {
+    let start = async |build: &str| {
+        let port = free_port();
+        let app = tokio::process::Command::new("node")
+            .args([
+                "node_modules/next/dist/bin/next",
+                "start",
+                "-H",
+                "127.0.0.1",
+            ])
+            .current_dir(built(build))
+            .env("PORT", port.to_string())
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("node is installed");
+        wait_for("the app listens", SOON, async || {
+            let connected = tokio::net::TcpStream::connect(("127.0.0.1", port)).await;
+            connected.ok().map(drop)
+        })
+        .await;
+        (app, format!("127.0.0.1:{port}"))
+    };
+    let (_old, old) = start("named-one").await;
+    let (_latest, latest) = start("named-two").await;
+    let gateway = Gateway::start(&format!(
+        "
+upstreams:
+  web: {{ app: nextjs, backends: [\"{old}\"] }}
+routes:
+  - match: {{ path: /* }}
+    upstream: web
+"
+    ))
+    .await;
+    let socket = format!("EDGEWAY_ADMIN_SOCKET={}", gateway.admin_socket());
+    let program = env!("CARGO_BIN_EXE_edgeway");
+    let outcome = look(
+        "releases.js",
+        &json!({
+            "front": format!("http://{}", gateway.address()),
+            "old": "named-one",
+            "latest": "named-two",
+            "tabs": 1,
+            "deploy": [
+                ["env", &socket, program, "upstream", "add", "web", latest],
+                ["env", &socket, program, "drain", &format!("web/{old}")],
+            ],
+            "isNamed": true,
+        }),
+    )
+    .await;
+    assert_eq!(outcome.passed.len(), 0);
+}
