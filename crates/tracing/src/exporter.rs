@@ -5,29 +5,23 @@
 //! exporter ends once the last request that used it is over and its queue is sent.
 
 use std::{
+    collections::BTreeMap,
     mem,
     sync::{Arc, Weak},
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::HeaderMap;
 use log::{error, info, warn};
-use opentelemetry::KeyValue;
-use opentelemetry_otlp::{
-    ExporterBuildError, Protocol, SpanExporter, WithExportConfig, WithHttpConfig, WithTonicConfig,
-};
-use opentelemetry_sdk::{
-    Resource,
-    trace::{SpanData, SpanExporter as _},
-};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
-use tonic::{
-    metadata::MetadataMap,
-    transport::{Certificate, ClientTlsConfig, Endpoint},
-};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
-use super::http_client::Client;
+use super::{
+    collector::Collector,
+    wire::{EncodedSpans, Envelope},
+};
 use crate::base::{
     fetch::Fetch,
     metrics::{IntCounter, IntGauge, Metrics},
@@ -83,7 +77,7 @@ impl ExportSettings {
         }
     }
 
-    fn grpc_endpoint(&self) -> Result<Endpoint, String> {
+    pub(super) fn grpc_endpoint(&self) -> Result<Endpoint, String> {
         let text = |error: tonic::transport::Error| crate::base::error::chain(&error);
         let endpoint = Endpoint::from_shared(self.endpoint.clone()).map_err(text)?;
         let endpoint = endpoint.timeout(self.timeout).connect_timeout(self.timeout);
@@ -94,60 +88,20 @@ impl ExportSettings {
         }
     }
 
-    fn fetch(&self) -> Result<Fetch, String> {
+    pub(super) fn fetch(&self) -> Result<Fetch, String> {
         Fetch::with_ca(self.is_tls(), self.ca.as_deref())
     }
 
-    /// Creates the exporter. Must run on the runtime that serves it.
-    ///
-    /// The library adds headers of `OTEL_EXPORTER_OTLP_HEADERS`. They are of another collector, and
-    /// the environment is no part of the configuration: the headers are set once more behind it.
-    fn exporter(&self, failure: &Arc<Mutex<Option<String>>>) -> Result<SpanExporter, String> {
-        let text = |error: ExporterBuildError| error.to_string();
-        let mut exporter = match self.transport {
-            Transport::Grpc => {
-                let own = MetadataMap::from_headers(self.headers.clone());
-                SpanExporter::builder()
-                    .with_tonic()
-                    .with_channel(self.grpc_endpoint()?.connect_lazy())
-                    .with_interceptor(move |mut request: tonic::Request<()>| {
-                        *request.metadata_mut() = own.clone();
-                        Ok(request)
-                    })
-                    .with_timeout(self.timeout)
-                    .build()
-                    .map_err(text)?
-            }
-            Transport::Http => SpanExporter::builder()
-                .with_http()
-                .with_protocol(Protocol::HttpBinary)
-                .with_endpoint(self.endpoint.clone())
-                .with_http_client(Client {
-                    headers: self.headers.clone(),
-                    fetch: self.fetch()?,
-                    timeout: self.timeout,
-                    failure: Arc::clone(failure),
-                })
-                .with_timeout(self.timeout)
-                .build()
-                .map_err(text)?,
-        };
-        exporter.set_resource(&self.resource());
-        Ok(exporter)
-    }
-
-    fn resource(&self) -> Resource {
+    pub(super) fn envelope(&self) -> Envelope {
+        let mut attributes = BTreeMap::from([
+            ("service.version", self.version),
+            ("telemetry.sdk.language", "rust"),
+            ("telemetry.sdk.name", "opentelemetry"),
+        ]);
         let given = self.resource.iter();
-        let given = given.map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
-        Resource::builder_empty()
-            .with_attributes([
-                KeyValue::new("service.version", self.version),
-                KeyValue::new("telemetry.sdk.language", "rust"),
-                KeyValue::new("telemetry.sdk.name", "opentelemetry"),
-            ])
-            .with_attributes(given)
-            .with_service_name(self.service_name.clone())
-            .build()
+        attributes.extend(given.map(|(key, value)| (key.as_str(), value.as_str())));
+        attributes.insert("service.name", &self.service_name);
+        Envelope::new(attributes)
     }
 }
 
@@ -185,9 +139,9 @@ impl SpanMetrics {
 #[derive(Debug)]
 pub struct Exporter {
     settings: ExportSettings,
-    queue: mpsc::Sender<Vec<SpanData>>,
+    queue: mpsc::Sender<EncodedSpans>,
     /// Receiver of the queue, until the task starts.
-    waiting: Mutex<Option<mpsc::Receiver<Vec<SpanData>>>>,
+    waiting: Mutex<Option<mpsc::Receiver<EncodedSpans>>>,
     metrics: SpanMetrics,
     process: Exporters,
 }
@@ -198,7 +152,7 @@ impl Exporter {
     }
 
     /// Queues the result of `make`, about `count` spans, or drops them.
-    pub(crate) fn push(&self, count: usize, make: impl FnOnce() -> Vec<SpanData>) {
+    pub(crate) fn push(&self, count: usize, make: impl FnOnce() -> EncodedSpans) {
         match self.queue.try_reserve() {
             Ok(place) => place.send(make()),
             Err(_full) => self.metrics.dropped.inc_by(count as u64),
@@ -215,7 +169,6 @@ impl Exporter {
             queue,
             metrics: self.metrics.clone(),
             stopping: self.process.0.stopping.subscribe(),
-            failure: Arc::default(),
             is_failing: false,
         };
         self.process.0.tasks.spawn("traces", worker.run());
@@ -267,33 +220,35 @@ impl Exporters {
 /// Task of an exporter.
 struct Worker {
     settings: ExportSettings,
-    queue: mpsc::Receiver<Vec<SpanData>>,
+    queue: mpsc::Receiver<EncodedSpans>,
     metrics: SpanMetrics,
     stopping: watch::Receiver<bool>,
-    /// Reason of the last failure of the HTTP client.
-    failure: Arc<Mutex<Option<String>>>,
     is_failing: bool,
 }
 
 impl Worker {
     async fn run(mut self) {
-        let exporter = match self.settings.exporter(&self.failure) {
-            Ok(exporter) => exporter,
+        let mut collector = match Collector::new(&self.settings) {
+            Ok(collector) => collector,
             Err(error) => {
                 error!(endpoint = &*self.settings.endpoint, error; "traces cannot be exported");
                 return;
             }
         };
-        self.send_all(&exporter).await;
+        self.send_all(&mut collector).await;
         self.set_failing(false);
     }
 
-    async fn send_all(&mut self, exporter: &SpanExporter) {
-        let mut batch = Vec::new();
+    async fn send_all(&mut self, collector: &mut Collector) {
+        let envelope = self.settings.envelope();
+        let mut batch = EncodedSpans::default();
         loop {
             let is_open = self.collect(&mut batch).await;
-            if !batch.is_empty() {
-                self.export(exporter, mem::take(&mut batch)).await;
+            if batch.count > 0 {
+                let request = envelope.around(&batch.bytes).into();
+                self.export(collector, request, batch.count as u64).await;
+                batch.count = 0;
+                batch.bytes.clear();
             }
             if !is_open {
                 return;
@@ -302,19 +257,19 @@ impl Worker {
     }
 
     /// Fills `batch`. Returns `false` if no spans will follow.
-    async fn collect(&mut self, batch: &mut Vec<SpanData>) -> bool {
+    async fn collect(&mut self, batch: &mut EncodedSpans) -> bool {
         // The time of a batch runs from its first span.
         match self.next().await {
-            Some(spans) => batch.extend(spans),
+            Some(spans) => batch.append(&spans),
             None => return false,
         }
         let late = tokio::time::sleep(self.settings.interval);
         tokio::pin!(late);
-        while batch.len() < BATCH {
+        while batch.count < BATCH {
             tokio::select! {
                 biased;
                 spans = self.next() => match spans {
-                    Some(spans) => batch.extend(spans),
+                    Some(spans) => batch.append(&spans),
                     None => return false,
                 },
                 () = &mut late => return true,
@@ -325,7 +280,7 @@ impl Worker {
 
     /// Returns the spans of the next request. While the process stops, these are only the ones that
     /// are already in the queue.
-    async fn next(&mut self) -> Option<Vec<SpanData>> {
+    async fn next(&mut self) -> Option<EncodedSpans> {
         if !self.queue.is_closed() {
             tokio::select! {
                 biased;
@@ -347,9 +302,8 @@ impl Worker {
         is_changed
     }
 
-    async fn export(&mut self, exporter: &SpanExporter, batch: Vec<SpanData>) {
-        let count = batch.len() as u64;
-        let sent = tokio::time::timeout(self.settings.timeout, exporter.export(batch)).await;
+    async fn export(&mut self, collector: &mut Collector, request: Bytes, count: u64) {
+        let sent = tokio::time::timeout(self.settings.timeout, collector.send(request)).await;
         let error = match sent {
             Ok(Ok(())) => {
                 self.metrics.exported.inc_by(count);
@@ -358,10 +312,7 @@ impl Worker {
                 }
                 return;
             }
-            Ok(Err(error)) => {
-                let cause = self.failure.lock().take();
-                cause.unwrap_or_else(|| error.to_string())
-            }
+            Ok(Err(error)) => error,
             Err(_elapsed) => format!("no response within {:?}", self.settings.timeout),
         };
         self.metrics.dropped.inc_by(count);

@@ -5,12 +5,13 @@
 //! decides if its spans are made: those of a sampled request, and of one that failed or was slow.
 //! The [`Exporter`] queues them for its task, which sends them in batches.
 
+mod collector;
 mod exporter;
-mod http_client;
 mod sampling;
 mod spans;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use edgeway_base as base;
 use edgeway_core::chain;

@@ -2,19 +2,16 @@
 
 use std::{
     borrow::Cow,
-    sync::LazyLock,
     time::{Duration, Instant, SystemTime},
 };
 
 use http::{HeaderMap, HeaderValue, Method, header};
-use opentelemetry::{
-    InstrumentationScope, Key, KeyValue, SpanId, TraceFlags, TraceId, Value,
-    trace::{Link, SpanContext, SpanKind, Status, TraceState},
-};
-use opentelemetry_sdk::trace::{SpanData, SpanLinks};
 use pingora::http::RequestHeader;
 
-use super::sampling::is_error;
+use super::{
+    sampling::is_error,
+    wire::{EncodedSpans, Message},
+};
 use crate::{
     base::trace_context::{TRACESTATE, TraceContext, is_tracestate},
     chain::{
@@ -47,8 +44,42 @@ const PARTS: [&str; 3] = ["route", "cache", "queue"];
 /// Duration from which any filter has a span.
 const LONG: Duration = Duration::from_millis(1);
 
-static SCOPE: LazyLock<InstrumentationScope> =
-    LazyLock::new(|| InstrumentationScope::builder("edgeway").build());
+/// Fields of `Span`, `Link` and `Status`.
+mod field {
+    pub(super) const SPANS: u32 = 2;
+    pub(super) const TRACE_ID: u32 = 1;
+    pub(super) const SPAN_ID: u32 = 2;
+    pub(super) const TRACE_STATE: u32 = 3;
+    pub(super) const PARENT: u32 = 4;
+    pub(super) const NAME: u32 = 5;
+    pub(super) const KIND: u32 = 6;
+    pub(super) const STARTED: u32 = 7;
+    pub(super) const ENDED: u32 = 8;
+    pub(super) const ATTRIBUTES: u32 = 9;
+    pub(super) const LINKS: u32 = 13;
+    pub(super) const STATUS: u32 = 15;
+    pub(super) const FLAGS: u32 = 16;
+    pub(super) const LINK_FLAGS: u32 = 6;
+    pub(super) const STATUS_MESSAGE: u32 = 2;
+    pub(super) const STATUS_CODE: u32 = 3;
+}
+
+/// `SPAN_KIND_…`.
+#[derive(Clone, Copy)]
+enum SpanKind {
+    Internal = 1,
+    Server = 2,
+    Client = 3,
+}
+
+/// `STATUS_CODE_ERROR`.
+const ERROR: u64 = 2;
+/// Flags that tell whether the parent of a span is in another process.
+const HAS_IS_REMOTE: u32 = 0x100;
+const IS_REMOTE: u32 = 0x200;
+
+/// Room for a usual span.
+const SPAN_ROOM: usize = 1024;
 
 /// A request that is over.
 pub struct FinishedRequest<'a> {
@@ -71,8 +102,70 @@ struct WallTime {
 }
 
 impl WallTime {
-    fn at(&self, instant: Instant) -> SystemTime {
-        self.wall - self.now.saturating_duration_since(instant)
+    /// Returns nanoseconds since 1970.
+    fn at(&self, instant: Instant) -> u64 {
+        let at = self.wall - self.now.saturating_duration_since(instant);
+        let since = at.duration_since(SystemTime::UNIX_EPOCH);
+        since.map_or(0, |since| {
+            u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+        })
+    }
+}
+
+/// Begin of a span: what comes before its attributes.
+struct SpanStart<'a> {
+    id: u64,
+    parent: Option<u64>,
+    kind: SpanKind,
+    /// Parts of the name.
+    name: &'a [&'a str],
+    started: Instant,
+    ended: Instant,
+}
+
+/// Writer of the spans of one request.
+struct Spans<'a> {
+    trace: &'a RequestTrace,
+    time: WallTime,
+    state: String,
+    encoded: Message,
+    count: usize,
+    /// The span that is written.
+    span: Message,
+}
+
+impl Spans<'_> {
+    fn begin(&mut self, start: &SpanStart<'_>) -> Attributes<'_> {
+        let span = &mut self.span;
+        span.clear();
+        span.bytes(field::TRACE_ID, &self.trace.trace_id.to_be_bytes());
+        span.bytes(field::SPAN_ID, &start.id.to_be_bytes());
+        span.bytes(field::TRACE_STATE, self.state.as_bytes());
+        if let Some(parent) = start.parent {
+            span.bytes(field::PARENT, &parent.to_be_bytes());
+        }
+        span.text(field::NAME, start.name);
+        span.number(field::KIND, start.kind as u64);
+        span.fixed64(field::STARTED, self.time.at(start.started));
+        span.fixed64(field::ENDED, self.time.at(start.ended));
+        Attributes(span)
+    }
+
+    /// Completes the span that was begun. `error` is the description of its status, if it failed.
+    fn end(&mut self, is_parent_remote: bool, error: Option<&str>) {
+        let span = &mut self.span;
+        let mut status = Message::default();
+        if let Some(description) = error {
+            status.bytes(field::STATUS_MESSAGE, description.as_bytes());
+            status.number(field::STATUS_CODE, ERROR);
+        }
+        span.message(field::STATUS, status.as_bytes());
+        // An exported span is a sampled one, also if that was decided at its end.
+        let flags = self.trace.flags().with_sampled(true).bits();
+        let remote = if is_parent_remote { IS_REMOTE } else { 0 };
+        span.fixed32(field::FLAGS, u32::from(flags) | HAS_IS_REMOTE | remote);
+        self.encoded.message(field::SPANS, span.as_bytes());
+        self.count += 1;
     }
 }
 
@@ -83,222 +176,172 @@ impl FinishedRequest<'_> {
     }
 
     /// Makes the spans of the request, which ends `now`.
-    pub(crate) fn spans(&self, now: Instant, wall: SystemTime) -> Vec<SpanData> {
-        let time = WallTime { now, wall };
-        let state = self.state();
-        let mut spans = Vec::with_capacity(self.count());
-        spans.push(self.request_span(&time, &state));
-        let steps = self.trace.steps().iter();
-        spans.extend(steps.filter_map(|step| self.step_span(step, &time, &state)));
-        for (index, attempt) in self.trace.attempts().iter().enumerate() {
-            spans.push(self.attempt_span(index, attempt, &time, &state));
+    pub(crate) fn spans(&self, now: Instant, wall: SystemTime) -> EncodedSpans {
+        let mut spans = Spans {
+            trace: self.trace,
+            time: WallTime { now, wall },
+            state: self.state(),
+            encoded: Message::with_capacity(self.count() * SPAN_ROOM),
+            count: 0,
+            span: Message::with_capacity(SPAN_ROOM),
+        };
+        self.request_span(&mut spans);
+        for step in self.trace.steps() {
+            self.step_span(step, &mut spans);
         }
-        spans
+        for (index, attempt) in self.trace.attempts().iter().enumerate() {
+            self.attempt_span(index, attempt, &mut spans);
+        }
+        EncodedSpans {
+            count: spans.count,
+            bytes: spans.encoded.into_bytes(),
+        }
     }
 
-    fn request_span(&self, time: &WallTime, state: &TraceState) -> SpanData {
+    fn request_span(&self, spans: &mut Spans<'_>) {
         let (facts, trace) = (self.facts, self.trace);
         let method = HttpMethod::of(&self.head.method);
-        let span = SpanData {
-            parent_span_id: trace
-                .parent
-                .map_or(SpanId::INVALID, |parent| SpanId::from(parent.span_id)),
-            parent_span_is_remote: trace.parent.is_some() && !self.is_background,
-            span_kind: if self.is_background {
-                SpanKind::Internal
-            } else {
-                SpanKind::Server
-            },
-            name: self.name(method),
-            attributes: self.attributes(method),
-            links: self.links(),
-            ..self.span(trace.span_id, facts.started, time.now, time, state)
+        let is_parent_remote = trace.parent.is_some() && !self.is_background;
+        let (kind, name) = match self.route {
+            _ if self.is_background => (SpanKind::Internal, ["revalidate", "", ""]),
+            Some(route) => (SpanKind::Server, [method.in_name(), " ", route]),
+            None => (SpanKind::Server, [method.in_name(), "", ""]),
         };
-        if !is_error(facts) {
-            return span;
-        }
-        SpanData {
-            status: Status::error(facts.reason.unwrap_or_default()),
-            ..span
-        }
+        let ended = spans.time.now;
+        let mut list = spans.begin(&SpanStart {
+            id: trace.span_id,
+            parent: trace
+                .parent
+                .map(|parent| parent.span_id)
+                .filter(|id| *id != 0),
+            kind,
+            name: &name,
+            started: facts.started,
+            ended,
+        });
+        self.attributes(method, &mut list);
+        self.link(&mut spans.span);
+        let error = is_error(facts).then(|| facts.reason.unwrap_or_default());
+        spans.end(is_parent_remote, error);
     }
 
-    fn name(&self, method: HttpMethod<'_>) -> Cow<'static, str> {
-        if self.is_background {
-            return "revalidate".into();
-        }
-        match self.route {
-            Some(route) => format!("{} {route}", method.in_name()).into(),
-            None => method.in_name().to_owned().into(),
-        }
-    }
-
-    fn attributes(&self, method: HttpMethod<'_>) -> Vec<KeyValue> {
+    fn attributes(&self, method: HttpMethod<'_>, list: &mut Attributes<'_>) {
         let (head, facts) = (self.head, self.facts);
         let client = &facts.client;
-        let mut list = Attributes::default();
         list.method(method);
         list.target(head, self.redact);
-        list.put("url.scheme", client.scheme.as_str());
+        list.text("url.scheme", client.scheme.as_str());
         list.address(public_host(head, client));
-        list.put("client.address", client.ip.to_string());
+        list.text("client.address", &client.ip.to_string());
         if client.peer != client.ip {
-            list.put("network.peer.address", client.peer.to_string());
+            list.text("network.peer.address", &client.peer.to_string());
         }
-        list.put("network.protocol.version", version(client.protocol));
+        list.text("network.protocol.version", version(client.protocol));
         if let Some(agent) = head.headers.get(header::USER_AGENT) {
-            list.put("user_agent.original", text(agent.as_bytes()));
+            list.bytes("user_agent.original", agent.as_bytes());
         }
         if facts.status != 0 {
-            list.put("http.response.status_code", i64::from(facts.status));
+            list.int("http.response.status_code", facts.status);
         }
-        list.optional("http.route", self.route.map(ToOwned::to_owned));
+        list.optional("http.route", self.route);
         if facts.bytes_received > 0 {
-            list.put("http.request.body.size", bytes(facts.bytes_received));
+            list.int("http.request.body.size", bytes(facts.bytes_received));
         }
-        list.put("http.response.body.size", bytes(facts.bytes_sent));
+        list.int("http.response.body.size", bytes(facts.bytes_sent));
         if is_error(facts) {
-            let status = || facts.status.to_string();
-            list.put(
-                "error.type",
-                facts.reason.map_or_else(status, ToOwned::to_owned),
-            );
+            match facts.reason {
+                Some(reason) => list.text("error.type", reason),
+                None => list.text("error.type", &facts.status.to_string()),
+            }
         }
-        list.optional("edgeway.route", facts.route.clone());
-        list.put("edgeway.class", facts.class.name());
-        list.put("edgeway.request_id", facts.request_id.as_str().to_owned());
+        list.optional("edgeway.route", facts.route.as_deref());
+        list.text("edgeway.class", facts.class.name());
+        list.text("edgeway.request_id", facts.request_id.as_str());
         list.optional("edgeway.reason", facts.why());
-        list.optional("edgeway.limit", facts.limit.clone());
-        list.optional("edgeway.upstream", facts.upstream.name.clone());
+        list.optional("edgeway.limit", facts.limit.as_deref());
+        list.optional("edgeway.upstream", facts.upstream.name.as_deref());
         if let Some(cached) = facts.cache {
-            list.put("edgeway.cache", cached.outcome.name());
+            list.text("edgeway.cache", cached.outcome.name());
             list.optional("edgeway.cache.why", cached.why);
         }
-        list.0
     }
 
     /// Links the trace of a sender that is not trusted to continue its own.
-    fn links(&self) -> SpanLinks {
-        let mut links = SpanLinks::default();
-        if self.trace.parent.is_none()
-            && let Some(sender) = TraceContext::of(&self.head.headers)
-        {
-            let context = SpanContext::new(
-                TraceId::from(sender.trace_id),
-                SpanId::from(sender.span_id),
-                TraceFlags::new(sender.flags.bits()),
-                true,
-                TraceState::NONE,
-            );
-            links.links.push(Link::with_context(context));
+    fn link(&self, span: &mut Message) {
+        if self.trace.parent.is_some() {
+            return;
         }
-        links
+        if let Some(sender) = TraceContext::of(&self.head.headers) {
+            let mut link = Message::default();
+            link.bytes(field::TRACE_ID, &sender.trace_id.to_be_bytes());
+            link.bytes(field::SPAN_ID, &sender.span_id.to_be_bytes());
+            let flags = u32::from(sender.flags.bits()) | HAS_IS_REMOTE | IS_REMOTE;
+            link.fixed32(field::LINK_FLAGS, flags);
+            span.message(field::LINKS, link.as_bytes());
+        }
     }
 
-    fn step_span(&self, step: &TraceStep, time: &WallTime, state: &TraceState) -> Option<SpanData> {
+    fn step_span(&self, step: &TraceStep, spans: &mut Spans<'_>) {
         let filter = FILTERS.iter().find(|(name, _)| *name == step.name);
         let is_part = PARTS.contains(&step.name);
         let is_long = step.ended.saturating_duration_since(step.started) >= LONG;
         if filter.is_none() && !is_part && !step.is_last && !is_long {
-            return None;
+            return;
         }
-        let mut list = Attributes::default();
+        let mut list = spans.begin(&SpanStart {
+            id: span_id(),
+            parent: Some(self.trace.span_id),
+            kind: SpanKind::Internal,
+            name: &[filter.map_or(step.name, |(_, name)| name)],
+            started: step.started,
+            ended: step.ended,
+        });
         if !is_part {
-            list.put("edgeway.filter", step.name);
+            list.text("edgeway.filter", step.name);
         }
         if step.is_last {
-            list.put("edgeway.ended_request", true);
+            list.bool("edgeway.ended_request", true);
             list.optional("edgeway.reason", self.facts.reason);
         }
-        Some(SpanData {
-            name: filter.map_or(step.name, |(_, name)| name).into(),
-            attributes: list.0,
-            ..self.span(span_id(), step.started, step.ended, time, state)
-        })
+        spans.end(false, None);
     }
 
-    fn attempt_span(
-        &self,
-        index: usize,
-        attempt: &TraceAttempt,
-        time: &WallTime,
-        state: &TraceState,
-    ) -> SpanData {
+    fn attempt_span(&self, index: usize, attempt: &TraceAttempt, spans: &mut Spans<'_>) {
         let method = HttpMethod::of(&self.head.method);
-        let mut list = Attributes::default();
+        let ended = attempt.ended.unwrap_or(spans.time.now);
+        let mut list = spans.begin(&SpanStart {
+            id: attempt.span_id,
+            parent: Some(self.trace.span_id),
+            kind: SpanKind::Client,
+            name: &[method.in_name()],
+            started: attempt.started,
+            ended,
+        });
         list.method(method);
         list.address(&attempt.backend);
-        list.optional("edgeway.upstream", self.facts.upstream.name.clone());
-        list.put("edgeway.connection_reused", attempt.is_reused);
+        list.optional("edgeway.upstream", self.facts.upstream.name.as_deref());
+        list.bool("edgeway.connection_reused", attempt.is_reused);
         if index > 0 {
-            list.put("http.request.resend_count", bytes(index as u64));
+            list.int("http.request.resend_count", bytes(index as u64));
         }
         if attempt.status != 0 {
-            list.put("http.response.status_code", i64::from(attempt.status));
+            list.int("http.response.status_code", attempt.status);
         }
         if let Some(responded) = attempt.responded {
             let first_byte = responded.saturating_duration_since(attempt.started);
-            list.put("edgeway.first_byte_ms", first_byte.as_secs_f64() * 1e3);
+            list.double("edgeway.first_byte_ms", first_byte.as_secs_f64() * 1e3);
         }
         // The conventions for clients count every status from 400 as an error.
         let status = (attempt.status >= 400).then(|| attempt.status.to_string());
-        let error = attempt.error.map(ToOwned::to_owned).or(status);
-        list.optional("error.type", error.clone());
-        SpanData {
-            span_kind: SpanKind::Client,
-            name: method.in_name().to_owned().into(),
-            attributes: list.0,
-            status: error.map_or(Status::Unset, |_| {
-                Status::error(attempt.error.unwrap_or_default())
-            }),
-            ..self.span(
-                attempt.span_id,
-                attempt.started,
-                attempt.ended.unwrap_or(time.now),
-                time,
-                state,
-            )
-        }
-    }
-
-    /// Returns a span below that of the request.
-    fn span(
-        &self,
-        id: u64,
-        started: Instant,
-        ended: Instant,
-        time: &WallTime,
-        state: &TraceState,
-    ) -> SpanData {
-        let trace = self.trace;
-        SpanData {
-            span_context: SpanContext::new(
-                TraceId::from(trace.trace_id),
-                SpanId::from(id),
-                // An exported span is a sampled one, also if that was decided at its end.
-                TraceFlags::new(trace.flags().with_sampled(true).bits()),
-                false,
-                state.clone(),
-            ),
-            parent_span_id: SpanId::from(trace.span_id),
-            parent_span_is_remote: false,
-            span_kind: SpanKind::Internal,
-            name: Cow::Borrowed(""),
-            start_time: time.at(started),
-            end_time: time.at(ended),
-            attributes: Vec::new(),
-            dropped_attributes_count: 0,
-            events: opentelemetry_sdk::trace::SpanEvents::default(),
-            links: SpanLinks::default(),
-            status: Status::Unset,
-            instrumentation_scope: SCOPE.clone(),
-        }
+        let error = attempt.error.or(status.as_deref());
+        list.optional("error.type", error);
+        spans.end(false, error.map(|_| attempt.error.unwrap_or_default()));
     }
 
     /// Returns the state that came with the parent.
-    fn state(&self) -> TraceState {
+    fn state(&self) -> String {
         if self.trace.parent.is_none() || self.is_background {
-            return TraceState::NONE;
+            return String::new();
         }
         tracestate(&self.head.headers)
     }
@@ -309,17 +352,19 @@ impl FinishedRequest<'_> {
 const MAX_STATE: usize = 512;
 
 /// Returns the state that the sender of a trusted context added.
-fn tracestate(headers: &HeaderMap) -> TraceState {
+fn tracestate(headers: &HeaderMap) -> String {
     let lines = headers.get_all(TRACESTATE);
     let length: usize = lines.iter().map(HeaderValue::len).sum();
     if length > MAX_STATE || !is_tracestate(lines.iter()) {
-        return TraceState::NONE;
+        return String::new();
     }
     let entries = lines.iter().filter_map(|line| line.to_str().ok());
-    let entries = entries
+    let entries: Vec<&str> = entries
         .flat_map(|line| line.split(','))
-        .filter_map(|entry| entry.trim().split_once('='));
-    TraceState::from_key_value(entries).unwrap_or_default()
+        .map(str::trim)
+        .filter(|entry| !entry.is_empty())
+        .collect();
+    entries.join(",")
 }
 
 /// Method of a request, as the conventions name it.
@@ -353,27 +398,43 @@ impl<'a> HttpMethod<'a> {
     }
 }
 
-/// Attributes of a span.
-#[derive(Default)]
-struct Attributes(Vec<KeyValue>);
+/// Attributes of the span that is written.
+struct Attributes<'a>(&'a mut Message);
 
-impl Attributes {
-    fn put(&mut self, key: &'static str, value: impl Into<Value>) {
-        self.0.push(KeyValue::new(Key::from_static_str(key), value));
+impl Attributes<'_> {
+    fn text(&mut self, key: &str, value: &str) {
+        self.0.text_attribute(field::ATTRIBUTES, key, value);
     }
 
-    fn optional(&mut self, key: &'static str, value: Option<impl Into<Value>>) {
+    /// Adds bytes of a client as text of limited length.
+    fn bytes(&mut self, key: &str, value: &[u8]) {
+        self.text(key, &text(value));
+    }
+
+    fn optional(&mut self, key: &str, value: Option<&str>) {
         if let Some(value) = value {
-            self.put(key, value);
+            self.text(key, value);
         }
+    }
+
+    fn int(&mut self, key: &str, value: impl Into<i64>) {
+        self.0.int_attribute(field::ATTRIBUTES, key, value.into());
+    }
+
+    fn bool(&mut self, key: &str, value: bool) {
+        self.0.bool_attribute(field::ATTRIBUTES, key, value);
+    }
+
+    fn double(&mut self, key: &str, value: f64) {
+        self.0.double_attribute(field::ATTRIBUTES, key, value);
     }
 
     fn method(&mut self, method: HttpMethod<'_>) {
         match method {
-            HttpMethod::Known(name) => self.put("http.request.method", name.to_owned()),
+            HttpMethod::Known(name) => self.text("http.request.method", name),
             HttpMethod::Other(name) => {
-                self.put("http.request.method", "_OTHER");
-                self.put("http.request.method_original", text(name.as_bytes()));
+                self.text("http.request.method", "_OTHER");
+                self.bytes("http.request.method_original", name.as_bytes());
             }
         }
     }
@@ -391,8 +452,10 @@ impl Attributes {
             let uri = &head.uri;
             (uri.path().as_bytes(), uri.query().map(str::as_bytes))
         };
-        self.put("url.path", text(path));
-        self.optional("url.query", query.map(|query| text(&redact(query))));
+        self.bytes("url.path", path);
+        if let Some(query) = query {
+            self.bytes("url.query", &redact(query));
+        }
     }
 
     /// Adds the server's address and port of `authority`, or the path of a unix socket.
@@ -405,9 +468,11 @@ impl Attributes {
         let (host, port) = port.map_or((authority, None), |(host, port)| (host, Some(port)));
         let host = host.trim_start_matches('[').trim_end_matches(']');
         if !host.is_empty() {
-            self.put("server.address", text(host.as_bytes()));
+            self.bytes("server.address", host.as_bytes());
         }
-        self.optional("server.port", port.map(i64::from));
+        if let Some(port) = port {
+            self.int("server.port", port);
+        }
     }
 }
 
@@ -424,7 +489,6 @@ fn bytes(count: u64) -> i64 {
 }
 
 /// Returns bytes of a client as text of limited length.
-fn text(bytes: &[u8]) -> String {
-    let bytes = &bytes[..bytes.len().min(LONGEST)];
-    String::from_utf8_lossy(bytes).into_owned()
+fn text(bytes: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(LONGEST)])
 }
