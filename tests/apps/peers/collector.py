@@ -1,8 +1,8 @@
 """A collector of traces with OpenTelemetry's own messages: `collector.py GRPC_PORT HTTP_PORT`.
 
-It writes one line of JSON for each span that it gets, and one that begins it all. What it does with
-a batch stands in the file `mode` of its folder: `ok`, `hang`, `refuse`, or `busy` for one that may
-be sent again. TLS if there is a `collector.pem` with a `collector.key`.
+It writes one line of JSON for each span that it gets, one after each batch, and one that begins it
+all. What it does with a batch stands in the file `mode` of its folder: `ok`, `hang`, `refuse`, or
+`busy` for one that may be sent again. TLS if there is a `collector.pem` with a `collector.key`.
 """
 
 import json
@@ -41,6 +41,7 @@ def attributes(given):
 
 
 def record(request, by, headers):
+    """Writes the spans of a batch, and a line that says that they are all there."""
     for resource_spans in request.resource_spans:
         resource = attributes(resource_spans.resource.attributes)
         for scope_spans in resource_spans.scope_spans:
@@ -69,6 +70,7 @@ def record(request, by, headers):
                         ],
                     }
                 )
+    write({"complete": True})
 
 
 class Traces(trace_service_pb2_grpc.TraceServiceServicer):

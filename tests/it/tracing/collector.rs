@@ -115,14 +115,16 @@ impl Collector {
             .collect()
     }
 
-    /// Returns the spans so far.
+    /// Returns the spans so far, of batches that are there as a whole: a trace is within one.
     pub(super) fn spans(&self) -> Vec<Value> {
         let mut lines = self.lines();
-        lines.retain(|line| line["ready"].is_null());
+        let is_end = |line: &Value| line["complete"] == true;
+        lines.truncate(lines.iter().rposition(is_end).unwrap_or_default());
+        lines.retain(|line| line["ready"].is_null() && !is_end(line));
         lines
     }
 
-    /// Waits for the spans of one trace, whose request's span is there.
+    /// Waits for the spans of one trace.
     pub(super) async fn trace(&self, trace_id: &str) -> Vec<Value> {
         let condition = format!("the spans of {trace_id} are there");
         wait_for(&condition, SOON, async || {
