@@ -508,10 +508,11 @@ fn describe(config: &MatchConfig) -> String {
         let texts: Vec<&str> = list.0.iter().map(|text| text.value.as_str()).collect();
         texts.join(",")
     };
-    let path = match &config.path_regex {
-        Some(regex) => format!("~{}", regex.value),
-        None if config.path.0.is_empty() => "/*".to_owned(),
-        None => texts(&config.path),
+    let path = match (&config.path_regex, &config.location) {
+        (Some(regex), _) => format!("~{}", regex.value),
+        (None, Some(location)) => format!(" location {}", location.value),
+        (None, None) if config.path.0.is_empty() => "/*".to_owned(),
+        (None, None) => texts(&config.path),
     };
     let mut words = vec![
         texts(&config.method),

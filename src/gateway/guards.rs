@@ -149,7 +149,10 @@ pub(super) fn ways_around(all: &[(&RouteNode, &RouteProtection)]) -> Diagnostics
         if guards.is_empty() || guarding.is_exact {
             continue;
         }
-        if let Some(regex) = &guarded.config.matches.value.path_regex {
+        let matches = &guarded.config.matches.value;
+        let location = matches.location.as_ref();
+        let regex = location.filter(|location| location.value.trim_start().starts_with('~'));
+        if let Some(regex) = matches.path_regex.as_ref().or(regex) {
             // A route that refuses does so for any app.
             let other = match guarded.config.upstream {
                 Some(_) => open.of_same_app(guarded, guards),

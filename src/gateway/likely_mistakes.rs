@@ -115,17 +115,13 @@ impl Compiler<'_> {
 
 /// Returns true if requests for other paths, with everything else that `root` demands, match.
 fn takes_rest(other: &MatchConfig, root: &MatchConfig) -> bool {
-    let is_catch_all = match &other.path_regex {
-        Some(_) => false,
-        None => other.path.0.is_empty() || other.path.0.iter().any(|path| path.value == "/*"),
-    };
     let takes = |other: &OneOrMany<Spanned<String>>, root: &OneOrMany<Spanned<String>>| {
         let has = |text: &Spanned<String>| other.0.iter().any(|own| own.value == text.value);
         other.is_empty() || (!root.is_empty() && root.0.iter().all(has))
     };
     let has_conditions =
         !(other.header.is_empty() && other.query.is_empty() && other.cookie.is_empty());
-    is_catch_all
+    other.takes_every_path()
         && !has_conditions
         && takes(&other.host, &root.host)
         && takes(&other.method, &root.method)

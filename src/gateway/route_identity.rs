@@ -103,6 +103,10 @@ impl Compiler<'_> {
             let matches = &node.config.matches.value;
             let written = (&matches.host, &matches.path, &matches.path_regex, rewrite);
             text.part(&serde_json::to_vec(&written).unwrap_or_default());
+            if let Some(location) = &matches.location {
+                text.part(b"location");
+                text.part(location.value.as_bytes());
+            }
         }
         for (entry, filter) in effective::filters(self.file, node.place, &node.filters) {
             if NON_KEY_FILTERS.contains(&entry.name) {

@@ -6,6 +6,7 @@
 
 mod action;
 mod class;
+mod location;
 mod params;
 mod pattern;
 mod predicate;

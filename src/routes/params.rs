@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::config::model::MatchConfig;
 
-use super::{Slashes, pattern::PathPattern};
+use super::{Slashes, location::Location, pattern::PathPattern};
 
 /// Limit on the parameter names in the paths of one route.
 pub(super) const MAX_PARAMS: usize = 8;
@@ -98,6 +98,20 @@ impl ParamNames {
                     .collect(),
                 has_rest: false,
                 is_whole: regex.is_some(),
+            };
+        }
+        if let Some(text) = &config.location {
+            let location = Location::parse(&text.value).ok();
+            let names = location.iter().flat_map(Location::names);
+            return Self {
+                names: names
+                    .map(|text| Name {
+                        text,
+                        is_everywhere: true,
+                    })
+                    .collect(),
+                has_rest: location.as_ref().is_some_and(Location::is_prefix),
+                is_whole: location.is_some(),
             };
         }
         let patterns: Vec<PathPattern> = config

@@ -54,6 +54,7 @@ mod jwt;
 mod last_good;
 mod leaks;
 mod load_profiles;
+mod locations;
 mod logs;
 mod long_streams;
 mod metrics;

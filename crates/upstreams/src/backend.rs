@@ -44,6 +44,8 @@ pub struct Backend {
     pub(super) authority: String,
     /// Weight, at least 1.
     pub(super) weight: u16,
+    /// True if it gets requests only while no other backend can take them.
+    pub(super) is_backup: bool,
     pub(super) origin: BackendOrigin,
     /// Release of the app that runs here, if it was deployed as one.
     pub(super) release: Option<Arc<str>>,

@@ -171,6 +171,17 @@ fn sources(
         }
         sources.push(source);
     }
+    let is_backup = |backend: &Spanned<BackendConfig>| backend.value.backup;
+    if let Some(first) = config.backends.first()
+        && config.backends.iter().all(is_backup)
+    {
+        cx.report_at(
+            first.place,
+            "edgeway::upstream::only_backups",
+            format!("every backend of upstream `{}` is a backup", key.name),
+            "remove `backup: true` from those that get requests usually",
+        );
+    }
     sources
 }
 
@@ -184,7 +195,7 @@ fn source(backend: &Spanned<BackendConfig>, cx: &mut CompileContext<'_>) -> Opti
             "remove the backend to send it nothing, or write `weight: 1`",
         );
     }
-    let weight = config.weight;
+    let (weight, is_backup) = (config.weight, config.backup);
     let refuse = |cx: &mut CompileContext<'_>, InvalidTarget { message, help }: InvalidTarget| {
         cx.report_at(place, BAD_ADDRESS, message, help);
     };
@@ -196,14 +207,23 @@ fn source(backend: &Spanned<BackendConfig>, cx: &mut CompileContext<'_>) -> Opti
                 refuse(cx, InvalidTarget { message, help });
                 None
             }
-            Ok(target) => Some(Source::Fixed { target, weight }),
+            Ok(target) => Some(Source::Fixed {
+                target,
+                weight,
+                is_backup,
+            }),
             Err(why) => {
                 refuse(cx, why);
                 None
             }
         },
         BackendTarget::Dns(text) => match parse_name(text) {
-            Ok((name, port)) => Some(Source::Dns { name, port, weight }),
+            Ok((name, port)) => Some(Source::Dns {
+                name,
+                port,
+                weight,
+                is_backup,
+            }),
             Err(why) => {
                 refuse(cx, why);
                 None

@@ -383,8 +383,14 @@ impl Upstream {
                 tried: ask.tried,
                 in_panic: false,
                 by_share: true,
+                skips_backups: members.has_backups,
             };
             if let Some(lease) = self.offer(&members, ask, now, terms) {
+                return Ok(lease);
+            }
+            if members.has_backups
+                && let Some(lease) = self.offer_backups(&members, ask, now)
+            {
                 return Ok(lease);
             }
         }
@@ -399,6 +405,20 @@ impl Upstream {
             return self.try_acquire(&ask, now);
         }
         self.look_again(&members, ask, now)
+    }
+
+    /// Takes a place on a backup, if no other backend in rotation can take the request.
+    #[cold]
+    fn offer_backups(&self, members: &Members, ask: &LeaseRequest<'_>, now: u64) -> Option<Lease> {
+        [true, false].into_iter().find_map(|skips_backups| {
+            let terms = SelectionTerms {
+                tried: ask.tried,
+                in_panic: false,
+                by_share: false,
+                skips_backups,
+            };
+            self.offer(members, ask, now, terms)
+        })
     }
 
     /// Finds out why the strict terms admit no backend, and relaxes them where allowed.
@@ -425,8 +445,17 @@ impl Upstream {
             tried: if some_untried { ask.tried } else { &[] },
             in_panic,
             by_share: false,
+            // The panic may have ended just now.
+            skips_backups: members.has_backups && !in_panic,
         };
-        let offered = self.offer(members, ask, now, terms);
+        let with_backups = SelectionTerms {
+            skips_backups: false,
+            ..terms
+        };
+        let offered = self.offer(members, ask, now, terms).or_else(|| {
+            let again = terms.skips_backups.then_some(with_backups)?;
+            self.offer(members, ask, now, again)
+        });
         offered.ok_or_else(|| {
             let max_streams = self.shared.max_streams;
             let mut usable = members.list.iter().filter(|b| is_usable(b)).peekable();
@@ -469,6 +498,7 @@ impl Upstream {
         let slow_start = self.shared.slow_start;
         let admits = |backend: &Backend| {
             ask.release.is_none_or(|release| backend.is_of(release))
+                && !(terms.skips_backups && backend.is_backup)
                 && (terms.in_panic || backend.state.is_up(now))
                 && backend.state.has_place(max)
                 && (backend.state.has_room_for_stream(max_streams) || !ask.is_for_stream())
@@ -529,6 +559,8 @@ struct SelectionTerms<'a> {
     in_panic: bool,
     /// Admit backends in slow start only for their share.
     by_share: bool,
+    /// Exclude backups.
+    skips_backups: bool,
 }
 
 /// Returns true for a part of the requests offered to a backend in slow start.

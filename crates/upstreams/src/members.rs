@@ -24,12 +24,14 @@ pub(super) enum Source {
     Fixed {
         target: Target,
         weight: u16,
+        is_backup: bool,
     },
     Dns {
         name: String,
         port: u16,
         /// Weight of each address of the name.
         weight: u16,
+        is_backup: bool,
     },
 }
 
@@ -84,15 +86,26 @@ impl Sources {
     ) -> Vec<Member> {
         let mut seen = HashSet::new();
         let written = self.0.iter().flat_map(|source| match source {
-            Source::Fixed { target, weight } => {
-                vec![Member::at(target, *weight, BackendOrigin::File)]
-            }
-            Source::Dns { name, port, weight } => resolved(name)
+            Source::Fixed {
+                target,
+                weight,
+                is_backup,
+            } => vec![Member {
+                is_backup: *is_backup,
+                ..Member::at(target, *weight, BackendOrigin::File)
+            }],
+            Source::Dns {
+                name,
+                port,
+                weight,
+                is_backup,
+            } => resolved(name)
                 .into_iter()
                 .map(|ip| Member {
                     target: Target::Inet((ip, *port).into()),
                     authority: format!("{name}:{port}"),
                     weight: *weight,
+                    is_backup: *is_backup,
                     origin: BackendOrigin::Dns,
                     release: None,
                 })
@@ -114,6 +127,7 @@ struct Member {
     target: Target,
     authority: String,
     weight: u16,
+    is_backup: bool,
     origin: BackendOrigin,
     release: Option<Arc<str>>,
 }
@@ -127,6 +141,7 @@ impl Member {
                 Target::Unix(_) => "localhost".to_owned(),
             },
             weight,
+            is_backup: false,
             origin,
             release: None,
         }
@@ -153,6 +168,7 @@ impl Upstream {
                 let existing = old.list.iter().find(|backend| {
                     backend.target == member.target
                         && backend.weight == member.weight
+                        && backend.is_backup == member.is_backup
                         && backend.origin == member.origin
                         && backend.authority == member.authority
                         && backend.release == member.release
@@ -172,6 +188,7 @@ impl Upstream {
             target,
             authority,
             weight,
+            is_backup,
             origin,
             release,
         } = member;
@@ -194,6 +211,7 @@ impl Upstream {
             target,
             authority,
             weight,
+            is_backup,
             origin,
             release,
             peer,

@@ -70,6 +70,9 @@ pub struct UpstreamTraffic {
 pub struct BackendStatus {
     pub address: String,
     pub weight: u64,
+    /// True if it gets requests only while no other backend can take them.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub backup: bool,
     /// State: `healthy`, `slow_start`, `ejected` or `down`; `draining` or `drained` while it gets
     /// no new requests.
     pub state: Cow<'static, str>,
@@ -216,6 +219,7 @@ impl Upstream {
         BackendStatus {
             address: state.address.to_string(),
             weight: backend.weight.into(),
+            backup: backend.is_backup,
             state: match (healthy, ejected_until, is_slow) {
                 _ if state.is_drained() && in_flight > 0 => "draining",
                 _ if state.is_drained() => "drained",

@@ -116,10 +116,10 @@ impl<'a> OpenRoutesOfUpstream<'a> {
         let matches = &node.config.matches.value;
         let Some(rewrite) = node.config.rewrite.as_ref() else {
             if matches.host.0.is_empty() {
-                let any = matches.path.0.is_empty() && matches.path_regex.is_none();
+                let any = matches.takes_every_path().then_some("");
                 let paths = matches.path.0.iter();
                 let wide = paths.filter_map(|path| path.value.strip_suffix("/*"));
-                for folder in any.then_some("").into_iter().chain(wide) {
+                for folder in any.into_iter().chain(wide.filter(|wide| !wide.is_empty())) {
                     self.any_host.push(folder, number, guards);
                 }
             }

@@ -13,6 +13,7 @@ use crate::{
     },
     routes::{
         ParamNames, RouteProblem, Slashes,
+        location::{Location, LocationsBuilder},
         params::MAX_PARAMS,
         pattern::{HostPattern, PathPattern, Segment},
         predicate::Predicates,
@@ -20,21 +21,26 @@ use crate::{
     },
 };
 
-use super::{Group, RegexEntry, Regexes, Route, RouteProtection, RouteTable, guards::Guards};
+use super::{
+    Group, Locations, RegexEntry, Regexes, Route, RouteProtection, RouteTable,
+    beside::{conflict, refuse_mixtures, repeated_regexes, warn_of_shadows},
+    guards::Guards,
+};
 
 /// A route with its patterns parsed.
-struct ParsedRoute {
+pub(super) struct ParsedRoute {
     hosts: Vec<(HostPattern, Place)>,
-    paths: Vec<(Path, Place)>,
-    predicates: Predicates,
+    pub(super) paths: Vec<(Path, Place)>,
+    pub(super) predicates: Predicates,
     names: ParamNames,
 }
 
-enum Path {
+pub(super) enum Path {
     Pattern(PathPattern),
     /// A folded pattern whose last parameter is empty, which some apps allow.
     EmptyEnd(PathPattern),
     Regex(String),
+    Location(Location),
 }
 
 /// A path without the names of its parameters, used to compare paths.
@@ -42,20 +48,38 @@ enum Path {
 /// Longer regular expressions come first, then the order of their texts: an arbitrary order, but
 /// independent of their positions in the file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum PathKey {
+pub(super) enum PathKey {
     Pattern(Vec<Option<Vec<u8>>>, bool),
     Regex(std::cmp::Reverse<usize>, String),
     CatchAll,
+    /// An exact path, or with true a prefix.
+    Location(Vec<u8>, bool),
+    /// Position of its route: such locations are compared in the order of the file.
+    LocationRegex(usize, String),
+}
+
+impl PathKey {
+    pub(super) fn is_location(&self) -> bool {
+        matches!(self, Self::Location(..) | Self::LocationRegex(..))
+    }
+
+    pub(super) fn takes_every_path(&self) -> bool {
+        match self {
+            Self::CatchAll => true,
+            Self::Location(text, is_prefix) => *is_prefix && text == b"/",
+            _ => false,
+        }
+    }
 }
 
 /// A route at a host and path.
-struct Entry {
-    route: usize,
-    path: usize,
-    place: Place,
+pub(super) struct Entry {
+    pub(super) route: usize,
+    pub(super) path: usize,
+    pub(super) place: Place,
 }
 
-type Draft = BTreeMap<PathKey, Vec<Entry>>;
+pub(super) type Draft = BTreeMap<PathKey, Vec<Entry>>;
 
 impl RouteTable {
     /// Compiles the routes; each place is that of the whole route. Reports every problem, and
@@ -71,8 +95,9 @@ impl RouteTable {
             .map(|(config, place)| parse(config, *place, slashes, &mut own))
             .collect();
         let drafts = draft(&parsed, &mut own);
+        refuse_mixtures(&drafts, &mut own);
         warn_of_shadows(&parsed, &drafts, &mut own);
-        let table = (!own.has_errors()).then(|| build(parsed, drafts, &mut own));
+        let table = (!own.has_errors()).then(|| build(parsed, drafts, (slashes, false), &mut own));
         let table = table.filter(|_| !own.has_errors());
         diagnostics.extend(own);
         table
@@ -119,7 +144,7 @@ impl RouteTable {
                     )
                 });
             }
-            build(parsed, drafts, diagnostics)
+            build(parsed, drafts, (slashes, true), diagnostics)
         });
     }
 }
@@ -148,6 +173,12 @@ fn folded(parsed: &mut [ParsedRoute], guarding: &[RouteProtection]) {
                 Path::Regex(text) => facts
                     .paths
                     .push((Path::Regex(format!("(?i){text}")), place)),
+                Path::Location(location) => {
+                    let forms = location.folded().into_iter();
+                    facts
+                        .paths
+                        .extend(forms.map(|form| (Path::Location(form), place)));
+                }
             }
         }
     }
@@ -189,7 +220,20 @@ fn parse(
             Err(problem) => report("edgeway::route::bad_regex", text.place, problem),
         }
     }
-    if config.path.0.is_empty() && config.path_regex.is_none() {
+    if let Some(text) = &config.location {
+        match Location::parse(&text.value) {
+            Ok(_) if !config.path.0.is_empty() || config.path_regex.is_some() => {
+                let problem = RouteProblem::new(
+                    "a route has `location`, `path` or `path_regex`, and not two of them",
+                    "write two routes",
+                );
+                report("edgeway::route::bad_location", text.place, problem);
+            }
+            Ok(location) => paths.push((Path::Location(location), text.place)),
+            Err(problem) => report("edgeway::route::bad_location", text.place, problem),
+        }
+    }
+    if config.path.0.is_empty() && config.path_regex.is_none() && config.location.is_none() {
         paths.push((Path::Pattern(PathPattern::any()), place));
     }
     let names = ParamNames::of(config);
@@ -219,10 +263,11 @@ impl Path {
                 pattern.folded() != std::slice::from_ref(pattern)
             }
             Self::Regex(_) => true,
+            Self::Location(location) => location.folded() != std::slice::from_ref(location),
         }
     }
 
-    fn key(&self) -> PathKey {
+    fn key(&self, route: usize) -> PathKey {
         match self {
             Self::Pattern(pattern) if pattern.is_any() => PathKey::CatchAll,
             Self::Pattern(pattern) | Self::EmptyEnd(pattern) => {
@@ -233,6 +278,11 @@ impl Path {
                 PathKey::Pattern(segments.collect(), pattern.is_prefix)
             }
             Self::Regex(text) => PathKey::Regex(std::cmp::Reverse(text.len()), text.clone()),
+            Self::Location(Location::Exact(text)) => PathKey::Location(text.clone(), false),
+            Self::Location(Location::Prefix { text, .. }) => PathKey::Location(text.clone(), true),
+            Self::Location(regex @ Location::Regex { .. }) => {
+                PathKey::LocationRegex(route, regex.to_string())
+            }
         }
     }
 }
@@ -242,6 +292,7 @@ impl std::fmt::Display for Path {
         match self {
             Self::Pattern(pattern) | Self::EmptyEnd(pattern) => pattern.fmt(f),
             Self::Regex(text) => f.write_str(text),
+            Self::Location(location) => location.fmt(f),
         }
     }
 }
@@ -262,7 +313,7 @@ fn draft(
         for host in hosts {
             let draft = drafts.entry(host).or_default();
             for (path, (pattern, place)) in facts.paths.iter().enumerate() {
-                draft.entry(pattern.key()).or_default().push(Entry {
+                draft.entry(pattern.key(route)).or_default().push(Entry {
                     route,
                     path,
                     place: *place,
@@ -282,124 +333,15 @@ fn draft(
                 }
             }
         }
+        repeated_regexes(parsed, draft, diagnostics);
     }
     drafts
-}
-
-fn conflict(parsed: &[ParsedRoute], first: &Entry, second: &Entry) -> Diagnostic {
-    let (path, _) = &parsed[second.route].paths[second.path];
-    if first.route == second.route {
-        return Diagnostic::error(
-            "edgeway::route::conflict",
-            second.place,
-            format!("`{path}` (or the host beside it) is in this route twice"),
-        )
-        .help("leave one of them out");
-    }
-    Diagnostic::error(
-        "edgeway::route::conflict",
-        second.place,
-        format!("two routes match the same requests: `{path}`"),
-    )
-    .related(first.place, "the other one")
-    .help("remove one, or tell them apart by host, path, method, header, query or cookie")
-}
-
-/// Warns of shadowed routes. A host's own `/*` comes before every route without that host, however
-/// exact the path of that route is, which the author may not have intended.
-fn warn_of_shadows(
-    parsed: &[ParsedRoute],
-    drafts: &BTreeMap<Option<HostPattern>, Draft>,
-    diagnostics: &mut Diagnostics,
-) {
-    let mut having = BTreeMap::<&PathKey, BTreeSet<&HostPattern>>::new();
-    for (host, draft) in drafts {
-        let Some(host) = host else { continue };
-        for key in draft.keys() {
-            having.entry(key).or_default().insert(host);
-        }
-    }
-    let none = BTreeSet::new();
-    let mut reported = BTreeSet::new();
-    // An exact host has no host below it that could take its requests.
-    let wide = |host: &Option<HostPattern>| !matches!(host, Some(HostPattern::Exact(_)));
-    for (host, draft) in drafts.iter().filter(|(host, _)| wide(host)) {
-        if draft.keys().all(|key| *key == PathKey::CatchAll) {
-            continue;
-        }
-        let shadows = catch_alls_below(parsed, drafts, host.as_ref());
-        for (key, entries) in draft.iter().filter(|(key, _)| **key != PathKey::CatchAll) {
-            // Hosts with this very path, of which there are few: each is counted once for it.
-            let own = having.get(key).unwrap_or(&none);
-            let count = shadows.len()
-                - own
-                    .iter()
-                    .filter(|host| shadows.contains_key(*host))
-                    .count();
-            let found = shadows.iter().filter(|(other, _)| !own.contains(*other));
-            let shown: Vec<(&HostPattern, &Entry)> = found
-                .take(SHOWN_SHADOWS)
-                .map(|(host, entry)| (*host, *entry))
-                .collect();
-            for entry in entries {
-                if count > 0 && reported.insert((entry.route, entry.path)) {
-                    diagnostics.push(shadow(parsed, entry, &shown, count));
-                }
-            }
-        }
-    }
-}
-
-/// Returns the hosts below `host` with a `/*` that takes each request, and its place.
-fn catch_alls_below<'a>(
-    parsed: &[ParsedRoute],
-    drafts: &'a BTreeMap<Option<HostPattern>, Draft>,
-    host: Option<&HostPattern>,
-) -> BTreeMap<&'a HostPattern, &'a Entry> {
-    let named = drafts
-        .iter()
-        .filter_map(|(other, draft)| Some((other.as_ref()?, draft)));
-    let below = named
-        .filter(|(other, _)| Some(*other) != host && host.is_none_or(|host| host.covers(other)));
-    let found = below.filter_map(|(other, draft)| {
-        let mut entries = draft.get(&PathKey::CatchAll)?.iter();
-        let entry = entries.find(|entry| parsed[entry.route].predicates.is_empty())?;
-        Some((other, entry))
-    });
-    found.collect()
-}
-
-/// Hosts that a warning names.
-const SHOWN_SHADOWS: usize = 3;
-
-fn shadow(
-    parsed: &[ParsedRoute],
-    entry: &Entry,
-    shown: &[(&HostPattern, &Entry)],
-    count: usize,
-) -> Diagnostic {
-    let hosts: Vec<String> = shown.iter().map(|(host, _)| format!("`{host}`")).collect();
-    let more = match count - shown.len() {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    let (path, _) = &parsed[entry.route].paths[entry.path];
-    let hosts = hosts.join(", ");
-    let mut diagnostic = Diagnostic::warning(
-        "edgeway::route::shadowed",
-        entry.place,
-        format!("`{path}` is never reached for {hosts}{more}: the host is matched before the path"),
-    )
-    .help("add these hosts to this route's `host` if it is meant for them too");
-    for (host, shadow) in shown {
-        diagnostic = diagnostic.related(shadow.place, format!("matches every path of `{host}`"));
-    }
-    diagnostic
 }
 
 fn build(
     parsed: Vec<ParsedRoute>,
     drafts: BTreeMap<Option<HostPattern>, Draft>,
+    (slashes, is_folded): (Slashes, bool),
     diagnostics: &mut Diagnostics,
 ) -> RouteTable {
     let mut table = RouteTable {
@@ -413,7 +355,8 @@ fn build(
     };
     for (host, draft) in drafts {
         let index = table.groups.len();
-        table.groups.push(group(&parsed, draft, diagnostics));
+        let group = group(&parsed, draft, (slashes, is_folded), diagnostics);
+        table.groups.push(group);
         match host {
             None => table.any = Some(index),
             Some(HostPattern::Exact(name)) => {
@@ -435,7 +378,20 @@ fn build(
     table
 }
 
-fn group(parsed: &[ParsedRoute], draft: Draft, diagnostics: &mut Diagnostics) -> Group {
+fn group(
+    parsed: &[ParsedRoute],
+    draft: Draft,
+    (slashes, is_folded): (Slashes, bool),
+    diagnostics: &mut Diagnostics,
+) -> Group {
+    if draft.keys().all(PathKey::is_location) {
+        return Group {
+            trie: Trie::new(),
+            regexes: None,
+            catch_all: Vec::new(),
+            locations: locations(parsed, &draft, (slashes, is_folded), diagnostics),
+        };
+    }
     let mut trie = Trie::new();
     let mut catch_all = Vec::new();
     let mut regexes = Vec::new();
@@ -444,6 +400,8 @@ fn group(parsed: &[ParsedRoute], draft: Draft, diagnostics: &mut Diagnostics) ->
         match key {
             PathKey::CatchAll => catch_all = leaves,
             PathKey::Regex(_, text) => regexes.push((text, leaves, entries[0].place)),
+            // Beside paths they were reported.
+            PathKey::Location(..) | PathKey::LocationRegex(..) => {}
             PathKey::Pattern(..) => {
                 let first = &entries[0];
                 if let (Path::Pattern(pattern) | Path::EmptyEnd(pattern), _) =
@@ -458,7 +416,43 @@ fn group(parsed: &[ParsedRoute], draft: Draft, diagnostics: &mut Diagnostics) ->
         trie,
         regexes: regex_set(regexes, diagnostics),
         catch_all,
+        locations: None,
     }
+}
+
+fn locations(
+    parsed: &[ParsedRoute],
+    draft: &Draft,
+    (slashes, is_folded): (Slashes, bool),
+    diagnostics: &mut Diagnostics,
+) -> Option<Box<Locations>> {
+    let mut builder = LocationsBuilder::default();
+    let mut place = None;
+    for entry in draft.values().flatten() {
+        if let (Path::Location(location), own) = &parsed[entry.route].paths[entry.path] {
+            builder.push(location, leaf(parsed, entry));
+            place = place.or(location.is_regex().then_some(*own));
+        }
+    }
+    match builder.build(slashes == Slashes::Merge, is_folded) {
+        Ok(locations) => Some(Box::new(locations)),
+        Err(error) => {
+            let place = place.unwrap_or_default();
+            diagnostics.push(too_large(place, &error));
+            None
+        }
+    }
+}
+
+/// Returns the problem of expressions each of which compiled alone, so that only their total can be
+/// too large.
+fn too_large(place: Place, error: &regex::Error) -> Diagnostic {
+    Diagnostic::error(
+        "edgeway::route::bad_regex",
+        place,
+        format!("the regular expressions of this host are too large: {error}"),
+    )
+    .help("use `path` where a pattern is enough")
 }
 
 fn leaf(parsed: &[ParsedRoute], entry: &Entry) -> Leaf {
@@ -468,7 +462,7 @@ fn leaf(parsed: &[ParsedRoute], entry: &Entry) -> Leaf {
             .names()
             .filter_map(|name| facts.names.any_slot(name))
             .collect(),
-        Path::Regex(_) => Box::default(),
+        Path::Regex(_) | Path::Location(_) => Box::default(),
     };
     Leaf {
         route: entry.route,
@@ -487,15 +481,7 @@ fn regex_set(
     let set = match set {
         Ok(set) => set,
         Err(error) => {
-            // Each of them compiled alone before, so only their total can be too large.
-            diagnostics.push(
-                Diagnostic::error(
-                    "edgeway::route::bad_regex",
-                    place,
-                    format!("the regular expressions of this host are too large: {error}"),
-                )
-                .help("use `path` where a pattern is enough"),
-            );
+            diagnostics.push(too_large(place, &error));
             return None;
         }
     };

@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
 
 use pingora::http::RequestHeader;
 
-use super::{Found, LackedGuards, LiteralMatch, RouteCandidate, RouteTable, lacked_guards::work};
+use super::{LackedGuards, LiteralMatch, RouteCandidate, RouteTable, lacked_guards::work};
 use crate::{
     base::{
         spelling::{Reading, readings},
@@ -155,25 +155,31 @@ impl Guards {
         visit: &mut impl FnMut(&RouteCandidate<'_>),
     ) {
         let own = &self.of[literal];
-        let _end = self.folded.walk(reading, &mut |hit: RouteCandidate<'_>| {
-            let route = hit.leaf.route;
-            if only_regexes && !matches!(hit.found, Found::Regex(_)) {
-                return ControlFlow::Continue(());
-            }
-            let is_certain = match self.folded.routes[route].predicates.fit(target, head) {
-                PredicateResult::No(_) => return ControlFlow::Continue(()),
-                PredicateResult::Unclear { .. } => false,
-                PredicateResult::Yes => true,
-            };
-            if !self.has_all(literal, route) {
-                visit(&hit);
-            }
-            // Redirects and routes of other apps do not tell how this app treats the path.
-            if is_certain && (route == literal || self.of[route].is_of_app(own)) {
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
-        });
+        let holds = |route: usize| {
+            let fit = self.folded.routes[route].predicates.fit(target, head);
+            !matches!(fit, PredicateResult::No(_))
+        };
+        let _end = self
+            .folded
+            .walk(reading, &holds, &mut |hit: RouteCandidate<'_>| {
+                let route = hit.leaf.route;
+                if only_regexes && !hit.is_regex() {
+                    return ControlFlow::Continue(());
+                }
+                let is_certain = match self.folded.routes[route].predicates.fit(target, head) {
+                    PredicateResult::No(_) => return ControlFlow::Continue(()),
+                    PredicateResult::Unclear { .. } => false,
+                    PredicateResult::Yes => true,
+                };
+                if !self.has_all(literal, route) {
+                    visit(&hit);
+                }
+                // Redirects and routes of other apps do not tell how this app treats the path.
+                if is_certain && (route == literal || self.of[route].is_of_app(own)) {
+                    return ControlFlow::Break(());
+                }
+                ControlFlow::Continue(())
+            });
     }
 
     fn has_all(&self, route: usize, other: usize) -> bool {
@@ -284,7 +290,10 @@ impl Guards {
         let has_slash = matches!(path, [_, .., b'/']);
         let has_regexes = || {
             let mut groups = self.folded.groups.iter();
-            groups.any(|group| group.regexes.is_some())
+            groups.any(|group| {
+                let locations = group.locations.as_ref();
+                group.regexes.is_some() || locations.is_some_and(|own| own.has_regexes())
+            })
         };
         let readings = readings(path);
         let slashed: Vec<GuardReading> = if has_slash || has_regexes() {

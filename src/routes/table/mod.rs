@@ -3,7 +3,9 @@
 //! A search visits host groups from the most to the least specific and, within each, the paths in
 //! the order of [`Trie::walk`], then regular expressions, then `/*`. It continues until a route's
 //! predicates hold too. [`RouteTable::explain`] is the same search, but does not stop.
+//! The routes of a host may have locations instead of paths: these are visited in nginx's order.
 
+mod beside;
 mod build;
 mod guards;
 mod lacked_guards;
@@ -23,6 +25,7 @@ pub(crate) use self::{
 
 use super::{
     ParamNames, Params, Target,
+    location::{LocationHit, Locations},
     pattern::HostPattern,
     predicate::{PredicateResult, Predicates},
     trie::{Captures, Leaf, Trie},
@@ -60,6 +63,8 @@ struct Group {
     regexes: Option<Regexes>,
     /// The routes that take every path.
     catch_all: Vec<Leaf>,
+    /// The routes with a location; then the host has no others.
+    locations: Option<Box<Locations>>,
 }
 
 /// The regular expressions of a group, in the order of comparison.
@@ -85,6 +90,7 @@ struct RouteCandidate<'a> {
 enum Found<'a> {
     Pattern(&'a Captures),
     Regex(Option<&'a Regex>),
+    Location(LocationHit<'a>),
 }
 
 /// A route, and its result in a search.
@@ -125,7 +131,8 @@ impl RouteTable {
     ) -> Option<LiteralMatch> {
         let mut taken = None;
         let mut also = Vec::new();
-        let _found = self.walk(target, &mut |hit| {
+        let holds = self.holding(target, request);
+        let _found = self.walk(target, &holds, &mut |hit| {
             let route = hit.leaf.route;
             let (is_taken, goes_on) = match self.routes[route].predicates.fit(target, request) {
                 PredicateResult::No(_) => return ControlFlow::Continue(()),
@@ -152,7 +159,8 @@ impl RouteTable {
     pub fn explain(&self, target: &Target<'_>, request: &RequestHeader) -> Vec<ConsideredEntry> {
         let mut list = Vec::<ConsideredEntry>::new();
         let mut matched = None;
-        let _goes_through: ControlFlow<()> = self.walk(target, &mut |hit| {
+        let holds = self.holding(target, request);
+        let _goes_through = self.walk(target, &holds, &mut |hit| {
             let route = hit.leaf.route;
             if list.iter().any(|considered| considered.route == route) {
                 return ControlFlow::Continue(());
@@ -189,7 +197,7 @@ impl RouteTable {
     /// Returns true if `is` holds for one of the routes that match this host and path, whatever
     /// their predicates.
     pub fn some_route(&self, target: &Target<'_>, is: impl Fn(usize) -> bool) -> bool {
-        let found = self.walk(target, &mut |hit| {
+        let found = self.walk(target, &|_| true, &mut |hit| {
             if is(hit.leaf.route) {
                 ControlFlow::Break(())
             } else {
@@ -215,35 +223,54 @@ impl RouteTable {
         &self.routes[route].names
     }
 
-    fn walk<B>(
+    /// Returns a test whether the predicates of a route hold for a request.
+    fn holding(&self, target: &Target<'_>, request: &RequestHeader) -> impl Fn(usize) -> bool {
+        move |route| match self.routes[route].predicates.fit(target, request) {
+            PredicateResult::No(_) => false,
+            PredicateResult::Yes => true,
+            PredicateResult::Unclear { is_taken } => is_taken,
+        }
+    }
+
+    fn walk(
         &self,
         target: &Target<'_>,
-        visit: &mut impl FnMut(RouteCandidate<'_>) -> ControlFlow<B>,
-    ) -> ControlFlow<B> {
+        holds: &dyn Fn(usize) -> bool,
+        visit: &mut impl FnMut(RouteCandidate<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
         if let Some(&group) = self.exact.get(target.host) {
-            self.groups[group].walk(target.path, visit)?;
+            self.groups[group].walk(target.path, holds, visit)?;
         }
         if !self.below.is_empty() {
             // The first byte is skipped: `.example.com` is not a host below `example.com`.
             for (dot, _) in target.host.match_indices('.').filter(|(dot, _)| *dot > 0) {
                 if let Some(&group) = self.below.get(&target.host[dot + 1..]) {
-                    self.groups[group].walk(target.path, visit)?;
+                    self.groups[group].walk(target.path, holds, visit)?;
                 }
             }
         }
         match self.any {
-            Some(group) => self.groups[group].walk(target.path, visit),
+            Some(group) => self.groups[group].walk(target.path, holds, visit),
             None => ControlFlow::Continue(()),
         }
     }
 }
 
 impl Group {
-    fn walk<B>(
+    fn walk(
         &self,
         path: &[u8],
-        visit: &mut impl FnMut(RouteCandidate<'_>) -> ControlFlow<B>,
-    ) -> ControlFlow<B> {
+        holds: &dyn Fn(usize) -> bool,
+        visit: &mut impl FnMut(RouteCandidate<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        if let Some(locations) = &self.locations {
+            return locations.walk(path, holds, &mut |leaf, hit| {
+                visit(RouteCandidate {
+                    leaf,
+                    found: Found::Location(hit),
+                })
+            });
+        }
         // `OPTIONS *` addresses the whole gateway, which only `/*` matches.
         if path.first() == Some(&b'/') {
             self.trie.walk(path, &mut |leaf, captures| {
@@ -268,11 +295,11 @@ impl Group {
 }
 
 impl Regexes {
-    fn walk<B>(
+    fn walk(
         &self,
         path: &[u8],
-        visit: &mut impl FnMut(RouteCandidate<'_>) -> ControlFlow<B>,
-    ) -> ControlFlow<B> {
+        visit: &mut impl FnMut(RouteCandidate<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
         // Listing the matches needs an allocation; checking for any match needs none.
         if !self.set.is_match(path) {
             return ControlFlow::Continue(());
@@ -291,9 +318,18 @@ impl Regexes {
 }
 
 impl RouteCandidate<'_> {
+    fn is_regex(&self) -> bool {
+        match &self.found {
+            Found::Pattern(_) => false,
+            Found::Regex(_) => true,
+            Found::Location(hit) => hit.is_regex(),
+        }
+    }
+
     fn fill(&self, path: &[u8], names: &ParamNames, params: &mut Params) {
         params.clear();
-        match self.found {
+        match &self.found {
+            Found::Location(hit) => hit.fill(path, names, params),
             Found::Pattern(captures) => {
                 for (slot, &(start, end)) in self.leaf.slots.iter().zip(captures.ranges()) {
                     params.set(*slot, start..end);

@@ -432,3 +432,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn no_spelling_bypasses_a_guarded_location() {
+    let all = guarded(
+        "[{ location: / }, { location: /Admin/ }, { location: '~ \\.secret$' }, { location: = /One }]",
+        &["", "a", "b", "c"],
+    );
+    check(
+        &all,
+        &[
+            ("GET h/x", 0, &[]),
+            ("GET h/Admin/x", 1, &[]),
+            ("GET h/admin/x", 1, &[]),
+            ("GET h/ADMIN", 1, &[]),
+            ("GET h/Admin%2Fx", 1, &[]),
+            ("GET h/a.SECRET", 2, &[]),
+            ("GET h/a.secret/", 2, &[]),
+            ("GET h/a%2Esecret", 2, &[]),
+            ("GET h/one", 3, &[]),
+            ("GET h/ONE/", 3, &[]),
+            ("GET h/onex", 0, &[]),
+        ],
+    );
+}

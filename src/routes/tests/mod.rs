@@ -2,6 +2,7 @@
 
 mod document;
 mod guards;
+mod locations;
 mod plain_list;
 
 use pingora::http::RequestHeader;

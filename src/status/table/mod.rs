@@ -330,6 +330,9 @@ fn notes(upstream: &UpstreamStatus, backend: &BackendStatus) -> Vec<String> {
     if backend.weight > 1 {
         notes.push(format!("weight {}", backend.weight));
     }
+    if backend.backup {
+        notes.push("backup".to_owned());
+    }
     if let Some(out) = problems::out_for(backend) {
         notes.push(format!("{} for {out}", backend.state));
     }

@@ -404,7 +404,7 @@ fn is_dot_segment(path: &[u8], at: usize) -> Result<bool, InvalidTarget> {
 }
 
 /// Returns the byte that `%xx` at `at` encodes.
-pub(super) fn encoded_byte(path: &[u8], at: usize) -> Option<u8> {
+pub fn encoded_byte(path: &[u8], at: usize) -> Option<u8> {
     let hex = |byte: u8| char::from(byte).to_digit(16);
     let (high, low) = (hex(*path.get(at + 1)?)?, hex(*path.get(at + 2)?)?);
     u8::try_from(high << 4 | low).ok()

@@ -108,16 +108,19 @@ impl RouteNode {
             host,
             path,
             path_regex,
+            location,
             method,
             ..
         } = &self.config.matches.value;
         let host = host.0.first().map_or("", |host| host.value.as_str());
-        let path = path.0.first().or(path_regex.as_ref());
+        let written = path_regex.as_ref().or(location.as_ref());
+        let path = path.0.first().or(written);
         let path = path.map_or("/*", |path| path.value.as_str());
+        let space = if path.starts_with('/') { "" } else { " " };
         let methods: Vec<&str> = method.0.iter().map(|m| m.value.as_str()).collect();
         match methods.as_slice() {
-            [] => format!("{host}{path}"),
-            methods => format!("{} {host}{path}", methods.join(",")),
+            [] => format!("{host}{space}{path}"),
+            methods => format!("{} {host}{space}{path}", methods.join(",")),
         }
     }
 }

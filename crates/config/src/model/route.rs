@@ -93,6 +93,9 @@ pub struct MatchConfig {
     pub path: OneOrMany<Spanned<String>>,
     /// A regular expression over the whole path, as a last resort.
     pub path_regex: Option<Spanned<String>>,
+    /// A location as nginx has them, in place of `path`: `/prefix`, `= /exact`, `^~ /prefix`,
+    /// `~ regex` or `~* regex`. All routes of its host are then compared in nginx's order.
+    pub location: Option<Spanned<String>>,
     /// `GET`, or a list of methods.
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     pub method: OneOrMany<Spanned<String>>,
@@ -117,6 +120,19 @@ pub struct MatchConfig {
         serialize_with = "secret::by_name"
     )]
     pub cookie: BTreeMap<String, Spanned<String>>,
+}
+
+impl MatchConfig {
+    /// Returns true if requests for every path match.
+    pub fn takes_every_path(&self) -> bool {
+        match (&self.path_regex, &self.location) {
+            (None, Some(location)) => location.value.trim() == "/",
+            (None, None) => {
+                self.path.0.is_empty() || self.path.0.iter().any(|path| path.value == "/*")
+            }
+            (Some(_), _) => false,
+        }
+    }
 }
 
 /// `https`, a target such as `/new/{rest}` or `https://example.com/…`, or

@@ -45,6 +45,7 @@ impl Short for BackendConfig {
             address,
             dns,
             weight,
+            backup,
         } = BackendMapping::deserialize(d)?;
         if weight == 0 {
             return Err(D::Error::custom(
@@ -65,7 +66,11 @@ impl Short for BackendConfig {
                 ));
             }
         };
-        Ok(Self { target, weight })
+        Ok(Self {
+            target,
+            weight,
+            backup,
+        })
     }
 
     fn number(number: u64) -> Option<Result<Self, String>> {
@@ -82,6 +87,7 @@ impl Short for BackendConfig {
         Some(Ok(Self {
             target: BackendTarget::Address(text.to_owned()),
             weight: 1,
+            backup: false,
         }))
     }
 }
@@ -96,6 +102,7 @@ impl From<BackendConfig> for BackendMapping {
             address,
             dns,
             weight: backend.weight,
+            backup: backend.backup,
         }
     }
 }

@@ -223,6 +223,8 @@ pub struct BackendConfig {
     pub target: BackendTarget,
     /// Share of the requests, at least 1.
     pub weight: u16,
+    /// True if it gets requests only while no other backend can take them.
+    pub backup: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -247,6 +249,10 @@ pub(super) struct BackendMapping {
     #[serde(default = "one")]
     #[schemars(range(min = 1))]
     pub(super) weight: u16,
+    /// Gets requests only while no other backend can take them: all are out of rotation, full, or
+    /// attempted (nginx: `backup`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) backup: bool,
 }
 
 fn one() -> u16 {

@@ -12,7 +12,7 @@ use crate::tree::{Key, Node, Value};
 const ACTIONS: [&str; 4] = ["upstream", "redirect", "respond", "files"];
 
 /// Keys of `match` of which a route has one.
-const PATHS: [&str; 2] = ["path", "path_regex"];
+const PATHS: [&str; 3] = ["path", "path_regex", "location"];
 
 /// Keys of a route that are refused or without effect beside another action than `upstream`.
 const OF_UPSTREAMS: [&str; 2] = ["websocket", "cache"];

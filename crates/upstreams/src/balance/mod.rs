@@ -42,6 +42,8 @@ pub(super) enum Balance {
 #[derive(Debug)]
 pub(super) struct Members {
     pub(super) list: Box<[Arc<Backend>]>,
+    /// True if some of them are backups.
+    pub(super) has_backups: bool,
     sequence: Sequence,
     /// Hash ring; empty unless the method hashes.
     ring: Ring,
@@ -86,6 +88,7 @@ impl Members {
         };
         let ring = Ring::new(hashed.iter().map(|b| (&**b.address(), b.weight)));
         Self {
+            has_backups: list.iter().any(|backend| backend.is_backup),
             sequence: Sequence::new(&weights),
             ring,
             current,

@@ -1,5 +1,6 @@
 //! Whole upstreams from their YAML: choice of backends, ejection, waiting.
 
+mod backups;
 mod dns;
 mod handover;
 mod operate;
