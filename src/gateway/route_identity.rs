@@ -108,6 +108,10 @@ impl Compiler<'_> {
                 text.part(location.value.as_bytes());
             }
         }
+        if let Some(host) = &node.config.host_header {
+            text.part(b"host_header");
+            text.part(host.value.as_bytes());
+        }
         for (entry, filter) in effective::filters(self.file, node.place, &node.filters) {
             if NON_KEY_FILTERS.contains(&entry.name) {
                 continue;

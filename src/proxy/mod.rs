@@ -16,6 +16,7 @@ pub(crate) mod forwarded;
 mod grpc;
 mod guard;
 mod hop_by_hop;
+mod host_header;
 mod http2;
 pub(crate) mod page;
 mod refuse;

@@ -12,7 +12,7 @@ use super::{
     context::{self, AdditionalGuards, Context},
     error::Failure,
     forwarded::{self, Forwarding},
-    guard, http2,
+    guard, host_header, http2,
     streams::is_h2,
     to_https, trace, websocket,
 };
@@ -444,6 +444,10 @@ pub(super) async fn forward(
     if original.version == http::Version::HTTP_10 {
         name_host(request, ctx)?;
     }
+    let backend = ctx.facts.upstream.backend.as_deref();
+    if let Some(host) = host_header::own(&request.headers, backend, ctx) {
+        request.insert_header(header::HOST, host)?;
+    }
     Ok(())
 }
 
@@ -485,8 +489,11 @@ pub(super) fn sent_headers(request: &RequestHeader, ctx: &mut Context) -> Option
     let mut open = open(&mut sent, connection, ctx);
     let (chain, mut ex) = ctx.exchange(request);
     let is_known = chain.foresee_upstream(&mut ex, open.headers());
-    let headers = std::mem::take(open.headers());
+    let mut headers = std::mem::take(open.headers());
     open.close(&mut sent);
+    if let Some(host) = host_header::own(&headers, None, ctx) {
+        headers.insert(header::HOST, host);
+    }
     is_known.then_some(headers)
 }
 

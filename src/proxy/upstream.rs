@@ -16,7 +16,7 @@ use pingora_proxy::Session;
 use super::{
     context::Context,
     error::Failure,
-    forwarded, hop_by_hop,
+    forwarded, hop_by_hop, host_header,
     retry::{self, Replay},
     streams::{self, is_h2},
     trace, websocket,
@@ -332,7 +332,11 @@ fn public_location(
         .and_then(|upstream| upstream.tls_name())
         .zip(backend.rsplit_once(':'))
         .map(|(name, (_, port))| format!("{name}:{port}"));
-    let own = [backend, named.as_deref().unwrap_or(backend)];
+    let own = [
+        backend,
+        named.as_deref().unwrap_or(backend),
+        host_header::named(ctx).unwrap_or(backend),
+    ];
     forwarded::rewrite_location(value, &own, client.scheme, host)
 }
 

@@ -19,7 +19,7 @@ mod trie;
 #[cfg(test)]
 pub(crate) use self::table::work;
 pub(crate) use self::{
-    action::{Action, ServeFiles},
+    action::{Action, HostHeader, ServeFiles},
     class::classify,
     params::{ParamNames, Params, Slot},
     table::{

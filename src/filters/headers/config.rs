@@ -7,7 +7,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Changes, Headers, template::Template};
-use crate::{base::secret, chain::CompileContext, config::tree::Spanned};
+use crate::{
+    base::secret,
+    chain::CompileContext,
+    config::{model::StatusSet, tree::Spanned},
+};
 
 /// Changes of headers, towards the origin and towards the client.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
@@ -16,7 +20,41 @@ pub(crate) struct HeadersConfig {
     /// Changes of the request, as the origin gets it.
     request: ChangesConfig,
     /// Changes of the response, as the client gets it; also of the gateway's own replies.
-    response: ChangesConfig,
+    response: ResponseConfig,
+}
+
+/// Changes of responses: of all, then of those with certain statuses.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ResponseConfig {
+    /// Names of headers to remove; `X-Internal-*` for all names with this prefix.
+    remove: Vec<Spanned<String>>,
+    /// Name and value of headers to set, replacing any existing values.
+    #[serde(serialize_with = "secret::by_name")]
+    set: BTreeMap<String, Spanned<String>>,
+    /// Name and value of headers to add to any existing values.
+    #[serde(serialize_with = "secret::by_name")]
+    add: BTreeMap<String, Spanned<String>>,
+    /// Changes of responses with certain statuses, after those of all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    by_status: Vec<StatusChangesConfig>,
+}
+
+/// Changes of responses with certain statuses.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StatusChangesConfig {
+    /// Statuses: `404`, `200-299`, or a list of both.
+    status: StatusSet,
+    /// Names of headers to remove; `X-Internal-*` for all names with this prefix.
+    #[serde(default)]
+    remove: Vec<Spanned<String>>,
+    /// Name and value of headers to set, replacing any existing values.
+    #[serde(default, serialize_with = "secret::by_name")]
+    set: BTreeMap<String, Spanned<String>>,
+    /// Name and value of headers to add to any existing values.
+    #[serde(default, serialize_with = "secret::by_name")]
+    add: BTreeMap<String, Spanned<String>>,
 }
 
 /// Changes of one header section: first `remove`, then `set`, then `add`. Values may hold
@@ -37,12 +75,25 @@ pub(super) struct ChangesConfig {
 impl HeadersConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Headers> {
         let request = self.request.compile(Side::Request, cx);
-        let response = self.response.compile(Side::Response, cx);
+        let ResponseConfig {
+            remove,
+            set,
+            add,
+            by_status,
+        } = self.response;
+        let response = ChangesConfig { remove, set, add }.compile(Side::Response, cx);
+        let mut statuses = Vec::with_capacity(by_status.len());
+        for one in by_status {
+            let (remove, set, add) = (one.remove, one.set, one.add);
+            let changes = ChangesConfig { remove, set, add }.compile(Side::Response, cx);
+            statuses.push((one.status, changes?));
+        }
         let headers = Headers {
             request: request?,
             response: response?,
+            by_status: statuses.into(),
         };
-        if headers.request.is_empty() && headers.response.is_empty() {
+        if headers.request.is_empty() && !headers.changes_responses() {
             cx.report(
                 "edgeway::headers::nothing",
                 "`headers` changes nothing",
@@ -139,8 +190,7 @@ fn header_name(text: &str, side: Side) -> Result<HeaderName, Problem> {
     };
     let help = match name.as_str() {
         "host" if side == Side::Request => {
-            "the origin always receives the client's `Host`; set `X-Forwarded-Host` if it needs \
-             another"
+            "write `host_header` beside `upstream` for another `Host`"
         }
         "upgrade" | "connection" => "WebSockets need `websocket: true` at the route",
         _ if is_framing(&name) => "it is a connection header, which the gateway sets itself",

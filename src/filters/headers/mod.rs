@@ -8,13 +8,25 @@ mod tests;
 use http::{HeaderMap, HeaderName, HeaderValue, response};
 
 use self::template::Template;
-use crate::chain::{CompileContext, Exchange, Filter, FilterKind, Phases, RequestChanges};
+use crate::{
+    chain::{CompileContext, Exchange, Filter, FilterKind, Phases, RequestChanges},
+    config::model::StatusSet,
+};
 
 /// The compiled filter.
 #[derive(Debug)]
 pub(crate) struct Headers {
     request: Changes,
     response: Changes,
+    /// Changes of responses with certain statuses, after those of all.
+    by_status: Box<[(StatusSet, Changes)]>,
+}
+
+impl Headers {
+    fn changes_responses(&self) -> bool {
+        let mut by_status = self.by_status.iter();
+        !self.response.is_empty() || by_status.any(|(_, changes)| !changes.is_empty())
+    }
 }
 
 /// Changes of one header section, in the order of the fields.
@@ -43,14 +55,14 @@ impl Filter for Headers {
         if !self.request.is_empty() {
             phases = phases | Phases::UPSTREAM;
         }
-        if !self.response.is_empty() {
+        if self.changes_responses() {
             phases = phases | Phases::RESPONSE;
         }
         phases
     }
 
     fn needs_every_header(&self) -> bool {
-        !self.response.is_empty()
+        self.changes_responses()
     }
 
     fn request_changes(&self) -> RequestChanges {
@@ -73,6 +85,11 @@ impl Filter for Headers {
 
     fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
         self.response.apply(ex, &mut head.headers);
+        for (statuses, changes) in &self.by_status {
+            if statuses.contains(head.status.as_u16()) {
+                changes.apply(ex, &mut head.headers);
+            }
+        }
     }
 }
 

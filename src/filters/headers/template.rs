@@ -1,8 +1,12 @@
 //! Header values with `{names}` in them, split into pieces when they are compiled.
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 
-use crate::{base::net::IpText, chain::Exchange, config::diagnostic::closest};
+use crate::{
+    base::{host::host_of, net::IpText},
+    chain::Exchange,
+    config::diagnostic::closest,
+};
 
 /// A value as it is sent.
 #[derive(Debug)]
@@ -18,29 +22,65 @@ pub(super) enum Piece {
     Variable(Variable),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Variable {
     ClientIp,
     RequestId,
     Host,
+    HostName,
     Route,
     Scheme,
+    Method,
+    Path,
+    Query,
+    /// Path and query.
+    Uri,
+    /// First value of a header of the request.
+    Header(HeaderName),
 }
 
 impl Variable {
-    const ALL: [(&'static str, Self); 5] = [
+    const ALL: [(&'static str, Self); 10] = [
         ("client.ip", Self::ClientIp),
         ("request_id", Self::RequestId),
         ("host", Self::Host),
+        ("host.name", Self::HostName),
+        ("method", Self::Method),
+        ("path", Self::Path),
+        ("query", Self::Query),
+        ("uri", Self::Uri),
         ("route", Self::Route),
         ("scheme", Self::Scheme),
     ];
 
-    fn write(self, ex: &Exchange<'_>, text: &mut String) {
+    fn write(&self, ex: &Exchange<'_>, text: &mut String) {
+        let target = || String::from_utf8_lossy(ex.head.raw_path());
         match self {
             Self::ClientIp => text.push_str(IpText::of(ex.facts.client.ip).as_str()),
             Self::RequestId => text.push_str(ex.facts.request_id.as_str()),
             Self::Host => text.push_str(ex.host()),
+            Self::HostName => match host_of(ex.host().as_bytes()) {
+                Ok(name) => text.push_str(&name),
+                Err(_) => text.push_str(ex.host()),
+            },
+            Self::Method => text.push_str(ex.head.method.as_str()),
+            Self::Path => {
+                let target = target();
+                text.push_str(target.split('?').next().unwrap_or_default());
+            }
+            Self::Query => {
+                let target = target();
+                text.push_str(target.split_once('?').map_or("", |(_, query)| query));
+            }
+            Self::Uri => text.push_str(&target()),
+            Self::Header(name) => {
+                let value = ex.head.headers.get(name);
+                text.push_str(
+                    value
+                        .and_then(|value| value.to_str().ok())
+                        .unwrap_or_default(),
+                );
+            }
             Self::Route => text.push_str(ex.facts.route.as_deref().unwrap_or_default()),
             Self::Scheme => text.push_str(ex.facts.client.scheme.as_str()),
         }
@@ -114,14 +154,23 @@ fn looks_like_a_name(text: &str) -> bool {
 
 fn variable(name: &str) -> Result<Variable, (String, String)> {
     if let Some((_, variable)) = Variable::ALL.iter().find(|(known, _)| *known == name) {
-        return Ok(*variable);
+        return Ok(variable.clone());
     }
-    let known = Variable::ALL.map(|(known, _)| known);
-    let help = match closest(name, known) {
+    if let Some(header) = name.strip_prefix("header.")
+        && let Ok(header) = HeaderName::try_from(header)
+    {
+        return Ok(Variable::Header(header));
+    }
+    let all = Variable::ALL.map(|(known, _)| known);
+    let known = || all.into_iter().chain(["header.NAME"]);
+    let help = match closest(name, known()) {
         Some(meant) => format!("did you mean `{{{meant}}}`?"),
         None => format!(
             "use one of {}",
-            known.map(|n| format!("`{{{n}}}`")).join(", ")
+            known()
+                .map(|n| format!("`{{{n}}}`"))
+                .collect::<Vec<_>>()
+                .join(", ")
         ),
     };
     Err((format!("unknown variable `{{{name}}}`"), help))

@@ -88,6 +88,43 @@ fn values_may_name_facts_of_the_request() {
 }
 
 #[test]
+fn values_may_name_parts_of_the_request() {
+    let check = check::<Headers>(
+        "{ request: { set: { X-Parts: '{method} {host.name} {path} {query} {uri}', \
+         X-Agent: '<{header.user-agent}>', X-None: '<{header.x-nothing}>' } } }",
+    )
+    .send(
+        "POST",
+        "/a/b?c=d",
+        &[("Host", "Shop.Test:8080"), ("User-Agent", "curl")],
+        &[],
+    );
+    assert_eq!(
+        at_origin(check.last(), "x-parts"),
+        ["POST shop.test /a/b c=d /a/b?c=d"]
+    );
+    assert_eq!(at_origin(check.last(), "x-agent"), ["<curl>"]);
+    assert_eq!(at_origin(check.last(), "x-none"), ["<>"]);
+}
+
+#[test]
+fn responses_with_certain_statuses_have_changes_of_their_own() {
+    let yaml = "{ response: { set: { X-All: a }, by_status: [ \
+                { status: [200, 404], add: { X-Some: b } }, \
+                { status: 500-599, remove: [X-All] } ] } }";
+    for (status, all, some) in [
+        (200, &["a"][..], &["b"][..]),
+        (404, &["a"], &["b"]),
+        (302, &["a"], &[]),
+        (503, &[], &[]),
+    ] {
+        let check = check::<Headers>(yaml).backend(status, &[], &[]).get("/");
+        assert_eq!(at_client(check.last(), "x-all"), all, "{status}");
+        assert_eq!(at_client(check.last(), "x-some"), some, "{status}");
+    }
+}
+
+#[test]
 fn braces_that_name_nothing_are_text() {
     const NEL: &str = r#"{"report_to":"default","max_age":31536000}"#;
     let yaml =
@@ -137,13 +174,13 @@ fn every_mistake_is_reported_with_a_remedy() {
         [
             "invalid header name pattern `*`; help: write the start of a name and `*`, such as `X-Internal-*`",
             "`Upgrade` cannot be changed; help: WebSockets need `websocket: true` at the route",
-            "`Host` cannot be changed; help: the origin always receives the client's `Host`; set \
-             `X-Forwarded-Host` if it needs another",
+            "`Host` cannot be changed; help: write `host_header` beside `upstream` for another `Host`",
             "invalid header name `X B`; help: write a name such as `X-Powered-By`",
             "unknown variable `{client_ip}`; help: did you mean `{client.ip}`?",
             "`Content-Length` cannot be changed; help: it is a connection header, which the gateway sets itself",
             "unknown variable `{nothing.like.it}`; help: use one of `{client.ip}`, `{request_id}`, \
-             `{host}`, `{route}`, `{scheme}`",
+             `{host}`, `{host.name}`, `{method}`, `{path}`, `{query}`, `{uri}`, `{route}`, \
+             `{scheme}`, `{header.NAME}`",
         ]
     );
     assert_eq!(

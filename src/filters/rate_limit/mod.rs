@@ -296,7 +296,7 @@ impl RateLimit {
         let wait = match decision {
             Decision::Refuse { retry_after, .. } => {
                 limit.counts.refused.inc();
-                return self.refuse(ex, take, reply::refusal(retry_after));
+                return self.refuse(ex, take, reply::refusal(limit.status, retry_after));
             }
             Decision::Pass { wait, .. } => wait,
         };

@@ -20,8 +20,8 @@ const X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-r
 const X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
 /// Returns the refusal of a request that would pass after `retry_after`.
-pub(super) fn refusal(retry_after: Duration) -> Reply {
-    Reply::refuse(StatusCode::TOO_MANY_REQUESTS, REASON)
+pub(super) fn refusal(status: StatusCode, retry_after: Duration) -> Reply {
+    Reply::refuse(status, REASON)
         .detail("Too many requests in a short time. Please wait a little.")
         .retry_after(retry_after)
 }

@@ -103,6 +103,15 @@ fn five_a_minute_come_at_once_and_then_one_each_twelve_seconds() {
 }
 
 #[test]
+fn a_limit_chooses_the_status_of_its_refusals() {
+    let limits = "busy: { rate: 1/min, status: 503 }";
+    let check = times(check(limits, "[busy]"), 2);
+    assert_eq!(check.last().reason, Some("rate_limit"));
+    assert_eq!(header(&check, "retry-after"), Some("60"));
+    check.expect([200, 503]);
+}
+
+#[test]
 fn sixty_requests_in_a_tenth_of_a_second_pass_as_in_the_model() {
     let (mut check, mut passed) = (check(LIMITS, "[edge]"), 0);
     for _ in 0..60 {

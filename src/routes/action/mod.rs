@@ -1,6 +1,7 @@
 //! Actions of routes: forward, redirect, respond, serve files, with rewrites.
 
 mod files;
+mod host;
 mod redirect;
 mod respond;
 mod rewrite;
@@ -15,7 +16,9 @@ use crate::{
     },
 };
 
-pub(crate) use self::{files::ServeFiles, redirect::Redirect, respond::Respond, rewrite::Rewrite};
+pub(crate) use self::{
+    files::ServeFiles, host::HostHeader, redirect::Redirect, respond::Respond, rewrite::Rewrite,
+};
 
 use super::{ParamNames, RouteProblem, Slashes};
 
@@ -34,6 +37,8 @@ pub enum Action {
 pub struct Forward {
     pub upstream: Arc<str>,
     pub rewrite: Option<Rewrite>,
+    /// `None` if the backend gets the client's own `Host`.
+    pub host: Option<HostHeader>,
     /// `None` if upgrades are refused.
     pub websocket: Option<Websocket>,
 }
@@ -68,17 +73,29 @@ impl Action {
         let upstream = config.upstream.as_ref()?;
         let is_known = check_upstream(&upstream.value, upstream.place, cx);
         let rewrite = rewrite(config, &names, cx)?;
+        let host = host(config, cx)?;
         let websocket = config.websocket.as_ref().filter(|w| w.value.enabled);
         is_known.then(|| {
             Self::Forward(Forward {
                 upstream: Arc::from(upstream.value.as_str()),
                 rewrite,
+                host,
                 websocket: websocket.map(|websocket| Websocket {
                     idle: websocket.value.idle.map(|idle| idle.0),
                 }),
             })
         })
     }
+}
+
+/// Compiles the `host_header` of a route. `None` means that a problem was reported.
+#[expect(clippy::option_option, reason = "an error, no host, or one")]
+fn host(config: &RouteConfig, cx: &mut CompileContext<'_>) -> Option<Option<HostHeader>> {
+    let Some(host) = &config.host_header else {
+        return Some(None);
+    };
+    let compiled = HostHeader::compile(&host.value);
+    reported(compiled, "edgeway::route::bad_host_header", host.place, cx)
 }
 
 /// Compiles the rewrite of a route, if it has one. `None` means that a problem was reported.
@@ -129,6 +146,7 @@ fn check_shape(config: &RouteConfig, cx: &mut CompileContext<'_>) -> Option<()> 
     let extras = [
         ("rewrite", config.rewrite.as_ref().map(|s| s.place)),
         ("websocket", config.websocket.as_ref().map(|s| s.place)),
+        ("host_header", config.host_header.as_ref().map(|s| s.place)),
     ];
     let mut is_well = true;
     for (key, place) in extras {

@@ -239,7 +239,7 @@ pub const TRANSLATIONS: &[Translation] = {
         // Which requests.
         at(
             Match,
-            "uri url location prefix path_prefix pathprefix path_beg paths",
+            "uri url prefix path_prefix pathprefix path_beg paths",
             "path: /api/*",
         ),
         at(

@@ -46,6 +46,7 @@ pub const ROUTE_KEYS: &[&str] = &[
     "files",
     "rewrite",
     "websocket",
+    "host_header",
     "pass_headers",
     "spelling",
 ];

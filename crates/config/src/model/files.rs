@@ -9,7 +9,7 @@ use super::{OneOrMany, unplaced};
 use crate::{
     base::{encoding::Encoding, units::Span},
     tree::{
-        Spanned,
+        Spanned, or_none,
         short::{self, Short, reads_short, writes_mapping},
     },
 };
@@ -23,7 +23,8 @@ pub struct FilesConfig {
     /// `rewrite` changes the path before.
     pub root: Spanned<PathBuf>,
     /// Files that are served for a folder, the first one that exists; `[]` for none.
-    #[serde(default = "index")]
+    #[serde(default = "index", deserialize_with = "or_none")]
+    #[schemars(transform = may_be_empty)]
     pub index: OneOrMany<Spanned<String>>,
     /// Path of the file that is served where there is none, such as `/index.html` for an app with
     /// a router of its own. Paths of `immutable` get 404 nevertheless.
@@ -90,6 +91,14 @@ pub struct PrecompressedConfig(pub Vec<Encoding>);
 
 /// Encodings for `true`: the smallest files first.
 const ENCODINGS: [Encoding; 3] = [Encoding::Br, Encoding::Zstd, Encoding::Gzip];
+
+/// Extends the schema of a value or a list: the list may be empty.
+fn may_be_empty(schema: &mut Schema) {
+    let list = schema.pointer_mut("/anyOf/1");
+    if let Some(list) = list.and_then(serde_json::Value::as_object_mut) {
+        list.remove("minItems");
+    }
+}
 
 fn index() -> OneOrMany<Spanned<String>> {
     OneOrMany(vec![unplaced("index.html".to_owned())])

@@ -41,6 +41,11 @@ pub struct RouteConfig {
     /// Allows WebSocket upgrades.
     #[serde(default)]
     pub websocket: Option<Spanned<WebsocketConfig>>,
+    /// The `Host` that the backend gets: `sent` as the client sent it (the default), `name` without
+    /// its port and in lower case, `backend` for the backend's own address, or any other text as it
+    /// is written.
+    #[serde(default)]
+    pub host_header: Option<Spanned<String>>,
     /// Headers that override a request for some apps, and reach the backend on this route only:
     /// `X-HTTP-Method-Override`, `X-HTTP-Method`, `X-Method-Override`, `X-Original-URL`,
     /// `X-Original-URI`, `X-Rewrite-URL`, `Proxy`. No rule of the gateway considers their values.

@@ -14,7 +14,11 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use crate::diagnostic::Place;
 
 pub(crate) use self::parse::parse_with;
-pub use self::{parse::parse, read::read, spanned::OneOrMany};
+pub use self::{
+    parse::parse,
+    read::read,
+    spanned::{OneOrMany, or_none},
+};
 
 /// A YAML value and its place.
 #[derive(Clone, Debug, PartialEq)]

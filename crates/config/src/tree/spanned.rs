@@ -44,40 +44,48 @@ impl<T> Default for OneOrMany<T> {
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct Either<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> de::Visitor<'de> for Either<T> {
-            type Value = OneOrMany<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a value or a list of values")
-            }
-
-            fn visit_newtype_struct<D: Deserializer<'de>>(
-                self,
-                d: D,
-            ) -> Result<OneOrMany<T>, D::Error> {
-                T::deserialize(d).map(|one| OneOrMany(vec![one]))
-            }
-
-            fn visit_seq<A: de::SeqAccess<'de>>(
-                self,
-                mut seq: A,
-            ) -> Result<OneOrMany<T>, A::Error> {
-                let mut many = Vec::new();
-                while let Some(item) = seq.next_element()? {
-                    many.push(item);
-                }
-                if many.is_empty() {
-                    // "None of these" and "any" would both be plausible meanings.
-                    return Err(de::Error::custom(
-                        "this list is empty\nhelp: write at least one value, or remove the key",
-                    ));
-                }
-                Ok(OneOrMany(many))
-            }
+        let many = or_none(d)?;
+        if many.0.is_empty() {
+            // "None of these" and "any" would both be plausible meanings.
+            return Err(de::Error::custom(
+                "this list is empty\nhelp: write at least one value, or remove the key",
+            ));
         }
-        d.deserialize_newtype_struct(ONE_OR_MANY, Either(PhantomData))
+        Ok(many)
     }
+}
+
+/// Reads one value, or a list of values that may be empty: for keys whose empty list is documented.
+///
+/// # Errors
+/// Fails if a value is invalid.
+pub fn or_none<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    d: D,
+) -> Result<OneOrMany<T>, D::Error> {
+    struct Either<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> de::Visitor<'de> for Either<T> {
+        type Value = OneOrMany<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a value or a list of values")
+        }
+
+        fn visit_newtype_struct<D: Deserializer<'de>>(
+            self,
+            d: D,
+        ) -> Result<OneOrMany<T>, D::Error> {
+            T::deserialize(d).map(|one| OneOrMany(vec![one]))
+        }
+
+        fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<OneOrMany<T>, A::Error> {
+            let mut many = Vec::new();
+            while let Some(item) = seq.next_element()? {
+                many.push(item);
+            }
+            Ok(OneOrMany(many))
+        }
+    }
+    d.deserialize_newtype_struct(ONE_OR_MANY, Either(PhantomData))
 }
 
 impl<T: JsonSchema> JsonSchema for OneOrMany<T> {

@@ -68,6 +68,25 @@ pub struct LimitConfig {
     /// Response headers that report the limit to clients.
     #[serde(default)]
     pub(super) headers: HeadersConfig,
+    /// Status of refusals, such as 503 as with nginx: from 400 to 599.
+    #[serde(default = "too_many", deserialize_with = "refusal_status")]
+    #[schemars(range(min = 400, max = 599))]
+    pub(super) status: u16,
+}
+
+fn too_many() -> u16 {
+    429
+}
+
+fn refusal_status<'de, D: Deserializer<'de>>(d: D) -> Result<u16, D::Error> {
+    let status = u64::deserialize(d)?;
+    let valid = u16::try_from(status).ok();
+    valid.filter(|status| (400..=599).contains(status)).ok_or_else(|| {
+        de::Error::custom(format_args!(
+            "a refusal cannot have the status {status}\nhelp: write one from 400 to 599, or leave \
+             `status` out for 429"
+        ))
+    })
 }
 
 /// A rate for some clients: alone, or with a burst.
@@ -158,6 +177,7 @@ impl LimitConfig {
             lease: None,
             max_keys: max_keys(),
             headers: HeadersConfig::default(),
+            status: too_many(),
         }
     }
 }

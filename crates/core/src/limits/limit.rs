@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 
 use super::{
     config::{HeadersConfig, LimitConfig, OnStoreError, StoreConfig, TierConfig},
@@ -51,6 +51,8 @@ pub struct Limit {
     /// Maximum time for which a request may be delayed.
     pub max_delay: Duration,
     pub headers: HeadersConfig,
+    /// Status of refusals.
+    pub status: StatusCode,
     /// Buckets of this process; for a limit in Redis, used while Redis is unavailable.
     pub table: Arc<BucketTable>,
     /// Buckets in Redis, if the limit uses them.
@@ -288,6 +290,7 @@ impl LimitConfig {
             exempt: self.exempt.into_iter().collect(),
             max_delay: self.delay.value.0,
             headers: self.headers,
+            status: StatusCode::from_u16(self.status).unwrap_or(StatusCode::TOO_MANY_REQUESTS),
             table,
             remote,
             counts: Counts::new(metrics, &name.name),

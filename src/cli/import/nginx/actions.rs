@@ -1,0 +1,287 @@
+//! Actions of locations: `proxy_pass`, files, `return`.
+
+use regex::escape;
+use serde_json::{Map, Value, json};
+
+use super::{
+    conditions,
+    locations::{Location, Routes, closed},
+    parse::Directive,
+    scope::Scope,
+    servers::Server,
+    upstreams::Destination,
+    words::{Known, Piece, pieces, plain},
+};
+
+/// Handlers of other protocols, which this gateway does not speak.
+const FOREIGN: [&str; 6] = [
+    "fastcgi_pass",
+    "uwsgi_pass",
+    "scgi_pass",
+    "memcached_pass",
+    "grpc_pass",
+    "content_by_lua_block",
+];
+
+impl<'a> Routes<'a, '_> {
+    /// Returns the keys of what a location does: files, an upstream, a response.
+    pub(super) fn action(
+        &mut self,
+        server: &Server<'a>,
+        location: &Location<'a>,
+        known: &Known,
+        (found, named): (&[Location<'a>], &[(String, Scope<'a>, &'a Directive)]),
+    ) -> Map<String, Value> {
+        let scope = &location.scope;
+        if let Some(directive) = scope.own("internal").first() {
+            self.fates.changed(
+                directive,
+                "clients get 404; write `internal` of `files` for `X-Accel-Redirect`",
+            );
+            return Map::from_iter([("respond".to_owned(), json!(404))]);
+        }
+        if let Some(directive) = scope.own("return").first()
+            && let Some(action) = self.returned(directive, known)
+        {
+            return action;
+        }
+        if let Some(directive) = FOREIGN
+            .iter()
+            .find_map(|name| scope.own(name).first().copied())
+        {
+            self.fates
+                .closed(directive, "this gateway speaks HTTP to its backends");
+            return closed();
+        }
+        if let Some(pass) = scope.own("proxy_pass").first().copied() {
+            return self.pass(pass, scope, location, known);
+        }
+        let tries = scope.own("try_files").first().copied();
+        if let Some(tries) = tries
+            && let Some(last) = tries.args.last()
+        {
+            let by_name = last.strip_prefix('@').and_then(|name| {
+                let (_, scope, _) = named.iter().find(|(known, ..)| known == name)?;
+                Some(scope)
+            });
+            let by_path = found
+                .iter()
+                .find(|other| other.text == format!("= {last}"))
+                .map(|other| &other.scope);
+            if let Some(target) = by_name.or(by_path)
+                && let Some(pass) = target.own("proxy_pass").first().copied()
+            {
+                let target = target.clone();
+                self.fates.lost(
+                    tries,
+                    "files are not looked up first: every request goes to the backend",
+                );
+                return self.pass(pass, &target, location, known);
+            }
+        }
+        self.files(server, location, tries)
+    }
+
+    fn pass(
+        &mut self,
+        pass: &'a Directive,
+        scope: &Scope<'a>,
+        location: &Location<'a>,
+        known: &Known,
+    ) -> Map<String, Value> {
+        let to = plain(pass.arg(0)).and_then(|url| Destination::parse(&url));
+        let Some(to) = to else {
+            self.fates
+                .closed(pass, "a destination with variables has no counterpart");
+            return closed();
+        };
+        self.fates.carried(pass, "");
+        let name = self.upstreams.name(&to, pass, scope, &mut self.fates);
+        let mut keys = Map::from_iter([("upstream".to_owned(), Value::from(name))]);
+        self.host_header(&to, scope, known, &mut keys);
+        let prefix = location
+            .text
+            .trim_start_matches("^~ ")
+            .trim_start_matches("= ");
+        if let Some(path) = &to.path
+            && !location.text.starts_with('~')
+            && path != prefix
+        {
+            let regex = format!("^{}", escape(prefix));
+            keys.insert(
+                "rewrite".to_owned(),
+                json!({ "regex": regex, "with": path.replace('$', "$$") }),
+            );
+        }
+        for directive in scope.own("rewrite") {
+            let with = directive.arg(1);
+            let is_path = with.starts_with('/') && !with.contains(['?', '{']);
+            let is_plain = pieces(with).iter().all(|piece| match piece {
+                Piece::Text(_) => true,
+                Piece::Variable(name) => name.parse::<u8>().is_ok(),
+            });
+            if ["break", ""].contains(&directive.arg(2))
+                && is_path
+                && is_plain
+                && !keys.contains_key("rewrite")
+            {
+                self.fates.carried(directive, "");
+                let whole = format!(
+                    "^.*?{}.*$",
+                    directive
+                        .arg(0)
+                        .trim_start_matches('^')
+                        .trim_end_matches('$')
+                );
+                let regex = if directive.arg(0).starts_with('^') && directive.arg(0).ends_with('$')
+                {
+                    directive.arg(0).to_owned()
+                } else if directive.arg(0).starts_with('^') {
+                    format!("{}.*$", directive.arg(0))
+                } else {
+                    whole
+                };
+                keys.insert(
+                    "rewrite".to_owned(),
+                    json!({ "regex": regex, "with": with }),
+                );
+            } else if let Some(action) = conditions::action(directive, known) {
+                self.fates.carried(directive, "");
+                return action;
+            } else {
+                self.fates
+                    .lost(directive, "this rewrite has no counterpart here");
+            }
+        }
+        let upgrade = scope
+            .nearest("proxy_set_header")
+            .into_iter()
+            .find(|one| one.arg(0).eq_ignore_ascii_case("upgrade"));
+        if let Some(upgrade) = upgrade {
+            self.fates.carried(upgrade, "");
+            keys.insert("websocket".to_owned(), true.into());
+        }
+        for one in scope.nearest("proxy_set_header") {
+            if one.arg(0).eq_ignore_ascii_case("connection") {
+                self.fates.carried(
+                    one,
+                    "connections are kept, and upgrades pass where they are allowed",
+                );
+            }
+        }
+        keys
+    }
+
+    /// Translates the `Host` that a backend gets.
+    fn host_header(
+        &mut self,
+        to: &Destination,
+        scope: &Scope<'a>,
+        known: &Known,
+        keys: &mut Map<String, Value>,
+    ) {
+        let written = scope
+            .nearest("proxy_set_header")
+            .into_iter()
+            .find(|one| one.arg(0).eq_ignore_ascii_case("host"));
+        let host = match written.map(|one| one.arg(1)) {
+            Some("$http_host") => None,
+            Some("$host") => Some("name".to_owned()),
+            Some("$server_name") => known.server_name.clone(),
+            None | Some("$proxy_host") => Some(match to.authority.strip_prefix("unix:") {
+                Some(_) => "localhost".to_owned(),
+                None => to.authority.clone(),
+            }),
+            Some(text) => {
+                let Some(text) = plain(text) else {
+                    if let Some(written) = written {
+                        let note = "the backend gets `Host` as the client sent it";
+                        self.fates.lost(written, note);
+                    }
+                    return;
+                };
+                Some(text)
+            }
+        };
+        if let Some(written) = written {
+            self.fates.carried(written, "");
+        }
+        if let Some(host) = host {
+            keys.insert("host_header".to_owned(), host.into());
+        }
+    }
+
+    fn files(
+        &mut self,
+        server: &Server<'a>,
+        location: &Location<'a>,
+        tries: Option<&'a Directive>,
+    ) -> Map<String, Value> {
+        let scope = &location.scope;
+        let alias = scope.own("alias").first().copied();
+        let root = alias.or_else(|| scope.one("root"));
+        let Some(root) = root.filter(|root| plain(root.arg(0)).is_some()) else {
+            let place = if location.directive.id == server.directive.id {
+                None
+            } else {
+                Some(location.directive)
+            };
+            if let Some(place) = place {
+                self.fates.changed(
+                    place,
+                    "it has no `root`: 404 instead of the files of nginx itself",
+                );
+            }
+            return Map::from_iter([("respond".to_owned(), json!(404))]);
+        };
+        self.fates.carried(root, "");
+        let mut files = json!({ "root": root.arg(0) });
+        if let Some(index) = scope.one("index") {
+            self.fates.carried(index, "");
+            files["index"] = json!(index.args);
+        }
+        if let Some(list) = scope.one("autoindex").filter(|list| list.is_on()) {
+            self.fates
+                .lost(list, "there are no listings of folders: 403");
+        }
+        if let Some(gzip) = scope.one("gzip_static").filter(|gzip| gzip.is_on()) {
+            self.fates.carried(gzip, "");
+            files["precompressed"] = json!(["gzip"]);
+        }
+        if let Some(tries) = tries {
+            if !tries.args.iter().any(|arg| arg.ends_with('/')) {
+                files["index"] = json!([]);
+            }
+            match tries.args.last().map(String::as_str) {
+                Some("=404") => self.fates.carried(tries, ""),
+                Some(path) if path.starts_with('/') && plain(path).is_some() => {
+                    self.fates.carried(tries, "");
+                    files["fallback"] = path.split('?').next().unwrap_or(path).into();
+                }
+                _ => self
+                    .fates
+                    .lost(tries, "its last place has no counterpart: 404"),
+            }
+        }
+        for page in scope.nearest("error_page") {
+            if page.args.len() == 2 && page.arg(0) == "404" && page.arg(1).starts_with('/') {
+                self.fates.carried(page, "");
+                files["not_found"] = page.arg(1).into();
+            }
+        }
+        let mut keys = Map::from_iter([("files".to_owned(), files)]);
+        if alias.is_some() {
+            let prefix = location.text.trim_start_matches("^~ ");
+            if !prefix.starts_with('/') || prefix.ends_with('/') != root.arg(0).ends_with('/') {
+                self.fates.closed(root, "this `alias` has no counterpart");
+                return closed();
+            }
+            let regex = match prefix.strip_suffix('/') {
+                Some(_) => format!("^{}", escape(prefix)),
+                None => format!("^{}(?:/|$)", escape(prefix)),
+            };
+            keys.insert("rewrite".to_owned(), json!({ "regex": regex, "with": "/" }));
+        }
+        keys
+    }
+}

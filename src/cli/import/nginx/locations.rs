@@ -1,0 +1,576 @@
+//! Locations: which ones a server has, and the route that stands for each.
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    conditions::{self, Condition, Subject},
+    filters::{self, Filters, Limits},
+    output::Part,
+    parse::Directive,
+    report::Fates,
+    scope::Scope,
+    servers::{Audience, Server, Servers},
+    upstreams::{Destination, Upstreams},
+    words::{Known, Piece, named_groups, pieces, plain},
+};
+
+/// A location with a path.
+pub(super) struct Location<'a> {
+    pub(super) directive: &'a Directive,
+    pub(super) scope: Scope<'a>,
+    /// Text of `location` in the configuration.
+    pub(super) text: String,
+    /// Names of the groups of its regular expression.
+    groups: Vec<String>,
+}
+
+/// Translation of the servers' locations.
+pub(super) struct Routes<'a, 's> {
+    pub(super) http: &'s Scope<'a>,
+    pub(super) servers: &'s Servers<'a>,
+    pub(super) upstreams: Upstreams<'a>,
+    pub(super) limits: Limits,
+    pub(super) fates: Fates,
+    pub(super) parts: Vec<Part>,
+}
+
+/// Returns the locations of a block, those within others included. `named` gets those with `@`.
+fn collect<'a>(
+    scope: &Scope<'a>,
+    found: &mut Vec<Location<'a>>,
+    named: &mut Vec<(String, Scope<'a>, &'a Directive)>,
+    fates: &mut Fates,
+) {
+    for directive in scope.own("location") {
+        let inner = scope.inner(directive.children());
+        let (mark, path) = match &directive.args[..] {
+            [mark, path] => (mark.as_str(), path.as_str()),
+            [one] => ["^~", "~*", "~", "="]
+                .iter()
+                .find_map(|mark| Some((*mark, one.strip_prefix(mark)?)))
+                .unwrap_or(("", one)),
+            _ => ("", ""),
+        };
+        if let Some(name) = path.strip_prefix('@') {
+            fates.carried(directive, "");
+            named.push((name.to_owned(), inner, directive));
+            continue;
+        }
+        let (path, groups) = if mark.starts_with('~') && names_groups(directive) {
+            named_groups(path)
+        } else {
+            (path.to_owned(), Vec::new())
+        };
+        let text = if mark.is_empty() {
+            path
+        } else {
+            format!("{mark} {path}")
+        };
+        fates.carried(directive, "");
+        collect(&inner, found, named, fates);
+        found.push(Location {
+            directive,
+            scope: inner,
+            text,
+            groups,
+        });
+    }
+}
+
+/// Returns true if a directive of the location uses a group of its regular expression.
+fn names_groups(location: &Directive) -> bool {
+    let args = location.children().iter().flat_map(|one| {
+        let inner = one.children().iter().flat_map(|inner| &inner.args);
+        one.args.iter().chain(inner)
+    });
+    let mut pieces = args.flat_map(|arg| pieces(arg));
+    pieces.any(|piece| matches!(piece, Piece::Variable(_)))
+}
+
+impl<'a> Routes<'a, '_> {
+    /// Makes the routes of a server.
+    pub(super) fn server(&mut self, server: &Server<'a>) {
+        let (mut found, mut named) = (Vec::new(), Vec::new());
+        collect(&server.scope, &mut found, &mut named, &mut self.fates);
+        self.repeated(&mut found);
+        let mut audiences: Vec<(Audience, Option<Map<String, Value>>)> = Vec::new();
+        for audience in self.servers.audiences(server) {
+            audiences.push((audience, None));
+        }
+        let mut guards = Vec::new();
+        let mut is_closed = false;
+        for directive in server.scope.own("if") {
+            match Condition::read(directive, &server.known) {
+                Some(condition) => {
+                    self.whole(server, &condition, &mut audiences, &mut guards, directive);
+                }
+                None if conditions::refuses(directive) => {
+                    self.fates
+                        .closed(directive, "this condition has no counterpart");
+                    is_closed = true;
+                }
+                None => self
+                    .fates
+                    .lost(directive, "this condition has no counterpart"),
+            }
+        }
+        let redirects = self.rewrites(server, &found);
+        let whole = server.scope.own("return").first().copied();
+        let whole =
+            whole.and_then(|directive| Some((directive, self.returned(directive, &server.known)?)));
+        for (audience, action) in audiences {
+            let (action, place) = match (&action, &whole) {
+                (Some(action), _) => (Some(action.clone()), server.directive),
+                (None, Some((directive, action))) => (Some(action.clone()), *directive),
+                (None, None) => (None, server.directive),
+            };
+            if let Some(action) = action {
+                let comment = format!("{} {}", place.place(), place.name);
+                self.push(&audience, "/", &action, &comment, &guards);
+                continue;
+            }
+            for (text, action, comment) in &redirects {
+                self.push(&audience, text, action, comment, &[]);
+            }
+            for location in &found {
+                self.location(
+                    server,
+                    location,
+                    &audience,
+                    &guards,
+                    (&found, &named),
+                    is_closed,
+                );
+            }
+            if !found.iter().any(|location| location.text == "/") {
+                let rest = Location {
+                    directive: server.directive,
+                    scope: server.scope.clone(),
+                    text: "/".to_owned(),
+                    groups: Vec::new(),
+                };
+                self.location(
+                    server,
+                    &rest,
+                    &audience,
+                    &guards,
+                    (&found, &named),
+                    is_closed,
+                );
+            }
+        }
+    }
+
+    /// Removes locations that an earlier one of the server has already.
+    fn repeated(&mut self, found: &mut Vec<Location<'a>>) {
+        let mut seen = Vec::<String>::new();
+        found.retain(|location| {
+            let key = location
+                .text
+                .strip_prefix("^~ ")
+                .unwrap_or(&location.text)
+                .to_owned();
+            let is_new = !seen.contains(&key);
+            if !is_new {
+                self.fates.lost(
+                    location.directive,
+                    "another location of the server has this path",
+                );
+            }
+            seen.push(key);
+            is_new
+        });
+    }
+
+    pub(super) fn returned(
+        &mut self,
+        directive: &Directive,
+        known: &Known,
+    ) -> Option<Map<String, Value>> {
+        let action = conditions::action(directive, known);
+        match &action {
+            Some(_) if directive.arg(0) == "444" => {
+                self.fates
+                    .changed(directive, "403 instead of a closed connection");
+            }
+            Some(_) => self.fates.carried(directive, ""),
+            None => self
+                .fates
+                .closed(directive, "a variable of it has no counterpart"),
+        }
+        // What the server would have returned must not become what its locations serve.
+        action.or_else(|| Some(closed()))
+    }
+
+    /// Applies a condition of a whole server.
+    fn whole(
+        &mut self,
+        server: &Server<'a>,
+        condition: &Condition,
+        audiences: &mut Vec<(Audience, Option<Map<String, Value>>)>,
+        guards: &mut Vec<Condition>,
+        directive: &'a Directive,
+    ) {
+        self.fates.carried(directive, "");
+        for inner in directive.children() {
+            self.fates.carried(inner, "");
+        }
+        let mut split = Vec::new();
+        for (audience, action) in std::mem::take(audiences) {
+            if action.is_some() {
+                split.push((audience, action));
+                continue;
+            }
+            let (held, rest) = match &condition.subject {
+                Subject::Host(host) => {
+                    let own = Audience {
+                        hosts: vec![host.clone()],
+                        ..audience.clone()
+                    };
+                    let mut others = audience.clone();
+                    others.hosts.retain(|other| other != host);
+                    let has = audience.hosts.contains(host) || audience.hosts.is_empty();
+                    let is_rest = audience.hosts.is_empty() || !others.hosts.is_empty();
+                    (has.then_some(own), is_rest.then_some(others))
+                }
+                Subject::WithoutTls => {
+                    let plain = self.servers.without_tls(server, &audience);
+                    let mut tls = audience.clone();
+                    tls.listeners.retain(|name| !plain.contains(name));
+                    let all_plain = tls.listeners.is_empty() && !plain.is_empty();
+                    let own = Audience {
+                        listeners: if audience.listeners.is_empty() {
+                            Vec::new()
+                        } else {
+                            plain.clone()
+                        },
+                        ..audience.clone()
+                    };
+                    (
+                        (!plain.is_empty()).then_some(own),
+                        (!all_plain).then_some(tls),
+                    )
+                }
+                Subject::Predicates(_) => {
+                    split.push((audience, None));
+                    continue;
+                }
+            };
+            let (acted, normal) = if condition.is_negated {
+                (rest, held)
+            } else {
+                (held, rest)
+            };
+            split.extend(acted.map(|audience| (audience, Some(condition.action.clone()))));
+            split.extend(normal.map(|audience| (audience, None)));
+        }
+        *audiences = split;
+        if matches!(condition.subject, Subject::Predicates(_)) {
+            if condition.is_negated && guards.iter().any(|guard: &Condition| guard.is_negated) {
+                self.fates
+                    .closed(directive, "only one condition of a server may be negated");
+            }
+            guards.push(condition.clone());
+        }
+    }
+
+    /// Returns the redirects of a server's own `rewrite`: location, action, comment.
+    fn rewrites(
+        &mut self,
+        server: &Server<'a>,
+        found: &[Location<'a>],
+    ) -> Vec<(String, Map<String, Value>, String)> {
+        let mut list = Vec::new();
+        for directive in server.scope.own("rewrite") {
+            let (regex, groups) = named_groups(directive.arg(0));
+            let known = Known {
+                groups,
+                ..server.known.clone()
+            };
+            let Some(action) = redirected(directive, &known) else {
+                self.fates.lost(
+                    directive,
+                    "only redirects of a server's `rewrite` have a counterpart",
+                );
+                continue;
+            };
+            let first: Vec<&str> = found
+                .iter()
+                .filter(|one| one.text.starts_with("= ") || one.text.starts_with("^~ "))
+                .map(|one| one.text.as_str())
+                .collect();
+            if first.is_empty() {
+                self.fates.carried(directive, "");
+            } else {
+                let note = format!("not for paths of the locations {}", first.join(", "));
+                self.fates.changed(directive, note);
+            }
+            list.push((
+                format!("~ {regex}"),
+                action,
+                format!("{} rewrite", directive.place()),
+            ));
+        }
+        list
+    }
+
+    fn location(
+        &mut self,
+        server: &Server<'a>,
+        location: &Location<'a>,
+        audience: &Audience,
+        server_guards: &[Condition],
+        (found, named): (&[Location<'a>], &[(String, Scope<'a>, &'a Directive)]),
+        is_closed: bool,
+    ) {
+        let known = Known {
+            groups: location.groups.clone(),
+            ..server.known.clone()
+        };
+        let mut guards = server_guards.to_vec();
+        let mut is_closed = is_closed;
+        let is_server = location.directive.id == server.directive.id;
+        let ifs = if is_server {
+            Vec::new()
+        } else {
+            location.scope.own("if")
+        };
+        for directive in ifs {
+            let condition = Condition::read(directive, &known);
+            match condition {
+                Some(condition) if matches!(condition.subject, Subject::Predicates(_)) => {
+                    self.fates.carried(directive, "");
+                    for inner in directive.children() {
+                        self.fates.carried(inner, "");
+                    }
+                    guards.push(condition);
+                }
+                _ if conditions::refuses(directive) => {
+                    self.fates
+                        .closed(directive, "this condition has no counterpart");
+                    is_closed = true;
+                }
+                _ => self
+                    .fates
+                    .lost(directive, "this condition has no counterpart"),
+            }
+        }
+        let comment = format!(
+            "{} {} {}",
+            location.directive.place(),
+            location.directive.name,
+            location.directive.args.join(" ")
+        );
+        let mut keys = self.action(server, location, &known, (found, named));
+        let responds = keys.contains_key("respond") || keys.contains_key("redirect");
+        if !responds {
+            let passes = keys.contains_key("upstream");
+            let Filters {
+                keys: more,
+                is_closed: closes,
+            } = filters::of(
+                &location.scope,
+                self.http,
+                passes,
+                &mut self.limits,
+                &mut self.fates,
+            );
+            keys.extend(more);
+            is_closed |= closes | self.forward_auth(location, found, &mut keys);
+            is_closed |= self.limit_except(location, &mut keys);
+        }
+        if is_closed {
+            keys = closed();
+        }
+        if let Some(path) = location.text.strip_suffix('/')
+            && keys.contains_key("upstream")
+            && path.starts_with('/')
+            && !found.iter().any(|other| other.text == format!("= {path}"))
+        {
+            let to = json!({ "to": format!("{path}/?{{query}}"), "status": 301 });
+            let action = Map::from_iter([("redirect".to_owned(), to)]);
+            let added = format!("{comment}: nginx adds the slash");
+            self.push(audience, &format!("= {path}"), &action, &added, &guards);
+        }
+        self.push(audience, &location.text, &keys, &comment, &guards);
+    }
+
+    /// Adds a route, and before it those of its guards.
+    fn push(
+        &mut self,
+        audience: &Audience,
+        text: &str,
+        keys: &Map<String, Value>,
+        comment: &str,
+        guards: &[Condition],
+    ) {
+        let route =
+            |predicates: &Map<String, Value>, keys: &Map<String, Value>, comment: String| {
+                let mut matches = Map::new();
+                if !audience.hosts.is_empty() {
+                    matches.insert("host".to_owned(), one_or_many(&audience.hosts));
+                }
+                if !audience.listeners.is_empty() {
+                    matches.insert("listener".to_owned(), one_or_many(&audience.listeners));
+                }
+                matches.insert("location".to_owned(), text.into());
+                matches.extend(predicates.clone());
+                let mut value = Map::from_iter([("match".to_owned(), Value::Object(matches))]);
+                value.extend(keys.clone());
+                Part {
+                    comment,
+                    value: value.into(),
+                }
+            };
+        let mut add = |part: Part| {
+            // What an earlier line has taken is never reached.
+            if self
+                .parts
+                .iter()
+                .all(|known| known.value["match"] != part.value["match"])
+            {
+                self.parts.push(part);
+            }
+        };
+        let none = Map::new();
+        let mut own = none.clone();
+        let mut otherwise = None;
+        for guard in guards {
+            let Subject::Predicates(predicates) = &guard.subject else {
+                continue;
+            };
+            if guard.is_negated && otherwise.is_none() {
+                own.clone_from(predicates);
+                otherwise = Some(&guard.action);
+            } else {
+                let action = if guard.is_negated {
+                    &closed()
+                } else {
+                    &guard.action
+                };
+                add(route(predicates, action, format!("{comment}: if")));
+            }
+        }
+        add(route(&own, keys, comment.to_owned()));
+        if let Some(action) = otherwise {
+            self.parts
+                .push(route(&none, action, format!("{comment}: if")));
+        }
+    }
+
+    /// Translates `limit_except`; returns true if what it guards must be closed.
+    fn limit_except(&mut self, location: &Location<'a>, keys: &mut Map<String, Value>) -> bool {
+        let Some(directive) = location.scope.own("limit_except").first().copied() else {
+            return false;
+        };
+        let denies =
+            matches!(directive.children(), [one] if one.name == "deny" && one.args == ["all"]);
+        if !denies {
+            self.fates.closed(
+                directive,
+                "other conditions than `deny all` have no counterpart",
+            );
+            return true;
+        }
+        self.fates.changed(directive, "405 instead of 403");
+        for inner in directive.children() {
+            self.fates.carried(inner, "");
+        }
+        keys.insert("methods".to_owned(), directive.args.clone().into());
+        false
+    }
+
+    /// Translates `auth_request`; returns true if what it guards must be closed.
+    fn forward_auth(
+        &mut self,
+        location: &Location<'a>,
+        found: &[Location<'a>],
+        keys: &mut Map<String, Value>,
+    ) -> bool {
+        let Some(directive) = location.scope.one("auth_request") else {
+            return false;
+        };
+        let path = directive.arg(0);
+        if path == "off" {
+            self.fates.carried(directive, "");
+            return false;
+        }
+        let exact = format!("= {path}");
+        let target = found
+            .iter()
+            .find(|other| other.text == exact || other.text == path);
+        if target.is_some_and(|target| target.directive.id == location.directive.id) {
+            return false;
+        }
+        let pass = target.and_then(|target| target.scope.own("proxy_pass").first().copied());
+        let url = pass.and_then(|pass| {
+            let to = plain(pass.arg(0)).and_then(|url| Destination::parse(&url))?;
+            let authority = self.upstreams.first_address(&to.authority)?;
+            let scheme = if to.is_tls { "https" } else { "http" };
+            Some(format!(
+                "{scheme}://{authority}{}",
+                to.path.as_deref().unwrap_or(path)
+            ))
+        });
+        let Some(url) = url else {
+            self.fates.closed(
+                directive,
+                "its location does not lead to a service by a fixed URL",
+            );
+            return true;
+        };
+        self.fates.carried(directive, "");
+        let mut copy = Vec::new();
+        for set in location.scope.nearest("auth_request_set") {
+            match set.arg(1).strip_prefix("$upstream_http_") {
+                Some(name) => {
+                    self.fates
+                        .changed(set, "the header reaches the backend under its own name");
+                    copy.push(name.replace('_', "-"));
+                }
+                None => self
+                    .fates
+                    .lost(set, "only headers of the response have a counterpart"),
+            }
+        }
+        let mut value = json!({ "url": url });
+        if !copy.is_empty() {
+            value["copy"] = copy.into();
+        }
+        keys.insert("forward_auth".to_owned(), value);
+        false
+    }
+}
+
+/// Returns the keys of a route that refuses everything.
+pub(super) fn closed() -> Map<String, Value> {
+    Map::from_iter([("respond".to_owned(), json!(503))])
+}
+
+fn one_or_many(list: &[String]) -> Value {
+    match list {
+        [one] => one.clone().into(),
+        many => json!(many),
+    }
+}
+
+/// Returns the redirect of a `rewrite` whose expression names groups.
+fn redirected(directive: &Directive, known: &Known) -> Option<Map<String, Value>> {
+    let to = directive.arg(1);
+    let status = match directive.arg(2) {
+        "permanent" => 301,
+        "redirect" => 302,
+        _ if to.starts_with("http://") || to.starts_with("https://") => 302,
+        _ => return None,
+    };
+    let to = match to.strip_suffix('?') {
+        Some(to) => to.to_owned(),
+        None if to.contains('?') => format!("{to}&$args"),
+        None => format!("{to}$is_args$args"),
+    };
+    let to = super::words::target(&to, known)?;
+    Some(Map::from_iter([(
+        "redirect".to_owned(),
+        json!({ "to": to, "status": status }),
+    )]))
+}

@@ -1,0 +1,239 @@
+//! `edgeway import nginx`: reads a configuration of nginx, and writes one of the gateway with a
+//! report of what became of each directive.
+
+mod actions;
+mod cache;
+mod conditions;
+mod directives;
+mod filters;
+mod locations;
+mod output;
+mod parse;
+mod report;
+mod scope;
+mod servers;
+mod upstreams;
+mod words;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use serde_json::json;
+
+use self::{
+    locations::Routes,
+    output::Output,
+    parse::{Directive, Source},
+    report::{Fates, Report},
+    scope::Scope,
+    servers::Servers,
+    upstreams::Upstreams,
+};
+use crate::{
+    base::out,
+    cli::EX_CONFIG,
+    config::diagnostic::{Severity, Style},
+    gateway,
+};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// The configuration of nginx, which may include others
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The file to write; standard output if absent
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Form of the report
+    #[arg(long, value_enum, default_value = "text")]
+    report: Form,
+    /// Ends with exit status 1 if a directive was not carried over
+    #[arg(long)]
+    strict: bool,
+}
+
+/// Form of the report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Form {
+    Text,
+    Json,
+}
+
+pub(super) fn run(options: &Options) -> ExitCode {
+    let (yaml, report) = match import(&options.file) {
+        Ok(done) => done,
+        Err(message) => {
+            out::note(&format!("edgeway: {}", out::printable_lines(&message)));
+            return ExitCode::from(EX_CONFIG);
+        }
+    };
+    let text = match options.report {
+        Form::Text => report.text(),
+        Form::Json => report.json(),
+    };
+    // The report goes where the configuration does not.
+    if let Some(path) = &options.out {
+        if let Err(error) = fs::write(path, &yaml) {
+            let path = path.display();
+            out::note(&format!("edgeway: cannot write to `{path}`: {error}"));
+            return ExitCode::FAILURE;
+        }
+        out::data(&text);
+    } else {
+        out::data(&yaml);
+        out::note(&out::printable_lines(&text));
+    }
+    out::note(&out::printable_lines(&report.summary()));
+    let problems = problems(&yaml, options.out.as_deref());
+    if let Some(problems) = &problems {
+        out::note(&out::printable_lines(problems));
+    }
+    if problems.is_some() || (options.strict && !report.is_whole()) {
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+/// Returns the errors that `edgeway check` would report.
+fn problems(yaml: &str, path: Option<&Path>) -> Option<String> {
+    let mut loaded = match path {
+        Some(path) => gateway::load(path),
+        None => gateway::load_text("edgeway.yaml", yaml),
+    };
+    let folder = path.and_then(Path::parent).unwrap_or(Path::new(""));
+    loaded.find_rest(folder);
+    let has_errors = |loaded: &gateway::Loaded| {
+        let mut all = loaded.diagnostics.list().iter();
+        all.any(|one| one.severity == Severity::Error)
+    };
+    if let Some(file) = &loaded.file {
+        let (_, diagnostics) = gateway::compile(file, folder, &gateway::World::default());
+        loaded.diagnostics.extend(diagnostics);
+    }
+    has_errors(&loaded).then(|| {
+        let lines = loaded.diagnostics.render(&loaded.sources, Style::Lines);
+        let errors = lines.lines().filter(|line| line.contains(": error: "));
+        let list: Vec<&str> = errors.collect();
+        format!("`edgeway check` finds problems:\n{}\n", list.join("\n"))
+    })
+}
+
+/// Translates a configuration.
+fn import(path: &Path) -> Result<(String, Report), String> {
+    let source = parse::read(path)?;
+    let mut fates = Fates::default();
+    let top = Scope::default().inner(&source.directives);
+    let http = match top.own("http").first() {
+        Some(http) => {
+            fates.carried(http, "");
+            Scope::default().inner(http.children())
+        }
+        // A file with servers alone, as in `sites-enabled`.
+        None => top.clone(),
+    };
+    let servers = Servers::read(&http, &mut fates);
+    if servers.list.is_empty() {
+        return Err(format!(
+            "{}: there is no `server` block; name the file that includes them, such as \
+             /etc/nginx/nginx.conf",
+            path.display()
+        ));
+    }
+    let mut output = Output {
+        merge_slashes: true,
+        ..Output::default()
+    };
+    of_http(&http, &servers, &mut output, &mut fates);
+    output.listeners = servers.parts(&http, &mut fates);
+    let mut routes = Routes {
+        http: &http,
+        servers: &servers,
+        upstreams: Upstreams::read(&http),
+        limits: Vec::new(),
+        fates,
+        parts: Vec::new(),
+    };
+    for server in &servers.list {
+        routes.server(server);
+    }
+    let mut fates = routes.fates;
+    output.routes = routes.parts;
+    output.rate_limits = routes.limits;
+    output.upstreams = routes.upstreams.parts(&mut fates);
+    directives::mark_rest(&source.directives, &mut fates);
+    includes(&source, &mut fates);
+    let whole = top.own("http").first().copied();
+    if let Some(at) = whole.or(servers.list.first().map(|server| server.directive)) {
+        for note in directives::GENERAL {
+            fates.general(at, note);
+        }
+    }
+    let name = path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    Ok((output.yaml(&name), fates.report(&source.directives)))
+}
+
+/// Translates what holds for all servers.
+fn of_http(http: &Scope<'_>, servers: &Servers<'_>, output: &mut Output, fates: &mut Fates) {
+    let scopes = std::iter::once(http).chain(servers.list.iter().map(|server| &server.scope));
+    for scope in scopes {
+        for from in scope.own("set_real_ip_from") {
+            if from.arg(0) == "unix:" {
+                fates.carried(from, "");
+                continue;
+            }
+            fates.carried(from, "for all servers");
+            let network = from.arg(0).to_owned();
+            if !output.trusted_proxies.contains(&network) {
+                output.trusted_proxies.push(network);
+            }
+        }
+        for header in scope.own("real_ip_header") {
+            match header.arg(0).to_ascii_lowercase().as_str() {
+                "x-forwarded-for" => fates.carried(header, ""),
+                _ => fates.lost(header, "the client's address comes from `X-Forwarded-For`"),
+            }
+        }
+        for recursive in scope.own("real_ip_recursive") {
+            fates.carried(recursive, "always so");
+        }
+        for merge in scope.own("merge_slashes") {
+            fates.carried(merge, "for all servers");
+            output.merge_slashes &= merge.arg(0) != "off";
+        }
+    }
+    output
+        .defaults
+        .insert("compression".to_owned(), json!(false));
+    output.defaults.insert(
+        "security_headers".to_owned(),
+        json!({ "powered_by": "keep" }),
+    );
+}
+
+fn includes(source: &Source, fates: &mut Fates) {
+    fn walk(all: &[Directive], missing: &[(usize, String)], fates: &mut Fates) {
+        for directive in all {
+            if directive.name == "include" {
+                let mut reasons = missing
+                    .iter()
+                    .filter(|(id, _)| *id == directive.id)
+                    .peekable();
+                if reasons.peek().is_none() {
+                    fates.carried(directive, "");
+                }
+                for (_, why) in reasons {
+                    fates.lost(directive, why.clone());
+                }
+            }
+            walk(directive.children(), missing, fates);
+        }
+    }
+    walk(&source.directives, &source.missing, fates);
+}

@@ -1,0 +1,527 @@
+//! Servers: the addresses that they listen on, their names, and who gets what no name takes.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    output::Part,
+    parse::Directive,
+    report::Fates,
+    scope::Scope,
+    words::{Known, bytes, duration, milliseconds, size},
+};
+
+/// A server and the listeners that it has.
+pub(super) struct Server<'a> {
+    pub(super) directive: &'a Directive,
+    pub(super) scope: Scope<'a>,
+    /// Names of its listeners.
+    listeners: Vec<String>,
+    /// Names of the listeners whose default it is.
+    default_of: Vec<String>,
+    pub(super) hosts: Vec<String>,
+    pub(super) known: Known,
+}
+
+/// Requests of a server: those for its names, or those that no name takes.
+#[derive(Clone, Debug)]
+pub(super) struct Audience {
+    pub(super) hosts: Vec<String>,
+    pub(super) listeners: Vec<String>,
+}
+
+/// An address, and what its servers say of it.
+struct Listener<'a> {
+    name: String,
+    address: String,
+    is_tls: bool,
+    http: HttpOptions,
+    certificates: Vec<Value>,
+    min_version: Option<&'static str>,
+    comment: String,
+    /// Position of its default server.
+    default: usize,
+    has_marked_default: bool,
+    first: &'a Directive,
+}
+
+/// Options of `listen` beside TLS.
+#[derive(Clone, Copy, Debug, Default)]
+struct HttpOptions {
+    speaks_h2: bool,
+    is_proxied: bool,
+}
+
+/// All servers of a configuration.
+pub(super) struct Servers<'a> {
+    pub(super) list: Vec<Server<'a>>,
+    listeners: Vec<Listener<'a>>,
+}
+
+impl<'a> Servers<'a> {
+    pub(super) fn read(http: &Scope<'a>, fates: &mut Fates) -> Self {
+        let mut all = Self {
+            list: Vec::new(),
+            listeners: Vec::new(),
+        };
+        for directive in http.innermost().iter().filter(|one| one.name == "server") {
+            fates.carried(directive, "");
+            all.server(directive, http, fates);
+        }
+        all.join_families();
+        all.repeated(fates);
+        for (index, listener) in all.listeners.iter().enumerate() {
+            let server = &mut all.list[listener.default];
+            server.default_of.push(listener.name.clone());
+            let _ = index;
+        }
+        for server in &mut all.list {
+            let tls = |name: &String| {
+                let mut listeners = all.listeners.iter();
+                listeners.any(|listener| listener.name == *name && listener.is_tls)
+            };
+            let count = server.listeners.iter().filter(|name| tls(name)).count();
+            server.known.scheme = match count {
+                0 => Some("http"),
+                all if all == server.listeners.len() => Some("https"),
+                _ => None,
+            };
+        }
+        all
+    }
+
+    fn server(&mut self, directive: &'a Directive, http: &Scope<'a>, fates: &mut Fates) {
+        let index = self.list.len();
+        let scope = http.inner(directive.children());
+        let mut server = Server {
+            directive,
+            listeners: Vec::new(),
+            default_of: Vec::new(),
+            hosts: Vec::new(),
+            known: Known::default(),
+            scope,
+        };
+        server.names(fates);
+        let listens = server.scope.own("listen");
+        if listens.is_empty() {
+            let name = self.listener(index, directive, "80", directive);
+            server.listeners.push(name);
+        }
+        for listen in listens {
+            fates.carried(listen, "");
+            let name = self.listener(index, listen, listen.arg(0), directive);
+            self.parameters(&name, index, listen, fates);
+            if !server.listeners.contains(&name) {
+                server.listeners.push(name);
+            }
+        }
+        self.certificates(&server, fates);
+        self.list.push(server);
+    }
+
+    /// Returns the name of the listener at an address; the first server of an address is its
+    /// default.
+    fn listener(
+        &mut self,
+        server: usize,
+        at: &'a Directive,
+        address: &str,
+        directive: &'a Directive,
+    ) -> String {
+        let address = normal(address);
+        if let Some(known) = self.listeners.iter().find(|known| known.address == address) {
+            return known.name.clone();
+        }
+        let port = address.rsplit(':').next().unwrap_or_default().to_owned();
+        let is_free = |name: &str| self.listeners.iter().all(|known| known.name != name);
+        let mut name = match address.strip_prefix("unix:") {
+            Some(path) => path.rsplit('/').next().unwrap_or("unix").to_owned(),
+            None => format!("port-{port}"),
+        };
+        while !is_free(&name) {
+            name.push_str("-b");
+        }
+        self.listeners.push(Listener {
+            name: name.clone(),
+            address,
+            is_tls: false,
+            http: HttpOptions::default(),
+            certificates: Vec::new(),
+            min_version: None,
+            comment: at.place(),
+            default: server,
+            has_marked_default: false,
+            first: directive,
+        });
+        name
+    }
+
+    fn parameters(&mut self, name: &str, server: usize, listen: &Directive, fates: &mut Fates) {
+        let Some(listener) = self.listeners.iter_mut().find(|own| own.name == name) else {
+            return;
+        };
+        for parameter in listen.args.iter().skip(1) {
+            match parameter.as_str() {
+                "ssl" => listener.is_tls = true,
+                "http2" => listener.http.speaks_h2 = true,
+                "default_server" | "default" => {
+                    if !listener.has_marked_default {
+                        (listener.default, listener.has_marked_default) = (server, true);
+                    }
+                }
+                "proxy_protocol" => {
+                    listener.http.is_proxied = true;
+                    fates.changed(listen, "PROXY protocol: the balancers must be named in `proxy_protocol`; 127.0.0.1 is there now");
+                }
+                "quic" => fates.lost(listen, "HTTP/3 is not there"),
+                other => {
+                    if !["reuseport", "deferred", "bind"].contains(&other)
+                        && ![
+                            "backlog",
+                            "rcvbuf",
+                            "sndbuf",
+                            "fastopen",
+                            "so_keepalive",
+                            "ipv6only",
+                            "setfib",
+                        ]
+                        .iter()
+                        .any(|known| other.starts_with(&format!("{known}=")))
+                    {
+                        fates.lost(listen, format!("`{other}` is not known"));
+                    }
+                }
+            }
+        }
+    }
+
+    fn certificates(&mut self, server: &Server<'a>, fates: &mut Fates) {
+        let certificates = server.scope.nearest("ssl_certificate");
+        let keys = server.scope.nearest("ssl_certificate_key");
+        let protocols = server.scope.nearest("ssl_protocols");
+        let is_h2 = server.scope.nearest("http2");
+        for (certificate, key) in certificates.iter().zip(&keys) {
+            fates.carried(certificate, "");
+            fates.carried(key, "");
+        }
+        for name in &server.listeners {
+            let Some(listener) = self.listeners.iter_mut().find(|own| own.name == *name) else {
+                continue;
+            };
+            if let Some(http2) = is_h2.first() {
+                fates.carried(http2, "");
+                listener.http.speaks_h2 |= http2.is_on();
+            }
+            if !listener.is_tls {
+                continue;
+            }
+            for (certificate, key) in certificates.iter().zip(&keys) {
+                let pair = json!({ "cert": certificate.arg(0), "key": key.arg(0) });
+                if !listener.certificates.contains(&pair) {
+                    listener.certificates.push(pair);
+                }
+            }
+            for protocol in &protocols {
+                let has = |version: &str| protocol.args.iter().any(|arg| arg == version);
+                if has("TLSv1") || has("TLSv1.1") {
+                    fates.changed(protocol, "TLS 1.2 and 1.3 only");
+                } else {
+                    fates.carried(protocol, "");
+                }
+                if has("TLSv1.3") && !has("TLSv1.2") {
+                    listener.min_version = Some("1.3");
+                }
+            }
+        }
+    }
+
+    /// Makes one listener of an address for IPv4 and the same one for IPv6.
+    fn join_families(&mut self) {
+        let addresses: Vec<String> = self
+            .listeners
+            .iter()
+            .map(|own| own.address.clone())
+            .collect();
+        for address in addresses {
+            let Some(port) = address.strip_prefix("[::]:") else {
+                continue;
+            };
+            let four = format!("0.0.0.0:{port}");
+            let position = |of: &str| self.listeners.iter().position(|own| own.address == of);
+            let (Some(six), Some(four)) = (position(&address), position(&four)) else {
+                continue;
+            };
+            let removed = self.listeners.remove(six);
+            let four = if six < four { four - 1 } else { four };
+            self.listeners[four].address = format!(":{port}");
+            let name = self.listeners[four].name.clone();
+            for server in &mut self.list {
+                if server.listeners.contains(&name) {
+                    server.listeners.retain(|own| *own != removed.name);
+                }
+                for own in &mut server.listeners {
+                    if *own == removed.name {
+                        own.clone_from(&name);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes names away from servers that come after another one with the same name and address.
+    fn repeated(&mut self, fates: &mut Fates) {
+        for index in 1..self.list.len() {
+            let (before, rest) = self.list.split_at_mut(index);
+            let Some(server) = rest.first_mut() else {
+                continue;
+            };
+            let is_taken = |host: &String| {
+                before.iter().any(|other| {
+                    let mut listeners = other.listeners.iter();
+                    other.hosts.contains(host)
+                        && listeners.any(|name| server.listeners.contains(name))
+                })
+            };
+            let taken: Vec<String> = server
+                .hosts
+                .iter()
+                .filter(|h| is_taken(h))
+                .cloned()
+                .collect();
+            server.hosts.retain(|host| !taken.contains(host));
+            for name in server.scope.own("server_name") {
+                for host in &taken {
+                    fates.changed(
+                        name,
+                        format!("an earlier server of the address has `{host}`"),
+                    );
+                }
+            }
+        }
+    }
+
+    /// Returns the requests that a server gets.
+    pub(super) fn audiences(&self, server: &Server<'a>) -> Vec<Audience> {
+        let listeners = |names: Vec<String>| {
+            if self.listeners.len() == 1 {
+                Vec::new()
+            } else {
+                names
+            }
+        };
+        let is_covered = server.hosts.iter().any(|host| {
+            let others = self
+                .list
+                .iter()
+                .filter(|other| other.directive.id != server.directive.id);
+            let mut beside = others.filter(|other| {
+                let mut own = other.listeners.iter();
+                own.any(|name| server.listeners.contains(name))
+            });
+            beside.any(|other| {
+                let mut suffixes = other.hosts.iter().filter_map(|host| host.strip_prefix('*'));
+                suffixes.any(|suffix| host.ends_with(suffix))
+            })
+        });
+        let mut all = Vec::new();
+        let named: Vec<String> = if is_covered {
+            server.listeners.clone()
+        } else {
+            let mut own = server.listeners.clone();
+            own.retain(|name| !server.default_of.contains(name));
+            own
+        };
+        if !named.is_empty() && !server.hosts.is_empty() {
+            all.push(Audience {
+                hosts: server.hosts.clone(),
+                listeners: listeners(named),
+            });
+        }
+        if !server.default_of.is_empty() {
+            all.push(Audience {
+                hosts: Vec::new(),
+                listeners: listeners(server.default_of.clone()),
+            });
+        }
+        all
+    }
+
+    /// Returns the listeners of an audience that have no TLS.
+    pub(super) fn without_tls(&self, server: &Server<'a>, audience: &Audience) -> Vec<String> {
+        let names = if audience.listeners.is_empty() {
+            &server.listeners
+        } else {
+            &audience.listeners
+        };
+        let is_plain = |name: &&String| {
+            let mut listeners = self.listeners.iter();
+            listeners.any(|own| own.name == **name && !own.is_tls)
+        };
+        names.iter().filter(is_plain).cloned().collect()
+    }
+
+    /// Returns the listeners of the configuration.
+    pub(super) fn parts(&self, http: &Scope<'a>, fates: &mut Fates) -> Vec<Part> {
+        let limits = limits(http, &self.list, fates);
+        let mut parts = Vec::new();
+        for listener in &self.listeners {
+            let mut value = Map::new();
+            value.insert("address".to_owned(), listener.address.clone().into());
+            if self.listeners.len() > 1 {
+                value.insert("name".to_owned(), listener.name.clone().into());
+            }
+            if listener.http.is_proxied {
+                value.insert("proxy_protocol".to_owned(), json!(["127.0.0.1"]));
+            }
+            if listener.is_tls {
+                let mut tls = json!({ "certificates": listener.certificates });
+                if let Some(version) = listener.min_version {
+                    tls["min_version"] = version.into();
+                }
+                value.insert("tls".to_owned(), tls);
+                if !listener.http.speaks_h2 {
+                    value.insert("http2".to_owned(), json!({ "enabled": false }));
+                }
+                if listener.certificates.is_empty() {
+                    fates.closed(
+                        listener.first,
+                        "it has no `ssl_certificate` that can be used",
+                    );
+                }
+            }
+            if !limits.is_empty() {
+                value.insert("limits".to_owned(), limits.clone().into());
+            }
+            parts.push(Part {
+                comment: listener.comment.clone(),
+                value: value.into(),
+            });
+        }
+        parts
+    }
+}
+
+impl Server<'_> {
+    fn names(&mut self, fates: &mut Fates) {
+        for directive in self.scope.own("server_name") {
+            fates.carried(directive, "");
+            for name in &directive.args {
+                let lower = name.to_ascii_lowercase();
+                let lower = lower.trim_end_matches('.');
+                if lower.is_empty() || lower == "_" {
+                    continue;
+                }
+                if lower.starts_with('~') || lower.ends_with(".*") || lower.contains('$') {
+                    let note = format!(
+                        "requests for `{name}` go to the default server: names are whole, or begin with `*.`"
+                    );
+                    fates.lost(directive, note);
+                    continue;
+                }
+                if let Some(below) = lower.strip_prefix('.') {
+                    self.hosts.extend([below.to_owned(), format!("*.{below}")]);
+                } else if lower
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"-._*[]:".contains(&b))
+                {
+                    self.hosts.push(lower.to_owned());
+                } else {
+                    fates.lost(
+                        directive,
+                        format!("`{name}` is no name that a client can ask for"),
+                    );
+                }
+            }
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        self.hosts.retain(|host| seen.insert(host.clone()));
+        let exact = self.hosts.iter().find(|host| !host.starts_with('*'));
+        self.known.server_name = exact.cloned();
+    }
+}
+
+/// Returns an address as the configuration writes it.
+fn normal(address: &str) -> String {
+    if address.starts_with("unix:") {
+        return address.to_owned();
+    }
+    if address.bytes().all(|b| b.is_ascii_digit()) {
+        return format!("0.0.0.0:{address}");
+    }
+    let (host, port) = match address.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port),
+        _ => (address, "80"),
+    };
+    let host = match host {
+        "*" => "0.0.0.0",
+        "localhost" => "127.0.0.1",
+        other => other,
+    };
+    format!("{host}:{port}")
+}
+
+/// Returns the limits on clients, which nginx has for servers and this gateway for listeners.
+fn limits<'a>(http: &Scope<'a>, servers: &[Server<'a>], fates: &mut Fates) -> Map<String, Value> {
+    let mut limits = BTreeMap::<&str, (u64, String)>::new();
+    let scopes = std::iter::once(http).chain(servers.iter().map(|server| &server.scope));
+    for scope in scopes {
+        for (name, key, default) in [
+            ("client_header_timeout", "header_timeout", 60_000),
+            ("keepalive_timeout", "idle_timeout", 75_000),
+            ("send_timeout", "send_timeout", 60_000),
+        ] {
+            for directive in scope.own(name) {
+                let Some(ms) = milliseconds(directive.arg(0)) else {
+                    fates.lost(directive, "this time is not known");
+                    continue;
+                };
+                let ms = if ms == 0 { 1_000 } else { ms };
+                fates.carried(directive, "one value for all servers of a listener");
+                let known = limits.entry(key).or_insert((0, String::new()));
+                if ms > known.0 {
+                    *known = (ms, duration(ms));
+                }
+            }
+            limits.entry(key).or_insert((default, duration(default)));
+        }
+        for directive in scope.own("keepalive_requests") {
+            fates.carried(directive, "");
+            if let Ok(count) = directive.arg(0).parse::<u64>() {
+                limits.insert(
+                    "requests_per_connection",
+                    (count.max(1), count.max(1).to_string()),
+                );
+            }
+        }
+        for directive in scope.own("large_client_header_buffers") {
+            fates.changed(
+                directive,
+                "all headers of a request together have the space of all buffers",
+            );
+            let count = directive.arg(0).parse::<u64>().unwrap_or(4);
+            if let Some(one) = bytes(directive.arg(1)) {
+                let headers = (count * one).clamp(1 << 10, 1 << 20);
+                limits.insert("request_line", (one, size(one.min(headers))));
+                limits.insert("headers", (headers, size(headers)));
+            }
+        }
+        for directive in scope.own("client_body_timeout") {
+            fates.changed(
+                directive,
+                "a body may be slower than `body_rate` for `body_grace`, in all",
+            );
+        }
+    }
+    limits
+        .into_iter()
+        .map(|(key, (number, text))| {
+            let value = if key == "requests_per_connection" {
+                number.into()
+            } else {
+                text.into()
+            };
+            (key.to_owned(), value)
+        })
+        .collect()
+}

@@ -1,0 +1,344 @@
+//! Upstreams: the blocks `upstream`, and the addresses that `proxy_pass` names itself.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    output::Part,
+    parse::Directive,
+    report::Fates,
+    scope::Scope,
+    words::{duration, milliseconds, parameter},
+};
+
+/// Upstreams that routes use.
+pub(super) struct Upstreams<'a> {
+    blocks: BTreeMap<String, &'a Directive>,
+    made: Vec<Made>,
+}
+
+struct Made {
+    name: String,
+    /// Scheme and authority of `proxy_pass`.
+    key: (bool, String),
+    value: Map<String, Value>,
+    comment: String,
+    /// Milliseconds to connect, and until the response.
+    times: Option<(u64, u64)>,
+}
+
+/// Destination of `proxy_pass`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Destination {
+    pub(super) is_tls: bool,
+    /// Text between the scheme and the path.
+    pub(super) authority: String,
+    /// The path, if one is written.
+    pub(super) path: Option<String>,
+}
+
+impl Destination {
+    pub(super) fn parse(url: &str) -> Option<Self> {
+        let (is_tls, rest) = match url.split_once("://")? {
+            ("http", rest) => (false, rest),
+            ("https", rest) => (true, rest),
+            _ => return None,
+        };
+        let (authority, path) = if let Some(socket) = rest.strip_prefix("unix:") {
+            match socket.split_once(':') {
+                Some((socket, path)) => (format!("unix:{socket}"), Some(path.to_owned())),
+                None => (format!("unix:{socket}"), None),
+            }
+        } else {
+            match rest.find('/') {
+                Some(at) => (rest[..at].to_owned(), Some(rest[at..].to_owned())),
+                None => (rest.to_owned(), None),
+            }
+        };
+        Some(Self {
+            is_tls,
+            authority,
+            path: path.filter(|path| !path.is_empty()),
+        })
+    }
+}
+
+impl<'a> Upstreams<'a> {
+    pub(super) fn read(http: &Scope<'a>) -> Self {
+        let blocks = http.own("upstream").into_iter();
+        Self {
+            blocks: blocks
+                .map(|block| (block.arg(0).to_owned(), block))
+                .collect(),
+            made: Vec::new(),
+        }
+    }
+
+    /// Returns the name of the upstream for a destination.
+    pub(super) fn name(
+        &mut self,
+        to: &Destination,
+        pass: &Directive,
+        scope: &Scope<'a>,
+        fates: &mut Fates,
+    ) -> String {
+        let key = (to.is_tls, to.authority.clone());
+        let times = times(scope, fates);
+        if let Some(known) = self.made.iter_mut().find(|made| made.key == key) {
+            if known.times != Some(times) {
+                let (connect, read) = known.times.unwrap_or(times);
+                let longer = (connect.max(times.0), read.max(times.1));
+                for name in ["proxy_connect_timeout", "proxy_read_timeout"] {
+                    for directive in scope.nearest(name) {
+                        fates.changed(
+                            directive,
+                            "the longest time of all locations of the upstream",
+                        );
+                    }
+                }
+                known.times = Some(longer);
+            }
+            return known.name.clone();
+        }
+        let block = self.blocks.get(&to.authority).copied();
+        let mut value = match block {
+            Some(block) => of_block(block, fates),
+            None => of_authority(&to.authority),
+        };
+        if to.is_tls {
+            fates.changed(pass, "the certificate of the backend is verified, as nginx does with `proxy_ssl_verify on`");
+            let name = scope
+                .one("proxy_ssl_name")
+                .map(|name| name.arg(0).to_owned());
+            let host = to
+                .authority
+                .rsplit_once(':')
+                .map_or(&*to.authority, |(host, _)| host);
+            let name = name
+                .filter(|name| !name.contains('$'))
+                .unwrap_or_else(|| host.to_owned());
+            value.insert("tls".to_owned(), json!({ "name": name }));
+        }
+        let name = self.free_name(&to.authority);
+        self.made.push(Made {
+            name: name.clone(),
+            key,
+            value,
+            comment: block.unwrap_or(pass).place(),
+            times: Some(times),
+        });
+        name
+    }
+
+    /// Returns an address of a destination: its own, or that of the first server of its block.
+    pub(super) fn first_address(&self, authority: &str) -> Option<String> {
+        let Some(block) = self.blocks.get(authority) else {
+            return Some(authority.to_owned());
+        };
+        let mut servers = block.children().iter();
+        let first = servers.find(|one| one.name == "server")?;
+        Some(first.arg(0).to_owned()).filter(|address| !address.starts_with("unix:"))
+    }
+
+    fn free_name(&self, authority: &str) -> String {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        let kept = authority.trim_start_matches("unix:").trim_matches('/');
+        let mut name: String = kept
+            .chars()
+            .map(|c| if is_plain(c) { c } else { '-' })
+            .collect();
+        if !name.starts_with(|c: char| c.is_ascii_alphabetic()) {
+            name.insert_str(0, "at-");
+        }
+        while self.made.iter().any(|made| made.name == name) {
+            name.push_str("-b");
+        }
+        name
+    }
+
+    /// Returns the upstreams in use; what no route uses is named in the report.
+    pub(super) fn parts(self, fates: &mut Fates) -> Vec<(String, Part)> {
+        for block in self.blocks.values() {
+            if !fates.has(block) {
+                fates.lost(block, "no location that was carried over uses it");
+            }
+        }
+        let parts = self.made.into_iter().map(|made| {
+            let mut value = made.value;
+            if let Some((connect, read)) = made.times {
+                let (connect, read) = (duration(connect), duration(read));
+                let times = json!({ "connect": connect, "first_byte": read, "idle": read, "stream_idle": read });
+                value.insert("timeouts".to_owned(), times);
+            }
+            let part = Part {
+                comment: made.comment,
+                value: value.into(),
+            };
+            (made.name, part)
+        });
+        parts.collect()
+    }
+}
+
+/// Returns the times of a scope in milliseconds: to connect, and between two reads.
+fn times(scope: &Scope<'_>, fates: &mut Fates) -> (u64, u64) {
+    let mut time = |name: &str| {
+        let Some(directive) = scope.one(name) else {
+            return 60_000;
+        };
+        let Some(ms) = milliseconds(directive.arg(0)) else {
+            fates.lost(directive, "this time is not known");
+            return 60_000;
+        };
+        fates.carried(directive, "");
+        ms.max(1)
+    };
+    let times = (time("proxy_connect_timeout"), time("proxy_read_timeout"));
+    if let Some(send) = scope.one("proxy_send_timeout") {
+        fates.changed(
+            send,
+            "`idle` of the upstream is the time of `proxy_read_timeout`",
+        );
+    }
+    times
+}
+
+fn of_authority(authority: &str) -> Map<String, Value> {
+    let mut value = Map::new();
+    value.insert(
+        "backends".to_owned(),
+        json!([backend(authority, None, false)]),
+    );
+    value.insert("balance".to_owned(), "round_robin".into());
+    value
+}
+
+/// Returns a backend as the configuration writes it.
+fn backend(address: &str, weight: Option<u64>, is_backup: bool) -> Value {
+    let (key, text) = if address.starts_with("unix:") {
+        ("address", address.to_owned())
+    } else {
+        let has_port = address
+            .rsplit_once(':')
+            .is_some_and(|(_, port)| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()));
+        let full = if has_port {
+            address.to_owned()
+        } else {
+            format!("{address}:80")
+        };
+        let host = full.rsplit_once(':').map_or("", |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        match host.parse::<IpAddr>() {
+            Ok(_) => ("address", full),
+            Err(_) if host == "localhost" => {
+                ("address", full.replacen("localhost", "127.0.0.1", 1))
+            }
+            Err(_) => ("dns", full),
+        }
+    };
+    if key == "address" && weight.is_none() && !is_backup {
+        return text.into();
+    }
+    let mut value = json!({ key: text });
+    if let Some(weight) = weight {
+        value["weight"] = weight.into();
+    }
+    if is_backup {
+        value["backup"] = true.into();
+    }
+    value
+}
+
+fn of_block(block: &Directive, fates: &mut Fates) -> Map<String, Value> {
+    fates.carried(block, "");
+    let mut value = Map::new();
+    let mut backends = Vec::new();
+    let mut balance = "round_robin".to_owned();
+    let (mut fails, mut fail_timeout, mut most) = (None, None, None);
+    for directive in block.children() {
+        match directive.name.as_str() {
+            "server" => {
+                fates.carried(directive, "");
+                if directive.args.iter().any(|arg| arg == "down") {
+                    fates.carried(directive, "left out: `down`");
+                    continue;
+                }
+                let weight = parameter(directive, "weight").and_then(|text| text.parse().ok());
+                let is_backup = directive.args.iter().any(|arg| arg == "backup");
+                backends.push(backend(directive.arg(0), weight, is_backup));
+                fails =
+                    fails.or(parameter(directive, "max_fails").and_then(|n| n.parse::<u64>().ok()));
+                fail_timeout =
+                    fail_timeout.or(parameter(directive, "fail_timeout").and_then(milliseconds));
+                let own = parameter(directive, "max_conns").and_then(|n| n.parse::<u64>().ok());
+                most = most.max(own.filter(|most| *most > 0));
+                for known in ["slow_start", "resolve", "service", "route"] {
+                    if directive.args.iter().any(|arg| arg.starts_with(known)) {
+                        fates.changed(directive, format!("without `{known}`"));
+                    }
+                }
+            }
+            "least_conn" => {
+                fates.carried(directive, "");
+                balance = "least_conn".into();
+            }
+            "ip_hash" => {
+                fates.changed(
+                    directive,
+                    "another hash: clients move to another backend once",
+                );
+                balance = "hash:client.ip".into();
+            }
+            "random" => {
+                fates.changed(directive, "the better of two random backends");
+                balance = "p2c".into();
+            }
+            "hash" => match hash_key(directive.arg(0)) {
+                Some(key) => {
+                    fates.changed(
+                        directive,
+                        "another hash: clients move to another backend once",
+                    );
+                    balance = key;
+                }
+                None => fates.lost(directive, "this key is not there; requests go round"),
+            },
+            "keepalive" | "keepalive_requests" | "keepalive_timeout" | "keepalive_time"
+            | "zone" => {
+                fates.carried(directive, "connections are kept in any case");
+            }
+            _ => {}
+        }
+    }
+    value.insert("backends".to_owned(), backends.into());
+    value.insert("balance".to_owned(), balance.into());
+    // Of a single server nginx does not count failures.
+    let for_ = duration(fail_timeout.unwrap_or(10_000).max(1_000));
+    value.insert(
+        "eject".to_owned(),
+        json!({ "errors": fails.unwrap_or(1), "for": for_, "max": for_ }),
+    );
+    if let Some(most) = most {
+        value.insert("max_in_flight".to_owned(), json!({ "per_backend": most }));
+    }
+    value
+}
+
+fn hash_key(key: &str) -> Option<String> {
+    Some(match key {
+        "$remote_addr" | "$binary_remote_addr" => "hash:client.ip".to_owned(),
+        "$uri" => "hash:path".to_owned(),
+        "$request_uri" => "hash:uri".to_owned(),
+        key => {
+            let name = key.strip_prefix('$')?;
+            if let Some(header) = name.strip_prefix("http_") {
+                format!("hash:header:{}", header.replace('_', "-"))
+            } else if let Some(cookie) = name.strip_prefix("cookie_") {
+                format!("hash:cookie:{cookie}")
+            } else {
+                format!("hash:query:{}", name.strip_prefix("arg_")?)
+            }
+        }
+    })
+}
