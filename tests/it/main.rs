@@ -47,6 +47,7 @@ mod hop_headers;
 mod hosts;
 mod http2;
 mod identity;
+mod import_nginx;
 mod import_pm2;
 mod in_flight;
 mod installation;

@@ -1,0 +1,241 @@
+//! Differences between two sides of one request: towards the client, and towards the backends.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use chrono::DateTime;
+
+use super::{
+    draw::Drawn,
+    origin::{CASE, Seen},
+    wire::Outcome,
+};
+use crate::support::verify;
+
+/// Response headers that are not compared, each with the reason.
+const NOT_COMPARED: [(&str, &str); 6] = [
+    ("date", "the time of the response"),
+    ("server", "the name of the program that responds"),
+    (
+        "connection",
+        "of this connection alone; reuse is compared by itself",
+    ),
+    ("keep-alive", "of this connection alone"),
+    ("transfer-encoding", "the framing; the body is compared"),
+    ("content-length", "the framing; the body is compared"),
+];
+
+/// Headers of requests to backends that are not compared, each with the reason.
+const NOT_SENT: [(&str, &str); 4] = [
+    ("connection", "of the connection to the backend alone"),
+    ("keep-alive", "of the connection to the backend alone"),
+    (
+        "transfer-encoding",
+        "the framing; the length of the body is compared",
+    ),
+    (
+        "content-length",
+        "the framing; the length of the body is compared",
+    ),
+];
+
+/// Property in which two sides differ.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum What {
+    /// No response, or a broken one.
+    Broken,
+    Status,
+    Header(String),
+    Body,
+    /// The connection takes another request, or not.
+    Reuse,
+    /// Which backends were asked, and how often.
+    Asked,
+    Method,
+    Target,
+    Sent(String),
+    SentBody,
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Header(name) => write!(out, "response header {name}"),
+            Self::Sent(name) => write!(out, "header {name} to the backend"),
+            Self::Asked => write!(out, "backends asked"),
+            Self::Method => write!(out, "method to the backend"),
+            Self::Target => write!(out, "target to the backend"),
+            Self::SentBody => write!(out, "body to the backend"),
+            other => write!(out, "{}", format!("{other:?}").to_lowercase()),
+        }
+    }
+}
+
+/// Difference with both values.
+#[derive(Clone, Debug)]
+pub(super) struct Difference {
+    pub(super) what: What,
+    pub(super) nginx: String,
+    pub(super) own: String,
+}
+
+/// Everything that one side made of one request, in neutral words.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Record {
+    pub(super) outcome: Outcome,
+    pub(super) seen: Vec<Seen>,
+    /// Client address and number of the request on its connection.
+    pub(super) key: String,
+}
+
+/// Compares what two sides made of a request.
+pub(super) fn differences(request: &Drawn, nginx: &Record, own: &Record) -> Vec<Difference> {
+    let mut found = Vec::new();
+    let mut add = |what: What, nginx: String, own: String| {
+        if nginx != own {
+            found.push(Difference { what, nginx, own });
+        }
+    };
+    let broken = |record: &Record| record.outcome.broken.clone().unwrap_or_default();
+    add(What::Broken, broken(nginx), broken(own));
+    let status = |record: &Record| record.outcome.status.to_string();
+    add(What::Status, status(nginx), status(own));
+    let asked = |record: &Record| {
+        let backends = record.seen.iter().map(|seen| seen.group.clone());
+        backends.collect::<Vec<_>>().join(" ")
+    };
+    add(What::Asked, asked(nginx), asked(own));
+    // With another status, or from another backend, everything else follows from that.
+    if nginx.outcome.status == own.outcome.status && nginx.outcome.broken == own.outcome.broken {
+        response(request, &nginx.outcome, &own.outcome, &mut add);
+    }
+    if asked(nginx) == asked(own) {
+        for (theirs, ours) in nginx.seen.iter().zip(&own.seen) {
+            sent(theirs, ours, &mut add);
+        }
+    }
+    found
+}
+
+fn response(
+    request: &Drawn,
+    nginx: &Outcome,
+    own: &Outcome,
+    add: &mut impl FnMut(What, String, String),
+) {
+    let reuse = |outcome: &Outcome| outcome.is_kept.to_string();
+    add(What::Reuse, reuse(nginx), reuse(own));
+    let is_made = |outcome: &Outcome| outcome.header("x-backend").is_none();
+    // Pages of errors that a server makes itself are compared by their status.
+    let is_page = nginx.status >= 300 && is_made(nginx) && is_made(own);
+    let lists = [&nginx.fields, &own.fields];
+    let names: BTreeSet<&String> = lists.into_iter().flatten().map(|(name, _)| name).collect();
+    for name in names {
+        let is_of_page = is_page && matches!(&**name, "content-type" | "etag" | "last-modified");
+        if is_of_page || NOT_COMPARED.iter().any(|(given, _)| given == name) {
+            continue;
+        }
+        let values = |outcome: &Outcome| {
+            let all = outcome.fields.iter().filter(|(given, _)| given == name);
+            let mut all: Vec<String> = all.map(|(_, value)| value.clone()).collect();
+            if name == "expires" {
+                all = all.iter().map(|text| moved(outcome, text)).collect();
+            }
+            if name == "location" {
+                all = all.iter().map(|text| resolved(request, text)).collect();
+            }
+            if matches!(&**name, "vary" | "cache-control") {
+                all = vec![listed(&all.join(","))];
+            }
+            all.sort();
+            all.join(" + ")
+        };
+        add(What::Header(name.clone()), values(nginx), values(own));
+    }
+    if is_page {
+        return;
+    }
+    let body = |outcome: &Outcome| {
+        let coding = outcome.header("content-encoding").unwrap_or_default();
+        let plain = verify::decoded(coding, &outcome.body);
+        let plain = plain.unwrap_or_else(|_| outcome.body.clone());
+        let text = String::from_utf8_lossy(&plain).into_owned();
+        if text.len() > 200 {
+            let digest = verify::digest(&plain);
+            return format!("{} bytes, {digest}", plain.len());
+        }
+        text
+    };
+    add(What::Body, body(nginx), body(own));
+}
+
+/// `Expires` relative to the time of the response.
+fn moved(outcome: &Outcome, expires: &str) -> String {
+    let time = |text: &str| DateTime::parse_from_rfc2822(text).ok();
+    match (time(expires), outcome.header("date").and_then(time)) {
+        (Some(expires), Some(date)) if expires > date => {
+            format!("in {} s", (expires - date).num_seconds())
+        }
+        _ => expires.to_owned(),
+    }
+}
+
+/// Words of a list header, in order and lower case.
+fn listed(text: &str) -> String {
+    let words = text.split(',').map(|word| word.trim().to_ascii_lowercase());
+    let words: BTreeSet<String> = words.filter(|word| !word.is_empty()).collect();
+    words.into_iter().collect::<Vec<_>>().join(",")
+}
+
+/// Makes `Location` absolute: a path means the same as the URL with the request's own host
+/// (RFC 9110, 10.2.2), and so does the default port.
+fn resolved(request: &Drawn, location: &str) -> String {
+    let host = request.header("host").unwrap_or_default();
+    if location.starts_with('/') && !location.starts_with("//") {
+        return format!("//{host}{location}").to_ascii_lowercase_host();
+    }
+    let rest = location.split_once(':').map_or(location, |(_, rest)| rest);
+    let is_own = rest.strip_prefix("//").and_then(|rest| {
+        let (place, _) = rest.split_once('/')?;
+        let name = |place: &str| place.split(':').next().unwrap_or_default().to_lowercase();
+        (name(place) == name(host)).then_some(())
+    });
+    match is_own {
+        Some(()) if location.starts_with("http://") => rest.to_ascii_lowercase_host(),
+        _ => location.to_owned(),
+    }
+}
+
+/// URLs without their scheme.
+trait Host {
+    fn to_ascii_lowercase_host(&self) -> String;
+}
+
+impl Host for str {
+    fn to_ascii_lowercase_host(&self) -> String {
+        let (place, path) = self[2..].split_at(self[2..].find('/').unwrap_or(self.len() - 2));
+        let name = place.split(':').next().unwrap_or_default();
+        format!("//{}{path}", name.to_lowercase())
+    }
+}
+
+fn sent(nginx: &Seen, own: &Seen, add: &mut impl FnMut(What, String, String)) {
+    add(What::Method, nginx.method.clone(), own.method.clone());
+    add(What::Target, nginx.target.clone(), own.target.clone());
+    add(What::SentBody, nginx.body.to_string(), own.body.to_string());
+    let mut values = BTreeMap::<&str, [Vec<&str>; 2]>::new();
+    for (side, seen) in [nginx, own].into_iter().enumerate() {
+        for (name, value) in &seen.headers {
+            values.entry(name).or_default()[side].push(value);
+        }
+    }
+    for (name, [theirs, ours]) in values {
+        if name == CASE || NOT_SENT.iter().any(|(given, _)| *given == name) {
+            continue;
+        }
+        let what = What::Sent(name.to_owned());
+        add(what, theirs.join(" + "), ours.join(" + "));
+    }
+}

@@ -1,0 +1,273 @@
+//! Effects of directives: the kinds of difference that an entry about each may explain. A
+//! difference that nothing here allows needs another entry of the report, not a wider table.
+
+use super::{
+    compare::{Difference, What},
+    conf::Directive,
+    draw::Drawn,
+    servers::Entry,
+};
+
+/// Difference beside a line of the configuration.
+pub(super) struct Effect<'a> {
+    pub(super) request: &'a Drawn,
+    pub(super) difference: &'a Difference,
+    /// Difference of the same request's status, if there is one.
+    pub(super) status: Option<&'a Difference>,
+    pub(super) directive: &'a Directive,
+}
+
+/// Statuses that differ because of a directive.
+const STATUSES: [(&[&str], &[&str]); 10] = [
+    (
+        &[
+            "limit_req",
+            "limit_req_zone",
+            "limit_req_status",
+            "limit_conn",
+            "limit_conn_zone",
+        ],
+        &["429", "503"],
+    ),
+    (
+        &[
+            "auth_basic",
+            "auth_basic_user_file",
+            "auth_request",
+            "allow",
+            "deny",
+            "satisfy",
+        ],
+        &["401", "403", "503"],
+    ),
+    (&["client_max_body_size"], &["413"]),
+    (
+        &[
+            "proxy_read_timeout",
+            "proxy_connect_timeout",
+            "proxy_send_timeout",
+        ],
+        &["502", "504"],
+    ),
+    (
+        &["proxy_next_upstream", "proxy_pass", "max_fails", "upstream"],
+        &["502", "503", "504"],
+    ),
+    (
+        &["error_page", "proxy_intercept_errors"],
+        &["404", "500", "502", "503", "504"],
+    ),
+    (&["rewrite", "if"], &["301", "302", "404", "503"]),
+    (
+        &["root", "alias", "try_files", "index"],
+        &[
+            "200", "206", "301", "403", "404", "405", "412", "416", "500",
+        ],
+    ),
+    (&["internal"], &["404"]),
+    (
+        &["ssl_certificate", "ssl_protocols", "listen"],
+        &["0", "400", "421"],
+    ),
+];
+
+/// Response headers that differ because of a directive, besides those that it names itself.
+const HEADERS: [(&[&str], &[&str]); 9] = [
+    (&["expires"], &["expires", "cache-control"]),
+    (
+        &[
+            "proxy_cache",
+            "proxy_cache_valid",
+            "proxy_cache_key",
+            "proxy_cache_path",
+        ],
+        &[
+            "age",
+            "cache-control",
+            "expires",
+            "x-served",
+            "x-cache-status",
+            "etag",
+        ],
+    ),
+    (
+        &[
+            "default_type",
+            "types",
+            "return",
+            "root",
+            "alias",
+            "try_files",
+        ],
+        &["content-type"],
+    ),
+    (
+        &[
+            "gzip",
+            "gzip_types",
+            "gzip_min_length",
+            "gzip_proxied",
+            "gzip_vary",
+            "gzip_comp_level",
+        ],
+        &[
+            "content-encoding",
+            "vary",
+            "etag",
+            "accept-ranges",
+            "content-range",
+        ],
+    ),
+    (
+        &["root", "alias", "try_files"],
+        &[
+            "accept-ranges",
+            "content-range",
+            "etag",
+            "last-modified",
+            "allow",
+            "location",
+        ],
+    ),
+    (
+        &[
+            "proxy_redirect",
+            "proxy_pass",
+            "return",
+            "rewrite",
+            "location",
+            "server_name",
+        ],
+        &["location"],
+    ),
+    (
+        &[
+            "proxy_cookie_path",
+            "proxy_cookie_domain",
+            "proxy_cookie_flags",
+        ],
+        &["set-cookie"],
+    ),
+    (
+        &["limit_req", "limit_conn", "limit_req_status"],
+        &["retry-after", "ratelimit", "ratelimit-policy"],
+    ),
+    (&["auth_basic", "auth_request"], &["www-authenticate"]),
+];
+
+/// Words of an entry for a whole server, by the kind of request that they explain.
+const SPELLINGS: [(&str, &str); 5] = [
+    ("dot segments", "dot segment"),
+    ("double slash", "slash"),
+    ("encoded letter", "percent"),
+    ("encoded", "percent"),
+    ("encoded slash", "percent"),
+];
+
+/// Returns true if a difference may come from what an entry is about.
+pub(super) fn fits(entry: &Entry, effect: &Effect<'_>) -> bool {
+    let name = entry
+        .directive
+        .split_whitespace()
+        .next()
+        .unwrap_or_default();
+    let note = entry.note.to_lowercase();
+    let difference = effect.difference;
+    if matches!(name, "server" | "http") && effect.directive.block.is_some() {
+        return fits_all(&note, effect);
+    }
+    let about = |table: &[(&[&str], &[&str])], value: &str| {
+        let mut rows = table.iter().filter(|(names, _)| names.contains(&name));
+        rows.any(|(_, values)| values.contains(&value))
+    };
+    let status = |difference: &Difference| {
+        let [theirs, ours] = [&*difference.nginx, &*difference.own];
+        let is_returned = name == "return" && [theirs, ours].contains(&effect.directive.first());
+        about(&STATUSES, theirs) || about(&STATUSES, ours) || is_returned || chooses(name)
+    };
+    let argument = effect.directive.first().to_lowercase();
+    match &difference.what {
+        What::Status => status(difference),
+        What::Asked | What::Broken => match effect.status {
+            Some(found) => status(found),
+            None => asks(name),
+        },
+        What::Header(header) => {
+            let is_own = matches!(
+                name,
+                "add_header" | "proxy_hide_header" | "proxy_pass_header"
+            );
+            is_own && argument == *header || about(&HEADERS, header) || note.contains(&**header)
+        }
+        What::Body => {
+            const BODIES: [&str; 6] = [
+                "return",
+                "root",
+                "alias",
+                "try_files",
+                "error_page",
+                "proxy_cache",
+            ];
+            BODIES.contains(&name) || chooses(name)
+        }
+        What::Reuse => matches!(name, "keepalive_timeout" | "keepalive_requests" | "return"),
+        What::Method => matches!(name, "proxy_method" | "proxy_cache" | "auth_request"),
+        What::Target => matches!(name, "proxy_pass" | "rewrite" | "alias") || chooses(name),
+        What::Sent(header) => {
+            let is_own = name == "proxy_set_header" && argument == *header;
+            is_own || note.contains(&**header)
+        }
+        What::SentBody => matches!(name, "proxy_pass_request_body"),
+    }
+}
+
+/// Directives that choose who handles a request.
+fn chooses(name: &str) -> bool {
+    matches!(
+        name,
+        "location" | "server_name" | "if" | "rewrite" | "try_files"
+    )
+}
+
+/// Directives that choose which backends are asked.
+fn asks(name: &str) -> bool {
+    const ASKING: [&str; 9] = [
+        "least_conn",
+        "ip_hash",
+        "hash",
+        "proxy_next_upstream",
+        "proxy_cache",
+        "proxy_cache_valid",
+        "proxy_cache_bypass",
+        "auth_request",
+        "server",
+    ];
+    ASKING.contains(&name) || chooses(name)
+}
+
+/// Returns true if an entry for a whole server explains a difference, by its words.
+fn fits_all(note: &str, effect: &Effect<'_>) -> bool {
+    let difference = effect.difference;
+    let edge = effect.request.edge;
+    let mut spellings = SPELLINGS.iter();
+    let is_spelling = spellings.any(|(kind, word)| edge == *kind && note.contains(word));
+    let is_guarded = note.contains("spelling") && matches!(edge, "case" | "encoded slash" | "path");
+    let is_refused = |found: &Difference| {
+        let is_strange = matches!(edge, "strange" | "headers" | "host" | "method" | "version");
+        let strict = note.contains("strict") && (is_strange || edge.contains("encoded"));
+        let is_upgrade = edge == "upgrade" || effect.request.header("upgrade").is_some();
+        found.own == "400" && (strict || note.contains("upgrade") && is_upgrade)
+            || strict && found.nginx == "400"
+            || edge == "no host" && note.contains("host")
+            || is_guarded && ["401", "403", "404", "413", "429"].contains(&&*found.own)
+    };
+    match &difference.what {
+        What::Target => is_spelling,
+        What::Status => is_refused(difference),
+        What::Asked | What::Broken => effect.status.is_some_and(is_refused),
+        What::Header(name) => note.contains(&**name),
+        What::Sent(name) => note.contains(&format!("`{name}`")) || note.contains(&**name),
+        What::Reuse => note.contains("keep-alive") || note.contains("strict"),
+        What::Body | What::Method | What::SentBody => false,
+    }
+}

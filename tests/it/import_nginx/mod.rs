@@ -1,0 +1,342 @@
+//! Imported configurations beside real nginx: whatever the two do differently is named by the
+//! import's report, by directive and line. Nothing is silent, and nothing differs behind a
+//! directive that the report calls carried over.
+//!
+//! Each shape is a configuration as people write them. Requests are drawn from it, and sent to
+//! nginx, to nginx a second time (which must make no difference), and to the gateway with the
+//! imported file.
+#![allow(
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "tests: what goes wrong here fails them, and says so"
+)]
+
+mod compare;
+mod conf;
+mod draw;
+mod edges;
+mod effects;
+mod names;
+mod origin;
+mod play;
+mod sample;
+mod servers;
+mod site;
+mod wire;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    fs,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use rustls::ClientConfig;
+
+use self::{
+    compare::{Difference, Record, differences},
+    draw::{Case, Drawn},
+    names::Governed,
+    servers::{Edge, Entry, Nginx, Report, Shape, Side, can_import},
+};
+use crate::support::{certificates::Ca, pebble::trusting, scope::leave_out};
+
+/// Most of the requests that may differ at all, in percent.
+const MOST: f64 = 2.0;
+
+/// Entries of a report that are left out of it, one at a time, to see that this is noticed.
+const MUTATIONS: usize = 3;
+
+/// Shapes that are played at the same time.
+const AT_ONCE: usize = 3;
+
+/// Shape as it was played.
+struct Played {
+    shape: Shape,
+    cases: Vec<Case>,
+    nginx: BTreeMap<usize, Record>,
+    again: BTreeMap<usize, Record>,
+    places: BTreeMap<String, BTreeSet<String>>,
+    /// Records of the gateway; empty in a build without the import.
+    own: BTreeMap<usize, Record>,
+    report: Report,
+    import_time: Duration,
+}
+
+/// Differences of one request.
+struct Differing<'a> {
+    request: &'a Drawn,
+    case: &'a Case,
+    key: &'a str,
+    all: Vec<Difference>,
+}
+
+/// Outcome of a shape with a report.
+struct Judged {
+    differing: usize,
+    named: usize,
+    unnamed: Vec<String>,
+    /// Entries that alone name a difference.
+    needed: BTreeSet<Entry>,
+}
+
+impl Played {
+    fn requests(&self) -> impl Iterator<Item = (&Case, &Drawn)> {
+        let cases = self.cases.iter();
+        cases.flat_map(|case| case.requests.iter().map(move |request| (case, request)))
+    }
+
+    /// Differences of nginx from itself.
+    fn noise(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for differing in self.differing(&self.again) {
+            let texts = differing.all.iter().map(|one| described(&differing, one));
+            found.extend(texts.map(|text| format!("nginx differs from itself: {text}")));
+        }
+        found
+    }
+
+    /// Finds the differences of the gateway, and the entries of a report that name them.
+    fn judged(&self, report: &Report) -> Judged {
+        let main = self.shape.tree();
+        let governed = Governed::new(&main, report);
+        let mut judged = Judged {
+            differing: 0,
+            named: 0,
+            unnamed: Vec::new(),
+            needed: BTreeSet::new(),
+        };
+        for mut differing in self.differing(&self.own) {
+            // Statements about all requests make none of them differ.
+            differing.all.retain(|difference| {
+                let entries = names::general(report, difference);
+                if let [only] = entries[..] {
+                    judged.needed.insert(only.clone());
+                }
+                entries.is_empty()
+            });
+            if differing.all.is_empty() {
+                continue;
+            }
+            judged.differing += 1;
+            let places = self.places.get(differing.key);
+            let before = judged.unnamed.len();
+            for difference in &differing.all {
+                let entries = governed.naming(&differing, difference, places);
+                match entries[..] {
+                    [] => judged.unnamed.push(described(&differing, difference)),
+                    [only] => drop(judged.needed.insert(only.clone())),
+                    _ => {}
+                }
+            }
+            judged.named += usize::from(judged.unnamed.len() == before);
+        }
+        judged
+    }
+
+    /// Returns entries whose absence the judgement does not miss, although it says so.
+    fn missed_by_nobody(&self, judged: &Judged) -> Vec<String> {
+        let mut found = Vec::new();
+        for entry in judged.needed.iter().take(MUTATIONS) {
+            let mut report = self.report.clone();
+            report.changed.retain(|other| other != entry);
+            report.not_carried.retain(|other| other != entry);
+            if self.judged(&report).unnamed.len() <= judged.unnamed.len() {
+                found.push(format!("without {entry:?} nothing fails"));
+            }
+        }
+        found
+    }
+
+    /// Compares how often each backend was asked: within an upstream, a single request says nothing.
+    fn shares(&self) -> Option<String> {
+        let shares = |records: &BTreeMap<usize, Record>| {
+            let mut counts = BTreeMap::<u16, f64>::new();
+            for seen in records.values().flat_map(|record| &record.seen) {
+                *counts.entry(seen.backend).or_default() += 1.0;
+            }
+            let sum: f64 = counts.values().sum();
+            for count in counts.values_mut() {
+                *count *= 100.0 / sum;
+            }
+            counts
+        };
+        let (nginx, own) = (shares(&self.nginx), shares(&self.own));
+        let ports: BTreeSet<&u16> = nginx.keys().chain(own.keys()).collect();
+        let share = |of: &BTreeMap<u16, f64>, port: u16| of.get(&port).copied().unwrap_or_default();
+        let mut differing = ports.into_iter().filter(|port| {
+            let difference = share(&nginx, **port) - share(&own, **port);
+            difference.abs() > 10.0
+        });
+        let is_other = differing.next().is_some();
+        is_other.then(|| format!("shares of backends: nginx {nginx:?}, own {own:?}"))
+    }
+
+    /// Returns the requests that `other` treats differently from nginx.
+    fn differing<'a>(&'a self, other: &BTreeMap<usize, Record>) -> Vec<Differing<'a>> {
+        let mut found = Vec::new();
+        for (case, request) in self.requests() {
+            let nginx = &self.nginx[&request.number];
+            let all = differences(request, nginx, &other[&request.number]);
+            if !all.is_empty() {
+                let key = nginx.key.as_str();
+                found.push(Differing {
+                    request,
+                    case,
+                    key,
+                    all,
+                });
+            }
+        }
+        found
+    }
+}
+
+/// Plays a shape on all sides at once.
+async fn played(shape: Shape, seed: u64, ca: &Ca, trust: &Arc<ClientConfig>) -> Played {
+    let shared = tempfile::tempdir().expect("a folder");
+    let main = shape.tree();
+    play::prepare(shared.path(), &main, ca);
+    let cases = draw::cases(&main, shape.text(), seed);
+    let side = async |name| Side::new(&shape, shared.path(), name).await;
+    let nginx = Nginx::start(&shape, side("nginx").await, true).await;
+    let again = Nginx::start(&shape, side("again").await, false).await;
+    if !can_import() {
+        let (theirs, twice) = tokio::join!(
+            play::play(&nginx.side, &cases, trust),
+            play::play(&again.side, &cases, trust),
+        );
+        return Played {
+            places: nginx.places(),
+            nginx: theirs,
+            again: twice,
+            own: BTreeMap::new(),
+            cases,
+            report: Report::default(),
+            import_time: Duration::ZERO,
+            shape,
+        };
+    }
+    let edge = Edge::start(&shape, side("edge").await).await;
+    let (theirs, twice, own) = tokio::join!(
+        play::play(&nginx.side, &cases, trust),
+        play::play(&again.side, &cases, trust),
+        play::play(&edge.side, &cases, trust),
+    );
+    Played {
+        places: nginx.places(),
+        nginx: theirs,
+        again: twice,
+        own,
+        cases,
+        report: edge.report.clone(),
+        import_time: edge.import_time,
+        shape,
+    }
+}
+
+/// Plays all shapes, or those that `EDGEWAY_SHAPES` names, on a few threads.
+fn all_played(seed: u64) -> Vec<Played> {
+    let chosen = std::env::var("EDGEWAY_SHAPES").unwrap_or_default();
+    let mut shapes = Shape::all();
+    shapes.retain(|shape| chosen.is_empty() || chosen.split(',').any(|name| name == shape.name));
+    let waiting = Mutex::new(shapes);
+    let ca = Ca::new();
+    let trust = Arc::new(trusting());
+    let next = || waiting.lock().pop();
+    let run = || {
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_all().build().expect("a runtime");
+        let mut all = Vec::new();
+        while let Some(shape) = next() {
+            all.push(runtime.block_on(played(shape, seed, &ca, &trust)));
+        }
+        all
+    };
+    let mut all = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(run)).collect();
+        let joined = threads
+            .into_iter()
+            .flat_map(|thread| thread.join().expect("it ends well"));
+        joined.collect::<Vec<_>>()
+    });
+    all.sort_by(|one, other| one.shape.name.cmp(&other.shape.name));
+    all
+}
+
+fn described(differing: &Differing<'_>, difference: &Difference) -> String {
+    let request = differing.request;
+    let mut line = request.head.lines().next().unwrap_or_default().to_owned();
+    for name in [
+        "host",
+        "authorization",
+        "upgrade",
+        "range",
+        "x-forwarded-for",
+    ] {
+        if let Some(value) = request.header(name) {
+            write!(line, ", {name}: {value}").expect("a string takes text");
+        }
+    }
+    format!(
+        "[{}] #{} {line} from {}: {}: nginx {:?}, own {:?}",
+        request.edge,
+        request.number,
+        differing.case.from,
+        difference.what,
+        difference.nginx,
+        difference.own
+    )
+}
+
+#[test]
+fn whatever_differs_from_nginx_is_named_by_the_report() {
+    let given = std::env::var("EDGEWAY_SEED").ok();
+    let seed = given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().expect("a number"));
+    println!("seed {seed}");
+    let all = all_played(seed);
+    let mut table = String::from("shape | requests | differ | named | unnamed | import | report\n");
+    let mut problems = Vec::new();
+    let (mut requests, mut differing) = (0, 0);
+    for played in &all {
+        let mut found = played.noise();
+        let count = played.requests().count();
+        requests += count;
+        let mut row = format!("{} | {count}", played.shape.name);
+        if !played.own.is_empty() {
+            let judged = played.judged(&played.report);
+            differing += judged.differing;
+            let unnamed = judged.differing - judged.named;
+            let time = played.import_time.as_millis();
+            let (differ, named) = (judged.differing, judged.named);
+            let lists = [&played.report.carried, &played.report.changed];
+            let [carried, changed] = lists.map(Vec::len);
+            let lost = played.report.not_carried.len();
+            write!(row, " | {differ} | {named} | {unnamed} | {time} ms").expect("it takes text");
+            write!(row, " | {carried} + {changed} + {lost}").expect("it takes text");
+            found.extend(played.shares());
+            found.extend(played.missed_by_nobody(&judged));
+            found.extend(judged.unnamed);
+        }
+        writeln!(table, "{row}").expect("it takes text");
+        let name = &played.shape.name;
+        problems.extend(found.iter().map(|text| format!("{name}: {text}")));
+    }
+    let number = |count: usize| f64::from(u32::try_from(count).expect("not that many"));
+    let share = 100.0 * number(differing) / number(requests);
+    println!("{table}all | {requests} | {differing} ({share:.2} %)");
+    let list = Path::new(env!("CARGO_TARGET_TMPDIR")).join("import_nginx.txt");
+    fs::write(&list, problems.join("\n")).expect("the folder takes files");
+    let (count, list) = (problems.len(), list.display());
+    problems.truncate(30);
+    let shown = problems.join("\n");
+    assert!(count == 0, "{count} problems, all in {list}:\n{shown}");
+    assert!(share < MOST, "{share:.2} % of the requests differ\n{table}");
+    if !can_import() {
+        leave_out("this build does not import configurations of nginx: only nginx was compared");
+    }
+}

@@ -1,0 +1,239 @@
+//! Finding the entry of a report that names a difference: at a line that governs the request, and
+//! of a directive that may have this effect.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    Differing,
+    compare::{Difference, What},
+    conf::{CHOOSING, Directive},
+    effects::{Effect, fits},
+    servers::{Entry, Report},
+};
+
+/// Directive with the blocks that a request must have passed for it to matter.
+struct Line<'a> {
+    directive: &'a Directive,
+    needs: BTreeSet<String>,
+}
+
+/// Lines that govern requests, and the entries of a report.
+pub(super) struct Governed<'a, 'b> {
+    lines: BTreeMap<String, Vec<Line<'b>>>,
+    /// Blocks around each block that chooses.
+    around: BTreeMap<String, BTreeSet<String>>,
+    /// Servers, for requests that no block handled.
+    servers: BTreeSet<String>,
+    entries: Vec<&'a Entry>,
+}
+
+/// Returns file and line of an entry as the tree has them.
+fn place(entry: &Entry) -> String {
+    let at = entry.file.rfind("snippets/");
+    let at = at.or_else(|| entry.file.rfind('/').map(|slash| slash + 1));
+    format!("{}:{}", &entry.file[at.unwrap_or_default()..], entry.line)
+}
+
+impl<'a, 'b> Governed<'a, 'b> {
+    pub(super) fn new(main: &'b Directive, report: &'a Report) -> Self {
+        let mut governed = Self {
+            lines: BTreeMap::new(),
+            around: BTreeMap::new(),
+            servers: BTreeSet::new(),
+            entries: report.explaining().collect(),
+        };
+        main.walk(&mut Vec::new(), &mut |directive, around| {
+            let is_upstream = around.iter().any(|block| block.name() == "upstream");
+            let is_choosing = |block: &Directive| {
+                CHOOSING.contains(&block.name()) && !is_upstream && block.block.is_some()
+            };
+            let blocks = around.iter().copied().filter(|block| is_choosing(block));
+            let mut needs: BTreeSet<String> = blocks.map(Directive::place).collect();
+            if is_choosing(directive) {
+                governed.around.insert(directive.place(), needs.clone());
+                if directive.name() == "server" {
+                    governed.servers.insert(directive.place());
+                }
+                needs.insert(directive.place());
+            }
+            // A file that is included in several places has its lines in each.
+            let lines = governed.lines.entry(directive.place()).or_default();
+            lines.push(Line { directive, needs });
+        });
+        governed
+    }
+
+    /// Returns the entries that name a difference of a request which these blocks handled.
+    pub(super) fn naming(
+        &self,
+        differing: &Differing<'_>,
+        difference: &Difference,
+        places: Option<&BTreeSet<String>>,
+    ) -> Vec<&'a Entry> {
+        let mut passed = places.cloned().unwrap_or_default();
+        if passed.is_empty() {
+            passed.clone_from(&self.servers);
+        }
+        for place in passed.clone() {
+            passed.extend(self.around.get(&place).into_iter().flatten().cloned());
+        }
+        let mut all = differing.all.iter();
+        let status = all.find(|found| found.what == What::Status);
+        let entries = self.entries.iter().copied();
+        let named = entries.filter(|entry| {
+            let lines = self.lines.get(&place(entry));
+            let mut lines = lines.into_iter().flatten();
+            let Some(line) = lines.find(|line| line.needs.is_subset(&passed)) else {
+                return false;
+            };
+            let effect = Effect {
+                request: differing.request,
+                difference,
+                status,
+                directive: line.directive,
+            };
+            fits(entry, &effect)
+        });
+        named.collect()
+    }
+}
+
+/// Returns the entries that state a difference as a property of all responses of a kind, or of all
+/// requests to backends: it makes no request differ by itself.
+pub(super) fn general<'a>(report: &'a Report, difference: &Difference) -> Vec<&'a Entry> {
+    let (nginx, own) = (&*difference.nginx, &*difference.own);
+    let is_added = nginx.is_empty();
+    let words: &[&str] = match &difference.what {
+        What::Header(name) if is_added && SECURITY.contains(&&**name) => {
+            &[name, "security headers"]
+        }
+        What::Header(name) if is_added && ADDED.contains(&&**name) => &[name],
+        What::Header(name) if name == "cache-control" && is_added && own == "no-store" => {
+            &["no-store"]
+        }
+        What::Header(name) if name == "content-type" => {
+            let is_charset = own.strip_suffix("; charset=utf-8") == Some(nginx);
+            let is_script = nginx == "application/javascript" && own.starts_with("text/javascript");
+            match (is_charset, is_script) {
+                (true, _) => &["charset"],
+                (_, true) => &["text/javascript"],
+                _ => return Vec::new(),
+            }
+        }
+        What::Sent(name) if is_added && SENT.contains(&&**name) => &[name],
+        _ => return Vec::new(),
+    };
+    let stated = report.changed.iter().filter(|entry| {
+        let note = entry.note.to_lowercase();
+        let directive = entry
+            .directive
+            .split_whitespace()
+            .next()
+            .unwrap_or_default();
+        let is_block = GENERAL.contains(&directive);
+        is_block && words.iter().any(|word| note.contains(word))
+    });
+    stated.collect()
+}
+
+/// Directives whose entries may state something about all requests.
+const GENERAL: [&str; 5] = ["server", "http", "limit_req", "limit_conn", "proxy_cache"];
+
+/// Security headers that the gateway adds to all responses.
+const SECURITY: [&str; 12] = [
+    "content-security-policy",
+    "cross-origin-opener-policy",
+    "cross-origin-resource-policy",
+    "origin-agent-cluster",
+    "referrer-policy",
+    "strict-transport-security",
+    "x-content-type-options",
+    "x-dns-prefetch-control",
+    "x-download-options",
+    "x-frame-options",
+    "x-permitted-cross-domain-policies",
+    "x-xss-protection",
+];
+
+/// Other headers that the gateway adds to all responses of some kind.
+const ADDED: [&str; 8] = [
+    "age",
+    "cache-status",
+    "x-cache-status",
+    "x-request-id",
+    "allow",
+    "retry-after",
+    "ratelimit",
+    "ratelimit-policy",
+];
+
+/// Headers that the gateway adds to all requests to backends.
+const SENT: [&str; 7] = [
+    "traceparent",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-real-ip",
+    "x-request-id",
+];
+
+#[test]
+fn an_entry_names_what_its_line_governs() {
+    let text = "http {\n server { listen 80;\n  location /a {\n   limit_req zone=x;\n  }\n  location /b {\n   \
+        return 204;\n  }\n }\n}\n";
+    let files = BTreeMap::from([("nginx.conf".to_owned(), text.to_owned())]);
+    let main = super::conf::read(&files);
+    let cases = super::draw::cases(&main, text, 1);
+    let request = &cases[0].requests[0];
+    let refused = || Difference {
+        what: What::Status,
+        nginx: "200".to_owned(),
+        own: "429".to_owned(),
+    };
+    let entry = |line: usize, directive: &str| Entry {
+        file: "/etc/nginx/nginx.conf".to_owned(),
+        line,
+        directive: directive.to_owned(),
+        note: "the status is another one".to_owned(),
+    };
+    let names = |report: &Report, place: &str| {
+        let differing = Differing {
+            request,
+            case: &cases[0],
+            key: "",
+            all: vec![refused()],
+        };
+        let places = ["nginx.conf:2", place].map(str::to_owned);
+        let governed = Governed::new(&main, report);
+        let places = BTreeSet::from(places);
+        governed.naming(&differing, &refused(), Some(&places)).len()
+    };
+    let report = |changed: Entry| Report {
+        changed: vec![changed],
+        ..Report::default()
+    };
+    let right = report(entry(4, "limit_req"));
+    assert_eq!(names(&right, "nginx.conf:3"), 1, "the line of the limit");
+    assert_eq!(names(&right, "nginx.conf:6"), 0, "another location");
+    assert_eq!(
+        names(&report(entry(7, "return")), "nginx.conf:6"),
+        0,
+        "another effect"
+    );
+    assert_eq!(
+        names(&report(entry(5, "limit_req")), "nginx.conf:3"),
+        0,
+        "no such line"
+    );
+    assert_eq!(
+        names(&Report::default(), "nginx.conf:3"),
+        0,
+        "an empty report"
+    );
+    let carried = Report {
+        carried: vec![entry(4, "limit_req")],
+        ..Report::default()
+    };
+    assert_eq!(names(&carried, "nginx.conf:3"), 0, "carried over");
+}
