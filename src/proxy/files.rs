@@ -50,20 +50,35 @@ pub(super) async fn ask(head: &RequestHeader, ctx: &mut Context) -> Option<Decis
         // As with `internal` of nginx: it is not said that there is anything.
         return Some(not_found());
     }
-    if head.method != Method::GET && head.method != Method::HEAD {
-        let allow = HeaderValue::from_static("GET, HEAD");
-        let reply = Reply::refuse(StatusCode::METHOD_NOT_ALLOWED, Failure::Method.reason())
-            .header(header::ALLOW, allow)
-            .detail("This address only serves a file.");
-        return Some(Decision::Reply(Box::new(reply)));
+    let is_read = head.method == Method::GET || head.method == Method::HEAD;
+    // As nginx does: of a POST it says first that there is no file.
+    if !is_read && head.method != Method::POST {
+        return Some(not_allowed());
     }
-    if let Some(rewritten) = &ctx.facts.rewritten {
+    let decision = if let Some(rewritten) = &ctx.facts.rewritten {
         // The route's own rewrite applies to the path that the client sent.
         let path = Target::new("", rewritten).path;
-        return Some(find_at(&serve.files, path, head).await);
+        find_at(&serve.files, path, head).await
+    } else {
+        let target = Target::new("", head.raw_path());
+        find(serve, &target, &ctx.params, head).await
+    };
+    if is_read {
+        return Some(decision);
     }
-    let target = Target::new("", head.raw_path());
-    Some(find(serve, &target, &ctx.params, head).await)
+    Some(match decision {
+        Decision::Reply(reply) if reply.status == StatusCode::NOT_FOUND => Decision::Reply(reply),
+        _ => not_allowed(),
+    })
+}
+
+/// Returns the refusal of a method for a file that is there.
+fn not_allowed() -> Decision {
+    let allow = HeaderValue::from_static("GET, HEAD");
+    let reply = Reply::refuse(StatusCode::METHOD_NOT_ALLOWED, Failure::Method.reason())
+        .header(header::ALLOW, allow)
+        .detail("This address only serves a file.");
+    Decision::Reply(Box::new(reply))
 }
 
 /// Decides a request for a file that the app would serve as it is. `None` leaves it to the app:

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Changes, Headers, template::Template};
 use crate::{
-    base::secret,
+    base::{clock::Clock, secret},
     chain::CompileContext,
     config::{model::StatusSet, tree::Spanned},
 };
@@ -129,7 +129,8 @@ impl ChangesConfig {
         let mut compile_values = |values: BTreeMap<String, Spanned<String>>| {
             let mut compiled = Vec::with_capacity(values.len());
             for (name, value) in values {
-                match header_name(&name, side).and_then(|name| Ok((name, template(&value.value)?)))
+                match header_name(&name, side)
+                    .and_then(|name| Ok((name, template(&value.value, cx.clock)?)))
                 {
                     Ok(pair) => compiled.push(pair),
                     Err(problem) => {
@@ -203,8 +204,8 @@ fn header_name(text: &str, side: Side) -> Result<HeaderName, Problem> {
     ))
 }
 
-fn template(text: &str) -> Result<Template, Problem> {
-    Template::parse(text)
+fn template(text: &str, clock: &Clock) -> Result<Template, Problem> {
+    Template::parse(text, clock)
         .map_err(|(message, help)| Problem("edgeway::headers::value", message, help))
 }
 

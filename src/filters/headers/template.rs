@@ -1,9 +1,11 @@
 //! Header values with `{names}` in them, split into pieces when they are compiled.
 
+use std::time::Duration;
+
 use http::{HeaderName, HeaderValue};
 
 use crate::{
-    base::{host::host_of, net::IpText},
+    base::{clock::Clock, host::host_of, net::IpText, units::Span},
     chain::Exchange,
     config::diagnostic::closest,
 };
@@ -22,7 +24,7 @@ pub(super) enum Piece {
     Variable(Variable),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) enum Variable {
     ClientIp,
     RequestId,
@@ -37,7 +39,12 @@ pub(super) enum Variable {
     Uri,
     /// First value of a header of the request.
     Header(HeaderName),
+    /// The time of the response and this much more, as an HTTP date.
+    Date(Duration, Clock),
 }
+
+/// Beginning of a variable that is a date: `{date+30d}`.
+const DATE: &str = "date+";
 
 impl Variable {
     const ALL: [(&'static str, Self); 10] = [
@@ -81,6 +88,9 @@ impl Variable {
                         .unwrap_or_default(),
                 );
             }
+            Self::Date(more, clock) => {
+                text.push_str(&httpdate::fmt_http_date(clock.wall() + *more));
+            }
             Self::Route => text.push_str(ex.facts.route.as_deref().unwrap_or_default()),
             Self::Scheme => text.push_str(ex.facts.client.scheme.as_str()),
         }
@@ -93,7 +103,7 @@ impl Template {
     ///
     /// # Errors
     /// The message and the help for the user.
-    pub(super) fn parse(text: &str) -> Result<Self, (String, String)> {
+    pub(super) fn parse(text: &str, clock: &Clock) -> Result<Self, (String, String)> {
         let mut pieces = Vec::new();
         let mut plain = String::new();
         let mut rest = text;
@@ -105,7 +115,7 @@ impl Template {
                 rest = inside;
                 continue;
             };
-            let variable = variable(name)?;
+            let variable = variable(name, clock)?;
             plain.push_str(&rest[..open]);
             if !plain.is_empty() {
                 pieces.push(Piece::Text(std::mem::take(&mut plain).into()));
@@ -150,9 +160,19 @@ fn looks_like_a_name(text: &str) -> bool {
         && text
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+        || text.starts_with(DATE)
 }
 
-fn variable(name: &str) -> Result<Variable, (String, String)> {
+fn variable(name: &str, clock: &Clock) -> Result<Variable, (String, String)> {
+    if let Some(more) = name.strip_prefix(DATE) {
+        return match more.parse::<Span>() {
+            Ok(span) => Ok(Variable::Date(span.0, clock.clone())),
+            Err(error) => Err((
+                format!("invalid time in `{{{name}}}`: {error}"),
+                "write `{date+30d}` for the time in 30 days".to_owned(),
+            )),
+        };
+    }
     if let Some((_, variable)) = Variable::ALL.iter().find(|(known, _)| *known == name) {
         return Ok(variable.clone());
     }
@@ -162,7 +182,7 @@ fn variable(name: &str) -> Result<Variable, (String, String)> {
         return Ok(Variable::Header(header));
     }
     let all = Variable::ALL.map(|(known, _)| known);
-    let known = || all.into_iter().chain(["header.NAME"]);
+    let known = || all.into_iter().chain(["header.NAME", "date+30d"]);
     let help = match closest(name, known()) {
         Some(meant) => format!("did you mean `{{{meant}}}`?"),
         None => format!(

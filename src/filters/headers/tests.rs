@@ -108,6 +108,23 @@ fn values_may_name_parts_of_the_request() {
 }
 
 #[test]
+fn a_date_moves_with_the_clock() {
+    let check = check::<Headers>("{ response: { set: { Expires: '{date+1h}' } } }").get("/");
+    let first = at_client(check.last(), "expires")[0].to_owned();
+    let check = check.advance("90min").get("/");
+    let second = at_client(check.last(), "expires")[0].to_owned();
+    let time = |text: &str| httpdate::parse_http_date(text).unwrap();
+    let passed = time(&second).duration_since(time(&first)).unwrap();
+    assert_eq!(passed.as_secs(), 90 * 60);
+    assert_eq!(
+        refused::<Headers>("{ response: { set: { Expires: '{date+soon}' } } }")[0]
+            .split(':')
+            .next(),
+        Some("invalid time in `{date+soon}`")
+    );
+}
+
+#[test]
 fn responses_with_certain_statuses_have_changes_of_their_own() {
     let yaml = "{ response: { set: { X-All: a }, by_status: [ \
                 { status: [200, 404], add: { X-Some: b } }, \
@@ -180,7 +197,7 @@ fn every_mistake_is_reported_with_a_remedy() {
             "`Content-Length` cannot be changed; help: it is a connection header, which the gateway sets itself",
             "unknown variable `{nothing.like.it}`; help: use one of `{client.ip}`, `{request_id}`, \
              `{host}`, `{host.name}`, `{method}`, `{path}`, `{query}`, `{uri}`, `{route}`, \
-             `{scheme}`, `{header.NAME}`",
+             `{scheme}`, `{header.NAME}`, `{date+30d}`",
         ]
     );
     assert_eq!(

@@ -103,7 +103,9 @@ impl Rewrite {
         joined.extend_from_slice(lead);
         joined.extend_from_slice(tail);
         let normal = normalise(&joined, self.slashes)?.path;
-        Ok(Some(join(&normal, target.query)))
+        // As nginx writes the target: without a `?` that nothing follows.
+        let query = target.query.filter(|query| !query.is_empty());
+        Ok(Some(join(&normal, query)))
     }
 
     fn path(&self, target: &Target<'_>, params: &Params) -> Option<Vec<u8>> {

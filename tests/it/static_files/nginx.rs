@@ -255,8 +255,8 @@ fn difference(request: &str, own: &Response, nginx: &Response) -> Option<&'stati
     if mine == 404 && dots.contains("%2f") {
         return Some("an encoded slash is part of a name, which no file has");
     }
-    if !is_read && mine == 405 && matches!(theirs, 403..=405) {
-        return Some("another method is refused whether or not there is a file");
+    if !is_read && matches!(mine, 404 | 405) && matches!(theirs, 403..=405) {
+        return Some("nginx decides by the method whether it looks for a file first");
     }
     if line.starts_with("HEAD ") && mine == 200 && matches!(theirs, 206 | 416) {
         return Some("ranges are defined for GET only (RFC 9110, 14.2)");

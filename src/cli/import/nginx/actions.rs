@@ -38,7 +38,10 @@ impl<'a> Routes<'a, '_> {
                 directive,
                 "clients get 404; write `internal` of `files` for `X-Accel-Redirect`",
             );
-            return Map::from_iter([("respond".to_owned(), json!(404))]);
+            return Map::from_iter([
+                ("respond".to_owned(), json!(404)),
+                ("body_limit".to_owned(), json!(false)),
+            ]);
         }
         if let Some(directive) = scope.own("return").first()
             && let Some(action) = self.returned(directive, known)
@@ -234,7 +237,11 @@ impl<'a> Routes<'a, '_> {
             }
             return Map::from_iter([("respond".to_owned(), json!(404))]);
         };
-        self.fates.carried(root, "");
+        self.fates.changed(
+            root,
+            "methods other than GET and HEAD get 405 for a file; ranges and conditions as in RFC 9110: of GET \
+             alone, one range, any later date",
+        );
         let mut files = json!({ "root": root.arg(0) });
         if let Some(index) = scope.one("index") {
             self.fates.carried(index, "");

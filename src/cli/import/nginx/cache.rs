@@ -20,7 +20,7 @@ pub(super) fn of(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
     }
     fates.changed(
         zone,
-        "in memory, by RFC 9111: requests with `Authorization` or cookies share only responses that say `public`; responses have `Cache-Status`, `X-Cache-Status` and `Age`",
+        "in memory, by RFC 9111: requests with `Authorization` or cookies share only responses that say `public`; responses have `Cache-Status`, `X-Cache-Status` and `Age`; `Range`, `If-Range` and conditions (`If-Modified-Since`, `If-None-Match`) of a request that finds nothing stored reach the backend",
     );
     let mut value = json!({ "mode": "strict" });
     let mut by_status = Map::new();

@@ -7,13 +7,13 @@ use super::{
 };
 
 /// Differences for which no directive stands. A word of each is the name of the difference.
-pub(super) const GENERAL: [&str; 14] = [
+pub(super) const GENERAL: [&str; 15] = [
     "dot segments: backends get a path with its dot segments resolved; encoded ones (`%2e%2e`) get \
      400",
     "duplicate slashes: backends get a path with one slash for several; `merge_slashes: false` \
      keeps them",
     "percent-encoding: backends get a path in its normal form, `%61` as `a` and `%2f` as `%2F`",
-    "strict requests: what two programs could read in two ways gets 400, such as two hosts, a bare \
+    "strict requests: what two programs could read in two ways gets 400, without headers of `add_header`, such as two hosts, a bare \
      LF, `#` and raw bytes beyond ASCII in the target, `%5c` and `%00`; `OPTIONS *` is passed on",
     "security headers: all responses get those of `security_headers`; `security_headers: false` in \
      `defaults` takes them away",
@@ -27,6 +27,7 @@ pub(super) const GENERAL: [&str; 14] = [
      with a body",
     "upgrades: `Upgrade` gets 400, except on routes with `websocket: true`",
     "media types: text has `charset=utf-8`, scripts are `text/javascript`; 405 of files has `Allow`",
+    "the size of a body is checked after addresses and passwords",
     "`Expect: 100-continue` is passed to backends",
     "spelling: what protects a path protects its other spellings as well (`/ADMIN`, `/admin%2F`); \
      `spelling: exact` of a route switches that off",
@@ -128,7 +129,6 @@ const NEEDLESS: &[&str] = &[
     "absolute_redirect",
     "port_in_redirect",
     "server_name_in_redirect",
-    "proxy_intercept_errors",
     "proxy_ssl_server_name",
 ];
 
@@ -173,6 +173,10 @@ const CHANGED: &[(&str, &str)] = &[
         "requests are passed on as they arrive",
     ),
     ("proxy_ignore_headers", "the headers of the backend count"),
+    (
+        "proxy_intercept_errors",
+        "error pages of a backend are passed on",
+    ),
     (
         "proxy_pass_header",
         "every header of the backend is passed on",

@@ -16,6 +16,22 @@ use super::{
 /// Statuses to which nginx adds headers without `always`.
 pub(super) const USUAL: [u16; 10] = [200, 201, 204, 206, 301, 302, 303, 304, 307, 308];
 
+/// Headers of `security_headers`.
+const SECURITY: [&str; 12] = [
+    "content-security-policy",
+    "cross-origin-opener-policy",
+    "cross-origin-resource-policy",
+    "origin-agent-cluster",
+    "referrer-policy",
+    "strict-transport-security",
+    "x-content-type-options",
+    "x-dns-prefetch-control",
+    "x-download-options",
+    "x-frame-options",
+    "x-permitted-cross-domain-policies",
+    "x-xss-protection",
+];
+
 /// Limits that routes use, by name.
 pub(super) type Limits = Vec<(String, Part)>;
 
@@ -145,7 +161,7 @@ fn basic_auth(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
         filters.is_closed = true;
         return;
     }
-    fates.carried(realm, "");
+    fates.changed(realm, "`WWW-Authenticate` names the charset UTF-8");
     fates.carried(file, "");
     let value = json!({ "realm": realm.arg(0), "file": file.arg(0), "strip": false });
     filters.keys.insert("basic_auth".to_owned(), value);
@@ -323,11 +339,15 @@ fn compression(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
     let Some(gzip) = scope.one("gzip") else {
         return;
     };
-    fates.carried(gzip, "");
     if !gzip.is_on() {
+        fates.carried(gzip, "");
         filters.keys.insert("compression".to_owned(), false.into());
         return;
     }
+    fates.changed(
+        gzip,
+        "backends get `Accept-Encoding: identity`, so that nothing is compressed twice",
+    );
     let mut types: BTreeSet<String> = ["text/html".to_owned()].into();
     if let Some(written) = scope.one("gzip_types") {
         fates.carried(written, "");
@@ -367,8 +387,10 @@ fn compression(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
     filters.keys.insert("compression".to_owned(), value);
 }
 
-fn headers(scope: &Scope<'_>, passes: bool, filters: &mut Filters, fates: &mut Fates) {
+/// Translates changes of headers.
+pub(super) fn headers(scope: &Scope<'_>, passes: bool, filters: &mut Filters, fates: &mut Fates) {
     let (mut add, mut usual) = (Map::new(), Map::new());
+    let (mut set, mut usual_set) = (Map::new(), Map::new());
     for directive in scope.nearest("add_header") {
         let (name, value) = (directive.arg(0), directive.arg(1));
         let always = directive.args.iter().any(|arg| arg == "always");
@@ -384,7 +406,14 @@ fn headers(scope: &Scope<'_>, passes: bool, filters: &mut Filters, fates: &mut F
         if value.is_empty() {
             continue;
         }
-        let to = if always { &mut add } else { &mut usual };
+        // One line in place of the one of `security_headers`.
+        let replaces = SECURITY.contains(&&*name.to_ascii_lowercase());
+        let to = match (always, replaces) {
+            (true, false) => &mut add,
+            (true, true) => &mut set,
+            (false, false) => &mut usual,
+            (false, true) => &mut usual_set,
+        };
         if let Some(known) = to.insert(name.to_owned(), value.clone().into()) {
             to.insert(name.to_owned(), known);
             fates.lost(
@@ -407,16 +436,22 @@ fn headers(scope: &Scope<'_>, passes: bool, filters: &mut Filters, fates: &mut F
     if !remove.is_empty() {
         response.insert("remove".to_owned(), remove.into());
     }
-    if !add.is_empty() {
-        response.insert("add".to_owned(), add.into());
+    for (key, changes) in [("set", set), ("add", add)] {
+        if !changes.is_empty() {
+            response.insert(key.to_owned(), changes.into());
+        }
     }
-    if !usual.is_empty() || expires.is_some() {
+    if !usual.is_empty() || !usual_set.is_empty() || expires.is_some() {
         let mut value = json!({ "status": USUAL });
         if !usual.is_empty() {
             value["add"] = usual.into();
         }
-        if let Some(expires) = expires {
-            value["set"] = json!({ "Cache-Control": expires });
+        if let Some([control, date]) = expires {
+            usual_set.insert("Cache-Control".to_owned(), control.into());
+            usual_set.insert("Expires".to_owned(), date.into());
+        }
+        if !usual_set.is_empty() {
+            value["set"] = usual_set.into();
         }
         response.insert("by_status".to_owned(), json!([value]));
     }
@@ -435,26 +470,32 @@ fn headers(scope: &Scope<'_>, passes: bool, filters: &mut Filters, fates: &mut F
     }
 }
 
-/// Returns the `Cache-Control` for `expires`.
-fn expiry(expires: &Directive, fates: &mut Fates) -> Option<String> {
-    let value = match expires.arg(0) {
+/// Returns `Cache-Control` and `Expires` for `expires`.
+fn expiry(expires: &Directive, fates: &mut Fates) -> Option<[String; 2]> {
+    const EPOCH: &str = "Thu, 01 Jan 1970 00:00:01 GMT";
+    let pair = |control: &str, date: &str| Some([control.to_owned(), date.to_owned()]);
+    let found = match expires.arg(0) {
         "off" => {
             fates.carried(expires, "");
             return None;
         }
-        "max" => "max-age=315360000".to_owned(),
-        "epoch" => "no-cache".to_owned(),
-        text if text.starts_with('-') => "no-cache".to_owned(),
-        text => match milliseconds(text.trim_start_matches('+')) {
-            Some(ms) if expires.args.len() == 1 => format!("max-age={}", ms / 1_000),
-            _ => {
-                fates.lost(expires, "this time has no counterpart");
-                return None;
-            }
-        },
+        "max" => pair("max-age=315360000", "Thu, 31 Dec 2037 23:55:55 GMT"),
+        "epoch" => pair("no-cache", EPOCH),
+        text if text.starts_with('-') => {
+            fates.changed(expires, "`Expires` is 1970");
+            return pair("no-cache", EPOCH);
+        }
+        text if expires.args.len() == 1 => milliseconds(text.trim_start_matches('+')).map(|ms| {
+            let seconds = ms / 1_000;
+            [format!("max-age={seconds}"), format!("{{date+{seconds}s}}")]
+        }),
+        _ => None,
     };
-    fates.changed(expires, "as `Cache-Control`, without the header `Expires`");
-    Some(value)
+    match found {
+        Some(_) => fates.carried(expires, ""),
+        None => fates.lost(expires, "this time has no counterpart"),
+    }
+    found
 }
 
 /// Headers that the gateway sends to every backend, with the values that they may be set to.

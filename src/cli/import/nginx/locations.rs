@@ -124,7 +124,10 @@ impl<'a> Routes<'a, '_> {
                 (None, Some((directive, action))) => (Some(action.clone()), *directive),
                 (None, None) => (None, server.directive),
             };
-            if let Some(action) = action {
+            if let Some(mut action) = action {
+                let mut own = Filters::default();
+                filters::headers(&server.scope, false, &mut own, &mut self.fates);
+                action.extend(own.keys);
                 let comment = format!("{} {}", place.place(), place.name);
                 self.push(&audience, "/", &action, &comment, &guards);
                 continue;
@@ -192,6 +195,10 @@ impl<'a> Routes<'a, '_> {
             Some(_) if directive.arg(0) == "444" => {
                 self.fates
                     .changed(directive, "403 instead of a closed connection");
+            }
+            Some(_) if directive.args.len() > 1 && directive.arg(0) < "300" => {
+                let note = "`Content-Type` is that of the text, whatever the path ends in";
+                self.fates.changed(directive, note);
             }
             Some(_) => self.fates.carried(directive, ""),
             None => self
@@ -363,7 +370,11 @@ impl<'a> Routes<'a, '_> {
         );
         let mut keys = self.action(server, location, &known, (found, named));
         let responds = keys.contains_key("respond") || keys.contains_key("redirect");
-        if !responds {
+        if responds {
+            let mut own = Filters::default();
+            filters::headers(&location.scope, false, &mut own, &mut self.fates);
+            keys.extend(own.keys);
+        } else {
             let passes = keys.contains_key("upstream");
             let Filters {
                 keys: more,
@@ -519,7 +530,11 @@ impl<'a> Routes<'a, '_> {
             );
             return true;
         };
-        self.fates.carried(directive, "");
+        self.fates.changed(
+            directive,
+            "the service gets `Cookie`, `Authorization` and the forwarding headers, no others; its \
+             refusals reach the client as they are",
+        );
         let mut copy = Vec::new();
         for set in location.scope.nearest("auth_request_set") {
             match set.arg(1).strip_prefix("$upstream_http_") {
