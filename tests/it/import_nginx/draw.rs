@@ -436,7 +436,8 @@ impl Drawing {
     /// Traffic as most of it is.
     fn usual(&mut self, server: &Server) {
         let mut drafts = vec![self.usual_request(server)];
-        if self.chance(4) {
+        // Requests to an auth service are matched with those of clients by their order.
+        if self.chance(4) && !self.text.contains("auth_request") {
             drafts.push(self.usual_request(server));
             drafts.push(self.usual_request(server));
         }
@@ -457,7 +458,7 @@ impl Drawing {
         let (mut upgrades, mut is_file) = (false, false);
         if !server.locations.is_empty() {
             let mut location = self.pick(&server.locations).clone();
-            if location.is_gone() && !self.chance(8) {
+            if location.is_gone() && !self.chance(40) {
                 location = self.pick(&server.locations).clone();
             }
             is_file = location.has_files();
@@ -513,13 +514,19 @@ impl Drawing {
             &["gzip", "gzip, deflate, br", "identity"],
         );
         add(
-            8,
+            if draft.method == "GET" { 8 } else { 80 },
             "Range",
             &["bytes=0-9", "bytes=5-", "bytes=-7", "bytes=999999-"],
         );
         let dates = [
+            // That of the files, as browsers send it back.
+            "Tue, 14 Nov 2023 22:13:20 GMT",
+            "Tue, 14 Nov 2023 22:13:20 GMT",
+            "Tue, 14 Nov 2023 22:13:20 GMT",
+            "Tue, 14 Nov 2023 22:13:20 GMT",
+            "Tue, 14 Nov 2023 22:13:20 GMT",
+            "Tue, 14 Nov 2023 22:13:20 GMT",
             "Sun, 06 Nov 1994 08:49:37 GMT",
-            "Wed, 01 Jan 2020 00:00:00 GMT",
             "Sun, 06 Nov 2033 08:49:37 GMT",
         ];
         add(8, "If-Modified-Since", &dates);

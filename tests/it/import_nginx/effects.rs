@@ -193,8 +193,7 @@ pub(super) fn fits(entry: &Entry, effect: &Effect<'_>) -> bool {
             Some(found) => status(found),
             None => asks(name),
         },
-        // Pages of refusals and errors are replaced as a whole.
-        What::Header(_) | What::Body if replaces(name, effect) => true,
+        What::Page => replaces(name, effect),
         What::Header(header) => {
             let is_own = matches!(
                 name,
@@ -282,7 +281,7 @@ fn fits_all(note: &str, effect: &Effect<'_>) -> bool {
         What::Asked | What::Broken => effect.status.is_some_and(is_refused),
         What::Header(name) | What::Sent(name) => is_stated(name, note, difference),
         What::Reuse => false,
-        What::Body | What::Method | What::SentBody | What::Checked => false,
+        What::Body | What::Method | What::SentBody | What::Checked | What::Page => false,
     }
 }
 

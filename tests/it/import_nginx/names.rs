@@ -168,13 +168,23 @@ fn general_words<'d>(request: &Drawn, difference: &'d Difference) -> Vec<&'d str
             }
         }
         What::Reuse if own == "false" && !request.body.is_empty() => vec!["keep-alive"],
+        // The request of another service, and pages that are compared by their status.
+        What::Checked => vec!["auth service"],
+        What::Page => vec!["its own page", "page of the backend", "own pages"],
+        What::Sent(name) if name == "accept-encoding" && own == "identity" => vec![name],
         What::Sent(name) if is_added && SENT.contains(&&**name) => vec![name],
         _ => Vec::new(),
     }
 }
 
 /// Directives whose entries may state something about all requests.
-const GENERAL: [&str; 6] = [
+const GENERAL: [&str; 12] = [
+    "root",
+    "alias",
+    "gzip",
+    "auth_request",
+    "error_page",
+    "proxy_intercept_errors",
     "server",
     "http",
     "limit_req",
