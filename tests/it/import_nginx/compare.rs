@@ -57,6 +57,8 @@ pub(super) enum What {
     Target,
     Sent(String),
     SentBody,
+    /// Request to a service that decides who may pass.
+    Checked,
 }
 
 impl fmt::Display for What {
@@ -67,6 +69,7 @@ impl fmt::Display for What {
             Self::Asked => write!(out, "backends asked"),
             Self::Method => write!(out, "method to the backend"),
             Self::Target => write!(out, "target to the backend"),
+            Self::Checked => write!(out, "request to the auth service"),
             Self::SentBody => write!(out, "body to the backend"),
             other => write!(out, "{}", format!("{other:?}").to_lowercase()),
         }
@@ -130,31 +133,35 @@ fn response(
     let is_made = |outcome: &Outcome| outcome.header("x-backend").is_none();
     // Pages of errors that a server makes itself are compared by their status.
     let is_page = nginx.status >= 300 && is_made(nginx) && is_made(own);
-    let lists = [&nginx.fields, &own.fields];
-    let names: BTreeSet<&String> = lists.into_iter().flatten().map(|(name, _)| name).collect();
-    for name in names {
-        let is_of_page = is_page && matches!(&**name, "content-type" | "etag" | "last-modified");
-        if is_of_page || NOT_COMPARED.iter().any(|(given, _)| given == name) {
+    let mut fields = BTreeMap::<&str, [Vec<&str>; 2]>::new();
+    for (side, outcome) in [nginx, own].into_iter().enumerate() {
+        for (name, value) in &outcome.fields {
+            fields.entry(name).or_default()[side].push(value);
+        }
+    }
+    for (name, [theirs, ours]) in fields {
+        let is_of_page = is_page && matches!(name, "content-type" | "etag" | "last-modified");
+        let is_equal = theirs == ours && name != "expires";
+        if is_equal || is_of_page || NOT_COMPARED.iter().any(|(given, _)| *given == name) {
             continue;
         }
-        let values = |outcome: &Outcome| {
-            let all = outcome.fields.iter().filter(|(given, _)| given == name);
-            let mut all: Vec<String> = all.map(|(_, value)| value.clone()).collect();
-            if name == "expires" {
-                all = all.iter().map(|text| moved(outcome, text)).collect();
-            }
-            if name == "location" {
-                all = all.iter().map(|text| resolved(request, text)).collect();
-            }
-            if matches!(&**name, "vary" | "cache-control") {
-                all = vec![listed(&all.join(","))];
-            }
+        let values = |outcome: &Outcome, values: &[&str]| {
+            let mut all: Vec<String> = match name {
+                "expires" => values.iter().map(|text| moved(outcome, text)).collect(),
+                "location" => values.iter().map(|text| resolved(request, text)).collect(),
+                "vary" | "cache-control" => vec![listed(&values.join(","))],
+                _ => values.iter().map(ToString::to_string).collect(),
+            };
             all.sort();
             all.join(" + ")
         };
-        add(What::Header(name.clone()), values(nginx), values(own));
+        let [theirs, ours] = [values(nginx, &theirs), values(own, &ours)];
+        add(What::Header(name.to_owned()), theirs, ours);
     }
     if is_page {
+        return;
+    }
+    if nginx.body == own.body {
         return;
     }
     let body = |outcome: &Outcome| {
@@ -222,6 +229,11 @@ impl Host for str {
 }
 
 fn sent(nginx: &Seen, own: &Seen, add: &mut impl FnMut(What, String, String)) {
+    if nginx.is_check() {
+        let text = |seen: &Seen| format!("{} {} {:?}", seen.method, seen.target, seen.headers);
+        add(What::Checked, text(nginx), text(own));
+        return;
+    }
     add(What::Method, nginx.method.clone(), own.method.clone());
     add(What::Target, nginx.target.clone(), own.target.clone());
     add(What::SentBody, nginx.body.to_string(), own.body.to_string());

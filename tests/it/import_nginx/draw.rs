@@ -35,6 +35,12 @@ pub(super) struct Drawn {
 }
 
 impl Drawn {
+    /// Returns the path as the client wrote it.
+    pub(super) fn path(&self) -> &str {
+        let target = self.head.split(' ').nth(1).unwrap_or_default();
+        target.split('?').next().unwrap_or_default()
+    }
+
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         let mut lines = self.head.split("\r\n").skip(1);
         lines.find_map(|line| {
@@ -315,7 +321,7 @@ impl Drawing {
             self.one(server, draft);
         }
         for target in strange(&path, &host) {
-            if self.chance(3) {
+            if self.chance(4) {
                 let method = if target == "*" { "OPTIONS" } else { "GET" };
                 let draft = Draft::get(&target, &host, "strange").method(method);
                 self.one(server, draft);
@@ -448,18 +454,23 @@ impl Drawing {
         ];
         let host = self.host(server);
         let mut target = "/".to_owned();
-        let mut upgrades = false;
+        let (mut upgrades, mut is_file) = (false, false);
         if !server.locations.is_empty() {
-            let location = self.pick(&server.locations).clone();
+            let mut location = self.pick(&server.locations).clone();
+            if location.is_gone() && !self.chance(8) {
+                location = self.pick(&server.locations).clone();
+            }
+            is_file = location.has_files();
             target = location.path(&mut self.random);
             let mut headers = location.all("proxy_set_header").into_iter();
             upgrades = headers.any(|header| header.first() == "Upgrade");
             if target.ends_with('/') {
                 const MORE: [&str; 5] = ["", "a", "items/7", "a/b/c.html", "img/a.jpg"];
-                target.push_str(MORE[self.random.usize(..5)]);
+                let kinds = if location.is_made() { 3 } else { 5 };
+                target.push_str(MORE[self.random.usize(..kinds)]);
             }
             // An app that does not know its public address is rare.
-            let is_misled = self.chance(80);
+            let is_misled = self.chance(300);
             let wish = if is_misled {
                 "own"
             } else {
@@ -470,7 +481,11 @@ impl Drawing {
                 target.push_str(wish);
             }
         }
-        let method = *self.pick(&METHODS);
+        let method = if is_file && !self.chance(20) {
+            *self.pick(&["GET", "GET", "GET", "HEAD"])
+        } else {
+            *self.pick(&METHODS)
+        };
         let mut draft = Draft::get(&target, &host, "usual").method(method);
         if matches!(method, "POST" | "PUT") {
             let size = self.random.usize(..3000);
@@ -517,10 +532,10 @@ impl Drawing {
             "not an address",
         ];
         // A client that is no proxy sends these seldom.
-        let forwards = if text.contains("real_ip") { 2 } else { 60 };
+        let forwards = if text.contains("real_ip") { 2 } else { 300 };
         add(forwards, "X-Forwarded-For", &lists);
-        add(60, "X-Forwarded-Proto", &["https", "http"]);
-        add(60, "X-Real-IP", &["198.51.100.8"]);
+        add(300, "X-Forwarded-Proto", &["https", "http"]);
+        add(300, "X-Real-IP", &["198.51.100.8"]);
         add(
             8,
             "Origin",

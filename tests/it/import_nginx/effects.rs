@@ -15,6 +15,8 @@ pub(super) struct Effect<'a> {
     /// Difference of the same request's status, if there is one.
     pub(super) status: Option<&'a Difference>,
     pub(super) directive: &'a Directive,
+    /// Status that nginx responded with.
+    pub(super) code: u16,
 }
 
 /// Statuses that differ because of a directive.
@@ -57,11 +59,11 @@ const STATUSES: [(&[&str], &[&str]); 10] = [
         &["error_page", "proxy_intercept_errors"],
         &["404", "500", "502", "503", "504"],
     ),
-    (&["rewrite", "if"], &["301", "302", "404", "503"]),
+    (&["rewrite", "if"], &["301", "302", "503"]),
     (
         &["root", "alias", "try_files", "index"],
         &[
-            "200", "206", "301", "403", "404", "405", "412", "416", "500",
+            "200", "206", "301", "304", "403", "404", "405", "412", "416", "500",
         ],
     ),
     (&["internal"], &["404"]),
@@ -155,13 +157,12 @@ const HEADERS: [(&[&str], &[&str]); 9] = [
     (&["auth_basic", "auth_request"], &["www-authenticate"]),
 ];
 
-/// Words of an entry for a whole server, by the kind of request that they explain.
-const SPELLINGS: [(&str, &str); 5] = [
-    ("dot segments", "dot segment"),
-    ("double slash", "slash"),
-    ("encoded letter", "percent"),
-    ("encoded", "percent"),
-    ("encoded slash", "percent"),
+/// Words of an entry for a whole server, by what in the path of a request they explain.
+const SPELLINGS: [(&str, &str); 4] = [
+    ("/.", "dot segment"),
+    ("//", "slash"),
+    ("%", "percent"),
+    ("*", "strict"),
 ];
 
 /// Returns true if a difference may come from what an entry is about.
@@ -171,10 +172,10 @@ pub(super) fn fits(entry: &Entry, effect: &Effect<'_>) -> bool {
         .split_whitespace()
         .next()
         .unwrap_or_default();
-    let note = entry.note.to_lowercase();
+    let note = &*entry.note;
     let difference = effect.difference;
     if matches!(name, "server" | "http") && effect.directive.block.is_some() {
-        return fits_all(&note, effect);
+        return fits_all(note, effect);
     }
     let about = |table: &[(&[&str], &[&str])], value: &str| {
         let mut rows = table.iter().filter(|(names, _)| names.contains(&name));
@@ -192,6 +193,8 @@ pub(super) fn fits(entry: &Entry, effect: &Effect<'_>) -> bool {
             Some(found) => status(found),
             None => asks(name),
         },
+        // Pages of refusals and errors are replaced as a whole.
+        What::Header(_) | What::Body if replaces(name, effect) => true,
         What::Header(header) => {
             let is_own = matches!(
                 name,
@@ -213,6 +216,7 @@ pub(super) fn fits(entry: &Entry, effect: &Effect<'_>) -> bool {
         What::Reuse => matches!(name, "keepalive_timeout" | "keepalive_requests" | "return"),
         What::Method => matches!(name, "proxy_method" | "proxy_cache" | "auth_request"),
         What::Target => matches!(name, "proxy_pass" | "rewrite" | "alias") || chooses(name),
+        What::Checked => name == "auth_request",
         What::Sent(header) => {
             let is_own = name == "proxy_set_header" && argument == *header;
             is_own || note.contains(&**header)
@@ -223,10 +227,7 @@ pub(super) fn fits(entry: &Entry, effect: &Effect<'_>) -> bool {
 
 /// Directives that choose who handles a request.
 fn chooses(name: &str) -> bool {
-    matches!(
-        name,
-        "location" | "server_name" | "if" | "rewrite" | "try_files"
-    )
+    matches!(name, "location" | "server_name")
 }
 
 /// Directives that choose which backends are asked.
@@ -245,12 +246,26 @@ fn asks(name: &str) -> bool {
     ASKING.contains(&name) || chooses(name)
 }
 
+/// Returns true for a header that only the gateway has, or that backends get in another form.
+fn is_stated(name: &str, note: &str, difference: &Difference) -> bool {
+    const FORWARDED: [&str; 5] = [
+        "host",
+        "location",
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-real-ip",
+    ];
+    let may_be = difference.nginx.is_empty() || FORWARDED.contains(&name);
+    may_be && note.contains(name)
+}
+
 /// Returns true if an entry for a whole server explains a difference, by its words.
 fn fits_all(note: &str, effect: &Effect<'_>) -> bool {
     let difference = effect.difference;
     let edge = effect.request.edge;
     let mut spellings = SPELLINGS.iter();
-    let is_spelling = spellings.any(|(kind, word)| edge == *kind && note.contains(word));
+    let path = effect.request.path();
+    let is_spelling = spellings.any(|(part, word)| path.contains(part) && note.contains(word));
     let is_guarded = note.contains("spelling") && matches!(edge, "case" | "encoded slash" | "path");
     let is_refused = |found: &Difference| {
         let is_strange = matches!(edge, "strange" | "headers" | "host" | "method" | "version");
@@ -259,15 +274,23 @@ fn fits_all(note: &str, effect: &Effect<'_>) -> bool {
         found.own == "400" && (strict || note.contains("upgrade") && is_upgrade)
             || strict && found.nginx == "400"
             || edge == "no host" && note.contains("host")
-            || is_guarded && ["401", "403", "404", "413", "429"].contains(&&*found.own)
+            || is_guarded && ["401", "403", "404", "410", "413", "429"].contains(&&*found.own)
     };
     match &difference.what {
         What::Target => is_spelling,
         What::Status => is_refused(difference),
         What::Asked | What::Broken => effect.status.is_some_and(is_refused),
-        What::Header(name) => note.contains(&**name),
-        What::Sent(name) => note.contains(&format!("`{name}`")) || note.contains(&**name),
-        What::Reuse => note.contains("keep-alive") || note.contains("strict"),
-        What::Body | What::Method | What::SentBody => false,
+        What::Header(name) | What::Sent(name) => is_stated(name, note, difference),
+        What::Reuse => false,
+        What::Body | What::Method | What::SentBody | What::Checked => false,
+    }
+}
+
+/// Returns true for directives that replace the responses with this request's status.
+fn replaces(name: &str, effect: &Effect<'_>) -> bool {
+    match name {
+        "auth_request" => matches!(effect.code, 401 | 403),
+        "error_page" | "proxy_intercept_errors" => effect.code >= 400,
+        _ => false,
     }
 }

@@ -40,7 +40,7 @@ use rustls::ClientConfig;
 use self::{
     compare::{Difference, Record, differences},
     draw::{Case, Drawn},
-    names::Governed,
+    names::{Governed, Statements},
     servers::{Edge, Entry, Nginx, Report, Shape, Side, can_import},
 };
 use crate::support::{certificates::Ca, pebble::trusting, scope::leave_out};
@@ -72,10 +72,13 @@ struct Differing<'a> {
     request: &'a Drawn,
     case: &'a Case,
     key: &'a str,
+    /// Status that nginx responded with.
+    code: u16,
     all: Vec<Difference>,
 }
 
 /// Outcome of a shape with a report.
+#[derive(Default)]
 struct Judged {
     differing: usize,
     named: usize,
@@ -101,51 +104,50 @@ impl Played {
     }
 
     /// Finds the differences of the gateway, and the entries of a report that name them.
-    fn judged(&self, report: &Report) -> Judged {
+    fn judged(&self, report: &Report, all: &[Differing<'_>]) -> Judged {
         let main = self.shape.tree();
         let governed = Governed::new(&main, report);
-        let mut judged = Judged {
-            differing: 0,
-            named: 0,
-            unnamed: Vec::new(),
-            needed: BTreeSet::new(),
-        };
-        for mut differing in self.differing(&self.own) {
-            // Statements about all requests make none of them differ.
-            differing.all.retain(|difference| {
-                let entries = names::general(report, difference);
-                if let [only] = entries[..] {
-                    judged.needed.insert(only.clone());
-                }
-                entries.is_empty()
-            });
-            if differing.all.is_empty() {
-                continue;
-            }
-            judged.differing += 1;
+        let stated = Statements::new(report);
+        let mut judged = Judged::default();
+        for differing in all {
             let places = self.places.get(differing.key);
             let before = judged.unnamed.len();
+            let mut is_differing = false;
             for difference in &differing.all {
-                let entries = governed.naming(&differing, difference, places);
+                // Statements about all requests make none of them differ.
+                let statements = stated.of(differing.request, difference);
+                if let [only] = statements[..] {
+                    let is_new = !judged.needed.contains(only);
+                    if is_new && governed.naming(differing, difference, places).is_empty() {
+                        judged.needed.insert(only.clone());
+                    }
+                }
+                if !statements.is_empty() {
+                    continue;
+                }
+                is_differing = true;
+                let entries = governed.naming(differing, difference, places);
                 match entries[..] {
-                    [] => judged.unnamed.push(described(&differing, difference)),
+                    [] => judged.unnamed.push(described(differing, difference)),
                     [only] => drop(judged.needed.insert(only.clone())),
                     _ => {}
                 }
             }
-            judged.named += usize::from(judged.unnamed.len() == before);
+            judged.differing += usize::from(is_differing);
+            let is_named = is_differing && judged.unnamed.len() == before;
+            judged.named += usize::from(is_named);
         }
         judged
     }
 
     /// Returns entries whose absence the judgement does not miss, although it says so.
-    fn missed_by_nobody(&self, judged: &Judged) -> Vec<String> {
+    fn missed_by_nobody(&self, judged: &Judged, all: &[Differing<'_>]) -> Vec<String> {
         let mut found = Vec::new();
         for entry in judged.needed.iter().take(MUTATIONS) {
             let mut report = self.report.clone();
             report.changed.retain(|other| other != entry);
             report.not_carried.retain(|other| other != entry);
-            if self.judged(&report).unnamed.len() <= judged.unnamed.len() {
+            if self.judged(&report, all).unnamed.len() <= judged.unnamed.len() {
                 found.push(format!("without {entry:?} nothing fails"));
             }
         }
@@ -183,11 +185,12 @@ impl Played {
             let nginx = &self.nginx[&request.number];
             let all = differences(request, nginx, &other[&request.number]);
             if !all.is_empty() {
-                let key = nginx.key.as_str();
+                let (key, code) = (nginx.key.as_str(), nginx.outcome.status);
                 found.push(Differing {
                     request,
                     case,
                     key,
+                    code,
                     all,
                 });
             }
@@ -308,7 +311,8 @@ fn whatever_differs_from_nginx_is_named_by_the_report() {
         requests += count;
         let mut row = format!("{} | {count}", played.shape.name);
         if !played.own.is_empty() {
-            let judged = played.judged(&played.report);
+            let all = played.differing(&played.own);
+            let judged = played.judged(&played.report, &all);
             differing += judged.differing;
             let unnamed = judged.differing - judged.named;
             let time = played.import_time.as_millis();
@@ -319,7 +323,7 @@ fn whatever_differs_from_nginx_is_named_by_the_report() {
             write!(row, " | {differ} | {named} | {unnamed} | {time} ms").expect("it takes text");
             write!(row, " | {carried} + {changed} + {lost}").expect("it takes text");
             found.extend(played.shares());
-            found.extend(played.missed_by_nobody(&judged));
+            found.extend(played.missed_by_nobody(&judged, &all));
             found.extend(judged.unnamed);
         }
         writeln!(table, "{row}").expect("it takes text");

@@ -1,12 +1,16 @@
 //! Finding the entry of a report that names a difference: at a line that governs the request, and
 //! of a directive that may have this effect.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use super::{
     Differing,
     compare::{Difference, What},
     conf::{CHOOSING, Directive},
+    draw::Drawn,
     effects::{Effect, fits},
     servers::{Entry, Report},
 };
@@ -24,7 +28,8 @@ pub(super) struct Governed<'a, 'b> {
     around: BTreeMap<String, BTreeSet<String>>,
     /// Servers, for requests that no block handled.
     servers: BTreeSet<String>,
-    entries: Vec<&'a Entry>,
+    /// Entries with their places.
+    entries: Vec<(String, &'a Entry)>,
 }
 
 /// Returns file and line of an entry as the tree has them.
@@ -40,7 +45,10 @@ impl<'a, 'b> Governed<'a, 'b> {
             lines: BTreeMap::new(),
             around: BTreeMap::new(),
             servers: BTreeSet::new(),
-            entries: report.explaining().collect(),
+            entries: report
+                .explaining()
+                .map(|entry| (place(entry), entry))
+                .collect(),
         };
         main.walk(&mut Vec::new(), &mut |directive, around| {
             let is_upstream = around.iter().any(|block| block.name() == "upstream");
@@ -79,9 +87,8 @@ impl<'a, 'b> Governed<'a, 'b> {
         }
         let mut all = differing.all.iter();
         let status = all.find(|found| found.what == What::Status);
-        let entries = self.entries.iter().copied();
-        let named = entries.filter(|entry| {
-            let lines = self.lines.get(&place(entry));
+        let named = self.entries.iter().filter(|(place, entry)| {
+            let lines = self.lines.get(place);
             let mut lines = lines.into_iter().flatten();
             let Some(line) = lines.find(|line| line.needs.is_subset(&passed)) else {
                 return false;
@@ -91,53 +98,90 @@ impl<'a, 'b> Governed<'a, 'b> {
                 difference,
                 status,
                 directive: line.directive,
+                code: differing.code,
             };
             fits(entry, &effect)
         });
-        named.collect()
+        named.map(|(_, entry)| *entry).collect()
     }
 }
 
-/// Returns the entries that state a difference as a property of all responses of a kind, or of all
-/// requests to backends: it makes no request differ by itself.
-pub(super) fn general<'a>(report: &'a Report, difference: &Difference) -> Vec<&'a Entry> {
+/// Statements of a report about all requests, which make none of them differ.
+pub(super) struct Statements<'a> {
+    entries: Vec<&'a Entry>,
+    /// Entries that have one of some words.
+    known: RefCell<BTreeMap<Vec<String>, Vec<&'a Entry>>>,
+}
+
+impl<'a> Statements<'a> {
+    pub(super) fn new(report: &'a Report) -> Self {
+        let is_general = |entry: &&Entry| GENERAL.contains(&&*entry.directive);
+        Self {
+            entries: report.changed.iter().filter(is_general).collect(),
+            known: RefCell::default(),
+        }
+    }
+
+    /// Returns the entries that state a difference as a property of all responses of a kind, or of
+    /// all requests to backends.
+    pub(super) fn of(&self, request: &Drawn, difference: &Difference) -> Vec<&'a Entry> {
+        let words = general_words(request, difference);
+        if words.is_empty() {
+            return Vec::new();
+        }
+        let words: Vec<String> = words.iter().map(ToString::to_string).collect();
+        let mut known = self.known.borrow_mut();
+        let found = known.entry(words).or_insert_with_key(|words| {
+            let mut entries = self.entries.clone();
+            entries.retain(|entry| words.iter().any(|word| entry.note.contains(word)));
+            entries
+        });
+        found.clone()
+    }
+}
+
+/// Returns the words of which a statement has one, if the difference may be of all requests.
+fn general_words<'d>(request: &Drawn, difference: &'d Difference) -> Vec<&'d str> {
     let (nginx, own) = (&*difference.nginx, &*difference.own);
     let is_added = nginx.is_empty();
-    let words: &[&str] = match &difference.what {
+    match &difference.what {
         What::Header(name) if is_added && SECURITY.contains(&&**name) => {
-            &[name, "security headers"]
+            vec![name, "security headers"]
         }
-        What::Header(name) if is_added && ADDED.contains(&&**name) => &[name],
+        What::Header(name) if is_added && ADDED.contains(&&**name) => vec![name],
         What::Header(name) if name == "cache-control" && is_added && own == "no-store" => {
-            &["no-store"]
+            vec!["no-store"]
         }
         What::Header(name) if name == "content-type" => {
             let is_charset = own.strip_suffix("; charset=utf-8") == Some(nginx);
             let is_script = nginx == "application/javascript" && own.starts_with("text/javascript");
             match (is_charset, is_script) {
-                (true, _) => &["charset"],
-                (_, true) => &["text/javascript"],
-                _ => return Vec::new(),
+                (true, _) => vec!["charset"],
+                (_, true) => vec!["text/javascript"],
+                _ => Vec::new(),
             }
         }
-        What::Sent(name) if is_added && SENT.contains(&&**name) => &[name],
-        _ => return Vec::new(),
-    };
-    let stated = report.changed.iter().filter(|entry| {
-        let note = entry.note.to_lowercase();
-        let directive = entry
-            .directive
-            .split_whitespace()
-            .next()
-            .unwrap_or_default();
-        let is_block = GENERAL.contains(&directive);
-        is_block && words.iter().any(|word| note.contains(word))
-    });
-    stated.collect()
+        What::Header(name) if name == "www-authenticate" => {
+            match own.strip_suffix(", charset=\"UTF-8\"") {
+                Some(rest) if rest == nginx => vec![name],
+                _ => Vec::new(),
+            }
+        }
+        What::Reuse if own == "false" && !request.body.is_empty() => vec!["keep-alive"],
+        What::Sent(name) if is_added && SENT.contains(&&**name) => vec![name],
+        _ => Vec::new(),
+    }
 }
 
 /// Directives whose entries may state something about all requests.
-const GENERAL: [&str; 5] = ["server", "http", "limit_req", "limit_conn", "proxy_cache"];
+const GENERAL: [&str; 6] = [
+    "server",
+    "http",
+    "limit_req",
+    "limit_conn",
+    "proxy_cache",
+    "auth_basic",
+];
 
 /// Security headers that the gateway adds to all responses.
 const SECURITY: [&str; 12] = [
@@ -156,7 +200,8 @@ const SECURITY: [&str; 12] = [
 ];
 
 /// Other headers that the gateway adds to all responses of some kind.
-const ADDED: [&str; 8] = [
+const ADDED: [&str; 9] = [
+    "accept-ranges",
     "age",
     "cache-status",
     "x-cache-status",
@@ -202,6 +247,7 @@ fn an_entry_names_what_its_line_governs() {
             request,
             case: &cases[0],
             key: "",
+            code: 200,
             all: vec![refused()],
         };
         let places = ["nginx.conf:2", place].map(str::to_owned);

@@ -39,6 +39,11 @@ impl Seen {
         found.map(|(_, value)| value.as_str())
     }
 
+    /// Returns true for a request that asks who may pass.
+    pub(super) fn is_check(&self) -> bool {
+        self.target.contains("auth-check")
+    }
+
     /// Returns the value of `do=` in the query.
     fn wish(&self) -> &str {
         let query = self
@@ -97,11 +102,9 @@ impl Origins {
         &self.addresses
     }
 
-    /// Takes what was received since the last call, without probes of health.
+    /// Takes what was received since the last call.
     pub(super) fn take(&self) -> Vec<Seen> {
-        let mut seen = std::mem::take(&mut *self.seen.lock());
-        seen.retain(|seen| seen.header(CASE).is_some());
-        seen
+        std::mem::take(&mut *self.seen.lock())
     }
 }
 
@@ -241,8 +244,7 @@ fn response(seen: &Seen, own: u16) -> Vec<u8> {
         "accel" => "x-accel-redirect: /protected/report.txt\r\n",
         _ => "",
     });
-    let is_check = seen.target.contains("auth-check");
-    if is_check {
+    if seen.is_check() {
         let is_known = seen
             .header("cookie")
             .is_some_and(|cookie| cookie.contains("sid=good"));

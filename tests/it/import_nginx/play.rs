@@ -61,13 +61,15 @@ pub(super) async fn play(
                 done += 1;
             }
         }
-    }
-    for mut seen in side.origins.take() {
-        let number = seen.header(CASE).and_then(|number| number.parse().ok());
-        neutralise(side, &mut seen);
-        let record = number.and_then(|number: usize| records.get_mut(&number));
-        if let Some(record) = record {
-            record.seen.push(seen);
+        for mut seen in side.origins.take() {
+            // Requests to an auth service may lack the number.
+            let number = seen.header(CASE).and_then(|number| number.parse().ok());
+            let number = number.or(case.requests.last().map(|last| last.number));
+            neutralise(side, &mut seen);
+            let record = number.and_then(|number: usize| records.get_mut(&number));
+            if let Some(record) = record {
+                record.seen.push(seen);
+            }
         }
     }
     records

@@ -355,8 +355,12 @@ impl Edge {
         let errors = String::from_utf8_lossy(&ran.stderr);
         let text = String::from_utf8_lossy(&ran.stdout);
         assert!(ran.status.success(), "{}: {errors}\n{text}", shape.name);
-        let report: Report = serde_json::from_str(&text)
+        let mut report: Report = serde_json::from_str(&text)
             .unwrap_or_else(|error| panic!("{}: {error}: {text}", shape.name));
+        // Names of headers are compared without case.
+        for entry in report.changed.iter_mut().chain(&mut report.not_carried) {
+            entry.note = entry.note.to_lowercase();
+        }
         let yaml = fs::read_to_string(&out).expect("the import writes it");
         Self {
             _gateway: Gateway::start(&yaml).await,

@@ -1,6 +1,6 @@
 //! The servers and locations of a shape, as the requests need them.
 
-use super::{conf::Directive, sample::sample};
+use super::{conf::Directive, sample::sample, servers::GONE};
 
 /// Server with those who are around its directives.
 #[derive(Clone, Debug)]
@@ -54,6 +54,17 @@ impl Location {
 
     pub(super) fn is_proxied(&self) -> bool {
         self.own("proxy_pass").is_some()
+    }
+
+    /// Returns true if its backend is never there.
+    pub(super) fn is_gone(&self) -> bool {
+        let to = self.own("proxy_pass").map_or("", Directive::first);
+        to.ends_with(&format!(":{GONE}"))
+    }
+
+    /// Returns true if the configuration itself has the response.
+    pub(super) fn is_made(&self) -> bool {
+        self.own("return").is_some()
     }
 
     /// Returns true if files of a folder are its responses.
