@@ -7,7 +7,7 @@ use super::{
     words::{Known, plain, target},
 };
 
-/// What a condition depends on.
+/// Subject of a condition.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Subject {
     /// The requested host.

@@ -35,6 +35,122 @@ pub(super) const GENERAL: [&str; 15] = [
      redirect to a path is that path; a `Location` with the backend's own address is repaired",
 ];
 
+/// Directives that have a counterpart, and the counterpart.
+const HANDLED: &[(&str, &str)] = &[
+    (
+        "listen",
+        "`listeners`: one for each address; `ssl`, `http2`, `proxy_protocol`, `default_server`",
+    ),
+    (
+        "server_name",
+        "`match: { host }`: whole names, `*.name` and `.name`",
+    ),
+    (
+        "location",
+        "`match: { location }`, in nginx's words and order",
+    ),
+    ("return", "`redirect` or `respond`"),
+    (
+        "rewrite",
+        "`redirect`, or `rewrite` of a location with `proxy_pass`",
+    ),
+    (
+        "if",
+        "routes with predicates: method, headers, query, cookies, host, scheme",
+    ),
+    ("limit_except", "`methods`"),
+    ("internal", "404 for clients"),
+    (
+        "proxy_pass",
+        "`upstream`, and `rewrite` where it has a path",
+    ),
+    ("upstream", "`upstreams`"),
+    ("least_conn", "`balance: least_conn`"),
+    ("ip_hash", "`balance: hash:client.ip`"),
+    ("hash", "`balance: hash:…`"),
+    ("random", "`balance: p2c`"),
+    ("keepalive", "always"),
+    (
+        "proxy_set_header",
+        "`host_header`, `headers.request`, `websocket: true`",
+    ),
+    ("proxy_hide_header", "`headers.response.remove`"),
+    (
+        "proxy_connect_timeout",
+        "`timeouts.connect` of the upstream",
+    ),
+    (
+        "proxy_read_timeout",
+        "`timeouts.first_byte` and `idle` of the upstream",
+    ),
+    ("proxy_send_timeout", "`timeouts.idle` of the upstream"),
+    ("proxy_ssl_name", "`tls.name` of the upstream"),
+    ("proxy_cache", "`cache`"),
+    ("proxy_cache_valid", "`cache.ttl` and `by_status`"),
+    ("proxy_cache_key", "the gateway's own key"),
+    (
+        "proxy_cache_use_stale",
+        "`stale_while_revalidate`, `stale_if_error`",
+    ),
+    ("proxy_cache_bypass", "`cache.bypass`"),
+    ("proxy_no_cache", "`cache.bypass`"),
+    ("proxy_cache_lock", "always"),
+    (
+        "add_header",
+        "`headers.response`, without `always` in `by_status`",
+    ),
+    (
+        "expires",
+        "`Expires` and `Cache-Control` in `headers.response`",
+    ),
+    ("root", "`files`"),
+    ("alias", "`files` and `rewrite`"),
+    ("index", "`files.index`"),
+    ("try_files", "`files.fallback`"),
+    ("gzip_static", "`files.precompressed`"),
+    ("client_max_body_size", "`body_limit`"),
+    ("limit_req_zone", "`rate_limits`"),
+    ("limit_req", "`rate_limit`"),
+    ("limit_req_status", "`status` of the limit"),
+    ("limit_conn_zone", "the key of `in_flight`"),
+    ("limit_conn", "`in_flight`"),
+    ("allow", "`access`"),
+    ("deny", "`access`"),
+    ("satisfy", "all conditions must hold"),
+    ("auth_basic", "`basic_auth`"),
+    ("auth_request", "`forward_auth`"),
+    ("auth_request_set", "`copy` of `forward_auth`"),
+    ("gzip", "`compression`"),
+    ("gzip_types", "`compression.types`"),
+    ("gzip_min_length", "`compression.min_size`"),
+    ("gzip_comp_level", "`compression.levels`"),
+    ("gzip_proxied", "always"),
+    ("ssl_certificate", "`tls.certificates` of the listener"),
+    ("ssl_certificate_key", "`tls.certificates` of the listener"),
+    ("ssl_protocols", "`tls.min_version` of the listener"),
+    ("http2", "`http2` of the listener"),
+    ("set_real_ip_from", "`trusted_proxies`"),
+    ("real_ip_header", "`X-Forwarded-For`"),
+    ("real_ip_recursive", "always"),
+    ("merge_slashes", "`merge_slashes`"),
+    (
+        "client_header_timeout",
+        "`limits.header_timeout` of the listener",
+    ),
+    ("keepalive_timeout", "`limits.idle_timeout` of the listener"),
+    (
+        "keepalive_requests",
+        "`limits.requests_per_connection` of the listener",
+    ),
+    ("send_timeout", "`limits.send_timeout` of the listener"),
+    (
+        "large_client_header_buffers",
+        "`limits.request_line` and `headers` of the listener",
+    ),
+    ("client_body_timeout", "`limits.body_grace` of the listener"),
+    ("include", "read in its place"),
+];
+
 /// Settings that the gateway needs none for.
 const NEEDLESS: &[&str] = &[
     "user",
@@ -244,31 +360,72 @@ fn rest(directive: &Directive, fates: &mut Fates) {
         }
         return;
     }
-    match name {
-        "gzip_types" | "gzip_min_length" | "gzip_comp_level" | "gzip_proxied" => {
-            fates.carried(directive, "without effect: `gzip` is off here");
+    if HANDLED.iter().any(|(known, _)| *known == name) && directive.block.is_none() {
+        fates.carried(
+            directive,
+            "without effect: nothing that was carried over uses it",
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fmt::Write as _, fs, path::Path};
+
+    use super::*;
+
+    /// Writes the page's tables instead of comparing them.
+    const WRITE: &str = "WRITE_NGINX_PAGE";
+    const BEGIN: &str = "<!-- directives -->\n";
+    const END: &str = "<!-- /directives -->\n";
+
+    fn tables() -> String {
+        let mut text = String::from("| directive | becomes |\n|---|---|\n");
+        for (name, counterpart) in HANDLED {
+            let _ = writeln!(text, "| `{name}` | {counterpart} |");
         }
-        "index"
-        | "root"
-        | "client_max_body_size"
-        | "proxy_set_header"
-        | "proxy_connect_timeout"
-        | "proxy_read_timeout"
-        | "proxy_send_timeout"
-        | "add_header"
-        | "limit_req_zone"
-        | "limit_conn_zone"
-        | "ssl_certificate"
-        | "ssl_certificate_key"
-        | "ssl_protocols"
-        | "proxy_hide_header"
-        | "expires" => {
-            fates.carried(
-                directive,
-                "without effect: no location that was carried over uses it",
-            );
+        text.push_str(
+            "\nWith a changed meaning, or not at all:\n\n| directive | here |\n|---|---|\n",
+        );
+        for (name, note) in CHANGED {
+            let _ = writeln!(text, "| `{name}` | {note} |");
         }
-        "server" if directive.block.is_some() => {}
-        _ => {}
+        let needless: Vec<String> = NEEDLESS.iter().map(|name| format!("`{name}`")).collect();
+        let needless = needless.join(", ");
+        let _ = writeln!(
+            text,
+            "\nWithout a counterpart, which none of them needs: {needless}."
+        );
+        text
+    }
+
+    #[test]
+    fn the_page_has_the_tables_of_the_importer() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/from-nginx.md");
+        let page = fs::read_to_string(&path).unwrap();
+        let (before, rest) = page.split_once(BEGIN).expect("the page marks its tables");
+        let (own, after) = rest.split_once(END).expect("the page marks their end");
+        if std::env::var_os(WRITE).is_some() {
+            fs::write(&path, format!("{before}{BEGIN}{}{END}{after}", tables())).unwrap();
+            return;
+        }
+        assert_eq!(own, tables(), "run the test with {WRITE}=1");
+    }
+
+    #[test]
+    fn a_directive_is_in_one_table() {
+        let handled = HANDLED.iter().map(|(name, _)| *name);
+        let changed = CHANGED.iter().map(|(name, _)| *name);
+        let mut all: Vec<&str> = handled
+            .chain(changed)
+            .chain(NEEDLESS.iter().copied())
+            .collect();
+        all.sort_unstable();
+        let twice: Vec<&&str> = all
+            .windows(2)
+            .filter(|pair| pair[0] == pair[1])
+            .map(|pair| &pair[0])
+            .collect();
+        assert!(twice.is_empty(), "{twice:?}");
     }
 }
