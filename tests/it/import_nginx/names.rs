@@ -169,10 +169,19 @@ fn general_words<'d>(request: &Drawn, difference: &'d Difference) -> Vec<&'d str
         }
         What::Reuse if own == "false" && !request.body.is_empty() => vec!["keep-alive"],
         // The request of another service, and pages that are compared by their status.
-        What::Checked => vec!["auth service"],
-        What::Page => vec!["its own page", "page of the backend", "own pages"],
+        What::Checked => vec!["the service gets"],
+        What::Page => vec![
+            "refusals reach the client",
+            "a backend's are passed on",
+            "error pages of a backend are passed on",
+        ],
         What::Sent(name) if name == "accept-encoding" && own == "identity" => vec![name],
-        What::Sent(name) if is_added && SENT.contains(&&**name) => vec![name],
+        // Set by the gateway alone; what a client sends under these names does not pass as it is.
+        What::Sent(name) if SENT.contains(&&**name) => match request.header(name) {
+            Some(sent) if nginx.starts_with(sent) => vec![name],
+            _ if is_added => vec![name],
+            _ => Vec::new(),
+        },
         _ => Vec::new(),
     }
 }

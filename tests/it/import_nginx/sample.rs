@@ -17,7 +17,7 @@ pub(super) fn sample(pattern: &str, random: &mut fastrand::Rng) -> String {
         random,
     };
     let text = sampler.alternatives();
-    const MORE: [&str; 4] = ["", "more", "env", "git/config"];
+    const MORE: [&str; 3] = ["more", "env", "git/config"];
     if pattern.ends_with('$') {
         return text;
     }
