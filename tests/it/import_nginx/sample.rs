@@ -8,6 +8,9 @@ struct Sampler<'a> {
     random: &'a mut fastrand::Rng,
 }
 
+/// Ends of samples that may end in anything.
+const MORE: [&str; 3] = ["more", "env", "git/config"];
+
 /// Returns a string that `pattern` probably matches.
 pub(super) fn sample(pattern: &str, random: &mut fastrand::Rng) -> String {
     let letters: Vec<char> = pattern.chars().collect();
@@ -17,7 +20,6 @@ pub(super) fn sample(pattern: &str, random: &mut fastrand::Rng) -> String {
         random,
     };
     let text = sampler.alternatives();
-    const MORE: [&str; 3] = ["more", "env", "git/config"];
     if pattern.ends_with('$') {
         return text;
     }
