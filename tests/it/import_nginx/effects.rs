@@ -281,8 +281,7 @@ fn fits_all(note: &str, effect: &Effect<'_>) -> bool {
         What::Status => is_refused(difference),
         What::Asked | What::Broken => effect.status.is_some_and(is_refused),
         What::Header(name) | What::Sent(name) => is_stated(name, note, difference),
-        What::Reuse => false,
-        What::Body | What::Method | What::SentBody | What::Checked => false,
+        What::Reuse | What::Body | What::Method | What::SentBody | What::Checked => false,
     }
 }
 
