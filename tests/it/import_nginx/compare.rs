@@ -57,6 +57,8 @@ pub(super) enum What {
     Target,
     Sent(String),
     SentBody,
+    /// Page of an error: one side has its own, the other that of a backend.
+    Page,
     /// Request to a service that decides who may pass.
     Checked,
 }
@@ -69,6 +71,7 @@ impl fmt::Display for What {
             Self::Asked => write!(out, "backends asked"),
             Self::Method => write!(out, "method to the backend"),
             Self::Target => write!(out, "target to the backend"),
+            Self::Page => write!(out, "page of an error"),
             Self::Checked => write!(out, "request to the auth service"),
             Self::SentBody => write!(out, "body to the backend"),
             other => write!(out, "{}", format!("{other:?}").to_lowercase()),
@@ -128,11 +131,18 @@ fn response(
     own: &Outcome,
     add: &mut impl FnMut(What, String, String),
 ) {
-    let reuse = |outcome: &Outcome| outcome.is_kept.to_string();
-    add(What::Reuse, reuse(nginx), reuse(own));
+    // Any server may close a connection; one that is kept longer harms nobody.
+    if nginx.is_kept {
+        add(What::Reuse, "true".to_owned(), own.is_kept.to_string());
+    }
     let is_made = |outcome: &Outcome| outcome.header("x-backend").is_none();
     // Pages of errors that a server makes itself are compared by their status.
     let is_page = nginx.status >= 300 && is_made(nginx) && is_made(own);
+    if nginx.status >= 400 && is_made(nginx) != is_made(own) {
+        let whose = |outcome: &Outcome| if is_made(outcome) { "own" } else { "backend's" };
+        add(What::Page, whose(nginx).to_owned(), whose(own).to_owned());
+        return;
+    }
     let mut fields = BTreeMap::<&str, [Vec<&str>; 2]>::new();
     for (side, outcome) in [nginx, own].into_iter().enumerate() {
         for (name, value) in &outcome.fields {

@@ -11,7 +11,7 @@ use super::{
 };
 
 /// Least number of requests for each shape.
-pub(super) const REQUESTS: usize = 1000;
+pub(super) const REQUESTS: usize = 1200;
 
 /// Connection with its requests, as bytes; `:@80` stands for the port that is 80 in the shape.
 #[derive(Clone, Debug)]
@@ -317,11 +317,15 @@ impl Drawing {
                 .method("POST")
                 .body(9),
         ];
+        // Mostly about the listener: all for one server, some for the others.
+        let is_first = self.cases.len() < 50;
         for draft in drafts {
-            self.one(server, draft);
+            if is_first || self.chance(3) {
+                self.one(server, draft);
+            }
         }
         for target in strange(&path, &host) {
-            if self.chance(4) {
+            if self.chance(if is_first { 4 } else { 12 }) {
                 let method = if target == "*" { "OPTIONS" } else { "GET" };
                 let draft = Draft::get(&target, &host, "strange").method(method);
                 self.one(server, draft);
@@ -436,7 +440,8 @@ impl Drawing {
     /// Traffic as most of it is.
     fn usual(&mut self, server: &Server) {
         let mut drafts = vec![self.usual_request(server)];
-        if self.chance(4) {
+        // Requests to an auth service are matched with those of clients by their order.
+        if self.chance(4) && !self.text.contains("auth_request") {
             drafts.push(self.usual_request(server));
             drafts.push(self.usual_request(server));
         }
@@ -457,7 +462,7 @@ impl Drawing {
         let (mut upgrades, mut is_file) = (false, false);
         if !server.locations.is_empty() {
             let mut location = self.pick(&server.locations).clone();
-            if location.is_gone() && !self.chance(8) {
+            if location.is_gone() && !self.chance(40) {
                 location = self.pick(&server.locations).clone();
             }
             is_file = location.has_files();
@@ -513,13 +518,19 @@ impl Drawing {
             &["gzip", "gzip, deflate, br", "identity"],
         );
         add(
-            8,
+            if draft.method == "GET" { 8 } else { 80 },
             "Range",
             &["bytes=0-9", "bytes=5-", "bytes=-7", "bytes=999999-"],
         );
         let dates = [
+            // That of the files, as browsers send it back.
+            "Tue, 14 Nov 2023 22:13:20 GMT",
+            "Tue, 14 Nov 2023 22:13:20 GMT",
+            "Tue, 14 Nov 2023 22:13:20 GMT",
+            "Tue, 14 Nov 2023 22:13:20 GMT",
+            "Tue, 14 Nov 2023 22:13:20 GMT",
+            "Tue, 14 Nov 2023 22:13:20 GMT",
             "Sun, 06 Nov 1994 08:49:37 GMT",
-            "Wed, 01 Jan 2020 00:00:00 GMT",
             "Sun, 06 Nov 2033 08:49:37 GMT",
         ];
         add(8, "If-Modified-Since", &dates);
@@ -532,7 +543,7 @@ impl Drawing {
             "not an address",
         ];
         // A client that is no proxy sends these seldom.
-        let forwards = if text.contains("real_ip") { 2 } else { 300 };
+        let forwards = if text.contains("real_ip") { 2 } else { 200 };
         add(forwards, "X-Forwarded-For", &lists);
         add(300, "X-Forwarded-Proto", &["https", "http"]);
         add(300, "X-Real-IP", &["198.51.100.8"]);

@@ -168,13 +168,32 @@ fn general_words<'d>(request: &Drawn, difference: &'d Difference) -> Vec<&'d str
             }
         }
         What::Reuse if own == "false" && !request.body.is_empty() => vec!["keep-alive"],
-        What::Sent(name) if is_added && SENT.contains(&&**name) => vec![name],
+        // The request of another service, and pages that are compared by their status.
+        What::Checked => vec!["the service gets"],
+        What::Page => vec![
+            "refusals reach the client",
+            "a backend's are passed on",
+            "error pages of a backend are passed on",
+        ],
+        What::Sent(name) if name == "accept-encoding" && own == "identity" => vec![name],
+        // Set by the gateway alone; what a client sends under these names does not pass as it is.
+        What::Sent(name) if SENT.contains(&&**name) => match request.header(name) {
+            Some(sent) if nginx.starts_with(sent) => vec![name],
+            _ if is_added => vec![name],
+            _ => Vec::new(),
+        },
         _ => Vec::new(),
     }
 }
 
 /// Directives whose entries may state something about all requests.
-const GENERAL: [&str; 6] = [
+const GENERAL: [&str; 12] = [
+    "root",
+    "alias",
+    "gzip",
+    "auth_request",
+    "error_page",
+    "proxy_intercept_errors",
     "server",
     "http",
     "limit_req",

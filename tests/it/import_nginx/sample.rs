@@ -17,8 +17,11 @@ pub(super) fn sample(pattern: &str, random: &mut fastrand::Rng) -> String {
         random,
     };
     let text = sampler.alternatives();
-    let is_open = !pattern.ends_with('$') && random.u32(..3) == 0;
-    if is_open { text + "more" } else { text }
+    const MORE: [&str; 3] = ["more", "env", "git/config"];
+    if pattern.ends_with('$') {
+        return text;
+    }
+    text + MORE[random.usize(..MORE.len())]
 }
 
 impl Sampler<'_> {
