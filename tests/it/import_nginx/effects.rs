@@ -20,7 +20,9 @@ pub(super) struct Effect<'a> {
 }
 
 /// Statuses that differ because of a directive.
-const STATUSES: [(&[&str], &[&str]); 10] = [
+const STATUSES: [(&[&str], &[&str]); 11] = [
+    // A request that finds nothing stored is passed on with its range and its conditions.
+    (&["proxy_cache"], &["200", "206", "304", "416"]),
     (
         &[
             "limit_req",
@@ -212,7 +214,10 @@ pub(super) fn fits(entry: &Entry, effect: &Effect<'_>) -> bool {
             ];
             BODIES.contains(&name) || chooses(name)
         }
-        What::Reuse => matches!(name, "keepalive_timeout" | "keepalive_requests" | "return"),
+        What::Reuse => matches!(
+            name,
+            "keepalive_timeout" | "keepalive_requests" | "return" | "error_page"
+        ),
         What::Method => matches!(name, "proxy_method" | "proxy_cache" | "auth_request"),
         What::Target => matches!(name, "proxy_pass" | "rewrite" | "alias") || chooses(name),
         What::Checked => name == "auth_request",
@@ -270,7 +275,9 @@ fn fits_all(note: &str, effect: &Effect<'_>) -> bool {
         let is_strange = matches!(edge, "strange" | "headers" | "host" | "method" | "version");
         let strict = note.contains("strict") && (is_strange || edge.contains("encoded"));
         let is_upgrade = edge == "upgrade" || effect.request.header("upgrade").is_some();
-        found.own == "400" && (strict || note.contains("upgrade") && is_upgrade)
+        let is_size = note.contains("size") && found.nginx == "413";
+        is_size && matches!(&*found.own, "401" | "403")
+            || found.own == "400" && (strict || note.contains("upgrade") && is_upgrade)
             || strict && found.nginx == "400"
             || edge == "no host" && note.contains("host")
             || is_guarded && ["401", "403", "404", "410", "413", "429"].contains(&&*found.own)
@@ -279,6 +286,7 @@ fn fits_all(note: &str, effect: &Effect<'_>) -> bool {
         What::Target => is_spelling,
         What::Status => is_refused(difference),
         What::Asked | What::Broken => effect.status.is_some_and(is_refused),
+        What::Header(_) if effect.code == 400 && note.contains("add_header") => true,
         What::Header(name) | What::Sent(name) => is_stated(name, note, difference),
         What::Reuse | What::Body | What::Method | What::SentBody | What::Checked | What::Page => {
             false

@@ -82,7 +82,7 @@ impl<'a> Routes<'a, '_> {
                 return self.pass(pass, &target, location, known);
             }
         }
-        self.files(server, location, tries)
+        self.files(server, location, tries, found)
     }
 
     fn pass(
@@ -219,6 +219,7 @@ impl<'a> Routes<'a, '_> {
         server: &Server<'a>,
         location: &Location<'a>,
         tries: Option<&'a Directive>,
+        found: &[Location<'a>],
     ) -> Map<String, Value> {
         let scope = &location.scope;
         let alias = scope.own("alias").first().copied();
@@ -262,7 +263,20 @@ impl<'a> Routes<'a, '_> {
             match tries.args.last().map(String::as_str) {
                 Some("=404") => self.fates.carried(tries, ""),
                 Some(path) if path.starts_with('/') && plain(path).is_some() => {
-                    self.fates.carried(tries, "");
+                    let exact = format!("= {path}");
+                    let own = found.iter().find(|other| other.text == exact);
+                    let added = own
+                        .map(|own| own.scope.own("add_header"))
+                        .unwrap_or_default();
+                    let names: Vec<&str> = added.iter().map(|one| one.arg(0)).collect();
+                    if names.is_empty() {
+                        self.fates.carried(tries, "");
+                    } else {
+                        let names = names.join(", ");
+                        let note =
+                            format!("`{path}` is served without {names} of its own location");
+                        self.fates.changed(tries, note);
+                    }
                     files["fallback"] = path.split('?').next().unwrap_or(path).into();
                 }
                 _ => self

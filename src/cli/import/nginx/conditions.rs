@@ -171,6 +171,24 @@ fn returned(directive: &Directive, known: &Known) -> Option<Map<String, Value>> 
         .then(|| Map::from_iter([("respond".to_owned(), respond)]))
 }
 
+/// Returns the redirect of a `rewrite` whose expression names groups.
+pub(super) fn redirected(directive: &Directive, known: &Known) -> Option<Map<String, Value>> {
+    let to = directive.arg(1);
+    let status = match directive.arg(2) {
+        "permanent" => 301,
+        "redirect" => 302,
+        _ if to.starts_with("http://") || to.starts_with("https://") => 302,
+        _ => return None,
+    };
+    let to = match to.strip_suffix('?') {
+        Some(to) => to.to_owned(),
+        None if to.contains('?') => format!("{to}&$args"),
+        None => format!("{to}$is_args$args"),
+    };
+    let to = target(&to, known)?;
+    Some(redirect(&to, status))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -58,7 +58,7 @@ pub(super) fn of(
     connections(scope, http, &mut filters, fates);
     body_limit(scope, &mut filters, fates);
     compression(scope, &mut filters, fates);
-    headers(scope, passes, &mut filters, fates);
+    headers(scope, (passes, !passes), &mut filters, fates);
     if passes {
         cache::of(scope, &mut filters, fates);
     }
@@ -388,7 +388,12 @@ fn compression(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
 }
 
 /// Translates changes of headers.
-pub(super) fn headers(scope: &Scope<'_>, passes: bool, filters: &mut Filters, fates: &mut Fates) {
+pub(super) fn headers(
+    scope: &Scope<'_>,
+    (passes, is_files): (bool, bool),
+    filters: &mut Filters,
+    fates: &mut Fates,
+) {
     let (mut add, mut usual) = (Map::new(), Map::new());
     let (mut set, mut usual_set) = (Map::new(), Map::new());
     for directive in scope.nearest("add_header") {
@@ -442,7 +447,12 @@ pub(super) fn headers(scope: &Scope<'_>, passes: bool, filters: &mut Filters, fa
         }
     }
     if !usual.is_empty() || !usual_set.is_empty() || expires.is_some() {
-        let mut value = json!({ "status": USUAL });
+        let mut statuses = USUAL.to_vec();
+        if is_files {
+            // nginx finds that a range is not in the file once the headers are there.
+            statuses.push(416);
+        }
+        let mut value = json!({ "status": statuses });
         if !usual.is_empty() {
             value["add"] = usual.into();
         }

@@ -56,8 +56,21 @@ fn collect<'a>(
             named.push((name.to_owned(), inner, directive));
             continue;
         }
-        let (path, groups) = if mark.starts_with('~') && names_groups(directive) {
-            named_groups(path)
+        let (path, groups) = if mark.starts_with('~') {
+            let (named, groups) = named_groups(path);
+            let path = if uses_numbers(directive) {
+                named
+            } else {
+                path.to_owned()
+            };
+            let mark = |name: &str| format!("<{name}>");
+            (
+                path.clone(),
+                groups
+                    .into_iter()
+                    .filter(|name| path.contains(&mark(name)))
+                    .collect(),
+            )
         } else {
             (path.to_owned(), Vec::new())
         };
@@ -77,14 +90,14 @@ fn collect<'a>(
     }
 }
 
-/// Returns true if a directive of the location uses a group of its regular expression.
-fn names_groups(location: &Directive) -> bool {
+/// Returns true if a directive of the location uses a group by its number.
+fn uses_numbers(location: &Directive) -> bool {
     let args = location.children().iter().flat_map(|one| {
         let inner = one.children().iter().flat_map(|inner| &inner.args);
         one.args.iter().chain(inner)
     });
     let mut pieces = args.flat_map(|arg| pieces(arg));
-    pieces.any(|piece| matches!(piece, Piece::Variable(_)))
+    pieces.any(|piece| matches!(piece, Piece::Variable(name) if name.parse::<u8>().is_ok()))
 }
 
 impl<'a> Routes<'a, '_> {
@@ -126,7 +139,7 @@ impl<'a> Routes<'a, '_> {
             };
             if let Some(mut action) = action {
                 let mut own = Filters::default();
-                filters::headers(&server.scope, false, &mut own, &mut self.fates);
+                filters::headers(&server.scope, (false, false), &mut own, &mut self.fates);
                 action.extend(own.keys);
                 let comment = format!("{} {}", place.place(), place.name);
                 self.push(&audience, "/", &action, &comment, &guards);
@@ -294,7 +307,7 @@ impl<'a> Routes<'a, '_> {
                 groups,
                 ..server.known.clone()
             };
-            let Some(action) = redirected(directive, &known) else {
+            let Some(action) = conditions::redirected(directive, &known) else {
                 self.fates.lost(
                     directive,
                     "only redirects of a server's `rewrite` have a counterpart",
@@ -372,7 +385,7 @@ impl<'a> Routes<'a, '_> {
         let responds = keys.contains_key("respond") || keys.contains_key("redirect");
         if responds {
             let mut own = Filters::default();
-            filters::headers(&location.scope, false, &mut own, &mut self.fates);
+            filters::headers(&location.scope, (false, false), &mut own, &mut self.fates);
             keys.extend(own.keys);
         } else {
             let passes = keys.contains_key("upstream");
@@ -399,7 +412,10 @@ impl<'a> Routes<'a, '_> {
             && !found.iter().any(|other| other.text == format!("= {path}"))
         {
             let to = json!({ "to": format!("{path}/?{{query}}"), "status": 301 });
-            let action = Map::from_iter([("redirect".to_owned(), to)]);
+            let mut action = Map::from_iter([("redirect".to_owned(), to)]);
+            let mut own = Filters::default();
+            filters::headers(&location.scope, (false, false), &mut own, &mut self.fates);
+            action.extend(own.keys);
             let added = format!("{comment}: nginx adds the slash");
             self.push(audience, &format!("= {path}"), &action, &added, &guards);
         }
@@ -567,25 +583,4 @@ fn one_or_many(list: &[String]) -> Value {
         [one] => one.clone().into(),
         many => json!(many),
     }
-}
-
-/// Returns the redirect of a `rewrite` whose expression names groups.
-fn redirected(directive: &Directive, known: &Known) -> Option<Map<String, Value>> {
-    let to = directive.arg(1);
-    let status = match directive.arg(2) {
-        "permanent" => 301,
-        "redirect" => 302,
-        _ if to.starts_with("http://") || to.starts_with("https://") => 302,
-        _ => return None,
-    };
-    let to = match to.strip_suffix('?') {
-        Some(to) => to.to_owned(),
-        None if to.contains('?') => format!("{to}&$args"),
-        None => format!("{to}$is_args$args"),
-    };
-    let to = super::words::target(&to, known)?;
-    Some(Map::from_iter([(
-        "redirect".to_owned(),
-        json!({ "to": to, "status": status }),
-    )]))
 }

@@ -177,13 +177,14 @@ impl Report {
         );
         let worst = self.lists[2].iter().chain(&self.lists[1]);
         let mut first = self.urgent.clone();
+        let mut notes = Vec::<&str>::new();
         for entry in worst {
-            let line = entry.line();
-            if first.len() < SHOWN
-                && !first.contains(&line)
-                && !first.iter().any(|f| f.contains(&line))
-            {
-                first.push(line);
+            // The entries of a table say the same.
+            let is_new = !notes.contains(&&*entry.note)
+                && !first.iter().any(|line| line.ends_with(&entry.note));
+            notes.push(&entry.note);
+            if first.len() < SHOWN && is_new {
+                first.push(entry.line());
             }
         }
         if !first.is_empty() {
