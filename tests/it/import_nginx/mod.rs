@@ -87,6 +87,14 @@ struct Judged {
     needed: BTreeSet<Entry>,
 }
 
+/// Row of the table.
+struct Row {
+    text: String,
+    requests: usize,
+    differing: usize,
+    problems: Vec<String>,
+}
+
 impl Played {
     fn requests(&self) -> impl Iterator<Item = (&Case, &Drawn)> {
         let cases = self.cases.iter();
@@ -152,6 +160,37 @@ impl Played {
             }
         }
         found
+    }
+
+    /// Judges the shape for the table.
+    fn row(&self) -> Row {
+        let mut found = self.noise();
+        let name = &self.shape.name;
+        let requests = self.requests().count();
+        let mut text = format!("{name} | {requests}");
+        let mut differing = 0;
+        if !self.own.is_empty() {
+            let all = self.differing(&self.own);
+            let judged = self.judged(&self.report, &all);
+            differing = judged.differing;
+            let unnamed = differing - judged.named;
+            let time = self.import_time.as_millis();
+            let [carried, changed] = [&self.report.carried, &self.report.changed].map(Vec::len);
+            let lost = self.report.not_carried.len();
+            let named = judged.named;
+            write!(text, " | {differing} | {named} | {unnamed} | {time} ms").expect("text");
+            write!(text, " | {carried} + {changed} + {lost}").expect("text");
+            found.extend(self.shares());
+            found.extend(self.missed_by_nobody(&judged, &all));
+            found.extend(judged.unnamed);
+        }
+        let problems = found.iter().map(|text| format!("{name}: {text}"));
+        Row {
+            text,
+            requests,
+            differing,
+            problems: problems.collect(),
+        }
     }
 
     /// Compares how often each backend was asked: within an upstream, a single request says nothing.
@@ -242,8 +281,8 @@ async fn played(shape: Shape, seed: u64, ca: &Ca, trust: &Arc<ClientConfig>) -> 
     }
 }
 
-/// Plays all shapes, or those that `EDGEWAY_SHAPES` names, on a few threads.
-fn all_played(seed: u64) -> Vec<Played> {
+/// Plays and judges all shapes, or those that `EDGEWAY_SHAPES` names, on a few threads.
+fn all_rows(seed: u64) -> Vec<Row> {
     let chosen = std::env::var("EDGEWAY_SHAPES").unwrap_or_default();
     let mut shapes = Shape::all();
     shapes.retain(|shape| chosen.is_empty() || chosen.split(',').any(|name| name == shape.name));
@@ -256,7 +295,7 @@ fn all_played(seed: u64) -> Vec<Played> {
         let runtime = { runtime }.enable_all().build().expect("a runtime");
         let mut all = Vec::new();
         while let Some(shape) = next() {
-            all.push(runtime.block_on(played(shape, seed, &ca, &trust)));
+            all.push(runtime.block_on(played(shape, seed, &ca, &trust)).row());
         }
         all
     };
@@ -267,7 +306,7 @@ fn all_played(seed: u64) -> Vec<Played> {
             .flat_map(|thread| thread.join().expect("it ends well"));
         joined.collect::<Vec<_>>()
     });
-    all.sort_by(|one, other| one.shape.name.cmp(&other.shape.name));
+    all.sort_by(|one, other| one.text.cmp(&other.text));
     all
 }
 
@@ -301,34 +340,15 @@ fn whatever_differs_from_nginx_is_named_by_the_report() {
     let given = std::env::var("EDGEWAY_SEED").ok();
     let seed = given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().expect("a number"));
     println!("seed {seed}");
-    let all = all_played(seed);
+    let rows = all_rows(seed);
     let mut table = String::from("shape | requests | differ | named | unnamed | import | report\n");
     let mut problems = Vec::new();
     let (mut requests, mut differing) = (0, 0);
-    for played in &all {
-        let mut found = played.noise();
-        let count = played.requests().count();
-        requests += count;
-        let mut row = format!("{} | {count}", played.shape.name);
-        if !played.own.is_empty() {
-            let all = played.differing(&played.own);
-            let judged = played.judged(&played.report, &all);
-            differing += judged.differing;
-            let unnamed = judged.differing - judged.named;
-            let time = played.import_time.as_millis();
-            let (differ, named) = (judged.differing, judged.named);
-            let lists = [&played.report.carried, &played.report.changed];
-            let [carried, changed] = lists.map(Vec::len);
-            let lost = played.report.not_carried.len();
-            write!(row, " | {differ} | {named} | {unnamed} | {time} ms").expect("it takes text");
-            write!(row, " | {carried} + {changed} + {lost}").expect("it takes text");
-            found.extend(played.shares());
-            found.extend(played.missed_by_nobody(&judged, &all));
-            found.extend(judged.unnamed);
-        }
-        writeln!(table, "{row}").expect("it takes text");
-        let name = &played.shape.name;
-        problems.extend(found.iter().map(|text| format!("{name}: {text}")));
+    for row in rows {
+        writeln!(table, "{}", row.text).expect("it takes text");
+        requests += row.requests;
+        differing += row.differing;
+        problems.extend(row.problems);
     }
     let number = |count: usize| f64::from(u32::try_from(count).expect("not that many"));
     let share = 100.0 * number(differing) / number(requests);
