@@ -44,6 +44,7 @@ mod grpc;
 mod handshakes;
 mod harness;
 mod hop_headers;
+mod host_header;
 mod hosts;
 mod http2;
 mod identity;

@@ -193,7 +193,9 @@ fn moved(outcome: &Outcome, expires: &str) -> String {
     let time = |text: &str| DateTime::parse_from_rfc2822(text).ok();
     match (time(expires), outcome.header("date").and_then(time)) {
         (Some(expires), Some(date)) if expires > date => {
-            format!("in {} s", (expires - date).num_seconds())
+            // Both dates are whole seconds, taken at different moments.
+            let seconds = (expires - date).num_seconds();
+            format!("in {} s", (seconds + 5) / 10 * 10)
         }
         _ => expires.to_owned(),
     }

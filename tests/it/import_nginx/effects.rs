@@ -286,12 +286,17 @@ fn fits_all(note: &str, effect: &Effect<'_>) -> bool {
         What::Target => is_spelling,
         What::Status => is_refused(difference),
         What::Asked | What::Broken => effect.status.is_some_and(is_refused),
-        What::Header(_) if effect.code == 400 && note.contains("add_header") => true,
+        What::Header(_) if is_refused_as_such(effect) && note.contains("add_header") => true,
         What::Header(name) | What::Sent(name) => is_stated(name, note, difference),
         What::Reuse | What::Body | What::Method | What::SentBody | What::Checked | What::Page => {
             false
         }
     }
+}
+
+/// Returns true for requests that both refuse before a location is chosen.
+fn is_refused_as_such(effect: &Effect<'_>) -> bool {
+    matches!(effect.code, 400 | 405 | 505)
 }
 
 /// Returns true for directives that replace the responses with this request's status.

@@ -412,7 +412,9 @@ pub(super) fn headers(
             continue;
         }
         // One line in place of the one of `security_headers`.
-        let replaces = SECURITY.contains(&&*name.to_ascii_lowercase());
+        let lower = name.to_ascii_lowercase();
+        let is_only = is_files && lower == "cache-control" && scope.one("expires").is_none();
+        let replaces = is_only || SECURITY.contains(&&*lower);
         let to = match (always, replaces) {
             (true, false) => &mut add,
             (true, true) => &mut set,

@@ -1,0 +1,91 @@
+//! `host_header` of a route: the `Host` that backends get, by each protocol.
+
+use crate::support::{
+    client::{Request, get},
+    gateway::Gateway,
+    origins::{EchoOrigin, Http2Origin, echoed},
+};
+
+/// Returns the routes of a configuration, one for each value of the key.
+fn routes(upstream: &str) -> String {
+    let keys = ["sent", "name", "backend", "App.Internal:81"];
+    let routes = keys.iter().enumerate().map(|(number, key)| {
+        format!(
+            "- {{ match: {{ path: /{number} }}, upstream: {upstream}, host_header: '{key}' }}\n"
+        )
+    });
+    routes.collect()
+}
+
+#[tokio::test]
+async fn a_backend_gets_the_host_of_its_route() {
+    let origin = EchoOrigin::start().await;
+    let address = origin.address();
+    let gateway = Gateway::start(&format!(
+        "upstreams: {{ app: {{ backends: ['{address}'] }} }}\nroutes:\n{}\
+         - {{ match: {{ path: /cached }}, upstream: app, host_header: fixed.test, cache: {{}} }}\n",
+        routes("app")
+    ))
+    .await;
+    for host in ["Shop.Test:8080", "shop.test", "[::1]:80", "127.0.0.1"] {
+        let name = host.to_ascii_lowercase();
+        let name = match name.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+            _ => &name,
+        };
+        let own = address.to_string();
+        let expected = [host, name, &own, "App.Internal:81"];
+        for (number, expected) in expected.iter().enumerate() {
+            let request = get(&format!("/{number}")).header("host", host);
+            let seen = gateway.send(&request).await.json();
+            assert_eq!(echoed(&seen, "host"), Some(*expected), "{number} {host}");
+            assert_eq!(echoed(&seen, "x-forwarded-host"), Some(host), "{number}");
+        }
+    }
+    // A HEAD that finds nothing stored goes through Pingora's proxy.
+    for method in ["GET", "HEAD"] {
+        let request = Request::new(method, "/cached").header("host", "a.test");
+        gateway.send(&request).await;
+        let seen = origin.counts().received();
+        let last = seen.last().expect("the origin was asked");
+        assert_eq!(last.header("host"), Some("fixed.test"), "{method}");
+    }
+}
+
+#[tokio::test]
+async fn by_http2_the_host_is_the_authority() {
+    let origin = Http2Origin::start().await;
+    let gateway = Gateway::start(&format!(
+        "upstreams: {{ app: {{ backends: ['{}'], protocol: h2 }} }}\nroutes:\n{}",
+        origin.address(),
+        routes("app")
+    ))
+    .await;
+    let own = origin.address().to_string();
+    for (number, expected) in ["A.Test:1", "a.test", &own, "App.Internal:81"]
+        .iter()
+        .enumerate()
+    {
+        let request = get(&format!("/{number}")).header("host", "A.Test:1");
+        assert_eq!(gateway.send(&request).await.status(), 200);
+        let seen = origin.counts().received.lock();
+        let last = seen.last().expect("the origin was asked");
+        let authority = last.uri().authority().map(|authority| authority.as_str());
+        assert_eq!(authority, Some(*expected), "{number}");
+    }
+}
+
+#[tokio::test]
+async fn a_location_with_the_host_of_the_route_is_repaired() {
+    let gateway =
+        Gateway::start("routes: [{ match: { path: /* }, redirect: 'http://app.internal/next' }]")
+            .await;
+    let front = Gateway::start(&format!(
+        "upstreams: {{ app: {{ backends: ['{}'] }} }}\n\
+         routes: [{{ match: {{ path: /* }}, upstream: app, host_header: app.internal }}]",
+        gateway.address()
+    ))
+    .await;
+    let response = front.send(&get("/a").header("host", "shop.test")).await;
+    assert_eq!(response.header("location"), Some("http://shop.test/next"));
+}
