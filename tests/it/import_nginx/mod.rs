@@ -45,7 +45,7 @@ use self::{
 };
 use crate::support::{certificates::Ca, pebble::trusting, scope::leave_out};
 
-/// Most of the requests that may differ at all, in percent.
+/// Most of the requests that may differ at all, in percent; two is the goal.
 const MOST: f64 = 5.0;
 
 /// Entries of a report that are left out of it, one at a time, to see that this is noticed.

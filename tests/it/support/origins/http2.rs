@@ -41,6 +41,13 @@ impl Http2Counts {
     pub(crate) fn newest(&self) -> HeaderMap {
         self.received.lock().last().unwrap().headers().clone()
     }
+
+    /// Returns the authority of the last request.
+    pub(crate) fn last_authority(&self) -> Option<String> {
+        let received = self.received.lock();
+        let authority = received.last()?.uri().authority()?;
+        Some(authority.to_string())
+    }
 }
 
 /// Origin whose behaviour depends on the path:
