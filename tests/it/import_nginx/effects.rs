@@ -90,6 +90,7 @@ const HEADERS: [(&[&str], &[&str]); 9] = [
             "cache-control",
             "expires",
             "x-served",
+            "accept-ranges",
             "x-cache-status",
             "etag",
         ],
@@ -286,7 +287,11 @@ fn fits_all(note: &str, effect: &Effect<'_>) -> bool {
         What::Target => is_spelling,
         What::Status => is_refused(difference),
         What::Asked | What::Broken => effect.status.is_some_and(is_refused),
-        What::Header(_) if effect.code == 400 && note.contains("add_header") => true,
+        What::Header(_)
+            if matches!(effect.code, 400 | 405 | 505) && note.contains("add_header") =>
+        {
+            true
+        }
         What::Header(name) | What::Sent(name) => is_stated(name, note, difference),
         What::Reuse | What::Body | What::Method | What::SentBody | What::Checked | What::Page => {
             false
