@@ -90,6 +90,7 @@ const HEADERS: [(&[&str], &[&str]); 9] = [
             "cache-control",
             "expires",
             "x-served",
+            "accept-ranges",
             "x-cache-status",
             "etag",
         ],

@@ -45,8 +45,9 @@ use self::{
 };
 use crate::support::{certificates::Ca, pebble::trusting, scope::leave_out};
 
-/// Most of the requests that may differ at all, in percent; two is the goal.
-const MOST: f64 = 5.0;
+/// Most of the requests that may differ at all, in percent. It keeps what is reached, which is 3.3
+/// to 3.8; the goal is 2, and docs/from-nginx.md says what keeps it from there.
+const MOST: f64 = 4.5;
 
 /// Entries of a report that are left out of it, one at a time, to see that this is noticed.
 const MUTATIONS: usize = 3;

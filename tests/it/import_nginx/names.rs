@@ -148,9 +148,17 @@ fn general_words<'d>(request: &Drawn, difference: &'d Difference) -> Vec<&'d str
         What::Header(name) if is_added && SECURITY.contains(&&**name) => {
             vec![name, "security headers"]
         }
+        What::Header(name) if name == "accept-ranges" && is_added => {
+            vec![name, "ranges and conditions"]
+        }
         What::Header(name) if is_added && ADDED.contains(&&**name) => vec![name],
-        What::Header(name) if name == "cache-control" && is_added && own == "no-store" => {
-            vec!["no-store"]
+        What::Header(name) if name == "cache-control" && own.ends_with("no-store") => {
+            let rest = own.trim_end_matches("no-store").trim_end_matches(',');
+            if rest == nginx {
+                vec!["no-store"]
+            } else {
+                Vec::new()
+            }
         }
         What::Header(name) if name == "content-type" => {
             let is_charset = own.strip_suffix("; charset=utf-8") == Some(nginx);
@@ -219,8 +227,7 @@ const SECURITY: [&str; 12] = [
 ];
 
 /// Other headers that the gateway adds to all responses of some kind.
-const ADDED: [&str; 9] = [
-    "accept-ranges",
+const ADDED: [&str; 8] = [
     "age",
     "cache-status",
     "x-cache-status",
