@@ -5,32 +5,12 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use super::{
-    cache,
+    cache, headers,
     output::Part,
-    parse::Directive,
     report::Fates,
     scope::Scope,
-    words::{Piece, bytes, duration, header, milliseconds, parameter, pieces, size},
+    words::{Piece, bytes, duration, parameter, pieces, size},
 };
-
-/// Statuses to which nginx adds headers without `always`.
-pub(super) const USUAL: [u16; 10] = [200, 201, 204, 206, 301, 302, 303, 304, 307, 308];
-
-/// Headers of `security_headers`.
-const SECURITY: [&str; 12] = [
-    "content-security-policy",
-    "cross-origin-opener-policy",
-    "cross-origin-resource-policy",
-    "origin-agent-cluster",
-    "referrer-policy",
-    "strict-transport-security",
-    "x-content-type-options",
-    "x-dns-prefetch-control",
-    "x-download-options",
-    "x-frame-options",
-    "x-permitted-cross-domain-policies",
-    "x-xss-protection",
-];
 
 /// Limits that routes use, by name.
 pub(super) type Limits = Vec<(String, Part)>;
@@ -58,7 +38,7 @@ pub(super) fn of(
     connections(scope, http, &mut filters, fates);
     body_limit(scope, &mut filters, fates);
     compression(scope, &mut filters, fates);
-    headers(scope, (passes, !passes), &mut filters, fates);
+    headers::of(scope, (passes, !passes), &mut filters, fates);
     if passes {
         cache::of(scope, &mut filters, fates);
     }
@@ -70,6 +50,40 @@ pub(super) fn of(
         }
     }
     filters
+}
+
+/// Directives of other modules that keep requests out.
+const GUARDS: [&str; 12] = [
+    "ssl_verify_client",
+    "auth_jwt",
+    "auth_digest",
+    "auth_pam",
+    "auth_ldap",
+    "auth_gss",
+    "access_by_lua",
+    "access_by_lua_block",
+    "access_by_lua_file",
+    "rewrite_by_lua",
+    "rewrite_by_lua_block",
+    "rewrite_by_lua_file",
+];
+
+/// Reports guards without a counterpart; returns true if there is one, so that what it guards must
+/// be closed.
+pub(super) fn has_unknown_guard(scope: &Scope<'_>, fates: &mut Fates) -> bool {
+    let mut is_closed = false;
+    for name in GUARDS {
+        let found = scope.one(name);
+        let on = found.filter(|one| !["off", "optional", "optional_no_ca"].contains(&one.arg(0)));
+        if let Some(directive) = on {
+            fates.closed(
+                directive,
+                "this way to keep requests out has no counterpart here",
+            );
+            is_closed = true;
+        }
+    }
+    is_closed
 }
 
 fn access(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
@@ -385,189 +399,4 @@ fn compression(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
         );
     }
     filters.keys.insert("compression".to_owned(), value);
-}
-
-/// Translates changes of headers.
-pub(super) fn headers(
-    scope: &Scope<'_>,
-    (passes, is_files): (bool, bool),
-    filters: &mut Filters,
-    fates: &mut Fates,
-) {
-    let (mut add, mut usual) = (Map::new(), Map::new());
-    let (mut set, mut usual_set) = (Map::new(), Map::new());
-    for directive in scope.nearest("add_header") {
-        let (name, value) = (directive.arg(0), directive.arg(1));
-        let always = directive.args.iter().any(|arg| arg == "always");
-        if value == "$upstream_cache_status" {
-            fates.changed(directive, "the gateway's own header is `X-Cache-Status`");
-            continue;
-        }
-        let Some(value) = header(value) else {
-            fates.lost(directive, "a variable of its value has no counterpart");
-            continue;
-        };
-        fates.carried(directive, "");
-        if value.is_empty() {
-            continue;
-        }
-        // One line in place of the one of `security_headers`.
-        let lower = name.to_ascii_lowercase();
-        let is_only = is_files && lower == "cache-control" && scope.one("expires").is_none();
-        let replaces = is_only || SECURITY.contains(&&*lower);
-        let to = match (always, replaces) {
-            (true, false) => &mut add,
-            (true, true) => &mut set,
-            (false, false) => &mut usual,
-            (false, true) => &mut usual_set,
-        };
-        if let Some(known) = to.insert(name.to_owned(), value.clone().into()) {
-            to.insert(name.to_owned(), known);
-            fates.lost(
-                directive,
-                format!("`{name}` is there twice; the first one counts"),
-            );
-        }
-    }
-    let expires = scope
-        .one("expires")
-        .and_then(|expires| expiry(expires, fates));
-    let mut response = Map::new();
-    let mut remove = Vec::new();
-    if passes {
-        for hidden in scope.nearest("proxy_hide_header") {
-            fates.carried(hidden, "");
-            remove.push(hidden.arg(0).to_owned());
-        }
-    }
-    if !remove.is_empty() {
-        response.insert("remove".to_owned(), remove.into());
-    }
-    for (key, changes) in [("set", set), ("add", add)] {
-        if !changes.is_empty() {
-            response.insert(key.to_owned(), changes.into());
-        }
-    }
-    if !usual.is_empty() || !usual_set.is_empty() || expires.is_some() {
-        let mut statuses = USUAL.to_vec();
-        if is_files {
-            // nginx finds that a range is not in the file once the headers are there.
-            statuses.push(416);
-        }
-        let mut value = json!({ "status": statuses });
-        if !usual.is_empty() {
-            value["add"] = usual.into();
-        }
-        if let Some([control, date]) = expires {
-            usual_set.insert("Cache-Control".to_owned(), control.into());
-            usual_set.insert("Expires".to_owned(), date.into());
-        }
-        if !usual_set.is_empty() {
-            value["set"] = usual_set.into();
-        }
-        response.insert("by_status".to_owned(), json!([value]));
-    }
-    let mut all = Map::new();
-    if passes {
-        let request = request_headers(scope, fates);
-        if !request.is_empty() {
-            all.insert("request".to_owned(), request.into());
-        }
-    }
-    if !response.is_empty() {
-        all.insert("response".to_owned(), response.into());
-    }
-    if !all.is_empty() {
-        filters.keys.insert("headers".to_owned(), all.into());
-    }
-}
-
-/// Returns `Cache-Control` and `Expires` for `expires`.
-fn expiry(expires: &Directive, fates: &mut Fates) -> Option<[String; 2]> {
-    const EPOCH: &str = "Thu, 01 Jan 1970 00:00:01 GMT";
-    let pair = |control: &str, date: &str| Some([control.to_owned(), date.to_owned()]);
-    let found = match expires.arg(0) {
-        "off" => {
-            fates.carried(expires, "");
-            return None;
-        }
-        "max" => pair("max-age=315360000", "Thu, 31 Dec 2037 23:55:55 GMT"),
-        "epoch" => pair("no-cache", EPOCH),
-        text if text.starts_with('-') => {
-            fates.changed(expires, "`Expires` is 1970");
-            return pair("no-cache", EPOCH);
-        }
-        text if expires.args.len() == 1 => milliseconds(text.trim_start_matches('+')).map(|ms| {
-            let seconds = ms / 1_000;
-            [format!("max-age={seconds}"), format!("{{date+{seconds}s}}")]
-        }),
-        _ => None,
-    };
-    match found {
-        Some(_) => fates.carried(expires, ""),
-        None => fates.lost(expires, "this time has no counterpart"),
-    }
-    found
-}
-
-/// Headers that the gateway sends to every backend, with the values that they may be set to.
-const SENT: [(&str, &[&str]); 6] = [
-    ("x-real-ip", &["$remote_addr"]),
-    (
-        "x-forwarded-for",
-        &["$proxy_add_x_forwarded_for", "$remote_addr"],
-    ),
-    ("x-forwarded-proto", &["$scheme"]),
-    ("x-forwarded-host", &["$host", "$http_host"]),
-    ("x-forwarded-port", &["$server_port"]),
-    ("x-request-id", &["$request_id"]),
-];
-
-fn request_headers(scope: &Scope<'_>, fates: &mut Fates) -> Map<String, Value> {
-    let (mut set, mut remove) = (Map::new(), Vec::new());
-    for directive in scope.nearest("proxy_set_header") {
-        let (name, value) = (directive.arg(0), directive.arg(1));
-        let lower = name.to_ascii_lowercase();
-        if ["host", "connection", "upgrade"].contains(&&*lower) {
-            continue;
-        }
-        if let Some((_, values)) = SENT.iter().find(|(sent, _)| *sent == lower) {
-            match value {
-                value if values.contains(&value) => fates.carried(directive, "sent in any case"),
-                _ => fates.lost(directive, "the gateway sets this header itself"),
-            }
-            continue;
-        }
-        match header(value) {
-            Some(value) if value.is_empty() => {
-                fates.carried(directive, "");
-                remove.push(name.to_owned());
-            }
-            Some(_)
-                if [
-                    "content-length",
-                    "te",
-                    "transfer-encoding",
-                    "keep-alive",
-                    "trailer",
-                ]
-                .contains(&&*lower) =>
-            {
-                fates.lost(directive, "a header of the connection cannot be changed");
-            }
-            Some(value) => {
-                fates.carried(directive, "");
-                set.insert(name.to_owned(), value.into());
-            }
-            None => fates.lost(directive, "a variable of its value has no counterpart"),
-        }
-    }
-    let mut request = Map::new();
-    if !remove.is_empty() {
-        request.insert("remove".to_owned(), remove.into());
-    }
-    if !set.is_empty() {
-        request.insert("set".to_owned(), set.into());
-    }
-    request
 }

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::{
     conditions::{self, Condition, Subject},
     filters::{self, Filters, Limits},
+    headers,
     output::Part,
     parse::Directive,
     report::Fates,
@@ -111,7 +112,7 @@ impl<'a> Routes<'a, '_> {
             audiences.push((audience, None));
         }
         let mut guards = Vec::new();
-        let mut is_closed = false;
+        let mut is_closed = filters::has_unknown_guard(&server.scope, &mut self.fates);
         for directive in server.scope.own("if") {
             match Condition::read(directive, &server.known) {
                 Some(condition) => {
@@ -137,9 +138,10 @@ impl<'a> Routes<'a, '_> {
                 (None, Some((directive, action))) => (Some(action.clone()), *directive),
                 (None, None) => (None, server.directive),
             };
-            if let Some(mut action) = action {
+            if let Some(action) = action {
+                let mut action = if is_closed { closed() } else { action };
                 let mut own = Filters::default();
-                filters::headers(&server.scope, (false, false), &mut own, &mut self.fates);
+                headers::of(&server.scope, (false, false), &mut own, &mut self.fates);
                 action.extend(own.keys);
                 let comment = format!("{} {}", place.place(), place.name);
                 self.push(&audience, "/", &action, &comment, &guards);
@@ -348,7 +350,8 @@ impl<'a> Routes<'a, '_> {
             ..server.known.clone()
         };
         let mut guards = server_guards.to_vec();
-        let mut is_closed = is_closed;
+        let mut is_closed =
+            is_closed | filters::has_unknown_guard(&location.scope, &mut self.fates);
         let is_server = location.directive.id == server.directive.id;
         let ifs = if is_server {
             Vec::new()
@@ -385,7 +388,7 @@ impl<'a> Routes<'a, '_> {
         let responds = keys.contains_key("respond") || keys.contains_key("redirect");
         if responds {
             let mut own = Filters::default();
-            filters::headers(&location.scope, (false, false), &mut own, &mut self.fates);
+            headers::of(&location.scope, (false, false), &mut own, &mut self.fates);
             keys.extend(own.keys);
         } else {
             let passes = keys.contains_key("upstream");
@@ -414,7 +417,7 @@ impl<'a> Routes<'a, '_> {
             let to = json!({ "to": format!("{path}/?{{query}}"), "status": 301 });
             let mut action = Map::from_iter([("redirect".to_owned(), to)]);
             let mut own = Filters::default();
-            filters::headers(&location.scope, (false, false), &mut own, &mut self.fates);
+            headers::of(&location.scope, (false, false), &mut own, &mut self.fates);
             action.extend(own.keys);
             let added = format!("{comment}: nginx adds the slash");
             self.push(audience, &format!("= {path}"), &action, &added, &guards);

@@ -6,6 +6,7 @@ mod cache;
 mod conditions;
 mod directives;
 mod filters;
+mod headers;
 mod locations;
 mod output;
 mod parse;
@@ -236,4 +237,105 @@ fn includes(source: &Source, fates: &mut Fates) {
         }
     }
     walk(&source.directives, &source.missing, fates);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns the configuration, and the report as text.
+    fn imported(text: &str) -> (String, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nginx.conf");
+        fs::write(&path, text).unwrap();
+        let (yaml, report) = import(&path).unwrap();
+        let problems = problems(&yaml, None);
+        assert_eq!(problems, None, "{yaml}");
+        (yaml, report.text())
+    }
+
+    #[test]
+    fn what_kept_requests_out_never_leaves_a_route_open() {
+        for guard in [
+            "ssl_verify_client on;",
+            "auth_jwt site;",
+            "access_by_lua_block { ngx.exit(403) }",
+            "allow 10.0.0.1; deny 10.0.0.0/8; allow all;",
+            "limit_req zone=none;",
+            "limit_conn none 5;",
+            "auth_basic x; auth_basic_user_file /nowhere;",
+            "auth_request /nowhere;",
+            "if ($bad_bot) { return 403; }",
+            "if ($remote_addr = 192.0.2.1) { return 444; }",
+        ] {
+            for level in ["http", "server", "location"] {
+                if guard.starts_with("if") && level == "http" {
+                    continue;
+                }
+                let at = |own: &str| if own == level { guard } else { "" };
+                let (http, server, location) = (at("http"), at("server"), at("location"));
+                let (yaml, report) = imported(&format!(
+                    "http {{ {http} server {{ listen 8080; {server}
+                     location / {{ {location} proxy_pass http://127.0.0.1:3000; }} }} }}"
+                ));
+                let routes = yaml.split_once("routes:").unwrap().1;
+                let route = routes.split_once("location: / }").expect("a route").1;
+                assert!(
+                    route.trim_start().starts_with("respond: 503"),
+                    "{guard} {level} {yaml}"
+                );
+                let lost = report.split_once("Not carried over").unwrap().1;
+                assert!(lost.contains("get 503"), "{guard} {level} {report}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_header_that_nginx_set_comes_from_no_client() {
+        let (yaml, report) = imported(
+            "http { server { listen 8080; location / { proxy_pass http://127.0.0.1:3000;
+             proxy_set_header X-Client-Name $ssl_client_s_dn; proxy_set_header X-Env live; } } }",
+        );
+        assert!(yaml.contains("remove: [X-Client-Name]"), "{yaml}");
+        assert!(yaml.contains("set: { X-Env: live }"), "{yaml}");
+        let lost = report.split_once("Not carried over").unwrap().1;
+        assert!(lost.contains("proxy_set_header: a variable"), "{report}");
+    }
+
+    fn count(all: &[Directive]) -> usize {
+        all.iter().map(|one| 1 + count(one.children())).sum()
+    }
+
+    #[test]
+    fn every_directive_is_in_the_report_once() {
+        let text = "user x; worker_processes 2; load_module a.so;
+events { worker_connections 5; }
+http {
+  map $http_x $y { default 1; a 2; }
+  geo $z { default 0; 10.0.0.0/8 1; }
+  split_clients $remote_addr $v { 10% a; * b; }
+  types { text/html html; }
+  upstream unused { server 127.0.0.1:1; zone a 1m; }
+  server {
+    listen 8080; server_name a.test; sub_filter a b; perl x;
+    location / { return 200 ok; mirror /m; }
+    location @named { proxy_pass http://127.0.0.1:9; }
+  }
+}
+";
+        let source = {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("nginx.conf");
+            fs::write(&path, text).unwrap();
+            parse::read(&path).unwrap()
+        };
+        let (_, report) = imported(text);
+        let lines = report.lines().filter(|line| line.contains("nginx.conf:"));
+        let general = directives::GENERAL.len();
+        assert_eq!(
+            lines.count(),
+            count(&source.directives) + general,
+            "{report}"
+        );
+    }
 }
