@@ -17,6 +17,7 @@ mod conf;
 mod draw;
 mod edges;
 mod effects;
+mod guards;
 mod names;
 mod origin;
 mod play;

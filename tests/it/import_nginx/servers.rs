@@ -65,6 +65,14 @@ impl Shape {
         names(&folder).iter().map(shape).collect()
     }
 
+    /// Returns a shape of one file.
+    pub(super) fn of(name: &str, text: String) -> Self {
+        Self {
+            name: name.to_owned(),
+            files: BTreeMap::from([("nginx.conf".to_owned(), text)]),
+        }
+    }
+
     pub(super) fn tree(&self) -> conf::Directive {
         conf::read(&self.files)
     }

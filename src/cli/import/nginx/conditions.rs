@@ -7,6 +7,9 @@ use super::{
     words::{Known, plain, target},
 };
 
+/// Expression of what an `if` without operator takes for true: neither empty nor `0`.
+const TRUE: &str = "~(?s)^(?:[^0]|0.)";
+
 /// Subject of a condition.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Subject {
@@ -57,7 +60,12 @@ fn subject(args: &[String]) -> Option<(Subject, bool)> {
     *first = first.strip_prefix('(').unwrap_or(first);
     let last = words.last_mut()?;
     *last = last.strip_suffix(')').unwrap_or(last);
-    words.retain(|word| !word.is_empty());
+    let is_parenthesis = |index: usize| index == 0 || index + 1 == args.len();
+    let mut index = 0;
+    words.retain(|word| {
+        index += 1;
+        !(word.is_empty() && is_parenthesis(index - 1) && matches!(&*args[index - 1], "(" | ")"))
+    });
     let variable = words.first()?.strip_prefix('$')?;
     let operator = words.get(1).copied();
     let value = words.get(2).copied().unwrap_or_default();
@@ -66,7 +74,7 @@ fn subject(args: &[String]) -> Option<(Subject, bool)> {
     }
     let is_negated = operator.is_some_and(|operator| operator.starts_with('!'));
     let wanted = match operator {
-        None => Some("*".to_owned()),
+        None => Some(TRUE.to_owned()),
         Some("=" | "!=") => Some(value.to_owned()),
         Some("~" | "!~") => Some(format!("~{value}")),
         Some("~*" | "!~*") => Some(format!("~(?i){value}")),
@@ -82,7 +90,6 @@ fn subject(args: &[String]) -> Option<(Subject, bool)> {
         "https" if is_equal && value.is_empty() => Subject::WithoutTls,
         "https" if is_equal && value == "on" => return Some((Subject::WithoutTls, !is_negated)),
         "request_method" => Subject::Predicates(predicate("method", methods(operator?, value)?)),
-        _ if wanted.is_empty() || wanted == "~" => return None,
         name => {
             let (kind, name) = ["http_", "arg_", "cookie_"]
                 .iter()
@@ -92,6 +99,15 @@ fn subject(args: &[String]) -> Option<(Subject, bool)> {
                 "arg_" => ("query", name.to_owned()),
                 _ => ("cookie", name.to_owned()),
             };
+            // A variable without a value is empty for nginx; a predicate needs a value.
+            if is_equal && wanted.is_empty() {
+                let some = predicate(kind, json!({ name: "~(?s)." }));
+                return Some((Subject::Predicates(some), !is_negated));
+            }
+            let regex = wanted.strip_prefix('~').map(regex::Regex::new);
+            if matches!(regex, Some(Ok(regex)) if regex.is_match("")) {
+                return None;
+            }
             Subject::Predicates(predicate(kind, json!({ name: wanted })))
         }
     };
@@ -195,7 +211,8 @@ mod tests {
 
     #[test]
     fn conditions_have_counterparts() {
-        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let word = |word: &str| word.replace("\"\"", "");
+        let words = |text: &str| text.split(' ').map(word).collect::<Vec<_>>();
         let method = |list: &[&str]| Subject::Predicates(predicate("method", json!(list)));
         let one = |kind: &str, name: &str, value: &str| {
             Subject::Predicates(predicate(kind, json!({ name: value })))
@@ -220,7 +237,12 @@ mod tests {
                 "($http_user_agent ~* bot)",
                 Some((one("header", "user-agent", "~(?i)bot"), false)),
             ),
-            ("($arg_debug)", Some((one("query", "debug", "*"), false))),
+            ("($arg_debug)", Some((one("query", "debug", TRUE), false))),
+            (
+                "($http_user_agent = \"\")",
+                Some((one("header", "user-agent", "~(?s)."), true)),
+            ),
+            ("($http_user_agent ~ ^$|bot)", None),
             ("($cookie_a = 1)", Some((one("cookie", "a", "1"), false))),
             ("(-f $request_filename)", None),
             ("($remote_addr = 1.2.3.4)", None),

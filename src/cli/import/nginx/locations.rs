@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::{
     conditions::{self, Condition, Subject},
     filters::{self, Filters, Limits},
-    headers,
+    guards, headers,
     output::Part,
     parse::Directive,
     report::Fates,
@@ -128,6 +128,7 @@ impl<'a> Routes<'a, '_> {
                     .lost(directive, "this condition has no counterpart"),
             }
         }
+        let cases = self.cases(&guards, server.directive);
         let redirects = self.rewrites(server, &found);
         let whole = server.scope.own("return").first().copied();
         let whole =
@@ -144,11 +145,12 @@ impl<'a> Routes<'a, '_> {
                 headers::of(&server.scope, (false, false), &mut own, &mut self.fates);
                 action.extend(own.keys);
                 let comment = format!("{} {}", place.place(), place.name);
-                self.push(&audience, "/", &action, &comment, &guards);
+                self.push(&audience, "/", &action, &comment, &cases);
                 continue;
             }
             for (text, action, comment) in &redirects {
-                self.push(&audience, text, action, comment, &[]);
+                let action = if is_closed { &closed() } else { action };
+                self.push(&audience, text, action, comment, &cases);
             }
             for location in &found {
                 self.location(
@@ -288,10 +290,6 @@ impl<'a> Routes<'a, '_> {
         }
         *audiences = split;
         if matches!(condition.subject, Subject::Predicates(_)) {
-            if condition.is_negated && guards.iter().any(|guard: &Condition| guard.is_negated) {
-                self.fates
-                    .closed(directive, "only one condition of a server may be negated");
-            }
             guards.push(condition.clone());
         }
     }
@@ -378,6 +376,7 @@ impl<'a> Routes<'a, '_> {
                     .lost(directive, "this condition has no counterpart"),
             }
         }
+        let cases = self.cases(&guards, location.directive);
         let comment = format!(
             "{} {} {}",
             location.directive.place(),
@@ -386,6 +385,8 @@ impl<'a> Routes<'a, '_> {
         );
         let mut keys = self.action(server, location, &known, (found, named));
         let responds = keys.contains_key("respond") || keys.contains_key("redirect");
+        // Its block inherits no `return`: it also guards what this location returns.
+        is_closed |= self.limit_except(location, &mut keys);
         if responds {
             let mut own = Filters::default();
             headers::of(&location.scope, (false, false), &mut own, &mut self.fates);
@@ -404,7 +405,6 @@ impl<'a> Routes<'a, '_> {
             );
             keys.extend(more);
             is_closed |= closes | self.forward_auth(location, found, &mut keys);
-            is_closed |= self.limit_except(location, &mut keys);
         }
         if is_closed {
             keys = closed();
@@ -420,19 +420,27 @@ impl<'a> Routes<'a, '_> {
             headers::of(&location.scope, (false, false), &mut own, &mut self.fates);
             action.extend(own.keys);
             let added = format!("{comment}: nginx adds the slash");
-            self.push(audience, &format!("= {path}"), &action, &added, &guards);
+            self.push(audience, &format!("= {path}"), &action, &added, &cases);
         }
-        self.push(audience, &location.text, &keys, &comment, &guards);
+        self.push(audience, &location.text, &keys, &comment, &cases);
     }
 
-    /// Adds a route, and before it those of its guards.
+    /// Returns the routes of a place with conditions, and reports those that have none.
+    fn cases(&mut self, guards: &[Condition], directive: &Directive) -> Vec<guards::Case> {
+        guards::cases(guards).unwrap_or_else(|why| {
+            self.fates.closed(directive, why);
+            guards::shut()
+        })
+    }
+
+    /// Adds the routes of a place, one for each case.
     fn push(
         &mut self,
         audience: &Audience,
         text: &str,
         keys: &Map<String, Value>,
         comment: &str,
-        guards: &[Condition],
+        cases: &[guards::Case],
     ) {
         let route =
             |predicates: &Map<String, Value>, keys: &Map<String, Value>, comment: String| {
@@ -452,39 +460,16 @@ impl<'a> Routes<'a, '_> {
                     value: value.into(),
                 }
             };
-        let mut add = |part: Part| {
+        for (predicates, action) in cases {
+            let part = match action {
+                Some(action) => route(predicates, action, format!("{comment}: if")),
+                None => route(predicates, keys, comment.to_owned()),
+            };
             // What an earlier line has taken is never reached.
-            if self
-                .parts
-                .iter()
-                .all(|known| known.value["match"] != part.value["match"])
-            {
+            let mut known = self.parts.iter();
+            if known.all(|known| known.value["match"] != part.value["match"]) {
                 self.parts.push(part);
             }
-        };
-        let none = Map::new();
-        let mut own = none.clone();
-        let mut otherwise = None;
-        for guard in guards {
-            let Subject::Predicates(predicates) = &guard.subject else {
-                continue;
-            };
-            if guard.is_negated && otherwise.is_none() {
-                own.clone_from(predicates);
-                otherwise = Some(&guard.action);
-            } else {
-                let action = if guard.is_negated {
-                    &closed()
-                } else {
-                    &guard.action
-                };
-                add(route(predicates, action, format!("{comment}: if")));
-            }
-        }
-        add(route(&own, keys, comment.to_owned()));
-        if let Some(action) = otherwise {
-            self.parts
-                .push(route(&none, action, format!("{comment}: if")));
         }
     }
 

@@ -6,6 +6,7 @@ mod cache;
 mod conditions;
 mod directives;
 mod filters;
+mod guards;
 mod headers;
 mod locations;
 mod output;

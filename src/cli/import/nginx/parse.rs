@@ -6,6 +6,18 @@ use std::{
     rc::Rc,
 };
 
+/// Directives that name a file relative to the folder of the configuration, not to nginx' prefix.
+const FILES: [&str; 8] = [
+    "auth_basic_user_file",
+    "ssl_certificate",
+    "ssl_certificate_key",
+    "ssl_client_certificate",
+    "ssl_trusted_certificate",
+    "proxy_ssl_certificate",
+    "proxy_ssl_certificate_key",
+    "proxy_ssl_trusted_certificate",
+];
+
 /// Depth of files that include each other, as a guard against circles.
 const MAX_DEPTH: usize = 16;
 
@@ -118,6 +130,9 @@ impl Reader {
                 }
             }
             let name = words.remove(0);
+            if let Some(file) = words.first_mut().filter(|_| FILES.contains(&&*name)) {
+                *file = self.beside(file);
+            }
             let id = self.next_id;
             self.next_id += 1;
             let block = match end {
@@ -144,6 +159,14 @@ impl Reader {
             list.push(directive);
             list.extend(included);
         }
+    }
+
+    /// Returns the path of a file that is named relative to the first file.
+    fn beside(&self, file: &str) -> String {
+        let is_path = !file.contains('$') && !file.contains(':');
+        let path = std::path::absolute(self.root.join(file)).ok();
+        let path = path.filter(|_| is_path);
+        path.map_or_else(|| file.to_owned(), |path| path.display().to_string())
     }
 
     /// Reads the files of an `include`.
