@@ -203,7 +203,11 @@ impl Matcher {
             .build();
         match around {
             Ok(regex) => Ok(Some(Self::Around(Box::new(regex)))),
-            Err(_) => Err(problem),
+            Err(_) => Err(RouteProblem {
+                help: "the syntax is that of Rust's `regex`, with look-around and back-references"
+                    .to_owned(),
+                ..problem
+            }),
         }
     }
 

@@ -5,77 +5,33 @@
     reason = "tests: what goes wrong here fails them, and says so"
 )]
 
-use std::{
-    fs,
-    net::{Ipv4Addr, SocketAddr},
-    path::Path,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
 use crate::support::{
     client::{Connection, get},
     gateway::Gateway,
     http2,
+    nginx::Nginx,
     origins::{DripOrigin, Origin, SlowOrigin},
-    ports::free_port,
-    wait::{pass, until, wait_for},
+    wait::{pass, wait_for},
 };
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// A real nginx in front of the same origins; killed when dropped.
-struct Nginx {
-    address: SocketAddr,
-    child: Child,
-}
-
-impl Nginx {
-    async fn start(home: &Path, slow: SocketAddr, drip: SocketAddr) -> Self {
-        let port = free_port();
-        let at = home.display();
-        let config = format!(
-            "daemon off; master_process off; pid {at}/pid; error_log stderr;
-events {{ worker_connections 64; }}
-http {{
-  access_log {at}/nginx.log combined; proxy_buffering off;
-  client_body_temp_path {at}/a; proxy_temp_path {at}/b; fastcgi_temp_path {at}/c;
-  uwsgi_temp_path {at}/d; scgi_temp_path {at}/e;
+/// Starts nginx in front of the same origins.
+async fn nginx(home: &Path, slow: SocketAddr, drip: SocketAddr) -> Nginx {
+    let at = home.display();
+    Nginx::start(home, |address| {
+        format!(
+            "  access_log {at}/nginx.log combined; proxy_buffering off;
   server {{
-    listen 127.0.0.1:{port};
+    listen {address};
     location /slow {{ proxy_pass http://{slow}; }}
     location /drip {{ proxy_pass http://{drip}; }}
-  }}
-}}
-"
-        );
-        let file = home.join("nginx.conf");
-        fs::write(&file, config).expect("the folder takes files");
-        let child = Command::new("/usr/sbin/nginx")
-            .args([
-                "-p".as_ref(),
-                home.as_os_str(),
-                "-c".as_ref(),
-                file.as_os_str(),
-            ])
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("`make setup-tests` installs nginx");
-        let address = (Ipv4Addr::LOCALHOST, port).into();
-        let nginx = Self { address, child };
-        let mut connect = async || Connection::open(address).await.ok();
-        let ready = until(SOON, &mut connect).await;
-        let connection = ready.expect("nginx does not start");
-        connection.leave("it was only to see that nginx listens");
-        nginx
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        drop(self.child.wait());
-    }
+  }}"
+        )
+    })
+    .await
 }
 
 /// Leaves before the response of `/slow` has begun.
@@ -141,7 +97,7 @@ routes:
     let gateway = Gateway::start(&yaml).await;
     let compat = gateway.folder().join("compat.log");
     let folder = tempfile::tempdir().unwrap();
-    let nginx = Nginx::start(folder.path(), slow.address(), drip.address()).await;
+    let nginx = nginx(folder.path(), slow.address(), drip.address()).await;
     let nginx_log = folder.path().join("nginx.log");
 
     leave_before(nginx.address, "/slow", &slow).await;

@@ -1,20 +1,11 @@
 //! Locations against nginx itself: for random locations and requests, both find the same one.
 
-use std::{
-    collections::BTreeMap, fmt::Write as _, fs, net::Ipv4Addr, path::Path, process::Stdio,
-    time::Duration,
-};
-
-use tokio::{
-    net::TcpStream,
-    process::{Child, Command},
-};
+use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
 use crate::support::{
     client::{Connection, Request},
     gateway::Gateway,
-    ports::free_port,
-    wait::until,
+    nginx::Nginx,
 };
 
 const HOSTS: usize = 60;
@@ -75,53 +66,31 @@ fn path() -> String {
 }
 
 /// Starts nginx, whose locations respond with their numbers.
-async fn nginx(home: &Path, hosts: &[Vec<String>]) -> (u16, Child) {
-    let port = free_port();
-    let at = home.display();
-    let mut config = format!(
-        "daemon off; master_process off; pid {at}/pid; error_log stderr;
-events {{ worker_connections 1024; }}
-http {{
-  access_log off; default_type text/plain; server_names_hash_bucket_size 128;
-  client_body_temp_path {at}/a; proxy_temp_path {at}/b; fastcgi_temp_path {at}/c;
-  uwsgi_temp_path {at}/d; scgi_temp_path {at}/e;
-"
-    );
-    for (host, locations) in hosts.iter().enumerate() {
-        let _ = writeln!(
-            config,
-            "server {{ listen 127.0.0.1:{port}; server_name h{host}.test;"
-        );
-        for (number, location) in locations.iter().enumerate() {
-            let (mark, text) = location
-                .split_once(' ')
-                .filter(|_| !location.starts_with('/'))
-                .unwrap_or(("", location));
+async fn nginx(home: &Path, hosts: &[Vec<String>]) -> Nginx {
+    Nginx::start(home, |address| {
+        let mut config = "  access_log off; default_type text/plain;\n  \
+                          server_names_hash_bucket_size 128;\n"
+            .to_owned();
+        for (host, locations) in hosts.iter().enumerate() {
             let _ = writeln!(
                 config,
-                "location {mark} \"{text}\" {{ return 200 \"{number}\"; }}"
+                "server {{ listen {address}; server_name h{host}.test;"
             );
+            for (number, location) in locations.iter().enumerate() {
+                let (mark, text) = location
+                    .split_once(' ')
+                    .filter(|_| !location.starts_with('/'))
+                    .unwrap_or(("", location));
+                let _ = writeln!(
+                    config,
+                    "location {mark} \"{text}\" {{ return 200 \"{number}\"; }}"
+                );
+            }
+            config.push_str("}\n");
         }
-        config.push_str("}\n");
-    }
-    config.push_str("}\n");
-    let file = home.join("nginx.conf");
-    fs::write(&file, config).expect("the folder is there");
-    let child = Command::new("/usr/sbin/nginx")
-        .arg("-p")
-        .arg(home)
-        .arg("-c")
-        .arg(&file)
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("`make setup-tests` installs nginx");
-    let ready = until(Duration::from_secs(20), &mut async || {
-        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.ok()
+        config
     })
-    .await;
-    ready.expect("nginx starts");
-    (port, child)
+    .await
 }
 
 async fn gateway(hosts: &[Vec<String>]) -> Gateway {
@@ -146,12 +115,13 @@ async fn a_location_is_the_one_that_nginx_finds() {
     fastrand::seed(seed);
     let hosts: Vec<Vec<String>> = (0..HOSTS).map(|_| locations()).collect();
     let home = tempfile::tempdir().expect("a folder for the test can be made");
-    let (port, _nginx) = nginx(home.path(), &hosts).await;
+    let nginx = nginx(home.path(), &hosts).await;
     let gateway = gateway(&hosts).await;
-    let nginx = (Ipv4Addr::LOCALHOST, port).into();
     let mut found = 0;
     for (host, locations) in hosts.iter().enumerate() {
-        let mut theirs = Connection::open(nginx).await.expect("nginx accepts");
+        let mut theirs = Connection::open(nginx.address)
+            .await
+            .expect("nginx accepts");
         let mut own = gateway.connect().await;
         for _ in 0..REQUESTS {
             let request = Request::new("GET", &path()).header("host", format!("h{host}.test"));

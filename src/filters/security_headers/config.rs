@@ -193,6 +193,14 @@ impl SecurityHeadersConfig {
         ]
     }
 
+    /// Returns true if this is the name of a header that the filter can add.
+    pub(super) fn has(name: &str) -> bool {
+        let texts = Self::default();
+        let mut names = texts.texts().into_iter().map(|(_, name, ..)| name);
+        name.eq_ignore_ascii_case("strict-transport-security")
+            || names.any(|known| known.as_str().eq_ignore_ascii_case(name))
+    }
+
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<SecurityHeaders> {
         let texts = self.texts();
         let mut headers = HeaderMap::with_capacity(texts.len() + 2 + HEADERS_CAPACITY);

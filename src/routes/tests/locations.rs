@@ -129,7 +129,7 @@ fn bad_locations_are_reported_with_a_remedy() {
         ("'~* '", "write one behind the `~`, such as `~ \\.php$`"),
         (
             "'~ ('",
-            "the syntax is that of Rust's `regex`: no look-around, no back-references",
+            "the syntax is that of Rust's `regex`, with look-around and back-references",
         ),
     ] {
         let compiled = compile(&format!("[{{ location: {text} }}]"));

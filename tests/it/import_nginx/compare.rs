@@ -51,7 +51,7 @@ pub(super) enum What {
     Body,
     /// The connection takes another request, or not.
     Reuse,
-    /// Which backends were asked, and how often.
+    /// The backends that were asked, each as often as it was.
     Asked,
     Method,
     Target,

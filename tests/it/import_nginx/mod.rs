@@ -42,9 +42,9 @@ use self::{
     compare::{Difference, Record, differences},
     draw::{Case, Drawn},
     names::{Governed, Statements},
-    servers::{Edge, Entry, Nginx, Report, Shape, Side, can_import},
+    servers::{Edge, Entry, Nginx, Report, Shape, Side},
 };
-use crate::support::{certificates::Ca, pebble::trusting, scope::leave_out};
+use crate::support::{certificates::Ca, pebble::trusting};
 
 /// Most of the requests that may differ at all, in percent. It keeps what is reached, which is 3.3
 /// to 3.8; the goal is 2, and docs/from-nginx.md says what keeps it from there.
@@ -249,22 +249,6 @@ async fn played(shape: Shape, seed: u64, ca: &Ca, trust: &Arc<ClientConfig>) -> 
     let side = async |name| Side::new(&shape, shared.path(), name).await;
     let nginx = Nginx::start(&shape, side("nginx").await, true).await;
     let again = Nginx::start(&shape, side("again").await, false).await;
-    if !can_import() {
-        let (theirs, twice) = tokio::join!(
-            play::play(&nginx.side, &cases, trust),
-            play::play(&again.side, &cases, trust),
-        );
-        return Played {
-            places: nginx.places(),
-            nginx: theirs,
-            again: twice,
-            own: BTreeMap::new(),
-            cases,
-            report: Report::default(),
-            import_time: Duration::ZERO,
-            shape,
-        };
-    }
     let edge = Edge::start(&shape, side("edge").await).await;
     let (theirs, twice, own) = tokio::join!(
         play::play(&nginx.side, &cases, trust),
@@ -362,7 +346,4 @@ fn whatever_differs_from_nginx_is_named_by_the_report() {
     let shown = problems.join("\n");
     assert!(count == 0, "{count} problems, all in {list}:\n{shown}");
     assert!(share < MOST, "{share:.2} % of the requests differ\n{table}");
-    if !can_import() {
-        leave_out("this build does not import configurations of nginx: only nginx was compared");
-    }
 }

@@ -328,14 +328,6 @@ impl Report {
     }
 }
 
-/// Returns true if this build can import configurations of nginx.
-pub(super) fn can_import() -> bool {
-    let ran = std::process::Command::new(env!("CARGO_BIN_EXE_edgeway"))
-        .args(["import", "nginx", "--help"])
-        .output();
-    ran.expect("the program runs").status.success()
-}
-
 /// Gateway with an imported shape.
 pub(super) struct Edge {
     _gateway: Gateway,

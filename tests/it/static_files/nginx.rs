@@ -1,80 +1,33 @@
 //! The same tree behind the gateway and behind nginx: status, headers and bodies are equal for
 //! random requests, except for the intended differences that [`difference`] lists.
 
-use std::{
-    fs,
-    io::Write as _,
-    net::{Ipv4Addr, SocketAddr},
-    os::unix::fs::symlink,
-    path::Path,
-    process::Stdio,
-    time::Duration,
-};
-
-use tokio::{
-    net::TcpStream,
-    process::{Child, Command},
-};
+use std::{fs, io::Write as _, os::unix::fs::symlink, path::Path};
 
 use super::age;
 use crate::support::{
     client::{self, Request, Response},
     gateway::Gateway,
-    ports::free_port,
-    wait::until,
+    nginx::Nginx,
 };
 
 const ROUNDS: usize = 6;
 const REQUESTS: usize = 400;
 
-/// nginx, which serves the files of a folder; ends with this value.
-pub(super) struct Nginx {
-    pub(super) address: SocketAddr,
-    _child: Child,
-}
-
-impl Nginx {
-    pub(super) async fn start(home: &Path, root: &Path) -> Self {
-        let port = free_port();
-        let (at, www) = (home.display(), root.display());
-        let config = format!(
-            "daemon off; master_process off; pid {at}/pid; error_log stderr;
-events {{ worker_connections 1024; }}
-http {{
-  include /etc/nginx/mime.types; default_type application/octet-stream;
+/// Starts nginx, which serves the files of a folder.
+pub(super) async fn serving(home: &Path, root: &Path) -> Nginx {
+    let www = root.display();
+    Nginx::start(home, |address| {
+        format!(
+            "  include /etc/nginx/mime.types; default_type application/octet-stream;
   access_log off; if_modified_since before; gzip_static on; gzip_vary on;
-  client_body_temp_path {at}/a; proxy_temp_path {at}/b; fastcgi_temp_path {at}/c;
-  uwsgi_temp_path {at}/d; scgi_temp_path {at}/e;
   server {{
-    listen 127.0.0.1:{port}; root {www};
+    listen {address}; root {www};
     location ~ /\\.(?!well-known/) {{ return 404; }}
     location / {{ }}
-  }}
-}}
-"
-        );
-        let file = home.join("nginx.conf");
-        fs::write(&file, config).unwrap();
-        let child = Command::new("/usr/sbin/nginx")
-            .arg("-p")
-            .arg(home)
-            .arg("-c")
-            .arg(&file)
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("`make setup-tests` installs nginx");
-        let address = (Ipv4Addr::LOCALHOST, port).into();
-        let ready = until(Duration::from_secs(20), &mut async || {
-            TcpStream::connect(address).await.ok()
-        })
-        .await;
-        ready.expect("nginx does not start");
-        Self {
-            address,
-            _child: child,
-        }
-    }
+  }}"
+        )
+    })
+    .await
 }
 
 struct Random(fastrand::Rng);
@@ -347,7 +300,7 @@ routes: [{ match: { path: /* }, files: { root: www, precompressed: [gzip] } }]
         })
         .await;
         let home = tempfile::tempdir().unwrap();
-        let nginx = Nginx::start(home.path(), &gateway.folder().join("www")).await;
+        let nginx = serving(home.path(), &gateway.folder().join("www")).await;
         for _ in 0..REQUESTS {
             let path = paths[random.0.usize(..paths.len())].clone();
             let target = spelled(&path, &mut random);

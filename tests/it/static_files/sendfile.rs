@@ -6,7 +6,7 @@ use std::{fs, io::Write as _, net::SocketAddr, os::unix::fs::FileExt, path::Path
 
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::{age, front, nginx::Nginx, write_tree};
+use super::{age, front, nginx::serving, write_tree};
 use crate::support::{
     client::{Connection, Request, Response, get},
     gateway::Gateway,
@@ -88,7 +88,7 @@ async fn any_range_at_any_speed_is_what_nginx_sends() {
         .collect();
     let gateway = front("", "", &files).await;
     let home = tempfile::tempdir().unwrap();
-    let nginx = Nginx::start(home.path(), &gateway.folder().join("www")).await;
+    let nginx = serving(home.path(), &gateway.folder().join("www")).await;
     let mut sent = 0;
     for _ in 0..12 {
         let buffer = [4096, 16_384, 200_000, 4 << 20][random.usize(..4)];

@@ -28,6 +28,7 @@ pub(crate) mod http2;
 pub(crate) mod load;
 pub(crate) mod mmdb;
 pub(crate) mod namespaces;
+pub(crate) mod nginx;
 pub(crate) mod origins;
 pub(crate) mod pebble;
 pub(crate) mod ports;

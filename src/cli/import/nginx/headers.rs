@@ -9,25 +9,10 @@ use super::{
     scope::Scope,
     words::{header, milliseconds},
 };
+use crate::filters::security_headers::is_security_header;
 
 /// Statuses to which nginx adds headers without `always`.
 const USUAL: [u16; 10] = [200, 201, 204, 206, 301, 302, 303, 304, 307, 308];
-
-/// Headers of `security_headers`.
-const SECURITY: [&str; 12] = [
-    "content-security-policy",
-    "cross-origin-opener-policy",
-    "cross-origin-resource-policy",
-    "origin-agent-cluster",
-    "referrer-policy",
-    "strict-transport-security",
-    "x-content-type-options",
-    "x-dns-prefetch-control",
-    "x-download-options",
-    "x-frame-options",
-    "x-permitted-cross-domain-policies",
-    "x-xss-protection",
-];
 
 /// Translates changes of headers.
 pub(super) fn of(
@@ -56,7 +41,7 @@ pub(super) fn of(
         // One line in place of the one of `security_headers`.
         let lower = name.to_ascii_lowercase();
         let is_only = is_files && lower == "cache-control" && scope.one("expires").is_none();
-        let replaces = is_only || SECURITY.contains(&&*lower);
+        let replaces = is_only || is_security_header(&lower);
         let to = match (always, replaces) {
             (true, false) => &mut add,
             (true, true) => &mut set,
