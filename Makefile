@@ -89,6 +89,11 @@ dist: ## make the packages in target/packages: Debian, npm, archive, checksums
 	@[ -n '$(BINARY)' ] || $(CARGO) build --profile dist --locked --bin edgeway
 	@scripts/dist $(or $(BINARY),target/dist/edgeway)
 
+.PHONY: pgo
+pgo: ## build target/pgo/edgeway, optimized for load; `make dist BINARY=target/pgo/edgeway` packs it
+	@scripts/setup nginx-light wrk nghttp2-client openssl python3
+	@scripts/pgo
+
 .PHONY: test-packages
 test-packages: ## make packages, and install, upgrade and remove them in a Debian 12 of their own; needs root
 	@scripts/setup mmdebstrap lintian binutils

@@ -108,7 +108,7 @@ impl BoundListener {
             ListenAddress::Tcp(_) | ListenAddress::All(_) => {
                 let socket = RawSocket::from(socket);
                 socket.set_nonblocking(true)?;
-                bound_unsent(&socket)?;
+                set_inherited(&socket)?;
                 TcpListener::from_std(socket.into()).map(BoundSocket::Tcp)
             }
             ListenAddress::Unix { path, mode } => {
@@ -163,9 +163,6 @@ impl BoundListener {
         match &self.0 {
             BoundSocket::Tcp(socket) => {
                 let (stream, peer) = socket.accept().await?;
-                if let Err(error) = stream.set_nodelay(true) {
-                    debug!(error:%; "client left before it was served");
-                }
                 Ok((Socket::tcp(stream), Some(peer)))
             }
             BoundSocket::Unix(socket, _) => {
@@ -268,21 +265,18 @@ fn tcp(address: SocketAddr, dual_stack: bool) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(!dual_stack)?;
     }
-    bound_unsent(&socket)?;
+    set_inherited(&socket)?;
     socket.bind(&SockAddr::from(address))?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }
 
-/// Limits the unsent bytes in the kernel for each connection that `socket` accepts: on Linux they
-/// inherit the options of the listening socket.
-#[cfg(target_os = "linux")]
-fn bound_unsent(socket: &RawSocket) -> io::Result<()> {
-    socket.set_tcp_notsent_lowat(MAX_UNSENT)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn bound_unsent(_socket: &RawSocket) -> io::Result<()> {
+/// Sets options of the connections that `socket` accepts, which inherit them: no delay of small
+/// segments, and on Linux a limit on the unsent bytes in the kernel.
+fn set_inherited(socket: &RawSocket) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_notsent_lowat(MAX_UNSENT)?;
     Ok(())
 }
 
@@ -312,7 +306,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_accepted_connection_has_the_bound_of_its_listener() {
+    async fn an_accepted_connection_has_the_options_of_its_listener() {
         let any = ListenAddress::Tcp((Ipv4Addr::LOCALHOST, 0).into());
         let new = BoundListener::bind(&any).unwrap();
         let taken_over = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -324,8 +318,9 @@ mod tests {
                 panic!("it is bound to an address")
             };
             let (accepted, _) = listener.accept().await.unwrap();
-            let unsent = socket2::SockRef::from(&accepted).tcp_notsent_lowat();
-            assert_eq!(unsent.unwrap(), MAX_UNSENT);
+            let accepted = socket2::SockRef::from(&accepted);
+            assert_eq!(accepted.tcp_notsent_lowat().unwrap(), MAX_UNSENT);
+            assert!(accepted.tcp_nodelay().unwrap());
         }
     }
 }

@@ -14,6 +14,7 @@ pub(crate) mod compression;
 pub(crate) mod cors;
 pub(crate) mod csrf;
 pub(crate) mod custom;
+pub(crate) mod error_pages;
 pub(crate) mod forward_auth;
 pub(crate) mod headers;
 pub(crate) mod in_flight;
@@ -126,6 +127,8 @@ pub const FILTERS: &[Entry] = &[
     Entry::of::<cache_control::CacheControl>().shareable(),
     Entry::of::<cache::Cache>(),
     Entry::of::<compression::Compression>().shareable(),
+    // Before `compression` on responses, which then sees the page.
+    Entry::of::<error_pages::ErrorPages>().shareable(),
     // First on responses: the other filters then add to a map that has capacity.
     Entry::of::<security_headers::SecurityHeaders>().shareable(),
 ];

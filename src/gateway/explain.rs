@@ -14,8 +14,9 @@ pub(crate) use super::explain_cache::{ExplainedCache, StoredEntry, StoredLookup}
 use super::{Gateway, Route, explain_cache};
 use crate::{
     base::{clock::Clock, http::asks_for_websocket, reserved_headers::Reserved, secret},
+    cache::nextjs::{Destination, ReleaseRequest},
     chain::{Exchange, Named, Phase, RequestFacts, Scheme},
-    routes::{self, Action, GuardSearchResult, Params, RouteReason, Target},
+    routes::{self, Action, GuardSearchResult, HostHeader, Params, RouteReason, Target},
 };
 
 /// Request to explain.
@@ -69,6 +70,12 @@ pub(crate) struct Explanation {
     pub action: Option<String>,
     /// Target that the backend gets, if the route rewrites it.
     pub upstream_target: Option<String>,
+    /// `Host` that the backend gets, if it is not the client's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream_host: Option<String>,
+    /// Release of the app that the request belongs to, if several can run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<String>,
     #[serde(serialize_with = "as_map", deserialize_with = "from_map")]
     pub parameters: Vec<(String, String)>,
     pub filters: Vec<ExplainedFilter>,
@@ -204,6 +211,8 @@ pub(crate) fn explain(
             secret::without_shapes(&action).into_owned()
         }),
         upstream_target: route.and_then(|route| sent_on(route, &target, &params)),
+        upstream_host: route.and_then(|route| sent_host(route, &head)),
+        release: route.and_then(|route| release(gateway, route, (&target, &params), &head)),
         parameters: found
             .map(|index| parameters(gateway, index, &target, &params))
             .unwrap_or_default(),
@@ -358,6 +367,50 @@ fn sent_on(route: &Route, target: &Target<'_>, params: &Params) -> Option<String
     };
     let path = forward.rewrite.as_ref()?.apply(target, params).ok()??;
     Some(String::from_utf8_lossy(&path).into_owned())
+}
+
+/// Returns the `Host` that the backend gets, if the route has one for it.
+fn sent_host(route: &Route, head: &RequestHeader) -> Option<String> {
+    let Action::Forward(forward) = &route.action else {
+        return None;
+    };
+    match forward.host.as_ref()? {
+        HostHeader::Backend => Some("the address of the backend".to_owned()),
+        host => {
+            let value = host.value(head.headers.get(header::HOST), None)?;
+            Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+        }
+    }
+}
+
+/// Returns the release that the request belongs to, as far as its headers tell.
+fn release(
+    gateway: &Gateway,
+    route: &Route,
+    (target, params): (&Target<'_>, &Params),
+    head: &RequestHeader,
+) -> Option<String> {
+    let rewritten = sent_on(route, target, params);
+    let target = match &rewritten {
+        Some(path) => Target::new("", path.as_bytes()),
+        None => Target::new("", head.raw_path()),
+    };
+    let asked = ReleaseRequest {
+        method: &head.method,
+        path: target.path,
+        query: target.query,
+        headers: &head.headers,
+        beginning: None,
+    };
+    let (destination, current) = gateway.release_of(route.upstream.as_ref()?, &asked)?;
+    Some(match (destination, current) {
+        (Destination::Current, Some(current)) => format!("{current} (the current one)"),
+        (Destination::Current, None) => "none is known yet".to_owned(),
+        (Destination::Release(release), _) => release.to_string(),
+        (Destination::ActionGone, _) => "one that has gone: the page is loaded again".to_owned(),
+        (Destination::FormGone, _) => "one that has gone: 409".to_owned(),
+        (Destination::NeedsBeginning, _) => "depends on the beginning of the body".to_owned(),
+    })
 }
 
 /// Describes the action, with the target of a redirect and the path of a file.

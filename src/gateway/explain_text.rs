@@ -41,6 +41,12 @@ pub(crate) fn text(explanation: &Explanation) -> String {
     if let Some(target) = &explanation.upstream_target {
         line("forwarded", target);
     }
+    if let Some(host) = &explanation.upstream_host {
+        line("host", host);
+    }
+    if let Some(release) = &explanation.release {
+        line("release", release);
+    }
     for (name, value) in &explanation.parameters {
         line("parameter", &format!("{{{name}}} = {value}"));
     }

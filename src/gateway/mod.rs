@@ -27,6 +27,7 @@ pub(crate) mod profiles;
 mod rate_limits;
 mod recognise;
 mod redis;
+mod releases;
 mod reserved;
 mod route_identity;
 pub(crate) mod schema;

@@ -23,9 +23,6 @@ const GONE: &str = "release_gone";
 /// Decides which release a request goes to. Returns a decision if it goes to none.
 pub(super) fn choose(head: &RequestHeader, ctx: &mut Context) -> Option<Decision> {
     let upstream = ctx.upstream.as_ref()?;
-    let mut apps = ctx.gateway.app_releases.iter();
-    let (_, releases) = apps.find(|(own, _)| std::sync::Arc::ptr_eq(own, upstream))?;
-    let current = upstream.current_release();
     let rewritten = match &ctx.facts.rewritten {
         Some(rewritten) => Some(Cow::Borrowed(&**rewritten)),
         None => request::rewritten(head, ctx).map(Cow::Owned),
@@ -42,10 +39,7 @@ pub(super) fn choose(head: &RequestHeader, ctx: &mut Context) -> Option<Decision
         headers: &head.headers,
         beginning: beginning.map(|bytes| &**bytes),
     };
-    let is_up = |release: &str| upstream.is_release_up(release);
-    let destination = releases
-        .now()
-        .destination(&asked, current.as_deref(), is_up);
+    let (destination, current) = ctx.gateway.release_of(upstream, &asked)?;
     match destination {
         Destination::Current => ctx.facts.release = current,
         Destination::Release(release) => ctx.facts.release = Some(release),

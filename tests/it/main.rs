@@ -32,6 +32,7 @@ mod deployments;
 mod doctor;
 mod drivers;
 mod edge;
+mod error_pages;
 mod explain;
 mod express_front;
 mod failover;

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use crate::{
     browser::{Outcome, describe, look},
     support::{
+        client::get,
         fleet::edgeway,
         gateway::Gateway,
         ports::{free_port, free_ports},
@@ -48,6 +49,7 @@ impl Site {
         let last = first + 7;
         let yaml = format!(
             "
+access_log: {{ file: access.log, fields: [path, query, status, release, cache_why] }}
 upstreams:
   web:
     app: nextjs
@@ -101,6 +103,23 @@ routes:
         let list: Value = serde_json::from_str(&list).expect("it prints JSON");
         let list = list["releases"].as_array().expect("a list");
         list.clone()
+    }
+
+    /// Ends the instances of a release, and their supervisors.
+    fn end_instances(&self, release: &str) {
+        let folder = self.folder.path();
+        let links = fs::read_dir(folder.join("instances")).expect("it is there");
+        for link in links {
+            let link = link.expect("it can be read").path();
+            let to = fs::read_link(&link).expect("it is a link");
+            if to.file_name().is_some_and(|name| name == release) {
+                let port = link.file_name().expect("it has a name").to_string_lossy();
+                let pid = folder.join(format!(".state/instance-{port}.pid"));
+                let id = fs::read_to_string(pid).expect("it is there");
+                let id = id.trim().parse().ok().and_then(Pid::from_raw);
+                kill_process(id.expect("an id"), Signal::TERM).expect("it runs");
+            }
+        }
     }
 
     async fn state(&self, release: &str) -> String {
@@ -172,6 +191,70 @@ async fn tabs_of_an_app_with_deployment_ids_survive_a_deploy() {
 #[tokio::test]
 async fn tabs_of_an_app_without_deployment_ids_survive_a_deploy() {
     tabs_survive("plain-one", "plain-two", false, &[]).await;
+}
+
+/// Invariant: log and `explain` name the release of a request, and a response of another release
+/// is not stored.
+#[tokio::test]
+async fn the_release_of_a_request_is_known_everywhere() {
+    let site = Site::start("      linger: 1h").await;
+    site.deploy("named-one").await;
+    site.deploy("named-two").await;
+    let gateway = &site.gateway;
+    // A payload for a page of the old build; documents are of the current one.
+    let named = |query: &str| match query {
+        "old" => vec![("rsc", "1"), ("x-deployment-id", "dpl-one")],
+        _ => Vec::new(),
+    };
+    let ask = async |query: &str| {
+        let mut request = get(&format!("/shop?{query}"));
+        for (name, value) in named(query) {
+            request = request.header(name, value);
+        }
+        let response = gateway.send(&request).await;
+        (
+            response.status(),
+            response.header("x-cache-status").map(str::to_owned),
+        )
+    };
+    let explained = async |query: &str| {
+        let url = format!("/shop?{query}");
+        let mut arguments = vec!["explain", "--live", "--format", "json"];
+        let headers = named(query).into_iter();
+        let headers: Vec<String> = headers.map(|(n, v)| format!("{n}: {v}")).collect();
+        arguments.extend(headers.iter().flat_map(|header| ["-H", header.as_str()]));
+        arguments.extend(["GET", &url]);
+        let text = site.run(&arguments).await;
+        let explained: Value = serde_json::from_str(&text).expect("it prints JSON");
+        explained["release"].clone()
+    };
+    let old = "old";
+    assert_eq!(ask("a").await.0, 200);
+    assert!(ask(old).await.0 < 400);
+    assert_eq!(explained("a").await, "named-two (the current one)");
+    assert_eq!(explained(old).await, "named-one");
+
+    // The current release has no backend: the other one responds.
+    site.end_instances("named-two");
+    let stands_in = wait_for(
+        "the old release responds for the new one",
+        SOON,
+        async || {
+            ask("b").await;
+            let lines = gateway.log_lines(3).await;
+            let mut lines = lines.into_iter();
+            lines.find(|line| line["query"] == "b" && line["status"] == 200)
+        },
+    )
+    .await;
+    assert_eq!(stands_in["release"], "named-two");
+    assert_eq!(stands_in["cache_why"], "release", "{stands_in}");
+    let lines = gateway.log_lines(3).await;
+    for (query, release) in [("a", "named-two"), (old, "named-one")] {
+        let mut lines = lines.iter();
+        let line = lines.find(|line| line["query"] == query);
+        assert_eq!(line.expect("it is logged")["release"], release);
+    }
 }
 
 /// Returns the addresses of chunks and styles in a page.

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::{
     Files,
@@ -36,6 +36,7 @@ impl Files {
         let fallback = page("fallback", config.fallback.as_ref(), config, cx);
         let not_found = page("not_found", config.not_found.as_ref(), config, cx);
         let open_files = open_files(config, cx);
+        let headers = headers(config, cx);
         let settings = Settings {
             root: Root::new(root?, config.symlinks, config.recheck.0),
             index: index?,
@@ -44,6 +45,7 @@ impl Files {
             encodings: config.precompressed.0.as_slice().into(),
             immutable: patterns?,
             max_age: config.max_age.map(|age| age.0),
+            headers: headers?,
             serves_dot_files: config.dot_files,
             types: types?,
             transfer: if config.sendfile {
@@ -148,6 +150,64 @@ fn types(config: &FilesConfig, cx: &mut CompileContext<'_>) -> Option<MediaTypes
     }
     is_well.then_some(types)
 }
+
+/// Returns the headers of single files by their paths in normal form.
+#[expect(clippy::type_complexity, reason = "a list of pairs")]
+fn headers(
+    config: &FilesConfig,
+    cx: &mut CompileContext<'_>,
+) -> Option<Box<[(Box<[u8]>, HeaderMap)]>> {
+    let mut all = Vec::new();
+    let mut is_well = true;
+    for (path, Spanned { value, place }) in &config.headers {
+        let mut report = |message: String, help: &str| {
+            cx.report_at(*place, CODE, message, help);
+            is_well = false;
+        };
+        let relative = RelativePath::of(path.as_bytes(), config.dot_files);
+        let relative = relative.filter(|relative| !relative.is_folder && path.starts_with('/'));
+        let Some(relative) = relative else {
+            report(
+                format!("invalid `headers`: `{path}` is not the path of a file below the root"),
+                "write it from the root, such as `/index.html`",
+            );
+            continue;
+        };
+        let mut headers = HeaderMap::new();
+        for (name, value) in value {
+            let parsed = name.parse::<HeaderName>().ok();
+            match (parsed, HeaderValue::try_from(value.as_str())) {
+                (Some(name), Ok(_)) if OF_FILES.contains(&name) => report(
+                    format!("`{name}` of a file cannot be changed"),
+                    "remove it: it follows from the file; media types are in `types`",
+                ),
+                (Some(name), Ok(value)) => {
+                    headers.insert(name, value);
+                }
+                _ => report(
+                    format!("invalid header `{name}: {value}`"),
+                    "write a name such as `Cache-Control`, and a value on one line",
+                ),
+            }
+        }
+        all.push((relative.bytes.into(), headers));
+    }
+    is_well.then(|| all.into())
+}
+
+/// Headers that follow from the file itself.
+const OF_FILES: [HeaderName; 10] = [
+    header::ACCEPT_RANGES,
+    header::CONNECTION,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_RANGE,
+    header::CONTENT_TYPE,
+    header::DATE,
+    header::ETAG,
+    header::LAST_MODIFIED,
+    header::TRANSFER_ENCODING,
+];
 
 fn immutable(config: &FilesConfig, cx: &mut CompileContext<'_>) -> Option<Patterns> {
     let mut patterns = Patterns::default();

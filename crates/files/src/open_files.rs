@@ -66,6 +66,8 @@ pub(crate) struct Settings {
     pub(crate) encodings: Box<[Encoding]>,
     pub(crate) immutable: Patterns,
     pub(crate) max_age: Option<Duration>,
+    /// Headers of single files, by their paths below the root.
+    pub(crate) headers: Box<[(Box<[u8]>, HeaderMap)]>,
     pub(crate) serves_dot_files: bool,
     pub(crate) types: MediaTypes,
     pub(crate) transfer: Transfer,
@@ -139,6 +141,7 @@ impl Files {
             encodings: Box::default(),
             immutable,
             max_age: Some(Duration::ZERO),
+            headers: Box::default(),
             serves_dot_files,
             types: MediaTypes::default(),
             transfer: Transfer::Sendfile,
@@ -364,10 +367,16 @@ impl Inner {
         if let Some(policy) = self.policy(relative) {
             common.insert(header::CACHE_CONTROL, policy);
         }
+        let mut own = self.settings.headers.iter();
+        if let Some((_, headers)) = own.find(|(path, _)| **path == *relative) {
+            for (name, value) in headers {
+                common.insert(name, value.clone());
+            }
+        }
         let beside = self.beside(relative, &stamp, wall);
         if !beside.is_empty() {
             let vary = HeaderValue::from_static("Accept-Encoding");
-            common.insert(header::VARY, vary);
+            common.append(header::VARY, vary);
         }
         let transfer = self.settings.transfer;
         let plain = Representation::of(fd, stamp, transfer, &common)?;

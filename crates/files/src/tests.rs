@@ -24,6 +24,7 @@ fn settings(root: &Path) -> Settings {
         encodings: [].into(),
         immutable: Patterns::default(),
         max_age: None,
+        headers: Box::default(),
         serves_dot_files: false,
         types: MediaTypes::default(),
         transfer: Transfer::Sendfile,
@@ -383,6 +384,33 @@ async fn a_fallback_is_no_file_that_never_changes() {
             panic!("{path}");
         };
         assert_eq!(file.plain.headers[header::CACHE_CONTROL], policy);
+    }
+}
+
+#[tokio::test]
+async fn a_file_has_its_headers_whichever_way_it_is_found() {
+    let folder = tree(&[
+        ("index.html", "app"),
+        ("a.js", "a"),
+        ("docs/index.html", "docs"),
+    ]);
+    let mut settings = settings(folder.path());
+    settings.fallback = Some(b"/index.html".as_slice().into());
+    settings.max_age = Some(Duration::from_mins(1));
+    let own = HeaderMap::from_iter([(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"))]);
+    settings.headers = [(b"index.html".as_slice().into(), own)].into();
+    let files = Files::new(settings, &Clock::machine());
+    for (path, policy) in [
+        ("/", "no-cache"),
+        ("/index.html", "no-cache"),
+        ("/shop/7", "no-cache"),
+        ("/a.js", "public, max-age=60"),
+        ("/docs/", "public, max-age=60"),
+    ] {
+        let Found::File(file) = files.find(path.as_bytes()).await else {
+            panic!("{path}");
+        };
+        assert_eq!(file.plain.headers[header::CACHE_CONTROL], policy, "{path}");
     }
 }
 

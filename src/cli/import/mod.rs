@@ -25,7 +25,7 @@ enum From {
     /// nginx is neither read by the gateway later nor changed. The report has three headings:
     /// Carried over, Carried over with a changed meaning, Not carried over. The exit status is 0
     /// although not all is carried over; --strict makes it 1.
-    Nginx(nginx::Options),
+    Nginx(Box<nginx::Options>),
 }
 
 pub(super) fn run(options: &Options) -> ExitCode {

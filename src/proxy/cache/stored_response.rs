@@ -144,7 +144,8 @@ async fn prepare<'e>(
     chain.on_response(&mut ex, &mut head).await;
     facts.status = head.status.as_u16();
     let is_headless = is_head || is_confirmed || has_no_body;
-    let is_over = is_headless || length == 0;
+    // A filter may have a body for an empty response.
+    let is_over = is_headless || length == 0 && !chain.has(Phase::ResponseBody);
     Ok(StoredResponse {
         head,
         made,
@@ -168,6 +169,15 @@ async fn write(
         ResponseContent::Plain(body) => body,
     };
     let mut left = body.whole().map_or(0, WholeBody::len);
+    if left == 0 {
+        let mut piece = None;
+        let mut ex = Exchange {
+            head: client.request(),
+            facts,
+        };
+        chain.on_response_body(&mut ex, &mut piece, true);
+        return client.piece(piece, true).await;
+    }
     let segments = body.whole().into_iter().flat_map(WholeBody::segments);
     for (at, segment) in segments.enumerate() {
         left -= segment.len() as u64;

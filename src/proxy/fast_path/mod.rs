@@ -328,7 +328,13 @@ async fn give_back(mut stream: Stream, is_kept: bool) -> FastPathOutcome<Stream>
     if is_kept {
         return FastPathOutcome::Over(Some(stream));
     }
-    stream.shutdown().await;
+    // Without TLS, closing says the same as shutting down before it, in one call.
+    let has_tls = connection(&stream).is_none_or(|connection| connection.tls.is_some());
+    if has_tls {
+        stream.shutdown().await;
+    } else if let Err(error) = tokio::io::AsyncWriteExt::flush(&mut stream).await {
+        log::debug!(error:%; "client left before its response was complete");
+    }
     FastPathOutcome::Over(None)
 }
 

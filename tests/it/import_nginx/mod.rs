@@ -13,6 +13,7 @@
 )]
 
 mod compare;
+mod comparison;
 mod conf;
 mod draw;
 mod edges;

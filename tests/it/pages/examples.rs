@@ -306,6 +306,8 @@ fn folder() -> &'static Path {
         let key = fs::read_to_string(root().join("conf/examples/jwt.pub"));
         write("jwt.pub", &key.expect("it is there"));
         write("partners.keys", "");
+        write("errors/404.html", "<p>none");
+        write("errors/50x.html", "<p>down");
         (folder, path)
     });
     path

@@ -44,6 +44,10 @@ pub struct FilesConfig {
     /// Time for which browsers keep all other files, as `Cache-Control`; no header if absent.
     #[serde(default)]
     pub max_age: Option<Span>,
+    /// Headers of single files by path, whichever way they are found: `{ /index.html: {
+    /// Cache-Control: no-cache } }`, also where it is the index or the `fallback`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, Spanned<BTreeMap<String, String>>>,
     /// Serves names that begin with a dot. `/.well-known/` is served in any case.
     #[serde(default)]
     pub dot_files: bool,
@@ -135,6 +139,7 @@ impl Short for FilesConfig {
             precompressed: PrecompressedConfig::default(),
             immutable: OneOrMany::default(),
             max_age: None,
+            headers: BTreeMap::new(),
             dot_files: false,
             symlinks: SymlinksConfig::default(),
             types: BTreeMap::new(),

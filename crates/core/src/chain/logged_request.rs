@@ -86,6 +86,7 @@ pub enum Text {
     UserAgent,
     Referer,
     Range,
+    Release,
     ServerName,
 }
 
@@ -142,6 +143,7 @@ impl<'a> LoggedRequest<'a> {
         set(Text::UserAgent, logged.user_agent);
         set(Text::Referer, logged.referer);
         set(Text::Range, logged.range);
+        set(Text::Release, bytes(&facts.release));
         let tls = facts.client.tls.as_ref();
         set(
             Text::ServerName,

@@ -392,6 +392,7 @@ impl FilterCheck {
                 .append_header(name.clone(), value.as_str())
                 .expect("a header");
         }
+        ex.facts.upstream.status = self.backend.status;
         let mut open = OpenResponseHeaders::of(&mut response, 0);
         self.chain
             .on_upstream_response(&mut ex, &mut open.parts)
@@ -429,6 +430,11 @@ impl FilterCheck {
         for (name, value) in &reply.headers {
             response
                 .append_header(name.clone(), value.clone())
+                .expect("a header");
+        }
+        if let super::ReplyBody::Bytes { content_type, .. } = &reply.body {
+            response
+                .insert_header("content-type", content_type.clone())
                 .expect("a header");
         }
         let mut open = OpenResponseHeaders::of(&mut response, 0);

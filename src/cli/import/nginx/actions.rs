@@ -263,20 +263,7 @@ impl<'a> Routes<'a, '_> {
             match tries.args.last().map(String::as_str) {
                 Some("=404") => self.fates.carried(tries, ""),
                 Some(path) if path.starts_with('/') && plain(path).is_some() => {
-                    let exact = format!("= {path}");
-                    let own = found.iter().find(|other| other.text == exact);
-                    let added = own
-                        .map(|own| own.scope.own("add_header"))
-                        .unwrap_or_default();
-                    let names: Vec<&str> = added.iter().map(|one| one.arg(0)).collect();
-                    if names.is_empty() {
-                        self.fates.carried(tries, "");
-                    } else {
-                        let names = names.join(", ");
-                        let note =
-                            format!("`{path}` is served without {names} of its own location");
-                        self.fates.changed(tries, note);
-                    }
+                    self.fates.carried(tries, "");
                     files["fallback"] = path.split('?').next().unwrap_or(path).into();
                 }
                 _ => self
@@ -289,6 +276,10 @@ impl<'a> Routes<'a, '_> {
                 self.fates.carried(page, "");
                 files["not_found"] = page.arg(1).into();
             }
+        }
+        let own = self.headers_of_files(root, found);
+        if !own.is_empty() {
+            files["headers"] = own.into();
         }
         let mut keys = Map::from_iter([("files".to_owned(), files)]);
         if alias.is_some() {
@@ -305,4 +296,49 @@ impl<'a> Routes<'a, '_> {
         }
         keys
     }
+
+    /// Returns the headers of files that have locations of their own, in which nginx serves them as
+    /// index or last place of `try_files` too.
+    fn headers_of_files(&mut self, root: &Directive, found: &[Location<'a>]) -> Map<String, Value> {
+        let mut all = Map::new();
+        for location in found {
+            let Some(path) = location.text.strip_prefix("= ") else {
+                continue;
+            };
+            let scope = &location.scope;
+            let own = scope.one("root").map(|own| own.arg(0));
+            let acts = ["return", "proxy_pass", "alias", "internal", "rewrite"];
+            let is_file = acts.iter().all(|name| scope.own(name).is_empty());
+            if path.ends_with('/') || own != Some(root.arg(0)) || !is_file {
+                continue;
+            }
+            let mut headers = Map::new();
+            for added in scope.own("add_header") {
+                match plain(added.arg(1)) {
+                    Some(value) if !OF_FILES.contains(&&*added.arg(0).to_ascii_lowercase()) => {
+                        let name = added.arg(0);
+                        headers.insert(name.to_owned(), value.into());
+                        self.fates.changed(
+                            added,
+                            format!("no `{name}` beside 416 (a range beyond the file)"),
+                        );
+                    }
+                    _ => {
+                        let name = added.arg(0);
+                        let note = format!(
+                            "not for `{path}` where `index` or `try_files` lead to it: `{name}`"
+                        );
+                        self.fates.changed(added, note);
+                    }
+                }
+            }
+            if !headers.is_empty() {
+                all.insert(path.to_owned(), headers.into());
+            }
+        }
+        all
+    }
 }
+
+/// Headers that follow from a file itself.
+const OF_FILES: [&str; 4] = ["content-type", "etag", "last-modified", "content-encoding"];

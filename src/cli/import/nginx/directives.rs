@@ -108,6 +108,8 @@ const HANDLED: &[(&str, &str)] = &[
     ("index", "`files.index`"),
     ("try_files", "`files.fallback`"),
     ("gzip_static", "`files.precompressed`"),
+    ("error_page", "`error_pages`, for HTML files"),
+    ("proxy_intercept_errors", "`intercept` of `error_pages`"),
     ("client_max_body_size", "`body_limit`"),
     ("limit_req_zone", "`rate_limits`"),
     ("limit_req", "`rate_limit`"),
@@ -290,10 +292,6 @@ const CHANGED: &[(&str, &str)] = &[
     ),
     ("proxy_ignore_headers", "the headers of the backend count"),
     (
-        "proxy_intercept_errors",
-        "error pages of a backend are passed on",
-    ),
-    (
         "proxy_pass_header",
         "every header of the backend is passed on",
     ),
@@ -301,10 +299,6 @@ const CHANGED: &[(&str, &str)] = &[
     ("ssl_stapling", "`ocsp` of a certificate"),
     ("ssl_stapling_verify", "`ocsp` of a certificate"),
     ("ssl_trusted_certificate", "`ocsp` of a certificate"),
-    (
-        "error_page",
-        "the gateway's own pages for errors; a backend's are passed on",
-    ),
     ("auth_basic_user_file", "used where `auth_basic` applies"),
     ("underscores_in_headers", "`underscores` of the listener"),
     (

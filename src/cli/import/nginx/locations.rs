@@ -7,6 +7,7 @@ use super::{
     filters::{self, Filters, Limits},
     guards, headers,
     output::Part,
+    pages,
     parse::Directive,
     report::Fates,
     scope::Scope,
@@ -404,6 +405,13 @@ impl<'a> Routes<'a, '_> {
                 &mut self.fates,
             );
             keys.extend(more);
+            pages::of(
+                location,
+                server,
+                (found, passes),
+                &mut keys,
+                &mut self.fates,
+            );
             is_closed |= closes | self.forward_auth(location, found, &mut keys);
         }
         if is_closed {

@@ -3,6 +3,7 @@
 
 mod actions;
 mod cache;
+mod compare;
 mod conditions;
 mod directives;
 mod filters;
@@ -10,6 +11,7 @@ mod guards;
 mod headers;
 mod locations;
 mod output;
+mod pages;
 mod parse;
 mod report;
 mod scope;
@@ -55,6 +57,8 @@ pub(super) struct Options {
     /// Ends with exit status 1 if a directive was not carried over
     #[arg(long)]
     strict: bool,
+    #[command(flatten)]
+    comparison: compare::Comparison,
 }
 
 /// Form of the report.
@@ -65,6 +69,9 @@ enum Form {
 }
 
 pub(super) fn run(options: &Options) -> ExitCode {
+    if options.comparison.is_wanted() {
+        return compare(options);
+    }
     let (yaml, report) = match import(&options.file) {
         Ok(done) => done,
         Err(message) => {
@@ -99,6 +106,56 @@ pub(super) fn run(options: &Options) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Compares nginx with a gateway that has the imported configuration.
+fn compare(options: &Options) -> ExitCode {
+    let compared = parse::read(&options.file).and_then(|source| {
+        let mut fates = Fates::default();
+        let http = http_of(&source, &mut fates);
+        let servers = servers_of(&http, &options.file, &mut fates)?;
+        options.comparison.run(&http, &servers)
+    });
+    match compared {
+        Ok(compared) => {
+            out::data(&out::printable_lines(&compared.text));
+            if compared.is_equal {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+        Err(message) => {
+            out::note(&format!("edgeway: {}", out::printable_lines(&message)));
+            ExitCode::from(EX_CONFIG)
+        }
+    }
+}
+
+/// Returns the scope of the block `http`.
+fn http_of<'a>(source: &'a Source, fates: &mut Fates) -> Scope<'a> {
+    let top = Scope::default().inner(&source.directives);
+    match top.own("http").first() {
+        Some(http) => {
+            fates.carried(http, "");
+            Scope::default().inner(http.children())
+        }
+        // A file with servers alone, as in `sites-enabled`.
+        None => top,
+    }
+}
+
+/// Reads the servers, of which there must be one.
+fn servers_of<'a>(http: &Scope<'a>, path: &Path, fates: &mut Fates) -> Result<Servers<'a>, String> {
+    let servers = Servers::read(http, fates);
+    if servers.list.is_empty() {
+        return Err(format!(
+            "{}: there is no `server` block; name the file that includes them, such as \
+             /etc/nginx/nginx.conf",
+            path.display()
+        ));
+    }
+    Ok(servers)
+}
+
 /// Returns the errors that `edgeway check` would report.
 fn problems(yaml: &str, path: Option<&Path>) -> Option<String> {
     let mut loaded = match path {
@@ -127,23 +184,8 @@ fn problems(yaml: &str, path: Option<&Path>) -> Option<String> {
 fn import(path: &Path) -> Result<(String, Report), String> {
     let source = parse::read(path)?;
     let mut fates = Fates::default();
-    let top = Scope::default().inner(&source.directives);
-    let http = match top.own("http").first() {
-        Some(http) => {
-            fates.carried(http, "");
-            Scope::default().inner(http.children())
-        }
-        // A file with servers alone, as in `sites-enabled`.
-        None => top.clone(),
-    };
-    let servers = Servers::read(&http, &mut fates);
-    if servers.list.is_empty() {
-        return Err(format!(
-            "{}: there is no `server` block; name the file that includes them, such as \
-             /etc/nginx/nginx.conf",
-            path.display()
-        ));
-    }
+    let http = http_of(&source, &mut fates);
+    let servers = servers_of(&http, path, &mut fates)?;
     let mut output = Output {
         merge_slashes: true,
         ..Output::default()
@@ -167,7 +209,8 @@ fn import(path: &Path) -> Result<(String, Report), String> {
     output.upstreams = routes.upstreams.parts(&mut fates);
     directives::mark_rest(&source.directives, &mut fates);
     includes(&source, &mut fates);
-    let whole = top.own("http").first().copied();
+    let mut top = source.directives.iter();
+    let whole = top.find(|directive| directive.name == "http");
     if let Some(at) = whole.or(servers.list.first().map(|server| server.directive)) {
         for note in directives::GENERAL {
             fates.general(at, note);

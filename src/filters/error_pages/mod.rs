@@ -1,0 +1,161 @@
+//! Replaces the built-in page of errors by own HTML files, and on request the error responses of
+//! backends too.
+
+mod config;
+#[cfg(test)]
+mod tests;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, response};
+
+use crate::{
+    base::accept,
+    chain::{CacheOutcome, CompileContext, Exchange, Filter, FilterKind, Phases, Reply, ReplyBody},
+};
+
+const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
+
+/// Headers that describe the content of a response (RFC 9110, 8; RFC 9530), which is replaced.
+const OF_CONTENT: [HeaderName; 12] = [
+    header::ACCEPT_RANGES,
+    header::CONTENT_DISPOSITION,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LANGUAGE,
+    header::CONTENT_LOCATION,
+    header::CONTENT_RANGE,
+    header::ETAG,
+    header::LAST_MODIFIED,
+    header::TRANSFER_ENCODING,
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("content-md5"),
+    HeaderName::from_static("repr-digest"),
+];
+
+/// The compiled filter.
+#[derive(Debug)]
+pub(crate) struct ErrorPages {
+    /// Single statuses before classes.
+    pages: Box<[ErrorPage]>,
+    /// True to replace responses of backends.
+    intercepts: bool,
+}
+
+/// A page, and the statuses that it is for.
+#[derive(Debug)]
+struct ErrorPage {
+    first: u16,
+    last: u16,
+    body: Bytes,
+}
+
+/// Page that takes the place of a response's body.
+struct Replaced(Option<Bytes>);
+
+impl FilterKind for ErrorPages {
+    const NAME: &'static str = "error_pages";
+    type Config = config::ErrorPagesConfig;
+    type Filter = Self;
+
+    fn compile(config: config::ErrorPagesConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
+        config.compile(cx)
+    }
+}
+
+impl Filter for ErrorPages {
+    fn phases(&self) -> Phases {
+        if self.intercepts {
+            Phases::ERROR | Phases::RESPONSE | Phases::RESPONSE_BODY
+        } else {
+            Phases::ERROR
+        }
+    }
+
+    fn on_error(&self, ex: &mut Exchange<'_>, reply: &mut Reply) {
+        if !matches!(reply.body, ReplyBody::Page { .. }) {
+            return;
+        }
+        let Some(page) = self.page(reply.status, &ex.head.headers) else {
+            return;
+        };
+        reply.body = ReplyBody::Bytes {
+            content_type: HTML,
+            body: page.clone(),
+        };
+        let no_store = HeaderValue::from_static("no-store");
+        reply.headers.push((header::CACHE_CONTROL, no_store));
+    }
+
+    fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
+        if head.status.as_u16() < 400 || !is_of_backend(ex) {
+            return;
+        }
+        let Some(page) = self.page(head.status, &ex.head.headers) else {
+            return;
+        };
+        for name in &OF_CONTENT {
+            head.headers.remove(name);
+        }
+        head.headers.insert(header::CONTENT_TYPE, HTML);
+        let length = HeaderValue::from(page.len());
+        head.headers.insert(header::CONTENT_LENGTH, length);
+        if ex.head.method != Method::HEAD {
+            ex.facts.put(Replaced(Some(page.clone())));
+        }
+    }
+
+    fn on_response_body(&self, ex: &mut Exchange<'_>, chunk: &mut Option<Bytes>, end: bool) {
+        if let Some(replaced) = ex.facts.slot_mut::<Replaced>() {
+            *chunk = if end { replaced.0.take() } else { None };
+        }
+    }
+
+    fn ignores_body(&self, ex: &Exchange<'_>) -> bool {
+        ex.facts.slot::<Replaced>().is_none()
+    }
+
+    fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {
+        let ranges = self.pages.iter().map(|page| match page.last - page.first {
+            0 => page.first.to_string(),
+            _ => format!("{}xx", page.first / 100),
+        });
+        let mut all: Vec<String> = ranges.collect();
+        all.sort();
+        let all = all.join(", ");
+        if !takes_pages(&ex.head.headers) {
+            return vec![format!("pages for {all}, but the client prefers no HTML")];
+        }
+        let whose = if self.intercepts {
+            "of the gateway and of backends"
+        } else {
+            "of the gateway"
+        };
+        vec![format!("pages for errors {whose}: {all}")]
+    }
+}
+
+impl ErrorPages {
+    /// Returns the page for a response with this status to a request with these headers.
+    fn page(&self, status: StatusCode, request: &HeaderMap) -> Option<&Bytes> {
+        let status = status.as_u16();
+        let mut pages = self.pages.iter();
+        let page = pages.find(|page| (page.first..=page.last).contains(&status))?;
+        takes_pages(request).then_some(&page.body)
+    }
+}
+
+/// Returns true if the client takes HTML at least as gladly as JSON and plain text.
+fn takes_pages(request: &HeaderMap) -> bool {
+    const OFFERS: &[&str] = &["text/html", "application/json", "text/plain"];
+    let accept = request.get(header::ACCEPT);
+    let preferred = accept.and_then(|accept| accept::preferred(accept.as_bytes(), OFFERS));
+    preferred.is_none_or(|offer| offer == 0)
+}
+
+/// Returns true if the response comes from a backend, now or stored.
+fn is_of_backend(ex: &Exchange<'_>) -> bool {
+    let facts = &ex.facts;
+    let is_stored = facts
+        .cache
+        .is_some_and(|cache| matches!(cache.outcome, CacheOutcome::Hit | CacheOutcome::Stale));
+    facts.reason.is_none() && (is_stored || facts.upstream.status >= 400)
+}
