@@ -127,10 +127,10 @@ pub const FILTERS: &[Entry] = &[
     Entry::of::<cache_control::CacheControl>().shareable(),
     Entry::of::<cache::Cache>(),
     Entry::of::<compression::Compression>().shareable(),
-    // Before `compression` on responses, which then sees the page.
-    Entry::of::<error_pages::ErrorPages>().shareable(),
     // First on responses: the other filters then add to a map that has capacity.
     Entry::of::<security_headers::SecurityHeaders>().shareable(),
+    // Before them, while a response has the headers of its backend alone.
+    Entry::of::<error_pages::ErrorPages>().shareable(),
 ];
 
 /// Returns the built-in filters, with those that the program registered ([`custom`]) at their places.

@@ -14,21 +14,16 @@ use crate::{
 };
 
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
-/// Headers that describe the content of a response (RFC 9110, 8; RFC 9530), which is replaced.
-const OF_CONTENT: [HeaderName; 12] = [
-    header::ACCEPT_RANGES,
-    header::CONTENT_DISPOSITION,
-    header::CONTENT_ENCODING,
-    header::CONTENT_LANGUAGE,
-    header::CONTENT_LOCATION,
-    header::CONTENT_RANGE,
-    header::ETAG,
-    header::LAST_MODIFIED,
-    header::TRANSFER_ENCODING,
-    HeaderName::from_static("content-digest"),
-    HeaderName::from_static("content-md5"),
-    HeaderName::from_static("repr-digest"),
+/// Headers of a backend that stay with the page: what the status needs, and times.
+const KEPT: [HeaderName; 6] = [
+    header::AGE,
+    header::ALLOW,
+    header::DATE,
+    header::PROXY_AUTHENTICATE,
+    header::RETRY_AFTER,
+    header::WWW_AUTHENTICATE,
 ];
 
 /// The compiled filter.
@@ -81,8 +76,7 @@ impl Filter for ErrorPages {
             content_type: HTML,
             body: page.clone(),
         };
-        let no_store = HeaderValue::from_static("no-store");
-        reply.headers.push((header::CACHE_CONTROL, no_store));
+        reply.headers.push((header::CACHE_CONTROL, NO_STORE));
     }
 
     fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
@@ -92,10 +86,14 @@ impl Filter for ErrorPages {
         let Some(page) = self.page(head.status, &ex.head.headers) else {
             return;
         };
-        for name in &OF_CONTENT {
-            head.headers.remove(name);
+        let theirs = std::mem::take(&mut head.headers);
+        for name in &KEPT {
+            for value in theirs.get_all(name) {
+                head.headers.append(name, value.clone());
+            }
         }
         head.headers.insert(header::CONTENT_TYPE, HTML);
+        head.headers.insert(header::CACHE_CONTROL, NO_STORE);
         let length = HeaderValue::from(page.len());
         head.headers.insert(header::CONTENT_LENGTH, length);
         if ex.head.method != Method::HEAD {

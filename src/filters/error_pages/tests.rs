@@ -46,6 +46,8 @@ fn responses_of_backends_stay_unless_they_are_intercepted() {
         ("content-type", "text/plain"),
         ("content-length", "6"),
         ("etag", "\"a\""),
+        ("set-cookie", "a=1"),
+        ("retry-after", "3"),
     ];
     let body: &[&[u8]] = &[b"own", b"own"];
     let stays = pages(folder.path(), "").backend(404, &headers, body);
@@ -58,6 +60,9 @@ fn responses_of_backends_stay_unless_they_are_intercepted() {
     assert_eq!(last.body, b"<p>404");
     assert_eq!(last.headers["content-length"], "6");
     assert!(!last.headers.contains_key("etag"));
+    assert!(!last.headers.contains_key("set-cookie"));
+    assert_eq!(last.headers["retry-after"], "3");
+    assert_eq!(last.headers["cache-control"], "no-store");
     // Nothing of the backend's body is sent before the page.
     assert_eq!(last.flushed, [0, 6]);
     let check = check.send("GET", "/", JSON, &[]);

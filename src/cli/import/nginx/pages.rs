@@ -32,7 +32,8 @@ pub(super) fn of(
             continue;
         }
         match file(uri, &codes, (found, server)) {
-            Ok(file) => {
+            Ok((file, root)) => {
+                fates.carried(root, "");
                 for code in codes {
                     pages.entry(code).or_insert_with(|| json!(file));
                 }
@@ -61,11 +62,11 @@ const NOTE: &str = "for clients that prefer neither JSON nor plain text; with `C
                     location";
 
 /// Returns the path of the page's file.
-fn file(
+fn file<'a>(
     uri: &str,
     codes: &[&str],
-    (found, server): (&[Location<'_>], &Server<'_>),
-) -> Result<String, String> {
+    (found, server): (&[Location<'a>], &Server<'a>),
+) -> Result<(String, &'a Directive), String> {
     let is_error = |code: &&str| {
         code.parse::<u16>()
             .is_ok_and(|code| (400..600).contains(&code))
@@ -89,8 +90,8 @@ fn file(
     let root = scope
         .one("root")
         .filter(|_| !scope.innermost().iter().any(acts))
-        .and_then(|root| plain(root.arg(0)));
-    let Some(root) = root else {
+        .and_then(|root| Some((root, plain(root.arg(0))?)));
+    let Some((directive, root)) = root else {
         return Err("its location serves no files: built-in page".to_owned());
     };
     let file = format!("{}{path}", root.trim_end_matches('/'));
@@ -101,7 +102,7 @@ fn file(
     if !Path::new(&file).is_file() {
         return Err(format!("`{file}` is not there: built-in page"));
     }
-    Ok(file)
+    Ok((file, directive))
 }
 
 /// Returns the scope of the location that serves a path: an exact one, or the longest prefix.

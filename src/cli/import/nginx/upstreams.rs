@@ -211,6 +211,12 @@ fn of_authority(authority: &str) -> Map<String, Value> {
         json!([backend(authority, None, false)]),
     );
     value.insert("balance".to_owned(), "round_robin".into());
+    // One address, of which nginx does not count failures; a name may have several.
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    let is_address = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+    if is_address || authority.starts_with("unix:") {
+        value.insert("eject".to_owned(), json!({ "errors": 0 }));
+    }
     value
 }
 
@@ -311,14 +317,16 @@ fn of_block(block: &Directive, fates: &mut Fates) -> Map<String, Value> {
             _ => {}
         }
     }
+    // Of a single server nginx does not count failures.
+    let is_single = backends.len() == 1;
     value.insert("backends".to_owned(), backends.into());
     value.insert("balance".to_owned(), balance.into());
-    // Of a single server nginx does not count failures.
     let for_ = duration(fail_timeout.unwrap_or(10_000).max(1_000));
-    value.insert(
-        "eject".to_owned(),
-        json!({ "errors": fails.unwrap_or(1), "for": for_, "max": for_ }),
-    );
+    let eject = match (is_single, fails) {
+        (true, _) | (false, Some(0)) => json!({ "errors": 0 }),
+        (false, fails) => json!({ "errors": fails.unwrap_or(1), "for": for_, "max": for_ }),
+    };
+    value.insert("eject".to_owned(), eject);
     if let Some(most) = most {
         value.insert("max_in_flight".to_owned(), json!({ "per_backend": most }));
     }
