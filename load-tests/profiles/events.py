@@ -239,7 +239,10 @@ def soak(stage: Stage) -> Outcome:
             Part("slow", ["/work/1"], length, rate * 0.03, clients=options.count(30)),
             Part("large", ["/large/1"], length, rate * 0.026, clients=options.count(10)),
             Part("orders", [f"/orders/{round_number}-{each}" for each in range(every)], length,
-                 max(rate * 17 / 1200, 1), h2=True, body=b'{"item":42}')]
+                 max(rate * 17 / 1200, 1), h2=True, body=b'{"item":42}'),
+            # What the machine itself does to latencies meanwhile.
+            Part("origin alone", ["/api/v1/tasks"], length, rate * 0.02,
+                 clients=options.count(4), judged=False, origin=stage.origin_ports[0])]
 
     # Pools, heaps and the cache reach their size before anything counts.
     stage.run(traffic(min(20.0, seconds / 2), 0))
@@ -271,12 +274,18 @@ def soak(stage: Stage) -> Outcome:
          Bound("S-104", "CPU of the gateway, of four cores", "%",
                taken.cpu_percent() / 4, "<=", 10 * max(rate / 1000, 1))],
         {**usual(taken), f"p90 ms of the first {named}": first,
+         f"p90 ms of the origin alone in the first {named}":
+             percentile(taken.latencies("origin alone", until=window), 0.9),
+         f"p90 ms of the origin alone in the last {named}":
+             percentile(taken.latencies("origin alone", since=seconds - window), 0.9),
          "resident MiB in the first tenth": _tenth(taken.memory, 0),
          "resident MiB in the last tenth": _tenth(taken.memory, 9)},
         [f"{rate:,.0f} requests/s: half of them pages by HTTP/2 over TLS (Zipf, fresh for a "
          "minute), API calls by HTTP/1.1 of which a quarter count at a limit in Redis, responses "
          "that take 100 ms, responses of 64 KiB, and orders. Growth compares the first with the "
-         "last tenth. The limit of the CPU is for 1,000 requests/s and rises with the rate."])
+         "last tenth. The limit of the CPU is for 1,000 requests/s and rises with the rate. "
+         "A fiftieth of the rate goes from the generator straight to the origin: how its latency "
+         "changes is the machine's and the origin's doing."])
 
 
 def _tenth(memory: list, number: int) -> float | None:

@@ -46,6 +46,8 @@ class Part:
     expected: tuple[int, ...] = ()
     # False for traffic whose latency is of no interest, such as a flood's.
     judged: bool = True
+    # Port of an origin: the requests go there by HTTP/1.1, not to the gateway.
+    origin: int | None = None
 
     def __post_init__(self) -> None:
         if (self.rate is None) == (self.total is None):
@@ -117,7 +119,8 @@ class Running:
     def _command(self, ports: tuple[int, int], number: int) -> list[str]:
         part = self.part
         plain, tls = ports
-        base = f"https://localhost:{tls}" if part.h2 else f"http://127.0.0.1:{plain}"
+        base = (f"https://localhost:{tls}" if part.h2
+                else f"http://127.0.0.1:{part.origin or plain}")
         uris = self.fleet.folder / f"uris-{number}.txt"
         uris.write_text("".join(f"{base}{path}\n" for path in part.paths))
         command = ["h2load", "-t1", f"-c{part.clients}", "-i", str(uris),

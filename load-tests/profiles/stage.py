@@ -87,15 +87,19 @@ class Taken:
     def logged(self) -> list[float]:
         return [row[2] for part in self.parts if part.judged for row in self.rows[part.name]]
 
+    def through_gateway(self) -> set[str]:
+        return {part.name for part in self.parts if part.origin is None}
+
     def requests(self, *names: str) -> int:
-        return sum(len(self.rows[name]) for name in names or self.rows)
+        return sum(len(self.rows[name]) for name in names or self.through_gateway())
 
     def failed(self, *names: str) -> int:
         return sum(self.errors[name] for name in names or self.errors)
 
     def per_second(self, *names: str) -> float:
         """Returns requests per second, without the seconds in which clients begin and end."""
-        return evaluate.rate([row[0] for name in names or self.rows for row in self.rows[name]])
+        chosen = names or self.through_gateway()
+        return evaluate.rate([row[0] for name in chosen for row in self.rows[name]])
 
     def statuses(self, name: str) -> dict[int, int]:
         found: dict[int, int] = {}
@@ -114,6 +118,8 @@ class Taken:
         latency: list[list[float]] = [[] for _ in range(count)]
         rate, errors = [0] * count, [0] * count
         for part in self.parts:
+            if part.origin is not None:
+                continue
             for start, fixed, _, status in self.rows[part.name]:
                 place = int(start // step)
                 if 0 <= place < count:

@@ -212,7 +212,9 @@ fn of_authority(authority: &str) -> Map<String, Value> {
     );
     value.insert("balance".to_owned(), "round_robin".into());
     // One address, of which nginx does not count failures; a name may have several.
-    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    let host = authority
+        .rsplit_once(':')
+        .map_or(authority, |(host, _)| host);
     let is_address = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
     if is_address || authority.starts_with("unix:") {
         value.insert("eject".to_owned(), json!({ "errors": 0 }));
