@@ -57,6 +57,11 @@ struct Socket {
 }
 
 impl Watch {
+    /// Forgets the deadline that expired in an earlier attempt or request on the connection.
+    pub fn renew(&self) {
+        self.expired.store(0, Ordering::Relaxed);
+    }
+
     /// Begins an attempt on this socket. The response headers are due by `headers_due`, the complete response
     /// by `total` (both in milliseconds of [`super::registry::Connections::millis`]), and later
     /// chunks within `step` of one another.
@@ -71,7 +76,7 @@ impl Watch {
         *self.socket.lock() = Some(Socket { fd, local });
         self.step.store(whole_millis(step), Ordering::Relaxed);
         self.total.store(total.unwrap_or(0), Ordering::Relaxed);
-        self.expired.store(0, Ordering::Relaxed);
+        self.renew();
         self.is_streaming.store(false, Ordering::Relaxed);
         self.next.store(headers_due, Ordering::Release);
     }

@@ -227,6 +227,7 @@ impl Connection {
     /// The deadline of a request: the connection's own on HTTP/1, or a new one on HTTP/2.
     pub fn request_watch(&self, is_http2: bool) -> Arc<Watch> {
         if !is_http2 {
+            self.watch.renew();
             return Arc::clone(&self.watch);
         }
         self.streams.watch()

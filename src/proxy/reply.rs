@@ -29,7 +29,7 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) async fn send(session: &mut Session, ctx: &mut Context, reply: Reply) -> Result<()> {
     let close = reply.close;
     let (head, body) = make_for(session.req_header(), ctx, reply).await?;
-    if close {
+    if close || !is_read(session) {
         session.set_keepalive(None);
     }
     write_head(session, head, body.is_some()).await?;
@@ -156,6 +156,16 @@ pub(super) fn settle(session: &mut Session) {
 /// Returns true if any part of a response is written or pending.
 pub(super) fn is_on_its_way(session: &Session) -> bool {
     begun(session).is_some() || session.has_pending_downstream_tasks()
+}
+
+/// Reads what is there of a request body that is not needed, without waiting. Returns true if
+/// nothing is left of the request, which would be in the way of the next one.
+pub(super) fn is_read(session: &mut Session) -> bool {
+    if session.req_header().version == Version::HTTP_2 || session.as_mut().is_body_done() {
+        return true;
+    }
+    let is_drained = session.drain_request_body().now_or_never();
+    matches!(is_drained, Some(Ok(()))) && session.as_mut().is_body_done()
 }
 
 /// Reads the rest of a request body that is not needed. Closing the connection with unread bytes

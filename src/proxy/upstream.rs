@@ -41,6 +41,10 @@ pub(super) async fn lease(request: &RequestHeader, ctx: &mut Context) -> Result<
     let Some(upstream) = ctx.upstream.clone() else {
         return fail(ctx, Failure::Internal);
     };
+    if let Some(watch) = &ctx.watch {
+        // A deadline of the attempt before is not the reason if this one fails.
+        watch.renew();
+    }
     let asked_at = ctx.live().world.clock.now();
     let ask = LeaseRequest {
         head: request,

@@ -54,6 +54,7 @@ mod import_pm2;
 mod in_flight;
 mod installation;
 mod jwt;
+mod kept_connections;
 mod last_good;
 mod leaks;
 mod load_profiles;

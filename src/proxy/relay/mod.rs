@@ -20,6 +20,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use http::{HeaderValue, StatusCode, Version, header};
 use pingora::{
     Error, ErrorType, OrErr as _, Result,
@@ -495,9 +496,13 @@ impl Relayed<'_, '_> {
             request_end::break_off(ctx);
             return false;
         }
-        // As after a failure of Pingora's proxy, which accepts no further request on the
-        // connection.
-        client.close();
+        if !self.upload.is_read() && !client.is_http2() {
+            // A body that is there already is not in the way of the next request.
+            drop(self.upload.discard(client).now_or_never());
+        }
+        if !self.upload.is_read() || request::is_draining(ctx) {
+            client.close();
+        }
         client.reply(ctx, *failed.reply).await.is_ok()
     }
 }

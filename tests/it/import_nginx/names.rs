@@ -175,7 +175,8 @@ fn general_words<'d>(request: &Drawn, difference: &'d Difference) -> Vec<&'d str
                 _ => Vec::new(),
             }
         }
-        What::Reuse if own == "false" && !request.body.is_empty() => vec!["keep-alive"],
+        // What is sent at once with the headers is read before a response.
+        What::Reuse if own == "false" && request.body.len() > 64 * 1024 => vec!["keep-alive"],
         // The request of another service, and pages that are compared by their status.
         What::Checked => vec!["the service gets"],
         What::Page => vec![

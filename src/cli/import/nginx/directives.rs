@@ -24,7 +24,7 @@ pub(super) const GENERAL: [&str; 15] = [
      is removed unless it is in `trusted_proxies`",
     "`Cache-Control: no-store` is on the gateway's own errors, which have its own pages",
     "keep-alive: the connection is closed after a response of the gateway itself to a request \
-     with a body",
+     whose body had not arrived whole",
     "upgrades: `Upgrade` gets 400, except on routes with `websocket: true`",
     "media types: text has `charset=utf-8`, scripts are `text/javascript`; 405 of files has `Allow`",
     "the size of a body is checked after addresses and passwords",

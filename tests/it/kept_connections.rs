@@ -1,0 +1,142 @@
+//! Connections of clients after responses of the gateway itself. Invariant: a connection ends only
+//! after a response that says so, and only if the client's request was not there as a whole; each
+//! response on a kept connection belongs to its own request.
+
+#![allow(
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "tests: what goes wrong here fails them, and says so"
+)]
+
+use std::fmt::Write as _;
+
+use fastrand::Rng;
+
+use crate::support::{
+    gateway::Gateway,
+    origins::{Failure, ResettingOrigin},
+};
+
+const REQUESTS: usize = 300;
+/// Bodies hold a request that would be seen if a body were taken for one.
+const CONTENT: &str = "GET /moved/smuggled HTTP/1.1\r\nHost: a.test\r\n\r\n";
+
+/// Request as its bytes, and what is expected of its response.
+struct Sent {
+    bytes: String,
+    status: u16,
+    has_body: bool,
+    /// True if the body is not sent, although it is announced.
+    waits: bool,
+}
+
+fn draw(number: usize, random: &mut Rng) -> Sent {
+    let (path, status) = [
+        ("moved", 307),
+        ("refused", 405),
+        ("guarded", 403),
+        ("away", 502),
+        ("dropped", 502),
+        ("hangs", 504),
+        ("stored", 502),
+        ("none", 404),
+    ][random.usize(..8)];
+    let mut bytes = String::new();
+    let has_body = random.u8(..3) > 0 && status != 504;
+    let method = if has_body { "POST" } else { "GET" };
+    let status = match (path, has_body) {
+        ("refused", false) => 502,
+        _ => status,
+    };
+    let put = "a string takes it";
+    write!(
+        bytes,
+        "{method} /{path}/{number} HTTP/1.1\r\nHost: a.test\r\n"
+    )
+    .expect(put);
+    let content = CONTENT.repeat([0, 1, 20, 400][random.usize(..4)]);
+    // The backend that drops requests reads them first.
+    let waits = has_body && !content.is_empty() && path != "dropped" && random.u8(..40) == 0;
+    if waits {
+        bytes.push_str("Expect: 100-continue\r\n");
+    }
+    if has_body && random.bool() {
+        bytes.push_str("Transfer-Encoding: chunked\r\n\r\n");
+        if !content.is_empty() && !waits {
+            write!(bytes, "{:x}\r\n{content}\r\n", content.len()).expect(put);
+        }
+        if !waits {
+            bytes.push_str("0\r\n\r\n");
+        }
+    } else if has_body {
+        write!(bytes, "Content-Length: {}\r\n\r\n", content.len()).expect(put);
+        if !waits {
+            bytes.push_str(&content);
+        }
+    } else {
+        bytes.push_str("\r\n");
+    }
+    Sent {
+        bytes,
+        status,
+        has_body,
+        waits,
+    }
+}
+
+#[tokio::test]
+async fn errors_keep_the_connection() {
+    let given = std::env::var("EDGEWAY_SEED").ok();
+    let seed = given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().expect("a number"));
+    println!("seed {seed}");
+    let mut random = Rng::with_seed(seed);
+    let dropping = ResettingOrigin::start(Failure::ResetBeforeResponse).await;
+    let hanging = ResettingOrigin::start(Failure::Hang).await;
+    let yaml = format!(
+        "
+cache: {{ memory: 8MiB }}
+defaults: {{ csrf: false }}
+upstreams:
+  away: {{ backends: ['127.0.0.1:9'], health: false, eject: {{ errors: 0 }} }}
+  dropping: {{ backends: ['{}'], health: false, eject: {{ errors: 0 }} }}
+  hanging: {{ backends: ['{}'], health: false, eject: {{ errors: 0 }},
+    timeouts: {{ first_byte: 100ms }} }}
+routes:
+- {{ match: {{ path: /moved/* }}, redirect: /here }}
+- {{ match: {{ path: /refused/* }}, upstream: away, methods: [GET] }}
+- {{ match: {{ path: /guarded/* }}, upstream: away, access: {{ deny: [127.0.0.1] }} }}
+- {{ match: {{ path: /away/* }}, upstream: away }}
+- {{ match: {{ path: /dropped/* }}, upstream: dropping }}
+- {{ match: {{ path: /hangs/* }}, upstream: hanging }}
+- {{ match: {{ path: /stored/* }}, upstream: away, cache: {{}} }}
+",
+        dropping.address(),
+        hanging.address(),
+    );
+    let gateway = Gateway::start(&yaml).await;
+    let mut connection = gateway.connect().await;
+    let (mut closed, mut kept_bodies) = (0, 0);
+    for number in 0..REQUESTS {
+        let sent = draw(number, &mut random);
+        connection.write(&sent.bytes).await.expect("it accepts");
+        let response = connection.read_response().await;
+        let shown = sent.bytes.chars().take(300).collect::<String>();
+        let response = response.unwrap_or_else(|error| panic!("{number}: {error:?}: {shown}"));
+        assert_eq!(response.status(), sent.status, "{number}: {shown}");
+        if response.header("connection") != Some("close") {
+            assert!(!sent.waits, "what follows could be the body: {shown}");
+            kept_bodies += usize::from(sent.has_body);
+            continue;
+        }
+        assert!(sent.has_body, "closed for nothing: {shown}");
+        assert!(connection.is_closed().await, "{number}: {shown}");
+        closed += usize::from(!sent.waits);
+        connection = gateway.connect().await;
+    }
+    println!("{closed} closed, {kept_bodies} kept after bodies");
+    // A body that arrives later than its headers may cost a connection.
+    assert!(
+        kept_bodies > 10 * closed.max(5),
+        "{closed} closed, {kept_bodies} kept"
+    );
+}
