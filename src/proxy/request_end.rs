@@ -8,7 +8,7 @@ use super::{
     accel,
     context::{self, Context},
     error::Failure,
-    guard, reply, trace, upstream,
+    guard, reply, request, trace, upstream,
 };
 use crate::{
     base::{metrics::TraceId, trace_context::TraceContext},
@@ -74,14 +74,14 @@ pub(super) async fn failed(
         // These lines belong to the response that never came.
         drop(connection.take_lines());
     }
-    // Pingora accepts no further request on this connection once the upstream request failed. A
-    // client that does not see `Connection: close` would send its next request into a reset.
-    reply.close = true;
-    // The result of the write changes nothing: the connection ends either way.
-    drop(reply::send(session, ctx, *reply).await);
+    let is_kept = reply::is_read(session) && !request::is_draining(ctx);
+    // A client that does not see `Connection: close` would send its next request into a reset.
+    reply.close |= !is_kept;
+    let is_kept = !reply.close;
+    let is_sent = reply::send(session, ctx, *reply).await.is_ok();
     FailToProxy {
         error_code: status,
-        can_reuse_downstream: false,
+        can_reuse_downstream: is_kept && is_sent,
     }
 }
 

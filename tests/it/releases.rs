@@ -106,7 +106,7 @@ routes:
     }
 
     /// Ends the instances of a release, and their supervisors.
-    fn end_instances(&self, release: &str) {
+    async fn end_instances(&self, release: &str) {
         let folder = self.folder.path();
         let links = fs::read_dir(folder.join("instances")).expect("it is there");
         for link in links {
@@ -118,6 +118,11 @@ routes:
                 let id = fs::read_to_string(pid).expect("it is there");
                 let id = id.trim().parse().ok().and_then(Pid::from_raw);
                 kill_process(id.expect("an id"), Signal::TERM).expect("it runs");
+                let address = format!("127.0.0.1:{port}");
+                wait_for("the instance accepts no connection", SOON, async || {
+                    tokio::net::TcpStream::connect(&address).await.err()
+                })
+                .await;
             }
         }
     }
@@ -235,7 +240,7 @@ async fn the_release_of_a_request_is_known_everywhere() {
     assert_eq!(explained(old).await, "named-one");
 
     // The current release has no backend: the other one responds.
-    site.end_instances("named-two");
+    site.end_instances("named-two").await;
     let stands_in = wait_for(
         "the old release responds for the new one",
         SOON,
