@@ -255,7 +255,7 @@ async fn new_pages_reach_redis_during_a_flood_of_writes() {
         drop(flood);
         for (page, body) in pages.iter().zip(&bodies) {
             let response = ask(near, page).await;
-            assert!(is_hit(&response), "{page}");
+            assert!(is_hit(&response), "{page}: {response:?}");
             assert_eq!(response.text(), *body);
         }
     }

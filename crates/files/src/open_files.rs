@@ -311,6 +311,16 @@ impl Inner {
         let Some(relative) = RelativePath::of(path, self.settings.serves_dot_files) else {
             return Ok(Resolved::NotFound);
         };
+        if self.settings.index.is_empty() {
+            // Files alone are served, as by `try_files $uri =404` of nginx.
+            if relative.is_folder {
+                return Ok(Resolved::NotFound);
+            }
+            return Ok(match self.resolve_at(&relative.bytes)? {
+                Resolved::Folder => Resolved::NotFound,
+                found => found,
+            });
+        }
         if !relative.is_folder {
             return self.resolve_at(&relative.bytes);
         }

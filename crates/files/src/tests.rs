@@ -127,6 +127,27 @@ async fn what_is_at_a_path_is_found() {
 }
 
 #[tokio::test]
+async fn folders_are_not_found_without_names_of_an_index() {
+    let folder = tree(&[("sub/index.html", "index"), ("empty/.keep", "")]);
+    let mut settings = settings(folder.path());
+    settings.index = [].into();
+    let files = Files::new(settings, &Clock::machine());
+    for path in [
+        "/",
+        "/sub",
+        "/sub/",
+        "/empty",
+        "/empty/",
+        "/sub/index.html/",
+    ] {
+        let found = files.find(path.as_bytes()).await;
+        assert!(matches!(found, Found::NotFound), "{path}: {found:?}");
+    }
+    let page = content(&files, "/sub/index.html").await;
+    assert_eq!(page.as_deref(), Some("index"));
+}
+
+#[tokio::test]
 async fn a_pipe_is_not_served_and_delays_nothing() {
     let folder = tree(&[]);
     let pipe = folder.path().join("pipe");

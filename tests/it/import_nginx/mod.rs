@@ -47,9 +47,9 @@ use self::{
 };
 use crate::support::{certificates::Ca, pebble::trusting};
 
-/// Most of the requests that may differ at all, in percent. It keeps what is reached, which is 2.0
-/// to 2.3; the goal is 2, and docs/from-nginx.md says what keeps it from there.
-const MOST: f64 = 3.0;
+/// Most of the requests that may differ at all, in percent. It keeps what is reached, which is 1.7
+/// to 2.2, by the seed; docs/from-nginx.md says what differs on purpose.
+const MOST: f64 = 2.5;
 
 /// Entries of a report that are left out of it, one at a time, to see that this is noticed.
 const MUTATIONS: usize = 3;
@@ -86,6 +86,8 @@ struct Judged {
     differing: usize,
     named: usize,
     unnamed: Vec<String>,
+    /// Differences with the first entry that names each.
+    explained: Vec<String>,
     /// Entries that alone name a difference.
     needed: BTreeSet<Entry>,
 }
@@ -96,6 +98,7 @@ struct Row {
     requests: usize,
     differing: usize,
     problems: Vec<String>,
+    explained: Vec<String>,
 }
 
 impl Played {
@@ -138,6 +141,13 @@ impl Played {
                 }
                 is_differing = true;
                 let entries = governed.naming(differing, difference, places);
+                if let [first, ..] = entries[..] {
+                    let place = format!("{}:{} {}", first.file, first.line, first.directive);
+                    let text = described(differing, difference);
+                    judged
+                        .explained
+                        .push(format!("{text}: {place}: {}", first.note));
+                }
                 match entries[..] {
                     [] => judged.unnamed.push(described(differing, difference)),
                     [only] => drop(judged.needed.insert(only.clone())),
@@ -172,6 +182,7 @@ impl Played {
         let requests = self.requests().count();
         let mut text = format!("{name} | {requests}");
         let mut differing = 0;
+        let mut explained = Vec::new();
         if !self.own.is_empty() {
             let all = self.differing(&self.own);
             let judged = self.judged(&self.report, &all);
@@ -186,6 +197,8 @@ impl Played {
             found.extend(self.shares());
             found.extend(self.missed_by_nobody(&judged, &all));
             found.extend(judged.unnamed);
+            let of_shape = judged.explained.iter();
+            explained.extend(of_shape.map(|text| format!("{name}: {text}")));
         }
         let problems = found.iter().map(|text| format!("{name}: {text}"));
         Row {
@@ -193,6 +206,7 @@ impl Played {
             requests,
             differing,
             problems: problems.collect(),
+            explained,
         }
     }
 
@@ -329,18 +343,22 @@ fn whatever_differs_from_nginx_is_named_by_the_report() {
     println!("seed {seed}");
     let rows = all_rows(seed);
     let mut table = String::from("shape | requests | differ | named | unnamed | import | report\n");
-    let mut problems = Vec::new();
+    let (mut problems, mut explained) = (Vec::new(), Vec::new());
     let (mut requests, mut differing) = (0, 0);
     for row in rows {
         writeln!(table, "{}", row.text).expect("it takes text");
         requests += row.requests;
         differing += row.differing;
         problems.extend(row.problems);
+        explained.extend(row.explained);
     }
     let number = |count: usize| f64::from(u32::try_from(count).expect("not that many"));
     let share = 100.0 * number(differing) / number(requests);
     println!("{table}all | {requests} | {differing} ({share:.2} %)");
-    let list = Path::new(env!("CARGO_TARGET_TMPDIR")).join("import_nginx.txt");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let named = folder.join("import_nginx_named.txt");
+    fs::write(named, explained.join("\n")).expect("the folder takes files");
+    let list = folder.join("import_nginx.txt");
     fs::write(&list, problems.join("\n")).expect("the folder takes files");
     let (count, list) = (problems.len(), list.display());
     problems.truncate(30);

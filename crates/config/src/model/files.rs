@@ -22,7 +22,8 @@ pub struct FilesConfig {
     /// The folder. The whole path of the request is looked up below it, as with `root` of nginx;
     /// `rewrite` changes the path before.
     pub root: Spanned<PathBuf>,
-    /// Files that are served for a folder, the first one that exists; `[]` for none.
+    /// Files that are served for a folder, the first one that exists; `[]` for none:
+    /// folders get the `fallback` or 404 then, with and without the slash.
     #[serde(default = "index", deserialize_with = "or_none")]
     #[schemars(transform = may_be_empty)]
     pub index: OneOrMany<Spanned<String>>,
