@@ -454,7 +454,10 @@ pub(crate) fn action(route: &Route) -> String {
             None => format!("upstream {}", forward.upstream),
         },
         Action::Redirect(redirect) => format!("redirect {}", redirect.status().as_u16()),
-        Action::Respond(respond) => format!("respond {}", respond.status().as_u16()),
+        Action::Respond(respond) => match respond.status().as_u16() {
+            444 => "close without a response (444)".to_owned(),
+            status => format!("respond {status}"),
+        },
         Action::Files(serve) => {
             let only = if serve.internal.is_some() {
                 " (internal)"

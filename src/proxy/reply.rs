@@ -27,6 +27,11 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Sends `reply` after the response phase.
 pub(super) async fn send(session: &mut Session, ctx: &mut Context, reply: Reply) -> Result<()> {
+    if reply.is_silent() {
+        withhold(ctx, &reply);
+        session.set_keepalive(None);
+        return Ok(());
+    }
     let close = reply.close;
     let (head, body) = make_for(session.req_header(), ctx, reply).await?;
     if close || !is_read(session) {
@@ -38,6 +43,13 @@ pub(super) async fn send(session: &mut Session, ctx: &mut Context, reply: Reply)
     }
     linger(session).await;
     Ok(())
+}
+
+/// Records a reply of which nothing is sent.
+pub(super) fn withhold(ctx: &mut Context, reply: &Reply) {
+    let facts = &mut ctx.facts;
+    facts.status = reply.status.as_u16();
+    facts.reason = reply.reason.or(facts.reason);
 }
 
 /// Writes the headers of a response of the gateway, and the end of one without a body.

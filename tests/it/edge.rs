@@ -41,6 +41,11 @@ routes:
     assert_eq!(gateway.get("/hello").await.text(), "hello from the edge");
     let tenant = get("/hello").header("host", "a.example.com");
     assert_eq!(gateway.send(&tenant).await.text(), "hello from a tenant");
+    for (condition, status) in [("*", 304), (" * ", 304), ("\"a\"", 200), ("*, \"a\"", 200)] {
+        let conditional = get("/hello").header("if-none-match", condition);
+        let response = gateway.send(&conditional).await;
+        assert_eq!(response.status(), status, "{condition}");
+    }
     let moved = gateway.get("/old/a/b?c=d").await;
     assert!((300..400).contains(&moved.status()), "{}", moved.status());
     assert!(moved.header("location").unwrap().starts_with("/new/a/b"));

@@ -66,6 +66,7 @@ mod metrics_page;
 mod next_front;
 mod next_proxy;
 mod nextjs_cache;
+mod no_response;
 mod node_aware;
 mod notify;
 mod observed;

@@ -174,8 +174,12 @@ impl<'a> DirectClient<'a> {
 
     /// Sends a reply of the gateway, after the response phase.
     pub(super) async fn reply(&mut self, ctx: &mut Context, reply: Reply) -> Result<()> {
-        if reply.close {
+        if reply.close || reply.is_silent() {
             self.close();
+        }
+        if reply.is_silent() {
+            reply::withhold(ctx, &reply);
+            return Ok(());
         }
         // Lines that are ready belong to a response that never came.
         ctx.facts.lines = ReadyLines::NotTaken;

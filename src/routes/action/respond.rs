@@ -4,10 +4,10 @@ use std::{io::Read, path::Path};
 
 use bytes::Bytes;
 use http::{
-    HeaderName, HeaderValue, StatusCode,
+    HeaderName, HeaderValue, Method, StatusCode,
     header::{
-        ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, RETRY_AFTER,
-        TRANSFER_ENCODING, UPGRADE,
+        ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, IF_NONE_MATCH,
+        RETRY_AFTER, TRANSFER_ENCODING, UPGRADE,
     },
 };
 use pingora::http::RequestHeader;
@@ -78,6 +78,15 @@ impl Respond {
     /// Returns the response to this request.
     pub fn reply(&self, request: &RequestHeader) -> Reply {
         let mut reason = None;
+        if self.status == StatusCode::OK && has_any_version(request) {
+            return Reply {
+                status: StatusCode::NOT_MODIFIED,
+                headers: self.headers.clone(),
+                body: ReplyBody::Empty,
+                reason,
+                close: false,
+            };
+        }
         let body = match &self.body {
             Body::ByStatus if self.status.as_u16() >= 400 => ReplyBody::Page { detail: None },
             Body::ByStatus => ReplyBody::Empty,
@@ -100,6 +109,14 @@ impl Respond {
             close: false,
         }
     }
+}
+
+/// Returns true if the client has whichever version there is (RFC 9110, 13.1.2). A fixed response
+/// has no tag that a client could name instead.
+fn has_any_version(request: &RequestHeader) -> bool {
+    let condition = request.headers.get(IF_NONE_MATCH);
+    let is_any = condition.is_some_and(|value| value.as_bytes().trim_ascii() == b"*");
+    is_any && matches!(request.method, Method::GET | Method::HEAD)
 }
 
 fn reported<T>(
@@ -133,6 +150,12 @@ fn status(config: &RespondConfig) -> Result<StatusCode, RouteProblem> {
         return Err(RouteProblem::new(
             format!("a response with status {number} has no body"),
             "leave the body out, or write another status",
+        ));
+    }
+    if number == 444 && (has_body || !config.headers.is_empty()) {
+        return Err(RouteProblem::new(
+            "status 444 closes the connection without a response",
+            "leave body and headers out, or write another status",
         ));
     }
     if config.maintenance.is_some() && number < 400 {

@@ -95,6 +95,12 @@ impl Reply {
         self.header(header::RETRY_AFTER, HeaderValue::from(seconds))
     }
 
+    /// Returns true if the client gets no response at all: its connection is closed, or its stream
+    /// of HTTP/2 reset (status 444 of nginx).
+    pub fn is_silent(&self) -> bool {
+        self.status.as_u16() == 444
+    }
+
     /// Closes the client connection after this reply.
     #[must_use]
     pub fn closing(mut self) -> Self {

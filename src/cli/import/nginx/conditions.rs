@@ -177,8 +177,7 @@ fn returned(directive: &Directive, known: &Known) -> Option<Map<String, Value>> 
         return Some(redirect(&target(second, known)?, status));
     }
     let respond = match directive.args.len() {
-        // The connection is closed without a response: no counterpart closes it so.
-        _ if status == 444 => json!({ "status": 403 }),
+        _ if status == 444 => json!({ "status": 444 }),
         1 => json!({ "status": status }),
         _ => json!({ "status": status, "body": plain(second)?.replace("${", "$${") }),
     };

@@ -210,12 +210,9 @@ impl<'a> Routes<'a, '_> {
     ) -> Option<Map<String, Value>> {
         let action = conditions::action(directive, known);
         match &action {
-            Some(_) if directive.arg(0) == "444" => {
-                self.fates
-                    .changed(directive, "403 instead of a closed connection");
-            }
             Some(_) if directive.args.len() > 1 && directive.arg(0) < "300" => {
-                let note = "`Content-Type` is that of the text, whatever the path ends in";
+                let note = "`Content-Type` is that of the text, whatever the path ends in; of \
+                            conditions, only `If-None-Match: *` of `GET` and `HEAD` has an effect";
                 self.fates.changed(directive, note);
             }
             Some(_) => self.fates.carried(directive, ""),
