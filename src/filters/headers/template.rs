@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 
 use crate::{
-    base::{clock::Clock, host::host_of, net::IpText, units::Span},
+    base::{clock::Clock, host::host_of, net::IpText, query, units::Span},
     chain::Exchange,
     config::diagnostic::closest,
 };
@@ -39,6 +39,10 @@ pub(super) enum Variable {
     Uri,
     /// First value of a header of the request.
     Header(HeaderName),
+    /// First value of a cookie of the request, as it was sent.
+    Cookie(Box<str>),
+    /// First value of a name in the query, decoded.
+    QueryValue(Box<str>),
     /// The time of the response and this much more, as an HTTP date.
     Date(Duration, Clock),
 }
@@ -87,6 +91,15 @@ impl Variable {
                         .and_then(|value| value.to_str().ok())
                         .unwrap_or_default(),
                 );
+            }
+            Self::Cookie(name) => {
+                let mut values = query::cookies(&ex.head.headers, name.as_bytes());
+                push(text, values.next().unwrap_or_default());
+            }
+            Self::QueryValue(name) => {
+                let query = query::query_of(ex.head.raw_path()).unwrap_or_default();
+                let value = query::form_values(query, name.as_bytes()).next();
+                push(text, &value.unwrap_or_default());
             }
             Self::Date(more, clock) => {
                 text.push_str(&httpdate::fmt_http_date(clock.wall() + *more));
@@ -155,6 +168,11 @@ impl Template {
     }
 }
 
+/// Appends bytes of a request, of which those that are not UTF-8 are replaced.
+fn push(text: &mut String, bytes: &[u8]) {
+    text.push_str(&String::from_utf8_lossy(bytes));
+}
+
 fn looks_like_a_name(text: &str) -> bool {
     !text.is_empty()
         && text
@@ -181,8 +199,14 @@ fn variable(name: &str, clock: &Clock) -> Result<Variable, (String, String)> {
     {
         return Ok(Variable::Header(header));
     }
+    match name.split_once('.') {
+        Some(("cookie", own)) if !own.is_empty() => return Ok(Variable::Cookie(own.into())),
+        Some(("query", own)) if !own.is_empty() => return Ok(Variable::QueryValue(own.into())),
+        _ => {}
+    }
     let all = Variable::ALL.map(|(known, _)| known);
-    let known = || all.into_iter().chain(["header.NAME", "date+30d"]);
+    let of_requests = ["header.NAME", "cookie.NAME", "query.NAME", "date+30d"];
+    let known = || all.into_iter().chain(of_requests);
     let help = match closest(name, known()) {
         Some(meant) => format!("did you mean `{{{meant}}}`?"),
         None => format!(

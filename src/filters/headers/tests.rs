@@ -7,7 +7,8 @@ use crate::chain::testkit::{TestResponse, check, refused};
 fn at_origin<'a>(response: &'a TestResponse, name: &str) -> Vec<&'a str> {
     let head = response.upstream.as_ref().expect("the origin was asked");
     let values = head.headers.get_all(name).iter();
-    values.map(|v| v.to_str().unwrap()).collect()
+    let text = |value: &'a http::HeaderValue| std::str::from_utf8(value.as_bytes());
+    values.map(|value| text(value).unwrap()).collect()
 }
 
 #[track_caller]
@@ -107,6 +108,41 @@ fn values_may_name_parts_of_the_request() {
     assert_eq!(at_origin(check.last(), "x-none"), ["<>"]);
 }
 
+/// Invariant: a header holds the first cookie and the first decoded query value of its name,
+/// whatever stands around them; a value that no header may hold leaves its header out.
+#[test]
+fn values_may_name_cookies_and_parts_of_the_query() {
+    let settings = "{ request: { set: { X-C: '<{cookie.connect.sid}>', X-Q: '<{query.page}>' } } }";
+    let mut random = fastrand::Rng::with_seed(7);
+    let raw: [(&str, Option<&str>); 8] = [
+        ("", Some("")),
+        ("1", Some("1")),
+        ("a%20b", Some("a b")),
+        ("a+b", Some("a b")),
+        ("%C3%A4", Some("\u{e4}")),
+        ("%0d%0aSet-Cookie:%20a", None),
+        ("%00", None),
+        ("{host}", Some("{host}")),
+    ];
+    for _ in 0..300 {
+        let (written, decoded) = raw[random.usize(..raw.len())];
+        let cookie = ["", "a", "a=b", "s%3Aabc", "{host}"][random.usize(..5)];
+        let before = ["", "x=1; ", "connect.sidx=2; ", "page=3; "][random.usize(..4)];
+        let after = ["", "; connect.sid=later", "; y"][random.usize(..3)];
+        let cookies = format!("{before}connect.sid={cookie}{after}");
+        let target = match random.usize(..3) {
+            0 => format!("/a?page={written}"),
+            1 => format!("/a?pagex=1&page={written}&page=later"),
+            _ => format!("/a?x&%70age={written}&y"),
+        };
+        let check = check::<Headers>(settings).send("GET", &target, &[("Cookie", &cookies)], &[]);
+        let cookie = format!("<{cookie}>");
+        assert_eq!(at_origin(check.last(), "x-c"), [cookie], "{cookies}");
+        let expected: Vec<String> = decoded.iter().map(|value| format!("<{value}>")).collect();
+        assert_eq!(at_origin(check.last(), "x-q"), expected, "{target}");
+    }
+}
+
 #[test]
 fn a_date_moves_with_the_clock() {
     let check = check::<Headers>("{ response: { set: { Expires: '{date+1h}' } } }").get("/");
@@ -197,7 +233,7 @@ fn every_mistake_is_reported_with_a_remedy() {
             "`Content-Length` cannot be changed; help: it is a connection header, which the gateway sets itself",
             "unknown variable `{nothing.like.it}`; help: use one of `{client.ip}`, `{request_id}`, \
              `{host}`, `{host.name}`, `{method}`, `{path}`, `{query}`, `{uri}`, `{route}`, \
-             `{scheme}`, `{header.NAME}`, `{date+30d}`",
+             `{scheme}`, `{header.NAME}`, `{cookie.NAME}`, `{query.NAME}`, `{date+30d}`",
         ]
     );
     assert_eq!(

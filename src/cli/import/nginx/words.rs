@@ -131,8 +131,12 @@ pub(super) fn header(value: &str) -> Option<String> {
                 "uri" | "document_uri" => out.push_str("{path}"),
                 "args" | "query_string" => out.push_str("{query}"),
                 name => {
-                    let header = name.strip_prefix("http_")?.replace('_', "-");
-                    out.extend(["{header.", &header, "}"]);
+                    let (kind, own) = name.split_once('_')?;
+                    match kind {
+                        "http" => out.extend(["{header.", &own.replace('_', "-"), "}"]),
+                        "cookie" => out.extend(["{cookie.", own, "}"]),
+                        _ => return None,
+                    }
                 }
             },
         }
