@@ -132,6 +132,7 @@ impl Compiler<'_> {
         let bans = Bans::of(&world.zones, &world.clock, &world.metrics);
         let flood_guard = self.flood_guard();
         self.rate_limits();
+        self.maps();
         let cache = self.cache();
         self.apps();
         let upstreams = self.upstreams();
@@ -166,6 +167,7 @@ impl Compiler<'_> {
         if !is_unclear {
             self.unused_upstreams(&used);
             self.unused_rate_limits();
+            self.unused_maps();
             self.roots_alone();
             self.check_profiles();
         }

@@ -20,6 +20,7 @@ mod guards;
 mod likely_mistakes;
 mod limits;
 mod listener;
+mod maps;
 pub(crate) mod metrics;
 mod open_routes;
 pub(crate) mod print;

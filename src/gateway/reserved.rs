@@ -78,7 +78,8 @@ impl Compiler<'_> {
             let names = route.config.matches.value.header.keys();
             names.map(String::as_str)
         });
-        let mut shared = file.rate_limits.iter().chain(&file.access_log);
+        let shared = file.rate_limits.iter().chain(&file.maps);
+        let mut shared = shared.chain(&file.access_log);
         // A filter registered by the program itself may read all headers.
         let is_open = filters::all().len() != filters::FILTERS.len();
         is_open

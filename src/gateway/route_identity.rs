@@ -127,6 +127,15 @@ impl Compiler<'_> {
                     if let Some(request) = filter.get("request") {
                         text.part(b"headers");
                         text.node(request);
+                        for (name, map) in self.maps_used_by(request) {
+                            text.part(name.name.as_bytes());
+                            text.node(map);
+                            // The first regular expression that matches counts.
+                            let keys = map.get("values").into_iter().flat_map(Node::entries);
+                            for (key, _) in keys {
+                                text.part(key.name.as_bytes());
+                            }
+                        }
                     }
                 }
                 "compression" => text.part(b"compression"),

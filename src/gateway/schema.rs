@@ -9,7 +9,7 @@ use crate::{
         FloodGuardConfig, GeoConfig, ListenerConfig, ProfileConfig, RedisConfig, RouteConfig,
         TracingConfig, UpstreamConfig, WatchConfig,
     },
-    filters,
+    filters::{self, headers::MapConfig},
     limits::config::LimitConfig,
 };
 
@@ -29,6 +29,7 @@ pub fn document() -> Value {
     let tracing = generator.subschema_for::<TracingConfig>();
     let upstream = generator.subschema_for::<UpstreamConfig>();
     let limit = generator.subschema_for::<LimitConfig>();
+    let map = generator.subschema_for::<MapConfig>();
     let profile = generator.subschema_for::<ProfileConfig>();
     let extends = generator.subschema_for::<ExtendsConfig>();
     let filters = filters(&mut generator);
@@ -75,6 +76,7 @@ pub fn document() -> Value {
             "redis": or_empty(redis.as_value()),
             "tracing": or_empty(tracing.as_value()),
             "rate_limits": named("Named limits, which routes apply with `rate_limit`.", limit.as_value()),
+            "maps": named("Lookup tables, whose results values of `headers` hold as `{map.NAME}`.", map.as_value()),
             "upstreams": named("Named groups of backends.", &or_removed(upstream.as_value())),
             "defaults": {
                 "description": "Filters of every route. A route's own key replaces the one here as a whole.",

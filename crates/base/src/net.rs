@@ -90,6 +90,13 @@ impl FromStr for Cidr {
     }
 }
 
+impl Cidr {
+    /// Returns the first address, and the number of bits that all addresses have in common.
+    pub fn parts(self) -> (IpAddr, u8) {
+        (self.0.network(), self.0.prefix_len())
+    }
+}
+
 /// Turns `::ffff:10.0.0.0/104` into `10.0.0.0/8`.
 fn canonical(net: IpNet) -> IpNet {
     if let IpNet::V6(v6) = net

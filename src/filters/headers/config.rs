@@ -6,9 +6,13 @@ use http::HeaderName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Changes, Headers, template::Template};
+use super::{
+    Changes, Headers,
+    lookup::Maps,
+    template::{Names, Template},
+};
 use crate::{
-    base::{clock::Clock, secret},
+    base::secret,
     chain::CompileContext,
     config::{model::StatusSet, tree::Spanned},
 };
@@ -58,7 +62,7 @@ pub(super) struct StatusChangesConfig {
 }
 
 /// Changes of one header section: first `remove`, then `set`, then `add`. Values may hold
-/// `{client.ip}`, `{request_id}`, `{host}`, `{route}` and `{scheme}`.
+/// placeholders, such as `{client.ip}`, `{header.NAME}`, `{cookie.NAME}` and `{map.NAME}`.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ChangesConfig {
@@ -126,11 +130,19 @@ impl ChangesConfig {
                 }
             }
         }
+        let (maps, clock) = (
+            cx.shared.get::<Maps>().unwrap_or_default(),
+            cx.clock.clone(),
+        );
+        let names = Names {
+            clock: &clock,
+            maps: &maps,
+        };
         let mut compile_values = |values: BTreeMap<String, Spanned<String>>| {
             let mut compiled = Vec::with_capacity(values.len());
             for (name, value) in values {
                 match header_name(&name, side)
-                    .and_then(|name| Ok((name, template(&value.value, cx.clock)?)))
+                    .and_then(|name| Ok((name, template(&value.value, &names)?)))
                 {
                     Ok(pair) => compiled.push(pair),
                     Err(problem) => {
@@ -204,8 +216,8 @@ fn header_name(text: &str, side: Side) -> Result<HeaderName, Problem> {
     ))
 }
 
-fn template(text: &str, clock: &Clock) -> Result<Template, Problem> {
-    Template::parse(text, clock)
+fn template(text: &str, names: &Names<'_>) -> Result<Template, Problem> {
+    Template::parse(text, names)
         .map_err(|(message, help)| Problem("edgeway::headers::value", message, help))
 }
 

@@ -1,12 +1,16 @@
 //! Sets, adds and removes headers, towards the origin and towards the client.
 
 mod config;
+mod lookup;
+#[cfg(test)]
+mod lookup_tests;
 mod template;
 #[cfg(test)]
 mod tests;
 
 use http::{HeaderMap, HeaderName, HeaderValue, response};
 
+pub(crate) use self::lookup::{MapConfig, Maps};
 use self::template::Template;
 use crate::{
     chain::{CompileContext, Exchange, Filter, FilterKind, Phases, RequestChanges},
@@ -110,8 +114,8 @@ impl Changes {
         if !self.remove_prefixes.is_empty() {
             self.remove_by_prefix(map);
         }
-        // A template whose result is no valid header value (bytes of a `Host` that are not
-        // repeated) leaves its header out.
+        // A value that turns out empty, as from a map without a default, or that no header may
+        // hold (bytes of a `Host` that are not repeated) leaves its header out.
         for (name, template) in &self.set {
             match template.value(ex) {
                 Some(value) => map.insert(name, value),

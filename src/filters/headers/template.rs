@@ -1,9 +1,10 @@
 //! Header values with `{names}` in them, split into pieces when they are compiled.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue};
 
+use super::lookup::{Lookup, Maps, Named};
 use crate::{
     base::{clock::Clock, host::host_of, net::IpText, query, units::Span},
     chain::Exchange,
@@ -45,6 +46,14 @@ pub(super) enum Variable {
     QueryValue(Box<str>),
     /// The time of the response and this much more, as an HTTP date.
     Date(Duration, Clock),
+    /// Result of a lookup table; `None` if the table has a problem that is reported.
+    Map(Option<Arc<Lookup>>),
+}
+
+/// Meanings of names in a value, beside those that every request has.
+pub(super) struct Names<'a> {
+    pub(super) clock: &'a Clock,
+    pub(super) maps: &'a Maps,
 }
 
 /// Beginning of a variable that is a date: `{date+30d}`.
@@ -104,6 +113,11 @@ impl Variable {
             Self::Date(more, clock) => {
                 text.push_str(&httpdate::fmt_http_date(clock.wall() + *more));
             }
+            Self::Map(lookup) => {
+                if let Some(lookup) = lookup {
+                    lookup.write(ex, text);
+                }
+            }
             Self::Route => text.push_str(ex.facts.route.as_deref().unwrap_or_default()),
             Self::Scheme => text.push_str(ex.facts.client.scheme.as_str()),
         }
@@ -111,12 +125,17 @@ impl Variable {
 }
 
 impl Template {
+    /// Returns the template of an empty text.
+    pub(super) fn empty() -> Self {
+        Self::Fixed(HeaderValue::from_static(""))
+    }
+
     /// Parses a value. Text in braces that looks like a name must be a variable; other braces are
     /// text, since values such as those of `NEL` are JSON.
     ///
     /// # Errors
     /// The message and the help for the user.
-    pub(super) fn parse(text: &str, clock: &Clock) -> Result<Self, (String, String)> {
+    pub(super) fn parse(text: &str, names: &Names<'_>) -> Result<Self, (String, String)> {
         let mut pieces = Vec::new();
         let mut plain = String::new();
         let mut rest = text;
@@ -128,7 +147,7 @@ impl Template {
                 rest = inside;
                 continue;
             };
-            let variable = variable(name, clock)?;
+            let variable = variable(name, names)?;
             plain.push_str(&rest[..open]);
             if !plain.is_empty() {
                 pieces.push(Piece::Text(std::mem::take(&mut plain).into()));
@@ -152,19 +171,32 @@ impl Template {
         Ok(Self::Pieces(pieces.into()))
     }
 
+    /// Returns the value for a request; `None` if it is empty, as with nginx, or not allowed in a
+    /// header.
     pub(super) fn value(&self, ex: &Exchange<'_>) -> Option<HeaderValue> {
+        if let Self::Fixed(value) = self {
+            return Some(value.clone());
+        }
+        let mut text = String::with_capacity(64);
+        self.write(ex, &mut text);
+        if text.is_empty() {
+            return None;
+        }
+        HeaderValue::try_from(text).ok()
+    }
+
+    /// Appends the text for a request.
+    pub(super) fn write(&self, ex: &Exchange<'_>, text: &mut String) {
         let pieces = match self {
-            Self::Fixed(value) => return Some(value.clone()),
+            Self::Fixed(value) => return push(text, value.as_bytes()),
             Self::Pieces(pieces) => pieces,
         };
-        let mut text = String::with_capacity(64);
         for piece in pieces {
             match piece {
                 Piece::Text(plain) => text.push_str(plain),
-                Piece::Variable(variable) => variable.write(ex, &mut text),
+                Piece::Variable(variable) => variable.write(ex, text),
             }
         }
-        HeaderValue::try_from(text).ok()
     }
 }
 
@@ -181,10 +213,25 @@ fn looks_like_a_name(text: &str) -> bool {
         || text.starts_with(DATE)
 }
 
-fn variable(name: &str, clock: &Clock) -> Result<Variable, (String, String)> {
+/// Returns the lookup table of this name; `None` if it has a problem of its own.
+fn map(name: &str, maps: &Maps) -> Result<Option<Arc<Lookup>>, (String, String)> {
+    match maps.used(name) {
+        Some(Named::Known(lookup)) => Ok(Some(lookup)),
+        Some(Named::Broken) => Ok(None),
+        None => {
+            let help = match closest(name, maps.names()) {
+                Some(meant) => format!("did you mean `{{map.{meant}}}`?"),
+                None => format!("add `{name}` to the section `maps`"),
+            };
+            Err((format!("unknown map `{name}`"), help))
+        }
+    }
+}
+
+fn variable(name: &str, names: &Names<'_>) -> Result<Variable, (String, String)> {
     if let Some(more) = name.strip_prefix(DATE) {
         return match more.parse::<Span>() {
-            Ok(span) => Ok(Variable::Date(span.0, clock.clone())),
+            Ok(span) => Ok(Variable::Date(span.0, names.clock.clone())),
             Err(error) => Err((
                 format!("invalid time in `{{{name}}}`: {error}"),
                 "write `{date+30d}` for the time in 30 days".to_owned(),
@@ -200,12 +247,19 @@ fn variable(name: &str, clock: &Clock) -> Result<Variable, (String, String)> {
         return Ok(Variable::Header(header));
     }
     match name.split_once('.') {
+        Some(("map", own)) => return map(own, names.maps).map(Variable::Map),
         Some(("cookie", own)) if !own.is_empty() => return Ok(Variable::Cookie(own.into())),
         Some(("query", own)) if !own.is_empty() => return Ok(Variable::QueryValue(own.into())),
         _ => {}
     }
     let all = Variable::ALL.map(|(known, _)| known);
-    let of_requests = ["header.NAME", "cookie.NAME", "query.NAME", "date+30d"];
+    let of_requests = [
+        "header.NAME",
+        "cookie.NAME",
+        "query.NAME",
+        "map.NAME",
+        "date+30d",
+    ];
     let known = || all.into_iter().chain(of_requests);
     let help = match closest(name, known()) {
         Some(meant) => format!("did you mean `{{{meant}}}`?"),

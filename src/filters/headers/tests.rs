@@ -233,7 +233,8 @@ fn every_mistake_is_reported_with_a_remedy() {
             "`Content-Length` cannot be changed; help: it is a connection header, which the gateway sets itself",
             "unknown variable `{nothing.like.it}`; help: use one of `{client.ip}`, `{request_id}`, \
              `{host}`, `{host.name}`, `{method}`, `{path}`, `{query}`, `{uri}`, `{route}`, \
-             `{scheme}`, `{header.NAME}`, `{cookie.NAME}`, `{query.NAME}`, `{date+30d}`",
+             `{scheme}`, `{header.NAME}`, `{cookie.NAME}`, `{query.NAME}`, `{map.NAME}`, \
+             `{date+30d}`",
         ]
     );
     assert_eq!(

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::{Gateway, ListenAddress, Route, effective, profiles, rate_limits};
+use super::{Gateway, ListenAddress, Route, effective, maps, profiles, rate_limits};
 use crate::{
     base::{secret, units::Span},
     config::{
@@ -79,6 +79,9 @@ pub fn yaml(file: &File, gateway: &Gateway, hidden: &[Place]) -> String {
     }
     if !file.rate_limits.is_empty() {
         document["rate_limits"] = rate_limits::print(file);
+    }
+    if !file.maps.is_empty() {
+        document["maps"] = maps::print(file);
     }
     let mut defaults = filters(file, &[], hidden);
     if let Some(access_log) = defaults.remove(ACCESS_LOG) {

@@ -72,6 +72,8 @@ pub struct File {
     pub acme: Option<Spanned<AcmeConfig>>,
     /// Raw nodes, read by the limits.
     pub rate_limits: Vec<(Key, Node)>,
+    /// Raw nodes, read by the filter `headers`.
+    pub maps: Vec<(Key, Node)>,
     pub audit_log: Option<AuditLogConfig>,
     pub redis: Option<Spanned<RedisConfig>>,
     pub tracing: Option<Spanned<TracingConfig>>,

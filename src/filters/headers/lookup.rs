@@ -1,0 +1,336 @@
+//! Lookup tables: from a value of a request to another (`map` and `geo` of nginx).
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use regex::{Regex, RegexBuilder};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::template::{Names, Template};
+use crate::{
+    base::net::Cidr,
+    chain::{CompileContext, Exchange},
+    config::{diagnostic::Place, tree::Spanned},
+};
+
+/// Lookup table, which values of `headers` use as `{map.NAME}`.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MapConfig {
+    /// Value to look up: text with the placeholders of `headers`, such as `{header.origin}`,
+    /// and other maps.
+    #[serde(default = "client")]
+    from: Spanned<String>,
+    /// Text → result. Case does not matter. `~` begins a regular expression, `~*` one without
+    /// regard to case, and `\~` a text that begins with `~`. Texts count before regular
+    /// expressions, and of those the first in the order of the file. Results may hold placeholders.
+    #[serde(default, skip_serializing_if = "Entries::is_empty")]
+    #[schemars(with = "BTreeMap<String, String>")]
+    values: Entries,
+    /// Network → result, if `from` is an address, as it is by default. The smallest network that
+    /// contains it counts.
+    #[serde(default, skip_serializing_if = "Entries::is_empty")]
+    #[schemars(with = "BTreeMap<String, String>")]
+    networks: Entries,
+    /// Result of anything else; empty if absent.
+    #[serde(default)]
+    default: Spanned<String>,
+}
+
+fn client() -> Spanned<String> {
+    Spanned::nowhere("{client.ip}".to_owned())
+}
+
+/// Entries of a mapping in the order of the file.
+#[derive(Debug, Default)]
+struct Entries(Vec<(String, Spanned<String>)>);
+
+impl Entries {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct InOrder;
+        impl<'de> de::Visitor<'de> for InOrder {
+            type Value = Entries;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a mapping")
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+        }
+        d.deserialize_map(InOrder)
+    }
+}
+
+impl Serialize for Entries {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_map(self.0.iter().map(|(key, value)| (key, value)))
+    }
+}
+
+/// Results by text in lower case.
+type Exact = HashMap<Box<str>, Template>;
+/// Results by regular expression, in the order of the file.
+type Patterns = Vec<(Regex, Template)>;
+
+/// Compiled lookup table.
+#[derive(Debug)]
+pub(crate) struct Lookup {
+    from: Template,
+    exact: Exact,
+    patterns: Patterns,
+    networks: Networks,
+    default: Template,
+    is_used: AtomicBool,
+}
+
+/// Results by network, of the longest prefix first.
+#[derive(Debug, Default)]
+struct Networks(Vec<(u8, HashMap<IpAddr, Template>)>);
+
+impl Networks {
+    /// Adds a result, and returns the one that the network already had.
+    fn insert(&mut self, network: Cidr, result: Template) -> Option<Template> {
+        let (address, prefix) = network.parts();
+        let place = self.0.iter().position(|(own, _)| *own <= prefix);
+        let place = place.unwrap_or(self.0.len());
+        if self.0.get(place).is_none_or(|(own, _)| *own != prefix) {
+            self.0.insert(place, (prefix, HashMap::new()));
+        }
+        self.0[place].1.insert(address, result)
+    }
+
+    fn find(&self, address: IpAddr) -> Option<&Template> {
+        let address = address.to_canonical();
+        let mut by_prefix = self.0.iter();
+        by_prefix.find_map(|(prefix, results)| results.get(&masked(address, *prefix)?))
+    }
+}
+
+/// Returns the first bits of an address; `None` if it has fewer.
+fn masked(address: IpAddr, prefix: u8) -> Option<IpAddr> {
+    let prefix = u32::from(prefix);
+    match address {
+        IpAddr::V4(address) => {
+            let rest = 32_u32.checked_sub(prefix)?;
+            let mask = u32::MAX.checked_shl(rest).unwrap_or(0);
+            Some(IpAddr::V4((address.to_bits() & mask).into()))
+        }
+        IpAddr::V6(address) => {
+            let rest = 128_u32.checked_sub(prefix)?;
+            let mask = u128::MAX.checked_shl(rest).unwrap_or(0);
+            Some(IpAddr::V6((address.to_bits() & mask).into()))
+        }
+    }
+}
+
+impl MapConfig {
+    /// Compiles the table. Returns `None` if a problem was reported; reports all problems.
+    pub(crate) fn compile(&self, maps: &Maps, cx: &mut CompileContext<'_>) -> Option<Lookup> {
+        let clock = cx.clock.clone();
+        let names = Names {
+            clock: &clock,
+            maps,
+        };
+        let mut problems = Problems { cx, found: 0 };
+        let mut template = |text: &Spanned<String>| match Template::parse(&text.value, &names) {
+            Ok(template) => template,
+            Err((message, help)) => {
+                problems.report(text.place, message, help);
+                Template::empty()
+            }
+        };
+        let from = template(&self.from);
+        let default = template(&self.default);
+        let mut results = |entries: &Entries| -> Vec<Template> {
+            let results = entries.0.iter().map(|(_, result)| template(result));
+            results.collect()
+        };
+        let (values, networks) = (results(&self.values), results(&self.networks));
+        let (exact, patterns) = self.values(values, &mut problems);
+        let networks = self.networks(networks, &mut problems);
+        if self.values.is_empty() && self.networks.is_empty() {
+            let place = problems.cx.place;
+            problems.report(
+                place,
+                "the map is empty".to_owned(),
+                "write `values` with a result for each text, or `networks`".to_owned(),
+            );
+        }
+        (problems.found == 0).then(|| Lookup {
+            from,
+            exact,
+            patterns,
+            networks,
+            default,
+            is_used: AtomicBool::new(false),
+        })
+    }
+
+    fn values(&self, results: Vec<Template>, problems: &mut Problems<'_, '_>) -> (Exact, Patterns) {
+        let (mut exact, mut patterns) = (HashMap::new(), Vec::new());
+        for ((key, at), result) in self.values.0.iter().zip(results) {
+            let Some(regex) = key.strip_prefix('~') else {
+                let text = key.strip_prefix('\\').filter(|text| text.starts_with('~'));
+                let text = text.unwrap_or(key).to_ascii_lowercase();
+                if exact.insert(text.into(), result).is_some() {
+                    problems.twice(at.place, key);
+                }
+                continue;
+            };
+            let (regex, ignores_case) = match regex.strip_prefix('*') {
+                Some(regex) => (regex, true),
+                None => (regex, false),
+            };
+            let mut builder = RegexBuilder::new(regex);
+            match builder.case_insensitive(ignores_case).build() {
+                Ok(regex) => patterns.push((regex, result)),
+                Err(error) => {
+                    let error = error.to_string();
+                    let reason = error.lines().last().unwrap_or_default().trim();
+                    let reason = reason.trim_start_matches("error: ");
+                    problems.report(
+                        at.place,
+                        format!("invalid regular expression `{regex}`: {reason}"),
+                        "correct it; look-around and back-references are not supported".to_owned(),
+                    );
+                }
+            }
+        }
+        (exact, patterns)
+    }
+
+    fn networks(&self, results: Vec<Template>, problems: &mut Problems<'_, '_>) -> Networks {
+        let mut networks = Networks::default();
+        for ((network, at), result) in self.networks.0.iter().zip(results) {
+            match network.parse::<Cidr>() {
+                Ok(parsed) => {
+                    if networks.insert(parsed, result).is_some() {
+                        problems.twice(at.place, network);
+                    }
+                }
+                Err(error) => problems.report(at.place, error.to_string(), error.help),
+            }
+        }
+        networks
+    }
+}
+
+/// Reporter that counts the problems of one table.
+struct Problems<'a, 'c> {
+    cx: &'a mut CompileContext<'c>,
+    found: usize,
+}
+
+impl Problems<'_, '_> {
+    fn report(&mut self, place: Place, message: String, help: String) {
+        self.found += 1;
+        self.cx
+            .report_at(place, "edgeway::maps::value", message, help);
+    }
+
+    fn twice(&mut self, place: Place, key: &str) {
+        self.report(
+            place,
+            format!("`{key}` is in the map twice, perhaps in another spelling"),
+            "remove one of the two".to_owned(),
+        );
+    }
+}
+
+impl Lookup {
+    /// Appends the result of a request.
+    pub(super) fn write(&self, ex: &Exchange<'_>, text: &mut String) {
+        let mut value = String::new();
+        self.from.write(ex, &mut value);
+        self.find(&value).write(ex, text);
+    }
+
+    fn find(&self, value: &str) -> &Template {
+        let network = match &*self.networks.0 {
+            [] => None,
+            _ => value
+                .parse()
+                .ok()
+                .and_then(|address| self.networks.find(address)),
+        };
+        let pattern = || {
+            let mut patterns = self.patterns.iter();
+            let found = patterns.find(|(regex, _)| regex.is_match(value));
+            found.map(|(_, result)| result)
+        };
+        let exact = || self.exact.get(&*value.to_ascii_lowercase());
+        network
+            .or_else(exact)
+            .or_else(pattern)
+            .unwrap_or(&self.default)
+    }
+
+    /// Returns true if any value names this table.
+    pub(crate) fn is_used(&self) -> bool {
+        self.is_used.load(Ordering::Relaxed)
+    }
+}
+
+/// Lookup tables of the file.
+#[derive(Debug, Default)]
+pub(crate) struct Maps {
+    /// Tables by name; `None` for one with a problem, which has been reported.
+    all: BTreeMap<String, Option<Arc<Lookup>>>,
+}
+
+/// Result of looking for a table.
+pub(super) enum Named {
+    Known(Arc<Lookup>),
+    /// Its own problem has been reported.
+    Broken,
+}
+
+impl Maps {
+    pub(crate) fn insert(&mut self, name: String, lookup: Option<Lookup>) {
+        self.all.insert(name, lookup.map(Arc::new));
+    }
+
+    /// Returns true if the table was compiled, or has a problem that was reported.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.all.contains_key(name)
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&Arc<Lookup>> {
+        self.all.get(name)?.as_ref()
+    }
+
+    /// Returns the table that a value uses.
+    pub(super) fn used(&self, name: &str) -> Option<Named> {
+        Some(match self.all.get(name)? {
+            Some(lookup) => {
+                lookup.is_used.store(true, Ordering::Relaxed);
+                Named::Known(Arc::clone(lookup))
+            }
+            None => Named::Broken,
+        })
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.all.keys().map(String::as_str)
+    }
+}
